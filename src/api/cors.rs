@@ -1,0 +1,59 @@
+//! CORS (Fetch standard, section 3.2).
+//!
+//! poem's middleware refuses a request from an origin that is not listed, which would also refuse the API's own
+//! documentation page; the standard leaves it to the browser, by not granting anything.
+
+use std::collections::HashSet;
+
+use poem::{
+    Request, Response,
+    http::{HeaderValue, Method, StatusCode, header},
+};
+
+use super::layer::REQUEST_ID;
+
+const METHODS: &str = "GET, POST, PUT, PATCH, DELETE, OPTIONS";
+const HEADERS: &str = "authorization, content-type, x-request-id";
+/// Seconds that a browser may remember a preflight.
+const MAX_AGE: &str = "600";
+
+pub(super) struct Cors {
+    pub(super) origins: HashSet<String>,
+}
+
+impl Cors {
+    fn allows(&self, origin: &HeaderValue) -> bool {
+        origin.to_str().is_ok_and(|origin| self.origins.contains(&origin.to_ascii_lowercase()))
+    }
+
+    /// The answer where the request is a preflight.
+    pub(super) fn preflight(&self, req: &Request) -> Option<Response> {
+        let asks = |name| req.headers().contains_key(name);
+        if req.method() != Method::OPTIONS
+            || !asks(header::ORIGIN)
+            || !asks(header::ACCESS_CONTROL_REQUEST_METHOD)
+        {
+            return None;
+        }
+        let response = Response::builder().status(StatusCode::NO_CONTENT);
+        Some(match req.headers().get(header::ORIGIN).is_some_and(|origin| self.allows(origin)) {
+            true => response
+                .header(header::ACCESS_CONTROL_ALLOW_METHODS, METHODS)
+                .header(header::ACCESS_CONTROL_ALLOW_HEADERS, HEADERS)
+                .header(header::ACCESS_CONTROL_MAX_AGE, MAX_AGE)
+                .finish(),
+            false => response.finish(),
+        })
+    }
+
+    /// Lets the page of an allowed origin read the response.
+    pub(super) fn decorate(&self, response: &mut Response, origin: Option<&HeaderValue>) {
+        let headers = response.headers_mut();
+        headers.append(header::VARY, HeaderValue::from_static("origin"));
+        if let Some(origin) = origin.filter(|origin| self.allows(origin)) {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+            headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+            headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from(REQUEST_ID));
+        }
+    }
+}

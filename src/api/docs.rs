@@ -1,0 +1,132 @@
+//! The API document and the two pages that show it. Everything is in the binary: the pages work offline.
+
+use std::{
+    io::Write,
+    sync::{Arc, OnceLock},
+};
+
+use anyhow::Context;
+use flate2::{Compression, write::GzEncoder};
+use poem::{
+    Endpoint, Request, Response, Route,
+    endpoint::make_sync,
+    get,
+    http::{HeaderValue, StatusCode, header},
+};
+use poem_openapi::OpenApiService;
+use serde_json::{Value, json};
+
+use super::{PREFIX, Resources};
+
+/// The pages run the scripts they bring along, talk to this server, and to nothing else.
+const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; \
+    img-src 'self' data:; font-src data:; connect-src 'self'; worker-src blob:; frame-ancestors 'none'";
+
+/// poem-openapi's document, mended where it is not valid or less than it could be.
+pub(super) fn document(spec: &str) -> anyhow::Result<String> {
+    let mut spec: Value = serde_json::from_str(spec)?;
+    // OpenAPI 3.0, "OAuth Flow Object": `scopes` is required.
+    let schemes = spec.pointer_mut("/components/securitySchemes").and_then(Value::as_object_mut);
+    for scheme in schemes.into_iter().flat_map(|schemes| schemes.values_mut()) {
+        if let Some(flow) = scheme.pointer_mut("/flows/password").and_then(Value::as_object_mut) {
+            flow.entry("scopes").or_insert(json!({}));
+        }
+    }
+    // An empty list of servers means "/", but not to every generator.
+    if spec.pointer("/servers/0").is_none() {
+        spec["servers"] = json!([{ "url": "/" }]);
+    }
+    Ok(serde_json::to_string_pretty(&spec)?)
+}
+
+pub(super) fn routes(service: &OpenApiService<Resources, ()>) -> anyhow::Result<Route> {
+    let spec: Arc<str> = document(&service.spec()).context("the API document cannot be made")?.into();
+    let (raw, page) = (service.spec(), spec.clone());
+    // The pages embed the document as the framework made it; ours takes its place.
+    let swagger = service.swagger_ui_html().replace(&raw, &page);
+    let redoc = service.redoc_html().replace(&raw, &page);
+    let json = Asset::new("application/json", None, spec.to_string());
+    let swagger = Asset::new("text/html; charset=utf-8", Some(PAGE_POLICY), swagger);
+    let redoc = Asset::new("text/html; charset=utf-8", Some(PAGE_POLICY), without_web_fonts(&redoc));
+    let mut routes = Route::new().at("/", get(make_sync(|_| redirect("/docs"))));
+    // FastAPI has them at the root; under the prefix they are where the rest of the API is.
+    for prefix in ["", PREFIX] {
+        routes = routes
+            .at(format!("{prefix}/openapi.json"), get(json.clone().endpoint()))
+            .at(format!("{prefix}/docs"), get(swagger.clone().endpoint()))
+            .at(format!("{prefix}/redoc"), get(redoc.clone().endpoint()));
+    }
+    Ok(routes)
+}
+
+fn redirect(to: &'static str) -> Response {
+    Response::builder().status(StatusCode::TEMPORARY_REDIRECT).header(header::LOCATION, to).finish()
+}
+
+/// Takes the link to another host's fonts out of the page; the system's own are then used.
+fn without_web_fonts(page: &str) -> String {
+    match (page.find("<link href=\"https://fonts."), page) {
+        (Some(begin), page) => match page[begin..].find('>') {
+            Some(end) => format!("{}{}", &page[..begin], &page[begin + end + 1..]),
+            None => page.to_owned(),
+        },
+        (None, page) => page.to_owned(),
+    }
+}
+
+/// A text that never changes, compressed the first time that somebody asks for it so.
+#[derive(Clone)]
+struct Asset(Arc<Inner>);
+
+struct Inner {
+    content_type: &'static str,
+    policy: Option<&'static str>,
+    text: String,
+    gzip: OnceLock<Option<Vec<u8>>>,
+}
+
+impl Asset {
+    fn new(content_type: &'static str, policy: Option<&'static str>, text: String) -> Self {
+        Self(Arc::new(Inner { content_type, policy, text, gzip: OnceLock::new() }))
+    }
+
+    fn endpoint(self) -> impl Endpoint<Output = Response> {
+        make_sync(move |req| self.respond(&req))
+    }
+
+    fn respond(&self, req: &Request) -> Response {
+        let inner = &self.0;
+        let mut response = match inner.gzipped().filter(|_| accepts_gzip(req)) {
+            Some(bytes) => Response::builder().header(header::CONTENT_ENCODING, "gzip").body(bytes.to_vec()),
+            None => Response::builder().body(inner.text.clone()),
+        };
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(inner.content_type));
+        headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        if let Some(policy) = inner.policy {
+            headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
+        }
+        response
+    }
+}
+
+impl Inner {
+    fn gzipped(&self) -> Option<&[u8]> {
+        let compress = || {
+            let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+            encoder.write_all(self.text.as_bytes()).ok()?;
+            encoder.finish().ok()
+        };
+        self.gzip.get_or_init(compress).as_deref()
+    }
+}
+
+fn accepts_gzip(req: &Request) -> bool {
+    let accepted =
+        req.headers().get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    accepted.flat_map(|list| list.split(',')).any(|item| {
+        let mut parts = item.split(';').map(str::trim);
+        parts.next() == Some("gzip") && !parts.any(|q| matches!(q, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"))
+    })
+}

@@ -1,0 +1,211 @@
+//! Checks a value against the schema that poem-openapi derives, and finds every fault where the framework's own
+//! parser stops at the first.
+
+use poem_openapi::registry::{MetaOperationParam, MetaParamIn, MetaSchema, MetaSchemaRef, Registry};
+use serde_json::Value;
+
+use super::text::check_format;
+use crate::error::{FieldError, Loc};
+
+/// Walks one value; the faults gather in `errors`.
+pub(super) struct Checker<'a> {
+    registry: &'a Registry,
+    path: Vec<Loc>,
+    pub(super) errors: Vec<FieldError>,
+    /// Whether an object may have fields that its schema does not name.
+    lenient: bool,
+}
+
+impl<'a> Checker<'a> {
+    pub(super) fn new(registry: &'a Registry, root: &str, lenient: bool) -> Self {
+        Self { registry, path: vec![Loc::Key(root.to_owned())], errors: Vec::new(), lenient }
+    }
+
+    fn fault(&mut self, kind: &'static str, msg: impl Into<String>) {
+        self.errors.push(FieldError { loc: self.path.clone(), msg: msg.into(), kind });
+    }
+
+    fn at(&mut self, step: Loc, check: impl FnOnce(&mut Self)) {
+        self.path.push(step);
+        check(self);
+        self.path.pop();
+    }
+
+    pub(super) fn check(&mut self, schema: &MetaSchemaRef, value: &Value) {
+        let schema = match schema {
+            MetaSchemaRef::Inline(schema) => schema,
+            MetaSchemaRef::Reference(name) => match self.registry.schemas.get(name) {
+                Some(schema) => schema,
+                None => return,
+            },
+        };
+        for part in &schema.all_of {
+            self.check(part, value);
+        }
+        match (schema.ty, value) {
+            ("", _) => {}
+            ("object", Value::Object(fields)) => self.object(schema, fields),
+            ("array", Value::Array(items)) => self.array(schema, items),
+            ("string", Value::String(text)) => self.string(schema, text),
+            ("integer", Value::Number(number)) if number.is_i64() || number.is_u64() => {
+                self.number(schema, number)
+            }
+            ("number", Value::Number(number)) => self.number(schema, number),
+            ("boolean", Value::Bool(_)) => {}
+            (expected, _) => {
+                let (kind, what) = match expected {
+                    "object" => ("object_type", "an object"),
+                    "array" => ("list_type", "a list"),
+                    "string" => ("string_type", "a string"),
+                    "integer" => ("int_type", "a whole number"),
+                    "number" => ("float_type", "a number"),
+                    _ => ("bool_type", "true or false"),
+                };
+                self.fault(kind, format!("Input should be {what}"));
+            }
+        }
+    }
+
+    fn object(&mut self, schema: &MetaSchema, fields: &serde_json::Map<String, Value>) {
+        for name in &schema.required {
+            if !fields.contains_key(*name) {
+                self.at(Loc::Key((*name).to_owned()), |this| this.fault("missing", "Field required"));
+            }
+        }
+        for (name, value) in fields {
+            let known = schema.properties.iter().find(|(property, _)| property == name);
+            match (known.map(|(_, property)| property).or(schema.additional_properties.as_deref()), known) {
+                // An optional field may be null, which is as good as absent.
+                (Some(_), Some(_)) if value.is_null() && !schema.required.contains(&name.as_str()) => {}
+                (Some(property), _) => self.at(Loc::Key(name.clone()), |this| this.check(property, value)),
+                (None, None) if !self.lenient => {
+                    self.at(Loc::Key(name.clone()), |this| {
+                        this.fault("extra_forbidden", "This field is not known; check its spelling");
+                    });
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn array(&mut self, schema: &MetaSchema, items: &[Value]) {
+        if schema.min_items.is_some_and(|min| items.len() < min) {
+            self.fault(
+                "too_short",
+                format!("List should have at least {} items", schema.min_items.unwrap_or(0)),
+            );
+        }
+        if schema.max_items.is_some_and(|max| items.len() > max) {
+            self.fault(
+                "too_long",
+                format!("List should have at most {} items", schema.max_items.unwrap_or(0)),
+            );
+        }
+        if let Some(item_schema) = &schema.items {
+            for (index, item) in items.iter().enumerate() {
+                self.at(Loc::Index(index), |this| this.check(item_schema, item));
+            }
+        }
+    }
+
+    fn string(&mut self, schema: &MetaSchema, text: &str) {
+        // A format has its own words for what is wrong, its length included.
+        if let Some(format @ ("email" | "password")) = schema.format {
+            if let Err(msg) = check_format(format, text) {
+                self.fault("value_error", msg);
+            }
+            return;
+        }
+        let length = text.chars().count();
+        if let Some(min) = schema.min_length.filter(|min| length < *min) {
+            self.fault("string_too_short", format!("String should have at least {min} characters"));
+        }
+        if let Some(max) = schema.max_length.filter(|max| length > *max) {
+            self.fault("string_too_long", format!("String should have at most {max} characters"));
+        }
+        if !schema.enum_items.is_empty() && !schema.enum_items.iter().any(|item| item == text) {
+            let choices: Vec<_> = schema.enum_items.iter().filter_map(Value::as_str).collect();
+            self.fault("enum", format!("Input should be one of: {}", choices.join(", ")));
+        }
+        // PostgreSQL's text cannot hold it.
+        if text.contains('\0') {
+            self.fault("value_error", "Text cannot contain the NUL character");
+        }
+    }
+
+    fn number(&mut self, schema: &MetaSchema, number: &serde_json::Number) {
+        let value = number.as_f64().unwrap_or(f64::NAN);
+        if let Some(min) = schema.minimum {
+            let exclusive = schema.exclusive_minimum == Some(true);
+            if value < min || (exclusive && value == min) {
+                let (kind, words) = if exclusive {
+                    ("greater_than", "greater than")
+                } else {
+                    ("greater_than_equal", "at least")
+                };
+                self.fault(kind, format!("Input should be {words} {min}"));
+            }
+        }
+        if let Some(max) = schema.maximum {
+            let exclusive = schema.exclusive_maximum == Some(true);
+            if value > max || (exclusive && value == max) {
+                let (kind, words) =
+                    if exclusive { ("less_than", "less than") } else { ("less_than_equal", "at most") };
+                self.fault(kind, format!("Input should be {words} {max}"));
+            }
+        }
+        let fits = match schema.format {
+            Some("int32") => number.as_i64().is_some_and(|n| i32::try_from(n).is_ok()),
+            Some("int64") => number.as_i64().is_some(),
+            Some("uint32") => number.as_u64().is_some_and(|n| u32::try_from(n).is_ok()),
+            Some("uint64") => number.as_u64().is_some(),
+            _ => true,
+        };
+        if !fits && schema.minimum.is_none() && schema.maximum.is_none() {
+            self.fault("int_range", "Input is too large or too small");
+        }
+    }
+}
+
+/// Every fault in the query and path parameters of an operation. `path` and `query` are as they were sent.
+pub(in crate::api) fn check_params(
+    registry: &Registry,
+    params: &[MetaOperationParam],
+    query: &[(String, String)],
+    path: &[(String, String)],
+) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    for param in params {
+        let (root, given) = match param.in_type {
+            MetaParamIn::Query => ("query", query),
+            MetaParamIn::Path => ("path", path),
+            _ => continue,
+        };
+        let mut checker = Checker::new(registry, root, false);
+        let value = given.iter().find(|(name, _)| *name == param.name).map(|(_, value)| value);
+        checker.at(Loc::Key(param.name.clone()), |this| match value {
+            Some(text) => this.check(&param.schema, &typed(registry, &param.schema, text)),
+            None if param.required => this.fault("missing", "Field required"),
+            None => {}
+        });
+        errors.append(&mut checker.errors);
+    }
+    errors
+}
+
+/// A parameter travels as text; this is what its schema reads in it.
+fn typed(registry: &Registry, schema: &MetaSchemaRef, text: &str) -> Value {
+    let ty = match schema {
+        MetaSchemaRef::Inline(schema) if schema.ty.is_empty() => {
+            return schema.all_of.first().map_or(text.into(), |part| typed(registry, part, text));
+        }
+        MetaSchemaRef::Inline(schema) => schema.ty,
+        MetaSchemaRef::Reference(name) => registry.schemas.get(name).map_or("", |schema| schema.ty),
+    };
+    let parsed = match ty {
+        "integer" | "number" => text.parse().ok().map(Value::Number),
+        "boolean" => text.parse().ok().map(Value::Bool),
+        _ => None,
+    };
+    parsed.unwrap_or_else(|| text.into())
+}

@@ -1,0 +1,79 @@
+//! Texts with rules of their own, as types: the document names the rule, and a body that breaks it is refused.
+
+use std::borrow::Cow;
+
+use poem_openapi::{
+    registry::{MetaSchema, MetaSchemaRef},
+    types::{ParseError, ParseFromJSON, ParseResult, ToJSON, Type},
+};
+use serde_json::Value;
+
+use crate::services::users::{
+    MAX_EMAIL_CHARS, MAX_PASSWORD_BYTES, MIN_PASSWORD_CHARS, check_email, check_password,
+};
+
+/// An email address as it was typed.
+pub struct Email(pub String);
+
+/// A password to be set. Not `Debug`, so that it cannot slip into a log.
+pub struct NewPassword(pub String);
+
+/// What is wrong with a text of a schema's `format`.
+pub(super) fn check_format(format: &str, text: &str) -> Result<(), &'static str> {
+    match format {
+        "email" => check_email(text),
+        "password" => check_password(text),
+        _ => Ok(()),
+    }
+}
+
+macro_rules! text_type {
+    ($name:ident, $format:literal, $min:expr, $max:expr, $example:literal) => {
+        impl Type for $name {
+            const IS_REQUIRED: bool = true;
+            type RawValueType = Self;
+            type RawElementValueType = Self;
+
+            fn name() -> Cow<'static, str> {
+                concat!("string_", $format).into()
+            }
+
+            fn schema_ref() -> MetaSchemaRef {
+                MetaSchemaRef::Inline(Box::new(MetaSchema {
+                    format: Some($format),
+                    min_length: Some($min),
+                    max_length: Some($max),
+                    example: Some($example.into()),
+                    ..MetaSchema::new("string")
+                }))
+            }
+
+            fn as_raw_value(&self) -> Option<&Self> {
+                Some(self)
+            }
+
+            fn raw_element_iter<'a>(&'a self) -> Box<dyn Iterator<Item = &'a Self> + 'a> {
+                Box::new(std::iter::once(self))
+            }
+        }
+
+        impl ToJSON for $name {
+            fn to_json(&self) -> Option<Value> {
+                Some(self.0.as_str().into())
+            }
+        }
+
+        impl ParseFromJSON for $name {
+            fn parse_from_json(value: Option<Value>) -> ParseResult<Self> {
+                let Some(Value::String(text)) = value else {
+                    return Err(ParseError::expected_type(value.unwrap_or_default()));
+                };
+                check_format($format, &text).map_err(ParseError::custom)?;
+                Ok(Self(text))
+            }
+        }
+    };
+}
+
+text_type!(Email, "email", 3, MAX_EMAIL_CHARS, "ada@example.com");
+text_type!(NewPassword, "password", MIN_PASSWORD_CHARS, MAX_PASSWORD_BYTES, "correct horse battery");

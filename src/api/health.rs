@@ -1,0 +1,154 @@
+use diesel_async::RunQueryDsl;
+use poem_openapi::{ApiResponse, Object, OpenApi, payload::Json};
+
+use super::Tag;
+use crate::{app::App, db::migrations, error::Result};
+
+pub(super) struct Health(pub(super) App);
+
+#[derive(Object)]
+#[oai(example)]
+struct Alive {
+    status: String,
+    service: String,
+    version: String,
+}
+
+impl poem_openapi::types::Example for Alive {
+    fn example() -> Self {
+        Self { status: "healthy".into(), service: "saas".into(), version: env!("CARGO_PKG_VERSION").into() }
+    }
+}
+
+/// How one dependency is.
+#[derive(Object)]
+#[oai(skip_serializing_if_is_none)]
+struct DatabaseHealth {
+    status: String,
+    database: String,
+    result: Option<i32>,
+}
+
+#[derive(Object)]
+struct RedisHealth {
+    status: String,
+    redis: String,
+}
+
+#[derive(Object)]
+struct Readiness {
+    status: String,
+    /// `ok` or `error`.
+    database: String,
+    /// `ok`, `pending` or `error`.
+    migrations: String,
+    /// `ok` or `error`.
+    redis: String,
+    /// Whether this process is shutting down.
+    stopping: bool,
+}
+
+#[derive(ApiResponse)]
+enum Answer<T: poem_openapi::types::ToJSON + Send + Sync> {
+    /// It is well.
+    #[oai(status = 200)]
+    Healthy(Json<T>),
+    /// It is not; the cause is in the log.
+    #[oai(status = 503)]
+    Unhealthy(Json<T>),
+}
+
+impl<T: poem_openapi::types::ToJSON + Send + Sync> Answer<T> {
+    fn new(healthy: bool, body: T) -> Self {
+        if healthy { Self::Healthy(Json(body)) } else { Self::Unhealthy(Json(body)) }
+    }
+}
+
+fn status(healthy: bool) -> String {
+    if healthy { "healthy" } else { "unhealthy" }.into()
+}
+
+fn state(ok: bool) -> String {
+    if ok { "ok" } else { "error" }.into()
+}
+
+/// Logs why a check failed; the answer never says.
+fn ok<T>(what: &str, result: Result<T>) -> Option<T> {
+    result.inspect_err(|error| tracing::warn!(what, error = crate::telemetry::chain(error), "unhealthy")).ok()
+}
+
+impl Health {
+    async fn database(&self) -> Option<i32> {
+        let ask = async {
+            let conn = self.0.db.get().await?;
+            let one = diesel::select(diesel::dsl::sql::<diesel::sql_types::Integer>("1"));
+            Ok(one.get_result::<i32>(&mut &**conn).await?)
+        };
+        ok("database", ask.await)
+    }
+
+    /// Whether no migration is pending; `None` where the database does not say.
+    async fn migrated(&self) -> Option<bool> {
+        let ask = async {
+            let conn = self.0.db.get().await?;
+            migrations::pending(&conn).await.map_err(crate::error::Error::internal)
+        };
+        ok("migrations", ask.await).map(|pending| pending.is_empty())
+    }
+}
+
+#[OpenApi(prefix_path = "/health", tag = "Tag::Health")]
+impl Health {
+    /// Is the service up?
+    #[oai(path = "/", method = "get", operation_id = "health")]
+    async fn health(&self) -> Json<Alive> {
+        let service = self.0.config.core.project_name.clone();
+        Json(Alive { status: status(true), service, version: env!("CARGO_PKG_VERSION").into() })
+    }
+
+    /// Is the process alive? For a liveness probe: it asks nothing else.
+    #[oai(path = "/live", method = "get", operation_id = "health_live")]
+    async fn live(&self) -> Json<Alive> {
+        self.health().await
+    }
+
+    /// Does the database answer?
+    #[oai(path = "/db", method = "get", operation_id = "health_db")]
+    async fn db(&self) -> Answer<DatabaseHealth> {
+        let result = self.database().await;
+        let healthy = result.is_some();
+        Answer::new(healthy, DatabaseHealth { status: status(healthy), database: state(healthy), result })
+    }
+
+    /// Does Redis answer?
+    #[oai(path = "/redis", method = "get", operation_id = "health_redis")]
+    async fn redis(&self) -> Answer<RedisHealth> {
+        let healthy = ok("redis", self.0.queue.ping().await).is_some();
+        Answer::new(healthy, RedisHealth { status: status(healthy), redis: state(healthy) })
+    }
+
+    /// May traffic be sent here? For a readiness probe: the database, its migrations, Redis, and not shutting
+    /// down.
+    #[oai(path = "/ready", method = "get", operation_id = "health_ready")]
+    async fn ready(&self) -> Answer<Readiness> {
+        let (migrated, redis) = tokio::join!(self.migrated(), self.0.queue.ping());
+        let redis = ok("redis", redis).is_some();
+        let stopping = self.0.is_stopping();
+        let healthy = migrated == Some(true) && redis && !stopping;
+        let migrations = match migrated {
+            Some(true) => "ok",
+            Some(false) => "pending",
+            None => "error",
+        };
+        Answer::new(
+            healthy,
+            Readiness {
+                status: status(healthy),
+                database: state(migrated.is_some()),
+                migrations: migrations.into(),
+                redis: state(redis),
+                stopping,
+            },
+        )
+    }
+}

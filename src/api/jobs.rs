@@ -1,0 +1,236 @@
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use poem_openapi::{
+    Enum, Object, OpenApi,
+    param::{Path, Query},
+    payload::Json,
+    types::Example,
+};
+use serde_json::{Value, json};
+
+use super::{
+    Tag,
+    extract::{Body, CurrentUser},
+};
+use crate::{
+    app::App,
+    error::{Error, Result},
+    jobs::{ExampleTask, ProcessData, SendEmail},
+    models::user::{Role, User},
+    queue::{Cancel, Job, JobStatus, Origin, State},
+    services, telemetry,
+};
+
+pub(super) struct Jobs(pub(super) App);
+
+#[derive(Object)]
+#[oai(skip_serializing_if_is_none, example)]
+struct Enqueued {
+    message: String,
+    /// Ask for its state at `/jobs/{id}/status`.
+    job_id: String,
+    task: String,
+    /// What the job was given.
+    parameters: Option<Value>,
+}
+
+impl Example for Enqueued {
+    fn example() -> Self {
+        Self {
+            message: "Job enqueued".into(),
+            job_id: "019a8c1e7d3a7c2e9b1f5d4c3b2a1908".into(),
+            task: "example_task".into(),
+            parameters: Some(json!({ "name": "my-task", "duration": 5 })),
+        }
+    }
+}
+
+#[derive(Enum, Clone, Copy)]
+#[oai(rename_all = "lowercase", rename = "JobState")]
+enum StateOut {
+    Queued,
+    Scheduled,
+    Started,
+    Finished,
+    Failed,
+    Canceled,
+}
+
+impl From<State> for StateOut {
+    fn from(state: State) -> Self {
+        match state {
+            State::Queued => Self::Queued,
+            State::Scheduled => Self::Scheduled,
+            State::Started => Self::Started,
+            State::Finished => Self::Finished,
+            State::Failed => Self::Failed,
+            State::Canceled => Self::Canceled,
+        }
+    }
+}
+
+/// Where a job stands.
+#[derive(Object)]
+#[oai(rename = "JobStatus")]
+struct StatusOut {
+    job_id: String,
+    status: StateOut,
+    /// What the task returned, once it has finished; kept for a day.
+    result: Value,
+    /// Why the last attempt failed.
+    #[oai(nullable)]
+    error: Option<String>,
+    progress: Value,
+    /// Attempts begun.
+    attempts: u32,
+    queue: String,
+    task: String,
+    #[oai(nullable)]
+    enqueued_at: Option<DateTime<Utc>>,
+    #[oai(nullable)]
+    started_at: Option<DateTime<Utc>>,
+    #[oai(nullable)]
+    ended_at: Option<DateTime<Utc>>,
+}
+
+#[derive(Object)]
+struct Canceled {
+    message: String,
+    job_id: String,
+    status: StateOut,
+}
+
+impl Jobs {
+    async fn enqueue<J: Job>(
+        &self,
+        user: &User,
+        job: &J,
+        message: &str,
+        parameters: Option<Value>,
+    ) -> Result<Json<Enqueued>> {
+        let request_id = telemetry::request_id().map(|id| id.to_string());
+        let job_id = self.0.queue.enqueue(job, Origin { owner: Some(user.id), request_id }).await?;
+        Ok(Json(Enqueued { message: message.into(), job_id, task: J::NAME.into(), parameters }))
+    }
+
+    /// The job, where it is the user's own or the user is an admin; to others it does not exist.
+    async fn visible(&self, user: &User, id: &str) -> Result<JobStatus> {
+        // Only what an id can look like reaches Redis.
+        let known = match id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit()) {
+            true => self.0.queue.status(id).await?,
+            false => None,
+        };
+        known
+            .filter(|job| user.role == Role::Admin || job.owner == Some(user.id))
+            .ok_or(Error::NotFound("Job"))
+    }
+}
+
+#[OpenApi(prefix_path = "/jobs", tag = "Tag::Jobs")]
+impl Jobs {
+    /// Enqueue a job that takes a while.
+    #[oai(path = "/example", method = "post", operation_id = "enqueue_example")]
+    async fn example(
+        &self,
+        CurrentUser(user): CurrentUser,
+        /// Any name.
+        #[oai(validator(min_length = 1, max_length = 255))]
+        name: Query<String>,
+        /// Seconds that it takes.
+        #[oai(default = "five", validator(minimum(value = "0"), maximum(value = "3600")))]
+        duration: Query<i64>,
+    ) -> Result<Json<Enqueued>> {
+        let duration = u32::try_from(duration.0).map_err(Error::internal)?;
+        let job = ExampleTask { name: name.0, duration };
+        let parameters = json!({ "name": job.name, "duration": job.duration });
+        self.enqueue(&user, &job, "Example job enqueued", Some(parameters)).await
+    }
+
+    /// Enqueue a mail.
+    ///
+    /// Once an SMTP server is configured, only admins may write to other addresses than their own (403): this is
+    /// no open relay.
+    #[oai(path = "/send-email", method = "post", operation_id = "enqueue_send_email")]
+    async fn send_email(
+        &self,
+        CurrentUser(user): CurrentUser,
+        /// The address of the recipient.
+        #[oai(validator(min_length = 3, max_length = 255))]
+        to: Query<String>,
+        #[oai(validator(min_length = 1, max_length = 255))] subject: Query<String>,
+        /// Plain text.
+        #[oai(validator(max_length = 100000))]
+        body: Query<String>,
+    ) -> Result<Json<Enqueued>> {
+        let to = services::users::normalize_email(&to.0);
+        services::users::check_email(&to).map_err(|msg| Error::invalid("query", "to", msg))?;
+        if self.0.mailer.is_real() && user.role != Role::Admin && to != user.email {
+            return Err(Error::Forbidden);
+        }
+        let job = SendEmail { to, subject: subject.0, body: body.0 };
+        self.enqueue(&user, &job, "Email job enqueued", None).await
+    }
+
+    /// Enqueue a document to be processed.
+    #[oai(path = "/process-data", method = "post", operation_id = "enqueue_process_data")]
+    async fn process_data(
+        &self,
+        CurrentUser(user): CurrentUser,
+        Body(data): Body<BTreeMap<String, Value>>,
+    ) -> Result<Json<Enqueued>> {
+        let job = ProcessData { data: data.into_iter().collect() };
+        self.enqueue(&user, &job, "Data processing job enqueued", None).await
+    }
+
+    /// Where a job stands.
+    #[oai(path = "/:id/status", method = "get", operation_id = "read_job_status")]
+    async fn status(
+        &self,
+        CurrentUser(user): CurrentUser,
+        /// The `job_id` that enqueuing answered.
+        id: Path<String>,
+    ) -> Result<Json<StatusOut>> {
+        let job = self.visible(&user, &id.0).await?;
+        // What went wrong inside may name hosts, paths and people.
+        let error = if user.role == Role::Admin { job.error_detail.or(job.error) } else { job.error };
+        Ok(Json(StatusOut {
+            job_id: id.0,
+            status: job.state.into(),
+            result: job.result.unwrap_or_default(),
+            error,
+            progress: job.progress.unwrap_or_default(),
+            attempts: job.attempts,
+            queue: job.queue,
+            task: job.task,
+            enqueued_at: job.enqueued_at,
+            started_at: job.started_at,
+            ended_at: job.ended_at,
+        }))
+    }
+
+    /// Cancel a job.
+    ///
+    /// One that waits is cancelled at once, one that runs is asked to stop. Fails with 409 `conflict` where it
+    /// has ended.
+    #[oai(path = "/:id", method = "delete", operation_id = "cancel_job")]
+    async fn cancel(
+        &self,
+        CurrentUser(user): CurrentUser,
+        /// The `job_id` that enqueuing answered.
+        id: Path<String>,
+    ) -> Result<Json<Canceled>> {
+        self.visible(&user, &id.0).await?;
+        let (message, status) = match self.0.queue.cancel(&id.0).await? {
+            Cancel::Canceled => ("Job canceled", StateOut::Canceled),
+            Cancel::Requested => ("The job was asked to stop", StateOut::Started),
+            Cancel::Ended => return Err(Error::Conflict("Job has already ended")),
+            Cancel::Unknown => return Err(Error::NotFound("Job")),
+        };
+        Ok(Json(Canceled { message: message.into(), job_id: id.0, status }))
+    }
+}
+
+fn five() -> i64 {
+    5
+}

@@ -1,0 +1,116 @@
+//! What every request and response goes through: its id, its log line, errors as problems, headers.
+
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
+
+use futures_util::FutureExt;
+use poem::{
+    Endpoint, PathPattern, Request, Response, Result,
+    http::{HeaderMap, HeaderName, HeaderValue, header},
+};
+use tracing::Instrument;
+
+use super::{
+    cors::Cors,
+    problem::{Asked, Operations},
+};
+use crate::{
+    error::Error,
+    telemetry::{REQUEST, RequestContext},
+};
+
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+pub(super) struct Layer<E> {
+    pub(super) inner: E,
+    pub(super) operations: Operations,
+    pub(super) cors: Cors,
+    /// Whether clients reach the API over TLS.
+    pub(super) https: bool,
+}
+
+impl<E: Endpoint<Output = Response>> Endpoint for Layer<E> {
+    type Output = Response;
+
+    async fn call(&self, req: Request) -> Result<Response> {
+        let begun = Instant::now();
+        let request = RequestContext { id: request_id(req.headers()), ..Default::default() };
+        let (method, uri) = (req.method().clone(), req.original_uri().clone());
+        let origin = req.headers().get(header::ORIGIN).cloned();
+        let span = tracing::info_span!("request", request_id = &*request.id);
+
+        let (mut response, pattern) = match self.cors.preflight(&req) {
+            Some(answer) => (answer, None),
+            None => {
+                let answer = AssertUnwindSafe(REQUEST.scope(request.clone(), self.inner.call(req)))
+                    .catch_unwind()
+                    .instrument(span.clone())
+                    .await
+                    .unwrap_or_else(|_| Err(Error::internal("a handler panicked").into()));
+                match answer {
+                    Ok(response) => {
+                        let pattern = response.data::<PathPattern>().map(|pattern| pattern.0.clone());
+                        (response, pattern)
+                    }
+                    Err(error) => {
+                        let pattern = error.data::<PathPattern>().map(|pattern| pattern.0.clone());
+                        let asked = Asked { id: &request.id, method: &method, uri: &uri };
+                        (span.in_scope(|| self.operations.render(error, &asked)), pattern)
+                    }
+                }
+            }
+        };
+        self.finish(&mut response, &request, origin.as_ref());
+        // The pattern, never the path as sent: that may hold an id or a token.
+        tracing::info!(
+            method = method.as_str(),
+            path = pattern
+                .map(|pattern| self.operations.path(&pattern).unwrap_or(pattern))
+                .as_deref()
+                .unwrap_or("-"),
+            status = response.status().as_u16(),
+            duration_ms = begun.elapsed().as_micros() as f64 / 1_000.0,
+            request_id = &*request.id,
+            user_id = request.user.get().copied(),
+            "request"
+        );
+        Ok(response)
+    }
+}
+
+impl<E> Layer<E> {
+    fn finish(&self, response: &mut Response, request: &RequestContext, origin: Option<&HeaderValue>) {
+        self.cors.decorate(response, origin);
+        let headers = response.headers_mut();
+        if let Ok(id) = HeaderValue::from_str(&request.id) {
+            headers.insert(REQUEST_ID, id);
+        }
+        // OWASP REST Security Cheat Sheet, "Security Headers".
+        for (name, value) in [
+            (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+            (header::X_FRAME_OPTIONS, "DENY"),
+            (header::REFERRER_POLICY, "no-referrer"),
+            (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+        ] {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+        if self.https {
+            let year = HeaderValue::from_static("max-age=31536000; includeSubDomains");
+            headers.insert(header::STRICT_TRANSPORT_SECURITY, year);
+        }
+        // What a page or the API document has said of itself stands.
+        let policy = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
+        headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(policy);
+        headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    }
+}
+
+/// The caller's id where it is sane, since it goes into logs; else a new one.
+fn request_id(headers: &HeaderMap) -> Arc<str> {
+    let sane = |id: &&str| {
+        (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b))
+    };
+    match headers.get(REQUEST_ID).and_then(|id| id.to_str().ok()).filter(sane) {
+        Some(id) => id.into(),
+        None => uuid::Uuid::now_v7().to_string().into(),
+    }
+}

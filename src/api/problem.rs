@@ -1,0 +1,298 @@
+//! The one place where errors become HTTP: `application/problem+json` (RFC 9457), ours and the framework's alike.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use poem::{
+    IntoResponse, PathPattern, Response,
+    error::{MethodNotAllowedError, NotFoundError, ReadBodyError, ResponseError},
+    http::{HeaderValue, Method, StatusCode, Uri, header},
+};
+use poem_openapi::{
+    ApiResponse, Object, OpenApi,
+    error::{
+        AuthorizationError, ContentTypeError, ParseParamError, ParsePathError, ParseRequestPayloadError,
+    },
+    registry::{MetaMediaType, MetaOperation, MetaPath, MetaResponse, MetaResponses, Registry},
+    types::{ToJSON, Type},
+};
+use serde_json::Value;
+
+use super::extract::check_params;
+use crate::{
+    error::{Error, FieldError, Loc},
+    telemetry::chain,
+};
+
+/// Seconds after which a client may try again when something is away.
+const RETRY_AFTER: &str = "2";
+
+/// What went wrong.
+#[derive(Object)]
+#[oai(skip_serializing_if_is_none)]
+pub struct Problem {
+    /// `about:blank`: the status says what kind it is (RFC 9457 section 4.2.1).
+    #[oai(rename = "type")]
+    kind: String,
+    title: String,
+    status: u16,
+    /// For people.
+    detail: String,
+    /// For programs; does not change.
+    code: String,
+    /// Quote it when you ask for help.
+    request_id: String,
+    /// Every field that is invalid.
+    errors: Option<Vec<ProblemField>>,
+}
+
+/// One invalid field.
+#[derive(Object)]
+pub struct ProblemField {
+    /// The way to the field, such as `["body", "email"]`.
+    loc: Vec<Value>,
+    msg: String,
+    #[oai(rename = "type")]
+    kind: String,
+}
+
+impl From<FieldError> for ProblemField {
+    fn from(error: FieldError) -> Self {
+        let step = |step| match step {
+            Loc::Key(key) => Value::from(key),
+            Loc::Index(index) => Value::from(index),
+        };
+        Self { loc: error.loc.into_iter().map(step).collect(), msg: error.msg, kind: error.kind.into() }
+    }
+}
+
+impl Error {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::NotFound(_) => "not_found",
+            Self::EmailTaken => "email_taken",
+            Self::BadCredentials => "bad_credentials",
+            Self::NotAuthenticated => "not_authenticated",
+            Self::InvalidToken => "invalid_token",
+            Self::Inactive => "inactive_user",
+            Self::Forbidden => "forbidden",
+            Self::Conflict(_) => "conflict",
+            Self::TooLarge { .. } => "too_large",
+            Self::Malformed(_) => "malformed",
+            Self::Invalid(_) => "validation_error",
+            Self::Unavailable { .. } => "unavailable",
+            Self::Internal(_) => "internal_error",
+        }
+    }
+}
+
+impl ResponseError for Error {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::NotFound(_) => StatusCode::NOT_FOUND,
+            Self::EmailTaken | Self::Malformed(_) => StatusCode::BAD_REQUEST,
+            Self::BadCredentials | Self::NotAuthenticated | Self::InvalidToken => StatusCode::UNAUTHORIZED,
+            Self::Inactive | Self::Forbidden => StatusCode::FORBIDDEN,
+            Self::Conflict(_) => StatusCode::CONFLICT,
+            Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+}
+
+/// Documents one `default` response for every operation that can fail.
+impl ApiResponse for Error {
+    fn meta() -> MetaResponses {
+        let body = MetaMediaType { content_type: "application/problem+json", schema: Problem::schema_ref() };
+        MetaResponses {
+            responses: vec![MetaResponse {
+                description: "What went wrong, as problem details (RFC 9457)",
+                status: None,
+                status_range: None,
+                content: vec![body],
+                headers: vec![],
+            }],
+        }
+    }
+
+    fn register(registry: &mut Registry) {
+        Problem::register(registry);
+    }
+}
+
+/// The operations as documented, to say of a refused request what exactly was wrong with it.
+pub(super) struct Operations {
+    paths: Vec<Documented>,
+    registry: Registry,
+}
+
+struct Documented {
+    /// With the names of its parameters, as in `/jobs/{id}/status`.
+    path: Arc<str>,
+    operations: Vec<MetaOperation>,
+}
+
+/// The request that failed.
+pub(super) struct Asked<'a> {
+    pub(super) id: &'a str,
+    pub(super) method: &'a Method,
+    pub(super) uri: &'a Uri,
+}
+
+impl Operations {
+    pub(super) fn of<A: OpenApi>(prefix: &str) -> Self {
+        let mut registry = Registry::new();
+        A::register(&mut registry);
+        let paths = A::meta().into_iter().flat_map(|api| api.paths);
+        let documented = |path: MetaPath| {
+            let steps = path.path.split('/').map(|step| match step.strip_prefix(':') {
+                Some(name) => format!("{{{name}}}"),
+                None => step.to_owned(),
+            });
+            let steps: Vec<_> = steps.collect();
+            Documented { path: format!("{prefix}{}", steps.join("/")).into(), operations: path.operations }
+        };
+        Self { paths: paths.map(documented).collect(), registry }
+    }
+
+    /// The documented path behind the router's pattern, which has its own names for parameters.
+    pub(super) fn path(&self, pattern: &str) -> Option<Arc<str>> {
+        self.find(pattern).map(|documented| documented.path.clone())
+    }
+
+    fn find(&self, pattern: &str) -> Option<&Documented> {
+        let same =
+            |ours: &str, theirs: &str| ours == theirs || (ours.starts_with('{') && theirs.starts_with(':'));
+        self.paths.iter().find(|documented| {
+            let (mut ours, mut theirs) = (documented.path.split('/'), pattern.split('/'));
+            loop {
+                match (ours.next(), theirs.next()) {
+                    (None, None) => return true,
+                    (Some(ours), Some(theirs)) if same(ours, theirs) => {}
+                    _ => return false,
+                }
+            }
+        })
+    }
+
+    /// The answer to a request that failed.
+    pub(super) fn render(&self, error: poem::Error, asked: &Asked<'_>) -> Response {
+        let pattern = error.data::<PathPattern>().map(|pattern| pattern.0.clone());
+        let documented = pattern.as_deref().and_then(|pattern| self.find(pattern));
+        let mut allow = None;
+        let (status, code, detail, fields) = if let Some(ours) = error.downcast_ref::<Error>() {
+            log(ours);
+            let fields = if let Error::Invalid(fields) = ours { fields.clone() } else { Vec::new() };
+            let detail = match ours {
+                // What is away and why is for the log.
+                Error::Unavailable { what, .. } => format!("{what} is unavailable, try again in a moment"),
+                other => other.to_string(),
+            };
+            (ours.status(), ours.code(), detail, fields)
+        } else if error.is::<ParseParamError>() || error.is::<ParsePathError>() {
+            let fields = documented.map_or_else(Vec::new, |documented| self.param_errors(documented, asked));
+            let detail = match fields.is_empty() {
+                true => error.to_string(),
+                false => Error::Invalid(fields.clone()).to_string(),
+            };
+            (StatusCode::UNPROCESSABLE_ENTITY, "validation_error", detail, fields)
+        } else if error.is::<AuthorizationError>() {
+            (
+                StatusCode::UNAUTHORIZED,
+                Error::NotAuthenticated.code(),
+                Error::NotAuthenticated.to_string(),
+                Vec::new(),
+            )
+        } else if error.is::<MethodNotAllowedError>() {
+            allow = Some(documented.map_or_else(|| "GET, HEAD".to_owned(), allowed));
+            (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Method Not Allowed".into(), Vec::new())
+        } else {
+            let (status, code, detail) = framework(&error);
+            (status, code, detail, Vec::new())
+        };
+        let problem = Problem {
+            kind: "about:blank".into(),
+            title: status.canonical_reason().unwrap_or_default().into(),
+            status: status.as_u16(),
+            detail,
+            code: code.into(),
+            request_id: asked.id.into(),
+            errors: (!fields.is_empty()).then(|| fields.into_iter().map(Into::into).collect()),
+        };
+        respond(status, &problem, allow)
+    }
+
+    fn param_errors(&self, documented: &Documented, asked: &Asked<'_>) -> Vec<FieldError> {
+        let Some(operation) =
+            documented.operations.iter().find(|operation| operation.method == *asked.method)
+        else {
+            return Vec::new();
+        };
+        let query: Vec<_> =
+            form_urlencoded::parse(asked.uri.query().unwrap_or_default().as_bytes()).into_owned().collect();
+        let steps = documented.path.split('/').zip(asked.uri.path().split('/'));
+        let path: Vec<_> = steps
+            .filter_map(|(ours, value)| {
+                let name = ours.strip_prefix('{')?.strip_suffix('}')?;
+                Some((name.to_owned(), value.to_owned()))
+            })
+            .collect();
+        check_params(&self.registry, &operation.params, &query, &path)
+    }
+}
+
+/// A failure is logged once, here; a client's mistake is not one.
+fn log(error: &Error) {
+    match error {
+        Error::Internal(source) => tracing::error!(error = chain(&**source), "request failed"),
+        Error::Unavailable { what, source } => {
+            tracing::warn!(what, error = chain(&**source), "dependency unavailable")
+        }
+        _ => {}
+    }
+}
+
+fn framework(error: &poem::Error) -> (StatusCode, &'static str, String) {
+    let status = error.status();
+    if error.is::<NotFoundError>() {
+        return (status, "not_found", "Not Found".into());
+    }
+    if error.is::<ContentTypeError>() {
+        return (status, "unsupported_media_type", error.to_string());
+    }
+    if error.is::<ParseRequestPayloadError>() || error.is::<ReadBodyError>() {
+        return (status, "malformed", error.to_string());
+    }
+    if status.is_server_error() {
+        tracing::error!(error = %error, "request failed");
+        return (status, "internal_error", "Internal Server Error".into());
+    }
+    (status, "bad_request", error.to_string())
+}
+
+fn allowed(documented: &Documented) -> String {
+    let methods: BTreeSet<_> =
+        documented.operations.iter().map(|operation| operation.method.as_str()).collect();
+    methods.into_iter().collect::<Vec<_>>().join(", ")
+}
+
+fn respond(status: StatusCode, problem: &Problem, allow: Option<String>) -> Response {
+    let mut response = (status, problem.to_json_string()).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    match status {
+        // RFC 6750 section 3.
+        StatusCode::UNAUTHORIZED => {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        StatusCode::SERVICE_UNAVAILABLE => {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
+        }
+        _ => {}
+    }
+    if let Some(allow) = allow.and_then(|allow| HeaderValue::from_str(&allow).ok()) {
+        headers.insert(header::ALLOW, allow);
+    }
+    response
+}

@@ -1,0 +1,74 @@
+//! The composition root: what every handler and job can reach, made from the settings in one place.
+
+use std::{
+    ops::Deref,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use anyhow::Context;
+
+use crate::{
+    config::{Config, secret},
+    db::Db,
+    mail::Mailer,
+    queue::Queue,
+    security::{Passwords, Tokens},
+};
+
+/// The application; a clone shares it.
+#[derive(Clone)]
+pub struct App(Arc<Inner>);
+
+pub struct Inner {
+    pub config: Config,
+    pub db: Db,
+    pub queue: Queue,
+    pub mailer: Mailer,
+    pub passwords: Passwords,
+    pub tokens: Tokens,
+    stopping: AtomicBool,
+}
+
+impl App {
+    /// Builds it without connecting to anything: PostgreSQL and Redis may come later, or come back.
+    ///
+    /// # Errors
+    /// When a setting cannot be read.
+    pub fn new(config: Config) -> anyhow::Result<Self> {
+        let auth = &config.auth;
+        // Only DEBUG gets here without a key; a key of this process alone is then better than a known one.
+        let key = match secret(&auth.secret_key) {
+            Some(key) => key.to_owned(),
+            None => format!("{}{}", uuid::Uuid::new_v4(), uuid::Uuid::new_v4()),
+        };
+        let tokens = Tokens::new(&key, secret(&auth.secret_key_previous), auth.access_token_expire_minutes);
+        Ok(Self(Arc::new(Inner {
+            db: Db::new(&config.database)?,
+            queue: Queue::new(&config.redis).context("cannot set up the job queue")?,
+            mailer: Mailer::new(&config)?,
+            passwords: Passwords::new(auth.hashing.bcrypt_cost),
+            tokens,
+            stopping: AtomicBool::new(false),
+            config,
+        })))
+    }
+
+    /// From now on this process reports that it is not ready for new requests.
+    pub fn begin_stopping(&self) {
+        self.0.stopping.store(true, Ordering::Release);
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.0.stopping.load(Ordering::Acquire)
+    }
+}
+
+impl Deref for App {
+    type Target = Inner;
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}

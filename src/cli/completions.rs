@@ -1,0 +1,18 @@
+use std::process::ExitCode;
+
+use clap::CommandFactory;
+use clap_complete::Shell;
+
+/// Print the completions for a shell.
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  saas completions bash > ~/.local/share/bash-completion/completions/saas")]
+pub(super) struct Args {
+    shell: Shell,
+}
+
+impl Args {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        clap_complete::generate(self.shell, &mut super::Cli::command(), "saas", &mut std::io::stdout());
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,34 @@
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::{
+    api,
+    app::App,
+    config::{Config, Core},
+};
+
+/// Print the OpenAPI document, for client generators and drift checks.
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  saas openapi > openapi.json")]
+pub(super) struct Args {
+    #[command(flatten)]
+    core: Core,
+}
+
+/// The document needs an application, and the application settings; none of them shows in it.
+#[derive(Parser)]
+struct Offline {
+    #[command(flatten)]
+    config: Config,
+}
+
+impl Args {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let Offline { mut config } =
+            Offline::try_parse_from(["saas", "--database-url", "postgres://nowhere/none"])?;
+        config.core = self.core;
+        println!("{}", api::document(&App::new(config)?)?);
+        Ok(ExitCode::SUCCESS)
+    }
+}

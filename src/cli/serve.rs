@@ -1,0 +1,154 @@
+use std::{net::SocketAddr, process::ExitCode, time::Duration};
+
+use anyhow::{Context, bail};
+use poem::{Server, listener::TcpAcceptor};
+use secrecy::ExposeSecret;
+
+use super::stop::Stop;
+use crate::{
+    api,
+    app::App,
+    config::{Config, Core, DEFAULT_ADMIN_PASSWORD, Http, Listen},
+    db::migrations,
+    services::{
+        self,
+        users::{Admin, check_email, check_password},
+    },
+    telemetry,
+};
+
+/// Serve the HTTP API: production.
+///
+/// Refuses to start when a setting is unsafe or migrations are pending. SIGTERM lets requests under way finish;
+/// a second one ends at once.
+#[derive(clap::Args)]
+#[command(
+    after_help = "Example:\n  SECRET_KEY=$(openssl rand -base64 32) FIRST_SUPERUSER_PASSWORD=... \\\n  \
+    DATABASE_URL=postgres://app:secret@db:5432/app REDIS_URL=redis://redis:6379/0 saas serve --host 0.0.0.0"
+)]
+pub(super) struct Args {
+    /// Apply pending migrations first.
+    #[arg(long)]
+    migrate: bool,
+    #[command(flatten)]
+    listen: Listen,
+    #[command(flatten)]
+    http: Http,
+    #[command(flatten)]
+    config: Config,
+}
+
+impl Args {
+    pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
+        let Self { migrate, listen, http, config } = self;
+        refuse_unsafe(&config)?;
+        telemetry::init(&config.core)?;
+        let stop = Stop::on_signals()?;
+        let core = config.core.clone();
+        let app = App::new(config)?;
+        let listener = bind(&listen)?;
+        check_migrations(&app, migrate).await?;
+        first_admin(&app).await?;
+        serve(app, &core, &http, listener, &stop).await?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Refuses settings that are unsafe in production, all at once.
+pub(super) fn refuse_unsafe(config: &Config) -> anyhow::Result<()> {
+    let problems = config.unsafe_settings();
+    if problems.is_empty() {
+        return Ok(());
+    }
+    bail!(
+        "refusing to start with unsafe settings (DEBUG=true allows them in development):\n  - {}",
+        problems.join("\n  - ")
+    )
+}
+
+/// Takes the port.
+pub(super) fn bind(listen: &Listen) -> anyhow::Result<std::net::TcpListener> {
+    let address = SocketAddr::new(listen.host, listen.port);
+    let listener = std::net::TcpListener::bind(address).with_context(|| match listen.port {
+        0 => format!("cannot listen on {address}"),
+        port => format!(
+            "cannot listen on {address}; choose another port with --port {} or PORT",
+            port.wrapping_add(1).max(1024)
+        ),
+    })?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+async fn check_migrations(app: &App, migrate: bool) -> anyhow::Result<()> {
+    if migrate {
+        for name in migrations::up(&app.config.database).await? {
+            tracing::info!(migration = name, "migration applied");
+        }
+        return Ok(());
+    }
+    let conn =
+        app.db.get().await.context("cannot reach PostgreSQL; is DATABASE_URL right and the server up?")?;
+    let pending = migrations::pending(&conn).await?;
+    if !pending.is_empty() {
+        bail!(
+            "the database has pending migrations ({}): run `saas migrate up`, or start with --migrate",
+            pending.join(", ")
+        );
+    }
+    Ok(())
+}
+
+/// Makes the first admin, where there is none and the password was chosen.
+async fn first_admin(app: &App) -> anyhow::Result<()> {
+    let settings = &app.config.auth.admin;
+    let password = settings.first_superuser_password.expose_secret();
+    let conn = app.db.get().await?;
+    if password == DEFAULT_ADMIN_PASSWORD || crate::models::user::User::any_admin(&conn).await? {
+        return Ok(());
+    }
+    let email = &settings.first_superuser_email;
+    check_email(email).map_err(|problem| anyhow::anyhow!("FIRST_SUPERUSER_EMAIL {email:?}: {problem}"))?;
+    check_password(password).map_err(|problem| anyhow::anyhow!("FIRST_SUPERUSER_PASSWORD: {problem}"))?;
+    match services::users::ensure_admin(&conn, &app.passwords, email, Some(password.to_owned()), false)
+        .await?
+    {
+        Admin::Created => tracing::info!(email, "first admin created"),
+        Admin::PlainUser => tracing::warn!(
+            email,
+            "there is no admin, and the address of the first one belongs to a plain user: run `saas create-admin --promote`"
+        ),
+        Admin::AlreadyThere | Admin::Promoted => {}
+    }
+    Ok(())
+}
+
+/// Answers requests until it is told to stop, and then until those under way are answered.
+pub(super) async fn serve(
+    app: App,
+    core: &Core,
+    http: &Http,
+    listener: std::net::TcpListener,
+    stop: &Stop,
+) -> anyhow::Result<()> {
+    let address = listener.local_addr()?;
+    let endpoint = api::endpoint(app.clone(), core, http)?;
+    tracing::info!(%address, "listening");
+    let delay = Duration::from_secs(http.shutdown_delay);
+    let asked = stop.asked.clone();
+    let stopping = async move {
+        asked.cancelled().await;
+        // Readiness first, so that a load balancer looks elsewhere before the port is closed.
+        app.begin_stopping();
+        tracing::info!("stopping: finishing the requests under way");
+        tokio::time::sleep(delay).await;
+    };
+    let timeout = Duration::from_secs(http.shutdown_timeout);
+    let server = Server::new_with_acceptor(TcpAcceptor::from_std(listener)?);
+    tokio::select! {
+        ended = server.run_with_graceful_shutdown(endpoint, stopping, Some(timeout)) => ended?,
+        () = stop.hurry.cancelled() => tracing::warn!("stopping at once: requests under way are dropped"),
+    }
+    tracing::info!("stopped");
+    Ok(())
+}

@@ -1,0 +1,374 @@
+//! Every setting, once: its environment name, flag, default and help.
+//!
+//! A command flattens the groups it reads, so its `--help` lists exactly those. Values come from a flag, else
+//! the environment, else `.env`, else the default. An empty value counts as not set.
+
+use std::{collections::HashSet, net::IpAddr, path::PathBuf, time::Duration};
+
+use anyhow::{Context, bail};
+use clap::{ArgAction, Args, ValueEnum, builder::BoolishValueParser};
+use secrecy::{ExposeSecret, SecretString};
+
+/// The password that the development admin gets; refused in production.
+pub const DEFAULT_ADMIN_PASSWORD: &str = "changethis123";
+/// RFC 7518 section 3.2: an HS256 key has at least as many bits as the hash, 256.
+const MIN_SECRET_BYTES: usize = 32;
+/// OWASP Password Storage Cheat Sheet: a bcrypt work factor of at least 10.
+const MIN_BCRYPT_COST: u32 = 10;
+/// Keys that stand in examples and tutorials, which anybody could sign with.
+const KNOWN_SECRETS: &[&str] = &["changeme", "changethis", "secret", "your-secret-key", "example"];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Json,
+    Human,
+}
+
+/// What every command reads.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "General settings")]
+pub struct Core {
+    /// Name of the product, in health answers, the API document and mails.
+    #[arg(long, env, default_value = "saas", value_name = "NAME")]
+    pub project_name: String,
+    /// Development mode: readable logs, relaxed checks. Never in production.
+    #[arg(long, env, default_value_t = false, action = ArgAction::Set, num_args = 0..=1,
+        default_missing_value = "true", require_equals = true, value_parser = BoolishValueParser::new())]
+    pub debug: bool,
+    /// What to log: error, warn, info, debug, trace, or filters such as info,saas::queue=debug.
+    #[arg(long, env, default_value = "info", value_name = "LEVEL")]
+    pub log_level: String,
+    /// Shape of log lines; json unless DEBUG is on.
+    #[arg(long, env, value_enum)]
+    pub log_format: Option<LogFormat>,
+}
+
+/// Where PostgreSQL is.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "PostgreSQL settings")]
+pub struct Database {
+    /// Connection URL; wins over the POSTGRES_* parts. `?sslmode=` takes disable, require (encrypted) and
+    /// verify-full (the certificate is checked).
+    #[arg(long, env, hide_env_values = true, value_name = "URL")]
+    pub database_url: Option<SecretString>,
+    /// Host, where no DATABASE_URL is given.
+    #[arg(long, env, value_name = "HOST")]
+    pub postgres_server: Option<String>,
+    #[arg(long, env, default_value_t = 5432, value_name = "PORT", help = "Port")]
+    pub postgres_port: u16,
+    #[arg(long, env, default_value = "postgres", value_name = "USER", help = "User")]
+    pub postgres_user: String,
+    #[arg(long, env, hide_env_values = true, value_name = "PASSWORD", help = "Password")]
+    pub postgres_password: Option<SecretString>,
+    #[arg(long, env, default_value = "app", value_name = "NAME", help = "Database name")]
+    pub postgres_db: String,
+    /// Connections kept by this process.
+    #[arg(long, env, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub database_pool_size: u32,
+}
+
+/// Where Redis is.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Redis settings")]
+pub struct Redis {
+    /// Connection URL (redis:// or, with TLS, rediss://); wins over the REDIS_* parts.
+    #[arg(long, env, hide_env_values = true, value_name = "URL")]
+    pub redis_url: Option<SecretString>,
+    #[arg(
+        long,
+        env,
+        default_value = "localhost",
+        value_name = "HOST",
+        help = "Host, where no REDIS_URL is given"
+    )]
+    pub redis_host: String,
+    #[arg(long, env, default_value_t = 6379, value_name = "PORT", help = "Port")]
+    pub redis_port: u16,
+    #[arg(long, env, default_value_t = 0, value_name = "N", help = "Database number")]
+    pub redis_db: u8,
+    /// Prefix of every key of the job queue; `{rq}` with Redis Cluster.
+    #[arg(long, env, default_value = "rq", value_name = "PREFIX")]
+    pub queue_prefix: String,
+}
+
+/// Tokens, passwords and the first admin.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Account settings")]
+pub struct Auth {
+    /// Signs access tokens; at least 32 bytes. Make one with `saas doctor --generate-secret`.
+    #[arg(long, env, hide_env_values = true, value_name = "KEY")]
+    pub secret_key: Option<SecretString>,
+    /// The key before the last change: still accepted for tokens, so that a rotation logs nobody out.
+    #[arg(long, env, hide_env_values = true, value_name = "KEY")]
+    pub secret_key_previous: Option<SecretString>,
+    /// Life of an access token, in minutes.
+    #[arg(long, env, default_value_t = 30, value_name = "MINUTES", value_parser = clap::value_parser!(u32).range(1..=527_040))]
+    pub access_token_expire_minutes: u32,
+    #[command(flatten)]
+    pub hashing: Hashing,
+    #[command(flatten)]
+    pub admin: FirstAdmin,
+}
+
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Account settings")]
+pub struct Hashing {
+    /// Work factor of password hashes; each step doubles the time.
+    #[arg(long, env, default_value_t = 12, value_name = "COST", value_parser = clap::value_parser!(u32).range(4..=20))]
+    pub bcrypt_cost: u32,
+    /// Allow a BCRYPT_COST below 10 without DEBUG; for tests of a release binary only.
+    #[arg(long, env, default_value_t = false, action = ArgAction::Set, num_args = 0..=1,
+        default_missing_value = "true", require_equals = true, value_parser = BoolishValueParser::new())]
+    pub allow_weak_hashes: bool,
+}
+
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Account settings")]
+pub struct FirstAdmin {
+    /// Address of the admin that is made where there is none yet.
+    #[arg(long, env, default_value = "admin@example.com", value_name = "EMAIL")]
+    pub first_superuser_email: String,
+    /// Password of that admin. The default is for development; production refuses it.
+    #[arg(long, env, hide_env_values = true, hide_default_value = true,
+        default_value = DEFAULT_ADMIN_PASSWORD, value_name = "PASSWORD")]
+    pub first_superuser_password: SecretString,
+}
+
+/// How mail leaves.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Mail settings")]
+pub struct Mail {
+    /// SMTP server, as smtp://user:password@host:587?tls=required or smtps://user:password@host:465. Without
+    /// it mails are logged as one line and, with DEBUG on, kept as .eml files under `.saas/mail`.
+    #[arg(long, env, hide_env_values = true, value_name = "URL")]
+    pub smtp_url: Option<SecretString>,
+    /// Sender of every mail, as `Name <address>` or an address.
+    #[arg(long, env, default_value = "saas <noreply@example.com>", value_name = "ADDRESS")]
+    pub mail_from: String,
+    /// Where mails are kept while there is no SMTP_URL and DEBUG is on.
+    #[arg(long, env, default_value = ".saas/mail", value_name = "DIR")]
+    pub mail_dir: PathBuf,
+}
+
+/// What the API and the worker have in common.
+#[derive(Args, Clone, Debug)]
+pub struct Config {
+    #[command(flatten)]
+    pub core: Core,
+    #[command(flatten)]
+    pub database: Database,
+    #[command(flatten)]
+    pub redis: Redis,
+    #[command(flatten)]
+    pub auth: Auth,
+    #[command(flatten)]
+    pub mail: Mail,
+}
+
+/// Where the API listens.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "HTTP settings")]
+pub struct Listen {
+    /// Address to listen on; 0.0.0.0 for every interface.
+    #[arg(long, env, default_value = "127.0.0.1", value_name = "ADDRESS")]
+    pub host: IpAddr,
+    /// Port to listen on; 0 takes a free one.
+    #[arg(long, env, default_value_t = 8000, value_name = "PORT")]
+    pub port: u16,
+}
+
+/// How the API presents itself to browsers.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "HTTP settings")]
+pub struct Http {
+    /// The address at which clients reach the API, such as https://api.example.com.
+    #[arg(long, env, value_name = "URL")]
+    pub public_url: Option<String>,
+    /// Origins whose pages may call the API: a JSON list or commas. With DEBUG on and none given,
+    /// http://localhost:3000 and http://localhost:5173.
+    #[arg(long, env, value_name = "ORIGINS")]
+    pub backend_cors_origins: Option<String>,
+    /// Seconds between readiness turning 503 and the last connection being taken, for a load balancer to
+    /// notice.
+    #[arg(long, env, default_value_t = 0, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=300))]
+    pub shutdown_delay: u64,
+    /// Seconds that requests under way may take to finish after SIGTERM.
+    #[arg(long, env, default_value_t = 25, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=3600))]
+    pub shutdown_timeout: u64,
+}
+
+/// How jobs are run.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Worker settings")]
+pub struct Worker {
+    /// Jobs run at once by this process.
+    #[arg(long = "concurrency", env = "WORKER_CONCURRENCY", default_value_t = 10, value_name = "N",
+        value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    pub concurrency: u16,
+    /// Seconds without a sign of life after which a worker's jobs go to another one.
+    #[arg(long = "lease-seconds", env = "WORKER_LEASE_SECONDS", default_value_t = 30, value_name = "SECONDS",
+        value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub lease_seconds: u64,
+    /// Seconds that running jobs may take to finish after SIGTERM; the rest go back to the queue.
+    #[arg(long = "shutdown-grace", env = "WORKER_SHUTDOWN_GRACE", default_value_t = 25, value_name = "SECONDS",
+        value_parser = clap::value_parser!(u64).range(0..=3600))]
+    pub shutdown_grace: u64,
+}
+
+fn given(value: Option<&str>) -> Option<&str> {
+    value.map(str::trim).filter(|value| !value.is_empty())
+}
+
+/// A secret setting; `None` where it is absent or empty.
+pub fn secret(value: &Option<SecretString>) -> Option<&str> {
+    given(value.as_ref().map(ExposeSecret::expose_secret))
+}
+
+impl Core {
+    pub fn log_format(&self) -> LogFormat {
+        self.log_format.unwrap_or(match self.debug {
+            true => LogFormat::Human,
+            false => LogFormat::Json,
+        })
+    }
+}
+
+impl Database {
+    /// The connection settings, from `DATABASE_URL` or the `POSTGRES_*` parts.
+    ///
+    /// SQLAlchemy's `postgresql+driver://` is accepted, as the environments of FastAPI projects have it.
+    pub fn url(&self) -> anyhow::Result<SecretString> {
+        if let Some(url) = secret(&self.database_url) {
+            let Some((scheme, rest)) = url.split_once("://") else {
+                bail!("DATABASE_URL is not a URL; write postgres://user:password@host:5432/name");
+            };
+            return match scheme.split('+').next() {
+                Some("postgres" | "postgresql") => Ok(format!("postgres://{rest}").into()),
+                _ => bail!("DATABASE_URL must begin with postgres://, not {scheme}://"),
+            };
+        }
+        let Some(host) = given(self.postgres_server.as_deref()) else {
+            bail!(
+                "no database is configured: set DATABASE_URL (postgres://user:password@host:5432/name) or \
+                 POSTGRES_SERVER, or run `saas dev`, which starts one"
+            );
+        };
+        let escape = |text: &str| {
+            form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20")
+        };
+        let password = secret(&self.postgres_password).map(|p| format!(":{}", escape(p)));
+        Ok(format!(
+            "postgres://{}{}@{host}:{}/{}",
+            escape(&self.postgres_user),
+            password.unwrap_or_default(),
+            self.postgres_port,
+            escape(&self.postgres_db),
+        )
+        .into())
+    }
+}
+
+impl Redis {
+    pub fn url(&self) -> SecretString {
+        match secret(&self.redis_url) {
+            Some(url) => url.to_owned().into(),
+            None => format!("redis://{}:{}/{}", self.redis_host, self.redis_port, self.redis_db).into(),
+        }
+    }
+}
+
+impl Http {
+    /// The origins whose pages may call the API.
+    pub fn cors_origins(&self, debug: bool) -> anyhow::Result<HashSet<String>> {
+        let text = match given(self.backend_cors_origins.as_deref()) {
+            Some(text) => text,
+            None if debug => "http://localhost:3000,http://localhost:5173",
+            None => return Ok(HashSet::new()),
+        };
+        let list: Vec<String> = if text.starts_with('[') {
+            serde_json::from_str(text).context(
+                r#"BACKEND_CORS_ORIGINS is not a JSON list of strings; write ["https://app.example.com"]"#,
+            )?
+        } else {
+            text.split(',').map(|origin| origin.trim().to_owned()).collect()
+        };
+        list.into_iter().filter(|origin| !origin.is_empty()).map(|origin| check_origin(&origin)).collect()
+    }
+}
+
+fn check_origin(origin: &str) -> anyhow::Result<String> {
+    let trimmed = origin.trim_end_matches('/');
+    let host = trimmed.strip_prefix("https://").or_else(|| trimmed.strip_prefix("http://"));
+    match host {
+        Some(host) if !host.is_empty() && !host.contains(['/', '*', ' ']) => Ok(trimmed.to_ascii_lowercase()),
+        _ => bail!(
+            "BACKEND_CORS_ORIGINS has {origin:?}, which is no origin; write scheme and host such as \
+             https://app.example.com (a wildcard cannot be used together with credentials)"
+        ),
+    }
+}
+
+impl Worker {
+    pub fn lease(&self) -> Duration {
+        Duration::from_secs(self.lease_seconds)
+    }
+}
+
+impl Config {
+    /// Every setting that is unsafe outside development, each with its mend; empty when `DEBUG` is on.
+    pub fn unsafe_settings(&self) -> Vec<String> {
+        if self.core.debug {
+            return Vec::new();
+        }
+        let mut problems = Vec::new();
+        problems.extend(self.auth.key_problem());
+        if let Some(previous) = secret(&self.auth.secret_key_previous) {
+            problems.extend(weak_key("SECRET_KEY_PREVIOUS", previous));
+        }
+        if self.auth.admin.first_superuser_password.expose_secret() == DEFAULT_ADMIN_PASSWORD {
+            problems.push(
+                "FIRST_SUPERUSER_PASSWORD is not set or still the default: choose one of your own".into(),
+            );
+        }
+        problems.extend(self.auth.hashing.problem());
+        problems
+    }
+}
+
+impl Auth {
+    fn key_problem(&self) -> Option<String> {
+        match secret(&self.secret_key) {
+            None => Some(format!("SECRET_KEY is not set: {HOW_TO_MAKE_A_KEY}")),
+            Some(key) => weak_key("SECRET_KEY", key),
+        }
+    }
+}
+
+const HOW_TO_MAKE_A_KEY: &str = "make one with `saas doctor --generate-secret` or `openssl rand -base64 32`";
+
+fn weak_key(name: &str, key: &str) -> Option<String> {
+    let lower = key.to_ascii_lowercase();
+    let distinct = key.bytes().collect::<HashSet<_>>().len();
+    if key.len() < MIN_SECRET_BYTES {
+        Some(format!(
+            "{name} has {} bytes and needs at least {MIN_SECRET_BYTES}: {HOW_TO_MAKE_A_KEY}",
+            key.len()
+        ))
+    } else if KNOWN_SECRETS.iter().any(|known| lower.starts_with(known)) || distinct < 8 {
+        Some(format!("{name} is an example or too regular to be secret: {HOW_TO_MAKE_A_KEY}"))
+    } else {
+        None
+    }
+}
+
+impl Hashing {
+    /// Why the work factor is too low for production, if it is.
+    pub fn problem(&self) -> Option<String> {
+        (self.bcrypt_cost < MIN_BCRYPT_COST && !self.allow_weak_hashes).then(|| {
+            format!(
+                "BCRYPT_COST is {} and needs at least {MIN_BCRYPT_COST}: remove it to take the default",
+                self.bcrypt_cost
+            )
+        })
+    }
+}

@@ -1,0 +1,33 @@
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{Context, JobResult};
+use crate::{app::App, queue::Job};
+
+/// Takes as long as it is told to: something to watch the queue with.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ExampleTask {
+    pub name: String,
+    /// Seconds.
+    pub duration: u32,
+}
+
+impl Job for ExampleTask {
+    type State = App;
+    type Output = Value;
+    const NAME: &'static str = "example_task";
+    /// The longest that the API takes, and a little.
+    const TIMEOUT: Duration = Duration::from_secs(3_660);
+
+    async fn run(self, _ctx: Context) -> JobResult {
+        tokio::time::sleep(Duration::from_secs(self.duration.into())).await;
+        Ok(json!({
+            "task_name": self.name,
+            "duration": self.duration,
+            "status": "completed",
+            "message": format!("Task '{}' completed after {} seconds", self.name, self.duration),
+        }))
+    }
+}

@@ -1,0 +1,19 @@
+//! The tasks of this product, one file each, and the one table that a worker runs them from.
+
+mod example_task;
+mod process_data;
+mod send_email;
+
+pub use example_task::ExampleTask;
+pub use process_data::ProcessData;
+pub use send_email::SendEmail;
+
+use crate::{app::App, queue::JobType};
+
+/// What a running job knows besides its arguments; `ctx.state` is the application.
+pub type Context = crate::queue::Context<App>;
+pub type JobResult<T = serde_json::Value> = Result<T, crate::queue::Failure>;
+
+/// Every task that a worker can run. A new one is its file and a row here.
+pub const ALL: &[JobType<App>] =
+    &[JobType::of::<ExampleTask>(), JobType::of::<SendEmail>(), JobType::of::<ProcessData>()];

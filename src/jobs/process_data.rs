@@ -1,0 +1,41 @@
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::{Context, JobResult};
+use crate::{app::App, queue::Job};
+
+/// Stands for work on a document: counts what is in it.
+#[derive(Serialize, Deserialize)]
+pub struct ProcessData {
+    pub data: Map<String, Value>,
+}
+
+impl Job for ProcessData {
+    type State = App;
+    type Output = Value;
+    const NAME: &'static str = "process_data_task";
+
+    async fn run(self, _ctx: Context) -> JobResult {
+        let keys: Vec<_> = self.data.keys().collect();
+        let values: usize = self.data.values().map(leaves).sum();
+        Ok(json!({ "status": "processed", "keys": keys, "values": values }))
+    }
+}
+
+fn leaves(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => items.iter().map(leaves).sum(),
+        Value::Object(fields) => fields.values().map(leaves).sum(),
+        _ => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_what_is_at_the_bottom() {
+        assert_eq!(leaves(&json!({ "a": [1, 2, { "b": null }], "c": {} })), 3);
+    }
+}

@@ -1,0 +1,40 @@
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{Context, JobResult};
+use crate::{
+    app::App,
+    mail::Sent,
+    queue::{Failure, Job},
+};
+
+/// Sends one plain-text mail.
+#[derive(Serialize, Deserialize)]
+pub struct SendEmail {
+    pub to: String,
+    pub subject: String,
+    pub body: String,
+}
+
+impl Job for SendEmail {
+    type State = App;
+    type Output = Value;
+    const NAME: &'static str = "send_email_task";
+    const MAX_ATTEMPTS: u32 = 6;
+    const BACKOFF: Duration = Duration::from_secs(15);
+    const TIMEOUT: Duration = Duration::from_secs(60);
+
+    async fn run(self, ctx: Context) -> JobResult {
+        if self.to.parse::<lettre::Address>().is_err() {
+            return Err(Failure::new("The address of the recipient is not valid").permanent());
+        }
+        let sent = ctx.state.mailer.send(&ctx.job_id, &self.to, &self.subject, &self.body).await?;
+        let status = match sent {
+            Sent::Accepted => "sent",
+            Sent::Captured => "captured",
+        };
+        Ok(json!({ "to": self.to, "subject": self.subject, "status": status }))
+    }
+}

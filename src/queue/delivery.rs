@@ -1,0 +1,239 @@
+//! One job from fetch to outcome.
+
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use futures_util::FutureExt;
+use serde_json::Value;
+use tokio::time::Instant;
+use tracing::Instrument;
+
+use super::{
+    job::{Context, Envelope, ErrorRecord, Failure, JobType, Running},
+    lease::{Reason, Stop},
+    status::{Outcome, State},
+};
+
+/// How long a job that was told to stop may take to heed it before it is dropped.
+const COOPERATION: Duration = Duration::from_secs(1);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(60 * 60);
+/// A task that this build does not know may belong to a newer one that is being rolled out: it is left for that
+/// long to the workers that know it, and looked at again this often.
+const UNKNOWN_FOR: Duration = Duration::from_secs(60 * 60);
+const UNKNOWN_PAUSE: Duration = Duration::from_secs(15);
+
+/// A job as fetched.
+pub(super) struct Delivery {
+    pub(super) id: Arc<str>,
+    pub(super) token: Arc<str>,
+    /// The lease it came with.
+    pub(super) lease: Arc<str>,
+    pub(super) queue: Arc<str>,
+    pub(super) envelope: String,
+    pub(super) failures: u32,
+    pub(super) crashes: u32,
+    /// Redis's clock at the fetch, in milliseconds.
+    pub(super) fetched: i64,
+    pub(super) stop: Stop,
+}
+
+/// A delivery that is over, and what is to become of the job.
+pub(super) struct Ended {
+    pub(super) id: Arc<str>,
+    pub(super) token: Arc<str>,
+    pub(super) lease: Arc<str>,
+    pub(super) queue: Arc<str>,
+    pub(super) verdict: Verdict,
+}
+
+pub(super) enum Verdict {
+    Finished {
+        outcome: String,
+        ttl: u64,
+        clear: bool,
+    },
+    Canceled {
+        outcome: String,
+        ttl: u64,
+    },
+    Retry {
+        after: Duration,
+        error: String,
+    },
+    Snooze {
+        after: Duration,
+    },
+    Dead {
+        error: String,
+    },
+    Release,
+    /// The lease was lost; there is nothing to say.
+    Nothing,
+}
+
+impl Delivery {
+    /// Runs the job and says what is to become of it. Never panics, whatever the job does.
+    pub(super) async fn run<S: Clone + Send + Sync + 'static>(
+        self,
+        jobs: &'static [JobType<S>],
+        state: S,
+    ) -> Ended {
+        let verdict = match serde_json::from_str::<Envelope>(&self.envelope) {
+            Ok(envelope) => self.open(envelope, jobs, state).await,
+            Err(error) => {
+                tracing::error!(job_id = &*self.id, error = %error, "job has a malformed envelope");
+                self.dead("The job cannot be read", &error.to_string())
+            }
+        };
+        Ended { id: self.id, token: self.token, lease: self.lease, queue: self.queue, verdict }
+    }
+
+    async fn open<S: Clone + Send + Sync + 'static>(
+        &self,
+        mut envelope: Envelope,
+        jobs: &'static [JobType<S>],
+        state: S,
+    ) -> Verdict {
+        let attempt = self.failures + self.crashes + 1;
+        let span = tracing::info_span!(
+            "job",
+            job_id = &*self.id,
+            task = envelope.task,
+            attempt,
+            request_id = envelope.req.as_deref()
+        );
+        async {
+            let job = jobs.iter().find(|job| job.name == envelope.task);
+            let Some(job) = job.filter(|_| envelope.v <= Envelope::VERSION) else {
+                return self.unknown(&envelope);
+            };
+            let ctx = Context { state, job_id: self.id.clone(), attempt, stop: self.stop.token.clone() };
+            let running = (job.run)(ctx, std::mem::take(&mut envelope.payload));
+            self.supervise(job, &envelope, running).await
+        }
+        .instrument(span)
+        .await
+    }
+
+    async fn supervise<S>(&self, job: &JobType<S>, envelope: &Envelope, running: Running) -> Verdict {
+        let begun = Instant::now();
+        let mut running = AssertUnwindSafe(running).catch_unwind();
+        let mut timed_out = false;
+        // A job that was told to stop gets a moment to do it in its own way; its answer then still counts.
+        let answer = tokio::select! {
+            answer = &mut running => Some(answer),
+            () = self.stop.token.cancelled() => tokio::time::timeout(COOPERATION, running).await.ok(),
+            () = tokio::time::sleep(job.timeout) => {
+                timed_out = true;
+                self.stop.token.cancel();
+                tokio::time::timeout(COOPERATION, running).await.ok()
+            }
+        };
+        let took = begun.elapsed();
+        let failure = match answer {
+            Some(Ok(Ok(result))) => return self.finished(envelope, result, took),
+            Some(Err(panic)) => {
+                let text = panic.downcast_ref::<&str>().copied().map(str::to_owned);
+                let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+                Failure::from(format!("panicked: {text}"))
+            }
+            _ if timed_out => {
+                Failure::new(format!("The job took longer than {} s", job.timeout.as_secs_f32()))
+            }
+            Some(Ok(Err(failure))) => failure,
+            None => Failure::new("The job was stopped"),
+        };
+        match self.stop.reason() {
+            Some(Reason::Lost) => {
+                tracing::warn!("job's lease was lost: another worker may run it");
+                Verdict::Nothing
+            }
+            Some(Reason::Shutdown) => {
+                tracing::info!("job goes back to the queue, since the worker is stopping");
+                Verdict::Release
+            }
+            Some(Reason::Canceled) => {
+                tracing::info!("job canceled");
+                let outcome = self.outcome(State::Canceled, envelope, None, took);
+                Verdict::Canceled { outcome, ttl: envelope.ttl }
+            }
+            None => self.failed(job, &failure, took),
+        }
+    }
+
+    fn finished(&self, envelope: &Envelope, result: Value, took: Duration) -> Verdict {
+        tracing::info!(duration_ms = took.as_millis() as u64, "job finished");
+        let outcome = self.outcome(State::Finished, envelope, Some(result), took);
+        Verdict::Finished { outcome, ttl: envelope.ttl, clear: self.failures + self.crashes > 0 }
+    }
+
+    fn failed<S>(&self, job: &JobType<S>, failure: &Failure, took: Duration) -> Verdict {
+        let duration_ms = took.as_millis() as u64;
+        let attempts = self.failures + 1;
+        let error = record(&failure.record(self.fetched + took.as_millis() as i64));
+        if failure.is_permanent() || attempts >= job.max_attempts {
+            tracing::error!(error = %failure, duration_ms, "job failed for good");
+            return Verdict::Dead { error };
+        }
+        let after = backoff(job.backoff, attempts);
+        tracing::warn!(error = %failure, duration_ms, retry_in_ms = after.as_millis() as u64, "job failed, trying again");
+        Verdict::Retry { after, error }
+    }
+
+    fn unknown(&self, envelope: &Envelope) -> Verdict {
+        let age = self.fetched.saturating_sub(envelope.at);
+        if age < UNKNOWN_FOR.as_millis() as i64 {
+            tracing::warn!("this build does not know the task; leaving the job to a worker that does");
+            return Verdict::Snooze { after: UNKNOWN_PAUSE };
+        }
+        tracing::error!("no worker knew the job's task");
+        self.dead("No worker knows this task", &format!("task {:?}, version {}", envelope.task, envelope.v))
+    }
+
+    fn dead(&self, message: &str, detail: &str) -> Verdict {
+        let error = ErrorRecord { message: message.into(), detail: Some(detail.into()), at: self.fetched };
+        Verdict::Dead { error: record(&error) }
+    }
+
+    fn outcome(&self, state: State, envelope: &Envelope, result: Option<Value>, took: Duration) -> String {
+        record(&Outcome {
+            state,
+            task: envelope.task.clone(),
+            queue: envelope.queue.clone(),
+            owner: envelope.owner,
+            result,
+            attempts: self.failures + self.crashes + 1,
+            enqueued: envelope.at,
+            started: Some(self.fetched),
+            ended: self.fetched + took.as_millis() as i64,
+        })
+    }
+}
+
+fn record(value: &impl serde::Serialize) -> String {
+    // Plain structs of text, numbers and JSON values: there is nothing in them that cannot be written.
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+/// `base` doubled with each failure, and a quarter more or less by chance, so that jobs that failed together do
+/// not come back together.
+fn backoff(base: Duration, failures: u32) -> Duration {
+    let full = base.saturating_mul(2u32.saturating_pow(failures.saturating_sub(1))).min(LONGEST_BACKOFF);
+    let chance = (uuid::Uuid::new_v4().as_u128() % 1_000) as f32 / 1_000.0;
+    full.mul_f32(0.75 + chance / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backoff_doubles_and_is_bounded() {
+        let base = Duration::from_secs(5);
+        for (failures, seconds) in [(1, 5.0), (2, 10.0), (3, 20.0), (40, 3600.0)] {
+            for _ in 0..50 {
+                let wait = backoff(base, failures).as_secs_f32();
+                assert!((seconds * 0.74..=seconds * 1.26).contains(&wait), "{failures}: {wait}");
+            }
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! The worker's round trips: settle, fetch, give back.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::future::{OptionFuture, join, join_all};
+use redis::{RedisResult, aio::MultiplexedConnection};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    client::Queue,
+    delivery::{Delivery, Ended, Verdict},
+    lease::{Leases, Stop},
+    link::Link,
+    scripts,
+    worker::Options,
+};
+
+pub(super) struct Exchange {
+    link: Link,
+    prefix: String,
+    worker: String,
+    queues: Vec<String>,
+    lease: Duration,
+    leases: Leases,
+}
+
+impl Exchange {
+    pub(super) fn new(queue: &Queue, worker: &str, options: &Options, leases: Leases) -> Self {
+        Self {
+            link: Link::new(queue.client(), "worker"),
+            prefix: queue.prefix().to_owned(),
+            worker: worker.to_owned(),
+            queues: options.queues.clone(),
+            lease: options.lease,
+            leases,
+        }
+    }
+
+    /// Settles what has ended and fetches up to `want` jobs, in one round trip. A fault is waited out and the
+    /// rest tried again: settling twice is harmless, since a token counts once, and a fetch whose answer was lost
+    /// is given back by its token.
+    pub(super) async fn flush(
+        &mut self,
+        ended: Vec<Ended>,
+        want: usize,
+        give_up: &CancellationToken,
+    ) -> Vec<Delivery> {
+        let mut batches = Batch::group(ended, &self.leases);
+        let mut fetch = (want > 0).then(|| uuid::Uuid::new_v4().simple().to_string());
+        let mut lost: Option<String> = None;
+        let mut fetched = Vec::new();
+        loop {
+            let conn = tokio::select! {
+                conn = self.link.get() => conn,
+                () = give_up.cancelled() => {
+                    tracing::error!("Redis stayed away: the outcomes of some jobs could not be stored, they will run again");
+                    return fetched;
+                }
+            };
+            let settling = join_all(batches.iter().map(|batch| batch.settle(&self.prefix, conn.clone())));
+            let fetching =
+                OptionFuture::from(fetch.as_deref().map(|token| self.fetch(token, want, conn.clone())));
+            let releasing =
+                OptionFuture::from(lost.as_deref().map(|token| self.release(token, conn.clone())));
+            let ((settled, answer), released) = join(join(settling, fetching), releasing).await;
+
+            let mut fault = None;
+            let mut unsettled = Vec::new();
+            for (batch, result) in batches.into_iter().zip(settled) {
+                match result {
+                    Ok(rejected) => batch.settled(&rejected, &self.leases),
+                    Err(error) => {
+                        fault = Some(error);
+                        unsettled.push(batch);
+                    }
+                }
+            }
+            batches = unsettled;
+            match answer {
+                Some(Ok(deliveries)) => fetched = deliveries,
+                Some(Err(error)) => {
+                    fault = Some(error);
+                    lost = fetch.take();
+                }
+                None => {}
+            }
+            match released {
+                Some(Ok(())) => lost = None,
+                Some(Err(error)) => fault = Some(error),
+                None => {}
+            }
+            fetch = None;
+            match fault {
+                Some(error) => self.link.failed(&error),
+                None => {
+                    self.link.worked();
+                    return fetched;
+                }
+            }
+        }
+    }
+
+    async fn fetch(
+        &self,
+        token: &str,
+        want: usize,
+        mut conn: MultiplexedConnection,
+    ) -> RedisResult<Vec<Delivery>> {
+        type Taken = (String, Vec<String>, Vec<String>, Vec<Option<u32>>, Vec<Option<u32>>);
+        let mut call = scripts::FETCH.key(&self.prefix);
+        call.arg(&self.worker).arg(token).arg(self.lease.as_millis() as u64).arg(want).arg(&self.queues);
+        let asked = Instant::now();
+        let (now, taken): (i64, Vec<Taken>) = call.invoke_async(&mut conn).await?;
+        let mut deliveries = Vec::with_capacity(want);
+        for (index, (queue, ids, envelopes, failures, crashes)) in taken.into_iter().enumerate() {
+            let token: Arc<str> = format!("{token}.{index}").into();
+            let lease: Arc<str> = format!("{token}|{}", ids.join(",")).into();
+            let queue: Arc<str> = queue.into();
+            let mut stops = HashMap::with_capacity(ids.len());
+            for (((id, envelope), failures), crashes) in
+                ids.into_iter().zip(envelopes).zip(failures).zip(crashes)
+            {
+                let (id, stop): (Arc<str>, _) = (id.into(), Stop::default());
+                stops.insert(id.clone(), stop.clone());
+                deliveries.push(Delivery {
+                    id,
+                    token: token.clone(),
+                    lease: lease.clone(),
+                    queue: queue.clone(),
+                    envelope,
+                    failures: failures.unwrap_or(0),
+                    crashes: crashes.unwrap_or(0),
+                    fetched: now,
+                    stop,
+                });
+            }
+            self.leases.add(lease, queue, asked, stops);
+        }
+        Ok(deliveries)
+    }
+
+    async fn release(&self, token: &str, mut conn: MultiplexedConnection) -> RedisResult<()> {
+        let mut call = scripts::RELEASE.key(&self.prefix);
+        let jobs: u64 = call.arg(token).arg(&self.queues).invoke_async(&mut conn).await?;
+        if jobs > 0 {
+            tracing::warn!(jobs, "the answer to a fetch was lost; its jobs are back in the queue");
+        }
+        Ok(())
+    }
+}
+
+/// What has ended in one queue.
+struct Batch {
+    queue: Arc<str>,
+    ended: Vec<Ended>,
+    /// Leases of which these were the last jobs.
+    over: Vec<Arc<str>>,
+}
+
+impl Batch {
+    fn group(ended: Vec<Ended>, leases: &Leases) -> Vec<Self> {
+        let mut batches: Vec<Self> = Vec::new();
+        for end in ended {
+            let over = leases.end(&end.lease, &end.id).then(|| end.lease.clone());
+            let batch = match batches.iter_mut().find(|batch| batch.queue == end.queue) {
+                Some(batch) => batch,
+                None => {
+                    batches.push(Self { queue: end.queue.clone(), ended: Vec::new(), over: Vec::new() });
+                    let last = batches.len() - 1;
+                    &mut batches[last]
+                }
+            };
+            batch.over.extend(over);
+            batch.ended.push(end);
+        }
+        batches
+    }
+
+    async fn settle(&self, prefix: &str, mut conn: MultiplexedConnection) -> RedisResult<Vec<usize>> {
+        let mut call = scripts::SETTLE.key(prefix);
+        call.arg(&*self.queue).arg(self.over.len());
+        for lease in &self.over {
+            call.arg(&**lease);
+        }
+        for end in &self.ended {
+            let (op, arg, ttl, text) = match &end.verdict {
+                Verdict::Finished { outcome, ttl, clear } => {
+                    ("ok", u64::from(*clear), *ttl, outcome.as_str())
+                }
+                Verdict::Canceled { outcome, ttl } => ("cancel", 1, *ttl, outcome.as_str()),
+                Verdict::Retry { after, error } => ("retry", after.as_millis() as u64, 0, error.as_str()),
+                Verdict::Snooze { after } => ("snooze", after.as_millis() as u64, 0, ""),
+                Verdict::Dead { error } => ("dead", 0, 0, error.as_str()),
+                Verdict::Release => ("release", 0, 0, ""),
+                // Somebody else's by now; there is only the lease to forget.
+                Verdict::Nothing => continue,
+            };
+            call.arg(op).arg(&*end.id).arg(&*end.token).arg(arg).arg(ttl).arg(text);
+        }
+        call.invoke_async(&mut conn).await
+    }
+
+    fn settled(&self, rejected: &[usize], leases: &Leases) {
+        self.over.iter().for_each(|lease| leases.forget(lease));
+        if !rejected.is_empty() {
+            // After a settle whose answer was lost this is the second telling, else a lease ran out unnoticed.
+            tracing::warn!(
+                jobs = rejected.len(),
+                queue = &*self.queue,
+                "outcomes not taken: the jobs were no longer held"
+            );
+        }
+    }
+}

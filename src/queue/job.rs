@@ -1,0 +1,187 @@
+//! What a job is: the trait a task implements, what it is handed, and how it travels.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use futures_util::future::{BoxFuture, FutureExt};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::BoxError;
+
+/// A task: its arguments are the fields, its behaviour is [`run`](Job::run).
+///
+/// It runs at least once: a worker that dies in the middle has it run again by another, so `run` must bear
+/// repetition.
+pub trait Job: Serialize + DeserializeOwned + Send + 'static {
+    /// What a task reaches of the application.
+    type State: Clone + Send + Sync + 'static;
+    /// Kept as the result for [`RESULT_TTL`](Job::RESULT_TTL).
+    type Output: Serialize + Send;
+
+    /// The name on the wire. Changing it orphans the jobs that are queued.
+    const NAME: &'static str;
+    const QUEUE: &'static str = "default";
+    /// How often it is tried in all before it is put with the failed ones.
+    const MAX_ATTEMPTS: u32 = 3;
+    /// The wait after the first failure; it doubles with each, with jitter, up to an hour.
+    const BACKOFF: Duration = Duration::from_secs(5);
+    /// How long one attempt may take.
+    const TIMEOUT: Duration = Duration::from_secs(180);
+    /// How long the outcome can be read.
+    const RESULT_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+
+    fn run(self, ctx: Context<Self::State>) -> impl Future<Output = Result<Self::Output, Failure>> + Send;
+}
+
+/// What a running job knows besides its arguments.
+#[derive(Clone)]
+pub struct Context<S> {
+    pub state: S,
+    pub job_id: Arc<str>,
+    /// From 1.
+    pub attempt: u32,
+    pub(super) stop: CancellationToken,
+}
+
+impl<S> Context<S> {
+    /// Ends when the job should stop: it was cancelled, timed out, or the worker is shutting down. A job that
+    /// does not heed it is dropped at its next await, a second later.
+    pub async fn stopped(&self) {
+        self.stop.cancelled().await;
+    }
+
+    pub fn is_stopped(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+}
+
+/// Why an attempt failed. Any error becomes one by `?`; its text is shown to admins only, since it may name
+/// hosts, paths or people. Say something to the owner with [`Failure::new`].
+#[derive(Debug)]
+pub struct Failure {
+    message: Option<String>,
+    source: Option<BoxError>,
+    retry: bool,
+}
+
+impl Failure {
+    /// A failure whose message the owner of the job may read.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: Some(message.into()), source: None, retry: true }
+    }
+
+    /// Another attempt would fail too: the job goes straight to the failed ones.
+    pub fn permanent(self) -> Self {
+        Self { retry: false, ..self }
+    }
+
+    fn unreadable(error: serde_json::Error) -> Self {
+        Self {
+            message: Some("The job's arguments cannot be read".into()),
+            source: Some(error.into()),
+            retry: false,
+        }
+    }
+
+    pub(super) fn is_permanent(&self) -> bool {
+        !self.retry
+    }
+
+    /// As it is stored: safe words for the owner, and the rest for admins.
+    pub(super) fn record(&self, at: i64) -> ErrorRecord {
+        let detail = self.source.as_ref().map(|source| crate::telemetry::chain(&**source));
+        ErrorRecord {
+            message: self.message.clone().unwrap_or_else(|| "The job failed".into()),
+            detail: detail.or_else(|| self.message.clone()),
+            at,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.message, &self.source) {
+            (_, Some(source)) => f.write_str(&crate::telemetry::chain(&**source)),
+            (Some(message), None) => f.write_str(message),
+            (None, None) => f.write_str("The job failed"),
+        }
+    }
+}
+
+impl<E: Into<BoxError>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self { message: None, source: Some(error.into()), retry: true }
+    }
+}
+
+/// The last error of a job. `at` is in milliseconds since the epoch.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct ErrorRecord {
+    pub(super) message: String,
+    pub(super) detail: Option<String>,
+    #[serde(default)]
+    pub(super) at: i64,
+}
+
+/// Whose job it is and what asked for it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// The user who may see and cancel it; without one only admins may.
+    pub owner: Option<i64>,
+    pub request_id: Option<String>,
+}
+
+/// A job on the wire: written once at enqueue, never changed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Envelope {
+    /// Version of this layout.
+    pub(super) v: u8,
+    pub(super) task: String,
+    pub(super) queue: String,
+    pub(super) payload: Value,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) owner: Option<i64>,
+    /// Id of the request that enqueued it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) req: Option<String>,
+    /// Milliseconds a result is kept.
+    pub(super) ttl: u64,
+    /// Milliseconds since the epoch at which it was enqueued.
+    pub(super) at: i64,
+}
+
+impl Envelope {
+    pub(super) const VERSION: u8 = 1;
+}
+
+/// One row of the table that a worker runs from: everything about a task, its type forgotten.
+pub struct JobType<S: 'static> {
+    pub name: &'static str,
+    pub queue: &'static str,
+    pub(super) max_attempts: u32,
+    pub(super) backoff: Duration,
+    pub(super) timeout: Duration,
+    pub(super) run: fn(Context<S>, Value) -> Running,
+}
+
+pub(super) type Running = BoxFuture<'static, Result<Value, Failure>>;
+
+impl<S: Clone + Send + Sync + 'static> JobType<S> {
+    pub const fn of<J: Job<State = S>>() -> Self {
+        Self {
+            name: J::NAME,
+            queue: J::QUEUE,
+            max_attempts: J::MAX_ATTEMPTS,
+            backoff: J::BACKOFF,
+            timeout: J::TIMEOUT,
+            run: |ctx, payload| {
+                async move {
+                    let job: J = serde_json::from_value(payload).map_err(Failure::unreadable)?;
+                    Ok(serde_json::to_value(job.run(ctx).await?)?)
+                }
+                .boxed()
+            },
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! Keeps time for the queues: promotes what is due and takes back what dead workers held. Every worker does it;
+//! there is no leader to lose.
+
+use std::time::Duration;
+
+use super::{link::Link, scripts};
+
+const INTERVAL: Duration = Duration::from_secs(1);
+/// A job that has taken its worker down this often is put with the failed ones.
+const CRASHES_ALLOWED: u32 = 3;
+const CRASH_BACKOFF: Duration = Duration::from_secs(5);
+
+pub(super) struct Scheduler {
+    link: Link,
+    prefix: String,
+    lease: Duration,
+}
+
+impl Scheduler {
+    pub(super) fn new(client: &redis::Client, prefix: &str, lease: Duration) -> Self {
+        Self { link: Link::new(client, "scheduler"), prefix: prefix.to_owned(), lease }
+    }
+
+    /// Ticks until it is dropped.
+    pub(super) async fn run(mut self) {
+        loop {
+            self.tick().await;
+            tokio::time::sleep(INTERVAL).await;
+        }
+    }
+
+    /// Does all there is to do now.
+    pub(super) async fn tick(&mut self) {
+        loop {
+            let mut conn = self.link.get().await;
+            let mut call = scripts::TICK.key(&self.prefix);
+            // A worker misses no more beats than there was time in half a lease, so a gap of that length takes
+            // nobody's lease by itself.
+            call.arg(self.lease.as_millis() as u64)
+                .arg((self.lease / 2).max(2 * INTERVAL).as_millis() as u64)
+                .arg(CRASHES_ALLOWED)
+                .arg(CRASH_BACKOFF.as_millis() as u64)
+                .arg(uuid::Uuid::new_v4().as_u128() as u32);
+            match call.invoke_async::<(u64, u64, u64, u8)>(&mut conn).await {
+                Ok((promoted, taken_back, dead, more)) => {
+                    self.link.worked();
+                    if taken_back + dead > 0 {
+                        tracing::warn!(taken_back, dead, "jobs of a dead worker taken back");
+                    }
+                    if promoted > 0 {
+                        tracing::debug!(promoted, "scheduled jobs are due");
+                    }
+                    if more == 0 {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    self.link.failed(&error);
+                    return;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,25 @@
+-- Gives back what a fetch took whose answer was lost.
+-- ARGV: token, queues..
+-- Returns how many jobs went back.
+local token, total = ARGV[1] .. '.', 0
+for a = 2, #ARGV do
+  local q = ARGV[a]
+  for _, lease in ipairs(rc('ZRANGE', P .. ':wip:' .. q, 0, -1)) do
+    if string.sub(lease, 1, #token) == token then
+      local bar = string.find(lease, '|', 1, true)
+      local front = {}
+      for id in string.gmatch(string.sub(lease, bar + 1), '[^,]+') do
+        local holder = rc('HGET', P .. ':run', id)
+        if holder and string.sub(holder, 1, bar) == string.sub(lease, 1, bar) then table.insert(front, 1, id) end
+      end
+      if #front > 0 then
+        rc('HDEL', P .. ':run', unpack(front))
+        rc('LPUSH', P .. ':queue:' .. q, unpack(front))
+        wake(q)
+        total = total + #front
+      end
+      rc('ZREM', P .. ':wip:' .. q, lease)
+    end
+  end
+end
+return total

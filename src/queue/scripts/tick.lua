@@ -1,0 +1,62 @@
+-- Keeps time: promotes what is due, takes back what a dead worker held, frees old results, and wakes a worker
+-- for every queue that has jobs, should a wake-up have been lost. Any number of workers may tick.
+-- ARGV: lease (ms), longest gap between ticks that is normal (ms), crashes allowed, backoff after one (ms), seed
+-- Returns {promoted, taken back, dead, 1 where there is more to do at once}
+local lease, gap, allowed, backoff, seed =
+  tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local t = now()
+local last = tonumber(rc('GET', P .. ':tick') or t)
+rc('SET', P .. ':tick', t)
+-- Redis was away, the machine slept or the clock jumped: workers get one lease to show that they live.
+if t - last > gap or last - t > 1000 then rc('SET', P .. ':grace', 1, 'PX', lease) end
+local grace = rc('EXISTS', P .. ':grace') == 1
+local promoted, back, died, more = 0, 0, 0, 0
+for _, q in ipairs(rc('SMEMBERS', P .. ':queues')) do
+  local queue, scheduled, wip = P .. ':queue:' .. q, P .. ':scheduled:' .. q, P .. ':wip:' .. q
+  local due = rc('ZRANGEBYSCORE', scheduled, '-inf', t, 'LIMIT', 0, CHUNK)
+  if #due > 0 then
+    rc('RPUSH', queue, unpack(due))
+    rc('ZREM', scheduled, unpack(due))
+    promoted = promoted + #due
+    if #due == CHUNK then more = 1 end
+  end
+  if last - t > 1000 then -- the clock went back: no lease may outlast two of its lengths
+    for _, m in ipairs(rc('ZRANGEBYSCORE', wip, '(' .. (t + 2 * lease), '+inf', 'LIMIT', 0, CHUNK)) do
+      rc('ZADD', wip, 'XX', t + lease, m)
+    end
+  end
+  local expired = grace and {} or rc('ZRANGEBYSCORE', wip, '-inf', t, 'LIMIT', 0, 50)
+  if #expired == 50 then more = 1 end
+  for _, m in ipairs(expired) do
+    local bar = string.find(m, '|', 1, true)
+    local token = string.sub(m, 1, bar)
+    for id in string.gmatch(string.sub(m, bar + 1), '[^,]+') do
+      local holder = rc('HGET', P .. ':run', id)
+      if holder and string.sub(holder, 1, bar) == token then
+        local crashes = rc('HINCRBY', P .. ':crash', id, 1)
+        rc('HDEL', P .. ':run', id)
+        rc('SREM', P .. ':cancel', id)
+        rc('HSET', P .. ':err', id, cjson.encode({ message = 'The worker that ran this job died', detail = holder, at = t }))
+        if crashes >= allowed then
+          rc('ZADD', P .. ':failed:' .. q, t, id)
+          count(q, 'failed', 1)
+          died = died + 1
+        else
+          -- The first goes at once. Later ones are spread out, so that the one that kills its worker stops
+          -- taking the same neighbours with it.
+          seed = (seed * 1103515245 + 12345) % 2147483648
+          local delay = crashes == 1 and 0 or backoff * 2 ^ (crashes - 2) * (0.5 + seed / 2147483648)
+          if delay == 0 then rc('RPUSH', queue, id) else rc('ZADD', scheduled, math.floor(t + delay), id) end
+          back = back + 1
+        end
+      end
+    end
+    rc('ZREM', wip, m)
+  end
+  if rc('EXISTS', queue) == 1 then wake(q) end
+end
+for _, key in ipairs(rc('ZRANGEBYSCORE', P .. ':buckets', '-inf', t, 'LIMIT', 0, 10)) do
+  rc('UNLINK', key)
+  rc('ZREM', P .. ':buckets', key)
+end
+return { promoted, back, died, more }

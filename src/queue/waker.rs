@@ -1,0 +1,56 @@
+//! Waits, while the worker is idle, for something to do.
+
+use std::sync::Arc;
+
+use tokio::{sync::Notify, task::AbortHandle};
+
+use super::link::Link;
+
+/// How long it waits before the worker looks by itself, in seconds.
+const TIMEOUT: f64 = 5.0;
+
+/// Says when there may be something to fetch. It waits for a marker, never for a job: a blocking command whose
+/// answer is lost would take the job with it.
+pub(super) struct Waker {
+    pub(super) arm: Arc<Notify>,
+    pub(super) woke: Arc<Notify>,
+    _task: AbortOnDrop,
+}
+
+impl Waker {
+    pub(super) fn start(client: &redis::Client, prefix: &str, queues: &[String]) -> Self {
+        let (arm, woke) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let keys: Vec<_> = queues.iter().map(|queue| format!("{prefix}:wake:{queue}")).collect();
+        let mut link = Link::blocking(client, "waker");
+        let (armed, awake) = (arm.clone(), woke.clone());
+        let task = AbortOnDrop::spawn(async move {
+            loop {
+                armed.notified().await;
+                let mut conn = link.get().await;
+                let mut command = redis::cmd("BZPOPMIN");
+                command.arg(&keys).arg(TIMEOUT);
+                match command.query_async::<redis::Value>(&mut conn).await {
+                    Ok(_) => link.worked(),
+                    Err(error) => link.failed(&error),
+                }
+                awake.notify_one();
+            }
+        });
+        Self { arm, woke, _task: task }
+    }
+}
+
+/// A task that ends with its owner.
+pub(super) struct AbortOnDrop(AbortHandle);
+
+impl AbortOnDrop {
+    pub(super) fn spawn(future: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self(tokio::spawn(future).abort_handle())
+    }
+}
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

@@ -1,0 +1,248 @@
+//! The worker: fetches as many jobs as it has room for, runs them, settles them.
+//!
+//! Settling and fetching share one round trip. While it is under way everything that finishes joins the next
+//! one, so that under load many jobs share a trip and an idle worker waits for none.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    client::Queue,
+    delivery::{Delivery, Ended, Verdict},
+    exchange::Exchange,
+    job::JobType,
+    lease::{Heartbeat, Leases, Reason},
+    scheduler::Scheduler,
+    waker::{AbortOnDrop, Waker},
+};
+
+/// What the jobs that were told to stop, and the last flush, may take when the grace is over.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+const LAST_FLUSH: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// First come first.
+    pub queues: Vec<String>,
+    /// Jobs run at once.
+    pub concurrency: usize,
+    pub lease: Duration,
+    /// How long running jobs may go on after `stop`.
+    pub grace: Duration,
+    /// End when the queues are empty.
+    pub burst: bool,
+    pub scheduler: bool,
+}
+
+/// What a worker did in its life.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Summary {
+    pub finished: u64,
+    /// Attempts that failed, those that are tried again included.
+    pub failed: u64,
+    pub canceled: u64,
+    pub released: u64,
+}
+
+pub struct Worker<S: 'static> {
+    id: String,
+    options: Options,
+    jobs: &'static [JobType<S>],
+    state: S,
+    prefix: String,
+    exchange: Exchange,
+    leases: Leases,
+    client: redis::Client,
+    running: HashMap<Arc<str>, Held>,
+    summary: Summary,
+}
+
+/// What it takes to release a job that runs.
+struct Held {
+    token: Arc<str>,
+    lease: Arc<str>,
+    queue: Arc<str>,
+}
+
+impl<S: Clone + Send + Sync + 'static> Worker<S> {
+    pub fn new(queue: &Queue, jobs: &'static [JobType<S>], state: S, options: Options) -> Self {
+        // New for every process: a name that comes back would stand in the way of taking back what its
+        // predecessor held.
+        let id = format!("{}:{}", std::process::id(), uuid::Uuid::new_v4().simple());
+        let leases = Leases::default();
+        Self {
+            exchange: Exchange::new(queue, &id, &options, leases.clone()),
+            id,
+            options,
+            jobs,
+            state,
+            prefix: queue.prefix().to_owned(),
+            leases,
+            client: queue.client().clone(),
+            running: HashMap::new(),
+            summary: Summary::default(),
+        }
+    }
+
+    /// Works until `stop`, or with `burst` until the queues are empty. After `stop` no job is fetched; those that
+    /// run have the grace to finish, which `hurry` cuts short; the rest go back to the queue.
+    ///
+    /// # Errors
+    /// When the heartbeat cannot be started. Faults of Redis are waited out.
+    pub async fn run(
+        mut self,
+        stop: CancellationToken,
+        hurry: CancellationToken,
+    ) -> std::io::Result<Summary> {
+        let _heartbeat = Heartbeat::start(
+            self.leases.clone(),
+            self.client.clone(),
+            self.prefix.clone(),
+            self.options.lease,
+        )?;
+        let Options { queues, concurrency, burst, scheduler, .. } = &self.options;
+        tracing::info!(worker = self.id, queues = queues.join(","), concurrency, "worker started");
+        let mut timekeeper = Scheduler::new(&self.client, &self.prefix, self.options.lease);
+        let _ticking = match (scheduler, burst) {
+            (false, _) => None,
+            (true, false) => Some(AbortOnDrop::spawn(timekeeper.run())),
+            (true, true) => {
+                tokio::select! {
+                    () = timekeeper.tick() => {}
+                    () = stop.cancelled() => {}
+                }
+                None
+            }
+        };
+        self.work(Stopping::watch(stop, hurry, self.options.grace)).await;
+        let Summary { finished, failed, canceled, released } = self.summary;
+        tracing::info!(worker = self.id, finished, failed, canceled, released, "worker stopped");
+        Ok(self.summary)
+    }
+
+    async fn work(&mut self, stopping: Stopping) {
+        let (sender, mut ended) = mpsc::unbounded_channel();
+        let waker = Waker::start(&self.client, &self.prefix, &self.options.queues);
+        let mut outbox = Vec::new();
+        // Whether the queues may have something, and whether the waker was asked to say when they do.
+        let (mut hungry, mut armed) = (true, false);
+        loop {
+            while let Ok(end) = ended.try_recv() {
+                self.receive(end, &mut outbox);
+            }
+            let stop = stopping.begun.is_cancelled();
+            let free = self.options.concurrency - self.running.len();
+            let want = if hungry && !stop { free } else { 0 };
+            if want > 0 || !outbox.is_empty() {
+                hungry |= self.options.burst && !outbox.is_empty();
+                let fetched = self.exchange.flush(std::mem::take(&mut outbox), want, &stopping.over).await;
+                if want > 0 {
+                    hungry = fetched.len() == want;
+                }
+                fetched.into_iter().for_each(|delivery| self.start(delivery, &sender));
+                continue;
+            }
+            if self.running.is_empty() && (stop || self.options.burst) {
+                return;
+            }
+            if free > 0 && !stop && !armed && !self.options.burst {
+                waker.arm.notify_one();
+                armed = true;
+            }
+            tokio::select! {
+                Some(end) = ended.recv() => {
+                    self.receive(end, &mut outbox);
+                    hungry |= self.options.burst;
+                }
+                () = waker.woke.notified() => (hungry, armed) = (true, false),
+                () = stopping.begun.cancelled(), if !stop => {}
+                () = stopping.grace_over.cancelled() => break,
+            }
+        }
+        self.wind_up(&mut ended, outbox, &stopping.over).await;
+    }
+
+    fn start(&mut self, delivery: Delivery, sender: &mpsc::UnboundedSender<Ended>) {
+        let held = Held {
+            token: delivery.token.clone(),
+            lease: delivery.lease.clone(),
+            queue: delivery.queue.clone(),
+        };
+        self.running.insert(delivery.id.clone(), held);
+        let (jobs, state, sender) = (self.jobs, self.state.clone(), sender.clone());
+        tokio::spawn(async move {
+            // The receiver is gone only when the worker is, which has then released the job.
+            let _ = sender.send(delivery.run(jobs, state).await);
+        });
+    }
+
+    fn receive(&mut self, end: Ended, outbox: &mut Vec<Ended>) {
+        self.running.remove(&end.id);
+        match end.verdict {
+            Verdict::Finished { .. } => self.summary.finished += 1,
+            Verdict::Canceled { .. } => self.summary.canceled += 1,
+            Verdict::Retry { .. } | Verdict::Dead { .. } => self.summary.failed += 1,
+            Verdict::Release => self.summary.released += 1,
+            Verdict::Snooze { .. } | Verdict::Nothing => {}
+        }
+        outbox.push(end);
+    }
+
+    /// Tells what still runs to stop, and gives back whatever does not say a last word in time.
+    async fn wind_up(
+        &mut self,
+        ended: &mut mpsc::UnboundedReceiver<Ended>,
+        mut outbox: Vec<Ended>,
+        give_up: &CancellationToken,
+    ) {
+        self.leases.stop_all(Reason::Shutdown);
+        let deadline = tokio::time::sleep(LAST_WORDS);
+        tokio::pin!(deadline);
+        while !self.running.is_empty() {
+            tokio::select! {
+                Some(end) = ended.recv() => self.receive(end, &mut outbox),
+                () = &mut deadline => break,
+            }
+        }
+        let silent = std::mem::take(&mut self.running);
+        self.summary.released += silent.len() as u64;
+        outbox.extend(silent.into_iter().map(|(id, held)| Ended {
+            id,
+            token: held.token,
+            lease: held.lease,
+            queue: held.queue,
+            verdict: Verdict::Release,
+        }));
+        self.exchange.flush(outbox, 0, give_up).await;
+    }
+}
+
+/// The stages of stopping.
+struct Stopping {
+    begun: CancellationToken,
+    grace_over: CancellationToken,
+    /// Not even the last flush may go on.
+    over: CancellationToken,
+    _task: AbortOnDrop,
+}
+
+impl Stopping {
+    fn watch(begun: CancellationToken, hurry: CancellationToken, grace: Duration) -> Self {
+        let (grace_over, over) = (CancellationToken::new(), CancellationToken::new());
+        let (stop, end, last) = (begun.clone(), grace_over.clone(), over.clone());
+        let task = AbortOnDrop::spawn(async move {
+            stop.cancelled().await;
+            tracing::info!(grace_s = grace.as_secs(), "worker stopping: running jobs may finish");
+            tokio::select! {
+                () = tokio::time::sleep(grace) => {}
+                () = hurry.cancelled() => {}
+            }
+            end.cancel();
+            tokio::time::sleep(LAST_WORDS + LAST_FLUSH).await;
+            last.cancel();
+        });
+        Self { begun, grace_over, over, _task: task }
+    }
+}

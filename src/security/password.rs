@@ -1,0 +1,82 @@
+//! Password hashing: bcrypt, off the async runtime, never more at once than there are cores.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::Semaphore;
+
+use crate::error::{Error, Result};
+
+/// bcrypt reads no more, and cuts the rest off silently; a longer password is refused instead.
+pub const MAX_BYTES: usize = 72;
+/// How long a hash may wait for a core before the caller is told to come back later.
+const QUEUE_TIMEOUT: Duration = Duration::from_millis(2_500);
+
+#[derive(Clone)]
+pub struct Passwords {
+    cost: u32,
+    cores: Arc<Semaphore>,
+}
+
+impl Passwords {
+    /// `cost` is bcrypt's work factor, the base-2 logarithm of its rounds.
+    pub fn new(cost: u32) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { cost, cores: Arc::new(Semaphore::new(cores)) }
+    }
+
+    /// # Errors
+    /// [`Error::Unavailable`] when too many are hashing already.
+    pub async fn hash(&self, password: String) -> Result<String> {
+        let cost = self.cost;
+        self.run(move || bcrypt::hash(password, cost).map_err(Error::internal)).await
+    }
+
+    /// Whether `password` is the one behind `hash`. Without a hash the answer is no and takes as long, so that
+    /// the time does not tell whether an account exists (OWASP Authentication Cheat Sheet).
+    pub async fn verify(&self, password: String, hash: Option<String>) -> Result<bool> {
+        let known = hash.is_some() && password.len() <= MAX_BYTES;
+        // The salt and hash of no password: nothing is known that hashes to it.
+        let stand_in =
+            format!("$2b${:02}${}", self.cost, "abcdefghijklmnopqrstuu1234567890ABCDEFGHIJKLMNOPQRSTS");
+        let hash = hash.unwrap_or(stand_in);
+        self.run(move || Ok(bcrypt::verify(password, &hash).map_err(Error::internal)? && known)).await
+    }
+
+    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+        let permit = tokio::time::timeout(QUEUE_TIMEOUT, self.cores.clone().acquire_owned())
+            .await
+            .map_err(|_| Error::unavailable("Login", "too many passwords are being hashed"))?
+            .map_err(Error::internal)?;
+        // The permit goes along: a caller that hangs up must not free a core that is still busy.
+        tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            work()
+        })
+        .await
+        .map_err(Error::internal)?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_hash_verifies_only_its_password() {
+        let passwords = Passwords::new(4);
+        let hash = passwords.hash("correct horse".into()).await.unwrap();
+        assert!(passwords.verify("correct horse".into(), Some(hash.clone())).await.unwrap());
+        assert!(!passwords.verify("correct hors".into(), Some(hash)).await.unwrap());
+        assert!(!passwords.verify("correct horse".into(), None).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn the_72nd_byte_counts_and_a_73rd_is_refused() {
+        let passwords = Passwords::new(4);
+        let full = "x".repeat(MAX_BYTES);
+        let hash = passwords.hash(full.clone()).await.unwrap();
+        assert!(passwords.verify(full.clone(), Some(hash.clone())).await.unwrap());
+        assert!(!passwords.verify("x".repeat(MAX_BYTES - 1), Some(hash.clone())).await.unwrap());
+        assert!(!passwords.verify(full + "y", Some(hash)).await.unwrap());
+    }
+}

@@ -1,0 +1,157 @@
+//! Logging: readable lines in development, one JSON object a line in production.
+//!
+//! Also carries the request under way, so that a log line or an enqueued job can name it.
+
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
+
+use serde_json::{Map, Value, json};
+use tracing::{
+    Event, Subscriber,
+    field::{Field, Visit},
+};
+use tracing_subscriber::{
+    EnvFilter,
+    fmt::{
+        FmtContext, FormatEvent, FormatFields, FormattedFields,
+        format::{JsonFields, Writer},
+    },
+    layer::SubscriberExt,
+    registry::LookupSpan,
+    util::SubscriberInitExt,
+};
+
+use crate::config::{Core, LogFormat};
+
+/// The request being answered: its id, and who asked once that is known.
+#[derive(Clone, Debug, Default)]
+pub struct RequestContext {
+    pub id: Arc<str>,
+    pub user: Arc<OnceLock<i64>>,
+}
+
+tokio::task_local! {
+    /// Set around every request.
+    pub static REQUEST: RequestContext;
+}
+
+/// The id of the request this task answers, if it answers one.
+pub fn request_id() -> Option<Arc<str>> {
+    REQUEST.try_with(|request| request.id.clone()).ok()
+}
+
+/// Starts logging to standard error; call once.
+///
+/// # Errors
+/// When `LOG_LEVEL` cannot be read.
+pub fn init(core: &Core) -> anyhow::Result<()> {
+    use anyhow::Context;
+    // The libraries' own start and stop lines repeat ours.
+    let quiet = "poem=warn,tokio_postgres=warn,hyper=warn,rustls=warn";
+    let filter = EnvFilter::try_new(format!("{quiet},{}", core.log_level)).with_context(|| {
+        format!(
+            "LOG_LEVEL {:?} is not a level (error, warn, info, debug, trace) or a list of filters",
+            core.log_level
+        )
+    })?;
+    let registry = tracing_subscriber::registry().with(filter);
+    match core.log_format() {
+        LogFormat::Human => {
+            use std::io::IsTerminal;
+            let layer = tracing_subscriber::fmt::layer()
+                .with_writer(std::io::stderr)
+                .with_ansi(std::io::stderr().is_terminal())
+                .with_target(false)
+                .compact();
+            registry.with(layer).try_init()?;
+        }
+        LogFormat::Json => {
+            let layer = tracing_subscriber::fmt::layer()
+                .with_writer(std::io::stderr)
+                .fmt_fields(JsonFields::new())
+                .event_format(JsonLines { service: core.project_name.clone() });
+            registry.with(layer).try_init()?;
+        }
+    }
+    Ok(())
+}
+
+/// One flat JSON object an event: the event's fields, those of its spans, and which service wrote it.
+struct JsonLines {
+    service: String,
+}
+
+impl<S, N> FormatEvent<S, N> for JsonLines
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        ctx: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let meta = event.metadata();
+        let mut line = Map::new();
+        let now = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Micros, true);
+        line.insert("timestamp".into(), now.into());
+        line.insert("level".into(), meta.level().as_str().to_lowercase().into());
+        line.insert("service".into(), self.service.as_str().into());
+        line.insert("version".into(), env!("CARGO_PKG_VERSION").into());
+        line.insert("target".into(), meta.target().into());
+        for span in ctx.event_scope().into_iter().flat_map(|scope| scope.from_root()) {
+            let extensions = span.extensions();
+            if let Some(fields) = extensions.get::<FormattedFields<N>>()
+                && let Ok(Value::Object(fields)) = serde_json::from_str(&fields.fields)
+            {
+                line.extend(fields);
+            }
+        }
+        event.record(&mut Fields(&mut line));
+        writeln!(writer, "{}", Value::Object(line))
+    }
+}
+
+struct Fields<'a>(&'a mut Map<String, Value>);
+
+impl Visit for Fields<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.0.insert(field.name().to_owned(), format!("{value:?}").into());
+    }
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.0.insert(field.name().to_owned(), value.into());
+    }
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.0.insert(field.name().to_owned(), value.into());
+    }
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.0.insert(field.name().to_owned(), value.into());
+    }
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.0.insert(field.name().to_owned(), json!(value));
+    }
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.0.insert(field.name().to_owned(), value.into());
+    }
+    fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
+        self.0.insert(field.name().to_owned(), chain(value).into());
+    }
+}
+
+/// An error and its causes in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}

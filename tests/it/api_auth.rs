@@ -1,0 +1,245 @@
+use futures_util::future::join_all;
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode, get_current_timestamp};
+use serde_json::{Value, json};
+
+use crate::support::{
+    TestApp, User,
+    app::{PASSWORD, SECRET, fields},
+};
+
+#[tokio::test]
+async fn smoke_register_login_and_read_oneself() {
+    let app = TestApp::start().await;
+    let body = json!({ "email": "ada@example.com", "password": PASSWORD, "full_name": "Ada Lovelace" });
+    let made = app.post("/auth/register", None, body).await;
+    assert_eq!(made.status, 201);
+    assert_eq!(made.body["email"], "ada@example.com");
+    assert_eq!(made.body["full_name"], "Ada Lovelace");
+    assert_eq!(made.body["role"], "user");
+    assert_eq!(made.body["is_active"], true);
+    assert!(made.body["id"].is_i64());
+    assert!(made.body.get("password").is_none() && made.body.get("hashed_password").is_none());
+    assert_eq!(made.body["created_at"], made.body["updated_at"]);
+
+    let login = app.login("ada@example.com", PASSWORD).await;
+    assert_eq!(login.status, 200);
+    assert_eq!((&login.body["token_type"], &login.body["expires_in"]), (&json!("bearer"), &json!(1_800)));
+    let token = login.body["access_token"].as_str().unwrap().to_owned();
+    let user = User { id: 0, email: String::new(), token };
+    let me = app.get("/users/me", Some(&user)).await;
+    assert_eq!((me.status.as_u16(), me.body), (200, made.body));
+}
+
+#[tokio::test]
+async fn the_name_may_be_left_out() {
+    let app = TestApp::start().await;
+    for (email, extra) in [("a@example.com", json!({})), ("b@example.com", json!({ "full_name": null }))] {
+        let mut body = json!({ "email": email, "password": PASSWORD });
+        body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        let made = app.post("/auth/register", None, body).await;
+        assert_eq!((made.status.as_u16(), &made.body["full_name"]), (201, &Value::Null));
+    }
+}
+
+#[tokio::test]
+async fn an_address_is_trimmed_and_its_case_does_not_count() {
+    let app = TestApp::start().await;
+    let made = app
+        .post("/auth/register", None, json!({ "email": "  Ada@Example.COM ", "password": PASSWORD }))
+        .await;
+    assert_eq!((made.status.as_u16(), &made.body["email"]), (201, &json!("ada@example.com")));
+    for same in ["ada@example.com", "ADA@EXAMPLE.COM", " ada@Example.com"] {
+        let again = app.post("/auth/register", None, json!({ "email": same, "password": PASSWORD })).await;
+        again.is_problem(400, "email_taken", "Email already registered");
+        assert_eq!(app.login(same, PASSWORD).await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn of_twenty_who_register_one_address_at_once_one_succeeds() {
+    let app = TestApp::start().await;
+    let body = json!({ "email": "ada@example.com", "password": PASSWORD });
+    let answers = join_all((0..20).map(|_| app.post("/auth/register", None, body.clone()))).await;
+    let mut statuses: Vec<_> = answers.iter().map(|answer| answer.status.as_u16()).collect();
+    statuses.sort();
+    assert_eq!((statuses[0], &statuses[1..]), (201, &[400; 19][..]));
+}
+
+#[tokio::test]
+async fn every_wrong_field_is_named() {
+    let app = TestApp::start().await;
+    for (body, wrong) in [
+        (json!({}), vec![("body.email", "missing"), ("body.password", "missing")]),
+        (
+            json!({ "email": "x", "password": "short" }),
+            vec![("body.email", "value_error"), ("body.password", "value_error")],
+        ),
+        (
+            json!({ "email": 5, "password": true }),
+            vec![("body.email", "string_type"), ("body.password", "string_type")],
+        ),
+        (json!({ "email": null, "password": PASSWORD }), vec![("body.email", "string_type")]),
+        (
+            json!({ "email": "a@example.com", "password": PASSWORD, "role": "admin", "id": 1 }),
+            vec![("body.id", "extra_forbidden"), ("body.role", "extra_forbidden")],
+        ),
+        (
+            json!({ "email": "a@example.com", "password": "é".repeat(37) }),
+            vec![("body.password", "value_error")],
+        ),
+        (
+            json!({ "email": "a@example.com", "password": "with\u{0}nul in it" }),
+            vec![("body.password", "value_error")],
+        ),
+        (
+            json!({ "email": "a@example.com", "password": PASSWORD, "full_name": "x".repeat(256) }),
+            vec![("body.full_name", "string_too_long")],
+        ),
+        (
+            json!({ "email": "a@example.com", "password": PASSWORD, "full_name": "a\u{0}b" }),
+            vec![("body.full_name", "value_error")],
+        ),
+        (
+            json!({ "email": format!("{}@example.com", "a".repeat(255)), "password": PASSWORD }),
+            vec![("body.email", "value_error")],
+        ),
+        (json!([]), vec![("body", "object_type")]),
+    ] {
+        assert_eq!(app.post("/auth/register", None, body).await.invalid_fields(), fields(&wrong));
+    }
+}
+
+#[tokio::test]
+async fn a_password_of_72_bytes_counts_to_its_last() {
+    let app = TestApp::start().await;
+    let long = "x".repeat(72);
+    let made = app.post("/auth/register", None, json!({ "email": "a@example.com", "password": long })).await;
+    assert_eq!(made.status, 201);
+    assert_eq!(app.login("a@example.com", &long).await.status, 200);
+    for wrong in ["x".repeat(71), "x".repeat(73)] {
+        app.login("a@example.com", &wrong).await.is_problem(
+            401,
+            "bad_credentials",
+            "Incorrect email or password",
+        );
+    }
+}
+
+#[tokio::test]
+async fn smoke_who_may_not_sign_in_is_not_told_why() {
+    let app = TestApp::start().await;
+    let (known, inactive) = (app.user().await, app.user().await);
+    app.database.sql(&format!("UPDATE users SET is_active = false WHERE id = {}", inactive.id)).await;
+    let answers = [
+        app.login(&known.email, "wrong password").await,
+        app.login("nobody@example.com", PASSWORD).await,
+        app.login("not an address", PASSWORD).await,
+        app.login("with\0nul", PASSWORD).await,
+        app.login("", "").await,
+        app.login(&inactive.email, PASSWORD).await,
+    ];
+    for answer in answers {
+        answer.is_problem(401, "bad_credentials", "Incorrect email or password");
+        assert_eq!(answer.header("www-authenticate"), "Bearer");
+    }
+}
+
+#[tokio::test]
+async fn login_takes_the_form_that_oauth2_clients_send() {
+    let app = TestApp::start().await;
+    let user = app.user().await;
+    let sent = [
+        ("grant_type", "password"),
+        ("username", &user.email),
+        ("password", PASSWORD),
+        ("scope", ""),
+        ("client_id", "web"),
+        ("client_secret", ""),
+    ];
+    let answer = crate::support::app::Answer::of(app.form("/auth/login", &sent)).await;
+    assert_eq!(answer.status, 200);
+    let missing =
+        crate::support::app::Answer::of(app.form("/auth/login", &[("grant_type", "password")])).await;
+    assert_eq!(
+        missing.invalid_fields(),
+        fields(&[("body.password", "missing"), ("body.username", "missing")])
+    );
+    let json = app.post("/auth/login", None, json!({ "username": user.email, "password": PASSWORD })).await;
+    json.is_some_problem(415, "unsupported_media_type");
+}
+
+fn token(key: &str, algorithm: Algorithm, claims: &Value) -> String {
+    encode(&Header::new(algorithm), claims, &EncodingKey::from_secret(key.as_bytes())).unwrap()
+}
+
+#[tokio::test]
+async fn smoke_only_our_own_tokens_are_taken() {
+    let app = TestApp::start().await;
+    let user = app.user().await;
+    let now = get_current_timestamp();
+    let good = json!({ "sub": user.id.to_string(), "iss": "saas", "iat": now, "exp": now + 60 });
+    let with = |name: &str, value: Value| {
+        let mut claims = good.clone();
+        match value {
+            Value::Null => drop(claims.as_object_mut().unwrap().remove(name)),
+            value => claims[name] = value,
+        }
+        token(SECRET, Algorithm::HS256, &claims)
+    };
+    let me = |token: String| app.get_with(token);
+    assert_eq!(me(token(SECRET, Algorithm::HS256, &good)).await.status, 200);
+
+    let unsigned = "eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0";
+    let payload = user.token.split('.').nth(1).unwrap();
+    let (head, tail) = user.token.split_at(user.token.len() - 4);
+    for forged in [
+        with("exp", json!(now - 1)),
+        with("exp", Value::Null),
+        with("exp", json!("tomorrow")),
+        with("iss", json!("somebody else")),
+        with("iss", Value::Null),
+        with("sub", Value::Null),
+        with("sub", json!(user.id)),
+        with("sub", json!("ada")),
+        with("sub", json!("99999999999999999999999")),
+        with("sub", json!(["1"])),
+        token("another key of the right length!!", Algorithm::HS256, &good),
+        token(SECRET, Algorithm::HS384, &good),
+        token(SECRET, Algorithm::HS512, &good),
+        format!("{unsigned}.{payload}."),
+        format!("{unsigned}.{payload}.{}", user.token.split('.').nth(2).unwrap()),
+        format!("{head}{}", tail.chars().rev().collect::<String>()),
+        "nonsense".into(),
+        "a.b.c".into(),
+        "é".into(),
+    ] {
+        me(forged).await.is_problem(401, "invalid_token", "Could not validate credentials");
+    }
+}
+
+impl TestApp {
+    async fn get_with(&self, token: String) -> crate::support::app::Answer {
+        self.get("/users/me", Some(&User { id: 0, email: String::new(), token })).await
+    }
+}
+
+#[tokio::test]
+async fn a_key_rotates_without_logging_anyone_out() {
+    let old = TestApp::start().await;
+    let user = old.user().await;
+    let new_key = "--secret-key=ffeeddccbbaa99887766554433221100ffeeddcc";
+    let rotated =
+        TestApp::on(old.database.clone(), &[new_key, &format!("--secret-key-previous={SECRET}")]).await;
+    assert_eq!(rotated.get("/users/me", Some(&user)).await.status, 200);
+    let fresh = rotated.login(&user.email, PASSWORD).await.body["access_token"].as_str().unwrap().to_owned();
+    old.get_with(fresh).await.is_some_problem(401, "invalid_token");
+    let finished = TestApp::on(old.database.clone(), &[new_key]).await;
+    finished.get("/users/me", Some(&user)).await.is_some_problem(401, "invalid_token");
+}
+
+#[tokio::test]
+async fn the_life_of_a_token_is_a_setting() {
+    let app = TestApp::with(&["--access-token-expire-minutes=5"]).await;
+    let user = app.user().await;
+    assert_eq!(app.login(&user.email, PASSWORD).await.body["expires_in"], 300);
+}

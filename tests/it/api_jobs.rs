@@ -1,0 +1,227 @@
+use reqwest::Method;
+use saas::{jobs, queue::Worker};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{
+    TestApp, User,
+    app::{fields, options},
+    eventually,
+    servers::unique,
+    smtp::SmtpServer,
+};
+
+impl TestApp {
+    async fn enqueue(&self, path: &str, user: &User) -> String {
+        let answer = self.call(Method::POST, path, user).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        answer.body["job_id"].as_str().unwrap().to_owned()
+    }
+
+    async fn status(&self, id: &str, user: &User) -> Value {
+        let answer = self.get(&format!("/jobs/{id}/status"), Some(user)).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        answer.body
+    }
+}
+
+#[tokio::test]
+async fn smoke_a_job_from_queued_to_finished() {
+    let app = TestApp::start().await;
+    let user = app.user().await;
+    let answer = app.call(Method::POST, "/jobs/example?name=my-task&duration=0", &user).await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.body["task"], "example_task");
+    assert_eq!(answer.body["parameters"], json!({ "name": "my-task", "duration": 0 }));
+    assert!(answer.body["message"].is_string());
+    let id = answer.body["job_id"].as_str().unwrap();
+
+    let queued = app.status(id, &user).await;
+    assert_eq!(
+        (&queued["status"], &queued["queue"], &queued["task"]),
+        (&json!("queued"), &json!("default"), &json!("example_task"))
+    );
+    assert_eq!(
+        (&queued["job_id"], &queued["attempts"], &queued["result"]),
+        (&json!(id), &json!(0), &Value::Null)
+    );
+    assert!(
+        queued["enqueued_at"].is_string() && queued["started_at"].is_null() && queued["ended_at"].is_null()
+    );
+
+    assert_eq!(app.run_jobs().await.finished, 1);
+    let finished = app.status(id, &user).await;
+    assert_eq!(
+        (&finished["status"], &finished["attempts"], &finished["error"]),
+        (&json!("finished"), &json!(1), &Value::Null)
+    );
+    assert_eq!(finished["result"]["task_name"], "my-task");
+    assert_eq!(finished["result"]["status"], "completed");
+    assert!(finished["started_at"].is_string() && finished["ended_at"].is_string());
+    for name in
+        ["job_id", "status", "result", "error", "progress", "attempts", "queue", "task", "enqueued_at"]
+    {
+        assert!(finished.get(name).is_some(), "{name} is missing");
+    }
+}
+
+#[tokio::test]
+async fn the_duration_is_five_seconds_unless_said() {
+    let app = TestApp::start().await;
+    let user = app.user().await;
+    let answer = app.call(Method::POST, "/jobs/example?name=x", &user).await;
+    assert_eq!(answer.body["parameters"]["duration"], 5);
+    assert_eq!(app.call(Method::POST, "/jobs/example?name=x&duration=3600", &user).await.status, 200);
+}
+
+#[tokio::test]
+async fn every_wrong_parameter_is_named() {
+    let app = TestApp::start().await;
+    let user = app.user().await;
+    for (query, wrong) in [
+        ("", vec![("query.name", "missing")]),
+        (
+            "?name=&duration=-1",
+            vec![("query.duration", "greater_than_equal"), ("query.name", "string_too_short")],
+        ),
+        ("?duration=3601", vec![("query.duration", "less_than_equal"), ("query.name", "missing")]),
+        ("?name=x&duration=soon", vec![("query.duration", "int_type")]),
+        ("?name=x&duration=1.5", vec![("query.duration", "int_type")]),
+        ("?name=x&duration=99999999999999999999", vec![("query.duration", "int_type")]),
+    ] {
+        let answer = app.call(Method::POST, &format!("/jobs/example{query}"), &user).await;
+        assert_eq!(answer.invalid_fields(), fields(&wrong), "{query}");
+    }
+    let mail = app.call(Method::POST, "/jobs/send-email?to=nobody&subject=s&body=b", &user).await;
+    assert_eq!(mail.invalid_fields(), fields(&[("query.to", "value_error")]));
+    let mail = app.call(Method::POST, "/jobs/send-email", &user).await;
+    let all = [("query.body", "missing"), ("query.subject", "missing"), ("query.to", "missing")];
+    assert_eq!(mail.invalid_fields(), fields(&all));
+}
+
+#[tokio::test]
+async fn jobs_are_for_those_who_are_signed_in() {
+    let app = TestApp::start().await;
+    for path in
+        ["/jobs/example?name=x", "/jobs/send-email?to=a@example.com&subject=s&body=b", "/jobs/process-data"]
+    {
+        app.post(path, None, json!({})).await.is_problem(401, "not_authenticated", "Not authenticated");
+    }
+    app.get("/jobs/x/status", None).await.is_some_problem(401, "not_authenticated");
+}
+
+#[tokio::test]
+async fn a_job_exists_for_its_owner_and_admins_only() {
+    let app = TestApp::start().await;
+    let (owner, other, admin) = (app.user().await, app.user().await, app.admin().await);
+    let id = app.enqueue("/jobs/example?name=x&duration=0", &owner).await;
+    for round in ["queued", "finished"] {
+        assert_eq!(app.status(&id, &owner).await["status"], round);
+        assert_eq!(app.status(&id, &admin).await["status"], round);
+        let path = format!("/jobs/{id}");
+        app.get(&format!("{path}/status"), Some(&other)).await.is_problem(404, "not_found", "Job not found");
+        app.call(Method::DELETE, &path, &other).await.is_problem(404, "not_found", "Job not found");
+        app.run_jobs().await;
+    }
+    for unknown in ["0".repeat(32), "x".into(), "*".into(), "%20".into(), "a".repeat(5_000)] {
+        app.get(&format!("/jobs/{unknown}/status"), Some(&owner)).await.is_problem(
+            404,
+            "not_found",
+            "Job not found",
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_queued_job_is_cancelled_at_once() {
+    let app = TestApp::start().await;
+    let user = app.user().await;
+    let id = app.enqueue("/jobs/example?name=x&duration=0", &user).await;
+    let path = format!("/jobs/{id}");
+    let answer = app.call(Method::DELETE, &path, &user).await;
+    assert_eq!((answer.status.as_u16(), &answer.body["status"]), (200, &json!("canceled")));
+    assert_eq!(app.status(&id, &user).await["status"], "canceled");
+    assert_eq!(app.run_jobs().await.finished, 0);
+    app.call(Method::DELETE, &path, &user).await.is_problem(409, "conflict", "Job has already ended");
+}
+
+#[tokio::test]
+async fn a_running_job_is_cancelled_soon() {
+    let app = TestApp::start().await;
+    let user = app.user().await;
+    let id = app.enqueue("/jobs/example?name=x&duration=3600", &user).await;
+    let worker = Worker::new(&app.app.queue, jobs::ALL, app.app.clone(), options(&["default"]));
+    let never = CancellationToken::new();
+    let work = tokio::spawn(worker.run(never.clone(), never));
+    let status = || async { app.status(&id, &user).await["status"].as_str().unwrap().to_owned() };
+    eventually("the job starts", || async { (status().await == "started").then_some(()) }).await;
+    let answer = app.call(Method::DELETE, &format!("/jobs/{id}"), &user).await;
+    assert_eq!((answer.status.as_u16(), &answer.body["status"]), (200, &json!("started")));
+    eventually("the job is cancelled", || async { (status().await == "canceled").then_some(()) }).await;
+    assert_eq!(work.await.unwrap().unwrap().canceled, 1);
+}
+
+#[tokio::test]
+async fn data_is_processed() {
+    let app = TestApp::start().await;
+    let user = app.user().await;
+    let answer =
+        app.post("/jobs/process-data", Some(&user), json!({ "a": [1, 2], "b": { "c": null } })).await;
+    assert_eq!((answer.status.as_u16(), &answer.body["task"]), (200, &json!("process_data_task")));
+    app.run_jobs().await;
+    let status = app.status(answer.body["job_id"].as_str().unwrap(), &user).await;
+    assert_eq!(status["result"], json!({ "status": "processed", "keys": ["a", "b"], "values": 3 }));
+    let list = app.post("/jobs/process-data", Some(&user), json!([1])).await;
+    assert_eq!(list.invalid_fields(), fields(&[("body", "object_type")]));
+}
+
+#[tokio::test]
+async fn without_smtp_a_mail_is_kept_as_a_file() {
+    let app = TestApp::start().await;
+    let user = app.user().await;
+    let id = app
+        .enqueue("/jobs/send-email?to=Bob@Example.com&subject=Gr%C3%BC%C3%9Fe&body=Hello%0AYou", &user)
+        .await;
+    app.run_jobs().await;
+    let status = app.status(&id, &user).await;
+    assert_eq!((&status["status"], &status["result"]["status"]), (&json!("finished"), &json!("captured")));
+    let file = app.app.config.mail.mail_dir.join(format!("{id}.eml"));
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(text.contains("To: bob@example.com") && text.contains("Hello\r\nYou"), "{text}");
+    std::fs::remove_dir_all(file.parent().unwrap()).unwrap();
+}
+
+#[tokio::test]
+async fn with_smtp_only_admins_write_to_others() {
+    let smtp = SmtpServer::start().await;
+    let app = TestApp::with(&[&format!("--smtp-url={}", smtp.url)]).await;
+    let (user, admin) = (app.user().await, app.admin().await);
+    let path = |to: &str| format!("/jobs/send-email?to={to}&subject=Hi&body=Hello");
+    let refused = app.call(Method::POST, &path("bob@example.com"), &user).await;
+    refused.is_problem(403, "forbidden", "Not enough permissions");
+    let own = app.enqueue(&path(&user.email), &user).await;
+    app.enqueue(&path("bob@example.com"), &admin).await;
+    app.run_jobs().await;
+    assert_eq!(app.status(&own, &user).await["result"]["status"], "sent");
+    let mut to: Vec<_> = smtp.mails().into_iter().flat_map(|mail| mail.to).collect();
+    to.sort();
+    assert_eq!(to, ["bob@example.com".to_owned(), user.email]);
+}
+
+#[tokio::test]
+async fn the_owner_of_a_failed_job_is_not_told_what_is_inside() {
+    let app = TestApp::with(&["--smtp-url=smtp://127.0.0.1:9"]).await;
+    let (user, admin) = (app.user().await, app.admin().await);
+    let path = format!("/jobs/send-email?to={}&subject=Hi&body=Hello&nonce={}", user.email, unique());
+    let id = app.enqueue(&path, &user).await;
+    assert_eq!(app.run_jobs().await.failed, 1);
+    let seen = app.status(&id, &user).await;
+    assert_eq!(
+        (&seen["status"], &seen["attempts"], &seen["error"]),
+        (&json!("scheduled"), &json!(1), &json!("The job failed"))
+    );
+    let detail = app.status(&id, &admin).await["error"].as_str().unwrap().to_owned();
+    assert!(detail.contains("Mail server is unavailable"), "{detail}");
+    let cancelled = app.call(Method::DELETE, &format!("/jobs/{id}"), &user).await;
+    assert_eq!(cancelled.body["status"], "canceled");
+}

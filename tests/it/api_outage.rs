@@ -1,0 +1,137 @@
+//! PostgreSQL or Redis goes away, in each of the ways in which they do, and comes back.
+
+use std::time::{Duration, Instant};
+
+use reqwest::Method;
+
+use crate::support::{
+    TestApp, eventually,
+    proxy::{Link, Proxy},
+    servers::{TestDatabase, servers},
+};
+
+/// What the contract promises. The tests allow for a busy machine on top; what they are about is that nothing
+/// hangs.
+const PROMISED: Duration = Duration::from_secs(3);
+const BUSY: Duration = Duration::from_secs(12);
+
+async fn with_proxied_database() -> (Proxy, TestApp) {
+    let database = TestDatabase::migrated().await;
+    let (proxy, url) = Proxy::before(&database.url).await;
+    let app =
+        TestApp::on(database.into(), &[&format!("--database-url={url}"), "--database-pool-size=4"]).await;
+    (proxy, app)
+}
+
+async fn with_proxied_redis() -> (Proxy, TestApp) {
+    let (proxy, url) = Proxy::before(&servers().await.redis_url()).await;
+    (proxy, TestApp::with(&[&format!("--redis-url={url}")]).await)
+}
+
+#[tokio::test]
+async fn smoke_a_database_that_was_never_there() {
+    let app = TestApp::with(&["--database-url=postgres://x:y@127.0.0.1:9/z"]).await;
+    let begun = Instant::now();
+    let health = app.get("/health/db", None).await;
+    assert_eq!(health.status, 503);
+    assert_eq!(health.body, serde_json::json!({ "status": "unhealthy", "database": "error" }));
+    assert!(begun.elapsed() < PROMISED + BUSY);
+    let login = app.login("a@example.com", "whatever it is").await;
+    login.is_problem(503, "unavailable", "Database is unavailable, try again in a moment");
+    assert!(!login.header("retry-after").is_empty());
+    assert_eq!(app.get("/health", None).await.status, 200);
+    assert_eq!(app.get("/health/ready", None).await.status, 503);
+}
+
+#[tokio::test]
+async fn the_database_goes_and_comes_back() {
+    for link in [Link::Cut, Link::Stalled] {
+        let (proxy, app) = with_proxied_database().await;
+        let user = app.user().await;
+        assert_eq!(app.get("/users/me", Some(&user)).await.status, 200);
+        proxy.set(link);
+        // The first may be on its way over a connection that seemed good; none may hang.
+        for _ in 0..3 {
+            tokio::time::timeout(PROMISED + BUSY, async {
+                app.get("/users/me", Some(&user)).await.is_some_problem(503, "unavailable");
+            })
+            .await
+            .unwrap_or_else(|_| panic!("hangs while the link is {link:?}"));
+        }
+        proxy.set(Link::Up);
+        eventually("the database is back", || async {
+            (app.get("/users/me", Some(&user)).await.status == 200).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_restarted_database_costs_no_more_than_a_moment() {
+    let (proxy, app) = with_proxied_database().await;
+    let user = app.user().await;
+    proxy.set(Link::Cut);
+    proxy.set(Link::Up);
+    // Connections that the server has closed are seen and replaced, not handed out again and again.
+    eventually("the pool is whole again", || async {
+        for _ in 0..8 {
+            if app.get("/users/me", Some(&user)).await.status != 200 {
+                return None;
+            }
+        }
+        Some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_pool_that_is_exhausted_says_so() {
+    let app = TestApp::with(&["--database-pool-size=1"]).await;
+    let user = app.user().await;
+    let held = app.app.db.get().await.unwrap();
+    app.get("/users/me", Some(&user)).await.is_some_problem(503, "unavailable");
+    drop(held);
+    assert_eq!(app.get("/users/me", Some(&user)).await.status, 200);
+}
+
+#[tokio::test]
+async fn without_redis_people_still_read_their_account() {
+    for link in [Link::Cut, Link::Stalled] {
+        let (proxy, app) = with_proxied_redis().await;
+        let user = app.user().await;
+        assert_eq!(app.call(Method::POST, "/jobs/example?name=x&duration=0", &user).await.status, 200);
+        proxy.set(link);
+        tokio::time::timeout(PROMISED + BUSY, async {
+            let answer = app.call(Method::POST, "/jobs/example?name=x&duration=0", &user).await;
+            answer.is_problem(503, "unavailable", "Redis is unavailable, try again in a moment");
+            assert!(!answer.header("retry-after").is_empty());
+            let health = app.get("/health/redis", None).await;
+            assert_eq!(health.status, 503);
+            assert_eq!(health.body, serde_json::json!({ "status": "unhealthy", "redis": "error" }));
+        })
+        .await
+        .unwrap_or_else(|_| panic!("hangs while the link is {link:?}"));
+        assert_eq!(app.get("/users/me", Some(&user)).await.status, 200);
+        assert_eq!(app.login(&user.email, crate::support::app::PASSWORD).await.status, 200);
+        assert_eq!(app.get("/health/ready", None).await.body["redis"], "error");
+        proxy.set(Link::Up);
+        eventually("Redis is back", || async {
+            (app.call(Method::POST, "/jobs/example?name=x&duration=0", &user).await.status == 200)
+                .then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_push_whose_answer_was_lost_makes_one_job() {
+    let (proxy, app) = with_proxied_redis().await;
+    let user = app.user().await;
+    assert_eq!(app.get("/health/redis", None).await.status, 200);
+    proxy.lose_next_answer();
+    let answer = app.call(Method::POST, "/jobs/example?name=x&duration=0", &user).await;
+    assert!(proxy.has_lost_it());
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    proxy.set(Link::Up);
+    assert_eq!(app.run_jobs().await.finished, 1);
+}

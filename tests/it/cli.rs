@@ -1,0 +1,356 @@
+//! The binary's commands that end by themselves.
+
+use std::os::unix::fs::PermissionsExt;
+
+use crate::support::{
+    TestApp,
+    app::SECRET,
+    process::{Ended, TempDir, production, run, run_with_input, saas},
+    servers::{TestDatabase, servers},
+};
+
+#[tokio::test]
+async fn smoke_help_is_worth_reading() {
+    let all = run(saas(&["--help"])).await.succeeded().stdout;
+    let commands = [
+        "dev",
+        "serve",
+        "worker",
+        "migrate",
+        "create-admin",
+        "openapi",
+        "doctor",
+        "healthcheck",
+        "completions",
+    ];
+    for command in commands {
+        assert!(all.contains(&format!("\n  {command} ")), "{command} is not in {all}");
+        let help = run(saas(&[command, "--help"])).await.succeeded().stdout;
+        assert!(help.contains("Example"), "{command} has no example");
+        assert!(help.contains("Usage: saas"));
+    }
+    for action in ["up", "down", "redo", "status", "new"] {
+        run(saas(&["migrate", action, "--help"])).await.succeeded();
+    }
+    let worker = run(saas(&["worker", "--help"])).await.succeeded().stdout;
+    for told in ["WORKER_CONCURRENCY", "DATABASE_URL", "[default: 10]", "--queues"] {
+        assert!(worker.contains(told), "{told}");
+    }
+    assert!(!worker.contains("BACKEND_CORS_ORIGINS"), "help lists what the command reads, and no more");
+    assert!(run(saas(&["--version"])).await.succeeded().stdout.contains(env!("CARGO_PKG_VERSION")));
+}
+
+#[tokio::test]
+async fn help_shows_no_secret() {
+    let mut command = saas(&["serve", "--help"]);
+    let secrets = [
+        "SECRET_KEY",
+        "SECRET_KEY_PREVIOUS",
+        "DATABASE_URL",
+        "REDIS_URL",
+        "SMTP_URL",
+        "POSTGRES_PASSWORD",
+        "FIRST_SUPERUSER_PASSWORD",
+    ];
+    for name in secrets {
+        command.env(name, "hunter2hunter2");
+    }
+    let help = run(command).await.succeeded().stdout;
+    assert!(help.contains("SECRET_KEY") && !help.contains("hunter2"));
+}
+
+#[tokio::test]
+async fn wrong_usage_is_told_and_exits_with_2() {
+    run(saas(&[])).await.failed(2, &["Usage: saas"]);
+    run(saas(&["sevre"])).await.failed(2, &["sevre", "serve"]);
+    run(saas(&["serve", "--prot", "1"])).await.failed(2, &["--prot", "--port"]);
+    run(saas(&["serve", "--port", "many"])).await.failed(2, &["many", "--port"]);
+    let mut from_environment = saas(&["serve"]);
+    from_environment.env("PORT", "many");
+    run(from_environment).await.failed(2, &["many", "--port", "environment variable PORT"]);
+    let mut concurrency = saas(&["worker"]);
+    concurrency.env("WORKER_CONCURRENCY", "0");
+    run(concurrency).await.failed(2, &["--concurrency", "environment variable WORKER_CONCURRENCY"]);
+}
+
+#[tokio::test]
+async fn smoke_production_refuses_unsafe_settings_all_at_once() {
+    for command in ["serve", "worker"] {
+        let database = ["--database-url", "postgres://x:y@127.0.0.1:9/z"];
+        let mut args = vec![command];
+        args.extend(database);
+        let ended = run(saas(&args)).await;
+        ended.failed(
+            1,
+            &["SECRET_KEY is not set", "openssl rand -base64 32", "FIRST_SUPERUSER_PASSWORD", "DEBUG"],
+        );
+
+        let mut weak = saas(&args);
+        weak.env("SECRET_KEY", "short").env("SECRET_KEY_PREVIOUS", "x").env("BCRYPT_COST", "4");
+        let said = [
+            "SECRET_KEY has 5 bytes",
+            "SECRET_KEY_PREVIOUS has 1 bytes",
+            "FIRST_SUPERUSER_PASSWORD",
+            "BCRYPT_COST is 4",
+        ];
+        run(weak).await.failed(1, &said);
+
+        let mut known = saas(&args);
+        known
+            .env("SECRET_KEY", "changethis-changethis-changethis-changethis")
+            .env("FIRST_SUPERUSER_PASSWORD", "x y z u v w");
+        run(known).await.failed(1, &["SECRET_KEY is an example"]);
+    }
+}
+
+#[tokio::test]
+async fn serve_says_what_is_missing() {
+    let mut command = saas(&["serve"]);
+    command.env("SECRET_KEY", SECRET).env("FIRST_SUPERUSER_PASSWORD", "a password of ours");
+    run(command).await.failed(1, &["DATABASE_URL", "POSTGRES_SERVER", "saas dev"]);
+
+    let empty = TestDatabase::empty().await;
+    let pending = run(production(&["serve", "--port", "0"], &empty, "p").await).await;
+    pending.failed(1, &["pending migrations", "users", "saas migrate up", "--migrate"]);
+
+    let mut nowhere = production(&["serve", "--port", "0"], &empty, "p").await;
+    nowhere.env("DATABASE_URL", "postgres://someone:hunter2@127.0.0.1:9/z");
+    let ended = run(nowhere).await.failed(1, &["cannot reach PostgreSQL", "DATABASE_URL"]);
+    assert!(!ended.stderr.contains("hunter2"));
+
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let ended = run(production(&["serve", "--port", &port], &empty, "p").await).await;
+    ended.failed(1, &[&port, "choose another port", "--port"]);
+}
+
+#[tokio::test]
+async fn settings_that_cannot_be_read_are_named() {
+    let database = TestDatabase::migrated().await;
+    for (name, value, said) in [
+        ("DATABASE_URL", "mysql://someone:hunter2@host/db", "DATABASE_URL must begin with postgres://"),
+        ("DATABASE_URL", "nonsense hunter2", "DATABASE_URL is not a URL"),
+        ("DATABASE_URL", "postgres://someone:hunter2@host:port/db", "DATABASE_URL cannot be read"),
+        ("DATABASE_URL", "postgres://someone:hunter2@host/db?sslmode=perhaps", "sslmode=perhaps"),
+        ("REDIS_URL", "http://:hunter2@host", "REDIS_URL cannot be read"),
+        ("SMTP_URL", "http://someone:hunter2@host", "SMTP_URL cannot be read"),
+        ("MAIL_FROM", "nobody", "MAIL_FROM \"nobody\" is not an address"),
+        ("BACKEND_CORS_ORIGINS", "[\"https://a.example.com\"", "BACKEND_CORS_ORIGINS is not a JSON list"),
+        ("BACKEND_CORS_ORIGINS", "*", "BACKEND_CORS_ORIGINS has \"*\""),
+        ("LOG_LEVEL", "=/=", "LOG_LEVEL"),
+        ("FIRST_SUPERUSER_EMAIL", "nobody", "FIRST_SUPERUSER_EMAIL \"nobody\""),
+        ("FIRST_SUPERUSER_PASSWORD", "short", "FIRST_SUPERUSER_PASSWORD"),
+    ] {
+        let mut command = production(&["serve", "--port", "0"], &database, "p").await;
+        command.env(name, value);
+        let ended = run(command).await.failed(1, &[said]);
+        assert!(!ended.stderr.contains("hunter2"), "{}", ended.stderr);
+    }
+}
+
+#[tokio::test]
+async fn migrate_from_the_command_line() {
+    let database = TestDatabase::empty().await;
+    let migrate = |args: &[&'static str]| {
+        let mut command = saas(&[&["migrate"], args].concat());
+        command.env("DATABASE_URL", &database.url);
+        run(command)
+    };
+    let before = migrate(&["status"]).await;
+    assert_eq!((before.code, before.stdout.contains("users  pending")), (Some(1), true), "{before:?}");
+    assert!(migrate(&["up"]).await.succeeded().stdout.contains("applied 2026-11-22-000000_users"));
+    assert!(migrate(&["up"]).await.succeeded().stdout.contains("nothing to apply"));
+    assert!(migrate(&["status"]).await.succeeded().stdout.contains("users  applied"));
+    assert!(migrate(&["redo"]).await.succeeded().stdout.contains("reverted and applied"));
+    assert!(
+        migrate(&["down", "-n", "5"]).await.succeeded().stdout.contains("reverted 2026-11-22-000000_users")
+    );
+    assert!(migrate(&["down"]).await.succeeded().stdout.contains("nothing to revert"));
+}
+
+#[tokio::test]
+async fn the_seeds_settings_keep_working() {
+    let database = TestDatabase::migrated().await;
+    let url = database.url.strip_prefix("postgres://").unwrap();
+    let (login, rest) = url.split_once('@').unwrap();
+    let ((user, password), (host, name)) = (login.split_once(':').unwrap(), rest.split_once('/').unwrap());
+    let (host, port) = host.split_once(':').unwrap();
+    let mut parts = saas(&["migrate", "status"]);
+    parts.env("POSTGRES_SERVER", host).env("POSTGRES_PORT", port).env("POSTGRES_USER", user);
+    parts.env("POSTGRES_PASSWORD", password).env("POSTGRES_DB", name).env("DATABASE_URL", "");
+    for debug in ["True", "False", "1", "0"] {
+        parts.env("DEBUG", debug);
+    }
+    run(parts).await.succeeded();
+    let mut sqlalchemy = saas(&["migrate", "status"]);
+    sqlalchemy.env("DATABASE_URL", format!("postgresql+asyncpg://{url}"));
+    run(sqlalchemy).await.succeeded();
+}
+
+#[tokio::test]
+async fn settings_come_from_a_file_too() {
+    let database = TestDatabase::migrated().await;
+    let dir = TempDir::new();
+    std::fs::write(dir.path().join(".env"), format!("# comment\nDATABASE_URL={}\n", database.url)).unwrap();
+    let mut command = saas(&["migrate", "status"]);
+    run({
+        command.current_dir(dir.path());
+        command
+    })
+    .await
+    .succeeded();
+    let mut flag_wins = saas(&["migrate", "status", "--database-url", "mysql://x"]);
+    flag_wins.current_dir(dir.path());
+    run(flag_wins).await.failed(1, &["mysql"]);
+    std::fs::write(dir.path().join(".env"), "SECRET_KEY=hunter2 hunter2 hunter2\n").unwrap();
+    let mut unreadable = saas(&["migrate", "status"]);
+    unreadable.current_dir(dir.path());
+    let ended = run(unreadable).await.failed(2, &[".env cannot be read"]);
+    assert!(!ended.stderr.contains("hunter2"));
+}
+
+#[tokio::test]
+async fn smoke_create_admin() {
+    let app = TestApp::start().await;
+    let create = |args: &[&'static str], input: &'static str| {
+        let mut command = saas(&[&["create-admin"], args].concat());
+        command
+            .env("DATABASE_URL", &app.database.url)
+            .env("BCRYPT_COST", "4")
+            .env("ALLOW_WEAK_HASHES", "true");
+        run_with_input(command, input)
+    };
+    let with_stdin = ["--email", "Root@Example.com", "--password-stdin"];
+    let made = create(&with_stdin, "correct horse\n").await.succeeded();
+    assert!(made.stdout.contains("created admin root@example.com"));
+    assert!(!made.stdout.contains("horse") && !made.stderr.contains("horse"));
+    assert_eq!(app.login("root@example.com", "correct horse").await.status, 200);
+    let again = create(&with_stdin, "another password\n").await.succeeded();
+    assert!(again.stdout.contains("nothing changed"));
+    assert_eq!(app.login("root@example.com", "correct horse").await.status, 200, "the password stays");
+
+    create(&["--email", "x@example.com", "--password-stdin"], "short")
+        .await
+        .failed(1, &["at least 8 characters"]);
+    create(&["--email", "nobody", "--password-stdin"], "correct horse")
+        .await
+        .failed(1, &["--email", "nobody"]);
+    create(&["--email", "x@example.com"], "")
+        .await
+        .failed(1, &["--password-stdin", "FIRST_SUPERUSER_PASSWORD"]);
+
+    let user = app.user().await;
+    let email: &'static str = user.email.clone().leak();
+    create(&["--email", email, "--password-stdin"], "correct horse").await.failed(1, &["--promote"]);
+    assert!(
+        create(&["--email", email, "--promote"], "").await.succeeded().stdout.contains("is an admin now")
+    );
+    assert_eq!(app.get("/users/admin-only", Some(&user)).await.status, 200);
+}
+
+#[tokio::test]
+async fn create_admin_takes_the_password_from_the_environment() {
+    let database = TestDatabase::migrated().await;
+    let mut command = production(&["create-admin"], &database, "p").await;
+    command.env("FIRST_SUPERUSER_EMAIL", "root@example.org");
+    assert!(run(command).await.succeeded().stdout.contains("created admin root@example.org"));
+    let empty = TestDatabase::empty().await;
+    let command = production(&["create-admin", "--email", "a@example.com"], &empty, "p").await;
+    run(command).await.failed(1, &["saas migrate up"]);
+    let mut weak = production(&["create-admin", "--email", "a@example.com"], &database, "p").await;
+    weak.env_remove("ALLOW_WEAK_HASHES");
+    run(weak).await.failed(1, &["BCRYPT_COST is 4"]);
+}
+
+#[tokio::test]
+async fn doctor_finds_what_is_wrong() {
+    let database = TestDatabase::migrated().await;
+    let well = run(production(&["doctor"], &database, "p").await).await;
+    for line in [
+        "FAIL  settings",
+        "ok    database",
+        "ok    migrations",
+        "ok    clock",
+        "ok    redis",
+        "ok    disk",
+        "warn  mail",
+    ] {
+        // The weak hashes of the tests are the one thing that is not fit for production.
+        let expected = !line.starts_with("FAIL");
+        assert_eq!(well.stdout.contains(line), expected, "{line} in {}", well.stdout);
+    }
+    assert_eq!(well.code, Some(0), "{}", well.stdout);
+
+    let mut ill = saas(&["doctor", "--database-url", "postgres://x:hunter2@127.0.0.1:9/z"]);
+    ill.env("REDIS_URL", "redis://:hunter2@127.0.0.1:9/0").env("BACKEND_CORS_ORIGINS", "*");
+    let ill = run(ill).await;
+    for line in [
+        "FAIL  settings",
+        "FAIL  database",
+        "FAIL  redis",
+        "FAIL  http",
+        "SECRET_KEY",
+        "DATABASE_URL",
+        "REDIS_URL",
+    ] {
+        assert!(ill.stdout.contains(line), "{line} in {}", ill.stdout);
+    }
+    assert!(!ill.stdout.contains("hunter2"));
+    assert_eq!(ill.code, Some(1));
+
+    let empty = TestDatabase::empty().await;
+    let behind = run(production(&["doctor"], &empty, "p").await).await;
+    assert!(behind.stdout.contains("FAIL  migrations") && behind.stdout.contains("saas migrate up"));
+}
+
+#[tokio::test]
+async fn doctor_makes_a_key_that_is_good_enough() {
+    let make = || run(saas(&["doctor", "--generate-secret"]));
+    let (one, two) = (make().await.succeeded().stdout, make().await.succeeded().stdout);
+    assert_ne!(one, two);
+    let database = TestDatabase::migrated().await;
+    let mut command = production(&["doctor"], &database, "p").await;
+    command.env("SECRET_KEY", one.trim());
+    assert!(run(command).await.stdout.contains("ok    settings"));
+}
+
+#[tokio::test]
+async fn completions_for_the_shells() {
+    for shell in ["bash", "zsh", "fish"] {
+        let script = run(saas(&["completions", shell])).await.succeeded().stdout;
+        assert!(script.contains("create-admin"), "{shell}");
+    }
+    run(saas(&["completions", "tcsh"])).await.failed(2, &["tcsh", "bash"]);
+}
+
+#[tokio::test]
+async fn healthcheck_without_a_server() {
+    let ended: Ended = run(saas(&["healthcheck", "--port", "9"])).await;
+    ended.failed(1, &["no server answers at 127.0.0.1:9"]);
+}
+
+#[test]
+fn scripts_can_be_run() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    for script in [
+        "scripts/dev",
+        "scripts/test",
+        "scripts/create-migration",
+        "scripts/migrate",
+        "scripts/ensure-servers",
+        ".ci/run",
+    ] {
+        let mode = std::fs::metadata(root.join(script)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o111, 0o111, "{script}");
+    }
+}
+
+#[tokio::test]
+async fn a_worker_with_no_queue_is_told_so() {
+    let database = TestDatabase::migrated().await;
+    run(production(&["worker", "--queues", ","], &database, "p").await)
+        .await
+        .failed(1, &["--queues default"]);
+    run(production(&["worker", "--queues", "a b"], &database, "p").await).await.failed(1, &["\"a b\""]);
+    let _ = servers().await;
+}

@@ -1,0 +1,164 @@
+//! `saas dev` as a process: everything in one terminal, and nothing left behind.
+
+use std::{path::Path, process::Command};
+
+use serde_json::Value;
+
+use crate::support::{
+    eventually,
+    process::{Running, TempDir, run, saas},
+};
+
+fn dev(dir: &Path, args: &[&str]) -> Command {
+    let mut command = saas(&[&["dev", "--port", "0", "--bcrypt-cost", "4"], args].concat());
+    command.current_dir(dir);
+    command
+}
+
+struct Product {
+    process: Running,
+    api: String,
+}
+
+async fn started(command: Command) -> Product {
+    let mut process = Running::start(command);
+    let api = process.says("API       ").await;
+    process.says("worker started").await;
+    Product { process, api }
+}
+
+/// The command lines of this machine's processes that name the folder: the servers and their guards.
+fn processes_of(dir: &Path) -> Vec<String> {
+    let listed = Command::new("ps").args(["-axww", "-o", "args="]).output().unwrap();
+    let text = String::from_utf8_lossy(&listed.stdout).into_owned();
+    let name = dir.file_name().unwrap().to_str().unwrap();
+    text.lines().filter(|line| line.contains(name)).map(str::to_owned).collect()
+}
+
+async fn nothing_is_left_of(dir: &Path) {
+    eventually("every process of it is gone", || async { processes_of(dir).is_empty().then_some(()) }).await;
+}
+
+async fn login(api: &str) -> u16 {
+    let form = [("username", "admin@example.com"), ("password", "changethis123")];
+    reqwest::Client::new()
+        .post(format!("{api}/auth/login"))
+        .form(&form)
+        .send()
+        .await
+        .unwrap()
+        .status()
+        .as_u16()
+}
+
+#[tokio::test]
+async fn smoke_dev_runs_everything_and_keeps_it() {
+    let dir = TempDir::new();
+    let mut first = started(dev(dir.path(), &[])).await;
+    assert_eq!(login(&first.api).await, 200);
+    let output = first.process.output();
+    for told in ["/docs", "/redoc", "admin@example.com / changethis123", "Ctrl-C", "postgres://", "redis://"]
+    {
+        assert!(output.contains(told), "{told} is not in {output}");
+    }
+    assert!(processes_of(dir.path()).iter().any(|line| line.contains("postgres")));
+
+    let client = reqwest::Client::new();
+    let form = [("username", "admin@example.com"), ("password", "changethis123")];
+    let answer: Value = client
+        .post(format!("{}/auth/login", first.api))
+        .form(&form)
+        .send()
+        .await
+        .unwrap()
+        .json()
+        .await
+        .unwrap();
+    let token = answer["access_token"].as_str().unwrap().to_owned();
+    let get = |api: &str, path: &str| client.get(format!("{api}{path}")).bearer_auth(&token).send();
+    let enqueued = client.post(format!("{}/jobs/example?name=x&duration=0", first.api)).bearer_auth(&token);
+    let job: Value = enqueued.send().await.unwrap().json().await.unwrap();
+    let path = format!("/jobs/{}/status", job["job_id"].as_str().unwrap());
+    eventually("its worker has run the job", || async {
+        let status: Value = get(&first.api, &path).await.unwrap().json().await.unwrap();
+        (status["status"] == "finished").then_some(())
+    })
+    .await;
+
+    // A second one in the same folder would fight over the data.
+    run(dev(dir.path(), &[])).await.failed(1, &["running in this folder already", "--state-dir"]);
+    first.process.signal("INT");
+    assert_eq!(first.process.end().await.code(), Some(0));
+    nothing_is_left_of(dir.path()).await;
+
+    let mut second = started(dev(dir.path(), &[])).await;
+    assert_eq!(
+        get(&second.api, "/users/me").await.unwrap().status(),
+        200,
+        "the account and the key are kept"
+    );
+    let status: Value = get(&second.api, &path).await.unwrap().json().await.unwrap();
+    assert_eq!(status["status"], "finished", "and so is what Redis had");
+    second.process.signal("TERM");
+    assert_eq!(second.process.end().await.code(), Some(0));
+    nothing_is_left_of(dir.path()).await;
+}
+
+#[tokio::test]
+async fn killed_it_leaves_nothing_behind_and_starts_again() {
+    let dir = TempDir::new();
+    for signal in ["KILL", "HUP"] {
+        let mut product = started(dev(dir.path(), &[])).await;
+        assert_eq!(login(&product.api).await, 200);
+        product.process.signal(signal);
+        product.process.end().await;
+        // Started again at once: the servers of before may still be on their way out.
+        let mut again = started(dev(dir.path(), &[])).await;
+        assert_eq!(login(&again.api).await, 200);
+        again.process.signal("INT");
+        again.process.end().await;
+        nothing_is_left_of(dir.path()).await;
+    }
+}
+
+#[tokio::test]
+async fn interrupted_while_it_starts_it_leaves_nothing_behind() {
+    let dir = TempDir::new();
+    let mut starting = Running::start(dev(dir.path(), &[]));
+    eventually("its servers are starting", || async { (!processes_of(dir.path()).is_empty()).then_some(()) })
+        .await;
+    starting.signal("INT");
+    starting.end().await;
+    nothing_is_left_of(dir.path()).await;
+    let mut product = started(dev(dir.path(), &[])).await;
+    assert_eq!(login(&product.api).await, 200);
+    product.process.signal("INT");
+    product.process.end().await;
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_told_before_anything_is_started() {
+    let dir = TempDir::new();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let mut command = saas(&["dev", "--port", &port]);
+    command.current_dir(dir.path());
+    run(command).await.failed(1, &[&port, "choose another port", "--port"]);
+    assert!(!dir.path().join(".saas").exists());
+}
+
+#[tokio::test]
+async fn reset_starts_over() {
+    let dir = TempDir::new();
+    let mut first = started(dev(dir.path(), &[])).await;
+    let body = serde_json::json!({ "email": "ada@example.com", "password": "correct horse" });
+    let client = reqwest::Client::new();
+    let register = |api: String| client.post(format!("{api}/auth/register")).json(&body).send();
+    assert_eq!(register(first.api.clone()).await.unwrap().status(), 201);
+    first.process.signal("INT");
+    first.process.end().await;
+    let mut second = started(dev(dir.path(), &["--reset"])).await;
+    assert_eq!(register(second.api.clone()).await.unwrap().status(), 201);
+    second.process.signal("INT");
+    second.process.end().await;
+}

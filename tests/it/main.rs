@@ -1,0 +1,24 @@
+//! The integration tests, in one binary: real PostgreSQL, real Redis, real HTTP, the real worker.
+//!
+//! The binary starts its own private servers, each test has a database and a key prefix of its own, and all of
+//! them run at once. Names that begin with `smoke` are the quick subset.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+mod api_auth;
+mod api_errors;
+mod api_health;
+mod api_jobs;
+mod api_outage;
+mod api_users;
+mod cli;
+mod cli_dev;
+mod cli_serve;
+mod cli_worker;
+mod database;
+mod mail;
+mod openapi;
+mod queue;
+mod queue_faults;
+mod tree;

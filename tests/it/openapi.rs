@@ -1,0 +1,130 @@
+//! The API document.
+
+use std::{collections::BTreeSet, path::Path};
+
+use reqwest::Method;
+use serde_json::Value;
+
+use crate::support::{
+    TestApp,
+    app::Answer,
+    process::{run, saas},
+};
+
+async fn document() -> Value {
+    let app = TestApp::start().await;
+    let answer = Answer::of(app.at_root(Method::GET, "/openapi.json")).await;
+    assert_eq!((answer.status.as_u16(), answer.header("content-type")), (200, "application/json"));
+    answer.body
+}
+
+fn operations(document: &Value) -> Vec<(String, String, &Value)> {
+    let paths = document["paths"].as_object().unwrap();
+    let each = paths.iter().flat_map(|(path, methods)| {
+        let methods = methods.as_object().unwrap().iter();
+        methods.map(move |(method, operation)| (path.clone(), method.clone(), operation))
+    });
+    each.collect()
+}
+
+/// Changes what clients rely on only when somebody means to.
+#[tokio::test]
+async fn openapi_snapshot() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/openapi.json");
+    let now = format!("{}\n", serde_json::to_string_pretty(&document().await).unwrap());
+    if std::env::var_os("BLESS").is_some() {
+        std::fs::write(path, now).unwrap();
+        return;
+    }
+    let kept = std::fs::read_to_string(path).unwrap();
+    assert!(
+        kept == now,
+        "the API document has changed: if it was meant to, run BLESS=1 ./scripts/test openapi"
+    );
+}
+
+#[tokio::test]
+async fn smoke_every_operation_is_described() {
+    let document = document().await;
+    let all = operations(&document);
+    let mut ids = BTreeSet::new();
+    for (path, method, operation) in &all {
+        let name = format!("{method} {path}");
+        assert!(path.starts_with("/api/v1/"), "{name}");
+        assert!(
+            ids.insert(operation["operationId"].as_str().unwrap_or_else(|| panic!("{name} has no id"))),
+            "{name}"
+        );
+        assert!(operation["summary"].is_string(), "{name} has no summary");
+        assert!(operation["tags"][0].is_string(), "{name} has no tag");
+        if !path.contains("/health") && !path.ends_with("/users/me") {
+            let problem = &operation["responses"]["default"]["content"]["application/problem+json"];
+            assert!(problem["schema"].is_object(), "{name} does not say how it fails");
+        }
+        for parameter in operation["parameters"].as_array().into_iter().flatten() {
+            assert!(parameter["schema"].is_object() && parameter["name"] != "param0", "{name}");
+        }
+    }
+    assert_eq!(all.len(), 14);
+}
+
+#[tokio::test]
+async fn the_document_is_valid_where_the_framework_is_not() {
+    let document = document().await;
+    assert!(document["openapi"].as_str().unwrap().starts_with("3."));
+    let flow = &document["components"]["securitySchemes"]["OAuth2PasswordBearer"]["flows"]["password"];
+    assert_eq!(flow["tokenUrl"], "/api/v1/auth/login");
+    assert!(flow["scopes"].is_object(), "RFC: scopes is required");
+    let text = document.to_string();
+    for reference in text.split("\"#/components/schemas/").skip(1) {
+        let name = reference.split('"').next().unwrap();
+        assert!(document["components"]["schemas"][name].is_object(), "{name} is referred to and not there");
+    }
+}
+
+#[tokio::test]
+async fn the_pages_need_no_other_host() {
+    let app = TestApp::start().await;
+    for path in ["/docs", "/redoc", "/api/v1/docs", "/api/v1/redoc"] {
+        let page = Answer::of(app.at_root(Method::GET, path)).await;
+        assert_eq!(
+            (page.status.as_u16(), page.header("content-type")),
+            (200, "text/html; charset=utf-8"),
+            "{path}"
+        );
+        let policy = page.header("content-security-policy");
+        assert!(policy.starts_with("default-src 'none'") && !policy.contains("http"), "{policy}");
+        for link in ["<link href=\"http", "<script src=", "@import"] {
+            assert!(!page.text.contains(link), "{path} has {link}");
+        }
+        assert!(page.text.contains("read_admin_only"), "{path} shows the document");
+    }
+    let root = Answer::of(app.at_root(Method::GET, "/")).await;
+    assert_eq!((root.status.as_u16(), root.header("location")), (307, "/docs"));
+}
+
+#[tokio::test]
+async fn the_pages_are_compressed_for_those_who_can_read_it() {
+    let app = TestApp::start().await;
+    let size = |encoding: &'static str| {
+        let request = app.at_root(Method::GET, "/docs").header("accept-encoding", encoding);
+        async move {
+            let response = request.send().await.unwrap();
+            let gzip = response.headers().get("content-encoding").is_some_and(|value| value == "gzip");
+            assert!(response.headers().get_all("vary").iter().any(|value| value == "accept-encoding"));
+            (gzip, response.bytes().await.unwrap().len())
+        }
+    };
+    let (plain, gzip) = (size("identity").await, size("br, gzip;q=0.8").await);
+    assert!(!plain.0 && gzip.0 && gzip.1 * 2 < plain.1, "{plain:?} {gzip:?}");
+    assert!(!size("gzip;q=0").await.0);
+}
+
+#[tokio::test]
+async fn the_binary_prints_the_same_document() {
+    let printed = run(saas(&["openapi"])).await.succeeded();
+    let printed: Value = serde_json::from_str(&printed.stdout).unwrap();
+    assert_eq!(printed, document().await);
+    let named = run(saas(&["openapi", "--project-name", "My Product"])).await.succeeded();
+    assert!(named.stdout.contains("\"title\": \"My Product\""));
+}

@@ -1,0 +1,239 @@
+//! The application of one test, served on a port of its own.
+
+use std::{sync::Arc, time::Duration};
+
+use clap::Parser;
+use poem::{Server, listener::TcpAcceptor};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use saas::{
+    api,
+    app::App,
+    config::{Config, Http},
+    jobs,
+    queue::{Options, Summary, Worker},
+};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::servers::{TestDatabase, servers, unique};
+
+pub const PASSWORD: &str = "correct horse";
+pub const SECRET: &str = "0f1e2d3c4b5a69788796a5b4c3d2e1f00123456789abcdef";
+
+#[derive(Parser)]
+struct Settings {
+    #[command(flatten)]
+    config: Config,
+    #[command(flatten)]
+    http: Http,
+}
+
+pub struct TestApp {
+    pub app: App,
+    pub url: String,
+    pub database: Arc<TestDatabase>,
+    pub prefix: String,
+    client: reqwest::Client,
+    _server: AbortOnDrop,
+}
+
+struct AbortOnDrop(tokio::task::AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Somebody with an account.
+pub struct User {
+    pub id: i64,
+    pub email: String,
+    pub token: String,
+}
+
+impl TestApp {
+    pub async fn start() -> Self {
+        Self::with(&[]).await
+    }
+
+    /// With settings of its own, as flags; a later one wins.
+    pub async fn with(flags: &[&str]) -> Self {
+        Self::on(Arc::new(TestDatabase::migrated().await), flags).await
+    }
+
+    /// On a database that another has, too.
+    pub async fn on(database: Arc<TestDatabase>, flags: &[&str]) -> Self {
+        let prefix = format!("t{}", unique());
+        let redis = servers().await.redis_url();
+        let mail_dir = std::env::temp_dir().join(format!("saas-test-mail-{}-{prefix}", std::process::id()));
+        let mut args = vec![
+            "test".to_owned(),
+            "--debug=true".into(),
+            "--bcrypt-cost=4".into(),
+            format!("--secret-key={SECRET}"),
+            format!("--mail-dir={}", mail_dir.display()),
+            format!("--queue-prefix={prefix}"),
+        ];
+        let given = |name: &str| flags.iter().any(|flag| flag.starts_with(name));
+        if !given("--database-url") {
+            args.push(format!("--database-url={}", database.url));
+        }
+        if !given("--redis-url") {
+            args.push(format!("--redis-url={redis}"));
+        }
+        // What is said last has to be said only once.
+        args.retain(|arg| !flags.iter().any(|flag| flag.split('=').next() == arg.split('=').next()));
+        args.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        let Settings { config, http } = Settings::parse_from(args);
+        let app = App::new(config).unwrap();
+        let endpoint = api::endpoint(app.clone(), &app.config.core, &http).unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let server = Server::new_with_acceptor(TcpAcceptor::from_std(listener).unwrap()).run(endpoint);
+        let server = AbortOnDrop(tokio::spawn(server).abort_handle());
+        let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+        Self { app, url, database, prefix, client, _server: server }
+    }
+
+    /// A request; a path that begins with `/` alone is below the prefix of the API.
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.client.request(method, format!("{}/api/v1{path}", self.url))
+    }
+
+    /// A request outside the prefix.
+    pub fn at_root(&self, method: Method, path: &str) -> RequestBuilder {
+        self.client.request(method, format!("{}{path}", self.url))
+    }
+
+    pub async fn get(&self, path: &str, user: Option<&User>) -> Answer {
+        let mut request = self.request(Method::GET, path);
+        if let Some(user) = user {
+            request = request.bearer_auth(&user.token);
+        }
+        Answer::of(request).await
+    }
+
+    pub async fn post(&self, path: &str, user: Option<&User>, body: Value) -> Answer {
+        let mut request = self.request(Method::POST, path).json(&body);
+        if let Some(user) = user {
+            request = request.bearer_auth(&user.token);
+        }
+        Answer::of(request).await
+    }
+
+    /// A POST with nothing but its query.
+    pub async fn call(&self, method: Method, path: &str, user: &User) -> Answer {
+        Answer::of(self.request(method, path).bearer_auth(&user.token)).await
+    }
+
+    pub async fn login(&self, email: &str, password: &str) -> Answer {
+        Answer::of(self.form("/auth/login", &[("username", email), ("password", password)])).await
+    }
+
+    pub fn form(&self, path: &str, fields: &[(&str, &str)]) -> RequestBuilder {
+        self.request(Method::POST, path).form(fields)
+    }
+
+    /// Somebody new, signed in.
+    pub async fn user(&self) -> User {
+        let email = format!("user{}@example.com", unique());
+        let made = self.post("/auth/register", None, json!({ "email": email, "password": PASSWORD })).await;
+        assert_eq!(made.status, StatusCode::CREATED, "{:?}", made.body);
+        let login = self.login(&email, PASSWORD).await;
+        let token = login.body["access_token"].as_str().unwrap().to_owned();
+        User { id: made.body["id"].as_i64().unwrap(), email, token }
+    }
+
+    /// Somebody new who is an admin.
+    pub async fn admin(&self) -> User {
+        let user = self.user().await;
+        self.database.sql(&format!("UPDATE users SET role = 'admin' WHERE id = {}", user.id)).await;
+        user
+    }
+
+    /// Works off what is in the queue, in this task.
+    pub async fn run_jobs(&self) -> Summary {
+        let worker = Worker::new(&self.app.queue, jobs::ALL, self.app.clone(), options(&["default"]));
+        let never = CancellationToken::new();
+        worker.run(never.clone(), never).await.unwrap()
+    }
+}
+
+/// A worker that ends when there is nothing left to do.
+pub fn options(queues: &[&str]) -> Options {
+    Options {
+        queues: queues.iter().map(|queue| (*queue).to_owned()).collect(),
+        concurrency: 10,
+        lease: Duration::from_secs(30),
+        grace: Duration::from_secs(25),
+        burst: true,
+        scheduler: true,
+    }
+}
+
+/// A response, read.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: reqwest::header::HeaderMap,
+    pub body: Value,
+    pub text: String,
+}
+
+impl Answer {
+    pub async fn of(request: RequestBuilder) -> Self {
+        let response: Response = request.send().await.unwrap();
+        let (status, headers) = (response.status(), response.headers().clone());
+        let text = response.text().await.unwrap();
+        let body = serde_json::from_str(&text).unwrap_or(Value::Null);
+        Self { status, headers, body, text }
+    }
+
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// Fails unless this is a problem document of that status, code and detail.
+    #[track_caller]
+    pub fn is_problem(&self, status: u16, code: &str, detail: &str) {
+        assert_eq!(
+            (self.status.as_u16(), &self.body["code"], &self.body["detail"]),
+            (status, &json!(code), &json!(detail))
+        );
+        self.is_some_problem(status, code);
+    }
+
+    /// As [`Self::is_problem`], whatever the words.
+    #[track_caller]
+    pub fn is_some_problem(&self, status: u16, code: &str) {
+        assert_eq!((self.status.as_u16(), &self.body["code"]), (status, &json!(code)), "{}", self.text);
+        assert_eq!(self.header("content-type"), "application/problem+json");
+        assert_eq!(self.body["status"], json!(status));
+        assert_eq!(self.body["type"], "about:blank");
+        assert!(self.body["detail"].is_string() && self.body["title"].is_string());
+        assert_eq!(self.body["request_id"], json!(self.header("x-request-id")));
+    }
+
+    /// The fields that a validation error names, with the kind of each, in order of their names.
+    #[track_caller]
+    pub fn invalid_fields(&self) -> Vec<(String, String)> {
+        self.is_some_problem(422, "validation_error");
+        let field = |error: &Value| {
+            let steps = error["loc"].as_array().unwrap().iter();
+            let loc: Vec<_> =
+                steps.map(|step| step.as_str().map_or_else(|| step.to_string(), str::to_owned)).collect();
+            assert!(!error["msg"].as_str().unwrap().is_empty());
+            (loc.join("."), error["type"].as_str().unwrap().to_owned())
+        };
+        let mut fields: Vec<_> = self.body["errors"].as_array().unwrap().iter().map(field).collect();
+        fields.sort();
+        fields
+    }
+}
+
+/// What [`Answer::invalid_fields`] should be.
+pub fn fields(list: &[(&str, &str)]) -> Vec<(String, String)> {
+    list.iter().map(|(loc, kind)| ((*loc).to_owned(), (*kind).to_owned())).collect()
+}

@@ -1,0 +1,27 @@
+//! What the tests share.
+
+pub mod app;
+pub mod process;
+pub mod proxy;
+pub mod servers;
+pub mod smtp;
+
+pub use app::{TestApp, User};
+
+use std::time::{Duration, Instant};
+
+/// Longer than anything takes on a busy machine; only a test that fails waits for it.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Asks until the answer is there.
+pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut ask: impl FnMut() -> F) -> T {
+    let begun = Instant::now();
+    let mut pause = tokio::time::interval(Duration::from_millis(15));
+    while begun.elapsed() < PATIENCE {
+        pause.tick().await;
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+    }
+    panic!("never came: {what}");
+}

@@ -1,0 +1,202 @@
+//! The binary as a process.
+
+use std::{
+    io::Read,
+    path::{Path, PathBuf},
+    process::{Command, ExitStatus, Output, Stdio},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use super::{
+    PATIENCE,
+    app::SECRET,
+    servers::{TestDatabase, servers, unique},
+};
+
+/// `saas` with nothing in its environment but what every program needs.
+pub fn saas(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_saas"));
+    command.args(args).env_clear().current_dir("/");
+    for name in ["PATH", "HOME", "TMPDIR", "LLVM_PROFILE_FILE"] {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
+    }
+    command
+}
+
+/// As [`saas`], set up for production on a database of a test.
+pub async fn production(args: &[&str], database: &TestDatabase, prefix: &str) -> Command {
+    let mut command = saas(args);
+    command
+        .env("DATABASE_URL", &database.url)
+        .env("REDIS_URL", servers().await.redis_url())
+        .env("QUEUE_PREFIX", prefix)
+        .env("SECRET_KEY", SECRET)
+        .env("FIRST_SUPERUSER_PASSWORD", "a password of ours")
+        .env("BCRYPT_COST", "4")
+        .env("ALLOW_WEAK_HASHES", "true");
+    command
+}
+
+/// Runs it to its end, off the async threads.
+pub async fn run(mut command: Command) -> Ended {
+    let output =
+        tokio::task::spawn_blocking(move || command.stdin(Stdio::null()).output().unwrap()).await.unwrap();
+    Ended::of(output)
+}
+
+/// Runs it to its end with something on its standard input.
+pub async fn run_with_input(mut command: Command, input: &'static str) -> Ended {
+    use std::io::Write;
+    tokio::task::spawn_blocking(move || {
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        // A process that does not read it may be gone by now.
+        let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+        Ended::of(child.wait_with_output().unwrap())
+    })
+    .await
+    .unwrap()
+}
+
+#[derive(Debug)]
+pub struct Ended {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Ended {
+    fn of(output: Output) -> Self {
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Self { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+    }
+
+    #[track_caller]
+    pub fn succeeded(self) -> Self {
+        assert_eq!(self.code, Some(0), "{self:?}");
+        self
+    }
+
+    /// Fails unless it failed with that code and said all of that, without the marks of a crash.
+    #[track_caller]
+    pub fn failed(self, code: i32, words: &[&str]) -> Self {
+        assert_eq!(self.code, Some(code), "{self:?}");
+        for word in words {
+            assert!(self.stderr.contains(word), "{word:?} is not in {}", self.stderr);
+        }
+        assert!(
+            !self.stderr.contains("panicked") && !self.stderr.contains("RUST_BACKTRACE"),
+            "{}",
+            self.stderr
+        );
+        self
+    }
+}
+
+/// A process that goes on, killed when it is dropped.
+pub struct Running {
+    child: std::process::Child,
+    output: Arc<Mutex<String>>,
+}
+
+impl Running {
+    pub fn start(mut command: Command) -> Self {
+        let mut child =
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let output = Arc::new(Mutex::new(String::new()));
+        collect(child.stdout.take().unwrap(), output.clone());
+        collect(child.stderr.take().unwrap(), output.clone());
+        Self { child, output }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn output(&self) -> String {
+        self.output.lock().unwrap().clone()
+    }
+
+    /// Waits until it has said something, and returns what follows that on its line.
+    pub async fn says(&mut self, words: &str) -> String {
+        let begun = Instant::now();
+        loop {
+            let output = self.output();
+            if let Some((_, after)) = output.split_once(words) {
+                return after.lines().next().unwrap_or_default().to_owned();
+            }
+            assert!(begun.elapsed() < PATIENCE, "it never said {words:?}:\n{output}");
+            let ended = self.child.try_wait().unwrap();
+            pause().await;
+            if let Some(status) = ended {
+                let output = self.output();
+                assert!(output.contains(words), "it ended with {status} before it said {words:?}:\n{output}");
+            }
+        }
+    }
+
+    pub fn signal(&self, signal: &str) {
+        let status = Command::new("/bin/kill").args(["-s", signal, &self.id().to_string()]).status();
+        assert!(status.unwrap().success());
+    }
+
+    /// Waits for its end.
+    pub async fn end(&mut self) -> ExitStatus {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(begun.elapsed() < PATIENCE, "it never ended:\n{}", self.output());
+            pause().await;
+        }
+    }
+
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+async fn pause() {
+    tokio::time::sleep(Duration::from_millis(15)).await;
+}
+
+fn collect(mut stream: impl Read + Send + 'static, output: Arc<Mutex<String>>) {
+    std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(read @ 1..) = stream.read(&mut buffer) {
+            output.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..read]));
+        }
+    });
+}
+
+/// A folder of one test, gone when it is dropped.
+pub struct TempDir(PathBuf);
+
+impl TempDir {
+    pub fn new() -> Self {
+        let dir = std::env::temp_dir().join(format!("saas-test-dir-{}-{}", std::process::id(), unique()));
+        std::fs::create_dir_all(&dir).unwrap();
+        Self(dir)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

@@ -1,0 +1,106 @@
+//! A TCP proxy that can fail as networks do.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
+
+/// How the link is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Link {
+    Up,
+    /// Connections are closed, new ones too.
+    Cut,
+    /// Nothing passes, and nobody is told.
+    Stalled,
+}
+
+pub struct Proxy {
+    pub address: SocketAddr,
+    link: watch::Sender<Link>,
+    lose_answer: Arc<AtomicBool>,
+}
+
+impl Proxy {
+    pub async fn to(target: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (link, state) = watch::channel(Link::Up);
+        let lose_answer = Arc::new(AtomicBool::new(false));
+        let lose = lose_answer.clone();
+        tokio::spawn(async move {
+            while let Ok((near, _)) = listener.accept().await {
+                tokio::spawn(carry(near, target, state.clone(), lose.clone()));
+            }
+        });
+        Self { address, link, lose_answer }
+    }
+
+    /// In front of the server that a URL names; the second is the URL by way of the proxy.
+    pub async fn before(url: &str) -> (Self, String) {
+        let (scheme, rest) = url.split_once("://").unwrap();
+        let (login, host) = rest.split_once('@').unwrap();
+        let (host, path) = host.split_once('/').unwrap();
+        let proxy = Self::to(host.parse().unwrap()).await;
+        let through = format!("{scheme}://{login}@{}/{path}", proxy.address);
+        (proxy, through)
+    }
+
+    pub fn set(&self, link: Link) {
+        self.link.send_replace(link);
+    }
+
+    /// The next answer gets lost, and its connection with it; what was asked has been done.
+    pub fn lose_next_answer(&self) {
+        self.lose_answer.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether the answer to be lost has come by.
+    pub fn has_lost_it(&self) -> bool {
+        !self.lose_answer.load(Ordering::SeqCst)
+    }
+}
+
+async fn carry(near: TcpStream, target: SocketAddr, state: watch::Receiver<Link>, lose: Arc<AtomicBool>) {
+    if *state.borrow() == Link::Cut {
+        return;
+    }
+    let Ok(far) = TcpStream::connect(target).await else { return };
+    let (near_read, near_write) = near.into_split();
+    let (far_read, far_write) = far.into_split();
+    let mut cut = state.clone();
+    tokio::select! {
+        () = copy(near_read, far_write, state.clone(), None) => {}
+        () = copy(far_read, near_write, state, Some(lose)) => {}
+        _ = cut.wait_for(|link| *link == Link::Cut) => {}
+    }
+}
+
+async fn copy(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    mut state: watch::Receiver<Link>,
+    lose: Option<Arc<AtomicBool>>,
+) {
+    let mut buffer = vec![0; 64 * 1024];
+    while let Ok(read @ 1..) = from.read(&mut buffer).await {
+        if state.wait_for(|link| *link != Link::Stalled).await.is_err() {
+            return;
+        }
+        if lose.as_ref().is_some_and(|lose| lose.swap(false, Ordering::SeqCst)) {
+            return;
+        }
+        if to.write_all(&buffer[..read]).await.is_err() {
+            return;
+        }
+    }
+}
