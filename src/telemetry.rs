@@ -50,6 +50,7 @@ pub fn init(core: &Core) -> anyhow::Result<()> {
     use anyhow::Context;
     // The libraries' own start and stop lines repeat ours.
     let quiet = "poem=warn,tokio_postgres=warn,hyper=warn,rustls=warn";
+    check_level(&core.log_level)?;
     let filter = EnvFilter::try_new(format!("{quiet},{}", core.log_level)).with_context(|| {
         format!(
             "LOG_LEVEL {:?} is not a level (error, warn, info, debug, trace) or a list of filters",
@@ -73,6 +74,16 @@ pub fn init(core: &Core) -> anyhow::Result<()> {
                 .fmt_fields(JsonFields::new())
                 .event_format(JsonLines { service: core.project_name.clone() });
             registry.with(layer).try_init()?;
+        }
+    }
+    Ok(())
+}
+
+/// The filter takes a word that is no level for the name of a module, and then logs nothing else.
+fn check_level(text: &str) -> anyhow::Result<()> {
+    for part in text.split(',').map(str::trim).filter(|part| !part.contains(['=', '['])) {
+        if part.parse::<tracing_subscriber::filter::LevelFilter>().is_err() && !part.contains("::") {
+            anyhow::bail!("LOG_LEVEL has {part:?}; write error, warn, info, debug or trace, or module=level");
         }
     }
     Ok(())

@@ -1,8 +1,12 @@
-use diesel_async::RunQueryDsl;
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use poem_openapi::{ApiResponse, Object, OpenApi, payload::Json};
 
 use super::Tag;
-use crate::{app::App, db::migrations, error::Result};
+use crate::{
+    app::App,
+    db::migrations,
+    error::{Error, Result},
+};
 
 pub(super) struct Health(pub(super) App);
 
@@ -79,21 +83,15 @@ fn ok<T>(what: &str, result: Result<T>) -> Option<T> {
 
 impl Health {
     async fn database(&self) -> Option<i32> {
-        let ask = async {
-            let conn = self.0.db.get().await?;
-            let one = diesel::select(diesel::dsl::sql::<diesel::sql_types::Integer>("1"));
-            Ok(one.get_result::<i32>(&mut &**conn).await?)
-        };
-        ok("database", ask.await)
+        let one = diesel::select(diesel::dsl::sql::<diesel::sql_types::Integer>("1"));
+        ok("database", self.0.db.run(async |conn| Ok(one.get_result::<i32>(conn).await?)).await)
     }
 
     /// Whether no migration is pending; `None` where the database does not say.
     async fn migrated(&self) -> Option<bool> {
-        let ask = async {
-            let conn = self.0.db.get().await?;
-            migrations::pending(&conn).await.map_err(crate::error::Error::internal)
-        };
-        ok("migrations", ask.await).map(|pending| pending.is_empty())
+        let ask =
+            async |conn: &mut AsyncPgConnection| migrations::pending(conn).await.map_err(Error::internal);
+        ok("migrations", self.0.db.run(ask).await).map(|pending| pending.is_empty())
     }
 }
 

@@ -10,6 +10,7 @@ use poem::{
 use tracing::Instrument;
 
 use super::{
+    PREFIX,
     cors::Cors,
     problem::{Asked, Operations},
 };
@@ -63,10 +64,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Layer<E> {
         // The pattern, never the path as sent: that may hold an id or a token.
         tracing::info!(
             method = method.as_str(),
-            path = pattern
-                .map(|pattern| self.operations.path(&pattern).unwrap_or(pattern))
-                .as_deref()
-                .unwrap_or("-"),
+            path = &*self.documented(pattern),
             status = response.status().as_u16(),
             duration_ms = begun.elapsed().as_micros() as f64 / 1_000.0,
             request_id = &*request.id,
@@ -78,6 +76,14 @@ impl<E: Endpoint<Output = Response>> Endpoint for Layer<E> {
 }
 
 impl<E> Layer<E> {
+    /// The path as documented; `-` where there is none.
+    fn documented(&self, pattern: Option<Arc<str>>) -> Arc<str> {
+        match pattern {
+            Some(pattern) if &*pattern != PREFIX => self.operations.path(&pattern).unwrap_or(pattern),
+            _ => "-".into(),
+        }
+    }
+
     fn finish(&self, response: &mut Response, request: &RequestContext, origin: Option<&HeaderValue>) {
         self.cors.decorate(response, origin);
         let headers = response.headers_mut();

@@ -45,6 +45,7 @@ impl Args {
         telemetry::init(&config.core)?;
         let stop = Stop::on_signals()?;
         let core = config.core.clone();
+        api::check_http(&core, &http)?;
         let app = App::new(config)?;
         let listener = bind(&listen)?;
         check_migrations(&app, migrate).await?;

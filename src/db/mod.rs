@@ -27,14 +27,16 @@ use crate::{
     error::{BoxError, Error, Result},
 };
 
-/// How long a checkout may wait, connecting included, before the caller is told to come back later.
-const CHECKOUT_TIMEOUT: Duration = Duration::from_millis(2_500);
+/// How long a checkout may wait, connecting included, and then what is done with the connection, before the caller
+/// is told to come back later: together less than the 3 s of a 503.
+const CHECKOUT_TIMEOUT: Duration = Duration::from_millis(1_300);
+const WORK_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// A connection idle for longer is asked whether it still lives before it is handed out.
 const TRUST_IDLE: Duration = Duration::from_secs(1);
 /// How long that answer may take.
-const PING_TIMEOUT: Duration = Duration::from_secs(1);
+const PING_TIMEOUT: Duration = Duration::from_millis(600);
 /// The server ends a statement that runs longer, so that an abandoned one cannot hold a connection.
-const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A pool of connections to PostgreSQL; a clone shares it.
 #[derive(Clone)]
@@ -59,7 +61,24 @@ impl Db {
         Ok(Self(pool))
     }
 
-    /// A connection.
+    /// Does something with a connection, for a client that waits.
+    ///
+    /// # Errors
+    /// What `work` answers; [`Error::Unavailable`] when no connection is free or can be made in time, or when the
+    /// database falls silent. The connection is then thrown away, since it is still busy; a transaction on it is
+    /// rolled back.
+    pub async fn run<T>(&self, work: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T>) -> Result<T> {
+        let mut conn = self.get().await?;
+        match tokio::time::timeout(WORK_TIMEOUT, work(&mut conn)).await {
+            Ok(result) => result,
+            Err(_) => {
+                conn.closed.store(true, Ordering::Release);
+                Err(Error::unavailable("Database", "it does not answer in time"))
+            }
+        }
+    }
+
+    /// A connection to keep for longer, as jobs do.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when none is free or can be made in time.
@@ -98,7 +117,7 @@ pub async fn connect(settings: &Database) -> anyhow::Result<Connection> {
         .map_err(|error| anyhow::anyhow!(error).context("cannot connect to PostgreSQL"))
 }
 
-/// A connection, when it was last used, and whether the server has closed it.
+/// A connection, when it was last used, and whether it is of no more use.
 pub struct Connection {
     inner: AsyncPgConnection,
     closed: Arc<AtomicBool>,

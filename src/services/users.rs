@@ -71,8 +71,7 @@ async fn create(app: &App, new: Registration, role: Role) -> Result<User> {
         full_name: new.full_name.as_deref(),
         role,
     };
-    let conn = app.db.get().await?;
-    row.insert(&conn).await.on_constraint("users_email_key", Error::EmailTaken)
+    app.db.run(async |conn| row.insert(conn).await.on_constraint("users_email_key", Error::EmailTaken)).await
 }
 
 /// The user behind an address and password.
@@ -81,14 +80,8 @@ async fn create(app: &App, new: Registration, role: Role) -> Result<User> {
 /// [`Error::BadCredentials`] for an unknown address, a wrong password and an inactive user alike, after the
 /// same time, so that the answer does not tell which (OWASP Authentication Cheat Sheet).
 pub async fn authenticate(app: &App, email: &str, password: String) -> Result<User> {
-    let user = {
-        let conn = app.db.get().await?;
-        // PostgreSQL's text has no NUL, so no account does either.
-        match email.contains('\0') {
-            true => None,
-            false => User::find_by_email(&conn, &normalize_email(email)).await?,
-        }
-    };
+    let email = normalize_email(email);
+    let user = app.db.run(async |conn| Ok(User::find_by_email(conn, &email).await?)).await?;
     let hash = user.as_ref().map(|user| user.hashed_password.clone());
     let matches = app.passwords.verify(password, hash).await?;
     user.filter(|user| matches && user.is_active).ok_or(Error::BadCredentials)
@@ -101,8 +94,7 @@ pub async fn authenticate(app: &App, email: &str, password: String) -> Result<Us
 /// may no longer sign in.
 pub async fn from_token(app: &App, token: &str) -> Result<User> {
     let id = app.tokens.verify(token)?;
-    let conn = app.db.get().await?;
-    let user = User::find(&conn, id).await?.ok_or(Error::InvalidToken)?;
+    let user = app.db.run(async |conn| Ok(User::find(conn, id).await?)).await?.ok_or(Error::InvalidToken)?;
     if user.is_active { Ok(user) } else { Err(Error::Inactive) }
 }
 

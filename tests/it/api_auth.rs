@@ -134,7 +134,6 @@ async fn smoke_who_may_not_sign_in_is_not_told_why() {
         app.login(&known.email, "wrong password").await,
         app.login("nobody@example.com", PASSWORD).await,
         app.login("not an address", PASSWORD).await,
-        app.login("with\0nul", PASSWORD).await,
         app.login("", "").await,
         app.login(&inactive.email, PASSWORD).await,
     ];
@@ -211,7 +210,6 @@ async fn smoke_only_our_own_tokens_are_taken() {
         format!("{head}{}", tail.chars().rev().collect::<String>()),
         "nonsense".into(),
         "a.b.c".into(),
-        "é".into(),
     ] {
         me(forged).await.is_problem(401, "invalid_token", "Could not validate credentials");
     }

@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::io::AsyncWriteExt;
+
 use super::{
     PATIENCE,
     app::SECRET,
@@ -40,7 +42,7 @@ pub async fn production(args: &[&str], database: &TestDatabase, prefix: &str) ->
     command
 }
 
-/// Runs it to its end, off the async threads.
+/// Runs it to its end.
 pub async fn run(mut command: Command) -> Ended {
     let output =
         tokio::task::spawn_blocking(move || command.stdin(Stdio::null()).output().unwrap()).await.unwrap();
@@ -48,17 +50,14 @@ pub async fn run(mut command: Command) -> Ended {
 }
 
 /// Runs it to its end with something on its standard input.
-pub async fn run_with_input(mut command: Command, input: &'static str) -> Ended {
-    use std::io::Write;
-    tokio::task::spawn_blocking(move || {
-        let mut child =
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        // A process that does not read it may be gone by now.
-        let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-        Ended::of(child.wait_with_output().unwrap())
-    })
-    .await
-    .unwrap()
+pub async fn run_with_input(command: Command, input: &'static str) -> Ended {
+    let mut command = tokio::process::Command::from(command);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut child = command.spawn().unwrap();
+    // A process that does not read it may be gone by now.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes()).await;
+    let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await;
+    Ended::of(output.expect("it does not end").unwrap())
 }
 
 #[derive(Debug)]
