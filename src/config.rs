@@ -65,6 +65,10 @@ pub struct Database {
     /// Connections kept by this process.
     #[arg(long, env, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub database_pool_size: u32,
+    /// Milliseconds that a request waits for a connection, and again for its answer, before it is refused with
+    /// 503.
+    #[arg(long, env, default_value_t = 1_400, value_name = "MS", value_parser = clap::value_parser!(u64).range(100..=600_000))]
+    pub database_timeout_ms: u64,
 }
 
 /// Where Redis is.
@@ -89,6 +93,10 @@ pub struct Redis {
     /// Prefix of every key of the job queue; `{rq}` with Redis Cluster.
     #[arg(long, env, default_value = "rq", value_name = "PREFIX")]
     pub queue_prefix: String,
+    /// Milliseconds that a request waits for a connection, and again for each of two tries, before it is refused
+    /// with 503.
+    #[arg(long, env, default_value_t = 900, value_name = "MS", value_parser = clap::value_parser!(u64).range(100..=600_000))]
+    pub redis_timeout_ms: u64,
 }
 
 /// Tokens, passwords and the first admin.

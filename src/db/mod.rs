@@ -27,20 +27,19 @@ use crate::{
     error::{BoxError, Error, Result},
 };
 
-/// How long a checkout may wait, connecting included, and then what is done with the connection, before the caller
-/// is told to come back later: together less than the 3 s of a 503.
-const CHECKOUT_TIMEOUT: Duration = Duration::from_millis(1_300);
-const WORK_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// A connection idle for longer is asked whether it still lives before it is handed out.
 const TRUST_IDLE: Duration = Duration::from_secs(1);
-/// How long that answer may take.
-const PING_TIMEOUT: Duration = Duration::from_millis(600);
-/// The server ends a statement that runs longer, so that an abandoned one cannot hold a connection.
-const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long making a connection may take; nobody waits for it longer than for a checkout.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The server ends a statement that runs longer, so that an abandoned one does not burden it.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A pool of connections to PostgreSQL; a clone shares it.
 #[derive(Clone)]
-pub struct Db(bb8::Pool<Manager>);
+pub struct Db {
+    pool: bb8::Pool<Manager>,
+    timeout: Duration,
+}
 
 pub type Guard<'a> = bb8::PooledConnection<'a, Manager>;
 
@@ -50,15 +49,16 @@ impl Db {
     /// # Errors
     /// When the settings name no database or cannot be read; never because the server is away.
     pub fn new(settings: &Database) -> anyhow::Result<Self> {
+        let timeout = Duration::from_millis(settings.database_timeout_ms);
         let pool = bb8::Pool::builder()
             .max_size(settings.database_pool_size)
-            .connection_timeout(CHECKOUT_TIMEOUT)
+            .connection_timeout(timeout)
             .idle_timeout(Some(Duration::from_secs(600)))
             .max_lifetime(Some(Duration::from_secs(1_800)))
             .test_on_check_out(true)
             .error_sink(Box::new(LogErrors))
             .build_unchecked(Manager::new(settings)?);
-        Ok(Self(pool))
+        Ok(Self { pool, timeout })
     }
 
     /// Does something with a connection, for a client that waits.
@@ -69,7 +69,7 @@ impl Db {
     /// rolled back.
     pub async fn run<T>(&self, work: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T>) -> Result<T> {
         let mut conn = self.get().await?;
-        match tokio::time::timeout(WORK_TIMEOUT, work(&mut conn)).await {
+        match tokio::time::timeout(self.timeout, work(&mut conn)).await {
             Ok(result) => result,
             Err(_) => {
                 conn.closed.store(true, Ordering::Release);
@@ -83,7 +83,7 @@ impl Db {
     /// # Errors
     /// [`Error::Unavailable`] when none is free or can be made in time.
     pub async fn get(&self) -> Result<Guard<'_>> {
-        self.0.get().await.map_err(|error| match error {
+        self.pool.get().await.map_err(|error| match error {
             bb8::RunError::User(error) => Error::unavailable("Database", error),
             bb8::RunError::TimedOut => Error::unavailable(
                 "Database",
@@ -141,6 +141,8 @@ impl DerefMut for Connection {
 pub struct Manager {
     config: tokio_postgres::Config,
     tls: Option<tls::Connector>,
+    /// How long an idle connection may take to say that it lives.
+    ping_timeout: Duration,
 }
 
 impl Manager {
@@ -150,7 +152,8 @@ impl Manager {
         // The parser's error names the part that is wrong and never repeats the URL, which has the password.
         let mut config = tokio_postgres::Config::from_str(&url)
             .context("DATABASE_URL cannot be read; write postgres://user:password@host:5432/name")?;
-        config.connect_timeout(CHECKOUT_TIMEOUT);
+        let timeout = Duration::from_millis(settings.database_timeout_ms);
+        config.connect_timeout(timeout.max(CONNECT_TIMEOUT));
         config.application_name("saas");
         let options = config.get_options().unwrap_or_default();
         // A value that the user set in the URL comes later and so wins.
@@ -160,7 +163,7 @@ impl Manager {
             Some(_) => tokio_postgres::config::SslMode::Require,
             None => tokio_postgres::config::SslMode::Disable,
         });
-        Ok(Self { config, tls })
+        Ok(Self { config, tls, ping_timeout: timeout / 2 })
     }
 
     async fn establish(&self) -> Result<Connection, BoxError> {
@@ -203,7 +206,7 @@ impl bb8::ManageConnection for Manager {
         if conn.last_used.elapsed() < TRUST_IDLE {
             return Ok(());
         }
-        let answer = tokio::time::timeout(PING_TIMEOUT, conn.inner.batch_execute("")).await;
+        let answer = tokio::time::timeout(self.ping_timeout, conn.inner.batch_execute("")).await;
         answer.map_err(|_| "the database does not answer")??;
         Ok(())
     }

@@ -18,9 +18,6 @@ use crate::{
     error::{BoxError, Error, Result},
 };
 
-/// How long a checkout, and then each of two tries, may take: together less than the 3 s of a 503.
-const CHECKOUT_TIMEOUT: Duration = Duration::from_millis(1_200);
-const ANSWER_TIMEOUT: Duration = Duration::from_millis(800);
 /// A connection idle for longer is asked whether it still lives before it is handed out.
 const TRUST_IDLE: Duration = Duration::from_secs(1);
 /// Connections kept; each carries many commands at once.
@@ -57,10 +54,12 @@ impl Queue {
         // The parser's message may repeat the URL, which has the password.
         let client = redis::Client::open(url.expose_secret())
             .map_err(|_| anyhow::anyhow!("REDIS_URL cannot be read; write redis://:password@host:6379/0"))?;
-        let manager = Manager(RedisConnectionManager::new(url.expose_secret())?);
+        let timeout = Duration::from_millis(settings.redis_timeout_ms);
+        let manager =
+            Manager { inner: RedisConnectionManager::new(client.get_connection_info().clone())?, timeout };
         let pool = bb8::Pool::builder()
             .max_size(POOL_SIZE)
-            .connection_timeout(CHECKOUT_TIMEOUT)
+            .connection_timeout(timeout)
             .test_on_check_out(true)
             .error_sink(Box::new(bb8::NopErrorSink))
             .build_unchecked(manager);
@@ -204,15 +203,18 @@ impl Connection {
 
 /// bb8-redis pings at every checkout and never calls a connection broken; this asks after an idle one only, and
 /// drops one that has failed.
-struct Manager(RedisConnectionManager);
+struct Manager {
+    inner: RedisConnectionManager,
+    timeout: Duration,
+}
 
 impl bb8::ManageConnection for Manager {
     type Connection = Connection;
     type Error = BoxError;
 
     async fn connect(&self) -> Result<Connection, BoxError> {
-        let mut inner = self.0.connect().await?;
-        inner.set_response_timeout(ANSWER_TIMEOUT);
+        let mut inner = self.inner.connect().await?;
+        inner.set_response_timeout(self.timeout);
         Ok(Connection { inner, broken: false, last_used: Instant::now() })
     }
 
@@ -220,7 +222,7 @@ impl bb8::ManageConnection for Manager {
         if conn.last_used.elapsed() < TRUST_IDLE {
             return Ok(());
         }
-        Ok(self.0.is_valid(&mut conn.inner).await?)
+        Ok(self.inner.is_valid(&mut conn.inner).await?)
     }
 
     fn has_broken(&self, conn: &mut Connection) -> bool {

@@ -14,23 +14,25 @@ use crate::support::{
 /// hangs.
 const PROMISED: Duration = Duration::from_secs(3);
 const BUSY: Duration = Duration::from_secs(12);
+/// The settings that keep it: their defaults.
+const TIMEOUTS: [&str; 2] = ["--database-timeout-ms=1400", "--redis-timeout-ms=900"];
 
 async fn with_proxied_database() -> (Proxy, TestApp) {
     let database = TestDatabase::migrated().await;
     let (proxy, url) = Proxy::before(&database.url).await;
-    let app =
-        TestApp::on(database.into(), &[&format!("--database-url={url}"), "--database-pool-size=4"]).await;
+    let url = format!("--database-url={url}");
+    let app = TestApp::on(database.into(), &[&url, "--database-pool-size=4", TIMEOUTS[0]]).await;
     (proxy, app)
 }
 
 async fn with_proxied_redis() -> (Proxy, TestApp) {
     let (proxy, url) = Proxy::before(&servers().await.redis_url()).await;
-    (proxy, TestApp::with(&[&format!("--redis-url={url}")]).await)
+    (proxy, TestApp::with(&[&format!("--redis-url={url}"), TIMEOUTS[1]]).await)
 }
 
 #[tokio::test]
 async fn smoke_a_database_that_was_never_there() {
-    let app = TestApp::with(&["--database-url=postgres://x:y@127.0.0.1:9/z"]).await;
+    let app = TestApp::with(&["--database-url=postgres://x:y@127.0.0.1:9/z", TIMEOUTS[0]]).await;
     let begun = Instant::now();
     let health = app.get("/health/db", None).await;
     assert_eq!(health.status, 503);
@@ -86,7 +88,7 @@ async fn a_restarted_database_costs_no_more_than_a_moment() {
 
 #[tokio::test]
 async fn a_pool_that_is_exhausted_says_so() {
-    let app = TestApp::with(&["--database-pool-size=1"]).await;
+    let app = TestApp::with(&["--database-pool-size=1", TIMEOUTS[0]]).await;
     let user = app.user().await;
     let held = app.app.db.get().await.unwrap();
     app.get("/users/me", Some(&user)).await.is_some_problem(503, "unavailable");

@@ -74,9 +74,18 @@ impl Job for Task {
             Behaviour::Fail(_) => Ok(()),
             Behaviour::FailForGood => Err(Failure::new("There is no such invoice").permanent()),
             Behaviour::Panic => panic!("out of cheese"),
-            Behaviour::Wait => Ok(ctx.stopped().await),
-            Behaviour::WaitForTest => Ok(ctx.state.open.notified().await),
-            Behaviour::Block(ms) => Ok(std::thread::sleep(Duration::from_millis(ms))),
+            Behaviour::Wait => {
+                ctx.stopped().await;
+                Ok(())
+            }
+            Behaviour::WaitForTest => {
+                ctx.state.open.notified().await;
+                Ok(())
+            }
+            Behaviour::Block(ms) => {
+                std::thread::sleep(Duration::from_millis(ms));
+                Ok(())
+            }
         };
         ctx.state.now.fetch_sub(1, Ordering::SeqCst);
         result.map(|()| json!({ "name": self.name }))

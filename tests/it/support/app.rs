@@ -71,6 +71,9 @@ impl TestApp {
             "test".to_owned(),
             "--debug=true".into(),
             "--bcrypt-cost=4".into(),
+            // A busy machine is not what most tests are about.
+            "--database-timeout-ms=20000".into(),
+            "--redis-timeout-ms=20000".into(),
             format!("--secret-key={SECRET}"),
             format!("--mail-dir={}", mail_dir.display()),
             format!("--queue-prefix={prefix}"),
