@@ -3,15 +3,15 @@
 //! | module | is | may use |
 //! |---|---|---|
 //! | [`cli`] | one file per subcommand | everything |
-//! | [`api`] | one file per resource: contract types and operations | services, models, jobs, queue, app, config, error, telemetry |
-//! | [`services`] | business rules that span queries | models, security, app, error |
-//! | [`jobs`] | the tasks, one file each | services, models, app, mail, queue, error |
-//! | [`queue`] | the job engine; knows nothing of this product | config, error, telemetry |
+//! | [`api`] | one file per resource: contract types and operations | services, models, jobs, queue, app, db |
+//! | [`services`] | business rules that span queries | models, security, app |
+//! | [`jobs`] | the tasks, one file each | services, models, app, mail, queue |
+//! | [`queue`] | the job engine; knows nothing of this product | |
 //! | [`models`] | the tables and their queries; knows nothing of HTTP | schema |
-//! | [`app`] | the composition root | config, db, queue, mail, security |
-//! | [`db`], [`mail`], [`security`] | PostgreSQL, SMTP, passwords and tokens | config, error, telemetry |
-//! | [`dev`] | the private servers of `saas dev` and the tests | config |
-//! | [`config`], [`error`], [`telemetry`], [`schema`] | settings, errors, logs, tables | telemetry: config |
+//! | [`app`] | the composition root | db, queue, mail, security |
+//! | [`db`], [`mail`], [`security`] | PostgreSQL, SMTP, passwords and tokens | |
+//! | [`dev`] | the private servers of `saas dev` and the tests | |
+//! | [`config`], [`error`], [`telemetry`], [`pool`] | the ground, which everybody may use | |
 //!
 //! A test reads the `use crate::` lines and holds this.
 
@@ -25,6 +25,7 @@ pub mod error;
 pub mod jobs;
 pub mod mail;
 pub mod models;
+pub mod pool;
 pub mod queue;
 pub mod schema;
 pub mod security;

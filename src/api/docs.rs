@@ -1,12 +1,8 @@
 //! The API document and the two pages that show it. Everything is in the binary: the pages work offline.
 
-use std::{
-    io::Write,
-    sync::{Arc, OnceLock},
-};
+use std::sync::{Arc, OnceLock};
 
 use anyhow::Context;
-use flate2::{Compression, write::GzEncoder};
 use poem::{
     Endpoint, Request, Response, Route,
     endpoint::make_sync,
@@ -16,7 +12,10 @@ use poem::{
 use poem_openapi::OpenApiService;
 use serde_json::{Value, json};
 
-use super::{PREFIX, Resources};
+use super::{
+    PREFIX, Resources,
+    gzip::{accepts_gzip, gzip},
+};
 
 /// The pages run the scripts they bring along, talk to this server, and to nothing else.
 const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; \
@@ -31,6 +30,15 @@ pub(super) fn document(spec: &str) -> anyhow::Result<String> {
         if let Some(flow) = scheme.pointer_mut("/flows/password").and_then(Value::as_object_mut) {
             flow.entry("scopes").or_insert(json!({}));
         }
+    }
+    // OpenAPI 3.0, "Response Object": `description` is required, and empty it helps nobody.
+    let paths =
+        spec.get_mut("paths").and_then(Value::as_object_mut).into_iter().flat_map(|paths| paths.values_mut());
+    let operations = paths.filter_map(Value::as_object_mut).flat_map(|operations| operations.values_mut());
+    let responses =
+        operations.filter_map(|operation| operation.get_mut("responses").and_then(Value::as_object_mut));
+    for (_, response) in responses.flatten().filter(|(_, response)| response["description"] == "") {
+        response["description"] = json!("It has been done.");
     }
     // An empty list of servers means "/", but not to every generator.
     if spec.pointer("/servers/0").is_none() {
@@ -113,20 +121,6 @@ impl Asset {
 
 impl Inner {
     fn gzipped(&self) -> Option<&[u8]> {
-        let compress = || {
-            let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
-            encoder.write_all(self.text.as_bytes()).ok()?;
-            encoder.finish().ok()
-        };
-        self.gzip.get_or_init(compress).as_deref()
+        self.gzip.get_or_init(|| gzip(self.text.as_bytes())).as_deref()
     }
-}
-
-fn accepts_gzip(req: &Request) -> bool {
-    let accepted =
-        req.headers().get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
-    accepted.flat_map(|list| list.split(',')).any(|item| {
-        let mut parts = item.split(';').map(str::trim);
-        parts.next() == Some("gzip") && !parts.any(|q| matches!(q, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"))
-    })
 }

@@ -1,5 +1,9 @@
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
-use poem_openapi::{ApiResponse, Object, OpenApi, payload::Json};
+use poem_openapi::{
+    ApiResponse, Object, OpenApi,
+    payload::Json,
+    types::{Example, ToJSON},
+};
 
 use super::Tag;
 use crate::{
@@ -18,7 +22,7 @@ struct Alive {
     version: String,
 }
 
-impl poem_openapi::types::Example for Alive {
+impl Example for Alive {
     fn example() -> Self {
         Self { status: "healthy".into(), service: "saas".into(), version: env!("CARGO_PKG_VERSION").into() }
     }
@@ -26,20 +30,34 @@ impl poem_openapi::types::Example for Alive {
 
 /// How one dependency is.
 #[derive(Object)]
-#[oai(skip_serializing_if_is_none)]
+#[oai(skip_serializing_if_is_none, example)]
 struct DatabaseHealth {
     status: String,
     database: String,
     result: Option<i32>,
 }
 
+impl Example for DatabaseHealth {
+    fn example() -> Self {
+        Self { status: status(true), database: state(true), result: Some(1) }
+    }
+}
+
 #[derive(Object)]
+#[oai(example)]
 struct RedisHealth {
     status: String,
     redis: String,
 }
 
+impl Example for RedisHealth {
+    fn example() -> Self {
+        Self { status: status(true), redis: state(true) }
+    }
+}
+
 #[derive(Object)]
+#[oai(example)]
 struct Readiness {
     status: String,
     /// `ok` or `error`.
@@ -52,8 +70,20 @@ struct Readiness {
     stopping: bool,
 }
 
+impl Example for Readiness {
+    fn example() -> Self {
+        Self {
+            status: status(true),
+            database: state(true),
+            migrations: state(true),
+            redis: state(true),
+            stopping: false,
+        }
+    }
+}
+
 #[derive(ApiResponse)]
-enum Answer<T: poem_openapi::types::ToJSON + Send + Sync> {
+enum Answer<T: ToJSON + Send + Sync> {
     /// It is well.
     #[oai(status = 200)]
     Healthy(Json<T>),
@@ -62,7 +92,7 @@ enum Answer<T: poem_openapi::types::ToJSON + Send + Sync> {
     Unhealthy(Json<T>),
 }
 
-impl<T: poem_openapi::types::ToJSON + Send + Sync> Answer<T> {
+impl<T: ToJSON + Send + Sync> Answer<T> {
     fn new(healthy: bool, body: T) -> Self {
         if healthy { Self::Healthy(Json(body)) } else { Self::Unhealthy(Json(body)) }
     }

@@ -5,13 +5,14 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
 use futures_util::FutureExt;
 use poem::{
     Endpoint, PathPattern, Request, Response, Result,
-    http::{HeaderMap, HeaderName, HeaderValue, header},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
 };
 use tracing::Instrument;
 
 use super::{
     PREFIX,
     cors::Cors,
+    gzip::{accepts_gzip, compress},
     problem::{Asked, Operations},
 };
 use crate::{
@@ -19,6 +20,8 @@ use crate::{
     telemetry::{REQUEST, RequestContext},
 };
 
+/// Seconds after which a client may try again when something is away.
+const RETRY_AFTER: &str = "2";
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 pub(super) struct Layer<E> {
@@ -36,10 +39,11 @@ impl<E: Endpoint<Output = Response>> Endpoint for Layer<E> {
         let begun = Instant::now();
         let request = RequestContext { id: request_id(req.headers()), ..Default::default() };
         let (method, uri) = (req.method().clone(), req.original_uri().clone());
+        let gzip = accepts_gzip(&req);
         let origin = req.headers().get(header::ORIGIN).cloned();
         let span = tracing::info_span!("request", request_id = &*request.id);
 
-        let (mut response, pattern) = match self.cors.preflight(&req) {
+        let (response, pattern) = match self.cors.preflight(&req) {
             Some(answer) => (answer, None),
             None => {
                 let answer = AssertUnwindSafe(REQUEST.scope(request.clone(), self.inner.call(req)))
@@ -60,6 +64,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Layer<E> {
                 }
             }
         };
+        let mut response = compress(response, gzip).await;
         self.finish(&mut response, &request, origin.as_ref());
         // The pattern, never the path as sent: that may hold an id or a token.
         tracing::info!(
@@ -86,6 +91,7 @@ impl<E> Layer<E> {
 
     fn finish(&self, response: &mut Response, request: &RequestContext, origin: Option<&HeaderValue>) {
         self.cors.decorate(response, origin);
+        let status = response.status();
         let headers = response.headers_mut();
         if let Ok(id) = HeaderValue::from_str(&request.id) {
             headers.insert(REQUEST_ID, id);
@@ -102,6 +108,9 @@ impl<E> Layer<E> {
         if self.https {
             let year = HeaderValue::from_static("max-age=31536000; includeSubDomains");
             headers.insert(header::STRICT_TRANSPORT_SECURITY, year);
+        }
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
         }
         // What a page or the API document has said of itself stands.
         let policy = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");

@@ -4,6 +4,7 @@ mod auth;
 mod cors;
 mod docs;
 mod extract;
+mod gzip;
 mod health;
 mod jobs;
 mod layer;

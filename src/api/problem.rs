@@ -13,7 +13,7 @@ use poem_openapi::{
         AuthorizationError, ContentTypeError, ParseParamError, ParsePathError, ParseRequestPayloadError,
     },
     registry::{MetaMediaType, MetaOperation, MetaPath, MetaResponse, MetaResponses, Registry},
-    types::{ToJSON, Type},
+    types::{Example, ToJSON, Type},
 };
 use serde_json::Value;
 
@@ -23,12 +23,9 @@ use crate::{
     telemetry::chain,
 };
 
-/// Seconds after which a client may try again when something is away.
-const RETRY_AFTER: &str = "2";
-
 /// What went wrong.
 #[derive(Object)]
-#[oai(skip_serializing_if_is_none)]
+#[oai(skip_serializing_if_is_none, example)]
 pub struct Problem {
     /// `about:blank`: the status says what kind it is (RFC 9457 section 4.2.1).
     #[oai(rename = "type")]
@@ -43,6 +40,28 @@ pub struct Problem {
     request_id: String,
     /// Every field that is invalid.
     errors: Option<Vec<ProblemField>>,
+}
+
+impl Example for Problem {
+    fn example() -> Self {
+        let error = Error::invalid(
+            "body",
+            "email",
+            "This is not a valid email address; it looks like name@example.com",
+        );
+        Self {
+            kind: "about:blank".into(),
+            title: "Unprocessable Entity".into(),
+            status: 422,
+            detail: error.to_string(),
+            code: error.code().into(),
+            request_id: "01a203c5-1357-763a-a32d-0c63a944ff19".into(),
+            errors: match error {
+                Error::Invalid(fields) => Some(fields.into_iter().map(Into::into).collect()),
+                _ => None,
+            },
+        }
+    }
 }
 
 /// One invalid field.
@@ -281,15 +300,9 @@ fn respond(status: StatusCode, problem: &Problem, allow: Option<String>) -> Resp
     let mut response = (status, problem.to_json_string()).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-    match status {
+    if status == StatusCode::UNAUTHORIZED {
         // RFC 6750 section 3.
-        StatusCode::UNAUTHORIZED => {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        }
-        StatusCode::SERVICE_UNAVAILABLE => {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
-        }
-        _ => {}
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     if let Some(allow) = allow.and_then(|allow| HeaderValue::from_str(&allow).ok()) {
         headers.insert(header::ALLOW, allow);

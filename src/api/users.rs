@@ -67,10 +67,17 @@ impl From<User> for UserOut {
 }
 
 #[derive(Object)]
+#[oai(example)]
 struct AdminGreeting {
     message: String,
     /// The address of the admin who asked.
     admin_user: String,
+}
+
+impl Example for AdminGreeting {
+    fn example() -> Self {
+        Self { message: "This is an admin-only endpoint".into(), admin_user: "admin@example.com".into() }
+    }
 }
 
 #[OpenApi(prefix_path = "/users", tag = "Tag::Users")]

@@ -1,5 +1,5 @@
 use std::{
-    io::{IsTerminal, Read},
+    io::{IsTerminal, Read, Write},
     process::ExitCode,
 };
 
@@ -60,10 +60,11 @@ impl Args {
             check_password(password)
                 .map_err(|problem| anyhow::anyhow!("the password is refused: {problem}"))?;
         }
+        let mut out = std::io::stdout();
         match ensure_admin(&conn, &passwords, &email, password, self.promote).await? {
-            Admin::Created => println!("created admin {email}"),
-            Admin::Promoted => println!("{email} is an admin now"),
-            Admin::AlreadyThere => println!("{email} is an admin already; nothing changed"),
+            Admin::Created => writeln!(out, "created admin {email}")?,
+            Admin::Promoted => writeln!(out, "{email} is an admin now")?,
+            Admin::AlreadyThere => writeln!(out, "{email} is an admin already; nothing changed")?,
             Admin::PlainUser => bail!("{email} has an account that is no admin; add --promote to lift it"),
         }
         Ok(ExitCode::SUCCESS)

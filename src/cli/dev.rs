@@ -10,11 +10,12 @@ use anyhow::{Context, bail};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{
-    serve::{bind, serve},
+    serve::{bind, check_admin, serve},
     stop::Stop,
     worker::work,
 };
 use crate::{
+    api,
     app::App,
     config::{self, Config, Http, Listen, secret},
     db::migrations,
@@ -58,11 +59,14 @@ impl Args {
         self.config.core.debug = true;
         telemetry::init(&self.config.core)?;
         let stop = Stop::on_signals()?;
+        check_admin(&self.config.auth.admin)?;
+        api::check_http(&self.config.core, &self.http)?;
         // The port first: it is what most often is in the way, and nothing has been started yet.
         let listener = bind(&self.listen)?;
         let _lock = lock(&self.state_dir)?;
         if self.reset {
-            dev::wipe(&self.state_dir.join("servers"))
+            dev::wipe(&self.state_dir, &["lock"])
+                .await
                 .context("cannot remove what earlier runs have kept")?;
         }
         let mut servers = Servers::default();
@@ -133,7 +137,7 @@ impl Servers {
             database.database_url = Some(server.url.clone());
             self.postgres = Some(server);
         }
-        if secret(&config.redis.redis_url).is_none() && std::env::var_os("REDIS_HOST").is_none() {
+        if secret(&config.redis.redis_url).is_none() && config.redis.redis_host.is_none() {
             let server = Server::redis(dir, Purpose::Development).await?;
             config.redis.redis_url = Some(server.url.clone());
             self.redis = Some(server);

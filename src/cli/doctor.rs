@@ -1,4 +1,7 @@
-use std::process::{Command, ExitCode};
+use std::{
+    io::Write,
+    process::{Command, ExitCode},
+};
 
 use anyhow::{Context, bail};
 use chrono::Utc;
@@ -55,14 +58,15 @@ impl Report {
                 ("FAIL", telemetry::chain(error.as_ref()))
             }
         };
-        println!("{mark}  {name:<11} {text}");
+        // The exit code says it too, where nobody reads on.
+        let _ = writeln!(std::io::stdout(), "{mark}  {name:<11} {text}");
     }
 }
 
 impl Args {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
         if self.generate_secret {
-            println!("{}", security::random_secret()?);
+            writeln!(std::io::stdout(), "{}", security::random_secret()?)?;
             return Ok(ExitCode::SUCCESS);
         }
         let mut report = Report::default();

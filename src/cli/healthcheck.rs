@@ -1,4 +1,5 @@
 use std::{
+    io::Write,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     process::ExitCode,
     time::Duration,
@@ -38,7 +39,7 @@ impl Args {
         if !status.contains(" 200 ") {
             bail!("the server at {address} answers {status:?}");
         }
-        println!("healthy");
+        writeln!(std::io::stdout(), "healthy")?;
         Ok(ExitCode::SUCCESS)
     }
 }

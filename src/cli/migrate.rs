@@ -1,4 +1,4 @@
-use std::{fs, path::PathBuf, process::ExitCode};
+use std::{fs, io::Write, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, bail};
 use clap::Subcommand;
@@ -60,13 +60,21 @@ impl Args {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
         match self.action {
             Action::Up(target) => {
-                report("applied", &migrations::up(&target.database).await?, "nothing to apply")
+                report("applied", &migrations::up(&target.database).await?, "nothing to apply")?
             }
             Action::Down { n, target } => {
-                report("reverted", &migrations::down(&target.database, n.into()).await?, "nothing to revert");
+                report(
+                    "reverted",
+                    &migrations::down(&target.database, n.into()).await?,
+                    "nothing to revert",
+                )?;
             }
             Action::Redo(target) => {
-                report("reverted and applied", &migrations::redo(&target.database).await?, "nothing to redo");
+                report(
+                    "reverted and applied",
+                    &migrations::redo(&target.database).await?,
+                    "nothing to redo",
+                )?;
             }
             Action::Status(target) => return status(&target.database).await,
             Action::New { description, dir } => new(&description, &dir)?,
@@ -75,11 +83,15 @@ impl Args {
     }
 }
 
-fn report(done: &str, names: &[String], nothing: &str) {
-    names.iter().for_each(|name| println!("{done} {name}"));
-    if names.is_empty() {
-        println!("{nothing}");
+fn report(done: &str, names: &[String], nothing: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout();
+    for name in names {
+        writeln!(out, "{done} {name}")?;
     }
+    if names.is_empty() {
+        writeln!(out, "{nothing}")?;
+    }
+    Ok(())
 }
 
 async fn status(database: &Database) -> anyhow::Result<ExitCode> {
@@ -91,7 +103,7 @@ async fn status(database: &Database) -> anyhow::Result<ExitCode> {
             migrations::State::Pending => "pending",
             migrations::State::Unknown => "applied, unknown to this build",
         };
-        println!("{}  {state}", migration.name);
+        writeln!(std::io::stdout(), "{}  {state}", migration.name)?;
     }
     let pending = list.iter().filter(|migration| migration.state == migrations::State::Pending).count();
     Ok(match pending {
@@ -121,7 +133,7 @@ fn new(description: &str, dir: &std::path::Path) -> anyhow::Result<()> {
     ] {
         let path = folder.join(file);
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-        println!("{}", path.display());
+        writeln!(std::io::stdout(), "{}", path.display())?;
     }
     Ok(())
 }

@@ -11,9 +11,9 @@ mod serve;
 mod stop;
 mod worker;
 
-use std::process::ExitCode;
+use std::{io::Write, process::ExitCode};
 
-use clap::{Parser, Subcommand, error::ContextKind};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ContextKind};
 
 use crate::telemetry;
 
@@ -45,20 +45,43 @@ enum Command {
 /// Reads the command line and does what it says. Exit codes: 0 done, 1 failed, 2 wrong usage.
 pub fn main() -> ExitCode {
     if let Err(error) = load_dotenv() {
-        eprintln!("error: {error:#}");
+        let _ = writeln!(std::io::stderr(), "error: {error:#}");
         return ExitCode::from(2);
     }
-    let cli = match Cli::try_parse() {
+    let parsed = without_empty_variables(Cli::command())
+        .try_get_matches()
+        .and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
     match block_on(cli.command.run()) {
         Ok(code) => code,
+        // Whoever read the output has seen enough.
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", one_line(&error));
+            let _ = writeln!(std::io::stderr(), "error: {}", one_line(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// A variable that is set to nothing counts as not set, as lines without a value in `.env` and compose files are
+/// meant.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let empty = |arg: &clap::Arg| {
+        arg.get_env()
+            .and_then(std::env::var_os)
+            .is_some_and(|value| value.to_string_lossy().trim().is_empty())
+    };
+    command
+        .mut_args(|arg| if empty(&arg) { arg.env(None::<&'static str>) } else { arg })
+        .mut_subcommands(without_empty_variables)
+}
+
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let io = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>());
+    io.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 impl Command {
@@ -114,7 +137,10 @@ fn usage(error: &clap::Error) -> ExitCode {
         let on_line = std::env::args()
             .any(|given| given == format!("--{flag}") || given.starts_with(&format!("--{flag}=")));
         if !on_line && std::env::var_os(&name).is_some() {
-            eprintln!("The value comes from the environment variable {name} (or the file .env).");
+            let _ = writeln!(
+                std::io::stderr(),
+                "The value comes from the environment variable {name} (or the file .env)."
+            );
         }
     }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))

@@ -1,4 +1,4 @@
-use std::process::ExitCode;
+use std::{io::Write, process::ExitCode};
 
 use clap::Parser;
 
@@ -28,7 +28,7 @@ impl Args {
         let Offline { mut config } =
             Offline::try_parse_from(["saas", "--database-url", "postgres://nowhere/none"])?;
         config.core = self.core;
-        println!("{}", api::document(&App::new(config)?)?);
+        writeln!(std::io::stdout(), "{}", api::document(&App::new(config)?)?)?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -8,8 +8,8 @@ use super::stop::Stop;
 use crate::{
     api,
     app::App,
-    config::{Config, Core, DEFAULT_ADMIN_PASSWORD, Http, Listen},
-    db::migrations,
+    config::{Config, Core, DEFAULT_ADMIN_PASSWORD, FirstAdmin, Http, Listen},
+    db::{self, migrations},
     services::{
         self,
         users::{Admin, check_email, check_password},
@@ -88,8 +88,9 @@ async fn check_migrations(app: &App, migrate: bool) -> anyhow::Result<()> {
         }
         return Ok(());
     }
-    let conn =
-        app.db.get().await.context("cannot reach PostgreSQL; is DATABASE_URL right and the server up?")?;
+    let conn = db::connect(&app.config.database)
+        .await
+        .context("cannot reach PostgreSQL; is DATABASE_URL right and the server up?")?;
     let pending = migrations::pending(&conn).await?;
     if !pending.is_empty() {
         bail!(
@@ -98,6 +99,14 @@ async fn check_migrations(app: &App, migrate: bool) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+/// Refuses an admin whom nobody could sign in as, or anybody.
+pub(super) fn check_admin(settings: &FirstAdmin) -> anyhow::Result<()> {
+    let email = &settings.first_superuser_email;
+    check_email(email).map_err(|problem| anyhow::anyhow!("FIRST_SUPERUSER_EMAIL {email:?}: {problem}"))?;
+    check_password(settings.first_superuser_password.expose_secret())
+        .map_err(|problem| anyhow::anyhow!("FIRST_SUPERUSER_PASSWORD: {problem}"))
 }
 
 /// Makes the first admin, where there is none and the password was chosen.
@@ -109,8 +118,7 @@ async fn first_admin(app: &App) -> anyhow::Result<()> {
         return Ok(());
     }
     let email = &settings.first_superuser_email;
-    check_email(email).map_err(|problem| anyhow::anyhow!("FIRST_SUPERUSER_EMAIL {email:?}: {problem}"))?;
-    check_password(password).map_err(|problem| anyhow::anyhow!("FIRST_SUPERUSER_PASSWORD: {problem}"))?;
+    check_admin(settings)?;
     match services::users::ensure_admin(&conn, &app.passwords, email, Some(password.to_owned()), false)
         .await?
     {

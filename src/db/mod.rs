@@ -25,11 +25,11 @@ use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use crate::{
     config::Database,
     error::{BoxError, Error, Result},
+    pool::{LastError, TRUST_IDLE},
 };
 
-/// A connection idle for longer is asked whether it still lives before it is handed out.
-const TRUST_IDLE: Duration = Duration::from_secs(1);
-/// How long making a connection may take; nobody waits for it longer than for a checkout.
+/// How long making a connection may take, TLS and login included; no request waits for it longer than for a
+/// checkout.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The server ends a statement that runs longer, so that an abandoned one does not burden it.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -39,6 +39,7 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct Db {
     pool: bb8::Pool<Manager>,
     timeout: Duration,
+    last_error: LastError,
 }
 
 pub type Guard<'a> = bb8::PooledConnection<'a, Manager>;
@@ -50,15 +51,16 @@ impl Db {
     /// When the settings name no database or cannot be read; never because the server is away.
     pub fn new(settings: &Database) -> anyhow::Result<Self> {
         let timeout = Duration::from_millis(settings.database_timeout_ms);
+        let last_error = LastError::default();
         let pool = bb8::Pool::builder()
             .max_size(settings.database_pool_size)
             .connection_timeout(timeout)
             .idle_timeout(Some(Duration::from_secs(600)))
             .max_lifetime(Some(Duration::from_secs(1_800)))
             .test_on_check_out(true)
-            .error_sink(Box::new(LogErrors))
+            .error_sink(Box::new(last_error.clone()))
             .build_unchecked(Manager::new(settings)?);
-        Ok(Self { pool, timeout })
+        Ok(Self { pool, timeout, last_error })
     }
 
     /// Does something with a connection, for a client that waits.
@@ -69,12 +71,14 @@ impl Db {
     /// rolled back.
     pub async fn run<T>(&self, work: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T>) -> Result<T> {
         let mut conn = self.get().await?;
+        // Also when the caller hangs up in the middle, and this future is dropped.
+        let abandon = Abandon { closed: conn.closed.clone(), cancel: Some(conn.canceller()) };
         match tokio::time::timeout(self.timeout, work(&mut conn)).await {
-            Ok(result) => result,
-            Err(_) => {
-                conn.closed.store(true, Ordering::Release);
-                Err(Error::unavailable("Database", "it does not answer in time"))
+            Ok(result) => {
+                abandon.not();
+                result
             }
+            Err(_) => Err(Error::unavailable("Database", "it does not answer in time")),
         }
     }
 
@@ -85,24 +89,44 @@ impl Db {
     pub async fn get(&self) -> Result<Guard<'_>> {
         self.pool.get().await.map_err(|error| match error {
             bb8::RunError::User(error) => Error::unavailable("Database", error),
-            bb8::RunError::TimedOut => Error::unavailable(
-                "Database",
-                "no connection could be had in time: it is away or the pool is exhausted",
-            ),
+            bb8::RunError::TimedOut => Error::unavailable("Database", self.last_error.explain()),
         })
     }
 }
 
-/// The pool retries by itself; why it has to is worth one line, not one per attempt.
-#[derive(Debug, Clone)]
-struct LogErrors;
+/// Throws a connection away that is still busy, and has the server stop what it is busy with.
+struct Abandon {
+    closed: Arc<AtomicBool>,
+    cancel: Option<Canceller>,
+}
 
-impl bb8::ErrorSink<BoxError> for LogErrors {
-    fn sink(&self, error: BoxError) {
-        tracing::debug!(error = crate::telemetry::chain(&*error), "database connection failed");
+impl Abandon {
+    fn not(mut self) {
+        self.cancel = None;
     }
-    fn boxed_clone(&self) -> Box<dyn bb8::ErrorSink<BoxError>> {
-        Box::new(self.clone())
+}
+
+impl Drop for Abandon {
+    fn drop(&mut self) {
+        if let Some(cancel) = self.cancel.take() {
+            self.closed.store(true, Ordering::Release);
+            tokio::spawn(async move { tokio::time::timeout(CONNECT_TIMEOUT, cancel.cancel()).await });
+        }
+    }
+}
+
+struct Canceller {
+    token: tokio_postgres::CancelToken,
+    tls: Option<tls::Connector>,
+}
+
+impl Canceller {
+    async fn cancel(self) {
+        // Where this fails the statement's own time-out ends it.
+        let _ = match self.tls {
+            Some(tls) => self.token.cancel_query(tls).await,
+            None => self.token.cancel_query(tokio_postgres::NoTls).await,
+        };
     }
 }
 
@@ -122,6 +146,7 @@ pub struct Connection {
     inner: AsyncPgConnection,
     closed: Arc<AtomicBool>,
     last_used: Instant,
+    tls: Option<tls::Connector>,
 }
 
 impl Deref for Connection {
@@ -153,11 +178,7 @@ impl Manager {
         let mut config = tokio_postgres::Config::from_str(&url)
             .context("DATABASE_URL cannot be read; write postgres://user:password@host:5432/name")?;
         let timeout = Duration::from_millis(settings.database_timeout_ms);
-        config.connect_timeout(timeout.max(CONNECT_TIMEOUT));
         config.application_name("saas");
-        let options = config.get_options().unwrap_or_default();
-        // A value that the user set in the URL comes later and so wins.
-        config.options(format!("-c statement_timeout={} {options}", STATEMENT_TIMEOUT.as_millis()));
         let tls = mode.connector()?;
         config.ssl_mode(match tls {
             Some(_) => tokio_postgres::config::SslMode::Require,
@@ -167,10 +188,14 @@ impl Manager {
     }
 
     async fn establish(&self) -> Result<Connection, BoxError> {
-        match &self.tls {
-            Some(tls) => self.establish_with(tls.clone()).await,
-            None => self.establish_with(tokio_postgres::NoTls).await,
-        }
+        let connecting = async {
+            match &self.tls {
+                Some(tls) => self.establish_with(tls.clone()).await,
+                None => self.establish_with(tokio_postgres::NoTls).await,
+            }
+        };
+        // All of it: a server that is frozen takes connections and says nothing.
+        tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.map_err(|_| "the server does not answer")?
     }
 
     async fn establish_with<T>(&self, tls: T) -> Result<Connection, BoxError>
@@ -189,8 +214,10 @@ impl Manager {
             }
             flag.store(true, Ordering::Release);
         });
-        let inner = AsyncPgConnection::try_from(client).await?;
-        Ok(Connection { inner, closed, last_used: Instant::now() })
+        let mut inner = AsyncPgConnection::try_from(client).await?;
+        // Not as a start-up option, which PgBouncer refuses.
+        inner.batch_execute(&format!("SET statement_timeout = {}", STATEMENT_TIMEOUT.as_millis())).await?;
+        Ok(Connection { inner, closed, last_used: Instant::now(), tls: self.tls.clone() })
     }
 }
 
@@ -218,6 +245,10 @@ impl bb8::ManageConnection for Manager {
 }
 
 impl Connection {
+    fn canceller(&self) -> Canceller {
+        Canceller { token: self.inner.cancel_token(), tls: self.tls.clone() }
+    }
+
     /// The connection alone.
     pub fn into_inner(self) -> AsyncPgConnection {
         self.inner

@@ -13,8 +13,8 @@ use std::{
 
 use anyhow::Context;
 
-/// Arguments: the signal that stops the child, a folder to remove afterwards with its parent if that is empty (or
-/// nothing), the command.
+/// Arguments: the signal that stops the child, a folder to remove once it was told to stop, with its parent if that
+/// is empty (or nothing), the command.
 const GUARD: &str = r#"
 stop=$1 wipe=$2; shift 2
 exec 3<&0
@@ -22,6 +22,7 @@ exec 3<&0
 child=$!
 (
     while read -r _; do :; done
+    [ -n "$wipe" ] && : >"$wipe/stopping"
     kill -s "$stop" "$child"
     tries=0
     while kill -0 "$child" && [ "$tries" -lt 100 ]; do sleep 0.1; tries=$((tries + 1)); done
@@ -31,7 +32,7 @@ reader=$!
 wait "$child"
 code=$?
 kill "$reader" 2>/dev/null
-[ -n "$wipe" ] && rm -rf "$wipe" && rmdir "${wipe%/*}" 2>/dev/null
+[ -n "$wipe" ] && [ -e "$wipe/stopping" ] && rm -rf "$wipe" && rmdir "${wipe%/*}" 2>/dev/null
 exit "$code"
 "#;
 

@@ -16,6 +16,9 @@ use secrecy::SecretString;
 use guard::Account;
 pub use guard::Guarded;
 
+/// The names of the servers' folders.
+const SERVERS: [&str; 2] = ["postgres", "redis"];
+
 /// What the servers' data is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
@@ -70,9 +73,7 @@ fn server_dir(dir: &Path, name: &str, account: Option<&Account>) -> anyhow::Resu
     if account.reaches(&wanted) {
         return Ok(wanted);
     }
-    let slug: String =
-        wanted.to_string_lossy().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
-    let elsewhere = make(&Path::new("/var/lib/saas-dev").join(slug.trim_matches('-')))?;
+    let elsewhere = make(&elsewhere(&wanted))?;
     if !account.reaches(&elsewhere) {
         bail!(
             "the account {:?} can reach neither {} nor {}",
@@ -81,21 +82,38 @@ fn server_dir(dir: &Path, name: &str, account: Option<&Account>) -> anyhow::Resu
             elsewhere.display()
         );
     }
-    fs::write(wanted.join("elsewhere"), elsewhere.as_os_str().as_encoded_bytes())?;
     Ok(elsewhere)
 }
 
-/// Removes the data of a server, wherever it lies.
+fn elsewhere(dir: &Path) -> PathBuf {
+    let path = dir.to_string_lossy();
+    let slug: String = path.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    Path::new("/var/lib/saas-dev").join(slug.trim_matches('-'))
+}
+
+/// Removes what `saas dev` has kept in its folder, and the servers' data wherever it lies.
 ///
 /// # Errors
 /// When it cannot be removed.
-pub fn wipe(dir: &Path) -> io::Result<()> {
-    for name in ["postgres", "redis"] {
-        if let Ok(elsewhere) = fs::read_to_string(dir.join(name).join("elsewhere")) {
-            remove(Path::new(&elsewhere))?;
+pub async fn wipe(dir: &Path, except: &[&str]) -> anyhow::Result<()> {
+    for name in SERVERS {
+        let Ok(path) = dir.join("servers").join(name).canonicalize() else { continue };
+        for data in [path.clone(), elsewhere(&path)] {
+            postgres::wait_for_predecessor(&data.join("data")).await;
+            remove(&data)?;
         }
     }
-    remove(dir)
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if except.iter().any(|name| entry.file_name() == *name) {
+            continue;
+        }
+        match entry.file_type()?.is_dir() {
+            true => remove(&entry.path())?,
+            false => fs::remove_file(entry.path())?,
+        }
+    }
+    Ok(())
 }
 
 fn remove(dir: &Path) -> io::Result<()> {

@@ -16,6 +16,8 @@ pub struct SendEmail {
     pub to: String,
     pub subject: String,
     pub body: String,
+    /// Whether whoever asked for it may write to this address once mails really go out.
+    pub permitted: bool,
 }
 
 impl Job for SendEmail {
@@ -29,6 +31,10 @@ impl Job for SendEmail {
     async fn run(self, ctx: Context) -> JobResult {
         if self.to.parse::<lettre::Address>().is_err() {
             return Err(Failure::new("The address of the recipient is not valid").permanent());
+        }
+        // Asked again here, since this process is the one that sends: the API may not know of the server.
+        if ctx.state.mailer.is_real() && !self.permitted {
+            return Err(Failure::new("Only admins may write to other addresses than their own").permanent());
         }
         let sent = ctx.state.mailer.send(&ctx.job_id, &self.to, &self.subject, &self.body).await?;
         let status = match sent {

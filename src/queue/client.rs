@@ -16,10 +16,9 @@ use super::{
 use crate::{
     config::Redis,
     error::{BoxError, Error, Result},
+    pool::{LastError, TRUST_IDLE},
 };
 
-/// A connection idle for longer is asked whether it still lives before it is handed out.
-const TRUST_IDLE: Duration = Duration::from_secs(1);
 /// Connections kept; each carries many commands at once.
 const POOL_SIZE: u32 = 8;
 /// A larger payload belongs in a table or a file, and its key in the job.
@@ -31,6 +30,8 @@ pub struct Queue {
     pool: bb8::Pool<Manager>,
     client: redis::Client,
     prefix: String,
+    timeout: Duration,
+    last_error: LastError,
 }
 
 /// What cancelling did.
@@ -57,13 +58,14 @@ impl Queue {
         let timeout = Duration::from_millis(settings.redis_timeout_ms);
         let manager =
             Manager { inner: RedisConnectionManager::new(client.get_connection_info().clone())?, timeout };
+        let last_error = LastError::default();
         let pool = bb8::Pool::builder()
             .max_size(POOL_SIZE)
             .connection_timeout(timeout)
             .test_on_check_out(true)
-            .error_sink(Box::new(bb8::NopErrorSink))
+            .error_sink(Box::new(last_error.clone()))
             .build_unchecked(manager);
-        Ok(Self { pool, client, prefix: settings.queue_prefix.clone() })
+        Ok(Self { pool, client, prefix: settings.queue_prefix.clone(), timeout, last_error })
     }
 
     pub(super) fn client(&self) -> &redis::Client {
@@ -96,9 +98,9 @@ impl Queue {
         }
         // The id is ours, so a push whose answer was lost can be repeated: the second finds the first.
         let _: Vec<String> = self
-            .invoke(|again| {
+            .invoke(|| {
                 let mut call = scripts::PUSH.key(&self.prefix);
-                call.arg(J::QUEUE).arg(0).arg(u8::from(again)).arg(1).arg(&id).arg(&text);
+                call.arg(J::QUEUE).arg(0).arg(1).arg(&id).arg(&text);
                 call
             })
             .await?;
@@ -108,7 +110,7 @@ impl Queue {
     /// Where a job stands; `None` where no such job is known (any more).
     pub async fn status(&self, id: &str) -> Result<Option<JobStatus>> {
         let answer = self
-            .invoke(|_| {
+            .invoke(|| {
                 let mut call = scripts::STATUS.key(&self.prefix);
                 call.arg(id);
                 call
@@ -137,7 +139,7 @@ impl Queue {
         // A cancelled job has no result to keep for long.
         let ttl = Duration::from_secs(24 * 60 * 60).as_millis() as u64;
         let answer: String = self
-            .invoke(|_| {
+            .invoke(|| {
                 let mut call = scripts::CANCEL.key(&self.prefix);
                 call.arg(id).arg(ttl).arg(&text);
                 call
@@ -161,26 +163,32 @@ impl Queue {
     async fn checkout(&self) -> Result<bb8::PooledConnection<'_, Manager>> {
         self.pool.get().await.map_err(|error| match error {
             bb8::RunError::User(error) => Error::unavailable("Redis", error),
-            bb8::RunError::TimedOut => Error::unavailable("Redis", "no connection could be had in time"),
+            bb8::RunError::TimedOut => Error::unavailable("Redis", self.last_error.explain()),
         })
     }
 
-    /// Calls a script, and once more where the first answer was lost. `call` is told whether it is the second.
+    /// Calls a script, and once more where the first answer was lost: every script bears that.
     async fn invoke<T, F>(&self, call: F) -> Result<T>
     where
         T: redis::FromRedisValue,
-        F: Fn(bool) -> ScriptInvocation<'static>,
+        F: Fn() -> ScriptInvocation<'static>,
     {
+        let deadline = tokio::time::Instant::now() + 2 * self.timeout;
         let mut again = false;
         loop {
             let mut conn = self.checkout().await?;
-            match call(again).invoke_async(&mut conn.inner).await {
-                Ok(answer) => return Ok(answer),
-                Err(error) if !again && (error.is_io_error() || error.is_unrecoverable_error()) => {
+            let answer = tokio::time::timeout_at(deadline, call().invoke_async(&mut conn.inner)).await;
+            match answer {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(error)) if !again && (error.is_io_error() || error.is_unrecoverable_error()) => {
                     conn.broken = true;
                     again = true;
                 }
-                Err(error) => return Err(conn.judge(error)),
+                Ok(Err(error)) => return Err(conn.judge(error)),
+                Err(late) => {
+                    conn.broken = true;
+                    return Err(Error::unavailable("Redis", late));
+                }
             }
         }
     }

@@ -15,6 +15,9 @@ use super::{
 
 /// How long a job that was told to stop may take to heed it before it is dropped.
 const COOPERATION: Duration = Duration::from_secs(1);
+/// A larger result belongs in a table or a file, and its key in the result.
+const MAX_RESULT: usize = 1024 * 1024;
+const MAX_ERROR_DETAIL: usize = 8 * 1024;
 const LONGEST_BACKOFF: Duration = Duration::from_secs(60 * 60);
 /// A task that this build does not know may belong to a newer one that is being rolled out: it is left for that
 /// long to the workers that know it, and looked at again this often.
@@ -28,7 +31,7 @@ pub(super) struct Delivery {
     /// The lease it came with.
     pub(super) lease: Arc<str>,
     pub(super) queue: Arc<str>,
-    pub(super) envelope: String,
+    pub(super) envelope: Vec<u8>,
     pub(super) failures: u32,
     pub(super) crashes: u32,
     /// Redis's clock at the fetch, in milliseconds.
@@ -65,9 +68,15 @@ pub(super) enum Verdict {
     Dead {
         error: String,
     },
+    /// Back to the queue as if it had not been fetched; refused by Redis where somebody else has it by now.
     Release,
-    /// The lease was lost; there is nothing to say.
-    Nothing,
+}
+
+impl Verdict {
+    pub(super) fn dead(message: &str, detail: &str, at: i64) -> Self {
+        let error = ErrorRecord { message: message.into(), detail: Some(detail.into()), at };
+        Self::Dead { error: record(&error) }
+    }
 }
 
 impl Delivery {
@@ -77,7 +86,7 @@ impl Delivery {
         jobs: &'static [JobType<S>],
         state: S,
     ) -> Ended {
-        let verdict = match serde_json::from_str::<Envelope>(&self.envelope) {
+        let verdict = match serde_json::from_slice::<Envelope>(&self.envelope) {
             Ok(envelope) => self.open(envelope, jobs, state).await,
             Err(error) => {
                 tracing::error!(job_id = &*self.id, error = %error, "job has a malformed envelope");
@@ -102,6 +111,10 @@ impl Delivery {
             request_id = envelope.req.as_deref()
         );
         async {
+            // It may have been cancelled or lost before it began.
+            if let Some(reason) = self.stop.reason() {
+                return self.stopped(reason, &envelope, Duration::ZERO);
+            }
             let job = jobs.iter().find(|job| job.name == envelope.task);
             let Some(job) = job.filter(|_| envelope.v <= Envelope::VERSION) else {
                 return self.unknown(&envelope);
@@ -118,10 +131,14 @@ impl Delivery {
         let begun = Instant::now();
         let mut running = AssertUnwindSafe(running).catch_unwind();
         let mut timed_out = false;
-        // A job that was told to stop gets a moment to do it in its own way; its answer then still counts.
+        // A job that was told to stop gets a moment to do it in its own way; its answer then still counts, unless
+        // somebody else may have begun to run it.
         let answer = tokio::select! {
             answer = &mut running => Some(answer),
-            () = self.stop.token.cancelled() => tokio::time::timeout(COOPERATION, running).await.ok(),
+            () = self.stop.token.cancelled() => match self.stop.reason() {
+                Some(Reason::Lost) => None,
+                _ => tokio::time::timeout(COOPERATION, running).await.ok(),
+            },
             () = tokio::time::sleep(job.timeout) => {
                 timed_out = true;
                 self.stop.token.cancel();
@@ -131,11 +148,7 @@ impl Delivery {
         let took = begun.elapsed();
         let failure = match answer {
             Some(Ok(Ok(result))) => return self.finished(envelope, result, took),
-            Some(Err(panic)) => {
-                let text = panic.downcast_ref::<&str>().copied().map(str::to_owned);
-                let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-                Failure::from(format!("panicked: {text}"))
-            }
+            Some(Err(panic)) => Failure::from(format!("panicked: {}", panic_text(&*panic))),
             _ if timed_out => {
                 Failure::new(format!("The job took longer than {} s", job.timeout.as_secs_f32()))
             }
@@ -143,33 +156,50 @@ impl Delivery {
             None => Failure::new("The job was stopped"),
         };
         match self.stop.reason() {
-            Some(Reason::Lost) => {
-                tracing::warn!("job's lease was lost: another worker may run it");
-                Verdict::Nothing
+            Some(reason) => self.stopped(reason, envelope, took),
+            None => self.failed(job, &failure, took),
+        }
+    }
+
+    fn stopped(&self, reason: Reason, envelope: &Envelope, took: Duration) -> Verdict {
+        match reason {
+            Reason::Lost => {
+                tracing::warn!("job stopped, since its lease could not be renewed");
+                Verdict::Release
             }
-            Some(Reason::Shutdown) => {
+            Reason::Shutdown => {
                 tracing::info!("job goes back to the queue, since the worker is stopping");
                 Verdict::Release
             }
-            Some(Reason::Canceled) => {
+            Reason::Canceled => {
                 tracing::info!("job canceled");
                 let outcome = self.outcome(State::Canceled, envelope, None, took);
                 Verdict::Canceled { outcome, ttl: envelope.ttl }
             }
-            None => self.failed(job, &failure, took),
         }
     }
 
     fn finished(&self, envelope: &Envelope, result: Value, took: Duration) -> Verdict {
         tracing::info!(duration_ms = took.as_millis() as u64, "job finished");
         let outcome = self.outcome(State::Finished, envelope, Some(result), took);
+        if outcome.len() > MAX_RESULT {
+            tracing::error!(bytes = outcome.len(), "job finished with a result that is too large to keep");
+            let detail = format!("{} bytes, and {MAX_RESULT} are kept", outcome.len());
+            return self.dead("The job's result is too large", &detail);
+        }
         Verdict::Finished { outcome, ttl: envelope.ttl, clear: self.failures + self.crashes > 0 }
     }
 
     fn failed<S>(&self, job: &JobType<S>, failure: &Failure, took: Duration) -> Verdict {
         let duration_ms = took.as_millis() as u64;
         let attempts = self.failures + 1;
-        let error = record(&failure.record(self.fetched + took.as_millis() as i64));
+        let mut error = failure.record(self.fetched + took.as_millis() as i64);
+        if let Some(detail) = &mut error.detail
+            && detail.len() > MAX_ERROR_DETAIL
+        {
+            detail.truncate(detail.floor_char_boundary(MAX_ERROR_DETAIL));
+        }
+        let error = record(&error);
         if failure.is_permanent() || attempts >= job.max_attempts {
             tracing::error!(error = %failure, duration_ms, "job failed for good");
             return Verdict::Dead { error };
@@ -190,8 +220,7 @@ impl Delivery {
     }
 
     fn dead(&self, message: &str, detail: &str) -> Verdict {
-        let error = ErrorRecord { message: message.into(), detail: Some(detail.into()), at: self.fetched };
-        Verdict::Dead { error: record(&error) }
+        Verdict::dead(message, detail, self.fetched)
     }
 
     fn outcome(&self, state: State, envelope: &Envelope, result: Option<Value>, took: Duration) -> String {
@@ -207,6 +236,11 @@ impl Delivery {
             ended: self.fetched + took.as_millis() as i64,
         })
     }
+}
+
+pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied().map(str::to_owned);
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
 }
 
 fn record(value: &impl serde::Serialize) -> String {

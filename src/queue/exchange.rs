@@ -8,7 +8,6 @@ use std::{
 
 use futures_util::future::{OptionFuture, join, join_all};
 use redis::{RedisResult, aio::MultiplexedConnection};
-use tokio_util::sync::CancellationToken;
 
 use super::{
     client::Queue,
@@ -26,6 +25,17 @@ pub(super) struct Exchange {
     queues: Vec<String>,
     lease: Duration,
     leases: Leases,
+    /// What has ended and has not been settled yet.
+    unsettled: Vec<Batch>,
+    /// A fetch whose answer has not come.
+    unanswered: Option<String>,
+}
+
+/// What a round trip brought.
+pub(super) struct Flushed {
+    pub(super) fetched: Vec<Delivery>,
+    /// Whether everything was answered.
+    pub(super) complete: bool,
 }
 
 impl Exchange {
@@ -37,71 +47,64 @@ impl Exchange {
             queues: options.queues.clone(),
             lease: options.lease,
             leases,
+            unsettled: Vec::new(),
+            unanswered: None,
         }
     }
 
-    /// Settles what has ended and fetches up to `want` jobs, in one round trip. A fault is waited out and the
-    /// rest tried again: settling twice is harmless, since a token counts once, and a fetch whose answer was lost
-    /// is given back by its token.
-    pub(super) async fn flush(
-        &mut self,
-        ended: Vec<Ended>,
-        want: usize,
-        give_up: &CancellationToken,
-    ) -> Vec<Delivery> {
-        let mut batches = Batch::group(ended, &self.leases);
-        let mut fetch = (want > 0).then(|| uuid::Uuid::new_v4().simple().to_string());
-        let mut lost: Option<String> = None;
-        let mut fetched = Vec::new();
-        loop {
-            let conn = tokio::select! {
-                conn = self.link.get() => conn,
-                () = give_up.cancelled() => {
-                    tracing::error!("Redis stayed away: the outcomes of some jobs could not be stored, they will run again");
-                    return fetched;
-                }
-            };
-            let settling = join_all(batches.iter().map(|batch| batch.settle(&self.prefix, conn.clone())));
-            let fetching =
-                OptionFuture::from(fetch.as_deref().map(|token| self.fetch(token, want, conn.clone())));
-            let releasing =
-                OptionFuture::from(lost.as_deref().map(|token| self.release(token, conn.clone())));
-            let ((settled, answer), released) = join(join(settling, fetching), releasing).await;
+    /// Takes what has ended, to be settled by the next flush.
+    pub(super) fn add(&mut self, ended: Vec<Ended>) {
+        self.unsettled.extend(Batch::group(ended, &self.leases));
+    }
 
-            let mut fault = None;
-            let mut unsettled = Vec::new();
-            for (batch, result) in batches.into_iter().zip(settled) {
-                match result {
-                    Ok(rejected) => batch.settled(&rejected, &self.leases),
-                    Err(error) => {
-                        fault = Some(error);
-                        unsettled.push(batch);
-                    }
-                }
-            }
-            batches = unsettled;
-            match answer {
-                Some(Ok(deliveries)) => fetched = deliveries,
-                Some(Err(error)) => {
+    /// Whether there is something that has to be said to Redis.
+    pub(super) fn is_busy(&self) -> bool {
+        !self.unsettled.is_empty() || self.unanswered.is_some()
+    }
+
+    /// Settles what has ended and fetches up to `want` jobs, in one round trip. What is not answered is said again
+    /// by the next flush, also when this one is dropped: settling twice is harmless, since a token counts once, and
+    /// a fetch whose answer was lost is given back by its token.
+    pub(super) async fn flush(&mut self, want: usize) -> Flushed {
+        let mut flushed = Flushed { fetched: Vec::new(), complete: false };
+        let Some(conn) = self.link.get().await else { return flushed };
+        let lost = self.unanswered.take();
+        let token = (want > 0 && lost.is_none()).then(|| uuid::Uuid::new_v4().simple().to_string());
+        self.unanswered = lost.clone().or_else(|| token.clone());
+
+        let settling = join_all(self.unsettled.iter().map(|batch| batch.settle(&self.prefix, conn.clone())));
+        let fetching =
+            OptionFuture::from(token.as_deref().map(|token| self.fetch(token, want, conn.clone())));
+        let releasing = OptionFuture::from(lost.as_deref().map(|token| self.release(token, conn.clone())));
+        let ((settled, fetched), released) = join(join(settling, fetching), releasing).await;
+
+        let mut fault = None;
+        for (batch, result) in std::mem::take(&mut self.unsettled).into_iter().zip(settled) {
+            match result {
+                Ok(rejected) => batch.settled(&rejected, &self.leases),
+                Err(error) => {
                     fault = Some(error);
-                    lost = fetch.take();
-                }
-                None => {}
-            }
-            match released {
-                Some(Ok(())) => lost = None,
-                Some(Err(error)) => fault = Some(error),
-                None => {}
-            }
-            fetch = None;
-            match fault {
-                Some(error) => self.link.failed(&error),
-                None => {
-                    self.link.worked();
-                    return fetched;
+                    self.unsettled.push(batch);
                 }
             }
         }
+        match (fetched, released) {
+            (Some(Ok(deliveries)), _) => {
+                self.unanswered = None;
+                flushed.fetched = deliveries;
+            }
+            (_, Some(Ok(()))) => self.unanswered = None,
+            (Some(Err(error)), _) | (_, Some(Err(error))) => fault = Some(error),
+            (None, None) => {}
+        }
+        match fault {
+            Some(error) => self.link.failed(&error),
+            None => {
+                self.link.worked();
+                flushed.complete = lost.is_none();
+            }
+        }
+        flushed
     }
 
     async fn fetch(
@@ -110,7 +113,7 @@ impl Exchange {
         want: usize,
         mut conn: MultiplexedConnection,
     ) -> RedisResult<Vec<Delivery>> {
-        type Taken = (String, Vec<String>, Vec<String>, Vec<Option<u32>>, Vec<Option<u32>>);
+        type Taken = (String, Vec<String>, Vec<Vec<u8>>, Vec<Option<u32>>, Vec<Option<u32>>);
         let mut call = scripts::FETCH.key(&self.prefix);
         call.arg(&self.worker).arg(token).arg(self.lease.as_millis() as u64).arg(want).arg(&self.queues);
         let asked = Instant::now();
@@ -196,8 +199,6 @@ impl Batch {
                 Verdict::Snooze { after } => ("snooze", after.as_millis() as u64, 0, ""),
                 Verdict::Dead { error } => ("dead", 0, 0, error.as_str()),
                 Verdict::Release => ("release", 0, 0, ""),
-                // Somebody else's by now; there is only the lease to forget.
-                Verdict::Nothing => continue,
             };
             call.arg(op).arg(&*end.id).arg(&*end.token).arg(arg).arg(ttl).arg(text);
         }

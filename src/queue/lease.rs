@@ -74,6 +74,7 @@ impl Leases {
         jobs: HashMap<Arc<str>, Stop>,
     ) {
         self.lock().leases.insert(member, Lease { queue, renewed: asked, jobs });
+        self.0.1.notify_all();
     }
 
     /// Notes that a job of a lease has ended; true where it was the last. The lease goes on being renewed until
@@ -126,7 +127,7 @@ impl Leases {
 
     /// Stops the jobs whose lease is about to end unrenewed: from then on another worker may run them.
     fn fence(&self, lease: Duration) {
-        let limit = lease.mul_f32(0.9);
+        let limit = lease.mul_f32(0.8);
         for held in self.lock().leases.values() {
             if held.renewed.elapsed() > limit {
                 held.jobs.values().for_each(|stop| stop.now(Reason::Lost));
@@ -134,11 +135,13 @@ impl Leases {
         }
     }
 
-    /// Waits one beat; false when the worker is done.
+    /// Waits until there are leases, and then one beat; false when the worker is done.
     fn wait(&self, beat: Duration) -> bool {
-        let shared = self.lock();
-        let (shared, _) =
-            self.0.1.wait_timeout_while(shared, beat, |s| !s.closed).unwrap_or_else(PoisonError::into_inner);
+        let wake = &self.0.1;
+        let idle = |shared: &mut Shared| !shared.closed && shared.leases.is_empty();
+        let shared = wake.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner);
+        let open = |shared: &mut Shared| !shared.closed;
+        let (shared, _) = wake.wait_timeout_while(shared, beat, open).unwrap_or_else(PoisonError::into_inner);
         !shared.closed
     }
 
@@ -148,7 +151,8 @@ impl Leases {
     }
 }
 
-/// The thread; it ends when this is dropped.
+/// Two threads, which end when this is dropped: one renews; the other, which no network can hold up, stops the
+/// jobs of leases that were not.
 pub(super) struct Heartbeat(Leases);
 
 impl Heartbeat {
@@ -158,10 +162,14 @@ impl Heartbeat {
         prefix: String,
         lease: Duration,
     ) -> std::io::Result<Self> {
-        let shared = leases.clone();
-        std::thread::Builder::new()
-            .name("heartbeat".into())
-            .spawn(move || run(&shared, &client, &prefix, lease))?;
+        let (renewing, fencing) = (leases.clone(), leases.clone());
+        let thread = |name: &str| std::thread::Builder::new().name(name.into());
+        thread("heartbeat").spawn(move || run(&renewing, &client, &prefix, lease))?;
+        thread("fence").spawn(move || {
+            while fencing.wait(lease / 20) {
+                fencing.fence(lease);
+            }
+        })?;
         Ok(Self(leases))
     }
 }
@@ -192,7 +200,6 @@ fn run(leases: &Leases, client: &redis::Client, prefix: &str, lease: Duration) {
             Err(error) => {
                 conn = None;
                 tracing::debug!(error = %error, "a heartbeat failed");
-                leases.fence(lease);
             }
         }
     }

@@ -34,18 +34,16 @@ impl Link {
         Self { client: client.clone(), config, conn: None, backoff: Duration::ZERO, what }
     }
 
-    /// The connection, made if need be, however long that takes.
-    pub(super) async fn get(&mut self) -> MultiplexedConnection {
-        loop {
-            if let Some(conn) = &self.conn {
-                return conn.clone();
-            }
+    /// The connection; if there is none one attempt is made, after a pause where the last one failed.
+    pub(super) async fn get(&mut self) -> Option<MultiplexedConnection> {
+        if self.conn.is_none() {
             tokio::time::sleep(self.backoff).await;
             match self.client.get_multiplexed_async_connection_with_config(&self.config).await {
                 Ok(conn) => self.conn = Some(conn),
                 Err(error) => self.failed(&error),
             }
         }
+        self.conn.clone()
     }
 
     /// Notes that a command was answered.

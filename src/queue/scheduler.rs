@@ -9,6 +9,9 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// A job that has taken its worker down this often is put with the failed ones.
 const CRASHES_ALLOWED: u32 = 3;
 const CRASH_BACKOFF: Duration = Duration::from_secs(5);
+/// How many failed jobs a queue keeps for somebody to look at, and for how long.
+const FAILED_KEPT: u32 = 100_000;
+const FAILED_KEPT_FOR: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 
 pub(super) struct Scheduler {
     link: Link,
@@ -29,10 +32,18 @@ impl Scheduler {
         }
     }
 
-    /// Does all there is to do now.
-    pub(super) async fn tick(&mut self) {
+    /// Does all there is to do, for a worker that will not be there later: where nothing may be taken back yet, it
+    /// waits until it may.
+    pub(super) async fn catch_up(&mut self) {
+        while let Some(wait) = self.tick().await {
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// Does what there is to do now. Answers after how long there will be more, if that is known.
+    async fn tick(&mut self) -> Option<Duration> {
         loop {
-            let mut conn = self.link.get().await;
+            let mut conn = self.link.get().await?;
             let mut call = scripts::TICK.key(&self.prefix);
             // A worker misses no more beats than there was time in half a lease, so a gap of that length takes
             // nobody's lease by itself.
@@ -40,24 +51,26 @@ impl Scheduler {
                 .arg((self.lease / 2).max(2 * INTERVAL).as_millis() as u64)
                 .arg(CRASHES_ALLOWED)
                 .arg(CRASH_BACKOFF.as_millis() as u64)
-                .arg(uuid::Uuid::new_v4().as_u128() as u32);
-            match call.invoke_async::<(u64, u64, u64, u8)>(&mut conn).await {
-                Ok((promoted, taken_back, dead, more)) => {
-                    self.link.worked();
-                    if taken_back + dead > 0 {
-                        tracing::warn!(taken_back, dead, "jobs of a dead worker taken back");
-                    }
-                    if promoted > 0 {
-                        tracing::debug!(promoted, "scheduled jobs are due");
-                    }
-                    if more == 0 {
-                        return;
-                    }
-                }
+                .arg(uuid::Uuid::new_v4().as_u128() as u32)
+                .arg(FAILED_KEPT)
+                .arg(FAILED_KEPT_FOR.as_millis() as u64);
+            let answer: Result<(u64, u64, u64, u8, u64), _> = call.invoke_async(&mut conn).await;
+            let (promoted, taken_back, dead, more, later) = match answer {
+                Ok(answer) => answer,
                 Err(error) => {
                     self.link.failed(&error);
-                    return;
+                    return None;
                 }
+            };
+            self.link.worked();
+            if taken_back + dead > 0 {
+                tracing::warn!(taken_back, dead, "jobs of a dead worker taken back");
+            }
+            if promoted > 0 {
+                tracing::debug!(promoted, "scheduled jobs are due");
+            }
+            if more == 0 {
+                return (later > 0).then(|| Duration::from_millis(later));
             }
         }
     }

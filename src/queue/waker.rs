@@ -26,7 +26,11 @@ impl Waker {
         let task = AbortOnDrop::spawn(async move {
             loop {
                 armed.notified().await;
-                let mut conn = link.get().await;
+                let Some(mut conn) = link.get().await else {
+                    // The worker looks by itself, and finds the same.
+                    awake.notify_one();
+                    continue;
+                };
                 let mut command = redis::cmd("BZPOPMIN");
                 command.arg(&keys).arg(TIMEOUT);
                 match command.query_async::<redis::Value>(&mut conn).await {

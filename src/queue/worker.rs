@@ -3,14 +3,15 @@
 //! Settling and fetching share one round trip. While it is under way everything that finishes joins the next
 //! one, so that under load many jobs share a trip and an idle worker waits for none.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
+use futures_util::FutureExt;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     client::Queue,
-    delivery::{Delivery, Ended, Verdict},
+    delivery::{Delivery, Ended, Verdict, panic_text},
     exchange::Exchange,
     job::JobType,
     lease::{Heartbeat, Leases, Reason},
@@ -55,13 +56,14 @@ pub struct Worker<S: 'static> {
     exchange: Exchange,
     leases: Leases,
     client: redis::Client,
-    running: HashMap<Arc<str>, Held>,
+    /// By id and token: a job that was lost may come back while its old run is still ending.
+    running: HashMap<(Arc<str>, Arc<str>), Held>,
     summary: Summary,
 }
 
-/// What it takes to release a job that runs.
+/// What it takes, besides its id and token, to release a job that runs.
+#[derive(Clone)]
 struct Held {
-    token: Arc<str>,
     lease: Arc<str>,
     queue: Arc<str>,
 }
@@ -110,7 +112,7 @@ impl<S: Clone + Send + Sync + 'static> Worker<S> {
             (true, false) => Some(AbortOnDrop::spawn(timekeeper.run())),
             (true, true) => {
                 tokio::select! {
-                    () = timekeeper.tick() => {}
+                    () = timekeeper.catch_up() => {}
                     () = stop.cancelled() => {}
                 }
                 None
@@ -125,23 +127,28 @@ impl<S: Clone + Send + Sync + 'static> Worker<S> {
     async fn work(&mut self, stopping: Stopping) {
         let (sender, mut ended) = mpsc::unbounded_channel();
         let waker = Waker::start(&self.client, &self.prefix, &self.options.queues);
-        let mut outbox = Vec::new();
         // Whether the queues may have something, and whether the waker was asked to say when they do.
         let (mut hungry, mut armed) = (true, false);
         loop {
+            let mut outbox = Vec::new();
             while let Ok(end) = ended.try_recv() {
+                hungry |= self.options.burst;
                 self.receive(end, &mut outbox);
             }
+            self.exchange.add(outbox);
             let stop = stopping.begun.is_cancelled();
-            let free = self.options.concurrency - self.running.len();
+            let free = self.options.concurrency.saturating_sub(self.running.len());
             let want = if hungry && !stop { free } else { 0 };
-            if want > 0 || !outbox.is_empty() {
-                hungry |= self.options.burst && !outbox.is_empty();
-                let fetched = self.exchange.flush(std::mem::take(&mut outbox), want, &stopping.over).await;
-                if want > 0 {
-                    hungry = fetched.len() == want;
+            if want > 0 || self.exchange.is_busy() {
+                let flushed = tokio::select! {
+                    flushed = self.exchange.flush(want) => flushed,
+                    () = stopping.begun.cancelled(), if !stop => continue,
+                    () = stopping.grace_over.cancelled() => break,
+                };
+                if want > 0 && flushed.complete {
+                    hungry = flushed.fetched.len() == want;
                 }
-                fetched.into_iter().for_each(|delivery| self.start(delivery, &sender));
+                flushed.fetched.into_iter().for_each(|delivery| self.start(delivery, &sender));
                 continue;
             }
             if self.running.is_empty() && (stop || self.options.burst) {
@@ -153,51 +160,57 @@ impl<S: Clone + Send + Sync + 'static> Worker<S> {
             }
             tokio::select! {
                 Some(end) = ended.recv() => {
-                    self.receive(end, &mut outbox);
                     hungry |= self.options.burst;
+                    let mut outbox = Vec::new();
+                    self.receive(end, &mut outbox);
+                    self.exchange.add(outbox);
                 }
                 () = waker.woke.notified() => (hungry, armed) = (true, false),
                 () = stopping.begun.cancelled(), if !stop => {}
                 () = stopping.grace_over.cancelled() => break,
             }
         }
-        self.wind_up(&mut ended, outbox, &stopping.over).await;
+        self.wind_up(&mut ended, &stopping.over).await;
     }
 
     fn start(&mut self, delivery: Delivery, sender: &mpsc::UnboundedSender<Ended>) {
-        let held = Held {
-            token: delivery.token.clone(),
-            lease: delivery.lease.clone(),
-            queue: delivery.queue.clone(),
-        };
-        self.running.insert(delivery.id.clone(), held);
+        let (id, token) = (delivery.id.clone(), delivery.token.clone());
+        let held = Held { lease: delivery.lease.clone(), queue: delivery.queue.clone() };
+        self.running.insert((id.clone(), token.clone()), held.clone());
         let (jobs, state, sender) = (self.jobs, self.state.clone(), sender.clone());
         tokio::spawn(async move {
+            let end =
+                AssertUnwindSafe(delivery.run(jobs, state)).catch_unwind().await.unwrap_or_else(|panic| {
+                    // Not the job itself, whose panics are failures, but what it leaves to be dropped. It would do it
+                    // again.
+                    tracing::error!(
+                        job_id = &*id,
+                        panic = panic_text(&*panic),
+                        "a job panicked while it was ended"
+                    );
+                    held.end(id, token, Verdict::dead("The job panicked", &panic_text(&*panic), 0))
+                });
             // The receiver is gone only when the worker is, which has then released the job.
-            let _ = sender.send(delivery.run(jobs, state).await);
+            let _ = sender.send(end);
         });
     }
 
     fn receive(&mut self, end: Ended, outbox: &mut Vec<Ended>) {
-        self.running.remove(&end.id);
+        self.running.remove(&(end.id.clone(), end.token.clone()));
         match end.verdict {
             Verdict::Finished { .. } => self.summary.finished += 1,
             Verdict::Canceled { .. } => self.summary.canceled += 1,
             Verdict::Retry { .. } | Verdict::Dead { .. } => self.summary.failed += 1,
             Verdict::Release => self.summary.released += 1,
-            Verdict::Snooze { .. } | Verdict::Nothing => {}
+            Verdict::Snooze { .. } => {}
         }
         outbox.push(end);
     }
 
     /// Tells what still runs to stop, and gives back whatever does not say a last word in time.
-    async fn wind_up(
-        &mut self,
-        ended: &mut mpsc::UnboundedReceiver<Ended>,
-        mut outbox: Vec<Ended>,
-        give_up: &CancellationToken,
-    ) {
+    async fn wind_up(&mut self, ended: &mut mpsc::UnboundedReceiver<Ended>, give_up: &CancellationToken) {
         self.leases.stop_all(Reason::Shutdown);
+        let mut outbox = Vec::new();
         let deadline = tokio::time::sleep(LAST_WORDS);
         tokio::pin!(deadline);
         while !self.running.is_empty() {
@@ -208,14 +221,23 @@ impl<S: Clone + Send + Sync + 'static> Worker<S> {
         }
         let silent = std::mem::take(&mut self.running);
         self.summary.released += silent.len() as u64;
-        outbox.extend(silent.into_iter().map(|(id, held)| Ended {
-            id,
-            token: held.token,
-            lease: held.lease,
-            queue: held.queue,
-            verdict: Verdict::Release,
-        }));
-        self.exchange.flush(outbox, 0, give_up).await;
+        outbox.extend(silent.into_iter().map(|((id, token), held)| held.end(id, token, Verdict::Release)));
+        self.exchange.add(outbox);
+        while self.exchange.is_busy() {
+            tokio::select! {
+                _ = self.exchange.flush(0) => {}
+                () = give_up.cancelled() => {
+                    tracing::error!("Redis stayed away: the outcomes of some jobs could not be stored, they will run again");
+                    return;
+                }
+            }
+        }
+    }
+}
+
+impl Held {
+    fn end(self, id: Arc<str>, token: Arc<str>, verdict: Verdict) -> Ended {
+        Ended { id, token, lease: self.lease, queue: self.queue, verdict }
     }
 }
 

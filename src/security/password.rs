@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 /// bcrypt reads no more, and cuts the rest off silently; a longer password is refused instead.
 pub const MAX_BYTES: usize = 72;
 /// How long a hash may wait for a core before the caller is told to come back later.
-const QUEUE_TIMEOUT: Duration = Duration::from_millis(2_500);
+const QUEUE_TIMEOUT: Duration = Duration::from_millis(1_200);
 
 #[derive(Clone)]
 pub struct Passwords {

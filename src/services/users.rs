@@ -20,7 +20,7 @@ pub fn normalize_email(email: &str) -> String {
 
 /// What is wrong with an address, in words for the person who typed it.
 pub fn check_email(email: &str) -> Result<(), &'static str> {
-    let email = email.trim();
+    let email = &*normalize_email(email);
     if email.chars().count() > MAX_EMAIL_CHARS {
         return Err("An email address has at most 255 characters");
     }
@@ -157,6 +157,8 @@ mod tests {
             assert!(check_email(bad).is_err(), "{bad}");
         }
         assert!(check_email(&format!("{}@example.com", "a".repeat(250))).is_err());
+        // Each becomes two characters in lower case.
+        assert!(check_email(&format!("{}@{}.com", "İ".repeat(32), "a.".repeat(108))).is_err());
         assert_eq!(normalize_email("  Ada@Example.COM\n"), "ada@example.com");
     }
 

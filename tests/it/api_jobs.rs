@@ -209,6 +209,19 @@ async fn with_smtp_only_admins_write_to_others() {
 }
 
 #[tokio::test]
+async fn the_worker_holds_the_rule_too() {
+    let smtp = SmtpServer::start().await;
+    let api = TestApp::start().await;
+    let user = api.user().await;
+    let id = api.enqueue("/jobs/send-email?to=bob@example.com&subject=Hi&body=Hello", &user).await;
+    let prefix = format!("--queue-prefix={}", api.prefix);
+    let worker = TestApp::on(api.database.clone(), &[&format!("--smtp-url={}", smtp.url), &prefix]).await;
+    worker.run_jobs().await;
+    assert_eq!(api.status(&id, &user).await["status"], "failed");
+    assert!(smtp.mails().is_empty());
+}
+
+#[tokio::test]
 async fn the_owner_of_a_failed_job_is_not_told_what_is_inside() {
     let app = TestApp::with(&["--smtp-url=smtp://127.0.0.1:9"]).await;
     let (user, admin) = (app.user().await, app.admin().await);

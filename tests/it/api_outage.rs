@@ -38,6 +38,7 @@ async fn smoke_a_database_that_was_never_there() {
     assert_eq!(health.status, 503);
     assert_eq!(health.body, serde_json::json!({ "status": "unhealthy", "database": "error" }));
     assert!(begun.elapsed() < PROMISED + BUSY);
+    assert!(!health.header("retry-after").is_empty());
     let login = app.login("a@example.com", "whatever it is").await;
     login.is_problem(503, "unavailable", "Database is unavailable, try again in a moment");
     assert!(!login.header("retry-after").is_empty());
@@ -87,6 +88,37 @@ async fn a_restarted_database_costs_no_more_than_a_moment() {
 }
 
 #[tokio::test]
+async fn a_server_that_takes_connections_and_says_nothing_is_given_up() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("postgres://x:y@{}/z", silent.local_addr().unwrap());
+    let error = saas::db::connect(&crate::support::servers::database_settings(&url)).await.err().unwrap();
+    assert!(format!("{error:#}").contains("does not answer"), "{error:#}");
+}
+
+#[tokio::test]
+async fn a_query_that_nobody_waits_for_any_more_is_stopped() {
+    let app = TestApp::with(&["--database-timeout-ms=300", "--database-pool-size=2"]).await;
+    let sleep = async |conn: &mut diesel_async::AsyncPgConnection| {
+        use diesel_async::SimpleAsyncConnection;
+        Ok(conn.batch_execute("SELECT pg_sleep(3600)").await?)
+    };
+    for _ in 0..4 {
+        let error = app.app.db.run(sleep).await.unwrap_err();
+        assert_eq!(error.to_string(), "Database is unavailable");
+    }
+    let (client, connection) =
+        tokio_postgres::connect(&app.database.url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let sleeping =
+        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%' AND state = 'active'
+                    AND datname = current_database()";
+    eventually("the server sleeps no more", || async {
+        (client.query_one(sleeping, &[]).await.unwrap().get::<_, i64>(0) == 0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_pool_that_is_exhausted_says_so() {
     let app = TestApp::with(&["--database-pool-size=1", TIMEOUTS[0]]).await;
     let user = app.user().await;
@@ -130,7 +162,7 @@ async fn a_push_whose_answer_was_lost_makes_one_job() {
     let (proxy, app) = with_proxied_redis().await;
     let user = app.user().await;
     assert_eq!(app.get("/health/redis", None).await.status, 200);
-    proxy.lose_next_answer();
+    proxy.lose_answer("");
     let answer = app.call(Method::POST, "/jobs/example?name=x&duration=0", &user).await;
     assert!(proxy.has_lost_it());
     assert_eq!(answer.status, 200, "{}", answer.text);

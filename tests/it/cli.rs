@@ -178,10 +178,15 @@ async fn the_seeds_settings_keep_working() {
     let mut parts = saas(&["migrate", "status"]);
     parts.env("POSTGRES_SERVER", host).env("POSTGRES_PORT", port).env("POSTGRES_USER", user);
     parts.env("POSTGRES_PASSWORD", password).env("POSTGRES_DB", name).env("DATABASE_URL", "");
-    for debug in ["True", "False", "1", "0"] {
-        parts.env("DEBUG", debug);
-    }
     run(parts).await.succeeded();
+    for debug in ["True", "False", "1", "0", ""] {
+        let mut command = saas(&["migrate", "status"]);
+        command.env("DATABASE_URL", &database.url).env("DEBUG", debug);
+        run(command).await.succeeded();
+    }
+    let mut wrong = saas(&["migrate", "status"]);
+    wrong.env("DATABASE_URL", &database.url).env("DEBUG", "perhaps");
+    run(wrong).await.failed(2, &["perhaps", "DEBUG"]);
     let mut sqlalchemy = saas(&["migrate", "status"]);
     sqlalchemy.env("DATABASE_URL", format!("postgresql+asyncpg://{url}"));
     run(sqlalchemy).await.succeeded();
@@ -353,4 +358,33 @@ async fn a_worker_with_no_queue_is_told_so() {
         .failed(1, &["--queues default"]);
     run(production(&["worker", "--queues", "a b"], &database, "p").await).await.failed(1, &["\"a b\""]);
     let _ = servers().await;
+}
+
+#[tokio::test]
+async fn a_setting_without_a_value_is_not_set() {
+    let database = TestDatabase::migrated().await;
+    let mut command = saas(&["doctor"]);
+    for name in
+        ["PORT", "BCRYPT_COST", "LOG_FORMAT", "REDIS_HOST", "SMTP_URL", "FIRST_SUPERUSER_PASSWORD", "DEBUG"]
+    {
+        command.env(name, "");
+    }
+    command
+        .env("DATABASE_URL", &database.url)
+        .env("REDIS_URL", servers().await.redis_url())
+        .env("SECRET_KEY", SECRET);
+    let ended = run(command).await;
+    assert!(ended.stdout.contains("FIRST_SUPERUSER_PASSWORD is not set"), "{ended:?}");
+    assert!(ended.stdout.contains("ok    redis"));
+}
+
+#[tokio::test]
+async fn a_reader_who_stops_reading_is_no_failure() {
+    let binary = env!("CARGO_BIN_EXE_saas");
+    for args in ["openapi", "completions bash", "--help"] {
+        let mut shell = std::process::Command::new("/bin/sh");
+        // The reader is gone before anything is written.
+        shell.args(["-c", &format!("{{ sleep 0.2; {binary} {args}; echo \"code $?\" >&2; }} | true")]);
+        run(shell).await.failed_or_not("code 0");
+    }
 }

@@ -29,14 +29,44 @@ async fn started(command: Command) -> Product {
 
 /// The command lines of this machine's processes that name the folder: the servers and their guards.
 fn processes_of(dir: &Path) -> Vec<String> {
-    let listed = Command::new("ps").args(["-axww", "-o", "args="]).output().unwrap();
-    let text = String::from_utf8_lossy(&listed.stdout).into_owned();
     let name = dir.file_name().unwrap().to_str().unwrap();
-    text.lines().filter(|line| line.contains(name)).map(str::to_owned).collect()
+    command_lines().into_iter().filter(|line| line.contains(name)).collect()
+}
+
+fn command_lines() -> Vec<String> {
+    // `ps` is not on every Linux, nor /proc elsewhere.
+    if let Ok(entries) = std::fs::read_dir("/proc") {
+        let read = |entry: std::fs::DirEntry| std::fs::read(entry.path().join("cmdline")).ok();
+        let lines = entries.flatten().filter_map(read);
+        return lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " ")).collect();
+    }
+    let listed = Command::new("ps").args(["-axww", "-o", "args="]).output().unwrap();
+    String::from_utf8_lossy(&listed.stdout).lines().map(str::to_owned).collect()
 }
 
 async fn nothing_is_left_of(dir: &Path) {
     eventually("every process of it is gone", || async { processes_of(dir).is_empty().then_some(()) }).await;
+}
+
+impl Product {
+    /// Fails unless nobody listens any more where its servers did.
+    async fn is_gone(&self, dir: &Path) {
+        nothing_is_left_of(dir).await;
+        let output = self.process.output();
+        let hosts: Vec<_> = output
+            .lines()
+            .filter(|line| line.contains("://"))
+            .filter_map(|line| line.split_once('@'))
+            .collect();
+        assert_eq!(hosts.len(), 2, "{output}");
+        for (_, host) in hosts {
+            let address = host.split('/').next().unwrap();
+            eventually("its port is closed", || async {
+                tokio::net::TcpStream::connect(address).await.is_err().then_some(())
+            })
+            .await;
+        }
+    }
 }
 
 async fn login(api: &str) -> u16 {
@@ -89,7 +119,7 @@ async fn smoke_dev_runs_everything_and_keeps_it() {
     run(dev(dir.path(), &[])).await.failed(1, &["running in this folder already", "--state-dir"]);
     first.process.signal("INT");
     assert_eq!(first.process.end().await.code(), Some(0));
-    nothing_is_left_of(dir.path()).await;
+    first.is_gone(dir.path()).await;
 
     let mut second = started(dev(dir.path(), &[])).await;
     assert_eq!(
@@ -101,7 +131,7 @@ async fn smoke_dev_runs_everything_and_keeps_it() {
     assert_eq!(status["status"], "finished", "and so is what Redis had");
     second.process.signal("TERM");
     assert_eq!(second.process.end().await.code(), Some(0));
-    nothing_is_left_of(dir.path()).await;
+    second.is_gone(dir.path()).await;
 }
 
 #[tokio::test]
@@ -117,7 +147,8 @@ async fn killed_it_leaves_nothing_behind_and_starts_again() {
         assert_eq!(login(&again.api).await, 200);
         again.process.signal("INT");
         again.process.end().await;
-        nothing_is_left_of(dir.path()).await;
+        again.is_gone(dir.path()).await;
+        product.is_gone(dir.path()).await;
     }
 }
 
@@ -157,8 +188,19 @@ async fn reset_starts_over() {
     assert_eq!(register(first.api.clone()).await.unwrap().status(), 201);
     first.process.signal("INT");
     first.process.end().await;
+    let key = || std::fs::read_to_string(dir.path().join(".saas/secret-key")).unwrap();
+    let before = key();
     let mut second = started(dev(dir.path(), &["--reset"])).await;
+    assert_ne!(key(), before, "a token of before must not fit whoever gets the same id now");
     assert_eq!(register(second.api.clone()).await.unwrap().status(), 201);
     second.process.signal("INT");
     second.process.end().await;
+}
+
+#[tokio::test]
+async fn an_admin_whom_anybody_could_be_is_refused() {
+    let dir = TempDir::new();
+    let mut command = dev(dir.path(), &["--first-superuser-password", "short"]);
+    command.env("FIRST_SUPERUSER_EMAIL", "");
+    run(command).await.failed(1, &["FIRST_SUPERUSER_PASSWORD", "at least 8 characters"]);
 }

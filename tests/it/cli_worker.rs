@@ -44,7 +44,7 @@ async fn smoke_a_killed_workers_job_is_run_by_another() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let id = app.example(3_600, &user).await;
-    let args = ["--lease-seconds", "1"];
+    let args = ["--lease-seconds", "3"];
     let mut first = Running::start(app.worker(&args).await);
     eventually("it runs", || async { (app.state(&id, &user).await == "started").then_some(()) }).await;
     let mut second = Running::start(app.worker(&args).await);
@@ -54,7 +54,7 @@ async fn smoke_a_killed_workers_job_is_run_by_another() {
     second.says("taken back").await;
     eventually("the second runs it", || async {
         let status = app.get(&format!("/jobs/{id}/status"), Some(&user)).await.body;
-        (status["status"] == "started" && status["attempts"] == 2).then_some(())
+        (status["status"] == "started" && status["attempts"].as_u64() >= Some(2)).then_some(())
     })
     .await;
     app.call(Method::DELETE, &format!("/jobs/{id}"), &user).await;

@@ -118,6 +118,27 @@ async fn the_pages_are_compressed_for_those_who_can_read_it() {
     let (plain, gzip) = (size("identity").await, size("br, gzip;q=0.8").await);
     assert!(!plain.0 && gzip.0 && gzip.1 * 2 < plain.1, "{plain:?} {gzip:?}");
     assert!(!size("gzip;q=0").await.0);
+    let small = app.request(Method::GET, "/health").header("accept-encoding", "gzip").send().await.unwrap();
+    assert!(small.headers().get("content-encoding").is_none(), "not worth it");
+}
+
+#[tokio::test]
+async fn a_long_answer_is_compressed() {
+    let app = TestApp::start().await;
+    let user = app.user().await;
+    let many: serde_json::Map<String, Value> =
+        (0..500).map(|n| (format!("field {n}"), Value::Null)).collect();
+    let made = app.post("/jobs/process-data", Some(&user), Value::Object(many)).await;
+    app.run_jobs().await;
+    let path = format!("/jobs/{}/status", made.body["job_id"].as_str().unwrap());
+    let request = app.request(Method::GET, &path).bearer_auth(&user.token).header("accept-encoding", "gzip");
+    let packed = request.send().await.unwrap();
+    assert_eq!(packed.headers().get("content-encoding").unwrap(), "gzip");
+    let mut text = String::new();
+    let bytes = packed.bytes().await.unwrap();
+    std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(&bytes[..]), &mut text).unwrap();
+    let plain = app.get(&path, Some(&user)).await;
+    assert_eq!((text, plain.headers.get("content-encoding")), (plain.text.clone(), None));
 }
 
 #[tokio::test]

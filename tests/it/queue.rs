@@ -28,6 +28,18 @@ pub struct Log {
     pub now: Arc<AtomicU32>,
     pub most: Arc<AtomicU32>,
     pub open: Arc<tokio::sync::Notify>,
+    /// Runs that were dropped before their end.
+    pub dropped: Arc<AtomicU32>,
+}
+
+struct CountDropped(Option<Arc<AtomicU32>>);
+
+impl Drop for CountDropped {
+    fn drop(&mut self) {
+        if let Some(dropped) = self.0.take() {
+            dropped.fetch_add(1, Ordering::SeqCst);
+        }
+    }
 }
 
 impl Log {
@@ -46,6 +58,8 @@ pub struct Task {
 #[derive(Serialize, Deserialize, Clone, PartialEq)]
 pub enum Behaviour {
     Succeed,
+    /// With a result twice as long as the name.
+    Double,
     /// So many times, then succeeds.
     Fail(u32),
     FailForGood,
@@ -68,8 +82,10 @@ impl Job for Task {
         let now = ctx.state.now.fetch_add(1, Ordering::SeqCst) + 1;
         ctx.state.most.fetch_max(now, Ordering::SeqCst);
         ctx.state.ran.lock().unwrap().push(self.name.clone());
+        let mut running = CountDropped(Some(ctx.state.dropped.clone()));
         let result = match self.behaviour {
             Behaviour::Succeed => Ok(()),
+            Behaviour::Double => return Ok(json!(self.name.repeat(2))),
             Behaviour::Fail(times) if ctx.attempt <= times => Err("the disk at /srv is full".into()),
             Behaviour::Fail(_) => Ok(()),
             Behaviour::FailForGood => Err(Failure::new("There is no such invoice").permanent()),
@@ -87,6 +103,7 @@ impl Job for Task {
                 Ok(())
             }
         };
+        running.0 = None;
         ctx.state.now.fetch_sub(1, Ordering::SeqCst);
         result.map(|()| json!({ "name": self.name }))
     }
@@ -138,8 +155,13 @@ impl Job for TaskOfTomorrow {
     }
 }
 
-pub const ALL: &[JobType<Log>] =
-    &[JobType::of::<Task>(), JobType::of::<UrgentTask>(), JobType::of::<EndlessTask>()];
+pub const ALL: &[JobType<Log>] = &[
+    JobType::of::<Task>(),
+    JobType::of::<UrgentTask>(),
+    JobType::of::<EndlessTask>(),
+    JobType::of::<Forgetful>(),
+    JobType::of::<Unforgetting>(),
+];
 
 pub struct TestQueue {
     pub queue: Queue,
@@ -202,6 +224,14 @@ impl TestQueue {
             cmd.arg(word.replace("{}", &self.prefix));
         }
         cmd.query_async(&mut conn).await.unwrap()
+    }
+
+    /// Puts bytes where an envelope belongs.
+    async fn redis_bytes(&self, id: &str, envelope: &[u8]) {
+        let client = redis::Client::open(servers().await.redis_url()).unwrap();
+        let mut conn = client.get_multiplexed_async_connection().await.unwrap();
+        let key = format!("{}:jobs", self.prefix);
+        redis::cmd("HSET").arg(key).arg(id).arg(envelope).query_async::<()>(&mut conn).await.unwrap();
     }
 
     /// Fails unless every job is accounted for and nothing is left over.
@@ -468,7 +498,7 @@ async fn what_cannot_be_read_fails_and_harms_nobody() {
     let envelope: String = queue.redis(&["HGET", "{}:jobs", &bad_arguments]).await;
     let spoilt = envelope.replace("\"behaviour\"", "\"behavior\"");
     queue.redis::<u32>(&["HSET", "{}:jobs", &bad_arguments, &spoilt]).await;
-    queue.redis::<u32>(&["HSET", "{}:jobs", &bad_envelope, "{\"queue\":\"default\""]).await;
+    queue.redis_bytes(&bad_envelope, b"\xff{\"queue\"").await;
     let summary = queue.drain().await;
     assert_eq!((summary.finished, summary.failed), (1, 2));
     assert_eq!(queue.status(&fine).await.state, State::Finished);
@@ -484,6 +514,108 @@ async fn a_payload_that_is_too_large_is_refused() {
     let error = queue.queue.enqueue(&task, Origin::default()).await.unwrap_err();
     assert!(error.to_string().contains("1048576 bytes"), "{error}");
     assert!(!queue.redis::<bool>(&["EXISTS", "{}:jobs"]).await);
+}
+
+#[tokio::test]
+async fn a_result_that_is_too_large_is_refused() {
+    let queue = TestQueue::new().await;
+    let id = queue.push(&"x".repeat(700_000), Behaviour::Double).await;
+    let other = queue.push("two", Behaviour::Succeed).await;
+    queue.drain().await;
+    assert_eq!(queue.status(&other).await.state, State::Finished);
+    let failed = queue.status(&id).await;
+    assert_eq!(
+        (failed.state, failed.error.as_deref()),
+        (State::Failed, Some("The job's result is too large"))
+    );
+}
+
+/// Tasks that ask for a life of their results that no key can have.
+#[derive(Serialize, Deserialize)]
+struct Forgetful;
+
+impl Job for Forgetful {
+    type State = Log;
+    type Output = ();
+    const NAME: &'static str = "forgetful";
+    const RESULT_TTL: Duration = Duration::ZERO;
+    async fn run(self, _: Context<Log>) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Unforgetting;
+
+impl Job for Unforgetting {
+    type State = Log;
+    type Output = ();
+    const NAME: &'static str = "unforgetting";
+    const RESULT_TTL: Duration = Duration::MAX;
+    async fn run(self, _: Context<Log>) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn no_life_of_a_result_harms_the_others_of_its_batch() {
+    let queue = TestQueue::new().await;
+    let mut ids = vec![queue.push("one", Behaviour::Succeed).await];
+    ids.push(queue.queue.enqueue(&Forgetful, Origin::default()).await.unwrap());
+    ids.push(queue.queue.enqueue(&Unforgetting, Origin::default()).await.unwrap());
+    assert_eq!(queue.drain().await.finished, 3);
+    for id in &ids {
+        assert_eq!(queue.status(id).await.state, State::Finished);
+    }
+    queue.is_clean().await;
+}
+
+#[tokio::test]
+async fn a_push_wakes_whoever_waits() {
+    let queue = TestQueue::new().await;
+    queue.push("one", Behaviour::Succeed).await;
+    assert_eq!(queue.redis::<u32>(&["ZCARD", "{}:wake:default"]).await, 1);
+}
+
+#[tokio::test]
+async fn a_push_that_arrives_when_the_job_has_ended_makes_no_second_one() {
+    let queue = TestQueue::new().await;
+    let id = queue.push("one", Behaviour::Succeed).await;
+    let envelope: String = queue.redis(&["HGET", "{}:jobs", &id]).await;
+    queue.drain().await;
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/queue/scripts");
+    let read = |name: &str| std::fs::read_to_string(dir.join(name)).unwrap();
+    let script = redis::Script::new(&format!("{}{}", read("lib.lua"), read("push.lua")));
+    let client = redis::Client::open(servers().await.redis_url()).unwrap();
+    let mut conn = client.get_multiplexed_async_connection().await.unwrap();
+    let mut call = script.key(&queue.prefix);
+    call.arg("default").arg(0).arg(1).arg(&id).arg(&envelope);
+    let known: Vec<String> = call.invoke_async(&mut conn).await.unwrap();
+    assert_eq!(known, [id]);
+    assert_eq!(queue.drain().await.finished, 0);
+}
+
+#[tokio::test]
+async fn a_cancellation_is_not_forgotten_when_the_job_comes_back() {
+    let queue = TestQueue::new().await;
+    let id = queue.push("one", Behaviour::Succeed).await;
+    // Asked to stop, and given back before it heard of it.
+    queue.redis::<u32>(&["SADD", "{}:cancel", &id]).await;
+    assert_eq!(queue.queue.cancel(&id).await.unwrap(), Cancel::Canceled);
+    assert!(!queue.redis::<bool>(&["EXISTS", "{}:cancel"]).await);
+}
+
+#[tokio::test]
+async fn of_the_failed_only_the_latest_are_kept() {
+    let queue = TestQueue::new().await;
+    let old = queue.push("old", Behaviour::FailForGood).await;
+    let new = queue.push("new", Behaviour::FailForGood).await;
+    queue.drain().await;
+    queue.redis::<u32>(&["ZADD", "{}:failed:default", "1", &old]).await;
+    queue.drain().await;
+    assert!(queue.queue.status(&old).await.unwrap().is_none());
+    assert_eq!(queue.status(&new).await.state, State::Failed);
+    assert_eq!(queue.redis::<u32>(&["HLEN", "{}:jobs"]).await, 1);
 }
 
 #[tokio::test]

@@ -46,27 +46,55 @@ impl TestQueue {
 #[tokio::test]
 async fn a_fetch_whose_answer_was_lost_loses_no_job() {
     let (proxy, queue) = proxied().await;
-    let direct = queue.push("one", Behaviour::Succeed).await;
-    // The scheduler's tick of a burst comes first; without one the first answer is the fetch's.
-    let never = CancellationToken::new();
-    let worker = queue.worker(Options { scheduler: false, ..options(&["default"]) });
-    queue.redis::<redis::Value>(&["SCRIPT", "FLUSH"]).await;
-    let work = tokio::spawn(worker.run(never.clone(), never));
-    // Until it has fetched, whichever answers get lost on the way there.
-    for _ in 0..3 {
-        proxy.lose_next_answer();
-        eventually("an answer is lost, or the work done", || async {
-            (proxy.has_lost_it() || work.is_finished()).then_some(())
-        })
-        .await;
-    }
-    eventually("the worker is done", || async { work.is_finished().then_some(()) }).await;
-    let summary = work.await.unwrap().unwrap();
-    if summary.finished == 0 {
-        queue.drain().await;
-    }
-    let status = queue.status(&direct).await;
-    assert_eq!((status.state, status.attempts), (State::Finished, 1));
+    let id = queue.push("one", Behaviour::Succeed).await;
+    // The envelope comes with the answer to the fetch, and with no other.
+    proxy.lose_answer("test_task");
+    assert_eq!(queue.drain().await.finished, 1);
+    assert!(proxy.has_lost_it());
+    let status = queue.status(&id).await;
+    assert_eq!((status.state, status.attempts), (State::Finished, 1), "no attempt is burnt");
+    queue.is_clean().await;
+}
+
+#[tokio::test]
+async fn a_fetch_that_arrives_after_it_was_given_up_takes_nothing() {
+    let queue = TestQueue::new().await;
+    let id = queue.push("one", Behaviour::Succeed).await;
+    queue.redis::<redis::Value>(&["SET", "{}:void:late", "1"]).await;
+    let client = redis::Client::open(servers().await.redis_url()).unwrap();
+    let mut conn = client.get_multiplexed_async_connection().await.unwrap();
+    let source = |name: &str| {
+        let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/queue/scripts");
+        std::fs::read_to_string(dir.join(name)).unwrap()
+    };
+    let script = redis::Script::new(&format!("{}{}", source("lib.lua"), source("fetch.lua")));
+    let mut call = script.key(&queue.prefix);
+    call.arg("worker").arg("late").arg(1_000).arg(10).arg("default");
+    let (_, taken): (i64, Vec<redis::Value>) = call.invoke_async(&mut conn).await.unwrap();
+    assert!(taken.is_empty());
+    assert_eq!(queue.status(&id).await.state, State::Queued);
+}
+
+#[tokio::test]
+async fn a_settle_whose_answer_was_lost_counts_once() {
+    let (proxy, queue) = proxied().await;
+    let id = queue.push("one", Behaviour::WaitForTest).await;
+    let stop = CancellationToken::new();
+    let worker = queue.worker(Options { scheduler: false, ..steady(1) });
+    let work = tokio::spawn(worker.run(stop.clone(), CancellationToken::new()));
+    queue.until_running(1).await;
+    // The next answers are those of the settle, and of a heartbeat or a wake-up, which bear it too.
+    proxy.lose_answer("");
+    queue.log.open.notify_one();
+    eventually("an answer is lost", || async { proxy.has_lost_it().then_some(()) }).await;
+    eventually("it has finished", || async {
+        let status = queue.queue.status(&id).await.ok().flatten()?;
+        (status.state == State::Finished).then_some(())
+    })
+    .await;
+    stop.cancel();
+    assert_eq!(work.await.unwrap().unwrap().finished, 1);
+    assert_eq!(queue.redis::<u32>(&["HGET", "{}:stats", "default:finished"]).await, 1);
     queue.is_clean().await;
 }
 
@@ -79,6 +107,8 @@ async fn a_result_waits_until_redis_is_back() {
         let work = tokio::spawn(queue.worker(steady(2)).run(stop.clone(), CancellationToken::new()));
         queue.until_running(1).await;
         proxy.set(link);
+        // Until others notice, too.
+        eventually("Redis is away", || async { queue.queue.ping().await.is_err().then_some(()) }).await;
         queue.log.open.notify_one();
         eventually("the job has ended", || async {
             (queue.log.now.load(Ordering::SeqCst) == 0).then_some(())
@@ -219,21 +249,29 @@ fn a_job_that_starves_the_runtime_keeps_its_lease_and_its_neighbours() {
 }
 
 #[tokio::test]
-async fn a_worker_that_cannot_renew_stops_its_jobs_by_itself() {
+async fn a_worker_that_cannot_renew_stops_its_jobs_and_loses_none() {
     let (proxy, queue) = proxied().await;
-    queue.push("one", Behaviour::Wait).await;
+    let id = queue.push("one", Behaviour::WaitForTest).await;
     let stop = CancellationToken::new();
     let work = tokio::spawn(queue.worker(short_lease(steady(1))).run(stop.clone(), CancellationToken::new()));
     queue.until_running(1).await;
     proxy.set(Link::Stalled);
-    // The task ends only when it is told to stop.
-    eventually("the job is told to stop", || async {
-        (queue.log.now.load(Ordering::SeqCst) == 0).then_some(())
+    eventually("the job is stopped", || async {
+        (queue.log.dropped.load(Ordering::SeqCst) == 1).then_some(())
     })
     .await;
     proxy.set(Link::Up);
+    queue.until_running(2).await;
+    queue.log.open.notify_waiters();
+    eventually("it has finished", || async {
+        queue.log.open.notify_waiters();
+        let status = queue.queue.status(&id).await.ok().flatten()?;
+        (status.state == State::Finished).then_some(())
+    })
+    .await;
     stop.cancel();
     work.await.unwrap().unwrap();
+    queue.is_clean().await;
 }
 
 #[tokio::test]
@@ -311,17 +349,36 @@ async fn nothing_is_taken_back_right_after_an_outage() {
     let lease: Vec<String> = queue.redis(&["ZRANGE", "{}:wip:default", "0", "-1"]).await;
     queue.redis::<u32>(&["ZADD", "{}:wip:default", "1", &lease[0]]).await;
     // Somebody who keeps time, and takes nothing.
-    let witness = || {
-        let options = Options {
-            queues: vec!["other".into()],
-            lease: Duration::from_secs(3_600),
-            ..options(&["default"])
-        };
-        queue.worker(options).run(never.clone(), never.clone())
-    };
-    witness().await.unwrap();
+    let stop = CancellationToken::new();
+    let options = Options { queues: vec!["other".into()], lease: Duration::from_secs(3_600), ..steady(1) };
+    let witness = tokio::spawn(queue.worker(options).run(stop.clone(), never));
+    eventually("it has seen the gap", || async {
+        queue.redis::<bool>(&["EXISTS", "{}:grace"]).await.then_some(())
+    })
+    .await;
     assert_eq!(queue.status(&id).await.state, State::Started, "its worker gets a lease's time to come back");
     queue.redis::<u32>(&["DEL", "{}:grace"]).await;
-    witness().await.unwrap();
-    assert_eq!(queue.status(&id).await.state, State::Queued);
+    queue.until(&id, State::Queued).await;
+    stop.cancel();
+    witness.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn workers_that_only_burst_take_back_what_one_of_them_held() {
+    let queue = TestQueue::new().await;
+    let id = queue.push("one", Behaviour::WaitForTest).await;
+    let never = CancellationToken::new();
+    let dead =
+        tokio::spawn(queue.worker(short_lease(options(&["default"]))).run(never.clone(), never.clone()));
+    queue.until_running(1).await;
+    dead.abort();
+    // As if the next were started an hour later.
+    queue.redis::<redis::Value>(&["SET", "{}:tick", "1"]).await;
+    let lease: Vec<String> = queue.redis(&["ZRANGE", "{}:wip:default", "0", "-1"]).await;
+    queue.redis::<u32>(&["ZADD", "{}:wip:default", "1", &lease[0]]).await;
+    let heir = tokio::spawn(queue.worker(short_lease(options(&["default"]))).run(never.clone(), never));
+    queue.until_running(2).await;
+    queue.log.open.notify_waiters();
+    heir.await.unwrap().unwrap();
+    queue.until(&id, State::Finished).await;
 }

@@ -3,6 +3,8 @@
 -- Returns {now, {{queue, ids, envelopes, failures, crashes}, ..}}
 local worker, token, lease, max = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local t, out, paused = now(), {}, {}
+-- Given up by its worker before it arrived: nobody would run what it took.
+if rc('EXISTS', P .. ':void:' .. token) == 1 then return { t, out } end
 for _, q in ipairs(rc('SMEMBERS', P .. ':paused')) do paused[q] = true end
 for a = 5, #ARGV do
   local q = ARGV[a]

@@ -8,6 +8,7 @@ local function count(q, what, n) rc('HINCRBY', P .. ':stats', q .. ':' .. what, 
 -- Outcomes lie in buckets of an eighth of their time to live. `buckets` lists them by expiry, so that `tick`
 -- can free each without blocking; the expiry on the key itself is for when no one ticks.
 local function keep(t, ttl, pairs_)
+  ttl = math.max(8000, math.min(ttl, 366 * 86400000)) -- whatever a task asks for, nothing here may raise
   local slice = math.ceil(ttl / 8)
   local slot = math.floor(t / slice)
   local key, expiry = P .. ':done:' .. ttl .. ':' .. slot, (slot + 1) * slice + ttl

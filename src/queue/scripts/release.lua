@@ -1,7 +1,8 @@
--- Gives back what a fetch took whose answer was lost.
+-- Gives back what a fetch took whose answer was lost, and sees to it that it takes nothing should it arrive yet.
 -- ARGV: token, queues..
 -- Returns how many jobs went back.
 local token, total = ARGV[1] .. '.', 0
+rc('SET', P .. ':void:' .. ARGV[1], 1, 'PX', 600000)
 for a = 2, #ARGV do
   local q = ARGV[a]
   for _, lease in ipairs(rc('ZRANGE', P .. ':wip:' .. q, 0, -1)) do

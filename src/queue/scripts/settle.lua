@@ -15,7 +15,7 @@ for base = 0, n - 1, CHUNK do
   local m, ids = math.min(CHUNK, n - base), {}
   for i = 1, m do ids[i] = ARGV[off + (base + i - 1) * 6 + 2] end
   local run = rc('HMGET', P .. ':run', unpack(ids))
-  local gone, done, over, clear, later, dead, front, errors, failed = {}, {}, {}, {}, {}, {}, {}, {}, {}
+  local gone, ended, done, over, clear, later, dead, front, errors, failed = {}, {}, {}, {}, {}, {}, {}, {}, {}, {}
   local finished, canceled = 0, 0
   for i = 1, m do
     local b = off + (base + i - 1) * 6
@@ -25,6 +25,7 @@ for base = 0, n - 1, CHUNK do
     else
       seen[id] = true
       gone[#gone + 1] = id
+      if op == 'ok' or op == 'cancel' or op == 'dead' then ended[#ended + 1] = id end
       if op == 'ok' or op == 'cancel' then
         local kept = done[ttl] or {}
         kept[#kept + 1], kept[#kept + 2] = id, text
@@ -46,10 +47,9 @@ for base = 0, n - 1, CHUNK do
       end
     end
   end
-  if #gone > 0 then
-    rc('HDEL', P .. ':run', unpack(gone))
-    if rc('EXISTS', P .. ':cancel') == 1 then rc('SREM', P .. ':cancel', unpack(gone)) end
-  end
+  if #gone > 0 then rc('HDEL', P .. ':run', unpack(gone)) end
+  -- Asked to stop, a job that comes back to the queue is still to be cancelled.
+  if #ended > 0 and rc('EXISTS', P .. ':cancel') == 1 then rc('SREM', P .. ':cancel', unpack(ended)) end
   if #over > 0 then
     rc('HDEL', P .. ':jobs', unpack(over))
     for ttl, kept in pairs(done) do keep(t, tonumber(ttl), kept) end

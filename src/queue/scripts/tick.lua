@@ -1,16 +1,17 @@
 -- Keeps time: promotes what is due, takes back what a dead worker held, frees old results, and wakes a worker
 -- for every queue that has jobs, should a wake-up have been lost. Any number of workers may tick.
--- ARGV: lease (ms), longest gap between ticks that is normal (ms), crashes allowed, backoff after one (ms), seed
--- Returns {promoted, taken back, dead, 1 where there is more to do at once}
-local lease, gap, allowed, backoff, seed =
-  tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+-- ARGV: lease (ms), longest gap between ticks that is normal (ms), crashes allowed, backoff after one (ms), seed,
+--   how many of the failed to keep in a queue, and for how long (ms)
+-- Returns {promoted, taken back, dead, 1 where there is more to do at once, ms after which there will be}
+local lease, gap, allowed, backoff, seed, most, longest = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]),
+  tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local t = now()
 local last = tonumber(rc('GET', P .. ':tick') or t)
 rc('SET', P .. ':tick', t)
 -- Redis was away, the machine slept or the clock jumped: workers get one lease to show that they live.
 if t - last > gap or last - t > 1000 then rc('SET', P .. ':grace', 1, 'PX', lease) end
 local grace = rc('EXISTS', P .. ':grace') == 1
-local promoted, back, died, more = 0, 0, 0, 0
+local promoted, back, died, more, later = 0, 0, 0, 0, 0
 for _, q in ipairs(rc('SMEMBERS', P .. ':queues')) do
   local queue, scheduled, wip = P .. ':queue:' .. q, P .. ':scheduled:' .. q, P .. ':wip:' .. q
   local due = rc('ZRANGEBYSCORE', scheduled, '-inf', t, 'LIMIT', 0, CHUNK)
@@ -25,8 +26,11 @@ for _, q in ipairs(rc('SMEMBERS', P .. ':queues')) do
       rc('ZADD', wip, 'XX', t + lease, m)
     end
   end
-  local expired = grace and {} or rc('ZRANGEBYSCORE', wip, '-inf', t, 'LIMIT', 0, 50)
-  if #expired == 50 then more = 1 end
+  local expired = rc('ZRANGEBYSCORE', wip, '-inf', t, 'LIMIT', 0, 50)
+  if grace then
+    if #expired > 0 then later = math.max(1, rc('PTTL', P .. ':grace')) end
+    expired = {}
+  elseif #expired == 50 then more = 1 end
   for _, m in ipairs(expired) do
     local bar = string.find(m, '|', 1, true)
     local token = string.sub(m, 1, bar)
@@ -35,9 +39,9 @@ for _, q in ipairs(rc('SMEMBERS', P .. ':queues')) do
       if holder and string.sub(holder, 1, bar) == token then
         local crashes = rc('HINCRBY', P .. ':crash', id, 1)
         rc('HDEL', P .. ':run', id)
-        rc('SREM', P .. ':cancel', id)
         rc('HSET', P .. ':err', id, cjson.encode({ message = 'The worker that ran this job died', detail = holder, at = t }))
         if crashes >= allowed then
+          rc('SREM', P .. ':cancel', id)
           rc('ZADD', P .. ':failed:' .. q, t, id)
           count(q, 'failed', 1)
           died = died + 1
@@ -54,9 +58,18 @@ for _, q in ipairs(rc('SMEMBERS', P .. ':queues')) do
     rc('ZREM', wip, m)
   end
   if rc('EXISTS', queue) == 1 then wake(q) end
+  local failed = P .. ':failed:' .. q
+  local old = rc('ZRANGEBYSCORE', failed, '-inf', t - longest, 'LIMIT', 0, 100)
+  local excess = rc('ZCARD', failed) - most
+  if #old == 0 and excess > 0 then old = rc('ZRANGE', failed, 0, math.min(excess, 100) - 1) end
+  if #old > 0 then
+    rc('ZREM', failed, unpack(old))
+    for _, key in ipairs({ ':jobs', ':att', ':crash', ':err', ':prog' }) do rc('HDEL', P .. key, unpack(old)) end
+    if #old == 100 then more = 1 end
+  end
 end
 for _, key in ipairs(rc('ZRANGEBYSCORE', P .. ':buckets', '-inf', t, 'LIMIT', 0, 10)) do
   rc('UNLINK', key)
   rc('ZREM', P .. ':buckets', key)
 end
-return { promoted, back, died, more }
+return { promoted, back, died, more, later }

@@ -2,10 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex},
 };
 
 use tokio::{
@@ -27,15 +24,18 @@ pub enum Link {
 pub struct Proxy {
     pub address: SocketAddr,
     link: watch::Sender<Link>,
-    lose_answer: Arc<AtomicBool>,
+    lose_answer: Lose,
 }
+
+/// The answer that is to get lost: the next one that has these bytes in it.
+type Lose = Arc<Mutex<Option<Vec<u8>>>>;
 
 impl Proxy {
     pub async fn to(target: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (link, state) = watch::channel(Link::Up);
-        let lose_answer = Arc::new(AtomicBool::new(false));
+        let lose_answer = Lose::default();
         let lose = lose_answer.clone();
         tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
@@ -59,18 +59,18 @@ impl Proxy {
         self.link.send_replace(link);
     }
 
-    /// The next answer gets lost, and its connection with it; what was asked has been done.
-    pub fn lose_next_answer(&self) {
-        self.lose_answer.store(true, Ordering::SeqCst);
+    /// The next answer that has this in it gets lost, and its connection with it; what was asked has been done.
+    pub fn lose_answer(&self, with: &str) {
+        *self.lose_answer.lock().unwrap() = Some(with.into());
     }
 
     /// Whether the answer to be lost has come by.
     pub fn has_lost_it(&self) -> bool {
-        !self.lose_answer.load(Ordering::SeqCst)
+        self.lose_answer.lock().unwrap().is_none()
     }
 }
 
-async fn carry(near: TcpStream, target: SocketAddr, state: watch::Receiver<Link>, lose: Arc<AtomicBool>) {
+async fn carry(near: TcpStream, target: SocketAddr, state: watch::Receiver<Link>, lose: Lose) {
     if *state.borrow() == Link::Cut {
         return;
     }
@@ -89,18 +89,29 @@ async fn copy(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     mut state: watch::Receiver<Link>,
-    lose: Option<Arc<AtomicBool>>,
+    lose: Option<Lose>,
 ) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(read @ 1..) = from.read(&mut buffer).await {
         if state.wait_for(|link| *link != Link::Stalled).await.is_err() {
             return;
         }
-        if lose.as_ref().is_some_and(|lose| lose.swap(false, Ordering::SeqCst)) {
+        if lose.as_ref().is_some_and(|lose| is_lost(lose, &buffer[..read])) {
             return;
         }
         if to.write_all(&buffer[..read]).await.is_err() {
             return;
         }
     }
+}
+
+fn is_lost(lose: &Lose, answer: &[u8]) -> bool {
+    let mut wanted = lose.lock().unwrap();
+    let found = wanted
+        .as_ref()
+        .is_some_and(|bytes| answer.windows(bytes.len().max(1)).any(|part| part.starts_with(bytes)));
+    if found {
+        *wanted = None;
+    }
+    found
 }

@@ -3,21 +3,17 @@
 //! A command flattens the groups it reads, so its `--help` lists exactly those. Values come from a flag, else
 //! the environment, else `.env`, else the default. An empty value counts as not set.
 
-use std::{collections::HashSet, net::IpAddr, path::PathBuf, time::Duration};
+mod check;
 
-use anyhow::{Context, bail};
+use std::{net::IpAddr, path::PathBuf};
+
 use clap::{ArgAction, Args, ValueEnum, builder::BoolishValueParser};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
+
+pub use check::secret;
 
 /// The password that the development admin gets; refused in production.
 pub const DEFAULT_ADMIN_PASSWORD: &str = "changethis123";
-/// RFC 7518 section 3.2: an HS256 key has at least as many bits as the hash, 256.
-const MIN_SECRET_BYTES: usize = 32;
-/// OWASP Password Storage Cheat Sheet: a bcrypt work factor of at least 10.
-const MIN_BCRYPT_COST: u32 = 10;
-/// Keys that stand in examples and tutorials, which anybody could sign with.
-const KNOWN_SECRETS: &[&str] = &["changeme", "changethis", "secret", "your-secret-key", "example"];
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     Json,
@@ -78,14 +74,9 @@ pub struct Redis {
     /// Connection URL (redis:// or, with TLS, rediss://); wins over the REDIS_* parts.
     #[arg(long, env, hide_env_values = true, value_name = "URL")]
     pub redis_url: Option<SecretString>,
-    #[arg(
-        long,
-        env,
-        default_value = "localhost",
-        value_name = "HOST",
-        help = "Host, where no REDIS_URL is given"
-    )]
-    pub redis_host: String,
+    /// Host, where no REDIS_URL is given; localhost unless said.
+    #[arg(long, env, value_name = "HOST")]
+    pub redis_host: Option<String>,
     #[arg(long, env, default_value_t = 6379, value_name = "PORT", help = "Port")]
     pub redis_port: u16,
     #[arg(long, env, default_value_t = 0, value_name = "N", help = "Database number")]
@@ -221,162 +212,4 @@ pub struct Worker {
     #[arg(long = "shutdown-grace", env = "WORKER_SHUTDOWN_GRACE", default_value_t = 25, value_name = "SECONDS",
         value_parser = clap::value_parser!(u64).range(0..=3600))]
     pub shutdown_grace: u64,
-}
-
-fn given(value: Option<&str>) -> Option<&str> {
-    value.map(str::trim).filter(|value| !value.is_empty())
-}
-
-/// A secret setting; `None` where it is absent or empty.
-pub fn secret(value: &Option<SecretString>) -> Option<&str> {
-    given(value.as_ref().map(ExposeSecret::expose_secret))
-}
-
-impl Core {
-    pub fn log_format(&self) -> LogFormat {
-        self.log_format.unwrap_or(match self.debug {
-            true => LogFormat::Human,
-            false => LogFormat::Json,
-        })
-    }
-}
-
-impl Database {
-    /// The connection settings, from `DATABASE_URL` or the `POSTGRES_*` parts.
-    ///
-    /// SQLAlchemy's `postgresql+driver://` is accepted, as the environments of FastAPI projects have it.
-    pub fn url(&self) -> anyhow::Result<SecretString> {
-        if let Some(url) = secret(&self.database_url) {
-            let Some((scheme, rest)) = url.split_once("://") else {
-                bail!("DATABASE_URL is not a URL; write postgres://user:password@host:5432/name");
-            };
-            return match scheme.split('+').next() {
-                Some("postgres" | "postgresql") => Ok(format!("postgres://{rest}").into()),
-                _ => bail!("DATABASE_URL must begin with postgres://, not {scheme}://"),
-            };
-        }
-        let Some(host) = given(self.postgres_server.as_deref()) else {
-            bail!(
-                "no database is configured: set DATABASE_URL (postgres://user:password@host:5432/name) or \
-                 POSTGRES_SERVER, or run `saas dev`, which starts one"
-            );
-        };
-        let escape = |text: &str| {
-            form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20")
-        };
-        let password = secret(&self.postgres_password).map(|p| format!(":{}", escape(p)));
-        Ok(format!(
-            "postgres://{}{}@{host}:{}/{}",
-            escape(&self.postgres_user),
-            password.unwrap_or_default(),
-            self.postgres_port,
-            escape(&self.postgres_db),
-        )
-        .into())
-    }
-}
-
-impl Redis {
-    pub fn url(&self) -> SecretString {
-        match secret(&self.redis_url) {
-            Some(url) => url.to_owned().into(),
-            None => format!("redis://{}:{}/{}", self.redis_host, self.redis_port, self.redis_db).into(),
-        }
-    }
-}
-
-impl Http {
-    /// The origins whose pages may call the API.
-    pub fn cors_origins(&self, debug: bool) -> anyhow::Result<HashSet<String>> {
-        let text = match given(self.backend_cors_origins.as_deref()) {
-            Some(text) => text,
-            None if debug => "http://localhost:3000,http://localhost:5173",
-            None => return Ok(HashSet::new()),
-        };
-        let list: Vec<String> = if text.starts_with('[') {
-            serde_json::from_str(text).context(
-                r#"BACKEND_CORS_ORIGINS is not a JSON list of strings; write ["https://app.example.com"]"#,
-            )?
-        } else {
-            text.split(',').map(|origin| origin.trim().to_owned()).collect()
-        };
-        list.into_iter().filter(|origin| !origin.is_empty()).map(|origin| check_origin(&origin)).collect()
-    }
-}
-
-fn check_origin(origin: &str) -> anyhow::Result<String> {
-    let trimmed = origin.trim_end_matches('/');
-    let host = trimmed.strip_prefix("https://").or_else(|| trimmed.strip_prefix("http://"));
-    match host {
-        Some(host) if !host.is_empty() && !host.contains(['/', '*', ' ']) => Ok(trimmed.to_ascii_lowercase()),
-        _ => bail!(
-            "BACKEND_CORS_ORIGINS has {origin:?}, which is no origin; write scheme and host such as \
-             https://app.example.com (a wildcard cannot be used together with credentials)"
-        ),
-    }
-}
-
-impl Worker {
-    pub fn lease(&self) -> Duration {
-        Duration::from_secs(self.lease_seconds)
-    }
-}
-
-impl Config {
-    /// Every setting that is unsafe outside development, each with its mend; empty when `DEBUG` is on.
-    pub fn unsafe_settings(&self) -> Vec<String> {
-        if self.core.debug {
-            return Vec::new();
-        }
-        let mut problems = Vec::new();
-        problems.extend(self.auth.key_problem());
-        if let Some(previous) = secret(&self.auth.secret_key_previous) {
-            problems.extend(weak_key("SECRET_KEY_PREVIOUS", previous));
-        }
-        if self.auth.admin.first_superuser_password.expose_secret() == DEFAULT_ADMIN_PASSWORD {
-            problems.push(
-                "FIRST_SUPERUSER_PASSWORD is not set or still the default: choose one of your own".into(),
-            );
-        }
-        problems.extend(self.auth.hashing.problem());
-        problems
-    }
-}
-
-impl Auth {
-    fn key_problem(&self) -> Option<String> {
-        match secret(&self.secret_key) {
-            None => Some(format!("SECRET_KEY is not set: {HOW_TO_MAKE_A_KEY}")),
-            Some(key) => weak_key("SECRET_KEY", key),
-        }
-    }
-}
-
-const HOW_TO_MAKE_A_KEY: &str = "make one with `saas doctor --generate-secret` or `openssl rand -base64 32`";
-
-fn weak_key(name: &str, key: &str) -> Option<String> {
-    let lower = key.to_ascii_lowercase();
-    let distinct = key.bytes().collect::<HashSet<_>>().len();
-    if key.len() < MIN_SECRET_BYTES {
-        Some(format!(
-            "{name} has {} bytes and needs at least {MIN_SECRET_BYTES}: {HOW_TO_MAKE_A_KEY}",
-            key.len()
-        ))
-    } else if KNOWN_SECRETS.iter().any(|known| lower.starts_with(known)) || distinct < 8 {
-        Some(format!("{name} is an example or too regular to be secret: {HOW_TO_MAKE_A_KEY}"))
-    } else {
-        None
-    }
-}
-
-impl Hashing {
-    /// Why the work factor is too low for production, if it is.
-    pub fn problem(&self) -> Option<String> {
-        (self.bcrypt_cost < MIN_BCRYPT_COST && !self.allow_weak_hashes).then(|| {
-            format!(
-                "BCRYPT_COST is {} and needs at least {MIN_BCRYPT_COST}: remove it to take the default",
-                self.bcrypt_cost
-            )
-        })
-    }
 }
