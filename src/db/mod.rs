@@ -110,7 +110,9 @@ impl Drop for Abandon {
     fn drop(&mut self) {
         if let Some(cancel) = self.cancel.take() {
             self.closed.store(true, Ordering::Release);
-            tokio::spawn(async move { tokio::time::timeout(CONNECT_TIMEOUT, cancel.cancel()).await });
+            if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+                runtime.spawn(async move { tokio::time::timeout(CONNECT_TIMEOUT, cancel.cancel()).await });
+            }
         }
     }
 }

@@ -65,7 +65,7 @@ async fn smoke_every_operation_is_described() {
             assert!(parameter["schema"].is_object() && parameter["name"] != "param0", "{name}");
         }
     }
-    assert_eq!(all.len(), 14);
+    assert!(all.len() >= 14);
 }
 
 #[tokio::test]
