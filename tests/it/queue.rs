@@ -1,257 +1,16 @@
-//! The job engine with tasks of the tests' own.
+//! The life of a job.
 
-use std::{
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU32, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::atomic::Ordering, time::Duration};
 
-use saas::queue::{
-    Cancel, Context, Failure, Job, JobStatus, JobType, Options, Origin, Queue, State, Summary, Worker,
-};
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use saas::queue::{Cancel, Options, Origin, State, Summary};
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{
     app::options,
     eventually,
-    servers::{servers, unique},
+    queue::{Behaviour, EndlessTask, TestQueue, UrgentTask, steady},
 };
-
-/// What the tasks of a test share with it.
-#[derive(Clone, Default)]
-pub struct Log {
-    pub ran: Arc<Mutex<Vec<String>>>,
-    pub now: Arc<AtomicU32>,
-    pub most: Arc<AtomicU32>,
-    pub open: Arc<tokio::sync::Notify>,
-    /// Runs that were dropped before their end.
-    pub dropped: Arc<AtomicU32>,
-}
-
-struct CountDropped(Option<Arc<AtomicU32>>);
-
-impl Drop for CountDropped {
-    fn drop(&mut self) {
-        if let Some(dropped) = self.0.take() {
-            dropped.fetch_add(1, Ordering::SeqCst);
-        }
-    }
-}
-
-impl Log {
-    pub fn ran(&self) -> Vec<String> {
-        self.ran.lock().unwrap().clone()
-    }
-}
-
-/// Does what its fields say.
-#[derive(Serialize, Deserialize)]
-pub struct Task {
-    pub name: String,
-    pub behaviour: Behaviour,
-}
-
-#[derive(Serialize, Deserialize, Clone, PartialEq)]
-pub enum Behaviour {
-    Succeed,
-    /// With a result twice as long as the name.
-    Double,
-    /// So many times, then succeeds.
-    Fail(u32),
-    FailForGood,
-    Panic,
-    /// Until it is told to stop, and then does.
-    Wait,
-    /// Until the test lets it go on.
-    WaitForTest,
-    /// Keeps its thread for so many milliseconds.
-    Block(u64),
-}
-
-impl Job for Task {
-    type State = Log;
-    type Output = Value;
-    const NAME: &'static str = "test_task";
-    const BACKOFF: Duration = Duration::from_millis(1);
-
-    async fn run(self, ctx: Context<Log>) -> Result<Value, Failure> {
-        let now = ctx.state.now.fetch_add(1, Ordering::SeqCst) + 1;
-        ctx.state.most.fetch_max(now, Ordering::SeqCst);
-        ctx.state.ran.lock().unwrap().push(self.name.clone());
-        let mut running = CountDropped(Some(ctx.state.dropped.clone()));
-        let result = match self.behaviour {
-            Behaviour::Succeed => Ok(()),
-            Behaviour::Double => return Ok(json!(self.name.repeat(2))),
-            Behaviour::Fail(times) if ctx.attempt <= times => Err("the disk at /srv is full".into()),
-            Behaviour::Fail(_) => Ok(()),
-            Behaviour::FailForGood => Err(Failure::new("There is no such invoice").permanent()),
-            Behaviour::Panic => panic!("out of cheese"),
-            Behaviour::Wait => {
-                ctx.stopped().await;
-                Ok(())
-            }
-            Behaviour::WaitForTest => {
-                ctx.state.open.notified().await;
-                Ok(())
-            }
-            Behaviour::Block(ms) => {
-                std::thread::sleep(Duration::from_millis(ms));
-                Ok(())
-            }
-        };
-        running.0 = None;
-        ctx.state.now.fetch_sub(1, Ordering::SeqCst);
-        result.map(|()| json!({ "name": self.name }))
-    }
-}
-
-/// The same on another queue.
-#[derive(Serialize, Deserialize)]
-pub struct UrgentTask {
-    pub name: String,
-}
-
-impl Job for UrgentTask {
-    type State = Log;
-    type Output = ();
-    const NAME: &'static str = "urgent_task";
-    const QUEUE: &'static str = "urgent";
-
-    async fn run(self, ctx: Context<Log>) -> Result<(), Failure> {
-        ctx.state.ran.lock().unwrap().push(self.name);
-        Ok(())
-    }
-}
-
-/// Never ends by itself.
-#[derive(Serialize, Deserialize)]
-struct EndlessTask;
-
-impl Job for EndlessTask {
-    type State = Log;
-    type Output = ();
-    const NAME: &'static str = "endless_task";
-    const TIMEOUT: Duration = Duration::from_millis(50);
-
-    async fn run(self, _: Context<Log>) -> Result<(), Failure> {
-        std::future::pending().await
-    }
-}
-
-/// Unknown to the workers of the tests.
-#[derive(Serialize, Deserialize)]
-struct TaskOfTomorrow;
-
-impl Job for TaskOfTomorrow {
-    type State = Log;
-    type Output = ();
-    const NAME: &'static str = "task_of_tomorrow";
-    async fn run(self, _: Context<Log>) -> Result<(), Failure> {
-        Ok(())
-    }
-}
-
-pub const ALL: &[JobType<Log>] = &[
-    JobType::of::<Task>(),
-    JobType::of::<UrgentTask>(),
-    JobType::of::<EndlessTask>(),
-    JobType::of::<Forgetful>(),
-    JobType::of::<Unforgetting>(),
-];
-
-pub struct TestQueue {
-    pub queue: Queue,
-    pub prefix: String,
-    pub log: Log,
-}
-
-#[derive(clap::Parser)]
-struct RedisSettings {
-    #[command(flatten)]
-    redis: saas::config::Redis,
-}
-
-impl TestQueue {
-    pub async fn new() -> Self {
-        Self::at(&servers().await.redis_url()).await
-    }
-
-    pub async fn at(url: &str) -> Self {
-        use clap::Parser;
-        let prefix = format!("q{}", unique());
-        let settings = RedisSettings::parse_from(["test", "--redis-url", url, "--queue-prefix", &prefix]);
-        Self { queue: Queue::new(&settings.redis).unwrap(), prefix, log: Log::default() }
-    }
-
-    pub async fn push(&self, name: &str, behaviour: Behaviour) -> String {
-        let task = Task { name: name.into(), behaviour };
-        self.queue.enqueue(&task, Origin::default()).await.unwrap()
-    }
-
-    pub fn worker(&self, options: Options) -> Worker<Log> {
-        Worker::new(&self.queue, ALL, self.log.clone(), options)
-    }
-
-    /// Works off what is there.
-    pub async fn drain(&self) -> Summary {
-        let never = CancellationToken::new();
-        self.worker(options(&["urgent", "default"])).run(never.clone(), never).await.unwrap()
-    }
-
-    /// Works off what is there, time and again, until the job is in that state.
-    pub async fn drain_until(&self, id: &str, state: State) -> JobStatus {
-        eventually(&format!("{id} is {state:?}"), || async {
-            self.drain().await;
-            Some(self.status(id).await).filter(|status| status.state == state)
-        })
-        .await
-    }
-
-    pub async fn status(&self, id: &str) -> JobStatus {
-        self.queue.status(id).await.unwrap().expect("the job is known")
-    }
-
-    /// A command to Redis; `{}` stands for the prefix.
-    pub async fn redis<T: redis::FromRedisValue>(&self, command: &[&str]) -> T {
-        let client = redis::Client::open(servers().await.redis_url()).unwrap();
-        let mut conn = client.get_multiplexed_async_connection().await.unwrap();
-        let mut cmd = redis::Cmd::new();
-        for word in command {
-            cmd.arg(word.replace("{}", &self.prefix));
-        }
-        cmd.query_async(&mut conn).await.unwrap()
-    }
-
-    /// Puts bytes where an envelope belongs.
-    async fn redis_bytes(&self, id: &str, envelope: &[u8]) {
-        let client = redis::Client::open(servers().await.redis_url()).unwrap();
-        let mut conn = client.get_multiplexed_async_connection().await.unwrap();
-        let key = format!("{}:jobs", self.prefix);
-        redis::cmd("HSET").arg(key).arg(id).arg(envelope).query_async::<()>(&mut conn).await.unwrap();
-    }
-
-    /// Fails unless every job is accounted for and nothing is left over.
-    pub async fn is_clean(&self) {
-        for key in ["run", "att", "err", "crash", "cancel"] {
-            assert!(!self.redis::<bool>(&["EXISTS", &format!("{{}}:{key}")]).await, "{key} is left over");
-        }
-        for queue in ["default", "urgent"] {
-            assert!(
-                !self.redis::<bool>(&["EXISTS", &format!("{{}}:wip:{queue}")]).await,
-                "a lease is left over"
-            );
-        }
-    }
-}
-
-/// A worker that goes on until it is stopped.
-pub fn steady(concurrency: usize) -> Options {
-    Options { concurrency, burst: false, ..options(&["default"]) }
-}
 
 #[tokio::test]
 async fn smoke_a_job_runs_and_its_result_is_kept() {
@@ -463,170 +222,38 @@ async fn a_running_job_is_cancelled_whether_it_listens_or_not() {
 }
 
 #[tokio::test]
-async fn a_task_that_is_not_known_yet_waits_for_a_worker_that_knows_it() {
+async fn a_stopping_worker_lets_its_jobs_finish() {
     let queue = TestQueue::new().await;
-    let id = queue.queue.enqueue(&TaskOfTomorrow, Origin::default()).await.unwrap();
-    queue.drain().await;
-    let status = queue.status(&id).await;
-    assert_eq!((status.state, status.attempts), (State::Scheduled, 0));
-    const TOMORROW: &[JobType<Log>] = &[JobType::of::<TaskOfTomorrow>()];
-    queue.redis::<u32>(&["ZADD", "{}:scheduled:default", "1", &id]).await;
-    let never = CancellationToken::new();
-    let worker = Worker::new(&queue.queue, TOMORROW, queue.log.clone(), options(&["default"]));
-    assert_eq!(worker.run(never.clone(), never).await.unwrap().finished, 1);
+    let (running, waiting) =
+        (queue.push("one", Behaviour::WaitForTest).await, queue.push("two", Behaviour::Succeed).await);
+    let stop = CancellationToken::new();
+    let work = tokio::spawn(queue.worker(steady(1)).run(stop.clone(), CancellationToken::new()));
+    eventually("it runs", || async { (queue.log.ran().len() == 1).then_some(()) }).await;
+    stop.cancel();
+    queue.log.open.notify_one();
+    let summary = work.await.unwrap().unwrap();
+    assert_eq!((summary.finished, summary.released), (1, 0));
+    assert_eq!(queue.status(&running).await.state, State::Finished);
+    assert_eq!(queue.status(&waiting).await.state, State::Queued, "nothing new is begun");
 }
 
 #[tokio::test]
-async fn a_task_that_nobody_knows_fails_after_a_while() {
-    let queue = TestQueue::new().await;
-    let id = queue.queue.enqueue(&TaskOfTomorrow, Origin::default()).await.unwrap();
-    let envelope: String = queue.redis(&["HGET", "{}:jobs", &id]).await;
-    let mut envelope: Value = serde_json::from_str(&envelope).unwrap();
-    envelope["at"] = json!(envelope["at"].as_i64().unwrap() - 2 * 60 * 60 * 1_000);
-    queue.redis::<u32>(&["HSET", "{}:jobs", &id, &envelope.to_string()]).await;
-    queue.drain().await;
-    let status = queue.status(&id).await;
-    assert_eq!((status.state, status.error.as_deref()), (State::Failed, Some("No worker knows this task")));
-}
-
-#[tokio::test]
-async fn what_cannot_be_read_fails_and_harms_nobody() {
-    let queue = TestQueue::new().await;
-    let (bad_arguments, bad_envelope) =
-        (queue.push("a", Behaviour::Succeed).await, queue.push("b", Behaviour::Succeed).await);
-    let fine = queue.push("c", Behaviour::Succeed).await;
-    let envelope: String = queue.redis(&["HGET", "{}:jobs", &bad_arguments]).await;
-    let spoilt = envelope.replace("\"behaviour\"", "\"behavior\"");
-    queue.redis::<u32>(&["HSET", "{}:jobs", &bad_arguments, &spoilt]).await;
-    queue.redis_bytes(&bad_envelope, b"\xff{\"queue\"").await;
-    let summary = queue.drain().await;
-    assert_eq!((summary.finished, summary.failed), (1, 2));
-    assert_eq!(queue.status(&fine).await.state, State::Finished);
-    let status = queue.status(&bad_arguments).await;
-    assert_eq!(status.error.as_deref(), Some("The job's arguments cannot be read"));
-    assert_eq!(queue.redis::<u32>(&["ZCARD", "{}:failed:default"]).await, 2);
-}
-
-#[tokio::test]
-async fn a_payload_that_is_too_large_is_refused() {
-    let queue = TestQueue::new().await;
-    let task = Task { name: "x".repeat(1024 * 1024), behaviour: Behaviour::Succeed };
-    let error = queue.queue.enqueue(&task, Origin::default()).await.unwrap_err();
-    assert!(error.to_string().contains("1048576 bytes"), "{error}");
-    assert!(!queue.redis::<bool>(&["EXISTS", "{}:jobs"]).await);
-}
-
-#[tokio::test]
-async fn a_result_that_is_too_large_is_refused() {
-    let queue = TestQueue::new().await;
-    let id = queue.push(&"x".repeat(700_000), Behaviour::Double).await;
-    let other = queue.push("two", Behaviour::Succeed).await;
-    queue.drain().await;
-    assert_eq!(queue.status(&other).await.state, State::Finished);
-    let failed = queue.status(&id).await;
-    assert_eq!(
-        (failed.state, failed.error.as_deref()),
-        (State::Failed, Some("The job's result is too large"))
-    );
-}
-
-/// Tasks that ask for a life of their results that no key can have.
-#[derive(Serialize, Deserialize)]
-struct Forgetful;
-
-impl Job for Forgetful {
-    type State = Log;
-    type Output = ();
-    const NAME: &'static str = "forgetful";
-    const RESULT_TTL: Duration = Duration::ZERO;
-    async fn run(self, _: Context<Log>) -> Result<(), Failure> {
-        Ok(())
+async fn jobs_that_outlast_the_grace_go_back_unharmed() {
+    for hurried in [false, true] {
+        let queue = TestQueue::new().await;
+        let stubborn = queue.push("stubborn", Behaviour::WaitForTest).await;
+        let (stop, hurry) = (CancellationToken::new(), CancellationToken::new());
+        let grace = if hurried { Duration::from_secs(3_600) } else { Duration::from_millis(10) };
+        let worker = queue.worker(Options { grace, ..steady(2) });
+        let work = tokio::spawn(worker.run(stop.clone(), hurry.clone()));
+        eventually("it runs", || async { (queue.log.ran().len() == 1).then_some(()) }).await;
+        stop.cancel();
+        if hurried {
+            hurry.cancel();
+        }
+        assert_eq!(work.await.unwrap().unwrap().released, 1);
+        let status = queue.status(&stubborn).await;
+        assert_eq!((status.state, status.attempts), (State::Queued, 0), "no attempt is burnt");
+        queue.is_clean().await;
     }
-}
-
-#[derive(Serialize, Deserialize)]
-struct Unforgetting;
-
-impl Job for Unforgetting {
-    type State = Log;
-    type Output = ();
-    const NAME: &'static str = "unforgetting";
-    const RESULT_TTL: Duration = Duration::MAX;
-    async fn run(self, _: Context<Log>) -> Result<(), Failure> {
-        Ok(())
-    }
-}
-
-#[tokio::test]
-async fn no_life_of_a_result_harms_the_others_of_its_batch() {
-    let queue = TestQueue::new().await;
-    let mut ids = vec![queue.push("one", Behaviour::Succeed).await];
-    ids.push(queue.queue.enqueue(&Forgetful, Origin::default()).await.unwrap());
-    ids.push(queue.queue.enqueue(&Unforgetting, Origin::default()).await.unwrap());
-    assert_eq!(queue.drain().await.finished, 3);
-    for id in &ids {
-        assert_eq!(queue.status(id).await.state, State::Finished);
-    }
-    queue.is_clean().await;
-}
-
-#[tokio::test]
-async fn a_push_wakes_whoever_waits() {
-    let queue = TestQueue::new().await;
-    queue.push("one", Behaviour::Succeed).await;
-    assert_eq!(queue.redis::<u32>(&["ZCARD", "{}:wake:default"]).await, 1);
-}
-
-#[tokio::test]
-async fn a_push_that_arrives_when_the_job_has_ended_makes_no_second_one() {
-    let queue = TestQueue::new().await;
-    let id = queue.push("one", Behaviour::Succeed).await;
-    let envelope: String = queue.redis(&["HGET", "{}:jobs", &id]).await;
-    queue.drain().await;
-    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/queue/scripts");
-    let read = |name: &str| std::fs::read_to_string(dir.join(name)).unwrap();
-    let script = redis::Script::new(&format!("{}{}", read("lib.lua"), read("push.lua")));
-    let client = redis::Client::open(servers().await.redis_url()).unwrap();
-    let mut conn = client.get_multiplexed_async_connection().await.unwrap();
-    let mut call = script.key(&queue.prefix);
-    call.arg("default").arg(0).arg(1).arg(&id).arg(&envelope);
-    let known: Vec<String> = call.invoke_async(&mut conn).await.unwrap();
-    assert_eq!(known, [id]);
-    assert_eq!(queue.drain().await.finished, 0);
-}
-
-#[tokio::test]
-async fn a_cancellation_is_not_forgotten_when_the_job_comes_back() {
-    let queue = TestQueue::new().await;
-    let id = queue.push("one", Behaviour::Succeed).await;
-    // Asked to stop, and given back before it heard of it.
-    queue.redis::<u32>(&["SADD", "{}:cancel", &id]).await;
-    assert_eq!(queue.queue.cancel(&id).await.unwrap(), Cancel::Canceled);
-    assert!(!queue.redis::<bool>(&["EXISTS", "{}:cancel"]).await);
-}
-
-#[tokio::test]
-async fn of_the_failed_only_the_latest_are_kept() {
-    let queue = TestQueue::new().await;
-    let old = queue.push("old", Behaviour::FailForGood).await;
-    let new = queue.push("new", Behaviour::FailForGood).await;
-    queue.drain().await;
-    queue.redis::<u32>(&["ZADD", "{}:failed:default", "1", &old]).await;
-    queue.drain().await;
-    assert!(queue.queue.status(&old).await.unwrap().is_none());
-    assert_eq!(queue.status(&new).await.state, State::Failed);
-    assert_eq!(queue.redis::<u32>(&["HLEN", "{}:jobs"]).await, 1);
-}
-
-#[tokio::test]
-async fn the_owner_and_the_request_travel_with_the_job() {
-    let queue = TestQueue::new().await;
-    let task = Task { name: "one".into(), behaviour: Behaviour::Succeed };
-    let origin = Origin { owner: Some(7), request_id: Some("request-1".into()) };
-    let id = queue.queue.enqueue(&task, origin).await.unwrap();
-    let envelope: String = queue.redis(&["HGET", "{}:jobs", &id]).await;
-    assert!(envelope.contains("\"req\":\"request-1\""), "{envelope}");
-    assert_eq!(queue.status(&id).await.owner, Some(7));
-    queue.drain().await;
-    assert_eq!(queue.status(&id).await.owner, Some(7));
 }

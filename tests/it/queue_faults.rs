@@ -9,14 +9,12 @@ use saas::{
 use secrecy::ExposeSecret;
 use tokio_util::sync::CancellationToken;
 
-use crate::{
+use crate::support::{
+    app::options,
+    eventually,
+    proxy::{Link, Proxy},
     queue::{Behaviour, Task, TestQueue, steady},
-    support::{
-        app::options,
-        eventually,
-        proxy::{Link, Proxy},
-        servers::servers,
-    },
+    servers::servers,
 };
 
 const LEASE: Duration = Duration::from_secs(1);
@@ -272,43 +270,6 @@ async fn a_worker_that_cannot_renew_stops_its_jobs_and_loses_none() {
     stop.cancel();
     work.await.unwrap().unwrap();
     queue.is_clean().await;
-}
-
-#[tokio::test]
-async fn a_stopping_worker_lets_its_jobs_finish() {
-    let queue = TestQueue::new().await;
-    let (running, waiting) =
-        (queue.push("one", Behaviour::WaitForTest).await, queue.push("two", Behaviour::Succeed).await);
-    let stop = CancellationToken::new();
-    let work = tokio::spawn(queue.worker(steady(1)).run(stop.clone(), CancellationToken::new()));
-    queue.until_running(1).await;
-    stop.cancel();
-    queue.log.open.notify_one();
-    let summary = work.await.unwrap().unwrap();
-    assert_eq!((summary.finished, summary.released), (1, 0));
-    assert_eq!(queue.status(&running).await.state, State::Finished);
-    assert_eq!(queue.status(&waiting).await.state, State::Queued, "nothing new is begun");
-}
-
-#[tokio::test]
-async fn jobs_that_outlast_the_grace_go_back_unharmed() {
-    for hurried in [false, true] {
-        let queue = TestQueue::new().await;
-        let stubborn = queue.push("stubborn", Behaviour::WaitForTest).await;
-        let (stop, hurry) = (CancellationToken::new(), CancellationToken::new());
-        let grace = if hurried { Duration::from_secs(3_600) } else { Duration::from_millis(10) };
-        let worker = queue.worker(Options { grace, ..steady(2) });
-        let work = tokio::spawn(worker.run(stop.clone(), hurry.clone()));
-        queue.until_running(1).await;
-        stop.cancel();
-        if hurried {
-            hurry.cancel();
-        }
-        assert_eq!(work.await.unwrap().unwrap().released, 1);
-        let status = queue.status(&stubborn).await;
-        assert_eq!((status.state, status.attempts), (State::Queued, 0), "no attempt is burnt");
-        queue.is_clean().await;
-    }
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 pub mod app;
 pub mod process;
 pub mod proxy;
+pub mod queue;
 pub mod servers;
 pub mod smtp;
 

@@ -1,0 +1,146 @@
+//! Settings: where they come from, and which are refused.
+
+use crate::support::{
+    app::SECRET,
+    process::{TempDir, production, run, saas},
+    servers::{TestDatabase, servers},
+};
+
+#[tokio::test]
+async fn smoke_production_refuses_unsafe_settings_all_at_once() {
+    for command in ["serve", "worker"] {
+        let database = ["--database-url", "postgres://x:y@127.0.0.1:9/z"];
+        let mut args = vec![command];
+        args.extend(database);
+        let ended = run(saas(&args)).await;
+        ended.failed(
+            1,
+            &["SECRET_KEY is not set", "openssl rand -base64 32", "FIRST_SUPERUSER_PASSWORD", "DEBUG"],
+        );
+
+        let mut weak = saas(&args);
+        weak.env("SECRET_KEY", "short").env("SECRET_KEY_PREVIOUS", "x").env("BCRYPT_COST", "4");
+        let said = [
+            "SECRET_KEY has 5 bytes",
+            "SECRET_KEY_PREVIOUS has 1 bytes",
+            "FIRST_SUPERUSER_PASSWORD",
+            "BCRYPT_COST is 4",
+        ];
+        run(weak).await.failed(1, &said);
+
+        let mut known = saas(&args);
+        known
+            .env("SECRET_KEY", "changethis-changethis-changethis-changethis")
+            .env("FIRST_SUPERUSER_PASSWORD", "x y z u v w");
+        run(known).await.failed(1, &["SECRET_KEY is an example"]);
+    }
+}
+
+#[tokio::test]
+async fn serve_says_what_is_missing() {
+    let mut command = saas(&["serve"]);
+    command.env("SECRET_KEY", SECRET).env("FIRST_SUPERUSER_PASSWORD", "a password of ours");
+    run(command).await.failed(1, &["DATABASE_URL", "POSTGRES_SERVER", "saas dev"]);
+
+    let empty = TestDatabase::empty().await;
+    let pending = run(production(&["serve", "--port", "0"], &empty, "p").await).await;
+    pending.failed(1, &["pending migrations", "users", "saas migrate up", "--migrate"]);
+
+    let mut nowhere = production(&["serve", "--port", "0"], &empty, "p").await;
+    nowhere.env("DATABASE_URL", "postgres://someone:hunter2@127.0.0.1:9/z");
+    let ended = run(nowhere).await.failed(1, &["cannot reach PostgreSQL", "DATABASE_URL"]);
+    assert!(!ended.stderr.contains("hunter2"));
+
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let ended = run(production(&["serve", "--port", &port], &empty, "p").await).await;
+    ended.failed(1, &[&port, "choose another port", "--port"]);
+}
+
+#[tokio::test]
+async fn settings_that_cannot_be_read_are_named() {
+    let database = TestDatabase::migrated().await;
+    for (name, value, said) in [
+        ("DATABASE_URL", "mysql://someone:hunter2@host/db", "DATABASE_URL must begin with postgres://"),
+        ("DATABASE_URL", "nonsense hunter2", "DATABASE_URL is not a URL"),
+        ("DATABASE_URL", "postgres://someone:hunter2@host:port/db", "DATABASE_URL cannot be read"),
+        ("DATABASE_URL", "postgres://someone:hunter2@host/db?sslmode=perhaps", "sslmode=perhaps"),
+        ("REDIS_URL", "http://:hunter2@host", "REDIS_URL cannot be read"),
+        ("SMTP_URL", "http://someone:hunter2@host", "SMTP_URL cannot be read"),
+        ("MAIL_FROM", "nobody", "MAIL_FROM \"nobody\" is not an address"),
+        ("BACKEND_CORS_ORIGINS", "[\"https://a.example.com\"", "BACKEND_CORS_ORIGINS is not a JSON list"),
+        ("BACKEND_CORS_ORIGINS", "*", "BACKEND_CORS_ORIGINS has \"*\""),
+        ("LOG_LEVEL", "loud", "LOG_LEVEL has \"loud\""),
+        ("FIRST_SUPERUSER_EMAIL", "nobody", "FIRST_SUPERUSER_EMAIL \"nobody\""),
+        ("FIRST_SUPERUSER_PASSWORD", "short", "FIRST_SUPERUSER_PASSWORD"),
+    ] {
+        let mut command = production(&["serve", "--port", "0"], &database, "p").await;
+        command.env(name, value);
+        let ended = run(command).await.failed(1, &[said]);
+        assert!(!ended.stderr.contains("hunter2"), "{}", ended.stderr);
+    }
+}
+
+#[tokio::test]
+async fn the_seeds_settings_keep_working() {
+    let database = TestDatabase::migrated().await;
+    let url = database.url.strip_prefix("postgres://").unwrap();
+    let (login, rest) = url.split_once('@').unwrap();
+    let ((user, password), (host, name)) = (login.split_once(':').unwrap(), rest.split_once('/').unwrap());
+    let (host, port) = host.split_once(':').unwrap();
+    let mut parts = saas(&["migrate", "status"]);
+    parts.env("POSTGRES_SERVER", host).env("POSTGRES_PORT", port).env("POSTGRES_USER", user);
+    parts.env("POSTGRES_PASSWORD", password).env("POSTGRES_DB", name).env("DATABASE_URL", "");
+    run(parts).await.succeeded();
+    for debug in ["True", "False", "1", "0", ""] {
+        let mut command = saas(&["migrate", "status"]);
+        command.env("DATABASE_URL", &database.url).env("DEBUG", debug);
+        run(command).await.succeeded();
+    }
+    let mut wrong = saas(&["migrate", "status"]);
+    wrong.env("DATABASE_URL", &database.url).env("DEBUG", "perhaps");
+    run(wrong).await.failed(2, &["perhaps", "DEBUG"]);
+    let mut sqlalchemy = saas(&["migrate", "status"]);
+    sqlalchemy.env("DATABASE_URL", format!("postgresql+asyncpg://{url}"));
+    run(sqlalchemy).await.succeeded();
+}
+
+#[tokio::test]
+async fn settings_come_from_a_file_too() {
+    let database = TestDatabase::migrated().await;
+    let dir = TempDir::new();
+    std::fs::write(dir.path().join(".env"), format!("# comment\nDATABASE_URL={}\n", database.url)).unwrap();
+    let mut command = saas(&["migrate", "status"]);
+    run({
+        command.current_dir(dir.path());
+        command
+    })
+    .await
+    .succeeded();
+    let mut flag_wins = saas(&["migrate", "status", "--database-url", "mysql://x"]);
+    flag_wins.current_dir(dir.path());
+    run(flag_wins).await.failed(1, &["mysql"]);
+    std::fs::write(dir.path().join(".env"), "SECRET_KEY=hunter2 hunter2 hunter2\n").unwrap();
+    let mut unreadable = saas(&["migrate", "status"]);
+    unreadable.current_dir(dir.path());
+    let ended = run(unreadable).await.failed(2, &[".env cannot be read"]);
+    assert!(!ended.stderr.contains("hunter2"));
+}
+
+#[tokio::test]
+async fn a_setting_without_a_value_is_not_set() {
+    let database = TestDatabase::migrated().await;
+    let mut command = saas(&["doctor"]);
+    for name in
+        ["PORT", "BCRYPT_COST", "LOG_FORMAT", "REDIS_HOST", "SMTP_URL", "FIRST_SUPERUSER_PASSWORD", "DEBUG"]
+    {
+        command.env(name, "");
+    }
+    command
+        .env("DATABASE_URL", &database.url)
+        .env("REDIS_URL", servers().await.redis_url())
+        .env("SECRET_KEY", SECRET);
+    let ended = run(command).await;
+    assert!(ended.stdout.contains("FIRST_SUPERUSER_PASSWORD is not set"), "{ended:?}");
+    assert!(ended.stdout.contains("ok    redis"));
+}

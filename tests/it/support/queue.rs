@@ -1,0 +1,281 @@
+//! The job engine with tasks of the tests' own.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use saas::queue::{
+    Context, Failure, Job, JobStatus, JobType, Options, Origin, Queue, State, Summary, Worker,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    app::options,
+    eventually,
+    servers::{servers, unique},
+};
+
+/// What the tasks of a test share with it.
+#[derive(Clone, Default)]
+pub struct Log {
+    pub ran: Arc<Mutex<Vec<String>>>,
+    pub now: Arc<AtomicU32>,
+    pub most: Arc<AtomicU32>,
+    pub open: Arc<tokio::sync::Notify>,
+    /// Runs that were dropped before their end.
+    pub dropped: Arc<AtomicU32>,
+}
+
+struct CountDropped(Option<Arc<AtomicU32>>);
+
+impl Drop for CountDropped {
+    fn drop(&mut self) {
+        if let Some(dropped) = self.0.take() {
+            dropped.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
+impl Log {
+    pub fn ran(&self) -> Vec<String> {
+        self.ran.lock().unwrap().clone()
+    }
+}
+
+/// Does what its fields say.
+#[derive(Serialize, Deserialize)]
+pub struct Task {
+    pub name: String,
+    pub behaviour: Behaviour,
+}
+
+#[derive(Serialize, Deserialize, Clone, PartialEq)]
+pub enum Behaviour {
+    Succeed,
+    /// With a result twice as long as the name.
+    Double,
+    /// So many times, then succeeds.
+    Fail(u32),
+    FailForGood,
+    Panic,
+    /// Until it is told to stop, and then does.
+    Wait,
+    /// Until the test lets it go on.
+    WaitForTest,
+    /// Keeps its thread for so many milliseconds.
+    Block(u64),
+}
+
+impl Job for Task {
+    type State = Log;
+    type Output = Value;
+    const NAME: &'static str = "test_task";
+    const BACKOFF: Duration = Duration::from_millis(1);
+
+    async fn run(self, ctx: Context<Log>) -> Result<Value, Failure> {
+        let now = ctx.state.now.fetch_add(1, Ordering::SeqCst) + 1;
+        ctx.state.most.fetch_max(now, Ordering::SeqCst);
+        ctx.state.ran.lock().unwrap().push(self.name.clone());
+        let mut running = CountDropped(Some(ctx.state.dropped.clone()));
+        let result = match self.behaviour {
+            Behaviour::Succeed => Ok(()),
+            Behaviour::Double => return Ok(json!(self.name.repeat(2))),
+            Behaviour::Fail(times) if ctx.attempt <= times => Err("the disk at /srv is full".into()),
+            Behaviour::Fail(_) => Ok(()),
+            Behaviour::FailForGood => Err(Failure::new("There is no such invoice").permanent()),
+            Behaviour::Panic => panic!("out of cheese"),
+            Behaviour::Wait => {
+                ctx.stopped().await;
+                Ok(())
+            }
+            Behaviour::WaitForTest => {
+                ctx.state.open.notified().await;
+                Ok(())
+            }
+            Behaviour::Block(ms) => {
+                std::thread::sleep(Duration::from_millis(ms));
+                Ok(())
+            }
+        };
+        running.0 = None;
+        ctx.state.now.fetch_sub(1, Ordering::SeqCst);
+        result.map(|()| json!({ "name": self.name }))
+    }
+}
+
+/// The same on another queue.
+#[derive(Serialize, Deserialize)]
+pub struct UrgentTask {
+    pub name: String,
+}
+
+impl Job for UrgentTask {
+    type State = Log;
+    type Output = ();
+    const NAME: &'static str = "urgent_task";
+    const QUEUE: &'static str = "urgent";
+
+    async fn run(self, ctx: Context<Log>) -> Result<(), Failure> {
+        ctx.state.ran.lock().unwrap().push(self.name);
+        Ok(())
+    }
+}
+
+/// Never ends by itself.
+#[derive(Serialize, Deserialize)]
+pub struct EndlessTask;
+
+impl Job for EndlessTask {
+    type State = Log;
+    type Output = ();
+    const NAME: &'static str = "endless_task";
+    const TIMEOUT: Duration = Duration::from_millis(50);
+
+    async fn run(self, _: Context<Log>) -> Result<(), Failure> {
+        std::future::pending().await
+    }
+}
+
+/// Unknown to the workers of the tests.
+#[derive(Serialize, Deserialize)]
+pub struct TaskOfTomorrow;
+
+impl Job for TaskOfTomorrow {
+    type State = Log;
+    type Output = ();
+    const NAME: &'static str = "task_of_tomorrow";
+    async fn run(self, _: Context<Log>) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+/// Tasks that ask for a life of their results that no key can have.
+#[derive(Serialize, Deserialize)]
+pub struct Forgetful;
+
+impl Job for Forgetful {
+    type State = Log;
+    type Output = ();
+    const NAME: &'static str = "forgetful";
+    const RESULT_TTL: Duration = Duration::ZERO;
+    async fn run(self, _: Context<Log>) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct Unforgetting;
+
+impl Job for Unforgetting {
+    type State = Log;
+    type Output = ();
+    const NAME: &'static str = "unforgetting";
+    const RESULT_TTL: Duration = Duration::MAX;
+    async fn run(self, _: Context<Log>) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+pub const ALL: &[JobType<Log>] = &[
+    JobType::of::<Task>(),
+    JobType::of::<UrgentTask>(),
+    JobType::of::<EndlessTask>(),
+    JobType::of::<Forgetful>(),
+    JobType::of::<Unforgetting>(),
+];
+
+pub struct TestQueue {
+    pub queue: Queue,
+    pub prefix: String,
+    pub log: Log,
+}
+
+#[derive(clap::Parser)]
+struct RedisSettings {
+    #[command(flatten)]
+    redis: saas::config::Redis,
+}
+
+impl TestQueue {
+    pub async fn new() -> Self {
+        Self::at(&servers().await.redis_url()).await
+    }
+
+    pub async fn at(url: &str) -> Self {
+        use clap::Parser;
+        let prefix = format!("q{}", unique());
+        let settings = RedisSettings::parse_from(["test", "--redis-url", url, "--queue-prefix", &prefix]);
+        Self { queue: Queue::new(&settings.redis).unwrap(), prefix, log: Log::default() }
+    }
+
+    pub async fn push(&self, name: &str, behaviour: Behaviour) -> String {
+        let task = Task { name: name.into(), behaviour };
+        self.queue.enqueue(&task, Origin::default()).await.unwrap()
+    }
+
+    pub fn worker(&self, options: Options) -> Worker<Log> {
+        Worker::new(&self.queue, ALL, self.log.clone(), options)
+    }
+
+    /// Works off what is there.
+    pub async fn drain(&self) -> Summary {
+        let never = CancellationToken::new();
+        self.worker(options(&["urgent", "default"])).run(never.clone(), never).await.unwrap()
+    }
+
+    /// Works off what is there, time and again, until the job is in that state.
+    pub async fn drain_until(&self, id: &str, state: State) -> JobStatus {
+        eventually(&format!("{id} is {state:?}"), || async {
+            self.drain().await;
+            Some(self.status(id).await).filter(|status| status.state == state)
+        })
+        .await
+    }
+
+    pub async fn status(&self, id: &str) -> JobStatus {
+        self.queue.status(id).await.unwrap().expect("the job is known")
+    }
+
+    /// A command to Redis; `{}` stands for the prefix.
+    pub async fn redis<T: redis::FromRedisValue>(&self, command: &[&str]) -> T {
+        let client = redis::Client::open(servers().await.redis_url()).unwrap();
+        let mut conn = client.get_multiplexed_async_connection().await.unwrap();
+        let mut cmd = redis::Cmd::new();
+        for word in command {
+            cmd.arg(word.replace("{}", &self.prefix));
+        }
+        cmd.query_async(&mut conn).await.unwrap()
+    }
+
+    /// Puts bytes where an envelope belongs.
+    pub async fn redis_bytes(&self, id: &str, envelope: &[u8]) {
+        let client = redis::Client::open(servers().await.redis_url()).unwrap();
+        let mut conn = client.get_multiplexed_async_connection().await.unwrap();
+        let key = format!("{}:jobs", self.prefix);
+        redis::cmd("HSET").arg(key).arg(id).arg(envelope).query_async::<()>(&mut conn).await.unwrap();
+    }
+
+    /// Fails unless every job is accounted for and nothing is left over.
+    pub async fn is_clean(&self) {
+        for key in ["run", "att", "err", "crash", "cancel"] {
+            assert!(!self.redis::<bool>(&["EXISTS", &format!("{{}}:{key}")]).await, "{key} is left over");
+        }
+        for queue in ["default", "urgent"] {
+            assert!(
+                !self.redis::<bool>(&["EXISTS", &format!("{{}}:wip:{queue}")]).await,
+                "a lease is left over"
+            );
+        }
+    }
+}
+
+/// A worker that goes on until it is stopped.
+pub fn steady(concurrency: usize) -> Options {
+    Options { concurrency, burst: false, ..options(&["default"]) }
+}
