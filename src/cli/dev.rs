@@ -12,7 +12,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::{
     serve::{bind, check_admin, serve},
     stop::Stop,
-    worker::work,
+    worker::{queue_names, work},
 };
 use crate::{
     api,
@@ -61,6 +61,7 @@ impl Args {
         let stop = Stop::on_signals()?;
         check_admin(&self.config.auth.admin)?;
         api::check_http(&self.config.core, &self.http)?;
+        self.queues = queue_names(&self.queues)?;
         // The port first: it is what most often is in the way, and nothing has been started yet.
         let listener = bind(&self.listen)?;
         let _lock = lock(&self.state_dir)?;

@@ -60,7 +60,7 @@ pub(super) async fn work(app: App, options: Options, stop: &Stop) -> anyhow::Res
     Ok(())
 }
 
-fn queue_names(given: &[String]) -> anyhow::Result<Vec<String>> {
+pub(super) fn queue_names(given: &[String]) -> anyhow::Result<Vec<String>> {
     let mut names: Vec<String> = Vec::new();
     for name in given.iter().map(|name| name.trim()).filter(|name| !name.is_empty()) {
         if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) {
