@@ -48,7 +48,8 @@ impl Args {
 async fn ask(address: SocketAddr) -> anyhow::Result<String> {
     let mut stream = TcpStream::connect(address).await?;
     let request = format!("GET /api/v1/health/live HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await?;
+    // As text: a pipe that closes here is not the one of our own output.
+    stream.write_all(request.as_bytes()).await.map_err(|error| anyhow::anyhow!("{error}"))?;
     let mut answer = Vec::new();
     stream.take(4_096).read_to_end(&mut answer).await?;
     let text = String::from_utf8_lossy(&answer);

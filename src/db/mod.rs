@@ -70,10 +70,23 @@ impl Db {
     /// database falls silent. The connection is then thrown away, since it is still busy; a transaction on it is
     /// rolled back.
     pub async fn run<T>(&self, work: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T>) -> Result<T> {
+        self.run_for(self.timeout, work).await
+    }
+
+    /// As [`Db::run`], with a time of its own: what a job wants, whose statements may take longer than a client
+    /// waits.
+    ///
+    /// # Errors
+    /// As [`Db::run`].
+    pub async fn run_for<T>(
+        &self,
+        timeout: Duration,
+        work: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T>,
+    ) -> Result<T> {
         let mut conn = self.get().await?;
         // Also when the caller hangs up in the middle, and this future is dropped.
         let abandon = Abandon { closed: conn.closed.clone(), cancel: Some(conn.canceller()) };
-        match tokio::time::timeout(self.timeout, work(&mut conn)).await {
+        match tokio::time::timeout(timeout, work(&mut conn)).await {
             Ok(result) => {
                 abandon.not();
                 result
@@ -82,7 +95,8 @@ impl Db {
         }
     }
 
-    /// A connection to keep for longer, as jobs do.
+    /// A connection to keep. Not for handlers and jobs, which may be dropped in the middle of a statement: the pool
+    /// would hand the connection on while it is busy.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when none is free or can be made in time.

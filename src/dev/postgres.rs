@@ -22,6 +22,7 @@ const PLACES: &[&str] = &[
     "/opt/homebrew/opt/postgresql@*/bin",
     "/usr/local/opt/postgresql@*/bin",
 ];
+const ATTEMPT: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The database, and the account that owns the server.
 const NAME: &str = "saas";
@@ -131,7 +132,9 @@ async fn wait_until_up(url: &str, process: &mut Guarded) -> anyhow::Result<tokio
                 process.last_words()
             );
         }
-        match config.connect(NoTls).await {
+        // Bounded, since whoever has taken the port meanwhile may not speak PostgreSQL at all.
+        let attempt = tokio::time::timeout(ATTEMPT, config.connect(NoTls)).await;
+        match attempt.map_err(anyhow::Error::from).and_then(|result| Ok(result?)) {
             Ok((client, connection)) => {
                 tokio::spawn(connection);
                 return Ok(client);

@@ -54,7 +54,8 @@ impl Exchange {
 
     /// Takes what has ended, to be settled by the next flush.
     pub(super) fn add(&mut self, ended: Vec<Ended>) {
-        self.unsettled.extend(Batch::group(ended, &self.leases));
+        // One batch a queue: a lease is told to be over with, and never before, the last of its jobs.
+        Batch::group(&mut self.unsettled, ended, &self.leases);
     }
 
     /// Whether there is something that has to be said to Redis.
@@ -165,8 +166,7 @@ struct Batch {
 }
 
 impl Batch {
-    fn group(ended: Vec<Ended>, leases: &Leases) -> Vec<Self> {
-        let mut batches: Vec<Self> = Vec::new();
+    fn group(batches: &mut Vec<Self>, ended: Vec<Ended>, leases: &Leases) {
         for end in ended {
             let over = leases.end(&end.lease, &end.id).then(|| end.lease.clone());
             let batch = match batches.iter_mut().find(|batch| batch.queue == end.queue) {
@@ -180,7 +180,6 @@ impl Batch {
             batch.over.extend(over);
             batch.ended.push(end);
         }
-        batches
     }
 
     async fn settle(&self, prefix: &str, mut conn: MultiplexedConnection) -> RedisResult<Vec<usize>> {

@@ -36,7 +36,8 @@ impl Scheduler {
     /// waits until it may.
     pub(super) async fn catch_up(&mut self) {
         while let Some(wait) = self.tick().await {
-            tokio::time::sleep(wait).await;
+            // A longer pause would be a gap of its own, and begin the waiting anew.
+            tokio::time::sleep(wait.min(INTERVAL)).await;
         }
     }
 

@@ -329,15 +329,16 @@ async fn workers_that_only_burst_take_back_what_one_of_them_held() {
     let queue = TestQueue::new().await;
     let id = queue.push("one", Behaviour::WaitForTest).await;
     let never = CancellationToken::new();
-    let dead =
-        tokio::spawn(queue.worker(short_lease(options(&["default"]))).run(never.clone(), never.clone()));
+    // Longer than the shortest gap that counts as one.
+    let five_seconds = || Options { lease: Duration::from_secs(5), ..options(&["default"]) };
+    let dead = tokio::spawn(queue.worker(five_seconds()).run(never.clone(), never.clone()));
     queue.until_running(1).await;
     dead.abort();
     // As if the next were started an hour later.
     queue.redis::<redis::Value>(&["SET", "{}:tick", "1"]).await;
     let lease: Vec<String> = queue.redis(&["ZRANGE", "{}:wip:default", "0", "-1"]).await;
     queue.redis::<u32>(&["ZADD", "{}:wip:default", "1", &lease[0]]).await;
-    let heir = tokio::spawn(queue.worker(short_lease(options(&["default"]))).run(never.clone(), never));
+    let heir = tokio::spawn(queue.worker(five_seconds()).run(never.clone(), never));
     queue.until_running(2).await;
     queue.log.open.notify_waiters();
     heir.await.unwrap().unwrap();
