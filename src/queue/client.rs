@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bb8_redis::RedisConnectionManager;
 use chrono::Utc;
-use redis::{RedisError, ScriptInvocation, aio::MultiplexedConnection};
+use redis::{ErrorKind, RedisError, ScriptInvocation, ServerErrorKind, aio::MultiplexedConnection};
 use secrecy::ExposeSecret;
 use uuid::Uuid;
 
@@ -184,6 +184,8 @@ impl Queue {
                     conn.broken = true;
                     again = true;
                 }
+                // Forgotten again between loading and calling it: the deadline ends this.
+                Ok(Err(error)) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {}
                 Ok(Err(error)) => return Err(conn.judge(error)),
                 Err(late) => {
                     conn.broken = true;

@@ -128,19 +128,26 @@ async fn a_result_waits_until_redis_is_back() {
 
 #[tokio::test]
 async fn scripts_that_redis_has_forgotten_are_brought_again() {
-    let queue = TestQueue::new().await;
+    // A server of its own: the scripts are everybody's.
+    let server = Server::redis(&test_dir().unwrap(), Purpose::Test).await.unwrap();
+    let queue = TestQueue::at(server.url.expose_secret()).await;
+    let client = redis::Client::open(server.url.expose_secret()).unwrap();
+    let mut conn = client.get_multiplexed_async_connection().await.unwrap();
     let stop = CancellationToken::new();
     let work = tokio::spawn(queue.worker(steady(4)).run(stop.clone(), CancellationToken::new()));
     for n in 0..100 {
         if n % 10 == 0 {
-            queue.redis::<redis::Value>(&["SCRIPT", "FLUSH"]).await;
+            redis::cmd("SCRIPT").arg("FLUSH").query_async::<()>(&mut conn).await.unwrap();
         }
         queue.push(&n.to_string(), Behaviour::Succeed).await;
     }
     eventually("all have run", || async { (queue.log.ran().len() == 100).then_some(()) }).await;
     stop.cancel();
     assert_eq!(work.await.unwrap().unwrap().finished, 100);
-    queue.is_clean().await;
+    let left: bool =
+        redis::cmd("EXISTS").arg(format!("{}:run", queue.prefix)).query_async(&mut conn).await.unwrap();
+    assert!(!left);
+    server.stop().await;
 }
 
 #[tokio::test]
