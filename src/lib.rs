@@ -3,7 +3,7 @@
 //! | module | is | may use |
 //! |---|---|---|
 //! | [`cli`] | one file per subcommand | everything |
-//! | [`api`] | one file per resource: contract types and operations | services, models, jobs, queue, app, db |
+//! | [`api`] | one file per resource: contract types and operations | services, models, jobs, queue, app, db, security |
 //! | [`services`] | business rules that span queries | models, security, app |
 //! | [`jobs`] | the tasks, one file each | services, models, app, mail, queue |
 //! | [`queue`] | the job engine; knows nothing of this product | |

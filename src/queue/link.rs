@@ -19,18 +19,18 @@ pub(super) struct Link {
 
 impl Link {
     pub(super) fn new(client: &redis::Client, what: &'static str) -> Self {
-        Self::with_timeout(client, what, Some(ANSWER_TIMEOUT))
+        Self::with_timeout(client, what, ANSWER_TIMEOUT)
     }
 
     /// For commands that block on purpose, for less than 10 s.
     pub(super) fn blocking(client: &redis::Client, what: &'static str) -> Self {
-        Self::with_timeout(client, what, Some(2 * ANSWER_TIMEOUT))
+        Self::with_timeout(client, what, 2 * ANSWER_TIMEOUT)
     }
 
-    fn with_timeout(client: &redis::Client, what: &'static str, timeout: Option<Duration>) -> Self {
+    fn with_timeout(client: &redis::Client, what: &'static str, timeout: Duration) -> Self {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(timeout);
+            .set_response_timeout(Some(timeout));
         Self { client: client.clone(), config, conn: None, backoff: Duration::ZERO, what }
     }
 

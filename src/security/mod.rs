@@ -3,7 +3,7 @@
 mod password;
 mod token;
 
-pub use password::Passwords;
+pub use password::{MAX_PASSWORD_BYTES, Passwords};
 pub use token::Tokens;
 
 /// 256 random bits in hexadecimal, from the system's generator.

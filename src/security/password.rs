@@ -7,7 +7,7 @@ use tokio::sync::Semaphore;
 use crate::error::{Error, Result};
 
 /// bcrypt reads no more, and cuts the rest off silently; a longer password is refused instead.
-pub const MAX_BYTES: usize = 72;
+pub const MAX_PASSWORD_BYTES: usize = 72;
 /// How long a hash may wait for a core before the caller is told to come back later.
 const QUEUE_TIMEOUT: Duration = Duration::from_millis(1_200);
 
@@ -34,7 +34,7 @@ impl Passwords {
     /// Whether `password` is the one behind `hash`. Without a hash the answer is no and takes as long, so that
     /// the time does not tell whether an account exists (OWASP Authentication Cheat Sheet).
     pub async fn verify(&self, password: String, hash: Option<String>) -> Result<bool> {
-        let known = hash.is_some() && password.len() <= MAX_BYTES;
+        let known = hash.is_some() && password.len() <= MAX_PASSWORD_BYTES;
         // The salt and hash of no password: nothing is known that hashes to it.
         let stand_in =
             format!("$2b${:02}${}", self.cost, "abcdefghijklmnopqrstuu1234567890ABCDEFGHIJKLMNOPQRSTS");
@@ -73,10 +73,10 @@ mod tests {
     #[tokio::test]
     async fn the_72nd_byte_counts_and_a_73rd_is_refused() {
         let passwords = Passwords::new(4);
-        let full = "x".repeat(MAX_BYTES);
+        let full = "x".repeat(MAX_PASSWORD_BYTES);
         let hash = passwords.hash(full.clone()).await.unwrap();
         assert!(passwords.verify(full.clone(), Some(hash.clone())).await.unwrap());
-        assert!(!passwords.verify("x".repeat(MAX_BYTES - 1), Some(hash.clone())).await.unwrap());
+        assert!(!passwords.verify("x".repeat(MAX_PASSWORD_BYTES - 1), Some(hash.clone())).await.unwrap());
         assert!(!passwords.verify(full + "y", Some(hash)).await.unwrap());
     }
 }

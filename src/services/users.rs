@@ -6,12 +6,11 @@ use crate::{
     app::App,
     error::{Error, OnConstraint, Result},
     models::user::{NewUser, Role, User},
-    security::Passwords,
+    security::{MAX_PASSWORD_BYTES, Passwords},
 };
 
 pub const MAX_EMAIL_CHARS: usize = 255;
 pub const MIN_PASSWORD_CHARS: usize = 8;
-pub const MAX_PASSWORD_BYTES: usize = 72;
 
 /// The form in which an address is stored and compared.
 pub fn normalize_email(email: &str) -> String {

@@ -7,7 +7,6 @@ use tokio_util::sync::CancellationToken;
 use crate::support::{
     app::options,
     queue::{Behaviour, Forgetful, Log, Task, TaskOfTomorrow, TestQueue, Unforgetting},
-    servers::servers,
 };
 
 #[tokio::test]
@@ -104,14 +103,7 @@ async fn a_push_that_arrives_when_the_job_has_ended_makes_no_second_one() {
     let id = queue.push("one", Behaviour::Succeed).await;
     let envelope: String = queue.redis(&["HGET", "{}:jobs", &id]).await;
     queue.drain().await;
-    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/queue/scripts");
-    let read = |name: &str| std::fs::read_to_string(dir.join(name)).unwrap();
-    let script = redis::Script::new(&format!("{}{}", read("lib.lua"), read("push.lua")));
-    let client = redis::Client::open(servers().await.redis_url()).unwrap();
-    let mut conn = client.get_multiplexed_async_connection().await.unwrap();
-    let mut call = script.key(&queue.prefix);
-    call.arg("default").arg(0).arg(1).arg(&id).arg(&envelope);
-    let known: Vec<String> = call.invoke_async(&mut conn).await.unwrap();
+    let known: Vec<String> = queue.script("push", &["default", "0", "1", &id, &envelope]).await;
     assert_eq!(known, [id]);
     assert_eq!(queue.drain().await.finished, 0);
 }

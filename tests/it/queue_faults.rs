@@ -59,16 +59,8 @@ async fn a_fetch_that_arrives_after_it_was_given_up_takes_nothing() {
     let queue = TestQueue::new().await;
     let id = queue.push("one", Behaviour::Succeed).await;
     queue.redis::<redis::Value>(&["SET", "{}:void:late", "1"]).await;
-    let client = redis::Client::open(servers().await.redis_url()).unwrap();
-    let mut conn = client.get_multiplexed_async_connection().await.unwrap();
-    let source = |name: &str| {
-        let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/queue/scripts");
-        std::fs::read_to_string(dir.join(name)).unwrap()
-    };
-    let script = redis::Script::new(&format!("{}{}", source("lib.lua"), source("fetch.lua")));
-    let mut call = script.key(&queue.prefix);
-    call.arg("worker").arg("late").arg(1_000).arg(10).arg("default");
-    let (_, taken): (i64, Vec<redis::Value>) = call.invoke_async(&mut conn).await.unwrap();
+    let args = ["worker", "late", "1000", "10", "default"];
+    let (_, taken): (i64, Vec<redis::Value>) = queue.script("fetch", &args).await;
     assert!(taken.is_empty());
     assert_eq!(queue.status(&id).await.state, State::Queued);
 }

@@ -8,8 +8,9 @@ use poem_openapi::{
 };
 use serde_json::Value;
 
-use crate::services::users::{
-    MAX_EMAIL_CHARS, MAX_PASSWORD_BYTES, MIN_PASSWORD_CHARS, check_email, check_password,
+use crate::{
+    security::MAX_PASSWORD_BYTES,
+    services::users::{MAX_EMAIL_CHARS, MIN_PASSWORD_CHARS, check_email, check_password},
 };
 
 /// An email address as it was typed.

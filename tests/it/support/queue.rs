@@ -253,6 +253,16 @@ impl TestQueue {
         cmd.query_async(&mut conn).await.unwrap()
     }
 
+    /// Calls one of the engine's scripts, as a worker or client might that nobody reckons with any more.
+    pub async fn script<T: redis::FromRedisValue>(&self, name: &str, args: &[&str]) -> T {
+        let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/queue/scripts");
+        let read = |name: &str| std::fs::read_to_string(dir.join(format!("{name}.lua"))).unwrap();
+        let script = redis::Script::new(&(read("lib") + &read(name)));
+        let client = redis::Client::open(servers().await.redis_url()).unwrap();
+        let mut conn = client.get_multiplexed_async_connection().await.unwrap();
+        script.key(&self.prefix).arg(args).invoke_async(&mut conn).await.unwrap()
+    }
+
     /// Puts bytes where an envelope belongs.
     pub async fn redis_bytes(&self, id: &str, envelope: &[u8]) {
         let client = redis::Client::open(servers().await.redis_url()).unwrap();
