@@ -29,6 +29,8 @@ use crate::config::{Core, LogFormat};
 #[derive(Clone, Debug, Default)]
 pub struct RequestContext {
     pub id: Arc<str>,
+    /// W3C Trace Context, as the caller sent it.
+    pub traceparent: Option<Arc<str>>,
     pub user: Arc<OnceLock<i64>>,
 }
 
@@ -37,9 +39,14 @@ tokio::task_local! {
     pub static REQUEST: RequestContext;
 }
 
-/// The id of the request this task answers, if it answers one.
-pub fn request_id() -> Option<Arc<str>> {
-    REQUEST.try_with(|request| request.id.clone()).ok()
+/// The request that this task answers, if it answers one.
+pub fn request() -> Option<RequestContext> {
+    REQUEST.try_with(Clone::clone).ok()
+}
+
+/// The id of the trace in a `traceparent`.
+pub fn trace_id(traceparent: &str) -> Option<&str> {
+    traceparent.split('-').nth(1)
 }
 
 /// Starts logging to standard error; call once.

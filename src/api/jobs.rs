@@ -19,7 +19,7 @@ use crate::{
     jobs::{ExampleTask, ProcessData, SendEmail},
     models::user::{Role, User},
     queue::{Cancel, Job, JobStatus, Origin, State},
-    services, telemetry,
+    services,
 };
 
 pub(super) struct Jobs(pub(super) App);
@@ -51,6 +51,8 @@ impl Example for Enqueued {
 enum StateOut {
     Queued,
     Scheduled,
+    /// It waits for other jobs.
+    Deferred,
     Started,
     Finished,
     Failed,
@@ -62,6 +64,7 @@ impl From<State> for StateOut {
         match state {
             State::Queued => Self::Queued,
             State::Scheduled => Self::Scheduled,
+            State::Deferred => Self::Deferred,
             State::Started => Self::Started,
             State::Finished => Self::Finished,
             State::Failed => Self::Failed,
@@ -139,8 +142,7 @@ impl Jobs {
         message: &str,
         parameters: Option<Value>,
     ) -> Result<Json<Enqueued>> {
-        let request_id = telemetry::request_id().map(|id| id.to_string());
-        let job_id = self.0.queue.enqueue(job, Origin { owner: Some(user.id), request_id }).await?;
+        let job_id = self.0.queue.enqueue(job, Origin::here(Some(user.id))).await?;
         Ok(Json(Enqueued { message: message.into(), job_id, task: J::NAME.into(), parameters }))
     }
 

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     error::Error,
-    telemetry::{REQUEST, RequestContext},
+    telemetry::{REQUEST, RequestContext, trace_id},
 };
 
 /// Seconds after which a client may try again when something is away.
@@ -37,7 +37,8 @@ impl<E: Endpoint<Output = Response>> Endpoint for Layer<E> {
 
     async fn call(&self, req: Request) -> Result<Response> {
         let begun = Instant::now();
-        let request = RequestContext { id: request_id(req.headers()), ..Default::default() };
+        let traceparent = traceparent(req.headers());
+        let request = RequestContext { id: request_id(req.headers()), traceparent, ..Default::default() };
         let (method, uri) = (req.method().clone(), req.original_uri().clone());
         let gzip = accepts_gzip(&req);
         let origin = req.headers().get(header::ORIGIN).cloned();
@@ -73,6 +74,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Layer<E> {
             status = response.status().as_u16(),
             duration_ms = begun.elapsed().as_micros() as f64 / 1_000.0,
             request_id = &*request.id,
+            trace_id = request.traceparent.as_deref().and_then(trace_id),
             user_id = request.user.get().copied(),
             "request"
         );
@@ -128,4 +130,13 @@ fn request_id(headers: &HeaderMap) -> Arc<str> {
         Some(id) => id.into(),
         None => uuid::Uuid::now_v7().to_string().into(),
     }
+}
+
+/// The caller's trace, where it is one: version 00 of W3C Trace Context, section 3.2.2.
+fn traceparent(headers: &HeaderMap) -> Option<Arc<str>> {
+    let text = headers.get("traceparent")?.to_str().ok()?;
+    let parts: Vec<_> = text.split('-').collect();
+    let hex = |part: &str| part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    let lengths = parts.iter().map(|part| part.len()).eq([2, 32, 16, 2]);
+    (lengths && parts[0] == "00" && parts.iter().all(|part| hex(part))).then(|| text.into())
 }

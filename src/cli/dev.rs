@@ -12,7 +12,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::{
     serve::{bind, check_admin, serve},
     stop::Stop,
-    worker::{queue_names, work},
+    worker::work,
 };
 use crate::{
     api,
@@ -20,7 +20,7 @@ use crate::{
     config::{self, Config, Http, Listen, secret},
     db::migrations,
     dev::{self, Purpose, Server},
-    queue::Options,
+    queue::{Options, Queues},
     security,
     services::{self, users::Admin},
     telemetry,
@@ -42,8 +42,8 @@ pub(super) struct Args {
     #[arg(long, default_value = ".saas", value_name = "DIR")]
     state_dir: PathBuf,
     /// Queues that the worker takes jobs from.
-    #[arg(long, value_delimiter = ',', default_value = "default", value_name = "NAMES")]
-    queues: Vec<String>,
+    #[arg(long, default_value = "default", value_name = "NAMES")]
+    queues: Queues,
     #[command(flatten)]
     listen: Listen,
     #[command(flatten)]
@@ -61,7 +61,6 @@ impl Args {
         let stop = Stop::on_signals()?;
         check_admin(&self.config.auth.admin)?;
         api::check_http(&self.config.core, &self.http)?;
-        self.queues = queue_names(&self.queues)?;
         // The port first: it is what most often is in the way, and nothing has been started yet.
         let listener = bind(&self.listen)?;
         let _lock = lock(&self.state_dir)?;

@@ -7,13 +7,13 @@ use anyhow::{Context, bail};
 use chrono::Utc;
 use diesel::{QueryableByName, sql_types::Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
-use secrecy::ExposeSecret;
 
 use crate::{
     api::check_http,
     config::{Config, Http},
     db::{self, migrations},
     mail::Mailer,
+    queue::Queue,
     security, telemetry,
 };
 
@@ -41,7 +41,6 @@ enum Finding {
 use Finding::{Ok as Fine, Warn};
 
 const LEAST_DISK_MB: u64 = 512;
-const LEAST_REDIS: (u32, u32) = (7, 0);
 
 #[derive(Default)]
 struct Report {
@@ -151,32 +150,10 @@ async fn clock(conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
 }
 
 async fn redis(config: &Config) -> anyhow::Result<Vec<anyhow::Result<Finding>>> {
-    let url = config.redis.url();
-    let client = redis::Client::open(url.expose_secret())
-        .map_err(|_| anyhow::anyhow!("REDIS_URL cannot be read; write redis://:password@host:6379/0"))?;
-    let mut conn = client.get_multiplexed_async_connection().await?;
-    let info: String = redis::cmd("INFO").query_async(&mut conn).await?;
-    let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    let version = field("redis_version").context("INFO names no version")?;
-    let mut parts = version.split('.').map(|part| part.parse().unwrap_or(0));
-    let found = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
-    let mut list = vec![match found >= LEAST_REDIS {
-        true => Ok(Fine(format!("Redis {version} answers"))),
-        false => Err(anyhow::anyhow!("Redis {version} is too old: the job queue needs 7.0 or newer")),
-    }];
-    list.push(Ok(match field("aof_enabled") {
-        Some("1") => Fine("keeps an append-only file".into()),
-        _ => Warn("appendonly is off: a crash of Redis loses jobs; set `appendonly yes`".into()),
-    }));
-    list.push(match field("maxmemory_policy") {
-        Some("noeviction") => Ok(Fine("never evicts keys".into())),
-        // With no limit nothing is evicted, whatever the policy.
-        _ if field("maxmemory") == Some("0") => Ok(Fine("has no memory limit".into())),
-        Some(policy) => {
-            Err(anyhow::anyhow!("maxmemory-policy {policy} may drop jobs: set `maxmemory-policy noeviction`"))
-        }
-        None => Ok(Warn("does not tell its eviction policy; it has to be noeviction".into())),
-    });
+    let server = Queue::new(&config.redis)?.server().await?;
+    let mut list = vec![Ok(Fine(format!("{} answers", server.name)))];
+    list.extend(server.problems.into_iter().map(|problem| Err(anyhow::anyhow!(problem))));
+    list.extend(server.warnings.into_iter().map(|warning| Ok(Warn(warning))));
     Ok(list)
 }
 

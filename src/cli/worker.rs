@@ -1,13 +1,14 @@
 use std::{process::ExitCode, time::Duration};
 
 use anyhow::bail;
+use tokio::time::sleep;
 
 use super::{serve::refuse_unsafe, stop::Stop};
 use crate::{
     app::App,
     config::{self, Config},
     jobs,
-    queue::{Options, Worker},
+    queue::{Options, Queue, Queues, Server, Worker},
     telemetry,
 };
 
@@ -17,11 +18,12 @@ use crate::{
 /// back to the queue; a second one ends at once, giving them back too.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  saas worker --queues critical,default   take from critical first\n  \
+    saas worker --queues critical:6,low:1   take from critical first six times of seven\n  \
     saas worker --burst                     work off what is there, then exit")]
 pub(super) struct Args {
-    /// Queues to take jobs from; those named first come first.
-    #[arg(long, value_delimiter = ',', default_value = "default", value_name = "NAMES")]
-    queues: Vec<String>,
+    /// Queues to take jobs from; those named first come first, or as often as their weight says.
+    #[arg(long, default_value = "default", value_name = "NAMES")]
+    queues: Queues,
     /// Exit when the queues are empty.
     #[arg(long)]
     burst: bool,
@@ -36,12 +38,11 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
-        let queues = queue_names(&self.queues)?;
         refuse_unsafe(&self.config)?;
         telemetry::init(&self.config.core)?;
         let stop = Stop::on_signals()?;
         let options = Options {
-            queues,
+            queues: self.queues,
             concurrency: self.worker.concurrency.into(),
             lease: self.worker.lease(),
             grace: Duration::from_secs(self.worker.shutdown_grace),
@@ -55,23 +56,36 @@ impl Args {
 
 /// Runs jobs until it is told to stop.
 pub(super) async fn work(app: App, options: Options, stop: &Stop) -> anyhow::Result<()> {
-    let worker = Worker::new(&app.queue, jobs::ALL, app.clone(), options);
+    let worker = Worker::new(&app.queue, jobs::ALL, app.clone(), options)?;
+    tokio::select! {
+        trusted = until_trusted(&app.queue) => trusted?,
+        () = stop.asked.cancelled() => return Ok(()),
+    }
     worker.run(stop.asked.clone(), stop.hurry.clone()).await?;
     Ok(())
 }
 
-pub(super) fn queue_names(given: &[String]) -> anyhow::Result<Vec<String>> {
-    let mut names: Vec<String> = Vec::new();
-    for name in given.iter().map(|name| name.trim()).filter(|name| !name.is_empty()) {
-        if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) {
-            bail!("--queues has {name:?}: a queue's name is made of letters, digits, `-`, `_` and `.`");
+/// Refuses a Redis that may lose jobs; one that is away is waited for.
+async fn until_trusted(queue: &Queue) -> anyhow::Result<()> {
+    let mut told = false;
+    loop {
+        match queue.server().await {
+            Ok(server) => return trust(&server),
+            Err(error) if !told => {
+                tracing::warn!(error = %error, "Redis is away, waiting for it");
+                told = true;
+            }
+            Err(_) => {}
         }
-        if !names.iter().any(|known| known == name) {
-            names.push(name.to_owned());
-        }
+        sleep(Duration::from_millis(500)).await;
     }
-    if names.is_empty() {
-        bail!("--queues names no queue; write for example --queues default");
+}
+
+/// Says what is wrong with a Redis.
+pub(super) fn trust(server: &Server) -> anyhow::Result<()> {
+    server.warnings.iter().for_each(|warning| tracing::warn!("Redis: {warning}"));
+    if !server.problems.is_empty() {
+        bail!("refusing to keep jobs in this Redis:\n  - {}", server.problems.join("\n  - "));
     }
-    Ok(names)
+    Ok(())
 }

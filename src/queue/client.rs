@@ -1,18 +1,12 @@
-//! The client: enqueue, status, cancel.
+//! The client's connections.
 
 use std::time::{Duration, Instant};
 
 use bb8_redis::RedisConnectionManager;
-use chrono::Utc;
 use redis::{ErrorKind, RedisError, ScriptInvocation, ServerErrorKind, aio::MultiplexedConnection};
 use secrecy::ExposeSecret;
-use uuid::Uuid;
 
-use super::{
-    job::{Envelope, Job, Origin},
-    scripts,
-    status::{JobStatus, Outcome, State},
-};
+use super::enqueue::Combiner;
 use crate::{
     config::Redis,
     error::{BoxError, Error, Result},
@@ -21,8 +15,6 @@ use crate::{
 
 /// Connections kept; each carries many commands at once.
 const POOL_SIZE: u32 = 8;
-/// A larger payload belongs in a table or a file, and its key in the job.
-const MAX_ENVELOPE: usize = 1024 * 1024;
 
 /// The job queue; a clone shares its connections.
 #[derive(Clone)]
@@ -32,17 +24,7 @@ pub struct Queue {
     prefix: String,
     timeout: Duration,
     last_error: LastError,
-}
-
-/// What cancelling did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cancel {
-    Canceled,
-    /// The job runs and was asked to stop.
-    Requested,
-    /// The job has ended already.
-    Ended,
-    Unknown,
+    combiner: Combiner,
 }
 
 impl Queue {
@@ -65,7 +47,8 @@ impl Queue {
             .test_on_check_out(true)
             .error_sink(Box::new(last_error.clone()))
             .build_unchecked(manager);
-        Ok(Self { pool, client, prefix: settings.queue_prefix.clone(), timeout, last_error })
+        let prefix = settings.queue_prefix.clone();
+        Ok(Self { pool, client, prefix, timeout, last_error, combiner: Combiner::default() })
     }
 
     pub(super) fn client(&self) -> &redis::Client {
@@ -76,80 +59,8 @@ impl Queue {
         &self.prefix
     }
 
-    /// Queues a job and returns its id. Once this has returned, the job is not lost.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] when Redis is away or full: the job may then have been queued or not.
-    pub async fn enqueue<J: Job>(&self, job: &J, origin: Origin) -> Result<String> {
-        let id = Uuid::now_v7().simple().to_string();
-        let envelope = Envelope {
-            v: Envelope::VERSION,
-            task: J::NAME.into(),
-            queue: J::QUEUE.into(),
-            payload: serde_json::to_value(job).map_err(Error::internal)?,
-            owner: origin.owner,
-            req: origin.request_id,
-            ttl: J::RESULT_TTL.as_millis() as u64,
-            at: Utc::now().timestamp_millis(),
-        };
-        let text = serde_json::to_string(&envelope).map_err(Error::internal)?;
-        if text.len() > MAX_ENVELOPE {
-            return Err(Error::TooLarge { limit: MAX_ENVELOPE });
-        }
-        // The id is ours, so a push whose answer was lost can be repeated: the second finds the first.
-        let _: Vec<String> = self
-            .invoke(|| {
-                let mut call = scripts::PUSH.key(&self.prefix);
-                call.arg(J::QUEUE).arg(0).arg(1).arg(&id).arg(&text);
-                call
-            })
-            .await?;
-        Ok(id)
-    }
-
-    /// Where a job stands; `None` where no such job is known (any more).
-    pub async fn status(&self, id: &str) -> Result<Option<JobStatus>> {
-        let answer = self
-            .invoke(|| {
-                let mut call = scripts::STATUS.key(&self.prefix);
-                call.arg(id);
-                call
-            })
-            .await?;
-        JobStatus::read(answer)
-    }
-
-    /// Cancels a job that waits at once, and asks one that runs to stop.
-    pub async fn cancel(&self, id: &str) -> Result<Cancel> {
-        let Some(status) = self.status(id).await? else {
-            return Ok(Cancel::Unknown);
-        };
-        let outcome = Outcome {
-            state: State::Canceled,
-            task: status.task,
-            queue: status.queue,
-            owner: status.owner,
-            result: None,
-            attempts: status.attempts,
-            enqueued: status.enqueued_at.map_or(0, |at| at.timestamp_millis()),
-            started: None,
-            ended: Utc::now().timestamp_millis(),
-        };
-        let text = serde_json::to_string(&outcome).map_err(Error::internal)?;
-        // A cancelled job has no result to keep for long.
-        let ttl = Duration::from_secs(24 * 60 * 60).as_millis() as u64;
-        let answer: String = self
-            .invoke(|| {
-                let mut call = scripts::CANCEL.key(&self.prefix);
-                call.arg(id).arg(ttl).arg(&text);
-                call
-            })
-            .await?;
-        Ok(match answer.as_str() {
-            "canceled" => Cancel::Canceled,
-            "requested" => Cancel::Requested,
-            _ => Cancel::Ended,
-        })
+    pub(super) fn combiner(&self) -> &Combiner {
+        &self.combiner
     }
 
     /// # Errors
@@ -168,7 +79,7 @@ impl Queue {
     }
 
     /// Calls a script, and once more where the first answer was lost: every script bears that.
-    async fn invoke<T, F>(&self, call: F) -> Result<T>
+    pub(super) async fn invoke<T, F>(&self, call: F) -> Result<T>
     where
         T: redis::FromRedisValue,
         F: Fn() -> ScriptInvocation<'static>,

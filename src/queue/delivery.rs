@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::{
-    job::{Context, Envelope, ErrorRecord, Failure, JobType, Running},
+    job::{Context, Envelope, ErrorRecord, Failure, JobType, Running, Then},
     lease::{Reason, Stop},
     status::{Outcome, State},
 };
@@ -72,6 +72,13 @@ pub(super) enum Verdict {
     Release,
 }
 
+/// What there is to say of a job that is over.
+enum Ending {
+    Result(Value),
+    Reason(String),
+    None,
+}
+
 impl Verdict {
     pub(super) fn dead(message: &str, detail: &str, at: i64) -> Self {
         let error = ErrorRecord { message: message.into(), detail: Some(detail.into()), at };
@@ -108,7 +115,8 @@ impl Delivery {
             job_id = &*self.id,
             task = envelope.task,
             attempt,
-            request_id = envelope.req.as_deref()
+            request_id = envelope.req.as_deref(),
+            trace_id = envelope.trace.as_deref().and_then(crate::telemetry::trace_id),
         );
         async {
             // It may have been cancelled or lost before it began.
@@ -119,7 +127,8 @@ impl Delivery {
             let Some(job) = job.filter(|_| envelope.v <= Envelope::VERSION) else {
                 return self.unknown(&envelope);
             };
-            let ctx = Context { state, job_id: self.id.clone(), attempt, stop: self.stop.token.clone() };
+            let origin = envelope.origin();
+            let ctx = Context { state, job_id: self.id.clone(), attempt, origin, stop: self.stop.clone() };
             let running = (job.run)(ctx, std::mem::take(&mut envelope.payload));
             self.supervise(job, &envelope, running).await
         }
@@ -135,13 +144,13 @@ impl Delivery {
         // somebody else may have begun to run it.
         let answer = tokio::select! {
             answer = &mut running => Some(answer),
-            () = self.stop.token.cancelled() => match self.stop.reason() {
+            () = self.stop.token().cancelled() => match self.stop.reason() {
                 Some(Reason::Lost) => None,
                 _ => tokio::time::timeout(COOPERATION, running).await.ok(),
             },
             () = tokio::time::sleep(job.timeout) => {
                 timed_out = true;
-                self.stop.token.cancel();
+                self.stop.token().cancel();
                 tokio::time::timeout(COOPERATION, running).await.ok()
             }
         };
@@ -157,7 +166,7 @@ impl Delivery {
         };
         match self.stop.reason() {
             Some(reason) => self.stopped(reason, envelope, took),
-            None => self.failed(job, &failure, took),
+            None => self.failed(job, envelope, &failure, took),
         }
     }
 
@@ -173,25 +182,41 @@ impl Delivery {
             }
             Reason::Canceled => {
                 tracing::info!("job canceled");
-                let outcome = self.outcome(State::Canceled, envelope, None, took);
-                Verdict::Canceled { outcome, ttl: envelope.ttl }
+                Verdict::Canceled {
+                    outcome: self.outcome(State::Canceled, envelope, took, Ending::None),
+                    ttl: envelope.ttl,
+                }
             }
         }
     }
 
     fn finished(&self, envelope: &Envelope, result: Value, took: Duration) -> Verdict {
         tracing::info!(duration_ms = took.as_millis() as u64, "job finished");
-        let outcome = self.outcome(State::Finished, envelope, Some(result), took);
+        let outcome = self.outcome(State::Finished, envelope, took, Ending::Result(result));
         if outcome.len() > MAX_RESULT {
             tracing::error!(bytes = outcome.len(), "job finished with a result that is too large to keep");
             let detail = format!("{} bytes, and {MAX_RESULT} are kept", outcome.len());
             return self.dead("The job's result is too large", &detail);
         }
-        Verdict::Finished { outcome, ttl: envelope.ttl, clear: self.failures + self.crashes > 0 }
+        let clear = self.failures + self.crashes > 0 || envelope.has_extras() || self.stop.has_reported();
+        Verdict::Finished { outcome, ttl: envelope.ttl, clear }
     }
 
-    fn failed<S>(&self, job: &JobType<S>, failure: &Failure, took: Duration) -> Verdict {
+    fn failed<S>(&self, job: &JobType<S>, envelope: &Envelope, failure: &Failure, took: Duration) -> Verdict {
         let duration_ms = took.as_millis() as u64;
+        match failure.then {
+            Then::Snooze(after) => {
+                tracing::info!(duration_ms, again_in_ms = after.as_millis() as u64, "job snoozed");
+                return Verdict::Snooze { after };
+            }
+            Then::Discard => {
+                tracing::info!(reason = %failure, duration_ms, "job discarded");
+                let outcome =
+                    self.outcome(State::Canceled, envelope, took, Ending::Reason(failure.to_string()));
+                return Verdict::Canceled { outcome, ttl: envelope.ttl };
+            }
+            Then::Retry(_) | Then::Fail => {}
+        }
         let attempts = self.failures + 1;
         let mut error = failure.record(self.fetched + took.as_millis() as i64);
         if let Some(detail) = &mut error.detail
@@ -200,11 +225,14 @@ impl Delivery {
             detail.truncate(detail.floor_char_boundary(MAX_ERROR_DETAIL));
         }
         let error = record(&error);
-        if failure.is_permanent() || attempts >= job.max_attempts {
+        if failure.then == Then::Fail || attempts >= job.max_attempts {
             tracing::error!(error = %failure, duration_ms, "job failed for good");
             return Verdict::Dead { error };
         }
-        let after = backoff(job.backoff, attempts);
+        let after = match failure.then {
+            Then::Retry(Some(after)) => after,
+            _ => backoff(job.backoff, attempts),
+        };
         tracing::warn!(error = %failure, duration_ms, retry_in_ms = after.as_millis() as u64, "job failed, trying again");
         Verdict::Retry { after, error }
     }
@@ -223,13 +251,19 @@ impl Delivery {
         Verdict::dead(message, detail, self.fetched)
     }
 
-    fn outcome(&self, state: State, envelope: &Envelope, result: Option<Value>, took: Duration) -> String {
+    fn outcome(&self, state: State, envelope: &Envelope, took: Duration, ending: Ending) -> String {
+        let (result, reason) = match ending {
+            Ending::Result(result) => (Some(result), None),
+            Ending::Reason(reason) => (None, Some(reason)),
+            Ending::None => (None, None),
+        };
         record(&Outcome {
             state,
             task: envelope.task.clone(),
             queue: envelope.queue.clone(),
             owner: envelope.owner,
             result,
+            reason,
             attempts: self.failures + self.crashes + 1,
             enqueued: envelope.at,
             started: Some(self.fetched),

@@ -14,6 +14,7 @@ use super::{
     delivery::{Delivery, Ended, Verdict},
     lease::{Leases, Stop},
     link::Link,
+    queues::Queues,
     scripts,
     worker::Options,
 };
@@ -22,7 +23,7 @@ pub(super) struct Exchange {
     link: Link,
     prefix: String,
     worker: String,
-    queues: Vec<String>,
+    queues: Queues,
     lease: Duration,
     leases: Leases,
     /// What has ended and has not been settled yet.
@@ -34,6 +35,8 @@ pub(super) struct Exchange {
 /// What a round trip brought.
 pub(super) struct Flushed {
     pub(super) fetched: Vec<Delivery>,
+    /// When a rate limit lets more through.
+    pub(super) again: Option<Duration>,
     /// Whether everything was answered.
     pub(super) complete: bool,
 }
@@ -58,6 +61,16 @@ impl Exchange {
         Batch::group(&mut self.unsettled, ended, &self.leases);
     }
 
+    /// Strikes the worker off the list of those that live; if it cannot be said, it fades from it.
+    pub(super) async fn sign_off(&mut self) {
+        if let Some(mut conn) = self.link.get().await {
+            let mut both = redis::pipe();
+            both.zrem(format!("{}:workers", self.prefix), &self.worker).ignore();
+            both.hdel(format!("{}:worker", self.prefix), &self.worker).ignore();
+            let _: RedisResult<()> = both.query_async(&mut conn).await;
+        }
+    }
+
     /// Whether there is something that has to be said to Redis.
     pub(super) fn is_busy(&self) -> bool {
         !self.unsettled.is_empty() || self.unanswered.is_some()
@@ -67,7 +80,7 @@ impl Exchange {
     /// by the next flush, also when this one is dropped: settling twice is harmless, since a token counts once, and
     /// a fetch whose answer was lost is given back by its token.
     pub(super) async fn flush(&mut self, want: usize) -> Flushed {
-        let mut flushed = Flushed { fetched: Vec::new(), complete: false };
+        let mut flushed = Flushed { fetched: Vec::new(), again: None, complete: false };
         let Some(conn) = self.link.get().await else { return flushed };
         let lost = self.unanswered.take();
         let token = (want > 0 && lost.is_none()).then(|| uuid::Uuid::new_v4().simple().to_string());
@@ -90,9 +103,10 @@ impl Exchange {
             }
         }
         match (fetched, released) {
-            (Some(Ok(deliveries)), _) => {
+            (Some(Ok((deliveries, again))), _) => {
                 self.unanswered = None;
                 flushed.fetched = deliveries;
+                flushed.again = (again > 0).then(|| Duration::from_millis(again));
             }
             (_, Some(Ok(()))) => self.unanswered = None,
             (Some(Err(error)), _) | (_, Some(Err(error))) => fault = Some(error),
@@ -113,12 +127,16 @@ impl Exchange {
         token: &str,
         want: usize,
         mut conn: MultiplexedConnection,
-    ) -> RedisResult<Vec<Delivery>> {
+    ) -> RedisResult<(Vec<Delivery>, u64)> {
         type Taken = (String, Vec<String>, Vec<Vec<u8>>, Vec<Option<u32>>, Vec<Option<u32>>);
         let mut call = scripts::FETCH.key(&self.prefix);
-        call.arg(&self.worker).arg(token).arg(self.lease.as_millis() as u64).arg(want).arg(&self.queues);
+        call.arg(&self.worker)
+            .arg(token)
+            .arg(self.lease.as_millis() as u64)
+            .arg(want)
+            .arg(self.queues.order());
         let asked = Instant::now();
-        let (now, taken): (i64, Vec<Taken>) = call.invoke_async(&mut conn).await?;
+        let (now, taken, again): (i64, Vec<Taken>, u64) = call.invoke_async(&mut conn).await?;
         let mut deliveries = Vec::with_capacity(want);
         for (index, (queue, ids, envelopes, failures, crashes)) in taken.into_iter().enumerate() {
             let token: Arc<str> = format!("{token}.{index}").into();
@@ -144,12 +162,12 @@ impl Exchange {
             }
             self.leases.add(lease, queue, asked, stops);
         }
-        Ok(deliveries)
+        Ok((deliveries, again))
     }
 
     async fn release(&self, token: &str, mut conn: MultiplexedConnection) -> RedisResult<()> {
         let mut call = scripts::RELEASE.key(&self.prefix);
-        let jobs: u64 = call.arg(token).arg(&self.queues).invoke_async(&mut conn).await?;
+        let jobs: u64 = call.arg(token).arg(self.queues.names()).invoke_async(&mut conn).await?;
         if jobs > 0 {
             tracing::warn!(jobs, "the answer to a fetch was lost; its jobs are back in the queue");
         }

@@ -5,8 +5,12 @@ use std::{fmt, sync::Arc, time::Duration};
 use futures_util::future::{BoxFuture, FutureExt};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
-use tokio_util::sync::CancellationToken;
 
+use super::{
+    cron::{Periodic, Schedule},
+    enqueue::Origin,
+    lease::Stop,
+};
 use crate::error::BoxError;
 
 /// A task: its arguments are the fields, its behaviour is [`run`](Job::run).
@@ -30,6 +34,8 @@ pub trait Job: Serialize + DeserializeOwned + Send + 'static {
     const TIMEOUT: Duration = Duration::from_secs(180);
     /// How long the outcome can be read.
     const RESULT_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+    /// When it is run by itself, for a task that is.
+    const SCHEDULE: Option<Schedule<Self>> = None;
 
     fn run(self, ctx: Context<Self::State>) -> impl Future<Output = Result<Self::Output, Failure>> + Send;
 }
@@ -41,51 +47,85 @@ pub struct Context<S> {
     pub job_id: Arc<str>,
     /// From 1.
     pub attempt: u32,
-    pub(super) stop: CancellationToken,
+    /// Whose job it is and what asked for it; hand it on to jobs that this one enqueues.
+    pub origin: Origin,
+    pub(super) stop: Stop,
 }
 
 impl<S> Context<S> {
     /// Ends when the job should stop: it was cancelled, timed out, or the worker is shutting down. A job that
     /// does not heed it is dropped at its next await, a second later.
     pub async fn stopped(&self) {
-        self.stop.cancelled().await;
+        self.stop.token().cancelled().await;
     }
 
     pub fn is_stopped(&self) -> bool {
-        self.stop.is_cancelled()
+        self.stop.token().is_cancelled()
+    }
+
+    /// Says how far the job has come, for its status to show within a second or two. Costs nothing to call often:
+    /// only the last word of each second is sent.
+    pub fn progress(&self, percent: u8, message: impl Into<String>) {
+        self.stop.report(percent.min(100), message.into());
     }
 }
 
-/// Why an attempt failed. Any error becomes one by `?`; its text is shown to admins only, since it may name
-/// hosts, paths or people. Say something to the owner with [`Failure::new`].
+/// Why an attempt did not finish, and what is to become of the job. Any error becomes one by `?`, and is tried
+/// again; its text is shown to admins only, since it may name hosts, paths or people. Say something to the owner
+/// with [`Failure::new`].
 #[derive(Debug)]
 pub struct Failure {
     message: Option<String>,
     source: Option<BoxError>,
-    retry: bool,
+    pub(super) then: Then,
+}
+
+/// What becomes of a job whose attempt did not finish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// Tried again while there are attempts left: after this long, or by the task's back-off.
+    Retry(Option<Duration>),
+    /// Put back for this long; the attempt does not count.
+    Snooze(Duration),
+    /// Put with the failed ones at once, for somebody to look at.
+    Fail,
+    /// Dropped: canceled, with the message as the reason.
+    Discard,
 }
 
 impl Failure {
     /// A failure whose message the owner of the job may read.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: Some(message.into()), source: None, retry: true }
+        Self { message: Some(message.into()), source: None, then: Then::Retry(None) }
+    }
+
+    /// Not now: come back after `wait`. No attempt is counted, so say it of what will pass, like a rate limit or
+    /// a lock that is taken.
+    pub fn snooze(wait: Duration) -> Self {
+        Self { message: None, source: None, then: Then::Snooze(wait) }
+    }
+
+    /// There is nothing to be done any more, and nothing for anybody to look at.
+    pub fn discard(reason: impl Into<String>) -> Self {
+        Self { then: Then::Discard, ..Self::new(reason) }
+    }
+
+    /// Tried again after `wait`, instead of by the task's back-off.
+    pub fn retry_in(self, wait: Duration) -> Self {
+        Self { then: Then::Retry(Some(wait)), ..self }
     }
 
     /// Another attempt would fail too: the job goes straight to the failed ones.
     pub fn permanent(self) -> Self {
-        Self { retry: false, ..self }
+        Self { then: Then::Fail, ..self }
     }
 
     fn unreadable(error: serde_json::Error) -> Self {
         Self {
             message: Some("The job's arguments cannot be read".into()),
             source: Some(error.into()),
-            retry: false,
+            then: Then::Fail,
         }
-    }
-
-    pub(super) fn is_permanent(&self) -> bool {
-        !self.retry
     }
 
     /// As it is stored: safe words for the owner, and the rest for admins.
@@ -111,7 +151,7 @@ impl fmt::Display for Failure {
 
 impl<E: Into<BoxError>> From<E> for Failure {
     fn from(error: E) -> Self {
-        Self { message: None, source: Some(error.into()), retry: true }
+        Self { message: None, source: Some(error.into()), then: Then::Retry(None) }
     }
 }
 
@@ -119,32 +159,33 @@ impl<E: Into<BoxError>> From<E> for Failure {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct ErrorRecord {
     pub(super) message: String,
+    #[serde(default)]
     pub(super) detail: Option<String>,
     #[serde(default)]
     pub(super) at: i64,
 }
 
-/// Whose job it is and what asked for it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Origin {
-    /// The user who may see and cancel it; without one only admins may.
-    pub owner: Option<i64>,
-    pub request_id: Option<String>,
-}
-
 /// A job on the wire: written once at enqueue, never changed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Envelope {
+pub(super) struct Envelope<P = Value> {
     /// Version of this layout.
     pub(super) v: u8,
     pub(super) task: String,
     pub(super) queue: String,
-    pub(super) payload: Value,
+    pub(super) payload: P,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) owner: Option<i64>,
     /// Id of the request that enqueued it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) req: Option<String>,
+    /// Its trace context (W3C `traceparent`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) trace: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) group: Option<String>,
+    /// The key that keeps others like it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) key: Option<String>,
     /// Milliseconds a result is kept.
     pub(super) ttl: u64,
     /// Milliseconds since the epoch at which it was enqueued.
@@ -153,6 +194,34 @@ pub(super) struct Envelope {
 
 impl Envelope {
     pub(super) const VERSION: u8 = 1;
+
+    /// Whether there may be more on record of the job than the envelope.
+    pub(super) fn has_extras(&self) -> bool {
+        self.group.is_some() || self.key.is_some()
+    }
+
+    pub(super) fn origin(&self) -> Origin {
+        Origin { owner: self.owner, request_id: self.req.clone(), traceparent: self.trace.clone() }
+    }
+}
+
+impl<P> Envelope<P> {
+    /// Of nobody, and without anything special.
+    pub(super) fn new(task: &str, queue: &str, payload: P, ttl: u64, at: i64) -> Self {
+        Self {
+            v: Envelope::VERSION,
+            task: task.into(),
+            queue: queue.into(),
+            payload,
+            owner: None,
+            req: None,
+            trace: None,
+            group: None,
+            key: None,
+            ttl,
+            at,
+        }
+    }
 }
 
 /// One row of the table that a worker runs from: everything about a task, its type forgotten.
@@ -163,6 +232,8 @@ pub struct JobType<S: 'static> {
     pub(super) backoff: Duration,
     pub(super) timeout: Duration,
     pub(super) run: fn(Context<S>, Value) -> Running,
+    pub(super) result_ttl: Duration,
+    pub(super) schedule: Option<Periodic>,
 }
 
 pub(super) type Running = BoxFuture<'static, Result<Value, Failure>>;
@@ -175,6 +246,11 @@ impl<S: Clone + Send + Sync + 'static> JobType<S> {
             max_attempts: J::MAX_ATTEMPTS,
             backoff: J::BACKOFF,
             timeout: J::TIMEOUT,
+            result_ttl: J::RESULT_TTL,
+            schedule: match &J::SCHEDULE {
+                Some(schedule) => Some(schedule.erased()),
+                None => None,
+            },
             run: |ctx, payload| {
                 async move {
                     let job: J = serde_json::from_value(payload).map_err(Failure::unreadable)?;

@@ -5,14 +5,18 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use redis::RedisError;
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use super::scripts;
+use super::{registry::Card, scripts};
 
 /// Why a running job has to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,21 +28,57 @@ pub(super) enum Reason {
     Lost,
 }
 
-/// Tells one running job to stop; the first reason counts.
+/// What is said to and by one running job: that it has to stop, where the first reason counts, and how far it has
+/// come.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Stop {
-    pub(super) token: CancellationToken,
-    reason: Arc<std::sync::OnceLock<Reason>>,
+pub(super) struct Stop(Arc<Signals>);
+
+#[derive(Debug, Default)]
+struct Signals {
+    token: CancellationToken,
+    reason: OnceLock<Reason>,
+    /// The last word that was not sent yet.
+    progress: Mutex<Option<Progress>>,
+    reported: AtomicBool,
+}
+
+/// How far a job has come.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Progress {
+    percent: u8,
+    message: String,
 }
 
 impl Stop {
     pub(super) fn now(&self, reason: Reason) {
-        let _ = self.reason.set(reason);
-        self.token.cancel();
+        let _ = self.0.reason.set(reason);
+        self.0.token.cancel();
+    }
+
+    pub(super) fn token(&self) -> &CancellationToken {
+        &self.0.token
     }
 
     pub(super) fn reason(&self) -> Option<Reason> {
-        self.reason.get().copied()
+        self.0.reason.get().copied()
+    }
+
+    pub(super) fn report(&self, percent: u8, message: String) {
+        self.0.reported.store(true, Ordering::Relaxed);
+        *self.0.progress.lock().unwrap_or_else(PoisonError::into_inner) = Some(Progress { percent, message });
+    }
+
+    /// Whether there may be a word of it in Redis.
+    pub(super) fn has_reported(&self) -> bool {
+        self.0.reported.load(Ordering::Relaxed)
+    }
+
+    fn unsent(&self) -> Option<String> {
+        // Most never report: they are not locked for it.
+        let progress = self
+            .has_reported()
+            .then(|| self.0.progress.lock().unwrap_or_else(PoisonError::into_inner).take());
+        serde_json::to_string(&progress??).ok()
     }
 }
 
@@ -135,14 +175,34 @@ impl Leases {
         }
     }
 
-    /// Waits until there are leases, and then one beat; false when the worker is done.
+    /// What jobs have said of themselves since this was last asked: id, token, words.
+    fn progress(&self) -> Vec<(Arc<str>, String, String)> {
+        let shared = self.lock();
+        let said = |(member, lease): (&Arc<str>, &Lease)| {
+            let token = member.split('|').next().unwrap_or_default().to_owned();
+            let jobs = lease.jobs.iter();
+            jobs.filter_map(|(id, stop)| Some((id.clone(), token.clone(), stop.unsent()?)))
+                .collect::<Vec<_>>()
+        };
+        shared.leases.iter().flat_map(said).collect()
+    }
+
+    fn running(&self) -> usize {
+        self.lock().leases.values().map(|lease| lease.jobs.len()).sum()
+    }
+
+    /// Waits one beat; false when the worker is done.
     fn wait(&self, beat: Duration) -> bool {
-        let wake = &self.0.1;
-        let idle = |shared: &mut Shared| !shared.closed && shared.leases.is_empty();
-        let shared = wake.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner);
         let open = |shared: &mut Shared| !shared.closed;
-        let (shared, _) = wake.wait_timeout_while(shared, beat, open).unwrap_or_else(PoisonError::into_inner);
+        let (shared, _) =
+            self.0.1.wait_timeout_while(self.lock(), beat, open).unwrap_or_else(PoisonError::into_inner);
         !shared.closed
+    }
+
+    /// Waits until there are leases; false when the worker is done.
+    fn wait_for_some(&self) -> bool {
+        let idle = |shared: &mut Shared| !shared.closed && shared.leases.is_empty();
+        !self.0.1.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner).closed
     }
 
     fn close(&self) {
@@ -151,22 +211,17 @@ impl Leases {
     }
 }
 
-/// Two threads, which end when this is dropped: one renews; the other, which no network can hold up, stops the
-/// jobs of leases that were not.
+/// Two threads, which end when this is dropped: one shows that the worker lives and renews; the other, which no
+/// network can hold up, stops the jobs of leases that were not renewed.
 pub(super) struct Heartbeat(Leases);
 
 impl Heartbeat {
-    pub(super) fn start(
-        leases: Leases,
-        client: redis::Client,
-        prefix: String,
-        lease: Duration,
-    ) -> std::io::Result<Self> {
-        let (renewing, fencing) = (leases.clone(), leases.clone());
+    pub(super) fn start(leases: Leases, pulse: Pulse) -> std::io::Result<Self> {
+        let (renewing, fencing, lease) = (leases.clone(), leases.clone(), pulse.lease);
         let thread = |name: &str| std::thread::Builder::new().name(name.into());
-        thread("heartbeat").spawn(move || run(&renewing, &client, &prefix, lease))?;
+        thread("heartbeat").spawn(move || pulse.run(&renewing))?;
         thread("fence").spawn(move || {
-            while fencing.wait(lease / 20) {
+            while fencing.wait_for_some() && fencing.wait(lease / 20) {
                 fencing.fence(lease);
             }
         })?;
@@ -180,57 +235,71 @@ impl Drop for Heartbeat {
     }
 }
 
-fn run(leases: &Leases, client: &redis::Client, prefix: &str, lease: Duration) {
-    // Once a second at least, since this is also how a cancellation reaches a running job.
-    let beat = (lease / 4).min(Duration::from_secs(1));
-    let mut conn = None;
-    while leases.wait(beat) {
-        let held = leases.held();
-        if held.is_empty() {
-            continue;
-        }
-        match renew(&mut conn, client, prefix, lease, &held) {
-            Ok((asked, lost, canceled)) => {
-                leases.renewed(&held, asked);
-                for member in &lost {
-                    leases.lose(member);
-                }
-                leases.cancel(&canceled);
-            }
-            Err(error) => {
-                conn = None;
-                tracing::debug!(error = %error, "a heartbeat failed");
-            }
-        }
-    }
+/// What the heartbeat needs to know.
+pub(super) struct Pulse {
+    pub(super) client: redis::Client,
+    pub(super) prefix: String,
+    pub(super) worker: String,
+    pub(super) card: Card,
+    pub(super) lease: Duration,
 }
 
 type Beat = (Instant, Vec<String>, Vec<String>);
 
-fn renew(
-    conn: &mut Option<redis::Connection>,
-    client: &redis::Client,
-    prefix: &str,
-    lease: Duration,
-    held: &[(Arc<str>, Arc<str>)],
-) -> Result<Beat, RedisError> {
-    let timeout = (lease / 4).clamp(Duration::from_millis(250), Duration::from_secs(3));
-    let conn = match conn {
-        Some(conn) => conn,
-        None => {
-            let fresh = client.get_connection_with_timeout(timeout)?;
-            fresh.set_read_timeout(Some(timeout))?;
-            fresh.set_write_timeout(Some(timeout))?;
-            conn.insert(fresh)
+impl Pulse {
+    fn run(mut self, leases: &Leases) {
+        // Once a second at least, since this is also how a cancellation reaches a running job.
+        let beat = (self.lease / 4).min(Duration::from_secs(1));
+        let mut conn = None;
+        loop {
+            let held = leases.held();
+            self.card.running = leases.running();
+            match self.renew(&mut conn, &held, &leases.progress()) {
+                Ok((asked, lost, canceled)) => {
+                    leases.renewed(&held, asked);
+                    for member in &lost {
+                        leases.lose(member);
+                    }
+                    leases.cancel(&canceled);
+                }
+                Err(error) => {
+                    conn = None;
+                    tracing::debug!(error = %error, "a heartbeat failed");
+                }
+            }
+            if !leases.wait(beat) {
+                return;
+            }
         }
-    };
-    let mut call = scripts::BEAT.key(prefix);
-    call.arg(lease.as_millis() as u64);
-    for (queue, member) in held {
-        call.arg(&**queue).arg(&**member);
     }
-    // The lease is counted from before the question, so that it never seems longer here than it is there.
-    let asked = Instant::now();
-    let (lost, canceled) = call.invoke(conn)?;
-    Ok((asked, lost, canceled))
+
+    fn renew(
+        &self,
+        conn: &mut Option<redis::Connection>,
+        held: &[(Arc<str>, Arc<str>)],
+        progress: &[(Arc<str>, String, String)],
+    ) -> Result<Beat, RedisError> {
+        let timeout = (self.lease / 4).clamp(Duration::from_millis(250), Duration::from_secs(3));
+        let conn = match conn {
+            Some(conn) => conn,
+            None => {
+                let fresh = self.client.get_connection_with_timeout(timeout)?;
+                fresh.set_read_timeout(Some(timeout))?;
+                fresh.set_write_timeout(Some(timeout))?;
+                conn.insert(fresh)
+            }
+        };
+        let mut call = scripts::BEAT.key(&self.prefix);
+        call.arg(self.lease.as_millis() as u64).arg(&self.worker).arg(self.card.text()).arg(held.len());
+        for (queue, member) in held {
+            call.arg(&**queue).arg(&**member);
+        }
+        for (id, token, words) in progress {
+            call.arg(&**id).arg(token).arg(words);
+        }
+        // The lease is counted from before the question, so that it never seems longer here than it is there.
+        let asked = Instant::now();
+        let (lost, canceled) = call.invoke(conn)?;
+        Ok((asked, lost, canceled))
+    }
 }

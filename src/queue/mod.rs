@@ -5,30 +5,51 @@
 //!
 //! | file | concern |
 //! |---|---|
-//! | `client` | enqueue, status, cancel: what the API uses |
+//! | `client` | the connections of those who enqueue and look |
+//! | `enqueue` | enqueuing, one by one or many at once, now or later |
+//! | `inspect`, `status` | looking at queues and jobs |
+//! | `control` | cancel, requeue, purge, pause, limit |
+//! | `server` | whether a Redis can be trusted with jobs |
 //! | `job` | the trait a task implements, its context and outcomes, the envelope on the wire |
+//! | `cron` | jobs that run by the clock |
 //! | `worker` | the life of a worker: fetch, run, settle, stop |
+//! | `queues` | which queues it takes from, and in what order |
 //! | `exchange` | its round trips to Redis |
 //! | `waker` | how it waits while it is idle |
 //! | `delivery` | one job from fetch to outcome |
 //! | `lease` | which deliveries this process holds, and the thread that renews them |
+//! | `registry` | the workers that live |
 //! | `scheduler` | promotes what is due and takes back what dead workers held |
 //! | `link` | connections that come back |
 //! | `scripts` | the transitions, in Lua |
 
 mod client;
+mod control;
+mod cron;
 mod delivery;
+mod enqueue;
 mod exchange;
+mod inspect;
 mod job;
 mod lease;
 mod link;
+mod queues;
+mod registry;
 mod scheduler;
 mod scripts;
+mod server;
 mod status;
 mod waker;
 mod worker;
 
-pub use client::{Cancel, Queue};
-pub use job::{Context, Failure, Job, JobType, Origin};
+pub use client::Queue;
+pub use control::{Cancel, Rate};
+pub use cron::{Missed, Schedule};
+pub use enqueue::{Keep, Origin, Place, Unique, When};
+pub use inspect::{QueueInfo, Totals};
+pub use job::{Context, Failure, Job, JobType, Then};
+pub use queues::Queues;
+pub use registry::WorkerInfo;
+pub use server::Server;
 pub use status::{JobStatus, State};
 pub use worker::{Options, Summary, Worker};

@@ -1,9 +1,9 @@
-//! Keeps time for the queues: promotes what is due and takes back what dead workers held. Every worker does it;
-//! there is no leader to lose.
+//! Keeps time for the queues: promotes what is due, fires what runs by the clock and takes back what dead workers
+//! held. Every worker does it; there is no leader to lose.
 
 use std::time::Duration;
 
-use super::{link::Link, scripts};
+use super::{cron::Timetable, link::Link, scripts};
 
 const INTERVAL: Duration = Duration::from_secs(1);
 /// A job that has taken its worker down this often is put with the failed ones.
@@ -17,11 +17,12 @@ pub(super) struct Scheduler {
     link: Link,
     prefix: String,
     lease: Duration,
+    timetable: Timetable,
 }
 
 impl Scheduler {
-    pub(super) fn new(client: &redis::Client, prefix: &str, lease: Duration) -> Self {
-        Self { link: Link::new(client, "scheduler"), prefix: prefix.to_owned(), lease }
+    pub(super) fn new(client: &redis::Client, prefix: &str, lease: Duration, timetable: Timetable) -> Self {
+        Self { link: Link::new(client, "scheduler"), prefix: prefix.to_owned(), lease, timetable }
     }
 
     /// Ticks until it is dropped.
@@ -43,8 +44,16 @@ impl Scheduler {
 
     /// Does what there is to do now. Answers after how long there will be more, if that is known.
     async fn tick(&mut self) -> Option<Duration> {
+        let mut conn = self.link.get().await?;
+        match self.timetable.fire(&self.prefix, &mut conn).await {
+            Ok(0) => {}
+            Ok(fired) => tracing::info!(fired, "periodic jobs are due"),
+            Err(error) => {
+                self.link.failed(&error);
+                return None;
+            }
+        }
         loop {
-            let mut conn = self.link.get().await?;
             let mut call = scripts::TICK.key(&self.prefix);
             // A worker misses no more beats than there was time in half a lease, so a gap of that length takes
             // nobody's lease by itself.

@@ -14,18 +14,43 @@ use crate::error::{Error, Result};
 pub enum State {
     Queued,
     Scheduled,
+    /// It waits for other jobs.
+    Deferred,
     Started,
     Finished,
     Failed,
     Canceled,
 }
 
-#[derive(Debug, Clone)]
+impl State {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Scheduled => "scheduled",
+            Self::Deferred => "deferred",
+            Self::Started => "started",
+            Self::Finished => "finished",
+            Self::Failed => "failed",
+            Self::Canceled => "canceled",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Serialize)]
 pub struct JobStatus {
+    #[serde(rename = "job_id")]
+    pub id: String,
+    #[serde(rename = "status")]
     pub state: State,
     pub task: String,
     pub queue: String,
     pub owner: Option<i64>,
+    /// What it was given; for admins, and not kept of one that has finished.
+    pub payload: Option<Value>,
+    pub group: Option<String>,
+    pub request_id: Option<String>,
+    /// The worker that runs it.
+    pub worker: Option<String>,
     pub result: Option<Value>,
     /// The last error, in words that the owner may read.
     pub error: Option<String>,
@@ -35,11 +60,14 @@ pub struct JobStatus {
     /// Attempts begun, the running one included.
     pub attempts: u32,
     pub enqueued_at: Option<DateTime<Utc>>,
+    /// When it is to begin, of one that is scheduled.
+    pub due_at: Option<DateTime<Utc>>,
     pub started_at: Option<DateTime<Utc>>,
     pub ended_at: Option<DateTime<Utc>>,
 }
 
-/// What is kept of a job that has ended well or was cancelled. Times are in milliseconds since the epoch.
+/// What is kept of a job that has ended well or was cancelled while it ran. Times are in milliseconds since the
+/// epoch.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Outcome {
     pub(super) state: State,
@@ -49,6 +77,9 @@ pub(super) struct Outcome {
     pub(super) owner: Option<i64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) result: Option<Value>,
+    /// Why it was dropped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) reason: Option<String>,
     pub(super) attempts: u32,
     pub(super) enqueued: i64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -56,76 +87,137 @@ pub(super) struct Outcome {
     pub(super) ended: i64,
 }
 
+/// What is kept of a job that was cancelled while it waited; a script writes it.
+#[derive(Debug, Deserialize)]
+struct Withdrawn {
+    state: State,
+    attempts: u32,
+    ended: i64,
+    envelope: Envelope,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Ended {
+    Withdrawn(Withdrawn),
+    Ran(Outcome),
+}
+
 fn time(ms: i64) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp_millis(ms)
 }
 
-impl From<Outcome> for JobStatus {
-    fn from(done: Outcome) -> Self {
-        Self {
-            state: done.state,
-            task: done.task,
-            queue: done.queue,
-            owner: done.owner,
-            result: done.result,
-            error: None,
-            error_detail: None,
-            progress: None,
-            attempts: done.attempts,
-            enqueued_at: time(done.enqueued),
-            started_at: done.started.and_then(time),
-            ended_at: time(done.ended),
-        }
-    }
+/// One that cannot be read still has its place among the failed, and is shown.
+fn read_envelope(value: &redis::Value) -> Result<Envelope> {
+    let bytes = Vec::<u8>::from_redis_value_ref(value).map_err(Error::internal)?;
+    Ok(serde_json::from_slice(&bytes).unwrap_or_else(|_| Envelope::new("", "", Value::Null, 0, 0)))
 }
 
 /// The answer of the status script for a job that has not ended.
-type Live = (String, String, Option<u32>, Option<u32>, Option<String>, Option<String>, Option<String>);
+type Live = (String, Envelope, Option<u32>, Option<u32>, Option<ErrorRecord>, Option<Value>, Option<String>);
 
 impl JobStatus {
     /// Reads the answer of the status script; `None` where no such job is known.
-    pub(super) fn read(answer: Vec<redis::Value>) -> Result<Option<Self>> {
-        match answer.len() {
-            0 => Ok(None),
-            2 => {
-                let (_, text): (String, String) = decode(answer)?;
-                let done: Outcome = serde_json::from_str(&text).map_err(Error::internal)?;
-                Ok(Some(done.into()))
+    pub(super) fn read(id: &str, answer: Vec<redis::Value>) -> Result<Option<Self>> {
+        let text = |value: &redis::Value| String::from_redis_value_ref(value).map_err(Error::internal);
+        match &answer[..] {
+            [] => Ok(None),
+            [_, outcome] => match serde_json::from_str(&text(outcome)?).map_err(Error::internal)? {
+                Ended::Withdrawn(gone) => Ok(Some(Self {
+                    attempts: gone.attempts,
+                    ended_at: time(gone.ended),
+                    ..Self::new(id, gone.state, gone.envelope)
+                })),
+                Ended::Ran(done) => Ok(Some(Self::ended(id, done))),
+            },
+            [state, envelope, failures, crashes, error, progress, extra] => {
+                let number = |value| Option::<u32>::from_redis_value_ref(value).map_err(Error::internal);
+                let words = |value| Option::<String>::from_redis_value_ref(value).map_err(Error::internal);
+                Self::live(
+                    id,
+                    (
+                        text(state)?,
+                        read_envelope(envelope)?,
+                        number(failures)?,
+                        number(crashes)?,
+                        words(error)?.and_then(|text| serde_json::from_str(&text).ok()),
+                        words(progress)?.and_then(|text| serde_json::from_str(&text).ok()),
+                        words(extra)?,
+                    ),
+                )
+                .map(Some)
             }
-            _ => Self::live(decode(answer)?).map(Some),
+            _ => Err(Error::internal("the status script answered something else")),
         }
     }
 
-    fn live((state, envelope, failures, crashes, error, progress, extra): Live) -> Result<Self> {
-        let envelope: Envelope = serde_json::from_str(&envelope).map_err(Error::internal)?;
-        let error: Option<ErrorRecord> = error.and_then(|text| serde_json::from_str(&text).ok());
-        let state = match state.as_str() {
-            "started" => State::Started,
-            "failed" => State::Failed,
-            "scheduled" => State::Scheduled,
-            _ => State::Queued,
-        };
-        let before = failures.unwrap_or(0) + crashes.unwrap_or(0);
-        // `token|worker|started` while it runs, else the time of death or the due time.
-        let started = extra.as_deref().and_then(|holder| holder.rsplit('|').next()?.parse().ok());
-        let died = extra.as_deref().and_then(|ms| ms.parse::<f64>().ok());
-        Ok(Self {
+    fn new(id: &str, state: State, envelope: Envelope) -> Self {
+        Self {
+            id: id.to_owned(),
             state,
             task: envelope.task,
             queue: envelope.queue,
             owner: envelope.owner,
+            payload: Some(envelope.payload),
+            group: envelope.group,
+            request_id: envelope.req,
+            worker: None,
             result: None,
+            error: None,
+            error_detail: None,
+            progress: None,
+            attempts: 0,
+            enqueued_at: Some(envelope.at).filter(|at| *at > 0).and_then(time),
+            due_at: None,
+            started_at: None,
+            ended_at: None,
+        }
+    }
+
+    fn ended(id: &str, done: Outcome) -> Self {
+        let envelope = Envelope::new(&done.task, &done.queue, Value::Null, 0, done.enqueued);
+        Self {
+            owner: done.owner,
+            payload: None,
+            result: done.result,
+            error: done.reason,
+            attempts: done.attempts,
+            started_at: done.started.and_then(time),
+            ended_at: time(done.ended),
+            ..Self::new(id, done.state, envelope)
+        }
+    }
+
+    fn live(id: &str, (state, envelope, failures, crashes, error, progress, extra): Live) -> Result<Self> {
+        let state = match state.as_str() {
+            "started" => State::Started,
+            "failed" => State::Failed,
+            "scheduled" => State::Scheduled,
+            "deferred" => State::Deferred,
+            _ => State::Queued,
+        };
+        let before = failures.unwrap_or(0) + crashes.unwrap_or(0);
+        let mut status = Self {
             error: error.as_ref().map(|error| error.message.clone()),
             error_detail: error.and_then(|error| error.detail),
-            progress: progress.and_then(|text| serde_json::from_str(&text).ok()),
+            progress,
             attempts: before + u32::from(state == State::Started),
-            enqueued_at: time(envelope.at),
-            started_at: started.filter(|_| state == State::Started).and_then(time),
-            ended_at: died.filter(|_| state == State::Failed).and_then(|ms| time(ms as i64)),
-        })
+            ..Self::new(id, state, envelope)
+        };
+        // `token|worker|started` while it runs, else the time of death or the due time.
+        let Some(extra) = extra else { return Ok(status) };
+        if state == State::Started {
+            let mut parts = extra.split('|').skip(1);
+            status.worker = parts.next().map(str::to_owned);
+            status.started_at = parts.next().and_then(|ms| time(ms.parse().ok()?));
+        } else {
+            let at = extra.parse::<f64>().ok().and_then(|ms| time(ms as i64));
+            match state {
+                State::Failed => status.ended_at = at,
+                State::Scheduled => status.due_at = at,
+                _ => {}
+            }
+        }
+        Ok(status)
     }
-}
-
-fn decode<T: FromRedisValue>(answer: Vec<redis::Value>) -> Result<T> {
-    redis::from_redis_value(redis::Value::Array(answer)).map_err(Error::internal)
 }

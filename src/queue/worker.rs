@@ -11,10 +11,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     client::Queue,
+    cron::Timetable,
     delivery::{Delivery, Ended, Verdict, panic_text},
     exchange::Exchange,
     job::JobType,
-    lease::{Heartbeat, Leases, Reason},
+    lease::{Heartbeat, Leases, Pulse, Reason},
+    queues::Queues,
+    registry::Card,
     scheduler::Scheduler,
     waker::{AbortOnDrop, Waker},
 };
@@ -22,11 +25,11 @@ use super::{
 /// What the jobs that were told to stop, and the last flush, may take when the grace is over.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 const LAST_FLUSH: Duration = Duration::from_secs(5);
+const FAREWELL: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// First come first.
-    pub queues: Vec<String>,
+    pub queues: Queues,
     /// Jobs run at once.
     pub concurrency: usize,
     pub lease: Duration,
@@ -58,6 +61,7 @@ pub struct Worker<S: 'static> {
     client: redis::Client,
     /// By id and token: a job that was lost may come back while its old run is still ending.
     running: HashMap<(Arc<str>, Arc<str>), Held>,
+    timetable: Timetable,
     summary: Summary,
 }
 
@@ -69,12 +73,19 @@ struct Held {
 }
 
 impl<S: Clone + Send + Sync + 'static> Worker<S> {
-    pub fn new(queue: &Queue, jobs: &'static [JobType<S>], state: S, options: Options) -> Self {
+    /// # Errors
+    /// When the schedule of a task cannot be read.
+    pub fn new(
+        queue: &Queue,
+        jobs: &'static [JobType<S>],
+        state: S,
+        options: Options,
+    ) -> anyhow::Result<Self> {
         // New for every process: a name that comes back would stand in the way of taking back what its
         // predecessor held.
         let id = format!("{}:{}", std::process::id(), uuid::Uuid::new_v4().simple());
         let leases = Leases::default();
-        Self {
+        Ok(Self {
             exchange: Exchange::new(queue, &id, &options, leases.clone()),
             id,
             options,
@@ -84,8 +95,9 @@ impl<S: Clone + Send + Sync + 'static> Worker<S> {
             leases,
             client: queue.client().clone(),
             running: HashMap::new(),
+            timetable: Timetable::of(jobs)?,
             summary: Summary::default(),
-        }
+        })
     }
 
     /// Works until `stop`, or with `burst` until the queues are empty. After `stop` no job is fetched; those that
@@ -98,15 +110,18 @@ impl<S: Clone + Send + Sync + 'static> Worker<S> {
         stop: CancellationToken,
         hurry: CancellationToken,
     ) -> std::io::Result<Summary> {
-        let _heartbeat = Heartbeat::start(
-            self.leases.clone(),
-            self.client.clone(),
-            self.prefix.clone(),
-            self.options.lease,
-        )?;
-        let Options { queues, concurrency, burst, scheduler, .. } = &self.options;
-        tracing::info!(worker = self.id, queues = queues.join(","), concurrency, "worker started");
-        let mut timekeeper = Scheduler::new(&self.client, &self.prefix, self.options.lease);
+        let Options { queues, concurrency, burst, scheduler, lease, .. } = &self.options;
+        let pulse = Pulse {
+            client: self.client.clone(),
+            prefix: self.prefix.clone(),
+            worker: self.id.clone(),
+            card: Card::new(queues.to_string(), *concurrency),
+            lease: *lease,
+        };
+        let heartbeat = Heartbeat::start(self.leases.clone(), pulse)?;
+        tracing::info!(worker = self.id, %queues, concurrency, "worker started");
+        let timetable = std::mem::take(&mut self.timetable);
+        let mut timekeeper = Scheduler::new(&self.client, &self.prefix, *lease, timetable);
         let _ticking = match (scheduler, burst) {
             (false, _) => None,
             (true, false) => Some(AbortOnDrop::spawn(timekeeper.run())),
@@ -119,6 +134,8 @@ impl<S: Clone + Send + Sync + 'static> Worker<S> {
             }
         };
         self.work(Stopping::watch(stop, hurry, self.options.grace)).await;
+        drop(heartbeat);
+        let _ = tokio::time::timeout(FAREWELL, self.exchange.sign_off()).await;
         let Summary { finished, failed, canceled, released } = self.summary;
         tracing::info!(worker = self.id, finished, failed, canceled, released, "worker stopped");
         Ok(self.summary)
@@ -126,9 +143,11 @@ impl<S: Clone + Send + Sync + 'static> Worker<S> {
 
     async fn work(&mut self, stopping: Stopping) {
         let (sender, mut ended) = mpsc::unbounded_channel();
-        let waker = Waker::start(&self.client, &self.prefix, &self.options.queues);
+        let waker = Waker::start(&self.client, &self.prefix, self.options.queues.names());
         // Whether the queues may have something, and whether the waker was asked to say when they do.
         let (mut hungry, mut armed) = (true, false);
+        // When a rate limit lets more through.
+        let mut again: Option<tokio::time::Instant> = None;
         loop {
             let mut outbox = Vec::new();
             while let Ok(end) = ended.try_recv() {
@@ -147,11 +166,12 @@ impl<S: Clone + Send + Sync + 'static> Worker<S> {
                 };
                 if want > 0 && flushed.complete {
                     hungry = flushed.fetched.len() == want;
+                    again = flushed.again.map(|wait| tokio::time::Instant::now() + wait);
                 }
                 flushed.fetched.into_iter().for_each(|delivery| self.start(delivery, &sender));
                 continue;
             }
-            if self.running.is_empty() && (stop || self.options.burst) {
+            if self.running.is_empty() && (stop || self.options.burst && again.is_none()) {
                 return;
             }
             if free > 0 && !stop && !armed && !self.options.burst {
@@ -166,6 +186,9 @@ impl<S: Clone + Send + Sync + 'static> Worker<S> {
                     self.exchange.add(outbox);
                 }
                 () = waker.woke.notified() => (hungry, armed) = (true, false),
+                () = tokio::time::sleep_until(again.unwrap_or_else(tokio::time::Instant::now)), if again.is_some() => {
+                    (hungry, again) = (true, None);
+                }
                 () = stopping.begun.cancelled(), if !stop => {}
                 () = stopping.grace_over.cancelled() => break,
             }
@@ -238,6 +261,31 @@ impl<S: Clone + Send + Sync + 'static> Worker<S> {
 impl Held {
     fn end(self, id: Arc<str>, token: Arc<str>, verdict: Verdict) -> Ended {
         Ended { id, token, lease: self.lease, queue: self.queue, verdict }
+    }
+}
+
+impl Queue {
+    /// Works off what is due in the queues of these tasks, while the caller waits, and says what came of it: for
+    /// tests.
+    ///
+    /// # Errors
+    /// When the schedule of a task cannot be read.
+    pub async fn run_jobs<S: Clone + Send + Sync + 'static>(
+        &self,
+        jobs: &'static [JobType<S>],
+        state: S,
+    ) -> anyhow::Result<Summary> {
+        let names: Vec<_> = jobs.iter().map(|job| job.queue).collect();
+        let options = Options {
+            queues: names.join(",").parse()?,
+            concurrency: 10,
+            lease: Duration::from_secs(30),
+            grace: Duration::ZERO,
+            burst: true,
+            scheduler: true,
+        };
+        let never = CancellationToken::new();
+        Ok(Worker::new(self, jobs, state, options)?.run(never.clone(), never).await?)
     }
 }
 

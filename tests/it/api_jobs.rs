@@ -150,7 +150,7 @@ async fn a_running_job_is_cancelled_soon() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let id = app.enqueue("/jobs/example?name=x&duration=3600", &user).await;
-    let worker = Worker::new(&app.app.queue, jobs::ALL, app.app.clone(), options(&["default"]));
+    let worker = Worker::new(&app.app.queue, jobs::ALL, app.app.clone(), options(&["default"])).unwrap();
     let never = CancellationToken::new();
     let work = tokio::spawn(worker.run(never.clone(), never));
     let status = || async { app.status(&id, &user).await["status"].as_str().unwrap().to_owned() };

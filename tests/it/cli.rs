@@ -233,8 +233,8 @@ async fn a_worker_with_no_queue_is_told_so() {
     let database = TestDatabase::migrated().await;
     run(production(&["worker", "--queues", ","], &database, "p").await)
         .await
-        .failed(1, &["--queues default"]);
-    run(production(&["worker", "--queues", "a b"], &database, "p").await).await.failed(1, &["\"a b\""]);
+        .failed(2, &["--queues default"]);
+    run(production(&["worker", "--queues", "a b"], &database, "p").await).await.failed(2, &["\"a b\""]);
     let _ = servers().await;
 }
 

@@ -91,7 +91,7 @@ async fn a_worker_waits_for_redis() {
     let mut command = app.worker(&[]).await;
     command.env("REDIS_URL", "redis://127.0.0.1:9/0");
     let mut worker = Running::start(command);
-    worker.says("Redis connection failed, trying again").await;
+    worker.says("Redis is away, waiting for it").await;
     assert!(!worker.has_ended());
     worker.signal("TERM");
     assert_eq!(worker.end().await.code(), Some(0));

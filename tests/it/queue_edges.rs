@@ -19,7 +19,7 @@ async fn a_task_that_is_not_known_yet_waits_for_a_worker_that_knows_it() {
     const TOMORROW: &[JobType<Log>] = &[JobType::of::<TaskOfTomorrow>()];
     queue.redis::<u32>(&["ZADD", "{}:scheduled:default", "1", &id]).await;
     let never = CancellationToken::new();
-    let worker = Worker::new(&queue.queue, TOMORROW, queue.log.clone(), options(&["default"]));
+    let worker = Worker::new(&queue.queue, TOMORROW, queue.log.clone(), options(&["default"])).unwrap();
     assert_eq!(worker.run(never.clone(), never).await.unwrap().finished, 1);
 }
 
@@ -103,7 +103,10 @@ async fn a_push_that_arrives_when_the_job_has_ended_makes_no_second_one() {
     let id = queue.push("one", Behaviour::Succeed).await;
     let envelope: String = queue.redis(&["HGET", "{}:jobs", &id]).await;
     queue.drain().await;
-    let known: Vec<String> = queue.script("push", &["default", "0", "1", &id, &envelope]).await;
+    let known: Vec<String> = {
+        let plain = ["default", "1", "0", "0", "", "", "0", "", "0", "good"];
+        queue.script("push", &[&plain[..], &[&id, &envelope]].concat()).await
+    };
     assert_eq!(known, [id]);
     assert_eq!(queue.drain().await.finished, 0);
 }
@@ -135,7 +138,7 @@ async fn of_the_failed_only_the_latest_are_kept() {
 async fn the_owner_and_the_request_travel_with_the_job() {
     let queue = TestQueue::new().await;
     let task = Task { name: "one".into(), behaviour: Behaviour::Succeed };
-    let origin = Origin { owner: Some(7), request_id: Some("request-1".into()) };
+    let origin = Origin { owner: Some(7), request_id: Some("request-1".into()), traceparent: None };
     let id = queue.queue.enqueue(&task, origin).await.unwrap();
     let envelope: String = queue.redis(&["HGET", "{}:jobs", &id]).await;
     assert!(envelope.contains("\"req\":\"request-1\""), "{envelope}");

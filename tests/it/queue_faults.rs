@@ -60,7 +60,7 @@ async fn a_fetch_that_arrives_after_it_was_given_up_takes_nothing() {
     let id = queue.push("one", Behaviour::Succeed).await;
     queue.redis::<redis::Value>(&["SET", "{}:void:late", "1"]).await;
     let args = ["worker", "late", "1000", "10", "default"];
-    let (_, taken): (i64, Vec<redis::Value>) = queue.script("fetch", &args).await;
+    let (_, taken, _): (i64, Vec<redis::Value>, u64) = queue.script("fetch", &args).await;
     assert!(taken.is_empty());
     assert_eq!(queue.status(&id).await.state, State::Queued);
 }
@@ -177,7 +177,7 @@ async fn a_job_that_kills_its_workers_is_put_aside() {
         victim.abort();
         // Somebody who keeps time, and takes nothing.
         let stop = CancellationToken::new();
-        let other = short_lease(Options { queues: vec!["other".into()], ..steady(1) });
+        let other = short_lease(Options { queues: "other".parse().unwrap(), ..steady(1) });
         let witness = tokio::spawn(queue.worker(other).run(stop.clone(), never.clone()));
         eventually("the job is taken back", || async {
             (queue.status(&id).await.state != State::Started).then_some(())
@@ -310,7 +310,8 @@ async fn nothing_is_taken_back_right_after_an_outage() {
     queue.redis::<u32>(&["ZADD", "{}:wip:default", "1", &lease[0]]).await;
     // Somebody who keeps time, and takes nothing.
     let stop = CancellationToken::new();
-    let options = Options { queues: vec!["other".into()], lease: Duration::from_secs(3_600), ..steady(1) };
+    let options =
+        Options { queues: "other".parse().unwrap(), lease: Duration::from_secs(3_600), ..steady(1) };
     let witness = tokio::spawn(queue.worker(options).run(stop.clone(), never));
     eventually("it has seen the gap", || async {
         queue.redis::<bool>(&["EXISTS", "{}:grace"]).await.then_some(())

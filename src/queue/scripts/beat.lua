@@ -1,10 +1,19 @@
--- Extends the leases that a worker still holds.
--- ARGV: lease (ms), then pairs of (queue, lease)
+-- Shows that a worker lives: extends the leases that it still holds, and stores how far its jobs have come.
+-- ARGV: lease (ms), worker, what it is, n of leases, pairs of (queue, lease), triples of (id, token, progress)
 -- Returns {leases lost, ids to cancel}
 local lease, t, lost = tonumber(ARGV[1]), now(), {}
-for i = 2, #ARGV, 2 do
+rc('ZADD', P .. ':workers', t, ARGV[2])
+rc('HSET', P .. ':worker', ARGV[2], ARGV[3])
+local first = 5 + 2 * tonumber(ARGV[4])
+for i = 5, first - 1, 2 do
   local key = P .. ':wip:' .. ARGV[i]
   if rc('ZSCORE', key, ARGV[i + 1]) then rc('ZADD', key, 'XX', t + lease, ARGV[i + 1])
   else lost[#lost + 1] = ARGV[i + 1] end
+end
+for i = first, #ARGV, 3 do
+  local holder = rc('HGET', P .. ':run', ARGV[i])
+  if holder and string.sub(holder, 1, #ARGV[i + 1] + 1) == ARGV[i + 1] .. '|' then
+    rc('HSET', P .. ':prog', ARGV[i], ARGV[i + 2])
+  end
 end
 return { lost, rc('SMEMBERS', P .. ':cancel') }

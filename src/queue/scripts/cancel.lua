@@ -1,21 +1,20 @@
 -- Cancels a job that has not ended; one that runs is asked to stop.
--- ARGV: id, ttl of the result (ms), outcome
--- Returns none (unknown or ended), requested (it runs) or canceled
-local id, ttl, text = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+-- ARGV: id, a word of the caller's own
+-- Returns unknown, ended, requested (it runs) or canceled
+local id, by = ARGV[1], ARGV[2]
 local envelope = rc('HGET', P .. ':jobs', id)
--- The same words again: a call whose first answer was lost.
-if not envelope then return outcome(id) == text and 'canceled' or 'none' end
+if not envelope then
+  local text = outcome(id)
+  if not text then return 'unknown' end
+  -- The same word again: a call whose first answer was lost.
+  return string.find(text, '{"state":"canceled","by":"' .. by .. '"', 1, true) == 1 and 'canceled' or 'ended'
+end
 if rc('HEXISTS', P .. ':run', id) == 1 then
   rc('SADD', P .. ':cancel', id)
   return 'requested'
 end
-local ok, decoded = pcall(cjson.decode, envelope)
-if not ok then return 'none' end
-local q = decoded.queue
--- From the tail: who cancels has mostly just enqueued.
-if rc('ZREM', P .. ':scheduled:' .. q, id) == 0 and rc('LREM', P .. ':queue:' .. q, -1, id) == 0 then return 'none' end
-rc('SREM', P .. ':cancel', id)
-for _, key in ipairs({ ':jobs', ':att', ':crash', ':err', ':prog' }) do rc('HDEL', P .. key, id) end
-keep(now(), ttl, { id, text })
-count(q, 'canceled', 1)
+if rc('ZSCORE', P .. ':failed:' .. queue_of(envelope), id) then return 'ended' end
+-- The envelope becomes part of the outcome, which has to be readable.
+if not pcall(cjson.decode, envelope) then return 'ended' end
+cancel(id, envelope, now(), by)
 return 'canceled'

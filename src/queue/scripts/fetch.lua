@@ -1,33 +1,64 @@
 -- Takes jobs for a worker, leases them and marks them running, in one step.
 -- ARGV: worker, token, lease (ms), max, queues.. (first come first)
--- Returns {now, {{queue, ids, envelopes, failures, crashes}, ..}}
+-- Returns {now, {{queue, ids, envelopes, failures, crashes}, ..}, ms after which a limit lets more through or 0}
 local worker, token, lease, max = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local t, out, paused = now(), {}, {}
+local t, out, paused, again = now(), {}, {}, 0
 -- Given up by its worker before it arrived: nobody would run what it took.
-if rc('EXISTS', P .. ':void:' .. token) == 1 then return { t, out } end
+if rc('EXISTS', P .. ':void:' .. token) == 1 then return { t, out, 0 } end
 for _, q in ipairs(rc('SMEMBERS', P .. ':paused')) do paused[q] = true end
+local limited = rc('EXISTS', P .. ':limits') == 1
+
+-- What the limits of a queue let through: how many jobs, and if the rate is what limits, a function that takes
+-- so many off. The rate is a bucket of `n` that fills once every `per` ms (GCRA, ITU-T I.371): `full` is when it
+-- will have filled again.
+local function room(q)
+  local most, rate = unpack(rc('HMGET', P .. ':limits', q .. ':concurrency', q .. ':rate'))
+  local free = max
+  if most then free = math.min(free, most - (rc('HGET', P .. ':stats', q .. ':running') or 0)) end
+  if not rate then return free end
+  local n, per = string.match(rate, '^(%d+)/(%d+)$')
+  local gap, key = per / n, P .. ':rate:' .. q
+  local full = math.min(math.max(t, tonumber(rc('GET', key) or 0)), t + per)
+  local tokens = math.floor((t + per - full) / gap + 0.000001)
+  return math.min(free, tokens), function(taken)
+    full = full + taken * gap
+    rc('SET', key, string.format('%.3f', full), 'PX', 2 * per)
+    if taken == tokens then
+      local wait = math.max(1, math.ceil(full + gap - per - t))
+      again = again == 0 and wait or math.min(again, wait)
+    end
+  end
+end
+
 for a = 5, #ARGV do
-  local q = ARGV[a]
-  while max > 0 and not paused[q] do
-    local want = math.min(max, CHUNK)
-    local ids = rc('LPOP', P .. ':queue:' .. q, want)
-    if not ids then break end
-    local popped, envelopes = #ids, rc('HMGET', P .. ':jobs', unpack(ids))
-    local live, texts = {}, {}
+  local q, free, spend = ARGV[a], max, nil
+  if limited and not paused[q] then free, spend = room(q) end
+  local taken = 0
+  while taken < free and not paused[q] do
+    local want = math.min(free - taken, CHUNK)
+    local ids = take(q, want)
+    local popped = #ids
+    if popped == 0 then break end
+    local envelopes, live, texts = rc('HMGET', P .. ':jobs', unpack(ids)), {}, {}
     for i = 1, popped do
       if envelopes[i] then live[#live + 1], texts[#texts + 1] = ids[i], envelopes[i] end
     end
     if #live > 0 then
       local mine, run = token .. '.' .. #out, {}
-      local holder = mine .. '|' .. worker .. '|' .. t
+      local holder = mine .. '|' .. worker .. '|' .. whole(t)
       for i = 1, #live do run[2 * i - 1], run[2 * i] = live[i], holder end
       rc('HSET', P .. ':run', unpack(run))
       rc('ZADD', P .. ':wip:' .. q, t + lease, mine .. '|' .. table.concat(live, ','))
       out[#out + 1] = { q, live, texts, rc('HMGET', P .. ':att', unpack(live)), rc('HMGET', P .. ':crash', unpack(live)) }
-      max = max - #live
+      taken = taken + #live
     end
     if popped < want then break end
   end
-  if not paused[q] and rc('EXISTS', P .. ':queue:' .. q) == 1 then wake(q) end
+  if taken > 0 then count(q, 'running', taken) end
+  local more = not paused[q] and has_ready(q)
+  if spend and (taken > 0 or more) then spend(taken) end
+  -- Where a limit holds them back, a wake-up would only bring workers here for nothing.
+  if more and (taken < free or free == max) then wake(q) end
+  max = max - taken
 end
-return { t, out }
+return { t, out, again }

@@ -1,38 +1,93 @@
 -- Queues jobs. A job whose id is known already, also as one that has ended, is left as it is: a push may be
 -- repeated, and its first try may arrive after the second.
--- ARGV: queue, due (0: now, else ms), n, ids.., envelopes..
--- Returns the ids that were known.
-local q, due, n = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local buckets = rc('ZREVRANGE', P .. ':buckets', 0, -1)
-local known, total = {}, 0
+-- ARGV: queue, n, when (0: now, +ms: from now, ms), front (1, 0), group, then for a single job
+--   key, window (ms), who stays (first, last), n of the jobs that it waits for, those that must have (ended: any,
+--   finished: good), then ids.., envelopes.., jobs to wait for..
+-- Returns the ids that were known; where a key keeps the job out, the id of the one that holds it.
+local q, n, when, front, group = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4] == '1', ARGV[5]
+local key, window, who, waits, policy = ARGV[6], tonumber(ARGV[7]), ARGV[8], tonumber(ARGV[9]), ARGV[10]
+local IDS, TEXTS, BEFORE = 10, 10 + n, 10 + 2 * n
+local t = now()
+local due = string.sub(when, 1, 1) == '+' and t + tonumber(string.sub(when, 2)) or tonumber(when)
+if due <= t then due = 0 end
+
+-- A push is repeated within seconds, so only an outcome of the last minutes can be that of its first try.
+local buckets, all = {}, rc('ZREVRANGE', P .. ':buckets', 0, -1, 'WITHSCORES')
+for i = 1, #all, 2 do
+  local ttl = string.match(all[i], ':(%d+):%d+$')
+  if all[i + 1] - ttl > t - 600000 then buckets[#buckets + 1] = all[i] end
+end
+local known, fresh, seen = {}, {}, {}
 for base = 0, n - 1, CHUNK do
   local m = math.min(CHUNK, n - base)
-  local have = rc('HMGET', P .. ':jobs', unpack(ARGV, 4 + base, 3 + base + m))
+  local have = rc('HMGET', P .. ':jobs', unpack(ARGV, IDS + base + 1, IDS + base + m))
   for _, bucket in ipairs(buckets) do
-    local ended = rc('HMGET', bucket, unpack(ARGV, 4 + base, 3 + base + m))
+    local ended = rc('HMGET', bucket, unpack(ARGV, IDS + base + 1, IDS + base + m))
     for i = 1, m do have[i] = have[i] or ended[i] end
   end
-  local envelopes, ready, seen, k = {}, {}, {}, 0
   for i = 1, m do
-    local id = ARGV[3 + base + i]
-    if have[i] or seen[id] then
-      known[#known + 1] = id
-    else
-      seen[id], k = true, k + 1
-      envelopes[2 * k - 1], envelopes[2 * k] = id, ARGV[3 + n + base + i]
-      if due > 0 then ready[2 * k - 1], ready[2 * k] = due, id else ready[k] = id end
-    end
-  end
-  if k > 0 then
-    rc('HSET', P .. ':jobs', unpack(envelopes))
-    if due > 0 then rc('ZADD', P .. ':scheduled:' .. q, unpack(ready))
-    else rc('RPUSH', P .. ':queue:' .. q, unpack(ready)) end
-    total = total + k
+    local id = ARGV[IDS + base + i]
+    if have[i] or seen[id] then known[#known + 1] = id else seen[id], fresh[#fresh + 1] = true, base + i end
   end
 end
-if total > 0 then
-  rc('SADD', P .. ':queues', q)
-  count(q, 'enqueued', total)
-  if due <= 0 then wake(q) end
+if #fresh == 0 then return known end
+
+local missing, bad = 0, false
+for i = 1, waits do
+  local parent = ARGV[BEFORE + i]
+  local envelope = rc('HGET', P .. ':jobs', parent)
+  if envelope then
+    if rc('ZSCORE', P .. ':failed:' .. queue_of(envelope), parent) then bad = true else missing = missing + 1 end
+  else
+    local text = outcome(parent)
+    if not text then return redis.error_reply('NOJOB ' .. parent) end
+    bad = bad or string.sub(text, 1, 20) ~= '{"state":"finished",'
+  end
+end
+if key ~= '' then
+  local first = rc('GET', P .. ':uniq:' .. key)
+  if first and who == 'first' then return { first } end
+  local envelope = first and rc('HGET', P .. ':jobs', first)
+  if envelope and rc('HEXISTS', P .. ':run', first) == 0
+    and not rc('ZSCORE', P .. ':failed:' .. queue_of(envelope), first) then
+    cancel(first, envelope, t, 'a newer one')
+  end
+  rc('SET', P .. ':uniq:' .. key, ARGV[IDS + 1], 'PX', window)
+  rc('HSET', P .. ':key', ARGV[IDS + 1], key)
+end
+
+local defer = missing > 0 or (bad and policy ~= 'any')
+for base = 1, #fresh, CHUNK do
+  local ids, texts, groups, dues = {}, {}, {}, {}
+  for f = base, math.min(base + CHUNK - 1, #fresh) do
+    -- Those in front are put there one by one, so that the last comes to lie first.
+    local i = fresh[front and #fresh + 1 - f or f]
+    local id, k = ARGV[IDS + i], #ids + 1
+    ids[k] = id
+    texts[2 * k - 1], texts[2 * k] = id, ARGV[TEXTS + i]
+    groups[2 * k - 1], groups[2 * k] = id, group
+    dues[2 * k - 1], dues[2 * k] = due, id
+  end
+  rc('HSET', P .. ':jobs', unpack(texts))
+  if group ~= '' then rc('HSET', P .. ':group', unpack(groups)) end
+  if defer then rc('ZADD', P .. ':deferred:' .. q, unpack(dues))
+  elseif due > 0 then rc('ZADD', P .. ':scheduled:' .. q, unpack(dues))
+  else ready(q, ids, front) end
+end
+rc('SADD', P .. ':queues', q)
+count(q, 'enqueued', #fresh)
+
+if defer then
+  local id = ARGV[IDS + 1]
+  rc('HSET', P .. ':waits', id, math.max(missing, 1) .. '|' .. policy)
+  for i = 1, waits do
+    local parent = ARGV[BEFORE + i]
+    if rc('HEXISTS', P .. ':jobs', parent) == 1 then
+      local others = rc('HGET', P .. ':then', parent)
+      rc('HSET', P .. ':then', parent, others and others .. ',' .. id or id)
+    end
+  end
+  if bad and policy ~= 'any' then rc('RPUSH', P .. ':told', '-' .. id) end
+  hear(100, t)
 end
 return known

@@ -15,8 +15,8 @@ for a = 2, #ARGV do
       end
       if #front > 0 then
         rc('HDEL', P .. ':run', unpack(front))
-        rc('LPUSH', P .. ':queue:' .. q, unpack(front))
-        wake(q)
+        ready(q, front, true)
+        count(q, 'running', -#front)
         total = total + #front
       end
       rc('ZREM', P .. ':wip:' .. q, lease)

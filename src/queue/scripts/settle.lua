@@ -1,7 +1,7 @@
 -- Ends deliveries. Each entry counts only where its token still holds the job (fencing), and nothing raises
 -- half-way.
 -- ARGV: queue, k, k leases that are over, then entries of (op, id, token, arg, ttl, text):
---   ok, cancel   text is the outcome, kept for ttl (ms); arg is 1 where failures or progress may be on record
+--   ok, cancel   text is the outcome, kept for ttl (ms); arg is 1 where more than the envelope may be on record
 --   retry        again in arg ms, one failure more; text is the error
 --   snooze       again in arg ms, nothing counted
 --   dead         to the dead letters; text is the error
@@ -10,13 +10,13 @@
 local q, k = ARGV[1], tonumber(ARGV[2])
 local t, off, rejected = now(), 2 + k, {}
 local n = (#ARGV - off) / 6
-local seen = {}
+local seen, freed = {}, 0
 for base = 0, n - 1, CHUNK do
   local m, ids = math.min(CHUNK, n - base), {}
   for i = 1, m do ids[i] = ARGV[off + (base + i - 1) * 6 + 2] end
   local run = rc('HMGET', P .. ':run', unpack(ids))
-  local gone, ended, done, over, clear, later, dead, front, errors, failed = {}, {}, {}, {}, {}, {}, {}, {}, {}, {}
-  local finished, canceled = 0, 0
+  local gone, done, over, clear, later, front, failed, errors, dead, fatal = {}, {}, {}, {}, {}, {}, {}, {}, {}, {}
+  local finished, canceled = {}, {}
   for i = 1, m do
     local b = off + (base + i - 1) * 6
     local op, id, token, arg, ttl, text = ARGV[b + 1], ids[i], ARGV[b + 3], ARGV[b + 4], ARGV[b + 5], ARGV[b + 6]
@@ -25,52 +25,59 @@ for base = 0, n - 1, CHUNK do
     else
       seen[id] = true
       gone[#gone + 1] = id
-      if op == 'ok' or op == 'cancel' or op == 'dead' then ended[#ended + 1] = id end
       if op == 'ok' or op == 'cancel' then
         local kept = done[ttl] or {}
         kept[#kept + 1], kept[#kept + 2] = id, text
         done[ttl], over[#over + 1] = kept, id
         if arg == '1' then clear[#clear + 1] = id end
-        if op == 'ok' then finished = finished + 1 else canceled = canceled + 1 end
+        if op == 'ok' then finished[#finished + 1] = id else canceled[#canceled + 1] = id end
       elseif op == 'release' then
         table.insert(front, 1, id)
       else
+        if op ~= 'snooze' then failed[#failed + 1] = id end
         if op == 'dead' then
-          dead[#dead + 1], dead[#dead + 2] = t, id
+          dead[#dead + 1], fatal[#fatal + 1] = id, text
         else
           later[#later + 1], later[#later + 2] = t + tonumber(arg), id
-        end
-        if op ~= 'snooze' then
-          failed[#failed + 1] = id
-          errors[#errors + 1], errors[#errors + 2] = id, text
+          if op == 'retry' then errors[#errors + 1], errors[#errors + 2] = id, text end
         end
       end
     end
   end
-  if #gone > 0 then rc('HDEL', P .. ':run', unpack(gone)) end
-  -- Asked to stop, a job that comes back to the queue is still to be cancelled.
-  if #ended > 0 and rc('EXISTS', P .. ':cancel') == 1 then rc('SREM', P .. ':cancel', unpack(ended)) end
+  if #gone > 0 then
+    rc('HDEL', P .. ':run', unpack(gone))
+    count(q, 'running', -#gone)
+    freed = freed + #gone
+  end
   if #over > 0 then
     rc('HDEL', P .. ':jobs', unpack(over))
     for ttl, kept in pairs(done) do keep(t, tonumber(ttl), kept) end
-    if finished > 0 then count(q, 'finished', finished) end
-    if canceled > 0 then count(q, 'canceled', canceled) end
+    -- Asked to stop, a job that comes back to the queue is still to be cancelled; one that is over is not.
+    if rc('EXISTS', P .. ':cancel') == 1 then rc('SREM', P .. ':cancel', unpack(over)) end
   end
+  if #canceled > 0 then free_keys(canceled) end
   if #clear > 0 then
-    for _, key in ipairs({ ':att', ':crash', ':err', ':prog' }) do rc('HDEL', P .. key, unpack(clear)) end
+    for _, key in ipairs(ON_RECORD) do rc('HDEL', P .. key, unpack(clear)) end
   end
   for _, id in ipairs(failed) do rc('HINCRBY', P .. ':att', id, 1) end
   if #errors > 0 then rc('HSET', P .. ':err', unpack(errors)) end
   if #later > 0 then rc('ZADD', P .. ':scheduled:' .. q, unpack(later)) end
+  if #front > 0 then ready(q, front, true) end
   if #dead > 0 then
-    rc('ZADD', P .. ':failed:' .. q, unpack(dead))
-    count(q, 'failed', #dead / 2)
+    bury(q, dead, fatal, t)
+    tell(dead, false)
   end
-  if #front > 0 then
-    rc('LPUSH', P .. ':queue:' .. q, unpack(front))
-    wake(q)
+  if #finished > 0 then
+    count(q, 'finished', #finished)
+    tell(finished, true)
+  end
+  if #canceled > 0 then
+    count(q, 'canceled', #canceled)
+    tell(canceled, false)
   end
 end
+hear(100, t)
+if freed > 0 and rc('HEXISTS', P .. ':limits', q .. ':concurrency') == 1 and has_ready(q) then wake(q) end
 for base = 1, k, CHUNK do
   rc('ZREM', P .. ':wip:' .. q, unpack(ARGV, 2 + base, 2 + math.min(base + CHUNK - 1, k)))
 end

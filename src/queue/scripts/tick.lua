@@ -11,12 +11,12 @@ rc('SET', P .. ':tick', t)
 -- Redis was away, the machine slept or the clock jumped: workers get one lease to show that they live.
 if t - last > gap or last - t > 1000 then rc('SET', P .. ':grace', 1, 'PX', lease) end
 local grace = rc('EXISTS', P .. ':grace') == 1
-local promoted, back, died, more, later = 0, 0, 0, 0, 0
+local promoted, back, died, more, later, handled = 0, 0, 0, 0, 0, 0
 for _, q in ipairs(rc('SMEMBERS', P .. ':queues')) do
-  local queue, scheduled, wip = P .. ':queue:' .. q, P .. ':scheduled:' .. q, P .. ':wip:' .. q
+  local scheduled, wip = P .. ':scheduled:' .. q, P .. ':wip:' .. q
   local due = rc('ZRANGEBYSCORE', scheduled, '-inf', t, 'LIMIT', 0, CHUNK)
   if #due > 0 then
-    rc('RPUSH', queue, unpack(due))
+    ready(q, due)
     rc('ZREM', scheduled, unpack(due))
     promoted = promoted + #due
     if #due == CHUNK then more = 1 end
@@ -39,37 +39,48 @@ for _, q in ipairs(rc('SMEMBERS', P .. ':queues')) do
       if holder and string.sub(holder, 1, bar) == token then
         local crashes = rc('HINCRBY', P .. ':crash', id, 1)
         rc('HDEL', P .. ':run', id)
-        rc('HSET', P .. ':err', id, cjson.encode({ message = 'The worker that ran this job died', detail = holder, at = t }))
+        count(q, 'running', -1)
+        handled = handled + 1
+        local text = cjson.encode({ message = 'The worker that ran this job died', detail = holder, at = t })
         if crashes >= allowed then
-          rc('SREM', P .. ':cancel', id)
-          rc('ZADD', P .. ':failed:' .. q, t, id)
-          count(q, 'failed', 1)
+          bury(q, { id }, { text }, t)
+          tell({ id }, false)
           died = died + 1
         else
           -- The first goes at once. Later ones are spread out, so that the one that kills its worker stops
           -- taking the same neighbours with it.
           seed = (seed * 1103515245 + 12345) % 2147483648
           local delay = crashes == 1 and 0 or backoff * 2 ^ (crashes - 2) * (0.5 + seed / 2147483648)
-          if delay == 0 then rc('RPUSH', queue, id) else rc('ZADD', scheduled, math.floor(t + delay), id) end
+          rc('HSET', P .. ':err', id, text)
+          if delay == 0 then ready(q, { id }) else rc('ZADD', scheduled, math.floor(t + delay), id) end
           back = back + 1
         end
       end
     end
     rc('ZREM', wip, m)
+    if handled >= CHUNK then
+      more = 1
+      break
+    end
   end
-  if rc('EXISTS', queue) == 1 then wake(q) end
+  if has_ready(q) then wake(q) end
   local failed = P .. ':failed:' .. q
   local old = rc('ZRANGEBYSCORE', failed, '-inf', t - longest, 'LIMIT', 0, 100)
   local excess = rc('ZCARD', failed) - most
   if #old == 0 and excess > 0 then old = rc('ZRANGE', failed, 0, math.min(excess, 100) - 1) end
   if #old > 0 then
     rc('ZREM', failed, unpack(old))
-    for _, key in ipairs({ ':jobs', ':att', ':crash', ':err', ':prog' }) do rc('HDEL', P .. key, unpack(old)) end
+    forget(old)
     if #old == 100 then more = 1 end
   end
 end
 for _, key in ipairs(rc('ZRANGEBYSCORE', P .. ':buckets', '-inf', t, 'LIMIT', 0, 10)) do
   rc('UNLINK', key)
   rc('ZREM', P .. ':buckets', key)
+end
+if hear(500, t) then more = 1 end
+for _, worker in ipairs(rc('ZRANGEBYSCORE', P .. ':workers', '-inf', t - math.max(60000, 2 * lease), 'LIMIT', 0, 100)) do
+  rc('ZREM', P .. ':workers', worker)
+  rc('HDEL', P .. ':worker', worker)
 end
 return { promoted, back, died, more, later }

@@ -10,10 +10,9 @@ use saas::{
     app::App,
     config::{Config, Http},
     jobs,
-    queue::{Options, Summary, Worker},
+    queue::{Options, Summary},
 };
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
 
 use super::servers::{TestDatabase, servers, unique};
 
@@ -158,16 +157,14 @@ impl TestApp {
 
     /// Works off what is in the queue, in this task.
     pub async fn run_jobs(&self) -> Summary {
-        let worker = Worker::new(&self.app.queue, jobs::ALL, self.app.clone(), options(&["default"]));
-        let never = CancellationToken::new();
-        worker.run(never.clone(), never).await.unwrap()
+        self.app.queue.run_jobs(jobs::ALL, self.app.clone()).await.unwrap()
     }
 }
 
 /// A worker that ends when there is nothing left to do.
 pub fn options(queues: &[&str]) -> Options {
     Options {
-        queues: queues.iter().map(|queue| (*queue).to_owned()).collect(),
+        queues: queues.join(",").parse().unwrap(),
         concurrency: 10,
         lease: Duration::from_secs(30),
         grace: Duration::from_secs(25),

@@ -220,7 +220,7 @@ impl TestQueue {
     }
 
     pub fn worker(&self, options: Options) -> Worker<Log> {
-        Worker::new(&self.queue, ALL, self.log.clone(), options)
+        Worker::new(&self.queue, ALL, self.log.clone(), options).unwrap()
     }
 
     /// Works off what is there.

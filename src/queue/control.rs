@@ -1,0 +1,204 @@
+//! What operators do to jobs and queues: cancel, requeue, purge, pause, limit.
+
+use std::time::Duration;
+
+use redis::ScriptInvocation;
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::{client::Queue, scripts, status::State};
+use crate::error::{Error, Result};
+
+/// Jobs moved by one call of a script.
+const BATCH: u64 = 1_000;
+
+/// What cancelling did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cancel {
+    Canceled,
+    /// The job runs and was asked to stop.
+    Requested,
+    /// The job has ended already.
+    Ended,
+    Unknown,
+}
+
+/// So many jobs in each period: a bucket of that size that fills once in that time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Rate {
+    pub jobs: u32,
+    #[serde(rename = "per_seconds", serialize_with = "seconds")]
+    pub per: Duration,
+}
+
+fn seconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(duration.as_secs_f64())
+}
+
+impl Rate {
+    /// Reads `jobs/ms`, as Redis keeps it.
+    pub(super) fn read(text: &str) -> Option<Self> {
+        let (jobs, ms) = text.split_once('/')?;
+        Some(Self { jobs: jobs.parse().ok()?, per: Duration::from_millis(ms.parse().ok()?) })
+    }
+}
+
+impl std::fmt::Display for Rate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}s", self.jobs, self.per.as_secs_f64())
+    }
+}
+
+impl std::str::FromStr for Rate {
+    type Err = String;
+
+    /// Reads `100/s`, `30/m`, `1000/h` or `5/10s`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is not a rate: write for example 100/s, 30/m or 5/10s");
+        let (jobs, per) = text.split_once('/').ok_or_else(wrong)?;
+        let digits = per.trim_end_matches(['s', 'm', 'h']);
+        let unit = match &per[digits.len()..] {
+            "s" => 1,
+            "m" => 60,
+            "h" => 3_600,
+            _ => return Err(wrong()),
+        };
+        let n: u64 = if digits.is_empty() { 1 } else { digits.parse().map_err(|_| wrong())? };
+        let (jobs, seconds) = (jobs.trim().parse().map_err(|_| wrong())?, n.saturating_mul(unit));
+        if jobs == 0 || !(1..=86_400).contains(&seconds) {
+            return Err(format!("{text:?}: at least one job, in a second to a day"));
+        }
+        Ok(Self { jobs, per: Duration::from_secs(seconds) })
+    }
+}
+
+impl Queue {
+    /// Cancels a job that waits at once, and asks one that runs to stop.
+    pub async fn cancel(&self, id: &str) -> Result<Cancel> {
+        let by = Uuid::new_v4().simple().to_string();
+        let answer: String = self
+            .invoke(|| {
+                let mut call = scripts::CANCEL.key(self.prefix());
+                call.arg(id).arg(&by);
+                call
+            })
+            .await?;
+        Ok(match answer.as_str() {
+            "canceled" => Cancel::Canceled,
+            "requested" => Cancel::Requested,
+            "ended" => Cancel::Ended,
+            _ => Cancel::Unknown,
+        })
+    }
+
+    /// Puts a failed job back into its queue, its failures forgotten; false where it has not failed.
+    pub async fn requeue(&self, id: &str) -> Result<bool> {
+        let n: u64 = self
+            .invoke(|| {
+                let mut call = scripts::REQUEUE.key(self.prefix());
+                call.arg("").arg(id);
+                call
+            })
+            .await?;
+        Ok(n > 0)
+    }
+
+    /// Puts back all that have failed in a queue until now; those that fail again meanwhile stay.
+    pub async fn requeue_failed(&self, queue: &str) -> Result<u64> {
+        let (now, _) = self.look_at_queues().await?;
+        self.repeat(u64::MAX, |most| {
+            let mut call = scripts::REQUEUE.key(self.prefix());
+            call.arg(queue).arg(now).arg(most);
+            call
+        })
+        .await
+    }
+
+    /// Throws away what waits in a queue (queued, scheduled, deferred) or what has failed there.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for any other state.
+    pub async fn purge(&self, queue: &str, state: State) -> Result<u64> {
+        let queues = self.queues().await?;
+        let Some(info) = queues.into_iter().find(|info| info.name == queue) else { return Ok(0) };
+        let (word, there) = match state {
+            State::Queued => ("queued", info.queued),
+            State::Scheduled => ("scheduled", info.scheduled),
+            State::Deferred => ("deferred", info.deferred),
+            State::Failed => ("failed", info.failed),
+            _ => {
+                return Err(Error::invalid(
+                    "query",
+                    "status",
+                    "only jobs that wait or have failed can be purged",
+                ));
+            }
+        };
+        // What comes in meanwhile stays.
+        self.repeat(there, |most| {
+            let mut call = scripts::PURGE.key(self.prefix());
+            call.arg(queue).arg(word).arg(most);
+            call
+        })
+        .await
+    }
+
+    /// Calls a script that moves up to so many jobs until there are none, or it has moved `limit`.
+    async fn repeat(&self, limit: u64, call: impl Fn(u64) -> ScriptInvocation<'static>) -> Result<u64> {
+        let mut total = 0;
+        while total < limit {
+            let most = (limit - total).min(BATCH);
+            let n: u64 = self.invoke(|| call(most)).await?;
+            total += n;
+            if n == 0 {
+                break;
+            }
+        }
+        Ok(total)
+    }
+
+    /// Lets workers take nothing more from a queue; what runs goes on, and enqueuing too.
+    pub async fn pause(&self, queue: &str) -> Result<()> {
+        self.control(queue, "pause", "").await
+    }
+
+    pub async fn resume(&self, queue: &str) -> Result<()> {
+        self.control(queue, "resume", "").await
+    }
+
+    /// How many jobs of a queue may run at once, in all workers together.
+    pub async fn limit_concurrency(&self, queue: &str, most: Option<u32>) -> Result<()> {
+        self.control(queue, "concurrency", &most.map(|most| most.to_string()).unwrap_or_default()).await
+    }
+
+    /// How many jobs of a queue may begin in a time, in all workers together.
+    pub async fn limit_rate(&self, queue: &str, rate: Option<Rate>) -> Result<()> {
+        let text = rate.map(|rate| format!("{}/{}", rate.jobs, rate.per.as_millis()));
+        self.control(queue, "rate", &text.unwrap_or_default()).await
+    }
+
+    async fn control(&self, queue: &str, what: &str, value: &str) -> Result<()> {
+        self.invoke(|| {
+            let mut call = scripts::CONTROL.key(self.prefix());
+            call.arg(queue).arg(what).arg(value);
+            call
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_read_as_people_write_them() {
+        let rate = |text: &str| text.parse::<Rate>().map(|rate| (rate.jobs, rate.per.as_secs()));
+        assert_eq!(rate("100/s"), Ok((100, 1)));
+        assert_eq!(rate("30/m"), Ok((30, 60)));
+        assert_eq!(rate("5/10s"), Ok((5, 10)));
+        for wrong in ["", "100", "0/s", "5/0s", "5/2d", "-1/s", "5/99999999999999999999s", "5/25h"] {
+            assert!(rate(wrong).is_err(), "{wrong}");
+        }
+    }
+}

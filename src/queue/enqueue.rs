@@ -1,0 +1,361 @@
+//! Enqueuing: typed, one by one or many at once, now or later.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use chrono::{DateTime, Utc};
+use futures_util::future::join_all;
+use serde::Serialize;
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use super::{
+    client::Queue,
+    job::{Envelope, Job},
+    scripts,
+};
+use crate::{
+    error::{Error, Result},
+    telemetry,
+};
+
+/// A larger payload belongs in a table or a file, and its key in the job.
+const MAX_ENVELOPE: usize = 1024 * 1024;
+/// What one call of the script takes at most: it must not keep Redis from others for long.
+const MAX_JOBS: usize = 1_000;
+const MAX_BYTES: usize = 4 * 1024 * 1024;
+const MAX_NAME: usize = 255;
+const MAX_AFTER: usize = 100;
+
+/// Whose job it is and what asked for it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// The user who may see and cancel it; without one only admins may.
+    pub owner: Option<i64>,
+    pub request_id: Option<String>,
+    /// W3C Trace Context.
+    pub traceparent: Option<String>,
+}
+
+impl Origin {
+    /// Of the request that this task answers, if it answers one.
+    pub fn here(owner: Option<i64>) -> Self {
+        let request = telemetry::request().unwrap_or_default();
+        let request_id = Some(request.id.to_string()).filter(|id| !id.is_empty());
+        Self { owner, request_id, traceparent: request.traceparent.map(|trace| trace.to_string()) }
+    }
+}
+
+/// Where in its queue a job goes, and when.
+#[derive(Debug, Clone, Default)]
+pub struct Place {
+    pub when: When,
+    /// Before the others that wait.
+    pub front: bool,
+    /// Groups take turns: give each tenant its own, and none can starve another.
+    pub group: Option<String>,
+    pub unique: Option<Unique>,
+    /// Ids of jobs that have to end first.
+    pub after: Vec<String>,
+    /// Whether it runs also when one of these fails or is cancelled; else it then fails itself.
+    pub after_failures: bool,
+}
+
+/// When a job may begin. The clock is Redis's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum When {
+    #[default]
+    Now,
+    In(Duration),
+    At(DateTime<Utc>),
+}
+
+/// Keeps other jobs of the same key out, for as long as the window is, or until the job fails for good or is
+/// cancelled. One that has finished goes on keeping them out.
+#[derive(Debug, Clone)]
+pub struct Unique {
+    pub key: String,
+    /// From when the job is enqueued.
+    pub window: Duration,
+    /// Which of them stays: the first, whose id the others are answered with; or the last, which cancels one that
+    /// still waits.
+    pub keep: Keep,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    First,
+    Last,
+}
+
+impl Queue {
+    /// Queues a job and returns its id. Once this has returned, the job is not lost.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when Redis is away or full: the job may then have been queued or not.
+    pub async fn enqueue<J: Job>(&self, job: &J, origin: Origin) -> Result<String> {
+        let (id, text) = write(job, &origin, &Place::default())?;
+        self.combine(Waiting::new(J::QUEUE, id.clone(), text)).await?;
+        Ok(id)
+    }
+
+    /// Queues a job that starts after `delay`, and no later than a second after that if there is a free worker.
+    pub async fn enqueue_in<J: Job>(&self, job: &J, origin: Origin, delay: Duration) -> Result<String> {
+        self.enqueue_with(job, origin, Place { when: When::In(delay), ..Place::default() }).await
+    }
+
+    /// Queues a job that starts at that time, and no later than a second after that if there is a free worker.
+    pub async fn enqueue_at<J: Job>(&self, job: &J, origin: Origin, at: DateTime<Utc>) -> Result<String> {
+        self.enqueue_with(job, origin, Place { when: When::At(at), ..Place::default() }).await
+    }
+
+    /// Queues a job where `place` says. Where [`Unique`] keeps it out, the id is that of the one that stays.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where `place` makes no sense or names an unknown job, and as [`enqueue`](Self::enqueue).
+    pub async fn enqueue_with<J: Job>(&self, job: &J, origin: Origin, place: Place) -> Result<String> {
+        place.check()?;
+        let (id, text) = write(job, &origin, &place)?;
+        let others = self.push(J::QUEUE, &[(&id, &text)], &place).await?;
+        Ok(others.into_iter().next().unwrap_or(id))
+    }
+
+    /// Queues many jobs at once; the ids are in their order. A thousand are queued all or none.
+    ///
+    /// # Errors
+    /// As [`enqueue`](Self::enqueue); of more than a thousand the first ones may then have been queued.
+    pub async fn enqueue_all<J: Job>(&self, jobs: &[J], origin: Origin, place: Place) -> Result<Vec<String>> {
+        place.check()?;
+        if jobs.len() > 1 && (place.unique.is_some() || !place.after.is_empty()) {
+            return Err(Error::invalid(
+                "place",
+                "unique",
+                "one job at a time can be unique or wait for others",
+            ));
+        }
+        let jobs = jobs.iter().map(|job| write(job, &origin, &place)).collect::<Result<Vec<_>>>()?;
+        let mut rest = &jobs[..];
+        while !rest.is_empty() {
+            let mut bytes = 0;
+            let fits = |(_, text): &&(String, String)| {
+                bytes += text.len();
+                bytes <= MAX_BYTES
+            };
+            let n = rest.iter().take(MAX_JOBS).take_while(fits).count();
+            let (now, later) = rest.split_at(n.max(1));
+            let batch: Vec<_> = now.iter().map(|(id, text)| (id.as_str(), text.as_str())).collect();
+            self.push(J::QUEUE, &batch, &place).await?;
+            rest = later;
+        }
+        Ok(jobs.into_iter().map(|(id, _)| id).collect())
+    }
+
+    /// The ids are ours, so a push whose answer was lost can be repeated: the second finds the first. Answers those
+    /// that were known, or who keeps the job out.
+    async fn push(&self, queue: &str, jobs: &[(&str, &str)], place: &Place) -> Result<Vec<String>> {
+        let when = match place.when {
+            When::Now => "0".to_owned(),
+            When::In(delay) => format!("+{}", delay.as_millis()),
+            When::At(at) => at.timestamp_millis().max(0).to_string(),
+        };
+        let unique = place.unique.as_ref();
+        let window = unique.map_or(0, |unique| unique.window.as_millis() as u64);
+        let keep = unique.map_or("", |unique| if unique.keep == Keep::First { "first" } else { "last" });
+        self.invoke(|| {
+            let mut call = scripts::PUSH.key(self.prefix());
+            call.arg(queue).arg(jobs.len()).arg(&when).arg(u8::from(place.front));
+            call.arg(place.group.as_deref().unwrap_or_default());
+            call.arg(unique.map_or("", |unique| &unique.key)).arg(window).arg(keep);
+            call.arg(place.after.len()).arg(if place.after_failures { "any" } else { "good" });
+            for (id, _) in jobs {
+                call.arg(*id);
+            }
+            for (_, text) in jobs {
+                call.arg(*text);
+            }
+            call.arg(&place.after);
+            call
+        })
+        .await
+        .map_err(|error| unknown_job(error, &place.after))
+    }
+}
+
+/// The script names the one of `after` that it does not know.
+fn unknown_job(error: Error, after: &[String]) -> Error {
+    match &error {
+        Error::Unavailable { source, .. } if source.to_string().starts_with("NOJOB") => {
+            let text = source.to_string();
+            let id = after.iter().find(|id| text.contains(*id)).cloned().unwrap_or_default();
+            Error::invalid("place", "after", format!("there is no job {id:?} (any more)"))
+        }
+        _ => error,
+    }
+}
+
+impl Place {
+    fn check(&self) -> Result<()> {
+        let name =
+            |text: &Option<String>| text.as_ref().is_none_or(|text| (1..=MAX_NAME).contains(&text.len()));
+        let key = self.unique.as_ref().map(|unique| unique.key.clone());
+        let window = self.unique.as_ref().map(|unique| unique.window);
+        let problem = if !name(&self.group) {
+            ("group", format!("must have 1 to {MAX_NAME} bytes"))
+        } else if !name(&key) {
+            ("unique", format!("the key must have 1 to {MAX_NAME} bytes"))
+        } else if window
+            .is_some_and(|window| window.as_millis() == 0 || window > Duration::from_secs(366 * 86_400))
+        {
+            ("unique", "the window must be from a millisecond to a year".into())
+        } else if self.after.len() > MAX_AFTER {
+            ("after", format!("names more than {MAX_AFTER} jobs"))
+        } else {
+            return Ok(());
+        };
+        Err(Error::invalid("place", problem.0, problem.1))
+    }
+}
+
+fn write<J: Job>(job: &J, origin: &Origin, place: &Place) -> Result<(String, String)> {
+    let now = Utc::now().timestamp_millis();
+    let envelope = Envelope {
+        owner: origin.owner,
+        req: origin.request_id.clone(),
+        trace: origin.traceparent.clone(),
+        group: place.group.clone(),
+        key: place.unique.as_ref().map(|unique| unique.key.clone()),
+        ..Envelope::new(J::NAME, J::QUEUE, job, J::RESULT_TTL.as_millis() as u64, now)
+    };
+    let text = to_text(&envelope)?;
+    Ok((Uuid::now_v7().simple().to_string(), text))
+}
+
+fn to_text(envelope: &impl Serialize) -> Result<String> {
+    let text = serde_json::to_string(envelope).map_err(Error::internal)?;
+    if text.len() > MAX_ENVELOPE {
+        return Err(Error::TooLarge { limit: MAX_ENVELOPE });
+    }
+    Ok(text)
+}
+
+/// Jobs that are enqueued at the same time share one call: while one is under way, those that come wait for the
+/// next.
+#[derive(Clone, Default)]
+pub(super) struct Combiner(Arc<Mutex<Combining>>);
+
+#[derive(Default)]
+struct Combining {
+    waiting: Vec<Waiting>,
+    under_way: bool,
+}
+
+struct Waiting {
+    queue: &'static str,
+    id: String,
+    text: String,
+    done: Option<oneshot::Sender<Result<(), Arc<Error>>>>,
+}
+
+impl Waiting {
+    fn new(queue: &'static str, id: String, text: String) -> Self {
+        Self { queue, id, text, done: None }
+    }
+}
+
+impl Combiner {
+    fn lock(&self) -> MutexGuard<'_, Combining> {
+        // Nothing panics while holding it.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Those that go next; none, and nothing is under way any more, where nobody waits.
+    fn next(&self) -> Vec<Waiting> {
+        let mut all = self.lock();
+        let mut bytes = 0;
+        let fits = |waiting: &&Waiting| {
+            bytes += waiting.text.len();
+            bytes <= MAX_BYTES
+        };
+        let n = all.waiting.iter().take(MAX_JOBS).take_while(fits).count();
+        let n = n.max(1).min(all.waiting.len());
+        all.under_way = n > 0;
+        all.waiting.drain(..n).collect()
+    }
+}
+
+/// Lets the next caller begin anew should the task be dropped, as it is when its runtime ends.
+struct UnderWay(Combiner);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let mut all = self.0.lock();
+        if all.under_way {
+            all.under_way = false;
+            // Their callers hear that nobody answers.
+            all.waiting.clear();
+        }
+    }
+}
+
+impl Queue {
+    async fn combine(&self, mut job: Waiting) -> Result<()> {
+        let (done, answer) = oneshot::channel();
+        job.done = Some(done);
+        let begin = {
+            let mut all = self.combiner().lock();
+            all.waiting.push(job);
+            !std::mem::replace(&mut all.under_way, true)
+        };
+        if begin {
+            // A task of its own: a caller that goes away must not take the others' jobs along.
+            let (queue, guard) = (self.clone(), UnderWay(self.combiner().clone()));
+            tokio::spawn(async move {
+                loop {
+                    let batch = guard.0.next();
+                    if batch.is_empty() {
+                        return;
+                    }
+                    queue.push_batch(batch).await;
+                }
+            });
+        }
+        match answer.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(Error::unavailable("Redis", Shared(error))),
+            Err(gone) => Err(Error::unavailable("Redis", gone)),
+        }
+    }
+
+    async fn push_batch(&self, mut batch: Vec<Waiting>) {
+        batch.sort_by_key(|waiting| waiting.queue);
+        let place = Place::default();
+        let pushes = batch.chunk_by_mut(|one, other| one.queue == other.queue).map(|jobs| async {
+            let texts: Vec<_> = jobs.iter().map(|job| (job.id.as_str(), job.text.as_str())).collect();
+            let queue = jobs[0].queue;
+            let answer = self.push(queue, &texts, &place).await.map(drop).map_err(Arc::new);
+            for job in jobs {
+                // Whoever asked may have gone.
+                let _ = job.done.take().map(|done| done.send(answer.clone()));
+            }
+        });
+        join_all(pushes).await;
+    }
+}
+
+/// One fault of Redis, as each of those that it befell sees it.
+#[derive(Debug)]
+struct Shared(Arc<Error>);
+
+impl std::fmt::Display for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl std::error::Error for Shared {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        std::error::Error::source(&*self.0)
+    }
+}

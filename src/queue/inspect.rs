@@ -1,0 +1,154 @@
+//! Looking at queues and jobs.
+
+use redis::{FromRedisValue, ParsingError, Value};
+use serde::Serialize;
+
+use super::{
+    client::Queue,
+    control::Rate,
+    scripts,
+    status::{JobStatus, State},
+};
+use crate::error::{Error, Result};
+
+/// One queue: what is in it, what has been, and how it is worked off.
+#[derive(Debug, Clone, Serialize)]
+pub struct QueueInfo {
+    pub name: String,
+    pub paused: bool,
+    pub queued: u64,
+    pub scheduled: u64,
+    pub deferred: u64,
+    pub started: u64,
+    pub failed: u64,
+    /// How long the one that waits longest has waited, in seconds; counted from when it was enqueued.
+    pub latency_seconds: Option<f64>,
+    pub totals: Totals,
+    /// How many may run at once, in all workers together.
+    pub concurrency_limit: Option<u32>,
+    pub rate_limit: Option<Rate>,
+}
+
+/// Counted since the queue began. What was enqueued or requeued has finished, failed or been cancelled, or is there.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Totals {
+    pub enqueued: u64,
+    pub requeued: u64,
+    pub finished: u64,
+    pub failed: u64,
+    pub canceled: u64,
+}
+
+/// The answer of the script for one queue, in its order.
+struct Row(Vec<Value>);
+
+impl Row {
+    fn field<T: FromRedisValue>(&self, index: usize) -> Result<T, ParsingError> {
+        T::from_redis_value(self.0.get(index).cloned().unwrap_or(Value::Nil))
+    }
+
+    fn read(&self, now: i64) -> Result<QueueInfo, ParsingError> {
+        let (oldest, concurrency, rate): (String, String, String) =
+            (self.field(6)?, self.field(13)?, self.field(14)?);
+        // Ids are UUIDs of version 7, which begin with the time in milliseconds.
+        let since = i64::from_str_radix(oldest.get(..12).unwrap_or_default(), 16).ok();
+        Ok(QueueInfo {
+            name: self.field(0)?,
+            queued: self.field(1)?,
+            scheduled: self.field(2)?,
+            deferred: self.field(3)?,
+            failed: self.field(4)?,
+            paused: self.field(5)?,
+            latency_seconds: since.map(|since| (now - since).max(0) as f64 / 1_000.0),
+            started: self.field::<i64>(7)?.max(0) as u64,
+            totals: Totals {
+                enqueued: self.field(8)?,
+                requeued: self.field(9)?,
+                finished: self.field(10)?,
+                failed: self.field(11)?,
+                canceled: self.field(12)?,
+            },
+            concurrency_limit: concurrency.parse().ok(),
+            rate_limit: Rate::read(&rate),
+        })
+    }
+}
+
+impl Queue {
+    /// Every queue that was ever used.
+    pub async fn queues(&self) -> Result<Vec<QueueInfo>> {
+        Ok(self.look_at_queues().await?.1)
+    }
+
+    /// The same, and Redis's time in milliseconds since the epoch.
+    pub(super) async fn look_at_queues(&self) -> Result<(i64, Vec<QueueInfo>)> {
+        let (now, rows): (i64, Vec<Vec<Value>>) = self
+            .invoke(|| {
+                let mut call = scripts::INSPECT.key(self.prefix());
+                call.arg("queues");
+                call
+            })
+            .await?;
+        let read = |row| Row(row).read(now).map_err(Error::internal);
+        Ok((now, rows.into_iter().map(read).collect::<Result<_>>()?))
+    }
+
+    /// One queue; `None` where it was never used.
+    pub async fn queue(&self, name: &str) -> Result<Option<QueueInfo>> {
+        Ok(self.queues().await?.into_iter().find(|info| info.name == name))
+    }
+
+    /// Where a job stands; `None` where no such job is known (any more).
+    pub async fn status(&self, id: &str) -> Result<Option<JobStatus>> {
+        Ok(self.statuses(&[id.to_owned()]).await?.pop())
+    }
+
+    /// Some of the jobs of a queue that are in one state: those that failed last come first, those that are next
+    /// otherwise. Those that have ended well or were cancelled are known by their id alone.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for the states that cannot be listed.
+    pub async fn list(&self, queue: &str, state: State, offset: u64, count: u64) -> Result<Vec<JobStatus>> {
+        if matches!(state, State::Finished | State::Canceled) {
+            let words = "jobs that have finished or were cancelled are not listed: ask for one by its id";
+            return Err(Error::invalid("query", "status", words));
+        }
+        let ids: Vec<String> = self
+            .invoke(|| {
+                let mut call = scripts::INSPECT.key(self.prefix());
+                call.arg("page").arg(queue).arg(state.word()).arg(offset).arg(count);
+                call
+            })
+            .await?;
+        self.statuses(&ids).await
+    }
+
+    /// Leaves out those that are not known.
+    async fn statuses(&self, ids: &[String]) -> Result<Vec<JobStatus>> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let answers: Vec<Vec<Value>> = self
+            .invoke(|| {
+                let mut call = scripts::STATUS.key(self.prefix());
+                call.arg(ids);
+                call
+            })
+            .await?;
+        ids.iter().zip(answers).filter_map(|(id, answer)| JobStatus::read(id, answer).transpose()).collect()
+    }
+}
+
+impl QueueInfo {
+    /// How many of its jobs are in a state that can be listed.
+    pub fn count(&self, state: State) -> u64 {
+        match state {
+            State::Queued => self.queued,
+            State::Scheduled => self.scheduled,
+            State::Deferred => self.deferred,
+            State::Started => self.started,
+            State::Failed => self.failed,
+            State::Finished | State::Canceled => 0,
+        }
+    }
+}

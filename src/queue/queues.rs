@@ -1,0 +1,121 @@
+//! Which queues a worker takes from, and in what order.
+
+use std::fmt;
+
+use anyhow::{Context, bail};
+
+/// Some queues, in strict order or by weight.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Queues {
+    names: Vec<String>,
+    /// How often each comes first, beside the others; empty where the order is strict.
+    weights: Vec<u32>,
+}
+
+impl std::str::FromStr for Queues {
+    type Err = anyhow::Error;
+
+    /// Reads `critical,default` (what is in the first comes first) or `critical:6,default:3,low:1` (the first comes
+    /// first six times of ten).
+    ///
+    /// # Errors
+    /// Says which part cannot be read, and how to write it.
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        let mut queues: Vec<(String, Option<u32>)> = Vec::new();
+        for part in text.split(',').map(str::trim) {
+            if part.is_empty() {
+                continue;
+            }
+            let (name, weight) = match part.split_once(':') {
+                Some((name, weight)) => (name, Some(weight)),
+                None => (part, None),
+            };
+            if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) {
+                bail!("{name:?}: a queue's name is made of letters, digits, `-`, `_` and `.`");
+            }
+            let read = |text: &str| text.parse().ok().filter(|weight| (1..=1_000).contains(weight));
+            let weight = weight
+                .map(|text| read(text).with_context(|| format!("{part:?}: a weight is 1 to 1000")))
+                .transpose()?;
+            if !queues.iter().any(|(known, _)| known == name) {
+                queues.push((name.to_owned(), weight));
+            }
+        }
+        if queues.is_empty() {
+            bail!("no queue is named; write for example --queues default");
+        }
+        let weighted = queues.iter().any(|(_, weight)| weight.is_some());
+        let weights = queues.iter().filter(|_| weighted).map(|(_, weight)| weight.unwrap_or(1)).collect();
+        Ok(Self { names: queues.into_iter().map(|(name, _)| name).collect(), weights })
+    }
+}
+
+impl Queues {
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// The order for one fetch. By weight it is drawn by lot, so that none waits for ever.
+    pub(super) fn order(&self) -> Vec<&str> {
+        let mut left: Vec<_> =
+            self.names.iter().map(String::as_str).zip(self.weights.iter().copied()).collect();
+        if left.len() < 2 {
+            return self.names.iter().map(String::as_str).collect();
+        }
+        let mut order = Vec::with_capacity(left.len());
+        while !left.is_empty() {
+            let total: u32 = left.iter().map(|(_, weight)| weight).sum();
+            let mut lot = (uuid::Uuid::new_v4().as_u128() % u128::from(total)) as u32;
+            let drawn = left.iter().position(|(_, weight)| match lot.checked_sub(*weight) {
+                Some(rest) => {
+                    lot = rest;
+                    false
+                }
+                None => true,
+            });
+            order.push(left.remove(drawn.unwrap_or_default()).0);
+        }
+        order
+    }
+}
+
+impl fmt::Display for Queues {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, name) in self.names.iter().enumerate() {
+            let comma = if i == 0 { "" } else { "," };
+            write!(f, "{comma}{name}")?;
+            if let Some(weight) = self.weights.get(i) {
+                write!(f, ":{weight}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_what_is_meant() {
+        let read = |text: &str| text.parse::<Queues>().map(|queues| queues.to_string());
+        assert_eq!(read("critical, default,critical").unwrap(), "critical,default");
+        assert_eq!(read("critical:6,default:3,low").unwrap(), "critical:6,default:3,low:1");
+        for wrong in ["", ",", "a b", ":3", "a:0", "a:x", "a:1001", "a:1:2"] {
+            assert!(read(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn the_order_is_strict_or_drawn_by_weight() {
+        assert_eq!("b,a".parse::<Queues>().unwrap().order(), ["b", "a"]);
+        let weighted = "a:6,b:3,c:1".parse::<Queues>().unwrap();
+        let mut first = std::collections::HashMap::new();
+        for _ in 0..4_000 {
+            let order = weighted.order();
+            assert_eq!(order.len(), 3);
+            *first.entry(order[0]).or_insert(0) += 1;
+        }
+        assert!(first["a"] > first["b"] && first["b"] > first["c"] && first["c"] > 200, "{first:?}");
+    }
+}

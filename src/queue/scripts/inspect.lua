@@ -1,0 +1,63 @@
+-- Looks at queues.
+-- ARGV: 'queues'; 'page', queue, state, offset, count; or 'workers', beaten since (ms ago)
+if ARGV[1] == 'queues' then
+  local names = rc('SMEMBERS', P .. ':queues')
+  table.sort(names)
+  local out = {}
+  for i, q in ipairs(names) do
+    local depth, oldest = rc('LLEN', P .. ':queue:' .. q), {}
+    oldest[1] = rc('LINDEX', P .. ':queue:' .. q, 0) or nil
+    for _, group in ipairs(rc('LRANGE', P .. ':turns:' .. q, 0, CHUNK)) do
+      if group ~= '' then
+        depth = depth + rc('LLEN', group_list(q, group))
+        oldest[#oldest + 1] = rc('LINDEX', group_list(q, group), 0) or nil
+      end
+    end
+    table.sort(oldest) -- ids begin with the time that they were made
+    local row = { q, depth, rc('ZCARD', P .. ':scheduled:' .. q), rc('ZCARD', P .. ':deferred:' .. q),
+      rc('ZCARD', P .. ':failed:' .. q), rc('SISMEMBER', P .. ':paused', q), oldest[1] or '' }
+    for _, what in ipairs({ 'running', 'enqueued', 'requeued', 'finished', 'failed', 'canceled' }) do
+      row[#row + 1] = tonumber(rc('HGET', P .. ':stats', q .. ':' .. what) or 0)
+    end
+    row[#row + 1] = rc('HGET', P .. ':limits', q .. ':concurrency') or ''
+    row[#row + 1] = rc('HGET', P .. ':limits', q .. ':rate') or ''
+    out[i] = row
+  end
+  return { now(), out }
+elseif ARGV[1] == 'page' then
+  local q, state, offset, n = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+  if state == 'failed' then return rc('ZREVRANGE', P .. ':failed:' .. q, offset, offset + n - 1) end
+  if state == 'scheduled' or state == 'deferred' then
+    return rc('ZRANGE', P .. ':' .. state .. ':' .. q, offset, offset + n - 1)
+  end
+  local ids, skip = {}, offset
+  local function add(more, size)
+    for _, id in ipairs(more) do if #ids < n then ids[#ids + 1] = id end end
+    skip = math.max(0, skip - size)
+  end
+  if state == 'started' then
+    for _, lease in ipairs(rc('ZRANGE', P .. ':wip:' .. q, 0, CHUNK)) do
+      local bar = string.find(lease, '|', 1, true)
+      for id in string.gmatch(string.sub(lease, bar + 1), '[^,]+') do
+        local holder = #ids < n and rc('HGET', P .. ':run', id)
+        if holder and string.sub(holder, 1, bar) == string.sub(lease, 1, bar) then
+          if skip > 0 then skip = skip - 1 else ids[#ids + 1] = id end
+        end
+      end
+    end
+    return ids
+  end
+  local lists = { P .. ':queue:' .. q }
+  for _, group in ipairs(rc('LRANGE', P .. ':turns:' .. q, 0, CHUNK)) do
+    if group ~= '' then lists[#lists + 1] = group_list(q, group) end
+  end
+  for _, list in ipairs(lists) do
+    if #ids < n then add(rc('LRANGE', list, skip, skip + n - #ids - 1), rc('LLEN', list)) end
+  end
+  return ids
+end
+local since, out = now() - ARGV[2], {}
+for i, id in ipairs(rc('ZRANGEBYSCORE', P .. ':workers', since, '+inf')) do
+  out[i] = { id, rc('HGET', P .. ':worker', id) or '{}', tonumber(rc('ZSCORE', P .. ':workers', id)) }
+end
+return { now(), out }
