@@ -5,8 +5,8 @@ FROM rust:1.95-slim-bookworm AS dependencies
 RUN apt-get update && apt-get install -y --no-install-recommends gcc g++ make cmake && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
 COPY Cargo.toml Cargo.lock ./
-RUN mkdir -p src tests/it \
-    && echo 'fn main() {}' | tee src/main.rs src/build.rs tests/it/main.rs > /dev/null \
+RUN mkdir -p src tests/it tests/bench \
+    && echo 'fn main() {}' | tee src/main.rs src/build.rs tests/it/main.rs tests/bench/main.rs > /dev/null \
     && touch src/lib.rs \
     && cargo build --release --locked --bin saas
 

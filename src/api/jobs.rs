@@ -48,7 +48,7 @@ impl Example for Enqueued {
 
 #[derive(Enum, Clone, Copy)]
 #[oai(rename_all = "lowercase", rename = "JobState")]
-enum StateOut {
+pub(super) enum StateOut {
     Queued,
     Scheduled,
     /// It waits for other jobs.
@@ -118,7 +118,7 @@ impl Example for StatusOut {
 
 #[derive(Object)]
 #[oai(example)]
-struct Canceled {
+pub(super) struct Canceled {
     message: String,
     job_id: String,
     status: StateOut,
@@ -132,6 +132,26 @@ impl Example for Canceled {
             status: StateOut::Canceled,
         }
     }
+}
+
+/// The job of that id, whoever's it is. Only what an id can look like reaches Redis.
+pub(super) async fn find(app: &App, id: &str) -> Result<JobStatus> {
+    let known = match id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit()) {
+        true => app.queue.status(id).await?,
+        false => None,
+    };
+    known.ok_or(Error::NotFound("Job"))
+}
+
+/// Cancels a job, and says what came of it.
+pub(super) async fn cancel(app: &App, id: String) -> Result<Json<Canceled>> {
+    let (message, status) = match app.queue.cancel(&id).await? {
+        Cancel::Canceled => ("Job canceled", StateOut::Canceled),
+        Cancel::Requested => ("The job was asked to stop", StateOut::Started),
+        Cancel::Ended => return Err(Error::Conflict("Job has already ended")),
+        Cancel::Unknown => return Err(Error::NotFound("Job")),
+    };
+    Ok(Json(Canceled { message: message.into(), job_id: id, status }))
 }
 
 impl Jobs {
@@ -148,14 +168,11 @@ impl Jobs {
 
     /// The job, where it is the user's own or the user is an admin; to others it does not exist.
     async fn visible(&self, user: &User, id: &str) -> Result<JobStatus> {
-        // Only what an id can look like reaches Redis.
-        let known = match id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit()) {
-            true => self.0.queue.status(id).await?,
-            false => None,
-        };
-        known
-            .filter(|job| user.role == Role::Admin || job.owner == Some(user.id))
-            .ok_or(Error::NotFound("Job"))
+        let job = find(&self.0, id).await?;
+        match user.role == Role::Admin || job.owner == Some(user.id) {
+            true => Ok(job),
+            false => Err(Error::NotFound("Job")),
+        }
     }
 }
 
@@ -254,13 +271,7 @@ impl Jobs {
         id: Path<String>,
     ) -> Result<Json<Canceled>> {
         self.visible(&user, &id.0).await?;
-        let (message, status) = match self.0.queue.cancel(&id.0).await? {
-            Cancel::Canceled => ("Job canceled", StateOut::Canceled),
-            Cancel::Requested => ("The job was asked to stop", StateOut::Started),
-            Cancel::Ended => return Err(Error::Conflict("Job has already ended")),
-            Cancel::Unknown => return Err(Error::NotFound("Job")),
-        };
-        Ok(Json(Canceled { message: message.into(), job_id: id.0, status }))
+        cancel(&self.0, id.0).await
     }
 }
 

@@ -1,5 +1,6 @@
 //! The HTTP API: one file a resource. A new resource is its file, a `mod` line and a place in [`Resources`].
 
+mod admin;
 mod auth;
 mod cors;
 mod docs;
@@ -34,13 +35,20 @@ enum Tag {
     Users,
     /// Work in the background: put it in a queue, follow it, cancel it.
     Jobs,
+    /// For admins: the job queues, their jobs and the workers.
+    Admin,
 }
 
-type Resources = (health::Health, auth::Auth, users::Users, jobs::Jobs);
+type Resources = (health::Health, auth::Auth, users::Users, jobs::Jobs, admin::Resources);
 
 fn service(app: &App) -> OpenApiService<Resources, ()> {
-    let resources =
-        (health::Health(app.clone()), auth::Auth(app.clone()), users::Users, jobs::Jobs(app.clone()));
+    let resources = (
+        health::Health(app.clone()),
+        auth::Auth(app.clone()),
+        users::Users,
+        jobs::Jobs(app.clone()),
+        admin::resources(app),
+    );
     describe(OpenApiService::new(resources, &app.config.core.project_name, env!("CARGO_PKG_VERSION")))
 }
 

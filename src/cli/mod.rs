@@ -7,6 +7,7 @@ mod doctor;
 mod healthcheck;
 mod migrate;
 mod openapi;
+mod queue;
 mod serve;
 mod stop;
 mod worker;
@@ -34,6 +35,7 @@ enum Command {
     Dev(Box<dev::Args>),
     Serve(Box<serve::Args>),
     Worker(Box<worker::Args>),
+    Queue(Box<queue::Args>),
     Migrate(Box<migrate::Args>),
     CreateAdmin(Box<create_admin::Args>),
     Openapi(Box<openapi::Args>),
@@ -91,6 +93,7 @@ impl Command {
             Self::Dev(args) => args.run().await,
             Self::Serve(args) => args.run().await,
             Self::Worker(args) => args.run().await,
+            Self::Queue(args) => args.run().await,
             Self::Migrate(args) => args.run().await,
             Self::CreateAdmin(args) => args.run().await,
             Self::Openapi(args) => args.run(),

@@ -6,7 +6,7 @@ use bb8_redis::RedisConnectionManager;
 use redis::{ErrorKind, RedisError, ScriptInvocation, ServerErrorKind, aio::MultiplexedConnection};
 use secrecy::ExposeSecret;
 
-use super::enqueue::Combiner;
+use super::combine::Combiner;
 use crate::{
     config::Redis,
     error::{BoxError, Error, Result},

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `client` | the connections of those who enqueue and look |
 //! | `enqueue` | enqueuing, one by one or many at once, now or later |
+//! | `combine` | group commit of what is enqueued at the same time |
 //! | `inspect`, `status` | looking at queues and jobs |
 //! | `control` | cancel, requeue, purge, pause, limit |
 //! | `server` | whether a Redis can be trusted with jobs |
@@ -24,6 +25,7 @@
 //! | `scripts` | the transitions, in Lua |
 
 mod client;
+mod combine;
 mod control;
 mod cron;
 mod delivery;

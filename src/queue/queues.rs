@@ -30,9 +30,7 @@ impl std::str::FromStr for Queues {
                 Some((name, weight)) => (name, Some(weight)),
                 None => (part, None),
             };
-            if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) {
-                bail!("{name:?}: a queue's name is made of letters, digits, `-`, `_` and `.`");
-            }
+            Self::check_name(name).map_err(|words| anyhow::anyhow!("{name:?}: {words}"))?;
             let read = |text: &str| text.parse().ok().filter(|weight| (1..=1_000).contains(weight));
             let weight = weight
                 .map(|text| read(text).with_context(|| format!("{part:?}: a weight is 1 to 1000")))
@@ -51,6 +49,18 @@ impl std::str::FromStr for Queues {
 }
 
 impl Queues {
+    /// What a queue can be called: it becomes part of a key and of a list of names.
+    ///
+    /// # Errors
+    /// Says so where `name` is none.
+    pub fn check_name(name: &str) -> Result<(), &'static str> {
+        let fits = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+        match (1..=100).contains(&name.len()) && name.bytes().all(fits) {
+            true => Ok(()),
+            false => Err("a queue's name has 1 to 100 letters, digits, `-`, `_` and `.`"),
+        }
+    }
+
     pub fn names(&self) -> &[String] {
         &self.names
     }

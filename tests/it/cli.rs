@@ -15,6 +15,7 @@ async fn smoke_help_is_worth_reading() {
         "dev",
         "serve",
         "worker",
+        "queue",
         "migrate",
         "create-admin",
         "openapi",

@@ -6,6 +6,7 @@
 
 mod support;
 
+mod api_admin;
 mod api_auth;
 mod api_errors;
 mod api_health;
@@ -14,10 +15,13 @@ mod api_outage;
 mod api_users;
 mod cli;
 mod cli_dev;
+mod cli_queue;
+mod cli_queue_control;
 mod cli_serve;
 mod cli_settings;
 mod cli_worker;
 mod database;
+mod history;
 mod mail;
 mod openapi;
 mod queue;

@@ -62,6 +62,8 @@ for base = 0, n - 1, CHUNK do
   for _, id in ipairs(failed) do rc('HINCRBY', P .. ':att', id, 1) end
   if #errors > 0 then rc('HSET', P .. ':err', unpack(errors)) end
   if #later > 0 then rc('ZADD', P .. ':scheduled:' .. q, unpack(later)) end
+  -- How far it had come belongs to the run that is over.
+  if #gone > #over and rc('EXISTS', P .. ':prog') == 1 then rc('HDEL', P .. ':prog', unpack(gone)) end
   if #front > 0 then ready(q, front, true) end
   if #dead > 0 then
     bury(q, dead, fatal, t)

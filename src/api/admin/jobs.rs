@@ -1,0 +1,261 @@
+use chrono::{DateTime, Utc};
+use poem_openapi::{
+    Enum, Object, OpenApi,
+    param::{Path, Query},
+    payload::Json,
+    types::Example,
+};
+use serde_json::{Value, json};
+
+use super::check_queue;
+use crate::{
+    api::{
+        Tag,
+        extract::Admin,
+        jobs::{Canceled, StateOut, cancel, find},
+    },
+    app::App,
+    error::{Error, Result},
+    queue::{JobStatus, State},
+};
+
+pub(in crate::api) struct Jobs(pub(super) App);
+
+/// A job, with everything that is known of it.
+#[derive(Object)]
+#[oai(rename = "Job", example)]
+struct JobOut {
+    job_id: String,
+    status: StateOut,
+    task: String,
+    queue: String,
+    /// Id of the user whose job it is.
+    #[oai(nullable)]
+    owner: Option<i64>,
+    /// What it was given; not kept of one that has finished.
+    payload: Value,
+    /// Groups of jobs take turns.
+    #[oai(nullable)]
+    group: Option<String>,
+    /// Id of the request that enqueued it.
+    #[oai(nullable)]
+    request_id: Option<String>,
+    /// The worker that runs it.
+    #[oai(nullable)]
+    worker: Option<String>,
+    /// What the task returned, once it has finished; kept for a day.
+    result: Value,
+    /// Why the last attempt failed, in words that the owner may read.
+    #[oai(nullable)]
+    error: Option<String>,
+    /// The same with everything that is known of it.
+    #[oai(nullable)]
+    error_detail: Option<String>,
+    progress: Value,
+    /// Attempts begun.
+    attempts: u32,
+    #[oai(nullable)]
+    enqueued_at: Option<DateTime<Utc>>,
+    /// When it is to begin, of one that is scheduled.
+    #[oai(nullable)]
+    due_at: Option<DateTime<Utc>>,
+    #[oai(nullable)]
+    started_at: Option<DateTime<Utc>>,
+    #[oai(nullable)]
+    ended_at: Option<DateTime<Utc>>,
+}
+
+impl Example for JobOut {
+    fn example() -> Self {
+        let at = |second: i64| DateTime::from_timestamp(1_767_225_600 + second, 0);
+        Self {
+            job_id: "019a8c1e7d3a7c2e9b1f5d4c3b2a1908".into(),
+            status: StateOut::Failed,
+            task: "send_email_task".into(),
+            queue: "default".into(),
+            owner: Some(1),
+            payload: json!({ "to": "ada@example.com", "subject": "Hi", "body": "Hello", "permitted": true }),
+            group: None,
+            request_id: Some("01a203c5-1357-763a-a32d-0c63a944ff19".into()),
+            worker: None,
+            result: Value::Null,
+            error: Some("The job failed".into()),
+            error_detail: Some("Mail server is unavailable: connection refused".into()),
+            progress: Value::Null,
+            attempts: 6,
+            enqueued_at: at(0),
+            due_at: None,
+            started_at: None,
+            ended_at: at(465),
+        }
+    }
+}
+
+impl From<JobStatus> for JobOut {
+    fn from(job: JobStatus) -> Self {
+        Self {
+            job_id: job.id,
+            status: job.state.into(),
+            task: job.task,
+            queue: job.queue,
+            owner: job.owner,
+            payload: job.payload.unwrap_or_default(),
+            group: job.group,
+            request_id: job.request_id,
+            worker: job.worker,
+            result: job.result.unwrap_or_default(),
+            error: job.error,
+            error_detail: job.error_detail,
+            progress: job.progress.unwrap_or_default(),
+            attempts: job.attempts,
+            enqueued_at: job.enqueued_at,
+            due_at: job.due_at,
+            started_at: job.started_at,
+            ended_at: job.ended_at,
+        }
+    }
+}
+
+/// Some of the jobs of a queue that are in one state.
+#[derive(Object)]
+#[oai(example)]
+struct JobPage {
+    items: Vec<JobOut>,
+    /// How many there are on all pages together.
+    total: u64,
+    offset: u64,
+    limit: u64,
+}
+
+impl Example for JobPage {
+    fn example() -> Self {
+        Self { items: vec![JobOut::example()], total: 1, offset: 0, limit: 50 }
+    }
+}
+
+#[derive(Object)]
+#[oai(example)]
+struct Requeued {
+    job_id: String,
+    status: StateOut,
+}
+
+impl Example for Requeued {
+    fn example() -> Self {
+        Self { job_id: JobOut::example().job_id, status: StateOut::Queued }
+    }
+}
+
+/// The states whose jobs are listed; others are known by their id alone.
+#[derive(Enum, Clone, Copy)]
+#[oai(rename_all = "lowercase", rename = "ListedState")]
+enum Listed {
+    Queued,
+    Scheduled,
+    /// They wait for other jobs.
+    Deferred,
+    Started,
+    Failed,
+}
+
+impl From<Listed> for State {
+    fn from(state: Listed) -> Self {
+        match state {
+            Listed::Queued => Self::Queued,
+            Listed::Scheduled => Self::Scheduled,
+            Listed::Deferred => Self::Deferred,
+            Listed::Started => Self::Started,
+            Listed::Failed => Self::Failed,
+        }
+    }
+}
+
+#[OpenApi(prefix_path = "/admin", tag = "Tag::Admin")]
+impl Jobs {
+    /// The jobs of a queue that are in one state.
+    ///
+    /// Those that failed last come first, those that are next otherwise.
+    #[oai(path = "/jobs", method = "get", operation_id = "list_jobs")]
+    async fn list(
+        &self,
+        _admin: Admin,
+        /// Letters, digits, `-`, `_` and `.`.
+        #[oai(default = "default_queue", validator(max_length = 100))]
+        queue: Query<String>,
+        /// Their state.
+        #[oai(default = "failed")]
+        status: Query<Listed>,
+        /// How many to pass over.
+        #[oai(default, validator(minimum(value = "0"), maximum(value = "1000000")))]
+        offset: Query<u64>,
+        /// How many to show.
+        #[oai(default = "fifty", validator(minimum(value = "1"), maximum(value = "200")))]
+        limit: Query<u64>,
+    ) -> Result<Json<JobPage>> {
+        check_queue("query", "queue", &queue.0)?;
+        let state = State::from(status.0);
+        let info = self.0.queue.queue(&queue.0).await?;
+        let jobs = self.0.queue.list(&queue.0, state, offset.0, limit.0).await?;
+        Ok(Json(JobPage {
+            items: jobs.into_iter().map(Into::into).collect(),
+            total: info.map_or(0, |info| info.count(state)),
+            offset: offset.0,
+            limit: limit.0,
+        }))
+    }
+
+    /// A job, whoever's it is.
+    #[oai(path = "/jobs/:id", method = "get", operation_id = "read_job")]
+    async fn read(
+        &self,
+        _admin: Admin,
+        /// The `job_id` that enqueuing answered.
+        id: Path<String>,
+    ) -> Result<Json<JobOut>> {
+        Ok(Json(find(&self.0, &id.0).await?.into()))
+    }
+
+    /// Put a failed job back into its queue.
+    ///
+    /// Its failures are forgotten. Fails with 409 `conflict` where it has not failed.
+    #[oai(path = "/jobs/:id/requeue", method = "post", operation_id = "requeue_job")]
+    async fn requeue(
+        &self,
+        _admin: Admin,
+        /// The `job_id` that enqueuing answered.
+        id: Path<String>,
+    ) -> Result<Json<Requeued>> {
+        find(&self.0, &id.0).await?;
+        if !self.0.queue.requeue(&id.0).await? {
+            return Err(Error::Conflict("Only failed jobs can be requeued"));
+        }
+        Ok(Json(Requeued { job_id: id.0, status: StateOut::Queued }))
+    }
+
+    /// Cancel a job, whoever's it is.
+    ///
+    /// One that waits is cancelled at once, one that runs is asked to stop. Fails with 409 `conflict` where it
+    /// has ended.
+    #[oai(path = "/jobs/:id", method = "delete", operation_id = "cancel_any_job")]
+    async fn cancel(
+        &self,
+        _admin: Admin,
+        /// The `job_id` that enqueuing answered.
+        id: Path<String>,
+    ) -> Result<Json<Canceled>> {
+        find(&self.0, &id.0).await?;
+        cancel(&self.0, id.0).await
+    }
+}
+
+fn default_queue() -> String {
+    "default".into()
+}
+
+fn failed() -> Listed {
+    Listed::Failed
+}
+
+fn fifty() -> u64 {
+    50
+}

@@ -1,0 +1,75 @@
+use chrono::{DateTime, Utc};
+use poem_openapi::{Object, OpenApi, payload::Json, types::Example};
+
+use crate::{
+    api::{Tag, extract::Admin},
+    app::App,
+    error::Result,
+    queue::WorkerInfo,
+};
+
+pub(in crate::api) struct Workers(pub(super) App);
+
+/// A worker that lives.
+#[derive(Object)]
+#[oai(rename = "Worker", example)]
+struct WorkerOut {
+    id: String,
+    host: String,
+    pid: u32,
+    version: String,
+    /// As it was told: in order, with weights where it has some.
+    queues: String,
+    /// How many jobs it runs at once, at most.
+    concurrency: u64,
+    /// Jobs it runs now.
+    running: u64,
+    #[oai(nullable)]
+    started_at: Option<DateTime<Utc>>,
+    /// When it was heard of last.
+    #[oai(nullable)]
+    last_beat_at: Option<DateTime<Utc>>,
+}
+
+impl Example for WorkerOut {
+    fn example() -> Self {
+        let at = |second: i64| DateTime::from_timestamp(1_767_225_600 + second, 0);
+        Self {
+            id: "4711:5f0c2c8d1e7b4a3f9d6e8b7a6c5d4e3f".into(),
+            host: "worker-1".into(),
+            pid: 4711,
+            version: env!("CARGO_PKG_VERSION").into(),
+            queues: "critical,default".into(),
+            concurrency: 10,
+            running: 2,
+            started_at: at(0),
+            last_beat_at: at(3_600),
+        }
+    }
+}
+
+impl From<WorkerInfo> for WorkerOut {
+    fn from(worker: WorkerInfo) -> Self {
+        Self {
+            id: worker.id,
+            host: worker.host,
+            pid: worker.pid,
+            version: worker.version,
+            queues: worker.queues,
+            concurrency: worker.concurrency as u64,
+            running: worker.running as u64,
+            started_at: worker.started_at,
+            last_beat_at: worker.last_beat_at,
+        }
+    }
+}
+
+#[OpenApi(prefix_path = "/admin", tag = "Tag::Admin")]
+impl Workers {
+    /// The workers that were heard of within the last half minute.
+    #[oai(path = "/workers", method = "get", operation_id = "list_workers")]
+    async fn list(&self, _admin: Admin) -> Result<Json<Vec<WorkerOut>>> {
+        let workers = self.0.queue.workers().await?;
+        Ok(Json(workers.into_iter().map(Into::into).collect()))
+    }
+}

@@ -1,0 +1,211 @@
+use std::{cmp::Reverse, io::Write, process::ExitCode};
+
+use anyhow::bail;
+use chrono::{DateTime, Utc};
+
+use super::{
+    known, one_of, print_json,
+    table::{
+        Column::{Number, Text},
+        Table, cut, or_dash, plain, when,
+    },
+};
+use crate::{
+    config::Redis,
+    queue::{JobStatus, Queue, QueueInfo, State},
+};
+
+/// Jobs asked for at once: each may have a payload of a megabyte.
+const PAGE: u64 = 100;
+/// How much of an error a table shows.
+const ERROR_WIDTH: usize = 60;
+const LISTED: &[State] = &[State::Queued, State::Scheduled, State::Deferred, State::Started, State::Failed];
+
+/// List the failed jobs, latest first.
+#[derive(clap::Args)]
+pub(super) struct Failed {
+    /// Those of this queue; of all queues where it is left out.
+    queue: Option<String>,
+    #[command(flatten)]
+    page: Page,
+    #[command(flatten)]
+    redis: Redis,
+}
+
+/// List the jobs of a queue that are in one state.
+///
+/// Those that are next come first, but of the failed those that failed last. Jobs that have finished or were
+/// cancelled are known by their id alone.
+#[derive(clap::Args)]
+pub(super) struct Listing {
+    queue: String,
+    /// The state.
+    #[arg(long, value_name = "STATE", default_value = "queued", value_parser = one_of(LISTED))]
+    status: State,
+    #[command(flatten)]
+    page: Page,
+    #[command(flatten)]
+    redis: Redis,
+}
+
+/// Show everything about one job.
+#[derive(clap::Args)]
+pub(super) struct Show {
+    id: String,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    redis: Redis,
+}
+
+/// Which part of a list, and how it looks.
+#[derive(clap::Args)]
+struct Page {
+    /// How many at most.
+    #[arg(long, default_value_t = 20, value_name = "N",
+        value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    limit: u64,
+    /// How many to pass over.
+    #[arg(long, default_value_t = 0, value_name = "N",
+        value_parser = clap::value_parser!(u64).range(0..=1_000_000_000))]
+    offset: u64,
+    /// Print JSON, with errors and payloads in full.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Failed {
+    pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
+        let queue = Queue::new(&self.redis)?;
+        let Page { limit, offset, .. } = self.page;
+        let jobs = match &self.queue {
+            Some(name) => part(&queue, &known(&queue, name).await?, State::Failed, offset, limit).await?,
+            None => failed_anywhere(&queue, offset, limit).await?,
+        };
+        self.page.print(&jobs, State::Failed)
+    }
+}
+
+impl Listing {
+    pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
+        let queue = Queue::new(&self.redis)?;
+        let Page { limit, offset, .. } = self.page;
+        let info = known(&queue, &self.queue).await?;
+        let jobs = part(&queue, &info, self.status, offset, limit).await?;
+        self.page.print(&jobs, self.status)
+    }
+}
+
+/// A part of the jobs of a queue that are in one state.
+async fn part(
+    queue: &Queue,
+    info: &QueueInfo,
+    state: State,
+    offset: u64,
+    limit: u64,
+) -> anyhow::Result<Vec<JobStatus>> {
+    let end = offset.saturating_add(limit).min(info.count(state));
+    let (mut jobs, mut at) = (Vec::new(), offset);
+    while at < end {
+        let n = (end - at).min(PAGE);
+        jobs.extend(queue.list(&info.name, state, at, n).await?);
+        at += n;
+    }
+    Ok(jobs)
+}
+
+/// A part of the failed jobs of all queues together.
+async fn failed_anywhere(queue: &Queue, offset: u64, limit: u64) -> anyhow::Result<Vec<JobStatus>> {
+    let mut jobs = Vec::new();
+    for info in queue.queues().await? {
+        jobs.extend(part(queue, &info, State::Failed, 0, offset.saturating_add(limit)).await?);
+    }
+    jobs.sort_by_key(|job| Reverse(job.ended_at));
+    Ok(jobs.into_iter().skip(offset as usize).take(limit as usize).collect())
+}
+
+impl Page {
+    fn print(&self, jobs: &[JobStatus], state: State) -> anyhow::Result<ExitCode> {
+        let mut out = std::io::stdout();
+        if self.json {
+            print_json(&jobs)?;
+        } else if jobs.is_empty() {
+            let from = if self.offset > 0 { format!(" from {} on", self.offset) } else { String::new() };
+            writeln!(out, "no {} jobs{from}", state.word())?;
+        } else {
+            write!(out, "{}", table(jobs, state))?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn table(jobs: &[JobStatus], state: State) -> Table {
+    let time = match state {
+        State::Scheduled => "DUE AT",
+        State::Started => "STARTED AT",
+        State::Failed => "FAILED AT",
+        _ => "ENQUEUED AT",
+    };
+    let mut table =
+        Table::new([Text("ID"), Text("TASK"), Text("QUEUE"), Number("ATTEMPTS"), Text(time), Text("ERROR")]);
+    for job in jobs {
+        let time = match state {
+            State::Scheduled => job.due_at,
+            State::Started => job.started_at,
+            State::Failed => job.ended_at,
+            _ => job.enqueued_at,
+        };
+        let error = job.error_detail.as_deref().or(job.error.as_deref());
+        table.row([
+            job.id.clone(),
+            job.task.clone(),
+            job.queue.clone(),
+            job.attempts.to_string(),
+            or_dash(time.map(when)),
+            or_dash(error.map(|error| cut(error, ERROR_WIDTH))),
+        ]);
+    }
+    table
+}
+
+impl Show {
+    pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
+        let Some(job) = Queue::new(&self.redis)?.status(&self.id).await? else {
+            bail!("no job {} is known (any more)", self.id);
+        };
+        match self.json {
+            true => print_json(&job)?,
+            false => write!(std::io::stdout(), "{}", lines(&job))?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// What is known of a job, a line each.
+fn lines(job: &JobStatus) -> String {
+    let time = |time: Option<DateTime<Utc>>| time.map(when);
+    let detail = job.error_detail.clone().filter(|detail| job.error.as_ref() != Some(detail));
+    let fields = [
+        ("id:", Some(job.id.clone())),
+        ("status:", Some(job.state.word().to_owned())),
+        ("task:", Some(job.task.clone())),
+        ("queue:", Some(job.queue.clone())),
+        ("attempts:", Some(job.attempts.to_string())),
+        ("owner:", job.owner.map(|owner| owner.to_string())),
+        ("group:", job.group.clone()),
+        ("request:", job.request_id.clone()),
+        ("worker:", job.worker.clone()),
+        ("enqueued:", time(job.enqueued_at)),
+        ("due:", time(job.due_at)),
+        ("started:", time(job.started_at)),
+        ("ended:", time(job.ended_at)),
+        ("error:", job.error.clone()),
+        ("detail:", detail),
+        ("progress:", job.progress.as_ref().map(ToString::to_string)),
+        ("payload:", job.payload.as_ref().map(ToString::to_string)),
+        ("result:", job.result.as_ref().map(ToString::to_string)),
+    ];
+    let known = fields.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    known.map(|(name, value)| format!("{name:<9} {}\n", plain(&value))).collect()
+}

@@ -1,0 +1,152 @@
+use std::{
+    io::{IsTerminal, Write},
+    process::ExitCode,
+    time::Duration,
+};
+
+use chrono::Utc;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::{
+    explain, print_json,
+    table::{
+        Column::{Number, Text},
+        Table, age, or_dash, when,
+    },
+};
+use crate::{
+    cli::stop::Stop,
+    config::Redis,
+    error::Error,
+    queue::{Queue, QueueInfo},
+    telemetry,
+};
+
+/// Clears a terminal and goes to its upper left corner.
+const CLEAR: &str = "\x1b[2J\x1b[H";
+
+/// Show what is in each queue.
+///
+/// OLDEST is how long the job that waits longest has waited. FINISHED counts since the queue began, the other
+/// numbers are what is there now.
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// Print JSON; with --watch an array a line.
+    #[arg(long)]
+    json: bool,
+    /// Show it again every so many seconds, 2 unless said, until Ctrl-C.
+    #[arg(long, num_args = 0..=1, default_missing_value = "2", value_name = "SECONDS",
+        value_parser = seconds)]
+    watch: Option<Duration>,
+    #[command(flatten)]
+    redis: Redis,
+}
+
+fn seconds(text: &str) -> Result<Duration, &'static str> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.1..=3_600.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err("write a number of seconds, from 0.1 to 3600"),
+    }
+}
+
+impl Args {
+    pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
+        let queue = Queue::new(&self.redis)?;
+        if let Some(period) = self.watch {
+            self.repeat(&queue, period).await?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let queues = queue.queues().await?;
+        match self.json {
+            true => print_json(&queues)?,
+            false => write!(std::io::stdout(), "{}", text(&queues))?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// Shows a frame every so often until it is told to stop. Redis may go away meanwhile, and come back.
+    async fn repeat(&self, queue: &Queue, period: Duration) -> anyhow::Result<()> {
+        let stop = Stop::on_signals()?;
+        let clear = if !self.json && std::io::stdout().is_terminal() { CLEAR } else { "" };
+        let mut beat = interval(period);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let next = async {
+                beat.tick().await;
+                queue.queues().await
+            };
+            let queues = tokio::select! {
+                queues = next => queues,
+                () = stop.asked.cancelled() => return Ok(()),
+            };
+            let mut out = std::io::stdout();
+            match queues {
+                Ok(queues) if self.json => writeln!(out, "{}", serde_json::to_string(&queues)?)?,
+                Ok(queues) => writeln!(out, "{clear}{} UTC\n{}", when(Utc::now()), text(&queues))?,
+                Err(error @ Error::Unavailable { .. }) => {
+                    write!(out, "{clear}")?;
+                    out.flush()?;
+                    let error = explain(error.into());
+                    writeln!(std::io::stderr(), "error: {}", telemetry::chain(error.as_ref()))?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+fn text(queues: &[QueueInfo]) -> String {
+    if queues.is_empty() {
+        return "there is no queue yet: nothing was ever enqueued\n".to_owned();
+    }
+    let mut table = Table::new([
+        Text("QUEUE"),
+        Text("STATE"),
+        Number("QUEUED"),
+        Number("SCHEDULED"),
+        Number("DEFERRED"),
+        Number("STARTED"),
+        Number("FAILED"),
+        Number("FINISHED"),
+        Number("OLDEST"),
+        Text("LIMITS"),
+    ]);
+    for info in queues {
+        let state = if info.paused { "paused" } else { "-" };
+        table.row([
+            info.name.clone(),
+            state.to_owned(),
+            info.queued.to_string(),
+            info.scheduled.to_string(),
+            info.deferred.to_string(),
+            info.started.to_string(),
+            info.failed.to_string(),
+            info.totals.finished.to_string(),
+            or_dash(info.latency_seconds.map(age)),
+            or_dash(limits(info)),
+        ]);
+    }
+    table.to_string()
+}
+
+/// `5 at once, 100/60s`, where there are limits.
+pub(super) fn limits(info: &QueueInfo) -> Option<String> {
+    let at_once = info.concurrency_limit.map(|most| format!("{most} at once"));
+    let rate = info.rate_limit.map(|rate| rate.to_string());
+    let all: Vec<_> = at_once.into_iter().chain(rate).collect();
+    (!all.is_empty()).then(|| all.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn periods_are_sane() {
+        assert_eq!(seconds("2"), Ok(Duration::from_secs(2)));
+        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+        for wrong in ["", "0", "-1", "nan", "inf", "1e9", "soon"] {
+            assert!(seconds(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Plain tables, and how times and texts look in them.
+
+use std::fmt::{self, Write};
+
+use chrono::{DateTime, Utc};
+
+/// A column by its heading; numbers stand to the right.
+#[derive(Clone, Copy)]
+pub(super) enum Column {
+    Text(&'static str),
+    Number(&'static str),
+}
+
+/// Rows in aligned columns, with a heading.
+pub(super) struct Table {
+    columns: Vec<Column>,
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    pub(super) fn new(columns: impl IntoIterator<Item = Column>) -> Self {
+        let columns: Vec<_> = columns.into_iter().collect();
+        let heading = |column: &Column| match column {
+            Column::Text(heading) | Column::Number(heading) => (*heading).to_owned(),
+        };
+        let rows = vec![columns.iter().map(heading).collect()];
+        Self { columns, rows }
+    }
+
+    /// Adds a row, with a cell for every column.
+    pub(super) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        self.rows.push(cells.into_iter().map(|cell| plain(&cell)).collect());
+    }
+
+    fn width(&self, column: usize) -> usize {
+        let cells = self.rows.iter().filter_map(|row| row.get(column));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let widths: Vec<usize> = (0..self.columns.len()).map(|column| self.width(column)).collect();
+        for row in &self.rows {
+            let mut line = String::new();
+            for ((cell, column), &width) in row.iter().zip(&self.columns).zip(&widths) {
+                match column {
+                    Column::Text(_) => write!(line, "{cell:<width$}  ")?,
+                    Column::Number(_) => write!(line, "{cell:>width$}  ")?,
+                }
+            }
+            writeln!(f, "{}", line.trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+/// In one line, and without anything that a terminal would take for a command.
+pub(super) fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// At most so many characters of it.
+pub(super) fn cut(text: &str, most: usize) -> String {
+    match text.chars().nth(most) {
+        None => text.to_owned(),
+        Some(_) => text.chars().take(most.saturating_sub(1)).chain(['…']).collect(),
+    }
+}
+
+pub(super) fn or_dash(text: Option<String>) -> String {
+    text.unwrap_or_else(|| "-".to_owned())
+}
+
+/// A time, to the second.
+pub(super) fn when(time: DateTime<Utc>) -> String {
+    time.format("%F %T").to_string()
+}
+
+/// How long ago that was.
+pub(super) fn since(time: DateTime<Utc>) -> String {
+    age((Utc::now() - time).num_milliseconds() as f64 / 1_000.0)
+}
+
+/// A time span as people say it: `3.2s`, `4m`, `2h`, `5d`.
+pub(super) fn age(seconds: f64) -> String {
+    let seconds = seconds.max(0.0);
+    let whole = seconds as u64;
+    match whole {
+        0..=9 => format!("{:.1}s", (seconds * 10.0).floor() / 10.0),
+        10..=59 => format!("{whole}s"),
+        60..=3_599 => format!("{}m", whole / 60),
+        3_600..=172_799 => format!("{}h", whole / 3_600),
+        _ => format!("{}d", whole / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_aligned_and_lines_end_with_their_text() {
+        let mut table = Table::new([Column::Text("NAME"), Column::Number("N"), Column::Text("ERROR")]);
+        table.row(["ü".to_owned(), "100".to_owned(), "two\nlines \x1b[2J".to_owned()]);
+        table.row(["longer".to_owned(), "7".to_owned(), String::new()]);
+        assert_eq!(table.to_string(), "NAME      N  ERROR\nü       100  two lines  [2J\nlonger    7\n");
+    }
+
+    #[test]
+    fn long_texts_are_cut() {
+        assert_eq!((cut("short", 5), cut("longer", 5)), ("short".into(), "long…".into()));
+        assert_eq!(cut("äöüß", 3), "äö…");
+    }
+
+    #[test]
+    fn ages_are_said_as_people_say_them() {
+        let ages = [-1.0, 0.04, 3.26, 9.99, 10.5, 59.9, 60.0, 3_599.0, 7_200.0, 172_800.0];
+        let words = ["0.0s", "0.0s", "3.2s", "9.9s", "10s", "59s", "1m", "59m", "2h", "2d"];
+        assert_eq!(ages.map(age), words);
+    }
+}

@@ -1,0 +1,60 @@
+use std::{io::Write, process::ExitCode};
+
+use super::{
+    print_json,
+    table::{
+        Column::{Number, Text},
+        Table, or_dash, since,
+    },
+};
+use crate::{config::Redis, queue::Queue};
+
+/// List the workers that live.
+///
+/// UP is how long ago each began, BEAT how long ago it was heard of.
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    redis: Redis,
+}
+
+impl Args {
+    pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
+        let mut workers = Queue::new(&self.redis)?.workers().await?;
+        workers.sort_by_cached_key(|worker| (worker.host.clone(), worker.pid, worker.id.clone()));
+        let mut out = std::io::stdout();
+        if self.json {
+            print_json(&workers)?;
+        } else if workers.is_empty() {
+            writeln!(out, "no worker was heard of within the last half minute")?;
+        } else {
+            let mut table = Table::new([
+                Text("ID"),
+                Text("HOST"),
+                Number("PID"),
+                Text("VERSION"),
+                Text("QUEUES"),
+                Number("RUNNING"),
+                Number("UP"),
+                Number("BEAT"),
+            ]);
+            for worker in workers {
+                table.row([
+                    worker.id,
+                    worker.host,
+                    worker.pid.to_string(),
+                    worker.version,
+                    worker.queues,
+                    format!("{}/{}", worker.running, worker.concurrency),
+                    or_dash(worker.started_at.map(since)),
+                    or_dash(worker.last_beat_at.map(since)),
+                ]);
+            }
+            write!(out, "{table}")?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,233 @@
+//! The floor: the engine's own scripts, called by loops that do nothing else. And what Redis says of itself.
+
+use std::{sync::LazyLock, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use futures_util::future::{OptionFuture, join};
+use redis::{AsyncConnectionConfig, RedisResult, Script, aio::MultiplexedConnection};
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+pub const QUEUE: &str = "default";
+/// Those who enqueue one by one, all at once.
+pub const CALLERS: usize = 50;
+/// Longer than it takes to forget a million jobs.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+// Word for word as the engine has them, so that they are the same scripts to Redis.
+macro_rules! script {
+    ($header:literal, $file:literal) => {
+        LazyLock::new(|| {
+            Script::new(
+                &[
+                    $header,
+                    include_str!("../../src/queue/scripts/lib.lua"),
+                    include_str!(concat!("../../src/queue/scripts/", $file, ".lua")),
+                ]
+                .concat(),
+            )
+        })
+    };
+}
+
+static PUSH: LazyLock<Script> = script!("#!lua\n", "push");
+static FETCH: LazyLock<Script> = script!("#!lua flags=allow-oom\n", "fetch");
+static SETTLE: LazyLock<Script> = script!("#!lua flags=allow-oom\n", "settle");
+
+/// A connection such as the engine has, only more patient.
+pub async fn connect(url: &str) -> Result<MultiplexedConnection> {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(PATIENCE))
+        .set_response_timeout(Some(PATIENCE));
+    Ok(redis::Client::open(url)?.get_multiplexed_async_connection_with_config(&config).await?)
+}
+
+/// Ids such as the engine makes.
+pub fn new_ids(n: usize) -> Vec<String> {
+    (0..n).map(|_| Uuid::now_v7().simple().to_string()).collect()
+}
+
+/// Lets all callers run, to their end.
+pub async fn at_once<F>(caller: impl Fn(usize) -> F) -> Result<()>
+where
+    F: Future<Output = Result<()>> + Send + 'static,
+{
+    let mut callers = JoinSet::new();
+    for n in 0..CALLERS {
+        callers.spawn(caller(n));
+    }
+    while let Some(ended) = callers.join_next().await {
+        ended??;
+    }
+    Ok(())
+}
+
+/// One connection and the scripts.
+#[derive(Clone)]
+pub struct Bare {
+    conn: MultiplexedConnection,
+    prefix: &'static str,
+    /// How long outcomes are kept, in milliseconds.
+    ttl: u64,
+}
+
+/// What a fetch took.
+struct Held {
+    token: String,
+    ids: Vec<String>,
+}
+
+impl Bare {
+    pub fn new(conn: MultiplexedConnection, prefix: &'static str, ttl: Duration) -> Self {
+        Self { conn, prefix, ttl: ttl.as_millis() as u64 }
+    }
+
+    /// Queues jobs, so many a call, all with the same envelope.
+    pub async fn push_all(&self, ids: &[String], call: usize, envelope: &str) -> Result<()> {
+        for ids in ids.chunks(call) {
+            self.push(ids, envelope).await?;
+        }
+        Ok(())
+    }
+
+    async fn push(&self, ids: &[String], envelope: &str) -> Result<()> {
+        let mut call = PUSH.key(self.prefix);
+        call.arg(QUEUE).arg(ids.len()).arg("0").arg(0).arg("");
+        call.arg("").arg(0).arg("").arg(0).arg("good");
+        for id in ids {
+            call.arg(id);
+        }
+        for _ in ids {
+            call.arg(envelope);
+        }
+        let known: Vec<String> = call.invoke_async(&mut self.conn.clone()).await?;
+        ensure!(known.is_empty(), "{} ids were taken", known.len());
+        Ok(())
+    }
+
+    /// Takes what waits and ends it, up to `batch` at a time, until nothing is left. As in the worker, one call
+    /// ends what the last fetch took while another fetches the next. Returns how many.
+    pub async fn drain(&self, batch: usize, outcome: &str) -> Result<usize> {
+        let (mut held, mut ended): (Vec<Held>, usize) = (Vec::new(), 0);
+        loop {
+            let settling = OptionFuture::from((!held.is_empty()).then(|| self.settle(&held, outcome)));
+            let (rejected, fetched) = join(settling, self.fetch(batch)).await;
+            let rejected = rejected.transpose()?.unwrap_or_default();
+            ensure!(rejected.is_empty(), "{} outcomes were rejected", rejected.len());
+            ended += held.iter().map(|held| held.ids.len()).sum::<usize>();
+            held = fetched?;
+            if held.is_empty() {
+                return Ok(ended);
+            }
+        }
+    }
+
+    async fn fetch(&self, want: usize) -> RedisResult<Vec<Held>> {
+        // Read as the engine reads it.
+        type Taken = (String, Vec<String>, Vec<Vec<u8>>, Vec<Option<u32>>, Vec<Option<u32>>);
+        let token = Uuid::new_v4().simple().to_string();
+        let mut call = FETCH.key(self.prefix);
+        call.arg("bare").arg(&token).arg(30_000).arg(want).arg(QUEUE);
+        let (_, taken, _): (i64, Vec<Taken>, u64) = call.invoke_async(&mut self.conn.clone()).await?;
+        let held = |(index, (_, ids, ..)): (usize, Taken)| Held { token: format!("{token}.{index}"), ids };
+        Ok(taken.into_iter().enumerate().map(held).collect())
+    }
+
+    async fn settle(&self, held: &[Held], outcome: &str) -> RedisResult<Vec<usize>> {
+        let mut call = SETTLE.key(self.prefix);
+        call.arg(QUEUE).arg(held.len());
+        for held in held {
+            call.arg(format!("{}|{}", held.token, held.ids.join(",")));
+        }
+        for held in held {
+            for id in &held.ids {
+                call.arg("ok").arg(id).arg(&held.token).arg(0).arg(self.ttl).arg(outcome);
+            }
+        }
+        call.invoke_async(&mut self.conn.clone()).await
+    }
+}
+
+async fn info(conn: &mut MultiplexedConnection, section: &str) -> Result<String> {
+    Ok(redis::cmd("INFO").arg(section).query_async(conn).await?)
+}
+
+fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    info.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'))
+}
+
+/// Which server it is, and how it keeps what it has.
+pub async fn describe(conn: &mut MultiplexedConnection) -> Result<String> {
+    let info = info(conn, "server").await?;
+    let mut text = match field(&info, "valkey_version") {
+        Some(version) => format!("Valkey {version}"),
+        None => format!("Redis {}", field(&info, "redis_version").unwrap_or("of unknown version")),
+    };
+    for setting in ["save", "appendonly", "io-threads"] {
+        let answer: Vec<String> = redis::cmd("CONFIG").arg("GET").arg(setting).query_async(conn).await?;
+        text += &format!(", {setting} {:?}", answer.get(1).map_or("?", String::as_str));
+    }
+    Ok(text)
+}
+
+/// Microseconds that Redis has spent in scripts and in waking workers since its statistics were last reset.
+pub async fn script_time(conn: &mut MultiplexedConnection) -> Result<f64> {
+    let info = info(conn, "commandstats").await?;
+    let mut total = 0.0;
+    for command in ["evalsha", "eval", "bzpopmin"] {
+        let Some(stats) = field(&info, &format!("cmdstat_{command}")) else { continue };
+        let time = stats.split(',').find_map(|stat| stat.strip_prefix("usec="));
+        total += time.context("Redis does not tell the time of its commands")?.parse::<f64>()?;
+    }
+    Ok(total)
+}
+
+/// Bytes in use, without the buffers of connections.
+pub async fn used_memory(conn: &mut MultiplexedConnection) -> Result<f64> {
+    let info = info(conn, "memory").await?;
+    let mut bytes = [0.0; 2];
+    for (bytes, name) in bytes.iter_mut().zip(["used_memory", "mem_clients_normal"]) {
+        *bytes = field(&info, name).context("Redis does not tell its memory")?.parse::<f64>()?;
+    }
+    Ok(bytes[0] - bytes[1])
+}
+
+/// Has calls noted that take longer than 10 ms.
+pub async fn watch_slow_calls(conn: &mut MultiplexedConnection) -> Result<()> {
+    for (setting, value) in [("slowlog-log-slower-than", 10_000), ("slowlog-max-len", 1_000)] {
+        redis::cmd("CONFIG").arg("SET").arg(setting).arg(value).query_async::<()>(conn).await?;
+    }
+    redis::cmd("SLOWLOG").arg("RESET").query_async::<()>(conn).await?;
+    Ok(())
+}
+
+/// How many calls of scripts were noted, and the worst in words.
+pub async fn slow_calls(conn: &mut MultiplexedConnection) -> Result<(usize, Option<String>)> {
+    // Id, time, microseconds, words, address and name of the client.
+    type Entry = (i64, i64, u64, Vec<Vec<u8>>, String, String);
+    let entries: Vec<Entry> = redis::cmd("SLOWLOG").arg("GET").arg(1_000).query_async(conn).await?;
+    let (mut count, mut worst): (usize, Option<(u64, String)>) = (0, None);
+    for (_, _, micros, words, ..) in entries {
+        let words: Vec<_> = words.iter().map(|word| String::from_utf8_lossy(word)).collect();
+        if !matches!(&words[..], [command, ..] if command.eq_ignore_ascii_case("evalsha")) {
+            continue;
+        }
+        count += 1;
+        if worst.as_ref().is_none_or(|(most, _)| *most < micros) {
+            // After the hash and the number of keys: the prefix and the first arguments.
+            let call: Vec<_> = words.iter().skip(3).take(6).map(|word| shorten(word)).collect();
+            let script = words.get(1).map_or("a script", |hash| script_name(hash));
+            worst = Some((micros, format!("{:.1} ms: {script} {}", micros as f64 / 1e3, call.join(" "))));
+        }
+    }
+    Ok((count, worst.map(|(_, text)| text)))
+}
+
+fn script_name(hash: &str) -> &str {
+    let known = [("push", &PUSH), ("fetch", &FETCH), ("settle", &SETTLE)];
+    known.into_iter().find(|(_, script)| script.get_hash() == hash).map_or(hash, |(name, _)| name)
+}
+
+fn shorten(word: &str) -> String {
+    if word.is_empty() { "''".into() } else { word.chars().take(40).collect() }
+}

@@ -1,0 +1,340 @@
+//! The job engine under load. Every figure stands beside its floor, and the two are measured in turns in one
+//! run, so that a slow or busy machine is so for both.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Parser;
+use redis::aio::MultiplexedConnection;
+use saas::{
+    dev::{self, Purpose, Server},
+    queue::{Context, Failure, Job, JobType, Options, Origin, Place, Queue, Worker},
+};
+use secrecy::ExposeSecret;
+use serde::{Deserialize, Serialize};
+use tokio::{
+    sync::mpsc,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    bare::{self, Bare, CALLERS, QUEUE, at_once, new_ids},
+    table::{Both, Figures, Rounds, Sample, number},
+};
+
+/// Jobs queued by one call.
+const CALL: usize = 1_000;
+/// Drains of the short backlog in one round, since one takes a moment only.
+const DRAINS: usize = 5;
+/// Between two jobs, for the worker to become idle again.
+const PAUSE: Duration = Duration::from_millis(5);
+/// Makes an envelope of 250 bytes.
+const PAD: usize = 144;
+
+/// Measures the job engine.
+#[derive(Parser)]
+#[command(name = "./scripts/bench queue", no_binary_name = true)]
+struct Args {
+    /// Rounds of each measurement; unless said 3, and 1 of the longest backlog.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=100))]
+    rounds: Option<u16>,
+    /// Jobs that the worker runs at once, and that a call of the bare loop takes.
+    #[arg(long, default_value_t = 500, value_name = "N",
+        value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    concurrency: u16,
+    /// A tenth of the jobs.
+    #[arg(long)]
+    quick: bool,
+}
+
+#[derive(Parser)]
+struct RedisSettings {
+    #[command(flatten)]
+    redis: saas::config::Redis,
+}
+
+/// Told when a job begins, where somebody wants to know.
+#[derive(Clone, Default)]
+struct Probe(Option<mpsc::UnboundedSender<Instant>>);
+
+/// Does nothing.
+#[derive(Clone, Serialize, Deserialize)]
+struct Noop {
+    n: u64,
+    pad: String,
+}
+
+impl Job for Noop {
+    type State = Probe;
+    type Output = ();
+    const NAME: &'static str = "noop";
+
+    async fn run(self, ctx: Context<Probe>) -> Result<(), Failure> {
+        if let Some(begun) = &ctx.state.0 {
+            let _ = begun.send(Instant::now());
+        }
+        Ok(())
+    }
+}
+
+const JOBS: &[JobType<Probe>] = &[JobType::of::<Noop>()];
+
+fn options(concurrency: usize, burst: bool) -> Result<Options> {
+    let (lease, grace) = (Duration::from_secs(30), Duration::from_secs(25));
+    Ok(Options { queues: QUEUE.parse()?, concurrency, lease, grace, burst, scheduler: true })
+}
+
+pub fn main(args: impl Iterator<Item = String>) -> Result<()> {
+    let args = Args::parse_from(args);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        let server = Server::redis(&dev::test_dir()?, Purpose::Test).await?;
+        let result = measure(args, server.url.expose_secret()).await;
+        server.stop().await;
+        result
+    })
+}
+
+async fn measure(args: Args, url: &str) -> Result<()> {
+    let mut conn = bare::connect(url).await?;
+    bare::watch_slow_calls(&mut conn).await?;
+    println!("{}", bare::describe(&mut conn).await?);
+    let cpus = std::thread::available_parallelism()?;
+    println!("{cpus} CPUs, 2 threads, concurrency {}\n", args.concurrency);
+    let batch = (0..CALL as u64).map(|n| Noop { n: 1_000_000 + n, pad: "x".repeat(PAD) }).collect();
+    let (envelope, outcome) = (String::new(), String::new());
+    let mut bench = Bench { args, url: url.to_owned(), conn, batch, envelope, outcome };
+    let envelope = bench.warm_up().await?;
+    let (short, long) = (bench.size(10_000), bench.size(1_000_000));
+    let figures = Figures {
+        short: number(short as f64, 0),
+        long: number(long as f64, 0),
+        bulk: bench.bulk().await?,
+        single: bench.single().await?,
+        short_drain: bench.drain("short", short, DRAINS, bench.rounds(3)).await?,
+        long_drain: bench.drain("long", long, 1, bench.rounds(1)).await?,
+        pick_up: bench.pick_up().await?,
+        memory: [bench.memory().await?, envelope],
+        slow: bare::slow_calls(&mut bench.conn).await?,
+    };
+    print!("{}", figures.table());
+    if let Some(worst) = &figures.slow.1 {
+        println!("\nThe slowest call of a script took {worst}");
+    }
+    Ok(())
+}
+
+struct Bench {
+    args: Args,
+    url: String,
+    conn: MultiplexedConnection,
+    batch: Vec<Noop>,
+    /// Of a job, as the engine writes them: the floor has the same.
+    envelope: String,
+    outcome: String,
+}
+
+impl Bench {
+    fn rounds(&self, usual: usize) -> usize {
+        self.args.rounds.map_or(usual, usize::from)
+    }
+
+    fn size(&self, full: usize) -> usize {
+        if self.args.quick { full / 10 } else { full }
+    }
+
+    /// Both sides, for one measurement.
+    async fn sides(&self, prefix: &'static str) -> Result<(Queue, Bare)> {
+        let url = self.url.as_str();
+        let flags = ["bench", "--redis-url", url, "--queue-prefix", prefix, "--redis-timeout-ms", "60000"];
+        let queue = Queue::new(&RedisSettings::try_parse_from(flags)?.redis)?;
+        queue.ping().await?;
+        Ok((queue, Bare::new(bare::connect(url).await?, prefix, Noop::RESULT_TTL)))
+    }
+
+    async fn flush(&self) -> Result<()> {
+        redis::cmd("FLUSHALL").arg("SYNC").query_async::<()>(&mut self.conn.clone()).await?;
+        Ok(())
+    }
+
+    async fn fill(&self, queue: &Queue, jobs: usize) -> Result<()> {
+        for _ in 0..jobs / CALL {
+            queue.enqueue_all(&self.batch, Origin::default(), Place::default()).await?;
+        }
+        Ok(())
+    }
+
+    async fn timed(&self, jobs: usize, work: impl Future<Output = Result<()>>) -> Result<Sample> {
+        let mut conn = self.conn.clone();
+        redis::cmd("CONFIG").arg("RESETSTAT").query_async::<()>(&mut conn).await?;
+        let begun = Instant::now();
+        work.await?;
+        let seconds = begun.elapsed().as_secs_f64();
+        Ok(Sample { jobs, seconds, redis: bare::script_time(&mut conn).await? })
+    }
+
+    /// Lets both sides run once, and learns from the engine what a job looks like. Returns the mean size of the
+    /// envelopes.
+    async fn warm_up(&mut self) -> Result<Rounds> {
+        eprintln!("warming up");
+        let (queue, bare) = self.sides("warm").await?;
+        self.fill(&queue, CALL).await?;
+        let envelopes: Vec<String> = redis::cmd("HVALS").arg("warm:jobs").query_async(&mut self.conn).await?;
+        self.work(&queue, CALL).await?;
+        let buckets: Vec<String> =
+            redis::cmd("ZRANGE").arg("warm:buckets").arg(0).arg(-1).query_async(&mut self.conn).await?;
+        let bucket = buckets.first().context("no outcome was kept")?;
+        let outcomes: Vec<String> = redis::cmd("HVALS").arg(bucket).query_async(&mut self.conn).await?;
+        let bytes: usize = envelopes.iter().map(String::len).sum();
+        let mut size = Rounds::default();
+        size.push(bytes as f64 / envelopes.len() as f64);
+        self.envelope = envelopes.into_iter().next().context("nothing was queued")?;
+        self.outcome = outcomes.into_iter().next().context("no outcome was kept")?;
+        self.flush().await?;
+        self.fill(&queue, CALL).await?;
+        bare.drain(CALL, &self.outcome).await?;
+        self.flush().await?;
+        Ok(size)
+    }
+
+    async fn bulk(&self) -> Result<Both> {
+        let ((queue, bare), jobs) = (self.sides("bulk").await?, self.size(100_000));
+        let mut both = Both::default();
+        for round in 1..=self.rounds(3) {
+            eprintln!("enqueue, 1,000 a call: round {round}");
+            let engine = self.timed(jobs, self.fill(&queue, jobs)).await?;
+            self.flush().await?;
+            let ids = new_ids(jobs);
+            let floor = self.timed(jobs, bare.push_all(&ids, CALL, &self.envelope)).await?;
+            self.flush().await?;
+            both.add(&[engine, floor]);
+        }
+        Ok(both)
+    }
+
+    async fn single(&self) -> Result<Both> {
+        let ((queue, bare), each) = (self.sides("single").await?, self.size(60_000) / CALLERS);
+        let envelope: Arc<str> = self.envelope.as_str().into();
+        let mut both = Both::default();
+        for round in 1..=self.rounds(3) {
+            eprintln!("enqueue, one by one, {CALLERS} at once: round {round}");
+            let enqueuing = at_once(|_| {
+                let (queue, job) = (queue.clone(), self.batch[0].clone());
+                async move {
+                    for _ in 0..each {
+                        queue.enqueue(&job, Origin::default()).await?;
+                    }
+                    anyhow::Ok(())
+                }
+            });
+            let engine = self.timed(each * CALLERS, enqueuing).await?;
+            self.flush().await?;
+            let ids: Arc<[String]> = new_ids(each * CALLERS).into();
+            let pushing = at_once(|caller| {
+                let (bare, ids, envelope) = (bare.clone(), ids.clone(), envelope.clone());
+                async move { bare.push_all(&ids[caller * each..][..each], 1, &envelope).await }
+            });
+            let floor = self.timed(each * CALLERS, pushing).await?;
+            self.flush().await?;
+            both.add(&[engine, floor]);
+        }
+        Ok(both)
+    }
+
+    /// Works everything off with a worker of its own.
+    async fn work(&self, queue: &Queue, jobs: usize) -> Result<Sample> {
+        let options = options(self.args.concurrency.into(), true)?;
+        let worker = Worker::new(queue, JOBS, Probe::default(), options)?;
+        let never = CancellationToken::new();
+        let working = async {
+            let finished = worker.run(never.clone(), never.clone()).await?.finished;
+            ensure!(finished == jobs as u64, "{finished} of {jobs} jobs finished");
+            anyhow::Ok(())
+        };
+        self.timed(jobs, working).await
+    }
+
+    async fn drain(&self, prefix: &'static str, jobs: usize, times: usize, rounds: usize) -> Result<Both> {
+        let (queue, bare) = self.sides(prefix).await?;
+        let mut both = Both::default();
+        for round in 1..=rounds {
+            eprintln!("drain of {}: round {round}", number(jobs as f64, 0));
+            let mut samples = [Sample::default(), Sample::default()];
+            for _ in 0..times {
+                self.fill(&queue, jobs).await?;
+                samples[0].add(&self.work(&queue, jobs).await?);
+                self.flush().await?;
+                self.fill(&queue, jobs).await?;
+                let draining = async {
+                    let ended = bare.drain(self.args.concurrency.into(), &self.outcome).await?;
+                    ensure!(ended == jobs, "{ended} of {jobs} jobs ended");
+                    anyhow::Ok(())
+                };
+                samples[1].add(&self.timed(jobs, draining).await?);
+                self.flush().await?;
+            }
+            both.add(&samples);
+        }
+        Ok(both)
+    }
+
+    /// Milliseconds from before a job is enqueued to its first line, and of a PING: the median, the 99th
+    /// percentile, the most.
+    async fn pick_up(&self) -> Result<[[Rounds; 2]; 3]> {
+        let ((queue, _), mut conn) = (self.sides("idle").await?, bare::connect(&self.url).await?);
+        let (sender, mut begun) = mpsc::unbounded_channel();
+        let (stop, never) = (CancellationToken::new(), CancellationToken::new());
+        let worker = Worker::new(&queue, JOBS, Probe(Some(sender)), options(10, false)?)?;
+        let working = tokio::spawn(worker.run(stop.clone(), never));
+        sleep(100 * PAUSE).await;
+        let mut found = <[[Rounds; 2]; 3]>::default();
+        let mut most = [0.0_f64; 2];
+        for round in 1..=self.rounds(3) {
+            eprintln!("pick-up by an idle worker: round {round}");
+            let mut times = [Vec::new(), Vec::new()];
+            for _ in 0..self.size(500) {
+                sleep(PAUSE).await;
+                let asked = Instant::now();
+                queue.enqueue(&self.batch[0], Origin::default()).await?;
+                let begun = timeout(Duration::from_secs(30), begun.recv()).await?;
+                let begun = begun.context("the worker has ended")?;
+                times[0].push(begun.duration_since(asked).as_secs_f64() * 1e3);
+                sleep(PAUSE).await;
+                let asked = Instant::now();
+                redis::cmd("PING").query_async::<()>(&mut conn).await?;
+                times[1].push(asked.elapsed().as_secs_f64() * 1e3);
+            }
+            for (side, times) in times.iter_mut().enumerate() {
+                times.sort_by(f64::total_cmp);
+                found[0][side].push(times[times.len() / 2]);
+                found[1][side].push(times[times.len() * 99 / 100]);
+                most[side] = times.iter().copied().fold(most[side], f64::max);
+            }
+        }
+        for (side, most) in most.into_iter().enumerate() {
+            found[2][side].push(most);
+        }
+        stop.cancel();
+        working.await??;
+        self.flush().await?;
+        Ok(found)
+    }
+
+    async fn memory(&self) -> Result<Rounds> {
+        let ((queue, _), jobs) = (self.sides("memory").await?, self.size(100_000));
+        let mut conn = self.conn.clone();
+        let mut found = Rounds::default();
+        for round in 1..=self.rounds(3) {
+            eprintln!("memory of queued jobs: round {round}");
+            let before = bare::used_memory(&mut conn).await?;
+            self.fill(&queue, jobs).await?;
+            found.push((bare::used_memory(&mut conn).await? - before) / jobs as f64);
+            self.flush().await?;
+        }
+        Ok(found)
+    }
+}

@@ -1,0 +1,196 @@
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::{Chore, ask, do_chores, enqueue, enqueue_after, enqueue_in_an_hour};
+use crate::support::{
+    TestApp, User,
+    app::{Answer, fields},
+};
+
+async fn change(app: &TestApp, name: &str, admin: &User, body: Value) -> Answer {
+    let request = app.request(Method::PATCH, &format!("/admin/queues/{name}")).json(&body);
+    Answer::of(request.bearer_auth(&admin.token)).await
+}
+
+/// The queue of the chores, as it is listed.
+async fn listed(app: &TestApp, admin: &User) -> Option<Value> {
+    let queues = ask(app, Method::GET, "/admin/queues", admin).await;
+    queues.as_array().unwrap().iter().find(|queue| queue["name"] == "chores").cloned()
+}
+
+#[tokio::test]
+async fn smoke_queues_are_listed_with_what_is_in_them() {
+    let app = TestApp::start().await;
+    let admin = app.admin().await;
+    assert_eq!(listed(&app, &admin).await, None);
+    enqueue(&app, Chore::Fail).await;
+    assert_eq!(do_chores(&app).await.failed, 1);
+    let first = enqueue(&app, Chore::Succeed).await;
+    enqueue_in_an_hour(&app).await;
+    enqueue_after(&app, &first).await;
+    let mut queue = listed(&app, &admin).await.unwrap();
+    assert!(queue["latency_seconds"].take().as_f64().unwrap() >= 0.0);
+    let expected = json!({
+        "name": "chores",
+        "paused": false,
+        "queued": 1,
+        "scheduled": 1,
+        "deferred": 1,
+        "started": 0,
+        "failed": 1,
+        "latency_seconds": null,
+        "totals": { "enqueued": 4, "requeued": 0, "finished": 0, "failed": 1, "canceled": 0 },
+        "concurrency_limit": null,
+        "rate_limit": null,
+    });
+    assert_eq!(queue, expected);
+}
+
+#[tokio::test]
+async fn of_a_queue_only_what_is_named_is_changed() {
+    let app = TestApp::start().await;
+    let admin = app.admin().await;
+    let settings = |answer: Answer| {
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        assert_eq!(answer.body["name"], "chores");
+        ["paused", "concurrency_limit", "rate_limit"].map(|name| answer.body[name].clone())
+    };
+    // Ahead of its first job.
+    let rate = json!({ "jobs": 50, "per_seconds": 60 });
+    let all = json!({ "paused": true, "concurrency_limit": 3, "rate_limit": rate });
+    let expected = [json!(true), json!(3), rate.clone()];
+    assert_eq!(settings(change(&app, "chores", &admin, all).await), expected);
+    assert_eq!(settings(change(&app, "chores", &admin, json!({})).await), expected);
+    assert_eq!(settings(change(&app, "chores", &admin, json!({ "paused": null })).await), expected);
+
+    enqueue(&app, Chore::Succeed).await;
+    assert_eq!(do_chores(&app).await.finished, 0);
+    let resumed = json!({ "paused": false, "concurrency_limit": null });
+    let expected = [json!(false), Value::Null, rate];
+    assert_eq!(settings(change(&app, "chores", &admin, resumed).await), expected);
+    assert_eq!(do_chores(&app).await.finished, 1);
+    let unlimited = json!({ "rate_limit": null });
+    let expected = [json!(false), Value::Null, Value::Null];
+    assert_eq!(settings(change(&app, "chores", &admin, unlimited).await), expected);
+    let queue = listed(&app, &admin).await.unwrap();
+    assert_eq!((&queue["totals"]["finished"], &queue["latency_seconds"]), (&json!(1), &Value::Null));
+}
+
+#[tokio::test]
+async fn every_wrong_part_of_a_change_is_named() {
+    let app = TestApp::start().await;
+    let admin = app.admin().await;
+    for (body, wrong) in [
+        (json!({ "concurrency_limit": 0 }), vec![("body.concurrency_limit", "greater_than_equal")]),
+        (json!({ "concurrency_limit": 100_001 }), vec![("body.concurrency_limit", "less_than_equal")]),
+        (json!({ "concurrency_limit": 1.5 }), vec![("body.concurrency_limit", "int_type")]),
+        (
+            json!({ "paused": "yes", "pause": true }),
+            vec![("body.pause", "extra_forbidden"), ("body.paused", "bool_type")],
+        ),
+        (
+            json!({ "rate_limit": {} }),
+            vec![("body.rate_limit.jobs", "missing"), ("body.rate_limit.per_seconds", "missing")],
+        ),
+        (
+            json!({ "rate_limit": { "jobs": 0, "per_seconds": 86_401 } }),
+            vec![
+                ("body.rate_limit.jobs", "greater_than_equal"),
+                ("body.rate_limit.per_seconds", "less_than_equal"),
+            ],
+        ),
+        (
+            json!({ "rate_limit": { "jobs": 4_294_967_296_u64, "per_seconds": 1 } }),
+            vec![("body.rate_limit.jobs", "less_than_equal")],
+        ),
+    ] {
+        let answer = change(&app, "chores", &admin, body.clone()).await;
+        assert_eq!(answer.invalid_fields(), fields(&wrong), "{body}");
+    }
+    assert_eq!(listed(&app, &admin).await, None);
+}
+
+#[tokio::test]
+async fn a_queue_has_a_name_like_a_queue() {
+    let app = TestApp::start().await;
+    let admin = app.admin().await;
+    let long = "x".repeat(101);
+    for (name, kind) in [("a%20b", "value_error"), ("a:1", "value_error"), (&*long, "string_too_long")] {
+        let wrong = fields(&[("path.name", kind)]);
+        let changed = change(&app, name, &admin, json!({ "paused": true })).await;
+        assert_eq!(changed.invalid_fields(), wrong, "{name}");
+        let requeued = app.call(Method::POST, &format!("/admin/queues/{name}/requeue"), &admin).await;
+        assert_eq!(requeued.invalid_fields(), wrong, "{name}");
+        let purge = format!("/admin/queues/{name}/jobs?status=failed");
+        assert_eq!(app.call(Method::DELETE, &purge, &admin).await.invalid_fields(), wrong, "{name}");
+        let list = app.call(Method::GET, &format!("/admin/jobs?queue={name}"), &admin).await;
+        assert_eq!(list.invalid_fields(), fields(&[("query.queue", kind)]), "{name}");
+    }
+    let longest = "x".repeat(100);
+    assert_eq!(change(&app, &longest, &admin, json!({ "paused": true })).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_queue_that_was_never_used_is_not_found() {
+    let app = TestApp::start().await;
+    let admin = app.admin().await;
+    for answer in [
+        change(&app, "nobody", &admin, json!({})).await,
+        app.call(Method::POST, "/admin/queues/nobody/requeue", &admin).await,
+        app.call(Method::DELETE, "/admin/queues/nobody/jobs?status=failed", &admin).await,
+    ] {
+        answer.is_problem(404, "not_found", "Queue not found");
+    }
+    let page = ask(&app, Method::GET, "/admin/jobs?queue=nobody", &admin).await;
+    assert_eq!(page, json!({ "items": [], "total": 0, "offset": 0, "limit": 50 }));
+}
+
+#[tokio::test]
+async fn a_queue_is_purged_of_one_state_at_a_time() {
+    let app = TestApp::start().await;
+    let admin = app.admin().await;
+    enqueue(&app, Chore::Fail).await;
+    do_chores(&app).await;
+    let first = enqueue(&app, Chore::Succeed).await;
+    enqueue_in_an_hour(&app).await;
+    enqueue_after(&app, &first).await;
+    // What waits for a job that is thrown away would fail: it goes first.
+    let states = ["deferred", "queued", "scheduled", "failed"];
+    for (n, state) in states.into_iter().enumerate() {
+        let path = format!("/admin/queues/chores/jobs?status={state}");
+        for count in [1, 0] {
+            assert_eq!(ask(&app, Method::DELETE, &path, &admin).await, json!({ "count": count }), "{state}");
+        }
+        let queue = listed(&app, &admin).await.unwrap();
+        for (m, state) in states.into_iter().enumerate() {
+            assert_eq!(queue[state], u8::from(m > n), "{state}");
+        }
+    }
+    assert_eq!(listed(&app, &admin).await.unwrap()["totals"]["canceled"], 3);
+
+    for (query, kind) in [("", "missing"), ("?status=started", "enum"), ("?status=", "enum")] {
+        let path = format!("/admin/queues/chores/jobs{query}");
+        let answer = app.call(Method::DELETE, &path, &admin).await;
+        assert_eq!(answer.invalid_fields(), fields(&[("query.status", kind)]), "{query}");
+    }
+}
+
+#[tokio::test]
+async fn what_has_failed_in_a_queue_is_put_back() {
+    let app = TestApp::start().await;
+    let admin = app.admin().await;
+    for _ in 0..3 {
+        enqueue(&app, Chore::Fail).await;
+    }
+    do_chores(&app).await;
+    for count in [3, 0] {
+        let answer = ask(&app, Method::POST, "/admin/queues/chores/requeue", &admin).await;
+        assert_eq!(answer, json!({ "count": count }));
+    }
+    let queue = listed(&app, &admin).await.unwrap();
+    assert_eq!(
+        (&queue["queued"], &queue["failed"], &queue["totals"]["requeued"]),
+        (&json!(3), &json!(0), &json!(3))
+    );
+    assert_eq!(do_chores(&app).await.failed, 3);
+}

@@ -1,0 +1,301 @@
+//! `saas queue` as a process: looking at queues and jobs.
+
+use std::{process::Command, time::Duration};
+
+use saas::queue::{Origin, Place, State};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{
+    eventually,
+    process::{Ended, Running, run, saas},
+    proxy::{Link, Proxy},
+    queue::{Behaviour, Task, TestQueue, UrgentTask, steady},
+    servers::servers,
+};
+
+impl TestQueue {
+    pub async fn command(&self, args: &[&str]) -> Command {
+        let mut command = saas(&[&["queue"], args].concat());
+        command.env("REDIS_URL", servers().await.redis_url()).env("QUEUE_PREFIX", &self.prefix);
+        // A busy machine is not what these tests are about.
+        command.env("REDIS_TIMEOUT_MS", "20000");
+        command
+    }
+
+    pub async fn cli(&self, args: &[&str]) -> Ended {
+        run(self.command(args).await).await
+    }
+
+    /// What a command that succeeds prints.
+    pub async fn prints(&self, args: &[&str]) -> String {
+        self.cli(args).await.succeeded().stdout
+    }
+
+    pub async fn json(&self, args: &[&str]) -> Value {
+        let text = self.prints(&[args, &["--json"]].concat()).await;
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+
+    /// A job that has failed for good.
+    pub async fn failed(&self, name: &str) -> String {
+        let id = self.push(name, Behaviour::FailForGood).await;
+        self.drain_until(&id, State::Failed).await;
+        id
+    }
+
+    pub async fn urgent(&self, name: &str) -> String {
+        self.queue.enqueue(&UrgentTask { name: name.into() }, Origin::default()).await.unwrap()
+    }
+
+    /// One on the other queue that waits for an hour.
+    pub async fn later(&self, name: &str) -> String {
+        let hour = Duration::from_secs(3_600);
+        self.queue.enqueue_in(&UrgentTask { name: name.into() }, Origin::default(), hour).await.unwrap()
+    }
+}
+
+/// The words of the first line that begins with this one.
+fn row<'a>(text: &'a str, first: &str) -> Vec<&'a str> {
+    let mut rows = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    rows.find(|row| row.first() == Some(&first)).unwrap_or_else(|| panic!("no {first} in {text}"))
+}
+
+fn ids(list: &Value) -> Vec<&str> {
+    list.as_array().unwrap().iter().map(|job| job["job_id"].as_str().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn help_has_examples_and_lists_what_is_read() {
+    let all = run(saas(&["queue", "--help"])).await.succeeded().stdout;
+    assert!(all.contains("Examples:\n"), "{all}");
+    for action in [
+        "stats", "failed", "jobs", "show", "requeue", "cancel", "pause", "resume", "limit", "purge",
+        "workers",
+    ] {
+        assert!(all.contains(&format!("\n  {action} ")), "{action} is not in {all}");
+        let help = run(saas(&["queue", action, "--help"])).await.succeeded().stdout;
+        assert!(help.contains("REDIS_URL") && !help.contains("DATABASE_URL"), "{help}");
+    }
+    let limit = run(saas(&["queue", "limit", "--help"])).await.succeeded().stdout;
+    assert!(limit.contains("100/s") && !limit.contains("One queue, which"), "{limit}");
+}
+
+#[tokio::test]
+async fn smoke_stats_show_each_queue() {
+    let queue = TestQueue::new().await;
+    assert!(queue.prints(&["stats"]).await.contains("there is no queue yet"));
+    assert_eq!(queue.json(&["stats"]).await, json!([]));
+
+    queue.failed("bad").await;
+    queue.push("good", Behaviour::Succeed).await;
+    queue.drain().await;
+    let first = queue.push("waits", Behaviour::Succeed).await;
+    let task = Task { name: "child".into(), behaviour: Behaviour::Succeed };
+    let place = Place { after: vec![first], ..Place::default() };
+    queue.queue.enqueue_with(&task, Origin::default(), place).await.unwrap();
+    queue.later("later").await;
+    queue.prints(&["pause", "urgent"]).await;
+    queue.prints(&["limit", "default", "--concurrency", "5", "--rate", "100/m"]).await;
+
+    let table = queue.prints(&["stats"]).await;
+    let default = row(&table, "default");
+    assert_eq!(default[..8], ["default", "-", "1", "0", "1", "0", "1", "1"], "{table}");
+    assert!(default[8].ends_with(['s', 'm']), "{table}");
+    assert_eq!(default[9..], ["5", "at", "once,", "100/60s"], "{table}");
+    assert_eq!(row(&table, "urgent"), ["urgent", "paused", "0", "1", "0", "0", "0", "0", "-", "-"]);
+    assert!(table.starts_with("QUEUE ") && !table.contains('\x1b'), "{table}");
+
+    let list = queue.json(&["stats"]).await;
+    assert_eq!((&list[0]["name"], &list[1]["name"]), (&json!("default"), &json!("urgent")));
+    assert_eq!((&list[0]["queued"], &list[0]["totals"]["finished"]), (&json!(1), &json!(1)));
+    assert_eq!(list[0]["rate_limit"], json!({ "jobs": 100, "per_seconds": 60.0 }));
+}
+
+#[tokio::test]
+async fn stats_go_on_until_they_are_told_to_stop() {
+    let queue = TestQueue::new().await;
+    queue.push("one", Behaviour::Succeed).await;
+    let mut watch = Running::start(queue.command(&["stats", "--watch", "0.1"]).await);
+    eventually("there are two frames", || async {
+        (watch.output().matches("QUEUED").count() >= 2).then_some(())
+    })
+    .await;
+    assert!(!watch.output().contains('\x1b'), "only a terminal is cleared");
+    assert_eq!(row(&watch.output(), "default")[2], "1");
+    watch.signal("INT");
+    assert_eq!(watch.end().await.code(), Some(0));
+
+    let mut lines = Running::start(queue.command(&["stats", "--json", "--watch", "0.1"]).await);
+    eventually("there are two lines", || async { (lines.output().matches('\n').count() >= 2).then_some(()) })
+        .await;
+    for line in lines.output().lines().take(2) {
+        let list: Value = serde_json::from_str(line).unwrap();
+        assert_eq!(list[0]["queued"], json!(1));
+    }
+    lines.signal("TERM");
+    assert_eq!(lines.end().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn stats_go_on_when_redis_is_back() {
+    let queue = TestQueue::new().await;
+    queue.push("one", Behaviour::Succeed).await;
+    let (proxy, url) = Proxy::before(&servers().await.redis_url()).await;
+    let mut command = queue.command(&["stats", "--watch", "0.1"]).await;
+    command.env("REDIS_URL", url).env("REDIS_TIMEOUT_MS", "500");
+    let mut watch = Running::start(command);
+    watch.says("QUEUED").await;
+    proxy.set(Link::Cut);
+    watch.says("error: Redis cannot be used: check REDIS_URL").await;
+    let before = watch.output().matches("QUEUED").count();
+    proxy.set(Link::Up);
+    eventually("there are frames again", || async {
+        (watch.output().matches("QUEUED").count() > before).then_some(())
+    })
+    .await;
+    assert!(!watch.has_ended());
+}
+
+#[tokio::test]
+async fn failed_jobs_are_listed_latest_first() {
+    let queue = TestQueue::new().await;
+    let old = queue.failed("old").await;
+    let urgent = queue.urgent("x").await;
+    let envelope: String = queue.redis(&["HGET", "{}:jobs", &urgent]).await;
+    let spoilt = envelope.replace("\"name\"", "\"nome\"");
+    queue.redis::<u32>(&["HSET", "{}:jobs", &urgent, &spoilt]).await;
+    queue.drain_until(&urgent, State::Failed).await;
+    let new = queue.failed("new").await;
+
+    assert_eq!(ids(&queue.json(&["failed"]).await), [&new, &urgent, &old]);
+    assert_eq!(ids(&queue.json(&["failed", "default"]).await), [&new, &old]);
+    assert_eq!(ids(&queue.json(&["failed", "--limit", "1", "--offset", "1"]).await), [&urgent]);
+    assert_eq!(ids(&queue.json(&["failed", "default", "--limit", "1", "--offset", "1"]).await), [&old]);
+    let list = queue.json(&["failed", "urgent"]).await;
+    assert_eq!((&list[0]["status"], &list[0]["payload"]["nome"]), (&json!("failed"), &json!("x")));
+
+    let table = queue.prints(&["failed"]).await;
+    let line = row(&table, &new);
+    assert_eq!(line[1..4], ["test_task", "default", "1"]);
+    assert!(table.contains("There is no such invoice") && table.contains("FAILED AT"), "{table}");
+    assert_eq!(table.lines().count(), 4);
+    assert_eq!(queue.prints(&["failed", "--offset", "9"]).await, "no failed jobs from 9 on\n");
+    queue.cli(&["failed", "--limit", "0"]).await.failed(2, &["--limit"]);
+}
+
+#[tokio::test]
+async fn jobs_are_listed_by_state() {
+    let queue = TestQueue::new().await;
+    let first = queue.push("first", Behaviour::Succeed).await;
+    let second = queue.push("second", Behaviour::Succeed).await;
+    let task = Task { name: "child".into(), behaviour: Behaviour::Succeed };
+    let place = Place { after: vec![first.clone()], ..Place::default() };
+    let child = queue.queue.enqueue_with(&task, Origin::default(), place).await.unwrap();
+    let later = queue.later("later").await;
+
+    assert_eq!(ids(&queue.json(&["jobs", "default"]).await), [&first, &second]);
+    assert_eq!(ids(&queue.json(&["jobs", "default", "--offset", "1"]).await), [&second]);
+    assert_eq!(ids(&queue.json(&["jobs", "default", "--status", "deferred"]).await), [&child]);
+    assert_eq!(queue.json(&["jobs", "default", "--status", "failed"]).await, json!([]));
+    let scheduled = queue.prints(&["jobs", "urgent", "--status", "scheduled"]).await;
+    assert!(scheduled.contains("DUE AT"), "{scheduled}");
+    assert_eq!(row(&scheduled, &later)[1..4], ["urgent_task", "urgent", "0"]);
+    assert_eq!(queue.prints(&["jobs", "urgent"]).await, "no queued jobs\n");
+    queue.cli(&["jobs", "default", "--status", "finished"]).await.failed(2, &["finished", "deferred"]);
+}
+
+#[tokio::test]
+async fn a_running_job_and_its_worker_are_shown() {
+    let queue = TestQueue::new().await;
+    let idle = queue.prints(&["workers"]).await;
+    assert!(idle.contains("no worker was heard of"), "{idle}");
+    assert_eq!(queue.json(&["workers"]).await, json!([]));
+
+    let id = queue.push("one", Behaviour::WaitForTest).await;
+    let stop = CancellationToken::new();
+    let work = tokio::spawn(queue.worker(steady(2)).run(stop.clone(), CancellationToken::new()));
+    eventually("the worker has told that it runs", || async {
+        let workers = queue.queue.workers().await.unwrap();
+        workers.first().is_some_and(|worker| worker.running == 1).then_some(())
+    })
+    .await;
+    let pid = std::process::id().to_string();
+    let list = queue.json(&["workers"]).await;
+    assert_eq!((list[0]["pid"].to_string(), &list[0]["concurrency"]), (pid.clone(), &json!(2)));
+    let table = queue.prints(&["workers"]).await;
+    let worker = row(&table, list[0]["id"].as_str().unwrap());
+    assert_eq!(worker[2..6], [pid.as_str(), env!("CARGO_PKG_VERSION"), "default", "1/2"], "{table}");
+
+    let started = queue.json(&["jobs", "default", "--status", "started"]).await;
+    assert_eq!((ids(&started), &started[0]["worker"]), (vec![id.as_str()], &list[0]["id"]));
+    assert!(queue.prints(&["show", &id]).await.contains("\nworker:   "));
+
+    assert_eq!(queue.prints(&["cancel", &id]).await, format!("{id}: asked to stop\n"));
+    eventually("it is cancelled", || async {
+        (queue.status(&id).await.state == State::Canceled).then_some(())
+    })
+    .await;
+    stop.cancel();
+    work.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn one_job_is_shown_with_all_that_is_known() {
+    let queue = TestQueue::new().await;
+    let bad = queue.failed("bad").await;
+    let text = queue.prints(&["show", &bad]).await;
+    let first = format!("id:       {bad}");
+    for line in [
+        first.as_str(),
+        "status:   failed",
+        "task:     test_task",
+        "queue:    default",
+        "attempts: 1",
+        "error:    There is no such invoice",
+        "payload:  {\"",
+    ] {
+        assert!(text.lines().any(|there| there.starts_with(line)), "{line} is not in {text}");
+    }
+    assert!(!text.contains("detail:") && !text.contains("result:"), "{text}");
+    let shown = queue.json(&["show", &bad]).await;
+    assert_eq!((&shown["job_id"], &shown["payload"]["name"]), (&json!(bad), &json!("bad")));
+
+    let good = queue.push("good", Behaviour::Succeed).await;
+    queue.drain().await;
+    let text = queue.prints(&["show", &good]).await;
+    assert!(text.contains("result:   {\"name\":\"good\"}"), "{text}");
+    queue.cli(&["show", "0000"]).await.failed(1, &["no job 0000 is known (any more)"]);
+}
+
+#[tokio::test]
+async fn queues_that_were_never_used_are_told_apart() {
+    let queue = TestQueue::new().await;
+    let commands: [&[&str]; 4] = [
+        &["failed", "nowhere"],
+        &["jobs", "nowhere"],
+        &["purge", "nowhere", "--yes"],
+        &["requeue", "--all", "nowhere"],
+    ];
+    for args in commands {
+        queue.cli(args).await.failed(1, &["there is no queue \"nowhere\", nor any other yet"]);
+    }
+    queue.push("one", Behaviour::Succeed).await;
+    queue.later("two").await;
+    for args in commands {
+        queue.cli(args).await.failed(1, &["there is no queue \"nowhere\"; known: default, urgent"]);
+    }
+}
+
+#[tokio::test]
+async fn without_redis_it_says_what_to_look_at() {
+    for args in [["queue", "stats"], ["queue", "workers"], ["queue", "failed"]] {
+        let mut command = saas(&args);
+        command.env("REDIS_URL", "redis://:hunter2@127.0.0.1:9/0").env("REDIS_TIMEOUT_MS", "200");
+        let ended = run(command).await.failed(1, &["error: Redis cannot be used", "REDIS_URL"]);
+        assert!(!ended.stderr.contains("hunter2") && ended.stdout.is_empty(), "{ended:?}");
+    }
+    let mut unreadable = saas(&["queue", "stats"]);
+    unreadable.env("REDIS_URL", "http://:hunter2@host");
+    run(unreadable).await.failed(1, &["REDIS_URL cannot be read"]);
+}

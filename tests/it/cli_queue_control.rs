@@ -1,0 +1,92 @@
+//! `saas queue` as a process: what operators do to queues and jobs.
+
+use saas::queue::State;
+
+use crate::support::queue::{Behaviour, TestQueue};
+
+#[tokio::test]
+async fn failed_jobs_are_requeued_one_by_one_or_all() {
+    let queue = TestQueue::new().await;
+    let (one, two) = (queue.failed("one").await, queue.failed("two").await);
+    let some = queue.cli(&["requeue", &one, "0000"]).await.failed(1, &["0000 is not among the failed jobs"]);
+    assert_eq!(some.stdout, "requeued 1 job\n");
+    assert!(!some.stderr.contains(&one));
+    assert_eq!(queue.status(&one).await.state, State::Queued);
+    assert_eq!(queue.prints(&["requeue", "--all", "default"]).await, "requeued 1 job\n");
+    assert_eq!(queue.status(&two).await.state, State::Queued);
+    assert_eq!(queue.prints(&["requeue", "--all", "default"]).await, "requeued 0 jobs\n");
+    queue.cli(&["requeue", &one]).await.failed(1, &[&one]);
+    queue.cli(&["requeue"]).await.failed(2, &["Usage"]);
+    queue.cli(&["requeue", "--all", "default", &one]).await.failed(2, &["--all"]);
+}
+
+#[tokio::test]
+async fn cancelling_says_what_became_of_each() {
+    let queue = TestQueue::new().await;
+    let (one, two) = (queue.push("one", Behaviour::Succeed).await, queue.later("two").await);
+    let both = queue.prints(&["cancel", &one, &two]).await;
+    assert_eq!(both, format!("{one}: canceled\n{two}: canceled\n"));
+    let three = queue.push("three", Behaviour::Succeed).await;
+    let mixed = queue.cli(&["cancel", &one, "0000", &three]).await.failed(1, &[]);
+    assert_eq!(mixed.stdout, format!("{one}: has already ended\n0000: unknown\n{three}: canceled\n"));
+}
+
+#[tokio::test]
+async fn queues_are_paused_and_resumed() {
+    let queue = TestQueue::new().await;
+    let id = queue.push("one", Behaviour::Succeed).await;
+    let paused = queue.cli(&["pause", "default"]).await.succeeded();
+    assert_eq!((paused.stdout.as_str(), paused.stderr.as_str()), ("default is paused\n", ""));
+    queue.drain().await;
+    assert_eq!(queue.status(&id).await.state, State::Queued);
+    assert_eq!(queue.prints(&["resume", "default"]).await, "default is not paused any more\n");
+    queue.drain().await;
+    assert_eq!(queue.status(&id).await.state, State::Finished);
+
+    let new = queue.cli(&["pause", "defualt"]).await.succeeded();
+    assert!(new.stderr.contains("there was no queue \"defualt\" until now"), "{new:?}");
+    for action in ["pause", "resume", "limit"] {
+        queue.cli(&[action, "a b"]).await.failed(2, &["'a b'", "letters, digits"]);
+    }
+}
+
+#[tokio::test]
+async fn limits_are_set_shown_and_lifted() {
+    let queue = TestQueue::new().await;
+    queue.push("one", Behaviour::Succeed).await;
+    assert_eq!(queue.prints(&["limit", "default"]).await, "default: no limits\n");
+    let set = queue.prints(&["limit", "default", "--concurrency", "5", "--rate", "30/m"]).await;
+    assert_eq!(set, "default: 5 at once, 30/60s\n");
+    assert_eq!(queue.prints(&["limit", "default"]).await, set);
+    let info = queue.queue.queue("default").await.unwrap().unwrap();
+    assert_eq!((info.concurrency_limit, info.rate_limit), (Some(5), Some("30/m".parse().unwrap())));
+    let lifted = queue.prints(&["limit", "default", "--concurrency", "none"]).await;
+    assert_eq!(lifted, "default: 30/60s\n");
+    assert_eq!(queue.prints(&["limit", "default", "--rate", "none"]).await, "default: no limits\n");
+    for wrong in ["0", "-1", "many"] {
+        let flag = format!("--concurrency={wrong}");
+        queue.cli(&["limit", "default", &flag]).await.failed(2, &[wrong, "from 1, or none"]);
+    }
+    queue.cli(&["limit", "default", "--rate", "5"]).await.failed(2, &["30/m"]);
+}
+
+#[tokio::test]
+async fn smoke_a_purge_has_to_be_confirmed() {
+    let queue = TestQueue::new().await;
+    let one = queue.failed("one").await;
+    queue.failed("two").await;
+    queue.later("later").await;
+    let waits = queue.push("waits", Behaviour::Succeed).await;
+    queue.cli(&["purge", "default"]).await.failed(1, &["2 failed jobs of default", "--yes"]);
+    assert_eq!(queue.status(&one).await.state, State::Failed);
+
+    assert_eq!(queue.prints(&["purge", "default", "--yes"]).await, "threw away 2 failed jobs\n");
+    assert!(queue.queue.status(&one).await.unwrap().is_none());
+    assert_eq!(queue.prints(&["purge", "default", "--yes"]).await, "threw away 0 failed jobs\n");
+    let scheduled = queue.prints(&["purge", "urgent", "--status", "scheduled", "--yes"]).await;
+    assert_eq!(scheduled, "threw away 1 scheduled job\n");
+    assert_eq!(queue.status(&waits).await.state, State::Queued);
+    let queued = queue.prints(&["purge", "default", "--status=queued", "--yes"]).await;
+    assert_eq!(queued, "threw away 1 queued job\n");
+    queue.cli(&["purge", "default", "--status=started", "--yes"]).await.failed(2, &["started", "deferred"]);
+}

@@ -1,0 +1,170 @@
+//! The engine's scripts, called one by one, and a look at everything that they keep.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use redis::{Connection, FromRedisValue, RedisResult};
+
+pub const QUEUES: [&str; 2] = ["a", "b"];
+
+/// A change to a script that breaks it: the file, what stands there, and what is put in its place.
+pub type Mutation = (&'static str, &'static str, &'static str);
+
+pub struct Engine {
+    conn: Connection,
+    pub prefix: String,
+    scripts: HashMap<&'static str, redis::Script>,
+    snapshot: redis::Script,
+    outcomes: redis::Script,
+}
+
+const NAMES: [&str; 12] = [
+    "push", "fetch", "settle", "beat", "release", "tick", "cancel", "requeue", "purge", "control", "cron",
+    "status",
+];
+
+/// Everything but the outcomes, which only grow.
+const SNAPSHOT: &str = "
+local out = {}
+for i, q in ipairs(ARGV) do
+  local groups = {}
+  for _, group in ipairs({ 'tenant 0', 'tenant 1', 'tenant 2' }) do
+    local ids = rc('LRANGE', group_list(q, group), 0, -1)
+    if #ids > 0 then groups[#groups + 1] = { group, ids } end
+  end
+  out[i] = { rc('LRANGE', P .. ':queue:' .. q, 0, -1), groups, rc('LRANGE', P .. ':turns:' .. q, 0, -1),
+    rc('ZRANGE', P .. ':scheduled:' .. q, 0, -1), rc('ZRANGE', P .. ':deferred:' .. q, 0, -1),
+    rc('ZRANGE', P .. ':failed:' .. q, 0, -1), rc('ZRANGE', P .. ':wip:' .. q, 0, -1, 'WITHSCORES') }
+end
+local kept = 0
+for _, key in ipairs(rc('ZRANGE', P .. ':buckets', 0, -1)) do kept = kept + rc('HLEN', key) end
+local records = {}
+for _, key in ipairs(ON_RECORD) do records[#records + 1] = { key, rc('HKEYS', P .. key) } end
+return { now(), out, rc('HKEYS', P .. ':jobs'), rc('HGETALL', P .. ':run'), rc('HGETALL', P .. ':stats'),
+  records, rc('SMEMBERS', P .. ':cancel'), rc('HKEYS', P .. ':then'), kept }
+";
+const OUTCOMES: &str = "
+local out = {}
+for i, id in ipairs(ARGV) do out[i] = outcome(id) or '' end
+return out
+";
+
+type Room = (
+    Vec<String>,
+    Vec<(String, Vec<String>)>,
+    Vec<String>,
+    Vec<String>,
+    Vec<String>,
+    Vec<String>,
+    Vec<(String, f64)>,
+);
+
+/// One queue.
+#[derive(Clone, Default)]
+pub struct Queue {
+    pub list: Vec<String>,
+    pub groups: BTreeMap<String, Vec<String>>,
+    pub turns: Vec<String>,
+    pub scheduled: HashSet<String>,
+    pub deferred: HashSet<String>,
+    pub failed: HashSet<String>,
+    /// Lease and when it ends.
+    pub leases: HashMap<String, i64>,
+}
+
+#[derive(Clone, Default)]
+pub struct Snapshot {
+    pub now: i64,
+    pub queues: HashMap<&'static str, Queue>,
+    pub jobs: HashSet<String>,
+    pub run: HashMap<String, String>,
+    pub stats: HashMap<String, i64>,
+    pub records: Vec<(String, Vec<String>)>,
+    pub cancel: HashSet<String>,
+    pub waited_for: HashSet<String>,
+    pub kept: usize,
+}
+
+impl Snapshot {
+    /// The token that holds a job.
+    pub fn holder(&self, id: &str) -> Option<&str> {
+        self.run.get(id)?.split('|').next()
+    }
+}
+
+impl Engine {
+    /// # Panics
+    /// When the mutation does not match the script exactly once: it would test nothing.
+    pub fn new(url: &str, prefix: String, mutation: Option<Mutation>) -> Self {
+        let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/queue/scripts");
+        let mut mutated = false;
+        let mut read = |name: &str| {
+            let text = std::fs::read_to_string(dir.join(format!("{name}.lua"))).unwrap();
+            match mutation {
+                Some((file, from, to)) if file == name => {
+                    assert_eq!(text.matches(from).count(), 1, "{name}.lua has {from:?}");
+                    mutated = true;
+                    text.replace(from, to)
+                }
+                _ => text,
+            }
+        };
+        let lib = read("lib");
+        let scripts = NAMES.map(|name| (name, redis::Script::new(&(lib.clone() + &read(name))))).into();
+        assert_eq!(mutated, mutation.is_some());
+        Self {
+            conn: redis::Client::open(url).unwrap().get_connection().unwrap(),
+            prefix,
+            scripts,
+            snapshot: redis::Script::new(&(lib.clone() + SNAPSHOT)),
+            outcomes: redis::Script::new(&(lib + OUTCOMES)),
+        }
+    }
+
+    pub fn call<T: FromRedisValue>(&mut self, name: &str, args: &[String]) -> RedisResult<T> {
+        self.scripts[name].key(&self.prefix).arg(args).invoke(&mut self.conn)
+    }
+
+    /// A command of Redis on one of the engine's keys.
+    pub fn redis<T: FromRedisValue>(&mut self, command: &str, key: &str, args: &[&str]) -> T {
+        redis::cmd(command).arg(format!("{}:{key}", self.prefix)).arg(args).query(&mut self.conn).unwrap()
+    }
+
+    pub fn look(&mut self) -> Snapshot {
+        type All = (
+            i64,
+            Vec<Room>,
+            HashSet<String>,
+            HashMap<String, String>,
+            HashMap<String, i64>,
+            Vec<(String, Vec<String>)>,
+            HashSet<String>,
+            HashSet<String>,
+            usize,
+        );
+        let (now, rooms, jobs, run, stats, records, cancel, waited_for, kept): All =
+            self.snapshot.key(&self.prefix).arg(&QUEUES).invoke(&mut self.conn).unwrap();
+        let queue = |(list, groups, turns, scheduled, deferred, failed, leases): Room| Queue {
+            list,
+            groups: groups.into_iter().collect(),
+            turns,
+            scheduled: scheduled.into_iter().collect(),
+            deferred: deferred.into_iter().collect(),
+            failed: failed.into_iter().collect(),
+            leases: leases.into_iter().map(|(lease, end)| (lease, end as i64)).collect(),
+        };
+        let queues = QUEUES.into_iter().zip(rooms.into_iter().map(queue)).collect();
+        Snapshot { now, queues, jobs, run, stats, records, cancel, waited_for, kept }
+    }
+
+    pub fn outcomes(&mut self, ids: &[String]) -> Vec<String> {
+        self.outcomes.key(&self.prefix).arg(ids).invoke(&mut self.conn).unwrap()
+    }
+
+    pub fn clean(&mut self) {
+        let keys: Vec<String> =
+            redis::cmd("KEYS").arg(format!("{}:*", self.prefix)).query(&mut self.conn).unwrap();
+        if !keys.is_empty() {
+            redis::cmd("UNLINK").arg(keys).query::<()>(&mut self.conn).unwrap();
+        }
+    }
+}
