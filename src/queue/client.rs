@@ -6,7 +6,7 @@ use bb8_redis::RedisConnectionManager;
 use redis::{ErrorKind, RedisError, ScriptInvocation, ServerErrorKind, aio::MultiplexedConnection};
 use secrecy::ExposeSecret;
 
-use super::combine::Combiner;
+use super::{combine::Combiner, scripts};
 use crate::{
     config::Redis,
     error::{BoxError, Error, Result},
@@ -115,8 +115,12 @@ struct Connection {
 }
 
 impl Connection {
-    /// Every failure of Redis is one of a dependency: the caller may come back.
+    /// Every failure of Redis is one of a dependency: the caller may come back. The one refusal of a script is not.
     fn judge(&mut self, error: RedisError) -> Error {
+        if error.code() == Some(scripts::NO_JOB) {
+            let id = error.detail().and_then(|text| text.split_whitespace().next()).unwrap_or_default();
+            return Error::invalid("place", "after", format!("there is no job {id} (any more)"));
+        }
         self.broken = true;
         Error::unavailable("Redis", error)
     }

@@ -20,7 +20,7 @@ use crate::{
 /// A larger payload belongs in a table or a file, and its key in the job.
 const MAX_ENVELOPE: usize = 1024 * 1024;
 /// What one call of the script takes at most: it must not keep Redis from others for long.
-pub(super) const MAX_JOBS: usize = 1_000;
+pub(super) const MAX_JOBS: usize = 250;
 pub(super) const MAX_BYTES: usize = 4 * 1024 * 1024;
 const MAX_NAME: usize = 255;
 const MAX_AFTER: usize = 100;
@@ -118,10 +118,10 @@ impl Queue {
         Ok(others.into_iter().next().unwrap_or(id))
     }
 
-    /// Queues many jobs at once; the ids are in their order. A thousand are queued all or none.
+    /// Queues many jobs at once; the ids are in their order. Each 250 are queued all or none.
     ///
     /// # Errors
-    /// As [`enqueue`](Self::enqueue); of more than a thousand the first ones may then have been queued.
+    /// As [`enqueue`](Self::enqueue); of more than 250 the first ones may then have been queued.
     pub async fn enqueue_all<J: Job>(&self, jobs: &[J], origin: Origin, place: Place) -> Result<Vec<String>> {
         place.check()?;
         if jobs.len() > 1 && (place.unique.is_some() || !place.after.is_empty()) {
@@ -180,19 +180,6 @@ impl Queue {
             call
         })
         .await
-        .map_err(|error| unknown_job(error, &place.after))
-    }
-}
-
-/// The script names the one of `after` that it does not know.
-fn unknown_job(error: Error, after: &[String]) -> Error {
-    match &error {
-        Error::Unavailable { source, .. } if source.to_string().starts_with("NOJOB") => {
-            let text = source.to_string();
-            let id = after.iter().find(|id| text.contains(*id)).cloned().unwrap_or_default();
-            Error::invalid("place", "after", format!("there is no job {id:?} (any more)"))
-        }
-        _ => error,
     }
 }
 

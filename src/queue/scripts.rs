@@ -10,6 +10,9 @@ const DRAINS: &str = "#!lua flags=allow-oom\n";
 const WRITES: &str = "#!lua\n";
 const READS: &str = "#!lua flags=no-writes\n";
 
+/// What a push is refused with whose job shall wait for one that is not known.
+pub(super) const NO_JOB: &str = "NOJOB";
+
 macro_rules! script {
     ($kind:expr, $file:literal) => {
         LazyLock::new(|| {

@@ -157,7 +157,8 @@ impl<S: Clone + Send + Sync + 'static> Worker<S> {
             self.exchange.add(outbox);
             let stop = stopping.begun.is_cancelled();
             let free = self.options.concurrency.saturating_sub(self.running.len());
-            let want = if hungry && !stop { free } else { 0 };
+            // Half of what it may run, so that one half runs while the other travels.
+            let want = if hungry && !stop { free.min(self.options.concurrency.div_ceil(2)) } else { 0 };
             if want > 0 || self.exchange.is_busy() {
                 let flushed = tokio::select! {
                     flushed = self.exchange.flush(want) => flushed,

@@ -33,7 +33,7 @@ impl TestQueue {
         eventually("the jobs run", || async { (self.log.ran().len() == jobs).then_some(()) }).await;
     }
 
-    async fn until(&self, id: &str, state: State) {
+    pub async fn until(&self, id: &str, state: State) {
         eventually(&format!("{id} is {state:?}"), || async {
             (self.status(id).await.state == state).then_some(())
         })

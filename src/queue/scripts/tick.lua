@@ -1,17 +1,17 @@
 -- Keeps time: promotes what is due, takes back what a dead worker held, frees old results, and wakes a worker
 -- for every queue that has jobs, should a wake-up have been lost. Any number of workers may tick.
--- ARGV: lease (ms), longest gap between ticks that is normal (ms), crashes allowed, backoff after one (ms), seed,
+-- ARGV: lease (ms), longest gap between ticks that is normal (ms), crashes allowed, backoff after one (ms), a number below 2^32,
 --   how many of the failed to keep in a queue, and for how long (ms)
 -- Returns {promoted, taken back, dead, 1 where there is more to do at once, ms after which there will be}
-local lease, gap, allowed, backoff, seed, most, longest = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]),
-  tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local lease, gap, allowed, backoff, chance, most, longest = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]),
+  tonumber(ARGV[4]), ARGV[5] / 2 ^ 32, tonumber(ARGV[6]), tonumber(ARGV[7])
 local t = now()
 local last = tonumber(rc('GET', P .. ':tick') or t)
 rc('SET', P .. ':tick', t)
 -- Redis was away, the machine slept or the clock jumped: workers get one lease to show that they live.
 if t - last > gap or last - t > 1000 then rc('SET', P .. ':grace', 1, 'PX', lease) end
 local grace = rc('EXISTS', P .. ':grace') == 1
-local promoted, back, died, more, later, handled = 0, 0, 0, 0, 0, 0
+local promoted, back, died, more, later, handled, suspects = 0, 0, 0, 0, 0, 0, 0
 for _, q in ipairs(rc('SMEMBERS', P .. ':queues')) do
   local scheduled, wip = P .. ':scheduled:' .. q, P .. ':wip:' .. q
   local due = rc('ZRANGEBYSCORE', scheduled, '-inf', t, 'LIMIT', 0, CHUNK)
@@ -47,10 +47,13 @@ for _, q in ipairs(rc('SMEMBERS', P .. ':queues')) do
           tell({ id }, false)
           died = died + 1
         else
-          -- The first goes at once. Later ones are spread out, so that the one that kills its worker stops
-          -- taking the same neighbours with it.
-          seed = (seed * 1103515245 + 12345) % 2147483648
-          local delay = crashes == 1 and 0 or backoff * 2 ^ (crashes - 2) * (0.5 + seed / 2147483648)
+          -- After the first it goes at once. Later the suspects come back one by one, so that the one that kills
+          -- its worker stops taking the same neighbours with it.
+          local delay = 0
+          if crashes > 1 then
+            delay = backoff * 2 ^ (crashes - 2) * (0.5 + chance) + math.min(suspects * 1500, 15000)
+            suspects = suspects + 1
+          end
           rc('HSET', P .. ':err', id, text)
           if delay == 0 then ready(q, { id }) else rc('ZADD', scheduled, math.floor(t + delay), id) end
           back = back + 1

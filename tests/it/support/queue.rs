@@ -70,6 +70,12 @@ pub enum Behaviour {
     WaitForTest,
     /// Keeps its thread for so many milliseconds.
     Block(u64),
+    /// Says how far it has come, and waits for the test.
+    Report,
+    Snooze,
+    Discard,
+    /// After so many seconds.
+    RetryIn(u64),
 }
 
 impl Job for Task {
@@ -97,6 +103,17 @@ impl Job for Task {
             Behaviour::WaitForTest => {
                 ctx.state.open.notified().await;
                 Ok(())
+            }
+            Behaviour::Report => {
+                ctx.progress(10, "one of ten");
+                ctx.progress(40, "four of ten");
+                ctx.state.open.notified().await;
+                Ok(())
+            }
+            Behaviour::Snooze => Err(Failure::snooze(Duration::from_secs(3_600))),
+            Behaviour::Discard => Err(Failure::discard("The invoice is paid")),
+            Behaviour::RetryIn(seconds) => {
+                Err(Failure::new("Not yet").retry_in(Duration::from_secs(seconds)))
             }
             Behaviour::Block(ms) => {
                 std::thread::sleep(Duration::from_millis(ms));
@@ -194,6 +211,8 @@ pub struct TestQueue {
     pub queue: Queue,
     pub prefix: String,
     pub log: Log,
+    /// The server's own address, whatever lies between it and the queue.
+    direct: String,
 }
 
 #[derive(clap::Parser)]
@@ -202,16 +221,26 @@ struct RedisSettings {
     redis: saas::config::Redis,
 }
 
+pub fn client(url: &str, prefix: &str) -> Queue {
+    use clap::Parser;
+    let settings = RedisSettings::parse_from(["test", "--redis-url", url, "--queue-prefix", prefix]);
+    Queue::new(&settings.redis).unwrap()
+}
+
 impl TestQueue {
     pub async fn new() -> Self {
         Self::at(&servers().await.redis_url()).await
     }
 
+    /// Through a proxy before the servers of this run.
     pub async fn at(url: &str) -> Self {
-        use clap::Parser;
-        let prefix = format!("q{}", unique());
-        let settings = RedisSettings::parse_from(["test", "--redis-url", url, "--queue-prefix", &prefix]);
-        Self { queue: Queue::new(&settings.redis).unwrap(), prefix, log: Log::default() }
+        let direct = servers().await.redis_url();
+        Self { direct, ..Self::on(url, &format!("q{}", unique())) }
+    }
+
+    /// On a server of the test's own.
+    pub fn on(url: &str, prefix: &str) -> Self {
+        Self { queue: client(url, prefix), prefix: prefix.into(), log: Log::default(), direct: url.into() }
     }
 
     pub async fn push(&self, name: &str, behaviour: Behaviour) -> String {
@@ -244,7 +273,7 @@ impl TestQueue {
 
     /// A command to Redis; `{}` stands for the prefix.
     pub async fn redis<T: redis::FromRedisValue>(&self, command: &[&str]) -> T {
-        let client = redis::Client::open(servers().await.redis_url()).unwrap();
+        let client = redis::Client::open(self.direct.as_str()).unwrap();
         let mut conn = client.get_multiplexed_async_connection().await.unwrap();
         let mut cmd = redis::Cmd::new();
         for word in command {
@@ -258,14 +287,14 @@ impl TestQueue {
         let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/queue/scripts");
         let read = |name: &str| std::fs::read_to_string(dir.join(format!("{name}.lua"))).unwrap();
         let script = redis::Script::new(&(read("lib") + &read(name)));
-        let client = redis::Client::open(servers().await.redis_url()).unwrap();
+        let client = redis::Client::open(self.direct.as_str()).unwrap();
         let mut conn = client.get_multiplexed_async_connection().await.unwrap();
         script.key(&self.prefix).arg(args).invoke_async(&mut conn).await.unwrap()
     }
 
     /// Puts bytes where an envelope belongs.
     pub async fn redis_bytes(&self, id: &str, envelope: &[u8]) {
-        let client = redis::Client::open(servers().await.redis_url()).unwrap();
+        let client = redis::Client::open(self.direct.as_str()).unwrap();
         let mut conn = client.get_multiplexed_async_connection().await.unwrap();
         let key = format!("{}:jobs", self.prefix);
         redis::cmd("HSET").arg(key).arg(id).arg(envelope).query_async::<()>(&mut conn).await.unwrap();

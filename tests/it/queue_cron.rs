@@ -1,0 +1,134 @@
+//! Jobs that run by the clock: each slot once, however many schedulers there are.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use saas::queue::{Context, Failure, Job, JobType, Missed, Schedule, State, Worker};
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{
+    app::options,
+    queue::{Log, TestQueue},
+};
+
+macro_rules! periodic {
+    ($task:ident, $name:literal, $schedule:expr) => {
+        #[derive(Serialize, Deserialize)]
+        struct $task {
+            what: String,
+        }
+        impl Job for $task {
+            type State = Log;
+            type Output = ();
+            const NAME: &'static str = $name;
+            const SCHEDULE: Option<Schedule<Self>> = Some($schedule);
+            async fn run(self, ctx: Context<Log>) -> Result<(), Failure> {
+                ctx.state.ran.lock().unwrap().push(self.what);
+                Ok(())
+            }
+        }
+    };
+}
+
+periodic!(Digest, "digest", Schedule::new("0 3 * * 1", "Europe/Berlin", || Digest { what: "digest".into() }));
+periodic!(
+    Report,
+    "report",
+    Schedule::new("*/5 * * * *", "UTC", || Report { what: "report".into() }).missed(Missed::Skip)
+);
+periodic!(Broken, "broken", Schedule::new("every day", "UTC", || Broken { what: String::new() }));
+periodic!(Nowhere, "nowhere", Schedule::new("* * * * *", "Mars/Olympus", || Nowhere { what: String::new() }));
+
+const ALL: &[JobType<Log>] = &[JobType::of::<Digest>(), JobType::of::<Report>()];
+const DIGEST: &str = "digest|0 3 * * 1|Europe/Berlin";
+const REPORT: &str = "report|*/5 * * * *|UTC";
+
+impl TestQueue {
+    async fn tick(&self) {
+        self.queue.run_jobs(ALL, self.log.clone()).await.unwrap();
+    }
+
+    async fn due(&self, name: &str) -> i64 {
+        self.redis(&["HGET", "{}:cron", name]).await
+    }
+
+    /// As if its slot had been so long ago, with nobody to fire it.
+    async fn was_due(&self, name: &str, ago: Duration) {
+        let due = chrono::Utc::now().timestamp_millis() - ago.as_millis() as i64;
+        self.redis::<u32>(&["HSET", "{}:cron", name, &due.to_string()]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_slot_is_fired_once_however_many_schedulers_run() {
+    let queue = TestQueue::new().await;
+    queue.tick().await;
+    assert!(queue.log.ran().is_empty(), "nothing is due yet");
+    let now = chrono::Utc::now().timestamp_millis();
+    assert!((now..now + 8 * 86_400_000).contains(&queue.due(DIGEST).await));
+    for round in 1..=5 {
+        queue.was_due(DIGEST, Duration::ZERO).await;
+        join_all((0..8).map(|_| queue.tick())).await;
+        assert_eq!(queue.log.ran().len(), round);
+        assert!(queue.due(DIGEST).await > now);
+    }
+    let totals = queue.queue.queue("default").await.unwrap().unwrap().totals;
+    assert_eq!((totals.enqueued, totals.finished), (5, 5));
+}
+
+#[tokio::test]
+async fn slots_that_were_missed_are_made_up_for_once_or_left_out() {
+    let queue = TestQueue::new().await;
+    queue.tick().await;
+    let week = Duration::from_secs(7 * 86_400);
+    queue.was_due(DIGEST, 3 * week).await;
+    queue.was_due(REPORT, 3 * week).await;
+    queue.tick().await;
+    queue.tick().await;
+    assert_eq!(queue.log.ran(), ["digest"], "three weeks of digests are one, and of reports none");
+    queue.was_due(REPORT, Duration::from_secs(5)).await;
+    queue.tick().await;
+    assert_eq!(queue.log.ran(), ["digest", "report"]);
+}
+
+#[tokio::test]
+async fn a_schedule_that_nobody_has_any_more_is_forgotten() {
+    let queue = TestQueue::new().await;
+    queue.was_due("digest|0 4 * * *|UTC", Duration::from_secs(3_000)).await;
+    queue.was_due("gone|0 4 * * *|UTC", Duration::from_secs(4_000)).await;
+    queue.tick().await;
+    let names: Vec<String> = queue.redis(&["HKEYS", "{}:cron"]).await;
+    assert!(names.contains(&"digest|0 4 * * *|UTC".into()), "the version that has it may be rolling out");
+    assert!(!names.contains(&"gone|0 4 * * *|UTC".into()));
+    assert!(queue.log.ran().is_empty());
+}
+
+#[tokio::test]
+async fn a_schedule_that_cannot_be_read_is_refused_by_name() {
+    let queue = TestQueue::new().await;
+    const BROKEN: &[JobType<Log>] = &[JobType::of::<Broken>()];
+    const NOWHERE: &[JobType<Log>] = &[JobType::of::<Nowhere>()];
+    for (jobs, words) in [(BROKEN, ["broken", "every day"]), (NOWHERE, ["nowhere", "Mars/Olympus"])] {
+        let worker = Worker::new(&queue.queue, jobs, queue.log.clone(), options(&["default"]));
+        let error = format!("{:#}", worker.err().unwrap());
+        assert!(words.iter().all(|word| error.contains(word)), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_cancelled_slot_leaves_the_next_alone() {
+    let queue = TestQueue::new().await;
+    queue.queue.pause("default").await.unwrap();
+    queue.tick().await;
+    queue.was_due(DIGEST, Duration::ZERO).await;
+    queue.tick().await;
+    let waiting = queue.queue.list("default", State::Queued, 0, 10).await.unwrap();
+    assert_eq!(waiting.len(), 1);
+    queue.queue.cancel(&waiting[0].id).await.unwrap();
+    queue.queue.resume("default").await.unwrap();
+    queue.was_due(DIGEST, Duration::ZERO).await;
+    let never = CancellationToken::new();
+    let worker = Worker::new(&queue.queue, ALL, queue.log.clone(), options(&["default"])).unwrap();
+    assert_eq!(worker.run(never.clone(), never).await.unwrap().finished, 1);
+}

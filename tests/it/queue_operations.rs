@@ -1,0 +1,156 @@
+//! What operators see and do: lists, counters, pauses, requeues, purges, live workers.
+
+use std::time::Duration;
+
+use saas::queue::{Cancel, Origin, Place, State};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{
+    eventually,
+    queue::{Behaviour, Task, TestQueue, steady},
+};
+
+#[tokio::test]
+async fn a_paused_queue_keeps_its_jobs() {
+    let queue = TestQueue::new().await;
+    let stop = CancellationToken::new();
+    let work = tokio::spawn(queue.worker(steady(2)).run(stop.clone(), CancellationToken::new()));
+    queue.queue.pause("default").await.unwrap();
+    let id = queue.push("one", Behaviour::Succeed).await;
+    assert_eq!(queue.drain().await.finished, 0);
+    assert!(queue.queue.queue("default").await.unwrap().unwrap().paused);
+    assert_eq!(queue.status(&id).await.state, State::Queued);
+    queue.queue.resume("default").await.unwrap();
+    eventually("it has run", || async { (queue.log.ran().len() == 1).then_some(()) }).await;
+    stop.cancel();
+    work.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn what_has_failed_can_be_put_back_or_thrown_away() {
+    let queue = TestQueue::new().await;
+    let mut ids = Vec::new();
+    for n in 0..5 {
+        ids.push(queue.push(&n.to_string(), Behaviour::FailForGood).await);
+    }
+    queue.drain().await;
+    let failed = queue.queue.list("default", State::Failed, 0, 3).await.unwrap();
+    assert_eq!(failed.len(), 3);
+    assert_eq!(
+        failed[0].payload,
+        Some(json!({ "name": failed[0].payload.as_ref().unwrap()["name"], "behaviour": "FailForGood" }))
+    );
+    assert_eq!(queue.queue.list("default", State::Failed, 3, 3).await.unwrap().len(), 2);
+    assert!(queue.queue.requeue(&ids[0]).await.unwrap());
+    assert!(!queue.queue.requeue(&ids[0]).await.unwrap(), "it is queued already");
+    let status = queue.status(&ids[0]).await;
+    assert_eq!((status.state, status.attempts, status.error), (State::Queued, 0, None));
+    assert_eq!(queue.queue.requeue_failed("default").await.unwrap(), 4);
+    queue.drain().await;
+    assert_eq!(queue.log.ran().len(), 10);
+    let info = queue.queue.queue("default").await.unwrap().unwrap();
+    assert_eq!((info.failed, info.totals.requeued, info.totals.failed), (5, 5, 10));
+    assert_eq!(queue.queue.purge("default", State::Failed).await.unwrap(), 5);
+    assert!(queue.queue.status(&ids[0]).await.unwrap().is_none());
+    queue.push("waits", Behaviour::Succeed).await;
+    let place = Place { group: Some("g".into()), ..Place::default() };
+    let task = || Task { name: "waits too".into(), behaviour: Behaviour::Succeed };
+    queue.queue.enqueue_with(&task(), Origin::default(), place).await.unwrap();
+    queue.queue.enqueue_in(&task(), Origin::default(), Duration::from_secs(60)).await.unwrap();
+    assert_eq!(queue.queue.purge("default", State::Queued).await.unwrap(), 2);
+    assert_eq!(queue.queue.purge("default", State::Scheduled).await.unwrap(), 1);
+    assert!(queue.queue.purge("default", State::Started).await.is_err());
+    assert_eq!(queue.queue.purge("nowhere", State::Failed).await.unwrap(), 0);
+    assert_eq!(queue.drain().await.finished, 0);
+    assert!(!queue.redis::<bool>(&["EXISTS", "{}:jobs"]).await);
+    queue.is_clean().await;
+}
+
+#[tokio::test]
+async fn every_job_that_came_is_counted_once() {
+    let queue = TestQueue::new().await;
+    for behaviour in [Behaviour::Succeed, Behaviour::FailForGood, Behaviour::Fail(1), Behaviour::Panic] {
+        queue.push("x", behaviour).await;
+    }
+    queue.drain().await;
+    let id = queue.push("x", Behaviour::Succeed).await;
+    assert_eq!(queue.queue.cancel(&id).await.unwrap(), Cancel::Canceled);
+    queue.push("x", Behaviour::Succeed).await;
+    let info = queue.queue.queue("default").await.unwrap().unwrap();
+    let totals = info.totals;
+    assert_eq!((totals.enqueued, totals.finished, totals.failed, totals.canceled), (6, 1, 1, 1));
+    assert_eq!((info.queued, info.scheduled, info.started), (1, 2, 0));
+    assert!(info.latency_seconds.is_some_and(|seconds| seconds < 60.0));
+}
+
+#[tokio::test]
+async fn a_worker_is_listed_while_it_lives() {
+    let queue = TestQueue::new().await;
+    let id = queue.push("one", Behaviour::WaitForTest).await;
+    let stop = CancellationToken::new();
+    let work = tokio::spawn(queue.worker(steady(7)).run(stop.clone(), CancellationToken::new()));
+    let worker = eventually("it is listed with its job", || async {
+        let workers = queue.queue.workers().await.unwrap();
+        workers.into_iter().find(|worker| worker.running == 1)
+    })
+    .await;
+    assert_eq!((worker.pid, worker.concurrency, worker.queues.as_str()), (std::process::id(), 7, "default"));
+    assert!(!worker.host.is_empty() && worker.version == env!("CARGO_PKG_VERSION"));
+    assert!(worker.started_at <= worker.last_beat_at);
+    assert_eq!(queue.status(&id).await.worker, Some(worker.id));
+    assert_eq!(queue.queue.list("default", State::Started, 0, 10).await.unwrap().len(), 1);
+    queue.log.open.notify_one();
+    stop.cancel();
+    work.await.unwrap().unwrap();
+    assert!(queue.queue.workers().await.unwrap().is_empty(), "it has signed off");
+}
+
+#[tokio::test]
+async fn progress_is_seen_while_the_job_runs() {
+    let queue = TestQueue::new().await;
+    let id = queue.push("one", Behaviour::Report).await;
+    let stop = CancellationToken::new();
+    let work = tokio::spawn(queue.worker(steady(1)).run(stop.clone(), CancellationToken::new()));
+    let progress = eventually("it reports", || async { queue.status(&id).await.progress }).await;
+    assert_eq!(progress, json!({ "percent": 40, "message": "four of ten" }));
+    queue.log.open.notify_one();
+    eventually("it is done", || async { (queue.status(&id).await.state == State::Finished).then_some(()) })
+        .await;
+    stop.cancel();
+    work.await.unwrap().unwrap();
+    assert!(!queue.redis::<bool>(&["EXISTS", "{}:prog"]).await);
+}
+
+#[tokio::test]
+async fn a_task_says_what_becomes_of_it() {
+    let queue = TestQueue::new().await;
+    let snoozed = queue.push("snooze", Behaviour::Snooze).await;
+    let dropped = queue.push("drop", Behaviour::Discard).await;
+    let later = queue.push("later", Behaviour::RetryIn(3_600)).await;
+    queue.drain().await;
+    let status = queue.status(&snoozed).await;
+    assert_eq!((status.state, status.attempts), (State::Scheduled, 0), "no attempt is counted");
+    let status = queue.status(&dropped).await;
+    assert_eq!((status.state, status.error.as_deref()), (State::Canceled, Some("The invoice is paid")));
+    let status = queue.status(&later).await;
+    assert_eq!((status.state, status.attempts), (State::Scheduled, 1));
+    let away = (status.due_at.unwrap() - chrono::Utc::now()).num_seconds();
+    assert!((3_500..=3_600).contains(&away), "{away}");
+    assert_eq!(queue.queue.queue("default").await.unwrap().unwrap().failed, 0);
+}
+
+#[tokio::test]
+async fn one_that_lies_deep_in_a_long_queue_is_cancelled_too() {
+    let queue = TestQueue::new().await;
+    let tasks: Vec<_> =
+        (0..25_000).map(|n| Task { name: n.to_string(), behaviour: Behaviour::Succeed }).collect();
+    let ids = queue.queue.enqueue_all(&tasks, Origin::default(), Place::default()).await.unwrap();
+    for n in [0, 12_500, 24_999] {
+        assert_eq!(queue.queue.cancel(&ids[n]).await.unwrap(), Cancel::Canceled);
+        assert_eq!(queue.status(&ids[n]).await.state, State::Canceled);
+    }
+    assert_eq!(queue.queue.purge("default", State::Queued).await.unwrap(), 24_998);
+    let info = queue.queue.queue("default").await.unwrap().unwrap();
+    assert_eq!((info.queued, info.totals.canceled), (0, 25_000));
+}

@@ -1,0 +1,291 @@
+//! Where in its queue a job goes, and when: delays, turns, keys, limits, others that come first.
+
+use std::{collections::HashSet, time::Duration};
+
+use chrono::Utc;
+use saas::queue::{Cancel, Keep, Options, Origin, Place, Rate, State, Unique, When};
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{
+    app::options,
+    eventually,
+    queue::{Behaviour, Task, TestQueue, steady},
+};
+
+fn task(name: &str) -> Task {
+    Task { name: name.into(), behaviour: Behaviour::Succeed }
+}
+
+fn unique(key: &str, keep: Keep) -> Place {
+    let unique = Unique { key: key.into(), window: Duration::from_secs(3_600), keep };
+    Place { unique: Some(unique), ..Place::default() }
+}
+
+impl TestQueue {
+    async fn place(&self, name: &str, place: Place) -> String {
+        self.queue.enqueue_with(&task(name), Origin::default(), place).await.unwrap()
+    }
+
+    async fn after(&self, name: &str, after: &[&String]) -> String {
+        let after = after.iter().map(|id| (*id).clone()).collect();
+        self.place(name, Place { after, ..Place::default() }).await
+    }
+
+    /// Works off what is there one by one, so that the order is that of the queue.
+    async fn one_by_one(&self) -> Vec<String> {
+        let never = CancellationToken::new();
+        let alone = Options { concurrency: 1, ..options(&["urgent", "default"]) };
+        self.worker(alone).run(never.clone(), never).await.unwrap();
+        self.log.ran()
+    }
+}
+
+#[tokio::test]
+async fn a_delayed_job_starts_when_it_is_due_and_not_before() {
+    let queue = TestQueue::new().await;
+    let day = Duration::from_secs(86_400);
+    let tomorrow = queue.queue.enqueue_in(&task("in"), Origin::default(), day).await.unwrap();
+    let at = queue.queue.enqueue_at(&task("at"), Origin::default(), Utc::now() + day).await.unwrap();
+    let past = queue.queue.enqueue_at(&task("past"), Origin::default(), Utc::now() - day).await.unwrap();
+    queue.drain().await;
+    for id in [&tomorrow, &at] {
+        let status = queue.status(id).await;
+        assert_eq!(status.state, State::Scheduled);
+        let away = (status.due_at.unwrap() - Utc::now()).num_seconds();
+        assert!((86_000..=86_400).contains(&away), "{away}");
+    }
+    assert_eq!(queue.status(&past).await.state, State::Finished);
+    let soon =
+        queue.queue.enqueue_in(&task("soon"), Origin::default(), Duration::from_millis(300)).await.unwrap();
+    let stop = CancellationToken::new();
+    let work = tokio::spawn(queue.worker(steady(1)).run(stop.clone(), CancellationToken::new()));
+    let done = eventually("it is done", || async {
+        Some(queue.status(&soon).await).filter(|status| status.state == State::Finished)
+    })
+    .await;
+    let waited = done.started_at.unwrap() - done.enqueued_at.unwrap();
+    assert!(waited.num_milliseconds() >= 299, "{waited}");
+    stop.cancel();
+    work.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn ten_thousand_that_are_due_at_one_instant_all_run() {
+    let queue = TestQueue::new().await;
+    let tasks: Vec<_> = (0..10_000).map(|n| task(&n.to_string())).collect();
+    let place = Place { when: When::At(Utc::now() + Duration::from_secs(1)), ..Place::default() };
+    let ids = queue.queue.enqueue_all(&tasks, Origin::default(), place).await.unwrap();
+    assert_eq!(ids.iter().collect::<HashSet<_>>().len(), 10_000);
+    let stop = CancellationToken::new();
+    let work = tokio::spawn(queue.worker(steady(200)).run(stop.clone(), CancellationToken::new()));
+    eventually("all have run", || async { (queue.log.ran().len() == 10_000).then_some(()) }).await;
+    stop.cancel();
+    assert_eq!(work.await.unwrap().unwrap().finished, 10_000);
+    queue.is_clean().await;
+}
+
+#[tokio::test]
+async fn the_front_of_the_queue_comes_first() {
+    let queue = TestQueue::new().await;
+    queue.place("plain", Place::default()).await;
+    queue.place("urgent", Place { front: true, ..Place::default() }).await;
+    let batch = [task("a"), task("b")];
+    let place = Place { front: true, ..Place::default() };
+    queue.queue.enqueue_all(&batch, Origin::default(), place).await.unwrap();
+    assert_eq!(queue.one_by_one().await, ["a", "b", "urgent", "plain"]);
+}
+
+#[tokio::test]
+async fn a_noisy_tenant_does_not_hold_up_the_others() {
+    let queue = TestQueue::new().await;
+    let of = |group: &str| Place { group: Some(group.into()), ..Place::default() };
+    let noise: Vec<_> = (0..50).map(|_| task("noisy")).collect();
+    queue.queue.enqueue_all(&noise, Origin::default(), of("noisy")).await.unwrap();
+    for name in ["quiet", "quiet", "calm"] {
+        queue.place(name, of(name)).await;
+    }
+    queue.place("none", Place::default()).await;
+    assert_eq!(queue.queue.queue("default").await.unwrap().unwrap().queued, 54);
+    let order = queue.one_by_one().await;
+    assert_eq!(order.len(), 54);
+    for (name, latest) in [("none", 4), ("calm", 5), ("quiet", 8)] {
+        let last = order.iter().rposition(|ran| ran == name).unwrap();
+        assert!(last < latest, "{name} came {last} in {order:?}");
+    }
+    queue.is_clean().await;
+    assert!(!queue.redis::<bool>(&["EXISTS", "{}:group"]).await);
+}
+
+#[tokio::test]
+async fn a_key_keeps_the_first_or_the_last() {
+    let queue = TestQueue::new().await;
+    let first = queue.place("first", unique("digest", Keep::First)).await;
+    assert_eq!(queue.place("second", unique("digest", Keep::First)).await, first);
+    let other = queue.place("other", unique("other", Keep::First)).await;
+    assert_ne!(other, first);
+    let last = queue.place("last", unique("digest", Keep::Last)).await;
+    assert_ne!(last, first);
+    let status = queue.status(&first).await;
+    assert_eq!((status.state, status.task.as_str()), (State::Canceled, "test_task"));
+    assert_eq!(queue.one_by_one().await, ["other", "last"]);
+    // What has finished goes on keeping others out until its window is over.
+    assert_eq!(queue.place("again", unique("digest", Keep::First)).await, last);
+    // What was cancelled does not.
+    let gone = queue.place("gone", unique("third", Keep::First)).await;
+    assert_eq!(queue.queue.cancel(&gone).await.unwrap(), Cancel::Canceled);
+    assert_ne!(queue.place("new", unique("third", Keep::First)).await, gone);
+    let windows = Unique { key: "short".into(), window: Duration::from_millis(1), keep: Keep::First };
+    let place = Place { unique: Some(windows), ..Place::default() };
+    let short = queue.place("short", place.clone()).await;
+    eventually("the window is over", || async {
+        (queue.place("short", place.clone()).await != short).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_job_waits_for_others() {
+    let queue = TestQueue::new().await;
+    let (one, two) =
+        (queue.push("one", Behaviour::Succeed).await, queue.push("two", Behaviour::Fail(1)).await);
+    let last = queue.after("last", &[&one, &two]).await;
+    let after_that = queue.after("after that", &[&last]).await;
+    assert_eq!(queue.status(&last).await.state, State::Deferred);
+    assert_eq!(queue.queue.list("default", State::Deferred, 0, 10).await.unwrap().len(), 2);
+    queue.drain().await;
+    assert_eq!(queue.status(&last).await.state, State::Deferred, "one of the two is tried again yet");
+    queue.drain_until(&after_that, State::Finished).await;
+    assert_eq!(queue.log.ran(), ["one", "two", "two", "last", "after that"]);
+    // What has ended already is not waited for.
+    let late = queue.after("late", &[&one]).await;
+    assert_eq!(queue.status(&late).await.state, State::Queued);
+    queue.drain().await;
+    queue.is_clean().await;
+    for key in ["waits", "then", "told"] {
+        assert!(!queue.redis::<bool>(&["EXISTS", &format!("{{}}:{key}")]).await, "{key} is left over");
+    }
+}
+
+#[tokio::test]
+async fn a_job_fails_with_those_it_waits_for_unless_told_otherwise() {
+    let queue = TestQueue::new().await;
+    let (bad, gone) =
+        (queue.push("bad", Behaviour::FailForGood).await, queue.push("gone", Behaviour::Succeed).await);
+    let child = queue.after("child", &[&bad]).await;
+    let grandchild = queue.after("grandchild", &[&child]).await;
+    let of_gone = queue.after("of gone", &[&gone]).await;
+    let anyway = Place { after: vec![bad.clone(), gone.clone()], after_failures: true, ..Place::default() };
+    let anyway = queue.place("anyway", anyway).await;
+    assert_eq!(queue.queue.cancel(&gone).await.unwrap(), Cancel::Canceled);
+    queue.drain().await;
+    for id in [&child, &grandchild, &of_gone] {
+        let status = queue.status(id).await;
+        assert_eq!(status.state, State::Failed);
+        assert_eq!(status.error.as_deref(), Some("A job that this one waited for did not finish"));
+    }
+    queue.drain_until(&anyway, State::Finished).await;
+    assert_eq!(queue.log.ran(), ["bad", "anyway"]);
+    // Somebody has looked at it, and has it run after all.
+    assert!(queue.queue.requeue(&child).await.unwrap());
+    queue.drain_until(&child, State::Finished).await;
+    let place = Place { after: vec!["0".repeat(32)], ..Place::default() };
+    let error = queue.queue.enqueue_with(&task("of nobody"), Origin::default(), place).await.unwrap_err();
+    let error = error.to_string();
+    assert!(error.contains("place.after") && error.contains("no job"), "{error}");
+}
+
+#[tokio::test]
+async fn a_place_that_makes_no_sense_is_refused() {
+    let queue = TestQueue::new().await;
+    let long = "x".repeat(256);
+    let key = |key: &str, window| Unique { key: key.into(), window, keep: Keep::First };
+    let second = Duration::from_secs(1);
+    for (field, place) in [
+        ("group", Place { group: Some(String::new()), ..Place::default() }),
+        ("group", Place { group: Some(long.clone()), ..Place::default() }),
+        ("unique", Place { unique: Some(key("", second)), ..Place::default() }),
+        ("unique", Place { unique: Some(key(&long, second)), ..Place::default() }),
+        ("unique", Place { unique: Some(key("k", Duration::ZERO)), ..Place::default() }),
+        ("after", Place { after: vec!["x".into(); 101], ..Place::default() }),
+    ] {
+        let error = queue.queue.enqueue_with(&task("x"), Origin::default(), place).await.unwrap_err();
+        assert!(error.to_string().contains(&format!("place.{field}")), "{error}");
+    }
+    let two = [task("a"), task("b")];
+    assert!(queue.queue.enqueue_all(&two, Origin::default(), unique("k", Keep::First)).await.is_err());
+    assert_eq!(queue.drain().await.finished, 0);
+}
+
+#[tokio::test]
+async fn no_more_of_a_queue_run_at_once_than_its_limit_whoever_runs_them() {
+    let queue = TestQueue::new().await;
+    queue.queue.limit_concurrency("default", Some(2)).await.unwrap();
+    for n in 0..6 {
+        queue.push(&n.to_string(), Behaviour::WaitForTest).await;
+    }
+    let stop = CancellationToken::new();
+    let workers: Vec<_> = (0..2)
+        .map(|_| tokio::spawn(queue.worker(steady(5)).run(stop.clone(), CancellationToken::new())))
+        .collect();
+    for done in 0..6_usize {
+        let running = (6 - done).min(2);
+        let run = || async {
+            (queue.log.now.load(std::sync::atomic::Ordering::SeqCst) as usize == running).then_some(())
+        };
+        eventually("as many run as may", run).await;
+        queue.log.open.notify_one();
+    }
+    eventually("all are done", || async {
+        let info = queue.queue.queue("default").await.unwrap().unwrap();
+        (info.totals.finished == 6).then_some(())
+    })
+    .await;
+    assert_eq!(queue.log.most.load(std::sync::atomic::Ordering::SeqCst), 2);
+    stop.cancel();
+    for worker in workers {
+        worker.await.unwrap().unwrap();
+    }
+    queue.queue.limit_concurrency("default", None).await.unwrap();
+    assert!(!queue.redis::<bool>(&["EXISTS", "{}:limits"]).await);
+}
+
+#[tokio::test]
+async fn a_rate_lets_through_what_it_says() {
+    let queue = TestQueue::new().await;
+    queue.queue.limit_rate("default", Some(Rate { jobs: 3, per: Duration::from_secs(3_600) })).await.unwrap();
+    for n in 0..5 {
+        queue.push(&n.to_string(), Behaviour::Succeed).await;
+    }
+    let stop = CancellationToken::new();
+    let work = tokio::spawn(queue.worker(steady(5)).run(stop.clone(), CancellationToken::new()));
+    eventually("three have run", || async { (queue.log.ran().len() == 3).then_some(()) }).await;
+    let info = queue.queue.queue("default").await.unwrap().unwrap();
+    assert_eq!((info.queued, info.rate_limit.map(|rate| rate.to_string())), (2, Some("3/3600s".into())));
+    // One an instant: the rest is let through.
+    queue.queue.limit_rate("default", Some(Rate { jobs: 1_000, per: Duration::from_secs(1) })).await.unwrap();
+    eventually("all have run", || async { (queue.log.ran().len() == 5).then_some(()) }).await;
+    stop.cancel();
+    work.await.unwrap().unwrap();
+    // A worker that ends when there is nothing left waits for its turn.
+    queue.queue.limit_rate("default", Some(Rate { jobs: 2, per: Duration::from_millis(200) })).await.unwrap();
+    for n in 0..6 {
+        queue.push(&n.to_string(), Behaviour::Succeed).await;
+    }
+    assert_eq!(queue.drain().await.finished, 6);
+}
+
+#[tokio::test]
+async fn by_weight_every_queue_gets_its_turn() {
+    let queue = TestQueue::new().await;
+    for n in 0..200 {
+        queue.push(&format!("default {n}"), Behaviour::Succeed).await;
+        let urgent = crate::support::queue::UrgentTask { name: format!("urgent {n}") };
+        queue.queue.enqueue(&urgent, Origin::default()).await.unwrap();
+    }
+    let never = CancellationToken::new();
+    let weighted =
+        Options { concurrency: 1, queues: "urgent:3,default:1".parse().unwrap(), ..options(&["x"]) };
+    queue.worker(weighted).run(never.clone(), never).await.unwrap();
+    let half = queue.log.ran().into_iter().take(200).filter(|name| name.starts_with("urgent")).count();
+    assert!((110..190).contains(&half), "{half} of the first 200 were urgent, about 150 should be");
+}
