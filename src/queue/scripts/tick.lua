@@ -51,7 +51,7 @@ for _, q in ipairs(rc('SMEMBERS', P .. ':queues')) do
           -- its worker stops taking the same neighbours with it.
           local delay = 0
           if crashes > 1 then
-            delay = backoff * 2 ^ (crashes - 2) * (0.5 + chance) + math.min(suspects * 1500, 15000)
+            delay = backoff * (2 ^ (crashes - 2) * (0.5 + chance) + math.min(suspects * 0.3, 3))
             suspects = suspects + 1
           end
           rc('HSET', P .. ':err', id, text)

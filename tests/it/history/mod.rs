@@ -33,7 +33,7 @@ fn run(url: &str, seed: u64, steps: usize, mutation: Option<Mutation>) -> Check<
 
 fn histories(seeds: std::ops::Range<u64>) {
     let url = url();
-    let steps = if full() { 2_000 } else { 400 };
+    let steps = if full() { 2_000 } else { 300 };
     let mut rejected = 0;
     for seed in seeds {
         match run(&url, seed, steps, None) {
@@ -51,7 +51,7 @@ fn random_histories_keep_every_rule() {
             let seed = seed.parse().unwrap();
             histories(seed..seed + 1);
         }
-        Err(_) => histories(if full() { 0..25 } else { 0..4 }),
+        Err(_) => histories(if full() { 0..25 } else { 0..3 }),
     }
 }
 

@@ -1,6 +1,6 @@
 //! What has to hold after every step, whatever the step was.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::scripts::{QUEUES, Snapshot};
 
@@ -36,6 +36,8 @@ pub struct Accepted {
 #[derive(Default)]
 pub struct Model {
     pub jobs: BTreeMap<String, Accepted>,
+    /// Those that have neither ended well nor been thrown away.
+    pub live: BTreeSet<String>,
     pub outcomes: HashMap<String, String>,
     pub purged: HashSet<String>,
     pub before: Snapshot,
@@ -113,14 +115,7 @@ impl Model {
         self.check_waiting(&places, &now)?;
 
         let here: HashSet<&str> = places.keys().copied().collect();
-        let gone: Vec<String> = self
-            .jobs
-            .keys()
-            .filter(|id| {
-                !here.contains(id.as_str()) && !self.outcomes.contains_key(*id) && !self.purged.contains(*id)
-            })
-            .cloned()
-            .collect();
+        let gone: Vec<String> = self.live.iter().filter(|id| !here.contains(id.as_str())).cloned().collect();
         for (id, outcome) in gone.iter().zip(outcomes(&gone)) {
             if outcome.is_empty() {
                 holds!(self.may_vanish.contains(id), "I1: {id} is nowhere");
@@ -133,6 +128,7 @@ impl Model {
                 );
                 self.outcomes.insert(id.clone(), outcome);
             }
+            self.live.remove(id);
             if let Some(job) = self.jobs.get_mut(id) {
                 job.ended = true;
                 job.finished = self.outcomes.get(id).is_some_and(|text| text.contains("finished"));

@@ -199,7 +199,10 @@ impl History {
                 envelope: envelope(&id),
                 ..Accepted::default()
             };
-            self.model.jobs.entry(id).or_insert(job);
+            if !known {
+                self.model.live.insert(id.clone());
+                self.model.jobs.insert(id, job);
+            }
         }
         Ok(())
     }
