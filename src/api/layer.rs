@@ -138,5 +138,7 @@ fn traceparent(headers: &HeaderMap) -> Option<Arc<str>> {
     let parts: Vec<_> = text.split('-').collect();
     let hex = |part: &str| part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
     let lengths = parts.iter().map(|part| part.len()).eq([2, 32, 16, 2]);
-    (lengths && parts[0] == "00" && parts.iter().all(|part| hex(part))).then(|| text.into())
+    let some = |part: &str| part.bytes().any(|b| b != b'0');
+    let valid = lengths && parts[0] == "00" && parts.iter().all(|part| hex(part));
+    (valid && some(parts[1]) && some(parts[2])).then(|| text.into())
 }

@@ -3,7 +3,9 @@
 use reqwest::Method;
 
 use crate::support::{
-    TestApp, eventually,
+    TestApp,
+    app::Answer,
+    eventually,
     process::{Running, production, run},
 };
 
@@ -36,6 +38,28 @@ async fn smoke_a_burst_drains_the_queue_and_ends() {
         let line: serde_json::Value = serde_json::from_str(line).unwrap();
         assert_eq!(line["task"], "example_task");
         assert_eq!(line["request_id"].as_str().unwrap().len(), 36, "the request that asked for it");
+    }
+}
+
+#[tokio::test]
+async fn the_trace_of_a_request_goes_on_in_its_job() {
+    let app = TestApp::start().await;
+    let user = app.user().await;
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    for (traceparent, expected) in [
+        (format!("00-{trace}-00f067aa0ba902b7-01"), Some(trace)),
+        (format!("00-{}-00f067aa0ba902b7-01", trace.to_uppercase()), None),
+        (format!("00-{}-00f067aa0ba902b7-01", "0".repeat(32)), None),
+        ("00-\"x\"".into(), None),
+    ] {
+        let request = app.request(Method::POST, "/jobs/example?name=x&duration=0").bearer_auth(&user.token);
+        let answer = Answer::of(request.header("traceparent", traceparent)).await;
+        let id = answer.body["job_id"].as_str().unwrap();
+        let ended = run(app.worker(&["--burst"]).await).await.succeeded();
+        let line =
+            ended.stderr.lines().find(|line| line.contains(id) && line.contains("job finished")).unwrap();
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!(line["trace_id"].as_str(), expected);
     }
 }
 

@@ -46,6 +46,15 @@ impl OwnRedis {
         redis::cmd(words[0]).arg(&words[1..]).query_async(&mut conn).await
     }
 
+    /// How many commands it has run, those of scripts included.
+    async fn commands(&self) -> u64 {
+        let info: String = self.ask(&["INFO", "commandstats"]).await.unwrap();
+        let calls = info
+            .lines()
+            .filter_map(|line| line.split_once("calls=")?.1.split(',').next()?.parse::<u64>().ok());
+        calls.sum()
+    }
+
     async fn until_up(&self) {
         eventually("Redis is up", || async { self.ask::<String>(&["PING"]).await.ok() }).await;
     }
@@ -277,6 +286,26 @@ async fn in_a_cluster_everything_lies_in_one_slot() {
     let server = redis.queue().queue.server().await.unwrap();
     assert!(server.problems.iter().any(|problem| problem.contains("QUEUE_PREFIX={rq}")), "{server:?}");
     assert!(queue.queue.server().await.unwrap().problems.is_empty());
+}
+
+/// Counted in commands: what they take is for the benchmark to say.
+#[tokio::test]
+async fn a_fetch_costs_the_same_however_long_the_queue() {
+    let redis = OwnRedis::start(&[]).await;
+    let queue = redis.queue();
+    let full = if std::env::var_os("TEST_FULL").is_some() { 1_000_000 } else { 30_000 };
+    let mut costs = Vec::new();
+    // The first brings the script.
+    for depth in [60, 100, full] {
+        let tasks: Vec<_> = (0..depth).map(|_| task("x")).collect();
+        queue.queue.enqueue_all(&tasks, Origin::default(), Place::default()).await.unwrap();
+        let before = redis.commands().await;
+        let (now, taken, _): (i64, Vec<redis::Value>, u64) =
+            queue.script("fetch", &["w", &format!("t{depth}"), "60000", "50", "default"]).await;
+        assert!(now > 0 && taken.len() == 1);
+        costs.push(redis.commands().await - before);
+    }
+    assert_eq!(costs[1], costs[2], "commands of a fetch from 100 and from {full}");
 }
 
 #[tokio::test]

@@ -408,7 +408,8 @@ impl History {
         let before = self.engine.look();
         let seed = self.below(1 << 30);
         let args = strings(&[&LEASE, &10_000, &CRASHES, &4, &seed, &100_000, &86_400_000]);
-        self.call::<Vec<i64>>("tick", &args)?;
+        // It says when it has left something for the next, which the scheduler then does at once.
+        while self.call::<Vec<i64>>("tick", &args)?[3] == 1 {}
         let after = self.engine.look();
         let in_grace: bool = self.engine.redis("EXISTS", "grace", &[]);
         for (id, holder) in &before.run {
