@@ -1,6 +1,9 @@
 //! Group commit: jobs that are enqueued at the same time share one call.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use futures_util::future::join_all;
 use tokio::sync::oneshot;
@@ -21,18 +24,14 @@ struct Combining {
     under_way: bool,
 }
 
-pub(super) struct Waiting {
+struct Waiting {
     queue: &'static str,
     id: String,
     text: String,
-    done: Option<oneshot::Sender<Result<(), Arc<Error>>>>,
+    done: oneshot::Sender<Answer>,
 }
 
-impl Waiting {
-    pub(super) fn new(queue: &'static str, id: String, text: String) -> Self {
-        Self { queue, id, text, done: None }
-    }
-}
+type Answer = Result<(), Arc<Error>>;
 
 impl Combiner {
     fn lock(&self) -> MutexGuard<'_, Combining> {
@@ -43,6 +42,8 @@ impl Combiner {
     /// Those that go next; none, and nothing is under way any more, where nobody waits.
     fn next(&self) -> Vec<Waiting> {
         let mut all = self.lock();
+        // Whose caller has gone is not wanted any more.
+        all.waiting.retain(|waiting| !waiting.done.is_closed());
         let mut bytes = 0;
         let fits = |waiting: &&Waiting| {
             bytes += waiting.text.len();
@@ -53,15 +54,25 @@ impl Combiner {
         all.under_way = n > 0;
         all.waiting.drain(..n).collect()
     }
+
+    /// Redis is away: whoever came meanwhile is told at once, and not one after the other.
+    fn fail_all(&self, error: &Arc<Error>) {
+        for waiting in self.lock().waiting.drain(..) {
+            let _ = waiting.done.send(Err(error.clone()));
+        }
+    }
 }
 
 /// Lets the next caller begin anew should the task be dropped, as it is when its runtime ends.
-struct UnderWay(Combiner);
+struct UnderWay {
+    combiner: Combiner,
+    done: bool,
+}
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        let mut all = self.0.lock();
-        if all.under_way {
+        if !self.done {
+            let mut all = self.combiner.lock();
             all.under_way = false;
             // Their callers hear that nobody answers.
             all.waiting.clear();
@@ -70,26 +81,18 @@ impl Drop for UnderWay {
 }
 
 impl Queue {
-    pub(super) async fn combine(&self, mut job: Waiting) -> Result<()> {
+    /// Queues a job together with those of others.
+    pub(super) async fn combine(&self, queue: &'static str, id: String, text: String) -> Result<()> {
         let (done, answer) = oneshot::channel();
-        job.done = Some(done);
         let begin = {
             let mut all = self.combiner().lock();
-            all.waiting.push(job);
+            all.waiting.push(Waiting { queue, id, text, done });
             !std::mem::replace(&mut all.under_way, true)
         };
         if begin {
             // A task of its own: a caller that goes away must not take the others' jobs along.
-            let (queue, guard) = (self.clone(), UnderWay(self.combiner().clone()));
-            tokio::spawn(async move {
-                loop {
-                    let batch = guard.0.next();
-                    if batch.is_empty() {
-                        return;
-                    }
-                    queue.push_batch(batch).await;
-                }
-            });
+            let guard = UnderWay { combiner: self.combiner().clone(), done: false };
+            tokio::spawn(self.clone().push_all(guard));
         }
         match answer.await {
             Ok(Ok(())) => Ok(()),
@@ -98,16 +101,32 @@ impl Queue {
         }
     }
 
-    async fn push_batch(&self, mut batch: Vec<Waiting>) {
-        batch.sort_by_key(|waiting| waiting.queue);
+    async fn push_all(self, mut guard: UnderWay) {
+        loop {
+            let batch = guard.combiner.next();
+            if batch.is_empty() {
+                guard.done = true;
+                return;
+            }
+            self.push_batch(batch).await;
+        }
+    }
+
+    async fn push_batch(&self, batch: Vec<Waiting>) {
+        let mut queues: HashMap<&str, Vec<Waiting>> = HashMap::new();
+        for job in batch {
+            queues.entry(job.queue).or_default().push(job);
+        }
         let place = Place::default();
-        let pushes = batch.chunk_by_mut(|one, other| one.queue == other.queue).map(|jobs| async {
+        let pushes = queues.into_iter().map(async |(queue, jobs)| {
             let texts: Vec<_> = jobs.iter().map(|job| (job.id.as_str(), job.text.as_str())).collect();
-            let queue = jobs[0].queue;
             let answer = self.push(queue, &texts, &place).await.map(drop).map_err(Arc::new);
+            if let Err(error) = &answer {
+                self.combiner().fail_all(error);
+            }
             for job in jobs {
                 // Whoever asked may have gone.
-                let _ = job.done.take().map(|done| done.send(answer.clone()));
+                let _ = job.done.send(answer.clone());
             }
         });
         join_all(pushes).await;

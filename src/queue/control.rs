@@ -106,55 +106,48 @@ impl Queue {
     /// Puts back all that have failed in a queue until now; those that fail again meanwhile stay.
     pub async fn requeue_failed(&self, queue: &str) -> Result<u64> {
         let (now, _) = self.look_at_queues().await?;
-        self.repeat(u64::MAX, |most| {
+        self.repeat(|| {
             let mut call = scripts::REQUEUE.key(self.prefix());
-            call.arg(queue).arg(now).arg(most);
+            call.arg(queue).arg(now).arg(BATCH);
             call
         })
         .await
     }
 
-    /// Throws away what waits in a queue (queued, scheduled, deferred) or what has failed there.
+    /// Throws away what waits in a queue (queued, scheduled, deferred) or what has failed there. Jobs that are
+    /// enqueued meanwhile stay.
     ///
     /// # Errors
     /// [`Error::Invalid`] for any other state.
     pub async fn purge(&self, queue: &str, state: State) -> Result<u64> {
-        let queues = self.queues().await?;
-        let Some(info) = queues.into_iter().find(|info| info.name == queue) else { return Ok(0) };
-        let (word, there) = match state {
-            State::Queued => ("queued", info.queued),
-            State::Scheduled => ("scheduled", info.scheduled),
-            State::Deferred => ("deferred", info.deferred),
-            State::Failed => ("failed", info.failed),
-            _ => {
-                return Err(Error::invalid(
-                    "query",
-                    "status",
-                    "only jobs that wait or have failed can be purged",
-                ));
-            }
-        };
-        // What comes in meanwhile stays.
-        self.repeat(there, |most| {
+        if !matches!(state, State::Queued | State::Scheduled | State::Deferred | State::Failed) {
+            return Err(Error::invalid(
+                "query",
+                "status",
+                "only jobs that wait or have failed can be purged",
+            ));
+        }
+        let (now, _) = self.look_at_queues().await?;
+        // Ids begin with the time that they were made, in milliseconds.
+        let last = format!("{now:012x}g");
+        self.repeat(|| {
             let mut call = scripts::PURGE.key(self.prefix());
-            call.arg(queue).arg(word).arg(most);
+            call.arg(queue).arg(state.word()).arg(BATCH).arg(&last);
             call
         })
         .await
     }
 
-    /// Calls a script that moves up to so many jobs until there are none, or it has moved `limit`.
-    async fn repeat(&self, limit: u64, call: impl Fn(u64) -> ScriptInvocation<'static>) -> Result<u64> {
+    /// Calls a script that moves up to so many jobs until there are none.
+    async fn repeat(&self, call: impl Fn() -> ScriptInvocation<'static>) -> Result<u64> {
         let mut total = 0;
-        while total < limit {
-            let most = (limit - total).min(BATCH);
-            let n: u64 = self.invoke(|| call(most)).await?;
+        loop {
+            let n: u64 = self.invoke(&call).await?;
             total += n;
             if n == 0 {
-                break;
+                return Ok(total);
             }
         }
-        Ok(total)
     }
 
     /// Lets workers take nothing more from a queue; what runs goes on, and enqueuing too.
@@ -172,7 +165,13 @@ impl Queue {
     }
 
     /// How many jobs of a queue may begin in a time, in all workers together.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a rate of no jobs or in no time.
     pub async fn limit_rate(&self, queue: &str, rate: Option<Rate>) -> Result<()> {
+        if rate.is_some_and(|rate| rate.jobs == 0 || rate.per.as_millis() == 0) {
+            return Err(Error::invalid("body", "rate_limit", "at least one job, in at least a millisecond"));
+        }
         let text = rate.map(|rate| format!("{}/{}", rate.jobs, rate.per.as_millis()));
         self.control(queue, "rate", &text.unwrap_or_default()).await
     }

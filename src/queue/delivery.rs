@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::{
+    enqueue::readable,
     job::{Context, Envelope, ErrorRecord, Failure, JobType, Running, Then},
     lease::{Reason, Stop},
     status::{Outcome, State},
@@ -17,11 +18,11 @@ use super::{
 const COOPERATION: Duration = Duration::from_secs(1);
 /// A larger result belongs in a table or a file, and its key in the result.
 const MAX_RESULT: usize = 1024 * 1024;
-const MAX_ERROR_DETAIL: usize = 8 * 1024;
+const MAX_WORDS: usize = 8 * 1024;
 const LONGEST_BACKOFF: Duration = Duration::from_secs(60 * 60);
 /// A task that this build does not know may belong to a newer one that is being rolled out: it is left for that
 /// long to the workers that know it, and looked at again this often.
-const UNKNOWN_FOR: Duration = Duration::from_secs(60 * 60);
+const UNKNOWN_FOR: u64 = 60 * 60;
 const UNKNOWN_PAUSE: Duration = Duration::from_secs(15);
 
 /// A job as fetched.
@@ -65,11 +66,25 @@ pub(super) enum Verdict {
     Snooze {
         after: Duration,
     },
+    /// Left to others, `most` times.
+    Unknown {
+        after: Duration,
+        most: u64,
+        error: String,
+    },
     Dead {
         error: String,
     },
     /// Back to the queue as if it had not been fetched; refused by Redis where somebody else has it by now.
     Release,
+}
+
+/// What an envelope of any version begins with.
+#[derive(serde::Deserialize)]
+struct Head {
+    v: u8,
+    #[serde(default)]
+    task: String,
 }
 
 /// What there is to say of a job that is over.
@@ -95,10 +110,13 @@ impl Delivery {
     ) -> Ended {
         let verdict = match serde_json::from_slice::<Envelope>(&self.envelope) {
             Ok(envelope) => self.open(envelope, jobs, state).await,
-            Err(error) => {
-                tracing::error!(job_id = &*self.id, error = %error, "job has a malformed envelope");
-                self.dead("The job cannot be read", &error.to_string())
-            }
+            Err(error) => match serde_json::from_slice::<Head>(&self.envelope) {
+                Ok(head) if head.v > Envelope::VERSION => self.unknown(&head.task, head.v),
+                _ => {
+                    tracing::error!(job_id = &*self.id, error = %error, "job has a malformed envelope");
+                    self.dead("The job cannot be read", &error.to_string())
+                }
+            },
         };
         Ended { id: self.id, token: self.token, lease: self.lease, queue: self.queue, verdict }
     }
@@ -125,7 +143,7 @@ impl Delivery {
             }
             let job = jobs.iter().find(|job| job.name == envelope.task);
             let Some(job) = job.filter(|_| envelope.v <= Envelope::VERSION) else {
-                return self.unknown(&envelope);
+                return self.unknown(&envelope.task, envelope.v);
             };
             let origin = envelope.origin();
             let ctx = Context { state, job_id: self.id.clone(), attempt, origin, stop: self.stop.clone() };
@@ -198,6 +216,10 @@ impl Delivery {
             let detail = format!("{} bytes, and {MAX_RESULT} are kept", outcome.len());
             return self.dead("The job's result is too large", &detail);
         }
+        if let Err(error) = readable(&outcome) {
+            tracing::error!(error = %error, "job finished with a result that could not be read again");
+            return self.dead("The job's result is nested too deeply", &error.to_string());
+        }
         let clear = self.failures + self.crashes > 0 || envelope.has_extras() || self.stop.has_reported();
         Verdict::Finished { outcome, ttl: envelope.ttl, clear }
     }
@@ -211,19 +233,17 @@ impl Delivery {
             }
             Then::Discard => {
                 tracing::info!(reason = %failure, duration_ms, "job discarded");
-                let outcome =
-                    self.outcome(State::Canceled, envelope, took, Ending::Reason(failure.to_string()));
+                let mut reason = failure.to_string();
+                cut(&mut reason);
+                let outcome = self.outcome(State::Canceled, envelope, took, Ending::Reason(reason));
                 return Verdict::Canceled { outcome, ttl: envelope.ttl };
             }
             Then::Retry(_) | Then::Fail => {}
         }
         let attempts = self.failures + 1;
         let mut error = failure.record(self.fetched + took.as_millis() as i64);
-        if let Some(detail) = &mut error.detail
-            && detail.len() > MAX_ERROR_DETAIL
-        {
-            detail.truncate(detail.floor_char_boundary(MAX_ERROR_DETAIL));
-        }
+        cut(&mut error.message);
+        error.detail.iter_mut().for_each(cut);
         let error = record(&error);
         if failure.then == Then::Fail || attempts >= job.max_attempts {
             tracing::error!(error = %failure, duration_ms, "job failed for good");
@@ -237,14 +257,19 @@ impl Delivery {
         Verdict::Retry { after, error }
     }
 
-    fn unknown(&self, envelope: &Envelope) -> Verdict {
-        let age = self.fetched.saturating_sub(envelope.at);
-        if age < UNKNOWN_FOR.as_millis() as i64 {
-            tracing::warn!("this build does not know the task; leaving the job to a worker that does");
-            return Verdict::Snooze { after: UNKNOWN_PAUSE };
-        }
-        tracing::error!("no worker knew the job's task");
-        self.dead("No worker knows this task", &format!("task {:?}, version {}", envelope.task, envelope.v))
+    fn unknown(&self, task: &str, version: u8) -> Verdict {
+        tracing::warn!(
+            task,
+            version,
+            "this build does not know the task; leaving the job to a worker that does"
+        );
+        let error = ErrorRecord {
+            message: "No worker knows this task".into(),
+            detail: Some(format!("task {task:?}, version {version}")),
+            at: self.fetched,
+        };
+        let most = UNKNOWN_FOR / UNKNOWN_PAUSE.as_secs();
+        Verdict::Unknown { after: UNKNOWN_PAUSE, most, error: record(&error) }
     }
 
     fn dead(&self, message: &str, detail: &str) -> Verdict {
@@ -275,6 +300,11 @@ impl Delivery {
 pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied().map(str::to_owned);
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
+}
+
+/// Somebody's words, as far as they are kept.
+pub(super) fn cut(words: &mut String) {
+    words.truncate(words.floor_char_boundary(MAX_WORDS));
 }
 
 fn record(value: &impl serde::Serialize) -> String {

@@ -8,8 +8,8 @@ use uuid::Uuid;
 
 use super::{
     client::Queue,
-    combine::Waiting,
     job::{Envelope, Job},
+    queues::Queues,
     scripts,
 };
 use crate::{
@@ -93,7 +93,7 @@ impl Queue {
     /// [`Error::Unavailable`] when Redis is away or full: the job may then have been queued or not.
     pub async fn enqueue<J: Job>(&self, job: &J, origin: Origin) -> Result<String> {
         let (id, text) = write(job, &origin, &Place::default())?;
-        self.combine(Waiting::new(J::QUEUE, id.clone(), text)).await?;
+        self.combine(J::QUEUE, id.clone(), text).await?;
         Ok(id)
     }
 
@@ -124,14 +124,12 @@ impl Queue {
     /// As [`enqueue`](Self::enqueue); of more than 250 the first ones may then have been queued.
     pub async fn enqueue_all<J: Job>(&self, jobs: &[J], origin: Origin, place: Place) -> Result<Vec<String>> {
         place.check()?;
-        if jobs.len() > 1 && (place.unique.is_some() || !place.after.is_empty()) {
-            return Err(Error::invalid(
-                "place",
-                "unique",
-                "one job at a time can be unique or wait for others",
-            ));
+        if place.unique.is_some() || !place.after.is_empty() {
+            let words = "many jobs at once can neither be unique nor wait for others";
+            return Err(Error::invalid("place", "unique", words));
         }
         let jobs = jobs.iter().map(|job| write(job, &origin, &place)).collect::<Result<Vec<_>>>()?;
+        let mut batches = Vec::new();
         let mut rest = &jobs[..];
         while !rest.is_empty() {
             let mut bytes = 0;
@@ -141,9 +139,15 @@ impl Queue {
             };
             let n = rest.iter().take(MAX_JOBS).take_while(fits).count();
             let (now, later) = rest.split_at(n.max(1));
-            let batch: Vec<_> = now.iter().map(|(id, text)| (id.as_str(), text.as_str())).collect();
-            self.push(J::QUEUE, &batch, &place).await?;
+            batches.push(now.iter().map(|(id, text)| (id.as_str(), text.as_str())).collect::<Vec<_>>());
             rest = later;
+        }
+        if place.front {
+            // Each goes before the last.
+            batches.reverse();
+        }
+        for batch in &batches {
+            self.push(J::QUEUE, batch, &place).await?;
         }
         Ok(jobs.into_iter().map(|(id, _)| id).collect())
     }
@@ -207,6 +211,8 @@ impl Place {
 }
 
 fn write<J: Job>(job: &J, origin: &Origin, place: &Place) -> Result<(String, String)> {
+    // No worker could be told to take from it.
+    Queues::check_name(J::QUEUE).map_err(|words| Error::internal(format!("{:?}: {words}", J::QUEUE)))?;
     let now = Utc::now().timestamp_millis();
     let envelope = Envelope {
         owner: origin.owner,
@@ -220,10 +226,16 @@ fn write<J: Job>(job: &J, origin: &Origin, place: &Place) -> Result<(String, Str
     Ok((Uuid::now_v7().simple().to_string(), text))
 }
 
+/// Deep JSON is written without a word, and refused when it is read.
+pub(super) fn readable(text: &str) -> serde_json::Result<()> {
+    serde_json::from_str::<serde::de::IgnoredAny>(text).map(drop)
+}
+
 fn to_text(envelope: &impl Serialize) -> Result<String> {
     let text = serde_json::to_string(envelope).map_err(Error::internal)?;
     if text.len() > MAX_ENVELOPE {
         return Err(Error::TooLarge { limit: MAX_ENVELOPE });
     }
+    readable(&text).map_err(|_| Error::Malformed("The job's arguments are nested too deeply".into()))?;
     Ok(text)
 }

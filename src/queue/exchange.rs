@@ -39,6 +39,8 @@ pub(super) struct Flushed {
     pub(super) again: Option<Duration>,
     /// Whether everything was answered.
     pub(super) complete: bool,
+    /// Whether jobs were ended, which may have let others through.
+    pub(super) settled: bool,
 }
 
 impl Exchange {
@@ -61,16 +63,6 @@ impl Exchange {
         Batch::group(&mut self.unsettled, ended, &self.leases);
     }
 
-    /// Strikes the worker off the list of those that live; if it cannot be said, it fades from it.
-    pub(super) async fn sign_off(&mut self) {
-        if let Some(mut conn) = self.link.get().await {
-            let mut both = redis::pipe();
-            both.zrem(format!("{}:workers", self.prefix), &self.worker).ignore();
-            both.hdel(format!("{}:worker", self.prefix), &self.worker).ignore();
-            let _: RedisResult<()> = both.query_async(&mut conn).await;
-        }
-    }
-
     /// Whether there is something that has to be said to Redis.
     pub(super) fn is_busy(&self) -> bool {
         !self.unsettled.is_empty() || self.unanswered.is_some()
@@ -80,7 +72,8 @@ impl Exchange {
     /// by the next flush, also when this one is dropped: settling twice is harmless, since a token counts once, and
     /// a fetch whose answer was lost is given back by its token.
     pub(super) async fn flush(&mut self, want: usize) -> Flushed {
-        let mut flushed = Flushed { fetched: Vec::new(), again: None, complete: false };
+        let settled = !self.unsettled.is_empty();
+        let mut flushed = Flushed { fetched: Vec::new(), again: None, complete: false, settled };
         let Some(conn) = self.link.get().await else { return flushed };
         let lost = self.unanswered.take();
         let token = (want > 0 && lost.is_none()).then(|| uuid::Uuid::new_v4().simple().to_string());
@@ -214,6 +207,9 @@ impl Batch {
                 Verdict::Canceled { outcome, ttl } => ("cancel", 1, *ttl, outcome.as_str()),
                 Verdict::Retry { after, error } => ("retry", after.as_millis() as u64, 0, error.as_str()),
                 Verdict::Snooze { after } => ("snooze", after.as_millis() as u64, 0, ""),
+                Verdict::Unknown { after, most, error } => {
+                    ("unknown", after.as_millis() as u64, *most, error.as_str())
+                }
                 Verdict::Dead { error } => ("dead", 0, 0, error.as_str()),
                 Verdict::Release => ("release", 0, 0, ""),
             };

@@ -14,9 +14,13 @@ use std::{
 
 use redis::RedisError;
 use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::{registry::Card, scripts};
+use super::{delivery::cut, registry::Card, scripts};
+
+/// How long signing off may take.
+const FAREWELL: Duration = Duration::from_millis(500);
 
 /// Why a running job has to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +67,8 @@ impl Stop {
         self.0.reason.get().copied()
     }
 
-    pub(super) fn report(&self, percent: u8, message: String) {
+    pub(super) fn report(&self, percent: u8, mut message: String) {
+        cut(&mut message);
         self.0.reported.store(true, Ordering::Relaxed);
         *self.0.progress.lock().unwrap_or_else(PoisonError::into_inner) = Some(Progress { percent, message });
     }
@@ -213,25 +218,43 @@ impl Leases {
 
 /// Two threads, which end when this is dropped: one shows that the worker lives and renews; the other, which no
 /// network can hold up, stops the jobs of leases that were not renewed.
-pub(super) struct Heartbeat(Leases);
+pub(super) struct Heartbeat {
+    leases: Leases,
+    /// Ends when the worker has signed off.
+    gone: oneshot::Receiver<()>,
+}
 
 impl Heartbeat {
     pub(super) fn start(leases: Leases, pulse: Pulse) -> std::io::Result<Self> {
         let (renewing, fencing, lease) = (leases.clone(), leases.clone(), pulse.lease);
         let thread = |name: &str| std::thread::Builder::new().name(name.into());
-        thread("heartbeat").spawn(move || pulse.run(&renewing))?;
+        let (left, gone) = oneshot::channel();
+        thread("heartbeat").spawn(move || {
+            pulse.run(&renewing);
+            let _ = left.send(());
+        })?;
         thread("fence").spawn(move || {
             while fencing.wait_for_some() && fencing.wait(lease / 20) {
                 fencing.fence(lease);
             }
         })?;
-        Ok(Self(leases))
+        Ok(Self { leases, gone })
+    }
+}
+
+impl Heartbeat {
+    /// Ends it, and has the worker struck off the list of those that live.
+    pub(super) async fn stop(mut self) {
+        self.leases.close();
+        let _ = tokio::time::timeout(FAREWELL, &mut self.gone).await;
     }
 }
 
 impl Drop for Heartbeat {
     fn drop(&mut self) {
-        self.0.close();
+        // Nobody renews them from now on.
+        self.leases.stop_all(Reason::Lost);
+        self.leases.close();
     }
 }
 
@@ -263,14 +286,27 @@ impl Pulse {
                     leases.cancel(&canceled);
                 }
                 Err(error) => {
-                    conn = None;
-                    tracing::debug!(error = %error, "a heartbeat failed");
+                    // Once: the worker's other connections tell the rest.
+                    if conn.take().is_some() {
+                        tracing::warn!(error = %error, "a heartbeat failed, trying again");
+                    }
                 }
             }
             if !leases.wait(beat) {
+                if let Some(conn) = &mut conn {
+                    self.sign_off(conn);
+                }
                 return;
             }
         }
+    }
+
+    /// If it cannot be said, the worker fades from the list.
+    fn sign_off(&self, conn: &mut redis::Connection) {
+        let mut both = redis::pipe();
+        both.zrem(format!("{}:alive", self.prefix), &self.worker).ignore();
+        both.hdel(format!("{}:card", self.prefix), &self.worker).ignore();
+        let _: redis::RedisResult<()> = both.query(conn);
     }
 
     fn renew(

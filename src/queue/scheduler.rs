@@ -44,15 +44,8 @@ impl Scheduler {
 
     /// Does what there is to do now. Answers after how long there will be more, if that is known.
     async fn tick(&mut self) -> Option<Duration> {
+        self.fire().await;
         let mut conn = self.link.get().await?;
-        match self.timetable.fire(&self.prefix, &mut conn).await {
-            Ok(0) => {}
-            Ok(fired) => tracing::info!(fired, "periodic jobs are due"),
-            Err(error) => {
-                self.link.failed(&error);
-                return None;
-            }
-        }
         loop {
             let mut call = scripts::TICK.key(&self.prefix);
             // A worker misses no more beats than there was time in half a lease, so a gap of that length takes
@@ -82,6 +75,16 @@ impl Scheduler {
             if more == 0 {
                 return (later > 0).then(|| Duration::from_millis(later));
             }
+        }
+    }
+
+    /// Queues the jobs whose time has come. Where that is refused, as a full Redis does, the rest goes on.
+    async fn fire(&mut self) {
+        let Some(mut conn) = self.link.get().await else { return };
+        match self.timetable.fire(&self.prefix, &mut conn).await {
+            Ok(0) => {}
+            Ok(fired) => tracing::info!(fired, "periodic jobs are due"),
+            Err(error) => tracing::warn!(error = %error, "periodic jobs could not be enqueued"),
         }
     }
 }

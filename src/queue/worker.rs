@@ -25,7 +25,6 @@ use super::{
 /// What the jobs that were told to stop, and the last flush, may take when the grace is over.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 const LAST_FLUSH: Duration = Duration::from_secs(5);
-const FAREWELL: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -134,8 +133,7 @@ impl<S: Clone + Send + Sync + 'static> Worker<S> {
             }
         };
         self.work(Stopping::watch(stop, hurry, self.options.grace)).await;
-        drop(heartbeat);
-        let _ = tokio::time::timeout(FAREWELL, self.exchange.sign_off()).await;
+        heartbeat.stop().await;
         let Summary { finished, failed, canceled, released } = self.summary;
         tracing::info!(worker = self.id, finished, failed, canceled, released, "worker stopped");
         Ok(self.summary)
@@ -166,7 +164,8 @@ impl<S: Clone + Send + Sync + 'static> Worker<S> {
                     () = stopping.grace_over.cancelled() => break,
                 };
                 if want > 0 && flushed.complete {
-                    hungry = flushed.fetched.len() == want;
+                    // The fetch may have come before what was settled with it.
+                    hungry = flushed.fetched.len() == want || self.options.burst && flushed.settled;
                     again = flushed.again.map(|wait| tokio::time::Instant::now() + wait);
                 }
                 flushed.fetched.into_iter().for_each(|delivery| self.start(delivery, &sender));
@@ -226,7 +225,7 @@ impl<S: Clone + Send + Sync + 'static> Worker<S> {
             Verdict::Canceled { .. } => self.summary.canceled += 1,
             Verdict::Retry { .. } | Verdict::Dead { .. } => self.summary.failed += 1,
             Verdict::Release => self.summary.released += 1,
-            Verdict::Snooze { .. } => {}
+            Verdict::Snooze { .. } | Verdict::Unknown { .. } => {}
         }
         outbox.push(end);
     }

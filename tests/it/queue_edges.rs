@@ -1,7 +1,6 @@
 //! Jobs that are odd: unknown, unreadable, too large, too late.
 
 use saas::queue::{Cancel, JobType, Origin, State, Worker};
-use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{
@@ -27,10 +26,11 @@ async fn a_task_that_is_not_known_yet_waits_for_a_worker_that_knows_it() {
 async fn a_task_that_nobody_knows_fails_after_a_while() {
     let queue = TestQueue::new().await;
     let id = queue.queue.enqueue(&TaskOfTomorrow, Origin::default()).await.unwrap();
-    let envelope: String = queue.redis(&["HGET", "{}:jobs", &id]).await;
-    let mut envelope: Value = serde_json::from_str(&envelope).unwrap();
-    envelope["at"] = json!(envelope["at"].as_i64().unwrap() - 2 * 60 * 60 * 1_000);
-    queue.redis::<u32>(&["HSET", "{}:jobs", &id, &envelope.to_string()]).await;
+    // Looked at every 15 s for an hour.
+    queue.redis::<u32>(&["HSET", "{}:unknown", &id, "239"]).await;
+    queue.drain().await;
+    assert_eq!(queue.status(&id).await.state, State::Scheduled);
+    queue.redis::<u32>(&["ZADD", "{}:scheduled:default", "1", &id]).await;
     queue.drain().await;
     let status = queue.status(&id).await;
     assert_eq!((status.state, status.error.as_deref()), (State::Failed, Some("No worker knows this task")));

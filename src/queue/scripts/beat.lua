@@ -2,8 +2,8 @@
 -- ARGV: lease (ms), worker, what it is, n of leases, pairs of (queue, lease), triples of (id, token, progress)
 -- Returns {leases lost, ids to cancel}
 local lease, t, lost = tonumber(ARGV[1]), now(), {}
-rc('ZADD', P .. ':workers', t, ARGV[2])
-rc('HSET', P .. ':worker', ARGV[2], ARGV[3])
+rc('ZADD', P .. ':alive', t, ARGV[2])
+rc('HSET', P .. ':card', ARGV[2], ARGV[3])
 local first = 5 + 2 * tonumber(ARGV[4])
 for i = 5, first - 1, 2 do
   local key = P .. ':wip:' .. ARGV[i]

@@ -13,7 +13,7 @@ if rc('HEXISTS', P .. ':run', id) == 1 then
   rc('SADD', P .. ':cancel', id)
   return 'requested'
 end
-if rc('ZSCORE', P .. ':failed:' .. queue_of(envelope), id) then return 'ended' end
+if failed_in(id, envelope) then return 'ended' end
 -- The envelope becomes part of the outcome, which has to be readable.
 if not pcall(cjson.decode, envelope) then return 'ended' end
 cancel(id, envelope, now(), by)

@@ -57,7 +57,7 @@ elseif ARGV[1] == 'page' then
   return ids
 end
 local since, out = now() - ARGV[2], {}
-for i, id in ipairs(rc('ZRANGEBYSCORE', P .. ':workers', since, '+inf')) do
-  out[i] = { id, rc('HGET', P .. ':worker', id) or '{}', tonumber(rc('ZSCORE', P .. ':workers', id)) }
+for i, id in ipairs(rc('ZRANGEBYSCORE', P .. ':alive', since, '+inf')) do
+  out[i] = { id, rc('HGET', P .. ':card', id) or '{}', tonumber(rc('ZSCORE', P .. ':alive', id)) }
 end
 return { now(), out }

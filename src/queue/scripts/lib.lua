@@ -15,6 +15,14 @@ local function queue_of(envelope)
   return ok and type(decoded) == 'table' and decoded.queue or ''
 end
 
+-- The queue among whose failed a job is, if it is. An envelope that cannot be read does not tell which.
+local function failed_in(id, envelope)
+  local q = queue_of(envelope)
+  for _, name in ipairs(q ~= '' and { q } or rc('SMEMBERS', P .. ':queues')) do
+    if rc('ZSCORE', P .. ':failed:' .. name, id) then return name end
+  end
+end
+
 -- Outcomes lie in buckets of an eighth of their time to live. `buckets` lists them by expiry, so that `tick`
 -- can free each without blocking; the expiry on the key itself is for when no one ticks.
 local function keep(t, ttl, pairs_)
@@ -82,9 +90,10 @@ local function free_keys(ids)
   end
   rc('HDEL', P .. ':key', unpack(ids))
 end
-local ON_RECORD = { ':att', ':crash', ':err', ':prog', ':group', ':key', ':waits' }
+local ON_RECORD = { ':att', ':crash', ':err', ':prog', ':group', ':key', ':waits', ':unknown' }
 local function forget(ids)
   rc('HDEL', P .. ':jobs', unpack(ids))
+  rc('SREM', P .. ':cancel', unpack(ids))
   for _, key in ipairs(ON_RECORD) do rc('HDEL', P .. key, unpack(ids)) end
 end
 
@@ -102,39 +111,44 @@ local function bury(q, ids, errors, t)
   count(q, 'failed', #ids)
 end
 
--- Jobs that wait for others: `waits` has for each how many it still waits for, and `then` for each of those who
--- waits. What became of them is told through a list, so that a thousand who wait for one block nobody.
+-- Jobs that wait for others: `waits` has for each how many it still waits for, `then:<id>` who waits for that job,
+-- and `then` how many these are. What became of it is told through a list, so that a thousand who wait for one
+-- block nobody.
 local function tell(ids, good)
   if rc('EXISTS', P .. ':then') == 0 then return end
-  for _, children in ipairs(rc('HMGET', P .. ':then', unpack(ids))) do
-    if children then
-      for id in string.gmatch(children, '[^,]+') do rc('RPUSH', P .. ':told', (good and '+' or '-') .. id) end
-    end
+  for i, waiting in ipairs(rc('HMGET', P .. ':then', unpack(ids))) do
+    if waiting then rc('RPUSH', P .. ':told', (good and '+' or '-') .. ids[i]) end
   end
   rc('HDEL', P .. ':then', unpack(ids))
 end
--- Hears up to `most` of what was told. Returns whether there is more.
+local function told(id, good, t)
+  local left, policy = string.match(rc('HGET', P .. ':waits', id) or '', '^(%d+)|(%a+)$')
+  if not left then return end
+  local q = queue_of(rc('HGET', P .. ':jobs', id) or '')
+  if not good and policy ~= 'any' then
+    rc('HDEL', P .. ':waits', id)
+    rc('ZREM', P .. ':deferred:' .. q, id)
+    bury(q, { id }, { cjson.encode({ message = 'A job that this one waited for did not finish', at = t }) }, t)
+    tell({ id }, false)
+  elseif left + 0 > 1 then
+    rc('HSET', P .. ':waits', id, whole(left - 1) .. '|' .. policy)
+  else
+    local due = tonumber(rc('ZSCORE', P .. ':deferred:' .. q, id) or 0)
+    rc('HDEL', P .. ':waits', id)
+    rc('ZREM', P .. ':deferred:' .. q, id)
+    if due > t then rc('ZADD', P .. ':scheduled:' .. q, due, id) else ready(q, { id }) end
+  end
+end
+-- Tells up to `most` of those who wait. Returns whether there are more.
 local function hear(most, t)
-  if rc('EXISTS', P .. ':told') == 0 then return false end
-  for _, word in ipairs(rc('LPOP', P .. ':told', most)) do
-    local id = string.sub(word, 2)
-    local left, policy = string.match(rc('HGET', P .. ':waits', id) or '', '^(%d+)|(%a+)$')
-    if left then
-      local q = queue_of(rc('HGET', P .. ':jobs', id))
-      if string.sub(word, 1, 1) == '-' and policy ~= 'any' then
-        rc('HDEL', P .. ':waits', id)
-        rc('ZREM', P .. ':deferred:' .. q, id)
-        bury(q, { id }, { cjson.encode({ message = 'A job that this one waited for did not finish', at = t }) }, t)
-        tell({ id }, false)
-      elseif left + 0 > 1 then
-        rc('HSET', P .. ':waits', id, whole(left - 1) .. '|' .. policy)
-      else
-        local due = tonumber(rc('ZSCORE', P .. ':deferred:' .. q, id))
-        rc('HDEL', P .. ':waits', id)
-        rc('ZREM', P .. ':deferred:' .. q, id)
-        if due > t then rc('ZADD', P .. ':scheduled:' .. q, due, id) else ready(q, { id }) end
-      end
-    end
+  while most > 0 do
+    local word = rc('LINDEX', P .. ':told', 0)
+    if not word then return false end
+    local waiting = P .. ':then:' .. string.sub(word, 2)
+    local ids = rc('LPOP', waiting, most) or {}
+    for _, id in ipairs(ids) do told(id, string.sub(word, 1, 1) == '+', t) end
+    most = most - math.max(#ids, 1)
+    if rc('EXISTS', waiting) == 0 then rc('LPOP', P .. ':told') end
   end
   return rc('EXISTS', P .. ':told') == 1
 end
@@ -165,4 +179,12 @@ local function cancel(id, envelope, t, by)
   count(q, 'canceled', 1)
   tell({ id }, false)
   hear(100, t)
+end
+-- Of the jobs that came back, those that were asked to stop are cancelled.
+local function withdraw(ids, t)
+  if rc('EXISTS', P .. ':cancel') == 0 then return end
+  for i, asked in ipairs(rc('SMISMEMBER', P .. ':cancel', unpack(ids))) do
+    local envelope = asked == 1 and rc('HGET', P .. ':jobs', ids[i])
+    if envelope and pcall(cjson.decode, envelope) then cancel(ids[i], envelope, t, 'a request') end
+  end
 end

@@ -1,16 +1,16 @@
 -- Throws jobs away, the oldest first.
--- ARGV: queue, state (queued, scheduled, deferred, failed), most (up to 1,000)
+-- ARGV: queue, state (queued, scheduled, deferred, failed), most to look at (up to 1,000), a string: ids above it
+--   were made after the purge began, and stay
 -- Returns how many left the place that was purged
-local q, state, most = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local ids
-if state == 'queued' then
-  ids = take(q, most)
-else
-  local from = P .. ':' .. state .. ':' .. q
-  ids = rc('ZRANGE', from, 0, most - 1)
-  if #ids > 0 then rc('ZREM', from, unpack(ids)) end
+local q, state, most, last = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local from = P .. ':' .. state .. ':' .. q
+local ids, stay = {}, {}
+for _, id in ipairs(state == 'queued' and take(q, most) or rc('ZRANGE', from, 0, most - 1)) do
+  if id <= last then ids[#ids + 1] = id else table.insert(stay, 1, id) end
 end
+if #stay > 0 and state == 'queued' then ready(q, stay, true) end
 if #ids == 0 then return 0 end
+if state ~= 'queued' then rc('ZREM', from, unpack(ids)) end
 local canceled = 0
 for _, envelope in ipairs(rc('HMGET', P .. ':jobs', unpack(ids))) do
   if envelope then canceled = canceled + 1 end

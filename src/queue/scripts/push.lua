@@ -32,31 +32,35 @@ for base = 0, n - 1, CHUNK do
 end
 if #fresh == 0 then return known end
 
-local missing, bad = 0, false
 for i = 1, waits do
   local parent = ARGV[BEFORE + i]
-  local envelope = rc('HGET', P .. ':jobs', parent)
-  if envelope then
-    if rc('ZSCORE', P .. ':failed:' .. queue_of(envelope), parent) then bad = true else missing = missing + 1 end
-  else
-    local text = outcome(parent)
-    if not text then return redis.error_reply('NOJOB ' .. parent) end
-    bad = bad or string.sub(text, 1, 20) ~= '{"state":"finished",'
-  end
+  if rc('HEXISTS', P .. ':jobs', parent) == 0 and not outcome(parent) then return redis.error_reply('NOJOB ' .. parent) end
 end
 if key ~= '' then
   local first = rc('GET', P .. ':uniq:' .. key)
   if first and who == 'first' then return { first } end
   local envelope = first and rc('HGET', P .. ':jobs', first)
-  if envelope and rc('HEXISTS', P .. ':run', first) == 0
-    and not rc('ZSCORE', P .. ':failed:' .. queue_of(envelope), first) then
+  if envelope and rc('HEXISTS', P .. ':run', first) == 0 and not failed_in(first, envelope) then
     cancel(first, envelope, t, 'a newer one')
   end
   rc('SET', P .. ':uniq:' .. key, ARGV[IDS + 1], 'PX', window)
   rc('HSET', P .. ':key', ARGV[IDS + 1], key)
 end
+-- Which of the others have yet to end, now that one may have been replaced.
+local missing, bad = {}, false
+for i = 1, waits do
+  local parent = ARGV[BEFORE + i]
+  local envelope = rc('HGET', P .. ':jobs', parent)
+  if not envelope then
+    bad = bad or string.sub(outcome(parent) or '', 1, 20) ~= '{"state":"finished",'
+  elseif failed_in(parent, envelope) then
+    bad = true
+  else
+    missing[#missing + 1] = parent
+  end
+end
 
-local defer = missing > 0 or (bad and policy ~= 'any')
+local defer = #missing > 0 or (bad and policy ~= 'any')
 for base = 1, #fresh, CHUNK do
   local ids, texts, groups, dues = {}, {}, {}, {}
   for f = base, math.min(base + CHUNK - 1, #fresh) do
@@ -79,15 +83,11 @@ count(q, 'enqueued', #fresh)
 
 if defer then
   local id = ARGV[IDS + 1]
-  rc('HSET', P .. ':waits', id, math.max(missing, 1) .. '|' .. policy)
-  for i = 1, waits do
-    local parent = ARGV[BEFORE + i]
-    if rc('HEXISTS', P .. ':jobs', parent) == 1 then
-      local others = rc('HGET', P .. ':then', parent)
-      rc('HSET', P .. ':then', parent, others and others .. ',' .. id or id)
-    end
+  rc('HSET', P .. ':waits', id, math.max(#missing, 1) .. '|' .. policy)
+  if bad and policy ~= 'any' then told(id, false, t) end
+  for _, parent in ipairs(missing) do
+    rc('RPUSH', P .. ':then:' .. parent, id)
+    rc('HINCRBY', P .. ':then', parent, 1)
   end
-  if bad and policy ~= 'any' then rc('RPUSH', P .. ':told', '-' .. id) end
-  hear(100, t)
 end
 return known

@@ -17,6 +17,7 @@ for a = 2, #ARGV do
         rc('HDEL', P .. ':run', unpack(front))
         ready(q, front, true)
         count(q, 'running', -#front)
+        withdraw(front, now())
         total = total + #front
       end
       rc('ZREM', P .. ':wip:' .. q, lease)

@@ -3,7 +3,7 @@
 -- Returns how many
 local function again(q, ids)
   rc('ZREM', P .. ':failed:' .. q, unpack(ids))
-  for _, key in ipairs({ ':att', ':crash', ':err', ':prog' }) do rc('HDEL', P .. key, unpack(ids)) end
+  for _, key in ipairs({ ':att', ':crash', ':err', ':unknown' }) do rc('HDEL', P .. key, unpack(ids)) end
   ready(q, ids)
   count(q, 'requeued', #ids)
   return #ids
@@ -15,7 +15,7 @@ end
 local total = 0
 for i = 2, #ARGV do
   local envelope = rc('HGET', P .. ':jobs', ARGV[i])
-  local q = envelope and queue_of(envelope)
-  if q and rc('ZSCORE', P .. ':failed:' .. q, ARGV[i]) then total = total + again(q, { ARGV[i] }) end
+  local q = envelope and failed_in(ARGV[i], envelope)
+  if q then total = total + again(q, { ARGV[i] }) end
 end
 return total

@@ -4,6 +4,7 @@
 --   ok, cancel   text is the outcome, kept for ttl (ms); arg is 1 where more than the envelope may be on record
 --   retry        again in arg ms, one failure more; text is the error
 --   snooze       again in arg ms, nothing counted
+--   unknown      again in arg ms, but failed the time after ttl such times; text is the error
 --   dead         to the dead letters; text is the error
 --   release      back to the front of the queue, nothing counted
 -- Returns the positions (from 1) of the entries that were rejected.
@@ -16,7 +17,7 @@ for base = 0, n - 1, CHUNK do
   for i = 1, m do ids[i] = ARGV[off + (base + i - 1) * 6 + 2] end
   local run = rc('HMGET', P .. ':run', unpack(ids))
   local gone, done, over, clear, later, front, failed, errors, dead, fatal = {}, {}, {}, {}, {}, {}, {}, {}, {}, {}
-  local finished, canceled = {}, {}
+  local finished, canceled, back = {}, {}, {}
   for i = 1, m do
     local b = off + (base + i - 1) * 6
     local op, id, token, arg, ttl, text = ARGV[b + 1], ids[i], ARGV[b + 3], ARGV[b + 4], ARGV[b + 5], ARGV[b + 6]
@@ -31,10 +32,14 @@ for base = 0, n - 1, CHUNK do
         done[ttl], over[#over + 1] = kept, id
         if arg == '1' then clear[#clear + 1] = id end
         if op == 'ok' then finished[#finished + 1] = id else canceled[#canceled + 1] = id end
+      elseif op == 'unknown' and rc('HINCRBY', P .. ':unknown', id, 1) > tonumber(ttl) then
+        dead[#dead + 1], fatal[#fatal + 1] = id, text
       elseif op == 'release' then
         table.insert(front, 1, id)
+        back[#back + 1] = id
       else
-        if op ~= 'snooze' then failed[#failed + 1] = id end
+        back[#back + 1] = id
+        if op == 'retry' or op == 'dead' then failed[#failed + 1] = id end
         if op == 'dead' then
           dead[#dead + 1], fatal[#fatal + 1] = id, text
         else
@@ -52,8 +57,8 @@ for base = 0, n - 1, CHUNK do
   if #over > 0 then
     rc('HDEL', P .. ':jobs', unpack(over))
     for ttl, kept in pairs(done) do keep(t, tonumber(ttl), kept) end
-    -- Asked to stop, a job that comes back to the queue is still to be cancelled; one that is over is not.
     if rc('EXISTS', P .. ':cancel') == 1 then rc('SREM', P .. ':cancel', unpack(over)) end
+    if rc('EXISTS', P .. ':unknown') == 1 then rc('HDEL', P .. ':unknown', unpack(over)) end
   end
   if #canceled > 0 then free_keys(canceled) end
   if #clear > 0 then
@@ -65,6 +70,7 @@ for base = 0, n - 1, CHUNK do
   -- How far it had come belongs to the run that is over.
   if #gone > #over and rc('EXISTS', P .. ':prog') == 1 then rc('HDEL', P .. ':prog', unpack(gone)) end
   if #front > 0 then ready(q, front, true) end
+  if #back > 0 then withdraw(back, t) end
   if #dead > 0 then
     bury(q, dead, fatal, t)
     tell(dead, false)

@@ -13,7 +13,7 @@ local function look(id)
     out[1] = 'started'
     return out
   end
-  local q = queue_of(envelope)
+  local q = failed_in(id, envelope) or queue_of(envelope)
   for _, state in ipairs({ 'failed', 'scheduled', 'deferred' }) do
     local at = rc('ZSCORE', P .. ':' .. state .. ':' .. q, id)
     if at then out[1], out[7] = state, at end

@@ -32,13 +32,15 @@ for _, q in ipairs(rc('SMEMBERS', P .. ':queues')) do
     expired = {}
   elseif #expired == 50 then more = 1 end
   for _, m in ipairs(expired) do
-    local bar = string.find(m, '|', 1, true)
+    -- RQ, which may have used these keys before, kept other things under this name.
+    local bar = string.find(m, '|', 1, true) or #m
     local token = string.sub(m, 1, bar)
     for id in string.gmatch(string.sub(m, bar + 1), '[^,]+') do
       local holder = rc('HGET', P .. ':run', id)
       if holder and string.sub(holder, 1, bar) == token then
         local crashes = rc('HINCRBY', P .. ':crash', id, 1)
         rc('HDEL', P .. ':run', id)
+        rc('HDEL', P .. ':prog', id)
         count(q, 'running', -1)
         handled = handled + 1
         local text = cjson.encode({ message = 'The worker that ran this job died', detail = holder, at = t })
@@ -56,6 +58,7 @@ for _, q in ipairs(rc('SMEMBERS', P .. ':queues')) do
           end
           rc('HSET', P .. ':err', id, text)
           if delay == 0 then ready(q, { id }) else rc('ZADD', scheduled, math.floor(t + delay), id) end
+          withdraw({ id }, t)
           back = back + 1
         end
       end
@@ -82,8 +85,8 @@ for _, key in ipairs(rc('ZRANGEBYSCORE', P .. ':buckets', '-inf', t, 'LIMIT', 0,
   rc('ZREM', P .. ':buckets', key)
 end
 if hear(500, t) then more = 1 end
-for _, worker in ipairs(rc('ZRANGEBYSCORE', P .. ':workers', '-inf', t - math.max(60000, 2 * lease), 'LIMIT', 0, 100)) do
-  rc('ZREM', P .. ':workers', worker)
-  rc('HDEL', P .. ':worker', worker)
+for _, worker in ipairs(rc('ZRANGEBYSCORE', P .. ':alive', '-inf', t - math.max(60000, 2 * lease), 'LIMIT', 0, 100)) do
+  rc('ZREM', P .. ':alive', worker)
+  rc('HDEL', P .. ':card', worker)
 end
 return { promoted, back, died, more, later }

@@ -91,7 +91,7 @@ bugs! {
     what_has_ended_is_pushed_again: "push", "have[i] = have[i] or ended[i]" => "have[i] = have[i]";
     what_is_there_is_pushed_again: "push", "if have[i] or seen[id] then" => "if seen[id] then";
     the_last_does_not_replace: "push", "cancel(first, envelope, t, 'a newer one')" => "";
-    it_starts_before_the_others: "push", "local defer = missing > 0 or" => "local defer =";
+    it_starts_before_the_others: "push", "local defer = #missing > 0 or" => "local defer =";
     a_pause_is_not_heeded: "fetch", "paused[q] = true" => "";
     a_limit_is_passed_by_one: "fetch", "math.min(free, most - " => "math.min(free, most + 1 - ";
     a_given_up_fetch_takes_jobs: "fetch", "if rc('EXISTS', P .. ':void:' .. token) == 1 then" => "if false then";
@@ -100,7 +100,7 @@ bugs! {
     a_group_loses_its_turn: "lib", "rc('RPUSH', turns, group) end\n  end\n  if #ids" => "end\n  end\n  if #ids";
     one_group_has_all_turns: "lib", "then rc('RPUSH', turns, group) end\n  end\n  if #ids" => "then rc(group == '' and 'RPUSH' or 'LPUSH', turns, group) end\n  end\n  if #ids";
     a_cancelled_job_stays_scheduled: "lib", "rc('ZREM', P .. ':scheduled:' .. q, id) == 0 and rc('ZREM', P .. ':deferred:' .. q, id) == 0" => "rc('ZREM', P .. ':deferred:' .. q, id) == 0";
-    a_failure_is_heard_as_success: "lib", "string.sub(word, 1, 1) == '-' and policy ~= 'any'" => "false";
+    a_failure_is_heard_as_success: "lib", "if not good and policy ~= 'any' then" => "if false then";
     a_requeued_job_stays_failed: "requeue", "rc('ZREM', P .. ':failed:' .. q, unpack(ids))" => "";
     a_purge_forgets_the_children: "purge", "tell(ids, false)" => "";
 }

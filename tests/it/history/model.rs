@@ -121,7 +121,8 @@ impl Model {
                 holds!(self.may_vanish.contains(id), "I1: {id} is nowhere");
                 self.purged.insert(id.clone());
             } else {
-                let expected = self.may_end.get(id);
+                let asked = (r#""by":"a request""#).to_owned();
+                let expected = self.may_end.get(id).or(self.before.cancel.contains(id).then_some(&asked));
                 holds!(
                     expected.is_some_and(|words| outcome.contains(words.as_str())),
                     "I6: {id} has ended with {outcome}, and not {expected:?}"

@@ -496,7 +496,7 @@ impl History {
         };
         self.model.may_vanish.extend(there.iter().cloned());
         let most = 1 + self.below(10);
-        let n: usize = self.call("purge", &strings(&[&queue, &state, &most]))?;
+        let n: usize = self.call("purge", &strings(&[&queue, &state, &most, &"g"]))?;
         holds!(n == there.len().min(most), "{n} of {} were thrown away, {most} were meant", there.len());
         Ok(())
     }
