@@ -4,7 +4,7 @@ use anyhow::{Context, bail};
 use poem::{Server, listener::TcpAcceptor};
 use secrecy::ExposeSecret;
 
-use super::{stop::Stop, worker::trust};
+use super::{stop::Stop, worker::until_trusted};
 use crate::{
     api,
     app::App,
@@ -49,13 +49,17 @@ impl Args {
         let app = App::new(config)?;
         let listener = bind(&listen)?;
         check_migrations(&app, migrate).await?;
-        // Without Redis the API still answers whatever needs no jobs.
-        match app.queue.server().await {
-            Ok(server) => trust(&server)?,
-            Err(error) => tracing::warn!(error = %error, "Redis is away: jobs cannot be enqueued"),
-        }
         first_admin(&app).await?;
-        serve(app, &core, &http, listener, &stop).await?;
+        // Without Redis the API still answers whatever needs no jobs; a Redis that would lose them ends it.
+        let queue = app.queue.clone();
+        let trusted = async move {
+            until_trusted(&queue).await?;
+            std::future::pending::<anyhow::Result<()>>().await
+        };
+        tokio::select! {
+            refused = trusted => refused?,
+            served = serve(app, &core, &http, listener, &stop) => served?,
+        }
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -1,6 +1,6 @@
 use std::{process::ExitCode, time::Duration};
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use tokio::time::sleep;
 
 use super::{serve::refuse_unsafe, stop::Stop};
@@ -8,7 +8,7 @@ use crate::{
     app::App,
     config::{self, Config},
     jobs,
-    queue::{Options, Queue, Queues, Server, Worker},
+    queue::{Options, Queue, Queues, Server, Worker, passes},
     telemetry,
 };
 
@@ -56,6 +56,11 @@ impl Args {
 
 /// Runs jobs until it is told to stop.
 pub(super) async fn work(app: App, options: Options, stop: &Stop) -> anyhow::Result<()> {
+    for name in options.queues.names() {
+        if !jobs::ALL.iter().any(|job| job.queue == name) {
+            tracing::warn!(queue = name, "no task of this product is enqueued there: is the name right?");
+        }
+    }
     let worker = Worker::new(&app.queue, jobs::ALL, app.clone(), options)?;
     tokio::select! {
         trusted = until_trusted(&app.queue) => trusted?,
@@ -66,11 +71,14 @@ pub(super) async fn work(app: App, options: Options, stop: &Stop) -> anyhow::Res
 }
 
 /// Refuses a Redis that may lose jobs; one that is away is waited for.
-async fn until_trusted(queue: &Queue) -> anyhow::Result<()> {
+pub(super) async fn until_trusted(queue: &Queue) -> anyhow::Result<()> {
     let mut told = false;
     loop {
         match queue.server().await {
             Ok(server) => return trust(&server),
+            Err(error) if !passes(&error) => {
+                return Err(error).context("Redis cannot be used: check REDIS_URL, its user and password");
+            }
             Err(error) if !told => {
                 tracing::warn!(error = %error, "Redis is away, waiting for it");
                 told = true;
@@ -82,7 +90,7 @@ async fn until_trusted(queue: &Queue) -> anyhow::Result<()> {
 }
 
 /// Says what is wrong with a Redis.
-pub(super) fn trust(server: &Server) -> anyhow::Result<()> {
+fn trust(server: &Server) -> anyhow::Result<()> {
     server.warnings.iter().for_each(|warning| tracing::warn!("Redis: {warning}"));
     if !server.problems.is_empty() {
         bail!("refusing to keep jobs in this Redis:\n  - {}", server.problems.join("\n  - "));

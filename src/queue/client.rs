@@ -59,6 +59,10 @@ impl Queue {
         &self.prefix
     }
 
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     pub(super) fn combiner(&self) -> &Combiner {
         &self.combiner
     }
@@ -78,7 +82,8 @@ impl Queue {
         })
     }
 
-    /// Calls a script, and once more where the first answer was lost: every script bears that.
+    /// Calls a script, and once more where the first answer was lost: every script bears that, though one that moves
+    /// many jobs then counts only those of the second call.
     pub(super) async fn invoke<T, F>(&self, call: F) -> Result<T>
     where
         T: redis::FromRedisValue,

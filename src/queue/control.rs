@@ -6,7 +6,7 @@ use redis::ScriptInvocation;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::{client::Queue, scripts, status::State};
+use super::{client::Queue, inspect::QueueInfo, scripts, status::State};
 use crate::error::{Error, Result};
 
 /// Jobs moved by one call of a script.
@@ -93,33 +93,33 @@ impl Queue {
 
     /// Puts a failed job back into its queue, its failures forgotten; false where it has not failed.
     pub async fn requeue(&self, id: &str) -> Result<bool> {
+        let by = Uuid::new_v4().simple().to_string();
         let n: u64 = self
             .invoke(|| {
                 let mut call = scripts::REQUEUE.key(self.prefix());
-                call.arg("").arg(id);
+                call.arg("").arg(&by).arg(id);
                 call
             })
             .await?;
         Ok(n > 0)
     }
 
-    /// Puts back all that have failed in a queue until now; those that fail again meanwhile stay.
-    pub async fn requeue_failed(&self, queue: &str) -> Result<u64> {
-        let (now, _) = self.look_at_queues().await?;
+    /// Puts back all that had failed in a queue when it was looked at; those that fail later stay.
+    pub async fn requeue_failed(&self, queue: &QueueInfo) -> Result<u64> {
         self.repeat(|| {
             let mut call = scripts::REQUEUE.key(self.prefix());
-            call.arg(queue).arg(now).arg(BATCH);
+            call.arg(&queue.name).arg(queue.seen_at.timestamp_millis()).arg(BATCH);
             call
         })
         .await
     }
 
-    /// Throws away what waits in a queue (queued, scheduled, deferred) or what has failed there. Jobs that are
-    /// enqueued meanwhile stay.
+    /// Throws away what waited in a queue (queued, scheduled, deferred) or had failed there when it was looked at.
+    /// What is enqueued or fails later stays.
     ///
     /// # Errors
     /// [`Error::Invalid`] for any other state.
-    pub async fn purge(&self, queue: &str, state: State) -> Result<u64> {
+    pub async fn purge(&self, queue: &QueueInfo, state: State) -> Result<u64> {
         if !matches!(state, State::Queued | State::Scheduled | State::Deferred | State::Failed) {
             return Err(Error::invalid(
                 "query",
@@ -127,12 +127,12 @@ impl Queue {
                 "only jobs that wait or have failed can be purged",
             ));
         }
-        let (now, _) = self.look_at_queues().await?;
+        let begun = queue.seen_at.timestamp_millis();
         // Ids begin with the time that they were made, in milliseconds.
-        let last = format!("{now:012x}g");
+        let last = format!("{begun:012x}g");
         self.repeat(|| {
             let mut call = scripts::PURGE.key(self.prefix());
-            call.arg(queue).arg(state.word()).arg(BATCH).arg(&last);
+            call.arg(&queue.name).arg(state.word()).arg(BATCH).arg(begun).arg(&last);
             call
         })
         .await

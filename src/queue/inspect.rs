@@ -1,5 +1,6 @@
 //! Looking at queues and jobs.
 
+use chrono::{DateTime, Utc};
 use redis::{FromRedisValue, ParsingError, Value};
 use serde::Serialize;
 
@@ -11,17 +12,23 @@ use super::{
 };
 use crate::error::{Error, Result};
 
+/// Jobs looked at by one call, since each may be large.
+const LOOK_AT: usize = 20;
+const LARGE: usize = 16 * 1024;
+
 /// One queue: what is in it, what has been, and how it is worked off.
 #[derive(Debug, Clone, Serialize)]
 pub struct QueueInfo {
     pub name: String,
+    /// When it was looked at, by Redis's clock.
+    pub seen_at: DateTime<Utc>,
     pub paused: bool,
     pub queued: u64,
     pub scheduled: u64,
     pub deferred: u64,
     pub started: u64,
     pub failed: u64,
-    /// How long the one that waits longest has waited, in seconds; counted from when it was enqueued.
+    /// How long ago the first in line was enqueued, in seconds; a delay or a retry that it went through is part of it.
     pub latency_seconds: Option<f64>,
     pub totals: Totals,
     /// How many may run at once, in all workers together.
@@ -54,6 +61,7 @@ impl Row {
         let since = i64::from_str_radix(oldest.get(..12).unwrap_or_default(), 16).ok();
         Ok(QueueInfo {
             name: self.field(0)?,
+            seen_at: DateTime::from_timestamp_millis(now).unwrap_or_default(),
             queued: self.field(1)?,
             scheduled: self.field(2)?,
             deferred: self.field(3)?,
@@ -77,11 +85,6 @@ impl Row {
 impl Queue {
     /// Every queue that was ever used.
     pub async fn queues(&self) -> Result<Vec<QueueInfo>> {
-        Ok(self.look_at_queues().await?.1)
-    }
-
-    /// The same, and Redis's time in milliseconds since the epoch.
-    pub(super) async fn look_at_queues(&self) -> Result<(i64, Vec<QueueInfo>)> {
         let (now, rows): (i64, Vec<Vec<Value>>) = self
             .invoke(|| {
                 let mut call = scripts::INSPECT.key(self.prefix());
@@ -90,7 +93,7 @@ impl Queue {
             })
             .await?;
         let read = |row| Row(row).read(now).map_err(Error::internal);
-        Ok((now, rows.into_iter().map(read).collect::<Result<_>>()?))
+        rows.into_iter().map(read).collect()
     }
 
     /// One queue; `None` where it was never used.
@@ -100,11 +103,12 @@ impl Queue {
 
     /// Where a job stands; `None` where no such job is known (any more).
     pub async fn status(&self, id: &str) -> Result<Option<JobStatus>> {
-        Ok(self.statuses(&[id.to_owned()]).await?.pop())
+        Ok(self.statuses(&[id.to_owned()], usize::MAX).await?.pop())
     }
 
     /// Some of the jobs of a queue that are in one state: those that failed last come first, those that are next
-    /// otherwise. Those that have ended well or were cancelled are known by their id alone.
+    /// otherwise. Those that have ended well or were cancelled are known by their id alone. A payload of more
+    /// than 16 KiB is left out; [`status`](Self::status) has it.
     ///
     /// # Errors
     /// [`Error::Invalid`] for the states that cannot be listed.
@@ -120,18 +124,19 @@ impl Queue {
                 call
             })
             .await?;
-        self.statuses(&ids).await
+        let mut jobs = Vec::with_capacity(ids.len());
+        for some in ids.chunks(LOOK_AT) {
+            jobs.extend(self.statuses(some, LARGE).await?);
+        }
+        Ok(jobs)
     }
 
-    /// Leaves out those that are not known.
-    async fn statuses(&self, ids: &[String]) -> Result<Vec<JobStatus>> {
-        if ids.is_empty() {
-            return Ok(Vec::new());
-        }
+    /// Leaves out those that are not known, and the payloads of `large` jobs.
+    async fn statuses(&self, ids: &[String], large: usize) -> Result<Vec<JobStatus>> {
         let answers: Vec<Vec<Value>> = self
             .invoke(|| {
                 let mut call = scripts::STATUS.key(self.prefix());
-                call.arg(ids);
+                call.arg(large).arg(ids);
                 call
             })
             .await?;

@@ -172,7 +172,6 @@ pub(super) struct Envelope<P = Value> {
     pub(super) v: u8,
     pub(super) task: String,
     pub(super) queue: String,
-    pub(super) payload: P,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) owner: Option<i64>,
     /// Id of the request that enqueued it.
@@ -190,6 +189,8 @@ pub(super) struct Envelope<P = Value> {
     pub(super) ttl: u64,
     /// Milliseconds since the epoch at which it was enqueued.
     pub(super) at: i64,
+    /// Last, so that what comes before it can be read without it.
+    pub(super) payload: P,
 }
 
 impl Envelope {

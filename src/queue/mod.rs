@@ -52,6 +52,6 @@ pub use inspect::{QueueInfo, Totals};
 pub use job::{Context, Failure, Job, JobType, Then};
 pub use queues::Queues;
 pub use registry::WorkerInfo;
-pub use server::Server;
+pub use server::{Server, passes};
 pub use status::{JobStatus, State};
 pub use worker::{Options, Summary, Worker};

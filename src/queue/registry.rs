@@ -57,12 +57,14 @@ pub struct WorkerInfo {
     pub running: usize,
     pub started_at: Option<DateTime<Utc>>,
     pub last_beat_at: Option<DateTime<Utc>>,
+    /// How long ago that was, in seconds, by Redis's clock.
+    pub silent_seconds: f64,
 }
 
 impl Queue {
     /// The workers that were heard of within the last half minute.
     pub async fn workers(&self) -> Result<Vec<WorkerInfo>> {
-        let (_, rows): (i64, Vec<(String, String, i64)>) = self
+        let (now, rows): (i64, Vec<(String, String, i64)>) = self
             .invoke(|| {
                 let mut call = scripts::INSPECT.key(self.prefix());
                 call.arg("workers").arg(SILENCE.as_millis() as u64);
@@ -79,8 +81,9 @@ impl Queue {
                 queues: card.queues,
                 concurrency: card.concurrency,
                 running: card.running,
-                started_at: DateTime::from_timestamp_millis(card.started),
+                started_at: Some(card.started).filter(|ms| *ms > 0).and_then(DateTime::from_timestamp_millis),
                 last_beat_at: DateTime::from_timestamp_millis(beat),
+                silent_seconds: (now - beat).max(0) as f64 / 1_000.0,
             }
         };
         Ok(rows.into_iter().map(read).collect())

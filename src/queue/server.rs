@@ -1,6 +1,6 @@
 //! Whether a Redis can be trusted with jobs.
 
-use redis::RedisResult;
+use redis::{AsyncConnectionConfig, ErrorKind, RedisError, RedisResult, ServerErrorKind};
 
 use super::client::Queue;
 
@@ -38,7 +38,7 @@ impl Server {
                 "maxmemory-policy {policy} may drop jobs: run `redis-cli CONFIG SET maxmemory-policy noeviction`, and set it in redis.conf"
             )),
             Some(policy) => warnings.push(format!(
-                "maxmemory-policy {policy} may drop results before their time: set maxmemory-policy noeviction"
+                "maxmemory-policy {policy} may drop results and the keys of unique jobs before their time: set maxmemory-policy noeviction"
             )),
             None => warnings.push("the eviction policy is not told; it has to be noeviction".into()),
         }
@@ -54,10 +54,24 @@ impl Server {
     }
 }
 
+/// Whether a fault of Redis passes by itself, unlike a wrong password.
+pub fn passes(error: &RedisError) -> bool {
+    let busy = matches!(
+        error.kind(),
+        ErrorKind::Server(
+            ServerErrorKind::BusyLoading | ServerErrorKind::MasterDown | ServerErrorKind::TryAgain
+        )
+    );
+    busy || error.is_io_error() || error.is_timeout() || error.is_connection_dropped()
+}
+
 impl Queue {
     /// Asks the server what it is.
     pub async fn server(&self) -> RedisResult<Server> {
-        let mut conn = self.client().get_multiplexed_async_connection().await?;
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.timeout()))
+            .set_response_timeout(Some(self.timeout()));
+        let mut conn = self.client().get_multiplexed_async_connection_with_config(&config).await?;
         let info: String = redis::cmd("INFO").query_async(&mut conn).await?;
         Ok(Server::read(&info, self.prefix()))
     }

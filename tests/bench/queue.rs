@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// Jobs queued by one call.
-const CALL: usize = 1_000;
+const CALL: usize = 250;
 /// Drains of the short backlog in one round, since one takes a moment only.
 const DRAINS: usize = 5;
 /// Between two jobs, for the worker to become idle again.
@@ -205,7 +205,7 @@ impl Bench {
         let ((queue, bare), jobs) = (self.sides("bulk").await?, self.size(100_000));
         let mut both = Both::default();
         for round in 1..=self.rounds(3) {
-            eprintln!("enqueue, 1,000 a call: round {round}");
+            eprintln!("enqueue, 250 a call: round {round}");
             let engine = self.timed(jobs, self.fill(&queue, jobs)).await?;
             self.flush().await?;
             let ids = new_ids(jobs);

@@ -130,7 +130,7 @@ impl Figures {
     pub fn table(&self) -> Table {
         let mut table = Table::default();
         let names = [
-            "enqueue, 1,000 a call".to_owned(),
+            "enqueue, 250 a call".to_owned(),
             format!("enqueue, one by one, {CALLERS} at once"),
             format!("drain of {}", self.short),
             format!("drain of {}", self.long),

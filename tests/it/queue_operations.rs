@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use saas::queue::{Cancel, Origin, Place, State};
+use saas::queue::{Cancel, Origin, Place, QueueInfo, State};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -10,6 +10,16 @@ use crate::support::{
     eventually,
     queue::{Behaviour, Task, TestQueue, steady},
 };
+
+impl TestQueue {
+    async fn info(&self) -> QueueInfo {
+        self.queue.queue("default").await.unwrap().unwrap()
+    }
+
+    async fn purge(&self, state: State) -> saas::error::Result<u64> {
+        self.queue.purge(&self.info().await, state).await
+    }
+}
 
 #[tokio::test]
 async fn a_paused_queue_keeps_its_jobs() {
@@ -19,7 +29,7 @@ async fn a_paused_queue_keeps_its_jobs() {
     queue.queue.pause("default").await.unwrap();
     let id = queue.push("one", Behaviour::Succeed).await;
     assert_eq!(queue.drain().await.finished, 0);
-    assert!(queue.queue.queue("default").await.unwrap().unwrap().paused);
+    assert!(queue.info().await.paused);
     assert_eq!(queue.status(&id).await.state, State::Queued);
     queue.queue.resume("default").await.unwrap();
     eventually("it has run", || async { (queue.log.ran().len() == 1).then_some(()) }).await;
@@ -46,22 +56,21 @@ async fn what_has_failed_can_be_put_back_or_thrown_away() {
     assert!(!queue.queue.requeue(&ids[0]).await.unwrap(), "it is queued already");
     let status = queue.status(&ids[0]).await;
     assert_eq!((status.state, status.attempts, status.error), (State::Queued, 0, None));
-    assert_eq!(queue.queue.requeue_failed("default").await.unwrap(), 4);
+    assert_eq!(queue.queue.requeue_failed(&queue.info().await).await.unwrap(), 4);
     queue.drain().await;
     assert_eq!(queue.log.ran().len(), 10);
-    let info = queue.queue.queue("default").await.unwrap().unwrap();
+    let info = queue.info().await;
     assert_eq!((info.failed, info.totals.requeued, info.totals.failed), (5, 5, 10));
-    assert_eq!(queue.queue.purge("default", State::Failed).await.unwrap(), 5);
+    assert_eq!(queue.purge(State::Failed).await.unwrap(), 5);
     assert!(queue.queue.status(&ids[0]).await.unwrap().is_none());
     queue.push("waits", Behaviour::Succeed).await;
     let place = Place { group: Some("g".into()), ..Place::default() };
     let task = || Task { name: "waits too".into(), behaviour: Behaviour::Succeed };
     queue.queue.enqueue_with(&task(), Origin::default(), place).await.unwrap();
     queue.queue.enqueue_in(&task(), Origin::default(), Duration::from_secs(60)).await.unwrap();
-    assert_eq!(queue.queue.purge("default", State::Queued).await.unwrap(), 2);
-    assert_eq!(queue.queue.purge("default", State::Scheduled).await.unwrap(), 1);
-    assert!(queue.queue.purge("default", State::Started).await.is_err());
-    assert_eq!(queue.queue.purge("nowhere", State::Failed).await.unwrap(), 0);
+    assert_eq!(queue.purge(State::Queued).await.unwrap(), 2);
+    assert_eq!(queue.purge(State::Scheduled).await.unwrap(), 1);
+    assert!(queue.purge(State::Started).await.is_err());
     assert_eq!(queue.drain().await.finished, 0);
     assert!(!queue.redis::<bool>(&["EXISTS", "{}:jobs"]).await);
     queue.is_clean().await;
@@ -77,7 +86,7 @@ async fn every_job_that_came_is_counted_once() {
     let id = queue.push("x", Behaviour::Succeed).await;
     assert_eq!(queue.queue.cancel(&id).await.unwrap(), Cancel::Canceled);
     queue.push("x", Behaviour::Succeed).await;
-    let info = queue.queue.queue("default").await.unwrap().unwrap();
+    let info = queue.info().await;
     let totals = info.totals;
     assert_eq!((totals.enqueued, totals.finished, totals.failed, totals.canceled), (6, 1, 1, 1));
     assert_eq!((info.queued, info.scheduled, info.started), (1, 2, 0));
@@ -137,7 +146,7 @@ async fn a_task_says_what_becomes_of_it() {
     assert_eq!((status.state, status.attempts), (State::Scheduled, 1));
     let away = (status.due_at.unwrap() - chrono::Utc::now()).num_seconds();
     assert!((3_500..=3_600).contains(&away), "{away}");
-    assert_eq!(queue.queue.queue("default").await.unwrap().unwrap().failed, 0);
+    assert_eq!(queue.info().await.failed, 0);
 }
 
 #[tokio::test]
@@ -150,7 +159,40 @@ async fn one_that_lies_deep_in_a_long_queue_is_cancelled_too() {
         assert_eq!(queue.queue.cancel(&ids[n]).await.unwrap(), Cancel::Canceled);
         assert_eq!(queue.status(&ids[n]).await.state, State::Canceled);
     }
-    assert_eq!(queue.queue.purge("default", State::Queued).await.unwrap(), 24_998);
-    let info = queue.queue.queue("default").await.unwrap().unwrap();
+    assert_eq!(queue.purge(State::Queued).await.unwrap(), 24_998);
+    let info = queue.info().await;
     assert_eq!((info.queued, info.totals.canceled), (0, 25_000));
+}
+
+#[tokio::test]
+async fn a_purge_leaves_what_came_after_it_was_asked_for() {
+    let queue = TestQueue::new().await;
+    queue.push("old", Behaviour::FailForGood).await;
+    queue.drain().await;
+    queue.push("old", Behaviour::Succeed).await;
+    let asked = queue.info().await;
+    // Ids of the same millisecond are not told apart.
+    eventually("a millisecond has gone by", || async {
+        (queue.info().await.seen_at > asked.seen_at).then_some(())
+    })
+    .await;
+    let new = queue.push("new", Behaviour::Succeed).await;
+    assert_eq!(queue.queue.purge(&asked, State::Queued).await.unwrap(), 1);
+    assert_eq!(queue.queue.purge(&asked, State::Failed).await.unwrap(), 1);
+    assert_eq!(queue.drain().await.finished, 1);
+    assert_eq!(queue.status(&new).await.state, State::Finished);
+}
+
+#[tokio::test]
+async fn what_is_asked_to_stop_and_comes_back_is_cancelled() {
+    let queue = TestQueue::new().await;
+    let id = queue.push("one", Behaviour::Succeed).await;
+    let (_, taken, _): (i64, Vec<redis::Value>, u64) =
+        queue.script("fetch", &["w", "t", "60000", "1", "default"]).await;
+    assert_eq!(taken.len(), 1);
+    assert_eq!(queue.queue.cancel(&id).await.unwrap(), Cancel::Requested);
+    let settle = ["default", "0", "retry", &id, "t.0", "1", "0", "{}"];
+    assert!(queue.script::<Vec<u32>>("settle", &settle).await.is_empty());
+    assert_eq!(queue.status(&id).await.state, State::Canceled);
+    assert_eq!(queue.drain().await.finished, 0);
 }

@@ -73,6 +73,14 @@ fn as_a_worker() {
             term.recv().await;
             asked.cancel();
         });
+        // The run that started it may be killed.
+        let parent = std::os::unix::process::parent_id();
+        tokio::spawn(async move {
+            while std::os::unix::process::parent_id() == parent {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            std::process::exit(1);
+        });
         worker.run(stop, CancellationToken::new()).await.unwrap();
     });
 }
@@ -133,7 +141,7 @@ impl Fleet {
             let info = self.queue.queue.queue("default").await.unwrap().unwrap();
             // A job that was hit three times by chance is put aside, where an operator finds it.
             if info.failed > 0 && info.queued + info.scheduled + info.started == 0 {
-                self.queue.queue.requeue_failed("default").await.unwrap();
+                self.queue.queue.requeue_failed(&info).await.unwrap();
             }
             (info.totals.finished == jobs).then_some(())
         })

@@ -10,7 +10,7 @@ use crate::support::{
     eventually,
     process::{Running, TempDir, run, saas},
     proxy::Proxy,
-    queue::{Behaviour, Task, TestQueue, steady},
+    queue::{Behaviour, Task, TestQueue, connect, steady},
     servers::{TestDatabase, servers},
 };
 
@@ -31,7 +31,8 @@ impl OwnRedis {
     }
 
     fn spawn(dir: &TempDir, settings: &[&str]) -> Running {
-        let mut command = Command::new("redis-server");
+        let there = |name: &&str| Command::new(name).arg("--version").output().is_ok();
+        let mut command = Command::new(["redis-server", "valkey-server"].into_iter().find(there).unwrap());
         command.args(["--port", "0", "--save", "", "--dir"]).arg(dir.path());
         command.arg("--unixsocket").arg(dir.path().join("socket")).args(settings);
         Running::start(command)
@@ -42,7 +43,7 @@ impl OwnRedis {
     }
 
     async fn ask<T: redis::FromRedisValue>(&self, words: &[&str]) -> redis::RedisResult<T> {
-        let mut conn = redis::Client::open(self.url())?.get_multiplexed_async_connection().await?;
+        let mut conn = connect(&self.url()).await?;
         redis::cmd(words[0]).arg(&words[1..]).query_async(&mut conn).await
     }
 

@@ -256,8 +256,8 @@ impl Queues {
         #[oai(validator(max_length = 100))]
         name: Path<String>,
     ) -> Result<Json<Count>> {
-        self.known(&name.0).await?;
-        Ok(Json(Count { count: self.0.queue.requeue_failed(&name.0).await? }))
+        let queue = self.known(&name.0).await?;
+        Ok(Json(Count { count: self.0.queue.requeue_failed(&queue).await? }))
     }
 
     /// Throw away the jobs of a queue that wait or have failed.
@@ -271,7 +271,7 @@ impl Queues {
         /// Which of them.
         status: Query<Purgeable>,
     ) -> Result<Json<Count>> {
-        self.known(&name.0).await?;
-        Ok(Json(Count { count: self.0.queue.purge(&name.0, status.0.into()).await? }))
+        let queue = self.known(&name.0).await?;
+        Ok(Json(Count { count: self.0.queue.purge(&queue, status.0.into()).await? }))
     }
 }

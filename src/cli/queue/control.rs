@@ -24,21 +24,24 @@ pub(super) struct Requeue {
 impl Requeue {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
         let queue = Queue::new(&self.redis)?;
-        let (mut done, mut code) = (0, ExitCode::SUCCESS);
+        let mut done = 0;
+        // Said when all is done: a reader that goes away must not end it half-way.
+        let mut others = Vec::new();
         if let Some(name) = &self.all {
-            known(&queue, name).await?;
-            done += queue.requeue_failed(name).await?;
+            done += queue.requeue_failed(&known(&queue, name).await?).await?;
         }
         for id in &self.ids {
             if queue.requeue(id).await? {
                 done += 1;
             } else {
-                writeln!(std::io::stderr(), "{id} is not among the failed jobs")?;
-                code = ExitCode::FAILURE;
+                others.push(id);
             }
         }
+        for id in &others {
+            writeln!(std::io::stderr(), "{id} is not among the failed jobs")?;
+        }
         writeln!(std::io::stdout(), "requeued {}", counted(done, "job"))?;
-        Ok(code)
+        Ok(if others.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }
 
@@ -58,6 +61,8 @@ impl Cancel {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
         let queue = Queue::new(&self.redis)?;
         let mut code = ExitCode::SUCCESS;
+        // Said when all is done: a reader that goes away must not end it half-way.
+        let mut lines = String::new();
         for id in &self.ids {
             let outcome = queue.cancel(id).await?;
             let word = match outcome {
@@ -66,11 +71,12 @@ impl Cancel {
                 Outcome::Ended => "has already ended",
                 Outcome::Unknown => "unknown",
             };
-            writeln!(std::io::stdout(), "{id}: {word}")?;
+            lines += &format!("{id}: {word}\n");
             if matches!(outcome, Outcome::Ended | Outcome::Unknown) {
                 code = ExitCode::FAILURE;
             }
         }
+        write!(std::io::stdout(), "{lines}")?;
         Ok(code)
     }
 }

@@ -34,11 +34,14 @@ impl Args {
         let queue = Queue::new(&self.redis)?;
         let info = known(&queue, &self.queue).await?;
         let what = format!("{} job", self.status.word());
-        if !self.yes && !agreed(&format!("{} of {}", counted(info.count(self.status), &what), info.name))? {
+        if info.count(self.status) > 0
+            && !self.yes
+            && !agreed(&format!("{} of {}", counted(info.count(self.status), &what), info.name))?
+        {
             writeln!(std::io::stdout(), "nothing was thrown away")?;
             return Ok(ExitCode::FAILURE);
         }
-        let gone = queue.purge(&info.name, self.status).await?;
+        let gone = queue.purge(&info, self.status).await?;
         writeln!(std::io::stdout(), "threw away {}", counted(gone, &what))?;
         Ok(ExitCode::SUCCESS)
     }

@@ -4,7 +4,7 @@ use super::{
     print_json,
     table::{
         Column::{Number, Text},
-        Table, or_dash, since,
+        Table, age, or_dash, since,
     },
 };
 use crate::{config::Redis, queue::Queue};
@@ -50,7 +50,7 @@ impl Args {
                     worker.queues,
                     format!("{}/{}", worker.running, worker.concurrency),
                     or_dash(worker.started_at.map(since)),
-                    or_dash(worker.last_beat_at.map(since)),
+                    age(worker.silent_seconds),
                 ]);
             }
             write!(out, "{table}")?;

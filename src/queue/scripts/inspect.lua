@@ -1,5 +1,6 @@
 -- Looks at queues.
 -- ARGV: 'queues'; 'page', queue, state, offset, count; or 'workers', beaten since (ms ago)
+local MOST_GROUPS = 20000
 if ARGV[1] == 'queues' then
   local names = rc('SMEMBERS', P .. ':queues')
   table.sort(names)
@@ -7,7 +8,7 @@ if ARGV[1] == 'queues' then
   for i, q in ipairs(names) do
     local depth, oldest = rc('LLEN', P .. ':queue:' .. q), {}
     oldest[1] = rc('LINDEX', P .. ':queue:' .. q, 0) or nil
-    for _, group in ipairs(rc('LRANGE', P .. ':turns:' .. q, 0, CHUNK)) do
+    for _, group in ipairs(rc('LRANGE', P .. ':turns:' .. q, 0, MOST_GROUPS)) do
       if group ~= '' then
         depth = depth + rc('LLEN', group_list(q, group))
         oldest[#oldest + 1] = rc('LINDEX', group_list(q, group), 0) or nil
@@ -48,7 +49,7 @@ elseif ARGV[1] == 'page' then
     return ids
   end
   local lists = { P .. ':queue:' .. q }
-  for _, group in ipairs(rc('LRANGE', P .. ':turns:' .. q, 0, CHUNK)) do
+  for _, group in ipairs(rc('LRANGE', P .. ':turns:' .. q, 0, MOST_GROUPS)) do
     if group ~= '' then lists[#lists + 1] = group_list(q, group) end
   end
   for _, list in ipairs(lists) do

@@ -38,12 +38,12 @@ for base = 0, n - 1, CHUNK do
         table.insert(front, 1, id)
         back[#back + 1] = id
       else
-        back[#back + 1] = id
         if op == 'retry' or op == 'dead' then failed[#failed + 1] = id end
         if op == 'dead' then
           dead[#dead + 1], fatal[#fatal + 1] = id, text
         else
           later[#later + 1], later[#later + 2] = t + tonumber(arg), id
+          back[#back + 1] = id
           if op == 'retry' then errors[#errors + 1], errors[#errors + 2] = id, text end
         end
       end

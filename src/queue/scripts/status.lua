@@ -1,11 +1,16 @@
 -- Where jobs stand.
--- ARGV: ids..
+-- ARGV: how large an envelope may be (bytes) for its payload, which comes last in it, to be told; then ids..
 -- Returns for each {state, envelope or outcome, failures, crashes, error, progress, holder or time}; {} if unknown
+local most = tonumber(ARGV[1])
 local function look(id)
   local envelope = rc('HGET', P .. ':jobs', id)
   if not envelope then
     local text = outcome(id)
     return text and { 'done', text } or {}
+  end
+  if #envelope > most then
+    local from = string.find(envelope, ',"payload":', 1, true)
+    if from then envelope = string.sub(envelope, 1, from) .. '"payload":null}' end
   end
   local out = { 'queued', envelope }
   for _, key in ipairs({ ':att', ':crash', ':err', ':prog', ':run' }) do out[#out + 1] = rc('HGET', P .. key, id) end
@@ -21,5 +26,5 @@ local function look(id)
   return out
 end
 local all = {}
-for i, id in ipairs(ARGV) do all[i] = look(id) end
+for i = 2, #ARGV do all[i - 1] = look(ARGV[i]) end
 return all

@@ -475,7 +475,7 @@ impl History {
         let queue = QUEUES[self.below(2)];
         let Some(id) = self.model.before.queues[queue].failed.iter().min().cloned() else { return Ok(()) };
         let args = if self.chance(70) {
-            strings(&[&"", &id])
+            strings(&[&"", &self.name("r"), &id])
         } else {
             strings(&[&queue, &self.model.before.now, &10])
         };
@@ -496,7 +496,7 @@ impl History {
         };
         self.model.may_vanish.extend(there.iter().cloned());
         let most = 1 + self.below(10);
-        let n: usize = self.call("purge", &strings(&[&queue, &state, &most, &"g"]))?;
+        let n: usize = self.call("purge", &strings(&[&queue, &state, &most, &"+inf", &"g"]))?;
         holds!(n == there.len().min(most), "{n} of {} were thrown away, {most} were meant", there.len());
         Ok(())
     }

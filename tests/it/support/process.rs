@@ -43,10 +43,11 @@ pub async fn production(args: &[&str], database: &TestDatabase, prefix: &str) ->
 }
 
 /// Runs it to its end.
-pub async fn run(mut command: Command) -> Ended {
-    let output =
-        tokio::task::spawn_blocking(move || command.stdin(Stdio::null()).output().unwrap()).await.unwrap();
-    Ended::of(output)
+pub async fn run(command: Command) -> Ended {
+    let mut command = tokio::process::Command::from(command);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let output = tokio::time::timeout(PATIENCE, command.spawn().unwrap().wait_with_output()).await;
+    Ended::of(output.expect("it does not end").unwrap())
 }
 
 /// Runs it to its end with something on its standard input.

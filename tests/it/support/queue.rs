@@ -221,6 +221,14 @@ struct RedisSettings {
     redis: saas::config::Redis,
 }
 
+/// A connection with more patience than the client's own half second.
+pub async fn connect(url: &str) -> redis::RedisResult<redis::aio::MultiplexedConnection> {
+    let config = redis::AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(Duration::from_secs(20)))
+        .set_response_timeout(Some(Duration::from_secs(20)));
+    redis::Client::open(url)?.get_multiplexed_async_connection_with_config(&config).await
+}
+
 pub fn client(url: &str, prefix: &str) -> Queue {
     use clap::Parser;
     let settings = RedisSettings::parse_from(["test", "--redis-url", url, "--queue-prefix", prefix]);
@@ -273,8 +281,7 @@ impl TestQueue {
 
     /// A command to Redis; `{}` stands for the prefix.
     pub async fn redis<T: redis::FromRedisValue>(&self, command: &[&str]) -> T {
-        let client = redis::Client::open(self.direct.as_str()).unwrap();
-        let mut conn = client.get_multiplexed_async_connection().await.unwrap();
+        let mut conn = connect(&self.direct).await.unwrap();
         let mut cmd = redis::Cmd::new();
         for word in command {
             cmd.arg(word.replace("{}", &self.prefix));
@@ -287,15 +294,13 @@ impl TestQueue {
         let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/queue/scripts");
         let read = |name: &str| std::fs::read_to_string(dir.join(format!("{name}.lua"))).unwrap();
         let script = redis::Script::new(&(read("lib") + &read(name)));
-        let client = redis::Client::open(self.direct.as_str()).unwrap();
-        let mut conn = client.get_multiplexed_async_connection().await.unwrap();
+        let mut conn = connect(&self.direct).await.unwrap();
         script.key(&self.prefix).arg(args).invoke_async(&mut conn).await.unwrap()
     }
 
     /// Puts bytes where an envelope belongs.
     pub async fn redis_bytes(&self, id: &str, envelope: &[u8]) {
-        let client = redis::Client::open(self.direct.as_str()).unwrap();
-        let mut conn = client.get_multiplexed_async_connection().await.unwrap();
+        let mut conn = connect(&self.direct).await.unwrap();
         let key = format!("{}:jobs", self.prefix);
         redis::cmd("HSET").arg(key).arg(id).arg(envelope).query_async::<()>(&mut conn).await.unwrap();
     }
