@@ -3,12 +3,17 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use saas::queue::{Context, Failure, Job, JobType, Missed, Schedule, State, Worker};
+use saas::{
+    dev::{Purpose, Server, test_dir},
+    queue::{Context, Failure, Job, JobType, Missed, Origin, Schedule, State, Worker},
+};
+use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{
     app::options,
+    eventually,
     queue::{Log, TestQueue},
 };
 
@@ -47,6 +52,10 @@ const REPORT: &str = "report|0 0 29 2 *|UTC";
 impl TestQueue {
     async fn tick(&self) {
         self.queue.run_jobs(ALL, self.log.clone()).await.unwrap();
+    }
+
+    async fn config(&self, setting: &str, value: &str) {
+        self.redis::<()>(&["CONFIG", "SET", setting, value]).await;
     }
 
     async fn due(&self, name: &str) -> i64 {
@@ -131,4 +140,25 @@ async fn a_cancelled_slot_leaves_the_next_alone() {
     let never = CancellationToken::new();
     let worker = Worker::new(&queue.queue, ALL, queue.log.clone(), options(&["default"])).unwrap();
     assert_eq!(worker.run(never.clone(), never).await.unwrap().finished, 1);
+}
+
+#[tokio::test]
+async fn a_full_redis_that_takes_no_periodic_job_still_drains() {
+    let server = Server::redis(&test_dir().unwrap(), Purpose::Test).await.unwrap();
+    let queue = TestQueue::on(server.url.expose_secret(), "rq");
+    queue.tick().await;
+    let soon = Duration::from_millis(1);
+    let task = Report { what: "delayed".into() };
+    queue.queue.enqueue_in(&task, Origin::default(), soon).await.unwrap();
+    queue.was_due(DIGEST, Duration::ZERO).await;
+    queue.config("maxmemory", "1mb").await;
+    eventually("the delayed one has run", || async {
+        queue.tick().await;
+        (queue.log.ran() == ["delayed"]).then_some(())
+    })
+    .await;
+    queue.config("maxmemory", "0").await;
+    queue.tick().await;
+    assert_eq!(queue.log.ran(), ["delayed", "digest"], "made up for when there is room");
+    server.stop().await;
 }

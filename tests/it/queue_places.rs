@@ -289,3 +289,43 @@ async fn by_weight_every_queue_gets_its_turn() {
     let half = queue.log.ran().into_iter().take(200).filter(|name| name.starts_with("urgent")).count();
     assert!((110..190).contains(&half), "{half} of the first 200 were urgent, about 150 should be");
 }
+
+#[tokio::test]
+async fn a_failed_job_that_is_put_back_does_not_count_for_those_it_was_counted_for() {
+    let queue = TestQueue::new().await;
+    let bad = queue.push("bad", Behaviour::FailForGood).await;
+    queue.drain().await;
+    let day = Duration::from_secs(86_400);
+    let slow = queue.queue.enqueue_in(&task("slow"), Origin::default(), day).await.unwrap();
+    let after = vec![bad.clone(), slow.clone()];
+    let both = queue.place("both", Place { after, after_failures: true, ..Place::default() }).await;
+    assert!(queue.queue.requeue(&bad).await.unwrap());
+    queue.drain().await;
+    assert_eq!(queue.status(&both).await.state, State::Deferred, "the slow one has not even begun");
+    assert_eq!(queue.queue.cancel(&slow).await.unwrap(), Cancel::Canceled);
+    queue.drain_until(&both, State::Finished).await;
+}
+
+#[tokio::test]
+async fn a_job_that_waits_for_the_one_it_replaces_does_not_wait_for_ever() {
+    let queue = TestQueue::new().await;
+    let old = queue.place("old", unique("key", Keep::Last)).await;
+    let new = queue.place("new", Place { after: vec![old.clone()], ..unique("key", Keep::Last) }).await;
+    assert_eq!(queue.status(&old).await.state, State::Canceled);
+    assert_eq!(queue.status(&new).await.state, State::Failed, "what it waited for was cancelled");
+}
+
+#[tokio::test]
+async fn a_thousand_that_wait_for_one_all_run() {
+    let queue = TestQueue::new().await;
+    let first = queue.push("first", Behaviour::Succeed).await;
+    for _ in 0..1_000 {
+        queue.after("child", &[&first]).await;
+    }
+    let stop = CancellationToken::new();
+    let work = tokio::spawn(queue.worker(steady(50)).run(stop.clone(), CancellationToken::new()));
+    eventually("all have run", || async { (queue.log.ran().len() == 1_001).then_some(()) }).await;
+    stop.cancel();
+    work.await.unwrap().unwrap();
+    queue.is_clean().await;
+}

@@ -1,0 +1,183 @@
+//! What clients and operators do.
+
+use super::{History, strings};
+use crate::history::{
+    model::{Accepted, Check, holds},
+    scripts::QUEUES,
+};
+
+impl History {
+    pub(super) fn push(&mut self) -> Check {
+        let queue = QUEUES[self.below(2)];
+        let n = [1, 1, 1, 1, 5, 30][self.below(6)];
+        let when = match self.below(10) {
+            0 | 1 => format!("+{}", 5 + self.below(50)),
+            2 => (self.model.before.now + self.below(60) as i64).to_string(),
+            _ => "0".into(),
+        };
+        let group = self.chance(35).then(|| format!("tenant {}", self.below(3)));
+        let key = (n == 1 && self.chance(20)).then(|| format!("key {}", self.below(4)));
+        let keep_first = self.chance(50);
+        let mut after = Vec::new();
+        while n == 1 && after.len() < 3 && self.chance(20) {
+            after.extend(self.some_job().filter(|id| !after.contains(id) && !self.model.purged.contains(id)));
+        }
+        let (after_failures, has_key) = (self.chance(30), key.is_some());
+        let window = if self.chance(50) { 30 } else { 600_000 };
+        let mut ids = Vec::new();
+        for _ in 0..n {
+            let again =
+                if key.is_none() && after.is_empty() && self.chance(5) { self.some_job() } else { None };
+            // A job that was thrown away is not known any more, and nobody pushes it again.
+            let again = again.filter(|id| !self.model.purged.contains(id));
+            ids.push(match again {
+                Some(id) => id,
+                None => format!("{:06}", {
+                    self.named += 1;
+                    self.named
+                }),
+            });
+        }
+        let envelope = |id: &String| format!(r#"{{"v":1,"task":"t","queue":"{queue}","payload":"{id}"}}"#);
+        let mut args =
+            strings(&[&queue, &n, &when, &u8::from(self.chance(20)), &group.clone().unwrap_or_default()]);
+        args.extend(strings(&[
+            &key.clone().unwrap_or_default(),
+            &window,
+            &if keep_first { "first" } else { "last" },
+        ]));
+        args.extend(strings(&[&after.len(), &if after_failures { "any" } else { "good" }]));
+        args.extend(ids.iter().cloned().chain(ids.iter().map(envelope)).chain(after.iter().cloned()));
+        let first = key.as_ref().and_then(|key| self.holder_of(key));
+        let waits = first.as_ref().is_some_and(|(id, _)| {
+            let before = &self.model.before;
+            let failed = before.queues.values().any(|queue| queue.failed.contains(id));
+            before.jobs.contains(id) && !before.run.contains_key(id) && !failed
+        });
+        if let Some((first, _)) = first.clone().filter(|_| waits && !keep_first) {
+            self.model.may_end.insert(first, r#""by":"a newer one""#.into());
+        }
+        let answered: Vec<String> = self.call("push", &args)?;
+        if let Some((first, open)) = first {
+            if keep_first {
+                holds!(
+                    answered == [first] || !open,
+                    "{ids:?} got in, was answered {answered:?}, and the key is another's"
+                );
+                if answered.first().is_some_and(|id| *id != ids[0]) {
+                    return Ok(());
+                }
+            } else {
+                let gone = self.engine.outcomes(std::slice::from_ref(&first))[0].contains("a newer one");
+                holds!(gone || !waits || !open, "{first} waited, and was not replaced by {ids:?}");
+            }
+        }
+        for id in ids {
+            let known = self.model.jobs.contains_key(&id);
+            holds!(
+                known == answered.contains(&id),
+                "push says {answered:?} of {id}, which it knows: {known}"
+            );
+            let job = Accepted {
+                queue,
+                group: group.clone(),
+                after: after.clone(),
+                after_failures,
+                has_key,
+                envelope: envelope(&id),
+                ..Accepted::default()
+            };
+            if !known {
+                self.model.live.insert(id.clone());
+                self.model.jobs.insert(id, job);
+            }
+        }
+        Ok(())
+    }
+
+    /// The job that has a key, and whether it will still have it in a minute.
+    pub(super) fn holder_of(&mut self, key: &str) -> Option<(String, bool)> {
+        let key = format!("uniq:{key}");
+        let open = self.engine.redis::<i64>("PTTL", &key, &[]) > 60_000;
+        self.engine.redis::<Option<String>>("GET", &key, &[]).map(|id| (id, open))
+    }
+
+    pub(super) fn cancel(&mut self) -> Check {
+        let Some(id) = self.some_job() else { return Ok(()) };
+        let by = self.name("c");
+        let words = format!(r#""by":"{by}""#);
+        let running = self.model.before.run.contains_key(&id);
+        let ended = self.model.outcomes.contains_key(&id)
+            || self.model.before.queues.values().any(|queue| queue.failed.contains(&id));
+        let expected = if self.model.purged.contains(&id) {
+            "unknown"
+        } else if ended {
+            "ended"
+        } else if running {
+            "requested"
+        } else {
+            self.model.may_end.insert(id.clone(), words);
+            "canceled"
+        };
+        for _ in 0..2 {
+            // Told twice it says the same: the first answer may have been lost.
+            let answer: String = self.call("cancel", &[id.clone(), by.clone()])?;
+            holds!(answer == expected, "cancel of {id} says {answer}, not {expected}");
+        }
+        Ok(())
+    }
+
+    pub(super) fn requeue(&mut self) -> Check {
+        let queue = QUEUES[self.below(2)];
+        let Some(id) = self.model.before.queues[queue].failed.iter().min().cloned() else { return Ok(()) };
+        let args = if self.chance(70) {
+            strings(&[&"", &self.name("r"), &id])
+        } else {
+            strings(&[&queue, &self.model.before.now, &10])
+        };
+        let n: usize = self.call("requeue", &args)?;
+        holds!(n >= 1 || !args[0].is_empty(), "{id} had failed and was not put back");
+        Ok(())
+    }
+
+    pub(super) fn purge(&mut self) -> Check {
+        let queue = QUEUES[self.below(2)];
+        let state = ["failed", "failed", "queued", "scheduled", "deferred"][self.below(5)];
+        let room = &self.model.before.queues[queue];
+        let there: Vec<String> = match state {
+            "failed" => room.failed.iter().cloned().collect(),
+            "scheduled" => room.scheduled.iter().cloned().collect(),
+            "deferred" => room.deferred.iter().cloned().collect(),
+            _ => room.list.iter().chain(room.groups.values().flatten()).cloned().collect(),
+        };
+        self.model.may_vanish.extend(there.iter().cloned());
+        let most = 1 + self.below(10);
+        let n: usize = self.call("purge", &strings(&[&queue, &state, &most, &"+inf", &"g"]))?;
+        holds!(n == there.len().min(most), "{n} of {} were thrown away, {most} were meant", there.len());
+        Ok(())
+    }
+
+    pub(super) fn control(&mut self) -> Check {
+        let queue = QUEUES[self.below(2)];
+        let (what, value) = match self.below(4) {
+            0 if self.paused.len() < 2 => {
+                self.paused.insert(queue);
+                ("pause", String::new())
+            }
+            1 => {
+                let limit = 1 + self.below(6);
+                self.limits.insert(queue, limit);
+                ("concurrency", limit.to_string())
+            }
+            2 => {
+                self.limits.remove(queue);
+                ("concurrency", String::new())
+            }
+            _ => {
+                self.paused.remove(queue);
+                ("resume", String::new())
+            }
+        };
+        self.call::<()>("control", &strings(&[&queue, &what, &value]))
+    }
+}

@@ -1,0 +1,257 @@
+//! What workers and schedulers do.
+
+use std::collections::{BTreeMap, HashSet};
+
+use super::{CRASHES, Held, History, LEASE, strings};
+use crate::history::{
+    model::{Check, holds},
+    scripts::{QUEUES, Snapshot},
+};
+
+impl History {
+    pub(super) fn fetch(&mut self) -> Check {
+        let worker = match self.some_worker() {
+            Some(worker) if self.chance(70) => worker,
+            _ => self.name("w"),
+        };
+        let token = self.name("t");
+        let max = [1, 3, 20][self.below(3)];
+        let order = if self.chance(50) { ["a", "b"] } else { ["b", "a"] };
+        self.take(&worker, &token, max, &order, LEASE)?;
+        let lost = self.chance(8);
+        if lost {
+            // Its worker never learns of these.
+            let held = self.workers.get_mut(&worker).into_iter().flatten();
+            let keep: Vec<_> = held
+                .map(|held| held.token.clone())
+                .filter(|one| !one.starts_with(&format!("{token}.")))
+                .collect();
+            if let Some(held) = self.workers.get_mut(&worker) {
+                held.retain(|held| keep.contains(&held.token));
+            }
+            self.lost.push(token);
+        }
+        Ok(())
+    }
+
+    /// Fetches; answers how many came.
+    pub(super) fn take(
+        &mut self,
+        worker: &str,
+        token: &str,
+        max: usize,
+        order: &[&str],
+        lease: i64,
+    ) -> Check<usize> {
+        type Taken = (String, Vec<String>, Vec<String>, Vec<Option<u32>>, Vec<Option<u32>>);
+        let args =
+            [strings(&[&worker, &token, &lease, &max]), order.iter().map(|q| (*q).to_owned()).collect()]
+                .concat();
+        let (_, taken, _): (i64, Vec<Taken>, u64) = self.call("fetch", &args)?;
+        let mut came = 0;
+        for (index, (queue, ids, envelopes, failures, crashes)) in taken.into_iter().enumerate() {
+            let queue = QUEUES[usize::from(queue == "b")];
+            holds!(!self.paused.contains(queue), "{queue} is paused and {ids:?} were taken");
+            came += ids.len();
+            let before = &self.model.before.queues[queue];
+            let ready: HashSet<&String> =
+                before.list.iter().chain(before.groups.values().flatten()).collect();
+            let running =
+                self.model.before.stats.get(&format!("{queue}:running")).copied().unwrap_or(0) as usize;
+            let limit = self.limits.get(queue).copied().unwrap_or(usize::MAX);
+            holds!(running + ids.len() <= limit, "{queue}: {running} ran, {ids:?} were taken, {limit} may");
+            // Those who have more left to take had turns alike.
+            let turns =
+                |group: &Option<String>| ids.iter().filter(|id| self.model.jobs[*id].group == *group).count();
+            let waited = before.groups.iter().map(|(group, ids)| (Some(group.clone()), ids.len()));
+            let left: Vec<_> = waited
+                .filter_map(|(group, waited)| Some(turns(&group)).filter(|turns| *turns < waited))
+                .collect();
+            let spread = left.iter().max().zip(left.iter().min()).map_or(0, |(most, least)| most - least);
+            holds!(spread <= 1, "{queue}: groups with jobs left had {left:?} turns");
+            let mut jobs = BTreeMap::new();
+            for (((id, envelope), failures), crashes) in ids.iter().zip(envelopes).zip(failures).zip(crashes)
+            {
+                holds!(ready.contains(id), "{id} was fetched and was not queued");
+                let Some(job) = self.model.jobs.get_mut(id) else {
+                    return Err(format!("I5: nobody pushed {id}"));
+                };
+                holds!(envelope == job.envelope, "{id} came with the envelope {envelope}");
+                job.runs += 1;
+                let extras = job.group.is_some() || job.has_key;
+                jobs.insert(id.clone(), extras || failures.is_some() || crashes.is_some());
+            }
+            let token = format!("{token}.{index}");
+            let lease = format!("{token}|{}", ids.join(","));
+            self.workers.entry(worker.to_owned()).or_default().push(Held { queue, token, lease, jobs });
+        }
+        holds!(came <= max, "{came} jobs came, {max} were asked for");
+        Ok(came)
+    }
+
+    pub(super) fn settle(&mut self) -> Check {
+        let Some(worker) = self.some_worker() else { return Ok(()) };
+        for queue in QUEUES {
+            let mut held = self.workers.remove(&worker).unwrap_or_default();
+            let (mut over, mut entries) = (Vec::new(), Vec::new());
+            for lease in held.iter_mut().filter(|held| held.queue == queue) {
+                for (id, extras) in lease.jobs.clone() {
+                    if self.chance(50) {
+                        lease.jobs.remove(&id);
+                        entries.push(self.verdict(id, &lease.token, extras));
+                    }
+                }
+                if lease.jobs.is_empty() {
+                    over.push(lease.lease.clone());
+                }
+            }
+            held.retain(|held| !held.jobs.is_empty());
+            self.workers.insert(worker.clone(), held);
+            if !entries.is_empty() {
+                self.deliver(queue, &over, entries)?;
+                self.check()?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn verdict(&mut self, id: String, token: &str, extras: bool) -> [String; 6] {
+        let op = ["ok", "ok", "ok", "ok", "retry", "snooze", "dead", "release", "cancel"][self.below(9)];
+        let arg = match op {
+            "ok" | "cancel" => u64::from(extras),
+            _ => 1 + self.below(30) as u64,
+        };
+        let text = match op {
+            "ok" => format!(r#"{{"state":"finished","by":"{id} {token}"}}"#),
+            "cancel" => format!(r#"{{"state":"canceled","as":"{id} {token}"}}"#),
+            _ => format!(r#"{{"message":"{id} {token}"}}"#),
+        };
+        [op.into(), id, token.to_owned(), arg.to_string(), "600000".into(), text]
+    }
+
+    /// Settles, now and then twice in one call or in two, and looks at which entries count.
+    pub(super) fn deliver(&mut self, queue: &str, over: &[String], entries: Vec<[String; 6]>) -> Check {
+        let twice = self.chance(15);
+        let again = self.chance(15);
+        let mut args = strings(&[&queue, &over.len()]);
+        args.extend(over.iter().cloned());
+        for _ in 0..=usize::from(twice) {
+            args.extend(entries.iter().flatten().cloned());
+        }
+        for [op, id, token, _, _, text] in &entries {
+            if matches!(op.as_str(), "ok" | "cancel") && self.model.before.holder(id) == Some(token) {
+                self.model.may_end.insert(id.clone(), text.clone());
+            }
+        }
+        let rejected: HashSet<usize> = self.call("settle", &args)?;
+        for (index, [op, id, token, ..]) in entries.iter().enumerate() {
+            let held = self.model.before.holder(id) == Some(token);
+            let taken = !rejected.contains(&(index + 1));
+            holds!(held == taken, "I7: {op} of {id} by {token}, which held it: {held}, was taken: {taken}");
+            holds!(
+                !twice || rejected.contains(&(index + 1 + entries.len())),
+                "I7: {op} of {id} was taken twice"
+            );
+            self.rejected += u64::from(!taken);
+        }
+        if again {
+            let rejected: Vec<usize> = self.call("settle", &args)?;
+            let all = entries.len() * (1 + usize::from(twice));
+            holds!(
+                rejected.len() == all,
+                "I7: of {all} that were told again {} were taken",
+                all - rejected.len()
+            );
+        }
+        Ok(())
+    }
+
+    pub(super) fn beat(&mut self) -> Check {
+        let Some(worker) = self.some_worker() else { return Ok(()) };
+        let held = &self.workers[&worker];
+        let mut args = strings(&[&LEASE, &worker, &"{}", &held.len()]);
+        args.extend(held.iter().flat_map(|held| [held.queue.to_owned(), held.lease.clone()]));
+        let report = self.chance(30);
+        for held in self.workers.get_mut(&worker).into_iter().flatten().filter(|_| report) {
+            for (id, extras) in &mut held.jobs {
+                *extras = true;
+                args.extend([id.clone(), held.token.clone(), r#"{"percent":1}"#.into()]);
+            }
+        }
+        let (lost, _): (HashSet<String>, Vec<String>) = self.call("beat", &args)?;
+        let leases = |queue: &str| &self.model.before.queues[queue].leases;
+        for held in &self.workers[&worker] {
+            let there = leases(held.queue).contains_key(&held.lease);
+            holds!(
+                there != lost.contains(&held.lease),
+                "{} is there: {there}, and was called lost or not",
+                held.lease
+            );
+        }
+        if let Some(held) = self.workers.get_mut(&worker) {
+            held.retain(|held| !lost.contains(&held.lease));
+        }
+        Ok(())
+    }
+
+    /// After an outage nothing is taken back.
+    pub(super) fn tick(&mut self, after_outage: bool) -> Check {
+        if after_outage {
+            self.engine.redis::<()>("SET", "tick", &["1"]);
+        }
+        let grace = after_outage || self.engine.redis("EXISTS", "grace", &[]);
+        let before = self.engine.look();
+        let seed = self.below(1 << 30);
+        let args = strings(&[&LEASE, &10_000, &CRASHES, &4, &seed, &100_000, &86_400_000]);
+        // It says when it has left something for the next, which the scheduler then does at once.
+        while self.call::<Vec<i64>>("tick", &args)?[3] == 1 {}
+        let after = self.engine.look();
+        let in_grace: bool = self.engine.redis("EXISTS", "grace", &[]);
+        for (id, holder) in &before.run {
+            let token = before.holder(id).unwrap_or_default();
+            let lease = |at: &Snapshot| {
+                let leases = at.queues.values().flat_map(|queue| &queue.leases);
+                leases
+                    .filter(|(lease, _)| lease.starts_with(&format!("{token}|")))
+                    .map(|(_, end)| *end)
+                    .next()
+            };
+            let Some(end) = lease(&before) else { continue };
+            let kept = after.run.get(id) == Some(holder);
+            holds!(
+                end <= after.now || kept,
+                "I8: {id} was taken back {} ms before its lease was over",
+                end - after.now
+            );
+            holds!(
+                !(after_outage || grace && in_grace) || kept,
+                "I8: {id} was taken back right after an outage"
+            );
+            holds!(end >= before.now || grace || !kept, "I9: {id} is still held by a lease that was over");
+        }
+        for (name, queue) in &after.queues {
+            let late = before.queues[name].scheduled.intersection(&queue.scheduled).count();
+            let due = self.engine.redis::<usize>(
+                "ZCOUNT",
+                &format!("scheduled:{name}"),
+                &["-inf", &before.now.to_string()],
+            );
+            holds!(due == 0 || late == 0, "{name}: {due} jobs that are due were left");
+        }
+        Ok(())
+    }
+
+    /// Gives back what a lost answer had, after which the fetch may arrive once more.
+    pub(super) fn release(&mut self) -> Check {
+        let Some(token) = self.lost.pop() else { return Ok(()) };
+        self.call::<u64>("release", &[token.clone(), "a".into(), "b".into()])?;
+        let held = |snapshot: &Snapshot| {
+            snapshot.run.values().filter(|holder| holder.starts_with(&format!("{token}."))).count()
+        };
+        let after = self.engine.look();
+        holds!(held(&after) == 0, "{token} was released and still holds jobs");
+        let came = self.take("late", &token, 5, &["a", "b"], LEASE)?;
+        holds!(came == 0, "a fetch that was given up took {came} jobs");
+        Ok(())
+    }
+}
