@@ -64,7 +64,7 @@ fn random_histories_keep_every_rule_whatever_the_seed() {
 /// Breaks a script, and fails unless that is found out.
 fn is_found(mutation: Mutation) {
     let url = url();
-    let found = (0..12).find_map(|seed| Some((seed, run(&url, seed, 500, Some(mutation)).err()?)));
+    let found = (0..40).find_map(|seed| Some((seed, run(&url, seed, 500, Some(mutation)).err()?)));
     let (seed, broken) = found.unwrap_or_else(|| panic!("nobody finds out that {mutation:?}"));
     println!("found with seed {seed}: {broken}");
 }

@@ -19,7 +19,7 @@ impl History {
         let key = (n == 1 && self.chance(20)).then(|| format!("key {}", self.below(4)));
         let keep_first = self.chance(50);
         let mut after = Vec::new();
-        while n == 1 && after.len() < 3 && self.chance(20) {
+        while n == 1 && after.len() < 3 && self.chance(35) {
             after.extend(self.some_job().filter(|id| !after.contains(id) && !self.model.purged.contains(id)));
         }
         let (after_failures, has_key) = (self.chance(30), key.is_some());
@@ -142,7 +142,7 @@ impl History {
 
     pub(super) fn purge(&mut self) -> Check {
         let queue = QUEUES[self.below(2)];
-        let state = ["failed", "failed", "queued", "scheduled", "deferred"][self.below(5)];
+        let state = ["failed", "queued", "queued", "scheduled", "deferred"][self.below(5)];
         let room = &self.model.before.queues[queue];
         let there: Vec<String> = match state {
             "failed" => room.failed.iter().cloned().collect(),
