@@ -180,7 +180,10 @@ impl Model {
             let parents = || job.after.iter().map(|id| &self.jobs[id]);
             // What ended in this very step is seen below.
             let ended = |parent: &String| {
+                // One that was asked to stop is cancelled when it comes back.
+                let withdrawn = self.before.cancel.contains(parent) && !places.contains_key(parent.as_str());
                 self.jobs[parent].ended
+                    || withdrawn
                     || self.may_end.contains_key(parent)
                     || self.may_vanish.contains(parent)
             };
