@@ -72,9 +72,15 @@ pub fn places(now: &Snapshot) -> Check<HashMap<&str, (Place, &'static str)>> {
             }
         }
     }
+    let mut leased = HashMap::new();
+    for name in QUEUES {
+        for lease in now.queues[name].leases.keys() {
+            let (token, ids) = lease.split_once('|').unwrap_or_default();
+            leased.extend(ids.split(',').map(|id| ((token, id), name)));
+        }
+    }
     for id in now.run.keys() {
-        let queue =
-            QUEUES.into_iter().find(|name| now.queues[name].leases.keys().any(|lease| has(lease, now, id)));
+        let queue = leased.get(&(now.holder(id).unwrap_or_default(), id.as_str())).copied();
         let Some(queue) = queue else {
             return Err(format!("I4: {id} runs, and no lease has it: {}", now.run[id]));
         };
@@ -83,11 +89,6 @@ pub fn places(now: &Snapshot) -> Check<HashMap<&str, (Place, &'static str)>> {
         }
     }
     Ok(all)
-}
-
-fn has(lease: &str, now: &Snapshot, id: &str) -> bool {
-    let (token, ids) = lease.split_once('|').unwrap_or_default();
-    now.holder(id) == Some(token) && ids.split(',').any(|one| one == id)
 }
 
 impl Model {
