@@ -27,7 +27,7 @@ pub(super) struct Args {
     /// Exit when the queues are empty.
     #[arg(long)]
     burst: bool,
-    /// Leave delayed jobs, and those of dead workers, to the other workers.
+    /// Leave delayed and periodic (cron) jobs, and those of dead workers, to the other workers.
     #[arg(long)]
     no_scheduler: bool,
     #[command(flatten)]

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use redis::ScriptInvocation;
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -106,12 +105,20 @@ impl Queue {
 
     /// Puts back all that had failed in a queue when it was looked at; those that fail later stay.
     pub async fn requeue_failed(&self, queue: &QueueInfo) -> Result<u64> {
-        self.repeat(|| {
-            let mut call = scripts::REQUEUE.key(self.prefix());
-            call.arg(&queue.name).arg(queue.seen_at.timestamp_millis()).arg(BATCH);
-            call
-        })
-        .await
+        let mut total = 0;
+        loop {
+            let n: u64 = self
+                .invoke(|| {
+                    let mut call = scripts::REQUEUE.key(self.prefix());
+                    call.arg(&queue.name).arg(queue.seen_at.timestamp_millis()).arg(BATCH);
+                    call
+                })
+                .await?;
+            total += n;
+            if n == 0 {
+                return Ok(total);
+            }
+        }
     }
 
     /// Throws away what waited in a queue (queued, scheduled, deferred) or had failed there when it was looked at.
@@ -130,21 +137,19 @@ impl Queue {
         let begun = queue.seen_at.timestamp_millis();
         // Ids begin with the time that they were made, in milliseconds.
         let last = format!("{begun:012x}g");
-        self.repeat(|| {
-            let mut call = scripts::PURGE.key(self.prefix());
-            call.arg(&queue.name).arg(state.word()).arg(BATCH).arg(begun).arg(&last);
-            call
-        })
-        .await
-    }
-
-    /// Calls a script that moves up to so many jobs until there are none.
-    async fn repeat(&self, call: impl Fn() -> ScriptInvocation<'static>) -> Result<u64> {
-        let mut total = 0;
+        let (mut total, mut left) = (0, Vec::<String>::new());
         loop {
-            let n: u64 = self.invoke(&call).await?;
+            // A call that throws nothing away may have seen new jobs only: it says itself what is left to look at.
+            let (n, rest): (u64, Vec<String>) = self
+                .invoke(|| {
+                    let mut call = scripts::PURGE.key(self.prefix());
+                    call.arg(&queue.name).arg(state.word()).arg(BATCH).arg(begun).arg(&last).arg(&left);
+                    call
+                })
+                .await?;
             total += n;
-            if n == 0 {
+            left = rest;
+            if left.is_empty() {
                 return Ok(total);
             }
         }

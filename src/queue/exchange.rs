@@ -58,7 +58,7 @@ impl Exchange {
     }
 
     /// Takes what has ended, to be settled by the next flush.
-    pub(super) fn add(&mut self, ended: Vec<Ended>) {
+    pub(super) fn add(&mut self, ended: impl IntoIterator<Item = Ended>) {
         // One batch a queue: a lease is told to be over with, and never before, the last of its jobs.
         Batch::group(&mut self.unsettled, ended, &self.leases);
     }
@@ -177,7 +177,7 @@ struct Batch {
 }
 
 impl Batch {
-    fn group(batches: &mut Vec<Self>, ended: Vec<Ended>, leases: &Leases) {
+    fn group(batches: &mut Vec<Self>, ended: impl IntoIterator<Item = Ended>, leases: &Leases) {
         for end in ended {
             let over = leases.end(&end.lease, &end.id).then(|| end.lease.clone());
             let batch = match batches.iter_mut().find(|batch| batch.queue == end.queue) {

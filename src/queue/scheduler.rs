@@ -18,11 +18,14 @@ pub(super) struct Scheduler {
     prefix: String,
     lease: Duration,
     timetable: Timetable,
+    /// Whether the last try to queue periodic jobs was refused.
+    refused: bool,
 }
 
 impl Scheduler {
     pub(super) fn new(client: &redis::Client, prefix: &str, lease: Duration, timetable: Timetable) -> Self {
-        Self { link: Link::new(client, "scheduler"), prefix: prefix.to_owned(), lease, timetable }
+        let link = Link::new(client, "scheduler");
+        Self { link, prefix: prefix.to_owned(), lease, timetable, refused: false }
     }
 
     /// Ticks until it is dropped.
@@ -78,13 +81,19 @@ impl Scheduler {
         }
     }
 
-    /// Queues the jobs whose time has come. Where that is refused, as a full Redis does, the rest goes on.
+    /// Queues the jobs whose time has come. Where that is refused, as a full Redis does, the rest goes on; it is told
+    /// once until it has worked again.
     async fn fire(&mut self) {
         let Some(mut conn) = self.link.get().await else { return };
-        match self.timetable.fire(&self.prefix, &mut conn).await {
+        let answer = self.timetable.fire(&self.prefix, &mut conn).await;
+        match &answer {
             Ok(0) => {}
             Ok(fired) => tracing::info!(fired, "periodic jobs are due"),
-            Err(error) => tracing::warn!(error = %error, "periodic jobs could not be enqueued"),
+            Err(error) if !self.refused => {
+                tracing::warn!(error = %error, "periodic jobs could not be enqueued")
+            }
+            Err(_) => {}
         }
+        self.refused = answer.is_err();
     }
 }

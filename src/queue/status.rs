@@ -107,48 +107,31 @@ fn time(ms: i64) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp_millis(ms)
 }
 
-/// One that cannot be read still has its place among the failed, and is shown.
-fn read_envelope(value: &redis::Value) -> Result<Envelope> {
-    let bytes = Vec::<u8>::from_redis_value_ref(value).map_err(Error::internal)?;
-    Ok(serde_json::from_slice(&bytes).unwrap_or_else(|_| Envelope::new("", "", Value::Null, 0, 0)))
-}
-
-/// The answer of the status script for a job that has not ended.
-type Live = (String, Envelope, Option<u32>, Option<u32>, Option<ErrorRecord>, Option<Value>, Option<String>);
+/// The answer of the status script for a job that has not ended: state, envelope, failures, crashes, error, progress,
+/// holder or time.
+type Live = (String, Vec<u8>, Option<u32>, Option<u32>, Option<String>, Option<String>, Option<String>);
 
 impl JobStatus {
     /// Reads the answer of the status script; `None` where no such job is known.
     pub(super) fn read(id: &str, answer: Vec<redis::Value>) -> Result<Option<Self>> {
-        let text = |value: &redis::Value| String::from_redis_value_ref(value).map_err(Error::internal);
-        match &answer[..] {
-            [] => Ok(None),
-            [_, outcome] => match serde_json::from_str(&text(outcome)?).map_err(Error::internal)? {
-                Ended::Withdrawn(gone) => Ok(Some(Self {
-                    attempts: gone.attempts,
-                    ended_at: time(gone.ended),
-                    ..Self::new(id, gone.state, gone.envelope)
-                })),
-                Ended::Ran(done) => Ok(Some(Self::ended(id, done))),
-            },
-            [state, envelope, failures, crashes, error, progress, extra] => {
-                let number = |value| Option::<u32>::from_redis_value_ref(value).map_err(Error::internal);
-                let words = |value| Option::<String>::from_redis_value_ref(value).map_err(Error::internal);
-                Self::live(
-                    id,
-                    (
-                        text(state)?,
-                        read_envelope(envelope)?,
-                        number(failures)?,
-                        number(crashes)?,
-                        words(error)?.and_then(|text| serde_json::from_str(&text).ok()),
-                        words(progress)?.and_then(|text| serde_json::from_str(&text).ok()),
-                        words(extra)?,
-                    ),
-                )
-                .map(Some)
+        Ok(match &answer[..] {
+            [] => None,
+            [_, outcome] => {
+                let text = String::from_redis_value_ref(outcome).map_err(Error::internal)?;
+                Some(match serde_json::from_str(&text).map_err(Error::internal)? {
+                    Ended::Withdrawn(gone) => Self {
+                        attempts: gone.attempts,
+                        ended_at: time(gone.ended),
+                        ..Self::new(id, gone.state, gone.envelope)
+                    },
+                    Ended::Ran(done) => Self::ended(id, done),
+                })
             }
-            _ => Err(Error::internal("the status script answered something else")),
-        }
+            _ => {
+                let live = Live::from_redis_value(redis::Value::Array(answer)).map_err(Error::internal)?;
+                Some(Self::live(id, live))
+            }
+        })
     }
 
     fn new(id: &str, state: State, envelope: Envelope) -> Self {
@@ -188,7 +171,12 @@ impl JobStatus {
         }
     }
 
-    fn live(id: &str, (state, envelope, failures, crashes, error, progress, extra): Live) -> Result<Self> {
+    fn live(id: &str, (state, envelope, failures, crashes, error, progress, extra): Live) -> Self {
+        // One that cannot be read still has its place among the failed, and is shown.
+        let envelope =
+            serde_json::from_slice(&envelope).unwrap_or_else(|_| Envelope::new("", "", Value::Null, 0, 0));
+        let error: Option<ErrorRecord> = error.and_then(|text| serde_json::from_str(&text).ok());
+        let progress = progress.and_then(|text| serde_json::from_str(&text).ok());
         let state = match state.as_str() {
             "started" => State::Started,
             "failed" => State::Failed,
@@ -205,7 +193,7 @@ impl JobStatus {
             ..Self::new(id, state, envelope)
         };
         // `token|worker|started` while it runs, else the time of death or the due time.
-        let Some(extra) = extra else { return Ok(status) };
+        let Some(extra) = extra else { return status };
         if state == State::Started {
             let mut parts = extra.split('|').skip(1);
             status.worker = parts.next().map(str::to_owned);
@@ -218,6 +206,6 @@ impl JobStatus {
                 _ => {}
             }
         }
-        Ok(status)
+        status
     }
 }

@@ -147,12 +147,10 @@ impl<S: Clone + Send + Sync + 'static> Worker<S> {
         // When a rate limit lets more through.
         let mut again: Option<tokio::time::Instant> = None;
         loop {
-            let mut outbox = Vec::new();
             while let Ok(end) = ended.try_recv() {
                 hungry |= self.options.burst;
-                self.receive(end, &mut outbox);
+                self.receive(end);
             }
-            self.exchange.add(outbox);
             let stop = stopping.begun.is_cancelled();
             let free = self.options.concurrency.saturating_sub(self.running.len());
             // Half of what it may run, so that one half runs while the other travels.
@@ -181,9 +179,7 @@ impl<S: Clone + Send + Sync + 'static> Worker<S> {
             tokio::select! {
                 Some(end) = ended.recv() => {
                     hungry |= self.options.burst;
-                    let mut outbox = Vec::new();
-                    self.receive(end, &mut outbox);
-                    self.exchange.add(outbox);
+                    self.receive(end);
                 }
                 () = waker.woke.notified() => (hungry, armed) = (true, false),
                 () = tokio::time::sleep_until(again.unwrap_or_else(tokio::time::Instant::now)), if again.is_some() => {
@@ -218,7 +214,7 @@ impl<S: Clone + Send + Sync + 'static> Worker<S> {
         });
     }
 
-    fn receive(&mut self, end: Ended, outbox: &mut Vec<Ended>) {
+    fn receive(&mut self, end: Ended) {
         self.running.remove(&(end.id.clone(), end.token.clone()));
         match end.verdict {
             Verdict::Finished { .. } => self.summary.finished += 1,
@@ -227,25 +223,24 @@ impl<S: Clone + Send + Sync + 'static> Worker<S> {
             Verdict::Release => self.summary.released += 1,
             Verdict::Snooze { .. } | Verdict::Unknown { .. } => {}
         }
-        outbox.push(end);
+        self.exchange.add([end]);
     }
 
     /// Tells what still runs to stop, and gives back whatever does not say a last word in time.
     async fn wind_up(&mut self, ended: &mut mpsc::UnboundedReceiver<Ended>, give_up: &CancellationToken) {
         self.leases.stop_all(Reason::Shutdown);
-        let mut outbox = Vec::new();
         let deadline = tokio::time::sleep(LAST_WORDS);
         tokio::pin!(deadline);
         while !self.running.is_empty() {
             tokio::select! {
-                Some(end) = ended.recv() => self.receive(end, &mut outbox),
+                Some(end) = ended.recv() => self.receive(end),
                 () = &mut deadline => break,
             }
         }
         let silent = std::mem::take(&mut self.running);
         self.summary.released += silent.len() as u64;
-        outbox.extend(silent.into_iter().map(|((id, token), held)| held.end(id, token, Verdict::Release)));
-        self.exchange.add(outbox);
+        self.exchange
+            .add(silent.into_iter().map(|((id, token), held)| held.end(id, token, Verdict::Release)));
         while self.exchange.is_busy() {
             tokio::select! {
                 _ = self.exchange.flush(0) => {}

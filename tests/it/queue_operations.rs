@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use saas::queue::{Cancel, Origin, Place, QueueInfo, State};
+use saas::queue::{Cancel, Origin, Place, QueueInfo, State, When};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -181,6 +181,38 @@ async fn a_purge_leaves_what_came_after_it_was_asked_for() {
     assert_eq!(queue.queue.purge(&asked, State::Failed).await.unwrap(), 1);
     assert_eq!(queue.drain().await.finished, 1);
     assert_eq!(queue.status(&new).await.state, State::Finished);
+}
+
+#[tokio::test]
+async fn a_purge_finds_the_old_behind_any_number_of_new() {
+    let queue = TestQueue::new().await;
+    let tasks = |n: usize| {
+        (0..n).map(|_| Task { name: "x".into(), behaviour: Behaviour::Succeed }).collect::<Vec<_>>()
+    };
+    let enqueue = async |n: usize, place: Place| {
+        queue.queue.enqueue_all(&tasks(n), Origin::default(), place).await.unwrap()
+    };
+    let tenant = || Place { group: Some("tenant".into()), front: true, ..Place::default() };
+    let due_in = |seconds| Place { when: When::In(Duration::from_secs(seconds)), ..Place::default() };
+    for place in [Place::default(), tenant(), due_in(7_200)] {
+        enqueue(2, place).await;
+    }
+    let asked = queue.info().await;
+    eventually("a millisecond has gone by", || async {
+        (queue.info().await.seen_at > asked.seen_at).then_some(())
+    })
+    .await;
+    let first = enqueue(1_500, Place { front: true, ..Place::default() }).await;
+    let last = enqueue(1_500, Place::default()).await;
+    for place in [tenant(), due_in(3_600)] {
+        enqueue(1_500, place).await;
+    }
+    assert_eq!(queue.queue.purge(&asked, State::Queued).await.unwrap(), 4);
+    assert_eq!(queue.queue.purge(&asked, State::Scheduled).await.unwrap(), 2);
+    let info = queue.info().await;
+    assert_eq!((info.queued, info.scheduled, info.totals.canceled), (4_500, 1_500, 6));
+    let list: Vec<String> = queue.redis(&["LRANGE", "{}:queue:default", "0", "-1"]).await;
+    assert!(list == [first, last].concat(), "the new ones are in their order");
 }
 
 #[tokio::test]

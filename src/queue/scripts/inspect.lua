@@ -38,12 +38,9 @@ elseif ARGV[1] == 'page' then
   end
   if state == 'started' then
     for _, lease in ipairs(rc('ZRANGE', P .. ':wip:' .. q, 0, CHUNK)) do
-      local bar = string.find(lease, '|', 1, true)
-      for id in string.gmatch(string.sub(lease, bar + 1), '[^,]+') do
-        local holder = #ids < n and rc('HGET', P .. ':run', id)
-        if holder and string.sub(holder, 1, bar) == string.sub(lease, 1, bar) then
-          if skip > 0 then skip = skip - 1 else ids[#ids + 1] = id end
-        end
+      if #ids == n then break end
+      for _, id in ipairs((held(lease))) do
+        if skip > 0 then skip = skip - 1 elseif #ids < n then ids[#ids + 1] = id end
       end
     end
     return ids

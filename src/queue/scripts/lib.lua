@@ -23,6 +23,19 @@ local function failed_in(id, envelope)
   end
 end
 
+-- The jobs that a lease (`token|id,id`) still holds, and what is noted of their holder. RQ, which may have used these
+-- keys before, kept other things under this name.
+local function held(lease)
+  local ids, noted, bar = {}, nil, string.find(lease or '', '|', 1, true)
+  if not bar then return ids end
+  local token = string.sub(lease, 1, bar)
+  for id in string.gmatch(string.sub(lease, bar + 1), '[^,]+') do
+    local holder = rc('HGET', P .. ':run', id)
+    if holder and string.sub(holder, 1, bar) == token then ids[#ids + 1], noted = id, holder end
+  end
+  return ids, noted
+end
+
 -- Outcomes lie in buckets of an eighth of their time to live. `buckets` lists them by expiry, so that `tick`
 -- can free each without blocking; the expiry on the key itself is for when no one ticks.
 local function keep(t, ttl, pairs_)
@@ -173,7 +186,6 @@ local function cancel(id, envelope, t, by)
   local attempts = (rc('HGET', P .. ':att', id) or 0) + (rc('HGET', P .. ':crash', id) or 0)
   free_keys({ id })
   forget({ id })
-  rc('SREM', P .. ':cancel', id)
   keep(t, DAY, { id, '{"state":"canceled","by":"' .. by .. '","attempts":' .. whole(attempts) .. ',"ended":' .. whole(t)
     .. ',"envelope":' .. envelope .. '}' })
   count(q, 'canceled', 1)

@@ -7,12 +7,8 @@ for a = 2, #ARGV do
   local q = ARGV[a]
   for _, lease in ipairs(rc('ZRANGE', P .. ':wip:' .. q, 0, -1)) do
     if string.sub(lease, 1, #token) == token then
-      local bar = string.find(lease, '|', 1, true)
       local front = {}
-      for id in string.gmatch(string.sub(lease, bar + 1), '[^,]+') do
-        local holder = rc('HGET', P .. ':run', id)
-        if holder and string.sub(holder, 1, bar) == string.sub(lease, 1, bar) then table.insert(front, 1, id) end
-      end
+      for _, id in ipairs((held(lease))) do table.insert(front, 1, id) end
       if #front > 0 then
         rc('HDEL', P .. ':run', unpack(front))
         ready(q, front, true)

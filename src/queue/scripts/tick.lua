@@ -32,35 +32,30 @@ for _, q in ipairs(rc('SMEMBERS', P .. ':queues')) do
     expired = {}
   elseif #expired == 50 then more = 1 end
   for _, m in ipairs(expired) do
-    -- RQ, which may have used these keys before, kept other things under this name.
-    local bar = string.find(m, '|', 1, true) or #m
-    local token = string.sub(m, 1, bar)
-    for id in string.gmatch(string.sub(m, bar + 1), '[^,]+') do
-      local holder = rc('HGET', P .. ':run', id)
-      if holder and string.sub(holder, 1, bar) == token then
-        local crashes = rc('HINCRBY', P .. ':crash', id, 1)
-        rc('HDEL', P .. ':run', id)
-        rc('HDEL', P .. ':prog', id)
-        count(q, 'running', -1)
-        handled = handled + 1
-        local text = cjson.encode({ message = 'The worker that ran this job died', detail = holder, at = t })
-        if crashes >= allowed then
-          bury(q, { id }, { text }, t)
-          tell({ id }, false)
-          died = died + 1
-        else
-          -- After the first it goes at once. Later the suspects come back one by one, so that the one that kills
-          -- its worker stops taking the same neighbours with it.
-          local delay = 0
-          if crashes > 1 then
-            delay = backoff * (2 ^ (crashes - 2) * (0.5 + chance) + math.min(suspects * 0.3, 3))
-            suspects = suspects + 1
-          end
-          rc('HSET', P .. ':err', id, text)
-          if delay == 0 then ready(q, { id }) else rc('ZADD', scheduled, math.floor(t + delay), id) end
-          withdraw({ id }, t)
-          back = back + 1
+    local ids, holder = held(m)
+    for _, id in ipairs(ids) do
+      local crashes = rc('HINCRBY', P .. ':crash', id, 1)
+      rc('HDEL', P .. ':run', id)
+      rc('HDEL', P .. ':prog', id)
+      count(q, 'running', -1)
+      handled = handled + 1
+      local text = cjson.encode({ message = 'The worker that ran this job died', detail = holder, at = t })
+      if crashes >= allowed then
+        bury(q, { id }, { text }, t)
+        tell({ id }, false)
+        died = died + 1
+      else
+        -- After the first it goes at once. Later the suspects come back one by one, so that the one that kills
+        -- its worker stops taking the same neighbours with it.
+        local delay = 0
+        if crashes > 1 then
+          delay = backoff * (2 ^ (crashes - 2) * (0.5 + chance) + math.min(suspects * 0.3, 3))
+          suspects = suspects + 1
         end
+        rc('HSET', P .. ':err', id, text)
+        if delay == 0 then ready(q, { id }) else rc('ZADD', scheduled, math.floor(t + delay), id) end
+        withdraw({ id }, t)
+        back = back + 1
       end
     end
     rc('ZREM', wip, m)

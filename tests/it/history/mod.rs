@@ -84,7 +84,7 @@ bugs! {
     nobody_is_told_of_the_end: "settle", "tell(finished, true)" => "";
     what_is_on_record_stays: "settle", "rc('HDEL', P .. key, unpack(clear))" => "";
     what_was_promoted_stays_scheduled: "tick", "rc('ZREM', scheduled, unpack(due))" => "";
-    only_the_lease_is_looked_at: "tick", "if holder and string.sub(holder, 1, bar) == token then" => "if holder then";
+    only_the_lease_is_looked_at: "lib", "if holder and string.sub(holder, 1, bar) == token then" => "if holder then";
     leases_end_early: "tick", "rc('ZRANGEBYSCORE', wip, '-inf', t, 'LIMIT', 0, 50)" => "rc('ZRANGEBYSCORE', wip, '-inf', t + 30, 'LIMIT', 0, 50)";
     leases_never_end: "tick", "for _, m in ipairs(expired) do" => "for _, m in ipairs({}) do";
     there_is_no_grace: "tick", "local grace = rc('EXISTS', P .. ':grace') == 1" => "local grace = false";
