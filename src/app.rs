@@ -15,7 +15,8 @@ use crate::{
     db::Db,
     mail::Mailer,
     queue::Queue,
-    security::{Passwords, Tokens},
+    redis_pool::RedisPool,
+    security::{Passwords, Sealer, Tokens},
 };
 
 /// The application; a clone shares it.
@@ -25,10 +26,13 @@ pub struct App(Arc<Inner>);
 pub struct Inner {
     pub config: Config,
     pub db: Db,
+    pub redis: RedisPool,
     pub queue: Queue,
     pub mailer: Mailer,
     pub passwords: Passwords,
     pub tokens: Tokens,
+    /// Keeps the secrets of two-factor authentication.
+    pub sealer: Sealer,
     stopping: AtomicBool,
 }
 
@@ -45,12 +49,18 @@ impl App {
             None => format!("{}{}", uuid::Uuid::new_v4(), uuid::Uuid::new_v4()),
         };
         let tokens = Tokens::new(&key, secret(&auth.secret_key_previous), auth.access_token_expire_minutes);
+        let sealing_keys =
+            secret(&auth.two_factor_key).into_iter().chain(secret(&auth.two_factor_key_previous));
+        config.mail.check()?;
+        let queue = Queue::new(&config.redis).context("cannot set up the job queue")?;
         Ok(Self(Arc::new(Inner {
             db: Db::new(&config.database)?,
-            queue: Queue::new(&config.redis).context("cannot set up the job queue")?,
+            redis: queue.redis().clone(),
+            queue,
             mailer: Mailer::new(&config)?,
             passwords: Passwords::new(auth.hashing.bcrypt_cost),
             tokens,
+            sealer: Sealer::new(sealing_keys)?,
             stopping: AtomicBool::new(false),
             config,
         })))

@@ -21,6 +21,26 @@ pub enum Error {
     InvalidToken,
     #[error("Inactive user")]
     Inactive,
+    #[error("Confirm your email address first; the link is in the mail that was sent to you")]
+    EmailNotVerified,
+    /// The password that confirms an action is wrong.
+    #[error("Incorrect password")]
+    WrongPassword,
+    /// The code of an authenticator or a recovery code.
+    #[error("This code is not valid")]
+    InvalidCode,
+    /// A one-time token of a mail: unknown, used or too old.
+    #[error("This link is not valid any more; ask for a new one")]
+    InvalidLink,
+    #[error("Sign in with two-factor authentication to do this")]
+    TwoFactorRequired,
+    #[error("There must be another active admin first")]
+    LastAdmin,
+    /// A page of another site has sent the browser here with its cookies.
+    #[error("Cross-site request refused")]
+    CrossSite,
+    #[error("Too many attempts, try again in {retry_after} seconds")]
+    TooManyAttempts { retry_after: u64 },
     #[error("Not enough permissions")]
     Forbidden,
     #[error("{0}")]

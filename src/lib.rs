@@ -4,14 +4,14 @@
 //! |---|---|---|
 //! | [`cli`] | one file per subcommand | everything |
 //! | [`api`] | one file per resource: contract types and operations | services, models, jobs, queue, app, db, security |
-//! | [`services`] | business rules that span queries | models, security, app |
+//! | [`services`] | business rules that span queries | models, security, app, db, mail |
 //! | [`jobs`] | the tasks, one file each | services, models, app, mail, queue |
 //! | [`queue`] | the job engine; knows nothing of this product | |
 //! | [`models`] | the tables and their queries; knows nothing of HTTP | schema |
 //! | [`app`] | the composition root | db, queue, mail, security |
-//! | [`db`], [`mail`], [`security`] | PostgreSQL, SMTP, passwords and tokens | |
+//! | [`db`], [`mail`], [`security`] | PostgreSQL, letters and SMTP, passwords and tokens | |
 //! | [`dev`] | the private servers of `saas dev` and the tests | |
-//! | [`config`], [`error`], [`telemetry`], [`pool`] | the ground, which everybody may use | |
+//! | [`config`], [`error`], [`telemetry`], [`pool`], [`redis_pool`] | the ground, which everybody may use | |
 //!
 //! A test reads the `use crate::` lines and holds this.
 
@@ -27,6 +27,7 @@ pub mod mail;
 pub mod models;
 pub mod pool;
 pub mod queue;
+pub mod redis_pool;
 pub mod schema;
 pub mod security;
 pub mod services;

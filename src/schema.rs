@@ -2,14 +2,101 @@
 // `BLESS=1 ./scripts/test schema` rewrites it after a migration.
 
 diesel::table! {
+    audit_log (id) {
+        id -> Int8,
+        created_at -> Timestamptz,
+        actor_id -> Nullable<Int8>,
+        action -> Text,
+        target_type -> Text,
+        target_id -> Text,
+        before -> Nullable<Jsonb>,
+        after -> Nullable<Jsonb>,
+        address -> Nullable<Text>,
+        request_id -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    one_time_tokens (hash) {
+        hash -> Bytea,
+        user_id -> Int8,
+        purpose -> Text,
+        email -> Nullable<Text>,
+        tries -> Int4,
+        created_at -> Timestamptz,
+        expires_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    outbox (id) {
+        id -> Int8,
+        letter -> Jsonb,
+        created_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    recovery_codes (user_id, hash) {
+        user_id -> Int8,
+        hash -> Bytea,
+    }
+}
+
+diesel::table! {
+    refresh_tokens (hash) {
+        hash -> Bytea,
+        session_id -> Uuid,
+        created_at -> Timestamptz,
+        spent_at -> Nullable<Timestamptz>,
+    }
+}
+
+diesel::table! {
+    sessions (id) {
+        id -> Uuid,
+        user_id -> Int8,
+        user_agent -> Nullable<Text>,
+        address -> Nullable<Text>,
+        second_factor -> Bool,
+        created_at -> Timestamptz,
+        last_seen_at -> Timestamptz,
+        expires_at -> Timestamptz,
+        revoked_at -> Nullable<Timestamptz>,
+    }
+}
+
+diesel::table! {
+    two_factor (user_id) {
+        user_id -> Int8,
+        secret -> Bytea,
+        confirmed_at -> Nullable<Timestamptz>,
+        last_step -> Int8,
+    }
+}
+
+diesel::table! {
     users (id) {
         id -> Int8,
         email -> Text,
-        hashed_password -> Text,
+        hashed_password -> Nullable<Text>,
         full_name -> Nullable<Text>,
         role -> Text,
         is_active -> Bool,
         created_at -> Timestamptz,
         updated_at -> Timestamptz,
+        email_verified_at -> Nullable<Timestamptz>,
+        deletion_due_at -> Nullable<Timestamptz>,
     }
+}
+
+diesel::allow_tables_to_appear_in_same_query! {
+    audit_log,
+    one_time_tokens,
+    outbox,
+    recovery_codes,
+    refresh_tokens,
+    sessions,
+    two_factor,
+    users,
 }

@@ -4,7 +4,8 @@
 
 use std::{
     fmt,
-    sync::{Arc, OnceLock},
+    net::IpAddr,
+    sync::{Arc, OnceLock, atomic::AtomicBool},
 };
 
 use serde_json::{Map, Value, json};
@@ -31,7 +32,13 @@ pub struct RequestContext {
     pub id: Arc<str>,
     /// W3C Trace Context, as the caller sent it.
     pub traceparent: Option<Arc<str>>,
+    /// The address that the client calls from, as far as it can be known.
+    pub address: Option<IpAddr>,
+    /// What the client calls itself.
+    pub user_agent: Option<Arc<str>>,
     pub user: Arc<OnceLock<i64>>,
+    /// Whether it has put letters into the outbox.
+    pub letters: Arc<AtomicBool>,
 }
 
 tokio::task_local! {

@@ -151,7 +151,7 @@ impl Health {
     /// Does Redis answer?
     #[oai(path = "/redis", method = "get", operation_id = "health_redis")]
     async fn redis(&self) -> Answer<RedisHealth> {
-        let healthy = ok("redis", self.0.queue.ping().await).is_some();
+        let healthy = ok("redis", self.0.redis.ping().await).is_some();
         Answer::new(healthy, RedisHealth { status: status(healthy), redis: state(healthy) })
     }
 
@@ -159,7 +159,7 @@ impl Health {
     /// down.
     #[oai(path = "/ready", method = "get", operation_id = "health_ready")]
     async fn ready(&self) -> Answer<Readiness> {
-        let (migrated, redis) = tokio::join!(self.migrated(), self.0.queue.ping());
+        let (migrated, redis) = tokio::join!(self.migrated(), self.0.redis.ping());
         let redis = ok("redis", redis).is_some();
         let stopping = self.0.is_stopping();
         let healthy = migrated == Some(true) && redis && !stopping;

@@ -198,8 +198,8 @@ impl Jobs {
 
     /// Enqueue a mail.
     ///
-    /// Once an SMTP server is configured, only admins may write to other addresses than their own (403): this is
-    /// no open relay.
+    /// Once an SMTP server is configured, only admins may write to other addresses than their own, confirmed one (403):
+    /// this is no open relay.
     #[oai(path = "/send-email", method = "post", operation_id = "enqueue_send_email")]
     async fn send_email(
         &self,
@@ -214,9 +214,11 @@ impl Jobs {
     ) -> Result<Json<Enqueued>> {
         let to = services::users::normalize_email(&to.0);
         services::users::check_email(&to).map_err(|msg| Error::invalid("query", "to", msg))?;
-        let permitted = user.role == Role::Admin || to == user.email;
+        // An address that is not confirmed may be anybody's.
+        let own = to == user.email && user.email_verified_at.is_some();
+        let permitted = user.role == Role::Admin || own;
         if self.0.mailer.is_real() && !permitted {
-            return Err(Error::Forbidden);
+            return Err(if to == user.email { Error::EmailNotVerified } else { Error::Forbidden });
         }
         let job = SendEmail { to, subject: subject.0, body: body.0, permitted };
         self.enqueue(&user, &job, "Email job enqueued", None).await

@@ -1,6 +1,11 @@
 //! What every request and response goes through: its id, its log line, errors as problems, headers.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
+use std::{
+    net::IpAddr,
+    panic::AssertUnwindSafe,
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
 
 use futures_util::FutureExt;
 use poem::{
@@ -16,8 +21,10 @@ use super::{
     problem::{Asked, Operations},
 };
 use crate::{
+    app::App,
     error::Error,
-    telemetry::{REQUEST, RequestContext, trace_id},
+    jobs,
+    telemetry::{REQUEST, RequestContext, chain, trace_id},
 };
 
 /// Seconds after which a client may try again when something is away.
@@ -30,6 +37,9 @@ pub(super) struct Layer<E> {
     pub(super) cors: Cors,
     /// Whether clients reach the API over TLS.
     pub(super) https: bool,
+    /// Proxies whose word on the client's address counts.
+    pub(super) proxies: usize,
+    pub(super) app: App,
 }
 
 impl<E: Endpoint<Output = Response>> Endpoint for Layer<E> {
@@ -38,7 +48,13 @@ impl<E: Endpoint<Output = Response>> Endpoint for Layer<E> {
     async fn call(&self, req: Request) -> Result<Response> {
         let begun = Instant::now();
         let traceparent = traceparent(req.headers());
-        let request = RequestContext { id: request_id(req.headers()), traceparent, ..Default::default() };
+        let request = RequestContext {
+            id: request_id(req.headers()),
+            traceparent,
+            address: client_address(&req, self.proxies),
+            user_agent: user_agent(req.headers()),
+            ..Default::default()
+        };
         let (method, uri) = (req.method().clone(), req.original_uri().clone());
         let gzip = accepts_gzip(&req);
         let origin = req.headers().get(header::ORIGIN).cloned();
@@ -65,6 +81,9 @@ impl<E: Endpoint<Output = Response>> Endpoint for Layer<E> {
                 }
             }
         };
+        if request.letters.load(Ordering::Relaxed) {
+            self.hand_over_letters();
+        }
         let mut response = compress(response, gzip).await;
         self.finish(&mut response, &request, origin.as_ref());
         // The pattern, never the path as sent: that may hold an id or a token.
@@ -89,6 +108,16 @@ impl<E> Layer<E> {
             Some(pattern) if &*pattern != PREFIX => self.operations.path(&pattern).unwrap_or(pattern),
             _ => "-".into(),
         }
+    }
+
+    /// Those that the request has put into the outbox. If this fails a job does it within a minute.
+    fn hand_over_letters(&self) {
+        let app = self.app.clone();
+        tokio::spawn(async move {
+            if let Err(error) = jobs::hand_over(&app).await {
+                tracing::warn!(error = chain(&error), "letters wait in the outbox");
+            }
+        });
     }
 
     fn finish(&self, response: &mut Response, request: &RequestContext, origin: Option<&HeaderValue>) {
@@ -130,6 +159,20 @@ fn request_id(headers: &HeaderMap) -> Arc<str> {
         Some(id) => id.into(),
         None => uuid::Uuid::now_v7().to_string().into(),
     }
+}
+
+/// The address that the client calls from: of the connection, or what the outermost of our proxies has seen. What
+/// the client itself has put into the header comes before that.
+fn client_address(req: &Request, proxies: usize) -> Option<IpAddr> {
+    let peer = req.remote_addr().as_socket_addr().map(|address| address.ip());
+    let Some(back) = proxies.checked_sub(1) else { return peer };
+    let headers = req.headers().get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
+    let hops: Vec<_> = headers.flat_map(|value| value.split(',')).map(str::trim).collect();
+    hops.iter().rev().nth(back).and_then(|hop| hop.parse().ok()).or(peer)
+}
+
+fn user_agent(headers: &HeaderMap) -> Option<Arc<str>> {
+    headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).map(Into::into)
 }
 
 /// The caller's trace, where it is one: version 00 of W3C Trace Context, section 3.2.2.

@@ -1,20 +1,27 @@
 //! The HTTP API: one file a resource. A new resource is its file, a `mod` line and a place in [`Resources`].
 
+mod account_pages;
 mod admin;
+mod audit;
 mod auth;
+mod cookies;
 mod cors;
+mod dev_mail;
 mod docs;
 mod extract;
 mod gzip;
 mod health;
 mod jobs;
 mod layer;
+mod page;
 mod problem;
 mod users;
 
+use std::{collections::HashSet, sync::Arc};
+
 use poem::{
     Endpoint, EndpointExt, Response,
-    middleware::{NormalizePath, TrailingSlash},
+    middleware::{CookieJarManager, NormalizePath, TrailingSlash},
 };
 use poem_openapi::{LicenseObject, OpenApiService, Tags};
 
@@ -29,24 +36,26 @@ const PREFIX: &str = "/api/v1";
 enum Tag {
     /// Is it up?
     Health,
-    /// Register and sign in.
+    /// Register, sign in and out, and what the links in mails do.
     Auth,
     /// Accounts.
     Users,
     /// Work in the background: put it in a queue, follow it, cancel it.
     Jobs,
-    /// For admins: the job queues, their jobs and the workers.
+    /// For admins: the audit trail, the job queues, their jobs and the workers.
     Admin,
 }
 
-type Resources = (health::Health, auth::Auth, users::Users, jobs::Jobs, admin::Resources);
+type Resources =
+    (health::Health, auth::Resources, users::Resources, jobs::Jobs, audit::Audit, admin::Resources);
 
 fn service(app: &App) -> OpenApiService<Resources, ()> {
     let resources = (
         health::Health(app.clone()),
-        auth::Auth(app.clone()),
-        users::Users,
+        auth::resources(app),
+        users::resources(app),
         jobs::Jobs(app.clone()),
+        audit::Audit(app.clone()),
         admin::resources(app),
     );
     describe(OpenApiService::new(resources, &app.config.core.project_name, env!("CARGO_PKG_VERSION")))
@@ -89,11 +98,29 @@ pub fn endpoint(
 ) -> anyhow::Result<impl Endpoint<Output = Response> + use<>> {
     let service = service(&app);
     let operations = problem::Operations::of::<Resources>(PREFIX);
-    let routes = docs::routes(&service)?.nest(PREFIX, service).data(app);
-    Ok(layer::Layer {
-        inner: routes.map_to_response().with(NormalizePath::new(TrailingSlash::Trim)),
-        operations,
-        cors: cors::Cors { origins: http.cors_origins(core.debug)? },
-        https: http.public_url.as_deref().is_some_and(|url| url.starts_with("https://")),
-    })
+    let https = app.config.mail.public_url().starts_with("https://");
+    let cors = cors::Cors { origins: http.cors_origins(core.debug)? };
+    let cookies = cookies::Settings { secure: https || !core.debug, origins: own_origins(&app, &cors) };
+    let mut routes = docs::routes(&service)?
+        .nest(PREFIX, service)
+        .nest("/account", account_pages::routes(&core.project_name));
+    if http.dev_pages {
+        routes = routes.nest("/dev/mail", dev_mail::routes(app.config.mail.mail_dir.clone()));
+    }
+    let inner = routes
+        .data(app.clone())
+        .data(Arc::new(cookies))
+        .map_to_response()
+        .with(CookieJarManager::new())
+        .with(NormalizePath::new(TrailingSlash::Trim));
+    Ok(layer::Layer { inner, operations, cors, https, proxies: http.trusted_proxies.into(), app })
+}
+
+/// The origins whose pages may send a browser here with its cookies.
+fn own_origins(app: &App, cors: &cors::Cors) -> HashSet<String> {
+    let mail = &app.config.mail;
+    let origin = |url: &str| url.splitn(4, '/').take(3).collect::<Vec<_>>().join("/").to_ascii_lowercase();
+    let addresses = [mail.public_url.as_deref(), mail.frontend_url.as_deref()];
+    let own = addresses.into_iter().flatten().filter(|url| !url.trim().is_empty()).map(origin);
+    own.chain(cors.origins.iter().cloned()).collect()
 }

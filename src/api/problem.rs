@@ -93,6 +93,14 @@ impl Error {
             Self::NotAuthenticated => "not_authenticated",
             Self::InvalidToken => "invalid_token",
             Self::Inactive => "inactive_user",
+            Self::EmailNotVerified => "email_not_verified",
+            Self::WrongPassword => "wrong_password",
+            Self::InvalidCode => "invalid_code",
+            Self::InvalidLink => "invalid_link",
+            Self::TwoFactorRequired => "two_factor_required",
+            Self::LastAdmin => "last_admin",
+            Self::CrossSite => "cross_site",
+            Self::TooManyAttempts { .. } => "too_many_attempts",
             Self::Forbidden => "forbidden",
             Self::Conflict(_) => "conflict",
             Self::TooLarge { .. } => "too_large",
@@ -108,10 +116,19 @@ impl ResponseError for Error {
     fn status(&self) -> StatusCode {
         match self {
             Self::NotFound(_) => StatusCode::NOT_FOUND,
-            Self::EmailTaken | Self::Malformed(_) => StatusCode::BAD_REQUEST,
+            Self::EmailTaken
+            | Self::Malformed(_)
+            | Self::WrongPassword
+            | Self::InvalidCode
+            | Self::InvalidLink => StatusCode::BAD_REQUEST,
             Self::BadCredentials | Self::NotAuthenticated | Self::InvalidToken => StatusCode::UNAUTHORIZED,
-            Self::Inactive | Self::Forbidden => StatusCode::FORBIDDEN,
-            Self::Conflict(_) => StatusCode::CONFLICT,
+            Self::Inactive
+            | Self::Forbidden
+            | Self::EmailNotVerified
+            | Self::TwoFactorRequired
+            | Self::CrossSite => StatusCode::FORBIDDEN,
+            Self::Conflict(_) | Self::LastAdmin => StatusCode::CONFLICT,
+            Self::TooManyAttempts { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
@@ -239,7 +256,11 @@ impl Operations {
             request_id: asked.id.into(),
             errors: (!fields.is_empty()).then(|| fields.into_iter().map(Into::into).collect()),
         };
-        respond(status, &problem, allow)
+        let mut response = respond(status, &problem, allow);
+        if let Some(Error::TooManyAttempts { retry_after }) = error.downcast_ref() {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(*retry_after));
+        }
+        response
     }
 
     fn param_errors(&self, documented: &Documented, asked: &Asked<'_>) -> Vec<FieldError> {

@@ -50,7 +50,7 @@ impl Args {
         {
             bail!(problem);
         }
-        let conn = db::connect(&self.database).await?;
+        let mut conn = db::connect(&self.database).await?;
         let passwords = Passwords::new(self.hashing.bcrypt_cost);
         // Whoever is there already needs no password.
         let known =
@@ -61,7 +61,7 @@ impl Args {
                 .map_err(|problem| anyhow::anyhow!("the password is refused: {problem}"))?;
         }
         let mut out = std::io::stdout();
-        match ensure_admin(&conn, &passwords, &email, password, self.promote).await? {
+        match ensure_admin(&mut conn, &passwords, &email, password, self.promote).await? {
             Admin::Created => writeln!(out, "created admin {email}")?,
             Admin::Promoted => writeln!(out, "{email} is an admin now")?,
             Admin::AlreadyThere => writeln!(out, "{email} is an admin already; nothing changed")?,

@@ -93,10 +93,17 @@ impl Args {
         };
         started?;
         if secret(&config.auth.secret_key).is_none() {
-            config.auth.secret_key = Some(project_key(&state_dir)?);
+            config.auth.secret_key = Some(project_key(&state_dir, "secret-key")?);
         }
         config.mail.mail_dir = state_dir.join("mail");
         http.shutdown_timeout = http.shutdown_timeout.min(3);
+        http.dev_pages = true;
+        if config.mail.public_url.is_none() {
+            config.mail.public_url = Some(own_url(listener.local_addr()?));
+        }
+        if secret(&config.auth.two_factor_key).is_none() {
+            config.auth.two_factor_key = Some(project_key(&state_dir, "two-factor-key")?);
+        }
 
         for name in migrations::up(&config.database).await? {
             tracing::info!(migration = name, "migration applied");
@@ -169,10 +176,10 @@ fn lock(dir: &Path) -> anyhow::Result<File> {
     }
 }
 
-/// The key of this project, so that a restart logs nobody out.
-fn project_key(dir: &Path) -> anyhow::Result<SecretString> {
+/// A key of this project, so that a restart logs nobody out.
+fn project_key(dir: &Path, name: &str) -> anyhow::Result<SecretString> {
     use std::os::unix::fs::OpenOptionsExt;
-    let path = dir.join("secret-key");
+    let path = dir.join(name);
     if let Ok(key) = fs::read_to_string(&path)
         && key.len() >= 32
     {
@@ -189,9 +196,10 @@ async fn first_admin(app: &App) -> anyhow::Result<String> {
     let settings = &app.config.auth.admin;
     let (email, password) =
         (&settings.first_superuser_email, settings.first_superuser_password.expose_secret());
-    let conn = app.db.get().await?;
+    let mut conn = app.db.get().await?;
     let made =
-        services::users::ensure_admin(&conn, &app.passwords, email, Some(password.to_owned()), false).await?;
+        services::users::ensure_admin(&mut conn, &app.passwords, email, Some(password.to_owned()), false)
+            .await?;
     Ok(match made {
         // A password that somebody chose is theirs to know.
         Admin::Created | Admin::AlreadyThere if password == config::DEFAULT_ADMIN_PASSWORD => {
@@ -202,9 +210,13 @@ async fn first_admin(app: &App) -> anyhow::Result<String> {
     })
 }
 
-fn banner(address: std::net::SocketAddr, app: &App, servers: &Servers, login: &str) -> anyhow::Result<()> {
+fn own_url(address: std::net::SocketAddr) -> String {
     let host = if address.ip().is_loopback() { "localhost".to_owned() } else { address.ip().to_string() };
-    let url = format!("http://{host}:{}", address.port());
+    format!("http://{host}:{}", address.port())
+}
+
+fn banner(address: std::net::SocketAddr, app: &App, servers: &Servers, login: &str) -> anyhow::Result<()> {
+    let url = own_url(address);
     // The private servers' passwords are for whoever runs this; those of others are not ours to show.
     let private = |server: &Option<Server>, setting| match server {
         Some(server) => server.url.expose_secret().to_owned(),
@@ -213,7 +225,7 @@ fn banner(address: std::net::SocketAddr, app: &App, servers: &Servers, login: &s
     let mut out = std::io::stdout().lock();
     writeln!(
         out,
-        "\n  {} is running\n\n  API       {url}/api/v1\n  Docs      {url}/docs\n  Redoc     {url}/redoc\n  Login     {login}\n\
+        "\n  {} is running\n\n  API       {url}/api/v1\n  Docs      {url}/docs\n  Redoc     {url}/redoc\n  Mail      {url}/dev/mail\n  Login     {login}\n\
          \n  Database  {}\n  Redis     {}\n\n  Ctrl-C stops everything. `saas dev --reset` starts over.\n",
         app.config.core.project_name,
         private(&servers.postgres, "DATABASE_URL"),

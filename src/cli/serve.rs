@@ -122,13 +122,13 @@ pub(super) fn check_admin(settings: &FirstAdmin) -> anyhow::Result<()> {
 async fn first_admin(app: &App) -> anyhow::Result<()> {
     let settings = &app.config.auth.admin;
     let password = settings.first_superuser_password.expose_secret();
-    let conn = app.db.get().await?;
+    let mut conn = app.db.get().await?;
     if password == DEFAULT_ADMIN_PASSWORD || crate::models::user::User::any_admin(&conn).await? {
         return Ok(());
     }
     let email = &settings.first_superuser_email;
     check_admin(settings)?;
-    match services::users::ensure_admin(&conn, &app.passwords, email, Some(password.to_owned()), false)
+    match services::users::ensure_admin(&mut conn, &app.passwords, email, Some(password.to_owned()), false)
         .await?
     {
         Admin::Created => tracing::info!(email, "first admin created"),

@@ -5,7 +5,9 @@ use std::{collections::HashSet, time::Duration};
 use anyhow::{Context, bail};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{Auth, Config, Core, DEFAULT_ADMIN_PASSWORD, Database, Hashing, Http, LogFormat, Redis, Worker};
+use super::{
+    Auth, Config, Core, DEFAULT_ADMIN_PASSWORD, Database, Hashing, Http, LogFormat, Mail, Redis, Worker,
+};
 
 /// RFC 7518 section 3.2: an HS256 key has at least as many bits as the hash, 256.
 const MIN_SECRET_BYTES: usize = 32;
@@ -113,6 +115,37 @@ fn check_origin(origin: &str) -> anyhow::Result<String> {
     }
 }
 
+impl Mail {
+    /// Where clients reach the API, without a slash at the end.
+    pub fn public_url(&self) -> &str {
+        given(self.public_url.as_deref()).unwrap_or("http://localhost:8000").trim_end_matches('/')
+    }
+
+    /// The link to a page, for a mail. The token is in the fragment, which no browser sends to a server and no
+    /// server logs; the base is a setting, never what a request says of its host (OWASP, Host header injection).
+    pub fn link(&self, page: &str, token: &str) -> String {
+        match given(self.frontend_url.as_deref()) {
+            Some(frontend) => format!("{}/{page}#token={token}", frontend.trim_end_matches('/')),
+            None => format!("{}/account/{page}#token={token}", self.public_url()),
+        }
+    }
+
+    /// What of the addresses cannot be used.
+    ///
+    /// # Errors
+    /// The message names the setting.
+    pub fn check(&self) -> anyhow::Result<()> {
+        for (name, value) in [("PUBLIC_URL", &self.public_url), ("FRONTEND_URL", &self.frontend_url)] {
+            let Some(url) = given(value.as_deref()) else { continue };
+            let host = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+            if !host.is_some_and(|host| !host.is_empty() && !host.contains(['#', '?', ' ', '@', '"', '<'])) {
+                bail!("{name} {url:?} is no address; write https://app.example.com");
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Worker {
     pub fn lease(&self) -> Duration {
         Duration::from_secs(self.lease_seconds)
@@ -130,6 +163,7 @@ impl Config {
         if let Some(previous) = secret(&self.auth.secret_key_previous) {
             problems.extend(weak_key("SECRET_KEY_PREVIOUS", previous));
         }
+        problems.extend(self.auth.two_factor_problem());
         if self.auth.admin.first_superuser_password.expose_secret() == DEFAULT_ADMIN_PASSWORD {
             problems.push(
                 "FIRST_SUPERUSER_PASSWORD is not set or still the default: choose one of your own".into(),
@@ -145,6 +179,14 @@ impl Auth {
         match secret(&self.secret_key) {
             None => Some(format!("SECRET_KEY is not set: {HOW_TO_MAKE_A_KEY}")),
             Some(key) => weak_key("SECRET_KEY", key),
+        }
+    }
+
+    fn two_factor_problem(&self) -> Option<String> {
+        let key = secret(&self.two_factor_key)?;
+        match secret(&self.secret_key) == Some(key) {
+            true => Some(format!("TWO_FACTOR_KEY is the same as SECRET_KEY: {HOW_TO_MAKE_A_KEY}")),
+            false => weak_key("TWO_FACTOR_KEY", key),
         }
     }
 }

@@ -81,7 +81,7 @@ pub struct Redis {
     pub redis_port: u16,
     #[arg(long, env, default_value_t = 0, value_name = "N", help = "Database number")]
     pub redis_db: u8,
-    /// Prefix of every key of the job queue; `{rq}` with Redis Cluster.
+    /// Prefix of every key; `{rq}` with Redis Cluster.
     #[arg(long, env, default_value = "rq", value_name = "PREFIX")]
     pub queue_prefix: String,
     /// Milliseconds that a request waits for a connection, and again for each of two tries, before it is refused
@@ -103,6 +103,27 @@ pub struct Auth {
     /// Life of an access token, in minutes.
     #[arg(long, env, default_value_t = 30, value_name = "MINUTES", value_parser = clap::value_parser!(u32).range(1..=527_040))]
     pub access_token_expire_minutes: u32,
+    /// Encrypts the secrets of two-factor authentication; at least 32 bytes, and not SECRET_KEY. Without it nobody
+    /// can turn a second factor on.
+    #[arg(long, env, hide_env_values = true, value_name = "KEY")]
+    pub two_factor_key: Option<SecretString>,
+    /// The key before the last change: what it has encrypted can still be read.
+    #[arg(long, env, hide_env_values = true, value_name = "KEY")]
+    pub two_factor_key_previous: Option<SecretString>,
+    /// Admins may use what is for admins only after signing in with a second factor.
+    #[arg(long, env, default_value_t = false, action = ArgAction::Set, num_args = 0..=1,
+        default_missing_value = "true", require_equals = true, value_parser = BoolishValueParser::new())]
+    pub require_admin_two_factor: bool,
+    /// Users can sign in only once they have confirmed their address.
+    #[arg(long, env, default_value_t = false, action = ArgAction::Set, num_args = 0..=1,
+        default_missing_value = "true", require_equals = true, value_parser = BoolishValueParser::new())]
+    pub require_verified_email: bool,
+    /// Days between somebody deleting their account and its being erased; signing in keeps it.
+    #[arg(long, env, default_value_t = 14, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(0..=3650))]
+    pub account_deletion_grace_days: u32,
+    /// Days that the audit trail is kept.
+    #[arg(long, env, default_value_t = 365, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    pub audit_retention_days: u32,
     #[command(flatten)]
     pub hashing: Hashing,
     #[command(flatten)]
@@ -147,6 +168,14 @@ pub struct Mail {
     /// Where mails are kept while there is no SMTP_URL and DEBUG is on.
     #[arg(long, env, default_value = ".saas/mail", value_name = "DIR")]
     pub mail_dir: PathBuf,
+    /// The address at which clients reach the API, such as https://api.example.com. Links in mails lead to its own
+    /// pages, where no FRONTEND_URL is given.
+    #[arg(long, env, value_name = "URL")]
+    pub public_url: Option<String>,
+    /// The front end whose pages verify-email, confirm-email, reset-password and accept-invite the links in mails
+    /// lead to, such as https://app.example.com.
+    #[arg(long, env, value_name = "URL")]
+    pub frontend_url: Option<String>,
 }
 
 /// What the API and the worker have in common.
@@ -180,13 +209,17 @@ pub struct Listen {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "HTTP settings")]
 pub struct Http {
-    /// The address at which clients reach the API, such as https://api.example.com.
-    #[arg(long, env, value_name = "URL")]
-    pub public_url: Option<String>,
     /// Origins whose pages may call the API: a JSON list or commas. With DEBUG on and none given,
     /// http://localhost:3000 and http://localhost:5173.
     #[arg(long, env, value_name = "ORIGINS")]
     pub backend_cors_origins: Option<String>,
+    /// Proxies in front of this process that add to X-Forwarded-For, each what it sees: the address of the client
+    /// is then the one that the outermost of them has added. With 0 the header is not believed.
+    #[arg(long, env, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=10))]
+    pub trusted_proxies: u8,
+    /// Shows captured mails at /dev/mail; what `saas dev` sets.
+    #[arg(skip)]
+    pub dev_pages: bool,
     /// Seconds between readiness turning 503 and the last connection being taken, for a load balancer to
     /// notice.
     #[arg(long, env, default_value_t = 0, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=300))]

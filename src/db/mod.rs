@@ -18,7 +18,10 @@ use std::{
 };
 
 use anyhow::Context;
-use diesel_async::{AsyncPgConnection, SimpleAsyncConnection, pooled_connection::PoolableConnection};
+use diesel_async::{
+    AsyncConnection, AsyncPgConnection, SimpleAsyncConnection, TransactionManager,
+    pooled_connection::PoolableConnection,
+};
 use secrecy::ExposeSecret;
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 
@@ -73,6 +76,17 @@ impl Db {
         self.run_for(self.timeout, work).await
     }
 
+    /// As [`Db::run`], all of it or nothing.
+    ///
+    /// # Errors
+    /// As [`Db::run`].
+    pub async fn transaction<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T>,
+    ) -> Result<T> {
+        self.run(async |conn| transaction(conn, work).await).await
+    }
+
     /// As [`Db::run`], with a time of its own: what a job wants, whose statements may take longer than a client
     /// waits.
     ///
@@ -105,6 +119,29 @@ impl Db {
             bb8::RunError::User(error) => Error::unavailable("Database", error),
             bb8::RunError::TimedOut => Error::unavailable("Database", self.last_error.explain()),
         })
+    }
+}
+
+/// Does all of it or nothing.
+///
+/// # Errors
+/// What `work` answers, and everything is as before; or when it cannot be committed.
+pub async fn transaction<T>(
+    conn: &mut AsyncPgConnection,
+    work: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T>,
+) -> Result<T> {
+    type Manager = <AsyncPgConnection as AsyncConnection>::TransactionManager;
+    Manager::begin_transaction(conn).await?;
+    match work(conn).await {
+        Ok(done) => {
+            Manager::commit_transaction(conn).await?;
+            Ok(done)
+        }
+        Err(error) => {
+            // Where this fails the connection is broken, and the pool throws it away.
+            let _ = Manager::rollback_transaction(conn).await;
+            Err(error)
+        }
     }
 }
 

@@ -1,12 +1,16 @@
 //! The tasks of this product, one file each, and the one table that a worker runs them from.
 
 mod example_task;
+mod housekeeping;
 mod process_data;
 mod send_email;
+mod send_letter;
 
 pub use example_task::ExampleTask;
+pub use housekeeping::Housekeeping;
 pub use process_data::ProcessData;
 pub use send_email::SendEmail;
+pub use send_letter::{HandOverLetters, SendLetter, hand_over};
 
 use crate::{app::App, queue::JobType};
 
@@ -15,5 +19,11 @@ pub type Context = crate::queue::Context<App>;
 pub type JobResult<T = serde_json::Value> = Result<T, crate::queue::Failure>;
 
 /// Every task that a worker can run. A new one is its file and a row here.
-pub const ALL: &[JobType<App>] =
-    &[JobType::of::<ExampleTask>(), JobType::of::<SendEmail>(), JobType::of::<ProcessData>()];
+pub const ALL: &[JobType<App>] = &[
+    JobType::of::<ExampleTask>(),
+    JobType::of::<SendEmail>(),
+    JobType::of::<ProcessData>(),
+    JobType::of::<SendLetter>(),
+    JobType::of::<HandOverLetters>(),
+    JobType::of::<Housekeeping>(),
+];

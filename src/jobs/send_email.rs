@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{Context, JobResult};
 use crate::{
     app::App,
-    mail::Sent,
+    mail::{Mail, Sent},
     queue::{Failure, Job},
 };
 
@@ -36,7 +36,9 @@ impl Job for SendEmail {
         if ctx.state.mailer.is_real() && !self.permitted {
             return Err(Failure::new("Only admins may write to other addresses than their own").permanent());
         }
-        let sent = ctx.state.mailer.send(&ctx.job_id, &self.to, &self.subject, &self.body).await?;
+        let mail =
+            Mail { id: &ctx.job_id, to: &self.to, subject: &self.subject, text: &self.body, html: None };
+        let sent = ctx.state.mailer.send(&mail).await?;
         let status = match sent {
             Sent::Accepted => "sent",
             Sent::Captured => "captured",

@@ -1,12 +1,20 @@
 //! Sending mail: over SMTP where a server is configured, else captured for the developer.
 
-use std::{path::PathBuf, str::FromStr, time::Duration};
+pub mod letters;
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
 
 use anyhow::Context;
 use lettre::{
     AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor,
-    message::{Mailbox, header::ContentType},
+    message::{Mailbox, MultiPart, header::ContentType},
 };
+use uuid::Uuid;
 
 use crate::{
     config::{Config, secret},
@@ -27,6 +35,18 @@ enum Transport {
     Smtp(AsyncSmtpTransport<Tokio1Executor>),
     /// Logged as one line and, where a folder is given, kept there as `.eml`.
     Capture(Option<PathBuf>),
+}
+
+/// A mail to one person.
+pub struct Mail<'a> {
+    /// Names it: two mails of one id are one mail to a mail reader, so a repeated job does not show twice
+    /// where that is honoured.
+    pub id: &'a str,
+    pub to: &'a str,
+    pub subject: &'a str,
+    pub text: &'a str,
+    /// The same in HTML; a mail reader shows the one that it can.
+    pub html: Option<&'a str>,
 }
 
 /// What became of a mail.
@@ -70,34 +90,51 @@ impl Mailer {
         matches!(self.transport, Transport::Smtp(_))
     }
 
-    /// Sends a plain-text mail. `id` names it: two mails of one id are one mail to a mail reader, so a repeated
-    /// job does not show twice where that is honoured.
-    pub async fn send(&self, id: &str, to: &str, subject: &str, body: &str) -> Result<Sent> {
-        let domain = self.from.email.domain();
-        let message = Message::builder()
-            .from(self.from.clone())
-            .to(to.parse().map_err(Error::internal)?)
-            .subject(subject)
-            .message_id(Some(format!("<{id}@{domain}>")))
-            .header(ContentType::TEXT_PLAIN)
-            .body(body.to_owned())
-            .map_err(Error::internal)?;
+    /// # Errors
+    /// When the address cannot be written to, or the mail server does not take the mail.
+    pub async fn send(&self, mail: &Mail<'_>) -> Result<Sent> {
+        let message = self.message(mail)?;
         match &self.transport {
             Transport::Smtp(smtp) => {
                 smtp.send(message).await.map_err(|error| Error::unavailable("Mail server", error))?;
                 Ok(Sent::Accepted)
             }
             Transport::Capture(dir) => {
-                let file = dir.as_ref().map(|dir| dir.join(format!("{id}.eml")));
-                if let (Some(dir), Some(file)) = (dir, &file) {
-                    tokio::fs::create_dir_all(dir).await.map_err(Error::internal)?;
-                    tokio::fs::write(file, message.formatted()).await.map_err(Error::internal)?;
-                }
+                let file = match dir {
+                    Some(dir) => {
+                        Some(keep(dir, mail.id, &message.formatted()).await.map_err(Error::internal)?)
+                    }
+                    None => None,
+                };
                 // The address and the file, never the text: that may hold a link that signs somebody in.
-                let file = file.as_ref().map(|file| file.display().to_string());
-                tracing::info!(to, file, "mail captured, since no SMTP_URL is set");
+                let file = file.map(|file| file.display().to_string());
+                tracing::info!(to = mail.to, file, "mail captured, since no SMTP_URL is set");
                 Ok(Sent::Captured)
             }
         }
     }
+
+    fn message(&self, mail: &Mail<'_>) -> Result<Message> {
+        let builder = Message::builder()
+            .from(self.from.clone())
+            .to(mail.to.parse().map_err(Error::internal)?)
+            .subject(mail.subject)
+            .message_id(Some(format!("<{}@{}>", mail.id, self.from.email.domain())));
+        let text = mail.text.to_owned();
+        let message = match mail.html {
+            Some(html) => builder.multipart(MultiPart::alternative_plain_html(text, html.to_owned())),
+            None => builder.header(ContentType::TEXT_PLAIN).body(text),
+        };
+        message.map_err(Error::internal)
+    }
+}
+
+/// Keeps a mail as a file, whole or not at all: a page may list them at any time.
+async fn keep(dir: &Path, id: &str, mail: &[u8]) -> io::Result<PathBuf> {
+    tokio::fs::create_dir_all(dir).await?;
+    let file = dir.join(format!("{id}.eml"));
+    let unfinished = dir.join(format!(".{id}.{}", Uuid::new_v4().simple()));
+    tokio::fs::write(&unfinished, mail).await?;
+    tokio::fs::rename(&unfinished, &file).await?;
+    Ok(file)
 }

@@ -1,3 +1,86 @@
-//! The tables as structs, and their queries. Nothing here knows of HTTP.
+//! The tables and the queries on them. Knows nothing of HTTP.
 
+pub mod audit;
+pub mod one_time_token;
+pub mod outbox;
+pub mod session;
+pub mod two_factor;
 pub mod user;
+pub mod user_list;
+
+use diesel::{
+    QueryResult,
+    data_types::PgInterval,
+    dsl::sql,
+    expression::{SqlLiteral, UncheckedBind},
+    sql_types::{Interval, Text, Timestamptz},
+};
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+
+diesel::joinable!(crate::schema::sessions -> crate::schema::users (user_id));
+
+/// Writes an enum as text: with a CHECK in the database, since the cached ids of PostgreSQL enums break on change.
+macro_rules! text_enum {
+    ($name:ident { $($variant:ident = $text:literal),+ $(,)? }) => {
+        impl $name {
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $text,)+
+                }
+            }
+        }
+
+        impl diesel::serialize::ToSql<diesel::sql_types::Text, diesel::pg::Pg> for $name {
+            fn to_sql<'b>(
+                &'b self,
+                out: &mut diesel::serialize::Output<'b, '_, diesel::pg::Pg>,
+            ) -> diesel::serialize::Result {
+                <str as diesel::serialize::ToSql<diesel::sql_types::Text, diesel::pg::Pg>>::to_sql(self.as_str(), out)
+            }
+        }
+
+        impl diesel::deserialize::FromSql<diesel::sql_types::Text, diesel::pg::Pg> for $name {
+            fn from_sql(value: diesel::pg::PgValue<'_>) -> diesel::deserialize::Result<Self> {
+                match std::str::from_utf8(value.as_bytes())? {
+                    $($text => Ok(Self::$variant),)+
+                    other => Err(format!("unknown {} {other:?}", stringify!($name)).into()),
+                }
+            }
+        }
+    };
+}
+use text_enum;
+
+#[diesel::declare_sql_function]
+extern "SQL" {
+    fn lower(text: Text) -> Text;
+}
+
+/// The database's own clock, which all replicas share; of a transaction, when it began.
+fn now() -> SqlLiteral<Timestamptz> {
+    sql("now()")
+}
+
+/// So long before [`now`].
+fn ago(span: PgInterval) -> Ago {
+    sql("now() - ").bind::<Interval, _>(span)
+}
+
+type Ago = UncheckedBind<
+    SqlLiteral<Timestamptz>,
+    <PgInterval as diesel::expression::AsExpression<Interval>>::Expression,
+>;
+
+/// Removes some of the rows of a table that meet a condition; both are texts of ours.
+async fn delete_some(
+    mut conn: &AsyncPgConnection,
+    table: &'static str,
+    condition: &str,
+    limit: i64,
+) -> QueryResult<usize> {
+    diesel::sql_query(format!(
+        "DELETE FROM {table} WHERE ctid = ANY (ARRAY(SELECT ctid FROM {table} WHERE {condition} LIMIT {limit}))"
+    ))
+    .execute(&mut conn)
+    .await
+}

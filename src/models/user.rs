@@ -1,19 +1,13 @@
 //! The `users` table.
 
 use chrono::{DateTime, Utc};
-use diesel::{
-    deserialize::{self, FromSql, FromSqlRow},
-    expression::AsExpression,
-    pg::{Pg, PgValue},
-    prelude::*,
-    serialize::{self, Output, ToSql},
-    sql_types::Text,
-};
+use diesel::{deserialize::FromSqlRow, expression::AsExpression, prelude::*, sql_types::Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
+use super::{lower, now, text_enum};
 use crate::schema::users;
 
-/// What a user may do. Text with a CHECK in the database: the cached ids of PostgreSQL enums break on change.
+/// What a user may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, AsExpression, FromSqlRow)]
 #[diesel(sql_type = Text)]
 pub enum Role {
@@ -21,30 +15,7 @@ pub enum Role {
     Admin,
 }
 
-impl Role {
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::User => "user",
-            Self::Admin => "admin",
-        }
-    }
-}
-
-impl ToSql<Text, Pg> for Role {
-    fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Pg>) -> serialize::Result {
-        <str as ToSql<Text, Pg>>::to_sql(self.as_str(), out)
-    }
-}
-
-impl FromSql<Text, Pg> for Role {
-    fn from_sql(value: PgValue<'_>) -> deserialize::Result<Self> {
-        match std::str::from_utf8(value.as_bytes())? {
-            "user" => Ok(Self::User),
-            "admin" => Ok(Self::Admin),
-            other => Err(format!("unknown role {other:?}").into()),
-        }
-    }
-}
+text_enum!(Role { User = "user", Admin = "admin" });
 
 /// A row of `users`. Not `Debug`, so that a hash cannot slip into a log.
 #[derive(Clone, HasQuery, Identifiable)]
@@ -52,26 +23,39 @@ pub struct User {
     pub id: i64,
     /// Lower case.
     pub email: String,
-    pub hashed_password: String,
+    /// `None` until somebody who was invited has chosen one.
+    pub hashed_password: Option<String>,
     pub full_name: Option<String>,
     pub role: Role,
     pub is_active: bool,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
+    pub email_verified_at: Option<DateTime<Utc>>,
+    /// The account is erased then, unless its owner signs in before.
+    pub deletion_due_at: Option<DateTime<Utc>>,
 }
 
 #[derive(Insertable)]
 #[diesel(table_name = users)]
 pub struct NewUser<'a> {
     pub email: &'a str,
-    pub hashed_password: &'a str,
+    pub hashed_password: Option<&'a str>,
     pub full_name: Option<&'a str>,
     pub role: Role,
+    pub email_verified_at: Option<DateTime<Utc>>,
 }
 
-#[diesel::declare_sql_function]
-extern "SQL" {
-    fn lower(text: Text) -> Text;
+/// What is to change; `None` leaves it as it is.
+#[derive(AsChangeset, Default)]
+#[diesel(table_name = users)]
+pub struct UserChanges<'a> {
+    pub email: Option<&'a str>,
+    pub hashed_password: Option<&'a str>,
+    pub full_name: Option<Option<&'a str>>,
+    pub role: Option<Role>,
+    pub is_active: Option<bool>,
+    pub email_verified_at: Option<Option<DateTime<Utc>>>,
+    pub deletion_due_at: Option<Option<DateTime<Utc>>>,
 }
 
 impl User {
@@ -84,16 +68,65 @@ impl User {
         Self::query().filter(lower(users::email).eq(lower(email))).first(&mut conn).await.optional()
     }
 
+    /// The row as it is once nobody else is changing it, held until the transaction ends.
+    pub async fn lock(mut conn: &AsyncPgConnection, id: i64) -> QueryResult<Option<Self>> {
+        Self::query().filter(users::id.eq(id)).for_update().first(&mut conn).await.optional()
+    }
+
+    /// The ids of the admins who can act, held until the transaction ends: of two who demote each other, the second
+    /// waits here and then sees what the first has done. Take it before any other lock on users.
+    pub async fn lock_admins(mut conn: &AsyncPgConnection) -> QueryResult<Vec<i64>> {
+        users::table
+            .filter(users::role.eq(Role::Admin))
+            .filter(users::is_active)
+            .filter(users::deletion_due_at.is_null())
+            .filter(users::hashed_password.is_not_null())
+            .order(users::id)
+            .select(users::id)
+            .for_update()
+            .load(&mut conn)
+            .await
+    }
+
     pub async fn any_admin(mut conn: &AsyncPgConnection) -> QueryResult<bool> {
         let admins = users::table.filter(users::role.eq(Role::Admin));
         diesel::select(diesel::dsl::exists(admins)).get_result(&mut conn).await
     }
 
-    pub async fn set_role(mut conn: &AsyncPgConnection, id: i64, role: Role) -> QueryResult<Self> {
+    pub async fn update(
+        mut conn: &AsyncPgConnection,
+        id: i64,
+        changes: &UserChanges<'_>,
+    ) -> QueryResult<Self> {
         diesel::update(users::table.find(id))
-            .set(users::role.eq(role))
+            .set(changes)
             .returning(Self::as_returning())
             .get_result(&mut conn)
+            .await
+    }
+
+    /// Puts a hash of more work in the place of one, unless the password has been changed meanwhile.
+    pub async fn rehash(mut conn: &AsyncPgConnection, id: i64, old: &str, new: &str) -> QueryResult<usize> {
+        diesel::update(users::table.find(id).filter(users::hashed_password.eq(old)))
+            .set(users::hashed_password.eq(new))
+            .execute(&mut conn)
+            .await
+    }
+
+    /// Erases the user and what hangs on them.
+    pub async fn delete(mut conn: &AsyncPgConnection, id: i64) -> QueryResult<usize> {
+        diesel::delete(users::table.find(id)).execute(&mut conn).await
+    }
+
+    /// The users whose grace is over.
+    pub async fn due_for_deletion(mut conn: &AsyncPgConnection, limit: i64) -> QueryResult<Vec<i64>> {
+        let due = users::deletion_due_at.le(now().nullable());
+        users::table
+            .filter(due)
+            .order(users::deletion_due_at)
+            .limit(limit)
+            .select(users::id)
+            .load(&mut conn)
             .await
     }
 }

@@ -1,29 +1,21 @@
-//! The client's connections.
+//! What enqueues, looks and operates.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use bb8_redis::RedisConnectionManager;
-use redis::{ErrorKind, RedisError, ScriptInvocation, ServerErrorKind, aio::MultiplexedConnection};
-use secrecy::ExposeSecret;
+use redis::{RedisError, ScriptInvocation};
 
 use super::{combine::Combiner, scripts};
 use crate::{
     config::Redis,
-    error::{BoxError, Error, Result},
-    pool::{LastError, TRUST_IDLE},
+    error::{Error, Result},
+    redis_pool::RedisPool,
 };
-
-/// Connections kept; each carries many commands at once.
-const POOL_SIZE: u32 = 8;
 
 /// The job queue; a clone shares its connections.
 #[derive(Clone)]
 pub struct Queue {
-    pool: bb8::Pool<Manager>,
-    client: redis::Client,
+    redis: RedisPool,
     prefix: String,
-    timeout: Duration,
-    last_error: LastError,
     combiner: Combiner,
 }
 
@@ -33,26 +25,17 @@ impl Queue {
     /// # Errors
     /// When `REDIS_URL` cannot be read.
     pub fn new(settings: &Redis) -> anyhow::Result<Self> {
-        let url = settings.url();
-        // The parser's message may repeat the URL, which has the password.
-        let client = redis::Client::open(url.expose_secret())
-            .map_err(|_| anyhow::anyhow!("REDIS_URL cannot be read; write redis://:password@host:6379/0"))?;
-        let timeout = Duration::from_millis(settings.redis_timeout_ms);
-        let manager =
-            Manager { inner: RedisConnectionManager::new(client.get_connection_info().clone())?, timeout };
-        let last_error = LastError::default();
-        let pool = bb8::Pool::builder()
-            .max_size(POOL_SIZE)
-            .connection_timeout(timeout)
-            .test_on_check_out(true)
-            .error_sink(Box::new(last_error.clone()))
-            .build_unchecked(manager);
-        let prefix = settings.queue_prefix.clone();
-        Ok(Self { pool, client, prefix, timeout, last_error, combiner: Combiner::default() })
+        let redis = RedisPool::new(settings)?;
+        Ok(Self { redis, prefix: settings.queue_prefix.clone(), combiner: Combiner::default() })
+    }
+
+    /// The connections, for who else needs Redis.
+    pub fn redis(&self) -> &RedisPool {
+        &self.redis
     }
 
     pub(super) fn client(&self) -> &redis::Client {
-        &self.client
+        self.redis.client()
     }
 
     pub(super) fn prefix(&self) -> &str {
@@ -60,103 +43,28 @@ impl Queue {
     }
 
     pub(super) fn timeout(&self) -> Duration {
-        self.timeout
+        self.redis.timeout()
     }
 
     pub(super) fn combiner(&self) -> &Combiner {
         &self.combiner
     }
 
-    /// # Errors
-    /// [`Error::Unavailable`] when Redis does not answer.
-    pub async fn ping(&self) -> Result<()> {
-        let mut conn = self.checkout().await?;
-        let answer: Result<String, RedisError> = redis::cmd("PING").query_async(&mut conn.inner).await;
-        answer.map(drop).map_err(|error| conn.judge(error))
-    }
-
-    async fn checkout(&self) -> Result<bb8::PooledConnection<'_, Manager>> {
-        self.pool.get().await.map_err(|error| match error {
-            bb8::RunError::User(error) => Error::unavailable("Redis", error),
-            bb8::RunError::TimedOut => Error::unavailable("Redis", self.last_error.explain()),
-        })
-    }
-
-    /// Calls a script, and once more where the first answer was lost: every script bears that, though one that moves
-    /// many jobs then counts only those of the second call.
+    /// Calls a script of the queue.
     pub(super) async fn invoke<T, F>(&self, call: F) -> Result<T>
     where
         T: redis::FromRedisValue,
         F: Fn() -> ScriptInvocation<'static>,
     {
-        let deadline = tokio::time::Instant::now() + 2 * self.timeout;
-        let mut again = false;
-        loop {
-            let mut conn = self.checkout().await?;
-            let answer = tokio::time::timeout_at(deadline, call().invoke_async(&mut conn.inner)).await;
-            match answer {
-                Ok(Ok(answer)) => return Ok(answer),
-                Ok(Err(error)) if !again && (error.is_io_error() || error.is_unrecoverable_error()) => {
-                    conn.broken = true;
-                    again = true;
-                }
-                // Forgotten again between loading and calling it: the deadline ends this.
-                Ok(Err(error)) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {}
-                Ok(Err(error)) => return Err(conn.judge(error)),
-                Err(late) => {
-                    conn.broken = true;
-                    return Err(Error::unavailable("Redis", late));
-                }
-            }
-        }
+        self.redis.invoke(call, refusal).await
     }
 }
 
-/// One pooled connection, when it was last used, and whether it has failed.
-struct Connection {
-    inner: MultiplexedConnection,
-    broken: bool,
-    last_used: Instant,
-}
-
-impl Connection {
-    /// Every failure of Redis is one of a dependency: the caller may come back. The one refusal of a script is not.
-    fn judge(&mut self, error: RedisError) -> Error {
-        if error.code() == Some(scripts::NO_JOB) {
-            let id = error.detail().and_then(|text| text.split_whitespace().next()).unwrap_or_default();
-            return Error::invalid("place", "after", format!("there is no job {id} (any more)"));
-        }
-        self.broken = true;
-        Error::unavailable("Redis", error)
+/// The one thing that a script refuses.
+fn refusal(error: &RedisError) -> Option<Error> {
+    if error.code() != Some(scripts::NO_JOB) {
+        return None;
     }
-}
-
-/// bb8-redis pings at every checkout and never calls a connection broken; this asks after an idle one only, and
-/// drops one that has failed.
-struct Manager {
-    inner: RedisConnectionManager,
-    timeout: Duration,
-}
-
-impl bb8::ManageConnection for Manager {
-    type Connection = Connection;
-    type Error = BoxError;
-
-    async fn connect(&self) -> Result<Connection, BoxError> {
-        let mut inner = self.inner.connect().await?;
-        inner.set_response_timeout(self.timeout);
-        Ok(Connection { inner, broken: false, last_used: Instant::now() })
-    }
-
-    async fn is_valid(&self, conn: &mut Connection) -> Result<(), BoxError> {
-        if conn.last_used.elapsed() < TRUST_IDLE {
-            return Ok(());
-        }
-        Ok(self.inner.is_valid(&mut conn.inner).await?)
-    }
-
-    fn has_broken(&self, conn: &mut Connection) -> bool {
-        conn.last_used = Instant::now();
-        conn.broken
-    }
+    let id = error.detail().and_then(|text| text.split_whitespace().next()).unwrap_or_default();
+    Some(Error::invalid("place", "after", format!("there is no job {id} (any more)")))
 }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::{Error, Result};
 
@@ -10,6 +10,16 @@ use crate::error::{Error, Result};
 pub const MAX_PASSWORD_BYTES: usize = 72;
 /// How long a hash may wait for a core before the caller is told to come back later.
 const QUEUE_TIMEOUT: Duration = Duration::from_millis(1_200);
+
+/// A password that is guessed within so many tries is refused.
+const COMMON_GUESSES: u64 = 10_000;
+
+/// Whether a password is among the first that anybody would try: the most common ones of leaked lists, their
+/// usual disguises (case, digits for letters, backwards), keyboard rows, and what is in `about` the person
+/// (OWASP ASVS 5, 6.2.4 and 6.2.11). Works offline.
+pub fn is_common(password: &str, about: &[&str]) -> bool {
+    zxcvbn::zxcvbn(password, about).guesses() < COMMON_GUESSES
+}
 
 #[derive(Clone)]
 pub struct Passwords {
@@ -25,15 +35,50 @@ impl Passwords {
     }
 
     /// # Errors
-    /// [`Error::Unavailable`] when too many are hashing already.
+    /// As [`Self::turn`].
     pub async fn hash(&self, password: String) -> Result<String> {
+        self.turn().await?.hash(password).await
+    }
+
+    /// # Errors
+    /// As [`Self::turn`].
+    pub async fn verify(&self, password: String, hash: Option<String>) -> Result<bool> {
+        self.turn().await?.verify(password, hash).await
+    }
+
+    /// Whether a hash was made with less work than one made now.
+    pub fn is_outdated(&self, hash: &str) -> bool {
+        hash.split('$').nth(2).and_then(|cost| cost.parse().ok()).is_some_and(|cost: u32| cost < self.cost)
+    }
+
+    /// Waits for a core.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when too many are hashing already.
+    pub async fn turn(&self) -> Result<Turn> {
+        let permit = tokio::time::timeout(QUEUE_TIMEOUT, self.cores.clone().acquire_owned())
+            .await
+            .map_err(|_| Error::unavailable("Login", "too many passwords are being hashed"))?
+            .map_err(Error::internal)?;
+        Ok(Turn { cost: self.cost, permit })
+    }
+}
+
+/// A core to hash on.
+pub struct Turn {
+    cost: u32,
+    permit: OwnedSemaphorePermit,
+}
+
+impl Turn {
+    pub async fn hash(self, password: String) -> Result<String> {
         let cost = self.cost;
         self.run(move || bcrypt::hash(password, cost).map_err(Error::internal)).await
     }
 
     /// Whether `password` is the one behind `hash`. Without a hash the answer is no and takes as long, so that
     /// the time does not tell whether an account exists (OWASP Authentication Cheat Sheet).
-    pub async fn verify(&self, password: String, hash: Option<String>) -> Result<bool> {
+    pub async fn verify(self, password: String, hash: Option<String>) -> Result<bool> {
         let known = hash.is_some() && password.len() <= MAX_PASSWORD_BYTES;
         // The salt and hash of no password: nothing is known that hashes to it.
         let stand_in =
@@ -42,11 +87,9 @@ impl Passwords {
         self.run(move || Ok(bcrypt::verify(password, &hash).map_err(Error::internal)? && known)).await
     }
 
-    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-        let permit = tokio::time::timeout(QUEUE_TIMEOUT, self.cores.clone().acquire_owned())
-            .await
-            .map_err(|_| Error::unavailable("Login", "too many passwords are being hashed"))?
-            .map_err(Error::internal)?;
+    async fn run<T: Send + 'static>(self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+        let permit = self.permit;
+
         // The permit goes along: a caller that hangs up must not free a core that is still busy.
         tokio::task::spawn_blocking(move || {
             let _permit = permit;
@@ -68,6 +111,41 @@ mod tests {
         assert!(passwords.verify("correct horse".into(), Some(hash.clone())).await.unwrap());
         assert!(!passwords.verify("correct hors".into(), Some(hash)).await.unwrap());
         assert!(!passwords.verify("correct horse".into(), None).await.unwrap());
+    }
+
+    #[test]
+    fn what_anybody_would_try_is_common() {
+        for bad in [
+            "password",
+            "12345678",
+            "iloveyou",
+            "sunshine",
+            "football",
+            "qwertyuiop",
+            "Passw0rd",
+            "aaaaaaaa",
+            "trustno1",
+            "drowssap",
+            "abcdefgh",
+            "1q2w3e4r",
+            "starwars",
+            "whatever",
+            "jennifer",
+            "corvette",
+        ] {
+            assert!(is_common(bad, &[]), "{bad}");
+        }
+        for good in ["correct horse", "a password of ours", "changethis123", "tr0ub4dor&3x", "hunter2hunter3"]
+        {
+            assert!(!is_common(good, &[]), "{good}");
+        }
+        assert!(is_common("ada.lovelace", &["ada.lovelace@example.com", "ada.lovelace"]));
+    }
+
+    #[tokio::test]
+    async fn a_hash_of_less_work_is_outdated() {
+        let hash = Passwords::new(4).hash("correct horse".into()).await.unwrap();
+        assert!(Passwords::new(5).is_outdated(&hash) && !Passwords::new(4).is_outdated(&hash));
     }
 
     #[tokio::test]

@@ -1,10 +1,13 @@
-//! Access tokens: JWT (RFC 7519) with HS256 and nothing else.
+//! Access tokens: JWT (RFC 7519) with HS256 and nothing else. And what refresh tokens follow each other by.
 
+use aws_lc_rs::hmac;
 use jsonwebtoken::{
     Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, encode, get_current_timestamp,
 };
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
+use super::opaque::{Opaque, successor};
 use crate::error::{Error, Result};
 
 const ISSUER: &str = "saas";
@@ -12,16 +15,26 @@ const ISSUER: &str = "saas";
 #[derive(Serialize, Deserialize)]
 struct Claims {
     sub: String,
+    /// The session that it belongs to, and ends with.
+    sid: Uuid,
     iss: String,
     /// Seconds since the epoch, as `exp`.
     iat: u64,
     exp: u64,
 }
 
+/// Whom and what an access token stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Access {
+    pub user_id: i64,
+    pub session_id: Uuid,
+}
+
 pub struct Tokens {
     signing: EncodingKey,
     /// The current key, then the one before it.
     verifying: Vec<DecodingKey>,
+    following: Vec<hmac::Key>,
     validation: Validation,
     /// Seconds.
     lifetime: u64,
@@ -34,33 +47,44 @@ impl Tokens {
         validation.set_required_spec_claims(&["exp", "iss", "sub"]);
         validation.set_issuer(&[ISSUER]);
         validation.leeway = 0;
-        let keys = [Some(key), previous].into_iter().flatten();
+        let keys = || [Some(key), previous].into_iter().flatten().map(str::as_bytes);
         Self {
             signing: EncodingKey::from_secret(key.as_bytes()),
-            verifying: keys.map(|key| DecodingKey::from_secret(key.as_bytes())).collect(),
+            verifying: keys().map(DecodingKey::from_secret).collect(),
+            following: keys().map(|key| hmac::Key::new(hmac::HMAC_SHA256, key)).collect(),
             validation,
             lifetime: u64::from(lifetime_minutes) * 60,
         }
     }
 
-    /// A token for the user, and its life in seconds.
-    pub fn issue(&self, user_id: i64) -> Result<(String, u64)> {
+    /// A token for the user in a session, and its life in seconds.
+    pub fn issue(&self, access: Access) -> Result<(String, u64)> {
         let iat = get_current_timestamp();
-        let claims = Claims { sub: user_id.to_string(), iss: ISSUER.into(), iat, exp: iat + self.lifetime };
+        let claims = Claims {
+            sub: access.user_id.to_string(),
+            sid: access.session_id,
+            iss: ISSUER.into(),
+            iat,
+            exp: iat + self.lifetime,
+        };
         let token =
             encode(&Header::new(Algorithm::HS256), &claims, &self.signing).map_err(Error::internal)?;
         Ok((token, self.lifetime))
     }
 
-    /// The id of the user whom the token was issued to.
+    /// Whom the token was issued to.
     ///
     /// # Errors
     /// [`Error::InvalidToken`] for whatever is wrong with it; the caller learns nothing more.
-    pub fn verify(&self, token: &str) -> Result<i64> {
-        self.verifying
-            .iter()
-            .find_map(|key| decode::<Claims>(token, key, &self.validation).ok())
-            .and_then(|data| data.claims.sub.parse().ok())
-            .ok_or(Error::InvalidToken)
+    pub fn verify(&self, token: &str) -> Result<Access> {
+        let read = |key| decode::<Claims>(token, key, &self.validation).ok();
+        let claims = self.verifying.iter().find_map(read).ok_or(Error::InvalidToken)?.claims;
+        let user_id = claims.sub.parse().map_err(|_| Error::InvalidToken)?;
+        Ok(Access { user_id, session_id: claims.sid })
+    }
+
+    /// The refresh tokens that may follow one: under the current key, then under the one before it.
+    pub fn successors(&self, token: &str) -> impl Iterator<Item = Opaque> {
+        self.following.iter().map(move |key| successor(key, token))
     }
 }

@@ -1,3 +1,13 @@
-//! Business rules that span queries: free functions that take a connection, whose transaction is the caller's.
+//! Business rules that span queries.
 
+pub mod audit;
+pub mod housekeeping;
+pub mod login;
+pub mod members;
+pub mod outbox;
+pub mod profile;
+pub mod recovery;
+pub mod sessions;
+mod throttle;
+pub mod two_factor;
 pub mod users;

@@ -1,12 +1,18 @@
-//! The life of an account.
+//! How accounts begin, and what is wrong with an address or a password.
 
+use chrono::Utc;
 use diesel_async::AsyncPgConnection;
 
+use super::{
+    audit::{Action, Entry, facts},
+    outbox::Message,
+};
 use crate::{
     app::App,
+    db,
     error::{Error, OnConstraint, Result},
-    models::user::{NewUser, Role, User},
-    security::{MAX_PASSWORD_BYTES, Passwords},
+    models::user::{NewUser, Role, User, UserChanges},
+    security::{MAX_PASSWORD_BYTES, Passwords, is_common},
 };
 
 pub const MAX_EMAIL_CHARS: usize = 255;
@@ -43,7 +49,26 @@ pub fn check_password(password: &str) -> Result<(), &'static str> {
     if password.contains('\0') {
         return Err("A password cannot contain the NUL character");
     }
+    if is_common(password, &[]) {
+        return Err("This password is among the first that anybody would guess; choose another");
+    }
     Ok(())
+}
+
+/// Refuses a password that can be guessed by who its owner is.
+///
+/// # Errors
+/// [`Error::Invalid`], naming `field` of the body.
+pub fn check_about(field: &str, password: &str, email: &str, full_name: Option<&str>) -> Result<()> {
+    let name = email.split('@').next().unwrap_or_default();
+    match is_common(password, &[email, name, full_name.unwrap_or_default()]) {
+        true => Err(Error::invalid(
+            "body",
+            field,
+            "This password says too much about whose it is; choose another",
+        )),
+        false => Ok(()),
+    }
 }
 
 /// An account to be made; the address and the password have been checked.
@@ -53,48 +78,31 @@ pub struct Registration {
     pub full_name: Option<String>,
 }
 
-/// Makes an active user. The password is hashed before a connection is taken, since that is slow.
+/// Makes an active user, and has a link sent to confirm the address. The password is hashed before a connection is
+/// taken, since that is slow.
 ///
 /// # Errors
-/// [`Error::EmailTaken`] when the address has an account.
+/// [`Error::EmailTaken`] when the address has an account; [`Error::Invalid`] for a password that says who it is of.
 pub async fn register(app: &App, new: Registration) -> Result<User> {
-    create(app, new, Role::User).await
-}
-
-async fn create(app: &App, new: Registration, role: Role) -> Result<User> {
-    let hashed_password = app.passwords.hash(new.password).await?;
     let email = normalize_email(&new.email);
+    check_about("password", &new.password, &email, new.full_name.as_deref())?;
+    let hashed_password = app.passwords.hash(new.password).await?;
     let row = NewUser {
         email: &email,
-        hashed_password: &hashed_password,
+        hashed_password: Some(&hashed_password),
         full_name: new.full_name.as_deref(),
-        role,
+        role: Role::User,
+        email_verified_at: None,
     };
-    app.db.run(async |conn| row.insert(conn).await.on_constraint("users_email_key", Error::EmailTaken)).await
-}
-
-/// The user behind an address and password.
-///
-/// # Errors
-/// [`Error::BadCredentials`] for an unknown address, a wrong password and an inactive user alike, after the
-/// same time, so that the answer does not tell which (OWASP Authentication Cheat Sheet).
-pub async fn authenticate(app: &App, email: &str, password: String) -> Result<User> {
-    let email = normalize_email(email);
-    let user = app.db.run(async |conn| Ok(User::find_by_email(conn, &email).await?)).await?;
-    let hash = user.as_ref().map(|user| user.hashed_password.clone());
-    let matches = app.passwords.verify(password, hash).await?;
-    user.filter(|user| matches && user.is_active).ok_or(Error::BadCredentials)
-}
-
-/// The user whom an access token was issued to.
-///
-/// # Errors
-/// [`Error::InvalidToken`] when the token is no good or its user is gone, [`Error::Inactive`] when the user
-/// may no longer sign in.
-pub async fn from_token(app: &App, token: &str) -> Result<User> {
-    let id = app.tokens.verify(token)?;
-    let user = app.db.run(async |conn| Ok(User::find(conn, id).await?)).await?.ok_or(Error::InvalidToken)?;
-    if user.is_active { Ok(user) } else { Err(Error::Inactive) }
+    app.db
+        .transaction(async |conn| {
+            let user = row.insert(conn).await.on_constraint("users_email_key", Error::EmailTaken)?;
+            let entry = Entry::by_themselves(user.id, Action::UserRegistered);
+            entry.after(facts(&user).into()).write(conn).await?;
+            Message::VerifyEmail { user_id: user.id }.send(conn).await?;
+            Ok(user)
+        })
+        .await
 }
 
 /// What [`ensure_admin`] found or did.
@@ -108,9 +116,9 @@ pub enum Admin {
 }
 
 /// Makes the admin, or lifts the user who has the address where `promote` says so. Doing it again, or twice at
-/// once, changes nothing.
+/// once, changes nothing. The address counts as confirmed: whoever runs the server vouches for it.
 pub async fn ensure_admin(
-    conn: &AsyncPgConnection,
+    conn: &mut AsyncPgConnection,
     passwords: &Passwords,
     email: &str,
     password: Option<String>,
@@ -121,24 +129,39 @@ pub async fn ensure_admin(
         && User::find_by_email(conn, &email).await?.is_none()
     {
         let hashed_password = passwords.hash(password).await?;
-        let row =
-            NewUser { email: &email, hashed_password: &hashed_password, full_name: None, role: Role::Admin };
-        match row.insert(conn).await.on_constraint("users_email_key", Error::EmailTaken) {
-            Ok(_) => return Ok(Admin::Created),
+        match db::transaction(conn, async |conn| create_admin(conn, &email, &hashed_password).await).await {
+            Ok(()) => return Ok(Admin::Created),
             // Somebody else was faster; see below whom they made.
             Err(Error::EmailTaken) => {}
             Err(error) => return Err(error),
         }
     }
-    let user = User::find_by_email(conn, &email).await?.ok_or(Error::NotFound("User"))?;
-    match (user.role, promote) {
-        (Role::Admin, _) => Ok(Admin::AlreadyThere),
-        (Role::User, false) => Ok(Admin::PlainUser),
-        (Role::User, true) => {
-            User::set_role(conn, user.id, Role::Admin).await?;
-            Ok(Admin::Promoted)
+    db::transaction(conn, async |conn| {
+        let user = User::find_by_email(conn, &email).await?.ok_or(Error::NotFound("User"))?;
+        match (user.role, promote) {
+            (Role::Admin, _) => Ok(Admin::AlreadyThere),
+            (Role::User, false) => Ok(Admin::PlainUser),
+            (Role::User, true) => {
+                let changes = UserChanges { role: Some(Role::Admin), ..Default::default() };
+                let after = User::update(conn, user.id, &changes).await?;
+                Entry::about(user.id, Action::UserUpdated).changed(&user, &after).write(conn).await?;
+                Ok(Admin::Promoted)
+            }
         }
-    }
+    })
+    .await
+}
+
+async fn create_admin(conn: &AsyncPgConnection, email: &str, hashed_password: &str) -> Result<()> {
+    let row = NewUser {
+        email,
+        hashed_password: Some(hashed_password),
+        full_name: None,
+        role: Role::Admin,
+        email_verified_at: Some(Utc::now()),
+    };
+    let user = row.insert(conn).await.on_constraint("users_email_key", Error::EmailTaken)?;
+    Entry::about(user.id, Action::UserCreated).after(facts(&user).into()).write(conn).await
 }
 
 #[cfg(test)]
@@ -164,8 +187,9 @@ mod tests {
     #[test]
     fn passwords() {
         assert!(check_password("1234567").is_err());
-        assert!(check_password("12345678").is_ok());
-        assert!(check_password(&"x".repeat(72)).is_ok());
+        assert!(check_password("12345678").is_err(), "anybody would try it");
+        assert!(check_password("correct horse").is_ok());
+        assert!(check_password(&"correct horse battery staple ".repeat(3)[..72]).is_ok());
         assert!(check_password(&"x".repeat(73)).is_err());
         assert!(check_password(&"é".repeat(37)).is_err(), "74 bytes");
         assert!(check_password("pass\0word").is_err());

@@ -152,7 +152,7 @@ impl Bench {
         let url = self.url.as_str();
         let flags = ["bench", "--redis-url", url, "--queue-prefix", prefix, "--redis-timeout-ms", "60000"];
         let queue = Queue::new(&RedisSettings::try_parse_from(flags)?.redis)?;
-        queue.ping().await?;
+        queue.redis().ping().await?;
         Ok((queue, Bare::new(bare::connect(url).await?, prefix, Noop::RESULT_TTL)))
     }
 

@@ -25,7 +25,7 @@ async fn smoke_register_login_and_read_oneself() {
     assert_eq!(login.status, 200);
     assert_eq!((&login.body["token_type"], &login.body["expires_in"]), (&json!("bearer"), &json!(1_800)));
     let token = login.body["access_token"].as_str().unwrap().to_owned();
-    let user = User { id: 0, email: String::new(), token };
+    let user = User::with_token(token);
     let me = app.get("/users/me", Some(&user)).await;
     assert_eq!((me.status.as_u16(), me.body), (200, made.body));
 }
@@ -112,11 +112,11 @@ async fn every_wrong_field_is_named() {
 #[tokio::test]
 async fn a_password_of_72_bytes_counts_to_its_last() {
     let app = TestApp::start().await;
-    let long = "x".repeat(72);
+    let long = "correct horse battery staple ".repeat(3)[..72].to_owned();
     let made = app.post("/auth/register", None, json!({ "email": "a@example.com", "password": long })).await;
     assert_eq!(made.status, 201);
     assert_eq!(app.login("a@example.com", &long).await.status, 200);
-    for wrong in ["x".repeat(71), "x".repeat(73)] {
+    for wrong in [long[..71].to_owned(), format!("{long}x")] {
         app.login("a@example.com", &wrong).await.is_problem(
             401,
             "bad_credentials",
@@ -176,7 +176,10 @@ async fn smoke_only_our_own_tokens_are_taken() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let now = get_current_timestamp();
-    let good = json!({ "sub": user.id.to_string(), "iss": "saas", "iat": now, "exp": now + 60 });
+    let session = app.get("/users/me/sessions", Some(&user)).await.body[0]["id"].clone();
+    let good = json!({
+        "sub": user.id.to_string(), "sid": session, "iss": "saas", "iat": now, "exp": now + 60,
+    });
     let with = |name: &str, value: Value| {
         let mut claims = good.clone();
         match value {
@@ -198,6 +201,10 @@ async fn smoke_only_our_own_tokens_are_taken() {
         with("iss", json!("somebody else")),
         with("iss", Value::Null),
         with("sub", Value::Null),
+        with("sub", json!((user.id + 1).to_string())),
+        with("sid", Value::Null),
+        with("sid", json!("b2f3c9d0-6a55-4f0e-9d6c-0a7c0f6f1a2b")),
+        with("sid", json!("not an id")),
         with("sub", json!(user.id)),
         with("sub", json!("ada")),
         with("sub", json!("99999999999999999999999")),
@@ -217,7 +224,7 @@ async fn smoke_only_our_own_tokens_are_taken() {
 
 impl TestApp {
     async fn get_with(&self, token: String) -> crate::support::app::Answer {
-        self.get("/users/me", Some(&User { id: 0, email: String::new(), token })).await
+        self.get("/users/me", Some(&User::with_token(token))).await
     }
 }
 

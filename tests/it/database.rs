@@ -137,7 +137,9 @@ async fn tables(url: &str) -> String {
     }
     text.push_str("    }\n}\n");
     if names.len() > 1 {
-        write!(text, "\ndiesel::allow_tables_to_appear_in_same_query!({});\n", names.join(", ")).unwrap();
+        // In braces: rustfmt leaves those alone.
+        let names = names.join(",\n    ");
+        write!(text, "\ndiesel::allow_tables_to_appear_in_same_query! {{\n    {names},\n}}\n").unwrap();
     }
     text
 }
@@ -220,8 +222,8 @@ async fn admins_that_are_made_at_once_are_one() {
     let passwords = Passwords::new(4);
     let settings = app.database.settings();
     let make = || async {
-        let conn = db::connect(&settings).await.unwrap();
-        ensure_admin(&conn, &passwords, "Root@Example.com", Some(PASSWORD.into()), false).await.unwrap()
+        let mut conn = db::connect(&settings).await.unwrap();
+        ensure_admin(&mut conn, &passwords, "Root@Example.com", Some(PASSWORD.into()), false).await.unwrap()
     };
     let made = join_all((0..6).map(|_| make())).await;
     assert_eq!(made.iter().filter(|made| **made == Admin::Created).count(), 1);

@@ -1,6 +1,11 @@
-use saas::mail::Sent;
+use mail_parser::MessageParser;
+use saas::mail::{Mail, Sent};
 
 use crate::support::{TestApp, smtp::SmtpServer};
+
+fn plain<'a>(id: &'a str, to: &'a str, subject: &'a str, text: &'a str) -> Mail<'a> {
+    Mail { id, to, subject, text, html: None }
+}
 
 #[tokio::test]
 async fn smoke_a_mail_reaches_the_smtp_server() {
@@ -11,7 +16,7 @@ async fn smoke_a_mail_reaches_the_smtp_server() {
     let sent = app
         .app
         .mailer
-        .send("id-1", "bob@example.com", "Grüße an alle", "Schöne Grüße\n.\nEnde")
+        .send(&plain("id-1", "bob@example.com", "Grüße an alle", "Schöne Grüße\n.\nEnde"))
         .await
         .unwrap();
     assert_eq!(sent, Sent::Accepted);
@@ -27,11 +32,45 @@ async fn smoke_a_mail_reaches_the_smtp_server() {
 }
 
 #[tokio::test]
+async fn a_mail_with_html_has_both_versions() {
+    let smtp = SmtpServer::start().await;
+    let app = TestApp::with(&[&format!("--smtp-url={}", smtp.url)]).await;
+    let (text, html) = ("Schöne Grüße\nBob", "<!doctype html>\n<p class=\"big\">Schöne Grüße</p>");
+    let mail = Mail { html: Some(html), ..plain("id-2", "bob@example.com", "Grüße", text) };
+    assert_eq!(app.app.mailer.send(&mail).await.unwrap(), Sent::Accepted);
+    let sent = &smtp.mails()[0].text;
+    assert!(sent.contains("Content-Type: multipart/alternative;"), "{sent}");
+    let message = MessageParser::default().parse(sent).unwrap();
+    assert_eq!((message.subject(), message.text_body_count()), (Some("Grüße"), 1));
+    assert!(message.html_part(0).unwrap().is_text_html());
+    let same = |ours: &str, theirs: &str| assert_eq!(ours, theirs.replace("\r\n", "\n").trim_end());
+    same(text, &message.body_text(0).unwrap());
+    same(html, &message.body_html(0).unwrap());
+    // The last one is the one that a reader prefers (RFC 2046 section 5.1.4).
+    assert!(sent.find("text/plain") < sent.find("text/html"));
+}
+
+#[tokio::test]
+async fn a_captured_mail_is_one_whole_file() {
+    let app = TestApp::start().await;
+    for text in ["Hello", "Hello again"] {
+        let sent = app.app.mailer.send(&plain("id-3", "bob@example.com", "Hi", text)).await.unwrap();
+        assert_eq!(sent, Sent::Captured);
+    }
+    let dir = &app.app.config.mail.mail_dir;
+    let names: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["id-3.eml"]);
+    assert!(std::fs::read_to_string(dir.join("id-3.eml")).unwrap().trim_end().ends_with("Hello again"));
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[tokio::test]
 async fn a_mail_that_is_refused_for_the_moment_is_sent_later() {
     let smtp = SmtpServer::start().await;
     smtp.refuse(1);
     let app = TestApp::with(&[&format!("--smtp-url={}", smtp.url)]).await;
-    let send = || app.app.mailer.send("id-2", "bob@example.com", "Hi", "Hello");
+    let mail = plain("id-4", "bob@example.com", "Hi", "Hello");
+    let send = || app.app.mailer.send(&mail);
     let error = send().await.unwrap_err();
     assert_eq!(error.to_string(), "Mail server is unavailable");
     assert_eq!(send().await.unwrap(), Sent::Accepted);
@@ -41,11 +80,10 @@ async fn a_mail_that_is_refused_for_the_moment_is_sent_later() {
 async fn a_header_cannot_be_smuggled_in() {
     let smtp = SmtpServer::start().await;
     let app = TestApp::with(&[&format!("--smtp-url={}", smtp.url)]).await;
-    app.app.mailer.send("id-3", "bob@example.com", "Hi\r\nBcc: eve@example.com", "Hello").await.unwrap();
+    let send = async |mail: Mail<'_>| app.app.mailer.send(&mail).await;
+    send(plain("id-5", "bob@example.com", "Hi\r\nBcc: eve@example.com", "Hello")).await.unwrap();
     let mail = &smtp.mails()[0];
     assert!(!mail.text.lines().any(|line| line.starts_with("Bcc")), "{}", mail.text);
     assert_eq!(mail.to, ["bob@example.com"]);
-    assert!(
-        app.app.mailer.send("id-4", "bob@example.com\r\nRCPT TO:<eve@example.com>", "Hi", "").await.is_err()
-    );
+    assert!(send(plain("id-6", "bob@example.com\r\nRCPT TO:<eve@example.com>", "Hi", "")).await.is_err());
 }

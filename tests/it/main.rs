@@ -21,6 +21,7 @@ mod cli_serve;
 mod cli_settings;
 mod cli_worker;
 mod database;
+mod dev_mail;
 mod history;
 mod mail;
 mod openapi;

@@ -1,23 +1,39 @@
-use poem_openapi::{ApiResponse, Object, OpenApi, payload::Json, types::Example};
+mod links;
+
+use std::fmt;
+
+use poem::{Request, web::cookie::CookieJar};
+use poem_openapi::{ApiResponse, Enum, Object, OpenApi, param::Query, payload::Json, types::Example};
 
 use super::{
-    Tag,
-    extract::{Body, Email, Form, NewPassword},
+    Tag, cookies,
+    extract::{Body, CurrentUser, Email, Form, NewPassword, SignedIn},
     users::UserOut,
 };
 use crate::{
     app::App,
-    error::Result,
-    services::{self, users::Registration},
+    error::{Error, Result},
+    services::{
+        self,
+        login::{Challenge, Login},
+        sessions::Grant,
+        users::Registration,
+    },
 };
 
 pub(super) struct Auth(pub(super) App);
+
+pub(super) type Resources = (Auth, links::Links);
+
+pub(super) fn resources(app: &App) -> Resources {
+    (Auth(app.clone()), links::Links(app.clone()))
+}
 
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct RegisterIn {
     email: Email,
-    /// 8 characters to 72 bytes.
+    /// 8 characters to 72 bytes, and none that anybody would guess.
     password: NewPassword,
     #[oai(validator(max_length = 255))]
     full_name: Option<String>,
@@ -41,13 +57,52 @@ struct LoginIn {
 }
 
 #[derive(Object)]
+#[oai(deny_unknown_fields)]
+struct SecondFactorIn {
+    /// What the login has answered.
+    #[oai(validator(max_length = 128))]
+    challenge_token: String,
+    /// 6 digits of the authenticator, or a recovery code.
+    #[oai(validator(max_length = 64))]
+    code: String,
+}
+
+#[derive(Object)]
+#[oai(deny_unknown_fields)]
+struct RefreshIn {
+    /// Left out by a browser that has it in a cookie.
+    #[oai(validator(max_length = 128))]
+    refresh_token: Option<String>,
+}
+
+/// How tokens travel.
+#[derive(Enum, Clone, Copy, PartialEq, Eq)]
+#[oai(rename_all = "lowercase")]
+enum Delivery {
+    /// In the answer.
+    Body,
+    /// In cookies that scripts cannot read.
+    Cookie,
+}
+
+impl fmt::Display for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if *self == Self::Body { "body" } else { "cookie" })
+    }
+}
+
+#[derive(Object)]
 #[oai(example)]
 struct TokenOut {
     /// Goes into the header `Authorization: Bearer <access_token>`.
     access_token: String,
     token_type: String,
-    /// Seconds.
+    /// Seconds that the access token lives.
     expires_in: u64,
+    /// Gets the next access token, once, at `POST /auth/refresh`.
+    refresh_token: String,
+    /// Seconds that the refresh token lives, if it is not used.
+    refresh_expires_in: u64,
 }
 
 impl Example for TokenOut {
@@ -56,15 +111,90 @@ impl Example for TokenOut {
             access_token: "eyJhbGciOiJIUzI1NiJ9.e30.c2ln".into(),
             token_type: "bearer".into(),
             expires_in: 1_800,
+            refresh_token: "3f6c0d...".into(),
+            refresh_expires_in: 2_592_000,
         }
     }
+}
+
+impl From<Grant> for TokenOut {
+    fn from(grant: Grant) -> Self {
+        Self {
+            access_token: grant.access_token,
+            token_type: "bearer".into(),
+            expires_in: grant.expires_in,
+            refresh_token: grant.refresh_token,
+            refresh_expires_in: grant.refresh_expires_in,
+        }
+    }
+}
+
+/// The password was right; a code is wanted too.
+#[derive(Object)]
+#[oai(example)]
+struct ChallengeOut {
+    /// Goes to `POST /auth/login/two-factor` together with a code. 5 tries.
+    challenge_token: String,
+    /// Seconds.
+    expires_in: u64,
+}
+
+impl Example for ChallengeOut {
+    fn example() -> Self {
+        Self { challenge_token: "9b1f5d...".into(), expires_in: 300 }
+    }
+}
+
+impl From<Challenge> for ChallengeOut {
+    fn from(challenge: Challenge) -> Self {
+        Self { challenge_token: challenge.token, expires_in: challenge.expires_in }
+    }
+}
+
+#[derive(ApiResponse)]
+enum LoggedIn {
+    /// Signed in.
+    #[oai(status = 200)]
+    Tokens(Json<TokenOut>),
+    /// The password was right; a code of the second factor is wanted too.
+    #[oai(status = 202)]
+    Challenge(Json<ChallengeOut>),
+    /// Signed in; the tokens are in cookies.
+    #[oai(status = 204)]
+    Cookies,
+}
+
+#[derive(ApiResponse)]
+enum Refreshed {
+    /// The next tokens.
+    #[oai(status = 200)]
+    Tokens(Json<TokenOut>),
+    /// The next tokens are in the cookies.
+    #[oai(status = 204)]
+    Cookies,
+}
+
+#[derive(ApiResponse)]
+pub(super) enum Done {
+    /// It has been done.
+    #[oai(status = 204)]
+    Done,
+}
+
+fn deliver(grant: Grant, delivery: Delivery, request: &Request, jar: &CookieJar) -> Result<LoggedIn> {
+    if delivery == Delivery::Body {
+        return Ok(LoggedIn::Tokens(Json(grant.into())));
+    }
+    cookies::set(request, jar, &grant)?;
+    Ok(LoggedIn::Cookies)
 }
 
 #[OpenApi(prefix_path = "/auth", tag = "Tag::Auth")]
 impl Auth {
     /// Make an account.
     ///
-    /// Fails with 400 `email_taken` where the address has one already.
+    /// A link to confirm the address is sent there. Fails with 400 `email_taken` where the address has an account
+    /// already.
     #[oai(path = "/register", method = "post", operation_id = "register")]
     async fn register(&self, Body(body): Body<RegisterIn>) -> Result<Registered> {
         let new = Registration { email: body.email.0, password: body.password.0, full_name: body.full_name };
@@ -74,11 +204,97 @@ impl Auth {
 
     /// Sign in.
     ///
-    /// Fails with 401 `bad_credentials` for an unknown address, a wrong password and an inactive user alike.
+    /// Fails with 401 `bad_credentials` for an unknown address, a wrong password and an inactive user alike; with 429
+    /// `too_many_attempts` and `Retry-After` after some failures; with 403 `email_not_verified` where the server wants
+    /// addresses to be confirmed first.
     #[oai(path = "/login", method = "post", operation_id = "login")]
-    async fn login(&self, Form(form): Form<LoginIn>) -> Result<Json<TokenOut>> {
-        let user = services::users::authenticate(&self.0, &form.username, form.password).await?;
-        let (access_token, expires_in) = self.0.tokens.issue(user.id)?;
-        Ok(Json(TokenOut { access_token, token_type: "bearer".into(), expires_in }))
+    async fn login(
+        &self,
+        request: &Request,
+        jar: &CookieJar,
+        /// `cookie` for a browser that is to keep the tokens where no script can read them.
+        #[oai(default = "in_body")]
+        delivery: Query<Delivery>,
+        Form(form): Form<LoginIn>,
+    ) -> Result<LoggedIn> {
+        if delivery.0 == Delivery::Cookie {
+            cookies::refuse_cross_site(request)?;
+        }
+        match services::login::login(&self.0, &form.username, form.password).await? {
+            Login::In(grant) => deliver(grant, delivery.0, request, jar),
+            Login::Challenge(challenge) => Ok(LoggedIn::Challenge(Json(challenge.into()))),
+        }
     }
+
+    /// Sign in, second step.
+    ///
+    /// Fails with 400 `invalid_code` for a wrong or used code, and for a challenge that is too old or has had its 5
+    /// tries.
+    #[oai(path = "/login/two-factor", method = "post", operation_id = "login_two_factor")]
+    async fn second_factor(
+        &self,
+        request: &Request,
+        jar: &CookieJar,
+        /// As with the first step.
+        #[oai(default = "in_body")]
+        delivery: Query<Delivery>,
+        Body(body): Body<SecondFactorIn>,
+    ) -> Result<Refreshed> {
+        if delivery.0 == Delivery::Cookie {
+            cookies::refuse_cross_site(request)?;
+        }
+        let grant = services::login::second_factor(&self.0, &body.challenge_token, &body.code).await?;
+        if delivery.0 == Delivery::Body {
+            return Ok(Refreshed::Tokens(Json(grant.into())));
+        }
+        cookies::set(request, jar, &grant)?;
+        Ok(Refreshed::Cookies)
+    }
+
+    /// Trade a refresh token for the next one and an access token.
+    ///
+    /// Each works once; the same again within 10 seconds gets the same answer, later it ends the session. A browser
+    /// with cookies sends `{}`. Fails with 401 `invalid_token`.
+    #[oai(path = "/refresh", method = "post", operation_id = "refresh")]
+    async fn refresh(
+        &self,
+        request: &Request,
+        jar: &CookieJar,
+        Body(body): Body<RefreshIn>,
+    ) -> Result<Refreshed> {
+        if let Some(token) = body.refresh_token {
+            let grant = services::sessions::refresh(&self.0, &token).await?;
+            return Ok(Refreshed::Tokens(Json(grant.into())));
+        }
+        let token = cookies::refresh_token(request).ok_or(Error::NotAuthenticated)?;
+        cookies::refuse_cross_site(request)?;
+        let grant = services::sessions::refresh(&self.0, &token).await?;
+        cookies::set(request, jar, &grant)?;
+        Ok(Refreshed::Cookies)
+    }
+
+    /// Sign out: end this session.
+    #[oai(path = "/logout", method = "post", operation_id = "logout")]
+    async fn logout(&self, request: &Request, jar: &CookieJar, SignedIn(who): SignedIn) -> Result<Done> {
+        services::sessions::revoke(&self.0, who.user.id, who.session.id).await?;
+        cookies::clear(request, jar)?;
+        Ok(Done::Done)
+    }
+
+    /// Sign out everywhere: end all your sessions.
+    #[oai(path = "/logout-all", method = "post", operation_id = "logout_all")]
+    async fn logout_all(
+        &self,
+        request: &Request,
+        jar: &CookieJar,
+        CurrentUser(user): CurrentUser,
+    ) -> Result<Done> {
+        services::sessions::revoke_all(&self.0, user.id).await?;
+        cookies::clear(request, jar)?;
+        Ok(Done::Done)
+    }
+}
+
+fn in_body() -> Delivery {
+    Delivery::Body
 }

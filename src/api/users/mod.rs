@@ -1,22 +1,48 @@
+mod me;
+mod members;
+mod two_factor;
+
 use chrono::{DateTime, Utc};
 use poem_openapi::{Enum, Object, OpenApi, payload::Json, types::Example};
 
-use super::{
-    Tag,
-    extract::{Admin, CurrentUser},
-};
+use super::{Tag, extract::Admin};
 use crate::{
+    app::App,
     error::Result,
-    models::user::{self, User},
+    models::user::{Role, User},
 };
 
 pub(super) struct Users;
 
-#[derive(Enum)]
+pub(super) type Resources = (Users, me::Me, two_factor::TwoFactor, members::Members);
+
+pub(super) fn resources(app: &App) -> Resources {
+    (Users, me::Me(app.clone()), two_factor::TwoFactor(app.clone()), members::Members(app.clone()))
+}
+
+#[derive(Enum, Clone, Copy)]
 #[oai(rename_all = "lowercase", rename = "Role")]
 enum RoleOut {
     User,
     Admin,
+}
+
+impl From<Role> for RoleOut {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::User => Self::User,
+            Role::Admin => Self::Admin,
+        }
+    }
+}
+
+impl From<RoleOut> for Role {
+    fn from(role: RoleOut) -> Self {
+        match role {
+            RoleOut::User => Self::User,
+            RoleOut::Admin => Self::Admin,
+        }
+    }
 }
 
 /// A user, as others may see them.
@@ -31,6 +57,11 @@ pub(super) struct UserOut {
     is_active: bool,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
+    /// Whether the address was confirmed.
+    email_verified: bool,
+    /// When the account will be erased, where its owner has deleted it.
+    #[oai(nullable)]
+    deletion_due_at: Option<DateTime<Utc>>,
 }
 
 impl Example for UserOut {
@@ -44,24 +75,24 @@ impl Example for UserOut {
             is_active: true,
             created_at: at,
             updated_at: at,
+            email_verified: true,
+            deletion_due_at: None,
         }
     }
 }
 
 impl From<User> for UserOut {
     fn from(user: User) -> Self {
-        let role = match user.role {
-            user::Role::User => RoleOut::User,
-            user::Role::Admin => RoleOut::Admin,
-        };
         Self {
             id: user.id,
             email: user.email,
             full_name: user.full_name,
-            role,
+            role: user.role.into(),
             is_active: user.is_active,
             created_at: user.created_at,
             updated_at: user.updated_at,
+            email_verified: user.email_verified_at.is_some(),
+            deletion_due_at: user.deletion_due_at,
         }
     }
 }
@@ -82,12 +113,6 @@ impl Example for AdminGreeting {
 
 #[OpenApi(prefix_path = "/users", tag = "Tag::Users")]
 impl Users {
-    /// The signed-in user.
-    #[oai(path = "/me", method = "get", operation_id = "read_me")]
-    async fn me(&self, CurrentUser(user): CurrentUser) -> Result<Json<UserOut>> {
-        Ok(Json(user.into()))
-    }
-
     /// Something that only admins get.
     #[oai(path = "/admin-only", method = "get", operation_id = "read_admin_only")]
     async fn admin_only(&self, Admin(admin): Admin) -> Result<Json<AdminGreeting>> {

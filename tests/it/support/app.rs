@@ -11,10 +11,14 @@ use saas::{
     config::{Config, Http},
     jobs,
     queue::{Options, Summary},
+    services::{self, users::Registration},
 };
 use serde_json::{Value, json};
 
-use super::servers::{TestDatabase, servers, unique};
+use super::{
+    mail::{self, CapturedMail},
+    servers::{TestDatabase, servers, unique},
+};
 
 pub const PASSWORD: &str = "correct horse";
 pub const SECRET: &str = "0f1e2d3c4b5a69788796a5b4c3d2e1f00123456789abcdef";
@@ -38,6 +42,12 @@ pub struct TestApp {
 
 struct AbortOnDrop(tokio::task::AbortHandle);
 
+impl Drop for TestApp {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.app.config.mail.mail_dir);
+    }
+}
+
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
@@ -49,6 +59,22 @@ pub struct User {
     pub id: i64,
     pub email: String,
     pub token: String,
+    pub refresh_token: String,
+}
+
+impl User {
+    /// Whoever it is that has this token.
+    pub fn with_token(token: impl Into<String>) -> Self {
+        Self { id: 0, email: String::new(), token: token.into(), refresh_token: String::new() }
+    }
+
+    /// Somebody as a login has answered.
+    #[track_caller]
+    pub fn signed_in(id: i64, email: &str, login: &Answer) -> Self {
+        assert_eq!(login.status, StatusCode::OK, "{}", login.text);
+        let field = |name: &str| login.body[name].as_str().unwrap().to_owned();
+        Self { id, email: email.into(), token: field("access_token"), refresh_token: field("refresh_token") }
+    }
 }
 
 impl TestApp {
@@ -61,8 +87,17 @@ impl TestApp {
         Self::on(Arc::new(TestDatabase::migrated().await), flags).await
     }
 
+    /// As `saas dev` serves it.
+    pub async fn dev() -> Self {
+        Self::serve(Arc::new(TestDatabase::migrated().await), &[], true).await
+    }
+
     /// On a database that another has, too.
     pub async fn on(database: Arc<TestDatabase>, flags: &[&str]) -> Self {
+        Self::serve(database, flags, false).await
+    }
+
+    async fn serve(database: Arc<TestDatabase>, flags: &[&str], dev_pages: bool) -> Self {
         let prefix = format!("t{}", unique());
         let redis = servers().await.redis_url();
         let mail_dir = std::env::temp_dir().join(format!("saas-test-mail-{}-{prefix}", std::process::id()));
@@ -74,6 +109,7 @@ impl TestApp {
             "--database-timeout-ms=20000".into(),
             "--redis-timeout-ms=20000".into(),
             format!("--secret-key={SECRET}"),
+            format!("--two-factor-key={}", SECRET.replace('a', "z")),
             format!("--mail-dir={}", mail_dir.display()),
             format!("--queue-prefix={prefix}"),
         ];
@@ -87,7 +123,8 @@ impl TestApp {
         // What is said last has to be said only once.
         args.retain(|arg| !flags.iter().any(|flag| flag.split('=').next() == arg.split('=').next()));
         args.extend(flags.iter().map(|flag| (*flag).to_owned()));
-        let Settings { config, http } = Settings::parse_from(args);
+        let Settings { config, mut http } = Settings::parse_from(args);
+        http.dev_pages = dev_pages;
         let app = App::new(config).unwrap();
         let endpoint = api::endpoint(app.clone(), &app.config.core, &http).unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -138,14 +175,14 @@ impl TestApp {
         self.request(Method::POST, path).form(fields)
     }
 
-    /// Somebody new, signed in.
+    /// Somebody new, signed in. The address counts as confirmed, and no mail is on its way.
     pub async fn user(&self) -> User {
         let email = format!("user{}@example.com", unique());
-        let made = self.post("/auth/register", None, json!({ "email": email, "password": PASSWORD })).await;
-        assert_eq!(made.status, StatusCode::CREATED, "{:?}", made.body);
-        let login = self.login(&email, PASSWORD).await;
-        let token = login.body["access_token"].as_str().unwrap().to_owned();
-        User { id: made.body["id"].as_i64().unwrap(), email, token }
+        let new = Registration { email: email.clone(), password: PASSWORD.into(), full_name: None };
+        let id = services::users::register(&self.app, new).await.unwrap().id;
+        let quiet = format!("UPDATE users SET email_verified_at = now() WHERE id = {id}; DELETE FROM outbox");
+        self.database.sql(&quiet).await;
+        User::signed_in(id, &email, &self.login(&email, PASSWORD).await)
     }
 
     /// Somebody new who is an admin.
@@ -153,6 +190,20 @@ impl TestApp {
         let user = self.user().await;
         self.database.sql(&format!("UPDATE users SET role = 'admin' WHERE id = {}", user.id)).await;
         user
+    }
+
+    /// Sends what is in the outbox, and returns all mails captured so far, the oldest first.
+    pub async fn mails(&self) -> Vec<CapturedMail> {
+        jobs::hand_over(&self.app).await.unwrap();
+        self.run_jobs().await;
+        mail::captured(&self.app.config.mail.mail_dir)
+    }
+
+    /// The token of the link in the last mail to somebody.
+    pub async fn mailed_token(&self, to: &str) -> String {
+        let mails = self.mails().await;
+        let with_link = mails.iter().rfind(|mail| mail.to == to && mail.text.contains("#token="));
+        with_link.unwrap_or_else(|| panic!("no link was sent to {to}: {mails:#?}")).token()
     }
 
     /// Works off what is in the queue, in this task.

@@ -1,6 +1,7 @@
 //! What the tests share.
 
 pub mod app;
+pub mod mail;
 pub mod process;
 pub mod proxy;
 pub mod queue;

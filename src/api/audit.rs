@@ -1,0 +1,140 @@
+use chrono::{DateTime, Utc};
+use poem_openapi::{Object, OpenApi, param::Query, payload::Json, types::Example};
+use serde_json::{Value, json};
+
+use super::{Tag, extract::Admin};
+use crate::{
+    app::App,
+    error::{Error, Result},
+    models::audit::{AuditEntry, AuditFilter},
+};
+
+pub(super) struct Audit(pub(super) App);
+
+/// Who did what to whom.
+#[derive(Object)]
+#[oai(rename = "AuditEntry", example)]
+struct EntryOut {
+    id: i64,
+    created_at: DateTime<Utc>,
+    /// Id of the user who did it; null where it was a command or a job.
+    #[oai(nullable)]
+    actor_id: Option<i64>,
+    /// Such as `user.updated`.
+    action: String,
+    /// `user`.
+    target_type: String,
+    target_id: String,
+    /// What has changed, as it was.
+    before: Value,
+    /// What has changed, as it is.
+    after: Value,
+    /// Where the request came from.
+    #[oai(nullable)]
+    address: Option<String>,
+    #[oai(nullable)]
+    request_id: Option<String>,
+}
+
+impl Example for EntryOut {
+    fn example() -> Self {
+        Self {
+            id: 17,
+            created_at: DateTime::from_timestamp(1_767_225_600, 0).unwrap_or_default(),
+            actor_id: Some(1),
+            action: "user.updated".into(),
+            target_type: "user".into(),
+            target_id: "2".into(),
+            before: json!({ "role": "user" }),
+            after: json!({ "role": "admin" }),
+            address: Some("203.0.113.7".into()),
+            request_id: Some("01a203c5-1357-763a-a32d-0c63a944ff19".into()),
+        }
+    }
+}
+
+impl From<AuditEntry> for EntryOut {
+    fn from(entry: AuditEntry) -> Self {
+        Self {
+            id: entry.id,
+            created_at: entry.created_at,
+            actor_id: entry.actor_id,
+            action: entry.action,
+            target_type: entry.target_type,
+            target_id: entry.target_id,
+            before: entry.before.unwrap_or_default(),
+            after: entry.after.unwrap_or_default(),
+            address: entry.address,
+            request_id: entry.request_id,
+        }
+    }
+}
+
+/// Some entries, the newest first.
+#[derive(Object)]
+#[oai(example)]
+struct AuditPage {
+    items: Vec<EntryOut>,
+    /// Goes into `before` for the next page; null on the last.
+    #[oai(nullable)]
+    next: Option<i64>,
+}
+
+impl Example for AuditPage {
+    fn example() -> Self {
+        Self { items: vec![EntryOut::example()], next: None }
+    }
+}
+
+#[OpenApi(prefix_path = "/audit", tag = "Tag::Admin")]
+impl Audit {
+    /// The audit trail, the newest first.
+    #[oai(path = "/", method = "get", operation_id = "list_audit_entries")]
+    async fn list(
+        &self,
+        _admin: Admin,
+        /// Only what this user did.
+        actor_id: Query<Option<i64>>,
+        /// Only this, such as `user.updated`.
+        #[oai(validator(max_length = 100))]
+        action: Query<Option<String>>,
+        /// Only what was done to this user.
+        user_id: Query<Option<i64>>,
+        /// Only entries older than the one of this id.
+        before: Query<Option<i64>>,
+        /// How many to show.
+        #[oai(default = "fifty", validator(minimum(value = "1"), maximum(value = "200")))]
+        limit: Query<u64>,
+    ) -> Result<Json<AuditPage>> {
+        let limit = i64::try_from(limit.0).map_err(Error::internal)?;
+        let target_id = user_id.0.map(|id| id.to_string());
+        let filter = AuditFilter {
+            actor_id: actor_id.0,
+            action: action.0.as_deref(),
+            target_type: target_id.is_some().then_some("user"),
+            target_id: target_id.as_deref(),
+            before: before.0,
+            // One more, to know whether there is a next page.
+            limit: limit + 1,
+        };
+        if filter.action.is_some_and(|text| text.contains('\0')) {
+            return Err(Error::invalid("query", "action", "Text cannot contain the NUL character"));
+        }
+        let mut items: Vec<EntryOut> = self
+            .0
+            .db
+            .run(async |conn| Ok(AuditEntry::list(conn, &filter).await?))
+            .await?
+            .into_iter()
+            .map(Into::into)
+            .collect();
+        let more = items.len() > usize::try_from(limit).unwrap_or(usize::MAX);
+        items.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        let next = items.last().filter(|_| more).map(|entry| entry.id);
+        Ok(Json(AuditPage { items, next }))
+    }
+}
+
+fn fifty() -> u64 {
+    50
+}

@@ -1,0 +1,134 @@
+use poem_openapi::{ApiResponse, Object, OpenApi, payload::Json, types::Example};
+
+use super::Done;
+use crate::{
+    api::{
+        Tag,
+        extract::{Body, Email, NewPassword},
+    },
+    app::App,
+    error::Result,
+    services::recovery,
+};
+
+pub(in crate::api) struct Links(pub(super) App);
+
+#[derive(Object)]
+#[oai(deny_unknown_fields)]
+struct AddressIn {
+    email: Email,
+}
+
+#[derive(Object)]
+#[oai(deny_unknown_fields)]
+struct TokenIn {
+    /// What follows `#token=` in the link of the mail.
+    #[oai(validator(max_length = 128))]
+    token: String,
+}
+
+#[derive(Object)]
+#[oai(deny_unknown_fields)]
+struct ResetIn {
+    /// What follows `#token=` in the link of the mail.
+    #[oai(validator(max_length = 128))]
+    token: String,
+    /// 8 characters to 72 bytes, and none that anybody would guess.
+    password: NewPassword,
+}
+
+#[derive(Object)]
+#[oai(deny_unknown_fields)]
+struct AcceptIn {
+    /// What follows `#token=` in the link of the mail.
+    #[oai(validator(max_length = 128))]
+    token: String,
+    /// 8 characters to 72 bytes, and none that anybody would guess.
+    password: NewPassword,
+    #[oai(validator(max_length = 255))]
+    full_name: Option<String>,
+}
+
+#[derive(Object)]
+#[oai(example)]
+pub(in crate::api) struct Accepted {
+    message: String,
+}
+
+impl Example for Accepted {
+    fn example() -> Self {
+        Self { message: "If the address has an account, a mail is on its way".into() }
+    }
+}
+
+#[derive(ApiResponse)]
+enum Mailed {
+    /// Whether anybody has the address, nobody learns here.
+    #[oai(status = 202)]
+    Accepted(Json<Accepted>),
+}
+
+fn mailed() -> Mailed {
+    Mailed::Accepted(Json(Accepted::example()))
+}
+
+#[OpenApi(prefix_path = "/auth", tag = "Tag::Auth")]
+impl Links {
+    /// Confirm an address.
+    ///
+    /// With the token of the link that was sent there; it works once, for 24 hours. Fails with 400 `invalid_link`.
+    #[oai(path = "/verify-email", method = "post", operation_id = "verify_email")]
+    async fn verify_email(&self, Body(body): Body<TokenIn>) -> Result<Done> {
+        recovery::verify_email(&self.0, &body.token).await?;
+        Ok(Done::Done)
+    }
+
+    /// Have the link to confirm an address sent again.
+    ///
+    /// Answers the same whether anybody has the address or not. Fails with 429 `too_many_attempts` where one place asks
+    /// for too many.
+    #[oai(path = "/verify-email/resend", method = "post", operation_id = "resend_verification")]
+    async fn resend(&self, Body(body): Body<AddressIn>) -> Result<Mailed> {
+        recovery::resend_verification(&self.0, &body.email.0).await?;
+        Ok(mailed())
+    }
+
+    /// Have a link sent to set a forgotten password.
+    ///
+    /// Answers the same whether anybody has the address or not. Fails with 429 `too_many_attempts` where one place asks
+    /// for too many.
+    #[oai(path = "/forgot-password", method = "post", operation_id = "forgot_password")]
+    async fn forgot_password(&self, Body(body): Body<AddressIn>) -> Result<Mailed> {
+        recovery::forgot_password(&self.0, &body.email.0).await?;
+        Ok(mailed())
+    }
+
+    /// Set a forgotten password.
+    ///
+    /// With the token of the link that was sent; it works once, for 30 minutes. All sessions end. Fails with 400
+    /// `invalid_link`.
+    #[oai(path = "/reset-password", method = "post", operation_id = "reset_password")]
+    async fn reset_password(&self, Body(body): Body<ResetIn>) -> Result<Done> {
+        recovery::reset_password(&self.0, &body.token, body.password.0).await?;
+        Ok(Done::Done)
+    }
+
+    /// Take on a new address.
+    ///
+    /// With the token of the link that was sent there; it works once, for 24 hours. Fails with 400 `invalid_link`, or
+    /// `email_taken` where somebody else has it by now.
+    #[oai(path = "/confirm-email", method = "post", operation_id = "confirm_email")]
+    async fn confirm_email(&self, Body(body): Body<TokenIn>) -> Result<Done> {
+        recovery::confirm_email(&self.0, &body.token).await?;
+        Ok(Done::Done)
+    }
+
+    /// Take an invitation.
+    ///
+    /// With the token of the link that was sent; it works once, for 7 days. Fails with 400 `invalid_link`.
+    #[oai(path = "/accept-invite", method = "post", operation_id = "accept_invite")]
+    async fn accept_invite(&self, Body(body): Body<AcceptIn>) -> Result<Done> {
+        recovery::accept_invite(&self.0, &body.token, body.password.0, body.full_name).await?;
+        Ok(Done::Done)
+    }
+}

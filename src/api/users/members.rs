@@ -1,0 +1,225 @@
+use poem_openapi::{
+    ApiResponse, Enum, Object, OpenApi,
+    param::{Path, Query},
+    payload::Json,
+    types::{Example, MaybeUndefined},
+};
+
+use super::{RoleOut, UserOut};
+use crate::{
+    api::{
+        Tag,
+        auth::Done,
+        extract::{Admin, Body, Email},
+    },
+    app::App,
+    error::{Error, Result},
+    models::user_list::{Listing, Sort},
+    services::members,
+};
+
+pub(in crate::api) struct Members(pub(super) App);
+
+/// Some of the users.
+#[derive(Object)]
+#[oai(example)]
+struct UserPage {
+    items: Vec<UserOut>,
+    /// How many there are on all pages together.
+    total: u64,
+    offset: u64,
+    limit: u64,
+}
+
+impl Example for UserPage {
+    fn example() -> Self {
+        Self { items: vec![UserOut::example()], total: 1, offset: 0, limit: 50 }
+    }
+}
+
+/// What comes first; a `-` turns it round.
+#[derive(Enum, Clone, Copy)]
+enum UserSort {
+    #[oai(rename = "created_at")]
+    CreatedAt,
+    #[oai(rename = "-created_at")]
+    NewestFirst,
+    #[oai(rename = "email")]
+    Email,
+    #[oai(rename = "-email")]
+    EmailDescending,
+    #[oai(rename = "full_name")]
+    FullName,
+    #[oai(rename = "-full_name")]
+    FullNameDescending,
+}
+
+impl UserSort {
+    fn column(self) -> (Sort, bool) {
+        match self {
+            Self::CreatedAt => (Sort::CreatedAt, false),
+            Self::NewestFirst => (Sort::CreatedAt, true),
+            Self::Email => (Sort::Email, false),
+            Self::EmailDescending => (Sort::Email, true),
+            Self::FullName => (Sort::FullName, false),
+            Self::FullNameDescending => (Sort::FullName, true),
+        }
+    }
+}
+
+#[derive(Object)]
+#[oai(deny_unknown_fields)]
+struct InviteIn {
+    email: Email,
+    #[oai(validator(max_length = 255))]
+    full_name: Option<String>,
+    /// `user` where it is left out.
+    role: Option<RoleOut>,
+}
+
+/// What is left out stays as it is.
+#[derive(Object)]
+#[oai(deny_unknown_fields)]
+struct MemberIn {
+    #[oai(validator(max_length = 255))]
+    full_name: MaybeUndefined<String>,
+    role: Option<RoleOut>,
+    is_active: Option<bool>,
+}
+
+#[derive(ApiResponse)]
+enum Invited {
+    /// The new user; a link to choose a password was sent.
+    #[oai(status = 201)]
+    Created(Json<UserOut>),
+}
+
+#[derive(ApiResponse)]
+enum InvitedAgain {
+    /// The link was sent once more.
+    #[oai(status = 202)]
+    Accepted,
+}
+
+#[OpenApi(prefix_path = "/users", tag = "Tag::Users")]
+impl Members {
+    /// Find users.
+    #[oai(path = "/", method = "get", operation_id = "list_users")]
+    async fn list(
+        &self,
+        _admin: Admin,
+        /// A part of the address or the name, in any case.
+        #[oai(validator(max_length = 255))]
+        search: Query<Option<String>>,
+        /// Only those of this role.
+        role: Query<Option<RoleOut>>,
+        /// Only those who may sign in, or who may not.
+        is_active: Query<Option<bool>>,
+        /// What comes first.
+        #[oai(default = "newest_first")]
+        sort: Query<UserSort>,
+        /// How many to pass over.
+        #[oai(default, validator(minimum(value = "0"), maximum(value = "1000000")))]
+        offset: Query<u64>,
+        /// How many to show.
+        #[oai(default = "fifty", validator(minimum(value = "1"), maximum(value = "200")))]
+        limit: Query<u64>,
+    ) -> Result<Json<UserPage>> {
+        let (column, descending) = sort.0.column();
+        if search.0.as_deref().is_some_and(|text| text.contains('\0')) {
+            return Err(Error::invalid("query", "search", "Text cannot contain the NUL character"));
+        }
+        let listing = Listing {
+            search: search.0.as_deref().filter(|text| !text.trim().is_empty()),
+            role: role.0.map(Into::into),
+            is_active: is_active.0,
+            sort: column,
+            descending,
+            offset: i64::try_from(offset.0).map_err(Error::internal)?,
+            limit: i64::try_from(limit.0).map_err(Error::internal)?,
+        };
+        let (users, total) = members::list(&self.0, &listing).await?;
+        Ok(Json(UserPage {
+            items: users.into_iter().map(Into::into).collect(),
+            total: total.unsigned_abs(),
+            offset: offset.0,
+            limit: limit.0,
+        }))
+    }
+
+    /// Invite somebody.
+    ///
+    /// A link to choose a password is sent to the address; it works for 7 days. Fails with 400 `email_taken`.
+    #[oai(path = "/", method = "post", operation_id = "invite_user")]
+    async fn invite(&self, _admin: Admin, Body(body): Body<InviteIn>) -> Result<Invited> {
+        let role = body.role.unwrap_or(RoleOut::User).into();
+        let user = members::invite(&self.0, &body.email.0, body.full_name.as_deref(), role).await?;
+        Ok(Invited::Created(Json(user.into())))
+    }
+
+    /// A user.
+    #[oai(path = "/:id", method = "get", operation_id = "read_user")]
+    async fn read(&self, _admin: Admin, id: Path<i64>) -> Result<Json<UserOut>> {
+        Ok(Json(members::find(&self.0, id.0).await?.into()))
+    }
+
+    /// Change a user.
+    ///
+    /// Whoever is deactivated is signed out everywhere. Fails with 409 `last_admin` where nobody else could administer.
+    #[oai(path = "/:id", method = "patch", operation_id = "update_user")]
+    async fn update(
+        &self,
+        _admin: Admin,
+        id: Path<i64>,
+        Body(body): Body<MemberIn>,
+    ) -> Result<Json<UserOut>> {
+        let full_name = match body.full_name {
+            MaybeUndefined::Undefined => None,
+            MaybeUndefined::Null => Some(None),
+            MaybeUndefined::Value(name) => Some(Some(name)),
+        };
+        let changes =
+            members::Changes { full_name, role: body.role.map(Into::into), is_active: body.is_active };
+        Ok(Json(members::update(&self.0, id.0, &changes).await?.into()))
+    }
+
+    /// Erase a user, at once and for good.
+    ///
+    /// Fails with 409 `last_admin` where nobody else could administer.
+    #[oai(path = "/:id", method = "delete", operation_id = "delete_user")]
+    async fn delete(&self, _admin: Admin, id: Path<i64>) -> Result<Done> {
+        members::delete(&self.0, id.0).await?;
+        Ok(Done::Done)
+    }
+
+    /// Send an invitation again.
+    ///
+    /// Fails with 409 `conflict` where it was taken already.
+    #[oai(path = "/:id/invite", method = "post", operation_id = "invite_user_again")]
+    async fn invite_again(&self, _admin: Admin, id: Path<i64>) -> Result<InvitedAgain> {
+        members::invite_again(&self.0, id.0).await?;
+        Ok(InvitedAgain::Accepted)
+    }
+
+    /// Sign a user out everywhere.
+    #[oai(path = "/:id/sessions", method = "delete", operation_id = "end_user_sessions")]
+    async fn sign_out(&self, _admin: Admin, id: Path<i64>) -> Result<Done> {
+        members::sign_out(&self.0, id.0).await?;
+        Ok(Done::Done)
+    }
+
+    /// Turn off the second factor of a user who has lost it, and sign them out everywhere.
+    #[oai(path = "/:id/two-factor", method = "delete", operation_id = "remove_user_two_factor")]
+    async fn remove_two_factor(&self, _admin: Admin, id: Path<i64>) -> Result<Done> {
+        members::remove_second_factor(&self.0, id.0).await?;
+        Ok(Done::Done)
+    }
+}
+
+fn newest_first() -> UserSort {
+    UserSort::NewestFirst
+}
+
+fn fifty() -> u64 {
+    50
+}

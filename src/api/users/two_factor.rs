@@ -1,0 +1,149 @@
+use poem_openapi::{Object, OpenApi, payload::Json, types::Example};
+
+use crate::{
+    api::{
+        Tag,
+        auth::Done,
+        extract::{Body, CurrentUser, SignedIn},
+    },
+    app::App,
+    error::Result,
+    services::{login::confirm_password, two_factor},
+};
+
+pub(in crate::api) struct TwoFactor(pub(super) App);
+
+#[derive(Object)]
+#[oai(deny_unknown_fields)]
+struct BeginIn {
+    /// The current one.
+    password: String,
+}
+
+#[derive(Object)]
+#[oai(deny_unknown_fields)]
+struct CodeIn {
+    /// 6 digits of the authenticator.
+    #[oai(validator(max_length = 64))]
+    code: String,
+}
+
+#[derive(Object)]
+#[oai(deny_unknown_fields)]
+struct PasswordAndCodeIn {
+    /// The current one.
+    password: String,
+    /// 6 digits of the authenticator, or a recovery code.
+    #[oai(validator(max_length = 64))]
+    code: String,
+}
+
+#[derive(Object)]
+#[oai(example)]
+struct StatusOut {
+    enabled: bool,
+    recovery_codes_left: i64,
+}
+
+impl Example for StatusOut {
+    fn example() -> Self {
+        Self { enabled: true, recovery_codes_left: 10 }
+    }
+}
+
+#[derive(Object)]
+#[oai(example)]
+struct SetupOut {
+    /// To be typed into an authenticator.
+    secret: String,
+    /// The same, to be shown as a QR code.
+    otpauth_uri: String,
+}
+
+impl Example for SetupOut {
+    fn example() -> Self {
+        Self {
+            secret: "JBSWY3DPEHPK3PXP...".into(),
+            otpauth_uri: "otpauth://totp/saas:ada%40example.com?secret=JBSWY3DPEHPK3PXP...&issuer=saas"
+                .into(),
+        }
+    }
+}
+
+#[derive(Object)]
+#[oai(example)]
+struct RecoveryCodes {
+    /// Each signs in once in the place of a code. They are not shown again.
+    recovery_codes: Vec<String>,
+}
+
+impl Example for RecoveryCodes {
+    fn example() -> Self {
+        Self { recovery_codes: vec!["k5jq-2f7a-xw3m-9d6c".into()] }
+    }
+}
+
+#[OpenApi(prefix_path = "/users/me/two-factor", tag = "Tag::Users")]
+impl TwoFactor {
+    /// Whether you have a second factor.
+    #[oai(path = "/", method = "get", operation_id = "read_two_factor")]
+    async fn read(&self, CurrentUser(user): CurrentUser) -> Result<Json<StatusOut>> {
+        let two_factor::Status { enabled, recovery_codes_left } = two_factor::status(&self.0, &user).await?;
+        Ok(Json(StatusOut { enabled, recovery_codes_left }))
+    }
+
+    /// Get a secret for an authenticator.
+    ///
+    /// The second factor is on once a code has confirmed it. Fails with 409 `conflict` where it is on already, or the
+    /// server is not set up for it.
+    #[oai(path = "/", method = "post", operation_id = "begin_two_factor")]
+    async fn begin(
+        &self,
+        CurrentUser(user): CurrentUser,
+        Body(body): Body<BeginIn>,
+    ) -> Result<Json<SetupOut>> {
+        confirm_password(&self.0, &user, body.password).await?;
+        let two_factor::Setup { secret, otpauth_uri } = two_factor::begin(&self.0, &user).await?;
+        Ok(Json(SetupOut { secret, otpauth_uri }))
+    }
+
+    /// Turn the second factor on, with a first code.
+    ///
+    /// Your other sessions end. Fails with 400 `invalid_code`.
+    #[oai(path = "/confirm", method = "post", operation_id = "confirm_two_factor")]
+    async fn confirm(
+        &self,
+        SignedIn(who): SignedIn,
+        Body(body): Body<CodeIn>,
+    ) -> Result<Json<RecoveryCodes>> {
+        let recovery_codes = two_factor::confirm(&self.0, &who, &body.code).await?;
+        Ok(Json(RecoveryCodes { recovery_codes }))
+    }
+
+    /// Turn the second factor off.
+    ///
+    /// Fails with 400 `wrong_password` or `invalid_code`.
+    #[oai(path = "/", method = "delete", operation_id = "disable_two_factor")]
+    async fn disable(
+        &self,
+        CurrentUser(user): CurrentUser,
+        Body(body): Body<PasswordAndCodeIn>,
+    ) -> Result<Done> {
+        confirm_password(&self.0, &user, body.password).await?;
+        two_factor::disable(&self.0, &user, &body.code).await?;
+        Ok(Done::Done)
+    }
+
+    /// Get new recovery codes; the old ones are void.
+    ///
+    /// Fails with 400 `invalid_code`.
+    #[oai(path = "/recovery-codes", method = "post", operation_id = "replace_recovery_codes")]
+    async fn replace(
+        &self,
+        CurrentUser(user): CurrentUser,
+        Body(body): Body<CodeIn>,
+    ) -> Result<Json<RecoveryCodes>> {
+        let recovery_codes = two_factor::replace_codes(&self.0, &user, &body.code).await?;
+        Ok(Json(RecoveryCodes { recovery_codes }))
+    }
+}

@@ -1,0 +1,27 @@
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{Context, JobResult};
+use crate::{
+    app::App,
+    queue::{Job, Schedule},
+    services,
+};
+
+/// Each night: erases accounts whose grace is over, and removes what is too old to be of use.
+#[derive(Serialize, Deserialize)]
+pub struct Housekeeping {}
+
+impl Job for Housekeeping {
+    type State = App;
+    type Output = Value;
+    const NAME: &'static str = "housekeeping";
+    const TIMEOUT: Duration = Duration::from_secs(3_600);
+    const SCHEDULE: Option<Schedule<Self>> = Some(Schedule::new("17 3 * * *", "UTC", || Self {}));
+
+    async fn run(self, ctx: Context) -> JobResult {
+        Ok(serde_json::to_value(services::housekeeping::run(&ctx.state).await?)?)
+    }
+}

@@ -1,0 +1,92 @@
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{Context, JobResult};
+use crate::{
+    app::App,
+    error::Result,
+    mail::Mail,
+    models::outbox::Outgoing,
+    queue::{Job, Keep, Origin, Place, Schedule, Unique},
+    services::outbox::Message,
+};
+
+/// Writes and sends one of the product's own mails.
+#[derive(Serialize, Deserialize)]
+pub struct SendLetter {
+    message: Message,
+}
+
+impl Job for SendLetter {
+    type State = App;
+    type Output = Value;
+    const NAME: &'static str = "send_letter";
+    const MAX_ATTEMPTS: u32 = 8;
+    const BACKOFF: Duration = Duration::from_secs(15);
+    const TIMEOUT: Duration = Duration::from_secs(60);
+
+    async fn run(self, ctx: Context) -> JobResult {
+        let Some((to, letter)) = self.message.write(&ctx.state).await? else {
+            return Ok(json!({ "status": "not needed" }));
+        };
+        let mail = Mail {
+            id: &ctx.job_id,
+            to: &to,
+            subject: &letter.subject,
+            text: &letter.text,
+            html: Some(&letter.html),
+        };
+        ctx.state.mailer.send(&mail).await?;
+        Ok(json!({ "status": "sent" }))
+    }
+}
+
+/// Letters taken from the outbox at a time.
+const BATCH: i64 = 100;
+
+/// Hands the letters of the outbox over to the queue. Doing it twice at once sends nothing twice.
+///
+/// # Errors
+/// When PostgreSQL or Redis is away; what was not handed over stays in the outbox.
+pub async fn hand_over(app: &App) -> Result<usize> {
+    let mut count = 0;
+    loop {
+        let batch = app.db.run(async |conn| Ok(Outgoing::oldest(conn, BATCH).await?)).await?;
+        let mut done = Vec::new();
+        for outgoing in &batch {
+            match serde_json::from_value(outgoing.letter.clone()) {
+                Ok(message) => {
+                    let window = Duration::from_secs(3_600);
+                    let unique = Unique { key: outgoing.key(), window, keep: Keep::First };
+                    let place = Place { unique: Some(unique), ..Place::default() };
+                    app.queue.enqueue_with(&SendLetter { message }, Origin::here(None), place).await?;
+                    done.push(outgoing.id);
+                }
+                // Of a newer version, which will take it.
+                Err(error) => tracing::error!(id = outgoing.id, %error, "a letter cannot be read"),
+            }
+        }
+        if done.is_empty() {
+            return Ok(count);
+        }
+        count += app.db.run(async |conn| Ok(Outgoing::delete(conn, &done).await?)).await?;
+    }
+}
+
+/// Hands over what was left in the outbox while Redis was away, or by a process that died.
+#[derive(Serialize, Deserialize)]
+pub struct HandOverLetters {}
+
+impl Job for HandOverLetters {
+    type State = App;
+    type Output = Value;
+    const NAME: &'static str = "hand_over_letters";
+    const MAX_ATTEMPTS: u32 = 1;
+    const SCHEDULE: Option<Schedule<Self>> = Some(Schedule::new("* * * * *", "UTC", || Self {}));
+
+    async fn run(self, ctx: Context) -> JobResult {
+        Ok(json!({ "letters": hand_over(&ctx.state).await? }))
+    }
+}

@@ -1,0 +1,126 @@
+//! The table `one_time_tokens`: what a link in a mail or the second step of a login is worth.
+
+use chrono::{Duration, Utc};
+use diesel::{deserialize::FromSqlRow, expression::AsExpression, prelude::*, sql_types::Text};
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+
+use super::{delete_some, now, text_enum};
+use crate::schema::one_time_tokens;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, AsExpression, FromSqlRow)]
+#[diesel(sql_type = Text)]
+pub enum Purpose {
+    VerifyEmail,
+    ResetPassword,
+    ChangeEmail,
+    AcceptInvite,
+    SecondFactor,
+}
+
+text_enum!(Purpose {
+    VerifyEmail = "verify_email",
+    ResetPassword = "reset_password",
+    ChangeEmail = "change_email",
+    AcceptInvite = "accept_invite",
+    SecondFactor = "second_factor",
+});
+
+impl Purpose {
+    pub fn lifetime(self) -> Duration {
+        match self {
+            Self::VerifyEmail | Self::ChangeEmail => Duration::hours(24),
+            Self::ResetPassword => Duration::minutes(30),
+            Self::AcceptInvite => Duration::days(7),
+            Self::SecondFactor => Duration::minutes(5),
+        }
+    }
+}
+
+/// A token that was presented and is good.
+#[derive(HasQuery)]
+#[diesel(table_name = one_time_tokens)]
+pub struct OneTimeToken {
+    pub user_id: i64,
+    /// The address that it was sent to, and proves.
+    pub email: Option<String>,
+}
+
+impl OneTimeToken {
+    pub async fn insert(
+        mut conn: &AsyncPgConnection,
+        hash: &[u8],
+        user_id: i64,
+        purpose: Purpose,
+        email: Option<&str>,
+    ) -> QueryResult<usize> {
+        diesel::insert_into(one_time_tokens::table)
+            .values((
+                one_time_tokens::hash.eq(hash),
+                one_time_tokens::user_id.eq(user_id),
+                one_time_tokens::purpose.eq(purpose),
+                one_time_tokens::email.eq(email),
+                one_time_tokens::expires_at.eq(Utc::now() + purpose.lifetime()),
+            ))
+            .execute(&mut conn)
+            .await
+    }
+
+    /// Whether a token could be taken.
+    pub async fn is_good(mut conn: &AsyncPgConnection, hash: &[u8], purpose: Purpose) -> QueryResult<bool> {
+        let token = one_time_tokens::table.find(hash).filter(one_time_tokens::purpose.eq(purpose));
+        let good = token.filter(one_time_tokens::expires_at.gt(now()));
+        diesel::select(diesel::dsl::exists(good)).get_result(&mut conn).await
+    }
+
+    /// Takes a token away and says what it was good for: of two who bring it at once, one gets it.
+    pub async fn take(
+        mut conn: &AsyncPgConnection,
+        hash: &[u8],
+        purpose: Purpose,
+    ) -> QueryResult<Option<Self>> {
+        let token = one_time_tokens::table.find(hash).filter(one_time_tokens::purpose.eq(purpose));
+        diesel::delete(token.filter(one_time_tokens::expires_at.gt(now())))
+            .returning(Self::as_returning())
+            .get_result(&mut conn)
+            .await
+            .optional()
+    }
+
+    /// Counts a try of a token that may be tried `tries` times, and says whose it is.
+    pub async fn attempt(
+        mut conn: &AsyncPgConnection,
+        hash: &[u8],
+        purpose: Purpose,
+        tries: i32,
+    ) -> QueryResult<Option<i64>> {
+        let token = one_time_tokens::table.find(hash).filter(one_time_tokens::purpose.eq(purpose));
+        let good =
+            token.filter(one_time_tokens::expires_at.gt(now())).filter(one_time_tokens::tries.lt(tries));
+        diesel::update(good)
+            .set(one_time_tokens::tries.eq(one_time_tokens::tries + 1))
+            .returning(one_time_tokens::user_id)
+            .get_result(&mut conn)
+            .await
+            .optional()
+    }
+
+    /// Makes the tokens of a user worthless, all or those of one purpose.
+    pub async fn forget(
+        mut conn: &AsyncPgConnection,
+        user_id: i64,
+        purpose: Option<Purpose>,
+    ) -> QueryResult<usize> {
+        let of_user = one_time_tokens::table.filter(one_time_tokens::user_id.eq(user_id));
+        match purpose {
+            Some(purpose) => {
+                diesel::delete(of_user.filter(one_time_tokens::purpose.eq(purpose))).execute(&mut conn).await
+            }
+            None => diesel::delete(of_user).execute(&mut conn).await,
+        }
+    }
+
+    /// Removes some whose time is over.
+    pub async fn purge(conn: &AsyncPgConnection, limit: i64) -> QueryResult<usize> {
+        delete_some(conn, "one_time_tokens", "expires_at < now()", limit).await
+    }
+}

@@ -1,0 +1,203 @@
+//! The tables `sessions` and `refresh_tokens`.
+
+use chrono::{DateTime, Duration, Utc};
+use diesel::{dsl::IntervalDsl as _, prelude::*};
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use uuid::Uuid;
+
+use super::{ago, delete_some, now, user::User};
+use crate::schema::{refresh_tokens, sessions, users};
+
+/// A session that nobody uses ends after this.
+pub const IDLE_DAYS: i32 = 30;
+/// And each ends after this.
+pub const MAX_DAYS: i64 = 90;
+/// In which a retry of a refresh gets the same answer.
+const GRACE_SECONDS: i32 = 10;
+/// How exactly `last_seen_at` is kept: a write at each request would be one too many.
+const SEEN_SECONDS: i64 = 300;
+
+/// Where somebody is signed in.
+#[derive(Clone, Debug, HasQuery, Identifiable)]
+pub struct Session {
+    pub id: Uuid,
+    pub user_id: i64,
+    pub user_agent: Option<String>,
+    pub address: Option<String>,
+    pub second_factor: bool,
+    pub created_at: DateTime<Utc>,
+    pub last_seen_at: DateTime<Utc>,
+    pub expires_at: DateTime<Utc>,
+    pub revoked_at: Option<DateTime<Utc>>,
+}
+
+#[derive(Insertable)]
+#[diesel(table_name = sessions)]
+pub struct NewSession<'a> {
+    pub id: Uuid,
+    pub user_id: i64,
+    pub user_agent: Option<&'a str>,
+    pub address: Option<&'a str>,
+    pub second_factor: bool,
+    pub expires_at: DateTime<Utc>,
+}
+
+impl Session {
+    pub fn is_over(&self) -> bool {
+        self.revoked_at.is_some() || self.expires_at <= Utc::now()
+    }
+
+    /// Whether it is time to note that it was used.
+    pub fn is_stale(&self) -> bool {
+        self.last_seen_at + Duration::seconds(SEEN_SECONDS) < Utc::now()
+    }
+
+    /// A session and whose it is, over or not.
+    pub async fn with_user(mut conn: &AsyncPgConnection, id: Uuid) -> QueryResult<Option<(Self, User)>> {
+        sessions::table
+            .inner_join(users::table)
+            .filter(sessions::id.eq(id))
+            .select((Self::as_select(), User::as_select()))
+            .first(&mut conn)
+            .await
+            .optional()
+    }
+
+    /// Those of a user that go on, the last used first.
+    pub async fn list(mut conn: &AsyncPgConnection, user_id: i64) -> QueryResult<Vec<Self>> {
+        Self::query()
+            .filter(sessions::user_id.eq(user_id))
+            .filter(sessions::revoked_at.is_null())
+            .filter(sessions::expires_at.gt(now()))
+            .filter(sessions::last_seen_at.gt(ago(IDLE_DAYS.days())))
+            .order((sessions::last_seen_at.desc(), sessions::id))
+            .load(&mut conn)
+            .await
+    }
+
+    /// Whether the owner of a mail address has signed in from there before.
+    pub async fn known_address(
+        mut conn: &AsyncPgConnection,
+        email: &str,
+        address: &str,
+    ) -> QueryResult<bool> {
+        let known = sessions::table
+            .inner_join(users::table)
+            .filter(super::lower(users::email).eq(email))
+            .filter(sessions::address.eq(address));
+        diesel::select(diesel::dsl::exists(known)).get_result(&mut conn).await
+    }
+
+    pub async fn touch(mut conn: &AsyncPgConnection, id: Uuid, address: Option<&str>) -> QueryResult<usize> {
+        diesel::update(sessions::table.find(id))
+            .set((sessions::last_seen_at.eq(now()), address.map(|address| sessions::address.eq(address))))
+            .execute(&mut conn)
+            .await
+    }
+
+    pub async fn set_second_factor(mut conn: &AsyncPgConnection, id: Uuid) -> QueryResult<usize> {
+        diesel::update(sessions::table.find(id))
+            .set(sessions::second_factor.eq(true))
+            .execute(&mut conn)
+            .await
+    }
+
+    /// Ends a session of a user; how many that were.
+    pub async fn revoke(mut conn: &AsyncPgConnection, user_id: i64, id: Uuid) -> QueryResult<usize> {
+        let one = sessions::table.find(id).filter(sessions::user_id.eq(user_id));
+        diesel::update(one.filter(sessions::revoked_at.is_null()))
+            .set(sessions::revoked_at.eq(now().nullable()))
+            .execute(&mut conn)
+            .await
+    }
+
+    /// Ends all sessions of a user but one; how many that were.
+    pub async fn revoke_all(
+        mut conn: &AsyncPgConnection,
+        user_id: i64,
+        but: Option<Uuid>,
+    ) -> QueryResult<usize> {
+        diesel::update(sessions::table)
+            .filter(sessions::user_id.eq(user_id))
+            .filter(sessions::revoked_at.is_null())
+            .filter(sessions::id.ne(but.unwrap_or_default()))
+            .set(sessions::revoked_at.eq(now().nullable()))
+            .execute(&mut conn)
+            .await
+    }
+
+    /// Removes some that are over for long, with their tokens.
+    pub async fn purge(conn: &AsyncPgConnection, limit: i64) -> QueryResult<usize> {
+        delete_some(conn, "sessions", "expires_at < now() - interval '1 day'", limit).await
+    }
+}
+
+impl NewSession<'_> {
+    pub async fn insert(&self, mut conn: &AsyncPgConnection) -> QueryResult<usize> {
+        diesel::insert_into(sessions::table).values(self).execute(&mut conn).await
+    }
+}
+
+/// A refresh token that was presented.
+pub struct RefreshToken {
+    pub session_id: Uuid,
+    pub state: TokenState,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenState {
+    Fresh,
+    /// Used a moment ago: a retry, or another tab.
+    JustSpent,
+    Spent,
+    Expired,
+}
+
+impl RefreshToken {
+    /// The token of that hash, held until the transaction ends: of many who bring the same one at once, each sees
+    /// what the one before has done with it.
+    pub async fn lock(mut conn: &AsyncPgConnection, hash: &[u8]) -> QueryResult<Option<Self>> {
+        let recently = refresh_tokens::spent_at.gt(ago(GRACE_SECONDS.seconds()).nullable());
+        let idle = refresh_tokens::created_at.lt(ago(IDLE_DAYS.days()));
+        let row: Option<(Uuid, bool, Option<bool>, bool)> = refresh_tokens::table
+            .find(hash)
+            .select((refresh_tokens::session_id, refresh_tokens::spent_at.is_not_null(), recently, idle))
+            .for_update()
+            .first(&mut conn)
+            .await
+            .optional()?;
+        Ok(row.map(|(session_id, spent, recently, idle)| Self {
+            session_id,
+            state: match (spent, recently, idle) {
+                (true, Some(true), _) => TokenState::JustSpent,
+                (true, ..) => TokenState::Spent,
+                (false, _, true) => TokenState::Expired,
+                (false, _, false) => TokenState::Fresh,
+            },
+        }))
+    }
+
+    pub async fn exists(mut conn: &AsyncPgConnection, hash: &[u8]) -> QueryResult<bool> {
+        diesel::select(diesel::dsl::exists(refresh_tokens::table.find(hash))).get_result(&mut conn).await
+    }
+
+    pub async fn insert(mut conn: &AsyncPgConnection, session_id: Uuid, hash: &[u8]) -> QueryResult<usize> {
+        diesel::insert_into(refresh_tokens::table)
+            .values((refresh_tokens::session_id.eq(session_id), refresh_tokens::hash.eq(hash)))
+            .execute(&mut conn)
+            .await
+    }
+
+    pub async fn spend(mut conn: &AsyncPgConnection, hash: &[u8]) -> QueryResult<usize> {
+        diesel::update(refresh_tokens::table.find(hash))
+            .set(refresh_tokens::spent_at.eq(now().nullable()))
+            .execute(&mut conn)
+            .await
+    }
+
+    /// Removes some that could not be used any more in any case.
+    pub async fn purge(conn: &AsyncPgConnection, limit: i64) -> QueryResult<usize> {
+        let old = format!("created_at < now() - interval '{IDLE_DAYS} days'");
+        delete_some(conn, "refresh_tokens", &old, limit).await
+    }
+}

@@ -1,0 +1,179 @@
+//! Signing in: password, then the second factor where there is one.
+
+use diesel_async::AsyncPgConnection;
+
+use super::{
+    audit::{Action, Entry},
+    sessions::{self, Grant},
+    throttle::Attempt,
+    two_factor,
+    users::normalize_email,
+};
+use crate::{
+    app::App,
+    error::{Error, Result},
+    models::{
+        one_time_token::{OneTimeToken, Purpose},
+        two_factor::TwoFactor,
+        user::{User, UserChanges},
+    },
+    security::{self, Opaque},
+};
+
+/// Codes that may be tried with one challenge.
+const TRIES: i32 = 5;
+
+pub enum Login {
+    In(Grant),
+    /// The password was right, and a code is wanted too.
+    Challenge(Challenge),
+}
+
+/// A password was right; this and a code sign in.
+pub struct Challenge {
+    pub token: String,
+    /// Seconds.
+    pub expires_in: u64,
+}
+
+/// Signs in with a password.
+///
+/// # Errors
+/// [`Error::BadCredentials`] for an unknown address, a wrong password and an inactive user alike, after the same
+/// time (OWASP ASVS 5, 6.3.8); [`Error::TooManyAttempts`]; [`Error::EmailNotVerified`] where the setting wants that.
+pub async fn login(app: &App, email: &str, password: String) -> Result<Login> {
+    let email = normalize_email(email);
+    let found = app.db.run(async |conn| Ok(User::find_by_email(conn, &email).await?)).await?;
+    // Only when it is this one's turn to hash: of many at once, those behind see how those before them ended.
+    let turn = app.passwords.turn().await?;
+    let attempt = Attempt::at_account(app, &email).await?;
+    let hash = found.as_ref().and_then(|user| user.hashed_password.clone());
+    let matches = turn.verify(password.clone(), hash).await?;
+    let Some(user) = found.filter(|user| matches && user.is_active) else {
+        attempt.failed().await;
+        tracing::info!("login refused: wrong address or password");
+        return Err(Error::BadCredentials);
+    };
+    if app.config.auth.require_verified_email && user.email_verified_at.is_none() {
+        return Err(Error::EmailNotVerified);
+    }
+    let login = if app.db.run(async |conn| Ok(TwoFactor::is_on(conn, user.id).await?)).await? {
+        Login::Challenge(challenge(app, &user).await?)
+    } else {
+        attempt.succeeded().await;
+        Login::In(enter(app, &user).await?)
+    };
+    rehash(app, &user, password).await;
+    Ok(login)
+}
+
+async fn challenge(app: &App, user: &User) -> Result<Challenge> {
+    let token = Opaque::random()?;
+    let purpose = Purpose::SecondFactor;
+    app.db
+        .run(async |conn| Ok(OneTimeToken::insert(conn, &token.hash, user.id, purpose, None).await?))
+        .await?;
+    let expires_in = purpose.lifetime().num_seconds().unsigned_abs();
+    Ok(Challenge { token: token.text, expires_in })
+}
+
+/// Signs in with the code that a challenge asks for: of the authenticator, or a recovery code.
+///
+/// # Errors
+/// [`Error::InvalidCode`], also for a challenge that is used up, too old or unknown; [`Error::TooManyAttempts`].
+pub async fn second_factor(app: &App, challenge: &str, code: &str) -> Result<Grant> {
+    let hash = security::hash(challenge);
+    // The try counts whatever becomes of it, so it is not part of the transaction below.
+    let tried = app
+        .db
+        .run(async |conn| Ok(OneTimeToken::attempt(conn, &hash, Purpose::SecondFactor, TRIES).await?))
+        .await?;
+    let user_id = tried.ok_or(Error::InvalidCode)?;
+    let user = app.db.run(async |conn| Ok(User::find(conn, user_id).await?)).await?;
+    let user = user.filter(|user| user.is_active).ok_or(Error::InvalidCode)?;
+    let attempt = Attempt::at_account(app, &user.email).await?;
+    let granted = app
+        .db
+        .transaction(async |conn| {
+            let user = admitted(conn, &user).await?;
+            two_factor::check(app, conn, &user, code).await?;
+            // Once it has signed somebody in, it is of no more use.
+            OneTimeToken::take(conn, &hash, Purpose::SecondFactor).await?.ok_or(Error::InvalidCode)?;
+
+            sessions::open(app, conn, &user, true).await
+        })
+        .await;
+    match granted {
+        Ok(grant) => {
+            attempt.succeeded().await;
+            Ok(grant)
+        }
+        Err(error) => {
+            if matches!(error, Error::InvalidCode) {
+                attempt.failed().await;
+            }
+            Err(error)
+        }
+    }
+}
+
+async fn enter(app: &App, user: &User) -> Result<Grant> {
+    app.db
+        .transaction(async |conn| {
+            let user = admitted(conn, user).await?;
+            // Turned on a moment ago.
+            match TwoFactor::is_on(conn, user.id).await? {
+                true => Err(Error::BadCredentials),
+                false => sessions::open(app, conn, &user, false).await,
+            }
+        })
+        .await
+}
+
+/// The user, if they may still sign in with what was checked a moment ago. Signing in keeps an account that was to
+/// be deleted.
+async fn admitted(conn: &AsyncPgConnection, checked: &User) -> Result<User> {
+    let user = User::lock(conn, checked.id).await?;
+    let same = |user: &User| user.is_active && user.hashed_password == checked.hashed_password;
+    let user = user.filter(same).ok_or(Error::BadCredentials)?;
+    if user.deletion_due_at.is_none() {
+        return Ok(user);
+    }
+    let user =
+        User::update(conn, user.id, &UserChanges { deletion_due_at: Some(None), ..Default::default() })
+            .await?;
+    Entry::by_themselves(user.id, Action::UserDeletionCancelled).write(conn).await?;
+    Ok(user)
+}
+
+/// Brings the hash to today's work factor; now is the only time that the password is known. If that fails, the
+/// next login does it.
+async fn rehash(app: &App, user: &User, password: String) {
+    let Some(old) = user.hashed_password.as_deref().filter(|hash| app.passwords.is_outdated(hash)) else {
+        return;
+    };
+    let renewed = async {
+        let new = app.passwords.hash(password).await?;
+        app.db.run(async |conn| Ok(User::rehash(conn, user.id, old, &new).await?)).await
+    };
+    match renewed.await {
+        Ok(_) => tracing::info!(user_id = user.id, "password hash renewed with the present BCRYPT_COST"),
+        Err(error) => tracing::warn!(error = crate::telemetry::chain(&error), "password hash not renewed"),
+    }
+}
+
+/// Checks the password of somebody who is signed in, before something that a stolen session must not do.
+///
+/// # Errors
+/// [`Error::WrongPassword`], [`Error::TooManyAttempts`].
+pub async fn confirm_password(app: &App, user: &User, password: String) -> Result<()> {
+    let turn = app.passwords.turn().await?;
+    let attempt = Attempt::at_account(app, &user.email).await?;
+    if turn.verify(password, user.hashed_password.clone()).await? {
+        attempt.succeeded().await;
+        Ok(())
+    } else {
+        attempt.failed().await;
+        Err(Error::WrongPassword)
+    }
+}

@@ -1,0 +1,166 @@
+//! What admins do with the accounts of others.
+
+use diesel_async::AsyncPgConnection;
+
+use super::{
+    audit::{Action, Entry, facts},
+    outbox::Message,
+    two_factor,
+    users::normalize_email,
+};
+use crate::{
+    app::App,
+    error::{Error, OnConstraint, Result},
+    mail::letters::Notice,
+    models::{
+        one_time_token::OneTimeToken,
+        session::Session,
+        user::{NewUser, Role, User, UserChanges},
+        user_list::Listing,
+    },
+};
+
+/// Users of a page, and how many there are on all pages together.
+pub async fn list(app: &App, listing: &Listing<'_>) -> Result<(Vec<User>, i64)> {
+    app.db.run(async |conn| Ok((listing.load(conn).await?, listing.count(conn).await?))).await
+}
+
+/// # Errors
+/// [`Error::NotFound`].
+pub async fn find(app: &App, id: i64) -> Result<User> {
+    app.db.run(async |conn| User::find(conn, id).await?.ok_or(Error::NotFound("User"))).await
+}
+
+/// Holds the admins, and makes sure that there is another than this one who can act. Before anything else is locked.
+///
+/// # Errors
+/// [`Error::LastAdmin`].
+pub async fn keep_an_admin(conn: &AsyncPgConnection, id: i64) -> Result<()> {
+    let admins = User::lock_admins(conn).await?;
+    match admins.contains(&id) && admins.len() == 1 {
+        true => Err(Error::LastAdmin),
+        false => Ok(()),
+    }
+}
+
+/// What an admin changes; `None` leaves it as it is.
+#[derive(Default)]
+pub struct Changes {
+    pub full_name: Option<Option<String>>,
+    pub role: Option<Role>,
+    pub is_active: Option<bool>,
+}
+
+/// Changes a user. Whoever is deactivated is signed out everywhere.
+///
+/// # Errors
+/// [`Error::NotFound`]; [`Error::LastAdmin`].
+pub async fn update(app: &App, id: i64, changes: &Changes) -> Result<User> {
+    app.db
+        .transaction(async |conn| {
+            if changes.role == Some(Role::User) || changes.is_active == Some(false) {
+                keep_an_admin(conn, id).await?;
+            }
+            let before = User::lock(conn, id).await?.ok_or(Error::NotFound("User"))?;
+            let full_name = changes.full_name.as_ref().map(Option::as_deref);
+            let row = UserChanges {
+                full_name,
+                role: changes.role,
+                is_active: changes.is_active,
+                ..Default::default()
+            };
+            if full_name.is_none() && row.role.is_none() && row.is_active.is_none() {
+                return Ok(before);
+            }
+            let after = User::update(conn, id, &row).await?;
+            if before.is_active && !after.is_active {
+                Session::revoke_all(conn, id, None).await?;
+                OneTimeToken::forget(conn, id, None).await?;
+            }
+            Entry::about(id, Action::UserUpdated).changed(&before, &after).write(conn).await?;
+            Ok(after)
+        })
+        .await
+}
+
+/// Makes an account without a password, and sends a link to choose one.
+///
+/// # Errors
+/// [`Error::EmailTaken`].
+pub async fn invite(app: &App, email: &str, full_name: Option<&str>, role: Role) -> Result<User> {
+    let email = normalize_email(email);
+    app.db
+        .transaction(async |conn| {
+            let row =
+                NewUser { email: &email, hashed_password: None, full_name, role, email_verified_at: None };
+            let user = row.insert(conn).await.on_constraint("users_email_key", Error::EmailTaken)?;
+            Entry::about(user.id, Action::UserInvited).after(facts(&user).into()).write(conn).await?;
+            Message::Invite { user_id: user.id }.send(conn).await?;
+            Ok(user)
+        })
+        .await
+}
+
+/// Sends the invitation again.
+///
+/// # Errors
+/// [`Error::NotFound`]; [`Error::Conflict`] where it was taken.
+pub async fn invite_again(app: &App, id: i64) -> Result<()> {
+    app.db
+        .transaction(async |conn| {
+            let user = User::find(conn, id).await?.ok_or(Error::NotFound("User"))?;
+            if user.hashed_password.is_some() {
+                return Err(Error::Conflict("The invitation has been taken already"));
+            }
+            Entry::about(id, Action::UserInvited).write(conn).await?;
+            Message::Invite { user_id: id }.send(conn).await
+        })
+        .await
+}
+
+/// Erases a user now.
+///
+/// # Errors
+/// [`Error::NotFound`]; [`Error::LastAdmin`].
+pub async fn delete(app: &App, id: i64) -> Result<()> {
+    app.db
+        .transaction(async |conn| {
+            keep_an_admin(conn, id).await?;
+            let user = User::lock(conn, id).await?.ok_or(Error::NotFound("User"))?;
+            erase(conn, &user).await
+        })
+        .await
+}
+
+/// Erases a user and what hangs on them. The trail keeps what they did, until its own time is over.
+pub(super) async fn erase(conn: &AsyncPgConnection, user: &User) -> Result<()> {
+    User::delete(conn, user.id).await?;
+    Entry::about(user.id, Action::UserDeleted).before(facts(user).into()).write(conn).await?;
+    Message::notice(user, Notice::AccountDeleted).send(conn).await
+}
+
+/// Turns the second factor of somebody off who has lost it, and signs them out everywhere.
+///
+/// # Errors
+/// [`Error::NotFound`], also where it is not on.
+pub async fn remove_second_factor(app: &App, id: i64) -> Result<()> {
+    app.db
+        .transaction(async |conn| {
+            let user = User::lock(conn, id).await?.ok_or(Error::NotFound("User"))?;
+            if !two_factor::remove(conn, &user).await? {
+                return Err(Error::NotFound("Second factor"));
+            }
+            Session::revoke_all(conn, id, None).await?;
+            Ok(())
+        })
+        .await
+}
+
+/// Signs somebody out everywhere.
+///
+/// # Errors
+/// [`Error::NotFound`].
+pub async fn sign_out(app: &App, id: i64) -> Result<()> {
+    find(app, id).await?;
+    super::sessions::revoke_all(app, id).await
+}

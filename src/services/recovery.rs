@@ -1,0 +1,167 @@
+//! What the links in mails do: confirm an address, set a forgotten password, take an invitation.
+//!
+//! Each works once, by POST, for a limited time; only hashes of their tokens are stored (OWASP Forgot Password Cheat
+//! Sheet).
+
+use chrono::Utc;
+use diesel_async::AsyncPgConnection;
+
+use super::{
+    audit::{Action, Entry},
+    outbox::Message,
+    throttle::Attempt,
+    users::normalize_email,
+};
+use crate::{
+    app::App,
+    error::{Error, OnConstraint, Result},
+    mail::letters::Notice,
+    models::{
+        one_time_token::{OneTimeToken, Purpose},
+        session::Session,
+        user::{User, UserChanges},
+    },
+    security,
+};
+
+/// Has a new link sent to confirm an address, if anybody needs one. The answer and its time do not depend on that.
+///
+/// # Errors
+/// [`Error::TooManyAttempts`] where one place asks for too many.
+pub async fn resend_verification(app: &App, email: &str) -> Result<()> {
+    let email = normalize_email(email);
+    request(app, &email.clone(), Message::ResendVerification { email }).await
+}
+
+/// Has a link sent to set a new password, if anybody has the address. The answer and its time do not depend on that.
+///
+/// # Errors
+/// As [`resend_verification`].
+pub async fn forgot_password(app: &App, email: &str) -> Result<()> {
+    let email = normalize_email(email);
+    request(app, &email.clone(), Message::ResetPassword { email }).await
+}
+
+async fn request(app: &App, email: &str, message: Message) -> Result<()> {
+    match Attempt::at_mailbox(app, email).await? {
+        Some(()) => app.db.run(async |conn| message.send(conn).await).await,
+        None => Ok(()),
+    }
+}
+
+/// Takes a token and locks whose it is.
+async fn take(conn: &AsyncPgConnection, token: &str, purpose: Purpose) -> Result<(User, Option<String>)> {
+    let taken = OneTimeToken::take(conn, &security::hash(token), purpose).await?.ok_or(Error::InvalidLink)?;
+    let user = User::lock(conn, taken.user_id).await?;
+    Ok((user.filter(|user| user.is_active).ok_or(Error::InvalidLink)?, taken.email))
+}
+
+/// Confirms the address that the link was sent to.
+///
+/// # Errors
+/// [`Error::InvalidLink`], also when the user has another address by now.
+pub async fn verify_email(app: &App, token: &str) -> Result<()> {
+    app.db
+        .transaction(async |conn| {
+            let (user, email) = take(conn, token, Purpose::VerifyEmail).await?;
+            if email.as_deref() != Some(&*user.email) {
+                return Err(Error::InvalidLink);
+            }
+            let verified = UserChanges { email_verified_at: Some(Some(Utc::now())), ..Default::default() };
+            let after = User::update(conn, user.id, &verified).await?;
+            OneTimeToken::forget(conn, user.id, Some(Purpose::VerifyEmail)).await?;
+            Entry::by_themselves(user.id, Action::EmailVerified).changed(&user, &after).write(conn).await
+        })
+        .await
+}
+
+/// Gives the user the address that the link was sent to.
+///
+/// # Errors
+/// [`Error::InvalidLink`]; [`Error::EmailTaken`] when somebody else has it by now.
+pub async fn confirm_email(app: &App, token: &str) -> Result<()> {
+    app.db
+        .transaction(async |conn| {
+            let (user, email) = take(conn, token, Purpose::ChangeEmail).await?;
+            let email = email.ok_or(Error::InvalidLink)?;
+            let changes = UserChanges {
+                email: Some(&email),
+                email_verified_at: Some(Some(Utc::now())),
+                ..Default::default()
+            };
+            let after = User::update(conn, user.id, &changes)
+                .await
+                .on_constraint("users_email_key", Error::EmailTaken)?;
+            // Links that went to the old address must not outlive it.
+            OneTimeToken::forget(conn, user.id, None).await?;
+            Entry::by_themselves(user.id, Action::EmailChanged).changed(&user, &after).write(conn).await?;
+            Message::notice(&user, Notice::EmailChanged { new_email: email }).send(conn).await
+        })
+        .await
+}
+
+/// Sets a forgotten password and ends every session. It also proves the address, and stops a deletion.
+///
+/// # Errors
+/// [`Error::InvalidLink`].
+pub async fn reset_password(app: &App, token: &str, password: String) -> Result<()> {
+    let choice = Choice { token, password, full_name: None, purpose: Purpose::ResetPassword };
+    let user = choose(app, choice, Action::PasswordReset).await?;
+    if let Ok(attempt) = Attempt::at_account(app, &user.email).await {
+        attempt.succeeded().await;
+    }
+    Ok(())
+}
+
+/// Gives somebody who was invited a password, and a name where they tell one.
+///
+/// # Errors
+/// As [`reset_password`].
+pub async fn accept_invite(
+    app: &App,
+    token: &str,
+    password: String,
+    full_name: Option<String>,
+) -> Result<()> {
+    let choice = Choice { token, password, full_name, purpose: Purpose::AcceptInvite };
+    choose(app, choice, Action::InviteAccepted).await.map(drop)
+}
+
+struct Choice<'a> {
+    token: &'a str,
+    password: String,
+    full_name: Option<String>,
+    purpose: Purpose,
+}
+
+async fn choose(app: &App, choice: Choice<'_>, action: Action) -> Result<User> {
+    // A token that is no good is not worth a hash. It is looked at without being taken: hashing is slow, and no
+    // transaction waits for it.
+    let hash = security::hash(choice.token);
+    if !app.db.run(async |conn| Ok(OneTimeToken::is_good(conn, &hash, choice.purpose).await?)).await? {
+        return Err(Error::InvalidLink);
+    }
+    let hashed_password = app.passwords.hash(choice.password).await?;
+    app.db
+        .transaction(async |conn| {
+            let (user, email) = take(conn, choice.token, choice.purpose).await?;
+            // The link went to this address; it proves no other.
+            if email.as_deref() != Some(&*user.email) {
+                return Err(Error::InvalidLink);
+            }
+            let changes = UserChanges {
+                hashed_password: Some(&hashed_password),
+                full_name: choice.full_name.as_deref().map(Some),
+                email_verified_at: Some(user.email_verified_at.or_else(|| Some(Utc::now()))),
+                deletion_due_at: Some(None),
+                ..Default::default()
+            };
+            let after = User::update(conn, user.id, &changes).await?;
+            Session::revoke_all(conn, user.id, None).await?;
+            OneTimeToken::forget(conn, user.id, None).await?;
+            Entry::by_themselves(user.id, action).changed(&user, &after).write(conn).await?;
+            Message::notice(&after, Notice::PasswordReset).send(conn).await?;
+            Ok(after)
+        })
+        .await
+}
