@@ -10,10 +10,10 @@ use poem::{
     http::{HeaderValue, Method, StatusCode, header},
 };
 
-use super::layer::REQUEST_ID;
-
 const METHODS: &str = "GET, POST, PUT, PATCH, DELETE, OPTIONS";
 const HEADERS: &str = "authorization, content-type, x-request-id";
+/// What a page may read of an answer's headers.
+const EXPOSED: &str = "x-request-id, retry-after";
 /// Seconds that a browser may remember a preflight.
 const MAX_AGE: &str = "600";
 
@@ -53,7 +53,7 @@ impl Cors {
         if let Some(origin) = origin.filter(|origin| self.allows(origin)) {
             headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
             headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
-            headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from(REQUEST_ID));
+            headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
         }
     }
 }

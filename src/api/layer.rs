@@ -1,7 +1,7 @@
 //! What every request and response goes through: its id, its log line, errors as problems, headers.
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     panic::AssertUnwindSafe,
     sync::{Arc, atomic::Ordering},
     time::Instant,
@@ -29,7 +29,7 @@ use crate::{
 
 /// Seconds after which a client may try again when something is away.
 const RETRY_AFTER: &str = "2";
-pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 pub(super) struct Layer<E> {
     pub(super) inner: E,
@@ -164,11 +164,13 @@ fn request_id(headers: &HeaderMap) -> Arc<str> {
 /// The address that the client calls from: of the connection, or what the outermost of our proxies has seen. What
 /// the client itself has put into the header comes before that.
 fn client_address(req: &Request, proxies: usize) -> Option<IpAddr> {
-    let peer = req.remote_addr().as_socket_addr().map(|address| address.ip());
+    let peer = req.remote_addr().as_socket_addr().map(|address| address.ip().to_canonical());
     let Some(back) = proxies.checked_sub(1) else { return peer };
     let headers = req.headers().get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
     let hops: Vec<_> = headers.flat_map(|value| value.split(',')).map(str::trim).collect();
-    hops.iter().rev().nth(back).and_then(|hop| hop.parse().ok()).or(peer)
+    // Some proxies add the port.
+    let address = |hop: &&str| hop.parse().or_else(|_| hop.parse().map(|hop: SocketAddr| hop.ip())).ok();
+    hops.iter().rev().nth(back).and_then(address).map(|address: IpAddr| address.to_canonical()).or(peer)
 }
 
 fn user_agent(headers: &HeaderMap) -> Option<Arc<str>> {

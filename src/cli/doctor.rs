@@ -10,7 +10,7 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use crate::{
     api::check_http,
-    config::{Config, Http},
+    config::{Config, Http, secret},
     db::{self, migrations},
     mail::Mailer,
     queue::Queue,
@@ -22,7 +22,9 @@ use crate::{
 /// One line a check, with the mend beside each failure: settings, PostgreSQL, migrations, Redis, clock, disk.
 /// Exits with 1 when one fails.
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  saas doctor\n  saas doctor --generate-secret    a value for SECRET_KEY")]
+#[command(
+    after_help = "Examples:\n  saas doctor\n  saas doctor --generate-secret    a value for SECRET_KEY or TWO_FACTOR_KEY"
+)]
 pub(super) struct Args {
     /// Print a new random key and do nothing else.
     #[arg(long)]
@@ -110,6 +112,27 @@ impl Args {
             Mailer::new(&self.config).map(|mailer| match mailer.is_real() {
                 true => Fine("goes out by SMTP".into()),
                 false => Warn("no SMTP_URL: mails are captured, not sent".into()),
+            }),
+        );
+        let mail = &self.config.mail;
+        report.add(
+            "links",
+            mail.check().map(|()| match mail.public_url.is_some() || mail.frontend_url.is_some() {
+                true => Fine(format!("those in mails look like {}", mail.link("verify-email", ".."))),
+                false => Warn(format!(
+                    "those in mails lead to {}: set PUBLIC_URL, or FRONTEND_URL where a front end has the pages",
+                    mail.public_url()
+                )),
+            }),
+        );
+        report.add(
+            "two-factor",
+            Ok(match secret(&self.config.auth.two_factor_key) {
+                Some(_) => Fine("can be turned on".into()),
+                None => Warn(
+                    "no TWO_FACTOR_KEY: nobody can turn it on; `saas doctor --generate-secret` makes one"
+                        .into(),
+                ),
             }),
         );
     }

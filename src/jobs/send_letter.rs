@@ -9,7 +9,7 @@ use crate::{
     error::Result,
     mail::Mail,
     models::outbox::Outgoing,
-    queue::{Job, Keep, Origin, Place, Schedule, Unique},
+    queue::{Failure, Job, Keep, Origin, Place, Schedule, Unique},
     services::outbox::Message,
 };
 
@@ -83,10 +83,14 @@ impl Job for HandOverLetters {
     type State = App;
     type Output = Value;
     const NAME: &'static str = "hand_over_letters";
-    const MAX_ATTEMPTS: u32 = 1;
+    const RESULT_TTL: Duration = Duration::from_secs(600);
     const SCHEDULE: Option<Schedule<Self>> = Some(Schedule::new("* * * * *", "UTC", || Self {}));
 
     async fn run(self, ctx: Context) -> JobResult {
-        Ok(json!({ "letters": hand_over(&ctx.state).await? }))
+        match hand_over(&ctx.state).await {
+            Ok(letters) => Ok(json!({ "letters": letters })),
+            // The next one comes in a minute; there is nothing in this one to be kept.
+            Err(error) => Err(Failure::discard(error.to_string())),
+        }
     }
 }

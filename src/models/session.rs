@@ -63,7 +63,7 @@ impl Session {
             .optional()
     }
 
-    /// Those of a user that go on, the last used first.
+    /// Those of a user that go on, the last used first, as many as anybody would look at.
     pub async fn list(mut conn: &AsyncPgConnection, user_id: i64) -> QueryResult<Vec<Self>> {
         Self::query()
             .filter(sessions::user_id.eq(user_id))
@@ -71,6 +71,7 @@ impl Session {
             .filter(sessions::expires_at.gt(now()))
             .filter(sessions::last_seen_at.gt(ago(IDLE_DAYS.days())))
             .order((sessions::last_seen_at.desc(), sessions::id))
+            .limit(200)
             .load(&mut conn)
             .await
     }

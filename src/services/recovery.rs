@@ -160,7 +160,9 @@ async fn choose(app: &App, choice: Choice<'_>, action: Action) -> Result<User> {
             Session::revoke_all(conn, user.id, None).await?;
             OneTimeToken::forget(conn, user.id, None).await?;
             Entry::by_themselves(user.id, action).changed(&user, &after).write(conn).await?;
-            Message::notice(&after, Notice::PasswordReset).send(conn).await?;
+            if choice.purpose == Purpose::ResetPassword {
+                Message::notice(&after, Notice::PasswordReset).send(conn).await?;
+            }
             Ok(after)
         })
         .await

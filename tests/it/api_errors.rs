@@ -137,7 +137,7 @@ async fn cors_is_for_the_configured_origins_only() {
         }
         let actual = Answer::of(app.request(Method::GET, "/users/me").header("origin", origin)).await;
         assert_eq!((actual.status.as_u16(), actual.header("access-control-allow-origin")), (401, origin));
-        assert_eq!(actual.header("access-control-expose-headers"), "x-request-id");
+        assert_eq!(actual.header("access-control-expose-headers"), "x-request-id, retry-after");
     }
     for stranger in ["https://evil.example.com", "http://app.example.com", "null"] {
         let answer = preflight(stranger).await;

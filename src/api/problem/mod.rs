@@ -1,5 +1,7 @@
 //! The one place where errors become HTTP: `application/problem+json` (RFC 9457), ours and the framework's alike.
 
+mod status;
+
 use std::{collections::BTreeSet, sync::Arc};
 
 use poem::{
@@ -81,59 +83,6 @@ impl From<FieldError> for ProblemField {
             Loc::Index(index) => Value::from(index),
         };
         Self { loc: error.loc.into_iter().map(step).collect(), msg: error.msg, kind: error.kind.into() }
-    }
-}
-
-impl Error {
-    fn code(&self) -> &'static str {
-        match self {
-            Self::NotFound(_) => "not_found",
-            Self::EmailTaken => "email_taken",
-            Self::BadCredentials => "bad_credentials",
-            Self::NotAuthenticated => "not_authenticated",
-            Self::InvalidToken => "invalid_token",
-            Self::Inactive => "inactive_user",
-            Self::EmailNotVerified => "email_not_verified",
-            Self::WrongPassword => "wrong_password",
-            Self::InvalidCode => "invalid_code",
-            Self::InvalidLink => "invalid_link",
-            Self::TwoFactorRequired => "two_factor_required",
-            Self::LastAdmin => "last_admin",
-            Self::CrossSite => "cross_site",
-            Self::TooManyAttempts { .. } => "too_many_attempts",
-            Self::Forbidden => "forbidden",
-            Self::Conflict(_) => "conflict",
-            Self::TooLarge { .. } => "too_large",
-            Self::Malformed(_) => "malformed",
-            Self::Invalid(_) => "validation_error",
-            Self::Unavailable { .. } => "unavailable",
-            Self::Internal(_) => "internal_error",
-        }
-    }
-}
-
-impl ResponseError for Error {
-    fn status(&self) -> StatusCode {
-        match self {
-            Self::NotFound(_) => StatusCode::NOT_FOUND,
-            Self::EmailTaken
-            | Self::Malformed(_)
-            | Self::WrongPassword
-            | Self::InvalidCode
-            | Self::InvalidLink => StatusCode::BAD_REQUEST,
-            Self::BadCredentials | Self::NotAuthenticated | Self::InvalidToken => StatusCode::UNAUTHORIZED,
-            Self::Inactive
-            | Self::Forbidden
-            | Self::EmailNotVerified
-            | Self::TwoFactorRequired
-            | Self::CrossSite => StatusCode::FORBIDDEN,
-            Self::Conflict(_) | Self::LastAdmin => StatusCode::CONFLICT,
-            Self::TooManyAttempts { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
-        }
     }
 }
 
