@@ -44,7 +44,7 @@ CREATE TABLE two_factor (
 
 CREATE TABLE recovery_codes (
     user_id BIGINT NOT NULL REFERENCES users ON DELETE CASCADE,
-    -- SHA-256 of 80 random bits.
+    -- SHA-256 of 120 random bits (OWASP ASVS 5, 6.5.2: 112 at least).
     hash    BYTEA NOT NULL CHECK (octet_length(hash) = 32),
     PRIMARY KEY (user_id, hash)
 );

@@ -11,15 +11,15 @@ use serde_json::{Value, json};
 
 use super::{
     Tag,
-    extract::{Body, CurrentUser},
+    extract::{Body, CurrentUser, SignedIn},
 };
 use crate::{
     app::App,
     error::{Error, Result},
     jobs::{ExampleTask, ProcessData, SendEmail},
-    models::user::{Role, User},
+    models::user::User,
     queue::{Cancel, Job, JobStatus, Origin, State},
-    services,
+    services::{self, sessions::Identity},
 };
 
 pub(super) struct Jobs(pub(super) App);
@@ -167,9 +167,9 @@ impl Jobs {
     }
 
     /// The job, where it is the user's own or the user is an admin; to others it does not exist.
-    async fn visible(&self, user: &User, id: &str) -> Result<JobStatus> {
+    async fn visible(&self, who: &Identity, id: &str) -> Result<JobStatus> {
         let job = find(&self.0, id).await?;
-        match user.role == Role::Admin || job.owner == Some(user.id) {
+        match who.administers(&self.0) || job.owner == Some(who.user.id) {
             true => Ok(job),
             false => Err(Error::NotFound("Job")),
         }
@@ -203,7 +203,7 @@ impl Jobs {
     #[oai(path = "/send-email", method = "post", operation_id = "enqueue_send_email")]
     async fn send_email(
         &self,
-        CurrentUser(user): CurrentUser,
+        SignedIn(who): SignedIn,
         /// The address of the recipient.
         #[oai(validator(min_length = 3, max_length = 255))]
         to: Query<String>,
@@ -212,16 +212,17 @@ impl Jobs {
         #[oai(validator(max_length = 100000))]
         body: Query<String>,
     ) -> Result<Json<Enqueued>> {
+        let user = &who.user;
         let to = services::users::normalize_email(&to.0);
         services::users::check_email(&to).map_err(|msg| Error::invalid("query", "to", msg))?;
         // An address that is not confirmed may be anybody's.
         let own = to == user.email && user.email_verified_at.is_some();
-        let permitted = user.role == Role::Admin || own;
+        let permitted = who.administers(&self.0) || own;
         if self.0.mailer.is_real() && !permitted {
             return Err(if to == user.email { Error::EmailNotVerified } else { Error::Forbidden });
         }
         let job = SendEmail { to, subject: subject.0, body: body.0, permitted };
-        self.enqueue(&user, &job, "Email job enqueued", None).await
+        self.enqueue(user, &job, "Email job enqueued", None).await
     }
 
     /// Enqueue a document to be processed.
@@ -239,13 +240,13 @@ impl Jobs {
     #[oai(path = "/:id/status", method = "get", operation_id = "read_job_status")]
     async fn status(
         &self,
-        CurrentUser(user): CurrentUser,
+        SignedIn(who): SignedIn,
         /// The `job_id` that enqueuing answered.
         id: Path<String>,
     ) -> Result<Json<StatusOut>> {
-        let job = self.visible(&user, &id.0).await?;
+        let job = self.visible(&who, &id.0).await?;
         // What went wrong inside may name hosts, paths and people.
-        let error = if user.role == Role::Admin { job.error_detail.or(job.error) } else { job.error };
+        let error = if who.administers(&self.0) { job.error_detail.or(job.error) } else { job.error };
         Ok(Json(StatusOut {
             job_id: id.0,
             status: job.state.into(),
@@ -268,11 +269,11 @@ impl Jobs {
     #[oai(path = "/:id", method = "delete", operation_id = "cancel_job")]
     async fn cancel(
         &self,
-        CurrentUser(user): CurrentUser,
+        SignedIn(who): SignedIn,
         /// The `job_id` that enqueuing answered.
         id: Path<String>,
     ) -> Result<Json<Canceled>> {
-        self.visible(&user, &id.0).await?;
+        self.visible(&who, &id.0).await?;
         cancel(&self.0, id.0).await
     }
 }

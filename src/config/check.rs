@@ -164,6 +164,9 @@ impl Config {
             problems.extend(weak_key("SECRET_KEY_PREVIOUS", previous));
         }
         problems.extend(self.auth.two_factor_problem());
+        if let Some(previous) = secret(&self.auth.two_factor_key_previous) {
+            problems.extend(weak_key("TWO_FACTOR_KEY_PREVIOUS", previous));
+        }
         if self.auth.admin.first_superuser_password.expose_secret() == DEFAULT_ADMIN_PASSWORD {
             problems.push(
                 "FIRST_SUPERUSER_PASSWORD is not set or still the default: choose one of your own".into(),
@@ -183,7 +186,11 @@ impl Auth {
     }
 
     fn two_factor_problem(&self) -> Option<String> {
-        let key = secret(&self.two_factor_key)?;
+        let Some(key) = secret(&self.two_factor_key) else {
+            return self.require_admin_two_factor.then(|| {
+                format!("REQUIRE_ADMIN_TWO_FACTOR would lock every admin out without TWO_FACTOR_KEY: {HOW_TO_MAKE_A_KEY}")
+            });
+        };
         match secret(&self.secret_key) == Some(key) {
             true => Some(format!("TWO_FACTOR_KEY is the same as SECRET_KEY: {HOW_TO_MAKE_A_KEY}")),
             false => weak_key("TWO_FACTOR_KEY", key),

@@ -18,6 +18,7 @@ use diesel::{
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 diesel::joinable!(crate::schema::sessions -> crate::schema::users (user_id));
+diesel::joinable!(crate::schema::one_time_tokens -> crate::schema::users (user_id));
 
 /// Writes an enum as text: with a CHECK in the database, since the cached ids of PostgreSQL enums break on change.
 macro_rules! text_enum {

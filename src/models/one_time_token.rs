@@ -4,8 +4,8 @@ use chrono::{Duration, Utc};
 use diesel::{deserialize::FromSqlRow, expression::AsExpression, prelude::*, sql_types::Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
-use super::{delete_some, now, text_enum};
-use crate::schema::one_time_tokens;
+use super::{delete_some, now, text_enum, user::User};
+use crate::schema::{one_time_tokens, users};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, AsExpression, FromSqlRow)]
 #[diesel(sql_type = Text)]
@@ -65,11 +65,21 @@ impl OneTimeToken {
             .await
     }
 
-    /// Whether a token could be taken.
-    pub async fn is_good(mut conn: &AsyncPgConnection, hash: &[u8], purpose: Purpose) -> QueryResult<bool> {
-        let token = one_time_tokens::table.find(hash).filter(one_time_tokens::purpose.eq(purpose));
-        let good = token.filter(one_time_tokens::expires_at.gt(now()));
-        diesel::select(diesel::dsl::exists(good)).get_result(&mut conn).await
+    /// Whose token it is, if it could be taken.
+    pub async fn owner(
+        mut conn: &AsyncPgConnection,
+        hash: &[u8],
+        purpose: Purpose,
+    ) -> QueryResult<Option<User>> {
+        one_time_tokens::table
+            .inner_join(users::table)
+            .filter(one_time_tokens::hash.eq(hash))
+            .filter(one_time_tokens::purpose.eq(purpose))
+            .filter(one_time_tokens::expires_at.gt(now()))
+            .select(User::as_select())
+            .first(&mut conn)
+            .await
+            .optional()
     }
 
     /// Takes a token away and says what it was good for: of two who bring it at once, one gets it.
@@ -86,22 +96,21 @@ impl OneTimeToken {
             .optional()
     }
 
-    /// Counts a try of a token that may be tried `tries` times, and says whose it is.
+    /// Counts a try of a token that may be tried `tries` times; false where it has had them.
     pub async fn attempt(
         mut conn: &AsyncPgConnection,
         hash: &[u8],
         purpose: Purpose,
         tries: i32,
-    ) -> QueryResult<Option<i64>> {
+    ) -> QueryResult<bool> {
         let token = one_time_tokens::table.find(hash).filter(one_time_tokens::purpose.eq(purpose));
         let good =
             token.filter(one_time_tokens::expires_at.gt(now())).filter(one_time_tokens::tries.lt(tries));
-        diesel::update(good)
+        let counted = diesel::update(good)
             .set(one_time_tokens::tries.eq(one_time_tokens::tries + 1))
-            .returning(one_time_tokens::user_id)
-            .get_result(&mut conn)
-            .await
-            .optional()
+            .execute(&mut conn)
+            .await?;
+        Ok(counted == 1)
     }
 
     /// Makes the tokens of a user worthless, all or those of one purpose.

@@ -1,7 +1,11 @@
 //! The tables `sessions` and `refresh_tokens`.
 
 use chrono::{DateTime, Duration, Utc};
-use diesel::{dsl::IntervalDsl as _, prelude::*};
+use diesel::{
+    dsl::{IntervalDsl as _, sql},
+    prelude::*,
+    sql_types::{Bool, Text},
+};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use uuid::Uuid;
 
@@ -76,16 +80,17 @@ impl Session {
             .await
     }
 
-    /// Whether the owner of a mail address has signed in from there before.
-    pub async fn known_address(
+    /// Whether the owner of a mail address has signed in from that network before.
+    pub async fn known_network(
         mut conn: &AsyncPgConnection,
         email: &str,
-        address: &str,
+        network: &str,
     ) -> QueryResult<bool> {
+        let there = sql::<Bool>("sessions.address::inet <<= ").bind::<Text, _>(network).sql("::inet");
         let known = sessions::table
             .inner_join(users::table)
             .filter(super::lower(users::email).eq(email))
-            .filter(sessions::address.eq(address));
+            .filter(there);
         diesel::select(diesel::dsl::exists(known)).get_result(&mut conn).await
     }
 

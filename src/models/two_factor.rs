@@ -46,10 +46,16 @@ impl TwoFactor {
             .await
     }
 
-    /// Uses up a time step and those before it (RFC 6238 section 5.2); false where it was used up already.
-    pub async fn burn(mut conn: &AsyncPgConnection, user_id: i64, step: i64) -> QueryResult<bool> {
+    /// Uses up a time step and those before it (RFC 6238 section 5.2), and keeps the secret as it is sealed now; false
+    /// where the step was used up already.
+    pub async fn burn(
+        mut conn: &AsyncPgConnection,
+        user_id: i64,
+        step: i64,
+        secret: &[u8],
+    ) -> QueryResult<bool> {
         let burnt = diesel::update(two_factor::table.find(user_id).filter(two_factor::last_step.lt(step)))
-            .set(two_factor::last_step.eq(step))
+            .set((two_factor::last_step.eq(step), two_factor::secret.eq(secret)))
             .execute(&mut conn)
             .await?;
         Ok(burnt == 1)

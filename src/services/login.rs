@@ -46,7 +46,7 @@ pub async fn login(app: &App, email: &str, password: String) -> Result<Login> {
     let found = app.db.run(async |conn| Ok(User::find_by_email(conn, &email).await?)).await?;
     // Only when it is this one's turn to hash: of many at once, those behind see how those before them ended.
     let turn = app.passwords.turn().await?;
-    let attempt = Attempt::at_account(app, &email).await?;
+    let attempt = Attempt::at_password(app, &email).await?;
     let hash = found.as_ref().and_then(|user| user.hashed_password.clone());
     let matches = turn.verify(password.clone(), hash).await?;
     let Some(user) = found.filter(|user| matches && user.is_active) else {
@@ -83,15 +83,20 @@ async fn challenge(app: &App, user: &User) -> Result<Challenge> {
 /// [`Error::InvalidCode`], also for a challenge that is used up, too old or unknown; [`Error::TooManyAttempts`].
 pub async fn second_factor(app: &App, challenge: &str, code: &str) -> Result<Grant> {
     let hash = security::hash(challenge);
+    let user =
+        app.db.run(async |conn| Ok(OneTimeToken::owner(conn, &hash, Purpose::SecondFactor).await?)).await?;
+    let user = user.filter(|user| user.is_active).ok_or(Error::InvalidCode)?;
+    // Hashing has bounded who comes here, and each challenge has its tries.
+    let attempt = Attempt::at_password(app, &user.email).await?;
     // The try counts whatever becomes of it, so it is not part of the transaction below.
     let tried = app
         .db
         .run(async |conn| Ok(OneTimeToken::attempt(conn, &hash, Purpose::SecondFactor, TRIES).await?))
         .await?;
-    let user_id = tried.ok_or(Error::InvalidCode)?;
-    let user = app.db.run(async |conn| Ok(User::find(conn, user_id).await?)).await?;
-    let user = user.filter(|user| user.is_active).ok_or(Error::InvalidCode)?;
-    let attempt = Attempt::at_account(app, &user.email).await?;
+    if !tried {
+        return Err(Error::InvalidCode);
+    }
+
     let granted = app
         .db
         .transaction(async |conn| {
@@ -168,7 +173,7 @@ async fn rehash(app: &App, user: &User, password: String) {
 /// [`Error::WrongPassword`], [`Error::TooManyAttempts`].
 pub async fn confirm_password(app: &App, user: &User, password: String) -> Result<()> {
     let turn = app.passwords.turn().await?;
-    let attempt = Attempt::at_account(app, &user.email).await?;
+    let attempt = Attempt::at_password(app, &user.email).await?;
     if turn.verify(password, user.hashed_password.clone()).await? {
         attempt.succeeded().await;
         Ok(())

@@ -8,6 +8,7 @@ use super::{
     members::keep_an_admin,
     outbox::Message,
     sessions::Identity,
+    throttle::Attempt,
     users::{check_about, normalize_email},
 };
 use crate::{
@@ -64,12 +65,16 @@ pub async fn change_password(app: &App, who: &Identity, current: String, new: St
 /// Has a link sent to a new address, which is taken on once that is opened; the old one is told.
 ///
 /// # Errors
-/// [`Error::WrongPassword`], [`Error::TooManyAttempts`].
+/// [`Error::WrongPassword`], [`Error::TooManyAttempts`]; [`Error::Unavailable`] without Redis.
 pub async fn change_email(app: &App, user: &User, new_email: &str, password: String) -> Result<()> {
     confirm_password(app, user, password).await?;
     let email = normalize_email(new_email);
     if email == user.email {
         return Err(Error::invalid("body", "email", "This is your address already"));
+    }
+    // It may be a stranger's, who is not to be flooded.
+    if !Attempt::at_mailbox(app, &email).await? {
+        return Ok(());
     }
     app.db
         .transaction(async |conn| {

@@ -10,7 +10,7 @@ use super::{
     audit::{Action, Entry},
     outbox::Message,
     throttle::Attempt,
-    users::normalize_email,
+    users::{check_about, normalize_email},
 };
 use crate::{
     app::App,
@@ -44,8 +44,8 @@ pub async fn forgot_password(app: &App, email: &str) -> Result<()> {
 
 async fn request(app: &App, email: &str, message: Message) -> Result<()> {
     match Attempt::at_mailbox(app, email).await? {
-        Some(()) => app.db.run(async |conn| message.send(conn).await).await,
-        None => Ok(()),
+        true => app.db.run(async |conn| message.send(conn).await).await,
+        false => Ok(()),
     }
 }
 
@@ -103,11 +103,11 @@ pub async fn confirm_email(app: &App, token: &str) -> Result<()> {
 /// Sets a forgotten password and ends every session. It also proves the address, and stops a deletion.
 ///
 /// # Errors
-/// [`Error::InvalidLink`].
+/// [`Error::InvalidLink`]; [`Error::Invalid`] for a password that says whose it is.
 pub async fn reset_password(app: &App, token: &str, password: String) -> Result<()> {
     let choice = Choice { token, password, full_name: None, purpose: Purpose::ResetPassword };
     let user = choose(app, choice, Action::PasswordReset).await?;
-    if let Ok(attempt) = Attempt::at_account(app, &user.email).await {
+    if let Ok(attempt) = Attempt::at_password(app, &user.email).await {
         attempt.succeeded().await;
     }
     Ok(())
@@ -138,9 +138,11 @@ async fn choose(app: &App, choice: Choice<'_>, action: Action) -> Result<User> {
     // A token that is no good is not worth a hash. It is looked at without being taken: hashing is slow, and no
     // transaction waits for it.
     let hash = security::hash(choice.token);
-    if !app.db.run(async |conn| Ok(OneTimeToken::is_good(conn, &hash, choice.purpose).await?)).await? {
-        return Err(Error::InvalidLink);
-    }
+    let owner = app.db.run(async |conn| Ok(OneTimeToken::owner(conn, &hash, choice.purpose).await?)).await?;
+    let owner = owner.ok_or(Error::InvalidLink)?;
+    let name = choice.full_name.as_deref().or(owner.full_name.as_deref());
+    check_about("password", &choice.password, &owner.email, name)?;
+
     let hashed_password = app.passwords.hash(choice.password).await?;
     app.db
         .transaction(async |conn| {
@@ -160,6 +162,9 @@ async fn choose(app: &App, choice: Choice<'_>, action: Action) -> Result<User> {
             Session::revoke_all(conn, user.id, None).await?;
             OneTimeToken::forget(conn, user.id, None).await?;
             Entry::by_themselves(user.id, action).changed(&user, &after).write(conn).await?;
+            if user.deletion_due_at.is_some() {
+                Entry::by_themselves(user.id, Action::UserDeletionCancelled).write(conn).await?;
+            }
             if choice.purpose == Purpose::ResetPassword {
                 Message::notice(&after, Notice::PasswordReset).send(conn).await?;
             }

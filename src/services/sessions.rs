@@ -2,9 +2,9 @@
 //!
 //! A session has a chain of refresh tokens, each good for one use. One that comes back after it was used is a copy
 //! in the wrong hands, or the right ones after it was stolen; nobody can tell, so the session ends (RFC 9700 section
-//! 4.14.2, OWASP ASVS 5, 7.2.4).
+//! 4.14.2, OWASP ASVS 5, 10.4.5).
 
-use chrono::{Duration, Utc};
+use chrono::{DateTime, Duration, Utc};
 use diesel_async::AsyncPgConnection;
 use uuid::Uuid;
 
@@ -18,7 +18,7 @@ use crate::{
     mail::letters::Notice,
     models::{
         session::{IDLE_DAYS, MAX_DAYS, NewSession, RefreshToken, Session, TokenState},
-        user::User,
+        user::{Role, User},
     },
     security::{self, Access, Opaque},
     telemetry,
@@ -44,6 +44,17 @@ pub struct Identity {
     pub session: Session,
 }
 
+impl Identity {
+    /// Whether they may use what is for admins only.
+    pub fn administers(&self, app: &App) -> bool {
+        self.user.role == Role::Admin && !self.lacks_second_factor(app)
+    }
+
+    pub fn lacks_second_factor(&self, app: &App) -> bool {
+        app.config.auth.require_admin_two_factor && !self.session.second_factor
+    }
+}
+
 /// Signs a user in.
 pub async fn open(app: &App, conn: &AsyncPgConnection, user: &User, second_factor: bool) -> Result<Grant> {
     let request = telemetry::request().unwrap_or_default();
@@ -67,12 +78,13 @@ pub async fn open(app: &App, conn: &AsyncPgConnection, user: &User, second_facto
         .after(serde_json::json!({ "session_id": id, "second_factor": second_factor }))
         .write(conn)
         .await?;
-    grant(app, Access { user_id: user.id, session_id: id }, token)
+    grant(app, Access { user_id: user.id, session_id: id }, token, expires_at)
 }
 
-fn grant(app: &App, access: Access, token: Opaque) -> Result<Grant> {
+fn grant(app: &App, access: Access, token: Opaque, session_ends: DateTime<Utc>) -> Result<Grant> {
     let (access_token, expires_in) = app.tokens.issue(access)?;
-    let refresh_expires_in = u64::from(IDLE_DAYS.unsigned_abs()) * 86_400;
+    let left = Duration::days(IDLE_DAYS.into()).min(session_ends - Utc::now());
+    let refresh_expires_in = left.num_seconds().max(0).unsigned_abs();
     Ok(Grant { access_token, expires_in, refresh_token: token.text, refresh_expires_in })
 }
 
@@ -131,7 +143,8 @@ async fn rotate(app: &App, conn: &AsyncPgConnection, token: &str) -> Result<Refr
             next
         }
     };
-    Ok(Refreshed::Granted(grant(app, Access { user_id: user.id, session_id: session.id }, next)?))
+    let access = Access { user_id: user.id, session_id: session.id };
+    Ok(Refreshed::Granted(grant(app, access, next, session.expires_at)?))
 }
 
 fn address() -> Option<String> {

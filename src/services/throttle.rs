@@ -1,12 +1,17 @@
 //! Guessing made slow: failed attempts are counted in Redis, and the next has to wait ever longer.
 //!
 //! A wait, never a lockout, and never one that somebody else can bring about: where the owner of an account has
-//! signed in before, only the failures of that very place count (OWASP ASVS 5, 6.3.1 and 6.3.5).
+//! signed in before, only the failures of that very place count (OWASP ASVS 5, 6.1.1 and 6.3.1).
 //!
-//! Without Redis nothing is counted and attempts go on: bcrypt and the width of its queue still bound them to a few
-//! a second. That is better than nobody being able to sign in.
+//! Without Redis nothing can be counted. Passwords may still be tried, since hashing bounds that to a few a second, and
+//! nobody being able to sign in would be worse; codes alone and mails have no such bound, and are refused.
 
-use std::{net::IpAddr, sync::LazyLock};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv6Addr},
+    sync::LazyLock,
+    time::Duration,
+};
 
 use redis::Script;
 
@@ -18,6 +23,9 @@ use crate::{
 };
 
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("throttle.lua")));
+
+/// How long Redis may take: a login holds a core for hashing meanwhile.
+const PATIENCE: Duration = Duration::from_millis(250);
 
 /// What failures are counted by.
 struct Rule {
@@ -48,71 +56,75 @@ pub struct Attempt<'a> {
 }
 
 impl<'a> Attempt<'a> {
-    /// A password or a code of the account with that address.
+    /// A password of the account with that address.
     ///
     /// # Errors
     /// [`Error::TooManyAttempts`] while the last failure is too fresh.
-    pub async fn at_account(app: &'a App, email: &str) -> Result<Self> {
-        let place = place();
-        let id = hashed(email);
-        let pair = format!("{id}:{}", place.as_deref().unwrap_or("-"));
-        let mut keys = vec![(&PAIR, pair)];
-        let address =
-            telemetry::request().and_then(|request| request.address).map(|address| address.to_string());
-        let known = match &address {
-            Some(address) => {
-                app.db.run(async |conn| Ok(Session::known_address(conn, email, address).await?)).await?
+    pub async fn at_password(app: &'a App, email: &str) -> Result<Self> {
+        let attempt = Self::at_account(app, email).await?;
+        match attempt.call("check").await {
+            Ok(0) | Err(_) => Ok(attempt),
+            Ok(retry_after) => Err(Error::TooManyAttempts { retry_after }),
+        }
+    }
+
+    /// A code of the account with that address.
+    ///
+    /// # Errors
+    /// [`Error::TooManyAttempts`] while the last failure is too fresh; [`Error::Unavailable`] without Redis.
+    pub async fn at_code(app: &'a App, email: &str) -> Result<Self> {
+        let attempt = Self::at_account(app, email).await?;
+        match attempt.call("check").await? {
+            0 => Ok(attempt),
+            retry_after => Err(Error::TooManyAttempts { retry_after }),
+        }
+    }
+
+    async fn at_account(app: &'a App, email: &str) -> Result<Self> {
+        let (id, place) = (hashed(email), Place::here());
+        let known = match &place {
+            Some(place) => {
+                let network = place.network();
+                app.db.run(async |conn| Ok(Session::known_network(conn, email, &network).await?)).await?
             }
             None => false,
         };
+        let place = place.map(|place| place.to_string());
+        let mut keys = vec![(&PAIR, format!("{id}:{}", place.as_deref().unwrap_or("-")))];
         if !known {
             keys.push((&ACCOUNT, id));
             keys.extend(place.map(|place| (&ADDRESS, place)));
         }
-        Self { app, keys }.check().await
+        Ok(Self { app, keys })
     }
 
-    /// A mail to that address, wanted by somebody who is not signed in. `None` where it has had its share: nobody
-    /// is to know.
+    /// A mail to that address. Answers whether it may be sent: where the address has had its share nobody is to know.
     ///
     /// # Errors
-    /// [`Error::TooManyAttempts`] where one place asks for too many.
-    pub async fn at_mailbox(app: &'a App, email: &str) -> Result<Option<()>> {
-        let by_place: Vec<_> = place().map(|place| (&MAILER, place)).into_iter().collect();
-        let asked = Self { app, keys: by_place }.check().await?;
-        asked.failed().await;
-        let mailbox = Self { app, keys: vec![(&MAILBOX, hashed(email))] };
-        match mailbox.check().await {
-            Ok(mailbox) => {
-                mailbox.failed().await;
-                Ok(Some(()))
-            }
-            Err(Error::TooManyAttempts { .. }) => Ok(None),
-            Err(other) => Err(other),
-        }
-    }
-
-    async fn check(self) -> Result<Self> {
-        match self.call("check").await {
-            0 => Ok(self),
+    /// [`Error::TooManyAttempts`] where one place asks for too many; [`Error::Unavailable`] without Redis.
+    pub async fn at_mailbox(app: &'a App, email: &str) -> Result<bool> {
+        let by_place = Place::here().map(|place| (&MAILER, place.to_string()));
+        match (Self { app, keys: by_place.into_iter().collect() }).call("ask").await? {
+            0 => Ok((Self { app, keys: vec![(&MAILBOX, hashed(email))] }).call("ask").await? == 0),
             retry_after => Err(Error::TooManyAttempts { retry_after }),
         }
     }
 
     /// It was wrong.
     pub async fn failed(&self) {
-        self.call("failed").await;
+        // If it is not counted, that is in the log.
+        let _ = self.call("failed").await;
     }
 
     /// It was right: the failures at this account are forgotten, those of the place at others are not.
     pub async fn succeeded(mut self) {
         self.keys.retain(|(rule, _)| rule.name != ADDRESS.name);
-        self.call("forget").await;
+        let _ = self.call("forget").await;
     }
 
-    async fn call(&self, what: &str) -> u64 {
+    async fn call(&self, what: &str) -> Result<u64> {
         if self.keys.is_empty() {
-            return 0;
+            return Ok(0);
         }
         let prefix = &self.app.config.redis.queue_prefix;
         let call = || {
@@ -126,10 +138,10 @@ impl<'a> Attempt<'a> {
             }
             call
         };
-        self.app.redis.invoke(call, |_| None).await.unwrap_or_else(|error| {
-            tracing::warn!(error = telemetry::chain(&error), "attempts are not counted");
-            0
-        })
+        let answer = tokio::time::timeout(PATIENCE, self.app.redis.invoke(call, |_| None)).await;
+        let answer = answer.unwrap_or_else(|late| Err(Error::unavailable("Redis", late)));
+        answer
+            .inspect_err(|error| tracing::warn!(error = telemetry::chain(error), "attempts are not counted"))
     }
 }
 
@@ -139,12 +151,28 @@ fn hashed(email: &str) -> String {
 }
 
 /// Where the request comes from: an IPv6 network as a whole, since each subscriber has 2^64 addresses.
-fn place() -> Option<String> {
-    Some(match telemetry::request()?.address?.to_canonical() {
-        IpAddr::V4(address) => address.to_string(),
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            format!("{a:x}:{b:x}:{c:x}:{d:x}::")
-        }
-    })
+#[derive(Clone, Copy)]
+struct Place(IpAddr);
+
+impl Place {
+    fn here() -> Option<Self> {
+        Some(Self(match telemetry::request()?.address? {
+            IpAddr::V6(address) => {
+                let [a, b, c, d, ..] = address.segments();
+                IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+            }
+            address => address,
+        }))
+    }
+
+    /// In PostgreSQL's notation.
+    fn network(self) -> String {
+        format!("{}/{}", self.0, if self.0.is_ipv4() { 32 } else { 64 })
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
 }

@@ -136,7 +136,7 @@ async fn guarded<T>(
     user: &User,
     work: impl AsyncFnOnce(&AsyncPgConnection) -> Result<T>,
 ) -> Result<T> {
-    let attempt = Attempt::at_account(app, &user.email).await?;
+    let attempt = Attempt::at_code(app, &user.email).await?;
     let result = app
         .db
         .transaction(async |conn| {
@@ -180,14 +180,16 @@ async fn check_totp(
     let now = chrono::Utc::now().timestamp().unsigned_abs();
     let step = totp(app, &user.email, &secret)?.check(&digits(code), now).ok_or(Error::InvalidCode)?;
     let step = i64::try_from(step).map_err(Error::internal)?;
-    match TwoFactor::burn(conn, user.id, step).await? {
+    // Sealed again, so that a change of the key is over for everybody who has signed in since.
+    let sealed = app.sealer.seal(&place(user.id), &secret)?;
+    match TwoFactor::burn(conn, user.id, step, &sealed).await? {
         true => Ok(()),
         false => Err(Error::InvalidCode),
     }
 }
 
 async fn renew_codes(conn: &AsyncPgConnection, user_id: i64) -> Result<Vec<String>> {
-    let code = || Ok(Secret::new(Box::new(random_bytes::<10>()?)).to_base32());
+    let code = || Ok(Secret::new(Box::new(random_bytes::<15>()?)).to_base32());
     let codes = (0..RECOVERY_CODES).map(|_| code()).collect::<Result<Vec<String>>>()?;
     let hashes: Vec<_> = codes.iter().map(|code| security::hash(code)).collect();
     RecoveryCode::replace(conn, user_id, &hashes).await?;

@@ -63,7 +63,7 @@ who!(CurrentUser, |_, who| Ok(Self(who.user)));
 who!(SignedIn, |_, who| Ok(Self(who)));
 who!(Admin, |app, who| match who.user.role {
     Role::User => Err(Error::Forbidden),
-    Role::Admin if app.config.auth.require_admin_two_factor && !who.session.second_factor => {
+    Role::Admin if who.lacks_second_factor(app) => {
         Err(Error::TwoFactorRequired)
     }
     Role::Admin => Ok(Self(who.user)),
