@@ -3,7 +3,10 @@
 //! bb8-redis pings at every checkout and never calls a connection broken; this asks after an idle one only, and drops
 //! one that has failed.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use bb8_redis::RedisConnectionManager;
 use redis::{ErrorKind, RedisError, ScriptInvocation, ServerErrorKind, aio::MultiplexedConnection};
@@ -18,6 +21,9 @@ use crate::{
 /// Connections kept; each carries many commands at once.
 const POOL_SIZE: u32 = 8;
 
+/// How long it is left alone by those who can do without it.
+const REST: Duration = Duration::from_secs(1);
+
 /// Connections to Redis; a clone shares them.
 #[derive(Clone)]
 pub struct RedisPool {
@@ -25,6 +31,8 @@ pub struct RedisPool {
     client: redis::Client,
     timeout: Duration,
     last_error: LastError,
+    /// When a caller who could do without it last found it away.
+    away_since: Arc<Mutex<Option<Instant>>>,
 }
 
 impl RedisPool {
@@ -47,7 +55,7 @@ impl RedisPool {
             .test_on_check_out(true)
             .error_sink(Box::new(last_error.clone()))
             .build_unchecked(manager);
-        Ok(Self { pool, client, timeout, last_error })
+        Ok(Self { pool, client, timeout, last_error, away_since: Arc::default() })
     }
 
     pub fn client(&self) -> &redis::Client {
@@ -57,6 +65,26 @@ impl RedisPool {
     /// How long a checkout, and each of two tries, may take.
     pub fn timeout(&self) -> Duration {
         self.timeout
+    }
+
+    /// As [`Self::invoke`], for a caller who goes on without Redis and must not be kept long: one who finds it away
+    /// spares others the wait for a second.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when Redis does not answer, or has not a moment ago.
+    pub async fn try_invoke<T, F>(&self, call: F) -> Result<T>
+    where
+        T: redis::FromRedisValue,
+        F: Fn() -> ScriptInvocation<'static>,
+    {
+        let away = || self.away_since.lock().unwrap_or_else(PoisonError::into_inner);
+        if away().is_some_and(|since| since.elapsed() < REST) {
+            return Err(Error::unavailable("Redis", "it did not answer a moment ago"));
+        }
+        let answer = tokio::time::timeout(self.timeout / 3, self.invoke(call, |_| None)).await;
+        let answer = answer.unwrap_or_else(|late| Err(Error::unavailable("Redis", late)));
+        *away() = answer.is_err().then(Instant::now);
+        answer
     }
 
     /// # Errors

@@ -86,6 +86,8 @@ diesel::table! {
         created_at -> Timestamptz,
         updated_at -> Timestamptz,
         email_verified_at -> Nullable<Timestamptz>,
+        pending_email -> Nullable<Text>,
+        password_set_at -> Timestamptz,
         deletion_due_at -> Nullable<Timestamptz>,
     }
 }

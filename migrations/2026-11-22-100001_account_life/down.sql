@@ -7,9 +7,12 @@ DROP INDEX users_admins_idx;
 DROP INDEX users_created_at_idx;
 DROP INDEX users_deletion_due_at_idx;
 -- pg_trgm stays: others may have come to use it.
--- Nobody can sign in with this: it is no hash of anything.
-UPDATE users SET hashed_password = '' WHERE hashed_password IS NULL;
+-- Nobody can sign in with this: it has the form of a hash, and is of nothing that is known.
+UPDATE users SET hashed_password = '$2b$12$abcdefghijklmnopqrstuu1234567890ABCDEFGHIJKLMNOPQRSTS'
+    WHERE hashed_password IS NULL;
 ALTER TABLE users
     DROP COLUMN deletion_due_at,
+        DROP COLUMN password_set_at,
+    DROP COLUMN pending_email,
     DROP COLUMN email_verified_at,
     ALTER COLUMN hashed_password SET NOT NULL;

@@ -1,9 +1,19 @@
 -- Whoever is invited has no password until they choose one.
 ALTER TABLE users
     ALTER COLUMN hashed_password DROP NOT NULL,
-    ADD COLUMN email_verified_at TIMESTAMPTZ,
+        ADD COLUMN email_verified_at TIMESTAMPTZ,
+    -- The address that its owner wants, until a link that went there is opened.
+    ADD COLUMN pending_email TEXT CHECK (char_length(pending_email) <= 255),
+    -- When the password was last chosen; hashing it again with more work is not that.
+    ADD COLUMN password_set_at TIMESTAMPTZ NOT NULL DEFAULT now(),
     -- The account is erased then, unless its owner signs in before.
     ADD COLUMN deletion_due_at TIMESTAMPTZ;
+
+-- What `down.sql` has put there.
+UPDATE users SET hashed_password = NULL
+    WHERE hashed_password = '$2b$12$abcdefghijklmnopqrstuu1234567890ABCDEFGHIJKLMNOPQRSTS';
+-- Whoever runs the server has vouched for these; and they have to get in where addresses must be confirmed.
+UPDATE users SET email_verified_at = now() WHERE role = 'admin';
 
 CREATE INDEX users_deletion_due_at_idx ON users (deletion_due_at) WHERE deletion_due_at IS NOT NULL;
 CREATE INDEX users_created_at_idx ON users (created_at, id);

@@ -13,14 +13,13 @@ use poem::{
     },
 };
 
-use super::PREFIX;
 use crate::{
     error::{Error, Result},
     services::sessions::Grant,
 };
 
 pub(super) const SECURE_ACCESS: &str = "__Host-access_token";
-const SECURE_REFRESH: &str = "__Secure-refresh_token";
+const SECURE_REFRESH: &str = "__Host-refresh_token";
 /// Without TLS, in development, browsers take neither these prefixes nor `Secure`.
 const PLAIN_ACCESS: &str = "access_token";
 const PLAIN_REFRESH: &str = "refresh_token";
@@ -45,20 +44,17 @@ impl Settings {
         if self.secure { SECURE_REFRESH } else { PLAIN_REFRESH }
     }
 
-    /// Only the access token goes along with every request.
+    /// For the whole host, which the prefix `__Host-` asks for: no other host is then able to plant one.
     fn cookies(&self, access: &str, refresh: &str) -> [Cookie; 2] {
-        let cookie = |name, value: &str, path: &str, same_site| {
+        let cookie = |name, value: &str, same_site| {
             let mut cookie = Cookie::new_with_str(name, value);
-            cookie.set_path(path);
+            cookie.set_path("/");
             cookie.set_http_only(true);
             cookie.set_secure(self.secure);
             cookie.set_same_site(same_site);
             cookie
         };
-        [
-            cookie(self.access(), access, "/", SameSite::Lax),
-            cookie(self.refresh(), refresh, &format!("{PREFIX}/auth"), SameSite::Strict),
-        ]
+        [cookie(self.access(), access, SameSite::Lax), cookie(self.refresh(), refresh, SameSite::Strict)]
     }
 }
 
@@ -93,7 +89,7 @@ pub(super) fn set(request: &Request, jar: &CookieJar, grant: &Grant) -> Result<(
 pub(super) fn clear(request: &Request, jar: &CookieJar) -> Result<()> {
     let settings = Settings::of(request)?;
     for mut cookie in settings.cookies("", "") {
-        if request.cookie().get(cookie.name()).is_some() || cookie.name() == settings.refresh() {
+        if request.cookie().get(cookie.name()).is_some() {
             cookie.make_removal();
             jar.add(cookie);
         }

@@ -162,7 +162,8 @@ fn refuse_foreign(req: &Request) -> poem::Result<()> {
         Some(host) => host.parse::<Authority>().ok(),
         None => req.original_uri().authority().cloned(),
     };
-    match authority.is_some_and(|authority| is_own_name(authority.host())) {
+    let here = req.remote_addr().as_socket_addr().is_some_and(|peer| peer.ip().to_canonical().is_loopback());
+    match here && authority.is_some_and(|authority| is_own_name(authority.host())) {
         true => Ok(()),
         false => Err(NotFoundError.into()),
     }

@@ -82,7 +82,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Layer<E> {
             }
         };
         if request.letters.load(Ordering::Relaxed) {
-            self.hand_over_letters();
+            self.hand_over_letters(request.clone());
         }
         let mut response = compress(response, gzip).await;
         self.finish(&mut response, &request, origin.as_ref());
@@ -111,10 +111,10 @@ impl<E> Layer<E> {
     }
 
     /// Those that the request has put into the outbox. If this fails a job does it within a minute.
-    fn hand_over_letters(&self) {
+    fn hand_over_letters(&self, request: RequestContext) {
         let app = self.app.clone();
         tokio::spawn(async move {
-            if let Err(error) = jobs::hand_over(&app).await {
+            if let Err(error) = REQUEST.scope(request, jobs::hand_over(&app)).await {
                 tracing::warn!(error = chain(&error), "letters wait in the outbox");
             }
         });
@@ -166,11 +166,13 @@ fn request_id(headers: &HeaderMap) -> Arc<str> {
 fn client_address(req: &Request, proxies: usize) -> Option<IpAddr> {
     let peer = req.remote_addr().as_socket_addr().map(|address| address.ip().to_canonical());
     let Some(back) = proxies.checked_sub(1) else { return peer };
-    let headers = req.headers().get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
-    let hops: Vec<_> = headers.flat_map(|value| value.split(',')).map(str::trim).collect();
+    let values = req.headers().get_all("x-forwarded-for").iter();
+    // Whatever else the client has put there must not hide what our proxies have added.
+    let text = values.map(|value| String::from_utf8_lossy(value.as_bytes())).collect::<Vec<_>>().join(",");
+    let hop = text.rsplit(',').nth(back).map(str::trim);
     // Some proxies add the port.
-    let address = |hop: &&str| hop.parse().or_else(|_| hop.parse().map(|hop: SocketAddr| hop.ip())).ok();
-    hops.iter().rev().nth(back).and_then(address).map(|address: IpAddr| address.to_canonical()).or(peer)
+    let address = |hop: &str| hop.parse().or_else(|_| hop.parse().map(|hop: SocketAddr| hop.ip())).ok();
+    hop.and_then(address).map(|address: IpAddr| address.to_canonical()).or(peer)
 }
 
 fn user_agent(headers: &HeaderMap) -> Option<Arc<str>> {

@@ -43,6 +43,7 @@ impl Args {
         let Self { migrate, listen, http, config } = self;
         refuse_unsafe(&config)?;
         telemetry::init(&config.core)?;
+        warn_of(&config);
         let stop = Stop::on_signals()?;
         let core = config.core.clone();
         api::check_http(&core, &http)?;
@@ -61,6 +62,13 @@ impl Args {
             served = serve(app, &core, &http, listener, &stop) => served?,
         }
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Says what works, but hardly as it is meant.
+pub(super) fn warn_of(config: &Config) {
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
     }
 }
 

@@ -3,7 +3,10 @@ use std::{process::ExitCode, time::Duration};
 use anyhow::{Context, bail};
 use tokio::time::sleep;
 
-use super::{serve::refuse_unsafe, stop::Stop};
+use super::{
+    serve::{refuse_unsafe, warn_of},
+    stop::Stop,
+};
 use crate::{
     app::App,
     config::{self, Config},
@@ -40,6 +43,7 @@ impl Args {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
         refuse_unsafe(&self.config)?;
         telemetry::init(&self.config.core)?;
+        warn_of(&self.config);
         let stop = Stop::on_signals()?;
         let options = Options {
             queues: self.queues,

@@ -163,6 +163,10 @@ impl Config {
         if let Some(previous) = secret(&self.auth.secret_key_previous) {
             problems.extend(weak_key("SECRET_KEY_PREVIOUS", previous));
         }
+        if self.auth.require_verified_email && secret(&self.mail.smtp_url).is_none() {
+            problems
+                .push("REQUIRE_VERIFIED_EMAIL would keep everybody out without SMTP_URL: set it too".into());
+        }
         problems.extend(self.auth.two_factor_problem());
         if let Some(previous) = secret(&self.auth.two_factor_key_previous) {
             problems.extend(weak_key("TWO_FACTOR_KEY_PREVIOUS", previous));
@@ -174,6 +178,19 @@ impl Config {
         }
         problems.extend(self.auth.hashing.problem());
         problems
+    }
+}
+
+impl Config {
+    /// What works, but hardly as it is meant.
+    pub fn warnings(&self) -> Vec<&'static str> {
+        let unset = |url: &Option<String>| given(url.as_deref()).is_none();
+        let nowhere = unset(&self.mail.public_url) && unset(&self.mail.frontend_url);
+        let mut warnings = Vec::new();
+        if nowhere && !self.core.debug {
+            warnings.push("the links in mails lead to http://localhost:8000: set PUBLIC_URL or FRONTEND_URL");
+        }
+        warnings
     }
 }
 

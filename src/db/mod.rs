@@ -87,6 +87,18 @@ impl Db {
         self.run(async |conn| transaction(conn, work).await).await
     }
 
+    /// As [`Db::run_for`], all of it or nothing.
+    ///
+    /// # Errors
+    /// As [`Db::run`].
+    pub async fn transaction_for<T>(
+        &self,
+        timeout: Duration,
+        work: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T>,
+    ) -> Result<T> {
+        self.run_for(timeout, async |conn| transaction(conn, work).await).await
+    }
+
     /// As [`Db::run`], with a time of its own: what a job wants, whose statements may take longer than a client
     /// waits.
     ///

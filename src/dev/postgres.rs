@@ -74,6 +74,9 @@ pub(super) async fn start(dir: &Path, purpose: Purpose) -> anyhow::Result<Server
 }
 
 /// Makes the cluster under another name first, so that half a one is never taken for a whole.
+/// What is upper and lower case beyond ASCII, as servers elsewhere know it.
+const LETTERS: &str = if cfg!(target_os = "macos") { "--lc-ctype=UTF-8" } else { "--lc-ctype=C.UTF-8" };
+
 async fn initialise(
     initdb: &Path,
     dir: &Path,
@@ -88,7 +91,15 @@ async fn initialise(
     let data = dir.join(format!("unfinished-{}", uuid::Uuid::new_v4().simple()));
     let mut command = Command::new(initdb);
     command
-        .args(["--encoding=UTF8", "--locale=C", "--no-sync", "--auth=scram-sha-256", "--username", NAME])
+        .args([
+            "--encoding=UTF8",
+            "--locale=C",
+            LETTERS,
+            "--no-sync",
+            "--auth=scram-sha-256",
+            "--username",
+            NAME,
+        ])
         .arg("--pwfile")
         .arg(secret)
         .arg("-D")

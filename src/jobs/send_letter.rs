@@ -51,28 +51,36 @@ const BATCH: i64 = 100;
 /// # Errors
 /// When PostgreSQL or Redis is away; what was not handed over stays in the outbox.
 pub async fn hand_over(app: &App) -> Result<usize> {
-    let mut count = 0;
+    let (mut count, mut last) = (0, 0);
     loop {
-        let batch = app.db.run(async |conn| Ok(Outgoing::oldest(conn, BATCH).await?)).await?;
+        let batch = app.db.run(async |conn| Ok(Outgoing::after(conn, last, BATCH).await?)).await?;
+        match batch.last() {
+            Some(outgoing) => last = outgoing.id,
+            None => return Ok(count),
+        }
         let mut done = Vec::new();
-        for outgoing in &batch {
-            match serde_json::from_value(outgoing.letter.clone()) {
-                Ok(message) => {
-                    let window = Duration::from_secs(3_600);
-                    let unique = Unique { key: outgoing.key(), window, keep: Keep::First };
-                    let place = Place { unique: Some(unique), ..Place::default() };
-                    app.queue.enqueue_with(&SendLetter { message }, Origin::here(None), place).await?;
-                    done.push(outgoing.id);
-                }
-                // Of a newer version, which will take it.
-                Err(error) => tracing::error!(id = outgoing.id, %error, "a letter cannot be read"),
-            }
-        }
-        if done.is_empty() {
-            return Ok(count);
-        }
+        let handed_over = hand_over_some(app, &batch, &mut done).await;
+        // Also those before one that could not be.
         count += app.db.run(async |conn| Ok(Outgoing::delete(conn, &done).await?)).await?;
+        handed_over?;
     }
+}
+
+async fn hand_over_some(app: &App, batch: &[Outgoing], done: &mut Vec<i64>) -> Result<()> {
+    for outgoing in batch {
+        match serde_json::from_value(outgoing.letter.clone()) {
+            Ok(message) => {
+                let window = Duration::from_secs(3_600);
+                let unique = Unique { key: outgoing.key(), window, keep: Keep::First };
+                let place = Place { unique: Some(unique), ..Place::default() };
+                app.queue.enqueue_with(&SendLetter { message }, Origin::here(None), place).await?;
+                done.push(outgoing.id);
+            }
+            // Of a newer version, which will take it.
+            Err(error) => tracing::error!(id = outgoing.id, %error, "a letter cannot be read"),
+        }
+    }
+    Ok(())
 }
 
 /// Hands over what was left in the outbox while Redis was away, or by a process that died.

@@ -26,6 +26,9 @@ text_enum!(Purpose {
 });
 
 impl Purpose {
+    pub const ALL: &[Self] =
+        &[Self::VerifyEmail, Self::ResetPassword, Self::ChangeEmail, Self::AcceptInvite, Self::SecondFactor];
+
     pub fn lifetime(self) -> Duration {
         match self {
             Self::VerifyEmail | Self::ChangeEmail => Duration::hours(24),
@@ -113,19 +116,17 @@ impl OneTimeToken {
         Ok(counted == 1)
     }
 
-    /// Makes the tokens of a user worthless, all or those of one purpose.
+    /// Makes the tokens of a user worthless that have these purposes.
     pub async fn forget(
         mut conn: &AsyncPgConnection,
         user_id: i64,
-        purpose: Option<Purpose>,
+        purposes: &[Purpose],
     ) -> QueryResult<usize> {
-        let of_user = one_time_tokens::table.filter(one_time_tokens::user_id.eq(user_id));
-        match purpose {
-            Some(purpose) => {
-                diesel::delete(of_user.filter(one_time_tokens::purpose.eq(purpose))).execute(&mut conn).await
-            }
-            None => diesel::delete(of_user).execute(&mut conn).await,
-        }
+        diesel::delete(one_time_tokens::table)
+            .filter(one_time_tokens::user_id.eq(user_id))
+            .filter(one_time_tokens::purpose.eq_any(purposes))
+            .execute(&mut conn)
+            .await
     }
 
     /// Removes some whose time is over.

@@ -27,8 +27,8 @@ impl Outgoing {
         diesel::insert_into(outbox::table).values(outbox::letter.eq(letter)).execute(&mut conn).await
     }
 
-    pub async fn oldest(mut conn: &AsyncPgConnection, limit: i64) -> QueryResult<Vec<Self>> {
-        Self::query().order(outbox::id).limit(limit).load(&mut conn).await
+    pub async fn after(mut conn: &AsyncPgConnection, id: i64, limit: i64) -> QueryResult<Vec<Self>> {
+        Self::query().filter(outbox::id.gt(id)).order(outbox::id).limit(limit).load(&mut conn).await
     }
 
     pub async fn delete(mut conn: &AsyncPgConnection, ids: &[i64]) -> QueryResult<usize> {

@@ -48,7 +48,9 @@ pub struct NewSession<'a> {
 
 impl Session {
     pub fn is_over(&self) -> bool {
-        self.revoked_at.is_some() || self.expires_at <= Utc::now()
+        let now = Utc::now();
+        let idle = self.last_seen_at + Duration::days(IDLE_DAYS.into()) <= now;
+        self.revoked_at.is_some() || self.expires_at <= now || idle
     }
 
     /// Whether it is time to note that it was used.
@@ -94,9 +96,24 @@ impl Session {
         diesel::select(diesel::dsl::exists(known)).get_result(&mut conn).await
     }
 
-    pub async fn touch(mut conn: &AsyncPgConnection, id: Uuid, address: Option<&str>) -> QueryResult<usize> {
+    /// Notes that it was used. The address stays that of the login, which is known to be its owner's.
+    pub async fn touch(mut conn: &AsyncPgConnection, id: Uuid) -> QueryResult<usize> {
         diesel::update(sessions::table.find(id))
-            .set((sessions::last_seen_at.eq(now()), address.map(|address| sessions::address.eq(address))))
+            .set(sessions::last_seen_at.eq(now()))
+            .execute(&mut conn)
+            .await
+    }
+
+    /// Holds a session until the transaction ends: of many who bring a token of it at once, each sees what the one
+    /// before has done.
+    pub async fn lock(mut conn: &AsyncPgConnection, id: Uuid) -> QueryResult<Option<Uuid>> {
+        sessions::table.find(id).select(sessions::id).for_update().first(&mut conn).await.optional()
+    }
+
+    /// What was signed in with a second factor that is no more counts as signed in without.
+    pub async fn forget_second_factor(mut conn: &AsyncPgConnection, user_id: i64) -> QueryResult<usize> {
+        diesel::update(sessions::table.filter(sessions::user_id.eq(user_id)))
+            .set(sessions::second_factor.eq(false))
             .execute(&mut conn)
             .await
     }
@@ -144,11 +161,8 @@ impl NewSession<'_> {
     }
 }
 
-/// A refresh token that was presented.
-pub struct RefreshToken {
-    pub session_id: Uuid,
-    pub state: TokenState,
-}
+/// The refresh tokens, known by their hashes.
+pub struct RefreshToken;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenState {
@@ -160,26 +174,23 @@ pub enum TokenState {
 }
 
 impl RefreshToken {
-    /// The token of that hash, held until the transaction ends: of many who bring the same one at once, each sees
-    /// what the one before has done with it.
-    pub async fn lock(mut conn: &AsyncPgConnection, hash: &[u8]) -> QueryResult<Option<Self>> {
+    /// The session of a token.
+    pub async fn session_of(mut conn: &AsyncPgConnection, hash: &[u8]) -> QueryResult<Option<Uuid>> {
+        let token = refresh_tokens::table.find(hash);
+        token.select(refresh_tokens::session_id).first(&mut conn).await.optional()
+    }
+
+    /// How it stands with a token whose session is held.
+    pub async fn state(mut conn: &AsyncPgConnection, hash: &[u8]) -> QueryResult<Option<TokenState>> {
         let recently = refresh_tokens::spent_at.gt(ago(GRACE_SECONDS.seconds()).nullable());
         let idle = refresh_tokens::created_at.lt(ago(IDLE_DAYS.days()));
-        let row: Option<(Uuid, bool, Option<bool>, bool)> = refresh_tokens::table
-            .find(hash)
-            .select((refresh_tokens::session_id, refresh_tokens::spent_at.is_not_null(), recently, idle))
-            .for_update()
-            .first(&mut conn)
-            .await
-            .optional()?;
-        Ok(row.map(|(session_id, spent, recently, idle)| Self {
-            session_id,
-            state: match (spent, recently, idle) {
-                (true, Some(true), _) => TokenState::JustSpent,
-                (true, ..) => TokenState::Spent,
-                (false, _, true) => TokenState::Expired,
-                (false, _, false) => TokenState::Fresh,
-            },
+        let row: Option<(Option<bool>, bool)> =
+            refresh_tokens::table.find(hash).select((recently, idle)).first(&mut conn).await.optional()?;
+        Ok(row.map(|row| match row {
+            (Some(true), _) => TokenState::JustSpent,
+            (Some(false), _) => TokenState::Spent,
+            (None, true) => TokenState::Expired,
+            (None, false) => TokenState::Fresh,
         }))
     }
 

@@ -31,6 +31,10 @@ pub struct User {
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
     pub email_verified_at: Option<DateTime<Utc>>,
+    /// The address that the user wants, until a link that went there is opened.
+    pub pending_email: Option<String>,
+    /// Not when it was hashed again with more work.
+    pub password_set_at: DateTime<Utc>,
     /// The account is erased then, unless its owner signs in before.
     pub deletion_due_at: Option<DateTime<Utc>>,
 }
@@ -55,7 +59,21 @@ pub struct UserChanges<'a> {
     pub role: Option<Role>,
     pub is_active: Option<bool>,
     pub email_verified_at: Option<Option<DateTime<Utc>>>,
+    pub pending_email: Option<Option<&'a str>>,
+    pub password_set_at: Option<DateTime<Utc>>,
     pub deletion_due_at: Option<Option<DateTime<Utc>>>,
+}
+
+impl<'a> UserChanges<'a> {
+    /// Another password. Whoever knew the one before must not go on to another address.
+    pub fn password(hashed: &'a str) -> Self {
+        Self {
+            hashed_password: Some(hashed),
+            password_set_at: Some(Utc::now()),
+            pending_email: Some(None),
+            ..Self::default()
+        }
+    }
 }
 
 impl User {
@@ -71,6 +89,12 @@ impl User {
     /// The row as it is once nobody else is changing it, held until the transaction ends.
     pub async fn lock(mut conn: &AsyncPgConnection, id: i64) -> QueryResult<Option<Self>> {
         Self::query().filter(users::id.eq(id)).for_update().first(&mut conn).await.optional()
+    }
+
+    /// The row as [`Self::lock`] gives it, if the user may still do what their password was just checked for.
+    pub async fn lock_checked(conn: &AsyncPgConnection, checked: &Self) -> QueryResult<Option<Self>> {
+        let same = |now: &Self| now.is_active && now.password_set_at == checked.password_set_at;
+        Ok(Self::lock(conn, checked.id).await?.filter(same))
     }
 
     /// The ids of the admins who can act, held until the transaction ends: of two who demote each other, the second

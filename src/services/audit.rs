@@ -100,6 +100,9 @@ impl Entry {
     }
 
     pub async fn write(self, conn: &AsyncPgConnection) -> Result<()> {
+        if self.action == Action::UserUpdated && self.before == self.after {
+            return Ok(());
+        }
         let request = telemetry::request();
         let request = request.as_ref();
         let entry = NewAuditEntry {

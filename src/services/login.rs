@@ -68,10 +68,13 @@ pub async fn login(app: &App, email: &str, password: String) -> Result<Login> {
 }
 
 async fn challenge(app: &App, user: &User) -> Result<Challenge> {
-    let token = Opaque::random()?;
-    let purpose = Purpose::SecondFactor;
+    let (token, purpose) = (Opaque::random()?, Purpose::SecondFactor);
     app.db
-        .run(async |conn| Ok(OneTimeToken::insert(conn, &token.hash, user.id, purpose, None).await?))
+        .transaction(async |conn| {
+            User::lock_checked(conn, user).await?.ok_or(Error::BadCredentials)?;
+            OneTimeToken::insert(conn, &token.hash, user.id, purpose, None).await?;
+            Ok(())
+        })
         .await?;
     let expires_in = purpose.lifetime().num_seconds().unsigned_abs();
     Ok(Challenge { token: token.text, expires_in })
@@ -86,8 +89,7 @@ pub async fn second_factor(app: &App, challenge: &str, code: &str) -> Result<Gra
     let user =
         app.db.run(async |conn| Ok(OneTimeToken::owner(conn, &hash, Purpose::SecondFactor).await?)).await?;
     let user = user.filter(|user| user.is_active).ok_or(Error::InvalidCode)?;
-    // Hashing has bounded who comes here, and each challenge has its tries.
-    let attempt = Attempt::at_password(app, &user.email).await?;
+    let attempt = Attempt::at_challenge(app, &user.email).await?;
     // The try counts whatever becomes of it, so it is not part of the transaction below.
     let tried = app
         .db
@@ -107,19 +109,10 @@ pub async fn second_factor(app: &App, challenge: &str, code: &str) -> Result<Gra
 
             sessions::open(app, conn, &user, true).await
         })
-        .await;
-    match granted {
-        Ok(grant) => {
-            attempt.succeeded().await;
-            Ok(grant)
-        }
-        Err(error) => {
-            if matches!(error, Error::InvalidCode) {
-                attempt.failed().await;
-            }
-            Err(error)
-        }
-    }
+        .await?;
+    attempt.succeeded().await;
+    Attempt::forgive(app, &user.email).await;
+    Ok(granted)
 }
 
 async fn enter(app: &App, user: &User) -> Result<Grant> {
@@ -138,9 +131,7 @@ async fn enter(app: &App, user: &User) -> Result<Grant> {
 /// The user, if they may still sign in with what was checked a moment ago. Signing in keeps an account that was to
 /// be deleted.
 async fn admitted(conn: &AsyncPgConnection, checked: &User) -> Result<User> {
-    let user = User::lock(conn, checked.id).await?;
-    let same = |user: &User| user.is_active && user.hashed_password == checked.hashed_password;
-    let user = user.filter(same).ok_or(Error::BadCredentials)?;
+    let user = User::lock_checked(conn, checked).await?.ok_or(Error::BadCredentials)?;
     if user.deletion_due_at.is_none() {
         return Ok(user);
     }

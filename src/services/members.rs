@@ -13,7 +13,7 @@ use crate::{
     error::{Error, OnConstraint, Result},
     mail::letters::Notice,
     models::{
-        one_time_token::OneTimeToken,
+        one_time_token::{OneTimeToken, Purpose},
         session::Session,
         user::{NewUser, Role, User, UserChanges},
         user_list::Listing,
@@ -75,7 +75,7 @@ pub async fn update(app: &App, id: i64, changes: &Changes) -> Result<User> {
             let after = User::update(conn, id, &row).await?;
             if before.is_active && !after.is_active {
                 Session::revoke_all(conn, id, None).await?;
-                OneTimeToken::forget(conn, id, None).await?;
+                OneTimeToken::forget(conn, id, Purpose::ALL).await?;
             }
             Entry::about(id, Action::UserUpdated).changed(&before, &after).write(conn).await?;
             Ok(after)

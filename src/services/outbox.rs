@@ -56,6 +56,17 @@ impl Message {
         Self::Notice { to: user.email.clone(), name: user.full_name.clone(), notice }
     }
 
+    /// What the link in it is for.
+    pub fn purpose(&self) -> &'static str {
+        match self {
+            Self::VerifyEmail { .. } | Self::ResendVerification { .. } => Purpose::VerifyEmail.as_str(),
+            Self::ResetPassword { .. } => Purpose::ResetPassword.as_str(),
+            Self::Invite { .. } => Purpose::AcceptInvite.as_str(),
+            Self::ConfirmNewEmail { .. } => Purpose::ChangeEmail.as_str(),
+            Self::Notice { .. } => "notice",
+        }
+    }
+
     /// Has it sent once the transaction is committed.
     pub async fn send(&self, conn: &AsyncPgConnection) -> Result<()> {
         let letter = serde_json::to_value(self).map_err(Error::internal)?;
@@ -86,7 +97,8 @@ impl Message {
         let name = user.full_name.as_deref();
         let letter = match purpose {
             Purpose::VerifyEmail => {
-                letters::verify_email(product, name, &link("verify-email"), time.num_hours())?
+                // Whoever registered with a stranger's address must not get to say something to them by a name.
+                letters::verify_email(product, None, &link("verify-email"), time.num_hours())?
             }
             Purpose::ResetPassword => {
                 letters::reset_password(product, name, &link("reset-password"), time.num_minutes())?
@@ -121,7 +133,10 @@ impl Message {
             Self::VerifyEmail { .. } | Self::ResendVerification { .. } => user.email_verified_at.is_none(),
             // Somebody who was invited may have lost the invitation: then this does the same.
             Self::Invite { .. } => user.hashed_password.is_none(),
-            Self::ConfirmNewEmail { email, .. } => User::find_by_email(conn, email).await?.is_none(),
+            Self::ConfirmNewEmail { email, .. } => {
+                user.pending_email.as_ref() == Some(email)
+                    && User::find_by_email(conn, email).await?.is_none()
+            }
             Self::ResetPassword { .. } | Self::Notice { .. } => true,
         };
         let to = match self {

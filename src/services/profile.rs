@@ -46,16 +46,12 @@ pub async fn change_password(app: &App, who: &Identity, current: String, new: St
     let hashed_password = app.passwords.hash(new).await?;
     app.db
         .transaction(async |conn| {
-            let locked = User::lock(conn, user.id).await?;
-            // The password that was just checked may have been changed meanwhile, with all sessions ended.
-            let same = |now: &User| now.is_active && now.hashed_password == user.hashed_password;
-            locked.filter(same).ok_or(Error::WrongPassword)?;
-            let changes = UserChanges { hashed_password: Some(&hashed_password), ..Default::default() };
-            User::update(conn, user.id, &changes).await?;
+            User::lock_checked(conn, user).await?.ok_or(Error::WrongPassword)?;
+            User::update(conn, user.id, &UserChanges::password(&hashed_password)).await?;
             Session::revoke_all(conn, user.id, Some(who.session.id)).await?;
-            // A link to set it, and a login that waits for its code, belong to the old one.
-            OneTimeToken::forget(conn, user.id, Some(Purpose::ResetPassword)).await?;
-            OneTimeToken::forget(conn, user.id, Some(Purpose::SecondFactor)).await?;
+            // Whoever knew the old one may have begun these.
+            let begun = [Purpose::ResetPassword, Purpose::ChangeEmail, Purpose::SecondFactor];
+            OneTimeToken::forget(conn, user.id, &begun).await?;
             Entry::about(user.id, Action::PasswordChanged).write(conn).await?;
             Message::notice(user, Notice::PasswordChanged).send(conn).await
         })
@@ -73,18 +69,23 @@ pub async fn change_email(app: &App, user: &User, new_email: &str, password: Str
         return Err(Error::invalid("body", "email", "This is your address already"));
     }
     // It may be a stranger's, who is not to be flooded.
-    if !Attempt::at_mailbox(app, &email).await? {
-        return Ok(());
+    let message = Message::ConfirmNewEmail { user_id: user.id, email: email.clone() };
+    match Attempt::at_mailbox(app, message.purpose(), &email).await? {
+        0 => {}
+        retry_after => return Err(Error::TooManyAttempts { retry_after }),
     }
     app.db
         .transaction(async |conn| {
+            User::lock_checked(conn, user).await?.ok_or(Error::WrongPassword)?;
             // Only the last one that was asked for counts.
-            OneTimeToken::forget(conn, user.id, Some(Purpose::ChangeEmail)).await?;
+            let pending = UserChanges { pending_email: Some(Some(&email)), ..Default::default() };
+            User::update(conn, user.id, &pending).await?;
+            OneTimeToken::forget(conn, user.id, &[Purpose::ChangeEmail]).await?;
             let entry = Entry::about(user.id, Action::EmailChangeRequested);
             entry.after(serde_json::json!({ "email": email })).write(conn).await?;
             let notice = Notice::EmailChangeRequested { new_email: email.clone() };
             Message::notice(user, notice).send(conn).await?;
-            Message::ConfirmNewEmail { user_id: user.id, email }.send(conn).await
+            message.send(conn).await
         })
         .await
 }
@@ -99,11 +100,15 @@ pub async fn delete(app: &App, user: &User, password: String) -> Result<DateTime
     app.db
         .transaction(async |conn| {
             keep_an_admin(conn, user.id).await?;
-            User::lock(conn, user.id).await?.ok_or(Error::InvalidToken)?;
-            let changes = UserChanges { deletion_due_at: Some(Some(due)), ..Default::default() };
+            User::lock_checked(conn, user).await?.ok_or(Error::WrongPassword)?;
+            let changes = UserChanges {
+                deletion_due_at: Some(Some(due)),
+                pending_email: Some(None),
+                ..Default::default()
+            };
             User::update(conn, user.id, &changes).await?;
             Session::revoke_all(conn, user.id, None).await?;
-            OneTimeToken::forget(conn, user.id, None).await?;
+            OneTimeToken::forget(conn, user.id, Purpose::ALL).await?;
             let entry = Entry::about(user.id, Action::UserDeletionScheduled);
             entry.after(serde_json::json!({ "deletion_due_at": due })).write(conn).await?;
             let on = due.format("%-d %B %Y").to_string();

@@ -43,17 +43,20 @@ pub async fn forgot_password(app: &App, email: &str) -> Result<()> {
 }
 
 async fn request(app: &App, email: &str, message: Message) -> Result<()> {
-    match Attempt::at_mailbox(app, email).await? {
-        true => app.db.run(async |conn| message.send(conn).await).await,
-        false => Ok(()),
+    match Attempt::at_mailbox(app, message.purpose(), email).await? {
+        0 => app.db.run(async |conn| message.send(conn).await).await,
+        // Nobody is to know.
+        _ => Ok(()),
     }
 }
 
-/// Takes a token and locks whose it is.
+/// Locks whose token it is, then takes it: everybody locks a user before what hangs on them.
 async fn take(conn: &AsyncPgConnection, token: &str, purpose: Purpose) -> Result<(User, Option<String>)> {
-    let taken = OneTimeToken::take(conn, &security::hash(token), purpose).await?.ok_or(Error::InvalidLink)?;
-    let user = User::lock(conn, taken.user_id).await?;
-    Ok((user.filter(|user| user.is_active).ok_or(Error::InvalidLink)?, taken.email))
+    let hash = security::hash(token);
+    let owner = OneTimeToken::owner(conn, &hash, purpose).await?.ok_or(Error::InvalidLink)?;
+    let user = User::lock(conn, owner.id).await?.filter(|user| user.is_active).ok_or(Error::InvalidLink)?;
+    let taken = OneTimeToken::take(conn, &hash, purpose).await?.ok_or(Error::InvalidLink)?;
+    Ok((user, taken.email))
 }
 
 /// Confirms the address that the link was sent to.
@@ -69,7 +72,7 @@ pub async fn verify_email(app: &App, token: &str) -> Result<()> {
             }
             let verified = UserChanges { email_verified_at: Some(Some(Utc::now())), ..Default::default() };
             let after = User::update(conn, user.id, &verified).await?;
-            OneTimeToken::forget(conn, user.id, Some(Purpose::VerifyEmail)).await?;
+            OneTimeToken::forget(conn, user.id, &[Purpose::VerifyEmail]).await?;
             Entry::by_themselves(user.id, Action::EmailVerified).changed(&user, &after).write(conn).await
         })
         .await
@@ -83,9 +86,12 @@ pub async fn confirm_email(app: &App, token: &str) -> Result<()> {
     app.db
         .transaction(async |conn| {
             let (user, email) = take(conn, token, Purpose::ChangeEmail).await?;
+            // Another one may have been asked for since, or none.
+            let email = email.filter(|email| user.pending_email.as_ref() == Some(email));
             let email = email.ok_or(Error::InvalidLink)?;
             let changes = UserChanges {
                 email: Some(&email),
+                pending_email: Some(None),
                 email_verified_at: Some(Some(Utc::now())),
                 ..Default::default()
             };
@@ -93,7 +99,7 @@ pub async fn confirm_email(app: &App, token: &str) -> Result<()> {
                 .await
                 .on_constraint("users_email_key", Error::EmailTaken)?;
             // Links that went to the old address must not outlive it.
-            OneTimeToken::forget(conn, user.id, None).await?;
+            OneTimeToken::forget(conn, user.id, Purpose::ALL).await?;
             Entry::by_themselves(user.id, Action::EmailChanged).changed(&user, &after).write(conn).await?;
             Message::notice(&user, Notice::EmailChanged { new_email: email }).send(conn).await
         })
@@ -107,9 +113,8 @@ pub async fn confirm_email(app: &App, token: &str) -> Result<()> {
 pub async fn reset_password(app: &App, token: &str, password: String) -> Result<()> {
     let choice = Choice { token, password, full_name: None, purpose: Purpose::ResetPassword };
     let user = choose(app, choice, Action::PasswordReset).await?;
-    if let Ok(attempt) = Attempt::at_password(app, &user.email).await {
-        attempt.succeeded().await;
-    }
+    Attempt::forgive(app, &user.email).await;
+
     Ok(())
 }
 
@@ -152,15 +157,14 @@ async fn choose(app: &App, choice: Choice<'_>, action: Action) -> Result<User> {
                 return Err(Error::InvalidLink);
             }
             let changes = UserChanges {
-                hashed_password: Some(&hashed_password),
                 full_name: choice.full_name.as_deref().map(Some),
                 email_verified_at: Some(user.email_verified_at.or_else(|| Some(Utc::now()))),
                 deletion_due_at: Some(None),
-                ..Default::default()
+                ..UserChanges::password(&hashed_password)
             };
             let after = User::update(conn, user.id, &changes).await?;
             Session::revoke_all(conn, user.id, None).await?;
-            OneTimeToken::forget(conn, user.id, None).await?;
+            OneTimeToken::forget(conn, user.id, Purpose::ALL).await?;
             Entry::by_themselves(user.id, action).changed(&user, &after).write(conn).await?;
             if user.deletion_due_at.is_some() {
                 Entry::by_themselves(user.id, Action::UserDeletionCancelled).write(conn).await?;

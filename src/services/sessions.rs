@@ -110,45 +110,41 @@ pub async fn refresh(app: &App, token: &str) -> Result<Grant> {
 
 async fn rotate(app: &App, conn: &AsyncPgConnection, token: &str) -> Result<Refreshed> {
     let hash = security::hash(token);
-    let Some(known) = RefreshToken::lock(conn, &hash).await? else { return Ok(Refreshed::Refused) };
-    let Some((session, user)) = Session::with_user(conn, known.session_id).await? else {
-        return Ok(Refreshed::Refused);
-    };
+    // The session first, as whoever ends it does.
+    let Some(id) = RefreshToken::session_of(conn, &hash).await? else { return Ok(Refreshed::Refused) };
+    Session::lock(conn, id).await?;
+    let Some((session, user)) = Session::with_user(conn, id).await? else { return Ok(Refreshed::Refused) };
     if session.is_over() || !user.is_active {
         return Ok(Refreshed::Refused);
     }
-    let next = match known.state {
-        TokenState::Expired => return Ok(Refreshed::Refused),
-        TokenState::Spent => {
+    let next = match RefreshToken::state(conn, &hash).await? {
+        None | Some(TokenState::Expired) => return Ok(Refreshed::Refused),
+        Some(TokenState::Spent) => {
             replayed(conn, &user, &session).await?;
             return Ok(Refreshed::Refused);
         }
-        TokenState::JustSpent => {
+        Some(TokenState::JustSpent) => {
             let mut again = None;
             for candidate in app.tokens.successors(token) {
                 if again.is_none() && RefreshToken::exists(conn, &candidate.hash).await? {
                     again = Some(candidate);
                 }
             }
-            // The keys have been changed twice in these seconds.
+            // The keys have been changed in these seconds, and not all replicas know both.
             let Some(again) = again else { return Ok(Refreshed::Refused) };
             again
         }
-        TokenState::Fresh => {
+        Some(TokenState::Fresh) => {
             let next =
                 app.tokens.successors(token).next().ok_or_else(|| Error::internal("there is no key"))?;
             RefreshToken::spend(conn, &hash).await?;
             RefreshToken::insert(conn, session.id, &next.hash).await?;
-            Session::touch(conn, session.id, address().as_deref()).await?;
+            Session::touch(conn, session.id).await?;
             next
         }
     };
     let access = Access { user_id: user.id, session_id: session.id };
     Ok(Refreshed::Granted(grant(app, access, next, session.expires_at)?))
-}
-
-fn address() -> Option<String> {
-    Some(telemetry::request()?.address?.to_string())
 }
 
 async fn replayed(conn: &AsyncPgConnection, user: &User, session: &Session) -> Result<()> {
@@ -178,9 +174,25 @@ pub async fn identify(app: &App, token: &str) -> Result<Identity> {
         return Err(Error::InvalidToken);
     }
     if session.is_stale() {
-        app.db.run(async |conn| Ok(Session::touch(conn, session.id, None).await?)).await?;
+        app.db.run(async |conn| Ok(Session::touch(conn, session.id).await?)).await?;
     }
     Ok(Identity { user, session })
+}
+
+/// The session of a refresh token that could be used.
+///
+/// # Errors
+/// [`Error::InvalidToken`] for whatever is wrong with it.
+pub async fn of_refresh_token(app: &App, token: &str) -> Result<Access> {
+    let hash = security::hash(token);
+    app.db
+        .run(async |conn| {
+            let id = RefreshToken::session_of(conn, &hash).await?.ok_or(Error::InvalidToken)?;
+            let found = Session::with_user(conn, id).await?.filter(|(session, _)| !session.is_over());
+            let (session, user) = found.ok_or(Error::InvalidToken)?;
+            Ok(Access { user_id: user.id, session_id: session.id })
+        })
+        .await
 }
 
 /// The sessions of a user that go on.

@@ -10,7 +10,6 @@ use std::{
     fmt,
     net::{IpAddr, Ipv6Addr},
     sync::LazyLock,
-    time::Duration,
 };
 
 use redis::Script;
@@ -23,9 +22,6 @@ use crate::{
 };
 
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("throttle.lua")));
-
-/// How long Redis may take: a login holds a core for hashing meanwhile.
-const PATIENCE: Duration = Duration::from_millis(250);
 
 /// What failures are counted by.
 struct Rule {
@@ -44,8 +40,9 @@ const PAIR: Rule = Rule { name: "pair", free: 5, longest: 300, keep: 86_400 };
 const ACCOUNT: Rule = Rule { name: "account", free: 20, longest: 60, keep: 86_400 };
 /// One place that tries many accounts.
 const ADDRESS: Rule = Rule { name: "address", free: 100, longest: 60, keep: 3_600 };
-/// Mails that somebody asks for, to one address.
-const MAILBOX: Rule = Rule { name: "mailbox", free: 3, longest: 3_600, keep: 86_400 };
+/// Mails of one kind that somebody asks for, to one address. The longest wait is shorter than their links live, so that
+/// who is kept from asking has one that works.
+const MAILBOX: Rule = Rule { name: "mailbox", free: 3, longest: 900, keep: 86_400 };
 /// Mails that one place asks for.
 const MAILER: Rule = Rule { name: "mailer", free: 30, longest: 600, keep: 3_600 };
 
@@ -61,27 +58,43 @@ impl<'a> Attempt<'a> {
     /// # Errors
     /// [`Error::TooManyAttempts`] while the last failure is too fresh.
     pub async fn at_password(app: &'a App, email: &str) -> Result<Self> {
-        let attempt = Self::at_account(app, email).await?;
+        let attempt = Self::at_account(app, email, email).await?;
         match attempt.call("check").await {
             Ok(0) | Err(_) => Ok(attempt),
             Ok(retry_after) => Err(Error::TooManyAttempts { retry_after }),
         }
     }
 
-    /// A code of the account with that address.
+    /// A code of the account with that address. It counts as failed until it [`succeeded`](Self::succeeded), so that
+    /// many at once are no way around; and apart from passwords, the right one of which says nothing of codes.
     ///
     /// # Errors
     /// [`Error::TooManyAttempts`] while the last failure is too fresh; [`Error::Unavailable`] without Redis.
     pub async fn at_code(app: &'a App, email: &str) -> Result<Self> {
-        let attempt = Self::at_account(app, email).await?;
-        match attempt.call("check").await? {
+        let attempt = Self::at_account(app, &format!("code of {email}"), email).await?;
+        match attempt.call("ask").await? {
             0 => Ok(attempt),
             retry_after => Err(Error::TooManyAttempts { retry_after }),
         }
     }
 
-    async fn at_account(app: &'a App, email: &str) -> Result<Self> {
-        let (id, place) = (hashed(email), Place::here());
+    /// As [`Self::at_code`], for one whose tries are bounded in another way too: it goes on without Redis.
+    pub async fn at_challenge(app: &'a App, email: &str) -> Result<Self> {
+        match Self::at_code(app, email).await {
+            Err(Error::Unavailable { what: "Redis", .. }) => Ok(Self { app, keys: Vec::new() }),
+            result => result,
+        }
+    }
+
+    /// Forgets the failures at an account from here, whose owner has just proven who they are.
+    pub async fn forgive(app: &'a App, email: &str) {
+        if let Ok(attempt) = Self::at_account(app, email, email).await {
+            attempt.succeeded().await;
+        }
+    }
+
+    async fn at_account(app: &'a App, what: &str, email: &str) -> Result<Self> {
+        let (id, place) = (hashed(what), Place::here());
         let known = match &place {
             Some(place) => {
                 let network = place.network();
@@ -98,14 +111,15 @@ impl<'a> Attempt<'a> {
         Ok(Self { app, keys })
     }
 
-    /// A mail to that address. Answers whether it may be sent: where the address has had its share nobody is to know.
+    /// A mail of that kind to that address. Answers how many seconds the address has to be left alone: for who is not
+    /// signed in, nobody is to know of these.
     ///
     /// # Errors
     /// [`Error::TooManyAttempts`] where one place asks for too many; [`Error::Unavailable`] without Redis.
-    pub async fn at_mailbox(app: &'a App, email: &str) -> Result<bool> {
+    pub async fn at_mailbox(app: &'a App, kind: &str, email: &str) -> Result<u64> {
         let by_place = Place::here().map(|place| (&MAILER, place.to_string()));
         match (Self { app, keys: by_place.into_iter().collect() }).call("ask").await? {
-            0 => Ok((Self { app, keys: vec![(&MAILBOX, hashed(email))] }).call("ask").await? == 0),
+            0 => Self { app, keys: vec![(&MAILBOX, format!("{kind}:{}", hashed(email)))] }.call("ask").await,
             retry_after => Err(Error::TooManyAttempts { retry_after }),
         }
     }
@@ -138,8 +152,7 @@ impl<'a> Attempt<'a> {
             }
             call
         };
-        let answer = tokio::time::timeout(PATIENCE, self.app.redis.invoke(call, |_| None)).await;
-        let answer = answer.unwrap_or_else(|late| Err(Error::unavailable("Redis", late)));
+        let answer = self.app.redis.try_invoke(call).await;
         answer
             .inspect_err(|error| tracing::warn!(error = telemetry::chain(error), "attempts are not counted"))
     }

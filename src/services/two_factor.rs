@@ -49,18 +49,29 @@ pub async fn status(app: &App, user: &User) -> Result<Status> {
 /// Begins to turn it on: it is on once a code has been [`confirm`]ed.
 ///
 /// # Errors
-/// [`Error::Conflict`] where it is on already, or the server has no key to keep secrets with.
+/// [`Error::Conflict`] where it is on already, or the server has no key to keep secrets with;
+/// [`Error::EmailNotVerified`].
 pub async fn begin(app: &App, user: &User) -> Result<Setup> {
     if !app.sealer.is_set_up() {
         return Err(Error::Conflict(
             "Two-factor authentication is not set up here: TWO_FACTOR_KEY is missing",
         ));
     }
+    // Whoever has not shown that the address is theirs could lock its owner out.
+    if user.email_verified_at.is_none() {
+        return Err(Error::EmailNotVerified);
+    }
     let secret = random_bytes::<20>()?;
     let sealed = app.sealer.seal(&place(user.id), &secret)?;
-    if app.db.run(async |conn| Ok(TwoFactor::begin(conn, user.id, &sealed).await?)).await? == 0 {
-        return Err(ALREADY_ON);
-    }
+    app.db
+        .transaction(async |conn| {
+            User::lock_checked(conn, user).await?.ok_or(Error::WrongPassword)?;
+            match TwoFactor::begin(conn, user.id, &sealed).await? {
+                0 => Err(ALREADY_ON),
+                _ => Ok(()),
+            }
+        })
+        .await?;
     let totp = totp(app, &user.email, &secret)?;
     let otpauth_uri = totp.to_url().map_err(Error::internal)?;
     Ok(Setup { secret: totp.secret().to_base32(), otpauth_uri })
@@ -110,6 +121,7 @@ pub async fn disable(app: &App, user: &User, code: &str) -> Result<()> {
 pub async fn remove(conn: &AsyncPgConnection, user: &User) -> Result<bool> {
     let was_on = TwoFactor::delete(conn, user.id).await?;
     if was_on {
+        Session::forget_second_factor(conn, user.id).await?;
         Entry::about(user.id, Action::TwoFactorDisabled).write(conn).await?;
         Message::notice(user, Notice::TwoFactorDisabled).send(conn).await?;
     }
@@ -140,14 +152,12 @@ async fn guarded<T>(
     let result = app
         .db
         .transaction(async |conn| {
-            User::lock(conn, user.id).await?.ok_or(Error::InvalidToken)?;
+            User::lock_checked(conn, user).await?.ok_or(Error::InvalidToken)?;
             work(conn).await
         })
         .await;
-    match &result {
-        Ok(_) => attempt.succeeded().await,
-        Err(Error::InvalidCode) => attempt.failed().await,
-        Err(_) => {}
+    if result.is_ok() {
+        attempt.succeeded().await;
     }
     result
 }

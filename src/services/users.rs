@@ -49,19 +49,21 @@ pub fn check_password(password: &str) -> Result<(), &'static str> {
     if password.contains('\0') {
         return Err("A password cannot contain the NUL character");
     }
-    if is_common(password, &[]) {
+    if is_common(password) {
         return Err("This password is among the first that anybody would guess; choose another");
     }
     Ok(())
 }
 
-/// Refuses a password that can be guessed by who its owner is.
+/// Refuses a password that is who its owner is, be it with digits after it (OWASP ASVS 5, 6.2.11).
 ///
 /// # Errors
 /// [`Error::Invalid`], naming `field` of the body.
 pub fn check_about(field: &str, password: &str, email: &str, full_name: Option<&str>) -> Result<()> {
-    let name = email.split('@').next().unwrap_or_default();
-    match is_common(password, &[email, name, full_name.unwrap_or_default()]) {
+    let bare = |text: &str| text.trim_end_matches(|c: char| !c.is_alphabetic()).to_lowercase();
+    let local = email.split('@').next().unwrap_or_default();
+    let about = [email, local, full_name.unwrap_or_default()].map(bare);
+    match about.contains(&bare(password)) {
         true => Err(Error::invalid(
             "body",
             field,

@@ -8,4 +8,4 @@ mod user;
 pub use body::{Body, Form};
 pub(super) use schema::check_params;
 pub use text::{Email, NewPassword};
-pub use user::{Admin, CurrentUser, SignedIn};
+pub use user::{Admin, CurrentUser, Leaving, SignedIn};

@@ -15,7 +15,8 @@ use crate::{
     app::App,
     error::{Error, Result},
     models::user::{Role, User},
-    services::{self, sessions::Identity},
+    security::Access,
+    services::sessions::{self, Identity},
     telemetry,
 };
 
@@ -25,6 +26,9 @@ pub struct CurrentUser(pub User);
 /// An active user, and the session in which they ask.
 pub struct SignedIn(pub Identity);
 
+/// Whoever signs out. A browser whose access token is over may still do so, with its refresh token.
+pub struct Leaving(pub Access);
+
 /// An active user who is an admin.
 pub struct Admin(pub User);
 
@@ -32,7 +36,7 @@ const BEARER: &str = "OAuth2PasswordBearer";
 const COOKIE: &str = "AccessTokenCookie";
 
 macro_rules! who {
-    ($name:ident, $check:expr) => {
+    ($name:ident, $of:ident) => {
         impl<'a> ApiExtractor<'a> for $name {
             const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::SecurityScheme];
             type ParamType = ();
@@ -51,28 +55,47 @@ macro_rules! who {
                 _body: &mut RequestBody,
                 _options: ExtractParamOptions<()>,
             ) -> poem::Result<Self> {
-                let check: fn(&App, Identity) -> Result<Self> = $check;
-                let (app, identity) = identify(request).await?;
-                Ok(check(app, identity)?)
+                let app = request
+                    .data::<App>()
+                    .ok_or_else(|| Error::internal("the application is not attached to the route"))?;
+                Ok(Self($of(app, request).await?))
             }
         }
     };
 }
 
-who!(CurrentUser, |_, who| Ok(Self(who.user)));
-who!(SignedIn, |_, who| Ok(Self(who)));
-who!(Admin, |app, who| match who.user.role {
-    Role::User => Err(Error::Forbidden),
-    Role::Admin if who.lacks_second_factor(app) => {
-        Err(Error::TwoFactorRequired)
-    }
-    Role::Admin => Ok(Self(who.user)),
-});
+who!(CurrentUser, user);
+who!(SignedIn, identity);
+who!(Admin, admin);
+who!(Leaving, leaving);
 
-async fn identify(request: &Request) -> Result<(&App, Identity)> {
-    let app = request
-        .data::<App>()
-        .ok_or_else(|| Error::internal("the application is not attached to the route"))?;
+async fn user(app: &App, request: &Request) -> Result<User> {
+    Ok(identity(app, request).await?.user)
+}
+
+async fn admin(app: &App, request: &Request) -> Result<User> {
+    let who = identity(app, request).await?;
+    match who.user.role {
+        Role::User => Err(Error::Forbidden),
+        Role::Admin if who.lacks_second_factor(app) => Err(Error::TwoFactorRequired),
+        Role::Admin => Ok(who.user),
+    }
+}
+
+async fn leaving(app: &App, request: &Request) -> Result<Access> {
+    let refused = match identity(app, request).await {
+        Ok(who) => return Ok(Access { user_id: who.user.id, session_id: who.session.id }),
+        Err(refused @ (Error::NotAuthenticated | Error::InvalidToken)) => refused,
+        Err(other) => return Err(other),
+    };
+    let Some(token) = cookies::refresh_token(request) else { return Err(refused) };
+    cookies::refuse_cross_site(request)?;
+    let access = sessions::of_refresh_token(app, &token).await?;
+    let _ = telemetry::REQUEST.try_with(|request| request.user.set(access.user_id));
+    Ok(access)
+}
+
+async fn identity(app: &App, request: &Request) -> Result<Identity> {
     let token = match cookies::bearer(request) {
         Some(token) => token,
         None => {
@@ -81,9 +104,9 @@ async fn identify(request: &Request) -> Result<(&App, Identity)> {
             token
         }
     };
-    let identity = services::sessions::identify(app, &token).await?;
-    let _ = telemetry::REQUEST.try_with(|request| request.user.set(identity.user.id));
-    Ok((app, identity))
+    let who = sessions::identify(app, &token).await?;
+    let _ = telemetry::REQUEST.try_with(|request| request.user.set(who.user.id));
+    Ok(who)
 }
 
 fn register_schemes(registry: &mut Registry) {

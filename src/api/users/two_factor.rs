@@ -79,7 +79,7 @@ struct RecoveryCodes {
 
 impl Example for RecoveryCodes {
     fn example() -> Self {
-        Self { recovery_codes: vec!["k5jq-2f7a-xw3m-9d6c".into()] }
+        Self { recovery_codes: vec!["k5jq-2f7a-xw3m-2d6c-y7pl-q4tz".into()] }
     }
 }
 
@@ -94,8 +94,8 @@ impl TwoFactor {
 
     /// Get a secret for an authenticator.
     ///
-    /// The second factor is on once a code has confirmed it. Fails with 409 `conflict` where it is on already, or the
-    /// server is not set up for it.
+    /// The second factor is on once a code has confirmed it. Fails with 400 `wrong_password`, with 403
+    /// `email_not_verified`, with 409 `conflict` where it is on already or the server is not set up for it.
     #[oai(path = "/", method = "post", operation_id = "begin_two_factor")]
     async fn begin(
         &self,

@@ -1,12 +1,15 @@
 //! What the tests share.
 
 pub mod app;
+pub mod authenticator;
 pub mod mail;
 pub mod process;
 pub mod proxy;
 pub mod queue;
+pub mod records;
 pub mod servers;
 pub mod smtp;
+pub mod story;
 
 pub use app::{TestApp, User};
 

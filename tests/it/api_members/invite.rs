@@ -1,0 +1,175 @@
+//! Invitations.
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+
+use crate::support::{
+    TestApp, User,
+    app::{Answer, PASSWORD, fields},
+    records::column,
+};
+
+const BOB: &str = "bob@example.com";
+
+/// Invites Bob, and answers his id.
+async fn invite(app: &TestApp, admin: &User) -> i64 {
+    let made = app.post("/users", Some(admin), json!({ "email": BOB, "full_name": "Bob" })).await;
+    assert_eq!(made.status, 201, "{}", made.text);
+    made.body["id"].as_i64().unwrap()
+}
+
+async fn accept(app: &TestApp, token: &str, more: Value) -> Answer {
+    let mut body = json!({ "token": token, "password": PASSWORD });
+    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    app.post("/auth/accept-invite", None, body).await
+}
+
+#[tokio::test]
+async fn smoke_whoever_takes_an_invitation_can_sign_in() {
+    let app = TestApp::start().await;
+    let admin = app.admin().await;
+    let body = json!({ "email": " Bob@Example.com ", "full_name": "Bob", "role": "admin" });
+    let made = app.post("/users", Some(&admin), body).await;
+    assert_eq!(made.status, 201, "{}", made.text);
+    let told = ["email", "full_name", "role", "is_active", "email_verified"].map(|name| &made.body[name]);
+    assert_eq!(told, [&json!(BOB), &json!("Bob"), &json!("admin"), &json!(true), &json!(false)]);
+    let token = app.mailed_token(BOB).await;
+    let mails = app.mails().await;
+    assert_eq!((mails.len(), &*mails[0].to, &*mails[0].subject), (1, BOB, "You are invited to saas"));
+    assert!(mails[0].text.contains("/accept-invite#token="), "{}", mails[0].text);
+
+    assert_eq!(accept(&app, &token, json!({ "full_name": "Robert" })).await.status, 204);
+    let bob = User::signed_in(0, BOB, &app.login(BOB, PASSWORD).await);
+    let me = app.get("/users/me", Some(&bob)).await.body;
+    let told = ["id", "full_name", "role", "email_verified"].map(|name| &me[name]);
+    assert_eq!(told, [&made.body["id"], &json!("Robert"), &json!("admin"), &json!(true)]);
+    assert_eq!(app.get("/users", Some(&bob)).await.status, 200);
+}
+
+#[tokio::test]
+async fn an_invitation_works_once_and_a_wrong_one_never() {
+    let app = TestApp::start().await;
+    let admin = app.admin().await;
+    invite(&app, &admin).await;
+    let token = app.mailed_token(BOB).await;
+    for wrong in ["", "x", &"0".repeat(64), &token.to_uppercase(), &format!("{token} ")] {
+        accept(&app, wrong, json!({})).await.is_some_problem(400, "invalid_link");
+    }
+    for path in ["/auth/verify-email", "/auth/confirm-email"] {
+        app.post(path, None, json!({ "token": token })).await.is_some_problem(400, "invalid_link");
+    }
+    let answers = join_all((0..5).map(|_| accept(&app, &token, json!({})))).await;
+    let mut statuses: Vec<_> = answers.iter().map(|answer| answer.status.as_u16()).collect();
+    statuses.sort_unstable();
+    assert_eq!(statuses, [204, 400, 400, 400, 400]);
+    let bob = User::signed_in(0, BOB, &app.login(BOB, PASSWORD).await);
+    assert_eq!(app.get("/users/me", Some(&bob)).await.body["full_name"], "Bob", "the name stays");
+    accept(&app, &token, json!({ "password": "another horse battery" }))
+        .await
+        .is_some_problem(400, "invalid_link");
+}
+
+#[tokio::test]
+async fn an_invitation_lasts_seven_days() {
+    let app = TestApp::start().await;
+    let admin = app.admin().await;
+    invite(&app, &admin).await;
+    let token = app.mailed_token(BOB).await;
+    let expires =
+        |when: &str| format!("UPDATE one_time_tokens SET expires_at = created_at + interval '{when}'");
+    let left = "SELECT round(extract(epoch FROM expires_at - created_at) / 3600) FROM one_time_tokens";
+    assert_eq!(column(&app.database, left).await, ["168"]);
+    app.database.sql(&expires("-1 second")).await;
+    accept(&app, &token, json!({})).await.is_some_problem(400, "invalid_link");
+    app.database.sql(&expires("1 hour")).await;
+    assert_eq!(accept(&app, &token, json!({})).await.status, 204);
+}
+
+#[tokio::test]
+async fn before_it_is_taken_nobody_gets_in_and_nothing_spoils_it() {
+    let app = TestApp::start().await;
+    let admin = app.admin().await;
+    invite(&app, &admin).await;
+    let token = app.mailed_token(BOB).await;
+    for path in ["/auth/forgot-password", "/auth/verify-email/resend"] {
+        assert_eq!(app.post(path, None, json!({ "email": BOB })).await.status, 202);
+    }
+    app.mails().await;
+    for password in ["", PASSWORD, "x"] {
+        app.login(BOB, password).await.is_some_problem(401, "bad_credentials");
+    }
+    let register = json!({ "email": BOB, "password": PASSWORD });
+    app.post("/auth/register", None, register).await.is_some_problem(400, "email_taken");
+    assert_eq!(accept(&app, &token, json!({})).await.status, 204);
+    assert_eq!(app.login(BOB, PASSWORD).await.status, 200);
+}
+
+#[tokio::test]
+async fn it_is_sent_again_until_it_is_taken() {
+    let app = TestApp::start().await;
+    let admin = app.admin().await;
+    let id = invite(&app, &admin).await;
+    let first = app.mailed_token(BOB).await;
+    let path = format!("/users/{id}/invite");
+    assert_eq!(app.post(&path, Some(&admin), json!({})).await.status, 202);
+    let second = app.mailed_token(BOB).await;
+    assert_ne!(first, second);
+    assert_eq!(accept(&app, &second, json!({})).await.status, 204);
+    accept(&app, &first, json!({})).await.is_some_problem(400, "invalid_link");
+    let taken = app.post(&path, Some(&admin), json!({})).await;
+    taken.is_problem(409, "conflict", "The invitation has been taken already");
+    assert_eq!(app.mails().await.len(), 2);
+}
+
+#[tokio::test]
+async fn an_address_with_an_account_is_not_invited() {
+    let app = TestApp::start().await;
+    let (user, admin) = (app.user().await, app.admin().await);
+    let taken = app.post("/users", Some(&admin), json!({ "email": user.email.to_uppercase() })).await;
+    taken.is_problem(400, "email_taken", "Email already registered");
+    let invites = || app.post("/users", Some(&admin), json!({ "email": BOB }));
+    let answers = join_all((0..5).map(|_| invites())).await;
+    let mut statuses: Vec<_> = answers.iter().map(|answer| answer.status.as_u16()).collect();
+    statuses.sort_unstable();
+    assert_eq!(statuses, [201, 400, 400, 400, 400]);
+    assert_eq!(app.mails().await.len(), 1);
+}
+
+#[tokio::test]
+async fn every_wrong_field_is_named() {
+    let app = TestApp::start().await;
+    let admin = app.admin().await;
+    for (body, wrong) in [
+        (json!({}), vec![("body.email", "missing")]),
+        (
+            json!({ "email": "x", "role": "owner", "full_name": 5 }),
+            vec![("body.email", "value_error"), ("body.full_name", "string_type"), ("body.role", "enum")],
+        ),
+        (json!({ "email": BOB, "password": PASSWORD }), vec![("body.password", "extra_forbidden")]),
+    ] {
+        let answer = app.post("/users", Some(&admin), body).await;
+        assert_eq!(answer.invalid_fields(), fields(&wrong));
+    }
+    invite(&app, &admin).await;
+    let token = app.mailed_token(BOB).await;
+    let guessed = accept(&app, &token, json!({ "password": "12345678", "role": "admin" })).await;
+    let wrong = [("body.password", "value_error"), ("body.role", "extra_forbidden")];
+    assert_eq!(guessed.invalid_fields(), fields(&wrong));
+    assert_eq!(accept(&app, &token, json!({})).await.status, 204, "the link is still good");
+}
+
+#[tokio::test]
+async fn a_password_that_says_whose_it_is_is_refused_with_a_link_too() {
+    let app = TestApp::start().await;
+    let (user, admin) = (app.user().await, app.admin().await);
+    invite(&app, &admin).await;
+    let invitation = app.mailed_token(BOB).await;
+    let guessed = accept(&app, &invitation, json!({ "password": BOB })).await;
+    assert_eq!(guessed.invalid_fields(), fields(&[("body.password", "value_error")]));
+    assert_eq!(accept(&app, &invitation, json!({})).await.status, 204, "the link is still good");
+
+    app.post("/auth/forgot-password", None, json!({ "email": user.email })).await;
+    let reset = json!({ "token": app.mailed_token(&user.email).await, "password": user.email });
+    let guessed = app.post("/auth/reset-password", None, reset).await;
+    assert_eq!(guessed.invalid_fields(), fields(&[("body.password", "value_error")]));
+}

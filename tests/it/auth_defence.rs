@@ -1,0 +1,263 @@
+//! Guessing made slow, for whoever guesses and nobody else.
+
+use futures_util::future::join_all;
+use serde_json::json;
+
+use crate::support::{
+    TestApp,
+    app::{Answer, PASSWORD, fields},
+    queue::connect,
+    records::column,
+    servers::servers,
+};
+
+const PROXIED: &str = "--trusted-proxies=1";
+const WRONG: &str = "wrong password";
+const HERE: &str = "203.0.113.7";
+const ELSEWHERE: &str = "198.51.100.7";
+
+impl TestApp {
+    /// Moves the end of every wait by so many seconds, and answers how many waits there are.
+    pub async fn move_waits(&self, seconds: i32) -> usize {
+        let mut conn = connect(&servers().await.redis_url()).await.unwrap();
+        let pattern = format!("{}:throttle:*", self.prefix);
+        let keys: Vec<String> = redis::cmd("KEYS").arg(pattern).query_async(&mut conn).await.unwrap();
+        let mut waits = 0;
+        for key in keys {
+            let until: Option<f64> =
+                redis::cmd("HGET").arg(&key).arg("until").query_async(&mut conn).await.unwrap();
+            if let Some(until) = until {
+                let mut set = redis::cmd("HSET");
+                set.arg(&key).arg("until").arg(until + f64::from(seconds));
+                set.query_async::<()>(&mut conn).await.unwrap();
+                waits += 1;
+            }
+        }
+        waits
+    }
+}
+
+/// A login from an address.
+async fn attempt(app: &TestApp, address: &str, email: &str, password: &str) -> Answer {
+    let form = app.form("/auth/login", &[("username", email), ("password", password)]);
+    Answer::of(form.header("x-forwarded-for", address)).await
+}
+
+async fn fails(app: &TestApp, times: u32, address: &str, email: &str) {
+    for _ in 0..times {
+        attempt(app, address, email, WRONG).await.is_some_problem(401, "bad_credentials");
+    }
+}
+
+/// Seconds, of an answer that tells to wait.
+#[track_caller]
+fn wait(answer: &Answer) -> u64 {
+    answer.is_some_problem(429, "too_many_attempts");
+    let seconds: u64 = answer.header("retry-after").parse().unwrap();
+    assert!(seconds >= 1);
+    seconds
+}
+
+#[tokio::test]
+async fn smoke_after_five_wrong_passwords_one_waits() {
+    let app = TestApp::with(&[PROXIED]).await;
+    let (user, other) = (app.user().await, app.user().await);
+    fails(&app, 4, HERE, &user.email).await;
+    assert_eq!(app.move_waits(60).await, 0);
+    fails(&app, 1, HERE, &user.email).await;
+    assert_eq!(app.move_waits(60).await, 1);
+    for password in [WRONG, PASSWORD] {
+        wait(&attempt(&app, HERE, &user.email, password).await);
+    }
+    // Neither the same account elsewhere nor another one here has to, nor does that help.
+    assert_eq!(attempt(&app, ELSEWHERE, &user.email, PASSWORD).await.status, 200);
+    assert_eq!(attempt(&app, HERE, &other.email, PASSWORD).await.status, 200);
+    wait(&attempt(&app, HERE, &user.email.to_uppercase(), PASSWORD).await);
+    app.move_waits(-120).await;
+    assert_eq!(attempt(&app, HERE, &user.email, PASSWORD).await.status, 200);
+}
+
+#[tokio::test]
+async fn the_wait_grows_to_five_minutes() {
+    let app = TestApp::with(&[PROXIED]).await;
+    let user = app.user().await;
+    let mut waits = Vec::new();
+    for failures in [5, 6, 4] {
+        for _ in 0..failures {
+            app.move_waits(-1_000).await;
+            fails(&app, 1, HERE, &user.email).await;
+        }
+        app.move_waits(1_000).await;
+        waits.push(wait(&attempt(&app, HERE, &user.email, PASSWORD).await) + 60 - 1_000);
+        app.move_waits(-1_000).await;
+    }
+    // A second, 64 seconds, and five minutes, less what the test has taken and a minute more.
+    assert!(waits.is_sorted_by(|one, next| one < next) && waits[2] <= 360, "{waits:?}");
+}
+
+#[tokio::test]
+async fn an_unknown_address_is_treated_like_a_known_one() {
+    let app = TestApp::with(&[PROXIED]).await;
+    let user = app.user().await;
+    let mut seen = Vec::new();
+    for email in [user.email.as_str(), "nobody@example.com"] {
+        let mut answers = Vec::new();
+        for _ in 0..5 {
+            answers.push(attempt(&app, HERE, email, WRONG).await);
+        }
+        app.move_waits(60).await;
+        answers.push(attempt(&app, HERE, email, WRONG).await);
+        wait(&answers[5]);
+        let told = answers.iter().map(|answer| (answer.status.as_u16(), answer.body["code"].clone()));
+        seen.push(told.collect::<Vec<_>>());
+    }
+    assert_eq!(seen[0], seen[1]);
+}
+
+#[tokio::test]
+async fn success_forgets_the_failures() {
+    let app = TestApp::with(&[PROXIED]).await;
+    let user = app.user().await;
+    for _ in 0..3 {
+        fails(&app, 4, HERE, &user.email).await;
+        assert_eq!(attempt(&app, HERE, &user.email, PASSWORD).await.status, 200);
+    }
+    assert_eq!(app.move_waits(0).await, 0);
+}
+
+#[tokio::test]
+async fn smoke_nobody_can_lock_another_out() {
+    let app = TestApp::with(&[PROXIED]).await;
+    let (user, other) = (app.user().await, app.user().await);
+    assert_eq!(attempt(&app, HERE, &user.email, PASSWORD).await.status, 200);
+    for n in 0..20 {
+        fails(&app, 1, &format!("198.51.100.{n}"), &user.email).await;
+    }
+    assert_eq!(app.move_waits(60).await, 1, "the account");
+    wait(&attempt(&app, "192.0.2.1", &user.email, PASSWORD).await);
+    assert_eq!(attempt(&app, "192.0.2.1", &other.email, PASSWORD).await.status, 200);
+    assert_eq!(attempt(&app, HERE, &user.email, PASSWORD).await.status, 200, "signed in from there before");
+    wait(&attempt(&app, "192.0.2.1", &user.email, PASSWORD).await);
+    // Where one is known one guesses no faster.
+    fails(&app, 5, HERE, &user.email).await;
+    app.move_waits(60).await;
+    wait(&attempt(&app, HERE, &user.email, PASSWORD).await);
+}
+
+#[tokio::test]
+async fn one_place_cannot_try_many_accounts() {
+    let app = TestApp::with(&[PROXIED]).await;
+    let (user, known) = (app.user().await, app.user().await);
+    assert_eq!(attempt(&app, HERE, &known.email, PASSWORD).await.status, 200);
+    for n in 0..100 {
+        fails(&app, 1, HERE, &format!("nobody{n}@example.com")).await;
+    }
+    assert_eq!(app.move_waits(60).await, 1, "the place");
+    wait(&attempt(&app, HERE, &user.email, PASSWORD).await);
+    assert_eq!(attempt(&app, HERE, &known.email, PASSWORD).await.status, 200);
+    assert_eq!(attempt(&app, ELSEWHERE, &user.email, PASSWORD).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_network_of_ipv6_is_one_place() {
+    let app = TestApp::with(&[PROXIED]).await;
+    let user = app.user().await;
+    for n in 0..5 {
+        fails(&app, 1, &format!("2001:db8:1:1::{n}"), &user.email).await;
+    }
+    assert_eq!(app.move_waits(60).await, 1);
+    wait(&attempt(&app, "2001:db8:1:1:ffff::1", &user.email, PASSWORD).await);
+    assert_eq!(attempt(&app, "2001:db8:1:2::1", &user.email, PASSWORD).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_header_of_the_client_s_own_changes_nothing() {
+    let cases: [(&[&str], &str); 2] = [(&[], "203.0.113.{n}"), (&[PROXIED], "203.0.113.{n}, 192.0.2.1")];
+    for (flags, header) in cases {
+        let app = TestApp::with(flags).await;
+        let user = app.user().await;
+        for n in 0..5 {
+            fails(&app, 1, &header.replace("{n}", &n.to_string()), &user.email).await;
+        }
+        assert_eq!(app.move_waits(60).await, 1);
+        wait(&attempt(&app, &header.replace("{n}", "9"), &user.email, PASSWORD).await);
+    }
+}
+
+#[tokio::test]
+async fn a_stolen_session_cannot_try_passwords() {
+    let app = TestApp::start().await;
+    let user = app.user().await;
+    let change = async |current: &str| {
+        let body = json!({ "current_password": current, "new_password": "battery staple" });
+        app.post("/users/me/password", Some(&user), body).await
+    };
+    for _ in 0..5 {
+        change(WRONG).await.is_some_problem(400, "wrong_password");
+    }
+    app.move_waits(60).await;
+    wait(&change(PASSWORD).await);
+    wait(&app.login(&user.email, PASSWORD).await);
+    app.move_waits(-120).await;
+    assert_eq!(change(PASSWORD).await.status, 204);
+}
+
+#[tokio::test]
+async fn smoke_without_redis_people_sign_in_and_nothing_is_counted() {
+    let app = TestApp::with(&["--redis-url=redis://127.0.0.1:1/", "--redis-timeout-ms=200"]).await;
+    let user = app.user().await;
+    for _ in 0..6 {
+        app.login(&user.email, WRONG).await.is_some_problem(401, "bad_credentials");
+    }
+    assert_eq!(app.login(&user.email, PASSWORD).await.status, 200);
+    // Nothing else bounds these.
+    for path in ["/auth/forgot-password", "/auth/verify-email/resend"] {
+        let asked = app.post(path, None, json!({ "email": user.email })).await;
+        asked.is_problem(503, "unavailable", "Redis is unavailable, try again in a moment");
+    }
+    assert_eq!(column(&app.database, "SELECT count(*) FROM outbox").await, ["0"]);
+}
+
+#[tokio::test]
+async fn a_login_brings_the_hash_to_the_present_cost() {
+    let app = TestApp::start().await;
+    let user = app.user().await;
+    let dearer = TestApp::on(app.database.clone(), &["--bcrypt-cost=5"]).await;
+    let cost = async || column(&app.database, "SELECT left(hashed_password, 7) FROM users").await;
+    dearer.login(&user.email, WRONG).await.is_some_problem(401, "bad_credentials");
+    assert_eq!(cost().await, ["$2b$04$"]);
+    assert_eq!(dearer.login(&user.email, PASSWORD).await.status, 200);
+    assert_eq!(cost().await, ["$2b$05$"]);
+    assert_eq!(app.login(&user.email, PASSWORD).await.status, 200);
+    assert_eq!(cost().await, ["$2b$05$"], "never lower");
+    assert!(dearer.is_signed_in(&user).await, "no session has ended");
+}
+
+#[tokio::test]
+async fn a_login_is_not_refused_because_another_has_raised_the_cost() {
+    let app = TestApp::start().await;
+    let user = app.user().await;
+    let dearer = TestApp::on(app.database.clone(), &["--bcrypt-cost=5"]).await;
+    for login in join_all((0..20).map(|_| dearer.login(&user.email, PASSWORD))).await {
+        assert_eq!(login.status, 200, "{}", login.text);
+    }
+}
+
+#[tokio::test]
+async fn what_anybody_would_guess_is_no_password() {
+    let app = TestApp::start().await;
+    for bad in [
+        "password",
+        "12345678",
+        "qwertyuiop",
+        "Passw0rd",
+        "drowssap",
+        "ada.lovelace",
+        "ada.lovelace@example.com",
+    ] {
+        let body = json!({ "email": "ada.lovelace@example.com", "password": bad });
+        let refused = app.post("/auth/register", None, body).await;
+        assert_eq!(refused.invalid_fields(), fields(&[("body.password", "value_error")]), "{bad}");
+    }
+    assert_eq!(column(&app.database, "SELECT count(*) FROM users").await, ["0"]);
+}

@@ -1,0 +1,239 @@
+//! Who may call which operation: the API document is walked, and what it says is tried.
+
+use std::collections::BTreeSet;
+
+use jsonwebtoken::{EncodingKey, Header, encode, get_current_timestamp};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::support::{
+    TestApp, User,
+    app::{Answer, PASSWORD, SECRET},
+};
+
+/// Anybody may call these. Whoever adds one has thought about it.
+const PUBLIC: &[&str] = &[
+    "accept_invite",
+    "confirm_email",
+    "forgot_password",
+    "health",
+    "health_db",
+    "health_live",
+    "health_ready",
+    "health_redis",
+    "login",
+    "login_two_factor",
+    "refresh",
+    "register",
+    "resend_verification",
+    "reset_password",
+    "verify_email",
+];
+
+/// Admins alone may call these. All others are for whoever is signed in.
+const ADMINS: &[&str] = &[
+    "cancel_any_job",
+    "change_queue",
+    "delete_user",
+    "end_user_sessions",
+    "invite_user",
+    "invite_user_again",
+    "list_audit_entries",
+    "list_jobs",
+    "list_queues",
+    "list_users",
+    "list_workers",
+    "purge_queue",
+    "read_admin_only",
+    "read_job",
+    "read_user",
+    "remove_user_two_factor",
+    "requeue_job",
+    "requeue_queue",
+    "update_user",
+];
+
+struct Operation {
+    id: String,
+    method: Method,
+    /// With a harmless value for each parameter.
+    path: String,
+    takes_json: bool,
+    /// What it asks for; empty where that is nothing.
+    security: Vec<Value>,
+}
+
+impl Operation {
+    fn read(path: &str, method: &str, operation: &Value) -> Self {
+        let mut path = path.to_owned();
+        for parameter in operation["parameters"].as_array().into_iter().flatten() {
+            if parameter["in"] == "path" {
+                let is_number = parameter["schema"]["type"] == "integer";
+                // It could be the id of a session or a job, and the name of a queue.
+                let value = if is_number { "1" } else { "0123456789ab4cde8f0123456789abcd" };
+                path = path.replace(&format!("{{{}}}", parameter["name"].as_str().unwrap()), value);
+            }
+        }
+        assert!(!path.contains('{'), "{path}");
+        let content = operation["requestBody"]["content"].as_object();
+        Self {
+            id: operation["operationId"].as_str().unwrap().to_owned(),
+            method: method.to_uppercase().parse().unwrap(),
+            path,
+            takes_json: content.is_some_and(|kinds| kinds.keys().any(|kind| kind.contains("json"))),
+            security: operation["security"].as_array().cloned().unwrap_or_default(),
+        }
+    }
+
+    async fn call(&self, app: &TestApp, token: Option<&str>) -> Answer {
+        let mut request = app.at_root(self.method.clone(), &self.path);
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        if self.takes_json {
+            request = request.json(&json!({}));
+        }
+        Answer::of(request).await
+    }
+}
+
+async fn operations(app: &TestApp) -> Vec<Operation> {
+    let document = Answer::of(app.at_root(Method::GET, "/openapi.json")).await.body;
+    let mut operations = Vec::new();
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            operations.push(Operation::read(path, method, operation));
+        }
+    }
+    assert!(operations.len() > 50);
+    operations
+}
+
+/// Those that are not for anybody.
+async fn secured(app: &TestApp) -> Vec<Operation> {
+    operations(app).await.into_iter().filter(|operation| !operation.security.is_empty()).collect()
+}
+
+/// Fails, naming every operation that answers something else. The tests ask as an admin, who would be let in
+/// everywhere but for what was done to them.
+async fn all_refuse(app: &TestApp, token: Option<&str>, status: u16, code: &str) {
+    let mut others = Vec::new();
+    let operations = secured(app).await;
+    for operation in &operations {
+        let answer = operation.call(app, token).await;
+        if (answer.status.as_u16(), &answer.body["code"]) != (status, &json!(code)) {
+            others.push(format!("{}: {} {}", operation.id, answer.status, answer.text));
+        } else {
+            answer.is_some_problem(status, code);
+        }
+    }
+    assert!(others.is_empty(), "{others:#?}");
+    assert!(operations.len() > 35);
+}
+
+#[tokio::test]
+async fn smoke_what_anybody_may_call_is_known() {
+    let app = TestApp::start().await;
+    let (mut public, mut ways) = (BTreeSet::new(), BTreeSet::new());
+    for operation in operations(&app).await {
+        if operation.security.is_empty() {
+            public.insert(operation.id);
+        } else {
+            ways.insert(Value::from(operation.security).to_string());
+        }
+    }
+    assert_eq!(public.iter().map(String::as_str).collect::<Vec<_>>(), PUBLIC);
+    let either = json!([{ "OAuth2PasswordBearer": [] }, { "AccessTokenCookie": [] }]);
+    assert_eq!(ways.into_iter().collect::<Vec<_>>(), [either.to_string()], "the same everywhere");
+}
+
+#[tokio::test]
+async fn smoke_a_plain_user_is_refused_what_is_for_admins_and_nothing_else() {
+    let app = TestApp::start().await;
+    let user = app.user().await;
+    let mut refused = BTreeSet::new();
+    for operation in secured(&app).await {
+        // Some of them end the session.
+        let login = app.login(&user.email, PASSWORD).await;
+        let user = User::signed_in(user.id, &user.email, &login);
+        let answer = operation.call(&app, Some(&user.token)).await;
+        match answer.status.as_u16() {
+            403 => {
+                answer.is_problem(403, "forbidden", "Not enough permissions");
+                refused.insert(operation.id);
+            }
+            status => assert!(status != 401 && status < 500, "{}: {}", operation.id, answer.text),
+        }
+    }
+    assert_eq!(refused.iter().map(String::as_str).collect::<Vec<_>>(), ADMINS);
+}
+
+#[tokio::test]
+async fn an_admin_is_refused_nothing() {
+    let app = TestApp::start().await;
+    let (user, admin) = (app.user().await, app.admin().await);
+    for mut operation in secured(&app).await {
+        if ADMINS.contains(&&*operation.id) {
+            // Not of the admin.
+            operation.path = operation.path.replace("/users/1", &format!("/users/{}", user.id));
+            let answer = operation.call(&app, Some(&admin.token)).await;
+            let status = answer.status.as_u16();
+            assert!(![401, 403].contains(&status) && status < 500, "{}: {}", operation.id, answer.text);
+        }
+    }
+}
+
+#[tokio::test]
+async fn smoke_nobody_is_refused() {
+    let app = TestApp::start().await;
+    all_refuse(&app, None, 401, "not_authenticated").await;
+}
+
+#[tokio::test]
+async fn smoke_an_expired_token_is_refused() {
+    let app = TestApp::start().await;
+    let user = app.admin().await;
+    let session = app.get("/users/me/sessions", Some(&user)).await.body[0]["id"].clone();
+    let now = get_current_timestamp();
+    let token = |exp: u64| {
+        let claims = json!({
+            "sub": user.id.to_string(), "sid": session, "iss": "saas", "iat": now - 3_600, "exp": exp,
+        });
+        encode(&Header::default(), &claims, &EncodingKey::from_secret(SECRET.as_bytes())).unwrap()
+    };
+    let good = User::with_token(token(now + 600));
+    assert_eq!(app.get("/users/me", Some(&good)).await.status, 200, "nothing else is wrong with it");
+    all_refuse(&app, Some(&token(now - 1)), 401, "invalid_token").await;
+}
+
+#[tokio::test]
+async fn smoke_a_token_of_a_session_that_was_ended_is_refused() {
+    let app = TestApp::start().await;
+    let user = app.admin().await;
+    assert_eq!(app.call(Method::POST, "/auth/logout", &user).await.status, 204);
+    all_refuse(&app, Some(&user.token), 401, "invalid_token").await;
+}
+
+#[tokio::test]
+async fn a_token_of_a_session_whose_time_is_over_is_refused() {
+    let app = TestApp::start().await;
+    let user = app.admin().await;
+    app.database.sql("UPDATE sessions SET expires_at = now()").await;
+    all_refuse(&app, Some(&user.token), 401, "invalid_token").await;
+}
+
+#[tokio::test]
+async fn smoke_an_inactive_user_is_refused() {
+    let app = TestApp::start().await;
+    let user = app.admin().await;
+    app.database.sql("UPDATE users SET is_active = false").await;
+    all_refuse(&app, Some(&user.token), 403, "inactive_user").await;
+}
+
+#[tokio::test]
+async fn the_token_of_somebody_who_is_gone_is_refused() {
+    let app = TestApp::start().await;
+    let user = app.admin().await;
+    app.database.sql("DELETE FROM users").await;
+    all_refuse(&app, Some(&user.token), 401, "invalid_token").await;
+}

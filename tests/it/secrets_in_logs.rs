@@ -1,0 +1,76 @@
+//! What the programs print.
+
+use std::{collections::BTreeSet, process::Command, sync::Mutex};
+
+use mail_parser::MessageParser;
+
+use crate::support::{
+    app::SECRET,
+    eventually,
+    process::{Running, production},
+    servers::{TestDatabase, unique},
+    smtp::{Mail, SmtpServer},
+    story::{Story, assert_none_in},
+};
+
+const ADMIN: (&str, &str) = ("admin@example.com", "a password of ours");
+const TWO_FACTOR_KEY: &str = "c2f7a90b5e1d48637f20b9a4d6e8135c0a7b9d2e4f6081c3";
+
+/// The texts of what was sent to somebody so far.
+fn sent(smtp: &SmtpServer, to: &str) -> Vec<String> {
+    let own = smtp.mails().into_iter().filter(|mail| mail.to == [to]);
+    let read = |mail: Mail| {
+        let message = MessageParser::default().parse(&mail.text).unwrap();
+        message.body_text(0).unwrap().into_owned()
+    };
+    own.map(read).collect()
+}
+
+/// The token of a link that has come in since the last time.
+async fn next_token(smtp: &SmtpServer, seen: &Mutex<BTreeSet<String>>, to: &str) -> String {
+    eventually("a link comes in", || async {
+        let token = |text: String| {
+            let (_, after) = text.split_once("#token=")?;
+            Some(after.chars().take_while(char::is_ascii_alphanumeric).collect::<String>())
+        };
+        let mut seen = seen.lock().unwrap();
+        sent(smtp, to).into_iter().filter_map(token).find(|token| seen.insert(token.clone()))
+    })
+    .await
+}
+
+#[tokio::test]
+async fn no_secret_is_printed() {
+    let (database, smtp) = (TestDatabase::migrated().await, SmtpServer::start().await);
+    let prefix = format!("s{}", unique());
+    let talkative = |mut command: Command| {
+        command.env("LOG_LEVEL", "debug").env("SMTP_URL", &smtp.url).env("TWO_FACTOR_KEY", TWO_FACTOR_KEY);
+        Running::start(command)
+    };
+    let mut server = talkative(production(&["serve", "--port", "0"], &database, &prefix).await);
+    let mut worker = talkative(production(&["worker"], &database, &prefix).await);
+    let rest = server.says("\"address\":\"").await;
+    let url = format!("http://{}", rest.split('"').next().unwrap());
+
+    let seen = Mutex::new(BTreeSet::new());
+    let mut secrets = Story::tell(&url, ADMIN, async |to: &str| next_token(&smtp, &seen, to).await).await;
+    secrets.extend([SECRET.to_owned(), TWO_FACTOR_KEY.to_owned(), database.url.clone()]);
+    eventually("the last letter is sent", || async {
+        let last = sent(&smtp, "lovelace@example.com");
+        last.iter().any(|text| text.contains("will be deleted")).then_some(())
+    })
+    .await;
+    for (process, last) in [(&mut server, "\"stopped\""), (&mut worker, "\"worker stopped\"")] {
+        process.signal("TERM");
+        process.says(last).await;
+        assert_eq!(process.end().await.code(), Some(0));
+    }
+
+    let (served, worked) = (server.output(), worker.output());
+    assert!(served.matches("\"message\":\"request\"").count() >= 30, "{served}");
+    assert!(served.contains("login refused") && served.contains("/auth/reset-password"), "{served}");
+    assert!(worked.matches("\"task\":\"send_letter\"").count() > 8, "{worked}");
+    assert!(secrets.contains(ADMIN.1) && secrets.len() > 40);
+    assert_none_in(&secrets, "serve", &served);
+    assert_none_in(&secrets, "worker", &worked);
+}

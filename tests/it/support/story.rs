@@ -1,0 +1,220 @@
+//! The life of an account over HTTP, and every secret that comes up in it.
+
+use std::collections::BTreeSet;
+
+use reqwest::{Client, Method, RequestBuilder};
+use serde_json::{Value, json};
+
+use super::{app::Answer, authenticator::Authenticator};
+
+const EMAIL: &str = "ada@example.com";
+const NEW_EMAIL: &str = "lovelace@example.com";
+const INVITED: &str = "bob@example.com";
+const PASSWORDS: [&str; 4] =
+    ["first horse battery", "second horse battery", "third horse battery", "fourth horse battery"];
+const WRONG_PASSWORD: &str = "no-horse-battery-at-all";
+
+/// What has a secret in it, of a request or an answer.
+const SECRET_FIELDS: [&str; 8] = [
+    "password",
+    "current_password",
+    "new_password",
+    "token",
+    "access_token",
+    "refresh_token",
+    "challenge_token",
+    "secret",
+];
+
+pub struct Story<M> {
+    client: Client,
+    url: String,
+    mailed_token: M,
+    secrets: BTreeSet<String>,
+}
+
+/// Fails where one of the secrets is in a text.
+#[track_caller]
+pub fn assert_none_in(secrets: &BTreeSet<String>, place: &str, text: &str) {
+    let found: Vec<_> = secrets.iter().filter(|secret| text.contains(*secret)).collect();
+    assert!(found.is_empty(), "{place} has {found:?}");
+}
+
+impl<M: AsyncFn(&str) -> String> Story<M> {
+    /// Lives it at a server, and answers the passwords, tokens, keys and recovery codes that were part of it.
+    /// `mailed_token` gets the token of the link that was sent to an address just now.
+    pub async fn tell(url: &str, admin: (&str, &str), mailed_token: M) -> BTreeSet<String> {
+        let (client, url) = (Client::new(), format!("{url}/api/v1"));
+        let mut story = Self { client, url, mailed_token, secrets: BTreeSet::new() };
+        let access = story.begin().await;
+        story.change_passwords(&access).await;
+        let (access, recovery_code) = story.add_a_second_factor().await;
+        story.move_house(&access, &recovery_code).await;
+        story.invite(admin).await;
+        story.blunder().await;
+        story.end(&access).await;
+        story.secrets
+    }
+
+    /// Registers, confirms the address, signs in and comes back.
+    async fn begin(&mut self) -> String {
+        let new = json!({ "email": EMAIL, "password": PASSWORDS[0], "full_name": "Ada" });
+        self.post(201, "/auth/register", "", new).await;
+        let token = (self.mailed_token)(EMAIL).await;
+        self.post(204, "/auth/verify-email", "", json!({ "token": token })).await;
+        self.sign_in(401, EMAIL, WRONG_PASSWORD).await;
+        let login = self.sign_in(200, EMAIL, PASSWORDS[0]).await;
+        let spent = json!({ "refresh_token": login.body["refresh_token"] });
+        let next = self.post(200, "/auth/refresh", "", spent).await;
+        self.sign_in_with_cookies().await;
+        text(&next, "access_token")
+    }
+
+    async fn sign_in_with_cookies(&mut self) {
+        let login = self.request(Method::POST, "/auth/login?delivery=cookie");
+        let login = login.header("sec-fetch-site", "same-origin");
+        let answer = Answer::of(login.form(&[("username", EMAIL), ("password", PASSWORDS[0])])).await;
+        assert_eq!(answer.status, 204, "{}", answer.text);
+        let mut jar = Vec::new();
+        for cookie in answer.headers.get_all("set-cookie") {
+            let cookie = cookie.to_str().unwrap().split(';').next().unwrap();
+            self.keep(cookie.split_once('=').unwrap().1);
+            jar.push(cookie);
+        }
+        assert_eq!(jar.len(), 2);
+        let me = self.request(Method::GET, "/users/me").header("cookie", jar.join("; "));
+        assert_eq!(Answer::of(me).await.status, 200);
+    }
+
+    async fn change_passwords(&mut self, access: &str) {
+        let change = |current: &str| json!({ "current_password": current, "new_password": PASSWORDS[1] });
+        self.post(400, "/users/me/password", access, change(WRONG_PASSWORD)).await;
+        self.post(204, "/users/me/password", access, change(PASSWORDS[0])).await;
+        self.post(202, "/auth/forgot-password", "", json!({ "email": EMAIL })).await;
+        let token = (self.mailed_token)(EMAIL).await;
+        let reset = json!({ "token": token, "password": PASSWORDS[2] });
+        self.post(204, "/auth/reset-password", "", reset.clone()).await;
+        self.post(400, "/auth/reset-password", "", reset).await;
+    }
+
+    /// Signs in with it, and answers a recovery code that is left.
+    async fn add_a_second_factor(&mut self) -> (String, String) {
+        let access = text(&self.sign_in(200, EMAIL, PASSWORDS[2]).await, "access_token");
+        let begin = json!({ "password": PASSWORDS[2] });
+        let secret = text(&self.post(200, "/users/me/two-factor", &access, begin).await, "secret");
+        let authenticator = Authenticator::with_secret(&secret);
+        let bytes = authenticator.secret().iter().map(|byte| format!("{byte:02x}"));
+        self.keep(&bytes.collect::<String>());
+        let code = json!({ "code": authenticator.code() });
+        let codes = self.post(200, "/users/me/two-factor/confirm", &access, code).await;
+        self.post(204, "/auth/logout", &access, Value::Null).await;
+
+        let challenge = text(&self.sign_in(202, EMAIL, PASSWORDS[2]).await, "challenge_token");
+        let answer = |code: &str| json!({ "challenge_token": challenge, "code": code });
+        self.post(400, "/auth/login/two-factor", "", answer("aaaa-bbbb-cccc-dddd")).await;
+        let [one, other] =
+            [0, 1].map(|n: usize| codes.body["recovery_codes"][n].as_str().unwrap().to_owned());
+        let login = self.post(200, "/auth/login/two-factor", "", answer(&one)).await;
+        (text(&login, "access_token"), other)
+    }
+
+    /// Changes the address, and turns the second factor off.
+    async fn move_house(&mut self, access: &str, recovery_code: &str) {
+        let new = json!({ "email": NEW_EMAIL, "password": PASSWORDS[2] });
+        self.post(202, "/users/me/email", access, new).await;
+        let token = (self.mailed_token)(NEW_EMAIL).await;
+        self.post(204, "/auth/confirm-email", "", json!({ "token": token })).await;
+        let off = json!({ "password": PASSWORDS[2], "code": recovery_code });
+        self.say(204, Method::DELETE, "/users/me/two-factor", access, off).await;
+    }
+
+    async fn invite(&mut self, (email, password): (&str, &str)) {
+        let access = text(&self.sign_in(200, email, password).await, "access_token");
+        let invited = self.post(201, "/users", &access, json!({ "email": INVITED })).await;
+        let token = (self.mailed_token)(INVITED).await;
+        let accept = json!({ "token": token, "password": PASSWORDS[3] });
+        self.post(204, "/auth/accept-invite", "", accept).await;
+        let path = format!("/users/{}", invited.body["id"]);
+        self.say(200, Method::PATCH, &path, &access, json!({ "role": "admin" })).await;
+    }
+
+    /// Puts secrets where they do not belong.
+    async fn blunder(&mut self) {
+        let token = self.secrets.iter().find(|secret| secret.len() == 64).unwrap().clone();
+        for path in
+            [format!("/auth/verify-email?token={token}"), format!("/users/me?password={WRONG_PASSWORD}")]
+        {
+            let answer = Answer::of(self.request(Method::GET, &path)).await;
+            assert!(answer.status.is_client_error(), "{}", answer.text);
+        }
+        let unknown = self.request(Method::GET, &format!("/users/{token}/{token}"));
+        assert_eq!(Answer::of(unknown).await.status, 404);
+        let wrong_field = json!({ "token": token, "password": WRONG_PASSWORD, "passwort": WRONG_PASSWORD });
+        self.post(422, "/auth/reset-password", "", wrong_field).await;
+        let half = format!("{{\"token\": \"{token}\", \"password\": \"{WRONG_PASSWORD}");
+        let request = self.request(Method::POST, "/auth/reset-password");
+        let request = request.header("content-type", "application/json").body(half);
+        assert_eq!(Answer::of(request).await.status, 400);
+    }
+
+    async fn end(&mut self, access: &str) {
+        let body = json!({ "password": PASSWORDS[2] });
+        self.say(202, Method::DELETE, "/users/me", access, body).await;
+    }
+
+    async fn sign_in(&mut self, status: u16, email: &str, password: &str) -> Answer {
+        let form = [("username", email), ("password", password)];
+        let answer = Answer::of(self.request(Method::POST, "/auth/login").form(&form)).await;
+        self.keep(password);
+        self.heard(status, &answer);
+        answer
+    }
+
+    async fn post(&mut self, status: u16, path: &str, access: &str, body: Value) -> Answer {
+        self.say(status, Method::POST, path, access, body).await
+    }
+
+    async fn say(&mut self, status: u16, method: Method, path: &str, access: &str, body: Value) -> Answer {
+        let mut request = self.request(method, path);
+        if !access.is_empty() {
+            request = request.bearer_auth(access);
+        }
+        if !body.is_null() {
+            request = request.json(&body);
+        }
+        let answer = Answer::of(request).await;
+        self.keep_fields(&body);
+        self.heard(status, &answer);
+        answer
+    }
+
+    #[track_caller]
+    fn heard(&mut self, status: u16, answer: &Answer) {
+        assert_eq!(answer.status.as_u16(), status, "{}", answer.text);
+        self.keep_fields(&answer.body);
+        for code in answer.body["recovery_codes"].as_array().into_iter().flatten() {
+            let code = code.as_str().unwrap();
+            for form in [code.to_owned(), code.replace('-', ""), code.replace('-', "").to_uppercase()] {
+                self.keep(&form);
+            }
+        }
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.client.request(method, format!("{}{path}", self.url))
+    }
+
+    fn keep_fields(&mut self, body: &Value) {
+        let found = SECRET_FIELDS.iter().filter_map(|name| body[*name].as_str());
+        found.for_each(|secret| self.keep(secret));
+    }
+
+    fn keep(&mut self, secret: &str) {
+        assert!(secret.len() >= 12, "{secret:?} might be found by chance");
+        self.secrets.insert(secret.to_owned());
+    }
+}
+
+fn text(answer: &Answer, name: &str) -> String {
+    answer.body[name].as_str().unwrap().to_owned()
+}
