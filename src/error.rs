@@ -47,6 +47,8 @@ pub enum Error {
     Conflict(&'static str),
     #[error("Request body is larger than {limit} bytes")]
     TooLarge { limit: usize },
+    #[error("The request body did not arrive in time")]
+    SlowBody,
     #[error("{0}")]
     Malformed(String),
     /// Every field that is wrong, not only the first.

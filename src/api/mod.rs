@@ -15,7 +15,10 @@ mod jobs;
 mod layer;
 mod page;
 mod problem;
+mod server;
 mod users;
+
+pub use server::{Limits, serve};
 
 use std::{collections::HashSet, sync::Arc};
 

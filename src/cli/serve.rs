@@ -1,7 +1,7 @@
 use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
 use anyhow::{Context, bail};
-use poem::{Server, listener::TcpAcceptor};
+
 use secrecy::ExposeSecret;
 
 use super::{stop::Stop, worker::until_trusted};
@@ -169,10 +169,13 @@ pub(super) async fn serve(
         tracing::info!("stopping: finishing the requests under way");
         tokio::time::sleep(delay).await;
     };
-    let timeout = Duration::from_secs(http.shutdown_timeout);
-    let server = Server::new_with_acceptor(TcpAcceptor::from_std(listener)?);
+    let limits = api::Limits {
+        connections: http.max_connections as usize,
+        grace: Duration::from_secs(http.shutdown_timeout),
+        ..api::Limits::default()
+    };
     tokio::select! {
-        ended = server.run_with_graceful_shutdown(endpoint, stopping, Some(timeout)) => ended?,
+        ended = api::serve(listener, endpoint, stopping, limits) => ended?,
         () = stop.hurry.cancelled() => tracing::warn!("stopping at once: requests under way are dropped"),
     }
     tracing::info!("stopped");

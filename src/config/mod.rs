@@ -220,6 +220,9 @@ pub struct Http {
     /// Shows captured mails at /dev/mail; what `saas dev` sets.
     #[arg(skip)]
     pub dev_pages: bool,
+    /// Connections at once; more wait in the system's queue.
+    #[arg(long, env, default_value_t = 10_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub max_connections: u32,
     /// Seconds between readiness turning 503 and the last connection being taken, for a load balancer to
     /// notice.
     #[arg(long, env, default_value_t = 0, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=300))]

@@ -1,6 +1,13 @@
-//! Password hashing: bcrypt, off the async runtime, never more at once than there are cores.
+//! Password hashing: bcrypt, on threads of its own that give way to all others, never more at once than there are cores.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
+    time::Duration,
+};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -18,17 +25,35 @@ pub fn is_common(password: &str) -> bool {
     is_common_password(password) || is_common_password(password.to_lowercase())
 }
 
+/// Hashes that may wait; one more is refused at once.
+const MAX_WAITING: usize = 256;
+/// How much less of a busy machine hashing gets than answering requests does, as nice(1) has it: people who are signed in
+/// do not feel a flood of logins.
+#[cfg(target_os = "linux")]
+const NICENESS: i32 = 10;
+
+type Work = Box<dyn FnOnce() + Send>;
+
 #[derive(Clone)]
 pub struct Passwords {
     cost: u32,
     cores: Arc<Semaphore>,
+    waiting: Arc<AtomicUsize>,
+    work: mpsc::Sender<Work>,
 }
 
 impl Passwords {
     /// `cost` is bcrypt's work factor, the base-2 logarithm of its rounds.
     pub fn new(cost: u32) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { cost, cores: Arc::new(Semaphore::new(cores)) }
+        let (work, queue) = mpsc::channel();
+        let queue = Arc::new(Mutex::new(queue));
+        for _ in 0..cores {
+            let queue = queue.clone();
+            // They end with the last `Passwords`.
+            std::thread::spawn(move || hash_all(&queue));
+        }
+        Self { cost, cores: Arc::new(Semaphore::new(cores)), waiting: Arc::default(), work }
     }
 
     /// # Errors
@@ -53,11 +78,44 @@ impl Passwords {
     /// # Errors
     /// [`Error::Unavailable`] when too many are hashing already.
     pub async fn turn(&self) -> Result<Turn> {
+        let place = Waiting::new(&self.waiting)
+            .ok_or_else(|| Error::unavailable("Login", "too many wait to have a password hashed"))?;
         let permit = tokio::time::timeout(QUEUE_TIMEOUT, self.cores.clone().acquire_owned())
             .await
             .map_err(|_| Error::unavailable("Login", "too many passwords are being hashed"))?
             .map_err(Error::internal)?;
-        Ok(Turn { cost: self.cost, permit })
+        drop(place);
+        Ok(Turn { cost: self.cost, permit, work: self.work.clone() })
+    }
+}
+
+/// A place in the queue; given back also by a caller who hangs up.
+struct Waiting(Arc<AtomicUsize>);
+
+impl Waiting {
+    fn new(count: &Arc<AtomicUsize>) -> Option<Self> {
+        let place = Self(count.clone());
+        (count.fetch_add(1, Ordering::Relaxed) < MAX_WAITING).then_some(place)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What a thread for hashing does.
+fn hash_all(queue: &Mutex<mpsc::Receiver<Work>>) {
+    // If the system does not permit it, hashing competes like the rest. Elsewhere it would be for the whole process.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::setpriority_process(None, NICENESS);
+    loop {
+        let work = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        match work {
+            Ok(work) => work(),
+            Err(mpsc::RecvError) => return,
+        }
     }
 }
 
@@ -70,6 +128,7 @@ fn cost_of(hash: &str) -> Option<u32> {
 pub struct Turn {
     cost: u32,
     permit: OwnedSemaphorePermit,
+    work: mpsc::Sender<Work>,
 }
 
 impl Turn {
@@ -103,15 +162,15 @@ impl Turn {
     }
 
     async fn run<T: Send + 'static>(self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-        let permit = self.permit;
-
+        let (permit, (done, result)) = (self.permit, tokio::sync::oneshot::channel());
         // The permit goes along: a caller that hangs up must not free a core that is still busy.
-        tokio::task::spawn_blocking(move || {
+        let work = Box::new(move || {
             let _permit = permit;
-            work()
-        })
-        .await
-        .map_err(Error::internal)?
+            // Nobody waits for it any more, then.
+            let _ = done.send(work());
+        });
+        self.work.send(work).map_err(|_| Error::internal("there is no thread to hash on"))?;
+        result.await.map_err(Error::internal)?
     }
 }
 

@@ -31,6 +31,7 @@ mod cli_worker;
 mod database;
 mod dev_mail;
 mod history;
+mod http_limits;
 mod mail;
 mod openapi;
 mod openapi_access;

@@ -4,6 +4,7 @@ use std::{
     any::{Any, TypeId},
     collections::HashMap,
     sync::{LazyLock, RwLock},
+    time::Duration,
 };
 
 use poem::{Request, RequestBody, Result as PoemResult, http::header, web::headers::HeaderValue};
@@ -20,6 +21,8 @@ use crate::error::{Error, FieldError, Loc, Result};
 
 /// The longest body that is read, in bytes.
 const MAX_BODY: usize = 1024 * 1024;
+/// How long a client may take to send a body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A JSON body. Every field that is wrong is reported, and a field that is not known is refused.
 pub struct Body<T>(pub T);
@@ -92,7 +95,8 @@ async fn read(request: &Request, body: &mut RequestBody) -> Result<Vec<u8>> {
         return Err(Error::TooLarge { limit: MAX_BODY });
     }
     let body = body.take().map_err(Error::internal)?;
-    let bytes = body.into_bytes_limit(MAX_BODY).await.map_err(|error| match error {
+    let bytes = tokio::time::timeout(BODY_TIMEOUT, body.into_bytes_limit(MAX_BODY));
+    let bytes = bytes.await.map_err(|_| Error::SlowBody)?.map_err(|error| match error {
         poem::error::ReadBodyError::PayloadTooLarge => Error::TooLarge { limit: MAX_BODY },
         other => Error::Malformed(format!("The body could not be read: {other}")),
     })?;

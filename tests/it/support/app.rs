@@ -3,10 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use clap::Parser;
-use poem::{Server, listener::TcpAcceptor};
+
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use saas::{
-    api,
+    api::{self, Limits},
     app::App,
     config::{Config, Http},
     jobs,
@@ -130,7 +130,7 @@ impl TestApp {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let server = Server::new_with_acceptor(TcpAcceptor::from_std(listener).unwrap()).run(endpoint);
+        let server = api::serve(listener, endpoint, std::future::pending(), Limits::default());
         let server = AbortOnDrop(tokio::spawn(server).abort_handle());
         let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
         Self { app, url, database, prefix, client, _server: server }
