@@ -35,6 +35,8 @@ const MAX_HEAD: usize = 32 * 1024;
 const MAX_HEADERS: usize = 100;
 /// Once nobody has connected for so long, the door is closed.
 const DRAIN: Duration = Duration::from_millis(20);
+/// Or after so long, however many go on connecting.
+const MAX_DRAIN: Duration = Duration::from_millis(500);
 /// A pause where the system has no file descriptor to give.
 const OUT_OF_FILES: Duration = Duration::from_millis(50);
 
@@ -90,10 +92,25 @@ pub async fn serve(
         }
     }
     // Whoever has connected by now counts on an answer.
-    while let Ok((stream, peer, permit)) = tokio::time::timeout(DRAIN, accept(&listener, &room)).await {
+    let last = Instant::now() + MAX_DRAIN;
+    loop {
+        let until = last.min(Instant::now() + DRAIN);
+        let Ok((stream, peer, permit)) = tokio::time::timeout_at(until, accept(&listener, &room)).await
+        else {
+            break;
+        };
         answer(stream, peer, permit, &endpoint, &graceful, limits);
     }
+    // And those of this very moment, without a look at anything else between the last one and the end.
+    let listener = listener.into_std()?;
+    while let Ok((stream, peer)) = listener.accept() {
+        stream.set_nonblocking(true)?;
+        let Ok(permit) = room.clone().try_acquire_owned() else { break };
+        answer(TcpStream::from_std(stream)?, peer, permit, &endpoint, &graceful, limits);
+    }
     drop(listener);
+    // hyper closes a connection at once that has not been looked at yet; what has just been taken is looked at first.
+    tokio::time::sleep(DRAIN).await;
     if tokio::time::timeout(limits.grace, graceful.shutdown()).await.is_err() {
         tracing::warn!("requests under way are dropped: they take longer than SHUTDOWN_TIMEOUT");
     }

@@ -200,23 +200,6 @@ async fn the_database_holds_the_rules_by_itself() {
 }
 
 #[tokio::test]
-async fn an_account_is_found_by_its_index() {
-    let database = TestDatabase::migrated().await;
-    let client = connect(&database.url).await;
-    let fill = "INSERT INTO users (email, hashed_password) SELECT n || '@example.com', 'x' FROM generate_series(1, 5000) n";
-    client.batch_execute(fill).await.unwrap();
-    client.batch_execute("ANALYZE users").await.unwrap();
-    for sql in [
-        "EXPLAIN SELECT * FROM users WHERE lower(email) = lower('7@example.com')",
-        "EXPLAIN SELECT * FROM users WHERE id = 7",
-    ] {
-        let plan: String =
-            client.query(sql, &[]).await.unwrap().iter().map(|row| row.get::<_, String>(0)).collect();
-        assert!(plan.contains("Index") && !plan.contains("Seq Scan"), "{plan}");
-    }
-}
-
-#[tokio::test]
 async fn admins_that_are_made_at_once_are_one() {
     let app = TestApp::start().await;
     let passwords = Passwords::new(4);

@@ -36,6 +36,7 @@ mod mail;
 mod openapi;
 mod openapi_access;
 mod outbox;
+mod plans;
 mod queue;
 mod queue_cron;
 mod queue_edges;

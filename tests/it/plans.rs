@@ -1,0 +1,101 @@
+//! No query reads a growing table from end to end: the database itself counts how often that happens.
+
+use serde_json::json;
+
+use crate::support::{TestApp, User, app::PASSWORD, eventually, records::column};
+
+const ROWS: u32 = 20_000;
+
+/// So many of everything that looking for one by reading all is the worse plan, and knows it.
+async fn crowd(app: &TestApp) {
+    let sql = format!(
+        "INSERT INTO users (email, hashed_password, full_name, created_at, email_verified_at)
+             SELECT 'crowd' || n || '@example.com', 'x', 'Name ' || n, now() - n * interval '1 minute', now()
+             FROM generate_series(1, {ROWS}) n;
+         INSERT INTO sessions (id, user_id, address, expires_at)
+             SELECT gen_random_uuid(), id, '203.0.113.7', now() + interval '90 days' FROM users;
+         INSERT INTO refresh_tokens (hash, session_id)
+             SELECT sha256(id::text::bytea), id FROM sessions;
+         INSERT INTO one_time_tokens (hash, user_id, purpose, expires_at)
+             SELECT sha256(id::text::bytea), id, 'verify_email', now() + interval '1 day' FROM users;
+         INSERT INTO recovery_codes (user_id, hash)
+             SELECT id, sha256(id::text::bytea) FROM users;
+         INSERT INTO two_factor (user_id, secret, confirmed_at)
+             SELECT id, 'x', now() FROM users WHERE hashed_password = 'x';
+         INSERT INTO audit_log (actor_id, action, target_type, target_id)
+             SELECT n, 'crowd.' || n % 100, 'user', n::text FROM generate_series(1, {ROWS}) n;
+         ANALYZE"
+    );
+    app.database.sql(&sql).await;
+}
+
+async fn everything(app: &TestApp, user: &User, admin: &User) {
+    let get = async |path: &str, who: &User| assert_eq!(app.get(path, Some(who)).await.status, 200, "{path}");
+    for path in ["/users/me", "/users/me/sessions", "/users/me/two-factor"] {
+        get(path, user).await;
+    }
+    for path in [
+        format!("/users/{}", user.id),
+        format!("/audit?actor_id={}&limit=5", user.id),
+        format!("/audit?user_id={}&limit=5", user.id),
+        "/audit?action=crowd.7&limit=5".into(),
+        "/audit?limit=5&before=1000".into(),
+    ] {
+        get(&path, admin).await;
+    }
+    let refreshed = app.post("/auth/refresh", None, json!({ "refresh_token": user.refresh_token })).await;
+    assert_eq!(refreshed.status, 200);
+    assert_eq!(app.login(&user.email, PASSWORD).await.status, 200);
+    assert_eq!(app.login("nobody@example.com", PASSWORD).await.status, 401);
+    for path in ["/auth/forgot-password", "/auth/verify-email/resend"] {
+        assert_eq!(app.post(path, None, json!({ "email": user.email })).await.status, 202);
+    }
+    let token = app.mailed_token(&user.email).await;
+    let reset = json!({ "token": token, "password": "another good password" });
+    assert_eq!(app.post("/auth/reset-password", None, reset).await.status, 204);
+    let role = json!({ "role": "admin" });
+    let path = format!("/users/{}", user.id);
+    for role in [role, json!({ "role": "user" }), json!({ "is_active": false })] {
+        let patch = app.request(reqwest::Method::PATCH, &path).bearer_auth(&admin.token).json(&role);
+        assert_eq!(patch.send().await.unwrap().status(), 200);
+    }
+    app.call(reqwest::Method::DELETE, &path, admin).await;
+    saas::services::housekeeping::run(&app.app).await.unwrap();
+}
+
+#[tokio::test]
+async fn no_growing_table_is_read_from_end_to_end() {
+    let app = TestApp::start().await;
+    let (user, admin) = (app.user().await, app.admin().await);
+    crowd(&app).await;
+    let scans = "SELECT relname || ' ' || seq_scan FROM pg_stat_user_tables
+                 WHERE relname NOT IN ('outbox', '__diesel_schema_migrations') ORDER BY relname";
+    let database = app.database.clone();
+    app.database.sql("SELECT pg_stat_reset()").await;
+    everything(&app, &user, &admin).await;
+    drop(app);
+    // Each connection tells what it has done when it ends, at the latest.
+    let others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    eventually("all have told", || async { (column(&database, others).await == ["0"]).then_some(()) }).await;
+    let read: Vec<_> =
+        column(&database, scans).await.into_iter().filter(|row| !row.ends_with(" 0")).collect();
+    assert!(read.is_empty(), "read from end to end, and how often: {read:?}");
+}
+
+/// What people search and sort by, with the total that has to be counted left out.
+#[tokio::test]
+async fn users_are_found_by_an_index() {
+    let app = TestApp::start().await;
+    crowd(&app).await;
+    for (condition, order) in [
+        ("(lower(email) || ' ' || lower(coalesce(full_name, ''))) LIKE '%crowd1234%'", "created_at"),
+        ("true", "created_at DESC, id DESC"),
+        ("true", "lower(email)"),
+        ("role = 'admin'", "id"),
+        ("deletion_due_at <= now()", "deletion_due_at"),
+    ] {
+        let sql = format!("EXPLAIN SELECT * FROM users WHERE {condition} ORDER BY {order} LIMIT 20");
+        let plan = column(&app.database, &sql).await.join("\n");
+        assert!(plan.contains("Index") && !plan.contains("Seq Scan"), "{sql}\n{plan}");
+    }
+}
