@@ -10,12 +10,18 @@ pub struct Rounds(Vec<f64>);
 
 /// How a figure is written.
 #[derive(Clone, Copy)]
-struct Unit {
-    suffix: &'static str,
-    digits: usize,
+pub struct Unit {
+    pub suffix: &'static str,
+    pub digits: usize,
 }
 
-const PER_SECOND: Unit = Unit { suffix: "/s", digits: 0 };
+impl Unit {
+    pub fn of(self, value: f64) -> String {
+        format!("{}{}", number(value, self.digits), self.suffix)
+    }
+}
+
+pub const PER_SECOND: Unit = Unit { suffix: "/s", digits: 0 };
 const MICROSECONDS: Unit = Unit { suffix: " µs", digits: 2 };
 const MILLISECONDS: Unit = Unit { suffix: " ms", digits: 3 };
 const BYTES: Unit = Unit { suffix: " B", digits: 0 };
@@ -25,7 +31,11 @@ impl Rounds {
         self.0.push(value);
     }
 
-    fn median(&self) -> f64 {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn median(&self) -> f64 {
         let mut values = self.0.clone();
         values.sort_by(f64::total_cmp);
         let middle = values.len() / 2;
@@ -36,10 +46,23 @@ impl Rounds {
         }
     }
 
+    /// How it compares to a floor.
+    pub fn of(&self, floor: &Self) -> f64 {
+        self.median() / floor.median()
+    }
+
+    /// The median alone; a dash where nothing was measured.
+    pub fn show_median(&self, unit: Unit) -> String {
+        match self.is_empty() {
+            true => "-".into(),
+            false => unit.of(self.median()),
+        }
+    }
+
     /// The median, and from where to where the rounds went.
-    fn show(&self, unit: Unit) -> String {
+    pub fn show(&self, unit: Unit) -> String {
         let text = |value| number(value, unit.digits);
-        let median = format!("{}{}", text(self.median()), unit.suffix);
+        let median = self.show_median(unit);
         if self.0.len() < 2 {
             return median;
         }
@@ -87,7 +110,7 @@ impl Both {
 
 /// How a figure compares to its floor.
 fn ratio([figure, floor]: &[Rounds; 2]) -> f64 {
-    figure.median() / floor.median()
+    figure.of(floor)
 }
 
 /// A number with so many decimals and its thousands apart.
@@ -105,7 +128,7 @@ pub fn number(value: f64, digits: usize) -> String {
 }
 
 /// What a figure should be, and whether it is.
-fn target(text: impl fmt::Display, met: bool) -> String {
+pub fn target(text: impl fmt::Display, met: bool) -> String {
     format!("{text}: {}", if met { "met" } else { "MISSED" })
 }
 
@@ -127,8 +150,8 @@ pub struct Figures {
 }
 
 impl Figures {
-    pub fn table(&self) -> Table {
-        let mut table = Table::default();
+    pub fn table(&self) -> Table<5> {
+        let mut table = Table::new(["what", "figure", "floor", "ratio", "target"]);
         let names = [
             "enqueue, 250 a call".to_owned(),
             format!("enqueue, one by one, {CALLERS} at once"),
@@ -166,33 +189,51 @@ impl Figures {
         table.compare("memory of a queued job; floor: its envelope", &self.memory, BYTES, goal);
         let goal = target("none above 10 ms", self.slow.0 == 0);
         let (name, count) = ("calls of scripts above 10 ms".into(), self.slow.0.to_string());
-        table.0.push([name, count, String::new(), String::new(), goal]);
+        table.push([name, count, String::new(), String::new(), goal]);
         table
     }
 }
 
-const COLUMNS: usize = 5;
-const HEAD: [&str; COLUMNS] = ["what", "figure", "floor", "ratio", "target"];
+/// Rows of so many columns.
+pub struct Table<const N: usize> {
+    head: [&'static str; N],
+    rows: Vec<[String; N]>,
+}
 
-#[derive(Default)]
-pub struct Table(Vec<[String; COLUMNS]>);
+impl<const N: usize> Table<N> {
+    pub fn new(head: [&'static str; N]) -> Self {
+        Self { head, rows: Vec::new() }
+    }
 
-impl Table {
-    /// A figure beside its floor.
-    fn compare(&mut self, what: impl Into<String>, both: &[Rounds; 2], unit: Unit, target: String) {
-        let [figure, floor] = both;
-        self.0.push([what.into(), figure.show(unit), floor.show(unit), number(ratio(both), 2), target]);
+    pub fn push(&mut self, row: [String; N]) {
+        self.rows.push(row);
+    }
+
+    /// As Markdown has it.
+    pub fn markdown(&self) -> String {
+        let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
+        let rule = format!("|{}\n", "---|".repeat(N));
+        let rows: String = self.rows.iter().map(|row| line(row)).collect();
+        line(&self.head.map(str::to_owned)) + &rule + &rows
     }
 }
 
-impl fmt::Display for Table {
+impl Table<5> {
+    /// A figure beside its floor.
+    fn compare(&mut self, what: impl Into<String>, both: &[Rounds; 2], unit: Unit, target: String) {
+        let [figure, floor] = both;
+        self.push([what.into(), figure.show(unit), floor.show(unit), number(ratio(both), 2), target]);
+    }
+}
+
+impl<const N: usize> fmt::Display for Table<N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let head = HEAD.map(str::to_owned);
-        let widths: [usize; COLUMNS] = std::array::from_fn(|column| {
-            once(&head).chain(&self.0).map(|row| row[column].chars().count()).max().unwrap_or(0)
+        let head = self.head.map(str::to_owned);
+        let widths: [usize; N] = std::array::from_fn(|column| {
+            once(&head).chain(&self.rows).map(|row| row[column].chars().count()).max().unwrap_or(0)
         });
         let rule = widths.map(|width| "-".repeat(width));
-        for row in once(&head).chain(once(&rule)).chain(&self.0) {
+        for row in once(&head).chain(once(&rule)).chain(&self.rows) {
             let cells: Vec<_> =
                 row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
             writeln!(f, "{}", cells.join("  ").trim_end())?;

@@ -1,0 +1,63 @@
+//! Where the results are written to, and what they were measured on.
+
+use std::{fs, process::Command};
+
+use anyhow::{Context, Result};
+
+use super::stage::Stage;
+use crate::bare;
+
+const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/performance.md");
+const PLOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/performance.svg");
+
+/// Fails if there is no place for the results of that name: before they are measured, so that none are lost.
+pub fn check(section: &str) -> Result<()> {
+    around(section).map(drop)
+}
+
+/// Puts the results in the place of the former ones.
+pub fn write(section: &str, text: &str) -> Result<()> {
+    let [before, after] = around(section)?;
+    fs::write(FILE, format!("{before}\n{}\n\n{after}", text.trim_end()))?;
+    println!("\nwritten to {FILE}");
+    Ok(())
+}
+
+pub fn write_plot(svg: &str) -> Result<()> {
+    Ok(fs::write(PLOT, svg)?)
+}
+
+/// What comes before the results of that name, and after them.
+fn around(section: &str) -> Result<[String; 2]> {
+    let text = fs::read_to_string(FILE).with_context(|| format!("cannot read {FILE}"))?;
+    let (begin, end) = (format!("<!-- {section}: begin -->\n"), format!("<!-- {section}: end -->"));
+    let parts = || {
+        let (before, rest) = text.split_once(&begin)?;
+        Some([format!("{before}{begin}"), format!("{end}{}", rest.split_once(&end)?.1)])
+    };
+    parts().with_context(|| format!("{FILE} has not the two lines {} and {end}", begin.trim_end()))
+}
+
+/// The day, the machine and the servers, in one line.
+pub async fn circumstances(stage: &Stage) -> Result<String> {
+    let redis = bare::describe(&mut bare::connect(stage.redis_url()).await?).await?;
+    Ok(format!(
+        "{}; {} cores, {}, shared by clients and servers; {}, fsync off; {redis}",
+        chrono::Utc::now().format("%Y-%m-%d"),
+        std::thread::available_parallelism()?,
+        processor(),
+        stage.postgres_version().await?
+    ))
+}
+
+fn processor() -> String {
+    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let asked = || {
+        let output = Command::new("sysctl").args(["-n", "machdep.cpu.brand_string"]).output().ok()?;
+        let text = String::from_utf8(output.stdout).ok()?.trim().to_owned();
+        (!text.is_empty()).then_some(text)
+    };
+    let model = model.map(|(_, name)| name.trim().to_owned()).or_else(asked);
+    model.unwrap_or_else(|| format!("{} of an unknown model", std::env::consts::ARCH))
+}

@@ -1,0 +1,172 @@
+//! What the machine allows: a handler that does nothing, PostgreSQL, Redis and bcrypt alone.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, TcpListener},
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use poem::{Endpoint, Request, Response, Server, listener::TcpAcceptor};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, BufReader},
+    process::Child,
+    task::JoinSet,
+    time::timeout,
+};
+
+use super::{
+    process,
+    stage::{COST, PASSWORD, Stage},
+    wrk::Sample,
+};
+
+/// With this argument the benchmark serves the bare handler; for its own use.
+pub const BARE_HANDLER: &str = "bare-handler";
+/// What `/health` answers.
+const BODY: &str = r#"{"status":"healthy","service":"saas","version":"0.1.0"}"#;
+/// What `/users/me` asks PostgreSQL.
+const READ: &str = "SELECT sessions.*, users.* FROM sessions INNER JOIN users ON sessions.user_id = users.id \
+                    WHERE sessions.id = :session LIMIT 1;\n";
+/// As large as an outcome of a job is.
+const KEY: &str = "bench:value";
+const VALUE: usize = 250;
+
+struct Bare;
+
+impl Endpoint for Bare {
+    type Output = Response;
+
+    async fn call(&self, _: Request) -> poem::Result<Response> {
+        Ok(Response::builder().content_type("application/json; charset=utf-8").body(BODY))
+    }
+}
+
+/// Serves the bare handler until the standard input ends, since that is when the parent does.
+pub fn serve_bare() -> Result<()> {
+    // As `saas` has it.
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(async {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        listener.set_nonblocking(true)?;
+        println!("http://{}", listener.local_addr()?);
+        let server = Server::new_with_acceptor(TcpAcceptor::from_std(listener)?).run(Bare);
+        let (mut parent, mut byte) = (tokio::io::stdin(), [0]);
+        tokio::select! {
+            ended = server => Ok(ended?),
+            _ = parent.read(&mut byte) => anyhow::Ok(()),
+        }
+    });
+    runtime.shutdown_background();
+    result
+}
+
+/// The bare handler in a process of its own, which ends with this.
+pub struct BareHandler {
+    _process: Child,
+    pub url: String,
+}
+
+impl BareHandler {
+    pub async fn start() -> Result<Self> {
+        let mut command = process::command(std::env::current_exe()?);
+        command.arg(BARE_HANDLER).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut process = command.spawn().context("cannot start the bare handler")?;
+        let mut lines = BufReader::new(process.stdout.take().context("it has no output")?).lines();
+        let said = timeout(Duration::from_secs(10), lines.next_line()).await;
+        let url = said.context("the bare handler does not begin")??.context("the bare handler has ended")?;
+        Ok(Self { _process: process, url })
+    }
+}
+
+/// Reads a second as PostgreSQL itself answers them to 8 clients.
+pub async fn postgres_reads(stage: &Stage, session: &str, seconds: u64) -> Result<f64> {
+    let script = stage.dir().join("read.sql");
+    fs::write(&script, READ)?;
+    let server: tokio_postgres::Config = stage.postgres_url().parse()?;
+    let password = String::from_utf8_lossy(server.get_password().unwrap_or_default()).into_owned();
+    let port = server.get_ports().first().context("PostgreSQL has no port")?;
+    let mut command = process::command("pgbench");
+    command
+        .args(["-n", "-M", "prepared", "-c", "8", "-j", "2", "-T", &seconds.to_string(), "-D"])
+        .arg(format!("session={session}"))
+        .arg("-f")
+        .arg(&script)
+        .env("PGHOST", "127.0.0.1")
+        .env("PGPORT", port.to_string())
+        .env("PGUSER", server.get_user().unwrap_or_default())
+        .env("PGPASSWORD", password)
+        .env("PGDATABASE", server.get_dbname().unwrap_or_default());
+    let output = process::run_for(command, seconds).await?;
+    let rate = output.lines().rev().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next());
+    let rate = rate.with_context(|| format!("pgbench says\n{output}"))?;
+    Ok(rate.parse()?)
+}
+
+/// Makes the value that [`redis_reads`] reads.
+pub async fn set_value(stage: &Stage) -> Result<()> {
+    let mut conn = crate::bare::connect(stage.redis_url()).await?;
+    redis::cmd("SET").arg(KEY).arg("x".repeat(VALUE)).query_async::<()>(&mut conn).await?;
+    Ok(())
+}
+
+/// Reads of a value by 32 clients, one at a time each.
+pub async fn redis_reads(stage: &Stage, seconds: u64) -> Result<Sample> {
+    // It takes a number of requests, not a time.
+    let first = redis_benchmark(stage, 20_000, seconds).await?;
+    redis_benchmark(stage, (first.rate * seconds as f64) as u64, seconds).await
+}
+
+async fn redis_benchmark(stage: &Stage, requests: u64, seconds: u64) -> Result<Sample> {
+    let address = stage.redis_url().strip_prefix("redis://:").context("Redis has another URL")?;
+    let (password, host) = address.split_once('@').context("Redis has no password")?;
+    let host = host.split('/').next().unwrap_or_default();
+    let (host, port) = host.split_once(':').context("Redis has no port")?;
+    let program = installed(&["redis-benchmark", "valkey-benchmark"])?;
+    let mut command = process::command(program);
+    command.args(["-h", host, "-p", port, "-a", password, "-c", "32", "-P", "1", "--csv"]).args([
+        "-n",
+        &requests.to_string(),
+        "GET",
+        KEY,
+    ]);
+    let output = process::run_for(command, seconds).await?;
+    let line = output.lines().find_map(|line| line.strip_prefix("\"GET")).context("it has no line for GET");
+    let line = line.with_context(|| format!("{program} says\n{output}"))?;
+    // After the name: requests/s, then milliseconds: mean, least, p50, p95, p99, most.
+    let numbers = line.split(',').skip(1).map(|number| number.trim_matches('"').parse::<f64>());
+    let numbers: Vec<f64> = numbers.collect::<Result<_, _>>()?;
+    let [rate, _, _, p50, _, p99, ..] = numbers[..] else { bail!("{program} says\n{output}") };
+    Ok(Sample { rate, p50, p99, errors: 0, refused: 0 })
+}
+
+/// The first of the programs that is there.
+fn installed(names: &[&'static str]) -> Result<&'static str> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let dirs: Vec<_> = std::env::split_paths(&path).collect();
+    let found = names.iter().copied().find(|name| dirs.iter().any(|dir| dir.join(name).is_file()));
+    found.with_context(|| format!("{} is not installed: ./scripts/bench sees to it", names[0]))
+}
+
+/// Passwords a second, hashed on all cores.
+pub async fn hashes(seconds: u64) -> Result<f64> {
+    let (begun, time) = (Instant::now(), Duration::from_secs(seconds));
+    let mut cores = JoinSet::new();
+    for _ in 0..std::thread::available_parallelism()?.get() {
+        cores.spawn_blocking(move || {
+            let mut count = 0_u32;
+            while begun.elapsed() < time {
+                bcrypt::hash(PASSWORD, COST)?;
+                count += 1;
+            }
+            anyhow::Ok(count)
+        });
+    }
+    let mut count = 0_u32;
+    while let Some(hashed) = cores.join_next().await {
+        count += hashed??;
+    }
+    ensure!(count > 0, "nothing was hashed");
+    Ok(f64::from(count) / begun.elapsed().as_secs_f64())
+}

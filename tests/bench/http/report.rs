@@ -1,0 +1,166 @@
+//! The figures of the API, each beside its floor, and whether they are what they should be.
+
+use super::wrk::Sample;
+use crate::table::{PER_SECOND, Rounds, Table, Unit, number, target};
+
+pub const LATENCY: Unit = Unit { suffix: " ms", digits: 2 };
+pub const MEGABYTES: Unit = Unit { suffix: " MB", digits: 1 };
+const MILLISECONDS: Unit = Unit { suffix: " ms", digits: 0 };
+const A_SECOND: Unit = Unit { suffix: "/s", digits: 1 };
+
+/// One thing that was measured, round by round.
+#[derive(Default)]
+pub struct Series {
+    /// In the table.
+    pub name: &'static str,
+    /// As a floor of something else.
+    short: &'static str,
+    pub rate: Rounds,
+    p50: Rounds,
+    p99: Rounds,
+    errors: u64,
+    refused: u64,
+}
+
+impl Series {
+    fn new(name: &'static str, short: &'static str) -> Self {
+        Self { name, short, ..Self::default() }
+    }
+
+    pub fn add(&mut self, sample: Sample) {
+        self.rate.push(sample.rate);
+        self.p50.push(sample.p50);
+        self.p99.push(sample.p99);
+        self.errors += sample.errors;
+        self.refused += sample.refused;
+    }
+}
+
+pub struct Figures {
+    pub health: Series,
+    pub me: Series,
+    pub list: Series,
+    pub enqueue: Series,
+    pub status: Series,
+    pub login: Series,
+    /// `/users/me` from fewer connections, without and with the flood of logins.
+    pub alone: Series,
+    pub beside: Series,
+    pub flood: Series,
+    pub bare: Series,
+    pub postgres: Series,
+    pub redis: Series,
+    pub hashes: Series,
+    /// Milliseconds.
+    pub cold: Rounds,
+    /// Megabytes, before and after the load; empty where the system does not say, as the next.
+    pub memory: [Rounds; 2],
+    /// A second, before and after the load.
+    pub wake_ups: [Rounds; 2],
+}
+
+impl Figures {
+    pub fn new() -> Self {
+        Self {
+            health: Series::new("GET /health", "/health"),
+            me: Series::new("GET /users/me", "/users/me"),
+            list: Series::new("GET /users?limit=20", ""),
+            enqueue: Series::new("POST /jobs/example", ""),
+            status: Series::new("GET /jobs/{id}/status", ""),
+            login: Series::new("POST /auth/login, 8 connections", ""),
+            alone: Series::new("GET /users/me, 16 connections", "it alone"),
+            beside: Series::new("the same beside the flood", ""),
+            flood: Series::new("the flood: 64 connections logging in", ""),
+            bare: Series::new("floor: a bare handler", "the bare handler"),
+            postgres: Series::new("floor: pgbench, the read of /users/me", "pgbench"),
+            redis: Series::new("floor: redis-benchmark, GET", "redis-benchmark"),
+            hashes: Series::new("floor: bcrypt on all cores", "bcrypt"),
+            cold: Rounds::default(),
+            memory: Default::default(),
+            wake_ups: Default::default(),
+        }
+    }
+
+    pub fn table(&self) -> Table<7> {
+        let mut table =
+            Table::new(["what", "figure", "p50", "p99", "errors", "ratio to its floors", "target"]);
+        let Self { health, me, list, enqueue, status, login, alone, beside, flood, .. } = self;
+        let slow = beside.p99.median();
+        let flooded = beside.rate.of(&alone.rate) >= 0.3 && slow < 100.0;
+        let refused = format!("{} refused with 503", number(flood.refused as f64, 0));
+        for (series, floors, goal) in [
+            (health, vec![&self.bare], String::new()),
+            (me, vec![health, &self.postgres], goal(me, 0.6, health)),
+            (list, vec![health, &self.postgres], String::new()),
+            (enqueue, vec![health, &self.redis], goal(enqueue, 0.35, health)),
+            (status, vec![health, &self.redis], String::new()),
+            (login, vec![&self.hashes], String::new()),
+            (alone, vec![], String::new()),
+            (beside, vec![alone], target(">= 0.3 of it alone, p99 < 100 ms", flooded)),
+            (flood, vec![&self.hashes], refused),
+            (&self.bare, vec![], String::new()),
+            (&self.postgres, vec![], String::new()),
+            (&self.redis, vec![], String::new()),
+            (&self.hashes, vec![], String::new()),
+        ] {
+            table.push(row(series, &floors, goal));
+        }
+        for row in self.process_rows() {
+            table.push(row);
+        }
+        table
+    }
+
+    /// What concerns the process of `saas serve`.
+    fn process_rows(&self) -> [[String; 7]; 5] {
+        let [rest, loaded] = &self.memory;
+        let [idle, still] = &self.wake_ups;
+        let row = |what: &str, figure: String, of: String, goal: String| {
+            [what.to_owned(), figure, String::new(), String::new(), String::new(), of, goal]
+        };
+        let unless_empty =
+            |rounds: &Rounds, text: String| if rounds.is_empty() { String::new() } else { text };
+        let none = String::new;
+        let cold = target("< 100 ms", self.cold.median() < 100.0);
+        let small = unless_empty(rest, target("< 30 MB", rest.median() < 30.0));
+        let grown = unless_empty(loaded, format!("{} of that at rest", number(loaded.of(rest), 2)));
+        let calm = unless_empty(idle, target("<= 5/s", idle.median() <= 5.0));
+        [
+            row("start to the first answer of /health", self.cold.show(MILLISECONDS), none(), cold),
+            row("memory (RSS) at rest", rest.show(MEGABYTES), none(), small),
+            row("memory (RSS) after the load", loaded.show(MEGABYTES), grown, none()),
+            row("idle wake-ups before the load", idle.show(A_SECOND), none(), calm),
+            row("idle wake-ups after the load", still.show(A_SECOND), none(), none()),
+        ]
+    }
+
+    /// For the plot: what it is, how many a second, and whether it is a floor.
+    pub fn bars(&self) -> Vec<(&'static str, f64, bool)> {
+        let measured = [&self.health, &self.me, &self.list, &self.enqueue, &self.status, &self.login];
+        let floors = [&self.bare, &self.postgres, &self.redis, &self.hashes];
+        let bar = |floor: bool| move |series: &&Series| (series.name, series.rate.median(), floor);
+        measured.iter().map(bar(false)).chain(floors.iter().map(bar(true))).collect()
+    }
+}
+
+fn goal(series: &Series, least: f64, floor: &Series) -> String {
+    target(format!(">= {least} of {}", floor.short), series.rate.of(&floor.rate) >= least)
+}
+
+fn row(series: &Series, floors: &[&Series], goal: String) -> [String; 7] {
+    let share = |floor: &&Series| format!("{} of {}", number(series.rate.of(&floor.rate), 2), floor.short);
+    let errors = match (series.errors, series.p50.is_empty()) {
+        (_, true) => String::new(),
+        (0, _) => "0".into(),
+        (errors, _) => format!("{} ERRORS", number(errors as f64, 0)),
+    };
+    [
+        series.name.into(),
+        series.rate.show(PER_SECOND),
+        series.p50.show_median(LATENCY),
+        series.p99.show_median(LATENCY),
+        errors,
+        floors.iter().map(share).collect::<Vec<_>>().join(", "),
+        goal,
+    ]
+}

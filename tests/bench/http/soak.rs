@@ -1,0 +1,152 @@
+//! Everything at once for long, at a bounded rate: memory is to end where it stood after the first minute, and nothing
+//! is to fail.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::Parser;
+use tokio::time::{Instant, sleep_until};
+
+use super::{
+    document,
+    process::{self, Running},
+    report::{LATENCY, MEGABYTES},
+    stage::{HEALTH, Stage, enqueue, job_status, login, me, user, user_list},
+    wrk::{Load, Request, Sample},
+};
+use crate::table::{PER_SECOND, Table, number, target};
+
+/// Who read, each with a session of their own: what is cached of one user alone says little.
+const READERS: i64 = 200;
+/// Who log in, one after the other.
+const LOGINS: usize = 200;
+
+/// Lets reads, logins, enqueues and a worker run together, and looks at the memory each minute.
+#[derive(Parser)]
+#[command(name = "./scripts/bench soak", no_binary_name = true)]
+struct Args {
+    /// How long.
+    #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_440))]
+    minutes: u64,
+    /// Put the results into docs/performance.md.
+    #[arg(long)]
+    write: bool,
+}
+
+pub fn main(args: impl Iterator<Item = String>) -> Result<()> {
+    let args = Args::parse_from(args);
+    if args.write {
+        document::check("soak")?;
+    }
+    process::block_on(async {
+        let stage = Stage::set_up().await?;
+        let result = measure(&stage, &args).await;
+        stage.stop().await;
+        result
+    })
+}
+
+async fn measure(stage: &Stage, args: &Args) -> Result<()> {
+    let circumstances = document::circumstances(stage).await?;
+    let (mut server, _) = stage.serve().await?;
+    let admin = stage.sign_in_admin().await?;
+    let [reads, logins, enqueues] = loads(stage, &admin).await?;
+    let mut worker = stage.worker()?;
+    let (url, dir, seconds) = (stage.url(), stage.dir(), 60 * args.minutes);
+    eprintln!("{} minutes of reads, logins, enqueues and jobs", args.minutes);
+    let (read, logged_in, enqueued, memory) = tokio::try_join!(
+        reads.run(&url, dir, seconds),
+        logins.run(&url, dir, seconds),
+        enqueues.run(&url, dir, seconds),
+        watch(&mut server, &mut worker, args.minutes)
+    )?;
+    let [left, failed] = stage.jobs_left(&admin).await?;
+    let logged = errors_in(&server) + errors_in(&worker);
+    server.stop().await?;
+    worker.stop().await?;
+
+    let mut load = Table::new(["load", "answers", "p50", "p99", "errors"]);
+    let samples = [("reads", &read), ("logins", &logged_in), ("enqueues", &enqueued)];
+    samples.iter().for_each(|(name, sample)| load.push(row(name, sample)));
+    let mut growth = Table::new(["memory (RSS)", "after the first minute", "at the end", "ratio"]);
+    for (process, name) in ["saas serve", "saas worker"].into_iter().enumerate() {
+        let of = |minute: Option<&[Option<f64>; 2]>| minute.and_then(|both| both[process]);
+        let (first, last) = (of(memory.first()), of(memory.last()));
+        let ratio = first.zip(last).map_or("-".into(), |(first, last)| number(last / first, 2));
+        growth.push([name.into(), megabytes(first), megabytes(last), ratio]);
+    }
+    let answered: u64 = samples.iter().map(|(_, sample)| sample.errors).sum();
+    let all = answered + failed + left + logged;
+    let errors = format!(
+        "{answered} errors of requests, {failed} jobs failed, {left} jobs left, {logged} errors in the logs; {}",
+        target("none", all == 0)
+    );
+    println!("\n{circumstances}\n\n{load}\n{growth}\n{errors}");
+    if args.write {
+        let how = format!("`./scripts/bench soak --minutes {} --write`", args.minutes);
+        let tables = format!("{}\n{}", load.markdown(), growth.markdown());
+        document::write("soak", &format!("{circumstances}; {how}.\n\n{tables}\n{errors}.\n"))?;
+    }
+    Ok(())
+}
+
+/// At most 2,000 reads, 2 logins and 200 enqueues a second.
+async fn loads(stage: &Stage, admin: &str) -> Result<[Load; 3]> {
+    let somebody = stage.sign_in(&user(0)).await?;
+    let job = stage.finished_job(&somebody).await?;
+    let mut reads = Vec::new();
+    for (n, reader) in stage.sign_in_many(READERS).await?.iter().enumerate() {
+        reads.push(me(reader));
+        reads.push(match n % 4 {
+            0 => Request::get(HEALTH),
+            1 => job_status(&job, &somebody),
+            2 => user_list(admin),
+            _ => me(&somebody),
+        });
+    }
+    let logins: Vec<_> = (0..LOGINS).map(|n| login(&user(n))).collect();
+    for request in reads.iter().take(8).chain(logins.first()) {
+        stage.send(request).await?;
+    }
+    let load =
+        |name, connections, rest, requests| Load { name, requests, connections, rest, refusable: false };
+    Ok([
+        load("reads", 16, 8, reads),
+        load("logins", 2, 1_000, logins),
+        load("enqueues", 4, 20, vec![enqueue(&somebody)]),
+    ])
+}
+
+/// Megabytes of the server and of the worker after each minute, where the system says.
+async fn watch(server: &mut Running, worker: &mut Running, minutes: u64) -> Result<Vec<[Option<f64>; 2]>> {
+    let (begun, mut found) = (Instant::now(), Vec::new());
+    for minute in 1..=minutes {
+        sleep_until(begun + Duration::from_secs(60 * minute)).await;
+        server.check()?;
+        worker.check()?;
+        let both = [server.memory(), worker.memory()];
+        let [serve, work] = both.map(megabytes);
+        eprintln!("minute {minute}: saas serve {serve}, saas worker {work}");
+        found.push(both);
+    }
+    Ok(found)
+}
+
+fn megabytes(value: Option<f64>) -> String {
+    value.map_or("-".into(), |value| MEGABYTES.of(value))
+}
+
+fn row(name: &str, sample: &Sample) -> [String; 5] {
+    [
+        name.into(),
+        PER_SECOND.of(sample.rate),
+        LATENCY.of(sample.p50),
+        LATENCY.of(sample.p99),
+        number(sample.errors as f64, 0),
+    ]
+}
+
+/// Lines of the log that tell of an error.
+fn errors_in(process: &Running) -> u64 {
+    process.log().lines().filter(|line| line.contains(r#""level":"error""#)).count() as u64
+}

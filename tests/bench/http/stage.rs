@@ -1,0 +1,255 @@
+//! What is measured on: private servers, a migrated database with users, `saas serve` with production settings.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, TcpListener},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use reqwest::Method;
+use saas::{
+    dev::{self, Purpose, Server},
+    security::{self, Access, Tokens},
+};
+use secrecy::ExposeSecret;
+use serde_json::Value;
+use tokio::{process::Command, time::sleep};
+use tokio_postgres::NoTls;
+use uuid::Uuid;
+
+use super::{
+    process::{self, Running},
+    wrk::Request,
+};
+
+pub const API: &str = "/api/v1";
+pub const HEALTH: &str = "/api/v1/health";
+/// Of everybody.
+pub const PASSWORD: &str = "a password of ours";
+const ADMIN: &str = "admin@example.com";
+const USERS: usize = 1_000;
+/// What `saas serve` hashes with, unless it is told otherwise.
+pub const COST: u32 = 12;
+/// Longer than any measurement.
+const TOKEN_MINUTES: u32 = 2 * 24 * 60;
+
+pub struct Stage {
+    postgres: Server,
+    redis: Server,
+    sql: tokio_postgres::Client,
+    client: reqwest::Client,
+    dir: Dir,
+    secret: String,
+    port: u16,
+}
+
+impl Stage {
+    /// Starts the servers, migrates, makes an admin and users.
+    pub async fn set_up() -> Result<Self> {
+        eprintln!("starting PostgreSQL and Redis, making {USERS} users");
+        let servers = dev::test_dir()?;
+        let (postgres, redis) = tokio::try_join!(
+            Server::postgres(&servers, Purpose::Test),
+            Server::redis(&servers, Purpose::Test)
+        )?;
+        let (sql, connection) = tokio_postgres::connect(postgres.url.expose_secret(), NoTls).await?;
+        tokio::spawn(connection);
+        let client = reqwest::Client::builder().no_proxy().build()?;
+        let (dir, secret) = (Dir::new()?, security::random_secret()?);
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+        let stage = Self { postgres, redis, sql, client, dir, secret, port };
+        stage.run(&["migrate", "up"]).await?;
+        stage.run(&["create-admin", "--email", ADMIN]).await?;
+        stage.make_users().await?;
+        Ok(stage)
+    }
+
+    /// Stops the servers and waits until they have.
+    pub async fn stop(self) {
+        self.postgres.stop().await;
+        self.redis.stop().await;
+    }
+
+    async fn make_users(&self) -> Result<()> {
+        let hash = bcrypt::hash(PASSWORD, COST)?;
+        let make = format!(
+            "INSERT INTO users (email, hashed_password, full_name, email_verified_at) \
+             SELECT 'user' || n || '@example.com', '{hash}', 'User ' || n, now() \
+             FROM generate_series(1, {USERS}) n"
+        );
+        self.sql.batch_execute(&make).await?;
+        // Nobody else would: a test server has no autovacuum.
+        Ok(self.sql.batch_execute("VACUUM ANALYZE").await?)
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir.0
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    pub fn postgres_url(&self) -> &str {
+        self.postgres.url.expose_secret()
+    }
+
+    pub fn redis_url(&self) -> &str {
+        self.redis.url.expose_secret()
+    }
+
+    /// `saas` with production settings, and nothing else in its environment but what every program needs.
+    fn saas(&self, args: &[&str]) -> Command {
+        let mut command = process::command(env!("CARGO_BIN_EXE_saas"));
+        command.args(args).env_clear();
+        for name in ["PATH", "HOME", "TMPDIR"] {
+            if let Some(value) = std::env::var_os(name) {
+                command.env(name, value);
+            }
+        }
+        command
+            .env("DATABASE_URL", self.postgres_url())
+            .env("REDIS_URL", self.redis_url())
+            .env("SECRET_KEY", &self.secret)
+            .env("FIRST_SUPERUSER_PASSWORD", PASSWORD)
+            .env("ACCESS_TOKEN_EXPIRE_MINUTES", TOKEN_MINUTES.to_string())
+            .env("PUBLIC_URL", "https://api.example.com")
+            .env("LOG_LEVEL", "warn");
+        command
+    }
+
+    /// Runs `saas` to its end.
+    pub async fn run(&self, args: &[&str]) -> Result<()> {
+        process::run(self.saas(args)).await.map(drop)
+    }
+
+    /// Starts `saas serve`; with the milliseconds until it has answered.
+    pub async fn serve(&self) -> Result<(Running, f64)> {
+        let command = self.saas(&["serve", "--port", &self.port.to_string()]);
+        let mut server = Running::start(command, &self.dir().join("serve.log"))?;
+        let cold = server.first_answer(self.port, HEALTH).await.context("saas serve")?;
+        Ok((server, cold))
+    }
+
+    pub fn worker(&self) -> Result<Running> {
+        Running::start(self.saas(&["worker"]), &self.dir().join("worker.log"))
+    }
+
+    pub async fn send(&self, request: &Request) -> Result<Value> {
+        request.send(&self.client, &self.url()).await
+    }
+
+    pub async fn sign_in_admin(&self) -> Result<String> {
+        self.sign_in(ADMIN).await
+    }
+
+    /// Signs somebody in, and returns the access token.
+    pub async fn sign_in(&self, email: &str) -> Result<String> {
+        text(&self.send(&login(email)).await?, "access_token")
+    }
+
+    /// The session of somebody who has signed in.
+    pub async fn session(&self, email: &str) -> Result<String> {
+        let find = "SELECT sessions.id::text FROM sessions JOIN users ON users.id = sessions.user_id \
+                    WHERE email = $1 LIMIT 1";
+        Ok(self.sql.query_one(find, &[&email]).await?.try_get(0)?)
+    }
+
+    /// Access tokens of that many users, whom PostgreSQL alone has signed in: hashing would take its time.
+    pub async fn sign_in_many(&self, count: i64) -> Result<Vec<String>> {
+        let make = "INSERT INTO sessions (id, user_id, expires_at) \
+                    SELECT gen_random_uuid(), id, now() + interval '30 days' FROM users WHERE role = 'user' \
+                    ORDER BY id LIMIT $1 RETURNING user_id, id::text";
+        let tokens = Tokens::new(&self.secret, None, TOKEN_MINUTES);
+        let mut issued = Vec::new();
+        for row in self.sql.query(make, &[&count]).await? {
+            let session_id = Uuid::parse_str(row.try_get(1)?)?;
+            issued.push(tokens.issue(Access { user_id: row.try_get(0)?, session_id })?.0);
+        }
+        Ok(issued)
+    }
+
+    /// A job that has finished, of whoever has that token.
+    pub async fn finished_job(&self, token: &str) -> Result<String> {
+        let job = text(&self.send(&enqueue(token)).await?, "job_id")?;
+        self.run(&["worker", "--burst"]).await?;
+        let status = text(&self.send(&job_status(&job, token)).await?, "status")?;
+        ensure!(status == "finished", "the job is {status}");
+        Ok(job)
+    }
+
+    /// How many jobs wait or run, and how many have failed; waits for the former to become none.
+    pub async fn jobs_left(&self, admin: &str) -> Result<[u64; 2]> {
+        let request = Request::get(format!("{API}/admin/queues")).of(admin);
+        let mut left = [0; 2];
+        for _ in 0..60 {
+            let queues = self.send(&request).await?;
+            let count = |name: &str| {
+                let of_each = queues.as_array().into_iter().flatten().map(|queue| queue[name].as_u64());
+                of_each.sum::<Option<u64>>().with_context(|| format!("no {name} in {queues}"))
+            };
+            left = [count("queued")? + count("scheduled")? + count("started")?, count("failed")?];
+            if left[0] == 0 {
+                break;
+            }
+            sleep(Duration::from_millis(500)).await;
+        }
+        Ok(left)
+    }
+
+    /// Which PostgreSQL it is.
+    pub async fn postgres_version(&self) -> Result<String> {
+        let version: String = self.sql.query_one("SHOW server_version", &[]).await?.try_get(0)?;
+        Ok(format!("PostgreSQL {}", version.split(' ').next().unwrap_or_default()))
+    }
+}
+
+fn text(answer: &Value, name: &str) -> Result<String> {
+    Ok(answer[name].as_str().with_context(|| format!("no {name} in {answer}"))?.to_owned())
+}
+
+/// The address of one of the users.
+pub fn user(n: usize) -> String {
+    format!("user{}@example.com", n % USERS + 1)
+}
+
+pub fn login(email: &str) -> Request {
+    let login = Request::new(Method::POST, format!("{API}/auth/login"));
+    login.with_form(&[("username", email), ("password", PASSWORD)])
+}
+
+pub fn enqueue(token: &str) -> Request {
+    Request::new(Method::POST, format!("{API}/jobs/example?name=x&duration=0")).of(token)
+}
+
+pub fn job_status(job: &str, token: &str) -> Request {
+    Request::get(format!("{API}/jobs/{job}/status")).of(token)
+}
+
+pub fn me(token: &str) -> Request {
+    Request::get(format!("{API}/users/me")).of(token)
+}
+
+pub fn user_list(admin: &str) -> Request {
+    Request::get(format!("{API}/users?limit=20")).of(admin)
+}
+
+/// A folder that only this account can look into, gone when it is dropped.
+struct Dir(PathBuf);
+
+impl Dir {
+    fn new() -> Result<Self> {
+        use std::os::unix::fs::DirBuilderExt;
+        let dir = std::env::temp_dir().join(format!("saas-bench-{}", Uuid::new_v4().simple()));
+        fs::DirBuilder::new().mode(0o700).create(&dir)?;
+        Ok(Self(dir))
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}

@@ -1,0 +1,184 @@
+//! Load by wrk: what it is told, and what it says.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context, Result, bail, ensure};
+use reqwest::Method;
+
+use super::process;
+
+const FORM: &str = "application/x-www-form-urlencoded";
+
+/// A request that is sent again and again.
+#[derive(Clone)]
+pub struct Request {
+    method: Method,
+    /// With the query.
+    path: String,
+    token: Option<String>,
+    form: Option<String>,
+}
+
+impl Request {
+    pub fn new(method: Method, path: impl Into<String>) -> Self {
+        Self { method, path: path.into(), token: None, form: None }
+    }
+
+    pub fn get(path: impl Into<String>) -> Self {
+        Self::new(Method::GET, path)
+    }
+
+    pub fn of(self, token: &str) -> Self {
+        Self { token: Some(token.to_owned()), ..self }
+    }
+
+    pub fn with_form(self, fields: &[(&str, &str)]) -> Self {
+        let form = form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
+        Self { form: Some(form), ..self }
+    }
+
+    fn headers(&self) -> Vec<(&'static str, String)> {
+        let token = self.token.as_ref().map(|token| ("Authorization", format!("Bearer {token}")));
+        let form = self.form.as_ref().map(|_| ("Content-Type", FORM.to_owned()));
+        token.into_iter().chain(form).collect()
+    }
+
+    /// Sends it once: what is not answered well is not worth measuring. Returns the answer.
+    pub async fn send(&self, client: &reqwest::Client, url: &str) -> Result<serde_json::Value> {
+        let mut request = client.request(self.method.clone(), format!("{url}{}", self.path));
+        for (name, value) in self.headers() {
+            request = request.header(name, value);
+        }
+        if let Some(form) = &self.form {
+            request = request.body(form.clone());
+        }
+        let answer = request.send().await?;
+        let (status, text) = (answer.status(), answer.text().await?);
+        ensure!(status.is_success(), "{} {} answers {status}: {text}", self.method, self.path);
+        serde_json::from_str(&text).with_context(|| format!("{} answers no JSON: {text}", self.path))
+    }
+}
+
+/// Who asks, and for what.
+pub struct Load {
+    /// Of its script.
+    pub name: &'static str,
+    /// Sent in turns, by each thread.
+    pub requests: Vec<Request>,
+    pub connections: usize,
+    /// Milliseconds that a connection rests before each request.
+    pub rest: u64,
+    /// Whether 503 with `Retry-After` is a good answer, too.
+    pub refusable: bool,
+}
+
+/// What came of it.
+pub struct Sample {
+    /// Good answers a second.
+    pub rate: f64,
+    /// Milliseconds.
+    pub p50: f64,
+    pub p99: f64,
+    pub errors: u64,
+    /// Answered with 503 and `Retry-After`, where that may be.
+    pub refused: u64,
+}
+
+impl Load {
+    /// One request, over and over.
+    pub fn of(name: &'static str, connections: usize, request: Request) -> Self {
+        Self { name, requests: vec![request], connections, rest: 0, refusable: false }
+    }
+
+    /// Runs it, its script in a folder.
+    pub async fn run(&self, url: &str, dir: &Path, seconds: u64) -> Result<Sample> {
+        let script = dir.join(format!("{}.lua", self.name));
+        fs::write(&script, self.script())?;
+        let mut wrk = process::command("wrk");
+        wrk.args(["-t", &self.connections.min(2).to_string()])
+            .args(["-c", &self.connections.to_string()])
+            .args(["-d", &format!("{seconds}s"), "--timeout", "10s", "-s"])
+            .arg(&script)
+            .arg(url);
+        let output = process::run_for(wrk, seconds).await?;
+        read(&output).with_context(|| format!("{}: wrk says\n{output}", self.name))
+    }
+
+    fn script(&self) -> String {
+        let mut lua = String::new();
+        // One that is always the same is put together once.
+        match &self.requests[..] {
+            [request] => {
+                lua += &format!("wrk.method, wrk.path = {:?}, {:?}\n", request.method.as_str(), request.path);
+                for (name, value) in request.headers() {
+                    lua += &format!("wrk.headers[{name:?}] = {value:?}\n");
+                }
+                if let Some(form) = &request.form {
+                    lua += &format!("wrk.body = {form:?}\n");
+                }
+            }
+            requests => {
+                lua += "local requests, turn = {}, 0\nfunction init()\n";
+                requests.iter().for_each(|request| lua += &in_list(request));
+                lua += IN_TURNS;
+            }
+        }
+        if self.rest > 0 {
+            lua += &format!("function delay() return {} end\n", self.rest);
+        }
+        if self.refusable {
+            lua += REFUSALS;
+        }
+        lua + DONE
+    }
+}
+
+/// Everything in it is plain ASCII, which Rust and Lua quote alike.
+fn in_list(request: &Request) -> String {
+    let mut headers = String::new();
+    for (name, value) in request.headers() {
+        headers += &format!("[{name:?}] = {value:?}, ");
+    }
+    let form = request.form.as_ref().map_or("nil".to_owned(), |form| format!("{form:?}"));
+    let (method, path) = (request.method.as_str(), &request.path);
+    format!("  requests[#requests + 1] = wrk.format({method:?}, {path:?}, {{ {headers}}}, {form})\n")
+}
+
+const IN_TURNS: &str = r#"end
+function request()
+  turn = turn % #requests + 1
+  return requests[turn]
+end
+"#;
+
+const REFUSALS: &str = r#"refused = 0
+function response(status, headers)
+  if status == 503 and (headers["retry-after"] or headers["Retry-After"]) then refused = refused + 1 end
+end
+"#;
+
+/// `setup` and `done` run in an environment of their own, which reads those of the threads.
+const DONE: &str = r#"local threads = {}
+function setup(thread) threads[#threads + 1] = thread end
+function done(summary, latency)
+  local errors, refusals = summary.errors, 0
+  for _, thread in ipairs(threads) do refusals = refusals + (thread:get("refused") or 0) end
+  local lost = errors.connect + errors.read + errors.write + errors.timeout
+  io.write(string.format("\nbench %d %d %d %d %d %d %d\n", summary.duration, summary.requests,
+    latency:percentile(50), latency:percentile(99), errors.status, lost, refusals))
+end
+"#;
+
+/// Reads the line that the script has written.
+fn read(output: &str) -> Result<Sample> {
+    let line = output.lines().find_map(|line| line.strip_prefix("bench ")).context("the line is missing")?;
+    let numbers: Vec<f64> = line.split(' ').map(str::parse::<f64>).collect::<Result<_, _>>()?;
+    let [micros, requests, p50, p99, bad, lost, refused] = numbers[..] else { bail!("it has other numbers") };
+    Ok(Sample {
+        rate: (requests - bad) / (micros / 1e6),
+        p50: p50 / 1e3,
+        p99: p99 / 1e3,
+        errors: ((bad - refused).max(0.0) + lost) as u64,
+        refused: refused as u64,
+    })
+}
