@@ -43,7 +43,6 @@ impl Purpose {
 #[derive(HasQuery)]
 #[diesel(table_name = one_time_tokens)]
 pub struct OneTimeToken {
-    pub user_id: i64,
     /// The address that it was sent to, and proves.
     pub email: Option<String>,
 }

@@ -11,7 +11,6 @@ use crate::schema::{recovery_codes, two_factor};
 #[derive(HasQuery)]
 #[diesel(table_name = two_factor)]
 pub struct TwoFactor {
-    pub user_id: i64,
     /// Encrypted.
     pub secret: Vec<u8>,
     pub confirmed_at: Option<DateTime<Utc>>,

@@ -5,7 +5,7 @@ mod password;
 mod sealed;
 mod token;
 
-pub use opaque::{Opaque, hash, random_bytes};
+pub use opaque::{Opaque, hash, hex, random_bytes};
 pub use password::{MAX_PASSWORD_BYTES, Passwords, Turn, is_common};
 pub use sealed::Sealer;
 pub use token::{Access, Tokens};

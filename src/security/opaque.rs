@@ -49,7 +49,7 @@ pub(super) fn successor(key: &hmac::Key, token: &str) -> Opaque {
     Opaque::of(hex(tag.as_ref()))
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

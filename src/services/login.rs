@@ -98,7 +98,6 @@ pub async fn second_factor(app: &App, challenge: &str, code: &str) -> Result<Gra
     if !tried {
         return Err(Error::InvalidCode);
     }
-
     let granted = app
         .db
         .transaction(async |conn| {
@@ -106,7 +105,6 @@ pub async fn second_factor(app: &App, challenge: &str, code: &str) -> Result<Gra
             two_factor::check(app, conn, &user, code).await?;
             // Once it has signed somebody in, it is of no more use.
             OneTimeToken::take(conn, &hash, Purpose::SecondFactor).await?.ok_or(Error::InvalidCode)?;
-
             sessions::open(app, conn, &user, true).await
         })
         .await?;

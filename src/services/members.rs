@@ -1,4 +1,4 @@
-//! What admins do with the accounts of others.
+//! What admins do with the accounts of others, and how a user is changed in general.
 
 use diesel_async::AsyncPgConnection;
 
@@ -43,7 +43,7 @@ pub async fn keep_an_admin(conn: &AsyncPgConnection, id: i64) -> Result<()> {
     }
 }
 
-/// What an admin changes; `None` leaves it as it is.
+/// What is to change of a user; `None` leaves it as it is.
 #[derive(Default)]
 pub struct Changes {
     pub full_name: Option<Option<String>>,

@@ -56,17 +56,6 @@ impl Message {
         Self::Notice { to: user.email.clone(), name: user.full_name.clone(), notice }
     }
 
-    /// What the link in it is for.
-    pub fn purpose(&self) -> &'static str {
-        match self {
-            Self::VerifyEmail { .. } | Self::ResendVerification { .. } => Purpose::VerifyEmail.as_str(),
-            Self::ResetPassword { .. } => Purpose::ResetPassword.as_str(),
-            Self::Invite { .. } => Purpose::AcceptInvite.as_str(),
-            Self::ConfirmNewEmail { .. } => Purpose::ChangeEmail.as_str(),
-            Self::Notice { .. } => "notice",
-        }
-    }
-
     /// Has it sent once the transaction is committed.
     pub async fn send(&self, conn: &AsyncPgConnection) -> Result<()> {
         let letter = serde_json::to_value(self).map_err(Error::internal)?;

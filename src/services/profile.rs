@@ -22,19 +22,6 @@ use crate::{
     },
 };
 
-/// Changes the name; `None` takes it away.
-pub async fn rename(app: &App, user_id: i64, full_name: Option<&str>) -> Result<User> {
-    app.db
-        .transaction(async |conn| {
-            let before = User::lock(conn, user_id).await?.ok_or(Error::InvalidToken)?;
-            let changes = UserChanges { full_name: Some(full_name), ..Default::default() };
-            let after = User::update(conn, user_id, &changes).await?;
-            Entry::about(user_id, Action::UserUpdated).changed(&before, &after).write(conn).await?;
-            Ok(after)
-        })
-        .await
-}
-
 /// Changes the password; the other sessions end (OWASP ASVS 5, 7.4.3).
 ///
 /// # Errors
@@ -70,7 +57,7 @@ pub async fn change_email(app: &App, user: &User, new_email: &str, password: Str
     }
     // It may be a stranger's, who is not to be flooded.
     let message = Message::ConfirmNewEmail { user_id: user.id, email: email.clone() };
-    match Attempt::at_mailbox(app, message.purpose(), &email).await? {
+    match Attempt::at_mailbox(app, Purpose::ChangeEmail, &email).await? {
         0 => {}
         retry_after => return Err(Error::TooManyAttempts { retry_after }),
     }

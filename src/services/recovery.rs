@@ -30,7 +30,7 @@ use crate::{
 /// [`Error::TooManyAttempts`] where one place asks for too many.
 pub async fn resend_verification(app: &App, email: &str) -> Result<()> {
     let email = normalize_email(email);
-    request(app, &email.clone(), Message::ResendVerification { email }).await
+    request(app, Purpose::VerifyEmail, &email.clone(), Message::ResendVerification { email }).await
 }
 
 /// Has a link sent to set a new password, if anybody has the address. The answer and its time do not depend on that.
@@ -39,11 +39,11 @@ pub async fn resend_verification(app: &App, email: &str) -> Result<()> {
 /// As [`resend_verification`].
 pub async fn forgot_password(app: &App, email: &str) -> Result<()> {
     let email = normalize_email(email);
-    request(app, &email.clone(), Message::ResetPassword { email }).await
+    request(app, Purpose::ResetPassword, &email.clone(), Message::ResetPassword { email }).await
 }
 
-async fn request(app: &App, email: &str, message: Message) -> Result<()> {
-    match Attempt::at_mailbox(app, message.purpose(), email).await? {
+async fn request(app: &App, purpose: Purpose, email: &str, message: Message) -> Result<()> {
+    match Attempt::at_mailbox(app, purpose, email).await? {
         0 => app.db.run(async |conn| message.send(conn).await).await,
         // Nobody is to know.
         _ => Ok(()),

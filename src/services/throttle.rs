@@ -17,7 +17,7 @@ use redis::Script;
 use crate::{
     app::App,
     error::{Error, Result},
-    models::session::Session,
+    models::{one_time_token::Purpose, session::Session},
     security, telemetry,
 };
 
@@ -111,15 +111,19 @@ impl<'a> Attempt<'a> {
         Ok(Self { app, keys })
     }
 
-    /// A mail of that kind to that address. Answers how many seconds the address has to be left alone: for who is not
+    /// A mail for that purpose to that address. Answers how many seconds the address has to be left alone: for who is not
     /// signed in, nobody is to know of these.
     ///
     /// # Errors
     /// [`Error::TooManyAttempts`] where one place asks for too many; [`Error::Unavailable`] without Redis.
-    pub async fn at_mailbox(app: &'a App, kind: &str, email: &str) -> Result<u64> {
+    pub async fn at_mailbox(app: &'a App, purpose: Purpose, email: &str) -> Result<u64> {
         let by_place = Place::here().map(|place| (&MAILER, place.to_string()));
         match (Self { app, keys: by_place.into_iter().collect() }).call("ask").await? {
-            0 => Self { app, keys: vec![(&MAILBOX, format!("{kind}:{}", hashed(email)))] }.call("ask").await,
+            0 => {
+                Self { app, keys: vec![(&MAILBOX, format!("{}:{}", purpose.as_str(), hashed(email)))] }
+                    .call("ask")
+                    .await
+            }
             retry_after => Err(Error::TooManyAttempts { retry_after }),
         }
     }
@@ -160,7 +164,7 @@ impl<'a> Attempt<'a> {
 
 /// An address has no place in the names of keys.
 fn hashed(email: &str) -> String {
-    security::hash(email).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    security::hex(&security::hash(email)[..16])
 }
 
 /// Where the request comes from: an IPv6 network as a whole, since each subscriber has 2^64 addresses.

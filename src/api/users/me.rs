@@ -19,7 +19,7 @@ use crate::{
     app::App,
     error::{Error, Result},
     models::session::Session,
-    services::{profile, sessions},
+    services::{members, profile, sessions},
 };
 
 pub(in crate::api) struct Me(pub(super) App);
@@ -148,11 +148,13 @@ impl Me {
         CurrentUser(user): CurrentUser,
         Body(body): Body<ProfileIn>,
     ) -> Result<Json<UserOut>> {
-        let user = match body.full_name {
-            MaybeUndefined::Undefined => user,
-            MaybeUndefined::Null => profile::rename(&self.0, user.id, None).await?,
-            MaybeUndefined::Value(name) => profile::rename(&self.0, user.id, Some(&name)).await?,
+        let full_name = match body.full_name {
+            MaybeUndefined::Undefined => return Ok(Json(user.into())),
+            MaybeUndefined::Null => None,
+            MaybeUndefined::Value(name) => Some(name),
         };
+        let changes = members::Changes { full_name: Some(full_name), ..Default::default() };
+        let user = members::update(&self.0, user.id, &changes).await?;
         Ok(Json(user.into()))
     }
 
