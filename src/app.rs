@@ -11,6 +11,7 @@ use std::{
 use anyhow::Context;
 
 use crate::{
+    cache::Cache,
     config::{Config, secret},
     db::Db,
     mail::Mailer,
@@ -27,6 +28,7 @@ pub struct Inner {
     pub config: Config,
     pub db: Db,
     pub redis: RedisPool,
+    pub cache: Cache,
     pub queue: Queue,
     pub mailer: Mailer,
     pub passwords: Passwords,
@@ -53,9 +55,11 @@ impl App {
             secret(&auth.two_factor_key).into_iter().chain(secret(&auth.two_factor_key_previous));
         config.mail.check()?;
         let queue = Queue::new(&config.redis).context("cannot set up the job queue")?;
+        let (db, redis) = (Db::new(&config.database)?, queue.redis().clone());
         Ok(Self(Arc::new(Inner {
-            db: Db::new(&config.database)?,
-            redis: queue.redis().clone(),
+            cache: Cache::new(db.clone(), redis.clone(), &config.redis.queue_prefix),
+            db,
+            redis,
             queue,
             mailer: Mailer::new(&config)?,
             passwords: Passwords::new(auth.hashing.bcrypt_cost),

@@ -77,11 +77,36 @@ impl RedisPool {
         T: redis::FromRedisValue,
         F: Fn() -> ScriptInvocation<'static>,
     {
+        self.soon(self.invoke(call, |_| None)).await
+    }
+
+    /// A command, for a caller who goes on without Redis, as in [`Self::try_invoke`].
+    ///
+    /// # Errors
+    /// As [`Self::try_invoke`].
+    pub async fn try_command<T: redis::FromRedisValue>(&self, command: &redis::Cmd) -> Result<T> {
+        let answer = async {
+            let mut again = false;
+            loop {
+                let mut conn = self.checkout().await?;
+                match command.query_async(&mut conn.inner).await {
+                    Err(error) if !again && is_lost(&error) => {
+                        conn.broken = true;
+                        again = true;
+                    }
+                    answer => return answer.map_err(|error| conn.failed(error)),
+                }
+            }
+        };
+        self.soon(answer).await
+    }
+
+    async fn soon<T>(&self, answer: impl Future<Output = Result<T>>) -> Result<T> {
         let away = || self.away_since.lock().unwrap_or_else(PoisonError::into_inner);
         if away().is_some_and(|since| since.elapsed() < REST) {
             return Err(Error::unavailable("Redis", "it did not answer a moment ago"));
         }
-        let answer = tokio::time::timeout(self.timeout / 3, self.invoke(call, |_| None)).await;
+        let answer = tokio::time::timeout(self.timeout / 3, answer).await;
         let answer = answer.unwrap_or_else(|late| Err(Error::unavailable("Redis", late)));
         *away() = answer.is_err().then(Instant::now);
         answer
@@ -119,7 +144,7 @@ impl RedisPool {
             let answer = tokio::time::timeout_at(deadline, call().invoke_async(&mut conn.inner)).await;
             match answer {
                 Ok(Ok(answer)) => return Ok(answer),
-                Ok(Err(error)) if !again && (error.is_io_error() || error.is_unrecoverable_error()) => {
+                Ok(Err(error)) if !again && is_lost(&error) => {
                     conn.broken = true;
                     again = true;
                 }
@@ -133,6 +158,11 @@ impl RedisPool {
             }
         }
     }
+}
+
+/// Whether it is the connection that has failed.
+fn is_lost(error: &RedisError) -> bool {
+    error.is_io_error() || error.is_unrecoverable_error()
 }
 
 /// One pooled connection, when it was last used, and whether it has failed.

@@ -7,6 +7,7 @@ use diesel::{
     sql_types::{Bool, Text},
 };
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{ago, delete_some, now, user::User};
@@ -22,7 +23,7 @@ const GRACE_SECONDS: i32 = 10;
 const SEEN_SECONDS: i64 = 300;
 
 /// Where somebody is signed in.
-#[derive(Clone, Debug, HasQuery, Identifiable)]
+#[derive(Clone, Debug, HasQuery, Identifiable, Serialize, Deserialize)]
 pub struct Session {
     pub id: Uuid,
     pub user_id: i64,

@@ -5,10 +5,12 @@ use diesel::{deserialize::FromSqlRow, expression::AsExpression, prelude::*, sql_
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use super::{lower, now, text_enum};
+use serde::{Deserialize, Serialize};
+
 use crate::schema::users;
 
 /// What a user may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, AsExpression, FromSqlRow)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, AsExpression, FromSqlRow, Serialize, Deserialize)]
 #[diesel(sql_type = Text)]
 pub enum Role {
     User,
@@ -18,12 +20,13 @@ pub enum Role {
 text_enum!(Role { User = "user", Admin = "admin" });
 
 /// A row of `users`. Not `Debug`, so that a hash cannot slip into a log.
-#[derive(Clone, HasQuery, Identifiable)]
+#[derive(Clone, HasQuery, Identifiable, Serialize, Deserialize)]
 pub struct User {
     pub id: i64,
     /// Lower case.
     pub email: String,
-    /// `None` until somebody who was invited has chosen one.
+    /// `None` until somebody who was invited has chosen one, and in a copy that was kept.
+    #[serde(skip)]
     pub hashed_password: Option<String>,
     pub full_name: Option<String>,
     pub role: Role,

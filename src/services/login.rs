@@ -163,7 +163,8 @@ async fn rehash(app: &App, user: &User, password: String) {
 pub async fn confirm_password(app: &App, user: &User, password: String) -> Result<()> {
     let turn = app.passwords.turn().await?;
     let attempt = Attempt::at_password(app, &user.email).await?;
-    if turn.verify(password, user.hashed_password.clone()).await? {
+    let now = app.db.run(async |conn| Ok(User::find(conn, user.id).await?)).await?;
+    if turn.verify(password, now.and_then(|user| user.hashed_password)).await? {
         attempt.succeeded().await;
         Ok(())
     } else {

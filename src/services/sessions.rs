@@ -4,8 +4,11 @@
 //! in the wrong hands, or the right ones after it was stolen; nobody can tell, so the session ends (RFC 9700 section
 //! 4.14.2, OWASP ASVS 5, 10.4.5).
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Duration, Utc};
 use diesel_async::AsyncPgConnection;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
@@ -14,6 +17,8 @@ use super::{
 };
 use crate::{
     app::App,
+    cache::Cached,
+    db::Row,
     error::{Error, Result},
     mail::letters::Notice,
     models::{
@@ -37,11 +42,20 @@ pub struct Grant {
     pub refresh_expires_in: u64,
 }
 
-/// Who is asking, and in which session.
-#[derive(Clone)]
+/// Who is asking, and in which session; may be 100 ms old.
+#[derive(Serialize, Deserialize)]
 pub struct Identity {
+    /// Without the password's hash.
     pub user: User,
     pub session: Session,
+}
+
+impl Cached for Identity {
+    const NAME: &'static str = "identity";
+
+    fn rows(&self) -> Vec<Row> {
+        vec![Row::new("users", self.user.id), Row::new("sessions", self.session.id)]
+    }
 }
 
 impl Identity {
@@ -162,21 +176,24 @@ async fn replayed(conn: &AsyncPgConnection, user: &User, session: &Session) -> R
 /// # Errors
 /// [`Error::InvalidToken`] when the token is no good, its user is gone or its session is over;
 /// [`Error::Inactive`] when the user may no longer sign in.
-pub async fn identify(app: &App, token: &str) -> Result<Identity> {
+pub async fn identify(app: &App, token: &str) -> Result<Arc<Identity>> {
     let access = app.tokens.verify(token)?;
-    let found = app.db.run(async |conn| Ok(Session::with_user(conn, access.session_id).await?)).await?;
-    let (session, user) =
-        found.filter(|(session, _)| session.user_id == access.user_id).ok_or(Error::InvalidToken)?;
-    if !user.is_active {
+    let load = async |conn: &AsyncPgConnection| {
+        let found = Session::with_user(conn, access.session_id).await?;
+        Ok(found.map(|(session, user)| Identity { user: User { hashed_password: None, ..user }, session }))
+    };
+    let who = app.cache.get_or_load(access.session_id, load).await?;
+    let who = who.filter(|who| who.session.user_id == access.user_id).ok_or(Error::InvalidToken)?;
+    if !who.user.is_active {
         return Err(Error::Inactive);
     }
-    if session.is_over() {
+    if who.session.is_over() {
         return Err(Error::InvalidToken);
     }
-    if session.is_stale() {
-        app.db.run(async |conn| Ok(Session::touch(conn, session.id).await?)).await?;
+    if who.session.is_stale() {
+        app.db.run(async |conn| Ok(Session::touch(conn, who.session.id).await?)).await?;
     }
-    Ok(Identity { user, session })
+    Ok(who)
 }
 
 /// The session of a refresh token that could be used.

@@ -129,7 +129,7 @@ async fn a_password_of_72_bytes_counts_to_its_last() {
 async fn smoke_who_may_not_sign_in_is_not_told_why() {
     let app = TestApp::start().await;
     let (known, inactive) = (app.user().await, app.user().await);
-    app.database.sql(&format!("UPDATE users SET is_active = false WHERE id = {}", inactive.id)).await;
+    app.sql(&format!("UPDATE users SET is_active = false WHERE id = {}", inactive.id)).await;
     let answers = [
         app.login(&known.email, "wrong password").await,
         app.login("nobody@example.com", PASSWORD).await,

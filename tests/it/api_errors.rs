@@ -154,7 +154,7 @@ async fn cors_is_for_the_configured_origins_only() {
 async fn a_failure_of_ours_says_nothing_of_its_cause() {
     let app = TestApp::start().await;
     let user = app.user().await;
-    app.database.sql("ALTER TABLE users RENAME COLUMN full_name TO name").await;
+    app.sql("ALTER TABLE users RENAME COLUMN full_name TO name").await;
     let answer = app.get("/users/me", Some(&user)).await;
     answer.is_problem(500, "internal_error", "Internal Server Error");
     assert!(!answer.text.contains("full_name") && !answer.text.contains("column"));

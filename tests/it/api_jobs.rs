@@ -200,9 +200,9 @@ async fn with_smtp_only_admins_write_to_others() {
     let refused = app.call(Method::POST, &path("bob@example.com"), &user).await;
     refused.is_problem(403, "forbidden", "Not enough permissions");
     let unconfirmed = format!("UPDATE users SET email_verified_at = NULL WHERE id = {}", user.id);
-    app.database.sql(&unconfirmed).await;
+    app.sql(&unconfirmed).await;
     app.call(Method::POST, &path(&user.email), &user).await.is_some_problem(403, "email_not_verified");
-    app.database.sql(&unconfirmed.replace("NULL", "now()")).await;
+    app.sql(&unconfirmed.replace("NULL", "now()")).await;
     let own = app.enqueue(&path(&user.email), &user).await;
     app.enqueue(&path("bob@example.com"), &admin).await;
     app.run_jobs().await;

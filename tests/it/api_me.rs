@@ -128,7 +128,7 @@ async fn a_new_password_is_none_that_anybody_would_guess() {
 async fn smoke_a_new_address_is_taken_on_by_its_link() {
     let app = TestApp::start().await;
     let user = app.user().await;
-    app.database.sql("UPDATE users SET email_verified_at = NULL").await;
+    app.sql("UPDATE users SET email_verified_at = NULL").await;
     let wrong = change_email(&app, &user, "new@example.com", "wrong password").await;
     wrong.is_problem(400, "wrong_password", "Incorrect password");
     let same = change_email(&app, &user, &user.email.to_uppercase(), PASSWORD).await;
@@ -161,7 +161,7 @@ async fn an_address_that_was_taken_meanwhile_is_not_taken_on() {
     assert_eq!(change_email(&app, &user, "new@example.com", PASSWORD).await.status, 202);
     let token = app.mailed_token("new@example.com").await;
     let faster = app.user().await;
-    app.database.sql(&format!("UPDATE users SET email = 'new@example.com' WHERE id = {}", faster.id)).await;
+    app.sql(&format!("UPDATE users SET email = 'new@example.com' WHERE id = {}", faster.id)).await;
     confirm_email(&app, &token).await.is_problem(400, "email_taken", "Email already registered");
     assert_eq!(app.get("/users/me", Some(&user)).await.body["email"], user.email);
 }
@@ -227,7 +227,7 @@ async fn smoke_signing_in_keeps_an_account_that_was_to_be_deleted() {
 
     let back = app.signed_in_again(&user).await;
     assert_eq!(app.get("/users/me", Some(&back)).await.body["deletion_due_at"], Value::Null);
-    app.database.sql("UPDATE users SET deletion_due_at = deletion_due_at - interval '15 days'").await;
+    app.sql("UPDATE users SET deletion_due_at = deletion_due_at - interval '15 days'").await;
     assert_eq!(housekeeping::run(&app.app).await.unwrap().users, 0);
     assert!(app.is_signed_in(&back).await);
 }
@@ -243,14 +243,14 @@ async fn smoke_after_the_grace_nothing_is_left_but_the_trail() {
         "INSERT INTO two_factor (user_id, secret) VALUES ({id}, 'x');
          INSERT INTO recovery_codes (user_id, hash) VALUES ({id}, decode(repeat('00', 32), 'hex'))"
     );
-    app.database.sql(&more).await;
+    app.sql(&more).await;
     let tables =
         ["users", "sessions", "refresh_tokens", "one_time_tokens", "two_factor", "recovery_codes", "outbox"];
     let counts = tables.map(|table| format!("(SELECT count(*) FROM {table})")).join(", ");
     let counts = format!("SELECT concat_ws(' ', {counts})");
     assert_eq!(column(&app.database, &counts).await, ["2 2 2 1 1 1 0"]);
 
-    app.database.sql("UPDATE users SET deletion_due_at = deletion_due_at - interval '15 days'").await;
+    app.sql("UPDATE users SET deletion_due_at = deletion_due_at - interval '15 days'").await;
     assert_eq!(housekeeping::run(&app.app).await.unwrap().users, 1);
     assert_eq!(column(&app.database, &counts).await, ["1 1 1 0 0 0 1"], "the last mail waits");
     assert!(app.is_signed_in(&other).await);

@@ -33,7 +33,7 @@ async fn without_a_bearer_token_one_is_told_to_bring_it() {
 async fn a_deactivated_user_is_shut_out_at_once() {
     let app = TestApp::start().await;
     let user = app.user().await;
-    app.database.sql(&format!("UPDATE users SET is_active = false WHERE id = {}", user.id)).await;
+    app.sql(&format!("UPDATE users SET is_active = false WHERE id = {}", user.id)).await;
     app.get("/users/me", Some(&user)).await.is_problem(403, "inactive_user", "Inactive user");
 }
 
@@ -41,7 +41,7 @@ async fn a_deactivated_user_is_shut_out_at_once() {
 async fn a_deleted_user_is_a_stranger() {
     let app = TestApp::start().await;
     let user = app.user().await;
-    app.database.sql(&format!("DELETE FROM users WHERE id = {}", user.id)).await;
+    app.sql(&format!("DELETE FROM users WHERE id = {}", user.id)).await;
     app.get("/users/me", Some(&user)).await.is_problem(
         401,
         "invalid_token",

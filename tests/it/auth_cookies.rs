@@ -209,7 +209,7 @@ async fn smoke_a_refresh_by_cookie_rotates_the_cookies() {
     let last = next.with_cookies(&refresh(&next).await);
     assert_ne!(token(&next), token(&last));
     // The old one is as dead as any.
-    app.database.sql("UPDATE refresh_tokens SET spent_at = spent_at - interval '11 seconds'").await;
+    app.sql("UPDATE refresh_tokens SET spent_at = spent_at - interval '11 seconds'").await;
     refresh(&browser).await.is_some_problem(401, "invalid_token");
     last.me().await.is_some_problem(401, "invalid_token");
 

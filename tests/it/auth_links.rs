@@ -67,9 +67,9 @@ async fn a_link_to_confirm_lives_for_24_hours() {
     let app = TestApp::start().await;
     let user = register(&app, "ada@example.com").await;
     let token = app.mailed_token(&user.email).await;
-    app.database.sql("UPDATE one_time_tokens SET expires_at = expires_at - interval '24 hours'").await;
+    app.sql("UPDATE one_time_tokens SET expires_at = expires_at - interval '24 hours'").await;
     is_no_good(&verify(&app, &token).await);
-    app.database.sql("UPDATE one_time_tokens SET expires_at = expires_at + interval '10 minutes'").await;
+    app.sql("UPDATE one_time_tokens SET expires_at = expires_at + interval '10 minutes'").await;
     assert_eq!(verify(&app, &token).await.status, 204);
 }
 
@@ -161,9 +161,9 @@ async fn a_link_to_reset_lives_for_30_minutes() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let token = app.reset_token(&user.email).await;
-    app.database.sql("UPDATE one_time_tokens SET expires_at = expires_at - interval '30 minutes'").await;
+    app.sql("UPDATE one_time_tokens SET expires_at = expires_at - interval '30 minutes'").await;
     is_no_good(&app.reset_password(&token, NEW_PASSWORD).await);
-    app.database.sql("UPDATE one_time_tokens SET expires_at = expires_at + interval '5 minutes'").await;
+    app.sql("UPDATE one_time_tokens SET expires_at = expires_at + interval '5 minutes'").await;
     assert_eq!(app.reset_password(&token, NEW_PASSWORD).await.status, 204);
 }
 
@@ -190,7 +190,7 @@ async fn a_link_proves_the_address_that_it_went_to_and_no_other() {
     let user = register(&app, "ada@example.com").await;
     let to_verify = app.mailed_token(&user.email).await;
     let to_reset = app.reset_token(&user.email).await;
-    app.database.sql("UPDATE users SET email = 'new@example.com'").await;
+    app.sql("UPDATE users SET email = 'new@example.com'").await;
     is_no_good(&verify(&app, &to_verify).await);
     is_no_good(&app.reset_password(&to_reset, NEW_PASSWORD).await);
     assert_eq!(app.get("/users/me", Some(&user)).await.body["email_verified"], false);

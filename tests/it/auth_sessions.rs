@@ -113,7 +113,7 @@ async fn smoke_a_replay_ends_its_session_and_no_other() {
     let (user, stranger) = (app.user().await, app.user().await);
     let elsewhere = app.signed_in_again(&user).await;
     let newest = User::signed_in(user.id, &user.email, &app.refresh(&user.refresh_token).await);
-    app.database.sql("UPDATE refresh_tokens SET spent_at = spent_at - interval '11 seconds'").await;
+    app.sql("UPDATE refresh_tokens SET spent_at = spent_at - interval '11 seconds'").await;
     assert!(app.is_signed_in(&newest).await);
 
     app.refresh(&user.refresh_token).await.is_problem(401, "invalid_token", "Could not validate credentials");
@@ -136,7 +136,7 @@ async fn an_idle_session_ends_after_30_days() {
     let age = async |span: &str| {
         let tokens = format!("UPDATE refresh_tokens SET created_at = created_at - interval '{span}'");
         let sessions = format!("UPDATE sessions SET last_seen_at = last_seen_at - interval '{span}'");
-        app.database.sql(&format!("{tokens}; {sessions}")).await;
+        app.sql(&format!("{tokens}; {sessions}")).await;
     };
     age("29 days").await;
     let next = User::signed_in(user.id, &user.email, &app.refresh(&user.refresh_token).await);
@@ -158,7 +158,7 @@ async fn no_session_outlives_90_days() {
     let age = async |days: u32| {
         // Not '90 days': a day of the calendar may have 23 hours.
         let sql = format!("UPDATE sessions SET expires_at = expires_at - {days} * interval '24 hours'");
-        app.database.sql(&sql).await;
+        app.sql(&sql).await;
     };
     age(89).await;
     let answer = app.refresh(&user.refresh_token).await;
@@ -222,7 +222,7 @@ async fn the_list_says_where_one_is_signed_in() {
     sign_in("A phone", "2001:db8::7").await;
     let laptop = sign_in("A laptop", "203.0.113.7").await;
     let hour_ago = "UPDATE sessions SET last_seen_at = now() - interval '1 hour'";
-    app.database.sql(&format!("{hour_ago} WHERE user_agent = 'A phone'")).await;
+    app.sql(&format!("{hour_ago} WHERE user_agent = 'A phone'")).await;
 
     let list = app.get("/users/me/sessions", Some(&laptop)).await;
     let sessions = list.body.as_array().unwrap();
@@ -281,9 +281,9 @@ async fn whoever_is_deactivated_cannot_refresh() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let set = |active: bool| format!("UPDATE users SET is_active = {active} WHERE id = {}", user.id);
-    app.database.sql(&set(false)).await;
+    app.sql(&set(false)).await;
     app.refresh(&user.refresh_token).await.is_some_problem(401, "invalid_token");
-    app.database.sql(&set(true)).await;
+    app.sql(&set(true)).await;
     assert_eq!(app.refresh(&user.refresh_token).await.status, 200, "the attempt has not spent it");
 }
 

@@ -21,6 +21,7 @@ mod auth_defence;
 mod auth_links;
 mod auth_sessions;
 mod auth_two_factor;
+mod cache;
 mod cli;
 mod cli_dev;
 mod cli_queue;

@@ -218,7 +218,7 @@ async fn smoke_a_token_of_a_session_that_was_ended_is_refused() {
 async fn a_token_of_a_session_whose_time_is_over_is_refused() {
     let app = TestApp::start().await;
     let user = app.admin().await;
-    app.database.sql("UPDATE sessions SET expires_at = now()").await;
+    app.sql("UPDATE sessions SET expires_at = now()").await;
     all_refuse(&app, Some(&user.token), 401, "invalid_token").await;
 }
 
@@ -226,7 +226,7 @@ async fn a_token_of_a_session_whose_time_is_over_is_refused() {
 async fn smoke_an_inactive_user_is_refused() {
     let app = TestApp::start().await;
     let user = app.admin().await;
-    app.database.sql("UPDATE users SET is_active = false").await;
+    app.sql("UPDATE users SET is_active = false").await;
     all_refuse(&app, Some(&user.token), 403, "inactive_user").await;
 }
 
@@ -234,6 +234,6 @@ async fn smoke_an_inactive_user_is_refused() {
 async fn the_token_of_somebody_who_is_gone_is_refused() {
     let app = TestApp::start().await;
     let user = app.admin().await;
-    app.database.sql("DELETE FROM users").await;
+    app.sql("DELETE FROM users").await;
     all_refuse(&app, Some(&user.token), 401, "invalid_token").await;
 }

@@ -107,10 +107,10 @@ async fn handing_over_at_once_sends_each_letter_once() {
 async fn a_letter_that_was_handed_over_but_not_removed_is_sent_once() {
     let app = TestApp::start().await;
     register(&app, "ada@example.com").await;
-    app.database.sql("CREATE TABLE again AS SELECT * FROM outbox").await;
+    app.sql("CREATE TABLE again AS SELECT * FROM outbox").await;
     assert_eq!(recipients(&app).await, ["ada@example.com"]);
     // As if the process had died between the two.
-    app.database.sql("INSERT INTO outbox OVERRIDING SYSTEM VALUE SELECT * FROM again").await;
+    app.sql("INSERT INTO outbox OVERRIDING SYSTEM VALUE SELECT * FROM again").await;
     assert_eq!(jobs::hand_over(&app.app).await.unwrap(), 1);
     assert_eq!(recipients(&app).await, ["ada@example.com"]);
 }
@@ -136,7 +136,7 @@ async fn a_letter_nobody_needs_any_more_is_not_sent() {
     let sql = "UPDATE users SET email_verified_at = now() WHERE email LIKE 'verified%';
                UPDATE users SET is_active = false WHERE email LIKE 'inactive%';
                DELETE FROM users WHERE email LIKE 'gone%'";
-    app.database.sql(sql).await;
+    app.sql(sql).await;
     assert_eq!(jobs::hand_over(&app.app).await.unwrap(), 4);
     assert_eq!(recipients(&app).await, ["pending@example.com"]);
     assert_eq!(column(&app.database, "SELECT count(*) FROM one_time_tokens").await, ["1"]);
@@ -157,7 +157,7 @@ async fn a_letter_of_an_unknown_kind_waits_and_holds_up_nobody() {
     let app = TestApp::start().await;
     let tomorrow =
         "INSERT INTO outbox (letter) SELECT '{\"kind\": \"of_tomorrow\"}' FROM generate_series(1, 150)";
-    app.database.sql(tomorrow).await;
+    app.sql(tomorrow).await;
     register(&app, "ada@example.com").await;
     assert_eq!(jobs::hand_over(&app.app).await.unwrap(), 1);
     assert_eq!(recipients(&app).await, ["ada@example.com"]);

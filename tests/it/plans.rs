@@ -26,7 +26,7 @@ async fn crowd(app: &TestApp) {
              SELECT n, 'crowd.' || n % 100, 'user', n::text FROM generate_series(1, {ROWS}) n;
          ANALYZE"
     );
-    app.database.sql(&sql).await;
+    app.sql(&sql).await;
 }
 
 async fn everything(app: &TestApp, user: &User, admin: &User) {
@@ -71,7 +71,7 @@ async fn no_growing_table_is_read_from_end_to_end() {
     let scans = "SELECT relname || ' ' || seq_scan FROM pg_stat_user_tables
                  WHERE relname NOT IN ('outbox', '__diesel_schema_migrations') ORDER BY relname";
     let database = app.database.clone();
-    app.database.sql("SELECT pg_stat_reset()").await;
+    app.sql("SELECT pg_stat_reset()").await;
     everything(&app, &user, &admin).await;
     drop(app);
     // Each connection tells what it has done when it ends, at the latest.

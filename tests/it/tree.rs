@@ -55,11 +55,12 @@ fn modules_use_only_what_they_may() {
     let ground = ["error", "telemetry", "config", "pool", "redis_pool"];
     let may: BTreeMap<&str, Vec<&str>> = [
         ("api", vec!["services", "models", "jobs", "queue", "app", "db", "security"]),
-        ("services", vec!["models", "security", "app", "db", "mail"]),
+        ("services", vec!["models", "security", "app", "cache", "db", "mail"]),
         ("jobs", vec!["services", "models", "app", "mail", "queue"]),
         ("queue", vec![]),
         ("models", vec!["schema"]),
-        ("app", vec!["db", "queue", "mail", "security"]),
+        ("app", vec!["cache", "db", "queue", "mail", "security"]),
+        ("cache", vec!["db"]),
         ("db", vec![]),
         ("mail", vec![]),
         ("security", vec![]),

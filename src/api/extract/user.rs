@@ -4,6 +4,8 @@
 //! A cookie goes along with whatever page makes the browser send a request, so a request that changes something must
 //! then come from a page of ours (OWASP Cross-Site Request Forgery Prevention Cheat Sheet, "Verifying Origin").
 
+use std::sync::Arc;
+
 use poem::{Request, RequestBody};
 use poem_openapi::{
     ApiExtractor, ApiExtractorType, ExtractParamOptions,
@@ -24,7 +26,7 @@ use crate::{
 pub struct CurrentUser(pub User);
 
 /// An active user, and the session in which they ask.
-pub struct SignedIn(pub Identity);
+pub struct SignedIn(pub Arc<Identity>);
 
 /// Whoever signs out. A browser whose access token is over may still do so, with its refresh token.
 pub struct Leaving(pub Access);
@@ -70,7 +72,7 @@ who!(Admin, admin);
 who!(Leaving, leaving);
 
 async fn user(app: &App, request: &Request) -> Result<User> {
-    Ok(identity(app, request).await?.user)
+    Ok(identity(app, request).await?.user.clone())
 }
 
 async fn admin(app: &App, request: &Request) -> Result<User> {
@@ -78,7 +80,7 @@ async fn admin(app: &App, request: &Request) -> Result<User> {
     match who.user.role {
         Role::User => Err(Error::Forbidden),
         Role::Admin if who.lacks_second_factor(app) => Err(Error::TwoFactorRequired),
-        Role::Admin => Ok(who.user),
+        Role::Admin => Ok(who.user.clone()),
     }
 }
 
@@ -95,7 +97,7 @@ async fn leaving(app: &App, request: &Request) -> Result<Access> {
     Ok(access)
 }
 
-async fn identity(app: &App, request: &Request) -> Result<Identity> {
+async fn identity(app: &App, request: &Request) -> Result<Arc<Identity>> {
     let token = match cookies::bearer(request) {
         Some(token) => token,
         None => {

@@ -79,9 +79,9 @@ async fn an_invitation_lasts_seven_days() {
         |when: &str| format!("UPDATE one_time_tokens SET expires_at = created_at + interval '{when}'");
     let left = "SELECT round(extract(epoch FROM expires_at - created_at) / 3600) FROM one_time_tokens";
     assert_eq!(column(&app.database, left).await, ["168"]);
-    app.database.sql(&expires("-1 second")).await;
+    app.sql(&expires("-1 second")).await;
     accept(&app, &token, json!({})).await.is_some_problem(400, "invalid_link");
-    app.database.sql(&expires("1 hour")).await;
+    app.sql(&expires("1 hour")).await;
     assert_eq!(accept(&app, &token, json!({})).await.status, 204);
 }
 

@@ -83,7 +83,7 @@ async fn an_admin_who_cannot_act_does_not_count() {
     let (admin, other) = (app.admin().await, app.admin().await);
     for state in ["is_active = false", "deletion_due_at = now() + interval '1 day'", "hashed_password = NULL"]
     {
-        app.database.sql(&format!("UPDATE users SET {state} WHERE id = {}", other.id)).await;
+        app.sql(&format!("UPDATE users SET {state} WHERE id = {}", other.id)).await;
         for how in WAYS {
             is_the_last(&stop(&app, how, &admin, &admin).await);
         }
@@ -110,7 +110,7 @@ async fn those_who_cannot_act_may_be_stopped_by_the_last_who_can() {
             ["is_active = false", "deletion_due_at = now()", "hashed_password = NULL", "role = 'user'"]
         {
             let other = app.admin().await;
-            app.database.sql(&format!("UPDATE users SET {state} WHERE id = {}", other.id)).await;
+            app.sql(&format!("UPDATE users SET {state} WHERE id = {}", other.id)).await;
             let stopped = stop(&app, how, &admin, &other).await;
             assert!(stopped.status.is_success(), "{how:?}, {state}: {}", stopped.text);
         }
@@ -122,7 +122,7 @@ async fn of_two_who_demote_each_other_at_once_one_succeeds() {
     let app = TestApp::start().await;
     let (one, other) = (app.admin().await, app.admin().await);
     for round in 0..10 {
-        app.database.sql("UPDATE users SET role = 'admin'").await;
+        app.sql("UPDATE users SET role = 'admin'").await;
         let (first, second) =
             tokio::join!(stop(&app, Stop::Demote, &one, &other), stop(&app, Stop::Demote, &other, &one));
         let (good, bad) = if first.status == 200 { (first, second) } else { (second, first) };

@@ -18,7 +18,7 @@ const SOME: &str = "INSERT INTO users (email, hashed_password, full_name, role, 
 async fn started() -> (TestApp, User) {
     let app = TestApp::start().await;
     let admin = app.admin().await;
-    app.database.sql(SOME).await;
+    app.sql(SOME).await;
     (app, admin)
 }
 
@@ -102,7 +102,7 @@ async fn wildcards_are_searched_for_as_they_are() {
 #[tokio::test]
 async fn a_name_beyond_ascii_is_found() {
     let (app, admin) = started().await;
-    app.database.sql("UPDATE users SET full_name = 'Ümit ÇELIK' WHERE email = 'bobyx@list.example'").await;
+    app.sql("UPDATE users SET full_name = 'Ümit ÇELIK' WHERE email = 'bobyx@list.example'").await;
     for search in ["Ümit", "mit ç", "ÜMIT", "ümit"] {
         assert_eq!(found(&app, &admin, &[("search", search)]).await, ["bobyx"], "{search}");
     }
@@ -145,7 +145,7 @@ async fn each_order_can_be_turned_round() {
 #[tokio::test]
 async fn pages_of_those_who_came_at_once_neither_repeat_nor_leave_out() {
     let (app, admin) = started().await;
-    app.database.sql("UPDATE users SET created_at = '2001-01-01', full_name = 'Same'").await;
+    app.sql("UPDATE users SET created_at = '2001-01-01', full_name = 'Same'").await;
     for sort in ["created_at", "-created_at", "full_name", "-full_name"] {
         let mut ids = Vec::new();
         for offset in ["0", "1", "2", "3", "4"] {

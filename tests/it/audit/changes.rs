@@ -105,7 +105,7 @@ async fn of_a_reset_what_it_confirms_and_keeps() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
     let state = "email_verified_at = NULL, deletion_due_at = now() + interval '1 day'";
-    app.database.sql(&format!("UPDATE users SET {state} WHERE id = {}", user.id)).await;
+    app.sql(&format!("UPDATE users SET {state} WHERE id = {}", user.id)).await;
     app.post("/auth/forgot-password", None, json!({ "email": user.email })).await;
     let reset = json!({ "token": app.mailed_token(&user.email).await, "password": NEW_PASSWORD });
     done(&app, Method::POST, "/auth/reset-password", None, reset).await;
@@ -147,7 +147,7 @@ async fn of_sessions_and_the_second_factor() {
     let fourth = session_id(&app, &user).await;
     let spent = json!({ "refresh_token": user.refresh_token });
     done(&app, Method::POST, "/auth/refresh", None, spent.clone()).await;
-    app.database.sql("UPDATE refresh_tokens SET spent_at = spent_at - interval '1 minute'").await;
+    app.sql("UPDATE refresh_tokens SET spent_at = spent_at - interval '1 minute'").await;
     app.post("/auth/refresh", None, spent).await.is_some_problem(401, "invalid_token");
 
     let (none, me) = (Value::Null, Some(id));

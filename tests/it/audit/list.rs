@@ -12,7 +12,7 @@ async fn add(app: &TestApp, actor: i64, action: &str, user: i64, entries: u32) {
         "INSERT INTO audit_log (actor_id, action, target_type, target_id)
          SELECT {actor}, '{action}', 'user', '{user}' FROM generate_series(1, {entries})"
     );
-    app.database.sql(&sql).await;
+    app.sql(&sql).await;
 }
 
 async fn list(app: &TestApp, admin: &User, query: &str) -> Value {
@@ -127,7 +127,7 @@ async fn smoke_old_entries_go_and_younger_ones_stay() {
                 "INSERT INTO audit_log (created_at, action, target_type, target_id)
                  VALUES (now() - interval '{days} days', '{action}', 'user', '0')"
             );
-            app.database.sql(&sql).await;
+            app.sql(&sql).await;
         }
         let all: usize = count(&app, "audit_log").await.parse().unwrap();
         let removed = housekeeping::run(&app.app).await.unwrap();
@@ -145,7 +145,7 @@ async fn many_old_entries_go_in_one_night() {
     let app = TestApp::start().await;
     let sql = "INSERT INTO audit_log (created_at, action, target_type, target_id)
                SELECT now() - interval '366 days', 'test.old', 'user', '0' FROM generate_series(1, 2500)";
-    app.database.sql(sql).await;
+    app.sql(sql).await;
     assert_eq!(housekeeping::run(&app.app).await.unwrap().audit_entries, 2_500);
     assert_eq!(count(&app, "audit_log").await, "0");
 }

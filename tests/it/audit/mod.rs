@@ -83,7 +83,7 @@ async fn what_a_command_or_a_job_does_has_no_actor() {
     let root: i64 = column(&app.database, "SELECT id FROM users WHERE email = 'root@example.com'").await[0]
         .parse()
         .unwrap();
-    app.database.sql(&format!("UPDATE users SET deletion_due_at = now() WHERE id = {}", user.id)).await;
+    app.sql(&format!("UPDATE users SET deletion_due_at = now() WHERE id = {}", user.id)).await;
     assert_eq!(housekeeping::run(&app.app).await.unwrap().users, 1);
 
     let of_root = trail(&app, &admin, root).await;
@@ -137,7 +137,7 @@ async fn a_change_whose_entry_cannot_be_written_is_not_made() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
     let (me, sessions) = (app.get("/users/me", Some(&user)).await.body, count(&app, "sessions").await);
-    app.database.sql("ALTER TABLE audit_log ADD CONSTRAINT no_room CHECK (false) NOT VALID").await;
+    app.sql("ALTER TABLE audit_log ADD CONSTRAINT no_room CHECK (false) NOT VALID").await;
     let new = json!({ "email": "new@example.com", "password": PASSWORD });
     let change = json!({ "current_password": PASSWORD, "new_password": "another horse battery" });
     let logout = app.request(Method::POST, "/auth/logout-all").bearer_auth(&user.token);
@@ -152,7 +152,7 @@ async fn a_change_whose_entry_cannot_be_written_is_not_made() {
     ] {
         answer.is_problem(500, "internal_error", "Internal Server Error");
     }
-    app.database.sql("ALTER TABLE audit_log DROP CONSTRAINT no_room").await;
+    app.sql("ALTER TABLE audit_log DROP CONSTRAINT no_room").await;
     assert_eq!(app.get("/users/me", Some(&user)).await.body, me);
     assert_eq!((count(&app, "sessions").await, count(&app, "outbox").await), (sessions, "0".into()));
     assert_eq!(app.login(&user.email, PASSWORD).await.status, 200);

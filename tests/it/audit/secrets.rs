@@ -24,7 +24,7 @@ const KEEP_LETTERS: &str = "
 async fn no_secret_is_in_the_database_or_in_redis() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
-    app.database.sql(KEEP_LETTERS).await;
+    app.sql(KEEP_LETTERS).await;
     let queued = std::sync::Mutex::new(String::new());
     let secrets = Story::tell(&app.url, (&admin.email, PASSWORD), async |to: &str| {
         // With every letter in the queue, before one is written.

@@ -78,7 +78,7 @@ async fn a_secret_cannot_be_lent_to_somebody_else() {
         "UPDATE two_factor SET secret = (SELECT secret FROM two_factor WHERE user_id = {}) WHERE user_id = {}",
         owner.id, thief.id
     );
-    app.database.sql(&sql).await;
+    app.sql(&sql).await;
     let token = challenge(&app, &thief).await;
     answer(&app, &token, &of_owner.code()).await.is_some_problem(500, "internal_error");
 }
@@ -166,7 +166,7 @@ async fn many_wrong_codes_at_once_are_no_way_around() {
 async fn an_address_that_is_not_confirmed_gets_no_second_factor() {
     let app = TestApp::start().await;
     let user = app.user().await;
-    app.database.sql("UPDATE users SET email_verified_at = NULL").await;
+    app.sql("UPDATE users SET email_verified_at = NULL").await;
     let refused = app.post(PATH, Some(&user), json!({ "password": PASSWORD })).await;
     refused.is_some_problem(403, "email_not_verified");
 }

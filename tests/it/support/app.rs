@@ -136,6 +136,12 @@ impl TestApp {
         Self { app, url, database, prefix, client, _server: server }
     }
 
+    /// Runs SQL in the database, and lets the application hear what it has changed.
+    pub async fn sql(&self, sql: &str) {
+        self.database.sql(sql).await;
+        self.app.db.changes().catch_up().await;
+    }
+
     /// A request; a path that begins with `/` alone is below the prefix of the API.
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.client.request(method, format!("{}/api/v1{path}", self.url))
@@ -181,14 +187,14 @@ impl TestApp {
         let new = Registration { email: email.clone(), password: PASSWORD.into(), full_name: None };
         let id = services::users::register(&self.app, new).await.unwrap().id;
         let quiet = format!("UPDATE users SET email_verified_at = now() WHERE id = {id}; DELETE FROM outbox");
-        self.database.sql(&quiet).await;
+        self.sql(&quiet).await;
         User::signed_in(id, &email, &self.login(&email, PASSWORD).await)
     }
 
     /// Somebody new who is an admin.
     pub async fn admin(&self) -> User {
         let user = self.user().await;
-        self.database.sql(&format!("UPDATE users SET role = 'admin' WHERE id = {}", user.id)).await;
+        self.sql(&format!("UPDATE users SET role = 'admin' WHERE id = {}", user.id)).await;
         user
     }
 

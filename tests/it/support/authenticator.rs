@@ -62,7 +62,7 @@ pub async fn turn_on(app: &TestApp, user: &User) -> Authenticator {
 
 /// Makes every code count as not used yet.
 pub async fn unburn(app: &TestApp) {
-    app.database.sql("UPDATE two_factor SET last_step = 0").await;
+    app.sql("UPDATE two_factor SET last_step = 0").await;
 }
 
 #[track_caller]

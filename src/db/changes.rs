@@ -1,0 +1,263 @@
+//! Which rows have changed: what makes it safe to keep copies of them.
+//!
+//! A trigger (`tell_of_change`, in the migrations) tells of each row that a transaction changes, with NOTIFY: all who
+//! listen hear of it when that is committed, and only then, whoever did it and however they ended. PostgreSQL is asked
+//! rather than Redis since nobody else knows for sure what was committed: a process that dies between a COMMIT and
+//! telling others of it leaves them with a wrong copy, as does a Redis that is away at that moment.
+//!
+//! Silence means that nothing has changed only as long as we can hear. So the listener asks the server for a sign of
+//! life, as often as copies are used and not at all where they are not, and everybody goes to the database once the last
+//! sign is older than [`TRUST`].
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    sync::{Arc, OnceLock, PoisonError, RwLock},
+    time::Duration,
+};
+
+use diesel::{QueryResult, sql_types::Text};
+use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::task::AbortOnDropHandle;
+use uuid::Uuid;
+
+use super::{
+    Snapshot,
+    connection::{Listening, Manager},
+};
+use crate::{error::BoxError, telemetry::chain};
+
+const CHANNEL: &str = "changes";
+/// A change is heard at once; should it not be, copies are used for so long at most.
+const TRUST: Duration = Duration::from_millis(80);
+/// After so long the server is asked for a sign of life, if somebody uses copies.
+const REFRESH: Duration = Duration::from_millis(25);
+/// A server that gives none for so long is given up.
+const SILENCE: Duration = Duration::from_secs(1);
+const BACK_OFF: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
+/// Changes that are remembered; more make all copies of before be read again.
+const MOST: usize = 10_000;
+/// With what we greet ourselves.
+const GREETING: &str = "hello ";
+/// What stands for all rows, of all tables.
+const ALL: &str = "*";
+
+#[diesel::declare_sql_function]
+extern "SQL" {
+    fn tell_of_row(of_row: Text) -> Text;
+}
+
+/// A row, as the trigger names it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Row(Box<str>);
+
+impl Row {
+    pub fn new(table: &str, id: impl std::fmt::Display) -> Self {
+        Self(format!("{table}:{id}").into())
+    }
+
+    /// As the trigger does.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn tell_of_change(&self, mut conn: &AsyncPgConnection) -> QueryResult<()> {
+        diesel::select(tell_of_row(&*self.0)).execute(&mut conn).await.map(drop)
+    }
+}
+
+/// What is heard of rows that change; a clone shares it. It begins to listen when it is first asked.
+#[derive(Clone)]
+pub struct Changes(Arc<Inner>);
+
+struct Inner {
+    shared: Arc<Shared>,
+    manager: Arc<Manager>,
+    /// Ends with the last clone.
+    listener: OnceLock<AbortOnDropHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    /// `None` while nothing can be heard.
+    hearing: watch::Sender<Option<Hearing>>,
+    /// Somebody wants to know whether we still hear.
+    asked: Notify,
+    known: RwLock<Known>,
+}
+
+#[derive(Clone, Copy)]
+struct Hearing {
+    /// All that was committed until then has been heard.
+    until: Instant,
+    /// Since when the server has owed us a sign of life.
+    waiting: Option<Instant>,
+}
+
+#[derive(Default)]
+struct Known {
+    /// What was to be seen when we began: of later changes we know. Without it we know nothing.
+    since: Option<Snapshot>,
+    /// The last transaction to have changed a row. One that sees it sees those before, which that had to wait for.
+    last: HashMap<Box<str>, u64>,
+}
+
+impl Changes {
+    pub(super) fn new(manager: Manager) -> Self {
+        Self(Arc::new(Inner {
+            shared: Arc::default(),
+            manager: Arc::new(manager),
+            listener: OnceLock::new(),
+        }))
+    }
+
+    /// Whether copies may be used now: whether all that was committed more than 80 ms ago has been heard. Waits for a
+    /// sign of life where there was none lately, and no longer than that.
+    pub async fn are_heard(&self) -> bool {
+        let Inner { shared, manager, listener } = &*self.0;
+        listener
+            .get_or_init(|| AbortOnDropHandle::new(tokio::spawn(listen(shared.clone(), manager.clone()))));
+        let Some(hearing) = *shared.hearing.borrow() else { return false };
+        let (now, age) = (Instant::now(), hearing.until.elapsed());
+        if age < REFRESH {
+            return true;
+        }
+        if age < TRUST {
+            shared.asked.notify_one();
+            return true;
+        }
+        shared.heard_since(now).await
+    }
+
+    /// Waits until all that has been committed by now is heard, or copies are not used any more.
+    pub async fn catch_up(&self) {
+        self.0.shared.heard_since(Instant::now()).await;
+    }
+
+    /// Whether a copy of something that was read in a snapshot is still right, as far as is heard.
+    pub fn vouch_for(&self, snapshot: &Snapshot, rows: &[Row]) -> bool {
+        let known = self.0.shared.known.read().unwrap_or_else(PoisonError::into_inner);
+        let seen = |row: &str| known.last.get(row).is_none_or(|change| snapshot.sees(*change));
+        known.since.as_ref().is_some_and(|since| snapshot.sees_all_of(since))
+            && rows.iter().all(|row| seen(&row.0))
+            && seen(ALL)
+    }
+}
+
+impl Shared {
+    fn note(&self, payload: &str) {
+        let Some((row, Ok(transaction))) = payload.split_once(' ').map(|(row, id)| (row, id.parse())) else {
+            return;
+        };
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        if known.last.len() >= MOST {
+            *known = Known::default();
+        }
+        known.last.insert(row.into(), transaction);
+    }
+
+    fn knows_nothing(&self) -> bool {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).since.is_none()
+    }
+
+    /// Waits for a sign of life that was asked for then or later.
+    async fn heard_since(&self, when: Instant) -> bool {
+        let late = |hearing: &Hearing| hearing.waiting.is_some_and(|since| when - since > TRUST);
+        match *self.hearing.borrow() {
+            None => return false,
+            Some(hearing) if late(&hearing) => return false,
+            Some(_) => self.asked.notify_one(),
+        }
+        let mut hearing = self.hearing.subscribe();
+        let until_then = hearing.wait_for(|now| now.is_none_or(|hearing| hearing.until >= when));
+        matches!(timeout(TRUST, until_then).await, Ok(Ok(hearing)) if hearing.is_some())
+    }
+}
+
+/// Listens, and again whenever that ends.
+async fn listen(shared: Arc<Shared>, manager: Arc<Manager>) {
+    let mut pause = BACK_OFF[0];
+    loop {
+        let error = match listen_once(&shared, &manager).await {
+            Ok(never) => match never {},
+            Err(error) => error,
+        };
+        if shared.hearing.send_replace(None).is_some() {
+            pause = BACK_OFF[0];
+        }
+        if pause == BACK_OFF[0] {
+            let error = chain(&*error);
+            tracing::warn!(
+                error,
+                "changes in the database cannot be heard: nothing is cached until they can"
+            );
+        }
+        sleep(pause).await;
+        pause = (2 * pause).min(BACK_OFF[1]);
+    }
+}
+
+async fn listen_once(shared: &Arc<Shared>, manager: &Manager) -> Result<Infallible, BoxError> {
+    *shared.known.write().unwrap_or_else(PoisonError::into_inner) = Known::default();
+    let (tell, greetings) = mpsc::unbounded_channel();
+    let ear = shared.clone();
+    let listener = manager.listen(CHANNEL, move |payload| match payload.strip_prefix(GREETING) {
+        // Nobody waits for it once we have heard our own.
+        Some(name) => drop(tell.send(name.to_owned())),
+        None => ear.note(payload),
+    });
+    let listener = listener.await?;
+    greet(manager, greetings).await?;
+    loop {
+        let asked = Instant::now();
+        shared.hearing.send_modify(|hearing| {
+            if let Some(hearing) = hearing {
+                hearing.waiting = Some(asked);
+            }
+        });
+        timeout(SILENCE, shared.sign_of_life(&listener))
+            .await
+            .map_err(|_| "PostgreSQL does not answer")??;
+        shared.hearing.send_replace(Some(Hearing { until: asked, waiting: None }));
+        shared.asked.notified().await;
+    }
+}
+
+impl Shared {
+    /// Whatever is told before the answer has been heard when that comes.
+    async fn sign_of_life(&self, listener: &Listening) -> Result<(), BoxError> {
+        if !self.knows_nothing() {
+            return Ok(listener.client.batch_execute("").await?);
+        }
+        let snapshot = listener.client.query_one("SELECT snapshot_text()", &[]).await?;
+        let snapshot = snapshot.try_get::<_, &str>(0)?.parse()?;
+        self.known.write().unwrap_or_else(PoisonError::into_inner).since = Some(snapshot);
+        Ok(())
+    }
+}
+
+/// Makes sure that we hear what others say. Through a pooler that lends a connection for a transaction we would not.
+async fn greet(manager: &Manager, mut greetings: mpsc::UnboundedReceiver<String>) -> Result<(), BoxError> {
+    let name = Uuid::new_v4().simple().to_string();
+    let mut other = manager.establish().await?;
+    other.batch_execute(&format!("NOTIFY {CHANNEL}, '{GREETING}{name}'")).await?;
+    let own = async {
+        while let Some(heard) = greetings.recv().await {
+            if heard == name {
+                return true;
+            }
+        }
+        false
+    };
+    match timeout(SILENCE, own).await {
+        Ok(true) => Ok(()),
+        _ => {
+            Err("what is told on one connection is not heard on another (LISTEN needs a direct connection, \
+                  or a pooler in session mode)"
+                .into())
+        }
+    }
+}
