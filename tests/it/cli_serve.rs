@@ -1,7 +1,5 @@
 //! `saas serve` as a process.
 
-use std::process::Command;
-
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -10,16 +8,9 @@ use tokio::{
 
 use crate::support::{
     eventually,
-    process::{Running, production, run, saas},
+    process::{Running, production, run, saas, serving},
     servers::{TestDatabase, unique},
 };
-
-async fn serving(command: Command) -> (Running, String) {
-    let mut server = Running::start(command);
-    let rest = server.says("\"address\":\"").await;
-    let address = rest.split('"').next().unwrap().to_owned();
-    (server, address)
-}
 
 async fn start(args: &[&str], database: &TestDatabase) -> (Running, String) {
     let all = [&["serve", "--port", "0"], args].concat();

@@ -46,5 +46,6 @@ mod queue_operations;
 mod queue_places;
 mod queue_processes;
 mod queue_redis;
+mod replicas;
 mod secrets_in_logs;
 mod tree;

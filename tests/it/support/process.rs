@@ -42,6 +42,14 @@ pub async fn production(args: &[&str], database: &TestDatabase, prefix: &str) ->
     command
 }
 
+/// Starts `saas serve`; with the address that it listens on.
+pub async fn serving(command: Command) -> (Running, String) {
+    let mut server = Running::start(command);
+    let rest = server.says("\"address\":\"").await;
+    let address = rest.split('"').next().unwrap().to_owned();
+    (server, address)
+}
+
 /// Runs it to its end.
 pub async fn run(command: Command) -> Ended {
     let mut command = tokio::process::Command::from(command);

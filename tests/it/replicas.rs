@@ -1,0 +1,182 @@
+//! Two processes of `saas serve`: what one changes takes effect on the other, though that keeps copies.
+
+use reqwest::{Client, Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::support::{
+    app::PASSWORD,
+    eventually,
+    process::{Running, production, serving},
+    proxy::{Link, Proxy},
+    servers::{TestDatabase, servers, unique},
+};
+
+const ADMIN: (&str, &str) = ("admin@example.com", "a password of ours");
+
+struct Replica {
+    _process: Running,
+    url: String,
+    client: Client,
+}
+
+struct Pair {
+    here: Replica,
+    there: Replica,
+    admin: String,
+    prefix: String,
+}
+
+impl Replica {
+    async fn start(database: &TestDatabase, prefix: &str, settings: &[(&str, &str)]) -> Self {
+        let mut command = production(&["serve", "--port", "0"], database, prefix).await;
+        command.envs(settings.iter().copied());
+        let (process, address) = serving(command).await;
+        Self { _process: process, url: format!("http://{address}/api/v1"), client: Client::new() }
+    }
+
+    async fn ask(&self, method: Method, path: &str, token: &str, body: Option<Value>) -> (StatusCode, Value) {
+        let mut request = self.client.request(method, format!("{}{path}", self.url)).bearer_auth(token);
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        let answer = request.send().await.unwrap();
+        (answer.status(), answer.json().await.unwrap_or_default())
+    }
+
+    async fn change(&self, method: Method, path: &str, token: &str, body: Option<Value>) -> Value {
+        let (status, answer) = self.ask(method, path, token, body).await;
+        assert!(status.is_success(), "{path}: {answer}");
+        answer
+    }
+
+    /// Who that token is, or why it is refused.
+    async fn me(&self, token: &str) -> Result<Value, StatusCode> {
+        let (status, me) = self.ask(Method::GET, "/users/me", token, None).await;
+        if status.is_success() { Ok(me) } else { Err(status) }
+    }
+
+    async fn sign_in(&self, (email, password): (&str, &str)) -> String {
+        let form = [("username", email), ("password", password)];
+        let login = self.client.post(format!("{}/auth/login", self.url)).form(&form).send().await.unwrap();
+        let login: Value = login.json().await.unwrap();
+        login["access_token"].as_str().unwrap_or_else(|| panic!("{login}")).to_owned()
+    }
+}
+
+/// Somebody who has signed in.
+struct Person {
+    id: i64,
+    email: String,
+    token: String,
+}
+
+impl Pair {
+    /// The settings are those of the other one.
+    async fn start(database: &TestDatabase, here: &[(&str, &str)], there: &[(&str, &str)]) -> Self {
+        let prefix = format!("r{}", unique());
+        let here = Replica::start(database, &prefix, here).await;
+        let there = Replica::start(database, &prefix, there).await;
+        let admin = here.sign_in(ADMIN).await;
+        Self { here, there, admin, prefix }
+    }
+
+    /// Somebody new, of whom both have copies.
+    async fn person(&self) -> Person {
+        let email = format!("replica{}@example.com", unique());
+        let body = json!({ "email": email, "password": PASSWORD });
+        let made = self.here.change(Method::POST, "/auth/register", &self.admin, Some(body)).await;
+        let token = self.here.sign_in((&email, PASSWORD)).await;
+        for replica in [&self.there, &self.here, &self.there, &self.here, &self.there] {
+            assert_eq!(replica.me(&token).await.unwrap()["role"], "user");
+        }
+        Person { id: made["id"].as_i64().unwrap(), email, token }
+    }
+
+    /// Waits until the other one refuses somebody whom this one refuses already.
+    async fn refused(&self, person: &Person, status: u16) {
+        assert_eq!(self.here.me(&person.token).await.unwrap_err(), status);
+        eventually("the other one refuses", || async {
+            let answer = self.there.me(&person.token).await;
+            (answer.err()? == status).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn smoke_a_change_takes_effect_on_every_replica() {
+    let database = TestDatabase::migrated().await;
+    let pair = Pair::start(&database, &[], &[]).await;
+    let (here, admin) = (&pair.here, &pair.admin);
+
+    let person = pair.person().await;
+    let path = format!("/users/{}", person.id);
+    here.change(Method::PATCH, &path, admin, Some(json!({ "role": "admin" }))).await;
+    assert_eq!(here.me(&person.token).await.unwrap()["role"], "admin", "at once where it was done");
+    eventually("the role is known", || async {
+        (pair.there.me(&person.token).await.unwrap()["role"] == "admin").then_some(())
+    })
+    .await;
+
+    here.change(Method::PATCH, &path, admin, Some(json!({ "is_active": false }))).await;
+    pair.refused(&person, 403).await;
+
+    let person = pair.person().await;
+    here.change(Method::POST, "/auth/logout", &person.token, None).await;
+    pair.refused(&person, 401).await;
+
+    let person = pair.person().await;
+    here.change(Method::DELETE, &format!("/users/{}", person.id), admin, None).await;
+    pair.refused(&person, 401).await;
+
+    let person = pair.person().await;
+    let elsewhere = pair.there.sign_in((&person.email, PASSWORD)).await;
+    let new = json!({ "current_password": PASSWORD, "new_password": "another good password" });
+    pair.there.change(Method::POST, "/users/me/password", &elsewhere, Some(new)).await;
+    eventually("the sessions that others may have end", || async { here.me(&person.token).await.err() })
+        .await;
+    here.me(&elsewhere).await.unwrap();
+}
+
+#[tokio::test]
+async fn it_does_so_while_redis_is_away_and_after() {
+    let database = TestDatabase::migrated().await;
+    let (proxy, url) = Proxy::before(&servers().await.redis_url()).await;
+    for link in [Link::Cut, Link::Stalled] {
+        proxy.set(Link::Up);
+        let redis = [("REDIS_URL", &*url)];
+        let pair = Pair::start(&database, &redis, &redis).await;
+        let person = pair.person().await;
+        proxy.set(link);
+        pair.here.change(Method::POST, "/auth/logout", &person.token, None).await;
+        pair.refused(&person, 401).await;
+        // What Redis has of them was read before.
+        proxy.set(Link::Up);
+        for _ in 0..20 {
+            assert_eq!(pair.there.me(&person.token).await.unwrap_err(), 401);
+        }
+        // Nor does somebody take it who has heard nothing of it.
+        let third = Replica::start(&database, &pair.prefix, &redis).await;
+        assert_eq!(third.me(&person.token).await.unwrap_err(), 401);
+    }
+}
+
+#[tokio::test]
+async fn a_replica_that_cannot_hear_does_not_go_by_its_copies() {
+    let database = TestDatabase::migrated().await;
+    let (proxy, url) = Proxy::before(&database.url).await;
+    for link in [Link::Stalled, Link::Cut] {
+        proxy.set(Link::Up);
+        let pair = Pair::start(&database, &[], &[("DATABASE_URL", &url)]).await;
+        let person = pair.person().await;
+        proxy.set(link);
+        pair.here.change(Method::POST, "/auth/logout", &person.token, None).await;
+        // So long copies may be used at most.
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        for _ in 0..3 {
+            assert_eq!(pair.there.me(&person.token).await.unwrap_err(), 503, "{link:?}");
+        }
+        proxy.set(Link::Up);
+        pair.refused(&person, 401).await;
+    }
+}
