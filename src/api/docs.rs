@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use anyhow::Context;
+use hyper::body::Bytes;
 use poem::{
     Endpoint, Request, Response, Route,
     endpoint::make_sync,
@@ -13,8 +13,13 @@ use poem_openapi::OpenApiService;
 use serde_json::{Value, json};
 
 use super::{
-    PREFIX, Resources,
+    PREFIX, Service,
     gzip::{accepts_gzip, gzip},
+    service,
+};
+use crate::{
+    app::App,
+    error::{Error, Result},
 };
 
 /// The pages run the scripts they bring along, talk to this server, and to nothing else.
@@ -47,15 +52,17 @@ pub(super) fn document(spec: &str) -> anyhow::Result<String> {
     Ok(serde_json::to_string_pretty(&spec)?)
 }
 
-pub(super) fn routes(service: &OpenApiService<Resources, ()>) -> anyhow::Result<Route> {
-    let spec: Arc<str> = document(&service.spec()).context("the API document cannot be made")?.into();
-    let (raw, page) = (service.spec(), spec.clone());
-    // The pages embed the document as the framework made it; ours takes its place.
-    let swagger = service.swagger_ui_html().replace(&raw, &page);
-    let redoc = service.redoc_html().replace(&raw, &page);
-    let json = Asset::new("application/json", None, spec.to_string());
-    let swagger = Asset::new("text/html; charset=utf-8", Some(PAGE_POLICY), swagger);
-    let redoc = Asset::new("text/html; charset=utf-8", Some(PAGE_POLICY), without_web_fonts(&redoc));
+/// The document and the pages are made when somebody first asks for one: they are larger than the rest of the process.
+pub(super) fn routes(app: &App) -> Route {
+    let made = |make: fn(&App) -> anyhow::Result<String>| {
+        let app = app.clone();
+        move || make(&app)
+    };
+    let json = Asset::new("application/json", None, made(super::document));
+    let swagger = |app: &App| page(app, OpenApiService::swagger_ui_html);
+    let redoc = |app: &App| Ok(without_web_fonts(&page(app, OpenApiService::redoc_html)?));
+    let swagger = Asset::new("text/html; charset=utf-8", Some(PAGE_POLICY), made(swagger));
+    let redoc = Asset::new("text/html; charset=utf-8", Some(PAGE_POLICY), made(redoc));
     let mut routes = Route::new().at("/", get(make_sync(|_| redirect("/docs"))));
     // FastAPI has them at the root; under the prefix they are where the rest of the API is.
     for prefix in ["", PREFIX] {
@@ -64,7 +71,14 @@ pub(super) fn routes(service: &OpenApiService<Resources, ()>) -> anyhow::Result<
             .at(format!("{prefix}/docs"), get(swagger.clone().endpoint()))
             .at(format!("{prefix}/redoc"), get(redoc.clone().endpoint()));
     }
-    Ok(routes)
+    routes
+}
+
+/// A page that embeds the document: ours in the place of the one that the framework makes.
+fn page(app: &App, html: fn(&Service) -> String) -> anyhow::Result<String> {
+    let service = service(app);
+    let spec = service.spec();
+    Ok(html(&service).replace(&spec, &document(&spec)?))
 }
 
 fn redirect(to: &'static str) -> Response {
@@ -82,31 +96,38 @@ fn without_web_fonts(page: &str) -> String {
     }
 }
 
-/// A text that never changes, compressed the first time that somebody asks for it so.
+/// A text that never changes, made and compressed the first time that somebody asks for it so.
 #[derive(Clone)]
 struct Asset(Arc<Inner>);
 
 struct Inner {
     content_type: &'static str,
     policy: Option<&'static str>,
-    text: String,
-    gzip: OnceLock<Option<Vec<u8>>>,
+    make: Box<dyn Fn() -> anyhow::Result<String> + Send + Sync>,
+    text: OnceLock<Bytes>,
+    gzip: OnceLock<Option<Bytes>>,
 }
 
 impl Asset {
-    fn new(content_type: &'static str, policy: Option<&'static str>, text: String) -> Self {
-        Self(Arc::new(Inner { content_type, policy, text, gzip: OnceLock::new() }))
+    fn new(
+        content_type: &'static str,
+        policy: Option<&'static str>,
+        make: impl Fn() -> anyhow::Result<String> + Send + Sync + 'static,
+    ) -> Self {
+        let (text, gzip) = (OnceLock::new(), OnceLock::new());
+        Self(Arc::new(Inner { content_type, policy, make: Box::new(make), text, gzip }))
     }
 
     fn endpoint(self) -> impl Endpoint<Output = Response> {
         make_sync(move |req| self.respond(&req))
     }
 
-    fn respond(&self, req: &Request) -> Response {
+    fn respond(&self, req: &Request) -> Result<Response> {
         let inner = &self.0;
-        let mut response = match inner.gzipped().filter(|_| accepts_gzip(req)) {
-            Some(bytes) => Response::builder().header(header::CONTENT_ENCODING, "gzip").body(bytes.to_vec()),
-            None => Response::builder().body(inner.text.clone()),
+        let text = inner.text()?;
+        let mut response = match inner.gzipped(text).filter(|_| accepts_gzip(req)) {
+            Some(bytes) => Response::builder().header(header::CONTENT_ENCODING, "gzip").body(bytes.clone()),
+            None => Response::builder().body(text.clone()),
         };
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(inner.content_type));
@@ -115,12 +136,23 @@ impl Asset {
         if let Some(policy) = inner.policy {
             headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
         }
-        response
+        Ok(response)
     }
 }
 
 impl Inner {
-    fn gzipped(&self) -> Option<&[u8]> {
-        self.gzip.get_or_init(|| gzip(self.text.as_bytes())).as_deref()
+    fn text(&self) -> Result<&Bytes> {
+        match self.text.get() {
+            Some(text) => Ok(text),
+            None => {
+                let made =
+                    (self.make)().map_err(|error| Error::internal(error.context("cannot be documented")))?;
+                Ok(self.text.get_or_init(|| made.into()))
+            }
+        }
+    }
+
+    fn gzipped(&self, text: &[u8]) -> Option<&Bytes> {
+        self.gzip.get_or_init(|| gzip(text).map(Bytes::from)).as_ref()
     }
 }

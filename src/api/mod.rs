@@ -52,7 +52,9 @@ enum Tag {
 type Resources =
     (health::Health, auth::Resources, users::Resources, jobs::Jobs, audit::Audit, admin::Resources);
 
-fn service(app: &App) -> OpenApiService<Resources, ()> {
+type Service = OpenApiService<Resources, ()>;
+
+fn service(app: &App) -> Service {
     let resources = (
         health::Health(app.clone()),
         auth::resources(app),
@@ -64,7 +66,7 @@ fn service(app: &App) -> OpenApiService<Resources, ()> {
     describe(OpenApiService::new(resources, &app.config.core.project_name, env!("CARGO_PKG_VERSION")))
 }
 
-fn describe(service: OpenApiService<Resources, ()>) -> OpenApiService<Resources, ()> {
+fn describe(service: Service) -> Service {
     service
         .url_prefix(PREFIX)
         .license(LicenseObject::new("MIT").url("https://opensource.org/license/mit"))
@@ -104,9 +106,8 @@ pub fn endpoint(
     let https = app.config.mail.public_url().starts_with("https://");
     let cors = cors::Cors { origins: http.cors_origins(core.debug)? };
     let cookies = cookies::Settings { secure: https || !core.debug, origins: own_origins(&app, &cors) };
-    let mut routes = docs::routes(&service)?
-        .nest(PREFIX, service)
-        .nest("/account", account_pages::routes(&core.project_name));
+    let mut routes =
+        docs::routes(&app).nest(PREFIX, service).nest("/account", account_pages::routes(&core.project_name));
     if http.dev_pages {
         routes = routes.nest("/dev/mail", dev_mail::routes(app.config.mail.mail_dir.clone()));
     }

@@ -4,6 +4,7 @@ use aws_lc_rs::hmac;
 use jsonwebtoken::{
     Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, encode, get_current_timestamp,
 };
+use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -11,6 +12,8 @@ use super::opaque::{Opaque, successor};
 use crate::error::{Error, Result};
 
 const ISSUER: &str = "saas";
+/// Tokens that are remembered; those that are used least make room.
+const REMEMBERED: usize = 10_000;
 
 #[derive(Serialize, Deserialize)]
 struct Claims {
@@ -38,6 +41,8 @@ pub struct Tokens {
     validation: Validation,
     /// Seconds.
     lifetime: u64,
+    /// What was found good before, and until when: reading a token costs more than answering most requests.
+    verified: Cache<Box<str>, (Access, u64)>,
 }
 
 impl Tokens {
@@ -54,6 +59,7 @@ impl Tokens {
             following: keys().map(|key| hmac::Key::new(hmac::HMAC_SHA256, key)).collect(),
             validation,
             lifetime: u64::from(lifetime_minutes) * 60,
+            verified: Cache::new(REMEMBERED),
         }
     }
 
@@ -77,10 +83,17 @@ impl Tokens {
     /// # Errors
     /// [`Error::InvalidToken`] for whatever is wrong with it; the caller learns nothing more.
     pub fn verify(&self, token: &str) -> Result<Access> {
+        if let Some((access, exp)) = self.verified.get(token)
+            && exp >= get_current_timestamp()
+        {
+            return Ok(access);
+        }
         let read = |key| decode::<Claims>(token, key, &self.validation).ok();
         let claims = self.verifying.iter().find_map(read).ok_or(Error::InvalidToken)?.claims;
         let user_id = claims.sub.parse().map_err(|_| Error::InvalidToken)?;
-        Ok(Access { user_id, session_id: claims.sid })
+        let access = Access { user_id, session_id: claims.sid };
+        self.verified.insert(token.into(), (access, claims.exp));
+        Ok(access)
     }
 
     /// The refresh tokens that may follow one: under the current key, then under the one before it.
