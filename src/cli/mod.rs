@@ -6,6 +6,7 @@ mod dev;
 mod doctor;
 mod healthcheck;
 mod migrate;
+mod open_files;
 mod openapi;
 mod queue;
 mod serve;

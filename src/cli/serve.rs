@@ -1,10 +1,10 @@
-use std::{net::SocketAddr, process::ExitCode, time::Duration};
+use std::{io, net::SocketAddr, process::ExitCode, time::Duration};
 
 use anyhow::{Context, bail};
-
 use secrecy::ExposeSecret;
+use tokio::net::TcpSocket;
 
-use super::{stop::Stop, worker::until_trusted};
+use super::{open_files, stop::Stop, worker::until_trusted};
 use crate::{
     api,
     app::App,
@@ -16,6 +16,9 @@ use crate::{
     },
     telemetry,
 };
+
+/// Connections that may wait to be taken: a burst of more is made to try again, a second later.
+const BACKLOG: u32 = 4_096;
 
 /// Serve the HTTP API: production.
 ///
@@ -87,15 +90,25 @@ pub(super) fn refuse_unsafe(config: &Config) -> anyhow::Result<()> {
 /// Takes the port.
 pub(super) fn bind(listen: &Listen) -> anyhow::Result<std::net::TcpListener> {
     let address = SocketAddr::new(listen.host, listen.port);
-    let listener = std::net::TcpListener::bind(address).with_context(|| match listen.port {
+    let listener = take(address).with_context(|| match listen.port {
         0 => format!("cannot listen on {address}"),
         port => format!(
             "cannot listen on {address}; choose another port with --port {} or PORT",
             port.wrapping_add(1).max(1024)
         ),
     })?;
-    listener.set_nonblocking(true)?;
     Ok(listener)
+}
+
+fn take(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // The port of a process that has just ended.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)?.into_std()
 }
 
 async fn check_migrations(app: &App, migrate: bool) -> anyhow::Result<()> {
@@ -170,7 +183,7 @@ pub(super) async fn serve(
         tokio::time::sleep(delay).await;
     };
     let limits = api::Limits {
-        connections: http.max_connections as usize,
+        connections: open_files::connections(http.max_connections),
         grace: Duration::from_secs(http.shutdown_timeout),
         ..api::Limits::default()
     };

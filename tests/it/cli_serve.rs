@@ -1,5 +1,15 @@
 //! `saas serve` as a process.
 
+use std::{
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use futures_util::future::join_all;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -125,4 +135,130 @@ async fn one_line_a_request_and_no_secrets() {
         (&json!("My Product"), &json!(env!("CARGO_PKG_VERSION")))
     );
     assert_eq!(requests[3]["path"], "-");
+}
+
+/// Sends one request and reads its answer; whether the connection may be used again.
+async fn ask(stream: &mut TcpStream, request: &[u8]) -> std::io::Result<bool> {
+    stream.write_all(request).await?;
+    let (mut answer, mut buffer) = (Vec::new(), [0; 4096]);
+    loop {
+        let read = stream.read(&mut buffer).await?;
+        if read == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        answer.extend_from_slice(&buffer[..read]);
+        let text = std::str::from_utf8(&answer).unwrap();
+        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        let length = head.split_once("content-length: ").unwrap().1.lines().next().unwrap().parse::<usize>();
+        if body.len() == length.unwrap() {
+            return Ok(!head.contains("connection: close"));
+        }
+    }
+}
+
+#[derive(Default)]
+struct Load {
+    answered: AtomicUsize,
+    /// Requests over a connection that was open, and not answered.
+    lost: AtomicUsize,
+    /// Connections that were made and closed before the first answer.
+    turned_away: AtomicUsize,
+}
+
+/// Asks over one connection after the other, until the port is closed.
+async fn go_on_asking(address: &str, request: &[u8], load: &Load) {
+    while let Ok(mut stream) = TcpStream::connect(address).await {
+        let mut first = true;
+        loop {
+            match ask(&mut stream, request).await {
+                Ok(open) => {
+                    load.answered.fetch_add(1, Ordering::Relaxed);
+                    first = false;
+                    if !open {
+                        break;
+                    }
+                }
+                Err(_) => {
+                    let count = if first { &load.turned_away } else { &load.lost };
+                    count.fetch_add(1, Ordering::Relaxed);
+                    break;
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn smoke_the_end_under_load_loses_nothing() {
+    let database = TestDatabase::migrated().await;
+    let (mut server, address) = start(&[], &database).await;
+    let form = [("username", "admin@example.com"), ("password", "a password of ours")];
+    let login = reqwest::Client::new().post(format!("http://{address}/api/v1/auth/login")).form(&form);
+    let login: Value = login.send().await.unwrap().json().await.unwrap();
+    let token = login["access_token"].as_str().unwrap();
+    let head = format!("HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-length: 0\r\n\r\n");
+    let requests =
+        ["GET /api/v1/users/me", "POST /api/v1/jobs/example?name=x&duration=0", "GET /api/v1/health"];
+    let load = Arc::new(Load::default());
+    let clients: Vec<_> = (0..24)
+        .map(|n| {
+            let request = format!("{} {head}", requests[n % 3]);
+            let (address, load) = (address.clone(), load.clone());
+            tokio::spawn(async move { go_on_asking(&address, request.as_bytes(), &load).await })
+        })
+        .collect();
+    eventually("it is busy", || async { (load.answered.load(Ordering::Relaxed) > 2_000).then_some(()) })
+        .await;
+    server.signal("TERM");
+    assert_eq!(server.end().await.code(), Some(0), "{}", server.output());
+    for client in clients {
+        client.await.unwrap();
+    }
+    let count = |count: &AtomicUsize| count.load(Ordering::Relaxed);
+    assert_eq!(count(&load.lost), 0, "of {}", count(&load.answered));
+    // One may connect in the very moment in which the port closes; the system tells neither side of it.
+    assert!(count(&load.turned_away) <= 1, "{}", count(&load.turned_away));
+}
+
+/// Opens so many connections at once and asks over each; how many were answered, and how many refused.
+async fn burst(address: &str, connections: usize) -> (usize, usize) {
+    let request = b"GET /api/v1/health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let one = || async {
+        match TcpStream::connect(address).await {
+            Ok(mut stream) => ask(&mut stream, request).await.is_ok(),
+            Err(_) => false,
+        }
+    };
+    let answers = join_all((0..connections).map(|_| one())).await;
+    let answered = answers.iter().filter(|answered| **answered).count();
+    (answered, connections - answered)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_of_2000_connections_is_answered() {
+    raise_open_files();
+    let database = TestDatabase::migrated().await;
+    let (mut server, address) = start(&[], &database).await;
+    assert_eq!(burst(&address, 2_000).await, (2_000, 0));
+    // Also by one that may not have so many open.
+    let mut command = production(&["serve", "--port", "0"], &database, &format!("s{}", unique())).await;
+    let program = command.get_program().to_owned();
+    let args: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
+    let mut limited = Command::new("/bin/sh");
+    limited.args(["-c", "ulimit -n 200 && exec \"$0\" \"$@\""]).arg(program).args(args).env_clear();
+    limited.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command = limited;
+    let (limited, address) = serving(command).await;
+    assert!(limited.output().contains("200 open files"), "{}", limited.output());
+    assert_eq!(burst(&address, 2_000).await, (2_000, 0));
+    assert!(!limited.output().contains("\"level\":\"error\""), "{}", limited.output());
+    server.signal("TERM");
+    assert_eq!(server.end().await.code(), Some(0));
+}
+
+/// This process has the other end of each connection.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
 }

@@ -1,0 +1,193 @@
+//! The HTTP/1.1 server: connections taken, bounded, and let go.
+//!
+//! poem's own has no time limit for the head of a request, so that a client which sends a byte a minute holds a
+//! connection for ever (slowloris), nor a bound of connections, and it closes the port on those that wait to be taken.
+
+mod connection;
+
+use std::{
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::{rt::TokioIo, server::graceful::GracefulShutdown};
+use poem::{
+    Addr, Endpoint, Response,
+    http::{HeaderValue, header, uri::Scheme},
+    web::{LocalAddr, RemoteAddr},
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, timeout, timeout_at},
+};
+
+use connection::Connection;
+
+/// Bytes of a request's head, at most; a longer one is answered with 431.
+const MAX_HEAD: usize = 32 * 1024;
+const MAX_HEADERS: usize = 100;
+/// Once nobody has connected for so long, the port is closed.
+const DRAIN: Duration = Duration::from_millis(20);
+/// Or after so long, however many go on connecting. Whoever has a connection and has asked nothing by then is not
+/// waited for.
+const MAX_DRAIN: Duration = Duration::from_millis(500);
+/// A pause where the system has no file descriptor to give.
+const OUT_OF_FILES: Duration = Duration::from_millis(50);
+
+/// What a server lets its clients do.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Connections at once; more wait in the system's queue.
+    pub connections: usize,
+    /// How long requests under way may take once the server is told to stop.
+    pub grace: Duration,
+    /// How long a request's head may take from its first byte on.
+    pub head: Duration,
+    /// How long a connection may be idle.
+    pub idle: Duration,
+    /// How long a client may take to make room for more of an answer.
+    pub write: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 10_000,
+            grace: Duration::from_secs(25),
+            head: Duration::from_secs(10),
+            // Load balancers keep theirs for a minute; it should be they who close, lest a request meets a closing door.
+            idle: Duration::from_secs(75),
+            write: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Answers requests until `stop` ends, and then those that are under way or have reached the port.
+///
+/// From then on each answer says that the connection will be closed. One that is idle is not closed at once: a request
+/// may be on its way over it, and would be lost.
+///
+/// # Errors
+/// When the listener cannot be used.
+pub async fn serve(
+    listener: std::net::TcpListener,
+    endpoint: impl Endpoint<Output = Response> + 'static,
+    stop: impl Future<Output = ()>,
+    limits: Limits,
+) -> io::Result<()> {
+    let listener = TcpListener::from_std(listener)?;
+    let room = Arc::new(Semaphore::new(limits.connections));
+    let server = Arc::new(Server { endpoint, stopping: AtomicBool::new(false), limits });
+    let graceful = GracefulShutdown::new();
+    tokio::pin!(stop);
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut stop => break,
+            (stream, peer, permit) = accept(&listener, &room) => server.answer(stream, peer, permit, &graceful),
+        }
+    }
+    server.stopping.store(true, Ordering::Relaxed);
+    // Whoever has connected by now counts on an answer.
+    let last = Instant::now() + MAX_DRAIN;
+    while let Ok((stream, peer, permit)) =
+        timeout_at(last.min(Instant::now() + DRAIN), accept(&listener, &room)).await
+    {
+        server.answer(stream, peer, permit, &graceful);
+    }
+    // And those of this very moment, without a look at anything else between the last one and the end.
+    let listener = listener.into_std()?;
+    while let Ok((stream, peer)) = listener.accept() {
+        stream.set_nonblocking(true)?;
+        let Ok(permit) = room.clone().try_acquire_owned() else { break };
+        server.answer(TcpStream::from_std(stream)?, peer, permit, &graceful);
+    }
+    drop(listener);
+    let all = u32::try_from(limits.connections).unwrap_or(u32::MAX);
+    // hyper would close at once what it has not looked at yet.
+    let last = last.max(Instant::now() + DRAIN);
+    let _ = timeout_at(last, room.acquire_many(all)).await;
+    if timeout(limits.grace, graceful.shutdown()).await.is_err() {
+        tracing::warn!("requests under way are dropped: they take longer than SHUTDOWN_TIMEOUT");
+    }
+    Ok(())
+}
+
+async fn accept(
+    listener: &TcpListener,
+    room: &Arc<Semaphore>,
+) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
+    loop {
+        let Ok(permit) = room.clone().acquire_owned().await else { return std::future::pending().await };
+        match listener.accept().await {
+            Ok((stream, peer)) => return (stream, peer, permit),
+            // The client has gone again, which is no fault; or too many files are open, which passes.
+            Err(error) => {
+                tracing::debug!(%error, "a connection could not be accepted");
+                tokio::time::sleep(OUT_OF_FILES).await;
+            }
+        }
+    }
+}
+
+struct Server<E> {
+    endpoint: E,
+    /// Whether connections end with their next answer.
+    stopping: AtomicBool,
+    limits: Limits,
+}
+
+impl<E: Endpoint<Output = Response> + 'static> Server<E> {
+    /// Answers what comes over a connection.
+    fn answer(
+        self: &Arc<Self>,
+        stream: TcpStream,
+        peer: SocketAddr,
+        permit: OwnedSemaphorePermit,
+        graceful: &GracefulShutdown,
+    ) {
+        let Ok(local) = stream.local_addr() else { return };
+        // Answers are written whole, so that there is nothing to wait for (RFC 896).
+        let _ = stream.set_nodelay(true);
+        let busy = Arc::new(AtomicBool::new(false));
+        let connection = Connection::new(stream, busy.clone(), self.limits);
+        let server = self.clone();
+        let service = service_fn(move |request: hyper::Request<Incoming>| {
+            busy.store(true, Ordering::Relaxed);
+            let (server, busy) = (server.clone(), busy.clone());
+            async move {
+                let (local, peer) = (LocalAddr(Addr::SocketAddr(local)), RemoteAddr(Addr::SocketAddr(peer)));
+                let request = (request, local, peer, Scheme::HTTP).into();
+                let mut response = server.endpoint.get_response(request).await;
+                if server.stopping.load(Ordering::Relaxed) {
+                    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                }
+                busy.store(false, Ordering::Relaxed);
+                Ok::<hyper::Response<_>, Infallible>(response.into())
+            }
+        });
+        let served = http1::Builder::new()
+            // See `Connection`: hyper's own would count idle time as well.
+            .header_read_timeout(None)
+            .max_headers(MAX_HEADERS)
+            .max_header_size(MAX_HEAD)
+            .max_buf_size(2 * MAX_HEAD)
+            .serve_connection(TokioIo::new(connection), service);
+        let served = graceful.watch(served);
+        tokio::spawn(async move {
+            // A client that breaks off or is too slow is no fault of ours.
+            if let Err(error) = served.await {
+                tracing::debug!(error = crate::telemetry::chain(&error), "a connection ended");
+            }
+            drop(permit);
+        });
+    }
+}
