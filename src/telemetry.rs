@@ -3,14 +3,16 @@
 //! Also carries the request under way, so that a log line or an enqueued job can name it.
 
 use std::{
+    borrow::Cow,
     fmt,
     net::IpAddr,
     sync::{Arc, OnceLock, atomic::AtomicBool},
 };
 
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::Value;
 use tracing::{
-    Event, Subscriber,
+    Event, Level, Subscriber,
     field::{Field, Visit},
 };
 use tracing_subscriber::{
@@ -119,50 +121,87 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        let meta = event.metadata();
-        let mut line = Map::new();
-        let now = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Micros, true);
-        line.insert("timestamp".into(), now.into());
-        line.insert("level".into(), meta.level().as_str().to_lowercase().into());
-        line.insert("service".into(), self.service.as_str().into());
-        line.insert("version".into(), env!("CARGO_PKG_VERSION").into());
-        line.insert("target".into(), meta.target().into());
-        for span in ctx.event_scope().into_iter().flat_map(|scope| scope.from_root()) {
+        let (mut line, meta) = (Line::new(), event.metadata());
+        line.add("timestamp", &chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Micros, true));
+        line.add("level", level(*meta.level()));
+        line.add("service", &*self.service);
+        line.add("version", env!("CARGO_PKG_VERSION"));
+        line.add("target", meta.target());
+        event.record(&mut line);
+        for span in ctx.event_scope().into_iter().flatten() {
             let extensions = span.extensions();
             if let Some(fields) = extensions.get::<FormattedFields<N>>()
                 && let Ok(Value::Object(fields)) = serde_json::from_str(&fields.fields)
             {
-                line.extend(fields);
+                fields.into_iter().for_each(|(name, value)| line.add(name, &value));
             }
         }
-        event.record(&mut Fields(&mut line));
-        writeln!(writer, "{}", Value::Object(line))
+        writeln!(writer, "{}", line.end())
     }
 }
 
-struct Fields<'a>(&'a mut Map<String, Value>);
+fn level(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => "error",
+        Level::WARN => "warn",
+        Level::INFO => "info",
+        Level::DEBUG => "debug",
+        Level::TRACE => "trace",
+    }
+}
 
-impl Visit for Fields<'_> {
+/// An object as it is written: a tree of values in between would cost as much as the request that it tells of. Of two
+/// fields of one name the first stays.
+struct Line {
+    text: Vec<u8>,
+    names: Vec<Cow<'static, str>>,
+}
+
+impl Line {
+    fn new() -> Self {
+        Self { text: Vec::with_capacity(512), names: Vec::with_capacity(16) }
+    }
+
+    fn add(&mut self, name: impl Into<Cow<'static, str>>, value: &(impl Serialize + ?Sized)) {
+        let name = name.into();
+        if self.names.contains(&name) {
+            return;
+        }
+        self.text.push(if self.names.is_empty() { b'{' } else { b',' });
+        // Neither a name nor anything that is logged fails to be written.
+        let _ = serde_json::to_writer(&mut self.text, &name);
+        self.text.push(b':');
+        let _ = serde_json::to_writer(&mut self.text, value);
+        self.names.push(name);
+    }
+
+    fn end(mut self) -> String {
+        self.text.push(b'}');
+        String::from_utf8(self.text).unwrap_or_default()
+    }
+}
+
+impl Visit for Line {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.0.insert(field.name().to_owned(), format!("{value:?}").into());
+        self.add(field.name(), &format!("{value:?}"));
     }
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.0.insert(field.name().to_owned(), value.into());
+        self.add(field.name(), value);
     }
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.0.insert(field.name().to_owned(), value.into());
+        self.add(field.name(), &value);
     }
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.0.insert(field.name().to_owned(), value.into());
+        self.add(field.name(), &value);
     }
     fn record_f64(&mut self, field: &Field, value: f64) {
-        self.0.insert(field.name().to_owned(), json!(value));
+        self.add(field.name(), &value);
     }
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.0.insert(field.name().to_owned(), value.into());
+        self.add(field.name(), &value);
     }
     fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
-        self.0.insert(field.name().to_owned(), chain(value).into());
+        self.add(field.name(), &chain(value));
     }
 }
 

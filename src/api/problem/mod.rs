@@ -2,7 +2,10 @@
 
 mod status;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use poem::{
     IntoResponse, PathPattern, Response,
@@ -108,7 +111,8 @@ impl ApiResponse for Error {
 
 /// The operations as documented, to say of a refused request what exactly was wrong with it.
 pub(super) struct Operations {
-    paths: Vec<Documented>,
+    /// By their paths, the names of parameters left out.
+    paths: HashMap<String, Documented>,
     registry: Registry,
 }
 
@@ -129,16 +133,14 @@ impl Operations {
     pub(super) fn of<A: OpenApi>(prefix: &str) -> Self {
         let mut registry = Registry::new();
         A::register(&mut registry);
-        let paths = A::meta().into_iter().flat_map(|api| api.paths);
-        let documented = |path: MetaPath| {
-            let steps = path.path.split('/').map(|step| match step.strip_prefix(':') {
-                Some(name) => format!("{{{name}}}"),
-                None => step.to_owned(),
-            });
-            let steps: Vec<_> = steps.collect();
-            Documented { path: format!("{prefix}{}", steps.join("/")).into(), operations: path.operations }
-        };
-        Self { paths: paths.map(documented).collect(), registry }
+        let mut paths = HashMap::<_, Documented>::new();
+        for path in A::meta().into_iter().flat_map(|api| api.paths) {
+            let named = format!("{prefix}{}", path.path);
+            let documented = paths.entry(without_names(&named));
+            let documented = documented.or_insert(Documented { path: named.into(), operations: Vec::new() });
+            documented.operations.extend(path.operations);
+        }
+        Self { paths, registry }
     }
 
     /// The documented path behind the router's pattern, which has its own names for parameters.
@@ -147,18 +149,7 @@ impl Operations {
     }
 
     fn find(&self, pattern: &str) -> Option<&Documented> {
-        let same =
-            |ours: &str, theirs: &str| ours == theirs || (ours.starts_with('{') && theirs.starts_with(':'));
-        self.paths.iter().find(|documented| {
-            let (mut ours, mut theirs) = (documented.path.split('/'), pattern.split('/'));
-            loop {
-                match (ours.next(), theirs.next()) {
-                    (None, None) => return true,
-                    (Some(ours), Some(theirs)) if same(ours, theirs) => {}
-                    _ => return false,
-                }
-            }
-        })
+        self.paths.get(&without_names(pattern))
     }
 
     /// The answer to a request that failed.
@@ -229,6 +220,16 @@ impl Operations {
             .collect();
         check_params(&self.registry, &operation.params, &query, &path)
     }
+}
+
+/// A path or a pattern of the router, with the places of its parameters alone: these have names of their own in each.
+fn without_names(pattern: &str) -> String {
+    let mut text = String::with_capacity(pattern.len());
+    for step in pattern.split('/').skip(1) {
+        text.push('/');
+        text.push_str(if step.starts_with([':', '{']) { ":" } else { step });
+    }
+    text
 }
 
 /// A failure is logged once, here; a client's mistake is not one.
