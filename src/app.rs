@@ -51,13 +51,17 @@ impl App {
             None => format!("{}{}", uuid::Uuid::new_v4(), uuid::Uuid::new_v4()),
         };
         let tokens = Tokens::new(&key, secret(&auth.secret_key_previous), auth.access_token_expire_minutes);
+        // Keys that are used for nothing else.
+        let previous = secret(&auth.secret_key_previous);
+        let of_copies = [Some(&*key), previous].into_iter().flatten().map(|key| format!("copies {key}"));
+        let copies = Sealer::new(of_copies.collect::<Vec<_>>().iter().map(String::as_str))?;
         let sealing_keys =
             secret(&auth.two_factor_key).into_iter().chain(secret(&auth.two_factor_key_previous));
         config.mail.check()?;
         let queue = Queue::new(&config.redis).context("cannot set up the job queue")?;
         let (db, redis) = (Db::new(&config.database)?, queue.redis().clone());
         Ok(Self(Arc::new(Inner {
-            cache: Cache::new(db.clone(), redis.clone(), &config.redis.queue_prefix),
+            cache: Cache::new(db.clone(), redis.clone(), &config.redis.queue_prefix, copies)?,
             db,
             redis,
             queue,

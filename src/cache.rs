@@ -13,23 +13,25 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::time::Instant;
 
 use crate::{
-    db::{Db, Row, Snapshot},
-    error::Result,
-    redis_pool::RedisPool,
+    db::{Db, Row, Snapshot, migrations},
+    error::{Error, Result},
+    redis_pool::{Patience, RedisPool},
+    security::Sealer,
     telemetry::chain,
 };
 
 /// Copies that a process keeps; those that are used least make room.
 const LOCAL: usize = 10_000;
+/// Redis is waited for no longer: the database would have answered by then.
+const REDIS: Duration = Duration::from_millis(100);
 
 /// What may be kept.
 ///
-/// Each of its rows is in a table with the trigger `tell_of_change`, or [`Cache::invalidate`] is called where it changes;
-/// and its secrets are left out, since Redis is to know none.
+/// Each of its rows is in a table with the trigger `tell_of_change`, or [`Cache::invalidate`] is called where it changes.
 pub trait Cached: Serialize + DeserializeOwned + Send + Sync + 'static {
-    /// Its kind, as part of the key in Redis; another one when its fields get another meaning.
+    /// Its kind, as part of the key; another one when its fields get another meaning.
     const NAME: &'static str;
-    /// How long a copy is kept, whatever happens.
+    /// How long a copy is kept in Redis, and again in a process, whatever happens.
     const TTL: Duration = Duration::from_secs(60);
     /// The rows that it was read from.
     fn rows(&self) -> Vec<Row>;
@@ -40,6 +42,9 @@ pub trait Cached: Serialize + DeserializeOwned + Send + Sync + 'static {
 pub struct Cache {
     db: Db,
     redis: RedisPool,
+    patience: Patience,
+    /// Whoever can write to Redis must not be able to say who is an admin, nor need they read what is kept there.
+    sealer: Arc<Sealer>,
     prefix: Arc<str>,
     local: Arc<Local<String, Kept>>,
 }
@@ -48,28 +53,33 @@ pub struct Cache {
 #[derive(Clone)]
 struct Kept {
     value: Arc<dyn Any + Send + Sync>,
-    read: Arc<Read>,
+    origin: Arc<Origin>,
     until: Instant,
 }
 
 /// When and of what something was read.
-struct Read {
+struct Origin {
     snapshot: Snapshot,
     rows: Vec<Row>,
 }
 
-/// A copy in Redis.
+/// What was read, as it is written to Redis.
 #[derive(Serialize, Deserialize)]
-struct Shared<T> {
+struct Stored<T> {
     snapshot: Snapshot,
     value: T,
 }
 
 impl Cache {
-    /// Keys in Redis begin with `prefix`.
-    pub fn new(db: Db, redis: RedisPool, prefix: &str) -> Self {
-        let prefix = format!("{prefix}:cache:").into();
-        Self { db, redis, prefix, local: Arc::new(Local::new(LOCAL)) }
+    /// Keys in Redis begin with `prefix`, and what they hold is encrypted.
+    ///
+    /// # Errors
+    /// When the migrations in this binary have no names.
+    pub fn new(db: Db, redis: RedisPool, prefix: &str, sealer: Sealer) -> anyhow::Result<Self> {
+        // A build with other tables reads no copies of this one.
+        let prefix = format!("{prefix}:cache:{}:", migrations::latest()?).into();
+        let local = Arc::new(Local::new(LOCAL));
+        Ok(Self { db, redis, patience: Patience::new(REDIS), sealer: Arc::new(sealer), prefix, local })
     }
 
     /// What has that key: a copy, or what `load` reads now. A replica knows of a change once its transaction has been
@@ -86,21 +96,23 @@ impl Cache {
             return Ok(self.db.run(async |conn| load(conn).await).await?.map(Arc::new));
         }
         let key = format!("{}:{key}", T::NAME);
-        if let Some(value) = self.local(&key) {
+        if let Some(value) = self.kept(&key) {
             return Ok(Some(value));
         }
-        if let Some(shared) = self.shared(&key).await {
-            return Ok(Some(self.keep(key, shared)));
+        if let Some(stored) = self.stored(&key).await {
+            return Ok(Some(self.keep(key, stored)));
         }
         let read = async |conn: &mut AsyncPgConnection| {
             // Before the value, which then is no older.
             let snapshot = Snapshot::take(conn).await?;
             Ok((snapshot, load(conn).await?))
         };
-        let (snapshot, Some(value)) = self.db.run(read).await? else { return Ok(None) };
-        let shared = Shared { snapshot, value };
-        self.share(&key, &shared).await;
-        Ok(Some(self.keep(key, shared)))
+        let (snapshot, value) = self.db.run(read).await?;
+        self.db.changes().compare(&snapshot);
+        let Some(value) = value else { return Ok(None) };
+        let stored = Stored { snapshot, value };
+        self.store(&key, &stored).await;
+        Ok(Some(self.keep(key, stored)))
     }
 
     /// Has all replicas read anew what stands for a row, once the transaction is committed. Tables with the trigger do
@@ -112,40 +124,40 @@ impl Cache {
         Ok(row.tell_of_change(conn).await?)
     }
 
-    fn local<T: Cached>(&self, key: &str) -> Option<Arc<T>> {
+    fn kept<T: Cached>(&self, key: &str) -> Option<Arc<T>> {
         let kept = self.local.get(key)?;
-        let right = kept.until > Instant::now() && self.vouch_for(&kept.read);
+        let Origin { snapshot, rows } = &*kept.origin;
+        let right = kept.until > Instant::now() && self.db.changes().vouch_for(snapshot, rows);
         right.then(|| kept.value.downcast().ok()).flatten()
     }
 
-    fn vouch_for(&self, read: &Read) -> bool {
-        self.db.changes().vouch_for(&read.snapshot, &read.rows)
-    }
-
-    fn keep<T: Cached>(&self, key: String, shared: Shared<T>) -> Arc<T> {
-        let value = Arc::new(shared.value);
-        let read = Arc::new(Read { snapshot: shared.snapshot, rows: value.rows() });
+    fn keep<T: Cached>(&self, key: String, stored: Stored<T>) -> Arc<T> {
+        let value = Arc::new(stored.value);
+        let origin = Arc::new(Origin { snapshot: stored.snapshot, rows: value.rows() });
         let until = Instant::now() + T::TTL;
-        self.local.insert(key, Kept { value: value.clone(), read, until });
+        self.local.insert(key, Kept { value: value.clone(), origin, until });
         value
     }
 
-    async fn shared<T: Cached>(&self, key: &str) -> Option<Shared<T>> {
-        let command = redis::Cmd::get(format!("{}{key}", self.prefix));
-        let text: Option<String> = self.redis.try_command(&command).await.ok()?;
-        // What another build has written may not be readable.
-        let shared: Shared<T> = serde_json::from_str(&text?).ok()?;
-        self.db.changes().vouch_for(&shared.snapshot, &shared.value.rows()).then_some(shared)
+    async fn stored<T: Cached>(&self, key: &str) -> Option<Stored<T>> {
+        let key = format!("{}{key}", self.prefix);
+        let get = redis::Cmd::get(&key);
+        let sealed: Option<Vec<u8>> = self.redis.try_command(&get, &self.patience).await.ok()?;
+        // What another key has encrypted, or another build has written, may not be readable.
+        let text = self.sealer.open(&key, &sealed?).ok()?;
+        let stored: Stored<T> = serde_json::from_slice(&text).ok()?;
+        self.db.changes().vouch_for(&stored.snapshot, &stored.value.rows()).then_some(stored)
     }
 
-    async fn share<T: Cached>(&self, key: &str, shared: &Shared<T>) {
-        let text = match serde_json::to_string(shared) {
-            Ok(text) => text,
+    async fn store<T: Cached>(&self, key: &str, stored: &Stored<T>) {
+        let key = format!("{}{key}", self.prefix);
+        let text = serde_json::to_vec(stored).map_err(Error::internal);
+        let sealed = match text.and_then(|text| self.sealer.seal(&key, &text)) {
+            Ok(sealed) => sealed,
             Err(error) => return tracing::error!(error = chain(&error), key, "cannot be cached"),
         };
-        let ttl = T::TTL.as_secs();
-        let command = redis::Cmd::set_ex(format!("{}{key}", self.prefix), text, ttl);
+        let set = redis::Cmd::set_ex(&key, sealed, T::TTL.as_secs());
         // Without Redis this process keeps its copy all the same.
-        let _ = self.redis.try_command::<()>(&command).await;
+        let _ = self.redis.try_command::<()>(&set, &self.patience).await;
     }
 }

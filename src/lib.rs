@@ -9,7 +9,7 @@
 //! | [`queue`] | the job engine; knows nothing of this product | |
 //! | [`models`] | the tables and their queries; knows nothing of HTTP | schema |
 //! | [`app`] | the composition root | cache, db, queue, mail, security |
-//! | [`cache`] | copies of what was read from the database | db |
+//! | [`cache`] | copies of what was read from the database | db, security |
 //! | [`db`], [`mail`], [`security`] | PostgreSQL, letters and SMTP, passwords and tokens | |
 //! | [`dev`] | the private servers of `saas dev` and the tests | |
 //! | [`config`], [`error`], [`telemetry`], [`pool`], [`redis_pool`] | the ground, which everybody may use | |

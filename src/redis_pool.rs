@@ -11,6 +11,7 @@ use std::{
 use bb8_redis::RedisConnectionManager;
 use redis::{ErrorKind, RedisError, ScriptInvocation, ServerErrorKind, aio::MultiplexedConnection};
 use secrecy::ExposeSecret;
+use tokio::time::timeout_at;
 
 use crate::{
     config::Redis,
@@ -31,8 +32,7 @@ pub struct RedisPool {
     client: redis::Client,
     timeout: Duration,
     last_error: LastError,
-    /// When a caller who could do without it last found it away.
-    away_since: Arc<Mutex<Option<Instant>>>,
+    patience: Patience,
 }
 
 impl RedisPool {
@@ -55,7 +55,7 @@ impl RedisPool {
             .test_on_check_out(true)
             .error_sink(Box::new(last_error.clone()))
             .build_unchecked(manager);
-        Ok(Self { pool, client, timeout, last_error, away_since: Arc::default() })
+        Ok(Self { pool, client, timeout, last_error, patience: Patience::new(timeout / 3) })
     }
 
     pub fn client(&self) -> &redis::Client {
@@ -67,8 +67,7 @@ impl RedisPool {
         self.timeout
     }
 
-    /// As [`Self::invoke`], for a caller who goes on without Redis and must not be kept long: one who finds it away
-    /// spares others the wait for a second.
+    /// As [`Self::invoke`], for a caller who goes on without Redis and must not be kept long.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when Redis does not answer, or has not a moment ago.
@@ -77,39 +76,21 @@ impl RedisPool {
         T: redis::FromRedisValue,
         F: Fn() -> ScriptInvocation<'static>,
     {
-        self.soon(self.invoke(call, |_| None)).await
+        let deadline = Instant::now() + self.patience.longest;
+        self.patience.unless_away(self.ask(deadline, |_| None, |conn| run(call(), conn))).await
     }
 
     /// A command, for a caller who goes on without Redis, as in [`Self::try_invoke`].
     ///
     /// # Errors
     /// As [`Self::try_invoke`].
-    pub async fn try_command<T: redis::FromRedisValue>(&self, command: &redis::Cmd) -> Result<T> {
-        let answer = async {
-            let mut again = false;
-            loop {
-                let mut conn = self.checkout().await?;
-                match command.query_async(&mut conn.inner).await {
-                    Err(error) if !again && is_lost(&error) => {
-                        conn.broken = true;
-                        again = true;
-                    }
-                    answer => return answer.map_err(|error| conn.failed(error)),
-                }
-            }
-        };
-        self.soon(answer).await
-    }
-
-    async fn soon<T>(&self, answer: impl Future<Output = Result<T>>) -> Result<T> {
-        let away = || self.away_since.lock().unwrap_or_else(PoisonError::into_inner);
-        if away().is_some_and(|since| since.elapsed() < REST) {
-            return Err(Error::unavailable("Redis", "it did not answer a moment ago"));
-        }
-        let answer = tokio::time::timeout(self.timeout / 3, answer).await;
-        let answer = answer.unwrap_or_else(|late| Err(Error::unavailable("Redis", late)));
-        *away() = answer.is_err().then(Instant::now);
-        answer
+    pub async fn try_command<T>(&self, command: &redis::Cmd, patience: &Patience) -> Result<T>
+    where
+        T: redis::FromRedisValue,
+    {
+        let deadline = Instant::now() + patience.longest;
+        let ask = |mut conn| async move { command.query_async(&mut conn).await };
+        patience.unless_away(self.ask(deadline, |_| None, ask)).await
     }
 
     /// # Errors
@@ -137,32 +118,69 @@ impl RedisPool {
         T: redis::FromRedisValue,
         F: Fn() -> ScriptInvocation<'static>,
     {
-        let deadline = tokio::time::Instant::now() + 2 * self.timeout;
+        self.ask(Instant::now() + 2 * self.timeout, refusal, |conn| run(call(), conn)).await
+    }
+
+    /// Asks, and once more where the first answer was lost.
+    async fn ask<T, A>(
+        &self,
+        deadline: Instant,
+        refusal: fn(&RedisError) -> Option<Error>,
+        ask: impl Fn(MultiplexedConnection) -> A,
+    ) -> Result<T>
+    where
+        A: Future<Output = Result<T, RedisError>>,
+    {
         let mut again = false;
         loop {
-            let mut conn = self.checkout().await?;
-            let answer = tokio::time::timeout_at(deadline, call().invoke_async(&mut conn.inner)).await;
-            match answer {
+            let late = |late| Error::unavailable("Redis", late);
+            let mut conn = timeout_at(deadline.into(), self.checkout()).await.map_err(late)??;
+            match timeout_at(deadline.into(), ask(conn.inner.clone())).await {
                 Ok(Ok(answer)) => return Ok(answer),
-                Ok(Err(error)) if !again && is_lost(&error) => {
+                Ok(Err(error)) if !again && (error.is_io_error() || error.is_unrecoverable_error()) => {
                     conn.broken = true;
                     again = true;
                 }
                 // Forgotten again between loading and calling it: the deadline ends this.
                 Ok(Err(error)) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {}
                 Ok(Err(error)) => return Err(refusal(&error).unwrap_or_else(|| conn.failed(error))),
-                Err(late) => {
+                Err(elapsed) => {
                     conn.broken = true;
-                    return Err(Error::unavailable("Redis", late));
+                    return Err(late(elapsed));
                 }
             }
         }
     }
 }
 
-/// Whether it is the connection that has failed.
-fn is_lost(error: &RedisError) -> bool {
-    error.is_io_error() || error.is_unrecoverable_error()
+async fn run<T>(call: ScriptInvocation<'static>, mut conn: MultiplexedConnection) -> Result<T, RedisError>
+where
+    T: redis::FromRedisValue,
+{
+    call.invoke_async(&mut conn).await
+}
+
+/// How long somebody waits for Redis who goes on without it: one who finds it away spares others the wait for a second.
+#[derive(Clone)]
+pub struct Patience {
+    longest: Duration,
+    away_since: Arc<Mutex<Option<Instant>>>,
+}
+
+impl Patience {
+    pub fn new(longest: Duration) -> Self {
+        Self { longest, away_since: Arc::default() }
+    }
+
+    async fn unless_away<T>(&self, answer: impl Future<Output = Result<T>>) -> Result<T> {
+        let away = || self.away_since.lock().unwrap_or_else(PoisonError::into_inner);
+        if away().is_some_and(|since| since.elapsed() < REST) {
+            return Err(Error::unavailable("Redis", "it did not answer a moment ago"));
+        }
+        let answer = answer.await;
+        *away() = answer.is_err().then(Instant::now);
+        answer
+    }
 }
 
 /// One pooled connection, when it was last used, and whether it has failed.

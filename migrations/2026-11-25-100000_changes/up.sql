@@ -1,24 +1,16 @@
 -- Tells whoever keeps a copy of a row that it has changed, and in which transaction: heard when that is committed, and
--- only then.
-CREATE FUNCTION tell_of_row(of_row text) RETURNS text LANGUAGE plpgsql AS $$
-BEGIN
-    PERFORM pg_notify('changes', of_row || ' ' || pg_current_xact_id());
-    RETURN of_row;
-END
-$$;
-
--- Attach both to every table whose rows are cached, and whose key is `id`.
+-- only then. Attach both to every table whose rows are cached, and whose key is `id`.
 CREATE FUNCTION tell_of_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF TG_OP = 'DELETE' OR OLD.* IS DISTINCT FROM NEW.* THEN
-        PERFORM tell_of_row(TG_TABLE_NAME || ':' || OLD.id);
+        PERFORM pg_notify('changes', TG_TABLE_NAME || ':' || OLD.id || ' ' || pg_current_xact_id());
     END IF;
     RETURN NULL;
 END
 $$;
 CREATE FUNCTION tell_of_truncate() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM tell_of_row('*');
+    PERFORM pg_notify('changes', '* ' || pg_current_xact_id());
     RETURN NULL;
 END
 $$;
@@ -37,8 +29,6 @@ CREATE TRIGGER sessions_tell_of_truncate
     AFTER TRUNCATE ON sessions
     FOR EACH STATEMENT EXECUTE FUNCTION tell_of_truncate();
 
--- Which transactions a statement can see, and of which server: another one, or the same one after a restart, counts
--- them anew.
-CREATE FUNCTION snapshot_text() RETURNS text LANGUAGE sql STABLE AS $$
-    SELECT (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint || ':' || pg_current_snapshot()
-$$;
+-- Also of what is replicated from elsewhere.
+ALTER TABLE users ENABLE ALWAYS TRIGGER users_tell_of_change, ENABLE ALWAYS TRIGGER users_tell_of_truncate;
+ALTER TABLE sessions ENABLE ALWAYS TRIGGER sessions_tell_of_change, ENABLE ALWAYS TRIGGER sessions_tell_of_truncate;

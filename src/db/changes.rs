@@ -12,7 +12,7 @@
 use std::{
     collections::HashMap,
     convert::Infallible,
-    sync::{Arc, OnceLock, PoisonError, RwLock},
+    sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::Duration,
 };
 
@@ -38,6 +38,8 @@ const TRUST: Duration = Duration::from_millis(80);
 const REFRESH: Duration = Duration::from_millis(25);
 /// A server that gives none for so long is given up.
 const SILENCE: Duration = Duration::from_secs(1);
+/// Setting up takes no longer.
+const SET_UP: Duration = Duration::from_secs(10);
 const BACK_OFF: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
 /// Changes that are remembered; more make all copies of before be read again.
 const MOST: usize = 10_000;
@@ -45,11 +47,6 @@ const MOST: usize = 10_000;
 const GREETING: &str = "hello ";
 /// What stands for all rows, of all tables.
 const ALL: &str = "*";
-
-#[diesel::declare_sql_function]
-extern "SQL" {
-    fn tell_of_row(of_row: Text) -> Text;
-}
 
 /// A row, as the trigger names it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -65,7 +62,8 @@ impl Row {
     /// # Errors
     /// When the database does not answer.
     pub async fn tell_of_change(&self, mut conn: &AsyncPgConnection) -> QueryResult<()> {
-        diesel::select(tell_of_row(&*self.0)).execute(&mut conn).await.map(drop)
+        let tell = diesel::sql_query("SELECT pg_notify($1, $2 || ' ' || pg_current_xact_id())");
+        tell.bind::<Text, _>(CHANNEL).bind::<Text, _>(&*self.0).execute(&mut conn).await.map(drop)
     }
 }
 
@@ -86,6 +84,8 @@ struct Shared {
     hearing: watch::Sender<Option<Hearing>>,
     /// Somebody wants to know whether we still hear.
     asked: Notify,
+    /// Somebody has read from another server than the one that we listen to.
+    astray: Notify,
     known: RwLock<Known>,
 }
 
@@ -101,8 +101,17 @@ struct Hearing {
 struct Known {
     /// What was to be seen when we began: of later changes we know. Without it we know nothing.
     since: Option<Snapshot>,
-    /// The last transaction to have changed a row. One that sees it sees those before, which that had to wait for.
+    /// The last transaction to have told of a row. They are heard in the order in which they were committed, so that
+    /// whoever sees the last has seen those before.
     last: HashMap<Box<str>, u64>,
+    /// How often we have forgotten all.
+    forgotten: u64,
+}
+
+impl Known {
+    fn forget(&mut self) {
+        *self = Self { forgotten: self.forgotten + 1, ..Self::default() };
+    }
 }
 
 impl Changes {
@@ -129,7 +138,7 @@ impl Changes {
             shared.asked.notify_one();
             return true;
         }
-        shared.heard_since(now).await
+        shared.heard_since(now - TRUST).await
     }
 
     /// Waits until all that has been committed by now is heard, or copies are not used any more.
@@ -139,11 +148,20 @@ impl Changes {
 
     /// Whether a copy of something that was read in a snapshot is still right, as far as is heard.
     pub fn vouch_for(&self, snapshot: &Snapshot, rows: &[Row]) -> bool {
-        let known = self.0.shared.known.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.0.shared.known();
         let seen = |row: &str| known.last.get(row).is_none_or(|change| snapshot.sees(*change));
-        known.since.as_ref().is_some_and(|since| snapshot.sees_all_of(since))
+        known.since.as_ref().is_some_and(|since| snapshot.follows(since))
             && rows.iter().all(|row| seen(&row.0))
             && seen(ALL)
+    }
+
+    /// Makes sure that what was just read comes from the server that we listen to. After a failover it may not.
+    pub fn compare(&self, read: &Snapshot) {
+        let shared = &self.0.shared;
+        if shared.known().since.as_ref().is_some_and(|since| !read.is_of_server_of(since)) {
+            shared.known_mut().forget();
+            shared.astray.notify_one();
+        }
     }
 }
 
@@ -152,20 +170,24 @@ impl Shared {
         let Some((row, Ok(transaction))) = payload.split_once(' ').map(|(row, id)| (row, id.parse())) else {
             return;
         };
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known_mut();
         if known.last.len() >= MOST {
-            *known = Known::default();
+            known.forget();
         }
         known.last.insert(row.into(), transaction);
     }
 
-    fn knows_nothing(&self) -> bool {
-        self.known.read().unwrap_or_else(PoisonError::into_inner).since.is_none()
+    fn known(&self) -> RwLockReadGuard<'_, Known> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn known_mut(&self) -> RwLockWriteGuard<'_, Known> {
+        self.known.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for a sign of life that was asked for then or later.
     async fn heard_since(&self, when: Instant) -> bool {
-        let late = |hearing: &Hearing| hearing.waiting.is_some_and(|since| when - since > TRUST);
+        let late = |hearing: &Hearing| hearing.waiting.is_some_and(|since| since.elapsed() > TRUST);
         match *self.hearing.borrow() {
             None => return false,
             Some(hearing) if late(&hearing) => return false,
@@ -201,16 +223,10 @@ async fn listen(shared: Arc<Shared>, manager: Arc<Manager>) {
 }
 
 async fn listen_once(shared: &Arc<Shared>, manager: &Manager) -> Result<Infallible, BoxError> {
-    *shared.known.write().unwrap_or_else(PoisonError::into_inner) = Known::default();
-    let (tell, greetings) = mpsc::unbounded_channel();
-    let ear = shared.clone();
-    let listener = manager.listen(CHANNEL, move |payload| match payload.strip_prefix(GREETING) {
-        // Nobody waits for it once we have heard our own.
-        Some(name) => drop(tell.send(name.to_owned())),
-        None => ear.note(payload),
-    });
-    let listener = listener.await?;
-    greet(manager, greetings).await?;
+    shared.known_mut().forget();
+    let set_up = timeout(SET_UP, set_up(shared, manager)).await;
+    let listener = set_up.map_err(|_| "PostgreSQL does not answer")??;
+    tracing::debug!("changes in the database are heard");
     loop {
         let asked = Instant::now();
         shared.hearing.send_modify(|hearing| {
@@ -222,19 +238,41 @@ async fn listen_once(shared: &Arc<Shared>, manager: &Manager) -> Result<Infallib
             .await
             .map_err(|_| "PostgreSQL does not answer")??;
         shared.hearing.send_replace(Some(Hearing { until: asked, waiting: None }));
-        shared.asked.notified().await;
+        tokio::select! {
+            () = shared.asked.notified() => {}
+            () = shared.astray.notified() => return Err("requests are answered by another server".into()),
+        }
     }
+}
+
+async fn set_up(shared: &Arc<Shared>, manager: &Manager) -> Result<Listening, BoxError> {
+    let (tell, greetings) = mpsc::unbounded_channel();
+    let ear = shared.clone();
+    let listener = manager.listen(CHANNEL, move |payload| match payload.strip_prefix(GREETING) {
+        // Nobody waits for it once we have heard our own.
+        Some(name) => drop(tell.send(name.to_owned())),
+        None => ear.note(payload),
+    });
+    let listener = listener.await?;
+    greet(manager, greetings).await?;
+    Ok(listener)
 }
 
 impl Shared {
     /// Whatever is told before the answer has been heard when that comes.
     async fn sign_of_life(&self, listener: &Listening) -> Result<(), BoxError> {
-        if !self.knows_nothing() {
-            return Ok(listener.client.batch_execute("").await?);
+        let mut conn = &listener.conn;
+        let forgotten = {
+            let known = self.known();
+            known.since.is_none().then_some(known.forgotten)
+        };
+        let Some(forgotten) = forgotten else { return Ok(conn.batch_execute("").await?) };
+        let snapshot = Snapshot::take(conn).await?;
+        let mut known = self.known_mut();
+        // What was forgotten since may be later than the snapshot.
+        if known.forgotten == forgotten {
+            known.since = Some(snapshot);
         }
-        let snapshot = listener.client.query_one("SELECT snapshot_text()", &[]).await?;
-        let snapshot = snapshot.try_get::<_, &str>(0)?.parse()?;
-        self.known.write().unwrap_or_else(PoisonError::into_inner).since = Some(snapshot);
         Ok(())
     }
 }

@@ -82,7 +82,7 @@ impl DerefMut for Connection {
 
 /// A connection that listens. What is heard before an answer of the server is handed on before that answer.
 pub(super) struct Listening {
-    pub(super) client: tokio_postgres::Client,
+    pub(super) conn: AsyncPgConnection,
     _driver: AbortOnDropHandle<()>,
 }
 
@@ -141,7 +141,7 @@ impl Manager {
         let listening = tokio::time::timeout(CONNECT_TIMEOUT, connecting)
             .await
             .map_err(|_| "the server does not answer")??;
-        listening.client.batch_execute(&format!("{}; LISTEN {channel}", set_statement_timeout())).await?;
+        (&listening.conn).batch_execute(&format!("{}; LISTEN {channel}", set_statement_timeout())).await?;
         Ok(listening)
     }
 
@@ -164,7 +164,8 @@ impl Manager {
                 }
             }
         };
-        Ok(Listening { client, _driver: AbortOnDropHandle::new(tokio::spawn(driver)) })
+        let _driver = AbortOnDropHandle::new(tokio::spawn(driver));
+        Ok(Listening { conn: AsyncPgConnection::try_from(client).await?, _driver })
     }
 
     async fn establish_with<T>(&self, tls: T) -> Result<Connection, BoxError>

@@ -37,6 +37,14 @@ fn embedded() -> anyhow::Result<Embedded> {
     Ok(all)
 }
 
+/// The version of the newest one in this binary.
+///
+/// # Errors
+/// When they cannot be read.
+pub fn latest() -> anyhow::Result<String> {
+    Ok(embedded()?.last().map(|migration| migration.name().version().to_string()).unwrap_or_default())
+}
+
 /// Applies what is pending and returns the names.
 pub async fn up(settings: &Database) -> anyhow::Result<Vec<String>> {
     locked(settings, |harness| {

@@ -1,64 +1,93 @@
 //! Which transactions a read could see.
 
-use std::str::FromStr;
-
-use diesel::QueryResult;
+use chrono::{DateTime, Utc};
+use diesel::{
+    deserialize::{self, FromSql, FromSqlRow},
+    pg::{Pg, PgValue},
+    prelude::*,
+    query_builder::QueryId,
+    sql_types::SqlType,
+};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use serde::{Deserialize, Serialize};
 
-/// A snapshot of PostgreSQL (`pg_snapshot`, chapter "Transaction ID and Snapshot Information Functions"), and the
-/// server that it is of: since when that runs, in microseconds. Another one counts its transactions for itself.
+/// A snapshot of PostgreSQL, the server that it is of, and when it was taken.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
-    server: i64,
+    /// Since when the server runs: another one counts its transactions for itself.
+    server: DateTime<Utc>,
+    /// By the server's clock.
+    taken: DateTime<Utc>,
+    visible: Visible,
+}
+
+/// The type `pg_snapshot` (PostgreSQL's documentation, "Transaction ID and Snapshot Information Functions").
+#[derive(Clone, Debug, PartialEq, Eq, FromSqlRow, Serialize, Deserialize)]
+struct Visible {
     /// All transactions before this one have ended.
     min: u64,
-    /// This one and those after it had not begun.
+    /// This one and those after it had not ended.
     max: u64,
     /// Those between that had not ended.
     running: Box<[u64]>,
 }
 
+#[derive(SqlType, QueryId)]
+#[diesel(postgres_type(oid = 5038, array_oid = 5039))]
+pub struct PgSnapshot;
+
 #[diesel::declare_sql_function]
 extern "SQL" {
-    fn snapshot_text() -> Text;
+    fn pg_current_snapshot() -> PgSnapshot;
+    fn pg_postmaster_start_time() -> Timestamptz;
+    fn clock_timestamp() -> Timestamptz;
 }
 
 impl Snapshot {
     /// The snapshot of this very statement. What is read after it sees as much at least.
     pub async fn take(mut conn: &AsyncPgConnection) -> QueryResult<Self> {
-        let text: String = diesel::select(snapshot_text()).get_result(&mut conn).await?;
-        text.parse().map_err(|error: Unreadable| diesel::result::Error::DeserializationError(error.into()))
+        let parts = (pg_current_snapshot(), pg_postmaster_start_time(), clock_timestamp());
+        let (visible, server, taken) = diesel::select(parts).get_result(&mut conn).await?;
+        Ok(Self { server, taken, visible })
+    }
+
+    pub fn is_of_server_of(&self, other: &Self) -> bool {
+        self.server == other.server
     }
 
     /// Whether what a transaction has done is seen, if it was committed.
     pub fn sees(&self, transaction: u64) -> bool {
-        transaction < self.min || (transaction < self.max && !self.running.contains(&transaction))
+        self.visible.sees(transaction)
     }
 
-    /// Whether all is seen that another one sees.
-    pub fn sees_all_of(&self, other: &Self) -> bool {
-        let unseen = |transaction: &u64| !other.sees(*transaction);
-        self.server == other.server && self.max >= other.max && self.running.iter().all(unseen)
+    /// Whether this one was taken later and sees all that another one sees. The time counts since a server that has
+    /// crashed may give the number of a transaction again.
+    pub fn follows(&self, other: &Self) -> bool {
+        self.is_of_server_of(other) && self.taken >= other.taken && self.visible.sees_all_of(&other.visible)
     }
 }
 
-#[derive(Debug, thiserror::Error)]
-#[error("PostgreSQL has written a snapshot in a way that is not known: {0}")]
-pub struct Unreadable(String);
+impl Visible {
+    fn sees(&self, transaction: u64) -> bool {
+        transaction < self.min || (transaction < self.max && !self.running.contains(&transaction))
+    }
 
-impl FromStr for Snapshot {
-    type Err = Unreadable;
+    fn sees_all_of(&self, other: &Self) -> bool {
+        let unseen = |transaction: &u64| !other.sees(*transaction);
+        self.max >= other.max && self.running.iter().all(unseen)
+    }
+}
 
-    fn from_str(text: &str) -> Result<Self, Unreadable> {
-        let read = || {
-            let mut parts = text.split(':');
-            let mut next = || parts.next();
-            let (server, min, max) = (next()?.parse().ok()?, next()?.parse().ok()?, next()?.parse().ok()?);
-            let running = next()?.split(',').filter(|id| !id.is_empty()).map(|id| id.parse().ok());
-            Some(Self { server, min, max, running: running.collect::<Option<_>>()? })
-        };
-        read().ok_or_else(|| Unreadable(text.into()))
+impl FromSql<PgSnapshot, Pg> for Visible {
+    /// As `pg_snapshot_send` writes it: how many run, then `xmin`, `xmax`, and those.
+    fn from_sql(value: PgValue<'_>) -> deserialize::Result<Self> {
+        let bytes = value.as_bytes();
+        let (_, numbers) = bytes.split_first_chunk::<4>().ok_or("a snapshot is cut short")?;
+        let numbers: Vec<_> = numbers.as_chunks().0.iter().map(|bytes| u64::from_be_bytes(*bytes)).collect();
+        match &numbers[..] {
+            [min, max, running @ ..] => Ok(Self { min: *min, max: *max, running: running.into() }),
+            _ => Err("a snapshot is cut short".into()),
+        }
     }
 }
 
@@ -66,33 +95,38 @@ impl FromStr for Snapshot {
 mod tests {
     use super::*;
 
-    fn snapshot(text: &str) -> Snapshot {
-        text.parse().unwrap()
+    fn visible(min: u64, max: u64, running: &[u64]) -> Visible {
+        Visible { min, max, running: running.into() }
     }
 
     #[test]
     fn a_snapshot_sees_what_has_ended() {
-        let seen = |id| snapshot("7:10:15:11,13").sees(id);
+        let seen = |id| visible(10, 15, &[11, 13]).sees(id);
         assert!(seen(9) && seen(10) && seen(12) && seen(14));
         assert!(!seen(11) && !seen(13) && !seen(15) && !seen(16));
-        assert!(snapshot("7:10:10:").sees(9) && !snapshot("7:10:10:").sees(10));
+        assert!(visible(10, 10, &[]).sees(9) && !visible(10, 10, &[]).sees(10));
     }
 
     #[test]
     fn a_later_snapshot_sees_all_of_an_earlier_one() {
-        let covers = |later: &str, earlier: &str| snapshot(later).sees_all_of(&snapshot(earlier));
-        assert!(covers("7:10:15:11,13", "7:10:15:11,13"));
-        assert!(covers("7:11:16:11,15", "7:10:15:11,13"), "the one still runs, the other has just begun");
-        assert!(!covers("7:10:15:11,13", "7:11:16:11,15"), "13 had ended by then");
-        assert!(!covers("7:10:15:11,13", "7:10:15:13"), "11 had ended there");
-        assert!(!covers("7:10:14:11", "7:10:15:11"), "14 had ended there");
-        assert!(!covers("8:20:20:", "7:10:10:"), "another server counts anew");
+        let [a, b] = [visible(10, 15, &[11, 13]), visible(11, 16, &[11, 15])];
+        assert!(a.sees_all_of(&a));
+        assert!(b.sees_all_of(&a), "the one still runs, the other has just begun");
+        assert!(!a.sees_all_of(&b), "13 had ended by then");
+        assert!(!a.sees_all_of(&visible(10, 15, &[13])), "11 had ended there");
+        assert!(!visible(10, 14, &[11]).sees_all_of(&visible(10, 15, &[11])), "14 had ended there");
     }
 
     #[test]
-    fn nonsense_is_no_snapshot() {
-        for text in ["", "7:10:15", "7:10:x:", "7:10:15:a", "now"] {
-            assert!(text.parse::<Snapshot>().is_err(), "{text}");
-        }
+    fn another_server_counts_anew_and_one_that_has_crashed_may() {
+        let at = |seconds| DateTime::from_timestamp(seconds, 0).unwrap();
+        let snapshot = |server, taken, max| Snapshot {
+            server: at(server),
+            taken: at(taken),
+            visible: visible(max, max, &[]),
+        };
+        assert!(snapshot(1, 9, 20).follows(&snapshot(1, 8, 20)));
+        assert!(!snapshot(2, 9, 20).follows(&snapshot(1, 8, 10)));
+        assert!(!snapshot(1, 7, 20).follows(&snapshot(1, 8, 10)));
     }
 }

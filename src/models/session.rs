@@ -20,7 +20,7 @@ pub const MAX_DAYS: i64 = 90;
 /// In which a retry of a refresh gets the same answer.
 const GRACE_SECONDS: i32 = 10;
 /// How exactly `last_seen_at` is kept: a write at each request would be one too many.
-const SEEN_SECONDS: i64 = 300;
+const SEEN_SECONDS: i32 = 300;
 
 /// Where somebody is signed in.
 #[derive(Clone, Debug, HasQuery, Identifiable, Serialize, Deserialize)]
@@ -56,7 +56,7 @@ impl Session {
 
     /// Whether it is time to note that it was used.
     pub fn is_stale(&self) -> bool {
-        self.last_seen_at + Duration::seconds(SEEN_SECONDS) < Utc::now()
+        self.last_seen_at + Duration::seconds(SEEN_SECONDS.into()) < Utc::now()
     }
 
     /// A session and whose it is, over or not.
@@ -97,9 +97,11 @@ impl Session {
         diesel::select(diesel::dsl::exists(known)).get_result(&mut conn).await
     }
 
-    /// Notes that it was used. The address stays that of the login, which is known to be its owner's.
+    /// Notes that it was used, if that was not noted lately. The address stays that of the login, which is known to be
+    /// its owner's.
     pub async fn touch(mut conn: &AsyncPgConnection, id: Uuid) -> QueryResult<usize> {
-        diesel::update(sessions::table.find(id))
+        let due = sessions::last_seen_at.lt(ago(SEEN_SECONDS.seconds()));
+        diesel::update(sessions::table.find(id).filter(due))
             .set(sessions::last_seen_at.eq(now()))
             .execute(&mut conn)
             .await

@@ -161,10 +161,11 @@ async fn rehash(app: &App, user: &User, password: String) {
 /// # Errors
 /// [`Error::WrongPassword`], [`Error::TooManyAttempts`].
 pub async fn confirm_password(app: &App, user: &User, password: String) -> Result<()> {
+    // What is known of who is signed in has no hash.
+    let found = app.db.run(async |conn| Ok(User::find(conn, user.id).await?)).await?;
     let turn = app.passwords.turn().await?;
     let attempt = Attempt::at_password(app, &user.email).await?;
-    let now = app.db.run(async |conn| Ok(User::find(conn, user.id).await?)).await?;
-    if turn.verify(password, now.and_then(|user| user.hashed_password)).await? {
+    if turn.verify(password, found.and_then(|user| user.hashed_password)).await? {
         attempt.succeeded().await;
         Ok(())
     } else {

@@ -171,18 +171,30 @@ async fn replayed(conn: &AsyncPgConnection, user: &User, session: &Session) -> R
     Message::notice(user, Notice::SessionRevoked).send(conn).await
 }
 
+/// How old what is known of somebody may be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Age {
+    /// 100 ms.
+    Moment,
+    /// It is read now.
+    Now,
+}
+
 /// Whom an access token was issued to, and in which session.
 ///
 /// # Errors
 /// [`Error::InvalidToken`] when the token is no good, its user is gone or its session is over;
 /// [`Error::Inactive`] when the user may no longer sign in.
-pub async fn identify(app: &App, token: &str) -> Result<Arc<Identity>> {
+pub async fn identify(app: &App, token: &str, age: Age) -> Result<Arc<Identity>> {
     let access = app.tokens.verify(token)?;
     let load = async |conn: &AsyncPgConnection| {
         let found = Session::with_user(conn, access.session_id).await?;
         Ok(found.map(|(session, user)| Identity { user: User { hashed_password: None, ..user }, session }))
     };
-    let who = app.cache.get_or_load(access.session_id, load).await?;
+    let who = match age {
+        Age::Moment => app.cache.get_or_load(access.session_id, load).await?,
+        Age::Now => app.db.run(async |conn| load(conn).await).await?.map(Arc::new),
+    };
     let who = who.filter(|who| who.session.user_id == access.user_id).ok_or(Error::InvalidToken)?;
     if !who.user.is_active {
         return Err(Error::Inactive);

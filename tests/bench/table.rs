@@ -46,6 +46,10 @@ impl Rounds {
         }
     }
 
+    pub fn most(&self) -> f64 {
+        self.0.iter().copied().fold(f64::NEG_INFINITY, f64::max)
+    }
+
     /// How it compares to a floor.
     pub fn of(&self, floor: &Self) -> f64 {
         self.median() / floor.median()
@@ -67,8 +71,7 @@ impl Rounds {
             return median;
         }
         let least = self.0.iter().copied().fold(f64::INFINITY, f64::min);
-        let most = self.0.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        format!("{median} ({}..{})", text(least), text(most))
+        format!("{median} ({}..{})", text(least), text(self.most()))
     }
 }
 

@@ -8,12 +8,14 @@ use std::sync::{
 use diesel::prelude::*;
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use redis::AsyncCommands;
+use reqwest::Method;
 use saas::{
     cache::{Cache, Cached},
-    db::Row,
+    db::{Row, migrations},
     schema::users,
 };
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use crate::support::{
     TestApp, eventually,
@@ -143,16 +145,30 @@ async fn a_replica_uses_what_another_has_put_into_redis() {
         (other.reads() == 0).then_some(())
     })
     .await;
-    // Somebody who was not there when it was read takes nothing on trust, and nonsense is no copy.
-    let key = format!("{}:cache:name:{id}", one.app.app.config.redis.queue_prefix);
+}
+
+/// Whoever can write to Redis must not be able to tell the API who somebody is.
+#[tokio::test]
+async fn a_copy_in_redis_cannot_be_read_or_made_by_others() {
+    let (database, one, other, id) = two().await;
     let mut redis = connect(&servers().await.redis_url()).await.unwrap();
-    let kept: String = redis.get(&key).await.unwrap();
-    assert!(kept.contains("Ada"), "{kept}");
-    assert!((1..=60).contains(&redis.ttl::<_, i64>(&key).await.unwrap()));
-    let () = redis.set(&key, "{").await.unwrap();
-    let prefix = one.app.app.config.redis.queue_prefix.clone();
-    let third = Replica::on(database.clone(), &prefix, &[]).await;
-    assert_eq!(third.name(id).await.as_deref(), Some("Ada"));
+    let prefix = &one.app.app.config.redis.queue_prefix;
+    let key = |id| format!("{prefix}:cache:{}:name:{id}", migrations::latest().unwrap());
+    one.warm(id).await;
+    let kept: Vec<u8> = redis.get(key(id)).await.unwrap();
+    assert!(!kept.windows(3).any(|part| part == b"Ada"));
+    assert!((1..=60).contains(&redis.ttl::<_, i64>(key(id)).await.unwrap()));
+    // Neither nonsense, nor what was written for another key, or with another.
+    for forged in [&b"{"[..], &kept, &kept[..kept.len() - 1]] {
+        let stranger = insert(&database).await;
+        rename(&database, stranger, "Grace").await;
+        let () = redis.set(key(stranger), forged).await.unwrap();
+        assert_eq!(other.name(stranger).await.as_deref(), Some("Grace"));
+    }
+    let secret = format!("--secret-key={}", "another key of 32 bytes or more, for all that it is worth");
+    let third = Replica::on(database.clone(), prefix, &[&secret]).await;
+    third.reads();
+    third.name(id).await;
     assert_eq!(third.reads(), 1);
 }
 
@@ -254,4 +270,17 @@ async fn whoever_cannot_hear_reads() {
     })
     .await;
     one.warm(id).await;
+}
+
+#[tokio::test]
+async fn whoever_was_an_admin_a_moment_ago_changes_nothing() {
+    let app = TestApp::start().await;
+    let admin = app.admin().await;
+    eventually("it listens", || async { app.app.db.changes().are_heard().await.then_some(()) }).await;
+    assert_eq!(app.get("/users", Some(&admin)).await.status, 200);
+    // Nobody is told.
+    app.sql("ALTER TABLE users DISABLE TRIGGER users_tell_of_change; UPDATE users SET role = 'user'").await;
+    let path = format!("/users/{}", admin.id);
+    let again = app.request(Method::PATCH, &path).bearer_auth(&admin.token).json(&json!({ "role": "admin" }));
+    assert_eq!(again.send().await.unwrap().status(), 403);
 }

@@ -60,7 +60,7 @@ fn modules_use_only_what_they_may() {
         ("queue", vec![]),
         ("models", vec!["schema"]),
         ("app", vec!["cache", "db", "queue", "mail", "security"]),
-        ("cache", vec!["db"]),
+        ("cache", vec!["db", "security"]),
         ("db", vec![]),
         ("mail", vec![]),
         ("security", vec![]),

@@ -18,7 +18,7 @@ use crate::{
     error::{Error, Result},
     models::user::{Role, User},
     security::Access,
-    services::sessions::{self, Identity},
+    services::sessions::{self, Age, Identity},
     telemetry,
 };
 
@@ -67,16 +67,18 @@ macro_rules! who {
 }
 
 who!(CurrentUser, user);
-who!(SignedIn, identity);
+who!(SignedIn, signed_in);
 who!(Admin, admin);
 who!(Leaving, leaving);
 
 async fn user(app: &App, request: &Request) -> Result<User> {
-    Ok(identity(app, request).await?.user.clone())
+    Ok(signed_in(app, request).await?.user.clone())
 }
 
 async fn admin(app: &App, request: &Request) -> Result<User> {
-    let who = identity(app, request).await?;
+    // Whoever was an admin a moment ago must not make themselves one again.
+    let age = if request.method().is_safe() { Age::Moment } else { Age::Now };
+    let who = identity(app, request, age).await?;
     match who.user.role {
         Role::User => Err(Error::Forbidden),
         Role::Admin if who.lacks_second_factor(app) => Err(Error::TwoFactorRequired),
@@ -85,7 +87,7 @@ async fn admin(app: &App, request: &Request) -> Result<User> {
 }
 
 async fn leaving(app: &App, request: &Request) -> Result<Access> {
-    let refused = match identity(app, request).await {
+    let refused = match signed_in(app, request).await {
         Ok(who) => return Ok(Access { user_id: who.user.id, session_id: who.session.id }),
         Err(refused @ (Error::NotAuthenticated | Error::InvalidToken)) => refused,
         Err(other) => return Err(other),
@@ -97,7 +99,11 @@ async fn leaving(app: &App, request: &Request) -> Result<Access> {
     Ok(access)
 }
 
-async fn identity(app: &App, request: &Request) -> Result<Arc<Identity>> {
+async fn signed_in(app: &App, request: &Request) -> Result<Arc<Identity>> {
+    identity(app, request, Age::Moment).await
+}
+
+async fn identity(app: &App, request: &Request, age: Age) -> Result<Arc<Identity>> {
     let token = match cookies::bearer(request) {
         Some(token) => token,
         None => {
@@ -106,7 +112,7 @@ async fn identity(app: &App, request: &Request) -> Result<Arc<Identity>> {
             token
         }
     };
-    let who = sessions::identify(app, &token).await?;
+    let who = sessions::identify(app, &token, age).await?;
     let _ = telemetry::REQUEST.try_with(|request| request.user.set(who.user.id));
     Ok(who)
 }

@@ -17,7 +17,7 @@ use poem_openapi::{
     error::{
         AuthorizationError, ContentTypeError, ParseParamError, ParsePathError, ParseRequestPayloadError,
     },
-    registry::{MetaMediaType, MetaOperation, MetaPath, MetaResponse, MetaResponses, Registry},
+    registry::{MetaMediaType, MetaOperation, MetaResponse, MetaResponses, Registry},
     types::{Example, ToJSON, Type},
 };
 use serde_json::Value;

@@ -8,6 +8,7 @@
 //! | `wrk` | load, and what came of it |
 //! | `floors` | what the machine allows |
 //! | `report`, `plot`, `document` | the figures: as a table, as bars, in `docs/performance.md` |
+//! | `stop` | the end of the server under load |
 //! | `soak` | everything at once, for long |
 
 mod document;
@@ -17,11 +18,12 @@ mod process;
 mod report;
 pub mod soak;
 mod stage;
+mod stop;
 mod wrk;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::Parser;
 use tokio::time::sleep;
 
@@ -29,13 +31,14 @@ use floors::BareHandler;
 pub use floors::{BARE_HANDLER, serve_bare};
 use process::Running;
 use report::Figures;
-use stage::{HEALTH, Stage, enqueue, job_status, login, me, user, user_list};
+use stage::{HEALTH, Stage, enqueue, job_status, login, me, sign_out, user, user_list};
 use wrk::{Load, Request, Sample};
 
 const COLD_STARTS: usize = 5;
 const CONNECTIONS: usize = 32;
 /// For what the last load has left behind: passwords that are still being hashed for nobody.
 const CALM: Duration = Duration::from_millis(1_500);
+const SIGN_OUTS: i64 = 50;
 const PAUSE: Duration = Duration::from_millis(200);
 /// By which the flood begins before the others are measured, and ends after.
 const EDGE: u64 = 1;
@@ -86,14 +89,20 @@ async fn measure(stage: &Stage, args: &Args) -> Result<()> {
     let (mut server, _) = stage.serve().await?;
     let idle = Duration::from_secs(if args.quick { 3 } else { 10 });
     look_at(&server, idle, &mut figures, 0).await;
+    let mut other = stage.serve_other().await?;
     let bench = Bench::prepare(stage, args.seconds).await?;
     for round in 1..=args.rounds {
         eprintln!("round {round} of {}", args.rounds);
         bench.round(&mut figures).await?;
         server.check()?;
+        other.check()?;
     }
     look_at(&server, idle, &mut figures, 1).await;
-    server.stop().await?;
+    eprintln!("signing out, and what another replica knows of it");
+    bench.sign_outs(&mut figures).await?;
+    other.stop().await?;
+    eprintln!("the end under load");
+    figures.stop = stop::measure(stage, server, &bench.me.requests[0]).await?;
 
     let rounds = format!("{} rounds of {} s, medians (least..most)", args.rounds, args.seconds);
     let table = figures.table();
@@ -185,6 +194,8 @@ impl<'a> Bench<'a> {
         figures.health.add(self.ask(&self.health).await?);
         figures.postgres.rate.push(floors::postgres_reads(stage, &self.session, seconds).await?);
         figures.me.add(self.ask(&self.me).await?);
+        sleep(PAUSE).await;
+        figures.logged.add(self.me.run(&stage.other_url(), stage.dir(), seconds).await?);
         figures.list.add(self.ask(&self.list).await?);
         figures.redis.add(floors::redis_reads(stage, seconds).await?);
         figures.status.add(self.ask(&self.status).await?);
@@ -199,6 +210,28 @@ impl<'a> Bench<'a> {
         figures.flood.add(flood);
         sleep(CALM).await;
         Ok(())
+    }
+
+    /// How long somebody who has signed out is known to another replica, which is busy and keeps copies.
+    async fn sign_outs(&self, figures: &mut Figures) -> Result<()> {
+        let stage = self.stage;
+        let sign_outs = async {
+            for token in stage.sign_in_many(SIGN_OUTS).await? {
+                let who = me(&token);
+                for _ in 0..3 {
+                    let status = stage.status_at_other(&who).await?;
+                    ensure!(status.is_success(), "somebody who has signed in is refused with {status}");
+                }
+                stage.send(&sign_out(&token)).await?;
+                let begun = Instant::now();
+                while stage.status_at_other(&who).await?.is_success() {}
+                figures.sign_outs.push(begun.elapsed().as_secs_f64() * 1e3);
+            }
+            anyhow::Ok(())
+        };
+        let url = stage.other_url();
+        let load = self.few.run(&url, stage.dir(), self.seconds);
+        tokio::try_join!(load, sign_outs).map(drop)
     }
 
     /// `/users/me` while others log in without pause, and what becomes of those.

@@ -102,6 +102,20 @@ impl Running {
         Ok(self.child.kill().await?)
     }
 
+    /// Tells it to stop, waits until it has, and fails unless it says that it has done so in order; milliseconds.
+    pub async fn terminate(mut self) -> Result<f64> {
+        let begun = Instant::now();
+        let mut kill = command("/bin/sh");
+        run({
+            kill.args(["-c", "kill -s TERM \"$0\"", &self.pid.to_string()]);
+            kill
+        })
+        .await?;
+        let status = timeout(PATIENCE, self.child.wait()).await.context("it does not end")??;
+        ensure!(status.success(), "it has ended with {status}:\n{}", self.log());
+        Ok(begun.elapsed().as_secs_f64() * 1e3)
+    }
+
     /// Fails if it has ended by itself.
     pub fn check(&mut self) -> Result<()> {
         if let Some(status) = self.child.try_wait()? {

@@ -1,6 +1,6 @@
 //! The figures of the API, each beside its floor, and whether they are what they should be.
 
-use super::wrk::Sample;
+use super::{stop::Outcome, wrk::Sample};
 use crate::table::{PER_SECOND, Rounds, Table, Unit, number, target};
 
 pub const LATENCY: Unit = Unit { suffix: " ms", digits: 2 };
@@ -39,6 +39,8 @@ impl Series {
 pub struct Figures {
     pub health: Series,
     pub me: Series,
+    /// The same where each request is logged.
+    pub logged: Series,
     pub list: Series,
     pub enqueue: Series,
     pub status: Series,
@@ -53,6 +55,9 @@ pub struct Figures {
     pub hashes: Series,
     /// Milliseconds.
     pub cold: Rounds,
+    /// Milliseconds from the answer to whoever signs out to that of another replica which refuses them.
+    pub sign_outs: Rounds,
+    pub stop: Outcome,
     /// Megabytes, before and after the load; empty where the system does not say, as the next.
     pub memory: [Rounds; 2],
     /// A second, before and after the load.
@@ -64,6 +69,7 @@ impl Figures {
         Self {
             health: Series::new("GET /health", "/health"),
             me: Series::new("GET /users/me", "/users/me"),
+            logged: Series::new("the same with a line in the log for each", ""),
             list: Series::new("GET /users?limit=20", ""),
             enqueue: Series::new("POST /jobs/example", ""),
             status: Series::new("GET /jobs/{id}/status", ""),
@@ -76,6 +82,8 @@ impl Figures {
             redis: Series::new("floor: redis-benchmark, GET", "redis-benchmark"),
             hashes: Series::new("floor: bcrypt on all cores", "bcrypt"),
             cold: Rounds::default(),
+            sign_outs: Rounds::default(),
+            stop: Outcome::default(),
             memory: Default::default(),
             wake_ups: Default::default(),
         }
@@ -84,13 +92,14 @@ impl Figures {
     pub fn table(&self) -> Table<7> {
         let mut table =
             Table::new(["what", "figure", "p50", "p99", "errors", "ratio to its floors", "target"]);
-        let Self { health, me, list, enqueue, status, login, alone, beside, flood, .. } = self;
+        let Self { health, me, logged, list, enqueue, status, login, alone, beside, flood, .. } = self;
         let slow = beside.p99.median();
         let flooded = beside.rate.of(&alone.rate) >= 0.3 && slow < 100.0;
         let refused = format!("{} refused with 503", number(flood.refused as f64, 0));
         for (series, floors, goal) in [
             (health, vec![&self.bare], String::new()),
             (me, vec![health, &self.postgres], goal(me, 0.6, health)),
+            (logged, vec![me], String::new()),
             (list, vec![health, &self.postgres], String::new()),
             (enqueue, vec![health, &self.redis], goal(enqueue, 0.35, health)),
             (status, vec![health, &self.redis], String::new()),
@@ -112,7 +121,7 @@ impl Figures {
     }
 
     /// What concerns the process of `saas serve`.
-    fn process_rows(&self) -> [[String; 7]; 5] {
+    fn process_rows(&self) -> [[String; 7]; 7] {
         let [rest, loaded] = &self.memory;
         let [idle, still] = &self.wake_ups;
         let row = |what: &str, figure: String, of: String, goal: String| {
@@ -125,7 +134,29 @@ impl Figures {
         let small = unless_empty(rest, target("< 30 MB", rest.median() < 30.0));
         let grown = unless_empty(loaded, format!("{} of that at rest", number(loaded.of(rest), 2)));
         let calm = unless_empty(idle, target("<= 5/s", idle.median() <= 5.0));
+        let worst = self.sign_outs.most();
+        let sign_outs = format!("{}, {} at most", self.sign_outs.show_median(LATENCY), LATENCY.of(worst));
+        let stop = &self.stop;
+        let end = format!(
+            "{} answered, {} lost, {} turned away, {}",
+            number(stop.answered as f64, 0),
+            stop.lost,
+            stop.turned_away,
+            MILLISECONDS.of(stop.took)
+        );
         [
+            row(
+                "signed out here, until refused by another",
+                sign_outs,
+                none(),
+                target("< 100 ms", worst < 100.0),
+            ),
+            row(
+                "SIGTERM at 5,000 requests/s",
+                end,
+                none(),
+                target("none lost, exit 0", stop.lost == 0 && stop.answered > 0),
+            ),
             row("start to the first answer of /health", self.cold.show(MILLISECONDS), none(), cold),
             row("memory (RSS) at rest", rest.show(MEGABYTES), none(), small),
             row("memory (RSS) after the load", loaded.show(MEGABYTES), grown, none()),

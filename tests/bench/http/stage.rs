@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use reqwest::Method;
+use reqwest::{Method, StatusCode};
 use saas::{
     dev::{self, Purpose, Server},
     security::{self, Access, Tokens},
@@ -43,6 +43,8 @@ pub struct Stage {
     dir: Dir,
     secret: String,
     port: u16,
+    /// Of another replica.
+    other_port: u16,
 }
 
 impl Stage {
@@ -58,8 +60,9 @@ impl Stage {
         tokio::spawn(connection);
         let client = reqwest::Client::builder().no_proxy().build()?;
         let (dir, secret) = (Dir::new()?, security::random_secret()?);
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
-        let stage = Self { postgres, redis, sql, client, dir, secret, port };
+        let free = || anyhow::Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port());
+        let (port, other_port) = (free()?, free()?);
+        let stage = Self { postgres, redis, sql, client, dir, secret, port, other_port };
         stage.run(&["migrate", "up"]).await?;
         stage.run(&["create-admin", "--email", ADMIN]).await?;
         stage.make_users().await?;
@@ -90,6 +93,14 @@ impl Stage {
 
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
+    }
+
+    pub fn other_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.other_port)
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     pub fn postgres_url(&self) -> &str {
@@ -133,12 +144,26 @@ impl Stage {
         Ok((server, cold))
     }
 
+    /// Starts another replica, which writes the log that one does unless it is told otherwise.
+    pub async fn serve_other(&self) -> Result<Running> {
+        let mut command = self.saas(&["serve", "--port", &self.other_port.to_string()]);
+        command.env("LOG_LEVEL", "info");
+        let mut server = Running::start(command, &self.dir().join("other.log"))?;
+        server.first_answer(self.other_port, HEALTH).await.context("another saas serve")?;
+        Ok(server)
+    }
+
     pub fn worker(&self) -> Result<Running> {
         Running::start(self.saas(&["worker"]), &self.dir().join("worker.log"))
     }
 
     pub async fn send(&self, request: &Request) -> Result<Value> {
         request.send(&self.client, &self.url()).await
+    }
+
+    /// The status that the other replica answers with.
+    pub async fn status_at_other(&self, request: &Request) -> Result<StatusCode> {
+        Ok(request.build(&self.client, &self.other_url()).send().await?.status())
     }
 
     pub async fn sign_in_admin(&self) -> Result<String> {
@@ -230,6 +255,10 @@ pub fn job_status(job: &str, token: &str) -> Request {
 
 pub fn me(token: &str) -> Request {
     Request::get(format!("{API}/users/me")).of(token)
+}
+
+pub fn sign_out(token: &str) -> Request {
+    Request::new(Method::POST, format!("{API}/auth/logout")).of(token)
 }
 
 pub fn user_list(admin: &str) -> Request {

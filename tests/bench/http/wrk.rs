@@ -43,8 +43,8 @@ impl Request {
         token.into_iter().chain(form).collect()
     }
 
-    /// Sends it once: what is not answered well is not worth measuring. Returns the answer.
-    pub async fn send(&self, client: &reqwest::Client, url: &str) -> Result<serde_json::Value> {
+    /// To be sent once.
+    pub fn build(&self, client: &reqwest::Client, url: &str) -> reqwest::RequestBuilder {
         let mut request = client.request(self.method.clone(), format!("{url}{}", self.path));
         for (name, value) in self.headers() {
             request = request.header(name, value);
@@ -52,10 +52,25 @@ impl Request {
         if let Some(form) = &self.form {
             request = request.body(form.clone());
         }
-        let answer = request.send().await?;
+        request
+    }
+
+    /// Sends it once: what is not answered well is not worth measuring. Returns the answer.
+    pub async fn send(&self, client: &reqwest::Client, url: &str) -> Result<serde_json::Value> {
+        let answer = self.build(client, url).send().await?;
         let (status, text) = (answer.status(), answer.text().await?);
         ensure!(status.is_success(), "{} {} answers {status}: {text}", self.method, self.path);
+        if text.is_empty() {
+            return Ok(serde_json::Value::Null);
+        }
         serde_json::from_str(&text).with_context(|| format!("{} answers no JSON: {text}", self.path))
+    }
+
+    /// As it goes over a connection that is kept.
+    pub fn text(&self) -> String {
+        let headers: String =
+            self.headers().iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        format!("{} {} HTTP/1.1\r\nHost: x\r\n{headers}\r\n", self.method, self.path)
     }
 }
 

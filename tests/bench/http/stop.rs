@@ -1,0 +1,96 @@
+//! The end of the server under load: what is lost by it.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Result, anyhow};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::JoinSet,
+    time::{MissedTickBehavior, interval, sleep},
+};
+
+use super::{process::Running, stage::Stage, wrk::Request};
+
+const CONNECTIONS: u32 = 64;
+/// Requests a second, of all connections together.
+pub const RATE: u32 = 5_000;
+const BEFORE: Duration = Duration::from_secs(2);
+
+#[derive(Default)]
+pub struct Outcome {
+    pub answered: u64,
+    /// Sent over an open connection and not answered.
+    pub lost: u64,
+    /// Connections that were closed before their first answer.
+    pub turned_away: u64,
+    /// Milliseconds from the signal to the end.
+    pub took: f64,
+}
+
+#[derive(Default)]
+struct Counts([AtomicU64; 3]);
+
+/// Asks 5,000 times a second over connections that are kept, and tells the server to stop in the midst of it.
+pub async fn measure(stage: &Stage, server: Running, request: &Request) -> Result<Outcome> {
+    let (counts, text) = (Arc::new(Counts::default()), request.text());
+    let mut clients = JoinSet::new();
+    for _ in 0..CONNECTIONS {
+        clients.spawn(ask_until_the_end(stage.port(), text.clone(), counts.clone()));
+    }
+    sleep(BEFORE).await;
+    let took = server.terminate().await?;
+    while clients.join_next().await.is_some() {}
+    let [answered, lost, turned_away] = counts.0.each_ref().map(|count| count.load(Ordering::Relaxed));
+    Ok(Outcome { answered, lost, turned_away, took })
+}
+
+async fn ask_until_the_end(port: u16, request: String, counts: Arc<Counts>) {
+    let mut pace = interval(Duration::from_secs(1) * CONNECTIONS / RATE);
+    pace.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    let [answered, lost, turned_away] = counts.0.each_ref();
+    // Until the port is closed.
+    while let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)).await {
+        let mut first = true;
+        loop {
+            pace.tick().await;
+            match ask(&mut stream, request.as_bytes()).await {
+                Ok(open) => {
+                    answered.fetch_add(1, Ordering::Relaxed);
+                    first = false;
+                    if !open {
+                        break;
+                    }
+                }
+                Err(_) => {
+                    (if first { turned_away } else { lost }).fetch_add(1, Ordering::Relaxed);
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// Sends a request and reads its answer; whether the connection may be used again.
+async fn ask(stream: &mut TcpStream, request: &[u8]) -> Result<bool> {
+    stream.write_all(request).await?;
+    let (mut answer, mut buffer) = (Vec::new(), [0; 4096]);
+    loop {
+        match stream.read(&mut buffer).await? {
+            0 => return Err(anyhow!("it was not answered")),
+            read => answer.extend_from_slice(&buffer[..read]),
+        }
+        let text = std::str::from_utf8(&answer)?;
+        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        if body.len() == length.unwrap_or("0").parse::<usize>()? {
+            return Ok(!head.contains("connection: close"));
+        }
+    }
+}
