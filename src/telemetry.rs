@@ -219,3 +219,18 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_fields_of_one_name_the_first_stays() {
+        let mut line = Line::new();
+        line.add("a", "quotes \" and\nlines");
+        line.add("b", &1);
+        line.add("a", &2);
+        line.add("none", &f64::NAN);
+        assert_eq!(line.end(), r#"{"a":"quotes \" and\nlines","b":1,"none":null}"#);
+    }
+}

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use hyper::body::Bytes;
 use poem::{
     Endpoint, Request, Response, Route,
-    endpoint::make_sync,
+    endpoint::{make, make_sync},
     get,
     http::{HeaderValue, StatusCode, header},
 };
@@ -119,15 +119,17 @@ impl Asset {
     }
 
     fn endpoint(self) -> impl Endpoint<Output = Response> {
-        make_sync(move |req| self.respond(&req))
+        make(move |req| {
+            let asset = self.clone();
+            async move { asset.respond(&req).await }
+        })
     }
 
-    fn respond(&self, req: &Request) -> Result<Response> {
-        let inner = &self.0;
-        let text = inner.text()?;
-        let mut response = match inner.gzipped(text).filter(|_| accepts_gzip(req)) {
-            Some(bytes) => Response::builder().header(header::CONTENT_ENCODING, "gzip").body(bytes.clone()),
-            None => Response::builder().body(text.clone()),
+    async fn respond(&self, req: &Request) -> Result<Response> {
+        let (inner, packed) = (&self.0, accepts_gzip(req));
+        let mut response = match self.bytes(packed).await? {
+            (bytes, true) => Response::builder().header(header::CONTENT_ENCODING, "gzip").body(bytes),
+            (bytes, false) => Response::builder().body(bytes),
         };
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(inner.content_type));
@@ -137,6 +139,20 @@ impl Asset {
             headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
         }
         Ok(response)
+    }
+}
+
+impl Asset {
+    /// The text, and whether it is compressed. It takes a thread of its own a while the first time.
+    async fn bytes(&self, packed: bool) -> Result<(Bytes, bool)> {
+        let asset = self.clone();
+        let make = move || {
+            let text = asset.0.text()?;
+            let gzip = if packed { asset.0.gzipped(text) } else { None };
+            Ok((gzip.unwrap_or(text).clone(), gzip.is_some()))
+        };
+        let made = if packed { self.0.gzip.get().is_some() } else { self.0.text.get().is_some() };
+        if made { make() } else { tokio::task::spawn_blocking(make).await.map_err(Error::internal)? }
     }
 }
 

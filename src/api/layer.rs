@@ -138,6 +138,10 @@ impl<E> Layer<E> {
         ] {
             headers.insert(name, HeaderValue::from_static(value));
         }
+        // So that clients and balancers look elsewhere while they still can.
+        if self.app.is_stopping() {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         if self.https {
             let year = HeaderValue::from_static("max-age=31536000; includeSubDomains");
             headers.insert(header::STRICT_TRANSPORT_SECURITY, year);

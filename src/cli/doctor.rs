@@ -77,6 +77,7 @@ impl Args {
                 report.add("database", version(&conn).await);
                 report.add("migrations", migrated(&conn).await);
                 report.add("clock", clock(&conn).await);
+                report.add("cache", Ok(cache(&self.config).await));
             }
             Err(error) => report.add(
                 "database",
@@ -170,6 +171,14 @@ async fn clock(conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
         bail!("{off:.1} s off the database's: keep both machines' clocks with NTP");
     }
     Ok(Fine("agrees with the database's".into()))
+}
+
+/// Without it everything works, and costs more.
+async fn cache(config: &Config) -> Finding {
+    match db::changes::check(&config.database).await {
+        Ok(()) => Fine("changes are heard, so that copies of rows can be kept".into()),
+        Err(error) => Warn(format!("nothing is cached: {}", telemetry::chain(error.as_ref()))),
+    }
 }
 
 async fn redis(config: &Config) -> anyhow::Result<Vec<anyhow::Result<Finding>>> {

@@ -171,6 +171,7 @@ pub(super) async fn serve(
     stop: &Stop,
 ) -> anyhow::Result<()> {
     let address = listener.local_addr()?;
+    let pool_size = app.config.database.database_pool_size;
     let endpoint = api::endpoint(app.clone(), core, http)?;
     tracing::info!(%address, "listening");
     let delay = Duration::from_secs(http.shutdown_delay);
@@ -183,7 +184,7 @@ pub(super) async fn serve(
         tokio::time::sleep(delay).await;
     };
     let limits = api::Limits {
-        connections: open_files::connections(http.max_connections),
+        connections: open_files::connections(http.max_connections, pool_size),
         grace: Duration::from_secs(http.shutdown_timeout),
         ..api::Limits::default()
     };

@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use anyhow::Context;
 use diesel::{QueryResult, sql_types::Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use tokio::{
@@ -29,7 +30,7 @@ use super::{
     Snapshot,
     connection::{Listening, Manager},
 };
-use crate::{error::BoxError, telemetry::chain};
+use crate::{config::Database, error::BoxError, telemetry::chain};
 
 const CHANNEL: &str = "changes";
 /// A change is heard at once; should it not be, copies are used for so long at most.
@@ -197,6 +198,15 @@ impl Shared {
         let until_then = hearing.wait_for(|now| now.is_none_or(|hearing| hearing.until >= when));
         matches!(timeout(TRUST, until_then).await, Ok(Ok(hearing)) if hearing.is_some())
     }
+}
+
+/// Whether changes can be heard.
+///
+/// # Errors
+/// Why they cannot.
+pub async fn check(settings: &Database) -> anyhow::Result<()> {
+    let heard = timeout(SET_UP, set_up(&Arc::default(), &Manager::new(settings)?)).await;
+    heard.context("PostgreSQL does not answer")?.map(drop).map_err(|error| anyhow::anyhow!(error))
 }
 
 /// Listens, and again whenever that ends.

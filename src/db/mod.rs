@@ -4,7 +4,7 @@
 //! server has closed, it asks after a connection's health only when that has been idle (a round trip on every
 //! checkout halves the throughput of small reads), and it speaks TLS.
 
-mod changes;
+pub mod changes;
 mod connection;
 pub mod migrations;
 mod snapshot;

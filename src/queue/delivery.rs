@@ -260,7 +260,7 @@ impl Delivery {
     fn unknown(&self, task: &str, version: u8) -> Verdict {
         tracing::warn!(
             task,
-            version,
+            task_version = version,
             "this build does not know the task; leaving the job to a worker that does"
         );
         let error = ErrorRecord {

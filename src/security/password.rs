@@ -1,6 +1,7 @@
 //! Password hashing: bcrypt, on threads of its own that give way to all others, never more at once than there are cores.
 
 use std::{
+    panic::AssertUnwindSafe,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -113,7 +114,8 @@ fn hash_all(queue: &Mutex<mpsc::Receiver<Work>>) {
     loop {
         let work = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         match work {
-            Ok(work) => work(),
+            // Its caller hears that there is no answer; the thread goes on.
+            Ok(work) => drop(std::panic::catch_unwind(AssertUnwindSafe(work))),
             Err(mpsc::RecvError) => return,
         }
     }

@@ -261,3 +261,25 @@ async fn what_anybody_would_guess_is_no_password() {
     }
     assert_eq!(column(&app.database, "SELECT count(*) FROM users").await, ["0"]);
 }
+
+/// More who log in than can be hashed in time are told to come back; those who are signed in do not feel it.
+#[tokio::test]
+async fn a_flood_of_logins_is_refused_in_part() {
+    let app = TestApp::with(&["--bcrypt-cost=13"]).await;
+    let user = app.user().await;
+    let logins = 16 * std::thread::available_parallelism().unwrap().get();
+    let flood = join_all((0..logins).map(|_| app.login("nobody@example.com", "whatever it is")));
+    let reads = async {
+        for _ in 0..20 {
+            assert_eq!(app.get("/users/me", Some(&user)).await.status, 200);
+        }
+    };
+    let (answers, ()) = tokio::join!(flood, reads);
+    let (refused, served): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 503);
+    assert!(!refused.is_empty() && !served.is_empty(), "{} of {logins} were refused", refused.len());
+    for answer in refused {
+        answer.is_problem(503, "unavailable", "Login is unavailable, try again in a moment");
+        assert!(!answer.header("retry-after").is_empty());
+    }
+    assert!(served.iter().all(|answer| [401, 429].contains(&answer.status.as_u16())));
+}

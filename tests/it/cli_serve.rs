@@ -86,7 +86,7 @@ async fn readiness_ends_before_the_service() {
 #[tokio::test]
 async fn an_idle_connection_does_not_hold_up_the_end() {
     let database = TestDatabase::migrated().await;
-    let (mut server, address) = start(&[], &database).await;
+    let (mut server, address) = start(&["--shutdown-timeout", "300"], &database).await;
     let mut idle = TcpStream::connect(&address).await.unwrap();
     idle.write_all(b"GET /api/v1/health HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     let mut buffer = [0; 4096];
@@ -157,35 +157,11 @@ async fn ask(stream: &mut TcpStream, request: &[u8]) -> std::io::Result<bool> {
     }
 }
 
-#[derive(Default)]
-struct Load {
-    answered: AtomicUsize,
-    /// Requests over a connection that was open, and not answered.
-    lost: AtomicUsize,
-    /// Connections that were made and closed before the first answer.
-    turned_away: AtomicUsize,
-}
-
-/// Asks over one connection after the other, until the port is closed.
-async fn go_on_asking(address: &str, request: &[u8], load: &Load) {
-    while let Ok(mut stream) = TcpStream::connect(address).await {
-        let mut first = true;
-        loop {
-            match ask(&mut stream, request).await {
-                Ok(open) => {
-                    load.answered.fetch_add(1, Ordering::Relaxed);
-                    first = false;
-                    if !open {
-                        break;
-                    }
-                }
-                Err(_) => {
-                    let count = if first { &load.turned_away } else { &load.lost };
-                    count.fetch_add(1, Ordering::Relaxed);
-                    break;
-                }
-            }
-        }
+/// Asks again and again over one connection, until an answer says that it ends; how many there were.
+async fn ask_until_told(address: &str, request: &[u8], answered: &AtomicUsize) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    while ask(&mut stream, request).await.expect("a request was lost") {
+        answered.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -200,25 +176,20 @@ async fn smoke_the_end_under_load_loses_nothing() {
     let head = format!("HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-length: 0\r\n\r\n");
     let requests =
         ["GET /api/v1/users/me", "POST /api/v1/jobs/example?name=x&duration=0", "GET /api/v1/health"];
-    let load = Arc::new(Load::default());
+    let answered = Arc::new(AtomicUsize::new(0));
     let clients: Vec<_> = (0..24)
         .map(|n| {
             let request = format!("{} {head}", requests[n % 3]);
-            let (address, load) = (address.clone(), load.clone());
-            tokio::spawn(async move { go_on_asking(&address, request.as_bytes(), &load).await })
+            let (address, answered) = (address.clone(), answered.clone());
+            tokio::spawn(async move { ask_until_told(&address, request.as_bytes(), &answered).await })
         })
         .collect();
-    eventually("it is busy", || async { (load.answered.load(Ordering::Relaxed) > 2_000).then_some(()) })
-        .await;
+    eventually("it is busy", || async { (answered.load(Ordering::Relaxed) > 2_000).then_some(()) }).await;
     server.signal("TERM");
     assert_eq!(server.end().await.code(), Some(0), "{}", server.output());
     for client in clients {
         client.await.unwrap();
     }
-    let count = |count: &AtomicUsize| count.load(Ordering::Relaxed);
-    assert_eq!(count(&load.lost), 0, "of {}", count(&load.answered));
-    // One may connect in the very moment in which the port closes; the system tells neither side of it.
-    assert!(count(&load.turned_away) <= 1, "{}", count(&load.turned_away));
 }
 
 /// Opens so many connections at once and asks over each; how many were answered, and how many refused.

@@ -5,7 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::future::join_all;
@@ -22,6 +22,7 @@ use crate::support::{PATIENCE, eventually};
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
 const SHORT: Duration = Duration::from_millis(150);
+const FOR_EVER: Duration = Duration::from_secs(3_600);
 
 struct Server {
     address: std::net::SocketAddr,
@@ -83,7 +84,7 @@ async fn next(stream: &mut TcpStream) -> String {
 #[tokio::test]
 async fn smoke_a_head_that_never_ends_is_given_up() {
     let server = Server::hello(Limits { head: SHORT, ..Limits::default() });
-    for part in [&b"G"[..], b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nhost: x\r\nx-more: "] {
+    for part in [&b""[..], b"G", b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nhost: x\r\nx-more: "] {
         assert_eq!(rest(server.send(part).await).await, "");
     }
     // Also of one that sends a little all the time, and after a good request.
@@ -101,14 +102,15 @@ async fn smoke_a_head_that_never_ends_is_given_up() {
 
 #[tokio::test]
 async fn an_idle_connection_is_closed_and_a_used_one_is_not() {
-    let server = Server::hello(Limits { idle: SHORT, ..Limits::default() });
-    assert_eq!(rest(server.connect().await).await, "", "it never asked for anything");
-    let mut stream = server.send(GET).await;
-    for _ in 0..20 {
-        assert!(next(&mut stream).await.ends_with("hello"));
+    let idle = Duration::from_millis(500);
+    let server = Server::hello(Limits { idle, ..Limits::default() });
+    let (mut stream, begun) = (server.connect().await, Instant::now());
+    let mut pace = tokio::time::interval(idle / 20);
+    while begun.elapsed() < 3 * idle {
+        pace.tick().await;
         stream.write_all(GET).await.unwrap();
+        assert!(next(&mut stream).await.ends_with("hello"));
     }
-    assert!(next(&mut stream).await.ends_with("hello"));
     assert_eq!(rest(stream).await, "");
 }
 
@@ -168,7 +170,9 @@ async fn a_burst_of_connections_is_served_a_few_at_a_time() {
 
 #[tokio::test]
 async fn clients_that_break_off_leave_their_place() {
-    let server = Server::hello(Limits { connections: 2, ..Limits::default() });
+    // None of them is given up for being slow.
+    let server =
+        Server::hello(Limits { connections: 2, head: FOR_EVER, idle: FOR_EVER, ..Limits::default() });
     for _ in 0..20 {
         let reset = server.send(b"GET / HTT").await;
         reset.set_zero_linger().unwrap();
@@ -178,6 +182,15 @@ async fn clients_that_break_off_leave_their_place() {
         assert_eq!(rest(half).await, "");
     }
     assert!(next(&mut server.send(GET).await).await.ends_with("hello"));
+}
+
+#[tokio::test]
+async fn a_client_may_close_its_side_and_wait_for_the_answer() {
+    let server = Server::hello(Limits { head: FOR_EVER, idle: FOR_EVER, ..Limits::default() });
+    let mut stream = server.send(GET).await;
+    stream.shutdown().await.unwrap();
+    let answer = rest(stream).await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("hello"), "{answer:?}");
 }
 
 #[tokio::test]
@@ -244,4 +257,18 @@ async fn the_grace_ends_what_does_not() {
     let _stuck = server.send(GET).await;
     server.stop();
     tokio::time::timeout(PATIENCE, &mut server.ended).await.expect("it never ends").unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_its_answer_is_given_up() {
+    // More than the system keeps on its way.
+    let endpoint = make(async |request: poem::Request| {
+        let length = if request.uri().path() == "/large" { 64 << 20 } else { 0 };
+        Ok::<_, poem::Error>(Response::builder().body("x".repeat(length) + "hello"))
+    });
+    let server = Server::start(endpoint, Limits { connections: 1, write: SHORT, ..Limits::default() });
+    let deaf = server.send(b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    // Whoever comes next has to wait for its place.
+    assert!(next(&mut server.send(GET).await).await.ends_with("hello"));
+    drop(deaf);
 }

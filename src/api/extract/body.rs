@@ -22,7 +22,7 @@ use crate::error::{Error, FieldError, Loc, Result};
 /// The longest body that is read, in bytes.
 const MAX_BODY: usize = 1024 * 1024;
 /// How long a client may take to send a body.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+const BODY_TIMEOUT: Duration = if cfg!(test) { Duration::from_millis(50) } else { Duration::from_secs(30) };
 
 /// A JSON body. Every field that is wrong is reported, and a field that is not known is refused.
 pub struct Body<T>(pub T);
@@ -140,4 +140,19 @@ fn registry_of<T: Type + Any>() -> &'static Registry {
         known.insert(id, registry);
     }
     registry
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_body_that_does_not_come_is_given_up() {
+        let nothing = stream::pending::<std::io::Result<Vec<u8>>>();
+        let request = Request::builder().body(poem::Body::from_bytes_stream(nothing));
+        let (request, mut body) = request.split();
+        assert!(matches!(read(&request, &mut body).await, Err(Error::SlowBody)));
+    }
 }

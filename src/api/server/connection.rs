@@ -34,7 +34,8 @@ impl Connection {
     /// `busy` tells whether a request is being answered.
     pub(super) fn new(stream: TcpStream, busy: Arc<AtomicBool>, limits: Limits) -> Self {
         let (reading, writing) = (Clock::default(), Clock::default());
-        Self { stream, busy, begun: false, reading, limits, writing }
+        // The first head is due: whoever has connected wants something.
+        Self { stream, busy, begun: true, reading, limits, writing }
     }
 }
 

@@ -20,7 +20,7 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::{rt::TokioIo, server::graceful::GracefulShutdown};
 use poem::{
     Addr, Endpoint, Response,
-    http::{HeaderValue, header, uri::Scheme},
+    http::uri::Scheme,
     web::{LocalAddr, RemoteAddr},
 };
 use tokio::{
@@ -72,8 +72,8 @@ impl Default for Limits {
 
 /// Answers requests until `stop` ends, and then those that are under way or have reached the port.
 ///
-/// From then on each answer says that the connection will be closed. One that is idle is not closed at once: a request
-/// may be on its way over it, and would be lost.
+/// A connection that is idle then is not closed at once: a request may be on its way over it, and would be lost. The
+/// answers of an endpoint that knows of the end should say that their connection is to be closed.
 ///
 /// # Errors
 /// When the listener cannot be used.
@@ -85,7 +85,7 @@ pub async fn serve(
 ) -> io::Result<()> {
     let listener = TcpListener::from_std(listener)?;
     let room = Arc::new(Semaphore::new(limits.connections));
-    let server = Arc::new(Server { endpoint, stopping: AtomicBool::new(false), limits });
+    let server = Arc::new(Server { endpoint, limits });
     let graceful = GracefulShutdown::new();
     tokio::pin!(stop);
     loop {
@@ -95,20 +95,24 @@ pub async fn serve(
             (stream, peer, permit) = accept(&listener, &room) => server.answer(stream, peer, permit, &graceful),
         }
     }
-    server.stopping.store(true, Ordering::Relaxed);
     // Whoever has connected by now counts on an answer.
     let last = Instant::now() + MAX_DRAIN;
-    while let Ok((stream, peer, permit)) =
-        timeout_at(last.min(Instant::now() + DRAIN), accept(&listener, &room)).await
-    {
+    loop {
+        let until = match room.available_permits() {
+            0 => last,
+            _ => last.min(Instant::now() + DRAIN),
+        };
+        let Ok((stream, peer, permit)) = timeout_at(until, accept(&listener, &room)).await else { break };
         server.answer(stream, peer, permit, &graceful);
     }
     // And those of this very moment, without a look at anything else between the last one and the end.
     let listener = listener.into_std()?;
-    while let Ok((stream, peer)) = listener.accept() {
-        stream.set_nonblocking(true)?;
-        let Ok(permit) = room.clone().try_acquire_owned() else { break };
-        server.answer(TcpStream::from_std(stream)?, peer, permit, &graceful);
+    while let Ok(permit) = room.clone().try_acquire_owned() {
+        let Ok((stream, peer)) = listener.accept() else { break };
+        let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+        if let Ok(stream) = stream {
+            server.answer(stream, peer, permit, &graceful);
+        }
     }
     drop(listener);
     let all = u32::try_from(limits.connections).unwrap_or(u32::MAX);
@@ -125,13 +129,16 @@ async fn accept(
     listener: &TcpListener,
     room: &Arc<Semaphore>,
 ) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
+    let mut told = false;
     loop {
         let Ok(permit) = room.clone().acquire_owned().await else { return std::future::pending().await };
         match listener.accept().await {
             Ok((stream, peer)) => return (stream, peer, permit),
             // The client has gone again, which is no fault; or too many files are open, which passes.
             Err(error) => {
-                tracing::debug!(%error, "a connection could not be accepted");
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                }
                 tokio::time::sleep(OUT_OF_FILES).await;
             }
         }
@@ -140,8 +147,6 @@ async fn accept(
 
 struct Server<E> {
     endpoint: E,
-    /// Whether connections end with their next answer.
-    stopping: AtomicBool,
     limits: Limits,
 }
 
@@ -166,10 +171,7 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
             async move {
                 let (local, peer) = (LocalAddr(Addr::SocketAddr(local)), RemoteAddr(Addr::SocketAddr(peer)));
                 let request = (request, local, peer, Scheme::HTTP).into();
-                let mut response = server.endpoint.get_response(request).await;
-                if server.stopping.load(Ordering::Relaxed) {
-                    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-                }
+                let response = server.endpoint.get_response(request).await;
                 busy.store(false, Ordering::Relaxed);
                 Ok::<hyper::Response<_>, Infallible>(response.into())
             }
@@ -177,6 +179,8 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
         let served = http1::Builder::new()
             // See `Connection`: hyper's own would count idle time as well.
             .header_read_timeout(None)
+            // A client that has sent all it wants may close its side, and still wait for the answer.
+            .half_close(true)
             .max_headers(MAX_HEADERS)
             .max_header_size(MAX_HEAD)
             .max_buf_size(2 * MAX_HEAD)
