@@ -175,7 +175,7 @@ async fn clock(conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
 
 /// Without it everything works, and costs more.
 async fn cache(config: &Config) -> Finding {
-    match db::changes::check(&config.database).await {
+    match db::check_listening(&config.database).await {
         Ok(()) => Fine("changes are heard, so that copies of rows can be kept".into()),
         Err(error) => Warn(format!("nothing is cached: {}", telemetry::chain(error.as_ref()))),
     }

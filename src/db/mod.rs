@@ -4,8 +4,9 @@
 //! server has closed, it asks after a connection's health only when that has been idle (a round trip on every
 //! checkout halves the throughput of small reads), and it speaks TLS.
 
-pub mod changes;
+mod changes;
 mod connection;
+mod listener;
 pub mod migrations;
 mod snapshot;
 mod tls;
@@ -22,6 +23,7 @@ use diesel_async::{AsyncConnection, AsyncPgConnection, TransactionManager};
 
 pub use changes::{Changes, Row};
 pub use connection::{Connection, connect};
+pub use listener::check as check_listening;
 pub use snapshot::Snapshot;
 
 use crate::{

@@ -1,10 +1,18 @@
 //! A page of users, searched, filtered and sorted.
 
-use diesel::{dsl::sql, prelude::*, sql_types::Text};
+use diesel::{
+    dsl::sql,
+    pg::Pg,
+    prelude::*,
+    query_builder::{AstPass, Query, QueryFragment, QueryId},
+    sql_types::{BigInt, Text},
+};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use super::user::{Role, User};
 use crate::schema::users;
+
+pub const MOST_COUNTED: i64 = 10_000;
 
 /// What users are listed by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +36,7 @@ pub struct Listing<'a> {
 }
 
 impl Listing<'_> {
-    fn filtered(&self) -> users::BoxedQuery<'_, diesel::pg::Pg> {
+    fn filtered(&self) -> users::BoxedQuery<'_, Pg> {
         let mut query = users::table.into_boxed();
         if let Some(search) = self.search {
             // The expression that the index is on.
@@ -44,8 +52,10 @@ impl Listing<'_> {
         query
     }
 
+    /// How many there are, of whom no more than [`MOST_COUNTED`] are counted: that takes as long as reading them.
     pub async fn count(&self, mut conn: &AsyncPgConnection) -> QueryResult<i64> {
-        self.filtered().count().get_result(&mut conn).await
+        let some = self.filtered().select(users::id).order(users::id).limit(MOST_COUNTED);
+        Counted(some).get_result(&mut conn).await
     }
 
     pub async fn load(&self, mut conn: &AsyncPgConnection) -> QueryResult<Vec<User>> {
@@ -60,6 +70,23 @@ impl Listing<'_> {
             (Sort::FullName, true) => query.order((users::full_name.desc().nulls_last(), users::id.desc())),
         };
         query.select(User::as_select()).load(&mut conn).await
+    }
+}
+
+/// The rows of a query, counted.
+#[derive(QueryId)]
+struct Counted<T>(T);
+
+impl<T: Query> Query for Counted<T> {
+    type SqlType = BigInt;
+}
+
+impl<T: QueryFragment<Pg>> QueryFragment<Pg> for Counted<T> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        out.push_sql("SELECT count(*) FROM (");
+        self.0.walk_ast(out.reborrow())?;
+        out.push_sql(") AS counted");
+        Ok(())
     }
 }
 

@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-/// Users of a page, and how many there are on all pages together.
+/// Users of a page, and how many there are on all pages together, as far as they are counted.
 pub async fn list(app: &App, listing: &Listing<'_>) -> Result<(Vec<User>, i64)> {
     app.db.run(async |conn| Ok((listing.load(conn).await?, listing.count(conn).await?))).await
 }

@@ -25,7 +25,7 @@ pub(in crate::api) struct Members(pub(super) App);
 #[oai(example)]
 struct UserPage {
     items: Vec<UserOut>,
-    /// How many there are on all pages together.
+    /// How many there are on all pages together; of more than 10,000 no more are counted.
     total: u64,
     offset: u64,
     limit: u64,
