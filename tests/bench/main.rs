@@ -9,6 +9,10 @@ mod table;
 
 use std::process::ExitCode;
 
+// As `saas` has it, for the bare handler that it is compared with.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const USAGE: &str = "Usage: ./scripts/bench <WHAT> [OPTIONS]\n\n  \
     http    the API, beside a bare handler, PostgreSQL and Redis alone\n  \
     soak    everything at once for ten minutes: memory, errors\n  \

@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use clap::Parser;
+use reqwest::StatusCode;
 use tokio::time::sleep;
 
 use floors::BareHandler;
@@ -38,7 +39,10 @@ const COLD_STARTS: usize = 5;
 const CONNECTIONS: usize = 32;
 /// For what the last load has left behind: passwords that are still being hashed for nobody.
 const CALM: Duration = Duration::from_millis(1_500);
+/// Who ask `/users/me`, in turns.
+const READERS: i64 = 200;
 const SIGN_OUTS: i64 = 50;
+const PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(200);
 /// By which the flood begins before the others are measured, and ends after.
 const EDGE: u64 = 1;
@@ -152,6 +156,7 @@ impl<'a> Bench<'a> {
         let somebody = user(0);
         let (token, admin) = (stage.sign_in(&somebody).await?, stage.sign_in_admin().await?);
         let job = stage.finished_job(&token).await?;
+        let readers: Vec<_> = stage.sign_in_many(READERS).await?.iter().map(|token| me(token)).collect();
         floors::set_value(stage).await?;
         let bench = Self {
             stage,
@@ -159,16 +164,16 @@ impl<'a> Bench<'a> {
             session: stage.session(&somebody).await?,
             seconds,
             health: Load::of("health", CONNECTIONS, Request::get(HEALTH)),
-            me: Load::of("me", CONNECTIONS, me(&token)),
+            me: Load { requests: readers.clone(), ..Load::of("me", CONNECTIONS, me(&token)) },
             list: Load::of("list", CONNECTIONS, user_list(&admin)),
             enqueue: Load::of("enqueue", CONNECTIONS, enqueue(&token)),
             status: Load::of("status", CONNECTIONS, job_status(&job, &token)),
             login: Load::of("login", 8, login(&somebody)),
-            few: Load::of("few", 16, me(&token)),
+            few: Load { requests: readers, ..Load::of("few", 16, me(&token)) },
             flood: Load { refusable: true, ..Load::of("flood", 64, login(&somebody)) },
         };
         for load in [&bench.health, &bench.me, &bench.list, &bench.enqueue, &bench.status] {
-            for request in &load.requests {
+            for request in load.requests.iter().take(8) {
                 stage.send(request).await?;
             }
             load.run(&stage.url(), stage.dir(), 1).await?;
@@ -224,7 +229,14 @@ impl<'a> Bench<'a> {
                 }
                 stage.send(&sign_out(&token)).await?;
                 let begun = Instant::now();
-                while stage.status_at_other(&who).await?.is_success() {}
+                loop {
+                    let status = stage.status_at_other(&who).await?;
+                    if status == StatusCode::UNAUTHORIZED {
+                        break;
+                    }
+                    ensure!(status.is_success(), "{status} for somebody who has signed out");
+                    ensure!(begun.elapsed() < PATIENCE, "another replica goes on knowing who has signed out");
+                }
                 figures.sign_outs.push(begun.elapsed().as_secs_f64() * 1e3);
             }
             anyhow::Ok(())

@@ -75,11 +75,18 @@ async fn measure(stage: &Stage, args: &Args) -> Result<()> {
         let ratio = first.zip(last).map_or("-".into(), |(first, last)| number(last / first, 2));
         growth.push([name.into(), megabytes(first), megabytes(last), ratio]);
     }
+    let grown = memory.first().zip(memory.last()).is_some_and(|(first, last)| {
+        first
+            .iter()
+            .zip(last)
+            .any(|(first, last)| first.zip(*last).is_some_and(|(first, last)| last > 1.1 * first))
+    });
     let answered: u64 = samples.iter().map(|(_, sample)| sample.errors).sum();
     let all = answered + failed + left + logged;
     let errors = format!(
-        "{answered} errors of requests, {failed} jobs failed, {left} jobs left, {logged} errors in the logs; {}",
-        target("none", all == 0)
+        "{answered} errors of requests, {failed} jobs failed, {left} jobs left, {logged} errors in the logs; {}; {}",
+        target("none", all == 0),
+        target("memory within 1.1 of that after the first minute", !grown)
     );
     println!("\n{circumstances}\n\n{load}\n{growth}\n{errors}");
     if args.write {
