@@ -99,7 +99,11 @@ impl Cache {
         if let Some(value) = self.kept(&key) {
             return Ok(Some(value));
         }
-        if let Some(stored) = self.stored(&key).await {
+        // Redis may have taken its time.
+        if let Some(stored) = self.stored(&key).await
+            && self.db.changes().are_heard().await
+            && self.vouch_for(&stored)
+        {
             return Ok(Some(self.keep(key, stored)));
         }
         let read = async |conn: &mut AsyncPgConnection| {
@@ -145,8 +149,11 @@ impl Cache {
         let sealed: Option<Vec<u8>> = self.redis.try_command(&get, &self.patience).await.ok()?;
         // What another key has encrypted, or another build has written, may not be readable.
         let text = self.sealer.open(&key, &sealed?).ok()?;
-        let stored: Stored<T> = serde_json::from_slice(&text).ok()?;
-        self.db.changes().vouch_for(&stored.snapshot, &stored.value.rows()).then_some(stored)
+        serde_json::from_slice(&text).ok()
+    }
+
+    fn vouch_for<T: Cached>(&self, stored: &Stored<T>) -> bool {
+        self.db.changes().vouch_for(&stored.snapshot, &stored.value.rows())
     }
 
     async fn store<T: Cached>(&self, key: &str, stored: &Stored<T>) {

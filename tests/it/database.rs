@@ -2,6 +2,7 @@
 
 use std::{fmt::Write, path::Path};
 
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use futures_util::future::join_all;
 use saas::{
     db::{
@@ -212,4 +213,14 @@ async fn admins_that_are_made_at_once_are_one() {
     assert_eq!(made.iter().filter(|made| **made == Admin::Created).count(), 1);
     assert!(made.iter().all(|made| matches!(made, Admin::Created | Admin::AlreadyThere)));
     assert_eq!(app.login("root@example.com", PASSWORD).await.status, 200);
+}
+
+#[tokio::test]
+async fn the_database_ends_what_takes_too_long() {
+    let app = TestApp::start().await;
+    let timeout = "SELECT 1 WHERE current_setting('statement_timeout') = '30s'";
+    let set = async |conn: &mut AsyncPgConnection| Ok(diesel::sql_query(timeout).execute(conn).await?);
+    assert_eq!(app.app.db.run(set).await.unwrap(), 1);
+    let mut conn = db::connect(&app.database.settings()).await.unwrap();
+    assert_eq!(diesel::sql_query(timeout).execute(&mut *conn).await.unwrap(), 1);
 }
