@@ -88,7 +88,7 @@ async fn migrate_from_the_command_line() {
     assert!(migrate(&["status"]).await.succeeded().stdout.contains("users  applied"));
     assert!(migrate(&["redo"]).await.succeeded().stdout.contains("reverted and applied"));
     assert!(
-        migrate(&["down", "-n", "5"]).await.succeeded().stdout.contains("reverted 2026-11-22-000000_users")
+        migrate(&["down", "-n", "100"]).await.succeeded().stdout.contains("reverted 2026-11-22-000000_users")
     );
     assert!(migrate(&["down"]).await.succeeded().stdout.contains("nothing to revert"));
 }
