@@ -173,6 +173,11 @@ pub(super) async fn serve(
     let address = listener.local_addr()?;
     let pool_size = app.config.database.database_pool_size;
     let endpoint = api::endpoint(app.clone(), core, http)?;
+    let limits = api::Limits {
+        connections: open_files::connections(http.max_connections, pool_size),
+        grace: Duration::from_secs(http.shutdown_timeout),
+        ..api::Limits::default()
+    };
     tracing::info!(%address, "listening");
     let delay = Duration::from_secs(http.shutdown_delay);
     let asked = stop.asked.clone();
@@ -182,11 +187,6 @@ pub(super) async fn serve(
         app.begin_stopping();
         tracing::info!("stopping: finishing the requests under way");
         tokio::time::sleep(delay).await;
-    };
-    let limits = api::Limits {
-        connections: open_files::connections(http.max_connections, pool_size),
-        grace: Duration::from_secs(http.shutdown_timeout),
-        ..api::Limits::default()
     };
     tokio::select! {
         ended = api::serve(listener, endpoint, stopping, limits) => ended?,

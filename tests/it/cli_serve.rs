@@ -213,14 +213,13 @@ async fn a_burst_of_2000_connections_is_answered() {
     let (mut server, address) = start(&[], &database).await;
     assert_eq!(burst(&address, 2_000).await, (2_000, 0));
     // Also by one that may not have so many open.
-    let mut command = production(&["serve", "--port", "0"], &database, &format!("s{}", unique())).await;
+    let command = production(&["serve", "--port", "0"], &database, &format!("s{}", unique())).await;
     let program = command.get_program().to_owned();
     let args: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
     let mut limited = Command::new("/bin/sh");
     limited.args(["-c", "ulimit -n 200 && exec \"$0\" \"$@\""]).arg(program).args(args).env_clear();
     limited.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    command = limited;
-    let (limited, address) = serving(command).await;
+    let (limited, address) = serving(limited).await;
     assert!(limited.output().contains("200 open files"), "{}", limited.output());
     assert_eq!(burst(&address, 2_000).await, (2_000, 0));
     assert!(!limited.output().contains("\"level\":\"error\""), "{}", limited.output());
