@@ -163,7 +163,9 @@ impl Cache {
             Ok(sealed) => sealed,
             Err(error) => return tracing::error!(error = chain(&error), key, "cannot be cached"),
         };
-        let set = redis::Cmd::set_ex(&key, sealed, T::TTL.as_secs());
+        // In milliseconds: Redis refuses a time of none, which a part of a second would be in seconds.
+        let ttl = u64::try_from(T::TTL.as_millis()).unwrap_or(u64::MAX);
+        let set = redis::Cmd::pset_ex(&key, sealed, ttl);
         // Without Redis this process keeps its copy all the same.
         let _ = self.redis.try_command::<()>(&set, &self.patience).await;
     }

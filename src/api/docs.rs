@@ -140,9 +140,7 @@ impl Asset {
         }
         Ok(response)
     }
-}
 
-impl Asset {
     /// The text, and whether it is compressed. It takes a thread of its own a while the first time.
     async fn bytes(&self, packed: bool) -> Result<(Bytes, bool)> {
         let asset = self.clone();

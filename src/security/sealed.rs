@@ -34,7 +34,10 @@ impl Sealer {
     /// # Errors
     /// When there is no key.
     pub fn seal(&self, place: &str, secret: &[u8]) -> Result<Vec<u8>> {
-        let key = self.keys.first().ok_or_else(|| Error::internal("TWO_FACTOR_KEY is not set"))?;
+        let key = self
+            .keys
+            .first()
+            .ok_or_else(|| Error::internal("there is no key to encrypt with: is TWO_FACTOR_KEY set?"))?;
         let mut text = secret.to_vec();
         let nonce = key
             .seal_in_place_append_tag(Aad::from(place.as_bytes()), &mut text)

@@ -49,7 +49,7 @@ pub struct Limits {
     pub connections: usize,
     /// How long requests under way may take once the server is told to stop.
     pub grace: Duration,
-    /// How long a request's head may take from its first byte on.
+    /// How long a request's head may take: the first one since the connection was made, others from their first byte on.
     pub head: Duration,
     /// How long a connection may be idle.
     pub idle: Duration,
