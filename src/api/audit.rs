@@ -2,7 +2,7 @@ use chrono::{DateTime, Utc};
 use poem_openapi::{Object, OpenApi, param::Query, payload::Json, types::Example};
 use serde_json::{Value, json};
 
-use super::{Tag, extract::Admin};
+use super::{extract::Admin, tag::Tag};
 use crate::{
     app::App,
     error::{Error, Result},

@@ -9,18 +9,14 @@ use poem::{
     get,
     http::{HeaderValue, StatusCode, header},
 };
-use poem_openapi::OpenApiService;
+use poem_openapi::{OpenApi, OpenApiService};
 use serde_json::{Value, json};
 
 use super::{
-    PREFIX, Service,
     gzip::{accepts_gzip, gzip},
-    service,
+    paths::PREFIX,
 };
-use crate::{
-    app::App,
-    error::{Error, Result},
-};
+use crate::error::{Error, Result};
 
 /// The pages run the scripts they bring along, talk to this server, and to nothing else.
 const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; \
@@ -53,14 +49,16 @@ pub(super) fn document(spec: &str) -> anyhow::Result<String> {
 }
 
 /// The document and the pages are made when somebody first asks for one: they are larger than the rest of the process.
-pub(super) fn routes(app: &App) -> Route {
-    let made = |make: fn(&App) -> anyhow::Result<String>| {
-        let app = app.clone();
-        move || make(&app)
+pub(super) fn routes<T: OpenApi + 'static>(
+    service: impl Fn() -> OpenApiService<T, ()> + Clone + Send + Sync + 'static,
+) -> Route {
+    let made = |make: fn(OpenApiService<T, ()>) -> anyhow::Result<String>| {
+        let service = service.clone();
+        move || make(service())
     };
-    let json = Asset::new("application/json", None, made(super::document));
-    let swagger = |app: &App| page(app, OpenApiService::swagger_ui_html);
-    let redoc = |app: &App| Ok(without_web_fonts(&page(app, OpenApiService::redoc_html)?));
+    let json = Asset::new("application/json", None, made(|service| document(&service.spec())));
+    let swagger = |service| page(&service, OpenApiService::swagger_ui_html);
+    let redoc = |service| Ok(without_web_fonts(&page(&service, OpenApiService::redoc_html)?));
     let swagger = Asset::new("text/html; charset=utf-8", Some(PAGE_POLICY), made(swagger));
     let redoc = Asset::new("text/html; charset=utf-8", Some(PAGE_POLICY), made(redoc));
     let mut routes = Route::new().at("/", get(make_sync(|_| redirect("/docs"))));
@@ -75,10 +73,12 @@ pub(super) fn routes(app: &App) -> Route {
 }
 
 /// A page that embeds the document: ours in the place of the one that the framework makes.
-fn page(app: &App, html: fn(&Service) -> String) -> anyhow::Result<String> {
-    let service = service(app);
+fn page<T: OpenApi>(
+    service: &OpenApiService<T, ()>,
+    html: fn(&OpenApiService<T, ()>) -> String,
+) -> anyhow::Result<String> {
     let spec = service.spec();
-    Ok(html(&service).replace(&spec, &document(&spec)?))
+    Ok(html(service).replace(&spec, &document(&spec)?))
 }
 
 fn redirect(to: &'static str) -> Response {

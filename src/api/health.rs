@@ -5,7 +5,7 @@ use poem_openapi::{
     types::{Example, ToJSON},
 };
 
-use super::Tag;
+use super::tag::Tag;
 use crate::{
     app::App,
     db::migrations,

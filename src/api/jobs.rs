@@ -10,8 +10,8 @@ use poem_openapi::{
 use serde_json::{Value, json};
 
 use super::{
-    Tag,
     extract::{Body, CurrentUser, SignedIn},
+    tag::Tag,
 };
 use crate::{
     app::App,

@@ -15,9 +15,9 @@ use poem::{
 use tracing::Instrument;
 
 use super::{
-    PREFIX,
     cors::Cors,
     gzip::{accepts_gzip, compress},
+    paths::PREFIX,
     problem::{Asked, Operations},
 };
 use crate::{

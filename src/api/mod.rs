@@ -1,4 +1,4 @@
-//! The HTTP API: one file a resource. A new resource is its file, a `mod` line and a place in [`Resources`].
+//! The HTTP API: one file per resource. A new resource is its file, its `mod` line and one line in [`resources`].
 
 mod account_pages;
 mod admin;
@@ -14,10 +14,14 @@ mod health;
 mod jobs;
 mod layer;
 mod page;
+mod paths;
 mod problem;
+mod respond;
 mod server;
+mod tag;
 mod users;
 
+pub use paths::PREFIX;
 pub use server::{Limits, serve};
 
 use std::{collections::HashSet, sync::Arc};
@@ -26,48 +30,27 @@ use poem::{
     Endpoint, EndpointExt, Response,
     middleware::{CookieJarManager, NormalizePath, TrailingSlash},
 };
-use poem_openapi::{LicenseObject, OpenApiService, Tags};
+use poem_openapi::{LicenseObject, OpenApi, OpenApiService};
 
 use crate::{
     app::App,
     config::{Core, Http},
 };
 
-const PREFIX: &str = "/api/v1";
-
-#[derive(Tags)]
-enum Tag {
-    /// Is it up?
-    Health,
-    /// Register, sign in and out, and what the links in mails do.
-    Auth,
-    /// Accounts.
-    Users,
-    /// Work in the background: put it in a queue, follow it, cancel it.
-    Jobs,
-    /// For admins: the audit trail, the job queues, their jobs and the workers.
-    Admin,
-}
-
-type Resources =
-    (health::Health, auth::Resources, users::Resources, jobs::Jobs, audit::Audit, admin::Resources);
-
-type Service = OpenApiService<Resources, ()>;
-
-fn service(app: &App) -> Service {
-    let resources = (
+/// Every resource of the API.
+fn resources(app: &App) -> impl OpenApi + use<> {
+    (
         health::Health(app.clone()),
         auth::resources(app),
         users::resources(app),
         jobs::Jobs(app.clone()),
         audit::Audit(app.clone()),
         admin::resources(app),
-    );
-    describe(OpenApiService::new(resources, &app.config.core.project_name, env!("CARGO_PKG_VERSION")))
+    )
 }
 
-fn describe(service: Service) -> Service {
-    service
+fn service(app: &App) -> OpenApiService<impl OpenApi + use<>, ()> {
+    OpenApiService::new(resources(app), &app.config.core.project_name, env!("CARGO_PKG_VERSION"))
         .url_prefix(PREFIX)
         .license(LicenseObject::new("MIT").url("https://opensource.org/license/mit"))
         .description(
@@ -101,13 +84,17 @@ pub fn endpoint(
     core: &Core,
     http: &Http,
 ) -> anyhow::Result<impl Endpoint<Output = Response> + use<>> {
-    let service = service(&app);
-    let operations = problem::Operations::of::<Resources>(PREFIX);
+    let operations = problem::Operations::of(&resources(&app), PREFIX);
     let https = app.config.mail.public_url().starts_with("https://");
     let cors = cors::Cors { origins: http.cors_origins(core.debug)? };
     let cookies = cookies::Settings { secure: https || !core.debug, origins: own_origins(&app, &cors) };
-    let mut routes =
-        docs::routes(&app).nest(PREFIX, service).nest("/account", account_pages::routes(&core.project_name));
+    let documented = {
+        let app = app.clone();
+        move || service(&app)
+    };
+    let mut routes = docs::routes(documented)
+        .nest(PREFIX, service(&app))
+        .nest("/account", account_pages::routes(&core.project_name));
     if http.dev_pages {
         routes = routes.nest("/dev/mail", dev_mail::routes(app.config.mail.mail_dir.clone()));
     }

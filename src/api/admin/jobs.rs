@@ -7,12 +7,12 @@ use poem_openapi::{
 };
 use serde_json::{Value, json};
 
-use super::check_queue;
+use super::queue_name::check_queue;
 use crate::{
     api::{
-        Tag,
         extract::Admin,
         jobs::{Canceled, StateOut, cancel, find},
+        tag::Tag,
     },
     app::App,
     error::{Error, Result},

@@ -7,11 +7,11 @@ use poem_openapi::{
     types::{Example, MaybeUndefined},
 };
 
-use super::check_queue;
+use super::queue_name::check_queue;
 use crate::{
     api::{
-        Tag,
         extract::{Admin, Body},
+        tag::Tag,
     },
     app::App,
     error::{Error, Result},

@@ -2,7 +2,7 @@ use chrono::{DateTime, Utc};
 use poem_openapi::{Object, OpenApi, payload::Json, types::Example};
 
 use crate::{
-    api::{Tag, extract::Admin},
+    api::{extract::Admin, tag::Tag},
     app::App,
     error::Result,
     queue::WorkerInfo,

@@ -1,10 +1,10 @@
-use poem_openapi::{ApiResponse, Object, OpenApi, payload::Json, types::Example};
+use poem_openapi::{Object, OpenApi};
 
-use super::Done;
 use crate::{
     api::{
-        Tag,
         extract::{Body, Email, NewPassword},
+        respond::{Accepted, NoContent},
+        tag::Tag,
     },
     app::App,
     error::Result,
@@ -49,38 +49,15 @@ struct AcceptIn {
     full_name: Option<String>,
 }
 
-#[derive(Object)]
-#[oai(example)]
-pub(in crate::api) struct Accepted {
-    message: String,
-}
-
-impl Example for Accepted {
-    fn example() -> Self {
-        Self { message: "If the address has an account, a mail is on its way".into() }
-    }
-}
-
-#[derive(ApiResponse)]
-enum Mailed {
-    /// Whether anybody has the address, nobody learns here.
-    #[oai(status = 202)]
-    Accepted(Json<Accepted>),
-}
-
-fn mailed() -> Mailed {
-    Mailed::Accepted(Json(Accepted::example()))
-}
-
 #[OpenApi(prefix_path = "/auth", tag = "Tag::Auth")]
 impl Links {
     /// Confirm an address.
     ///
     /// With the token of the link that was sent there; it works once, for 24 hours. Fails with 400 `invalid_link`.
     #[oai(path = "/verify-email", method = "post", operation_id = "verify_email")]
-    async fn verify_email(&self, Body(body): Body<TokenIn>) -> Result<Done> {
+    async fn verify_email(&self, Body(body): Body<TokenIn>) -> Result<NoContent> {
         recovery::verify_email(&self.0, &body.token).await?;
-        Ok(Done::Done)
+        Ok(NoContent)
     }
 
     /// Have the link to confirm an address sent again.
@@ -88,9 +65,9 @@ impl Links {
     /// Answers the same whether anybody has the address or not. Fails with 429 `too_many_attempts` where one place asks
     /// for too many.
     #[oai(path = "/verify-email/resend", method = "post", operation_id = "resend_verification")]
-    async fn resend(&self, Body(body): Body<AddressIn>) -> Result<Mailed> {
+    async fn resend(&self, Body(body): Body<AddressIn>) -> Result<Accepted> {
         recovery::resend_verification(&self.0, &body.email.0).await?;
-        Ok(mailed())
+        Ok(Accepted::mail_sent_if_registered())
     }
 
     /// Have a link sent to set a forgotten password.
@@ -98,9 +75,9 @@ impl Links {
     /// Answers the same whether anybody has the address or not. Fails with 429 `too_many_attempts` where one place asks
     /// for too many.
     #[oai(path = "/forgot-password", method = "post", operation_id = "forgot_password")]
-    async fn forgot_password(&self, Body(body): Body<AddressIn>) -> Result<Mailed> {
+    async fn forgot_password(&self, Body(body): Body<AddressIn>) -> Result<Accepted> {
         recovery::forgot_password(&self.0, &body.email.0).await?;
-        Ok(mailed())
+        Ok(Accepted::mail_sent_if_registered())
     }
 
     /// Set a forgotten password.
@@ -108,9 +85,9 @@ impl Links {
     /// With the token of the link that was sent; it works once, for 30 minutes. All sessions end. Fails with 400
     /// `invalid_link`.
     #[oai(path = "/reset-password", method = "post", operation_id = "reset_password")]
-    async fn reset_password(&self, Body(body): Body<ResetIn>) -> Result<Done> {
+    async fn reset_password(&self, Body(body): Body<ResetIn>) -> Result<NoContent> {
         recovery::reset_password(&self.0, &body.token, body.password.0).await?;
-        Ok(Done::Done)
+        Ok(NoContent)
     }
 
     /// Take on a new address.
@@ -118,17 +95,17 @@ impl Links {
     /// With the token of the link that was sent there; it works once, for 24 hours. Fails with 400 `invalid_link`, or
     /// `email_taken` where somebody else has it by now.
     #[oai(path = "/confirm-email", method = "post", operation_id = "confirm_email")]
-    async fn confirm_email(&self, Body(body): Body<TokenIn>) -> Result<Done> {
+    async fn confirm_email(&self, Body(body): Body<TokenIn>) -> Result<NoContent> {
         recovery::confirm_email(&self.0, &body.token).await?;
-        Ok(Done::Done)
+        Ok(NoContent)
     }
 
     /// Take an invitation.
     ///
     /// With the token of the link that was sent; it works once, for 7 days. Fails with 400 `invalid_link`.
     #[oai(path = "/accept-invite", method = "post", operation_id = "accept_invite")]
-    async fn accept_invite(&self, Body(body): Body<AcceptIn>) -> Result<Done> {
+    async fn accept_invite(&self, Body(body): Body<AcceptIn>) -> Result<NoContent> {
         recovery::accept_invite(&self.0, &body.token, body.password.0, body.full_name).await?;
-        Ok(Done::Done)
+        Ok(NoContent)
     }
 }

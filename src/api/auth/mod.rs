@@ -6,8 +6,10 @@ use poem::{Request, web::cookie::CookieJar};
 use poem_openapi::{ApiResponse, Enum, Object, OpenApi, param::Query, payload::Json, types::Example};
 
 use super::{
-    Tag, cookies,
+    cookies,
     extract::{Body, CurrentUser, Email, Form, Leaving, NewPassword},
+    respond::NoContent,
+    tag::Tag,
     users::UserOut,
 };
 use crate::{
@@ -23,9 +25,7 @@ use crate::{
 
 pub(super) struct Auth(pub(super) App);
 
-pub(super) type Resources = (Auth, links::Links);
-
-pub(super) fn resources(app: &App) -> Resources {
+pub(super) fn resources(app: &App) -> impl OpenApi + use<> {
     (Auth(app.clone()), links::Links(app.clone()))
 }
 
@@ -174,13 +174,6 @@ enum Refreshed {
     Cookies,
 }
 
-#[derive(ApiResponse)]
-pub(super) enum Done {
-    /// It has been done.
-    #[oai(status = 204)]
-    Done,
-}
-
 fn deliver(grant: Grant, delivery: Delivery, request: &Request, jar: &CookieJar) -> Result<LoggedIn> {
     if delivery == Delivery::Body {
         return Ok(LoggedIn::Tokens(Json(grant.into())));
@@ -277,14 +270,14 @@ impl Auth {
     ///
     /// A browser with cookies may do so after its access token is over.
     #[oai(path = "/logout", method = "post", operation_id = "logout")]
-    async fn logout(&self, request: &Request, jar: &CookieJar, Leaving(who): Leaving) -> Result<Done> {
+    async fn logout(&self, request: &Request, jar: &CookieJar, Leaving(who): Leaving) -> Result<NoContent> {
         match services::sessions::revoke(&self.0, who.user_id, who.session_id).await {
             // It was quicker elsewhere.
             Ok(()) | Err(Error::NotFound(_)) => {}
             Err(other) => return Err(other),
         }
         cookies::clear(request, jar)?;
-        Ok(Done::Done)
+        Ok(NoContent)
     }
 
     /// Sign out everywhere: end all your sessions.
@@ -294,10 +287,10 @@ impl Auth {
         request: &Request,
         jar: &CookieJar,
         CurrentUser(user): CurrentUser,
-    ) -> Result<Done> {
+    ) -> Result<NoContent> {
         services::sessions::revoke_all(&self.0, user.id).await?;
         cookies::clear(request, jar)?;
-        Ok(Done::Done)
+        Ok(NoContent)
     }
 }
 

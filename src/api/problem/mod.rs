@@ -130,7 +130,7 @@ pub(super) struct Asked<'a> {
 }
 
 impl Operations {
-    pub(super) fn of<A: OpenApi>(prefix: &str) -> Self {
+    pub(super) fn of<A: OpenApi>(_: &A, prefix: &str) -> Self {
         let mut registry = Registry::new();
         A::register(&mut registry);
         let mut paths = HashMap::<_, Documented>::new();

@@ -17,7 +17,7 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-use super::Limits;
+use super::limits::Limits;
 
 pub(super) struct Connection {
     stream: TcpStream,

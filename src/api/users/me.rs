@@ -8,13 +8,13 @@ use poem_openapi::{
 };
 use uuid::Uuid;
 
-use super::UserOut;
+use super::user::UserOut;
 use crate::{
     api::{
-        Tag,
-        auth::Done,
         cookies,
         extract::{Body, CurrentUser, Email, NewPassword, SignedIn},
+        respond::NoContent,
+        tag::Tag,
     },
     app::App,
     error::{Error, Result},
@@ -162,9 +162,9 @@ impl Me {
     ///
     /// Your other sessions end. Fails with 400 `wrong_password`.
     #[oai(path = "/password", method = "post", operation_id = "change_password")]
-    async fn password(&self, SignedIn(who): SignedIn, Body(body): Body<PasswordIn>) -> Result<Done> {
+    async fn password(&self, SignedIn(who): SignedIn, Body(body): Body<PasswordIn>) -> Result<NoContent> {
         profile::change_password(&self.0, &who, body.current_password, body.new_password.0).await?;
-        Ok(Done::Done)
+        Ok(NoContent)
     }
 
     /// Change your address.
@@ -207,9 +207,9 @@ impl Me {
         CurrentUser(user): CurrentUser,
         /// The `id` of the list.
         id: Path<String>,
-    ) -> Result<Done> {
+    ) -> Result<NoContent> {
         let id = Uuid::parse_str(&id.0).map_err(|_| Error::NotFound("Session"))?;
         sessions::revoke(&self.0, user.id, id).await?;
-        Ok(Done::Done)
+        Ok(NoContent)
     }
 }

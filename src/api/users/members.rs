@@ -5,12 +5,12 @@ use poem_openapi::{
     types::{Example, MaybeUndefined},
 };
 
-use super::{RoleOut, UserOut};
+use super::user::{RoleOut, UserOut};
 use crate::{
     api::{
-        Tag,
-        auth::Done,
         extract::{Admin, Body, Email},
+        respond::NoContent,
+        tag::Tag,
     },
     app::App,
     error::{Error, Result},
@@ -187,9 +187,9 @@ impl Members {
     ///
     /// Fails with 409 `last_admin` where nobody else could administer.
     #[oai(path = "/:id", method = "delete", operation_id = "delete_user")]
-    async fn delete(&self, _admin: Admin, id: Path<i64>) -> Result<Done> {
+    async fn delete(&self, _admin: Admin, id: Path<i64>) -> Result<NoContent> {
         members::delete(&self.0, id.0).await?;
-        Ok(Done::Done)
+        Ok(NoContent)
     }
 
     /// Send an invitation again.
@@ -203,16 +203,16 @@ impl Members {
 
     /// Sign a user out everywhere.
     #[oai(path = "/:id/sessions", method = "delete", operation_id = "end_user_sessions")]
-    async fn sign_out(&self, _admin: Admin, id: Path<i64>) -> Result<Done> {
+    async fn sign_out(&self, _admin: Admin, id: Path<i64>) -> Result<NoContent> {
         members::sign_out(&self.0, id.0).await?;
-        Ok(Done::Done)
+        Ok(NoContent)
     }
 
     /// Turn off the second factor of a user who has lost it, and sign them out everywhere.
     #[oai(path = "/:id/two-factor", method = "delete", operation_id = "remove_user_two_factor")]
-    async fn remove_two_factor(&self, _admin: Admin, id: Path<i64>) -> Result<Done> {
+    async fn remove_two_factor(&self, _admin: Admin, id: Path<i64>) -> Result<NoContent> {
         members::remove_second_factor(&self.0, id.0).await?;
-        Ok(Done::Done)
+        Ok(NoContent)
     }
 }
 

@@ -2,9 +2,9 @@ use poem_openapi::{Object, OpenApi, payload::Json, types::Example};
 
 use crate::{
     api::{
-        Tag,
-        auth::Done,
         extract::{Body, CurrentUser, SignedIn},
+        respond::NoContent,
+        tag::Tag,
     },
     app::App,
     error::Result,
@@ -128,10 +128,10 @@ impl TwoFactor {
         &self,
         CurrentUser(user): CurrentUser,
         Body(body): Body<PasswordAndCodeIn>,
-    ) -> Result<Done> {
+    ) -> Result<NoContent> {
         confirm_password(&self.0, &user, body.password).await?;
         two_factor::disable(&self.0, &user, &body.code).await?;
-        Ok(Done::Done)
+        Ok(NoContent)
     }
 
     /// Get new recovery codes; the old ones are void.
