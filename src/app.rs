@@ -6,16 +6,19 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use anyhow::Context;
+use uuid::Uuid;
 
 use crate::{
     cache::Cache,
-    config::{Config, secret},
-    db::Db,
+    config::{self, Config, secret},
+    db::{Db, RecentReads},
     mail::Mailer,
-    queue::Queue,
+    models::session::Identity,
+    queue::{Queue, QueueOptions},
     redis_pool::RedisPool,
     security::{Passwords, Sealer, Tokens},
 };
@@ -29,6 +32,8 @@ pub struct Inner {
     pub db: Db,
     pub redis: RedisPool,
     pub cache: Cache,
+    /// Sessions and their users, by the session id of the access token.
+    pub identities: RecentReads<Uuid, Identity>,
     pub queue: Queue,
     pub mailer: Mailer,
     pub passwords: Passwords,
@@ -51,20 +56,16 @@ impl App {
             None => format!("{}{}", uuid::Uuid::new_v4(), uuid::Uuid::new_v4()),
         };
         let tokens = Tokens::new(&key, secret(&auth.secret_key_previous), auth.access_token_expire_minutes);
-        // Keys that are used for nothing else.
-        let previous = secret(&auth.secret_key_previous);
-        let of_copies = [Some(&*key), previous].into_iter().flatten().map(|key| format!("copies {key}"));
-        let copies = Sealer::new(of_copies.collect::<Vec<_>>().iter().map(String::as_str))?;
         let sealing_keys =
             secret(&auth.two_factor_key).into_iter().chain(secret(&auth.two_factor_key_previous));
         config.mail.check()?;
-        let queue = Queue::new(&config.redis).context("cannot set up the job queue")?;
-        let (db, redis) = (Db::new(&config.database)?, queue.redis().clone());
+        let redis = RedisPool::new(&config.redis).context("cannot set up the Redis pool")?;
         Ok(Self(Arc::new(Inner {
-            cache: Cache::new(db.clone(), redis.clone(), &config.redis.queue_prefix, copies)?,
-            db,
+            cache: Cache::new(redis.clone(), &config.redis.queue_prefix),
+            identities: RecentReads::new(Duration::from_millis(auth.identity_cache_ms)),
+            db: Db::new(&config.database)?,
+            queue: queue(&redis, &config.redis),
             redis,
-            queue,
             mailer: Mailer::new(&config)?,
             passwords: Passwords::new(auth.hashing.bcrypt_cost),
             tokens,
@@ -82,6 +83,15 @@ impl App {
     pub fn is_stopping(&self) -> bool {
         self.0.stopping.load(Ordering::Acquire)
     }
+}
+
+/// The job queue on the connections of a pool.
+pub fn queue(redis: &RedisPool, settings: &config::Redis) -> Queue {
+    let options = QueueOptions {
+        prefix: settings.queue_prefix.clone(),
+        timeout: Duration::from_millis(settings.redis_timeout_ms),
+    };
+    Queue::new(redis.clone(), redis.client().clone(), &options)
 }
 
 impl Deref for App {

@@ -4,6 +4,8 @@
 
 use std::error::Error as StdError;
 
+use crate::queue;
+
 pub type BoxError = Box<dyn StdError + Send + Sync>;
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -103,14 +105,27 @@ impl Error {
         Self::Internal(source.into())
     }
 
-    /// One invalid field; `root` is `body`, `query` or `path`.
-    pub fn invalid(root: &str, field: &str, msg: impl Into<String>) -> Self {
-        let loc = vec![Loc::Key(root.into()), Loc::Key(field.into())];
+    /// Reports one invalid field by its name; the API adds the part of the request that it came in.
+    pub fn invalid(field: &str, msg: impl Into<String>) -> Self {
+        let loc = vec![Loc::Key(field.into())];
         Self::Invalid(vec![FieldError { loc, msg: msg.into(), kind: "value_error" }])
     }
 
     pub fn unavailable(what: &'static str, source: impl Into<BoxError>) -> Self {
         Self::Unavailable { what, source: source.into() }
+    }
+}
+
+impl From<queue::Error> for Error {
+    fn from(error: queue::Error) -> Self {
+        match error {
+            queue::Error::Invalid { field, message } => Self::invalid(field, message),
+            queue::Error::UnknownJob(_) => Self::invalid("after", error.to_string()),
+            queue::Error::TooLarge { limit } => Self::TooLarge { limit },
+            queue::Error::TooDeep => Self::Malformed(error.to_string()),
+            queue::Error::Unavailable(source) => Self::Unavailable { what: "Redis", source },
+            queue::Error::Internal(source) => Self::Internal(source),
+        }
     }
 }
 

@@ -21,6 +21,7 @@ pub mod app;
 pub mod cache;
 pub mod cli;
 pub mod config;
+pub mod context;
 pub mod db;
 pub mod dev;
 pub mod error;

@@ -1,201 +1,226 @@
-//! The Redis pool.
+//! The Redis pool: the connection that everything except the workers sends its commands on.
 //!
-//! bb8-redis pings at every checkout and never calls a connection broken; this asks after an idle one only, and drops
-//! one that has failed.
+//! A connection is multiplexed. It goes back to the pool before its command is answered, so it carries the commands of
+//! many callers at once. bb8-redis pings at every checkout and never reports a connection as broken; this pool pings
+//! only connections that were idle, and discards those that have failed.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    io,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use bb8_redis::RedisConnectionManager;
-use redis::{ErrorKind, RedisError, ScriptInvocation, ServerErrorKind, aio::MultiplexedConnection};
+use futures_util::FutureExt;
+use redis::{
+    Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisFuture, RedisResult, ScriptInvocation,
+    ServerErrorKind, Value,
+    aio::{ConnectionLike, MultiplexedConnection},
+};
 use secrecy::ExposeSecret;
 use tokio::time::timeout_at;
 
 use crate::{
     config::Redis,
-    error::{BoxError, Error, Result},
+    error::{Error, Result},
     pool::{LastError, TRUST_IDLE},
 };
 
-/// Connections kept; each carries many commands at once.
 const POOL_SIZE: u32 = 8;
 
-/// How long it is left alone by those who can do without it.
-const REST: Duration = Duration::from_secs(1);
+/// How long a circuit breaker stays open after a failure.
+const OPEN_FOR: Duration = Duration::from_secs(1);
 
-/// Connections to Redis; a clone shares them.
+/// Connections to Redis; clones share them.
+///
+/// A command whose connection fails is sent once more on another connection, so every command must be safe to repeat.
+/// The two attempts together take at most twice the timeout.
 #[derive(Clone)]
 pub struct RedisPool {
-    pool: bb8::Pool<Manager>,
+    connections: bb8::Pool<Manager>,
     client: redis::Client,
     timeout: Duration,
+    /// When the commands of this clone have to be answered, instead of after twice the timeout.
+    deadline: Option<Instant>,
     last_error: LastError,
-    patience: Patience,
+    breaker: CircuitBreaker,
 }
 
 impl RedisPool {
-    /// Connects when it is first used.
+    /// Creates the pool; the first command connects.
     ///
     /// # Errors
-    /// When `REDIS_URL` cannot be read.
+    /// If `REDIS_URL` is not a valid URL.
     pub fn new(settings: &Redis) -> anyhow::Result<Self> {
         let url = settings.url();
-        // The parser's message may repeat the URL, which has the password.
+        // The parser's message may repeat the URL, which contains the password.
         let client = redis::Client::open(url.expose_secret())
             .map_err(|_| anyhow::anyhow!("REDIS_URL cannot be read; write redis://:password@host:6379/0"))?;
         let timeout = Duration::from_millis(settings.redis_timeout_ms);
-        let manager =
-            Manager { inner: RedisConnectionManager::new(client.get_connection_info().clone())?, timeout };
+        let inner = RedisConnectionManager::new(client.get_connection_info().clone())?;
         let last_error = LastError::default();
-        let pool = bb8::Pool::builder()
+        let connections = bb8::Pool::builder()
             .max_size(POOL_SIZE)
             .connection_timeout(timeout)
             .test_on_check_out(true)
             .error_sink(Box::new(last_error.clone()))
-            .build_unchecked(manager);
-        Ok(Self { pool, client, timeout, last_error, patience: Patience::new(timeout / 3) })
+            .build_unchecked(Manager { inner, timeout });
+        let breaker = CircuitBreaker::new(timeout / 3);
+        Ok(Self { connections, client, timeout, deadline: None, last_error, breaker })
     }
 
+    /// The client behind the pool, for callers that need a connection of their own.
     pub fn client(&self) -> &redis::Client {
         &self.client
     }
 
-    /// How long a checkout, and each of two tries, may take.
-    pub fn timeout(&self) -> Duration {
-        self.timeout
-    }
-
-    /// As [`Self::invoke`], for a caller who goes on without Redis and must not be kept long.
+    /// Checks that Redis answers.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when Redis does not answer, or has not a moment ago.
-    pub async fn try_invoke<T, F>(&self, call: F) -> Result<T>
-    where
-        T: redis::FromRedisValue,
-        F: Fn() -> ScriptInvocation<'static>,
-    {
-        let deadline = Instant::now() + self.patience.longest;
-        self.patience.unless_away(self.ask(deadline, |_| None, |conn| run(call(), conn))).await
-    }
-
-    /// A command, for a caller who goes on without Redis, as in [`Self::try_invoke`].
-    ///
-    /// # Errors
-    /// As [`Self::try_invoke`].
-    pub async fn try_command<T>(&self, command: &redis::Cmd, patience: &Patience) -> Result<T>
-    where
-        T: redis::FromRedisValue,
-    {
-        let deadline = Instant::now() + patience.longest;
-        let ask = |mut conn| async move { command.query_async(&mut conn).await };
-        patience.unless_away(self.ask(deadline, |_| None, ask)).await
-    }
-
-    /// # Errors
-    /// [`Error::Unavailable`] when Redis does not answer.
+    /// [`Error::Unavailable`] if it does not.
     pub async fn ping(&self) -> Result<()> {
-        let mut conn = self.checkout().await?;
-        let answer: Result<String, RedisError> = redis::cmd("PING").query_async(&mut conn.inner).await;
-        answer.map(drop).map_err(|error| conn.failed(error))
+        let answer: RedisResult<()> = redis::cmd("PING").query_async(&mut self.clone()).await;
+        answer.map_err(unavailable)
     }
 
-    async fn checkout(&self) -> Result<bb8::PooledConnection<'_, Manager>> {
-        self.pool.get().await.map_err(|error| match error {
-            bb8::RunError::User(error) => Error::unavailable("Redis", error),
-            bb8::RunError::TimedOut => Error::unavailable("Redis", self.last_error.explain()),
-        })
-    }
-
-    /// Calls a script, and once more where the first answer was lost: every script bears that, though one that moves
-    /// many jobs then counts only those of the second call.
+    /// Calls a script for a caller that goes on without Redis: within a third of the timeout, and through the pool's
+    /// circuit breaker.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when Redis does not answer; what `refusal` makes of an error that the script raises.
-    pub async fn invoke<T, F>(&self, call: F, refusal: fn(&RedisError) -> Option<Error>) -> Result<T>
-    where
-        T: redis::FromRedisValue,
-        F: Fn() -> ScriptInvocation<'static>,
-    {
-        self.ask(Instant::now() + 2 * self.timeout, refusal, |conn| run(call(), conn)).await
+    /// [`Error::Unavailable`] if Redis does not answer, or the circuit breaker is open.
+    pub async fn try_invoke<T: FromRedisValue>(&self, call: &ScriptInvocation<'_>) -> Result<T> {
+        self.breaker.call(call.invoke_async(&mut self.within(self.breaker.timeout))).await
     }
 
-    /// Asks, and once more where the first answer was lost.
-    async fn ask<T, A>(
-        &self,
-        deadline: Instant,
-        refusal: fn(&RedisError) -> Option<Error>,
-        ask: impl Fn(MultiplexedConnection) -> A,
-    ) -> Result<T>
+    /// Sends a command for a caller that goes on without Redis.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if Redis does not answer in time, or the circuit breaker is open.
+    pub async fn try_command<T: FromRedisValue>(&self, command: &Cmd, breaker: &CircuitBreaker) -> Result<T> {
+        breaker.call(command.query_async(&mut self.within(breaker.timeout))).await
+    }
+
+    /// A clone whose commands have to be answered within `timeout` from now, all of them together.
+    fn within(&self, timeout: Duration) -> Self {
+        Self { deadline: Some(Instant::now() + timeout), ..self.clone() }
+    }
+
+    /// Takes a connection out of the pool and returns it at once, keeping a clone.
+    async fn checkout(&self) -> RedisResult<Connection> {
+        let guard = self.connections.get().await.map_err(|error| match error {
+            bb8::RunError::User(error) => error,
+            bb8::RunError::TimedOut => timed_out(self.last_error.explain()),
+        })?;
+        Ok(guard.clone())
+    }
+
+    /// Sends a request, and once more if the connection fails.
+    async fn request<T, A>(&self, send: impl Fn(MultiplexedConnection) -> A) -> RedisResult<T>
     where
-        A: Future<Output = Result<T, RedisError>>,
+        A: Future<Output = RedisResult<T>>,
     {
-        let mut again = false;
+        let deadline = self.deadline.unwrap_or_else(|| Instant::now() + 2 * self.timeout);
+        let mut repeated = false;
         loop {
-            let late = |late| Error::unavailable("Redis", late);
-            let mut conn = timeout_at(deadline.into(), self.checkout()).await.map_err(late)??;
-            match timeout_at(deadline.into(), ask(conn.inner.clone())).await {
-                Ok(Ok(answer)) => return Ok(answer),
-                Ok(Err(error)) if !again && (error.is_io_error() || error.is_unrecoverable_error()) => {
-                    conn.broken = true;
-                    again = true;
-                }
-                // Forgotten again between loading and calling it: the deadline ends this.
-                Ok(Err(error)) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {}
-                Ok(Err(error)) => return Err(refusal(&error).unwrap_or_else(|| conn.failed(error))),
-                Err(elapsed) => {
-                    conn.broken = true;
-                    return Err(late(elapsed));
-                }
+            let late = |_| timed_out("no answer in time");
+            let connection = timeout_at(deadline.into(), self.checkout()).await.map_err(late)??;
+            let answer = timeout_at(deadline.into(), send(connection.inner)).await.map_err(late).flatten();
+            let error = match answer {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            let is_broken = error.is_io_error() || error.is_unrecoverable_error();
+            if is_broken || is_unusable_server(&error) {
+                connection.failed.store(true, Ordering::Relaxed);
             }
+            if !is_broken || repeated || Instant::now() >= deadline {
+                return Err(error);
+            }
+            repeated = true;
         }
     }
 }
 
-async fn run<T>(call: ScriptInvocation<'static>, mut conn: MultiplexedConnection) -> Result<T, RedisError>
-where
-    T: redis::FromRedisValue,
-{
-    call.invoke_async(&mut conn).await
-}
-
-/// How long somebody waits for Redis who goes on without it: one who finds it away spares others the wait for a second.
-#[derive(Clone)]
-pub struct Patience {
-    longest: Duration,
-    away_since: Arc<Mutex<Option<Instant>>>,
-}
-
-impl Patience {
-    pub fn new(longest: Duration) -> Self {
-        Self { longest, away_since: Arc::default() }
+impl ConnectionLike for RedisPool {
+    fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
+        self.request(move |mut connection| async move {
+            match connection.req_packed_command(cmd).await? {
+                Value::ServerError(error) => Err(error.into()),
+                value => Ok(value),
+            }
+        })
+        .boxed()
     }
 
-    async fn unless_away<T>(&self, answer: impl Future<Output = Result<T>>) -> Result<T> {
-        let away = || self.away_since.lock().unwrap_or_else(PoisonError::into_inner);
-        if away().is_some_and(|since| since.elapsed() < REST) {
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        self.request(move |mut connection| async move {
+            connection.req_packed_commands(pipeline, offset, count).await
+        })
+        .boxed()
+    }
+
+    fn get_db(&self) -> i64 {
+        self.client.get_connection_info().redis_settings().db()
+    }
+}
+
+/// Whether the server behind a connection takes no commands, as after a failover: a new connection may reach another.
+fn is_unusable_server(error: &RedisError) -> bool {
+    use ServerErrorKind::{BusyLoading, ClusterDown, MasterDown, ReadOnly};
+    matches!(error.kind(), ErrorKind::Server(BusyLoading | ClusterDown | MasterDown | ReadOnly))
+}
+
+fn timed_out(why: impl Into<String>) -> RedisError {
+    io::Error::new(io::ErrorKind::TimedOut, why.into()).into()
+}
+
+fn unavailable(error: RedisError) -> Error {
+    Error::unavailable("Redis", error)
+}
+
+/// A circuit breaker for callers that go on without Redis: after a failure, calls fail at once for one second.
+#[derive(Clone)]
+pub struct CircuitBreaker {
+    timeout: Duration,
+    failed_at: Arc<Mutex<Option<Instant>>>,
+}
+
+impl CircuitBreaker {
+    /// Creates a closed circuit breaker for calls that may take `timeout`.
+    pub fn new(timeout: Duration) -> Self {
+        Self { timeout, failed_at: Arc::default() }
+    }
+
+    /// Waits for an answer unless the circuit breaker is open.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if the answer is an error, or the circuit breaker is open.
+    pub async fn call<T>(&self, answer: impl Future<Output = RedisResult<T>>) -> Result<T> {
+        let failed_at = || self.failed_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if failed_at().is_some_and(|at| at.elapsed() < OPEN_FOR) {
             return Err(Error::unavailable("Redis", "it did not answer a moment ago"));
         }
         let answer = answer.await;
-        *away() = answer.is_err().then(Instant::now);
-        answer
+        *failed_at() = answer.is_err().then(Instant::now);
+        answer.map_err(unavailable)
     }
 }
 
-/// One pooled connection, when it was last used, and whether it has failed.
+/// One pooled connection; clones share the connection and whether it has failed.
+#[derive(Clone)]
 struct Connection {
     inner: MultiplexedConnection,
-    broken: bool,
+    failed: Arc<AtomicBool>,
     last_used: Instant,
-}
-
-impl Connection {
-    /// Every failure of Redis is one of a dependency: the caller may come back.
-    fn failed(&mut self, error: RedisError) -> Error {
-        self.broken = true;
-        Error::unavailable("Redis", error)
-    }
+    is_pinged: bool,
 }
 
 struct Manager {
@@ -205,23 +230,30 @@ struct Manager {
 
 impl bb8::ManageConnection for Manager {
     type Connection = Connection;
-    type Error = BoxError;
+    type Error = RedisError;
 
-    async fn connect(&self) -> Result<Connection, BoxError> {
+    async fn connect(&self) -> RedisResult<Connection> {
         let mut inner = self.inner.connect().await?;
         inner.set_response_timeout(self.timeout);
-        Ok(Connection { inner, broken: false, last_used: Instant::now() })
+        Ok(Connection { inner, failed: Arc::default(), last_used: Instant::now(), is_pinged: false })
     }
 
-    async fn is_valid(&self, conn: &mut Connection) -> Result<(), BoxError> {
-        if conn.last_used.elapsed() < TRUST_IDLE {
+    async fn is_valid(&self, connection: &mut Connection) -> RedisResult<()> {
+        if connection.failed.load(Ordering::Relaxed) {
+            return Err(io::Error::from(io::ErrorKind::NotConnected).into());
+        }
+        if connection.last_used.elapsed() < TRUST_IDLE {
             return Ok(());
         }
-        Ok(self.inner.is_valid(&mut conn.inner).await?)
+        // A checkout that times out drops this future; the connection must then not be reused.
+        connection.is_pinged = true;
+        self.inner.is_valid(&mut connection.inner).await?;
+        connection.is_pinged = false;
+        Ok(())
     }
 
-    fn has_broken(&self, conn: &mut Connection) -> bool {
-        conn.last_used = Instant::now();
-        conn.broken
+    fn has_broken(&self, connection: &mut Connection) -> bool {
+        connection.last_used = Instant::now();
+        connection.is_pinged || connection.failed.load(Ordering::Relaxed)
     }
 }

@@ -1,13 +1,6 @@
 //! Logging: readable lines in development, one JSON object a line in production.
-//!
-//! Also carries the request under way, so that a log line or an enqueued job can name it.
 
-use std::{
-    borrow::Cow,
-    fmt,
-    net::IpAddr,
-    sync::{Arc, OnceLock, atomic::AtomicBool},
-};
+use std::{borrow::Cow, fmt};
 
 use serde::Serialize;
 use serde_json::Value;
@@ -27,36 +20,6 @@ use tracing_subscriber::{
 };
 
 use crate::config::{Core, LogFormat};
-
-/// The request being answered: its id, and who asked once that is known.
-#[derive(Clone, Debug, Default)]
-pub struct RequestContext {
-    pub id: Arc<str>,
-    /// W3C Trace Context, as the caller sent it.
-    pub traceparent: Option<Arc<str>>,
-    /// The address that the client calls from, as far as it can be known.
-    pub address: Option<IpAddr>,
-    /// What the client calls itself.
-    pub user_agent: Option<Arc<str>>,
-    pub user: Arc<OnceLock<i64>>,
-    /// Whether it has put letters into the outbox.
-    pub letters: Arc<AtomicBool>,
-}
-
-tokio::task_local! {
-    /// Set around every request.
-    pub static REQUEST: RequestContext;
-}
-
-/// The request that this task answers, if it answers one.
-pub fn request() -> Option<RequestContext> {
-    REQUEST.try_with(Clone::clone).ok()
-}
-
-/// The id of the trace in a `traceparent`.
-pub fn trace_id(traceparent: &str) -> Option<&str> {
-    traceparent.split('-').nth(1)
-}
 
 /// Starts logging to standard error; call once.
 ///

@@ -2,7 +2,7 @@ use chrono::{DateTime, Utc};
 use poem_openapi::{Object, OpenApi, param::Query, payload::Json, types::Example};
 use serde_json::{Value, json};
 
-use super::{extract::Admin, tag::Tag};
+use super::{extract::Admin, problem::InRequest, tag::Tag};
 use crate::{
     app::App,
     error::{Error, Result},
@@ -118,7 +118,7 @@ impl Audit {
             limit: limit + 1,
         };
         if filter.action.is_some_and(|text| text.contains('\0')) {
-            return Err(Error::invalid("query", "action", "Text cannot contain the NUL character"));
+            return Err(Error::invalid("action", "Text cannot contain the NUL character")).in_query();
         }
         let mut items: Vec<EntryOut> = self
             .0

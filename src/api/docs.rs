@@ -13,7 +13,7 @@ use poem_openapi::{OpenApi, OpenApiService};
 use serde_json::{Value, json};
 
 use super::{
-    gzip::{accepts_gzip, gzip},
+    middleware::{accepts_gzip, gzip},
     paths::PREFIX,
 };
 use crate::error::{Error, Result};

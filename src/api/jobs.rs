@@ -11,15 +11,17 @@ use serde_json::{Value, json};
 
 use super::{
     extract::{Body, CurrentUser, SignedIn},
+    problem::InRequest,
     tag::Tag,
 };
 use crate::{
     app::App,
+    context::RequestContext,
     error::{Error, Result},
     jobs::{ExampleTask, ProcessData, SendEmail},
-    models::user::User,
-    queue::{Cancel, Job, JobStatus, Origin, State},
-    services::{self, sessions::Identity},
+    models::session::Identity,
+    queue::{Cancel, Job, JobStatus, State},
+    services::{self, sessions::is_admin},
 };
 
 pub(super) struct Jobs(pub(super) App);
@@ -157,19 +159,19 @@ pub(super) async fn cancel(app: &App, id: String) -> Result<Json<Canceled>> {
 impl Jobs {
     async fn enqueue<J: Job>(
         &self,
-        user: &User,
+        context: &RequestContext,
         job: &J,
         message: &str,
         parameters: Option<Value>,
     ) -> Result<Json<Enqueued>> {
-        let job_id = self.0.queue.enqueue(job, Origin::here(Some(user.id))).await?;
+        let job_id = self.0.queue.enqueue(job, context.origin(context.actor)).await?;
         Ok(Json(Enqueued { message: message.into(), job_id, task: J::NAME.into(), parameters }))
     }
 
     /// The job, where it is the user's own or the user is an admin; to others it does not exist.
     async fn visible(&self, who: &Identity, id: &str) -> Result<JobStatus> {
         let job = find(&self.0, id).await?;
-        match who.administers(&self.0) || job.owner == Some(who.user.id) {
+        match is_admin(&self.0, who) || job.owner == Some(who.user.id) {
             true => Ok(job),
             false => Err(Error::NotFound("Job")),
         }
@@ -182,18 +184,21 @@ impl Jobs {
     #[oai(path = "/example", method = "post", operation_id = "enqueue_example")]
     async fn example(
         &self,
-        CurrentUser(user): CurrentUser,
+        caller: CurrentUser,
         /// Any name.
         #[oai(validator(min_length = 1, max_length = 255))]
         name: Query<String>,
         /// Seconds that it takes.
-        #[oai(default = "five", validator(minimum(value = "0"), maximum(value = "3600")))]
+        #[oai(
+            default = "default_duration_seconds",
+            validator(minimum(value = "0"), maximum(value = "3600"))
+        )]
         duration: Query<i64>,
     ) -> Result<Json<Enqueued>> {
         let duration = u32::try_from(duration.0).map_err(Error::internal)?;
         let job = ExampleTask { name: name.0, duration };
         let parameters = json!({ "name": job.name, "duration": job.duration });
-        self.enqueue(&user, &job, "Example job enqueued", Some(parameters)).await
+        self.enqueue(&caller.context, &job, "Example job enqueued", Some(parameters)).await
     }
 
     /// Enqueue a mail.
@@ -203,7 +208,7 @@ impl Jobs {
     #[oai(path = "/send-email", method = "post", operation_id = "enqueue_send_email")]
     async fn send_email(
         &self,
-        SignedIn(who): SignedIn,
+        caller: SignedIn,
         /// The address of the recipient.
         #[oai(validator(min_length = 3, max_length = 255))]
         to: Query<String>,
@@ -212,41 +217,42 @@ impl Jobs {
         #[oai(validator(max_length = 100000))]
         body: Query<String>,
     ) -> Result<Json<Enqueued>> {
-        let user = &who.user;
+        let user = &caller.identity.user;
         let to = services::users::normalize_email(&to.0);
-        services::users::check_email(&to).map_err(|msg| Error::invalid("query", "to", msg))?;
+        services::users::check_email(&to).map_err(|msg| Error::invalid("to", msg)).in_query()?;
         // An address that is not confirmed may be anybody's.
         let own = to == user.email && user.email_verified_at.is_some();
-        let permitted = who.administers(&self.0) || own;
+        let permitted = is_admin(&self.0, &caller.identity) || own;
         if self.0.mailer.is_real() && !permitted {
             return Err(if to == user.email { Error::EmailNotVerified } else { Error::Forbidden });
         }
         let job = SendEmail { to, subject: subject.0, body: body.0, permitted };
-        self.enqueue(user, &job, "Email job enqueued", None).await
+        self.enqueue(&caller.context, &job, "Email job enqueued", None).await
     }
 
     /// Enqueue a document to be processed.
     #[oai(path = "/process-data", method = "post", operation_id = "enqueue_process_data")]
     async fn process_data(
         &self,
-        CurrentUser(user): CurrentUser,
+        caller: CurrentUser,
         Body(data): Body<BTreeMap<String, Value>>,
     ) -> Result<Json<Enqueued>> {
         let job = ProcessData { data: data.into_iter().collect() };
-        self.enqueue(&user, &job, "Data processing job enqueued", None).await
+        self.enqueue(&caller.context, &job, "Data processing job enqueued", None).await
     }
 
     /// Where a job stands.
     #[oai(path = "/:id/status", method = "get", operation_id = "read_job_status")]
     async fn status(
         &self,
-        SignedIn(who): SignedIn,
+        caller: SignedIn,
         /// The `job_id` that enqueuing answered.
         id: Path<String>,
     ) -> Result<Json<StatusOut>> {
-        let job = self.visible(&who, &id.0).await?;
+        let job = self.visible(&caller.identity, &id.0).await?;
         // What went wrong inside may name hosts, paths and people.
-        let error = if who.administers(&self.0) { job.error_detail.or(job.error) } else { job.error };
+        let error =
+            if is_admin(&self.0, &caller.identity) { job.error_detail.or(job.error) } else { job.error };
         Ok(Json(StatusOut {
             job_id: id.0,
             status: job.state.into(),
@@ -269,15 +275,15 @@ impl Jobs {
     #[oai(path = "/:id", method = "delete", operation_id = "cancel_job")]
     async fn cancel(
         &self,
-        SignedIn(who): SignedIn,
+        caller: SignedIn,
         /// The `job_id` that enqueuing answered.
         id: Path<String>,
     ) -> Result<Json<Canceled>> {
-        self.visible(&who, &id.0).await?;
+        self.visible(&caller.identity, &id.0).await?;
         cancel(&self.0, id.0).await
     }
 }
 
-fn five() -> i64 {
+fn default_duration_seconds() -> i64 {
     5
 }

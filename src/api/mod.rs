@@ -5,14 +5,12 @@ mod admin;
 mod audit;
 mod auth;
 mod cookies;
-mod cors;
 mod dev_mail;
 mod docs;
 mod extract;
-mod gzip;
 mod health;
 mod jobs;
-mod layer;
+mod middleware;
 mod page;
 mod paths;
 mod problem;
@@ -26,10 +24,7 @@ pub use server::{Limits, serve};
 
 use std::{collections::HashSet, sync::Arc};
 
-use poem::{
-    Endpoint, EndpointExt, Response,
-    middleware::{CookieJarManager, NormalizePath, TrailingSlash},
-};
+use poem::{Endpoint, EndpointExt, Response};
 use poem_openapi::{LicenseObject, OpenApi, OpenApiService};
 
 use crate::{
@@ -84,10 +79,10 @@ pub fn endpoint(
     core: &Core,
     http: &Http,
 ) -> anyhow::Result<impl Endpoint<Output = Response> + use<>> {
-    let operations = problem::Operations::of(&resources(&app), PREFIX);
     let https = app.config.mail.public_url().starts_with("https://");
-    let cors = cors::Cors { origins: http.cors_origins(core.debug)? };
-    let cookies = cookies::Settings { secure: https || !core.debug, origins: own_origins(&app, &cors) };
+    let cors_origins = http.cors_origins(core.debug)?;
+    let cookies =
+        cookies::Settings { secure: https || !core.debug, origins: own_origins(&app, &cors_origins) };
     let documented = {
         let app = app.clone();
         move || service(&app)
@@ -98,20 +93,20 @@ pub fn endpoint(
     if http.dev_pages {
         routes = routes.nest("/dev/mail", dev_mail::routes(app.config.mail.mail_dir.clone()));
     }
-    let inner = routes
-        .data(app.clone())
-        .data(Arc::new(cookies))
-        .map_to_response()
-        .with(CookieJarManager::new())
-        .with(NormalizePath::new(TrailingSlash::Trim));
-    Ok(layer::Layer { inner, operations, cors, https, proxies: http.trusted_proxies.into(), app })
+    let settings = middleware::Settings {
+        routes: problem::RouteCatalog::of(&resources(&app), PREFIX),
+        cors_origins,
+        https,
+        trusted_proxies: http.trusted_proxies.into(),
+    };
+    Ok(middleware::wrap(routes.data(app.clone()).data(Arc::new(cookies)), app, settings))
 }
 
 /// The origins whose pages may send a browser here with its cookies.
-fn own_origins(app: &App, cors: &cors::Cors) -> HashSet<String> {
+fn own_origins(app: &App, cors_origins: &HashSet<String>) -> HashSet<String> {
     let mail = &app.config.mail;
     let origin = |url: &str| url.splitn(4, '/').take(3).collect::<Vec<_>>().join("/").to_ascii_lowercase();
     let addresses = [mail.public_url.as_deref(), mail.frontend_url.as_deref()];
     let own = addresses.into_iter().flatten().filter(|url| !url.trim().is_empty()).map(origin);
-    own.chain(cors.origins.iter().cloned()).collect()
+    own.chain(cors_origins.iter().cloned()).collect()
 }

@@ -1,6 +1,5 @@
 use std::{io::Write, process::ExitCode};
 
-use clap::CommandFactory;
 use clap_complete::Shell;
 
 /// Print the completions for a shell.
@@ -11,9 +10,9 @@ pub(super) struct Args {
 }
 
 impl Args {
-    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+    pub(super) fn run(self, command: &mut clap::Command) -> anyhow::Result<ExitCode> {
         let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut super::Cli::command(), "saas", &mut script);
+        clap_complete::generate(self.shell, command, "saas", &mut script);
         std::io::stdout().write_all(&script)?;
         Ok(ExitCode::SUCCESS)
     }

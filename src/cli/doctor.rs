@@ -10,10 +10,11 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use crate::{
     api::check_http,
+    app,
     config::{Config, Http, secret},
     db::{self, migrations},
     mail::Mailer,
-    queue::Queue,
+    redis_pool::RedisPool,
     security, telemetry,
 };
 
@@ -77,7 +78,6 @@ impl Args {
                 report.add("database", version(&conn).await);
                 report.add("migrations", migrated(&conn).await);
                 report.add("clock", clock(&conn).await);
-                report.add("cache", Ok(cache(&self.config).await));
             }
             Err(error) => report.add(
                 "database",
@@ -173,16 +173,8 @@ async fn clock(conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
     Ok(Fine("agrees with the database's".into()))
 }
 
-/// Without it everything works, and costs more.
-async fn cache(config: &Config) -> Finding {
-    match db::check_listening(&config.database).await {
-        Ok(()) => Fine("changes are heard, so that copies of rows can be kept".into()),
-        Err(error) => Warn(format!("nothing is cached: {}", telemetry::chain(error.as_ref()))),
-    }
-}
-
 async fn redis(config: &Config) -> anyhow::Result<Vec<anyhow::Result<Finding>>> {
-    let server = Queue::new(&config.redis)?.server().await?;
+    let server = app::queue(&RedisPool::new(&config.redis)?, &config.redis).server().await?;
     let mut list = vec![Ok(Fine(format!("{} answers", server.name)))];
     list.extend(server.problems.into_iter().map(|problem| Err(anyhow::anyhow!(problem))));
     list.extend(server.warnings.into_iter().map(|warning| Ok(Warn(warning))));

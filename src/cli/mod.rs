@@ -10,6 +10,7 @@ mod open_files;
 mod openapi;
 mod queue;
 mod serve;
+mod startup;
 mod stop;
 mod worker;
 
@@ -100,7 +101,7 @@ impl Command {
             Self::Openapi(args) => args.run(),
             Self::Doctor(args) => args.run().await,
             Self::Healthcheck(args) => args.run().await,
-            Self::Completions(args) => args.run(),
+            Self::Completions(args) => args.run(&mut Cli::command()),
         }
     }
 }

@@ -4,7 +4,11 @@ use anyhow::{Context, bail};
 use secrecy::ExposeSecret;
 use tokio::net::TcpSocket;
 
-use super::{open_files, stop::Stop, worker::until_trusted};
+use super::{
+    open_files,
+    startup::{log_warnings, refuse_unsafe, wait_for_usable_redis},
+    stop::Stop,
+};
 use crate::{
     api,
     app::App,
@@ -46,7 +50,7 @@ impl Args {
         let Self { migrate, listen, http, config } = self;
         refuse_unsafe(&config)?;
         telemetry::init(&config.core)?;
-        warn_of(&config);
+        log_warnings(&config);
         let stop = Stop::on_signals()?;
         let core = config.core.clone();
         api::check_http(&core, &http)?;
@@ -56,35 +60,16 @@ impl Args {
         first_admin(&app).await?;
         // Without Redis the API still answers whatever needs no jobs; a Redis that would lose them ends it.
         let queue = app.queue.clone();
-        let trusted = async move {
-            until_trusted(&queue).await?;
+        let redis_refused = async move {
+            wait_for_usable_redis(&queue).await?;
             std::future::pending::<anyhow::Result<()>>().await
         };
         tokio::select! {
-            refused = trusted => refused?,
+            refused = redis_refused => refused?,
             served = serve(app, &core, &http, listener, &stop) => served?,
         }
         Ok(ExitCode::SUCCESS)
     }
-}
-
-/// Says what works, but hardly as it is meant.
-pub(super) fn warn_of(config: &Config) {
-    for warning in config.warnings() {
-        tracing::warn!("{warning}");
-    }
-}
-
-/// Refuses settings that are unsafe in production, all at once.
-pub(super) fn refuse_unsafe(config: &Config) -> anyhow::Result<()> {
-    let problems = config.unsafe_settings();
-    if problems.is_empty() {
-        return Ok(());
-    }
-    bail!(
-        "refusing to start with unsafe settings (DEBUG=true allows them in development):\n  - {}",
-        problems.join("\n  - ")
-    )
 }
 
 /// Takes the port.

@@ -1,17 +1,14 @@
 use std::{process::ExitCode, time::Duration};
 
-use anyhow::{Context, bail};
-use tokio::time::sleep;
-
 use super::{
-    serve::{refuse_unsafe, warn_of},
+    startup::{log_warnings, refuse_unsafe, wait_for_usable_redis},
     stop::Stop,
 };
 use crate::{
     app::App,
     config::{self, Config},
     jobs,
-    queue::{Options, Queue, Queues, Server, Worker, passes},
+    queue::{Options, Queues, Worker},
     telemetry,
 };
 
@@ -43,7 +40,7 @@ impl Args {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
         refuse_unsafe(&self.config)?;
         telemetry::init(&self.config.core)?;
-        warn_of(&self.config);
+        log_warnings(&self.config);
         let stop = Stop::on_signals()?;
         let options = Options {
             queues: self.queues,
@@ -67,37 +64,9 @@ pub(super) async fn work(app: App, options: Options, stop: &Stop) -> anyhow::Res
     }
     let worker = Worker::new(&app.queue, jobs::ALL, app.clone(), options)?;
     tokio::select! {
-        trusted = until_trusted(&app.queue) => trusted?,
+        usable = wait_for_usable_redis(&app.queue) => usable?,
         () = stop.asked.cancelled() => return Ok(()),
     }
     worker.run(stop.asked.clone(), stop.hurry.clone()).await?;
-    Ok(())
-}
-
-/// Refuses a Redis that may lose jobs; one that is away is waited for.
-pub(super) async fn until_trusted(queue: &Queue) -> anyhow::Result<()> {
-    let mut told = false;
-    loop {
-        match queue.server().await {
-            Ok(server) => return trust(&server),
-            Err(error) if !passes(&error) => {
-                return Err(error).context("Redis cannot be used: check REDIS_URL, its user and password");
-            }
-            Err(error) if !told => {
-                tracing::warn!(error = %error, "Redis is away, waiting for it");
-                told = true;
-            }
-            Err(_) => {}
-        }
-        sleep(Duration::from_millis(500)).await;
-    }
-}
-
-/// Says what is wrong with a Redis.
-fn trust(server: &Server) -> anyhow::Result<()> {
-    server.warnings.iter().for_each(|warning| tracing::warn!("Redis: {warning}"));
-    if !server.problems.is_empty() {
-        bail!("refusing to keep jobs in this Redis:\n  - {}", server.problems.join("\n  - "));
-    }
     Ok(())
 }

@@ -7,6 +7,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::{
     Auth, Config, Core, DEFAULT_ADMIN_PASSWORD, Database, Hashing, Http, LogFormat, Mail, Redis, Worker,
+    value::{given, secret},
 };
 
 /// RFC 7518 section 3.2: an HS256 key has at least as many bits as the hash, 256.
@@ -15,15 +16,6 @@ const MIN_SECRET_BYTES: usize = 32;
 const MIN_BCRYPT_COST: u32 = 10;
 /// Keys that stand in examples and tutorials, which anybody could sign with.
 const KNOWN_SECRETS: &[&str] = &["changeme", "changethis", "secret", "your-secret-key", "example"];
-
-fn given(value: Option<&str>) -> Option<&str> {
-    value.map(str::trim).filter(|value| !value.is_empty())
-}
-
-/// A secret setting; `None` where it is absent or empty.
-pub fn secret(value: &Option<SecretString>) -> Option<&str> {
-    given(value.as_ref().map(ExposeSecret::expose_secret))
-}
 
 impl Core {
     pub fn log_format(&self) -> LogFormat {

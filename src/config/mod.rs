@@ -4,13 +4,14 @@
 //! the environment, else `.env`, else the default. An empty value counts as not set.
 
 mod check;
+mod value;
 
 use std::{net::IpAddr, path::PathBuf};
 
 use clap::{ArgAction, Args, ValueEnum, builder::BoolishValueParser};
 use secrecy::SecretString;
 
-pub use check::secret;
+pub use value::secret;
 
 /// The password that the development admin gets; refused in production.
 pub const DEFAULT_ADMIN_PASSWORD: &str = "changethis123";
@@ -121,6 +122,10 @@ pub struct Auth {
     /// Days between somebody deleting their account and its being erased; signing in keeps it.
     #[arg(long, env, default_value_t = 14, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(0..=3650))]
     pub account_deletion_grace_days: u32,
+    /// Milliseconds after which a change of a user or a session is known to every replica, at the latest: so long a
+    /// process answers from what it has read. 0 reads for each request.
+    #[arg(long, env, default_value_t = 100, value_name = "MS", value_parser = clap::value_parser!(u64).range(0..=60_000))]
+    pub identity_cache_ms: u64,
     /// Days that the audit trail is kept.
     #[arg(long, env, default_value_t = 365, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36_500))]
     pub audit_retention_days: u32,

@@ -112,7 +112,7 @@ async fn locked<T: Send + 'static>(
     settings: &Database,
     work: impl FnOnce(&mut Harness) -> anyhow::Result<T> + Send + 'static,
 ) -> anyhow::Result<T> {
-    let mut conn = db::connect(settings).await?.into_inner();
+    let mut conn = db::connect(settings).await?;
     // A migration may take its time, and so may the wait for another process that is migrating.
     conn.batch_execute(&format!("SET statement_timeout = 0; SELECT pg_advisory_lock({LOCK})"))
         .await

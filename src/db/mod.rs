@@ -1,87 +1,90 @@
 //! The PostgreSQL pool.
 //!
-//! The pool has its own manager rather than diesel-async's, for three reasons: it sees a connection that the
-//! server has closed, it asks after a connection's health only when that has been idle (a round trip on every
-//! checkout halves the throughput of small reads), and it speaks TLS.
+//! diesel-async's manager keeps the connections. A checkout costs no round trip: it skips connections that are known to be
+//! closed, and TCP keepalive finds those whose peer has vanished. Nothing relies on a session `SET`, so transaction
+//! poolers work: each transaction asks for its isolation level and its statement time-out itself.
 
-mod changes;
-mod connection;
-mod listener;
+mod connect;
 pub mod migrations;
-mod snapshot;
+mod recent;
 mod tls;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
+use std::time::Duration;
+
+use diesel_async::{
+    AnsiTransactionManager, AsyncPgConnection, TransactionManager,
+    pooled_connection::{
+        AsyncDieselConnectionManager, ManagerConfig, PoolableConnection, RecyclingMethod,
+        bb8::{Pool, PooledConnection},
     },
-    time::Duration,
 };
+use futures_util::FutureExt;
 
-use diesel_async::{AsyncConnection, AsyncPgConnection, TransactionManager};
-
-pub use changes::{Changes, Row};
-pub use connection::{Connection, connect};
-pub use listener::check as check_listening;
-pub use snapshot::Snapshot;
+pub use connect::connect;
+pub use recent::RecentReads;
 
 use crate::{
     config::Database,
     error::{Error, Result},
     pool::LastError,
 };
-use connection::{CONNECT_TIMEOUT, Canceller, Manager};
+use connect::Target;
+
+/// The server ends a statement of a transaction that runs longer.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(600);
+const MAX_LIFETIME: Duration = Duration::from_secs(1_800);
 
 /// A pool of connections to PostgreSQL; a clone shares it.
 #[derive(Clone)]
 pub struct Db {
-    pool: bb8::Pool<Manager>,
+    pool: Pool<AsyncPgConnection>,
+    target: Target,
     timeout: Duration,
     last_error: LastError,
-    changes: Changes,
 }
 
-pub type Guard<'a> = bb8::PooledConnection<'a, Manager>;
+pub type Guard<'a> = PooledConnection<'a, AsyncPgConnection>;
 
 impl Db {
     /// A pool that connects when it is first used.
     ///
     /// # Errors
-    /// When the settings name no database or cannot be read; never because the server is away.
+    /// When the settings name no database or cannot be read; never because the server is unreachable.
     pub fn new(settings: &Database) -> anyhow::Result<Self> {
         let timeout = Duration::from_millis(settings.database_timeout_ms);
         let last_error = LastError::default();
+        let target = Target::new(settings)?;
         let pool = bb8::Pool::builder()
             .max_size(settings.database_pool_size)
             .connection_timeout(timeout)
-            .idle_timeout(Some(Duration::from_secs(600)))
-            .max_lifetime(Some(Duration::from_secs(1_800)))
+            .idle_timeout(Some(IDLE_TIMEOUT))
+            .max_lifetime(Some(MAX_LIFETIME))
             .test_on_check_out(true)
             .error_sink(Box::new(last_error.clone()))
-            .build_unchecked(Manager::new(settings)?);
-        Ok(Self { pool, timeout, last_error, changes: Changes::new(Manager::new(settings)?) })
+            .build_unchecked(manager(target.clone()));
+        Ok(Self { pool, target, timeout, last_error })
     }
 
-    /// What is heard of rows that change.
-    pub fn changes(&self) -> &Changes {
-        &self.changes
+    /// How long a client waits for a connection, and again for the answer.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
     }
 
-    /// Does something with a connection, for a client that waits.
+    /// Runs `work` on a connection, for a client that waits.
     ///
     /// # Errors
-    /// What `work` answers; [`Error::Unavailable`] when no connection is free or can be made in time, or when the
-    /// database falls silent. The connection is then thrown away, since it is still busy; a transaction on it is
-    /// rolled back.
+    /// Those of `work`; [`Error::Unavailable`] when no connection is free or can be made in time, or when the database
+    /// does not answer in time. The connection is then discarded, since it is still busy, and its statement is
+    /// cancelled; a transaction on it is rolled back.
     pub async fn run<T>(&self, work: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T>) -> Result<T> {
         self.run_for(self.timeout, work).await
     }
 
-    /// As [`Db::run`], all of it or nothing. Once it has answered, this process caches nothing that it has changed.
+    /// As [`Db::run`], in one transaction.
     ///
     /// # Errors
-    /// As [`Db::run`].
+    /// As [`Db::run`]. When the answer to COMMIT is lost, the change may have been made.
     pub async fn transaction<T>(
         &self,
         work: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T>,
@@ -89,22 +92,19 @@ impl Db {
         self.transaction_for(self.timeout, work).await
     }
 
-    /// As [`Db::transaction`], with a time of its own.
+    /// As [`Db::transaction`], with a time limit of its own.
     ///
     /// # Errors
-    /// As [`Db::run`].
+    /// As [`Db::transaction`].
     pub async fn transaction_for<T>(
         &self,
         timeout: Duration,
         work: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T>,
     ) -> Result<T> {
-        let done = self.run_for(timeout, async |conn| transaction(conn, work).await).await?;
-        self.changes.catch_up().await;
-        Ok(done)
+        self.run_for(timeout, async |conn| transaction(conn, work).await).await
     }
 
-    /// As [`Db::run`], with a time of its own: what a job wants, whose statements may take longer than a client
-    /// waits.
+    /// As [`Db::run`], with a time limit of its own: for jobs, whose statements may take longer than a client waits.
     ///
     /// # Errors
     /// As [`Db::run`].
@@ -113,12 +113,11 @@ impl Db {
         timeout: Duration,
         work: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T>,
     ) -> Result<T> {
-        let mut conn = self.get().await?;
-        // Also when the caller hangs up in the middle, and this future is dropped.
-        let abandon = Abandon { closed: conn.closed.clone(), cancel: Some(conn.canceller()) };
-        match tokio::time::timeout(timeout, work(&mut conn)).await {
+        let mut lease = Lease { conn: self.get().await?, target: &self.target, finished: false };
+        // The lease is also dropped when the client hangs up in the middle, and this future with it.
+        match tokio::time::timeout(timeout, work(&mut lease.conn)).await {
             Ok(result) => {
-                abandon.not();
+                lease.finished = true;
                 result
             }
             Err(_) => Err(Error::unavailable("Database", "it does not answer in time")),
@@ -138,48 +137,65 @@ impl Db {
     }
 }
 
-/// Does all of it or nothing.
+fn manager(target: Target) -> AsyncDieselConnectionManager<AsyncPgConnection> {
+    let mut config = ManagerConfig::default();
+    config.custom_setup = Box::new(move |_| {
+        let target = target.clone();
+        async move { target.connect().await }.boxed()
+    });
+    // A closed connection is known to be closed without a round trip.
+    config.recycling_method = RecyclingMethod::CustomFunction(Box::new(|conn: &mut AsyncPgConnection| {
+        let usable =
+            if conn.is_broken() { Err(diesel::result::Error::BrokenTransactionManager) } else { Ok(()) };
+        std::future::ready(usable).boxed()
+    }));
+    // The URL is the target's, which has parsed it.
+    AsyncDieselConnectionManager::new_with_config(String::new(), config)
+}
+
+/// Runs `work` in a transaction and commits it if it succeeds.
 ///
 /// # Errors
-/// What `work` answers, and everything is as before; or when it cannot be committed.
+/// Those of `work`, after a rollback; or when COMMIT fails.
 pub async fn transaction<T>(
     conn: &mut AsyncPgConnection,
     work: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T>,
 ) -> Result<T> {
-    type Manager = <AsyncPgConnection as AsyncConnection>::TransactionManager;
-    Manager::begin_transaction(conn).await?;
+    let begin = format!(
+        "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = {}",
+        STATEMENT_TIMEOUT.as_millis()
+    );
+    AnsiTransactionManager::begin_transaction_sql(conn, &begin).await?;
     match work(conn).await {
         Ok(done) => {
-            Manager::commit_transaction(conn).await?;
+            AnsiTransactionManager::commit_transaction(conn).await?;
             Ok(done)
         }
         Err(error) => {
-            // Where this fails the connection is broken, and the pool throws it away.
-            let _ = Manager::rollback_transaction(conn).await;
+            // If this fails the connection is broken, and the pool discards it.
+            let _ = AnsiTransactionManager::rollback_transaction(conn).await;
             Err(error)
         }
     }
 }
 
-/// Throws a connection away that is still busy, and has the server stop what it is busy with.
-struct Abandon {
-    closed: Arc<AtomicBool>,
-    cancel: Option<Canceller>,
+/// A connection at work. Dropped before that is finished, it is discarded, and the server cancels its statement.
+struct Lease<'a> {
+    conn: Guard<'a>,
+    target: &'a Target,
+    finished: bool,
 }
 
-impl Abandon {
-    fn not(mut self) {
-        self.cancel = None;
-    }
-}
-
-impl Drop for Abandon {
+impl Drop for Lease<'_> {
     fn drop(&mut self) {
-        if let Some(cancel) = self.cancel.take() {
-            self.closed.store(true, Ordering::Release);
-            if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-                runtime.spawn(async move { tokio::time::timeout(CONNECT_TIMEOUT, cancel.cancel()).await });
-            }
+        if self.finished {
+            return;
+        }
+        // The pool keeps no broken connection.
+        AnsiTransactionManager::transaction_manager_status_mut(&mut *self.conn).set_in_error();
+        let (target, token) = (self.target.clone(), self.conn.cancel_token());
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { target.cancel(token).await });
         }
     }
 }

@@ -1,79 +1,191 @@
-//! TLS to PostgreSQL by rustls, with the meaning that libpq gives to `sslmode`.
+//! TLS to PostgreSQL by rustls. `sslmode` means what it means to libpq (PostgreSQL documentation, "SSL Support",
+//! table "SSL Mode Descriptions"), with one difference: root certificates are the system's unless `sslrootcert` names a
+//! file.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use anyhow::{Context, bail};
 use rustls::{
-    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    client::{
+        WebPkiServerVerifier,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
     crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, ServerName, UnixTime},
+    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 pub(super) type Connector = MakeRustlsConnect;
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mode {
+    /// Plain text.
     Disable,
-    /// Encrypted; the certificate is not checked.
+    /// Plain text; TLS if the server refuses that.
+    Allow,
+    /// TLS without a check of the certificate; plain text if the server has no TLS.
+    Prefer,
+    /// TLS without a check of the certificate.
     Require,
-    /// Encrypted; the certificate must be valid for the host.
-    Verify,
+    /// TLS with a certificate that a trusted authority has signed.
+    VerifyCa,
+    /// As `VerifyCa`, and for this host.
+    VerifyFull,
 }
 
-/// Takes `sslmode` out of a URL, since the client library knows fewer of its values than libpq.
-pub(super) fn split_mode(url: &str) -> anyhow::Result<(String, Mode)> {
-    let Some((base, query)) = url.split_once('?') else {
-        return Ok((url.to_owned(), Mode::Disable));
-    };
-    let mut mode = Mode::Disable;
-    let mut rest = Vec::new();
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        match pair.split_once('=') {
-            Some(("sslmode" | "ssl", value)) => {
-                mode = match value {
-                    "disable" | "allow" | "prefer" | "false" => Mode::Disable,
-                    "require" | "true" => Mode::Require,
-                    "verify-ca" | "verify-full" => Mode::Verify,
-                    _ => bail!("DATABASE_URL has sslmode={value}; write disable, require or verify-full"),
+/// How to encrypt: the TLS parameters of a database URL.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct TlsOptions {
+    pub(super) mode: Mode,
+    /// PEM file with the trusted authorities; the system's if `None`.
+    root_certificates: Option<PathBuf>,
+}
+
+impl TlsOptions {
+    /// Takes the TLS parameters out of a URL, since the client library knows fewer of their values than libpq.
+    ///
+    /// # Errors
+    /// When `sslmode` has no known value; the message lists them.
+    pub(super) fn split_from(url: &str) -> anyhow::Result<(String, Self)> {
+        let mut options = Self { mode: Mode::Prefer, root_certificates: None };
+        let Some((base, query)) = url.split_once('?') else {
+            return Ok((url.to_owned(), options));
+        };
+        let mut rest = form_urlencoded::Serializer::new(String::new());
+        let mut others = 0;
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            match &*name {
+                "sslmode" | "ssl" => options.mode = Mode::parse(&value)?,
+                "sslrootcert" if value == "system" => options.mode = Mode::VerifyFull,
+                "sslrootcert" => options.root_certificates = Some(value.into_owned().into()),
+                _ => {
+                    // A plus sign is itself in a connection URL (RFC 3986), and a space in a form.
+                    rest.append_pair(&name, &value);
+                    others += 1;
                 }
             }
-            _ => rest.push(pair),
         }
+        if options.root_certificates.is_some() && options.mode == Mode::Require {
+            options.mode = Mode::VerifyCa;
+        }
+        let rest = rest.finish().replace('+', "%20");
+        Ok((if others == 0 { base.to_owned() } else { format!("{base}?{rest}") }, options))
     }
-    let url = if rest.is_empty() { base.to_owned() } else { format!("{base}?{}", rest.join("&")) };
-    Ok((url, mode))
-}
 
-impl Mode {
-    pub(super) fn connector(&self) -> anyhow::Result<Option<Connector>> {
+    /// The ways to connect, in the order in which libpq tries them.
+    pub(super) fn attempts(&self) -> anyhow::Result<Vec<Option<Connector>>> {
+        let tls = || self.connector().map(Some);
+        Ok(match self.mode {
+            Mode::Disable => vec![None],
+            Mode::Allow => vec![None, tls()?],
+            Mode::Prefer => vec![tls()?, None],
+            Mode::Require | Mode::VerifyCa | Mode::VerifyFull => vec![tls()?],
+        })
+    }
+
+    fn connector(&self) -> anyhow::Result<Connector> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
             .context("TLS cannot be set up")?;
-        let config = match self {
-            Self::Disable => return Ok(None),
-            Self::Require => builder
-                .dangerous()
-                .with_custom_certificate_verifier(Arc::new(Unverified(provider)))
-                .with_no_client_auth(),
-            Self::Verify => {
-                let mut roots = RootCertStore::empty();
-                roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-                if roots.is_empty() {
-                    bail!("sslmode=verify-full needs the system's root certificates, and none were found");
-                }
-                builder.with_root_certificates(roots).with_no_client_auth()
-            }
+        let verifier: Arc<dyn ServerCertVerifier> = match self.mode {
+            Mode::VerifyFull => self.webpki(&provider)?,
+            Mode::VerifyCa => Arc::new(AnyHost(self.webpki(&provider)?)),
+            _ => Arc::new(Unverified(provider)),
         };
-        Ok(Some(MakeRustlsConnect::new(config)))
+        let config = builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
+        Ok(MakeRustlsConnect::new(config))
+    }
+
+    fn webpki(&self, provider: &Arc<CryptoProvider>) -> anyhow::Result<Arc<WebPkiServerVerifier>> {
+        let mut roots = RootCertStore::empty();
+        match &self.root_certificates {
+            Some(path) => {
+                let name =
+                    || format!("DATABASE_URL has sslrootcert={}, which cannot be read", path.display());
+                for certificate in CertificateDer::pem_file_iter(path).with_context(name)? {
+                    roots.add(certificate.with_context(name)?).with_context(name)?;
+                }
+            }
+            None => {
+                roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            }
+        }
+        if roots.is_empty() {
+            bail!(
+                "DATABASE_URL asks to verify the server, and no root certificates were found: install the \
+                 system's (package ca-certificates) or name a PEM file with sslrootcert"
+            );
+        }
+        Ok(WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build()?)
     }
 }
 
-/// Accepts any certificate: what `sslmode=require` means.
+impl Mode {
+    fn parse(value: &str) -> anyhow::Result<Self> {
+        Ok(match value {
+            "disable" | "false" => Self::Disable,
+            "allow" => Self::Allow,
+            "prefer" => Self::Prefer,
+            "require" | "true" => Self::Require,
+            "verify-ca" => Self::VerifyCa,
+            "verify-full" => Self::VerifyFull,
+            _ => bail!(
+                "DATABASE_URL has sslmode={value}; write disable, allow, prefer, require, verify-ca or verify-full"
+            ),
+        })
+    }
+}
+
+/// Checks who signed the certificate, but not for which host: `sslmode=verify-ca`.
+#[derive(Debug)]
+struct AnyHost(Arc<WebPkiServerVerifier>);
+
+/// Accepts any certificate: `sslmode=require`.
 #[derive(Debug)]
 struct Unverified(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyHost {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        // The name is checked last, when the signatures have been found good.
+        match self.0.verify_server_cert(certificate, intermediates, name, ocsp, now) {
+            Err(rustls::Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) => Ok(ServerCertVerified::assertion()),
+            result => result,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
+}
 
 impl ServerCertVerifier for Unverified {
     fn verify_server_cert(
@@ -114,12 +226,37 @@ impl ServerCertVerifier for Unverified {
 mod tests {
     use super::*;
 
+    fn split(url: &str) -> (String, Mode, Option<PathBuf>) {
+        let (url, options) = TlsOptions::split_from(url).unwrap();
+        (url, options.mode, options.root_certificates)
+    }
+
     #[test]
-    fn sslmode_is_taken_out_of_the_url() {
-        let (url, mode) = split_mode("postgres://h/db?sslmode=verify-full&application_name=x").unwrap();
-        assert_eq!((url.as_str(), mode), ("postgres://h/db?application_name=x", Mode::Verify));
-        let (url, mode) = split_mode("postgres://h/db?sslmode=require").unwrap();
-        assert_eq!((url.as_str(), mode), ("postgres://h/db", Mode::Require));
-        assert!(split_mode("postgres://h/db?sslmode=maybe").is_err());
+    fn tls_parameters_are_taken_out_of_the_url() {
+        assert_eq!(
+            split("postgres://h/db?sslmode=verify-full&application_name=a%20b"),
+            ("postgres://h/db?application_name=a%20b".into(), Mode::VerifyFull, None)
+        );
+        assert_eq!(split("postgres://h/db?sslmode=disable"), ("postgres://h/db".into(), Mode::Disable, None));
+        assert_eq!(split("postgres://h/db"), ("postgres://h/db".into(), Mode::Prefer, None));
+        let file = Some(PathBuf::from("/ca.pem"));
+        assert_eq!(
+            split("postgres://h/db?sslmode=require&sslrootcert=%2Fca.pem"),
+            ("postgres://h/db".into(), Mode::VerifyCa, file)
+        );
+        assert_eq!(split("postgres://h/db?sslrootcert=system").1, Mode::VerifyFull);
+        assert!(TlsOptions::split_from("postgres://h/db?sslmode=maybe").is_err());
+    }
+
+    #[test]
+    fn each_mode_tries_what_libpq_tries() {
+        let attempts = |mode| {
+            let options = TlsOptions { mode, root_certificates: None };
+            options.attempts().unwrap().iter().map(Option::is_some).collect::<Vec<_>>()
+        };
+        assert_eq!(attempts(Mode::Disable), [false]);
+        assert_eq!(attempts(Mode::Allow), [false, true]);
+        assert_eq!(attempts(Mode::Prefer), [true, false]);
+        assert_eq!(attempts(Mode::Require), [true]);
     }
 }

@@ -1,8 +1,8 @@
 //! A child process that cannot outlive its parent.
 //!
-//! Between the two stands a small shell that reads from a pipe whose other end this process holds. However this
-//! process ends, `kill -9` included, the pipe closes; the shell then stops the child. It has a process group of
-//! its own, so that Ctrl-C in the terminal reaches the parent alone, which stops things in order.
+//! A small shell runs between the two and reads from a pipe whose other end the parent holds. When the parent ends, even
+//! by `kill -9`, the pipe closes and the shell stops the child. The child has its own process group, so that Ctrl-C in
+//! the terminal reaches the parent alone, which then stops its children in order.
 
 use std::{
     fs,
@@ -13,8 +13,8 @@ use std::{
 
 use anyhow::Context;
 
-/// Arguments: the signal that stops the child, a folder to remove once it was told to stop, with its parent if that
-/// is empty (or nothing), the command.
+/// Arguments: the signal that stops the child; the directory to remove after the child was stopped, or nothing; the
+/// command. The parent of that directory is removed too if it is empty.
 const GUARD: &str = r#"
 stop=$1 wipe=$2; shift 2
 exec 3<&0
@@ -36,7 +36,10 @@ kill "$reader" 2>/dev/null
 exit "$code"
 "#;
 
-/// The account that a server runs under when this process is root's.
+/// Number of lines that [`Guarded::log_tail`] returns.
+const LOG_TAIL_LINES: usize = 8;
+
+/// The unprivileged account that servers run under if this process runs as root.
 pub(super) struct Account {
     pub(super) name: &'static str,
     pub(super) uid: u32,
@@ -44,7 +47,10 @@ pub(super) struct Account {
 }
 
 impl Account {
-    /// `None` unless this process is root's.
+    /// Returns `None` unless this process runs as root.
+    ///
+    /// # Errors
+    /// If this process runs as root and no suitable account exists.
     pub(super) fn unprivileged() -> anyhow::Result<Option<Self>> {
         if id("-u", None) != Some(0) {
             return Ok(None);
@@ -54,40 +60,44 @@ impl Account {
             .find_map(|name| Some(Self { name, uid: id("-u", Some(name))?, gid: id("-g", Some(name))? }))
             .map(Some)
             .context(
-                "running as root, and there is no account postgres or nobody that PostgreSQL could run under",
+                "this process runs as root, and PostgreSQL needs another account: create the account postgres",
             )
     }
 
-    pub(super) fn reaches(&self, dir: &Path) -> bool {
+    /// Tries to create a file in `dir` under this account.
+    pub(super) fn can_write_to(&self, dir: &Path) -> bool {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", "cd \"$0\" && : > .reached && rm .reached"]).arg(dir).stderr(Stdio::null());
         self.drop_to(&mut command);
-        // The shell starts in this process's folder, which the account need not reach either.
+        // The working directory of this process may be inaccessible to the account.
         command.current_dir("/").status().is_ok_and(|status| status.success())
     }
 
+    /// Makes `command` run under this account.
     pub(super) fn drop_to(&self, command: &mut Command) {
         command.uid(self.uid).gid(self.gid);
     }
 }
 
+/// Runs the program `id` and parses the number that it prints.
 fn id(what: &str, name: Option<&str>) -> Option<u32> {
     let output = Command::new("id").arg(what).args(name).stderr(Stdio::null()).output().ok()?;
     String::from_utf8(output.stdout).ok()?.trim().parse().ok()
 }
 
-/// A guarded child.
-pub struct Guarded {
+/// A running child process, stopped when this value is dropped.
+pub(super) struct Guarded {
     guard: Child,
     log: PathBuf,
 }
 
 impl Guarded {
-    /// Starts `command`, whose output goes to the file `log`. It is stopped with `signal`; then the folder `wipe`
-    /// is removed.
+    /// Starts `command` and writes its output to the file `log`.
+    ///
+    /// To stop the child, the guard sends `signal`, then SIGKILL after 10 s, and removes the directory `wipe`.
     ///
     /// # Errors
-    /// When the process or the log cannot be made.
+    /// If the process cannot be started or the log cannot be created.
     pub(super) fn start(
         command: &[&str],
         signal: &str,
@@ -112,20 +122,20 @@ impl Guarded {
         Ok(Self { guard: guard.spawn().context("cannot start /bin/sh")?, log: log.to_owned() })
     }
 
-    /// How it ended, if it has.
-    pub fn ended(&mut self) -> Option<ExitStatus> {
+    /// Returns the exit status if the child has ended.
+    pub(super) fn exit_status(&mut self) -> Option<ExitStatus> {
         self.guard.try_wait().ok().flatten()
     }
 
-    /// The last of what it said.
-    pub(super) fn last_words(&self) -> String {
+    /// Returns the last lines of the child's output.
+    pub(super) fn log_tail(&self) -> String {
         let text = fs::read(&self.log).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
         let lines: Vec<_> = text.lines().collect();
-        lines[lines.len().saturating_sub(8)..].join("\n")
+        lines[lines.len().saturating_sub(LOG_TAIL_LINES)..].join("\n")
     }
 
-    /// Stops it and waits for it.
+    /// Stops the child and waits until it has ended.
     pub(super) fn stop(mut self) {
         drop(self.guard.stdin.take());
         let _ = self.guard.wait();

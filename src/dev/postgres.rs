@@ -8,84 +8,99 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use rustix::process::{Pid, test_kill_process};
 use tokio_postgres::NoTls;
 
 use super::{
-    Purpose, Server, find_program, free_port,
+    data_dir::{make_private, remove_dir, server_dir},
     guard::{Account, Guarded},
-    password, private, server_dir,
+    program::find_program,
+    server::{Purpose, Server, free_port, random_password},
 };
 
-const PLACES: &[&str] = &[
+const BIN_DIRS: &[&str] = &[
     "/usr/lib/postgresql/*/bin",
     "/usr/pgsql-*/bin",
     "/opt/homebrew/opt/postgresql@*/bin",
     "/usr/local/opt/postgresql@*/bin",
 ];
-const ATTEMPT: Duration = Duration::from_secs(2);
-const PATIENCE: Duration = Duration::from_secs(60);
-/// The database, and the account that owns the server.
-const NAME: &str = "saas";
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);
+/// How long to wait for the previous server to end.
+const PREVIOUS_STOP_TIMEOUT: Duration = Duration::from_secs(20);
+const PREVIOUS_POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// Name of the database, and of the superuser that owns it.
+const DATABASE: &str = "saas";
+/// Case mapping beyond ASCII, as production servers have it. Everything else uses the C locale.
+const CTYPE_ARG: &str = if cfg!(target_os = "macos") { "--lc-ctype=UTF-8" } else { "--lc-ctype=C.UTF-8" };
 
-pub(super) async fn start(dir: &Path, purpose: Purpose) -> anyhow::Result<Server> {
-    let initdb = find_program(&["initdb"], PLACES, "postgresql")?;
-    let program = initdb.with_file_name("postgres");
-    let account = Account::unprivileged()?;
-    let dir = server_dir(dir, "postgres", account.as_ref())?;
-    let (data, secret, log) = (dir.join("data"), dir.join("password"), dir.join("log"));
-    wait_for_predecessor(&data).await;
-    if !data.exists() {
-        fs::write(&secret, password())?;
-        private(&secret, account.as_ref())?;
-        initialise(&initdb, &dir, &secret, account.as_ref()).await?;
-    }
-    let password = fs::read_to_string(&secret)
-        .context("the password of the private PostgreSQL is gone; run `saas dev --reset`")?;
-
-    let (data_arg, program) = (data.to_string_lossy().into_owned(), program.to_string_lossy().into_owned());
-    let mut settings =
-        vec!["listen_addresses=127.0.0.1", "unix_socket_directories=", "synchronous_commit=off"];
-    if purpose == Purpose::Test {
-        settings.extend(["fsync=off", "full_page_writes=off", "max_connections=400", "autovacuum=off"]);
-    }
-    // SIGINT is PostgreSQL's fast shutdown, SIGQUIT its immediate one.
-    let (signal, wipe) = match purpose {
-        Purpose::Development => ("INT", None),
-        Purpose::Test => ("QUIT", Some(dir.as_path())),
-    };
-    let (process, client, address) = loop {
-        let port = free_port()?.to_string();
-        let mut command = vec![program.as_str(), "-D", &data_arg, "-p", &port];
-        settings.iter().for_each(|setting| command.extend(["-c", setting]));
-        let mut process = Guarded::start(&command, signal, &log, wipe, account.as_ref())?;
-        let address = format!("postgres://{NAME}:{password}@127.0.0.1:{port}");
-        match wait_until_up(&format!("{address}/postgres"), &mut process).await {
-            Ok(client) => break (process, client, address),
-            // Somebody else was faster.
-            Err(_) if process.last_words().contains("Address already in use") => {}
-            Err(error) => return Err(error),
+impl Server {
+    /// Starts a PostgreSQL server that stores its data below `dir`, with an empty database on the first start.
+    ///
+    /// # Errors
+    /// If PostgreSQL is not installed or does not start; the message has the end of its log.
+    pub async fn postgres(dir: &Path, purpose: Purpose) -> anyhow::Result<Self> {
+        let initdb = find_program(&["initdb"], BIN_DIRS, "postgresql")?;
+        let program = initdb.with_file_name("postgres");
+        let account = Account::unprivileged()?;
+        let dir = server_dir(dir, "postgres", account.as_ref())?;
+        let (data, password_file, log) = (dir.join("data"), dir.join("password"), dir.join("log"));
+        wait_for_previous_server(&data).await;
+        if !data.exists() {
+            fs::write(&password_file, random_password())?;
+            make_private(&password_file, account.as_ref())?;
+            init_cluster(&initdb, &dir, &password_file, account.as_ref()).await?;
         }
-    };
-    let exists = client.query_opt("SELECT 1 FROM pg_database WHERE datname = $1", &[&NAME]).await?;
-    if exists.is_none() {
-        client.batch_execute(&format!("CREATE DATABASE {NAME}")).await?;
+        let password = fs::read_to_string(&password_file)
+            .context("cannot read the password of the private PostgreSQL; run `saas dev --reset`")?;
+
+        let (data_arg, program) =
+            (data.to_string_lossy().into_owned(), program.to_string_lossy().into_owned());
+        let mut settings =
+            vec!["listen_addresses=127.0.0.1", "unix_socket_directories=", "synchronous_commit=off"];
+        if purpose == Purpose::Test {
+            settings.extend(["fsync=off", "full_page_writes=off", "max_connections=400", "autovacuum=off"]);
+        }
+        // SIGINT is PostgreSQL's fast shutdown, SIGQUIT its immediate one.
+        let (signal, wipe) = match purpose {
+            Purpose::Development => ("INT", None),
+            Purpose::Test => ("QUIT", Some(dir.as_path())),
+        };
+        let (process, client, address) = loop {
+            let port = free_port()?.to_string();
+            let mut command = vec![program.as_str(), "-D", &data_arg, "-p", &port];
+            settings.iter().for_each(|setting| command.extend(["-c", setting]));
+            let mut process = Guarded::start(&command, signal, &log, wipe, account.as_ref())?;
+            let address = format!("postgres://{DATABASE}:{password}@127.0.0.1:{port}");
+            match wait_until_ready(&format!("{address}/postgres"), &mut process).await {
+                Ok(client) => break (process, client, address),
+                // Another process took the port first.
+                Err(_) if process.log_tail().contains("Address already in use") => {}
+                Err(error) => return Err(error),
+            }
+        };
+        let exists =
+            client.query_opt("SELECT 1 FROM pg_database WHERE datname = $1", &[&DATABASE]).await?.is_some();
+        if !exists {
+            client.batch_execute(&format!("CREATE DATABASE {DATABASE}")).await?;
+        }
+        Ok(Self { url: format!("{address}/{DATABASE}").into(), process })
     }
-    Ok(Server { url: format!("{address}/{NAME}").into(), process })
 }
 
-/// Makes the cluster under another name first, so that half a one is never taken for a whole.
-/// What is upper and lower case beyond ASCII, as servers elsewhere know it.
-const LETTERS: &str = if cfg!(target_os = "macos") { "--lc-ctype=UTF-8" } else { "--lc-ctype=C.UTF-8" };
-
-async fn initialise(
+/// Creates the database cluster in `dir/data`.
+///
+/// It is created under a temporary name and then renamed, so that an interrupted attempt leaves no incomplete cluster.
+async fn init_cluster(
     initdb: &Path,
     dir: &Path,
-    secret: &Path,
+    password_file: &Path,
     account: Option<&Account>,
 ) -> anyhow::Result<()> {
     for entry in fs::read_dir(dir)?.flatten() {
         if entry.file_name().to_string_lossy().starts_with("unfinished-") {
-            super::remove(&entry.path())?;
+            remove_dir(&entry.path())?;
         }
     }
     let data = dir.join(format!("unfinished-{}", uuid::Uuid::new_v4().simple()));
@@ -94,18 +109,18 @@ async fn initialise(
         .args([
             "--encoding=UTF8",
             "--locale=C",
-            LETTERS,
+            CTYPE_ARG,
             "--no-sync",
             "--auth=scram-sha-256",
             "--username",
-            NAME,
+            DATABASE,
         ])
         .arg("--pwfile")
-        .arg(secret)
+        .arg(password_file)
         .arg("-D")
         .arg(&data)
         .current_dir("/")
-        // Ctrl-C is for the parent, which then drops this.
+        // Ctrl-C reaches the parent alone, which then drops this child.
         .process_group(0);
     if let Some(account) = account {
         account.drop_to(&mut command);
@@ -118,42 +133,42 @@ async fn initialise(
     Ok(fs::rename(&data, dir.join("data"))?)
 }
 
-/// The server of a `saas dev` that was killed a moment ago may still be writing its last checkpoint. PostgreSQL
-/// itself sees to it that no two run on the same data.
-pub(super) async fn wait_for_predecessor(data: &Path) {
-    let begun = Instant::now();
-    let running = || {
+/// Waits for the server of an earlier `saas dev` that was killed and may still write its last checkpoint.
+///
+/// Returns after 20 s in any case: PostgreSQL itself refuses to start twice on the same data.
+pub(super) async fn wait_for_previous_server(data: &Path) {
+    let start = Instant::now();
+    let is_running = || {
         let text = fs::read_to_string(data.join("postmaster.pid")).ok()?;
-        let pid = text.lines().next()?.trim().to_owned();
-        let probe = Command::new("/bin/sh").args(["-c", "kill -0 \"$0\" 2>/dev/null", &pid]).status().ok()?;
-        probe.success().then_some(())
+        let pid = Pid::from_raw(text.lines().next()?.trim().parse().ok()?)?;
+        test_kill_process(pid).ok()
     };
-    while running().is_some() && begun.elapsed() < Duration::from_secs(20) {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+    while is_running().is_some() && start.elapsed() < PREVIOUS_STOP_TIMEOUT {
+        tokio::time::sleep(PREVIOUS_POLL_INTERVAL).await;
     }
 }
 
-async fn wait_until_up(url: &str, process: &mut Guarded) -> anyhow::Result<tokio_postgres::Client> {
+async fn wait_until_ready(url: &str, process: &mut Guarded) -> anyhow::Result<tokio_postgres::Client> {
     let config = tokio_postgres::Config::from_str(url)?;
-    let begun = Instant::now();
+    let start = Instant::now();
     loop {
-        if process.ended().is_some() {
+        if process.exit_status().is_some() {
             bail!(
-                "the private PostgreSQL did not start; if its data is damaged `saas dev --reset` starts over:\n{}",
-                process.last_words()
+                "the private PostgreSQL did not start. If its data is damaged, run `saas dev --reset`:\n{}",
+                process.log_tail()
             );
         }
-        // Bounded, since whoever has taken the port meanwhile may not speak PostgreSQL at all.
-        let attempt = tokio::time::timeout(ATTEMPT, config.connect(NoTls)).await;
+        // With a timeout: a process that took the port meanwhile may not speak PostgreSQL's protocol.
+        let attempt = tokio::time::timeout(CONNECT_TIMEOUT, config.connect(NoTls)).await;
         match attempt.map_err(anyhow::Error::from).and_then(|result| Ok(result?)) {
             Ok((client, connection)) => {
                 tokio::spawn(connection);
                 return Ok(client);
             }
-            Err(error) if begun.elapsed() > PATIENCE => {
-                bail!("the private PostgreSQL does not answer: {error}\n{}", process.last_words());
+            Err(error) if start.elapsed() > START_TIMEOUT => {
+                bail!("the private PostgreSQL does not answer: {error}\n{}", process.log_tail());
             }
-            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            Err(_) => tokio::time::sleep(RETRY_INTERVAL).await,
         }
     }
 }

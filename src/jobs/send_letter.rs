@@ -6,10 +6,11 @@ use serde_json::{Value, json};
 use super::{Context, JobResult};
 use crate::{
     app::App,
+    context::RequestContext,
     error::Result,
     mail::Mail,
     models::outbox::Outgoing,
-    queue::{Failure, Job, Keep, Origin, Place, Schedule, Unique},
+    queue::{Failure, Job, Keep, Place, Schedule, Unique},
     services::outbox::Message,
 };
 
@@ -50,7 +51,7 @@ const BATCH: i64 = 100;
 ///
 /// # Errors
 /// When PostgreSQL or Redis is away; what was not handed over stays in the outbox.
-pub async fn hand_over(app: &App) -> Result<usize> {
+pub async fn hand_over(app: &App, context: &RequestContext) -> Result<usize> {
     let (mut count, mut last) = (0, 0);
     loop {
         let batch = app.db.run(async |conn| Ok(Outgoing::after(conn, last, BATCH).await?)).await?;
@@ -59,21 +60,26 @@ pub async fn hand_over(app: &App) -> Result<usize> {
             None => return Ok(count),
         }
         let mut done = Vec::new();
-        let handed_over = hand_over_some(app, &batch, &mut done).await;
+        let handed_over = hand_over_some(app, context, &batch, &mut done).await;
         // Also those before one that could not be.
         count += app.db.run(async |conn| Ok(Outgoing::delete(conn, &done).await?)).await?;
         handed_over?;
     }
 }
 
-async fn hand_over_some(app: &App, batch: &[Outgoing], done: &mut Vec<i64>) -> Result<()> {
+async fn hand_over_some(
+    app: &App,
+    context: &RequestContext,
+    batch: &[Outgoing],
+    done: &mut Vec<i64>,
+) -> Result<()> {
     for outgoing in batch {
         match serde_json::from_value(outgoing.letter.clone()) {
             Ok(message) => {
                 let window = Duration::from_secs(3_600);
                 let unique = Unique { key: outgoing.key(), window, keep: Keep::First };
                 let place = Place { unique: Some(unique), ..Place::default() };
-                app.queue.enqueue_with(&SendLetter { message }, Origin::here(None), place).await?;
+                app.queue.enqueue_with(&SendLetter { message }, context.origin(None), place).await?;
                 done.push(outgoing.id);
             }
             // Of a newer version, which will take it.
@@ -95,7 +101,7 @@ impl Job for HandOverLetters {
     const SCHEDULE: Option<Schedule<Self>> = Some(Schedule::new("* * * * *", "UTC", || Self {}));
 
     async fn run(self, ctx: Context) -> JobResult {
-        match hand_over(&ctx.state).await {
+        match hand_over(&ctx.state, &RequestContext::default()).await {
             Ok(letters) => Ok(json!({ "letters": letters })),
             // The next one comes in a minute; there is nothing in this one to be kept.
             Err(error) => Err(Failure::discard(error.to_string())),

@@ -7,7 +7,6 @@ use diesel::{
     sql_types::{Bool, Text},
 };
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{ago, delete_some, now, user::User};
@@ -22,8 +21,8 @@ const GRACE_SECONDS: i32 = 10;
 /// How exactly `last_seen_at` is kept: a write at each request would be one too many.
 const SEEN_SECONDS: i32 = 300;
 
-/// Where somebody is signed in.
-#[derive(Clone, Debug, HasQuery, Identifiable, Serialize, Deserialize)]
+/// Where a user is signed in.
+#[derive(Clone, Debug, HasQuery, Identifiable)]
 pub struct Session {
     pub id: Uuid,
     pub user_id: i64,
@@ -45,6 +44,20 @@ pub struct NewSession<'a> {
     pub address: Option<&'a str>,
     pub second_factor: bool,
     pub expires_at: DateTime<Utc>,
+}
+
+/// A session and its user, without the password hash; may be `IDENTITY_CACHE_MS` old.
+pub struct Identity {
+    pub user: User,
+    pub session: Session,
+}
+
+impl Identity {
+    /// The session and user of an access token, whether or not the session is over.
+    pub async fn find(conn: &AsyncPgConnection, session_id: Uuid) -> QueryResult<Option<Self>> {
+        let found = Session::with_user(conn, session_id).await?;
+        Ok(found.map(|(session, user)| Self { user: User { hashed_password: None, ..user }, session }))
+    }
 }
 
 impl Session {

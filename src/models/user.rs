@@ -5,12 +5,10 @@ use diesel::{deserialize::FromSqlRow, expression::AsExpression, prelude::*, sql_
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use super::{lower, now, text_enum};
-use serde::{Deserialize, Serialize};
-
 use crate::schema::users;
 
 /// What a user may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, AsExpression, FromSqlRow, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, AsExpression, FromSqlRow)]
 #[diesel(sql_type = Text)]
 pub enum Role {
     User,
@@ -20,13 +18,12 @@ pub enum Role {
 text_enum!(Role { User = "user", Admin = "admin" });
 
 /// A row of `users`. Not `Debug`, so that a hash cannot slip into a log.
-#[derive(Clone, HasQuery, Identifiable, Serialize, Deserialize)]
+#[derive(Clone, HasQuery, Identifiable)]
 pub struct User {
     pub id: i64,
     /// Lower case.
     pub email: String,
-    /// `None` until somebody who was invited has chosen one, and in a copy that was kept.
-    #[serde(skip)]
+    /// `None` until an invited user has chosen a password, and in an [`Identity`](super::session::Identity).
     pub hashed_password: Option<String>,
     pub full_name: Option<String>,
     pub role: Role,

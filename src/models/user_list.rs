@@ -52,6 +52,11 @@ impl Listing<'_> {
         query
     }
 
+    /// Whether some users are left out on all pages.
+    pub fn is_filtered(&self) -> bool {
+        self.search.is_some() || self.role.is_some() || self.is_active.is_some()
+    }
+
     /// How many there are, of whom no more than [`MOST_COUNTED`] are counted: that takes as long as reading them.
     pub async fn count(&self, mut conn: &AsyncPgConnection) -> QueryResult<i64> {
         let some = self.filtered().select(users::id).order(users::id).limit(MOST_COUNTED);

@@ -2,69 +2,66 @@
 
 use std::time::Duration;
 
-use redis::{RedisError, ScriptInvocation};
+use redis::{FromRedisValue, Script, ScriptInvocation, aio::ConnectionLike};
 
-use super::{combine::Combiner, scripts};
-use crate::{
-    config::Redis,
-    error::{Error, Result},
-    redis_pool::RedisPool,
-};
+use super::{combine::Combiner, error::Result, script_client::ScriptClient};
+
+/// The settings of a queue's client.
+#[derive(Debug, Clone)]
+pub struct QueueOptions {
+    /// Prefix of every key in Redis; `{rq}` with Redis Cluster.
+    pub prefix: String,
+    /// How long Redis may take to answer an attempt; a call makes two at most.
+    pub timeout: Duration,
+}
 
 /// The job queue; a clone shares its connections.
 #[derive(Clone)]
 pub struct Queue {
-    redis: RedisPool,
-    prefix: String,
+    scripts: ScriptClient,
     combiner: Combiner,
+    client: redis::Client,
 }
 
 impl Queue {
-    /// Connects when it is first used.
-    ///
-    /// # Errors
-    /// When `REDIS_URL` cannot be read.
-    pub fn new(settings: &Redis) -> anyhow::Result<Self> {
-        let redis = RedisPool::new(settings)?;
-        Ok(Self { redis, prefix: settings.queue_prefix.clone(), combiner: Combiner::default() })
-    }
-
-    /// The connections, for who else needs Redis.
-    pub fn redis(&self) -> &RedisPool {
-        &self.redis
+    /// Sends commands on `connection`, which may repeat one whose answer was lost. Workers open connections of their
+    /// own with `client`.
+    pub fn new(
+        connection: impl ConnectionLike + Clone + Send + Sync + 'static,
+        client: redis::Client,
+        options: &QueueOptions,
+    ) -> Self {
+        let scripts = ScriptClient::new(connection, &options.prefix, options.timeout);
+        Self { combiner: Combiner::new(scripts.clone()), scripts, client }
     }
 
     pub(super) fn client(&self) -> &redis::Client {
-        self.redis.client()
+        &self.client
     }
 
     pub(super) fn prefix(&self) -> &str {
-        &self.prefix
+        self.scripts.prefix()
     }
 
     pub(super) fn timeout(&self) -> Duration {
-        self.redis.timeout()
+        self.scripts.timeout()
+    }
+
+    pub(super) fn scripts(&self) -> &ScriptClient {
+        &self.scripts
     }
 
     pub(super) fn combiner(&self) -> &Combiner {
         &self.combiner
     }
 
-    /// Calls a script of the queue.
-    pub(super) async fn invoke<T, F>(&self, call: F) -> Result<T>
-    where
-        T: redis::FromRedisValue,
-        F: Fn() -> ScriptInvocation<'static>,
-    {
-        self.redis.invoke(call, refusal).await
+    /// A call of a script, to be given its arguments.
+    pub(super) fn prepare(&self, script: &'static Script) -> ScriptInvocation<'static> {
+        self.scripts.prepare(script)
     }
-}
 
-/// The one thing that a script refuses.
-fn refusal(error: &RedisError) -> Option<Error> {
-    if error.code() != Some(scripts::NO_JOB) {
-        return None;
+    /// Runs a call, as [`ScriptClient::run`].
+    pub(super) async fn run<T: FromRedisValue>(&self, call: &ScriptInvocation<'_>) -> Result<T> {
+        self.scripts.run(call).await
     }
-    let id = error.detail().and_then(|text| text.split_whitespace().next()).unwrap_or_default();
-    Some(Error::invalid("place", "after", format!("there is no job {id} (any more)")))
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -9,14 +10,18 @@ use futures_util::future::join_all;
 use tokio::sync::oneshot;
 
 use super::{
-    client::Queue,
-    enqueue::{MAX_BYTES, MAX_JOBS, Place},
+    enqueue::Place,
+    error::{Error, Result},
+    push::{fitting, push},
+    script_client::ScriptClient,
 };
-use crate::error::{Error, Result};
 
 /// While one push is under way, those that come wait for the next.
-#[derive(Clone, Default)]
-pub(super) struct Combiner(Arc<Mutex<Combining>>);
+#[derive(Clone)]
+pub(super) struct Combiner {
+    scripts: ScriptClient,
+    state: Arc<Mutex<Combining>>,
+}
 
 #[derive(Default)]
 struct Combining {
@@ -34,9 +39,13 @@ struct Waiting {
 type Answer = Result<(), Arc<Error>>;
 
 impl Combiner {
+    pub(super) fn new(scripts: ScriptClient) -> Self {
+        Self { scripts, state: Arc::default() }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Combining> {
         // Nothing panics while holding it.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Those that go next; none, and nothing is under way any more, where nobody waits.
@@ -44,13 +53,7 @@ impl Combiner {
         let mut all = self.lock();
         // Whose caller has gone is not wanted any more.
         all.waiting.retain(|waiting| !waiting.done.is_closed());
-        let mut bytes = 0;
-        let fits = |waiting: &&Waiting| {
-            bytes += waiting.text.len();
-            bytes <= MAX_BYTES
-        };
-        let n = all.waiting.iter().take(MAX_JOBS).take_while(fits).count();
-        let n = n.max(1).min(all.waiting.len());
+        let n = fitting(all.waiting.iter().map(|waiting| waiting.text.len()));
         all.under_way = n > 0;
         all.waiting.drain(..n).collect()
     }
@@ -80,24 +83,24 @@ impl Drop for UnderWay {
     }
 }
 
-impl Queue {
+impl Combiner {
     /// Queues a job together with those of others.
-    pub(super) async fn combine(&self, queue: &'static str, id: String, text: String) -> Result<()> {
+    pub(super) async fn push(&self, queue: &'static str, id: String, text: String) -> Result<()> {
         let (done, answer) = oneshot::channel();
         let begin = {
-            let mut all = self.combiner().lock();
+            let mut all = self.lock();
             all.waiting.push(Waiting { queue, id, text, done });
             !std::mem::replace(&mut all.under_way, true)
         };
         if begin {
             // A task of its own: a caller that goes away must not take the others' jobs along.
-            let guard = UnderWay { combiner: self.combiner().clone(), done: false };
+            let guard = UnderWay { combiner: self.clone(), done: false };
             tokio::spawn(self.clone().push_all(guard));
         }
         match answer.await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(Error::unavailable("Redis", Shared(error))),
-            Err(gone) => Err(Error::unavailable("Redis", gone)),
+            Ok(Err(error)) => Err(Error::Unavailable(Shared(error).into())),
+            Err(gone) => Err(Error::Unavailable(gone.into())),
         }
     }
 
@@ -120,9 +123,9 @@ impl Queue {
         let place = Place::default();
         let pushes = queues.into_iter().map(async |(queue, jobs)| {
             let texts: Vec<_> = jobs.iter().map(|job| (job.id.as_str(), job.text.as_str())).collect();
-            let answer = self.push(queue, &texts, &place).await.map(drop).map_err(Arc::new);
+            let answer = push(&self.scripts, queue, &texts, &place).await.map(drop).map_err(Arc::new);
             if let Err(error) = &answer {
-                self.combiner().fail_all(error);
+                self.fail_all(error);
             }
             for job in jobs {
                 // Whoever asked may have gone.
@@ -137,9 +140,9 @@ impl Queue {
 #[derive(Debug)]
 struct Shared(Arc<Error>);
 
-impl std::fmt::Display for Shared {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        std::fmt::Display::fmt(&self.0, f)
+impl fmt::Display for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
     }
 }
 

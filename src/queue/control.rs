@@ -5,8 +5,13 @@ use std::time::Duration;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::{client::Queue, inspect::QueueInfo, scripts, status::State};
-use crate::error::{Error, Result};
+use super::{
+    client::Queue,
+    error::{Error, Result},
+    inspect::QueueInfo,
+    scripts,
+    status::State,
+};
 
 /// Jobs moved by one call of a script.
 const BATCH: u64 = 1_000;
@@ -75,13 +80,9 @@ impl Queue {
     /// Cancels a job that waits at once, and asks one that runs to stop.
     pub async fn cancel(&self, id: &str) -> Result<Cancel> {
         let by = Uuid::new_v4().simple().to_string();
-        let answer: String = self
-            .invoke(|| {
-                let mut call = scripts::CANCEL.key(self.prefix());
-                call.arg(id).arg(&by);
-                call
-            })
-            .await?;
+        let mut call = self.prepare(&scripts::CANCEL);
+        call.arg(id).arg(&by);
+        let answer: String = self.run(&call).await?;
         Ok(match answer.as_str() {
             "canceled" => Cancel::Canceled,
             "requested" => Cancel::Requested,
@@ -93,13 +94,9 @@ impl Queue {
     /// Puts a failed job back into its queue, its failures forgotten; false where it has not failed.
     pub async fn requeue(&self, id: &str) -> Result<bool> {
         let by = Uuid::new_v4().simple().to_string();
-        let n: u64 = self
-            .invoke(|| {
-                let mut call = scripts::REQUEUE.key(self.prefix());
-                call.arg("").arg(&by).arg(id);
-                call
-            })
-            .await?;
+        let mut call = self.prepare(&scripts::REQUEUE);
+        call.arg("").arg(&by).arg(id);
+        let n: u64 = self.run(&call).await?;
         Ok(n > 0)
     }
 
@@ -107,13 +104,9 @@ impl Queue {
     pub async fn requeue_failed(&self, queue: &QueueInfo) -> Result<u64> {
         let mut total = 0;
         loop {
-            let n: u64 = self
-                .invoke(|| {
-                    let mut call = scripts::REQUEUE.key(self.prefix());
-                    call.arg(&queue.name).arg(queue.seen_at.timestamp_millis()).arg(BATCH);
-                    call
-                })
-                .await?;
+            let mut call = self.prepare(&scripts::REQUEUE);
+            call.arg(&queue.name).arg(queue.seen_at.timestamp_millis()).arg(BATCH);
+            let n: u64 = self.run(&call).await?;
             total += n;
             if n == 0 {
                 return Ok(total);
@@ -128,11 +121,7 @@ impl Queue {
     /// [`Error::Invalid`] for any other state.
     pub async fn purge(&self, queue: &QueueInfo, state: State) -> Result<u64> {
         if !matches!(state, State::Queued | State::Scheduled | State::Deferred | State::Failed) {
-            return Err(Error::invalid(
-                "query",
-                "status",
-                "only jobs that wait or have failed can be purged",
-            ));
+            return Err(Error::invalid("status", "only jobs that wait or have failed can be purged"));
         }
         let begun = queue.seen_at.timestamp_millis();
         // Ids begin with the time that they were made, in milliseconds.
@@ -140,13 +129,9 @@ impl Queue {
         let (mut total, mut left) = (0, Vec::<String>::new());
         loop {
             // A call that throws nothing away may have seen new jobs only: it says itself what is left to look at.
-            let (n, rest): (u64, Vec<String>) = self
-                .invoke(|| {
-                    let mut call = scripts::PURGE.key(self.prefix());
-                    call.arg(&queue.name).arg(state.word()).arg(BATCH).arg(begun).arg(&last).arg(&left);
-                    call
-                })
-                .await?;
+            let mut call = self.prepare(&scripts::PURGE);
+            call.arg(&queue.name).arg(state.word()).arg(BATCH).arg(begun).arg(&last).arg(&left);
+            let (n, rest): (u64, Vec<String>) = self.run(&call).await?;
             total += n;
             left = rest;
             if left.is_empty() {
@@ -175,19 +160,16 @@ impl Queue {
     /// [`Error::Invalid`] for a rate of no jobs or in no time.
     pub async fn limit_rate(&self, queue: &str, rate: Option<Rate>) -> Result<()> {
         if rate.is_some_and(|rate| rate.jobs == 0 || rate.per.as_millis() == 0) {
-            return Err(Error::invalid("body", "rate_limit", "at least one job, in at least a millisecond"));
+            return Err(Error::invalid("rate_limit", "at least one job, in at least a millisecond"));
         }
         let text = rate.map(|rate| format!("{}/{}", rate.jobs, rate.per.as_millis()));
         self.control(queue, "rate", &text.unwrap_or_default()).await
     }
 
     async fn control(&self, queue: &str, what: &str, value: &str) -> Result<()> {
-        self.invoke(|| {
-            let mut call = scripts::CONTROL.key(self.prefix());
-            call.arg(queue).arg(what).arg(value);
-            call
-        })
-        .await
+        let mut call = self.prepare(&scripts::CONTROL);
+        call.arg(queue).arg(what).arg(value);
+        self.run(&call).await
     }
 }
 

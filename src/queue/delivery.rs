@@ -134,7 +134,7 @@ impl Delivery {
             task = envelope.task,
             attempt,
             request_id = envelope.req.as_deref(),
-            trace_id = envelope.trace.as_deref().and_then(crate::telemetry::trace_id),
+            trace_id = envelope.trace_id(),
         );
         async {
             // It may have been cancelled or lost before it began.

@@ -8,20 +8,14 @@ use uuid::Uuid;
 
 use super::{
     client::Queue,
-    job::{Envelope, Job},
-    queues::Queues,
-    scripts,
-};
-use crate::{
     error::{Error, Result},
-    telemetry,
+    job::{Envelope, Job},
+    push::{fitting, push},
+    queues::Queues,
 };
 
 /// A larger payload belongs in a table or a file, and its key in the job.
 const MAX_ENVELOPE: usize = 1024 * 1024;
-/// What one call of the script takes at most: it must not keep Redis from others for long.
-pub(super) const MAX_JOBS: usize = 250;
-pub(super) const MAX_BYTES: usize = 4 * 1024 * 1024;
 const MAX_NAME: usize = 255;
 const MAX_AFTER: usize = 100;
 
@@ -33,15 +27,6 @@ pub struct Origin {
     pub request_id: Option<String>,
     /// W3C Trace Context.
     pub traceparent: Option<String>,
-}
-
-impl Origin {
-    /// Of the request that this task answers, if it answers one.
-    pub fn here(owner: Option<i64>) -> Self {
-        let request = telemetry::request().unwrap_or_default();
-        let request_id = Some(request.id.to_string()).filter(|id| !id.is_empty());
-        Self { owner, request_id, traceparent: request.traceparent.map(|trace| trace.to_string()) }
-    }
 }
 
 /// Where in its queue a job goes, and when.
@@ -93,7 +78,7 @@ impl Queue {
     /// [`Error::Unavailable`] when Redis is away or full: the job may then have been queued or not.
     pub async fn enqueue<J: Job>(&self, job: &J, origin: Origin) -> Result<String> {
         let (id, text) = write(job, &origin, &Place::default())?;
-        self.combine(J::QUEUE, id.clone(), text).await?;
+        self.combiner().push(J::QUEUE, id.clone(), text).await?;
         Ok(id)
     }
 
@@ -114,7 +99,7 @@ impl Queue {
     pub async fn enqueue_with<J: Job>(&self, job: &J, origin: Origin, place: Place) -> Result<String> {
         place.check()?;
         let (id, text) = write(job, &origin, &place)?;
-        let others = self.push(J::QUEUE, &[(&id, &text)], &place).await?;
+        let others = push(self.scripts(), J::QUEUE, &[(&id, &text)], &place).await?;
         Ok(others.into_iter().next().unwrap_or(id))
     }
 
@@ -126,19 +111,13 @@ impl Queue {
         place.check()?;
         if place.unique.is_some() || !place.after.is_empty() {
             let words = "many jobs at once can neither be unique nor wait for others";
-            return Err(Error::invalid("place", "unique", words));
+            return Err(Error::invalid("unique", words));
         }
         let jobs = jobs.iter().map(|job| write(job, &origin, &place)).collect::<Result<Vec<_>>>()?;
         let mut batches = Vec::new();
         let mut rest = &jobs[..];
         while !rest.is_empty() {
-            let mut bytes = 0;
-            let fits = |(_, text): &&(String, String)| {
-                bytes += text.len();
-                bytes <= MAX_BYTES
-            };
-            let n = rest.iter().take(MAX_JOBS).take_while(fits).count();
-            let (now, later) = rest.split_at(n.max(1));
+            let (now, later) = rest.split_at(fitting(rest.iter().map(|(_, text)| text.len())));
             batches.push(now.iter().map(|(id, text)| (id.as_str(), text.as_str())).collect::<Vec<_>>());
             rest = later;
         }
@@ -147,43 +126,9 @@ impl Queue {
             batches.reverse();
         }
         for batch in &batches {
-            self.push(J::QUEUE, batch, &place).await?;
+            push(self.scripts(), J::QUEUE, batch, &place).await?;
         }
         Ok(jobs.into_iter().map(|(id, _)| id).collect())
-    }
-
-    /// The ids are ours, so a push whose answer was lost can be repeated: the second finds the first. Answers those
-    /// that were known, or who keeps the job out.
-    pub(super) async fn push(
-        &self,
-        queue: &str,
-        jobs: &[(&str, &str)],
-        place: &Place,
-    ) -> Result<Vec<String>> {
-        let when = match place.when {
-            When::Now => "0".to_owned(),
-            When::In(delay) => format!("+{}", delay.as_millis()),
-            When::At(at) => at.timestamp_millis().max(0).to_string(),
-        };
-        let unique = place.unique.as_ref();
-        let window = unique.map_or(0, |unique| unique.window.as_millis() as u64);
-        let keep = unique.map_or("", |unique| if unique.keep == Keep::First { "first" } else { "last" });
-        self.invoke(|| {
-            let mut call = scripts::PUSH.key(self.prefix());
-            call.arg(queue).arg(jobs.len()).arg(&when).arg(u8::from(place.front));
-            call.arg(place.group.as_deref().unwrap_or_default());
-            call.arg(unique.map_or("", |unique| &unique.key)).arg(window).arg(keep);
-            call.arg(place.after.len()).arg(if place.after_failures { "any" } else { "good" });
-            for (id, _) in jobs {
-                call.arg(*id);
-            }
-            for (_, text) in jobs {
-                call.arg(*text);
-            }
-            call.arg(&place.after);
-            call
-        })
-        .await
     }
 }
 
@@ -206,7 +151,7 @@ impl Place {
         } else {
             return Ok(());
         };
-        Err(Error::invalid("place", problem.0, problem.1))
+        Err(Error::invalid(problem.0, problem.1))
     }
 }
 
@@ -236,6 +181,6 @@ fn to_text(envelope: &impl Serialize) -> Result<String> {
     if text.len() > MAX_ENVELOPE {
         return Err(Error::TooLarge { limit: MAX_ENVELOPE });
     }
-    readable(&text).map_err(|_| Error::Malformed("The job's arguments are nested too deeply".into()))?;
+    readable(&text).map_err(|_| Error::TooDeep)?;
     Ok(text)
 }

@@ -7,10 +7,10 @@ use serde::Serialize;
 use super::{
     client::Queue,
     control::Rate,
+    error::{Error, Result},
     scripts,
     status::{JobStatus, State},
 };
-use crate::error::{Error, Result};
 
 /// Jobs looked at by one call, since each may be large.
 const LOOK_AT: usize = 20;
@@ -85,13 +85,9 @@ impl Row {
 impl Queue {
     /// Every queue that was ever used.
     pub async fn queues(&self) -> Result<Vec<QueueInfo>> {
-        let (now, rows): (i64, Vec<Vec<Value>>) = self
-            .invoke(|| {
-                let mut call = scripts::INSPECT.key(self.prefix());
-                call.arg("queues");
-                call
-            })
-            .await?;
+        let mut call = self.prepare(&scripts::INSPECT);
+        call.arg("queues");
+        let (now, rows): (i64, Vec<Vec<Value>>) = self.run(&call).await?;
         let read = |row| Row(row).read(now).map_err(Error::internal);
         rows.into_iter().map(read).collect()
     }
@@ -115,15 +111,11 @@ impl Queue {
     pub async fn list(&self, queue: &str, state: State, offset: u64, count: u64) -> Result<Vec<JobStatus>> {
         if matches!(state, State::Finished | State::Canceled) {
             let words = "jobs that have finished or were cancelled are not listed: ask for one by its id";
-            return Err(Error::invalid("query", "status", words));
+            return Err(Error::invalid("status", words));
         }
-        let ids: Vec<String> = self
-            .invoke(|| {
-                let mut call = scripts::INSPECT.key(self.prefix());
-                call.arg("page").arg(queue).arg(state.word()).arg(offset).arg(count);
-                call
-            })
-            .await?;
+        let mut call = self.prepare(&scripts::INSPECT);
+        call.arg("page").arg(queue).arg(state.word()).arg(offset).arg(count);
+        let ids: Vec<String> = self.run(&call).await?;
         let mut jobs = Vec::with_capacity(ids.len());
         for some in ids.chunks(LOOK_AT) {
             jobs.extend(self.statuses(some, LARGE).await?);
@@ -133,13 +125,9 @@ impl Queue {
 
     /// Leaves out those that are not known, and the payloads of `large` jobs.
     async fn statuses(&self, ids: &[String], large: usize) -> Result<Vec<JobStatus>> {
-        let answers: Vec<Vec<Value>> = self
-            .invoke(|| {
-                let mut call = scripts::STATUS.key(self.prefix());
-                call.arg(large).arg(ids);
-                call
-            })
-            .await?;
+        let mut call = self.prepare(&scripts::STATUS);
+        call.arg(large).arg(ids);
+        let answers: Vec<Vec<Value>> = self.run(&call).await?;
         ids.iter().zip(answers).filter_map(|(id, answer)| JobStatus::read(id, answer).transpose()).collect()
     }
 }

@@ -9,9 +9,9 @@ use serde_json::Value;
 use super::{
     cron::{Periodic, Schedule},
     enqueue::Origin,
+    error::{BoxError, chain},
     lease::Stop,
 };
-use crate::error::BoxError;
 
 /// A task: its arguments are the fields, its behaviour is [`run`](Job::run).
 ///
@@ -130,7 +130,7 @@ impl Failure {
 
     /// As it is stored: safe words for the owner, and the rest for admins.
     pub(super) fn record(&self, at: i64) -> ErrorRecord {
-        let detail = self.source.as_ref().map(|source| crate::telemetry::chain(&**source));
+        let detail = self.source.as_ref().map(|source| chain(&**source));
         ErrorRecord {
             message: self.message.clone().unwrap_or_else(|| "The job failed".into()),
             detail: detail.or_else(|| self.message.clone()),
@@ -142,7 +142,7 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.message, &self.source) {
-            (_, Some(source)) => f.write_str(&crate::telemetry::chain(&**source)),
+            (_, Some(source)) => f.write_str(&chain(&**source)),
             (Some(message), None) => f.write_str(message),
             (None, None) => f.write_str("The job failed"),
         }
@@ -199,6 +199,11 @@ impl Envelope {
     /// Whether there may be more on record of the job than the envelope.
     pub(super) fn has_extras(&self) -> bool {
         self.group.is_some() || self.key.is_some()
+    }
+
+    /// The id of the trace that it belongs to: the second part of a `traceparent`.
+    pub(super) fn trace_id(&self) -> Option<&str> {
+        self.trace.as_deref()?.split('-').nth(1)
     }
 
     pub(super) fn origin(&self) -> Origin {

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `client` | the connections of those who enqueue and look |
 //! | `enqueue` | enqueuing, one by one or many at once, now or later |
+//! | `push`, `script_client` | calls of the scripts |
 //! | `combine` | group commit of what is enqueued at the same time |
 //! | `inspect`, `status` | looking at queues and jobs |
 //! | `control` | cancel, requeue, purge, pause, limit |
@@ -30,24 +31,28 @@ mod control;
 mod cron;
 mod delivery;
 mod enqueue;
+mod error;
 mod exchange;
 mod inspect;
 mod job;
 mod lease;
 mod link;
+mod push;
 mod queues;
 mod registry;
 mod scheduler;
+mod script_client;
 mod scripts;
 mod server;
 mod status;
 mod waker;
 mod worker;
 
-pub use client::Queue;
+pub use client::{Queue, QueueOptions};
 pub use control::{Cancel, Rate};
 pub use cron::{Missed, Schedule};
 pub use enqueue::{Keep, Origin, Place, Unique, When};
+pub use error::Error;
 pub use inspect::{QueueInfo, Totals};
 pub use job::{Context, Failure, Job, JobType, Then};
 pub use queues::Queues;

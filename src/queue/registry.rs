@@ -5,8 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{client::Queue, scripts};
-use crate::error::Result;
+use super::{client::Queue, error::Result, scripts};
 
 /// A worker that has not been heard of for that long is not shown any more.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -64,13 +63,9 @@ pub struct WorkerInfo {
 impl Queue {
     /// The workers that were heard of within the last half minute.
     pub async fn workers(&self) -> Result<Vec<WorkerInfo>> {
-        let (now, rows): (i64, Vec<(String, String, i64)>) = self
-            .invoke(|| {
-                let mut call = scripts::INSPECT.key(self.prefix());
-                call.arg("workers").arg(SILENCE.as_millis() as u64);
-                call
-            })
-            .await?;
+        let mut call = self.prepare(&scripts::INSPECT);
+        call.arg("workers").arg(SILENCE.as_millis() as u64);
+        let (now, rows): (i64, Vec<(String, String, i64)>) = self.run(&call).await?;
         let read = |(id, text, beat): (String, String, i64)| {
             let card: Card = serde_json::from_str(&text).unwrap_or_default();
             WorkerInfo {

@@ -5,8 +5,10 @@ use redis::FromRedisValue;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::job::{Envelope, ErrorRecord};
-use crate::error::{Error, Result};
+use super::{
+    error::{Error, Result},
+    job::{Envelope, ErrorRecord},
+};
 
 /// RQ's words for the states of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,12 +1,11 @@
 //! The audit trail: each change of an account leaves an entry, in the transaction that makes it.
 
-use diesel_async::AsyncPgConnection;
 use serde_json::{Map, Value, json};
 
+use super::tx::Tx;
 use crate::{
     error::Result,
     models::{audit::NewAuditEntry, user::User},
-    telemetry,
 };
 
 /// What was done. The texts are part of the API.
@@ -64,7 +63,7 @@ impl Action {
     }
 }
 
-/// An entry about a user. Whoever is signed in with the request under way is the actor.
+/// An entry about a user. The actor is the signed-in user of the request.
 pub struct Entry {
     action: Action,
     actor: Option<i64>,
@@ -99,23 +98,22 @@ impl Entry {
         Self { before: Some(old.into()), after: Some(new.into()), ..self }
     }
 
-    pub async fn write(self, conn: &AsyncPgConnection) -> Result<()> {
+    pub async fn write(self, tx: &Tx<'_>) -> Result<()> {
         if self.action == Action::UserUpdated && self.before == self.after {
             return Ok(());
         }
-        let request = telemetry::request();
-        let request = request.as_ref();
+        let context = tx.context;
         let entry = NewAuditEntry {
-            actor_id: request.and_then(|request| request.user.get().copied()).or(self.actor),
+            actor_id: context.actor.or(self.actor),
             action: self.action.as_str(),
             target_type: "user",
             target_id: self.user.to_string(),
             before: self.before,
             after: self.after,
-            address: request.and_then(|request| request.address).map(|address| address.to_string()),
-            request_id: request.map(|request| &*request.id),
+            address: context.ip.map(|ip| ip.to_string()),
+            request_id: context.request_id.as_deref(),
         };
-        entry.insert(conn).await?;
+        entry.insert(tx).await?;
         Ok(())
     }
 }

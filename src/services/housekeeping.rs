@@ -6,6 +6,7 @@ use diesel_async::AsyncPgConnection;
 
 use crate::{
     app::App,
+    context::RequestContext,
     error::Result,
     models::{
         audit::AuditEntry,
@@ -13,7 +14,7 @@ use crate::{
         session::{RefreshToken, Session},
         user::User,
     },
-    services::members::erase,
+    services::{members::erase, tx::transaction_for, users::USER_COUNT},
     telemetry,
 };
 
@@ -71,18 +72,20 @@ async fn erase_some(app: &App) -> Result<usize> {
             }
         }
     }
+    if erased > 0 {
+        app.cache.invalidate(USER_COUNT).await;
+    }
     Ok(erased)
 }
 
-/// The owner may have signed in a moment ago.
+/// Erases a user, unless the owner has signed in a moment ago.
 async fn erase_if_due(app: &App, id: i64) -> Result<bool> {
-    app.db
-        .transaction_for(TIME, async |conn| {
-            let user = User::lock(conn, id).await?;
-            let due = |user: &User| user.deletion_due_at.is_some_and(|due| due <= chrono::Utc::now());
-            let Some(user) = user.filter(due) else { return Ok(false) };
-            erase(conn, &user).await?;
-            Ok(true)
-        })
-        .await
+    transaction_for(app, &RequestContext::default(), TIME, async |tx| {
+        let user = User::lock(tx, id).await?;
+        let due = |user: &User| user.deletion_due_at.is_some_and(|due| due <= chrono::Utc::now());
+        let Some(user) = user.filter(due) else { return Ok(false) };
+        erase(tx, &user).await?;
+        Ok(true)
+    })
+    .await
 }

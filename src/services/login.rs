@@ -1,16 +1,16 @@
 //! Signing in: password, then the second factor where there is one.
 
-use diesel_async::AsyncPgConnection;
-
 use super::{
     audit::{Action, Entry},
     sessions::{self, Grant},
     throttle::Attempt,
     two_factor,
+    tx::{Tx, transaction},
     users::normalize_email,
 };
 use crate::{
     app::App,
+    context::RequestContext,
     error::{Error, Result},
     models::{
         one_time_token::{OneTimeToken, Purpose},
@@ -41,14 +41,11 @@ pub struct Challenge {
 /// # Errors
 /// [`Error::BadCredentials`] for an unknown address, a wrong password and an inactive user alike, after the same
 /// time (OWASP ASVS 5, 6.3.8); [`Error::TooManyAttempts`]; [`Error::EmailNotVerified`] where the setting wants that.
-pub async fn login(app: &App, email: &str, password: String) -> Result<Login> {
+pub async fn login(app: &App, context: &RequestContext, email: &str, password: String) -> Result<Login> {
     let email = normalize_email(email);
     let found = app.db.run(async |conn| Ok(User::find_by_email(conn, &email).await?)).await?;
-    // Only when it is this one's turn to hash: of many at once, those behind see how those before them ended.
-    let turn = app.passwords.turn().await?;
-    let attempt = Attempt::at_password(app, &email).await?;
     let hash = found.as_ref().and_then(|user| user.hashed_password.clone());
-    let matches = turn.verify(password.clone(), hash).await?;
+    let (attempt, matches) = try_password(app, context, &email, password.clone(), hash).await?;
     let Some(user) = found.filter(|user| matches && user.is_active) else {
         attempt.failed().await;
         tracing::info!("login refused: wrong address or password");
@@ -57,39 +54,61 @@ pub async fn login(app: &App, email: &str, password: String) -> Result<Login> {
     if app.config.auth.require_verified_email && user.email_verified_at.is_none() {
         return Err(Error::EmailNotVerified);
     }
-    let login = if app.db.run(async |conn| Ok(TwoFactor::is_on(conn, user.id).await?)).await? {
-        Login::Challenge(challenge(app, &user).await?)
-    } else {
+    let login = enter(app, context, &user).await?;
+    if matches!(login, Login::In(_)) {
         attempt.succeeded().await;
-        Login::In(enter(app, &user).await?)
-    };
+    }
     rehash(app, &user, password).await;
     Ok(login)
 }
 
-async fn challenge(app: &App, user: &User) -> Result<Challenge> {
+/// Verifies a password within the limits for attempts. They are checked before the hash, which is expensive, and again
+/// after it: of many attempts at once, each is subject to the failures of those that ended before it.
+async fn try_password<'a>(
+    app: &'a App,
+    context: &RequestContext,
+    email: &str,
+    password: String,
+    hash: Option<String>,
+) -> Result<(Attempt<'a>, bool)> {
+    let attempt = Attempt::at_password(app, context, email).await?;
+    let matches = app.passwords.verify(password, hash).await?;
+    attempt.check().await?;
+    Ok((attempt, matches))
+}
+
+/// Opens a session for a user whose password was right, or asks for the second factor.
+async fn enter(app: &App, context: &RequestContext, user: &User) -> Result<Login> {
     let (token, purpose) = (Opaque::random()?, Purpose::SecondFactor);
-    app.db
-        .transaction(async |conn| {
-            User::lock_checked(conn, user).await?.ok_or(Error::BadCredentials)?;
-            OneTimeToken::insert(conn, &token.hash, user.id, purpose, None).await?;
-            Ok(())
-        })
-        .await?;
-    let expires_in = purpose.lifetime().num_seconds().unsigned_abs();
-    Ok(Challenge { token: token.text, expires_in })
+    transaction(app, context, async |tx| {
+        if TwoFactor::is_on(tx, user.id).await? {
+            User::lock_checked(tx, user).await?.ok_or(Error::BadCredentials)?;
+            OneTimeToken::insert(tx, &token.hash, user.id, purpose, None).await?;
+            let expires_in = purpose.lifetime().num_seconds().unsigned_abs();
+            tx.keeps_identities();
+            return Ok(Login::Challenge(Challenge { token: token.text, expires_in }));
+        }
+        let user = admitted(tx, user).await?;
+        Ok(Login::In(sessions::open(app, tx, &user, false).await?))
+    })
+    .await
 }
 
 /// Signs in with the code that a challenge asks for: of the authenticator, or a recovery code.
 ///
 /// # Errors
 /// [`Error::InvalidCode`], also for a challenge that is used up, too old or unknown; [`Error::TooManyAttempts`].
-pub async fn second_factor(app: &App, challenge: &str, code: &str) -> Result<Grant> {
+pub async fn second_factor(
+    app: &App,
+    context: &RequestContext,
+    challenge: &str,
+    code: &str,
+) -> Result<Grant> {
     let hash = security::hash(challenge);
     let user =
         app.db.run(async |conn| Ok(OneTimeToken::owner(conn, &hash, Purpose::SecondFactor).await?)).await?;
     let user = user.filter(|user| user.is_active).ok_or(Error::InvalidCode)?;
-    let attempt = Attempt::at_challenge(app, &user.email).await?;
+    let attempt = Attempt::at_challenge(app, context, &user.email).await?;
     // The try counts whatever becomes of it, so it is not part of the transaction below.
     let tried = app
         .db
@@ -98,45 +117,29 @@ pub async fn second_factor(app: &App, challenge: &str, code: &str) -> Result<Gra
     if !tried {
         return Err(Error::InvalidCode);
     }
-    let granted = app
-        .db
-        .transaction(async |conn| {
-            let user = admitted(conn, &user).await?;
-            two_factor::check(app, conn, &user, code).await?;
-            // Once it has signed somebody in, it is of no more use.
-            OneTimeToken::take(conn, &hash, Purpose::SecondFactor).await?.ok_or(Error::InvalidCode)?;
-            sessions::open(app, conn, &user, true).await
-        })
-        .await?;
+    let granted = transaction(app, context, async |tx| {
+        let user = admitted(tx, &user).await?;
+        two_factor::check(app, tx, &user, code).await?;
+        // Once it has signed somebody in, it is of no more use.
+        OneTimeToken::take(tx, &hash, Purpose::SecondFactor).await?.ok_or(Error::InvalidCode)?;
+        sessions::open(app, tx, &user, true).await
+    })
+    .await?;
     attempt.succeeded().await;
-    Attempt::forgive(app, &user.email).await;
+    Attempt::forgive(app, context, &user.email).await;
     Ok(granted)
-}
-
-async fn enter(app: &App, user: &User) -> Result<Grant> {
-    app.db
-        .transaction(async |conn| {
-            let user = admitted(conn, user).await?;
-            // Turned on a moment ago.
-            match TwoFactor::is_on(conn, user.id).await? {
-                true => Err(Error::BadCredentials),
-                false => sessions::open(app, conn, &user, false).await,
-            }
-        })
-        .await
 }
 
 /// The user, if they may still sign in with what was checked a moment ago. Signing in keeps an account that was to
 /// be deleted.
-async fn admitted(conn: &AsyncPgConnection, checked: &User) -> Result<User> {
-    let user = User::lock_checked(conn, checked).await?.ok_or(Error::BadCredentials)?;
+async fn admitted(tx: &Tx<'_>, checked: &User) -> Result<User> {
+    let user = User::lock_checked(tx, checked).await?.ok_or(Error::BadCredentials)?;
     if user.deletion_due_at.is_none() {
         return Ok(user);
     }
     let user =
-        User::update(conn, user.id, &UserChanges { deletion_due_at: Some(None), ..Default::default() })
-            .await?;
-    Entry::by_themselves(user.id, Action::UserDeletionCancelled).write(conn).await?;
+        User::update(tx, user.id, &UserChanges { deletion_due_at: Some(None), ..Default::default() }).await?;
+    Entry::by_themselves(user.id, Action::UserDeletionCancelled).write(tx).await?;
     Ok(user)
 }
 
@@ -160,12 +163,17 @@ async fn rehash(app: &App, user: &User, password: String) {
 ///
 /// # Errors
 /// [`Error::WrongPassword`], [`Error::TooManyAttempts`].
-pub async fn confirm_password(app: &App, user: &User, password: String) -> Result<()> {
+pub async fn confirm_password(
+    app: &App,
+    context: &RequestContext,
+    user: &User,
+    password: String,
+) -> Result<()> {
     // What is known of who is signed in has no hash.
     let found = app.db.run(async |conn| Ok(User::find(conn, user.id).await?)).await?;
-    let turn = app.passwords.turn().await?;
-    let attempt = Attempt::at_password(app, &user.email).await?;
-    if turn.verify(password, found.and_then(|user| user.hashed_password)).await? {
+    let hash = found.and_then(|user| user.hashed_password);
+    let (attempt, matches) = try_password(app, context, &user.email, password, hash).await?;
+    if matches {
         attempt.succeeded().await;
         Ok(())
     } else {

@@ -1,15 +1,19 @@
 //! What admins do with the accounts of others, and how a user is changed in general.
 
+use std::time::Duration;
+
 use diesel_async::AsyncPgConnection;
 
 use super::{
     audit::{Action, Entry, facts},
     outbox::Message,
     two_factor,
-    users::normalize_email,
+    tx::{Tx, transaction},
+    users::{USER_COUNT, normalize_email},
 };
 use crate::{
     app::App,
+    context::RequestContext,
     error::{Error, OnConstraint, Result},
     mail::letters::Notice,
     models::{
@@ -20,9 +24,18 @@ use crate::{
     },
 };
 
-/// Users of a page, and how many there are on all pages together, as far as they are counted.
+/// How long the cached number of users may lag behind what is changed by other means than services.
+const COUNT_TTL: Duration = Duration::from_secs(5);
+
+/// A page of users, and how many there are on all pages, as far as they are counted.
 pub async fn list(app: &App, listing: &Listing<'_>) -> Result<(Vec<User>, i64)> {
-    app.db.run(async |conn| Ok((listing.load(conn).await?, listing.count(conn).await?))).await
+    let users = app.db.run(async |conn| Ok(listing.load(conn).await?)).await?;
+    let count = async || app.db.run(async |conn| Ok(listing.count(conn).await?)).await;
+    let total = match listing.is_filtered() {
+        true => count().await?,
+        false => app.cache.get_or_load(USER_COUNT, COUNT_TTL, count).await?,
+    };
+    Ok((users, total))
 }
 
 /// # Errors
@@ -55,112 +68,112 @@ pub struct Changes {
 ///
 /// # Errors
 /// [`Error::NotFound`]; [`Error::LastAdmin`].
-pub async fn update(app: &App, id: i64, changes: &Changes) -> Result<User> {
-    app.db
-        .transaction(async |conn| {
-            if changes.role == Some(Role::User) || changes.is_active == Some(false) {
-                keep_an_admin(conn, id).await?;
-            }
-            let before = User::lock(conn, id).await?.ok_or(Error::NotFound("User"))?;
-            let full_name = changes.full_name.as_ref().map(Option::as_deref);
-            let row = UserChanges {
-                full_name,
-                role: changes.role,
-                is_active: changes.is_active,
-                ..Default::default()
-            };
-            if full_name.is_none() && row.role.is_none() && row.is_active.is_none() {
-                return Ok(before);
-            }
-            let after = User::update(conn, id, &row).await?;
-            if before.is_active && !after.is_active {
-                Session::revoke_all(conn, id, None).await?;
-                OneTimeToken::forget(conn, id, Purpose::ALL).await?;
-            }
-            Entry::about(id, Action::UserUpdated).changed(&before, &after).write(conn).await?;
-            Ok(after)
-        })
-        .await
+pub async fn update(app: &App, context: &RequestContext, id: i64, changes: &Changes) -> Result<User> {
+    transaction(app, context, async |tx| {
+        if changes.role == Some(Role::User) || changes.is_active == Some(false) {
+            keep_an_admin(tx, id).await?;
+        }
+        let before = User::lock(tx, id).await?.ok_or(Error::NotFound("User"))?;
+        let full_name = changes.full_name.as_ref().map(Option::as_deref);
+        let row =
+            UserChanges { full_name, role: changes.role, is_active: changes.is_active, ..Default::default() };
+        if full_name.is_none() && row.role.is_none() && row.is_active.is_none() {
+            return Ok(before);
+        }
+        let after = User::update(tx, id, &row).await?;
+        if before.is_active && !after.is_active {
+            Session::revoke_all(tx, id, None).await?;
+            OneTimeToken::forget(tx, id, Purpose::ALL).await?;
+        }
+        Entry::about(id, Action::UserUpdated).changed(&before, &after).write(tx).await?;
+        Ok(after)
+    })
+    .await
 }
 
 /// Makes an account without a password, and sends a link to choose one.
 ///
 /// # Errors
 /// [`Error::EmailTaken`].
-pub async fn invite(app: &App, email: &str, full_name: Option<&str>, role: Role) -> Result<User> {
+pub async fn invite(
+    app: &App,
+    context: &RequestContext,
+    email: &str,
+    full_name: Option<&str>,
+    role: Role,
+) -> Result<User> {
     let email = normalize_email(email);
-    app.db
-        .transaction(async |conn| {
-            let row =
-                NewUser { email: &email, hashed_password: None, full_name, role, email_verified_at: None };
-            let user = row.insert(conn).await.on_constraint("users_email_key", Error::EmailTaken)?;
-            Entry::about(user.id, Action::UserInvited).after(facts(&user).into()).write(conn).await?;
-            Message::Invite { user_id: user.id }.send(conn).await?;
-            Ok(user)
-        })
-        .await
+    let user = transaction(app, context, async |tx| {
+        let row = NewUser { email: &email, hashed_password: None, full_name, role, email_verified_at: None };
+        let user = row.insert(tx).await.on_constraint("users_email_key", Error::EmailTaken)?;
+        Entry::about(user.id, Action::UserInvited).after(facts(&user).into()).write(tx).await?;
+        Message::Invite { user_id: user.id }.send(tx).await?;
+        Ok(user)
+    })
+    .await?;
+    app.cache.invalidate(USER_COUNT).await;
+    Ok(user)
 }
 
 /// Sends the invitation again.
 ///
 /// # Errors
 /// [`Error::NotFound`]; [`Error::Conflict`] where it was taken.
-pub async fn invite_again(app: &App, id: i64) -> Result<()> {
-    app.db
-        .transaction(async |conn| {
-            let user = User::find(conn, id).await?.ok_or(Error::NotFound("User"))?;
-            if user.hashed_password.is_some() {
-                return Err(Error::Conflict("The invitation has been taken already"));
-            }
-            Entry::about(id, Action::UserInvited).write(conn).await?;
-            Message::Invite { user_id: id }.send(conn).await
-        })
-        .await
+pub async fn invite_again(app: &App, context: &RequestContext, id: i64) -> Result<()> {
+    transaction(app, context, async |tx| {
+        let user = User::find(tx, id).await?.ok_or(Error::NotFound("User"))?;
+        if user.hashed_password.is_some() {
+            return Err(Error::Conflict("The invitation has been taken already"));
+        }
+        Entry::about(id, Action::UserInvited).write(tx).await?;
+        Message::Invite { user_id: id }.send(tx).await
+    })
+    .await
 }
 
 /// Erases a user now.
 ///
 /// # Errors
 /// [`Error::NotFound`]; [`Error::LastAdmin`].
-pub async fn delete(app: &App, id: i64) -> Result<()> {
-    app.db
-        .transaction(async |conn| {
-            keep_an_admin(conn, id).await?;
-            let user = User::lock(conn, id).await?.ok_or(Error::NotFound("User"))?;
-            erase(conn, &user).await
-        })
-        .await
+pub async fn delete(app: &App, context: &RequestContext, id: i64) -> Result<()> {
+    transaction(app, context, async |tx| {
+        keep_an_admin(tx, id).await?;
+        let user = User::lock(tx, id).await?.ok_or(Error::NotFound("User"))?;
+        erase(tx, &user).await
+    })
+    .await?;
+    app.cache.invalidate(USER_COUNT).await;
+    Ok(())
 }
 
 /// Erases a user and what hangs on them. The trail keeps what they did, until its own time is over.
-pub(super) async fn erase(conn: &AsyncPgConnection, user: &User) -> Result<()> {
-    User::delete(conn, user.id).await?;
-    Entry::about(user.id, Action::UserDeleted).before(facts(user).into()).write(conn).await?;
-    Message::notice(user, Notice::AccountDeleted).send(conn).await
+pub(super) async fn erase(tx: &Tx<'_>, user: &User) -> Result<()> {
+    User::delete(tx, user.id).await?;
+    Entry::about(user.id, Action::UserDeleted).before(facts(user).into()).write(tx).await?;
+    Message::notice(user, Notice::AccountDeleted).send(tx).await
 }
 
 /// Turns the second factor of somebody off who has lost it, and signs them out everywhere.
 ///
 /// # Errors
 /// [`Error::NotFound`], also where it is not on.
-pub async fn remove_second_factor(app: &App, id: i64) -> Result<()> {
-    app.db
-        .transaction(async |conn| {
-            let user = User::lock(conn, id).await?.ok_or(Error::NotFound("User"))?;
-            if !two_factor::remove(conn, &user).await? {
-                return Err(Error::NotFound("Second factor"));
-            }
-            Session::revoke_all(conn, id, None).await?;
-            Ok(())
-        })
-        .await
+pub async fn remove_second_factor(app: &App, context: &RequestContext, id: i64) -> Result<()> {
+    transaction(app, context, async |tx| {
+        let user = User::lock(tx, id).await?.ok_or(Error::NotFound("User"))?;
+        if !two_factor::remove(tx, &user).await? {
+            return Err(Error::NotFound("Second factor"));
+        }
+        Session::revoke_all(tx, id, None).await?;
+        Ok(())
+    })
+    .await
 }
 
 /// Signs somebody out everywhere.
 ///
 /// # Errors
 /// [`Error::NotFound`].
-pub async fn sign_out(app: &App, id: i64) -> Result<()> {
+pub async fn sign_out(app: &App, context: &RequestContext, id: i64) -> Result<()> {
     find(app, id).await?;
-    super::sessions::revoke_all(app, id).await
+    super::sessions::revoke_all(app, context, id).await
 }

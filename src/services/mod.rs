@@ -10,4 +10,5 @@ pub mod recovery;
 pub mod sessions;
 mod throttle;
 pub mod two_factor;
+pub mod tx;
 pub mod users;

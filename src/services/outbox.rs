@@ -3,13 +3,13 @@
 //! A message has no secret in it: the token of a link is made when the letter is written, by the job, so that it
 //! lies neither in the outbox nor in the queue.
 
-use std::sync::atomic::Ordering;
-
 use diesel_async::AsyncPgConnection;
 use serde::{Deserialize, Serialize};
 
+use super::tx::Tx;
 use crate::{
     app::App,
+    context::RequestContext,
     error::{Error, Result},
     mail::letters::{self, Letter, Notice},
     models::{
@@ -18,7 +18,6 @@ use crate::{
         user::User,
     },
     security::Opaque,
-    telemetry,
 };
 
 /// What somebody is to be told.
@@ -57,12 +56,10 @@ impl Message {
     }
 
     /// Has it sent once the transaction is committed.
-    pub async fn send(&self, conn: &AsyncPgConnection) -> Result<()> {
+    pub async fn send(&self, tx: &Tx<'_>) -> Result<()> {
         let letter = serde_json::to_value(self).map_err(Error::internal)?;
-        Outgoing::insert(conn, &letter).await?;
-        if let Some(request) = telemetry::request() {
-            request.letters.store(true, Ordering::Relaxed);
-        }
+        Outgoing::insert(tx, &letter).await?;
+        tx.has_mail();
         Ok(())
     }
 
@@ -134,4 +131,14 @@ impl Message {
         };
         Ok(wanted.then_some((user, purpose, to)))
     }
+}
+
+/// Hands the mails of the outbox over to the queue, without the caller waiting. If it fails a job does it within a minute.
+pub(super) fn hand_over_soon(app: &App, context: &RequestContext) {
+    let (app, context) = (app.clone(), context.clone());
+    tokio::spawn(async move {
+        if let Err(error) = crate::jobs::hand_over(&app, &context).await {
+            tracing::warn!(error = crate::telemetry::chain(&error), "mails stay in the outbox for now");
+        }
+    });
 }

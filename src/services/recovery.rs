@@ -10,10 +10,12 @@ use super::{
     audit::{Action, Entry},
     outbox::Message,
     throttle::Attempt,
+    tx::transaction,
     users::{check_about, normalize_email},
 };
 use crate::{
     app::App,
+    context::RequestContext,
     error::{Error, OnConstraint, Result},
     mail::letters::Notice,
     models::{
@@ -28,23 +30,35 @@ use crate::{
 ///
 /// # Errors
 /// [`Error::TooManyAttempts`] where one place asks for too many.
-pub async fn resend_verification(app: &App, email: &str) -> Result<()> {
+pub async fn resend_verification(app: &App, context: &RequestContext, email: &str) -> Result<()> {
     let email = normalize_email(email);
-    request(app, Purpose::VerifyEmail, &email.clone(), Message::ResendVerification { email }).await
+    request(app, context, Purpose::VerifyEmail, &email.clone(), Message::ResendVerification { email }).await
 }
 
 /// Has a link sent to set a new password, if anybody has the address. The answer and its time do not depend on that.
 ///
 /// # Errors
 /// As [`resend_verification`].
-pub async fn forgot_password(app: &App, email: &str) -> Result<()> {
+pub async fn forgot_password(app: &App, context: &RequestContext, email: &str) -> Result<()> {
     let email = normalize_email(email);
-    request(app, Purpose::ResetPassword, &email.clone(), Message::ResetPassword { email }).await
+    request(app, context, Purpose::ResetPassword, &email.clone(), Message::ResetPassword { email }).await
 }
 
-async fn request(app: &App, purpose: Purpose, email: &str, message: Message) -> Result<()> {
-    match Attempt::at_mailbox(app, purpose, email).await? {
-        0 => app.db.run(async |conn| message.send(conn).await).await,
+async fn request(
+    app: &App,
+    context: &RequestContext,
+    purpose: Purpose,
+    email: &str,
+    message: Message,
+) -> Result<()> {
+    match Attempt::at_mailbox(app, context, purpose, email).await? {
+        0 => {
+            transaction(app, context, async |tx| {
+                tx.keeps_identities();
+                message.send(tx).await
+            })
+            .await
+        }
         // Nobody is to know.
         _ => Ok(()),
     }
@@ -63,57 +77,59 @@ async fn take(conn: &AsyncPgConnection, token: &str, purpose: Purpose) -> Result
 ///
 /// # Errors
 /// [`Error::InvalidLink`], also when the user has another address by now.
-pub async fn verify_email(app: &App, token: &str) -> Result<()> {
-    app.db
-        .transaction(async |conn| {
-            let (user, email) = take(conn, token, Purpose::VerifyEmail).await?;
-            if email.as_deref() != Some(&*user.email) {
-                return Err(Error::InvalidLink);
-            }
-            let verified = UserChanges { email_verified_at: Some(Some(Utc::now())), ..Default::default() };
-            let after = User::update(conn, user.id, &verified).await?;
-            OneTimeToken::forget(conn, user.id, &[Purpose::VerifyEmail]).await?;
-            Entry::by_themselves(user.id, Action::EmailVerified).changed(&user, &after).write(conn).await
-        })
-        .await
+pub async fn verify_email(app: &App, context: &RequestContext, token: &str) -> Result<()> {
+    transaction(app, context, async |tx| {
+        let (user, email) = take(tx, token, Purpose::VerifyEmail).await?;
+        if email.as_deref() != Some(&*user.email) {
+            return Err(Error::InvalidLink);
+        }
+        let verified = UserChanges { email_verified_at: Some(Some(Utc::now())), ..Default::default() };
+        let after = User::update(tx, user.id, &verified).await?;
+        OneTimeToken::forget(tx, user.id, &[Purpose::VerifyEmail]).await?;
+        Entry::by_themselves(user.id, Action::EmailVerified).changed(&user, &after).write(tx).await
+    })
+    .await
 }
 
 /// Gives the user the address that the link was sent to.
 ///
 /// # Errors
 /// [`Error::InvalidLink`]; [`Error::EmailTaken`] when somebody else has it by now.
-pub async fn confirm_email(app: &App, token: &str) -> Result<()> {
-    app.db
-        .transaction(async |conn| {
-            let (user, email) = take(conn, token, Purpose::ChangeEmail).await?;
-            // Another one may have been asked for since, or none.
-            let email = email.filter(|email| user.pending_email.as_ref() == Some(email));
-            let email = email.ok_or(Error::InvalidLink)?;
-            let changes = UserChanges {
-                email: Some(&email),
-                pending_email: Some(None),
-                email_verified_at: Some(Some(Utc::now())),
-                ..Default::default()
-            };
-            let after = User::update(conn, user.id, &changes)
-                .await
-                .on_constraint("users_email_key", Error::EmailTaken)?;
-            // Links that went to the old address must not outlive it.
-            OneTimeToken::forget(conn, user.id, Purpose::ALL).await?;
-            Entry::by_themselves(user.id, Action::EmailChanged).changed(&user, &after).write(conn).await?;
-            Message::notice(&user, Notice::EmailChanged { new_email: email }).send(conn).await
-        })
-        .await
+pub async fn confirm_email(app: &App, context: &RequestContext, token: &str) -> Result<()> {
+    transaction(app, context, async |tx| {
+        let (user, email) = take(tx, token, Purpose::ChangeEmail).await?;
+        // Another one may have been asked for since, or none.
+        let email = email.filter(|email| user.pending_email.as_ref() == Some(email));
+        let email = email.ok_or(Error::InvalidLink)?;
+        let changes = UserChanges {
+            email: Some(&email),
+            pending_email: Some(None),
+            email_verified_at: Some(Some(Utc::now())),
+            ..Default::default()
+        };
+        let after =
+            User::update(tx, user.id, &changes).await.on_constraint("users_email_key", Error::EmailTaken)?;
+        // Links that went to the old address must not outlive it.
+        OneTimeToken::forget(tx, user.id, Purpose::ALL).await?;
+        Entry::by_themselves(user.id, Action::EmailChanged).changed(&user, &after).write(tx).await?;
+        Message::notice(&user, Notice::EmailChanged { new_email: email }).send(tx).await
+    })
+    .await
 }
 
 /// Sets a forgotten password and ends every session. It also proves the address, and stops a deletion.
 ///
 /// # Errors
 /// [`Error::InvalidLink`]; [`Error::Invalid`] for a password that says whose it is.
-pub async fn reset_password(app: &App, token: &str, password: String) -> Result<()> {
+pub async fn reset_password(
+    app: &App,
+    context: &RequestContext,
+    token: &str,
+    password: String,
+) -> Result<()> {
     let choice = Choice { token, password, full_name: None, purpose: Purpose::ResetPassword };
-    let user = choose(app, choice, Action::PasswordReset).await?;
-    Attempt::forgive(app, &user.email).await;
+    let user = choose(app, context, choice, Action::PasswordReset).await?;
+    Attempt::forgive(app, context, &user.email).await;
 
     Ok(())
 }
@@ -124,12 +140,13 @@ pub async fn reset_password(app: &App, token: &str, password: String) -> Result<
 /// As [`reset_password`].
 pub async fn accept_invite(
     app: &App,
+    context: &RequestContext,
     token: &str,
     password: String,
     full_name: Option<String>,
 ) -> Result<()> {
     let choice = Choice { token, password, full_name, purpose: Purpose::AcceptInvite };
-    choose(app, choice, Action::InviteAccepted).await.map(drop)
+    choose(app, context, choice, Action::InviteAccepted).await.map(drop)
 }
 
 struct Choice<'a> {
@@ -139,7 +156,7 @@ struct Choice<'a> {
     purpose: Purpose,
 }
 
-async fn choose(app: &App, choice: Choice<'_>, action: Action) -> Result<User> {
+async fn choose(app: &App, context: &RequestContext, choice: Choice<'_>, action: Action) -> Result<User> {
     // A token that is no good is not worth a hash. It is looked at without being taken: hashing is slow, and no
     // transaction waits for it.
     let hash = security::hash(choice.token);
@@ -149,30 +166,29 @@ async fn choose(app: &App, choice: Choice<'_>, action: Action) -> Result<User> {
     check_about("password", &choice.password, &owner.email, name)?;
 
     let hashed_password = app.passwords.hash(choice.password).await?;
-    app.db
-        .transaction(async |conn| {
-            let (user, email) = take(conn, choice.token, choice.purpose).await?;
-            // The link went to this address; it proves no other.
-            if email.as_deref() != Some(&*user.email) {
-                return Err(Error::InvalidLink);
-            }
-            let changes = UserChanges {
-                full_name: choice.full_name.as_deref().map(Some),
-                email_verified_at: Some(user.email_verified_at.or_else(|| Some(Utc::now()))),
-                deletion_due_at: Some(None),
-                ..UserChanges::password(&hashed_password)
-            };
-            let after = User::update(conn, user.id, &changes).await?;
-            Session::revoke_all(conn, user.id, None).await?;
-            OneTimeToken::forget(conn, user.id, Purpose::ALL).await?;
-            Entry::by_themselves(user.id, action).changed(&user, &after).write(conn).await?;
-            if user.deletion_due_at.is_some() {
-                Entry::by_themselves(user.id, Action::UserDeletionCancelled).write(conn).await?;
-            }
-            if choice.purpose == Purpose::ResetPassword {
-                Message::notice(&after, Notice::PasswordReset).send(conn).await?;
-            }
-            Ok(after)
-        })
-        .await
+    transaction(app, context, async |tx| {
+        let (user, email) = take(tx, choice.token, choice.purpose).await?;
+        // The link went to this address; it proves no other.
+        if email.as_deref() != Some(&*user.email) {
+            return Err(Error::InvalidLink);
+        }
+        let changes = UserChanges {
+            full_name: choice.full_name.as_deref().map(Some),
+            email_verified_at: Some(user.email_verified_at.or_else(|| Some(Utc::now()))),
+            deletion_due_at: Some(None),
+            ..UserChanges::password(&hashed_password)
+        };
+        let after = User::update(tx, user.id, &changes).await?;
+        Session::revoke_all(tx, user.id, None).await?;
+        OneTimeToken::forget(tx, user.id, Purpose::ALL).await?;
+        Entry::by_themselves(user.id, action).changed(&user, &after).write(tx).await?;
+        if user.deletion_due_at.is_some() {
+            Entry::by_themselves(user.id, Action::UserDeletionCancelled).write(tx).await?;
+        }
+        if choice.purpose == Purpose::ResetPassword {
+            Message::notice(&after, Notice::PasswordReset).send(tx).await?;
+        }
+        Ok(after)
+    })
+    .await
 }

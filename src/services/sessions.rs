@@ -7,26 +7,23 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, Duration, Utc};
-use diesel_async::AsyncPgConnection;
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
     audit::{Action, Entry},
     outbox::Message,
+    tx::{Tx, transaction},
 };
 use crate::{
     app::App,
-    cache::Cached,
-    db::Row,
+    context::RequestContext,
     error::{Error, Result},
     mail::letters::Notice,
     models::{
-        session::{IDLE_DAYS, MAX_DAYS, NewSession, RefreshToken, Session, TokenState},
+        session::{IDLE_DAYS, Identity, MAX_DAYS, NewSession, RefreshToken, Session, TokenState},
         user::{Role, User},
     },
     security::{self, Access, Opaque},
-    telemetry,
 };
 
 /// Characters that are kept of what a client calls itself.
@@ -42,39 +39,13 @@ pub struct Grant {
     pub refresh_expires_in: u64,
 }
 
-/// Who is asking, and in which session; may be 100 ms old.
-#[derive(Serialize, Deserialize)]
-pub struct Identity {
-    /// Without the password's hash.
-    pub user: User,
-    pub session: Session,
-}
-
-impl Cached for Identity {
-    const NAME: &'static str = "identity";
-
-    fn rows(&self) -> Vec<Row> {
-        vec![Row::new("users", self.user.id), Row::new("sessions", self.session.id)]
-    }
-}
-
-impl Identity {
-    /// Whether they may use what is for admins only.
-    pub fn administers(&self, app: &App) -> bool {
-        self.user.role == Role::Admin && !self.lacks_second_factor(app)
-    }
-
-    pub fn lacks_second_factor(&self, app: &App) -> bool {
-        app.config.auth.require_admin_two_factor && !self.session.second_factor
-    }
-}
-
 /// Signs a user in.
-pub async fn open(app: &App, conn: &AsyncPgConnection, user: &User, second_factor: bool) -> Result<Grant> {
-    let request = telemetry::request().unwrap_or_default();
-    let address = request.address.map(|address| address.to_string());
-    let user_agent: Option<String> = request
+pub async fn open(app: &App, tx: &Tx<'_>, user: &User, second_factor: bool) -> Result<Grant> {
+    let context = tx.context;
+    let address = context.ip.map(|ip| ip.to_string());
+    let user_agent: Option<String> = context
         .user_agent
+        .as_ref()
         .map(|text| text.chars().filter(|c| !c.is_control()).take(MAX_USER_AGENT).collect());
     let (id, token) = (Uuid::new_v4(), Opaque::random()?);
     let expires_at = Utc::now() + Duration::days(MAX_DAYS);
@@ -86,11 +57,11 @@ pub async fn open(app: &App, conn: &AsyncPgConnection, user: &User, second_facto
         second_factor,
         expires_at,
     };
-    session.insert(conn).await?;
-    RefreshToken::insert(conn, id, &token.hash).await?;
+    session.insert(tx).await?;
+    RefreshToken::insert(tx, id, &token.hash).await?;
     Entry::by_themselves(user.id, Action::SessionOpened)
         .after(serde_json::json!({ "session_id": id, "second_factor": second_factor }))
-        .write(conn)
+        .write(tx)
         .await?;
     grant(app, Access { user_id: user.id, session_id: id }, token, expires_at)
 }
@@ -114,33 +85,33 @@ enum Refreshed {
 ///
 /// # Errors
 /// [`Error::InvalidToken`] for whatever is wrong with it.
-pub async fn refresh(app: &App, token: &str) -> Result<Grant> {
-    let outcome = app.db.transaction(async |conn| rotate(app, conn, token).await).await?;
+pub async fn refresh(app: &App, context: &RequestContext, token: &str) -> Result<Grant> {
+    let outcome = transaction(app, context, async |tx| rotate(app, tx, token).await).await?;
     match outcome {
         Refreshed::Granted(grant) => Ok(grant),
         Refreshed::Refused => Err(Error::InvalidToken),
     }
 }
 
-async fn rotate(app: &App, conn: &AsyncPgConnection, token: &str) -> Result<Refreshed> {
+async fn rotate(app: &App, tx: &Tx<'_>, token: &str) -> Result<Refreshed> {
     let hash = security::hash(token);
     // The session first, as whoever ends it does.
-    let Some(id) = RefreshToken::session_of(conn, &hash).await? else { return Ok(Refreshed::Refused) };
-    Session::lock(conn, id).await?;
-    let Some((session, user)) = Session::with_user(conn, id).await? else { return Ok(Refreshed::Refused) };
+    let Some(id) = RefreshToken::session_of(tx, &hash).await? else { return Ok(Refreshed::Refused) };
+    Session::lock(tx, id).await?;
+    let Some((session, user)) = Session::with_user(tx, id).await? else { return Ok(Refreshed::Refused) };
     if session.is_over() || !user.is_active {
         return Ok(Refreshed::Refused);
     }
-    let next = match RefreshToken::state(conn, &hash).await? {
+    let next = match RefreshToken::state(tx, &hash).await? {
         None | Some(TokenState::Expired) => return Ok(Refreshed::Refused),
         Some(TokenState::Spent) => {
-            replayed(conn, &user, &session).await?;
+            replayed(tx, &user, &session).await?;
             return Ok(Refreshed::Refused);
         }
         Some(TokenState::JustSpent) => {
             let mut again = None;
             for candidate in app.tokens.successors(token) {
-                if again.is_none() && RefreshToken::exists(conn, &candidate.hash).await? {
+                if again.is_none() && RefreshToken::exists(tx, &candidate.hash).await? {
                     again = Some(candidate);
                 }
             }
@@ -151,61 +122,70 @@ async fn rotate(app: &App, conn: &AsyncPgConnection, token: &str) -> Result<Refr
         Some(TokenState::Fresh) => {
             let next =
                 app.tokens.successors(token).next().ok_or_else(|| Error::internal("there is no key"))?;
-            RefreshToken::spend(conn, &hash).await?;
-            RefreshToken::insert(conn, session.id, &next.hash).await?;
-            Session::touch(conn, session.id).await?;
+            RefreshToken::spend(tx, &hash).await?;
+            RefreshToken::insert(tx, session.id, &next.hash).await?;
+            Session::touch(tx, session.id).await?;
             next
         }
     };
+    tx.keeps_identities();
     let access = Access { user_id: user.id, session_id: session.id };
     Ok(Refreshed::Granted(grant(app, access, next, session.expires_at)?))
 }
 
-async fn replayed(conn: &AsyncPgConnection, user: &User, session: &Session) -> Result<()> {
+async fn replayed(tx: &Tx<'_>, user: &User, session: &Session) -> Result<()> {
     tracing::warn!(user_id = user.id, session_id = %session.id, "refresh token replayed, session ended");
-    Session::revoke(conn, user.id, session.id).await?;
+    Session::revoke(tx, user.id, session.id).await?;
     Entry::about(user.id, Action::SessionReplayed)
         .after(serde_json::json!({ "session_id": session.id }))
-        .write(conn)
+        .write(tx)
         .await?;
-    Message::notice(user, Notice::SessionRevoked).send(conn).await
+    Message::notice(user, Notice::SessionRevoked).send(tx).await
 }
 
-/// How old what is known of somebody may be.
+/// Whether a user may use what is for admins only.
+pub fn is_admin(app: &App, identity: &Identity) -> bool {
+    identity.user.role == Role::Admin && !lacks_second_factor(app, identity)
+}
+
+/// Whether an admin has to sign in with a second factor first.
+pub fn lacks_second_factor(app: &App, identity: &Identity) -> bool {
+    app.config.auth.require_admin_two_factor && !identity.session.second_factor
+}
+
+/// How recent an [`Identity`] has to be.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Age {
-    /// 100 ms.
-    Moment,
-    /// It is read now.
-    Now,
+pub enum Freshness {
+    /// Read at most `IDENTITY_CACHE_MS` ago.
+    Cached,
+    /// Read now.
+    Fresh,
 }
 
-/// Whom an access token was issued to, and in which session.
+/// Returns the user and session of an access token.
 ///
 /// # Errors
-/// [`Error::InvalidToken`] when the token is no good, its user is gone or its session is over;
+/// [`Error::InvalidToken`] when the token is not valid, its user is gone or its session is over;
 /// [`Error::Inactive`] when the user may no longer sign in.
-pub async fn identify(app: &App, token: &str, age: Age) -> Result<Arc<Identity>> {
+pub async fn identify(app: &App, token: &str, freshness: Freshness) -> Result<Arc<Identity>> {
     let access = app.tokens.verify(token)?;
-    let load = async |conn: &AsyncPgConnection| {
-        let found = Session::with_user(conn, access.session_id).await?;
-        Ok(found.map(|(session, user)| Identity { user: User { hashed_password: None, ..user }, session }))
+    let load = async || app.db.run(async |conn| Ok(Identity::find(conn, access.session_id).await?)).await;
+    let found = match freshness {
+        Freshness::Cached => app.identities.get_or_load(access.session_id, load).await?,
+        Freshness::Fresh => load().await?.map(Arc::new),
     };
-    let who = match age {
-        Age::Moment => app.cache.get_or_load(access.session_id, load).await?,
-        Age::Now => app.db.run(async |conn| load(conn).await).await?.map(Arc::new),
-    };
-    let who = who.filter(|who| who.session.user_id == access.user_id).ok_or(Error::InvalidToken)?;
-    if !who.user.is_active {
+    let identity =
+        found.filter(|found| found.session.user_id == access.user_id).ok_or(Error::InvalidToken)?;
+    if !identity.user.is_active {
         return Err(Error::Inactive);
     }
-    if who.session.is_over() {
+    if identity.session.is_over() {
         return Err(Error::InvalidToken);
     }
-    if who.session.is_stale() {
-        app.db.run(async |conn| Ok(Session::touch(conn, who.session.id).await?)).await?;
+    if identity.session.is_stale() {
+        app.db.run(async |conn| Ok(Session::touch(conn, identity.session.id).await?)).await?;
     }
-    Ok(who)
+    Ok(identity)
 }
 
 /// The session of a refresh token that could be used.
@@ -233,24 +213,22 @@ pub async fn list(app: &App, user_id: i64) -> Result<Vec<Session>> {
 ///
 /// # Errors
 /// [`Error::NotFound`] where the user has no such session that goes on.
-pub async fn revoke(app: &App, user_id: i64, id: Uuid) -> Result<()> {
-    app.db
-        .transaction(async |conn| {
-            if Session::revoke(conn, user_id, id).await? == 0 {
-                return Err(Error::NotFound("Session"));
-            }
-            let entry = Entry::about(user_id, Action::SessionRevoked);
-            entry.after(serde_json::json!({ "session_id": id })).write(conn).await
-        })
-        .await
+pub async fn revoke(app: &App, context: &RequestContext, user_id: i64, id: Uuid) -> Result<()> {
+    transaction(app, context, async |tx| {
+        if Session::revoke(tx, user_id, id).await? == 0 {
+            return Err(Error::NotFound("Session"));
+        }
+        let entry = Entry::about(user_id, Action::SessionRevoked);
+        entry.after(serde_json::json!({ "session_id": id })).write(tx).await
+    })
+    .await
 }
 
 /// Ends every session of a user.
-pub async fn revoke_all(app: &App, user_id: i64) -> Result<()> {
-    app.db
-        .transaction(async |conn| {
-            Session::revoke_all(conn, user_id, None).await?;
-            Entry::about(user_id, Action::SessionsRevoked).write(conn).await
-        })
-        .await
+pub async fn revoke_all(app: &App, context: &RequestContext, user_id: i64) -> Result<()> {
+    transaction(app, context, async |tx| {
+        Session::revoke_all(tx, user_id, None).await?;
+        Entry::about(user_id, Action::SessionsRevoked).write(tx).await
+    })
+    .await
 }

@@ -16,6 +16,7 @@ use redis::Script;
 
 use crate::{
     app::App,
+    context::RequestContext,
     error::{Error, Result},
     models::{one_time_token::Purpose, session::Session},
     security, telemetry,
@@ -57,10 +58,19 @@ impl<'a> Attempt<'a> {
     ///
     /// # Errors
     /// [`Error::TooManyAttempts`] while the last failure is too fresh.
-    pub async fn at_password(app: &'a App, email: &str) -> Result<Self> {
-        let attempt = Self::at_account(app, email, email).await?;
-        match attempt.call("check").await {
-            Ok(0) | Err(_) => Ok(attempt),
+    pub async fn at_password(app: &'a App, context: &RequestContext, email: &str) -> Result<Self> {
+        let attempt = Self::at_account(app, context, email, email).await?;
+        attempt.check().await?;
+        Ok(attempt)
+    }
+
+    /// Whether the attempt is within the limits now. Without Redis it is.
+    ///
+    /// # Errors
+    /// [`Error::TooManyAttempts`] while the last failure is too fresh.
+    pub async fn check(&self) -> Result<()> {
+        match self.call("check").await {
+            Ok(0) | Err(_) => Ok(()),
             Ok(retry_after) => Err(Error::TooManyAttempts { retry_after }),
         }
     }
@@ -70,8 +80,8 @@ impl<'a> Attempt<'a> {
     ///
     /// # Errors
     /// [`Error::TooManyAttempts`] while the last failure is too fresh; [`Error::Unavailable`] without Redis.
-    pub async fn at_code(app: &'a App, email: &str) -> Result<Self> {
-        let attempt = Self::at_account(app, &format!("code of {email}"), email).await?;
+    pub async fn at_code(app: &'a App, context: &RequestContext, email: &str) -> Result<Self> {
+        let attempt = Self::at_account(app, context, &format!("code of {email}"), email).await?;
         match attempt.call("ask").await? {
             0 => Ok(attempt),
             retry_after => Err(Error::TooManyAttempts { retry_after }),
@@ -79,22 +89,22 @@ impl<'a> Attempt<'a> {
     }
 
     /// As [`Self::at_code`], for one whose tries are bounded in another way too: it goes on without Redis.
-    pub async fn at_challenge(app: &'a App, email: &str) -> Result<Self> {
-        match Self::at_code(app, email).await {
+    pub async fn at_challenge(app: &'a App, context: &RequestContext, email: &str) -> Result<Self> {
+        match Self::at_code(app, context, email).await {
             Err(Error::Unavailable { what: "Redis", .. }) => Ok(Self { app, keys: Vec::new() }),
             result => result,
         }
     }
 
     /// Forgets the failures at an account from here, whose owner has just proven who they are.
-    pub async fn forgive(app: &'a App, email: &str) {
-        if let Ok(attempt) = Self::at_account(app, email, email).await {
+    pub async fn forgive(app: &'a App, context: &RequestContext, email: &str) {
+        if let Ok(attempt) = Self::at_account(app, context, email, email).await {
             attempt.succeeded().await;
         }
     }
 
-    async fn at_account(app: &'a App, what: &str, email: &str) -> Result<Self> {
-        let (id, place) = (hashed(what), Place::here());
+    async fn at_account(app: &'a App, context: &RequestContext, what: &str, email: &str) -> Result<Self> {
+        let (id, place) = (hashed(what), Place::of(context));
         let known = match &place {
             Some(place) => {
                 let network = place.network();
@@ -116,8 +126,13 @@ impl<'a> Attempt<'a> {
     ///
     /// # Errors
     /// [`Error::TooManyAttempts`] where one place asks for too many; [`Error::Unavailable`] without Redis.
-    pub async fn at_mailbox(app: &'a App, purpose: Purpose, email: &str) -> Result<u64> {
-        let by_place = Place::here().map(|place| (&MAILER, place.to_string()));
+    pub async fn at_mailbox(
+        app: &'a App,
+        context: &RequestContext,
+        purpose: Purpose,
+        email: &str,
+    ) -> Result<u64> {
+        let by_place = Place::of(context).map(|place| (&MAILER, place.to_string()));
         match (Self { app, keys: by_place.into_iter().collect() }).call("ask").await? {
             0 => {
                 Self { app, keys: vec![(&MAILBOX, format!("{}:{}", purpose.as_str(), hashed(email)))] }
@@ -145,18 +160,15 @@ impl<'a> Attempt<'a> {
             return Ok(0);
         }
         let prefix = &self.app.config.redis.queue_prefix;
-        let call = || {
-            let mut call = SCRIPT.prepare_invoke();
-            for (rule, id) in &self.keys {
-                call.key(format!("{prefix}:throttle:{}:{id}", rule.name));
-            }
-            call.arg(what);
-            for (rule, _) in &self.keys {
-                call.arg(rule.free).arg(rule.longest).arg(rule.keep);
-            }
-            call
-        };
-        let answer = self.app.redis.try_invoke(call).await;
+        let mut call = SCRIPT.prepare_invoke();
+        for (rule, id) in &self.keys {
+            call.key(format!("{prefix}:throttle:{}:{id}", rule.name));
+        }
+        call.arg(what);
+        for (rule, _) in &self.keys {
+            call.arg(rule.free).arg(rule.longest).arg(rule.keep);
+        }
+        let answer = self.app.redis.try_invoke(&call).await;
         answer
             .inspect_err(|error| tracing::warn!(error = telemetry::chain(error), "attempts are not counted"))
     }
@@ -172,8 +184,8 @@ fn hashed(email: &str) -> String {
 struct Place(IpAddr);
 
 impl Place {
-    fn here() -> Option<Self> {
-        Some(Self(match telemetry::request()?.address? {
+    fn of(context: &RequestContext) -> Option<Self> {
+        Some(Self(match context.ip? {
             IpAddr::V6(address) => {
                 let [a, b, c, d, ..] = address.segments();
                 IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))

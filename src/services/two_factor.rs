@@ -6,15 +6,16 @@ use totp_rs::{Builder, Secret, Totp};
 use super::{
     audit::{Action, Entry},
     outbox::Message,
-    sessions::Identity,
     throttle::Attempt,
+    tx::{Tx, transaction},
 };
 use crate::{
     app::App,
+    context::RequestContext,
     error::{Error, Result},
     mail::letters::Notice,
     models::{
-        session::Session,
+        session::{Identity, Session},
         two_factor::{RecoveryCode, TwoFactor},
         user::User,
     },
@@ -51,7 +52,7 @@ pub async fn status(app: &App, user: &User) -> Result<Status> {
 /// # Errors
 /// [`Error::Conflict`] where it is on already, or the server has no key to keep secrets with;
 /// [`Error::EmailNotVerified`].
-pub async fn begin(app: &App, user: &User) -> Result<Setup> {
+pub async fn begin(app: &App, context: &RequestContext, user: &User) -> Result<Setup> {
     if !app.sealer.is_set_up() {
         return Err(Error::Conflict(
             "Two-factor authentication is not set up here: TWO_FACTOR_KEY is missing",
@@ -63,15 +64,14 @@ pub async fn begin(app: &App, user: &User) -> Result<Setup> {
     }
     let secret = random_bytes::<20>()?;
     let sealed = app.sealer.seal(&place(user.id), &secret)?;
-    app.db
-        .transaction(async |conn| {
-            User::lock_checked(conn, user).await?.ok_or(Error::WrongPassword)?;
-            match TwoFactor::begin(conn, user.id, &sealed).await? {
-                0 => Err(ALREADY_ON),
-                _ => Ok(()),
-            }
-        })
-        .await?;
+    transaction(app, context, async |tx| {
+        User::lock_checked(tx, user).await?.ok_or(Error::WrongPassword)?;
+        match TwoFactor::begin(tx, user.id, &sealed).await? {
+            0 => Err(ALREADY_ON),
+            _ => Ok(()),
+        }
+    })
+    .await?;
     let totp = totp(app, &user.email, &secret)?;
     let otpauth_uri = totp.to_url().map_err(Error::internal)?;
     Ok(Setup { secret: totp.secret().to_base32(), otpauth_uri })
@@ -84,21 +84,21 @@ const ALREADY_ON: Error = Error::Conflict("Two-factor authentication is on alrea
 ///
 /// # Errors
 /// [`Error::InvalidCode`]; [`Error::Conflict`] where it was not begun, or is on already.
-pub async fn confirm(app: &App, who: &Identity, code: &str) -> Result<Vec<String>> {
+pub async fn confirm(app: &App, context: &RequestContext, who: &Identity, code: &str) -> Result<Vec<String>> {
     let user = &who.user;
-    guarded(app, user, async |conn: &AsyncPgConnection| {
-        let known = TwoFactor::find(conn, user.id).await?;
+    guarded(app, context, user, async |tx: &Tx<'_>| {
+        let known = TwoFactor::find(tx, user.id).await?;
         let known = known.ok_or(Error::Conflict("Ask for a secret first, then confirm it with a code"))?;
         if known.confirmed_at.is_some() {
             return Err(ALREADY_ON);
         }
-        check_totp(app, conn, user, &known, code).await?;
-        TwoFactor::confirm(conn, user.id).await?;
-        Session::set_second_factor(conn, who.session.id).await?;
-        Session::revoke_all(conn, user.id, Some(who.session.id)).await?;
-        let codes = renew_codes(conn, user.id).await?;
-        Entry::about(user.id, Action::TwoFactorEnabled).write(conn).await?;
-        Message::notice(user, Notice::TwoFactorEnabled).send(conn).await?;
+        check_totp(app, tx, user, &known, code).await?;
+        TwoFactor::confirm(tx, user.id).await?;
+        Session::set_second_factor(tx, who.session.id).await?;
+        Session::revoke_all(tx, user.id, Some(who.session.id)).await?;
+        let codes = renew_codes(tx, user.id).await?;
+        Entry::about(user.id, Action::TwoFactorEnabled).write(tx).await?;
+        Message::notice(user, Notice::TwoFactorEnabled).send(tx).await?;
         Ok(codes)
     })
     .await
@@ -108,22 +108,22 @@ pub async fn confirm(app: &App, who: &Identity, code: &str) -> Result<Vec<String
 ///
 /// # Errors
 /// [`Error::InvalidCode`], [`Error::TooManyAttempts`].
-pub async fn disable(app: &App, user: &User, code: &str) -> Result<()> {
-    guarded(app, user, async |conn: &AsyncPgConnection| {
-        check(app, conn, user, code).await?;
-        remove(conn, user).await?;
+pub async fn disable(app: &App, context: &RequestContext, user: &User, code: &str) -> Result<()> {
+    guarded(app, context, user, async |tx: &Tx<'_>| {
+        check(app, tx, user, code).await?;
+        remove(tx, user).await?;
         Ok(())
     })
     .await
 }
 
 /// Turns it off for somebody who has lost everything; whether it was on.
-pub async fn remove(conn: &AsyncPgConnection, user: &User) -> Result<bool> {
-    let was_on = TwoFactor::delete(conn, user.id).await?;
+pub async fn remove(tx: &Tx<'_>, user: &User) -> Result<bool> {
+    let was_on = TwoFactor::delete(tx, user.id).await?;
     if was_on {
-        Session::forget_second_factor(conn, user.id).await?;
-        Entry::about(user.id, Action::TwoFactorDisabled).write(conn).await?;
-        Message::notice(user, Notice::TwoFactorDisabled).send(conn).await?;
+        Session::forget_second_factor(tx, user.id).await?;
+        Entry::about(user.id, Action::TwoFactorDisabled).write(tx).await?;
+        Message::notice(user, Notice::TwoFactorDisabled).send(tx).await?;
     }
     Ok(was_on)
 }
@@ -132,11 +132,16 @@ pub async fn remove(conn: &AsyncPgConnection, user: &User) -> Result<bool> {
 ///
 /// # Errors
 /// [`Error::InvalidCode`], [`Error::TooManyAttempts`].
-pub async fn replace_codes(app: &App, user: &User, code: &str) -> Result<Vec<String>> {
-    guarded(app, user, async |conn: &AsyncPgConnection| {
-        check(app, conn, user, code).await?;
-        let codes = renew_codes(conn, user.id).await?;
-        Entry::about(user.id, Action::RecoveryCodesReplaced).write(conn).await?;
+pub async fn replace_codes(
+    app: &App,
+    context: &RequestContext,
+    user: &User,
+    code: &str,
+) -> Result<Vec<String>> {
+    guarded(app, context, user, async |tx: &Tx<'_>| {
+        check(app, tx, user, code).await?;
+        let codes = renew_codes(tx, user.id).await?;
+        Entry::about(user.id, Action::RecoveryCodesReplaced).write(tx).await?;
         Ok(codes)
     })
     .await
@@ -145,17 +150,16 @@ pub async fn replace_codes(app: &App, user: &User, code: &str) -> Result<Vec<Str
 /// Does something that begins with a code, so that codes cannot be tried out by the thousand.
 async fn guarded<T>(
     app: &App,
+    context: &RequestContext,
     user: &User,
-    work: impl AsyncFnOnce(&AsyncPgConnection) -> Result<T>,
+    work: impl AsyncFnOnce(&Tx<'_>) -> Result<T>,
 ) -> Result<T> {
-    let attempt = Attempt::at_code(app, &user.email).await?;
-    let result = app
-        .db
-        .transaction(async |conn| {
-            User::lock_checked(conn, user).await?.ok_or(Error::InvalidToken)?;
-            work(conn).await
-        })
-        .await;
+    let attempt = Attempt::at_code(app, context, &user.email).await?;
+    let result = transaction(app, context, async |tx| {
+        User::lock_checked(tx, user).await?.ok_or(Error::InvalidToken)?;
+        work(tx).await
+    })
+    .await;
     if result.is_ok() {
         attempt.succeeded().await;
     }
@@ -166,33 +170,27 @@ async fn guarded<T>(
 ///
 /// # Errors
 /// [`Error::InvalidCode`], also where the second factor is not on.
-pub async fn check(app: &App, conn: &AsyncPgConnection, user: &User, code: &str) -> Result<()> {
-    let known = TwoFactor::find(conn, user.id).await?;
+pub async fn check(app: &App, tx: &Tx<'_>, user: &User, code: &str) -> Result<()> {
+    let known = TwoFactor::find(tx, user.id).await?;
     let known = known.filter(|known| known.confirmed_at.is_some()).ok_or(Error::InvalidCode)?;
     if digits(code).len() == 6 && code.chars().all(|c| c.is_ascii_digit() || c.is_whitespace()) {
-        return check_totp(app, conn, user, &known, code).await;
+        return check_totp(app, tx, user, &known, code).await;
     }
-    if !RecoveryCode::take(conn, user.id, &security::hash(&plain(code))).await? {
+    if !RecoveryCode::take(tx, user.id, &security::hash(&plain(code))).await? {
         return Err(Error::InvalidCode);
     }
-    Entry::by_themselves(user.id, Action::RecoveryCodeUsed).write(conn).await?;
-    Message::notice(user, Notice::RecoveryCodeUsed).send(conn).await
+    Entry::by_themselves(user.id, Action::RecoveryCodeUsed).write(tx).await?;
+    Message::notice(user, Notice::RecoveryCodeUsed).send(tx).await
 }
 
-async fn check_totp(
-    app: &App,
-    conn: &AsyncPgConnection,
-    user: &User,
-    known: &TwoFactor,
-    code: &str,
-) -> Result<()> {
+async fn check_totp(app: &App, tx: &Tx<'_>, user: &User, known: &TwoFactor, code: &str) -> Result<()> {
     let secret = app.sealer.open(&place(user.id), &known.secret)?;
     let now = chrono::Utc::now().timestamp().unsigned_abs();
     let step = totp(app, &user.email, &secret)?.check(&digits(code), now).ok_or(Error::InvalidCode)?;
     let step = i64::try_from(step).map_err(Error::internal)?;
     // Sealed again, so that a change of the key is over for everybody who has signed in since.
     let sealed = app.sealer.seal(&place(user.id), &secret)?;
-    match TwoFactor::burn(conn, user.id, step, &sealed).await? {
+    match TwoFactor::burn(tx, user.id, step, &sealed).await? {
         true => Ok(()),
         false => Err(Error::InvalidCode),
     }

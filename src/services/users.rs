@@ -6,15 +6,19 @@ use diesel_async::AsyncPgConnection;
 use super::{
     audit::{Action, Entry, facts},
     outbox::Message,
+    tx::{Effects, Tx, transaction},
 };
 use crate::{
     app::App,
+    context::RequestContext,
     db,
     error::{Error, OnConstraint, Result},
     models::user::{NewUser, Role, User, UserChanges},
     security::{MAX_PASSWORD_BYTES, Passwords, is_common},
 };
 
+/// Cache key of the number of all users; counting them takes longer than reading a page.
+pub const USER_COUNT: &str = "users:count";
 pub const MAX_EMAIL_CHARS: usize = 255;
 pub const MIN_PASSWORD_CHARS: usize = 8;
 
@@ -58,17 +62,13 @@ pub fn check_password(password: &str) -> Result<(), &'static str> {
 /// Refuses a password that is who its owner is, be it with digits after it (OWASP ASVS 5, 6.2.11).
 ///
 /// # Errors
-/// [`Error::Invalid`], naming `field` of the body.
+/// [`Error::Invalid`], naming `field`.
 pub fn check_about(field: &str, password: &str, email: &str, full_name: Option<&str>) -> Result<()> {
     let bare = |text: &str| text.trim_end_matches(|c: char| !c.is_alphabetic()).to_lowercase();
     let local = email.split('@').next().unwrap_or_default();
     let about = [email, local, full_name.unwrap_or_default()].map(bare);
     match about.contains(&bare(password)) {
-        true => Err(Error::invalid(
-            "body",
-            field,
-            "This password says too much about whose it is; choose another",
-        )),
+        true => Err(Error::invalid(field, "This password says too much about whose it is; choose another")),
         false => Ok(()),
     }
 }
@@ -85,7 +85,7 @@ pub struct Registration {
 ///
 /// # Errors
 /// [`Error::EmailTaken`] when the address has an account; [`Error::Invalid`] for a password that says who it is of.
-pub async fn register(app: &App, new: Registration) -> Result<User> {
+pub async fn register(app: &App, context: &RequestContext, new: Registration) -> Result<User> {
     let email = normalize_email(&new.email);
     check_about("password", &new.password, &email, new.full_name.as_deref())?;
     let hashed_password = app.passwords.hash(new.password).await?;
@@ -96,15 +96,16 @@ pub async fn register(app: &App, new: Registration) -> Result<User> {
         role: Role::User,
         email_verified_at: None,
     };
-    app.db
-        .transaction(async |conn| {
-            let user = row.insert(conn).await.on_constraint("users_email_key", Error::EmailTaken)?;
-            let entry = Entry::by_themselves(user.id, Action::UserRegistered);
-            entry.after(facts(&user).into()).write(conn).await?;
-            Message::VerifyEmail { user_id: user.id }.send(conn).await?;
-            Ok(user)
-        })
-        .await
+    let user = transaction(app, context, async |tx| {
+        let user = row.insert(tx).await.on_constraint("users_email_key", Error::EmailTaken)?;
+        let entry = Entry::by_themselves(user.id, Action::UserRegistered);
+        entry.after(facts(&user).into()).write(tx).await?;
+        Message::VerifyEmail { user_id: user.id }.send(tx).await?;
+        Ok(user)
+    })
+    .await?;
+    app.cache.invalidate(USER_COUNT).await;
+    Ok(user)
 }
 
 /// What [`ensure_admin`] found or did.
@@ -127,11 +128,16 @@ pub async fn ensure_admin(
     promote: bool,
 ) -> Result<Admin> {
     let email = normalize_email(email);
+    let (context, effects) = (RequestContext::default(), Effects::default());
     if let Some(password) = password
         && User::find_by_email(conn, &email).await?.is_none()
     {
         let hashed_password = passwords.hash(password).await?;
-        match db::transaction(conn, async |conn| create_admin(conn, &email, &hashed_password).await).await {
+        match db::transaction(conn, async |conn| {
+            create_admin(&Tx::on(conn, &context, &effects), &email, &hashed_password).await
+        })
+        .await
+        {
             Ok(()) => return Ok(Admin::Created),
             // Somebody else was faster; see below whom they made.
             Err(Error::EmailTaken) => {}
@@ -146,7 +152,10 @@ pub async fn ensure_admin(
             (Role::User, true) => {
                 let changes = UserChanges { role: Some(Role::Admin), ..Default::default() };
                 let after = User::update(conn, user.id, &changes).await?;
-                Entry::about(user.id, Action::UserUpdated).changed(&user, &after).write(conn).await?;
+                Entry::about(user.id, Action::UserUpdated)
+                    .changed(&user, &after)
+                    .write(&Tx::on(conn, &context, &effects))
+                    .await?;
                 Ok(Admin::Promoted)
             }
         }
@@ -154,7 +163,7 @@ pub async fn ensure_admin(
     .await
 }
 
-async fn create_admin(conn: &AsyncPgConnection, email: &str, hashed_password: &str) -> Result<()> {
+async fn create_admin(tx: &Tx<'_>, email: &str, hashed_password: &str) -> Result<()> {
     let row = NewUser {
         email,
         hashed_password: Some(hashed_password),
@@ -162,8 +171,8 @@ async fn create_admin(conn: &AsyncPgConnection, email: &str, hashed_password: &s
         role: Role::Admin,
         email_verified_at: Some(Utc::now()),
     };
-    let user = row.insert(conn).await.on_constraint("users_email_key", Error::EmailTaken)?;
-    Entry::about(user.id, Action::UserCreated).after(facts(&user).into()).write(conn).await
+    let user = row.insert(tx).await.on_constraint("users_email_key", Error::EmailTaken)?;
+    Entry::about(user.id, Action::UserCreated).after(facts(&user).into()).write(tx).await
 }
 
 #[cfg(test)]

@@ -10,8 +10,10 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use redis::aio::MultiplexedConnection;
 use saas::{
+    app,
     dev::{self, Purpose, Server},
     queue::{Context, Failure, Job, JobType, Options, Origin, Place, Queue, Worker},
+    redis_pool::RedisPool,
 };
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
@@ -151,8 +153,10 @@ impl Bench {
     async fn sides(&self, prefix: &'static str) -> Result<(Queue, Bare)> {
         let url = self.url.as_str();
         let flags = ["bench", "--redis-url", url, "--queue-prefix", prefix, "--redis-timeout-ms", "60000"];
-        let queue = Queue::new(&RedisSettings::try_parse_from(flags)?.redis)?;
-        queue.redis().ping().await?;
+        let settings = RedisSettings::try_parse_from(flags)?.redis;
+        let redis = RedisPool::new(&settings)?;
+        redis.ping().await?;
+        let queue = app::queue(&redis, &settings);
         Ok((queue, Bare::new(bare::connect(url).await?, prefix, Noop::RESULT_TTL)))
     }
 

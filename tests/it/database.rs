@@ -215,12 +215,17 @@ async fn admins_that_are_made_at_once_are_one() {
     assert_eq!(app.login("root@example.com", PASSWORD).await.status, 200);
 }
 
+/// Both for a connection of the pool and for a command's own.
 #[tokio::test]
-async fn the_database_ends_what_takes_too_long() {
+async fn each_transaction_asks_for_its_isolation_and_its_time_limit() {
     let app = TestApp::start().await;
-    let timeout = "SELECT 1 WHERE current_setting('statement_timeout') = '30s'";
-    let set = async |conn: &mut AsyncPgConnection| Ok(diesel::sql_query(timeout).execute(conn).await?);
-    assert_eq!(app.app.db.run(set).await.unwrap(), 1);
+    app.sql("DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_isolation = serializable', current_database()); END $$").await;
+    let asked = "SELECT 1 WHERE current_setting('statement_timeout') = '30s'
+                 AND current_setting('transaction_isolation') = 'read committed'";
+    let rows = async |conn: &mut AsyncPgConnection| Ok(diesel::sql_query(asked).execute(conn).await?);
+    assert_eq!(app.app.db.transaction(rows).await.unwrap(), 1);
     let mut conn = db::connect(&app.database.settings()).await.unwrap();
-    assert_eq!(diesel::sql_query(timeout).execute(&mut *conn).await.unwrap(), 1);
+    assert_eq!(db::transaction(&mut conn, rows).await.unwrap(), 1);
+    let after = "SELECT 1 WHERE current_setting('statement_timeout') = '30s'";
+    assert_eq!(diesel::sql_query(after).execute(&mut conn).await.unwrap(), 0, "nothing is left of it");
 }

@@ -33,6 +33,7 @@ mod database;
 mod dev_mail;
 mod history;
 mod http_limits;
+mod identity;
 mod mail;
 mod openapi;
 mod openapi_access;

@@ -1,10 +1,13 @@
 //! Letters on their way from the change that they tell of to the mailbox.
 
+use diesel_async::AsyncPgConnection;
 use futures_util::future::join_all;
 use saas::{
+    context::RequestContext,
     jobs::{self, HandOverLetters},
+    models::user::{NewUser, Role},
     queue::{Origin, State},
-    services::{self, users::Registration},
+    services::{self, outbox::Message, tx::Tx, users::Registration},
 };
 use serde_json::json;
 
@@ -23,10 +26,21 @@ async fn waiting(app: &TestApp) -> Vec<String> {
     column(&app.database, sql).await
 }
 
-/// Makes an account, as no request does: nobody hands its letter over.
+/// Makes an account as a process does that dies right after the commit: its mail stays in the outbox.
 async fn register(app: &TestApp, email: &str) {
-    let new = Registration { email: email.into(), password: PASSWORD.into(), full_name: None };
-    services::users::register(&app.app, new).await.unwrap();
+    let (context, effects) = Default::default();
+    let insert = async |conn: &mut AsyncPgConnection| {
+        let new = NewUser {
+            email,
+            hashed_password: Some("x"),
+            full_name: None,
+            role: Role::User,
+            email_verified_at: None,
+        };
+        let user_id = new.insert(conn).await?.id;
+        Message::VerifyEmail { user_id }.send(&Tx::on(conn, &context, &effects)).await
+    };
+    app.app.db.transaction(insert).await.unwrap();
 }
 
 /// To whom mails went, in order of the addresses.
@@ -47,12 +61,12 @@ async fn smoke_without_redis_accounts_change_and_the_letters_wait() {
     assert_eq!(invited.status, 201, "{}", invited.text);
     let change = json!({ "current_password": PASSWORD, "new_password": "another horse battery" });
     assert_eq!(away.post("/users/me/password", Some(&admin), change).await.status, 204);
-    let error = jobs::hand_over(&away.app).await.unwrap_err();
+    let error = jobs::hand_over(&away.app, &RequestContext::default()).await.unwrap_err();
     assert_eq!(error.to_string(), "Redis is unavailable");
     assert_eq!(waiting(&away).await, ["verify_email", "invite", "password_changed"]);
 
     let back = TestApp::on(away.database.clone(), &[]).await;
-    assert_eq!(jobs::hand_over(&back.app).await.unwrap(), 3);
+    assert_eq!(jobs::hand_over(&back.app, &RequestContext::default()).await.unwrap(), 3);
     assert!(waiting(&back).await.is_empty());
     let mails = back.mails().await;
     let sent: Vec<_> = mails.iter().map(|mail| (&*mail.to, &*mail.subject)).collect();
@@ -70,10 +84,10 @@ async fn smoke_without_redis_accounts_change_and_the_letters_wait() {
 
 #[tokio::test]
 async fn a_change_that_is_not_made_tells_nobody() {
-    let app = TestApp::start().await;
+    let app = TestApp::with(&NO_REDIS).await;
     register(&app, "ada@example.com").await;
     let again = Registration { email: "Ada@example.com".into(), password: PASSWORD.into(), full_name: None };
-    let error = services::users::register(&app.app, again).await.err().unwrap();
+    let error = services::users::register(&app.app, &RequestContext::default(), again).await.err().unwrap();
     assert_eq!(error.to_string(), "Email already registered");
     assert_eq!(waiting(&app).await, ["verify_email"]);
 }
@@ -96,7 +110,10 @@ async fn handing_over_at_once_sends_each_letter_once() {
         register(&app, email).await;
     }
     let twin = TestApp::on(app.database.clone(), &[&format!("--queue-prefix={}", app.prefix)]).await;
-    let handed = join_all((0..3).flat_map(|_| [&app, &twin]).map(|app| jobs::hand_over(&app.app))).await;
+    let handed = join_all(
+        (0..3).flat_map(|_| [&app, &twin]).map(|app| jobs::hand_over(&app.app, &RequestContext::default())),
+    )
+    .await;
     let handed: usize = handed.into_iter().map(Result::unwrap).sum();
     assert_eq!((handed, waiting(&app).await.len()), (5, 0));
     assert_eq!(recipients(&app).await, emails);
@@ -111,7 +128,7 @@ async fn a_letter_that_was_handed_over_but_not_removed_is_sent_once() {
     assert_eq!(recipients(&app).await, ["ada@example.com"]);
     // As if the process had died between the two.
     app.sql("INSERT INTO outbox OVERRIDING SYSTEM VALUE SELECT * FROM again").await;
-    assert_eq!(jobs::hand_over(&app.app).await.unwrap(), 1);
+    assert_eq!(jobs::hand_over(&app.app, &RequestContext::default()).await.unwrap(), 1);
     assert_eq!(recipients(&app).await, ["ada@example.com"]);
 }
 
@@ -137,7 +154,7 @@ async fn a_letter_nobody_needs_any_more_is_not_sent() {
                UPDATE users SET is_active = false WHERE email LIKE 'inactive%';
                DELETE FROM users WHERE email LIKE 'gone%'";
     app.sql(sql).await;
-    assert_eq!(jobs::hand_over(&app.app).await.unwrap(), 4);
+    assert_eq!(jobs::hand_over(&app.app, &RequestContext::default()).await.unwrap(), 4);
     assert_eq!(recipients(&app).await, ["pending@example.com"]);
     assert_eq!(column(&app.database, "SELECT count(*) FROM one_time_tokens").await, ["1"]);
 }
@@ -159,7 +176,7 @@ async fn a_letter_of_an_unknown_kind_waits_and_holds_up_nobody() {
         "INSERT INTO outbox (letter) SELECT '{\"kind\": \"of_tomorrow\"}' FROM generate_series(1, 150)";
     app.sql(tomorrow).await;
     register(&app, "ada@example.com").await;
-    assert_eq!(jobs::hand_over(&app.app).await.unwrap(), 1);
+    assert_eq!(jobs::hand_over(&app.app, &RequestContext::default()).await.unwrap(), 1);
     assert_eq!(recipients(&app).await, ["ada@example.com"]);
     assert_eq!(waiting(&app).await, ["of_tomorrow"; 150]);
 }
@@ -170,7 +187,7 @@ async fn what_a_failed_letter_leaves_has_no_secret() {
     register(&app, "ada@example.com").await;
     let forgot = app.post("/auth/forgot-password", None, json!({ "email": "ada@example.com" })).await;
     assert_eq!(forgot.status, 202, "{}", forgot.text);
-    jobs::hand_over(&app.app).await.unwrap();
+    jobs::hand_over(&app.app, &RequestContext::default()).await.unwrap();
     assert_eq!(app.run_jobs().await.failed, 2);
     let written = column(&app.database, "SELECT purpose FROM one_time_tokens ORDER BY purpose").await;
     assert_eq!(written, ["reset_password", "verify_email"], "links were made");

@@ -98,8 +98,7 @@ async fn a_result_waits_until_redis_is_back() {
         queue.until_running(1).await;
         proxy.set(link);
         // Until others notice, too.
-        eventually("Redis is away", || async { queue.queue.redis().ping().await.is_err().then_some(()) })
-            .await;
+        eventually("Redis is away", || async { queue.queue.queues().await.is_err().then_some(()) }).await;
         queue.log.open.notify_one();
         eventually("the job has ended", || async {
             (queue.log.now.load(Ordering::SeqCst) == 0).then_some(())

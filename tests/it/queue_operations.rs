@@ -16,7 +16,7 @@ impl TestQueue {
         self.queue.queue("default").await.unwrap().unwrap()
     }
 
-    async fn purge(&self, state: State) -> saas::error::Result<u64> {
+    async fn purge(&self, state: State) -> Result<u64, saas::queue::Error> {
         self.queue.purge(&self.info().await, state).await
     }
 }

@@ -91,6 +91,16 @@ fn modules_use_only_what_they_may() {
     assert!(found.is_empty(), "{found:#?}");
 }
 
+/// The job engine can be taken out of this product as it is.
+#[test]
+fn the_job_engine_uses_nothing_of_the_product() {
+    for file in sources(&root().join("src/queue")) {
+        let mut names = used(&fs::read_to_string(&file).unwrap());
+        names.remove("queue");
+        assert!(names.is_empty(), "{} uses {names:?}", file.display());
+    }
+}
+
 fn sources_have(module: &str) -> bool {
     let src = root().join("src");
     src.join(format!("{module}.rs")).exists() || src.join(module).is_dir()

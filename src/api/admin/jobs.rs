@@ -12,6 +12,7 @@ use crate::{
     api::{
         extract::Admin,
         jobs::{Canceled, StateOut, cancel, find},
+        problem::InRequest,
         tag::Tag,
     },
     app::App,
@@ -147,7 +148,7 @@ impl Example for Requeued {
 }
 
 /// The states whose jobs are listed; others are known by their id alone.
-#[derive(Enum, Clone, Copy)]
+#[derive(Enum, Clone, Copy, Default)]
 #[oai(rename_all = "lowercase", rename = "ListedState")]
 enum Listed {
     Queued,
@@ -155,6 +156,7 @@ enum Listed {
     /// They wait for other jobs.
     Deferred,
     Started,
+    #[default]
     Failed,
 }
 
@@ -183,7 +185,7 @@ impl Jobs {
         #[oai(default = "default_queue", validator(max_length = 100))]
         queue: Query<String>,
         /// Their state.
-        #[oai(default = "failed")]
+        #[oai(default)]
         status: Query<Listed>,
         /// How many to pass over.
         #[oai(default, validator(minimum(value = "0"), maximum(value = "1000000")))]
@@ -192,10 +194,10 @@ impl Jobs {
         #[oai(default = "fifty", validator(minimum(value = "1"), maximum(value = "200")))]
         limit: Query<u64>,
     ) -> Result<Json<JobPage>> {
-        check_queue("query", "queue", &queue.0)?;
+        check_queue("queue", &queue.0).in_query()?;
         let state = State::from(status.0);
         let info = self.0.queue.queue(&queue.0).await?;
-        let jobs = self.0.queue.list(&queue.0, state, offset.0, limit.0).await?;
+        let jobs = self.0.queue.list(&queue.0, state, offset.0, limit.0).await.in_query()?;
         Ok(Json(JobPage {
             items: jobs.into_iter().map(Into::into).collect(),
             total: info.map_or(0, |info| info.count(state)),
@@ -250,10 +252,6 @@ impl Jobs {
 
 fn default_queue() -> String {
     "default".into()
-}
-
-fn failed() -> Listed {
-    Listed::Failed
 }
 
 fn fifty() -> u64 {

@@ -3,10 +3,12 @@ use poem_openapi::{Object, OpenApi};
 use crate::{
     api::{
         extract::{Body, Email, NewPassword},
+        problem::InRequest,
         respond::{Accepted, NoContent},
         tag::Tag,
     },
     app::App,
+    context::RequestContext,
     error::Result,
     services::recovery,
 };
@@ -55,8 +57,8 @@ impl Links {
     ///
     /// With the token of the link that was sent there; it works once, for 24 hours. Fails with 400 `invalid_link`.
     #[oai(path = "/verify-email", method = "post", operation_id = "verify_email")]
-    async fn verify_email(&self, Body(body): Body<TokenIn>) -> Result<NoContent> {
-        recovery::verify_email(&self.0, &body.token).await?;
+    async fn verify_email(&self, context: RequestContext, Body(body): Body<TokenIn>) -> Result<NoContent> {
+        recovery::verify_email(&self.0, &context, &body.token).await?;
         Ok(NoContent)
     }
 
@@ -65,8 +67,8 @@ impl Links {
     /// Answers the same whether anybody has the address or not. Fails with 429 `too_many_attempts` where one place asks
     /// for too many.
     #[oai(path = "/verify-email/resend", method = "post", operation_id = "resend_verification")]
-    async fn resend(&self, Body(body): Body<AddressIn>) -> Result<Accepted> {
-        recovery::resend_verification(&self.0, &body.email.0).await?;
+    async fn resend(&self, context: RequestContext, Body(body): Body<AddressIn>) -> Result<Accepted> {
+        recovery::resend_verification(&self.0, &context, &body.email.0).await?;
         Ok(Accepted::mail_sent_if_registered())
     }
 
@@ -75,8 +77,12 @@ impl Links {
     /// Answers the same whether anybody has the address or not. Fails with 429 `too_many_attempts` where one place asks
     /// for too many.
     #[oai(path = "/forgot-password", method = "post", operation_id = "forgot_password")]
-    async fn forgot_password(&self, Body(body): Body<AddressIn>) -> Result<Accepted> {
-        recovery::forgot_password(&self.0, &body.email.0).await?;
+    async fn forgot_password(
+        &self,
+        context: RequestContext,
+        Body(body): Body<AddressIn>,
+    ) -> Result<Accepted> {
+        recovery::forgot_password(&self.0, &context, &body.email.0).await?;
         Ok(Accepted::mail_sent_if_registered())
     }
 
@@ -85,8 +91,8 @@ impl Links {
     /// With the token of the link that was sent; it works once, for 30 minutes. All sessions end. Fails with 400
     /// `invalid_link`.
     #[oai(path = "/reset-password", method = "post", operation_id = "reset_password")]
-    async fn reset_password(&self, Body(body): Body<ResetIn>) -> Result<NoContent> {
-        recovery::reset_password(&self.0, &body.token, body.password.0).await?;
+    async fn reset_password(&self, context: RequestContext, Body(body): Body<ResetIn>) -> Result<NoContent> {
+        recovery::reset_password(&self.0, &context, &body.token, body.password.0).await.in_body()?;
         Ok(NoContent)
     }
 
@@ -95,8 +101,8 @@ impl Links {
     /// With the token of the link that was sent there; it works once, for 24 hours. Fails with 400 `invalid_link`, or
     /// `email_taken` where somebody else has it by now.
     #[oai(path = "/confirm-email", method = "post", operation_id = "confirm_email")]
-    async fn confirm_email(&self, Body(body): Body<TokenIn>) -> Result<NoContent> {
-        recovery::confirm_email(&self.0, &body.token).await?;
+    async fn confirm_email(&self, context: RequestContext, Body(body): Body<TokenIn>) -> Result<NoContent> {
+        recovery::confirm_email(&self.0, &context, &body.token).await?;
         Ok(NoContent)
     }
 
@@ -104,8 +110,10 @@ impl Links {
     ///
     /// With the token of the link that was sent; it works once, for 7 days. Fails with 400 `invalid_link`.
     #[oai(path = "/accept-invite", method = "post", operation_id = "accept_invite")]
-    async fn accept_invite(&self, Body(body): Body<AcceptIn>) -> Result<NoContent> {
-        recovery::accept_invite(&self.0, &body.token, body.password.0, body.full_name).await?;
+    async fn accept_invite(&self, context: RequestContext, Body(body): Body<AcceptIn>) -> Result<NoContent> {
+        recovery::accept_invite(&self.0, &context, &body.token, body.password.0, body.full_name)
+            .await
+            .in_body()?;
         Ok(NoContent)
     }
 }

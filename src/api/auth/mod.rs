@@ -7,13 +7,15 @@ use poem_openapi::{ApiResponse, Enum, Object, OpenApi, param::Query, payload::Js
 
 use super::{
     cookies,
-    extract::{Body, CurrentUser, Email, Form, Leaving, NewPassword},
+    extract::{Body, CurrentUser, Email, Form, LogoutSession, NewPassword},
+    problem::InRequest,
     respond::NoContent,
     tag::Tag,
     users::UserOut,
 };
 use crate::{
     app::App,
+    context::RequestContext,
     error::{Error, Result},
     services::{
         self,
@@ -76,10 +78,11 @@ struct RefreshIn {
 }
 
 /// How tokens travel.
-#[derive(Enum, Clone, Copy, PartialEq, Eq)]
+#[derive(Enum, Clone, Copy, PartialEq, Eq, Default)]
 #[oai(rename_all = "lowercase")]
 enum Delivery {
     /// In the answer.
+    #[default]
     Body,
     /// In cookies that scripts cannot read.
     Cookie,
@@ -189,9 +192,9 @@ impl Auth {
     /// A link to confirm the address is sent there. Fails with 400 `email_taken` where the address has an account
     /// already.
     #[oai(path = "/register", method = "post", operation_id = "register")]
-    async fn register(&self, Body(body): Body<RegisterIn>) -> Result<Registered> {
+    async fn register(&self, context: RequestContext, Body(body): Body<RegisterIn>) -> Result<Registered> {
         let new = Registration { email: body.email.0, password: body.password.0, full_name: body.full_name };
-        let user = services::users::register(&self.0, new).await?;
+        let user = services::users::register(&self.0, &context, new).await.in_body()?;
         Ok(Registered::Created(Json(user.into())))
     }
 
@@ -206,14 +209,15 @@ impl Auth {
         request: &Request,
         jar: &CookieJar,
         /// `cookie` for a browser that is to keep the tokens where no script can read them.
-        #[oai(default = "in_body")]
+        #[oai(default)]
         delivery: Query<Delivery>,
+        context: RequestContext,
         Form(form): Form<LoginIn>,
     ) -> Result<LoggedIn> {
         if delivery.0 == Delivery::Cookie {
             cookies::refuse_cross_site(request)?;
         }
-        match services::login::login(&self.0, &form.username, form.password).await? {
+        match services::login::login(&self.0, &context, &form.username, form.password).await? {
             Login::In(grant) => deliver(grant, delivery.0, request, jar),
             Login::Challenge(challenge) => Ok(LoggedIn::Challenge(Json(challenge.into()))),
         }
@@ -229,14 +233,16 @@ impl Auth {
         request: &Request,
         jar: &CookieJar,
         /// As with the first step.
-        #[oai(default = "in_body")]
+        #[oai(default)]
         delivery: Query<Delivery>,
+        context: RequestContext,
         Body(body): Body<SecondFactorIn>,
     ) -> Result<Refreshed> {
         if delivery.0 == Delivery::Cookie {
             cookies::refuse_cross_site(request)?;
         }
-        let grant = services::login::second_factor(&self.0, &body.challenge_token, &body.code).await?;
+        let grant =
+            services::login::second_factor(&self.0, &context, &body.challenge_token, &body.code).await?;
         if delivery.0 == Delivery::Body {
             return Ok(Refreshed::Tokens(Json(grant.into())));
         }
@@ -253,15 +259,16 @@ impl Auth {
         &self,
         request: &Request,
         jar: &CookieJar,
+        context: RequestContext,
         Body(body): Body<RefreshIn>,
     ) -> Result<Refreshed> {
         if let Some(token) = body.refresh_token {
-            let grant = services::sessions::refresh(&self.0, &token).await?;
+            let grant = services::sessions::refresh(&self.0, &context, &token).await?;
             return Ok(Refreshed::Tokens(Json(grant.into())));
         }
         let token = cookies::refresh_token(request).ok_or(Error::NotAuthenticated)?;
         cookies::refuse_cross_site(request)?;
-        let grant = services::sessions::refresh(&self.0, &token).await?;
+        let grant = services::sessions::refresh(&self.0, &context, &token).await?;
         cookies::set(request, jar, &grant)?;
         Ok(Refreshed::Cookies)
     }
@@ -270,8 +277,15 @@ impl Auth {
     ///
     /// A browser with cookies may do so after its access token is over.
     #[oai(path = "/logout", method = "post", operation_id = "logout")]
-    async fn logout(&self, request: &Request, jar: &CookieJar, Leaving(who): Leaving) -> Result<NoContent> {
-        match services::sessions::revoke(&self.0, who.user_id, who.session_id).await {
+    async fn logout(&self, request: &Request, jar: &CookieJar, caller: LogoutSession) -> Result<NoContent> {
+        match services::sessions::revoke(
+            &self.0,
+            &caller.context,
+            caller.session.user_id,
+            caller.session.session_id,
+        )
+        .await
+        {
             // It was quicker elsewhere.
             Ok(()) | Err(Error::NotFound(_)) => {}
             Err(other) => return Err(other),
@@ -282,18 +296,9 @@ impl Auth {
 
     /// Sign out everywhere: end all your sessions.
     #[oai(path = "/logout-all", method = "post", operation_id = "logout_all")]
-    async fn logout_all(
-        &self,
-        request: &Request,
-        jar: &CookieJar,
-        CurrentUser(user): CurrentUser,
-    ) -> Result<NoContent> {
-        services::sessions::revoke_all(&self.0, user.id).await?;
+    async fn logout_all(&self, request: &Request, jar: &CookieJar, caller: CurrentUser) -> Result<NoContent> {
+        services::sessions::revoke_all(&self.0, &caller.context, caller.user.id).await?;
         cookies::clear(request, jar)?;
         Ok(NoContent)
     }
-}
-
-fn in_body() -> Delivery {
-    Delivery::Body
 }

@@ -8,4 +8,5 @@ mod user;
 pub use body::{Body, Form};
 pub(super) use schema::check_params;
 pub use text::{Email, NewPassword};
-pub use user::{Admin, CurrentUser, Leaving, SignedIn};
+pub(in crate::api) use user::Actor;
+pub use user::{Admin, CurrentUser, LogoutSession, SignedIn};

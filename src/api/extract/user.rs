@@ -4,41 +4,78 @@
 //! A cookie goes along with whatever page makes the browser send a request, so a request that changes something must
 //! then come from a page of ours (OWASP Cross-Site Request Forgery Prevention Cheat Sheet, "Verifying Origin").
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use poem::{Request, RequestBody};
+use poem::{FromRequest, Request, RequestBody};
 use poem_openapi::{
     ApiExtractor, ApiExtractorType, ExtractParamOptions,
     registry::{MetaOAuthFlow, MetaOAuthFlows, MetaSecurityScheme, Registry},
 };
+use uuid::Uuid;
 
 use crate::{
     api::cookies,
     app::App,
+    context::RequestContext,
     error::{Error, Result},
-    models::user::{Role, User},
+    models::{
+        session::Identity,
+        user::{Role, User},
+    },
     security::Access,
-    services::sessions::{self, Age, Identity},
-    telemetry,
+    services::sessions::{self, Freshness},
 };
 
 /// An active user.
-pub struct CurrentUser(pub User);
+pub struct CurrentUser {
+    pub user: User,
+    pub context: RequestContext,
+}
 
-/// An active user, and the session in which they ask.
-pub struct SignedIn(pub Arc<Identity>);
+/// An active user and the session that the request belongs to.
+pub struct SignedIn {
+    pub identity: Arc<Identity>,
+    pub context: RequestContext,
+}
 
-/// Whoever signs out. A browser whose access token is over may still do so, with its refresh token.
-pub struct Leaving(pub Access);
+/// The session to log out of. A browser whose access token has expired may still log out with its refresh token.
+pub struct LogoutSession {
+    pub session: Access,
+    pub context: RequestContext,
+}
 
 /// An active user who is an admin.
-pub struct Admin(pub User);
+pub struct Admin {
+    pub user: User,
+    pub context: RequestContext,
+}
+
+/// The user that a request is authenticated as, once that is known: for the access log, which is outside of the handler.
+#[derive(Clone, Default)]
+pub(in crate::api) struct Actor(Arc<OnceLock<i64>>);
+
+impl Actor {
+    pub(in crate::api) fn id(&self) -> Option<i64> {
+        self.0.get().copied()
+    }
+}
+
+/// For operations that need no authentication.
+impl<'a> FromRequest<'a> for RequestContext {
+    async fn from_request(request: &'a Request, _body: &mut RequestBody) -> poem::Result<Self> {
+        Ok(context(request))
+    }
+}
+
+fn context(request: &Request) -> RequestContext {
+    request.data::<RequestContext>().cloned().unwrap_or_default()
+}
 
 const BEARER: &str = "OAuth2PasswordBearer";
 const COOKIE: &str = "AccessTokenCookie";
 
-macro_rules! who {
-    ($name:ident, $of:ident) => {
+macro_rules! auth_extractor {
+    ($name:ident, $extract:ident) => {
         impl<'a> ApiExtractor<'a> for $name {
             const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::SecurityScheme];
             type ParamType = ();
@@ -60,50 +97,53 @@ macro_rules! who {
                 let app = request
                     .data::<App>()
                     .ok_or_else(|| Error::internal("the application is not attached to the route"))?;
-                Ok(Self($of(app, request).await?))
+                Ok($extract(app, request).await?)
             }
         }
     };
 }
 
-who!(CurrentUser, user);
-who!(SignedIn, signed_in);
-who!(Admin, admin);
-who!(Leaving, leaving);
+auth_extractor!(CurrentUser, current_user);
+auth_extractor!(SignedIn, signed_in);
+auth_extractor!(Admin, admin);
+auth_extractor!(LogoutSession, logout_session);
 
-async fn user(app: &App, request: &Request) -> Result<User> {
-    Ok(signed_in(app, request).await?.user.clone())
+async fn current_user(app: &App, request: &Request) -> Result<CurrentUser> {
+    let SignedIn { identity, context } = signed_in(app, request).await?;
+    Ok(CurrentUser { user: identity.user.clone(), context })
 }
 
-async fn admin(app: &App, request: &Request) -> Result<User> {
-    // Whoever was an admin a moment ago must not make themselves one again.
-    let age = if request.method().is_safe() { Age::Moment } else { Age::Now };
-    let who = identity(app, request, age).await?;
-    match who.user.role {
+async fn signed_in(app: &App, request: &Request) -> Result<SignedIn> {
+    identify(app, request, Freshness::Cached).await
+}
+
+async fn admin(app: &App, request: &Request) -> Result<Admin> {
+    // A user who was an admin a moment ago must not make themselves one again.
+    let freshness = if request.method().is_safe() { Freshness::Cached } else { Freshness::Fresh };
+    let SignedIn { identity, context } = identify(app, request, freshness).await?;
+    match identity.user.role {
         Role::User => Err(Error::Forbidden),
-        Role::Admin if who.lacks_second_factor(app) => Err(Error::TwoFactorRequired),
-        Role::Admin => Ok(who.user.clone()),
+        Role::Admin if sessions::lacks_second_factor(app, &identity) => Err(Error::TwoFactorRequired),
+        Role::Admin => Ok(Admin { user: identity.user.clone(), context }),
     }
 }
 
-async fn leaving(app: &App, request: &Request) -> Result<Access> {
+async fn logout_session(app: &App, request: &Request) -> Result<LogoutSession> {
     let refused = match signed_in(app, request).await {
-        Ok(who) => return Ok(Access { user_id: who.user.id, session_id: who.session.id }),
+        Ok(SignedIn { identity, context }) => {
+            let session = Access { user_id: identity.user.id, session_id: identity.session.id };
+            return Ok(LogoutSession { session, context });
+        }
         Err(refused @ (Error::NotAuthenticated | Error::InvalidToken)) => refused,
         Err(other) => return Err(other),
     };
     let Some(token) = cookies::refresh_token(request) else { return Err(refused) };
     cookies::refuse_cross_site(request)?;
-    let access = sessions::of_refresh_token(app, &token).await?;
-    let _ = telemetry::REQUEST.try_with(|request| request.user.set(access.user_id));
-    Ok(access)
+    let session = sessions::of_refresh_token(app, &token).await?;
+    Ok(LogoutSession { session, context: authenticated(request, session.user_id, session.session_id) })
 }
 
-async fn signed_in(app: &App, request: &Request) -> Result<Arc<Identity>> {
-    identity(app, request, Age::Moment).await
-}
-
-async fn identity(app: &App, request: &Request, age: Age) -> Result<Arc<Identity>> {
+async fn identify(app: &App, request: &Request, freshness: Freshness) -> Result<SignedIn> {
     let token = match cookies::bearer(request) {
         Some(token) => token,
         None => {
@@ -112,9 +152,18 @@ async fn identity(app: &App, request: &Request, age: Age) -> Result<Arc<Identity
             token
         }
     };
-    let who = sessions::identify(app, &token, age).await?;
-    let _ = telemetry::REQUEST.try_with(|request| request.user.set(who.user.id));
-    Ok(who)
+    let identity = sessions::identify(app, &token, freshness).await?;
+    let context = authenticated(request, identity.user.id, identity.session.id);
+    Ok(SignedIn { identity, context })
+}
+
+/// The context of a request whose user is known from now on.
+fn authenticated(request: &Request, user_id: i64, session_id: Uuid) -> RequestContext {
+    if let Some(Actor(id)) = request.data::<Actor>() {
+        // One request has one user.
+        let _ = id.set(user_id);
+    }
+    context(request).signed_in(user_id, session_id)
 }
 
 fn register_schemes(registry: &mut Registry) {

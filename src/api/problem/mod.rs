@@ -1,5 +1,6 @@
 //! The one place where errors become HTTP: `application/problem+json` (RFC 9457), ours and the framework's alike.
 
+mod location;
 mod status;
 
 use std::{
@@ -21,6 +22,8 @@ use poem_openapi::{
     types::{Example, ToJSON, Type},
 };
 use serde_json::Value;
+
+pub(super) use location::InRequest;
 
 use super::extract::check_params;
 use crate::{
@@ -49,11 +52,13 @@ pub struct Problem {
 
 impl Example for Problem {
     fn example() -> Self {
-        let error = Error::invalid(
-            "body",
-            "email",
-            "This is not a valid email address; it looks like name@example.com",
-        );
+        let message = "This is not a valid email address; it looks like name@example.com";
+        let field = FieldError {
+            loc: vec![Loc::Key("body".into()), Loc::Key("email".into())],
+            msg: message.into(),
+            kind: "value_error",
+        };
+        let error = Error::Invalid(vec![field]);
         Self {
             kind: "about:blank".into(),
             title: "Unprocessable Entity".into(),
@@ -110,7 +115,7 @@ impl ApiResponse for Error {
 }
 
 /// The operations as documented, to say of a refused request what exactly was wrong with it.
-pub(super) struct Operations {
+pub(super) struct RouteCatalog {
     /// By their paths, the names of parameters left out.
     paths: HashMap<String, Documented>,
     registry: Registry,
@@ -123,13 +128,13 @@ struct Documented {
 }
 
 /// The request that failed.
-pub(super) struct Asked<'a> {
+pub(super) struct FailedRequest<'a> {
     pub(super) id: &'a str,
     pub(super) method: &'a Method,
     pub(super) uri: &'a Uri,
 }
 
-impl Operations {
+impl RouteCatalog {
     pub(super) fn of<A: OpenApi>(_: &A, prefix: &str) -> Self {
         let mut registry = Registry::new();
         A::register(&mut registry);
@@ -153,7 +158,7 @@ impl Operations {
     }
 
     /// The answer to a request that failed.
-    pub(super) fn render(&self, error: poem::Error, asked: &Asked<'_>) -> Response {
+    pub(super) fn render(&self, error: poem::Error, request: &FailedRequest<'_>) -> Response {
         let pattern = error.data::<PathPattern>().map(|pattern| pattern.0.clone());
         let documented = pattern.as_deref().and_then(|pattern| self.find(pattern));
         let mut allow = None;
@@ -167,7 +172,8 @@ impl Operations {
             };
             (ours.status(), ours.code(), detail, fields)
         } else if error.is::<ParseParamError>() || error.is::<ParsePathError>() {
-            let fields = documented.map_or_else(Vec::new, |documented| self.param_errors(documented, asked));
+            let fields =
+                documented.map_or_else(Vec::new, |documented| self.param_errors(documented, request));
             let detail = match fields.is_empty() {
                 true => error.to_string(),
                 false => Error::Invalid(fields.clone()).to_string(),
@@ -193,7 +199,7 @@ impl Operations {
             status: status.as_u16(),
             detail,
             code: code.into(),
-            request_id: asked.id.into(),
+            request_id: request.id.into(),
             errors: (!fields.is_empty()).then(|| fields.into_iter().map(Into::into).collect()),
         };
         let mut response = respond(status, &problem, allow);
@@ -203,15 +209,15 @@ impl Operations {
         response
     }
 
-    fn param_errors(&self, documented: &Documented, asked: &Asked<'_>) -> Vec<FieldError> {
+    fn param_errors(&self, documented: &Documented, request: &FailedRequest<'_>) -> Vec<FieldError> {
         let Some(operation) =
-            documented.operations.iter().find(|operation| operation.method == *asked.method)
+            documented.operations.iter().find(|operation| operation.method == *request.method)
         else {
             return Vec::new();
         };
         let query: Vec<_> =
-            form_urlencoded::parse(asked.uri.query().unwrap_or_default().as_bytes()).into_owned().collect();
-        let steps = documented.path.split('/').zip(asked.uri.path().split('/'));
+            form_urlencoded::parse(request.uri.query().unwrap_or_default().as_bytes()).into_owned().collect();
+        let steps = documented.path.split('/').zip(request.uri.path().split('/'));
         let path: Vec<_> = steps
             .filter_map(|(ours, value)| {
                 let name = ours.strip_prefix('{')?.strip_suffix('}')?;

@@ -13,6 +13,7 @@ use crate::{
     api::{
         cookies,
         extract::{Body, CurrentUser, Email, NewPassword, SignedIn},
+        problem::InRequest,
         respond::NoContent,
         tag::Tag,
     },
@@ -127,7 +128,7 @@ impl Example for Deletion {
 }
 
 #[derive(ApiResponse)]
-enum Deleting {
+enum DeletionScheduled {
     /// All sessions have ended; the account will be erased.
     #[oai(status = 202)]
     Accepted(Json<Deletion>),
@@ -137,24 +138,20 @@ enum Deleting {
 impl Me {
     /// The signed-in user.
     #[oai(path = "/", method = "get", operation_id = "read_me")]
-    async fn me(&self, CurrentUser(user): CurrentUser) -> Result<Json<UserOut>> {
-        Ok(Json(user.into()))
+    async fn me(&self, caller: CurrentUser) -> Result<Json<UserOut>> {
+        Ok(Json(caller.user.into()))
     }
 
     /// Change your name.
     #[oai(path = "/", method = "patch", operation_id = "update_me")]
-    async fn update(
-        &self,
-        CurrentUser(user): CurrentUser,
-        Body(body): Body<ProfileIn>,
-    ) -> Result<Json<UserOut>> {
+    async fn update(&self, caller: CurrentUser, Body(body): Body<ProfileIn>) -> Result<Json<UserOut>> {
         let full_name = match body.full_name {
-            MaybeUndefined::Undefined => return Ok(Json(user.into())),
+            MaybeUndefined::Undefined => return Ok(Json(caller.user.into())),
             MaybeUndefined::Null => None,
             MaybeUndefined::Value(name) => Some(name),
         };
         let changes = members::Changes { full_name: Some(full_name), ..Default::default() };
-        let user = members::update(&self.0, user.id, &changes).await?;
+        let user = members::update(&self.0, &caller.context, caller.user.id, &changes).await?;
         Ok(Json(user.into()))
     }
 
@@ -162,8 +159,16 @@ impl Me {
     ///
     /// Your other sessions end. Fails with 400 `wrong_password`.
     #[oai(path = "/password", method = "post", operation_id = "change_password")]
-    async fn password(&self, SignedIn(who): SignedIn, Body(body): Body<PasswordIn>) -> Result<NoContent> {
-        profile::change_password(&self.0, &who, body.current_password, body.new_password.0).await?;
+    async fn password(&self, caller: SignedIn, Body(body): Body<PasswordIn>) -> Result<NoContent> {
+        profile::change_password(
+            &self.0,
+            &caller.context,
+            &caller.identity,
+            body.current_password,
+            body.new_password.0,
+        )
+        .await
+        .in_body()?;
         Ok(NoContent)
     }
 
@@ -171,8 +176,10 @@ impl Me {
     ///
     /// A link is sent to the new one, and a notice to the old one. Fails with 400 `wrong_password`.
     #[oai(path = "/email", method = "post", operation_id = "change_email")]
-    async fn email(&self, CurrentUser(user): CurrentUser, Body(body): Body<EmailIn>) -> Result<EmailChange> {
-        profile::change_email(&self.0, &user, &body.email.0, body.password).await?;
+    async fn email(&self, caller: CurrentUser, Body(body): Body<EmailIn>) -> Result<EmailChange> {
+        profile::change_email(&self.0, &caller.context, &caller.user, &body.email.0, body.password)
+            .await
+            .in_body()?;
         Ok(EmailChange::Accepted)
     }
 
@@ -185,31 +192,33 @@ impl Me {
         &self,
         request: &Request,
         jar: &CookieJar,
-        CurrentUser(user): CurrentUser,
+        caller: CurrentUser,
         Body(body): Body<DeleteIn>,
-    ) -> Result<Deleting> {
-        let deletion_due_at = profile::delete(&self.0, &user, body.password).await?;
+    ) -> Result<DeletionScheduled> {
+        let deletion_due_at = profile::delete(&self.0, &caller.context, &caller.user, body.password).await?;
         cookies::clear(request, jar)?;
-        Ok(Deleting::Accepted(Json(Deletion { deletion_due_at })))
+        Ok(DeletionScheduled::Accepted(Json(Deletion { deletion_due_at })))
     }
 
     /// Where you are signed in, the last used first.
     #[oai(path = "/sessions", method = "get", operation_id = "list_sessions")]
-    async fn sessions(&self, SignedIn(who): SignedIn) -> Result<Json<Vec<SessionOut>>> {
-        let list = sessions::list(&self.0, who.user.id).await?;
-        Ok(Json(list.into_iter().map(|session| SessionOut::of(session, who.session.id)).collect()))
+    async fn sessions(&self, caller: SignedIn) -> Result<Json<Vec<SessionOut>>> {
+        let list = sessions::list(&self.0, caller.identity.user.id).await?;
+        Ok(Json(
+            list.into_iter().map(|session| SessionOut::of(session, caller.identity.session.id)).collect(),
+        ))
     }
 
     /// End one of your sessions.
     #[oai(path = "/sessions/:id", method = "delete", operation_id = "end_session")]
     async fn end_session(
         &self,
-        CurrentUser(user): CurrentUser,
+        caller: CurrentUser,
         /// The `id` of the list.
         id: Path<String>,
     ) -> Result<NoContent> {
         let id = Uuid::parse_str(&id.0).map_err(|_| Error::NotFound("Session"))?;
-        sessions::revoke(&self.0, user.id, id).await?;
+        sessions::revoke(&self.0, &caller.context, caller.user.id, id).await?;
         Ok(NoContent)
     }
 }

@@ -9,6 +9,7 @@ use super::user::{RoleOut, UserOut};
 use crate::{
     api::{
         extract::{Admin, Body, Email},
+        problem::InRequest,
         respond::NoContent,
         tag::Tag,
     },
@@ -38,10 +39,11 @@ impl Example for UserPage {
 }
 
 /// What comes first; a `-` turns it round.
-#[derive(Enum, Clone, Copy)]
+#[derive(Enum, Clone, Copy, Default)]
 enum UserSort {
     #[oai(rename = "created_at")]
     CreatedAt,
+    #[default]
     #[oai(rename = "-created_at")]
     NewestFirst,
     #[oai(rename = "email")]
@@ -116,7 +118,7 @@ impl Members {
         /// Only those who may sign in, or who may not.
         is_active: Query<Option<bool>>,
         /// What comes first.
-        #[oai(default = "newest_first")]
+        #[oai(default)]
         sort: Query<UserSort>,
         /// How many to pass over.
         #[oai(default, validator(minimum(value = "0"), maximum(value = "1000000")))]
@@ -127,7 +129,7 @@ impl Members {
     ) -> Result<Json<UserPage>> {
         let (column, descending) = sort.0.column();
         if search.0.as_deref().is_some_and(|text| text.contains('\0')) {
-            return Err(Error::invalid("query", "search", "Text cannot contain the NUL character"));
+            return Err(Error::invalid("search", "Text cannot contain the NUL character")).in_query();
         }
         let listing = Listing {
             search: search.0.as_deref().filter(|text| !text.trim().is_empty()),
@@ -151,9 +153,10 @@ impl Members {
     ///
     /// A link to choose a password is sent to the address; it works for 7 days. Fails with 400 `email_taken`.
     #[oai(path = "/", method = "post", operation_id = "invite_user")]
-    async fn invite(&self, _admin: Admin, Body(body): Body<InviteIn>) -> Result<Invited> {
+    async fn invite(&self, admin: Admin, Body(body): Body<InviteIn>) -> Result<Invited> {
         let role = body.role.unwrap_or(RoleOut::User).into();
-        let user = members::invite(&self.0, &body.email.0, body.full_name.as_deref(), role).await?;
+        let user =
+            members::invite(&self.0, &admin.context, &body.email.0, body.full_name.as_deref(), role).await?;
         Ok(Invited::Created(Json(user.into())))
     }
 
@@ -167,12 +170,7 @@ impl Members {
     ///
     /// Whoever is deactivated is signed out everywhere. Fails with 409 `last_admin` where nobody else could administer.
     #[oai(path = "/:id", method = "patch", operation_id = "update_user")]
-    async fn update(
-        &self,
-        _admin: Admin,
-        id: Path<i64>,
-        Body(body): Body<MemberIn>,
-    ) -> Result<Json<UserOut>> {
+    async fn update(&self, admin: Admin, id: Path<i64>, Body(body): Body<MemberIn>) -> Result<Json<UserOut>> {
         let full_name = match body.full_name {
             MaybeUndefined::Undefined => None,
             MaybeUndefined::Null => Some(None),
@@ -180,15 +178,15 @@ impl Members {
         };
         let changes =
             members::Changes { full_name, role: body.role.map(Into::into), is_active: body.is_active };
-        Ok(Json(members::update(&self.0, id.0, &changes).await?.into()))
+        Ok(Json(members::update(&self.0, &admin.context, id.0, &changes).await?.into()))
     }
 
     /// Erase a user, at once and for good.
     ///
     /// Fails with 409 `last_admin` where nobody else could administer.
     #[oai(path = "/:id", method = "delete", operation_id = "delete_user")]
-    async fn delete(&self, _admin: Admin, id: Path<i64>) -> Result<NoContent> {
-        members::delete(&self.0, id.0).await?;
+    async fn delete(&self, admin: Admin, id: Path<i64>) -> Result<NoContent> {
+        members::delete(&self.0, &admin.context, id.0).await?;
         Ok(NoContent)
     }
 
@@ -196,28 +194,24 @@ impl Members {
     ///
     /// Fails with 409 `conflict` where it was taken already.
     #[oai(path = "/:id/invite", method = "post", operation_id = "invite_user_again")]
-    async fn invite_again(&self, _admin: Admin, id: Path<i64>) -> Result<InvitedAgain> {
-        members::invite_again(&self.0, id.0).await?;
+    async fn invite_again(&self, admin: Admin, id: Path<i64>) -> Result<InvitedAgain> {
+        members::invite_again(&self.0, &admin.context, id.0).await?;
         Ok(InvitedAgain::Accepted)
     }
 
     /// Sign a user out everywhere.
     #[oai(path = "/:id/sessions", method = "delete", operation_id = "end_user_sessions")]
-    async fn sign_out(&self, _admin: Admin, id: Path<i64>) -> Result<NoContent> {
-        members::sign_out(&self.0, id.0).await?;
+    async fn sign_out(&self, admin: Admin, id: Path<i64>) -> Result<NoContent> {
+        members::sign_out(&self.0, &admin.context, id.0).await?;
         Ok(NoContent)
     }
 
     /// Turn off the second factor of a user who has lost it, and sign them out everywhere.
     #[oai(path = "/:id/two-factor", method = "delete", operation_id = "remove_user_two_factor")]
-    async fn remove_two_factor(&self, _admin: Admin, id: Path<i64>) -> Result<NoContent> {
-        members::remove_second_factor(&self.0, id.0).await?;
+    async fn remove_two_factor(&self, admin: Admin, id: Path<i64>) -> Result<NoContent> {
+        members::remove_second_factor(&self.0, &admin.context, id.0).await?;
         Ok(NoContent)
     }
-}
-
-fn newest_first() -> UserSort {
-    UserSort::NewestFirst
 }
 
 fn fifty() -> u64 {

@@ -1,6 +1,9 @@
 use std::{io::Write, process::ExitCode};
 
-use super::{counted, known, queue_name, stats};
+use super::{
+    common::{counted, known, open, queue_name},
+    table::limits,
+};
 use crate::{
     config::Redis,
     queue::{Cancel as Outcome, Queue, Rate},
@@ -23,7 +26,7 @@ pub(super) struct Requeue {
 
 impl Requeue {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
-        let queue = Queue::new(&self.redis)?;
+        let queue = open(&self.redis)?;
         let mut done = 0;
         // Said when all is done: a reader that goes away must not end it half-way.
         let mut others = Vec::new();
@@ -59,7 +62,7 @@ pub(super) struct Cancel {
 
 impl Cancel {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
-        let queue = Queue::new(&self.redis)?;
+        let queue = open(&self.redis)?;
         let mut code = ExitCode::SUCCESS;
         // Said when all is done: a reader that goes away must not end it half-way.
         let mut lines = String::new();
@@ -93,7 +96,7 @@ struct Target {
 impl Target {
     /// Connects, and says so where the name is new, since it may be a slip.
     async fn open(&self) -> anyhow::Result<Queue> {
-        let queue = Queue::new(&self.redis)?;
+        let queue = open(&self.redis)?;
         if queue.queue(&self.queue).await?.is_none() {
             writeln!(std::io::stderr(), "note: there was no queue {:?} until now", self.queue)?;
         }
@@ -174,7 +177,7 @@ impl Limit {
         let name = &self.target.queue;
         let queue = match self.concurrency.is_some() || self.rate.is_some() {
             true => self.target.open().await?,
-            false => Queue::new(&self.target.redis)?,
+            false => open(&self.target.redis)?,
         };
         if let Some(Setting(most)) = self.concurrency {
             queue.limit_concurrency(name, most).await?;
@@ -182,7 +185,7 @@ impl Limit {
         if let Some(Setting(rate)) = self.rate {
             queue.limit_rate(name, rate).await?;
         }
-        let limits = queue.queue(name).await?.as_ref().and_then(stats::limits);
+        let limits = queue.queue(name).await?.as_ref().and_then(limits);
         writeln!(std::io::stdout(), "{name}: {}", limits.unwrap_or_else(|| "no limits".to_owned()))?;
         Ok(ExitCode::SUCCESS)
     }

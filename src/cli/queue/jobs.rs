@@ -4,7 +4,7 @@ use anyhow::bail;
 use chrono::{DateTime, Utc};
 
 use super::{
-    known, one_of, print_json,
+    common::{known, one_of, open, print_json},
     table::{
         Column::{Number, Text},
         Table, cut, or_dash, plain, when,
@@ -77,7 +77,7 @@ struct Page {
 
 impl Failed {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
-        let queue = Queue::new(&self.redis)?;
+        let queue = open(&self.redis)?;
         let Page { limit, offset, .. } = self.page;
         let jobs = match &self.queue {
             Some(name) => part(&queue, &known(&queue, name).await?, State::Failed, offset, limit).await?,
@@ -89,7 +89,7 @@ impl Failed {
 
 impl Listing {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
-        let queue = Queue::new(&self.redis)?;
+        let queue = open(&self.redis)?;
         let Page { limit, offset, .. } = self.page;
         let info = known(&queue, &self.queue).await?;
         let jobs = part(&queue, &info, self.status, offset, limit).await?;
@@ -171,7 +171,7 @@ fn table(jobs: &[JobStatus], state: State) -> Table {
 
 impl Show {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
-        let Some(job) = Queue::new(&self.redis)?.status(&self.id).await? else {
+        let Some(job) = open(&self.redis)?.status(&self.id).await? else {
             bail!("no job {} is known (any more)", self.id);
         };
         match self.json {

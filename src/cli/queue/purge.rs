@@ -5,11 +5,8 @@ use std::{
 
 use anyhow::bail;
 
-use super::{counted, known, one_of};
-use crate::{
-    config::Redis,
-    queue::{Queue, State},
-};
+use super::common::{counted, known, one_of, open};
+use crate::{config::Redis, queue::State};
 
 const PURGED: &[State] = &[State::Failed, State::Queued, State::Scheduled, State::Deferred];
 
@@ -31,7 +28,7 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
-        let queue = Queue::new(&self.redis)?;
+        let queue = open(&self.redis)?;
         let info = known(&queue, &self.queue).await?;
         let what = format!("{} job", self.status.word());
         if info.count(self.status) > 0

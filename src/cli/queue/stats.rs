@@ -8,17 +8,16 @@ use chrono::Utc;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{
-    explain, print_json,
+    common::{explain, open, print_json},
     table::{
         Column::{Number, Text},
-        Table, age, or_dash, when,
+        Table, age, limits, or_dash, when,
     },
 };
 use crate::{
     cli::stop::Stop,
     config::Redis,
-    error::Error,
-    queue::{Queue, QueueInfo},
+    queue::{Error, Queue, QueueInfo},
     telemetry,
 };
 
@@ -51,7 +50,7 @@ fn seconds(text: &str) -> Result<Duration, &'static str> {
 
 impl Args {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
-        let queue = Queue::new(&self.redis)?;
+        let queue = open(&self.redis)?;
         if let Some(period) = self.watch {
             self.repeat(&queue, period).await?;
             return Ok(ExitCode::SUCCESS);
@@ -83,7 +82,7 @@ impl Args {
             match queues {
                 Ok(queues) if self.json => writeln!(out, "{}", serde_json::to_string(&queues)?)?,
                 Ok(queues) => writeln!(out, "{clear}{} UTC\n{}", when(Utc::now()), text(&queues))?,
-                Err(error @ Error::Unavailable { .. }) => {
+                Err(error @ Error::Unavailable(_)) => {
                     write!(out, "{clear}")?;
                     out.flush()?;
                     let error = explain(error.into());
@@ -127,14 +126,6 @@ fn text(queues: &[QueueInfo]) -> String {
         ]);
     }
     table.to_string()
-}
-
-/// `5 at once, 100/60s`, where there are limits.
-pub(super) fn limits(info: &QueueInfo) -> Option<String> {
-    let at_once = info.concurrency_limit.map(|most| format!("{most} at once"));
-    let rate = info.rate_limit.map(|rate| rate.to_string());
-    let all: Vec<_> = at_once.into_iter().chain(rate).collect();
-    (!all.is_empty()).then(|| all.join(", "))
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@ use std::fmt::{self, Write};
 
 use chrono::{DateTime, Utc};
 
+use crate::queue::QueueInfo;
+
 /// A column by its heading; numbers stand to the right.
 #[derive(Clone, Copy)]
 pub(super) enum Column {
@@ -93,6 +95,14 @@ pub(super) fn age(seconds: f64) -> String {
         3_600..=172_799 => format!("{}h", whole / 3_600),
         _ => format!("{}d", whole / 86_400),
     }
+}
+
+/// `5 at once, 100/60s`, where there are limits.
+pub(super) fn limits(info: &QueueInfo) -> Option<String> {
+    let at_once = info.concurrency_limit.map(|most| format!("{most} at once"));
+    let rate = info.rate_limit.map(|rate| rate.to_string());
+    let all: Vec<_> = at_once.into_iter().chain(rate).collect();
+    (!all.is_empty()).then(|| all.join(", "))
 }
 
 #[cfg(test)]

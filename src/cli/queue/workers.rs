@@ -1,13 +1,13 @@
 use std::{io::Write, process::ExitCode};
 
 use super::{
-    print_json,
+    common::{open, print_json},
     table::{
         Column::{Number, Text},
         Table, age, or_dash, since,
     },
 };
-use crate::{config::Redis, queue::Queue};
+use crate::config::Redis;
 
 /// List the workers that live.
 ///
@@ -23,7 +23,7 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
-        let mut workers = Queue::new(&self.redis)?.workers().await?;
+        let mut workers = open(&self.redis)?.workers().await?;
         workers.sort_by_cached_key(|worker| (worker.host.clone(), worker.pid, worker.id.clone()));
         let mut out = std::io::stdout();
         if self.json {

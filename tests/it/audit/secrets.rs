@@ -1,6 +1,6 @@
 //! No secret comes to rest where it does not belong.
 
-use saas::jobs;
+use saas::{context::RequestContext, jobs};
 
 use crate::support::{
     TestApp,
@@ -28,7 +28,7 @@ async fn no_secret_is_in_the_database_or_in_redis() {
     let queued = std::sync::Mutex::new(String::new());
     let secrets = Story::tell(&app.url, (&admin.email, PASSWORD), async |to: &str| {
         // With every letter in the queue, before one is written.
-        jobs::hand_over(&app.app).await.unwrap();
+        jobs::hand_over(&app.app, &RequestContext::default()).await.unwrap();
         let held = keys(&app.prefix).await;
         queued.lock().unwrap().push_str(&held);
         app.mailed_token(to).await

@@ -9,14 +9,17 @@ use saas::{
     api::{self, Limits},
     app::App,
     config::{Config, Http},
+    context::RequestContext,
     jobs,
     queue::{Options, Summary},
-    services::{self, users::Registration},
+    services::users::USER_COUNT,
 };
 use serde_json::{Value, json};
+use tokio::sync::OnceCell;
 
 use super::{
     mail::{self, CapturedMail},
+    records::column,
     servers::{TestDatabase, servers, unique},
 };
 
@@ -55,6 +58,7 @@ impl Drop for AbortOnDrop {
 }
 
 /// Somebody with an account.
+#[derive(Clone)]
 pub struct User {
     pub id: i64,
     pub email: String,
@@ -136,10 +140,11 @@ impl TestApp {
         Self { app, url, database, prefix, client, _server: server }
     }
 
-    /// Runs SQL in the database, and lets the application hear what it has changed.
+    /// Runs SQL in the database, and has the application read anew what it has changed.
     pub async fn sql(&self, sql: &str) {
         self.database.sql(sql).await;
-        self.app.db.changes().catch_up().await;
+        self.app.identities.forget();
+        self.app.cache.invalidate(USER_COUNT).await;
     }
 
     /// A request; a path that begins with `/` alone is below the prefix of the API.
@@ -184,10 +189,14 @@ impl TestApp {
     /// Somebody new, signed in. The address counts as confirmed, and no mail is on its way.
     pub async fn user(&self) -> User {
         let email = format!("user{}@example.com", unique());
-        let new = Registration { email: email.clone(), password: PASSWORD.into(), full_name: None };
-        let id = services::users::register(&self.app, new).await.unwrap().id;
-        let quiet = format!("UPDATE users SET email_verified_at = now() WHERE id = {id}; DELETE FROM outbox");
-        self.sql(&quiet).await;
+        static HASH: OnceCell<String> = OnceCell::const_new();
+        let hash = HASH.get_or_init(async || self.app.passwords.hash(PASSWORD.into()).await.unwrap()).await;
+        let insert = format!(
+            "INSERT INTO users (email, hashed_password, email_verified_at) VALUES ('{email}', '{hash}', now())
+             RETURNING id"
+        );
+        let id = column(&self.database, &insert).await[0].parse().unwrap();
+        self.sql("").await;
         User::signed_in(id, &email, &self.login(&email, PASSWORD).await)
     }
 
@@ -200,7 +209,7 @@ impl TestApp {
 
     /// Sends what is in the outbox, and returns all mails captured so far, the oldest first.
     pub async fn mails(&self) -> Vec<CapturedMail> {
-        jobs::hand_over(&self.app).await.unwrap();
+        jobs::hand_over(&self.app, &RequestContext::default()).await.unwrap();
         self.run_jobs().await;
         mail::captured(&self.app.config.mail.mail_dir)
     }

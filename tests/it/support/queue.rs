@@ -11,6 +11,7 @@ use std::{
 use saas::queue::{
     Context, Failure, Job, JobStatus, JobType, Options, Origin, Queue, State, Summary, Worker,
 };
+use saas::redis_pool::RedisPool;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -232,7 +233,7 @@ pub async fn connect(url: &str) -> redis::RedisResult<redis::aio::MultiplexedCon
 pub fn client(url: &str, prefix: &str) -> Queue {
     use clap::Parser;
     let settings = RedisSettings::parse_from(["test", "--redis-url", url, "--queue-prefix", prefix]);
-    Queue::new(&settings.redis).unwrap()
+    saas::app::queue(&RedisPool::new(&settings.redis).unwrap(), &settings.redis)
 }
 
 impl TestQueue {

@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 
 use poem::{
-    Request, Response,
+    Endpoint, Request, Response, Result,
     http::{HeaderValue, Method, StatusCode, header},
 };
 
@@ -17,17 +17,34 @@ const EXPOSED: &str = "x-request-id, retry-after";
 /// Seconds that a browser may remember a preflight.
 const MAX_AGE: &str = "600";
 
-pub(super) struct Cors {
+/// Answers preflight requests, and lets the pages of the allowed origins read responses.
+pub(super) struct Cors<E> {
+    pub(super) inner: E,
+    /// In lower case.
     pub(super) origins: HashSet<String>,
 }
 
-impl Cors {
+impl<E: Endpoint<Output = Response>> Endpoint for Cors<E> {
+    type Output = Response;
+
+    async fn call(&self, req: Request) -> Result<Response> {
+        let origin = req.headers().get(header::ORIGIN).cloned();
+        let mut response = match self.preflight(&req) {
+            Some(response) => response,
+            None => self.inner.call(req).await?,
+        };
+        self.decorate(&mut response, origin.as_ref());
+        Ok(response)
+    }
+}
+
+impl<E> Cors<E> {
     fn allows(&self, origin: &HeaderValue) -> bool {
         origin.to_str().is_ok_and(|origin| self.origins.contains(&origin.to_ascii_lowercase()))
     }
 
-    /// The answer where the request is a preflight.
-    pub(super) fn preflight(&self, req: &Request) -> Option<Response> {
+    /// The response, if the request is a preflight.
+    fn preflight(&self, req: &Request) -> Option<Response> {
         let asks = |name| req.headers().contains_key(name);
         if req.method() != Method::OPTIONS
             || !asks(header::ORIGIN)
@@ -47,7 +64,7 @@ impl Cors {
     }
 
     /// Lets the page of an allowed origin read the response.
-    pub(super) fn decorate(&self, response: &mut Response, origin: Option<&HeaderValue>) {
+    fn decorate(&self, response: &mut Response, origin: Option<&HeaderValue>) {
         let headers = response.headers_mut();
         headers.append(header::VARY, HeaderValue::from_static("origin"));
         if let Some(origin) = origin.filter(|origin| self.allows(origin)) {

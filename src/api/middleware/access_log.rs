@@ -1,0 +1,50 @@
+use std::{sync::Arc, time::Instant};
+
+use poem::{Endpoint, PathPattern, Request, Response, Result};
+
+use crate::{
+    api::{extract::Actor, paths::PREFIX, problem::RouteCatalog},
+    context::{RequestContext, trace_id},
+};
+
+/// Writes one log line per request.
+pub(super) struct AccessLog<E> {
+    pub(super) inner: E,
+    pub(super) catalog: Arc<RouteCatalog>,
+}
+
+impl<E: Endpoint<Output = Response>> Endpoint for AccessLog<E> {
+    type Output = Response;
+
+    async fn call(&self, req: Request) -> Result<Response> {
+        let started = Instant::now();
+        let context = req.data::<RequestContext>().cloned().unwrap_or_default();
+        let actor = req.data::<Actor>().cloned().unwrap_or_default();
+        let method = req.method().clone();
+        let response = self.inner.call(req).await?;
+        // The pattern, never the path as sent: that may hold an id or a token.
+        tracing::info!(
+            method = method.as_str(),
+            path = &*self.documented_path(response.data::<PathPattern>()),
+            status = response.status().as_u16(),
+            duration_ms = started.elapsed().as_micros() as f64 / 1_000.0,
+            request_id = context.request_id.as_deref(),
+            trace_id = context.trace.as_deref().and_then(trace_id),
+            user_id = actor.id(),
+            "request"
+        );
+        Ok(response)
+    }
+}
+
+impl<E> AccessLog<E> {
+    /// The path as documented; `-` if no route has matched.
+    fn documented_path(&self, pattern: Option<&PathPattern>) -> Arc<str> {
+        match pattern {
+            Some(PathPattern(pattern)) if &**pattern != PREFIX => {
+                self.catalog.path(pattern).unwrap_or_else(|| pattern.clone())
+            }
+            _ => "-".into(),
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! gzip for responses of a kilobyte or more; poem's own middleware compresses the smallest response too.
+
+use std::io::Write;
+
+use flate2::write::GzEncoder;
+use poem::{
+    Body, Endpoint, Request, Response, Result,
+    http::{HeaderValue, header},
+};
+
+/// A shorter response fits into one packet uncompressed.
+const MIN_COMPRESS_BYTES: usize = 1_024;
+
+/// Compresses JSON responses for clients that accept gzip.
+pub(super) struct Compression<E> {
+    pub(super) inner: E,
+}
+
+impl<E: Endpoint<Output = Response>> Endpoint for Compression<E> {
+    type Output = Response;
+
+    async fn call(&self, req: Request) -> Result<Response> {
+        let accepted = accepts_gzip(&req);
+        Ok(compress(self.inner.call(req).await?, accepted).await)
+    }
+}
+
+pub(in crate::api) fn accepts_gzip(req: &Request) -> bool {
+    let accepted =
+        req.headers().get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    accepted.flat_map(|list| list.split(',')).any(|item| {
+        let mut parts = item.split(';').map(str::trim);
+        parts.next() == Some("gzip") && !parts.any(|q| matches!(q, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"))
+    })
+}
+
+pub(in crate::api) fn gzip(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(bytes).ok()?;
+    encoder.finish().ok()
+}
+
+/// Compresses a JSON response that is long enough; leaves any other one, such as a stream, as it is.
+async fn compress(mut response: Response, accepted: bool) -> Response {
+    let json = response.content_type().is_some_and(|kind| kind.starts_with("application/json"));
+    if !json || response.headers().contains_key(header::CONTENT_ENCODING) {
+        return response;
+    }
+    response.headers_mut().append(header::VARY, HeaderValue::from_static("accept-encoding"));
+    let bytes = match response.take_body().into_bytes().await {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            tracing::error!(error = %error, "a response body could not be read");
+            return response;
+        }
+    };
+    match Some(&bytes)
+        .filter(|bytes| accepted && bytes.len() >= MIN_COMPRESS_BYTES)
+        .and_then(|bytes| gzip(bytes))
+    {
+        Some(packed) => {
+            response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            response.set_body(packed);
+        }
+        None => response.set_body(Body::from_bytes(bytes)),
+    }
+    response
+}

@@ -1,0 +1,83 @@
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use poem::{
+    Endpoint, Request, Response, Result,
+    http::{HeaderMap, HeaderName, HeaderValue, header},
+};
+
+use crate::{api::extract::Actor, context::RequestContext};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Makes the [`RequestContext`], attaches it to the request, and returns the request's id in a header.
+pub(super) struct WithContext<E> {
+    pub(super) inner: E,
+    /// Number of proxies whose entries in `X-Forwarded-For` are trusted.
+    pub(super) trusted_proxies: usize,
+}
+
+impl<E: Endpoint<Output = Response>> Endpoint for WithContext<E> {
+    type Output = Response;
+
+    async fn call(&self, mut req: Request) -> Result<Response> {
+        let id = request_id(req.headers());
+        let context = RequestContext {
+            ip: client_address(&req, self.trusted_proxies),
+            user_agent: user_agent(req.headers()),
+            request_id: Some(id.clone()),
+            trace: traceparent(req.headers()),
+            ..Default::default()
+        };
+        req.set_data(context);
+        req.set_data(Actor::default());
+        let id = HeaderValue::from_str(&id);
+        let mut response = self.inner.call(req).await?;
+        if let Ok(id) = id {
+            response.headers_mut().insert(REQUEST_ID, id);
+        }
+        Ok(response)
+    }
+}
+
+/// The caller's id where it is sane, since it goes into logs; else a new one.
+fn request_id(headers: &HeaderMap) -> Arc<str> {
+    let sane = |id: &&str| {
+        (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b))
+    };
+    match headers.get(REQUEST_ID).and_then(|id| id.to_str().ok()).filter(sane) {
+        Some(id) => id.into(),
+        None => uuid::Uuid::now_v7().to_string().into(),
+    }
+}
+
+/// The address that the client calls from: of the connection, or what the outermost of our proxies has seen. What
+/// the client itself has put into the header comes before that.
+fn client_address(req: &Request, proxies: usize) -> Option<IpAddr> {
+    let peer = req.remote_addr().as_socket_addr().map(|address| address.ip().to_canonical());
+    let Some(back) = proxies.checked_sub(1) else { return peer };
+    let values = req.headers().get_all("x-forwarded-for").iter();
+    // Whatever else the client has put there must not hide what our proxies have added.
+    let text = values.map(|value| String::from_utf8_lossy(value.as_bytes())).collect::<Vec<_>>().join(",");
+    let hop = text.rsplit(',').nth(back).map(str::trim);
+    // Some proxies add the port.
+    let address = |hop: &str| hop.parse().or_else(|_| hop.parse().map(|hop: SocketAddr| hop.ip())).ok();
+    hop.and_then(address).map(|address: IpAddr| address.to_canonical()).or(peer)
+}
+
+fn user_agent(headers: &HeaderMap) -> Option<Arc<str>> {
+    headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).map(Into::into)
+}
+
+/// The caller's trace, where it is one: version 00 of W3C Trace Context, section 3.2.2.
+fn traceparent(headers: &HeaderMap) -> Option<Arc<str>> {
+    let text = headers.get("traceparent")?.to_str().ok()?;
+    let parts: Vec<_> = text.split('-').collect();
+    let hex = |part: &str| part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    let lengths = parts.iter().map(|part| part.len()).eq([2, 32, 16, 2]);
+    let some = |part: &str| part.bytes().any(|b| b != b'0');
+    let valid = lengths && parts[0] == "00" && parts.iter().all(|part| hex(part));
+    (valid && some(parts[1]) && some(parts[2])).then(|| text.into())
+}

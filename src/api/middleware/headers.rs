@@ -1,0 +1,56 @@
+//! Headers that every response has.
+
+use poem::{
+    Endpoint, Request, Response, Result,
+    http::{HeaderName, HeaderValue, StatusCode, header},
+    middleware::SetHeader,
+};
+
+use crate::app::App;
+
+/// Seconds after which a client may retry if a dependency is unavailable.
+const RETRY_AFTER: &str = "2";
+
+/// Security headers (OWASP REST Security Cheat Sheet, "Security Headers").
+pub(super) fn security(https: bool) -> SetHeader {
+    let headers = SetHeader::new()
+        .overriding(header::X_CONTENT_TYPE_OPTIONS, "nosniff")
+        .overriding(header::X_FRAME_OPTIONS, "DENY")
+        .overriding(header::REFERRER_POLICY, "no-referrer")
+        .overriding(HeaderName::from_static("cross-origin-opener-policy"), "same-origin");
+    if https {
+        headers.overriding(header::STRICT_TRANSPORT_SECURITY, "max-age=31536000; includeSubDomains")
+    } else {
+        headers
+    }
+}
+
+/// Sets the headers that depend on the response or on the state of the process.
+pub(super) struct DefaultHeaders<E> {
+    pub(super) inner: E,
+    pub(super) app: App,
+}
+
+impl<E: Endpoint<Output = Response>> Endpoint for DefaultHeaders<E> {
+    type Output = Response;
+
+    async fn call(&self, req: Request) -> Result<Response> {
+        let mut response = self.inner.call(req).await?;
+        let status = response.status();
+        let headers = response.headers_mut();
+        // One allocation for these, the security headers and the request's id.
+        headers.reserve(12);
+        // So that clients and load balancers go elsewhere while they still can.
+        if self.app.is_stopping() {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
+        }
+        // A page or the API document may have set its own.
+        let policy = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
+        headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(policy);
+        headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+        Ok(response)
+    }
+}

@@ -1,0 +1,56 @@
+//! What every request and response passes through. The order is that of [`wrap`].
+
+mod access_log;
+mod catch_panic;
+mod compression;
+mod context;
+mod cors;
+mod headers;
+mod problems;
+mod span;
+
+pub(super) use compression::{accepts_gzip, gzip};
+
+use std::{collections::HashSet, sync::Arc};
+
+use poem::{
+    Endpoint, EndpointExt, Response,
+    middleware::{CookieJarManager, NormalizePath, TrailingSlash},
+};
+
+use self::{
+    access_log::AccessLog, catch_panic::CatchPanic, compression::Compression, context::WithContext,
+    cors::Cors, headers::DefaultHeaders, problems::Problems, span::RequestSpan,
+};
+use super::problem::RouteCatalog;
+use crate::app::App;
+
+/// What the middleware needs to know of this server.
+pub(super) struct Settings {
+    pub(super) routes: RouteCatalog,
+    /// Origins whose pages may read responses.
+    pub(super) cors_origins: HashSet<String>,
+    /// Whether clients reach the API over TLS.
+    pub(super) https: bool,
+    /// Number of trusted proxies in front of the server.
+    pub(super) trusted_proxies: usize,
+}
+
+/// Wraps the routes in the middleware: the first line is the innermost, the last one sees a request first.
+pub(super) fn wrap<E>(routes: E, app: App, settings: Settings) -> impl Endpoint<Output = Response> + use<E>
+where
+    E: Endpoint + 'static,
+{
+    let Settings { routes: catalog, cors_origins, https, trusted_proxies } = settings;
+    let catalog = Arc::new(catalog);
+    let inner =
+        routes.map_to_response().with(CookieJarManager::new()).with(NormalizePath::new(TrailingSlash::Trim));
+    let inner = CatchPanic { inner };
+    let inner = Problems { inner, catalog: catalog.clone() };
+    let inner = Compression { inner };
+    let inner = Cors { inner, origins: cors_origins };
+    let inner = DefaultHeaders { inner, app }.with(headers::security(https));
+    let inner = RequestSpan { inner };
+    let inner = AccessLog { inner, catalog };
+    WithContext { inner, trusted_proxies }
+}

@@ -1,0 +1,34 @@
+use std::sync::Arc;
+
+use poem::{Endpoint, PathPattern, Request, Response, Result};
+
+use crate::{
+    api::problem::{FailedRequest, RouteCatalog},
+    context::RequestContext,
+};
+
+/// Renders every error as a problem (RFC 9457). What is outside of it sees responses only.
+pub(super) struct Problems<E> {
+    pub(super) inner: E,
+    pub(super) catalog: Arc<RouteCatalog>,
+}
+
+impl<E: Endpoint<Output = Response>> Endpoint for Problems<E> {
+    type Output = Response;
+
+    async fn call(&self, req: Request) -> Result<Response> {
+        let id =
+            req.data::<RequestContext>().and_then(|context| context.request_id.clone()).unwrap_or_default();
+        let (method, uri) = (req.method().clone(), req.original_uri().clone());
+        let error = match self.inner.call(req).await {
+            Ok(response) => return Ok(response),
+            Err(error) => error,
+        };
+        let pattern = error.data::<PathPattern>().cloned();
+        let mut response = self.catalog.render(error, &FailedRequest { id: &id, method: &method, uri: &uri });
+        if let Some(pattern) = pattern {
+            response.set_data(pattern);
+        }
+        Ok(response)
+    }
+}

@@ -1,0 +1,35 @@
+use std::{fs, path::Path};
+
+use super::{
+    data_dir::{fallback_dir, remove_dir},
+    postgres::wait_for_previous_server,
+};
+
+/// The names of the servers' data directories.
+const SERVERS: [&str; 2] = ["postgres", "redis"];
+
+/// Removes everything that `saas dev` has stored in `dir` except the entries named in `except`, and the servers' data
+/// in the fallback directory.
+///
+/// # Errors
+/// If a file or directory cannot be removed.
+pub async fn wipe(dir: &Path, except: &[&str]) -> anyhow::Result<()> {
+    for name in SERVERS {
+        let Ok(path) = dir.join("servers").join(name).canonicalize() else { continue };
+        for data in [path.clone(), fallback_dir(&path)] {
+            wait_for_previous_server(&data.join("data")).await;
+            remove_dir(&data)?;
+        }
+    }
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if except.iter().any(|name| entry.file_name() == *name) {
+            continue;
+        }
+        match entry.file_type()?.is_dir() {
+            true => remove_dir(&entry.path())?,
+            false => fs::remove_file(entry.path())?,
+        }
+    }
+    Ok(())
+}

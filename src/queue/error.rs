@@ -1,0 +1,65 @@
+//! The errors of the job engine.
+
+use redis::RedisError;
+
+use super::scripts;
+
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a call of the job engine failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An argument is invalid; `field` is its name.
+    #[error("{field}: {message}")]
+    Invalid { field: &'static str, message: String },
+    /// A job is to wait for a job that does not exist.
+    #[error("there is no job {0} (any more)")]
+    UnknownJob(String),
+    /// The arguments of a job exceed `limit` bytes as JSON.
+    #[error("The job is larger than {limit} bytes")]
+    TooLarge { limit: usize },
+    /// The arguments of a job are JSON that no worker could parse.
+    #[error("The job's arguments are nested too deeply")]
+    TooDeep,
+    /// Redis did not answer or refused the command; the caller may try again.
+    #[error("Redis is unavailable")]
+    Unavailable(#[source] BoxError),
+    #[error("Internal error of the job queue")]
+    Internal(#[source] BoxError),
+}
+
+impl Error {
+    pub(super) fn invalid(field: &'static str, message: impl Into<String>) -> Self {
+        Self::Invalid { field, message: message.into() }
+    }
+
+    pub(super) fn internal(source: impl Into<BoxError>) -> Self {
+        Self::Internal(source.into())
+    }
+}
+
+impl From<RedisError> for Error {
+    fn from(error: RedisError) -> Self {
+        if error.code() == Some(scripts::NO_JOB) {
+            let id = error.detail().and_then(|text| text.split_whitespace().next()).unwrap_or_default();
+            return Self::UnknownJob(id.to_owned());
+        }
+        Self::Unavailable(error.into())
+    }
+}
+
+/// An error and its causes in one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,103 @@
+//! Calls the engine's scripts over a connection of any type.
+
+use std::{sync::Arc, time::Duration};
+
+use redis::{
+    Cmd, ErrorKind, FromRedisValue, Pipeline, RedisFuture, Script, ScriptInvocation, ServerErrorKind, Value,
+    aio::ConnectionLike,
+};
+use tokio::time::timeout;
+
+use super::error::{Error, Result};
+
+/// Calls scripts for clients of the queue; clones share the connection.
+#[derive(Clone)]
+pub(super) struct ScriptClient {
+    connection: AnyConnection,
+    prefix: Arc<str>,
+    timeout: Duration,
+}
+
+impl ScriptClient {
+    /// `timeout` limits one of the two attempts that a call may take.
+    pub(super) fn new(
+        connection: impl ConnectionLike + Clone + Send + Sync + 'static,
+        prefix: &str,
+        timeout: Duration,
+    ) -> Self {
+        Self { connection: AnyConnection(Box::new(connection)), prefix: prefix.into(), timeout }
+    }
+
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// A call of a script, to be given its arguments.
+    pub(super) fn prepare(&self, script: &'static Script) -> ScriptInvocation<'static> {
+        script.key(&*self.prefix)
+    }
+
+    /// Runs a call. The connection may send it twice: every script can be repeated, although one that moves many jobs
+    /// then counts only those of the second run.
+    ///
+    /// # Errors
+    /// [`Error::UnknownJob`] if the script says so; [`Error::Unavailable`] if Redis does not answer in time.
+    pub(super) async fn run<T: FromRedisValue>(&self, call: &ScriptInvocation<'_>) -> Result<T> {
+        let mut connection = self.connection.clone();
+        let answer = async {
+            loop {
+                match call.invoke_async(&mut connection).await {
+                    // Redis has dropped the script again since it was loaded.
+                    Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {}
+                    answer => return answer,
+                }
+            }
+        };
+        match timeout(2 * self.timeout, answer).await {
+            Ok(answer) => Ok(answer?),
+            Err(elapsed) => Err(Error::Unavailable(elapsed.into())),
+        }
+    }
+}
+
+/// A connection whose type is erased.
+struct AnyConnection(Box<dyn CloneConnection>);
+
+trait CloneConnection: ConnectionLike + Send + Sync {
+    fn boxed_clone(&self) -> Box<dyn CloneConnection>;
+}
+
+impl<C: ConnectionLike + Clone + Send + Sync + 'static> CloneConnection for C {
+    fn boxed_clone(&self) -> Box<dyn CloneConnection> {
+        Box::new(self.clone())
+    }
+}
+
+impl Clone for AnyConnection {
+    fn clone(&self) -> Self {
+        Self(self.0.boxed_clone())
+    }
+}
+
+impl ConnectionLike for AnyConnection {
+    fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
+        self.0.req_packed_command(cmd)
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        self.0.req_packed_commands(pipeline, offset, count)
+    }
+
+    fn get_db(&self) -> i64 {
+        self.0.get_db()
+    }
+}

@@ -1,0 +1,117 @@
+//! Copies of users and sessions: never older than the setting, and never older than a change of this process.
+
+use std::sync::Arc;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::support::{TestApp, User, app::PASSWORD, proxy::Proxy, servers::TestDatabase};
+
+/// Longer than any test: only a change of the process itself ends a copy.
+const FOR_EVER: &str = "--identity-cache-ms=60000";
+
+async fn role(app: &TestApp, user: &User) -> Result<String, u16> {
+    let answer = app.get("/users/me", Some(user)).await;
+    match answer.status.as_u16() {
+        200 => Ok(answer.body["role"].as_str().unwrap().to_owned()),
+        status => Err(status),
+    }
+}
+
+async fn change(app: &TestApp, method: Method, path: &str, user: &User, body: Option<Value>) {
+    let mut request = app.request(method, path).bearer_auth(&user.token);
+    if let Some(body) = body {
+        request = request.json(&body);
+    }
+    let answer = request.send().await.unwrap();
+    assert!(answer.status().is_success(), "{path}: {}", answer.status());
+}
+
+#[tokio::test]
+async fn smoke_a_copy_is_used_for_the_time_of_the_setting() {
+    let app = TestApp::with(&[FOR_EVER]).await;
+    let user = app.user().await;
+    assert_eq!(role(&app, &user).await.unwrap(), "user");
+    app.database.sql("UPDATE users SET role = 'admin'").await;
+    assert_eq!(role(&app, &user).await.unwrap(), "user");
+
+    let app = TestApp::with(&["--identity-cache-ms=0"]).await;
+    let user = app.user().await;
+    assert_eq!(role(&app, &user).await.unwrap(), "user");
+    app.database.sql("UPDATE users SET role = 'admin'").await;
+    assert_eq!(role(&app, &user).await.unwrap(), "admin");
+}
+
+#[tokio::test]
+async fn a_change_takes_effect_at_once_in_the_process_that_makes_it() {
+    let app = TestApp::with(&[FOR_EVER]).await;
+    let admin = app.admin().await;
+    let cached = async || {
+        let user = app.user().await;
+        assert_eq!(role(&app, &user).await.unwrap(), "user");
+        user
+    };
+
+    let user = cached().await;
+    let path = format!("/users/{}", user.id);
+    change(&app, Method::PATCH, &path, &admin, Some(json!({ "role": "admin" }))).await;
+    assert_eq!(role(&app, &user).await.unwrap(), "admin");
+    change(&app, Method::PATCH, &path, &admin, Some(json!({ "is_active": false }))).await;
+    assert_eq!(role(&app, &user).await, Err(403));
+
+    let user = cached().await;
+    change(&app, Method::PATCH, "/users/me", &user, Some(json!({ "full_name": "Ada" }))).await;
+    assert_eq!(app.get("/users/me", Some(&user)).await.body["full_name"], "Ada");
+
+    for (method, path) in [(Method::POST, "/auth/logout"), (Method::POST, "/auth/logout-all")] {
+        let user = cached().await;
+        change(&app, method, path, &user, None).await;
+        assert_eq!(role(&app, &user).await, Err(401), "{path}");
+    }
+
+    let user = cached().await;
+    change(&app, Method::DELETE, &format!("/users/{}", user.id), &admin, None).await;
+    assert_eq!(role(&app, &user).await, Err(401));
+
+    let user = cached().await;
+    change(&app, Method::DELETE, "/users/me", &user, Some(json!({ "password": PASSWORD }))).await;
+    assert_eq!(role(&app, &user).await, Err(401));
+
+    let user = cached().await;
+    let other = app.login(&user.email, PASSWORD).await.body["access_token"].as_str().unwrap().to_owned();
+    let other = User { token: other, ..user.clone() };
+    assert_eq!(role(&app, &other).await.unwrap(), "user");
+    let new = json!({ "current_password": PASSWORD, "new_password": "another good password" });
+    change(&app, Method::POST, "/users/me/password", &user, Some(new)).await;
+    assert_eq!((role(&app, &user).await, role(&app, &other).await), (Ok("user".into()), Err(401)));
+}
+
+/// The change may have been committed: the process must not go on with what it knew.
+#[tokio::test]
+async fn a_lost_answer_to_commit_ends_the_copies_too() {
+    let database = Arc::new(TestDatabase::migrated().await);
+    let (proxy, url) = Proxy::before(&database.url).await;
+    let app = TestApp::on(database, &[FOR_EVER, &format!("--database-url={url}")]).await;
+    let (admin, user) = (app.admin().await, app.user().await);
+    assert_eq!(role(&app, &user).await.unwrap(), "user");
+    assert_eq!(role(&app, &admin).await.unwrap(), "admin");
+    proxy.lose_answer("COMMIT");
+    let path = format!("/users/{}", user.id);
+    let body = json!({ "is_active": false });
+    let answer =
+        app.request(Method::PATCH, &path).bearer_auth(&admin.token).json(&body).send().await.unwrap();
+    assert!(proxy.has_lost_it());
+    assert_eq!(answer.status(), 503);
+    assert_eq!(role(&app, &user).await, Err(403));
+}
+
+#[tokio::test]
+async fn an_admin_of_a_moment_ago_changes_nothing() {
+    let app = TestApp::with(&[FOR_EVER]).await;
+    let admin = app.admin().await;
+    assert_eq!(app.get("/users", Some(&admin)).await.status, 200);
+    app.database.sql("UPDATE users SET role = 'user'").await;
+    let path = format!("/users/{}", admin.id);
+    let again = app.request(Method::PATCH, &path).bearer_auth(&admin.token).json(&json!({ "role": "admin" }));
+    assert_eq!(again.send().await.unwrap().status(), 403);
+}
