@@ -58,10 +58,9 @@ impl App {
         let tokens = Tokens::new(&key, secret(&auth.secret_key_previous), auth.access_token_expire_minutes);
         let sealing_keys =
             secret(&auth.two_factor_key).into_iter().chain(secret(&auth.two_factor_key_previous));
-        config.mail.check()?;
         let redis = RedisPool::new(&config.redis).context("cannot set up the Redis pool")?;
         Ok(Self(Arc::new(Inner {
-            cache: Cache::new(redis.clone(), &config.redis.queue_prefix),
+            cache: Cache::new(redis.clone(), &config.redis.redis_key_prefix),
             identities: RecentReads::new(Duration::from_millis(auth.identity_cache_ms)),
             db: Db::new(&config.database)?,
             queue: queue(&redis, &config.redis),
@@ -88,7 +87,7 @@ impl App {
 /// The job queue on the connections of a pool.
 pub fn queue(redis: &RedisPool, settings: &config::Redis) -> Queue {
     let options = QueueOptions {
-        prefix: settings.queue_prefix.clone(),
+        prefix: settings.redis_key_prefix.clone(),
         timeout: Duration::from_millis(settings.redis_timeout_ms),
     };
     Queue::new(redis.clone(), redis.client().clone(), &options)

@@ -29,7 +29,7 @@ use poem_openapi::{LicenseObject, OpenApi, OpenApiService};
 
 use crate::{
     app::App,
-    config::{Core, Http},
+    config::{Core, Http, Mail},
 };
 
 /// Every resource of the API.
@@ -62,14 +62,6 @@ pub fn document(app: &App) -> anyhow::Result<String> {
     docs::document(&service(app).spec())
 }
 
-/// Whether the settings that [`endpoint`] reads can be read.
-///
-/// # Errors
-/// When one cannot; the message names it.
-pub fn check_http(core: &Core, http: &Http) -> anyhow::Result<()> {
-    http.cors_origins(core.debug).map(drop)
-}
-
 /// The whole API as an endpoint.
 ///
 /// # Errors
@@ -79,10 +71,10 @@ pub fn endpoint(
     core: &Core,
     http: &Http,
 ) -> anyhow::Result<impl Endpoint<Output = Response> + use<>> {
-    let https = app.config.mail.public_url().starts_with("https://");
+    let https = app.config.mail.public_url()?.scheme() == "https";
     let cors_origins = http.cors_origins(core.debug)?;
     let cookies =
-        cookies::Settings { secure: https || !core.debug, origins: own_origins(&app, &cors_origins) };
+        cookies::Settings { secure: https || !core.debug, origins: own_origins(&app, &cors_origins)? };
     let documented = {
         let app = app.clone();
         move || service(&app)
@@ -103,10 +95,9 @@ pub fn endpoint(
 }
 
 /// The origins whose pages may send a browser here with its cookies.
-fn own_origins(app: &App, cors_origins: &HashSet<String>) -> HashSet<String> {
-    let mail = &app.config.mail;
-    let origin = |url: &str| url.splitn(4, '/').take(3).collect::<Vec<_>>().join("/").to_ascii_lowercase();
-    let addresses = [mail.public_url.as_deref(), mail.frontend_url.as_deref()];
-    let own = addresses.into_iter().flatten().filter(|url| !url.trim().is_empty()).map(origin);
-    own.chain(cors_origins.iter().cloned()).collect()
+fn own_origins(app: &App, cors_origins: &HashSet<String>) -> anyhow::Result<HashSet<String>> {
+    let Mail { public_url, frontend_url, .. } = &app.config.mail;
+    let own = [public_url.get()?, frontend_url.get()?];
+    let own = own.into_iter().flatten().map(|url| url.origin().ascii_serialization());
+    Ok(own.chain(cors_origins.iter().cloned()).collect())
 }

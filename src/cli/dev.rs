@@ -8,14 +8,15 @@ use std::{
 
 use anyhow::{Context, bail};
 use secrecy::{ExposeSecret, SecretString};
+use url::Url;
 
 use super::{
-    serve::{bind, check_admin, serve},
+    serve::{bind, serve},
+    startup::check_dev_settings,
     stop::Stop,
     worker::work,
 };
 use crate::{
-    api,
     app::App,
     config::{self, Config, Http, Listen, secret},
     db::migrations,
@@ -59,8 +60,7 @@ impl Args {
         self.config.core.debug = true;
         telemetry::init(&self.config.core)?;
         let stop = Stop::on_signals()?;
-        check_admin(&self.config.auth.admin)?;
-        api::check_http(&self.config.core, &self.http)?;
+        check_dev_settings(&self.config, &self.http)?;
         // The port first: it is what most often is in the way, and nothing has been started yet.
         let listener = bind(&self.listen)?;
         let _lock = lock(&self.state_dir)?;
@@ -96,10 +96,10 @@ impl Args {
             config.auth.secret_key = Some(project_key(&state_dir, "secret-key")?);
         }
         config.mail.mail_dir = state_dir.join("mail");
-        http.shutdown_timeout = http.shutdown_timeout.min(3);
+        http.shutdown_timeout_seconds = http.shutdown_timeout_seconds.min(3);
         http.dev_pages = true;
-        if config.mail.public_url.is_none() {
-            config.mail.public_url = Some(own_url(listener.local_addr()?));
+        if !config.mail.public_url.is_set() {
+            config.mail.public_url = Url::parse(&own_url(listener.local_addr()?))?.into();
         }
         if secret(&config.auth.two_factor_key).is_none() {
             config.auth.two_factor_key = Some(project_key(&state_dir, "two-factor-key")?);
@@ -117,7 +117,7 @@ impl Args {
             queues,
             concurrency: worker.concurrency.into(),
             lease: worker.lease(),
-            grace: Duration::from_secs(worker.shutdown_grace.min(3)),
+            grace: Duration::from_secs(worker.shutdown_grace_seconds.min(3)),
             burst: false,
             scheduler: true,
         };

@@ -1,7 +1,4 @@
-use std::{
-    io::Write,
-    process::{Command, ExitCode},
-};
+use std::{io::Write, process::ExitCode};
 
 use anyhow::{Context, bail};
 use chrono::Utc;
@@ -9,7 +6,6 @@ use diesel::{QueryableByName, sql_types::Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use crate::{
-    api::check_http,
     app,
     config::{Config, Http, secret},
     db::{self, migrations},
@@ -20,14 +16,14 @@ use crate::{
 
 /// Check that the product can run here.
 ///
-/// One line a check, with the mend beside each failure: settings, PostgreSQL, migrations, Redis, clock, disk.
-/// Exits with 1 when one fails.
+/// Prints one line for each check, and the fix beside each failure: settings, PostgreSQL, migrations, Redis, clock, disk.
+/// Exits with 1 if a check fails.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  saas doctor\n  saas doctor --generate-secret    a value for SECRET_KEY or TWO_FACTOR_KEY"
+    after_help = "Examples:\n  saas doctor\n  saas doctor --generate-secret    print a value for SECRET_KEY or TWO_FACTOR_KEY"
 )]
 pub(super) struct Args {
-    /// Print a new random key and do nothing else.
+    /// Print a new random key and exit.
     #[arg(long)]
     generate_secret: bool,
     #[command(flatten)]
@@ -36,14 +32,16 @@ pub(super) struct Args {
     config: Config,
 }
 
-/// What a check found: all well, or well but for something worth knowing.
+/// The result of a check that did not fail.
 enum Finding {
-    Ok(String),
-    Warn(String),
+    Passed(String),
+    Warning(String),
 }
-use Finding::{Ok as Fine, Warn};
+use Finding::{Passed, Warning};
 
-const LEAST_DISK_MB: u64 = 512;
+const MIN_FREE_DISK_MB: u64 = 512;
+/// Largest accepted difference between this clock and the database's, in seconds.
+const MAX_CLOCK_OFFSET_SECONDS: f64 = 2.0;
 
 #[derive(Default)]
 struct Report {
@@ -53,14 +51,14 @@ struct Report {
 impl Report {
     fn add(&mut self, name: &str, result: anyhow::Result<Finding>) {
         let (mark, text) = match result {
-            Ok(Fine(text)) => ("ok  ", text),
-            Ok(Warn(text)) => ("warn", text),
+            Ok(Passed(text)) => ("ok  ", text),
+            Ok(Warning(text)) => ("warn", text),
             Err(error) => {
                 self.failures += 1;
                 ("FAIL", telemetry::chain(error.as_ref()))
             }
         };
-        // The exit code says it too, where nobody reads on.
+        // If standard output is closed, the exit code still reports the failure.
         let _ = writeln!(std::io::stdout(), "{mark}  {name:<11} {text}");
     }
 }
@@ -79,16 +77,19 @@ impl Args {
                 report.add("migrations", migrated(&conn).await);
                 report.add("clock", clock(&conn).await);
             }
-            Err(error) => report.add(
-                "database",
-                Err(error.context("PostgreSQL cannot be used: check DATABASE_URL and that the server is up")),
-            ),
+            Err(error) => {
+                report.add(
+                    "database",
+                    Err(error
+                        .context("cannot use PostgreSQL: check DATABASE_URL and that the server is running")),
+                )
+            }
         }
         match redis(&self.config).await {
             Ok(findings) => findings.into_iter().for_each(|finding| report.add("redis", finding)),
             Err(error) => report.add(
                 "redis",
-                Err(error.context("Redis cannot be used: check REDIS_URL and that the server is up")),
+                Err(error.context("cannot use Redis: check REDIS_URL and that the server is running")),
             ),
         }
         report.add("disk", disk());
@@ -98,44 +99,49 @@ impl Args {
     fn settings(&self, report: &mut Report) {
         let problems = self.config.unsafe_settings();
         if self.config.core.debug {
-            report.add("settings", Ok(Warn("DEBUG is on: right on a laptop, never in production".into())));
+            report.add("settings", Ok(Warning("DEBUG is on: never use it in production".into())));
         } else if problems.is_empty() {
-            report.add("settings", Ok(Fine("safe for production".into())));
+            report.add("settings", Ok(Passed("safe for production".into())));
         }
         problems.into_iter().for_each(|problem| report.add("settings", Err(anyhow::anyhow!(problem))));
-        report.add(
-            "http",
-            check_http(&self.config.core, &self.http)
-                .map(|()| Fine("origins and address can be read".into())),
-        );
-        report.add(
-            "mail",
-            Mailer::new(&self.config).map(|mailer| match mailer.is_real() {
-                true => Fine("goes out by SMTP".into()),
-                false => Warn("no SMTP_URL: mails are captured, not sent".into()),
-            }),
-        );
+        report.add("http", none_of(self.http.problems(), || Passed("the origins are valid".into())));
         let mail = &self.config.mail;
         report.add(
-            "links",
-            mail.check().map(|()| match mail.public_url.is_some() || mail.frontend_url.is_some() {
-                true => Fine(format!("those in mails look like {}", mail.link("verify-email", ".."))),
-                false => Warn(format!(
-                    "those in mails lead to {}: set PUBLIC_URL, or FRONTEND_URL where a front end has the pages",
-                    mail.public_url()
-                )),
+            "mail",
+            none_of(mail.problems(), || match mail.smtp_url.is_set() {
+                true => Passed("mails are sent by SMTP".into()),
+                false => Warning("no SMTP_URL: mails are captured, not sent".into()),
             }),
         );
+        report.add("links", Mailer::new(&self.config).map(|mailer| links(&mailer, mail.has_link_target())));
         report.add(
             "two-factor",
             Ok(match secret(&self.config.auth.two_factor_key) {
-                Some(_) => Fine("can be turned on".into()),
-                None => Warn(
-                    "no TWO_FACTOR_KEY: nobody can turn it on; `saas doctor --generate-secret` makes one"
+                Some(_) => Passed("users can turn it on".into()),
+                None => Warning(
+                    "no TWO_FACTOR_KEY: users cannot turn it on; `saas doctor --generate-secret` prints a key"
                         .into(),
                 ),
             }),
         );
+    }
+}
+
+/// Fails with all problems if there are any.
+fn none_of(problems: Vec<String>, finding: impl FnOnce() -> Finding) -> anyhow::Result<Finding> {
+    match problems.is_empty() {
+        true => Ok(finding()),
+        false => Err(anyhow::anyhow!(problems.join("; "))),
+    }
+}
+
+fn links(mailer: &Mailer, has_target: bool) -> Finding {
+    let example = mailer.link("verify-email", "...");
+    match has_target {
+        true => Passed(format!("links in mails look like {example}")),
+        false => Warning(format!(
+            "links in mails look like {example}: set PUBLIC_URL, or FRONTEND_URL if a front end has the pages"
+        )),
     }
 }
 
@@ -151,7 +157,7 @@ async fn ask(mut conn: &AsyncPgConnection, sql: &str) -> anyhow::Result<String> 
 
 async fn version(conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
     let version = ask(conn, "SELECT current_setting('server_version') AS value").await?;
-    Ok(Fine(format!("PostgreSQL {version} answers")))
+    Ok(Passed(format!("PostgreSQL {version} answers")))
 }
 
 async fn migrated(conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
@@ -159,41 +165,36 @@ async fn migrated(conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
     if !pending.is_empty() {
         bail!("{} pending ({}): run `saas migrate up`", pending.len(), pending.join(", "));
     }
-    Ok(Fine("all applied".into()))
+    Ok(Passed("all applied".into()))
 }
 
-/// Tokens carry times, so the replicas' clocks have to agree; the database's stands for the others'.
+/// Compares the clock with the database's. Tokens contain times, so the clocks of all replicas must agree.
 async fn clock(conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
     let theirs: f64 =
         ask(conn, "SELECT extract(epoch FROM clock_timestamp())::text AS value").await?.parse()?;
-    let off = (Utc::now().timestamp_micros() as f64 / 1e6 - theirs).abs();
-    if off > 2.0 {
-        bail!("{off:.1} s off the database's: keep both machines' clocks with NTP");
+    let offset = (Utc::now().timestamp_micros() as f64 / 1e6 - theirs).abs();
+    if offset > MAX_CLOCK_OFFSET_SECONDS {
+        bail!(
+            "differs from the database's by {offset:.1} s: synchronize the clocks of both machines with NTP"
+        );
     }
-    Ok(Fine("agrees with the database's".into()))
+    Ok(Passed("agrees with the database's".into()))
 }
 
 async fn redis(config: &Config) -> anyhow::Result<Vec<anyhow::Result<Finding>>> {
     let server = app::queue(&RedisPool::new(&config.redis)?, &config.redis).server().await?;
-    let mut list = vec![Ok(Fine(format!("{} answers", server.name)))];
+    let mut list = vec![Ok(Passed(format!("{} answers", server.name)))];
     list.extend(server.problems.into_iter().map(|problem| Err(anyhow::anyhow!(problem))));
-    list.extend(server.warnings.into_iter().map(|warning| Ok(Warn(warning))));
+    list.extend(server.warnings.into_iter().map(|warning| Ok(Warning(warning))));
     Ok(list)
 }
 
-/// Free space where the process runs, by `df`, which every Unix has.
+/// Checks the free space of the file system of the working directory.
 fn disk() -> anyhow::Result<Finding> {
-    let output = Command::new("df").args(["-Pk", "."]).output().context("df cannot be run")?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let free: u64 = text
-        .lines()
-        .nth(1)
-        .and_then(|line| line.split_whitespace().nth(3))
-        .and_then(|kilobytes| kilobytes.parse().ok())
-        .context("the answer of df cannot be read")?;
-    let megabytes = free / 1024;
-    if megabytes < LEAST_DISK_MB {
-        bail!("{megabytes} MB free: make room, {LEAST_DISK_MB} MB at least");
+    let stats = rustix::fs::statvfs(".").context("cannot read the free disk space")?;
+    let free_mb = stats.f_bavail.saturating_mul(stats.f_frsize) / (1024 * 1024);
+    if free_mb < MIN_FREE_DISK_MB {
+        bail!("{free_mb} MB free: make room, at least {MIN_FREE_DISK_MB} MB are needed");
     }
-    Ok(Fine(format!("{megabytes} MB free")))
+    Ok(Passed(format!("{free_mb} MB free")))
 }

@@ -1,4 +1,4 @@
-//! The command line: each subcommand is a file with its arguments and `run`; this one lists and dispatches.
+//! The command line. Each subcommand is one file with its arguments and `run`; this file lists and dispatches them.
 
 mod completions;
 mod create_admin;
@@ -14,17 +14,17 @@ mod startup;
 mod stop;
 mod worker;
 
-use std::{io::Write, process::ExitCode};
+use std::{ffi::OsStr, io::Write, process::ExitCode};
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ContextKind};
+use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand, error::ContextKind};
 
-use crate::telemetry;
+use crate::{config::RENAMED_VARIABLES, telemetry};
 
 /// A SaaS backend in one binary: accounts, API, migrations and background jobs.
 ///
-/// `saas dev` runs everything on a laptop. In production run `saas migrate up`, `saas serve` and `saas worker`.
-/// Settings come from flags, the environment or a file `.env`, in this order; `saas <command> --help` lists those
-/// that the command reads.
+/// `saas dev` runs everything on a laptop. In production, run `saas migrate up`, `saas serve` and `saas worker`. A setting
+/// comes from its flag, its environment variable or the file `.env`, in this order. `saas <command> --help` lists the
+/// settings that the command reads.
 #[derive(Parser)]
 #[command(version, max_term_width = 110, disable_help_subcommand = true)]
 pub struct Cli {
@@ -46,44 +46,55 @@ enum Command {
     Completions(completions::Args),
 }
 
-/// Reads the command line and does what it says. Exit codes: 0 done, 1 failed, 2 wrong usage.
+/// Parses the command line and runs the subcommand. Exit codes: 0 success, 1 failure, 2 wrong usage.
 pub fn main() -> ExitCode {
     if let Err(error) = load_dotenv() {
         let _ = writeln!(std::io::stderr(), "error: {error:#}");
         return ExitCode::from(2);
     }
-    let parsed = without_empty_variables(Cli::command())
-        .try_get_matches()
-        .and_then(|matches| Cli::from_arg_matches(&matches));
+    let command = with_environment(Cli::command());
+    let parsed = command.clone().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
     let cli = match parsed {
         Ok(cli) => cli,
-        Err(error) => return usage(&error),
+        Err(error) => return print_usage_error(&error, &command),
     };
     match block_on(cli.command.run()) {
         Ok(code) => code,
-        // Whoever read the output has seen enough.
+        // The reader of the output has closed the pipe, as in `saas openapi | head`.
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "error: {}", one_line(&error));
+            let _ = writeln!(std::io::stderr(), "error: {}", telemetry::chain(error.as_ref()));
             ExitCode::FAILURE
         }
     }
 }
 
-/// A variable that is set to nothing counts as not set, as lines without a value in `.env` and compose files are
-/// meant.
-fn without_empty_variables(command: clap::Command) -> clap::Command {
-    let empty = |arg: &clap::Arg| {
-        arg.get_env()
-            .and_then(std::env::var_os)
-            .is_some_and(|value| value.to_string_lossy().trim().is_empty())
-    };
-    command
-        .mut_args(|arg| if empty(&arg) { arg.env(None::<&'static str>) } else { arg })
-        .mut_subcommands(without_empty_variables)
+/// Chooses the environment variable of each argument: its own, or the one of an earlier release if only that is set.
+///
+/// A blank variable counts as not set, since `.env` and compose files have lines without a value.
+fn with_environment(command: clap::Command) -> clap::Command {
+    command.mut_args(choose_variable).mut_subcommands(with_environment)
 }
 
-/// Only what a command wrote itself: the faults of connections have been given a context of their own.
+fn choose_variable(arg: Arg) -> Arg {
+    let Some(name) = arg.get_env().map(ToOwned::to_owned) else { return arg };
+    if has_value(&name) {
+        return arg;
+    }
+    let renamed = RENAMED_VARIABLES.iter().filter(|(_, new)| name == *new);
+    let old = renamed.map(|(old, _)| *old).find(|old| has_value(old.as_ref()));
+    match old {
+        Some(old) => arg.env(old),
+        None if std::env::var_os(name).is_some() => arg.env(None::<&'static str>),
+        None => arg,
+    }
+}
+
+fn has_value(variable: &OsStr) -> bool {
+    std::env::var_os(variable).is_some_and(|value| !value.to_string_lossy().trim().is_empty())
+}
+
+/// Returns whether the command failed to write its own output. Errors of connections have a context and do not match.
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
     let io = error.downcast_ref::<std::io::Error>();
     io.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
@@ -109,17 +120,17 @@ impl Command {
 fn block_on(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(work);
-    // A handler that blocks its thread must not keep the process from ending.
+    // Do not wait for a handler that blocks its thread.
     runtime.shutdown_background();
     result
 }
 
-/// Reads `.env` from the working folder; what is set already wins.
+/// Reads `.env` from the working directory. Variables that are already set win.
 fn load_dotenv() -> anyhow::Result<()> {
     match dotenvy::from_path(".env") {
         Ok(()) => Ok(()),
         Err(error) if error.not_found() => Ok(()),
-        // The library's message repeats the line, which may hold a secret.
+        // The library's message repeats the line, which may contain a secret.
         Err(dotenvy::Error::LineParse(_, index)) => {
             anyhow::bail!(
                 "the file .env cannot be read near character {index} of a line: write NAME=value, with quotes around values that have spaces or #"
@@ -129,30 +140,32 @@ fn load_dotenv() -> anyhow::Result<()> {
     }
 }
 
-/// Prints what clap says, and where a value came from the environment, which variable that was.
-fn usage(error: &clap::Error) -> ExitCode {
+/// Prints clap's message. If the invalid value came from an environment variable, names the variable.
+fn print_usage_error(error: &clap::Error, command: &clap::Command) -> ExitCode {
     let _ = error.print();
-    if let Some(clap::error::ContextValue::String(arg)) = error.get(ContextKind::InvalidArg)
-        && let Some(flag) = arg.strip_prefix("--").and_then(|arg| arg.split([' ', '[', '=']).next())
+    if let Some(clap::error::ContextValue::String(invalid)) = error.get(ContextKind::InvalidArg)
+        && let Some(flag) = invalid.strip_prefix("--").and_then(|arg| arg.split([' ', '[', '=']).next())
+        && let Some(arg) = find_arg(command, flag)
+        && let Some(variable) = arg.get_env().filter(|name| std::env::var_os(name).is_some())
+        && !is_on_command_line(arg)
     {
-        let name = match flag {
-            "concurrency" | "lease-seconds" => format!("WORKER_{}", flag.to_uppercase().replace('-', "_")),
-            "shutdown-grace" => "WORKER_SHUTDOWN_GRACE".to_owned(),
-            _ => flag.to_uppercase().replace('-', "_"),
-        };
-        let on_line = std::env::args()
-            .any(|given| given == format!("--{flag}") || given.starts_with(&format!("--{flag}=")));
-        if !on_line && std::env::var_os(&name).is_some() {
-            let _ = writeln!(
-                std::io::stderr(),
-                "The value comes from the environment variable {name} (or the file .env)."
-            );
-        }
+        let _ = writeln!(
+            std::io::stderr(),
+            "The value comes from the environment variable {} (or the file .env).",
+            variable.display()
+        );
     }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }
 
-/// An error and its causes in one line.
-fn one_line(error: &anyhow::Error) -> String {
-    telemetry::chain(error.as_ref())
+/// Finds an argument by its flag in a command and its subcommands. A flag means the same setting in all of them.
+fn find_arg<'a>(command: &'a clap::Command, flag: &str) -> Option<&'a Arg> {
+    let own = command.get_arguments().find(|arg| arg.get_long() == Some(flag));
+    own.or_else(|| command.get_subcommands().find_map(|subcommand| find_arg(subcommand, flag)))
+}
+
+fn is_on_command_line(arg: &Arg) -> bool {
+    let names = arg.get_long().into_iter().chain(arg.get_all_aliases().unwrap_or_default());
+    let flags: Vec<_> = names.map(|name| format!("--{name}")).collect();
+    std::env::args().any(|given| flags.iter().any(|flag| given.split('=').next() == Some(flag)))
 }

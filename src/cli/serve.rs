@@ -6,18 +6,15 @@ use tokio::net::TcpSocket;
 
 use super::{
     open_files,
-    startup::{log_warnings, refuse_unsafe, wait_for_usable_redis},
+    startup::{check_admin, check_settings, log_warnings, wait_for_usable_redis},
     stop::Stop,
 };
 use crate::{
     api,
     app::App,
-    config::{Config, Core, DEFAULT_ADMIN_PASSWORD, FirstAdmin, Http, Listen},
+    config::{Config, Core, DEFAULT_ADMIN_PASSWORD, Http, Listen},
     db::{self, migrations},
-    services::{
-        self,
-        users::{Admin, check_email, check_password},
-    },
+    services::{self, users::Admin},
     telemetry,
 };
 
@@ -48,12 +45,11 @@ pub(super) struct Args {
 impl Args {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
         let Self { migrate, listen, http, config } = self;
-        refuse_unsafe(&config)?;
+        check_settings(&config, Some(&http))?;
         telemetry::init(&config.core)?;
         log_warnings(&config);
         let stop = Stop::on_signals()?;
         let core = config.core.clone();
-        api::check_http(&core, &http)?;
         let app = App::new(config)?;
         let listener = bind(&listen)?;
         check_migrations(&app, migrate).await?;
@@ -116,14 +112,6 @@ async fn check_migrations(app: &App, migrate: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Refuses an admin whom nobody could sign in as, or anybody.
-pub(super) fn check_admin(settings: &FirstAdmin) -> anyhow::Result<()> {
-    let email = &settings.first_superuser_email;
-    check_email(email).map_err(|problem| anyhow::anyhow!("FIRST_SUPERUSER_EMAIL {email:?}: {problem}"))?;
-    check_password(settings.first_superuser_password.expose_secret())
-        .map_err(|problem| anyhow::anyhow!("FIRST_SUPERUSER_PASSWORD: {problem}"))
-}
-
 /// Makes the first admin, where there is none and the password was chosen.
 async fn first_admin(app: &App) -> anyhow::Result<()> {
     let settings = &app.config.auth.admin;
@@ -160,11 +148,11 @@ pub(super) async fn serve(
     let endpoint = api::endpoint(app.clone(), core, http)?;
     let limits = api::Limits {
         connections: open_files::connections(http.max_connections, pool_size),
-        grace: Duration::from_secs(http.shutdown_timeout),
+        grace: Duration::from_secs(http.shutdown_timeout_seconds),
         ..api::Limits::default()
     };
     tracing::info!(%address, "listening");
-    let delay = Duration::from_secs(http.shutdown_delay);
+    let delay = Duration::from_secs(http.shutdown_delay_seconds);
     let asked = stop.asked.clone();
     let stopping = async move {
         asked.cancelled().await;

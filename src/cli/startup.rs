@@ -3,29 +3,59 @@
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use secrecy::ExposeSecret;
 use tokio::time::sleep;
 
 use crate::{
-    config::Config,
+    config::{Config, FirstAdmin, Http},
     queue::{Queue, Server, passes},
+    services::users::{check_email, check_password},
 };
 
 /// Time between two attempts to reach Redis.
 const REDIS_RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Refuses settings that are unsafe in production and reports all of them together.
+/// Refuses invalid settings, and those that are unsafe in production. Reports all of them together.
 ///
 /// # Errors
-/// If a setting is unsafe; the message names each one with its fix.
-pub(super) fn refuse_unsafe(config: &Config) -> anyhow::Result<()> {
-    let problems = config.unsafe_settings();
-    if problems.is_empty() {
-        return Ok(());
+/// If there is any; the message names each one with its fix.
+pub(super) fn check_settings(config: &Config, http: Option<&Http>) -> anyhow::Result<()> {
+    let invalid = config.problems().into_iter().chain(http.map(Http::problems).unwrap_or_default());
+    let unsafe_settings = config.unsafe_settings();
+    let hint = match unsafe_settings.is_empty() {
+        true => "",
+        false => "\nIn development, DEBUG=true allows unsafe settings.",
+    };
+    refuse(invalid.chain(unsafe_settings).collect(), hint)
+}
+
+/// Refuses the settings of `saas dev` that are invalid. It starts servers for the databases that are not set.
+///
+/// # Errors
+/// As [`check_settings`].
+pub(super) fn check_dev_settings(config: &Config, http: &Http) -> anyhow::Result<()> {
+    let mut problems = config.mail.problems();
+    problems.extend(http.problems());
+    problems.extend(check_admin(&config.auth.admin).err().map(|error| error.to_string()));
+    refuse(problems, "")
+}
+
+fn refuse(problems: Vec<String>, hint: &str) -> anyhow::Result<()> {
+    match problems.is_empty() {
+        true => Ok(()),
+        false => bail!("refusing to start with these settings:\n  - {}{hint}", problems.join("\n  - ")),
     }
-    bail!(
-        "refusing to start with unsafe settings (DEBUG=true allows them in development):\n  - {}",
-        problems.join("\n  - ")
-    )
+}
+
+/// Refuses a first admin with an invalid address or a password that is too weak.
+///
+/// # Errors
+/// If one of the two is invalid; the message names the setting.
+pub(super) fn check_admin(settings: &FirstAdmin) -> anyhow::Result<()> {
+    let email = &settings.first_superuser_email;
+    check_email(email).map_err(|problem| anyhow::anyhow!("FIRST_SUPERUSER_EMAIL {email:?}: {problem}"))?;
+    check_password(settings.first_superuser_password.expose_secret())
+        .map_err(|problem| anyhow::anyhow!("FIRST_SUPERUSER_PASSWORD: {problem}"))
 }
 
 /// Logs settings that work but are probably not what was meant.

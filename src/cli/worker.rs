@@ -1,7 +1,7 @@
 use std::{process::ExitCode, time::Duration};
 
 use super::{
-    startup::{log_warnings, refuse_unsafe, wait_for_usable_redis},
+    startup::{check_settings, log_warnings, wait_for_usable_redis},
     stop::Stop,
 };
 use crate::{
@@ -38,7 +38,7 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
-        refuse_unsafe(&self.config)?;
+        check_settings(&self.config, None)?;
         telemetry::init(&self.config.core)?;
         log_warnings(&self.config);
         let stop = Stop::on_signals()?;
@@ -46,7 +46,7 @@ impl Args {
             queues: self.queues,
             concurrency: self.worker.concurrency.into(),
             lease: self.worker.lease(),
-            grace: Duration::from_secs(self.worker.shutdown_grace),
+            grace: Duration::from_secs(self.worker.shutdown_grace_seconds),
             burst: self.burst,
             scheduler: !self.no_scheduler,
         };

@@ -1,23 +1,32 @@
-//! What the settings amount to, and which of them are unsafe.
+//! Values derived from the settings, and the problems that stop a process at start-up.
 
 use std::{collections::HashSet, time::Duration};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use secrecy::{ExposeSecret, SecretString};
+use url::Url;
 
 use super::{
     Auth, Config, Core, DEFAULT_ADMIN_PASSWORD, Database, Hashing, Http, LogFormat, Mail, Redis, Worker,
-    value::{given, secret},
+    value::{Origins, base_url, given, origins, secret},
 };
 
 /// RFC 7518 section 3.2: an HS256 key has at least as many bits as the hash, 256.
 const MIN_SECRET_BYTES: usize = 32;
+/// A key with fewer distinct bytes is too regular to be random.
+const MIN_DISTINCT_KEY_BYTES: usize = 8;
 /// OWASP Password Storage Cheat Sheet: a bcrypt work factor of at least 10.
 const MIN_BCRYPT_COST: u32 = 10;
-/// Keys that stand in examples and tutorials, which anybody could sign with.
-const KNOWN_SECRETS: &[&str] = &["changeme", "changethis", "secret", "your-secret-key", "example"];
+/// Beginnings of keys from examples and tutorials. They are public, so anyone could sign with them.
+const KNOWN_KEY_PREFIXES: &[&str] = &["changeme", "changethis", "secret", "your-secret-key", "example"];
+/// The default of `PUBLIC_URL`, where `saas serve` listens by default.
+const DEFAULT_PUBLIC_URL: &str = "http://localhost:8000";
+/// The default of `BACKEND_CORS_ORIGINS` with `DEBUG` on: the ports of common front-end development servers.
+const DEBUG_CORS_ORIGINS: &str = "http://localhost:3000,http://localhost:5173";
+const HOW_TO_MAKE_A_KEY: &str = "make one with `saas doctor --generate-secret` or `openssl rand -base64 32`";
 
 impl Core {
+    /// Returns the format of log lines: `LOG_FORMAT`, or the default for the mode.
     pub fn log_format(&self) -> LogFormat {
         self.log_format.unwrap_or(match self.debug {
             true => LogFormat::Human,
@@ -27,9 +36,12 @@ impl Core {
 }
 
 impl Database {
-    /// The connection settings, from `DATABASE_URL` or the `POSTGRES_*` parts.
+    /// Returns the connection URL, from `DATABASE_URL` or the `POSTGRES_*` parts.
     ///
-    /// SQLAlchemy's `postgresql+driver://` is accepted, as the environments of FastAPI projects have it.
+    /// SQLAlchemy's `postgresql+driver://` is accepted, since environments of FastAPI projects use it.
+    ///
+    /// # Errors
+    /// If no database is configured or the URL is not one of PostgreSQL.
     pub fn url(&self) -> anyhow::Result<SecretString> {
         if let Some(url) = secret(&self.database_url) {
             let Some((scheme, rest)) = url.split_once("://") else {
@@ -62,6 +74,7 @@ impl Database {
 }
 
 impl Redis {
+    /// Returns the connection URL, from `REDIS_URL` or the `REDIS_*` parts.
     pub fn url(&self) -> SecretString {
         match secret(&self.redis_url) {
             Some(url) => url.to_owned().into(),
@@ -77,127 +90,110 @@ impl Redis {
 }
 
 impl Http {
-    /// The origins whose pages may call the API.
-    pub fn cors_origins(&self, debug: bool) -> anyhow::Result<HashSet<String>> {
-        let text = match given(self.backend_cors_origins.as_deref()) {
-            Some(text) => text,
-            None if debug => "http://localhost:3000,http://localhost:5173",
-            None => return Ok(HashSet::new()),
-        };
-        let list: Vec<String> = if text.starts_with('[') {
-            serde_json::from_str(text).context(
-                r#"BACKEND_CORS_ORIGINS is not a JSON list of strings; write ["https://app.example.com"]"#,
-            )?
-        } else {
-            text.split(',').map(|origin| origin.trim().to_owned()).collect()
-        };
-        list.into_iter().filter(|origin| !origin.is_empty()).map(|origin| check_origin(&origin)).collect()
+    /// Returns the origins whose pages may call the API.
+    ///
+    /// # Errors
+    /// If `BACKEND_CORS_ORIGINS` is invalid.
+    pub fn cors_origins(&self, debug: bool) -> anyhow::Result<Origins> {
+        match self.backend_cors_origins.get()? {
+            Some(origins) => Ok(origins.clone()),
+            None if debug => origins(DEBUG_CORS_ORIGINS).map_err(anyhow::Error::msg),
+            None => Ok(Origins::default()),
+        }
     }
-}
 
-fn check_origin(origin: &str) -> anyhow::Result<String> {
-    let trimmed = origin.trim_end_matches('/');
-    let host = trimmed.strip_prefix("https://").or_else(|| trimmed.strip_prefix("http://"));
-    match host {
-        Some(host) if !host.is_empty() && !host.contains(['/', '*', ' ']) => Ok(trimmed.to_ascii_lowercase()),
-        _ => bail!(
-            "BACKEND_CORS_ORIGINS has {origin:?}, which is no origin; write scheme and host such as \
-             https://app.example.com (a wildcard cannot be used together with credentials)"
-        ),
+    /// Returns what is invalid in these settings, each problem with its fix.
+    pub fn problems(&self) -> Vec<String> {
+        self.backend_cors_origins.problem().into_iter().collect()
     }
 }
 
 impl Mail {
-    /// Where clients reach the API, without a slash at the end.
-    pub fn public_url(&self) -> &str {
-        given(self.public_url.as_deref()).unwrap_or("http://localhost:8000").trim_end_matches('/')
-    }
-
-    /// The link to a page, for a mail. The token is in the fragment, which no browser sends to a server and no
-    /// server logs; the base is a setting, never what a request says of its host (OWASP, Host header injection).
-    pub fn link(&self, page: &str, token: &str) -> String {
-        match given(self.frontend_url.as_deref()) {
-            Some(frontend) => format!("{}/{page}#token={token}", frontend.trim_end_matches('/')),
-            None => format!("{}/account/{page}#token={token}", self.public_url()),
-        }
-    }
-
-    /// What of the addresses cannot be used.
+    /// Returns the URL at which clients reach the API.
     ///
     /// # Errors
-    /// The message names the setting.
-    pub fn check(&self) -> anyhow::Result<()> {
-        for (name, value) in [("PUBLIC_URL", &self.public_url), ("FRONTEND_URL", &self.frontend_url)] {
-            let Some(url) = given(value.as_deref()) else { continue };
-            let host = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
-            if !host.is_some_and(|host| !host.is_empty() && !host.contains(['#', '?', ' ', '@', '"', '<'])) {
-                bail!("{name} {url:?} is no address; write https://app.example.com");
-            }
+    /// If `PUBLIC_URL` is invalid.
+    pub fn public_url(&self) -> anyhow::Result<Url> {
+        match self.public_url.get()? {
+            Some(url) => Ok(url.clone()),
+            None => base_url(DEFAULT_PUBLIC_URL).map_err(anyhow::Error::msg),
         }
-        Ok(())
+    }
+
+    /// Returns what is invalid in these settings, each problem with its fix.
+    pub fn problems(&self) -> Vec<String> {
+        let Self { smtp_url, mail_from, mail_dir: _, public_url, frontend_url } = self;
+        let all = [smtp_url.problem(), mail_from.problem(), public_url.problem(), frontend_url.problem()];
+        all.into_iter().flatten().collect()
+    }
+
+    /// Returns whether `PUBLIC_URL` or `FRONTEND_URL` says where the links in mails lead.
+    pub fn has_link_target(&self) -> bool {
+        self.public_url.is_set() || self.frontend_url.is_set()
     }
 }
 
 impl Worker {
+    /// Returns the time without a heartbeat after which other workers take this worker's jobs.
     pub fn lease(&self) -> Duration {
         Duration::from_secs(self.lease_seconds)
     }
 }
 
 impl Config {
-    /// Every setting that is unsafe outside development, each with its mend; empty when `DEBUG` is on.
+    /// Returns what is invalid in these settings, each problem with its fix.
+    pub fn problems(&self) -> Vec<String> {
+        let database = self.database.url().err().map(|error| error.to_string());
+        database.into_iter().chain(self.mail.problems()).collect()
+    }
+
+    /// Returns the settings that are unsafe outside development, each with its fix. Empty if `DEBUG` is on.
     pub fn unsafe_settings(&self) -> Vec<String> {
         if self.core.debug {
             return Vec::new();
         }
         let mut problems = Vec::new();
-        problems.extend(self.auth.key_problem());
+        problems.extend(self.auth.secret_key_problem());
         if let Some(previous) = secret(&self.auth.secret_key_previous) {
             problems.extend(weak_key("SECRET_KEY_PREVIOUS", previous));
         }
-        if self.auth.require_verified_email && secret(&self.mail.smtp_url).is_none() {
+        if self.auth.require_verified_email && !self.mail.smtp_url.is_set() {
             problems
-                .push("REQUIRE_VERIFIED_EMAIL would keep everybody out without SMTP_URL: set it too".into());
+                .push("REQUIRE_VERIFIED_EMAIL without SMTP_URL locks all new users out: set SMTP_URL".into());
         }
-        problems.extend(self.auth.two_factor_problem());
+        problems.extend(self.auth.two_factor_key_problem());
         if let Some(previous) = secret(&self.auth.two_factor_key_previous) {
             problems.extend(weak_key("TWO_FACTOR_KEY_PREVIOUS", previous));
         }
         if self.auth.admin.first_superuser_password.expose_secret() == DEFAULT_ADMIN_PASSWORD {
-            problems.push(
-                "FIRST_SUPERUSER_PASSWORD is not set or still the default: choose one of your own".into(),
-            );
+            problems
+                .push("FIRST_SUPERUSER_PASSWORD is not set or still the default: choose a password".into());
         }
         problems.extend(self.auth.hashing.problem());
         problems
     }
-}
 
-impl Config {
-    /// What works, but hardly as it is meant.
-    pub fn warnings(&self) -> Vec<&'static str> {
-        let unset = |url: &Option<String>| given(url.as_deref()).is_none();
-        let nowhere = unset(&self.mail.public_url) && unset(&self.mail.frontend_url);
-        let mut warnings = Vec::new();
-        if nowhere && !self.core.debug {
-            warnings.push("the links in mails lead to http://localhost:8000: set PUBLIC_URL or FRONTEND_URL");
+    /// Returns warnings about settings that work but are probably not what was meant.
+    pub fn warnings(&self) -> Vec<String> {
+        if self.core.debug || self.mail.has_link_target() {
+            return Vec::new();
         }
-        warnings
+        vec![format!("the links in mails lead to {DEFAULT_PUBLIC_URL}: set PUBLIC_URL or FRONTEND_URL")]
     }
 }
 
 impl Auth {
-    fn key_problem(&self) -> Option<String> {
+    fn secret_key_problem(&self) -> Option<String> {
         match secret(&self.secret_key) {
             None => Some(format!("SECRET_KEY is not set: {HOW_TO_MAKE_A_KEY}")),
             Some(key) => weak_key("SECRET_KEY", key),
         }
     }
 
-    fn two_factor_problem(&self) -> Option<String> {
+    fn two_factor_key_problem(&self) -> Option<String> {
         let Some(key) = secret(&self.two_factor_key) else {
             return self.require_admin_two_factor.then(|| {
-                format!("REQUIRE_ADMIN_TWO_FACTOR would lock every admin out without TWO_FACTOR_KEY: {HOW_TO_MAKE_A_KEY}")
+                format!("REQUIRE_ADMIN_TWO_FACTOR without TWO_FACTOR_KEY locks all admins out: {HOW_TO_MAKE_A_KEY}")
             });
         };
         match secret(&self.secret_key) == Some(key) {
@@ -207,8 +203,6 @@ impl Auth {
     }
 }
 
-const HOW_TO_MAKE_A_KEY: &str = "make one with `saas doctor --generate-secret` or `openssl rand -base64 32`";
-
 fn weak_key(name: &str, key: &str) -> Option<String> {
     let lower = key.to_ascii_lowercase();
     let distinct = key.bytes().collect::<HashSet<_>>().len();
@@ -217,7 +211,9 @@ fn weak_key(name: &str, key: &str) -> Option<String> {
             "{name} has {} bytes and needs at least {MIN_SECRET_BYTES}: {HOW_TO_MAKE_A_KEY}",
             key.len()
         ))
-    } else if KNOWN_SECRETS.iter().any(|known| lower.starts_with(known)) || distinct < 8 {
+    } else if KNOWN_KEY_PREFIXES.iter().any(|known| lower.starts_with(known))
+        || distinct < MIN_DISTINCT_KEY_BYTES
+    {
         Some(format!("{name} is an example or too regular to be secret: {HOW_TO_MAKE_A_KEY}"))
     } else {
         None
@@ -225,11 +221,11 @@ fn weak_key(name: &str, key: &str) -> Option<String> {
 }
 
 impl Hashing {
-    /// Why the work factor is too low for production, if it is.
+    /// Returns the problem if the work factor is too low for production.
     pub fn problem(&self) -> Option<String> {
         (self.bcrypt_cost < MIN_BCRYPT_COST && !self.allow_weak_hashes).then(|| {
             format!(
-                "BCRYPT_COST is {} and needs at least {MIN_BCRYPT_COST}: remove it to take the default",
+                "BCRYPT_COST is {} and needs at least {MIN_BCRYPT_COST}: remove it to use the default",
                 self.bcrypt_cost
             )
         })

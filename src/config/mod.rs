@@ -1,7 +1,19 @@
-//! Every setting, once: its environment name, flag, default and help.
+//! Every setting, defined once: its environment variable, flag, default and help.
 //!
-//! A command flattens the groups it reads, so its `--help` lists exactly those. Values come from a flag, else
-//! the environment, else `.env`, else the default. An empty value counts as not set.
+//! A command flattens the groups that it reads, so its `--help` lists exactly those. A value comes from the flag, else
+//! the environment, else `.env`, else the default. A blank value counts as not set.
+//!
+//! # Names
+//!
+//! The name of a setting for a time ends in its unit: `_MS`, `_SECONDS`, `_MINUTES` or `_DAYS`.
+//!
+//! Names of earlier releases keep working. To rename a setting, add its old environment variable to
+//! [`RENAMED_VARIABLES`] and its old flag as `alias` of the new one. If both variables are set, the new one wins.
+//!
+//! # Types
+//!
+//! A text with a syntax is a [`Setting`] of the type that it is parsed into (see `value.rs`). Start-up reports the
+//! invalid and the unsafe ones together.
 
 mod check;
 mod value;
@@ -9,83 +21,104 @@ mod value;
 use std::{net::IpAddr, path::PathBuf};
 
 use clap::{ArgAction, Args, ValueEnum, builder::BoolishValueParser};
+use lettre::{message::Mailbox, transport::smtp::AsyncSmtpTransportBuilder};
 use secrecy::SecretString;
+use url::Url;
 
-pub use value::secret;
+pub use value::{Origins, Setting, secret};
+use value::{base_url, mailbox, origins, setting, smtp_server};
 
-/// The password that the development admin gets; refused in production.
+/// Environment variables of earlier releases, each with its present name.
+pub const RENAMED_VARIABLES: &[(&str, &str)] = &[
+    ("QUEUE_PREFIX", "REDIS_KEY_PREFIX"),
+    ("SHUTDOWN_DELAY", "SHUTDOWN_DELAY_SECONDS"),
+    ("SHUTDOWN_TIMEOUT", "SHUTDOWN_TIMEOUT_SECONDS"),
+    ("WORKER_SHUTDOWN_GRACE", "WORKER_SHUTDOWN_GRACE_SECONDS"),
+];
+
+/// The password of the first admin in development. Production refuses it.
 pub const DEFAULT_ADMIN_PASSWORD: &str = "changethis123";
+
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
+    /// One JSON object a line.
     Json,
+    /// Readable lines.
     Human,
 }
 
-/// What every command reads.
+/// The settings of every command.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "General settings")]
 pub struct Core {
-    /// Name of the product, in health answers, the API document and mails.
+    /// Name of the product, shown in health responses, the API document and mails.
     #[arg(long, env, default_value = "saas", value_name = "NAME")]
     pub project_name: String,
-    /// Development mode: readable logs, relaxed checks. Never in production.
+    /// Development mode: readable logs and relaxed checks. Never use it in production.
     #[arg(long, env, default_value_t = false, action = ArgAction::Set, num_args = 0..=1,
         default_missing_value = "true", require_equals = true, value_parser = BoolishValueParser::new())]
     pub debug: bool,
-    /// What to log: error, warn, info, debug, trace, or filters such as info,saas::queue=debug.
+    /// Log level: error, warn, info, debug or trace. Also filters, such as info,saas::queue=debug.
     #[arg(long, env, default_value = "info", value_name = "LEVEL")]
     pub log_level: String,
-    /// Shape of log lines; json unless DEBUG is on.
+    /// Format of log lines. The default is human with DEBUG on, else json.
     #[arg(long, env, value_enum)]
     pub log_format: Option<LogFormat>,
 }
 
-/// Where PostgreSQL is.
+/// Where PostgreSQL is, and how long to wait for it.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "PostgreSQL settings")]
 pub struct Database {
-    /// Connection URL; wins over the POSTGRES_* parts. `?sslmode=` takes disable, require (encrypted) and
-    /// verify-full (the certificate is checked).
+    /// PostgreSQL connection URL. Overrides the POSTGRES_* settings. `?sslmode=` accepts disable, require (encrypted)
+    /// and verify-full (encrypted, with a verified certificate).
     #[arg(long, env, hide_env_values = true, value_name = "URL")]
     pub database_url: Option<SecretString>,
-    /// Host, where no DATABASE_URL is given.
+    /// PostgreSQL host, if there is no DATABASE_URL.
     #[arg(long, env, value_name = "HOST")]
     pub postgres_server: Option<String>,
-    #[arg(long, env, default_value_t = 5432, value_name = "PORT", help = "Port")]
+    /// PostgreSQL port.
+    #[arg(long, env, default_value_t = 5432, value_name = "PORT")]
     pub postgres_port: u16,
-    #[arg(long, env, default_value = "postgres", value_name = "USER", help = "User")]
+    /// PostgreSQL user.
+    #[arg(long, env, default_value = "postgres", value_name = "USER")]
     pub postgres_user: String,
-    #[arg(long, env, hide_env_values = true, value_name = "PASSWORD", help = "Password")]
+    /// Password of the PostgreSQL user.
+    #[arg(long, env, hide_env_values = true, value_name = "PASSWORD")]
     pub postgres_password: Option<SecretString>,
-    #[arg(long, env, default_value = "app", value_name = "NAME", help = "Database name")]
+    /// Name of the PostgreSQL database.
+    #[arg(long, env, default_value = "app", value_name = "NAME")]
     pub postgres_db: String,
-    /// Connections kept by this process.
+    /// Maximum number of PostgreSQL connections of this process.
     #[arg(long, env, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub database_pool_size: u32,
-    /// Milliseconds that a request waits for a connection, and again for its answer, before it is refused with
+    /// Milliseconds that a request waits for a PostgreSQL connection, and again for the result, before it fails with
     /// 503.
     #[arg(long, env, default_value_t = 1_400, value_name = "MS", value_parser = clap::value_parser!(u64).range(100..=600_000))]
     pub database_timeout_ms: u64,
 }
 
-/// Where Redis is.
+/// Where Redis is, and how long to wait for it.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Redis settings")]
 pub struct Redis {
-    /// Connection URL (redis:// or, with TLS, rediss://); wins over the REDIS_* parts.
+    /// Redis connection URL: redis://, or rediss:// for TLS. Overrides the REDIS_* settings.
     #[arg(long, env, hide_env_values = true, value_name = "URL")]
     pub redis_url: Option<SecretString>,
-    /// Host, where no REDIS_URL is given; localhost unless said.
+    /// Redis host, if there is no REDIS_URL. The default is localhost.
     #[arg(long, env, value_name = "HOST")]
     pub redis_host: Option<String>,
-    #[arg(long, env, default_value_t = 6379, value_name = "PORT", help = "Port")]
+    /// Redis port.
+    #[arg(long, env, default_value_t = 6379, value_name = "PORT")]
     pub redis_port: u16,
-    #[arg(long, env, default_value_t = 0, value_name = "N", help = "Database number")]
+    /// Redis database number.
+    #[arg(long, env, default_value_t = 0, value_name = "N")]
     pub redis_db: u8,
-    /// Prefix of every key; `{rq}` with Redis Cluster.
-    #[arg(long, env, default_value = "rq", value_name = "PREFIX")]
-    pub queue_prefix: String,
-    /// Milliseconds that a request waits for a connection, and again for each of two tries, before it is refused
+    /// Prefix of all Redis keys: queues, cache and rate limits. Use `{rq}` with Redis Cluster.
+    #[arg(long, env, alias = "queue-prefix", default_value = "rq", value_name = "PREFIX")]
+    pub redis_key_prefix: String,
+    /// Milliseconds that a request waits for a Redis connection, and again for each of two attempts, before it fails
     /// with 503.
     #[arg(long, env, default_value_t = 900, value_name = "MS", value_parser = clap::value_parser!(u64).range(100..=600_000))]
     pub redis_timeout_ms: u64,
@@ -95,31 +128,31 @@ pub struct Redis {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Account settings")]
 pub struct Auth {
-    /// Signs access tokens; at least 32 bytes. Make one with `saas doctor --generate-secret`.
+    /// Key that signs access tokens, at least 32 bytes. `saas doctor --generate-secret` prints a new one.
     #[arg(long, env, hide_env_values = true, value_name = "KEY")]
     pub secret_key: Option<SecretString>,
-    /// The key before the last change: still accepted for tokens, so that a rotation logs nobody out.
+    /// The previous SECRET_KEY. Tokens signed with it stay valid, so a rotation logs no user out.
     #[arg(long, env, hide_env_values = true, value_name = "KEY")]
     pub secret_key_previous: Option<SecretString>,
-    /// Life of an access token, in minutes.
+    /// Lifetime of an access token, in minutes.
     #[arg(long, env, default_value_t = 30, value_name = "MINUTES", value_parser = clap::value_parser!(u32).range(1..=527_040))]
     pub access_token_expire_minutes: u32,
-    /// Encrypts the secrets of two-factor authentication; at least 32 bytes, and not SECRET_KEY. Without it nobody
-    /// can turn a second factor on.
+    /// Key that encrypts the secrets of two-factor authentication, at least 32 bytes and not SECRET_KEY. Without it,
+    /// users cannot turn on two-factor authentication.
     #[arg(long, env, hide_env_values = true, value_name = "KEY")]
     pub two_factor_key: Option<SecretString>,
-    /// The key before the last change: what it has encrypted can still be read.
+    /// The previous TWO_FACTOR_KEY. Secrets encrypted with it stay readable.
     #[arg(long, env, hide_env_values = true, value_name = "KEY")]
     pub two_factor_key_previous: Option<SecretString>,
-    /// Admins may use what is for admins only after signing in with a second factor.
+    /// Require admins to sign in with a second factor before they can use admin operations.
     #[arg(long, env, default_value_t = false, action = ArgAction::Set, num_args = 0..=1,
         default_missing_value = "true", require_equals = true, value_parser = BoolishValueParser::new())]
     pub require_admin_two_factor: bool,
-    /// Users can sign in only once they have confirmed their address.
+    /// Require users to confirm their email address before they can sign in.
     #[arg(long, env, default_value_t = false, action = ArgAction::Set, num_args = 0..=1,
         default_missing_value = "true", require_equals = true, value_parser = BoolishValueParser::new())]
     pub require_verified_email: bool,
-    /// Days between somebody deleting their account and its being erased; signing in keeps it.
+    /// Days between the request to delete an account and its erasure. Signing in cancels the deletion.
     #[arg(long, env, default_value_t = 14, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(0..=3650))]
     pub account_deletion_grace_days: u32,
     /// Milliseconds after which a change of a user or a session is known to every replica, at the latest: so long a
@@ -135,22 +168,24 @@ pub struct Auth {
     pub admin: FirstAdmin,
 }
 
+/// The cost of password hashes.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Account settings")]
 pub struct Hashing {
-    /// Work factor of password hashes; each step doubles the time.
+    /// Work factor of password hashes. Each step doubles the time to hash. Production needs at least 10.
     #[arg(long, env, default_value_t = 12, value_name = "COST", value_parser = clap::value_parser!(u32).range(4..=20))]
     pub bcrypt_cost: u32,
-    /// Allow a BCRYPT_COST below 10 without DEBUG; for tests of a release binary only.
+    /// Allow a BCRYPT_COST below 10 without DEBUG. Only for tests of a release binary.
     #[arg(long, env, default_value_t = false, action = ArgAction::Set, num_args = 0..=1,
         default_missing_value = "true", require_equals = true, value_parser = BoolishValueParser::new())]
     pub allow_weak_hashes: bool,
 }
 
+/// The admin that start-up creates.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Account settings")]
 pub struct FirstAdmin {
-    /// Address of the admin that is made where there is none yet.
+    /// Email address of the admin that is created if there is none.
     #[arg(long, env, default_value = "admin@example.com", value_name = "EMAIL")]
     pub first_superuser_email: String,
     /// Password of that admin. The default is for development; production refuses it.
@@ -159,31 +194,36 @@ pub struct FirstAdmin {
     pub first_superuser_password: SecretString,
 }
 
-/// How mail leaves.
+/// How mails are sent, and where their links lead.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Mail settings")]
 pub struct Mail {
-    /// SMTP server, as smtp://user:password@host:587?tls=required or smtps://user:password@host:465. Without
-    /// it mails are logged as one line and, with DEBUG on, kept as .eml files under `.saas/mail`.
-    #[arg(long, env, hide_env_values = true, value_name = "URL")]
-    pub smtp_url: Option<SecretString>,
-    /// Sender of every mail, as `Name <address>` or an address.
-    #[arg(long, env, default_value = "saas <noreply@example.com>", value_name = "ADDRESS")]
-    pub mail_from: String,
-    /// Where mails are kept while there is no SMTP_URL and DEBUG is on.
+    /// SMTP server: smtp://user:password@host:587?tls=required or smtps://user:password@host:465. Without it, mails are
+    /// captured: one log line each and, with DEBUG on, a file in MAIL_DIR.
+    #[arg(long, env, hide_env_values = true, default_value = "", hide_default_value = true, value_name = "URL",
+        value_parser = setting("SMTP_URL", smtp_server))]
+    pub smtp_url: Setting<AsyncSmtpTransportBuilder>,
+    /// Sender of every mail: `Name <address>` or an address.
+    #[arg(long, env, default_value = "saas <noreply@example.com>", value_name = "ADDRESS",
+        value_parser = setting("MAIL_FROM", mailbox))]
+    pub mail_from: Setting<Mailbox>,
+    /// Directory of captured mails.
     #[arg(long, env, default_value = ".saas/mail", value_name = "DIR")]
     pub mail_dir: PathBuf,
-    /// The address at which clients reach the API, such as https://api.example.com. Links in mails lead to its own
-    /// pages, where no FRONTEND_URL is given.
-    #[arg(long, env, value_name = "URL")]
-    pub public_url: Option<String>,
-    /// The front end whose pages verify-email, confirm-email, reset-password and accept-invite the links in mails
-    /// lead to, such as https://app.example.com.
-    #[arg(long, env, value_name = "URL")]
-    pub frontend_url: Option<String>,
+    /// URL at which clients reach the API, such as https://api.example.com. With https, responses have the HSTS header.
+    /// Without FRONTEND_URL, links in mails lead to the API's own pages at this URL. The default is
+    /// http://localhost:8000; `saas dev` uses its own address.
+    #[arg(long, env, default_value = "", hide_default_value = true, value_name = "URL",
+        value_parser = setting("PUBLIC_URL", base_url))]
+    pub public_url: Setting<Url>,
+    /// URL of the front end, such as https://app.example.com. Links in mails lead to its pages verify-email,
+    /// confirm-email, reset-password and accept-invite.
+    #[arg(long, env, default_value = "", hide_default_value = true, value_name = "URL",
+        value_parser = setting("FRONTEND_URL", base_url))]
+    pub frontend_url: Setting<Url>,
 }
 
-/// What the API and the worker have in common.
+/// The settings that `saas serve` and `saas worker` share.
 #[derive(Args, Clone, Debug)]
 pub struct Config {
     #[command(flatten)]
@@ -202,55 +242,58 @@ pub struct Config {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "HTTP settings")]
 pub struct Listen {
-    /// Address to listen on; 0.0.0.0 for every interface.
+    /// IP address to listen on. 0.0.0.0 listens on every interface.
     #[arg(long, env, default_value = "127.0.0.1", value_name = "ADDRESS")]
     pub host: IpAddr,
-    /// Port to listen on; 0 takes a free one.
+    /// Port to listen on. 0 chooses a free one.
     #[arg(long, env, default_value_t = 8000, value_name = "PORT")]
     pub port: u16,
 }
 
-/// How the API presents itself to browsers.
+/// How the API serves HTTP.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "HTTP settings")]
 pub struct Http {
-    /// Origins whose pages may call the API: a JSON list or commas. With DEBUG on and none given,
+    /// Origins whose pages may call the API: a JSON list, or separated by commas. With DEBUG on, the default is
     /// http://localhost:3000 and http://localhost:5173.
-    #[arg(long, env, value_name = "ORIGINS")]
-    pub backend_cors_origins: Option<String>,
-    /// Proxies in front of this process that add to X-Forwarded-For, each what it sees: the address of the client
-    /// is then the one that the outermost of them has added. With 0 the header is not believed.
+    #[arg(long, env, default_value = "", hide_default_value = true, value_name = "ORIGINS",
+        value_parser = setting("BACKEND_CORS_ORIGINS", origins))]
+    pub backend_cors_origins: Setting<Origins>,
+    /// Number of proxies in front of this process that append to X-Forwarded-For. The client's address is the entry that
+    /// the outermost of them appended. With 0, the header is ignored.
     #[arg(long, env, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=10))]
     pub trusted_proxies: u8,
-    /// Shows captured mails at /dev/mail; what `saas dev` sets.
+    /// Whether captured mails are shown at /dev/mail. `saas dev` sets this; there is no flag.
     #[arg(skip)]
     pub dev_pages: bool,
-    /// Connections at once; more wait in the system's queue.
+    /// Maximum number of simultaneous connections. More connections wait in the queue of the operating system.
     #[arg(long, env, default_value_t = 10_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_connections: u32,
-    /// Seconds between readiness turning 503 and the last connection being taken, for a load balancer to
-    /// notice.
-    #[arg(long, env, default_value_t = 0, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=300))]
-    pub shutdown_delay: u64,
-    /// Seconds that requests under way may take to finish after SIGTERM.
-    #[arg(long, env, default_value_t = 25, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=3600))]
-    pub shutdown_timeout: u64,
+    /// Seconds between the first 503 of the readiness check and the end of accepting connections. Set it to the time
+    /// that the load balancer needs to notice.
+    #[arg(long, env, alias = "shutdown-delay", default_value_t = 0, value_name = "SECONDS",
+        value_parser = clap::value_parser!(u64).range(0..=300))]
+    pub shutdown_delay_seconds: u64,
+    /// Seconds that running requests may take to finish after SIGTERM.
+    #[arg(long, env, alias = "shutdown-timeout", default_value_t = 25, value_name = "SECONDS",
+        value_parser = clap::value_parser!(u64).range(0..=3600))]
+    pub shutdown_timeout_seconds: u64,
 }
 
 /// How jobs are run.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Worker settings")]
 pub struct Worker {
-    /// Jobs run at once by this process.
+    /// Maximum number of jobs that this process runs at the same time.
     #[arg(long = "concurrency", env = "WORKER_CONCURRENCY", default_value_t = 10, value_name = "N",
         value_parser = clap::value_parser!(u16).range(1..=10_000))]
     pub concurrency: u16,
-    /// Seconds without a sign of life after which a worker's jobs go to another one.
+    /// Seconds without a heartbeat after which other workers take over a worker's jobs.
     #[arg(long = "lease-seconds", env = "WORKER_LEASE_SECONDS", default_value_t = 30, value_name = "SECONDS",
         value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub lease_seconds: u64,
-    /// Seconds that running jobs may take to finish after SIGTERM; the rest go back to the queue.
-    #[arg(long = "shutdown-grace", env = "WORKER_SHUTDOWN_GRACE", default_value_t = 25, value_name = "SECONDS",
-        value_parser = clap::value_parser!(u64).range(0..=3600))]
-    pub shutdown_grace: u64,
+    /// Seconds that running jobs may take to finish after SIGTERM. Unfinished jobs go back to the queue.
+    #[arg(long = "shutdown-grace-seconds", env = "WORKER_SHUTDOWN_GRACE_SECONDS", alias = "shutdown-grace",
+        default_value_t = 25, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=3600))]
+    pub shutdown_grace_seconds: u64,
 }

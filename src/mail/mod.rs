@@ -5,7 +5,6 @@ pub mod letters;
 use std::{
     io,
     path::{Path, PathBuf},
-    str::FromStr,
     time::Duration,
 };
 
@@ -14,10 +13,11 @@ use lettre::{
     AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor,
     message::{Mailbox, MultiPart, header::ContentType},
 };
+use url::Url;
 use uuid::Uuid;
 
 use crate::{
-    config::{Config, secret},
+    config::{self, Config},
     error::{Error, Result},
 };
 
@@ -28,6 +28,8 @@ const SMTP_TIMEOUT: Duration = Duration::from_secs(20);
 pub struct Mailer {
     from: Mailbox,
     transport: Transport,
+    public_url: Url,
+    frontend_url: Option<Url>,
 }
 
 #[derive(Clone)]
@@ -61,28 +63,32 @@ impl Mailer {
     /// # Errors
     /// When `SMTP_URL` or `MAIL_FROM` cannot be read.
     pub fn new(config: &Config) -> anyhow::Result<Self> {
-        let from = Mailbox::from_str(&config.mail.mail_from).with_context(|| {
-            format!(
-                "MAIL_FROM {:?} is not an address; write `Name <address@example.com>`",
-                config.mail.mail_from
-            )
-        })?;
-        let transport = match secret(&config.mail.smtp_url) {
-            // The parser's own message would repeat the URL, which has the password.
-            Some(url) => Transport::Smtp(
-                AsyncSmtpTransport::<Tokio1Executor>::from_url(url)
-                    .map_err(|_| {
-                        anyhow::anyhow!(
-                            "SMTP_URL cannot be read; write smtp://user:password@host:587?tls=required or \
-                             smtps://user:password@host:465"
-                        )
-                    })?
-                    .timeout(Some(SMTP_TIMEOUT))
-                    .build(),
-            ),
-            None => Transport::Capture(config.core.debug.then(|| config.mail.mail_dir.clone())),
+        let config::Mail { smtp_url, mail_from, mail_dir, public_url: _, frontend_url } = &config.mail;
+        let transport = match smtp_url.get()? {
+            Some(server) => Transport::Smtp(server.clone().timeout(Some(SMTP_TIMEOUT)).build()),
+            None => Transport::Capture(config.core.debug.then(|| mail_dir.clone())),
         };
-        Ok(Self { from, transport })
+        Ok(Self {
+            from: mail_from
+                .get()?
+                .cloned()
+                .context("MAIL_FROM is blank; write `Name <address@example.com>`")?,
+            transport,
+            public_url: config.mail.public_url()?,
+            frontend_url: frontend_url.get()?.cloned(),
+        })
+    }
+
+    /// Returns the link to a page, for a mail.
+    ///
+    /// The token is in the fragment, which browsers do not send to servers, so that no server logs it. The address comes
+    /// from a setting and never from a request's header `Host` (OWASP, Host header injection).
+    pub fn link(&self, page: &str, token: &str) -> String {
+        let base = |url: &Url| url.as_str().trim_end_matches('/').to_owned();
+        match &self.frontend_url {
+            Some(url) => format!("{}/{page}#token={token}", base(url)),
+            None => format!("{}/account/{page}#token={token}", base(&self.public_url)),
+        }
     }
 
     /// Whether mails reach other people.

@@ -79,7 +79,7 @@ impl Message {
         app.db
             .run(async |conn| Ok(OneTimeToken::insert(conn, &token.hash, user.id, purpose, Some(&to)).await?))
             .await?;
-        let (link, time) = (|page| app.config.mail.link(page, &token.text), purpose.lifetime());
+        let (link, time) = (|page| app.mailer.link(page, &token.text), purpose.lifetime());
         let name = user.full_name.as_deref();
         let letter = match purpose {
             Purpose::VerifyEmail => {

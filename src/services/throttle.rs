@@ -159,7 +159,7 @@ impl<'a> Attempt<'a> {
         if self.keys.is_empty() {
             return Ok(0);
         }
-        let prefix = &self.app.config.redis.queue_prefix;
+        let prefix = &self.app.config.redis.redis_key_prefix;
         let mut call = SCRIPT.prepare_invoke();
         for (rule, id) in &self.keys {
             call.key(format!("{prefix}:throttle:{}:{id}", rule.name));

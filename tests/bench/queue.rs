@@ -152,7 +152,8 @@ impl Bench {
     /// Both sides, for one measurement.
     async fn sides(&self, prefix: &'static str) -> Result<(Queue, Bare)> {
         let url = self.url.as_str();
-        let flags = ["bench", "--redis-url", url, "--queue-prefix", prefix, "--redis-timeout-ms", "60000"];
+        let flags =
+            ["bench", "--redis-url", url, "--redis-key-prefix", prefix, "--redis-timeout-ms", "60000"];
         let settings = RedisSettings::try_parse_from(flags)?.redis;
         let redis = RedisPool::new(&settings)?;
         redis.ping().await?;

@@ -218,7 +218,7 @@ async fn the_worker_holds_the_rule_too() {
     let api = TestApp::start().await;
     let user = api.user().await;
     let id = api.enqueue("/jobs/send-email?to=bob@example.com&subject=Hi&body=Hello", &user).await;
-    let prefix = format!("--queue-prefix={}", api.prefix);
+    let prefix = format!("--redis-key-prefix={}", api.prefix);
     let worker = TestApp::on(api.database.clone(), &[&format!("--smtp-url={}", smtp.url), &prefix]).await;
     worker.run_jobs().await;
     assert_eq!(api.status(&id, &user).await["status"], "failed");

@@ -44,7 +44,7 @@ impl Replica {
 
 async fn two() -> (Replica, Replica) {
     let database = Arc::new(TestDatabase::migrated().await);
-    let prefix = format!("--queue-prefix=c{}", unique());
+    let prefix = format!("--redis-key-prefix=c{}", unique());
     (Replica::on(database.clone(), &[&prefix]).await, Replica::on(database, &[&prefix]).await)
 }
 
@@ -66,7 +66,7 @@ async fn values_lie_below_the_prefix_and_expire() {
     let (one, _) = two().await;
     one.get("a").await;
     let mut redis = connect(&servers().await.redis_url()).await.unwrap();
-    let key = format!("{}:cache:a", one.app.app.config.redis.queue_prefix);
+    let key = format!("{}:cache:a", one.app.app.config.redis.redis_key_prefix);
     assert_eq!(redis.get::<_, String>(&key).await.unwrap(), "\"load 0\"");
     assert!((3_500..=3_600).contains(&redis.ttl::<_, i64>(&key).await.unwrap()));
     // Of a build with another type, or of another program.

@@ -17,7 +17,7 @@ use crate::support::{
 impl TestQueue {
     pub async fn command(&self, args: &[&str]) -> Command {
         let mut command = saas(&[&["queue"], args].concat());
-        command.env("REDIS_URL", servers().await.redis_url()).env("QUEUE_PREFIX", &self.prefix);
+        command.env("REDIS_URL", servers().await.redis_url()).env("REDIS_KEY_PREFIX", &self.prefix);
         // A busy machine is not what these tests are about.
         command.env("REDIS_TIMEOUT_MS", "20000");
         command

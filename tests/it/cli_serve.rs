@@ -72,7 +72,7 @@ async fn a_request_under_way_is_answered_before_the_end() {
 #[tokio::test]
 async fn readiness_ends_before_the_service() {
     let database = TestDatabase::migrated().await;
-    let (mut server, address) = start(&["--shutdown-delay", "300"], &database).await;
+    let (mut server, address) = start(&["--shutdown-delay-seconds", "300"], &database).await;
     let ready =
         || async { reqwest::get(format!("http://{address}/api/v1/health/ready")).await.unwrap().status() };
     assert_eq!(ready().await, 200);
@@ -86,7 +86,7 @@ async fn readiness_ends_before_the_service() {
 #[tokio::test]
 async fn an_idle_connection_does_not_hold_up_the_end() {
     let database = TestDatabase::migrated().await;
-    let (mut server, address) = start(&["--shutdown-timeout", "300"], &database).await;
+    let (mut server, address) = start(&["--shutdown-timeout-seconds", "300"], &database).await;
     let mut idle = TcpStream::connect(&address).await.unwrap();
     idle.write_all(b"GET /api/v1/health HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     let mut buffer = [0; 4096];

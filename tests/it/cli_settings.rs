@@ -1,5 +1,8 @@
 //! Settings: where they come from, and which are refused.
 
+use clap::CommandFactory;
+use saas::{cli::Cli, config::RENAMED_VARIABLES};
+
 use crate::support::{
     app::SECRET,
     process::{TempDir, production, run, saas},
@@ -70,6 +73,8 @@ async fn settings_that_cannot_be_read_are_named() {
         ("MAIL_FROM", "nobody", "MAIL_FROM \"nobody\" is not an address"),
         ("BACKEND_CORS_ORIGINS", "[\"https://a.example.com\"", "BACKEND_CORS_ORIGINS is not a JSON list"),
         ("BACKEND_CORS_ORIGINS", "*", "BACKEND_CORS_ORIGINS has \"*\""),
+        ("PUBLIC_URL", "example.com", "PUBLIC_URL \"example.com\" is not the URL of a site"),
+        ("FRONTEND_URL", "ftp://example.com", "FRONTEND_URL \"ftp://example.com\""),
         ("LOG_LEVEL", "loud", "LOG_LEVEL has \"loud\""),
         ("FIRST_SUPERUSER_EMAIL", "nobody", "FIRST_SUPERUSER_EMAIL \"nobody\""),
         ("FIRST_SUPERUSER_PASSWORD", "short", "FIRST_SUPERUSER_PASSWORD"),
@@ -79,6 +84,94 @@ async fn settings_that_cannot_be_read_are_named() {
         let ended = run(command).await.failed(1, &[said]);
         assert!(!ended.stderr.contains("hunter2"), "{}", ended.stderr);
     }
+}
+
+#[tokio::test]
+async fn invalid_and_unsafe_settings_are_reported_together() {
+    let mut serve = saas(&["serve"]);
+    serve.env("PUBLIC_URL", "example.com").env("SMTP_URL", "x").env("BACKEND_CORS_ORIGINS", "*");
+    let reported = [
+        "no database is configured",
+        "PUBLIC_URL",
+        "SMTP_URL",
+        "BACKEND_CORS_ORIGINS",
+        "SECRET_KEY is not set",
+    ];
+    run(serve).await.failed(1, &reported);
+    let mut dev = saas(&["dev"]);
+    dev.env("PUBLIC_URL", "example.com").env("MAIL_FROM", "x").env("BACKEND_CORS_ORIGINS", "*");
+    run(dev).await.failed(1, &["PUBLIC_URL", "MAIL_FROM", "BACKEND_CORS_ORIGINS"]);
+}
+
+#[tokio::test]
+async fn old_names_of_settings_keep_working() {
+    for (old, new) in RENAMED_VARIABLES {
+        for command in ["serve", "worker"] {
+            let mut help = saas(&[command, "--help"]);
+            help.env(old, "7").env(new, "");
+            let help = run(help).await.succeeded().stdout;
+            let reads_setting =
+                run(saas(&[command, "--help"])).await.stdout.contains(&format!("[env: {new}=]"));
+            assert_eq!(help.contains(&format!("[env: {old}=7]")), reads_setting, "{old} in {help}");
+            let mut both = saas(&[command, "--help"]);
+            both.env(old, "7").env(new, "8");
+            let both = run(both).await.succeeded().stdout;
+            assert_eq!(both.contains(&format!("[env: {new}=8]")), reads_setting, "the new name wins: {both}");
+        }
+    }
+    let mut invalid = saas(&["worker"]);
+    invalid.env("WORKER_SHUTDOWN_GRACE", "x");
+    run(invalid).await.failed(2, &["environment variable WORKER_SHUTDOWN_GRACE "]);
+    for flag in ["--shutdown-delay=x", "--shutdown-timeout=x"] {
+        run(saas(&["serve", flag])).await.failed(2, &["invalid value 'x'"]);
+    }
+    run(saas(&["worker", "--shutdown-grace=x"])).await.failed(2, &["invalid value 'x'"]);
+    let database = TestDatabase::migrated().await;
+    run(production(&["doctor", "--queue-prefix=p"], &database, "q").await).await.succeeded();
+}
+
+/// Writes the table of all settings in docs/settings.md from the definitions, or checks it.
+#[test]
+fn settings_are_documented() {
+    let cli = Cli::command();
+    let commands = ["serve", "worker", "dev"].map(|name| cli.find_subcommand(name).unwrap());
+    let mut groups: Vec<(String, Vec<String>)> = Vec::new();
+    for arg in commands.into_iter().flat_map(clap::Command::get_arguments) {
+        let Some(name) = arg.get_env() else { continue };
+        let heading = arg.get_help_heading().unwrap();
+        let at = groups.iter().position(|(group, _)| group == heading).unwrap_or_else(|| {
+            groups.push((heading.to_owned(), Vec::new()));
+            groups.len() - 1
+        });
+        let row = row(name.to_str().unwrap(), arg);
+        if !groups[at].1.contains(&row) {
+            groups[at].1.push(row);
+        }
+    }
+    let mut text = String::new();
+    for (heading, rows) in groups {
+        text +=
+            &format!("## {heading}\n\n| setting | default | meaning |\n|---|---|---|\n{}\n", rows.concat());
+    }
+    text += "## Old names\n\n| old name | present name |\n|---|---|\n";
+    text.extend(RENAMED_VARIABLES.iter().map(|(old, new)| format!("| `{old}` | `{new}` |\n")));
+
+    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/settings.md");
+    let written = std::fs::read_to_string(&file).unwrap();
+    let (intro, tables) = written.split_at(written.find("## ").unwrap_or(written.len()));
+    if std::env::var_os("BLESS").is_some() {
+        std::fs::write(file, format!("{intro}{text}")).unwrap();
+    } else {
+        assert_eq!(tables, text, "docs/settings.md is outdated: run BLESS=1 ./scripts/test settings");
+    }
+}
+
+fn row(name: &str, arg: &clap::Arg) -> String {
+    let visible = |value: &str| !value.is_empty() && !value.starts_with("changethis");
+    let defaults = arg.get_default_values().iter().map(|value| value.to_str().unwrap());
+    let default: String = defaults.filter(|value| visible(value)).map(|value| format!("`{value}`")).collect();
+    let meaning = arg.get_help().unwrap().to_string().replace('|', "\\|");
+    format!("| `{name}` | {default} | {}. |\n", meaning.trim_end_matches('.'))
 }
 
 #[tokio::test]

@@ -95,7 +95,7 @@ async fn sigterm_gives_the_rest_back() {
     for signals in [1, 2] {
         let id = app.example(3_600, &user).await;
         let grace = if signals == 1 { "0" } else { "3600" };
-        let mut worker = Running::start(app.worker(&["--shutdown-grace", grace]).await);
+        let mut worker = Running::start(app.worker(&["--shutdown-grace-seconds", grace]).await);
         eventually("it runs", || async { (app.state(&id, &user).await == "started").then_some(()) }).await;
         worker.signal("TERM");
         if signals == 2 {

@@ -109,11 +109,10 @@ async fn handing_over_at_once_sends_each_letter_once() {
     for email in &emails {
         register(&app, email).await;
     }
-    let twin = TestApp::on(app.database.clone(), &[&format!("--queue-prefix={}", app.prefix)]).await;
-    let handed = join_all(
-        (0..3).flat_map(|_| [&app, &twin]).map(|app| jobs::hand_over(&app.app, &RequestContext::default())),
-    )
-    .await;
+    let twin = TestApp::on(app.database.clone(), &[&format!("--redis-key-prefix={}", app.prefix)]).await;
+    let context = RequestContext::default();
+    let apps = (0..3).flat_map(|_| [&app, &twin]);
+    let handed = join_all(apps.map(|app| jobs::hand_over(&app.app, &context))).await;
     let handed: usize = handed.into_iter().map(Result::unwrap).sum();
     assert_eq!((handed, waiting(&app).await.len()), (5, 0));
     assert_eq!(recipients(&app).await, emails);
@@ -135,7 +134,8 @@ async fn a_letter_that_was_handed_over_but_not_removed_is_sent_once() {
 #[tokio::test]
 async fn a_database_made_anew_is_no_reason_to_hold_its_letters_back() {
     let (first, second) = (TestApp::start().await, TestApp::start().await);
-    let first = TestApp::on(first.database.clone(), &[&format!("--queue-prefix={}", second.prefix)]).await;
+    let first =
+        TestApp::on(first.database.clone(), &[&format!("--redis-key-prefix={}", second.prefix)]).await;
     register(&first, "ada@example.com").await;
     register(&second, "bob@example.com").await;
     assert_eq!(column(&first.database, "SELECT id FROM outbox").await, ["1"]);

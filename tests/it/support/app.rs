@@ -115,7 +115,7 @@ impl TestApp {
             format!("--secret-key={SECRET}"),
             format!("--two-factor-key={}", SECRET.replace('a', "z")),
             format!("--mail-dir={}", mail_dir.display()),
-            format!("--queue-prefix={prefix}"),
+            format!("--redis-key-prefix={prefix}"),
         ];
         let given = |name: &str| flags.iter().any(|flag| flag.starts_with(name));
         if !given("--database-url") {

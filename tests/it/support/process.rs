@@ -34,7 +34,7 @@ pub async fn production(args: &[&str], database: &TestDatabase, prefix: &str) ->
     command
         .env("DATABASE_URL", &database.url)
         .env("REDIS_URL", servers().await.redis_url())
-        .env("QUEUE_PREFIX", prefix)
+        .env("REDIS_KEY_PREFIX", prefix)
         .env("SECRET_KEY", SECRET)
         .env("FIRST_SUPERUSER_PASSWORD", "a password of ours")
         .env("BCRYPT_COST", "4")
