@@ -1,6 +1,6 @@
 //! The one error type of the application, and how a constraint violation becomes one of its variants.
 //!
-//! What a client sees of each variant (status, code, wording) is decided in `api/problem.rs`.
+//! `api/problem/` decides which status and code a client sees for each variant.
 
 use std::error::Error as StdError;
 
@@ -49,8 +49,6 @@ pub enum Error {
     Conflict(&'static str),
     #[error("Request body is larger than {limit} bytes")]
     TooLarge { limit: usize },
-    #[error("The request body did not arrive in time")]
-    SlowBody,
     #[error("{0}")]
     Malformed(String),
     /// Every field that is wrong, not only the first.

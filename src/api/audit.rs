@@ -2,10 +2,14 @@ use chrono::{DateTime, Utc};
 use poem_openapi::{Object, OpenApi, param::Query, payload::Json, types::Example};
 use serde_json::{Value, json};
 
-use super::{extract::Admin, problem::InRequest, tag::Tag};
+use super::{
+    extract::Admin,
+    problem::{InRequest, Result},
+    tag::Tag,
+};
 use crate::{
     app::App,
-    error::{Error, Result},
+    error::Error,
     models::audit::{AuditEntry, AuditFilter},
 };
 

@@ -11,13 +11,13 @@ use serde_json::{Value, json};
 
 use super::{
     extract::{Body, CurrentUser, SignedIn},
-    problem::InRequest,
+    problem::{InRequest, Result},
     tag::Tag,
 };
 use crate::{
     app::App,
     context::RequestContext,
-    error::{Error, Result},
+    error::Error,
     jobs::{ExampleTask, ProcessData, SendEmail},
     models::session::Identity,
     queue::{Cancel, Job, JobStatus, State},
@@ -142,7 +142,7 @@ pub(super) async fn find(app: &App, id: &str) -> Result<JobStatus> {
         true => app.queue.status(id).await?,
         false => None,
     };
-    known.ok_or(Error::NotFound("Job"))
+    Ok(known.ok_or(Error::NotFound("Job"))?)
 }
 
 /// Cancels a job, and says what came of it.
@@ -150,8 +150,8 @@ pub(super) async fn cancel(app: &App, id: String) -> Result<Json<Canceled>> {
     let (message, status) = match app.queue.cancel(&id).await? {
         Cancel::Canceled => ("Job canceled", StateOut::Canceled),
         Cancel::Requested => ("The job was asked to stop", StateOut::Started),
-        Cancel::Ended => return Err(Error::Conflict("Job has already ended")),
-        Cancel::Unknown => return Err(Error::NotFound("Job")),
+        Cancel::Ended => return Err(Error::Conflict("Job has already ended").into()),
+        Cancel::Unknown => return Err(Error::NotFound("Job").into()),
     };
     Ok(Json(Canceled { message: message.into(), job_id: id, status }))
 }
@@ -173,7 +173,7 @@ impl Jobs {
         let job = find(&self.0, id).await?;
         match is_admin(&self.0, who) || job.owner == Some(who.user.id) {
             true => Ok(job),
-            false => Err(Error::NotFound("Job")),
+            false => Err(Error::NotFound("Job").into()),
         }
     }
 }
@@ -224,7 +224,8 @@ impl Jobs {
         let own = to == user.email && user.email_verified_at.is_some();
         let permitted = is_admin(&self.0, &caller.identity) || own;
         if self.0.mailer.is_real() && !permitted {
-            return Err(if to == user.email { Error::EmailNotVerified } else { Error::Forbidden });
+            let error = if to == user.email { Error::EmailNotVerified } else { Error::Forbidden };
+            return Err(error.into());
         }
         let job = SendEmail { to, subject: subject.0, body: body.0, permitted };
         self.enqueue(&caller.context, &job, "Email job enqueued", None).await

@@ -18,6 +18,7 @@ mod respond;
 mod server;
 mod tag;
 mod users;
+mod validation;
 
 pub use paths::PREFIX;
 pub use server::{Limits, serve};

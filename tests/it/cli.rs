@@ -155,7 +155,6 @@ async fn doctor_finds_what_is_wrong() {
         "ok    database",
         "ok    migrations",
         "ok    clock",
-        "ok    cache",
         "ok    redis",
         "ok    disk",
         "warn  mail",

@@ -12,11 +12,11 @@ use crate::{
     api::{
         extract::Admin,
         jobs::{Canceled, StateOut, cancel, find},
-        problem::InRequest,
+        problem::{InRequest, Result},
         tag::Tag,
     },
     app::App,
-    error::{Error, Result},
+    error::Error,
     queue::{JobStatus, State},
 };
 
@@ -229,7 +229,7 @@ impl Jobs {
     ) -> Result<Json<Requeued>> {
         find(&self.0, &id.0).await?;
         if !self.0.queue.requeue(&id.0).await? {
-            return Err(Error::Conflict("Only failed jobs can be requeued"));
+            return Err(Error::Conflict("Only failed jobs can be requeued").into());
         }
         Ok(Json(Requeued { job_id: id.0, status: StateOut::Queued }))
     }

@@ -11,11 +11,11 @@ use super::queue_name::check_queue;
 use crate::{
     api::{
         extract::{Admin, Body},
-        problem::InRequest,
+        problem::{InRequest, Result},
         tag::Tag,
     },
     app::App,
-    error::{Error, Result},
+    error::Error,
     queue::{QueueInfo, Rate, State, Totals},
 };
 
@@ -203,7 +203,7 @@ impl Queues {
     /// The queue, where it was ever used.
     async fn known(&self, name: &str) -> Result<QueueInfo> {
         check_queue("name", name).in_path()?;
-        self.0.queue.queue(name).await?.ok_or(Error::NotFound("Queue"))
+        Ok(self.0.queue.queue(name).await?.ok_or(Error::NotFound("Queue"))?)
     }
 }
 

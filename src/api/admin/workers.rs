@@ -2,9 +2,8 @@ use chrono::{DateTime, Utc};
 use poem_openapi::{Object, OpenApi, payload::Json, types::Example};
 
 use crate::{
-    api::{extract::Admin, tag::Tag},
+    api::{extract::Admin, problem::Result, tag::Tag},
     app::App,
-    error::Result,
     queue::WorkerInfo,
 };
 

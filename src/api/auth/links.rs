@@ -3,13 +3,12 @@ use poem_openapi::{Object, OpenApi};
 use crate::{
     api::{
         extract::{Body, Email, NewPassword},
-        problem::InRequest,
+        problem::{InRequest, Result},
         respond::{Accepted, NoContent},
         tag::Tag,
     },
     app::App,
     context::RequestContext,
-    error::Result,
     services::recovery,
 };
 

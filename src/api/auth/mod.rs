@@ -8,7 +8,7 @@ use poem_openapi::{ApiResponse, Enum, Object, OpenApi, param::Query, payload::Js
 use super::{
     cookies,
     extract::{Body, CurrentUser, Email, Form, LogoutSession, NewPassword},
-    problem::InRequest,
+    problem::{InRequest, Result},
     respond::NoContent,
     tag::Tag,
     users::UserOut,
@@ -16,7 +16,7 @@ use super::{
 use crate::{
     app::App,
     context::RequestContext,
-    error::{Error, Result},
+    error::Error,
     services::{
         self,
         login::{Challenge, Login},
@@ -288,7 +288,7 @@ impl Auth {
         {
             // It was quicker elsewhere.
             Ok(()) | Err(Error::NotFound(_)) => {}
-            Err(other) => return Err(other),
+            Err(other) => return Err(other.into()),
         }
         cookies::clear(request, jar)?;
         Ok(NoContent)

@@ -16,8 +16,13 @@ use poem_openapi::{
 };
 use serde_json::Value;
 
-use super::schema::Checker;
-use crate::error::{Error, FieldError, Loc, Result};
+use crate::{
+    api::{
+        problem::{ApiError, Result},
+        validation::Checker,
+    },
+    error::{Error, FieldError, Loc},
+};
 
 /// The longest body that is read, in bytes.
 const MAX_BODY: usize = 1024 * 1024;
@@ -48,12 +53,12 @@ impl<T: ParseFromJSON + Any> ParsePayload for Body<T> {
     const IS_REQUIRED: bool = true;
 
     async fn from_request(request: &Request, body: &mut RequestBody) -> PoemResult<Self> {
-        let bytes = read(request, body).await?;
+        let bytes = read(request, body, BODY_TIMEOUT).await?;
         if bytes.is_empty() {
             return Err(missing_body().into());
         }
         let value: Value = serde_json::from_slice(&bytes)
-            .map_err(|error| Error::Malformed(format!("The body is not valid JSON: {error}")))?;
+            .map_err(|error| ApiError::MalformedBody(format!("The body is not valid JSON: {error}")))?;
         Ok(Self(parse(value, false)?))
     }
 }
@@ -80,7 +85,7 @@ impl<T: ParseFromJSON + Any> ParsePayload for Form<T> {
     const IS_REQUIRED: bool = true;
 
     async fn from_request(request: &Request, body: &mut RequestBody) -> PoemResult<Self> {
-        let bytes = read(request, body).await?;
+        let bytes = read(request, body, BODY_TIMEOUT).await?;
         let fields =
             form_urlencoded::parse(&bytes).map(|(name, value)| (name.into_owned(), value.into())).collect();
         Ok(Self(parse(Value::Object(fields), true)?))
@@ -89,20 +94,16 @@ impl<T: ParseFromJSON + Any> ParsePayload for Form<T> {
 
 impl_apirequest_for_payload!(Form<T>, T: ParseFromJSON + Any);
 
-async fn read(request: &Request, body: &mut RequestBody) -> Result<Vec<u8>> {
-    read_within(BODY_TIMEOUT, request, body).await
-}
-
-async fn read_within(limit: Duration, request: &Request, body: &mut RequestBody) -> Result<Vec<u8>> {
+async fn read(request: &Request, body: &mut RequestBody, timeout: Duration) -> Result<Vec<u8>> {
     let announced = request.headers().get(header::CONTENT_LENGTH).and_then(length);
     if announced.is_some_and(|length| length > MAX_BODY) {
-        return Err(Error::TooLarge { limit: MAX_BODY });
+        return Err(ApiError::BodyTooLarge { limit: MAX_BODY });
     }
     let body = body.take().map_err(Error::internal)?;
-    let bytes = tokio::time::timeout(limit, body.into_bytes_limit(MAX_BODY));
-    let bytes = bytes.await.map_err(|_| Error::SlowBody)?.map_err(|error| match error {
-        poem::error::ReadBodyError::PayloadTooLarge => Error::TooLarge { limit: MAX_BODY },
-        other => Error::Malformed(format!("The body could not be read: {other}")),
+    let bytes = tokio::time::timeout(timeout, body.into_bytes_limit(MAX_BODY));
+    let bytes = bytes.await.map_err(|_| ApiError::BodyTimeout)?.map_err(|error| match error {
+        poem::error::ReadBodyError::PayloadTooLarge => ApiError::BodyTooLarge { limit: MAX_BODY },
+        other => ApiError::MalformedBody(format!("The body could not be read: {other}")),
     })?;
     Ok(bytes.into())
 }
@@ -111,21 +112,21 @@ fn length(value: &HeaderValue) -> Option<usize> {
     value.to_str().ok()?.parse().ok()
 }
 
-fn missing_body() -> Error {
+fn missing_body() -> ApiError {
     let loc = vec![Loc::Key("body".into())];
-    Error::Invalid(vec![FieldError { loc, msg: "Field required".into(), kind: "missing" }])
+    ApiError::InvalidFields(vec![FieldError { loc, msg: "Field required".into(), kind: "missing" }])
 }
 
 fn parse<T: ParseFromJSON + Any>(value: Value, lenient: bool) -> Result<T> {
     let mut checker = Checker::new(registry_of::<T>(), "body", lenient);
     checker.check(&T::schema_ref(), &value);
     if !checker.errors.is_empty() {
-        return Err(Error::Invalid(checker.errors));
+        return Err(ApiError::InvalidFields(checker.errors));
     }
     // What the walk does not know of, the type itself still checks.
     T::parse_from_json(Some(value)).map_err(|error| {
         let loc = vec![Loc::Key("body".into())];
-        Error::Invalid(vec![FieldError { loc, msg: error.into_message(), kind: "value_error" }])
+        ApiError::InvalidFields(vec![FieldError { loc, msg: error.into_message(), kind: "value_error" }])
     })
 }
 
@@ -157,7 +158,9 @@ mod tests {
         let nothing = stream::pending::<std::io::Result<Vec<u8>>>();
         let request = Request::builder().body(poem::Body::from_bytes_stream(nothing));
         let (request, mut body) = request.split();
-        let read = read_within(Duration::from_millis(50), &request, &mut body).await;
-        assert!(matches!(read, Err(Error::SlowBody)));
+        assert!(matches!(
+            read(&request, &mut body, Duration::from_millis(50)).await,
+            Err(ApiError::BodyTimeout)
+        ));
     }
 }

@@ -1,12 +1,10 @@
 //! What handlers take as arguments.
 
 mod body;
-mod schema;
 mod text;
 mod user;
 
 pub use body::{Body, Form};
-pub(super) use schema::check_params;
 pub use text::{Email, NewPassword};
 pub(in crate::api) use user::Actor;
 pub use user::{Admin, CurrentUser, LogoutSession, SignedIn};

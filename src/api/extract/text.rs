@@ -9,8 +9,9 @@ use poem_openapi::{
 use serde_json::Value;
 
 use crate::{
+    api::validation::check_format,
     security::MAX_PASSWORD_BYTES,
-    services::users::{MAX_EMAIL_CHARS, MIN_PASSWORD_CHARS, check_email, check_password},
+    services::users::{MAX_EMAIL_CHARS, MIN_PASSWORD_CHARS},
 };
 
 /// An email address as it was typed.
@@ -18,15 +19,6 @@ pub struct Email(pub String);
 
 /// A password to be set. Not `Debug`, so that it cannot slip into a log.
 pub struct NewPassword(pub String);
-
-/// What is wrong with a text of a schema's `format`.
-pub(super) fn check_format(format: &str, text: &str) -> Result<(), &'static str> {
-    match format {
-        "email" => check_email(text),
-        "password" => check_password(text),
-        _ => Ok(()),
-    }
-}
 
 macro_rules! text_type {
     ($name:ident, $format:literal, $min:expr, $max:expr, $example:literal) => {

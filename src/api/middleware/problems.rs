@@ -3,7 +3,7 @@ use std::sync::Arc;
 use poem::{Endpoint, PathPattern, Request, Response, Result};
 
 use crate::{
-    api::problem::{FailedRequest, RouteCatalog},
+    api::problem::{FailedRequest, RouteCatalog, render},
     context::RequestContext,
 };
 
@@ -25,7 +25,8 @@ impl<E: Endpoint<Output = Response>> Endpoint for Problems<E> {
             Err(error) => error,
         };
         let pattern = error.data::<PathPattern>().cloned();
-        let mut response = self.catalog.render(error, &FailedRequest { id: &id, method: &method, uri: &uri });
+        let request = FailedRequest { id: &id, method: &method, uri: &uri };
+        let mut response = render(&error, &request, &self.catalog);
         if let Some(pattern) = pattern {
             response.set_data(pattern);
         }

@@ -1,4 +1,5 @@
-use crate::error::{Error, Loc, Result};
+use super::error::{ApiError, Result};
+use crate::error::{Error, Loc};
 
 /// Completes the location of an invalid field with the part of the request that it came in.
 pub(in crate::api) trait InRequest<T> {
@@ -21,9 +22,12 @@ impl<T, E: Into<Error>> InRequest<T> for Result<T, E> {
     }
 }
 
-fn within(part: &str, mut error: Error) -> Error {
-    if let Error::Invalid(fields) = &mut error {
-        fields.iter_mut().for_each(|field| field.loc.insert(0, Loc::Key(part.into())));
+fn within(part: &str, error: Error) -> ApiError {
+    match error {
+        Error::Invalid(mut fields) => {
+            fields.iter_mut().for_each(|field| field.loc.insert(0, Loc::Key(part.into())));
+            ApiError::InvalidFields(fields)
+        }
+        other => ApiError::Domain(other),
     }
-    error
 }

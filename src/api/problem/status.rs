@@ -1,60 +1,79 @@
-//! The status and the machine word of each error.
+//! The status and the machine-readable code of each error.
 
 use poem::{error::ResponseError, http::StatusCode};
 
+use super::error::ApiError;
 use crate::error::Error;
 
-impl Error {
+impl ApiError {
     pub(super) fn code(&self) -> &'static str {
         match self {
-            Self::NotFound(_) => "not_found",
-            Self::EmailTaken => "email_taken",
-            Self::BadCredentials => "bad_credentials",
-            Self::NotAuthenticated => "not_authenticated",
-            Self::InvalidToken => "invalid_token",
-            Self::Inactive => "inactive_user",
-            Self::EmailNotVerified => "email_not_verified",
-            Self::WrongPassword => "wrong_password",
-            Self::InvalidCode => "invalid_code",
-            Self::InvalidLink => "invalid_link",
-            Self::TwoFactorRequired => "two_factor_required",
-            Self::LastAdmin => "last_admin",
-            Self::CrossSite => "cross_site",
-            Self::TooManyAttempts { .. } => "too_many_attempts",
-            Self::Forbidden => "forbidden",
-            Self::Conflict(_) => "conflict",
-            Self::TooLarge { .. } => "too_large",
-            Self::SlowBody => "request_timeout",
-            Self::Malformed(_) => "malformed",
-            Self::Invalid(_) => "validation_error",
-            Self::Unavailable { .. } => "unavailable",
-            Self::Internal(_) => "internal_error",
+            Self::Domain(error) => domain_code(error),
+            Self::InvalidFields(_) => "validation_error",
+            Self::BodyTooLarge { .. } => "too_large",
+            Self::BodyTimeout => "request_timeout",
+            Self::MalformedBody(_) => "malformed",
         }
     }
 }
 
-impl ResponseError for Error {
+impl ResponseError for ApiError {
     fn status(&self) -> StatusCode {
         match self {
-            Self::NotFound(_) => StatusCode::NOT_FOUND,
-            Self::EmailTaken
-            | Self::Malformed(_)
-            | Self::WrongPassword
-            | Self::InvalidCode
-            | Self::InvalidLink => StatusCode::BAD_REQUEST,
-            Self::BadCredentials | Self::NotAuthenticated | Self::InvalidToken => StatusCode::UNAUTHORIZED,
-            Self::Inactive
-            | Self::Forbidden
-            | Self::EmailNotVerified
-            | Self::TwoFactorRequired
-            | Self::CrossSite => StatusCode::FORBIDDEN,
-            Self::Conflict(_) | Self::LastAdmin => StatusCode::CONFLICT,
-            Self::TooManyAttempts { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::SlowBody => StatusCode::REQUEST_TIMEOUT,
-            Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Domain(error) => domain_status(error),
+            Self::InvalidFields(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::MalformedBody(_) => StatusCode::BAD_REQUEST,
         }
+    }
+}
+
+fn domain_code(error: &Error) -> &'static str {
+    match error {
+        Error::NotFound(_) => "not_found",
+        Error::EmailTaken => "email_taken",
+        Error::BadCredentials => "bad_credentials",
+        Error::NotAuthenticated => "not_authenticated",
+        Error::InvalidToken => "invalid_token",
+        Error::Inactive => "inactive_user",
+        Error::EmailNotVerified => "email_not_verified",
+        Error::WrongPassword => "wrong_password",
+        Error::InvalidCode => "invalid_code",
+        Error::InvalidLink => "invalid_link",
+        Error::TwoFactorRequired => "two_factor_required",
+        Error::LastAdmin => "last_admin",
+        Error::CrossSite => "cross_site",
+        Error::TooManyAttempts { .. } => "too_many_attempts",
+        Error::Forbidden => "forbidden",
+        Error::Conflict(_) => "conflict",
+        Error::TooLarge { .. } => "too_large",
+        Error::Malformed(_) => "malformed",
+        Error::Invalid(_) => "validation_error",
+        Error::Unavailable { .. } => "unavailable",
+        Error::Internal(_) => "internal_error",
+    }
+}
+
+fn domain_status(error: &Error) -> StatusCode {
+    match error {
+        Error::NotFound(_) => StatusCode::NOT_FOUND,
+        Error::EmailTaken
+        | Error::Malformed(_)
+        | Error::WrongPassword
+        | Error::InvalidCode
+        | Error::InvalidLink => StatusCode::BAD_REQUEST,
+        Error::BadCredentials | Error::NotAuthenticated | Error::InvalidToken => StatusCode::UNAUTHORIZED,
+        Error::Inactive
+        | Error::Forbidden
+        | Error::EmailNotVerified
+        | Error::TwoFactorRequired
+        | Error::CrossSite => StatusCode::FORBIDDEN,
+        Error::Conflict(_) | Error::LastAdmin => StatusCode::CONFLICT,
+        Error::TooManyAttempts { .. } => StatusCode::TOO_MANY_REQUESTS,
+        Error::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+        Error::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
+        Error::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+        Error::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }

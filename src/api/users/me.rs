@@ -13,12 +13,12 @@ use crate::{
     api::{
         cookies,
         extract::{Body, CurrentUser, Email, NewPassword, SignedIn},
-        problem::InRequest,
+        problem::{InRequest, Result},
         respond::NoContent,
         tag::Tag,
     },
     app::App,
-    error::{Error, Result},
+    error::Error,
     models::session::Session,
     services::{members, profile, sessions},
 };

@@ -9,12 +9,12 @@ use super::user::{RoleOut, UserOut};
 use crate::{
     api::{
         extract::{Admin, Body, Email},
-        problem::InRequest,
+        problem::{InRequest, Result},
         respond::NoContent,
         tag::Tag,
     },
     app::App,
-    error::{Error, Result},
+    error::Error,
     models::user_list::{Listing, Sort},
     services::members,
 };

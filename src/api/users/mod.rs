@@ -7,8 +7,8 @@ pub(super) use user::UserOut;
 
 use poem_openapi::{Object, OpenApi, payload::Json, types::Example};
 
-use super::{extract::Admin, tag::Tag};
-use crate::{app::App, error::Result};
+use super::{extract::Admin, problem::Result, tag::Tag};
+use crate::app::App;
 
 pub(super) struct Users;
 

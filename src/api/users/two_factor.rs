@@ -3,11 +3,11 @@ use poem_openapi::{Object, OpenApi, payload::Json, types::Example};
 use crate::{
     api::{
         extract::{Body, CurrentUser, SignedIn},
+        problem::Result,
         respond::NoContent,
         tag::Tag,
     },
     app::App,
-    error::Result,
     services::{login::confirm_password, two_factor},
 };
 

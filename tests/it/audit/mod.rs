@@ -164,10 +164,10 @@ async fn the_table_takes_entries_and_keeps_them_as_they_are() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
     let before = column(&app.database, "SELECT a::text FROM audit_log a ORDER BY id").await;
-    assert!(before.len() >= 4, "{before:?}");
+    assert!(before.len() >= 2, "{before:?}");
     for sql in [
         "UPDATE audit_log SET actor_id = 0",
-        "UPDATE audit_log SET after = NULL WHERE action = 'user.registered'",
+        "UPDATE audit_log SET after = NULL WHERE action = 'session.opened'",
         "DELETE FROM audit_log",
         "DELETE FROM audit_log WHERE created_at < now()",
         "TRUNCATE audit_log",

@@ -4,8 +4,10 @@
 use poem_openapi::registry::{MetaOperationParam, MetaParamIn, MetaSchema, MetaSchemaRef, Registry};
 use serde_json::Value;
 
-use super::text::check_format;
-use crate::error::{FieldError, Loc};
+use crate::{
+    error::{FieldError, Loc},
+    services::users::{check_email, check_password},
+};
 
 /// Walks one value; the faults gather in `errors`.
 pub(super) struct Checker<'a> {
@@ -168,7 +170,7 @@ impl<'a> Checker<'a> {
 }
 
 /// Every fault in the query and path parameters of an operation. `path` and `query` are as they were sent.
-pub(in crate::api) fn check_params(
+pub(super) fn check_params(
     registry: &Registry,
     params: &[MetaOperationParam],
     query: &[(String, String)],
@@ -208,4 +210,13 @@ fn typed(registry: &Registry, schema: &MetaSchemaRef, text: &str) -> Value {
         _ => None,
     };
     parsed.unwrap_or_else(|| text.into())
+}
+
+/// What is wrong with a text of a schema's `format`.
+pub(super) fn check_format(format: &str, text: &str) -> Result<(), &'static str> {
+    match format {
+        "email" => check_email(text),
+        "password" => check_password(text),
+        _ => Ok(()),
+    }
 }

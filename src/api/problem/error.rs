@@ -1,0 +1,44 @@
+use crate::error::{Error, FieldError, Loc};
+
+/// The result of an operation of the API.
+pub type Result<T, E = ApiError> = std::result::Result<T, E>;
+
+/// Why a request fails: a domain error, or one that exists in HTTP only.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    #[error(transparent)]
+    Domain(Error),
+    /// Every invalid field of the request; the location of each begins with `body`, `query` or `path`.
+    #[error("{}", Error::Invalid(.0.clone()))]
+    InvalidFields(Vec<FieldError>),
+    #[error("Request body is larger than {limit} bytes")]
+    BodyTooLarge { limit: usize },
+    #[error("The request body did not arrive in time")]
+    BodyTimeout,
+    #[error("{0}")]
+    MalformedBody(String),
+}
+
+impl ApiError {
+    /// One invalid field; `root` is `body`, `query` or `path`.
+    pub fn invalid(root: &str, field: &str, msg: impl Into<String>) -> Self {
+        let loc = vec![Loc::Key(root.into()), Loc::Key(field.into())];
+        Self::InvalidFields(vec![FieldError { loc, msg: msg.into(), kind: "value_error" }])
+    }
+}
+
+/// Whatever converts into a domain error converts into an API error too.
+impl<E> From<E> for ApiError
+where
+    Error: From<E>,
+{
+    fn from(error: E) -> Self {
+        Self::Domain(error.into())
+    }
+}
+
+impl From<Error> for poem::Error {
+    fn from(error: Error) -> Self {
+        ApiError::Domain(error).into()
+    }
+}

@@ -1,0 +1,156 @@
+use poem::{
+    IntoResponse, PathPattern, Response,
+    error::{MethodNotAllowedError, NotFoundError, ReadBodyError, ResponseError},
+    http::{HeaderValue, StatusCode, header},
+};
+use poem_openapi::{
+    error::{
+        AuthorizationError, ContentTypeError, ParseParamError, ParsePathError, ParseRequestPayloadError,
+    },
+    types::ToJSON,
+};
+
+use super::{
+    catalog::{DocumentedPath, FailedRequest, RouteCatalog},
+    contract::Problem,
+    error::ApiError,
+};
+use crate::{
+    error::{Error, FieldError, Loc},
+    telemetry::chain,
+};
+
+/// Returns the response to a request that failed.
+pub fn render(error: &poem::Error, request: &FailedRequest<'_>, catalog: &RouteCatalog) -> Response {
+    let pattern = error.data::<PathPattern>();
+    let documented = pattern.and_then(|pattern| catalog.find(&pattern.0));
+    let failure = match error.downcast_ref::<ApiError>() {
+        Some(ours) => Failure::ours(ours, request, documented),
+        None => Failure::framework(error, request, documented, catalog),
+    };
+    failure.into_response(request.id)
+}
+
+/// What a response says about a failure.
+struct Failure {
+    status: StatusCode,
+    code: &'static str,
+    detail: String,
+    fields: Vec<FieldError>,
+    /// A header that this failure adds to the response.
+    header: Option<(header::HeaderName, HeaderValue)>,
+}
+
+impl Failure {
+    fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+        Self { status, code, detail: detail.into(), fields: Vec::new(), header: None }
+    }
+
+    fn invalid(fields: Vec<FieldError>) -> Self {
+        let error = ApiError::InvalidFields(fields.clone());
+        Self { fields, ..Self::new(error.status(), error.code(), error.to_string()) }
+    }
+
+    fn ours(error: &ApiError, request: &FailedRequest<'_>, documented: Option<&DocumentedPath>) -> Self {
+        let detail = match error {
+            ApiError::InvalidFields(fields) => return Self::invalid(fields.clone()),
+            ApiError::Domain(Error::Invalid(fields)) => {
+                let root = |loc: &[Loc]| documented.map_or("body", |path| path.root_of(request.method, loc));
+                return Self::invalid(fields.iter().map(|field| with_root(field.clone(), root)).collect());
+            }
+            // The cause is for the log only.
+            ApiError::Domain(Error::Unavailable { what, .. }) => {
+                format!("{what} is unavailable, try again in a moment")
+            }
+            other => other.to_string(),
+        };
+        log(error);
+        let header = match error {
+            ApiError::Domain(Error::TooManyAttempts { retry_after }) => {
+                Some((header::RETRY_AFTER, HeaderValue::from(*retry_after)))
+            }
+            _ => None,
+        };
+        Self { header, ..Self::new(error.status(), error.code(), detail) }
+    }
+
+    /// A failure that the framework has found.
+    fn framework(
+        error: &poem::Error,
+        request: &FailedRequest<'_>,
+        documented: Option<&DocumentedPath>,
+        catalog: &RouteCatalog,
+    ) -> Self {
+        let status = error.status();
+        if error.is::<ParseParamError>() || error.is::<ParsePathError>() {
+            let fields = documented.map_or_else(Vec::new, |path| catalog.param_errors(path, request));
+            return match fields.is_empty() {
+                true => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "validation_error", error.to_string()),
+                false => Self::invalid(fields),
+            };
+        }
+        if error.is::<AuthorizationError>() {
+            return Self::ours(&Error::NotAuthenticated.into(), request, documented);
+        }
+        if error.is::<MethodNotAllowedError>() {
+            let allow = documented.map_or_else(|| "GET, HEAD".to_owned(), DocumentedPath::allowed);
+            let header = HeaderValue::from_str(&allow).ok().map(|allow| (header::ALLOW, allow));
+            let failure =
+                Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Method Not Allowed");
+            return Self { header, ..failure };
+        }
+        if error.is::<NotFoundError>() {
+            return Self::new(status, "not_found", "Not Found");
+        }
+        if error.is::<ContentTypeError>() {
+            return Self::new(status, "unsupported_media_type", error.to_string());
+        }
+        if error.is::<ParseRequestPayloadError>() || error.is::<ReadBodyError>() {
+            return Self::new(status, "malformed", error.to_string());
+        }
+        if status.is_server_error() {
+            tracing::error!(error = %error, "request failed");
+            return Self::new(status, "internal_error", "Internal Server Error");
+        }
+        Self::new(status, "bad_request", error.to_string())
+    }
+
+    fn into_response(self, request_id: &str) -> Response {
+        let problem =
+            Problem::new(self.status, self.code, self.detail, request_id, self.fields).to_json_string();
+        let mut response = (self.status, problem).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if self.status == StatusCode::UNAUTHORIZED {
+            // RFC 6750 section 3.
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        headers.extend(self.header);
+        response
+    }
+}
+
+/// Adds where in the request a field is, unless its location says so already.
+fn with_root(mut field: FieldError, root: impl Fn(&[Loc]) -> &'static str) -> FieldError {
+    let has_root = match &*field.loc {
+        [Loc::Key(first), _, ..] => ["body", "query", "path"].contains(&first.as_str()),
+        _ => false,
+    };
+    if !has_root {
+        field.loc.insert(0, Loc::Key(root(&field.loc).into()));
+    }
+    field
+}
+
+/// Logs a failure once, here; a mistake of the client is not a failure.
+fn log(error: &ApiError) {
+    match error {
+        ApiError::Domain(Error::Internal(source)) => {
+            tracing::error!(error = chain(&**source), "request failed")
+        }
+        ApiError::Domain(Error::Unavailable { what, source }) => {
+            tracing::warn!(what, error = chain(&**source), "dependency unavailable")
+        }
+        _ => {}
+    }
+}
