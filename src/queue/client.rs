@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use redis::{FromRedisValue, Script, ScriptInvocation, aio::ConnectionLike};
 
-use super::{combine::Combiner, error::Result, script_client::ScriptClient};
+use super::{batcher::Combiner, error::Result, script_client::ScriptClient};
 
 /// The settings of a queue's client.
 #[derive(Debug, Clone)]

@@ -12,61 +12,16 @@ use croner::{
     parser::{CronParser, Seconds, Year},
 };
 use redis::{RedisResult, aio::MultiplexedConnection};
-use serde_json::Value;
 
 use super::{
-    job::{Envelope, Job, JobType},
+    envelope::Envelope,
+    job_type::JobType,
+    schedule::{Missed, Periodic},
     scripts,
 };
 
 /// A slot that is no later than this was not missed.
 const PUNCTUAL_MS: i64 = 60_000;
-
-/// When a task runs by itself, and with what arguments.
-pub struct Schedule<J> {
-    cron: &'static str,
-    zone: &'static str,
-    job: fn() -> J,
-    missed: Missed,
-}
-
-/// What becomes of slots that were over while no worker ran.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Missed {
-    /// They are made up for by one run.
-    RunOnce,
-    /// They are left out.
-    Skip,
-}
-
-impl<J: Job> Schedule<J> {
-    /// Five fields, as in crontab(5): minute, hour, day of the month, month, day of the week; and the name of a
-    /// time zone of the IANA database, like `Europe/Berlin` or `UTC`.
-    pub const fn new(cron: &'static str, zone: &'static str, job: fn() -> J) -> Self {
-        Self { cron, zone, job, missed: Missed::RunOnce }
-    }
-
-    pub const fn missed(self, missed: Missed) -> Self {
-        Self { missed, ..self }
-    }
-
-    pub(super) const fn erased(&self) -> Periodic {
-        Periodic { cron: self.cron, zone: self.zone, missed: self.missed, payload: payload::<J> }
-    }
-}
-
-/// A schedule, the type of its task forgotten.
-#[derive(Clone, Copy)]
-pub(super) struct Periodic {
-    cron: &'static str,
-    zone: &'static str,
-    missed: Missed,
-    payload: fn() -> serde_json::Result<Value>,
-}
-
-fn payload<J: Job>() -> serde_json::Result<Value> {
-    J::SCHEDULE.map_or(Ok(Value::Null), |schedule| serde_json::to_value((schedule.job)()))
-}
 
 /// One schedule of the table, read.
 struct Entry {

@@ -8,17 +8,21 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::{
-    enqueue::readable,
-    job::{Context, Envelope, ErrorRecord, Failure, JobType, Running, Then},
-    lease::{Reason, Stop},
-    status::{Outcome, State},
+    disposition::{Ended, Verdict},
+    envelope::{Envelope, ErrorRecord, record},
+    failure::{Failure, Then},
+    job::Context,
+    job_type::{JobType, Running},
+    limits::{cut, readable},
+    outcome::Outcome,
+    signals::{Reason, Stop},
+    state::State,
 };
 
 /// How long a job that was told to stop may take to heed it before it is dropped.
 const COOPERATION: Duration = Duration::from_secs(1);
 /// A larger result belongs in a table or a file, and its key in the result.
 const MAX_RESULT: usize = 1024 * 1024;
-const MAX_WORDS: usize = 8 * 1024;
 const LONGEST_BACKOFF: Duration = Duration::from_secs(60 * 60);
 /// A task that this build does not know may belong to a newer one that is being rolled out: it is left for that
 /// long to the workers that know it, and looked at again this often.
@@ -40,45 +44,6 @@ pub(super) struct Delivery {
     pub(super) stop: Stop,
 }
 
-/// A delivery that is over, and what is to become of the job.
-pub(super) struct Ended {
-    pub(super) id: Arc<str>,
-    pub(super) token: Arc<str>,
-    pub(super) lease: Arc<str>,
-    pub(super) queue: Arc<str>,
-    pub(super) verdict: Verdict,
-}
-
-pub(super) enum Verdict {
-    Finished {
-        outcome: String,
-        ttl: u64,
-        clear: bool,
-    },
-    Canceled {
-        outcome: String,
-        ttl: u64,
-    },
-    Retry {
-        after: Duration,
-        error: String,
-    },
-    Snooze {
-        after: Duration,
-    },
-    /// Left to others, `most` times.
-    Unknown {
-        after: Duration,
-        most: u64,
-        error: String,
-    },
-    Dead {
-        error: String,
-    },
-    /// Back to the queue as if it had not been fetched; refused by Redis where somebody else has it by now.
-    Release,
-}
-
 /// What an envelope of any version begins with.
 #[derive(serde::Deserialize)]
 struct Head {
@@ -92,13 +57,6 @@ enum Ending {
     Result(Value),
     Reason(String),
     None,
-}
-
-impl Verdict {
-    pub(super) fn dead(message: &str, detail: &str, at: i64) -> Self {
-        let error = ErrorRecord { message: message.into(), detail: Some(detail.into()), at };
-        Self::Dead { error: record(&error) }
-    }
 }
 
 impl Delivery {
@@ -300,16 +258,6 @@ impl Delivery {
 pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied().map(str::to_owned);
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
-}
-
-/// Somebody's words, as far as they are kept.
-pub(super) fn cut(words: &mut String) {
-    words.truncate(words.floor_char_boundary(MAX_WORDS));
-}
-
-fn record(value: &impl serde::Serialize) -> String {
-    // Plain structs of text, numbers and JSON values: there is nothing in them that cannot be written.
-    serde_json::to_string(value).unwrap_or_default()
 }
 
 /// `base` doubled with each failure, and a quarter more or less by chance, so that jobs that failed together do

@@ -8,68 +8,17 @@ use uuid::Uuid;
 
 use super::{
     client::Queue,
+    enqueue_options::{Place, When},
+    envelope::{Envelope, Origin},
     error::{Error, Result},
-    job::{Envelope, Job},
+    job::Job,
+    limits::readable,
     push::{fitting, push},
     queues::Queues,
 };
 
 /// A larger payload belongs in a table or a file, and its key in the job.
 const MAX_ENVELOPE: usize = 1024 * 1024;
-const MAX_NAME: usize = 255;
-const MAX_AFTER: usize = 100;
-
-/// Whose job it is and what asked for it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Origin {
-    /// The user who may see and cancel it; without one only admins may.
-    pub owner: Option<i64>,
-    pub request_id: Option<String>,
-    /// W3C Trace Context.
-    pub traceparent: Option<String>,
-}
-
-/// Where in its queue a job goes, and when.
-#[derive(Debug, Clone, Default)]
-pub struct Place {
-    pub when: When,
-    /// Before the others that wait.
-    pub front: bool,
-    /// Groups take turns: give each tenant its own, and none can starve another.
-    pub group: Option<String>,
-    pub unique: Option<Unique>,
-    /// Ids of jobs that have to end first.
-    pub after: Vec<String>,
-    /// Whether it runs also when one of these fails or is cancelled; else it then fails itself.
-    pub after_failures: bool,
-}
-
-/// When a job may begin. The clock is Redis's.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum When {
-    #[default]
-    Now,
-    In(Duration),
-    At(DateTime<Utc>),
-}
-
-/// Keeps other jobs of the same key out, for as long as the window is, or until the job fails for good or is
-/// cancelled. One that has finished goes on keeping them out.
-#[derive(Debug, Clone)]
-pub struct Unique {
-    pub key: String,
-    /// From when the job is enqueued.
-    pub window: Duration,
-    /// Which of them stays: the first, whose id the others are answered with; or the last, which cancels one that
-    /// still waits.
-    pub keep: Keep,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Keep {
-    First,
-    Last,
-}
 
 impl Queue {
     /// Queues a job and returns its id. Once this has returned, the job is not lost.
@@ -132,29 +81,6 @@ impl Queue {
     }
 }
 
-impl Place {
-    fn check(&self) -> Result<()> {
-        let name =
-            |text: &Option<String>| text.as_ref().is_none_or(|text| (1..=MAX_NAME).contains(&text.len()));
-        let key = self.unique.as_ref().map(|unique| unique.key.clone());
-        let window = self.unique.as_ref().map(|unique| unique.window);
-        let problem = if !name(&self.group) {
-            ("group", format!("must have 1 to {MAX_NAME} bytes"))
-        } else if !name(&key) {
-            ("unique", format!("the key must have 1 to {MAX_NAME} bytes"))
-        } else if window
-            .is_some_and(|window| window.as_millis() == 0 || window > Duration::from_secs(366 * 86_400))
-        {
-            ("unique", "the window must be from a millisecond to a year".into())
-        } else if self.after.len() > MAX_AFTER {
-            ("after", format!("names more than {MAX_AFTER} jobs"))
-        } else {
-            return Ok(());
-        };
-        Err(Error::invalid(problem.0, problem.1))
-    }
-}
-
 fn write<J: Job>(job: &J, origin: &Origin, place: &Place) -> Result<(String, String)> {
     // No worker could be told to take from it.
     Queues::check_name(J::QUEUE).map_err(|words| Error::internal(format!("{:?}: {words}", J::QUEUE)))?;
@@ -169,11 +95,6 @@ fn write<J: Job>(job: &J, origin: &Origin, place: &Place) -> Result<(String, Str
     };
     let text = to_text(&envelope)?;
     Ok((Uuid::now_v7().simple().to_string(), text))
-}
-
-/// Deep JSON is written without a word, and refused when it is read.
-pub(super) fn readable(text: &str) -> serde_json::Result<()> {
-    serde_json::from_str::<serde::de::IgnoredAny>(text).map(drop)
 }
 
 fn to_text(envelope: &impl Serialize) -> Result<String> {

@@ -6,10 +6,11 @@ use serde::Serialize;
 
 use super::{
     client::Queue,
-    control::Rate,
     error::{Error, Result},
+    rate::Rate,
     scripts,
-    status::{JobStatus, State},
+    state::State,
+    status::JobStatus,
 };
 
 /// Jobs looked at by one call, since each may be large.

@@ -1,62 +1,75 @@
-//! The job engine: a state machine in Redis, whose every transition is one atomic script.
+//! The job engine: a state machine in Redis, in which every transition is one atomic script.
 //!
-//! It knows Redis and the [`Job`] trait, and nothing of this application's tasks: a worker is handed a table of
+//! It depends on Redis and the [`Job`] trait and on nothing else of this crate: a worker is given a table of
 //! [`JobType`]s and the state that they run with.
 //!
-//! | file | concern |
+//! | files | concern |
 //! |---|---|
-//! | `client` | the connections of those who enqueue and look |
-//! | `enqueue` | enqueuing, one by one or many at once, now or later |
-//! | `push`, `script_client` | calls of the scripts |
-//! | `combine` | group commit of what is enqueued at the same time |
-//! | `inspect`, `status` | looking at queues and jobs |
-//! | `control` | cancel, requeue, purge, pause, limit |
-//! | `server` | whether a Redis can be trusted with jobs |
-//! | `job` | the trait a task implements, its context and outcomes, the envelope on the wire |
-//! | `cron` | jobs that run by the clock |
-//! | `worker` | the life of a worker: fetch, run, settle, stop |
-//! | `queues` | which queues it takes from, and in what order |
-//! | `exchange` | its round trips to Redis |
-//! | `waker` | how it waits while it is idle |
-//! | `delivery` | one job from fetch to outcome |
-//! | `lease` | which deliveries this process holds, and the thread that renews them |
-//! | `registry` | the workers that live |
-//! | `scheduler` | promotes what is due and takes back what dead workers held |
-//! | `link` | connections that come back |
-//! | `scripts` | the transitions, in Lua |
+//! | `job`, `failure`, `schedule`, `job_type` | what the author of a job works with, and the table of jobs |
+//! | `envelope`, `outcome`, `state`, `limits` | what is stored about a job |
+//! | `client` | the client of the queue, which the following extend |
+//! | `enqueue`, `enqueue_options`, `push`, `batcher` | enqueue jobs, one or many, now or later |
+//! | `inspect`, `status`, `control`, `rate` | inspect and operate queues and jobs |
+//! | `server` | checks whether a Redis server is safe for jobs |
+//! | `worker`, `worker_options`, `shutdown` | the life of a worker: fetch, run, settle, stop |
+//! | `broker_session`, `reconnecting_connection`, `idle_notifier` | a worker's connections to Redis |
+//! | `delivery`, `disposition`, `signals` | one job from fetch to outcome |
+//! | `leases`, `heartbeat`, `worker_record` | the leases of a worker and the threads that renew them |
+//! | `scheduler`, `cron`, `queues` | due and periodic jobs, recovery of lost ones, the order of queues |
+//! | `script_client`, `scripts` | the transitions, in Lua, and how they are called |
 
+mod batcher;
+mod broker_session;
 mod client;
-mod combine;
 mod control;
 mod cron;
 mod delivery;
+mod disposition;
 mod enqueue;
+mod enqueue_options;
+mod envelope;
 mod error;
-mod exchange;
+mod failure;
+mod heartbeat;
+mod idle_notifier;
 mod inspect;
 mod job;
-mod lease;
-mod link;
+mod job_type;
+mod leases;
+mod limits;
+mod outcome;
 mod push;
 mod queues;
-mod registry;
+mod rate;
+mod reconnecting_connection;
+mod schedule;
 mod scheduler;
 mod script_client;
 mod scripts;
 mod server;
+mod shutdown;
+mod signals;
+mod state;
 mod status;
-mod waker;
 mod worker;
+mod worker_options;
+mod worker_record;
 
 pub use client::{Queue, QueueOptions};
-pub use control::{Cancel, Rate};
-pub use cron::{Missed, Schedule};
-pub use enqueue::{Keep, Origin, Place, Unique, When};
+pub use control::Cancel;
+pub use enqueue_options::{Keep, Place, Unique, When};
+pub use envelope::Origin;
 pub use error::Error;
+pub use failure::{Failure, Then};
 pub use inspect::{QueueInfo, Totals};
-pub use job::{Context, Failure, Job, JobType, Then};
+pub use job::{Context, Job};
+pub use job_type::JobType;
 pub use queues::Queues;
-pub use registry::WorkerInfo;
+pub use rate::Rate;
+pub use schedule::{Missed, Schedule};
 pub use server::{Server, passes};
-pub use status::{JobStatus, State};
-pub use worker::{Options, Summary, Worker};
+pub use state::State;
+pub use status::JobStatus;
+pub use worker::Worker;
+pub use worker_options::{Options, Summary};
+pub use worker_record::WorkerInfo;

@@ -1,7 +1,7 @@
 //! Puts written jobs into a queue: the one place that calls the push script.
 
 use super::{
-    enqueue::{Keep, Place, When},
+    enqueue_options::{Keep, Place, When},
     error::Result,
     script_client::ScriptClient,
     scripts,

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{cron::Timetable, link::Link, scripts};
+use super::{cron::Timetable, reconnecting_connection::Link, scripts};
 
 const INTERVAL: Duration = Duration::from_secs(1);
 /// A job that has taken its worker down this often is put with the failed ones.

@@ -2,41 +2,15 @@
 
 use chrono::{DateTime, Utc};
 use redis::FromRedisValue;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::Value;
 
 use super::{
+    envelope::{Envelope, ErrorRecord},
     error::{Error, Result},
-    job::{Envelope, ErrorRecord},
+    outcome::{Ended, Outcome},
+    state::State,
 };
-
-/// RQ's words for the states of a job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum State {
-    Queued,
-    Scheduled,
-    /// It waits for other jobs.
-    Deferred,
-    Started,
-    Finished,
-    Failed,
-    Canceled,
-}
-
-impl State {
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Queued => "queued",
-            Self::Scheduled => "scheduled",
-            Self::Deferred => "deferred",
-            Self::Started => "started",
-            Self::Finished => "finished",
-            Self::Failed => "failed",
-            Self::Canceled => "canceled",
-        }
-    }
-}
 
 #[derive(Debug, Clone, Serialize)]
 pub struct JobStatus {
@@ -66,43 +40,6 @@ pub struct JobStatus {
     pub due_at: Option<DateTime<Utc>>,
     pub started_at: Option<DateTime<Utc>>,
     pub ended_at: Option<DateTime<Utc>>,
-}
-
-/// What is kept of a job that has ended well or was cancelled while it ran. Times are in milliseconds since the
-/// epoch.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Outcome {
-    pub(super) state: State,
-    pub(super) task: String,
-    pub(super) queue: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) owner: Option<i64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) result: Option<Value>,
-    /// Why it was dropped.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) reason: Option<String>,
-    pub(super) attempts: u32,
-    pub(super) enqueued: i64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) started: Option<i64>,
-    pub(super) ended: i64,
-}
-
-/// What is kept of a job that was cancelled while it waited; a script writes it.
-#[derive(Debug, Deserialize)]
-struct Withdrawn {
-    state: State,
-    attempts: u32,
-    ended: i64,
-    envelope: Envelope,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Ended {
-    Withdrawn(Withdrawn),
-    Ran(Outcome),
 }
 
 fn time(ms: i64) -> Option<DateTime<Utc>> {

@@ -7,47 +7,24 @@ use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Durati
 
 use futures_util::FutureExt;
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
+    broker_session::Exchange,
     client::Queue,
     cron::Timetable,
-    delivery::{Delivery, Ended, Verdict, panic_text},
-    exchange::Exchange,
-    job::JobType,
-    lease::{Heartbeat, Leases, Pulse, Reason},
-    queues::Queues,
-    registry::Card,
+    delivery::{Delivery, panic_text},
+    disposition::{Ended, Verdict},
+    heartbeat::{Heartbeat, Pulse},
+    idle_notifier::Waker,
+    job_type::JobType,
+    leases::Leases,
     scheduler::Scheduler,
-    waker::{AbortOnDrop, Waker},
+    shutdown::{LAST_WORDS, Stopping},
+    signals::Reason,
+    worker_options::{Options, Summary},
+    worker_record::Card,
 };
-
-/// What the jobs that were told to stop, and the last flush, may take when the grace is over.
-const LAST_WORDS: Duration = Duration::from_secs(2);
-const LAST_FLUSH: Duration = Duration::from_secs(5);
-
-#[derive(Debug, Clone)]
-pub struct Options {
-    pub queues: Queues,
-    /// Jobs run at once.
-    pub concurrency: usize,
-    pub lease: Duration,
-    /// How long running jobs may go on after `stop`.
-    pub grace: Duration,
-    /// End when the queues are empty.
-    pub burst: bool,
-    pub scheduler: bool,
-}
-
-/// What a worker did in its life.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Summary {
-    pub finished: u64,
-    /// Attempts that failed, those that are tried again included.
-    pub failed: u64,
-    pub canceled: u64,
-    pub released: u64,
-}
 
 pub struct Worker<S: 'static> {
     id: String,
@@ -123,7 +100,7 @@ impl<S: Clone + Send + Sync + 'static> Worker<S> {
         let mut timekeeper = Scheduler::new(&self.client, &self.prefix, *lease, timetable);
         let _ticking = match (scheduler, burst) {
             (false, _) => None,
-            (true, false) => Some(AbortOnDrop::spawn(timekeeper.run())),
+            (true, false) => Some(AbortOnDropHandle::new(tokio::spawn(timekeeper.run()))),
             (true, true) => {
                 tokio::select! {
                     () = timekeeper.catch_up() => {}
@@ -281,33 +258,5 @@ impl Queue {
         };
         let never = CancellationToken::new();
         Ok(Worker::new(self, jobs, state, options)?.run(never.clone(), never).await?)
-    }
-}
-
-/// The stages of stopping.
-struct Stopping {
-    begun: CancellationToken,
-    grace_over: CancellationToken,
-    /// Not even the last flush may go on.
-    over: CancellationToken,
-    _task: AbortOnDrop,
-}
-
-impl Stopping {
-    fn watch(begun: CancellationToken, hurry: CancellationToken, grace: Duration) -> Self {
-        let (grace_over, over) = (CancellationToken::new(), CancellationToken::new());
-        let (stop, end, last) = (begun.clone(), grace_over.clone(), over.clone());
-        let task = AbortOnDrop::spawn(async move {
-            stop.cancelled().await;
-            tracing::info!(grace_s = grace.as_secs(), "worker stopping: running jobs may finish");
-            tokio::select! {
-                () = tokio::time::sleep(grace) => {}
-                () = hurry.cancelled() => {}
-            }
-            end.cancel();
-            tokio::time::sleep(LAST_WORDS + LAST_FLUSH).await;
-            last.cancel();
-        });
-        Self { begun, grace_over, over, _task: task }
     }
 }

@@ -34,6 +34,7 @@ mod dev_mail;
 mod history;
 mod http_limits;
 mod identity;
+mod import_circles;
 mod mail;
 mod openapi;
 mod openapi_access;

@@ -10,7 +10,7 @@ use futures_util::future::join_all;
 use tokio::sync::oneshot;
 
 use super::{
-    enqueue::Place,
+    enqueue_options::Place,
     error::{Error, Result},
     push::{fitting, push},
     script_client::ScriptClient,

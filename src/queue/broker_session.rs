@@ -11,12 +11,14 @@ use redis::{RedisResult, aio::MultiplexedConnection};
 
 use super::{
     client::Queue,
-    delivery::{Delivery, Ended, Verdict},
-    lease::{Leases, Stop},
-    link::Link,
+    delivery::Delivery,
+    disposition::{Ended, Verdict},
+    leases::Leases,
     queues::Queues,
+    reconnecting_connection::Link,
     scripts,
-    worker::Options,
+    signals::Stop,
+    worker_options::Options,
 };
 
 pub(super) struct Exchange {

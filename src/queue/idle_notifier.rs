@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use tokio::{sync::Notify, task::AbortHandle};
+use tokio::sync::Notify;
+use tokio_util::task::AbortOnDropHandle;
 
-use super::link::Link;
+use super::reconnecting_connection::Link;
 
 /// How long it waits before the worker looks by itself, in seconds.
 const TIMEOUT: f64 = 5.0;
@@ -14,7 +15,7 @@ const TIMEOUT: f64 = 5.0;
 pub(super) struct Waker {
     pub(super) arm: Arc<Notify>,
     pub(super) woke: Arc<Notify>,
-    _task: AbortOnDrop,
+    _task: AbortOnDropHandle<()>,
 }
 
 impl Waker {
@@ -23,7 +24,7 @@ impl Waker {
         let keys: Vec<_> = queues.iter().map(|queue| format!("{prefix}:wake:{queue}")).collect();
         let mut link = Link::blocking(client, "waker");
         let (armed, awake) = (arm.clone(), woke.clone());
-        let task = AbortOnDrop::spawn(async move {
+        let task = tokio::spawn(async move {
             loop {
                 armed.notified().await;
                 let Some(mut conn) = link.get().await else {
@@ -40,21 +41,6 @@ impl Waker {
                 awake.notify_one();
             }
         });
-        Self { arm, woke, _task: task }
-    }
-}
-
-/// A task that ends with its owner.
-pub(super) struct AbortOnDrop(AbortHandle);
-
-impl AbortOnDrop {
-    pub(super) fn spawn(future: impl Future<Output = ()> + Send + 'static) -> Self {
-        Self(tokio::spawn(future).abort_handle())
-    }
-}
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
+        Self { arm, woke, _task: AbortOnDropHandle::new(task) }
     }
 }

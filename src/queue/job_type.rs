@@ -1,0 +1,54 @@
+//! The table of tasks that a worker runs from.
+
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, FutureExt};
+use serde_json::Value;
+
+use super::{
+    failure::Failure,
+    job::{Context, Job},
+    schedule::Periodic,
+};
+
+/// One row of the table that a worker runs from: everything about a task, its type forgotten.
+pub struct JobType<S: 'static> {
+    pub name: &'static str,
+    pub queue: &'static str,
+    pub(super) max_attempts: u32,
+    pub(super) backoff: Duration,
+    pub(super) timeout: Duration,
+    pub(super) run: fn(Context<S>, Value) -> Running,
+    pub(super) result_ttl: Duration,
+    pub(super) schedule: Option<Periodic>,
+}
+
+pub(super) type Running = BoxFuture<'static, Result<Value, Failure>>;
+
+impl<S: Clone + Send + Sync + 'static> JobType<S> {
+    pub const fn of<J: Job<State = S>>() -> Self {
+        Self {
+            name: J::NAME,
+            queue: J::QUEUE,
+            max_attempts: J::MAX_ATTEMPTS,
+            backoff: J::BACKOFF,
+            timeout: J::TIMEOUT,
+            result_ttl: J::RESULT_TTL,
+            schedule: match &J::SCHEDULE {
+                Some(schedule) => Some(schedule.erased(payload::<J>)),
+                None => None,
+            },
+            run: |ctx, payload| {
+                async move {
+                    let job: J = serde_json::from_value(payload).map_err(Failure::unreadable)?;
+                    Ok(serde_json::to_value(job.run(ctx).await?)?)
+                }
+                .boxed()
+            },
+        }
+    }
+}
+
+fn payload<J: Job>() -> serde_json::Result<Value> {
+    J::SCHEDULE.map_or(Ok(Value::Null), |schedule| serde_json::to_value(schedule.job()))
+}

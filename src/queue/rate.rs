@@ -1,0 +1,70 @@
+//! How many jobs may begin in a time.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// So many jobs in each period: a bucket of that size that fills once in that time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Rate {
+    pub jobs: u32,
+    #[serde(rename = "per_seconds", serialize_with = "seconds")]
+    pub per: Duration,
+}
+
+fn seconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(duration.as_secs_f64())
+}
+
+impl Rate {
+    /// Reads `jobs/ms`, as Redis keeps it.
+    pub(super) fn read(text: &str) -> Option<Self> {
+        let (jobs, ms) = text.split_once('/')?;
+        Some(Self { jobs: jobs.parse().ok()?, per: Duration::from_millis(ms.parse().ok()?) })
+    }
+}
+
+impl std::fmt::Display for Rate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}s", self.jobs, self.per.as_secs_f64())
+    }
+}
+
+impl std::str::FromStr for Rate {
+    type Err = String;
+
+    /// Reads `100/s`, `30/m`, `1000/h` or `5/10s`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is not a rate: write for example 100/s, 30/m or 5/10s");
+        let (jobs, per) = text.split_once('/').ok_or_else(wrong)?;
+        let digits = per.trim_end_matches(['s', 'm', 'h']);
+        let unit = match &per[digits.len()..] {
+            "s" => 1,
+            "m" => 60,
+            "h" => 3_600,
+            _ => return Err(wrong()),
+        };
+        let n: u64 = if digits.is_empty() { 1 } else { digits.parse().map_err(|_| wrong())? };
+        let (jobs, seconds) = (jobs.trim().parse().map_err(|_| wrong())?, n.saturating_mul(unit));
+        if jobs == 0 || !(1..=86_400).contains(&seconds) {
+            return Err(format!("{text:?}: at least one job, in a second to a day"));
+        }
+        Ok(Self { jobs, per: Duration::from_secs(seconds) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_read_as_people_write_them() {
+        let rate = |text: &str| text.parse::<Rate>().map(|rate| (rate.jobs, rate.per.as_secs()));
+        assert_eq!(rate("100/s"), Ok((100, 1)));
+        assert_eq!(rate("30/m"), Ok((30, 60)));
+        assert_eq!(rate("5/10s"), Ok((5, 10)));
+        for wrong in ["", "100", "0/s", "5/0s", "5/2d", "-1/s", "5/99999999999999999999s", "5/25h"] {
+            assert!(rate(wrong).is_err(), "{wrong}");
+        }
+    }
+}
