@@ -16,9 +16,10 @@ use crate::{
     cache::Cache,
     config::{self, Config, secret},
     db::{Db, RecentReads},
+    error::Error,
     mail::Mailer,
     models::session::Identity,
-    queue::{Queue, QueueOptions},
+    queue::{self, Queue, QueueOptions},
     redis_pool::RedisPool,
     security::{Passwords, Sealer, Tokens},
 };
@@ -97,5 +98,19 @@ impl Deref for App {
     type Target = Inner;
     fn deref(&self) -> &Inner {
         &self.0
+    }
+}
+
+/// The engine knows no domain error, and the domain error no engine.
+impl From<queue::Error> for Error {
+    fn from(error: queue::Error) -> Self {
+        match error {
+            queue::Error::Invalid { field, message } => Self::invalid(field, message),
+            queue::Error::UnknownJob(_) => Self::invalid("after", error.to_string()),
+            queue::Error::TooLarge { limit } => Self::TooLarge { limit },
+            queue::Error::TooDeep => Self::Malformed(error.to_string()),
+            queue::Error::Unavailable(source) => Self::Unavailable { what: "Redis", source },
+            queue::Error::Internal(source) => Self::Internal(source),
+        }
     }
 }

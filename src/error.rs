@@ -4,8 +4,6 @@
 
 use std::error::Error as StdError;
 
-use crate::queue;
-
 pub type BoxError = Box<dyn StdError + Send + Sync>;
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -114,17 +112,19 @@ impl Error {
     }
 }
 
-impl From<queue::Error> for Error {
-    fn from(error: queue::Error) -> Self {
-        match error {
-            queue::Error::Invalid { field, message } => Self::invalid(field, message),
-            queue::Error::UnknownJob(_) => Self::invalid("after", error.to_string()),
-            queue::Error::TooLarge { limit } => Self::TooLarge { limit },
-            queue::Error::TooDeep => Self::Malformed(error.to_string()),
-            queue::Error::Unavailable(source) => Self::Unavailable { what: "Redis", source },
-            queue::Error::Internal(source) => Self::Internal(source),
+/// Returns an error and its causes in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
         }
+        source = cause.source();
     }
+    text
 }
 
 impl From<diesel::result::Error> for Error {

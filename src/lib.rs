@@ -1,20 +1,31 @@
-//! A SaaS backend in one binary.
+//! A SaaS backend in one binary: accounts, an HTTP API, database migrations and background jobs.
 //!
-//! | module | is | may use |
+//! A request takes this way: [`cli::serve`](cli) starts the server; [`api`] parses the request, authenticates it and calls
+//! a service; [`services`] hold the business rules and run the transaction; [`models`] hold the queries; mails and other
+//! work that can wait go to the job engine in [`queue`], which runs the tasks of [`jobs`] in a worker. [`app::App`] is what
+//! they all share: the connections and the settings.
+//!
+//! # Modules, and what each may import
+//!
+//! | module | contains | may import |
 //! |---|---|---|
 //! | [`cli`] | one file per subcommand | everything |
-//! | [`api`] | one file per resource: contract types and operations | services, models, jobs, queue, app, db, security |
-//! | [`services`] | business rules that span queries | models, security, app, cache, db, mail |
-//! | [`jobs`] | the tasks, one file each | services, models, app, mail, queue |
-//! | [`queue`] | the job engine; knows nothing of this product | |
-//! | [`models`] | the tables and their queries; knows nothing of HTTP | schema |
-//! | [`app`] | the composition root | cache, db, queue, mail, security |
-//! | [`cache`] | copies of what was read from the database | db, security |
-//! | [`db`], [`mail`], [`security`] | PostgreSQL, letters and SMTP, passwords and tokens | |
-//! | [`dev`] | the private servers of `saas dev` and the tests | |
-//! | [`config`], [`error`], [`telemetry`], [`pool`], [`redis_pool`] | the ground, which everybody may use | |
+//! | [`api`] | one file per resource: contract types and operations | services, models, jobs, queue, app, db, security, context |
+//! | [`services`] | business rules that span queries, and the transaction | models, queue, security, app, cache, db, mail, context |
+//! | [`jobs`] | the tasks, one file each, and the table of them | services, models, app, mail, queue, context |
+//! | [`queue`] | the job engine: knows Redis and the `Job` trait | |
+//! | [`models`] | the tables and their queries | schema |
+//! | [`app`] | the composition root | cache, db, queue, mail, security, models |
+//! | [`cache`] | typed cache-aside over Redis | |
+//! | [`context`] | the request that a service works for | queue |
+//! | [`db`] | the PostgreSQL pool, transactions, migrations | |
+//! | [`mail`] | messages, their templates, SMTP | |
+//! | [`security`] | passwords, tokens, encryption | |
+//! | [`dev`] | the private servers of `saas dev` and of the tests | |
+//! | [`config`], [`error`], [`logging`], [`pool`], [`redis_pool`] | the ground: every module but `queue` may import it | |
 //!
-//! A test reads the `use crate::` lines and holds this.
+//! The test `tree::modules_import_only_what_the_table_allows` reads this table, and `import_circles` finds files that import
+//! each other.
 
 pub mod api;
 pub mod app;
@@ -26,6 +37,7 @@ pub mod db;
 pub mod dev;
 pub mod error;
 pub mod jobs;
+pub mod logging;
 pub mod mail;
 pub mod models;
 pub mod pool;
@@ -34,4 +46,3 @@ pub mod redis_pool;
 pub mod schema;
 pub mod security;
 pub mod services;
-pub mod telemetry;

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{error::BoxError, telemetry::chain};
+use crate::error::{BoxError, chain};
 
 /// A connection idle for longer is asked whether it still lives before it is handed out.
 pub const TRUST_IDLE: Duration = Duration::from_secs(1);

@@ -108,7 +108,7 @@ fn state(ok: bool) -> String {
 
 /// Logs why a check failed; the answer never says.
 fn ok<T>(what: &str, result: Result<T>) -> Option<T> {
-    result.inspect_err(|error| tracing::warn!(what, error = crate::telemetry::chain(error), "unhealthy")).ok()
+    result.inspect_err(|error| tracing::warn!(what, error = crate::error::chain(error), "unhealthy")).ok()
 }
 
 impl Health {

@@ -21,10 +21,10 @@ use crate::{
     config::{self, Config, Http, Listen, secret},
     db::migrations,
     dev::{self, Purpose, Server},
+    logging,
     queue::{Options, Queues},
     security,
     services::{self, users::Admin},
-    telemetry,
 };
 
 /// Run the whole product in this terminal.
@@ -58,7 +58,7 @@ pub(super) struct Args {
 impl Args {
     pub(super) async fn run(mut self) -> anyhow::Result<ExitCode> {
         self.config.core.debug = true;
-        telemetry::init(&self.config.core)?;
+        logging::init(&self.config.core)?;
         let stop = Stop::on_signals()?;
         check_dev_settings(&self.config, &self.http)?;
         // The port first: it is what most often is in the way, and nothing has been started yet.

@@ -11,7 +11,7 @@ use crate::{
     db::{self, migrations},
     mail::Mailer,
     redis_pool::RedisPool,
-    security, telemetry,
+    security,
 };
 
 /// Check that the product can run here.
@@ -55,7 +55,7 @@ impl Report {
             Ok(Warning(text)) => ("warn", text),
             Err(error) => {
                 self.failures += 1;
-                ("FAIL", telemetry::chain(error.as_ref()))
+                ("FAIL", crate::error::chain(error.as_ref()))
             }
         };
         // If standard output is closed, the exit code still reports the failure.

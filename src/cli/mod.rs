@@ -18,7 +18,7 @@ use std::{ffi::OsStr, io::Write, process::ExitCode};
 
 use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand, error::ContextKind};
 
-use crate::{config::RENAMED_VARIABLES, telemetry};
+use crate::config::RENAMED_VARIABLES;
 
 /// A SaaS backend in one binary: accounts, API, migrations and background jobs.
 ///
@@ -63,7 +63,7 @@ pub fn main() -> ExitCode {
         // The reader of the output has closed the pipe, as in `saas openapi | head`.
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "error: {}", telemetry::chain(error.as_ref()));
+            let _ = writeln!(std::io::stderr(), "error: {}", crate::error::chain(error.as_ref()));
             ExitCode::FAILURE
         }
     }

@@ -14,8 +14,8 @@ use crate::{
     app::App,
     config::{Config, Core, DEFAULT_ADMIN_PASSWORD, Http, Listen},
     db::{self, migrations},
+    logging,
     services::{self, users::Admin},
-    telemetry,
 };
 
 /// Connections that may wait to be taken: a burst of more is made to try again, a second later.
@@ -46,7 +46,7 @@ impl Args {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
         let Self { migrate, listen, http, config } = self;
         check_settings(&config, Some(&http))?;
-        telemetry::init(&config.core)?;
+        logging::init(&config.core)?;
         log_warnings(&config);
         let stop = Stop::on_signals()?;
         let core = config.core.clone();

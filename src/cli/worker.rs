@@ -7,9 +7,8 @@ use super::{
 use crate::{
     app::App,
     config::{self, Config},
-    jobs,
+    jobs, logging,
     queue::{Options, Queues, Worker},
-    telemetry,
 };
 
 /// Run background jobs.
@@ -39,7 +38,7 @@ pub(super) struct Args {
 impl Args {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
         check_settings(&self.config, None)?;
-        telemetry::init(&self.config.core)?;
+        logging::init(&self.config.core)?;
         log_warnings(&self.config);
         let stop = Stop::on_signals()?;
         let options = Options {

@@ -70,7 +70,7 @@ impl Target {
         // All of it: a server that is frozen accepts connections and does not answer.
         let connected = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await;
         let connected = connected.unwrap_or_else(|_| Err("the server does not answer".into()));
-        connected.map_err(|error: BoxError| ConnectionError::BadConnection(crate::telemetry::chain(&*error)))
+        connected.map_err(|error: BoxError| ConnectionError::BadConnection(crate::error::chain(&*error)))
     }
 
     async fn connect_with<T>(

@@ -15,7 +15,6 @@ use crate::{
         user::User,
     },
     services::{members::erase, tx::transaction_for, users::USER_COUNT},
-    telemetry,
 };
 
 /// Rows that one statement removes: few enough not to hold anybody up.
@@ -68,7 +67,7 @@ async fn erase_some(app: &App) -> Result<usize> {
             Ok(done) => erased += usize::from(done),
             // One that cannot be erased must not keep the others.
             Err(error) => {
-                tracing::error!(user_id = id, error = telemetry::chain(&error), "a user cannot be erased");
+                tracing::error!(user_id = id, error = crate::error::chain(&error), "a user cannot be erased");
             }
         }
     }

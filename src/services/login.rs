@@ -155,7 +155,7 @@ async fn rehash(app: &App, user: &User, password: String) {
     };
     match renewed.await {
         Ok(_) => tracing::info!(user_id = user.id, "password hash renewed with the present BCRYPT_COST"),
-        Err(error) => tracing::warn!(error = crate::telemetry::chain(&error), "password hash not renewed"),
+        Err(error) => tracing::warn!(error = crate::error::chain(&error), "password hash not renewed"),
     }
 }
 

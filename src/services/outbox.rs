@@ -138,7 +138,7 @@ pub(super) fn hand_over_soon(app: &App, context: &RequestContext) {
     let (app, context) = (app.clone(), context.clone());
     tokio::spawn(async move {
         if let Err(error) = crate::jobs::hand_over(&app, &context).await {
-            tracing::warn!(error = crate::telemetry::chain(&error), "mails stay in the outbox for now");
+            tracing::warn!(error = crate::error::chain(&error), "mails stay in the outbox for now");
         }
     });
 }

@@ -19,7 +19,7 @@ use crate::{
     context::RequestContext,
     error::{Error, Result},
     models::{one_time_token::Purpose, session::Session},
-    security, telemetry,
+    security,
 };
 
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("throttle.lua")));
@@ -169,8 +169,9 @@ impl<'a> Attempt<'a> {
             call.arg(rule.free).arg(rule.longest).arg(rule.keep);
         }
         let answer = self.app.redis.try_invoke(&call).await;
-        answer
-            .inspect_err(|error| tracing::warn!(error = telemetry::chain(error), "attempts are not counted"))
+        answer.inspect_err(|error| {
+            tracing::warn!(error = crate::error::chain(error), "attempts are not counted")
+        })
     }
 }
 

@@ -244,8 +244,7 @@ async fn smoke_after_the_grace_nothing_is_left_but_the_trail() {
          INSERT INTO recovery_codes (user_id, hash) VALUES ({id}, decode(repeat('00', 32), 'hex'))"
     );
     app.sql(&more).await;
-    let tables =
-        ["users", "sessions", "refresh_tokens", "one_time_tokens", "two_factor", "recovery_codes"];
+    let tables = ["users", "sessions", "refresh_tokens", "one_time_tokens", "two_factor", "recovery_codes"];
     let counts = tables.map(|table| format!("(SELECT count(*) FROM {table})")).join(", ");
     let counts = format!("SELECT concat_ws(' ', {counts})");
     assert_eq!(column(&app.database, &counts).await, ["2 2 2 1 1 1"]);

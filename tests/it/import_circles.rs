@@ -18,18 +18,11 @@ use std::{
 
 type ModulePath = Vec<String>;
 
-/// Files and folders of `src` that may still have circles among them.
-const EXEMPT: &[&str] = &["api/auth/", "api/users/", "cli/serve.rs", "cli/worker.rs", "db/"];
-
 #[test]
 fn no_files_import_each_other() {
     let tree = Tree::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
-    let circles: Vec<_> = tree.circles().into_iter().filter(|circle| !is_exempt(circle)).collect();
+    let circles = tree.circles();
     assert!(circles.is_empty(), "files import each other:\n{}", circles.join("\n"));
-}
-
-fn is_exempt(circle: &str) -> bool {
-    circle.split(" -> ").all(|file| EXEMPT.iter().any(|folder| file.starts_with(folder)))
 }
 
 #[test]

@@ -16,8 +16,8 @@ use super::{
     error::ApiError,
 };
 use crate::{
+    error::chain,
     error::{Error, FieldError, Loc},
-    telemetry::chain,
 };
 
 /// Returns the response to a request that failed.

@@ -164,7 +164,7 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
         tokio::spawn(async move {
             // A client that breaks off or is too slow is no fault of ours.
             if let Err(error) = served.await {
-                tracing::debug!(error = crate::telemetry::chain(&error), "a connection ended");
+                tracing::debug!(error = crate::error::chain(&error), "a connection ended");
             }
             drop(permit);
         });

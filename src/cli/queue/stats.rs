@@ -18,7 +18,6 @@ use crate::{
     cli::stop::Stop,
     config::Redis,
     queue::{Error, Queue, QueueInfo},
-    telemetry,
 };
 
 /// Clears a terminal and goes to its upper left corner.
@@ -86,7 +85,7 @@ impl Args {
                     write!(out, "{clear}")?;
                     out.flush()?;
                     let error = explain(error.into());
-                    writeln!(std::io::stderr(), "error: {}", telemetry::chain(error.as_ref()))?;
+                    writeln!(std::io::stderr(), "error: {}", crate::error::chain(error.as_ref()))?;
                 }
                 Err(error) => return Err(error.into()),
             }
