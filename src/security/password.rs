@@ -58,15 +58,15 @@ impl Passwords {
     }
 
     /// # Errors
-    /// As [`Self::turn`].
+    /// As [`Self::permit`].
     pub async fn hash(&self, password: String) -> Result<String> {
-        self.turn().await?.hash(password).await
+        self.permit().await?.hash(password).await
     }
 
     /// # Errors
-    /// As [`Self::turn`].
+    /// As [`Self::permit`].
     pub async fn verify(&self, password: String, hash: Option<String>) -> Result<bool> {
-        self.turn().await?.verify(password, hash).await
+        self.permit().await?.verify(password, hash).await
     }
 
     /// Whether a hash was made with less work than one made now.
@@ -78,7 +78,7 @@ impl Passwords {
     ///
     /// # Errors
     /// [`Error::Unavailable`] when too many are hashing already.
-    pub async fn turn(&self) -> Result<Turn> {
+    pub async fn permit(&self) -> Result<HashPermit> {
         let place = Waiting::new(&self.waiting)
             .ok_or_else(|| Error::unavailable("Login", "too many wait to have a password hashed"))?;
         let permit = tokio::time::timeout(QUEUE_TIMEOUT, self.cores.clone().acquire_owned())
@@ -86,7 +86,7 @@ impl Passwords {
             .map_err(|_| Error::unavailable("Login", "too many passwords are being hashed"))?
             .map_err(Error::internal)?;
         drop(place);
-        Ok(Turn { cost: self.cost, permit, work: self.work.clone() })
+        Ok(HashPermit { cost: self.cost, permit, work: self.work.clone() })
     }
 }
 
@@ -127,13 +127,13 @@ fn cost_of(hash: &str) -> Option<u32> {
 }
 
 /// A core to hash on.
-pub struct Turn {
+pub struct HashPermit {
     cost: u32,
     permit: OwnedSemaphorePermit,
     work: mpsc::Sender<Work>,
 }
 
-impl Turn {
+impl HashPermit {
     pub async fn hash(self, password: String) -> Result<String> {
         let cost = self.cost;
         self.run(move || bcrypt::hash(password, cost).map_err(Error::internal)).await

@@ -29,30 +29,30 @@ impl Sealer {
         !self.keys.is_empty()
     }
 
-    /// `place` says whose secret it is: it can be read there alone.
+    /// `aad` (additional authenticated data) names the row of the secret; the secret can be opened with the same `aad` only.
     ///
     /// # Errors
     /// When there is no key.
-    pub fn seal(&self, place: &str, secret: &[u8]) -> Result<Vec<u8>> {
+    pub fn seal(&self, aad: &str, secret: &[u8]) -> Result<Vec<u8>> {
         let key = self
             .keys
             .first()
             .ok_or_else(|| Error::internal("there is no key to encrypt with: is TWO_FACTOR_KEY set?"))?;
         let mut text = secret.to_vec();
         let nonce = key
-            .seal_in_place_append_tag(Aad::from(place.as_bytes()), &mut text)
+            .seal_in_place_append_tag(Aad::from(aad.as_bytes()), &mut text)
             .map_err(|_| Error::internal("a secret cannot be encrypted"))?;
         Ok([nonce.as_ref().as_slice(), &text].concat())
     }
 
     /// # Errors
     /// When it was written with another key, or for another place.
-    pub fn open(&self, place: &str, sealed: &[u8]) -> Result<Vec<u8>> {
+    pub fn open(&self, aad: &str, sealed: &[u8]) -> Result<Vec<u8>> {
         let read = |key: &RandomizedNonceKey| {
             let (nonce, text) = sealed.split_at_checked(NONCE_LEN)?;
             let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
             let mut text = text.to_vec();
-            let secret = key.open_in_place(nonce, Aad::from(place.as_bytes()), &mut text).ok()?;
+            let secret = key.open_in_place(nonce, Aad::from(aad.as_bytes()), &mut text).ok()?;
             Some(secret.to_vec())
         };
         self.keys

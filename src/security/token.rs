@@ -1,4 +1,4 @@
-//! Access tokens: JWT (RFC 7519) with HS256 and nothing else. And what refresh tokens follow each other by.
+//! TokenSubject tokens: JWT (RFC 7519) with HS256 and nothing else. And what refresh tokens follow each other by.
 
 use aws_lc_rs::hmac;
 use jsonwebtoken::{
@@ -8,7 +8,7 @@ use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::opaque::{Opaque, successor};
+use super::opaque_token::{OpaqueToken, successor};
 use crate::error::{Error, Result};
 
 const ISSUER: &str = "saas";
@@ -28,7 +28,7 @@ struct Claims {
 
 /// Whom and what an access token stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Access {
+pub struct TokenSubject {
     pub user_id: i64,
     pub session_id: Uuid,
 }
@@ -42,7 +42,7 @@ pub struct Tokens {
     /// Seconds.
     lifetime: u64,
     /// What was found good before, and until when: reading a token costs more than answering most requests.
-    verified: Cache<Box<str>, (Access, u64)>,
+    verified: Cache<Box<str>, (TokenSubject, u64)>,
 }
 
 impl Tokens {
@@ -64,7 +64,7 @@ impl Tokens {
     }
 
     /// A token for the user in a session, and its life in seconds.
-    pub fn issue(&self, access: Access) -> Result<(String, u64)> {
+    pub fn issue(&self, access: TokenSubject) -> Result<(String, u64)> {
         let iat = get_current_timestamp();
         let claims = Claims {
             sub: access.user_id.to_string(),
@@ -82,7 +82,7 @@ impl Tokens {
     ///
     /// # Errors
     /// [`Error::InvalidToken`] for whatever is wrong with it; the caller learns nothing more.
-    pub fn verify(&self, token: &str) -> Result<Access> {
+    pub fn verify(&self, token: &str) -> Result<TokenSubject> {
         if let Some((access, exp)) = self.verified.get(token)
             && exp >= get_current_timestamp()
         {
@@ -91,13 +91,13 @@ impl Tokens {
         let read = |key| decode::<Claims>(token, key, &self.validation).ok();
         let claims = self.verifying.iter().find_map(read).ok_or(Error::InvalidToken)?.claims;
         let user_id = claims.sub.parse().map_err(|_| Error::InvalidToken)?;
-        let access = Access { user_id, session_id: claims.sid };
+        let access = TokenSubject { user_id, session_id: claims.sid };
         self.verified.insert(token.into(), (access, claims.exp));
         Ok(access)
     }
 
     /// The refresh tokens that may follow one: under the current key, then under the one before it.
-    pub fn successors(&self, token: &str) -> impl Iterator<Item = Opaque> {
+    pub fn successors(&self, token: &str) -> impl Iterator<Item = OpaqueToken> {
         self.following.iter().map(move |key| successor(key, token))
     }
 }

@@ -92,7 +92,7 @@ impl Entry {
 
     /// What differs between the two states of a user.
     pub fn changed(self, before: &User, after: &User) -> Self {
-        let (mut old, mut new) = (facts(before), facts(after));
+        let (mut old, mut new) = (audit_fields(before), audit_fields(after));
         old.retain(|name, value| new.get(name) != Some(value));
         new.retain(|name, _| old.contains_key(name));
         Self { before: Some(old.into()), after: Some(new.into()), ..self }
@@ -119,16 +119,16 @@ impl Entry {
 }
 
 /// What of a user is told in the trail; never a secret.
-pub fn facts(user: &User) -> Map<String, Value> {
-    let facts = json!({
+pub fn audit_fields(user: &User) -> Map<String, Value> {
+    let audit_fields = json!({
         "email": user.email,
         "full_name": user.full_name,
         "role": user.role.as_str(),
         "is_active": user.is_active,
         "email_verified": user.email_verified_at.is_some(),
     });
-    match facts {
-        Value::Object(facts) => facts,
+    match audit_fields {
+        Value::Object(audit_fields) => audit_fields,
         _ => Map::new(),
     }
 }

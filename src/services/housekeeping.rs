@@ -14,7 +14,7 @@ use crate::{
         session::{RefreshToken, Session},
         user::User,
     },
-    services::{members::erase, tx::transaction_for, users::USER_COUNT},
+    services::{tx::transaction_for, user_admin::erase, users::USER_COUNT},
 };
 
 /// Rows that one statement removes: few enough not to hold anybody up.

@@ -3,7 +3,7 @@
 use super::{
     audit::{Action, Entry},
     sessions::{self, Grant},
-    throttle::Attempt,
+    throttle::Throttle,
     two_factor,
     tx::{Tx, transaction},
     users::normalize_email,
@@ -17,14 +17,14 @@ use crate::{
         two_factor::TwoFactor,
         user::{User, UserChanges},
     },
-    security::{self, Opaque},
+    security::{self, OpaqueToken},
 };
 
 /// Codes that may be tried with one challenge.
 const TRIES: i32 = 5;
 
 pub enum Login {
-    In(Grant),
+    LoggedIn(Grant),
     /// The password was right, and a code is wanted too.
     Challenge(Challenge),
 }
@@ -55,7 +55,7 @@ pub async fn login(app: &App, context: &RequestContext, email: &str, password: S
         return Err(Error::EmailNotVerified);
     }
     let login = enter(app, context, &user).await?;
-    if matches!(login, Login::In(_)) {
+    if matches!(login, Login::LoggedIn(_)) {
         attempt.succeeded().await;
     }
     rehash(app, &user, password).await;
@@ -70,8 +70,8 @@ async fn try_password<'a>(
     email: &str,
     password: String,
     hash: Option<String>,
-) -> Result<(Attempt<'a>, bool)> {
-    let attempt = Attempt::at_password(app, context, email).await?;
+) -> Result<(Throttle<'a>, bool)> {
+    let attempt = Throttle::password(app, context, email).await?;
     let matches = app.passwords.verify(password, hash).await?;
     attempt.check().await?;
     Ok((attempt, matches))
@@ -79,7 +79,7 @@ async fn try_password<'a>(
 
 /// Opens a session for a user whose password was right, or asks for the second factor.
 async fn enter(app: &App, context: &RequestContext, user: &User) -> Result<Login> {
-    let (token, purpose) = (Opaque::random()?, Purpose::SecondFactor);
+    let (token, purpose) = (OpaqueToken::random()?, Purpose::SecondFactor);
     transaction(app, context, async |tx| {
         if TwoFactor::is_on(tx, user.id).await? {
             User::lock_checked(tx, user).await?.ok_or(Error::BadCredentials)?;
@@ -88,8 +88,8 @@ async fn enter(app: &App, context: &RequestContext, user: &User) -> Result<Login
             tx.keeps_identities();
             return Ok(Login::Challenge(Challenge { token: token.text, expires_in }));
         }
-        let user = admitted(tx, user).await?;
-        Ok(Login::In(sessions::open(app, tx, &user, false).await?))
+        let user = lock_and_reactivate(tx, user).await?;
+        Ok(Login::LoggedIn(sessions::open(app, tx, &user, false).await?))
     })
     .await
 }
@@ -108,7 +108,7 @@ pub async fn second_factor(
     let user =
         app.db.run(async |conn| Ok(OneTimeToken::owner(conn, &hash, Purpose::SecondFactor).await?)).await?;
     let user = user.filter(|user| user.is_active).ok_or(Error::InvalidCode)?;
-    let attempt = Attempt::at_challenge(app, context, &user.email).await?;
+    let attempt = Throttle::challenge(app, context, &user.email).await?;
     // The try counts whatever becomes of it, so it is not part of the transaction below.
     let tried = app
         .db
@@ -118,7 +118,7 @@ pub async fn second_factor(
         return Err(Error::InvalidCode);
     }
     let granted = transaction(app, context, async |tx| {
-        let user = admitted(tx, &user).await?;
+        let user = lock_and_reactivate(tx, &user).await?;
         two_factor::check(app, tx, &user, code).await?;
         // Once it has signed somebody in, it is of no more use.
         OneTimeToken::take(tx, &hash, Purpose::SecondFactor).await?.ok_or(Error::InvalidCode)?;
@@ -126,13 +126,13 @@ pub async fn second_factor(
     })
     .await?;
     attempt.succeeded().await;
-    Attempt::forgive(app, context, &user.email).await;
+    Throttle::reset(app, context, &user.email).await;
     Ok(granted)
 }
 
 /// The user, if they may still sign in with what was checked a moment ago. Signing in keeps an account that was to
 /// be deleted.
-async fn admitted(tx: &Tx<'_>, checked: &User) -> Result<User> {
+async fn lock_and_reactivate(tx: &Tx<'_>, checked: &User) -> Result<User> {
     let user = User::lock_checked(tx, checked).await?.ok_or(Error::BadCredentials)?;
     if user.deletion_due_at.is_none() {
         return Ok(user);

@@ -3,7 +3,6 @@
 pub mod audit;
 pub mod housekeeping;
 pub mod login;
-pub mod members;
 pub mod outbox;
 pub mod profile;
 pub mod recovery;
@@ -11,4 +10,5 @@ pub mod sessions;
 mod throttle;
 pub mod two_factor;
 pub mod tx;
+pub mod user_admin;
 pub mod users;

@@ -17,7 +17,7 @@ use crate::{
         outbox::Outgoing,
         user::User,
     },
-    security::Opaque,
+    security::OpaqueToken,
 };
 
 /// What somebody is to be told.
@@ -75,7 +75,7 @@ impl Message {
         let Some((user, purpose, to)) = app.db.run(async |conn| self.recipient(conn).await).await? else {
             return Ok(None);
         };
-        let token = Opaque::random()?;
+        let token = OpaqueToken::random()?;
         app.db
             .run(async |conn| Ok(OneTimeToken::insert(conn, &token.hash, user.id, purpose, Some(&to)).await?))
             .await?;

@@ -5,10 +5,10 @@ use chrono::{DateTime, Duration, Utc};
 use super::{
     audit::{Action, Entry},
     login::confirm_password,
-    members::keep_an_admin,
     outbox::Message,
-    throttle::Attempt,
+    throttle::Throttle,
     tx::transaction,
+    user_admin::ensure_another_admin,
     users::{check_about, normalize_email},
 };
 use crate::{
@@ -69,7 +69,7 @@ pub async fn change_email(
     }
     // It may be a stranger's, who is not to be flooded.
     let message = Message::ConfirmNewEmail { user_id: user.id, email: email.clone() };
-    match Attempt::at_mailbox(app, context, Purpose::ChangeEmail, &email).await? {
+    match Throttle::mailbox(app, context, Purpose::ChangeEmail, &email).await? {
         0 => {}
         retry_after => return Err(Error::TooManyAttempts { retry_after }),
     }
@@ -101,7 +101,7 @@ pub async fn delete(
     confirm_password(app, context, user, password).await?;
     let due = Utc::now() + Duration::days(app.config.auth.account_deletion_grace_days.into());
     transaction(app, context, async |tx| {
-        keep_an_admin(tx, user.id).await?;
+        ensure_another_admin(tx, user.id).await?;
         User::lock_checked(tx, user).await?.ok_or(Error::WrongPassword)?;
         let changes =
             UserChanges { deletion_due_at: Some(Some(due)), pending_email: Some(None), ..Default::default() };

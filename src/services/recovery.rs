@@ -9,7 +9,7 @@ use diesel_async::AsyncPgConnection;
 use super::{
     audit::{Action, Entry},
     outbox::Message,
-    throttle::Attempt,
+    throttle::Throttle,
     tx::transaction,
     users::{check_about, normalize_email},
 };
@@ -51,7 +51,7 @@ async fn request(
     email: &str,
     message: Message,
 ) -> Result<()> {
-    match Attempt::at_mailbox(app, context, purpose, email).await? {
+    match Throttle::mailbox(app, context, purpose, email).await? {
         0 => {
             transaction(app, context, async |tx| {
                 tx.keeps_identities();
@@ -127,9 +127,9 @@ pub async fn reset_password(
     token: &str,
     password: String,
 ) -> Result<()> {
-    let choice = Choice { token, password, full_name: None, purpose: Purpose::ResetPassword };
-    let user = choose(app, context, choice, Action::PasswordReset).await?;
-    Attempt::forgive(app, context, &user.email).await;
+    let choice = PasswordByLink { token, password, full_name: None, purpose: Purpose::ResetPassword };
+    let user = set_password(app, context, choice, Action::PasswordReset).await?;
+    Throttle::reset(app, context, &user.email).await;
 
     Ok(())
 }
@@ -145,18 +145,23 @@ pub async fn accept_invite(
     password: String,
     full_name: Option<String>,
 ) -> Result<()> {
-    let choice = Choice { token, password, full_name, purpose: Purpose::AcceptInvite };
-    choose(app, context, choice, Action::InviteAccepted).await.map(drop)
+    let choice = PasswordByLink { token, password, full_name, purpose: Purpose::AcceptInvite };
+    set_password(app, context, choice, Action::InviteAccepted).await.map(drop)
 }
 
-struct Choice<'a> {
+struct PasswordByLink<'a> {
     token: &'a str,
     password: String,
     full_name: Option<String>,
     purpose: Purpose,
 }
 
-async fn choose(app: &App, context: &RequestContext, choice: Choice<'_>, action: Action) -> Result<User> {
+async fn set_password(
+    app: &App,
+    context: &RequestContext,
+    choice: PasswordByLink<'_>,
+    action: Action,
+) -> Result<User> {
     // A token that is no good is not worth a hash. It is looked at without being taken: hashing is slow, and no
     // transaction waits for it.
     let hash = security::hash(choice.token);

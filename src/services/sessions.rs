@@ -23,7 +23,7 @@ use crate::{
         session::{IDLE_DAYS, Identity, MAX_DAYS, NewSession, RefreshToken, Session, TokenState},
         user::{Role, User},
     },
-    security::{self, Access, Opaque},
+    security::{self, OpaqueToken, TokenSubject},
 };
 
 /// Characters that are kept of what a client calls itself.
@@ -47,7 +47,7 @@ pub async fn open(app: &App, tx: &Tx<'_>, user: &User, second_factor: bool) -> R
         .user_agent
         .as_ref()
         .map(|text| text.chars().filter(|c| !c.is_control()).take(MAX_USER_AGENT).collect());
-    let (id, token) = (Uuid::new_v4(), Opaque::random()?);
+    let (id, token) = (Uuid::new_v4(), OpaqueToken::random()?);
     let expires_at = Utc::now() + Duration::days(MAX_DAYS);
     let session = NewSession {
         id,
@@ -63,10 +63,10 @@ pub async fn open(app: &App, tx: &Tx<'_>, user: &User, second_factor: bool) -> R
         .after(serde_json::json!({ "session_id": id, "second_factor": second_factor }))
         .write(tx)
         .await?;
-    grant(app, Access { user_id: user.id, session_id: id }, token, expires_at)
+    grant(app, TokenSubject { user_id: user.id, session_id: id }, token, expires_at)
 }
 
-fn grant(app: &App, access: Access, token: Opaque, session_ends: DateTime<Utc>) -> Result<Grant> {
+fn grant(app: &App, access: TokenSubject, token: OpaqueToken, session_ends: DateTime<Utc>) -> Result<Grant> {
     let (access_token, expires_in) = app.tokens.issue(access)?;
     let left = Duration::days(IDLE_DAYS.into()).min(session_ends - Utc::now());
     let refresh_expires_in = left.num_seconds().max(0).unsigned_abs();
@@ -129,7 +129,7 @@ async fn rotate(app: &App, tx: &Tx<'_>, token: &str) -> Result<Refreshed> {
         }
     };
     tx.keeps_identities();
-    let access = Access { user_id: user.id, session_id: session.id };
+    let access = TokenSubject { user_id: user.id, session_id: session.id };
     Ok(Refreshed::Granted(grant(app, access, next, session.expires_at)?))
 }
 
@@ -192,14 +192,14 @@ pub async fn identify(app: &App, token: &str, freshness: Freshness) -> Result<Ar
 ///
 /// # Errors
 /// [`Error::InvalidToken`] for whatever is wrong with it.
-pub async fn of_refresh_token(app: &App, token: &str) -> Result<Access> {
+pub async fn of_refresh_token(app: &App, token: &str) -> Result<TokenSubject> {
     let hash = security::hash(token);
     app.db
         .run(async |conn| {
             let id = RefreshToken::session_of(conn, &hash).await?.ok_or(Error::InvalidToken)?;
             let found = Session::with_user(conn, id).await?.filter(|(session, _)| !session.is_over());
             let (session, user) = found.ok_or(Error::InvalidToken)?;
-            Ok(Access { user_id: user.id, session_id: session.id })
+            Ok(TokenSubject { user_id: user.id, session_id: session.id })
         })
         .await
 }

@@ -48,18 +48,18 @@ const MAILBOX: Rule = Rule { name: "mailbox", free: 3, longest: 900, keep: 86_40
 const MAILER: Rule = Rule { name: "mailer", free: 30, longest: 600, keep: 3_600 };
 
 /// An attempt at something that can be guessed.
-pub struct Attempt<'a> {
+pub struct Throttle<'a> {
     app: &'a App,
     keys: Vec<(&'static Rule, String)>,
 }
 
-impl<'a> Attempt<'a> {
+impl<'a> Throttle<'a> {
     /// A password of the account with that address.
     ///
     /// # Errors
     /// [`Error::TooManyAttempts`] while the last failure is too fresh.
-    pub async fn at_password(app: &'a App, context: &RequestContext, email: &str) -> Result<Self> {
-        let attempt = Self::at_account(app, context, email, email).await?;
+    pub async fn password(app: &'a App, context: &RequestContext, email: &str) -> Result<Self> {
+        let attempt = Self::account(app, context, email, email).await?;
         attempt.check().await?;
         Ok(attempt)
     }
@@ -80,30 +80,30 @@ impl<'a> Attempt<'a> {
     ///
     /// # Errors
     /// [`Error::TooManyAttempts`] while the last failure is too fresh; [`Error::Unavailable`] without Redis.
-    pub async fn at_code(app: &'a App, context: &RequestContext, email: &str) -> Result<Self> {
-        let attempt = Self::at_account(app, context, &format!("code of {email}"), email).await?;
+    pub async fn code(app: &'a App, context: &RequestContext, email: &str) -> Result<Self> {
+        let attempt = Self::account(app, context, &format!("code of {email}"), email).await?;
         match attempt.call("ask").await? {
             0 => Ok(attempt),
             retry_after => Err(Error::TooManyAttempts { retry_after }),
         }
     }
 
-    /// As [`Self::at_code`], for one whose tries are bounded in another way too: it goes on without Redis.
-    pub async fn at_challenge(app: &'a App, context: &RequestContext, email: &str) -> Result<Self> {
-        match Self::at_code(app, context, email).await {
+    /// As [`Self::code`], for one whose tries are bounded in another way too: it goes on without Redis.
+    pub async fn challenge(app: &'a App, context: &RequestContext, email: &str) -> Result<Self> {
+        match Self::code(app, context, email).await {
             Err(Error::Unavailable { what: "Redis", .. }) => Ok(Self { app, keys: Vec::new() }),
             result => result,
         }
     }
 
     /// Forgets the failures at an account from here, whose owner has just proven who they are.
-    pub async fn forgive(app: &'a App, context: &RequestContext, email: &str) {
-        if let Ok(attempt) = Self::at_account(app, context, email, email).await {
+    pub async fn reset(app: &'a App, context: &RequestContext, email: &str) {
+        if let Ok(attempt) = Self::account(app, context, email, email).await {
             attempt.succeeded().await;
         }
     }
 
-    async fn at_account(app: &'a App, context: &RequestContext, what: &str, email: &str) -> Result<Self> {
+    async fn account(app: &'a App, context: &RequestContext, what: &str, email: &str) -> Result<Self> {
         let (id, place) = (hashed(what), Place::of(context));
         let known = match &place {
             Some(place) => {
@@ -126,7 +126,7 @@ impl<'a> Attempt<'a> {
     ///
     /// # Errors
     /// [`Error::TooManyAttempts`] where one place asks for too many; [`Error::Unavailable`] without Redis.
-    pub async fn at_mailbox(
+    pub async fn mailbox(
         app: &'a App,
         context: &RequestContext,
         purpose: Purpose,

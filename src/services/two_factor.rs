@@ -6,7 +6,7 @@ use totp_rs::{Builder, Secret, Totp};
 use super::{
     audit::{Action, Entry},
     outbox::Message,
-    throttle::Attempt,
+    throttle::Throttle,
     tx::{Tx, transaction},
 };
 use crate::{
@@ -63,7 +63,7 @@ pub async fn begin(app: &App, context: &RequestContext, user: &User) -> Result<S
         return Err(Error::EmailNotVerified);
     }
     let secret = random_bytes::<20>()?;
-    let sealed = app.sealer.seal(&place(user.id), &secret)?;
+    let sealed = app.sealer.seal(&secret_aad(user.id), &secret)?;
     transaction(app, context, async |tx| {
         User::lock_checked(tx, user).await?.ok_or(Error::WrongPassword)?;
         match TwoFactor::begin(tx, user.id, &sealed).await? {
@@ -154,7 +154,7 @@ async fn guarded<T>(
     user: &User,
     work: impl AsyncFnOnce(&Tx<'_>) -> Result<T>,
 ) -> Result<T> {
-    let attempt = Attempt::at_code(app, context, &user.email).await?;
+    let attempt = Throttle::code(app, context, &user.email).await?;
     let result = transaction(app, context, async |tx| {
         User::lock_checked(tx, user).await?.ok_or(Error::InvalidToken)?;
         work(tx).await
@@ -184,12 +184,12 @@ pub async fn check(app: &App, tx: &Tx<'_>, user: &User, code: &str) -> Result<()
 }
 
 async fn check_totp(app: &App, tx: &Tx<'_>, user: &User, known: &TwoFactor, code: &str) -> Result<()> {
-    let secret = app.sealer.open(&place(user.id), &known.secret)?;
+    let secret = app.sealer.open(&secret_aad(user.id), &known.secret)?;
     let now = chrono::Utc::now().timestamp().unsigned_abs();
     let step = totp(app, &user.email, &secret)?.check(&digits(code), now).ok_or(Error::InvalidCode)?;
     let step = i64::try_from(step).map_err(Error::internal)?;
     // Sealed again, so that a change of the key is over for everybody who has signed in since.
-    let sealed = app.sealer.seal(&place(user.id), &secret)?;
+    let sealed = app.sealer.seal(&secret_aad(user.id), &secret)?;
     match TwoFactor::burn(tx, user.id, step, &sealed).await? {
         true => Ok(()),
         false => Err(Error::InvalidCode),
@@ -217,7 +217,7 @@ fn totp(app: &App, account: &str, secret: &[u8]) -> Result<Totp> {
 }
 
 /// A secret can be read in the row of its user only.
-fn place(user_id: i64) -> String {
+fn secret_aad(user_id: i64) -> String {
     format!("two_factor of user {user_id}")
 }
 

@@ -4,7 +4,7 @@ use chrono::Utc;
 use diesel_async::AsyncPgConnection;
 
 use super::{
-    audit::{Action, Entry, facts},
+    audit::{Action, Entry, audit_fields},
     outbox::Message,
     tx::{Effects, Tx, transaction},
 };
@@ -99,7 +99,7 @@ pub async fn register(app: &App, context: &RequestContext, new: Registration) ->
     let user = transaction(app, context, async |tx| {
         let user = row.insert(tx).await.on_constraint("users_email_key", Error::EmailTaken)?;
         let entry = Entry::by_themselves(user.id, Action::UserRegistered);
-        entry.after(facts(&user).into()).write(tx).await?;
+        entry.after(audit_fields(&user).into()).write(tx).await?;
         Message::VerifyEmail { user_id: user.id }.send(tx).await?;
         Ok(user)
     })
@@ -172,7 +172,7 @@ async fn create_admin(tx: &Tx<'_>, email: &str, hashed_password: &str) -> Result
         email_verified_at: Some(Utc::now()),
     };
     let user = row.insert(tx).await.on_constraint("users_email_key", Error::EmailTaken)?;
-    Entry::about(user.id, Action::UserCreated).after(facts(&user).into()).write(tx).await
+    Entry::about(user.id, Action::UserCreated).after(audit_fields(&user).into()).write(tx).await
 }
 
 #[cfg(test)]

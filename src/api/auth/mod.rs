@@ -218,7 +218,7 @@ impl Auth {
             cookies::refuse_cross_site(request)?;
         }
         match services::login::login(&self.0, &context, &form.username, form.password).await? {
-            Login::In(grant) => deliver(grant, delivery.0, request, jar),
+            Login::LoggedIn(grant) => deliver(grant, delivery.0, request, jar),
             Login::Challenge(challenge) => Ok(LoggedIn::Challenge(Json(challenge.into()))),
         }
     }

@@ -22,7 +22,7 @@ use crate::{
         session::Identity,
         user::{Role, User},
     },
-    security::Access,
+    security::TokenSubject,
     services::sessions::{self, Freshness},
 };
 
@@ -40,7 +40,7 @@ pub struct SignedIn {
 
 /// The session to log out of. A browser whose access token has expired may still log out with its refresh token.
 pub struct LogoutSession {
-    pub session: Access,
+    pub session: TokenSubject,
     pub context: RequestContext,
 }
 
@@ -131,7 +131,7 @@ async fn admin(app: &App, request: &Request) -> Result<Admin> {
 async fn logout_session(app: &App, request: &Request) -> Result<LogoutSession> {
     let refused = match signed_in(app, request).await {
         Ok(SignedIn { identity, context }) => {
-            let session = Access { user_id: identity.user.id, session_id: identity.session.id };
+            let session = TokenSubject { user_id: identity.user.id, session_id: identity.session.id };
             return Ok(LogoutSession { session, context });
         }
         Err(refused @ (Error::NotAuthenticated | Error::InvalidToken)) => refused,

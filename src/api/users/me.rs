@@ -20,7 +20,7 @@ use crate::{
     app::App,
     error::Error,
     models::session::Session,
-    services::{members, profile, sessions},
+    services::{profile, sessions, user_admin},
 };
 
 pub(in crate::api) struct Me(pub(super) App);
@@ -150,8 +150,8 @@ impl Me {
             MaybeUndefined::Null => None,
             MaybeUndefined::Value(name) => Some(name),
         };
-        let changes = members::Changes { full_name: Some(full_name), ..Default::default() };
-        let user = members::update(&self.0, &caller.context, caller.user.id, &changes).await?;
+        let changes = user_admin::Changes { full_name: Some(full_name), ..Default::default() };
+        let user = user_admin::update(&self.0, &caller.context, caller.user.id, &changes).await?;
         Ok(Json(user.into()))
     }
 

@@ -1,7 +1,7 @@
 mod me;
-mod members;
 mod two_factor;
 mod user;
+mod user_admin;
 
 pub(super) use user::UserOut;
 
@@ -13,7 +13,7 @@ use crate::app::App;
 pub(super) struct Users;
 
 pub(super) fn resources(app: &App) -> impl OpenApi + use<> {
-    (Users, me::Me(app.clone()), two_factor::TwoFactor(app.clone()), members::Members(app.clone()))
+    (Users, me::Me(app.clone()), two_factor::TwoFactor(app.clone()), user_admin::UserAdmin(app.clone()))
 }
 
 #[derive(Object)]

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use reqwest::{Method, StatusCode};
 use saas::{
     dev::{self, Purpose, Server},
-    security::{self, Access, Tokens},
+    security::{self, TokenSubject, Tokens},
 };
 use secrecy::ExposeSecret;
 use serde_json::Value;
@@ -182,7 +182,7 @@ impl Stage {
         Ok(self.sql.query_one(find, &[&email]).await?.try_get(0)?)
     }
 
-    /// Access tokens of that many users, whom PostgreSQL alone has signed in: hashing would take its time.
+    /// TokenSubject tokens of that many users, whom PostgreSQL alone has signed in: hashing would take its time.
     pub async fn sign_in_many(&self, count: i64) -> Result<Vec<String>> {
         let make = "INSERT INTO sessions (id, user_id, expires_at) \
                     SELECT gen_random_uuid(), id, now() + interval '30 days' FROM users WHERE role = 'user' \
@@ -191,7 +191,7 @@ impl Stage {
         let mut issued = Vec::new();
         for row in self.sql.query(make, &[&count]).await? {
             let session_id = Uuid::parse_str(row.try_get(1)?)?;
-            issued.push(tokens.issue(Access { user_id: row.try_get(0)?, session_id })?.0);
+            issued.push(tokens.issue(TokenSubject { user_id: row.try_get(0)?, session_id })?.0);
         }
         Ok(issued)
     }

@@ -1,4 +1,4 @@
-//! Opaque tokens: 256 random bits for whoever holds them, and their SHA-256 for the database.
+//! OpaqueToken tokens: 256 random bits for whoever holds them, and their SHA-256 for the database.
 //!
 //! A plain hash is enough, unlike for passwords: nobody tries 2^256 tokens (OWASP ASVS 5, 7.2.3 and 11.4).
 
@@ -7,12 +7,12 @@ use aws_lc_rs::{digest, hmac, rand};
 use crate::error::{Error, Result};
 
 /// The text of a token, in hexadecimal, and what the database keeps of it.
-pub struct Opaque {
+pub struct OpaqueToken {
     pub text: String,
     pub hash: Vec<u8>,
 }
 
-impl Opaque {
+impl OpaqueToken {
     /// A new one, from the system's generator.
     ///
     /// # Errors
@@ -44,9 +44,9 @@ pub fn random_bytes<const N: usize>() -> Result<[u8; N]> {
 ///
 /// It is computed from the one before rather than drawn, so that an immediate retry gets the same one though the
 /// database has only its hash. Without the key nothing can be said of it.
-pub(super) fn successor(key: &hmac::Key, token: &str) -> Opaque {
+pub(super) fn successor(key: &hmac::Key, token: &str) -> OpaqueToken {
     let tag = hmac::sign(key, &[b"successor of a refresh token\0", token.as_bytes()].concat());
-    Opaque::of(hex(tag.as_ref()))
+    OpaqueToken::of(hex(tag.as_ref()))
 }
 
 pub fn hex(bytes: &[u8]) -> String {
@@ -59,7 +59,7 @@ mod tests {
 
     #[test]
     fn tokens_have_256_bits_and_differ() {
-        let (one, other) = (Opaque::random().unwrap(), Opaque::random().unwrap());
+        let (one, other) = (OpaqueToken::random().unwrap(), OpaqueToken::random().unwrap());
         assert_eq!((one.text.len(), one.hash.len()), (64, 32));
         assert!(one.text != other.text && one.hash == hash(&one.text) && one.hash != other.hash);
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use diesel_async::AsyncPgConnection;
 
 use super::{
-    audit::{Action, Entry, facts},
+    audit::{Action, Entry, audit_fields},
     outbox::Message,
     two_factor,
     tx::{Tx, transaction},
@@ -48,7 +48,7 @@ pub async fn find(app: &App, id: i64) -> Result<User> {
 ///
 /// # Errors
 /// [`Error::LastAdmin`].
-pub async fn keep_an_admin(conn: &AsyncPgConnection, id: i64) -> Result<()> {
+pub async fn ensure_another_admin(conn: &AsyncPgConnection, id: i64) -> Result<()> {
     let admins = User::lock_admins(conn).await?;
     match admins.contains(&id) && admins.len() == 1 {
         true => Err(Error::LastAdmin),
@@ -71,7 +71,7 @@ pub struct Changes {
 pub async fn update(app: &App, context: &RequestContext, id: i64, changes: &Changes) -> Result<User> {
     transaction(app, context, async |tx| {
         if changes.role == Some(Role::User) || changes.is_active == Some(false) {
-            keep_an_admin(tx, id).await?;
+            ensure_another_admin(tx, id).await?;
         }
         let before = User::lock(tx, id).await?.ok_or(Error::NotFound("User"))?;
         let full_name = changes.full_name.as_ref().map(Option::as_deref);
@@ -106,7 +106,7 @@ pub async fn invite(
     let user = transaction(app, context, async |tx| {
         let row = NewUser { email: &email, hashed_password: None, full_name, role, email_verified_at: None };
         let user = row.insert(tx).await.on_constraint("users_email_key", Error::EmailTaken)?;
-        Entry::about(user.id, Action::UserInvited).after(facts(&user).into()).write(tx).await?;
+        Entry::about(user.id, Action::UserInvited).after(audit_fields(&user).into()).write(tx).await?;
         Message::Invite { user_id: user.id }.send(tx).await?;
         Ok(user)
     })
@@ -137,7 +137,7 @@ pub async fn invite_again(app: &App, context: &RequestContext, id: i64) -> Resul
 /// [`Error::NotFound`]; [`Error::LastAdmin`].
 pub async fn delete(app: &App, context: &RequestContext, id: i64) -> Result<()> {
     transaction(app, context, async |tx| {
-        keep_an_admin(tx, id).await?;
+        ensure_another_admin(tx, id).await?;
         let user = User::lock(tx, id).await?.ok_or(Error::NotFound("User"))?;
         erase(tx, &user).await
     })
@@ -149,7 +149,7 @@ pub async fn delete(app: &App, context: &RequestContext, id: i64) -> Result<()> 
 /// Erases a user and what hangs on them. The trail keeps what they did, until its own time is over.
 pub(super) async fn erase(tx: &Tx<'_>, user: &User) -> Result<()> {
     User::delete(tx, user.id).await?;
-    Entry::about(user.id, Action::UserDeleted).before(facts(user).into()).write(tx).await?;
+    Entry::about(user.id, Action::UserDeleted).before(audit_fields(user).into()).write(tx).await?;
     Message::notice(user, Notice::AccountDeleted).send(tx).await
 }
 

@@ -16,10 +16,10 @@ use crate::{
     app::App,
     error::Error,
     models::user_list::{Listing, Sort},
-    services::members,
+    services::user_admin,
 };
 
-pub(in crate::api) struct Members(pub(super) App);
+pub(in crate::api) struct UserAdmin(pub(super) App);
 
 /// Some of the users.
 #[derive(Object)]
@@ -104,7 +104,7 @@ enum InvitedAgain {
 }
 
 #[OpenApi(prefix_path = "/users", tag = "Tag::Users")]
-impl Members {
+impl UserAdmin {
     /// Find users.
     #[oai(path = "/", method = "get", operation_id = "list_users")]
     async fn list(
@@ -140,7 +140,7 @@ impl Members {
             offset: i64::try_from(offset.0).map_err(Error::internal)?,
             limit: i64::try_from(limit.0).map_err(Error::internal)?,
         };
-        let (users, total) = members::list(&self.0, &listing).await?;
+        let (users, total) = user_admin::list(&self.0, &listing).await?;
         Ok(Json(UserPage {
             items: users.into_iter().map(Into::into).collect(),
             total: total.unsigned_abs(),
@@ -156,14 +156,15 @@ impl Members {
     async fn invite(&self, admin: Admin, Body(body): Body<InviteIn>) -> Result<Invited> {
         let role = body.role.unwrap_or(RoleOut::User).into();
         let user =
-            members::invite(&self.0, &admin.context, &body.email.0, body.full_name.as_deref(), role).await?;
+            user_admin::invite(&self.0, &admin.context, &body.email.0, body.full_name.as_deref(), role)
+                .await?;
         Ok(Invited::Created(Json(user.into())))
     }
 
     /// A user.
     #[oai(path = "/:id", method = "get", operation_id = "read_user")]
     async fn read(&self, _admin: Admin, id: Path<i64>) -> Result<Json<UserOut>> {
-        Ok(Json(members::find(&self.0, id.0).await?.into()))
+        Ok(Json(user_admin::find(&self.0, id.0).await?.into()))
     }
 
     /// Change a user.
@@ -177,8 +178,8 @@ impl Members {
             MaybeUndefined::Value(name) => Some(Some(name)),
         };
         let changes =
-            members::Changes { full_name, role: body.role.map(Into::into), is_active: body.is_active };
-        Ok(Json(members::update(&self.0, &admin.context, id.0, &changes).await?.into()))
+            user_admin::Changes { full_name, role: body.role.map(Into::into), is_active: body.is_active };
+        Ok(Json(user_admin::update(&self.0, &admin.context, id.0, &changes).await?.into()))
     }
 
     /// Erase a user, at once and for good.
@@ -186,7 +187,7 @@ impl Members {
     /// Fails with 409 `last_admin` where nobody else could administer.
     #[oai(path = "/:id", method = "delete", operation_id = "delete_user")]
     async fn delete(&self, admin: Admin, id: Path<i64>) -> Result<NoContent> {
-        members::delete(&self.0, &admin.context, id.0).await?;
+        user_admin::delete(&self.0, &admin.context, id.0).await?;
         Ok(NoContent)
     }
 
@@ -195,21 +196,21 @@ impl Members {
     /// Fails with 409 `conflict` where it was taken already.
     #[oai(path = "/:id/invite", method = "post", operation_id = "invite_user_again")]
     async fn invite_again(&self, admin: Admin, id: Path<i64>) -> Result<InvitedAgain> {
-        members::invite_again(&self.0, &admin.context, id.0).await?;
+        user_admin::invite_again(&self.0, &admin.context, id.0).await?;
         Ok(InvitedAgain::Accepted)
     }
 
     /// Sign a user out everywhere.
     #[oai(path = "/:id/sessions", method = "delete", operation_id = "end_user_sessions")]
     async fn sign_out(&self, admin: Admin, id: Path<i64>) -> Result<NoContent> {
-        members::sign_out(&self.0, &admin.context, id.0).await?;
+        user_admin::sign_out(&self.0, &admin.context, id.0).await?;
         Ok(NoContent)
     }
 
     /// Turn off the second factor of a user who has lost it, and sign them out everywhere.
     #[oai(path = "/:id/two-factor", method = "delete", operation_id = "remove_user_two_factor")]
     async fn remove_two_factor(&self, admin: Admin, id: Path<i64>) -> Result<NoContent> {
-        members::remove_second_factor(&self.0, &admin.context, id.0).await?;
+        user_admin::remove_second_factor(&self.0, &admin.context, id.0).await?;
         Ok(NoContent)
     }
 }
