@@ -13,7 +13,7 @@ use poem::{
     http::{HeaderValue, header},
 };
 
-use super::{page::page, paths::PREFIX};
+use super::{html::page, paths::PREFIX};
 
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; connect-src 'self'; \
     form-action 'none'; frame-ancestors 'none'; base-uri 'none'";

@@ -3,13 +3,12 @@ use poem_openapi::{Object, OpenApi, param::Query, payload::Json, types::Example}
 use serde_json::{Value, json};
 
 use super::{
-    extract::Admin,
-    problem::{InRequest, Result},
+    extract::{Admin, Limit, Text},
+    problem::Result,
     tag::Tag,
 };
 use crate::{
     app::App,
-    error::Error,
     models::audit::{AuditEntry, AuditFilter},
 };
 
@@ -101,29 +100,25 @@ impl Audit {
         actor_id: Query<Option<i64>>,
         /// Only this, such as `user.updated`.
         #[oai(validator(max_length = 100))]
-        action: Query<Option<String>>,
+        action: Query<Option<Text>>,
         /// Only what was done to this user.
         user_id: Query<Option<i64>>,
         /// Only entries older than the one of this id.
         before: Query<Option<i64>>,
         /// How many to show.
-        #[oai(default = "fifty", validator(minimum(value = "1"), maximum(value = "200")))]
-        limit: Query<u64>,
+        #[oai(default)]
+        limit: Query<Limit>,
     ) -> Result<Json<AuditPage>> {
-        let limit = i64::try_from(limit.0).map_err(Error::internal)?;
         let target_id = user_id.0.map(|id| id.to_string());
         let filter = AuditFilter {
             actor_id: actor_id.0,
-            action: action.0.as_deref(),
+            action: action.0.as_ref().map(Text::as_ref),
             target_type: target_id.is_some().then_some("user"),
             target_id: target_id.as_deref(),
             before: before.0,
             // One more, to know whether there is a next page.
-            limit: limit + 1,
+            limit: i64::from(limit.0.0) + 1,
         };
-        if filter.action.is_some_and(|text| text.contains('\0')) {
-            return Err(Error::invalid("action", "Text cannot contain the NUL character")).in_query();
-        }
         let mut items: Vec<EntryOut> = self
             .0
             .db
@@ -132,13 +127,9 @@ impl Audit {
             .into_iter()
             .map(Into::into)
             .collect();
-        let more = items.len() > usize::try_from(limit).unwrap_or(usize::MAX);
-        items.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        let more = items.len() > limit.0.0 as usize;
+        items.truncate(limit.0.0 as usize);
         let next = items.last().filter(|_| more).map(|entry| entry.id);
         Ok(Json(AuditPage { items, next }))
     }
-}
-
-fn fifty() -> u64 {
-    50
 }

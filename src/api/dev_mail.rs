@@ -18,7 +18,7 @@ use poem::{
     http::{header, uri::Authority},
 };
 
-use super::page::page;
+use super::html::page;
 use crate::error::Error;
 
 /// A mail may show pictures; nothing may run. What the frame shows is under this policy as well.

@@ -9,6 +9,9 @@ use crate::{
     services::users::{check_email, check_password},
 };
 
+/// PostgreSQL's text cannot hold it.
+pub(super) const NUL_IN_TEXT: &str = "Text cannot contain the NUL character";
+
 /// Walks one value; the faults gather in `errors`.
 pub(super) struct Checker<'a> {
     registry: &'a Registry,
@@ -129,9 +132,8 @@ impl<'a> Checker<'a> {
             let choices: Vec<_> = schema.enum_items.iter().filter_map(Value::as_str).collect();
             self.fault("enum", format!("Input should be one of: {}", choices.join(", ")));
         }
-        // PostgreSQL's text cannot hold it.
         if text.contains('\0') {
-            self.fault("value_error", "Text cannot contain the NUL character");
+            self.fault("value_error", NUL_IN_TEXT);
         }
     }
 

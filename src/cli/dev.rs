@@ -17,6 +17,7 @@ use super::{
     worker::work,
 };
 use crate::{
+    api::PREFIX,
     app::App,
     config::{self, Config, Http, Listen, secret},
     db::migrations,
@@ -225,9 +226,10 @@ fn banner(address: std::net::SocketAddr, app: &App, servers: &Servers, login: &s
     let mut out = std::io::stdout().lock();
     writeln!(
         out,
-        "\n  {} is running\n\n  API       {url}/api/v1\n  Docs      {url}/docs\n  Redoc     {url}/redoc\n  Mail      {url}/dev/mail\n  Login     {login}\n\
+        "\n  {} is running\n\n  API       {url}{}\n  Docs      {url}/docs\n  Redoc     {url}/redoc\n  Mail      {url}/dev/mail\n  Login     {login}\n\
          \n  Database  {}\n  Redis     {}\n\n  Ctrl-C stops everything. `saas dev --reset` starts over.\n",
         app.config.core.project_name,
+        PREFIX,
         private(&servers.postgres, "DATABASE_URL"),
         private(&servers.redis, "REDIS_URL"),
     )?;

@@ -11,7 +11,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::config::Listen;
+use crate::{api::PREFIX, config::Listen};
 
 const PATIENCE: Duration = Duration::from_secs(4);
 
@@ -47,7 +47,8 @@ impl Args {
 /// One request by hand, so that a health check of every container needs no HTTP client in the binary.
 async fn ask(address: SocketAddr) -> anyhow::Result<String> {
     let mut stream = TcpStream::connect(address).await?;
-    let request = format!("GET /api/v1/health/live HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    let request =
+        format!("GET {PREFIX}/health/live HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     // As text: a pipe that closes here is not the one of our own output.
     stream.write_all(request.as_bytes()).await.map_err(|error| anyhow::anyhow!("{error}"))?;
     let mut answer = Vec::new();

@@ -10,9 +10,10 @@ use serde_json::{Value, json};
 use super::queue_name::check_queue;
 use crate::{
     api::{
-        extract::Admin,
+        extract::{Admin, Limit, Offset},
         jobs::{Canceled, StateOut, cancel, find},
         problem::{InRequest, Result},
+        respond::{Page, PageItem},
         tag::Tag,
     },
     app::App,
@@ -117,21 +118,9 @@ impl From<JobStatus> for JobOut {
     }
 }
 
-/// Some of the jobs of a queue that are in one state.
-#[derive(Object)]
-#[oai(example)]
-struct JobPage {
-    items: Vec<JobOut>,
-    /// How many there are on all pages together.
-    total: u64,
-    offset: u64,
-    limit: u64,
-}
-
-impl Example for JobPage {
-    fn example() -> Self {
-        Self { items: vec![JobOut::example()], total: 1, offset: 0, limit: 50 }
-    }
+impl PageItem for JobOut {
+    const PAGE: &str = "JobPage";
+    const PAGE_DESCRIPTION: &str = "Some of the jobs of a queue that are in one state.";
 }
 
 #[derive(Object)]
@@ -188,22 +177,19 @@ impl Jobs {
         #[oai(default)]
         status: Query<Listed>,
         /// How many to pass over.
-        #[oai(default, validator(minimum(value = "0"), maximum(value = "1000000")))]
-        offset: Query<u64>,
+        #[oai(default)]
+        offset: Query<Offset>,
         /// How many to show.
-        #[oai(default = "fifty", validator(minimum(value = "1"), maximum(value = "200")))]
-        limit: Query<u64>,
-    ) -> Result<Json<JobPage>> {
+        #[oai(default)]
+        limit: Query<Limit>,
+    ) -> Result<Json<Page<JobOut>>> {
         check_queue("queue", &queue.0).in_query()?;
         let state = State::from(status.0);
         let info = self.0.queue.queue(&queue.0).await?;
-        let jobs = self.0.queue.list(&queue.0, state, offset.0, limit.0).await.in_query()?;
-        Ok(Json(JobPage {
-            items: jobs.into_iter().map(Into::into).collect(),
-            total: info.map_or(0, |info| info.count(state)),
-            offset: offset.0,
-            limit: limit.0,
-        }))
+        let jobs =
+            self.0.queue.list(&queue.0, state, offset.0.0.into(), limit.0.0.into()).await.in_query()?;
+        let total = info.map_or(0, |info| info.count(state));
+        Ok(Json(Page::new(jobs, total, offset.0, limit.0)))
     }
 
     /// A job, whoever's it is.
@@ -252,8 +238,4 @@ impl Jobs {
 
 fn default_queue() -> String {
     "default".into()
-}
-
-fn fifty() -> u64 {
-    50
 }

@@ -1,10 +1,12 @@
 //! What handlers take as arguments.
 
 mod body;
+mod paging;
 mod text;
 mod user;
 
 pub use body::{Body, Form};
-pub use text::{Email, NewPassword};
+pub use paging::{Limit, Offset};
+pub use text::{Email, NewPassword, Text};
 pub(in crate::api) use user::Actor;
 pub use user::{Admin, CurrentUser, LogoutSession, SignedIn};

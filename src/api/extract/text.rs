@@ -4,12 +4,12 @@ use std::borrow::Cow;
 
 use poem_openapi::{
     registry::{MetaSchema, MetaSchemaRef},
-    types::{ParseError, ParseFromJSON, ParseResult, ToJSON, Type},
+    types::{ParseError, ParseFromJSON, ParseFromParameter, ParseResult, ToJSON, Type},
 };
 use serde_json::Value;
 
 use crate::{
-    api::validation::check_format,
+    api::validation::{NUL_IN_TEXT, check_format},
     security::MAX_PASSWORD_BYTES,
     services::users::{MAX_EMAIL_CHARS, MIN_PASSWORD_CHARS},
 };
@@ -70,3 +70,43 @@ macro_rules! text_type {
 
 text_type!(Email, "email", 3, MAX_EMAIL_CHARS, "ada@example.com");
 text_type!(NewPassword, "password", MIN_PASSWORD_CHARS, MAX_PASSWORD_BYTES, "correct horse battery");
+
+/// A text of a query that PostgreSQL can take: one without the NUL character.
+pub struct Text(String);
+
+impl AsRef<str> for Text {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Type for Text {
+    const IS_REQUIRED: bool = true;
+    type RawValueType = Self;
+    type RawElementValueType = Self;
+
+    fn name() -> Cow<'static, str> {
+        "string".into()
+    }
+
+    fn schema_ref() -> MetaSchemaRef {
+        String::schema_ref()
+    }
+
+    fn as_raw_value(&self) -> Option<&Self> {
+        Some(self)
+    }
+
+    fn raw_element_iter<'a>(&'a self) -> Box<dyn Iterator<Item = &'a Self> + 'a> {
+        Box::new(std::iter::once(self))
+    }
+}
+
+impl ParseFromParameter for Text {
+    fn parse_from_parameter(value: &str) -> ParseResult<Self> {
+        match value.contains('\0') {
+            true => Err(ParseError::custom(NUL_IN_TEXT)),
+            false => Ok(Self(value.to_owned())),
+        }
+    }
+}

@@ -14,7 +14,7 @@ use poem_openapi::{
 use uuid::Uuid;
 
 use crate::{
-    api::cookies,
+    api::{cookies, paths::api_path},
     app::App,
     context::RequestContext,
     error::{Error, Result},
@@ -169,7 +169,7 @@ fn authenticated(request: &Request, user_id: i64, session_id: Uuid) -> RequestCo
 fn register_schemes(registry: &mut Registry) {
     let flow = MetaOAuthFlow {
         authorization_url: None,
-        token_url: Some("/api/v1/auth/login"),
+        token_url: Some(api_path!("/auth/login")),
         refresh_url: None,
         scopes: vec![],
     };
@@ -194,7 +194,11 @@ fn register_schemes(registry: &mut Registry) {
             }),
             ..scheme(
                 "oauth2",
-                "Sign in with email and password, or paste the token from `POST /api/v1/auth/login`.",
+                concat!(
+                    "Sign in with email and password, or paste the token from `POST ",
+                    api_path!("/auth/login"),
+                    "`."
+                ),
             )
         },
     );
@@ -203,7 +207,10 @@ fn register_schemes(registry: &mut Registry) {
         MetaSecurityScheme {
             name: Some(cookies::SECURE_ACCESS),
             key_in: Some("cookie"),
-            ..scheme("apiKey", "What a browser gets from `POST /api/v1/auth/login?delivery=cookie`.")
+            ..scheme(
+                "apiKey",
+                concat!("What a browser gets from `POST ", api_path!("/auth/login"), "?delivery=cookie`."),
+            )
         },
     );
 }

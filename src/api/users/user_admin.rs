@@ -2,40 +2,29 @@ use poem_openapi::{
     ApiResponse, Enum, Object, OpenApi,
     param::{Path, Query},
     payload::Json,
-    types::{Example, MaybeUndefined},
+    types::MaybeUndefined,
 };
 
 use super::user::{RoleOut, UserOut};
 use crate::{
     api::{
-        extract::{Admin, Body, Email},
-        problem::{InRequest, Result},
-        respond::NoContent,
+        extract::{Admin, Body, Email, Limit, Offset, Text},
+        problem::Result,
+        respond::{NoContent, Page, PageItem},
         tag::Tag,
     },
     app::App,
-    error::Error,
     models::user_list::{Listing, Sort},
     services::user_admin,
 };
 
 pub(in crate::api) struct UserAdmin(pub(super) App);
 
-/// Some of the users.
-#[derive(Object)]
-#[oai(example)]
-struct UserPage {
-    items: Vec<UserOut>,
-    /// How many there are on all pages together; of more than 10,000 no more are counted.
-    total: u64,
-    offset: u64,
-    limit: u64,
-}
-
-impl Example for UserPage {
-    fn example() -> Self {
-        Self { items: vec![UserOut::example()], total: 1, offset: 0, limit: 50 }
-    }
+impl PageItem for UserOut {
+    const PAGE: &str = "UserPage";
+    const PAGE_DESCRIPTION: &str = "Some of the users.";
+    const TOTAL_DESCRIPTION: &str =
+        "How many there are on all pages together; of more than 10,000 no more are counted.";
 }
 
 /// What comes first; a `-` turns it round.
@@ -112,7 +101,7 @@ impl UserAdmin {
         _admin: Admin,
         /// A part of the address or the name, in any case.
         #[oai(validator(max_length = 255))]
-        search: Query<Option<String>>,
+        search: Query<Option<Text>>,
         /// Only those of this role.
         role: Query<Option<RoleOut>>,
         /// Only those who may sign in, or who may not.
@@ -121,32 +110,24 @@ impl UserAdmin {
         #[oai(default)]
         sort: Query<UserSort>,
         /// How many to pass over.
-        #[oai(default, validator(minimum(value = "0"), maximum(value = "1000000")))]
-        offset: Query<u64>,
+        #[oai(default)]
+        offset: Query<Offset>,
         /// How many to show.
-        #[oai(default = "fifty", validator(minimum(value = "1"), maximum(value = "200")))]
-        limit: Query<u64>,
-    ) -> Result<Json<UserPage>> {
+        #[oai(default)]
+        limit: Query<Limit>,
+    ) -> Result<Json<Page<UserOut>>> {
         let (column, descending) = sort.0.column();
-        if search.0.as_deref().is_some_and(|text| text.contains('\0')) {
-            return Err(Error::invalid("search", "Text cannot contain the NUL character")).in_query();
-        }
         let listing = Listing {
-            search: search.0.as_deref().filter(|text| !text.trim().is_empty()),
+            search: search.0.as_ref().map(Text::as_ref).filter(|text| !text.trim().is_empty()),
             role: role.0.map(Into::into),
             is_active: is_active.0,
             sort: column,
             descending,
-            offset: i64::try_from(offset.0).map_err(Error::internal)?,
-            limit: i64::try_from(limit.0).map_err(Error::internal)?,
+            offset: offset.0.0.into(),
+            limit: limit.0.0.into(),
         };
         let (users, total) = user_admin::list(&self.0, &listing).await?;
-        Ok(Json(UserPage {
-            items: users.into_iter().map(Into::into).collect(),
-            total: total.unsigned_abs(),
-            offset: offset.0,
-            limit: limit.0,
-        }))
+        Ok(Json(Page::new(users, total.unsigned_abs(), offset.0, limit.0)))
     }
 
     /// Invite somebody.
@@ -213,8 +194,4 @@ impl UserAdmin {
         user_admin::remove_second_factor(&self.0, &admin.context, id.0).await?;
         Ok(NoContent)
     }
-}
-
-fn fifty() -> u64 {
-    50
 }
