@@ -288,3 +288,17 @@ impl Jobs {
 fn default_duration_seconds() -> i64 {
     5
 }
+
+#[cfg(test)]
+mod tests {
+    use poem_openapi::types::ToJSON;
+
+    use super::*;
+
+    #[test]
+    fn job_states_are_spelled_as_in_the_queue() {
+        for state in State::ALL {
+            assert_eq!(StateOut::from(state).to_json(), Some(json!(state.as_str())));
+        }
+    }
+}

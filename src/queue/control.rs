@@ -79,7 +79,7 @@ impl Queue {
         loop {
             // A call that throws nothing away may have seen new jobs only: it says itself what is left to look at.
             let mut call = self.prepare(&scripts::PURGE);
-            call.arg(&queue.name).arg(state.word()).arg(BATCH).arg(begun).arg(&last).arg(&left);
+            call.arg(&queue.name).arg(state.as_str()).arg(BATCH).arg(begun).arg(&last).arg(&left);
             let (n, rest): (u64, Vec<String>) = self.run(&call).await?;
             total += n;
             left = rest;

@@ -86,16 +86,20 @@ impl Row {
 impl Queue {
     /// Every queue that was ever used.
     pub async fn queues(&self) -> Result<Vec<QueueInfo>> {
-        let mut call = self.prepare(&scripts::INSPECT);
-        call.arg("queues");
-        let (now, rows): (i64, Vec<Vec<Value>>) = self.run(&call).await?;
-        let read = |row| Row(row).read(now).map_err(Error::internal);
-        rows.into_iter().map(read).collect()
+        self.inspect(None).await
     }
 
     /// One queue; `None` where it was never used.
     pub async fn queue(&self, name: &str) -> Result<Option<QueueInfo>> {
-        Ok(self.queues().await?.into_iter().find(|info| info.name == name))
+        Ok(self.inspect(Some(name)).await?.pop())
+    }
+
+    async fn inspect(&self, name: Option<&str>) -> Result<Vec<QueueInfo>> {
+        let mut call = self.prepare(&scripts::INSPECT);
+        call.arg("queues").arg(name);
+        let (now, rows): (i64, Vec<Vec<Value>>) = self.run(&call).await?;
+        let read = |row| Row(row).read(now).map_err(Error::internal);
+        rows.into_iter().map(read).collect()
     }
 
     /// Where a job stands; `None` where no such job is known (any more).
@@ -115,7 +119,7 @@ impl Queue {
             return Err(Error::invalid("status", words));
         }
         let mut call = self.prepare(&scripts::INSPECT);
-        call.arg("page").arg(queue).arg(state.word()).arg(offset).arg(count);
+        call.arg("page").arg(queue).arg(state.as_str()).arg(offset).arg(count);
         let ids: Vec<String> = self.run(&call).await?;
         let mut jobs = Vec::with_capacity(ids.len());
         for some in ids.chunks(LOOK_AT) {

@@ -1,10 +1,9 @@
 //! The states of a job.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// RQ's words for the states of a job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+/// The state of a job, named as in RQ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     Queued,
     Scheduled,
@@ -17,7 +16,18 @@ pub enum State {
 }
 
 impl State {
-    pub fn word(self) -> &'static str {
+    pub const ALL: [Self; 7] = [
+        Self::Queued,
+        Self::Scheduled,
+        Self::Deferred,
+        Self::Started,
+        Self::Finished,
+        Self::Failed,
+        Self::Canceled,
+    ];
+
+    /// The name of the state in Redis, in JSON and on the command line.
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Queued => "queued",
             Self::Scheduled => "scheduled",
@@ -27,5 +37,23 @@ impl State {
             Self::Failed => "failed",
             Self::Canceled => "canceled",
         }
+    }
+
+    /// The state of that name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == name)
+    }
+}
+
+impl Serialize for State {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for State {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        Self::parse(&name).ok_or_else(|| de::Error::custom(format!("unknown job state {name:?}")))
     }
 }

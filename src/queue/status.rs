@@ -116,13 +116,7 @@ impl JobStatus {
             serde_json::from_slice(&envelope).unwrap_or_else(|_| Envelope::new("", "", Value::Null, 0, 0));
         let error: Option<ErrorRecord> = error.and_then(|text| serde_json::from_str(&text).ok());
         let progress = progress.and_then(|text| serde_json::from_str(&text).ok());
-        let state = match state.as_str() {
-            "started" => State::Started,
-            "failed" => State::Failed,
-            "scheduled" => State::Scheduled,
-            "deferred" => State::Deferred,
-            _ => State::Queued,
-        };
+        let state = State::parse(&state).unwrap_or(State::Queued);
         let before = failures.unwrap_or(0) + crashes.unwrap_or(0);
         let mut status = Self {
             error: error.as_ref().map(|error| error.message.clone()),

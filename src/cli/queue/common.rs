@@ -29,10 +29,10 @@ pub(super) fn open(settings: &Redis) -> anyhow::Result<Queue> {
 
 /// A queue that was used before.
 pub(super) async fn known(queue: &Queue, name: &str) -> anyhow::Result<QueueInfo> {
-    let mut all = queue.queues().await?;
-    if let Some(at) = all.iter().position(|info| info.name == name) {
-        return Ok(all.swap_remove(at));
+    if let Some(info) = queue.queue(name).await? {
+        return Ok(info);
     }
+    let all = queue.queues().await?;
     if all.is_empty() {
         bail!("there is no queue {name:?}, nor any other yet");
     }
@@ -47,10 +47,8 @@ pub(super) fn queue_name(text: &str) -> Result<String, &'static str> {
 
 /// Reads one of these states.
 pub(super) fn one_of(states: &'static [State]) -> impl TypedValueParser<Value = State> {
-    let read = move |word: String| {
-        states.iter().copied().find(|state| state.word() == word).ok_or("there is no such state")
-    };
-    PossibleValuesParser::new(states.iter().map(|state| state.word())).try_map(read)
+    PossibleValuesParser::new(states.iter().map(|state| state.as_str()))
+        .try_map(|name| State::parse(&name).ok_or("there is no such state"))
 }
 
 /// `1 job`, `2 jobs`.

@@ -40,7 +40,7 @@ pub(super) struct Failed {
 pub(super) struct Listing {
     queue: String,
     /// The state.
-    #[arg(long, value_name = "STATE", default_value = "queued", value_parser = one_of(LISTED))]
+    #[arg(long, value_name = "STATE", default_value = State::Queued.as_str(), value_parser = one_of(LISTED))]
     status: State,
     #[command(flatten)]
     page: Page,
@@ -132,7 +132,7 @@ impl Page {
             print_json(&jobs)?;
         } else if jobs.is_empty() {
             let from = if self.offset > 0 { format!(" from {} on", self.offset) } else { String::new() };
-            writeln!(out, "no {} jobs{from}", state.word())?;
+            writeln!(out, "no {} jobs{from}", state.as_str())?;
         } else {
             write!(out, "{}", table(jobs, state))?;
         }
@@ -188,7 +188,7 @@ fn lines(job: &JobStatus) -> String {
     let detail = job.error_detail.clone().filter(|detail| job.error.as_ref() != Some(detail));
     let fields = [
         ("id:", Some(job.id.clone())),
-        ("status:", Some(job.state.word().to_owned())),
+        ("status:", Some(job.state.as_str().to_owned())),
         ("task:", Some(job.task.clone())),
         ("queue:", Some(job.queue.clone())),
         ("attempts:", Some(job.attempts.to_string())),

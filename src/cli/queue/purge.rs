@@ -17,7 +17,7 @@ const PURGED: &[State] = &[State::Failed, State::Queued, State::Scheduled, State
 pub(super) struct Args {
     queue: String,
     /// Which of them.
-    #[arg(long, value_name = "STATE", default_value = "failed", value_parser = one_of(PURGED))]
+    #[arg(long, value_name = "STATE", default_value = State::Failed.as_str(), value_parser = one_of(PURGED))]
     status: State,
     /// Do not ask.
     #[arg(long)]
@@ -30,7 +30,7 @@ impl Args {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
         let queue = open(&self.redis)?;
         let info = known(&queue, &self.queue).await?;
-        let what = format!("{} job", self.status.word());
+        let what = format!("{} job", self.status.as_str());
         if info.count(self.status) > 0
             && !self.yes
             && !agreed(&format!("{} of {}", counted(info.count(self.status), &what), info.name))?

@@ -1,9 +1,14 @@
 -- Looks at queues.
--- ARGV: 'queues'; 'page', queue, state, offset, count; or 'workers', beaten since (ms ago)
+-- ARGV: 'queues', or that and the name of one; 'page', queue, state, offset, count; or 'workers', beaten since (ms ago)
 local MOST_GROUPS = 20000
 if ARGV[1] == 'queues' then
-  local names = rc('SMEMBERS', P .. ':queues')
-  table.sort(names)
+  local names = {}
+  if not ARGV[2] then
+    names = rc('SMEMBERS', P .. ':queues')
+    table.sort(names)
+  elseif rc('SISMEMBER', P .. ':queues', ARGV[2]) == 1 then
+    names[1] = ARGV[2]
+  end
   local out = {}
   for i, q in ipairs(names) do
     local depth, oldest = rc('LLEN', P .. ':queue:' .. q), {}
