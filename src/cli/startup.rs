@@ -8,7 +8,7 @@ use tokio::time::sleep;
 
 use crate::{
     config::{Config, FirstAdmin, Http},
-    queue::{Queue, Server, passes},
+    queue::{Queue, Server, is_transient},
     services::users::{check_email, check_password},
 };
 
@@ -74,7 +74,7 @@ pub(super) async fn wait_for_usable_redis(queue: &Queue) -> anyhow::Result<()> {
     loop {
         match queue.server().await {
             Ok(server) => return check_server(&server),
-            Err(error) if !passes(&error) => {
+            Err(error) if !is_transient(&error) => {
                 return Err(error).context("Redis cannot be used: check REDIS_URL, its user and password");
             }
             Err(error) if !logged => {

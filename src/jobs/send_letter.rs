@@ -10,7 +10,7 @@ use crate::{
     error::Result,
     mail::Mail,
     models::outbox::Outgoing,
-    queue::{Failure, Job, Keep, Place, Schedule, Unique},
+    queue::{EnqueueOptions, Failure, Job, OnDuplicate, Schedule, Unique},
     services::outbox::Message,
 };
 
@@ -77,8 +77,8 @@ async fn hand_over_some(
         match serde_json::from_value(outgoing.letter.clone()) {
             Ok(message) => {
                 let window = Duration::from_secs(3_600);
-                let unique = Unique { key: outgoing.key(), window, keep: Keep::First };
-                let place = Place { unique: Some(unique), ..Place::default() };
+                let unique = Unique { key: outgoing.key(), window, on_duplicate: OnDuplicate::KeepExisting };
+                let place = EnqueueOptions { unique: Some(unique), ..EnqueueOptions::default() };
                 app.queue.enqueue_with(&SendLetter { message }, context.origin(None), place).await?;
                 done.push(outgoing.id);
             }

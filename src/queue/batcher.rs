@@ -10,26 +10,26 @@ use futures_util::future::join_all;
 use tokio::sync::oneshot;
 
 use super::{
-    enqueue_options::Place,
+    enqueue_options::EnqueueOptions,
     error::{Error, Result},
-    push::{fitting, push},
+    push::{batch_size, push},
     script_client::ScriptClient,
 };
 
 /// While one push is under way, those that come wait for the next.
 #[derive(Clone)]
-pub(super) struct Combiner {
+pub(super) struct EnqueueBatcher {
     scripts: ScriptClient,
-    state: Arc<Mutex<Combining>>,
+    state: Arc<Mutex<BatcherState>>,
 }
 
 #[derive(Default)]
-struct Combining {
-    waiting: Vec<Waiting>,
-    under_way: bool,
+struct BatcherState {
+    waiting: Vec<PendingJob>,
+    pushing: bool,
 }
 
-struct Waiting {
+struct PendingJob {
     queue: &'static str,
     id: String,
     text: String,
@@ -38,23 +38,23 @@ struct Waiting {
 
 type Answer = Result<(), Arc<Error>>;
 
-impl Combiner {
+impl EnqueueBatcher {
     pub(super) fn new(scripts: ScriptClient) -> Self {
         Self { scripts, state: Arc::default() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Combining> {
+    fn lock(&self) -> MutexGuard<'_, BatcherState> {
         // Nothing panics while holding it.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Those that go next; none, and nothing is under way any more, where nobody waits.
-    fn next(&self) -> Vec<Waiting> {
+    fn next(&self) -> Vec<PendingJob> {
         let mut all = self.lock();
         // Whose caller has gone is not wanted any more.
         all.waiting.retain(|waiting| !waiting.done.is_closed());
-        let n = fitting(all.waiting.iter().map(|waiting| waiting.text.len()));
-        all.under_way = n > 0;
+        let n = batch_size(all.waiting.iter().map(|waiting| waiting.text.len()));
+        all.pushing = n > 0;
         all.waiting.drain(..n).collect()
     }
 
@@ -67,46 +67,46 @@ impl Combiner {
 }
 
 /// Lets the next caller begin anew should the task be dropped, as it is when its runtime ends.
-struct UnderWay {
-    combiner: Combiner,
+struct PushGuard {
+    batcher: EnqueueBatcher,
     done: bool,
 }
 
-impl Drop for UnderWay {
+impl Drop for PushGuard {
     fn drop(&mut self) {
         if !self.done {
-            let mut all = self.combiner.lock();
-            all.under_way = false;
+            let mut all = self.batcher.lock();
+            all.pushing = false;
             // Their callers hear that nobody answers.
             all.waiting.clear();
         }
     }
 }
 
-impl Combiner {
+impl EnqueueBatcher {
     /// Queues a job together with those of others.
     pub(super) async fn push(&self, queue: &'static str, id: String, text: String) -> Result<()> {
         let (done, answer) = oneshot::channel();
         let begin = {
             let mut all = self.lock();
-            all.waiting.push(Waiting { queue, id, text, done });
-            !std::mem::replace(&mut all.under_way, true)
+            all.waiting.push(PendingJob { queue, id, text, done });
+            !std::mem::replace(&mut all.pushing, true)
         };
         if begin {
             // A task of its own: a caller that goes away must not take the others' jobs along.
-            let guard = UnderWay { combiner: self.clone(), done: false };
+            let guard = PushGuard { batcher: self.clone(), done: false };
             tokio::spawn(self.clone().push_all(guard));
         }
         match answer.await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(Error::Unavailable(Shared(error).into())),
+            Ok(Err(error)) => Err(Error::Unavailable(SharedError(error).into())),
             Err(gone) => Err(Error::Unavailable(gone.into())),
         }
     }
 
-    async fn push_all(self, mut guard: UnderWay) {
+    async fn push_all(self, mut guard: PushGuard) {
         loop {
-            let batch = guard.combiner.next();
+            let batch = guard.batcher.next();
             if batch.is_empty() {
                 guard.done = true;
                 return;
@@ -115,12 +115,12 @@ impl Combiner {
         }
     }
 
-    async fn push_batch(&self, batch: Vec<Waiting>) {
-        let mut queues: HashMap<&str, Vec<Waiting>> = HashMap::new();
+    async fn push_batch(&self, batch: Vec<PendingJob>) {
+        let mut queues: HashMap<&str, Vec<PendingJob>> = HashMap::new();
         for job in batch {
             queues.entry(job.queue).or_default().push(job);
         }
-        let place = Place::default();
+        let place = EnqueueOptions::default();
         let pushes = queues.into_iter().map(async |(queue, jobs)| {
             let texts: Vec<_> = jobs.iter().map(|job| (job.id.as_str(), job.text.as_str())).collect();
             let answer = push(&self.scripts, queue, &texts, &place).await.map(drop).map_err(Arc::new);
@@ -138,15 +138,15 @@ impl Combiner {
 
 /// One fault of Redis, as each of those that it befell sees it.
 #[derive(Debug)]
-struct Shared(Arc<Error>);
+struct SharedError(Arc<Error>);
 
-impl fmt::Display for Shared {
+impl fmt::Display for SharedError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.0, f)
     }
 }
 
-impl std::error::Error for Shared {
+impl std::error::Error for SharedError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         std::error::Error::source(&*self.0)
     }

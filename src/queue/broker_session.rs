@@ -12,17 +12,17 @@ use redis::{RedisResult, aio::MultiplexedConnection};
 use super::{
     client::Queue,
     delivery::Delivery,
-    disposition::{Ended, Verdict},
+    disposition::{CompletedDelivery, Disposition},
     leases::Leases,
     queues::Queues,
-    reconnecting_connection::Link,
+    reconnecting_connection::ReconnectingConnection,
     scripts,
-    signals::Stop,
+    signals::JobSignals,
     worker_options::Options,
 };
 
-pub(super) struct Exchange {
-    link: Link,
+pub(super) struct BrokerSession {
+    connection: ReconnectingConnection,
     prefix: String,
     worker: String,
     queues: Queues,
@@ -35,7 +35,7 @@ pub(super) struct Exchange {
 }
 
 /// What a round trip brought.
-pub(super) struct Flushed {
+pub(super) struct FlushResult {
     pub(super) fetched: Vec<Delivery>,
     /// When a rate limit lets more through.
     pub(super) again: Option<Duration>,
@@ -45,10 +45,10 @@ pub(super) struct Flushed {
     pub(super) settled: bool,
 }
 
-impl Exchange {
+impl BrokerSession {
     pub(super) fn new(queue: &Queue, worker: &str, options: &Options, leases: Leases) -> Self {
         Self {
-            link: Link::new(queue.client(), "worker"),
+            connection: ReconnectingConnection::new(queue.client(), "worker"),
             prefix: queue.prefix().to_owned(),
             worker: worker.to_owned(),
             queues: options.queues.clone(),
@@ -60,7 +60,7 @@ impl Exchange {
     }
 
     /// Takes what has ended, to be settled by the next flush.
-    pub(super) fn add(&mut self, ended: impl IntoIterator<Item = Ended>) {
+    pub(super) fn add(&mut self, ended: impl IntoIterator<Item = CompletedDelivery>) {
         // One batch a queue: a lease is told to be over with, and never before, the last of its jobs.
         Batch::group(&mut self.unsettled, ended, &self.leases);
     }
@@ -73,10 +73,10 @@ impl Exchange {
     /// Settles what has ended and fetches up to `want` jobs, in one round trip. What is not answered is said again
     /// by the next flush, also when this one is dropped: settling twice is harmless, since a token counts once, and
     /// a fetch whose answer was lost is given back by its token.
-    pub(super) async fn flush(&mut self, want: usize) -> Flushed {
+    pub(super) async fn flush(&mut self, want: usize) -> FlushResult {
         let settled = !self.unsettled.is_empty();
-        let mut flushed = Flushed { fetched: Vec::new(), again: None, complete: false, settled };
-        let Some(conn) = self.link.get().await else { return flushed };
+        let mut flushed = FlushResult { fetched: Vec::new(), again: None, complete: false, settled };
+        let Some(conn) = self.connection.get().await else { return flushed };
         let lost = self.unanswered.take();
         let token = (want > 0 && lost.is_none()).then(|| uuid::Uuid::new_v4().simple().to_string());
         self.unanswered = lost.clone().or_else(|| token.clone());
@@ -108,9 +108,9 @@ impl Exchange {
             (None, None) => {}
         }
         match fault {
-            Some(error) => self.link.failed(&error),
+            Some(error) => self.connection.failed(&error),
             None => {
-                self.link.worked();
+                self.connection.worked();
                 flushed.complete = lost.is_none();
             }
         }
@@ -141,7 +141,7 @@ impl Exchange {
             for (((id, envelope), failures), crashes) in
                 ids.into_iter().zip(envelopes).zip(failures).zip(crashes)
             {
-                let (id, stop): (Arc<str>, _) = (id.into(), Stop::default());
+                let (id, stop): (Arc<str>, _) = (id.into(), JobSignals::default());
                 stops.insert(id.clone(), stop.clone());
                 deliveries.push(Delivery {
                     id,
@@ -173,13 +173,13 @@ impl Exchange {
 /// What has ended in one queue.
 struct Batch {
     queue: Arc<str>,
-    ended: Vec<Ended>,
+    ended: Vec<CompletedDelivery>,
     /// Leases of which these were the last jobs.
     over: Vec<Arc<str>>,
 }
 
 impl Batch {
-    fn group(batches: &mut Vec<Self>, ended: impl IntoIterator<Item = Ended>, leases: &Leases) {
+    fn group(batches: &mut Vec<Self>, ended: impl IntoIterator<Item = CompletedDelivery>, leases: &Leases) {
         for end in ended {
             let over = leases.end(&end.lease, &end.id).then(|| end.lease.clone());
             let batch = match batches.iter_mut().find(|batch| batch.queue == end.queue) {
@@ -202,18 +202,18 @@ impl Batch {
             call.arg(&**lease);
         }
         for end in &self.ended {
-            let (op, arg, ttl, text) = match &end.verdict {
-                Verdict::Finished { outcome, ttl, clear } => {
+            let (op, arg, ttl, text) = match &end.disposition {
+                Disposition::Finished { outcome, ttl, clear } => {
                     ("ok", u64::from(*clear), *ttl, outcome.as_str())
                 }
-                Verdict::Canceled { outcome, ttl } => ("cancel", 1, *ttl, outcome.as_str()),
-                Verdict::Retry { after, error } => ("retry", after.as_millis() as u64, 0, error.as_str()),
-                Verdict::Snooze { after } => ("snooze", after.as_millis() as u64, 0, ""),
-                Verdict::Unknown { after, most, error } => {
+                Disposition::Canceled { outcome, ttl } => ("cancel", 1, *ttl, outcome.as_str()),
+                Disposition::Retry { after, error } => ("retry", after.as_millis() as u64, 0, error.as_str()),
+                Disposition::Snooze { after } => ("snooze", after.as_millis() as u64, 0, ""),
+                Disposition::Unknown { after, most, error } => {
                     ("unknown", after.as_millis() as u64, *most, error.as_str())
                 }
-                Verdict::Dead { error } => ("dead", 0, 0, error.as_str()),
-                Verdict::Release => ("release", 0, 0, ""),
+                Disposition::Dead { error } => ("dead", 0, 0, error.as_str()),
+                Disposition::Release => ("release", 0, 0, ""),
             };
             call.arg(op).arg(&*end.id).arg(&*end.token).arg(arg).arg(ttl).arg(text);
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use redis::{FromRedisValue, Script, ScriptInvocation, aio::ConnectionLike};
 
-use super::{batcher::Combiner, error::Result, script_client::ScriptClient};
+use super::{batcher::EnqueueBatcher, error::Result, script_client::ScriptClient};
 
 /// The settings of a queue's client.
 #[derive(Debug, Clone)]
@@ -19,7 +19,7 @@ pub struct QueueOptions {
 #[derive(Clone)]
 pub struct Queue {
     scripts: ScriptClient,
-    combiner: Combiner,
+    batcher: EnqueueBatcher,
     client: redis::Client,
 }
 
@@ -32,7 +32,7 @@ impl Queue {
         options: &QueueOptions,
     ) -> Self {
         let scripts = ScriptClient::new(connection, &options.prefix, options.timeout);
-        Self { combiner: Combiner::new(scripts.clone()), scripts, client }
+        Self { batcher: EnqueueBatcher::new(scripts.clone()), scripts, client }
     }
 
     pub(super) fn client(&self) -> &redis::Client {
@@ -51,8 +51,8 @@ impl Queue {
         &self.scripts
     }
 
-    pub(super) fn combiner(&self) -> &Combiner {
-        &self.combiner
+    pub(super) fn batcher(&self) -> &EnqueueBatcher {
+        &self.batcher
     }
 
     /// A call of a script, to be given its arguments.

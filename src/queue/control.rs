@@ -12,7 +12,7 @@ use super::{
 };
 
 /// Jobs moved by one call of a script.
-const BATCH: u64 = 1_000;
+const JOBS_PER_CALL: u64 = 1_000;
 
 /// What cancelling did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +54,7 @@ impl Queue {
         let mut total = 0;
         loop {
             let mut call = self.prepare(&scripts::REQUEUE);
-            call.arg(&queue.name).arg(queue.seen_at.timestamp_millis()).arg(BATCH);
+            call.arg(&queue.name).arg(queue.seen_at.timestamp_millis()).arg(JOBS_PER_CALL);
             let n: u64 = self.run(&call).await?;
             total += n;
             if n == 0 {
@@ -79,7 +79,7 @@ impl Queue {
         loop {
             // A call that throws nothing away may have seen new jobs only: it says itself what is left to look at.
             let mut call = self.prepare(&scripts::PURGE);
-            call.arg(&queue.name).arg(state.as_str()).arg(BATCH).arg(begun).arg(&last).arg(&left);
+            call.arg(&queue.name).arg(state.as_str()).arg(JOBS_PER_CALL).arg(begun).arg(&last).arg(&left);
             let (n, rest): (u64, Vec<String>) = self.run(&call).await?;
             total += n;
             left = rest;

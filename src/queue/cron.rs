@@ -16,12 +16,12 @@ use redis::{RedisResult, aio::MultiplexedConnection};
 use super::{
     envelope::Envelope,
     job_type::JobType,
-    schedule::{Missed, Periodic},
+    schedule::{ErasedSchedule, Missed},
     scripts,
 };
 
 /// A slot that is no later than this was not missed.
-const PUNCTUAL_MS: i64 = 60_000;
+const ON_TIME_MS: i64 = 60_000;
 
 /// One schedule of the table, read.
 struct Entry {
@@ -29,23 +29,23 @@ struct Entry {
     task: &'static str,
     queue: &'static str,
     ttl: u64,
-    periodic: Periodic,
+    periodic: ErasedSchedule,
     cron: Cron,
     zone: Tz,
 }
 
 /// All schedules of a table of tasks.
 #[derive(Default)]
-pub(super) struct Timetable(Vec<Entry>);
+pub(super) struct CronSchedules(Vec<Entry>);
 
-impl Timetable {
+impl CronSchedules {
     /// # Errors
     /// When an expression or a zone cannot be read.
     pub(super) fn of<S>(jobs: &[JobType<S>]) -> anyhow::Result<Self> {
         let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
         let read = |job: &JobType<S>| {
             let periodic = job.schedule?;
-            let Periodic { cron, zone, .. } = periodic;
+            let ErasedSchedule { cron, zone, .. } = periodic;
             let entry = || {
                 Ok::<_, anyhow::Error>(Entry {
                     name: format!("{}|{cron}|{zone}", job.name),
@@ -112,7 +112,7 @@ impl Entry {
     }
 
     fn counts(&self, due: i64, now: i64) -> bool {
-        self.periodic.missed == Missed::RunOnce || now - due <= PUNCTUAL_MS
+        self.periodic.missed == Missed::RunOnce || now - due <= ON_TIME_MS
     }
 
     fn envelope(&self, now: i64) -> Option<String> {

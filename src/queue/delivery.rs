@@ -8,26 +8,26 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::{
-    disposition::{Ended, Verdict},
+    disposition::{CompletedDelivery, Disposition},
     envelope::{Envelope, ErrorRecord, record},
-    failure::{Failure, Then},
+    failure::{Failure, FailureAction},
     job::Context,
     job_type::{JobType, Running},
-    limits::{cut, readable},
+    limits::{check_depth, truncate},
     outcome::Outcome,
-    signals::{Reason, Stop},
+    signals::{JobSignals, StopReason},
     state::State,
 };
 
 /// How long a job that was told to stop may take to heed it before it is dropped.
-const COOPERATION: Duration = Duration::from_secs(1);
+const CANCEL_GRACE: Duration = Duration::from_secs(1);
 /// A larger result belongs in a table or a file, and its key in the result.
-const MAX_RESULT: usize = 1024 * 1024;
-const LONGEST_BACKOFF: Duration = Duration::from_secs(60 * 60);
+const MAX_RESULT_BYTES: usize = 1024 * 1024;
+const MAX_BACKOFF: Duration = Duration::from_secs(60 * 60);
 /// A task that this build does not know may belong to a newer one that is being rolled out: it is left for that
 /// long to the workers that know it, and looked at again this often.
-const UNKNOWN_FOR: u64 = 60 * 60;
-const UNKNOWN_PAUSE: Duration = Duration::from_secs(15);
+const UNKNOWN_TASK_TIMEOUT_SECS: u64 = 60 * 60;
+const UNKNOWN_TASK_RETRY_AFTER: Duration = Duration::from_secs(15);
 
 /// A job as fetched.
 pub(super) struct Delivery {
@@ -41,21 +41,21 @@ pub(super) struct Delivery {
     pub(super) crashes: u32,
     /// Redis's clock at the fetch, in milliseconds.
     pub(super) fetched: i64,
-    pub(super) stop: Stop,
+    pub(super) stop: JobSignals,
 }
 
 /// What an envelope of any version begins with.
 #[derive(serde::Deserialize)]
-struct Head {
+struct EnvelopeHead {
     v: u8,
     #[serde(default)]
     task: String,
 }
 
 /// What there is to say of a job that is over.
-enum Ending {
+enum OutcomeDetail {
     Result(Value),
-    Reason(String),
+    StopReason(String),
     None,
 }
 
@@ -65,10 +65,10 @@ impl Delivery {
         self,
         jobs: &'static [JobType<S>],
         state: S,
-    ) -> Ended {
-        let verdict = match serde_json::from_slice::<Envelope>(&self.envelope) {
+    ) -> CompletedDelivery {
+        let disposition = match serde_json::from_slice::<Envelope>(&self.envelope) {
             Ok(envelope) => self.open(envelope, jobs, state).await,
-            Err(error) => match serde_json::from_slice::<Head>(&self.envelope) {
+            Err(error) => match serde_json::from_slice::<EnvelopeHead>(&self.envelope) {
                 Ok(head) if head.v > Envelope::VERSION => self.unknown(&head.task, head.v),
                 _ => {
                     tracing::error!(job_id = &*self.id, error = %error, "job has a malformed envelope");
@@ -76,7 +76,13 @@ impl Delivery {
                 }
             },
         };
-        Ended { id: self.id, token: self.token, lease: self.lease, queue: self.queue, verdict }
+        CompletedDelivery {
+            id: self.id,
+            token: self.token,
+            lease: self.lease,
+            queue: self.queue,
+            disposition,
+        }
     }
 
     async fn open<S: Clone + Send + Sync + 'static>(
@@ -84,7 +90,7 @@ impl Delivery {
         mut envelope: Envelope,
         jobs: &'static [JobType<S>],
         state: S,
-    ) -> Verdict {
+    ) -> Disposition {
         let attempt = self.failures + self.crashes + 1;
         let span = tracing::info_span!(
             "job",
@@ -112,7 +118,7 @@ impl Delivery {
         .await
     }
 
-    async fn supervise<S>(&self, job: &JobType<S>, envelope: &Envelope, running: Running) -> Verdict {
+    async fn supervise<S>(&self, job: &JobType<S>, envelope: &Envelope, running: Running) -> Disposition {
         let begun = Instant::now();
         let mut running = AssertUnwindSafe(running).catch_unwind();
         let mut timed_out = false;
@@ -121,19 +127,19 @@ impl Delivery {
         let answer = tokio::select! {
             answer = &mut running => Some(answer),
             () = self.stop.token().cancelled() => match self.stop.reason() {
-                Some(Reason::Lost) => None,
-                _ => tokio::time::timeout(COOPERATION, running).await.ok(),
+                Some(StopReason::Lost) => None,
+                _ => tokio::time::timeout(CANCEL_GRACE, running).await.ok(),
             },
             () = tokio::time::sleep(job.timeout) => {
                 timed_out = true;
                 self.stop.token().cancel();
-                tokio::time::timeout(COOPERATION, running).await.ok()
+                tokio::time::timeout(CANCEL_GRACE, running).await.ok()
             }
         };
         let took = begun.elapsed();
         let failure = match answer {
             Some(Ok(Ok(result))) => return self.finished(envelope, result, took),
-            Some(Err(panic)) => Failure::from(format!("panicked: {}", panic_text(&*panic))),
+            Some(Err(panic)) => Failure::from(format!("panicked: {}", panic_message(&*panic))),
             _ if timed_out => {
                 Failure::new(format!("The job took longer than {} s", job.timeout.as_secs_f32()))
             }
@@ -146,76 +152,83 @@ impl Delivery {
         }
     }
 
-    fn stopped(&self, reason: Reason, envelope: &Envelope, took: Duration) -> Verdict {
+    fn stopped(&self, reason: StopReason, envelope: &Envelope, took: Duration) -> Disposition {
         match reason {
-            Reason::Lost => {
+            StopReason::Lost => {
                 tracing::warn!("job stopped, since its lease could not be renewed");
-                Verdict::Release
+                Disposition::Release
             }
-            Reason::Shutdown => {
+            StopReason::Shutdown => {
                 tracing::info!("job goes back to the queue, since the worker is stopping");
-                Verdict::Release
+                Disposition::Release
             }
-            Reason::Canceled => {
+            StopReason::Canceled => {
                 tracing::info!("job canceled");
-                Verdict::Canceled {
-                    outcome: self.outcome(State::Canceled, envelope, took, Ending::None),
+                Disposition::Canceled {
+                    outcome: self.outcome(State::Canceled, envelope, took, OutcomeDetail::None),
                     ttl: envelope.ttl,
                 }
             }
         }
     }
 
-    fn finished(&self, envelope: &Envelope, result: Value, took: Duration) -> Verdict {
+    fn finished(&self, envelope: &Envelope, result: Value, took: Duration) -> Disposition {
         tracing::info!(duration_ms = took.as_millis() as u64, "job finished");
-        let outcome = self.outcome(State::Finished, envelope, took, Ending::Result(result));
-        if outcome.len() > MAX_RESULT {
+        let outcome = self.outcome(State::Finished, envelope, took, OutcomeDetail::Result(result));
+        if outcome.len() > MAX_RESULT_BYTES {
             tracing::error!(bytes = outcome.len(), "job finished with a result that is too large to keep");
-            let detail = format!("{} bytes, and {MAX_RESULT} are kept", outcome.len());
+            let detail = format!("{} bytes, and {MAX_RESULT_BYTES} are kept", outcome.len());
             return self.dead("The job's result is too large", &detail);
         }
-        if let Err(error) = readable(&outcome) {
+        if let Err(error) = check_depth(&outcome) {
             tracing::error!(error = %error, "job finished with a result that could not be read again");
             return self.dead("The job's result is nested too deeply", &error.to_string());
         }
         let clear = self.failures + self.crashes > 0 || envelope.has_extras() || self.stop.has_reported();
-        Verdict::Finished { outcome, ttl: envelope.ttl, clear }
+        Disposition::Finished { outcome, ttl: envelope.ttl, clear }
     }
 
-    fn failed<S>(&self, job: &JobType<S>, envelope: &Envelope, failure: &Failure, took: Duration) -> Verdict {
+    fn failed<S>(
+        &self,
+        job: &JobType<S>,
+        envelope: &Envelope,
+        failure: &Failure,
+        took: Duration,
+    ) -> Disposition {
         let duration_ms = took.as_millis() as u64;
         match failure.then {
-            Then::Snooze(after) => {
+            FailureAction::Snooze(after) => {
                 tracing::info!(duration_ms, again_in_ms = after.as_millis() as u64, "job snoozed");
-                return Verdict::Snooze { after };
+                return Disposition::Snooze { after };
             }
-            Then::Discard => {
+            FailureAction::Discard => {
                 tracing::info!(reason = %failure, duration_ms, "job discarded");
                 let mut reason = failure.to_string();
-                cut(&mut reason);
-                let outcome = self.outcome(State::Canceled, envelope, took, Ending::Reason(reason));
-                return Verdict::Canceled { outcome, ttl: envelope.ttl };
+                truncate(&mut reason);
+                let outcome =
+                    self.outcome(State::Canceled, envelope, took, OutcomeDetail::StopReason(reason));
+                return Disposition::Canceled { outcome, ttl: envelope.ttl };
             }
-            Then::Retry(_) | Then::Fail => {}
+            FailureAction::Retry(_) | FailureAction::Fail => {}
         }
         let attempts = self.failures + 1;
         let mut error = failure.record(self.fetched + took.as_millis() as i64);
-        cut(&mut error.message);
-        error.detail.iter_mut().for_each(cut);
+        truncate(&mut error.message);
+        error.detail.iter_mut().for_each(truncate);
         let error = record(&error);
-        if failure.then == Then::Fail || attempts >= job.max_attempts {
+        if failure.then == FailureAction::Fail || attempts >= job.max_attempts {
             tracing::error!(error = %failure, duration_ms, "job failed for good");
-            return Verdict::Dead { error };
+            return Disposition::Dead { error };
         }
         let after = match failure.then {
-            Then::Retry(Some(after)) => after,
+            FailureAction::Retry(Some(after)) => after,
             _ => backoff(job.backoff, attempts),
         };
         tracing::warn!(error = %failure, duration_ms, retry_in_ms = after.as_millis() as u64, "job failed, trying again");
-        Verdict::Retry { after, error }
+        Disposition::Retry { after, error }
     }
 
-    fn unknown(&self, task: &str, version: u8) -> Verdict {
+    fn unknown(&self, task: &str, version: u8) -> Disposition {
         tracing::warn!(
             task,
             task_version = version,
@@ -226,19 +239,19 @@ impl Delivery {
             detail: Some(format!("task {task:?}, version {version}")),
             at: self.fetched,
         };
-        let most = UNKNOWN_FOR / UNKNOWN_PAUSE.as_secs();
-        Verdict::Unknown { after: UNKNOWN_PAUSE, most, error: record(&error) }
+        let most = UNKNOWN_TASK_TIMEOUT_SECS / UNKNOWN_TASK_RETRY_AFTER.as_secs();
+        Disposition::Unknown { after: UNKNOWN_TASK_RETRY_AFTER, most, error: record(&error) }
     }
 
-    fn dead(&self, message: &str, detail: &str) -> Verdict {
-        Verdict::dead(message, detail, self.fetched)
+    fn dead(&self, message: &str, detail: &str) -> Disposition {
+        Disposition::dead(message, detail, self.fetched)
     }
 
-    fn outcome(&self, state: State, envelope: &Envelope, took: Duration, ending: Ending) -> String {
+    fn outcome(&self, state: State, envelope: &Envelope, took: Duration, ending: OutcomeDetail) -> String {
         let (result, reason) = match ending {
-            Ending::Result(result) => (Some(result), None),
-            Ending::Reason(reason) => (None, Some(reason)),
-            Ending::None => (None, None),
+            OutcomeDetail::Result(result) => (Some(result), None),
+            OutcomeDetail::StopReason(reason) => (None, Some(reason)),
+            OutcomeDetail::None => (None, None),
         };
         record(&Outcome {
             state,
@@ -255,7 +268,7 @@ impl Delivery {
     }
 }
 
-pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+pub(super) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied().map(str::to_owned);
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
 }
@@ -263,7 +276,7 @@ pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 /// `base` doubled with each failure, and a quarter more or less by chance, so that jobs that failed together do
 /// not come back together.
 fn backoff(base: Duration, failures: u32) -> Duration {
-    let full = base.saturating_mul(2u32.saturating_pow(failures.saturating_sub(1))).min(LONGEST_BACKOFF);
+    let full = base.saturating_mul(2u32.saturating_pow(failures.saturating_sub(1))).min(MAX_BACKOFF);
     let chance = (uuid::Uuid::new_v4().as_u128() % 1_000) as f32 / 1_000.0;
     full.mul_f32(0.75 + chance / 2.0)
 }

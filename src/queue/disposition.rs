@@ -5,15 +5,15 @@ use std::{sync::Arc, time::Duration};
 use super::envelope::{ErrorRecord, record};
 
 /// A delivery that is over, and what is to become of the job.
-pub(super) struct Ended {
+pub(super) struct CompletedDelivery {
     pub(super) id: Arc<str>,
     pub(super) token: Arc<str>,
     pub(super) lease: Arc<str>,
     pub(super) queue: Arc<str>,
-    pub(super) verdict: Verdict,
+    pub(super) disposition: Disposition,
 }
 
-pub(super) enum Verdict {
+pub(super) enum Disposition {
     Finished {
         outcome: String,
         ttl: u64,
@@ -43,7 +43,7 @@ pub(super) enum Verdict {
     Release,
 }
 
-impl Verdict {
+impl Disposition {
     pub(super) fn dead(message: &str, detail: &str, at: i64) -> Self {
         let error = ErrorRecord { message: message.into(), detail: Some(detail.into()), at };
         Self::Dead { error: record(&error) }

@@ -8,17 +8,17 @@ use uuid::Uuid;
 
 use super::{
     client::Queue,
-    enqueue_options::{Place, When},
+    enqueue_options::{EnqueueOptions, When},
     envelope::{Envelope, Origin},
     error::{Error, Result},
     job::Job,
-    limits::readable,
-    push::{fitting, push},
+    limits::check_depth,
+    push::{batch_size, push},
     queues::Queues,
 };
 
 /// A larger payload belongs in a table or a file, and its key in the job.
-const MAX_ENVELOPE: usize = 1024 * 1024;
+const MAX_ENVELOPE_BYTES: usize = 1024 * 1024;
 
 impl Queue {
     /// Queues a job and returns its id. Once this has returned, the job is not lost.
@@ -26,26 +26,33 @@ impl Queue {
     /// # Errors
     /// [`Error::Unavailable`] when Redis is away or full: the job may then have been queued or not.
     pub async fn enqueue<J: Job>(&self, job: &J, origin: Origin) -> Result<String> {
-        let (id, text) = write(job, &origin, &Place::default())?;
-        self.combiner().push(J::QUEUE, id.clone(), text).await?;
+        let (id, text) = write(job, &origin, &EnqueueOptions::default())?;
+        self.batcher().push(J::QUEUE, id.clone(), text).await?;
         Ok(id)
     }
 
     /// Queues a job that starts after `delay`, and no later than a second after that if there is a free worker.
     pub async fn enqueue_in<J: Job>(&self, job: &J, origin: Origin, delay: Duration) -> Result<String> {
-        self.enqueue_with(job, origin, Place { when: When::In(delay), ..Place::default() }).await
+        self.enqueue_with(job, origin, EnqueueOptions { when: When::In(delay), ..EnqueueOptions::default() })
+            .await
     }
 
     /// Queues a job that starts at that time, and no later than a second after that if there is a free worker.
     pub async fn enqueue_at<J: Job>(&self, job: &J, origin: Origin, at: DateTime<Utc>) -> Result<String> {
-        self.enqueue_with(job, origin, Place { when: When::At(at), ..Place::default() }).await
+        self.enqueue_with(job, origin, EnqueueOptions { when: When::At(at), ..EnqueueOptions::default() })
+            .await
     }
 
     /// Queues a job where `place` says. Where [`Unique`] keeps it out, the id is that of the one that stays.
     ///
     /// # Errors
     /// [`Error::Invalid`] where `place` makes no sense or names an unknown job, and as [`enqueue`](Self::enqueue).
-    pub async fn enqueue_with<J: Job>(&self, job: &J, origin: Origin, place: Place) -> Result<String> {
+    pub async fn enqueue_with<J: Job>(
+        &self,
+        job: &J,
+        origin: Origin,
+        place: EnqueueOptions,
+    ) -> Result<String> {
         place.check()?;
         let (id, text) = write(job, &origin, &place)?;
         let others = push(self.scripts(), J::QUEUE, &[(&id, &text)], &place).await?;
@@ -56,7 +63,12 @@ impl Queue {
     ///
     /// # Errors
     /// As [`enqueue`](Self::enqueue); of more than 250 the first ones may then have been queued.
-    pub async fn enqueue_all<J: Job>(&self, jobs: &[J], origin: Origin, place: Place) -> Result<Vec<String>> {
+    pub async fn enqueue_all<J: Job>(
+        &self,
+        jobs: &[J],
+        origin: Origin,
+        place: EnqueueOptions,
+    ) -> Result<Vec<String>> {
         place.check()?;
         if place.unique.is_some() || !place.after.is_empty() {
             let words = "many jobs at once can neither be unique nor wait for others";
@@ -66,7 +78,7 @@ impl Queue {
         let mut batches = Vec::new();
         let mut rest = &jobs[..];
         while !rest.is_empty() {
-            let (now, later) = rest.split_at(fitting(rest.iter().map(|(_, text)| text.len())));
+            let (now, later) = rest.split_at(batch_size(rest.iter().map(|(_, text)| text.len())));
             batches.push(now.iter().map(|(id, text)| (id.as_str(), text.as_str())).collect::<Vec<_>>());
             rest = later;
         }
@@ -81,7 +93,7 @@ impl Queue {
     }
 }
 
-fn write<J: Job>(job: &J, origin: &Origin, place: &Place) -> Result<(String, String)> {
+fn write<J: Job>(job: &J, origin: &Origin, place: &EnqueueOptions) -> Result<(String, String)> {
     // No worker could be told to take from it.
     Queues::check_name(J::QUEUE).map_err(|words| Error::internal(format!("{:?}: {words}", J::QUEUE)))?;
     let now = Utc::now().timestamp_millis();
@@ -99,9 +111,9 @@ fn write<J: Job>(job: &J, origin: &Origin, place: &Place) -> Result<(String, Str
 
 fn to_text(envelope: &impl Serialize) -> Result<String> {
     let text = serde_json::to_string(envelope).map_err(Error::internal)?;
-    if text.len() > MAX_ENVELOPE {
-        return Err(Error::TooLarge { limit: MAX_ENVELOPE });
+    if text.len() > MAX_ENVELOPE_BYTES {
+        return Err(Error::TooLarge { limit: MAX_ENVELOPE_BYTES });
     }
-    readable(&text).map_err(|_| Error::TooDeep)?;
+    check_depth(&text).map_err(|_| Error::TooDeep)?;
     Ok(text)
 }

@@ -6,12 +6,12 @@ use chrono::{DateTime, Utc};
 
 use super::error::{Error, Result};
 
-const MAX_NAME: usize = 255;
-const MAX_AFTER: usize = 100;
+const MAX_NAME_BYTES: usize = 255;
+const MAX_DEPENDENCIES: usize = 100;
 
 /// Where in its queue a job goes, and when.
 #[derive(Debug, Clone, Default)]
-pub struct Place {
+pub struct EnqueueOptions {
     pub when: When,
     /// Before the others that wait.
     pub front: bool,
@@ -42,31 +42,32 @@ pub struct Unique {
     pub window: Duration,
     /// Which of them stays: the first, whose id the others are answered with; or the last, which cancels one that
     /// still waits.
-    pub keep: Keep,
+    pub on_duplicate: OnDuplicate,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Keep {
-    First,
-    Last,
+pub enum OnDuplicate {
+    KeepExisting,
+    Replace,
 }
 
-impl Place {
+impl EnqueueOptions {
     pub(super) fn check(&self) -> Result<()> {
-        let name =
-            |text: &Option<String>| text.as_ref().is_none_or(|text| (1..=MAX_NAME).contains(&text.len()));
+        let name = |text: &Option<String>| {
+            text.as_ref().is_none_or(|text| (1..=MAX_NAME_BYTES).contains(&text.len()))
+        };
         let key = self.unique.as_ref().map(|unique| unique.key.clone());
         let window = self.unique.as_ref().map(|unique| unique.window);
         let problem = if !name(&self.group) {
-            ("group", format!("must have 1 to {MAX_NAME} bytes"))
+            ("group", format!("must have 1 to {MAX_NAME_BYTES} bytes"))
         } else if !name(&key) {
-            ("unique", format!("the key must have 1 to {MAX_NAME} bytes"))
+            ("unique", format!("the key must have 1 to {MAX_NAME_BYTES} bytes"))
         } else if window
             .is_some_and(|window| window.as_millis() == 0 || window > Duration::from_secs(366 * 86_400))
         {
             ("unique", "the window must be from a millisecond to a year".into())
-        } else if self.after.len() > MAX_AFTER {
-            ("after", format!("names more than {MAX_AFTER} jobs"))
+        } else if self.after.len() > MAX_DEPENDENCIES {
+            ("after", format!("names more than {MAX_DEPENDENCIES} jobs"))
         } else {
             return Ok(());
         };

@@ -41,7 +41,7 @@ impl Error {
 
 impl From<RedisError> for Error {
     fn from(error: RedisError) -> Self {
-        if error.code() == Some(scripts::NO_JOB) {
+        if error.code() == Some(scripts::UNKNOWN_JOB_CODE) {
             let id = error.detail().and_then(|text| text.split_whitespace().next()).unwrap_or_default();
             return Self::UnknownJob(id.to_owned());
         }

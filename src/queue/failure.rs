@@ -14,12 +14,12 @@ use super::{
 pub struct Failure {
     message: Option<String>,
     source: Option<BoxError>,
-    pub(super) then: Then,
+    pub(super) then: FailureAction,
 }
 
 /// What becomes of a job whose attempt did not finish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Then {
+pub enum FailureAction {
     /// Tried again while there are attempts left: after this long, or by the task's back-off.
     Retry(Option<Duration>),
     /// Put back for this long; the attempt does not count.
@@ -33,35 +33,35 @@ pub enum Then {
 impl Failure {
     /// A failure whose message the owner of the job may read.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: Some(message.into()), source: None, then: Then::Retry(None) }
+        Self { message: Some(message.into()), source: None, then: FailureAction::Retry(None) }
     }
 
     /// Not now: come back after `wait`. No attempt is counted, so say it of what will pass, like a rate limit or
     /// a lock that is taken.
     pub fn snooze(wait: Duration) -> Self {
-        Self { message: None, source: None, then: Then::Snooze(wait) }
+        Self { message: None, source: None, then: FailureAction::Snooze(wait) }
     }
 
     /// There is nothing to be done any more, and nothing for anybody to look at.
     pub fn discard(reason: impl Into<String>) -> Self {
-        Self { then: Then::Discard, ..Self::new(reason) }
+        Self { then: FailureAction::Discard, ..Self::new(reason) }
     }
 
     /// Tried again after `wait`, instead of by the task's back-off.
     pub fn retry_in(self, wait: Duration) -> Self {
-        Self { then: Then::Retry(Some(wait)), ..self }
+        Self { then: FailureAction::Retry(Some(wait)), ..self }
     }
 
     /// Another attempt would fail too: the job goes straight to the failed ones.
     pub fn permanent(self) -> Self {
-        Self { then: Then::Fail, ..self }
+        Self { then: FailureAction::Fail, ..self }
     }
 
-    pub(super) fn unreadable(error: serde_json::Error) -> Self {
+    pub(super) fn invalid_arguments(error: serde_json::Error) -> Self {
         Self {
             message: Some("The job's arguments cannot be read".into()),
             source: Some(error.into()),
-            then: Then::Fail,
+            then: FailureAction::Fail,
         }
     }
 
@@ -88,6 +88,6 @@ impl fmt::Display for Failure {
 
 impl<E: Into<BoxError>> From<E> for Failure {
     fn from(error: E) -> Self {
-        Self { message: None, source: Some(error.into()), then: Then::Retry(None) }
+        Self { message: None, source: Some(error.into()), then: FailureAction::Retry(None) }
     }
 }

@@ -11,10 +11,10 @@ use std::{
 use redis::RedisError;
 use tokio::sync::oneshot;
 
-use super::{leases::Leases, scripts, signals::Reason, worker_record::Card};
+use super::{leases::Leases, scripts, signals::StopReason, worker_record::WorkerRecord};
 
 /// How long signing off may take.
-const FAREWELL: Duration = Duration::from_millis(500);
+const SIGN_OFF_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Two threads, which end when this is dropped: one shows that the worker lives and renews; the other, which no
 /// network can hold up, stops the jobs of leases that were not renewed.
@@ -25,7 +25,7 @@ pub(super) struct Heartbeat {
 }
 
 impl Heartbeat {
-    pub(super) fn start(leases: Leases, pulse: Pulse) -> std::io::Result<Self> {
+    pub(super) fn start(leases: Leases, pulse: HeartbeatLoop) -> std::io::Result<Self> {
         let (renewing, fencing, lease) = (leases.clone(), leases.clone(), pulse.lease);
         let thread = |name: &str| std::thread::Builder::new().name(name.into());
         let (left, gone) = oneshot::channel();
@@ -46,30 +46,30 @@ impl Heartbeat {
     /// Ends it, and has the worker struck off the list of those that live.
     pub(super) async fn stop(mut self) {
         self.leases.close();
-        let _ = tokio::time::timeout(FAREWELL, &mut self.gone).await;
+        let _ = tokio::time::timeout(SIGN_OFF_TIMEOUT, &mut self.gone).await;
     }
 }
 
 impl Drop for Heartbeat {
     fn drop(&mut self) {
         // Nobody renews them from now on.
-        self.leases.stop_all(Reason::Lost);
+        self.leases.stop_all(StopReason::Lost);
         self.leases.close();
     }
 }
 
 /// What the heartbeat needs to know.
-pub(super) struct Pulse {
+pub(super) struct HeartbeatLoop {
     pub(super) client: redis::Client,
     pub(super) prefix: String,
     pub(super) worker: String,
-    pub(super) card: Card,
+    pub(super) card: WorkerRecord,
     pub(super) lease: Duration,
 }
 
 type Beat = (Instant, Vec<String>, Vec<String>);
 
-impl Pulse {
+impl HeartbeatLoop {
     fn run(mut self, leases: &Leases) {
         // Once a second at least, since this is also how a cancellation reaches a running job.
         let beat = (self.lease / 4).min(Duration::from_secs(1));

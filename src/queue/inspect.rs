@@ -14,8 +14,8 @@ use super::{
 };
 
 /// Jobs looked at by one call, since each may be large.
-const LOOK_AT: usize = 20;
-const LARGE: usize = 16 * 1024;
+const JOBS_PER_STATUS_CALL: usize = 20;
+const MAX_LISTED_PAYLOAD_BYTES: usize = 16 * 1024;
 
 /// One queue: what is in it, what has been, and how it is worked off.
 #[derive(Debug, Clone, Serialize)]
@@ -55,7 +55,7 @@ impl Row {
         T::from_redis_value(self.0.get(index).cloned().unwrap_or(Value::Nil))
     }
 
-    fn read(&self, now: i64) -> Result<QueueInfo, ParsingError> {
+    fn parse(&self, now: i64) -> Result<QueueInfo, ParsingError> {
         let (oldest, concurrency, rate): (String, String, String) =
             (self.field(6)?, self.field(13)?, self.field(14)?);
         // Ids are UUIDs of version 7, which begin with the time in milliseconds.
@@ -78,7 +78,7 @@ impl Row {
                 canceled: self.field(12)?,
             },
             concurrency_limit: concurrency.parse().ok(),
-            rate_limit: Rate::read(&rate),
+            rate_limit: Rate::parse(&rate),
         })
     }
 }
@@ -98,8 +98,8 @@ impl Queue {
         let mut call = self.prepare(&scripts::INSPECT);
         call.arg("queues").arg(name);
         let (now, rows): (i64, Vec<Vec<Value>>) = self.run(&call).await?;
-        let read = |row| Row(row).read(now).map_err(Error::internal);
-        rows.into_iter().map(read).collect()
+        let parse = |row| Row(row).parse(now).map_err(Error::internal);
+        rows.into_iter().map(parse).collect()
     }
 
     /// Where a job stands; `None` where no such job is known (any more).
@@ -122,8 +122,8 @@ impl Queue {
         call.arg("page").arg(queue).arg(state.as_str()).arg(offset).arg(count);
         let ids: Vec<String> = self.run(&call).await?;
         let mut jobs = Vec::with_capacity(ids.len());
-        for some in ids.chunks(LOOK_AT) {
-            jobs.extend(self.statuses(some, LARGE).await?);
+        for some in ids.chunks(JOBS_PER_STATUS_CALL) {
+            jobs.extend(self.statuses(some, MAX_LISTED_PAYLOAD_BYTES).await?);
         }
         Ok(jobs)
     }
@@ -133,7 +133,7 @@ impl Queue {
         let mut call = self.prepare(&scripts::STATUS);
         call.arg(large).arg(ids);
         let answers: Vec<Vec<Value>> = self.run(&call).await?;
-        ids.iter().zip(answers).filter_map(|(id, answer)| JobStatus::read(id, answer).transpose()).collect()
+        ids.iter().zip(answers).filter_map(|(id, answer)| JobStatus::parse(id, answer).transpose()).collect()
     }
 }
 

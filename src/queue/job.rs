@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{envelope::Origin, failure::Failure, schedule::Schedule, signals::Stop};
+use super::{envelope::Origin, failure::Failure, schedule::Schedule, signals::JobSignals};
 
 /// A task: its arguments are the fields, its behaviour is [`run`](Job::run).
 ///
@@ -42,7 +42,7 @@ pub struct Context<S> {
     pub attempt: u32,
     /// Whose job it is and what asked for it; hand it on to jobs that this one enqueues.
     pub origin: Origin,
-    pub(super) stop: Stop,
+    pub(super) stop: JobSignals,
 }
 
 impl<S> Context<S> {

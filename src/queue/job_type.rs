@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{
     failure::Failure,
     job::{Context, Job},
-    schedule::Periodic,
+    schedule::ErasedSchedule,
 };
 
 /// One row of the table that a worker runs from: everything about a task, its type forgotten.
@@ -20,7 +20,7 @@ pub struct JobType<S: 'static> {
     pub(super) timeout: Duration,
     pub(super) run: fn(Context<S>, Value) -> Running,
     pub(super) result_ttl: Duration,
-    pub(super) schedule: Option<Periodic>,
+    pub(super) schedule: Option<ErasedSchedule>,
 }
 
 pub(super) type Running = BoxFuture<'static, Result<Value, Failure>>;
@@ -40,7 +40,7 @@ impl<S: Clone + Send + Sync + 'static> JobType<S> {
             },
             run: |ctx, payload| {
                 async move {
-                    let job: J = serde_json::from_value(payload).map_err(Failure::unreadable)?;
+                    let job: J = serde_json::from_value(payload).map_err(Failure::invalid_arguments)?;
                     Ok(serde_json::to_value(job.run(ctx).await?)?)
                 }
                 .boxed()

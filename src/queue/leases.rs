@@ -6,16 +6,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::signals::{Reason, Stop};
+use super::signals::{JobSignals, StopReason};
 
 struct Lease {
     queue: Arc<str>,
     renewed: Instant,
-    jobs: HashMap<Arc<str>, Stop>,
+    jobs: HashMap<Arc<str>, JobSignals>,
 }
 
 #[derive(Default)]
-struct Shared {
+struct LeaseTable {
     /// By the member that stands for it in Redis.
     leases: HashMap<Arc<str>, Lease>,
     closed: bool,
@@ -23,10 +23,10 @@ struct Shared {
 
 /// Every lease this process holds.
 #[derive(Clone, Default)]
-pub(super) struct Leases(Arc<(Mutex<Shared>, Condvar)>);
+pub(super) struct Leases(Arc<(Mutex<LeaseTable>, Condvar)>);
 
 impl Leases {
-    fn lock(&self) -> MutexGuard<'_, Shared> {
+    fn lock(&self) -> MutexGuard<'_, LeaseTable> {
         // Nothing panics while holding it; if something did, the map is still whole.
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -37,7 +37,7 @@ impl Leases {
         member: Arc<str>,
         queue: Arc<str>,
         asked: Instant,
-        jobs: HashMap<Arc<str>, Stop>,
+        jobs: HashMap<Arc<str>, JobSignals>,
     ) {
         self.lock().leases.insert(member, Lease { queue, renewed: asked, jobs });
         self.0.1.notify_all();
@@ -55,7 +55,7 @@ impl Leases {
         self.lock().leases.remove(member);
     }
 
-    pub(super) fn stop_all(&self, reason: Reason) {
+    pub(super) fn stop_all(&self, reason: StopReason) {
         for lease in self.lock().leases.values() {
             lease.jobs.values().for_each(|stop| stop.now(reason));
         }
@@ -63,7 +63,7 @@ impl Leases {
 
     pub(super) fn lose(&self, member: &str) {
         if let Some(lease) = self.lock().leases.get(member) {
-            lease.jobs.values().for_each(|stop| stop.now(Reason::Lost));
+            lease.jobs.values().for_each(|stop| stop.now(StopReason::Lost));
         }
     }
 
@@ -85,7 +85,7 @@ impl Leases {
         for lease in shared.leases.values() {
             for id in ids {
                 if let Some(stop) = lease.jobs.get(id.as_str()) {
-                    stop.now(Reason::Canceled);
+                    stop.now(StopReason::Canceled);
                 }
             }
         }
@@ -96,7 +96,7 @@ impl Leases {
         let limit = lease.mul_f32(0.8);
         for held in self.lock().leases.values() {
             if held.renewed.elapsed() > limit {
-                held.jobs.values().for_each(|stop| stop.now(Reason::Lost));
+                held.jobs.values().for_each(|stop| stop.now(StopReason::Lost));
             }
         }
     }
@@ -119,7 +119,7 @@ impl Leases {
 
     /// Waits one beat; false when the worker is done.
     pub(super) fn wait(&self, beat: Duration) -> bool {
-        let open = |shared: &mut Shared| !shared.closed;
+        let open = |shared: &mut LeaseTable| !shared.closed;
         let (shared, _) =
             self.0.1.wait_timeout_while(self.lock(), beat, open).unwrap_or_else(PoisonError::into_inner);
         !shared.closed
@@ -127,7 +127,7 @@ impl Leases {
 
     /// Waits until there are leases; false when the worker is done.
     pub(super) fn wait_for_some(&self) -> bool {
-        let idle = |shared: &mut Shared| !shared.closed && shared.leases.is_empty();
+        let idle = |shared: &mut LeaseTable| !shared.closed && shared.leases.is_empty();
         !self.0.1.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner).closed
     }
 

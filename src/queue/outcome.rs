@@ -28,7 +28,7 @@ pub(super) struct Outcome {
 
 /// What is kept of a job that was cancelled while it waited; a script writes it.
 #[derive(Debug, Deserialize)]
-pub(super) struct Withdrawn {
+pub(super) struct CanceledRecord {
     pub(super) state: State,
     pub(super) attempts: u32,
     pub(super) ended: i64,
@@ -37,7 +37,7 @@ pub(super) struct Withdrawn {
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-pub(super) enum Ended {
-    Withdrawn(Withdrawn),
+pub(super) enum StoredOutcome {
+    Canceled(CanceledRecord),
     Ran(Outcome),
 }

@@ -18,7 +18,7 @@ fn seconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S
 
 impl Rate {
     /// Reads `jobs/ms`, as Redis keeps it.
-    pub(super) fn read(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         let (jobs, ms) = text.split_once('/')?;
         Some(Self { jobs: jobs.parse().ok()?, per: Duration::from_millis(ms.parse().ok()?) })
     }

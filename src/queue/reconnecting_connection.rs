@@ -5,11 +5,11 @@ use std::time::Duration;
 use redis::{AsyncConnectionConfig, RedisError, aio::MultiplexedConnection};
 
 /// Longer than any script takes, shorter than a lease.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
+const MAX_BACKOFF: Duration = Duration::from_secs(2);
 
-pub(super) struct Link {
+pub(super) struct ReconnectingConnection {
     client: redis::Client,
     config: AsyncConnectionConfig,
     conn: Option<MultiplexedConnection>,
@@ -17,14 +17,14 @@ pub(super) struct Link {
     what: &'static str,
 }
 
-impl Link {
+impl ReconnectingConnection {
     pub(super) fn new(client: &redis::Client, what: &'static str) -> Self {
-        Self::with_timeout(client, what, ANSWER_TIMEOUT)
+        Self::with_timeout(client, what, RESPONSE_TIMEOUT)
     }
 
     /// For commands that block on purpose, for less than 10 s.
     pub(super) fn blocking(client: &redis::Client, what: &'static str) -> Self {
-        Self::with_timeout(client, what, 2 * ANSWER_TIMEOUT)
+        Self::with_timeout(client, what, 2 * RESPONSE_TIMEOUT)
     }
 
     fn with_timeout(client: &redis::Client, what: &'static str, timeout: Duration) -> Self {
@@ -62,6 +62,6 @@ impl Link {
             tracing::warn!(connection = self.what, error = %error, "Redis connection failed, trying again");
         }
         let next = (self.backoff * 2).max(Duration::from_millis(100));
-        self.backoff = next.min(LONGEST_BACKOFF);
+        self.backoff = next.min(MAX_BACKOFF);
     }
 }

@@ -36,14 +36,14 @@ impl<J> Schedule<J> {
     }
 
     /// `payload` writes the arguments of one run.
-    pub(super) const fn erased(&self, payload: fn() -> serde_json::Result<Value>) -> Periodic {
-        Periodic { cron: self.cron, zone: self.zone, missed: self.missed, payload }
+    pub(super) const fn erased(&self, payload: fn() -> serde_json::Result<Value>) -> ErasedSchedule {
+        ErasedSchedule { cron: self.cron, zone: self.zone, missed: self.missed, payload }
     }
 }
 
 /// A schedule, the type of its task forgotten.
 #[derive(Clone, Copy)]
-pub(super) struct Periodic {
+pub(super) struct ErasedSchedule {
     pub(super) cron: &'static str,
     pub(super) zone: &'static str,
     pub(super) missed: Missed,

@@ -4,7 +4,7 @@ use redis::{AsyncConnectionConfig, ErrorKind, RedisError, RedisResult, ServerErr
 
 use super::client::Queue;
 
-const LEAST_VERSION: (u32, u32) = (7, 0);
+const MIN_REDIS_VERSION: (u32, u32) = (7, 0);
 
 /// What a server says of itself, as far as jobs depend on it.
 #[derive(Debug, Clone)]
@@ -18,7 +18,7 @@ pub struct Server {
 }
 
 impl Server {
-    fn read(info: &str, prefix: &str) -> Self {
+    fn parse(info: &str, prefix: &str) -> Self {
         let field =
             |name: &str| info.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'));
         let (mut problems, mut warnings) = (Vec::new(), Vec::new());
@@ -29,7 +29,7 @@ impl Server {
             None => format!("Redis {version}"),
         };
         let mut parts = version.split('.').map(|part| part.parse().unwrap_or(0));
-        if (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) < LEAST_VERSION {
+        if (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) < MIN_REDIS_VERSION {
             problems.push(format!("{name} is too old: the job queue needs Redis 7.0 or newer, or Valkey"));
         }
         match field("maxmemory_policy") {
@@ -54,8 +54,8 @@ impl Server {
     }
 }
 
-/// Whether a fault of Redis passes by itself, unlike a wrong password.
-pub fn passes(error: &RedisError) -> bool {
+/// Whether a fault of Redis is_transient by itself, unlike a wrong password.
+pub fn is_transient(error: &RedisError) -> bool {
     let busy = matches!(
         error.kind(),
         ErrorKind::Server(
@@ -73,7 +73,7 @@ impl Queue {
             .set_response_timeout(Some(self.timeout()));
         let mut conn = self.client().get_multiplexed_async_connection_with_config(&config).await?;
         let info: String = redis::cmd("INFO").query_async(&mut conn).await?;
-        Ok(Server::read(&info, self.prefix()))
+        Ok(Server::parse(&info, self.prefix()))
     }
 }
 
@@ -85,7 +85,7 @@ mod tests {
         "redis_version:7.0.15\r\nmaxmemory_policy:noeviction\r\naof_enabled:1\r\ncluster_enabled:0\r\n";
 
     fn with(from: &str, to: &str, prefix: &str) -> (usize, usize) {
-        let server = Server::read(&GOOD.replace(from, to), prefix);
+        let server = Server::parse(&GOOD.replace(from, to), prefix);
         (server.problems.len(), server.warnings.len())
     }
 
@@ -98,7 +98,7 @@ mod tests {
         assert_eq!(with("aof_enabled:1", "aof_enabled:0", "rq"), (0, 1));
         assert_eq!(with("cluster_enabled:0", "cluster_enabled:1", "rq"), (1, 0));
         assert_eq!(with("cluster_enabled:0", "cluster_enabled:1", "{rq}"), (0, 0));
-        let valkey = Server::read(&GOOD.replace("7.0.15", "7.2.4\r\nvalkey_version:8.0.1"), "rq");
+        let valkey = Server::parse(&GOOD.replace("7.0.15", "7.2.4\r\nvalkey_version:8.0.1"), "rq");
         assert_eq!((valkey.name.as_str(), valkey.problems.len()), ("Valkey 8.0.1", 0));
     }
 }

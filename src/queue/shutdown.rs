@@ -5,11 +5,11 @@ use std::time::Duration;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 /// What the jobs that were told to stop, and the last flush, may take when the grace is over.
-pub(super) const LAST_WORDS: Duration = Duration::from_secs(2);
-const LAST_FLUSH: Duration = Duration::from_secs(5);
+pub(super) const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+const FINAL_FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The stages of stopping.
-pub(super) struct Stopping {
+pub(super) struct Shutdown {
     pub(super) begun: CancellationToken,
     pub(super) grace_over: CancellationToken,
     /// Not even the last flush may go on.
@@ -17,7 +17,7 @@ pub(super) struct Stopping {
     _task: AbortOnDropHandle<()>,
 }
 
-impl Stopping {
+impl Shutdown {
     pub(super) fn watch(begun: CancellationToken, hurry: CancellationToken, grace: Duration) -> Self {
         let (grace_over, over) = (CancellationToken::new(), CancellationToken::new());
         let (stop, end, last) = (begun.clone(), grace_over.clone(), over.clone());
@@ -29,7 +29,7 @@ impl Stopping {
                 () = hurry.cancelled() => {}
             }
             end.cancel();
-            tokio::time::sleep(LAST_WORDS + LAST_FLUSH).await;
+            tokio::time::sleep(STOP_TIMEOUT + FINAL_FLUSH_TIMEOUT).await;
             last.cancel();
         });
         Self { begun, grace_over, over, _task: AbortOnDropHandle::new(task) }

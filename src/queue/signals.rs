@@ -8,11 +8,11 @@ use std::sync::{
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use super::limits::cut;
+use super::limits::truncate;
 
 /// Why a running job has to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reason {
+pub(super) enum StopReason {
     Canceled,
     /// The worker is stopping: the job goes back to the queue.
     Shutdown,
@@ -23,12 +23,12 @@ pub(super) enum Reason {
 /// What is said to and by one running job: that it has to stop, where the first reason counts, and how far it has
 /// come.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Stop(Arc<Signals>);
+pub(super) struct JobSignals(Arc<Inner>);
 
 #[derive(Debug, Default)]
-struct Signals {
+struct Inner {
     token: CancellationToken,
-    reason: OnceLock<Reason>,
+    reason: OnceLock<StopReason>,
     /// The last word that was not sent yet.
     progress: Mutex<Option<Progress>>,
     reported: AtomicBool,
@@ -41,8 +41,8 @@ pub(super) struct Progress {
     message: String,
 }
 
-impl Stop {
-    pub(super) fn now(&self, reason: Reason) {
+impl JobSignals {
+    pub(super) fn now(&self, reason: StopReason) {
         let _ = self.0.reason.set(reason);
         self.0.token.cancel();
     }
@@ -51,12 +51,12 @@ impl Stop {
         &self.0.token
     }
 
-    pub(super) fn reason(&self) -> Option<Reason> {
+    pub(super) fn reason(&self) -> Option<StopReason> {
         self.0.reason.get().copied()
     }
 
     pub(super) fn report(&self, percent: u8, mut message: String) {
-        cut(&mut message);
+        truncate(&mut message);
         self.0.reported.store(true, Ordering::Relaxed);
         *self.0.progress.lock().unwrap_or_else(PoisonError::into_inner) = Some(Progress { percent, message });
     }

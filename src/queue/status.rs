@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{
     envelope::{Envelope, ErrorRecord},
     error::{Error, Result},
-    outcome::{Ended, Outcome},
+    outcome::{Outcome, StoredOutcome},
     state::State,
 };
 
@@ -52,18 +52,18 @@ type Live = (String, Vec<u8>, Option<u32>, Option<u32>, Option<String>, Option<S
 
 impl JobStatus {
     /// Reads the answer of the status script; `None` where no such job is known.
-    pub(super) fn read(id: &str, answer: Vec<redis::Value>) -> Result<Option<Self>> {
+    pub(super) fn parse(id: &str, answer: Vec<redis::Value>) -> Result<Option<Self>> {
         Ok(match &answer[..] {
             [] => None,
             [_, outcome] => {
                 let text = String::from_redis_value_ref(outcome).map_err(Error::internal)?;
                 Some(match serde_json::from_str(&text).map_err(Error::internal)? {
-                    Ended::Withdrawn(gone) => Self {
+                    StoredOutcome::Canceled(gone) => Self {
                         attempts: gone.attempts,
                         ended_at: time(gone.ended),
                         ..Self::new(id, gone.state, gone.envelope)
                     },
-                    Ended::Ran(done) => Self::ended(id, done),
+                    StoredOutcome::Ran(done) => Self::ended(id, done),
                 })
             }
             _ => {

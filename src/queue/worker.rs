@@ -10,20 +10,20 @@ use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
-    broker_session::Exchange,
+    broker_session::BrokerSession,
     client::Queue,
-    cron::Timetable,
-    delivery::{Delivery, panic_text},
-    disposition::{Ended, Verdict},
-    heartbeat::{Heartbeat, Pulse},
-    idle_notifier::Waker,
+    cron::CronSchedules,
+    delivery::{Delivery, panic_message},
+    disposition::{CompletedDelivery, Disposition},
+    heartbeat::{Heartbeat, HeartbeatLoop},
+    idle_notifier::IdleNotifier,
     job_type::JobType,
     leases::Leases,
     scheduler::Scheduler,
-    shutdown::{LAST_WORDS, Stopping},
-    signals::Reason,
+    shutdown::{STOP_TIMEOUT, Shutdown},
+    signals::StopReason,
     worker_options::{Options, Summary},
-    worker_record::Card,
+    worker_record::WorkerRecord,
 };
 
 pub struct Worker<S: 'static> {
@@ -32,18 +32,18 @@ pub struct Worker<S: 'static> {
     jobs: &'static [JobType<S>],
     state: S,
     prefix: String,
-    exchange: Exchange,
+    session: BrokerSession,
     leases: Leases,
     client: redis::Client,
     /// By id and token: a job that was lost may come back while its old run is still ending.
-    running: HashMap<(Arc<str>, Arc<str>), Held>,
-    timetable: Timetable,
+    running: HashMap<(Arc<str>, Arc<str>), RunningJob>,
+    schedules: CronSchedules,
     summary: Summary,
 }
 
 /// What it takes, besides its id and token, to release a job that runs.
 #[derive(Clone)]
-struct Held {
+struct RunningJob {
     lease: Arc<str>,
     queue: Arc<str>,
 }
@@ -62,7 +62,7 @@ impl<S: Clone + Send + Sync + 'static> Worker<S> {
         let id = format!("{}:{}", std::process::id(), uuid::Uuid::new_v4().simple());
         let leases = Leases::default();
         Ok(Self {
-            exchange: Exchange::new(queue, &id, &options, leases.clone()),
+            session: BrokerSession::new(queue, &id, &options, leases.clone()),
             id,
             options,
             jobs,
@@ -71,7 +71,7 @@ impl<S: Clone + Send + Sync + 'static> Worker<S> {
             leases,
             client: queue.client().clone(),
             running: HashMap::new(),
-            timetable: Timetable::of(jobs)?,
+            schedules: CronSchedules::of(jobs)?,
             summary: Summary::default(),
         })
     }
@@ -87,17 +87,17 @@ impl<S: Clone + Send + Sync + 'static> Worker<S> {
         hurry: CancellationToken,
     ) -> std::io::Result<Summary> {
         let Options { queues, concurrency, burst, scheduler, lease, .. } = &self.options;
-        let pulse = Pulse {
+        let pulse = HeartbeatLoop {
             client: self.client.clone(),
             prefix: self.prefix.clone(),
             worker: self.id.clone(),
-            card: Card::new(queues.to_string(), *concurrency),
+            card: WorkerRecord::new(queues.to_string(), *concurrency),
             lease: *lease,
         };
         let heartbeat = Heartbeat::start(self.leases.clone(), pulse)?;
         tracing::info!(worker = self.id, %queues, concurrency, "worker started");
-        let timetable = std::mem::take(&mut self.timetable);
-        let mut timekeeper = Scheduler::new(&self.client, &self.prefix, *lease, timetable);
+        let schedules = std::mem::take(&mut self.schedules);
+        let mut timekeeper = Scheduler::new(&self.client, &self.prefix, *lease, schedules);
         let _ticking = match (scheduler, burst) {
             (false, _) => None,
             (true, false) => Some(AbortOnDropHandle::new(tokio::spawn(timekeeper.run()))),
@@ -109,17 +109,17 @@ impl<S: Clone + Send + Sync + 'static> Worker<S> {
                 None
             }
         };
-        self.work(Stopping::watch(stop, hurry, self.options.grace)).await;
+        self.work(Shutdown::watch(stop, hurry, self.options.grace)).await;
         heartbeat.stop().await;
         let Summary { finished, failed, canceled, released } = self.summary;
         tracing::info!(worker = self.id, finished, failed, canceled, released, "worker stopped");
         Ok(self.summary)
     }
 
-    async fn work(&mut self, stopping: Stopping) {
+    async fn work(&mut self, stopping: Shutdown) {
         let (sender, mut ended) = mpsc::unbounded_channel();
-        let waker = Waker::start(&self.client, &self.prefix, self.options.queues.names());
-        // Whether the queues may have something, and whether the waker was asked to say when they do.
+        let notifier = IdleNotifier::start(&self.client, &self.prefix, self.options.queues.names());
+        // Whether the queues may have something, and whether the notifier was asked to say when they do.
         let (mut hungry, mut armed) = (true, false);
         // When a rate limit lets more through.
         let mut again: Option<tokio::time::Instant> = None;
@@ -132,9 +132,9 @@ impl<S: Clone + Send + Sync + 'static> Worker<S> {
             let free = self.options.concurrency.saturating_sub(self.running.len());
             // Half of what it may run, so that one half runs while the other travels.
             let want = if hungry && !stop { free.min(self.options.concurrency.div_ceil(2)) } else { 0 };
-            if want > 0 || self.exchange.is_busy() {
+            if want > 0 || self.session.is_busy() {
                 let flushed = tokio::select! {
-                    flushed = self.exchange.flush(want) => flushed,
+                    flushed = self.session.flush(want) => flushed,
                     () = stopping.begun.cancelled(), if !stop => continue,
                     () = stopping.grace_over.cancelled() => break,
                 };
@@ -150,7 +150,7 @@ impl<S: Clone + Send + Sync + 'static> Worker<S> {
                 return;
             }
             if free > 0 && !stop && !armed && !self.options.burst {
-                waker.arm.notify_one();
+                notifier.arm.notify_one();
                 armed = true;
             }
             tokio::select! {
@@ -158,7 +158,7 @@ impl<S: Clone + Send + Sync + 'static> Worker<S> {
                     hungry |= self.options.burst;
                     self.receive(end);
                 }
-                () = waker.woke.notified() => (hungry, armed) = (true, false),
+                () = notifier.woke.notified() => (hungry, armed) = (true, false),
                 () = tokio::time::sleep_until(again.unwrap_or_else(tokio::time::Instant::now)), if again.is_some() => {
                     (hungry, again) = (true, None);
                 }
@@ -166,12 +166,12 @@ impl<S: Clone + Send + Sync + 'static> Worker<S> {
                 () = stopping.grace_over.cancelled() => break,
             }
         }
-        self.wind_up(&mut ended, &stopping.over).await;
+        self.finish_running(&mut ended, &stopping.over).await;
     }
 
-    fn start(&mut self, delivery: Delivery, sender: &mpsc::UnboundedSender<Ended>) {
+    fn start(&mut self, delivery: Delivery, sender: &mpsc::UnboundedSender<CompletedDelivery>) {
         let (id, token) = (delivery.id.clone(), delivery.token.clone());
-        let held = Held { lease: delivery.lease.clone(), queue: delivery.queue.clone() };
+        let held = RunningJob { lease: delivery.lease.clone(), queue: delivery.queue.clone() };
         self.running.insert((id.clone(), token.clone()), held.clone());
         let (jobs, state, sender) = (self.jobs, self.state.clone(), sender.clone());
         tokio::spawn(async move {
@@ -181,32 +181,36 @@ impl<S: Clone + Send + Sync + 'static> Worker<S> {
                     // again.
                     tracing::error!(
                         job_id = &*id,
-                        panic = panic_text(&*panic),
+                        panic = panic_message(&*panic),
                         "a job panicked while it was ended"
                     );
-                    held.end(id, token, Verdict::dead("The job panicked", &panic_text(&*panic), 0))
+                    held.end(id, token, Disposition::dead("The job panicked", &panic_message(&*panic), 0))
                 });
             // The receiver is gone only when the worker is, which has then released the job.
             let _ = sender.send(end);
         });
     }
 
-    fn receive(&mut self, end: Ended) {
+    fn receive(&mut self, end: CompletedDelivery) {
         self.running.remove(&(end.id.clone(), end.token.clone()));
-        match end.verdict {
-            Verdict::Finished { .. } => self.summary.finished += 1,
-            Verdict::Canceled { .. } => self.summary.canceled += 1,
-            Verdict::Retry { .. } | Verdict::Dead { .. } => self.summary.failed += 1,
-            Verdict::Release => self.summary.released += 1,
-            Verdict::Snooze { .. } | Verdict::Unknown { .. } => {}
+        match end.disposition {
+            Disposition::Finished { .. } => self.summary.finished += 1,
+            Disposition::Canceled { .. } => self.summary.canceled += 1,
+            Disposition::Retry { .. } | Disposition::Dead { .. } => self.summary.failed += 1,
+            Disposition::Release => self.summary.released += 1,
+            Disposition::Snooze { .. } | Disposition::Unknown { .. } => {}
         }
-        self.exchange.add([end]);
+        self.session.add([end]);
     }
 
     /// Tells what still runs to stop, and gives back whatever does not say a last word in time.
-    async fn wind_up(&mut self, ended: &mut mpsc::UnboundedReceiver<Ended>, give_up: &CancellationToken) {
-        self.leases.stop_all(Reason::Shutdown);
-        let deadline = tokio::time::sleep(LAST_WORDS);
+    async fn finish_running(
+        &mut self,
+        ended: &mut mpsc::UnboundedReceiver<CompletedDelivery>,
+        give_up: &CancellationToken,
+    ) {
+        self.leases.stop_all(StopReason::Shutdown);
+        let deadline = tokio::time::sleep(STOP_TIMEOUT);
         tokio::pin!(deadline);
         while !self.running.is_empty() {
             tokio::select! {
@@ -216,11 +220,11 @@ impl<S: Clone + Send + Sync + 'static> Worker<S> {
         }
         let silent = std::mem::take(&mut self.running);
         self.summary.released += silent.len() as u64;
-        self.exchange
-            .add(silent.into_iter().map(|((id, token), held)| held.end(id, token, Verdict::Release)));
-        while self.exchange.is_busy() {
+        self.session
+            .add(silent.into_iter().map(|((id, token), held)| held.end(id, token, Disposition::Release)));
+        while self.session.is_busy() {
             tokio::select! {
-                _ = self.exchange.flush(0) => {}
+                _ = self.session.flush(0) => {}
                 () = give_up.cancelled() => {
                     tracing::error!("Redis stayed away: the outcomes of some jobs could not be stored, they will run again");
                     return;
@@ -230,9 +234,9 @@ impl<S: Clone + Send + Sync + 'static> Worker<S> {
     }
 }
 
-impl Held {
-    fn end(self, id: Arc<str>, token: Arc<str>, verdict: Verdict) -> Ended {
-        Ended { id, token, lease: self.lease, queue: self.queue, verdict }
+impl RunningJob {
+    fn end(self, id: Arc<str>, token: Arc<str>, disposition: Disposition) -> CompletedDelivery {
+        CompletedDelivery { id, token, lease: self.lease, queue: self.queue, disposition }
     }
 }
 

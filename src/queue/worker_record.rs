@@ -8,12 +8,12 @@ use serde::{Deserialize, Serialize};
 use super::{client::Queue, error::Result, scripts};
 
 /// A worker that has not been heard of for that long is not shown any more.
-const SILENCE: Duration = Duration::from_secs(30);
+const LISTED_AFTER_HEARTBEAT: Duration = Duration::from_secs(30);
 
 /// What a worker says of itself.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub(super) struct Card {
+pub(super) struct WorkerRecord {
     host: String,
     pid: u32,
     version: String,
@@ -24,7 +24,7 @@ pub(super) struct Card {
     pub(super) running: usize,
 }
 
-impl Card {
+impl WorkerRecord {
     pub(super) fn new(queues: String, concurrency: usize) -> Self {
         Self {
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
@@ -64,10 +64,10 @@ impl Queue {
     /// The workers that were heard of within the last half minute.
     pub async fn workers(&self) -> Result<Vec<WorkerInfo>> {
         let mut call = self.prepare(&scripts::INSPECT);
-        call.arg("workers").arg(SILENCE.as_millis() as u64);
+        call.arg("workers").arg(LISTED_AFTER_HEARTBEAT.as_millis() as u64);
         let (now, rows): (i64, Vec<(String, String, i64)>) = self.run(&call).await?;
         let read = |(id, text, beat): (String, String, i64)| {
-            let card: Card = serde_json::from_str(&text).unwrap_or_default();
+            let card: WorkerRecord = serde_json::from_str(&text).unwrap_or_default();
             WorkerInfo {
                 id,
                 host: card.host,

@@ -12,7 +12,7 @@ use redis::aio::MultiplexedConnection;
 use saas::{
     app,
     dev::{self, Purpose, Server},
-    queue::{Context, Failure, Job, JobType, Options, Origin, Place, Queue, Worker},
+    queue::{Context, EnqueueOptions, Failure, Job, JobType, Options, Origin, Queue, Worker},
     redis_pool::RedisPool,
 };
 use secrecy::ExposeSecret;
@@ -168,7 +168,7 @@ impl Bench {
 
     async fn fill(&self, queue: &Queue, jobs: usize) -> Result<()> {
         for _ in 0..jobs / CALL {
-            queue.enqueue_all(&self.batch, Origin::default(), Place::default()).await?;
+            queue.enqueue_all(&self.batch, Origin::default(), EnqueueOptions::default()).await?;
         }
         Ok(())
     }

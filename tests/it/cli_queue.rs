@@ -2,7 +2,7 @@
 
 use std::{process::Command, time::Duration};
 
-use saas::queue::{Origin, Place, State};
+use saas::queue::{EnqueueOptions, Origin, State};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -92,7 +92,7 @@ async fn smoke_stats_show_each_queue() {
     queue.drain().await;
     let first = queue.push("waits", Behaviour::Succeed).await;
     let task = Task { name: "child".into(), behaviour: Behaviour::Succeed };
-    let place = Place { after: vec![first], ..Place::default() };
+    let place = EnqueueOptions { after: vec![first], ..EnqueueOptions::default() };
     queue.queue.enqueue_with(&task, Origin::default(), place).await.unwrap();
     queue.later("later").await;
     queue.prints(&["pause", "urgent"]).await;
@@ -190,7 +190,7 @@ async fn jobs_are_listed_by_state() {
     let first = queue.push("first", Behaviour::Succeed).await;
     let second = queue.push("second", Behaviour::Succeed).await;
     let task = Task { name: "child".into(), behaviour: Behaviour::Succeed };
-    let place = Place { after: vec![first.clone()], ..Place::default() };
+    let place = EnqueueOptions { after: vec![first.clone()], ..EnqueueOptions::default() };
     let child = queue.queue.enqueue_with(&task, Origin::default(), place).await.unwrap();
     let later = queue.later("later").await;
 

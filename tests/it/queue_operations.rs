@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use saas::queue::{Cancel, Origin, Place, QueueInfo, State, When};
+use saas::queue::{Cancel, EnqueueOptions, Origin, QueueInfo, State, When};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -64,7 +64,7 @@ async fn what_has_failed_can_be_put_back_or_thrown_away() {
     assert_eq!(queue.purge(State::Failed).await.unwrap(), 5);
     assert!(queue.queue.status(&ids[0]).await.unwrap().is_none());
     queue.push("waits", Behaviour::Succeed).await;
-    let place = Place { group: Some("g".into()), ..Place::default() };
+    let place = EnqueueOptions { group: Some("g".into()), ..EnqueueOptions::default() };
     let task = || Task { name: "waits too".into(), behaviour: Behaviour::Succeed };
     queue.queue.enqueue_with(&task(), Origin::default(), place).await.unwrap();
     queue.queue.enqueue_in(&task(), Origin::default(), Duration::from_secs(60)).await.unwrap();
@@ -154,7 +154,7 @@ async fn one_that_lies_deep_in_a_long_queue_is_cancelled_too() {
     let queue = TestQueue::new().await;
     let tasks: Vec<_> =
         (0..25_000).map(|n| Task { name: n.to_string(), behaviour: Behaviour::Succeed }).collect();
-    let ids = queue.queue.enqueue_all(&tasks, Origin::default(), Place::default()).await.unwrap();
+    let ids = queue.queue.enqueue_all(&tasks, Origin::default(), EnqueueOptions::default()).await.unwrap();
     for n in [0, 12_500, 24_999] {
         assert_eq!(queue.queue.cancel(&ids[n]).await.unwrap(), Cancel::Canceled);
         assert_eq!(queue.status(&ids[n]).await.state, State::Canceled);
@@ -189,12 +189,15 @@ async fn a_purge_finds_the_old_behind_any_number_of_new() {
     let tasks = |n: usize| {
         (0..n).map(|_| Task { name: "x".into(), behaviour: Behaviour::Succeed }).collect::<Vec<_>>()
     };
-    let enqueue = async |n: usize, place: Place| {
+    let enqueue = async |n: usize, place: EnqueueOptions| {
         queue.queue.enqueue_all(&tasks(n), Origin::default(), place).await.unwrap()
     };
-    let tenant = || Place { group: Some("tenant".into()), front: true, ..Place::default() };
-    let due_in = |seconds| Place { when: When::In(Duration::from_secs(seconds)), ..Place::default() };
-    for place in [Place::default(), tenant(), due_in(7_200)] {
+    let tenant = || EnqueueOptions { group: Some("tenant".into()), front: true, ..EnqueueOptions::default() };
+    let due_in = |seconds| EnqueueOptions {
+        when: When::In(Duration::from_secs(seconds)),
+        ..EnqueueOptions::default()
+    };
+    for place in [EnqueueOptions::default(), tenant(), due_in(7_200)] {
         enqueue(2, place).await;
     }
     let asked = queue.info().await;
@@ -202,8 +205,8 @@ async fn a_purge_finds_the_old_behind_any_number_of_new() {
         (queue.info().await.seen_at > asked.seen_at).then_some(())
     })
     .await;
-    let first = enqueue(1_500, Place { front: true, ..Place::default() }).await;
-    let last = enqueue(1_500, Place::default()).await;
+    let first = enqueue(1_500, EnqueueOptions { front: true, ..EnqueueOptions::default() }).await;
+    let last = enqueue(1_500, EnqueueOptions::default()).await;
     for place in [tenant(), due_in(3_600)] {
         enqueue(1_500, place).await;
     }

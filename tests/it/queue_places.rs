@@ -3,7 +3,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use chrono::Utc;
-use saas::queue::{Cancel, Error, Keep, Options, Origin, Place, Rate, State, Unique, When};
+use saas::queue::{Cancel, EnqueueOptions, Error, OnDuplicate, Options, Origin, Rate, State, Unique, When};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{
@@ -16,19 +16,19 @@ fn task(name: &str) -> Task {
     Task { name: name.into(), behaviour: Behaviour::Succeed }
 }
 
-fn unique(key: &str, keep: Keep) -> Place {
-    let unique = Unique { key: key.into(), window: Duration::from_secs(3_600), keep };
-    Place { unique: Some(unique), ..Place::default() }
+fn unique(key: &str, on_duplicate: OnDuplicate) -> EnqueueOptions {
+    let unique = Unique { key: key.into(), window: Duration::from_secs(3_600), on_duplicate };
+    EnqueueOptions { unique: Some(unique), ..EnqueueOptions::default() }
 }
 
 impl TestQueue {
-    async fn place(&self, name: &str, place: Place) -> String {
+    async fn place(&self, name: &str, place: EnqueueOptions) -> String {
         self.queue.enqueue_with(&task(name), Origin::default(), place).await.unwrap()
     }
 
     async fn after(&self, name: &str, after: &[&String]) -> String {
         let after = after.iter().map(|id| (*id).clone()).collect();
-        self.place(name, Place { after, ..Place::default() }).await
+        self.place(name, EnqueueOptions { after, ..EnqueueOptions::default() }).await
     }
 
     /// Works off what is there one by one, so that the order is that of the queue.
@@ -73,7 +73,8 @@ async fn a_delayed_job_starts_when_it_is_due_and_not_before() {
 async fn ten_thousand_that_are_due_at_one_instant_all_run() {
     let queue = TestQueue::new().await;
     let tasks: Vec<_> = (0..10_000).map(|n| task(&n.to_string())).collect();
-    let place = Place { when: When::At(Utc::now() + Duration::from_secs(1)), ..Place::default() };
+    let place =
+        EnqueueOptions { when: When::At(Utc::now() + Duration::from_secs(1)), ..EnqueueOptions::default() };
     let ids = queue.queue.enqueue_all(&tasks, Origin::default(), place).await.unwrap();
     assert_eq!(ids.iter().collect::<HashSet<_>>().len(), 10_000);
     let stop = CancellationToken::new();
@@ -87,10 +88,10 @@ async fn ten_thousand_that_are_due_at_one_instant_all_run() {
 #[tokio::test]
 async fn the_front_of_the_queue_comes_first() {
     let queue = TestQueue::new().await;
-    queue.place("plain", Place::default()).await;
-    queue.place("urgent", Place { front: true, ..Place::default() }).await;
+    queue.place("plain", EnqueueOptions::default()).await;
+    queue.place("urgent", EnqueueOptions { front: true, ..EnqueueOptions::default() }).await;
     let batch = [task("a"), task("b")];
-    let place = Place { front: true, ..Place::default() };
+    let place = EnqueueOptions { front: true, ..EnqueueOptions::default() };
     queue.queue.enqueue_all(&batch, Origin::default(), place).await.unwrap();
     assert_eq!(queue.one_by_one().await, ["a", "b", "urgent", "plain"]);
 }
@@ -98,13 +99,13 @@ async fn the_front_of_the_queue_comes_first() {
 #[tokio::test]
 async fn a_noisy_tenant_does_not_hold_up_the_others() {
     let queue = TestQueue::new().await;
-    let of = |group: &str| Place { group: Some(group.into()), ..Place::default() };
+    let of = |group: &str| EnqueueOptions { group: Some(group.into()), ..EnqueueOptions::default() };
     let noise: Vec<_> = (0..50).map(|_| task("noisy")).collect();
     queue.queue.enqueue_all(&noise, Origin::default(), of("noisy")).await.unwrap();
     for name in ["quiet", "quiet", "calm"] {
         queue.place(name, of(name)).await;
     }
-    queue.place("none", Place::default()).await;
+    queue.place("none", EnqueueOptions::default()).await;
     assert_eq!(queue.queue.queue("default").await.unwrap().unwrap().queued, 54);
     let order = queue.one_by_one().await;
     assert_eq!(order.len(), 54);
@@ -119,23 +120,27 @@ async fn a_noisy_tenant_does_not_hold_up_the_others() {
 #[tokio::test]
 async fn a_key_keeps_the_first_or_the_last() {
     let queue = TestQueue::new().await;
-    let first = queue.place("first", unique("digest", Keep::First)).await;
-    assert_eq!(queue.place("second", unique("digest", Keep::First)).await, first);
-    let other = queue.place("other", unique("other", Keep::First)).await;
+    let first = queue.place("first", unique("digest", OnDuplicate::KeepExisting)).await;
+    assert_eq!(queue.place("second", unique("digest", OnDuplicate::KeepExisting)).await, first);
+    let other = queue.place("other", unique("other", OnDuplicate::KeepExisting)).await;
     assert_ne!(other, first);
-    let last = queue.place("last", unique("digest", Keep::Last)).await;
+    let last = queue.place("last", unique("digest", OnDuplicate::Replace)).await;
     assert_ne!(last, first);
     let status = queue.status(&first).await;
     assert_eq!((status.state, status.task.as_str()), (State::Canceled, "test_task"));
     assert_eq!(queue.one_by_one().await, ["other", "last"]);
     // What has finished goes on keeping others out until its window is over.
-    assert_eq!(queue.place("again", unique("digest", Keep::First)).await, last);
+    assert_eq!(queue.place("again", unique("digest", OnDuplicate::KeepExisting)).await, last);
     // What was cancelled does not.
-    let gone = queue.place("gone", unique("third", Keep::First)).await;
+    let gone = queue.place("gone", unique("third", OnDuplicate::KeepExisting)).await;
     assert_eq!(queue.queue.cancel(&gone).await.unwrap(), Cancel::Canceled);
-    assert_ne!(queue.place("new", unique("third", Keep::First)).await, gone);
-    let windows = Unique { key: "short".into(), window: Duration::from_millis(1), keep: Keep::First };
-    let place = Place { unique: Some(windows), ..Place::default() };
+    assert_ne!(queue.place("new", unique("third", OnDuplicate::KeepExisting)).await, gone);
+    let windows = Unique {
+        key: "short".into(),
+        window: Duration::from_millis(1),
+        on_duplicate: OnDuplicate::KeepExisting,
+    };
+    let place = EnqueueOptions { unique: Some(windows), ..EnqueueOptions::default() };
     let short = queue.place("short", place.clone()).await;
     eventually("the window is over", || async {
         (queue.place("short", place.clone()).await != short).then_some(())
@@ -174,7 +179,11 @@ async fn a_job_fails_with_those_it_waits_for_unless_told_otherwise() {
     let child = queue.after("child", &[&bad]).await;
     let grandchild = queue.after("grandchild", &[&child]).await;
     let of_gone = queue.after("of gone", &[&gone]).await;
-    let anyway = Place { after: vec![bad.clone(), gone.clone()], after_failures: true, ..Place::default() };
+    let anyway = EnqueueOptions {
+        after: vec![bad.clone(), gone.clone()],
+        after_failures: true,
+        ..EnqueueOptions::default()
+    };
     let anyway = queue.place("anyway", anyway).await;
     assert_eq!(queue.queue.cancel(&gone).await.unwrap(), Cancel::Canceled);
     queue.drain().await;
@@ -188,7 +197,7 @@ async fn a_job_fails_with_those_it_waits_for_unless_told_otherwise() {
     // Somebody has looked at it, and has it run after all.
     assert!(queue.queue.requeue(&child).await.unwrap());
     queue.drain_until(&child, State::Finished).await;
-    let place = Place { after: vec!["0".repeat(32)], ..Place::default() };
+    let place = EnqueueOptions { after: vec!["0".repeat(32)], ..EnqueueOptions::default() };
     let error = queue.queue.enqueue_with(&task("of nobody"), Origin::default(), place).await.unwrap_err();
     assert!(matches!(&error, Error::UnknownJob(_)) && error.to_string().contains("no job"), "{error}");
 }
@@ -197,21 +206,27 @@ async fn a_job_fails_with_those_it_waits_for_unless_told_otherwise() {
 async fn a_place_that_makes_no_sense_is_refused() {
     let queue = TestQueue::new().await;
     let long = "x".repeat(256);
-    let key = |key: &str, window| Unique { key: key.into(), window, keep: Keep::First };
+    let key = |key: &str, window| Unique { key: key.into(), window, on_duplicate: OnDuplicate::KeepExisting };
     let second = Duration::from_secs(1);
     for (field, place) in [
-        ("group", Place { group: Some(String::new()), ..Place::default() }),
-        ("group", Place { group: Some(long.clone()), ..Place::default() }),
-        ("unique", Place { unique: Some(key("", second)), ..Place::default() }),
-        ("unique", Place { unique: Some(key(&long, second)), ..Place::default() }),
-        ("unique", Place { unique: Some(key("k", Duration::ZERO)), ..Place::default() }),
-        ("after", Place { after: vec!["x".into(); 101], ..Place::default() }),
+        ("group", EnqueueOptions { group: Some(String::new()), ..EnqueueOptions::default() }),
+        ("group", EnqueueOptions { group: Some(long.clone()), ..EnqueueOptions::default() }),
+        ("unique", EnqueueOptions { unique: Some(key("", second)), ..EnqueueOptions::default() }),
+        ("unique", EnqueueOptions { unique: Some(key(&long, second)), ..EnqueueOptions::default() }),
+        ("unique", EnqueueOptions { unique: Some(key("k", Duration::ZERO)), ..EnqueueOptions::default() }),
+        ("after", EnqueueOptions { after: vec!["x".into(); 101], ..EnqueueOptions::default() }),
     ] {
         let error = queue.queue.enqueue_with(&task("x"), Origin::default(), place).await.unwrap_err();
         assert!(matches!(&error, Error::Invalid { field: f, .. } if *f == field), "{error}");
     }
     let two = [task("a"), task("b")];
-    assert!(queue.queue.enqueue_all(&two, Origin::default(), unique("k", Keep::First)).await.is_err());
+    assert!(
+        queue
+            .queue
+            .enqueue_all(&two, Origin::default(), unique("k", OnDuplicate::KeepExisting))
+            .await
+            .is_err()
+    );
     assert_eq!(queue.drain().await.finished, 0);
 }
 
@@ -297,7 +312,9 @@ async fn a_failed_job_that_is_put_back_does_not_count_for_those_it_was_counted_f
     let day = Duration::from_secs(86_400);
     let slow = queue.queue.enqueue_in(&task("slow"), Origin::default(), day).await.unwrap();
     let after = vec![bad.clone(), slow.clone()];
-    let both = queue.place("both", Place { after, after_failures: true, ..Place::default() }).await;
+    let both = queue
+        .place("both", EnqueueOptions { after, after_failures: true, ..EnqueueOptions::default() })
+        .await;
     assert!(queue.queue.requeue(&bad).await.unwrap());
     queue.drain().await;
     assert_eq!(queue.status(&both).await.state, State::Deferred, "the slow one has not even begun");
@@ -308,8 +325,10 @@ async fn a_failed_job_that_is_put_back_does_not_count_for_those_it_was_counted_f
 #[tokio::test]
 async fn a_job_that_waits_for_the_one_it_replaces_does_not_wait_for_ever() {
     let queue = TestQueue::new().await;
-    let old = queue.place("old", unique("key", Keep::Last)).await;
-    let new = queue.place("new", Place { after: vec![old.clone()], ..unique("key", Keep::Last) }).await;
+    let old = queue.place("old", unique("key", OnDuplicate::Replace)).await;
+    let new = queue
+        .place("new", EnqueueOptions { after: vec![old.clone()], ..unique("key", OnDuplicate::Replace) })
+        .await;
     assert_eq!(queue.status(&old).await.state, State::Canceled);
     assert_eq!(queue.status(&new).await.state, State::Failed, "what it waited for was cancelled");
 }

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use saas::queue::{Context, Failure, Job, JobType, Options, Origin, Place, State, Worker};
+use saas::queue::{Context, EnqueueOptions, Failure, Job, JobType, Options, Origin, State, Worker};
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -133,7 +133,7 @@ impl Fleet {
 
     async fn enqueue(&self, names: std::ops::Range<usize>, ms: u64) -> Vec<String> {
         let notes: Vec<_> = names.map(|n| Note { name: n.to_string(), ms, abort: false }).collect();
-        self.queue.queue.enqueue_all(&notes, Origin::default(), Place::default()).await.unwrap()
+        self.queue.queue.enqueue_all(&notes, Origin::default(), EnqueueOptions::default()).await.unwrap()
     }
 
     async fn until_finished(&self, jobs: u64) {
@@ -247,7 +247,10 @@ async fn two_schedulers_one_of_them_asleep_promote_each_job_once() {
     })
     .await;
     fleet.workers[0].signal("STOP");
-    let soon = Place { when: saas::queue::When::In(Duration::from_millis(200)), ..Place::default() };
+    let soon = EnqueueOptions {
+        when: saas::queue::When::In(Duration::from_millis(200)),
+        ..EnqueueOptions::default()
+    };
     let notes: Vec<_> = (0..200).map(|n| Note { name: n.to_string(), ms: 0, abort: false }).collect();
     fleet.queue.queue.enqueue_all(&notes, Origin::default(), soon).await.unwrap();
     eventually("some have begun", || async { (fleet.ran().len() >= 50).then_some(()) }).await;

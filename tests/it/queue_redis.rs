@@ -2,7 +2,7 @@
 
 use std::{process::Command, sync::atomic::Ordering, time::Duration};
 
-use saas::queue::{Options, Origin, Place, State, Unique};
+use saas::queue::{EnqueueOptions, Options, Origin, State, Unique};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{
@@ -225,13 +225,13 @@ async fn a_push_whose_answer_was_lost_makes_one_job() {
     proxy.lose_answer("*0");
     let id = queue.push("one", Behaviour::Succeed).await;
     assert!(proxy.has_lost_it());
-    let place = Place {
+    let place = EnqueueOptions {
         unique: Some(Unique {
             key: "k".into(),
             window: Duration::from_secs(60),
-            keep: saas::queue::Keep::First,
+            on_duplicate: saas::queue::OnDuplicate::KeepExisting,
         }),
-        ..Place::default()
+        ..EnqueueOptions::default()
     };
     proxy.lose_answer("*0");
     let unique = queue.queue.enqueue_with(&task("two"), Origin::default(), place).await.unwrap();
@@ -247,7 +247,7 @@ async fn every_job_failing_at_once_ends_with_every_job_failed() {
     let queue = TestQueue::new().await;
     let tasks: Vec<_> =
         (0..500).map(|n| Task { name: n.to_string(), behaviour: Behaviour::Fail(99) }).collect();
-    queue.queue.enqueue_all(&tasks, Origin::default(), Place::default()).await.unwrap();
+    queue.queue.enqueue_all(&tasks, Origin::default(), EnqueueOptions::default()).await.unwrap();
     let stop = CancellationToken::new();
     let work = tokio::spawn(queue.worker(steady(100)).run(stop.clone(), CancellationToken::new()));
     eventually("all have failed", || async {
@@ -269,9 +269,9 @@ async fn in_a_cluster_everything_lies_in_one_slot() {
     })
     .await;
     let queue = TestQueue::on(&redis.url(), "{rq}");
-    let place = Place { group: Some("tenant".into()), ..Place::default() };
+    let place = EnqueueOptions { group: Some("tenant".into()), ..EnqueueOptions::default() };
     let first = queue.queue.enqueue_with(&task("one"), Origin::default(), place).await.unwrap();
-    let place = Place { after: vec![first], ..Place::default() };
+    let place = EnqueueOptions { after: vec![first], ..EnqueueOptions::default() };
     let second = queue.queue.enqueue_with(&task("two"), Origin::default(), place).await.unwrap();
     let third = queue.push("three", Behaviour::Fail(1)).await;
     let stop = CancellationToken::new();
@@ -299,7 +299,7 @@ async fn a_fetch_costs_the_same_however_long_the_queue() {
     // The first brings the script.
     for depth in [60, 100, full] {
         let tasks: Vec<_> = (0..depth).map(|_| task("x")).collect();
-        queue.queue.enqueue_all(&tasks, Origin::default(), Place::default()).await.unwrap();
+        queue.queue.enqueue_all(&tasks, Origin::default(), EnqueueOptions::default()).await.unwrap();
         let before = redis.commands().await;
         let (now, taken, _): (i64, Vec<redis::Value>, u64) =
             queue.script("fetch", &["w", &format!("t{depth}"), "60000", "50", "default"]).await;

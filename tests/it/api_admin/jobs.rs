@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use reqwest::Method;
 use saas::{
     jobs::SendEmail,
-    queue::{Origin, Place, Summary},
+    queue::{EnqueueOptions, Origin, Summary},
 };
 use serde_json::{Value, json};
 
@@ -98,7 +98,7 @@ async fn smoke_of_a_job_everything_is_shown() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let origin = Origin { owner: Some(admin.id), request_id: Some("request-1".into()), traceparent: None };
-    let place = Place { group: Some("tenant-7".into()), ..Place::default() };
+    let place = EnqueueOptions { group: Some("tenant-7".into()), ..EnqueueOptions::default() };
     let id = app.app.queue.enqueue_with(&Chore::Fail, origin, place).await.unwrap();
     do_chores(&app).await;
     let mut job = ask(&app, Method::GET, &format!("/admin/jobs/{id}"), &admin).await;

@@ -9,7 +9,7 @@ use reqwest::Method;
 use saas::{
     app::App,
     jobs::{Context, JobResult},
-    queue::{Job, JobType, Origin, Place, Summary, Worker},
+    queue::{EnqueueOptions, Job, JobType, Origin, Summary, Worker},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -62,7 +62,7 @@ async fn enqueue_in_an_hour(app: &TestApp) -> String {
 }
 
 async fn enqueue_after(app: &TestApp, id: &str) -> String {
-    let place = Place { after: vec![id.to_owned()], ..Place::default() };
+    let place = EnqueueOptions { after: vec![id.to_owned()], ..EnqueueOptions::default() };
     app.app.queue.enqueue_with(&Chore::Succeed, Origin::default(), place).await.unwrap()
 }
 
