@@ -33,6 +33,7 @@ diesel::table! {
         id -> Int8,
         letter -> Jsonb,
         created_at -> Timestamptz,
+        set_aside_at -> Nullable<Timestamptz>,
     }
 }
 

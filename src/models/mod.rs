@@ -20,10 +20,20 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 diesel::joinable!(crate::schema::sessions -> crate::schema::users (user_id));
 diesel::joinable!(crate::schema::one_time_tokens -> crate::schema::users (user_id));
 
-/// Writes an enum as text: with a CHECK in the database, since the cached ids of PostgreSQL enums break on change.
+/// Defines an enum that is stored as text.
+///
+/// The column has a CHECK. It has no PostgreSQL enum type, because clients cache the ids of such types, and they change.
 macro_rules! text_enum {
-    ($name:ident { $($variant:ident = $text:literal),+ $(,)? }) => {
+    ($(#[$attribute:meta])* pub enum $name:ident { $($variant:ident = $text:literal,)+ }) => {
+        $(#[$attribute])*
+        #[diesel(sql_type = diesel::sql_types::Text)]
+        pub enum $name {
+            $($variant,)+
+        }
+
         impl $name {
+            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+
             pub const fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$variant => $text,)+

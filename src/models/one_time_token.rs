@@ -1,41 +1,21 @@
 //! The table `one_time_tokens`: what a link in a mail or the second step of a login is worth.
 
 use chrono::{Duration, Utc};
-use diesel::{deserialize::FromSqlRow, expression::AsExpression, prelude::*, sql_types::Text};
+use diesel::{deserialize::FromSqlRow, expression::AsExpression, prelude::*};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use super::{delete_some, now, text_enum, user::User};
 use crate::schema::{one_time_tokens, users};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, AsExpression, FromSqlRow)]
-#[diesel(sql_type = Text)]
-pub enum Purpose {
-    VerifyEmail,
-    ResetPassword,
-    ChangeEmail,
-    AcceptInvite,
-    SecondFactor,
-}
-
-text_enum!(Purpose {
-    VerifyEmail = "verify_email",
-    ResetPassword = "reset_password",
-    ChangeEmail = "change_email",
-    AcceptInvite = "accept_invite",
-    SecondFactor = "second_factor",
-});
-
-impl Purpose {
-    pub const ALL: &[Self] =
-        &[Self::VerifyEmail, Self::ResetPassword, Self::ChangeEmail, Self::AcceptInvite, Self::SecondFactor];
-
-    pub fn lifetime(self) -> Duration {
-        match self {
-            Self::VerifyEmail | Self::ChangeEmail => Duration::hours(24),
-            Self::ResetPassword => Duration::minutes(30),
-            Self::AcceptInvite => Duration::days(7),
-            Self::SecondFactor => Duration::minutes(5),
-        }
+text_enum! {
+    /// What a token allows. A token is valid for one purpose only.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, AsExpression, FromSqlRow)]
+    pub enum Purpose {
+        VerifyEmail = "verify_email",
+        ResetPassword = "reset_password",
+        ChangeEmail = "change_email",
+        AcceptInvite = "accept_invite",
+        SecondFactor = "second_factor",
     }
 }
 
@@ -54,6 +34,7 @@ impl OneTimeToken {
         user_id: i64,
         purpose: Purpose,
         email: Option<&str>,
+        lifetime: Duration,
     ) -> QueryResult<usize> {
         diesel::insert_into(one_time_tokens::table)
             .values((
@@ -61,7 +42,7 @@ impl OneTimeToken {
                 one_time_tokens::user_id.eq(user_id),
                 one_time_tokens::purpose.eq(purpose),
                 one_time_tokens::email.eq(email),
-                one_time_tokens::expires_at.eq(Utc::now() + purpose.lifetime()),
+                one_time_tokens::expires_at.eq(Utc::now() + lifetime),
             ))
             .execute(&mut conn)
             .await

@@ -1,34 +1,59 @@
-//! The table `outbox`: mails to be sent, written together with what they tell of.
+//! The table `outbox`: messages to be sent, written in the transaction of the change that they report.
 
 use chrono::{DateTime, Utc};
-use diesel::prelude::*;
+use diesel::{data_types::PgInterval, prelude::*};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use serde_json::Value;
 
+use super::{ago, now};
 use crate::schema::outbox;
 
+/// A message that has not been handed over to the job queue.
 #[derive(HasQuery)]
 #[diesel(table_name = outbox)]
-pub struct Outgoing {
+pub struct OutboxRow {
     pub id: i64,
-    pub letter: Value,
+    #[diesel(column_name = letter)]
+    pub message: Value,
     pub created_at: DateTime<Utc>,
 }
 
-impl Outgoing {
-    /// What it is told apart from every other by, also from one of the same id in a database made anew.
+impl OutboxRow {
+    /// Returns the idempotency key of the row. It contains the time, because ids repeat in a recreated database.
     pub fn key(&self) -> String {
         format!("letter-{}-{}", self.id, self.created_at.timestamp_micros())
     }
-}
 
-impl Outgoing {
-    pub async fn insert(mut conn: &AsyncPgConnection, letter: &Value) -> QueryResult<usize> {
-        diesel::insert_into(outbox::table).values(outbox::letter.eq(letter)).execute(&mut conn).await
+    pub async fn insert(mut conn: &AsyncPgConnection, message: &Value) -> QueryResult<usize> {
+        diesel::insert_into(outbox::table).values(outbox::letter.eq(message)).execute(&mut conn).await
     }
 
+    /// Returns the next rows after `id` that are not set aside, in the order of their ids.
     pub async fn after(mut conn: &AsyncPgConnection, id: i64, limit: i64) -> QueryResult<Vec<Self>> {
-        Self::query().filter(outbox::id.gt(id)).order(outbox::id).limit(limit).load(&mut conn).await
+        Self::query()
+            .filter(outbox::id.gt(id))
+            .filter(outbox::set_aside_at.is_null())
+            .order(outbox::id)
+            .limit(limit)
+            .load(&mut conn)
+            .await
+    }
+
+    /// Sets rows aside that are at least `age` old. Returns the ids of those that no other process has set aside.
+    pub async fn set_aside(
+        mut conn: &AsyncPgConnection,
+        ids: &[i64],
+        age: PgInterval,
+    ) -> QueryResult<Vec<i64>> {
+        let rows = outbox::table
+            .filter(outbox::id.eq_any(ids))
+            .filter(outbox::set_aside_at.is_null())
+            .filter(outbox::created_at.le(ago(age)));
+        diesel::update(rows)
+            .set(outbox::set_aside_at.eq(now().nullable()))
+            .returning(outbox::id)
+            .get_results(&mut conn)
+            .await
     }
 
     pub async fn delete(mut conn: &AsyncPgConnection, ids: &[i64]) -> QueryResult<usize> {

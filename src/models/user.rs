@@ -1,21 +1,20 @@
 //! The `users` table.
 
 use chrono::{DateTime, Utc};
-use diesel::{deserialize::FromSqlRow, expression::AsExpression, prelude::*, sql_types::Text};
+use diesel::{deserialize::FromSqlRow, expression::AsExpression, prelude::*};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use super::{lower, now, text_enum};
 use crate::schema::users;
 
-/// What a user may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, AsExpression, FromSqlRow)]
-#[diesel(sql_type = Text)]
-pub enum Role {
-    User,
-    Admin,
+text_enum! {
+    /// What a user may do.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, AsExpression, FromSqlRow)]
+    pub enum Role {
+        User = "user",
+        Admin = "admin",
+    }
 }
-
-text_enum!(Role { User = "user", Admin = "admin" });
 
 /// A row of `users`. Not `Debug`, so that a hash cannot slip into a log.
 #[derive(Clone, HasQuery, Identifiable)]

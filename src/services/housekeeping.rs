@@ -14,7 +14,7 @@ use crate::{
         session::{RefreshToken, Session},
         user::User,
     },
-    services::{tx::transaction_for, user_admin::erase, users::USER_COUNT},
+    services::{transaction::transaction_for, user_admin::erase, users::USER_COUNT},
 };
 
 /// Rows that one statement removes: few enough not to hold anybody up.

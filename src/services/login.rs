@@ -1,11 +1,14 @@
 //! Signing in: password, then the second factor where there is one.
 
+use chrono::Duration;
+
 use super::{
     audit::{Action, Entry},
     sessions::{self, Grant},
     throttle::Throttle,
+    transaction::transaction,
     two_factor,
-    tx::{Tx, transaction},
+    tx::Tx,
     users::normalize_email,
 };
 use crate::{
@@ -22,6 +25,8 @@ use crate::{
 
 /// Codes that may be tried with one challenge.
 const TRIES: i32 = 5;
+/// How long a challenge can be answered, in seconds.
+const CHALLENGE_SECONDS: u32 = 300;
 
 pub enum Login {
     LoggedIn(Grant),
@@ -83,10 +88,13 @@ async fn enter(app: &App, context: &RequestContext, user: &User) -> Result<Login
     transaction(app, context, async |tx| {
         if TwoFactor::is_on(tx, user.id).await? {
             User::lock_checked(tx, user).await?.ok_or(Error::BadCredentials)?;
-            OneTimeToken::insert(tx, &token.hash, user.id, purpose, None).await?;
-            let expires_in = purpose.lifetime().num_seconds().unsigned_abs();
+            let lifetime = Duration::seconds(CHALLENGE_SECONDS.into());
+            OneTimeToken::insert(tx, &token.hash, user.id, purpose, None, lifetime).await?;
             tx.keeps_identities();
-            return Ok(Login::Challenge(Challenge { token: token.text, expires_in }));
+            return Ok(Login::Challenge(Challenge {
+                token: token.text,
+                expires_in: CHALLENGE_SECONDS.into(),
+            }));
         }
         let user = lock_and_reactivate(tx, user).await?;
         Ok(Login::LoggedIn(sessions::open(app, tx, &user, false).await?))

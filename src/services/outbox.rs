@@ -1,7 +1,7 @@
-//! Mails that tell of a change, written in the transaction that makes it and sent by a job.
+//! Messages that report a change. They are written in the transaction of the change and sent later by a job.
 //!
-//! A message has no secret in it: the token of a link is made when the letter is written, by the job, so that it
-//! lies neither in the outbox nor in the queue.
+//! A message contains no secret. The job that sends it creates the token of its link, so the token is neither in the
+//! outbox nor in the queue.
 
 use diesel_async::AsyncPgConnection;
 use serde::{Deserialize, Serialize};
@@ -9,30 +9,28 @@ use serde::{Deserialize, Serialize};
 use super::tx::Tx;
 use crate::{
     app::App,
-    context::RequestContext,
     error::{Error, Result},
-    mail::letters::{self, Letter, Notice},
+    mail::{LinkEmail, Notice, RenderedEmail, link},
     models::{
         one_time_token::{OneTimeToken, Purpose},
-        outbox::Outgoing,
+        outbox::OutboxRow,
         user::User,
     },
     security::OpaqueToken,
 };
 
-/// What somebody is to be told.
+/// A message to a user, as it is stored in the outbox and in the queue.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Message {
+pub enum OutboxMessage {
     VerifyEmail {
         user_id: i64,
     },
-    /// Whether anybody has the address is looked up by the job, so that the answer to the request does not depend
-    /// on it, nor the time that it takes.
+    /// The job looks the address up, so that neither the response nor its time depends on whether it is registered.
     ResetPassword {
         email: String,
     },
-    /// As before; for an address that is not verified yet.
+    /// As [`Self::ResetPassword`], for an address that is not verified yet.
     ResendVerification {
         email: String,
     },
@@ -50,95 +48,103 @@ pub enum Message {
     },
 }
 
-impl Message {
+/// The arguments of the job that renders and sends a message; `jobs/send_email_message.rs` runs it.
+#[derive(Serialize, Deserialize)]
+pub struct SendEmailMessage {
+    pub message: OutboxMessage,
+}
+
+/// A message with a link that is about to be sent.
+struct LinkDraft {
+    user: User,
+    to: String,
+    email: &'static LinkEmail,
+    purpose: Purpose,
+}
+
+impl OutboxMessage {
+    /// Notifies a user of a change.
     pub fn notice(user: &User, notice: Notice) -> Self {
         Self::Notice { to: user.email.clone(), name: user.full_name.clone(), notice }
     }
 
-    /// Has it sent once the transaction is committed.
+    /// Writes the message to the outbox. It is sent after the transaction commits.
+    ///
+    /// # Errors
+    /// If PostgreSQL is unavailable.
     pub async fn send(&self, tx: &Tx<'_>) -> Result<()> {
-        let letter = serde_json::to_value(self).map_err(Error::internal)?;
-        Outgoing::insert(tx, &letter).await?;
+        let message = serde_json::to_value(self).map_err(Error::internal)?;
+        OutboxRow::insert(tx, &message).await?;
         tx.has_mail();
         Ok(())
     }
 
-    /// The letter and whom it goes to; `None` where there is nobody to be told (any more).
+    /// Returns the recipient and the rendered message, or `None` if it is no longer needed.
     ///
     /// # Errors
-    /// When the database is away.
-    pub async fn write(&self, app: &App) -> Result<Option<(String, Letter)>> {
+    /// If PostgreSQL is unavailable.
+    pub async fn render(&self, app: &App) -> Result<Option<(String, RenderedEmail)>> {
         let product = &*app.config.core.project_name;
         if let Self::Notice { to, name, notice } = self {
-            return Ok(Some((to.clone(), letters::notice(product, name.as_deref(), notice)?)));
+            return Ok(Some((to.clone(), notice.render(product, name.as_deref())?)));
         }
-        let Some((user, purpose, to)) = app.db.run(async |conn| self.recipient(conn).await).await? else {
+        let Some(draft) = app.db.run(async |conn| self.link_email(conn).await).await? else {
             return Ok(None);
         };
-        let token = OpaqueToken::random()?;
+        let LinkDraft { user, to, email, purpose } = draft;
+        let (token, lifetime) = (OpaqueToken::random()?, email.lifetime.duration());
         app.db
-            .run(async |conn| Ok(OneTimeToken::insert(conn, &token.hash, user.id, purpose, Some(&to)).await?))
+            .run(async |conn| {
+                Ok(OneTimeToken::insert(conn, &token.hash, user.id, purpose, Some(&to), lifetime).await?)
+            })
             .await?;
-        let (link, time) = (|page| app.mailer.link(page, &token.text), purpose.lifetime());
-        let name = user.full_name.as_deref();
-        let letter = match purpose {
-            Purpose::VerifyEmail => {
-                // Whoever registered with a stranger's address must not get to say something to them by a name.
-                letters::verify_email(product, None, &link("verify-email"), time.num_hours())?
-            }
-            Purpose::ResetPassword => {
-                letters::reset_password(product, name, &link("reset-password"), time.num_minutes())?
-            }
-            Purpose::AcceptInvite => letters::invite(product, &link("accept-invite"), time.num_days())?,
-            Purpose::ChangeEmail => {
-                letters::confirm_new_email(product, name, &link("confirm-email"), time.num_hours())?
-            }
-            Purpose::SecondFactor => return Ok(None),
-        };
-        Ok(Some((to, letter)))
+        let link = app.mailer.link(email.page, &token.text);
+        let rendered = email.render(product, user.full_name.as_deref(), &link)?;
+        Ok(Some((to, rendered)))
     }
 
-    /// Whom a letter with a link goes to, what the link is good for, and the address.
-    async fn recipient(&self, conn: &AsyncPgConnection) -> Result<Option<(User, Purpose, String)>> {
-        let (user, purpose) = match self {
-            Self::VerifyEmail { user_id } => (User::find(conn, *user_id).await?, Purpose::VerifyEmail),
-            Self::ResendVerification { email } => {
-                (User::find_by_email(conn, email).await?, Purpose::VerifyEmail)
+    /// Returns the message with a link that this is, or `None` if the user is gone, is inactive or no longer needs it.
+    async fn link_email(&self, conn: &AsyncPgConnection) -> Result<Option<LinkDraft>> {
+        let (user, email, purpose, is_needed): (_, _, _, fn(&User) -> bool) = match self {
+            Self::VerifyEmail { user_id } => {
+                (User::find(conn, *user_id).await?, &link::VERIFY_EMAIL, Purpose::VerifyEmail, is_unverified)
             }
-            Self::ResetPassword { email } => {
-                (User::find_by_email(conn, email).await?, Purpose::ResetPassword)
+            Self::ResendVerification { email } => (
+                User::find_by_email(conn, email).await?,
+                &link::VERIFY_EMAIL,
+                Purpose::VerifyEmail,
+                is_unverified,
+            ),
+            // Also for a user without a password: the link replaces a lost invitation.
+            Self::ResetPassword { email } => (
+                User::find_by_email(conn, email).await?,
+                &link::RESET_PASSWORD,
+                Purpose::ResetPassword,
+                |_| true,
+            ),
+            Self::Invite { user_id } => {
+                let has_no_password = |user: &User| user.hashed_password.is_none();
+                (User::find(conn, *user_id).await?, &link::INVITE, Purpose::AcceptInvite, has_no_password)
             }
-            Self::Invite { user_id } => (User::find(conn, *user_id).await?, Purpose::AcceptInvite),
-            Self::ConfirmNewEmail { user_id, .. } => {
-                (User::find(conn, *user_id).await?, Purpose::ChangeEmail)
+            Self::ConfirmNewEmail { user_id, email } => {
+                let user = User::find(conn, *user_id).await?;
+                let user = user.filter(|user| user.pending_email.as_ref() == Some(email));
+                let is_taken = User::find_by_email(conn, email).await?.is_some();
+                (user.filter(|_| !is_taken), &link::CONFIRM_NEW_EMAIL, Purpose::ChangeEmail, |_| true)
             }
             Self::Notice { .. } => return Ok(None),
         };
-        let Some(user) = user.filter(|user| user.is_active) else { return Ok(None) };
-        let wanted = match self {
-            Self::VerifyEmail { .. } | Self::ResendVerification { .. } => user.email_verified_at.is_none(),
-            // Somebody who was invited may have lost the invitation: then this does the same.
-            Self::Invite { .. } => user.hashed_password.is_none(),
-            Self::ConfirmNewEmail { email, .. } => {
-                user.pending_email.as_ref() == Some(email)
-                    && User::find_by_email(conn, email).await?.is_none()
-            }
-            Self::ResetPassword { .. } | Self::Notice { .. } => true,
-        };
-        let to = match self {
-            Self::ConfirmNewEmail { email, .. } => email.clone(),
-            _ => user.email.clone(),
-        };
-        Ok(wanted.then_some((user, purpose, to)))
+        let user = user.filter(|user| user.is_active && is_needed(user));
+        Ok(user.map(|user| {
+            let to = match self {
+                Self::ConfirmNewEmail { email, .. } => email.clone(),
+                _ => user.email.clone(),
+            };
+            LinkDraft { user, to, email, purpose }
+        }))
     }
 }
 
-/// Hands the mails of the outbox over to the queue, without the caller waiting. If it fails a job does it within a minute.
-pub(super) fn hand_over_soon(app: &App, context: &RequestContext) {
-    let (app, context) = (app.clone(), context.clone());
-    tokio::spawn(async move {
-        if let Err(error) = crate::jobs::hand_over(&app, &context).await {
-            tracing::warn!(error = crate::error::chain(&error), "mails stay in the outbox for now");
-        }
-    });
+fn is_unverified(user: &User) -> bool {
+    user.email_verified_at.is_none()
 }

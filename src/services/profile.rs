@@ -5,9 +5,9 @@ use chrono::{DateTime, Duration, Utc};
 use super::{
     audit::{Action, Entry},
     login::confirm_password,
-    outbox::Message,
+    outbox::OutboxMessage,
     throttle::Throttle,
-    tx::transaction,
+    transaction::transaction,
     user_admin::ensure_another_admin,
     users::{check_about, normalize_email},
 };
@@ -15,7 +15,7 @@ use crate::{
     app::App,
     context::RequestContext,
     error::{Error, Result},
-    mail::letters::Notice,
+    mail::Notice,
     models::{
         one_time_token::{OneTimeToken, Purpose},
         session::{Identity, Session},
@@ -46,7 +46,7 @@ pub async fn change_password(
         let begun = [Purpose::ResetPassword, Purpose::ChangeEmail, Purpose::SecondFactor];
         OneTimeToken::forget(tx, user.id, &begun).await?;
         Entry::about(user.id, Action::PasswordChanged).write(tx).await?;
-        Message::notice(user, Notice::PasswordChanged).send(tx).await
+        OutboxMessage::notice(user, Notice::PasswordChanged).send(tx).await
     })
     .await
 }
@@ -68,7 +68,7 @@ pub async fn change_email(
         return Err(Error::invalid("email", "This is your address already"));
     }
     // It may be a stranger's, who is not to be flooded.
-    let message = Message::ConfirmNewEmail { user_id: user.id, email: email.clone() };
+    let message = OutboxMessage::ConfirmNewEmail { user_id: user.id, email: email.clone() };
     match Throttle::mailbox(app, context, Purpose::ChangeEmail, &email).await? {
         0 => {}
         retry_after => return Err(Error::TooManyAttempts { retry_after }),
@@ -82,7 +82,7 @@ pub async fn change_email(
         let entry = Entry::about(user.id, Action::EmailChangeRequested);
         entry.after(serde_json::json!({ "email": email })).write(tx).await?;
         let notice = Notice::EmailChangeRequested { new_email: email.clone() };
-        Message::notice(user, notice).send(tx).await?;
+        OutboxMessage::notice(user, notice).send(tx).await?;
         message.send(tx).await
     })
     .await
@@ -111,7 +111,7 @@ pub async fn delete(
         let entry = Entry::about(user.id, Action::UserDeletionScheduled);
         entry.after(serde_json::json!({ "deletion_due_at": due })).write(tx).await?;
         let on = due.format("%-d %B %Y").to_string();
-        Message::notice(user, Notice::DeletionScheduled { on }).send(tx).await?;
+        OutboxMessage::notice(user, Notice::DeletionScheduled { on }).send(tx).await?;
         Ok(due)
     })
     .await

@@ -8,16 +8,16 @@ use diesel_async::AsyncPgConnection;
 
 use super::{
     audit::{Action, Entry},
-    outbox::Message,
+    outbox::OutboxMessage,
     throttle::Throttle,
-    tx::transaction,
+    transaction::transaction,
     users::{check_about, normalize_email},
 };
 use crate::{
     app::App,
     context::RequestContext,
     error::{Error, OnConstraint, Result},
-    mail::letters::Notice,
+    mail::Notice,
     models::{
         one_time_token::{OneTimeToken, Purpose},
         session::Session,
@@ -32,7 +32,8 @@ use crate::{
 /// [`Error::TooManyAttempts`] where one place asks for too many.
 pub async fn resend_verification(app: &App, context: &RequestContext, email: &str) -> Result<()> {
     let email = normalize_email(email);
-    request(app, context, Purpose::VerifyEmail, &email.clone(), Message::ResendVerification { email }).await
+    request(app, context, Purpose::VerifyEmail, &email.clone(), OutboxMessage::ResendVerification { email })
+        .await
 }
 
 /// Has a link sent to set a new password, if anybody has the address. The answer and its time do not depend on that.
@@ -41,7 +42,8 @@ pub async fn resend_verification(app: &App, context: &RequestContext, email: &st
 /// As [`resend_verification`].
 pub async fn forgot_password(app: &App, context: &RequestContext, email: &str) -> Result<()> {
     let email = normalize_email(email);
-    request(app, context, Purpose::ResetPassword, &email.clone(), Message::ResetPassword { email }).await
+    request(app, context, Purpose::ResetPassword, &email.clone(), OutboxMessage::ResetPassword { email })
+        .await
 }
 
 async fn request(
@@ -49,7 +51,7 @@ async fn request(
     context: &RequestContext,
     purpose: Purpose,
     email: &str,
-    message: Message,
+    message: OutboxMessage,
 ) -> Result<()> {
     match Throttle::mailbox(app, context, purpose, email).await? {
         0 => {
@@ -112,7 +114,7 @@ pub async fn confirm_email(app: &App, context: &RequestContext, token: &str) -> 
         // Links that went to the old address must not outlive it.
         OneTimeToken::forget(tx, user.id, Purpose::ALL).await?;
         Entry::by_themselves(user.id, Action::EmailChanged).changed(&user, &after).write(tx).await?;
-        Message::notice(&user, Notice::EmailChanged { new_email: email }).send(tx).await
+        OutboxMessage::notice(&user, Notice::EmailChanged { new_email: email }).send(tx).await
     })
     .await
 }
@@ -191,7 +193,7 @@ async fn set_password(
             Entry::by_themselves(user.id, Action::UserDeletionCancelled).write(tx).await?;
         }
         if choice.purpose == Purpose::ResetPassword {
-            Message::notice(&after, Notice::PasswordReset).send(tx).await?;
+            OutboxMessage::notice(&after, Notice::PasswordReset).send(tx).await?;
         }
         Ok(after)
     })

@@ -11,14 +11,15 @@ use uuid::Uuid;
 
 use super::{
     audit::{Action, Entry},
-    outbox::Message,
-    tx::{Tx, transaction},
+    outbox::OutboxMessage,
+    transaction::transaction,
+    tx::Tx,
 };
 use crate::{
     app::App,
     context::RequestContext,
     error::{Error, Result},
-    mail::letters::Notice,
+    mail::Notice,
     models::{
         session::{IDLE_DAYS, Identity, MAX_DAYS, NewSession, RefreshToken, Session, TokenState},
         user::{Role, User},
@@ -140,7 +141,7 @@ async fn replayed(tx: &Tx<'_>, user: &User, session: &Session) -> Result<()> {
         .after(serde_json::json!({ "session_id": session.id }))
         .write(tx)
         .await?;
-    Message::notice(user, Notice::SessionRevoked).send(tx).await
+    OutboxMessage::notice(user, Notice::SessionRevoked).send(tx).await
 }
 
 /// Whether a user may use what is for admins only.

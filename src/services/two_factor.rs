@@ -5,15 +5,16 @@ use totp_rs::{Builder, Secret, Totp};
 
 use super::{
     audit::{Action, Entry},
-    outbox::Message,
+    outbox::OutboxMessage,
     throttle::Throttle,
-    tx::{Tx, transaction},
+    transaction::transaction,
+    tx::Tx,
 };
 use crate::{
     app::App,
     context::RequestContext,
     error::{Error, Result},
-    mail::letters::Notice,
+    mail::Notice,
     models::{
         session::{Identity, Session},
         two_factor::{RecoveryCode, TwoFactor},
@@ -98,7 +99,7 @@ pub async fn confirm(app: &App, context: &RequestContext, who: &Identity, code: 
         Session::revoke_all(tx, user.id, Some(who.session.id)).await?;
         let codes = renew_codes(tx, user.id).await?;
         Entry::about(user.id, Action::TwoFactorEnabled).write(tx).await?;
-        Message::notice(user, Notice::TwoFactorEnabled).send(tx).await?;
+        OutboxMessage::notice(user, Notice::TwoFactorEnabled).send(tx).await?;
         Ok(codes)
     })
     .await
@@ -123,7 +124,7 @@ pub async fn remove(tx: &Tx<'_>, user: &User) -> Result<bool> {
     if was_on {
         Session::forget_second_factor(tx, user.id).await?;
         Entry::about(user.id, Action::TwoFactorDisabled).write(tx).await?;
-        Message::notice(user, Notice::TwoFactorDisabled).send(tx).await?;
+        OutboxMessage::notice(user, Notice::TwoFactorDisabled).send(tx).await?;
     }
     Ok(was_on)
 }
@@ -180,7 +181,7 @@ pub async fn check(app: &App, tx: &Tx<'_>, user: &User, code: &str) -> Result<()
         return Err(Error::InvalidCode);
     }
     Entry::by_themselves(user.id, Action::RecoveryCodeUsed).write(tx).await?;
-    Message::notice(user, Notice::RecoveryCodeUsed).send(tx).await
+    OutboxMessage::notice(user, Notice::RecoveryCodeUsed).send(tx).await
 }
 
 async fn check_totp(app: &App, tx: &Tx<'_>, user: &User, known: &TwoFactor, code: &str) -> Result<()> {

@@ -6,16 +6,17 @@ use diesel_async::AsyncPgConnection;
 
 use super::{
     audit::{Action, Entry, audit_fields},
-    outbox::Message,
+    outbox::OutboxMessage,
+    transaction::transaction,
     two_factor,
-    tx::{Tx, transaction},
+    tx::Tx,
     users::{USER_COUNT, normalize_email},
 };
 use crate::{
     app::App,
     context::RequestContext,
     error::{Error, OnConstraint, Result},
-    mail::letters::Notice,
+    mail::Notice,
     models::{
         one_time_token::{OneTimeToken, Purpose},
         session::Session,
@@ -107,7 +108,7 @@ pub async fn invite(
         let row = NewUser { email: &email, hashed_password: None, full_name, role, email_verified_at: None };
         let user = row.insert(tx).await.on_constraint("users_email_key", Error::EmailTaken)?;
         Entry::about(user.id, Action::UserInvited).after(audit_fields(&user).into()).write(tx).await?;
-        Message::Invite { user_id: user.id }.send(tx).await?;
+        OutboxMessage::Invite { user_id: user.id }.send(tx).await?;
         Ok(user)
     })
     .await?;
@@ -126,7 +127,7 @@ pub async fn invite_again(app: &App, context: &RequestContext, id: i64) -> Resul
             return Err(Error::Conflict("The invitation has been taken already"));
         }
         Entry::about(id, Action::UserInvited).write(tx).await?;
-        Message::Invite { user_id: id }.send(tx).await
+        OutboxMessage::Invite { user_id: id }.send(tx).await
     })
     .await
 }
@@ -150,7 +151,7 @@ pub async fn delete(app: &App, context: &RequestContext, id: i64) -> Result<()> 
 pub(super) async fn erase(tx: &Tx<'_>, user: &User) -> Result<()> {
     User::delete(tx, user.id).await?;
     Entry::about(user.id, Action::UserDeleted).before(audit_fields(user).into()).write(tx).await?;
-    Message::notice(user, Notice::AccountDeleted).send(tx).await
+    OutboxMessage::notice(user, Notice::AccountDeleted).send(tx).await
 }
 
 /// Turns the second factor of somebody off who has lost it, and signs them out everywhere.

@@ -5,8 +5,9 @@ use diesel_async::AsyncPgConnection;
 
 use super::{
     audit::{Action, Entry, audit_fields},
-    outbox::Message,
-    tx::{Effects, Tx, transaction},
+    outbox::OutboxMessage,
+    transaction::transaction,
+    tx::{Effects, Tx},
 };
 use crate::{
     app::App,
@@ -100,7 +101,7 @@ pub async fn register(app: &App, context: &RequestContext, new: Registration) ->
         let user = row.insert(tx).await.on_constraint("users_email_key", Error::EmailTaken)?;
         let entry = Entry::by_themselves(user.id, Action::UserRegistered);
         entry.after(audit_fields(&user).into()).write(tx).await?;
-        Message::VerifyEmail { user_id: user.id }.send(tx).await?;
+        OutboxMessage::VerifyEmail { user_id: user.id }.send(tx).await?;
         Ok(user)
     })
     .await?;

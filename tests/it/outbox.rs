@@ -1,13 +1,13 @@
-//! Letters on their way from the change that they tell of to the mailbox.
+//! Messages on their way from the transaction that writes them to the mailbox.
 
 use diesel_async::AsyncPgConnection;
 use futures_util::future::join_all;
 use saas::{
     context::RequestContext,
-    jobs::{self, HandOverLetters},
+    jobs::{RelayOutbox, SendLetter},
     models::user::{NewUser, Role},
     queue::{Origin, State},
-    services::{self, outbox::Message, tx::Tx, users::Registration},
+    services::{self, outbox::OutboxMessage, outbox_relay::hand_over, tx::Tx, users::Registration},
 };
 use serde_json::json;
 
@@ -15,18 +15,19 @@ use crate::support::{
     TestApp,
     app::PASSWORD,
     eventually,
+    process::{production, run},
     records::{column, keys},
 };
 
 const NO_REDIS: [&str; 2] = ["--redis-url=redis://127.0.0.1:1/", "--redis-timeout-ms=200"];
 
-/// What waits, the oldest first.
+/// Returns the kinds of the messages in the outbox, oldest first.
 async fn waiting(app: &TestApp) -> Vec<String> {
     let sql = "SELECT coalesce(letter -> 'notice' #>> '{}', letter ->> 'kind') FROM outbox ORDER BY id";
     column(&app.database, sql).await
 }
 
-/// Makes an account as a process does that dies right after the commit: its mail stays in the outbox.
+/// Creates an account as a process does that dies right after the commit: its message stays in the outbox.
 async fn register(app: &TestApp, email: &str) {
     let (context, effects) = Default::default();
     let insert = async |conn: &mut AsyncPgConnection| {
@@ -38,12 +39,12 @@ async fn register(app: &TestApp, email: &str) {
             email_verified_at: None,
         };
         let user_id = new.insert(conn).await?.id;
-        Message::VerifyEmail { user_id }.send(&Tx::on(conn, &context, &effects)).await
+        OutboxMessage::VerifyEmail { user_id }.send(&Tx::on(conn, &context, &effects)).await
     };
     app.app.db.transaction(insert).await.unwrap();
 }
 
-/// To whom mails went, in order of the addresses.
+/// Returns the recipients of all sent mails, sorted.
 async fn recipients(app: &TestApp) -> Vec<String> {
     let mut to: Vec<_> = app.mails().await.into_iter().map(|mail| mail.to).collect();
     to.sort();
@@ -51,7 +52,7 @@ async fn recipients(app: &TestApp) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn smoke_without_redis_accounts_change_and_the_letters_wait() {
+async fn smoke_without_redis_accounts_change_and_messages_wait() {
     let away = TestApp::with(&NO_REDIS).await;
     let admin = away.admin().await;
     let body = json!({ "email": "ada@example.com", "password": PASSWORD });
@@ -61,14 +62,14 @@ async fn smoke_without_redis_accounts_change_and_the_letters_wait() {
     assert_eq!(invited.status, 201, "{}", invited.text);
     let change = json!({ "current_password": PASSWORD, "new_password": "another horse battery" });
     assert_eq!(away.post("/users/me/password", Some(&admin), change).await.status, 204);
-    let error = jobs::hand_over(&away.app, &RequestContext::default()).await.unwrap_err();
+    let error = hand_over(&away.app, &RequestContext::default()).await.unwrap_err();
     assert_eq!(error.to_string(), "Redis is unavailable");
     assert_eq!(waiting(&away).await, ["verify_email", "invite", "password_changed"]);
 
-    let back = TestApp::on(away.database.clone(), &[]).await;
-    assert_eq!(jobs::hand_over(&back.app, &RequestContext::default()).await.unwrap(), 3);
-    assert!(waiting(&back).await.is_empty());
-    let mails = back.mails().await;
+    let app = TestApp::on(away.database.clone(), &[]).await;
+    assert_eq!(hand_over(&app.app, &RequestContext::default()).await.unwrap(), 3);
+    assert!(waiting(&app).await.is_empty());
+    let mails = app.mails().await;
     let sent: Vec<_> = mails.iter().map(|mail| (&*mail.to, &*mail.subject)).collect();
     let wanted = [
         ("ada@example.com", "Confirm your email address"),
@@ -77,13 +78,13 @@ async fn smoke_without_redis_accounts_change_and_the_letters_wait() {
     ];
     assert_eq!(sent, wanted);
     let verify = json!({ "token": mails[0].token() });
-    assert_eq!(back.post("/auth/verify-email", None, verify).await.status, 204);
+    assert_eq!(app.post("/auth/verify-email", None, verify).await.status, 204);
     let accept = json!({ "token": mails[1].token(), "password": PASSWORD });
-    assert_eq!(back.post("/auth/accept-invite", None, accept).await.status, 204);
+    assert_eq!(app.post("/auth/accept-invite", None, accept).await.status, 204);
 }
 
 #[tokio::test]
-async fn a_change_that_is_not_made_tells_nobody() {
+async fn a_failed_change_sends_no_message() {
     let app = TestApp::with(&NO_REDIS).await;
     register(&app, "ada@example.com").await;
     let again = Registration { email: "Ada@example.com".into(), password: PASSWORD.into(), full_name: None };
@@ -93,7 +94,7 @@ async fn a_change_that_is_not_made_tells_nobody() {
 }
 
 #[tokio::test]
-async fn smoke_a_request_hands_its_letters_over_by_itself() {
+async fn smoke_a_request_hands_its_messages_over() {
     let app = TestApp::start().await;
     let body = json!({ "email": "ada@example.com", "password": PASSWORD });
     assert_eq!(app.post("/auth/register", None, body).await.status, 201);
@@ -103,7 +104,7 @@ async fn smoke_a_request_hands_its_letters_over_by_itself() {
 }
 
 #[tokio::test]
-async fn handing_over_at_once_sends_each_letter_once() {
+async fn concurrent_hand_overs_send_each_message_once() {
     let app = TestApp::start().await;
     let emails: Vec<_> = (0..5).map(|n| format!("user{n}@example.com")).collect();
     for email in &emails {
@@ -112,27 +113,27 @@ async fn handing_over_at_once_sends_each_letter_once() {
     let twin = TestApp::on(app.database.clone(), &[&format!("--redis-key-prefix={}", app.prefix)]).await;
     let context = RequestContext::default();
     let apps = (0..3).flat_map(|_| [&app, &twin]);
-    let handed = join_all(apps.map(|app| jobs::hand_over(&app.app, &context))).await;
+    let handed = join_all(apps.map(|app| hand_over(&app.app, &context))).await;
     let handed: usize = handed.into_iter().map(Result::unwrap).sum();
     assert_eq!((handed, waiting(&app).await.len()), (5, 0));
     assert_eq!(recipients(&app).await, emails);
-    assert_eq!(recipients(&app).await, emails, "nothing comes later");
+    assert_eq!(recipients(&app).await, emails, "no mail is sent later");
 }
 
 #[tokio::test]
-async fn a_letter_that_was_handed_over_but_not_removed_is_sent_once() {
+async fn a_message_that_was_handed_over_but_not_removed_is_sent_once() {
     let app = TestApp::start().await;
     register(&app, "ada@example.com").await;
     app.sql("CREATE TABLE again AS SELECT * FROM outbox").await;
     assert_eq!(recipients(&app).await, ["ada@example.com"]);
-    // As if the process had died between the two.
+    // The state after a process died between the two steps.
     app.sql("INSERT INTO outbox OVERRIDING SYSTEM VALUE SELECT * FROM again").await;
-    assert_eq!(jobs::hand_over(&app.app, &RequestContext::default()).await.unwrap(), 1);
+    assert_eq!(hand_over(&app.app, &RequestContext::default()).await.unwrap(), 1);
     assert_eq!(recipients(&app).await, ["ada@example.com"]);
 }
 
 #[tokio::test]
-async fn a_database_made_anew_is_no_reason_to_hold_its_letters_back() {
+async fn a_recreated_database_with_the_same_ids_sends_its_messages() {
     let (first, second) = (TestApp::start().await, TestApp::start().await);
     let first =
         TestApp::on(first.database.clone(), &[&format!("--redis-key-prefix={}", second.prefix)]).await;
@@ -145,7 +146,7 @@ async fn a_database_made_anew_is_no_reason_to_hold_its_letters_back() {
 }
 
 #[tokio::test]
-async fn a_letter_nobody_needs_any_more_is_not_sent() {
+async fn a_message_that_is_no_longer_needed_is_not_sent() {
     let app = TestApp::start().await;
     for name in ["verified", "gone", "inactive", "pending"] {
         register(&app, &format!("{name}@example.com")).await;
@@ -154,51 +155,86 @@ async fn a_letter_nobody_needs_any_more_is_not_sent() {
                UPDATE users SET is_active = false WHERE email LIKE 'inactive%';
                DELETE FROM users WHERE email LIKE 'gone%'";
     app.sql(sql).await;
-    assert_eq!(jobs::hand_over(&app.app, &RequestContext::default()).await.unwrap(), 4);
+    assert_eq!(hand_over(&app.app, &RequestContext::default()).await.unwrap(), 4);
     assert_eq!(recipients(&app).await, ["pending@example.com"]);
     assert_eq!(column(&app.database, "SELECT count(*) FROM one_time_tokens").await, ["1"]);
 }
 
 #[tokio::test]
-async fn the_job_of_every_minute_hands_over_what_was_left() {
+async fn the_relay_job_hands_over_what_is_left() {
     let app = TestApp::start().await;
     register(&app, "ada@example.com").await;
-    app.app.queue.enqueue(&HandOverLetters {}, Origin::default()).await.unwrap();
+    app.app.queue.enqueue(&RelayOutbox {}, Origin::default()).await.unwrap();
     app.run_jobs().await;
     assert!(waiting(&app).await.is_empty());
     assert_eq!(recipients(&app).await, ["ada@example.com"]);
 }
 
 #[tokio::test]
-async fn a_letter_of_an_unknown_kind_waits_and_holds_up_nobody() {
+async fn a_message_of_an_unknown_kind_waits_and_does_not_block_others() {
     let app = TestApp::start().await;
-    let tomorrow =
-        "INSERT INTO outbox (letter) SELECT '{\"kind\": \"of_tomorrow\"}' FROM generate_series(1, 150)";
-    app.sql(tomorrow).await;
+    let unknown = "INSERT INTO outbox (letter) SELECT '{\"kind\": \"unknown\"}' FROM generate_series(1, 150)";
+    app.sql(unknown).await;
     register(&app, "ada@example.com").await;
-    assert_eq!(jobs::hand_over(&app.app, &RequestContext::default()).await.unwrap(), 1);
+    assert_eq!(hand_over(&app.app, &RequestContext::default()).await.unwrap(), 1);
     assert_eq!(recipients(&app).await, ["ada@example.com"]);
-    assert_eq!(waiting(&app).await, ["of_tomorrow"; 150]);
+    assert_eq!(waiting(&app).await, ["unknown"; 150]);
 }
 
 #[tokio::test]
-async fn what_a_failed_letter_leaves_has_no_secret() {
+async fn an_unreadable_message_is_set_aside_after_a_day_with_one_error() {
+    let app = TestApp::start().await;
+    let rows = "INSERT INTO outbox (letter, created_at) VALUES
+        ('{\"kind\": \"old\"}', now() - interval '25 hours'), ('{\"kind\": \"new\"}', now() - interval '23 hours')";
+    app.sql(rows).await;
+    let mut errors = 0;
+    for _ in 0..2 {
+        app.app.queue.enqueue(&RelayOutbox {}, Origin::default()).await.unwrap();
+        let worker = production(&["worker", "--burst"], &app.database, &app.prefix).await;
+        errors += run(worker).await.succeeded().stderr.matches("it is set aside").count();
+    }
+    assert_eq!(errors, 1);
+    let set_aside = "SELECT letter ->> 'kind' FROM outbox WHERE set_aside_at IS NOT NULL";
+    assert_eq!(column(&app.database, set_aside).await, ["old"]);
+    assert_eq!(waiting(&app).await, ["old", "new"], "nothing is lost");
+
+    // A newer release reads it after an operator has put it back.
+    let put_back =
+        "UPDATE outbox SET set_aside_at = NULL, letter = '{\"kind\": \"verify_email\", \"user_id\": 1}'
+        WHERE set_aside_at IS NOT NULL";
+    app.sql(put_back).await;
+    assert_eq!(hand_over(&app.app, &RequestContext::default()).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn jobs_under_the_old_name_are_sent() {
+    let app = TestApp::start().await;
+    register(&app, "ada@example.com").await;
+    app.sql("DELETE FROM outbox").await;
+    let old: SendLetter =
+        serde_json::from_value(json!({ "message": { "kind": "verify_email", "user_id": 1 } })).unwrap();
+    app.app.queue.enqueue(&old, Origin::default()).await.unwrap();
+    assert_eq!(recipients(&app).await, ["ada@example.com"]);
+}
+
+#[tokio::test]
+async fn a_failed_message_leaves_no_secret() {
     let app = TestApp::with(&["--smtp-url=smtp://127.0.0.1:1"]).await;
     register(&app, "ada@example.com").await;
     let forgot = app.post("/auth/forgot-password", None, json!({ "email": "ada@example.com" })).await;
     assert_eq!(forgot.status, 202, "{}", forgot.text);
-    jobs::hand_over(&app.app, &RequestContext::default()).await.unwrap();
+    hand_over(&app.app, &RequestContext::default()).await.unwrap();
     assert_eq!(app.run_jobs().await.failed, 2);
     let written = column(&app.database, "SELECT purpose FROM one_time_tokens ORDER BY purpose").await;
-    assert_eq!(written, ["reset_password", "verify_email"], "links were made");
+    assert_eq!(written, ["reset_password", "verify_email"], "both tokens were created");
 
     let kept = keys(&app.prefix).await;
     assert!(kept.contains("Mail server is unavailable") && kept.contains("verify_email"), "{kept}");
     assert!(!kept.contains("token=") && !kept.contains("Hello"), "{kept}");
-    // As long as a token, or its hash.
+    // The length of a token, or of its hash.
     let hexadecimal = kept.split(|c: char| !c.is_ascii_hexdigit());
     assert!(hexadecimal.map(str::len).all(|length| length < 64), "{kept}");
     let failed = app.app.queue.list("default", State::Scheduled, 0, 10).await.unwrap();
-    assert_eq!(failed.iter().filter(|job| job.task == "send_letter").count(), 2, "they are tried again");
+    assert_eq!(failed.iter().filter(|job| job.task == "send_email_message").count(), 2, "both are retried");
     assert!(failed.iter().all(|job| job.error.as_deref() == Some("The job failed")));
 }

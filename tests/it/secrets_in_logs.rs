@@ -69,7 +69,7 @@ async fn no_secret_is_printed() {
     let (served, worked) = (server.output(), worker.output());
     assert!(served.matches("\"message\":\"request\"").count() >= 30, "{served}");
     assert!(served.contains("login refused") && served.contains("/auth/reset-password"), "{served}");
-    assert!(worked.matches("\"task\":\"send_letter\"").count() > 8, "{worked}");
+    assert!(worked.matches("\"task\":\"send_email_message\"").count() > 8, "{worked}");
     assert!(secrets.contains(ADMIN.1) && secrets.len() > 40);
     assert_none_in(&secrets, "serve", &served);
     assert_none_in(&secrets, "worker", &worked);

@@ -1,6 +1,6 @@
 //! No secret comes to rest where it does not belong.
 
-use saas::{context::RequestContext, jobs};
+use saas::{context::RequestContext, services::outbox_relay::hand_over};
 
 use crate::support::{
     TestApp,
@@ -28,7 +28,7 @@ async fn no_secret_is_in_the_database_or_in_redis() {
     let queued = std::sync::Mutex::new(String::new());
     let secrets = Story::tell(&app.url, (&admin.email, PASSWORD), async |to: &str| {
         // With every letter in the queue, before one is written.
-        jobs::hand_over(&app.app, &RequestContext::default()).await.unwrap();
+        hand_over(&app.app, &RequestContext::default()).await.unwrap();
         let held = keys(&app.prefix).await;
         queued.lock().unwrap().push_str(&held);
         app.mailed_token(to).await
@@ -49,7 +49,7 @@ async fn no_secret_is_in_the_database_or_in_redis() {
     assert_none_in(&secrets, "the database", &tables(&app.database).await);
 
     let queued = queued.into_inner().unwrap();
-    assert!(queued.contains("send_letter") && queued.contains(":throttle:"), "{queued}");
+    assert!(queued.contains("send_email_message") && queued.contains(":throttle:"), "{queued}");
     assert_none_in(&secrets, "the queue", &queued);
     let kept = keys(&app.prefix).await;
     assert!(kept.contains(":done:"), "{kept}");

@@ -12,7 +12,7 @@ use saas::{
     context::RequestContext,
     jobs,
     queue::{Options, Summary},
-    services::users::USER_COUNT,
+    services::{outbox_relay::hand_over, users::USER_COUNT},
 };
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
@@ -209,7 +209,7 @@ impl TestApp {
 
     /// Sends what is in the outbox, and returns all mails captured so far, the oldest first.
     pub async fn mails(&self) -> Vec<CapturedMail> {
-        jobs::hand_over(&self.app, &RequestContext::default()).await.unwrap();
+        hand_over(&self.app, &RequestContext::default()).await.unwrap();
         self.run_jobs().await;
         mail::captured(&self.app.config.mail.mail_dir)
     }

@@ -1,0 +1,33 @@
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{Context, JobResult};
+use crate::{
+    app::App,
+    context::RequestContext,
+    queue::{Failure, Job, Schedule},
+    services::outbox_relay::hand_over,
+};
+
+/// Hands over what is left in the outbox after Redis was unavailable or a process died.
+#[derive(Serialize, Deserialize)]
+pub struct RelayOutbox {}
+
+impl Job for RelayOutbox {
+    type State = App;
+    type Output = Value;
+    // The name of earlier releases, which may still run beside this one.
+    const NAME: &'static str = "hand_over_letters";
+    const RESULT_TTL: Duration = Duration::from_secs(600);
+    const SCHEDULE: Option<Schedule<Self>> = Some(Schedule::new("* * * * *", "UTC", || Self {}));
+
+    async fn run(self, ctx: Context) -> JobResult {
+        match hand_over(&ctx.state, &RequestContext::default()).await {
+            Ok(messages) => Ok(json!({ "letters": messages })),
+            // Not kept as a failed job: the next one runs in a minute.
+            Err(error) => Err(Failure::discard(error.to_string())),
+        }
+    }
+}

@@ -1,0 +1,50 @@
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{Context, JobResult};
+use crate::{app::App, mail::Mail, queue::Job, services::outbox::SendEmailMessage};
+
+/// Renders a message of the outbox and sends it.
+impl Job for SendEmailMessage {
+    type State = App;
+    type Output = Value;
+    const NAME: &'static str = "send_email_message";
+    const MAX_ATTEMPTS: u32 = 8;
+    const BACKOFF: Duration = Duration::from_secs(15);
+    const TIMEOUT: Duration = Duration::from_secs(60);
+
+    async fn run(self, ctx: Context) -> JobResult {
+        let Some((to, email)) = self.message.render(&ctx.state).await? else {
+            return Ok(json!({ "status": "not needed" }));
+        };
+        let mail = Mail {
+            id: &ctx.job_id,
+            to: &to,
+            subject: &email.subject,
+            text: &email.text,
+            html: Some(&email.html),
+        };
+        ctx.state.mailer.send(&mail).await?;
+        Ok(json!({ "status": "sent" }))
+    }
+}
+
+/// Runs jobs that an earlier release queued under the name `send_letter`.
+#[derive(Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SendLetter(SendEmailMessage);
+
+impl Job for SendLetter {
+    type State = App;
+    type Output = Value;
+    const NAME: &'static str = "send_letter";
+    const MAX_ATTEMPTS: u32 = SendEmailMessage::MAX_ATTEMPTS;
+    const BACKOFF: Duration = SendEmailMessage::BACKOFF;
+    const TIMEOUT: Duration = SendEmailMessage::TIMEOUT;
+
+    async fn run(self, ctx: Context) -> JobResult {
+        self.0.run(ctx).await
+    }
+}

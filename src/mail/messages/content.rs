@@ -1,0 +1,121 @@
+use askama::Template;
+
+use crate::error::{Error, Result};
+
+/// The longest name in a greeting.
+const MAX_NAME_CHARS: usize = 60;
+
+/// A message as text and HTML.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RenderedEmail {
+    pub subject: String,
+    pub text: String,
+    pub html: String,
+}
+
+/// What a message says. The text and the HTML version are rendered from the same content, so they cannot differ.
+pub(super) struct EmailContent<'a> {
+    pub(super) subject: String,
+    /// The name in the greeting. Left out if it looks like a link.
+    pub(super) name: Option<&'a str>,
+    pub(super) paragraphs: Vec<String>,
+    pub(super) button: Option<Button<'a>>,
+    /// Why the recipient receives this message.
+    pub(super) reason: String,
+}
+
+/// A link with a label.
+pub(super) struct Button<'a> {
+    pub(super) label: &'static str,
+    pub(super) link: &'a str,
+    /// How long the link works.
+    pub(super) lifetime: String,
+}
+
+#[derive(Template)]
+#[template(path = "mail/templates/message.html", config = "src/askama.toml")]
+struct Html<'a> {
+    product: &'a str,
+    greeting: &'a str,
+    content: &'a EmailContent<'a>,
+}
+
+#[derive(Template)]
+#[template(path = "mail/templates/message.txt", config = "src/askama.toml")]
+struct Text<'a> {
+    product: &'a str,
+    greeting: &'a str,
+    content: &'a EmailContent<'a>,
+}
+
+impl EmailContent<'_> {
+    /// Renders the message in the name of `product`.
+    ///
+    /// # Errors
+    /// If a template fails.
+    pub(super) fn render(self, product: &str) -> Result<RenderedEmail> {
+        let greeting = match self.name.and_then(printable_name) {
+            Some(name) => format!("Hello {name},"),
+            None => "Hello,".to_owned(),
+        };
+        let html = Html { product, greeting: &greeting, content: &self }.render().map_err(Error::internal)?;
+        let text = Text { product, greeting: &greeting, content: &self }.render().map_err(Error::internal)?;
+        Ok(RenderedEmail { subject: self.subject, text, html })
+    }
+}
+
+/// Returns the name in one line, or `None` if it contains a link.
+///
+/// Anyone can register with another person's address and choose the name, so a name with a link would be a way to send
+/// spam.
+fn printable_name(name: &str) -> Option<String> {
+    let line = one_line(name, usize::MAX);
+    let lower = line.to_lowercase();
+    // Mail readers turn bare domains into links. In "J. Smith" and "J.R. Smith" at most one letter follows a dot.
+    let is_domain_end = |rest: &str| rest.chars().take_while(|c| c.is_alphanumeric()).count() >= 2;
+    let has_link =
+        lower.contains(['/', '\\']) || lower.contains("www.") || lower.split('.').skip(1).any(is_domain_end);
+    let name = one_line(&line, MAX_NAME_CHARS);
+    (!has_link && !name.is_empty()).then_some(name)
+}
+
+/// Returns the text in one line of at most `max_chars` characters, without control characters and marks that change the
+/// writing direction.
+pub(super) fn one_line(text: &str, max_chars: usize) -> String {
+    let is_direction_mark =
+        |c: &char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let plain: String = text
+        .chars()
+        .filter(|c| !is_direction_mark(c))
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    let words: Vec<_> = plain.split_whitespace().collect();
+    words.join(" ").chars().take(max_chars).collect::<String>().trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_cut_and_stays_in_one_line() {
+        assert_eq!(printable_name("Ada\r\n\u{2028}\tLovelace\0").unwrap(), "Ada Lovelace");
+        assert_eq!(printable_name("Ada \u{202e}ecalevoL").unwrap(), "Ada ecalevoL");
+        assert_eq!(printable_name(&"ä".repeat(80)).unwrap().chars().count(), MAX_NAME_CHARS);
+        assert_eq!(printable_name(" \n "), None);
+    }
+
+    #[test]
+    fn a_name_with_a_link_is_not_printed() {
+        for name in
+            ["https://evil.example", "Go to WWW.evil", "evil.example", "Click evil.co/x", "a\\b", "x/y"]
+        {
+            assert_eq!(printable_name(name), None, "{name}");
+        }
+        // A link behind the point where a name is cut counts too.
+        assert_eq!(printable_name(&format!("{}https://evil.example", "x ".repeat(40))), None);
+        for name in ["J.R.R. Tolkien", "Martin Luther King Jr.", "Dr. O'Neil-Müller", "李小龍"] {
+            assert_eq!(printable_name(name).as_deref(), Some(name));
+        }
+    }
+}

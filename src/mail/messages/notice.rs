@@ -1,0 +1,166 @@
+//! Notices: what has happened to an account.
+
+use serde::{Deserialize, Serialize};
+
+use super::content::{EmailContent, RenderedEmail, one_line};
+use crate::error::Result;
+
+/// The longest valid email address (RFC 5321 section 4.5.3.1.3).
+const MAX_EMAIL_CHARS: usize = 254;
+const IF_NOT_YOU: &str = "If this was not you, reset your password at once.";
+
+/// A change to an account that its owner is notified of, since another person may have made it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Notice {
+    PasswordChanged,
+    /// The password was set through the link in a mail.
+    PasswordReset,
+    EmailChangeRequested {
+        new_email: String,
+    },
+    EmailChanged {
+        new_email: String,
+    },
+    TwoFactorEnabled,
+    TwoFactorDisabled,
+    RecoveryCodeUsed,
+    /// A session was revoked because an old refresh token of it was used again.
+    SessionRevoked,
+    DeletionScheduled {
+        /// The date in words, such as `3 May 2026`.
+        on: String,
+    },
+    AccountDeleted,
+}
+
+impl Notice {
+    /// Renders the notice. It has no link, so that users do not learn to follow links in such mails.
+    ///
+    /// # Errors
+    /// If a template fails.
+    pub fn render(&self, product: &str, name: Option<&str>) -> Result<RenderedEmail> {
+        let (subject, news, advice) = self.text(product);
+        EmailContent {
+            subject: subject.into(),
+            name,
+            paragraphs: vec![news, advice.into()],
+            button: None,
+            reason: format!(
+                "You receive this mail because it concerns the security of your account at {product}. Such mails \
+                 cannot be turned off."
+            ),
+        }
+        .render(product)
+    }
+
+    /// Returns the subject, what happened, and what to do about it.
+    fn text(&self, product: &str) -> (&'static str, String, &'static str) {
+        let account = format!("your account at {product}");
+        match self {
+            Self::PasswordChanged => {
+                ("Your password was changed", format!("The password of {account} was changed."), IF_NOT_YOU)
+            }
+            Self::PasswordReset => (
+                "Your password was reset",
+                format!("The password of {account} was reset through a link sent to this address."),
+                "If this was not you, another person can read your mail: change the password of your mailbox first, \
+                 then reset this one.",
+            ),
+            Self::EmailChangeRequested { new_email } => (
+                "Your email address is about to change",
+                format!(
+                    "A change of the email address of {account} to {} was requested. It takes effect when the new \
+                     address is confirmed.",
+                    one_line(new_email, MAX_EMAIL_CHARS)
+                ),
+                IF_NOT_YOU,
+            ),
+            Self::EmailChanged { new_email } => (
+                "Your email address was changed",
+                format!("The email address of {account} is now {}.", one_line(new_email, MAX_EMAIL_CHARS)),
+                "If this was not you, ask for help at once: you can no longer reset the password from this address.",
+            ),
+            Self::TwoFactorEnabled => (
+                "Two-factor sign-in was switched on",
+                format!("From now on, signing in to {account} requires a code besides the password."),
+                IF_NOT_YOU,
+            ),
+            Self::TwoFactorDisabled => (
+                "Two-factor sign-in was switched off",
+                format!("From now on, signing in to {account} requires only the password."),
+                IF_NOT_YOU,
+            ),
+            Self::RecoveryCodeUsed => (
+                "A recovery code was used",
+                format!("A recovery code was used to sign in to {account}. It cannot be used again."),
+                IF_NOT_YOU,
+            ),
+            Self::SessionRevoked => (
+                "You were signed out for safety",
+                format!(
+                    "A session of {account} was ended because an old token of it was used again. The token may have \
+                     been stolen."
+                ),
+                "Sign in again to continue. If this happens again, reset your password.",
+            ),
+            Self::DeletionScheduled { on } => (
+                "Your account will be deleted",
+                format!("As requested, {account} will be deleted on {on}. To keep it, sign in before then."),
+                IF_NOT_YOU,
+            ),
+            Self::AccountDeleted => (
+                "Your account was deleted",
+                format!("Your account at {product} was deleted."),
+                "This is the last mail about it.",
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notices_have_no_link_and_their_text_is_in_both_versions() {
+        let new_email = "eve@example.com".to_owned();
+        let notices = [
+            Notice::PasswordChanged,
+            Notice::PasswordReset,
+            Notice::EmailChangeRequested { new_email: new_email.clone() },
+            Notice::EmailChanged { new_email },
+            Notice::TwoFactorEnabled,
+            Notice::TwoFactorDisabled,
+            Notice::RecoveryCodeUsed,
+            Notice::SessionRevoked,
+            Notice::DeletionScheduled { on: "3 May 2026".into() },
+            Notice::AccountDeleted,
+        ];
+        for what in notices {
+            let email = what.render("Acme", Some("Ada")).unwrap();
+            let (_, news, advice) = what.text("Acme");
+            for version in [&email.text, &email.html] {
+                assert!(version.contains(&news) && version.contains(advice), "{version}");
+                assert!(version.contains("Hello Ada,") && !version.contains("http"), "{version}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_stored_names_of_notices_do_not_change() {
+        let plain = serde_json::to_string(&Notice::PasswordChanged).unwrap();
+        let with = serde_json::to_string(&Notice::EmailChanged { new_email: "a@b.c".into() }).unwrap();
+        assert_eq!(
+            (&*plain, &*with),
+            (r#""password_changed""#, r#"{"email_changed":{"new_email":"a@b.c"}}"#)
+        );
+    }
+
+    #[test]
+    fn an_address_is_escaped_in_html() {
+        let new_email = "\"<i>\"@example.com".to_owned();
+        let email = Notice::EmailChanged { new_email }.render("Acme", None).unwrap();
+        assert!(email.text.contains("<i>") && !email.html.contains("<i>"));
+    }
+}
