@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{
     extract::{Body, CurrentUser, SignedIn},
-    problem::{InRequest, Result},
+    problem::Result,
     tag::Tag,
 };
 use crate::{
@@ -219,7 +219,7 @@ impl Jobs {
     ) -> Result<Json<Enqueued>> {
         let user = &caller.identity.user;
         let to = services::users::normalize_email(&to.0);
-        services::users::check_email(&to).map_err(|msg| Error::invalid("to", msg)).in_query()?;
+        services::users::check_email(&to).map_err(|msg| Error::invalid("to", msg))?;
         // An address that is not confirmed may be anybody's.
         let own = to == user.email && user.email_verified_at.is_some();
         let permitted = is_admin(&self.0, &caller.identity) || own;

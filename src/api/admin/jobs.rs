@@ -12,7 +12,7 @@ use crate::{
     api::{
         extract::{Admin, Limit, Offset},
         jobs::{Canceled, StateOut, cancel, find},
-        problem::{InRequest, Result},
+        problem::Result,
         respond::{Page, PageItem},
         tag::Tag,
     },
@@ -183,11 +183,10 @@ impl Jobs {
         #[oai(default)]
         limit: Query<Limit>,
     ) -> Result<Json<Page<JobOut>>> {
-        check_queue("queue", &queue.0).in_query()?;
+        check_queue("queue", &queue.0)?;
         let state = State::from(status.0);
         let info = self.0.queue.queue(&queue.0).await?;
-        let jobs =
-            self.0.queue.list(&queue.0, state, offset.0.0.into(), limit.0.0.into()).await.in_query()?;
+        let jobs = self.0.queue.list(&queue.0, state, offset.0.0.into(), limit.0.0.into()).await?;
         let total = info.map_or(0, |info| info.count(state));
         Ok(Json(Page::new(jobs, total, offset.0, limit.0)))
     }

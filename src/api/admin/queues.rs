@@ -11,7 +11,7 @@ use super::queue_name::check_queue;
 use crate::{
     api::{
         extract::{Admin, Body},
-        problem::{InRequest, Result},
+        problem::Result,
         tag::Tag,
     },
     app::App,
@@ -202,7 +202,7 @@ impl From<Purgeable> for State {
 impl Queues {
     /// The queue, where it was ever used.
     async fn known(&self, name: &str) -> Result<QueueInfo> {
-        check_queue("name", name).in_path()?;
+        check_queue("name", name)?;
         Ok(self.0.queue.queue(name).await?.ok_or(Error::NotFound("Queue"))?)
     }
 }
@@ -228,7 +228,7 @@ impl Queues {
         name: Path<String>,
         Body(change): Body<QueueChange>,
     ) -> Result<Json<QueueOut>> {
-        check_queue("name", &name.0).in_path()?;
+        check_queue("name", &name.0)?;
         let queue = &self.0.queue;
         // A pause comes before the limits and a resumption after them, so that nothing begins in between.
         if change.paused == Some(true) {
@@ -238,7 +238,7 @@ impl Queues {
             queue.limit_concurrency(&name.0, change.concurrency_limit.take()).await?;
         }
         if !change.rate_limit.is_undefined() {
-            queue.limit_rate(&name.0, change.rate_limit.take().map(Into::into)).await.in_body()?;
+            queue.limit_rate(&name.0, change.rate_limit.take().map(Into::into)).await?;
         }
         if change.paused == Some(false) {
             queue.resume(&name.0).await?;
@@ -273,7 +273,7 @@ impl Queues {
         status: Query<Purgeable>,
     ) -> Result<Json<Count>> {
         let queue = self.known(&name.0).await?;
-        let count = self.0.queue.purge(&queue, status.0.into()).await.in_query()?;
+        let count = self.0.queue.purge(&queue, status.0.into()).await?;
         Ok(Json(Count { count }))
     }
 }

@@ -3,7 +3,7 @@ use poem_openapi::{Object, OpenApi};
 use crate::{
     api::{
         extract::{Body, Email, NewPassword},
-        problem::{InRequest, Result},
+        problem::Result,
         respond::{Accepted, NoContent},
         tag::Tag,
     },
@@ -91,7 +91,7 @@ impl Links {
     /// `invalid_link`.
     #[oai(path = "/reset-password", method = "post", operation_id = "reset_password")]
     async fn reset_password(&self, context: RequestContext, Body(body): Body<ResetIn>) -> Result<NoContent> {
-        recovery::reset_password(&self.0, &context, &body.token, body.password.0).await.in_body()?;
+        recovery::reset_password(&self.0, &context, &body.token, body.password.0).await?;
         Ok(NoContent)
     }
 
@@ -110,9 +110,7 @@ impl Links {
     /// With the token of the link that was sent; it works once, for 7 days. Fails with 400 `invalid_link`.
     #[oai(path = "/accept-invite", method = "post", operation_id = "accept_invite")]
     async fn accept_invite(&self, context: RequestContext, Body(body): Body<AcceptIn>) -> Result<NoContent> {
-        recovery::accept_invite(&self.0, &context, &body.token, body.password.0, body.full_name)
-            .await
-            .in_body()?;
+        recovery::accept_invite(&self.0, &context, &body.token, body.password.0, body.full_name).await?;
         Ok(NoContent)
     }
 }

@@ -8,7 +8,7 @@ use poem_openapi::{ApiResponse, Enum, Object, OpenApi, param::Query, payload::Js
 use super::{
     cookies,
     extract::{Body, CurrentUser, Email, Form, LogoutSession, NewPassword},
-    problem::{InRequest, Result},
+    problem::Result,
     respond::NoContent,
     tag::Tag,
     users::UserOut,
@@ -194,7 +194,7 @@ impl Auth {
     #[oai(path = "/register", method = "post", operation_id = "register")]
     async fn register(&self, context: RequestContext, Body(body): Body<RegisterIn>) -> Result<Registered> {
         let new = Registration { email: body.email.0, password: body.password.0, full_name: body.full_name };
-        let user = services::users::register(&self.0, &context, new).await.in_body()?;
+        let user = services::users::register(&self.0, &context, new).await?;
         Ok(Registered::Created(Json(user.into())))
     }
 

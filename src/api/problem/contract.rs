@@ -1,4 +1,4 @@
-use poem::http::StatusCode;
+use poem::{error::ResponseError, http::StatusCode};
 use poem_openapi::{
     ApiResponse, Object,
     registry::{MetaMediaType, MetaResponse, MetaResponses, Registry},
@@ -50,23 +50,14 @@ impl Problem {
 
 impl Example for Problem {
     fn example() -> Self {
-        let error = ApiError::invalid(
-            "body",
-            "email",
-            "This is not a valid email address; it looks like name@example.com",
-        );
-        Self {
-            kind: "about:blank".into(),
-            title: "Unprocessable Entity".into(),
-            status: 422,
-            detail: error.to_string(),
-            code: error.code().into(),
-            request_id: "01a203c5-1357-763a-a32d-0c63a944ff19".into(),
-            errors: match error {
-                ApiError::InvalidFields(fields) => Some(fields.into_iter().map(Into::into).collect()),
-                _ => None,
-            },
-        }
+        let field = FieldError {
+            loc: vec![Loc::Key("body".into()), Loc::Key("email".into())],
+            msg: "This is not a valid email address; it looks like name@example.com".into(),
+            kind: "value_error",
+        };
+        let error = ApiError::InvalidFields(vec![field.clone()]);
+        let request_id = "01a203c5-1357-763a-a32d-0c63a944ff19";
+        Self::new(error.status(), error.code(), error.to_string(), request_id, vec![field])
     }
 }
 

@@ -1,4 +1,4 @@
-use crate::error::{Error, FieldError, Loc};
+use crate::error::{Error, FieldError};
 
 /// The result of an operation of the API.
 pub type Result<T, E = ApiError> = std::result::Result<T, E>;
@@ -17,14 +17,6 @@ pub enum ApiError {
     BodyTimeout,
     #[error("{0}")]
     MalformedBody(String),
-}
-
-impl ApiError {
-    /// One invalid field; `root` is `body`, `query` or `path`.
-    pub fn invalid(root: &str, field: &str, msg: impl Into<String>) -> Self {
-        let loc = vec![Loc::Key(root.into()), Loc::Key(field.into())];
-        Self::InvalidFields(vec![FieldError { loc, msg: msg.into(), kind: "value_error" }])
-    }
 }
 
 /// Whatever converts into a domain error converts into an API error too.

@@ -3,13 +3,11 @@
 mod catalog;
 mod contract;
 mod error;
-mod location;
 mod render;
 mod status;
 
 pub(super) use self::{
     catalog::{FailedRequest, RouteCatalog},
     error::{ApiError, Result},
-    location::InRequest,
     render::render,
 };

@@ -15,10 +15,7 @@ use super::{
     contract::Problem,
     error::ApiError,
 };
-use crate::{
-    error::chain,
-    error::{Error, FieldError, Loc},
-};
+use crate::error::{Error, FieldError, Loc, chain};
 
 /// Returns the response to a request that failed.
 pub fn render(error: &poem::Error, request: &FailedRequest<'_>, catalog: &RouteCatalog) -> Response {
@@ -55,8 +52,12 @@ impl Failure {
         let detail = match error {
             ApiError::InvalidFields(fields) => return Self::invalid(fields.clone()),
             ApiError::Domain(Error::Invalid(fields)) => {
-                let root = |loc: &[Loc]| documented.map_or("body", |path| path.root_of(request.method, loc));
-                return Self::invalid(fields.iter().map(|field| with_root(field.clone(), root)).collect());
+                let located = |field: &FieldError| {
+                    let root = documented.map_or("body", |path| path.root_of(request.method, &field.loc));
+                    let loc = std::iter::once(Loc::Key(root.into())).chain(field.loc.clone());
+                    FieldError { loc: loc.collect(), ..field.clone() }
+                };
+                return Self::invalid(fields.iter().map(located).collect());
             }
             // The cause is for the log only.
             ApiError::Domain(Error::Unavailable { what, .. }) => {
@@ -128,18 +129,6 @@ impl Failure {
         headers.extend(self.header);
         response
     }
-}
-
-/// Adds where in the request a field is, unless its location says so already.
-fn with_root(mut field: FieldError, root: impl Fn(&[Loc]) -> &'static str) -> FieldError {
-    let has_root = match &*field.loc {
-        [Loc::Key(first), _, ..] => ["body", "query", "path"].contains(&first.as_str()),
-        _ => false,
-    };
-    if !has_root {
-        field.loc.insert(0, Loc::Key(root(&field.loc).into()));
-    }
-    field
 }
 
 /// Logs a failure once, here; a mistake of the client is not a failure.

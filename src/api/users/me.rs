@@ -13,7 +13,7 @@ use crate::{
     api::{
         cookies,
         extract::{Body, CurrentUser, Email, NewPassword, SignedIn},
-        problem::{InRequest, Result},
+        problem::Result,
         respond::NoContent,
         tag::Tag,
     },
@@ -167,8 +167,7 @@ impl Me {
             body.current_password,
             body.new_password.0,
         )
-        .await
-        .in_body()?;
+        .await?;
         Ok(NoContent)
     }
 
@@ -177,9 +176,7 @@ impl Me {
     /// A link is sent to the new one, and a notice to the old one. Fails with 400 `wrong_password`.
     #[oai(path = "/email", method = "post", operation_id = "change_email")]
     async fn email(&self, caller: CurrentUser, Body(body): Body<EmailIn>) -> Result<EmailChange> {
-        profile::change_email(&self.0, &caller.context, &caller.user, &body.email.0, body.password)
-            .await
-            .in_body()?;
+        profile::change_email(&self.0, &caller.context, &caller.user, &body.email.0, body.password).await?;
         Ok(EmailChange::Accepted)
     }
 
