@@ -15,8 +15,6 @@ pub enum Error {
     EmailTaken,
     #[error("Incorrect email or password")]
     BadCredentials,
-    #[error("Not authenticated")]
-    NotAuthenticated,
     #[error("Could not validate credentials")]
     InvalidToken,
     #[error("Inactive user")]
@@ -36,9 +34,6 @@ pub enum Error {
     TwoFactorRequired,
     #[error("There must be another active admin first")]
     LastAdmin,
-    /// A page of another site has sent the browser here with its cookies.
-    #[error("Cross-site request refused")]
-    CrossSite,
     #[error("Too many attempts, try again in {retry_after} seconds")]
     TooManyAttempts { retry_after: u64 },
     #[error("Not enough permissions")]

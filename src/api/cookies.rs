@@ -13,10 +13,8 @@ use poem::{
     },
 };
 
-use crate::{
-    error::{Error, Result},
-    services::sessions::Grant,
-};
+use super::problem::{ApiError, Result};
+use crate::{error::Error, services::sessions::Grant};
 
 pub(super) const SECURE_ACCESS: &str = "__Host-access_token";
 const SECURE_REFRESH: &str = "__Host-refresh_token";
@@ -33,7 +31,7 @@ pub(super) struct Settings {
 impl Settings {
     fn of(request: &Request) -> Result<&Self> {
         let settings = request.data::<Arc<Self>>();
-        settings.map(|settings| &**settings).ok_or_else(|| Error::internal("cookies are not set up"))
+        Ok(settings.map(|settings| &**settings).ok_or_else(|| Error::internal("cookies are not set up"))?)
     }
 
     fn access(&self) -> &'static str {
@@ -113,5 +111,5 @@ pub(super) fn refuse_cross_site(request: &Request) -> Result<()> {
             Settings::of(request).is_ok_and(|known| known.origins.contains(&origin.to_ascii_lowercase()));
         known || (host.is_some() && host == header(header::HOST.as_str()))
     });
-    if ours { Ok(()) } else { Err(Error::CrossSite) }
+    if ours { Ok(()) } else { Err(ApiError::CrossSite) }
 }

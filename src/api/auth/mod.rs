@@ -8,7 +8,7 @@ use poem_openapi::{ApiResponse, Enum, Object, OpenApi, param::Query, payload::Js
 use super::{
     cookies,
     extract::{Body, CurrentUser, Email, Form, LogoutSession, NewPassword},
-    problem::Result,
+    problem::{ApiError, Result},
     respond::NoContent,
     tag::Tag,
     users::UserOut,
@@ -266,7 +266,7 @@ impl Auth {
             let grant = services::sessions::refresh(&self.0, &context, &token).await?;
             return Ok(Refreshed::Tokens(Json(grant.into())));
         }
-        let token = cookies::refresh_token(request).ok_or(Error::NotAuthenticated)?;
+        let token = cookies::refresh_token(request).ok_or(ApiError::NotAuthenticated)?;
         cookies::refuse_cross_site(request)?;
         let grant = services::sessions::refresh(&self.0, &context, &token).await?;
         cookies::set(request, jar, &grant)?;

@@ -14,10 +14,14 @@ use poem_openapi::{
 use uuid::Uuid;
 
 use crate::{
-    api::{cookies, paths::api_path},
+    api::{
+        cookies,
+        paths::api_path,
+        problem::{ApiError, Result},
+    },
     app::App,
     context::RequestContext,
-    error::{Error, Result},
+    error::Error,
     models::{
         session::Identity,
         user::{Role, User},
@@ -122,8 +126,8 @@ async fn admin(app: &App, request: &Request) -> Result<Admin> {
     let freshness = if request.method().is_safe() { Freshness::Cached } else { Freshness::Fresh };
     let SignedIn { identity, context } = identify(app, request, freshness).await?;
     match identity.user.role {
-        Role::User => Err(Error::Forbidden),
-        Role::Admin if sessions::lacks_second_factor(app, &identity) => Err(Error::TwoFactorRequired),
+        Role::User => Err(Error::Forbidden.into()),
+        Role::Admin if sessions::lacks_second_factor(app, &identity) => Err(Error::TwoFactorRequired.into()),
         Role::Admin => Ok(Admin { user: identity.user.clone(), context }),
     }
 }
@@ -134,7 +138,7 @@ async fn logout_session(app: &App, request: &Request) -> Result<LogoutSession> {
             let session = TokenSubject { user_id: identity.user.id, session_id: identity.session.id };
             return Ok(LogoutSession { session, context });
         }
-        Err(refused @ (Error::NotAuthenticated | Error::InvalidToken)) => refused,
+        Err(refused @ (ApiError::NotAuthenticated | ApiError::Domain(Error::InvalidToken))) => refused,
         Err(other) => return Err(other),
     };
     let Some(token) = cookies::refresh_token(request) else { return Err(refused) };
@@ -147,7 +151,7 @@ async fn identify(app: &App, request: &Request, freshness: Freshness) -> Result<
     let token = match cookies::bearer(request) {
         Some(token) => token,
         None => {
-            let token = cookies::access_token(request).ok_or(Error::NotAuthenticated)?;
+            let token = cookies::access_token(request).ok_or(ApiError::NotAuthenticated)?;
             cookies::refuse_cross_site(request)?;
             token
         }

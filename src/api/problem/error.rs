@@ -8,6 +8,12 @@ pub type Result<T, E = ApiError> = std::result::Result<T, E>;
 pub enum ApiError {
     #[error(transparent)]
     Domain(Error),
+    /// The request has neither an access token nor a cookie with one.
+    #[error("Not authenticated")]
+    NotAuthenticated,
+    /// A page of another site made the browser send the request with its cookies.
+    #[error("Cross-site request refused")]
+    CrossSite,
     /// Every invalid field of the request; the location of each begins with `body`, `query` or `path`.
     #[error("{}", Error::Invalid(.0.clone()))]
     InvalidFields(Vec<FieldError>),

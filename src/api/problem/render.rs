@@ -91,7 +91,7 @@ impl Failure {
             };
         }
         if error.is::<AuthorizationError>() {
-            return Self::ours(&Error::NotAuthenticated.into(), request, documented);
+            return Self::ours(&ApiError::NotAuthenticated, request, documented);
         }
         if error.is::<MethodNotAllowedError>() {
             let allow = documented.map_or_else(|| "GET, HEAD".to_owned(), DocumentedPath::allowed);

@@ -9,6 +9,8 @@ impl ApiError {
     pub(super) fn code(&self) -> &'static str {
         match self {
             Self::Domain(error) => domain_code(error),
+            Self::NotAuthenticated => "not_authenticated",
+            Self::CrossSite => "cross_site",
             Self::InvalidFields(_) => "validation_error",
             Self::BodyTooLarge { .. } => "too_large",
             Self::BodyTimeout => "request_timeout",
@@ -21,6 +23,8 @@ impl ResponseError for ApiError {
     fn status(&self) -> StatusCode {
         match self {
             Self::Domain(error) => domain_status(error),
+            Self::NotAuthenticated => StatusCode::UNAUTHORIZED,
+            Self::CrossSite => StatusCode::FORBIDDEN,
             Self::InvalidFields(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
@@ -34,7 +38,6 @@ fn domain_code(error: &Error) -> &'static str {
         Error::NotFound(_) => "not_found",
         Error::EmailTaken => "email_taken",
         Error::BadCredentials => "bad_credentials",
-        Error::NotAuthenticated => "not_authenticated",
         Error::InvalidToken => "invalid_token",
         Error::Inactive => "inactive_user",
         Error::EmailNotVerified => "email_not_verified",
@@ -43,7 +46,6 @@ fn domain_code(error: &Error) -> &'static str {
         Error::InvalidLink => "invalid_link",
         Error::TwoFactorRequired => "two_factor_required",
         Error::LastAdmin => "last_admin",
-        Error::CrossSite => "cross_site",
         Error::TooManyAttempts { .. } => "too_many_attempts",
         Error::Forbidden => "forbidden",
         Error::Conflict(_) => "conflict",
@@ -63,12 +65,10 @@ fn domain_status(error: &Error) -> StatusCode {
         | Error::WrongPassword
         | Error::InvalidCode
         | Error::InvalidLink => StatusCode::BAD_REQUEST,
-        Error::BadCredentials | Error::NotAuthenticated | Error::InvalidToken => StatusCode::UNAUTHORIZED,
-        Error::Inactive
-        | Error::Forbidden
-        | Error::EmailNotVerified
-        | Error::TwoFactorRequired
-        | Error::CrossSite => StatusCode::FORBIDDEN,
+        Error::BadCredentials | Error::InvalidToken => StatusCode::UNAUTHORIZED,
+        Error::Inactive | Error::Forbidden | Error::EmailNotVerified | Error::TwoFactorRequired => {
+            StatusCode::FORBIDDEN
+        }
         Error::Conflict(_) | Error::LastAdmin => StatusCode::CONFLICT,
         Error::TooManyAttempts { .. } => StatusCode::TOO_MANY_REQUESTS,
         Error::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
