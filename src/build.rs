@@ -1,4 +1,4 @@
-//! `embed_migrations!` does not notice a new migration folder by itself; this makes cargo look.
+//! Rebuilds the crate when a migration is added, which `embed_migrations!` does not detect.
 
 fn main() {
     println!("cargo:rerun-if-changed=migrations");

@@ -1,4 +1,4 @@
-// Measured beside glibc's: see docs/performance.md.
+// Faster than glibc's allocator: docs/performance.md has the measurement.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -2,7 +2,7 @@ use std::{io::Write, process::ExitCode};
 
 use clap_complete::Shell;
 
-/// Print the completions for a shell.
+/// Print shell completions.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  saas completions bash > ~/.local/share/bash-completion/completions/saas")]
 pub(super) struct Args {

@@ -13,22 +13,22 @@ use crate::{
     services::users::{Admin, check_email, check_password, ensure_admin, normalize_email},
 };
 
-/// Make an admin.
+/// Create an admin.
 ///
-/// The password comes from --password-stdin, else FIRST_SUPERUSER_PASSWORD, else a prompt that does not show it.
-/// Doing it again for the same admin changes nothing and succeeds.
+/// The password comes from --password-stdin, else FIRST_SUPERUSER_PASSWORD, else a prompt that does not echo it. If the
+/// admin exists already, the command succeeds and changes nothing.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  saas create-admin --email ada@example.com\n  \
     printf %s \"$PASSWORD\" | saas create-admin --email ada@example.com --password-stdin\n  \
-    saas create-admin --email ada@example.com --promote     lift a user who has an account")]
+    saas create-admin --email ada@example.com --promote     promote an existing user")]
 pub(super) struct Args {
-    /// Address of the admin; FIRST_SUPERUSER_EMAIL where it is left out.
+    /// Email address of the admin. The default is FIRST_SUPERUSER_EMAIL.
     #[arg(long)]
     email: Option<String>,
     /// Read the password from standard input.
     #[arg(long)]
     password_stdin: bool,
-    /// Make the user who has this address an admin; their password stays.
+    /// Make the existing user with this address an admin. The password does not change.
     #[arg(long)]
     promote: bool,
     #[command(flatten)]
@@ -52,20 +52,20 @@ impl Args {
         }
         let mut conn = db::connect(&self.database).await?;
         let passwords = Passwords::new(self.hashing.bcrypt_cost);
-        // Whoever is there already needs no password.
-        let known =
+        // An existing user needs no password.
+        let exists =
             crate::models::user::User::find_by_email(&conn, &email).await.context(NO_TABLES)?.is_some();
-        let password = if known { None } else { Some(self.password()?) };
+        let password = if exists { None } else { Some(self.password()?) };
         if let Some(password) = &password {
             check_password(password)
-                .map_err(|problem| anyhow::anyhow!("the password is refused: {problem}"))?;
+                .map_err(|problem| anyhow::anyhow!("the password is not accepted: {problem}"))?;
         }
         let mut out = std::io::stdout();
         match ensure_admin(&mut conn, &passwords, &email, password, self.promote).await? {
             Admin::Created => writeln!(out, "created admin {email}")?,
             Admin::Promoted => writeln!(out, "{email} is an admin now")?,
-            Admin::AlreadyThere => writeln!(out, "{email} is an admin already; nothing changed")?,
-            Admin::PlainUser => bail!("{email} has an account that is no admin; add --promote to lift it"),
+            Admin::AlreadyThere => writeln!(out, "{email} is already an admin; nothing changed")?,
+            Admin::PlainUser => bail!("{email} exists and is not an admin; add --promote to make it one"),
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -83,16 +83,14 @@ impl Args {
             return Ok(set.to_owned());
         }
         if !std::io::stdin().is_terminal() {
-            bail!(
-                "no password: give it with --password-stdin or FIRST_SUPERUSER_PASSWORD, or run this in a terminal"
-            );
+            bail!("no password: use --password-stdin or FIRST_SUPERUSER_PASSWORD, or run this in a terminal");
         }
         let password = rpassword::prompt_password("Password: ")?;
         if rpassword::prompt_password("Again: ")? != password {
-            bail!("the two passwords differ; nothing was changed");
+            bail!("the passwords differ; nothing was changed");
         }
         Ok(password)
     }
 }
 
-const NO_TABLES: &str = "the accounts cannot be read; has `saas migrate up` been run?";
+const NO_TABLES: &str = "cannot read the accounts: run `saas migrate up` first";

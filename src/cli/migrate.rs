@@ -8,14 +8,14 @@ use crate::{
     db::{self, migrations},
 };
 
-/// Change the database's schema.
+/// Change the database schema.
 ///
-/// The migrations are in the binary. They run one process at a time: several may be started at once.
+/// The migrations are embedded in the binary. A lock makes concurrent runs safe: one runs at a time.
 #[derive(clap::Args)]
 #[command(
     disable_help_subcommand = true,
-    after_help = "Examples:\n  saas migrate up                      apply what is pending\n  \
-    saas migrate down -n 2               revert the last two\n  saas migrate new \"add products\"      begin a new one"
+    after_help = "Examples:\n  saas migrate up                      apply pending migrations\n  \
+    saas migrate down -n 2               revert the last two\n  saas migrate new \"add products\"      create the files of a new one"
 )]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -24,11 +24,11 @@ pub(super) struct Args {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Apply every pending migration.
+    /// Apply all pending migrations.
     Up(#[command(flatten)] Target),
     /// Revert the newest migrations.
     Down {
-        /// How many.
+        /// Number of migrations.
         #[arg(short, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
         n: u16,
         #[command(flatten)]
@@ -36,13 +36,13 @@ enum Action {
     },
     /// Revert the newest migration and apply it again.
     Redo(#[command(flatten)] Target),
-    /// List the migrations; exits with 1 when one is pending.
+    /// List the migrations. Exits with 1 if one is pending.
     Status(#[command(flatten)] Target),
-    /// Make the folder of a new migration.
+    /// Create the directory of a new migration.
     New {
-        /// What it does, in a few words.
+        /// What the migration does, in a few words.
         description: String,
-        /// Where migrations live.
+        /// Directory of the migrations.
         #[arg(long, default_value = "migrations")]
         dir: PathBuf,
     },
@@ -101,7 +101,7 @@ async fn status(database: &Database) -> anyhow::Result<ExitCode> {
         let state = match migration.state {
             migrations::State::Applied => "applied",
             migrations::State::Pending => "pending",
-            migrations::State::Unknown => "applied, unknown to this build",
+            migrations::State::Unknown => "applied, unknown to this release",
         };
         writeln!(std::io::stdout(), "{}  {state}", migration.name)?;
     }
@@ -119,14 +119,16 @@ fn new(description: &str, dir: &std::path::Path) -> anyhow::Result<()> {
         .collect();
     let slug = words.split_whitespace().collect::<Vec<_>>().join("_");
     if slug.is_empty() {
-        bail!("the description {description:?} has no letters; write for example \"add products\"");
+        bail!(
+            "the description {description:?} has no letters or digits; write, for example, \"add products\""
+        );
     }
     if !dir.is_dir() {
-        bail!("there is no folder {}: run this in the project, or name the folder with --dir", dir.display());
+        bail!("there is no directory {}: run this in the project, or set --dir", dir.display());
     }
     let stamp = chrono::Utc::now().format("%Y-%m-%d-%H%M%S");
     let folder = dir.join(format!("{stamp}_{slug}"));
-    fs::create_dir(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    fs::create_dir(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     for (file, text) in [
         ("up.sql", format!("-- {description}\n")),
         ("down.sql", "-- Undo up.sql, in reverse order.\n".to_owned()),

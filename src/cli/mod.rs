@@ -10,8 +10,8 @@ mod open_files;
 mod openapi;
 mod queue;
 mod serve;
+mod shutdown;
 mod startup;
-mod stop;
 mod worker;
 
 use std::{ffi::OsStr, io::Write, process::ExitCode};

@@ -1,30 +1,30 @@
-//! How many connections the system lets this process have: each is an open file.
+//! The limit of open files. Each connection is an open file.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// For Redis, the listeners, the logs, mails.
-const OTHERS: u64 = 64;
+/// Files that are not connections of clients or PostgreSQL: Redis, listeners, logs, SMTP.
+const RESERVED_FILES: u64 = 64;
 
-/// Raises the limit of open files as far as the system permits, and says how many of so many connections there is room
-/// for beside those to the database.
-pub(super) fn connections(wanted: u32, database: u32) -> usize {
+/// Raises the limit of open files as far as the system permits. Returns how many of the `wanted` client connections fit
+/// into the limit, beside `database` connections to PostgreSQL.
+pub(super) fn reserve_connections(wanted: u32, database: u32) -> usize {
     let before = getrlimit(Resource::Nofile);
-    let others = OTHERS + u64::from(database);
-    let enough = u64::from(wanted) + others;
-    let target = before.maximum.map_or(enough, |most| most.min(enough));
+    let reserved = RESERVED_FILES + u64::from(database);
+    let needed = u64::from(wanted) + reserved;
+    let target = before.maximum.map_or(needed, |maximum| maximum.min(needed));
     if before.current.is_some_and(|current| current < target) {
-        // Where this is not permitted there is less room.
+        // If the system refuses, fewer connections fit.
         let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(target), maximum: before.maximum });
     }
-    let now = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    if now >= enough {
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    if limit >= needed {
         return wanted as usize;
     }
-    // Half of what is hardly anything.
-    let room = now.saturating_sub(others).max(now / 2);
+    // Always allow at least half of a very low limit.
+    let available = limit.saturating_sub(reserved).max(limit / 2);
     tracing::warn!(
-        "the system lets this process have {now} open files, so that it takes {room} connections at once rather than \
-         MAX_CONNECTIONS={wanted}: raise it (`ulimit -Hn`, LimitNOFILE of systemd)"
+        "the system limits this process to {limit} open files, so it accepts {available} connections at a time instead \
+         of MAX_CONNECTIONS={wanted}: raise the limit (`ulimit -Hn`, or LimitNOFILE of systemd)"
     );
-    usize::try_from(room).unwrap_or(usize::MAX)
+    usize::try_from(available).unwrap_or(usize::MAX)
 }

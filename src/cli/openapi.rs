@@ -8,7 +8,7 @@ use crate::{
     config::{Config, Core},
 };
 
-/// Print the OpenAPI document, for client generators and drift checks.
+/// Print the OpenAPI document, for client generators and checks for changes.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  saas openapi > openapi.json")]
 pub(super) struct Args {
@@ -16,7 +16,7 @@ pub(super) struct Args {
     core: Core,
 }
 
-/// The document needs an application, and the application settings; none of them shows in it.
+/// Settings of the application that the document is generated from. The document does not depend on them.
 #[derive(Parser)]
 struct Offline {
     #[command(flatten)]

@@ -6,8 +6,8 @@ use tokio::net::TcpSocket;
 
 use super::{
     open_files,
+    shutdown::Shutdown,
     startup::{check_admin, check_settings, log_warnings, wait_for_usable_redis},
-    stop::Stop,
 };
 use crate::{
     api,
@@ -18,13 +18,13 @@ use crate::{
     services::{self, users::Admin},
 };
 
-/// Connections that may wait to be taken: a burst of more is made to try again, a second later.
-const BACKLOG: u32 = 4_096;
+/// Connections that may wait to be accepted. Clients beyond that retry after a second.
+const LISTEN_BACKLOG: u32 = 4_096;
 
-/// Serve the HTTP API: production.
+/// Serve the HTTP API in production.
 ///
-/// Refuses to start when a setting is unsafe or migrations are pending. SIGTERM lets requests under way finish;
-/// a second one ends at once.
+/// Refuses to start if a setting is unsafe or migrations are pending. On SIGTERM, running requests may finish. A second
+/// SIGTERM stops at once.
 #[derive(clap::Args)]
 #[command(
     after_help = "Example:\n  SECRET_KEY=$(openssl rand -base64 32) FIRST_SUPERUSER_PASSWORD=... \\\n  \
@@ -48,13 +48,13 @@ impl Args {
         check_settings(&config, Some(&http))?;
         logging::init(&config.core)?;
         log_warnings(&config);
-        let stop = Stop::on_signals()?;
+        let shutdown = Shutdown::on_signals()?;
         let core = config.core.clone();
         let app = App::new(config)?;
         let listener = bind(&listen)?;
         check_migrations(&app, migrate).await?;
-        first_admin(&app).await?;
-        // Without Redis the API still answers whatever needs no jobs; a Redis that would lose them ends it.
+        create_first_admin(&app).await?;
+        // Without Redis, the API still serves requests that enqueue no jobs. A Redis that may lose jobs stops it.
         let queue = app.queue.clone();
         let redis_refused = async move {
             wait_for_usable_redis(&queue).await?;
@@ -62,16 +62,19 @@ impl Args {
         };
         tokio::select! {
             refused = redis_refused => refused?,
-            served = serve(app, &core, &http, listener, &stop) => served?,
+            served = serve(app, &core, &http, listener, &shutdown) => served?,
         }
         Ok(ExitCode::SUCCESS)
     }
 }
 
-/// Takes the port.
+/// Binds the address and listens on it.
+///
+/// # Errors
+/// If the address cannot be used.
 pub(super) fn bind(listen: &Listen) -> anyhow::Result<std::net::TcpListener> {
     let address = SocketAddr::new(listen.host, listen.port);
-    let listener = take(address).with_context(|| match listen.port {
+    let listener = listen_on(address).with_context(|| match listen.port {
         0 => format!("cannot listen on {address}"),
         port => format!(
             "cannot listen on {address}; choose another port with --port {} or PORT",
@@ -81,15 +84,15 @@ pub(super) fn bind(listen: &Listen) -> anyhow::Result<std::net::TcpListener> {
     Ok(listener)
 }
 
-fn take(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+fn listen_on(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
-    // The port of a process that has just ended.
+    // Allows the port of a process that has just ended.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
-    socket.listen(BACKLOG)?.into_std()
+    socket.listen(LISTEN_BACKLOG)?.into_std()
 }
 
 async fn check_migrations(app: &App, migrate: bool) -> anyhow::Result<()> {
@@ -101,7 +104,7 @@ async fn check_migrations(app: &App, migrate: bool) -> anyhow::Result<()> {
     }
     let conn = db::connect(&app.config.database)
         .await
-        .context("cannot reach PostgreSQL; is DATABASE_URL right and the server up?")?;
+        .context("cannot reach PostgreSQL: check DATABASE_URL and that the server is running")?;
     let pending = migrations::pending(&conn).await?;
     if !pending.is_empty() {
         bail!(
@@ -112,8 +115,8 @@ async fn check_migrations(app: &App, migrate: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes the first admin, where there is none and the password was chosen.
-async fn first_admin(app: &App) -> anyhow::Result<()> {
+/// Creates the first admin if there is none and the password is not the default.
+async fn create_first_admin(app: &App) -> anyhow::Result<()> {
     let settings = &app.config.auth.admin;
     let password = settings.first_superuser_password.expose_secret();
     let mut conn = app.db.get().await?;
@@ -128,42 +131,45 @@ async fn first_admin(app: &App) -> anyhow::Result<()> {
         Admin::Created => tracing::info!(email, "first admin created"),
         Admin::PlainUser => tracing::warn!(
             email,
-            "there is no admin, and the address of the first one belongs to a plain user: run `saas create-admin --promote`"
+            "there is no admin, and FIRST_SUPERUSER_EMAIL is the address of a user: run `saas create-admin --promote`"
         ),
         Admin::AlreadyThere | Admin::Promoted => {}
     }
     Ok(())
 }
 
-/// Answers requests until it is told to stop, and then until those under way are answered.
+/// Serves requests until a shutdown is requested, then finishes the running ones.
+///
+/// # Errors
+/// If a setting is invalid or the listener fails.
 pub(super) async fn serve(
     app: App,
     core: &Core,
     http: &Http,
     listener: std::net::TcpListener,
-    stop: &Stop,
+    shutdown: &Shutdown,
 ) -> anyhow::Result<()> {
     let address = listener.local_addr()?;
     let pool_size = app.config.database.database_pool_size;
     let endpoint = api::endpoint(app.clone(), core, http)?;
     let limits = api::Limits {
-        connections: open_files::connections(http.max_connections, pool_size),
+        connections: open_files::reserve_connections(http.max_connections, pool_size),
         grace: Duration::from_secs(http.shutdown_timeout_seconds),
         ..api::Limits::default()
     };
     tracing::info!(%address, "listening");
     let delay = Duration::from_secs(http.shutdown_delay_seconds);
-    let asked = stop.asked.clone();
+    let graceful = shutdown.graceful.clone();
     let stopping = async move {
-        asked.cancelled().await;
-        // Readiness first, so that a load balancer looks elsewhere before the port is closed.
+        graceful.cancelled().await;
+        // The readiness check fails first, so that load balancers stop sending requests before the port is closed.
         app.begin_stopping();
-        tracing::info!("stopping: finishing the requests under way");
+        tracing::info!("stopping: finishing running requests");
         tokio::time::sleep(delay).await;
     };
     tokio::select! {
         ended = api::serve(listener, endpoint, stopping, limits) => ended?,
-        () = stop.hurry.cancelled() => tracing::warn!("stopping at once: requests under way are dropped"),
+        () = shutdown.immediate.cancelled() => tracing::warn!("stopping at once: running requests are dropped"),
     }
     tracing::info!("stopped");
     Ok(())

@@ -75,10 +75,10 @@ pub(super) async fn wait_for_usable_redis(queue: &Queue) -> anyhow::Result<()> {
         match queue.server().await {
             Ok(server) => return check_server(&server),
             Err(error) if !is_transient(&error) => {
-                return Err(error).context("Redis cannot be used: check REDIS_URL, its user and password");
+                return Err(error).context("cannot use Redis: check REDIS_URL, its user and password");
             }
             Err(error) if !logged => {
-                tracing::warn!(error = %error, "Redis is away, waiting for it");
+                tracing::warn!(error = %error, "cannot reach Redis, retrying");
                 logged = true;
             }
             Err(_) => {}

@@ -1,8 +1,8 @@
 use std::{process::ExitCode, time::Duration};
 
 use super::{
+    shutdown::Shutdown,
     startup::{check_settings, log_warnings, wait_for_usable_redis},
-    stop::Stop,
 };
 use crate::{
     app::App,
@@ -13,20 +13,20 @@ use crate::{
 
 /// Run background jobs.
 ///
-/// Any number of workers may share a queue. SIGTERM lets running jobs finish within the grace and gives the rest
-/// back to the queue; a second one ends at once, giving them back too.
+/// Any number of workers may share a queue. On SIGTERM, running jobs may finish within the grace period, and the others
+/// go back to the queue. A second SIGTERM stops at once and returns all jobs to the queue.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  saas worker --queues critical,default   take from critical first\n  \
-    saas worker --queues critical:6,low:1   take from critical first six times of seven\n  \
-    saas worker --burst                     work off what is there, then exit")]
+    saas worker --queues critical:6,low:1   prefer critical in six of seven cases\n  \
+    saas worker --burst                     run until the queues are empty, then exit")]
 pub(super) struct Args {
-    /// Queues to take jobs from; those named first come first, or as often as their weight says.
+    /// Queues to take jobs from, in the order of their priority, or with weights.
     #[arg(long, default_value = "default", value_name = "NAMES")]
     queues: Queues,
     /// Exit when the queues are empty.
     #[arg(long)]
     burst: bool,
-    /// Leave delayed and periodic (cron) jobs, and those of dead workers, to the other workers.
+    /// Leave delayed jobs, cron jobs and the jobs of dead workers to the other workers.
     #[arg(long)]
     no_scheduler: bool,
     #[command(flatten)]
@@ -40,7 +40,7 @@ impl Args {
         check_settings(&self.config, None)?;
         logging::init(&self.config.core)?;
         log_warnings(&self.config);
-        let stop = Stop::on_signals()?;
+        let shutdown = Shutdown::on_signals()?;
         let options = Options {
             queues: self.queues,
             concurrency: self.worker.concurrency.into(),
@@ -49,23 +49,26 @@ impl Args {
             burst: self.burst,
             scheduler: !self.no_scheduler,
         };
-        work(App::new(self.config)?, options, &stop).await?;
+        work(App::new(self.config)?, options, &shutdown).await?;
         Ok(ExitCode::SUCCESS)
     }
 }
 
-/// Runs jobs until it is told to stop.
-pub(super) async fn work(app: App, options: Options, stop: &Stop) -> anyhow::Result<()> {
+/// Runs jobs until a shutdown is requested.
+///
+/// # Errors
+/// If Redis cannot be used or the worker fails.
+pub(super) async fn work(app: App, options: Options, shutdown: &Shutdown) -> anyhow::Result<()> {
     for name in options.queues.names() {
         if !jobs::ALL.iter().any(|job| job.queue == name) {
-            tracing::warn!(queue = name, "no task of this product is enqueued there: is the name right?");
+            tracing::warn!(queue = name, "no job of this product uses this queue: check the name");
         }
     }
     let worker = Worker::new(&app.queue, jobs::ALL, app.clone(), options)?;
     tokio::select! {
         usable = wait_for_usable_redis(&app.queue) => usable?,
-        () = stop.asked.cancelled() => return Ok(()),
+        () = shutdown.graceful.cancelled() => return Ok(()),
     }
-    worker.run(stop.asked.clone(), stop.hurry.clone()).await?;
+    worker.run(shutdown.graceful.clone(), shutdown.immediate.clone()).await?;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The binary's commands that end by themselves.
+//! The commands of the binary that end on their own.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -9,7 +9,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn smoke_help_is_worth_reading() {
+async fn smoke_help_lists_commands_examples_and_settings() {
     let all = run(saas(&["--help"])).await.succeeded().stdout;
     let commands = [
         "dev",
@@ -33,10 +33,10 @@ async fn smoke_help_is_worth_reading() {
         run(saas(&["migrate", action, "--help"])).await.succeeded();
     }
     let worker = run(saas(&["worker", "--help"])).await.succeeded().stdout;
-    for told in ["WORKER_CONCURRENCY", "DATABASE_URL", "[default: 10]", "--queues"] {
-        assert!(worker.contains(told), "{told}");
+    for expected in ["WORKER_CONCURRENCY", "DATABASE_URL", "[default: 10]", "--queues"] {
+        assert!(worker.contains(expected), "{expected}");
     }
-    assert!(!worker.contains("BACKEND_CORS_ORIGINS"), "help lists what the command reads, and no more");
+    assert!(!worker.contains("BACKEND_CORS_ORIGINS"), "help lists only the settings that the command reads");
     assert!(run(saas(&["--version"])).await.succeeded().stdout.contains(env!("CARGO_PKG_VERSION")));
 }
 
@@ -60,7 +60,7 @@ async fn help_shows_no_secret() {
 }
 
 #[tokio::test]
-async fn wrong_usage_is_told_and_exits_with_2() {
+async fn wrong_usage_is_explained_and_exits_with_2() {
     run(saas(&[])).await.failed(2, &["Usage: saas"]);
     run(saas(&["sevre"])).await.failed(2, &["sevre", "serve"]);
     run(saas(&["serve", "--prot", "1"])).await.failed(2, &["--prot", "--port"]);
@@ -74,7 +74,7 @@ async fn wrong_usage_is_told_and_exits_with_2() {
 }
 
 #[tokio::test]
-async fn migrate_from_the_command_line() {
+async fn migrate_applies_and_reverts() {
     let database = TestDatabase::empty().await;
     let migrate = |args: &[&'static str]| {
         let mut command = saas(&[&["migrate"], args].concat());
@@ -111,14 +111,18 @@ async fn smoke_create_admin() {
     assert_eq!(app.login("root@example.com", "correct horse").await.status, 200);
     let again = create(&with_stdin, "another password\n").await.succeeded();
     assert!(again.stdout.contains("nothing changed"));
-    assert_eq!(app.login("root@example.com", "correct horse").await.status, 200, "the password stays");
+    assert_eq!(
+        app.login("root@example.com", "correct horse").await.status,
+        200,
+        "the password has not changed"
+    );
 
     create(&["--email", "x@example.com", "--password-stdin"], "short")
         .await
         .failed(1, &["at least 8 characters"]);
-    create(&["--email", "nobody", "--password-stdin"], "correct horse")
+    create(&["--email", "invalid", "--password-stdin"], "correct horse")
         .await
-        .failed(1, &["--email", "nobody"]);
+        .failed(1, &["--email", "invalid"]);
     create(&["--email", "x@example.com"], "")
         .await
         .failed(1, &["--password-stdin", "FIRST_SUPERUSER_PASSWORD"]);
@@ -147,9 +151,9 @@ async fn create_admin_takes_the_password_from_the_environment() {
 }
 
 #[tokio::test]
-async fn doctor_finds_what_is_wrong() {
+async fn doctor_reports_each_problem() {
     let database = TestDatabase::migrated().await;
-    let well = run(production(&["doctor"], &database, "p").await).await;
+    let healthy = run(production(&["doctor"], &database, "p").await).await;
     for line in [
         "FAIL  settings",
         "ok    database",
@@ -159,15 +163,14 @@ async fn doctor_finds_what_is_wrong() {
         "ok    disk",
         "warn  mail",
     ] {
-        // The weak hashes of the tests are the one thing that is not fit for production.
         let expected = !line.starts_with("FAIL");
-        assert_eq!(well.stdout.contains(line), expected, "{line} in {}", well.stdout);
+        assert_eq!(healthy.stdout.contains(line), expected, "{line} in {}", healthy.stdout);
     }
-    assert_eq!(well.code, Some(0), "{}", well.stdout);
+    assert_eq!(healthy.code, Some(0), "{}", healthy.stdout);
 
-    let mut ill = saas(&["doctor", "--database-url", "postgres://x:hunter2@127.0.0.1:9/z"]);
-    ill.env("REDIS_URL", "redis://:hunter2@127.0.0.1:9/0").env("BACKEND_CORS_ORIGINS", "*");
-    let ill = run(ill).await;
+    let mut broken = saas(&["doctor", "--database-url", "postgres://x:hunter2@127.0.0.1:9/z"]);
+    broken.env("REDIS_URL", "redis://:hunter2@127.0.0.1:9/0").env("BACKEND_CORS_ORIGINS", "*");
+    let broken = run(broken).await;
     for line in [
         "FAIL  settings",
         "FAIL  database",
@@ -177,10 +180,10 @@ async fn doctor_finds_what_is_wrong() {
         "DATABASE_URL",
         "REDIS_URL",
     ] {
-        assert!(ill.stdout.contains(line), "{line} in {}", ill.stdout);
+        assert!(broken.stdout.contains(line), "{line} in {}", broken.stdout);
     }
-    assert!(!ill.stdout.contains("hunter2"));
-    assert_eq!(ill.code, Some(1));
+    assert!(!broken.stdout.contains("hunter2"));
+    assert_eq!(broken.code, Some(1));
 
     let empty = TestDatabase::empty().await;
     let behind = run(production(&["doctor"], &empty, "p").await).await;
@@ -188,9 +191,9 @@ async fn doctor_finds_what_is_wrong() {
 }
 
 #[tokio::test]
-async fn doctor_makes_a_key_that_is_good_enough() {
-    let make = || run(saas(&["doctor", "--generate-secret"]));
-    let (one, two) = (make().await.succeeded().stdout, make().await.succeeded().stdout);
+async fn doctor_generates_a_key_that_it_accepts() {
+    let generate = || run(saas(&["doctor", "--generate-secret"]));
+    let (one, two) = (generate().await.succeeded().stdout, generate().await.succeeded().stdout);
     assert_ne!(one, two);
     let database = TestDatabase::migrated().await;
     let mut command = production(&["doctor"], &database, "p").await;
@@ -199,7 +202,7 @@ async fn doctor_makes_a_key_that_is_good_enough() {
 }
 
 #[tokio::test]
-async fn completions_for_the_shells() {
+async fn completions_exist_for_common_shells() {
     for shell in ["bash", "zsh", "fish"] {
         let script = run(saas(&["completions", shell])).await.succeeded().stdout;
         assert!(script.contains("create-admin"), "{shell}");
@@ -208,13 +211,13 @@ async fn completions_for_the_shells() {
 }
 
 #[tokio::test]
-async fn healthcheck_without_a_server() {
+async fn healthcheck_fails_without_a_server() {
     let ended: Ended = run(saas(&["healthcheck", "--port", "9"])).await;
     ended.failed(1, &["no server answers at 127.0.0.1:9"]);
 }
 
 #[test]
-fn scripts_can_be_run() {
+fn scripts_are_executable() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     for script in [
         "scripts/dev",
@@ -230,7 +233,7 @@ fn scripts_can_be_run() {
 }
 
 #[tokio::test]
-async fn a_worker_with_no_queue_is_told_so() {
+async fn a_worker_refuses_invalid_queues() {
     let database = TestDatabase::migrated().await;
     run(production(&["worker", "--queues", ","], &database, "p").await)
         .await
@@ -240,11 +243,11 @@ async fn a_worker_with_no_queue_is_told_so() {
 }
 
 #[tokio::test]
-async fn a_reader_who_stops_reading_is_no_failure() {
+async fn a_closed_output_is_not_a_failure() {
     let binary = env!("CARGO_BIN_EXE_saas");
     for args in ["openapi", "completions bash", "--help"] {
         let mut shell = std::process::Command::new("/bin/sh");
-        // The reader is gone before anything is written.
+        // The reader exits before the command writes.
         shell.args(["-c", &format!("{{ sleep 0.2; {binary} {args}; echo \"code $?\" >&2; }} | true")]);
         run(shell).await.failed_or_not("code 0");
     }

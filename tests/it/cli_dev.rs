@@ -1,4 +1,4 @@
-//! `saas dev` as a process: everything in one terminal, and nothing left behind.
+//! `saas dev` as a process. It must leave nothing running.
 
 use std::{path::Path, process::Command};
 
@@ -27,14 +27,14 @@ async fn started(command: Command) -> Product {
     Product { process, api }
 }
 
-/// The command lines of this machine's processes that name the folder: the servers and their guards.
+/// Returns the command lines that contain the directory: those of the servers and their guards.
 fn processes_of(dir: &Path) -> Vec<String> {
     let name = dir.file_name().unwrap().to_str().unwrap();
     command_lines().into_iter().filter(|line| line.contains(name)).collect()
 }
 
 fn command_lines() -> Vec<String> {
-    // `ps` is not on every Linux, nor /proc elsewhere.
+    // Not every Linux has `ps`, and only Linux has /proc.
     if let Ok(entries) = std::fs::read_dir("/proc") {
         let read = |entry: std::fs::DirEntry| std::fs::read(entry.path().join("cmdline")).ok();
         let lines = entries.flatten().filter_map(read);
@@ -44,14 +44,14 @@ fn command_lines() -> Vec<String> {
     String::from_utf8_lossy(&listed.stdout).lines().map(str::to_owned).collect()
 }
 
-async fn nothing_is_left_of(dir: &Path) {
-    eventually("every process of it is gone", || async { processes_of(dir).is_empty().then_some(()) }).await;
+async fn wait_until_gone(dir: &Path) {
+    eventually("all its processes have ended", || async { processes_of(dir).is_empty().then_some(()) }).await;
 }
 
 impl Product {
-    /// Fails unless nobody listens any more where its servers did.
+    /// Waits until its processes have ended and the ports of its servers are closed.
     async fn is_gone(&self, dir: &Path) {
-        nothing_is_left_of(dir).await;
+        wait_until_gone(dir).await;
         let output = self.process.output();
         let hosts: Vec<_> = output
             .lines()
@@ -82,14 +82,15 @@ async fn login(api: &str) -> u16 {
 }
 
 #[tokio::test]
-async fn smoke_dev_runs_everything_and_keeps_it() {
+async fn smoke_dev_runs_everything_and_keeps_its_data() {
     let dir = TempDir::new();
     let mut first = started(dev(dir.path(), &[])).await;
     assert_eq!(login(&first.api).await, 200);
     let output = first.process.output();
-    for told in ["/docs", "/redoc", "admin@example.com / changethis123", "Ctrl-C", "postgres://", "redis://"]
+    for expected in
+        ["/docs", "/redoc", "admin@example.com / changethis123", "Ctrl-C", "postgres://", "redis://"]
     {
-        assert!(output.contains(told), "{told} is not in {output}");
+        assert!(output.contains(expected), "{expected} is not in {output}");
     }
     assert!(processes_of(dir.path()).iter().any(|line| line.contains("postgres")));
 
@@ -115,8 +116,8 @@ async fn smoke_dev_runs_everything_and_keeps_it() {
     })
     .await;
 
-    // A second one in the same folder would fight over the data.
-    run(dev(dir.path(), &[])).await.failed(1, &["running in this folder already", "--state-dir"]);
+    // A second one in the same directory would corrupt the data.
+    run(dev(dir.path(), &[])).await.failed(1, &["already runs in this directory", "--state-dir"]);
     first.process.signal("INT");
     assert_eq!(first.process.end().await.code(), Some(0));
     first.is_gone(dir.path()).await;
@@ -128,21 +129,21 @@ async fn smoke_dev_runs_everything_and_keeps_it() {
         "the account and the key are kept"
     );
     let status: Value = get(&second.api, &path).await.unwrap().json().await.unwrap();
-    assert_eq!(status["status"], "finished", "and so is what Redis had");
+    assert_eq!(status["status"], "finished", "the data in Redis is kept");
     second.process.signal("TERM");
     assert_eq!(second.process.end().await.code(), Some(0));
     second.is_gone(dir.path()).await;
 }
 
 #[tokio::test]
-async fn killed_it_leaves_nothing_behind_and_starts_again() {
+async fn after_a_kill_nothing_runs_and_it_starts_again() {
     let dir = TempDir::new();
     for signal in ["KILL", "HUP"] {
         let mut product = started(dev(dir.path(), &[])).await;
         assert_eq!(login(&product.api).await, 200);
         product.process.signal(signal);
         product.process.end().await;
-        // Started again at once: the servers of before may still be on their way out.
+        // Started at once: the previous servers may still be shutting down.
         let mut again = started(dev(dir.path(), &[])).await;
         assert_eq!(login(&again.api).await, 200);
         again.process.signal("INT");
@@ -153,14 +154,14 @@ async fn killed_it_leaves_nothing_behind_and_starts_again() {
 }
 
 #[tokio::test]
-async fn interrupted_while_it_starts_it_leaves_nothing_behind() {
+async fn after_an_interrupt_during_start_nothing_runs() {
     let dir = TempDir::new();
     let mut starting = Running::start(dev(dir.path(), &[]));
     eventually("its servers are starting", || async { (!processes_of(dir.path()).is_empty()).then_some(()) })
         .await;
     starting.signal("INT");
     starting.end().await;
-    nothing_is_left_of(dir.path()).await;
+    wait_until_gone(dir.path()).await;
     let mut product = started(dev(dir.path(), &[])).await;
     assert_eq!(login(&product.api).await, 200);
     product.process.signal("INT");
@@ -168,7 +169,7 @@ async fn interrupted_while_it_starts_it_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn a_port_that_is_taken_is_told_before_anything_is_started() {
+async fn a_port_in_use_is_reported_before_anything_starts() {
     let dir = TempDir::new();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
@@ -179,7 +180,7 @@ async fn a_port_that_is_taken_is_told_before_anything_is_started() {
 }
 
 #[tokio::test]
-async fn reset_starts_over() {
+async fn reset_deletes_all_data() {
     let dir = TempDir::new();
     let mut first = started(dev(dir.path(), &[])).await;
     let body = serde_json::json!({ "email": "ada@example.com", "password": "correct horse" });
@@ -191,14 +192,14 @@ async fn reset_starts_over() {
     let key = || std::fs::read_to_string(dir.path().join(".saas/secret-key")).unwrap();
     let before = key();
     let mut second = started(dev(dir.path(), &["--reset"])).await;
-    assert_ne!(key(), before, "a token of before must not fit whoever gets the same id now");
+    assert_ne!(key(), before, "an old token must not be valid for a new user with the same id");
     assert_eq!(register(second.api.clone()).await.unwrap().status(), 201);
     second.process.signal("INT");
     second.process.end().await;
 }
 
 #[tokio::test]
-async fn an_admin_whom_anybody_could_be_is_refused() {
+async fn a_weak_admin_password_is_refused() {
     let dir = TempDir::new();
     let mut command = dev(dir.path(), &["--first-superuser-password", "short"]);
     command.env("FIRST_SUPERUSER_EMAIL", "");

@@ -1,4 +1,4 @@
-//! `saas queue` as a process: looking at queues and jobs.
+//! `saas queue` as a process: commands that inspect queues and jobs.
 
 use std::{process::Command, time::Duration};
 
@@ -18,7 +18,7 @@ impl TestQueue {
     pub async fn command(&self, args: &[&str]) -> Command {
         let mut command = saas(&[&["queue"], args].concat());
         command.env("REDIS_URL", servers().await.redis_url()).env("REDIS_KEY_PREFIX", &self.prefix);
-        // A busy machine is not what these tests are about.
+        // Long enough for a busy machine.
         command.env("REDIS_TIMEOUT_MS", "20000");
         command
     }
@@ -27,7 +27,7 @@ impl TestQueue {
         run(self.command(args).await).await
     }
 
-    /// What a command that succeeds prints.
+    /// Returns the output of a command that must succeed.
     pub async fn prints(&self, args: &[&str]) -> String {
         self.cli(args).await.succeeded().stdout
     }
@@ -37,7 +37,7 @@ impl TestQueue {
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
     }
 
-    /// A job that has failed for good.
+    /// Adds a job that has failed permanently.
     pub async fn failed(&self, name: &str) -> String {
         let id = self.push(name, Behaviour::FailForGood).await;
         self.drain_until(&id, State::Failed).await;
@@ -48,14 +48,14 @@ impl TestQueue {
         self.queue.enqueue(&UrgentTask { name: name.into() }, Origin::default()).await.unwrap()
     }
 
-    /// One on the other queue that waits for an hour.
+    /// Adds a job to the queue `urgent` that is due in an hour.
     pub async fn later(&self, name: &str) -> String {
         let hour = Duration::from_secs(3_600);
         self.queue.enqueue_in(&UrgentTask { name: name.into() }, Origin::default(), hour).await.unwrap()
     }
 }
 
-/// The words of the first line that begins with this one.
+/// Returns the words of the first line that begins with the word `first`.
 fn row<'a>(text: &'a str, first: &str) -> Vec<&'a str> {
     let mut rows = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
     rows.find(|row| row.first() == Some(&first)).unwrap_or_else(|| panic!("no {first} in {text}"))
@@ -66,7 +66,7 @@ fn ids(list: &Value) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn help_has_examples_and_lists_what_is_read() {
+async fn help_has_examples_and_lists_its_settings() {
     let all = run(saas(&["queue", "--help"])).await.succeeded().stdout;
     assert!(all.contains("Examples:\n"), "{all}");
     for action in [
@@ -82,9 +82,9 @@ async fn help_has_examples_and_lists_what_is_read() {
 }
 
 #[tokio::test]
-async fn smoke_stats_show_each_queue() {
+async fn smoke_stats_list_all_queues() {
     let queue = TestQueue::new().await;
-    assert!(queue.prints(&["stats"]).await.contains("there is no queue yet"));
+    assert!(queue.prints(&["stats"]).await.contains("there is no queue"));
     assert_eq!(queue.json(&["stats"]).await, json!([]));
 
     queue.failed("bad").await;
@@ -113,7 +113,7 @@ async fn smoke_stats_show_each_queue() {
 }
 
 #[tokio::test]
-async fn stats_go_on_until_they_are_told_to_stop() {
+async fn stats_repeat_until_a_signal() {
     let queue = TestQueue::new().await;
     queue.push("one", Behaviour::Succeed).await;
     let mut watch = Running::start(queue.command(&["stats", "--watch", "0.1"]).await);
@@ -138,7 +138,7 @@ async fn stats_go_on_until_they_are_told_to_stop() {
 }
 
 #[tokio::test]
-async fn stats_go_on_when_redis_is_back() {
+async fn stats_continue_after_an_outage_of_redis() {
     let queue = TestQueue::new().await;
     queue.push("one", Behaviour::Succeed).await;
     let (proxy, url) = Proxy::before(&servers().await.redis_url()).await;
@@ -147,7 +147,7 @@ async fn stats_go_on_when_redis_is_back() {
     let mut watch = Running::start(command);
     watch.says("QUEUED").await;
     proxy.set(Link::Cut);
-    watch.says("error: Redis cannot be used: check REDIS_URL").await;
+    watch.says("error: cannot use Redis: check REDIS_URL").await;
     let before = watch.output().matches("QUEUED").count();
     proxy.set(Link::Up);
     eventually("there are frames again", || async {
@@ -180,7 +180,7 @@ async fn failed_jobs_are_listed_latest_first() {
     assert_eq!(line[1..4], ["test_task", "default", "1"]);
     assert!(table.contains("There is no such invoice") && table.contains("FAILED AT"), "{table}");
     assert_eq!(table.lines().count(), 4);
-    assert_eq!(queue.prints(&["failed", "--offset", "9"]).await, "no failed jobs from 9 on\n");
+    assert_eq!(queue.prints(&["failed", "--offset", "9"]).await, "no failed jobs after the first 9\n");
     queue.cli(&["failed", "--limit", "0"]).await.failed(2, &["--limit"]);
 }
 
@@ -209,13 +209,13 @@ async fn jobs_are_listed_by_state() {
 async fn a_running_job_and_its_worker_are_shown() {
     let queue = TestQueue::new().await;
     let idle = queue.prints(&["workers"]).await;
-    assert!(idle.contains("no worker was heard of"), "{idle}");
+    assert!(idle.contains("no worker has sent a heartbeat"), "{idle}");
     assert_eq!(queue.json(&["workers"]).await, json!([]));
 
     let id = queue.push("one", Behaviour::WaitForTest).await;
     let stop = CancellationToken::new();
     let work = tokio::spawn(queue.worker(steady(2)).run(stop.clone(), CancellationToken::new()));
-    eventually("the worker has told that it runs", || async {
+    eventually("the worker reports the running job", || async {
         let workers = queue.queue.workers().await.unwrap();
         workers.first().is_some_and(|worker| worker.running == 1).then_some(())
     })
@@ -232,7 +232,7 @@ async fn a_running_job_and_its_worker_are_shown() {
     assert!(queue.prints(&["show", &id]).await.contains("\nworker:   "));
 
     assert_eq!(queue.prints(&["cancel", &id]).await, format!("{id}: asked to stop\n"));
-    eventually("it is cancelled", || async {
+    eventually("it is canceled", || async {
         (queue.status(&id).await.state == State::Canceled).then_some(())
     })
     .await;
@@ -241,7 +241,7 @@ async fn a_running_job_and_its_worker_are_shown() {
 }
 
 #[tokio::test]
-async fn one_job_is_shown_with_all_that_is_known() {
+async fn show_prints_all_details_of_a_job() {
     let queue = TestQueue::new().await;
     let bad = queue.failed("bad").await;
     let text = queue.prints(&["show", &bad]).await;
@@ -265,11 +265,11 @@ async fn one_job_is_shown_with_all_that_is_known() {
     queue.drain().await;
     let text = queue.prints(&["show", &good]).await;
     assert!(text.contains("result:   {\"name\":\"good\"}"), "{text}");
-    queue.cli(&["show", "0000"]).await.failed(1, &["no job 0000 is known (any more)"]);
+    queue.cli(&["show", "0000"]).await.failed(1, &["no job 0000: it is unknown or has expired"]);
 }
 
 #[tokio::test]
-async fn queues_that_were_never_used_are_told_apart() {
+async fn unknown_queues_are_reported() {
     let queue = TestQueue::new().await;
     let commands: [&[&str]; 4] = [
         &["failed", "nowhere"],
@@ -278,21 +278,21 @@ async fn queues_that_were_never_used_are_told_apart() {
         &["requeue", "--all", "nowhere"],
     ];
     for args in commands {
-        queue.cli(args).await.failed(1, &["there is no queue \"nowhere\", nor any other yet"]);
+        queue.cli(args).await.failed(1, &["there is no queue \"nowhere\": no job was enqueued yet"]);
     }
     queue.push("one", Behaviour::Succeed).await;
     queue.later("two").await;
     for args in commands {
-        queue.cli(args).await.failed(1, &["there is no queue \"nowhere\"; known: default, urgent"]);
+        queue.cli(args).await.failed(1, &["there is no queue \"nowhere\". Queues: default, urgent"]);
     }
 }
 
 #[tokio::test]
-async fn without_redis_it_says_what_to_look_at() {
+async fn without_redis_the_error_says_what_to_check() {
     for args in [["queue", "stats"], ["queue", "workers"], ["queue", "failed"]] {
         let mut command = saas(&args);
         command.env("REDIS_URL", "redis://:hunter2@127.0.0.1:9/0").env("REDIS_TIMEOUT_MS", "200");
-        let ended = run(command).await.failed(1, &["error: Redis cannot be used", "REDIS_URL"]);
+        let ended = run(command).await.failed(1, &["error: cannot use Redis", "REDIS_URL"]);
         assert!(!ended.stderr.contains("hunter2") && ended.stdout.is_empty(), "{ended:?}");
     }
     let mut unreadable = saas(&["queue", "stats"]);

@@ -1,14 +1,14 @@
-//! `saas queue` as a process: what operators do to queues and jobs.
+//! `saas queue` as a process: commands that change queues and jobs.
 
 use saas::queue::State;
 
 use crate::support::queue::{Behaviour, TestQueue};
 
 #[tokio::test]
-async fn failed_jobs_are_requeued_one_by_one_or_all() {
+async fn failed_jobs_are_requeued_by_id_or_all() {
     let queue = TestQueue::new().await;
     let (one, two) = (queue.failed("one").await, queue.failed("two").await);
-    let some = queue.cli(&["requeue", &one, "0000"]).await.failed(1, &["0000 is not among the failed jobs"]);
+    let some = queue.cli(&["requeue", &one, "0000"]).await.failed(1, &["0000 is not a failed job"]);
     assert_eq!(some.stdout, "requeued 1 job\n");
     assert!(!some.stderr.contains(&one));
     assert_eq!(queue.status(&one).await.state, State::Queued);
@@ -21,7 +21,7 @@ async fn failed_jobs_are_requeued_one_by_one_or_all() {
 }
 
 #[tokio::test]
-async fn cancelling_says_what_became_of_each() {
+async fn cancel_reports_the_result_of_each_job() {
     let queue = TestQueue::new().await;
     let (one, two) = (queue.push("one", Behaviour::Succeed).await, queue.later("two").await);
     let both = queue.prints(&["cancel", &one, &two]).await;
@@ -39,19 +39,19 @@ async fn queues_are_paused_and_resumed() {
     assert_eq!((paused.stdout.as_str(), paused.stderr.as_str()), ("default is paused\n", ""));
     queue.drain().await;
     assert_eq!(queue.status(&id).await.state, State::Queued);
-    assert_eq!(queue.prints(&["resume", "default"]).await, "default is not paused any more\n");
+    assert_eq!(queue.prints(&["resume", "default"]).await, "default is resumed\n");
     queue.drain().await;
     assert_eq!(queue.status(&id).await.state, State::Finished);
 
     let new = queue.cli(&["pause", "defualt"]).await.succeeded();
-    assert!(new.stderr.contains("there was no queue \"defualt\" until now"), "{new:?}");
+    assert!(new.stderr.contains("the queue \"defualt\" is new"), "{new:?}");
     for action in ["pause", "resume", "limit"] {
         queue.cli(&[action, "a b"]).await.failed(2, &["'a b'", "letters, digits"]);
     }
 }
 
 #[tokio::test]
-async fn limits_are_set_shown_and_lifted() {
+async fn limits_are_set_shown_and_removed() {
     let queue = TestQueue::new().await;
     queue.push("one", Behaviour::Succeed).await;
     assert_eq!(queue.prints(&["limit", "default"]).await, "default: no limits\n");
@@ -60,8 +60,8 @@ async fn limits_are_set_shown_and_lifted() {
     assert_eq!(queue.prints(&["limit", "default"]).await, set);
     let info = queue.queue.queue("default").await.unwrap().unwrap();
     assert_eq!((info.concurrency_limit, info.rate_limit), (Some(5), Some("30/m".parse().unwrap())));
-    let lifted = queue.prints(&["limit", "default", "--concurrency", "none"]).await;
-    assert_eq!(lifted, "default: 30/60s\n");
+    let removed = queue.prints(&["limit", "default", "--concurrency", "none"]).await;
+    assert_eq!(removed, "default: 30/60s\n");
     assert_eq!(queue.prints(&["limit", "default", "--rate", "none"]).await, "default: no limits\n");
     for wrong in ["0", "-1", "many"] {
         let flag = format!("--concurrency={wrong}");
@@ -71,7 +71,7 @@ async fn limits_are_set_shown_and_lifted() {
 }
 
 #[tokio::test]
-async fn smoke_a_purge_has_to_be_confirmed() {
+async fn smoke_purge_requires_confirmation() {
     let queue = TestQueue::new().await;
     let one = queue.failed("one").await;
     queue.failed("two").await;
@@ -80,13 +80,13 @@ async fn smoke_a_purge_has_to_be_confirmed() {
     queue.cli(&["purge", "default"]).await.failed(1, &["2 failed jobs of default", "--yes"]);
     assert_eq!(queue.status(&one).await.state, State::Failed);
 
-    assert_eq!(queue.prints(&["purge", "default", "--yes"]).await, "threw away 2 failed jobs\n");
+    assert_eq!(queue.prints(&["purge", "default", "--yes"]).await, "deleted 2 failed jobs\n");
     assert!(queue.queue.status(&one).await.unwrap().is_none());
-    assert_eq!(queue.prints(&["purge", "default", "--yes"]).await, "threw away 0 failed jobs\n");
+    assert_eq!(queue.prints(&["purge", "default", "--yes"]).await, "deleted 0 failed jobs\n");
     let scheduled = queue.prints(&["purge", "urgent", "--status", "scheduled", "--yes"]).await;
-    assert_eq!(scheduled, "threw away 1 scheduled job\n");
+    assert_eq!(scheduled, "deleted 1 scheduled job\n");
     assert_eq!(queue.status(&waits).await.state, State::Queued);
     let queued = queue.prints(&["purge", "default", "--status=queued", "--yes"]).await;
-    assert_eq!(queued, "threw away 1 queued job\n");
+    assert_eq!(queued, "deleted 1 queued job\n");
     queue.cli(&["purge", "default", "--status=started", "--yes"]).await.failed(2, &["started", "deferred"]);
 }

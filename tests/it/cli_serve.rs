@@ -28,7 +28,7 @@ async fn start(args: &[&str], database: &TestDatabase) -> (Running, String) {
 }
 
 #[tokio::test]
-async fn smoke_serve_migrates_makes_the_admin_and_stops_in_order() {
+async fn smoke_serve_migrates_creates_the_admin_and_shuts_down() {
     let database = TestDatabase::empty().await;
     let (mut server, address) = start(&["--migrate"], &database).await;
     assert!(server.output().contains("first admin created"));
@@ -42,13 +42,13 @@ async fn smoke_serve_migrates_makes_the_admin_and_stops_in_order() {
     assert_eq!(server.end().await.code(), Some(0));
 
     let (mut again, _) = start(&[], &database).await;
-    assert!(!again.output().contains("first admin created"), "there is one");
+    assert!(!again.output().contains("first admin created"), "the admin exists");
     again.signal("INT");
     assert_eq!(again.end().await.code(), Some(0));
 }
 
 #[tokio::test]
-async fn a_request_under_way_is_answered_before_the_end() {
+async fn a_running_request_is_finished_before_shutdown() {
     let database = TestDatabase::migrated().await;
     let (mut server, address) = start(&[], &database).await;
     let body = json!({ "email": "a@example.com", "password": "correct horse" }).to_string();
@@ -58,33 +58,33 @@ async fn a_request_under_way_is_answered_before_the_end() {
         body.len()
     );
     stream.write_all(head.as_bytes()).await.unwrap();
-    // Another request sees to it that the first has been taken up.
+    // After this response, the server has accepted the first connection too.
     reqwest::get(format!("http://{address}/api/v1/health")).await.unwrap();
     server.signal("TERM");
     server.says("stopping").await;
     stream.write_all(body.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await.unwrap();
+    assert!(response.starts_with("HTTP/1.1 201"), "{response}");
     assert_eq!(server.end().await.code(), Some(0));
 }
 
 #[tokio::test]
-async fn readiness_ends_before_the_service() {
+async fn readiness_fails_before_the_port_is_closed() {
     let database = TestDatabase::migrated().await;
     let (mut server, address) = start(&["--shutdown-delay-seconds", "300"], &database).await;
     let ready =
         || async { reqwest::get(format!("http://{address}/api/v1/health/ready")).await.unwrap().status() };
     assert_eq!(ready().await, 200);
     server.signal("TERM");
-    eventually("it is not ready any more", || async { (ready().await == 503).then_some(()) }).await;
+    eventually("it is not ready", || async { (ready().await == 503).then_some(()) }).await;
     assert_eq!(reqwest::get(format!("http://{address}/api/v1/health")).await.unwrap().status(), 200);
     server.signal("TERM");
-    assert_eq!(server.end().await.code(), Some(0), "the second signal ends it at once");
+    assert_eq!(server.end().await.code(), Some(0), "the second signal stops it at once");
 }
 
 #[tokio::test]
-async fn an_idle_connection_does_not_hold_up_the_end() {
+async fn an_idle_connection_does_not_delay_shutdown() {
     let database = TestDatabase::migrated().await;
     let (mut server, address) = start(&["--shutdown-timeout-seconds", "300"], &database).await;
     let mut idle = TcpStream::connect(&address).await.unwrap();
@@ -96,7 +96,7 @@ async fn an_idle_connection_does_not_hold_up_the_end() {
 }
 
 #[tokio::test]
-async fn one_line_a_request_and_no_secrets() {
+async fn each_request_logs_one_line_without_secrets() {
     let database = TestDatabase::migrated().await;
     let (mut server, address) = start(&["--project-name", "My Product"], &database).await;
     let client = reqwest::Client::new();
@@ -137,8 +137,8 @@ async fn one_line_a_request_and_no_secrets() {
     assert_eq!(requests[3]["path"], "-");
 }
 
-/// Sends one request and reads its answer; whether the connection may be used again.
-async fn ask(stream: &mut TcpStream, request: &[u8]) -> std::io::Result<bool> {
+/// Sends one request and reads its response. Returns whether the connection stays open.
+async fn exchange(stream: &mut TcpStream, request: &[u8]) -> std::io::Result<bool> {
     stream.write_all(request).await?;
     let (mut answer, mut buffer) = (Vec::new(), [0; 4096]);
     loop {
@@ -157,16 +157,16 @@ async fn ask(stream: &mut TcpStream, request: &[u8]) -> std::io::Result<bool> {
     }
 }
 
-/// Asks again and again over one connection, until an answer says that it ends; how many there were.
-async fn ask_until_told(address: &str, request: &[u8], answered: &AtomicUsize) {
+/// Sends requests over one connection until a response closes it. Counts them in `answered`.
+async fn exchange_until_closed(address: &str, request: &[u8], answered: &AtomicUsize) {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    while ask(&mut stream, request).await.expect("a request was lost") {
+    while exchange(&mut stream, request).await.expect("a request was lost") {
         answered.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn smoke_the_end_under_load_loses_nothing() {
+async fn smoke_shutdown_under_load_loses_no_request() {
     let database = TestDatabase::migrated().await;
     let (mut server, address) = start(&[], &database).await;
     let form = [("username", "admin@example.com"), ("password", "a password of ours")];
@@ -181,7 +181,7 @@ async fn smoke_the_end_under_load_loses_nothing() {
         .map(|n| {
             let request = format!("{} {head}", requests[n % 3]);
             let (address, answered) = (address.clone(), answered.clone());
-            tokio::spawn(async move { ask_until_told(&address, request.as_bytes(), &answered).await })
+            tokio::spawn(async move { exchange_until_closed(&address, request.as_bytes(), &answered).await })
         })
         .collect();
     eventually("it is busy", || async { (answered.load(Ordering::Relaxed) > 2_000).then_some(()) }).await;
@@ -192,12 +192,12 @@ async fn smoke_the_end_under_load_loses_nothing() {
     }
 }
 
-/// Opens so many connections at once and asks over each; how many were answered, and how many refused.
+/// Opens connections at the same time and sends a request on each. Returns how many succeeded and how many failed.
 async fn burst(address: &str, connections: usize) -> (usize, usize) {
     let request = b"GET /api/v1/health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
     let one = || async {
         match TcpStream::connect(address).await {
-            Ok(mut stream) => ask(&mut stream, request).await.is_ok(),
+            Ok(mut stream) => exchange(&mut stream, request).await.is_ok(),
             Err(_) => false,
         }
     };
@@ -207,12 +207,12 @@ async fn burst(address: &str, connections: usize) -> (usize, usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_burst_of_2000_connections_is_answered() {
+async fn a_burst_of_2000_connections_is_served() {
     raise_open_files();
     let database = TestDatabase::migrated().await;
     let (mut server, address) = start(&[], &database).await;
     assert_eq!(burst(&address, 2_000).await, (2_000, 0));
-    // Also by one that may not have so many open.
+    // Also by a server with a low limit of open files.
     let command = production(&["serve", "--port", "0"], &database, &format!("s{}", unique())).await;
     let program = command.get_program().to_owned();
     let args: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
@@ -227,7 +227,7 @@ async fn a_burst_of_2000_connections_is_answered() {
     assert_eq!(server.end().await.code(), Some(0));
 }
 
-/// This process has the other end of each connection.
+/// This process holds the client's end of each connection.
 fn raise_open_files() {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();

@@ -1,4 +1,4 @@
-//! Settings: where they come from, and which are refused.
+//! Settings: their sources, and which are refused.
 
 use clap::CommandFactory;
 use saas::{cli::Cli, config::RENAMED_VARIABLES};
@@ -10,7 +10,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn smoke_production_refuses_unsafe_settings_all_at_once() {
+async fn smoke_production_reports_all_unsafe_settings_together() {
     for command in ["serve", "worker"] {
         let database = ["--database-url", "postgres://x:y@127.0.0.1:9/z"];
         let mut args = vec![command];
@@ -23,13 +23,13 @@ async fn smoke_production_refuses_unsafe_settings_all_at_once() {
 
         let mut weak = saas(&args);
         weak.env("SECRET_KEY", "short").env("SECRET_KEY_PREVIOUS", "x").env("BCRYPT_COST", "4");
-        let said = [
+        let problems = [
             "SECRET_KEY has 5 bytes",
             "SECRET_KEY_PREVIOUS has 1 bytes",
             "FIRST_SUPERUSER_PASSWORD",
             "BCRYPT_COST is 4",
         ];
-        run(weak).await.failed(1, &said);
+        run(weak).await.failed(1, &problems);
 
         let mut known = saas(&args);
         known
@@ -40,7 +40,7 @@ async fn smoke_production_refuses_unsafe_settings_all_at_once() {
 }
 
 #[tokio::test]
-async fn serve_says_what_is_missing() {
+async fn serve_explains_what_is_missing() {
     let mut command = saas(&["serve"]);
     command.env("SECRET_KEY", SECRET).env("FIRST_SUPERUSER_PASSWORD", "a password of ours");
     run(command).await.failed(1, &["DATABASE_URL", "POSTGRES_SERVER", "saas dev"]);
@@ -49,9 +49,9 @@ async fn serve_says_what_is_missing() {
     let pending = run(production(&["serve", "--port", "0"], &empty, "p").await).await;
     pending.failed(1, &["pending migrations", "users", "saas migrate up", "--migrate"]);
 
-    let mut nowhere = production(&["serve", "--port", "0"], &empty, "p").await;
-    nowhere.env("DATABASE_URL", "postgres://someone:hunter2@127.0.0.1:9/z");
-    let ended = run(nowhere).await.failed(1, &["cannot reach PostgreSQL", "DATABASE_URL"]);
+    let mut unreachable = production(&["serve", "--port", "0"], &empty, "p").await;
+    unreachable.env("DATABASE_URL", "postgres://someone:hunter2@127.0.0.1:9/z");
+    let ended = run(unreachable).await.failed(1, &["cannot reach PostgreSQL", "DATABASE_URL"]);
     assert!(!ended.stderr.contains("hunter2"));
 
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -61,27 +61,27 @@ async fn serve_says_what_is_missing() {
 }
 
 #[tokio::test]
-async fn settings_that_cannot_be_read_are_named() {
+async fn invalid_settings_are_named() {
     let database = TestDatabase::migrated().await;
-    for (name, value, said) in [
+    for (name, value, problem) in [
         ("DATABASE_URL", "mysql://someone:hunter2@host/db", "DATABASE_URL must begin with postgres://"),
         ("DATABASE_URL", "nonsense hunter2", "DATABASE_URL is not a URL"),
         ("DATABASE_URL", "postgres://someone:hunter2@host:port/db", "DATABASE_URL cannot be read"),
         ("DATABASE_URL", "postgres://someone:hunter2@host/db?sslmode=perhaps", "sslmode=perhaps"),
         ("REDIS_URL", "http://:hunter2@host", "REDIS_URL cannot be read"),
         ("SMTP_URL", "http://someone:hunter2@host", "SMTP_URL cannot be read"),
-        ("MAIL_FROM", "nobody", "MAIL_FROM \"nobody\" is not an address"),
+        ("MAIL_FROM", "invalid", "MAIL_FROM \"invalid\" is not an address"),
         ("BACKEND_CORS_ORIGINS", "[\"https://a.example.com\"", "BACKEND_CORS_ORIGINS is not a JSON list"),
         ("BACKEND_CORS_ORIGINS", "*", "BACKEND_CORS_ORIGINS has \"*\""),
         ("PUBLIC_URL", "example.com", "PUBLIC_URL \"example.com\" is not the URL of a site"),
         ("FRONTEND_URL", "ftp://example.com", "FRONTEND_URL \"ftp://example.com\""),
         ("LOG_LEVEL", "loud", "LOG_LEVEL has \"loud\""),
-        ("FIRST_SUPERUSER_EMAIL", "nobody", "FIRST_SUPERUSER_EMAIL \"nobody\""),
+        ("FIRST_SUPERUSER_EMAIL", "invalid", "FIRST_SUPERUSER_EMAIL \"invalid\""),
         ("FIRST_SUPERUSER_PASSWORD", "short", "FIRST_SUPERUSER_PASSWORD"),
     ] {
         let mut command = production(&["serve", "--port", "0"], &database, "p").await;
         command.env(name, value);
-        let ended = run(command).await.failed(1, &[said]);
+        let ended = run(command).await.failed(1, &[problem]);
         assert!(!ended.stderr.contains("hunter2"), "{}", ended.stderr);
     }
 }
@@ -175,7 +175,7 @@ fn row(name: &str, arg: &clap::Arg) -> String {
 }
 
 #[tokio::test]
-async fn the_seeds_settings_keep_working() {
+async fn settings_of_the_fastapi_template_keep_working() {
     let database = TestDatabase::migrated().await;
     let url = database.url.strip_prefix("postgres://").unwrap();
     let (login, rest) = url.split_once('@').unwrap();
@@ -199,7 +199,7 @@ async fn the_seeds_settings_keep_working() {
 }
 
 #[tokio::test]
-async fn settings_come_from_a_file_too() {
+async fn settings_are_read_from_dotenv() {
     let database = TestDatabase::migrated().await;
     let dir = TempDir::new();
     std::fs::write(dir.path().join(".env"), format!("# comment\nDATABASE_URL={}\n", database.url)).unwrap();
@@ -221,7 +221,7 @@ async fn settings_come_from_a_file_too() {
 }
 
 #[tokio::test]
-async fn a_setting_without_a_value_is_not_set() {
+async fn a_blank_setting_is_not_set() {
     let database = TestDatabase::migrated().await;
     let mut command = saas(&["doctor"]);
     for name in

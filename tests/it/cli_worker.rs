@@ -1,4 +1,4 @@
-//! `saas worker` as a process, with the API beside it.
+//! `saas worker` as a process, next to the API.
 
 use reqwest::Method;
 
@@ -26,7 +26,7 @@ impl TestApp {
 }
 
 #[tokio::test]
-async fn smoke_a_burst_drains_the_queue_and_ends() {
+async fn smoke_burst_runs_all_jobs_and_exits() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let ids = [app.example(0, &user).await, app.example(0, &user).await];
@@ -37,12 +37,12 @@ async fn smoke_a_burst_drains_the_queue_and_ends() {
             ended.stderr.lines().find(|line| line.contains(id) && line.contains("job finished")).unwrap();
         let line: serde_json::Value = serde_json::from_str(line).unwrap();
         assert_eq!(line["task"], "example_task");
-        assert_eq!(line["request_id"].as_str().unwrap().len(), 36, "the request that asked for it");
+        assert_eq!(line["request_id"].as_str().unwrap().len(), 36, "the id of the request that enqueued it");
     }
 }
 
 #[tokio::test]
-async fn the_trace_of_a_request_goes_on_in_its_job() {
+async fn a_job_logs_the_trace_of_its_request() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
@@ -64,7 +64,7 @@ async fn the_trace_of_a_request_goes_on_in_its_job() {
 }
 
 #[tokio::test]
-async fn smoke_a_killed_workers_job_is_run_by_another() {
+async fn smoke_another_worker_takes_over_after_a_kill() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let id = app.example(3_600, &user).await;
@@ -82,14 +82,14 @@ async fn smoke_a_killed_workers_job_is_run_by_another() {
     })
     .await;
     app.call(Method::DELETE, &format!("/jobs/{id}"), &user).await;
-    eventually("it is cancelled", || async { (app.state(&id, &user).await == "canceled").then_some(()) })
+    eventually("it is canceled", || async { (app.state(&id, &user).await == "canceled").then_some(()) })
         .await;
     second.signal("TERM");
     assert_eq!(second.end().await.code(), Some(0));
 }
 
 #[tokio::test]
-async fn sigterm_gives_the_rest_back() {
+async fn sigterm_returns_unfinished_jobs_to_the_queue() {
     let app = TestApp::start().await;
     let user = app.user().await;
     for signals in [1, 2] {
@@ -115,7 +115,7 @@ async fn a_worker_waits_for_redis() {
     let mut command = app.worker(&[]).await;
     command.env("REDIS_URL", "redis://127.0.0.1:9/0");
     let mut worker = Running::start(command);
-    worker.says("Redis is away, waiting for it").await;
+    worker.says("cannot reach Redis, retrying").await;
     assert!(!worker.has_ended());
     worker.signal("TERM");
     assert_eq!(worker.end().await.code(), Some(0));

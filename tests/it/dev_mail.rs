@@ -1,4 +1,4 @@
-//! The pages of the captured mails.
+//! The pages of captured mails, below `/dev/mail`.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use crate::support::{TestApp, app::Answer};
 
 const LINK: &str = "https://app.example.com/verify-email#token=abc";
 
-/// An application in development, whose mails go when it does.
+/// An application in development mode. Its captured mails are removed with it.
 struct Dev {
     app: TestApp,
 }
@@ -40,7 +40,7 @@ impl Dev {
 }
 
 #[tokio::test]
-async fn smoke_the_captured_mails_are_listed_newest_first() {
+async fn smoke_captured_mails_are_listed_newest_first() {
     let dev = Dev::start().await;
     let none = dev.get("/dev/mail").await;
     assert_eq!(none.status, StatusCode::OK, "{}", none.text);
@@ -60,7 +60,7 @@ async fn smoke_the_captured_mails_are_listed_newest_first() {
 }
 
 #[tokio::test]
-async fn a_mail_is_shown_in_both_versions_and_nothing_of_it_runs() {
+async fn both_versions_of_a_mail_are_shown_and_no_script_runs() {
     let dev = Dev::start().await;
     let html = "<h1 title=\"Hi\">Hi & bye</h1><script>alert(1)</script>";
     dev.capture("mail-1", "Both", &format!("Open {LINK}.\n<i>Bye</i>"), Some(html)).await;
@@ -69,7 +69,7 @@ async fn a_mail_is_shown_in_both_versions_and_nothing_of_it_runs() {
     let policy = page.header("content-security-policy");
     assert!(policy.contains("default-src 'none'") && !policy.contains("script-src"), "{policy}");
 
-    // All that comes from the mail is escaped, so the attribute ends where we end it.
+    // The mail is escaped, so it cannot end the attribute.
     let escaped =
         "&#60;base target=&#34;_blank&#34;&#62;&#60;h1 title=&#34;Hi&#34;&#62;Hi &#38; bye&#60;/h1&#62;";
     assert!(page.text.contains(&format!("srcdoc=\"{escaped}")), "{}", page.text);
@@ -85,7 +85,7 @@ async fn a_mail_is_shown_in_both_versions_and_nothing_of_it_runs() {
 }
 
 #[tokio::test]
-async fn a_mail_of_text_alone_has_no_frame() {
+async fn a_plain_text_mail_has_no_frame() {
     let dev = Dev::start().await;
     dev.capture("mail-1", "Text", "Hello", None).await;
     let page = dev.get("/dev/mail/mail-1").await;
@@ -93,23 +93,23 @@ async fn a_mail_of_text_alone_has_no_frame() {
 }
 
 #[tokio::test]
-async fn what_is_not_a_captured_mail_is_not_found() {
+async fn only_captured_mails_are_found() {
     let dev = Dev::start().await;
     dev.capture("mail-1", "Hi", "Hello", None).await;
-    // Beside the folder, where a path that leads out of it would find it.
+    // Next to the directory, where a path traversal would find it.
     let outside = dev.mail_dir().with_extension("eml");
     std::fs::write(&outside, "Subject: Secret\r\n\r\nSecret").unwrap();
     let name = outside.file_stem().unwrap().to_str().unwrap();
     for id in ["mail-2", "mail-1.eml", "..", &format!("..%2F{name}"), &format!("%2e%2e%2f{name}"), "a%00b"] {
         let answer = dev.get(&format!("/dev/mail/{id}")).await;
-        // `..` is resolved before it is sent, and so asks for a page that is not there.
+        // The client resolves `..` itself and requests another page, which does not exist.
         answer.is_problem(404, "not_found", "Not Found");
     }
     std::fs::remove_file(outside).unwrap();
 }
 
 #[tokio::test]
-async fn a_site_whose_name_points_here_is_refused() {
+async fn requests_for_other_hosts_are_refused() {
     let dev = Dev::start().await;
     dev.capture("mail-1", "Hi", "Hello", None).await;
     for (host, status) in [
@@ -127,7 +127,7 @@ async fn a_site_whose_name_points_here_is_refused() {
 }
 
 #[tokio::test]
-async fn outside_of_development_there_are_no_such_pages() {
+async fn production_has_no_such_pages() {
     let app = TestApp::start().await;
     for path in ["/dev/mail", "/dev/mail/mail-1"] {
         Answer::of(app.at_root(Method::GET, path)).await.is_problem(404, "not_found", "Not Found");

@@ -1,3 +1,5 @@
+//! Sending mails over SMTP, and capturing them.
+
 use mail_parser::MessageParser;
 use saas::mail::{Mail, Sent};
 
@@ -46,12 +48,12 @@ async fn a_mail_with_html_has_both_versions() {
     let same = |ours: &str, theirs: &str| assert_eq!(ours, theirs.replace("\r\n", "\n").trim_end());
     same(text, &message.body_text(0).unwrap());
     same(html, &message.body_html(0).unwrap());
-    // The last one is the one that a reader prefers (RFC 2046 section 5.1.4).
+    // Mail readers prefer the last version (RFC 2046 section 5.1.4).
     assert!(sent.find("text/plain") < sent.find("text/html"));
 }
 
 #[tokio::test]
-async fn a_captured_mail_is_one_whole_file() {
+async fn a_captured_mail_is_one_complete_file() {
     let app = TestApp::start().await;
     for text in ["Hello", "Hello again"] {
         let sent = app.app.mailer.send(&plain("id-3", "bob@example.com", "Hi", text)).await.unwrap();
@@ -65,7 +67,7 @@ async fn a_captured_mail_is_one_whole_file() {
 }
 
 #[tokio::test]
-async fn a_mail_that_is_refused_for_the_moment_is_sent_later() {
+async fn a_temporarily_refused_mail_can_be_sent_again() {
     let smtp = SmtpServer::start().await;
     smtp.refuse(1);
     let app = TestApp::with(&[&format!("--smtp-url={}", smtp.url)]).await;
@@ -77,7 +79,7 @@ async fn a_mail_that_is_refused_for_the_moment_is_sent_later() {
 }
 
 #[tokio::test]
-async fn a_header_cannot_be_smuggled_in() {
+async fn headers_cannot_be_injected() {
     let smtp = SmtpServer::start().await;
     let app = TestApp::with(&[&format!("--smtp-url={}", smtp.url)]).await;
     let send = async |mail: Mail<'_>| app.app.mailer.send(&mail).await;

@@ -1,7 +1,7 @@
 use std::{io::Write, process::ExitCode};
 
 use super::{
-    common::{counted, known, open, queue_name},
+    common::{counted, existing_queue, open, parse_queue_name},
     table::limits,
 };
 use crate::{
@@ -9,15 +9,15 @@ use crate::{
     queue::{Cancel as Outcome, Queue, Rate},
 };
 
-/// Put failed jobs back into their queue, their failures forgotten.
+/// Put failed jobs back into their queue, with all attempts left.
 ///
-/// Exits with 1 when one of the ids is not among the failed.
+/// Exits with 1 if one of the ids is not that of a failed job.
 #[derive(clap::Args)]
 pub(super) struct Requeue {
     /// Ids of failed jobs.
     #[arg(value_name = "ID", required_unless_present = "all", conflicts_with = "all")]
     ids: Vec<String>,
-    /// All that have failed in this queue until now.
+    /// All failed jobs of this queue.
     #[arg(long, value_name = "QUEUE")]
     all: Option<String>,
     #[command(flatten)]
@@ -28,10 +28,10 @@ impl Requeue {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
         let queue = open(&self.redis)?;
         let mut done = 0;
-        // Said when all is done: a reader that goes away must not end it half-way.
+        // Printed at the end: if the reader closes the pipe, no job is skipped.
         let mut others = Vec::new();
         if let Some(name) = &self.all {
-            done += queue.requeue_failed(&known(&queue, name).await?).await?;
+            done += queue.requeue_failed(&existing_queue(&queue, name).await?).await?;
         }
         for id in &self.ids {
             if queue.requeue(id).await? {
@@ -41,16 +41,16 @@ impl Requeue {
             }
         }
         for id in &others {
-            writeln!(std::io::stderr(), "{id} is not among the failed jobs")?;
+            writeln!(std::io::stderr(), "{id} is not a failed job")?;
         }
         writeln!(std::io::stdout(), "requeued {}", counted(done, "job"))?;
         Ok(if others.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }
 
-/// Cancel jobs: those that wait at once, and those that run are asked to stop.
+/// Cancel jobs. Waiting jobs are canceled at once, running jobs are asked to stop.
 ///
-/// Exits with 1 when one of them has already ended or is unknown.
+/// Exits with 1 if one of them has already ended or is unknown.
 #[derive(clap::Args)]
 pub(super) struct Cancel {
     /// Ids of jobs.
@@ -64,7 +64,7 @@ impl Cancel {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
         let queue = open(&self.redis)?;
         let mut code = ExitCode::SUCCESS;
-        // Said when all is done: a reader that goes away must not end it half-way.
+        // Printed at the end: if the reader closes the pipe, no job is skipped.
         let mut lines = String::new();
         for id in &self.ids {
             let outcome = queue.cancel(id).await?;
@@ -84,29 +84,29 @@ impl Cancel {
     }
 }
 
-/// One queue, which need not have been used yet.
+/// The arguments of a command on one queue, which need not exist.
 #[derive(clap::Args)]
 struct Target {
-    #[arg(value_parser = queue_name)]
+    #[arg(value_parser = parse_queue_name)]
     queue: String,
     #[command(flatten)]
     redis: Redis,
 }
 
 impl Target {
-    /// Connects, and says so where the name is new, since it may be a slip.
+    /// Opens the queue. If it does not exist, prints a note, since the name may be misspelled.
     async fn open(&self) -> anyhow::Result<Queue> {
         let queue = open(&self.redis)?;
         if queue.queue(&self.queue).await?.is_none() {
-            writeln!(std::io::stderr(), "note: there was no queue {:?} until now", self.queue)?;
+            writeln!(std::io::stderr(), "note: the queue {:?} is new", self.queue)?;
         }
         Ok(queue)
     }
 }
 
-/// Let workers take nothing more from a queue.
+/// Stop workers from taking jobs from a queue.
 ///
-/// What runs goes on, and jobs can still be enqueued.
+/// Running jobs continue, and jobs can still be enqueued.
 #[derive(clap::Args)]
 pub(super) struct Pause {
     #[command(flatten)]
@@ -122,7 +122,7 @@ impl Pause {
     }
 }
 
-/// Let workers take from a queue again.
+/// Let workers take jobs from a paused queue again.
 #[derive(clap::Args)]
 pub(super) struct Resume {
     #[command(flatten)]
@@ -133,39 +133,39 @@ impl Resume {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
         let name = &self.target.queue;
         self.target.open().await?.resume(name).await?;
-        writeln!(std::io::stdout(), "{name} is not paused any more")?;
+        writeln!(std::io::stdout(), "{name} is resumed")?;
         Ok(ExitCode::SUCCESS)
     }
 }
 
-/// Limit how fast a queue is worked off, by all workers together.
+/// Limit how fast all workers together run the jobs of a queue.
 ///
-/// Without a limit to set it shows those that there are.
+/// Without an option, prints the present limits.
 #[derive(clap::Args)]
 pub(super) struct Limit {
-    /// How many of its jobs may run at once.
-    #[arg(long, value_name = "N|none", value_parser = at_once)]
+    /// Maximum number of jobs that run at the same time.
+    #[arg(long, value_name = "N|none", value_parser = parse_concurrency)]
     concurrency: Option<Setting<u32>>,
-    /// How many of its jobs may begin in a time, such as 100/s, 30/m or 5/10s.
-    #[arg(long, value_name = "RATE|none", value_parser = rate)]
+    /// Maximum rate at which jobs start, such as 100/s, 30/m or 5/10s.
+    #[arg(long, value_name = "RATE|none", value_parser = parse_rate)]
     rate: Option<Setting<Rate>>,
     #[command(flatten)]
     target: Target,
 }
 
-/// A limit, or that there is to be none.
+/// A new limit, or `None` to remove it.
 #[derive(Clone, Copy)]
 struct Setting<T>(Option<T>);
 
-fn at_once(text: &str) -> Result<Setting<u32>, &'static str> {
+fn parse_concurrency(text: &str) -> Result<Setting<u32>, &'static str> {
     match text.parse::<u32>() {
-        Ok(most @ 1..) => Ok(Setting(Some(most))),
+        Ok(limit @ 1..) => Ok(Setting(Some(limit))),
         Err(_) if text == "none" => Ok(Setting(None)),
         _ => Err("write a number from 1, or none"),
     }
 }
 
-fn rate(text: &str) -> Result<Setting<Rate>, String> {
+fn parse_rate(text: &str) -> Result<Setting<Rate>, String> {
     match text {
         "none" => Ok(Setting(None)),
         _ => Ok(Setting(Some(text.parse()?))),
@@ -179,8 +179,8 @@ impl Limit {
             true => self.target.open().await?,
             false => open(&self.target.redis)?,
         };
-        if let Some(Setting(most)) = self.concurrency {
-            queue.limit_concurrency(name, most).await?;
+        if let Some(Setting(limit)) = self.concurrency {
+            queue.limit_concurrency(name, limit).await?;
         }
         if let Some(Setting(rate)) = self.rate {
             queue.limit_rate(name, rate).await?;

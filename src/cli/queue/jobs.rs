@@ -4,7 +4,7 @@ use anyhow::bail;
 use chrono::{DateTime, Utc};
 
 use super::{
-    common::{known, one_of, open, print_json},
+    common::{existing_queue, open, print_json, state_parser},
     table::{
         Column::{Number, Text},
         Table, cut, or_dash, plain, when,
@@ -15,16 +15,17 @@ use crate::{
     queue::{JobStatus, Queue, QueueInfo, State},
 };
 
-/// Jobs asked for at once: each may have a payload of a megabyte.
-const PAGE: u64 = 100;
-/// How much of an error a table shows.
-const ERROR_WIDTH: usize = 60;
-const LISTED: &[State] = &[State::Queued, State::Scheduled, State::Deferred, State::Started, State::Failed];
+/// Jobs in one request to Redis. Each may have a payload of a megabyte.
+const BATCH_JOBS: u64 = 100;
+/// Characters of an error that a table shows.
+const MAX_ERROR_CHARS: usize = 60;
+const LISTED_STATES: &[State] =
+    &[State::Queued, State::Scheduled, State::Deferred, State::Started, State::Failed];
 
 /// List the failed jobs, latest first.
 #[derive(clap::Args)]
 pub(super) struct Failed {
-    /// Those of this queue; of all queues where it is left out.
+    /// The queue. The default is all queues.
     queue: Option<String>,
     #[command(flatten)]
     page: Page,
@@ -34,13 +35,13 @@ pub(super) struct Failed {
 
 /// List the jobs of a queue that are in one state.
 ///
-/// Those that are next come first, but of the failed those that failed last. Jobs that have finished or were
-/// cancelled are known by their id alone.
+/// The next job comes first; of the failed jobs, the latest one. Finished and canceled jobs are not listed; `saas queue
+/// show` finds them by their id.
 #[derive(clap::Args)]
 pub(super) struct Listing {
     queue: String,
     /// The state.
-    #[arg(long, value_name = "STATE", default_value = State::Queued.as_str(), value_parser = one_of(LISTED))]
+    #[arg(long, value_name = "STATE", default_value = State::Queued.as_str(), value_parser = state_parser(LISTED_STATES))]
     status: State,
     #[command(flatten)]
     page: Page,
@@ -48,7 +49,7 @@ pub(super) struct Listing {
     redis: Redis,
 }
 
-/// Show everything about one job.
+/// Show all details of one job.
 #[derive(clap::Args)]
 pub(super) struct Show {
     id: String,
@@ -59,18 +60,18 @@ pub(super) struct Show {
     redis: Redis,
 }
 
-/// Which part of a list, and how it looks.
+/// The part of a list, and its format.
 #[derive(clap::Args)]
 struct Page {
-    /// How many at most.
+    /// Maximum number of jobs.
     #[arg(long, default_value_t = 20, value_name = "N",
         value_parser = clap::value_parser!(u64).range(1..=10_000))]
     limit: u64,
-    /// How many to pass over.
+    /// Number of jobs to skip.
     #[arg(long, default_value_t = 0, value_name = "N",
         value_parser = clap::value_parser!(u64).range(0..=1_000_000_000))]
     offset: u64,
-    /// Print JSON, with errors and payloads in full.
+    /// Print JSON, with complete errors and payloads.
     #[arg(long)]
     json: bool,
 }
@@ -80,8 +81,10 @@ impl Failed {
         let queue = open(&self.redis)?;
         let Page { limit, offset, .. } = self.page;
         let jobs = match &self.queue {
-            Some(name) => part(&queue, &known(&queue, name).await?, State::Failed, offset, limit).await?,
-            None => failed_anywhere(&queue, offset, limit).await?,
+            Some(name) => {
+                part(&queue, &existing_queue(&queue, name).await?, State::Failed, offset, limit).await?
+            }
+            None => failed_in_all_queues(&queue, offset, limit).await?,
         };
         self.page.print(&jobs, State::Failed)
     }
@@ -91,13 +94,13 @@ impl Listing {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
         let queue = open(&self.redis)?;
         let Page { limit, offset, .. } = self.page;
-        let info = known(&queue, &self.queue).await?;
+        let info = existing_queue(&queue, &self.queue).await?;
         let jobs = part(&queue, &info, self.status, offset, limit).await?;
         self.page.print(&jobs, self.status)
     }
 }
 
-/// A part of the jobs of a queue that are in one state.
+/// Returns a part of the jobs of a queue in one state.
 async fn part(
     queue: &Queue,
     info: &QueueInfo,
@@ -108,15 +111,15 @@ async fn part(
     let end = offset.saturating_add(limit).min(info.count(state));
     let (mut jobs, mut at) = (Vec::new(), offset);
     while at < end {
-        let n = (end - at).min(PAGE);
+        let n = (end - at).min(BATCH_JOBS);
         jobs.extend(queue.list(&info.name, state, at, n).await?);
         at += n;
     }
     Ok(jobs)
 }
 
-/// A part of the failed jobs of all queues together.
-async fn failed_anywhere(queue: &Queue, offset: u64, limit: u64) -> anyhow::Result<Vec<JobStatus>> {
+/// Returns a part of the failed jobs of all queues.
+async fn failed_in_all_queues(queue: &Queue, offset: u64, limit: u64) -> anyhow::Result<Vec<JobStatus>> {
     let mut jobs = Vec::new();
     for info in queue.queues().await? {
         jobs.extend(part(queue, &info, State::Failed, 0, offset.saturating_add(limit)).await?);
@@ -131,7 +134,8 @@ impl Page {
         if self.json {
             print_json(&jobs)?;
         } else if jobs.is_empty() {
-            let from = if self.offset > 0 { format!(" from {} on", self.offset) } else { String::new() };
+            let from =
+                if self.offset > 0 { format!(" after the first {}", self.offset) } else { String::new() };
             writeln!(out, "no {} jobs{from}", state.as_str())?;
         } else {
             write!(out, "{}", table(jobs, state))?;
@@ -163,7 +167,7 @@ fn table(jobs: &[JobStatus], state: State) -> Table {
             job.queue.clone(),
             job.attempts.to_string(),
             or_dash(time.map(when)),
-            or_dash(error.map(|error| cut(error, ERROR_WIDTH))),
+            or_dash(error.map(|error| cut(error, MAX_ERROR_CHARS))),
         ]);
     }
     table
@@ -172,7 +176,7 @@ fn table(jobs: &[JobStatus], state: State) -> Table {
 impl Show {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
         let Some(job) = open(&self.redis)?.status(&self.id).await? else {
-            bail!("no job {} is known (any more)", self.id);
+            bail!("no job {}: it is unknown or has expired", self.id);
         };
         match self.json {
             true => print_json(&job)?,
@@ -182,7 +186,7 @@ impl Show {
     }
 }
 
-/// What is known of a job, a line each.
+/// Formats the details of a job, one line each.
 fn lines(job: &JobStatus) -> String {
     let time = |time: Option<DateTime<Utc>>| time.map(when);
     let detail = job.error_detail.clone().filter(|detail| job.error.as_ref() != Some(detail));

@@ -1,11 +1,12 @@
-//! `saas queue`: looking at the job queues and operating them, from a shell.
+//! `saas queue`: inspect and operate the job queues.
 //!
 //! | file | concern |
 //! |---|---|
-//! | `stats`, `workers` | how the queues are, and who works them off |
+//! | `stats`, `workers` | the state of the queues, and the running workers |
 //! | `jobs` | the jobs of a queue, and one job |
-//! | `control`, `purge` | requeue, cancel, pause, resume, limit; throw away |
-//! | `table` | how tables, times and texts look |
+//! | `control`, `purge` | requeue, cancel, pause, resume, limit; delete |
+//! | `table` | the format of tables, times and texts |
+//! | `common` | what the commands share |
 
 mod common;
 mod control;
@@ -21,19 +22,19 @@ use clap::Subcommand;
 
 use common::explain;
 
-/// Look at the job queues and operate them.
+/// Inspect and operate the job queues.
 ///
-/// Needs nothing but Redis. Lists are tables with times in UTC, or JSON for programs with --json.
+/// Connects only to Redis. Lists are tables with times in UTC, or JSON with --json.
 #[derive(clap::Args)]
 #[command(
     disable_help_subcommand = true,
-    after_help = "Examples:\n  saas queue stats --watch                         what is in each queue, every 2 s\n  \
+    after_help = "Examples:\n  saas queue stats --watch                         the state of each queue, every 2 s\n  \
     saas queue failed default --limit 5              the latest failed jobs, with their errors\n  \
-    saas queue show 019a2b...                        everything about one job\n  \
-    saas queue requeue --all default                 try again what has failed\n  \
-    saas queue pause default                         let workers take nothing more from it\n  \
+    saas queue show 019a2b...                        all details of one job\n  \
+    saas queue requeue --all default                 retry all failed jobs\n  \
+    saas queue pause default                         stop workers from taking jobs\n  \
     saas queue limit default --concurrency 5 --rate 100/m\n  \
-    saas queue purge default --status queued --yes   throw away what waits"
+    saas queue purge default --status queued --yes   delete the waiting jobs"
 )]
 pub(super) struct Args {
     #[command(subcommand)]

@@ -5,21 +5,21 @@ use std::{
 
 use anyhow::bail;
 
-use super::common::{counted, known, one_of, open};
+use super::common::{counted, existing_queue, open, state_parser};
 use crate::{config::Redis, queue::State};
 
-const PURGED: &[State] = &[State::Failed, State::Queued, State::Scheduled, State::Deferred];
+const PURGEABLE_STATES: &[State] = &[State::Failed, State::Queued, State::Scheduled, State::Deferred];
 
-/// Throw away the jobs of a queue that have failed, or those that wait.
+/// Delete the failed or the waiting jobs of a queue.
 ///
-/// Asks first; without a terminal to ask on it needs --yes. What comes in meanwhile stays.
+/// Asks for confirmation. Without a terminal, --yes is required. Jobs that are added meanwhile stay.
 #[derive(clap::Args)]
 pub(super) struct Args {
     queue: String,
-    /// Which of them.
-    #[arg(long, value_name = "STATE", default_value = State::Failed.as_str(), value_parser = one_of(PURGED))]
+    /// The state of the jobs.
+    #[arg(long, value_name = "STATE", default_value = State::Failed.as_str(), value_parser = state_parser(PURGEABLE_STATES))]
     status: State,
-    /// Do not ask.
+    /// Do not ask for confirmation.
     #[arg(long)]
     yes: bool,
     #[command(flatten)]
@@ -29,28 +29,31 @@ pub(super) struct Args {
 impl Args {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
         let queue = open(&self.redis)?;
-        let info = known(&queue, &self.queue).await?;
+        let info = existing_queue(&queue, &self.queue).await?;
         let what = format!("{} job", self.status.as_str());
         if info.count(self.status) > 0
             && !self.yes
-            && !agreed(&format!("{} of {}", counted(info.count(self.status), &what), info.name))?
+            && !confirm(&format!("{} of {}", counted(info.count(self.status), &what), info.name))?
         {
-            writeln!(std::io::stdout(), "nothing was thrown away")?;
+            writeln!(std::io::stdout(), "nothing was deleted")?;
             return Ok(ExitCode::FAILURE);
         }
-        let gone = queue.purge(&info, self.status).await?;
-        writeln!(std::io::stdout(), "threw away {}", counted(gone, &what))?;
+        let deleted = queue.purge(&info, self.status).await?;
+        writeln!(std::io::stdout(), "deleted {}", counted(deleted, &what))?;
         Ok(ExitCode::SUCCESS)
     }
 }
 
-/// Asks whoever sits there.
-fn agreed(what: &str) -> anyhow::Result<bool> {
+/// Asks the user for confirmation.
+///
+/// # Errors
+/// If standard input is not a terminal.
+fn confirm(what: &str) -> anyhow::Result<bool> {
     let stdin = std::io::stdin();
     if !stdin.is_terminal() {
-        bail!("refusing to throw away {what} unasked: add --yes, or run this in a terminal");
+        bail!("refusing to delete {what} without confirmation: add --yes, or run this in a terminal");
     }
-    write!(std::io::stderr(), "throw away {what}? [y/N] ")?;
+    write!(std::io::stderr(), "delete {what}? [y/N] ")?;
     let mut answer = String::new();
     stdin.read_line(&mut answer)?;
     Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))

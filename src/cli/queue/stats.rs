@@ -15,32 +15,32 @@ use super::{
     },
 };
 use crate::{
-    cli::stop::Stop,
+    cli::shutdown::Shutdown,
     config::Redis,
     queue::{Error, Queue, QueueInfo},
 };
 
-/// Clears a terminal and goes to its upper left corner.
-const CLEAR: &str = "\x1b[2J\x1b[H";
+/// Escape sequence that clears the terminal and moves the cursor to the upper left.
+const CLEAR_SCREEN: &str = "\x1b[2J\x1b[H";
 
-/// Show what is in each queue.
+/// Show the state of each queue.
 ///
-/// OLDEST is how long the job that waits longest has waited. FINISHED counts since the queue began, the other
-/// numbers are what is there now.
+/// OLDEST is how long the oldest queued job has waited. FINISHED is the total since the first job; the other numbers are
+/// the present ones.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Print JSON; with --watch an array a line.
+    /// Print JSON. With --watch, one array a line.
     #[arg(long)]
     json: bool,
-    /// Show it again every so many seconds, 2 unless said, until Ctrl-C.
+    /// Repeat every SECONDS until Ctrl-C. The default is 2.
     #[arg(long, num_args = 0..=1, default_missing_value = "2", value_name = "SECONDS",
-        value_parser = seconds)]
+        value_parser = parse_seconds)]
     watch: Option<Duration>,
     #[command(flatten)]
     redis: Redis,
 }
 
-fn seconds(text: &str) -> Result<Duration, &'static str> {
+fn parse_seconds(text: &str) -> Result<Duration, &'static str> {
     match text.parse::<f64>() {
         Ok(seconds) if (0.1..=3_600.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
         _ => Err("write a number of seconds, from 0.1 to 3600"),
@@ -62,10 +62,10 @@ impl Args {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// Shows a frame every so often until it is told to stop. Redis may go away meanwhile, and come back.
+    /// Prints the state once a period until a shutdown is requested. Continues after Redis was unavailable.
     async fn repeat(&self, queue: &Queue, period: Duration) -> anyhow::Result<()> {
-        let stop = Stop::on_signals()?;
-        let clear = if !self.json && std::io::stdout().is_terminal() { CLEAR } else { "" };
+        let shutdown = Shutdown::on_signals()?;
+        let clear = if !self.json && std::io::stdout().is_terminal() { CLEAR_SCREEN } else { "" };
         let mut beat = interval(period);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -75,7 +75,7 @@ impl Args {
             };
             let queues = tokio::select! {
                 queues = next => queues,
-                () = stop.asked.cancelled() => return Ok(()),
+                () = shutdown.graceful.cancelled() => return Ok(()),
             };
             let mut out = std::io::stdout();
             match queues {
@@ -95,7 +95,7 @@ impl Args {
 
 fn text(queues: &[QueueInfo]) -> String {
     if queues.is_empty() {
-        return "there is no queue yet: nothing was ever enqueued\n".to_owned();
+        return "there is no queue: no job was enqueued yet\n".to_owned();
     }
     let mut table = Table::new([
         Text("QUEUE"),
@@ -132,11 +132,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn periods_are_sane() {
-        assert_eq!(seconds("2"), Ok(Duration::from_secs(2)));
-        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+    fn periods_are_checked() {
+        assert_eq!(parse_seconds("2"), Ok(Duration::from_secs(2)));
+        assert_eq!(parse_seconds("0.5"), Ok(Duration::from_millis(500)));
         for wrong in ["", "0", "-1", "nan", "inf", "1e9", "soon"] {
-            assert!(seconds(wrong).is_err(), "{wrong:?}");
+            assert!(parse_seconds(wrong).is_err(), "{wrong:?}");
         }
     }
 }

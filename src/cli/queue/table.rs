@@ -1,4 +1,4 @@
-//! Plain tables, and how times and texts look in them.
+//! Plain text tables, and the format of times and texts in them.
 
 use std::fmt::{self, Write};
 
@@ -6,14 +6,14 @@ use chrono::{DateTime, Utc};
 
 use crate::queue::QueueInfo;
 
-/// A column by its heading; numbers stand to the right.
+/// A column with its heading. Numbers are aligned to the right.
 #[derive(Clone, Copy)]
 pub(super) enum Column {
     Text(&'static str),
     Number(&'static str),
 }
 
-/// Rows in aligned columns, with a heading.
+/// A table with a heading and aligned columns.
 pub(super) struct Table {
     columns: Vec<Column>,
     rows: Vec<Vec<String>>,
@@ -29,7 +29,7 @@ impl Table {
         Self { columns, rows }
     }
 
-    /// Adds a row, with a cell for every column.
+    /// Adds a row with one cell for each column.
     pub(super) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
         self.rows.push(cells.into_iter().map(|cell| plain(&cell)).collect());
     }
@@ -57,34 +57,35 @@ impl fmt::Display for Table {
     }
 }
 
-/// In one line, and without anything that a terminal would take for a command.
+/// Replaces control characters, so that a text stays on one line and cannot control the terminal.
 pub(super) fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-/// At most so many characters of it.
-pub(super) fn cut(text: &str, most: usize) -> String {
-    match text.chars().nth(most) {
+/// Cuts a text to at most `max_chars` characters.
+pub(super) fn cut(text: &str, max_chars: usize) -> String {
+    match text.chars().nth(max_chars) {
         None => text.to_owned(),
-        Some(_) => text.chars().take(most.saturating_sub(1)).chain(['…']).collect(),
+        Some(_) => text.chars().take(max_chars.saturating_sub(1)).chain(['…']).collect(),
     }
 }
 
+/// Returns the text, or a dash if there is none.
 pub(super) fn or_dash(text: Option<String>) -> String {
     text.unwrap_or_else(|| "-".to_owned())
 }
 
-/// A time, to the second.
+/// Formats a time to the second.
 pub(super) fn when(time: DateTime<Utc>) -> String {
     time.format("%F %T").to_string()
 }
 
-/// How long ago that was.
+/// Formats how long ago a time was.
 pub(super) fn since(time: DateTime<Utc>) -> String {
     age((Utc::now() - time).num_milliseconds() as f64 / 1_000.0)
 }
 
-/// A time span as people say it: `3.2s`, `4m`, `2h`, `5d`.
+/// Formats a time span in its largest unit: `3.2s`, `4m`, `2h`, `5d`.
 pub(super) fn age(seconds: f64) -> String {
     let seconds = seconds.max(0.0);
     let whole = seconds as u64;
@@ -97,9 +98,9 @@ pub(super) fn age(seconds: f64) -> String {
     }
 }
 
-/// `5 at once, 100/60s`, where there are limits.
+/// Formats the limits of a queue, as in `5 at once, 100/60s`. `None` if there are none.
 pub(super) fn limits(info: &QueueInfo) -> Option<String> {
-    let at_once = info.concurrency_limit.map(|most| format!("{most} at once"));
+    let at_once = info.concurrency_limit.map(|limit| format!("{limit} at once"));
     let rate = info.rate_limit.map(|rate| rate.to_string());
     let all: Vec<_> = at_once.into_iter().chain(rate).collect();
     (!all.is_empty()).then(|| all.join(", "))
@@ -110,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_are_aligned_and_lines_end_with_their_text() {
+    fn columns_are_aligned_without_trailing_space() {
         let mut table = Table::new([Column::Text("NAME"), Column::Number("N"), Column::Text("ERROR")]);
         table.row(["ü".to_owned(), "100".to_owned(), "two\nlines \x1b[2J".to_owned()]);
         table.row(["longer".to_owned(), "7".to_owned(), String::new()]);
@@ -124,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn ages_are_said_as_people_say_them() {
+    fn ages_are_in_their_largest_unit() {
         let ages = [-1.0, 0.04, 3.26, 9.99, 10.5, 59.9, 60.0, 3_599.0, 7_200.0, 172_800.0];
         let words = ["0.0s", "0.0s", "3.2s", "9.9s", "10s", "59s", "1m", "59m", "2h", "2d"];
         assert_eq!(ages.map(age), words);

@@ -9,9 +9,9 @@ use super::{
 };
 use crate::config::Redis;
 
-/// List the workers that live.
+/// List the running workers.
 ///
-/// UP is how long ago each began, BEAT how long ago it was heard of.
+/// UP is the time since the worker started, BEAT the time since its last heartbeat.
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// Print JSON.
@@ -29,7 +29,7 @@ impl Args {
         if self.json {
             print_json(&workers)?;
         } else if workers.is_empty() {
-            writeln!(out, "no worker was heard of within the last half minute")?;
+            writeln!(out, "no worker has sent a heartbeat in the last 30 s")?;
         } else {
             let mut table = Table::new([
                 Text("ID"),

@@ -1,4 +1,4 @@
-//! The binary as a process.
+//! Runs the binary as a process.
 
 use std::{
     io::Read,
@@ -16,7 +16,7 @@ use super::{
     servers::{TestDatabase, servers, unique},
 };
 
-/// `saas` with nothing in its environment but what every program needs.
+/// Returns a command that runs `saas` with a minimal environment.
 pub fn saas(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_saas"));
     command.args(args).env_clear().current_dir("/");
@@ -28,7 +28,7 @@ pub fn saas(args: &[&str]) -> Command {
     command
 }
 
-/// As [`saas`], set up for production on a database of a test.
+/// Returns a command that runs `saas` with production settings on the database of a test.
 pub async fn production(args: &[&str], database: &TestDatabase, prefix: &str) -> Command {
     let mut command = saas(args);
     command
@@ -42,7 +42,7 @@ pub async fn production(args: &[&str], database: &TestDatabase, prefix: &str) ->
     command
 }
 
-/// Starts `saas serve`; with the address that it listens on.
+/// Starts `saas serve`. Returns the process and the address that it listens on.
 pub async fn serving(command: Command) -> (Running, String) {
     let mut server = Running::start(command);
     let rest = server.says("\"address\":\"").await;
@@ -50,25 +50,26 @@ pub async fn serving(command: Command) -> (Running, String) {
     (server, address)
 }
 
-/// Runs it to its end.
+/// Runs a command until it ends.
 pub async fn run(command: Command) -> Ended {
     let mut command = tokio::process::Command::from(command);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let output = tokio::time::timeout(PATIENCE, command.spawn().unwrap().wait_with_output()).await;
-    Ended::of(output.expect("it does not end").unwrap())
+    Ended::of(output.expect("the process does not end").unwrap())
 }
 
-/// Runs it to its end with something on its standard input.
+/// Runs a command with `input` on its standard input until it ends.
 pub async fn run_with_input(command: Command, input: &'static str) -> Ended {
     let mut command = tokio::process::Command::from(command);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().unwrap();
-    // A process that does not read it may be gone by now.
+    // A process that does not read its input may have ended.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes()).await;
     let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await;
-    Ended::of(output.expect("it does not end").unwrap())
+    Ended::of(output.expect("the process does not end").unwrap())
 }
 
+/// The exit code and the output of a process.
 #[derive(Debug)]
 pub struct Ended {
     pub code: Option<i32>,
@@ -82,19 +83,20 @@ impl Ended {
         Self { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
     }
 
+    /// Asserts that the process succeeded.
     #[track_caller]
     pub fn succeeded(self) -> Self {
         assert_eq!(self.code, Some(0), "{self:?}");
         self
     }
 
-    /// Fails unless it said that, and nothing of a crash.
+    /// Asserts that standard error contains `words` and no panic, whatever the exit code.
     #[track_caller]
     pub fn failed_or_not(self, words: &str) {
         assert!(self.stderr.contains(words) && !self.stderr.contains("panicked"), "{}", self.stderr);
     }
 
-    /// Fails unless it failed with that code and said all of that, without the marks of a crash.
+    /// Asserts that the process exited with `code`, that standard error contains all `words`, and that it has no panic.
     #[track_caller]
     pub fn failed(self, code: i32, words: &[&str]) -> Self {
         assert_eq!(self.code, Some(code), "{self:?}");
@@ -110,7 +112,7 @@ impl Ended {
     }
 }
 
-/// A process that goes on, killed when it is dropped.
+/// A running process, killed when it is dropped.
 pub struct Running {
     child: std::process::Child,
     output: Arc<Mutex<String>>,
@@ -134,40 +136,43 @@ impl Running {
         self.output.lock().unwrap().clone()
     }
 
-    /// Waits until it has said something, and returns what follows that on its line.
+    /// Waits until the output contains `words`. Returns the rest of that line.
     pub async fn says(&mut self, words: &str) -> String {
-        let begun = Instant::now();
+        let start = Instant::now();
         loop {
             let output = self.output();
             if let Some((_, after)) = output.split_once(words) {
                 return after.lines().next().unwrap_or_default().to_owned();
             }
-            assert!(begun.elapsed() < PATIENCE, "it never said {words:?}:\n{output}");
+            assert!(start.elapsed() < PATIENCE, "the output never contained {words:?}:\n{output}");
             let ended = self.child.try_wait().unwrap();
             pause().await;
             if let Some(status) = ended {
                 let output = self.output();
-                assert!(output.contains(words), "it ended with {status} before it said {words:?}:\n{output}");
+                assert!(
+                    output.contains(words),
+                    "the process ended with {status} without printing {words:?}:\n{output}"
+                );
             }
         }
     }
 
     pub fn signal(&self, signal: &str) {
-        // The shell's own `kill`: the program is not everywhere.
+        // The shell's builtin, because not every system has the program `kill`.
         let status = Command::new("/bin/sh")
             .args(["-c", "kill -s \"$0\" \"$1\"", signal, &self.id().to_string()])
             .status();
         assert!(status.unwrap().success());
     }
 
-    /// Waits for its end.
+    /// Waits until the process has ended.
     pub async fn end(&mut self) -> ExitStatus {
-        let begun = Instant::now();
+        let start = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
             }
-            assert!(begun.elapsed() < PATIENCE, "it never ended:\n{}", self.output());
+            assert!(start.elapsed() < PATIENCE, "the process does not end:\n{}", self.output());
             pause().await;
         }
     }
@@ -197,7 +202,7 @@ fn collect(mut stream: impl Read + Send + 'static, output: Arc<Mutex<String>>) {
     });
 }
 
-/// A folder of one test, gone when it is dropped.
+/// A temporary directory, removed when it is dropped.
 pub struct TempDir(PathBuf);
 
 impl TempDir {

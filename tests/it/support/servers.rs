@@ -1,4 +1,4 @@
-//! The private servers of this run, and a database for each test.
+//! The private servers of this test run, and a database for each test.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -12,6 +12,7 @@ use secrecy::ExposeSecret;
 use tokio::sync::OnceCell;
 use tokio_postgres::NoTls;
 
+/// The migrated database that test databases are copied from.
 const TEMPLATE: &str = "migrated";
 
 pub struct Servers {
@@ -25,12 +26,12 @@ struct DatabaseSettings {
     database: Database,
 }
 
-/// The settings of a database by its URL.
+/// Returns the settings for a database URL.
 pub fn database_settings(url: &str) -> Database {
     DatabaseSettings::parse_from(["test", "--database-url", url]).database
 }
 
-/// Starts the servers the first time. They end with this process.
+/// Returns the servers, started on the first call. They end with this process.
 pub async fn servers() -> &'static Servers {
     static SERVERS: OnceCell<Servers> = OnceCell::const_new();
     SERVERS
@@ -57,7 +58,7 @@ impl Servers {
         format!("{}/{name}", url.rsplit_once('/').unwrap().0)
     }
 
-    /// Runs SQL as the owner of the server.
+    /// Runs SQL as the superuser.
     pub async fn sql(&self, sql: &str) {
         execute(self.postgres.url.expose_secret(), sql).await;
     }
@@ -70,24 +71,25 @@ pub async fn execute(url: &str, sql: &str) {
     client.batch_execute(sql).await.unwrap();
 }
 
-/// A database of one test, gone when it is dropped.
+/// The database of one test, dropped with this value.
 pub struct TestDatabase {
     pub url: String,
     name: String,
 }
 
-/// A number that no other test of this run has.
+/// Returns a number that is unique in this test run.
 pub fn unique() -> u32 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 impl TestDatabase {
+    /// Creates a database with all migrations applied.
     pub async fn migrated() -> Self {
         Self::create(&format!("TEMPLATE {TEMPLATE}")).await
     }
 
-    /// One that no migration has touched.
+    /// Creates a database without tables.
     pub async fn empty() -> Self {
         Self::create("").await
     }
@@ -118,8 +120,8 @@ impl Drop for TestDatabase {
                 execute(&format!("{server}/postgres"), &format!("DROP DATABASE {name} WITH (FORCE)")).await;
             });
         };
-        // Nobody waits for it: PostgreSQL lets those first who are just signing in, and one of them may be a task of this
-        // very thread. What is not done in the end goes with the server.
+        // In a thread that is not joined: PostgreSQL waits for connections that are being opened, possibly by a task of
+        // this thread. Databases that are left end with the server.
         std::thread::spawn(drop);
     }
 }
