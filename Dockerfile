@@ -1,6 +1,6 @@
 # syntax=docker/dockerfile:1
 
-# The dependencies alone: this layer is built again only when Cargo.lock changes.
+# Builds the dependencies alone. This layer is rebuilt only if Cargo.toml or Cargo.lock changes.
 FROM rust:1.95-slim-bookworm AS dependencies
 RUN apt-get update && apt-get install -y --no-install-recommends gcc g++ make cmake && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
@@ -13,7 +13,7 @@ RUN mkdir -p src tests/it tests/bench \
 FROM dependencies AS build
 COPY migrations migrations
 COPY src src
-# What stands in for the sources above is newer than they are.
+# The placeholder sources of the first stage may be newer, and cargo compares times.
 RUN find src -name '*.rs' -exec touch {} + && cargo build --release --locked --bin saas
 
 FROM debian:bookworm-slim
