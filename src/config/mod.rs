@@ -210,13 +210,13 @@ pub struct Mail {
     /// Directory of captured mails.
     #[arg(long, env, default_value = ".saas/mail", value_name = "DIR")]
     pub mail_dir: PathBuf,
-    /// URL at which clients reach the API, such as https://api.example.com. With https, responses have the HSTS header.
+    /// URL at which clients reach the API, such as `https://api.example.com`. With https, responses have the HSTS header.
     /// Without FRONTEND_URL, links in mails lead to the API's own pages at this URL. The default is
-    /// http://localhost:8000; `saas dev` uses its own address.
+    /// `http://localhost:8000`; `saas dev` uses its own address.
     #[arg(long, env, default_value = "", hide_default_value = true, value_name = "URL",
         value_parser = setting("PUBLIC_URL", base_url))]
     pub public_url: Setting<Url>,
-    /// URL of the front end, such as https://app.example.com. Links in mails lead to its pages verify-email,
+    /// URL of the front end, such as `https://app.example.com`. Links in mails lead to its pages verify-email,
     /// confirm-email, reset-password and accept-invite.
     #[arg(long, env, default_value = "", hide_default_value = true, value_name = "URL",
         value_parser = setting("FRONTEND_URL", base_url))]
@@ -255,7 +255,7 @@ pub struct Listen {
 #[command(next_help_heading = "HTTP settings")]
 pub struct Http {
     /// Origins whose pages may call the API: a JSON list, or separated by commas. With DEBUG on, the default is
-    /// http://localhost:3000 and http://localhost:5173.
+    /// `http://localhost:3000` and `http://localhost:5173`.
     #[arg(long, env, default_value = "", hide_default_value = true, value_name = "ORIGINS",
         value_parser = setting("BACKEND_CORS_ORIGINS", origins))]
     pub backend_cors_origins: Setting<Origins>,
