@@ -6,11 +6,11 @@ use serde_json::{Value, json};
 use super::{Context, JobResult};
 use crate::{app::App, queue::Job};
 
-/// Takes as long as it is told to: something to watch the queue with.
+/// Sleeps for a given time, to try out the queue.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ExampleTask {
     pub name: String,
-    /// Seconds.
+    /// In seconds.
     pub duration: u32,
 }
 
@@ -18,7 +18,7 @@ impl Job for ExampleTask {
     type State = App;
     type Output = Value;
     const NAME: &'static str = "example_task";
-    /// The longest that the API takes, and a little.
+    /// More than the longest duration that the API accepts.
     const TIMEOUT: Duration = Duration::from_secs(3_660);
 
     async fn run(self, _ctx: Context) -> JobResult {

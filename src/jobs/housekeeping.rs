@@ -10,7 +10,7 @@ use crate::{
     services,
 };
 
-/// Each night: erases accounts whose grace is over, and removes what is too old to be of use.
+/// Erases accounts whose grace period is over, and deletes expired data. Runs every night.
 #[derive(Serialize, Deserialize)]
 pub struct Housekeeping {}
 

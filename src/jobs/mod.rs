@@ -1,4 +1,4 @@
-//! The jobs of this product, one file each, and the table that a worker runs them from.
+//! The jobs of this product, one file each, and the table of jobs that a worker runs.
 
 mod example_task;
 mod housekeeping;
@@ -16,11 +16,12 @@ pub use send_email_message::SendLetter;
 
 use crate::{app::App, queue::JobType, services::outbox::SendEmailMessage};
 
-/// What a running job knows besides its arguments; `ctx.state` is the application.
+/// The context of a running job; `ctx.state` is the application.
 pub type Context = crate::queue::Context<App>;
+/// What a job returns: its result, as JSON, or a failure.
 pub type JobResult<T = serde_json::Value> = Result<T, crate::queue::Failure>;
 
-/// Every task that a worker can run. A new one is its file and a row here.
+/// The jobs that a worker can run. A new job is a file and a row here.
 pub const ALL: &[JobType<App>] = &[
     JobType::of::<ExampleTask>(),
     JobType::of::<SendEmail>(),

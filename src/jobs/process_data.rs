@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 use super::{Context, JobResult};
 use crate::{app::App, queue::Job};
 
-/// Stands for work on a document: counts what is in it.
+/// An example of a job that processes a document: counts its values.
 #[derive(Serialize, Deserialize)]
 pub struct ProcessData {
     pub data: Map<String, Value>,
@@ -22,6 +22,7 @@ impl Job for ProcessData {
     }
 }
 
+/// Counts the values that are neither arrays nor objects.
 fn leaves(value: &Value) -> usize {
     match value {
         Value::Array(items) => items.iter().map(leaves).sum(),
@@ -35,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_what_is_at_the_bottom() {
+    fn nested_values_are_counted() {
         assert_eq!(leaves(&json!({ "a": [1, 2, { "b": null }], "c": {} })), 3);
     }
 }

@@ -10,13 +10,13 @@ use crate::{
     queue::{Failure, Job},
 };
 
-/// Sends one plain-text mail.
+/// Sends a plain-text email.
 #[derive(Serialize, Deserialize)]
 pub struct SendEmail {
     pub to: String,
     pub subject: String,
     pub body: String,
-    /// Whether whoever asked for it may write to this address once mails really go out.
+    /// Whether the user who enqueued the job may send email to this address when an SMTP server is configured.
     pub permitted: bool,
 }
 
@@ -32,7 +32,7 @@ impl Job for SendEmail {
         if self.to.parse::<lettre::Address>().is_err() {
             return Err(Failure::new("The address of the recipient is not valid").permanent());
         }
-        // Asked again here, since this process is the one that sends: the API may not know of the server.
+        // Checked again here, because this process sends the email and the API may be configured without the server.
         if ctx.state.mailer.is_real() && !self.permitted {
             return Err(Failure::new("Only admins may write to other addresses than their own").permanent());
         }

@@ -1,4 +1,4 @@
-//! Group commit: jobs that are enqueued at the same time share one call.
+//! Group commit: jobs that are enqueued concurrently share one round trip.
 
 use std::{
     collections::HashMap,
@@ -16,7 +16,7 @@ use super::{
     script_client::ScriptClient,
 };
 
-/// While one push is under way, those that come wait for the next.
+/// Enqueues jobs in batches: jobs that arrive while one batch is being pushed form the next. Clones share the batches.
 #[derive(Clone)]
 pub(super) struct EnqueueBatcher {
     scripts: ScriptClient,
@@ -25,88 +25,51 @@ pub(super) struct EnqueueBatcher {
 
 #[derive(Default)]
 struct BatcherState {
-    waiting: Vec<PendingJob>,
+    pending: Vec<PendingJob>,
+    /// Whether a task is pushing batches.
     pushing: bool,
 }
 
 struct PendingJob {
     queue: &'static str,
     id: String,
-    text: String,
-    done: oneshot::Sender<Answer>,
+    envelope: String,
+    reply: oneshot::Sender<Reply>,
 }
 
-type Answer = Result<(), Arc<Error>>;
+type Reply = Result<(), Arc<Error>>;
 
 impl EnqueueBatcher {
     pub(super) fn new(scripts: ScriptClient) -> Self {
         Self { scripts, state: Arc::default() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BatcherState> {
-        // Nothing panics while holding it.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Those that go next; none, and nothing is under way any more, where nobody waits.
-    fn next(&self) -> Vec<PendingJob> {
-        let mut all = self.lock();
-        // Whose caller has gone is not wanted any more.
-        all.waiting.retain(|waiting| !waiting.done.is_closed());
-        let n = batch_size(all.waiting.iter().map(|waiting| waiting.text.len()));
-        all.pushing = n > 0;
-        all.waiting.drain(..n).collect()
-    }
-
-    /// Redis is away: whoever came meanwhile is told at once, and not one after the other.
-    fn fail_all(&self, error: &Arc<Error>) {
-        for waiting in self.lock().waiting.drain(..) {
-            let _ = waiting.done.send(Err(error.clone()));
-        }
-    }
-}
-
-/// Lets the next caller begin anew should the task be dropped, as it is when its runtime ends.
-struct PushGuard {
-    batcher: EnqueueBatcher,
-    done: bool,
-}
-
-impl Drop for PushGuard {
-    fn drop(&mut self) {
-        if !self.done {
-            let mut all = self.batcher.lock();
-            all.pushing = false;
-            // Their callers hear that nobody answers.
-            all.waiting.clear();
-        }
-    }
-}
-
-impl EnqueueBatcher {
-    /// Queues a job together with those of others.
-    pub(super) async fn push(&self, queue: &'static str, id: String, text: String) -> Result<()> {
-        let (done, answer) = oneshot::channel();
-        let begin = {
-            let mut all = self.lock();
-            all.waiting.push(PendingJob { queue, id, text, done });
-            !std::mem::replace(&mut all.pushing, true)
+    /// Enqueues a job in the next batch, and returns when Redis has it.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if Redis does not answer.
+    pub(super) async fn push(&self, queue: &'static str, id: String, envelope: String) -> Result<()> {
+        let (reply, answer) = oneshot::channel();
+        let is_first = {
+            let mut state = self.lock();
+            state.pending.push(PendingJob { queue, id, envelope, reply });
+            !std::mem::replace(&mut state.pushing, true)
         };
-        if begin {
-            // A task of its own: a caller that goes away must not take the others' jobs along.
+        if is_first {
+            // In a task, because the batch also has the jobs of other callers, and this caller may be dropped.
             let guard = PushGuard { batcher: self.clone(), done: false };
-            tokio::spawn(self.clone().push_all(guard));
+            tokio::spawn(self.clone().push_batches(guard));
         }
         match answer.await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(Error::Unavailable(SharedError(error).into())),
-            Err(gone) => Err(Error::Unavailable(gone.into())),
+            Err(closed) => Err(Error::Unavailable(closed.into())),
         }
     }
 
-    async fn push_all(self, mut guard: PushGuard) {
+    async fn push_batches(self, mut guard: PushGuard) {
         loop {
-            let batch = guard.batcher.next();
+            let batch = self.next_batch();
             if batch.is_empty() {
                 guard.done = true;
                 return;
@@ -115,28 +78,66 @@ impl EnqueueBatcher {
         }
     }
 
+    /// Takes the next batch. If it is empty, the next call of [`push`](Self::push) starts a new task.
+    fn next_batch(&self) -> Vec<PendingJob> {
+        let mut state = self.lock();
+        // The callers of these were dropped.
+        state.pending.retain(|job| !job.reply.is_closed());
+        let n = batch_size(state.pending.iter().map(|job| job.envelope.len()));
+        state.pushing = n > 0;
+        state.pending.drain(..n).collect()
+    }
+
     async fn push_batch(&self, batch: Vec<PendingJob>) {
         let mut queues: HashMap<&str, Vec<PendingJob>> = HashMap::new();
         for job in batch {
             queues.entry(job.queue).or_default().push(job);
         }
-        let place = EnqueueOptions::default();
+        let options = EnqueueOptions::default();
         let pushes = queues.into_iter().map(async |(queue, jobs)| {
-            let texts: Vec<_> = jobs.iter().map(|job| (job.id.as_str(), job.text.as_str())).collect();
-            let answer = push(&self.scripts, queue, &texts, &place).await.map(drop).map_err(Arc::new);
-            if let Err(error) = &answer {
-                self.fail_all(error);
+            let envelopes: Vec<_> = jobs.iter().map(|job| (job.id.as_str(), job.envelope.as_str())).collect();
+            let reply = push(&self.scripts, queue, &envelopes, &options).await.map(drop).map_err(Arc::new);
+            if let Err(error) = &reply {
+                self.fail_pending(error);
             }
             for job in jobs {
-                // Whoever asked may have gone.
-                let _ = job.done.send(answer.clone());
+                let _ = job.reply.send(reply.clone());
             }
         });
         join_all(pushes).await;
     }
+
+    /// Fails the jobs that arrived meanwhile too: they would otherwise wait for one time-out after the other.
+    fn fail_pending(&self, error: &Arc<Error>) {
+        for job in self.lock().pending.drain(..) {
+            let _ = job.reply.send(Err(error.clone()));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BatcherState> {
+        // Nothing panics while holding the lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-/// One fault of Redis, as each of those that it befell sees it.
+/// Resets the batcher if the pushing task is dropped, as it is when its runtime shuts down.
+struct PushGuard {
+    batcher: EnqueueBatcher,
+    done: bool,
+}
+
+impl Drop for PushGuard {
+    fn drop(&mut self) {
+        if !self.done {
+            let mut state = self.batcher.lock();
+            state.pushing = false;
+            // Dropping the senders fails the callers.
+            state.pending.clear();
+        }
+    }
+}
+
+/// An error that several callers receive.
 #[derive(Debug)]
 struct SharedError(Arc<Error>);
 

@@ -1,4 +1,4 @@
-//! The worker's round trips: settle, fetch, give back.
+//! The round trips of a worker to Redis: settle, fetch, release.
 
 use std::{
     collections::HashMap,
@@ -21,6 +21,7 @@ use super::{
     worker_options::Options,
 };
 
+/// Fetches and settles the jobs of one worker, and repeats what Redis did not answer.
 pub(super) struct BrokerSession {
     connection: ReconnectingConnection,
     prefix: String,
@@ -28,20 +29,19 @@ pub(super) struct BrokerSession {
     queues: Queues,
     lease: Duration,
     leases: Leases,
-    /// What has ended and has not been settled yet.
-    unsettled: Vec<Batch>,
-    /// A fetch whose answer has not come.
-    unanswered: Option<String>,
+    unsettled: Vec<SettlementBatch>,
+    /// The token of a fetch that Redis has not answered.
+    unanswered_fetch: Option<String>,
 }
 
-/// What a round trip brought.
+/// The result of one round trip.
 pub(super) struct FlushResult {
     pub(super) fetched: Vec<Delivery>,
-    /// When a rate limit lets more through.
-    pub(super) again: Option<Duration>,
-    /// Whether everything was answered.
+    /// How long a rate limit holds more jobs back.
+    pub(super) retry_after: Option<Duration>,
+    /// Whether Redis answered everything.
     pub(super) complete: bool,
-    /// Whether jobs were ended, which may have let others through.
+    /// Whether jobs were settled, which may have made others ready.
     pub(super) settled: bool,
 }
 
@@ -55,31 +55,32 @@ impl BrokerSession {
             lease: options.lease,
             leases,
             unsettled: Vec::new(),
-            unanswered: None,
+            unanswered_fetch: None,
         }
     }
 
-    /// Takes what has ended, to be settled by the next flush.
-    pub(super) fn add(&mut self, ended: impl IntoIterator<Item = CompletedDelivery>) {
-        // One batch a queue: a lease is told to be over with, and never before, the last of its jobs.
-        Batch::group(&mut self.unsettled, ended, &self.leases);
+    /// Adds deliveries for the next flush to settle.
+    pub(super) fn add(&mut self, completed: impl IntoIterator<Item = CompletedDelivery>) {
+        // One batch per queue: a lease must end together with the last of its jobs, never before.
+        SettlementBatch::group(&mut self.unsettled, completed, &self.leases);
     }
 
-    /// Whether there is something that has to be said to Redis.
+    /// Whether there is something to settle or to release.
     pub(super) fn is_busy(&self) -> bool {
-        !self.unsettled.is_empty() || self.unanswered.is_some()
+        !self.unsettled.is_empty() || self.unanswered_fetch.is_some()
     }
 
-    /// Settles what has ended and fetches up to `want` jobs, in one round trip. What is not answered is said again
-    /// by the next flush, also when this one is dropped: settling twice is harmless, since a token counts once, and
-    /// a fetch whose answer was lost is given back by its token.
+    /// Settles completed deliveries and fetches up to `want` jobs, in one round trip.
+    ///
+    /// The next flush repeats what Redis did not answer, even if this future is dropped. Both may be repeated: a token
+    /// settles a job once, and a fetch whose answer was lost is released by its token.
     pub(super) async fn flush(&mut self, want: usize) -> FlushResult {
         let settled = !self.unsettled.is_empty();
-        let mut flushed = FlushResult { fetched: Vec::new(), again: None, complete: false, settled };
+        let mut flushed = FlushResult { fetched: Vec::new(), retry_after: None, complete: false, settled };
         let Some(conn) = self.connection.get().await else { return flushed };
-        let lost = self.unanswered.take();
+        let lost = self.unanswered_fetch.take();
         let token = (want > 0 && lost.is_none()).then(|| uuid::Uuid::new_v4().simple().to_string());
-        self.unanswered = lost.clone().or_else(|| token.clone());
+        self.unanswered_fetch = lost.clone().or_else(|| token.clone());
 
         let settling = join_all(self.unsettled.iter().map(|batch| batch.settle(&self.prefix, conn.clone())));
         let fetching =
@@ -87,62 +88,63 @@ impl BrokerSession {
         let releasing = OptionFuture::from(lost.as_deref().map(|token| self.release(token, conn.clone())));
         let ((settled, fetched), released) = join(join(settling, fetching), releasing).await;
 
-        let mut fault = None;
+        let mut failure = None;
         for (batch, result) in std::mem::take(&mut self.unsettled).into_iter().zip(settled) {
             match result {
                 Ok(rejected) => batch.settled(&rejected, &self.leases),
                 Err(error) => {
-                    fault = Some(error);
+                    failure = Some(error);
                     self.unsettled.push(batch);
                 }
             }
         }
         match (fetched, released) {
-            (Some(Ok((deliveries, again))), _) => {
-                self.unanswered = None;
+            (Some(Ok((deliveries, retry_after_ms))), _) => {
+                self.unanswered_fetch = None;
                 flushed.fetched = deliveries;
-                flushed.again = (again > 0).then(|| Duration::from_millis(again));
+                flushed.retry_after = (retry_after_ms > 0).then(|| Duration::from_millis(retry_after_ms));
             }
-            (_, Some(Ok(()))) => self.unanswered = None,
-            (Some(Err(error)), _) | (_, Some(Err(error))) => fault = Some(error),
+            (_, Some(Ok(()))) => self.unanswered_fetch = None,
+            (Some(Err(error)), _) | (_, Some(Err(error))) => failure = Some(error),
             (None, None) => {}
         }
-        match fault {
+        match failure {
             Some(error) => self.connection.failed(&error),
             None => {
-                self.connection.worked();
+                self.connection.succeeded();
                 flushed.complete = lost.is_none();
             }
         }
         flushed
     }
 
+    /// Fetches jobs. Also returns for how many milliseconds a rate limit holds more back, or 0.
     async fn fetch(
         &self,
         token: &str,
         want: usize,
         mut conn: MultiplexedConnection,
     ) -> RedisResult<(Vec<Delivery>, u64)> {
-        type Taken = (String, Vec<String>, Vec<Vec<u8>>, Vec<Option<u32>>, Vec<Option<u32>>);
+        type Batch = (String, Vec<String>, Vec<Vec<u8>>, Vec<Option<u32>>, Vec<Option<u32>>);
         let mut call = scripts::FETCH.key(&self.prefix);
         call.arg(&self.worker)
             .arg(token)
             .arg(self.lease.as_millis() as u64)
             .arg(want)
             .arg(self.queues.order());
-        let asked = Instant::now();
-        let (now, taken, again): (i64, Vec<Taken>, u64) = call.invoke_async(&mut conn).await?;
+        let sent_at = Instant::now();
+        let (now, batches, retry_after_ms): (i64, Vec<Batch>, u64) = call.invoke_async(&mut conn).await?;
         let mut deliveries = Vec::with_capacity(want);
-        for (index, (queue, ids, envelopes, failures, crashes)) in taken.into_iter().enumerate() {
+        for (index, (queue, ids, envelopes, failures, crashes)) in batches.into_iter().enumerate() {
             let token: Arc<str> = format!("{token}.{index}").into();
             let lease: Arc<str> = format!("{token}|{}", ids.join(",")).into();
             let queue: Arc<str> = queue.into();
-            let mut stops = HashMap::with_capacity(ids.len());
+            let mut jobs = HashMap::with_capacity(ids.len());
             for (((id, envelope), failures), crashes) in
                 ids.into_iter().zip(envelopes).zip(failures).zip(crashes)
             {
-                let (id, stop): (Arc<str>, _) = (id.into(), JobSignals::default());
-                stops.insert(id.clone(), stop.clone());
+                let (id, signals): (Arc<str>, _) = (id.into(), JobSignals::default());
+                jobs.insert(id.clone(), signals.clone());
                 deliveries.push(Delivery {
                     id,
                     token: token.clone(),
@@ -151,13 +153,13 @@ impl BrokerSession {
                     envelope,
                     failures: failures.unwrap_or(0),
                     crashes: crashes.unwrap_or(0),
-                    fetched: now,
-                    stop,
+                    fetched_at: now,
+                    signals,
                 });
             }
-            self.leases.add(lease, queue, asked, stops);
+            self.leases.add(lease, queue, sent_at, jobs);
         }
-        Ok((deliveries, again))
+        Ok((deliveries, retry_after_ms))
     }
 
     async fn release(&self, token: &str, mut conn: MultiplexedConnection) -> RedisResult<()> {
@@ -170,64 +172,70 @@ impl BrokerSession {
     }
 }
 
-/// What has ended in one queue.
-struct Batch {
+/// Completed deliveries of one queue, settled by one call.
+struct SettlementBatch {
     queue: Arc<str>,
-    ended: Vec<CompletedDelivery>,
-    /// Leases of which these were the last jobs.
-    over: Vec<Arc<str>>,
+    deliveries: Vec<CompletedDelivery>,
+    /// The leases whose last job is among the deliveries.
+    ended_leases: Vec<Arc<str>>,
 }
 
-impl Batch {
-    fn group(batches: &mut Vec<Self>, ended: impl IntoIterator<Item = CompletedDelivery>, leases: &Leases) {
-        for end in ended {
-            let over = leases.end(&end.lease, &end.id).then(|| end.lease.clone());
-            let batch = match batches.iter_mut().find(|batch| batch.queue == end.queue) {
+impl SettlementBatch {
+    fn group(
+        batches: &mut Vec<Self>,
+        completed: impl IntoIterator<Item = CompletedDelivery>,
+        leases: &Leases,
+    ) {
+        for delivery in completed {
+            let ended = leases.complete(&delivery.lease, &delivery.id).then(|| delivery.lease.clone());
+            let batch = match batches.iter_mut().find(|batch| batch.queue == delivery.queue) {
                 Some(batch) => batch,
                 None => {
-                    batches.push(Self { queue: end.queue.clone(), ended: Vec::new(), over: Vec::new() });
+                    let queue = delivery.queue.clone();
+                    batches.push(Self { queue, deliveries: Vec::new(), ended_leases: Vec::new() });
                     let last = batches.len() - 1;
                     &mut batches[last]
                 }
             };
-            batch.over.extend(over);
-            batch.ended.push(end);
+            batch.ended_leases.extend(ended);
+            batch.deliveries.push(delivery);
         }
     }
 
+    /// Returns the positions of the deliveries that Redis rejected.
     async fn settle(&self, prefix: &str, mut conn: MultiplexedConnection) -> RedisResult<Vec<usize>> {
         let mut call = scripts::SETTLE.key(prefix);
-        call.arg(&*self.queue).arg(self.over.len());
-        for lease in &self.over {
+        call.arg(&*self.queue).arg(self.ended_leases.len());
+        for lease in &self.ended_leases {
             call.arg(&**lease);
         }
-        for end in &self.ended {
-            let (op, arg, ttl, text) = match &end.disposition {
+        for delivery in &self.deliveries {
+            let (op, arg, ttl, text) = match &delivery.disposition {
                 Disposition::Finished { outcome, ttl, clear } => {
                     ("ok", u64::from(*clear), *ttl, outcome.as_str())
                 }
                 Disposition::Canceled { outcome, ttl } => ("cancel", 1, *ttl, outcome.as_str()),
                 Disposition::Retry { after, error } => ("retry", after.as_millis() as u64, 0, error.as_str()),
                 Disposition::Snooze { after } => ("snooze", after.as_millis() as u64, 0, ""),
-                Disposition::Unknown { after, most, error } => {
-                    ("unknown", after.as_millis() as u64, *most, error.as_str())
+                Disposition::UnknownTask { after, max_deliveries, error } => {
+                    ("unknown", after.as_millis() as u64, *max_deliveries, error.as_str())
                 }
                 Disposition::Dead { error } => ("dead", 0, 0, error.as_str()),
                 Disposition::Release => ("release", 0, 0, ""),
             };
-            call.arg(op).arg(&*end.id).arg(&*end.token).arg(arg).arg(ttl).arg(text);
+            call.arg(op).arg(&*delivery.id).arg(&*delivery.token).arg(arg).arg(ttl).arg(text);
         }
         call.invoke_async(&mut conn).await
     }
 
     fn settled(&self, rejected: &[usize], leases: &Leases) {
-        self.over.iter().for_each(|lease| leases.forget(lease));
+        self.ended_leases.iter().for_each(|lease| leases.remove(lease));
         if !rejected.is_empty() {
-            // After a settle whose answer was lost this is the second telling, else a lease ran out unnoticed.
+            // Either a settle was repeated because its answer was lost, or a lease expired unnoticed.
             tracing::warn!(
                 jobs = rejected.len(),
                 queue = &*self.queue,
-                "outcomes not taken: the jobs were no longer held"
+                "outcomes rejected: this worker no longer held the jobs"
             );
         }
     }

@@ -1,4 +1,4 @@
-//! What enqueues, looks and operates.
+//! The client of the queue: enqueues, inspects and operates.
 
 use std::time::Duration;
 
@@ -6,16 +6,16 @@ use redis::{FromRedisValue, Script, ScriptInvocation, aio::ConnectionLike};
 
 use super::{batcher::EnqueueBatcher, error::Result, script_client::ScriptClient};
 
-/// The settings of a queue's client.
+/// The settings of a [`Queue`].
 #[derive(Debug, Clone)]
 pub struct QueueOptions {
-    /// Prefix of every key in Redis; `{rq}` with Redis Cluster.
+    /// Prefix of every key in Redis. Redis Cluster needs a hash tag, such as `{rq}`.
     pub prefix: String,
-    /// How long Redis may take to answer an attempt; a call makes two at most.
+    /// How long Redis may take to answer one attempt; a call makes at most two.
     pub timeout: Duration,
 }
 
-/// The job queue; a clone shares its connections.
+/// The job queue; clones share its connections.
 #[derive(Clone)]
 pub struct Queue {
     scripts: ScriptClient,
@@ -24,8 +24,9 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// Sends commands on `connection`, which may repeat one whose answer was lost. Workers open connections of their
-    /// own with `client`.
+    /// Creates a client that sends its commands on `connection`.
+    ///
+    /// The connection may repeat a command whose answer was lost. Workers open connections of their own with `client`.
     pub fn new(
         connection: impl ConnectionLike + Clone + Send + Sync + 'static,
         client: redis::Client,
@@ -55,12 +56,12 @@ impl Queue {
         &self.batcher
     }
 
-    /// A call of a script, to be given its arguments.
+    /// Returns a call of a script, which still needs its arguments.
     pub(super) fn prepare(&self, script: &'static Script) -> ScriptInvocation<'static> {
         self.scripts.prepare(script)
     }
 
-    /// Runs a call, as [`ScriptClient::run`].
+    /// Runs a call, like [`ScriptClient::run`].
     pub(super) async fn run<T: FromRedisValue>(&self, call: &ScriptInvocation<'_>) -> Result<T> {
         self.scripts.run(call).await
     }

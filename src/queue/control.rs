@@ -1,4 +1,4 @@
-//! What operators do to jobs and queues: cancel, requeue, purge, pause, limit.
+//! Operations on jobs and queues: cancel, requeue, purge, pause, limit.
 
 use uuid::Uuid;
 
@@ -11,26 +11,30 @@ use super::{
     state::State,
 };
 
-/// Jobs moved by one call of a script.
+/// The most jobs that one call of a script moves.
 const JOBS_PER_CALL: u64 = 1_000;
 
-/// What cancelling did.
+/// The result of [`Queue::cancel`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cancel {
     Canceled,
-    /// The job runs and was asked to stop.
+    /// The job is running and was told to stop.
     Requested,
-    /// The job has ended already.
+    /// The job has already ended.
     Ended,
+    /// No such job is known.
     Unknown,
 }
 
 impl Queue {
-    /// Cancels a job that waits at once, and asks one that runs to stop.
+    /// Cancels a waiting job at once, and tells a running one to stop.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if Redis does not answer.
     pub async fn cancel(&self, id: &str) -> Result<Cancel> {
-        let by = Uuid::new_v4().simple().to_string();
+        let caller = Uuid::new_v4().simple().to_string();
         let mut call = self.prepare(&scripts::CANCEL);
-        call.arg(id).arg(&by);
+        call.arg(id).arg(&caller);
         let answer: String = self.run(&call).await?;
         Ok(match answer.as_str() {
             "canceled" => Cancel::Canceled,
@@ -40,16 +44,22 @@ impl Queue {
         })
     }
 
-    /// Puts a failed job back into its queue, its failures forgotten; false where it has not failed.
+    /// Puts a failed job back into its queue and resets its failures. Returns false if the job has not failed.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if Redis does not answer.
     pub async fn requeue(&self, id: &str) -> Result<bool> {
-        let by = Uuid::new_v4().simple().to_string();
+        let caller = Uuid::new_v4().simple().to_string();
         let mut call = self.prepare(&scripts::REQUEUE);
-        call.arg("").arg(&by).arg(id);
+        call.arg("").arg(&caller).arg(id);
         let n: u64 = self.run(&call).await?;
         Ok(n > 0)
     }
 
-    /// Puts back all that had failed in a queue when it was looked at; those that fail later stay.
+    /// Puts the failed jobs of a queue back into it, and returns how many. Jobs that fail after `queue` was read stay.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if Redis does not answer.
     pub async fn requeue_failed(&self, queue: &QueueInfo) -> Result<u64> {
         let mut total = 0;
         loop {
@@ -63,53 +73,67 @@ impl Queue {
         }
     }
 
-    /// Throws away what waited in a queue (queued, scheduled, deferred) or had failed there when it was looked at.
-    /// What is enqueued or fails later stays.
+    /// Deletes the jobs of a queue that are queued, scheduled, deferred or failed, and returns how many. Jobs that are
+    /// enqueued or fail after `queue` was read stay.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for any other state.
+    /// [`Error::Invalid`] for any other state; [`Error::Unavailable`] if Redis does not answer.
     pub async fn purge(&self, queue: &QueueInfo, state: State) -> Result<u64> {
         if !matches!(state, State::Queued | State::Scheduled | State::Deferred | State::Failed) {
-            return Err(Error::invalid("status", "only jobs that wait or have failed can be purged"));
+            return Err(Error::invalid(
+                "status",
+                "only queued, scheduled, deferred and failed jobs can be purged",
+            ));
         }
-        let begun = queue.seen_at.timestamp_millis();
-        // Ids begin with the time that they were made, in milliseconds.
-        let last = format!("{begun:012x}g");
-        let (mut total, mut left) = (0, Vec::<String>::new());
+        let started_at = queue.seen_at.timestamp_millis();
+        // Ids begin with the time of their creation in milliseconds.
+        let last_id = format!("{started_at:012x}g");
+        let (mut total, mut remaining) = (0, Vec::<String>::new());
         loop {
-            // A call that throws nothing away may have seen new jobs only: it says itself what is left to look at.
+            // A call may delete nothing because it has seen only new jobs, so its answer says what remains.
             let mut call = self.prepare(&scripts::PURGE);
-            call.arg(&queue.name).arg(state.as_str()).arg(JOBS_PER_CALL).arg(begun).arg(&last).arg(&left);
+            call.arg(&queue.name).arg(state.as_str()).arg(JOBS_PER_CALL).arg(started_at).arg(&last_id);
+            call.arg(&remaining);
             let (n, rest): (u64, Vec<String>) = self.run(&call).await?;
             total += n;
-            left = rest;
-            if left.is_empty() {
+            remaining = rest;
+            if remaining.is_empty() {
                 return Ok(total);
             }
         }
     }
 
-    /// Lets workers take nothing more from a queue; what runs goes on, and enqueuing too.
+    /// Stops workers from taking jobs of a queue. Running jobs continue, and jobs can still be enqueued.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if Redis does not answer.
     pub async fn pause(&self, queue: &str) -> Result<()> {
         self.control(queue, "pause", "").await
     }
 
+    /// Lets workers take jobs of a paused queue again.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if Redis does not answer.
     pub async fn resume(&self, queue: &str) -> Result<()> {
         self.control(queue, "resume", "").await
     }
 
-    /// How many jobs of a queue may run at once, in all workers together.
-    pub async fn limit_concurrency(&self, queue: &str, most: Option<u32>) -> Result<()> {
-        self.control(queue, "concurrency", &most.map(|most| most.to_string()).unwrap_or_default()).await
-    }
-
-    /// How many jobs of a queue may begin in a time, in all workers together.
+    /// Limits how many jobs of a queue run at once, in all workers together; `None` removes the limit.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a rate of no jobs or in no time.
+    /// [`Error::Unavailable`] if Redis does not answer.
+    pub async fn limit_concurrency(&self, queue: &str, limit: Option<u32>) -> Result<()> {
+        self.control(queue, "concurrency", &limit.map(|limit| limit.to_string()).unwrap_or_default()).await
+    }
+
+    /// Limits how many jobs of a queue start per period, in all workers together; `None` removes the limit.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if the rate has no jobs or no period; [`Error::Unavailable`] if Redis does not answer.
     pub async fn limit_rate(&self, queue: &str, rate: Option<Rate>) -> Result<()> {
         if rate.is_some_and(|rate| rate.jobs == 0 || rate.per.as_millis() == 0) {
-            return Err(Error::invalid("rate_limit", "at least one job, in at least a millisecond"));
+            return Err(Error::invalid("rate_limit", "must be at least one job in at least a millisecond"));
         }
         let text = rate.map(|rate| format!("{}/{}", rate.jobs, rate.per.as_millis()));
         self.control(queue, "rate", &text.unwrap_or_default()).await

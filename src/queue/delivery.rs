@@ -1,4 +1,4 @@
-//! One job from fetch to outcome.
+//! Runs one fetched job and decides what happens to it.
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -9,7 +9,7 @@ use tracing::Instrument;
 
 use super::{
     disposition::{CompletedDelivery, Disposition},
-    envelope::{Envelope, ErrorRecord, record},
+    envelope::{Envelope, ErrorRecord, to_json},
     failure::{Failure, FailureAction},
     job::Context,
     job_type::{JobType, Running},
@@ -19,32 +19,31 @@ use super::{
     state::State,
 };
 
-/// How long a job that was told to stop may take to heed it before it is dropped.
+/// How long a job may continue after it was told to stop; then it is dropped.
 const CANCEL_GRACE: Duration = Duration::from_secs(1);
-/// A larger result belongs in a table or a file, and its key in the result.
+/// A larger result belongs in a table or a file, with its key as the result.
 const MAX_RESULT_BYTES: usize = 1024 * 1024;
 const MAX_BACKOFF: Duration = Duration::from_secs(60 * 60);
-/// A task that this build does not know may belong to a newer one that is being rolled out: it is left for that
-/// long to the workers that know it, and looked at again this often.
-const UNKNOWN_TASK_TIMEOUT_SECS: u64 = 60 * 60;
+/// A task that this build does not know may belong to a newer one that is being rolled out. Its jobs are left to other
+/// workers for that long before they fail.
+const UNKNOWN_TASK_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 const UNKNOWN_TASK_RETRY_AFTER: Duration = Duration::from_secs(15);
 
-/// A job as fetched.
+/// A fetched job.
 pub(super) struct Delivery {
     pub(super) id: Arc<str>,
     pub(super) token: Arc<str>,
-    /// The lease it came with.
     pub(super) lease: Arc<str>,
     pub(super) queue: Arc<str>,
     pub(super) envelope: Vec<u8>,
     pub(super) failures: u32,
     pub(super) crashes: u32,
-    /// Redis's clock at the fetch, in milliseconds.
-    pub(super) fetched: i64,
-    pub(super) stop: JobSignals,
+    /// By the clock of Redis, in milliseconds since the epoch.
+    pub(super) fetched_at: i64,
+    pub(super) signals: JobSignals,
 }
 
-/// What an envelope of any version begins with.
+/// The fields that envelopes of all versions have.
 #[derive(serde::Deserialize)]
 struct EnvelopeHead {
     v: u8,
@@ -52,24 +51,25 @@ struct EnvelopeHead {
     task: String,
 }
 
-/// What there is to say of a job that is over.
+/// What an outcome says besides the state.
 enum OutcomeDetail {
     Result(Value),
-    StopReason(String),
+    /// Why the job was discarded.
+    Reason(String),
     None,
 }
 
 impl Delivery {
-    /// Runs the job and says what is to become of it. Never panics, whatever the job does.
+    /// Runs the job and decides what happens to it. A panic of the job is a failure.
     pub(super) async fn run<S: Clone + Send + Sync + 'static>(
         self,
         jobs: &'static [JobType<S>],
         state: S,
     ) -> CompletedDelivery {
         let disposition = match serde_json::from_slice::<Envelope>(&self.envelope) {
-            Ok(envelope) => self.open(envelope, jobs, state).await,
+            Ok(envelope) => self.start(envelope, jobs, state).await,
             Err(error) => match serde_json::from_slice::<EnvelopeHead>(&self.envelope) {
-                Ok(head) if head.v > Envelope::VERSION => self.unknown(&head.task, head.v),
+                Ok(head) if head.v > Envelope::VERSION => self.unknown_task(&head.task, head.v),
                 _ => {
                     tracing::error!(job_id = &*self.id, error = %error, "job has a malformed envelope");
                     self.dead("The job cannot be read", &error.to_string())
@@ -85,7 +85,8 @@ impl Delivery {
         }
     }
 
-    async fn open<S: Clone + Send + Sync + 'static>(
+    /// Starts the job, unless it was stopped before or the task is unknown.
+    async fn start<S: Clone + Send + Sync + 'static>(
         &self,
         mut envelope: Envelope,
         jobs: &'static [JobType<S>],
@@ -101,16 +102,16 @@ impl Delivery {
             trace_id = envelope.trace_id(),
         );
         async {
-            // It may have been cancelled or lost before it began.
-            if let Some(reason) = self.stop.reason() {
+            if let Some(reason) = self.signals.reason() {
                 return self.stopped(reason, &envelope, Duration::ZERO);
             }
             let job = jobs.iter().find(|job| job.name == envelope.task);
             let Some(job) = job.filter(|_| envelope.v <= Envelope::VERSION) else {
-                return self.unknown(&envelope.task, envelope.v);
+                return self.unknown_task(&envelope.task, envelope.v);
             };
             let origin = envelope.origin();
-            let ctx = Context { state, job_id: self.id.clone(), attempt, origin, stop: self.stop.clone() };
+            let ctx =
+                Context { state, job_id: self.id.clone(), attempt, origin, signals: self.signals.clone() };
             let running = (job.run)(ctx, std::mem::take(&mut envelope.payload));
             self.supervise(job, &envelope, running).await
         }
@@ -118,25 +119,26 @@ impl Delivery {
         .await
     }
 
+    /// Waits for the job, its time-out or a signal to stop.
     async fn supervise<S>(&self, job: &JobType<S>, envelope: &Envelope, running: Running) -> Disposition {
-        let begun = Instant::now();
+        let started_at = Instant::now();
         let mut running = AssertUnwindSafe(running).catch_unwind();
         let mut timed_out = false;
-        // A job that was told to stop gets a moment to do it in its own way; its answer then still counts, unless
-        // somebody else may have begun to run it.
+        // A job that was told to stop may clean up; its result still counts. If the lease is lost, another worker may
+        // be running the job, and the result would be rejected.
         let answer = tokio::select! {
             answer = &mut running => Some(answer),
-            () = self.stop.token().cancelled() => match self.stop.reason() {
+            () = self.signals.token().cancelled() => match self.signals.reason() {
                 Some(StopReason::Lost) => None,
                 _ => tokio::time::timeout(CANCEL_GRACE, running).await.ok(),
             },
             () = tokio::time::sleep(job.timeout) => {
                 timed_out = true;
-                self.stop.token().cancel();
+                self.signals.token().cancel();
                 tokio::time::timeout(CANCEL_GRACE, running).await.ok()
             }
         };
-        let took = begun.elapsed();
+        let took = started_at.elapsed();
         let failure = match answer {
             Some(Ok(Ok(result))) => return self.finished(envelope, result, took),
             Some(Err(panic)) => Failure::from(format!("panicked: {}", panic_message(&*panic))),
@@ -146,7 +148,7 @@ impl Delivery {
             Some(Ok(Err(failure))) => failure,
             None => Failure::new("The job was stopped"),
         };
-        match self.stop.reason() {
+        match self.signals.reason() {
             Some(reason) => self.stopped(reason, envelope, took),
             None => self.failed(job, envelope, &failure, took),
         }
@@ -155,11 +157,11 @@ impl Delivery {
     fn stopped(&self, reason: StopReason, envelope: &Envelope, took: Duration) -> Disposition {
         match reason {
             StopReason::Lost => {
-                tracing::warn!("job stopped, since its lease could not be renewed");
+                tracing::warn!("job stopped: its lease could not be renewed");
                 Disposition::Release
             }
             StopReason::Shutdown => {
-                tracing::info!("job goes back to the queue, since the worker is stopping");
+                tracing::info!("job released: the worker is shutting down");
                 Disposition::Release
             }
             StopReason::Canceled => {
@@ -176,15 +178,15 @@ impl Delivery {
         tracing::info!(duration_ms = took.as_millis() as u64, "job finished");
         let outcome = self.outcome(State::Finished, envelope, took, OutcomeDetail::Result(result));
         if outcome.len() > MAX_RESULT_BYTES {
-            tracing::error!(bytes = outcome.len(), "job finished with a result that is too large to keep");
-            let detail = format!("{} bytes, and {MAX_RESULT_BYTES} are kept", outcome.len());
+            tracing::error!(bytes = outcome.len(), "job failed: its result is too large to store");
+            let detail = format!("{} bytes; the limit is {MAX_RESULT_BYTES}", outcome.len());
             return self.dead("The job's result is too large", &detail);
         }
         if let Err(error) = check_depth(&outcome) {
-            tracing::error!(error = %error, "job finished with a result that could not be read again");
+            tracing::error!(error = %error, "job failed: its result is nested too deeply to be parsed again");
             return self.dead("The job's result is nested too deeply", &error.to_string());
         }
-        let clear = self.failures + self.crashes > 0 || envelope.has_extras() || self.stop.has_reported();
+        let clear = self.failures + self.crashes > 0 || envelope.has_extras() || self.signals.has_reported();
         Disposition::Finished { outcome, ttl: envelope.ttl, clear }
     }
 
@@ -196,7 +198,7 @@ impl Delivery {
         took: Duration,
     ) -> Disposition {
         let duration_ms = took.as_millis() as u64;
-        match failure.then {
+        match failure.action {
             FailureAction::Snooze(after) => {
                 tracing::info!(duration_ms, again_in_ms = after.as_millis() as u64, "job snoozed");
                 return Disposition::Snooze { after };
@@ -205,55 +207,50 @@ impl Delivery {
                 tracing::info!(reason = %failure, duration_ms, "job discarded");
                 let mut reason = failure.to_string();
                 truncate(&mut reason);
-                let outcome =
-                    self.outcome(State::Canceled, envelope, took, OutcomeDetail::StopReason(reason));
+                let outcome = self.outcome(State::Canceled, envelope, took, OutcomeDetail::Reason(reason));
                 return Disposition::Canceled { outcome, ttl: envelope.ttl };
             }
             FailureAction::Retry(_) | FailureAction::Fail => {}
         }
         let attempts = self.failures + 1;
-        let mut error = failure.record(self.fetched + took.as_millis() as i64);
+        let mut error = failure.record(self.fetched_at + took.as_millis() as i64);
         truncate(&mut error.message);
         error.detail.iter_mut().for_each(truncate);
-        let error = record(&error);
-        if failure.then == FailureAction::Fail || attempts >= job.max_attempts {
+        let error = to_json(&error);
+        if failure.action == FailureAction::Fail || attempts >= job.max_attempts {
             tracing::error!(error = %failure, duration_ms, "job failed for good");
             return Disposition::Dead { error };
         }
-        let after = match failure.then {
+        let after = match failure.action {
             FailureAction::Retry(Some(after)) => after,
             _ => backoff(job.backoff, attempts),
         };
-        tracing::warn!(error = %failure, duration_ms, retry_in_ms = after.as_millis() as u64, "job failed, trying again");
+        tracing::warn!(error = %failure, duration_ms, retry_in_ms = after.as_millis() as u64, "job failed and will be retried");
         Disposition::Retry { after, error }
     }
 
-    fn unknown(&self, task: &str, version: u8) -> Disposition {
-        tracing::warn!(
-            task,
-            task_version = version,
-            "this build does not know the task; leaving the job to a worker that does"
-        );
+    fn unknown_task(&self, task: &str, version: u8) -> Disposition {
+        tracing::warn!(task, task_version = version, "unknown task: leaving the job to workers that know it");
         let error = ErrorRecord {
             message: "No worker knows this task".into(),
             detail: Some(format!("task {task:?}, version {version}")),
-            at: self.fetched,
+            at: self.fetched_at,
         };
-        let most = UNKNOWN_TASK_TIMEOUT_SECS / UNKNOWN_TASK_RETRY_AFTER.as_secs();
-        Disposition::Unknown { after: UNKNOWN_TASK_RETRY_AFTER, most, error: record(&error) }
+        let max_deliveries = UNKNOWN_TASK_TIMEOUT.as_secs() / UNKNOWN_TASK_RETRY_AFTER.as_secs();
+        Disposition::UnknownTask { after: UNKNOWN_TASK_RETRY_AFTER, max_deliveries, error: to_json(&error) }
     }
 
     fn dead(&self, message: &str, detail: &str) -> Disposition {
-        Disposition::dead(message, detail, self.fetched)
+        Disposition::dead(message, detail, self.fetched_at)
     }
 
-    fn outcome(&self, state: State, envelope: &Envelope, took: Duration, ending: OutcomeDetail) -> String {
-        let (result, reason) = match ending {
+    fn outcome(&self, state: State, envelope: &Envelope, took: Duration, detail: OutcomeDetail) -> String {
+        let (result, reason) = match detail {
             OutcomeDetail::Result(result) => (Some(result), None),
-            OutcomeDetail::StopReason(reason) => (None, Some(reason)),
+            OutcomeDetail::Reason(reason) => (None, Some(reason)),
             OutcomeDetail::None => (None, None),
         };
-        record(&Outcome {
+        to_json(&Outcome {
             state,
             task: envelope.task.clone(),
             queue: envelope.queue.clone(),
@@ -262,23 +259,24 @@ impl Delivery {
             reason,
             attempts: self.failures + self.crashes + 1,
             enqueued: envelope.at,
-            started: Some(self.fetched),
-            ended: self.fetched + took.as_millis() as i64,
+            started: Some(self.fetched_at),
+            ended: self.fetched_at + took.as_millis() as i64,
         })
     }
 }
 
+/// Returns the message of a panic.
 pub(super) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied().map(str::to_owned);
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
 }
 
-/// `base` doubled with each failure, and a quarter more or less by chance, so that jobs that failed together do
-/// not come back together.
+/// Returns how long to wait before a retry: `base`, doubled with each failure, with a jitter of 25 % so that jobs that
+/// failed together do not retry together.
 fn backoff(base: Duration, failures: u32) -> Duration {
     let full = base.saturating_mul(2u32.saturating_pow(failures.saturating_sub(1))).min(MAX_BACKOFF);
-    let chance = (uuid::Uuid::new_v4().as_u128() % 1_000) as f32 / 1_000.0;
-    full.mul_f32(0.75 + chance / 2.0)
+    let jitter = (uuid::Uuid::new_v4().as_u128() % 1_000) as f32 / 1_000.0;
+    full.mul_f32(0.75 + jitter / 2.0)
 }
 
 #[cfg(test)]
@@ -286,7 +284,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn backoff_doubles_and_is_bounded() {
+    fn backoff_doubles_up_to_a_limit() {
         let base = Duration::from_secs(5);
         for (failures, seconds) in [(1, 5.0), (2, 10.0), (3, 20.0), (40, 3600.0)] {
             for _ in 0..50 {

@@ -1,10 +1,10 @@
-//! What is to become of a job whose delivery is over.
+//! What happens to a job after its delivery.
 
 use std::{sync::Arc, time::Duration};
 
-use super::envelope::{ErrorRecord, record};
+use super::envelope::{ErrorRecord, to_json};
 
-/// A delivery that is over, and what is to become of the job.
+/// A delivery that has ended, to be settled in Redis.
 pub(super) struct CompletedDelivery {
     pub(super) id: Arc<str>,
     pub(super) token: Arc<str>,
@@ -13,10 +13,12 @@ pub(super) struct CompletedDelivery {
     pub(super) disposition: Disposition,
 }
 
+/// What happens to a job after its delivery. Texts are JSON, times to live are in milliseconds.
 pub(super) enum Disposition {
     Finished {
         outcome: String,
         ttl: u64,
+        /// Whether Redis may have more about the job than its envelope.
         clear: bool,
     },
     Canceled {
@@ -30,22 +32,24 @@ pub(super) enum Disposition {
     Snooze {
         after: Duration,
     },
-    /// Left to others, `most` times.
-    Unknown {
+    /// This worker does not know the task: other workers get the job, until it was delivered `max_deliveries` times.
+    UnknownTask {
         after: Duration,
-        most: u64,
+        max_deliveries: u64,
         error: String,
     },
+    /// The job has failed for good.
     Dead {
         error: String,
     },
-    /// Back to the queue as if it had not been fetched; refused by Redis where somebody else has it by now.
+    /// The job goes back to the queue as if it had not been fetched.
     Release,
 }
 
 impl Disposition {
+    /// The job has failed for good at `at`, in milliseconds since the epoch.
     pub(super) fn dead(message: &str, detail: &str, at: i64) -> Self {
         let error = ErrorRecord { message: message.into(), detail: Some(detail.into()), at };
-        Self::Dead { error: record(&error) }
+        Self::Dead { error: to_json(&error) }
     }
 }

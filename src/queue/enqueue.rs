@@ -1,4 +1,4 @@
-//! Enqueuing: typed, one by one or many at once, now or later.
+//! Enqueues jobs, one or many, now or later.
 
 use std::time::Duration;
 
@@ -17,92 +17,103 @@ use super::{
     queues::Queues,
 };
 
-/// A larger payload belongs in a table or a file, and its key in the job.
+/// A larger payload belongs in a table or a file, with its key in the job.
 const MAX_ENVELOPE_BYTES: usize = 1024 * 1024;
 
 impl Queue {
-    /// Queues a job and returns its id. Once this has returned, the job is not lost.
+    /// Enqueues a job and returns its id. Redis has stored the job when this returns.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when Redis is away or full: the job may then have been queued or not.
+    /// [`Error::Unavailable`] if Redis does not answer, in which case it may have stored the job, or is full;
+    /// [`Error::TooLarge`] and [`Error::TooDeep`] for the arguments.
     pub async fn enqueue<J: Job>(&self, job: &J, origin: Origin) -> Result<String> {
-        let (id, text) = write(job, &origin, &EnqueueOptions::default())?;
-        self.batcher().push(J::QUEUE, id.clone(), text).await?;
+        let (id, envelope) = write(job, &origin, &EnqueueOptions::default())?;
+        self.batcher().push(J::QUEUE, id.clone(), envelope).await?;
         Ok(id)
     }
 
-    /// Queues a job that starts after `delay`, and no later than a second after that if there is a free worker.
-    pub async fn enqueue_in<J: Job>(&self, job: &J, origin: Origin, delay: Duration) -> Result<String> {
-        self.enqueue_with(job, origin, EnqueueOptions { when: When::In(delay), ..EnqueueOptions::default() })
-            .await
-    }
-
-    /// Queues a job that starts at that time, and no later than a second after that if there is a free worker.
-    pub async fn enqueue_at<J: Job>(&self, job: &J, origin: Origin, at: DateTime<Utc>) -> Result<String> {
-        self.enqueue_with(job, origin, EnqueueOptions { when: When::At(at), ..EnqueueOptions::default() })
-            .await
-    }
-
-    /// Queues a job where `place` says. Where [`Unique`] keeps it out, the id is that of the one that stays.
+    /// Enqueues a job that starts after `delay`, or up to a second later.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where `place` makes no sense or names an unknown job, and as [`enqueue`](Self::enqueue).
+    /// As [`enqueue`](Self::enqueue).
+    pub async fn enqueue_in<J: Job>(&self, job: &J, origin: Origin, delay: Duration) -> Result<String> {
+        let options = EnqueueOptions { when: When::In(delay), ..EnqueueOptions::default() };
+        self.enqueue_with(job, origin, options).await
+    }
+
+    /// Enqueues a job that starts at a time, or up to a second later.
+    ///
+    /// # Errors
+    /// As [`enqueue`](Self::enqueue).
+    pub async fn enqueue_at<J: Job>(&self, job: &J, origin: Origin, at: DateTime<Utc>) -> Result<String> {
+        let options = EnqueueOptions { when: When::At(at), ..EnqueueOptions::default() };
+        self.enqueue_with(job, origin, options).await
+    }
+
+    /// Enqueues a job with options, and returns its id, or that of the existing job if
+    /// [`OnDuplicate::KeepExisting`](super::OnDuplicate::KeepExisting) applies.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for invalid options; [`Error::UnknownJob`] if the job depends on one that does not exist; and
+    /// as [`enqueue`](Self::enqueue).
     pub async fn enqueue_with<J: Job>(
         &self,
         job: &J,
         origin: Origin,
-        place: EnqueueOptions,
+        options: EnqueueOptions,
     ) -> Result<String> {
-        place.check()?;
-        let (id, text) = write(job, &origin, &place)?;
-        let others = push(self.scripts(), J::QUEUE, &[(&id, &text)], &place).await?;
-        Ok(others.into_iter().next().unwrap_or(id))
+        options.check()?;
+        let (id, envelope) = write(job, &origin, &options)?;
+        let known = push(self.scripts(), J::QUEUE, &[(&id, &envelope)], &options).await?;
+        Ok(known.into_iter().next().unwrap_or(id))
     }
 
-    /// Queues many jobs at once; the ids are in their order. Each 250 are queued all or none.
+    /// Enqueues many jobs and returns their ids in the same order. Batches of up to 250 jobs are enqueued atomically.
     ///
     /// # Errors
-    /// As [`enqueue`](Self::enqueue); of more than 250 the first ones may then have been queued.
+    /// [`Error::Invalid`] for invalid options, and for those that only one job can have; and as
+    /// [`enqueue`](Self::enqueue): then the first batches may have been enqueued.
     pub async fn enqueue_all<J: Job>(
         &self,
         jobs: &[J],
         origin: Origin,
-        place: EnqueueOptions,
+        options: EnqueueOptions,
     ) -> Result<Vec<String>> {
-        place.check()?;
-        if place.unique.is_some() || !place.after.is_empty() {
-            let words = "many jobs at once can neither be unique nor wait for others";
-            return Err(Error::invalid("unique", words));
+        options.check()?;
+        if options.unique.is_some() || !options.after.is_empty() {
+            return Err(Error::invalid("unique", "only a single job can be unique or wait for other jobs"));
         }
-        let jobs = jobs.iter().map(|job| write(job, &origin, &place)).collect::<Result<Vec<_>>>()?;
+        let jobs = jobs.iter().map(|job| write(job, &origin, &options)).collect::<Result<Vec<_>>>()?;
         let mut batches = Vec::new();
         let mut rest = &jobs[..];
         while !rest.is_empty() {
-            let (now, later) = rest.split_at(batch_size(rest.iter().map(|(_, text)| text.len())));
-            batches.push(now.iter().map(|(id, text)| (id.as_str(), text.as_str())).collect::<Vec<_>>());
+            let n = batch_size(rest.iter().map(|(_, envelope)| envelope.len()));
+            let (batch, later) = rest.split_at(n);
+            batches.push(batch.iter().map(|(id, envelope)| (&**id, &**envelope)).collect::<Vec<_>>());
             rest = later;
         }
-        if place.front {
-            // Each goes before the last.
+        if options.front {
+            // Each batch goes before the one that was pushed last.
             batches.reverse();
         }
         for batch in &batches {
-            push(self.scripts(), J::QUEUE, batch, &place).await?;
+            push(self.scripts(), J::QUEUE, batch, &options).await?;
         }
         Ok(jobs.into_iter().map(|(id, _)| id).collect())
     }
 }
 
-fn write<J: Job>(job: &J, origin: &Origin, place: &EnqueueOptions) -> Result<(String, String)> {
-    // No worker could be told to take from it.
-    Queues::check_name(J::QUEUE).map_err(|words| Error::internal(format!("{:?}: {words}", J::QUEUE)))?;
+/// Returns the id and the envelope of a new job.
+fn write<J: Job>(job: &J, origin: &Origin, options: &EnqueueOptions) -> Result<(String, String)> {
+    // Workers refuse invalid names, so nothing would run the job.
+    Queues::check_name(J::QUEUE).map_err(|problem| Error::internal(format!("{:?}: {problem}", J::QUEUE)))?;
     let now = Utc::now().timestamp_millis();
     let envelope = Envelope {
         owner: origin.owner,
         req: origin.request_id.clone(),
         trace: origin.traceparent.clone(),
-        group: place.group.clone(),
-        key: place.unique.as_ref().map(|unique| unique.key.clone()),
+        group: options.group.clone(),
+        key: options.unique.as_ref().map(|unique| unique.key.clone()),
         ..Envelope::new(J::NAME, J::QUEUE, job, J::RESULT_TTL.as_millis() as u64, now)
     };
     let text = to_text(&envelope)?;

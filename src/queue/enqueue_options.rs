@@ -1,4 +1,4 @@
-//! Where in its queue a job goes, and when.
+//! When and where a job is enqueued.
 
 use std::time::Duration;
 
@@ -8,23 +8,25 @@ use super::error::{Error, Result};
 
 const MAX_NAME_BYTES: usize = 255;
 const MAX_DEPENDENCIES: usize = 100;
+const MAX_UNIQUE_WINDOW: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
-/// Where in its queue a job goes, and when.
+/// When and where a job is enqueued. By default it goes to the end of its queue, now.
 #[derive(Debug, Clone, Default)]
 pub struct EnqueueOptions {
     pub when: When,
-    /// Before the others that wait.
+    /// Whether the job goes before all waiting jobs of its queue.
     pub front: bool,
-    /// Groups take turns: give each tenant its own, and none can starve another.
+    /// Groups take turns. With one group per tenant, no tenant can starve another. 1 to 255 bytes.
     pub group: Option<String>,
     pub unique: Option<Unique>,
-    /// Ids of jobs that have to end first.
+    /// Ids of up to 100 jobs that must finish before this one starts. If one of them fails or is canceled, this job
+    /// fails too.
     pub after: Vec<String>,
-    /// Whether it runs also when one of these fails or is cancelled; else it then fails itself.
+    /// Whether the job also runs if one of those fails or is canceled.
     pub after_failures: bool,
 }
 
-/// When a job may begin. The clock is Redis's.
+/// When a job may start, by the clock of Redis.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum When {
     #[default]
@@ -33,44 +35,48 @@ pub enum When {
     At(DateTime<Utc>),
 }
 
-/// Keeps other jobs of the same key out, for as long as the window is, or until the job fails for good or is
-/// cancelled. One that has finished goes on keeping them out.
+/// Allows one job per key: until the window is over, or the job fails for good or is canceled. A job that has finished
+/// counts until the window is over.
 #[derive(Debug, Clone)]
 pub struct Unique {
+    /// 1 to 255 bytes.
     pub key: String,
-    /// From when the job is enqueued.
+    /// A millisecond to 366 days, from when the job is enqueued.
     pub window: Duration,
-    /// Which of them stays: the first, whose id the others are answered with; or the last, which cancels one that
-    /// still waits.
     pub on_duplicate: OnDuplicate,
 }
 
+/// What happens to a job whose key another job has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnDuplicate {
+    /// The new job is not enqueued; the caller gets the id of the existing one.
     KeepExisting,
+    /// The new job is enqueued and takes the key; the existing one is canceled if it still waits.
     Replace,
 }
 
 impl EnqueueOptions {
+    /// # Errors
+    /// [`Error::Invalid`] for a name, key or window out of range, or too many dependencies.
     pub(super) fn check(&self) -> Result<()> {
-        let name = |text: &Option<String>| {
-            text.as_ref().is_none_or(|text| (1..=MAX_NAME_BYTES).contains(&text.len()))
-        };
-        let key = self.unique.as_ref().map(|unique| unique.key.clone());
-        let window = self.unique.as_ref().map(|unique| unique.window);
-        let problem = if !name(&self.group) {
-            ("group", format!("must have 1 to {MAX_NAME_BYTES} bytes"))
-        } else if !name(&key) {
-            ("unique", format!("the key must have 1 to {MAX_NAME_BYTES} bytes"))
-        } else if window
-            .is_some_and(|window| window.as_millis() == 0 || window > Duration::from_secs(366 * 86_400))
-        {
-            ("unique", "the window must be from a millisecond to a year".into())
-        } else if self.after.len() > MAX_DEPENDENCIES {
-            ("after", format!("names more than {MAX_DEPENDENCIES} jobs"))
-        } else {
-            return Ok(());
-        };
-        Err(Error::invalid(problem.0, problem.1))
+        let is_name = |text: &str| (1..=MAX_NAME_BYTES).contains(&text.len());
+        if self.group.as_deref().is_some_and(|group| !is_name(group)) {
+            return Err(Error::invalid("group", format!("must have 1 to {MAX_NAME_BYTES} bytes")));
+        }
+        if let Some(Unique { key, window, .. }) = &self.unique {
+            if !is_name(key) {
+                return Err(Error::invalid(
+                    "unique",
+                    format!("the key must have 1 to {MAX_NAME_BYTES} bytes"),
+                ));
+            }
+            if window.as_millis() == 0 || *window > MAX_UNIQUE_WINDOW {
+                return Err(Error::invalid("unique", "the window must be a millisecond to 366 days"));
+            }
+        }
+        if self.after.len() > MAX_DEPENDENCIES {
+            return Err(Error::invalid("after", format!("must name at most {MAX_DEPENDENCIES} jobs")));
+        }
+        Ok(())
     }
 }

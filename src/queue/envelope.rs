@@ -1,29 +1,32 @@
-//! A job on the wire.
+//! The JSON that Redis stores for a job.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Whose job it is and what asked for it.
+/// Who and which request enqueued a job.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Origin {
-    /// The user who may see and cancel it; without one only admins may.
+    /// Id of the user who may see and cancel the job. Without an owner, only admins may.
     pub owner: Option<i64>,
     pub request_id: Option<String>,
-    /// W3C Trace Context.
+    /// Trace context of the request (W3C Trace Context).
     pub traceparent: Option<String>,
 }
 
-/// The last error of a job. `at` is in milliseconds since the epoch.
+/// The last error of a job.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct ErrorRecord {
+    /// For the owner of the job.
     pub(super) message: String,
+    /// For admins.
     #[serde(default)]
     pub(super) detail: Option<String>,
+    /// Milliseconds since the epoch.
     #[serde(default)]
     pub(super) at: i64,
 }
 
-/// A job on the wire: written once at enqueue, never changed.
+/// A job as it is enqueued. It never changes afterwards.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Envelope<P = Value> {
     /// Version of this layout.
@@ -32,34 +35,34 @@ pub(super) struct Envelope<P = Value> {
     pub(super) queue: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) owner: Option<i64>,
-    /// Id of the request that enqueued it.
+    /// Id of the request that enqueued the job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) req: Option<String>,
-    /// Its trace context (W3C `traceparent`).
+    /// Trace context of that request (W3C `traceparent`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) trace: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) group: Option<String>,
-    /// The key that keeps others like it out.
+    /// The unique key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) key: Option<String>,
-    /// Milliseconds a result is kept.
+    /// How long the outcome is kept, in milliseconds.
     pub(super) ttl: u64,
-    /// Milliseconds since the epoch at which it was enqueued.
+    /// When the job was enqueued, in milliseconds since the epoch.
     pub(super) at: i64,
-    /// Last, so that what comes before it can be read without it.
+    /// The last field, so that the others can be read without it.
     pub(super) payload: P,
 }
 
 impl Envelope {
     pub(super) const VERSION: u8 = 1;
 
-    /// Whether there may be more on record of the job than the envelope.
+    /// Whether Redis has more about the job than its envelope.
     pub(super) fn has_extras(&self) -> bool {
         self.group.is_some() || self.key.is_some()
     }
 
-    /// The id of the trace that it belongs to: the second part of a `traceparent`.
+    /// The trace id, which is the second part of a `traceparent`.
     pub(super) fn trace_id(&self) -> Option<&str> {
         self.trace.as_deref()?.split('-').nth(1)
     }
@@ -70,7 +73,7 @@ impl Envelope {
 }
 
 impl<P> Envelope<P> {
-    /// Of nobody, and without anything special.
+    /// An envelope without owner, request, group or key.
     pub(super) fn new(task: &str, queue: &str, payload: P, ttl: u64, at: i64) -> Self {
         Self {
             v: Envelope::VERSION,
@@ -88,8 +91,8 @@ impl<P> Envelope<P> {
     }
 }
 
-/// As JSON.
-pub(super) fn record(value: &impl serde::Serialize) -> String {
-    // Plain structs of text, numbers and JSON values: there is nothing in them that cannot be written.
+/// Serializes a record.
+pub(super) fn to_json(value: &impl serde::Serialize) -> String {
+    // Structs of text, numbers and JSON values always serialize.
     serde_json::to_string(value).unwrap_or_default()
 }

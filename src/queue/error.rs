@@ -13,18 +13,19 @@ pub enum Error {
     /// An argument is invalid; `field` is its name.
     #[error("{field}: {message}")]
     Invalid { field: &'static str, message: String },
-    /// A job is to wait for a job that does not exist.
-    #[error("there is no job {0} (any more)")]
+    /// A job was to wait for a job that does not exist.
+    #[error("there is no job {0}, or it is no longer known")]
     UnknownJob(String),
     /// The arguments of a job exceed `limit` bytes as JSON.
     #[error("The job is larger than {limit} bytes")]
     TooLarge { limit: usize },
-    /// The arguments of a job are JSON that no worker could parse.
+    /// The arguments of a job are nested too deeply for a worker to parse.
     #[error("The job's arguments are nested too deeply")]
     TooDeep,
     /// Redis did not answer or refused the command; the caller may try again.
     #[error("Redis is unavailable")]
     Unavailable(#[source] BoxError),
+    /// A bug, or data in Redis that this version cannot read.
     #[error("Internal error of the job queue")]
     Internal(#[source] BoxError),
 }
@@ -49,7 +50,7 @@ impl From<RedisError> for Error {
     }
 }
 
-/// An error and its causes in one line.
+/// Returns the messages of an error and its causes in one line.
 pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

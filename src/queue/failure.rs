@@ -1,4 +1,4 @@
-//! Why a job did not finish, as its author says it.
+//! How a job reports that it did not finish.
 
 use std::{fmt, time::Duration};
 
@@ -7,65 +7,67 @@ use super::{
     error::{BoxError, chain},
 };
 
-/// Why an attempt did not finish, and what is to become of the job. Any error becomes one by `?`, and is tried
-/// again; its text is shown to admins only, since it may name hosts, paths or people. Say something to the owner
-/// with [`Failure::new`].
+/// Why an attempt of a job did not finish, and what happens next.
+///
+/// `?` converts any error, and the job is retried. Only admins can read the text of such an error, since it may contain
+/// hosts, paths or personal data; [`Failure::new`] has a message for the owner of the job.
 #[derive(Debug)]
 pub struct Failure {
     message: Option<String>,
     source: Option<BoxError>,
-    pub(super) then: FailureAction,
+    pub(super) action: FailureAction,
 }
 
-/// What becomes of a job whose attempt did not finish.
+/// What happens to a job after a failed attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FailureAction {
-    /// Tried again while there are attempts left: after this long, or by the task's back-off.
+pub(super) enum FailureAction {
+    /// Retried while attempts remain: after this time, or after the back-off of the job.
     Retry(Option<Duration>),
-    /// Put back for this long; the attempt does not count.
+    /// Retried after this time; the attempt does not count.
     Snooze(Duration),
-    /// Put with the failed ones at once, for somebody to look at.
+    /// Failed for good.
     Fail,
-    /// Dropped: canceled, with the message as the reason.
+    /// Canceled, with the message as the reason.
     Discard,
 }
 
 impl Failure {
-    /// A failure whose message the owner of the job may read.
+    /// Creates a failure whose message the owner of the job can read.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: Some(message.into()), source: None, then: FailureAction::Retry(None) }
+        Self { message: Some(message.into()), source: None, action: FailureAction::Retry(None) }
     }
 
-    /// Not now: come back after `wait`. No attempt is counted, so say it of what will pass, like a rate limit or
-    /// a lock that is taken.
+    /// Retries the job after `wait` without counting the attempt. For temporary conditions, such as a rate limit or a
+    /// lock that is held.
     pub fn snooze(wait: Duration) -> Self {
-        Self { message: None, source: None, then: FailureAction::Snooze(wait) }
+        Self { message: None, source: None, action: FailureAction::Snooze(wait) }
     }
 
-    /// There is nothing to be done any more, and nothing for anybody to look at.
+    /// Cancels the job: there is nothing left to do.
     pub fn discard(reason: impl Into<String>) -> Self {
-        Self { then: FailureAction::Discard, ..Self::new(reason) }
+        Self { action: FailureAction::Discard, ..Self::new(reason) }
     }
 
-    /// Tried again after `wait`, instead of by the task's back-off.
+    /// Retries after `wait` instead of the back-off of the job.
     pub fn retry_in(self, wait: Duration) -> Self {
-        Self { then: FailureAction::Retry(Some(wait)), ..self }
+        Self { action: FailureAction::Retry(Some(wait)), ..self }
     }
 
-    /// Another attempt would fail too: the job goes straight to the failed ones.
+    /// Fails the job for good: a retry would fail too.
     pub fn permanent(self) -> Self {
-        Self { then: FailureAction::Fail, ..self }
+        Self { action: FailureAction::Fail, ..self }
     }
 
     pub(super) fn invalid_arguments(error: serde_json::Error) -> Self {
         Self {
             message: Some("The job's arguments cannot be read".into()),
             source: Some(error.into()),
-            then: FailureAction::Fail,
+            action: FailureAction::Fail,
         }
     }
 
-    /// As it is stored: safe words for the owner, and the rest for admins.
+    /// The record that is stored: a message for the owner, and details for admins. `at` is in milliseconds since the
+    /// epoch.
     pub(super) fn record(&self, at: i64) -> ErrorRecord {
         let detail = self.source.as_ref().map(|source| chain(&**source));
         ErrorRecord {
@@ -88,6 +90,6 @@ impl fmt::Display for Failure {
 
 impl<E: Into<BoxError>> From<E> for Failure {
     fn from(error: E) -> Self {
-        Self { message: None, source: Some(error.into()), then: FailureAction::Retry(None) }
+        Self { message: None, source: Some(error.into()), action: FailureAction::Retry(None) }
     }
 }

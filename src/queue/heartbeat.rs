@@ -1,10 +1,12 @@
-//! The thread that renews the leases of this process.
+//! The threads that renew the leases of a worker, and stop jobs whose lease is about to expire.
 //!
-//! It is a thread of its own, with a connection of its own, because jobs are other people's code: one that
-//! starves the async runtime must not cost its neighbours their leases.
+//! They are threads with a connection of their own, not tasks: a job that blocks the async runtime must not cost the
+//! other jobs their leases.
 
 use std::{
+    io,
     sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -13,86 +15,90 @@ use tokio::sync::oneshot;
 
 use super::{leases::Leases, scripts, signals::StopReason, worker_record::WorkerRecord};
 
-/// How long signing off may take.
+/// How long the worker may take to remove itself from the list of workers.
 const SIGN_OFF_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Two threads, which end when this is dropped: one shows that the worker lives and renews; the other, which no
-/// network can hold up, stops the jobs of leases that were not renewed.
+/// The running threads; they end when this is dropped.
 pub(super) struct Heartbeat {
     leases: Leases,
-    /// Ends when the worker has signed off.
-    gone: oneshot::Receiver<()>,
+    signed_off: oneshot::Receiver<()>,
 }
 
 impl Heartbeat {
-    pub(super) fn start(leases: Leases, pulse: HeartbeatLoop) -> std::io::Result<Self> {
-        let (renewing, fencing, lease) = (leases.clone(), leases.clone(), pulse.lease);
-        let thread = |name: &str| std::thread::Builder::new().name(name.into());
-        let (left, gone) = oneshot::channel();
-        thread("heartbeat").spawn(move || {
-            pulse.run(&renewing);
-            let _ = left.send(());
+    /// Starts two threads. One sends heartbeats; the other never waits for the network, and stops the jobs of leases
+    /// that were not renewed.
+    pub(super) fn start(leases: Leases, heartbeats: HeartbeatLoop) -> io::Result<Self> {
+        let (renewed, fenced, lease) = (leases.clone(), leases.clone(), heartbeats.lease);
+        let named = |name: &str| thread::Builder::new().name(name.into());
+        let (sender, signed_off) = oneshot::channel();
+        named("heartbeat").spawn(move || {
+            heartbeats.run(&renewed);
+            let _ = sender.send(());
         })?;
-        thread("fence").spawn(move || {
-            while fencing.wait_for_some() && fencing.wait(lease / 20) {
-                fencing.fence(lease);
+        named("fence").spawn(move || {
+            while fenced.wait_until_held() && fenced.wait(lease / 20) {
+                fenced.fence(lease);
             }
         })?;
-        Ok(Self { leases, gone })
+        Ok(Self { leases, signed_off })
     }
-}
 
-impl Heartbeat {
-    /// Ends it, and has the worker struck off the list of those that live.
+    /// Ends the threads, and waits until the worker has signed off.
     pub(super) async fn stop(mut self) {
         self.leases.close();
-        let _ = tokio::time::timeout(SIGN_OFF_TIMEOUT, &mut self.gone).await;
+        let _ = tokio::time::timeout(SIGN_OFF_TIMEOUT, &mut self.signed_off).await;
     }
 }
 
 impl Drop for Heartbeat {
     fn drop(&mut self) {
-        // Nobody renews them from now on.
+        // Nothing renews the leases from now on.
         self.leases.stop_all(StopReason::Lost);
         self.leases.close();
     }
 }
 
-/// What the heartbeat needs to know.
+/// Sends the heartbeats of one worker.
 pub(super) struct HeartbeatLoop {
     pub(super) client: redis::Client,
     pub(super) prefix: String,
     pub(super) worker: String,
-    pub(super) card: WorkerRecord,
+    pub(super) record: WorkerRecord,
     pub(super) lease: Duration,
 }
 
-type Beat = (Instant, Vec<String>, Vec<String>);
+/// What Redis answers to a heartbeat.
+struct Beat {
+    /// When the heartbeat was sent. Leases count from here, so that they never seem longer than they are in Redis.
+    sent_at: Instant,
+    lost: Vec<String>,
+    canceled: Vec<String>,
+}
 
 impl HeartbeatLoop {
     fn run(mut self, leases: &Leases) {
-        // Once a second at least, since this is also how a cancellation reaches a running job.
-        let beat = (self.lease / 4).min(Duration::from_secs(1));
+        // At least once a second, because heartbeats also tell running jobs that they were canceled.
+        let interval = (self.lease / 4).min(Duration::from_secs(1));
         let mut conn = None;
         loop {
             let held = leases.held();
-            self.card.running = leases.running();
-            match self.renew(&mut conn, &held, &leases.progress()) {
-                Ok((asked, lost, canceled)) => {
-                    leases.renewed(&held, asked);
-                    for member in &lost {
-                        leases.lose(member);
+            self.record.running = leases.running_jobs();
+            match self.beat(&mut conn, &held, &leases.take_progress()) {
+                Ok(beat) => {
+                    leases.renewed(&held, beat.sent_at);
+                    for lease in &beat.lost {
+                        leases.lose(lease);
                     }
-                    leases.cancel(&canceled);
+                    leases.cancel(&beat.canceled);
                 }
                 Err(error) => {
-                    // Once: the worker's other connections tell the rest.
+                    // Logged once: the other connections of the worker log the rest of an outage.
                     if conn.take().is_some() {
-                        tracing::warn!(error = %error, "a heartbeat failed, trying again");
+                        tracing::warn!(error = %error, "heartbeat failed, retrying");
                     }
                 }
             }
-            if !leases.wait(beat) {
+            if !leases.wait(interval) {
                 if let Some(conn) = &mut conn {
                     self.sign_off(conn);
                 }
@@ -101,7 +107,7 @@ impl HeartbeatLoop {
         }
     }
 
-    /// If it cannot be said, the worker fades from the list.
+    /// Removes the worker from the list. If that fails, the worker disappears from it after a while.
     fn sign_off(&self, conn: &mut redis::Connection) {
         let mut both = redis::pipe();
         both.zrem(format!("{}:alive", self.prefix), &self.worker).ignore();
@@ -109,7 +115,8 @@ impl HeartbeatLoop {
         let _: redis::RedisResult<()> = both.query(conn);
     }
 
-    fn renew(
+    /// Renews leases, given as pairs of queue and lease, and stores progress, given as id, token and JSON.
+    fn beat(
         &self,
         conn: &mut Option<redis::Connection>,
         held: &[(Arc<str>, Arc<str>)],
@@ -126,16 +133,15 @@ impl HeartbeatLoop {
             }
         };
         let mut call = scripts::BEAT.key(&self.prefix);
-        call.arg(self.lease.as_millis() as u64).arg(&self.worker).arg(self.card.text()).arg(held.len());
-        for (queue, member) in held {
-            call.arg(&**queue).arg(&**member);
+        call.arg(self.lease.as_millis() as u64).arg(&self.worker).arg(self.record.to_json()).arg(held.len());
+        for (queue, lease) in held {
+            call.arg(&**queue).arg(&**lease);
         }
-        for (id, token, words) in progress {
-            call.arg(&**id).arg(token).arg(words);
+        for (id, token, progress) in progress {
+            call.arg(&**id).arg(token).arg(progress);
         }
-        // The lease is counted from before the question, so that it never seems longer here than it is there.
-        let asked = Instant::now();
+        let sent_at = Instant::now();
         let (lost, canceled) = call.invoke(conn)?;
-        Ok((asked, lost, canceled))
+        Ok(Beat { sent_at, lost, canceled })
     }
 }

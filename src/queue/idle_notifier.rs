@@ -1,4 +1,4 @@
-//! Waits, while the worker is idle, for something to do.
+//! Wakes an idle worker when there may be jobs.
 
 use std::sync::Arc;
 
@@ -7,40 +7,40 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::reconnecting_connection::ReconnectingConnection;
 
-/// How long it waits before the worker looks by itself, in seconds.
+/// How long the notifier waits before the worker fetches without having been woken.
 const BLOCK_TIMEOUT_SECS: f64 = 5.0;
 
-/// Says when there may be something to fetch. It waits for a marker, never for a job: a blocking command whose
-/// answer is lost would take the job with it.
+/// Notifies a worker when there may be jobs to fetch.
+///
+/// It blocks on a marker, never on the jobs: if the answer to a blocking command is lost, so is what it took.
 pub(super) struct IdleNotifier {
+    /// Asks for one notification.
     pub(super) arm: Arc<Notify>,
-    pub(super) woke: Arc<Notify>,
+    pub(super) woken: Arc<Notify>,
     _task: AbortOnDropHandle<()>,
 }
 
 impl IdleNotifier {
     pub(super) fn start(client: &redis::Client, prefix: &str, queues: &[String]) -> Self {
-        let (arm, woke) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (arm, woken) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let keys: Vec<_> = queues.iter().map(|queue| format!("{prefix}:wake:{queue}")).collect();
         let mut connection = ReconnectingConnection::blocking(client, "notifier");
-        let (armed, awake) = (arm.clone(), woke.clone());
+        let (armed, notify) = (arm.clone(), woken.clone());
         let task = tokio::spawn(async move {
             loop {
                 armed.notified().await;
-                let Some(mut conn) = connection.get().await else {
-                    // The worker looks by itself, and finds the same.
-                    awake.notify_one();
-                    continue;
-                };
-                let mut command = redis::cmd("BZPOPMIN");
-                command.arg(&keys).arg(BLOCK_TIMEOUT_SECS);
-                match command.query_async::<redis::Value>(&mut conn).await {
-                    Ok(_) => connection.worked(),
-                    Err(error) => connection.failed(&error),
+                if let Some(mut conn) = connection.get().await {
+                    let mut command = redis::cmd("BZPOPMIN");
+                    command.arg(&keys).arg(BLOCK_TIMEOUT_SECS);
+                    match command.query_async::<redis::Value>(&mut conn).await {
+                        Ok(_) => connection.succeeded(),
+                        Err(error) => connection.failed(&error),
+                    }
                 }
-                awake.notify_one();
+                // Also after an error: the fetch of the worker then waits for Redis.
+                notify.notify_one();
             }
         });
-        Self { arm, woke, _task: AbortOnDropHandle::new(task) }
+        Self { arm, woken, _task: AbortOnDropHandle::new(task) }
     }
 }

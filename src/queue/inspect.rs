@@ -1,4 +1,4 @@
-//! Looking at queues and jobs.
+//! Reads the state of queues and jobs.
 
 use chrono::{DateTime, Utc};
 use redis::{FromRedisValue, ParsingError, Value};
@@ -13,15 +13,15 @@ use super::{
     status::JobStatus,
 };
 
-/// Jobs looked at by one call, since each may be large.
+/// The most jobs that one call reads, since each may be large.
 const JOBS_PER_STATUS_CALL: usize = 20;
 const MAX_LISTED_PAYLOAD_BYTES: usize = 16 * 1024;
 
-/// One queue: what is in it, what has been, and how it is worked off.
+/// The state of a queue.
 #[derive(Debug, Clone, Serialize)]
 pub struct QueueInfo {
     pub name: String,
-    /// When it was looked at, by Redis's clock.
+    /// When this was read, by the clock of Redis.
     pub seen_at: DateTime<Utc>,
     pub paused: bool,
     pub queued: u64,
@@ -29,15 +29,16 @@ pub struct QueueInfo {
     pub deferred: u64,
     pub started: u64,
     pub failed: u64,
-    /// How long ago the first in line was enqueued, in seconds; a delay or a retry that it went through is part of it.
+    /// How long ago the next job was enqueued, in seconds. This includes the time of a delay or of retries.
     pub latency_seconds: Option<f64>,
     pub totals: Totals,
-    /// How many may run at once, in all workers together.
+    /// How many jobs may run at once, in all workers together.
     pub concurrency_limit: Option<u32>,
     pub rate_limit: Option<Rate>,
 }
 
-/// Counted since the queue began. What was enqueued or requeued has finished, failed or been cancelled, or is there.
+/// Totals since the queue was created. Every job that was enqueued or requeued has finished, failed or been canceled, or
+/// is in the queue.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Totals {
     pub enqueued: u64,
@@ -47,7 +48,7 @@ pub struct Totals {
     pub canceled: u64,
 }
 
-/// The answer of the script for one queue, in its order.
+/// The answer of the script for one queue: fields in a fixed order.
 struct Row(Vec<Value>);
 
 impl Row {
@@ -58,8 +59,8 @@ impl Row {
     fn parse(&self, now: i64) -> Result<QueueInfo, ParsingError> {
         let (oldest, concurrency, rate): (String, String, String) =
             (self.field(6)?, self.field(13)?, self.field(14)?);
-        // Ids are UUIDs of version 7, which begin with the time in milliseconds.
-        let since = i64::from_str_radix(oldest.get(..12).unwrap_or_default(), 16).ok();
+        // Ids are UUIDs of version 7, which begin with a time in milliseconds.
+        let enqueued_at = i64::from_str_radix(oldest.get(..12).unwrap_or_default(), 16).ok();
         Ok(QueueInfo {
             name: self.field(0)?,
             seen_at: DateTime::from_timestamp_millis(now).unwrap_or_default(),
@@ -68,7 +69,7 @@ impl Row {
             deferred: self.field(3)?,
             failed: self.field(4)?,
             paused: self.field(5)?,
-            latency_seconds: since.map(|since| (now - since).max(0) as f64 / 1_000.0),
+            latency_seconds: enqueued_at.map(|at| (now - at).max(0) as f64 / 1_000.0),
             started: self.field::<i64>(7)?.max(0) as u64,
             totals: Totals {
                 enqueued: self.field(8)?,
@@ -84,12 +85,18 @@ impl Row {
 }
 
 impl Queue {
-    /// Every queue that was ever used.
+    /// Returns all queues, also empty ones, sorted by name.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if Redis does not answer.
     pub async fn queues(&self) -> Result<Vec<QueueInfo>> {
         self.inspect(None).await
     }
 
-    /// One queue; `None` where it was never used.
+    /// Returns one queue; `None` if it was never used.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if Redis does not answer.
     pub async fn queue(&self, name: &str) -> Result<Option<QueueInfo>> {
         Ok(self.inspect(Some(name)).await?.pop())
     }
@@ -102,43 +109,48 @@ impl Queue {
         rows.into_iter().map(parse).collect()
     }
 
-    /// Where a job stands; `None` where no such job is known (any more).
+    /// Returns the status of a job; `None` if it does not exist or has expired.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if Redis does not answer.
     pub async fn status(&self, id: &str) -> Result<Option<JobStatus>> {
         Ok(self.statuses(&[id.to_owned()], usize::MAX).await?.pop())
     }
 
-    /// Some of the jobs of a queue that are in one state: those that failed last come first, those that are next
-    /// otherwise. Those that have ended well or were cancelled are known by their id alone. A payload of more
-    /// than 16 KiB is left out; [`status`](Self::status) has it.
+    /// Returns `count` jobs of a queue in one state, after the first `offset`. Failed jobs are sorted by the time of
+    /// their failure, latest first; other jobs in the order in which they are next.
+    ///
+    /// Payloads of more than 16 KiB are omitted; [`status`](Self::status) has them.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for the states that cannot be listed.
+    /// [`Error::Invalid`] for finished and canceled jobs, which have no list; [`Error::Unavailable`] if Redis does not
+    /// answer.
     pub async fn list(&self, queue: &str, state: State, offset: u64, count: u64) -> Result<Vec<JobStatus>> {
         if matches!(state, State::Finished | State::Canceled) {
-            let words = "jobs that have finished or were cancelled are not listed: ask for one by its id";
-            return Err(Error::invalid("status", words));
+            let message = "finished and canceled jobs are not listed; get one by its id";
+            return Err(Error::invalid("status", message));
         }
         let mut call = self.prepare(&scripts::INSPECT);
         call.arg("page").arg(queue).arg(state.as_str()).arg(offset).arg(count);
         let ids: Vec<String> = self.run(&call).await?;
         let mut jobs = Vec::with_capacity(ids.len());
-        for some in ids.chunks(JOBS_PER_STATUS_CALL) {
-            jobs.extend(self.statuses(some, MAX_LISTED_PAYLOAD_BYTES).await?);
+        for ids in ids.chunks(JOBS_PER_STATUS_CALL) {
+            jobs.extend(self.statuses(ids, MAX_LISTED_PAYLOAD_BYTES).await?);
         }
         Ok(jobs)
     }
 
-    /// Leaves out those that are not known, and the payloads of `large` jobs.
-    async fn statuses(&self, ids: &[String], large: usize) -> Result<Vec<JobStatus>> {
+    /// Returns the status of each job that exists, without payloads of more than `max_payload` bytes.
+    async fn statuses(&self, ids: &[String], max_payload: usize) -> Result<Vec<JobStatus>> {
         let mut call = self.prepare(&scripts::STATUS);
-        call.arg(large).arg(ids);
+        call.arg(max_payload).arg(ids);
         let answers: Vec<Vec<Value>> = self.run(&call).await?;
         ids.iter().zip(answers).filter_map(|(id, answer)| JobStatus::parse(id, answer).transpose()).collect()
     }
 }
 
 impl QueueInfo {
-    /// How many of its jobs are in a state that can be listed.
+    /// Returns how many jobs are in a state; 0 for finished and canceled jobs, which have no list.
     pub fn count(&self, state: State) -> u64 {
         match state {
             State::Queued => self.queued,

@@ -1,4 +1,4 @@
-//! What the author of a task works with: the trait that it implements and what it is handed.
+//! The trait that jobs implement, and the context in which they run.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,59 +6,64 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{envelope::Origin, failure::Failure, schedule::Schedule, signals::JobSignals};
 
-/// A task: its arguments are the fields, its behaviour is [`run`](Job::run).
+/// A job: its fields are the arguments, [`run`](Job::run) is what it does.
 ///
-/// It runs at least once: a worker that dies in the middle has it run again by another, so `run` must bear
-/// repetition.
+/// Delivery is at least once: if a worker crashes, another worker runs the job again, so `run` must be idempotent.
 pub trait Job: Serialize + DeserializeOwned + Send + 'static {
-    /// What a task reaches of the application.
+    /// The part of the application that the job can use.
     type State: Clone + Send + Sync + 'static;
-    /// Kept as the result for [`RESULT_TTL`](Job::RESULT_TTL).
+    /// The result, which is kept for [`RESULT_TTL`](Job::RESULT_TTL).
     type Output: Serialize + Send;
 
-    /// The name on the wire. Changing it orphans the jobs that are queued.
+    /// The name in Redis. Jobs that are queued under an old name fail.
     const NAME: &'static str;
+    /// The queue: 1 to 100 letters, digits, `-`, `_` and `.`.
     const QUEUE: &'static str = "default";
-    /// How often it is tried in all before it is put with the failed ones.
+    /// How many attempts may fail before the job has failed for good.
     const MAX_ATTEMPTS: u32 = 3;
-    /// The wait after the first failure; it doubles with each, with jitter, up to an hour.
+    /// The wait after the first failure. It doubles with each failure, up to an hour, with jitter.
     const BACKOFF: Duration = Duration::from_secs(5);
-    /// How long one attempt may take.
+    /// The time limit of one attempt.
     const TIMEOUT: Duration = Duration::from_secs(180);
-    /// How long the outcome can be read.
+    /// How long the outcome is kept after the job has ended.
     const RESULT_TTL: Duration = Duration::from_secs(24 * 60 * 60);
-    /// When it is run by itself, for a task that is.
+    /// When the job runs periodically, if it does.
     const SCHEDULE: Option<Schedule<Self>> = None;
 
+    /// Runs one attempt.
+    ///
+    /// # Errors
+    /// A [`Failure`], which also says what happens next: by default a retry.
     fn run(self, ctx: Context<Self::State>) -> impl Future<Output = Result<Self::Output, Failure>> + Send;
 }
 
-/// What a running job knows besides its arguments.
+/// What a running job has besides its arguments.
 #[derive(Clone)]
 pub struct Context<S> {
     pub state: S,
     pub job_id: Arc<str>,
-    /// From 1.
+    /// Counts from 1.
     pub attempt: u32,
-    /// Whose job it is and what asked for it; hand it on to jobs that this one enqueues.
+    /// Who and which request enqueued the job; pass it on to jobs that this one enqueues.
     pub origin: Origin,
-    pub(super) stop: JobSignals,
+    pub(super) signals: JobSignals,
 }
 
 impl<S> Context<S> {
-    /// Ends when the job should stop: it was cancelled, timed out, or the worker is shutting down. A job that
-    /// does not heed it is dropped at its next await, a second later.
+    /// Waits until the job should stop: it was canceled, timed out, or the worker is shutting down. One second later the
+    /// job is dropped at its next `await`.
     pub async fn stopped(&self) {
-        self.stop.token().cancelled().await;
+        self.signals.token().cancelled().await;
     }
 
+    /// Whether the job should stop.
     pub fn is_stopped(&self) -> bool {
-        self.stop.token().is_cancelled()
+        self.signals.token().is_cancelled()
     }
 
-    /// Says how far the job has come, for its status to show within a second or two. Costs nothing to call often:
-    /// only the last word of each second is sent.
+    /// Reports progress, which the status of the job shows within about two seconds. Frequent calls are cheap: only the
+    /// latest report is sent, once a second. `percent` is at most 100, `message` at most 8 KiB.
     pub fn progress(&self, percent: u8, message: impl Into<String>) {
-        self.stop.report(percent.min(100), message.into());
+        self.signals.report(percent.min(100), message.into());
     }
 }

@@ -1,4 +1,4 @@
-//! The table of tasks that a worker runs from.
+//! The table of job types that a worker runs.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::{
     schedule::ErasedSchedule,
 };
 
-/// One row of the table that a worker runs from: everything about a task, its type forgotten.
+/// A row of the table of job types: everything about a [`Job`] with its type erased.
 pub struct JobType<S: 'static> {
     pub name: &'static str,
     pub queue: &'static str,
@@ -26,6 +26,7 @@ pub struct JobType<S: 'static> {
 pub(super) type Running = BoxFuture<'static, Result<Value, Failure>>;
 
 impl<S: Clone + Send + Sync + 'static> JobType<S> {
+    /// The row of a job.
     pub const fn of<J: Job<State = S>>() -> Self {
         Self {
             name: J::NAME,
@@ -49,6 +50,7 @@ impl<S: Clone + Send + Sync + 'static> JobType<S> {
     }
 }
 
+/// The arguments of one scheduled run.
 fn payload<J: Job>() -> serde_json::Result<Value> {
     J::SCHEDULE.map_or(Ok(Value::Null), |schedule| serde_json::to_value(schedule.job()))
 }

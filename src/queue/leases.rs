@@ -1,4 +1,4 @@
-//! The deliveries that this process holds.
+//! The leases of a worker, and the running jobs that they cover.
 
 use std::{
     collections::HashMap,
@@ -8,129 +8,139 @@ use std::{
 
 use super::signals::{JobSignals, StopReason};
 
-struct Lease {
-    queue: Arc<str>,
-    renewed: Instant,
-    jobs: HashMap<Arc<str>, JobSignals>,
-}
+/// The leases that this worker holds; clones share them.
+#[derive(Clone, Default)]
+pub(super) struct Leases(Arc<(Mutex<LeaseTable>, Condvar)>);
 
 #[derive(Default)]
 struct LeaseTable {
-    /// By the member that stands for it in Redis.
+    /// By their members in Redis, `token|id,id..`.
     leases: HashMap<Arc<str>, Lease>,
     closed: bool,
 }
 
-/// Every lease this process holds.
-#[derive(Clone, Default)]
-pub(super) struct Leases(Arc<(Mutex<LeaseTable>, Condvar)>);
+/// A batch of jobs leased to this worker.
+struct Lease {
+    queue: Arc<str>,
+    renewed_at: Instant,
+    /// The running jobs by their ids.
+    jobs: HashMap<Arc<str>, JobSignals>,
+}
+
+impl Lease {
+    fn stop(&self, reason: StopReason) {
+        self.jobs.values().for_each(|signals| signals.stop(reason));
+    }
+}
 
 impl Leases {
     fn lock(&self) -> MutexGuard<'_, LeaseTable> {
-        // Nothing panics while holding it; if something did, the map is still whole.
+        // Nothing panics while holding the lock; if it did, the map would still be valid.
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes a lease taken no later than `asked`.
+    /// Adds a lease that Redis granted at `sent_at` or later.
     pub(super) fn add(
         &self,
-        member: Arc<str>,
+        lease: Arc<str>,
         queue: Arc<str>,
-        asked: Instant,
+        sent_at: Instant,
         jobs: HashMap<Arc<str>, JobSignals>,
     ) {
-        self.lock().leases.insert(member, Lease { queue, renewed: asked, jobs });
+        self.lock().leases.insert(lease, Lease { queue, renewed_at: sent_at, jobs });
         self.0.1.notify_all();
     }
 
-    /// Notes that a job of a lease has ended; true where it was the last. The lease goes on being renewed until
-    /// it is [forgotten](Self::forget), since the outcome has yet to arrive.
-    pub(super) fn end(&self, member: &str, id: &str) -> bool {
-        let mut shared = self.lock();
-        let Some(lease) = shared.leases.get_mut(member) else { return false };
+    /// Marks a job as completed, and returns whether it was the last of its lease. The lease is renewed until it is
+    /// [removed](Self::remove), since Redis does not have the outcome yet.
+    pub(super) fn complete(&self, lease: &str, id: &str) -> bool {
+        let mut table = self.lock();
+        let Some(lease) = table.leases.get_mut(lease) else { return false };
         lease.jobs.remove(id).is_some() && lease.jobs.is_empty()
     }
 
-    pub(super) fn forget(&self, member: &str) {
-        self.lock().leases.remove(member);
+    pub(super) fn remove(&self, lease: &str) {
+        self.lock().leases.remove(lease);
     }
 
+    /// Tells all running jobs to stop.
     pub(super) fn stop_all(&self, reason: StopReason) {
-        for lease in self.lock().leases.values() {
-            lease.jobs.values().for_each(|stop| stop.now(reason));
+        self.lock().leases.values().for_each(|lease| lease.stop(reason));
+    }
+
+    /// Stops the jobs of a lease that Redis no longer has.
+    pub(super) fn lose(&self, lease: &str) {
+        if let Some(lease) = self.lock().leases.get(lease) {
+            lease.stop(StopReason::Lost);
         }
     }
 
-    pub(super) fn lose(&self, member: &str) {
-        if let Some(lease) = self.lock().leases.get(member) {
-            lease.jobs.values().for_each(|stop| stop.now(StopReason::Lost));
-        }
-    }
-
-    pub(super) fn held(&self) -> Vec<(Arc<str>, Arc<str>)> {
-        self.lock().leases.iter().map(|(member, lease)| (lease.queue.clone(), member.clone())).collect()
-    }
-
-    pub(super) fn renewed(&self, members: &[(Arc<str>, Arc<str>)], asked: Instant) {
-        let mut shared = self.lock();
-        for (_, member) in members {
-            if let Some(lease) = shared.leases.get_mut(member) {
-                lease.renewed = asked;
-            }
-        }
-    }
-
+    /// Stops jobs that were canceled, as far as they run here.
     pub(super) fn cancel(&self, ids: &[String]) {
-        let shared = self.lock();
-        for lease in shared.leases.values() {
-            for id in ids {
-                if let Some(stop) = lease.jobs.get(id.as_str()) {
-                    stop.now(StopReason::Canceled);
-                }
+        for lease in self.lock().leases.values() {
+            for signals in ids.iter().filter_map(|id| lease.jobs.get(id.as_str())) {
+                signals.stop(StopReason::Canceled);
             }
         }
     }
 
-    /// Stops the jobs whose lease is about to end unrenewed: from then on another worker may run them.
+    /// Stops the jobs of leases that are about to expire: another worker may run these jobs next.
     pub(super) fn fence(&self, lease: Duration) {
         let limit = lease.mul_f32(0.8);
-        for held in self.lock().leases.values() {
-            if held.renewed.elapsed() > limit {
-                held.jobs.values().for_each(|stop| stop.now(StopReason::Lost));
+        for held in self.lock().leases.values().filter(|held| held.renewed_at.elapsed() > limit) {
+            held.stop(StopReason::Lost);
+        }
+    }
+
+    /// The leases to renew, as pairs of queue and lease.
+    pub(super) fn held(&self) -> Vec<(Arc<str>, Arc<str>)> {
+        self.lock().leases.iter().map(|(lease, held)| (held.queue.clone(), lease.clone())).collect()
+    }
+
+    /// Marks leases as renewed.
+    pub(super) fn renewed(&self, held: &[(Arc<str>, Arc<str>)], sent_at: Instant) {
+        let mut table = self.lock();
+        for (_, lease) in held {
+            if let Some(lease) = table.leases.get_mut(lease) {
+                lease.renewed_at = sent_at;
             }
         }
     }
 
-    /// What jobs have said of themselves since this was last asked: id, token, words.
-    pub(super) fn progress(&self) -> Vec<(Arc<str>, String, String)> {
-        let shared = self.lock();
-        let said = |(member, lease): (&Arc<str>, &Lease)| {
-            let token = member.split('|').next().unwrap_or_default().to_owned();
-            let jobs = lease.jobs.iter();
-            jobs.filter_map(|(id, stop)| Some((id.clone(), token.clone(), stop.unsent()?)))
+    /// Takes the progress that jobs have reported since the last call, as id, token and JSON.
+    pub(super) fn take_progress(&self) -> Vec<(Arc<str>, String, String)> {
+        let table = self.lock();
+        let of_lease = |(lease, held): (&Arc<str>, &Lease)| {
+            let token = lease.split('|').next().unwrap_or_default().to_owned();
+            let jobs = held.jobs.iter();
+            jobs.filter_map(|(id, signals)| Some((id.clone(), token.clone(), signals.take_progress()?)))
                 .collect::<Vec<_>>()
         };
-        shared.leases.iter().flat_map(said).collect()
+        table.leases.iter().flat_map(of_lease).collect()
     }
 
-    pub(super) fn running(&self) -> usize {
+    pub(super) fn running_jobs(&self) -> usize {
         self.lock().leases.values().map(|lease| lease.jobs.len()).sum()
     }
 
-    /// Waits one beat; false when the worker is done.
-    pub(super) fn wait(&self, beat: Duration) -> bool {
-        let open = |shared: &mut LeaseTable| !shared.closed;
-        let (shared, _) =
-            self.0.1.wait_timeout_while(self.lock(), beat, open).unwrap_or_else(PoisonError::into_inner);
-        !shared.closed
+    /// Waits for `interval`. Returns false, at once, when the leases are closed.
+    pub(super) fn wait(&self, interval: Duration) -> bool {
+        let is_open = |table: &mut LeaseTable| !table.closed;
+        let (table, _) = self
+            .0
+            .1
+            .wait_timeout_while(self.lock(), interval, is_open)
+            .unwrap_or_else(PoisonError::into_inner);
+        !table.closed
     }
 
-    /// Waits until there are leases; false when the worker is done.
-    pub(super) fn wait_for_some(&self) -> bool {
-        let idle = |shared: &mut LeaseTable| !shared.closed && shared.leases.is_empty();
-        !self.0.1.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner).closed
+    /// Waits until there is a lease. Returns false when the leases are closed.
+    pub(super) fn wait_until_held(&self) -> bool {
+        let is_idle = |table: &mut LeaseTable| !table.closed && table.leases.is_empty();
+        !self.0.1.wait_while(self.lock(), is_idle).unwrap_or_else(PoisonError::into_inner).closed
     }
 
+    /// Ends the threads that wait.
     pub(super) fn close(&self) {
         self.lock().closed = true;
         self.0.1.notify_all();

@@ -60,7 +60,7 @@ pub use control::Cancel;
 pub use enqueue_options::{EnqueueOptions, OnDuplicate, Unique, When};
 pub use envelope::Origin;
 pub use error::Error;
-pub use failure::{Failure, FailureAction};
+pub use failure::Failure;
 pub use inspect::{QueueInfo, Totals};
 pub use job::{Context, Job};
 pub use job_type::JobType;

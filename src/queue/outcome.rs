@@ -1,12 +1,11 @@
-//! What is kept of a job that is over.
+//! The JSON that Redis keeps about a job that has ended.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{envelope::Envelope, state::State};
 
-/// What is kept of a job that has ended well or was cancelled while it ran. Times are in milliseconds since the
-/// epoch.
+/// The outcome of a job that has finished, or was canceled while it ran. Times are in milliseconds since the epoch.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Outcome {
     pub(super) state: State,
@@ -16,7 +15,7 @@ pub(super) struct Outcome {
     pub(super) owner: Option<i64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) result: Option<Value>,
-    /// Why it was dropped.
+    /// Why the job was discarded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) reason: Option<String>,
     pub(super) attempts: u32,
@@ -26,7 +25,7 @@ pub(super) struct Outcome {
     pub(super) ended: i64,
 }
 
-/// What is kept of a job that was cancelled while it waited; a script writes it.
+/// The outcome of a job that was canceled while it waited. A script writes it.
 #[derive(Debug, Deserialize)]
 pub(super) struct CanceledRecord {
     pub(super) state: State,
@@ -35,6 +34,7 @@ pub(super) struct CanceledRecord {
     pub(super) envelope: Envelope,
 }
 
+/// Either kind of outcome.
 #[derive(Deserialize)]
 #[serde(untagged)]
 pub(super) enum StoredOutcome {

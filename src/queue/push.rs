@@ -1,4 +1,4 @@
-//! Puts written jobs into a queue: the one place that calls the push script.
+//! Calls the script that enqueues jobs.
 
 use super::{
     enqueue_options::{EnqueueOptions, OnDuplicate, When},
@@ -7,11 +7,11 @@ use super::{
     scripts,
 };
 
-/// The most that one call of the script takes, since Redis serves nobody else meanwhile.
+/// Limits of one call, because Redis serves no other client while a script runs.
 const MAX_JOBS_PER_CALL: usize = 250;
 const MAX_BYTES_PER_CALL: usize = 4 * 1024 * 1024;
 
-/// How many of the first jobs one call takes, at least one if there are any; `sizes` has the bytes of each.
+/// Returns how many of the first jobs fit into one call: at least one, if there are any. `sizes` are in bytes.
 pub(super) fn batch_size(sizes: impl ExactSizeIterator<Item = usize>) -> usize {
     let (count, mut bytes) = (sizes.len(), 0);
     let fits = |size: &usize| {
@@ -21,34 +21,42 @@ pub(super) fn batch_size(sizes: impl ExactSizeIterator<Item = usize>) -> usize {
     sizes.take(MAX_JOBS_PER_CALL).take_while(fits).count().max(1).min(count)
 }
 
-/// Queues jobs, each an id and an envelope. A push whose answer was lost can be repeated, since the ids are the
-/// caller's. Returns the ids that were known already, or that of the job whose unique key keeps this one out.
+/// Enqueues jobs, given as pairs of id and envelope. Repeating a push is harmless, because the caller makes the ids.
+///
+/// Returns the ids that already existed, or the id of the existing job with the same unique key.
+///
+/// # Errors
+/// [`Error::UnknownJob`](super::Error::UnknownJob) if a job in `after` does not exist;
+/// [`Error::Unavailable`](super::Error::Unavailable) if Redis does not answer.
 pub(super) async fn push(
     client: &ScriptClient,
     queue: &str,
     jobs: &[(&str, &str)],
-    place: &EnqueueOptions,
+    options: &EnqueueOptions,
 ) -> Result<Vec<String>> {
-    let when = match place.when {
+    let when = match options.when {
         When::Now => "0".to_owned(),
         When::In(delay) => format!("+{}", delay.as_millis()),
         When::At(at) => at.timestamp_millis().max(0).to_string(),
     };
-    let unique = place.unique.as_ref();
+    let unique = options.unique.as_ref();
     let window = unique.map_or(0, |unique| unique.window.as_millis() as u64);
-    let keep = unique
-        .map_or("", |unique| if unique.on_duplicate == OnDuplicate::KeepExisting { "first" } else { "last" });
+    let on_duplicate = match unique.map(|unique| unique.on_duplicate) {
+        None => "",
+        Some(OnDuplicate::KeepExisting) => "first",
+        Some(OnDuplicate::Replace) => "last",
+    };
     let mut call = client.prepare(&scripts::PUSH);
-    call.arg(queue).arg(jobs.len()).arg(when).arg(u8::from(place.front));
-    call.arg(place.group.as_deref().unwrap_or_default());
-    call.arg(unique.map_or("", |unique| &unique.key)).arg(window).arg(keep);
-    call.arg(place.after.len()).arg(if place.after_failures { "any" } else { "good" });
+    call.arg(queue).arg(jobs.len()).arg(when).arg(u8::from(options.front));
+    call.arg(options.group.as_deref().unwrap_or_default());
+    call.arg(unique.map_or("", |unique| &unique.key)).arg(window).arg(on_duplicate);
+    call.arg(options.after.len()).arg(if options.after_failures { "any" } else { "good" });
     for (id, _) in jobs {
         call.arg(*id);
     }
-    for (_, text) in jobs {
-        call.arg(*text);
+    for (_, envelope) in jobs {
+        call.arg(*envelope);
     }
-    call.arg(&place.after);
+    call.arg(&options.after);
     client.run(&call).await
 }

@@ -1,25 +1,25 @@
-//! Which queues a worker takes from, and in what order.
+//! The queues of a worker, and their order.
 
 use std::fmt;
 
 use anyhow::{Context, bail};
 
-/// Some queues, in strict order or by weight.
+/// The queues that a worker takes jobs from, in strict order or by weight.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Queues {
     names: Vec<String>,
-    /// How often each comes first, beside the others; empty where the order is strict.
+    /// How often each queue comes first, relative to the others; empty if the order is strict.
     weights: Vec<u32>,
 }
 
 impl std::str::FromStr for Queues {
     type Err = anyhow::Error;
 
-    /// Reads `critical,default` (what is in the first comes first) or `critical:6,default:3,low:1` (the first comes
-    /// first six times of ten).
+    /// Parses `critical,default` (strict: `default` only if `critical` is empty) or `critical:6,default:3,low:1` (by
+    /// weight: `critical` comes first six times out of ten).
     ///
     /// # Errors
-    /// Says which part cannot be read, and how to write it.
+    /// If a name or a weight is invalid, or there is no name.
     fn from_str(text: &str) -> anyhow::Result<Self> {
         let mut queues: Vec<(String, Option<u32>)> = Vec::new();
         for part in text.split(',').map(str::trim) {
@@ -30,10 +30,10 @@ impl std::str::FromStr for Queues {
                 Some((name, weight)) => (name, Some(weight)),
                 None => (part, None),
             };
-            Self::check_name(name).map_err(|words| anyhow::anyhow!("{name:?}: {words}"))?;
-            let read = |text: &str| text.parse().ok().filter(|weight| (1..=1_000).contains(weight));
+            Self::check_name(name).map_err(|problem| anyhow::anyhow!("{name:?}: {problem}"))?;
+            let parse = |text: &str| text.parse().ok().filter(|weight| (1..=1_000).contains(weight));
             let weight = weight
-                .map(|text| read(text).with_context(|| format!("{part:?}: a weight is 1 to 1000")))
+                .map(|text| parse(text).with_context(|| format!("{part:?}: a weight is 1 to 1000")))
                 .transpose()?;
             if !queues.iter().any(|(known, _)| known == name) {
                 queues.push((name.to_owned(), weight));
@@ -49,10 +49,10 @@ impl std::str::FromStr for Queues {
 }
 
 impl Queues {
-    /// What a queue can be called: it becomes part of a key and of a list of names.
+    /// Checks the name of a queue, which becomes part of keys and of lists of names.
     ///
     /// # Errors
-    /// Says so where `name` is none.
+    /// What a name looks like, if `name` is not one.
     pub fn check_name(name: &str) -> Result<(), &'static str> {
         let fits = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
         match (1..=100).contains(&name.len()) && name.bytes().all(fits) {
@@ -61,29 +61,30 @@ impl Queues {
         }
     }
 
+    /// The names, without weights.
     pub fn names(&self) -> &[String] {
         &self.names
     }
 
-    /// The order for one fetch. By weight it is drawn by lot, so that none waits for ever.
+    /// The order for one fetch. A weighted order is random, so that no queue is starved.
     pub(super) fn order(&self) -> Vec<&str> {
-        let mut left: Vec<_> =
+        let mut remaining: Vec<_> =
             self.names.iter().map(String::as_str).zip(self.weights.iter().copied()).collect();
-        if left.len() < 2 {
+        if remaining.len() < 2 {
             return self.names.iter().map(String::as_str).collect();
         }
-        let mut order = Vec::with_capacity(left.len());
-        while !left.is_empty() {
-            let total: u32 = left.iter().map(|(_, weight)| weight).sum();
-            let mut lot = (uuid::Uuid::new_v4().as_u128() % u128::from(total)) as u32;
-            let drawn = left.iter().position(|(_, weight)| match lot.checked_sub(*weight) {
+        let mut order = Vec::with_capacity(remaining.len());
+        while !remaining.is_empty() {
+            let total: u32 = remaining.iter().map(|(_, weight)| weight).sum();
+            let mut ticket = (uuid::Uuid::new_v4().as_u128() % u128::from(total)) as u32;
+            let drawn = remaining.iter().position(|(_, weight)| match ticket.checked_sub(*weight) {
                 Some(rest) => {
-                    lot = rest;
+                    ticket = rest;
                     false
                 }
                 None => true,
             });
-            order.push(left.remove(drawn.unwrap_or_default()).0);
+            order.push(remaining.remove(drawn.unwrap_or_default()).0);
         }
         order
     }
@@ -107,17 +108,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_what_is_meant() {
-        let read = |text: &str| text.parse::<Queues>().map(|queues| queues.to_string());
-        assert_eq!(read("critical, default,critical").unwrap(), "critical,default");
-        assert_eq!(read("critical:6,default:3,low").unwrap(), "critical:6,default:3,low:1");
+    fn parsing_and_display_agree() {
+        let parse = |text: &str| text.parse::<Queues>().map(|queues| queues.to_string());
+        assert_eq!(parse("critical, default,critical").unwrap(), "critical,default");
+        assert_eq!(parse("critical:6,default:3,low").unwrap(), "critical:6,default:3,low:1");
         for wrong in ["", ",", "a b", ":3", "a:0", "a:x", "a:1001", "a:1:2"] {
-            assert!(read(wrong).is_err(), "{wrong:?}");
+            assert!(parse(wrong).is_err(), "{wrong:?}");
         }
     }
 
     #[test]
-    fn the_order_is_strict_or_drawn_by_weight() {
+    fn order_is_strict_or_weighted() {
         assert_eq!("b,a".parse::<Queues>().unwrap().order(), ["b", "a"]);
         let weighted = "a:6,b:3,c:1".parse::<Queues>().unwrap();
         let mut first = std::collections::HashMap::new();

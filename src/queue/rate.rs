@@ -1,10 +1,10 @@
-//! How many jobs may begin in a time.
+//! Rate limits.
 
 use std::time::Duration;
 
 use serde::Serialize;
 
-/// So many jobs in each period: a bucket of that size that fills once in that time.
+/// A rate limit: a token bucket of `jobs` tokens that refills completely in the time `per`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Rate {
     pub jobs: u32,
@@ -17,7 +17,7 @@ fn seconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S
 }
 
 impl Rate {
-    /// Reads `jobs/ms`, as Redis keeps it.
+    /// Parses `jobs/ms`, as stored in Redis.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let (jobs, ms) = text.split_once('/')?;
         Some(Self { jobs: jobs.parse().ok()?, per: Duration::from_millis(ms.parse().ok()?) })
@@ -33,21 +33,24 @@ impl std::fmt::Display for Rate {
 impl std::str::FromStr for Rate {
     type Err = String;
 
-    /// Reads `100/s`, `30/m`, `1000/h` or `5/10s`.
+    /// Parses `100/s`, `30/m`, `1000/h` or `5/10s`.
+    ///
+    /// # Errors
+    /// If the text has another form, or is less than a job or outside of a second to a day.
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is not a rate: write for example 100/s, 30/m or 5/10s");
-        let (jobs, per) = text.split_once('/').ok_or_else(wrong)?;
+        let invalid = || format!("{text:?} is not a rate: write for example 100/s, 30/m or 5/10s");
+        let (jobs, per) = text.split_once('/').ok_or_else(invalid)?;
         let digits = per.trim_end_matches(['s', 'm', 'h']);
         let unit = match &per[digits.len()..] {
             "s" => 1,
             "m" => 60,
             "h" => 3_600,
-            _ => return Err(wrong()),
+            _ => return Err(invalid()),
         };
-        let n: u64 = if digits.is_empty() { 1 } else { digits.parse().map_err(|_| wrong())? };
-        let (jobs, seconds) = (jobs.trim().parse().map_err(|_| wrong())?, n.saturating_mul(unit));
+        let n: u64 = if digits.is_empty() { 1 } else { digits.parse().map_err(|_| invalid())? };
+        let (jobs, seconds) = (jobs.trim().parse().map_err(|_| invalid())?, n.saturating_mul(unit));
         if jobs == 0 || !(1..=86_400).contains(&seconds) {
-            return Err(format!("{text:?}: at least one job, in a second to a day"));
+            return Err(format!("{text:?}: must be at least one job, in a second to a day"));
         }
         Ok(Self { jobs, per: Duration::from_secs(seconds) })
     }
@@ -58,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rates_are_read_as_people_write_them() {
+    fn rates_are_parsed() {
         let rate = |text: &str| text.parse::<Rate>().map(|rate| (rate.jobs, rate.per.as_secs()));
         assert_eq!(rate("100/s"), Ok((100, 1)));
         assert_eq!(rate("30/m"), Ok((30, 60)));

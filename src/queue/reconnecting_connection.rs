@@ -1,40 +1,42 @@
-//! A connection of the worker's that comes back after a fault.
+//! A connection of a worker that reconnects after an error.
 
 use std::time::Duration;
 
 use redis::{AsyncConnectionConfig, RedisError, aio::MultiplexedConnection};
 
-/// Longer than any script takes, shorter than a lease.
+/// Longer than any script takes, and shorter than the default lease.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const MAX_BACKOFF: Duration = Duration::from_secs(2);
 
+/// A dedicated connection that reconnects with back-off.
 pub(super) struct ReconnectingConnection {
     client: redis::Client,
     config: AsyncConnectionConfig,
     conn: Option<MultiplexedConnection>,
     backoff: Duration,
-    what: &'static str,
+    /// Its name in the log.
+    name: &'static str,
 }
 
 impl ReconnectingConnection {
-    pub(super) fn new(client: &redis::Client, what: &'static str) -> Self {
-        Self::with_timeout(client, what, RESPONSE_TIMEOUT)
+    pub(super) fn new(client: &redis::Client, name: &'static str) -> Self {
+        Self::with_timeout(client, name, RESPONSE_TIMEOUT)
     }
 
-    /// For commands that block on purpose, for less than 10 s.
-    pub(super) fn blocking(client: &redis::Client, what: &'static str) -> Self {
-        Self::with_timeout(client, what, 2 * RESPONSE_TIMEOUT)
+    /// A connection for commands that block for up to 10 s.
+    pub(super) fn blocking(client: &redis::Client, name: &'static str) -> Self {
+        Self::with_timeout(client, name, 2 * RESPONSE_TIMEOUT)
     }
 
-    fn with_timeout(client: &redis::Client, what: &'static str, timeout: Duration) -> Self {
+    fn with_timeout(client: &redis::Client, name: &'static str, timeout: Duration) -> Self {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
             .set_response_timeout(Some(timeout));
-        Self { client: client.clone(), config, conn: None, backoff: Duration::ZERO, what }
+        Self { client: client.clone(), config, conn: None, backoff: Duration::ZERO, name }
     }
 
-    /// The connection; if there is none one attempt is made, after a pause where the last one failed.
+    /// Returns the connection. If there is none, makes one attempt to connect, after the back-off; `None` if that fails.
     pub(super) async fn get(&mut self) -> Option<MultiplexedConnection> {
         if self.conn.is_none() {
             tokio::time::sleep(self.backoff).await;
@@ -46,20 +48,20 @@ impl ReconnectingConnection {
         self.conn.clone()
     }
 
-    /// Notes that a command was answered.
-    pub(super) fn worked(&mut self) {
+    /// Reports that a command was answered.
+    pub(super) fn succeeded(&mut self) {
         if self.backoff > Duration::from_millis(200) {
-            tracing::info!(connection = self.what, "Redis is back");
+            tracing::info!(connection = self.name, "Redis answers again");
         }
         self.backoff = Duration::ZERO;
     }
 
-    /// Notes a fault: whatever it was (a lost connection, LOADING, READONLY after a failover), a new connection
-    /// after a pause is the cure, and the pause keeps a lasting fault from a busy loop.
+    /// Reports an error, after which the connection is replaced. A new connection helps with every cause: a lost
+    /// connection, `LOADING`, `READONLY` after a failover. The back-off prevents a busy loop.
     pub(super) fn failed(&mut self, error: &RedisError) {
         self.conn = None;
         if self.backoff.is_zero() {
-            tracing::warn!(connection = self.what, error = %error, "Redis connection failed, trying again");
+            tracing::warn!(connection = self.name, error = %error, "Redis connection failed, reconnecting");
         }
         let next = (self.backoff * 2).max(Duration::from_millis(100));
         self.backoff = next.min(MAX_BACKOFF);

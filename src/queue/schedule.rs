@@ -1,8 +1,8 @@
-//! When a task runs by itself, as its author says it.
+//! When a job runs periodically.
 
 use serde_json::Value;
 
-/// When a task runs by itself, and with what arguments.
+/// When a job runs periodically, and with which arguments.
 pub struct Schedule<J> {
     cron: &'static str,
     zone: &'static str,
@@ -10,22 +10,24 @@ pub struct Schedule<J> {
     missed: Missed,
 }
 
-/// What becomes of slots that were over while no worker ran.
+/// What happens to runs that were due while no worker was running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Missed {
-    /// They are made up for by one run.
+    /// One run replaces all of them.
     RunOnce,
-    /// They are left out.
+    /// They are skipped.
     Skip,
 }
 
 impl<J> Schedule<J> {
-    /// Five fields, as in crontab(5): minute, hour, day of the month, month, day of the week; and the name of a
-    /// time zone of the IANA database, like `Europe/Berlin` or `UTC`.
+    /// Creates a schedule from a cron expression and an IANA time zone such as `Europe/Berlin`; `job` makes the arguments
+    /// of each run. The expression has five fields as in crontab(5): minute, hour, day of the month, month, day of the
+    /// week.
     pub const fn new(cron: &'static str, zone: &'static str, job: fn() -> J) -> Self {
         Self { cron, zone, job, missed: Missed::RunOnce }
     }
 
+    /// Sets what happens to missed runs; by default one run replaces them.
     pub const fn missed(self, missed: Missed) -> Self {
         Self { missed, ..self }
     }
@@ -35,13 +37,13 @@ impl<J> Schedule<J> {
         (self.job)()
     }
 
-    /// `payload` writes the arguments of one run.
+    /// Erases the type; `payload` serializes the arguments of one run.
     pub(super) const fn erased(&self, payload: fn() -> serde_json::Result<Value>) -> ErasedSchedule {
         ErasedSchedule { cron: self.cron, zone: self.zone, missed: self.missed, payload }
     }
 }
 
-/// A schedule, the type of its task forgotten.
+/// A [`Schedule`] with its type erased.
 #[derive(Clone, Copy)]
 pub(super) struct ErasedSchedule {
     pub(super) cron: &'static str,

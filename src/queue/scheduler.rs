@@ -1,25 +1,27 @@
-//! Keeps time for the queues: promotes what is due, fires what runs by the clock and takes back what dead workers
-//! held. Every worker does it; there is no leader to lose.
+//! The scheduler: makes due jobs ready, enqueues periodic jobs, and recovers the jobs of crashed workers.
+//!
+//! Every worker runs one. There is no leader, since the scripts may run on several workers at once.
 
 use std::time::Duration;
 
 use super::{cron::CronSchedules, reconnecting_connection::ReconnectingConnection, scripts};
 
 const TICK_INTERVAL: Duration = Duration::from_secs(1);
-/// A job that has taken its worker down this often is put with the failed ones.
+/// A job whose worker has crashed this often fails for good.
 const MAX_CRASHES: u32 = 3;
 const CRASH_BACKOFF: Duration = Duration::from_secs(5);
-/// How many failed jobs a queue keeps for somebody to look at, and for how long.
+/// How many failed jobs a queue keeps, and for how long.
 const MAX_FAILED_JOBS: u32 = 100_000;
 const MAX_FAILED_AGE: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 
+/// Runs the periodic work of all queues.
 pub(super) struct Scheduler {
     connection: ReconnectingConnection,
     prefix: String,
     lease: Duration,
     schedules: CronSchedules,
-    /// Whether the last try to queue periodic jobs was refused.
-    refused: bool,
+    /// Whether the last attempt to enqueue periodic jobs failed.
+    cron_failed: bool,
 }
 
 impl Scheduler {
@@ -30,10 +32,10 @@ impl Scheduler {
         schedules: CronSchedules,
     ) -> Self {
         let connection = ReconnectingConnection::new(client, "scheduler");
-        Self { connection, prefix: prefix.to_owned(), lease, schedules, refused: false }
+        Self { connection, prefix: prefix.to_owned(), lease, schedules, cron_failed: false }
     }
 
-    /// Ticks until it is dropped.
+    /// Ticks until this is dropped.
     pub(super) async fn run(mut self) {
         loop {
             self.tick().await;
@@ -41,23 +43,23 @@ impl Scheduler {
         }
     }
 
-    /// Does all there is to do, for a worker that will not be there later: where nothing may be taken back yet, it
-    /// waits until it may.
+    /// Ticks until there is nothing left to do, for a worker that exits afterwards. If jobs of crashed workers cannot be
+    /// recovered yet, waits until they can.
     pub(super) async fn catch_up(&mut self) {
         while let Some(wait) = self.tick().await {
-            // A longer pause would be a gap of its own, and begin the waiting anew.
+            // A longer pause would count as a gap between ticks, which restarts the wait.
             tokio::time::sleep(wait.min(TICK_INTERVAL)).await;
         }
     }
 
-    /// Does what there is to do now. Answers after how long there will be more, if that is known.
+    /// Does what is due now. Returns when to continue, if that is known.
     async fn tick(&mut self) -> Option<Duration> {
-        self.fire().await;
+        self.fire_schedules().await;
         let mut conn = self.connection.get().await?;
         loop {
             let mut call = scripts::TICK.key(&self.prefix);
-            // A worker misses no more beats than there was time in half a lease, so a gap of that length takes
-            // nobody's lease by itself.
+            // After a longer gap between ticks, leases get time to be renewed before they count as expired. A worker
+            // that could not renew for half a lease still has the other half.
             call.arg(self.lease.as_millis() as u64)
                 .arg((self.lease / 2).max(2 * TICK_INTERVAL).as_millis() as u64)
                 .arg(MAX_CRASHES)
@@ -66,39 +68,39 @@ impl Scheduler {
                 .arg(MAX_FAILED_JOBS)
                 .arg(MAX_FAILED_AGE.as_millis() as u64);
             let answer: Result<(u64, u64, u64, u8, u64), _> = call.invoke_async(&mut conn).await;
-            let (promoted, taken_back, dead, more, later) = match answer {
+            let (promoted, recovered, dead, more, retry_after_ms) = match answer {
                 Ok(answer) => answer,
                 Err(error) => {
                     self.connection.failed(&error);
                     return None;
                 }
             };
-            self.connection.worked();
-            if taken_back + dead > 0 {
-                tracing::warn!(taken_back, dead, "jobs of a dead worker taken back");
+            self.connection.succeeded();
+            if recovered + dead > 0 {
+                tracing::warn!(recovered, dead, "recovered jobs of a crashed worker");
             }
             if promoted > 0 {
-                tracing::debug!(promoted, "scheduled jobs are due");
+                tracing::debug!(promoted, "scheduled jobs are ready");
             }
             if more == 0 {
-                return (later > 0).then(|| Duration::from_millis(later));
+                return (retry_after_ms > 0).then(|| Duration::from_millis(retry_after_ms));
             }
         }
     }
 
-    /// Queues the jobs whose time has come. Where that is refused, as a full Redis does, the rest goes on; it is told
-    /// once until it has worked again.
-    async fn fire(&mut self) {
+    /// Enqueues the periodic jobs that are due. If that fails, for example because Redis is full, the other work goes on;
+    /// only the first of several failures is logged.
+    async fn fire_schedules(&mut self) {
         let Some(mut conn) = self.connection.get().await else { return };
         let answer = self.schedules.fire(&self.prefix, &mut conn).await;
         match &answer {
             Ok(0) => {}
-            Ok(fired) => tracing::info!(fired, "periodic jobs are due"),
-            Err(error) if !self.refused => {
-                tracing::warn!(error = %error, "periodic jobs could not be enqueued")
+            Ok(fired) => tracing::info!(fired, "periodic jobs enqueued"),
+            Err(error) if !self.cron_failed => {
+                tracing::warn!(error = %error, "cannot enqueue periodic jobs")
             }
             Err(_) => {}
         }
-        self.refused = answer.is_err();
+        self.cron_failed = answer.is_err();
     }
 }

@@ -19,7 +19,7 @@ pub(super) struct ScriptClient {
 }
 
 impl ScriptClient {
-    /// `timeout` limits one of the two attempts that a call may take.
+    /// Creates a client; `timeout` is the time limit of each of two attempts.
     pub(super) fn new(
         connection: impl ConnectionLike + Clone + Send + Sync + 'static,
         prefix: &str,
@@ -36,13 +36,13 @@ impl ScriptClient {
         self.timeout
     }
 
-    /// A call of a script, to be given its arguments.
+    /// Returns a call of a script, which still needs its arguments.
     pub(super) fn prepare(&self, script: &'static Script) -> ScriptInvocation<'static> {
         script.key(&*self.prefix)
     }
 
-    /// Runs a call. The connection may send it twice: every script can be repeated, although one that moves many jobs
-    /// then counts only those of the second run.
+    /// Runs a call. The connection may send it twice, so every script is safe to repeat. A repeated script that moves many
+    /// jobs returns only the number of the second run.
     ///
     /// # Errors
     /// [`Error::UnknownJob`] if the script says so; [`Error::Unavailable`] if Redis does not answer in time.
@@ -51,7 +51,7 @@ impl ScriptClient {
         let answer = async {
             loop {
                 match call.invoke_async(&mut connection).await {
-                    // Redis has dropped the script again since it was loaded.
+                    // Redis has dropped the script between loading and calling it.
                     Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {}
                     answer => return answer,
                 }
@@ -67,6 +67,7 @@ impl ScriptClient {
 /// A connection whose type is erased.
 struct AnyConnection(Box<dyn CloneConnection>);
 
+/// A connection that can be cloned as a trait object.
 trait CloneConnection: ConnectionLike + Send + Sync {
     fn boxed_clone(&self) -> Box<dyn CloneConnection>;
 }

@@ -1,16 +1,16 @@
-//! The transitions of the state machine, each one atomic script. What they promise is said in `docs/jobs.md`.
+//! The transitions of the state machine: one atomic script each. `docs/jobs.md` has their guarantees.
 
 use std::sync::LazyLock;
 
 use redis::Script;
 
-/// Writes that take memory away or must happen for the queue to drain run even when Redis is full; a push does
-/// not, and is refused whole.
+/// When Redis is full, it refuses to enqueue jobs, but runs the scripts that free memory or that workers need to
+/// empty the queue.
 const RUNS_WHEN_FULL: &str = "#!lua flags=allow-oom\n";
 const REFUSED_WHEN_FULL: &str = "#!lua\n";
 const READ_ONLY: &str = "#!lua flags=no-writes\n";
 
-/// What a push is refused with whose job shall wait for one that is not known.
+/// Error code when `after` names an unknown job.
 pub(super) const UNKNOWN_JOB_CODE: &str = "NOJOB";
 
 macro_rules! script {

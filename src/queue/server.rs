@@ -1,4 +1,4 @@
-//! Whether a Redis can be trusted with jobs.
+//! Checks whether a Redis server is safe for jobs.
 
 use redis::{AsyncConnectionConfig, ErrorKind, RedisError, RedisResult, ServerErrorKind};
 
@@ -6,14 +6,14 @@ use super::client::Queue;
 
 const MIN_REDIS_VERSION: (u32, u32) = (7, 0);
 
-/// What a server says of itself, as far as jobs depend on it.
+/// The properties of a Redis server that the queue depends on.
 #[derive(Debug, Clone)]
 pub struct Server {
     /// `Redis 7.0.15` or `Valkey 8.0.1`.
     pub name: String,
-    /// Why jobs cannot be kept there, and the mend.
+    /// Why the server cannot store jobs, each with the fix.
     pub problems: Vec<String>,
-    /// What may cost jobs or results, and the mend.
+    /// What may lose jobs or results, each with the fix.
     pub warnings: Vec<String>,
 }
 
@@ -22,7 +22,7 @@ impl Server {
         let field =
             |name: &str| info.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'));
         let (mut problems, mut warnings) = (Vec::new(), Vec::new());
-        // Valkey tells Redis's version for the sake of old clients, and its own beside it.
+        // Valkey also reports a compatible Redis version, for old clients.
         let version = field("redis_version").unwrap_or("of unknown version");
         let name = match field("valkey_version") {
             Some(own) => format!("Valkey {own}"),
@@ -38,23 +38,23 @@ impl Server {
                 "maxmemory-policy {policy} may drop jobs: run `redis-cli CONFIG SET maxmemory-policy noeviction`, and set it in redis.conf"
             )),
             Some(policy) => warnings.push(format!(
-                "maxmemory-policy {policy} may drop results and the keys of unique jobs before their time: set maxmemory-policy noeviction"
+                "maxmemory-policy {policy} may drop results and the keys of unique jobs early: set maxmemory-policy noeviction"
             )),
-            None => warnings.push("the eviction policy is not told; it has to be noeviction".into()),
+            None => warnings.push("the eviction policy is unknown; it must be noeviction".into()),
         }
         if field("aof_enabled") != Some("1") {
             warnings.push("appendonly is off: a crash of Redis loses jobs; set `appendonly yes`".into());
         }
         if field("cluster_enabled") == Some("1") && !(prefix.contains('{') && prefix.contains('}')) {
             problems.push(format!(
-                "the server is in cluster mode, where all keys of the queue have to lie in one slot: set QUEUE_PREFIX={{{prefix}}}"
+                "the server is in cluster mode, where all keys of the queue must be in one slot: set QUEUE_PREFIX={{{prefix}}}"
             ));
         }
         Self { name, problems, warnings }
     }
 }
 
-/// Whether a fault of Redis is_transient by itself, unlike a wrong password.
+/// Whether an error is temporary, unlike a wrong password.
 pub fn is_transient(error: &RedisError) -> bool {
     let busy = matches!(
         error.kind(),
@@ -66,7 +66,10 @@ pub fn is_transient(error: &RedisError) -> bool {
 }
 
 impl Queue {
-    /// Asks the server what it is.
+    /// Reads the properties of the server.
+    ///
+    /// # Errors
+    /// If the server does not answer, or refuses the connection.
     pub async fn server(&self) -> RedisResult<Server> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.timeout()))
@@ -90,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn what_endangers_jobs_is_found() {
+    fn unsafe_servers_are_detected() {
         assert_eq!(with("", "", "rq"), (0, 0));
         assert_eq!(with("7.0.15", "6.2.14", "rq"), (1, 0));
         assert_eq!(with("noeviction", "allkeys-lru", "rq"), (1, 0));

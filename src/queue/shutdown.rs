@@ -4,34 +4,37 @@ use std::time::Duration;
 
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-/// What the jobs that were told to stop, and the last flush, may take when the grace is over.
+/// How long jobs may take to stop after the grace period.
 pub(super) const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 const FINAL_FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The stages of stopping.
+/// The stages of a worker's shutdown, each a token that is canceled when the stage begins.
 pub(super) struct Shutdown {
-    pub(super) begun: CancellationToken,
+    /// No more jobs are fetched; running jobs may finish.
+    pub(super) requested: CancellationToken,
+    /// Running jobs must stop.
     pub(super) grace_over: CancellationToken,
-    /// Not even the last flush may go on.
-    pub(super) over: CancellationToken,
+    /// The worker exits, even if Redis has not answered.
+    pub(super) deadline: CancellationToken,
     _task: AbortOnDropHandle<()>,
 }
 
 impl Shutdown {
-    pub(super) fn watch(begun: CancellationToken, hurry: CancellationToken, grace: Duration) -> Self {
-        let (grace_over, over) = (CancellationToken::new(), CancellationToken::new());
-        let (stop, end, last) = (begun.clone(), grace_over.clone(), over.clone());
+    /// Starts the stages when `requested` is canceled. `now` ends the grace period early.
+    pub(super) fn watch(requested: CancellationToken, now: CancellationToken, grace: Duration) -> Self {
+        let (grace_over, deadline) = (CancellationToken::new(), CancellationToken::new());
+        let (first, second, third) = (requested.clone(), grace_over.clone(), deadline.clone());
         let task = tokio::spawn(async move {
-            stop.cancelled().await;
+            first.cancelled().await;
             tracing::info!(grace_s = grace.as_secs(), "worker stopping: running jobs may finish");
             tokio::select! {
                 () = tokio::time::sleep(grace) => {}
-                () = hurry.cancelled() => {}
+                () = now.cancelled() => {}
             }
-            end.cancel();
+            second.cancel();
             tokio::time::sleep(STOP_TIMEOUT + FINAL_FLUSH_TIMEOUT).await;
-            last.cancel();
+            third.cancel();
         });
-        Self { begun, grace_over, over, _task: AbortOnDropHandle::new(task) }
+        Self { requested, grace_over, deadline, _task: AbortOnDropHandle::new(task) }
     }
 }

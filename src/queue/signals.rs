@@ -1,4 +1,4 @@
-//! What is said to and by a running job.
+//! Signals to and from a running job.
 
 use std::sync::{
     Arc, Mutex, OnceLock, PoisonError,
@@ -10,18 +10,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::limits::truncate;
 
-/// Why a running job has to stop.
+/// Why a running job must stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum StopReason {
     Canceled,
-    /// The worker is stopping: the job goes back to the queue.
+    /// The worker shuts down; the job goes back to the queue.
     Shutdown,
-    /// The lease is gone: somebody else runs the job, and what becomes of this run does not count.
+    /// The lease has expired: another worker may run the job, and the result of this run is rejected.
     Lost,
 }
 
-/// What is said to and by one running job: that it has to stop, where the first reason counts, and how far it has
-/// come.
+/// The signals of one running job: the request to stop, and the progress that it reports. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub(super) struct JobSignals(Arc<Inner>);
 
@@ -29,12 +28,12 @@ pub(super) struct JobSignals(Arc<Inner>);
 struct Inner {
     token: CancellationToken,
     reason: OnceLock<StopReason>,
-    /// The last word that was not sent yet.
+    /// The latest report that has not been sent.
     progress: Mutex<Option<Progress>>,
-    reported: AtomicBool,
+    has_reported: AtomicBool,
 }
 
-/// How far a job has come.
+/// The progress of a job.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Progress {
     percent: u8,
@@ -42,32 +41,37 @@ pub(super) struct Progress {
 }
 
 impl JobSignals {
-    pub(super) fn now(&self, reason: StopReason) {
+    /// Tells the job to stop. The first reason counts.
+    pub(super) fn stop(&self, reason: StopReason) {
         let _ = self.0.reason.set(reason);
         self.0.token.cancel();
     }
 
+    /// Is canceled when the job must stop.
     pub(super) fn token(&self) -> &CancellationToken {
         &self.0.token
     }
 
+    /// Why the job must stop, unless it timed out.
     pub(super) fn reason(&self) -> Option<StopReason> {
         self.0.reason.get().copied()
     }
 
+    /// Stores progress for the next heartbeat.
     pub(super) fn report(&self, percent: u8, mut message: String) {
         truncate(&mut message);
-        self.0.reported.store(true, Ordering::Relaxed);
+        self.0.has_reported.store(true, Ordering::Relaxed);
         *self.0.progress.lock().unwrap_or_else(PoisonError::into_inner) = Some(Progress { percent, message });
     }
 
-    /// Whether there may be a word of it in Redis.
+    /// Whether Redis may have progress of the job.
     pub(super) fn has_reported(&self) -> bool {
-        self.0.reported.load(Ordering::Relaxed)
+        self.0.has_reported.load(Ordering::Relaxed)
     }
 
-    pub(super) fn unsent(&self) -> Option<String> {
-        // Most never report: they are not locked for it.
+    /// Takes the progress that has not been sent, as JSON.
+    pub(super) fn take_progress(&self) -> Option<String> {
+        // Most jobs never report: their mutex is not locked.
         let progress = self
             .has_reported()
             .then(|| self.0.progress.lock().unwrap_or_else(PoisonError::into_inner).take());

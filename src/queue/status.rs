@@ -1,4 +1,4 @@
-//! Where a job stands, as its owner and admins see it.
+//! The status of a job.
 
 use chrono::{DateTime, Utc};
 use redis::FromRedisValue;
@@ -12,6 +12,7 @@ use super::{
     state::State,
 };
 
+/// The status of a job.
 #[derive(Debug, Clone, Serialize)]
 pub struct JobStatus {
     #[serde(rename = "job_id")]
@@ -21,22 +22,22 @@ pub struct JobStatus {
     pub task: String,
     pub queue: String,
     pub owner: Option<i64>,
-    /// What it was given; for admins, and not kept of one that has finished.
+    /// The arguments; for admins only. Not kept after the job has finished.
     pub payload: Option<Value>,
     pub group: Option<String>,
     pub request_id: Option<String>,
-    /// The worker that runs it.
+    /// The worker that runs the job.
     pub worker: Option<String>,
     pub result: Option<Value>,
-    /// The last error, in words that the owner may read.
+    /// The last error, as the owner may read it.
     pub error: Option<String>,
-    /// The last error with everything that is known of it; for admins.
+    /// The last error with all details; for admins only.
     pub error_detail: Option<String>,
     pub progress: Option<Value>,
-    /// Attempts begun, the running one included.
+    /// Started attempts, including the running one.
     pub attempts: u32,
     pub enqueued_at: Option<DateTime<Utc>>,
-    /// When it is to begin, of one that is scheduled.
+    /// When a scheduled job is due.
     pub due_at: Option<DateTime<Utc>>,
     pub started_at: Option<DateTime<Utc>>,
     pub ended_at: Option<DateTime<Utc>>,
@@ -46,24 +47,24 @@ fn time(ms: i64) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp_millis(ms)
 }
 
-/// The answer of the status script for a job that has not ended: state, envelope, failures, crashes, error, progress,
-/// holder or time.
+/// The answer of the status script for a job that is not done: state, envelope, failures, crashes, error, progress, and
+/// its holder or a time.
 type Live = (String, Vec<u8>, Option<u32>, Option<u32>, Option<String>, Option<String>, Option<String>);
 
 impl JobStatus {
-    /// Reads the answer of the status script; `None` where no such job is known.
+    /// Parses the answer of the status script; `None` for an unknown job.
     pub(super) fn parse(id: &str, answer: Vec<redis::Value>) -> Result<Option<Self>> {
         Ok(match &answer[..] {
             [] => None,
             [_, outcome] => {
                 let text = String::from_redis_value_ref(outcome).map_err(Error::internal)?;
                 Some(match serde_json::from_str(&text).map_err(Error::internal)? {
-                    StoredOutcome::Canceled(gone) => Self {
-                        attempts: gone.attempts,
-                        ended_at: time(gone.ended),
-                        ..Self::new(id, gone.state, gone.envelope)
+                    StoredOutcome::Canceled(record) => Self {
+                        attempts: record.attempts,
+                        ended_at: time(record.ended),
+                        ..Self::new(id, record.state, record.envelope)
                     },
-                    StoredOutcome::Ran(done) => Self::ended(id, done),
+                    StoredOutcome::Ran(outcome) => Self::done(id, outcome),
                 })
             }
             _ => {
@@ -96,36 +97,36 @@ impl JobStatus {
         }
     }
 
-    fn ended(id: &str, done: Outcome) -> Self {
-        let envelope = Envelope::new(&done.task, &done.queue, Value::Null, 0, done.enqueued);
+    fn done(id: &str, outcome: Outcome) -> Self {
+        let envelope = Envelope::new(&outcome.task, &outcome.queue, Value::Null, 0, outcome.enqueued);
         Self {
-            owner: done.owner,
+            owner: outcome.owner,
             payload: None,
-            result: done.result,
-            error: done.reason,
-            attempts: done.attempts,
-            started_at: done.started.and_then(time),
-            ended_at: time(done.ended),
-            ..Self::new(id, done.state, envelope)
+            result: outcome.result,
+            error: outcome.reason,
+            attempts: outcome.attempts,
+            started_at: outcome.started.and_then(time),
+            ended_at: time(outcome.ended),
+            ..Self::new(id, outcome.state, envelope)
         }
     }
 
     fn live(id: &str, (state, envelope, failures, crashes, error, progress, extra): Live) -> Self {
-        // One that cannot be read still has its place among the failed, and is shown.
+        // A job with a malformed envelope has failed; its status must still be readable.
         let envelope =
             serde_json::from_slice(&envelope).unwrap_or_else(|_| Envelope::new("", "", Value::Null, 0, 0));
         let error: Option<ErrorRecord> = error.and_then(|text| serde_json::from_str(&text).ok());
         let progress = progress.and_then(|text| serde_json::from_str(&text).ok());
         let state = State::parse(&state).unwrap_or(State::Queued);
-        let before = failures.unwrap_or(0) + crashes.unwrap_or(0);
+        let ended_attempts = failures.unwrap_or(0) + crashes.unwrap_or(0);
         let mut status = Self {
             error: error.as_ref().map(|error| error.message.clone()),
             error_detail: error.and_then(|error| error.detail),
             progress,
-            attempts: before + u32::from(state == State::Started),
+            attempts: ended_attempts + u32::from(state == State::Started),
             ..Self::new(id, state, envelope)
         };
-        // `token|worker|started` while it runs, else the time of death or the due time.
+        // `token|worker|started at` for a running job, else the time at which the job failed or is due.
         let Some(extra) = extra else { return status };
         if state == State::Started {
             let mut parts = extra.split('|').skip(1);

@@ -1,12 +1,12 @@
-//! The worker: fetches as many jobs as it has room for, runs them, settles them.
+//! The worker: fetches as many jobs as it can run, runs them and settles them.
 //!
-//! Settling and fetching share one round trip. While it is under way everything that finishes joins the next
-//! one, so that under load many jobs share a trip and an idle worker waits for none.
+//! One round trip settles and fetches. Jobs that complete during a round trip are settled by the next one, so that
+//! under load many jobs share a round trip, while an idle worker settles a job at once.
 
-use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{collections::HashMap, io, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
@@ -26,6 +26,7 @@ use super::{
     worker_record::WorkerRecord,
 };
 
+/// Runs the jobs of some queues.
 pub struct Worker<S: 'static> {
     id: String,
     options: Options,
@@ -35,13 +36,13 @@ pub struct Worker<S: 'static> {
     session: BrokerSession,
     leases: Leases,
     client: redis::Client,
-    /// By id and token: a job that was lost may come back while its old run is still ending.
+    /// By id and token: a job whose lease was lost may be fetched again while its first run is still stopping.
     running: HashMap<(Arc<str>, Arc<str>), RunningJob>,
     schedules: CronSchedules,
     summary: Summary,
 }
 
-/// What it takes, besides its id and token, to release a job that runs.
+/// What is needed to settle a running job, besides its id and token.
 #[derive(Clone)]
 struct RunningJob {
     lease: Arc<str>,
@@ -49,16 +50,17 @@ struct RunningJob {
 }
 
 impl<S: Clone + Send + Sync + 'static> Worker<S> {
+    /// Creates a worker that runs `jobs` with `state`.
+    ///
     /// # Errors
-    /// When the schedule of a task cannot be read.
+    /// If the schedule of a job is invalid.
     pub fn new(
         queue: &Queue,
         jobs: &'static [JobType<S>],
         state: S,
         options: Options,
     ) -> anyhow::Result<Self> {
-        // New for every process: a name that comes back would stand in the way of taking back what its
-        // predecessor held.
+        // Unique to the process: the heartbeats of a worker with the same id would keep the leases of a crashed one.
         let id = format!("{}:{}", std::process::id(), uuid::Uuid::new_v4().simple());
         let leases = Leases::default();
         Ok(Self {
@@ -71,162 +73,160 @@ impl<S: Clone + Send + Sync + 'static> Worker<S> {
             leases,
             client: queue.client().clone(),
             running: HashMap::new(),
-            schedules: CronSchedules::of(jobs)?,
+            schedules: CronSchedules::parse(jobs)?,
             summary: Summary::default(),
         })
     }
 
-    /// Works until `stop`, or with `burst` until the queues are empty. After `stop` no job is fetched; those that
-    /// run have the grace to finish, which `hurry` cuts short; the rest go back to the queue.
+    /// Runs jobs until `stop` is canceled or, with `burst`, until the queues are empty.
+    ///
+    /// After `stop` no more jobs are fetched, and running jobs may finish during the grace period, which `stop_now` ends
+    /// early. The remaining jobs go back to the queue.
     ///
     /// # Errors
-    /// When the heartbeat cannot be started. Faults of Redis are waited out.
-    pub async fn run(
-        mut self,
-        stop: CancellationToken,
-        hurry: CancellationToken,
-    ) -> std::io::Result<Summary> {
+    /// If the heartbeat threads cannot be started. When Redis is unavailable, the worker waits for it.
+    pub async fn run(mut self, stop: CancellationToken, stop_now: CancellationToken) -> io::Result<Summary> {
         let Options { queues, concurrency, burst, scheduler, lease, .. } = &self.options;
-        let pulse = HeartbeatLoop {
+        let heartbeats = HeartbeatLoop {
             client: self.client.clone(),
             prefix: self.prefix.clone(),
             worker: self.id.clone(),
-            card: WorkerRecord::new(queues.to_string(), *concurrency),
+            record: WorkerRecord::new(queues.to_string(), *concurrency),
             lease: *lease,
         };
-        let heartbeat = Heartbeat::start(self.leases.clone(), pulse)?;
+        let heartbeat = Heartbeat::start(self.leases.clone(), heartbeats)?;
         tracing::info!(worker = self.id, %queues, concurrency, "worker started");
         let schedules = std::mem::take(&mut self.schedules);
-        let mut timekeeper = Scheduler::new(&self.client, &self.prefix, *lease, schedules);
-        let _ticking = match (scheduler, burst) {
+        let mut ticks = Scheduler::new(&self.client, &self.prefix, *lease, schedules);
+        let _scheduler = match (scheduler, burst) {
             (false, _) => None,
-            (true, false) => Some(AbortOnDropHandle::new(tokio::spawn(timekeeper.run()))),
+            (true, false) => Some(AbortOnDropHandle::new(tokio::spawn(ticks.run()))),
             (true, true) => {
                 tokio::select! {
-                    () = timekeeper.catch_up() => {}
+                    () = ticks.catch_up() => {}
                     () = stop.cancelled() => {}
                 }
                 None
             }
         };
-        self.work(Shutdown::watch(stop, hurry, self.options.grace)).await;
+        self.work(Shutdown::watch(stop, stop_now, self.options.grace)).await;
         heartbeat.stop().await;
         let Summary { finished, failed, canceled, released } = self.summary;
         tracing::info!(worker = self.id, finished, failed, canceled, released, "worker stopped");
         Ok(self.summary)
     }
 
-    async fn work(&mut self, stopping: Shutdown) {
-        let (sender, mut ended) = mpsc::unbounded_channel();
+    async fn work(&mut self, shutdown: Shutdown) {
+        let (sender, mut completed) = mpsc::unbounded_channel();
         let notifier = IdleNotifier::start(&self.client, &self.prefix, self.options.queues.names());
-        // Whether the queues may have something, and whether the notifier was asked to say when they do.
-        let (mut hungry, mut armed) = (true, false);
-        // When a rate limit lets more through.
-        let mut again: Option<tokio::time::Instant> = None;
+        // Whether a fetch may find jobs, and whether the notifier was asked to wake the worker when it may.
+        let (mut may_find_jobs, mut armed) = (true, false);
+        let mut rate_limited_until: Option<Instant> = None;
         loop {
-            while let Ok(end) = ended.try_recv() {
-                hungry |= self.options.burst;
-                self.receive(end);
+            while let Ok(delivery) = completed.try_recv() {
+                may_find_jobs |= self.options.burst;
+                self.complete(delivery);
             }
-            let stop = stopping.begun.is_cancelled();
+            let stop = shutdown.requested.is_cancelled();
             let free = self.options.concurrency.saturating_sub(self.running.len());
-            // Half of what it may run, so that one half runs while the other travels.
-            let want = if hungry && !stop { free.min(self.options.concurrency.div_ceil(2)) } else { 0 };
+            // At most half of the concurrency, so that one half runs while the other is fetched.
+            let want =
+                if may_find_jobs && !stop { free.min(self.options.concurrency.div_ceil(2)) } else { 0 };
             if want > 0 || self.session.is_busy() {
                 let flushed = tokio::select! {
                     flushed = self.session.flush(want) => flushed,
-                    () = stopping.begun.cancelled(), if !stop => continue,
-                    () = stopping.grace_over.cancelled() => break,
+                    () = shutdown.requested.cancelled(), if !stop => continue,
+                    () = shutdown.grace_over.cancelled() => break,
                 };
                 if want > 0 && flushed.complete {
-                    // The fetch may have come before what was settled with it.
-                    hungry = flushed.fetched.len() == want || self.options.burst && flushed.settled;
-                    again = flushed.again.map(|wait| tokio::time::Instant::now() + wait);
+                    // Redis may have run the fetch before the settlements of the same round trip.
+                    may_find_jobs = flushed.fetched.len() == want || self.options.burst && flushed.settled;
+                    rate_limited_until = flushed.retry_after.map(|wait| Instant::now() + wait);
                 }
                 flushed.fetched.into_iter().for_each(|delivery| self.start(delivery, &sender));
                 continue;
             }
-            if self.running.is_empty() && (stop || self.options.burst && again.is_none()) {
+            let is_idle = self.running.is_empty();
+            if is_idle && (stop || self.options.burst && rate_limited_until.is_none()) {
                 return;
             }
             if free > 0 && !stop && !armed && !self.options.burst {
                 notifier.arm.notify_one();
                 armed = true;
             }
+            let limit_over = rate_limited_until.unwrap_or_else(Instant::now);
             tokio::select! {
-                Some(end) = ended.recv() => {
-                    hungry |= self.options.burst;
-                    self.receive(end);
+                Some(delivery) = completed.recv() => {
+                    may_find_jobs |= self.options.burst;
+                    self.complete(delivery);
                 }
-                () = notifier.woke.notified() => (hungry, armed) = (true, false),
-                () = tokio::time::sleep_until(again.unwrap_or_else(tokio::time::Instant::now)), if again.is_some() => {
-                    (hungry, again) = (true, None);
+                () = notifier.woken.notified() => (may_find_jobs, armed) = (true, false),
+                () = tokio::time::sleep_until(limit_over), if rate_limited_until.is_some() => {
+                    (may_find_jobs, rate_limited_until) = (true, None);
                 }
-                () = stopping.begun.cancelled(), if !stop => {}
-                () = stopping.grace_over.cancelled() => break,
+                () = shutdown.requested.cancelled(), if !stop => {}
+                () = shutdown.grace_over.cancelled() => break,
             }
         }
-        self.finish_running(&mut ended, &stopping.over).await;
+        self.stop_running(&mut completed, &shutdown.deadline).await;
     }
 
+    /// Runs a job in a task, which sends the result to `sender`.
     fn start(&mut self, delivery: Delivery, sender: &mpsc::UnboundedSender<CompletedDelivery>) {
         let (id, token) = (delivery.id.clone(), delivery.token.clone());
-        let held = RunningJob { lease: delivery.lease.clone(), queue: delivery.queue.clone() };
-        self.running.insert((id.clone(), token.clone()), held.clone());
+        let job = RunningJob { lease: delivery.lease.clone(), queue: delivery.queue.clone() };
+        self.running.insert((id.clone(), token.clone()), job.clone());
         let (jobs, state, sender) = (self.jobs, self.state.clone(), sender.clone());
         tokio::spawn(async move {
-            let end =
-                AssertUnwindSafe(delivery.run(jobs, state)).catch_unwind().await.unwrap_or_else(|panic| {
-                    // Not the job itself, whose panics are failures, but what it leaves to be dropped. It would do it
-                    // again.
-                    tracing::error!(
-                        job_id = &*id,
-                        panic = panic_message(&*panic),
-                        "a job panicked while it was ended"
-                    );
-                    held.end(id, token, Disposition::dead("The job panicked", &panic_message(&*panic), 0))
-                });
-            // The receiver is gone only when the worker is, which has then released the job.
-            let _ = sender.send(end);
+            let run = AssertUnwindSafe(delivery.run(jobs, state)).catch_unwind();
+            let completed = run.await.unwrap_or_else(|panic| {
+                // A panic of the job itself is a failure. This one is from dropping what the job left, which would
+                // happen again.
+                let message = panic_message(&*panic);
+                tracing::error!(job_id = &*id, panic = message, "job panicked while it was dropped");
+                job.complete(id, token, Disposition::dead("The job panicked", &message, 0))
+            });
+            // If the receiver is gone, the worker has already released the job.
+            let _ = sender.send(completed);
         });
     }
 
-    fn receive(&mut self, end: CompletedDelivery) {
-        self.running.remove(&(end.id.clone(), end.token.clone()));
-        match end.disposition {
+    fn complete(&mut self, delivery: CompletedDelivery) {
+        self.running.remove(&(delivery.id.clone(), delivery.token.clone()));
+        match delivery.disposition {
             Disposition::Finished { .. } => self.summary.finished += 1,
             Disposition::Canceled { .. } => self.summary.canceled += 1,
             Disposition::Retry { .. } | Disposition::Dead { .. } => self.summary.failed += 1,
             Disposition::Release => self.summary.released += 1,
-            Disposition::Snooze { .. } | Disposition::Unknown { .. } => {}
+            Disposition::Snooze { .. } | Disposition::UnknownTask { .. } => {}
         }
-        self.session.add([end]);
+        self.session.add([delivery]);
     }
 
-    /// Tells what still runs to stop, and gives back whatever does not say a last word in time.
-    async fn finish_running(
+    /// Tells the running jobs to stop, releases those that do not in time, and settles all of them before `deadline`.
+    async fn stop_running(
         &mut self,
-        ended: &mut mpsc::UnboundedReceiver<CompletedDelivery>,
-        give_up: &CancellationToken,
+        completed: &mut mpsc::UnboundedReceiver<CompletedDelivery>,
+        deadline: &CancellationToken,
     ) {
         self.leases.stop_all(StopReason::Shutdown);
-        let deadline = tokio::time::sleep(STOP_TIMEOUT);
-        tokio::pin!(deadline);
+        let timeout = tokio::time::sleep(STOP_TIMEOUT);
+        tokio::pin!(timeout);
         while !self.running.is_empty() {
             tokio::select! {
-                Some(end) = ended.recv() => self.receive(end),
-                () = &mut deadline => break,
+                Some(delivery) = completed.recv() => self.complete(delivery),
+                () = &mut timeout => break,
             }
         }
-        let silent = std::mem::take(&mut self.running);
-        self.summary.released += silent.len() as u64;
-        self.session
-            .add(silent.into_iter().map(|((id, token), held)| held.end(id, token, Disposition::Release)));
+        let remaining = std::mem::take(&mut self.running);
+        self.summary.released += remaining.len() as u64;
+        let release = |((id, token), job): (_, RunningJob)| job.complete(id, token, Disposition::Release);
+        self.session.add(remaining.into_iter().map(release));
         while self.session.is_busy() {
             tokio::select! {
                 _ = self.session.flush(0) => {}
-                () = give_up.cancelled() => {
-                    tracing::error!("Redis stayed away: the outcomes of some jobs could not be stored, they will run again");
+                () = deadline.cancelled() => {
+                    tracing::error!("Redis is unavailable: some outcomes are lost, and their jobs will run again");
                     return;
                 }
             }
@@ -235,17 +235,16 @@ impl<S: Clone + Send + Sync + 'static> Worker<S> {
 }
 
 impl RunningJob {
-    fn end(self, id: Arc<str>, token: Arc<str>, disposition: Disposition) -> CompletedDelivery {
+    fn complete(self, id: Arc<str>, token: Arc<str>, disposition: Disposition) -> CompletedDelivery {
         CompletedDelivery { id, token, lease: self.lease, queue: self.queue, disposition }
     }
 }
 
 impl Queue {
-    /// Works off what is due in the queues of these tasks, while the caller waits, and says what came of it: for
-    /// tests.
+    /// Runs the jobs that are due in the queues of `jobs` until there are none left. For tests.
     ///
     /// # Errors
-    /// When the schedule of a task cannot be read.
+    /// If the schedule of a job is invalid.
     pub async fn run_jobs<S: Clone + Send + Sync + 'static>(
         &self,
         jobs: &'static [JobType<S>],

@@ -1,4 +1,4 @@
-//! The workers that live: what each says of itself with every heartbeat.
+//! The list of running workers.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{client::Queue, error::Result, scripts};
 
-/// A worker that has not been heard of for that long is not shown any more.
-const LISTED_AFTER_HEARTBEAT: Duration = Duration::from_secs(30);
+/// How long after its last heartbeat a worker is listed.
+const LISTED_FOR: Duration = Duration::from_secs(30);
 
-/// What a worker says of itself.
+/// What a worker stores about itself with every heartbeat.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct WorkerRecord {
@@ -37,50 +37,55 @@ impl WorkerRecord {
         }
     }
 
-    pub(super) fn text(&self) -> String {
+    pub(super) fn to_json(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
     }
 }
 
-/// A worker that lives.
+/// A running worker.
 #[derive(Debug, Clone, Serialize)]
 pub struct WorkerInfo {
     pub id: String,
     pub host: String,
     pub pid: u32,
     pub version: String,
-    /// As it was told: in order, with weights where it has some.
+    /// Queues in their order, with weights if there are any.
     pub queues: String,
     pub concurrency: usize,
-    /// Jobs it runs now.
+    /// How many jobs it runs now.
     pub running: usize,
     pub started_at: Option<DateTime<Utc>>,
     pub last_beat_at: Option<DateTime<Utc>>,
-    /// How long ago that was, in seconds, by Redis's clock.
+    /// Seconds since the last heartbeat, by the clock of Redis.
     pub silent_seconds: f64,
 }
 
 impl Queue {
-    /// The workers that were heard of within the last half minute.
+    /// Returns the workers whose last heartbeat was in the last 30 seconds.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`](super::Error::Unavailable) if Redis does not answer.
     pub async fn workers(&self) -> Result<Vec<WorkerInfo>> {
         let mut call = self.prepare(&scripts::INSPECT);
-        call.arg("workers").arg(LISTED_AFTER_HEARTBEAT.as_millis() as u64);
+        call.arg("workers").arg(LISTED_FOR.as_millis() as u64);
         let (now, rows): (i64, Vec<(String, String, i64)>) = self.run(&call).await?;
-        let read = |(id, text, beat): (String, String, i64)| {
-            let card: WorkerRecord = serde_json::from_str(&text).unwrap_or_default();
+        let parse = |(id, text, beat): (String, String, i64)| {
+            let record: WorkerRecord = serde_json::from_str(&text).unwrap_or_default();
             WorkerInfo {
                 id,
-                host: card.host,
-                pid: card.pid,
-                version: card.version,
-                queues: card.queues,
-                concurrency: card.concurrency,
-                running: card.running,
-                started_at: Some(card.started).filter(|ms| *ms > 0).and_then(DateTime::from_timestamp_millis),
+                host: record.host,
+                pid: record.pid,
+                version: record.version,
+                queues: record.queues,
+                concurrency: record.concurrency,
+                running: record.running,
+                started_at: Some(record.started)
+                    .filter(|ms| *ms > 0)
+                    .and_then(DateTime::from_timestamp_millis),
                 last_beat_at: DateTime::from_timestamp_millis(beat),
                 silent_seconds: (now - beat).max(0) as f64 / 1_000.0,
             }
         };
-        Ok(rows.into_iter().map(read).collect())
+        Ok(rows.into_iter().map(parse).collect())
     }
 }

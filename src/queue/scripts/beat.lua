@@ -1,6 +1,6 @@
--- Shows that a worker lives: extends the leases that it still holds, and stores how far its jobs have come.
--- ARGV: lease (ms), worker, what it is, n of leases, pairs of (queue, lease), triples of (id, token, progress)
--- Returns {leases lost, ids to cancel}
+-- A heartbeat: renews the leases that a worker still holds, and stores the progress of its jobs.
+-- ARGV: lease (ms), worker, its record (JSON), number of leases, pairs of (queue, lease), triples of (id, token, progress)
+-- Returns {lost leases, ids of canceled jobs}
 local lease, t, lost = tonumber(ARGV[1]), now(), {}
 rc('ZADD', P .. ':alive', t, ARGV[2])
 rc('HSET', P .. ':card', ARGV[2], ARGV[3])

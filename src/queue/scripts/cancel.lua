@@ -1,12 +1,12 @@
--- Cancels a job that has not ended; one that runs is asked to stop.
--- ARGV: id, a word of the caller's own
--- Returns unknown, ended, requested (it runs) or canceled
+-- Cancels a job that has not ended, or tells it to stop if it is running.
+-- ARGV: id, id of the call
+-- Returns unknown, ended, requested (it is running) or canceled
 local id, by = ARGV[1], ARGV[2]
 local envelope = rc('HGET', P .. ':jobs', id)
 if not envelope then
   local text = outcome(id)
   if not text then return 'unknown' end
-  -- The same word again: a call whose first answer was lost.
+  -- Repeated because the first answer was lost.
   return string.find(text, '{"state":"canceled","by":"' .. by .. '"', 1, true) == 1 and 'canceled' or 'ended'
 end
 if rc('HEXISTS', P .. ':run', id) == 1 then
@@ -14,7 +14,7 @@ if rc('HEXISTS', P .. ':run', id) == 1 then
   return 'requested'
 end
 if failed_in(id, envelope) then return 'ended' end
--- The envelope becomes part of the outcome, which has to be readable.
+-- The envelope becomes part of the outcome, so it must be valid JSON.
 if not pcall(cjson.decode, envelope) then return 'ended' end
 cancel(id, envelope, now(), by)
 return 'canceled'

@@ -1,4 +1,4 @@
--- Changes how a queue is worked off.
+-- Pauses, resumes or limits a queue.
 -- ARGV: queue, then pause, resume, or a limit (concurrency, rate) and its value, '' for none
 local q, what, value = ARGV[1], ARGV[2], ARGV[3]
 if what == 'pause' or value ~= '' then rc('SADD', P .. ':queues', q) end

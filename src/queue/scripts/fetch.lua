@@ -1,20 +1,19 @@
--- Takes jobs for a worker, leases them and marks them running, in one step.
--- ARGV: worker, token, lease (ms), max, queues.. (first come first)
--- Returns {now, {{queue, ids, envelopes, failures, crashes}, ..}, ms after which a limit lets more through or 0}
+-- Fetches jobs for a worker: removes them from their queues, leases them, and marks them as running.
+-- ARGV: worker, token, lease (ms), max, queues.. (in order of priority)
+-- Returns {now, {{queue, ids, envelopes, failures, crashes}, ..}, ms until a rate limit allows more, or 0}
 local worker, token, lease, max = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local t, out, paused, again = now(), {}, {}, 0
--- Given up by its worker before it arrived: nobody would run what it took.
+local t, out, paused, retry_after = now(), {}, {}, 0
+-- The worker has released this token already, so nothing would run the jobs.
 if rc('EXISTS', P .. ':void:' .. token) == 1 then return { t, out, 0 } end
 for _, q in ipairs(rc('SMEMBERS', P .. ':paused')) do paused[q] = true end
 local limited = rc('EXISTS', P .. ':limits') == 1
 
--- What the limits of a queue let through: how many jobs, and if the rate is what limits, a function that takes
--- so many off. The rate is a bucket of `n` that fills once every `per` ms (GCRA, ITU-T I.371): `full` is when it
--- will have filled again.
-local function room(q)
-  local most, rate = unpack(rc('HMGET', P .. ':limits', q .. ':concurrency', q .. ':rate'))
+-- Returns how many jobs the limits of a queue allow and, with a rate limit, a function that consumes tokens. The rate is a
+-- bucket of `n` tokens that refills in `per` ms (GCRA, ITU-T I.371); `full` is when it will be full again.
+local function capacity(q)
+  local concurrency, rate = unpack(rc('HMGET', P .. ':limits', q .. ':concurrency', q .. ':rate'))
   local free = max
-  if most then free = math.min(free, most - (rc('HGET', P .. ':stats', q .. ':running') or 0)) end
+  if concurrency then free = math.min(free, concurrency - (rc('HGET', P .. ':stats', q .. ':running') or 0)) end
   if not rate then return free end
   local n, per = string.match(rate, '^(%d+)/(%d+)$')
   local gap, key = per / n, P .. ':rate:' .. q
@@ -25,14 +24,14 @@ local function room(q)
     rc('SET', key, string.format('%.3f', full), 'PX', 2 * per)
     if taken == tokens then
       local wait = math.max(1, math.ceil(full + gap - per - t))
-      again = again == 0 and wait or math.min(again, wait)
+      retry_after = retry_after == 0 and wait or math.min(retry_after, wait)
     end
   end
 end
 
 for a = 5, #ARGV do
   local q, free, spend = ARGV[a], max, nil
-  if limited and not paused[q] then free, spend = room(q) end
+  if limited and not paused[q] then free, spend = capacity(q) end
   local taken = 0
   while taken < free and not paused[q] do
     local want = math.min(free - taken, CHUNK)
@@ -45,7 +44,7 @@ for a = 5, #ARGV do
     end
     if #live > 0 then
       local mine, run = token .. '.' .. #out, {}
-      local holder = mine .. '|' .. worker .. '|' .. whole(t)
+      local holder = mine .. '|' .. worker .. '|' .. integer(t)
       for i = 1, #live do run[2 * i - 1], run[2 * i] = live[i], holder end
       rc('HSET', P .. ':run', unpack(run))
       rc('ZADD', P .. ':wip:' .. q, t + lease, mine .. '|' .. table.concat(live, ','))
@@ -57,8 +56,8 @@ for a = 5, #ARGV do
   if taken > 0 then count(q, 'running', taken) end
   local more = not paused[q] and has_ready(q)
   if spend and (taken > 0 or more) then spend(taken) end
-  -- Where a limit holds them back, a wake-up would only bring workers here for nothing.
+  -- If a limit holds the jobs back, waking a worker is useless.
   if more and (taken < free or free == max) then wake(q) end
   max = max - taken
 end
-return { t, out, again }
+return { t, out, retry_after }

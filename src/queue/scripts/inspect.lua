@@ -1,6 +1,7 @@
--- Looks at queues.
--- ARGV: 'queues', or that and the name of one; 'page', queue, state, offset, count; or 'workers', beaten since (ms ago)
-local MOST_GROUPS = 20000
+-- Reads queues, the ids of jobs, and workers.
+-- ARGV: 'queues' and a name, or no name for all queues; 'page', queue, state, offset, count; or 'workers', longest time
+--   since the last heartbeat (ms)
+local MAX_GROUPS = 20000
 if ARGV[1] == 'queues' then
   local names = {}
   if not ARGV[2] then
@@ -13,13 +14,13 @@ if ARGV[1] == 'queues' then
   for i, q in ipairs(names) do
     local depth, oldest = rc('LLEN', P .. ':queue:' .. q), {}
     oldest[1] = rc('LINDEX', P .. ':queue:' .. q, 0) or nil
-    for _, group in ipairs(rc('LRANGE', P .. ':turns:' .. q, 0, MOST_GROUPS)) do
+    for _, group in ipairs(rc('LRANGE', P .. ':turns:' .. q, 0, MAX_GROUPS)) do
       if group ~= '' then
         depth = depth + rc('LLEN', group_list(q, group))
         oldest[#oldest + 1] = rc('LINDEX', group_list(q, group), 0) or nil
       end
     end
-    table.sort(oldest) -- ids begin with the time that they were made
+    table.sort(oldest) -- ids begin with the time of their creation
     local row = { q, depth, rc('ZCARD', P .. ':scheduled:' .. q), rc('ZCARD', P .. ':deferred:' .. q),
       rc('ZCARD', P .. ':failed:' .. q), rc('SISMEMBER', P .. ':paused', q), oldest[1] or '' }
     for _, what in ipairs({ 'running', 'enqueued', 'requeued', 'finished', 'failed', 'canceled' }) do
@@ -44,14 +45,14 @@ elseif ARGV[1] == 'page' then
   if state == 'started' then
     for _, lease in ipairs(rc('ZRANGE', P .. ':wip:' .. q, 0, CHUNK)) do
       if #ids == n then break end
-      for _, id in ipairs((held(lease))) do
+      for _, id in ipairs((jobs_of(lease))) do
         if skip > 0 then skip = skip - 1 elseif #ids < n then ids[#ids + 1] = id end
       end
     end
     return ids
   end
   local lists = { P .. ':queue:' .. q }
-  for _, group in ipairs(rc('LRANGE', P .. ':turns:' .. q, 0, MOST_GROUPS)) do
+  for _, group in ipairs(rc('LRANGE', P .. ':turns:' .. q, 0, MAX_GROUPS)) do
     if group ~= '' then lists[#lists + 1] = group_list(q, group) end
   end
   for _, list in ipairs(lists) do

@@ -1,23 +1,23 @@
--- Queues jobs. A job whose id is known already, also as one that has ended, is left as it is: a push may be
--- repeated, and its first try may arrive after the second.
+-- Enqueues jobs. A job whose id exists already, even as an outcome, is left unchanged: a push may be repeated, and the first
+-- attempt may arrive after the second.
 -- ARGV: queue, n, when (0: now, +ms: from now, ms), front (1, 0), group, then for a single job
---   key, window (ms), who stays (first, last), n of the jobs that it waits for, those that must have (ended: any,
---   finished: good), then ids.., envelopes.., jobs to wait for..
--- Returns the ids that were known; where a key keeps the job out, the id of the one that holds it.
+--   unique key, window (ms), the job that stays (first, last), number of dependencies, how they must have ended (any, good),
+--   then ids.., envelopes.., dependencies..
+-- Returns the ids that existed; if a unique key rejects the job, the id of the job that has the key
 local q, n, when, front, group = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4] == '1', ARGV[5]
-local key, window, who, waits, policy = ARGV[6], tonumber(ARGV[7]), ARGV[8], tonumber(ARGV[9]), ARGV[10]
-local IDS, TEXTS, BEFORE = 10, 10 + n, 10 + 2 * n
+local key, window, stays, waits, policy = ARGV[6], tonumber(ARGV[7]), ARGV[8], tonumber(ARGV[9]), ARGV[10]
+local IDS, TEXTS, PARENTS = 10, 10 + n, 10 + 2 * n
 local t = now()
 local due = string.sub(when, 1, 1) == '+' and t + tonumber(string.sub(when, 2)) or tonumber(when)
 if due <= t then due = 0 end
 
--- A push is repeated within seconds, so only an outcome of the last minutes can be that of its first try.
+-- A push is repeated within seconds, so only outcomes of the last minutes can be those of a first attempt.
 local buckets, all = {}, rc('ZREVRANGE', P .. ':buckets', 0, -1, 'WITHSCORES')
 for i = 1, #all, 2 do
   local ttl = string.match(all[i], ':(%d+):%d+$')
   if all[i + 1] - ttl > t - 600000 then buckets[#buckets + 1] = all[i] end
 end
-local known, fresh, seen = {}, {}, {}
+local known, new, seen = {}, {}, {}
 for base = 0, n - 1, CHUNK do
   local m = math.min(CHUNK, n - base)
   local have = rc('HMGET', P .. ':jobs', unpack(ARGV, IDS + base + 1, IDS + base + m))
@@ -27,18 +27,18 @@ for base = 0, n - 1, CHUNK do
   end
   for i = 1, m do
     local id = ARGV[IDS + base + i]
-    if have[i] or seen[id] then known[#known + 1] = id else seen[id], fresh[#fresh + 1] = true, base + i end
+    if have[i] or seen[id] then known[#known + 1] = id else seen[id], new[#new + 1] = true, base + i end
   end
 end
-if #fresh == 0 then return known end
+if #new == 0 then return known end
 
 for i = 1, waits do
-  local parent = ARGV[BEFORE + i]
+  local parent = ARGV[PARENTS + i]
   if rc('HEXISTS', P .. ':jobs', parent) == 0 and not outcome(parent) then return redis.error_reply('NOJOB ' .. parent) end
 end
 if key ~= '' then
   local first = rc('GET', P .. ':uniq:' .. key)
-  if first and who == 'first' then return { first } end
+  if first and stays == 'first' then return { first } end
   local envelope = first and rc('HGET', P .. ':jobs', first)
   if envelope and rc('HEXISTS', P .. ':run', first) == 0 and not failed_in(first, envelope) then
     cancel(first, envelope, t, 'a newer one')
@@ -46,26 +46,26 @@ if key ~= '' then
   rc('SET', P .. ':uniq:' .. key, ARGV[IDS + 1], 'PX', window)
   rc('HSET', P .. ':key', ARGV[IDS + 1], key)
 end
--- Which of the others have yet to end, now that one may have been replaced.
-local missing, bad = {}, false
+-- The dependencies that have not ended, now that one of them may have been replaced.
+local missing, failed = {}, false
 for i = 1, waits do
-  local parent = ARGV[BEFORE + i]
+  local parent = ARGV[PARENTS + i]
   local envelope = rc('HGET', P .. ':jobs', parent)
   if not envelope then
-    bad = bad or string.sub(outcome(parent) or '', 1, 20) ~= '{"state":"finished",'
+    failed = failed or string.sub(outcome(parent) or '', 1, 20) ~= '{"state":"finished",'
   elseif failed_in(parent, envelope) then
-    bad = true
+    failed = true
   else
     missing[#missing + 1] = parent
   end
 end
 
-local defer = #missing > 0 or (bad and policy ~= 'any')
-for base = 1, #fresh, CHUNK do
+local defer = #missing > 0 or (failed and policy ~= 'any')
+for base = 1, #new, CHUNK do
   local ids, texts, groups, dues = {}, {}, {}, {}
-  for f = base, math.min(base + CHUNK - 1, #fresh) do
-    -- Those in front are put there one by one, so that the last comes to lie first.
-    local i = fresh[front and #fresh + 1 - f or f]
+  for f = base, math.min(base + CHUNK - 1, #new) do
+    -- In front, jobs are pushed one by one, so the last must come first.
+    local i = new[front and #new + 1 - f or f]
     local id, k = ARGV[IDS + i], #ids + 1
     ids[k] = id
     texts[2 * k - 1], texts[2 * k] = id, ARGV[TEXTS + i]
@@ -76,15 +76,15 @@ for base = 1, #fresh, CHUNK do
   if group ~= '' then rc('HSET', P .. ':group', unpack(groups)) end
   if defer then rc('ZADD', P .. ':deferred:' .. q, unpack(dues))
   elseif due > 0 then rc('ZADD', P .. ':scheduled:' .. q, unpack(dues))
-  else ready(q, ids, front) end
+  else make_ready(q, ids, front) end
 end
 rc('SADD', P .. ':queues', q)
-count(q, 'enqueued', #fresh)
+count(q, 'enqueued', #new)
 
 if defer then
   local id = ARGV[IDS + 1]
   rc('HSET', P .. ':waits', id, math.max(#missing, 1) .. '|' .. policy)
-  if bad and policy ~= 'any' then told(id, false, t) end
+  if failed and policy ~= 'any' then resolve_dependency(id, false, t) end
   for _, parent in ipairs(missing) do
     rc('RPUSH', P .. ':then:' .. parent, id)
     rc('HINCRBY', P .. ':then', parent, 1)

@@ -1,6 +1,6 @@
--- Gives back what a fetch took whose answer was lost, and sees to it that it takes nothing should it arrive yet.
+-- Releases the jobs of a fetch whose answer was lost. If the fetch arrives later, it gets nothing.
 -- ARGV: token, queues..
--- Returns how many jobs went back.
+-- Returns how many jobs went back to their queues
 local token, total = ARGV[1] .. '.', 0
 rc('SET', P .. ':void:' .. ARGV[1], 1, 'PX', 600000)
 for a = 2, #ARGV do
@@ -8,12 +8,12 @@ for a = 2, #ARGV do
   for _, lease in ipairs(rc('ZRANGE', P .. ':wip:' .. q, 0, -1)) do
     if string.sub(lease, 1, #token) == token then
       local front = {}
-      for _, id in ipairs((held(lease))) do table.insert(front, 1, id) end
+      for _, id in ipairs((jobs_of(lease))) do table.insert(front, 1, id) end
       if #front > 0 then
         rc('HDEL', P .. ':run', unpack(front))
-        ready(q, front, true)
+        make_ready(q, front, true)
         count(q, 'running', -#front)
-        withdraw(front, now())
+        cancel_requested(front, now())
         total = total + #front
       end
       rc('ZREM', P .. ':wip:' .. q, lease)

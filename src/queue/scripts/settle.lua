@@ -1,13 +1,13 @@
--- Ends deliveries. Each entry counts only where its token still holds the job (fencing), and nothing raises
--- half-way.
--- ARGV: queue, k, k leases that are over, then entries of (op, id, token, arg, ttl, text):
---   ok, cancel   text is the outcome, kept for ttl (ms); arg is 1 where more than the envelope may be on record
---   retry        again in arg ms, one failure more; text is the error
---   snooze       again in arg ms, nothing counted
---   unknown      again in arg ms, but failed the time after ttl such times; text is the error
---   dead         to the dead letters; text is the error
---   release      back to the front of the queue, nothing counted
--- Returns the positions (from 1) of the entries that were rejected.
+-- Settles deliveries. An entry applies only if its token still holds the job (fencing). No command raises an error, so
+-- that a batch is never half applied.
+-- ARGV: queue, k, k leases that have ended, then entries of (op, id, token, arg, ttl, text):
+--   ok, cancel   text is the outcome, kept for ttl (ms); arg is 1 if Redis may have more about the job than the envelope
+--   retry        again in arg ms, one more failure; text is the error
+--   snooze       again in arg ms, not counted
+--   unknown      again in arg ms, but failed for good after ttl such deliveries; text is the error
+--   dead         failed for good; text is the error
+--   release      back to the front of the queue, not counted
+-- Returns the positions (from 1) of rejected entries
 local q, k = ARGV[1], tonumber(ARGV[2])
 local t, off, rejected = now(), 2 + k, {}
 local n = (#ARGV - off) / 6
@@ -56,35 +56,35 @@ for base = 0, n - 1, CHUNK do
   end
   if #over > 0 then
     rc('HDEL', P .. ':jobs', unpack(over))
-    for ttl, kept in pairs(done) do keep(t, tonumber(ttl), kept) end
+    for ttl, kept in pairs(done) do store_outcome(t, tonumber(ttl), kept) end
     if rc('EXISTS', P .. ':cancel') == 1 then rc('SREM', P .. ':cancel', unpack(over)) end
     if rc('EXISTS', P .. ':unknown') == 1 then rc('HDEL', P .. ':unknown', unpack(over)) end
   end
-  if #canceled > 0 then free_keys(canceled) end
+  if #canceled > 0 then release_keys(canceled) end
   if #clear > 0 then
-    for _, key in ipairs(ON_RECORD) do rc('HDEL', P .. key, unpack(clear)) end
+    for _, key in ipairs(RECORD_KEYS) do rc('HDEL', P .. key, unpack(clear)) end
   end
   for _, id in ipairs(failed) do rc('HINCRBY', P .. ':att', id, 1) end
   if #errors > 0 then rc('HSET', P .. ':err', unpack(errors)) end
   if #later > 0 then rc('ZADD', P .. ':scheduled:' .. q, unpack(later)) end
-  -- How far it had come belongs to the run that is over.
+  -- Progress belongs to the run that has ended.
   if #gone > #over and rc('EXISTS', P .. ':prog') == 1 then rc('HDEL', P .. ':prog', unpack(gone)) end
-  if #front > 0 then ready(q, front, true) end
-  if #back > 0 then withdraw(back, t) end
+  if #front > 0 then make_ready(q, front, true) end
+  if #back > 0 then cancel_requested(back, t) end
   if #dead > 0 then
-    bury(q, dead, fatal, t)
-    tell(dead, false)
+    fail_jobs(q, dead, fatal, t)
+    notify_dependents(dead, false)
   end
   if #finished > 0 then
     count(q, 'finished', #finished)
-    tell(finished, true)
+    notify_dependents(finished, true)
   end
   if #canceled > 0 then
     count(q, 'canceled', #canceled)
-    tell(canceled, false)
+    notify_dependents(canceled, false)
   end
 end
-hear(100, t)
+process_notifications(100, t)
 if freed > 0 and rc('HEXISTS', P .. ':limits', q .. ':concurrency') == 1 and has_ready(q) then wake(q) end
 for base = 1, k, CHUNK do
   rc('ZREM', P .. ':wip:' .. q, unpack(ARGV, 2 + base, 2 + math.min(base + CHUNK - 1, k)))

@@ -1,14 +1,14 @@
--- Where jobs stand.
--- ARGV: how large an envelope may be (bytes) for its payload, which comes last in it, to be told; then ids..
--- Returns for each {state, envelope or outcome, failures, crashes, error, progress, holder or time}; {} if unknown
-local most = tonumber(ARGV[1])
-local function look(id)
+-- Reads the status of jobs. The payload, the last field of an envelope, is omitted from a large one.
+-- ARGV: largest envelope (bytes), ids..
+-- Returns for each {state, envelope, failures, crashes, error, progress, holder or time}, {'done', outcome}, or {} if unknown
+local max_bytes = tonumber(ARGV[1])
+local function read(id)
   local envelope = rc('HGET', P .. ':jobs', id)
   if not envelope then
     local text = outcome(id)
     return text and { 'done', text } or {}
   end
-  if #envelope > most then
+  if #envelope > max_bytes then
     local from = string.find(envelope, ',"payload":', 1, true)
     if from then envelope = string.sub(envelope, 1, from) .. '"payload":null}' end
   end
@@ -26,5 +26,5 @@ local function look(id)
   return out
 end
 local all = {}
-for i = 2, #ARGV do all[i - 1] = look(ARGV[i]) end
+for i = 2, #ARGV do all[i - 1] = read(ARGV[i]) end
 return all

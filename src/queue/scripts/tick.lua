@@ -1,38 +1,38 @@
--- Keeps time: promotes what is due, takes back what a dead worker held, frees old results, and wakes a worker
--- for every queue that has jobs, should a wake-up have been lost. Any number of workers may tick.
--- ARGV: lease (ms), longest gap between ticks that is normal (ms), crashes allowed, backoff after one (ms), a number below 2^32,
---   how many of the failed to keep in a queue, and for how long (ms)
--- Returns {promoted, taken back, dead, 1 where there is more to do at once, ms after which there will be}
-local lease, gap, allowed, backoff, chance, most, longest = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]),
+-- The periodic work: makes due jobs ready, recovers the jobs of crashed workers, deletes old outcomes and failed jobs, and
+-- wakes a worker for every queue that has jobs, in case a wake-up was lost. Several workers may tick at once.
+-- ARGV: lease (ms), longest normal gap between ticks (ms), maximum of crashes, back-off after a crash (ms), a random number
+--   below 2^32, how many failed jobs a queue keeps, and for how long (ms)
+-- Returns {promoted, recovered, dead, 1 if there is more to do now, ms until there is more to recover, or 0}
+local lease, gap, max_crashes, backoff, jitter, max_failed, max_age = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]),
   tonumber(ARGV[4]), ARGV[5] / 2 ^ 32, tonumber(ARGV[6]), tonumber(ARGV[7])
 local t = now()
 local last = tonumber(rc('GET', P .. ':tick') or t)
 rc('SET', P .. ':tick', t)
--- Redis was away, the machine slept or the clock jumped: workers get one lease to show that they live.
+-- Redis was down, the machine slept or the clock jumped: workers get the time of one lease to send a heartbeat.
 if t - last > gap or last - t > 1000 then rc('SET', P .. ':grace', 1, 'PX', lease) end
 local grace = rc('EXISTS', P .. ':grace') == 1
-local promoted, back, died, more, later, handled, suspects = 0, 0, 0, 0, 0, 0, 0
+local promoted, recovered, died, more, retry_after, handled, suspects = 0, 0, 0, 0, 0, 0, 0
 for _, q in ipairs(rc('SMEMBERS', P .. ':queues')) do
   local scheduled, wip = P .. ':scheduled:' .. q, P .. ':wip:' .. q
   local due = rc('ZRANGEBYSCORE', scheduled, '-inf', t, 'LIMIT', 0, CHUNK)
   if #due > 0 then
-    ready(q, due)
+    make_ready(q, due)
     rc('ZREM', scheduled, unpack(due))
     promoted = promoted + #due
     if #due == CHUNK then more = 1 end
   end
-  if last - t > 1000 then -- the clock went back: no lease may outlast two of its lengths
+  if last - t > 1000 then -- the clock went back: a lease may last at most twice its length
     for _, m in ipairs(rc('ZRANGEBYSCORE', wip, '(' .. (t + 2 * lease), '+inf', 'LIMIT', 0, CHUNK)) do
       rc('ZADD', wip, 'XX', t + lease, m)
     end
   end
   local expired = rc('ZRANGEBYSCORE', wip, '-inf', t, 'LIMIT', 0, 50)
   if grace then
-    if #expired > 0 then later = math.max(1, rc('PTTL', P .. ':grace')) end
+    if #expired > 0 then retry_after = math.max(1, rc('PTTL', P .. ':grace')) end
     expired = {}
   elseif #expired == 50 then more = 1 end
   for _, m in ipairs(expired) do
-    local ids, holder = held(m)
+    local ids, holder = jobs_of(m)
     for _, id in ipairs(ids) do
       local crashes = rc('HINCRBY', P .. ':crash', id, 1)
       rc('HDEL', P .. ':run', id)
@@ -40,22 +40,22 @@ for _, q in ipairs(rc('SMEMBERS', P .. ':queues')) do
       count(q, 'running', -1)
       handled = handled + 1
       local text = cjson.encode({ message = 'The worker that ran this job died', detail = holder, at = t })
-      if crashes >= allowed then
-        bury(q, { id }, { text }, t)
-        tell({ id }, false)
+      if crashes >= max_crashes then
+        fail_jobs(q, { id }, { text }, t)
+        notify_dependents({ id }, false)
         died = died + 1
       else
-        -- After the first it goes at once. Later the suspects come back one by one, so that the one that kills
-        -- its worker stops taking the same neighbours with it.
+        -- After its first crash a job is ready at once. Later the suspects become ready one by one, so that the job that
+        -- crashes its worker no longer takes the same jobs with it.
         local delay = 0
         if crashes > 1 then
-          delay = backoff * (2 ^ (crashes - 2) * (0.5 + chance) + math.min(suspects * 0.3, 3))
+          delay = backoff * (2 ^ (crashes - 2) * (0.5 + jitter) + math.min(suspects * 0.3, 3))
           suspects = suspects + 1
         end
         rc('HSET', P .. ':err', id, text)
-        if delay == 0 then ready(q, { id }) else rc('ZADD', scheduled, math.floor(t + delay), id) end
-        withdraw({ id }, t)
-        back = back + 1
+        if delay == 0 then make_ready(q, { id }) else rc('ZADD', scheduled, math.floor(t + delay), id) end
+        cancel_requested({ id }, t)
+        recovered = recovered + 1
       end
     end
     rc('ZREM', wip, m)
@@ -66,12 +66,12 @@ for _, q in ipairs(rc('SMEMBERS', P .. ':queues')) do
   end
   if has_ready(q) then wake(q) end
   local failed = P .. ':failed:' .. q
-  local old = rc('ZRANGEBYSCORE', failed, '-inf', t - longest, 'LIMIT', 0, 100)
-  local excess = rc('ZCARD', failed) - most
+  local old = rc('ZRANGEBYSCORE', failed, '-inf', t - max_age, 'LIMIT', 0, 100)
+  local excess = rc('ZCARD', failed) - max_failed
   if #old == 0 and excess > 0 then old = rc('ZRANGE', failed, 0, math.min(excess, 100) - 1) end
   if #old > 0 then
     rc('ZREM', failed, unpack(old))
-    forget(old)
+    delete_jobs(old)
     if #old == 100 then more = 1 end
   end
 end
@@ -79,9 +79,9 @@ for _, key in ipairs(rc('ZRANGEBYSCORE', P .. ':buckets', '-inf', t, 'LIMIT', 0,
   rc('UNLINK', key)
   rc('ZREM', P .. ':buckets', key)
 end
-if hear(500, t) then more = 1 end
+if process_notifications(500, t) then more = 1 end
 for _, worker in ipairs(rc('ZRANGEBYSCORE', P .. ':alive', '-inf', t - math.max(60000, 2 * lease), 'LIMIT', 0, 100)) do
   rc('ZREM', P .. ':alive', worker)
   rc('HDEL', P .. ':card', worker)
 end
-return { promoted, back, died, more, later }
+return { promoted, recovered, died, more, retry_after }

@@ -81,7 +81,7 @@ bugs! {
     whoever_says_so_settles: "settle", "or string.sub(run[i], 1, #token + 1) ~= token .. '|'" => "";
     an_entry_told_twice_counts_twice: "settle", "not run[i] or seen[id] or" => "not run[i] or";
     what_was_settled_still_runs: "settle", "rc('HDEL', P .. ':run', unpack(gone))" => "";
-    nobody_is_told_of_the_end: "settle", "tell(finished, true)" => "";
+    nobody_is_told_of_the_end: "settle", "notify_dependents(finished, true)" => "";
     what_is_on_record_stays: "settle", "rc('HDEL', P .. key, unpack(clear))" => "";
     what_was_promoted_stays_scheduled: "tick", "rc('ZREM', scheduled, unpack(due))" => "";
     only_the_lease_is_looked_at: "lib", "if holder and string.sub(holder, 1, bar) == token then" => "if holder then";
@@ -93,7 +93,7 @@ bugs! {
     the_last_does_not_replace: "push", "cancel(first, envelope, t, 'a newer one')" => "";
     it_starts_before_the_others: "push", "local defer = #missing > 0 or" => "local defer =";
     a_pause_is_not_heeded: "fetch", "paused[q] = true" => "";
-    a_limit_is_passed_by_one: "fetch", "math.min(free, most - " => "math.min(free, most + 1 - ";
+    a_limit_is_passed_by_one: "fetch", "math.min(free, concurrency - " => "math.min(free, concurrency + 1 - ";
     a_given_up_fetch_takes_jobs: "fetch", "if rc('EXISTS', P .. ':void:' .. token) == 1 then" => "if false then";
     a_lost_lease_comes_back: "beat", "if rc('ZSCORE', key, ARGV[i + 1]) then rc('ZADD', key, 'XX'," => "if true then rc('ZADD', key,";
     released_jobs_stay_counted: "release", "count(q, 'running', -#front)" => "";
@@ -102,5 +102,5 @@ bugs! {
     a_cancelled_job_stays_scheduled: "lib", "rc('ZREM', P .. ':scheduled:' .. q, id) == 0 and rc('ZREM', P .. ':deferred:' .. q, id) == 0" => "rc('ZREM', P .. ':deferred:' .. q, id) == 0";
     a_failure_is_heard_as_success: "lib", "if not good and policy ~= 'any' then" => "if false then";
     a_requeued_job_stays_failed: "requeue", "rc('ZREM', P .. ':failed:' .. q, unpack(ids))" => "";
-    a_purge_forgets_the_children: "purge", "tell(ids, false)" => "";
+    a_purge_forgets_the_children: "purge", "notify_dependents(ids, false)" => "";
 }

@@ -38,7 +38,7 @@ end
 local kept = 0
 for _, key in ipairs(rc('ZRANGE', P .. ':buckets', 0, -1)) do kept = kept + rc('HLEN', key) end
 local records = {}
-for _, key in ipairs(ON_RECORD) do records[#records + 1] = { key, rc('HKEYS', P .. key) } end
+for _, key in ipairs(RECORD_KEYS) do records[#records + 1] = { key, rc('HKEYS', P .. key) } end
 return { now(), out, rc('HKEYS', P .. ':jobs'), rc('HGETALL', P .. ':run'), rc('HGETALL', P .. ':stats'),
   records, rc('SMEMBERS', P .. ':cancel'), rc('HKEYS', P .. ':then'), kept }
 ";
