@@ -198,7 +198,7 @@ fn project_key(dir: &Path, name: &str) -> anyhow::Result<SecretString> {
     Ok(key.into())
 }
 
-/// Creates the first admin if there is none. Returns how to sign in.
+/// Creates the admin of the settings unless the user exists. Returns how to sign in.
 async fn create_first_admin(app: &App) -> anyhow::Result<String> {
     let settings = &app.config.auth.admin;
     let (email, password) =

@@ -145,30 +145,30 @@ impl Resume {
 pub(super) struct Limit {
     /// Maximum number of jobs that run at the same time.
     #[arg(long, value_name = "N|none", value_parser = parse_concurrency)]
-    concurrency: Option<Setting<u32>>,
+    concurrency: Option<NewLimit<u32>>,
     /// Maximum rate at which jobs start, such as 100/s, 30/m or 5/10s.
     #[arg(long, value_name = "RATE|none", value_parser = parse_rate)]
-    rate: Option<Setting<Rate>>,
+    rate: Option<NewLimit<Rate>>,
     #[command(flatten)]
     target: Target,
 }
 
 /// A new limit, or `None` to remove it.
 #[derive(Clone, Copy)]
-struct Setting<T>(Option<T>);
+struct NewLimit<T>(Option<T>);
 
-fn parse_concurrency(text: &str) -> Result<Setting<u32>, &'static str> {
+fn parse_concurrency(text: &str) -> Result<NewLimit<u32>, &'static str> {
     match text.parse::<u32>() {
-        Ok(limit @ 1..) => Ok(Setting(Some(limit))),
-        Err(_) if text == "none" => Ok(Setting(None)),
+        Ok(limit @ 1..) => Ok(NewLimit(Some(limit))),
+        Err(_) if text == "none" => Ok(NewLimit(None)),
         _ => Err("write a number from 1, or none"),
     }
 }
 
-fn parse_rate(text: &str) -> Result<Setting<Rate>, String> {
+fn parse_rate(text: &str) -> Result<NewLimit<Rate>, String> {
     match text {
-        "none" => Ok(Setting(None)),
-        _ => Ok(Setting(Some(text.parse()?))),
+        "none" => Ok(NewLimit(None)),
+        _ => Ok(NewLimit(Some(text.parse()?))),
     }
 }
 
@@ -179,10 +179,10 @@ impl Limit {
             true => self.target.open().await?,
             false => open(&self.target.redis)?,
         };
-        if let Some(Setting(limit)) = self.concurrency {
+        if let Some(NewLimit(limit)) = self.concurrency {
             queue.limit_concurrency(name, limit).await?;
         }
-        if let Some(Setting(rate)) = self.rate {
+        if let Some(NewLimit(rate)) = self.rate {
             queue.limit_rate(name, rate).await?;
         }
         let limits = queue.queue(name).await?.as_ref().and_then(limits);
