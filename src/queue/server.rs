@@ -47,7 +47,7 @@ impl Server {
         }
         if field("cluster_enabled") == Some("1") && !(prefix.contains('{') && prefix.contains('}')) {
             problems.push(format!(
-                "the server is in cluster mode, where all keys of the queue must be in one slot: set QUEUE_PREFIX={{{prefix}}}"
+                "the server is in cluster mode, where all keys of the queue must be in one slot: set REDIS_KEY_PREFIX={{{prefix}}}"
             ));
         }
         Self { name, problems, warnings }

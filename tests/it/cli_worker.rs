@@ -75,7 +75,7 @@ async fn smoke_another_worker_takes_over_after_a_kill() {
     second.says("worker started").await;
     first.signal("KILL");
     first.end().await;
-    second.says("taken back").await;
+    second.says("recovered jobs").await;
     eventually("the second runs it", || async {
         let status = app.get(&format!("/jobs/{id}/status"), Some(&user)).await.body;
         (status["status"] == "started" && status["attempts"].as_u64() >= Some(2)).then_some(())

@@ -285,7 +285,7 @@ async fn in_a_cluster_everything_lies_in_one_slot() {
     stop.cancel();
     work.await.unwrap().unwrap();
     let server = redis.queue().queue.server().await.unwrap();
-    assert!(server.problems.iter().any(|problem| problem.contains("QUEUE_PREFIX={rq}")), "{server:?}");
+    assert!(server.problems.iter().any(|problem| problem.contains("REDIS_KEY_PREFIX={rq}")), "{server:?}");
     assert!(queue.queue.server().await.unwrap().problems.is_empty());
 }
 
