@@ -2,6 +2,7 @@
 
 mod body;
 mod paging;
+mod security_scheme;
 mod text;
 mod user;
 

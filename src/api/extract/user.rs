@@ -7,16 +7,13 @@
 use std::sync::{Arc, OnceLock};
 
 use poem::{FromRequest, Request, RequestBody};
-use poem_openapi::{
-    ApiExtractor, ApiExtractorType, ExtractParamOptions,
-    registry::{MetaOAuthFlow, MetaOAuthFlows, MetaSecurityScheme, Registry},
-};
+use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions, registry::Registry};
 use uuid::Uuid;
 
+use super::security_scheme;
 use crate::{
     api::{
         cookies,
-        paths::api_path,
         problem::{ApiError, Result},
     },
     app::App,
@@ -75,9 +72,6 @@ fn context(request: &Request) -> RequestContext {
     request.data::<RequestContext>().cloned().unwrap_or_default()
 }
 
-const BEARER: &str = "OAuth2PasswordBearer";
-const COOKIE: &str = "AccessTokenCookie";
-
 macro_rules! auth_extractor {
     ($name:ident, $extract:ident) => {
         impl<'a> ApiExtractor<'a> for $name {
@@ -86,11 +80,11 @@ macro_rules! auth_extractor {
             type ParamRawType = ();
 
             fn register(registry: &mut Registry) {
-                register_schemes(registry);
+                security_scheme::register(registry);
             }
 
             fn security_schemes() -> Vec<&'static str> {
-                vec![BEARER, COOKIE]
+                security_scheme::NAMES.to_vec()
             }
 
             async fn from_request(
@@ -168,53 +162,4 @@ fn authenticated(request: &Request, user_id: i64, session_id: Uuid) -> RequestCo
         let _ = id.set(user_id);
     }
     context(request).signed_in(user_id, session_id)
-}
-
-fn register_schemes(registry: &mut Registry) {
-    let flow = MetaOAuthFlow {
-        authorization_url: None,
-        token_url: Some(api_path!("/auth/login")),
-        refresh_url: None,
-        scopes: vec![],
-    };
-    let scheme = |ty, description| MetaSecurityScheme {
-        ty,
-        description: Some(description),
-        name: None,
-        key_in: None,
-        scheme: None,
-        bearer_format: None,
-        flows: None,
-        openid_connect_url: None,
-    };
-    registry.create_security_scheme(
-        BEARER,
-        MetaSecurityScheme {
-            flows: Some(MetaOAuthFlows {
-                implicit: None,
-                password: Some(flow),
-                client_credentials: None,
-                authorization_code: None,
-            }),
-            ..scheme(
-                "oauth2",
-                concat!(
-                    "Sign in with email and password, or paste the token from `POST ",
-                    api_path!("/auth/login"),
-                    "`."
-                ),
-            )
-        },
-    );
-    registry.create_security_scheme(
-        COOKIE,
-        MetaSecurityScheme {
-            name: Some(cookies::SECURE_ACCESS),
-            key_in: Some("cookie"),
-            ..scheme(
-                "apiKey",
-                concat!("What a browser gets from `POST ", api_path!("/auth/login"), "?delivery=cookie`."),
-            )
-        },
-    );
 }

@@ -62,48 +62,58 @@ pub async fn serve(
     let room = Arc::new(Semaphore::new(limits.connections));
     let server = Arc::new(Server { endpoint, limits });
     let graceful = GracefulShutdown::new();
+    let answer = |(stream, peer, permit): Accepted| server.answer(stream, peer, permit, &graceful);
     tokio::pin!(stop);
     loop {
         tokio::select! {
             biased;
             () = &mut stop => break,
-            (stream, peer, permit) = accept(&listener, &room) => server.answer(stream, peer, permit, &graceful),
+            accepted = accept(&listener, &room) => answer(accepted),
         }
     }
-    // Whoever has connected by now counts on an answer.
     let last = Instant::now() + MAX_DRAIN;
-    loop {
-        let until = match room.available_permits() {
-            0 => last,
-            _ => last.min(Instant::now() + DRAIN),
-        };
-        let Ok((stream, peer, permit)) = timeout_at(until, accept(&listener, &room)).await else { break };
-        server.answer(stream, peer, permit, &graceful);
-    }
-    // And those of this very moment, without a look at anything else between the last one and the end.
-    let listener = listener.into_std()?;
-    while let Ok(permit) = room.clone().try_acquire_owned() {
-        let Ok((stream, peer)) = listener.accept() else { break };
-        let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
-        if let Ok(stream) = stream {
-            server.answer(stream, peer, permit, &graceful);
-        }
-    }
-    drop(listener);
+    accept_last(listener, &room, last, answer).await?;
     let all = u32::try_from(limits.connections).unwrap_or(u32::MAX);
     // hyper would close at once what it has not looked at yet.
     let last = last.max(Instant::now() + DRAIN);
     let _ = timeout_at(last, room.acquire_many(all)).await;
     if timeout(limits.grace, graceful.shutdown()).await.is_err() {
-        tracing::warn!("requests under way are dropped: they take longer than SHUTDOWN_TIMEOUT");
+        tracing::warn!("requests under way are dropped: they take longer than SHUTDOWN_TIMEOUT_SECONDS");
     }
     Ok(())
 }
 
-async fn accept(
-    listener: &TcpListener,
+/// A connection, the address of the client, and the room that the connection takes up.
+type Accepted = (TcpStream, SocketAddr, OwnedSemaphorePermit);
+
+/// Accepts the clients that have connected by now and expect a response, then closes the port.
+async fn accept_last(
+    listener: TcpListener,
     room: &Arc<Semaphore>,
-) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
+    last: Instant,
+    answer: impl Fn(Accepted),
+) -> io::Result<()> {
+    loop {
+        let until = match room.available_permits() {
+            0 => last,
+            _ => last.min(Instant::now() + DRAIN),
+        };
+        let Ok(accepted) = timeout_at(until, accept(&listener, room)).await else { break };
+        answer(accepted);
+    }
+    // Those of this very moment too: nothing else may run between the last accept and the close.
+    let listener = listener.into_std()?;
+    while let Ok(permit) = room.clone().try_acquire_owned() {
+        let Ok((stream, peer)) = listener.accept() else { break };
+        let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+        if let Ok(stream) = stream {
+            answer((stream, peer, permit));
+        }
+    }
+    Ok(())
+}
+
+async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> Accepted {
     let mut told = false;
     loop {
         let Ok(permit) = room.clone().acquire_owned().await else { return std::future::pending().await };

@@ -1,0 +1,48 @@
+//! Registration of new users.
+
+use poem_openapi::{ApiResponse, Object, OpenApi, payload::Json};
+
+use crate::{
+    api::{
+        extract::{Body, Email, NewPassword},
+        problem::Result,
+        tag::Tag,
+        users::UserOut,
+    },
+    app::App,
+    context::RequestContext,
+    services::users::{self, Registration},
+};
+
+pub(in crate::api) struct Register(pub(super) App);
+
+#[derive(Object)]
+#[oai(deny_unknown_fields)]
+struct RegisterIn {
+    email: Email,
+    /// 8 characters to 72 bytes, and none that anybody would guess.
+    password: NewPassword,
+    #[oai(validator(max_length = 255))]
+    full_name: Option<String>,
+}
+
+#[derive(ApiResponse)]
+enum Registered {
+    /// The new user.
+    #[oai(status = 201)]
+    Created(Json<UserOut>),
+}
+
+#[OpenApi(prefix_path = "/auth", tag = "Tag::Auth")]
+impl Register {
+    /// Make an account.
+    ///
+    /// A link to confirm the address is sent there. Fails with 400 `email_taken` where the address has an account
+    /// already.
+    #[oai(path = "/register", method = "post", operation_id = "register")]
+    async fn register(&self, context: RequestContext, Body(body): Body<RegisterIn>) -> Result<Registered> {
+        let new = Registration { email: body.email.0, password: body.password.0, full_name: body.full_name };
+        let user = users::register(&self.0, &context, new).await?;
+        Ok(Registered::Created(Json(user.into())))
+    }
+}

@@ -1,0 +1,90 @@
+//! How a client receives the tokens of a session.
+
+use std::fmt;
+
+use poem::{Request, web::cookie::CookieJar};
+use poem_openapi::{ApiResponse, Enum, Object, payload::Json, types::Example};
+
+use crate::{
+    api::{cookies, problem::Result},
+    services::sessions::Grant,
+};
+
+/// How tokens travel.
+#[derive(Enum, Clone, Copy, PartialEq, Eq, Default)]
+#[oai(rename_all = "lowercase")]
+pub(super) enum Delivery {
+    /// In the answer.
+    #[default]
+    Body,
+    /// In cookies that scripts cannot read.
+    Cookie,
+}
+
+impl fmt::Display for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if *self == Self::Body { "body" } else { "cookie" })
+    }
+}
+
+#[derive(Object)]
+#[oai(example)]
+pub(super) struct TokenOut {
+    /// Goes into the header `Authorization: Bearer <access_token>`.
+    access_token: String,
+    token_type: String,
+    /// Seconds that the access token lives.
+    expires_in: u64,
+    /// Gets the next access token, once, at `POST /auth/refresh`.
+    refresh_token: String,
+    /// Seconds that the refresh token lives, if it is not used.
+    refresh_expires_in: u64,
+}
+
+impl Example for TokenOut {
+    fn example() -> Self {
+        Self {
+            access_token: "eyJhbGciOiJIUzI1NiJ9.e30.c2ln".into(),
+            token_type: "bearer".into(),
+            expires_in: 1_800,
+            refresh_token: "3f6c0d...".into(),
+            refresh_expires_in: 2_592_000,
+        }
+    }
+}
+
+impl From<Grant> for TokenOut {
+    fn from(grant: Grant) -> Self {
+        Self {
+            access_token: grant.access_token,
+            token_type: "bearer".into(),
+            expires_in: grant.expires_in,
+            refresh_token: grant.refresh_token,
+            refresh_expires_in: grant.refresh_expires_in,
+        }
+    }
+}
+
+#[derive(ApiResponse)]
+pub(super) enum Refreshed {
+    /// The next tokens.
+    #[oai(status = 200)]
+    Tokens(Json<TokenOut>),
+    /// The next tokens are in the cookies.
+    #[oai(status = 204)]
+    Cookies,
+}
+
+/// Sets the tokens as cookies, or returns them for the body of the response.
+pub(super) fn deliver(
+    grant: Grant,
+    delivery: Delivery,
+    request: &Request,
+    jar: &CookieJar,
+) -> Result<Option<Json<TokenOut>>> {
+    if delivery == Delivery::Body {
+        return Ok(Some(Json(grant.into())));
+    }
+    cookies::set(request, jar, &grant)?;
+    Ok(None)
+}

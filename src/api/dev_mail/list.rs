@@ -1,0 +1,57 @@
+use std::time::SystemTime;
+
+use askama::Template;
+use chrono::{DateTime, Local};
+use mail_parser::MessageParser;
+use poem::{Endpoint, Request, Response};
+
+use super::{
+    addresses::addresses,
+    guard::{POLICY, refuse_foreign},
+    mailbox::Mailbox,
+};
+use crate::{api::html::page, error::Error};
+
+/// The page that lists the latest mails.
+pub(super) struct List(pub(super) Mailbox);
+
+#[derive(Template)]
+#[template(path = "api/templates/dev_mails.html", config = "src/askama.toml")]
+struct ListPage {
+    mails: Vec<Listed>,
+}
+
+struct Listed {
+    id: String,
+    at: String,
+    to: String,
+    subject: String,
+}
+
+impl Endpoint for List {
+    type Output = Response;
+
+    async fn call(&self, req: Request) -> poem::Result<Response> {
+        refuse_foreign(&req)?;
+        let mut mails = Vec::new();
+        for (at, id) in self.0.latest().await.map_err(Error::internal)? {
+            // A mail may have been deleted meanwhile.
+            if let Ok(Some(bytes)) = self.0.read(&id).await {
+                mails.push(listed(id, at, &bytes));
+            }
+        }
+        Ok(page(&ListPage { mails }, POLICY)?)
+    }
+}
+
+fn listed(id: String, at: SystemTime, bytes: &[u8]) -> Listed {
+    let message = MessageParser::default().parse_headers(bytes);
+    let message = message.as_ref();
+    let subject = message.and_then(|message| message.subject()).unwrap_or("(no subject)");
+    Listed {
+        at: DateTime::<Local>::from(at).format("%Y-%m-%d %H:%M:%S").to_string(),
+        to: addresses(message.and_then(|message| message.to())),
+        subject: subject.to_owned(),
+        id,
+    }
+}

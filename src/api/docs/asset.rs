@@ -1,0 +1,88 @@
+use std::sync::{Arc, OnceLock};
+
+use hyper::body::Bytes;
+use poem::{
+    Endpoint, Request, Response,
+    endpoint::make,
+    http::{HeaderValue, header},
+};
+
+use crate::{
+    api::middleware::{accepts_gzip, gzip},
+    error::{Error, Result},
+};
+
+/// A text that never changes; it is made and compressed on the first request that needs it.
+#[derive(Clone)]
+pub(super) struct Asset(Arc<Inner>);
+
+struct Inner {
+    content_type: &'static str,
+    policy: Option<&'static str>,
+    make: Box<dyn Fn() -> anyhow::Result<String> + Send + Sync>,
+    text: OnceLock<Bytes>,
+    gzip: OnceLock<Option<Bytes>>,
+}
+
+impl Asset {
+    pub(super) fn new(
+        content_type: &'static str,
+        policy: Option<&'static str>,
+        make: impl Fn() -> anyhow::Result<String> + Send + Sync + 'static,
+    ) -> Self {
+        let (text, gzip) = (OnceLock::new(), OnceLock::new());
+        Self(Arc::new(Inner { content_type, policy, make: Box::new(make), text, gzip }))
+    }
+
+    pub(super) fn endpoint(self) -> impl Endpoint<Output = Response> {
+        make(move |req| {
+            let asset = self.clone();
+            async move { asset.respond(&req).await }
+        })
+    }
+
+    async fn respond(&self, req: &Request) -> Result<Response> {
+        let (inner, packed) = (&self.0, accepts_gzip(req));
+        let mut response = match self.bytes(packed).await? {
+            (bytes, true) => Response::builder().header(header::CONTENT_ENCODING, "gzip").body(bytes),
+            (bytes, false) => Response::builder().body(bytes),
+        };
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(inner.content_type));
+        headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        if let Some(policy) = inner.policy {
+            headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
+        }
+        Ok(response)
+    }
+
+    /// The text, and whether it is compressed. It takes a thread of its own a while the first time.
+    async fn bytes(&self, packed: bool) -> Result<(Bytes, bool)> {
+        let asset = self.clone();
+        let make = move || {
+            let text = asset.0.text()?;
+            let gzip = if packed { asset.0.gzipped(text) } else { None };
+            Ok((gzip.unwrap_or(text).clone(), gzip.is_some()))
+        };
+        let made = if packed { self.0.gzip.get().is_some() } else { self.0.text.get().is_some() };
+        if made { make() } else { tokio::task::spawn_blocking(make).await.map_err(Error::internal)? }
+    }
+}
+
+impl Inner {
+    fn text(&self) -> Result<&Bytes> {
+        match self.text.get() {
+            Some(text) => Ok(text),
+            None => {
+                let made =
+                    (self.make)().map_err(|error| Error::internal(error.context("cannot be documented")))?;
+                Ok(self.text.get_or_init(|| made.into()))
+            }
+        }
+    }
+
+    fn gzipped(&self, text: &[u8]) -> Option<&Bytes> {
+        self.gzip.get_or_init(|| gzip(text).map(Bytes::from)).as_ref()
+    }
+}

@@ -1,0 +1,27 @@
+use serde_json::{Value, json};
+
+/// Corrects poem-openapi's document where it is not valid or lacks something.
+pub(in crate::api) fn document(spec: &str) -> anyhow::Result<String> {
+    let mut spec: Value = serde_json::from_str(spec)?;
+    // OpenAPI 3.0, "OAuth Flow Object": `scopes` is required.
+    let schemes = spec.pointer_mut("/components/securitySchemes").and_then(Value::as_object_mut);
+    for scheme in schemes.into_iter().flat_map(|schemes| schemes.values_mut()) {
+        if let Some(flow) = scheme.pointer_mut("/flows/password").and_then(Value::as_object_mut) {
+            flow.entry("scopes").or_insert(json!({}));
+        }
+    }
+    // OpenAPI 3.0, "Response Object": `description` is required, and empty it helps nobody.
+    let paths =
+        spec.get_mut("paths").and_then(Value::as_object_mut).into_iter().flat_map(|paths| paths.values_mut());
+    let operations = paths.filter_map(Value::as_object_mut).flat_map(|operations| operations.values_mut());
+    let responses =
+        operations.filter_map(|operation| operation.get_mut("responses").and_then(Value::as_object_mut));
+    for (_, response) in responses.flatten().filter(|(_, response)| response["description"] == "") {
+        response["description"] = json!("It has been done.");
+    }
+    // An empty list of servers means "/", but not to every generator.
+    if spec.pointer("/servers/0").is_none() {
+        spec["servers"] = json!([{ "url": "/" }]);
+    }
+    Ok(serde_json::to_string_pretty(&spec)?)
+}

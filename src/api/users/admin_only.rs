@@ -1,0 +1,31 @@
+use poem_openapi::{Object, OpenApi, payload::Json, types::Example};
+
+use crate::api::{extract::Admin, problem::Result, tag::Tag};
+
+pub(in crate::api) struct AdminOnly;
+
+#[derive(Object)]
+#[oai(example)]
+struct AdminGreeting {
+    message: String,
+    /// The address of the admin who asked.
+    admin_user: String,
+}
+
+impl Example for AdminGreeting {
+    fn example() -> Self {
+        Self { message: "This is an admin-only endpoint".into(), admin_user: "admin@example.com".into() }
+    }
+}
+
+#[OpenApi(prefix_path = "/users", tag = "Tag::Users")]
+impl AdminOnly {
+    /// Something that only admins get.
+    #[oai(path = "/admin-only", method = "get", operation_id = "read_admin_only")]
+    async fn admin_only(&self, admin: Admin) -> Result<Json<AdminGreeting>> {
+        Ok(Json(AdminGreeting {
+            message: "This is an admin-only endpoint".into(),
+            admin_user: admin.user.email,
+        }))
+    }
+}
