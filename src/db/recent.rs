@@ -20,7 +20,7 @@ const CAPACITY: usize = 10_000;
 /// Values read from the database at most `max_age` ago; a clone shares them.
 ///
 /// The age counts from before the query was sent, so a change that is committed anywhere is visible here `max_age` later
-/// at the latest. Concurrent callers of one key share one query, and its failure. [`forget`](Self::forget) makes a change
+/// at the latest. Concurrent callers of one key share one query, and its failure. [`invalidate_all`](Self::invalidate_all) makes a change
 /// of this process visible at once. A failed query discards all copies, so none is used while the database cannot be read.
 pub struct RecentReads<K, V> {
     copies: Arc<Cache<K, Copy<V>>>,
@@ -111,7 +111,7 @@ impl<K: Hash + Eq + Clone, V> RecentReads<K, V> {
                 answer
             }
             Err(error) => {
-                self.forget();
+                self.invalidate_all();
                 let _ = guard.insert(Copy { outcome: Outcome::Failed, read_at: Instant::now(), epoch });
                 Err(error)
             }
@@ -119,7 +119,7 @@ impl<K: Hash + Eq + Clone, V> RecentReads<K, V> {
     }
 
     /// Discards all copies, also those whose query is under way.
-    pub fn forget(&self) {
+    pub fn invalidate_all(&self) {
         self.epoch.fetch_add(1, Ordering::AcqRel);
     }
 
@@ -176,9 +176,9 @@ mod tests {
     async fn forgetting_discards_also_the_copy_that_is_being_read() {
         let counted = Counted::new(LONG);
         assert_eq!(counted.get().await, 0);
-        counted.reads.forget();
+        counted.reads.invalidate_all();
         let load = async || {
-            counted.reads.forget();
+            counted.reads.invalidate_all();
             Ok(Some(7))
         };
         assert_eq!(*counted.reads.get_or_load(1, load).await.unwrap().unwrap(), 7);

@@ -66,7 +66,7 @@ impl OneTimeToken {
     }
 
     /// Takes a token away and says what it was good for: of two who bring it at once, one gets it.
-    pub async fn take(
+    pub async fn consume(
         mut conn: &AsyncPgConnection,
         hash: &[u8],
         purpose: Purpose,
@@ -80,7 +80,7 @@ impl OneTimeToken {
     }
 
     /// Counts a try of a token that may be tried `tries` times; false where it has had them.
-    pub async fn attempt(
+    pub async fn count_attempt(
         mut conn: &AsyncPgConnection,
         hash: &[u8],
         purpose: Purpose,
@@ -97,7 +97,7 @@ impl OneTimeToken {
     }
 
     /// Makes the tokens of a user worthless that have these purposes.
-    pub async fn forget(
+    pub async fn revoke(
         mut conn: &AsyncPgConnection,
         user_id: i64,
         purposes: &[Purpose],

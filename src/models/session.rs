@@ -13,13 +13,13 @@ use super::{ago, delete_some, now, user::User};
 use crate::schema::{refresh_tokens, sessions, users};
 
 /// A session that nobody uses ends after this.
-pub const IDLE_DAYS: i32 = 30;
+pub const IDLE_TIMEOUT_DAYS: i32 = 30;
 /// And each ends after this.
-pub const MAX_DAYS: i64 = 90;
+pub const MAX_LIFETIME_DAYS: i64 = 90;
 /// In which a retry of a refresh gets the same answer.
-const GRACE_SECONDS: i32 = 10;
+const RETRY_WINDOW_SECONDS: i32 = 10;
 /// How exactly `last_seen_at` is kept: a write at each request would be one too many.
-const SEEN_SECONDS: i32 = 300;
+const TOUCH_INTERVAL_SECONDS: i32 = 300;
 
 /// Where a user is signed in.
 #[derive(Clone, Debug, HasQuery, Identifiable)]
@@ -61,15 +61,15 @@ impl Identity {
 }
 
 impl Session {
-    pub fn is_over(&self) -> bool {
+    pub fn has_ended(&self) -> bool {
         let now = Utc::now();
-        let idle = self.last_seen_at + Duration::days(IDLE_DAYS.into()) <= now;
+        let idle = self.last_seen_at + Duration::days(IDLE_TIMEOUT_DAYS.into()) <= now;
         self.revoked_at.is_some() || self.expires_at <= now || idle
     }
 
     /// Whether it is time to note that it was used.
-    pub fn is_stale(&self) -> bool {
-        self.last_seen_at + Duration::seconds(SEEN_SECONDS.into()) < Utc::now()
+    pub fn is_touch_due(&self) -> bool {
+        self.last_seen_at + Duration::seconds(TOUCH_INTERVAL_SECONDS.into()) < Utc::now()
     }
 
     /// A session and whose it is, over or not.
@@ -89,7 +89,7 @@ impl Session {
             .filter(sessions::user_id.eq(user_id))
             .filter(sessions::revoked_at.is_null())
             .filter(sessions::expires_at.gt(now()))
-            .filter(sessions::last_seen_at.gt(ago(IDLE_DAYS.days())))
+            .filter(sessions::last_seen_at.gt(ago(IDLE_TIMEOUT_DAYS.days())))
             .order((sessions::last_seen_at.desc(), sessions::id))
             .limit(200)
             .load(&mut conn)
@@ -97,7 +97,7 @@ impl Session {
     }
 
     /// Whether the owner of a mail address has signed in from that network before.
-    pub async fn known_network(
+    pub async fn has_login_from(
         mut conn: &AsyncPgConnection,
         email: &str,
         network: &str,
@@ -113,7 +113,7 @@ impl Session {
     /// Notes that it was used, if that was not noted lately. The address stays that of the login, which is known to be
     /// its owner's.
     pub async fn touch(mut conn: &AsyncPgConnection, id: Uuid) -> QueryResult<usize> {
-        let due = sessions::last_seen_at.lt(ago(SEEN_SECONDS.seconds()));
+        let due = sessions::last_seen_at.lt(ago(TOUCH_INTERVAL_SECONDS.seconds()));
         diesel::update(sessions::table.find(id).filter(due))
             .set(sessions::last_seen_at.eq(now()))
             .execute(&mut conn)
@@ -127,7 +127,7 @@ impl Session {
     }
 
     /// What was signed in with a second factor that is no more counts as signed in without.
-    pub async fn forget_second_factor(mut conn: &AsyncPgConnection, user_id: i64) -> QueryResult<usize> {
+    pub async fn clear_second_factor(mut conn: &AsyncPgConnection, user_id: i64) -> QueryResult<usize> {
         diesel::update(sessions::table.filter(sessions::user_id.eq(user_id)))
             .set(sessions::second_factor.eq(false))
             .execute(&mut conn)
@@ -154,12 +154,12 @@ impl Session {
     pub async fn revoke_all(
         mut conn: &AsyncPgConnection,
         user_id: i64,
-        but: Option<Uuid>,
+        except: Option<Uuid>,
     ) -> QueryResult<usize> {
         diesel::update(sessions::table)
             .filter(sessions::user_id.eq(user_id))
             .filter(sessions::revoked_at.is_null())
-            .filter(sessions::id.ne(but.unwrap_or_default()))
+            .filter(sessions::id.ne(except.unwrap_or_default()))
             .set(sessions::revoked_at.eq(now().nullable()))
             .execute(&mut conn)
             .await
@@ -182,31 +182,31 @@ pub struct RefreshToken;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenState {
-    Fresh,
+    Unused,
     /// Used a moment ago: a retry, or another tab.
-    JustSpent,
-    Spent,
+    JustUsed,
+    Used,
     Expired,
 }
 
 impl RefreshToken {
     /// The session of a token.
-    pub async fn session_of(mut conn: &AsyncPgConnection, hash: &[u8]) -> QueryResult<Option<Uuid>> {
+    pub async fn session_id(mut conn: &AsyncPgConnection, hash: &[u8]) -> QueryResult<Option<Uuid>> {
         let token = refresh_tokens::table.find(hash);
         token.select(refresh_tokens::session_id).first(&mut conn).await.optional()
     }
 
     /// How it stands with a token whose session is held.
     pub async fn state(mut conn: &AsyncPgConnection, hash: &[u8]) -> QueryResult<Option<TokenState>> {
-        let recently = refresh_tokens::spent_at.gt(ago(GRACE_SECONDS.seconds()).nullable());
-        let idle = refresh_tokens::created_at.lt(ago(IDLE_DAYS.days()));
+        let recently = refresh_tokens::spent_at.gt(ago(RETRY_WINDOW_SECONDS.seconds()).nullable());
+        let idle = refresh_tokens::created_at.lt(ago(IDLE_TIMEOUT_DAYS.days()));
         let row: Option<(Option<bool>, bool)> =
             refresh_tokens::table.find(hash).select((recently, idle)).first(&mut conn).await.optional()?;
         Ok(row.map(|row| match row {
-            (Some(true), _) => TokenState::JustSpent,
-            (Some(false), _) => TokenState::Spent,
+            (Some(true), _) => TokenState::JustUsed,
+            (Some(false), _) => TokenState::Used,
             (None, true) => TokenState::Expired,
-            (None, false) => TokenState::Fresh,
+            (None, false) => TokenState::Unused,
         }))
     }
 
@@ -221,7 +221,7 @@ impl RefreshToken {
             .await
     }
 
-    pub async fn spend(mut conn: &AsyncPgConnection, hash: &[u8]) -> QueryResult<usize> {
+    pub async fn mark_used(mut conn: &AsyncPgConnection, hash: &[u8]) -> QueryResult<usize> {
         diesel::update(refresh_tokens::table.find(hash))
             .set(refresh_tokens::spent_at.eq(now().nullable()))
             .execute(&mut conn)
@@ -230,7 +230,7 @@ impl RefreshToken {
 
     /// Removes some that could not be used any more in any case.
     pub async fn purge(conn: &AsyncPgConnection, limit: i64) -> QueryResult<usize> {
-        let old = format!("created_at < now() - interval '{IDLE_DAYS} days'");
+        let old = format!("created_at < now() - interval '{IDLE_TIMEOUT_DAYS} days'");
         delete_some(conn, "refresh_tokens", &old, limit).await
     }
 }

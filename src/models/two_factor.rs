@@ -21,7 +21,7 @@ impl TwoFactor {
         Self::query().filter(two_factor::user_id.eq(user_id)).first(&mut conn).await.optional()
     }
 
-    pub async fn is_on(mut conn: &AsyncPgConnection, user_id: i64) -> QueryResult<bool> {
+    pub async fn is_enabled(mut conn: &AsyncPgConnection, user_id: i64) -> QueryResult<bool> {
         let on = two_factor::table.find(user_id).filter(two_factor::confirmed_at.is_not_null());
         diesel::select(diesel::dsl::exists(on)).get_result(&mut conn).await
     }
@@ -47,7 +47,7 @@ impl TwoFactor {
 
     /// Uses up a time step and those before it (RFC 6238 section 5.2), and keeps the secret as it is sealed now; false
     /// where the step was used up already.
-    pub async fn burn(
+    pub async fn consume_step(
         mut conn: &AsyncPgConnection,
         user_id: i64,
         step: i64,
@@ -93,7 +93,7 @@ impl RecoveryCode {
     }
 
     /// Uses one up; whether there was one.
-    pub async fn take(mut conn: &AsyncPgConnection, user_id: i64, hash: &[u8]) -> QueryResult<bool> {
+    pub async fn consume(mut conn: &AsyncPgConnection, user_id: i64, hash: &[u8]) -> QueryResult<bool> {
         let taken = diesel::delete(recovery_codes::table.find((user_id, hash))).execute(&mut conn).await?;
         Ok(taken == 1)
     }

@@ -91,7 +91,7 @@ impl User {
     }
 
     /// The row as [`Self::lock`] gives it, if the user may still do what their password was just checked for.
-    pub async fn lock_checked(conn: &AsyncPgConnection, checked: &Self) -> QueryResult<Option<Self>> {
+    pub async fn lock_if_unchanged(conn: &AsyncPgConnection, checked: &Self) -> QueryResult<Option<Self>> {
         let same = |now: &Self| now.is_active && now.password_set_at == checked.password_set_at;
         Ok(Self::lock(conn, checked.id).await?.filter(same))
     }

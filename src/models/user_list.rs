@@ -12,7 +12,7 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use super::user::{Role, User};
 use crate::schema::users;
 
-pub const MOST_COUNTED: i64 = 10_000;
+pub const MAX_COUNTED_USERS: i64 = 10_000;
 
 /// What users are listed by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,9 +57,9 @@ impl Listing<'_> {
         self.search.is_some() || self.role.is_some() || self.is_active.is_some()
     }
 
-    /// How many there are, of whom no more than [`MOST_COUNTED`] are counted: that takes as long as reading them.
+    /// How many there are, of whom no more than [`MAX_COUNTED_USERS`] are counted: that takes as long as reading them.
     pub async fn count(&self, mut conn: &AsyncPgConnection) -> QueryResult<i64> {
-        let some = self.filtered().select(users::id).order(users::id).limit(MOST_COUNTED);
+        let some = self.filtered().select(users::id).order(users::id).limit(MAX_COUNTED_USERS);
         Counted(some).get_result(&mut conn).await
     }
 

@@ -44,7 +44,7 @@ pub fn random_bytes<const N: usize>() -> Result<[u8; N]> {
 ///
 /// It is computed from the one before rather than drawn, so that an immediate retry gets the same one though the
 /// database has only its hash. Without the key nothing can be said of it.
-pub(super) fn successor(key: &hmac::Key, token: &str) -> OpaqueToken {
+pub(super) fn next_refresh_token(key: &hmac::Key, token: &str) -> OpaqueToken {
     let tag = hmac::sign(key, &[b"successor of a refresh token\0", token.as_bytes()].concat());
     OpaqueToken::of(hex(tag.as_ref()))
 }
@@ -67,10 +67,10 @@ mod tests {
     #[test]
     fn a_successor_depends_on_the_token_and_the_key() {
         let key = |text: &[u8]| hmac::Key::new(hmac::HMAC_SHA256, text);
-        let next = successor(&key(b"a"), "token");
-        assert_eq!(next.text, successor(&key(b"a"), "token").text);
-        assert_ne!(next.text, successor(&key(b"a"), "other").text);
-        assert_ne!(next.text, successor(&key(b"b"), "token").text);
+        let next = next_refresh_token(&key(b"a"), "token");
+        assert_eq!(next.text, next_refresh_token(&key(b"a"), "token").text);
+        assert_ne!(next.text, next_refresh_token(&key(b"a"), "other").text);
+        assert_ne!(next.text, next_refresh_token(&key(b"b"), "token").text);
         assert_eq!(next.text.len(), 64);
     }
 }

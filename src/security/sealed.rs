@@ -25,7 +25,7 @@ impl Sealer {
         Ok(Self { keys: keys.into_iter().map(key).collect::<anyhow::Result<_>>()? })
     }
 
-    pub fn is_set_up(&self) -> bool {
+    pub fn has_key(&self) -> bool {
         !self.keys.is_empty()
     }
 

@@ -8,7 +8,7 @@ use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::opaque_token::{OpaqueToken, successor};
+use super::opaque_token::{OpaqueToken, next_refresh_token};
 use crate::error::{Error, Result};
 
 const ISSUER: &str = "saas";
@@ -97,7 +97,7 @@ impl Tokens {
     }
 
     /// The refresh tokens that may follow one: under the current key, then under the one before it.
-    pub fn successors(&self, token: &str) -> impl Iterator<Item = OpaqueToken> {
-        self.following.iter().map(move |key| successor(key, token))
+    pub fn next_refresh_tokens(&self, token: &str) -> impl Iterator<Item = OpaqueToken> {
+        self.following.iter().map(move |key| next_refresh_token(key, token))
     }
 }

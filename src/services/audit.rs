@@ -1,4 +1,4 @@
-//! The audit trail: each change of an account leaves an entry, in the transaction that makes it.
+//! The audit log: each change of an account writes an entry in its own transaction.
 
 use serde_json::{Map, Value, json};
 
@@ -8,7 +8,7 @@ use crate::{
     models::{audit::NewAuditEntry, user::User},
 };
 
-/// What was done. The texts are part of the API.
+/// An action that the audit log records. The texts are part of the API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     UserRegistered,
@@ -27,7 +27,7 @@ pub enum Action {
     SessionOpened,
     SessionRevoked,
     SessionsRevoked,
-    /// A refresh token was used again that had been used long ago: somebody has a copy.
+    /// A used refresh token was presented again after the grace period, so it may have been stolen.
     SessionReplayed,
     TwoFactorEnabled,
     TwoFactorDisabled,
@@ -36,6 +36,7 @@ pub enum Action {
 }
 
 impl Action {
+    /// Returns the name of the action in the database and in the API.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::UserRegistered => "user.registered",
@@ -63,7 +64,7 @@ impl Action {
     }
 }
 
-/// An entry about a user. The actor is the signed-in user of the request.
+/// An audit log entry about a user, built before it is written. The actor is the signed-in user of the request.
 pub struct Entry {
     action: Action,
     actor: Option<i64>,
@@ -73,24 +74,28 @@ pub struct Entry {
 }
 
 impl Entry {
-    pub fn about(user: i64, action: Action) -> Self {
+    /// Creates an entry about `user`.
+    pub fn new(user: i64, action: Action) -> Self {
         Self { action, actor: None, user, before: None, after: None }
     }
 
-    /// What the user does to themselves without being signed in, as with a link from a mail.
-    pub fn by_themselves(user: i64, action: Action) -> Self {
-        Self { actor: Some(user), ..Self::about(user, action) }
+    /// Creates an entry about `user`, who is also the actor if the request has no signed-in user. For links in mails
+    /// and for logins.
+    pub fn by_self(user: i64, action: Action) -> Self {
+        Self { actor: Some(user), ..Self::new(user, action) }
     }
 
+    /// Sets the state after the change.
     pub fn after(self, after: Value) -> Self {
         Self { after: Some(after), ..self }
     }
 
+    /// Sets the state before the change.
     pub fn before(self, before: Value) -> Self {
         Self { before: Some(before), ..self }
     }
 
-    /// What differs between the two states of a user.
+    /// Sets both states to the fields of a user that differ.
     pub fn changed(self, before: &User, after: &User) -> Self {
         let (mut old, mut new) = (audit_fields(before), audit_fields(after));
         old.retain(|name, value| new.get(name) != Some(value));
@@ -98,6 +103,10 @@ impl Entry {
         Self { before: Some(old.into()), after: Some(new.into()), ..self }
     }
 
+    /// Writes the entry, unless it is an update that changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer.
     pub async fn write(self, tx: &Tx<'_>) -> Result<()> {
         if self.action == Action::UserUpdated && self.before == self.after {
             return Ok(());
@@ -118,17 +127,17 @@ impl Entry {
     }
 }
 
-/// What of a user is told in the trail; never a secret.
+/// Returns the fields of a user that the audit log contains. None of them is secret.
 pub fn audit_fields(user: &User) -> Map<String, Value> {
-    let audit_fields = json!({
+    let fields = json!({
         "email": user.email,
         "full_name": user.full_name,
         "role": user.role.as_str(),
         "is_active": user.is_active,
         "email_verified": user.email_verified_at.is_some(),
     });
-    match audit_fields {
-        Value::Object(audit_fields) => audit_fields,
+    match fields {
+        Value::Object(fields) => fields,
         _ => Map::new(),
     }
 }

@@ -1,4 +1,4 @@
-//! What has outlived its time is removed, a little at a time.
+//! Deletes expired data in small batches.
 
 use std::time::Duration;
 
@@ -17,25 +17,25 @@ use crate::{
     services::{transaction::transaction_for, user_admin::erase, users::USER_COUNT},
 };
 
-/// Rows that one statement removes: few enough not to hold anybody up.
-const STEP: i64 = 500;
-/// Nobody waits for it; but each statement has its own limit in the database.
-const TIME: Duration = Duration::from_secs(60);
+/// Rows that one statement deletes: few enough that their locks do not delay requests.
+const BATCH_ROWS: i64 = 500;
+/// Time limit of a batch. It is longer than that of a request, because no client waits for it.
+const BATCH_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Goes on with a step until it removes nothing more; how much that was.
-macro_rules! all {
-    ($step:expr) => {{
+/// Repeats a batch until it deletes nothing. Evaluates to the number of deleted rows.
+macro_rules! repeat_until_empty {
+    ($batch:expr) => {{
         let mut total = 0;
         loop {
-            match $step {
+            match $batch {
                 0 => break total,
-                removed => total += removed,
+                deleted => total += deleted,
             }
         }
     }};
 }
 
-/// What was removed.
+/// How many rows of each kind were deleted.
 #[derive(Debug, Default, serde::Serialize)]
 pub struct Removed {
     pub users: usize,
@@ -44,30 +44,47 @@ pub struct Removed {
     pub audit_entries: usize,
 }
 
-/// Erases the accounts whose grace is over, and removes sessions, tokens and entries of the audit trail that are too
-/// old.
+/// Deletes the accounts whose grace period is over, expired sessions and tokens, and audit log entries older than
+/// `AUDIT_RETENTION_DAYS`.
+///
+/// # Errors
+/// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer. The batches before it stay
+/// committed.
 pub async fn run(app: &App) -> Result<Removed> {
     let (db, days) = (&app.db, app.config.auth.audit_retention_days);
-    // Tokens before the sessions that they hang on: there are many of them.
-    let refresh = all!(db.run_for(TIME, async |conn| Ok(RefreshToken::purge(conn, STEP).await?)).await?);
-    let one_time = all!(db.run_for(TIME, async |conn| Ok(OneTimeToken::purge(conn, STEP).await?)).await?);
-    let sessions = all!(db.run_for(TIME, async |conn| Ok(Session::purge(conn, STEP).await?)).await?);
-    let old = async |conn: &mut AsyncPgConnection| Ok(AuditEntry::purge(conn, days, STEP).await?);
-    let audit_entries = all!(db.transaction_for(TIME, old).await?);
-    let users = all!(erase_some(app).await?);
+    // Tokens first: deleting a session would cascade to all of its tokens in one statement.
+    let refresh = repeat_until_empty!(
+        db.run_for(BATCH_TIMEOUT, async |conn| Ok(RefreshToken::purge(conn, BATCH_ROWS).await?)).await?
+    );
+    let one_time = repeat_until_empty!(
+        db.run_for(BATCH_TIMEOUT, async |conn| Ok(OneTimeToken::purge(conn, BATCH_ROWS).await?)).await?
+    );
+    let sessions = repeat_until_empty!(
+        db.run_for(BATCH_TIMEOUT, async |conn| Ok(Session::purge(conn, BATCH_ROWS).await?)).await?
+    );
+    let old = async |conn: &mut AsyncPgConnection| Ok(AuditEntry::purge(conn, days, BATCH_ROWS).await?);
+    let audit_entries = repeat_until_empty!(db.transaction_for(BATCH_TIMEOUT, old).await?);
+    let users = repeat_until_empty!(erase_batch(app).await?);
     Ok(Removed { users, sessions, tokens: refresh + one_time, audit_entries })
 }
 
-/// Erases some of those whose grace is over; how many that were.
-async fn erase_some(app: &App) -> Result<usize> {
-    let due = app.db.run_for(TIME, async |conn| Ok(User::due_for_deletion(conn, STEP).await?)).await?;
+/// Deletes a batch of accounts whose grace period is over. Returns how many were deleted.
+async fn erase_batch(app: &App) -> Result<usize> {
+    let due = app
+        .db
+        .run_for(BATCH_TIMEOUT, async |conn| Ok(User::due_for_deletion(conn, BATCH_ROWS).await?))
+        .await?;
     let mut erased = 0;
     for id in due {
         match erase_if_due(app, id).await {
             Ok(done) => erased += usize::from(done),
-            // One that cannot be erased must not keep the others.
+            // An account that cannot be deleted must not block the others.
             Err(error) => {
-                tracing::error!(user_id = id, error = crate::error::chain(&error), "a user cannot be erased");
+                tracing::error!(
+                    user_id = id,
+                    error = crate::error::chain(&error),
+                    "cannot delete an account whose grace period is over; retrying at the next run"
+                );
             }
         }
     }
@@ -77,9 +94,9 @@ async fn erase_some(app: &App) -> Result<usize> {
     Ok(erased)
 }
 
-/// Erases a user, unless the owner has signed in a moment ago.
+/// Deletes an account, unless its owner has canceled the deletion by a login since the batch was read.
 async fn erase_if_due(app: &App, id: i64) -> Result<bool> {
-    transaction_for(app, &RequestContext::default(), TIME, async |tx| {
+    transaction_for(app, &RequestContext::default(), BATCH_TIMEOUT, async |tx| {
         let user = User::lock(tx, id).await?;
         let due = |user: &User| user.deletion_due_at.is_some_and(|due| due <= chrono::Utc::now());
         let Some(user) = user.filter(due) else { return Ok(false) };

@@ -1,4 +1,4 @@
-//! Signing in: password, then the second factor where there is one.
+//! Login with a password and, if the user has enabled it, a second factor.
 
 use chrono::Duration;
 
@@ -23,53 +23,59 @@ use crate::{
     security::{self, OpaqueToken},
 };
 
-/// Codes that may be tried with one challenge.
-const TRIES: i32 = 5;
-/// How long a challenge can be answered, in seconds.
+/// How many codes can be tried with one challenge.
+const MAX_CODE_ATTEMPTS: i32 = 5;
+/// Lifetime of a challenge.
 const CHALLENGE_SECONDS: u32 = 300;
 
+/// The result of a correct password.
 pub enum Login {
     LoggedIn(Grant),
-    /// The password was right, and a code is wanted too.
+    /// The user has a second factor, so a code is required too.
     Challenge(Challenge),
 }
 
-/// A password was right; this and a code sign in.
+/// A proof of a correct password, which is exchanged for a session together with a code.
 pub struct Challenge {
     pub token: String,
-    /// Seconds.
+    /// Lifetime in seconds.
     pub expires_in: u64,
 }
 
-/// Signs in with a password.
+/// Logs a user in with a password.
 ///
 /// # Errors
-/// [`Error::BadCredentials`] for an unknown address, a wrong password and an inactive user alike, after the same
-/// time (OWASP ASVS 5, 6.3.8); [`Error::TooManyAttempts`]; [`Error::EmailNotVerified`] where the setting wants that.
+/// - [`Error::BadCredentials`] for an unknown address, a wrong password or an inactive user. All three take the same
+///   time, so that a client cannot find out which addresses are registered (OWASP ASVS 5, 6.3.8).
+/// - [`Error::TooManyAttempts`] after failed attempts.
+/// - [`Error::EmailNotVerified`] if `REQUIRE_VERIFIED_EMAIL` is set and the address is not verified.
+/// - [`Error::Unavailable`] if too many passwords are being hashed.
 pub async fn login(app: &App, context: &RequestContext, email: &str, password: String) -> Result<Login> {
     let email = normalize_email(email);
     let found = app.db.run(async |conn| Ok(User::find_by_email(conn, &email).await?)).await?;
     let hash = found.as_ref().and_then(|user| user.hashed_password.clone());
-    let (attempt, matches) = try_password(app, context, &email, password.clone(), hash).await?;
+    let (attempt, matches) = verify_password(app, context, &email, password.clone(), hash).await?;
     let Some(user) = found.filter(|user| matches && user.is_active) else {
-        attempt.failed().await;
-        tracing::info!("login refused: wrong address or password");
+        attempt.record_failure().await;
+        tracing::info!("login refused: unknown address, wrong password or inactive user");
         return Err(Error::BadCredentials);
     };
     if app.config.auth.require_verified_email && user.email_verified_at.is_none() {
         return Err(Error::EmailNotVerified);
     }
-    let login = enter(app, context, &user).await?;
+    let login = open_session_or_challenge(app, context, &user).await?;
     if matches!(login, Login::LoggedIn(_)) {
-        attempt.succeeded().await;
+        attempt.record_success().await;
     }
     rehash(app, &user, password).await;
     Ok(login)
 }
 
-/// Verifies a password within the limits for attempts. They are checked before the hash, which is expensive, and again
-/// after it: of many attempts at once, each is subject to the failures of those that ended before it.
-async fn try_password<'a>(
+/// Verifies a password within the rate limits.
+///
+/// The limits are checked before hashing, because a hash is expensive, and again after it. So each of many concurrent
+/// attempts is subject to the failures of those that ended before it.
+async fn verify_password<'a>(
     app: &'a App,
     context: &RequestContext,
     email: &str,
@@ -82,15 +88,15 @@ async fn try_password<'a>(
     Ok((attempt, matches))
 }
 
-/// Opens a session for a user whose password was right, or asks for the second factor.
-async fn enter(app: &App, context: &RequestContext, user: &User) -> Result<Login> {
+/// Opens a session for a user whose password was correct, or returns a challenge if the user has a second factor.
+async fn open_session_or_challenge(app: &App, context: &RequestContext, user: &User) -> Result<Login> {
     let (token, purpose) = (OpaqueToken::random()?, Purpose::SecondFactor);
     transaction(app, context, async |tx| {
-        if TwoFactor::is_on(tx, user.id).await? {
-            User::lock_checked(tx, user).await?.ok_or(Error::BadCredentials)?;
+        if TwoFactor::is_enabled(tx, user.id).await? {
+            User::lock_if_unchanged(tx, user).await?.ok_or(Error::BadCredentials)?;
             let lifetime = Duration::seconds(CHALLENGE_SECONDS.into());
             OneTimeToken::insert(tx, &token.hash, user.id, purpose, None, lifetime).await?;
-            tx.keeps_identities();
+            tx.set_identities_unchanged();
             return Ok(Login::Challenge(Challenge {
                 token: token.text,
                 expires_in: CHALLENGE_SECONDS.into(),
@@ -102,10 +108,11 @@ async fn enter(app: &App, context: &RequestContext, user: &User) -> Result<Login
     .await
 }
 
-/// Signs in with the code that a challenge asks for: of the authenticator, or a recovery code.
+/// Completes a login with the challenge and a code: of the authenticator, or a recovery code.
 ///
 /// # Errors
-/// [`Error::InvalidCode`], also for a challenge that is used up, too old or unknown; [`Error::TooManyAttempts`].
+/// [`Error::InvalidCode`] for a wrong code, or a challenge that is unknown, used or expired;
+/// [`Error::TooManyAttempts`] after failed attempts.
 pub async fn second_factor(
     app: &App,
     context: &RequestContext,
@@ -117,75 +124,83 @@ pub async fn second_factor(
         app.db.run(async |conn| Ok(OneTimeToken::owner(conn, &hash, Purpose::SecondFactor).await?)).await?;
     let user = user.filter(|user| user.is_active).ok_or(Error::InvalidCode)?;
     let attempt = Throttle::challenge(app, context, &user.email).await?;
-    // The try counts whatever becomes of it, so it is not part of the transaction below.
-    let tried = app
+    // Outside the transaction below: the attempt must stay counted if that is rolled back.
+    let is_allowed = app
         .db
-        .run(async |conn| Ok(OneTimeToken::attempt(conn, &hash, Purpose::SecondFactor, TRIES).await?))
+        .run(async |conn| {
+            Ok(OneTimeToken::count_attempt(conn, &hash, Purpose::SecondFactor, MAX_CODE_ATTEMPTS).await?)
+        })
         .await?;
-    if !tried {
+    if !is_allowed {
         return Err(Error::InvalidCode);
     }
     let granted = transaction(app, context, async |tx| {
         let user = lock_and_reactivate(tx, &user).await?;
-        two_factor::check(app, tx, &user, code).await?;
-        // Once it has signed somebody in, it is of no more use.
-        OneTimeToken::take(tx, &hash, Purpose::SecondFactor).await?.ok_or(Error::InvalidCode)?;
+        two_factor::verify_code(app, tx, &user, code).await?;
+        OneTimeToken::consume(tx, &hash, Purpose::SecondFactor).await?.ok_or(Error::InvalidCode)?;
         sessions::open(app, tx, &user, true).await
     })
     .await?;
-    attempt.succeeded().await;
+    attempt.record_success().await;
     Throttle::reset(app, context, &user.email).await;
     Ok(granted)
 }
 
-/// The user, if they may still sign in with what was checked a moment ago. Signing in keeps an account that was to
-/// be deleted.
+/// Locks a user, and cancels the scheduled deletion of the account.
+///
+/// # Errors
+/// [`Error::BadCredentials`] if the user was deactivated or the password was changed since `checked` was read.
 async fn lock_and_reactivate(tx: &Tx<'_>, checked: &User) -> Result<User> {
-    let user = User::lock_checked(tx, checked).await?.ok_or(Error::BadCredentials)?;
+    let user = User::lock_if_unchanged(tx, checked).await?.ok_or(Error::BadCredentials)?;
     if user.deletion_due_at.is_none() {
         return Ok(user);
     }
     let user =
         User::update(tx, user.id, &UserChanges { deletion_due_at: Some(None), ..Default::default() }).await?;
-    Entry::by_themselves(user.id, Action::UserDeletionCancelled).write(tx).await?;
+    Entry::by_self(user.id, Action::UserDeletionCancelled).write(tx).await?;
     Ok(user)
 }
 
-/// Brings the hash to today's work factor; now is the only time that the password is known. If that fails, the
-/// next login does it.
+/// Replaces a hash whose work factor is below `BCRYPT_COST`. Only a login can do this, because it knows the password.
+/// If it fails, the next login tries again.
 async fn rehash(app: &App, user: &User, password: String) {
     let Some(old) = user.hashed_password.as_deref().filter(|hash| app.passwords.is_outdated(hash)) else {
         return;
     };
-    let renewed = async {
+    let rehashed = async {
         let new = app.passwords.hash(password).await?;
         app.db.run(async |conn| Ok(User::rehash(conn, user.id, old, &new).await?)).await
     };
-    match renewed.await {
-        Ok(_) => tracing::info!(user_id = user.id, "password hash renewed with the present BCRYPT_COST"),
-        Err(error) => tracing::warn!(error = crate::error::chain(&error), "password hash not renewed"),
+    match rehashed.await {
+        Ok(_) => tracing::info!(user_id = user.id, "password rehashed with the current BCRYPT_COST"),
+        Err(error) => tracing::warn!(
+            user_id = user.id,
+            error = crate::error::chain(&error),
+            "cannot rehash a password with the current BCRYPT_COST; retrying at the next login"
+        ),
     }
 }
 
-/// Checks the password of somebody who is signed in, before something that a stolen session must not do.
+/// Verifies the password of a signed-in user, before an action that a stolen session must not allow.
 ///
 /// # Errors
-/// [`Error::WrongPassword`], [`Error::TooManyAttempts`].
+/// [`Error::WrongPassword`]; [`Error::TooManyAttempts`] after failed attempts; [`Error::Unavailable`] if too many
+/// passwords are being hashed.
 pub async fn confirm_password(
     app: &App,
     context: &RequestContext,
     user: &User,
     password: String,
 ) -> Result<()> {
-    // What is known of who is signed in has no hash.
+    // The user of an `Identity` has no hash.
     let found = app.db.run(async |conn| Ok(User::find(conn, user.id).await?)).await?;
     let hash = found.and_then(|user| user.hashed_password);
-    let (attempt, matches) = try_password(app, context, &user.email, password, hash).await?;
+    let (attempt, matches) = verify_password(app, context, &user.email, password, hash).await?;
     if matches {
-        attempt.succeeded().await;
+        attempt.record_success().await;
         Ok(())
     } else {
-        attempt.failed().await;
+        attempt.record_failure().await;
         Err(Error::WrongPassword)
     }
 }

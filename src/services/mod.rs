@@ -1,4 +1,4 @@
-//! Business rules that span queries.
+//! Business rules, and the transactions in which they run.
 
 pub mod audit;
 pub mod housekeeping;

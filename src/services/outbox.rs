@@ -19,14 +19,15 @@ use crate::{
     security::OpaqueToken,
 };
 
-/// A message to a user, as it is stored in the outbox and in the queue.
+/// A message to a user, in the form in which the outbox and the queue store it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum OutboxMessage {
     VerifyEmail {
         user_id: i64,
     },
-    /// The job looks the address up, so that neither the response nor its time depends on whether it is registered.
+    /// Contains an address that may not be registered. The job looks it up, so neither the response nor its time
+    /// depends on that.
     ResetPassword {
         email: String,
     },
@@ -63,7 +64,7 @@ struct LinkDraft {
 }
 
 impl OutboxMessage {
-    /// Notifies a user of a change.
+    /// Creates a message that notifies a user of a change.
     pub fn notice(user: &User, notice: Notice) -> Self {
         Self::Notice { to: user.email.clone(), name: user.full_name.clone(), notice }
     }
@@ -71,18 +72,18 @@ impl OutboxMessage {
     /// Writes the message to the outbox. It is sent after the transaction commits.
     ///
     /// # Errors
-    /// If PostgreSQL is unavailable.
+    /// [`Error::Unavailable`] if PostgreSQL does not answer.
     pub async fn send(&self, tx: &Tx<'_>) -> Result<()> {
         let message = serde_json::to_value(self).map_err(Error::internal)?;
         OutboxRow::insert(tx, &message).await?;
-        tx.has_mail();
+        tx.set_mail_written();
         Ok(())
     }
 
     /// Returns the recipient and the rendered message, or `None` if it is no longer needed.
     ///
     /// # Errors
-    /// If PostgreSQL is unavailable.
+    /// [`Error::Unavailable`] if PostgreSQL does not answer.
     pub async fn render(&self, app: &App) -> Result<Option<(String, RenderedEmail)>> {
         let product = &*app.config.core.project_name;
         if let Self::Notice { to, name, notice } = self {
@@ -103,7 +104,7 @@ impl OutboxMessage {
         Ok(Some((to, rendered)))
     }
 
-    /// Returns the message with a link that this is, or `None` if the user is gone, is inactive or no longer needs it.
+    /// Returns the recipient and kind of a message with a link, or `None` if there is no active user who needs it.
     async fn link_email(&self, conn: &AsyncPgConnection) -> Result<Option<LinkDraft>> {
         let (user, email, purpose, is_needed): (_, _, _, fn(&User) -> bool) = match self {
             Self::VerifyEmail { user_id } => {

@@ -1,4 +1,4 @@
-//! The way of a message from the outbox to the job queue.
+//! Moves messages from the outbox to the job queue.
 
 use std::time::Duration;
 
@@ -13,20 +13,21 @@ use crate::{
     queue::{EnqueueOptions, OnDuplicate, Unique},
 };
 
-/// Rows that are read from the outbox at a time.
+/// Rows that one query reads from the outbox.
 const BATCH_ROWS: i64 = 100;
-/// How long the queue remembers the idempotency key of a row.
+/// How long the queue stores the idempotency key of a row.
 const DEDUPLICATION_WINDOW: Duration = Duration::from_secs(3_600);
-/// Age at which a row that cannot be read is set aside. Younger ones may come from a newer release that is being rolled
-/// out, whose workers will read them.
+/// Age at which an unreadable row is set aside. A younger row may come from a newer release that is being rolled out
+/// and will read it.
 const SET_ASIDE_AFTER_DAYS: i32 = 1;
 
-/// Hands the messages of the outbox over to the job queue. Returns how many were handed over.
+/// Enqueues a job for each message of the outbox, and deletes the rows. Returns the number of messages.
 ///
-/// Several processes may do this at the same time: each row has an idempotency key, so each message is sent once.
+/// Several processes can do this at the same time: the idempotency key of a row prevents duplicate jobs.
 ///
 /// # Errors
-/// If PostgreSQL or Redis is unavailable. Messages that were not handed over stay in the outbox.
+/// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL or Redis does not answer. Messages that were
+/// not enqueued stay in the outbox.
 pub async fn hand_over(app: &App, context: &RequestContext) -> Result<usize> {
     let (mut count, mut last_id) = (0, 0);
     loop {
@@ -37,7 +38,7 @@ pub async fn hand_over(app: &App, context: &RequestContext) -> Result<usize> {
         }
         let (mut done, mut unreadable) = (Vec::new(), Vec::new());
         let result = hand_over_batch(app, context, &batch, &mut done, &mut unreadable).await;
-        // Also after an error: the rows before it are in the queue.
+        // Before the error is returned: the rows before it are enqueued.
         count += app.db.run(async |conn| Ok(OutboxRow::delete(conn, &done).await?)).await?;
         set_aside(app, &unreadable).await?;
         result?;
@@ -64,7 +65,7 @@ async fn hand_over_batch(
                 done.push(row.id);
             }
             Err(error) => {
-                tracing::debug!(id = row.id, %error, "cannot read a message of the outbox");
+                tracing::debug!(id = row.id, %error, "cannot parse a message of the outbox");
                 unreadable.push(row.id);
             }
         }
@@ -72,7 +73,7 @@ async fn hand_over_batch(
     Ok(())
 }
 
-/// Sets aside those of these rows that are old enough, and logs one error for each.
+/// Sets aside the rows that are older than [`SET_ASIDE_AFTER_DAYS`], and logs one error for each.
 async fn set_aside(app: &App, unreadable: &[i64]) -> Result<()> {
     if unreadable.is_empty() {
         return Ok(());
@@ -82,20 +83,20 @@ async fn set_aside(app: &App, unreadable: &[i64]) -> Result<()> {
     for id in ids {
         tracing::error!(
             id,
-            "no release has read this message of the outbox for a day: it is set aside, see docs/auth.md#mails"
+            "cannot parse a message of the outbox for a day: it is set aside, see docs/auth.md#mails"
         );
     }
     Ok(())
 }
 
-/// Hands the messages over in the background. If that fails, the job `RelayOutbox` does it within a minute.
+/// Starts [`hand_over`] in the background. If it fails, the job `RelayOutbox` does it within a minute.
 pub(super) fn hand_over_soon(app: &App, context: &RequestContext) {
     let (app, context) = (app.clone(), context.clone());
     tokio::spawn(async move {
         if let Err(error) = hand_over(&app, &context).await {
             tracing::warn!(
                 error = chain(&error),
-                "cannot hand the messages of the outbox over; retrying in a minute"
+                "cannot enqueue the mails of the outbox; retrying in a minute"
             );
         }
     });

@@ -1,4 +1,4 @@
-//! What users do with their own account.
+//! Changes that users make to their own account.
 
 use chrono::{DateTime, Duration, Utc};
 
@@ -9,7 +9,7 @@ use super::{
     throttle::Throttle,
     transaction::transaction,
     user_admin::ensure_another_admin,
-    users::{check_about, normalize_email},
+    users::{check_not_personal, normalize_email},
 };
 use crate::{
     app::App,
@@ -23,38 +23,41 @@ use crate::{
     },
 };
 
-/// Changes the password; the other sessions end (OWASP ASVS 5, 7.4.3).
+/// Changes the password and revokes the other sessions of the user (OWASP ASVS 5, 7.4.3).
 ///
 /// # Errors
-/// [`Error::WrongPassword`]; [`Error::Invalid`] for a new one that is easy to guess; [`Error::TooManyAttempts`].
+/// [`Error::WrongPassword`] if `current` is wrong; [`Error::Invalid`] if `new` is the email address or name of the
+/// user; [`Error::TooManyAttempts`] after failed attempts.
 pub async fn change_password(
     app: &App,
     context: &RequestContext,
-    who: &Identity,
+    identity: &Identity,
     current: String,
     new: String,
 ) -> Result<()> {
-    let user = &who.user;
-    check_about("new_password", &new, &user.email, user.full_name.as_deref())?;
+    let user = &identity.user;
+    check_not_personal("new_password", &new, &user.email, user.full_name.as_deref())?;
     confirm_password(app, context, user, current).await?;
     let hashed_password = app.passwords.hash(new).await?;
     transaction(app, context, async |tx| {
-        User::lock_checked(tx, user).await?.ok_or(Error::WrongPassword)?;
+        User::lock_if_unchanged(tx, user).await?.ok_or(Error::WrongPassword)?;
         User::update(tx, user.id, &UserChanges::password(&hashed_password)).await?;
-        Session::revoke_all(tx, user.id, Some(who.session.id)).await?;
-        // Whoever knew the old one may have begun these.
-        let begun = [Purpose::ResetPassword, Purpose::ChangeEmail, Purpose::SecondFactor];
-        OneTimeToken::forget(tx, user.id, &begun).await?;
-        Entry::about(user.id, Action::PasswordChanged).write(tx).await?;
+        Session::revoke_all(tx, user.id, Some(identity.session.id)).await?;
+        // An attacker who knew the old password may have requested these.
+        let purposes = [Purpose::ResetPassword, Purpose::ChangeEmail, Purpose::SecondFactor];
+        OneTimeToken::revoke(tx, user.id, &purposes).await?;
+        Entry::new(user.id, Action::PasswordChanged).write(tx).await?;
         OutboxMessage::notice(user, Notice::PasswordChanged).send(tx).await
     })
     .await
 }
 
-/// Has a link sent to a new address, which is taken on once that is opened; the old one is told.
+/// Sends a confirmation link to a new email address, and a notice to the current one. The address changes when the link
+/// is opened.
 ///
 /// # Errors
-/// [`Error::WrongPassword`], [`Error::TooManyAttempts`]; [`Error::Unavailable`] without Redis.
+/// [`Error::WrongPassword`]; [`Error::Invalid`] if the address is the current one; [`Error::TooManyAttempts`] after
+/// failed attempts or too many mails; [`Error::Unavailable`] without Redis.
 pub async fn change_email(
     app: &App,
     context: &RequestContext,
@@ -65,21 +68,21 @@ pub async fn change_email(
     confirm_password(app, context, user, password).await?;
     let email = normalize_email(new_email);
     if email == user.email {
-        return Err(Error::invalid("email", "This is your address already"));
+        return Err(Error::invalid("email", "This is already your email address"));
     }
-    // It may be a stranger's, who is not to be flooded.
     let message = OutboxMessage::ConfirmNewEmail { user_id: user.id, email: email.clone() };
-    match Throttle::mailbox(app, context, Purpose::ChangeEmail, &email).await? {
+    // The address may belong to a third party, who must not be flooded with mails.
+    match Throttle::mail(app, context, Purpose::ChangeEmail, &email).await? {
         0 => {}
         retry_after => return Err(Error::TooManyAttempts { retry_after }),
     }
     transaction(app, context, async |tx| {
-        User::lock_checked(tx, user).await?.ok_or(Error::WrongPassword)?;
-        // Only the last one that was asked for counts.
+        User::lock_if_unchanged(tx, user).await?.ok_or(Error::WrongPassword)?;
+        // Only the last requested address can be confirmed.
         let pending = UserChanges { pending_email: Some(Some(&email)), ..Default::default() };
         User::update(tx, user.id, &pending).await?;
-        OneTimeToken::forget(tx, user.id, &[Purpose::ChangeEmail]).await?;
-        let entry = Entry::about(user.id, Action::EmailChangeRequested);
+        OneTimeToken::revoke(tx, user.id, &[Purpose::ChangeEmail]).await?;
+        let entry = Entry::new(user.id, Action::EmailChangeRequested);
         entry.after(serde_json::json!({ "email": email })).write(tx).await?;
         let notice = Notice::EmailChangeRequested { new_email: email.clone() };
         OutboxMessage::notice(user, notice).send(tx).await?;
@@ -88,10 +91,11 @@ pub async fn change_email(
     .await
 }
 
-/// Ends every session now, and the account once the grace is over; answers when that is.
+/// Revokes all sessions of the user, and schedules the deletion of the account. Returns the time of the deletion, which
+/// is `ACCOUNT_DELETION_GRACE_DAYS` from now. A login before then cancels it.
 ///
 /// # Errors
-/// [`Error::WrongPassword`]; [`Error::LastAdmin`]; [`Error::TooManyAttempts`].
+/// [`Error::WrongPassword`]; [`Error::LastAdmin`]; [`Error::TooManyAttempts`] after failed attempts.
 pub async fn delete(
     app: &App,
     context: &RequestContext,
@@ -102,13 +106,13 @@ pub async fn delete(
     let due = Utc::now() + Duration::days(app.config.auth.account_deletion_grace_days.into());
     transaction(app, context, async |tx| {
         ensure_another_admin(tx, user.id).await?;
-        User::lock_checked(tx, user).await?.ok_or(Error::WrongPassword)?;
+        User::lock_if_unchanged(tx, user).await?.ok_or(Error::WrongPassword)?;
         let changes =
             UserChanges { deletion_due_at: Some(Some(due)), pending_email: Some(None), ..Default::default() };
         User::update(tx, user.id, &changes).await?;
         Session::revoke_all(tx, user.id, None).await?;
-        OneTimeToken::forget(tx, user.id, Purpose::ALL).await?;
-        let entry = Entry::about(user.id, Action::UserDeletionScheduled);
+        OneTimeToken::revoke(tx, user.id, Purpose::ALL).await?;
+        let entry = Entry::new(user.id, Action::UserDeletionScheduled);
         entry.after(serde_json::json!({ "deletion_due_at": due })).write(tx).await?;
         let on = due.format("%-d %B %Y").to_string();
         OutboxMessage::notice(user, Notice::DeletionScheduled { on }).send(tx).await?;

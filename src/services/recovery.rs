@@ -1,6 +1,6 @@
-//! What the links in mails do: confirm an address, set a forgotten password, take an invitation.
+//! The actions of links in mails: verify an address, reset a password, accept an invitation.
 //!
-//! Each works once, by POST, for a limited time; only hashes of their tokens are stored (OWASP Forgot Password Cheat
+//! A link works once, by POST, for a limited time. Only the hash of its token is stored (OWASP Forgot Password Cheat
 //! Sheet).
 
 use chrono::Utc;
@@ -11,7 +11,7 @@ use super::{
     outbox::OutboxMessage,
     throttle::Throttle,
     transaction::transaction,
-    users::{check_about, normalize_email},
+    users::{check_not_personal, normalize_email},
 };
 use crate::{
     app::App,
@@ -26,81 +26,95 @@ use crate::{
     security,
 };
 
-/// Has a new link sent to confirm an address, if anybody needs one. The answer and its time do not depend on that.
+/// Sends a new verification link, if the address belongs to an unverified user. The result and its time do not depend
+/// on that.
 ///
 /// # Errors
-/// [`Error::TooManyAttempts`] where one place asks for too many.
+/// [`Error::TooManyAttempts`] if the client asks for too many mails; [`Error::Unavailable`] without Redis.
 pub async fn resend_verification(app: &App, context: &RequestContext, email: &str) -> Result<()> {
     let email = normalize_email(email);
-    request(app, context, Purpose::VerifyEmail, &email.clone(), OutboxMessage::ResendVerification { email })
-        .await
+    request_link(
+        app,
+        context,
+        Purpose::VerifyEmail,
+        &email.clone(),
+        OutboxMessage::ResendVerification { email },
+    )
+    .await
 }
 
-/// Has a link sent to set a new password, if anybody has the address. The answer and its time do not depend on that.
+/// Sends a link to reset the password, if the address is registered. The result and its time do not depend on that.
 ///
 /// # Errors
 /// As [`resend_verification`].
 pub async fn forgot_password(app: &App, context: &RequestContext, email: &str) -> Result<()> {
     let email = normalize_email(email);
-    request(app, context, Purpose::ResetPassword, &email.clone(), OutboxMessage::ResetPassword { email })
+    request_link(app, context, Purpose::ResetPassword, &email.clone(), OutboxMessage::ResetPassword { email })
         .await
 }
 
-async fn request(
+async fn request_link(
     app: &App,
     context: &RequestContext,
     purpose: Purpose,
     email: &str,
     message: OutboxMessage,
 ) -> Result<()> {
-    match Throttle::mailbox(app, context, purpose, email).await? {
+    match Throttle::mail(app, context, purpose, email).await? {
         0 => {
             transaction(app, context, async |tx| {
-                tx.keeps_identities();
+                tx.set_identities_unchanged();
                 message.send(tx).await
             })
             .await
         }
-        // Nobody is to know.
+        // An error would show that others have asked for mails to this address.
         _ => Ok(()),
     }
 }
 
-/// Locks whose token it is, then takes it: everybody locks a user before what hangs on them.
-async fn take(conn: &AsyncPgConnection, token: &str, purpose: Purpose) -> Result<(User, Option<String>)> {
+/// Locks the owner of a token, then consumes the token. Returns the owner and the address that the token was sent to.
+///
+/// All transactions lock a user before the rows that belong to it, to avoid deadlocks.
+async fn consume_token(
+    conn: &AsyncPgConnection,
+    token: &str,
+    purpose: Purpose,
+) -> Result<(User, Option<String>)> {
     let hash = security::hash(token);
     let owner = OneTimeToken::owner(conn, &hash, purpose).await?.ok_or(Error::InvalidLink)?;
     let user = User::lock(conn, owner.id).await?.filter(|user| user.is_active).ok_or(Error::InvalidLink)?;
-    let taken = OneTimeToken::take(conn, &hash, purpose).await?.ok_or(Error::InvalidLink)?;
-    Ok((user, taken.email))
+    let token = OneTimeToken::consume(conn, &hash, purpose).await?.ok_or(Error::InvalidLink)?;
+    Ok((user, token.email))
 }
 
-/// Confirms the address that the link was sent to.
+/// Marks the address that the link was sent to as verified.
 ///
 /// # Errors
-/// [`Error::InvalidLink`], also when the user has another address by now.
+/// [`Error::InvalidLink`] for an unknown, used or expired token, or if the address of the user has changed since.
 pub async fn verify_email(app: &App, context: &RequestContext, token: &str) -> Result<()> {
     transaction(app, context, async |tx| {
-        let (user, email) = take(tx, token, Purpose::VerifyEmail).await?;
+        let (user, email) = consume_token(tx, token, Purpose::VerifyEmail).await?;
         if email.as_deref() != Some(&*user.email) {
             return Err(Error::InvalidLink);
         }
         let verified = UserChanges { email_verified_at: Some(Some(Utc::now())), ..Default::default() };
         let after = User::update(tx, user.id, &verified).await?;
-        OneTimeToken::forget(tx, user.id, &[Purpose::VerifyEmail]).await?;
-        Entry::by_themselves(user.id, Action::EmailVerified).changed(&user, &after).write(tx).await
+        OneTimeToken::revoke(tx, user.id, &[Purpose::VerifyEmail]).await?;
+        Entry::by_self(user.id, Action::EmailVerified).changed(&user, &after).write(tx).await
     })
     .await
 }
 
-/// Gives the user the address that the link was sent to.
+/// Replaces the address of the user with the one that the link was sent to.
 ///
 /// # Errors
-/// [`Error::InvalidLink`]; [`Error::EmailTaken`] when somebody else has it by now.
+/// [`Error::InvalidLink`] for an unknown, used or expired token, or if the user has requested another address since;
+/// [`Error::EmailTaken`] if another user has the address.
 pub async fn confirm_email(app: &App, context: &RequestContext, token: &str) -> Result<()> {
     transaction(app, context, async |tx| {
-        let (user, email) = take(tx, token, Purpose::ChangeEmail).await?;
-        // Another one may have been asked for since, or none.
+        let (user, email) = consume_token(tx, token, Purpose::ChangeEmail).await?;
+        // The user may have requested another address or canceled the change since.
         let email = email.filter(|email| user.pending_email.as_ref() == Some(email));
         let email = email.ok_or(Error::InvalidLink)?;
         let changes = UserChanges {
@@ -111,32 +125,33 @@ pub async fn confirm_email(app: &App, context: &RequestContext, token: &str) -> 
         };
         let after =
             User::update(tx, user.id, &changes).await.on_constraint("users_email_key", Error::EmailTaken)?;
-        // Links that went to the old address must not outlive it.
-        OneTimeToken::forget(tx, user.id, Purpose::ALL).await?;
-        Entry::by_themselves(user.id, Action::EmailChanged).changed(&user, &after).write(tx).await?;
+        // Links that were sent to the old address must not stay valid.
+        OneTimeToken::revoke(tx, user.id, Purpose::ALL).await?;
+        Entry::by_self(user.id, Action::EmailChanged).changed(&user, &after).write(tx).await?;
         OutboxMessage::notice(&user, Notice::EmailChanged { new_email: email }).send(tx).await
     })
     .await
 }
 
-/// Sets a forgotten password and ends every session. It also proves the address, and stops a deletion.
+/// Sets a new password and revokes all sessions of the user. Also marks the address as verified, and cancels a
+/// scheduled deletion.
 ///
 /// # Errors
-/// [`Error::InvalidLink`]; [`Error::Invalid`] for a password that says whose it is.
+/// [`Error::InvalidLink`] for an unknown, used or expired token; [`Error::Invalid`] if the password is the email
+/// address or name of the user; [`Error::Unavailable`] if too many passwords are being hashed.
 pub async fn reset_password(
     app: &App,
     context: &RequestContext,
     token: &str,
     password: String,
 ) -> Result<()> {
-    let choice = PasswordByLink { token, password, full_name: None, purpose: Purpose::ResetPassword };
-    let user = set_password(app, context, choice, Action::PasswordReset).await?;
+    let request = PasswordByLink { token, password, full_name: None, purpose: Purpose::ResetPassword };
+    let user = set_password(app, context, request, Action::PasswordReset).await?;
     Throttle::reset(app, context, &user.email).await;
-
     Ok(())
 }
 
-/// Gives somebody who was invited a password, and a name where they tell one.
+/// Sets the password of an invited user, and the name if there is one.
 ///
 /// # Errors
 /// As [`reset_password`].
@@ -147,10 +162,11 @@ pub async fn accept_invite(
     password: String,
     full_name: Option<String>,
 ) -> Result<()> {
-    let choice = PasswordByLink { token, password, full_name, purpose: Purpose::AcceptInvite };
-    set_password(app, context, choice, Action::InviteAccepted).await.map(drop)
+    let request = PasswordByLink { token, password, full_name, purpose: Purpose::AcceptInvite };
+    set_password(app, context, request, Action::InviteAccepted).await.map(drop)
 }
 
+/// A new password and the token of the link that allows it.
 struct PasswordByLink<'a> {
     token: &'a str,
     password: String,
@@ -161,38 +177,38 @@ struct PasswordByLink<'a> {
 async fn set_password(
     app: &App,
     context: &RequestContext,
-    choice: PasswordByLink<'_>,
+    request: PasswordByLink<'_>,
     action: Action,
 ) -> Result<User> {
-    // A token that is no good is not worth a hash. It is looked at without being taken: hashing is slow, and no
-    // transaction waits for it.
-    let hash = security::hash(choice.token);
-    let owner = app.db.run(async |conn| Ok(OneTimeToken::owner(conn, &hash, choice.purpose).await?)).await?;
+    // An invalid token must not cost a bcrypt hash. The token is consumed later, because no transaction may wait for
+    // one.
+    let hash = security::hash(request.token);
+    let owner = app.db.run(async |conn| Ok(OneTimeToken::owner(conn, &hash, request.purpose).await?)).await?;
     let owner = owner.ok_or(Error::InvalidLink)?;
-    let name = choice.full_name.as_deref().or(owner.full_name.as_deref());
-    check_about("password", &choice.password, &owner.email, name)?;
+    let name = request.full_name.as_deref().or(owner.full_name.as_deref());
+    check_not_personal("password", &request.password, &owner.email, name)?;
 
-    let hashed_password = app.passwords.hash(choice.password).await?;
+    let hashed_password = app.passwords.hash(request.password).await?;
     transaction(app, context, async |tx| {
-        let (user, email) = take(tx, choice.token, choice.purpose).await?;
-        // The link went to this address; it proves no other.
+        let (user, email) = consume_token(tx, request.token, request.purpose).await?;
+        // The link verifies only the address that it was sent to.
         if email.as_deref() != Some(&*user.email) {
             return Err(Error::InvalidLink);
         }
         let changes = UserChanges {
-            full_name: choice.full_name.as_deref().map(Some),
+            full_name: request.full_name.as_deref().map(Some),
             email_verified_at: Some(user.email_verified_at.or_else(|| Some(Utc::now()))),
             deletion_due_at: Some(None),
             ..UserChanges::password(&hashed_password)
         };
         let after = User::update(tx, user.id, &changes).await?;
         Session::revoke_all(tx, user.id, None).await?;
-        OneTimeToken::forget(tx, user.id, Purpose::ALL).await?;
-        Entry::by_themselves(user.id, action).changed(&user, &after).write(tx).await?;
+        OneTimeToken::revoke(tx, user.id, Purpose::ALL).await?;
+        Entry::by_self(user.id, action).changed(&user, &after).write(tx).await?;
         if user.deletion_due_at.is_some() {
-            Entry::by_themselves(user.id, Action::UserDeletionCancelled).write(tx).await?;
+            Entry::by_self(user.id, Action::UserDeletionCancelled).write(tx).await?;
         }
-        if choice.purpose == Purpose::ResetPassword {
+        if request.purpose == Purpose::ResetPassword {
             OutboxMessage::notice(&after, Notice::PasswordReset).send(tx).await?;
         }
         Ok(after)

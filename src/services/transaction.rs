@@ -1,4 +1,4 @@
-//! The transaction of a service: one place that commits, and does what has to happen then.
+//! The transaction of a service. This is the only module that commits and acts on the commit.
 
 use std::time::Duration;
 
@@ -10,8 +10,10 @@ use super::{
 };
 use crate::{app::App, context::RequestContext, error::Result};
 
-/// Runs `work` in a transaction. After the commit this process uses no copy of a user or a session that it read before,
-/// and the mails in the outbox are handed over to the queue.
+/// Runs `work` in a transaction and commits it.
+///
+/// After the commit the cached identities of this process are invalidated, and a background task hands the mails of the
+/// outbox over to the queue.
 ///
 /// # Errors
 /// Those of `work`, after a rollback; those of [`Db::transaction`](crate::db::Db::transaction).
@@ -23,7 +25,7 @@ pub async fn transaction<T>(
     transaction_for(app, context, app.db.timeout(), work).await
 }
 
-/// As [`transaction`], with a time limit of its own.
+/// As [`transaction`], with a timeout instead of `DATABASE_TIMEOUT_MS`.
 ///
 /// # Errors
 /// As [`transaction`].
@@ -34,25 +36,26 @@ pub async fn transaction_for<T>(
     work: impl AsyncFnOnce(&Tx<'_>) -> Result<T>,
 ) -> Result<T> {
     let effects = Effects::default();
-    // Dropped also when the answer to COMMIT is lost, or the client hangs up before it.
-    let _forget = ForgetIdentities { app, effects: &effects };
+    // A guard, because the change may be committed although the answer to COMMIT is lost or the client disconnects.
+    let _invalidate = InvalidateIdentities { app, effects: &effects };
     let run = async |conn: &mut AsyncPgConnection| work(&Tx::on(conn, context, &effects)).await;
     let done = app.db.transaction_for(timeout, run).await?;
-    if effects.have_mail() {
+    if effects.mail_written() {
         outbox_relay::hand_over_soon(app, context);
     }
     Ok(done)
 }
 
-struct ForgetIdentities<'a> {
+/// Invalidates the cached identities of this process when it is dropped.
+struct InvalidateIdentities<'a> {
     app: &'a App,
     effects: &'a Effects,
 }
 
-impl Drop for ForgetIdentities<'_> {
+impl Drop for InvalidateIdentities<'_> {
     fn drop(&mut self) {
-        if !self.effects.keep_identities() {
-            self.app.identities.forget();
+        if !self.effects.identities_unchanged() {
+            self.app.identities.invalidate_all();
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The second factor: codes of an authenticator (RFC 6238), and recovery codes for when that is lost.
+//! Two-factor authentication with codes of an authenticator (TOTP, RFC 6238), and recovery codes for a lost
+//! authenticator.
 
 use diesel_async::AsyncPgConnection;
 use totp_rs::{Builder, Secret, Totp};
@@ -23,52 +24,56 @@ use crate::{
     security::{self, random_bytes},
 };
 
-const RECOVERY_CODES: usize = 10;
+const RECOVERY_CODE_COUNT: usize = 10;
 
-/// How it stands with a user.
+/// The state of a user's two-factor authentication.
 pub struct Status {
     pub enabled: bool,
     pub recovery_codes_left: i64,
 }
 
-/// What an authenticator has to be told. Not `Debug`.
+/// The secret of an authenticator in two forms. Not `Debug`.
 pub struct Setup {
-    /// In base 32, to be typed.
+    /// Base 32, for typing.
     pub secret: String,
-    /// The same to be shown as a QR code.
+    /// A URI for a QR code.
     pub otpauth_uri: String,
 }
 
+/// Returns whether the second factor is enabled, and the number of unused recovery codes.
+///
+/// # Errors
+/// [`Error::Unavailable`] if PostgreSQL does not answer.
 pub async fn status(app: &App, user: &User) -> Result<Status> {
     app.db
         .run(async |conn| {
-            let enabled = TwoFactor::is_on(conn, user.id).await?;
+            let enabled = TwoFactor::is_enabled(conn, user.id).await?;
             Ok(Status { enabled, recovery_codes_left: RecoveryCode::count(conn, user.id).await? })
         })
         .await
 }
 
-/// Begins to turn it on: it is on once a code has been [`confirm`]ed.
+/// Creates a secret for the user. [`confirm`] enables it.
 ///
 /// # Errors
-/// [`Error::Conflict`] where it is on already, or the server has no key to keep secrets with;
-/// [`Error::EmailNotVerified`].
+/// [`Error::Conflict`] if the second factor is already enabled or `TWO_FACTOR_KEY` is not set;
+/// [`Error::EmailNotVerified`] if the address of the user is not verified.
 pub async fn begin(app: &App, context: &RequestContext, user: &User) -> Result<Setup> {
-    if !app.sealer.is_set_up() {
+    if !app.sealer.has_key() {
         return Err(Error::Conflict(
-            "Two-factor authentication is not set up here: TWO_FACTOR_KEY is missing",
+            "Two-factor authentication is not configured on this server: TWO_FACTOR_KEY is not set",
         ));
     }
-    // Whoever has not shown that the address is theirs could lock its owner out.
+    // A user who registered the address of another person could lock its owner out.
     if user.email_verified_at.is_none() {
         return Err(Error::EmailNotVerified);
     }
     let secret = random_bytes::<20>()?;
     let sealed = app.sealer.seal(&secret_aad(user.id), &secret)?;
     transaction(app, context, async |tx| {
-        User::lock_checked(tx, user).await?.ok_or(Error::WrongPassword)?;
+        User::lock_if_unchanged(tx, user).await?.ok_or(Error::WrongPassword)?;
         match TwoFactor::begin(tx, user.id, &sealed).await? {
-            0 => Err(ALREADY_ON),
+            0 => Err(ALREADY_ENABLED),
             _ => Ok(()),
         }
     })
@@ -78,78 +83,90 @@ pub async fn begin(app: &App, context: &RequestContext, user: &User) -> Result<S
     Ok(Setup { secret: totp.secret().to_base32(), otpauth_uri })
 }
 
-const ALREADY_ON: Error = Error::Conflict("Two-factor authentication is on already");
+const ALREADY_ENABLED: Error = Error::Conflict("Two-factor authentication is already enabled");
 
-/// Turns it on, and answers the recovery codes: they are shown this once. The session counts as signed in with it;
-/// the others end, since they were not.
+/// Enables the second factor and returns new recovery codes, which cannot be read again.
+///
+/// The current session counts as logged in with the second factor. The other sessions are revoked, because they were
+/// opened without it.
 ///
 /// # Errors
-/// [`Error::InvalidCode`]; [`Error::Conflict`] where it was not begun, or is on already.
-pub async fn confirm(app: &App, context: &RequestContext, who: &Identity, code: &str) -> Result<Vec<String>> {
-    let user = &who.user;
-    guarded(app, context, user, async |tx: &Tx<'_>| {
-        let known = TwoFactor::find(tx, user.id).await?;
-        let known = known.ok_or(Error::Conflict("Ask for a secret first, then confirm it with a code"))?;
-        if known.confirmed_at.is_some() {
-            return Err(ALREADY_ON);
+/// [`Error::InvalidCode`]; [`Error::TooManyAttempts`] after failed attempts; [`Error::Conflict`] without a secret from
+/// [`begin`], or if the second factor is already enabled; [`Error::Unavailable`] without Redis.
+pub async fn confirm(
+    app: &App,
+    context: &RequestContext,
+    identity: &Identity,
+    code: &str,
+) -> Result<Vec<String>> {
+    let user = &identity.user;
+    throttled(app, context, user, async |tx: &Tx<'_>| {
+        let two_factor = TwoFactor::find(tx, user.id).await?;
+        let two_factor =
+            two_factor.ok_or(Error::Conflict("Request a secret first, then confirm it with a code"))?;
+        if two_factor.confirmed_at.is_some() {
+            return Err(ALREADY_ENABLED);
         }
-        check_totp(app, tx, user, &known, code).await?;
+        verify_totp(app, tx, user, &two_factor, code).await?;
         TwoFactor::confirm(tx, user.id).await?;
-        Session::set_second_factor(tx, who.session.id).await?;
-        Session::revoke_all(tx, user.id, Some(who.session.id)).await?;
+        Session::set_second_factor(tx, identity.session.id).await?;
+        Session::revoke_all(tx, user.id, Some(identity.session.id)).await?;
         let codes = renew_codes(tx, user.id).await?;
-        Entry::about(user.id, Action::TwoFactorEnabled).write(tx).await?;
+        Entry::new(user.id, Action::TwoFactorEnabled).write(tx).await?;
         OutboxMessage::notice(user, Notice::TwoFactorEnabled).send(tx).await?;
         Ok(codes)
     })
     .await
 }
 
-/// Turns it off, for which a code is wanted.
+/// Disables the second factor, which requires a code.
 ///
 /// # Errors
-/// [`Error::InvalidCode`], [`Error::TooManyAttempts`].
+/// [`Error::InvalidCode`]; [`Error::TooManyAttempts`] after failed attempts; [`Error::Unavailable`] without Redis.
 pub async fn disable(app: &App, context: &RequestContext, user: &User, code: &str) -> Result<()> {
-    guarded(app, context, user, async |tx: &Tx<'_>| {
-        check(app, tx, user, code).await?;
+    throttled(app, context, user, async |tx: &Tx<'_>| {
+        verify_code(app, tx, user, code).await?;
         remove(tx, user).await?;
         Ok(())
     })
     .await
 }
 
-/// Turns it off for somebody who has lost everything; whether it was on.
-pub async fn remove(tx: &Tx<'_>, user: &User) -> Result<bool> {
-    let was_on = TwoFactor::delete(tx, user.id).await?;
-    if was_on {
-        Session::forget_second_factor(tx, user.id).await?;
-        Entry::about(user.id, Action::TwoFactorDisabled).write(tx).await?;
-        OutboxMessage::notice(user, Notice::TwoFactorDisabled).send(tx).await?;
-    }
-    Ok(was_on)
-}
-
-/// New recovery codes in the place of those there are, for which a code is wanted.
+/// Disables the second factor without a code. Returns whether it was enabled.
 ///
 /// # Errors
-/// [`Error::InvalidCode`], [`Error::TooManyAttempts`].
+/// [`Error::Unavailable`] if PostgreSQL does not answer.
+pub async fn remove(tx: &Tx<'_>, user: &User) -> Result<bool> {
+    let was_enabled = TwoFactor::delete(tx, user.id).await?;
+    if was_enabled {
+        Session::clear_second_factor(tx, user.id).await?;
+        Entry::new(user.id, Action::TwoFactorDisabled).write(tx).await?;
+        OutboxMessage::notice(user, Notice::TwoFactorDisabled).send(tx).await?;
+    }
+    Ok(was_enabled)
+}
+
+/// Replaces the recovery codes, which requires a code. Returns the new ones.
+///
+/// # Errors
+/// As [`disable`].
 pub async fn replace_codes(
     app: &App,
     context: &RequestContext,
     user: &User,
     code: &str,
 ) -> Result<Vec<String>> {
-    guarded(app, context, user, async |tx: &Tx<'_>| {
-        check(app, tx, user, code).await?;
+    throttled(app, context, user, async |tx: &Tx<'_>| {
+        verify_code(app, tx, user, code).await?;
         let codes = renew_codes(tx, user.id).await?;
-        Entry::about(user.id, Action::RecoveryCodesReplaced).write(tx).await?;
+        Entry::new(user.id, Action::RecoveryCodesReplaced).write(tx).await?;
         Ok(codes)
     })
     .await
 }
 
-/// Does something that begins with a code, so that codes cannot be tried out by the thousand.
-async fn guarded<T>(
+/// Runs a transaction that verifies a code, within the rate limits of codes.
+async fn throttled<T>(
     app: &App,
     context: &RequestContext,
     user: &User,
@@ -157,41 +174,42 @@ async fn guarded<T>(
 ) -> Result<T> {
     let attempt = Throttle::code(app, context, &user.email).await?;
     let result = transaction(app, context, async |tx| {
-        User::lock_checked(tx, user).await?.ok_or(Error::InvalidToken)?;
+        User::lock_if_unchanged(tx, user).await?.ok_or(Error::InvalidToken)?;
         work(tx).await
     })
     .await;
     if result.is_ok() {
-        attempt.succeeded().await;
+        attempt.record_success().await;
     }
     result
 }
 
-/// Takes a code of the authenticator or a recovery code, which is used up by it.
+/// Verifies a code of the authenticator or a recovery code. Each code can be used once.
 ///
 /// # Errors
-/// [`Error::InvalidCode`], also where the second factor is not on.
-pub async fn check(app: &App, tx: &Tx<'_>, user: &User, code: &str) -> Result<()> {
-    let known = TwoFactor::find(tx, user.id).await?;
-    let known = known.filter(|known| known.confirmed_at.is_some()).ok_or(Error::InvalidCode)?;
+/// [`Error::InvalidCode`] for a wrong or used code, or if the second factor is not enabled.
+pub async fn verify_code(app: &App, tx: &Tx<'_>, user: &User, code: &str) -> Result<()> {
+    let two_factor = TwoFactor::find(tx, user.id).await?;
+    let two_factor =
+        two_factor.filter(|two_factor| two_factor.confirmed_at.is_some()).ok_or(Error::InvalidCode)?;
     if digits(code).len() == 6 && code.chars().all(|c| c.is_ascii_digit() || c.is_whitespace()) {
-        return check_totp(app, tx, user, &known, code).await;
+        return verify_totp(app, tx, user, &two_factor, code).await;
     }
-    if !RecoveryCode::take(tx, user.id, &security::hash(&plain(code))).await? {
+    if !RecoveryCode::consume(tx, user.id, &security::hash(&normalize_recovery_code(code))).await? {
         return Err(Error::InvalidCode);
     }
-    Entry::by_themselves(user.id, Action::RecoveryCodeUsed).write(tx).await?;
+    Entry::by_self(user.id, Action::RecoveryCodeUsed).write(tx).await?;
     OutboxMessage::notice(user, Notice::RecoveryCodeUsed).send(tx).await
 }
 
-async fn check_totp(app: &App, tx: &Tx<'_>, user: &User, known: &TwoFactor, code: &str) -> Result<()> {
-    let secret = app.sealer.open(&secret_aad(user.id), &known.secret)?;
+async fn verify_totp(app: &App, tx: &Tx<'_>, user: &User, two_factor: &TwoFactor, code: &str) -> Result<()> {
+    let secret = app.sealer.open(&secret_aad(user.id), &two_factor.secret)?;
     let now = chrono::Utc::now().timestamp().unsigned_abs();
     let step = totp(app, &user.email, &secret)?.check(&digits(code), now).ok_or(Error::InvalidCode)?;
     let step = i64::try_from(step).map_err(Error::internal)?;
-    // Sealed again, so that a change of the key is over for everybody who has signed in since.
+    // Encrypts the secret with the current key, so that after a key rotation each login migrates one user.
     let sealed = app.sealer.seal(&secret_aad(user.id), &secret)?;
-    match TwoFactor::burn(tx, user.id, step, &sealed).await? {
+    match TwoFactor::consume_step(tx, user.id, step, &sealed).await? {
         true => Ok(()),
         false => Err(Error::InvalidCode),
     }
@@ -199,15 +217,16 @@ async fn check_totp(app: &App, tx: &Tx<'_>, user: &User, known: &TwoFactor, code
 
 async fn renew_codes(conn: &AsyncPgConnection, user_id: i64) -> Result<Vec<String>> {
     let code = || Ok(Secret::new(Box::new(random_bytes::<15>()?)).to_base32());
-    let codes = (0..RECOVERY_CODES).map(|_| code()).collect::<Result<Vec<String>>>()?;
+    let codes = (0..RECOVERY_CODE_COUNT).map(|_| code()).collect::<Result<Vec<String>>>()?;
     let hashes: Vec<_> = codes.iter().map(|code| security::hash(code)).collect();
     RecoveryCode::replace(conn, user_id, &hashes).await?;
-    Ok(codes.iter().map(|code| grouped(code)).collect())
+    Ok(codes.iter().map(|code| format_recovery_code(code)).collect())
 }
 
-/// SHA-1, 6 digits, 30 seconds, one step to either side: what every authenticator does.
+/// Returns the TOTP of a secret with the parameters that all authenticators support: SHA-1, 6 digits, steps of 30
+/// seconds. A code of the step before or after is accepted.
 fn totp(app: &App, account: &str, secret: &[u8]) -> Result<Totp> {
-    // A colon ends the issuer in the label.
+    // In the label of the URI, a colon separates the issuer from the account.
     let issuer = app.config.core.project_name.replace(':', " ");
     Builder::new()
         .with_secret(secret)
@@ -217,7 +236,7 @@ fn totp(app: &App, account: &str, secret: &[u8]) -> Result<Totp> {
         .map_err(|error| Error::internal(error.to_string()))
 }
 
-/// A secret can be read in the row of its user only.
+/// Returns the additional authenticated data that binds a secret to the row of its user.
 fn secret_aad(user_id: i64) -> String {
     format!("two_factor of user {user_id}")
 }
@@ -226,12 +245,13 @@ fn digits(code: &str) -> String {
     code.chars().filter(char::is_ascii_digit).collect()
 }
 
-/// `abcd-efgh-..` as it was made.
-fn plain(code: &str) -> String {
+/// Returns a recovery code without hyphens and in upper case, as it was hashed.
+fn normalize_recovery_code(code: &str) -> String {
     code.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_uppercase()
 }
 
-fn grouped(code: &str) -> String {
+/// Returns a recovery code in groups of four characters: `abcd-efgh-…`.
+fn format_recovery_code(code: &str) -> String {
     let chars: Vec<_> = code.chars().collect();
     chars.chunks(4).map(|group| group.iter().collect::<String>()).collect::<Vec<_>>().join("-").to_lowercase()
 }

@@ -1,4 +1,4 @@
-//! An open transaction of a service.
+//! The handle of an open transaction that services pass to each other.
 
 use std::{
     ops::Deref,
@@ -12,16 +12,16 @@ use crate::context::RequestContext;
 /// An open transaction and the request that it belongs to. Derefs to the connection.
 pub struct Tx<'a> {
     conn: &'a AsyncPgConnection,
-    /// The request that the audit trail names.
+    /// The request that the audit log records.
     pub context: &'a RequestContext,
     effects: &'a Effects,
 }
 
-/// What a transaction means beyond the database.
+/// What has to happen outside the database after the commit.
 #[derive(Default)]
 pub struct Effects {
-    has_mail: AtomicBool,
-    keeps_identities: AtomicBool,
+    mail_written: AtomicBool,
+    identities_unchanged: AtomicBool,
 }
 
 impl Deref for Tx<'_> {
@@ -32,29 +32,30 @@ impl Deref for Tx<'_> {
 }
 
 impl<'a> Tx<'a> {
-    /// A transaction that the caller begins and commits: for commands, which have no [`App`].
+    /// Wraps a transaction that the caller begins and commits. For commands, which have no
+    /// [`App`](crate::app::App); services use [`transaction`](super::transaction::transaction).
     pub fn on(conn: &'a AsyncPgConnection, context: &'a RequestContext, effects: &'a Effects) -> Self {
         Self { conn, context, effects }
     }
 
-    /// Notes that this transaction has put a mail into the outbox.
-    pub(super) fn has_mail(&self) {
-        self.effects.has_mail.store(true, Ordering::Relaxed);
+    /// Records that this transaction has written a mail to the outbox.
+    pub(super) fn set_mail_written(&self) {
+        self.effects.mail_written.store(true, Ordering::Relaxed);
     }
 
-    /// Notes that this transaction changes neither what a user may do nor whether a session is valid, so that copies of
-    /// them stay in use.
-    pub(super) fn keeps_identities(&self) {
-        self.effects.keeps_identities.store(true, Ordering::Relaxed);
+    /// Records that this transaction changes neither the permissions of a user nor the validity of a session. Without
+    /// this call, the commit invalidates the cached identities of this process.
+    pub(super) fn set_identities_unchanged(&self) {
+        self.effects.identities_unchanged.store(true, Ordering::Relaxed);
     }
 }
 
 impl Effects {
-    pub(super) fn have_mail(&self) -> bool {
-        self.has_mail.load(Ordering::Relaxed)
+    pub(super) fn mail_written(&self) -> bool {
+        self.mail_written.load(Ordering::Relaxed)
     }
 
-    pub(super) fn keep_identities(&self) -> bool {
-        self.keeps_identities.load(Ordering::Relaxed)
+    pub(super) fn identities_unchanged(&self) -> bool {
+        self.identities_unchanged.load(Ordering::Relaxed)
     }
 }

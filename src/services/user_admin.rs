@@ -1,4 +1,4 @@
-//! What admins do with the accounts of others, and how a user is changed in general.
+//! Administration of users: list, invite, change and delete accounts.
 
 use std::time::Duration;
 
@@ -25,10 +25,14 @@ use crate::{
     },
 };
 
-/// How long the cached number of users may lag behind what is changed by other means than services.
+/// Lifetime of the cached number of users. The services invalidate it; changes by other means show after this.
 const COUNT_TTL: Duration = Duration::from_secs(5);
 
-/// A page of users, and how many there are on all pages, as far as they are counted.
+/// Returns a page of users, and the number of users on all pages up to
+/// [`MAX_COUNTED_USERS`](crate::models::user_list::MAX_COUNTED_USERS).
+///
+/// # Errors
+/// [`Error::Unavailable`] if PostgreSQL does not answer.
 pub async fn list(app: &App, listing: &Listing<'_>) -> Result<(Vec<User>, i64)> {
     let users = app.db.run(async |conn| Ok(listing.load(conn).await?)).await?;
     let count = async || app.db.run(async |conn| Ok(listing.count(conn).await?)).await;
@@ -39,13 +43,15 @@ pub async fn list(app: &App, listing: &Listing<'_>) -> Result<(Vec<User>, i64)> 
     Ok((users, total))
 }
 
+/// Returns a user by id.
+///
 /// # Errors
 /// [`Error::NotFound`].
 pub async fn find(app: &App, id: i64) -> Result<User> {
     app.db.run(async |conn| User::find(conn, id).await?.ok_or(Error::NotFound("User"))).await
 }
 
-/// Holds the admins, and makes sure that there is another than this one who can act. Before anything else is locked.
+/// Locks all active admins; fails if `id` is the last one. Call it before any other lock, to avoid deadlocks.
 ///
 /// # Errors
 /// [`Error::LastAdmin`].
@@ -57,7 +63,7 @@ pub async fn ensure_another_admin(conn: &AsyncPgConnection, id: i64) -> Result<(
     }
 }
 
-/// What is to change of a user; `None` leaves it as it is.
+/// Changes to a user. `None` keeps a field.
 #[derive(Default)]
 pub struct Changes {
     pub full_name: Option<Option<String>>,
@@ -65,7 +71,7 @@ pub struct Changes {
     pub is_active: Option<bool>,
 }
 
-/// Changes a user. Whoever is deactivated is signed out everywhere.
+/// Changes a user. Deactivation revokes all sessions and links of the user.
 ///
 /// # Errors
 /// [`Error::NotFound`]; [`Error::LastAdmin`].
@@ -84,18 +90,18 @@ pub async fn update(app: &App, context: &RequestContext, id: i64, changes: &Chan
         let after = User::update(tx, id, &row).await?;
         if before.is_active && !after.is_active {
             Session::revoke_all(tx, id, None).await?;
-            OneTimeToken::forget(tx, id, Purpose::ALL).await?;
+            OneTimeToken::revoke(tx, id, Purpose::ALL).await?;
         }
-        Entry::about(id, Action::UserUpdated).changed(&before, &after).write(tx).await?;
+        Entry::new(id, Action::UserUpdated).changed(&before, &after).write(tx).await?;
         Ok(after)
     })
     .await
 }
 
-/// Makes an account without a password, and sends a link to choose one.
+/// Creates a user without a password, and sends a link to set one.
 ///
 /// # Errors
-/// [`Error::EmailTaken`].
+/// [`Error::EmailTaken`] if the address is registered.
 pub async fn invite(
     app: &App,
     context: &RequestContext,
@@ -107,7 +113,7 @@ pub async fn invite(
     let user = transaction(app, context, async |tx| {
         let row = NewUser { email: &email, hashed_password: None, full_name, role, email_verified_at: None };
         let user = row.insert(tx).await.on_constraint("users_email_key", Error::EmailTaken)?;
-        Entry::about(user.id, Action::UserInvited).after(audit_fields(&user).into()).write(tx).await?;
+        Entry::new(user.id, Action::UserInvited).after(audit_fields(&user).into()).write(tx).await?;
         OutboxMessage::Invite { user_id: user.id }.send(tx).await?;
         Ok(user)
     })
@@ -119,20 +125,20 @@ pub async fn invite(
 /// Sends the invitation again.
 ///
 /// # Errors
-/// [`Error::NotFound`]; [`Error::Conflict`] where it was taken.
+/// [`Error::NotFound`]; [`Error::Conflict`] if the user has accepted the invitation.
 pub async fn invite_again(app: &App, context: &RequestContext, id: i64) -> Result<()> {
     transaction(app, context, async |tx| {
         let user = User::find(tx, id).await?.ok_or(Error::NotFound("User"))?;
         if user.hashed_password.is_some() {
-            return Err(Error::Conflict("The invitation has been taken already"));
+            return Err(Error::Conflict("The invitation has already been accepted"));
         }
-        Entry::about(id, Action::UserInvited).write(tx).await?;
+        Entry::new(id, Action::UserInvited).write(tx).await?;
         OutboxMessage::Invite { user_id: id }.send(tx).await
     })
     .await
 }
 
-/// Erases a user now.
+/// Deletes a user immediately, without a grace period.
 ///
 /// # Errors
 /// [`Error::NotFound`]; [`Error::LastAdmin`].
@@ -147,17 +153,17 @@ pub async fn delete(app: &App, context: &RequestContext, id: i64) -> Result<()> 
     Ok(())
 }
 
-/// Erases a user and what hangs on them. The trail keeps what they did, until its own time is over.
+/// Deletes a user with all sessions, tokens and codes. The audit log entries stay until `AUDIT_RETENTION_DAYS`.
 pub(super) async fn erase(tx: &Tx<'_>, user: &User) -> Result<()> {
     User::delete(tx, user.id).await?;
-    Entry::about(user.id, Action::UserDeleted).before(audit_fields(user).into()).write(tx).await?;
+    Entry::new(user.id, Action::UserDeleted).before(audit_fields(user).into()).write(tx).await?;
     OutboxMessage::notice(user, Notice::AccountDeleted).send(tx).await
 }
 
-/// Turns the second factor of somebody off who has lost it, and signs them out everywhere.
+/// Disables the second factor of a user who has lost it, and revokes all sessions of the user.
 ///
 /// # Errors
-/// [`Error::NotFound`], also where it is not on.
+/// [`Error::NotFound`] if there is no such user or the second factor is not enabled.
 pub async fn remove_second_factor(app: &App, context: &RequestContext, id: i64) -> Result<()> {
     transaction(app, context, async |tx| {
         let user = User::lock(tx, id).await?.ok_or(Error::NotFound("User"))?;
@@ -170,7 +176,7 @@ pub async fn remove_second_factor(app: &App, context: &RequestContext, id: i64) 
     .await
 }
 
-/// Signs somebody out everywhere.
+/// Revokes all sessions of a user.
 ///
 /// # Errors
 /// [`Error::NotFound`].

@@ -1,4 +1,4 @@
-//! How accounts begin, and what is wrong with an address or a password.
+//! Registration, the first admin, and the rules for email addresses and passwords.
 
 use chrono::Utc;
 use diesel_async::AsyncPgConnection;
@@ -18,77 +18,87 @@ use crate::{
     security::{MAX_PASSWORD_BYTES, Passwords, is_common},
 };
 
-/// Cache key of the number of all users; counting them takes longer than reading a page.
+/// Cache key of the number of users. It is cached because counting takes longer than reading a page.
 pub const USER_COUNT: &str = "users:count";
+/// The longest email address that the database stores.
 pub const MAX_EMAIL_CHARS: usize = 255;
+/// The shortest password (NIST SP 800-63B section 5.1.1.2).
 pub const MIN_PASSWORD_CHARS: usize = 8;
 
-/// The form in which an address is stored and compared.
+/// Returns the form in which an address is stored and compared: trimmed and in lower case.
 pub fn normalize_email(email: &str) -> String {
     email.trim().to_lowercase()
 }
 
-/// What is wrong with an address, in words for the person who typed it.
+/// Checks the form of an email address.
+///
+/// # Errors
+/// A message for the user.
 pub fn check_email(email: &str) -> Result<(), &'static str> {
     let email = &*normalize_email(email);
     if email.chars().count() > MAX_EMAIL_CHARS {
-        return Err("An email address has at most 255 characters");
+        return Err("Email address must have at most 255 characters");
     }
     let parsed: lettre::Address =
         email.parse().map_err(|_| "This is not a valid email address; it looks like name@example.com")?;
-    // A host of one label is no public mail domain.
+    // A domain of one label, such as `localhost`, receives no mail from the internet.
     match parsed.domain().split_once('.') {
         Some((first, rest)) if !first.is_empty() && !rest.is_empty() => Ok(()),
-        _ => Err("The part of an email address after the @ needs a dot, as in name@example.com"),
+        _ => Err("Email address must have a domain with a dot after the @, as in name@example.com"),
     }
 }
 
-/// What is wrong with a new password (NIST SP 800-63B: length, no composition rules).
+/// Checks a new password. The rules limit length and common passwords, not composition (NIST SP 800-63B).
+///
+/// # Errors
+/// A message for the user.
 pub fn check_password(password: &str) -> Result<(), &'static str> {
     if password.chars().count() < MIN_PASSWORD_CHARS {
-        return Err("A password has at least 8 characters");
+        return Err("Password must have at least 8 characters");
     }
     if password.len() > MAX_PASSWORD_BYTES {
-        return Err("A password has at most 72 bytes; letters with accents and emoji take 2 to 4 each");
+        return Err("Password must have at most 72 bytes; accented letters and emoji take 2 to 4 bytes each");
     }
     if password.contains('\0') {
-        return Err("A password cannot contain the NUL character");
+        return Err("Password must not contain the NUL character");
     }
     if is_common(password) {
-        return Err("This password is among the first that anybody would guess; choose another");
+        return Err("Password is too common; choose another one");
     }
     Ok(())
 }
 
-/// Refuses a password that is who its owner is, be it with digits after it (OWASP ASVS 5, 6.2.11).
+/// Refuses a password that is the email address, its local part or the name of the user, also with digits or symbols at
+/// its end (OWASP ASVS 5, 6.2.11).
 ///
 /// # Errors
-/// [`Error::Invalid`], naming `field`.
-pub fn check_about(field: &str, password: &str, email: &str, full_name: Option<&str>) -> Result<()> {
-    let bare = |text: &str| text.trim_end_matches(|c: char| !c.is_alphabetic()).to_lowercase();
+/// [`Error::Invalid`] for `field`.
+pub fn check_not_personal(field: &str, password: &str, email: &str, full_name: Option<&str>) -> Result<()> {
+    let without_suffix = |text: &str| text.trim_end_matches(|c: char| !c.is_alphabetic()).to_lowercase();
     let local = email.split('@').next().unwrap_or_default();
-    let about = [email, local, full_name.unwrap_or_default()].map(bare);
-    match about.contains(&bare(password)) {
-        true => Err(Error::invalid(field, "This password says too much about whose it is; choose another")),
+    let personal = [email, local, full_name.unwrap_or_default()].map(without_suffix);
+    match personal.contains(&without_suffix(password)) {
+        true => Err(Error::invalid(field, "Password must not be your email address or name")),
         false => Ok(()),
     }
 }
 
-/// An account to be made; the address and the password have been checked.
+/// The data of a new account. The caller has checked the address and the password.
 pub struct Registration {
     pub email: String,
     pub password: String,
     pub full_name: Option<String>,
 }
 
-/// Makes an active user, and has a link sent to confirm the address. The password is hashed before a connection is
-/// taken, since that is slow.
+/// Creates an active user, and sends a link to verify the address.
 ///
 /// # Errors
-/// [`Error::EmailTaken`] when the address has an account; [`Error::Invalid`] for a password that says who it is of.
+/// [`Error::EmailTaken`] if the address is registered; [`Error::Invalid`] if the password is the email address or name
+/// of the user; [`Error::Unavailable`] if too many passwords are being hashed.
 pub async fn register(app: &App, context: &RequestContext, new: Registration) -> Result<User> {
     let email = normalize_email(&new.email);
-    check_about("password", &new.password, &email, new.full_name.as_deref())?;
+    check_not_personal("password", &new.password, &email, new.full_name.as_deref())?;
+    // Before the transaction, because hashing is slow and must not hold a connection.
     let hashed_password = app.passwords.hash(new.password).await?;
     let row = NewUser {
         email: &email,
@@ -99,7 +109,7 @@ pub async fn register(app: &App, context: &RequestContext, new: Registration) ->
     };
     let user = transaction(app, context, async |tx| {
         let user = row.insert(tx).await.on_constraint("users_email_key", Error::EmailTaken)?;
-        let entry = Entry::by_themselves(user.id, Action::UserRegistered);
+        let entry = Entry::by_self(user.id, Action::UserRegistered);
         entry.after(audit_fields(&user).into()).write(tx).await?;
         OutboxMessage::VerifyEmail { user_id: user.id }.send(tx).await?;
         Ok(user)
@@ -109,18 +119,24 @@ pub async fn register(app: &App, context: &RequestContext, new: Registration) ->
     Ok(user)
 }
 
-/// What [`ensure_admin`] found or did.
+/// The result of [`ensure_admin`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admin {
     Created,
     Promoted,
     AlreadyThere,
-    /// The address belongs to a plain user, and lifting one was not asked for.
+    /// The address belongs to a user without the admin role, and `promote` is false.
     PlainUser,
 }
 
-/// Makes the admin, or lifts the user who has the address where `promote` says so. Doing it again, or twice at
-/// once, changes nothing. The address counts as confirmed: whoever runs the server vouches for it.
+/// Creates an admin, or promotes the user with this address if `promote` is true.
+///
+/// It is idempotent, also when several processes call it at the same time. The address of a created admin counts as
+/// verified, because the operator of the server has chosen it. Without a password it creates no user.
+///
+/// # Errors
+/// [`Error::NotFound`] without a password if the address is not registered; [`Error::Unavailable`] if PostgreSQL does
+/// not answer.
 pub async fn ensure_admin(
     conn: &mut AsyncPgConnection,
     passwords: &Passwords,
@@ -140,7 +156,7 @@ pub async fn ensure_admin(
         .await
         {
             Ok(()) => return Ok(Admin::Created),
-            // Somebody else was faster; see below whom they made.
+            // A concurrent call has created the user; its role is checked below.
             Err(Error::EmailTaken) => {}
             Err(error) => return Err(error),
         }
@@ -153,7 +169,7 @@ pub async fn ensure_admin(
             (Role::User, true) => {
                 let changes = UserChanges { role: Some(Role::Admin), ..Default::default() };
                 let after = User::update(conn, user.id, &changes).await?;
-                Entry::about(user.id, Action::UserUpdated)
+                Entry::new(user.id, Action::UserUpdated)
                     .changed(&user, &after)
                     .write(&Tx::on(conn, &context, &effects))
                     .await?;
@@ -173,7 +189,7 @@ async fn create_admin(tx: &Tx<'_>, email: &str, hashed_password: &str) -> Result
         email_verified_at: Some(Utc::now()),
     };
     let user = row.insert(tx).await.on_constraint("users_email_key", Error::EmailTaken)?;
-    Entry::about(user.id, Action::UserCreated).after(audit_fields(&user).into()).write(tx).await
+    Entry::new(user.id, Action::UserCreated).after(audit_fields(&user).into()).write(tx).await
 }
 
 #[cfg(test)]
@@ -181,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses() {
+    fn email_addresses_are_checked_and_normalized() {
         for good in ["a@b.co", " Ada.Lovelace+x@Example.COM ", "x@sub.example.org"] {
             assert_eq!(check_email(good), Ok(()), "{good}");
         }
@@ -191,15 +207,15 @@ mod tests {
             assert!(check_email(bad).is_err(), "{bad}");
         }
         assert!(check_email(&format!("{}@example.com", "a".repeat(250))).is_err());
-        // Each becomes two characters in lower case.
+        // 'İ' has two characters in lower case, so the address exceeds the limit only after normalization.
         assert!(check_email(&format!("{}@{}.com", "İ".repeat(32), "a.".repeat(108))).is_err());
         assert_eq!(normalize_email("  Ada@Example.COM\n"), "ada@example.com");
     }
 
     #[test]
-    fn passwords() {
+    fn passwords_are_checked_for_length_and_commonness() {
         assert!(check_password("1234567").is_err());
-        assert!(check_password("12345678").is_err(), "anybody would try it");
+        assert!(check_password("12345678").is_err(), "too common");
         assert!(check_password("correct horse").is_ok());
         assert!(check_password(&"correct horse battery staple ".repeat(3)[..72]).is_ok());
         assert!(check_password(&"x".repeat(73)).is_err());

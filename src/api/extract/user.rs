@@ -137,7 +137,7 @@ async fn logout_session(app: &App, request: &Request) -> Result<LogoutSession> {
     };
     let Some(token) = cookies::refresh_token(request) else { return Err(refused) };
     cookies::refuse_cross_site(request)?;
-    let session = sessions::of_refresh_token(app, &token).await?;
+    let session = sessions::find_by_refresh_token(app, &token).await?;
     Ok(LogoutSession { session, context: authenticated(request, session.user_id, session.session_id) })
 }
 

@@ -117,7 +117,7 @@ async fn it_is_sent_again_until_it_is_taken() {
     assert_eq!(accept(&app, &second, json!({})).await.status, 204);
     accept(&app, &first, json!({})).await.is_some_problem(400, "invalid_link");
     let taken = app.post(&path, Some(&admin), json!({})).await;
-    taken.is_problem(409, "conflict", "The invitation has been taken already");
+    taken.is_problem(409, "conflict", "The invitation has already been accepted");
     assert_eq!(app.mails().await.len(), 2);
 }
 

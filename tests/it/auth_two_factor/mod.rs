@@ -135,7 +135,7 @@ async fn what_is_on_cannot_be_set_up_again() {
     let user = app.user().await;
     let authenticator = turn_on(&app, &user).await;
     let again = app.post(PATH, Some(&user), json!({ "password": PASSWORD })).await;
-    again.is_problem(409, "conflict", "Two-factor authentication is on already");
+    again.is_problem(409, "conflict", "Two-factor authentication is already enabled");
     confirm(&app, &user, &authenticator.code()).await.is_some_problem(409, "conflict");
     let token = challenge(&app, &user).await;
     assert_eq!(answer(&app, &token, &authenticator.code()).await.status, 200, "the secret is as it was");

@@ -143,7 +143,7 @@ impl TestApp {
     /// Runs SQL in the database, and has the application read anew what it has changed.
     pub async fn sql(&self, sql: &str) {
         self.database.sql(sql).await;
-        self.app.identities.forget();
+        self.app.identities.invalidate_all();
         self.app.cache.invalidate(USER_COUNT).await;
     }
 
