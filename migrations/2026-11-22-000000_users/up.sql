@@ -1,4 +1,4 @@
--- Keeps `updated_at` true whoever writes; attach it to every table that has the column.
+-- Sets `updated_at` at each update, also by clients other than this product. Attach it to every table with the column.
 CREATE FUNCTION set_updated_at() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     NEW.updated_at = now();
@@ -17,7 +17,7 @@ CREATE TABLE users (
     updated_at      TIMESTAMPTZ NOT NULL DEFAULT now()
 );
 
--- One account an address, without regard to case.
+-- An address has at most one account, regardless of case.
 CREATE UNIQUE INDEX users_email_key ON users (lower(email));
 
 CREATE TRIGGER users_set_updated_at

@@ -1,11 +1,11 @@
--- Where somebody is signed in. It ends when it is revoked or its time is over.
+-- A login of a user on one device. It ends when it is revoked or expires.
 CREATE TABLE sessions (
     id            UUID PRIMARY KEY,
     user_id       BIGINT NOT NULL REFERENCES users ON DELETE CASCADE,
-    -- What the browser or program calls itself, cut to a sane length.
+    -- The `User-Agent` header, truncated.
     user_agent    TEXT CHECK (char_length(user_agent) <= 255),
     address       TEXT CHECK (char_length(address) <= 45),
-    -- Whether a second factor was shown.
+    -- Whether the user has logged in with a second factor.
     second_factor BOOLEAN NOT NULL DEFAULT false,
     created_at    TIMESTAMPTZ NOT NULL DEFAULT now(),
     last_seen_at  TIMESTAMPTZ NOT NULL DEFAULT now(),
@@ -16,10 +16,10 @@ CREATE TABLE sessions (
 CREATE INDEX sessions_user_id_idx ON sessions (user_id, address);
 CREATE INDEX sessions_expires_at_idx ON sessions (expires_at);
 
--- The refresh tokens of a session, each good for one use. Those that were used stay, to know a thief by (RFC 9700
--- section 4.14.2).
+-- The refresh tokens of a session. Each can be used once. Used tokens stay, to detect a replay (RFC 9700 section
+-- 4.14.2).
 CREATE TABLE refresh_tokens (
-    -- SHA-256; the token itself is with the client alone.
+    -- SHA-256; only the client has the token.
     hash       BYTEA PRIMARY KEY CHECK (octet_length(hash) = 32),
     session_id UUID NOT NULL REFERENCES sessions ON DELETE CASCADE,
     created_at TIMESTAMPTZ NOT NULL DEFAULT now(),

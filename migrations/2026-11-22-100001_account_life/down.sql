@@ -6,8 +6,8 @@ DROP INDEX users_search_idx;
 DROP INDEX users_admins_idx;
 DROP INDEX users_created_at_idx;
 DROP INDEX users_deletion_due_at_idx;
--- pg_trgm stays: others may have come to use it.
--- Nobody can sign in with this: it has the form of a hash, and is of nothing that is known.
+-- The extension pg_trgm stays, because other objects may use it.
+-- The old schema requires a hash. No known password has this one, so the user cannot log in with a password.
 UPDATE users SET hashed_password = '$2b$12$abcdefghijklmnopqrstuu1234567890ABCDEFGHIJKLMNOPQRSTS'
     WHERE hashed_password IS NULL;
 ALTER TABLE users

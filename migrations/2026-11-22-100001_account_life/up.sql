@@ -1,37 +1,38 @@
--- Whoever is invited has no password until they choose one.
+-- An invited user has no password until they set one.
 ALTER TABLE users
     ALTER COLUMN hashed_password DROP NOT NULL,
         ADD COLUMN email_verified_at TIMESTAMPTZ,
-    -- The address that its owner wants, until a link that went there is opened.
+    -- The new address of the user, until the link that was sent to it is opened.
     ADD COLUMN pending_email TEXT CHECK (char_length(pending_email) <= 255),
-    -- When the password was last chosen; hashing it again with more work is not that.
+    -- When the user last set a password. A rehash of the same password does not change it.
     ADD COLUMN password_set_at TIMESTAMPTZ NOT NULL DEFAULT now(),
-    -- The account is erased then, unless its owner signs in before.
+    -- When the account is deleted, unless its owner logs in before.
     ADD COLUMN deletion_due_at TIMESTAMPTZ;
 
--- What `down.sql` has put there.
+-- Removes the placeholder that `down.sql` sets.
 UPDATE users SET hashed_password = NULL
     WHERE hashed_password = '$2b$12$abcdefghijklmnopqrstuu1234567890ABCDEFGHIJKLMNOPQRSTS';
--- Whoever runs the server has vouched for these; and they have to get in where addresses must be confirmed.
+-- The operator of the server has created the admins. They must be able to log in with REQUIRE_VERIFIED_EMAIL.
 UPDATE users SET email_verified_at = now() WHERE role = 'admin';
 
 CREATE INDEX users_deletion_due_at_idx ON users (deletion_due_at) WHERE deletion_due_at IS NOT NULL;
 CREATE INDEX users_created_at_idx ON users (created_at, id);
 CREATE INDEX users_admins_idx ON users (id) WHERE role = 'admin';
 
--- Finds any part of an address or a name. The extension is a trusted one: the owner of a database may add it.
+-- For a search of any part of an address or a name. pg_trgm is a trusted extension: the owner of a database can create
+-- it.
 CREATE EXTENSION IF NOT EXISTS pg_trgm;
 CREATE INDEX users_search_idx ON users
     USING gin ((lower(email) || ' ' || lower(coalesce(full_name, ''))) gin_trgm_ops);
 
--- What a link in a mail or the second step of a login is worth. Each is good for one use.
+-- Tokens of links in mails and of login challenges. Each can be used once.
 CREATE TABLE one_time_tokens (
-    -- SHA-256; the token itself is in the mail or with the client alone.
+    -- SHA-256; only the mail or the client has the token.
     hash       BYTEA PRIMARY KEY CHECK (octet_length(hash) = 32),
     user_id    BIGINT NOT NULL REFERENCES users ON DELETE CASCADE,
     purpose    TEXT NOT NULL
         CHECK (purpose IN ('verify_email', 'reset_password', 'change_email', 'accept_invite', 'second_factor')),
-    -- The address that the token was sent to, and proves.
+    -- The address that the token was sent to. A client that has the token has access to this mailbox.
     email      TEXT CHECK (char_length(email) <= 255),
     tries      INTEGER NOT NULL DEFAULT 0,
     created_at TIMESTAMPTZ NOT NULL DEFAULT now(),
@@ -46,21 +47,21 @@ CREATE TABLE two_factor (
     user_id      BIGINT PRIMARY KEY REFERENCES users ON DELETE CASCADE,
     -- Encrypted with TWO_FACTOR_KEY.
     secret       BYTEA NOT NULL,
-    -- Null until a first code has shown that the authenticator has the secret.
+    -- Null until the user has entered a first code of the authenticator.
     confirmed_at TIMESTAMPTZ,
-    -- The time step of the last code that was taken: that one and those before it are used up.
+    -- The time step of the last accepted code. Codes of this and earlier steps are refused.
     last_step    BIGINT NOT NULL DEFAULT 0
 );
 
 CREATE TABLE recovery_codes (
     user_id BIGINT NOT NULL REFERENCES users ON DELETE CASCADE,
-    -- SHA-256 of 120 random bits (OWASP ASVS 5, 6.5.2: 112 at least).
+    -- SHA-256 of 120 random bits (OWASP ASVS 5, 6.5.2 requires at least 112).
     hash    BYTEA NOT NULL CHECK (octet_length(hash) = 32),
     PRIMARY KEY (user_id, hash)
 );
 
--- Mails to be sent, written together with what they tell of. They go from here to the job queue, which may be away
--- at the moment.
+-- Mails to send, written in the transaction of the change that they report. A job moves them to the job queue, which
+-- may be unavailable at the time of the change.
 CREATE TABLE outbox (
     id         BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     letter     JSONB NOT NULL,

@@ -1,13 +1,13 @@
--- Who did what to whom, written in the transaction that did it. Outlives the users it names.
+-- Actions of users, written in the transaction of the action. Entries stay when their users are deleted.
 CREATE TABLE audit_log (
     id          BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     created_at  TIMESTAMPTZ NOT NULL DEFAULT now(),
-    -- Null where it was nobody who is signed in: a command, or a job.
+    -- Null for an action of a command or a job, which have no signed-in user.
     actor_id    BIGINT,
     action      TEXT NOT NULL,
     target_type TEXT NOT NULL,
     target_id   TEXT NOT NULL,
-    -- What has changed, as it was and as it is; never a secret.
+    -- The changed fields before and after the action, without secrets.
     before      JSONB,
     after       JSONB,
     address     TEXT,
@@ -19,7 +19,7 @@ CREATE INDEX audit_log_target_idx ON audit_log (target_type, target_id, id);
 CREATE INDEX audit_log_action_idx ON audit_log (action, id);
 CREATE INDEX audit_log_created_at_idx ON audit_log (created_at);
 
--- Entries are added, never changed. Only the retention job, which says so, removes the old ones.
+-- Refuses to change or delete entries. Only the retention job deletes old ones; it sets `saas.audit_retention` to `on`.
 CREATE FUNCTION audit_log_is_append_only() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF TG_OP = 'DELETE' AND current_setting('saas.audit_retention', true) = 'on' THEN

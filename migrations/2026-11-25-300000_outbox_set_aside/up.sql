@@ -1,2 +1,2 @@
--- When a message that no release could read was set aside. It is not handed over any more.
+-- When an unreadable message was set aside. It is not enqueued any more.
 ALTER TABLE outbox ADD COLUMN set_aside_at TIMESTAMPTZ;

@@ -5,10 +5,10 @@ use diesel::prelude::*;
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use serde_json::Value;
 
-use super::delete_some;
+use super::delete_batch;
 use crate::schema::audit_log;
 
-/// Who did what to whom.
+/// An entry of the audit log: an actor, an action and its target.
 #[derive(HasQuery, Debug)]
 #[diesel(table_name = audit_log)]
 pub struct AuditEntry {
@@ -24,6 +24,7 @@ pub struct AuditEntry {
     pub request_id: Option<String>,
 }
 
+/// An entry to insert; the database sets its id and time.
 #[derive(Insertable)]
 #[diesel(table_name = audit_log)]
 pub struct NewAuditEntry<'a> {
@@ -38,24 +39,26 @@ pub struct NewAuditEntry<'a> {
 }
 
 impl NewAuditEntry<'_> {
+    /// Inserts the entry.
     pub async fn insert(&self, mut conn: &AsyncPgConnection) -> QueryResult<usize> {
         diesel::insert_into(audit_log::table).values(self).execute(&mut conn).await
     }
 }
 
-/// Which entries, the newest first.
+/// Selects entries, the newest first. `None` does not filter.
 #[derive(Debug, Clone, Default)]
 pub struct AuditFilter<'a> {
     pub actor_id: Option<i64>,
     pub action: Option<&'a str>,
     pub target_type: Option<&'a str>,
     pub target_id: Option<&'a str>,
-    /// Only those that are older than the entry of this id.
+    /// Only entries with a lower id, which are older.
     pub before: Option<i64>,
     pub limit: i64,
 }
 
 impl AuditEntry {
+    /// Returns the entries that match a filter.
     pub async fn list(mut conn: &AsyncPgConnection, filter: &AuditFilter<'_>) -> QueryResult<Vec<Self>> {
         let mut query = Self::query().into_boxed();
         if let Some(actor_id) = filter.actor_id {
@@ -76,11 +79,12 @@ impl AuditEntry {
         query.order(audit_log::id.desc()).limit(filter.limit).load(&mut conn).await
     }
 
-    /// Removes some that are older than `days`. Only in a transaction.
+    /// Deletes at most `limit` entries older than `days`. Returns how many. Must run in a transaction, because of `SET
+    /// LOCAL`.
     pub async fn purge(mut conn: &AsyncPgConnection, days: u32, limit: i64) -> QueryResult<usize> {
-        // What the table's trigger asks for.
+        // The trigger of the table refuses a DELETE without this setting.
         diesel::sql_query("SET LOCAL saas.audit_retention = 'on'").execute(&mut conn).await?;
         let old = format!("created_at < now() - interval '{days} days'");
-        delete_some(conn, "audit_log", &old, limit).await
+        delete_batch(conn, "audit_log", &old, limit).await
     }
 }

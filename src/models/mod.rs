@@ -1,4 +1,7 @@
-//! The tables and the queries on them. Knows nothing of HTTP.
+//! The tables of the database and the queries on them.
+//!
+//! All queries return [`QueryResult`]. They fail if PostgreSQL does not answer or a constraint is violated, so their
+//! documentation has no `# Errors`.
 
 pub mod audit;
 pub mod one_time_token;
@@ -22,7 +25,8 @@ diesel::joinable!(crate::schema::one_time_tokens -> crate::schema::users (user_i
 
 /// Defines an enum that is stored as text.
 ///
-/// The column has a CHECK. It has no PostgreSQL enum type, because clients cache the ids of such types, and they change.
+/// The column has a CHECK instead of a PostgreSQL enum type: clients cache the ids of enum types, and the ids change if
+/// a type is recreated.
 macro_rules! text_enum {
     ($(#[$attribute:meta])* pub enum $name:ident { $($variant:ident = $text:literal,)+ }) => {
         $(#[$attribute])*
@@ -32,8 +36,10 @@ macro_rules! text_enum {
         }
 
         impl $name {
+            /// All values, in the order of their definition.
             pub const ALL: &[Self] = &[$(Self::$variant,)+];
 
+            /// Returns the text in the database and in the API.
             pub const fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$variant => $text,)+
@@ -67,12 +73,12 @@ extern "SQL" {
     fn lower(text: Text) -> Text;
 }
 
-/// The database's own clock, which all replicas share; of a transaction, when it began.
+/// The time at which the transaction began, by the clock of the database. All replicas share this clock.
 fn now() -> SqlLiteral<Timestamptz> {
     sql("now()")
 }
 
-/// So long before [`now`].
+/// The time `span` before [`now`].
 fn ago(span: PgInterval) -> Ago {
     sql("now() - ").bind::<Interval, _>(span)
 }
@@ -82,8 +88,9 @@ type Ago = UncheckedBind<
     <PgInterval as diesel::expression::AsExpression<Interval>>::Expression,
 >;
 
-/// Removes some of the rows of a table that meet a condition; both are texts of ours.
-async fn delete_some(
+/// Deletes at most `limit` rows that meet a condition. Returns how many. `table` and `condition` become part of the SQL
+/// text, so they must not contain user input.
+async fn delete_batch(
     mut conn: &AsyncPgConnection,
     table: &'static str,
     condition: &str,

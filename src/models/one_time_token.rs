@@ -1,14 +1,14 @@
-//! The table `one_time_tokens`: what a link in a mail or the second step of a login is worth.
+//! The table `one_time_tokens`: hashes of the tokens of links in mails and of login challenges.
 
 use chrono::{Duration, Utc};
 use diesel::{deserialize::FromSqlRow, expression::AsExpression, prelude::*};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
-use super::{delete_some, now, text_enum, user::User};
+use super::{delete_batch, now, text_enum, user::User};
 use crate::schema::{one_time_tokens, users};
 
 text_enum! {
-    /// What a token allows. A token is valid for one purpose only.
+    /// The action that a token allows. A token is valid for one purpose.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, AsExpression, FromSqlRow)]
     pub enum Purpose {
         VerifyEmail = "verify_email",
@@ -19,15 +19,16 @@ text_enum! {
     }
 }
 
-/// A token that was presented and is good.
+/// A token that was valid when it was consumed.
 #[derive(HasQuery)]
 #[diesel(table_name = one_time_tokens)]
 pub struct OneTimeToken {
-    /// The address that it was sent to, and proves.
+    /// The address that the token was sent to. A client that has the token has access to this mailbox.
     pub email: Option<String>,
 }
 
 impl OneTimeToken {
+    /// Inserts a token that expires after `lifetime`.
     pub async fn insert(
         mut conn: &AsyncPgConnection,
         hash: &[u8],
@@ -48,7 +49,7 @@ impl OneTimeToken {
             .await
     }
 
-    /// Whose token it is, if it could be taken.
+    /// Returns the user that a valid token belongs to, without consuming it.
     pub async fn owner(
         mut conn: &AsyncPgConnection,
         hash: &[u8],
@@ -65,7 +66,7 @@ impl OneTimeToken {
             .optional()
     }
 
-    /// Takes a token away and says what it was good for: of two who bring it at once, one gets it.
+    /// Deletes a valid token and returns it. If two requests present it at the same time, only one gets it.
     pub async fn consume(
         mut conn: &AsyncPgConnection,
         hash: &[u8],
@@ -79,24 +80,25 @@ impl OneTimeToken {
             .optional()
     }
 
-    /// Counts a try of a token that may be tried `tries` times; false where it has had them.
+    /// Counts an attempt with a valid token. Returns false if the token has had `max_attempts` or is not valid.
     pub async fn count_attempt(
         mut conn: &AsyncPgConnection,
         hash: &[u8],
         purpose: Purpose,
-        tries: i32,
+        max_attempts: i32,
     ) -> QueryResult<bool> {
         let token = one_time_tokens::table.find(hash).filter(one_time_tokens::purpose.eq(purpose));
-        let good =
-            token.filter(one_time_tokens::expires_at.gt(now())).filter(one_time_tokens::tries.lt(tries));
-        let counted = diesel::update(good)
+        let allowed = token
+            .filter(one_time_tokens::expires_at.gt(now()))
+            .filter(one_time_tokens::tries.lt(max_attempts));
+        let counted = diesel::update(allowed)
             .set(one_time_tokens::tries.eq(one_time_tokens::tries + 1))
             .execute(&mut conn)
             .await?;
         Ok(counted == 1)
     }
 
-    /// Makes the tokens of a user worthless that have these purposes.
+    /// Deletes the tokens of a user with these purposes. Returns how many.
     pub async fn revoke(
         mut conn: &AsyncPgConnection,
         user_id: i64,
@@ -109,8 +111,8 @@ impl OneTimeToken {
             .await
     }
 
-    /// Removes some whose time is over.
+    /// Deletes at most `limit` expired tokens. Returns how many.
     pub async fn purge(conn: &AsyncPgConnection, limit: i64) -> QueryResult<usize> {
-        delete_some(conn, "one_time_tokens", "expires_at < now()", limit).await
+        delete_batch(conn, "one_time_tokens", "expires_at < now()", limit).await
     }
 }

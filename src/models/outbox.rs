@@ -1,4 +1,4 @@
-//! The table `outbox`: messages to be sent, written in the transaction of the change that they report.
+//! The table `outbox`: messages to send, written in the transaction of the change that they report.
 
 use chrono::{DateTime, Utc};
 use diesel::{data_types::PgInterval, prelude::*};
@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{ago, now};
 use crate::schema::outbox;
 
-/// A message that has not been handed over to the job queue.
+/// A message that is not in the job queue yet.
 #[derive(HasQuery)]
 #[diesel(table_name = outbox)]
 pub struct OutboxRow {
@@ -24,6 +24,7 @@ impl OutboxRow {
         format!("letter-{}-{}", self.id, self.created_at.timestamp_micros())
     }
 
+    /// Inserts a message.
     pub async fn insert(mut conn: &AsyncPgConnection, message: &Value) -> QueryResult<usize> {
         diesel::insert_into(outbox::table).values(outbox::letter.eq(message)).execute(&mut conn).await
     }
@@ -39,7 +40,8 @@ impl OutboxRow {
             .await
     }
 
-    /// Sets rows aside that are at least `age` old. Returns the ids of those that no other process has set aside.
+    /// Sets aside those of these rows that are at least `age` old. Returns the ids of the rows that this call has set
+    /// aside.
     pub async fn set_aside(
         mut conn: &AsyncPgConnection,
         ids: &[i64],
@@ -56,6 +58,7 @@ impl OutboxRow {
             .await
     }
 
+    /// Deletes rows. Returns how many.
     pub async fn delete(mut conn: &AsyncPgConnection, ids: &[i64]) -> QueryResult<usize> {
         diesel::delete(outbox::table.filter(outbox::id.eq_any(ids))).execute(&mut conn).await
     }

@@ -9,25 +9,27 @@ use diesel::{
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use uuid::Uuid;
 
-use super::{ago, delete_some, now, user::User};
+use super::{ago, delete_batch, now, user::User};
 use crate::schema::{refresh_tokens, sessions, users};
 
-/// A session that nobody uses ends after this.
+/// A session and its refresh tokens expire after this time without use.
 pub const IDLE_TIMEOUT_DAYS: i32 = 30;
-/// And each ends after this.
+/// A session expires after this time, even if it is used.
 pub const MAX_LIFETIME_DAYS: i64 = 90;
-/// In which a retry of a refresh gets the same answer.
+/// How long a retry of a refresh returns the same token.
 const RETRY_WINDOW_SECONDS: i32 = 10;
-/// How exactly `last_seen_at` is kept: a write at each request would be one too many.
+/// Minimum time between two updates of `last_seen_at`, to avoid a write at each request.
 const TOUCH_INTERVAL_SECONDS: i32 = 300;
 
-/// Where a user is signed in.
+/// A login of a user on one device.
 #[derive(Clone, Debug, HasQuery, Identifiable)]
 pub struct Session {
     pub id: Uuid,
     pub user_id: i64,
     pub user_agent: Option<String>,
+    /// IP address of the login.
     pub address: Option<String>,
+    /// Whether the user has logged in with a second factor.
     pub second_factor: bool,
     pub created_at: DateTime<Utc>,
     pub last_seen_at: DateTime<Utc>,
@@ -35,6 +37,7 @@ pub struct Session {
     pub revoked_at: Option<DateTime<Utc>>,
 }
 
+/// A session to insert.
 #[derive(Insertable)]
 #[diesel(table_name = sessions)]
 pub struct NewSession<'a> {
@@ -46,14 +49,14 @@ pub struct NewSession<'a> {
     pub expires_at: DateTime<Utc>,
 }
 
-/// A session and its user, without the password hash; may be `IDENTITY_CACHE_MS` old.
+/// A session and its user, without the password hash. A cached one was read at most `IDENTITY_CACHE_MS` ago.
 pub struct Identity {
     pub user: User,
     pub session: Session,
 }
 
 impl Identity {
-    /// The session and user of an access token, whether or not the session is over.
+    /// Returns a session and its user. The session may have ended.
     pub async fn find(conn: &AsyncPgConnection, session_id: Uuid) -> QueryResult<Option<Self>> {
         let found = Session::with_user(conn, session_id).await?;
         Ok(found.map(|(session, user)| Self { user: User { hashed_password: None, ..user }, session }))
@@ -61,18 +64,19 @@ impl Identity {
 }
 
 impl Session {
+    /// Returns whether the session is revoked or expired.
     pub fn has_ended(&self) -> bool {
         let now = Utc::now();
         let idle = self.last_seen_at + Duration::days(IDLE_TIMEOUT_DAYS.into()) <= now;
         self.revoked_at.is_some() || self.expires_at <= now || idle
     }
 
-    /// Whether it is time to note that it was used.
+    /// Returns whether `last_seen_at` is old enough for [`Self::touch`].
     pub fn is_touch_due(&self) -> bool {
         self.last_seen_at + Duration::seconds(TOUCH_INTERVAL_SECONDS.into()) < Utc::now()
     }
 
-    /// A session and whose it is, over or not.
+    /// Returns a session and its user. The session may have ended.
     pub async fn with_user(mut conn: &AsyncPgConnection, id: Uuid) -> QueryResult<Option<(Self, User)>> {
         sessions::table
             .inner_join(users::table)
@@ -83,7 +87,7 @@ impl Session {
             .optional()
     }
 
-    /// Those of a user that go on, the last used first, as many as anybody would look at.
+    /// Returns at most 200 active sessions of a user, the last used first.
     pub async fn list(mut conn: &AsyncPgConnection, user_id: i64) -> QueryResult<Vec<Self>> {
         Self::query()
             .filter(sessions::user_id.eq(user_id))
@@ -96,22 +100,23 @@ impl Session {
             .await
     }
 
-    /// Whether the owner of a mail address has signed in from that network before.
+    /// Returns whether the owner of an email address has logged in from a network before. `network` is in PostgreSQL's
+    /// notation, such as `192.0.2.1/32`.
     pub async fn has_login_from(
         mut conn: &AsyncPgConnection,
         email: &str,
         network: &str,
     ) -> QueryResult<bool> {
-        let there = sql::<Bool>("sessions.address::inet <<= ").bind::<Text, _>(network).sql("::inet");
+        let in_network = sql::<Bool>("sessions.address::inet <<= ").bind::<Text, _>(network).sql("::inet");
         let known = sessions::table
             .inner_join(users::table)
             .filter(super::lower(users::email).eq(email))
-            .filter(there);
+            .filter(in_network);
         diesel::select(diesel::dsl::exists(known)).get_result(&mut conn).await
     }
 
-    /// Notes that it was used, if that was not noted lately. The address stays that of the login, which is known to be
-    /// its owner's.
+    /// Updates `last_seen_at` if that is due. The address stays that of the login: [`Self::has_login_from`] must only
+    /// trust networks from which the user has authenticated.
     pub async fn touch(mut conn: &AsyncPgConnection, id: Uuid) -> QueryResult<usize> {
         let due = sessions::last_seen_at.lt(ago(TOUCH_INTERVAL_SECONDS.seconds()));
         diesel::update(sessions::table.find(id).filter(due))
@@ -120,13 +125,12 @@ impl Session {
             .await
     }
 
-    /// Holds a session until the transaction ends: of many who bring a token of it at once, each sees what the one
-    /// before has done.
+    /// Locks a session until the transaction ends. Concurrent refreshes of a session thereby run one after the other.
     pub async fn lock(mut conn: &AsyncPgConnection, id: Uuid) -> QueryResult<Option<Uuid>> {
         sessions::table.find(id).select(sessions::id).for_update().first(&mut conn).await.optional()
     }
 
-    /// What was signed in with a second factor that is no more counts as signed in without.
+    /// Marks all sessions of a user as logged in without a second factor, after that was disabled.
     pub async fn clear_second_factor(mut conn: &AsyncPgConnection, user_id: i64) -> QueryResult<usize> {
         diesel::update(sessions::table.filter(sessions::user_id.eq(user_id)))
             .set(sessions::second_factor.eq(false))
@@ -134,6 +138,7 @@ impl Session {
             .await
     }
 
+    /// Marks a session as logged in with a second factor.
     pub async fn set_second_factor(mut conn: &AsyncPgConnection, id: Uuid) -> QueryResult<usize> {
         diesel::update(sessions::table.find(id))
             .set(sessions::second_factor.eq(true))
@@ -141,16 +146,16 @@ impl Session {
             .await
     }
 
-    /// Ends a session of a user; how many that were.
+    /// Revokes an active session of a user. Returns how many were revoked, 0 or 1.
     pub async fn revoke(mut conn: &AsyncPgConnection, user_id: i64, id: Uuid) -> QueryResult<usize> {
-        let one = sessions::table.find(id).filter(sessions::user_id.eq(user_id));
-        diesel::update(one.filter(sessions::revoked_at.is_null()))
+        let session = sessions::table.find(id).filter(sessions::user_id.eq(user_id));
+        diesel::update(session.filter(sessions::revoked_at.is_null()))
             .set(sessions::revoked_at.eq(now().nullable()))
             .execute(&mut conn)
             .await
     }
 
-    /// Ends all sessions of a user but one; how many that were.
+    /// Revokes all sessions of a user except the given one. Returns how many were revoked.
     pub async fn revoke_all(
         mut conn: &AsyncPgConnection,
         user_id: i64,
@@ -165,38 +170,40 @@ impl Session {
             .await
     }
 
-    /// Removes some that are over for long, with their tokens.
+    /// Deletes at most `limit` sessions that expired over a day ago, with their tokens. Returns how many sessions.
     pub async fn purge(conn: &AsyncPgConnection, limit: i64) -> QueryResult<usize> {
-        delete_some(conn, "sessions", "expires_at < now() - interval '1 day'", limit).await
+        delete_batch(conn, "sessions", "expires_at < now() - interval '1 day'", limit).await
     }
 }
 
 impl NewSession<'_> {
+    /// Inserts the session.
     pub async fn insert(&self, mut conn: &AsyncPgConnection) -> QueryResult<usize> {
         diesel::insert_into(sessions::table).values(self).execute(&mut conn).await
     }
 }
 
-/// The refresh tokens, known by their hashes.
+/// Queries on refresh tokens, which are stored as hashes.
 pub struct RefreshToken;
 
+/// The state of a refresh token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenState {
     Unused,
-    /// Used a moment ago: a retry, or another tab.
+    /// Used at most 10 seconds ago, so it may be presented again by a retry or another browser tab.
     JustUsed,
     Used,
     Expired,
 }
 
 impl RefreshToken {
-    /// The session of a token.
+    /// Returns the id of the session that a token belongs to.
     pub async fn session_id(mut conn: &AsyncPgConnection, hash: &[u8]) -> QueryResult<Option<Uuid>> {
         let token = refresh_tokens::table.find(hash);
         token.select(refresh_tokens::session_id).first(&mut conn).await.optional()
     }
 
-    /// How it stands with a token whose session is held.
+    /// Returns the state of a token. The caller must have locked its session.
     pub async fn state(mut conn: &AsyncPgConnection, hash: &[u8]) -> QueryResult<Option<TokenState>> {
         let recently = refresh_tokens::spent_at.gt(ago(RETRY_WINDOW_SECONDS.seconds()).nullable());
         let idle = refresh_tokens::created_at.lt(ago(IDLE_TIMEOUT_DAYS.days()));
@@ -210,10 +217,12 @@ impl RefreshToken {
         }))
     }
 
+    /// Returns whether there is a token with this hash.
     pub async fn exists(mut conn: &AsyncPgConnection, hash: &[u8]) -> QueryResult<bool> {
         diesel::select(diesel::dsl::exists(refresh_tokens::table.find(hash))).get_result(&mut conn).await
     }
 
+    /// Inserts an unused token of a session.
     pub async fn insert(mut conn: &AsyncPgConnection, session_id: Uuid, hash: &[u8]) -> QueryResult<usize> {
         diesel::insert_into(refresh_tokens::table)
             .values((refresh_tokens::session_id.eq(session_id), refresh_tokens::hash.eq(hash)))
@@ -221,6 +230,7 @@ impl RefreshToken {
             .await
     }
 
+    /// Marks a token as used now.
     pub async fn mark_used(mut conn: &AsyncPgConnection, hash: &[u8]) -> QueryResult<usize> {
         diesel::update(refresh_tokens::table.find(hash))
             .set(refresh_tokens::spent_at.eq(now().nullable()))
@@ -228,9 +238,9 @@ impl RefreshToken {
             .await
     }
 
-    /// Removes some that could not be used any more in any case.
+    /// Deletes at most `limit` tokens that have expired, used or not. Returns how many.
     pub async fn purge(conn: &AsyncPgConnection, limit: i64) -> QueryResult<usize> {
         let old = format!("created_at < now() - interval '{IDLE_TIMEOUT_DAYS} days'");
-        delete_some(conn, "refresh_tokens", &old, limit).await
+        delete_batch(conn, "refresh_tokens", &old, limit).await
     }
 }

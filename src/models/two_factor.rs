@@ -7,26 +7,29 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use super::now;
 use crate::schema::{recovery_codes, two_factor};
 
-/// The second factor of a user.
+/// The TOTP secret of a user.
 #[derive(HasQuery)]
 #[diesel(table_name = two_factor)]
 pub struct TwoFactor {
-    /// Encrypted.
+    /// Encrypted by [`Sealer`](crate::security::Sealer).
     pub secret: Vec<u8>,
+    /// `None` until the user has entered a first code; the second factor is not enabled before.
     pub confirmed_at: Option<DateTime<Utc>>,
 }
 
 impl TwoFactor {
+    /// Returns the secret of a user, confirmed or not.
     pub async fn find(mut conn: &AsyncPgConnection, user_id: i64) -> QueryResult<Option<Self>> {
         Self::query().filter(two_factor::user_id.eq(user_id)).first(&mut conn).await.optional()
     }
 
+    /// Returns whether a user has confirmed a second factor.
     pub async fn is_enabled(mut conn: &AsyncPgConnection, user_id: i64) -> QueryResult<bool> {
-        let on = two_factor::table.find(user_id).filter(two_factor::confirmed_at.is_not_null());
-        diesel::select(diesel::dsl::exists(on)).get_result(&mut conn).await
+        let confirmed = two_factor::table.find(user_id).filter(two_factor::confirmed_at.is_not_null());
+        diesel::select(diesel::dsl::exists(confirmed)).get_result(&mut conn).await
     }
 
-    /// Begins to set it up; 0 where it is on already.
+    /// Stores a new unconfirmed secret. Returns 0 if the second factor is already enabled.
     pub async fn begin(mut conn: &AsyncPgConnection, user_id: i64, secret: &[u8]) -> QueryResult<usize> {
         use diesel::query_dsl::methods::FilterDsl;
         let upsert = diesel::insert_into(two_factor::table)
@@ -37,7 +40,7 @@ impl TwoFactor {
         FilterDsl::filter(upsert, two_factor::confirmed_at.is_null()).execute(&mut conn).await
     }
 
-    /// Turns it on; 0 where it is on already.
+    /// Enables the second factor. Returns 0 if it is already enabled.
     pub async fn confirm(mut conn: &AsyncPgConnection, user_id: i64) -> QueryResult<usize> {
         diesel::update(two_factor::table.find(user_id).filter(two_factor::confirmed_at.is_null()))
             .set(two_factor::confirmed_at.eq(now().nullable()))
@@ -45,22 +48,22 @@ impl TwoFactor {
             .await
     }
 
-    /// Uses up a time step and those before it (RFC 6238 section 5.2), and keeps the secret as it is sealed now; false
-    /// where the step was used up already.
+    /// Marks a time step and those before it as used, so that no code is accepted twice (RFC 6238 section 5.2), and
+    /// stores the newly encrypted secret. Returns false if the step was already used.
     pub async fn consume_step(
         mut conn: &AsyncPgConnection,
         user_id: i64,
         step: i64,
         secret: &[u8],
     ) -> QueryResult<bool> {
-        let burnt = diesel::update(two_factor::table.find(user_id).filter(two_factor::last_step.lt(step)))
+        let updated = diesel::update(two_factor::table.find(user_id).filter(two_factor::last_step.lt(step)))
             .set((two_factor::last_step.eq(step), two_factor::secret.eq(secret)))
             .execute(&mut conn)
             .await?;
-        Ok(burnt == 1)
+        Ok(updated == 1)
     }
 
-    /// Turns it off; whether it was on.
+    /// Deletes the secret and the recovery codes of a user. Returns whether the second factor was enabled.
     pub async fn delete(mut conn: &AsyncPgConnection, user_id: i64) -> QueryResult<bool> {
         diesel::delete(recovery_codes::table.filter(recovery_codes::user_id.eq(user_id)))
             .execute(&mut conn)
@@ -74,11 +77,11 @@ impl TwoFactor {
     }
 }
 
-/// A code for when the authenticator is lost.
+/// Queries on recovery codes, which are stored as hashes.
 pub struct RecoveryCode;
 
 impl RecoveryCode {
-    /// Puts these in the place of those there are.
+    /// Replaces the recovery codes of a user. Returns the number of new codes.
     pub async fn replace(
         mut conn: &AsyncPgConnection,
         user_id: i64,
@@ -92,12 +95,13 @@ impl RecoveryCode {
         diesel::insert_into(recovery_codes::table).values(rows).execute(&mut conn).await
     }
 
-    /// Uses one up; whether there was one.
+    /// Deletes a recovery code. Returns whether it existed.
     pub async fn consume(mut conn: &AsyncPgConnection, user_id: i64, hash: &[u8]) -> QueryResult<bool> {
-        let taken = diesel::delete(recovery_codes::table.find((user_id, hash))).execute(&mut conn).await?;
-        Ok(taken == 1)
+        let deleted = diesel::delete(recovery_codes::table.find((user_id, hash))).execute(&mut conn).await?;
+        Ok(deleted == 1)
     }
 
+    /// Returns the number of unused recovery codes of a user.
     pub async fn count(mut conn: &AsyncPgConnection, user_id: i64) -> QueryResult<i64> {
         recovery_codes::table.filter(recovery_codes::user_id.eq(user_id)).count().get_result(&mut conn).await
     }

@@ -1,4 +1,4 @@
-//! The `users` table.
+//! The table `users`.
 
 use chrono::{DateTime, Utc};
 use diesel::{deserialize::FromSqlRow, expression::AsExpression, prelude::*};
@@ -8,7 +8,7 @@ use super::{lower, now, text_enum};
 use crate::schema::users;
 
 text_enum! {
-    /// What a user may do.
+    /// The permissions of a user.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, AsExpression, FromSqlRow)]
     pub enum Role {
         User = "user",
@@ -16,13 +16,13 @@ text_enum! {
     }
 }
 
-/// A row of `users`. Not `Debug`, so that a hash cannot slip into a log.
+/// A row of `users`. Not `Debug`, so that a password hash cannot get into a log.
 #[derive(Clone, HasQuery, Identifiable)]
 pub struct User {
     pub id: i64,
     /// Lower case.
     pub email: String,
-    /// `None` until an invited user has chosen a password, and in an [`Identity`](super::session::Identity).
+    /// `None` until an invited user has set a password, and in an [`Identity`](super::session::Identity).
     pub hashed_password: Option<String>,
     pub full_name: Option<String>,
     pub role: Role,
@@ -30,14 +30,15 @@ pub struct User {
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
     pub email_verified_at: Option<DateTime<Utc>>,
-    /// The address that the user wants, until a link that went there is opened.
+    /// The new address of the user, until the link that was sent to it is opened.
     pub pending_email: Option<String>,
-    /// Not when it was hashed again with more work.
+    /// When the user last set a password. A rehash of the same password does not change it.
     pub password_set_at: DateTime<Utc>,
-    /// The account is erased then, unless its owner signs in before.
+    /// When the account is deleted, unless its owner logs in before.
     pub deletion_due_at: Option<DateTime<Utc>>,
 }
 
+/// A user to insert. The caller normalizes the email address.
 #[derive(Insertable)]
 #[diesel(table_name = users)]
 pub struct NewUser<'a> {
@@ -48,7 +49,7 @@ pub struct NewUser<'a> {
     pub email_verified_at: Option<DateTime<Utc>>,
 }
 
-/// What is to change; `None` leaves it as it is.
+/// Changes to a user. `None` keeps a column.
 #[derive(AsChangeset, Default)]
 #[diesel(table_name = users)]
 pub struct UserChanges<'a> {
@@ -64,7 +65,8 @@ pub struct UserChanges<'a> {
 }
 
 impl<'a> UserChanges<'a> {
-    /// Another password. Whoever knew the one before must not go on to another address.
+    /// Sets a new password. Also cancels a pending change of the address, because an attacker who knew the old password
+    /// may have requested it.
     pub fn password(hashed: &'a str) -> Self {
         Self {
             hashed_password: Some(hashed),
@@ -76,28 +78,33 @@ impl<'a> UserChanges<'a> {
 }
 
 impl User {
+    /// Returns a user by id.
     pub async fn find(mut conn: &AsyncPgConnection, id: i64) -> QueryResult<Option<Self>> {
         Self::query().filter(users::id.eq(id)).first(&mut conn).await.optional()
     }
 
+    /// Returns a user by email address, in any case.
     pub async fn find_by_email(mut conn: &AsyncPgConnection, email: &str) -> QueryResult<Option<Self>> {
-        // `lower` is what the unique index is on.
+        // The unique index is on `lower(email)`.
         Self::query().filter(lower(users::email).eq(lower(email))).first(&mut conn).await.optional()
     }
 
-    /// The row as it is once nobody else is changing it, held until the transaction ends.
+    /// Locks a user until the transaction ends, and returns the latest version of the row.
     pub async fn lock(mut conn: &AsyncPgConnection, id: i64) -> QueryResult<Option<Self>> {
         Self::query().filter(users::id.eq(id)).for_update().first(&mut conn).await.optional()
     }
 
-    /// The row as [`Self::lock`] gives it, if the user may still do what their password was just checked for.
+    /// As [`Self::lock`], but returns `None` if the user was deactivated or the password was set since `checked` was
+    /// read.
     pub async fn lock_if_unchanged(conn: &AsyncPgConnection, checked: &Self) -> QueryResult<Option<Self>> {
         let same = |now: &Self| now.is_active && now.password_set_at == checked.password_set_at;
         Ok(Self::lock(conn, checked.id).await?.filter(same))
     }
 
-    /// The ids of the admins who can act, held until the transaction ends: of two who demote each other, the second
-    /// waits here and then sees what the first has done. Take it before any other lock on users.
+    /// Locks all admins who can log in until the transaction ends, and returns their ids.
+    ///
+    /// If two admins demote each other at the same time, the second waits here until the first has committed. Call it
+    /// before any other lock on users, to avoid deadlocks.
     pub async fn lock_admins(mut conn: &AsyncPgConnection) -> QueryResult<Vec<i64>> {
         users::table
             .filter(users::role.eq(Role::Admin))
@@ -111,11 +118,13 @@ impl User {
             .await
     }
 
+    /// Returns whether there is an admin, active or not.
     pub async fn any_admin(mut conn: &AsyncPgConnection) -> QueryResult<bool> {
         let admins = users::table.filter(users::role.eq(Role::Admin));
         diesel::select(diesel::dsl::exists(admins)).get_result(&mut conn).await
     }
 
+    /// Updates a user and returns the new row.
     pub async fn update(
         mut conn: &AsyncPgConnection,
         id: i64,
@@ -128,7 +137,7 @@ impl User {
             .await
     }
 
-    /// Puts a hash of more work in the place of one, unless the password has been changed meanwhile.
+    /// Replaces a password hash, unless the password has changed since `old` was read. Returns 0 in that case.
     pub async fn rehash(mut conn: &AsyncPgConnection, id: i64, old: &str, new: &str) -> QueryResult<usize> {
         diesel::update(users::table.find(id).filter(users::hashed_password.eq(old)))
             .set(users::hashed_password.eq(new))
@@ -136,12 +145,12 @@ impl User {
             .await
     }
 
-    /// Erases the user and what hangs on them.
+    /// Deletes a user with all sessions, tokens and codes.
     pub async fn delete(mut conn: &AsyncPgConnection, id: i64) -> QueryResult<usize> {
         diesel::delete(users::table.find(id)).execute(&mut conn).await
     }
 
-    /// The users whose grace is over.
+    /// Returns the ids of at most `limit` users whose deletion is due, the most overdue first.
     pub async fn due_for_deletion(mut conn: &AsyncPgConnection, limit: i64) -> QueryResult<Vec<i64>> {
         let due = users::deletion_due_at.le(now().nullable());
         users::table
@@ -155,6 +164,7 @@ impl User {
 }
 
 impl NewUser<'_> {
+    /// Inserts the user and returns the row.
     pub async fn insert(&self, mut conn: &AsyncPgConnection) -> QueryResult<User> {
         diesel::insert_into(users::table)
             .values(self)

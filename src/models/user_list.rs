@@ -1,4 +1,4 @@
-//! A page of users, searched, filtered and sorted.
+//! The query for a page of users with search, filters and sort order.
 
 use diesel::{
     dsl::sql,
@@ -12,9 +12,10 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use super::user::{Role, User};
 use crate::schema::users;
 
+/// The highest total of a page. More users are not counted, because counting takes as long as reading them.
 pub const MAX_COUNTED_USERS: i64 = 10_000;
 
-/// What users are listed by.
+/// The column that a list of users is sorted by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sort {
     CreatedAt,
@@ -22,10 +23,10 @@ pub enum Sort {
     FullName,
 }
 
-/// Which users, in what order.
+/// A query for a page of users. `None` does not filter.
 #[derive(Debug, Clone)]
 pub struct Listing<'a> {
-    /// A part of the address or the name, in any case.
+    /// A part of the email address or the name, in any case.
     pub search: Option<&'a str>,
     pub role: Option<Role>,
     pub is_active: Option<bool>,
@@ -39,9 +40,9 @@ impl Listing<'_> {
     fn filtered(&self) -> users::BoxedQuery<'_, Pg> {
         let mut query = users::table.into_boxed();
         if let Some(search) = self.search {
-            // The expression that the index is on.
+            // Must be the expression of the index `users_search_idx`.
             let text = sql::<Text>("(lower(email) || ' ' || lower(coalesce(full_name, '')))");
-            query = query.filter(text.like(pattern(search)));
+            query = query.filter(text.like(like_pattern(search)));
         }
         if let Some(role) = self.role {
             query = query.filter(users::role.eq(role));
@@ -52,23 +53,24 @@ impl Listing<'_> {
         query
     }
 
-    /// Whether some users are left out on all pages.
+    /// Returns whether the query has a search or a filter.
     pub fn is_filtered(&self) -> bool {
         self.search.is_some() || self.role.is_some() || self.is_active.is_some()
     }
 
-    /// How many there are, of whom no more than [`MAX_COUNTED_USERS`] are counted: that takes as long as reading them.
+    /// Returns the number of users on all pages, at most [`MAX_COUNTED_USERS`].
     pub async fn count(&self, mut conn: &AsyncPgConnection) -> QueryResult<i64> {
-        let some = self.filtered().select(users::id).order(users::id).limit(MAX_COUNTED_USERS);
-        Counted(some).get_result(&mut conn).await
+        let users = self.filtered().select(users::id).order(users::id).limit(MAX_COUNTED_USERS);
+        CountRows(users).get_result(&mut conn).await
     }
 
+    /// Returns the users of the page.
     pub async fn load(&self, mut conn: &AsyncPgConnection) -> QueryResult<Vec<User>> {
         let query = self.filtered().offset(self.offset).limit(self.limit);
         let query = match (self.sort, self.descending) {
             (Sort::CreatedAt, false) => query.order((users::created_at.asc(), users::id.asc())),
             (Sort::CreatedAt, true) => query.order((users::created_at.desc(), users::id.desc())),
-            // By the index on the address; it is stored in lower case.
+            // Uses the unique index, which is on `lower(email)`.
             (Sort::Email, false) => query.order(sql::<Text>("lower(email)")),
             (Sort::Email, true) => query.order(sql::<Text>("lower(email) DESC")),
             (Sort::FullName, false) => query.order((users::full_name.asc().nulls_last(), users::id.asc())),
@@ -78,15 +80,15 @@ impl Listing<'_> {
     }
 }
 
-/// The rows of a query, counted.
+/// `SELECT count(*)` over a subquery, which diesel cannot express.
 #[derive(QueryId)]
-struct Counted<T>(T);
+struct CountRows<T>(T);
 
-impl<T: Query> Query for Counted<T> {
+impl<T: Query> Query for CountRows<T> {
     type SqlType = BigInt;
 }
 
-impl<T: QueryFragment<Pg>> QueryFragment<Pg> for Counted<T> {
+impl<T: QueryFragment<Pg>> QueryFragment<Pg> for CountRows<T> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
         out.push_sql("SELECT count(*) FROM (");
         self.0.walk_ast(out.reborrow())?;
@@ -95,18 +97,18 @@ impl<T: QueryFragment<Pg>> QueryFragment<Pg> for Counted<T> {
     }
 }
 
-/// The text anywhere, its own wildcards taken as they are.
-fn pattern(text: &str) -> String {
+/// Returns a LIKE pattern for a text at any position. Wildcards in the text match themselves.
+fn like_pattern(text: &str) -> String {
     let escaped = text.trim().to_lowercase().replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_");
     format!("%{escaped}%")
 }
 
 #[cfg(test)]
 mod tests {
-    use super::pattern;
+    use super::like_pattern;
 
     #[test]
-    fn wildcards_are_text() {
-        assert_eq!(pattern(" A_b%c\\ "), "%a\\_b\\%c\\\\%");
+    fn wildcards_in_a_search_match_themselves() {
+        assert_eq!(like_pattern(" A_b%c\\ "), "%a\\_b\\%c\\\\%");
     }
 }
