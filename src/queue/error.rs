@@ -14,7 +14,7 @@ pub enum Error {
     #[error("{field}: {message}")]
     Invalid { field: &'static str, message: String },
     /// A job was to wait for a job that does not exist.
-    #[error("there is no job {0}, or it is no longer known")]
+    #[error("there is no job {0}; it may have expired")]
     UnknownJob(String),
     /// The arguments of a job exceed `limit` bytes as JSON.
     #[error("The job is larger than {limit} bytes")]

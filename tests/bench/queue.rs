@@ -1,5 +1,5 @@
-//! The job engine under load. Every figure stands beside its floor, and the two are measured in turns in one
-//! run, so that a slow or busy machine is so for both.
+//! The job engine under load. Each figure is compared with a floor: bare Redis commands that do the same work. Both are
+//! measured alternately in one run, so that a slow or busy machine affects both.
 
 use std::{
     sync::Arc,
@@ -28,27 +28,27 @@ use crate::{
     table::{Both, Figures, Rounds, Sample, number},
 };
 
-/// Jobs queued by one call.
+/// Jobs enqueued by one call.
 const CALL: usize = 250;
-/// Drains of the short backlog in one round, since one takes a moment only.
+/// Drains of the short backlog per round, since one drain is too short to measure.
 const DRAINS: usize = 5;
-/// Between two jobs, for the worker to become idle again.
+/// The pause between two jobs, in which the worker becomes idle.
 const PAUSE: Duration = Duration::from_millis(5);
-/// Makes an envelope of 250 bytes.
+/// A payload with which an envelope has 250 bytes.
 const PAD: usize = 144;
 
 /// Measures the job engine.
 #[derive(Parser)]
 #[command(name = "./scripts/bench queue", no_binary_name = true)]
 struct Args {
-    /// Rounds of each measurement; unless said 3, and 1 of the longest backlog.
+    /// Rounds of each measurement [default: 3, and 1 for the longest backlog].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=100))]
     rounds: Option<u16>,
-    /// Jobs that the worker runs at once, and that a call of the bare loop takes.
+    /// Jobs that the worker runs at once, and that one call of the floor fetches.
     #[arg(long, default_value_t = 500, value_name = "N",
         value_parser = clap::value_parser!(u16).range(1..=10_000))]
     concurrency: u16,
-    /// A tenth of the jobs.
+    /// Use a tenth of the jobs.
     #[arg(long)]
     quick: bool,
 }
@@ -59,7 +59,7 @@ struct RedisSettings {
     redis: saas::config::Redis,
 }
 
-/// Told when a job begins, where somebody wants to know.
+/// Receives the start of each job, in measurements that need it.
 #[derive(Clone, Default)]
 struct Probe(Option<mpsc::UnboundedSender<Instant>>);
 
@@ -135,7 +135,7 @@ struct Bench {
     url: String,
     conn: MultiplexedConnection,
     batch: Vec<Noop>,
-    /// Of a job, as the engine writes them: the floor has the same.
+    /// The envelope and the outcome of a job, which the floor uses too.
     envelope: String,
     outcome: String,
 }
@@ -149,7 +149,7 @@ impl Bench {
         if self.args.quick { full / 10 } else { full }
     }
 
-    /// Both sides, for one measurement.
+    /// The engine and the floor, for one measurement.
     async fn sides(&self, prefix: &'static str) -> Result<(Queue, Bare)> {
         let url = self.url.as_str();
         let flags =
@@ -182,7 +182,7 @@ impl Bench {
         Ok(Sample { jobs, seconds, redis: bare::script_time(&mut conn).await? })
     }
 
-    /// Lets both sides run once, and learns from the engine what a job looks like. Returns the mean size of the
+    /// Runs the engine once, and reads the envelope and the outcome of a job for the floor. Returns the mean size of the
     /// envelopes.
     async fn warm_up(&mut self) -> Result<Rounds> {
         eprintln!("warming up");
@@ -192,13 +192,13 @@ impl Bench {
         self.work(&queue, CALL).await?;
         let buckets: Vec<String> =
             redis::cmd("ZRANGE").arg("warm:buckets").arg(0).arg(-1).query_async(&mut self.conn).await?;
-        let bucket = buckets.first().context("no outcome was kept")?;
+        let bucket = buckets.first().context("no outcome was stored")?;
         let outcomes: Vec<String> = redis::cmd("HVALS").arg(bucket).query_async(&mut self.conn).await?;
         let bytes: usize = envelopes.iter().map(String::len).sum();
         let mut size = Rounds::default();
         size.push(bytes as f64 / envelopes.len() as f64);
-        self.envelope = envelopes.into_iter().next().context("nothing was queued")?;
-        self.outcome = outcomes.into_iter().next().context("no outcome was kept")?;
+        self.envelope = envelopes.into_iter().next().context("no job was enqueued")?;
+        self.outcome = outcomes.into_iter().next().context("no outcome was stored")?;
         self.flush().await?;
         self.fill(&queue, CALL).await?;
         bare.drain(CALL, &self.outcome).await?;
@@ -250,7 +250,7 @@ impl Bench {
         Ok(both)
     }
 
-    /// Works everything off with a worker of its own.
+    /// Runs all jobs with a new worker.
     async fn work(&self, queue: &Queue, jobs: usize) -> Result<Sample> {
         let options = options(self.args.concurrency.into(), true)?;
         let worker = Worker::new(queue, JOBS, Probe::default(), options)?;
@@ -287,8 +287,8 @@ impl Bench {
         Ok(both)
     }
 
-    /// Milliseconds from before a job is enqueued to its first line, and of a PING: the median, the 99th
-    /// percentile, the most.
+    /// Milliseconds from the call of enqueue to the start of the job, and of a PING: the median, the 99th percentile and
+    /// the maximum.
     async fn pick_up(&self) -> Result<[[Rounds; 2]; 3]> {
         let ((queue, _), mut conn) = (self.sides("idle").await?, bare::connect(&self.url).await?);
         let (sender, mut begun) = mpsc::unbounded_channel();

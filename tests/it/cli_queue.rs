@@ -10,7 +10,7 @@ use crate::support::{
     eventually,
     process::{Ended, Running, run, saas},
     proxy::{Link, Proxy},
-    queue::{Behaviour, Task, TestQueue, UrgentTask, steady},
+    queue::{Behavior, Task, TestQueue, UrgentTask, steady},
     servers::servers,
 };
 
@@ -39,7 +39,7 @@ impl TestQueue {
 
     /// Adds a job that has failed permanently.
     pub async fn failed(&self, name: &str) -> String {
-        let id = self.push(name, Behaviour::FailForGood).await;
+        let id = self.push(name, Behavior::FailForGood).await;
         self.drain_until(&id, State::Failed).await;
         id
     }
@@ -88,12 +88,12 @@ async fn smoke_stats_list_all_queues() {
     assert_eq!(queue.json(&["stats"]).await, json!([]));
 
     queue.failed("bad").await;
-    queue.push("good", Behaviour::Succeed).await;
+    queue.push("good", Behavior::Succeed).await;
     queue.drain().await;
-    let first = queue.push("waits", Behaviour::Succeed).await;
-    let task = Task { name: "child".into(), behaviour: Behaviour::Succeed };
-    let place = EnqueueOptions { after: vec![first], ..EnqueueOptions::default() };
-    queue.queue.enqueue_with(&task, Origin::default(), place).await.unwrap();
+    let first = queue.push("waits", Behavior::Succeed).await;
+    let task = Task { name: "child".into(), behavior: Behavior::Succeed };
+    let options = EnqueueOptions { after: vec![first], ..EnqueueOptions::default() };
+    queue.queue.enqueue_with(&task, Origin::default(), options).await.unwrap();
     queue.later("later").await;
     queue.prints(&["pause", "urgent"]).await;
     queue.prints(&["limit", "default", "--concurrency", "5", "--rate", "100/m"]).await;
@@ -115,7 +115,7 @@ async fn smoke_stats_list_all_queues() {
 #[tokio::test]
 async fn stats_repeat_until_a_signal() {
     let queue = TestQueue::new().await;
-    queue.push("one", Behaviour::Succeed).await;
+    queue.push("one", Behavior::Succeed).await;
     let mut watch = Running::start(queue.command(&["stats", "--watch", "0.1"]).await);
     eventually("there are two frames", || async {
         (watch.output().matches("QUEUED").count() >= 2).then_some(())
@@ -140,7 +140,7 @@ async fn stats_repeat_until_a_signal() {
 #[tokio::test]
 async fn stats_continue_after_an_outage_of_redis() {
     let queue = TestQueue::new().await;
-    queue.push("one", Behaviour::Succeed).await;
+    queue.push("one", Behavior::Succeed).await;
     let (proxy, url) = Proxy::before(&servers().await.redis_url()).await;
     let mut command = queue.command(&["stats", "--watch", "0.1"]).await;
     command.env("REDIS_URL", url).env("REDIS_TIMEOUT_MS", "500");
@@ -187,11 +187,11 @@ async fn failed_jobs_are_listed_latest_first() {
 #[tokio::test]
 async fn jobs_are_listed_by_state() {
     let queue = TestQueue::new().await;
-    let first = queue.push("first", Behaviour::Succeed).await;
-    let second = queue.push("second", Behaviour::Succeed).await;
-    let task = Task { name: "child".into(), behaviour: Behaviour::Succeed };
-    let place = EnqueueOptions { after: vec![first.clone()], ..EnqueueOptions::default() };
-    let child = queue.queue.enqueue_with(&task, Origin::default(), place).await.unwrap();
+    let first = queue.push("first", Behavior::Succeed).await;
+    let second = queue.push("second", Behavior::Succeed).await;
+    let task = Task { name: "child".into(), behavior: Behavior::Succeed };
+    let options = EnqueueOptions { after: vec![first.clone()], ..EnqueueOptions::default() };
+    let child = queue.queue.enqueue_with(&task, Origin::default(), options).await.unwrap();
     let later = queue.later("later").await;
 
     assert_eq!(ids(&queue.json(&["jobs", "default"]).await), [&first, &second]);
@@ -212,7 +212,7 @@ async fn a_running_job_and_its_worker_are_shown() {
     assert!(idle.contains("no worker has sent a heartbeat"), "{idle}");
     assert_eq!(queue.json(&["workers"]).await, json!([]));
 
-    let id = queue.push("one", Behaviour::WaitForTest).await;
+    let id = queue.push("one", Behavior::WaitForTest).await;
     let stop = CancellationToken::new();
     let work = tokio::spawn(queue.worker(steady(2)).run(stop.clone(), CancellationToken::new()));
     eventually("the worker reports the running job", || async {
@@ -261,7 +261,7 @@ async fn show_prints_all_details_of_a_job() {
     let shown = queue.json(&["show", &bad]).await;
     assert_eq!((&shown["job_id"], &shown["payload"]["name"]), (&json!(bad), &json!("bad")));
 
-    let good = queue.push("good", Behaviour::Succeed).await;
+    let good = queue.push("good", Behavior::Succeed).await;
     queue.drain().await;
     let text = queue.prints(&["show", &good]).await;
     assert!(text.contains("result:   {\"name\":\"good\"}"), "{text}");
@@ -280,7 +280,7 @@ async fn unknown_queues_are_reported() {
     for args in commands {
         queue.cli(args).await.failed(1, &["there is no queue \"nowhere\": no job was enqueued yet"]);
     }
-    queue.push("one", Behaviour::Succeed).await;
+    queue.push("one", Behavior::Succeed).await;
     queue.later("two").await;
     for args in commands {
         queue.cli(args).await.failed(1, &["there is no queue \"nowhere\". Queues: default, urgent"]);

@@ -2,7 +2,7 @@
 
 use saas::queue::State;
 
-use crate::support::queue::{Behaviour, TestQueue};
+use crate::support::queue::{Behavior, TestQueue};
 
 #[tokio::test]
 async fn failed_jobs_are_requeued_by_id_or_all() {
@@ -23,10 +23,10 @@ async fn failed_jobs_are_requeued_by_id_or_all() {
 #[tokio::test]
 async fn cancel_reports_the_result_of_each_job() {
     let queue = TestQueue::new().await;
-    let (one, two) = (queue.push("one", Behaviour::Succeed).await, queue.later("two").await);
+    let (one, two) = (queue.push("one", Behavior::Succeed).await, queue.later("two").await);
     let both = queue.prints(&["cancel", &one, &two]).await;
     assert_eq!(both, format!("{one}: canceled\n{two}: canceled\n"));
-    let three = queue.push("three", Behaviour::Succeed).await;
+    let three = queue.push("three", Behavior::Succeed).await;
     let mixed = queue.cli(&["cancel", &one, "0000", &three]).await.failed(1, &[]);
     assert_eq!(mixed.stdout, format!("{one}: has already ended\n0000: unknown\n{three}: canceled\n"));
 }
@@ -34,7 +34,7 @@ async fn cancel_reports_the_result_of_each_job() {
 #[tokio::test]
 async fn queues_are_paused_and_resumed() {
     let queue = TestQueue::new().await;
-    let id = queue.push("one", Behaviour::Succeed).await;
+    let id = queue.push("one", Behavior::Succeed).await;
     let paused = queue.cli(&["pause", "default"]).await.succeeded();
     assert_eq!((paused.stdout.as_str(), paused.stderr.as_str()), ("default is paused\n", ""));
     queue.drain().await;
@@ -53,7 +53,7 @@ async fn queues_are_paused_and_resumed() {
 #[tokio::test]
 async fn limits_are_set_shown_and_removed() {
     let queue = TestQueue::new().await;
-    queue.push("one", Behaviour::Succeed).await;
+    queue.push("one", Behavior::Succeed).await;
     assert_eq!(queue.prints(&["limit", "default"]).await, "default: no limits\n");
     let set = queue.prints(&["limit", "default", "--concurrency", "5", "--rate", "30/m"]).await;
     assert_eq!(set, "default: 5 at once, 30/60s\n");
@@ -76,7 +76,7 @@ async fn smoke_purge_requires_confirmation() {
     let one = queue.failed("one").await;
     queue.failed("two").await;
     queue.later("later").await;
-    let waits = queue.push("waits", Behaviour::Succeed).await;
+    let waits = queue.push("waits", Behavior::Succeed).await;
     queue.cli(&["purge", "default"]).await.failed(1, &["2 failed jobs of default", "--yes"]);
     assert_eq!(queue.status(&one).await.state, State::Failed);
 

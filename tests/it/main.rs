@@ -43,9 +43,10 @@ mod plans;
 mod queue;
 mod queue_cron;
 mod queue_edges;
+mod queue_enqueue;
 mod queue_faults;
 mod queue_operations;
-mod queue_places;
+
 mod queue_processes;
 mod queue_redis;
 mod replicas;

@@ -1,4 +1,4 @@
-//! The life of a job.
+//! The life cycle of a job.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -9,13 +9,13 @@ use tokio_util::sync::CancellationToken;
 use crate::support::{
     app::options,
     eventually,
-    queue::{Behaviour, EndlessTask, TestQueue, UrgentTask, steady},
+    queue::{Behavior, EndlessTask, TestQueue, UrgentTask, steady},
 };
 
 #[tokio::test]
-async fn smoke_a_job_runs_and_its_result_is_kept() {
+async fn smoke_a_job_runs_and_its_result_is_stored() {
     let queue = TestQueue::new().await;
-    let id = queue.push("one", Behaviour::Succeed).await;
+    let id = queue.push("one", Behavior::Succeed).await;
     assert_eq!(queue.status(&id).await.state, State::Queued);
     assert_eq!(queue.redis::<u32>(&["LLEN", "{}:queue:default"]).await, 1);
     assert_eq!(queue.drain().await, Summary { finished: 1, ..Summary::default() });
@@ -30,28 +30,28 @@ async fn smoke_a_job_runs_and_its_result_is_kept() {
 }
 
 #[tokio::test]
-async fn results_are_gone_when_their_time_is_over() {
+async fn results_expire() {
     let queue = TestQueue::new().await;
-    queue.push("one", Behaviour::Succeed).await;
+    queue.push("one", Behavior::Succeed).await;
     queue.drain().await;
     let buckets: Vec<String> = queue.redis(&["ZRANGE", "{}:buckets", "0", "-1"]).await;
     assert_eq!(buckets.len(), 1);
     let day: i64 = queue.redis(&["TTL", &buckets[0]]).await;
     assert!((86_400..86_400 + 86_400 / 8 + 120).contains(&day), "{day}");
-    // What is over is freed by whoever ticks.
+    // The next tick deletes expired outcomes.
     queue.redis::<u32>(&["ZADD", "{}:buckets", "1", &buckets[0]]).await;
     queue.drain().await;
     assert!(!queue.redis::<bool>(&["EXISTS", &buckets[0]]).await);
 }
 
 #[tokio::test]
-async fn a_failure_is_tried_again_and_then_forgotten() {
+async fn a_failed_attempt_is_retried() {
     let queue = TestQueue::new().await;
-    let id = queue.push("one", Behaviour::Fail(2)).await;
+    let id = queue.push("one", Behavior::Fail(2)).await;
     assert_eq!(queue.drain().await.failed, 1);
     let waiting = queue.status(&id).await;
     assert_eq!((waiting.state, waiting.attempts), (State::Scheduled, 1));
-    assert_eq!(waiting.error.as_deref(), Some("The job failed"), "the owner is not told of disks");
+    assert_eq!(waiting.error.as_deref(), Some("The job failed"), "details are for admins only");
     assert_eq!(waiting.error_detail.as_deref(), Some("the disk at /srv is full"));
     let done = queue.drain_until(&id, State::Finished).await;
     assert_eq!((done.attempts, done.error), (3, None));
@@ -60,9 +60,9 @@ async fn a_failure_is_tried_again_and_then_forgotten() {
 }
 
 #[tokio::test]
-async fn when_its_attempts_are_used_up_a_job_has_failed() {
+async fn a_job_fails_after_its_last_attempt() {
     let queue = TestQueue::new().await;
-    let id = queue.push("one", Behaviour::Fail(99)).await;
+    let id = queue.push("one", Behavior::Fail(99)).await;
     let failed = queue.drain_until(&id, State::Failed).await;
     assert_eq!((failed.attempts, failed.error_detail.as_deref()), (3, Some("the disk at /srv is full")));
     assert!(failed.ended_at.is_some());
@@ -72,9 +72,9 @@ async fn when_its_attempts_are_used_up_a_job_has_failed() {
 }
 
 #[tokio::test]
-async fn a_failure_for_good_is_not_tried_again() {
+async fn a_permanent_failure_is_not_retried() {
     let queue = TestQueue::new().await;
-    let id = queue.push("one", Behaviour::FailForGood).await;
+    let id = queue.push("one", Behavior::FailForGood).await;
     queue.drain().await;
     let failed = queue.status(&id).await;
     assert_eq!((failed.state, failed.attempts), (State::Failed, 1));
@@ -82,10 +82,10 @@ async fn a_failure_for_good_is_not_tried_again() {
 }
 
 #[tokio::test]
-async fn a_panic_is_a_failure_like_any_other() {
+async fn a_panic_is_a_failure() {
     let queue = TestQueue::new().await;
-    let id = queue.push("one", Behaviour::Panic).await;
-    let other = queue.push("two", Behaviour::Succeed).await;
+    let id = queue.push("one", Behavior::Panic).await;
+    let other = queue.push("two", Behavior::Succeed).await;
     queue.drain().await;
     assert_eq!(queue.status(&other).await.state, State::Finished);
     let failed = queue.drain_until(&id, State::Failed).await;
@@ -93,7 +93,7 @@ async fn a_panic_is_a_failure_like_any_other() {
 }
 
 #[tokio::test]
-async fn a_job_that_takes_too_long_is_stopped() {
+async fn a_job_is_stopped_after_its_timeout() {
     let queue = TestQueue::new().await;
     let id = queue.queue.enqueue(&EndlessTask, Origin::default()).await.unwrap();
     queue.drain().await;
@@ -103,10 +103,10 @@ async fn a_job_that_takes_too_long_is_stopped() {
 }
 
 #[tokio::test]
-async fn queues_come_in_the_order_they_are_named() {
+async fn queues_are_served_in_order() {
     let queue = TestQueue::new().await;
     for n in 0..3 {
-        queue.push(&format!("default {n}"), Behaviour::Succeed).await;
+        queue.push(&format!("default {n}"), Behavior::Succeed).await;
     }
     for n in 0..3 {
         queue.queue.enqueue(&UrgentTask { name: format!("urgent {n}") }, Origin::default()).await.unwrap();
@@ -119,26 +119,26 @@ async fn queues_come_in_the_order_they_are_named() {
 }
 
 #[tokio::test]
-async fn a_worker_leaves_other_queues_alone() {
+async fn a_worker_fetches_only_from_its_queues() {
     let queue = TestQueue::new().await;
-    let id = queue.push("one", Behaviour::Succeed).await;
+    let id = queue.push("one", Behavior::Succeed).await;
     let never = CancellationToken::new();
     queue.worker(options(&["urgent"])).run(never.clone(), never).await.unwrap();
     assert_eq!(queue.status(&id).await.state, State::Queued);
 }
 
 #[tokio::test]
-async fn no_more_jobs_run_at_once_than_were_asked_for() {
+async fn a_worker_respects_its_concurrency() {
     let queue = TestQueue::new().await;
     for n in 0..12 {
-        queue.push(&n.to_string(), Behaviour::WaitForTest).await;
+        queue.push(&n.to_string(), Behavior::WaitForTest).await;
     }
     let stop = CancellationToken::new();
     let work = tokio::spawn(queue.worker(steady(4)).run(stop.clone(), CancellationToken::new()));
     for done in 0..12_usize {
         let running = (12 - done).min(4);
         let all_run = || async { (queue.log.now.load(Ordering::SeqCst) as usize == running).then_some(()) };
-        eventually("as many run as may", all_run).await;
+        eventually("all slots run a job", all_run).await;
         queue.log.open.notify_one();
     }
     stop.cancel();
@@ -150,7 +150,7 @@ async fn no_more_jobs_run_at_once_than_were_asked_for() {
 async fn workers_that_share_a_queue_run_each_job_once() {
     let queue = TestQueue::new().await;
     for n in 0..300 {
-        queue.push(&n.to_string(), Behaviour::Succeed).await;
+        queue.push(&n.to_string(), Behavior::Succeed).await;
     }
     let never = CancellationToken::new();
     let workers =
@@ -167,13 +167,13 @@ async fn workers_that_share_a_queue_run_each_job_once() {
 }
 
 #[tokio::test]
-async fn an_idle_worker_takes_a_new_job_up() {
+async fn an_idle_worker_starts_a_new_job() {
     let queue = TestQueue::new().await;
     let stop = CancellationToken::new();
     let work = tokio::spawn(queue.worker(steady(2)).run(stop.clone(), CancellationToken::new()));
     for n in 0..20 {
-        let id = queue.push(&n.to_string(), Behaviour::Succeed).await;
-        eventually("it is done", || async {
+        let id = queue.push(&n.to_string(), Behavior::Succeed).await;
+        eventually("the job has finished", || async {
             (queue.status(&id).await.state == State::Finished).then_some(())
         })
         .await;
@@ -183,10 +183,10 @@ async fn an_idle_worker_takes_a_new_job_up() {
 }
 
 #[tokio::test]
-async fn a_job_that_was_cancelled_while_it_waited_never_runs() {
+async fn a_job_that_is_canceled_while_it_waits_never_runs() {
     let queue = TestQueue::new().await;
-    let queued = queue.push("queued", Behaviour::Succeed).await;
-    let scheduled = queue.push("scheduled", Behaviour::Fail(1)).await;
+    let queued = queue.push("queued", Behavior::Succeed).await;
+    let scheduled = queue.push("scheduled", Behavior::Fail(1)).await;
     assert_eq!(queue.queue.cancel(&queued).await.unwrap(), Cancel::Canceled);
     queue.drain().await;
     assert_eq!(queue.queue.cancel(&scheduled).await.unwrap(), Cancel::Canceled);
@@ -200,20 +200,20 @@ async fn a_job_that_was_cancelled_while_it_waited_never_runs() {
 }
 
 #[tokio::test]
-async fn a_running_job_is_cancelled_whether_it_listens_or_not() {
-    for behaviour in [Behaviour::Wait, Behaviour::WaitForTest] {
+async fn a_running_job_is_canceled_with_or_without_its_cooperation() {
+    for behavior in [Behavior::Wait, Behavior::WaitForTest] {
         let queue = TestQueue::new().await;
-        let id = queue.push("one", behaviour.clone()).await;
+        let id = queue.push("one", behavior.clone()).await;
         let stop = CancellationToken::new();
         let work = tokio::spawn(queue.worker(steady(1)).run(stop.clone(), CancellationToken::new()));
-        eventually("it runs", || async { (!queue.log.ran().is_empty()).then_some(()) }).await;
+        eventually("the job runs", || async { (!queue.log.ran().is_empty()).then_some(()) }).await;
         assert_eq!(queue.queue.cancel(&id).await.unwrap(), Cancel::Requested);
-        let ended = eventually("it has ended", || async {
+        let ended = eventually("the job has ended", || async {
             Some(queue.status(&id).await.state).filter(|state| *state != State::Started)
         })
         .await;
-        // One that stops in its own way, and in time, has finished.
-        let expected = if behaviour == Behaviour::Wait { State::Finished } else { State::Canceled };
+        // A job that stops in time by itself has finished.
+        let expected = if behavior == Behavior::Wait { State::Finished } else { State::Canceled };
         assert_eq!(ended, expected);
         stop.cancel();
         work.await.unwrap().unwrap();
@@ -222,38 +222,38 @@ async fn a_running_job_is_cancelled_whether_it_listens_or_not() {
 }
 
 #[tokio::test]
-async fn a_stopping_worker_lets_its_jobs_finish() {
+async fn a_stopping_worker_lets_running_jobs_finish() {
     let queue = TestQueue::new().await;
     let (running, waiting) =
-        (queue.push("one", Behaviour::WaitForTest).await, queue.push("two", Behaviour::Succeed).await);
+        (queue.push("one", Behavior::WaitForTest).await, queue.push("two", Behavior::Succeed).await);
     let stop = CancellationToken::new();
     let work = tokio::spawn(queue.worker(steady(1)).run(stop.clone(), CancellationToken::new()));
-    eventually("it runs", || async { (queue.log.ran().len() == 1).then_some(()) }).await;
+    eventually("the job runs", || async { (queue.log.ran().len() == 1).then_some(()) }).await;
     stop.cancel();
     queue.log.open.notify_one();
     let summary = work.await.unwrap().unwrap();
     assert_eq!((summary.finished, summary.released), (1, 0));
     assert_eq!(queue.status(&running).await.state, State::Finished);
-    assert_eq!(queue.status(&waiting).await.state, State::Queued, "nothing new is begun");
+    assert_eq!(queue.status(&waiting).await.state, State::Queued, "no new job is started");
 }
 
 #[tokio::test]
-async fn jobs_that_outlast_the_grace_go_back_unharmed() {
+async fn jobs_that_outlast_the_grace_period_are_released() {
     for hurried in [false, true] {
         let queue = TestQueue::new().await;
-        let stubborn = queue.push("stubborn", Behaviour::WaitForTest).await;
+        let stubborn = queue.push("stubborn", Behavior::WaitForTest).await;
         let (stop, hurry) = (CancellationToken::new(), CancellationToken::new());
         let grace = if hurried { Duration::from_secs(3_600) } else { Duration::from_millis(10) };
         let worker = queue.worker(Options { grace, ..steady(2) });
         let work = tokio::spawn(worker.run(stop.clone(), hurry.clone()));
-        eventually("it runs", || async { (queue.log.ran().len() == 1).then_some(()) }).await;
+        eventually("the job runs", || async { (queue.log.ran().len() == 1).then_some(()) }).await;
         stop.cancel();
         if hurried {
             hurry.cancel();
         }
         assert_eq!(work.await.unwrap().unwrap().released, 1);
         let status = queue.status(&stubborn).await;
-        assert_eq!((status.state, status.attempts), (State::Queued, 0), "no attempt is burnt");
+        assert_eq!((status.state, status.attempts), (State::Queued, 0), "the attempt does not count");
         queue.is_clean().await;
     }
 }

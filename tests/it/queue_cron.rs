@@ -1,4 +1,4 @@
-//! Jobs that run by the clock: each slot once, however many schedulers there are.
+//! Periodic jobs.
 
 use std::time::Duration;
 
@@ -62,7 +62,7 @@ impl TestQueue {
         self.redis(&["HGET", "{}:cron", name]).await
     }
 
-    /// As if its slot had been so long ago, with nobody to fire it.
+    /// Moves the due time of a schedule into the past, as if no scheduler had run since.
     async fn was_due(&self, name: &str, ago: Duration) {
         let due = chrono::Utc::now().timestamp_millis() - ago.as_millis() as i64;
         self.redis::<u32>(&["HSET", "{}:cron", name, &due.to_string()]).await;
@@ -70,10 +70,10 @@ impl TestQueue {
 }
 
 #[tokio::test]
-async fn a_slot_is_fired_once_however_many_schedulers_run() {
+async fn concurrent_schedulers_fire_each_run_once() {
     let queue = TestQueue::new().await;
     queue.tick().await;
-    assert!(queue.log.ran().is_empty(), "nothing is due yet");
+    assert!(queue.log.ran().is_empty(), "no job is due yet");
     let now = chrono::Utc::now().timestamp_millis();
     assert!((now..now + 8 * 86_400_000).contains(&queue.due(DIGEST).await));
     for round in 1..=5 {
@@ -87,7 +87,7 @@ async fn a_slot_is_fired_once_however_many_schedulers_run() {
 }
 
 #[tokio::test]
-async fn slots_that_were_missed_are_made_up_for_once_or_left_out() {
+async fn missed_runs_are_replaced_by_one_or_skipped() {
     let queue = TestQueue::new().await;
     queue.tick().await;
     let week = Duration::from_secs(7 * 86_400);
@@ -95,26 +95,30 @@ async fn slots_that_were_missed_are_made_up_for_once_or_left_out() {
     queue.was_due(REPORT, 3 * week).await;
     queue.tick().await;
     queue.tick().await;
-    assert_eq!(queue.log.ran(), ["digest"], "three weeks of digests are one, and of reports none");
+    assert_eq!(
+        queue.log.ran(),
+        ["digest"],
+        "three weeks of missed digests are one run, and missed reports are skipped"
+    );
     queue.was_due(REPORT, Duration::from_secs(5)).await;
     queue.tick().await;
     assert_eq!(queue.log.ran(), ["digest", "report"]);
 }
 
 #[tokio::test]
-async fn a_schedule_that_nobody_has_any_more_is_forgotten() {
+async fn an_obsolete_schedule_is_deleted() {
     let queue = TestQueue::new().await;
     queue.was_due("digest|0 4 * * *|UTC", Duration::from_secs(3_000)).await;
     queue.was_due("gone|0 4 * * *|UTC", Duration::from_secs(4_000)).await;
     queue.tick().await;
     let names: Vec<String> = queue.redis(&["HKEYS", "{}:cron"]).await;
-    assert!(names.contains(&"digest|0 4 * * *|UTC".into()), "the version that has it may be rolling out");
+    assert!(names.contains(&"digest|0 4 * * *|UTC".into()), "a version that declares it may be rolling out");
     assert!(!names.contains(&"gone|0 4 * * *|UTC".into()));
     assert!(queue.log.ran().is_empty());
 }
 
 #[tokio::test]
-async fn a_schedule_that_cannot_be_read_is_refused_by_name() {
+async fn an_invalid_schedule_is_rejected_by_name() {
     let queue = TestQueue::new().await;
     const BROKEN: &[JobType<Log>] = &[JobType::of::<Broken>()];
     const NOWHERE: &[JobType<Log>] = &[JobType::of::<Nowhere>()];
@@ -126,7 +130,7 @@ async fn a_schedule_that_cannot_be_read_is_refused_by_name() {
 }
 
 #[tokio::test]
-async fn a_cancelled_slot_leaves_the_next_alone() {
+async fn canceling_a_periodic_job_does_not_affect_the_next_run() {
     let queue = TestQueue::new().await;
     queue.queue.pause("default").await.unwrap();
     queue.tick().await;
@@ -143,7 +147,7 @@ async fn a_cancelled_slot_leaves_the_next_alone() {
 }
 
 #[tokio::test]
-async fn a_full_redis_that_takes_no_periodic_job_still_drains() {
+async fn a_full_redis_still_drains_without_periodic_jobs() {
     let server = Server::redis(&test_dir().unwrap(), Purpose::Test).await.unwrap();
     let queue = TestQueue::on(server.url.expose_secret(), "rq");
     queue.tick().await;
@@ -152,13 +156,13 @@ async fn a_full_redis_that_takes_no_periodic_job_still_drains() {
     queue.queue.enqueue_in(&task, Origin::default(), soon).await.unwrap();
     queue.was_due(DIGEST, Duration::ZERO).await;
     queue.config("maxmemory", "1mb").await;
-    eventually("the delayed one has run", || async {
+    eventually("the delayed job has run", || async {
         queue.tick().await;
         (queue.log.ran() == ["delayed"]).then_some(())
     })
     .await;
     queue.config("maxmemory", "0").await;
     queue.tick().await;
-    assert_eq!(queue.log.ran(), ["delayed", "digest"], "made up for when there is room");
+    assert_eq!(queue.log.ran(), ["delayed", "digest"], "the missed run follows when Redis has memory again");
     server.stop().await;
 }

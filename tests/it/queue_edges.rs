@@ -1,15 +1,15 @@
-//! Jobs that are odd: unknown, unreadable, too large, too late.
+//! Edge cases: unknown tasks, malformed and oversized jobs, repeated and late calls.
 
 use saas::queue::{Cancel, JobType, Origin, State, Worker};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{
     app::options,
-    queue::{Behaviour, Forgetful, Log, Task, TaskOfTomorrow, TestQueue, Unforgetting},
+    queue::{Behavior, Forgetful, Log, Task, TaskOfTomorrow, TestQueue, Unforgetting},
 };
 
 #[tokio::test]
-async fn a_task_that_is_not_known_yet_waits_for_a_worker_that_knows_it() {
+async fn a_job_of_an_unknown_task_waits_for_a_worker_that_knows_it() {
     let queue = TestQueue::new().await;
     let id = queue.queue.enqueue(&TaskOfTomorrow, Origin::default()).await.unwrap();
     queue.drain().await;
@@ -23,10 +23,10 @@ async fn a_task_that_is_not_known_yet_waits_for_a_worker_that_knows_it() {
 }
 
 #[tokio::test]
-async fn a_task_that_nobody_knows_fails_after_a_while() {
+async fn a_job_of_an_unknown_task_fails_after_an_hour() {
     let queue = TestQueue::new().await;
     let id = queue.queue.enqueue(&TaskOfTomorrow, Origin::default()).await.unwrap();
-    // Looked at every 15 s for an hour.
+    // It is delivered every 15 s for an hour.
     queue.redis::<u32>(&["HSET", "{}:unknown", &id, "239"]).await;
     queue.drain().await;
     assert_eq!(queue.status(&id).await.state, State::Scheduled);
@@ -37,13 +37,13 @@ async fn a_task_that_nobody_knows_fails_after_a_while() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_read_fails_and_harms_nobody() {
+async fn malformed_jobs_fail_without_affecting_others() {
     let queue = TestQueue::new().await;
     let (bad_arguments, bad_envelope) =
-        (queue.push("a", Behaviour::Succeed).await, queue.push("b", Behaviour::Succeed).await);
-    let fine = queue.push("c", Behaviour::Succeed).await;
+        (queue.push("a", Behavior::Succeed).await, queue.push("b", Behavior::Succeed).await);
+    let fine = queue.push("c", Behavior::Succeed).await;
     let envelope: String = queue.redis(&["HGET", "{}:jobs", &bad_arguments]).await;
-    let spoilt = envelope.replace("\"behaviour\"", "\"behavior\"");
+    let spoilt = envelope.replace("\"behavior\"", "\"conduct\"");
     queue.redis::<u32>(&["HSET", "{}:jobs", &bad_arguments, &spoilt]).await;
     queue.redis_bytes(&bad_envelope, b"\xff{\"queue\"").await;
     let summary = queue.drain().await;
@@ -55,19 +55,19 @@ async fn what_cannot_be_read_fails_and_harms_nobody() {
 }
 
 #[tokio::test]
-async fn a_payload_that_is_too_large_is_refused() {
+async fn a_payload_that_is_too_large_is_rejected() {
     let queue = TestQueue::new().await;
-    let task = Task { name: "x".repeat(1024 * 1024), behaviour: Behaviour::Succeed };
+    let task = Task { name: "x".repeat(1024 * 1024), behavior: Behavior::Succeed };
     let error = queue.queue.enqueue(&task, Origin::default()).await.unwrap_err();
     assert!(error.to_string().contains("1048576 bytes"), "{error}");
     assert!(!queue.redis::<bool>(&["EXISTS", "{}:jobs"]).await);
 }
 
 #[tokio::test]
-async fn a_result_that_is_too_large_is_refused() {
+async fn a_result_that_is_too_large_is_rejected() {
     let queue = TestQueue::new().await;
-    let id = queue.push(&"x".repeat(700_000), Behaviour::Double).await;
-    let other = queue.push("two", Behaviour::Succeed).await;
+    let id = queue.push(&"x".repeat(700_000), Behavior::Double).await;
+    let other = queue.push("two", Behavior::Succeed).await;
     queue.drain().await;
     assert_eq!(queue.status(&other).await.state, State::Finished);
     let failed = queue.status(&id).await;
@@ -78,9 +78,9 @@ async fn a_result_that_is_too_large_is_refused() {
 }
 
 #[tokio::test]
-async fn no_life_of_a_result_harms_the_others_of_its_batch() {
+async fn extreme_result_ttls_do_not_affect_other_jobs_of_a_batch() {
     let queue = TestQueue::new().await;
-    let mut ids = vec![queue.push("one", Behaviour::Succeed).await];
+    let mut ids = vec![queue.push("one", Behavior::Succeed).await];
     ids.push(queue.queue.enqueue(&Forgetful, Origin::default()).await.unwrap());
     ids.push(queue.queue.enqueue(&Unforgetting, Origin::default()).await.unwrap());
     assert_eq!(queue.drain().await.finished, 3);
@@ -91,16 +91,16 @@ async fn no_life_of_a_result_harms_the_others_of_its_batch() {
 }
 
 #[tokio::test]
-async fn a_push_wakes_whoever_waits() {
+async fn a_push_wakes_idle_workers() {
     let queue = TestQueue::new().await;
-    queue.push("one", Behaviour::Succeed).await;
+    queue.push("one", Behavior::Succeed).await;
     assert_eq!(queue.redis::<u32>(&["ZCARD", "{}:wake:default"]).await, 1);
 }
 
 #[tokio::test]
-async fn a_push_that_arrives_when_the_job_has_ended_makes_no_second_one() {
+async fn a_push_repeated_after_the_job_has_ended_is_ignored() {
     let queue = TestQueue::new().await;
-    let id = queue.push("one", Behaviour::Succeed).await;
+    let id = queue.push("one", Behavior::Succeed).await;
     let envelope: String = queue.redis(&["HGET", "{}:jobs", &id]).await;
     queue.drain().await;
     let known: Vec<String> = {
@@ -112,20 +112,20 @@ async fn a_push_that_arrives_when_the_job_has_ended_makes_no_second_one() {
 }
 
 #[tokio::test]
-async fn a_cancellation_is_not_forgotten_when_the_job_comes_back() {
+async fn a_canceled_job_that_is_released_does_not_run_again() {
     let queue = TestQueue::new().await;
-    let id = queue.push("one", Behaviour::Succeed).await;
-    // Asked to stop, and given back before it heard of it.
+    let id = queue.push("one", Behavior::Succeed).await;
+    // Told to stop, and released before the signal arrived.
     queue.redis::<u32>(&["SADD", "{}:cancel", &id]).await;
     assert_eq!(queue.queue.cancel(&id).await.unwrap(), Cancel::Canceled);
     assert!(!queue.redis::<bool>(&["EXISTS", "{}:cancel"]).await);
 }
 
 #[tokio::test]
-async fn of_the_failed_only_the_latest_are_kept() {
+async fn only_the_latest_failed_jobs_are_kept() {
     let queue = TestQueue::new().await;
-    let old = queue.push("old", Behaviour::FailForGood).await;
-    let new = queue.push("new", Behaviour::FailForGood).await;
+    let old = queue.push("old", Behavior::FailForGood).await;
+    let new = queue.push("new", Behavior::FailForGood).await;
     queue.drain().await;
     queue.redis::<u32>(&["ZADD", "{}:failed:default", "1", &old]).await;
     queue.drain().await;
@@ -135,9 +135,9 @@ async fn of_the_failed_only_the_latest_are_kept() {
 }
 
 #[tokio::test]
-async fn the_owner_and_the_request_travel_with_the_job() {
+async fn a_job_has_its_owner_and_request() {
     let queue = TestQueue::new().await;
-    let task = Task { name: "one".into(), behaviour: Behaviour::Succeed };
+    let task = Task { name: "one".into(), behavior: Behavior::Succeed };
     let origin = Origin { owner: Some(7), request_id: Some("request-1".into()), traceparent: None };
     let id = queue.queue.enqueue(&task, origin).await.unwrap();
     let envelope: String = queue.redis(&["HGET", "{}:jobs", &id]).await;

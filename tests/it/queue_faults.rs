@@ -1,4 +1,4 @@
-//! What the job engine does when things break.
+//! Fault tolerance: lost answers, outages, crashes, lost leases.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -13,7 +13,7 @@ use crate::support::{
     app::options,
     eventually,
     proxy::{Link, Proxy},
-    queue::{Behaviour, Task, TestQueue, steady},
+    queue::{Behavior, Task, TestQueue, steady},
     servers::servers,
 };
 
@@ -30,7 +30,7 @@ async fn proxied() -> (Proxy, TestQueue) {
 
 impl TestQueue {
     async fn until_running(&self, jobs: usize) {
-        eventually("the jobs run", || async { (self.log.ran().len() == jobs).then_some(()) }).await;
+        eventually("the jobs are running", || async { (self.log.ran().len() == jobs).then_some(()) }).await;
     }
 
     pub async fn until(&self, id: &str, state: State) {
@@ -42,22 +42,26 @@ impl TestQueue {
 }
 
 #[tokio::test]
-async fn a_fetch_whose_answer_was_lost_loses_no_job() {
+async fn a_fetch_with_a_lost_answer_loses_no_job() {
     let (proxy, queue) = proxied().await;
-    let id = queue.push("one", Behaviour::Succeed).await;
-    // The envelope comes with the answer to the fetch, and with no other.
+    let id = queue.push("one", Behavior::Succeed).await;
+    // Only the answer to the fetch contains the envelope.
     proxy.lose_answer("test_task");
     assert_eq!(queue.drain().await.finished, 1);
     assert!(proxy.has_lost_it());
     let status = queue.status(&id).await;
-    assert_eq!((status.state, status.attempts), (State::Finished, 1), "no attempt is burnt");
+    assert_eq!(
+        (status.state, status.attempts),
+        (State::Finished, 1),
+        "the lost fetch does not count as an attempt"
+    );
     queue.is_clean().await;
 }
 
 #[tokio::test]
-async fn a_fetch_that_arrives_after_it_was_given_up_takes_nothing() {
+async fn a_fetch_that_arrives_after_its_release_gets_nothing() {
     let queue = TestQueue::new().await;
-    let id = queue.push("one", Behaviour::Succeed).await;
+    let id = queue.push("one", Behavior::Succeed).await;
     queue.redis::<redis::Value>(&["SET", "{}:void:late", "1"]).await;
     let args = ["worker", "late", "1000", "10", "default"];
     let (_, taken, _): (i64, Vec<redis::Value>, u64) = queue.script("fetch", &args).await;
@@ -66,18 +70,18 @@ async fn a_fetch_that_arrives_after_it_was_given_up_takes_nothing() {
 }
 
 #[tokio::test]
-async fn a_settle_whose_answer_was_lost_counts_once() {
+async fn a_settlement_with_a_lost_answer_counts_once() {
     let (proxy, queue) = proxied().await;
-    let id = queue.push("one", Behaviour::WaitForTest).await;
+    let id = queue.push("one", Behavior::WaitForTest).await;
     let stop = CancellationToken::new();
     let worker = queue.worker(Options { scheduler: false, ..steady(1) });
     let work = tokio::spawn(worker.run(stop.clone(), CancellationToken::new()));
     queue.until_running(1).await;
-    // The next answers are those of the settle, and of a heartbeat or a wake-up, which bear it too.
+    // The next answers belong to the settlement, and to a heartbeat or a wake-up, which may be lost too.
     proxy.lose_answer("");
     queue.log.open.notify_one();
     eventually("an answer is lost", || async { proxy.has_lost_it().then_some(()) }).await;
-    eventually("it has finished", || async {
+    eventually("the job has finished", || async {
         let status = queue.queue.status(&id).await.ok().flatten()?;
         (status.state == State::Finished).then_some(())
     })
@@ -89,24 +93,25 @@ async fn a_settle_whose_answer_was_lost_counts_once() {
 }
 
 #[tokio::test]
-async fn a_result_waits_until_redis_is_back() {
+async fn a_result_is_stored_when_redis_is_back() {
     for link in [Link::Cut, Link::Stalled] {
         let (proxy, queue) = proxied().await;
-        let id = queue.push("one", Behaviour::WaitForTest).await;
+        let id = queue.push("one", Behavior::WaitForTest).await;
         let stop = CancellationToken::new();
         let work = tokio::spawn(queue.worker(steady(2)).run(stop.clone(), CancellationToken::new()));
         queue.until_running(1).await;
         proxy.set(link);
-        // Until others notice, too.
-        eventually("Redis is away", || async { queue.queue.queues().await.is_err().then_some(()) }).await;
+        // Until the clients notice it too.
+        eventually("Redis is unavailable", || async { queue.queue.queues().await.is_err().then_some(()) })
+            .await;
         queue.log.open.notify_one();
         eventually("the job has ended", || async {
             (queue.log.now.load(Ordering::SeqCst) == 0).then_some(())
         })
         .await;
         proxy.set(Link::Up);
-        eventually("the result has arrived", || async {
-            // The first questions may meet connections of before.
+        eventually("the result is stored", || async {
+            // The first requests may use broken connections.
             let status = queue.queue.status(&id).await.ok().flatten()?;
             (status.state == State::Finished).then_some(())
         })
@@ -119,8 +124,8 @@ async fn a_result_waits_until_redis_is_back() {
 }
 
 #[tokio::test]
-async fn scripts_that_redis_has_forgotten_are_brought_again() {
-    // A server of its own: the scripts are everybody's.
+async fn scripts_are_reloaded_after_a_script_flush() {
+    // A server of its own, because all tests share the scripts of the common one.
     let server = Server::redis(&test_dir().unwrap(), Purpose::Test).await.unwrap();
     let queue = TestQueue::at(server.url.expose_secret()).await;
     let client = redis::Client::open(server.url.expose_secret()).unwrap();
@@ -131,9 +136,9 @@ async fn scripts_that_redis_has_forgotten_are_brought_again() {
         if n % 10 == 0 {
             redis::cmd("SCRIPT").arg("FLUSH").query_async::<()>(&mut conn).await.unwrap();
         }
-        queue.push(&n.to_string(), Behaviour::Succeed).await;
+        queue.push(&n.to_string(), Behavior::Succeed).await;
     }
-    eventually("all have run", || async { (queue.log.ran().len() == 100).then_some(()) }).await;
+    eventually("all jobs have run", || async { (queue.log.ran().len() == 100).then_some(()) }).await;
     stop.cancel();
     assert_eq!(work.await.unwrap().unwrap().finished, 100);
     let left: bool =
@@ -143,9 +148,9 @@ async fn scripts_that_redis_has_forgotten_are_brought_again() {
 }
 
 #[tokio::test]
-async fn what_a_dead_worker_held_is_run_by_another() {
+async fn jobs_of_a_crashed_worker_are_run_by_another() {
     let queue = TestQueue::new().await;
-    let id = queue.push("one", Behaviour::WaitForTest).await;
+    let id = queue.push("one", Behavior::WaitForTest).await;
     let never = CancellationToken::new();
     let dead = tokio::spawn(queue.worker(short_lease(steady(1))).run(never.clone(), never.clone()));
     queue.until_running(1).await;
@@ -163,9 +168,9 @@ async fn what_a_dead_worker_held_is_run_by_another() {
 }
 
 #[tokio::test]
-async fn a_job_that_kills_its_workers_is_put_aside() {
+async fn a_job_fails_after_it_has_crashed_three_workers() {
     let queue = TestQueue::new().await;
-    let id = queue.push("one", Behaviour::WaitForTest).await;
+    let id = queue.push("one", Behavior::WaitForTest).await;
     let never = CancellationToken::new();
     for crash in 1..=3 {
         let due = queue.redis::<Option<String>>(&["ZSCORE", "{}:scheduled:default", &id]).await;
@@ -175,11 +180,11 @@ async fn a_job_that_kills_its_workers_is_put_aside() {
         let victim = tokio::spawn(queue.worker(short_lease(steady(1))).run(never.clone(), never.clone()));
         queue.until_running(crash).await;
         victim.abort();
-        // Somebody who keeps time, and takes nothing.
+        // A worker that runs only a scheduler.
         let stop = CancellationToken::new();
         let other = short_lease(Options { queues: "other".parse().unwrap(), ..steady(1) });
         let witness = tokio::spawn(queue.worker(other).run(stop.clone(), never.clone()));
-        eventually("the job is taken back", || async {
+        eventually("the job is recovered", || async {
             (queue.status(&id).await.state != State::Started).then_some(())
         })
         .await;
@@ -194,7 +199,7 @@ async fn a_job_that_kills_its_workers_is_put_aside() {
 #[tokio::test]
 async fn a_long_job_keeps_its_lease() {
     let queue = TestQueue::new().await;
-    let id = queue.push("one", Behaviour::WaitForTest).await;
+    let id = queue.push("one", Behavior::WaitForTest).await;
     let stop = CancellationToken::new();
     let work = tokio::spawn(queue.worker(short_lease(steady(2))).run(stop.clone(), CancellationToken::new()));
     let rival =
@@ -206,7 +211,7 @@ async fn a_long_job_keeps_its_lease() {
         leases[0].1
     };
     let first = expiry().await;
-    eventually("the lease is extended past three of its lengths", || async {
+    eventually("the lease has lasted for three times its length", || async {
         (expiry().await > first + 3.0 * LEASE.as_millis() as f64).then_some(())
     })
     .await;
@@ -219,18 +224,18 @@ async fn a_long_job_keeps_its_lease() {
 }
 
 #[test]
-fn a_job_that_starves_the_runtime_keeps_its_lease_and_its_neighbours() {
+fn a_job_that_blocks_the_runtime_costs_no_leases() {
     let starved = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let other = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let queue = other.block_on(TestQueue::new());
-    let neighbour = other.block_on(queue.push("neighbour", Behaviour::WaitForTest));
+    let neighbour = other.block_on(queue.push("neighbor", Behavior::WaitForTest));
     let stop = CancellationToken::new();
     let worker = queue.worker(short_lease(steady(2)));
     let work = starved.spawn(worker.run(stop.clone(), CancellationToken::new()));
     other.block_on(async {
         queue.until_running(1).await;
-        // Three leases long, on the only thread there is.
-        let blocker = queue.push("blocker", Behaviour::Block(3_000)).await;
+        // For three times the lease, on the only thread of the runtime.
+        let blocker = queue.push("blocker", Behavior::Block(3_000)).await;
         queue.until_running(2).await;
         let rival =
             tokio::spawn(queue.worker(short_lease(steady(2))).run(stop.clone(), CancellationToken::new()));
@@ -240,15 +245,15 @@ fn a_job_that_starves_the_runtime_keeps_its_lease_and_its_neighbours() {
         stop.cancel();
         rival.await.unwrap().unwrap();
         work.await.unwrap().unwrap();
-        assert_eq!(queue.log.ran(), ["neighbour", "blocker"], "neither ran twice");
+        assert_eq!(queue.log.ran(), ["neighbor", "blocker"], "neither ran twice");
         queue.is_clean().await;
     });
 }
 
 #[tokio::test]
-async fn a_worker_that_cannot_renew_stops_its_jobs_and_loses_none() {
+async fn a_worker_that_cannot_renew_its_leases_stops_its_jobs() {
     let (proxy, queue) = proxied().await;
-    let id = queue.push("one", Behaviour::WaitForTest).await;
+    let id = queue.push("one", Behavior::WaitForTest).await;
     let stop = CancellationToken::new();
     let work = tokio::spawn(queue.worker(short_lease(steady(1))).run(stop.clone(), CancellationToken::new()));
     queue.until_running(1).await;
@@ -260,7 +265,7 @@ async fn a_worker_that_cannot_renew_stops_its_jobs_and_loses_none() {
     proxy.set(Link::Up);
     queue.until_running(2).await;
     queue.log.open.notify_waiters();
-    eventually("it has finished", || async {
+    eventually("the job has finished", || async {
         queue.log.open.notify_waiters();
         let status = queue.queue.status(&id).await.ok().flatten()?;
         (status.state == State::Finished).then_some(())
@@ -272,17 +277,17 @@ async fn a_worker_that_cannot_renew_stops_its_jobs_and_loses_none() {
 }
 
 #[tokio::test]
-async fn a_full_redis_refuses_new_jobs_and_drains_the_old() {
+async fn a_full_redis_rejects_new_jobs_and_drains() {
     let dir = test_dir().unwrap();
     let server = Server::redis(&dir, Purpose::Test).await.unwrap();
     let queue = TestQueue::at(server.url.expose_secret()).await;
     let client = redis::Client::open(server.url.expose_secret()).unwrap();
     let mut conn = client.get_multiplexed_async_connection().await.unwrap();
     let ids: Vec<_> =
-        futures_util::future::join_all((0..20).map(|_| queue.push("x", Behaviour::Succeed))).await;
+        futures_util::future::join_all((0..20).map(|_| queue.push("x", Behavior::Succeed))).await;
     let set = |bytes: &'static str| redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(bytes).to_owned();
     set("1mb").query_async::<()>(&mut conn).await.unwrap();
-    let task = Task { name: "one too many".into(), behaviour: Behaviour::Succeed };
+    let task = Task { name: "one too many".into(), behavior: Behavior::Succeed };
     let error = queue.queue.enqueue(&task, Origin::default()).await.unwrap_err();
     assert_eq!(error.to_string(), "Redis is unavailable");
     assert_eq!(queue.drain().await.finished, 20);
@@ -290,34 +295,38 @@ async fn a_full_redis_refuses_new_jobs_and_drains_the_old() {
         assert_eq!(queue.status(id).await.state, State::Finished);
     }
     set("0").query_async::<()>(&mut conn).await.unwrap();
-    queue.push("again", Behaviour::Succeed).await;
+    queue.push("again", Behavior::Succeed).await;
     assert_eq!(queue.drain().await.finished, 1);
     server.stop().await;
 }
 
 #[tokio::test]
-async fn nothing_is_taken_back_right_after_an_outage() {
+async fn no_job_is_recovered_right_after_an_outage() {
     let queue = TestQueue::new().await;
-    let id = queue.push("one", Behaviour::WaitForTest).await;
+    let id = queue.push("one", Behavior::WaitForTest).await;
     let never = CancellationToken::new();
     let worker = queue.worker(Options { scheduler: false, ..short_lease(steady(1)) });
     let work = tokio::spawn(worker.run(never.clone(), never.clone()));
     queue.until_running(1).await;
     work.abort();
-    // As if nobody had kept time for an hour, during which the lease has run out.
+    // As if no scheduler had run for an hour, during which the lease has expired.
     queue.redis::<redis::Value>(&["SET", "{}:tick", "1"]).await;
     let lease: Vec<String> = queue.redis(&["ZRANGE", "{}:wip:default", "0", "-1"]).await;
     queue.redis::<u32>(&["ZADD", "{}:wip:default", "1", &lease[0]]).await;
-    // Somebody who keeps time, and takes nothing.
+    // A worker that runs only a scheduler.
     let stop = CancellationToken::new();
     let options =
         Options { queues: "other".parse().unwrap(), lease: Duration::from_secs(3_600), ..steady(1) };
     let witness = tokio::spawn(queue.worker(options).run(stop.clone(), never));
-    eventually("it has seen the gap", || async {
+    eventually("the scheduler has noticed the gap", || async {
         queue.redis::<bool>(&["EXISTS", "{}:grace"]).await.then_some(())
     })
     .await;
-    assert_eq!(queue.status(&id).await.state, State::Started, "its worker gets a lease's time to come back");
+    assert_eq!(
+        queue.status(&id).await.state,
+        State::Started,
+        "its worker gets the time of one lease to return"
+    );
     queue.redis::<u32>(&["DEL", "{}:grace"]).await;
     queue.until(&id, State::Queued).await;
     stop.cancel();
@@ -325,16 +334,16 @@ async fn nothing_is_taken_back_right_after_an_outage() {
 }
 
 #[tokio::test]
-async fn workers_that_only_burst_take_back_what_one_of_them_held() {
+async fn burst_workers_recover_the_jobs_of_a_crashed_one() {
     let queue = TestQueue::new().await;
-    let id = queue.push("one", Behaviour::WaitForTest).await;
+    let id = queue.push("one", Behavior::WaitForTest).await;
     let never = CancellationToken::new();
-    // Longer than the shortest gap that counts as one.
+    // Longer than the longest normal gap between ticks.
     let five_seconds = || Options { lease: Duration::from_secs(5), ..options(&["default"]) };
     let dead = tokio::spawn(queue.worker(five_seconds()).run(never.clone(), never.clone()));
     queue.until_running(1).await;
     dead.abort();
-    // As if the next were started an hour later.
+    // As if the next worker started an hour later.
     queue.redis::<redis::Value>(&["SET", "{}:tick", "1"]).await;
     let lease: Vec<String> = queue.redis(&["ZRANGE", "{}:wip:default", "0", "-1"]).await;
     queue.redis::<u32>(&["ZADD", "{}:wip:default", "1", &lease[0]]).await;

@@ -1,4 +1,4 @@
-//! What operators see and do: lists, counters, pauses, requeues, purges, live workers.
+//! Operations: lists, totals, pause, requeue, purge, running workers.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::{
     eventually,
-    queue::{Behaviour, Task, TestQueue, steady},
+    queue::{Behavior, Task, TestQueue, steady},
 };
 
 impl TestQueue {
@@ -27,33 +27,33 @@ async fn a_paused_queue_keeps_its_jobs() {
     let stop = CancellationToken::new();
     let work = tokio::spawn(queue.worker(steady(2)).run(stop.clone(), CancellationToken::new()));
     queue.queue.pause("default").await.unwrap();
-    let id = queue.push("one", Behaviour::Succeed).await;
+    let id = queue.push("one", Behavior::Succeed).await;
     assert_eq!(queue.drain().await.finished, 0);
     assert!(queue.info().await.paused);
     assert_eq!(queue.status(&id).await.state, State::Queued);
     queue.queue.resume("default").await.unwrap();
-    eventually("it has run", || async { (queue.log.ran().len() == 1).then_some(()) }).await;
+    eventually("the job has run", || async { (queue.log.ran().len() == 1).then_some(()) }).await;
     stop.cancel();
     work.await.unwrap().unwrap();
 }
 
 #[tokio::test]
-async fn what_has_failed_can_be_put_back_or_thrown_away() {
+async fn failed_jobs_can_be_requeued_or_purged() {
     let queue = TestQueue::new().await;
     let mut ids = Vec::new();
     for n in 0..5 {
-        ids.push(queue.push(&n.to_string(), Behaviour::FailForGood).await);
+        ids.push(queue.push(&n.to_string(), Behavior::FailForGood).await);
     }
     queue.drain().await;
     let failed = queue.queue.list("default", State::Failed, 0, 3).await.unwrap();
     assert_eq!(failed.len(), 3);
     assert_eq!(
         failed[0].payload,
-        Some(json!({ "name": failed[0].payload.as_ref().unwrap()["name"], "behaviour": "FailForGood" }))
+        Some(json!({ "name": failed[0].payload.as_ref().unwrap()["name"], "behavior": "FailForGood" }))
     );
     assert_eq!(queue.queue.list("default", State::Failed, 3, 3).await.unwrap().len(), 2);
     assert!(queue.queue.requeue(&ids[0]).await.unwrap());
-    assert!(!queue.queue.requeue(&ids[0]).await.unwrap(), "it is queued already");
+    assert!(!queue.queue.requeue(&ids[0]).await.unwrap(), "the job is already queued");
     let status = queue.status(&ids[0]).await;
     assert_eq!((status.state, status.attempts, status.error), (State::Queued, 0, None));
     assert_eq!(queue.queue.requeue_failed(&queue.info().await).await.unwrap(), 4);
@@ -63,10 +63,10 @@ async fn what_has_failed_can_be_put_back_or_thrown_away() {
     assert_eq!((info.failed, info.totals.requeued, info.totals.failed), (5, 5, 10));
     assert_eq!(queue.purge(State::Failed).await.unwrap(), 5);
     assert!(queue.queue.status(&ids[0]).await.unwrap().is_none());
-    queue.push("waits", Behaviour::Succeed).await;
-    let place = EnqueueOptions { group: Some("g".into()), ..EnqueueOptions::default() };
-    let task = || Task { name: "waits too".into(), behaviour: Behaviour::Succeed };
-    queue.queue.enqueue_with(&task(), Origin::default(), place).await.unwrap();
+    queue.push("waits", Behavior::Succeed).await;
+    let options = EnqueueOptions { group: Some("g".into()), ..EnqueueOptions::default() };
+    let task = || Task { name: "waits too".into(), behavior: Behavior::Succeed };
+    queue.queue.enqueue_with(&task(), Origin::default(), options).await.unwrap();
     queue.queue.enqueue_in(&task(), Origin::default(), Duration::from_secs(60)).await.unwrap();
     assert_eq!(queue.purge(State::Queued).await.unwrap(), 2);
     assert_eq!(queue.purge(State::Scheduled).await.unwrap(), 1);
@@ -77,15 +77,15 @@ async fn what_has_failed_can_be_put_back_or_thrown_away() {
 }
 
 #[tokio::test]
-async fn every_job_that_came_is_counted_once() {
+async fn the_totals_count_each_job_once() {
     let queue = TestQueue::new().await;
-    for behaviour in [Behaviour::Succeed, Behaviour::FailForGood, Behaviour::Fail(1), Behaviour::Panic] {
-        queue.push("x", behaviour).await;
+    for behavior in [Behavior::Succeed, Behavior::FailForGood, Behavior::Fail(1), Behavior::Panic] {
+        queue.push("x", behavior).await;
     }
     queue.drain().await;
-    let id = queue.push("x", Behaviour::Succeed).await;
+    let id = queue.push("x", Behavior::Succeed).await;
     assert_eq!(queue.queue.cancel(&id).await.unwrap(), Cancel::Canceled);
-    queue.push("x", Behaviour::Succeed).await;
+    queue.push("x", Behavior::Succeed).await;
     let info = queue.info().await;
     let totals = info.totals;
     assert_eq!((totals.enqueued, totals.finished, totals.failed, totals.canceled), (6, 1, 1, 1));
@@ -94,12 +94,12 @@ async fn every_job_that_came_is_counted_once() {
 }
 
 #[tokio::test]
-async fn a_worker_is_listed_while_it_lives() {
+async fn a_worker_is_listed_while_it_runs() {
     let queue = TestQueue::new().await;
-    let id = queue.push("one", Behaviour::WaitForTest).await;
+    let id = queue.push("one", Behavior::WaitForTest).await;
     let stop = CancellationToken::new();
     let work = tokio::spawn(queue.worker(steady(7)).run(stop.clone(), CancellationToken::new()));
-    let worker = eventually("it is listed with its job", || async {
+    let worker = eventually("the worker is listed with its job", || async {
         let workers = queue.queue.workers().await.unwrap();
         workers.into_iter().find(|worker| worker.running == 1)
     })
@@ -112,34 +112,37 @@ async fn a_worker_is_listed_while_it_lives() {
     queue.log.open.notify_one();
     stop.cancel();
     work.await.unwrap().unwrap();
-    assert!(queue.queue.workers().await.unwrap().is_empty(), "it has signed off");
+    assert!(queue.queue.workers().await.unwrap().is_empty(), "the worker has signed off");
 }
 
 #[tokio::test]
-async fn progress_is_seen_while_the_job_runs() {
+async fn progress_is_visible_while_the_job_runs() {
     let queue = TestQueue::new().await;
-    let id = queue.push("one", Behaviour::Report).await;
+    let id = queue.push("one", Behavior::Report).await;
     let stop = CancellationToken::new();
     let work = tokio::spawn(queue.worker(steady(1)).run(stop.clone(), CancellationToken::new()));
-    let progress = eventually("it reports", || async { queue.status(&id).await.progress }).await;
+    let progress =
+        eventually("the job reports progress", || async { queue.status(&id).await.progress }).await;
     assert_eq!(progress, json!({ "percent": 40, "message": "four of ten" }));
     queue.log.open.notify_one();
-    eventually("it is done", || async { (queue.status(&id).await.state == State::Finished).then_some(()) })
-        .await;
+    eventually("the job has finished", || async {
+        (queue.status(&id).await.state == State::Finished).then_some(())
+    })
+    .await;
     stop.cancel();
     work.await.unwrap().unwrap();
     assert!(!queue.redis::<bool>(&["EXISTS", "{}:prog"]).await);
 }
 
 #[tokio::test]
-async fn a_task_says_what_becomes_of_it() {
+async fn a_failure_can_snooze_discard_or_delay_a_job() {
     let queue = TestQueue::new().await;
-    let snoozed = queue.push("snooze", Behaviour::Snooze).await;
-    let dropped = queue.push("drop", Behaviour::Discard).await;
-    let later = queue.push("later", Behaviour::RetryIn(3_600)).await;
+    let snoozed = queue.push("snooze", Behavior::Snooze).await;
+    let dropped = queue.push("drop", Behavior::Discard).await;
+    let later = queue.push("later", Behavior::RetryIn(3_600)).await;
     queue.drain().await;
     let status = queue.status(&snoozed).await;
-    assert_eq!((status.state, status.attempts), (State::Scheduled, 0), "no attempt is counted");
+    assert_eq!((status.state, status.attempts), (State::Scheduled, 0), "the attempt does not count");
     let status = queue.status(&dropped).await;
     assert_eq!((status.state, status.error.as_deref()), (State::Canceled, Some("The invoice is paid")));
     let status = queue.status(&later).await;
@@ -150,10 +153,10 @@ async fn a_task_says_what_becomes_of_it() {
 }
 
 #[tokio::test]
-async fn one_that_lies_deep_in_a_long_queue_is_cancelled_too() {
+async fn a_job_deep_in_a_long_queue_can_be_canceled() {
     let queue = TestQueue::new().await;
     let tasks: Vec<_> =
-        (0..25_000).map(|n| Task { name: n.to_string(), behaviour: Behaviour::Succeed }).collect();
+        (0..25_000).map(|n| Task { name: n.to_string(), behavior: Behavior::Succeed }).collect();
     let ids = queue.queue.enqueue_all(&tasks, Origin::default(), EnqueueOptions::default()).await.unwrap();
     for n in [0, 12_500, 24_999] {
         assert_eq!(queue.queue.cancel(&ids[n]).await.unwrap(), Cancel::Canceled);
@@ -165,18 +168,18 @@ async fn one_that_lies_deep_in_a_long_queue_is_cancelled_too() {
 }
 
 #[tokio::test]
-async fn a_purge_leaves_what_came_after_it_was_asked_for() {
+async fn a_purge_keeps_jobs_that_are_enqueued_after_it_started() {
     let queue = TestQueue::new().await;
-    queue.push("old", Behaviour::FailForGood).await;
+    queue.push("old", Behavior::FailForGood).await;
     queue.drain().await;
-    queue.push("old", Behaviour::Succeed).await;
+    queue.push("old", Behavior::Succeed).await;
     let asked = queue.info().await;
-    // Ids of the same millisecond are not told apart.
-    eventually("a millisecond has gone by", || async {
+    // Ids of the same millisecond count as old.
+    eventually("a millisecond has passed", || async {
         (queue.info().await.seen_at > asked.seen_at).then_some(())
     })
     .await;
-    let new = queue.push("new", Behaviour::Succeed).await;
+    let new = queue.push("new", Behavior::Succeed).await;
     assert_eq!(queue.queue.purge(&asked, State::Queued).await.unwrap(), 1);
     assert_eq!(queue.queue.purge(&asked, State::Failed).await.unwrap(), 1);
     assert_eq!(queue.drain().await.finished, 1);
@@ -184,44 +187,43 @@ async fn a_purge_leaves_what_came_after_it_was_asked_for() {
 }
 
 #[tokio::test]
-async fn a_purge_finds_the_old_behind_any_number_of_new() {
+async fn a_purge_finds_old_jobs_behind_many_new_ones() {
     let queue = TestQueue::new().await;
-    let tasks = |n: usize| {
-        (0..n).map(|_| Task { name: "x".into(), behaviour: Behaviour::Succeed }).collect::<Vec<_>>()
-    };
-    let enqueue = async |n: usize, place: EnqueueOptions| {
-        queue.queue.enqueue_all(&tasks(n), Origin::default(), place).await.unwrap()
+    let tasks =
+        |n: usize| (0..n).map(|_| Task { name: "x".into(), behavior: Behavior::Succeed }).collect::<Vec<_>>();
+    let enqueue = async |n: usize, options: EnqueueOptions| {
+        queue.queue.enqueue_all(&tasks(n), Origin::default(), options).await.unwrap()
     };
     let tenant = || EnqueueOptions { group: Some("tenant".into()), front: true, ..EnqueueOptions::default() };
     let due_in = |seconds| EnqueueOptions {
         when: When::In(Duration::from_secs(seconds)),
         ..EnqueueOptions::default()
     };
-    for place in [EnqueueOptions::default(), tenant(), due_in(7_200)] {
-        enqueue(2, place).await;
+    for options in [EnqueueOptions::default(), tenant(), due_in(7_200)] {
+        enqueue(2, options).await;
     }
     let asked = queue.info().await;
-    eventually("a millisecond has gone by", || async {
+    eventually("a millisecond has passed", || async {
         (queue.info().await.seen_at > asked.seen_at).then_some(())
     })
     .await;
     let first = enqueue(1_500, EnqueueOptions { front: true, ..EnqueueOptions::default() }).await;
     let last = enqueue(1_500, EnqueueOptions::default()).await;
-    for place in [tenant(), due_in(3_600)] {
-        enqueue(1_500, place).await;
+    for options in [tenant(), due_in(3_600)] {
+        enqueue(1_500, options).await;
     }
     assert_eq!(queue.queue.purge(&asked, State::Queued).await.unwrap(), 4);
     assert_eq!(queue.queue.purge(&asked, State::Scheduled).await.unwrap(), 2);
     let info = queue.info().await;
     assert_eq!((info.queued, info.scheduled, info.totals.canceled), (4_500, 1_500, 6));
     let list: Vec<String> = queue.redis(&["LRANGE", "{}:queue:default", "0", "-1"]).await;
-    assert!(list == [first, last].concat(), "the new ones are in their order");
+    assert!(list == [first, last].concat(), "the new jobs keep their order");
 }
 
 #[tokio::test]
-async fn what_is_asked_to_stop_and_comes_back_is_cancelled() {
+async fn a_job_that_was_told_to_stop_and_fails_is_canceled() {
     let queue = TestQueue::new().await;
-    let id = queue.push("one", Behaviour::Succeed).await;
+    let id = queue.push("one", Behavior::Succeed).await;
     let (_, taken, _): (i64, Vec<redis::Value>, u64) =
         queue.script("fetch", &["w", "t", "60000", "1", "default"]).await;
     assert_eq!(taken.len(), 1);

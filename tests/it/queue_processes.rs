@@ -1,6 +1,6 @@
-//! Workers as processes of their own, killed, stopped and replaced.
+//! Workers as separate processes, which are killed, suspended and replaced.
 //!
-//! The worker process is this test binary, asked to run the one test that is a worker.
+//! A worker process is this test binary, which runs the one test that is a worker.
 
 use std::{
     collections::HashMap,
@@ -23,7 +23,7 @@ use crate::support::{
     servers::servers,
 };
 
-/// Notes that it runs in a file that all workers share, and goes on for a while or takes its worker with it.
+/// Appends a line to a file that all workers share, then runs for a while or aborts its process.
 #[derive(Serialize, Deserialize)]
 struct Note {
     name: String,
@@ -38,7 +38,7 @@ impl Job for Note {
 
     async fn run(self, ctx: Context<PathBuf>) -> Result<(), Failure> {
         let mut file = std::fs::File::options().append(true).create(true).open(&ctx.state)?;
-        // One write: lines of several processes do not mix.
+        // In one write, so that lines of several processes do not mix.
         file.write_all(format!("{}\n", self.name).as_bytes())?;
         if self.abort {
             std::process::abort();
@@ -50,10 +50,10 @@ impl Job for Note {
 
 const JOBS: &[JobType<PathBuf>] = &[JobType::of::<Note>()];
 
-/// No test: the worker that the others start.
+/// Not a test: the worker process that the tests start.
 #[test]
 #[ignore = "run by the tests of this file"]
-fn as_a_worker() {
+fn worker_process() {
     let Ok(url) = std::env::var("AS_A_WORKER") else { return };
     let var = |name: &str| std::env::var(name).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -73,7 +73,7 @@ fn as_a_worker() {
             term.recv().await;
             asked.cancel();
         });
-        // The run that started it may be killed.
+        // Exits if the test run that started it is killed.
         let parent = std::os::unix::process::parent_id();
         tokio::spawn(async move {
             while std::os::unix::process::parent_id() == parent {
@@ -110,7 +110,7 @@ impl Fleet {
     fn start(&self, concurrency: usize) -> Running {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command
-            .args(["queue_processes::as_a_worker", "--exact", "--ignored", "--nocapture"])
+            .args(["queue_processes::worker_process", "--exact", "--ignored", "--nocapture"])
             .env("AS_A_WORKER", &self.url)
             .env("PREFIX", &self.queue.prefix)
             .env("NOTES", self.notes())
@@ -122,7 +122,7 @@ impl Fleet {
         Path::join(self.dir.path(), "notes")
     }
 
-    /// How often each job has run.
+    /// How often each job has started.
     fn ran(&self) -> HashMap<String, u32> {
         let mut all = HashMap::new();
         for name in std::fs::read_to_string(self.notes()).unwrap_or_default().lines() {
@@ -137,9 +137,9 @@ impl Fleet {
     }
 
     async fn until_finished(&self, jobs: u64) {
-        eventually("all have finished", || async {
+        eventually("all jobs have finished", || async {
             let info = self.queue.queue.queue("default").await.unwrap().unwrap();
-            // A job that was hit three times by chance is put aside, where an operator finds it.
+            // A job whose worker was killed three times by chance has failed, and an operator would requeue it.
             if info.failed > 0 && info.queued + info.scheduled + info.started == 0 {
                 self.queue.queue.requeue_failed(&info).await.unwrap();
             }
@@ -150,22 +150,22 @@ impl Fleet {
 }
 
 #[tokio::test]
-async fn a_storm_of_kills_loses_no_job() {
+async fn no_job_is_lost_when_workers_are_killed() {
     let full = std::env::var_os("TEST_FULL").is_some();
     let (jobs, kills) = if full { (10_000, 100) } else { (1_000, 10) };
     let mut fleet = Fleet::new(3, 100).await;
     let ids = fleet.enqueue(0..jobs, 20).await;
     for kill in 0..kills {
-        // Each in the middle of its work: after so many more have begun.
+        // Kill a worker while it is running jobs: after more of them have started.
         let begun = kill * jobs / (kills + 1);
-        eventually("some have begun", || async { (fleet.ran().len() >= begun).then_some(()) }).await;
+        eventually("some jobs have started", || async { (fleet.ran().len() >= begun).then_some(()) }).await;
         let victim = kill % fleet.workers.len();
         fleet.workers[victim].signal("KILL");
         fleet.workers[victim] = fleet.start(100);
     }
     fleet.until_finished(jobs as u64).await;
     let ran = fleet.ran();
-    assert_eq!(ran.len(), jobs, "every effect was had");
+    assert_eq!(ran.len(), jobs, "every job has run");
     for id in &ids {
         assert_eq!(fleet.queue.status(id).await.state, State::Finished);
     }
@@ -175,22 +175,25 @@ async fn a_storm_of_kills_loses_no_job() {
 }
 
 #[tokio::test]
-async fn a_job_that_aborts_its_process_is_put_aside_and_its_neighbours_are_not() {
+async fn a_job_that_aborts_its_process_fails_and_others_do_not() {
     let mut fleet = Fleet::new(1, 10).await;
     fleet.enqueue(0..5, 50).await;
     let poison = Note { name: "poison".into(), ms: 0, abort: true };
     let poison = fleet.queue.queue.enqueue(&poison, Origin::default()).await.unwrap();
     for run in 1..=3 {
-        eventually("it runs", || async { (fleet.ran().get("poison") == Some(&run)).then_some(()) }).await;
+        eventually("the job is running", || async {
+            (fleet.ran().get("poison") == Some(&run)).then_some(())
+        })
+        .await;
         fleet.workers[0].end().await;
-        // As an orchestrator does.
+        // Restart the worker, as an orchestrator does.
         fleet.workers[0] = fleet.start(10);
     }
     fleet.queue.until(&poison, State::Failed).await;
     assert_eq!(fleet.ran()["poison"], 3);
     let status = fleet.queue.status(&poison).await;
     assert_eq!(status.error.as_deref(), Some("The worker that ran this job died"));
-    eventually("the others have finished", || async {
+    eventually("the other jobs have finished", || async {
         let info = fleet.queue.queue.queue("default").await.unwrap().unwrap();
         (info.totals.finished == 5).then_some(())
     })
@@ -198,14 +201,15 @@ async fn a_job_that_aborts_its_process_is_put_aside_and_its_neighbours_are_not()
 }
 
 #[tokio::test]
-async fn replicas_that_come_and_go_run_each_job_once() {
+async fn each_job_runs_once_during_a_rolling_restart() {
     let mut fleet = Fleet::new(3, 10).await;
     let mut jobs = 0;
     for round in 0..6 {
         fleet.enqueue(jobs..jobs + 150, 5).await;
         jobs += 150;
         let half = jobs - 75;
-        eventually("half of them have begun", || async { (fleet.ran().len() >= half).then_some(()) }).await;
+        eventually("half of the jobs have started", || async { (fleet.ran().len() >= half).then_some(()) })
+            .await;
         let leaving = round % fleet.workers.len();
         let successor = fleet.start(10);
         let mut leaving = std::mem::replace(&mut fleet.workers[leaving], successor);
@@ -214,19 +218,20 @@ async fn replicas_that_come_and_go_run_each_job_once() {
     }
     fleet.until_finished(jobs as u64).await;
     let ran = fleet.ran();
-    assert!(ran.len() == jobs && ran.values().all(|times| *times == 1), "each once, none twice");
+    assert!(ran.len() == jobs && ran.values().all(|times| *times == 1), "each job runs once");
     fleet.queue.is_clean().await;
 }
 
 #[tokio::test]
-async fn a_worker_that_was_asleep_finds_its_jobs_gone() {
+async fn a_worker_that_was_suspended_loses_its_jobs() {
     let mut fleet = Fleet::new(1, 1).await;
     let ids = fleet.enqueue(0..1, 1_500).await;
-    eventually("it has begun", || async { (fleet.ran().len() == 1).then_some(()) }).await;
+    eventually("the job has started", || async { (fleet.ran().len() == 1).then_some(()) }).await;
     fleet.workers[0].signal("STOP");
     let other = fleet.start(1);
     fleet.workers.push(other);
-    eventually("another has begun it", || async { (fleet.ran()["0"] == 2).then_some(()) }).await;
+    eventually("another worker has started the job", || async { (fleet.ran()["0"] == 2).then_some(()) })
+        .await;
     fleet.workers[0].signal("CONT");
     fleet.until_finished(1).await;
     fleet.enqueue(1..20, 5).await;
@@ -235,14 +240,14 @@ async fn a_worker_that_was_asleep_finds_its_jobs_gone() {
     assert_eq!((status.state, status.attempts), (State::Finished, 2));
     assert_eq!(fleet.ran()["0"], 2);
     let totals = fleet.queue.queue.queue("default").await.unwrap().unwrap().totals;
-    assert_eq!((totals.enqueued, totals.finished), (20, 20), "its late word did not count");
+    assert_eq!((totals.enqueued, totals.finished), (20, 20), "the late outcome was rejected");
     fleet.queue.is_clean().await;
 }
 
 #[tokio::test]
-async fn two_schedulers_one_of_them_asleep_promote_each_job_once() {
+async fn a_suspended_scheduler_does_not_run_jobs_twice() {
     let mut fleet = Fleet::new(2, 10).await;
-    eventually("both live", || async {
+    eventually("both workers are running", || async {
         (fleet.queue.queue.workers().await.unwrap().len() == 2).then_some(())
     })
     .await;
@@ -253,10 +258,10 @@ async fn two_schedulers_one_of_them_asleep_promote_each_job_once() {
     };
     let notes: Vec<_> = (0..200).map(|n| Note { name: n.to_string(), ms: 0, abort: false }).collect();
     fleet.queue.queue.enqueue_all(&notes, Origin::default(), soon).await.unwrap();
-    eventually("some have begun", || async { (fleet.ran().len() >= 50).then_some(()) }).await;
+    eventually("some jobs have started", || async { (fleet.ran().len() >= 50).then_some(()) }).await;
     fleet.workers[0].signal("CONT");
     fleet.until_finished(200).await;
-    assert!(fleet.ran().values().all(|times| *times == 1), "each once, none twice");
+    assert!(fleet.ran().values().all(|times| *times == 1), "each job runs once");
     let worker = fleet.workers.remove(0);
     drop(worker);
     fleet.queue.is_clean().await;

@@ -1,4 +1,4 @@
-//! What happens to jobs when Redis dies, hangs, forgets, refuses to write, or is one of a cluster.
+//! Faults of Redis: crash, hang, flush, read-only replica; and Redis Cluster.
 
 use std::{process::Command, sync::atomic::Ordering, time::Duration};
 
@@ -10,11 +10,11 @@ use crate::support::{
     eventually,
     process::{Running, TempDir, run, saas},
     proxy::Proxy,
-    queue::{Behaviour, Task, TestQueue, connect, steady},
+    queue::{Behavior, Task, TestQueue, connect, steady},
     servers::{TestDatabase, servers},
 };
 
-/// A Redis that a test may kill; its data and its address survive that.
+/// A Redis server that a test may kill and restart with its data and address.
 struct OwnRedis {
     dir: TempDir,
     process: Running,
@@ -42,14 +42,14 @@ impl OwnRedis {
         format!("unix://{}/socket", self.dir.path().display())
     }
 
-    async fn ask<T: redis::FromRedisValue>(&self, words: &[&str]) -> redis::RedisResult<T> {
+    async fn command<T: redis::FromRedisValue>(&self, words: &[&str]) -> redis::RedisResult<T> {
         let mut conn = connect(&self.url()).await?;
         redis::cmd(words[0]).arg(&words[1..]).query_async(&mut conn).await
     }
 
-    /// How many commands it has run, those of scripts included.
+    /// How many commands the server has run, including those of scripts.
     async fn commands(&self) -> u64 {
-        let info: String = self.ask(&["INFO", "commandstats"]).await.unwrap();
+        let info: String = self.command(&["INFO", "commandstats"]).await.unwrap();
         let calls = info
             .lines()
             .filter_map(|line| line.split_once("calls=")?.1.split(',').next()?.parse::<u64>().ok());
@@ -57,7 +57,7 @@ impl OwnRedis {
     }
 
     async fn until_up(&self) {
-        eventually("Redis is up", || async { self.ask::<String>(&["PING"]).await.ok() }).await;
+        eventually("Redis is up", || async { self.command::<String>(&["PING"]).await.ok() }).await;
     }
 
     async fn kill(&mut self) {
@@ -65,7 +65,7 @@ impl OwnRedis {
         self.process.end().await;
     }
 
-    async fn start_again(&mut self) {
+    async fn restart(&mut self) {
         self.process = Self::spawn(&self.dir, &self.settings);
         self.until_up().await;
     }
@@ -76,10 +76,10 @@ impl OwnRedis {
 }
 
 fn task(name: &str) -> Task {
-    Task { name: name.into(), behaviour: Behaviour::Succeed }
+    Task { name: name.into(), behavior: Behavior::Succeed }
 }
 
-async fn killed_and_started_again(fsync: &'static str) {
+async fn restart_under_load(fsync: &'static str) {
     let mut redis = OwnRedis::start(&["--appendonly", "yes", "--appendfsync", fsync]).await;
     let queue = redis.queue();
     let stop = CancellationToken::new();
@@ -88,7 +88,7 @@ async fn killed_and_started_again(fsync: &'static str) {
     for round in 0..3 {
         let (client, enough) = (queue.queue.clone(), CancellationToken::new());
         let over = enough.clone();
-        // What was under way when it died is accepted or refused; only what was accepted has to be there.
+        // A request that was in flight at the kill may succeed or fail; only accepted jobs must exist.
         let enqueuing = tokio::spawn(async move {
             let mut ids = Vec::new();
             while !over.is_cancelled() {
@@ -97,9 +97,9 @@ async fn killed_and_started_again(fsync: &'static str) {
             ids
         });
         let ran = queue.log.ran().len();
-        eventually("some have run", || async { (queue.log.ran().len() > ran + 50).then_some(()) }).await;
+        eventually("some jobs have run", || async { (queue.log.ran().len() > ran + 50).then_some(()) }).await;
         redis.kill().await;
-        redis.start_again().await;
+        redis.restart().await;
         enough.cancel();
         for id in enqueuing.await.unwrap() {
             match id {
@@ -110,7 +110,7 @@ async fn killed_and_started_again(fsync: &'static str) {
     }
     println!("{} accepted, {refused} refused", accepted.len());
     for id in &accepted {
-        eventually("it is done", || async {
+        eventually("the job has finished", || async {
             let status = queue.queue.status(id).await.ok().flatten()?;
             (status.state == State::Finished).then_some(())
         })
@@ -121,35 +121,35 @@ async fn killed_and_started_again(fsync: &'static str) {
 }
 
 #[tokio::test]
-async fn nothing_accepted_is_lost_when_redis_is_killed_with_fsync_always() {
-    killed_and_started_again("always").await;
+async fn no_accepted_job_is_lost_when_redis_is_killed_with_fsync_always() {
+    restart_under_load("always").await;
 }
 
-/// The process died, not the machine: what it has written is the system's to keep.
+/// Only the process is killed, not the machine, so the operating system still writes what the process has written.
 #[tokio::test]
-async fn nothing_accepted_is_lost_when_redis_is_killed_with_fsync_everysec() {
-    killed_and_started_again("everysec").await;
+async fn no_accepted_job_is_lost_when_redis_is_killed_with_fsync_everysec() {
+    restart_under_load("everysec").await;
 }
 
 #[tokio::test]
-async fn redis_that_hangs_for_longer_than_a_lease_runs_no_job_twice_at_once() {
+async fn no_job_runs_twice_at_once_when_redis_hangs_for_longer_than_a_lease() {
     let redis = OwnRedis::start(&[]).await;
     let queue = redis.queue();
-    let id = queue.push("one", Behaviour::WaitForTest).await;
+    let id = queue.push("one", Behavior::WaitForTest).await;
     let stop = CancellationToken::new();
     let short = || Options { lease: Duration::from_secs(1), ..steady(1) };
     let workers: Vec<_> = (0..2)
         .map(|_| tokio::spawn(queue.worker(short()).run(stop.clone(), CancellationToken::new())))
         .collect();
-    eventually("it runs", || async { (queue.log.ran().len() == 1).then_some(()) }).await;
+    eventually("the job is running", || async { (queue.log.ran().len() == 1).then_some(()) }).await;
     redis.process.signal("STOP");
-    eventually("its worker stops it", || async {
+    eventually("the worker stops the job", || async {
         (queue.log.dropped.load(Ordering::SeqCst) == 1).then_some(())
     })
     .await;
     redis.process.signal("CONT");
-    eventually("it runs again", || async { (queue.log.ran().len() == 2).then_some(()) }).await;
-    eventually("it has finished", || async {
+    eventually("the job runs again", || async { (queue.log.ran().len() == 2).then_some(()) }).await;
+    eventually("the job has finished", || async {
         queue.log.open.notify_waiters();
         let status = queue.queue.status(&id).await.ok().flatten()?;
         (status.state == State::Finished).then_some(())
@@ -163,25 +163,27 @@ async fn redis_that_hangs_for_longer_than_a_lease_runs_no_job_twice_at_once() {
 }
 
 #[tokio::test]
-async fn workers_go_on_after_everything_was_deleted() {
+async fn workers_continue_after_a_flush() {
     let redis = OwnRedis::start(&[]).await;
     let queue = redis.queue();
     let stop = CancellationToken::new();
     let work = tokio::spawn(queue.worker(steady(5)).run(stop.clone(), CancellationToken::new()));
     for round in 0..3 {
-        let held = queue.push("held", Behaviour::WaitForTest).await;
-        eventually("it runs", || async { (queue.status(&held).await.state == State::Started).then_some(()) })
-            .await;
+        let held = queue.push("held", Behavior::WaitForTest).await;
+        eventually("the job is running", || async {
+            (queue.status(&held).await.state == State::Started).then_some(())
+        })
+        .await;
         for n in 0..50 {
-            queue.push(&n.to_string(), Behaviour::Succeed).await;
+            queue.push(&n.to_string(), Behavior::Succeed).await;
             if n == 25 {
-                redis.ask::<()>(&["FLUSHALL"]).await.unwrap();
-                redis.ask::<()>(&["SCRIPT", "FLUSH"]).await.unwrap();
+                redis.command::<()>(&["FLUSHALL"]).await.unwrap();
+                redis.command::<()>(&["SCRIPT", "FLUSH"]).await.unwrap();
             }
         }
         queue.log.open.notify_waiters();
-        let after = queue.push(&format!("after {round}"), Behaviour::Succeed).await;
-        eventually("it is done", || async {
+        let after = queue.push(&format!("after {round}"), Behavior::Succeed).await;
+        eventually("the job has finished", || async {
             (queue.status(&after).await.state == State::Finished).then_some(())
         })
         .await;
@@ -193,21 +195,22 @@ async fn workers_go_on_after_everything_was_deleted() {
 }
 
 #[tokio::test]
-async fn a_redis_that_became_a_replica_refuses_jobs_until_it_is_master_again() {
+async fn a_replica_rejects_jobs_until_it_is_primary_again() {
     let redis = OwnRedis::start(&[]).await;
     let queue = redis.queue();
-    let id = queue.push("one", Behaviour::WaitForTest).await;
+    let id = queue.push("one", Behavior::WaitForTest).await;
     let stop = CancellationToken::new();
     let work = tokio::spawn(queue.worker(steady(5)).run(stop.clone(), CancellationToken::new()));
-    eventually("it runs", || async { (queue.log.ran().len() == 1).then_some(()) }).await;
-    redis.ask::<()>(&["REPLICAOF", "127.0.0.1", "9"]).await.unwrap();
+    eventually("the job is running", || async { (queue.log.ran().len() == 1).then_some(()) }).await;
+    redis.command::<()>(&["REPLICAOF", "127.0.0.1", "9"]).await.unwrap();
     let error = queue.queue.enqueue(&task("two"), Origin::default()).await.unwrap_err();
     assert_eq!(error.to_string(), "Redis is unavailable");
     queue.log.open.notify_one();
-    eventually("it has ended", || async { (queue.log.now.load(Ordering::SeqCst) == 0).then_some(()) }).await;
-    assert_eq!(queue.status(&id).await.state, State::Started, "and nobody could be told");
-    redis.ask::<()>(&["REPLICAOF", "NO", "ONE"]).await.unwrap();
-    eventually("it has finished", || async {
+    eventually("the job has ended", || async { (queue.log.now.load(Ordering::SeqCst) == 0).then_some(()) })
+        .await;
+    assert_eq!(queue.status(&id).await.state, State::Started, "the outcome is not stored yet");
+    redis.command::<()>(&["REPLICAOF", "NO", "ONE"]).await.unwrap();
+    eventually("the job has finished", || async {
         (queue.status(&id).await.state == State::Finished).then_some(())
     })
     .await;
@@ -217,15 +220,15 @@ async fn a_redis_that_became_a_replica_refuses_jobs_until_it_is_master_again() {
 }
 
 #[tokio::test]
-async fn a_push_whose_answer_was_lost_makes_one_job() {
+async fn a_push_with_a_lost_answer_enqueues_one_job() {
     let (proxy, url) = Proxy::before(&servers().await.redis_url()).await;
     let queue = TestQueue::at(&url).await;
-    queue.push("before", Behaviour::Succeed).await;
-    // An empty answer, to the push alone.
+    queue.push("before", Behavior::Succeed).await;
+    // Only the answer to a push is an empty array.
     proxy.lose_answer("*0");
-    let id = queue.push("one", Behaviour::Succeed).await;
+    let id = queue.push("one", Behavior::Succeed).await;
     assert!(proxy.has_lost_it());
-    let place = EnqueueOptions {
+    let options = EnqueueOptions {
         unique: Some(Unique {
             key: "k".into(),
             window: Duration::from_secs(60),
@@ -234,7 +237,7 @@ async fn a_push_whose_answer_was_lost_makes_one_job() {
         ..EnqueueOptions::default()
     };
     proxy.lose_answer("*0");
-    let unique = queue.queue.enqueue_with(&task("two"), Origin::default(), place).await.unwrap();
+    let unique = queue.queue.enqueue_with(&task("two"), Origin::default(), options).await.unwrap();
     assert!(proxy.has_lost_it());
     assert_eq!(queue.drain().await.finished, 3);
     for id in [&id, &unique] {
@@ -243,14 +246,14 @@ async fn a_push_whose_answer_was_lost_makes_one_job() {
 }
 
 #[tokio::test]
-async fn every_job_failing_at_once_ends_with_every_job_failed() {
+async fn many_jobs_that_fail_at_once_all_fail() {
     let queue = TestQueue::new().await;
     let tasks: Vec<_> =
-        (0..500).map(|n| Task { name: n.to_string(), behaviour: Behaviour::Fail(99) }).collect();
+        (0..500).map(|n| Task { name: n.to_string(), behavior: Behavior::Fail(99) }).collect();
     queue.queue.enqueue_all(&tasks, Origin::default(), EnqueueOptions::default()).await.unwrap();
     let stop = CancellationToken::new();
     let work = tokio::spawn(queue.worker(steady(100)).run(stop.clone(), CancellationToken::new()));
-    eventually("all have failed", || async {
+    eventually("all jobs have failed", || async {
         let info = queue.queue.queue("default").await.unwrap().unwrap();
         (info.failed == 500).then_some(())
     })
@@ -261,23 +264,27 @@ async fn every_job_failing_at_once_ends_with_every_job_failed() {
 }
 
 #[tokio::test]
-async fn in_a_cluster_everything_lies_in_one_slot() {
+async fn in_a_cluster_all_keys_are_in_one_slot() {
     let redis = OwnRedis::start(&["--cluster-enabled", "yes"]).await;
-    redis.ask::<()>(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]).await.unwrap();
+    redis.command::<()>(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]).await.unwrap();
     eventually("the cluster is up", || async {
-        redis.ask::<String>(&["CLUSTER", "INFO"]).await.ok().filter(|info| info.contains("cluster_state:ok"))
+        redis
+            .command::<String>(&["CLUSTER", "INFO"])
+            .await
+            .ok()
+            .filter(|info| info.contains("cluster_state:ok"))
     })
     .await;
     let queue = TestQueue::on(&redis.url(), "{rq}");
-    let place = EnqueueOptions { group: Some("tenant".into()), ..EnqueueOptions::default() };
-    let first = queue.queue.enqueue_with(&task("one"), Origin::default(), place).await.unwrap();
-    let place = EnqueueOptions { after: vec![first], ..EnqueueOptions::default() };
-    let second = queue.queue.enqueue_with(&task("two"), Origin::default(), place).await.unwrap();
-    let third = queue.push("three", Behaviour::Fail(1)).await;
+    let options = EnqueueOptions { group: Some("tenant".into()), ..EnqueueOptions::default() };
+    let first = queue.queue.enqueue_with(&task("one"), Origin::default(), options).await.unwrap();
+    let options = EnqueueOptions { after: vec![first], ..EnqueueOptions::default() };
+    let second = queue.queue.enqueue_with(&task("two"), Origin::default(), options).await.unwrap();
+    let third = queue.push("three", Behavior::Fail(1)).await;
     let stop = CancellationToken::new();
     let work = tokio::spawn(queue.worker(steady(5)).run(stop.clone(), CancellationToken::new()));
     for id in [&second, &third] {
-        eventually("it is done", || async {
+        eventually("the job has finished", || async {
             (queue.status(id).await.state == State::Finished).then_some(())
         })
         .await;
@@ -289,14 +296,14 @@ async fn in_a_cluster_everything_lies_in_one_slot() {
     assert!(queue.queue.server().await.unwrap().problems.is_empty());
 }
 
-/// Counted in commands: what they take is for the benchmark to say.
+/// The cost is the number of commands; the benchmark measures time.
 #[tokio::test]
-async fn a_fetch_costs_the_same_however_long_the_queue() {
+async fn the_cost_of_a_fetch_is_independent_of_queue_length() {
     let redis = OwnRedis::start(&[]).await;
     let queue = redis.queue();
     let full = if std::env::var_os("TEST_FULL").is_some() { 1_000_000 } else { 30_000 };
     let mut costs = Vec::new();
-    // The first brings the script.
+    // The first fetch loads the script.
     for depth in [60, 100, full] {
         let tasks: Vec<_> = (0..depth).map(|_| task("x")).collect();
         queue.queue.enqueue_all(&tasks, Origin::default(), EnqueueOptions::default()).await.unwrap();
@@ -306,11 +313,11 @@ async fn a_fetch_costs_the_same_however_long_the_queue() {
         assert!(now > 0 && taken.len() == 1);
         costs.push(redis.commands().await - before);
     }
-    assert_eq!(costs[1], costs[2], "commands of a fetch from 100 and from {full}");
+    assert_eq!(costs[1], costs[2], "commands of a fetch from queues of 100 and {full} jobs");
 }
 
 #[tokio::test]
-async fn a_redis_that_may_drop_jobs_is_refused_with_the_mend() {
+async fn a_redis_that_may_evict_jobs_is_rejected_with_the_fix() {
     let redis = OwnRedis::start(&["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"]).await;
     let database = TestDatabase::migrated().await;
     for args in [&["worker"][..], &["serve", "--port", "0"], &["doctor"]] {
@@ -324,6 +331,6 @@ async fn a_redis_that_may_drop_jobs_is_refused_with_the_mend() {
         assert_eq!(ended.code, Some(1), "{ended:?}");
         let said = format!("{}{}", ended.stdout, ended.stderr);
         assert!(said.contains("allkeys-lru") && said.contains("noeviction"), "{said}");
-        assert!(said.contains("appendonly yes"), "persistence is off, and nobody says so: {said}");
+        assert!(said.contains("appendonly yes"), "the warning about persistence is missing: {said}");
     }
 }

@@ -98,8 +98,8 @@ async fn smoke_of_a_job_everything_is_shown() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let origin = Origin { owner: Some(admin.id), request_id: Some("request-1".into()), traceparent: None };
-    let place = EnqueueOptions { group: Some("tenant-7".into()), ..EnqueueOptions::default() };
-    let id = app.app.queue.enqueue_with(&Chore::Fail, origin, place).await.unwrap();
+    let options = EnqueueOptions { group: Some("tenant-7".into()), ..EnqueueOptions::default() };
+    let id = app.app.queue.enqueue_with(&Chore::Fail, origin, options).await.unwrap();
     do_chores(&app).await;
     let mut job = ask(&app, Method::GET, &format!("/admin/jobs/{id}"), &admin).await;
     assert!(job["enqueued_at"].take().is_string() && job["ended_at"].take().is_string());

@@ -62,8 +62,8 @@ async fn enqueue_in_an_hour(app: &TestApp) -> String {
 }
 
 async fn enqueue_after(app: &TestApp, id: &str) -> String {
-    let place = EnqueueOptions { after: vec![id.to_owned()], ..EnqueueOptions::default() };
-    app.app.queue.enqueue_with(&Chore::Succeed, Origin::default(), place).await.unwrap()
+    let options = EnqueueOptions { after: vec![id.to_owned()], ..EnqueueOptions::default() };
+    app.app.queue.enqueue_with(&Chore::Succeed, Origin::default(), options).await.unwrap()
 }
 
 async fn do_chores(app: &TestApp) -> Summary {

@@ -1,10 +1,10 @@
-//! What has to hold after every step, whatever the step was.
+//! The invariants that hold after every step.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::scripts::{QUEUES, Snapshot};
 
-/// A rule that was broken, and how.
+/// The description of a violated invariant.
 pub type Broken = String;
 pub type Check<T = ()> = Result<T, Broken>;
 
@@ -17,7 +17,7 @@ macro_rules! holds {
 }
 pub(super) use holds;
 
-/// A job that was accepted.
+/// An accepted job.
 #[derive(Clone, Default)]
 pub struct Accepted {
     pub queue: &'static str,
@@ -26,7 +26,7 @@ pub struct Accepted {
     pub after_failures: bool,
     pub has_key: bool,
     pub envelope: String,
-    /// How it has ended, at some time; a failed job may be put back.
+    /// How the job has ended last; a failed job may be requeued.
     pub finished: bool,
     pub ended: bool,
     pub fell_through: bool,
@@ -36,12 +36,12 @@ pub struct Accepted {
 #[derive(Default)]
 pub struct Model {
     pub jobs: BTreeMap<String, Accepted>,
-    /// Those that have neither ended well nor been thrown away.
+    /// The jobs that have neither an outcome nor been purged.
     pub live: BTreeSet<String>,
     pub outcomes: HashMap<String, String>,
     pub purged: HashSet<String>,
     pub before: Snapshot,
-    /// Jobs that the step under way may end, and with what words in the outcome.
+    /// The jobs that the current step may end, and a text that their outcomes then contain.
     pub may_end: HashMap<String, String>,
     pub may_vanish: HashSet<String>,
 }
@@ -55,7 +55,7 @@ pub enum Place {
     Failed,
 }
 
-/// Where every job that has not ended is: in one place, and there once.
+/// Returns the place of each job without an outcome: every job is in exactly one.
 pub fn places(now: &Snapshot) -> Check<HashMap<&str, (Place, &'static str)>> {
     let mut all = HashMap::new();
     for name in QUEUES {
@@ -82,22 +82,22 @@ pub fn places(now: &Snapshot) -> Check<HashMap<&str, (Place, &'static str)>> {
     for id in now.run.keys() {
         let queue = leased.get(&(now.holder(id).unwrap_or_default(), id.as_str())).copied();
         let Some(queue) = queue else {
-            return Err(format!("I4: {id} runs, and no lease has it: {}", now.run[id]));
+            return Err(format!("I4: {id} is running without a lease: {}", now.run[id]));
         };
         if let Some(other) = all.insert(id.as_str(), (Place::Running, queue)) {
-            return Err(format!("I1: {id} runs and is {other:?}"));
+            return Err(format!("I1: {id} is running and {other:?}"));
         }
     }
     Ok(all)
 }
 
 impl Model {
-    /// Compares a snapshot with what may be; `outcomes` looks up how jobs have ended.
+    /// Checks a snapshot; `outcomes` reads the outcomes of jobs.
     pub fn check(&mut self, now: Snapshot, outcomes: impl FnOnce(&[String]) -> Vec<String>) -> Check {
         let places = places(&now)?;
         for (id, (place, queue)) in &places {
-            let Some(job) = self.jobs.get(*id) else { return Err(format!("I5: nobody pushed {id}")) };
-            holds!(job.queue == *queue, "I1: {id} is in {queue}, and belongs in {}", job.queue);
+            let Some(job) = self.jobs.get(*id) else { return Err(format!("I5: {id} was never pushed")) };
+            holds!(job.queue == *queue, "I1: {id} is in {queue} instead of {}", job.queue);
             holds!(now.jobs.contains(*id), "I3: {id} is {place:?} without an envelope");
             holds!(!self.outcomes.contains_key(*id), "I2: {id} has ended and is {place:?}");
             holds!(!self.purged.contains(*id), "I2: {id} was purged and is {place:?}");
@@ -109,24 +109,24 @@ impl Model {
         }
         for (key, ids) in &now.records {
             let stray = ids.iter().find(|id| !now.jobs.contains(*id));
-            holds!(stray.is_none(), "{stray:?} is left over in {key}");
+            holds!(stray.is_none(), "{key} still has {stray:?}");
         }
         let stray = now.cancel.iter().chain(&now.waited_for).find(|id| !now.jobs.contains(*id));
-        holds!(stray.is_none(), "{stray:?} is left over");
-        self.check_waiting(&places, &now)?;
+        holds!(stray.is_none(), "{stray:?} remains");
+        self.check_dependencies(&places, &now)?;
 
         let here: HashSet<&str> = places.keys().copied().collect();
         let gone: Vec<String> = self.live.iter().filter(|id| !here.contains(id.as_str())).cloned().collect();
         for (id, outcome) in gone.iter().zip(outcomes(&gone)) {
             if outcome.is_empty() {
-                holds!(self.may_vanish.contains(id), "I1: {id} is nowhere");
+                holds!(self.may_vanish.contains(id), "I1: {id} is lost");
                 self.purged.insert(id.clone());
             } else {
                 let asked = (r#""by":"a request""#).to_owned();
                 let expected = self.may_end.get(id).or(self.before.cancel.contains(id).then_some(&asked));
                 holds!(
                     expected.is_some_and(|words| outcome.contains(words.as_str())),
-                    "I6: {id} has ended with {outcome}, and not {expected:?}"
+                    "I6: {id} has ended with {outcome} instead of {expected:?}"
                 );
                 self.outcomes.insert(id.clone(), outcome);
             }
@@ -137,7 +137,12 @@ impl Model {
                 job.fell_through |= !job.finished;
             }
         }
-        holds!(now.kept == self.outcomes.len(), "I6: {} outcomes kept of {}", now.kept, self.outcomes.len());
+        holds!(
+            now.kept == self.outcomes.len(),
+            "I6: {} outcomes of {} are stored",
+            now.kept,
+            self.outcomes.len()
+        );
         self.before = now;
         self.may_end.clear();
         self.may_vanish.clear();
@@ -166,8 +171,8 @@ impl Model {
         Ok(())
     }
 
-    /// Who waited for others waits until these have ended as it asked, and no longer.
-    fn check_waiting(&mut self, places: &HashMap<&str, (Place, &'static str)>, now: &Snapshot) -> Check {
+    /// A deferred job waits exactly until its dependencies have ended as it requires.
+    fn check_dependencies(&mut self, places: &HashMap<&str, (Place, &'static str)>, now: &Snapshot) -> Check {
         let failed: Vec<_> = now.queues.values().flat_map(|queue| &queue.failed).cloned().collect();
         for id in failed {
             if let Some(job) = self.jobs.get_mut(&id) {
@@ -179,12 +184,12 @@ impl Model {
         for id in waited.chain(new) {
             let job = &self.jobs[id];
             let parents = || job.after.iter().map(|id| &self.jobs[id]);
-            // What ended in this very step is seen below.
+            // A dependency that ended in this step is found below.
             let ended = |parent: &String| {
-                // One that was asked to stop is cancelled when it comes back.
-                let withdrawn = self.before.cancel.contains(parent) && !places.contains_key(parent.as_str());
+                // A job that was told to stop is canceled when it is no longer running.
+                let canceled = self.before.cancel.contains(parent) && !places.contains_key(parent.as_str());
                 self.jobs[parent].ended
-                    || withdrawn
+                    || canceled
                     || self.may_end.contains_key(parent)
                     || self.may_vanish.contains(parent)
             };
@@ -198,15 +203,12 @@ impl Model {
                         .after
                         .iter()
                         .all(|parent| if job.after_failures { ended(parent) } else { good(parent) });
-                    holds!(done, "{id} goes on before those it waited for: {:?}", job.after);
+                    holds!(done, "{id} runs before its dependencies: {:?}", job.after);
                 }
                 Some((Place::Failed, _)) => {
                     let reason = parents().any(|parent| parent.fell_through)
                         || job.after.iter().any(|parent| ended(parent) && !good(parent));
-                    holds!(
-                        reason && !job.after_failures,
-                        "{id} has failed though nothing that it waited for did"
-                    );
+                    holds!(reason && !job.after_failures, "{id} has failed although no dependency did");
                 }
                 _ => {}
             }
@@ -215,7 +217,7 @@ impl Model {
     }
 }
 
-/// What came in is there or has ended.
+/// The totals: every job that came in exists or has ended.
 fn count(name: &str, now: &Snapshot, places: &HashMap<&str, (Place, &'static str)>) -> Check {
     let stat = |what: &str| now.stats.get(&format!("{name}:{what}")).copied().unwrap_or(0);
     let here = |wanted: &[Place]| {
@@ -224,8 +226,8 @@ fn count(name: &str, now: &Snapshot, places: &HashMap<&str, (Place, &'static str
     let live = here(&[Place::Queued, Place::Scheduled, Place::Deferred, Place::Running]);
     let (came, went) =
         (stat("enqueued") + stat("requeued"), stat("finished") + stat("failed") + stat("canceled"));
-    holds!(came == went + live, "{name}: {came} came, {went} went and {live} are there");
+    holds!(came == went + live, "{name}: {came} came in, {went} have ended and {live} exist");
     let running = here(&[Place::Running]);
-    holds!(stat("running") == running, "{name}: {running} run and {} are counted", stat("running"));
+    holds!(stat("running") == running, "{name}: {running} are running and {} are counted", stat("running"));
     Ok(())
 }

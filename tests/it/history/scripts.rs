@@ -1,4 +1,4 @@
-//! The engine's scripts, called one by one, and a look at everything that they keep.
+//! Calls the scripts of the engine, and reads all of their state.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -6,15 +6,15 @@ use redis::{Connection, FromRedisValue, RedisResult};
 
 pub const QUEUES: [&str; 2] = ["a", "b"];
 
-/// A change to a script that breaks it: the file, what stands there, and what is put in its place.
+/// A change that breaks a script: the file, the text to replace, and the replacement.
 pub type Mutation = (&'static str, &'static str, &'static str);
 
 pub struct Engine {
     conn: Connection,
     pub prefix: String,
     scripts: HashMap<&'static str, redis::Script>,
-    snapshot: redis::Script,
-    outcomes: redis::Script,
+    snapshot_script: redis::Script,
+    outcomes_script: redis::Script,
 }
 
 const NAMES: [&str; 12] = [
@@ -22,7 +22,7 @@ const NAMES: [&str; 12] = [
     "status",
 ];
 
-/// Everything but the outcomes, which only grow.
+/// Reads all state except the outcomes, which only grow.
 const SNAPSHOT: &str = "
 local out = {}
 for i, q in ipairs(ARGV) do
@@ -48,7 +48,7 @@ for i, id in ipairs(ARGV) do out[i] = outcome(id) or '' end
 return out
 ";
 
-type Room = (
+type QueueRow = (
     Vec<String>,
     Vec<(String, Vec<String>)>,
     Vec<String>,
@@ -58,7 +58,7 @@ type Room = (
     Vec<(String, f64)>,
 );
 
-/// One queue.
+/// The state of a queue.
 #[derive(Clone, Default)]
 pub struct Queue {
     pub list: Vec<String>,
@@ -67,7 +67,7 @@ pub struct Queue {
     pub scheduled: HashSet<String>,
     pub deferred: HashSet<String>,
     pub failed: HashSet<String>,
-    /// Lease and when it ends.
+    /// Leases, and when they expire.
     pub leases: HashMap<String, i64>,
 }
 
@@ -85,7 +85,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// The token that holds a job.
+    /// Returns the token that holds a job.
     pub fn holder(&self, id: &str) -> Option<&str> {
         self.run.get(id)?.split('|').next()
     }
@@ -93,7 +93,7 @@ impl Snapshot {
 
 impl Engine {
     /// # Panics
-    /// When the mutation does not match the script exactly once: it would test nothing.
+    /// If the mutation does not match the script exactly once, since it would then test nothing.
     pub fn new(url: &str, prefix: String, mutation: Option<Mutation>) -> Self {
         let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/queue/scripts");
         let mut mutated = false;
@@ -115,8 +115,8 @@ impl Engine {
             conn: redis::Client::open(url).unwrap().get_connection().unwrap(),
             prefix,
             scripts,
-            snapshot: redis::Script::new(&(lib.clone() + SNAPSHOT)),
-            outcomes: redis::Script::new(&(lib + OUTCOMES)),
+            snapshot_script: redis::Script::new(&(lib.clone() + SNAPSHOT)),
+            outcomes_script: redis::Script::new(&(lib + OUTCOMES)),
         }
     }
 
@@ -124,15 +124,15 @@ impl Engine {
         self.scripts[name].key(&self.prefix).arg(args).invoke(&mut self.conn)
     }
 
-    /// A command of Redis on one of the engine's keys.
+    /// Runs a Redis command on one of the engine's keys.
     pub fn redis<T: FromRedisValue>(&mut self, command: &str, key: &str, args: &[&str]) -> T {
         redis::cmd(command).arg(format!("{}:{key}", self.prefix)).arg(args).query(&mut self.conn).unwrap()
     }
 
-    pub fn look(&mut self) -> Snapshot {
+    pub fn snapshot(&mut self) -> Snapshot {
         type All = (
             i64,
-            Vec<Room>,
+            Vec<QueueRow>,
             HashSet<String>,
             HashMap<String, String>,
             HashMap<String, i64>,
@@ -141,9 +141,9 @@ impl Engine {
             HashSet<String>,
             usize,
         );
-        let (now, rooms, jobs, run, stats, records, cancel, waited_for, kept): All =
-            self.snapshot.key(&self.prefix).arg(&QUEUES).invoke(&mut self.conn).unwrap();
-        let queue = |(list, groups, turns, scheduled, deferred, failed, leases): Room| Queue {
+        let (now, rows, jobs, run, stats, records, cancel, waited_for, kept): All =
+            self.snapshot_script.key(&self.prefix).arg(&QUEUES).invoke(&mut self.conn).unwrap();
+        let queue = |(list, groups, turns, scheduled, deferred, failed, leases): QueueRow| Queue {
             list,
             groups: groups.into_iter().collect(),
             turns,
@@ -152,12 +152,12 @@ impl Engine {
             failed: failed.into_iter().collect(),
             leases: leases.into_iter().map(|(lease, end)| (lease, end as i64)).collect(),
         };
-        let queues = QUEUES.into_iter().zip(rooms.into_iter().map(queue)).collect();
+        let queues = QUEUES.into_iter().zip(rows.into_iter().map(queue)).collect();
         Snapshot { now, queues, jobs, run, stats, records, cancel, waited_for, kept }
     }
 
     pub fn outcomes(&mut self, ids: &[String]) -> Vec<String> {
-        self.outcomes.key(&self.prefix).arg(ids).invoke(&mut self.conn).unwrap()
+        self.outcomes_script.key(&self.prefix).arg(ids).invoke(&mut self.conn).unwrap()
     }
 
     pub fn clean(&mut self) {

@@ -1,4 +1,4 @@
-//! The job engine with tasks of the tests' own.
+//! The job engine with jobs for tests.
 
 use std::{
     sync::{
@@ -22,14 +22,14 @@ use super::{
     servers::{servers, unique},
 };
 
-/// What the tasks of a test share with it.
+/// What a test shares with its jobs.
 #[derive(Clone, Default)]
 pub struct Log {
     pub ran: Arc<Mutex<Vec<String>>>,
     pub now: Arc<AtomicU32>,
     pub most: Arc<AtomicU32>,
     pub open: Arc<tokio::sync::Notify>,
-    /// Runs that were dropped before their end.
+    /// Runs that were dropped before they ended.
     pub dropped: Arc<AtomicU32>,
 }
 
@@ -49,33 +49,33 @@ impl Log {
     }
 }
 
-/// Does what its fields say.
+/// Behaves as its fields say.
 #[derive(Serialize, Deserialize)]
 pub struct Task {
     pub name: String,
-    pub behaviour: Behaviour,
+    pub behavior: Behavior,
 }
 
 #[derive(Serialize, Deserialize, Clone, PartialEq)]
-pub enum Behaviour {
+pub enum Behavior {
     Succeed,
-    /// With a result twice as long as the name.
+    /// Succeeds with a result twice as long as the name.
     Double,
-    /// So many times, then succeeds.
+    /// Fails in that many attempts, then succeeds.
     Fail(u32),
     FailForGood,
     Panic,
-    /// Until it is told to stop, and then does.
+    /// Waits until it is told to stop, and then finishes.
     Wait,
-    /// Until the test lets it go on.
+    /// Waits for the test.
     WaitForTest,
-    /// Keeps its thread for so many milliseconds.
+    /// Blocks its thread for that many milliseconds.
     Block(u64),
-    /// Says how far it has come, and waits for the test.
+    /// Reports progress, and waits for the test.
     Report,
     Snooze,
     Discard,
-    /// After so many seconds.
+    /// Fails, to be retried after that many seconds.
     RetryIn(u64),
 }
 
@@ -90,33 +90,31 @@ impl Job for Task {
         ctx.state.most.fetch_max(now, Ordering::SeqCst);
         ctx.state.ran.lock().unwrap().push(self.name.clone());
         let mut running = CountDropped(Some(ctx.state.dropped.clone()));
-        let result = match self.behaviour {
-            Behaviour::Succeed => Ok(()),
-            Behaviour::Double => return Ok(json!(self.name.repeat(2))),
-            Behaviour::Fail(times) if ctx.attempt <= times => Err("the disk at /srv is full".into()),
-            Behaviour::Fail(_) => Ok(()),
-            Behaviour::FailForGood => Err(Failure::new("There is no such invoice").permanent()),
-            Behaviour::Panic => panic!("out of cheese"),
-            Behaviour::Wait => {
+        let result = match self.behavior {
+            Behavior::Succeed => Ok(()),
+            Behavior::Double => return Ok(json!(self.name.repeat(2))),
+            Behavior::Fail(times) if ctx.attempt <= times => Err("the disk at /srv is full".into()),
+            Behavior::Fail(_) => Ok(()),
+            Behavior::FailForGood => Err(Failure::new("There is no such invoice").permanent()),
+            Behavior::Panic => panic!("out of cheese"),
+            Behavior::Wait => {
                 ctx.stopped().await;
                 Ok(())
             }
-            Behaviour::WaitForTest => {
+            Behavior::WaitForTest => {
                 ctx.state.open.notified().await;
                 Ok(())
             }
-            Behaviour::Report => {
+            Behavior::Report => {
                 ctx.progress(10, "one of ten");
                 ctx.progress(40, "four of ten");
                 ctx.state.open.notified().await;
                 Ok(())
             }
-            Behaviour::Snooze => Err(Failure::snooze(Duration::from_secs(3_600))),
-            Behaviour::Discard => Err(Failure::discard("The invoice is paid")),
-            Behaviour::RetryIn(seconds) => {
-                Err(Failure::new("Not yet").retry_in(Duration::from_secs(seconds)))
-            }
-            Behaviour::Block(ms) => {
+            Behavior::Snooze => Err(Failure::snooze(Duration::from_secs(3_600))),
+            Behavior::Discard => Err(Failure::discard("The invoice is paid")),
+            Behavior::RetryIn(seconds) => Err(Failure::new("Not yet").retry_in(Duration::from_secs(seconds))),
+            Behavior::Block(ms) => {
                 std::thread::sleep(Duration::from_millis(ms));
                 Ok(())
             }
@@ -127,7 +125,7 @@ impl Job for Task {
     }
 }
 
-/// The same on another queue.
+/// A job of another queue.
 #[derive(Serialize, Deserialize)]
 pub struct UrgentTask {
     pub name: String,
@@ -145,7 +143,7 @@ impl Job for UrgentTask {
     }
 }
 
-/// Never ends by itself.
+/// Never ends.
 #[derive(Serialize, Deserialize)]
 pub struct EndlessTask;
 
@@ -160,7 +158,7 @@ impl Job for EndlessTask {
     }
 }
 
-/// Unknown to the workers of the tests.
+/// A job that the workers of the tests do not know.
 #[derive(Serialize, Deserialize)]
 pub struct TaskOfTomorrow;
 
@@ -173,7 +171,7 @@ impl Job for TaskOfTomorrow {
     }
 }
 
-/// Tasks that ask for a life of their results that no key can have.
+/// Jobs with extreme values of `RESULT_TTL`.
 #[derive(Serialize, Deserialize)]
 pub struct Forgetful;
 
@@ -212,7 +210,7 @@ pub struct TestQueue {
     pub queue: Queue,
     pub prefix: String,
     pub log: Log,
-    /// The server's own address, whatever lies between it and the queue.
+    /// The address of the server, even if the queue uses a proxy.
     direct: String,
 }
 
@@ -222,7 +220,7 @@ struct RedisSettings {
     redis: saas::config::Redis,
 }
 
-/// A connection with more patience than the client's own half second.
+/// A connection with a longer timeout than the default of the client.
 pub async fn connect(url: &str) -> redis::RedisResult<redis::aio::MultiplexedConnection> {
     let config = redis::AsyncConnectionConfig::new()
         .set_connection_timeout(Some(Duration::from_secs(20)))
@@ -241,19 +239,19 @@ impl TestQueue {
         Self::at(&servers().await.redis_url()).await
     }
 
-    /// Through a proxy before the servers of this run.
+    /// A queue that connects through a proxy.
     pub async fn at(url: &str) -> Self {
         let direct = servers().await.redis_url();
         Self { direct, ..Self::on(url, &format!("q{}", unique())) }
     }
 
-    /// On a server of the test's own.
+    /// A queue on a given server.
     pub fn on(url: &str, prefix: &str) -> Self {
         Self { queue: client(url, prefix), prefix: prefix.into(), log: Log::default(), direct: url.into() }
     }
 
-    pub async fn push(&self, name: &str, behaviour: Behaviour) -> String {
-        let task = Task { name: name.into(), behaviour };
+    pub async fn push(&self, name: &str, behavior: Behavior) -> String {
+        let task = Task { name: name.into(), behavior };
         self.queue.enqueue(&task, Origin::default()).await.unwrap()
     }
 
@@ -261,13 +259,13 @@ impl TestQueue {
         Worker::new(&self.queue, ALL, self.log.clone(), options).unwrap()
     }
 
-    /// Works off what is there.
+    /// Runs all jobs that are due.
     pub async fn drain(&self) -> Summary {
         let never = CancellationToken::new();
         self.worker(options(&["urgent", "default"])).run(never.clone(), never).await.unwrap()
     }
 
-    /// Works off what is there, time and again, until the job is in that state.
+    /// Runs due jobs repeatedly, until a job is in a state.
     pub async fn drain_until(&self, id: &str, state: State) -> JobStatus {
         eventually(&format!("{id} is {state:?}"), || async {
             self.drain().await;
@@ -280,7 +278,7 @@ impl TestQueue {
         self.queue.status(id).await.unwrap().expect("the job is known")
     }
 
-    /// A command to Redis; `{}` stands for the prefix.
+    /// Sends a command to Redis; `{}` is replaced by the prefix.
     pub async fn redis<T: redis::FromRedisValue>(&self, command: &[&str]) -> T {
         let mut conn = connect(&self.direct).await.unwrap();
         let mut cmd = redis::Cmd::new();
@@ -290,7 +288,7 @@ impl TestQueue {
         cmd.query_async(&mut conn).await.unwrap()
     }
 
-    /// Calls one of the engine's scripts, as a worker or client might that nobody reckons with any more.
+    /// Calls a script of the engine directly, for example as a worker that lost its lease.
     pub async fn script<T: redis::FromRedisValue>(&self, name: &str, args: &[&str]) -> T {
         let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/queue/scripts");
         let read = |name: &str| std::fs::read_to_string(dir.join(format!("{name}.lua"))).unwrap();
@@ -299,14 +297,14 @@ impl TestQueue {
         script.key(&self.prefix).arg(args).invoke_async(&mut conn).await.unwrap()
     }
 
-    /// Puts bytes where an envelope belongs.
+    /// Overwrites the envelope of a job.
     pub async fn redis_bytes(&self, id: &str, envelope: &[u8]) {
         let mut conn = connect(&self.direct).await.unwrap();
         let key = format!("{}:jobs", self.prefix);
         redis::cmd("HSET").arg(key).arg(id).arg(envelope).query_async::<()>(&mut conn).await.unwrap();
     }
 
-    /// Fails unless every job is accounted for and nothing is left over.
+    /// Fails if Redis still has records of running jobs, or leases.
     pub async fn is_clean(&self) {
         for key in ["run", "att", "err", "crash", "cancel"] {
             assert!(!self.redis::<bool>(&["EXISTS", &format!("{{}}:{key}")]).await, "{key} is left over");
@@ -320,7 +318,7 @@ impl TestQueue {
     }
 }
 
-/// A worker that goes on until it is stopped.
+/// Options of a worker that runs until it is stopped.
 pub fn steady(concurrency: usize) -> Options {
     Options { concurrency, burst: false, ..options(&["default"]) }
 }

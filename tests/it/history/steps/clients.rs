@@ -1,4 +1,4 @@
-//! What clients and operators do.
+//! Steps of clients and operators.
 
 use super::{History, strings};
 use crate::history::{
@@ -28,7 +28,7 @@ impl History {
         for _ in 0..n {
             let again =
                 if key.is_none() && after.is_empty() && self.chance(5) { self.some_job() } else { None };
-            // A job that was thrown away is not known any more, and nobody pushes it again.
+            // A purged job is unknown, and no client pushes it again.
             let again = again.filter(|id| !self.model.purged.contains(id));
             ids.push(match again {
                 Some(id) => id,
@@ -62,21 +62,21 @@ impl History {
             if keep_first {
                 holds!(
                     answered == [first] || !open,
-                    "{ids:?} got in, was answered {answered:?}, and the key is another's"
+                    "{ids:?} was enqueued with the answer {answered:?}, but another job has the key"
                 );
                 if answered.first().is_some_and(|id| *id != ids[0]) {
                     return Ok(());
                 }
             } else {
                 let gone = self.engine.outcomes(std::slice::from_ref(&first))[0].contains("a newer one");
-                holds!(gone || !waits || !open, "{first} waited, and was not replaced by {ids:?}");
+                holds!(gone || !waits || !open, "{first} was waiting and not replaced by {ids:?}");
             }
         }
         for id in ids {
             let known = self.model.jobs.contains_key(&id);
             holds!(
                 known == answered.contains(&id),
-                "push says {answered:?} of {id}, which it knows: {known}"
+                "push of {id} returns {answered:?}; the job exists: {known}"
             );
             let job = Accepted {
                 queue,
@@ -95,7 +95,7 @@ impl History {
         Ok(())
     }
 
-    /// The job that has a key, and whether it will still have it in a minute.
+    /// Returns the job that has a key, and whether it will have it for at least a minute.
     pub(super) fn holder_of(&mut self, key: &str) -> Option<(String, bool)> {
         let key = format!("uniq:{key}");
         let open = self.engine.redis::<i64>("PTTL", &key, &[]) > 60_000;
@@ -120,9 +120,9 @@ impl History {
             "canceled"
         };
         for _ in 0..2 {
-            // Told twice it says the same: the first answer may have been lost.
+            // A repeated call returns the same: the first answer may have been lost.
             let answer: String = self.call("cancel", &[id.clone(), by.clone()])?;
-            holds!(answer == expected, "cancel of {id} says {answer}, not {expected}");
+            holds!(answer == expected, "cancel of {id} returns {answer} instead of {expected}");
         }
         Ok(())
     }
@@ -136,7 +136,7 @@ impl History {
             strings(&[&queue, &self.model.before.now, &10])
         };
         let n: usize = self.call("requeue", &args)?;
-        holds!(n >= 1 || !args[0].is_empty(), "{id} had failed and was not put back");
+        holds!(n >= 1 || !args[0].is_empty(), "{id} had failed and was not requeued");
         Ok(())
     }
 
@@ -156,16 +156,16 @@ impl History {
         loop {
             let args = [strings(&[&queue, &state, &most, &"+inf", &"g"]), left].concat();
             let (n, rest): (usize, Vec<String>) = self.call("purge", &args)?;
-            // A small set is scanned at once.
+            // A small set is scanned in one call.
             let at_once = ["scheduled", "deferred"].contains(&state);
-            holds!(n <= most || at_once, "{n} were thrown away in one call, {most} were meant");
+            holds!(n <= most || at_once, "{n} were purged in one call with a limit of {most}");
             gone += n;
             left = rest;
             if left.is_empty() {
                 break;
             }
         }
-        holds!(gone == there.len(), "{gone} of {} were thrown away", there.len());
+        holds!(gone == there.len(), "{gone} of {} were purged", there.len());
         Ok(())
     }
 

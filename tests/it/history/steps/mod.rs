@@ -1,4 +1,4 @@
-//! The steps of a history: what clients, workers, schedulers and operators do, in any order.
+//! The steps of a history: actions of clients, workers, schedulers and operators, in random order.
 
 mod clients;
 mod workers;
@@ -16,12 +16,12 @@ use super::{
 const LEASE: i64 = 40;
 const CRASHES: u32 = 5;
 
-/// What a worker believes that it holds.
+/// What a worker believes to hold.
 struct Held {
     queue: &'static str,
     token: String,
     lease: String,
-    /// With whether there may be more on record of it than its envelope.
+    /// Jobs, and whether Redis may have more about them than their envelopes.
     jobs: BTreeMap<String, bool>,
 }
 
@@ -31,7 +31,7 @@ pub struct History {
     random: u64,
     named: u64,
     workers: BTreeMap<String, Vec<Held>>,
-    /// Tokens of fetches whose answers were lost.
+    /// The tokens of fetches whose answers were lost.
     lost: Vec<String>,
     paused: HashSet<&'static str>,
     limits: HashMap<&'static str, usize>,
@@ -44,7 +44,7 @@ fn strings(args: &[&dyn ToString]) -> Vec<String> {
 
 impl History {
     pub fn new(mut engine: Engine, seed: u64) -> Self {
-        let model = Model { before: engine.look(), ..Model::default() };
+        let model = Model { before: engine.snapshot(), ..Model::default() };
         Self {
             engine,
             model,
@@ -58,7 +58,7 @@ impl History {
         }
     }
 
-    /// Below `n`; SplitMix64 (Steele, Lea, Flood 2014).
+    /// A random number below `n`; SplitMix64 (Steele, Lea, Flood 2014).
     fn below(&mut self, n: usize) -> usize {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.random;
@@ -78,7 +78,7 @@ impl History {
 
     fn some_job(&mut self) -> Option<String> {
         let n = self.model.jobs.len().checked_sub(1)?;
-        // Mostly of late.
+        // Mostly a recent one.
         let window = if self.chance(80) { (n + 1).min(40) } else { n + 1 };
         let back = self.below(window);
         self.model.jobs.keys().rev().nth(back).cloned()
@@ -93,7 +93,7 @@ impl History {
         self.engine.call(name, args).map_err(|error| format!("{name} raised {error}"))
     }
 
-    /// One step, and everything that has to hold after it.
+    /// Runs one random step, and checks all invariants.
     pub fn step(&mut self) -> Check {
         match self.below(1000) {
             0..=269 => self.push()?,
@@ -110,20 +110,20 @@ impl History {
             _ => self.release()?,
         }
         if self.chance(2) {
-            // Time for leases to run out in; nothing is waited for.
+            // Gives leases time to expire.
             std::thread::sleep(Duration::from_millis(20));
         }
         self.check()
     }
 
     pub fn check(&mut self) -> Check {
-        let now = self.engine.look();
+        let now = self.engine.snapshot();
         let engine = &mut self.engine;
         self.model.check(now, |ids| engine.outcomes(ids))
     }
 
-    /// With one good worker, everything comes to its end.
-    pub fn wind_up(&mut self) -> Check {
+    /// Runs one correct worker, with which every job must end.
+    pub fn finish(&mut self) -> Check {
         for queue in QUEUES {
             for (what, value) in [("resume", ""), ("concurrency", "")] {
                 self.call::<()>("control", &strings(&[&queue, &what, &value]))?;
@@ -154,14 +154,14 @@ impl History {
             if left == 0 {
                 break;
             }
-            holds!(std::time::Instant::now() < deadline, "L1: {left} jobs come to no end");
+            holds!(std::time::Instant::now() < deadline, "L1: {left} jobs do not end");
             if came == 0 {
                 std::thread::sleep(Duration::from_millis(5));
             }
         }
         for (id, outcome) in &self.model.outcomes {
             let ran = self.model.jobs[id].runs > 0;
-            holds!(ran || !outcome.contains("finished"), "L2: {id} has finished and never ran");
+            holds!(ran || !outcome.contains("finished"), "L2: {id} has finished without having run");
         }
         Ok(())
     }

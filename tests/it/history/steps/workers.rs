@@ -1,4 +1,4 @@
-//! What workers and schedulers do.
+//! Steps of workers and schedulers.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -20,7 +20,7 @@ impl History {
         self.take(&worker, &token, max, &order, LEASE)?;
         let lost = self.chance(8);
         if lost {
-            // Its worker never learns of these.
+            // The worker never learns of these jobs.
             let held = self.workers.get_mut(&worker).into_iter().flatten();
             let keep: Vec<_> = held
                 .map(|held| held.token.clone())
@@ -34,7 +34,7 @@ impl History {
         Ok(())
     }
 
-    /// Fetches; answers how many came.
+    /// Fetches, and returns how many jobs.
     pub(super) fn take(
         &mut self,
         worker: &str,
@@ -51,7 +51,7 @@ impl History {
         let mut came = 0;
         for (index, (queue, ids, envelopes, failures, crashes)) in taken.into_iter().enumerate() {
             let queue = QUEUES[usize::from(queue == "b")];
-            holds!(!self.paused.contains(queue), "{queue} is paused and {ids:?} were taken");
+            holds!(!self.paused.contains(queue), "{ids:?} were fetched from {queue}, which is paused");
             came += ids.len();
             let before = &self.model.before.queues[queue];
             let ready: HashSet<&String> =
@@ -59,8 +59,11 @@ impl History {
             let running =
                 self.model.before.stats.get(&format!("{queue}:running")).copied().unwrap_or(0) as usize;
             let limit = self.limits.get(queue).copied().unwrap_or(usize::MAX);
-            holds!(running + ids.len() <= limit, "{queue}: {running} ran, {ids:?} were taken, {limit} may");
-            // Those who have more left to take had turns alike.
+            holds!(
+                running + ids.len() <= limit,
+                "{queue}: {ids:?} were fetched while {running} ran, with a limit of {limit}"
+            );
+            // Groups with jobs left had the same number of turns.
             let turns =
                 |group: &Option<String>| ids.iter().filter(|id| self.model.jobs[*id].group == *group).count();
             let waited = before.groups.iter().map(|(group, ids)| (Some(group.clone()), ids.len()));
@@ -68,15 +71,15 @@ impl History {
                 .filter_map(|(group, waited)| Some(turns(&group)).filter(|turns| *turns < waited))
                 .collect();
             let spread = left.iter().max().zip(left.iter().min()).map_or(0, |(most, least)| most - least);
-            holds!(spread <= 1, "{queue}: groups with jobs left had {left:?} turns");
+            holds!(spread <= 1, "{queue}: turns of groups with jobs left: {left:?}");
             let mut jobs = BTreeMap::new();
             for (((id, envelope), failures), crashes) in ids.iter().zip(envelopes).zip(failures).zip(crashes)
             {
-                holds!(ready.contains(id), "{id} was fetched and was not queued");
+                holds!(ready.contains(id), "{id} was fetched without being queued");
                 let Some(job) = self.model.jobs.get_mut(id) else {
-                    return Err(format!("I5: nobody pushed {id}"));
+                    return Err(format!("I5: {id} was never pushed"));
                 };
-                holds!(envelope == job.envelope, "{id} came with the envelope {envelope}");
+                holds!(envelope == job.envelope, "{id} has the envelope {envelope}");
                 job.runs += 1;
                 let extras = job.group.is_some() || job.has_key;
                 jobs.insert(id.clone(), extras || failures.is_some() || crashes.is_some());
@@ -85,7 +88,7 @@ impl History {
             let lease = format!("{token}|{}", ids.join(","));
             self.workers.entry(worker.to_owned()).or_default().push(Held { queue, token, lease, jobs });
         }
-        holds!(came <= max, "{came} jobs came, {max} were asked for");
+        holds!(came <= max, "{came} jobs were fetched with a maximum of {max}");
         Ok(came)
     }
 
@@ -97,11 +100,11 @@ impl History {
             for lease in held.iter_mut().filter(|held| held.queue == queue) {
                 for (id, extras) in lease.jobs.clone() {
                     if self.chance(4) {
-                        // Somebody who held it long ago.
-                        entries.push(self.verdict(id, "t0.0", extras));
+                        // A worker that held it long ago.
+                        entries.push(self.disposition(id, "t0.0", extras));
                     } else if self.chance(50) {
                         lease.jobs.remove(&id);
-                        entries.push(self.verdict(id, &lease.token, extras));
+                        entries.push(self.disposition(id, &lease.token, extras));
                     }
                 }
                 if lease.jobs.is_empty() {
@@ -118,7 +121,7 @@ impl History {
         Ok(())
     }
 
-    pub(super) fn verdict(&mut self, id: String, token: &str, extras: bool) -> [String; 6] {
+    pub(super) fn disposition(&mut self, id: String, token: &str, extras: bool) -> [String; 6] {
         let op = ["ok", "ok", "ok", "ok", "retry", "snooze", "dead", "release", "cancel"][self.below(9)];
         let arg = match op {
             "ok" | "cancel" => u64::from(extras),
@@ -132,7 +135,7 @@ impl History {
         [op.into(), id, token.to_owned(), arg.to_string(), "600000".into(), text]
     }
 
-    /// Settles, now and then twice in one call or in two, and looks at which entries count.
+    /// Settles, sometimes twice in one call or in two calls, and checks which entries are applied.
     pub(super) fn deliver(&mut self, queue: &str, over: &[String], entries: Vec<[String; 6]>) -> Check {
         let twice = self.chance(15);
         let again = self.chance(15);
@@ -150,10 +153,10 @@ impl History {
         for (index, [op, id, token, ..]) in entries.iter().enumerate() {
             let held = self.model.before.holder(id) == Some(token);
             let taken = !rejected.contains(&(index + 1));
-            holds!(held == taken, "I7: {op} of {id} by {token}, which held it: {held}, was taken: {taken}");
+            holds!(held == taken, "I7: {op} of {id} by {token}: the token held it: {held}, applied: {taken}");
             holds!(
                 !twice || rejected.contains(&(index + 1 + entries.len())),
-                "I7: {op} of {id} was taken twice"
+                "I7: {op} of {id} was applied twice"
             );
             self.rejected += u64::from(!taken);
         }
@@ -162,7 +165,7 @@ impl History {
             let all = entries.len() * (1 + usize::from(twice));
             holds!(
                 rejected.len() == all,
-                "I7: of {all} that were told again {} were taken",
+                "I7: {} of {all} repeated entries were applied",
                 all - rejected.len()
             );
         }
@@ -187,7 +190,7 @@ impl History {
             let there = leases(held.queue).contains_key(&held.lease);
             holds!(
                 there != lost.contains(&held.lease),
-                "{} is there: {there}, and was called lost or not",
+                "{} exists: {there}, which contradicts the answer",
                 held.lease
             );
         }
@@ -197,18 +200,18 @@ impl History {
         Ok(())
     }
 
-    /// After an outage nothing is taken back.
+    /// Ticks. After an outage no job may be recovered.
     pub(super) fn tick(&mut self, after_outage: bool) -> Check {
         if after_outage {
             self.engine.redis::<()>("SET", "tick", &["1"]);
         }
         let grace = after_outage || self.engine.redis("EXISTS", "grace", &[]);
-        let before = self.engine.look();
+        let before = self.engine.snapshot();
         let seed = self.below(1 << 30);
         let args = strings(&[&LEASE, &10_000, &CRASHES, &4, &seed, &100_000, &86_400_000]);
-        // It says when it has left something for the next, which the scheduler then does at once.
+        // The script reports whether work remains; the scheduler then ticks again at once.
         while self.call::<Vec<i64>>("tick", &args)?[3] == 1 {}
-        let after = self.engine.look();
+        let after = self.engine.snapshot();
         let in_grace: bool = self.engine.redis("EXISTS", "grace", &[]);
         for (id, holder) in &before.run {
             let token = before.holder(id).unwrap_or_default();
@@ -223,14 +226,14 @@ impl History {
             let kept = after.run.get(id) == Some(holder);
             holds!(
                 end <= after.now || kept,
-                "I8: {id} was taken back {} ms before its lease was over",
+                "I8: {id} was recovered {} ms before its lease expired",
                 end - after.now
             );
             holds!(
                 !(after_outage || grace && in_grace) || kept,
-                "I8: {id} was taken back right after an outage"
+                "I8: {id} was recovered right after an outage"
             );
-            holds!(end >= before.now || grace || !kept, "I9: {id} is still held by a lease that was over");
+            holds!(end >= before.now || grace || !kept, "I9: {id} is held by an expired lease");
         }
         for (name, queue) in &after.queues {
             let late = before.queues[name].scheduled.intersection(&queue.scheduled).count();
@@ -239,22 +242,22 @@ impl History {
                 &format!("scheduled:{name}"),
                 &["-inf", &before.now.to_string()],
             );
-            holds!(due == 0 || late == 0, "{name}: {due} jobs that are due were left");
+            holds!(due == 0 || late == 0, "{name}: {due} due jobs were not promoted");
         }
         Ok(())
     }
 
-    /// Gives back what a lost answer had, after which the fetch may arrive once more.
+    /// Releases a fetch whose answer was lost. The fetch may arrive afterwards.
     pub(super) fn release(&mut self) -> Check {
         let Some(token) = self.lost.pop() else { return Ok(()) };
         self.call::<u64>("release", &[token.clone(), "a".into(), "b".into()])?;
         let held = |snapshot: &Snapshot| {
             snapshot.run.values().filter(|holder| holder.starts_with(&format!("{token}."))).count()
         };
-        let after = self.engine.look();
-        holds!(held(&after) == 0, "{token} was released and still holds jobs");
+        let after = self.engine.snapshot();
+        holds!(held(&after) == 0, "{token} was released and holds jobs");
         let came = self.take("late", &token, 5, &["a", "b"], LEASE)?;
-        holds!(came == 0, "a fetch that was given up took {came} jobs");
+        holds!(came == 0, "a released fetch took {came} jobs");
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! Where in its queue a job goes, and when: delays, turns, keys, limits, others that come first.
+//! The options of enqueuing: delays, front, groups, unique keys, dependencies; and the limits of queues.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -9,11 +9,11 @@ use tokio_util::sync::CancellationToken;
 use crate::support::{
     app::options,
     eventually,
-    queue::{Behaviour, Task, TestQueue, steady},
+    queue::{Behavior, Task, TestQueue, steady},
 };
 
 fn task(name: &str) -> Task {
-    Task { name: name.into(), behaviour: Behaviour::Succeed }
+    Task { name: name.into(), behavior: Behavior::Succeed }
 }
 
 fn unique(key: &str, on_duplicate: OnDuplicate) -> EnqueueOptions {
@@ -22,16 +22,16 @@ fn unique(key: &str, on_duplicate: OnDuplicate) -> EnqueueOptions {
 }
 
 impl TestQueue {
-    async fn place(&self, name: &str, place: EnqueueOptions) -> String {
-        self.queue.enqueue_with(&task(name), Origin::default(), place).await.unwrap()
+    async fn enqueue(&self, name: &str, options: EnqueueOptions) -> String {
+        self.queue.enqueue_with(&task(name), Origin::default(), options).await.unwrap()
     }
 
     async fn after(&self, name: &str, after: &[&String]) -> String {
         let after = after.iter().map(|id| (*id).clone()).collect();
-        self.place(name, EnqueueOptions { after, ..EnqueueOptions::default() }).await
+        self.enqueue(name, EnqueueOptions { after, ..EnqueueOptions::default() }).await
     }
 
-    /// Works off what is there one by one, so that the order is that of the queue.
+    /// Runs the jobs one by one, in the order of the queue.
     async fn one_by_one(&self) -> Vec<String> {
         let never = CancellationToken::new();
         let alone = Options { concurrency: 1, ..options(&["urgent", "default"]) };
@@ -59,7 +59,7 @@ async fn a_delayed_job_starts_when_it_is_due_and_not_before() {
         queue.queue.enqueue_in(&task("soon"), Origin::default(), Duration::from_millis(300)).await.unwrap();
     let stop = CancellationToken::new();
     let work = tokio::spawn(queue.worker(steady(1)).run(stop.clone(), CancellationToken::new()));
-    let done = eventually("it is done", || async {
+    let done = eventually("the job has finished", || async {
         Some(queue.status(&soon).await).filter(|status| status.state == State::Finished)
     })
     .await;
@@ -70,42 +70,42 @@ async fn a_delayed_job_starts_when_it_is_due_and_not_before() {
 }
 
 #[tokio::test]
-async fn ten_thousand_that_are_due_at_one_instant_all_run() {
+async fn ten_thousand_jobs_due_at_once_all_run() {
     let queue = TestQueue::new().await;
     let tasks: Vec<_> = (0..10_000).map(|n| task(&n.to_string())).collect();
-    let place =
+    let options =
         EnqueueOptions { when: When::At(Utc::now() + Duration::from_secs(1)), ..EnqueueOptions::default() };
-    let ids = queue.queue.enqueue_all(&tasks, Origin::default(), place).await.unwrap();
+    let ids = queue.queue.enqueue_all(&tasks, Origin::default(), options).await.unwrap();
     assert_eq!(ids.iter().collect::<HashSet<_>>().len(), 10_000);
     let stop = CancellationToken::new();
     let work = tokio::spawn(queue.worker(steady(200)).run(stop.clone(), CancellationToken::new()));
-    eventually("all have run", || async { (queue.log.ran().len() == 10_000).then_some(()) }).await;
+    eventually("all jobs have run", || async { (queue.log.ran().len() == 10_000).then_some(()) }).await;
     stop.cancel();
     assert_eq!(work.await.unwrap().unwrap().finished, 10_000);
     queue.is_clean().await;
 }
 
 #[tokio::test]
-async fn the_front_of_the_queue_comes_first() {
+async fn jobs_in_front_run_first() {
     let queue = TestQueue::new().await;
-    queue.place("plain", EnqueueOptions::default()).await;
-    queue.place("urgent", EnqueueOptions { front: true, ..EnqueueOptions::default() }).await;
+    queue.enqueue("plain", EnqueueOptions::default()).await;
+    queue.enqueue("urgent", EnqueueOptions { front: true, ..EnqueueOptions::default() }).await;
     let batch = [task("a"), task("b")];
-    let place = EnqueueOptions { front: true, ..EnqueueOptions::default() };
-    queue.queue.enqueue_all(&batch, Origin::default(), place).await.unwrap();
+    let options = EnqueueOptions { front: true, ..EnqueueOptions::default() };
+    queue.queue.enqueue_all(&batch, Origin::default(), options).await.unwrap();
     assert_eq!(queue.one_by_one().await, ["a", "b", "urgent", "plain"]);
 }
 
 #[tokio::test]
-async fn a_noisy_tenant_does_not_hold_up_the_others() {
+async fn a_busy_group_does_not_delay_others() {
     let queue = TestQueue::new().await;
     let of = |group: &str| EnqueueOptions { group: Some(group.into()), ..EnqueueOptions::default() };
     let noise: Vec<_> = (0..50).map(|_| task("noisy")).collect();
     queue.queue.enqueue_all(&noise, Origin::default(), of("noisy")).await.unwrap();
     for name in ["quiet", "quiet", "calm"] {
-        queue.place(name, of(name)).await;
+        queue.enqueue(name, of(name)).await;
     }
-    queue.place("none", EnqueueOptions::default()).await;
+    queue.enqueue("none", EnqueueOptions::default()).await;
     assert_eq!(queue.queue.queue("default").await.unwrap().unwrap().queued, 54);
     let order = queue.one_by_one().await;
     assert_eq!(order.len(), 54);
@@ -118,64 +118,67 @@ async fn a_noisy_tenant_does_not_hold_up_the_others() {
 }
 
 #[tokio::test]
-async fn a_key_keeps_the_first_or_the_last() {
+async fn a_unique_key_keeps_the_first_or_the_last_job() {
     let queue = TestQueue::new().await;
-    let first = queue.place("first", unique("digest", OnDuplicate::KeepExisting)).await;
-    assert_eq!(queue.place("second", unique("digest", OnDuplicate::KeepExisting)).await, first);
-    let other = queue.place("other", unique("other", OnDuplicate::KeepExisting)).await;
+    let first = queue.enqueue("first", unique("digest", OnDuplicate::KeepExisting)).await;
+    assert_eq!(queue.enqueue("second", unique("digest", OnDuplicate::KeepExisting)).await, first);
+    let other = queue.enqueue("other", unique("other", OnDuplicate::KeepExisting)).await;
     assert_ne!(other, first);
-    let last = queue.place("last", unique("digest", OnDuplicate::Replace)).await;
+    let last = queue.enqueue("last", unique("digest", OnDuplicate::Replace)).await;
     assert_ne!(last, first);
     let status = queue.status(&first).await;
     assert_eq!((status.state, status.task.as_str()), (State::Canceled, "test_task"));
     assert_eq!(queue.one_by_one().await, ["other", "last"]);
-    // What has finished goes on keeping others out until its window is over.
-    assert_eq!(queue.place("again", unique("digest", OnDuplicate::KeepExisting)).await, last);
-    // What was cancelled does not.
-    let gone = queue.place("gone", unique("third", OnDuplicate::KeepExisting)).await;
+    // A finished job keeps its key until the window is over.
+    assert_eq!(queue.enqueue("again", unique("digest", OnDuplicate::KeepExisting)).await, last);
+    // A canceled job does not keep it.
+    let gone = queue.enqueue("gone", unique("third", OnDuplicate::KeepExisting)).await;
     assert_eq!(queue.queue.cancel(&gone).await.unwrap(), Cancel::Canceled);
-    assert_ne!(queue.place("new", unique("third", OnDuplicate::KeepExisting)).await, gone);
+    assert_ne!(queue.enqueue("new", unique("third", OnDuplicate::KeepExisting)).await, gone);
     let windows = Unique {
         key: "short".into(),
         window: Duration::from_millis(1),
         on_duplicate: OnDuplicate::KeepExisting,
     };
-    let place = EnqueueOptions { unique: Some(windows), ..EnqueueOptions::default() };
-    let short = queue.place("short", place.clone()).await;
+    let options = EnqueueOptions { unique: Some(windows), ..EnqueueOptions::default() };
+    let short = queue.enqueue("short", options.clone()).await;
     eventually("the window is over", || async {
-        (queue.place("short", place.clone()).await != short).then_some(())
+        (queue.enqueue("short", options.clone()).await != short).then_some(())
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_job_waits_for_others() {
+async fn a_job_runs_after_its_dependencies() {
     let queue = TestQueue::new().await;
-    let (one, two) =
-        (queue.push("one", Behaviour::Succeed).await, queue.push("two", Behaviour::Fail(1)).await);
+    let (one, two) = (queue.push("one", Behavior::Succeed).await, queue.push("two", Behavior::Fail(1)).await);
     let last = queue.after("last", &[&one, &two]).await;
     let after_that = queue.after("after that", &[&last]).await;
     assert_eq!(queue.status(&last).await.state, State::Deferred);
     assert_eq!(queue.queue.list("default", State::Deferred, 0, 10).await.unwrap().len(), 2);
     queue.drain().await;
-    assert_eq!(queue.status(&last).await.state, State::Deferred, "one of the two is tried again yet");
+    assert_eq!(
+        queue.status(&last).await.state,
+        State::Deferred,
+        "one of the dependencies is still to be retried"
+    );
     queue.drain_until(&after_that, State::Finished).await;
     assert_eq!(queue.log.ran(), ["one", "two", "two", "last", "after that"]);
-    // What has ended already is not waited for.
+    // A dependency that has ended already is ignored.
     let late = queue.after("late", &[&one]).await;
     assert_eq!(queue.status(&late).await.state, State::Queued);
     queue.drain().await;
     queue.is_clean().await;
     for key in ["waits", "then", "told"] {
-        assert!(!queue.redis::<bool>(&["EXISTS", &format!("{{}}:{key}")]).await, "{key} is left over");
+        assert!(!queue.redis::<bool>(&["EXISTS", &format!("{{}}:{key}")]).await, "{key} is not empty");
     }
 }
 
 #[tokio::test]
-async fn a_job_fails_with_those_it_waits_for_unless_told_otherwise() {
+async fn a_job_fails_with_its_dependencies_by_default() {
     let queue = TestQueue::new().await;
     let (bad, gone) =
-        (queue.push("bad", Behaviour::FailForGood).await, queue.push("gone", Behaviour::Succeed).await);
+        (queue.push("bad", Behavior::FailForGood).await, queue.push("gone", Behavior::Succeed).await);
     let child = queue.after("child", &[&bad]).await;
     let grandchild = queue.after("grandchild", &[&child]).await;
     let of_gone = queue.after("of gone", &[&gone]).await;
@@ -184,7 +187,7 @@ async fn a_job_fails_with_those_it_waits_for_unless_told_otherwise() {
         after_failures: true,
         ..EnqueueOptions::default()
     };
-    let anyway = queue.place("anyway", anyway).await;
+    let anyway = queue.enqueue("anyway", anyway).await;
     assert_eq!(queue.queue.cancel(&gone).await.unwrap(), Cancel::Canceled);
     queue.drain().await;
     for id in [&child, &grandchild, &of_gone] {
@@ -194,21 +197,21 @@ async fn a_job_fails_with_those_it_waits_for_unless_told_otherwise() {
     }
     queue.drain_until(&anyway, State::Finished).await;
     assert_eq!(queue.log.ran(), ["bad", "anyway"]);
-    // Somebody has looked at it, and has it run after all.
+    // A requeued job no longer waits for its dependencies.
     assert!(queue.queue.requeue(&child).await.unwrap());
     queue.drain_until(&child, State::Finished).await;
-    let place = EnqueueOptions { after: vec!["0".repeat(32)], ..EnqueueOptions::default() };
-    let error = queue.queue.enqueue_with(&task("of nobody"), Origin::default(), place).await.unwrap_err();
+    let options = EnqueueOptions { after: vec!["0".repeat(32)], ..EnqueueOptions::default() };
+    let error = queue.queue.enqueue_with(&task("orphan"), Origin::default(), options).await.unwrap_err();
     assert!(matches!(&error, Error::UnknownJob(_)) && error.to_string().contains("no job"), "{error}");
 }
 
 #[tokio::test]
-async fn a_place_that_makes_no_sense_is_refused() {
+async fn invalid_options_are_rejected() {
     let queue = TestQueue::new().await;
     let long = "x".repeat(256);
     let key = |key: &str, window| Unique { key: key.into(), window, on_duplicate: OnDuplicate::KeepExisting };
     let second = Duration::from_secs(1);
-    for (field, place) in [
+    for (field, options) in [
         ("group", EnqueueOptions { group: Some(String::new()), ..EnqueueOptions::default() }),
         ("group", EnqueueOptions { group: Some(long.clone()), ..EnqueueOptions::default() }),
         ("unique", EnqueueOptions { unique: Some(key("", second)), ..EnqueueOptions::default() }),
@@ -216,7 +219,7 @@ async fn a_place_that_makes_no_sense_is_refused() {
         ("unique", EnqueueOptions { unique: Some(key("k", Duration::ZERO)), ..EnqueueOptions::default() }),
         ("after", EnqueueOptions { after: vec!["x".into(); 101], ..EnqueueOptions::default() }),
     ] {
-        let error = queue.queue.enqueue_with(&task("x"), Origin::default(), place).await.unwrap_err();
+        let error = queue.queue.enqueue_with(&task("x"), Origin::default(), options).await.unwrap_err();
         assert!(matches!(&error, Error::Invalid { field: f, .. } if *f == field), "{error}");
     }
     let two = [task("a"), task("b")];
@@ -231,11 +234,11 @@ async fn a_place_that_makes_no_sense_is_refused() {
 }
 
 #[tokio::test]
-async fn no_more_of_a_queue_run_at_once_than_its_limit_whoever_runs_them() {
+async fn a_concurrency_limit_applies_to_all_workers_together() {
     let queue = TestQueue::new().await;
     queue.queue.limit_concurrency("default", Some(2)).await.unwrap();
     for n in 0..6 {
-        queue.push(&n.to_string(), Behaviour::WaitForTest).await;
+        queue.push(&n.to_string(), Behavior::WaitForTest).await;
     }
     let stop = CancellationToken::new();
     let workers: Vec<_> = (0..2)
@@ -246,10 +249,10 @@ async fn no_more_of_a_queue_run_at_once_than_its_limit_whoever_runs_them() {
         let run = || async {
             (queue.log.now.load(std::sync::atomic::Ordering::SeqCst) as usize == running).then_some(())
         };
-        eventually("as many run as may", run).await;
+        eventually("as many jobs run as the limit allows", run).await;
         queue.log.open.notify_one();
     }
-    eventually("all are done", || async {
+    eventually("all jobs have finished", || async {
         let info = queue.queue.queue("default").await.unwrap().unwrap();
         (info.totals.finished == 6).then_some(())
     })
@@ -264,35 +267,35 @@ async fn no_more_of_a_queue_run_at_once_than_its_limit_whoever_runs_them() {
 }
 
 #[tokio::test]
-async fn a_rate_lets_through_what_it_says() {
+async fn a_rate_limit_holds_jobs_back() {
     let queue = TestQueue::new().await;
     queue.queue.limit_rate("default", Some(Rate { jobs: 3, per: Duration::from_secs(3_600) })).await.unwrap();
     for n in 0..5 {
-        queue.push(&n.to_string(), Behaviour::Succeed).await;
+        queue.push(&n.to_string(), Behavior::Succeed).await;
     }
     let stop = CancellationToken::new();
     let work = tokio::spawn(queue.worker(steady(5)).run(stop.clone(), CancellationToken::new()));
-    eventually("three have run", || async { (queue.log.ran().len() == 3).then_some(()) }).await;
+    eventually("three jobs have run", || async { (queue.log.ran().len() == 3).then_some(()) }).await;
     let info = queue.queue.queue("default").await.unwrap().unwrap();
     assert_eq!((info.queued, info.rate_limit.map(|rate| rate.to_string())), (2, Some("3/3600s".into())));
-    // One an instant: the rest is let through.
+    // A high rate lets the others run.
     queue.queue.limit_rate("default", Some(Rate { jobs: 1_000, per: Duration::from_secs(1) })).await.unwrap();
-    eventually("all have run", || async { (queue.log.ran().len() == 5).then_some(()) }).await;
+    eventually("all jobs have run", || async { (queue.log.ran().len() == 5).then_some(()) }).await;
     stop.cancel();
     work.await.unwrap().unwrap();
-    // A worker that ends when there is nothing left waits for its turn.
+    // A burst worker waits for the rate limit before it exits.
     queue.queue.limit_rate("default", Some(Rate { jobs: 2, per: Duration::from_millis(200) })).await.unwrap();
     for n in 0..6 {
-        queue.push(&n.to_string(), Behaviour::Succeed).await;
+        queue.push(&n.to_string(), Behavior::Succeed).await;
     }
     assert_eq!(queue.drain().await.finished, 6);
 }
 
 #[tokio::test]
-async fn by_weight_every_queue_gets_its_turn() {
+async fn weighted_queues_share_a_worker() {
     let queue = TestQueue::new().await;
     for n in 0..200 {
-        queue.push(&format!("default {n}"), Behaviour::Succeed).await;
+        queue.push(&format!("default {n}"), Behavior::Succeed).await;
         let urgent = crate::support::queue::UrgentTask { name: format!("urgent {n}") };
         queue.queue.enqueue(&urgent, Origin::default()).await.unwrap();
     }
@@ -305,44 +308,44 @@ async fn by_weight_every_queue_gets_its_turn() {
 }
 
 #[tokio::test]
-async fn a_failed_job_that_is_put_back_does_not_count_for_those_it_was_counted_for() {
+async fn a_requeued_dependency_counts_once() {
     let queue = TestQueue::new().await;
-    let bad = queue.push("bad", Behaviour::FailForGood).await;
+    let bad = queue.push("bad", Behavior::FailForGood).await;
     queue.drain().await;
     let day = Duration::from_secs(86_400);
     let slow = queue.queue.enqueue_in(&task("slow"), Origin::default(), day).await.unwrap();
     let after = vec![bad.clone(), slow.clone()];
     let both = queue
-        .place("both", EnqueueOptions { after, after_failures: true, ..EnqueueOptions::default() })
+        .enqueue("both", EnqueueOptions { after, after_failures: true, ..EnqueueOptions::default() })
         .await;
     assert!(queue.queue.requeue(&bad).await.unwrap());
     queue.drain().await;
-    assert_eq!(queue.status(&both).await.state, State::Deferred, "the slow one has not even begun");
+    assert_eq!(queue.status(&both).await.state, State::Deferred, "the slow dependency has not started");
     assert_eq!(queue.queue.cancel(&slow).await.unwrap(), Cancel::Canceled);
     queue.drain_until(&both, State::Finished).await;
 }
 
 #[tokio::test]
-async fn a_job_that_waits_for_the_one_it_replaces_does_not_wait_for_ever() {
+async fn a_job_that_depends_on_the_one_it_replaces_fails() {
     let queue = TestQueue::new().await;
-    let old = queue.place("old", unique("key", OnDuplicate::Replace)).await;
+    let old = queue.enqueue("old", unique("key", OnDuplicate::Replace)).await;
     let new = queue
-        .place("new", EnqueueOptions { after: vec![old.clone()], ..unique("key", OnDuplicate::Replace) })
+        .enqueue("new", EnqueueOptions { after: vec![old.clone()], ..unique("key", OnDuplicate::Replace) })
         .await;
     assert_eq!(queue.status(&old).await.state, State::Canceled);
-    assert_eq!(queue.status(&new).await.state, State::Failed, "what it waited for was cancelled");
+    assert_eq!(queue.status(&new).await.state, State::Failed, "its dependency was canceled");
 }
 
 #[tokio::test]
-async fn a_thousand_that_wait_for_one_all_run() {
+async fn a_thousand_dependents_of_one_job_all_run() {
     let queue = TestQueue::new().await;
-    let first = queue.push("first", Behaviour::Succeed).await;
+    let first = queue.push("first", Behavior::Succeed).await;
     for _ in 0..1_000 {
         queue.after("child", &[&first]).await;
     }
     let stop = CancellationToken::new();
     let work = tokio::spawn(queue.worker(steady(50)).run(stop.clone(), CancellationToken::new()));
-    eventually("all have run", || async { (queue.log.ran().len() == 1_001).then_some(()) }).await;
+    eventually("all jobs have run", || async { (queue.log.ran().len() == 1_001).then_some(()) }).await;
     stop.cancel();
     work.await.unwrap().unwrap();
     queue.is_clean().await;
