@@ -41,7 +41,7 @@ const OPEN_FOR: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct RedisPool {
     connections: bb8::Pool<Manager>,
-    client: redis::Client,
+    client: Arc<redis::Client>,
     timeout: Duration,
     /// When the commands of this clone have to be answered, instead of after twice the timeout.
     deadline: Option<Instant>,
@@ -69,7 +69,7 @@ impl RedisPool {
             .error_sink(Box::new(last_error.clone()))
             .build_unchecked(Manager { inner, timeout });
         let breaker = CircuitBreaker::new(timeout / 3);
-        Ok(Self { connections, client, timeout, deadline: None, last_error, breaker })
+        Ok(Self { connections, client: client.into(), timeout, deadline: None, last_error, breaker })
     }
 
     /// The client behind the pool, for callers that need a connection of their own.
