@@ -24,7 +24,7 @@
 //! | [`dev`] | the private servers of `saas dev` and of the tests | |
 //! | [`config`], [`error`], [`logging`], [`pool`], [`redis_pool`] | the ground: every module but `queue` may import it | |
 //!
-//! The test `tree::modules_import_only_what_the_table_allows` reads this table, and `import_circles` finds files that import
+//! The test `tree::modules_import_only_what_the_table_allows` reads this table, and `import_cycles` finds files that import
 //! each other.
 
 pub mod api;

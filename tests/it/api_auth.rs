@@ -8,7 +8,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn smoke_register_login_and_read_oneself() {
+async fn smoke_a_user_registers_logs_in_and_reads_the_account() {
     let app = TestApp::start().await;
     let body = json!({ "email": "ada@example.com", "password": PASSWORD, "full_name": "Ada Lovelace" });
     let made = app.post("/auth/register", None, body).await;
@@ -31,7 +31,7 @@ async fn smoke_register_login_and_read_oneself() {
 }
 
 #[tokio::test]
-async fn the_name_may_be_left_out() {
+async fn the_name_is_optional() {
     let app = TestApp::start().await;
     for (email, extra) in [("a@example.com", json!({})), ("b@example.com", json!({ "full_name": null }))] {
         let mut body = json!({ "email": email, "password": PASSWORD });
@@ -42,7 +42,7 @@ async fn the_name_may_be_left_out() {
 }
 
 #[tokio::test]
-async fn an_address_is_trimmed_and_its_case_does_not_count() {
+async fn an_email_address_is_trimmed_and_compared_without_case() {
     let app = TestApp::start().await;
     let made = app
         .post("/auth/register", None, json!({ "email": "  Ada@Example.COM ", "password": PASSWORD }))
@@ -56,7 +56,7 @@ async fn an_address_is_trimmed_and_its_case_does_not_count() {
 }
 
 #[tokio::test]
-async fn of_twenty_who_register_one_address_at_once_one_succeeds() {
+async fn concurrent_registrations_of_one_address_create_one_account() {
     let app = TestApp::start().await;
     let body = json!({ "email": "ada@example.com", "password": PASSWORD });
     let answers = join_all((0..20).map(|_| app.post("/auth/register", None, body.clone()))).await;
@@ -66,7 +66,7 @@ async fn of_twenty_who_register_one_address_at_once_one_succeeds() {
 }
 
 #[tokio::test]
-async fn every_wrong_field_is_named() {
+async fn every_invalid_field_is_reported() {
     let app = TestApp::start().await;
     for (body, wrong) in [
         (json!({}), vec![("body.email", "missing"), ("body.password", "missing")]),
@@ -110,7 +110,7 @@ async fn every_wrong_field_is_named() {
 }
 
 #[tokio::test]
-async fn a_password_of_72_bytes_counts_to_its_last() {
+async fn all_72_bytes_of_a_password_are_significant() {
     let app = TestApp::start().await;
     let long = "correct horse battery staple ".repeat(3)[..72].to_owned();
     let made = app.post("/auth/register", None, json!({ "email": "a@example.com", "password": long })).await;
@@ -126,7 +126,7 @@ async fn a_password_of_72_bytes_counts_to_its_last() {
 }
 
 #[tokio::test]
-async fn smoke_who_may_not_sign_in_is_not_told_why() {
+async fn smoke_a_refused_login_does_not_reveal_the_reason() {
     let app = TestApp::start().await;
     let (known, inactive) = (app.user().await, app.user().await);
     app.sql(&format!("UPDATE users SET is_active = false WHERE id = {}", inactive.id)).await;
@@ -144,7 +144,7 @@ async fn smoke_who_may_not_sign_in_is_not_told_why() {
 }
 
 #[tokio::test]
-async fn login_takes_the_form_that_oauth2_clients_send() {
+async fn the_login_accepts_the_form_of_oauth2_clients() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let sent = [
@@ -172,7 +172,7 @@ fn token(key: &str, algorithm: Algorithm, claims: &Value) -> String {
 }
 
 #[tokio::test]
-async fn smoke_only_our_own_tokens_are_taken() {
+async fn smoke_forged_tokens_are_refused() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let now = get_current_timestamp();
@@ -198,7 +198,7 @@ async fn smoke_only_our_own_tokens_are_taken() {
         with("exp", json!(now - 1)),
         with("exp", Value::Null),
         with("exp", json!("tomorrow")),
-        with("iss", json!("somebody else")),
+        with("iss", json!("another issuer")),
         with("iss", Value::Null),
         with("sub", Value::Null),
         with("sub", json!((user.id + 1).to_string())),
@@ -229,7 +229,7 @@ impl TestApp {
 }
 
 #[tokio::test]
-async fn a_key_rotates_without_logging_anyone_out() {
+async fn a_key_rotation_keeps_users_signed_in() {
     let old = TestApp::start().await;
     let user = old.user().await;
     let new_key = "--secret-key=ffeeddccbbaa99887766554433221100ffeeddcc";
@@ -243,7 +243,7 @@ async fn a_key_rotates_without_logging_anyone_out() {
 }
 
 #[tokio::test]
-async fn the_life_of_a_token_is_a_setting() {
+async fn the_lifetime_of_a_token_is_configurable() {
     let app = TestApp::with(&["--access-token-expire-minutes=5"]).await;
     let user = app.user().await;
     assert_eq!(app.login(&user.email, PASSWORD).await.body["expires_in"], 300);

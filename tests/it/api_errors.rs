@@ -7,7 +7,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn smoke_unknown_paths_and_methods() {
+async fn smoke_unknown_paths_and_methods_are_refused() {
     let app = TestApp::start().await;
     for path in ["/nothing", "/auth", "/jobs/x/y/z", "/%00"] {
         app.get(path, None).await.is_problem(404, "not_found", "Not Found");
@@ -26,14 +26,14 @@ async fn smoke_unknown_paths_and_methods() {
 }
 
 #[tokio::test]
-async fn a_trailing_slash_does_not_matter() {
+async fn a_trailing_slash_is_ignored() {
     let app = TestApp::start().await;
     assert_eq!(app.get("/health/", None).await.status, 200);
     assert_eq!(app.get("/health/db/", None).await.status, 200);
 }
 
 #[tokio::test]
-async fn bodies_that_cannot_be_read() {
+async fn a_malformed_body_is_refused() {
     let app = TestApp::start().await;
     let register = || app.request(Method::POST, "/auth/register");
     let json = "application/json";
@@ -60,7 +60,7 @@ async fn bodies_that_cannot_be_read() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_too_large() {
+async fn a_body_that_is_too_large_is_refused() {
     let app = TestApp::start().await;
     let large = format!("{{\"email\":\"{}\"}}", "a".repeat(1024 * 1024));
     let register = || app.request(Method::POST, "/auth/register").header("content-type", "application/json");
@@ -69,7 +69,7 @@ async fn a_body_that_is_too_large() {
         "too_large",
         "Request body is larger than 1048576 bytes",
     );
-    // Without a length to refuse it by.
+    // Without a Content-Length header.
     let parts: Vec<_> =
         large.as_bytes().chunks(8_192).map(|part| Ok::<_, std::io::Error>(part.to_vec())).collect();
     let stream = reqwest::Body::wrap_stream(futures_util::stream::iter(parts));
@@ -77,20 +77,20 @@ async fn a_body_that_is_too_large() {
 }
 
 #[tokio::test]
-async fn the_callers_request_id_is_kept_where_it_is_sane() {
+async fn a_valid_request_id_of_the_client_is_kept() {
     let app = TestApp::start().await;
     let with = |id: &str| app.request(Method::GET, "/users/me").header("x-request-id", id.to_owned());
-    for sane in ["abc-123", "01a203c5-2455-7245-83c9-d0620d1d44e7", "trace:1.2_3"] {
-        let answer = Answer::of(with(sane)).await;
+    for valid in ["abc-123", "01a203c5-2455-7245-83c9-d0620d1d44e7", "trace:1.2_3"] {
+        let answer = Answer::of(with(valid)).await;
         assert_eq!(
             (answer.header("x-request-id"), answer.body["request_id"].as_str().unwrap()),
-            (sane, sane)
+            (valid, valid)
         );
     }
     let long = "x".repeat(129);
-    for insane in ["", "with space", "semi;colon", "{json}", &long] {
-        let answer = Answer::of(with(insane)).await;
-        assert_ne!(answer.header("x-request-id"), insane);
+    for invalid in ["", "with space", "semi;colon", "{json}", &long] {
+        let answer = Answer::of(with(invalid)).await;
+        assert_ne!(answer.header("x-request-id"), invalid);
         assert_eq!(answer.header("x-request-id").len(), 36);
     }
 }
@@ -106,7 +106,7 @@ async fn every_response_has_the_security_headers() {
         assert_eq!(answer.header("referrer-policy"), "no-referrer");
         assert!(answer.header("content-security-policy").contains("default-src 'none'"));
         assert!(!answer.header("cache-control").is_empty());
-        assert!(answer.headers.get("strict-transport-security").is_none(), "not over http");
+        assert!(answer.headers.get("strict-transport-security").is_none(), "HSTS is for https only");
         assert!(answer.headers.get("server").is_none());
     }
     let https = TestApp::with(&["--public-url=https://api.example.com"]).await;
@@ -114,7 +114,7 @@ async fn every_response_has_the_security_headers() {
 }
 
 #[tokio::test]
-async fn cors_is_for_the_configured_origins_only() {
+async fn cors_allows_only_the_configured_origins() {
     let app =
         TestApp::with(&[r#"--backend-cors-origins=["https://app.example.com/", "http://localhost:3000"]"#])
             .await;
@@ -139,11 +139,11 @@ async fn cors_is_for_the_configured_origins_only() {
         assert_eq!((actual.status.as_u16(), actual.header("access-control-allow-origin")), (401, origin));
         assert_eq!(actual.header("access-control-expose-headers"), "x-request-id, retry-after");
     }
-    for stranger in ["https://evil.example.com", "http://app.example.com", "null"] {
-        let answer = preflight(stranger).await;
+    for unknown in ["https://evil.example.com", "http://app.example.com", "null"] {
+        let answer = preflight(unknown).await;
         assert!(answer.headers.get("access-control-allow-origin").is_none());
-        // Refused by the browser, not by us: the request of a page on our own origin carries one too.
-        let actual = Answer::of(app.request(Method::GET, "/health").header("origin", stranger)).await;
+        // The browser refuses it, not the API: requests from pages of the API's own origin have an Origin header too.
+        let actual = Answer::of(app.request(Method::GET, "/health").header("origin", unknown)).await;
         assert_eq!(actual.status, 200);
         assert!(actual.headers.get("access-control-allow-origin").is_none());
         assert!(actual.headers.get_all("vary").iter().any(|vary| vary == "origin"));
@@ -151,7 +151,7 @@ async fn cors_is_for_the_configured_origins_only() {
 }
 
 #[tokio::test]
-async fn a_failure_of_ours_says_nothing_of_its_cause() {
+async fn an_internal_error_does_not_reveal_its_cause() {
     let app = TestApp::start().await;
     let user = app.user().await;
     app.sql("ALTER TABLE users RENAME COLUMN full_name TO name").await;

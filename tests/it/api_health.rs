@@ -3,7 +3,7 @@ use serde_json::json;
 use crate::support::{TestApp, servers::TestDatabase};
 
 #[tokio::test]
-async fn smoke_health_names_the_service() {
+async fn smoke_the_health_check_names_the_service() {
     let app = TestApp::with(&["--project-name=My Product"]).await;
     let answer = app.get("/health", None).await;
     assert_eq!(answer.status, 200);
@@ -12,7 +12,7 @@ async fn smoke_health_names_the_service() {
 }
 
 #[tokio::test]
-async fn smoke_dependencies_answer() {
+async fn smoke_the_health_checks_of_dependencies_succeed() {
     let app = TestApp::start().await;
     let db = app.get("/health/db", None).await;
     assert_eq!(
@@ -22,8 +22,8 @@ async fn smoke_dependencies_answer() {
     let redis = app.get("/health/redis", None).await;
     assert_eq!((redis.status.as_u16(), redis.body), (200, json!({ "status": "healthy", "redis": "ok" })));
     let ready = app.get("/health/ready", None).await;
-    let all_well = json!({ "status": "healthy", "database": "ok", "migrations": "ok", "redis": "ok", "stopping": false });
-    assert_eq!((ready.status.as_u16(), ready.body), (200, all_well));
+    let healthy = json!({ "status": "healthy", "database": "ok", "migrations": "ok", "redis": "ok", "stopping": false });
+    assert_eq!((ready.status.as_u16(), ready.body), (200, healthy));
     assert_eq!(app.get("/health/live", None).await.status, 200);
 }
 
@@ -37,7 +37,7 @@ async fn an_unmigrated_database_is_not_ready() {
 }
 
 #[tokio::test]
-async fn a_stopping_process_is_alive_but_not_ready() {
+async fn a_stopping_process_is_live_but_not_ready() {
     let app = TestApp::start().await;
     app.app.begin_stopping();
     let ready = app.get("/health/ready", None).await;

@@ -26,7 +26,7 @@ impl TestApp {
 }
 
 #[tokio::test]
-async fn smoke_a_job_from_queued_to_finished() {
+async fn smoke_a_job_goes_from_queued_to_finished() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let answer = app.call(Method::POST, "/jobs/example?name=my-task&duration=0", &user).await;
@@ -66,7 +66,7 @@ async fn smoke_a_job_from_queued_to_finished() {
 }
 
 #[tokio::test]
-async fn the_duration_is_five_seconds_unless_said() {
+async fn the_duration_defaults_to_five_seconds() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let answer = app.call(Method::POST, "/jobs/example?name=x", &user).await;
@@ -75,7 +75,7 @@ async fn the_duration_is_five_seconds_unless_said() {
 }
 
 #[tokio::test]
-async fn every_wrong_parameter_is_named() {
+async fn every_invalid_parameter_is_reported() {
     let app = TestApp::start().await;
     let user = app.user().await;
     for (query, wrong) in [
@@ -100,7 +100,7 @@ async fn every_wrong_parameter_is_named() {
 }
 
 #[tokio::test]
-async fn jobs_are_for_those_who_are_signed_in() {
+async fn jobs_require_authentication() {
     let app = TestApp::start().await;
     for path in
         ["/jobs/example?name=x", "/jobs/send-email?to=a@example.com&subject=s&body=b", "/jobs/process-data"]
@@ -111,7 +111,7 @@ async fn jobs_are_for_those_who_are_signed_in() {
 }
 
 #[tokio::test]
-async fn a_job_exists_for_its_owner_and_admins_only() {
+async fn a_job_is_visible_to_its_owner_and_admins_only() {
     let app = TestApp::start().await;
     let (owner, other, admin) = (app.user().await, app.user().await, app.admin().await);
     let id = app.enqueue("/jobs/example?name=x&duration=0", &owner).await;
@@ -133,7 +133,7 @@ async fn a_job_exists_for_its_owner_and_admins_only() {
 }
 
 #[tokio::test]
-async fn a_queued_job_is_cancelled_at_once() {
+async fn a_queued_job_is_canceled_at_once() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let id = app.enqueue("/jobs/example?name=x&duration=0", &user).await;
@@ -146,7 +146,7 @@ async fn a_queued_job_is_cancelled_at_once() {
 }
 
 #[tokio::test]
-async fn a_running_job_is_cancelled_soon() {
+async fn a_running_job_is_canceled() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let id = app.enqueue("/jobs/example?name=x&duration=3600", &user).await;
@@ -157,12 +157,12 @@ async fn a_running_job_is_cancelled_soon() {
     eventually("the job starts", || async { (status().await == "started").then_some(()) }).await;
     let answer = app.call(Method::DELETE, &format!("/jobs/{id}"), &user).await;
     assert_eq!((answer.status.as_u16(), &answer.body["status"]), (200, &json!("started")));
-    eventually("the job is cancelled", || async { (status().await == "canceled").then_some(()) }).await;
+    eventually("the job is canceled", || async { (status().await == "canceled").then_some(()) }).await;
     assert_eq!(work.await.unwrap().unwrap().canceled, 1);
 }
 
 #[tokio::test]
-async fn data_is_processed() {
+async fn the_data_of_a_job_is_processed() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let answer =
@@ -176,7 +176,7 @@ async fn data_is_processed() {
 }
 
 #[tokio::test]
-async fn without_smtp_a_mail_is_kept_as_a_file() {
+async fn without_smtp_a_mail_is_captured_in_a_file() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let id = app
@@ -192,17 +192,17 @@ async fn without_smtp_a_mail_is_kept_as_a_file() {
 }
 
 #[tokio::test]
-async fn with_smtp_only_admins_write_to_others() {
+async fn with_smtp_only_admins_send_mails_to_others() {
     let smtp = SmtpServer::start().await;
     let app = TestApp::with(&[&format!("--smtp-url={}", smtp.url)]).await;
     let (user, admin) = (app.user().await, app.admin().await);
     let path = |to: &str| format!("/jobs/send-email?to={to}&subject=Hi&body=Hello");
     let refused = app.call(Method::POST, &path("bob@example.com"), &user).await;
     refused.is_problem(403, "forbidden", "Not enough permissions");
-    let unconfirmed = format!("UPDATE users SET email_verified_at = NULL WHERE id = {}", user.id);
-    app.sql(&unconfirmed).await;
+    let set_unverified = format!("UPDATE users SET email_verified_at = NULL WHERE id = {}", user.id);
+    app.sql(&set_unverified).await;
     app.call(Method::POST, &path(&user.email), &user).await.is_some_problem(403, "email_not_verified");
-    app.sql(&unconfirmed.replace("NULL", "now()")).await;
+    app.sql(&set_unverified.replace("NULL", "now()")).await;
     let own = app.enqueue(&path(&user.email), &user).await;
     app.enqueue(&path("bob@example.com"), &admin).await;
     app.run_jobs().await;
@@ -213,7 +213,7 @@ async fn with_smtp_only_admins_write_to_others() {
 }
 
 #[tokio::test]
-async fn the_worker_holds_the_rule_too() {
+async fn the_worker_refuses_a_forbidden_recipient_too() {
     let smtp = SmtpServer::start().await;
     let api = TestApp::start().await;
     let user = api.user().await;
@@ -226,7 +226,7 @@ async fn the_worker_holds_the_rule_too() {
 }
 
 #[tokio::test]
-async fn the_owner_of_a_failed_job_is_not_told_what_is_inside() {
+async fn the_owner_of_a_failed_job_does_not_see_internal_details() {
     let app = TestApp::with(&["--smtp-url=smtp://127.0.0.1:9"]).await;
     let (user, admin) = (app.user().await, app.admin().await);
     let path = format!("/jobs/send-email?to={}&subject=Hi&body=Hello&nonce={}", user.email, unique());
@@ -239,6 +239,6 @@ async fn the_owner_of_a_failed_job_is_not_told_what_is_inside() {
     );
     let detail = app.status(&id, &admin).await["error"].as_str().unwrap().to_owned();
     assert!(detail.contains("Mail server is unavailable"), "{detail}");
-    let cancelled = app.call(Method::DELETE, &format!("/jobs/{id}"), &user).await;
-    assert_eq!(cancelled.body["status"], "canceled");
+    let canceled = app.call(Method::DELETE, &format!("/jobs/{id}"), &user).await;
+    assert_eq!(canceled.body["status"], "canceled");
 }

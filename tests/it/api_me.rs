@@ -1,4 +1,4 @@
-//! What users do with their own account.
+//! Operations of users on their own account.
 
 use reqwest::Method;
 use saas::services::housekeeping;
@@ -34,7 +34,7 @@ async fn delete(app: &TestApp, user: &User, password: &str) -> Answer {
     Answer::of(request.json(&json!({ "password": password }))).await
 }
 
-/// Whom mails went to, and what they were about.
+/// Returns the recipient and the subject of each mail that was sent.
 async fn sent(app: &TestApp) -> Vec<(String, String)> {
     app.mails().await.into_iter().map(|mail| (mail.to, mail.subject)).collect()
 }
@@ -44,7 +44,7 @@ fn mail(to: &str, subject: &str) -> (String, String) {
 }
 
 #[tokio::test]
-async fn smoke_one_changes_ones_name() {
+async fn smoke_a_user_changes_their_name() {
     let app = TestApp::start().await;
     let (user, other) = (app.user().await, app.user().await);
     for (body, name) in [
@@ -65,7 +65,7 @@ async fn smoke_one_changes_ones_name() {
 }
 
 #[tokio::test]
-async fn what_else_there_is_of_oneself_is_not_changed_like_that() {
+async fn other_fields_of_the_account_cannot_be_changed() {
     let app = TestApp::start().await;
     let user = app.user().await;
     for (body, wrong) in [
@@ -82,7 +82,7 @@ async fn what_else_there_is_of_oneself_is_not_changed_like_that() {
 }
 
 #[tokio::test]
-async fn smoke_a_new_password_ends_the_other_sessions() {
+async fn smoke_a_password_change_revokes_the_other_sessions() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let elsewhere = app.signed_in_again(&user).await;
@@ -92,7 +92,7 @@ async fn smoke_a_new_password_ends_the_other_sessions() {
     assert!(app.is_signed_in(&elsewhere).await);
 
     assert_eq!(change_password(&app, &user, PASSWORD, NEW_PASSWORD).await.status, 204);
-    app.is_signed_out(&elsewhere).await;
+    app.assert_signed_out(&elsewhere).await;
     assert!(app.is_signed_in(&user).await);
     assert_eq!(app.refresh(&user.refresh_token).await.status, 200);
     app.reset_password(&to_reset, "another horse").await.is_some_problem(400, "invalid_link");
@@ -102,10 +102,10 @@ async fn smoke_a_new_password_ends_the_other_sessions() {
 }
 
 #[tokio::test]
-async fn a_new_password_voids_the_link_to_a_new_address() {
+async fn a_password_change_invalidates_the_link_of_an_address_change() {
     let app = TestApp::start().await;
     let user = app.user().await;
-    // By somebody who knows the password, which is why it is changed.
+    // An attacker who knows the password requests the change, so the user changes the password.
     assert_eq!(change_email(&app, &user, "thief@example.com", PASSWORD).await.status, 202);
     let token = app.mailed_token("thief@example.com").await;
     assert_eq!(change_password(&app, &user, PASSWORD, NEW_PASSWORD).await.status, 204);
@@ -114,7 +114,7 @@ async fn a_new_password_voids_the_link_to_a_new_address() {
 }
 
 #[tokio::test]
-async fn a_new_password_is_none_that_anybody_would_guess() {
+async fn a_weak_new_password_is_refused() {
     let app = TestApp::start().await;
     let user = app.user().await;
     for new in ["iloveyou", "short", &user.email, &"x".repeat(73)] {
@@ -125,7 +125,7 @@ async fn a_new_password_is_none_that_anybody_would_guess() {
 }
 
 #[tokio::test]
-async fn smoke_a_new_address_is_taken_on_by_its_link() {
+async fn smoke_the_link_confirms_a_new_address() {
     let app = TestApp::start().await;
     let user = app.user().await;
     app.sql("UPDATE users SET email_verified_at = NULL").await;
@@ -155,7 +155,7 @@ async fn smoke_a_new_address_is_taken_on_by_its_link() {
 }
 
 #[tokio::test]
-async fn an_address_that_was_taken_meanwhile_is_not_taken_on() {
+async fn an_address_registered_meanwhile_cannot_be_confirmed() {
     let app = TestApp::start().await;
     let user = app.user().await;
     assert_eq!(change_email(&app, &user, "new@example.com", PASSWORD).await.status, 202);
@@ -167,7 +167,7 @@ async fn an_address_that_was_taken_meanwhile_is_not_taken_on() {
 }
 
 #[tokio::test]
-async fn that_an_address_is_taken_is_told_to_nobody() {
+async fn an_address_change_does_not_reveal_that_the_address_is_registered() {
     let app = TestApp::start().await;
     let (user, owner) = (app.user().await, app.user().await);
     assert_eq!(change_email(&app, &user, &owner.email, PASSWORD).await.status, 202);
@@ -175,7 +175,7 @@ async fn that_an_address_is_taken_is_told_to_nobody() {
 }
 
 #[tokio::test]
-async fn a_stranger_is_not_flooded_with_links() {
+async fn links_to_one_address_are_rate_limited() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let ask = async || change_email(&app, &user, "stranger@example.com", PASSWORD).await;
@@ -183,20 +183,20 @@ async fn a_stranger_is_not_flooded_with_links() {
     for count in 1..=3 {
         assert_eq!((ask().await.status.as_u16(), links().await), (202, count));
     }
-    assert_eq!(app.move_waits(600).await, 1, "the mailbox has had its share");
+    assert_eq!(app.move_waits(600).await, 1, "the limit of the mailbox is reached");
     ask().await.is_some_problem(429, "too_many_attempts");
     assert_eq!(links().await, 3);
 }
 
 #[tokio::test]
-async fn of_two_new_addresses_the_last_one_counts() {
+async fn only_the_last_requested_address_can_be_confirmed() {
     let app = TestApp::start().await;
     let user = app.user().await;
     assert_eq!(change_email(&app, &user, "first@example.com", PASSWORD).await.status, 202);
     let first = app.mailed_token("first@example.com").await;
     assert_eq!(change_email(&app, &user, "second@example.com", PASSWORD).await.status, 202);
     assert_eq!(change_email(&app, &user, "third@example.com", PASSWORD).await.status, 202);
-    // Whether its letter was written before the next was asked for or after.
+    // The second mail may or may not be sent before the third address is requested.
     let mails = app.mails().await;
     let second = mails.iter().find(|mail| mail.to == "second@example.com");
     for token in [Some(first), second.map(|mail| mail.token())].into_iter().flatten() {
@@ -208,7 +208,7 @@ async fn of_two_new_addresses_the_last_one_counts() {
 }
 
 #[tokio::test]
-async fn smoke_signing_in_keeps_an_account_that_was_to_be_deleted() {
+async fn smoke_signing_in_cancels_the_deletion_of_the_account() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let elsewhere = app.signed_in_again(&user).await;
@@ -220,8 +220,8 @@ async fn smoke_signing_in_keeps_an_account_that_was_to_be_deleted() {
     let due = answer.body["deletion_due_at"].as_str().unwrap();
     let days = format!("SELECT round(extract(epoch FROM '{due}'::timestamptz - now()) / 86400)");
     assert_eq!(column(&app.database, &days).await, ["14"]);
-    app.is_signed_out(&user).await;
-    app.is_signed_out(&elsewhere).await;
+    app.assert_signed_out(&user).await;
+    app.assert_signed_out(&elsewhere).await;
     assert_eq!(sent(&app).await, [mail(&user.email, "Your account will be deleted")]);
     assert_eq!(housekeeping::run(&app.app).await.unwrap().users, 0, "not yet");
 
@@ -233,7 +233,7 @@ async fn smoke_signing_in_keeps_an_account_that_was_to_be_deleted() {
 }
 
 #[tokio::test]
-async fn smoke_after_the_grace_nothing_is_left_but_the_trail() {
+async fn smoke_the_account_is_erased_after_the_grace_period() {
     let app = TestApp::start().await;
     let (user, other) = (app.user().await, app.user().await);
     assert_eq!(delete(&app, &user, PASSWORD).await.status, 202);
@@ -261,11 +261,11 @@ async fn smoke_after_the_grace_nothing_is_left_but_the_trail() {
         ["session.opened", "user.deletion_scheduled", "user.deleted"]
     );
     let again = json!({ "email": user.email, "password": PASSWORD });
-    assert_eq!(app.post("/auth/register", None, again).await.status, 201, "the address is free");
+    assert_eq!(app.post("/auth/register", None, again).await.status, 201, "the address is available again");
 }
 
 #[tokio::test]
-async fn the_last_admin_stays() {
+async fn the_last_admin_cannot_be_deleted() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let last = delete(&app, &admin, PASSWORD).await;

@@ -1,4 +1,4 @@
-//! PostgreSQL or Redis goes away, in each of the ways in which they do, and comes back.
+//! Outages of PostgreSQL and Redis: refused, closed and stalled connections, and recovery.
 
 use std::time::{Duration, Instant};
 
@@ -11,11 +11,11 @@ use crate::support::{
     servers::{TestDatabase, servers},
 };
 
-/// What the contract promises. The tests allow for a busy machine on top; what they are about is that nothing
+/// Time in which the contract promises a response. The tests add [`BUSY`] for a loaded machine: they check that nothing
 /// hangs.
 const PROMISED: Duration = Duration::from_secs(3);
 const BUSY: Duration = Duration::from_secs(12);
-/// The settings that keep it: their defaults.
+/// The defaults of the settings that keep the promise.
 const TIMEOUTS: [&str; 2] = ["--database-timeout-ms=1400", "--redis-timeout-ms=900"];
 
 async fn with_proxied_database() -> (Proxy, TestApp) {
@@ -32,7 +32,7 @@ async fn with_proxied_redis() -> (Proxy, TestApp) {
 }
 
 #[tokio::test]
-async fn smoke_a_database_that_was_never_there() {
+async fn smoke_an_unreachable_database_is_answered_with_503() {
     let app = TestApp::with(&["--database-url=postgres://x:y@127.0.0.1:9/z", TIMEOUTS[0]]).await;
     let begun = Instant::now();
     let health = app.get("/health/db", None).await;
@@ -48,27 +48,27 @@ async fn smoke_a_database_that_was_never_there() {
 }
 
 #[tokio::test]
-async fn the_database_goes_and_comes_back() {
+async fn requests_recover_after_a_database_outage() {
     for link in [Link::Cut, Link::Stalled] {
         let (proxy, app) = with_proxied_database().await;
         let user = app.user().await;
         assert_eq!(app.get("/users/me", Some(&user)).await.status, 200);
         proxy.set(link);
-        // Copies are used for a moment more.
-        eventually("it is away", || async {
+        // Copies of the user and the session are used for up to 100 ms.
+        eventually("requests fail", || async {
             (app.get("/users/me", Some(&user)).await.status == 503).then_some(())
         })
         .await;
-        // The first may be on its way over a connection that seemed good; none may hang.
+        // The first query may use a connection that seems usable. None may hang.
         for _ in 0..3 {
             tokio::time::timeout(PROMISED + BUSY, async {
                 app.get("/users/me", Some(&user)).await.is_some_problem(503, "unavailable");
             })
             .await
-            .unwrap_or_else(|_| panic!("hangs while the link is {link:?}"));
+            .unwrap_or_else(|_| panic!("a request hangs while the link is {link:?}"));
         }
         proxy.set(Link::Up);
-        eventually("the database is back", || async {
+        eventually("requests succeed again", || async {
             (app.get("/users/me", Some(&user)).await.status == 200).then_some(())
         })
         .await;
@@ -76,13 +76,13 @@ async fn the_database_goes_and_comes_back() {
 }
 
 #[tokio::test]
-async fn a_restarted_database_costs_no_more_than_a_moment() {
+async fn the_pool_recovers_after_a_database_restart() {
     let (proxy, app) = with_proxied_database().await;
     let user = app.user().await;
     proxy.set(Link::Cut);
     proxy.set(Link::Up);
-    // Connections that the server has closed are seen and replaced, not handed out again and again.
-    eventually("the pool is whole again", || async {
+    // The pool replaces connections that the server has closed.
+    eventually("all connections are usable", || async {
         for _ in 0..8 {
             if app.get("/users/me", Some(&user)).await.status != 200 {
                 return None;
@@ -94,7 +94,7 @@ async fn a_restarted_database_costs_no_more_than_a_moment() {
 }
 
 #[tokio::test]
-async fn a_server_that_takes_connections_and_says_nothing_is_given_up() {
+async fn connecting_to_an_unresponsive_server_times_out() {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("postgres://x:y@{}/z", silent.local_addr().unwrap());
     let error = saas::db::connect(&crate::support::servers::database_settings(&url)).await.err().unwrap();
@@ -102,7 +102,7 @@ async fn a_server_that_takes_connections_and_says_nothing_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_query_that_nobody_waits_for_any_more_is_stopped() {
+async fn a_query_that_times_out_is_canceled_on_the_server() {
     let app = TestApp::with(&["--database-timeout-ms=300", "--database-pool-size=2"]).await;
     let sleep = async |conn: &mut diesel_async::AsyncPgConnection| {
         use diesel_async::SimpleAsyncConnection;
@@ -118,25 +118,25 @@ async fn a_query_that_nobody_waits_for_any_more_is_stopped() {
     let sleeping =
         "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%' AND state = 'active'
                     AND datname = current_database()";
-    eventually("the server sleeps no more", || async {
+    eventually("the server runs no such query", || async {
         (client.query_one(sleeping, &[]).await.unwrap().get::<_, i64>(0) == 0).then_some(())
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_pool_that_is_exhausted_says_so() {
+async fn an_exhausted_pool_is_answered_with_503() {
     let app = TestApp::with(&["--database-pool-size=1", TIMEOUTS[0]]).await;
     let user = app.user().await;
     let held = app.app.db.get().await.unwrap();
-    // Whoever asks may be known from a copy; this is not.
+    // The user may be read from a copy; the list of sessions is always queried.
     app.get("/users/me/sessions", Some(&user)).await.is_some_problem(503, "unavailable");
     drop(held);
     assert_eq!(app.get("/users/me/sessions", Some(&user)).await.status, 200);
 }
 
 #[tokio::test]
-async fn without_redis_people_still_read_their_account() {
+async fn users_can_read_their_account_without_redis() {
     for link in [Link::Cut, Link::Stalled] {
         let (proxy, app) = with_proxied_redis().await;
         let user = app.user().await;
@@ -151,12 +151,12 @@ async fn without_redis_people_still_read_their_account() {
             assert_eq!(health.body, serde_json::json!({ "status": "unhealthy", "redis": "error" }));
         })
         .await
-        .unwrap_or_else(|_| panic!("hangs while the link is {link:?}"));
+        .unwrap_or_else(|_| panic!("a request hangs while the link is {link:?}"));
         assert_eq!(app.get("/users/me", Some(&user)).await.status, 200);
         assert_eq!(app.login(&user.email, crate::support::app::PASSWORD).await.status, 200);
         assert_eq!(app.get("/health/ready", None).await.body["redis"], "error");
         proxy.set(Link::Up);
-        eventually("Redis is back", || async {
+        eventually("enqueuing succeeds again", || async {
             (app.call(Method::POST, "/jobs/example?name=x&duration=0", &user).await.status == 200)
                 .then_some(())
         })
@@ -165,11 +165,11 @@ async fn without_redis_people_still_read_their_account() {
 }
 
 #[tokio::test]
-async fn a_push_whose_answer_was_lost_makes_one_job() {
+async fn a_push_with_a_lost_response_enqueues_one_job() {
     let (proxy, app) = with_proxied_redis().await;
     assert_eq!(app.get("/health/redis", None).await.status, 200);
     proxy.lose_answer("");
-    // Not over HTTP, where something else may be asked of Redis before.
+    // Not over HTTP: a request may call Redis for something else first.
     let job = ExampleTask { name: "x".into(), duration: 0 };
     app.app.queue.enqueue(&job, Origin::default()).await.unwrap();
     assert!(proxy.has_lost_it());

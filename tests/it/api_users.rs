@@ -3,7 +3,7 @@ use serde_json::json;
 use crate::support::{TestApp, app::Answer};
 
 #[tokio::test]
-async fn smoke_roles_decide() {
+async fn smoke_an_admin_operation_requires_the_role() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
     app.get("/users/admin-only", None).await.is_problem(401, "not_authenticated", "Not authenticated");
@@ -18,7 +18,7 @@ async fn smoke_roles_decide() {
 }
 
 #[tokio::test]
-async fn without_a_bearer_token_one_is_told_to_bring_it() {
+async fn a_request_without_a_bearer_token_is_challenged() {
     let app = TestApp::start().await;
     let me = || app.request(reqwest::Method::GET, "/users/me");
     for request in [me(), me().header("authorization", "Basic YTpi"), me().header("authorization", "Bearer")]
@@ -30,7 +30,7 @@ async fn without_a_bearer_token_one_is_told_to_bring_it() {
 }
 
 #[tokio::test]
-async fn a_deactivated_user_is_shut_out_at_once() {
+async fn a_deactivated_user_is_refused() {
     let app = TestApp::start().await;
     let user = app.user().await;
     app.sql(&format!("UPDATE users SET is_active = false WHERE id = {}", user.id)).await;
@@ -38,7 +38,7 @@ async fn a_deactivated_user_is_shut_out_at_once() {
 }
 
 #[tokio::test]
-async fn a_deleted_user_is_a_stranger() {
+async fn the_token_of_a_deleted_user_is_invalid() {
     let app = TestApp::start().await;
     let user = app.user().await;
     app.sql(&format!("DELETE FROM users WHERE id = {}", user.id)).await;

@@ -1,4 +1,4 @@
-//! Tokens in cookies, and which pages may have a browser send them.
+//! Tokens in cookies, and the pages whose requests may use them.
 
 use std::collections::BTreeSet;
 
@@ -13,20 +13,20 @@ use crate::support::{
 
 type Headers<'a> = &'a [(&'a str, &'a str)];
 
-const OUR_PAGE: Headers<'static> = &[("sec-fetch-site", "same-origin")];
+const OWN_PAGE: Headers<'static> = &[("sec-fetch-site", "same-origin")];
 
 fn with(request: RequestBuilder, headers: Headers<'_>) -> RequestBuilder {
     headers.iter().fold(request, |request, (name, value)| request.header(*name, *value))
 }
 
-/// A cookie that an answer sets.
+/// A cookie that a response sets.
 struct SetCookie {
     name: String,
     value: String,
     attributes: BTreeSet<String>,
 }
 
-/// In order of their names.
+/// Returns the cookies that a response sets, sorted by name.
 fn set_cookies(answer: &Answer) -> Vec<SetCookie> {
     let read = |text: &str| {
         let mut parts = text.split("; ").map(str::to_owned);
@@ -52,10 +52,10 @@ struct Browser<'a> {
 
 impl<'a> Browser<'a> {
     async fn of(app: &'a TestApp, user: &User) -> Self {
-        Self { app, cookies: String::new() }.with_cookies(&login(app, &user.email, OUR_PAGE).await)
+        Self { app, cookies: String::new() }.with_cookies(&login(app, &user.email, OWN_PAGE).await)
     }
 
-    /// The same with the cookies that an answer has set.
+    /// Returns the browser with the cookies that a response has set.
     fn with_cookies(&self, answer: &Answer) -> Self {
         assert_eq!(answer.status, 204, "{}", answer.text);
         let pairs: Vec<_> = set_cookies(answer)
@@ -86,16 +86,16 @@ async fn login(app: &TestApp, email: &str, headers: Headers<'_>) -> Answer {
 }
 
 #[tokio::test]
-async fn smoke_a_browser_gets_its_tokens_in_cookies() {
+async fn smoke_a_browser_receives_its_tokens_in_cookies() {
     let app = TestApp::start().await;
     let user = app.user().await;
-    let answer = login(&app, &user.email, OUR_PAGE).await;
+    let answer = login(&app, &user.email, OWN_PAGE).await;
     assert_eq!((answer.status.as_u16(), answer.text.as_str()), (204, ""));
     let cookies = set_cookies(&answer);
     let names: Vec<_> = cookies.iter().map(|cookie| cookie.name.as_str()).collect();
     assert_eq!(names, ["access_token", "refresh_token"]);
     let access = attributes(&["HttpOnly", "SameSite=Lax", "Path=/", "Max-Age=1800"]);
-    assert_eq!(cookies[0].attributes, access, "and no Secure without TLS");
+    assert_eq!(cookies[0].attributes, access, "not Secure without TLS");
     let refresh = attributes(&["HttpOnly", "SameSite=Strict", "Path=/", "Max-Age=2592000"]);
     assert_eq!(cookies[1].attributes, refresh);
     assert_eq!(cookies[1].value.len(), 64);
@@ -105,7 +105,7 @@ async fn smoke_a_browser_gets_its_tokens_in_cookies() {
 }
 
 #[tokio::test]
-async fn with_tls_browsers_hold_the_cookies_to_it() {
+async fn with_tls_the_cookies_are_secure_and_bound_to_the_host() {
     let app = TestApp::with(&["--public-url=https://api.example.com"]).await;
     let user = app.user().await;
     let answer = login(&app, &user.email, &[("origin", "https://api.example.com")]).await;
@@ -118,12 +118,12 @@ async fn with_tls_browsers_hold_the_cookies_to_it() {
 
     let browser = Browser::of(&app, &user).await;
     assert_eq!(browser.me().await.status, 200);
-    let tossed = Browser { app: &app, cookies: browser.cookies.replace("__Host-", "") };
-    tossed.me().await.is_some_problem(401, "not_authenticated");
+    let unprefixed = Browser { app: &app, cookies: browser.cookies.replace("__Host-", "") };
+    unprefixed.me().await.is_some_problem(401, "not_authenticated");
 }
 
 #[tokio::test]
-async fn smoke_only_our_pages_change_something_by_cookie() {
+async fn smoke_only_own_pages_may_change_data_by_cookie() {
     let app = TestApp::with(&[
         "--backend-cors-origins=https://app.example.com",
         "--frontend-url=https://front.example.com/app",
@@ -131,7 +131,7 @@ async fn smoke_only_our_pages_change_something_by_cookie() {
     .await;
     let user = app.user().await;
     let browser = Browser::of(&app, &user).await;
-    let strangers: [Headers<'_>; 8] = [
+    let foreign: [Headers<'_>; 8] = [
         &[],
         &[("origin", "https://evil.example")],
         &[("origin", "https://app.example.com.evil.example")],
@@ -141,7 +141,7 @@ async fn smoke_only_our_pages_change_something_by_cookie() {
         &[("sec-fetch-site", "same-site")],
         &[("sec-fetch-site", "none"), ("origin", "https://evil.example")],
     ];
-    for headers in strangers {
+    for headers in foreign {
         for (method, path) in [
             (Method::PATCH, "/users/me"),
             (Method::POST, "/users/me/password"),
@@ -154,21 +154,21 @@ async fn smoke_only_our_pages_change_something_by_cookie() {
         }
         assert_eq!(browser.me().await.body["full_name"], Value::Null);
     }
-    let ours: [Headers<'_>; 5] = [
-        OUR_PAGE,
+    let own: [Headers<'_>; 5] = [
+        OWN_PAGE,
         &[("origin", "https://app.example.com")],
         &[("origin", "https://app.example.com"), ("sec-fetch-site", "same-site")],
         &[("origin", "https://front.example.com")],
         &[("origin", app.url.as_str())],
     ];
-    for headers in ours {
+    for headers in own {
         assert_eq!(browser.rename(headers).await.status, 200, "{headers:?}");
     }
     assert_eq!(browser.me().await.body["full_name"], "Ada");
 }
 
 #[tokio::test]
-async fn a_bearer_token_may_come_from_anywhere() {
+async fn a_bearer_token_is_accepted_from_any_page() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let pages: [Headers<'_>; 2] =
@@ -181,7 +181,7 @@ async fn a_bearer_token_may_come_from_anywhere() {
 }
 
 #[tokio::test]
-async fn a_bad_bearer_token_never_falls_back_to_the_cookie() {
+async fn an_invalid_bearer_token_does_not_fall_back_to_the_cookie() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let browser = Browser::of(&app, &user).await;
@@ -199,7 +199,7 @@ async fn smoke_a_refresh_by_cookie_rotates_the_cookies() {
     let user = app.user().await;
     let browser = Browser::of(&app, &user).await;
     let refresh =
-        async |browser: &Browser<'_>| browser.send(Method::POST, "/auth/refresh", OUR_PAGE, json!({})).await;
+        async |browser: &Browser<'_>| browser.send(Method::POST, "/auth/refresh", OWN_PAGE, json!({})).await;
     let answer = refresh(&browser).await;
     assert_eq!((answer.status.as_u16(), answer.text.as_str()), (204, ""));
     let next = browser.with_cookies(&answer);
@@ -208,55 +208,55 @@ async fn smoke_a_refresh_by_cookie_rotates_the_cookies() {
     assert_ne!(token(&browser), token(&next));
     let last = next.with_cookies(&refresh(&next).await);
     assert_ne!(token(&next), token(&last));
-    // The old one is as dead as any.
+    // A replay of the first refresh token revokes the session.
     app.sql("UPDATE refresh_tokens SET spent_at = spent_at - interval '11 seconds'").await;
     refresh(&browser).await.is_some_problem(401, "invalid_token");
     last.me().await.is_some_problem(401, "invalid_token");
 
-    let nobody = Browser { app: &app, cookies: String::new() };
-    refresh(&nobody).await.is_some_problem(401, "not_authenticated");
+    let anonymous = Browser { app: &app, cookies: String::new() };
+    refresh(&anonymous).await.is_some_problem(401, "not_authenticated");
 }
 
 #[tokio::test]
-async fn smoke_signing_out_takes_the_cookies_away() {
+async fn smoke_a_logout_removes_the_cookies() {
     let app = TestApp::start().await;
     let user = app.user().await;
     for path in ["/auth/logout", "/auth/logout-all"] {
         let browser = Browser::of(&app, &user).await;
-        let answer = browser.send(Method::POST, path, OUR_PAGE, json!({})).await;
+        let answer = browser.send(Method::POST, path, OWN_PAGE, json!({})).await;
         assert_eq!(answer.status, 204);
-        let gone = set_cookies(&answer);
-        let places: Vec<_> =
-            gone.iter().map(|cookie| (cookie.name.as_str(), cookie.value.as_str())).collect();
-        assert_eq!(places, [("access_token", ""), ("refresh_token", "")]);
-        // A browser removes the one of this very path.
-        assert!(gone[0].attributes.is_superset(&attributes(&["Path=/", "Max-Age=0"])));
-        assert!(gone[1].attributes.is_superset(&attributes(&["Path=/", "Max-Age=0"])));
+        let removed = set_cookies(&answer);
+        let pairs: Vec<_> =
+            removed.iter().map(|cookie| (cookie.name.as_str(), cookie.value.as_str())).collect();
+        assert_eq!(pairs, [("access_token", ""), ("refresh_token", "")]);
+        // A browser removes a cookie only if the path is the same.
+        assert!(removed[0].attributes.is_superset(&attributes(&["Path=/", "Max-Age=0"])));
+        assert!(removed[1].attributes.is_superset(&attributes(&["Path=/", "Max-Age=0"])));
         browser.me().await.is_some_problem(401, "invalid_token");
-        let refresh = browser.send(Method::POST, "/auth/refresh", OUR_PAGE, json!({})).await;
+        let refresh = browser.send(Method::POST, "/auth/refresh", OWN_PAGE, json!({})).await;
         refresh.is_some_problem(401, "invalid_token");
     }
 }
 
 #[tokio::test]
-async fn a_browser_signs_out_after_its_access_token_is_over() {
+async fn a_browser_can_log_out_after_its_access_token_has_expired() {
     let app = TestApp::start().await;
     let user = app.user().await;
-    let answer = login(&app, &user.email, OUR_PAGE).await;
+    let answer = login(&app, &user.email, OWN_PAGE).await;
     let refresh = &set_cookies(&answer)[1];
     let browser = Browser { app: &app, cookies: format!("{}={}", refresh.name, refresh.value) };
     browser.send(Method::POST, "/auth/logout", &[], json!({})).await.is_some_problem(403, "cross_site");
-    assert_eq!(browser.send(Method::POST, "/auth/logout", OUR_PAGE, json!({})).await.status, 204);
-    let again = browser.send(Method::POST, "/auth/refresh", OUR_PAGE, json!({})).await;
+    assert_eq!(browser.send(Method::POST, "/auth/logout", OWN_PAGE, json!({})).await.status, 204);
+    let again = browser.send(Method::POST, "/auth/refresh", OWN_PAGE, json!({})).await;
     again.is_some_problem(401, "invalid_token");
     browser
-        .send(Method::POST, "/auth/logout", OUR_PAGE, json!({}))
+        .send(Method::POST, "/auth/logout", OWN_PAGE, json!({}))
         .await
         .is_some_problem(401, "invalid_token");
 }
 
 #[tokio::test]
-async fn no_foreign_page_signs_a_browser_in() {
+async fn a_foreign_page_cannot_sign_a_browser_in() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let foreign: [Headers<'_>; 3] =
@@ -267,9 +267,9 @@ async fn no_foreign_page_signs_a_browser_in() {
         assert!(set_cookies(&answer).is_empty());
     }
     let sessions = "SELECT count(*) FROM sessions";
-    assert_eq!(column(&app.database, sessions).await, ["1"], "the one of the user");
+    assert_eq!(column(&app.database, sessions).await, ["1"], "only the session of the user");
     let form = app.form("/auth/login", &[("username", user.email.as_str()), ("password", PASSWORD)]);
     let answer = Answer::of(with(form, foreign[1])).await;
-    assert_eq!(answer.status, 200, "tokens in the body are of no use to a page that cannot read it");
+    assert_eq!(answer.status, 200, "a foreign page cannot read tokens in the body");
     assert!(set_cookies(&answer).is_empty());
 }

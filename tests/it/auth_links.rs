@@ -1,4 +1,4 @@
-//! What the links in mails do: confirm an address, and set a forgotten password.
+//! Links in mails: email verification and password reset.
 
 use futures_util::future::join_all;
 use reqwest::Method;
@@ -14,7 +14,7 @@ use crate::support::{
 const NEW_PASSWORD: &str = "battery staple";
 
 impl TestApp {
-    /// Has a link sent that sets a new password, and answers its token.
+    /// Requests a link to reset the password, and returns its token.
     pub async fn reset_token(&self, email: &str) -> String {
         assert_eq!(self.post("/auth/forgot-password", None, json!({ "email": email })).await.status, 202);
         self.mailed_token(email).await
@@ -25,7 +25,7 @@ impl TestApp {
     }
 }
 
-/// Somebody new, whose address is not confirmed yet.
+/// Registers a user, whose address is not verified yet.
 async fn register(app: &TestApp, email: &str) -> User {
     let made = app.post("/auth/register", None, json!({ "email": email, "password": PASSWORD })).await;
     assert_eq!(made.status, 201);
@@ -37,7 +37,7 @@ async fn verify(app: &TestApp, token: &str) -> Answer {
 }
 
 #[track_caller]
-fn is_no_good(answer: &Answer) {
+fn assert_invalid_link(answer: &Answer) {
     answer.is_problem(400, "invalid_link", "This link is not valid any more; ask for a new one");
 }
 
@@ -46,7 +46,7 @@ fn subjects(mails: &[CapturedMail]) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn smoke_a_link_confirms_the_address_once() {
+async fn smoke_a_link_verifies_the_address_once() {
     let app = TestApp::start().await;
     let user = register(&app, "ada@example.com").await;
     assert_eq!(app.get("/users/me", Some(&user)).await.body["email_verified"], false);
@@ -56,25 +56,25 @@ async fn smoke_a_link_confirms_the_address_once() {
     opened.is_some_problem(405, "method_not_allowed");
     assert_eq!(verify(&app, &token).await.status, 204);
     assert_eq!(app.get("/users/me", Some(&user)).await.body["email_verified"], true);
-    is_no_good(&verify(&app, &token).await);
+    assert_invalid_link(&verify(&app, &token).await);
     for nonsense in ["", "nonsense", &"0".repeat(64)] {
-        is_no_good(&verify(&app, nonsense).await);
+        assert_invalid_link(&verify(&app, nonsense).await);
     }
 }
 
 #[tokio::test]
-async fn a_link_to_confirm_lives_for_24_hours() {
+async fn a_verification_link_expires_after_24_hours() {
     let app = TestApp::start().await;
     let user = register(&app, "ada@example.com").await;
     let token = app.mailed_token(&user.email).await;
     app.sql("UPDATE one_time_tokens SET expires_at = expires_at - interval '24 hours'").await;
-    is_no_good(&verify(&app, &token).await);
+    assert_invalid_link(&verify(&app, &token).await);
     app.sql("UPDATE one_time_tokens SET expires_at = expires_at + interval '10 minutes'").await;
     assert_eq!(verify(&app, &token).await.status, 204);
 }
 
 #[tokio::test]
-async fn asking_for_a_link_tells_nobody_who_is_here() {
+async fn requesting_a_link_does_not_reveal_registered_addresses() {
     let app = TestApp::start().await;
     let verified = app.user().await;
     let user = register(&app, "ada@example.com").await;
@@ -82,7 +82,7 @@ async fn asking_for_a_link_tells_nobody_who_is_here() {
     for path in ["/auth/verify-email/resend", "/auth/forgot-password"] {
         let ask = async |email: &str| app.post(path, None, json!({ "email": email })).await;
         let answers =
-            [ask(" Ada@Example.com").await, ask("nobody@example.com").await, ask(&verified.email).await];
+            [ask(" Ada@Example.com").await, ask("unknown@example.com").await, ask(&verified.email).await];
         for answer in &answers {
             assert_eq!((answer.status.as_u16(), &answer.body), (202, &answers[0].body));
             assert!(answer.body["message"].is_string());
@@ -95,11 +95,11 @@ async fn asking_for_a_link_tells_nobody_who_is_here() {
     sent.sort();
     let (ada, confirm, reset) = ("ada@example.com", "Confirm your email address", "Reset your password");
     assert_eq!(sent, [(ada, confirm), (ada, confirm), (ada, reset), (verified.email.as_str(), reset)]);
-    // Any of the links will do, and then none.
+    // Any of the links is valid, until one is used.
     let again = mails.iter().rfind(|mail| mail.to == ada && mail.subject == confirm).unwrap().token();
     assert_ne!(first, again);
     assert_eq!(verify(&app, &again).await.status, 204);
-    is_no_good(&verify(&app, &first).await);
+    assert_invalid_link(&verify(&app, &first).await);
 }
 
 #[tokio::test]
@@ -108,20 +108,20 @@ async fn smoke_a_forgotten_password_is_reset() {
     let user = app.user().await;
     let elsewhere = app.signed_in_again(&user).await;
     let token = app.reset_token(&user.email).await;
-    assert!(app.is_signed_in(&user).await, "asking for it ends nothing");
+    assert!(app.is_signed_in(&user).await, "requesting a link revokes no session");
     assert_eq!(app.reset_password(&token, NEW_PASSWORD).await.status, 204);
-    app.is_signed_out(&user).await;
-    app.is_signed_out(&elsewhere).await;
+    app.assert_signed_out(&user).await;
+    app.assert_signed_out(&elsewhere).await;
     app.login(&user.email, PASSWORD).await.is_some_problem(401, "bad_credentials");
     assert_eq!(app.login(&user.email, NEW_PASSWORD).await.status, 200);
-    is_no_good(&app.reset_password(&token, PASSWORD).await);
+    assert_invalid_link(&app.reset_password(&token, PASSWORD).await);
     let mails = app.mails().await;
     assert_eq!(subjects(&mails), ["Reset your password", "Your password was reset"]);
     assert!(mails.iter().all(|mail| mail.to == user.email));
 }
 
 #[tokio::test]
-async fn of_two_who_use_a_link_at_once_one_succeeds() {
+async fn only_one_of_two_concurrent_uses_of_a_link_succeeds() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let token = app.reset_token(&user.email).await;
@@ -132,7 +132,7 @@ async fn of_two_who_use_a_link_at_once_one_succeeds() {
         match answer.status.as_u16() {
             204 => assert_eq!(login.status, 200),
             _ => {
-                is_no_good(answer);
+                assert_invalid_link(answer);
                 login.is_some_problem(401, "bad_credentials");
             }
         }
@@ -141,7 +141,7 @@ async fn of_two_who_use_a_link_at_once_one_succeeds() {
 }
 
 #[tokio::test]
-async fn of_several_links_used_at_once_one_works() {
+async fn only_one_of_several_links_used_concurrently_succeeds() {
     let app = TestApp::start().await;
     let user = app.user().await;
     for _ in 0..3 {
@@ -152,23 +152,23 @@ async fn of_several_links_used_at_once_one_works() {
     let answers = join_all(tokens.iter().map(|token| app.reset_password(token, NEW_PASSWORD))).await;
     assert_eq!(answers.iter().filter(|answer| answer.status == 204).count(), 1);
     for refused in answers.iter().filter(|answer| answer.status != 204) {
-        is_no_good(refused);
+        assert_invalid_link(refused);
     }
 }
 
 #[tokio::test]
-async fn a_link_to_reset_lives_for_30_minutes() {
+async fn a_reset_link_expires_after_30_minutes() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let token = app.reset_token(&user.email).await;
     app.sql("UPDATE one_time_tokens SET expires_at = expires_at - interval '30 minutes'").await;
-    is_no_good(&app.reset_password(&token, NEW_PASSWORD).await);
+    assert_invalid_link(&app.reset_password(&token, NEW_PASSWORD).await);
     app.sql("UPDATE one_time_tokens SET expires_at = expires_at + interval '5 minutes'").await;
     assert_eq!(app.reset_password(&token, NEW_PASSWORD).await.status, 204);
 }
 
 #[tokio::test]
-async fn a_reset_confirms_the_address_and_voids_every_other_link() {
+async fn a_reset_verifies_the_address_and_invalidates_all_other_links() {
     let app = TestApp::start().await;
     let user = register(&app, "ada@example.com").await;
     let to_verify = app.mailed_token(&user.email).await;
@@ -177,28 +177,28 @@ async fn a_reset_confirms_the_address_and_voids_every_other_link() {
     let to_change = app.mailed_token("new@example.com").await;
     let (first, second) = (app.reset_token(&user.email).await, app.reset_token(&user.email).await);
     assert_eq!(app.reset_password(&second, NEW_PASSWORD).await.status, 204);
-    is_no_good(&app.reset_password(&first, PASSWORD).await);
-    is_no_good(&verify(&app, &to_verify).await);
-    is_no_good(&app.post("/auth/confirm-email", None, json!({ "token": to_change })).await);
+    assert_invalid_link(&app.reset_password(&first, PASSWORD).await);
+    assert_invalid_link(&verify(&app, &to_verify).await);
+    assert_invalid_link(&app.post("/auth/confirm-email", None, json!({ "token": to_change })).await);
     let again = User::signed_in(user.id, &user.email, &app.login(&user.email, NEW_PASSWORD).await);
     assert_eq!(app.get("/users/me", Some(&again)).await.body["email_verified"], true);
 }
 
 #[tokio::test]
-async fn a_link_proves_the_address_that_it_went_to_and_no_other() {
+async fn a_link_is_invalid_after_the_address_has_changed() {
     let app = TestApp::start().await;
     let user = register(&app, "ada@example.com").await;
     let to_verify = app.mailed_token(&user.email).await;
     let to_reset = app.reset_token(&user.email).await;
     app.sql("UPDATE users SET email = 'new@example.com'").await;
-    is_no_good(&verify(&app, &to_verify).await);
-    is_no_good(&app.reset_password(&to_reset, NEW_PASSWORD).await);
+    assert_invalid_link(&verify(&app, &to_verify).await);
+    assert_invalid_link(&app.reset_password(&to_reset, NEW_PASSWORD).await);
     assert_eq!(app.get("/users/me", Some(&user)).await.body["email_verified"], false);
     assert_eq!(app.login("new@example.com", PASSWORD).await.status, 200);
 }
 
 #[tokio::test]
-async fn a_token_is_good_for_its_purpose_only() {
+async fn a_token_is_valid_for_its_purpose_only() {
     let app = TestApp::start().await;
     let user = register(&app, "ada@example.com").await;
     let to_verify = app.mailed_token(&user.email).await;
@@ -220,7 +220,7 @@ async fn a_token_is_good_for_its_purpose_only() {
                 body["password"] = json!(NEW_PASSWORD);
             }
             if purpose != own {
-                is_no_good(&app.post(path, None, body).await);
+                assert_invalid_link(&app.post(path, None, body).await);
             }
         }
     }
@@ -228,12 +228,12 @@ async fn a_token_is_good_for_its_purpose_only() {
         app.refresh(token).await.is_some_problem(401, "invalid_token");
     }
     let left = "SELECT count(*) FROM one_time_tokens";
-    assert_eq!(column(&app.database, left).await, ["3"], "none is spent");
+    assert_eq!(column(&app.database, left).await, ["3"], "no token is used up");
     assert_eq!(app.reset_password(&to_reset, NEW_PASSWORD).await.status, 204);
 }
 
 #[tokio::test]
-async fn a_password_that_anybody_would_guess_does_not_spend_the_link() {
+async fn a_refused_password_does_not_use_up_the_link() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let token = app.reset_token(&user.email).await;
@@ -246,7 +246,7 @@ async fn a_password_that_anybody_would_guess_does_not_spend_the_link() {
 }
 
 #[tokio::test]
-async fn a_mailbox_is_not_flooded_and_nobody_is_told() {
+async fn links_to_one_address_are_limited_without_telling_the_caller() {
     let app = TestApp::start().await;
     let (user, other) = (app.user().await, app.user().await);
     let ask = async |email: &str| {
@@ -257,7 +257,7 @@ async fn a_mailbox_is_not_flooded_and_nobody_is_told() {
     let first = ask(&user.email).await;
     ask(&user.email).await;
     ask(&user.email).await;
-    assert_eq!(app.move_waits(600).await, 1, "the mailbox has had its share");
+    assert_eq!(app.move_waits(600).await, 1, "the limit of the mailbox is reached");
     assert_eq!(ask(&user.email).await, first);
     ask(&user.email.to_uppercase()).await;
     let resend = app.post("/auth/verify-email/resend", None, json!({ "email": user.email })).await;
@@ -272,7 +272,7 @@ async fn a_mailbox_is_not_flooded_and_nobody_is_told() {
 }
 
 #[tokio::test]
-async fn smoke_links_lead_to_the_configured_place_whatever_the_request_says() {
+async fn smoke_links_lead_to_the_configured_url_for_any_request_headers() {
     for (flag, base) in [
         ("--frontend-url=https://app.example.com", "https://app.example.com/reset-password#token="),
         ("--frontend-url=https://example.com/app/", "https://example.com/app/reset-password#token="),

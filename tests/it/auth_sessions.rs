@@ -1,4 +1,4 @@
-//! Sessions: how they are opened, renewed, shown and ended.
+//! Sessions: opened, refreshed, listed, expired and revoked.
 
 use std::collections::BTreeSet;
 
@@ -18,7 +18,7 @@ impl TestApp {
         self.post("/auth/refresh", None, json!({ "refresh_token": token })).await
     }
 
-    /// The same user, signed in once more.
+    /// Signs the same user in again.
     pub async fn signed_in_again(&self, user: &User) -> User {
         User::signed_in(user.id, &user.email, &self.login(&user.email, PASSWORD).await)
     }
@@ -27,15 +27,15 @@ impl TestApp {
         self.get("/users/me", Some(user)).await.status == 200
     }
 
-    /// Fails unless neither token is worth anything any more.
-    pub async fn is_signed_out(&self, user: &User) {
+    /// Asserts that the access token and the refresh token are refused.
+    pub async fn assert_signed_out(&self, user: &User) {
         self.get("/users/me", Some(user)).await.is_some_problem(401, "invalid_token");
         self.refresh(&user.refresh_token).await.is_some_problem(401, "invalid_token");
     }
 }
 
 #[tokio::test]
-async fn smoke_a_login_answers_both_tokens_and_a_refresh_the_next_ones() {
+async fn smoke_login_and_refresh_return_both_tokens() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let login = app.login(&user.email, PASSWORD).await;
@@ -45,8 +45,8 @@ async fn smoke_a_login_answers_both_tokens_and_a_refresh_the_next_ones() {
     for (answer, token) in [(&login, &first.refresh_token), (&refresh, &next.refresh_token)] {
         assert!(token.len() == 64 && token.bytes().all(|b| b.is_ascii_hexdigit()), "{token}");
         assert_eq!(answer.body["token_type"], "bearer");
-        let lives = (&answer.body["expires_in"], &answer.body["refresh_expires_in"]);
-        assert_eq!(lives, (&json!(1_800), &json!(2_592_000)));
+        let lifetimes = (&answer.body["expires_in"], &answer.body["refresh_expires_in"]);
+        assert_eq!(lifetimes, (&json!(1_800), &json!(2_592_000)));
     }
     assert!(first.refresh_token != user.refresh_token && next.refresh_token != first.refresh_token);
     assert_eq!(app.get("/users/me", Some(&next)).await.body["email"], user.email);
@@ -59,7 +59,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 #[tokio::test]
-async fn of_a_token_only_the_hash_is_kept() {
+async fn only_the_hash_of_a_token_is_stored() {
     let app = TestApp::start().await;
     let email = "ada@example.com";
     app.post("/auth/register", None, json!({ "email": email, "password": PASSWORD })).await;
@@ -67,7 +67,7 @@ async fn of_a_token_only_the_hash_is_kept() {
     let next = User::signed_in(0, email, &app.refresh(&user.refresh_token).await);
     assert_eq!(app.post("/auth/forgot-password", None, json!({ "email": email })).await.status, 202);
     let mut tokens: Vec<_> = app.mails().await.iter().map(|mail| mail.token()).collect();
-    assert_eq!(tokens.len(), 2, "to confirm, and to reset");
+    assert_eq!(tokens.len(), 2, "verification and reset");
     tokens.extend([user.refresh_token, next.refresh_token]);
 
     let dump = tables(&app.database).await;
@@ -80,7 +80,7 @@ async fn of_a_token_only_the_hash_is_kept() {
 }
 
 #[tokio::test]
-async fn a_retry_gets_the_same_token_again() {
+async fn a_retried_refresh_returns_the_same_token() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let first = User::signed_in(user.id, &user.email, &app.refresh(&user.refresh_token).await);
@@ -91,7 +91,7 @@ async fn a_retry_gets_the_same_token_again() {
 }
 
 #[tokio::test]
-async fn of_twenty_refreshes_at_once_all_get_the_one_next_token() {
+async fn concurrent_refreshes_return_the_same_next_token() {
     let app = TestApp::start().await;
     let replica = TestApp::on(app.database.clone(), &[]).await;
     let user = app.user().await;
@@ -109,29 +109,29 @@ async fn of_twenty_refreshes_at_once_all_get_the_one_next_token() {
 }
 
 #[tokio::test]
-async fn smoke_a_replay_ends_its_session_and_no_other() {
+async fn smoke_a_replay_revokes_its_session_only() {
     let app = TestApp::start().await;
-    let (user, stranger) = (app.user().await, app.user().await);
+    let (user, other_user) = (app.user().await, app.user().await);
     let elsewhere = app.signed_in_again(&user).await;
     let newest = User::signed_in(user.id, &user.email, &app.refresh(&user.refresh_token).await);
     app.sql("UPDATE refresh_tokens SET spent_at = spent_at - interval '11 seconds'").await;
     assert!(app.is_signed_in(&newest).await);
 
     app.refresh(&user.refresh_token).await.is_problem(401, "invalid_token", "Could not validate credentials");
-    app.is_signed_out(&newest).await;
-    app.is_signed_out(&user).await;
-    assert!(app.is_signed_in(&elsewhere).await && app.is_signed_in(&stranger).await);
+    app.assert_signed_out(&newest).await;
+    app.assert_signed_out(&user).await;
+    assert!(app.is_signed_in(&elsewhere).await && app.is_signed_in(&other_user).await);
     assert_eq!(app.refresh(&elsewhere.refresh_token).await.status, 200);
 
     let mails = app.mails().await;
-    let told: Vec<_> = mails.iter().map(|mail| (mail.to.as_str(), mail.subject.as_str())).collect();
-    assert_eq!(told, [(user.email.as_str(), "You were signed out for safety")]);
+    let sent: Vec<_> = mails.iter().map(|mail| (mail.to.as_str(), mail.subject.as_str())).collect();
+    assert_eq!(sent, [(user.email.as_str(), "You were signed out for safety")]);
     let replays = "SELECT target_id FROM audit_log WHERE action = 'session.replayed'";
-    assert_eq!(column(&app.database, replays).await, [user.id.to_string()], "and that once");
+    assert_eq!(column(&app.database, replays).await, [user.id.to_string()], "recorded once");
 }
 
 #[tokio::test]
-async fn an_idle_session_ends_after_30_days() {
+async fn an_idle_session_expires_after_30_days() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let age = async |span: &str| {
@@ -148,16 +148,21 @@ async fn an_idle_session_ends_after_30_days() {
     app.get("/users/me", Some(&last)).await.is_some_problem(401, "invalid_token");
     let elsewhere = app.signed_in_again(&user).await;
     let list = app.get("/users/me/sessions", Some(&elsewhere)).await;
-    assert_eq!(list.body.as_array().unwrap().len(), 1, "only the one that has just been used: {}", list.text);
-    assert!(app.mails().await.is_empty(), "nobody has stolen anything");
+    assert_eq!(
+        list.body.as_array().unwrap().len(),
+        1,
+        "only the session that was just opened: {}",
+        list.text
+    );
+    assert!(app.mails().await.is_empty(), "an expired token is not a replay");
 }
 
 #[tokio::test]
-async fn no_session_outlives_90_days() {
+async fn a_session_expires_after_90_days() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let age = async |days: u32| {
-        // Not '90 days': a day of the calendar may have 23 hours.
+        // Not '90 days': a calendar day may have 23 hours.
         let sql = format!("UPDATE sessions SET expires_at = expires_at - {days} * interval '24 hours'");
         app.sql(&sql).await;
     };
@@ -166,11 +171,11 @@ async fn no_session_outlives_90_days() {
     let next = User::signed_in(user.id, &user.email, &answer);
     assert!(answer.body["refresh_expires_in"].as_u64().unwrap() <= 86_400, "{}", answer.text);
     age(1).await;
-    app.is_signed_out(&next).await;
+    app.assert_signed_out(&next).await;
 }
 
 #[tokio::test]
-async fn what_is_no_refresh_token_is_refused() {
+async fn an_invalid_refresh_token_is_refused() {
     let app = TestApp::start().await;
     let user = app.user().await;
     for token in ["", "nonsense", &"0".repeat(64), &user.refresh_token.to_uppercase()] {
@@ -185,15 +190,15 @@ async fn what_is_no_refresh_token_is_refused() {
 }
 
 #[tokio::test]
-async fn smoke_signing_out_takes_effect_on_every_replica() {
+async fn smoke_a_logout_is_effective_on_every_replica() {
     let app = TestApp::start().await;
     let replica = TestApp::on(app.database.clone(), &[]).await;
     let user = app.user().await;
     let elsewhere = app.signed_in_again(&user).await;
     assert!(replica.is_signed_in(&user).await);
     assert_eq!(app.call(Method::POST, "/auth/logout", &user).await.status, 204);
-    app.is_signed_out(&user).await;
-    eventually("the other replica refuses too", || async {
+    app.assert_signed_out(&user).await;
+    eventually("the other replica refuses the token", || async {
         (!replica.is_signed_in(&user).await).then_some(())
     })
     .await;
@@ -202,18 +207,18 @@ async fn smoke_signing_out_takes_effect_on_every_replica() {
 }
 
 #[tokio::test]
-async fn one_can_sign_out_everywhere() {
+async fn logout_all_revokes_all_sessions_of_the_user() {
     let app = TestApp::start().await;
-    let (user, stranger) = (app.user().await, app.user().await);
+    let (user, other_user) = (app.user().await, app.user().await);
     let elsewhere = app.signed_in_again(&user).await;
     assert_eq!(app.call(Method::POST, "/auth/logout-all", &user).await.status, 204);
-    app.is_signed_out(&user).await;
-    app.is_signed_out(&elsewhere).await;
-    assert!(app.is_signed_in(&stranger).await);
+    app.assert_signed_out(&user).await;
+    app.assert_signed_out(&elsewhere).await;
+    assert!(app.is_signed_in(&other_user).await);
 }
 
 #[tokio::test]
-async fn the_list_says_where_one_is_signed_in() {
+async fn the_list_shows_device_and_address_of_each_session() {
     let app = TestApp::with(&["--trusted-proxies=1"]).await;
     let user = app.user().await;
     let sign_in = async |device: &str, address: &str| {
@@ -230,8 +235,8 @@ async fn the_list_says_where_one_is_signed_in() {
 
     let list = app.get("/users/me/sessions", Some(&laptop)).await;
     let sessions = list.body.as_array().unwrap();
-    let facts = ["device", "address", "current", "two_factor"];
-    let shown: Vec<_> = sessions.iter().map(|session| json!(facts.map(|fact| &session[fact]))).collect();
+    let names = ["device", "address", "current", "two_factor"];
+    let shown: Vec<_> = sessions.iter().map(|session| json!(names.map(|name| &session[name]))).collect();
     assert_eq!(
         json!(shown),
         json!([
@@ -245,54 +250,63 @@ async fn the_list_says_where_one_is_signed_in() {
 }
 
 #[tokio::test]
-async fn one_ends_sessions_of_ones_own_only() {
+async fn a_user_can_revoke_own_sessions_only() {
     let app = TestApp::start().await;
-    let (user, stranger) = (app.user().await, app.user().await);
+    let (user, other_user) = (app.user().await, app.user().await);
     let other = app.signed_in_again(&user).await;
     let id = async |user: &User| {
         let list = app.get("/users/me/sessions", Some(user)).await.body;
         let current = list.as_array().unwrap().iter().find(|session| session["current"] == true);
         current.unwrap()["id"].as_str().unwrap().to_owned()
     };
-    let end = async |id: &str| app.call(Method::DELETE, &format!("/users/me/sessions/{id}"), &user).await;
+    let revoke = async |id: &str| app.call(Method::DELETE, &format!("/users/me/sessions/{id}"), &user).await;
     let others = id(&other).await;
-    assert_eq!(end(&others).await.status, 204);
-    app.is_signed_out(&other).await;
-    for id in [others.as_str(), &id(&stranger).await, "b2f3c9d0-6a55-4f0e-9d6c-0a7c0f6f1a2b", "nonsense", "1"]
+    assert_eq!(revoke(&others).await.status, 204);
+    app.assert_signed_out(&other).await;
+    for id in
+        [others.as_str(), &id(&other_user).await, "b2f3c9d0-6a55-4f0e-9d6c-0a7c0f6f1a2b", "nonsense", "1"]
     {
-        end(id).await.is_problem(404, "not_found", "Session not found");
+        revoke(id).await.is_problem(404, "not_found", "Session not found");
     }
-    assert!(app.is_signed_in(&user).await && app.is_signed_in(&stranger).await);
+    assert!(app.is_signed_in(&user).await && app.is_signed_in(&other_user).await);
 }
 
 #[tokio::test]
-async fn a_key_rotates_without_ending_sessions() {
+async fn a_key_rotation_revokes_no_session() {
     let old = TestApp::start().await;
     let user = old.user().await;
     let key = "--secret-key=ffeeddccbbaa99887766554433221100ffeeddcc";
     let new = TestApp::on(old.database.clone(), &[key, &format!("--secret-key-previous={SECRET}")]).await;
     let first = User::signed_in(user.id, &user.email, &old.refresh(&user.refresh_token).await);
-    // Its answer was lost, and the retry arrives where the key is new.
+    // The response was lost, and the retry arrives at a replica with the new key.
     let again = User::signed_in(user.id, &user.email, &new.refresh(&user.refresh_token).await);
     assert_eq!(again.refresh_token, first.refresh_token);
     let next = User::signed_in(user.id, &user.email, &new.refresh(&first.refresh_token).await);
     assert!(new.is_signed_in(&next).await);
-    assert_eq!(old.refresh(&next.refresh_token).await.status, 200, "in the middle of it");
+    assert_eq!(
+        old.refresh(&next.refresh_token).await.status,
+        200,
+        "a replica with the old key, during the rotation"
+    );
 }
 
 #[tokio::test]
-async fn whoever_is_deactivated_cannot_refresh() {
+async fn a_deactivated_user_cannot_refresh() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let set = |active: bool| format!("UPDATE users SET is_active = {active} WHERE id = {}", user.id);
     app.sql(&set(false)).await;
     app.refresh(&user.refresh_token).await.is_some_problem(401, "invalid_token");
     app.sql(&set(true)).await;
-    assert_eq!(app.refresh(&user.refresh_token).await.status, 200, "the attempt has not spent it");
+    assert_eq!(
+        app.refresh(&user.refresh_token).await.status,
+        200,
+        "the refused attempt has not spent the token"
+    );
 }
 
 #[tokio::test]
-async fn a_setting_wants_the_address_confirmed_first() {
+async fn a_setting_requires_a_verified_address() {
     let app = TestApp::with(&["--require-verified-email=true"]).await;
     let email = "ada@example.com";
     app.post("/auth/register", None, json!({ "email": email, "password": PASSWORD })).await;

@@ -1,4 +1,4 @@
-//! The cache in Redis: shared by replicas, and not needed by any.
+//! The cache in Redis: shared by all replicas, and optional.
 
 use std::{
     sync::{
@@ -21,7 +21,7 @@ use crate::support::{
 
 const TTL: Duration = Duration::from_secs(3_600);
 
-/// A replica, and how often it has loaded.
+/// A replica that counts its loads.
 struct Replica {
     app: TestApp,
     loads: AtomicUsize,
@@ -42,7 +42,7 @@ impl Replica {
     }
 }
 
-async fn two() -> (Replica, Replica) {
+async fn two_replicas() -> (Replica, Replica) {
     let database = Arc::new(TestDatabase::migrated().await);
     let prefix = format!("--redis-key-prefix=c{}", unique());
     (Replica::on(database.clone(), &[&prefix]).await, Replica::on(database, &[&prefix]).await)
@@ -50,7 +50,7 @@ async fn two() -> (Replica, Replica) {
 
 #[tokio::test]
 async fn smoke_replicas_share_a_value_until_it_is_invalidated() {
-    let (one, other) = two().await;
+    let (one, other) = two_replicas().await;
     assert_eq!((one.get("a").await, one.get("a").await, other.get("a").await), {
         let first = || "load 0".to_owned();
         (first(), first(), first())
@@ -62,14 +62,14 @@ async fn smoke_replicas_share_a_value_until_it_is_invalidated() {
 }
 
 #[tokio::test]
-async fn values_lie_below_the_prefix_and_expire() {
-    let (one, _) = two().await;
+async fn values_are_stored_below_the_prefix_and_expire() {
+    let (one, _) = two_replicas().await;
     one.get("a").await;
     let mut redis = connect(&servers().await.redis_url()).await.unwrap();
     let key = format!("{}:cache:a", one.app.app.config.redis.redis_key_prefix);
     assert_eq!(redis.get::<_, String>(&key).await.unwrap(), "\"load 0\"");
     assert!((3_500..=3_600).contains(&redis.ttl::<_, i64>(&key).await.unwrap()));
-    // Of a build with another type, or of another program.
+    // A value of a release with another type, or of another program.
     for other in ["{", "17"] {
         let () = redis.set(&key, other).await.unwrap();
         let before = one.loads();
@@ -80,7 +80,7 @@ async fn values_lie_below_the_prefix_and_expire() {
 
 #[tokio::test]
 async fn concurrent_calls_share_one_load_and_its_failure() {
-    let (one, _) = two().await;
+    let (one, _) = two_replicas().await;
     let answers = join_all((0..20).map(|_| one.get("a"))).await;
     assert!(answers.iter().all(|answer| answer == "load 0"));
     let failing = async || {
@@ -96,7 +96,7 @@ async fn concurrent_calls_share_one_load_and_its_failure() {
 }
 
 #[tokio::test]
-async fn without_redis_every_call_loads() {
+async fn every_call_loads_while_redis_is_unavailable() {
     let database = Arc::new(TestDatabase::migrated().await);
     let (proxy, url) = Proxy::before(&servers().await.redis_url()).await;
     let one = Replica::on(database, &[&format!("--redis-url={url}"), "--redis-timeout-ms=900"]).await;
@@ -111,13 +111,13 @@ async fn without_redis_every_call_loads() {
 }
 
 #[tokio::test]
-async fn the_number_of_all_users_is_cached_and_right_after_each_change() {
+async fn the_number_of_users_is_cached_and_updated_after_each_change() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let total = async || app.get("/users", Some(&admin)).await.body["total"].as_i64().unwrap();
     assert_eq!(total().await, 1);
     app.database.sql("INSERT INTO users (email) VALUES ('unseen@example.com')").await;
-    assert_eq!(total().await, 1, "what no request has made is seen seconds later");
+    assert_eq!(total().await, 1, "a change by SQL is visible when the value expires");
     let user = app.user().await;
     assert_eq!(total().await, 3);
     assert_eq!(

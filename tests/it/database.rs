@@ -1,4 +1,4 @@
-//! Migrations, the schema, and what the database itself guarantees.
+//! Migrations, the schema, constraints and transactions.
 
 use std::{fmt::Write, path::Path};
 
@@ -49,23 +49,23 @@ async fn smoke_migrations_go_up_down_and_up_again() {
     let tables =
         "SELECT count(*) FROM pg_tables WHERE schemaname = 'public' AND tablename NOT LIKE '\\_\\_diesel%'";
     let left: i64 = connect(&database.url).await.query_one(tables, &[]).await.unwrap().get(0);
-    assert_eq!(left, 0, "down.sql leaves something behind");
+    assert_eq!(left, 0, "a down.sql leaves a table behind");
 
     assert_eq!(migrations::up(&settings).await.unwrap(), applied);
     assert_eq!(migrations::redo(&settings).await.unwrap(), applied[applied.len() - 1..]);
 }
 
 #[tokio::test]
-async fn six_that_migrate_at_once_all_succeed() {
+async fn concurrent_migrations_all_succeed() {
     let database = TestDatabase::empty().await;
     let settings = database.settings();
     let results = join_all((0..6).map(|_| migrations::up(&settings))).await;
     let applied: Vec<_> = results.into_iter().map(Result::unwrap).filter(|names| !names.is_empty()).collect();
-    assert_eq!(applied.len(), 1, "one did it, the others found it done");
+    assert_eq!(applied.len(), 1, "one process applies the migrations");
 }
 
 #[tokio::test]
-async fn a_migration_of_another_build_is_shown_and_not_reverted() {
+async fn a_migration_of_another_build_is_listed_and_not_reverted() {
     let database = TestDatabase::migrated().await;
     database.sql("INSERT INTO __diesel_schema_migrations (version) VALUES ('99991231235959')").await;
     assert_eq!(states(&database).await.last(), Some(&State::Unknown));
@@ -75,7 +75,7 @@ async fn a_migration_of_another_build_is_shown_and_not_reverted() {
 }
 
 #[tokio::test]
-async fn a_failing_migration_leaves_no_trace() {
+async fn a_failed_migration_is_rolled_back() {
     let database = TestDatabase::empty().await;
     database.sql("CREATE TABLE users (id int)").await;
     let error = format!("{:#}", migrations::up(&database.settings()).await.unwrap_err());
@@ -86,7 +86,7 @@ async fn a_failing_migration_leaves_no_trace() {
 }
 
 #[tokio::test]
-async fn new_makes_both_files() {
+async fn migrate_new_creates_both_files() {
     let dir = TempDir::new();
     let folder = dir.path().to_str().unwrap().to_owned();
     let made = run(saas(&["migrate", "new", "Add products!", "--dir", &folder])).await.succeeded();
@@ -104,7 +104,7 @@ async fn new_makes_both_files() {
         .failed(1, &["/nowhere/at/all", "--dir"]);
 }
 
-/// The `table!` of every table, in the database's own words.
+/// Returns the `table!` of each table, from the database's own catalog.
 async fn tables(url: &str) -> String {
     let client = connect(url).await;
     let columns = client
@@ -138,7 +138,7 @@ async fn tables(url: &str) -> String {
     }
     text.push_str("    }\n}\n");
     if names.len() > 1 {
-        // In braces: rustfmt leaves those alone.
+        // In braces, because rustfmt does not reformat those.
         let names = names.join(",\n    ");
         write!(text, "\ndiesel::allow_tables_to_appear_in_same_query! {{\n    {names},\n}}\n").unwrap();
     }
@@ -146,7 +146,7 @@ async fn tables(url: &str) -> String {
 }
 
 #[tokio::test]
-async fn schema_rs_is_what_the_migrations_make() {
+async fn the_schema_file_matches_the_migrations() {
     let database = TestDatabase::migrated().await;
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/schema.rs");
     let written = std::fs::read_to_string(&path).unwrap();
@@ -157,13 +157,13 @@ async fn schema_rs_is_what_the_migrations_make() {
     } else {
         assert_eq!(
             written, wanted,
-            "src/schema.rs is behind the migrations: run BLESS=1 ./scripts/test schema"
+            "src/schema.rs does not match the migrations: run BLESS=1 ./scripts/test schema"
         );
     }
 }
 
 #[tokio::test]
-async fn updated_at_is_kept_by_the_database() {
+async fn the_database_maintains_updated_at() {
     let database = TestDatabase::migrated().await;
     let client = connect(&database.url).await;
     client
@@ -176,14 +176,14 @@ async fn updated_at_is_kept_by_the_database() {
     let moved = "SELECT updated_at > created_at, updated_at > now() - interval '1 hour' FROM users";
     client.batch_execute("UPDATE users SET full_name = NULL").await.unwrap();
     let row = client.query_one(moved, &[]).await.unwrap();
-    assert_eq!((row.get(0), row.get(1)), (false, false), "nothing has changed");
+    assert_eq!((row.get(0), row.get(1)), (false, false), "the update changes nothing");
     client.batch_execute("UPDATE users SET full_name = 'Ada', updated_at = '2000-01-01'").await.unwrap();
     let row = client.query_one(moved, &[]).await.unwrap();
     assert_eq!((row.get(0), row.get(1)), (true, true));
 }
 
 #[tokio::test]
-async fn the_database_holds_the_rules_by_itself() {
+async fn the_database_enforces_its_constraints() {
     let database = TestDatabase::migrated().await;
     let client = connect(&database.url).await;
     let insert = |email: &str, role: &str| {
@@ -201,7 +201,7 @@ async fn the_database_holds_the_rules_by_itself() {
 }
 
 #[tokio::test]
-async fn admins_that_are_made_at_once_are_one() {
+async fn concurrent_creations_of_an_admin_create_one() {
     let app = TestApp::start().await;
     let passwords = Passwords::new(4);
     let settings = app.database.settings();
@@ -215,17 +215,21 @@ async fn admins_that_are_made_at_once_are_one() {
     assert_eq!(app.login("root@example.com", PASSWORD).await.status, 200);
 }
 
-/// Both for a connection of the pool and for a command's own.
+/// For connections of the pool and for those of commands.
 #[tokio::test]
-async fn each_transaction_asks_for_its_isolation_and_its_time_limit() {
+async fn each_transaction_sets_its_isolation_level_and_statement_timeout() {
     let app = TestApp::start().await;
     app.sql("DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_isolation = serializable', current_database()); END $$").await;
-    let asked = "SELECT 1 WHERE current_setting('statement_timeout') = '30s'
+    let settings = "SELECT 1 WHERE current_setting('statement_timeout') = '30s'
                  AND current_setting('transaction_isolation') = 'read committed'";
-    let rows = async |conn: &mut AsyncPgConnection| Ok(diesel::sql_query(asked).execute(conn).await?);
+    let rows = async |conn: &mut AsyncPgConnection| Ok(diesel::sql_query(settings).execute(conn).await?);
     assert_eq!(app.app.db.transaction(rows).await.unwrap(), 1);
     let mut conn = db::connect(&app.database.settings()).await.unwrap();
     assert_eq!(db::transaction(&mut conn, rows).await.unwrap(), 1);
     let after = "SELECT 1 WHERE current_setting('statement_timeout') = '30s'";
-    assert_eq!(diesel::sql_query(after).execute(&mut conn).await.unwrap(), 0, "nothing is left of it");
+    assert_eq!(
+        diesel::sql_query(after).execute(&mut conn).await.unwrap(),
+        0,
+        "the setting ends with the transaction"
+    );
 }

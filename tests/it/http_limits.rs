@@ -1,4 +1,4 @@
-//! The server against clients that are slow, many, greedy or gone.
+//! The HTTP server with clients that are slow, numerous, oversized or disconnected, and its shutdown.
 
 use std::{
     sync::{
@@ -18,11 +18,11 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::support::{PATIENCE, eventually};
+use crate::support::{TEST_TIMEOUT, eventually};
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
 const SHORT: Duration = Duration::from_millis(150);
-const FOR_EVER: Duration = Duration::from_secs(3_600);
+const UNLIMITED: Duration = Duration::from_secs(3_600);
 
 struct Server {
     address: std::net::SocketAddr,
@@ -61,33 +61,37 @@ impl Server {
     }
 }
 
-/// All that comes until the server closes.
+/// Reads until the server closes the connection.
 async fn rest(mut stream: TcpStream) -> String {
     let mut bytes = Vec::new();
-    // A reset is an end too.
-    let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut bytes)).await.expect("it never closes");
+    // A reset closes it too.
+    let _ = tokio::time::timeout(TEST_TIMEOUT, stream.read_to_end(&mut bytes))
+        .await
+        .expect("the server does not close the connection");
     String::from_utf8(bytes).unwrap()
 }
 
-/// The next answer on a connection.
+/// Reads the next response of a connection.
 async fn next(stream: &mut TcpStream) -> String {
     let (mut text, mut buffer) = (String::new(), [0; 1024]);
     while !text.ends_with("hello") {
-        let read =
-            tokio::time::timeout(PATIENCE, stream.read(&mut buffer)).await.expect("no answer").unwrap();
-        assert_ne!(read, 0, "it closed after {text:?}");
+        let read = tokio::time::timeout(TEST_TIMEOUT, stream.read(&mut buffer))
+            .await
+            .expect("the server does not respond")
+            .unwrap();
+        assert_ne!(read, 0, "the server closed the connection after {text:?}");
         text.push_str(std::str::from_utf8(&buffer[..read]).unwrap());
     }
     text
 }
 
 #[tokio::test]
-async fn smoke_a_head_that_never_ends_is_given_up() {
+async fn smoke_an_incomplete_head_times_out() {
     let server = Server::hello(Limits { head: SHORT, ..Limits::default() });
     for part in [&b""[..], b"G", b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nhost: x\r\nx-more: "] {
         assert_eq!(rest(server.send(part).await).await, "");
     }
-    // Also of one that sends a little all the time, and after a good request.
+    // Also if the client sends a little all the time, and after a complete request.
     let mut trickle = server.send(GET).await;
     assert!(next(&mut trickle).await.starts_with("HTTP/1.1 200"));
     trickle.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
@@ -97,11 +101,13 @@ async fn smoke_a_head_that_never_ends_is_given_up() {
             tick.tick().await;
         }
     };
-    tokio::time::timeout(PATIENCE, dripping).await.expect("it listens for ever");
+    tokio::time::timeout(TEST_TIMEOUT, dripping)
+        .await
+        .expect("the server reads the head without a time limit");
 }
 
 #[tokio::test]
-async fn an_idle_connection_is_closed_and_a_used_one_is_not() {
+async fn only_an_idle_connection_is_closed() {
     let idle = Duration::from_millis(500);
     let server = Server::hello(Limits { idle, ..Limits::default() });
     let (mut stream, begun) = (server.connect().await, Instant::now());
@@ -117,11 +123,11 @@ async fn an_idle_connection_is_closed_and_a_used_one_is_not() {
 #[tokio::test]
 async fn a_request_may_take_longer_than_its_head() {
     let (go, begun) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-    let (wait, tell) = (go.clone(), begun.clone());
+    let (wait, notify) = (go.clone(), begun.clone());
     let endpoint = make(move |_| {
-        let (wait, tell) = (wait.clone(), tell.clone());
+        let (wait, notify) = (wait.clone(), notify.clone());
         async move {
-            tell.notify_one();
+            notify.notify_one();
             wait.notified().await;
             Ok::<_, poem::Error>(Response::builder().body("hello"))
         }
@@ -129,7 +135,7 @@ async fn a_request_may_take_longer_than_its_head() {
     let server = Server::start(endpoint, Limits { head: SHORT, idle: SHORT, ..Limits::default() });
     let mut stream = server.send(GET).await;
     begun.notified().await;
-    // Others are given up meanwhile.
+    // Other connections time out meanwhile.
     rest(server.connect().await).await;
     rest(server.send(b"G").await).await;
     go.notify_one();
@@ -150,7 +156,7 @@ async fn a_head_that_is_too_long_is_refused() {
 }
 
 #[tokio::test]
-async fn a_burst_of_connections_is_served_a_few_at_a_time() {
+async fn a_burst_of_connections_is_served_within_the_limit() {
     let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let (counted, highest) = (now.clone(), most.clone());
     let endpoint = make(move |_| {
@@ -169,10 +175,10 @@ async fn a_burst_of_connections_is_served_a_few_at_a_time() {
 }
 
 #[tokio::test]
-async fn clients_that_break_off_leave_their_place() {
-    // None of them is given up for being slow.
+async fn disconnected_clients_free_their_connections() {
+    // None of them times out.
     let server =
-        Server::hello(Limits { connections: 2, head: FOR_EVER, idle: FOR_EVER, ..Limits::default() });
+        Server::hello(Limits { connections: 2, head: UNLIMITED, idle: UNLIMITED, ..Limits::default() });
     for _ in 0..20 {
         let reset = server.send(b"GET / HTT").await;
         reset.set_zero_linger().unwrap();
@@ -185,8 +191,8 @@ async fn clients_that_break_off_leave_their_place() {
 }
 
 #[tokio::test]
-async fn a_client_may_close_its_side_and_wait_for_the_answer() {
-    let server = Server::hello(Limits { head: FOR_EVER, idle: FOR_EVER, ..Limits::default() });
+async fn a_half_closed_connection_receives_its_response() {
+    let server = Server::hello(Limits { head: UNLIMITED, idle: UNLIMITED, ..Limits::default() });
     let mut stream = server.send(GET).await;
     stream.shutdown().await.unwrap();
     let answer = rest(stream).await;
@@ -194,7 +200,7 @@ async fn a_client_may_close_its_side_and_wait_for_the_answer() {
 }
 
 #[tokio::test]
-async fn smoke_what_has_reached_the_port_is_answered_before_the_end() {
+async fn smoke_a_request_that_has_reached_the_port_is_answered_before_shutdown() {
     let (go, begun) = (Arc::new(Notify::new()), Arc::new(AtomicUsize::new(0)));
     let (wait, count) = (go.clone(), begun.clone());
     let endpoint = make(move |_| {
@@ -207,18 +213,22 @@ async fn smoke_what_has_reached_the_port_is_answered_before_the_end() {
     });
     let mut server = Server::start(endpoint, Limits::default());
     let idle = server.connect().await;
-    let under_way = server.send(GET).await;
-    eventually("it is under way", || async { (begun.load(Ordering::SeqCst) == 1).then_some(()) }).await;
-    // The server is told to stop before it has had a chance to take this one.
-    let at_the_door = std::net::TcpStream::connect(server.address).unwrap();
-    std::io::Write::write_all(&mut &at_the_door, GET).unwrap();
+    let running = server.send(GET).await;
+    eventually("the first request is running", || async {
+        (begun.load(Ordering::SeqCst) == 1).then_some(())
+    })
+    .await;
+    // The server is stopped before it can accept this connection.
+    let in_backlog = std::net::TcpStream::connect(server.address).unwrap();
+    std::io::Write::write_all(&mut &in_backlog, GET).unwrap();
     server.stop();
-    at_the_door.set_nonblocking(true).unwrap();
-    let at_the_door = TcpStream::from_std(at_the_door).unwrap();
-    eventually("both are under way", || async { (begun.load(Ordering::SeqCst) == 2).then_some(()) }).await;
-    assert_eq!(rest(idle).await, "", "nobody waits for who asks nothing");
+    in_backlog.set_nonblocking(true).unwrap();
+    let in_backlog = TcpStream::from_std(in_backlog).unwrap();
+    eventually("both requests are running", || async { (begun.load(Ordering::SeqCst) == 2).then_some(()) })
+        .await;
+    assert_eq!(rest(idle).await, "", "a connection without a request is closed");
     go.notify_waiters();
-    for stream in [under_way, at_the_door] {
+    for stream in [running, in_backlog] {
         let answer = rest(stream).await;
         assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("connection: close"), "{answer:?}");
     }
@@ -227,7 +237,7 @@ async fn smoke_what_has_reached_the_port_is_answered_before_the_end() {
 }
 
 #[tokio::test]
-async fn it_ends_under_load_and_answers_whom_it_has_taken() {
+async fn a_shutdown_under_load_answers_accepted_connections() {
     let mut server = Server::hello(Limits::default());
     let (answered, address) = (Arc::new(AtomicUsize::new(0)), server.address);
     let clients = (0..8).map(|_| {
@@ -236,39 +246,53 @@ async fn it_ends_under_load_and_answers_whom_it_has_taken() {
             // Until the port is closed.
             while let Ok(mut stream) = TcpStream::connect(address).await {
                 stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
-                assert!(rest(stream).await.ends_with("hello"), "it was taken and not answered");
+                assert!(
+                    rest(stream).await.ends_with("hello"),
+                    "the connection was accepted and not answered"
+                );
                 answered.fetch_add(1, Ordering::SeqCst);
             }
         })
     });
     let clients: Vec<_> = clients.collect();
-    eventually("it is busy", || async { (answered.load(Ordering::SeqCst) > 200).then_some(()) }).await;
+    eventually("the server is under load", || async {
+        (answered.load(Ordering::SeqCst) > 200).then_some(())
+    })
+    .await;
     server.stop();
-    tokio::time::timeout(PATIENCE, &mut server.ended).await.expect("it never ends").unwrap().unwrap();
+    tokio::time::timeout(TEST_TIMEOUT, &mut server.ended)
+        .await
+        .expect("the server does not stop")
+        .unwrap()
+        .unwrap();
     let lost = join_all(clients).await.iter().filter(|client| client.is_err()).count();
-    // One may connect in the very moment in which the port closes; the system tells neither side of it.
-    assert!(lost <= 1, "{lost} of {} were lost", answered.load(Ordering::SeqCst));
+    // One client may connect at the moment in which the port is closed; the system notifies neither side.
+    assert!(lost <= 1, "{lost} clients failed after {} responses", answered.load(Ordering::SeqCst));
 }
 
 #[tokio::test]
-async fn the_grace_ends_what_does_not() {
+async fn a_request_that_exceeds_the_grace_period_is_dropped() {
     let endpoint = make(async |_| std::future::pending::<poem::Result<Response>>().await);
     let mut server = Server::start(endpoint, Limits { grace: SHORT, ..Limits::default() });
     let _stuck = server.send(GET).await;
     server.stop();
-    tokio::time::timeout(PATIENCE, &mut server.ended).await.expect("it never ends").unwrap().unwrap();
+    tokio::time::timeout(TEST_TIMEOUT, &mut server.ended)
+        .await
+        .expect("the server does not stop")
+        .unwrap()
+        .unwrap();
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_read_its_answer_is_given_up() {
-    // More than the system keeps on its way.
+async fn a_client_that_does_not_read_its_response_times_out() {
+    // More than the socket buffers hold.
     let endpoint = make(async |request: poem::Request| {
         let length = if request.uri().path() == "/large" { 64 << 20 } else { 0 };
         Ok::<_, poem::Error>(Response::builder().body("x".repeat(length) + "hello"))
     });
     let server = Server::start(endpoint, Limits { connections: 1, write: SHORT, ..Limits::default() });
-    let deaf = server.send(b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n").await;
-    // Whoever comes next has to wait for its place.
+    let stalled = server.send(b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    // The next client waits until the connection is free.
     assert!(next(&mut server.send(GET).await).await.ends_with("hello"));
-    drop(deaf);
+    drop(stalled);
 }

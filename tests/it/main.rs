@@ -1,7 +1,7 @@
-//! The integration tests, in one binary: real PostgreSQL, real Redis, real HTTP, the real worker.
+//! The integration tests, in one binary, with real PostgreSQL, Redis, HTTP and workers.
 //!
-//! The binary starts its own private servers, each test has a database and a key prefix of its own, and all of
-//! them run at once. Names that begin with `smoke` are the quick subset.
+//! The binary starts private servers. Each test has its own database and key prefix, and all run in parallel. Tests with
+//! the prefix `smoke_` are the quick subset.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
@@ -17,8 +17,8 @@ mod api_user_admin;
 mod api_users;
 mod audit;
 mod auth_cookies;
-mod auth_defence;
 mod auth_links;
+mod auth_rate_limits;
 mod auth_sessions;
 mod auth_two_factor;
 mod cache;
@@ -33,13 +33,13 @@ mod database;
 mod dev_mail;
 mod history;
 mod http_limits;
-mod identity;
-mod import_circles;
+mod identity_copies;
+mod import_cycles;
 mod mail;
 mod openapi;
 mod openapi_access;
 mod outbox;
-mod plans;
+mod query_plans;
 mod queue;
 mod queue_cron;
 mod queue_edges;

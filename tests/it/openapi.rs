@@ -27,7 +27,7 @@ fn operations(document: &Value) -> Vec<(String, String, &Value)> {
     each.collect()
 }
 
-/// Changes what clients rely on only when somebody means to.
+/// Makes every change of the API document visible in review.
 #[tokio::test]
 async fn openapi_snapshot() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/openapi.json");
@@ -39,7 +39,7 @@ async fn openapi_snapshot() {
     let kept = std::fs::read_to_string(path).unwrap();
     assert!(
         kept == now,
-        "the API document has changed: if it was meant to, run BLESS=1 ./scripts/test openapi"
+        "the API document has changed: if this is intended, run BLESS=1 ./scripts/test openapi"
     );
 }
 
@@ -59,7 +59,7 @@ async fn smoke_every_operation_is_described() {
         assert!(operation["tags"][0].is_string(), "{name} has no tag");
         if !path.contains("/health") && !path.ends_with("/users/me") {
             let problem = &operation["responses"]["default"]["content"]["application/problem+json"];
-            assert!(problem["schema"].is_object(), "{name} does not say how it fails");
+            assert!(problem["schema"].is_object(), "{name} does not document its errors");
         }
         for parameter in operation["parameters"].as_array().into_iter().flatten() {
             assert!(parameter["schema"].is_object() && parameter["name"] != "param0", "{name}");
@@ -69,21 +69,21 @@ async fn smoke_every_operation_is_described() {
 }
 
 #[tokio::test]
-async fn the_document_is_valid_where_the_framework_is_not() {
+async fn the_document_corrects_the_errors_of_the_framework() {
     let document = document().await;
     assert!(document["openapi"].as_str().unwrap().starts_with("3."));
     let flow = &document["components"]["securitySchemes"]["OAuth2PasswordBearer"]["flows"]["password"];
     assert_eq!(flow["tokenUrl"], "/api/v1/auth/login");
-    assert!(flow["scopes"].is_object(), "RFC: scopes is required");
+    assert!(flow["scopes"].is_object(), "the specification requires scopes");
     let text = document.to_string();
     for reference in text.split("\"#/components/schemas/").skip(1) {
         let name = reference.split('"').next().unwrap();
-        assert!(document["components"]["schemas"][name].is_object(), "{name} is referred to and not there");
+        assert!(document["components"]["schemas"][name].is_object(), "{name} is referenced and not defined");
     }
 }
 
 #[tokio::test]
-async fn the_pages_need_no_other_host() {
+async fn the_documentation_pages_load_nothing_from_other_hosts() {
     let app = TestApp::start().await;
     for path in ["/docs", "/redoc", "/api/v1/docs", "/api/v1/redoc"] {
         let page = Answer::of(app.at_root(Method::GET, path)).await;
@@ -97,14 +97,14 @@ async fn the_pages_need_no_other_host() {
         for link in ["<link href=\"http", "<script src=", "@import"] {
             assert!(!page.text.contains(link), "{path} has {link}");
         }
-        assert!(page.text.contains("read_admin_only"), "{path} shows the document");
+        assert!(page.text.contains("read_admin_only"), "{path} does not contain the document");
     }
     let root = Answer::of(app.at_root(Method::GET, "/")).await;
     assert_eq!((root.status.as_u16(), root.header("location")), (307, "/docs"));
 }
 
 #[tokio::test]
-async fn the_pages_are_compressed_for_those_who_can_read_it() {
+async fn the_documentation_pages_are_compressed_for_clients_that_accept_it() {
     let app = TestApp::start().await;
     let size = |encoding: &'static str| {
         let request = app.at_root(Method::GET, "/docs").header("accept-encoding", encoding);
@@ -119,11 +119,11 @@ async fn the_pages_are_compressed_for_those_who_can_read_it() {
     assert!(!plain.0 && gzip.0 && gzip.1 * 2 < plain.1, "{plain:?} {gzip:?}");
     assert!(!size("gzip;q=0").await.0);
     let small = app.request(Method::GET, "/health").header("accept-encoding", "gzip").send().await.unwrap();
-    assert!(small.headers().get("content-encoding").is_none(), "not worth it");
+    assert!(small.headers().get("content-encoding").is_none(), "short responses are not compressed");
 }
 
 #[tokio::test]
-async fn a_long_answer_is_compressed() {
+async fn a_long_response_is_compressed() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let many: serde_json::Map<String, Value> =
@@ -132,10 +132,10 @@ async fn a_long_answer_is_compressed() {
     app.run_jobs().await;
     let path = format!("/jobs/{}/status", made.body["job_id"].as_str().unwrap());
     let request = app.request(Method::GET, &path).bearer_auth(&user.token).header("accept-encoding", "gzip");
-    let packed = request.send().await.unwrap();
-    assert_eq!(packed.headers().get("content-encoding").unwrap(), "gzip");
+    let compressed = request.send().await.unwrap();
+    assert_eq!(compressed.headers().get("content-encoding").unwrap(), "gzip");
     let mut text = String::new();
-    let bytes = packed.bytes().await.unwrap();
+    let bytes = compressed.bytes().await.unwrap();
     std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(&bytes[..]), &mut text).unwrap();
     let plain = app.get(&path, Some(&user)).await;
     assert_eq!((text, plain.headers.get("content-encoding")), (plain.text.clone(), None));

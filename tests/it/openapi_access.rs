@@ -1,4 +1,4 @@
-//! Who may call which operation: the API document is walked, and what it says is tried.
+//! Authorization of every operation in the API document.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use crate::support::{
     app::{Answer, PASSWORD, SECRET},
 };
 
-/// Anybody may call these. Whoever adds one has thought about it.
+/// Operations without authentication. Review each addition with care.
 const PUBLIC: &[&str] = &[
     "accept_invite",
     "confirm_email",
@@ -30,7 +30,7 @@ const PUBLIC: &[&str] = &[
     "verify_email",
 ];
 
-/// Admins alone may call these. All others are for whoever is signed in.
+/// Operations for admins. All others are for any signed-in user.
 const ADMINS: &[&str] = &[
     "cancel_any_job",
     "change_queue",
@@ -56,10 +56,10 @@ const ADMINS: &[&str] = &[
 struct Operation {
     id: String,
     method: Method,
-    /// With a harmless value for each parameter.
+    /// The path with a harmless value for each parameter.
     path: String,
     takes_json: bool,
-    /// What it asks for; empty where that is nothing.
+    /// The security requirements; empty for a public operation.
     security: Vec<Value>,
 }
 
@@ -69,7 +69,7 @@ impl Operation {
         for parameter in operation["parameters"].as_array().into_iter().flatten() {
             if parameter["in"] == "path" {
                 let is_number = parameter["schema"]["type"] == "integer";
-                // It could be the id of a session or a job, and the name of a queue.
+                // The value is valid as the id of a session or a job, and as the name of a queue.
                 let value = if is_number { "1" } else { "0123456789ab4cde8f0123456789abcd" };
                 path = path.replace(&format!("{{{}}}", parameter["name"].as_str().unwrap()), value);
             }
@@ -109,14 +109,14 @@ async fn operations(app: &TestApp) -> Vec<Operation> {
     operations
 }
 
-/// Those that are not for anybody.
+/// Returns the operations that require authentication.
 async fn secured(app: &TestApp) -> Vec<Operation> {
     operations(app).await.into_iter().filter(|operation| !operation.security.is_empty()).collect()
 }
 
-/// Fails, naming every operation that answers something else. The tests ask as an admin, who would be let in
-/// everywhere but for what was done to them.
-async fn all_refuse(app: &TestApp, token: Option<&str>, status: u16, code: &str) {
+/// Asserts that every operation is refused in the same way, and names the others. The tests use an admin, who is otherwise
+/// allowed to call all operations.
+async fn assert_all_refuse(app: &TestApp, token: Option<&str>, status: u16, code: &str) {
     let mut others = Vec::new();
     let operations = secured(app).await;
     for operation in &operations {
@@ -132,7 +132,7 @@ async fn all_refuse(app: &TestApp, token: Option<&str>, status: u16, code: &str)
 }
 
 #[tokio::test]
-async fn smoke_what_anybody_may_call_is_known() {
+async fn smoke_the_list_of_public_operations_is_complete() {
     let app = TestApp::start().await;
     let (mut public, mut ways) = (BTreeSet::new(), BTreeSet::new());
     for operation in operations(&app).await {
@@ -144,16 +144,20 @@ async fn smoke_what_anybody_may_call_is_known() {
     }
     assert_eq!(public.iter().map(String::as_str).collect::<Vec<_>>(), PUBLIC);
     let either = json!([{ "OAuth2PasswordBearer": [] }, { "AccessTokenCookie": [] }]);
-    assert_eq!(ways.into_iter().collect::<Vec<_>>(), [either.to_string()], "the same everywhere");
+    assert_eq!(
+        ways.into_iter().collect::<Vec<_>>(),
+        [either.to_string()],
+        "all operations have the same requirement"
+    );
 }
 
 #[tokio::test]
-async fn smoke_a_plain_user_is_refused_what_is_for_admins_and_nothing_else() {
+async fn smoke_a_user_is_refused_exactly_the_admin_operations() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let mut refused = BTreeSet::new();
     for operation in secured(&app).await {
-        // Some of them end the session.
+        // Some operations revoke the session.
         let login = app.login(&user.email, PASSWORD).await;
         let user = User::signed_in(user.id, &user.email, &login);
         let answer = operation.call(&app, Some(&user.token)).await;
@@ -169,12 +173,12 @@ async fn smoke_a_plain_user_is_refused_what_is_for_admins_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn an_admin_is_refused_nothing() {
+async fn an_admin_may_call_every_admin_operation() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
     for mut operation in secured(&app).await {
         if ADMINS.contains(&&*operation.id) {
-            // Not of the admin.
+            // The user, not the admin.
             operation.path = operation.path.replace("/users/1", &format!("/users/{}", user.id));
             let answer = operation.call(&app, Some(&admin.token)).await;
             let status = answer.status.as_u16();
@@ -184,9 +188,9 @@ async fn an_admin_is_refused_nothing() {
 }
 
 #[tokio::test]
-async fn smoke_nobody_is_refused() {
+async fn smoke_an_anonymous_request_is_refused() {
     let app = TestApp::start().await;
-    all_refuse(&app, None, 401, "not_authenticated").await;
+    assert_all_refuse(&app, None, 401, "not_authenticated").await;
 }
 
 #[tokio::test]
@@ -202,24 +206,24 @@ async fn smoke_an_expired_token_is_refused() {
         encode(&Header::default(), &claims, &EncodingKey::from_secret(SECRET.as_bytes())).unwrap()
     };
     let good = User::with_token(token(now + 600));
-    assert_eq!(app.get("/users/me", Some(&good)).await.status, 200, "nothing else is wrong with it");
-    all_refuse(&app, Some(&token(now - 1)), 401, "invalid_token").await;
+    assert_eq!(app.get("/users/me", Some(&good)).await.status, 200, "the token is valid until it expires");
+    assert_all_refuse(&app, Some(&token(now - 1)), 401, "invalid_token").await;
 }
 
 #[tokio::test]
-async fn smoke_a_token_of_a_session_that_was_ended_is_refused() {
+async fn smoke_a_token_of_a_revoked_session_is_refused() {
     let app = TestApp::start().await;
     let user = app.admin().await;
     assert_eq!(app.call(Method::POST, "/auth/logout", &user).await.status, 204);
-    all_refuse(&app, Some(&user.token), 401, "invalid_token").await;
+    assert_all_refuse(&app, Some(&user.token), 401, "invalid_token").await;
 }
 
 #[tokio::test]
-async fn a_token_of_a_session_whose_time_is_over_is_refused() {
+async fn a_token_of_an_expired_session_is_refused() {
     let app = TestApp::start().await;
     let user = app.admin().await;
     app.sql("UPDATE sessions SET expires_at = now()").await;
-    all_refuse(&app, Some(&user.token), 401, "invalid_token").await;
+    assert_all_refuse(&app, Some(&user.token), 401, "invalid_token").await;
 }
 
 #[tokio::test]
@@ -227,13 +231,13 @@ async fn smoke_an_inactive_user_is_refused() {
     let app = TestApp::start().await;
     let user = app.admin().await;
     app.sql("UPDATE users SET is_active = false").await;
-    all_refuse(&app, Some(&user.token), 403, "inactive_user").await;
+    assert_all_refuse(&app, Some(&user.token), 403, "inactive_user").await;
 }
 
 #[tokio::test]
-async fn the_token_of_somebody_who_is_gone_is_refused() {
+async fn the_token_of_a_deleted_user_is_refused() {
     let app = TestApp::start().await;
     let user = app.admin().await;
     app.sql("DELETE FROM users").await;
-    all_refuse(&app, Some(&user.token), 401, "invalid_token").await;
+    assert_all_refuse(&app, Some(&user.token), 401, "invalid_token").await;
 }

@@ -1,4 +1,4 @@
-//! Two processes of `saas serve`: what one changes takes effect on the other, though that keeps copies.
+//! Two processes of `saas serve`: a change in one is effective in the other, which keeps copies.
 
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
@@ -19,6 +19,7 @@ struct Replica {
     client: Client,
 }
 
+/// Two replicas with copies of their own: `here` makes the changes, `there` observes them.
 struct Pair {
     here: Replica,
     there: Replica,
@@ -49,7 +50,7 @@ impl Replica {
         answer
     }
 
-    /// Who that token is, or why it is refused.
+    /// Returns the user of a token, or the status of the refusal.
     async fn me(&self, token: &str) -> Result<Value, StatusCode> {
         let (status, me) = self.ask(Method::GET, "/users/me", token, None).await;
         if status.is_success() { Ok(me) } else { Err(status) }
@@ -63,15 +64,15 @@ impl Replica {
     }
 }
 
-/// Somebody who has signed in.
-struct Person {
+/// A signed-in user.
+struct TestUser {
     id: i64,
     email: String,
     token: String,
 }
 
 impl Pair {
-    /// The settings are those of the other one.
+    /// `there` are the settings of the other replica.
     async fn start(database: &TestDatabase, here: &[(&str, &str)], there: &[(&str, &str)]) -> Self {
         let prefix = format!("r{}", unique());
         let here = Replica::start(database, &prefix, here).await;
@@ -80,8 +81,8 @@ impl Pair {
         Self { here, there, admin, prefix }
     }
 
-    /// Somebody new, of whom both have copies.
-    async fn person(&self) -> Person {
+    /// Registers a user and reads it through both replicas, so that both have copies.
+    async fn user(&self) -> TestUser {
         let email = format!("replica{}@example.com", unique());
         let body = json!({ "email": email, "password": PASSWORD });
         let made = self.here.change(Method::POST, "/auth/register", &self.admin, Some(body)).await;
@@ -89,14 +90,14 @@ impl Pair {
         for replica in [&self.there, &self.here, &self.there, &self.here, &self.there] {
             assert_eq!(replica.me(&token).await.unwrap()["role"], "user");
         }
-        Person { id: made["id"].as_i64().unwrap(), email, token }
+        TestUser { id: made["id"].as_i64().unwrap(), email, token }
     }
 
-    /// Waits until the other one refuses somebody whom this one refuses already.
-    async fn refused(&self, person: &Person, status: u16) {
-        assert_eq!(self.here.me(&person.token).await.unwrap_err(), status);
-        eventually("the other one refuses", || async {
-            let answer = self.there.me(&person.token).await;
+    /// Asserts that this replica refuses a user, and waits until the other one does.
+    async fn assert_refused(&self, user: &TestUser, status: u16) {
+        assert_eq!(self.here.me(&user.token).await.unwrap_err(), status);
+        eventually("the other replica refuses the user", || async {
+            let answer = self.there.me(&user.token).await;
             (answer.err()? == status).then_some(())
         })
         .await;
@@ -104,81 +105,80 @@ impl Pair {
 }
 
 #[tokio::test]
-async fn smoke_a_change_takes_effect_on_every_replica() {
+async fn smoke_a_change_is_effective_on_every_replica() {
     let database = TestDatabase::migrated().await;
     let pair = Pair::start(&database, &[], &[]).await;
     let (here, admin) = (&pair.here, &pair.admin);
 
-    let person = pair.person().await;
-    let path = format!("/users/{}", person.id);
+    let user = pair.user().await;
+    let path = format!("/users/{}", user.id);
     here.change(Method::PATCH, &path, admin, Some(json!({ "role": "admin" }))).await;
-    assert_eq!(here.me(&person.token).await.unwrap()["role"], "admin", "at once where it was done");
-    eventually("the role is known", || async {
-        (pair.there.me(&person.token).await.unwrap()["role"] == "admin").then_some(())
+    assert_eq!(here.me(&user.token).await.unwrap()["role"], "admin", "at once in the process of the change");
+    eventually("the other replica has the new role", || async {
+        (pair.there.me(&user.token).await.unwrap()["role"] == "admin").then_some(())
     })
     .await;
 
     here.change(Method::PATCH, &path, admin, Some(json!({ "is_active": false }))).await;
-    pair.refused(&person, 403).await;
+    pair.assert_refused(&user, 403).await;
 
-    let person = pair.person().await;
-    here.change(Method::POST, "/auth/logout", &person.token, None).await;
-    pair.refused(&person, 401).await;
+    let user = pair.user().await;
+    here.change(Method::POST, "/auth/logout", &user.token, None).await;
+    pair.assert_refused(&user, 401).await;
 
-    let person = pair.person().await;
-    here.change(Method::DELETE, &format!("/users/{}", person.id), admin, None).await;
-    pair.refused(&person, 401).await;
+    let user = pair.user().await;
+    here.change(Method::DELETE, &format!("/users/{}", user.id), admin, None).await;
+    pair.assert_refused(&user, 401).await;
 
-    let person = pair.person().await;
-    let elsewhere = pair.there.sign_in((&person.email, PASSWORD)).await;
+    let user = pair.user().await;
+    let elsewhere = pair.there.sign_in((&user.email, PASSWORD)).await;
     let new = json!({ "current_password": PASSWORD, "new_password": "another good password" });
     pair.there.change(Method::POST, "/users/me/password", &elsewhere, Some(new)).await;
-    eventually("the sessions that others may have end", || async { here.me(&person.token).await.err() })
-        .await;
+    eventually("the other sessions are revoked", || async { here.me(&user.token).await.err() }).await;
     here.me(&elsewhere).await.unwrap();
 }
 
 #[tokio::test]
-async fn it_does_so_while_redis_is_away_and_after() {
+async fn a_change_is_effective_without_redis() {
     let database = TestDatabase::migrated().await;
     let (proxy, url) = Proxy::before(&servers().await.redis_url()).await;
     for link in [Link::Cut, Link::Stalled] {
         proxy.set(Link::Up);
         let redis = [("REDIS_URL", &*url)];
         let pair = Pair::start(&database, &redis, &redis).await;
-        let person = pair.person().await;
+        let user = pair.user().await;
         proxy.set(link);
-        pair.here.change(Method::POST, "/auth/logout", &person.token, None).await;
-        pair.refused(&person, 401).await;
-        // What Redis has of them was read before.
+        pair.here.change(Method::POST, "/auth/logout", &user.token, None).await;
+        pair.assert_refused(&user, 401).await;
+        // Nothing stale is read from Redis afterwards.
         proxy.set(Link::Up);
         for _ in 0..20 {
-            assert_eq!(pair.there.me(&person.token).await.unwrap_err(), 401);
+            assert_eq!(pair.there.me(&user.token).await.unwrap_err(), 401);
         }
-        // Nor does somebody take it who has heard nothing of it.
+        // A new replica refuses the token too.
         let third = Replica::start(&database, &pair.prefix, &redis).await;
-        assert_eq!(third.me(&person.token).await.unwrap_err(), 401);
+        assert_eq!(third.me(&user.token).await.unwrap_err(), 401);
     }
 }
 
 #[tokio::test]
-async fn a_replica_that_cannot_read_does_not_answer_from_its_copies() {
+async fn a_replica_without_database_does_not_answer_from_copies() {
     let database = TestDatabase::migrated().await;
     let (proxy, url) = Proxy::before(&database.url).await;
     for link in [Link::Stalled, Link::Cut] {
         proxy.set(Link::Up);
         let pair = Pair::start(&database, &[], &[("DATABASE_URL", &url)]).await;
-        let person = pair.person().await;
+        let user = pair.user().await;
         proxy.set(link);
-        pair.here.change(Method::POST, "/auth/logout", &person.token, None).await;
-        eventually("the copies are too old", || async {
-            (pair.there.me(&person.token).await.err()? == 503).then_some(())
+        pair.here.change(Method::POST, "/auth/logout", &user.token, None).await;
+        eventually("the copies have expired", || async {
+            (pair.there.me(&user.token).await.err()? == 503).then_some(())
         })
         .await;
         for _ in 0..3 {
-            assert_eq!(pair.there.me(&person.token).await.unwrap_err(), 503, "{link:?}");
+            assert_eq!(pair.there.me(&user.token).await.unwrap_err(), 503, "{link:?}");
         }
         proxy.set(Link::Up);
-        pair.refused(&person, 401).await;
+        pair.assert_refused(&user, 401).await;
     }
 }

@@ -1,22 +1,22 @@
-//! What the programs print.
+//! Logs contain no secret.
 
 use std::{collections::BTreeSet, process::Command, sync::Mutex};
 
 use mail_parser::MessageParser;
 
 use crate::support::{
+    account_scenario::{AccountScenario, assert_none_in},
     app::SECRET,
     eventually,
     process::{Running, production},
     servers::{TestDatabase, unique},
     smtp::{Mail, SmtpServer},
-    story::{Story, assert_none_in},
 };
 
 const ADMIN: (&str, &str) = ("admin@example.com", "a password of ours");
 const TWO_FACTOR_KEY: &str = "c2f7a90b5e1d48637f20b9a4d6e8135c0a7b9d2e4f6081c3";
 
-/// The texts of what was sent to somebody so far.
+/// Returns the texts of the mails to an address.
 fn sent(smtp: &SmtpServer, to: &str) -> Vec<String> {
     let own = smtp.mails().into_iter().filter(|mail| mail.to == [to]);
     let read = |mail: Mail| {
@@ -26,9 +26,9 @@ fn sent(smtp: &SmtpServer, to: &str) -> Vec<String> {
     own.map(read).collect()
 }
 
-/// The token of a link that has come in since the last time.
+/// Waits for a mail with a link that was not seen before, and returns its token.
 async fn next_token(smtp: &SmtpServer, seen: &Mutex<BTreeSet<String>>, to: &str) -> String {
-    eventually("a link comes in", || async {
+    eventually("a mail with a link arrives", || async {
         let token = |text: String| {
             let (_, after) = text.split_once("#token=")?;
             Some(after.chars().take_while(char::is_ascii_alphanumeric).collect::<String>())
@@ -40,22 +40,23 @@ async fn next_token(smtp: &SmtpServer, seen: &Mutex<BTreeSet<String>>, to: &str)
 }
 
 #[tokio::test]
-async fn no_secret_is_printed() {
+async fn no_secret_is_logged() {
     let (database, smtp) = (TestDatabase::migrated().await, SmtpServer::start().await);
     let prefix = format!("s{}", unique());
-    let talkative = |mut command: Command| {
+    let with_debug_log = |mut command: Command| {
         command.env("LOG_LEVEL", "debug").env("SMTP_URL", &smtp.url).env("TWO_FACTOR_KEY", TWO_FACTOR_KEY);
         Running::start(command)
     };
-    let mut server = talkative(production(&["serve", "--port", "0"], &database, &prefix).await);
-    let mut worker = talkative(production(&["worker"], &database, &prefix).await);
+    let mut server = with_debug_log(production(&["serve", "--port", "0"], &database, &prefix).await);
+    let mut worker = with_debug_log(production(&["worker"], &database, &prefix).await);
     let rest = server.says("\"address\":\"").await;
     let url = format!("http://{}", rest.split('"').next().unwrap());
 
     let seen = Mutex::new(BTreeSet::new());
-    let mut secrets = Story::tell(&url, ADMIN, async |to: &str| next_token(&smtp, &seen, to).await).await;
+    let mut secrets =
+        AccountScenario::run(&url, ADMIN, async |to: &str| next_token(&smtp, &seen, to).await).await;
     secrets.extend([SECRET.to_owned(), TWO_FACTOR_KEY.to_owned(), database.url.clone()]);
-    eventually("the last letter is sent", || async {
+    eventually("the last mail is sent", || async {
         let last = sent(&smtp, "lovelace@example.com");
         last.iter().any(|text| text.contains("will be deleted")).then_some(())
     })

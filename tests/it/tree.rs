@@ -1,4 +1,4 @@
-//! The tree keeps its own rules.
+//! Rules of the source tree.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,7 +19,7 @@ fn sources(dir: &Path) -> Vec<PathBuf> {
     own.chain(dirs.iter().flat_map(|dir| sources(dir))).collect()
 }
 
-/// The modules of the crate that a source file names.
+/// Returns the modules of the crate that a source file imports.
 fn used(text: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     let word = |text: &str| text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
@@ -49,7 +49,7 @@ fn used(text: &str) -> BTreeSet<String> {
     names
 }
 
-/// The rows of the table in `src/lib.rs`: modules, and what they may import.
+/// Reads the table in `src/lib.rs`: each module, and the modules that it may import.
 fn import_table() -> BTreeMap<String, BTreeSet<String>> {
     let text = fs::read_to_string(root().join("src/lib.rs")).unwrap();
     let mut table = BTreeMap::new();
@@ -65,7 +65,7 @@ fn import_table() -> BTreeMap<String, BTreeSet<String>> {
 
 #[test]
 fn modules_import_only_what_the_table_allows() {
-    let ground = ["config", "error", "logging", "pool", "redis_pool"];
+    let base = ["config", "error", "logging", "pool", "redis_pool"];
     let table = import_table();
     let modules = fs::read_to_string(root().join("src/lib.rs")).unwrap();
     let modules = modules.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'));
@@ -79,8 +79,8 @@ fn modules_import_only_what_the_table_allows() {
         let Some(may) = table.get(&module).filter(|may| !may.contains("everything")) else { continue };
         let text = fs::read_to_string(&file).unwrap();
         for name in used(&text) {
-            let is_ground = module != "queue" && ground.contains(&name.as_str());
-            if name != module && !is_ground && !may.contains(&name) && sources_have(&name) {
+            let is_base = module != "queue" && base.contains(&name.as_str());
+            if name != module && !is_base && !may.contains(&name) && sources_have(&name) {
                 found.push(format!("{} uses {name}", relative.display()));
             }
         }
@@ -94,14 +94,14 @@ fn sources_have(module: &str) -> bool {
 }
 
 #[test]
-fn the_reader_of_imports_sees_groups() {
+fn imports_in_groups_are_found() {
     let text = "use crate::{\n a::{b, c},\n d, e::f,\n};\nfn x() { crate::g::h() }";
     assert_eq!(used(text).into_iter().collect::<Vec<_>>(), ["a", "d", "e", "g"]);
 }
 
-/// Every setting is in `.env.example`, and nothing else is.
+/// `.env.example` has exactly the settings of the commands.
 #[tokio::test]
-async fn the_example_environment_is_in_step() {
+async fn the_example_environment_has_every_setting() {
     let mut settings = BTreeSet::new();
     for command in ["serve", "worker", "dev"] {
         let help = run(saas(&[command, "--help"])).await.succeeded().stdout;
@@ -121,12 +121,12 @@ async fn the_example_environment_is_in_step() {
 }
 
 #[test]
-fn what_the_container_files_name_exists() {
+fn the_paths_in_the_container_files_exist() {
     let dockerfile = fs::read_to_string(root().join("Dockerfile")).unwrap();
     for line in dockerfile.lines().filter(|line| line.starts_with("COPY ") && !line.contains("--from")) {
         let words: Vec<_> = line.split_whitespace().skip(1).collect();
         for source in &words[..words.len() - 1] {
-            assert!(root().join(source).exists(), "Dockerfile copies {source}, which is not there");
+            assert!(root().join(source).exists(), "Dockerfile copies {source}, which does not exist");
         }
     }
 }

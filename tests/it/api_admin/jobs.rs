@@ -30,14 +30,14 @@ async fn jobs_are_listed_page_by_page() {
         assert_eq!(pages.iter().map(Vec::len).collect::<Vec<_>>(), [2, 2, 1, 0], "{status}");
         pages.concat()
     };
-    assert_eq!(pages("queued").await, enqueued, "those that are next come first");
+    assert_eq!(pages("queued").await, enqueued, "the next job comes first");
     do_chores(&app).await;
     let failed: BTreeSet<String> = pages("failed").await.into_iter().collect();
     assert_eq!(failed, BTreeSet::from_iter(enqueued));
 }
 
 #[tokio::test]
-async fn jobs_that_wait_for_something_are_listed() {
+async fn scheduled_and_deferred_jobs_are_listed() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let scheduled = enqueue_in_an_hour(&app).await;
@@ -53,7 +53,7 @@ async fn jobs_that_wait_for_something_are_listed() {
 }
 
 #[tokio::test]
-async fn unless_said_the_failed_ones_of_the_default_queue_are_listed() {
+async fn the_list_defaults_to_the_failed_jobs_of_the_default_queue() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let mail = SendEmail { to: "x".into(), subject: "Hi".into(), body: "Hello".into(), permitted: true };
@@ -68,7 +68,7 @@ async fn unless_said_the_failed_ones_of_the_default_queue_are_listed() {
 }
 
 #[tokio::test]
-async fn every_wrong_parameter_of_a_list_is_named() {
+async fn every_invalid_list_parameter_is_reported() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     for (query, wrong) in [
@@ -94,7 +94,7 @@ async fn every_wrong_parameter_of_a_list_is_named() {
 }
 
 #[tokio::test]
-async fn smoke_of_a_job_everything_is_shown() {
+async fn smoke_a_job_is_shown_with_all_its_details() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let origin = Origin { owner: Some(admin.id), request_id: Some("request-1".into()), traceparent: None };
@@ -135,7 +135,7 @@ async fn smoke_of_a_job_everything_is_shown() {
 }
 
 #[tokio::test]
-async fn a_job_that_has_failed_is_put_back() {
+async fn a_failed_job_is_requeued() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let id = enqueue(&app, Chore::Fail).await;
@@ -158,7 +158,7 @@ async fn a_job_that_has_failed_is_put_back() {
 }
 
 #[tokio::test]
-async fn a_job_that_waits_is_cancelled_at_once() {
+async fn a_waiting_job_is_canceled_at_once() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     for id in [enqueue(&app, Chore::Succeed).await, enqueue_in_an_hour(&app).await] {
@@ -177,7 +177,7 @@ async fn a_job_that_waits_is_cancelled_at_once() {
 }
 
 #[tokio::test]
-async fn a_job_that_nobody_knows_is_not_found() {
+async fn an_unknown_job_is_not_found() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     for id in ["0".repeat(32), "x".into(), "*".into(), "%20".into()] {

@@ -1,4 +1,4 @@
-//! Operating the job queues over HTTP.
+//! The admin operations on job queues, jobs and workers.
 
 mod jobs;
 mod queues;
@@ -23,12 +23,12 @@ use crate::support::{
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// On a queue of its own, so that nothing else is counted.
+/// A job on a separate queue, so that no other job is counted.
 #[derive(Serialize, Deserialize)]
 enum Chore {
     Succeed,
     Fail,
-    /// Until it is told to stop.
+    /// Waits until it is signaled to stop.
     Wait,
 }
 
@@ -70,22 +70,22 @@ async fn do_chores(app: &TestApp) -> Summary {
     app.app.queue.run_jobs(CHORES, app.app.clone()).await.unwrap()
 }
 
-/// The answer to a request that succeeds.
+/// Returns the body of the response to a request that must succeed.
 async fn ask(app: &TestApp, method: Method, path: &str, admin: &User) -> Value {
     let answer = app.call(method, path, admin).await;
     assert_eq!(answer.status, 200, "{path}: {}", answer.text);
     answer.body
 }
 
-/// The ids of the jobs on a page.
+/// Returns the ids of the jobs on a page.
 fn ids(page: &Value) -> Vec<String> {
     let items = page["items"].as_array().unwrap().iter();
     items.map(|job| job["job_id"].as_str().unwrap().to_owned()).collect()
 }
 
-/// Whatever is added below `/admin` later, too.
+/// Walks the API document, so operations that are added below `/admin` later are covered too.
 #[tokio::test]
-async fn smoke_only_admins_operate() {
+async fn smoke_only_admins_may_operate_queues() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let document = Answer::of(app.at_root(Method::GET, "/openapi.json")).await.body;
@@ -97,8 +97,8 @@ async fn smoke_only_admins_operate() {
         let path = path.replace("{name}", "chores").replace("{id}", &"0".repeat(32));
         for method in methods.as_object().unwrap().keys() {
             let method = Method::from_bytes(method.to_uppercase().as_bytes()).unwrap();
-            let nobody = Answer::of(app.request(method.clone(), &path)).await;
-            nobody.is_problem(401, "not_authenticated", "Not authenticated");
+            let anonymous = Answer::of(app.request(method.clone(), &path)).await;
+            anonymous.is_problem(401, "not_authenticated", "Not authenticated");
             let refused = app.call(method, &path, &user).await;
             refused.is_problem(403, "forbidden", "Not enough permissions");
             seen += 1;
@@ -108,7 +108,7 @@ async fn smoke_only_admins_operate() {
 }
 
 #[tokio::test]
-async fn a_worker_is_shown_with_the_job_that_it_runs() {
+async fn a_worker_is_listed_with_its_running_job() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     assert_eq!(ask(&app, Method::GET, "/admin/workers", &admin).await, json!([]));
@@ -124,7 +124,7 @@ async fn a_worker_is_shown_with_the_job_that_it_runs() {
     assert!(job["started_at"].is_string() && job["ended_at"].is_null());
     assert_eq!((&job["status"], &job["attempts"]), (&json!("started"), &json!(1)));
 
-    let worker = eventually("the worker is heard of", || async {
+    let worker = eventually("the worker is listed", || async {
         let workers = ask(&app, Method::GET, "/admin/workers", &admin).await;
         workers.as_array().unwrap().first().cloned()
     })

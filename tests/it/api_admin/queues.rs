@@ -12,14 +12,14 @@ async fn change(app: &TestApp, name: &str, admin: &User, body: Value) -> Answer 
     Answer::of(request.bearer_auth(&admin.token)).await
 }
 
-/// The queue of the chores, as it is listed.
+/// Returns the queue `chores` from the list of queues.
 async fn listed(app: &TestApp, admin: &User) -> Option<Value> {
     let queues = ask(app, Method::GET, "/admin/queues", admin).await;
     queues.as_array().unwrap().iter().find(|queue| queue["name"] == "chores").cloned()
 }
 
 #[tokio::test]
-async fn smoke_queues_are_listed_with_what_is_in_them() {
+async fn smoke_queues_are_listed_with_their_numbers_of_jobs() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     assert_eq!(listed(&app, &admin).await, None);
@@ -47,7 +47,7 @@ async fn smoke_queues_are_listed_with_what_is_in_them() {
 }
 
 #[tokio::test]
-async fn of_a_queue_only_what_is_named_is_changed() {
+async fn a_queue_update_changes_only_the_given_fields() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let settings = |answer: Answer| {
@@ -55,7 +55,7 @@ async fn of_a_queue_only_what_is_named_is_changed() {
         assert_eq!(answer.body["name"], "chores");
         ["paused", "concurrency_limit", "rate_limit"].map(|name| answer.body[name].clone())
     };
-    // Ahead of its first job.
+    // Before the queue has its first job.
     let rate = json!({ "jobs": 50, "per_seconds": 60 });
     let all = json!({ "paused": true, "concurrency_limit": 3, "rate_limit": rate });
     let expected = [json!(true), json!(3), rate.clone()];
@@ -77,7 +77,7 @@ async fn of_a_queue_only_what_is_named_is_changed() {
 }
 
 #[tokio::test]
-async fn every_wrong_part_of_a_change_is_named() {
+async fn every_invalid_field_of_an_update_is_reported() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     for (body, wrong) in [
@@ -111,7 +111,7 @@ async fn every_wrong_part_of_a_change_is_named() {
 }
 
 #[tokio::test]
-async fn a_queue_has_a_name_like_a_queue() {
+async fn an_invalid_queue_name_is_refused() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let long = "x".repeat(101);
@@ -131,7 +131,7 @@ async fn a_queue_has_a_name_like_a_queue() {
 }
 
 #[tokio::test]
-async fn a_queue_that_was_never_used_is_not_found() {
+async fn an_unused_queue_is_not_found() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     for answer in [
@@ -146,7 +146,7 @@ async fn a_queue_that_was_never_used_is_not_found() {
 }
 
 #[tokio::test]
-async fn a_queue_is_purged_of_one_state_at_a_time() {
+async fn a_purge_deletes_the_jobs_of_one_state() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     enqueue(&app, Chore::Fail).await;
@@ -154,7 +154,7 @@ async fn a_queue_is_purged_of_one_state_at_a_time() {
     let first = enqueue(&app, Chore::Succeed).await;
     enqueue_in_an_hour(&app).await;
     enqueue_after(&app, &first).await;
-    // What waits for a job that is thrown away would fail: it goes first.
+    // The deferred job comes first: it would fail if the job that it waits for were deleted.
     let states = ["deferred", "queued", "scheduled", "failed"];
     for (n, state) in states.into_iter().enumerate() {
         let path = format!("/admin/queues/chores/jobs?status={state}");
@@ -176,7 +176,7 @@ async fn a_queue_is_purged_of_one_state_at_a_time() {
 }
 
 #[tokio::test]
-async fn what_has_failed_in_a_queue_is_put_back() {
+async fn the_failed_jobs_of_a_queue_are_requeued() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     for _ in 0..3 {

@@ -11,7 +11,7 @@ use crate::support::{
 
 const BOB: &str = "bob@example.com";
 
-/// Invites Bob, and answers his id.
+/// Invites Bob and returns his id.
 async fn invite(app: &TestApp, admin: &User) -> i64 {
     let made = app.post("/users", Some(admin), json!({ "email": BOB, "full_name": "Bob" })).await;
     assert_eq!(made.status, 201, "{}", made.text);
@@ -25,7 +25,7 @@ async fn accept(app: &TestApp, token: &str, more: Value) -> Answer {
 }
 
 #[tokio::test]
-async fn smoke_whoever_takes_an_invitation_can_sign_in() {
+async fn smoke_an_invited_user_can_sign_in_after_accepting() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let body = json!({ "email": " Bob@Example.com ", "full_name": "Bob", "role": "admin" });
@@ -47,7 +47,7 @@ async fn smoke_whoever_takes_an_invitation_can_sign_in() {
 }
 
 #[tokio::test]
-async fn an_invitation_works_once_and_a_wrong_one_never() {
+async fn an_invitation_is_valid_once_and_a_forged_one_never() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     invite(&app, &admin).await;
@@ -63,14 +63,14 @@ async fn an_invitation_works_once_and_a_wrong_one_never() {
     statuses.sort_unstable();
     assert_eq!(statuses, [204, 400, 400, 400, 400]);
     let bob = User::signed_in(0, BOB, &app.login(BOB, PASSWORD).await);
-    assert_eq!(app.get("/users/me", Some(&bob)).await.body["full_name"], "Bob", "the name stays");
+    assert_eq!(app.get("/users/me", Some(&bob)).await.body["full_name"], "Bob", "the name is kept");
     accept(&app, &token, json!({ "password": "another horse battery" }))
         .await
         .is_some_problem(400, "invalid_link");
 }
 
 #[tokio::test]
-async fn an_invitation_lasts_seven_days() {
+async fn an_invitation_expires_after_seven_days() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     invite(&app, &admin).await;
@@ -86,7 +86,7 @@ async fn an_invitation_lasts_seven_days() {
 }
 
 #[tokio::test]
-async fn before_it_is_taken_nobody_gets_in_and_nothing_spoils_it() {
+async fn an_open_invitation_allows_no_login_and_stays_valid() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     invite(&app, &admin).await;
@@ -105,7 +105,7 @@ async fn before_it_is_taken_nobody_gets_in_and_nothing_spoils_it() {
 }
 
 #[tokio::test]
-async fn it_is_sent_again_until_it_is_taken() {
+async fn an_invitation_can_be_sent_again_until_it_is_accepted() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let id = invite(&app, &admin).await;
@@ -122,7 +122,7 @@ async fn it_is_sent_again_until_it_is_taken() {
 }
 
 #[tokio::test]
-async fn an_address_with_an_account_is_not_invited() {
+async fn a_registered_address_cannot_be_invited() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
     let taken = app.post("/users", Some(&admin), json!({ "email": user.email.to_uppercase() })).await;
@@ -136,7 +136,7 @@ async fn an_address_with_an_account_is_not_invited() {
 }
 
 #[tokio::test]
-async fn every_wrong_field_is_named() {
+async fn every_invalid_field_is_reported() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     for (body, wrong) in [
@@ -155,18 +155,18 @@ async fn every_wrong_field_is_named() {
     let guessed = accept(&app, &token, json!({ "password": "12345678", "role": "admin" })).await;
     let wrong = [("body.password", "value_error"), ("body.role", "extra_forbidden")];
     assert_eq!(guessed.invalid_fields(), fields(&wrong));
-    assert_eq!(accept(&app, &token, json!({})).await.status, 204, "the link is still good");
+    assert_eq!(accept(&app, &token, json!({})).await.status, 204, "the link is still valid");
 }
 
 #[tokio::test]
-async fn a_password_that_says_whose_it_is_is_refused_with_a_link_too() {
+async fn a_password_equal_to_the_address_is_refused_by_links_too() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
     invite(&app, &admin).await;
     let invitation = app.mailed_token(BOB).await;
     let guessed = accept(&app, &invitation, json!({ "password": BOB })).await;
     assert_eq!(guessed.invalid_fields(), fields(&[("body.password", "value_error")]));
-    assert_eq!(accept(&app, &invitation, json!({})).await.status, 204, "the link is still good");
+    assert_eq!(accept(&app, &invitation, json!({})).await.status, 204, "the link is still valid");
 
     app.post("/auth/forgot-password", None, json!({ "email": user.email })).await;
     let reset = json!({ "token": app.mailed_token(&user.email).await, "password": user.email });

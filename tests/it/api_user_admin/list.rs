@@ -1,4 +1,4 @@
-//! Finding users.
+//! The list of users: pages, search, filters, order.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use crate::support::{
     app::{Answer, fields},
 };
 
-/// Four users at `list.example`, besides whoever else there is.
+/// Four users at `list.example`, in addition to those of the test.
 const SOME: &str = "INSERT INTO users (email, hashed_password, full_name, role, is_active, created_at) VALUES
     ('ada@list.example', 'x', 'Cleo 100%', 'user', true, '2001-01-01'),
     ('bob_x@list.example', 'x', 'Ada of \\list', 'admin', true, '2002-01-01'),
@@ -29,17 +29,17 @@ async fn list(app: &TestApp, admin: &User, query: &[(&str, &str)]) -> Value {
     answer.body
 }
 
-/// The first part of the address of each who is found.
+/// Returns the local part of the address of each user that is found.
 async fn found(app: &TestApp, admin: &User, query: &[(&str, &str)]) -> Vec<String> {
     let page = list(app, admin, query).await;
     let name = |user: &Value| user["email"].as_str().unwrap().split('@').next().unwrap().to_owned();
     let names: Vec<_> = page["items"].as_array().unwrap().iter().map(name).collect();
-    assert_eq!(page["total"], names.len(), "all are on this page");
+    assert_eq!(page["total"], names.len(), "the page has all of them");
     names
 }
 
 #[tokio::test]
-async fn smoke_a_page_has_what_it_should_and_says_how_many_there_are() {
+async fn smoke_a_page_has_its_users_and_the_total() {
     let (app, admin) = started().await;
     for (offset, limit, names) in [
         (0, 2, &["ada", "bob_x"][..]),
@@ -60,11 +60,11 @@ async fn smoke_a_page_has_what_it_should_and_says_how_many_there_are() {
     let all = list(&app, &admin, &[]).await;
     assert_eq!((&all["total"], &all["offset"], &all["limit"]), (&json!(5), &json!(0), &json!(50)));
     let own = app.get("/users/me", Some(&admin)).await.body;
-    assert_eq!(all["items"][0], own, "the newest comes first, as everybody sees themselves");
+    assert_eq!(all["items"][0], own, "the newest user comes first, in the format of /users/me");
 }
 
 #[tokio::test]
-async fn a_search_takes_any_part_of_address_or_name_in_any_case() {
+async fn a_search_matches_any_part_of_the_address_or_name_in_any_case() {
     let (app, admin) = started().await;
     for (search, names) in [
         ("ADA", &["ada", "bob_x"][..]),
@@ -72,7 +72,7 @@ async fn a_search_takes_any_part_of_address_or_name_in_any_case() {
         ("  bert ", &["carl"]),
         ("B@LIST", &[]),
         ("YX@LIST", &["bobyx"]),
-        ("nobody", &[]),
+        ("unknown", &[]),
         ("' OR true --", &[]),
     ] {
         assert_eq!(found(&app, &admin, &[("search", search), ("sort", "email")]).await, names, "{search}");
@@ -83,7 +83,7 @@ async fn a_search_takes_any_part_of_address_or_name_in_any_case() {
 }
 
 #[tokio::test]
-async fn wildcards_are_searched_for_as_they_are() {
+async fn wildcards_in_a_search_are_literal() {
     let (app, admin) = started().await;
     for (search, names) in [
         ("%", &["ada"][..]),
@@ -109,7 +109,7 @@ async fn a_name_beyond_ascii_is_found() {
 }
 
 #[tokio::test]
-async fn filters_narrow_each_other() {
+async fn filters_are_combined() {
     let (app, admin) = started().await;
     for (filters, names) in [
         (&[("role", "user")][..], &["ada", "bobyx"][..]),
@@ -125,14 +125,14 @@ async fn filters_narrow_each_other() {
 }
 
 #[tokio::test]
-async fn each_order_can_be_turned_round() {
+async fn each_sort_order_can_be_reversed() {
     let (app, admin) = started().await;
     for (sort, names) in [
         ("created_at", ["carl", "ada", "bob_x", "bobyx"]),
         ("-created_at", ["bobyx", "bob_x", "ada", "carl"]),
         ("email", ["ada", "bob_x", "bobyx", "carl"]),
         ("-email", ["carl", "bobyx", "bob_x", "ada"]),
-        // Those without a name come last, either way.
+        // Users without a name come last in both orders.
         ("full_name", ["bob_x", "carl", "ada", "bobyx"]),
         ("-full_name", ["ada", "carl", "bob_x", "bobyx"]),
     ] {
@@ -143,7 +143,7 @@ async fn each_order_can_be_turned_round() {
 }
 
 #[tokio::test]
-async fn pages_of_those_who_came_at_once_neither_repeat_nor_leave_out() {
+async fn pages_with_equal_sort_keys_neither_repeat_nor_skip_users() {
     let (app, admin) = started().await;
     app.sql("UPDATE users SET created_at = '2001-01-01', full_name = 'Same'").await;
     for sort in ["created_at", "-created_at", "full_name", "-full_name"] {
@@ -160,7 +160,7 @@ async fn pages_of_those_who_came_at_once_neither_repeat_nor_leave_out() {
 }
 
 #[tokio::test]
-async fn every_wrong_parameter_is_named() {
+async fn every_invalid_parameter_is_reported() {
     let (app, admin) = started().await;
     let long = format!("search={}", "x".repeat(256));
     for (query, wrong) in [

@@ -1,4 +1,4 @@
-//! What admins do with the accounts of others.
+//! Operations of admins on other accounts.
 
 mod invite;
 mod last_admin;
@@ -22,15 +22,15 @@ async fn delete(app: &TestApp, admin: &User, id: i64) -> Answer {
     app.call(Method::DELETE, &format!("/users/{id}"), admin).await
 }
 
-/// Fails unless neither token of theirs is worth anything any more.
-async fn is_out(app: &TestApp, user: &User) {
+/// Asserts that the access token and the refresh token of the user are refused.
+async fn assert_signed_out(app: &TestApp, user: &User) {
     app.get("/users/me", Some(user)).await.is_some_problem(401, "invalid_token");
     let refresh = json!({ "refresh_token": user.refresh_token });
     app.post("/auth/refresh", None, refresh).await.is_some_problem(401, "invalid_token");
 }
 
 #[tokio::test]
-async fn a_user_is_shown_as_they_see_themselves() {
+async fn an_admin_sees_a_user_in_the_format_of_their_own_account() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
     let shown = app.get(&format!("/users/{}", user.id), Some(&admin)).await;
@@ -40,7 +40,7 @@ async fn a_user_is_shown_as_they_see_themselves() {
 }
 
 #[tokio::test]
-async fn whom_nobody_knows_is_not_found() {
+async fn an_unknown_user_is_not_found() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     for id in [0, -1, admin.id + 1_000, i64::MAX] {
@@ -59,12 +59,12 @@ async fn whom_nobody_knows_is_not_found() {
             patch(&app, &admin, id, change).await.is_problem(404, "not_found", "User not found");
         }
     }
-    let wrong = app.get("/users/somebody", Some(&admin)).await;
+    let wrong = app.get("/users/abc", Some(&admin)).await;
     assert_eq!(wrong.invalid_fields(), fields(&[("path.id", "int_type")]));
 }
 
 #[tokio::test]
-async fn smoke_what_is_named_is_changed_and_nothing_else() {
+async fn smoke_an_update_changes_only_the_given_fields() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
     let mut expected = app.get("/users/me", Some(&user)).await.body;
@@ -82,12 +82,12 @@ async fn smoke_what_is_named_is_changed_and_nothing_else() {
         expected.as_object_mut().unwrap().extend(changed.as_object().unwrap().clone());
         expected["updated_at"] = answer.body["updated_at"].clone();
         assert_eq!(answer.body, expected);
-        assert_eq!(app.get("/users/me", Some(&user)).await.body, expected, "the session goes on");
+        assert_eq!(app.get("/users/me", Some(&user)).await.body, expected, "the session stays valid");
     }
 }
 
 #[tokio::test]
-async fn a_role_counts_at_once() {
+async fn a_role_change_is_effective_at_once() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
     app.get("/users", Some(&user)).await.is_some_problem(403, "forbidden");
@@ -98,7 +98,7 @@ async fn a_role_counts_at_once() {
 }
 
 #[tokio::test]
-async fn every_wrong_field_of_a_change_is_named() {
+async fn every_invalid_field_of_an_update_is_reported() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
     let before = app.get("/users/me", Some(&user)).await.body;
@@ -122,7 +122,7 @@ async fn every_wrong_field_of_a_change_is_named() {
 }
 
 #[tokio::test]
-async fn whoever_is_deactivated_is_out_until_they_sign_in_anew() {
+async fn a_deactivated_user_is_refused_until_activated_and_signed_in_again() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
     let answer = patch(&app, &admin, user.id, json!({ "is_active": false })).await;
@@ -133,12 +133,12 @@ async fn whoever_is_deactivated_is_out_until_they_sign_in_anew() {
     app.login(&user.email, PASSWORD).await.is_some_problem(401, "bad_credentials");
 
     patch(&app, &admin, user.id, json!({ "is_active": true })).await;
-    is_out(&app, &user).await;
+    assert_signed_out(&app, &user).await;
     assert_eq!(app.login(&user.email, PASSWORD).await.status, 200);
 }
 
 #[tokio::test]
-async fn a_link_of_before_a_deactivation_is_void() {
+async fn a_deactivation_invalidates_earlier_links() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
     app.post("/auth/forgot-password", None, json!({ "email": user.email })).await;
@@ -151,49 +151,49 @@ async fn a_link_of_before_a_deactivation_is_void() {
 }
 
 #[tokio::test]
-async fn a_deleted_user_is_gone_at_once() {
+async fn a_deleted_user_is_refused_at_once() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
     assert_eq!(delete(&app, &admin, user.id).await.status, 204);
-    is_out(&app, &user).await;
+    assert_signed_out(&app, &user).await;
     app.login(&user.email, PASSWORD).await.is_some_problem(401, "bad_credentials");
     app.get(&format!("/users/{}", user.id), Some(&admin)).await.is_some_problem(404, "not_found");
     delete(&app, &admin, user.id).await.is_some_problem(404, "not_found");
     let mails = app.mails().await;
-    let told: Vec<_> = mails.iter().map(|mail| (&*mail.to, &*mail.subject)).collect();
-    assert_eq!(told, [(&*user.email, "Your account was deleted")]);
+    let sent: Vec<_> = mails.iter().map(|mail| (&*mail.to, &*mail.subject)).collect();
+    assert_eq!(sent, [(&*user.email, "Your account was deleted")]);
     let again = json!({ "email": user.email, "password": PASSWORD });
     let again = app.post("/auth/register", None, again).await;
-    assert_eq!(again.status, 201, "the address is free: {}", again.text);
+    assert_eq!(again.status, 201, "the address is available again: {}", again.text);
     assert_ne!(again.body["id"], user.id);
 }
 
 #[tokio::test]
-async fn a_user_is_signed_out_everywhere() {
+async fn an_admin_revokes_all_sessions_of_a_user() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
     let elsewhere = User::signed_in(user.id, &user.email, &app.login(&user.email, PASSWORD).await);
     let path = format!("/users/{}/sessions", user.id);
     for _ in 0..2 {
         assert_eq!(app.call(Method::DELETE, &path, &admin).await.status, 204);
-        is_out(&app, &user).await;
-        is_out(&app, &elsewhere).await;
+        assert_signed_out(&app, &user).await;
+        assert_signed_out(&app, &elsewhere).await;
     }
     assert_eq!(app.get("/users/me", Some(&admin)).await.status, 200);
     assert_eq!(app.login(&user.email, PASSWORD).await.status, 200);
 }
 
 #[tokio::test]
-async fn a_lost_second_factor_is_turned_off() {
+async fn an_admin_turns_off_a_lost_second_factor() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
     let path = format!("/users/{}/two-factor", user.id);
     app.call(Method::DELETE, &path, &admin).await.is_some_problem(404, "not_found");
-    assert_eq!(app.get("/users/me", Some(&user)).await.status, 200, "nothing has changed");
+    assert_eq!(app.get("/users/me", Some(&user)).await.status, 200, "the session stays valid");
     turn_on(&app, &user).await;
     let waiting = challenge(&app, &user).await;
     assert_eq!(app.call(Method::DELETE, &path, &admin).await.status, 204);
-    is_out(&app, &user).await;
+    assert_signed_out(&app, &user).await;
     let code = json!({ "challenge_token": waiting, "code": "123456" });
     app.post("/auth/login/two-factor", None, code).await.is_some_problem(400, "invalid_code");
     assert_eq!(app.login(&user.email, PASSWORD).await.status, 200);
@@ -203,7 +203,7 @@ async fn a_lost_second_factor_is_turned_off() {
 }
 
 #[tokio::test]
-async fn a_plain_user_may_do_none_of_it() {
+async fn a_user_who_is_not_an_admin_is_refused() {
     let app = TestApp::start().await;
     let (user, other) = (app.user().await, app.user().await);
     for id in [user.id, other.id] {

@@ -1,4 +1,4 @@
-//! Which changes leave an entry, and what is in it.
+//! Which changes write an entry, and its content.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -12,9 +12,9 @@ use crate::support::{
 
 const NEW_PASSWORD: &str = "another horse battery";
 
-/// Action, actor, before and after of each entry.
+/// Asserts action, actor, before and after of each entry.
 #[track_caller]
-fn assert_tells(trail: &[Value], wanted: &[(&str, Option<i64>, Value, Value)]) {
+fn assert_entries(trail: &[Value], wanted: &[(&str, Option<i64>, Value, Value)]) {
     let actions: Vec<_> = trail.iter().map(|entry| entry["action"].as_str().unwrap()).collect();
     assert_eq!(actions, wanted.iter().map(|(action, ..)| *action).collect::<Vec<_>>());
     for (entry, (action, actor, before, after)) in trail.iter().zip(wanted) {
@@ -49,7 +49,7 @@ fn opened(session: &Value, second_factor: bool) -> Value {
 }
 
 #[tokio::test]
-async fn of_an_owner_from_registering_to_deleting() {
+async fn every_change_of_an_own_account_is_recorded() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let (old, new) = ("ada@example.com", "lovelace@example.com");
@@ -76,15 +76,15 @@ async fn of_an_owner_from_registering_to_deleting() {
 
     let trail = trail(&app, &admin, id).await;
     let scheduled = trail.iter().find(|entry| entry["action"] == "user.deletion_scheduled").unwrap();
-    // Each has its own way to write a time zone.
+    // The response and the trail format the time zone differently.
     let kept = scheduled["after"]["deletion_due_at"].as_str().unwrap();
     assert_eq!(kept[..19], due.as_str().unwrap()[..19]);
     let (kept, none, me) = (json!({ "deletion_due_at": kept }), Value::Null, Some(id));
-    let facts = json!({
+    let fields = json!({
         "email": old, "full_name": null, "role": "user", "is_active": true, "email_verified": false,
     });
     let wanted = [
-        ("user.registered", me, none.clone(), facts),
+        ("user.registered", me, none.clone(), fields),
         ("email.verified", me, json!({ "email_verified": false }), json!({ "email_verified": true })),
         ("session.opened", me, none.clone(), opened(&first, false)),
         ("user.updated", me, json!({ "full_name": null }), json!({ "full_name": "Ada" })),
@@ -97,11 +97,11 @@ async fn of_an_owner_from_registering_to_deleting() {
         ("user.deletion_cancelled", me, none.clone(), none.clone()),
         ("session.opened", me, none, opened(&third, false)),
     ];
-    assert_tells(&trail, &wanted);
+    assert_entries(&trail, &wanted);
 }
 
 #[tokio::test]
-async fn of_a_reset_what_it_confirms_and_keeps() {
+async fn a_password_reset_records_the_verification_and_the_canceled_deletion() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
     let state = "email_verified_at = NULL, deletion_due_at = now() + interval '1 day'";
@@ -115,11 +115,11 @@ async fn of_a_reset_what_it_confirms_and_keeps() {
         ("password.reset", me, json!({ "email_verified": false }), json!({ "email_verified": true })),
         ("user.deletion_cancelled", me, Value::Null, Value::Null),
     ];
-    assert_tells(&trail[trail.len() - 2..], &wanted);
+    assert_entries(&trail[trail.len() - 2..], &wanted);
 }
 
 #[tokio::test]
-async fn of_sessions_and_the_second_factor() {
+async fn changes_of_sessions_and_of_the_second_factor_are_recorded() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
     let before = trail(&app, &admin, user.id).await.len();
@@ -164,25 +164,25 @@ async fn of_sessions_and_the_second_factor() {
         plain("two_factor.enabled"),
         plain("recovery_code.used"),
         ("session.opened", me, none.clone(), opened(&fourth, true)),
-        // Whoever it was.
+        // The server cannot know who replayed the token.
         ("session.replayed", None, none.clone(), ended(&fourth)),
     ];
-    assert_tells(&trail(&app, &admin, id).await[before..], &wanted);
+    assert_entries(&trail(&app, &admin, id).await[before..], &wanted);
 }
 
 #[tokio::test]
-async fn of_signing_out() {
+async fn a_logout_is_recorded() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
     let session = session_id(&app, &user).await;
     done(&app, Method::POST, "/auth/logout", Some(&user), json!({})).await;
     let trail = trail(&app, &admin, user.id).await;
     let after = json!({ "session_id": session });
-    assert_tells(&trail[trail.len() - 1..], &[("session.revoked", Some(user.id), Value::Null, after)]);
+    assert_entries(&trail[trail.len() - 1..], &[("session.revoked", Some(user.id), Value::Null, after)]);
 }
 
 #[tokio::test]
-async fn of_an_admin_from_inviting_to_erasing() {
+async fn every_change_by_an_admin_is_recorded() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let by_admin = async |method, path: String| done(&app, method, &path, Some(&admin), json!({})).await;
@@ -203,14 +203,14 @@ async fn of_an_admin_from_inviting_to_erasing() {
     assert_eq!(patch(&app, &admin, id, change).await.status, 200);
     by_admin(Method::DELETE, format!("/users/{id}")).await;
 
-    let facts = |name: Value, role: &str, is_active: bool, verified: bool| {
+    let fields = |name: Value, role: &str, is_active: bool, verified: bool| {
         json!({
             "email": email, "full_name": name, "role": role, "is_active": is_active, "email_verified": verified,
         })
     };
     let (none, bob, admin_id) = (Value::Null, Some(id), Some(admin.id));
     let wanted = [
-        ("user.invited", admin_id, none.clone(), facts(Value::Null, "admin", true, false)),
+        ("user.invited", admin_id, none.clone(), fields(Value::Null, "admin", true, false)),
         ("user.invited", admin_id, none.clone(), none.clone()),
         (
             "invite.accepted",
@@ -228,13 +228,13 @@ async fn of_an_admin_from_inviting_to_erasing() {
             json!({ "is_active": true, "full_name": "Bob", "role": "admin" }),
             json!({ "is_active": false, "full_name": null, "role": "user" }),
         ),
-        ("user.deleted", admin_id, facts(Value::Null, "user", false, true), none),
+        ("user.deleted", admin_id, fields(Value::Null, "user", false, true), none),
     ];
-    assert_tells(&trail(&app, &admin, id).await, &wanted);
+    assert_entries(&trail(&app, &admin, id).await, &wanted);
 }
 
 #[tokio::test]
-async fn what_changes_nothing_leaves_none() {
+async fn a_request_that_changes_nothing_writes_no_entry() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
     let before = count(&app, "audit_log").await;

@@ -1,4 +1,4 @@
-//! Reading the trail, and how long it is kept.
+//! The list of entries, and their retention.
 
 use saas::services::housekeeping;
 use serde_json::{Value, json};
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{count, trail};
 use crate::support::{TestApp, User, app::fields, records::column};
 
-/// Adds so many entries of one kind.
+/// Inserts a number of equal entries.
 async fn add(app: &TestApp, actor: i64, action: &str, user: i64, entries: u32) {
     let sql = format!(
         "INSERT INTO audit_log (actor_id, action, target_type, target_id)
@@ -26,7 +26,7 @@ fn ids(page: &Value) -> Vec<i64> {
 }
 
 #[tokio::test]
-async fn smoke_pages_follow_each_other_and_the_newest_is_first() {
+async fn smoke_pages_start_with_the_newest_entry_and_are_contiguous() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     add(&app, 7, "test.made", 8, 7).await;
@@ -36,7 +36,7 @@ async fn smoke_pages_follow_each_other_and_the_newest_is_first() {
     loop {
         let page = list(&app, &admin, &format!("action=test.made&limit=3{before}")).await;
         let some = ids(&page);
-        // Whatever comes in meanwhile does not move the pages.
+        // New entries do not shift the next pages.
         add(&app, 7, "test.made", 8, 2).await;
         sizes.push(some.len());
         seen.extend(some);
@@ -47,12 +47,12 @@ async fn smoke_pages_follow_each_other_and_the_newest_is_first() {
     }
     assert_eq!((seen, sizes), (all, vec![3, 3, 1]));
     let exact = list(&app, &admin, "action=test.made&limit=13").await;
-    assert_eq!((ids(&exact).len(), &exact["next"]), (13, &Value::Null), "there is no empty page at the end");
+    assert_eq!((ids(&exact).len(), &exact["next"]), (13, &Value::Null), "no empty page follows the last one");
     assert_eq!(list(&app, &admin, "before=1").await, json!({ "items": [], "next": null }));
 }
 
 #[tokio::test]
-async fn fifty_are_shown_unless_said() {
+async fn the_page_size_defaults_to_fifty() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     add(&app, 7, "test.made", 8, 250).await;
@@ -62,7 +62,7 @@ async fn fifty_are_shown_unless_said() {
 }
 
 #[tokio::test]
-async fn filters_narrow_each_other() {
+async fn filters_are_combined() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     add(&app, 1_001, "test.made", 2_001, 1).await;
@@ -90,7 +90,7 @@ async fn filters_narrow_each_other() {
 }
 
 #[tokio::test]
-async fn every_wrong_parameter_is_named() {
+async fn every_invalid_parameter_is_reported() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let long = format!("action={}", "x".repeat(101));
@@ -107,7 +107,7 @@ async fn every_wrong_parameter_is_named() {
 }
 
 #[tokio::test]
-async fn it_is_not_for_plain_users() {
+async fn the_audit_trail_requires_an_admin() {
     let app = TestApp::start().await;
     let user = app.user().await;
     app.get("/audit", None).await.is_some_problem(401, "not_authenticated");
@@ -117,7 +117,7 @@ async fn it_is_not_for_plain_users() {
 }
 
 #[tokio::test]
-async fn smoke_old_entries_go_and_younger_ones_stay() {
+async fn smoke_the_retention_deletes_old_entries_only() {
     for (flags, days) in [(&[][..], 365), (&["--audit-retention-days=30"], 30)] {
         let app = TestApp::with(flags).await;
         let (user, admin) = (app.user().await, app.admin().await);
@@ -141,7 +141,7 @@ async fn smoke_old_entries_go_and_younger_ones_stay() {
 }
 
 #[tokio::test]
-async fn many_old_entries_go_in_one_night() {
+async fn one_run_deletes_any_number_of_old_entries() {
     let app = TestApp::start().await;
     let sql = "INSERT INTO audit_log (created_at, action, target_type, target_id)
                SELECT now() - interval '366 days', 'test.old', 'user', '0' FROM generate_series(1, 2500)";

@@ -1,4 +1,4 @@
-//! The audit trail: what an entry says, and that it can be relied on.
+//! The audit trail: its entries, and that they are complete and cannot be changed.
 
 mod changes;
 mod list;
@@ -18,7 +18,7 @@ use crate::support::{
     records::{column, refusal},
 };
 
-/// The entries about a user, the oldest first.
+/// Returns the entries about a user, the oldest first.
 async fn trail(app: &TestApp, admin: &User, user_id: i64) -> Vec<Value> {
     let page = app.get(&format!("/audit?user_id={user_id}&limit=200"), Some(admin)).await;
     assert_eq!(page.status, 200, "{}", page.text);
@@ -35,7 +35,7 @@ async fn count(app: &TestApp, table: &str) -> String {
 }
 
 #[tokio::test]
-async fn smoke_an_entry_says_who_did_what_to_whom_and_from_where() {
+async fn smoke_an_entry_has_actor_action_target_and_origin() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
     let change = json!({ "role": "admin", "full_name": "Ada", "is_active": true });
@@ -54,11 +54,11 @@ async fn smoke_an_entry_says_who_did_what_to_whom_and_from_where() {
         "address": "127.0.0.1",
         "request_id": "mine-1",
     });
-    assert_eq!(entry, expected, "only what has changed is in it");
+    assert_eq!(entry, expected, "the entry has only the changed fields");
 }
 
 #[tokio::test]
-async fn the_address_is_the_client_s_behind_a_proxy() {
+async fn the_entry_has_the_client_address_behind_a_proxy() {
     let app = TestApp::with(&["--trusted-proxies=1"]).await;
     let (user, admin) = (app.user().await, app.admin().await);
     let request = app.request(Method::PATCH, "/users/me").bearer_auth(&user.token);
@@ -69,7 +69,7 @@ async fn the_address_is_the_client_s_behind_a_proxy() {
 }
 
 #[tokio::test]
-async fn what_a_command_or_a_job_does_has_no_actor() {
+async fn a_change_by_a_command_or_a_job_has_no_actor() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
     let passwords = Passwords::new(4);
@@ -87,7 +87,7 @@ async fn what_a_command_or_a_job_does_has_no_actor() {
     assert_eq!(housekeeping::run(&app.app).await.unwrap().users, 1);
 
     let of_root = trail(&app, &admin, root).await;
-    assert_eq!(of_root.len(), 1, "the second time nothing has changed: {of_root:?}");
+    assert_eq!(of_root.len(), 1, "the second call changes nothing: {of_root:?}");
     assert_eq!((&of_root[0]["action"], &of_root[0]["before"]), (&json!("user.created"), &Value::Null));
     assert_eq!(of_root[0]["after"]["role"], "admin");
     let of_user = trail(&app, &admin, user.id).await;
@@ -107,7 +107,7 @@ async fn what_a_command_or_a_job_does_has_no_actor() {
 }
 
 #[tokio::test]
-async fn what_is_refused_leaves_no_entry() {
+async fn a_refused_request_writes_no_entry() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
     let change = json!({ "email": "new@example.com", "password": PASSWORD });
@@ -123,17 +123,17 @@ async fn what_is_refused_leaves_no_entry() {
     app.post("/auth/register", None, taker.clone()).await.is_some_problem(400, "email_taken");
     let invite = json!({ "email": "new@example.com" });
     app.post("/users", Some(&admin), invite).await.is_some_problem(400, "email_taken");
-    // Its token is taken and the address set before that turns out.
+    // The failure comes after the token is used and the address is set.
     app.post("/auth/confirm-email", None, link).await.is_some_problem(400, "email_taken");
-    let wrong = json!({ "current_password": "not the one", "new_password": "another horse battery" });
+    let wrong = json!({ "current_password": "another password", "new_password": "another horse battery" });
     app.post("/users/me/password", Some(&user), wrong).await.is_some_problem(400, "wrong_password");
-    app.login(&user.email, "not the one").await.is_some_problem(401, "bad_credentials");
+    app.login(&user.email, "another password").await.is_some_problem(401, "bad_credentials");
     assert_eq!((app.mails().await.len(), count(&app, "audit_log").await), before);
 }
 
-/// No change without its entry.
+/// The entry is part of the transaction of the change.
 #[tokio::test]
-async fn a_change_whose_entry_cannot_be_written_is_not_made() {
+async fn a_change_is_rolled_back_if_its_entry_cannot_be_written() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
     let (me, sessions) = (app.get("/users/me", Some(&user)).await.body, count(&app, "sessions").await);
@@ -160,7 +160,7 @@ async fn a_change_whose_entry_cannot_be_written_is_not_made() {
 }
 
 #[tokio::test]
-async fn the_table_takes_entries_and_keeps_them_as_they_are() {
+async fn the_table_is_append_only() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
     let before = column(&app.database, "SELECT a::text FROM audit_log a ORDER BY id").await;
@@ -173,7 +173,7 @@ async fn the_table_takes_entries_and_keeps_them_as_they_are() {
         "TRUNCATE audit_log",
         "INSERT INTO audit_log (id, action, target_type, target_id) OVERRIDING SYSTEM VALUE
          SELECT min(id), 'x', 'x', 'x' FROM audit_log ON CONFLICT (id) DO UPDATE SET action = 'x'",
-        // What retention says of itself is good for the removal of entries alone.
+        // The setting of the retention job allows only DELETE.
         "BEGIN; SET LOCAL saas.audit_retention = 'on'; UPDATE audit_log SET actor_id = 0",
         "BEGIN; SET LOCAL saas.audit_retention = 'on'; TRUNCATE audit_log",
         "BEGIN; SET LOCAL saas.audit_retention = 'off'; DELETE FROM audit_log",
@@ -183,5 +183,9 @@ async fn the_table_takes_entries_and_keeps_them_as_they_are() {
     assert_eq!(column(&app.database, "SELECT a::text FROM audit_log a ORDER BY id").await, before);
     let entries = trail(&app, &admin, user.id).await.len();
     assert_eq!(app.call(Method::DELETE, &format!("/users/{}", user.id), &admin).await.status, 204);
-    assert_eq!(trail(&app, &admin, user.id).await.len(), entries + 1, "it outlives the user");
+    assert_eq!(
+        trail(&app, &admin, user.id).await.len(),
+        entries + 1,
+        "entries are kept after the user is deleted"
+    );
 }

@@ -1,33 +1,33 @@
-//! No secret comes to rest where it does not belong.
+//! Secrets are not stored in plain text.
 
 use saas::{context::RequestContext, services::outbox_relay::hand_over};
 
 use crate::support::{
     TestApp,
+    account_scenario::{AccountScenario, assert_none_in},
     app::PASSWORD,
     records::{column, keys, tables},
-    story::{Story, assert_none_in},
 };
 
-/// Keeps what was ever in the outbox.
-const KEEP_LETTERS: &str = "
-    CREATE TABLE letters_seen (letter TEXT NOT NULL);
-    CREATE FUNCTION see_letter() RETURNS trigger LANGUAGE plpgsql AS $$
+/// Copies each row that is written to the outbox.
+const COPY_MESSAGES: &str = "
+    CREATE TABLE copied_messages (message TEXT NOT NULL);
+    CREATE FUNCTION copy_message() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
-        INSERT INTO letters_seen VALUES (NEW.letter::text);
+        INSERT INTO copied_messages VALUES (NEW.letter::text);
         RETURN NEW;
     END
     $$;
-    CREATE TRIGGER see_letter AFTER INSERT ON outbox FOR EACH ROW EXECUTE FUNCTION see_letter();";
+    CREATE TRIGGER copy_message AFTER INSERT ON outbox FOR EACH ROW EXECUTE FUNCTION copy_message();";
 
 #[tokio::test]
-async fn no_secret_is_in_the_database_or_in_redis() {
+async fn secrets_are_neither_in_the_database_nor_in_redis() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
-    app.sql(KEEP_LETTERS).await;
+    app.sql(COPY_MESSAGES).await;
     let queued = std::sync::Mutex::new(String::new());
-    let secrets = Story::tell(&app.url, (&admin.email, PASSWORD), async |to: &str| {
-        // With every letter in the queue, before one is written.
+    let secrets = AccountScenario::run(&app.url, (&admin.email, PASSWORD), async |to: &str| {
+        // All messages are in the queue, and none is rendered yet.
         hand_over(&app.app, &RequestContext::default()).await.unwrap();
         let held = keys(&app.prefix).await;
         queued.lock().unwrap().push_str(&held);
@@ -43,9 +43,9 @@ async fn no_secret_is_in_the_database_or_in_redis() {
     for hash in column(&app.database, "SELECT hashed_password FROM users").await {
         assert!(hash.starts_with("$2b$") && !trail.iter().any(|entry| entry.contains(&hash)));
     }
-    let letters = column(&app.database, "SELECT letter FROM letters_seen").await;
-    assert!(letters.len() > 8 && letters.iter().any(|letter| letter.contains("reset_password")));
-    assert_none_in(&secrets, "the outbox", &letters.concat());
+    let messages = column(&app.database, "SELECT message FROM copied_messages").await;
+    assert!(messages.len() > 8 && messages.iter().any(|message| message.contains("reset_password")));
+    assert_none_in(&secrets, "the outbox", &messages.concat());
     assert_none_in(&secrets, "the database", &tables(&app.database).await);
 
     let queued = queued.into_inner().unwrap();

@@ -3,11 +3,11 @@
 use reqwest::Method;
 use serde_json::json;
 
-use super::{begin, confirm, is_refused, replace_codes, status, subjects};
+use super::{assert_invalid_code, begin, confirm, replace_codes, status, subjects};
 use crate::support::{
     TestApp, User,
     app::{Answer, PASSWORD, fields},
-    authenticator::{Authenticator, answer, challenge, turn_on, unburn},
+    authenticator::{Authenticator, answer, challenge, forget_used_codes, turn_on},
     records::{column, forget_failures},
 };
 
@@ -24,7 +24,7 @@ async fn smoke_a_password_alone_gets_a_challenge() {
     assert_eq!(login.body["expires_in"], 300);
     assert!(login.headers.get("set-cookie").is_none());
     assert_eq!(column(&app.database, sessions).await, ["1"]);
-    app.login(&user.email, "not the one").await.is_some_problem(401, "bad_credentials");
+    app.login(&user.email, "another password").await.is_some_problem(401, "bad_credentials");
 
     let token = login.body["challenge_token"].as_str().unwrap();
     let with_spaces = format!(" {} ", authenticator.code());
@@ -37,7 +37,7 @@ async fn smoke_a_password_alone_gets_a_challenge() {
 }
 
 #[tokio::test]
-async fn a_challenge_is_no_other_kind_of_token() {
+async fn a_challenge_is_refused_as_another_kind_of_token() {
     let app = TestApp::start().await;
     let user = app.user().await;
     turn_on(&app, &user).await;
@@ -51,22 +51,26 @@ async fn a_challenge_is_no_other_kind_of_token() {
 }
 
 #[tokio::test]
-async fn a_step_is_burnt_by_its_use_and_so_are_those_before_it() {
+async fn a_used_code_invalidates_its_time_step_and_earlier_ones() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let authenticator = turn_on(&app, &user).await;
     let (now, next) = (authenticator.code(), authenticator.next_code());
     let (first, second) = (challenge(&app, &user).await, challenge(&app, &user).await);
     assert_eq!(answer(&app, &first, &next).await.status, 200);
-    is_refused(&answer(&app, &second, &next).await);
-    is_refused(&answer(&app, &second, &now).await);
-    is_refused(&replace_codes(&app, &user, &next).await);
-    unburn(&app).await;
-    assert_eq!(answer(&app, &second, &now).await.status, 200, "nothing else was wrong with it");
+    assert_invalid_code(&answer(&app, &second, &next).await);
+    assert_invalid_code(&answer(&app, &second, &now).await);
+    assert_invalid_code(&replace_codes(&app, &user, &next).await);
+    forget_used_codes(&app).await;
+    assert_eq!(
+        answer(&app, &second, &now).await.status,
+        200,
+        "the code was refused only because it was used"
+    );
 }
 
 #[tokio::test]
-async fn the_step_that_turned_it_on_is_burnt() {
+async fn the_code_that_turned_it_on_is_used_up() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let setup = begin(&app, &user).await;
@@ -74,11 +78,11 @@ async fn the_step_that_turned_it_on_is_burnt() {
     let code = authenticator.code();
     assert_eq!(confirm(&app, &user, &code).await.status, 200);
     let token = challenge(&app, &user).await;
-    is_refused(&answer(&app, &token, &code).await);
+    assert_invalid_code(&answer(&app, &token, &code).await);
 }
 
 #[tokio::test]
-async fn of_two_who_use_a_code_at_once_one_gets_in() {
+async fn only_one_of_two_concurrent_uses_of_a_code_succeeds() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let authenticator = turn_on(&app, &user).await;
@@ -87,7 +91,7 @@ async fn of_two_who_use_a_code_at_once_one_gets_in() {
         let (one, other) = tokio::join!(answer(&app, &first, &code), answer(&app, &second, &code));
         let (good, bad) = if one.status == 200 { (one, other) } else { (other, one) };
         assert_eq!(good.status, 200, "{}", good.text);
-        is_refused(&bad);
+        assert_invalid_code(&bad);
     }
 }
 
@@ -99,41 +103,41 @@ async fn a_challenge_signs_in_once() {
     let (now, next) = (authenticator.code(), authenticator.next_code());
     let token = challenge(&app, &user).await;
     assert_eq!(answer(&app, &token, &now).await.status, 200);
-    is_refused(&answer(&app, &token, &next).await);
+    assert_invalid_code(&answer(&app, &token, &next).await);
 
-    unburn(&app).await;
+    forget_used_codes(&app).await;
     let token = challenge(&app, &user).await;
     let codes = &authenticator.recovery_codes;
     let (one, other) = tokio::join!(answer(&app, &token, &codes[0]), answer(&app, &token, &codes[1]));
     let (good, bad) = if one.status == 200 { (one, other) } else { (other, one) };
     assert_eq!(good.status, 200, "{}", good.text);
-    is_refused(&bad);
-    assert_eq!(status(&app, &user).await, (true, 9), "the code that got nobody in is not used up");
+    assert_invalid_code(&bad);
+    assert_eq!(status(&app, &user).await, (true, 9), "a code that was refused is not used up");
 }
 
 #[tokio::test]
-async fn five_wrong_codes_use_a_challenge_up() {
+async fn five_wrong_codes_use_up_a_challenge() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let authenticator = turn_on(&app, &user).await;
     let (fourth, fifth) = (challenge(&app, &user).await, challenge(&app, &user).await);
     for _ in 0..4 {
-        is_refused(&answer(&app, &fourth, &authenticator.wrong_code()).await);
+        assert_invalid_code(&answer(&app, &fourth, &authenticator.wrong_code()).await);
     }
     assert_eq!(answer(&app, &fourth, &authenticator.code()).await.status, 200);
-    unburn(&app).await;
+    forget_used_codes(&app).await;
     for code in ["", &authenticator.wrong_code(), "aaaa-bbbb-cccc-dddd", "1234567", "codes!"] {
-        is_refused(&answer(&app, &fifth, code).await);
+        assert_invalid_code(&answer(&app, &fifth, code).await);
     }
     forget_failures(&app.prefix).await;
-    is_refused(&answer(&app, &fifth, &authenticator.code()).await);
-    is_refused(&answer(&app, &fifth, &authenticator.recovery_codes[0]).await);
+    assert_invalid_code(&answer(&app, &fifth, &authenticator.code()).await);
+    assert_invalid_code(&answer(&app, &fifth, &authenticator.recovery_codes[0]).await);
     let fresh = challenge(&app, &user).await;
     assert_eq!(answer(&app, &fresh, &authenticator.code()).await.status, 200);
 }
 
 #[tokio::test]
-async fn a_challenge_lasts_five_minutes() {
+async fn a_challenge_expires_after_five_minutes() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let authenticator = turn_on(&app, &user).await;
@@ -144,14 +148,14 @@ async fn a_challenge_lasts_five_minutes() {
     };
     let token = challenge(&app, &user).await;
     pass(300).await;
-    is_refused(&answer(&app, &token, &authenticator.code()).await);
+    assert_invalid_code(&answer(&app, &token, &authenticator.code()).await);
     let token = challenge(&app, &user).await;
     pass(200).await;
     assert_eq!(answer(&app, &token, &authenticator.code()).await.status, 200);
 }
 
 #[tokio::test]
-async fn a_recovery_code_signs_in_once_however_it_is_typed() {
+async fn a_recovery_code_is_valid_once_in_any_notation() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let authenticator = turn_on(&app, &user).await;
@@ -167,32 +171,32 @@ async fn a_recovery_code_signs_in_once_however_it_is_typed() {
         assert_eq!(answer(&app, &token, &code).await.status, 200, "{code:?}");
         assert_eq!(status(&app, &user).await, (true, 10 - used));
         let token = challenge(&app, &user).await;
-        is_refused(&answer(&app, &token, &code).await);
+        assert_invalid_code(&answer(&app, &token, &code).await);
     }
-    let told = subjects(&app, &user).await;
-    assert_eq!(told[1..], ["A recovery code was used"; 4]);
+    let sent = subjects(&app, &user).await;
+    assert_eq!(sent[1..], ["A recovery code was used"; 4]);
 }
 
 #[tokio::test]
-async fn a_code_is_good_for_its_own_user_alone() {
+async fn a_code_is_valid_for_its_user_only() {
     let app = TestApp::start().await;
     let (one, other) = (app.user().await, app.user().await);
     let (of_one, of_other) = (turn_on(&app, &one).await, turn_on(&app, &other).await);
     let token = challenge(&app, &one).await;
-    is_refused(&answer(&app, &token, &of_other.code()).await);
-    is_refused(&answer(&app, &token, &of_other.recovery_codes[0]).await);
+    assert_invalid_code(&answer(&app, &token, &of_other.code()).await);
+    assert_invalid_code(&answer(&app, &token, &of_other.recovery_codes[0]).await);
     assert_eq!(answer(&app, &token, &of_one.code()).await.status, 200);
 }
 
 #[tokio::test]
-async fn a_login_that_waits_for_its_code_ends_with_the_password_or_the_account() {
+async fn a_password_change_or_deactivation_invalidates_a_challenge() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
     let authenticator = turn_on(&app, &user).await;
     let token = challenge(&app, &user).await;
     let change = json!({ "current_password": PASSWORD, "new_password": "another horse battery" });
     assert_eq!(app.post("/users/me/password", Some(&user), change).await.status, 204);
-    is_refused(&answer(&app, &token, &authenticator.code()).await);
+    assert_invalid_code(&answer(&app, &token, &authenticator.code()).await);
     let back = json!({ "current_password": "another horse battery", "new_password": PASSWORD });
     assert_eq!(app.post("/users/me/password", Some(&user), back).await.status, 204);
 
@@ -201,14 +205,14 @@ async fn a_login_that_waits_for_its_code_ends_with_the_password_or_the_account()
         let change = app.request(Method::PATCH, &format!("/users/{}", user.id)).bearer_auth(&admin.token);
         let change = Answer::of(change.json(&json!({ "is_active": is_active }))).await;
         assert_eq!(change.status, 200, "{}", change.text);
-        is_refused(&answer(&app, &token, &authenticator.code()).await);
+        assert_invalid_code(&answer(&app, &token, &authenticator.code()).await);
     }
     let token = challenge(&app, &user).await;
     assert_eq!(answer(&app, &token, &authenticator.code()).await.status, 200);
 }
 
 #[tokio::test]
-async fn the_second_step_delivers_in_cookies_too() {
+async fn the_second_step_can_set_cookies() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let authenticator = turn_on(&app, &user).await;
@@ -223,10 +227,10 @@ async fn the_second_step_delivers_in_cookies_too() {
 }
 
 #[tokio::test]
-async fn nonsense_gets_nobody_in() {
+async fn an_unknown_challenge_is_refused() {
     let app = TestApp::start().await;
-    is_refused(&answer(&app, &"0".repeat(64), "123456").await);
-    is_refused(&answer(&app, "", "").await);
+    assert_invalid_code(&answer(&app, &"0".repeat(64), "123456").await);
+    assert_invalid_code(&answer(&app, "", "").await);
     let path = "/auth/login/two-factor";
     let missing = app.post(path, None, json!({})).await.invalid_fields();
     assert_eq!(missing, fields(&[("body.challenge_token", "missing"), ("body.code", "missing")]));

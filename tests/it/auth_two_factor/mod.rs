@@ -1,4 +1,4 @@
-//! The second factor: turned on, kept, replaced and turned off.
+//! Two-factor authentication: turned on, confirmed, replaced and turned off.
 
 mod login;
 mod rules;
@@ -37,7 +37,7 @@ async fn replace_codes(app: &TestApp, user: &User, code: &str) -> Answer {
     app.post(&format!("{PATH}/recovery-codes"), Some(user), json!({ "code": code })).await
 }
 
-/// Whether it is on, and how many recovery codes are left.
+/// Returns whether it is on, and the number of unused recovery codes.
 async fn status(app: &TestApp, user: &User) -> (bool, u64) {
     let answer = app.get(PATH, Some(user)).await;
     assert_eq!(answer.status, 200, "{}", answer.text);
@@ -45,65 +45,65 @@ async fn status(app: &TestApp, user: &User) -> (bool, u64) {
 }
 
 #[track_caller]
-fn is_refused(answer: &Answer) {
+fn assert_invalid_code(answer: &Answer) {
     answer.is_problem(400, "invalid_code", "This code is not valid");
 }
 
-/// The subjects of the mails to somebody.
+/// Returns the subjects of the mails to a user.
 async fn subjects(app: &TestApp, user: &User) -> Vec<String> {
     let mails = app.mails().await.into_iter().filter(|mail| mail.to == user.email);
     mails.map(|mail| mail.subject).collect()
 }
 
 #[tokio::test]
-async fn smoke_the_secret_is_told_to_whoever_has_the_password() {
+async fn smoke_the_setup_requires_the_password_and_returns_the_secret() {
     let app = TestApp::start().await;
     let user = app.user().await;
-    let wrong = app.post(PATH, Some(&user), json!({ "password": "not the one" })).await;
+    let wrong = app.post(PATH, Some(&user), json!({ "password": "another password" })).await;
     wrong.is_problem(400, "wrong_password", "Incorrect password");
     let missing = app.post(PATH, Some(&user), json!({})).await;
     assert_eq!(missing.invalid_fields(), fields(&[("body.password", "missing")]));
     assert!(column(&app.database, "SELECT user_id FROM two_factor").await.is_empty());
 
     let setup = begin(&app, &user).await;
-    let told = Totp::from_url(setup["otpauth_uri"].as_str().unwrap()).unwrap();
-    assert_eq!((told.issuer(), told.account_name()), (Some("saas"), &*user.email));
-    assert_eq!((told.digits(), told.step(), told.secret().as_bytes().len()), (6, 30, 20));
-    assert_eq!(told.secret().to_base32(), setup["secret"].as_str().unwrap());
+    let uri = Totp::from_url(setup["otpauth_uri"].as_str().unwrap()).unwrap();
+    assert_eq!((uri.issuer(), uri.account_name()), (Some("saas"), &*user.email));
+    assert_eq!((uri.digits(), uri.step(), uri.secret().as_bytes().len()), (6, 30, 20));
+    assert_eq!(uri.secret().to_base32(), setup["secret"].as_str().unwrap());
 }
 
 #[tokio::test]
-async fn a_product_whose_name_has_a_colon_can_be_added_too() {
+async fn a_product_name_with_a_colon_is_accepted_by_authenticators() {
     let app = TestApp::with(&["--project-name=Acme: Tools"]).await;
     let user = app.user().await;
-    let told = Totp::from_url(begin(&app, &user).await["otpauth_uri"].as_str().unwrap()).unwrap();
-    assert_eq!((told.issuer(), told.account_name()), (Some("Acme  Tools"), &*user.email));
+    let uri = Totp::from_url(begin(&app, &user).await["otpauth_uri"].as_str().unwrap()).unwrap();
+    assert_eq!((uri.issuer(), uri.account_name()), (Some("Acme  Tools"), &*user.email));
 }
 
 #[tokio::test]
-async fn nothing_is_on_until_a_code_confirms_it() {
+async fn it_is_off_until_a_code_confirms_it() {
     let app = TestApp::start().await;
     let user = app.user().await;
     confirm(&app, &user, "123456").await.is_some_problem(409, "conflict");
     let secret = |setup: Value| setup["secret"].as_str().unwrap().to_owned();
     let first = Authenticator::with_secret(&secret(begin(&app, &user).await));
-    is_refused(&confirm(&app, &user, &first.wrong_code()).await);
+    assert_invalid_code(&confirm(&app, &user, &first.wrong_code()).await);
     assert_eq!(status(&app, &user).await, (false, 0));
     assert_eq!(app.login(&user.email, PASSWORD).await.status, 200);
-    is_refused(&replace_codes(&app, &user, &first.code()).await);
-    is_refused(&disable(&app, &user, PASSWORD, "aaaa-bbbb-cccc-dddd").await);
+    assert_invalid_code(&replace_codes(&app, &user, &first.code()).await);
+    assert_invalid_code(&disable(&app, &user, PASSWORD, "aaaa-bbbb-cccc-dddd").await);
 
     forget_failures(&app.prefix).await;
     let second = Authenticator::with_secret(&secret(begin(&app, &user).await));
     assert_ne!(first.secret(), second.secret());
-    is_refused(&confirm(&app, &user, &first.code()).await);
+    assert_invalid_code(&confirm(&app, &user, &first.code()).await);
     assert_eq!(status(&app, &user).await, (false, 0));
     assert_eq!(confirm(&app, &user, &second.code()).await.status, 200);
     assert_eq!(status(&app, &user).await, (true, 10));
 }
 
 #[tokio::test]
-async fn smoke_turning_it_on_ends_the_other_sessions_and_answers_recovery_codes() {
+async fn smoke_turning_it_on_revokes_other_sessions_and_returns_recovery_codes() {
     let app = TestApp::start().await;
     let (user, bystander) = (app.user().await, app.user().await);
     let other = User::signed_in(user.id, &user.email, &app.login(&user.email, PASSWORD).await);
@@ -130,7 +130,7 @@ async fn smoke_turning_it_on_ends_the_other_sessions_and_answers_recovery_codes(
 }
 
 #[tokio::test]
-async fn what_is_on_cannot_be_set_up_again() {
+async fn it_cannot_be_set_up_again_while_it_is_on() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let authenticator = turn_on(&app, &user).await;
@@ -138,11 +138,11 @@ async fn what_is_on_cannot_be_set_up_again() {
     again.is_problem(409, "conflict", "Two-factor authentication is already enabled");
     confirm(&app, &user, &authenticator.code()).await.is_some_problem(409, "conflict");
     let token = challenge(&app, &user).await;
-    assert_eq!(answer(&app, &token, &authenticator.code()).await.status, 200, "the secret is as it was");
+    assert_eq!(answer(&app, &token, &authenticator.code()).await.status, 200, "the secret has not changed");
 }
 
 #[tokio::test]
-async fn of_two_who_confirm_at_once_one_succeeds() {
+async fn only_one_of_two_concurrent_confirmations_succeeds() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let setup = begin(&app, &user).await;
@@ -161,8 +161,12 @@ async fn it_is_turned_off_with_password_and_code() {
     let user = app.user().await;
     let authenticator = turn_on(&app, &user).await;
     let code = authenticator.code();
-    disable(&app, &user, "not the one", &code).await.is_problem(400, "wrong_password", "Incorrect password");
-    is_refused(&disable(&app, &user, PASSWORD, &authenticator.wrong_code()).await);
+    disable(&app, &user, "another password", &code).await.is_problem(
+        400,
+        "wrong_password",
+        "Incorrect password",
+    );
+    assert_invalid_code(&disable(&app, &user, PASSWORD, &authenticator.wrong_code()).await);
     assert_eq!(status(&app, &user).await, (true, 10));
 
     assert_eq!(disable(&app, &user, PASSWORD, &code).await.status, 204);
@@ -170,7 +174,7 @@ async fn it_is_turned_off_with_password_and_code() {
     assert_eq!(app.login(&user.email, PASSWORD).await.status, 200);
     let wanted = ["Two-factor sign-in was switched on", "Two-factor sign-in was switched off"];
     assert_eq!(subjects(&app, &user).await, wanted);
-    is_refused(&disable(&app, &user, PASSWORD, &authenticator.next_code()).await);
+    assert_invalid_code(&disable(&app, &user, PASSWORD, &authenticator.next_code()).await);
     let again = turn_on(&app, &user).await;
     assert_ne!(again.secret(), authenticator.secret());
 }
@@ -185,16 +189,16 @@ async fn a_recovery_code_turns_it_off_too() {
 }
 
 #[tokio::test]
-async fn new_recovery_codes_void_the_old_ones() {
+async fn new_recovery_codes_invalidate_the_old_ones() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let authenticator = turn_on(&app, &user).await;
-    is_refused(&replace_codes(&app, &user, &authenticator.wrong_code()).await);
+    assert_invalid_code(&replace_codes(&app, &user, &authenticator.wrong_code()).await);
     let new = recovery_codes(&replace_codes(&app, &user, &authenticator.code()).await);
     assert_eq!(new.len(), 10);
     assert!(new.iter().all(|code| !authenticator.recovery_codes.contains(code)));
     let token = challenge(&app, &user).await;
-    is_refused(&answer(&app, &token, &authenticator.recovery_codes[0]).await);
+    assert_invalid_code(&answer(&app, &token, &authenticator.recovery_codes[0]).await);
     assert_eq!(answer(&app, &token, &new[0]).await.status, 200);
     assert_eq!(status(&app, &user).await, (true, 9));
 }

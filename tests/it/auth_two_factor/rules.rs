@@ -1,31 +1,31 @@
-//! How the secret is kept, how often a code may be tried, and who has to have one.
+//! How secrets are stored, rate limits on codes, and the requirement for admins.
 
 use reqwest::Method;
 use serde_json::json;
 
-use super::{PATH, begin, confirm, disable, is_refused, replace_codes, status};
+use super::{PATH, assert_invalid_code, begin, confirm, disable, replace_codes, status};
 use crate::support::{
     TestApp, User,
     app::{Answer, PASSWORD, SECRET},
-    authenticator::{Authenticator, answer, challenge, turn_on, unburn},
+    authenticator::{Authenticator, answer, challenge, forget_used_codes, turn_on},
     records::{column, forget_failures},
 };
 
 const NEW_KEY: &str = "--two-factor-key=another key of the right length, 0123456789";
 
-/// The key that the application of a test has.
+/// Returns the key of the application in tests.
 fn old_key() -> String {
     SECRET.replace('a', "z")
 }
 
 #[tokio::test]
-async fn the_secret_is_kept_sealed_and_the_recovery_codes_hashed() {
+async fn the_secret_is_stored_encrypted_and_the_recovery_codes_hashed() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let authenticator = turn_on(&app, &user).await;
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let kept = column(&app.database, "SELECT encode(secret, 'hex') FROM two_factor").await;
-    assert!(kept[0].len() > 2 * authenticator.secret().len(), "with a nonce and a tag");
+    assert!(kept[0].len() > 2 * authenticator.secret().len(), "nonce and tag are part of it");
     let rows = "SELECT t::text FROM two_factor t UNION ALL SELECT c::text FROM recovery_codes c";
     let rows = column(&app.database, rows).await;
     assert_eq!(rows.len(), 11);
@@ -40,7 +40,7 @@ async fn the_secret_is_kept_sealed_and_the_recovery_codes_hashed() {
 }
 
 #[tokio::test]
-async fn a_secret_is_read_with_its_key_or_as_the_previous_one() {
+async fn a_secret_is_decrypted_with_the_current_or_the_previous_key() {
     let old = TestApp::start().await;
     let user = old.user().await;
     let authenticator = turn_on(&old, &user).await;
@@ -59,17 +59,17 @@ async fn a_secret_is_read_with_its_key_or_as_the_previous_one() {
     let token = challenge(&rotated, &user).await;
     assert_eq!(answer(&rotated, &token, &authenticator.code()).await.status, 200);
 
-    unburn(&old).await;
+    forget_used_codes(&old).await;
     let finished = TestApp::on(old.database.clone(), &[NEW_KEY]).await;
     for (user, authenticator) in [(&newcomer, &of_newcomer), (&user, &authenticator)] {
         let token = challenge(&finished, user).await;
         let answer = answer(&finished, &token, &authenticator.code()).await;
-        assert_eq!(answer.status, 200, "it was sealed anew: {}", answer.text);
+        assert_eq!(answer.status, 200, "the secret was encrypted with the new key: {}", answer.text);
     }
 }
 
 #[tokio::test]
-async fn a_secret_cannot_be_lent_to_somebody_else() {
+async fn a_secret_copied_to_another_user_cannot_be_decrypted() {
     let app = TestApp::start().await;
     let (owner, thief) = (app.user().await, app.user().await);
     let of_owner = turn_on(&app, &owner).await;
@@ -84,7 +84,7 @@ async fn a_secret_cannot_be_lent_to_somebody_else() {
 }
 
 #[tokio::test]
-async fn without_a_key_nobody_can_begin() {
+async fn without_a_key_it_cannot_be_set_up() {
     let app = TestApp::with(&["--two-factor-key="]).await;
     let user = app.user().await;
     let refused = app.post(PATH, Some(&user), json!({ "password": PASSWORD })).await;
@@ -93,28 +93,27 @@ async fn without_a_key_nobody_can_begin() {
     assert_eq!(app.login(&user.email, PASSWORD).await.status, 200);
 }
 
-/// Tries wrong codes until the next one has to wait. Each failure doubles the wait, so one of these comes within it
-/// on the slowest machine.
-async fn has_to_wait_at_last(ask: impl AsyncFn() -> Answer) {
+/// Tries wrong codes until one is rate limited. Each failure doubles the wait, so this happens on a slow machine too.
+async fn assert_rate_limited(ask: impl AsyncFn() -> Answer) {
     for tried in 0..14 {
         let answer = ask().await;
         if answer.status == 429 {
             answer.is_some_problem(429, "too_many_attempts");
             assert!(answer.header("retry-after").parse::<u64>().unwrap() >= 1);
-            assert!(tried >= 5, "after {tried} already");
+            assert!(tried >= 5, "rate limited after only {tried} attempts");
             return;
         }
-        is_refused(&answer);
+        assert_invalid_code(&answer);
     }
-    panic!("anybody can try as many codes as they like");
+    panic!("codes are not rate limited");
 }
 
 #[tokio::test]
-async fn wrong_codes_at_the_login_have_to_wait() {
+async fn wrong_codes_at_login_are_rate_limited() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let authenticator = turn_on(&app, &user).await;
-    has_to_wait_at_last(async || {
+    assert_rate_limited(async || {
         let login = app.login(&user.email, PASSWORD).await;
         if login.status != 202 {
             return login;
@@ -126,26 +125,26 @@ async fn wrong_codes_at_the_login_have_to_wait() {
 }
 
 #[tokio::test]
-async fn wrong_codes_of_somebody_signed_in_have_to_wait() {
+async fn wrong_codes_of_a_signed_in_user_are_rate_limited() {
     let app = TestApp::start().await;
     let (beginner, user) = (app.user().await, app.user().await);
     let setup = begin(&app, &beginner).await;
     let unconfirmed = Authenticator::with_secret(setup["secret"].as_str().unwrap());
-    has_to_wait_at_last(async || confirm(&app, &beginner, &unconfirmed.wrong_code()).await).await;
+    assert_rate_limited(async || confirm(&app, &beginner, &unconfirmed.wrong_code()).await).await;
     let authenticator = turn_on(&app, &user).await;
-    has_to_wait_at_last(async || replace_codes(&app, &user, &authenticator.wrong_code()).await).await;
+    assert_rate_limited(async || replace_codes(&app, &user, &authenticator.wrong_code()).await).await;
 }
 
 #[tokio::test]
-async fn wrong_codes_beside_the_right_password_have_to_wait_too() {
+async fn wrong_codes_with_the_right_password_are_rate_limited() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let authenticator = turn_on(&app, &user).await;
-    has_to_wait_at_last(async || disable(&app, &user, PASSWORD, &authenticator.wrong_code()).await).await;
+    assert_rate_limited(async || disable(&app, &user, PASSWORD, &authenticator.wrong_code()).await).await;
 }
 
 #[tokio::test]
-async fn many_wrong_codes_at_once_are_no_way_around() {
+async fn concurrent_wrong_codes_do_not_evade_the_limit() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let authenticator = turn_on(&app, &user).await;
@@ -157,13 +156,13 @@ async fn many_wrong_codes_at_once_are_no_way_around() {
     let wrong = authenticator.wrong_code();
     let tries = challenges.iter().cycle().take(30).map(|token| answer(&app, token, &wrong));
     let answers = futures_util::future::join_all(tries).await;
-    let looked_at = answers.iter().filter(|answer| answer.status == 400).count();
-    // Each that is looked at lengthens the wait, so that only the slowest machine gets to a few more than five.
-    assert!((5..12).contains(&looked_at), "{looked_at} of 30 codes were tried");
+    let checked = answers.iter().filter(|answer| answer.status == 400).count();
+    // Each checked code extends the wait, so a slow machine may check a few more than five.
+    assert!((5..12).contains(&checked), "{checked} of 30 codes were checked");
 }
 
 #[tokio::test]
-async fn an_address_that_is_not_confirmed_gets_no_second_factor() {
+async fn it_requires_a_verified_address() {
     let app = TestApp::start().await;
     let user = app.user().await;
     app.sql("UPDATE users SET email_verified_at = NULL").await;
@@ -172,13 +171,13 @@ async fn an_address_that_is_not_confirmed_gets_no_second_factor() {
 }
 
 #[tokio::test]
-async fn admins_may_have_to_show_it() {
+async fn a_setting_requires_it_for_admin_operations() {
     let app = TestApp::with(&["--require-admin-two-factor=true"]).await;
     let (user, admin) = (app.user().await, app.admin().await);
     app.get("/users", Some(&user)).await.is_problem(403, "forbidden", "Not enough permissions");
-    let words = "Sign in with two-factor authentication to do this";
+    let detail = "Sign in with two-factor authentication to do this";
     for path in ["/users", "/audit", "/admin/queues", "/users/admin-only"] {
-        app.get(path, Some(&admin)).await.is_problem(403, "two_factor_required", words);
+        app.get(path, Some(&admin)).await.is_problem(403, "two_factor_required", detail);
     }
     for path in ["/users/me", "/users/me/sessions", PATH] {
         assert_eq!(app.get(path, Some(&admin)).await.status, 200, "{path}");
@@ -192,7 +191,7 @@ async fn admins_may_have_to_show_it() {
 }
 
 #[tokio::test]
-async fn until_then_an_admin_has_no_more_of_others_jobs_than_anybody() {
+async fn an_admin_without_it_cannot_access_jobs_of_others() {
     let app = TestApp::with(&["--require-admin-two-factor=true"]).await;
     let (user, admin) = (app.user().await, app.admin().await);
     let made = app.call(Method::POST, "/jobs/example?name=x&duration=0", &user).await;
@@ -206,7 +205,7 @@ async fn until_then_an_admin_has_no_more_of_others_jobs_than_anybody() {
 }
 
 #[tokio::test]
-async fn an_admin_who_turns_it_off_has_no_second_factor_to_show() {
+async fn turning_it_off_ends_the_admin_access_of_the_session() {
     let app = TestApp::with(&["--require-admin-two-factor=true"]).await;
     let admin = app.admin().await;
     let authenticator = turn_on(&app, &admin).await;

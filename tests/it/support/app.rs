@@ -1,4 +1,4 @@
-//! The application of one test, served on a port of its own.
+//! The application of one test, on its own port.
 
 use std::{sync::Arc, time::Duration};
 
@@ -57,7 +57,7 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// Somebody with an account.
+/// A user with an account.
 #[derive(Clone)]
 pub struct User {
     pub id: i64,
@@ -67,12 +67,12 @@ pub struct User {
 }
 
 impl User {
-    /// Whoever it is that has this token.
+    /// A user of whom only the access token is known.
     pub fn with_token(token: impl Into<String>) -> Self {
         Self { id: 0, email: String::new(), token: token.into(), refresh_token: String::new() }
     }
 
-    /// Somebody as a login has answered.
+    /// A user with the tokens of a login response.
     #[track_caller]
     pub fn signed_in(id: i64, email: &str, login: &Answer) -> Self {
         assert_eq!(login.status, StatusCode::OK, "{}", login.text);
@@ -86,17 +86,17 @@ impl TestApp {
         Self::with(&[]).await
     }
 
-    /// With settings of its own, as flags; a later one wins.
+    /// Starts with these settings, as flags.
     pub async fn with(flags: &[&str]) -> Self {
         Self::on(Arc::new(TestDatabase::migrated().await), flags).await
     }
 
-    /// As `saas dev` serves it.
+    /// Starts with the pages that only `saas dev` serves.
     pub async fn dev() -> Self {
         Self::serve(Arc::new(TestDatabase::migrated().await), &[], true).await
     }
 
-    /// On a database that another has, too.
+    /// Starts on a database that another application may use too.
     pub async fn on(database: Arc<TestDatabase>, flags: &[&str]) -> Self {
         Self::serve(database, flags, false).await
     }
@@ -109,7 +109,7 @@ impl TestApp {
             "test".to_owned(),
             "--debug=true".into(),
             "--bcrypt-cost=4".into(),
-            // A busy machine is not what most tests are about.
+            // Most tests must not fail on a loaded machine.
             "--database-timeout-ms=20000".into(),
             "--redis-timeout-ms=20000".into(),
             format!("--secret-key={SECRET}"),
@@ -124,7 +124,7 @@ impl TestApp {
         if !given("--redis-url") {
             args.push(format!("--redis-url={redis}"));
         }
-        // What is said last has to be said only once.
+        // A flag replaces the default; clap refuses a flag that is given twice.
         args.retain(|arg| !flags.iter().any(|flag| flag.split('=').next() == arg.split('=').next()));
         args.extend(flags.iter().map(|flag| (*flag).to_owned()));
         let Settings { config, mut http } = Settings::parse_from(args);
@@ -140,19 +140,19 @@ impl TestApp {
         Self { app, url, database, prefix, client, _server: server }
     }
 
-    /// Runs SQL in the database, and has the application read anew what it has changed.
+    /// Runs SQL, and makes the application discard its copies.
     pub async fn sql(&self, sql: &str) {
         self.database.sql(sql).await;
         self.app.identities.invalidate_all();
         self.app.cache.invalidate(USER_COUNT).await;
     }
 
-    /// A request; a path that begins with `/` alone is below the prefix of the API.
+    /// Builds a request below the prefix of the API.
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.client.request(method, format!("{}/api/v1{path}", self.url))
     }
 
-    /// A request outside the prefix.
+    /// Builds a request outside of the prefix.
     pub fn at_root(&self, method: Method, path: &str) -> RequestBuilder {
         self.client.request(method, format!("{}{path}", self.url))
     }
@@ -173,7 +173,7 @@ impl TestApp {
         Answer::of(request).await
     }
 
-    /// A POST with nothing but its query.
+    /// Sends an authenticated request without a body.
     pub async fn call(&self, method: Method, path: &str, user: &User) -> Answer {
         Answer::of(self.request(method, path).bearer_auth(&user.token)).await
     }
@@ -186,7 +186,7 @@ impl TestApp {
         self.request(Method::POST, path).form(fields)
     }
 
-    /// Somebody new, signed in. The address counts as confirmed, and no mail is on its way.
+    /// Creates a user and signs in. The address is verified, and no mail is sent.
     pub async fn user(&self) -> User {
         let email = format!("user{}@example.com", unique());
         static HASH: OnceCell<String> = OnceCell::const_new();
@@ -200,34 +200,34 @@ impl TestApp {
         User::signed_in(id, &email, &self.login(&email, PASSWORD).await)
     }
 
-    /// Somebody new who is an admin.
+    /// Creates an admin and signs in.
     pub async fn admin(&self) -> User {
         let user = self.user().await;
         self.sql(&format!("UPDATE users SET role = 'admin' WHERE id = {}", user.id)).await;
         user
     }
 
-    /// Sends what is in the outbox, and returns all mails captured so far, the oldest first.
+    /// Sends the messages of the outbox. Returns all captured mails, the oldest first.
     pub async fn mails(&self) -> Vec<CapturedMail> {
         hand_over(&self.app, &RequestContext::default()).await.unwrap();
         self.run_jobs().await;
         mail::captured(&self.app.config.mail.mail_dir)
     }
 
-    /// The token of the link in the last mail to somebody.
+    /// Returns the token of the link in the last mail to an address.
     pub async fn mailed_token(&self, to: &str) -> String {
         let mails = self.mails().await;
         let with_link = mails.iter().rfind(|mail| mail.to == to && mail.text.contains("#token="));
         with_link.unwrap_or_else(|| panic!("no link was sent to {to}: {mails:#?}")).token()
     }
 
-    /// Works off what is in the queue, in this task.
+    /// Runs the queued jobs in this task.
     pub async fn run_jobs(&self) -> Summary {
         self.app.queue.run_jobs(jobs::ALL, self.app.clone()).await.unwrap()
     }
 }
 
-/// A worker that ends when there is nothing left to do.
+/// Options of a worker that stops when the queues are empty.
 pub fn options(queues: &[&str]) -> Options {
     Options {
         queues: queues.join(",").parse().unwrap(),
@@ -239,7 +239,7 @@ pub fn options(queues: &[&str]) -> Options {
     }
 }
 
-/// A response, read.
+/// A response with its body.
 #[derive(Debug)]
 pub struct Answer {
     pub status: StatusCode,
@@ -261,7 +261,7 @@ impl Answer {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
-    /// Fails unless this is a problem document of that status, code and detail.
+    /// Asserts that this is a problem document with this status, code and detail.
     #[track_caller]
     pub fn is_problem(&self, status: u16, code: &str, detail: &str) {
         assert_eq!(
@@ -271,7 +271,7 @@ impl Answer {
         self.is_some_problem(status, code);
     }
 
-    /// As [`Self::is_problem`], whatever the words.
+    /// As [`Self::is_problem`], with any detail.
     #[track_caller]
     pub fn is_some_problem(&self, status: u16, code: &str) {
         assert_eq!((self.status.as_u16(), &self.body["code"]), (status, &json!(code)), "{}", self.text);
@@ -282,7 +282,7 @@ impl Answer {
         assert_eq!(self.body["request_id"], json!(self.header("x-request-id")));
     }
 
-    /// The fields that a validation error names, with the kind of each, in order of their names.
+    /// Returns the location and the type of each invalid field in a validation error, sorted.
     #[track_caller]
     pub fn invalid_fields(&self) -> Vec<(String, String)> {
         self.is_some_problem(422, "validation_error");
@@ -299,7 +299,7 @@ impl Answer {
     }
 }
 
-/// What [`Answer::invalid_fields`] should be.
+/// Builds the expected value of [`Answer::invalid_fields`].
 pub fn fields(list: &[(&str, &str)]) -> Vec<(String, String)> {
     list.iter().map(|(loc, kind)| ((*loc).to_owned(), (*kind).to_owned())).collect()
 }

@@ -1,4 +1,4 @@
-//! The authenticator of a user: what a phone would show.
+//! An authenticator app: the codes that a phone shows.
 
 use serde_json::json;
 use totp_rs::{Builder, Secret, Totp};
@@ -16,23 +16,23 @@ pub struct Authenticator {
 }
 
 impl Authenticator {
-    /// One that was told a secret, in base 32.
+    /// Creates an authenticator with a secret in base 32.
     pub fn with_secret(secret: &str) -> Self {
         let secret = Secret::try_from_base32(secret).unwrap();
         Self { totp: Builder::new().with_secret(secret).build().unwrap(), recovery_codes: Vec::new() }
     }
 
-    /// What it shows now; it is taken for half a minute more, at least.
+    /// Returns the current code, which is valid for at least 30 more seconds.
     pub fn code(&self) -> String {
         self.totp.generate(now()).to_string()
     }
 
-    /// What it will show next, which is taken already.
+    /// Returns the next code, which is valid already.
     pub fn next_code(&self) -> String {
         self.totp.generate(now() + STEP).to_string()
     }
 
-    /// One that is taken neither now nor within minutes.
+    /// Returns a code that is not valid now or in the next minutes.
     pub fn wrong_code(&self) -> String {
         let from = now() - 2 * STEP;
         let good: Vec<_> = (0..10).map(|n| self.totp.generate(from + n * STEP).to_string()).collect();
@@ -48,7 +48,7 @@ fn now() -> u64 {
     chrono::Utc::now().timestamp().unsigned_abs()
 }
 
-/// Has a user turn the second factor on. No code counts as used yet.
+/// Turns two-factor authentication on for a user. No code counts as used.
 pub async fn turn_on(app: &TestApp, user: &User) -> Authenticator {
     let setup = app.post("/users/me/two-factor", Some(user), json!({ "password": PASSWORD })).await;
     assert_eq!(setup.status, 200, "{}", setup.text);
@@ -56,12 +56,12 @@ pub async fn turn_on(app: &TestApp, user: &User) -> Authenticator {
     let code = json!({ "code": authenticator.code() });
     let confirmed = app.post("/users/me/two-factor/confirm", Some(user), code).await;
     authenticator.recovery_codes = recovery_codes(&confirmed);
-    unburn(app).await;
+    forget_used_codes(app).await;
     authenticator
 }
 
-/// Makes every code count as not used yet.
-pub async fn unburn(app: &TestApp) {
+/// Makes every code count as unused.
+pub async fn forget_used_codes(app: &TestApp) {
     app.sql("UPDATE two_factor SET last_step = 0").await;
 }
 
@@ -72,14 +72,14 @@ pub fn recovery_codes(answer: &Answer) -> Vec<String> {
     codes.iter().map(|code| code.as_str().unwrap().to_owned()).collect()
 }
 
-/// What the first step of a login answers to somebody who has it turned on.
+/// Logs in with the password, and returns the challenge token.
 pub async fn challenge(app: &TestApp, user: &User) -> String {
     let answer = app.login(&user.email, PASSWORD).await;
     assert_eq!(answer.status, 202, "{}", answer.text);
     answer.body["challenge_token"].as_str().unwrap().to_owned()
 }
 
-/// The second step.
+/// Answers a challenge with a code.
 pub async fn answer(app: &TestApp, challenge: &str, code: &str) -> Answer {
     app.post("/auth/login/two-factor", None, json!({ "challenge_token": challenge, "code": code })).await
 }

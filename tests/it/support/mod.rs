@@ -1,5 +1,6 @@
-//! What the tests share.
+//! Shared code of the tests.
 
+pub mod account_scenario;
 pub mod app;
 pub mod authenticator;
 pub mod mail;
@@ -9,24 +10,23 @@ pub mod queue;
 pub mod records;
 pub mod servers;
 pub mod smtp;
-pub mod story;
 
 pub use app::{TestApp, User};
 
 use std::time::{Duration, Instant};
 
-/// Longer than anything takes on a busy machine; only a test that fails waits for it.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Longer than any step takes on a loaded machine. Only a failing test waits this long.
+pub const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Asks until the answer is there.
+/// Polls until `ask` returns a value.
 pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut ask: impl FnMut() -> F) -> T {
     let begun = Instant::now();
     let mut pause = tokio::time::interval(Duration::from_millis(15));
-    while begun.elapsed() < PATIENCE {
+    while begun.elapsed() < TEST_TIMEOUT {
         pause.tick().await;
         if let Some(answer) = ask().await {
             return answer;
         }
     }
-    panic!("never came: {what}");
+    panic!("timed out waiting until {what}");
 }

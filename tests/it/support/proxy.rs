@@ -1,4 +1,4 @@
-//! A TCP proxy that can fail as networks do.
+//! A TCP proxy that can fail like a network.
 
 use std::{
     net::SocketAddr,
@@ -11,31 +11,31 @@ use tokio::{
     sync::watch,
 };
 
-/// How the link is.
+/// The state of the link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Link {
     Up,
-    /// Connections are closed, new ones too.
+    /// Connections are closed, and new ones too.
     Cut,
-    /// Nothing passes, and nobody is told.
+    /// No data passes, and connections stay open.
     Stalled,
 }
 
 pub struct Proxy {
     pub address: SocketAddr,
     link: watch::Sender<Link>,
-    lose_answer: Lose,
+    lose_answer: ToLose,
 }
 
-/// The answer that is to get lost: the next one that has these bytes in it.
-type Lose = Arc<Mutex<Option<Vec<u8>>>>;
+/// The response to lose: the next one that contains these bytes.
+type ToLose = Arc<Mutex<Option<Vec<u8>>>>;
 
 impl Proxy {
     pub async fn to(target: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (link, state) = watch::channel(Link::Up);
-        let lose_answer = Lose::default();
+        let lose_answer = ToLose::default();
         let lose = lose_answer.clone();
         tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
@@ -45,7 +45,7 @@ impl Proxy {
         Self { address, link, lose_answer }
     }
 
-    /// In front of the server that a URL names; the second is the URL by way of the proxy.
+    /// Starts a proxy for the server of a URL. Returns it with the URL of the proxy.
     pub async fn before(url: &str) -> (Self, String) {
         let (scheme, rest) = url.split_once("://").unwrap();
         let (login, host) = rest.split_once('@').unwrap();
@@ -59,18 +59,18 @@ impl Proxy {
         self.link.send_replace(link);
     }
 
-    /// The next answer that has this in it gets lost, and its connection with it; what was asked has been done.
+    /// Loses the next response that contains this text, and closes its connection. The server has executed the request.
     pub fn lose_answer(&self, with: &str) {
         *self.lose_answer.lock().unwrap() = Some(with.into());
     }
 
-    /// Whether the answer to be lost has come by.
+    /// Returns whether the response was lost.
     pub fn has_lost_it(&self) -> bool {
         self.lose_answer.lock().unwrap().is_none()
     }
 }
 
-async fn carry(near: TcpStream, target: SocketAddr, state: watch::Receiver<Link>, lose: Lose) {
+async fn carry(near: TcpStream, target: SocketAddr, state: watch::Receiver<Link>, lose: ToLose) {
     if *state.borrow() == Link::Cut {
         return;
     }
@@ -89,7 +89,7 @@ async fn copy(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     mut state: watch::Receiver<Link>,
-    lose: Option<Lose>,
+    lose: Option<ToLose>,
 ) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(read @ 1..) = from.read(&mut buffer).await {
@@ -105,7 +105,7 @@ async fn copy(
     }
 }
 
-fn is_lost(lose: &Lose, answer: &[u8]) -> bool {
+fn is_lost(lose: &ToLose, answer: &[u8]) -> bool {
     let mut wanted = lose.lock().unwrap();
     let found = wanted
         .as_ref()

@@ -1,4 +1,4 @@
-//! What PostgreSQL and Redis hold, as text.
+//! The contents of PostgreSQL and Redis as text.
 
 use redis::aio::MultiplexedConnection;
 use tokio_postgres::{NoTls, SimpleQueryMessage};
@@ -8,7 +8,7 @@ use super::{
     servers::{TestDatabase, servers},
 };
 
-/// The first column of what a query finds.
+/// Returns the first column of the rows of a query.
 pub async fn column(database: &TestDatabase, sql: &str) -> Vec<String> {
     let (client, connection) = tokio_postgres::connect(&database.url, NoTls).await.unwrap();
     tokio::spawn(connection);
@@ -20,7 +20,7 @@ pub async fn column(database: &TestDatabase, sql: &str) -> Vec<String> {
     rows.map(|row| row.get(0).unwrap_or_default().to_owned()).collect()
 }
 
-/// Why a statement fails.
+/// Runs a statement that must fail, and returns the error message.
 pub async fn refusal(database: &TestDatabase, sql: &str) -> String {
     let (client, connection) = tokio_postgres::connect(&database.url, NoTls).await.unwrap();
     tokio::spawn(connection);
@@ -28,7 +28,7 @@ pub async fn refusal(database: &TestDatabase, sql: &str) -> String {
     error.as_db_error().unwrap_or_else(|| panic!("{sql}: {error}")).message().to_owned()
 }
 
-/// All rows of all tables.
+/// Returns all rows of all tables.
 pub async fn tables(database: &TestDatabase) -> String {
     let mut text = String::new();
     for name in column(database, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'").await {
@@ -39,7 +39,7 @@ pub async fn tables(database: &TestDatabase) -> String {
     text
 }
 
-/// All keys below a prefix, each with what is in it.
+/// Returns all keys below a prefix, each with its content.
 pub async fn keys(prefix: &str) -> String {
     let mut conn = connect(&servers().await.redis_url()).await.unwrap();
     let mut text = String::new();
@@ -51,9 +51,9 @@ pub async fn keys(prefix: &str) -> String {
             "list" => ("LRANGE", &[0, -1]),
             "set" => ("SMEMBERS", &[]),
             "zset" => ("ZRANGE", &[0, -1]),
-            // It has expired since.
+            // The key has expired meanwhile.
             "none" => continue,
-            other => panic!("{key} is a {other}, which nobody looks into"),
+            other => panic!("{key} has the unknown type {other}"),
         };
         let value: redis::Value =
             redis::cmd(command).arg(&key).arg(range).query_async(&mut conn).await.unwrap();
@@ -62,7 +62,7 @@ pub async fn keys(prefix: &str) -> String {
     text
 }
 
-/// Makes the login defence forget every failure.
+/// Resets all rate limits.
 pub async fn forget_failures(prefix: &str) {
     let mut conn = connect(&servers().await.redis_url()).await.unwrap();
     for key in names(&mut conn, &format!("{prefix}:throttle:*")).await {

@@ -1,4 +1,4 @@
-//! An SMTP server that keeps what it is sent (RFC 5321, as much of it as a client needs).
+//! An SMTP server that stores the mails it receives (RFC 5321, as far as a client needs it).
 
 use std::sync::{Arc, Mutex};
 
@@ -38,7 +38,7 @@ impl SmtpServer {
         self.mails.lock().unwrap().clone()
     }
 
-    /// The next so many mails are refused for the time being.
+    /// Refuses this number of mails with a temporary error.
     pub fn refuse(&self, mails: u32) {
         *self.refusals.lock().unwrap() = mails;
     }

@@ -1,4 +1,4 @@
-//! Guessing made slow, for whoever guesses and nobody else.
+//! Rate limits on passwords, codes and links: they slow an attacker down and lock no user out.
 
 use futures_util::future::join_all;
 use serde_json::json;
@@ -17,7 +17,7 @@ const HERE: &str = "203.0.113.7";
 const ELSEWHERE: &str = "198.51.100.7";
 
 impl TestApp {
-    /// Moves the end of every wait by so many seconds, and answers how many waits there are.
+    /// Moves the end of every wait by a number of seconds. Returns the number of waits.
     pub async fn move_waits(&self, seconds: i32) -> usize {
         let mut conn = connect(&servers().await.redis_url()).await.unwrap();
         let pattern = format!("{}:throttle:*", self.prefix);
@@ -37,21 +37,21 @@ impl TestApp {
     }
 }
 
-/// A login from an address.
+/// Logs in from a client address.
 async fn attempt(app: &TestApp, address: &str, email: &str, password: &str) -> Answer {
     let form = app.form("/auth/login", &[("username", email), ("password", password)]);
     Answer::of(form.header("x-forwarded-for", address)).await
 }
 
-async fn fails(app: &TestApp, times: u32, address: &str, email: &str) {
+async fn fail(app: &TestApp, times: u32, address: &str, email: &str) {
     for _ in 0..times {
         attempt(app, address, email, WRONG).await.is_some_problem(401, "bad_credentials");
     }
 }
 
-/// Seconds, of an answer that tells to wait.
+/// Asserts that the response is a rate limit, and returns the seconds to wait.
 #[track_caller]
-fn wait(answer: &Answer) -> u64 {
+fn retry_after(answer: &Answer) -> u64 {
     answer.is_some_problem(429, "too_many_attempts");
     let seconds: u64 = answer.header("retry-after").parse().unwrap();
     assert!(seconds >= 1);
@@ -59,20 +59,20 @@ fn wait(answer: &Answer) -> u64 {
 }
 
 #[tokio::test]
-async fn smoke_after_five_wrong_passwords_one_waits() {
+async fn smoke_five_wrong_passwords_delay_the_next_attempt() {
     let app = TestApp::with(&[PROXIED]).await;
     let (user, other) = (app.user().await, app.user().await);
-    fails(&app, 4, HERE, &user.email).await;
+    fail(&app, 4, HERE, &user.email).await;
     assert_eq!(app.move_waits(60).await, 0);
-    fails(&app, 1, HERE, &user.email).await;
+    fail(&app, 1, HERE, &user.email).await;
     assert_eq!(app.move_waits(60).await, 1);
     for password in [WRONG, PASSWORD] {
-        wait(&attempt(&app, HERE, &user.email, password).await);
+        retry_after(&attempt(&app, HERE, &user.email, password).await);
     }
-    // Neither the same account elsewhere nor another one here has to, nor does that help.
+    // Another network and another account do not have to wait, and their success does not end the wait.
     assert_eq!(attempt(&app, ELSEWHERE, &user.email, PASSWORD).await.status, 200);
     assert_eq!(attempt(&app, HERE, &other.email, PASSWORD).await.status, 200);
-    wait(&attempt(&app, HERE, &user.email.to_uppercase(), PASSWORD).await);
+    retry_after(&attempt(&app, HERE, &user.email.to_uppercase(), PASSWORD).await);
     app.move_waits(-120).await;
     assert_eq!(attempt(&app, HERE, &user.email, PASSWORD).await.status, 200);
 }
@@ -85,13 +85,13 @@ async fn the_wait_grows_to_five_minutes() {
     for failures in [5, 6, 4] {
         for _ in 0..failures {
             app.move_waits(-1_000).await;
-            fails(&app, 1, HERE, &user.email).await;
+            fail(&app, 1, HERE, &user.email).await;
         }
         app.move_waits(1_000).await;
-        waits.push(wait(&attempt(&app, HERE, &user.email, PASSWORD).await) + 60 - 1_000);
+        waits.push(retry_after(&attempt(&app, HERE, &user.email, PASSWORD).await) + 60 - 1_000);
         app.move_waits(-1_000).await;
     }
-    // A second, 64 seconds, and five minutes, less what the test has taken and a minute more.
+    // One second, 64 seconds and five minutes, minus the time of the test, plus a minute.
     assert!(waits.is_sorted_by(|one, next| one < next) && waits[2] <= 360, "{waits:?}");
 }
 
@@ -100,92 +100,92 @@ async fn an_unknown_address_is_treated_like_a_known_one() {
     let app = TestApp::with(&[PROXIED]).await;
     let user = app.user().await;
     let mut seen = Vec::new();
-    for email in [user.email.as_str(), "nobody@example.com"] {
+    for email in [user.email.as_str(), "unknown@example.com"] {
         let mut answers = Vec::new();
         for _ in 0..5 {
             answers.push(attempt(&app, HERE, email, WRONG).await);
         }
         app.move_waits(60).await;
         answers.push(attempt(&app, HERE, email, WRONG).await);
-        wait(&answers[5]);
-        let told = answers.iter().map(|answer| (answer.status.as_u16(), answer.body["code"].clone()));
-        seen.push(told.collect::<Vec<_>>());
+        retry_after(&answers[5]);
+        let answers = answers.iter().map(|answer| (answer.status.as_u16(), answer.body["code"].clone()));
+        seen.push(answers.collect::<Vec<_>>());
     }
     assert_eq!(seen[0], seen[1]);
 }
 
 #[tokio::test]
-async fn success_forgets_the_failures() {
+async fn a_success_resets_the_failures() {
     let app = TestApp::with(&[PROXIED]).await;
     let user = app.user().await;
     for _ in 0..3 {
-        fails(&app, 4, HERE, &user.email).await;
+        fail(&app, 4, HERE, &user.email).await;
         assert_eq!(attempt(&app, HERE, &user.email, PASSWORD).await.status, 200);
     }
     assert_eq!(app.move_waits(0).await, 0);
 }
 
 #[tokio::test]
-async fn smoke_nobody_can_lock_another_out() {
+async fn smoke_an_attacker_cannot_lock_a_user_out() {
     let app = TestApp::with(&[PROXIED]).await;
     let (user, other) = (app.user().await, app.user().await);
     assert_eq!(attempt(&app, HERE, &user.email, PASSWORD).await.status, 200);
     for n in 0..20 {
-        fails(&app, 1, &format!("198.51.100.{n}"), &user.email).await;
+        fail(&app, 1, &format!("198.51.100.{n}"), &user.email).await;
     }
-    assert_eq!(app.move_waits(60).await, 1, "the account");
-    wait(&attempt(&app, "192.0.2.1", &user.email, PASSWORD).await);
+    assert_eq!(app.move_waits(60).await, 1, "the limit of the account");
+    retry_after(&attempt(&app, "192.0.2.1", &user.email, PASSWORD).await);
     assert_eq!(attempt(&app, "192.0.2.1", &other.email, PASSWORD).await.status, 200);
-    assert_eq!(attempt(&app, HERE, &user.email, PASSWORD).await.status, 200, "signed in from there before");
-    wait(&attempt(&app, "192.0.2.1", &user.email, PASSWORD).await);
-    // Where one is known one guesses no faster.
-    fails(&app, 5, HERE, &user.email).await;
+    assert_eq!(attempt(&app, HERE, &user.email, PASSWORD).await.status, 200, "a known network");
+    retry_after(&attempt(&app, "192.0.2.1", &user.email, PASSWORD).await);
+    // The limit of the pair applies on a known network too.
+    fail(&app, 5, HERE, &user.email).await;
     app.move_waits(60).await;
-    wait(&attempt(&app, HERE, &user.email, PASSWORD).await);
+    retry_after(&attempt(&app, HERE, &user.email, PASSWORD).await);
 }
 
 #[tokio::test]
-async fn one_place_cannot_try_many_accounts() {
+async fn one_network_cannot_try_many_accounts() {
     let app = TestApp::with(&[PROXIED]).await;
     let (user, known) = (app.user().await, app.user().await);
     assert_eq!(attempt(&app, HERE, &known.email, PASSWORD).await.status, 200);
     for n in 0..100 {
-        fails(&app, 1, HERE, &format!("nobody{n}@example.com")).await;
+        fail(&app, 1, HERE, &format!("unknown{n}@example.com")).await;
     }
-    assert_eq!(app.move_waits(60).await, 1, "the place");
-    wait(&attempt(&app, HERE, &user.email, PASSWORD).await);
+    assert_eq!(app.move_waits(60).await, 1, "the limit of the network");
+    retry_after(&attempt(&app, HERE, &user.email, PASSWORD).await);
     assert_eq!(attempt(&app, HERE, &known.email, PASSWORD).await.status, 200);
     assert_eq!(attempt(&app, ELSEWHERE, &user.email, PASSWORD).await.status, 200);
 }
 
 #[tokio::test]
-async fn a_network_of_ipv6_is_one_place() {
+async fn an_ipv6_network_counts_as_one_client() {
     let app = TestApp::with(&[PROXIED]).await;
     let user = app.user().await;
     for n in 0..5 {
-        fails(&app, 1, &format!("2001:db8:1:1::{n}"), &user.email).await;
+        fail(&app, 1, &format!("2001:db8:1:1::{n}"), &user.email).await;
     }
     assert_eq!(app.move_waits(60).await, 1);
-    wait(&attempt(&app, "2001:db8:1:1:ffff::1", &user.email, PASSWORD).await);
+    retry_after(&attempt(&app, "2001:db8:1:1:ffff::1", &user.email, PASSWORD).await);
     assert_eq!(attempt(&app, "2001:db8:1:2::1", &user.email, PASSWORD).await.status, 200);
 }
 
 #[tokio::test]
-async fn a_header_of_the_client_s_own_changes_nothing() {
+async fn a_forged_forwarded_header_does_not_evade_the_limit() {
     let cases: [(&[&str], &str); 2] = [(&[], "203.0.113.{n}"), (&[PROXIED], "203.0.113.{n}, 192.0.2.1")];
     for (flags, header) in cases {
         let app = TestApp::with(flags).await;
         let user = app.user().await;
         for n in 0..5 {
-            fails(&app, 1, &header.replace("{n}", &n.to_string()), &user.email).await;
+            fail(&app, 1, &header.replace("{n}", &n.to_string()), &user.email).await;
         }
         assert_eq!(app.move_waits(60).await, 1);
-        wait(&attempt(&app, &header.replace("{n}", "9"), &user.email, PASSWORD).await);
+        retry_after(&attempt(&app, &header.replace("{n}", "9"), &user.email, PASSWORD).await);
     }
 }
 
 #[tokio::test]
-async fn a_stolen_session_cannot_try_passwords() {
+async fn a_stolen_session_cannot_guess_the_password() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let change = async |current: &str| {
@@ -196,55 +196,55 @@ async fn a_stolen_session_cannot_try_passwords() {
         change(WRONG).await.is_some_problem(400, "wrong_password");
     }
     app.move_waits(60).await;
-    wait(&change(PASSWORD).await);
-    wait(&app.login(&user.email, PASSWORD).await);
+    retry_after(&change(PASSWORD).await);
+    retry_after(&app.login(&user.email, PASSWORD).await);
     app.move_waits(-120).await;
     assert_eq!(change(PASSWORD).await.status, 204);
 }
 
 #[tokio::test]
-async fn smoke_without_redis_people_sign_in_and_nothing_is_counted() {
+async fn smoke_without_redis_users_can_sign_in_without_limits() {
     let app = TestApp::with(&["--redis-url=redis://127.0.0.1:1/", "--redis-timeout-ms=200"]).await;
     let user = app.user().await;
     for _ in 0..6 {
         app.login(&user.email, WRONG).await.is_some_problem(401, "bad_credentials");
     }
     assert_eq!(app.login(&user.email, PASSWORD).await.status, 200);
-    // Nothing else bounds these.
+    // These operations have no other limit.
     for path in ["/auth/forgot-password", "/auth/verify-email/resend"] {
-        let asked = app.post(path, None, json!({ "email": user.email })).await;
-        asked.is_problem(503, "unavailable", "Redis is unavailable, try again in a moment");
+        let answer = app.post(path, None, json!({ "email": user.email })).await;
+        answer.is_problem(503, "unavailable", "Redis is unavailable, try again in a moment");
     }
     assert_eq!(column(&app.database, "SELECT count(*) FROM outbox").await, ["0"]);
 }
 
 #[tokio::test]
-async fn a_login_brings_the_hash_to_the_present_cost() {
+async fn a_login_replaces_a_hash_with_a_lower_cost() {
     let app = TestApp::start().await;
     let user = app.user().await;
-    let dearer = TestApp::on(app.database.clone(), &["--bcrypt-cost=5"]).await;
+    let costlier = TestApp::on(app.database.clone(), &["--bcrypt-cost=5"]).await;
     let cost = async || column(&app.database, "SELECT left(hashed_password, 7) FROM users").await;
-    dearer.login(&user.email, WRONG).await.is_some_problem(401, "bad_credentials");
+    costlier.login(&user.email, WRONG).await.is_some_problem(401, "bad_credentials");
     assert_eq!(cost().await, ["$2b$04$"]);
-    assert_eq!(dearer.login(&user.email, PASSWORD).await.status, 200);
+    assert_eq!(costlier.login(&user.email, PASSWORD).await.status, 200);
     assert_eq!(cost().await, ["$2b$05$"]);
     assert_eq!(app.login(&user.email, PASSWORD).await.status, 200);
-    assert_eq!(cost().await, ["$2b$05$"], "never lower");
-    assert!(dearer.is_signed_in(&user).await, "no session has ended");
+    assert_eq!(cost().await, ["$2b$05$"], "the cost is never lowered");
+    assert!(costlier.is_signed_in(&user).await, "the session stays valid");
 }
 
 #[tokio::test]
-async fn a_login_is_not_refused_because_another_has_raised_the_cost() {
+async fn concurrent_logins_succeed_while_the_hash_is_replaced() {
     let app = TestApp::start().await;
     let user = app.user().await;
-    let dearer = TestApp::on(app.database.clone(), &["--bcrypt-cost=5"]).await;
-    for login in join_all((0..20).map(|_| dearer.login(&user.email, PASSWORD))).await {
+    let costlier = TestApp::on(app.database.clone(), &["--bcrypt-cost=5"]).await;
+    for login in join_all((0..20).map(|_| costlier.login(&user.email, PASSWORD))).await {
         assert_eq!(login.status, 200, "{}", login.text);
     }
 }
 
 #[tokio::test]
-async fn what_anybody_would_guess_is_no_password() {
+async fn a_common_password_is_refused() {
     let app = TestApp::start().await;
     for bad in [
         "password",
@@ -262,13 +262,13 @@ async fn what_anybody_would_guess_is_no_password() {
     assert_eq!(column(&app.database, "SELECT count(*) FROM users").await, ["0"]);
 }
 
-/// More who log in than can be hashed in time are told to come back; those who are signed in do not feel it.
+/// Logins that cannot be hashed in time are refused with 503; other requests are not affected.
 #[tokio::test]
-async fn a_flood_of_logins_is_refused_in_part() {
+async fn a_flood_of_logins_is_partly_refused() {
     let app = TestApp::with(&["--bcrypt-cost=13"]).await;
     let user = app.user().await;
     let logins = 16 * std::thread::available_parallelism().unwrap().get();
-    let flood = join_all((0..logins).map(|_| app.login("nobody@example.com", "whatever it is")));
+    let flood = join_all((0..logins).map(|_| app.login("unknown@example.com", "any password")));
     let reads = async {
         for _ in 0..20 {
             assert_eq!(app.get("/users/me", Some(&user)).await.status, 200);

@@ -1,14 +1,14 @@
 //! No two source files import each other, directly or through others.
 //!
-//! How the imports are read:
-//! - A path (in a `use`, or in the code after `crate::`, `super::`, an imported module or a child) counts for the file that
-//!   defines its first name that is no module. A name that a module re-exports counts for the file that it comes from,
-//!   so `use super::Job` in a child of `queue` leads to `queue/job.rs`.
-//! - A re-export (`pub use`) defines a name and depends on nothing. The import of a module alone does not count, only
-//!   what is used of it.
-//! - A file may use what the `mod.rs` of its own folder, or of one above, defines. All other imports go one way, so a
-//!   folder and one beside it do not import each other either.
-//! - Unit tests and comments are not read.
+//! How imports are read:
+//! - A path is in a `use`, or in the code after `crate::`, `super::`, an imported module or a child module. It depends on
+//!   the file that defines its first name that is not a module. A re-exported name depends on the file that defines it, so
+//!   `use super::Job` in a child of `queue` depends on `queue/job.rs`.
+//! - A re-export (`pub use`) defines a name and depends on nothing. The import of a module is not a dependency, only the
+//!   use of its names.
+//! - A file may use names that the `mod.rs` of its own or of a parent folder defines. All other imports must be acyclic,
+//!   also between folders.
+//! - Unit tests and comments are ignored.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,21 +19,21 @@ use std::{
 type ModulePath = Vec<String>;
 
 #[test]
-fn no_files_import_each_other() {
+fn source_files_have_no_import_cycles() {
     let tree = Tree::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
-    let circles = tree.circles();
-    assert!(circles.is_empty(), "files import each other:\n{}", circles.join("\n"));
+    let cycles = tree.cycles();
+    assert!(cycles.is_empty(), "files import each other:\n{}", cycles.join("\n"));
 }
 
 #[test]
-fn a_circle_of_imports_is_found() {
-    let circles = |files: &[(&str, &str)]| {
+fn an_import_cycle_is_detected() {
+    let cycles = |files: &[(&str, &str)]| {
         let files = files.iter().map(|(path, text)| (PathBuf::from(path), (*text).to_owned()));
-        Tree::new(files.collect()).circles()
+        Tree::new(files.collect()).cycles()
     };
     let parent = ("a/mod.rs", "mod b;\nmod c;\npub use b::{B, make as build};\npub struct A;");
     let c = ("a/c.rs", "use super::{A, B};\npub struct C(A, B);");
-    assert_eq!(circles(&[parent, c, ("a/b.rs", "use super::A;\npub struct B(A);")]), [""; 0]);
+    assert_eq!(cycles(&[parent, c, ("a/b.rs", "use super::A;\npub struct B(A);")]), [""; 0]);
     let found = ["a/b.rs -> a/c.rs -> a/b.rs"];
     for text in [
         "use super::c::C;\npub struct B(C);",
@@ -41,25 +41,25 @@ fn a_circle_of_imports_is_found() {
         "fn b() { super::c::C::new() }",
         "use super::c;\nfn b() { c::new() }",
     ] {
-        assert_eq!(circles(&[parent, c, ("a/b.rs", text)]), found, "{text}");
+        assert_eq!(cycles(&[parent, c, ("a/b.rs", text)]), found, "{text}");
     }
     for text in [
         "/// Like [`super::c::C`].\npub(in crate::a) struct B;",
         "use super::c;",
         "#[cfg(test)]\nmod tests {\n    use crate::a::c::C;\n}",
     ] {
-        assert_eq!(circles(&[parent, c, ("a/b.rs", text)]), [""; 0], "{text}");
+        assert_eq!(cycles(&[parent, c, ("a/b.rs", text)]), [""; 0], "{text}");
     }
     let builds = ("a/c.rs", "use super::build;");
-    assert_eq!(circles(&[parent, builds, ("a/b.rs", "use crate::a::c::C;")]), found);
+    assert_eq!(cycles(&[parent, builds, ("a/b.rs", "use crate::a::c::C;")]), found);
     let d = ("d/mod.rs", "mod e;\nuse crate::a::A;\nfn d(a: A) -> e::E {}");
     let e = ("d/e.rs", "pub struct E;");
     let uses_d = ("a/b.rs", "use crate::d::d;\npub struct B;");
     let parent = ("a/mod.rs", "mod b;\npub struct A(b::B);");
-    assert_eq!(circles(&[parent, uses_d, d, e]), ["a/mod.rs -> a/b.rs -> d/mod.rs -> a/mod.rs"]);
+    assert_eq!(cycles(&[parent, uses_d, d, e]), ["a/mod.rs -> a/b.rs -> d/mod.rs -> a/mod.rs"]);
 }
 
-/// The source files of the crate by their modules.
+/// The source files of the crate, by module.
 struct Tree {
     modules: BTreeMap<ModulePath, Module>,
 }
@@ -110,15 +110,15 @@ impl Tree {
         Self { modules: modules.collect() }
     }
 
-    /// Each circle as `a -> b -> a`, beginning with the first of its files.
-    fn circles(&self) -> Vec<String> {
+    /// Returns each cycle as `a -> b -> a`, starting with its first file in the order of names.
+    fn cycles(&self) -> Vec<String> {
         let edges: BTreeMap<_, _> =
             self.modules.keys().map(|module| (module, self.dependencies(module))).collect();
         let mut found = BTreeSet::new();
         for start in edges.keys() {
             let mut paths = vec![vec![*start]];
             let mut seen = BTreeSet::new();
-            // Breadth first: the shortest circle through `start`.
+            // Breadth first: the shortest cycle through `start`.
             while let Some(path) = (!paths.is_empty()).then(|| paths.remove(0)) {
                 for next in &edges[path[path.len() - 1]] {
                     if next == *start {
@@ -139,7 +139,7 @@ impl Tree {
         found.into_iter().collect()
     }
 
-    /// The modules that define what a module uses.
+    /// Returns the modules that define the names that a module uses.
     fn dependencies(&self, module: &ModulePath) -> BTreeSet<ModulePath> {
         let own = &self.modules[module];
         let mut found = BTreeSet::new();
@@ -215,12 +215,12 @@ impl Target {
     }
 }
 
-/// The imports of a source text, and the rest of its code.
+/// Splits a source text into its imports and the rest of its code.
 fn split(text: &str) -> (Vec<Import>, String) {
     let text = text.split("#[cfg(test)]").next().unwrap();
     let mut code: String =
         text.lines().map(|line| line.split("//").next().unwrap().to_owned() + "\n").collect();
-    // The visibility `pub(in crate::api)` is no use of it.
+    // The visibility `pub(in crate::api)` is not a dependency.
     code = code.replace("(in crate::", "(in ");
     let (mut imports, mut rest, mut statement) = (Vec::new(), String::new(), None::<String>);
     for line in code.lines() {
@@ -269,7 +269,7 @@ fn expand(prefix: &[String], tree: &str, is_reexport: bool, imports: &mut Vec<Im
     imports.push(Import { path, name, is_reexport });
 }
 
-/// What follows `root::` in some code, wherever that begins a path.
+/// Returns the paths in some code that start with `root::`, without the root.
 fn paths_after(code: &str, root: &str) -> Vec<ModulePath> {
     let is_word = |c: char| c.is_alphanumeric() || c == '_';
     let root = format!("{root}::");

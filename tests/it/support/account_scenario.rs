@@ -1,4 +1,4 @@
-//! The life of an account over HTTP, and every secret that comes up in it.
+//! The life of an account over HTTP, from registration to deletion, and every secret in it.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +14,7 @@ const PASSWORDS: [&str; 4] =
     ["first horse battery", "second horse battery", "third horse battery", "fourth horse battery"];
 const WRONG_PASSWORD: &str = "no-horse-battery-at-all";
 
-/// What has a secret in it, of a request or an answer.
+/// Fields of requests and responses that contain a secret.
 const SECRET_FIELDS: [&str; 8] = [
     "password",
     "current_password",
@@ -26,38 +26,39 @@ const SECRET_FIELDS: [&str; 8] = [
     "secret",
 ];
 
-pub struct Story<M> {
+pub struct AccountScenario<M> {
     client: Client,
     url: String,
     mailed_token: M,
     secrets: BTreeSet<String>,
 }
 
-/// Fails where one of the secrets is in a text.
+/// Asserts that a text contains none of the secrets.
 #[track_caller]
 pub fn assert_none_in(secrets: &BTreeSet<String>, place: &str, text: &str) {
     let found: Vec<_> = secrets.iter().filter(|secret| text.contains(*secret)).collect();
     assert!(found.is_empty(), "{place} has {found:?}");
 }
 
-impl<M: AsyncFn(&str) -> String> Story<M> {
-    /// Lives it at a server, and answers the passwords, tokens, keys and recovery codes that were part of it.
-    /// `mailed_token` gets the token of the link that was sent to an address just now.
-    pub async fn tell(url: &str, admin: (&str, &str), mailed_token: M) -> BTreeSet<String> {
+impl<M: AsyncFn(&str) -> String> AccountScenario<M> {
+    /// Runs the scenario on a server. Returns its passwords, tokens, keys and recovery codes.
+    ///
+    /// `mailed_token` returns the token of the link that was sent to an address last.
+    pub async fn run(url: &str, admin: (&str, &str), mailed_token: M) -> BTreeSet<String> {
         let (client, url) = (Client::new(), format!("{url}/api/v1"));
-        let mut story = Self { client, url, mailed_token, secrets: BTreeSet::new() };
-        let access = story.begin().await;
-        story.change_passwords(&access).await;
-        let (access, recovery_code) = story.add_a_second_factor().await;
-        story.move_house(&access, &recovery_code).await;
-        story.invite(admin).await;
-        story.blunder().await;
-        story.end(&access).await;
-        story.secrets
+        let mut scenario = Self { client, url, mailed_token, secrets: BTreeSet::new() };
+        let access = scenario.register().await;
+        scenario.change_passwords(&access).await;
+        let (access, recovery_code) = scenario.turn_on_two_factor().await;
+        scenario.change_email(&access, &recovery_code).await;
+        scenario.invite(admin).await;
+        scenario.send_malformed_requests().await;
+        scenario.delete_account(&access).await;
+        scenario.secrets
     }
 
-    /// Registers, confirms the address, signs in and comes back.
-    async fn begin(&mut self) -> String {
+    /// Registers, verifies the address, signs in and refreshes.
+    async fn register(&mut self) -> String {
         let new = json!({ "email": EMAIL, "password": PASSWORDS[0], "full_name": "Ada" });
         self.post(201, "/auth/register", "", new).await;
         let token = (self.mailed_token)(EMAIL).await;
@@ -97,8 +98,8 @@ impl<M: AsyncFn(&str) -> String> Story<M> {
         self.post(400, "/auth/reset-password", "", reset).await;
     }
 
-    /// Signs in with it, and answers a recovery code that is left.
-    async fn add_a_second_factor(&mut self) -> (String, String) {
+    /// Turns two-factor authentication on and signs in with it. Returns the access token and an unused recovery code.
+    async fn turn_on_two_factor(&mut self) -> (String, String) {
         let access = text(&self.sign_in(200, EMAIL, PASSWORDS[2]).await, "access_token");
         let begin = json!({ "password": PASSWORDS[2] });
         let secret = text(&self.post(200, "/users/me/two-factor", &access, begin).await, "secret");
@@ -118,14 +119,14 @@ impl<M: AsyncFn(&str) -> String> Story<M> {
         (text(&login, "access_token"), other)
     }
 
-    /// Changes the address, and turns the second factor off.
-    async fn move_house(&mut self, access: &str, recovery_code: &str) {
+    /// Changes the address, and turns two-factor authentication off.
+    async fn change_email(&mut self, access: &str, recovery_code: &str) {
         let new = json!({ "email": NEW_EMAIL, "password": PASSWORDS[2] });
         self.post(202, "/users/me/email", access, new).await;
         let token = (self.mailed_token)(NEW_EMAIL).await;
         self.post(204, "/auth/confirm-email", "", json!({ "token": token })).await;
         let off = json!({ "password": PASSWORDS[2], "code": recovery_code });
-        self.say(204, Method::DELETE, "/users/me/two-factor", access, off).await;
+        self.send(204, Method::DELETE, "/users/me/two-factor", access, off).await;
     }
 
     async fn invite(&mut self, (email, password): (&str, &str)) {
@@ -135,11 +136,11 @@ impl<M: AsyncFn(&str) -> String> Story<M> {
         let accept = json!({ "token": token, "password": PASSWORDS[3] });
         self.post(204, "/auth/accept-invite", "", accept).await;
         let path = format!("/users/{}", invited.body["id"]);
-        self.say(200, Method::PATCH, &path, &access, json!({ "role": "admin" })).await;
+        self.send(200, Method::PATCH, &path, &access, json!({ "role": "admin" })).await;
     }
 
-    /// Puts secrets where they do not belong.
-    async fn blunder(&mut self) {
+    /// Sends secrets in URLs, unknown fields and truncated bodies.
+    async fn send_malformed_requests(&mut self) {
         let token = self.secrets.iter().find(|secret| secret.len() == 64).unwrap().clone();
         for path in
             [format!("/auth/verify-email?token={token}"), format!("/users/me?password={WRONG_PASSWORD}")]
@@ -157,24 +158,24 @@ impl<M: AsyncFn(&str) -> String> Story<M> {
         assert_eq!(Answer::of(request).await.status, 400);
     }
 
-    async fn end(&mut self, access: &str) {
+    async fn delete_account(&mut self, access: &str) {
         let body = json!({ "password": PASSWORDS[2] });
-        self.say(202, Method::DELETE, "/users/me", access, body).await;
+        self.send(202, Method::DELETE, "/users/me", access, body).await;
     }
 
     async fn sign_in(&mut self, status: u16, email: &str, password: &str) -> Answer {
         let form = [("username", email), ("password", password)];
         let answer = Answer::of(self.request(Method::POST, "/auth/login").form(&form)).await;
         self.keep(password);
-        self.heard(status, &answer);
+        self.check_response(status, &answer);
         answer
     }
 
     async fn post(&mut self, status: u16, path: &str, access: &str, body: Value) -> Answer {
-        self.say(status, Method::POST, path, access, body).await
+        self.send(status, Method::POST, path, access, body).await
     }
 
-    async fn say(&mut self, status: u16, method: Method, path: &str, access: &str, body: Value) -> Answer {
+    async fn send(&mut self, status: u16, method: Method, path: &str, access: &str, body: Value) -> Answer {
         let mut request = self.request(method, path);
         if !access.is_empty() {
             request = request.bearer_auth(access);
@@ -184,12 +185,12 @@ impl<M: AsyncFn(&str) -> String> Story<M> {
         }
         let answer = Answer::of(request).await;
         self.keep_fields(&body);
-        self.heard(status, &answer);
+        self.check_response(status, &answer);
         answer
     }
 
     #[track_caller]
-    fn heard(&mut self, status: u16, answer: &Answer) {
+    fn check_response(&mut self, status: u16, answer: &Answer) {
         assert_eq!(answer.status.as_u16(), status, "{}", answer.text);
         self.keep_fields(&answer.body);
         for code in answer.body["recovery_codes"].as_array().into_iter().flatten() {
@@ -210,7 +211,7 @@ impl<M: AsyncFn(&str) -> String> Story<M> {
     }
 
     fn keep(&mut self, secret: &str) {
-        assert!(secret.len() >= 12, "{secret:?} might be found by chance");
+        assert!(secret.len() >= 12, "{secret:?} is too short to search for");
         self.secrets.insert(secret.to_owned());
     }
 }

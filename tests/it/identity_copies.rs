@@ -1,4 +1,4 @@
-//! Copies of users and sessions: never older than the setting, and never older than a change of this process.
+//! Copies of users and sessions: never older than the setting or than a change by the same process.
 
 use std::sync::Arc;
 
@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use crate::support::{TestApp, User, app::PASSWORD, proxy::Proxy, servers::TestDatabase};
 
-/// Longer than any test: only a change of the process itself ends a copy.
-const FOR_EVER: &str = "--identity-cache-ms=60000";
+/// Longer than any test, so only a change by the process itself discards copies.
+const LONG_CACHE: &str = "--identity-cache-ms=60000";
 
 async fn role(app: &TestApp, user: &User) -> Result<String, u16> {
     let answer = app.get("/users/me", Some(user)).await;
@@ -28,8 +28,8 @@ async fn change(app: &TestApp, method: Method, path: &str, user: &User, body: Op
 }
 
 #[tokio::test]
-async fn smoke_a_copy_is_used_for_the_time_of_the_setting() {
-    let app = TestApp::with(&[FOR_EVER]).await;
+async fn smoke_a_copy_is_used_until_it_expires() {
+    let app = TestApp::with(&[LONG_CACHE]).await;
     let user = app.user().await;
     assert_eq!(role(&app, &user).await.unwrap(), "user");
     app.database.sql("UPDATE users SET role = 'admin'").await;
@@ -43,8 +43,8 @@ async fn smoke_a_copy_is_used_for_the_time_of_the_setting() {
 }
 
 #[tokio::test]
-async fn a_change_takes_effect_at_once_in_the_process_that_makes_it() {
-    let app = TestApp::with(&[FOR_EVER]).await;
+async fn a_change_is_effective_at_once_in_its_own_process() {
+    let app = TestApp::with(&[LONG_CACHE]).await;
     let admin = app.admin().await;
     let cached = async || {
         let user = app.user().await;
@@ -86,12 +86,12 @@ async fn a_change_takes_effect_at_once_in_the_process_that_makes_it() {
     assert_eq!((role(&app, &user).await, role(&app, &other).await), (Ok("user".into()), Err(401)));
 }
 
-/// The change may have been committed: the process must not go on with what it knew.
+/// The change may be committed, so the process must not use earlier copies.
 #[tokio::test]
-async fn a_lost_answer_to_commit_ends_the_copies_too() {
+async fn a_lost_response_to_commit_discards_the_copies() {
     let database = Arc::new(TestDatabase::migrated().await);
     let (proxy, url) = Proxy::before(&database.url).await;
-    let app = TestApp::on(database, &[FOR_EVER, &format!("--database-url={url}")]).await;
+    let app = TestApp::on(database, &[LONG_CACHE, &format!("--database-url={url}")]).await;
     let (admin, user) = (app.admin().await, app.user().await);
     assert_eq!(role(&app, &user).await.unwrap(), "user");
     assert_eq!(role(&app, &admin).await.unwrap(), "admin");
@@ -106,8 +106,8 @@ async fn a_lost_answer_to_commit_ends_the_copies_too() {
 }
 
 #[tokio::test]
-async fn an_admin_of_a_moment_ago_changes_nothing() {
-    let app = TestApp::with(&[FOR_EVER]).await;
+async fn a_demoted_admin_with_a_stale_copy_is_refused() {
+    let app = TestApp::with(&[LONG_CACHE]).await;
     let admin = app.admin().await;
     assert_eq!(app.get("/users", Some(&admin)).await.status, 200);
     app.database.sql("UPDATE users SET role = 'user'").await;

@@ -1,4 +1,4 @@
-//! No query reads a growing table from end to end: the database itself counts how often that happens.
+//! Query plans: no query scans a growing table, by the database's own statistics.
 
 use serde_json::json;
 
@@ -6,8 +6,8 @@ use crate::support::{TestApp, User, app::PASSWORD, eventually, records::column};
 
 const ROWS: u32 = 20_000;
 
-/// So many of everything that looking for one by reading all is the worse plan, and knows it.
-async fn crowd(app: &TestApp) {
+/// Inserts enough rows for the planner to prefer an index to a scan, and updates its statistics.
+async fn insert_rows(app: &TestApp) {
     let sql = format!(
         "INSERT INTO users (email, hashed_password, full_name, created_at, email_verified_at)
              SELECT 'crowd' || n || '@example.com', 'x', 'Name ' || n, now() - n * interval '1 minute', now()
@@ -26,11 +26,11 @@ async fn crowd(app: &TestApp) {
              SELECT n, 'crowd.' || n % 100, 'user', n::text FROM generate_series(1, {ROWS}) n"
     );
     app.sql(&sql).await;
-    // As autovacuum does; it also sorts what waits into the index that searches use.
+    // As autovacuum does; it also moves pending entries into the search index.
     app.sql("VACUUM ANALYZE").await;
 }
 
-async fn everything(app: &TestApp, user: &User, admin: &User) {
+async fn call_all_operations(app: &TestApp, user: &User, admin: &User) {
     let get = async |path: &str, who: &User| assert_eq!(app.get(path, Some(who)).await.status, 200, "{path}");
     for path in ["/users/me", "/users/me/sessions", "/users/me/two-factor"] {
         get(path, user).await;
@@ -43,7 +43,7 @@ async fn everything(app: &TestApp, user: &User, admin: &User) {
         get(&format!("/users?limit=20&{filter}"), admin).await;
     }
     let all = app.get("/users", Some(admin)).await;
-    assert_eq!(all.body["total"], 10_000, "more are not counted");
+    assert_eq!(all.body["total"], 10_000, "the count is limited");
     for path in [
         format!("/users/{}", user.id),
         format!("/audit?actor_id={}&limit=5", user.id),
@@ -56,7 +56,7 @@ async fn everything(app: &TestApp, user: &User, admin: &User) {
     let refreshed = app.post("/auth/refresh", None, json!({ "refresh_token": user.refresh_token })).await;
     assert_eq!(refreshed.status, 200);
     assert_eq!(app.login(&user.email, PASSWORD).await.status, 200);
-    assert_eq!(app.login("nobody@example.com", PASSWORD).await.status, 401);
+    assert_eq!(app.login("unknown@example.com", PASSWORD).await.status, 401);
     for path in ["/auth/forgot-password", "/auth/verify-email/resend"] {
         assert_eq!(app.post(path, None, json!({ "email": user.email })).await.status, 202);
     }
@@ -74,29 +74,32 @@ async fn everything(app: &TestApp, user: &User, admin: &User) {
 }
 
 #[tokio::test]
-async fn no_growing_table_is_read_from_end_to_end() {
+async fn no_query_scans_a_growing_table() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
-    crowd(&app).await;
+    insert_rows(&app).await;
     let scans = "SELECT relname || ' ' || seq_scan FROM pg_stat_user_tables
                  WHERE relname NOT IN ('outbox', '__diesel_schema_migrations') ORDER BY relname";
     let database = app.database.clone();
     app.sql("SELECT pg_stat_reset()").await;
-    everything(&app, &user, &admin).await;
+    call_all_operations(&app, &user, &admin).await;
     drop(app);
-    // Each connection tells what it has done when it ends, at the latest.
+    // A connection reports its statistics when it ends, at the latest.
     let others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()";
-    eventually("all have told", || async { (column(&database, others).await == ["0"]).then_some(()) }).await;
+    eventually("all connections have ended", || async {
+        (column(&database, others).await == ["0"]).then_some(())
+    })
+    .await;
     let read: Vec<_> =
         column(&database, scans).await.into_iter().filter(|row| !row.ends_with(" 0")).collect();
-    assert!(read.is_empty(), "read from end to end, and how often: {read:?}");
+    assert!(read.is_empty(), "tables with the number of their scans: {read:?}");
 }
 
-/// What people search and sort by, with the total that has to be counted left out.
+/// Searches and sort orders of the list, without the total.
 #[tokio::test]
-async fn users_are_found_by_an_index() {
+async fn the_list_of_users_uses_indexes() {
     let app = TestApp::start().await;
-    crowd(&app).await;
+    insert_rows(&app).await;
     for (condition, order) in [
         ("(lower(email) || ' ' || lower(coalesce(full_name, ''))) LIKE '%crowd1234%'", "created_at"),
         ("true", "created_at DESC, id DESC"),
