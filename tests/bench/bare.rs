@@ -1,4 +1,4 @@
-//! The floor: the engine's own scripts, called by loops that do nothing else. And what Redis says of itself.
+//! The floor of the job engine: loops that only call the engine's scripts. Also statistics of Redis.
 
 use std::{sync::LazyLock, time::Duration};
 
@@ -9,12 +9,12 @@ use tokio::task::JoinSet;
 use uuid::Uuid;
 
 pub const QUEUE: &str = "default";
-/// Those who enqueue one by one, all at once.
+/// Concurrent callers that enqueue one job at a time.
 pub const CALLERS: usize = 50;
-/// Longer than it takes to forget a million jobs.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// Longer than it takes to delete a million jobs.
+const REDIS_TIMEOUT: Duration = Duration::from_secs(120);
 
-// Word for word as the engine has them, so that they are the same scripts to Redis.
+// Byte for byte as in the engine, so that Redis has one copy of each script.
 macro_rules! script {
     ($header:literal, $file:literal) => {
         LazyLock::new(|| {
@@ -34,20 +34,20 @@ static PUSH: LazyLock<Script> = script!("#!lua\n", "push");
 static FETCH: LazyLock<Script> = script!("#!lua flags=allow-oom\n", "fetch");
 static SETTLE: LazyLock<Script> = script!("#!lua flags=allow-oom\n", "settle");
 
-/// A connection such as the engine has, only more patient.
+/// Opens a connection like the engine's, with longer time-outs.
 pub async fn connect(url: &str) -> Result<MultiplexedConnection> {
     let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(PATIENCE))
-        .set_response_timeout(Some(PATIENCE));
+        .set_connection_timeout(Some(REDIS_TIMEOUT))
+        .set_response_timeout(Some(REDIS_TIMEOUT));
     Ok(redis::Client::open(url)?.get_multiplexed_async_connection_with_config(&config).await?)
 }
 
-/// Ids such as the engine makes.
+/// Creates ids like the engine's.
 pub fn new_ids(n: usize) -> Vec<String> {
     (0..n).map(|_| Uuid::now_v7().simple().to_string()).collect()
 }
 
-/// Lets all callers run, to their end.
+/// Runs all callers concurrently until they end.
 pub async fn at_once<F>(caller: impl Fn(usize) -> F) -> Result<()>
 where
     F: Future<Output = Result<()>> + Send + 'static,
@@ -62,16 +62,16 @@ where
     Ok(())
 }
 
-/// One connection and the scripts.
+/// A connection that calls the scripts.
 #[derive(Clone)]
 pub struct Bare {
     conn: MultiplexedConnection,
     prefix: &'static str,
-    /// How long outcomes are kept, in milliseconds.
+    /// Retention of outcomes in milliseconds.
     ttl: u64,
 }
 
-/// What a fetch took.
+/// The jobs of one fetch.
 struct Held {
     token: String,
     ids: Vec<String>,
@@ -82,7 +82,7 @@ impl Bare {
         Self { conn, prefix, ttl: ttl.as_millis() as u64 }
     }
 
-    /// Queues jobs, so many a call, all with the same envelope.
+    /// Enqueues jobs with the same envelope, `call` jobs per call.
     pub async fn push_all(&self, ids: &[String], call: usize, envelope: &str) -> Result<()> {
         for ids in ids.chunks(call) {
             self.push(ids, envelope).await?;
@@ -101,12 +101,12 @@ impl Bare {
             call.arg(envelope);
         }
         let known: Vec<String> = call.invoke_async(&mut self.conn.clone()).await?;
-        ensure!(known.is_empty(), "{} ids were taken", known.len());
+        ensure!(known.is_empty(), "{} ids exist already", known.len());
         Ok(())
     }
 
-    /// Takes what waits and ends it, up to `batch` at a time, until nothing is left. As in the worker, one call
-    /// ends what the last fetch took while another fetches the next. Returns how many.
+    /// Fetches and settles up to `batch` jobs at a time until the queue is empty. As in the worker, a settle runs
+    /// concurrently with the next fetch. Returns the number of jobs.
     pub async fn drain(&self, batch: usize, outcome: &str) -> Result<usize> {
         let (mut held, mut ended): (Vec<Held>, usize) = (Vec::new(), 0);
         loop {
@@ -123,7 +123,7 @@ impl Bare {
     }
 
     async fn fetch(&self, want: usize) -> RedisResult<Vec<Held>> {
-        // Read as the engine reads it.
+        // Parsed as in the engine.
         type Taken = (String, Vec<String>, Vec<Vec<u8>>, Vec<Option<u32>>, Vec<Option<u32>>);
         let token = Uuid::new_v4().simple().to_string();
         let mut call = FETCH.key(self.prefix);
@@ -156,7 +156,7 @@ fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     info.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'))
 }
 
-/// Which server it is, and how it keeps what it has.
+/// Describes the server: its version and persistence.
 pub async fn describe(conn: &mut MultiplexedConnection) -> Result<String> {
     let info = info(conn, "server").await?;
     let mut text = match field(&info, "valkey_version") {
@@ -170,29 +170,29 @@ pub async fn describe(conn: &mut MultiplexedConnection) -> Result<String> {
     Ok(text)
 }
 
-/// Microseconds that Redis has spent in scripts and in waking workers since its statistics were last reset.
+/// Microseconds that Redis has spent in scripts and in waking workers since the last reset of its statistics.
 pub async fn script_time(conn: &mut MultiplexedConnection) -> Result<f64> {
     let info = info(conn, "commandstats").await?;
     let mut total = 0.0;
     for command in ["evalsha", "eval", "bzpopmin"] {
         let Some(stats) = field(&info, &format!("cmdstat_{command}")) else { continue };
         let time = stats.split(',').find_map(|stat| stat.strip_prefix("usec="));
-        total += time.context("Redis does not tell the time of its commands")?.parse::<f64>()?;
+        total += time.context("Redis reports no time for its commands")?.parse::<f64>()?;
     }
     Ok(total)
 }
 
-/// Bytes in use, without the buffers of connections.
+/// Bytes of memory in use, without the buffers of connections.
 pub async fn used_memory(conn: &mut MultiplexedConnection) -> Result<f64> {
     let info = info(conn, "memory").await?;
     let mut bytes = [0.0; 2];
     for (bytes, name) in bytes.iter_mut().zip(["used_memory", "mem_clients_normal"]) {
-        *bytes = field(&info, name).context("Redis does not tell its memory")?.parse::<f64>()?;
+        *bytes = field(&info, name).context("Redis does not report its memory")?.parse::<f64>()?;
     }
     Ok(bytes[0] - bytes[1])
 }
 
-/// Has calls noted that take longer than 10 ms.
+/// Makes Redis log calls that take longer than 10 ms.
 pub async fn watch_slow_calls(conn: &mut MultiplexedConnection) -> Result<()> {
     for (setting, value) in [("slowlog-log-slower-than", 10_000), ("slowlog-max-len", 1_000)] {
         redis::cmd("CONFIG").arg("SET").arg(setting).arg(value).query_async::<()>(conn).await?;
@@ -201,7 +201,7 @@ pub async fn watch_slow_calls(conn: &mut MultiplexedConnection) -> Result<()> {
     Ok(())
 }
 
-/// How many calls of scripts were noted, and the worst in words.
+/// Returns the number of logged script calls, and a description of the slowest.
 pub async fn slow_calls(conn: &mut MultiplexedConnection) -> Result<(usize, Option<String>)> {
     // Id, time, microseconds, words, address and name of the client.
     type Entry = (i64, i64, u64, Vec<Vec<u8>>, String, String);

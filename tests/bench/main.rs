@@ -1,6 +1,6 @@
-//! Measurements under load, for whoever changes what they measure: `./scripts/bench`.
+//! Benchmarks, run by `./scripts/bench`.
 //!
-//! Each starts private servers of its own and leaves nothing running.
+//! Each benchmark starts private servers and stops them at the end.
 
 mod bare;
 mod http;
@@ -9,17 +9,17 @@ mod table;
 
 use std::process::ExitCode;
 
-// As `saas` has it, for the bare handler that it is compared with.
+// The allocator of `saas`, so that the bare handler is comparable.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const USAGE: &str = "Usage: ./scripts/bench <WHAT> [OPTIONS]\n\n  \
-    http    the API, beside a bare handler, PostgreSQL and Redis alone\n  \
-    soak    everything at once for ten minutes: memory, errors\n  \
+    http    the API, beside a bare handler, PostgreSQL and Redis\n  \
+    soak    ten minutes of mixed load: memory, errors\n  \
     queue   the job engine, beside a bare loop over the same scripts";
 
 fn main() -> anyhow::Result<ExitCode> {
-    // Cargo tells every benchmark that it is one.
+    // Cargo passes `--bench` to every benchmark.
     let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
     match args.next().as_deref() {
         Some("http") => http::main(args)?,
@@ -28,7 +28,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Some(http::BARE_HANDLER) => http::serve_bare()?,
         None | Some("-h" | "--help") => println!("{USAGE}"),
         Some(other) => {
-            eprintln!("error: there is nothing to measure that is called {other:?}\n\n{USAGE}");
+            eprintln!("error: unknown benchmark {other:?}\n\n{USAGE}");
             return Ok(ExitCode::from(2));
         }
     }

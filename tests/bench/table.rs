@@ -1,14 +1,14 @@
-//! Figures of several rounds, and the table that they are printed in.
+//! Figures of several rounds, and the tables that show them.
 
 use std::{fmt, iter::once};
 
 use crate::bare::CALLERS;
 
-/// What each round of a measurement gave.
+/// The values of one measurement, one per round.
 #[derive(Default)]
 pub struct Rounds(Vec<f64>);
 
-/// How a figure is written.
+/// The unit and precision of a figure.
 #[derive(Clone, Copy)]
 pub struct Unit {
     pub suffix: &'static str,
@@ -50,12 +50,12 @@ impl Rounds {
         self.0.iter().copied().fold(f64::NEG_INFINITY, f64::max)
     }
 
-    /// How it compares to a floor.
+    /// Returns the ratio of the medians.
     pub fn of(&self, floor: &Self) -> f64 {
         self.median() / floor.median()
     }
 
-    /// The median alone; a dash where nothing was measured.
+    /// Formats the median, or a dash if nothing was measured.
     pub fn show_median(&self, unit: Unit) -> String {
         match self.is_empty() {
             true => "-".into(),
@@ -63,7 +63,7 @@ impl Rounds {
         }
     }
 
-    /// The median, and from where to where the rounds went.
+    /// Formats the median with the minimum and maximum.
     pub fn show(&self, unit: Unit) -> String {
         let text = |value| number(value, unit.digits);
         let median = self.show_median(unit);
@@ -75,12 +75,12 @@ impl Rounds {
     }
 }
 
-/// One round of one side.
+/// One round of the engine or of the floor.
 #[derive(Default)]
 pub struct Sample {
     pub jobs: usize,
     pub seconds: f64,
-    /// Microseconds that Redis spent on it.
+    /// Microseconds of Redis's time.
     pub redis: f64,
 }
 
@@ -92,12 +92,12 @@ impl Sample {
     }
 }
 
-/// The rounds of one measurement: the engine's, and the floor's.
+/// The rounds of one measurement, of the engine and of the floor.
 #[derive(Default)]
 pub struct Both {
-    /// Jobs a second.
+    /// Jobs per second.
     pub rate: [Rounds; 2],
-    /// Redis's own time for each job, in microseconds.
+    /// Microseconds of Redis's time per job.
     pub cost: [Rounds; 2],
 }
 
@@ -111,12 +111,12 @@ impl Both {
     }
 }
 
-/// How a figure compares to its floor.
+/// Returns the ratio of a figure to its floor.
 fn ratio([figure, floor]: &[Rounds; 2]) -> f64 {
     figure.of(floor)
 }
 
-/// A number with so many decimals and its thousands apart.
+/// Formats a number with `digits` decimals and thousands separators.
 pub fn number(value: f64, digits: usize) -> String {
     let text = format!("{value:.digits$}");
     let (whole, decimals) = text.split_at(text.find('.').unwrap_or(text.len()));
@@ -130,25 +130,25 @@ pub fn number(value: f64, digits: usize) -> String {
     grouped + decimals
 }
 
-/// What a figure should be, and whether it is.
+/// Formats a target with its result.
 pub fn target(text: impl fmt::Display, met: bool) -> String {
     format!("{text}: {}", if met { "met" } else { "MISSED" })
 }
 
-/// What there is to be told of the job engine.
+/// The figures of the job engine.
 pub struct Figures {
-    /// How long the two backlogs are.
+    /// The lengths of the two backlogs.
     pub short: String,
     pub long: String,
     pub bulk: Both,
     pub single: Both,
     pub short_drain: Both,
     pub long_drain: Both,
-    /// Milliseconds, beside those of a PING: the median, the 99th percentile, the most.
+    /// Milliseconds of a pick-up and of a PING: median, 99th percentile, maximum.
     pub pick_up: [[Rounds; 2]; 3],
-    /// Bytes of a queued job, and of its envelope alone.
+    /// Bytes of a queued job and of its envelope.
     pub memory: [Rounds; 2],
-    /// Calls of scripts that took too long, and the worst of them.
+    /// The number of slow script calls, and the slowest.
     pub slow: (usize, Option<String>),
 }
 
@@ -156,8 +156,8 @@ impl Figures {
     pub fn table(&self) -> Table<5> {
         let mut table = Table::new(["what", "figure", "floor", "ratio", "target"]);
         let names = [
-            "enqueue, 250 a call".to_owned(),
-            format!("enqueue, one by one, {CALLERS} at once"),
+            "enqueue, 250 per call".to_owned(),
+            format!("enqueue, one per call, {CALLERS} callers"),
             format!("drain of {}", self.short),
             format!("drain of {}", self.long),
         ];
@@ -177,7 +177,7 @@ impl Figures {
             table.compare(name, &both.rate, PER_SECOND, goal);
         }
         for (name, both) in names.iter().zip(all) {
-            table.compare(format!("Redis's time a job, {name}"), &both.cost, MICROSECONDS, String::new());
+            table.compare(format!("Redis time per job, {name}"), &both.cost, MICROSECONDS, String::new());
         }
         let goals = [target("< 2 ms", self.pick_up[0][0].median() < 2.0), String::new(), String::new()];
         for ((share, both), goal) in ["p50", "p99", "max"].iter().zip(&self.pick_up).zip(goals) {
@@ -191,13 +191,13 @@ impl Figures {
         let goal = target("< 400", self.memory[0].median() < 400.0);
         table.compare("memory of a queued job; floor: its envelope", &self.memory, BYTES, goal);
         let goal = target("none above 10 ms", self.slow.0 == 0);
-        let (name, count) = ("calls of scripts above 10 ms".into(), self.slow.0.to_string());
+        let (name, count) = ("script calls above 10 ms".into(), self.slow.0.to_string());
         table.push([name, count, String::new(), String::new(), goal]);
         table
     }
 }
 
-/// Rows of so many columns.
+/// A table with `N` columns.
 pub struct Table<const N: usize> {
     head: [&'static str; N],
     rows: Vec<[String; N]>,
@@ -212,7 +212,7 @@ impl<const N: usize> Table<N> {
         self.rows.push(row);
     }
 
-    /// As Markdown has it.
+    /// Formats the table as Markdown.
     pub fn markdown(&self) -> String {
         let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
         let rule = format!("|{}\n", "---|".repeat(N));
@@ -222,7 +222,7 @@ impl<const N: usize> Table<N> {
 }
 
 impl Table<5> {
-    /// A figure beside its floor.
+    /// Adds a row with a figure and its floor.
     fn compare(&mut self, what: impl Into<String>, both: &[Rounds; 2], unit: Unit, target: String) {
         let [figure, floor] = both;
         self.push([what.into(), figure.show(unit), floor.show(unit), number(ratio(both), 2), target]);

@@ -132,7 +132,7 @@ async fn smoke_a_refused_login_does_not_reveal_the_reason() {
     app.sql(&format!("UPDATE users SET is_active = false WHERE id = {}", inactive.id)).await;
     let answers = [
         app.login(&known.email, "wrong password").await,
-        app.login("nobody@example.com", PASSWORD).await,
+        app.login("unknown@example.com", PASSWORD).await,
         app.login("not an address", PASSWORD).await,
         app.login("", "").await,
         app.login(&inactive.email, PASSWORD).await,

@@ -151,12 +151,12 @@ async fn the_schema_file_matches_the_migrations() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/schema.rs");
     let written = std::fs::read_to_string(&path).unwrap();
     let head: Vec<_> = written.lines().take_while(|line| line.starts_with("//")).collect();
-    let wanted = format!("{}\n{}", head.join("\n"), tables(&database.url).await);
+    let expected = format!("{}\n{}", head.join("\n"), tables(&database.url).await);
     if std::env::var_os("BLESS").is_some() {
-        std::fs::write(path, wanted).unwrap();
+        std::fs::write(path, expected).unwrap();
     } else {
         assert_eq!(
-            written, wanted,
+            written, expected,
             "src/schema.rs does not match the migrations: run BLESS=1 ./scripts/test schema"
         );
     }

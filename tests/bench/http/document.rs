@@ -1,4 +1,4 @@
-//! Where the results are written to, and what they were measured on.
+//! Writes the results into `docs/performance.md`, with the machine that they were measured on.
 
 use std::{fs, process::Command};
 
@@ -10,12 +10,12 @@ use crate::bare;
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/performance.md");
 const PLOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/performance.svg");
 
-/// Fails if there is no place for the results of that name: before they are measured, so that none are lost.
+/// Fails if the file has no marks for a section. Called before the measurement, so that no results are lost.
 pub fn check(section: &str) -> Result<()> {
     around(section).map(drop)
 }
 
-/// Puts the results in the place of the former ones.
+/// Replaces the results of a section.
 pub fn write(section: &str, text: &str) -> Result<()> {
     let [before, after] = around(section)?;
     fs::write(FILE, format!("{before}\n{}\n\n{after}", text.trim_end()))?;
@@ -27,7 +27,7 @@ pub fn write_plot(svg: &str) -> Result<()> {
     Ok(fs::write(PLOT, svg)?)
 }
 
-/// What comes before the results of that name, and after them.
+/// Returns the text before and after the results of a section.
 fn around(section: &str) -> Result<[String; 2]> {
     let text = fs::read_to_string(FILE).with_context(|| format!("cannot read {FILE}"))?;
     let (begin, end) = (format!("<!-- {section}: begin -->\n"), format!("<!-- {section}: end -->"));
@@ -35,10 +35,10 @@ fn around(section: &str) -> Result<[String; 2]> {
         let (before, rest) = text.split_once(&begin)?;
         Some([format!("{before}{begin}"), format!("{end}{}", rest.split_once(&end)?.1)])
     };
-    parts().with_context(|| format!("{FILE} has not the two lines {} and {end}", begin.trim_end()))
+    parts().with_context(|| format!("{FILE} lacks the lines {} and {end}", begin.trim_end()))
 }
 
-/// The day, the machine and the servers, in one line.
+/// Describes date, machine and servers in one line.
 pub async fn circumstances(stage: &Stage) -> Result<String> {
     let redis = bare::describe(&mut bare::connect(stage.redis_url()).await?).await?;
     Ok(format!(
@@ -59,5 +59,5 @@ fn processor() -> String {
         (!text.is_empty()).then_some(text)
     };
     let model = model.map(|(_, name)| name.trim().to_owned()).or_else(asked);
-    model.unwrap_or_else(|| format!("{} of an unknown model", std::env::consts::ARCH))
+    model.unwrap_or_else(|| format!("unknown {} processor", std::env::consts::ARCH))
 }

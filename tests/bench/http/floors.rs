@@ -1,4 +1,4 @@
-//! What the machine allows: a handler that does nothing, PostgreSQL, Redis and bcrypt alone.
+//! The floors: what the machine allows for an empty handler, PostgreSQL, Redis and bcrypt.
 
 use std::{
     fs,
@@ -22,14 +22,14 @@ use super::{
     wrk::Sample,
 };
 
-/// With this argument the benchmark serves the bare handler; for its own use.
+/// Internal argument: the benchmark serves the bare handler.
 pub const BARE_HANDLER: &str = "bare-handler";
-/// What `/health` answers.
+/// The response of `/health`.
 const BODY: &str = r#"{"status":"healthy","service":"saas","version":"0.1.0"}"#;
-/// What `/users/me` asks PostgreSQL.
+/// The query of `/users/me`.
 const READ: &str = "SELECT sessions.*, users.* FROM sessions INNER JOIN users ON sessions.user_id = users.id \
                     WHERE sessions.id = :session LIMIT 1;\n";
-/// As large as an outcome of a job is.
+/// As large as the outcome of a job.
 const KEY: &str = "bench:value";
 const VALUE: usize = 250;
 
@@ -43,9 +43,9 @@ impl Endpoint for Bare {
     }
 }
 
-/// Serves the bare handler until the standard input ends, since that is when the parent does.
+/// Serves the bare handler until standard input closes, which happens when the parent process ends.
 pub fn serve_bare() -> Result<()> {
-    // As `saas` has it.
+    // The runtime of `saas`.
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(async {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
@@ -73,14 +73,15 @@ impl BareHandler {
         let mut command = process::command(std::env::current_exe()?);
         command.arg(BARE_HANDLER).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = command.spawn().context("cannot start the bare handler")?;
-        let mut lines = BufReader::new(process.stdout.take().context("it has no output")?).lines();
-        let said = timeout(Duration::from_secs(10), lines.next_line()).await;
-        let url = said.context("the bare handler does not begin")??.context("the bare handler has ended")?;
+        let mut lines =
+            BufReader::new(process.stdout.take().context("the bare handler has no output")?).lines();
+        let line = timeout(Duration::from_secs(10), lines.next_line()).await;
+        let url = line.context("the bare handler does not start")??.context("the bare handler has ended")?;
         Ok(Self { _process: process, url })
     }
 }
 
-/// Reads a second as PostgreSQL itself answers them to 8 clients.
+/// Measures reads per second of PostgreSQL with 8 clients.
 pub async fn postgres_reads(stage: &Stage, session: &str, seconds: u64) -> Result<f64> {
     let script = stage.dir().join("read.sql");
     fs::write(&script, READ)?;
@@ -100,26 +101,27 @@ pub async fn postgres_reads(stage: &Stage, session: &str, seconds: u64) -> Resul
         .env("PGDATABASE", server.get_dbname().unwrap_or_default());
     let output = process::run_for(command, seconds).await?;
     let rate = output.lines().rev().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next());
-    let rate = rate.with_context(|| format!("pgbench says\n{output}"))?;
+    let rate = rate.with_context(|| format!("cannot parse the output of pgbench:\n{output}"))?;
     Ok(rate.parse()?)
 }
 
-/// Makes the value that [`redis_reads`] reads.
+/// Stores the value that [`redis_reads`] reads.
 pub async fn set_value(stage: &Stage) -> Result<()> {
     let mut conn = crate::bare::connect(stage.redis_url()).await?;
     redis::cmd("SET").arg(KEY).arg("x".repeat(VALUE)).query_async::<()>(&mut conn).await?;
     Ok(())
 }
 
-/// Reads of a value by 32 clients, one at a time each.
+/// Measures reads of a value by 32 clients, without pipelining.
 pub async fn redis_reads(stage: &Stage, seconds: u64) -> Result<Sample> {
-    // It takes a number of requests, not a time.
+    // redis-benchmark takes a number of requests, not a duration.
     let first = redis_benchmark(stage, 20_000, seconds).await?;
     redis_benchmark(stage, (first.rate * seconds as f64) as u64, seconds).await
 }
 
 async fn redis_benchmark(stage: &Stage, requests: u64, seconds: u64) -> Result<Sample> {
-    let address = stage.redis_url().strip_prefix("redis://:").context("Redis has another URL")?;
+    let address =
+        stage.redis_url().strip_prefix("redis://:").context("the URL of Redis has an unknown form")?;
     let (password, host) = address.split_once('@').context("Redis has no password")?;
     let host = host.split('/').next().unwrap_or_default();
     let (host, port) = host.split_once(':').context("Redis has no port")?;
@@ -132,24 +134,26 @@ async fn redis_benchmark(stage: &Stage, requests: u64, seconds: u64) -> Result<S
         KEY,
     ]);
     let output = process::run_for(command, seconds).await?;
-    let line = output.lines().find_map(|line| line.strip_prefix("\"GET")).context("it has no line for GET");
-    let line = line.with_context(|| format!("{program} says\n{output}"))?;
-    // After the name: requests/s, then milliseconds: mean, least, p50, p95, p99, most.
+    let line = output.lines().find_map(|line| line.strip_prefix("\"GET")).context("there is no line for GET");
+    let line = line.with_context(|| format!("cannot parse the output of {program}:\n{output}"))?;
+    // After the name: requests/s, then milliseconds: mean, min, p50, p95, p99, max.
     let numbers = line.split(',').skip(1).map(|number| number.trim_matches('"').parse::<f64>());
     let numbers: Vec<f64> = numbers.collect::<Result<_, _>>()?;
-    let [rate, _, _, p50, _, p99, ..] = numbers[..] else { bail!("{program} says\n{output}") };
+    let [rate, _, _, p50, _, p99, ..] = numbers[..] else {
+        bail!("cannot parse the output of {program}:\n{output}")
+    };
     Ok(Sample { rate, p50, p99, errors: 0, refused: 0 })
 }
 
-/// The first of the programs that is there.
+/// Returns the first of the programs that is installed.
 fn installed(names: &[&'static str]) -> Result<&'static str> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let dirs: Vec<_> = std::env::split_paths(&path).collect();
     let found = names.iter().copied().find(|name| dirs.iter().any(|dir| dir.join(name).is_file()));
-    found.with_context(|| format!("{} is not installed: ./scripts/bench sees to it", names[0]))
+    found.with_context(|| format!("{} is not installed: run ./scripts/bench, which installs it", names[0]))
 }
 
-/// Passwords a second, hashed on all cores.
+/// Measures passwords hashed per second on all cores.
 pub async fn hashes(seconds: u64) -> Result<f64> {
     let (begun, time) = (Instant::now(), Duration::from_secs(seconds));
     let mut cores = JoinSet::new();

@@ -1,15 +1,15 @@
-//! The API under load, by wrk. Every figure stands beside its floor, and they are measured in turns in one run, so
-//! that a slow or busy machine is so for all.
+//! The API under load by wrk. Every figure has a floor. Both are measured in alternating rounds of one run, so that a slow
+//! or busy machine affects both.
 //!
 //! | file | concern |
 //! |---|---|
-//! | `stage` | what is measured on: servers, users, `saas serve` |
-//! | `process` | the processes that are started, and their end |
-//! | `wrk` | load, and what came of it |
+//! | `stage` | the environment: servers, users, `saas serve` |
+//! | `process` | starting and stopping processes |
+//! | `wrk` | load, and its results |
 //! | `floors` | what the machine allows |
-//! | `report`, `plot`, `document` | the figures: as a table, as bars, in `docs/performance.md` |
-//! | `stop` | the end of the server under load |
-//! | `soak` | everything at once, for long |
+//! | `report`, `plot`, `document` | the figures as a table, as bars, in `docs/performance.md` |
+//! | `stop` | shutdown under load |
+//! | `soak` | mixed load over a long time |
 
 mod document;
 mod floors;
@@ -32,20 +32,20 @@ use floors::BareHandler;
 pub use floors::{BARE_HANDLER, serve_bare};
 use process::Running;
 use report::Figures;
-use stage::{HEALTH, Stage, enqueue, job_status, login, me, sign_out, user, user_list};
+use stage::{HEALTH, Stage, enqueue, job_status, login, logout, me, user, user_list};
 use wrk::{Load, Request, Sample};
 
 const COLD_STARTS: usize = 5;
 const CONNECTIONS: usize = 32;
-/// For what the last load has left behind: passwords that are still being hashed for nobody.
-const CALM: Duration = Duration::from_millis(1_500);
-/// Who ask `/users/me`, in turns.
+/// Time for the server to finish the work of the last load, such as hashes for disconnected clients.
+const SETTLE_TIME: Duration = Duration::from_millis(1_500);
+/// Users that request `/users/me` in turns.
 const READERS: i64 = 200;
-const SIGN_OUTS: i64 = 50;
-const PATIENCE: Duration = Duration::from_secs(10);
-const PAUSE: Duration = Duration::from_millis(200);
-/// By which the flood begins before the others are measured, and ends after.
-const EDGE: u64 = 1;
+const LOGOUTS: i64 = 50;
+const LOGOUT_TIMEOUT: Duration = Duration::from_secs(10);
+const PAUSE_BETWEEN_LOADS: Duration = Duration::from_millis(200);
+/// Seconds by which the flood starts before and ends after the measured load.
+const FLOOD_MARGIN_SECONDS: u64 = 1;
 
 /// Measures the API.
 #[derive(Parser)]
@@ -60,7 +60,7 @@ struct Args {
     /// 2 rounds of 2 seconds.
     #[arg(long, conflicts_with_all = ["rounds", "seconds"])]
     quick: bool,
-    /// Put the results into docs/performance.md, with a plot.
+    /// Write the results and a plot into docs/.
     #[arg(long, conflicts_with = "quick")]
     write: bool,
 }
@@ -92,7 +92,7 @@ async fn measure(stage: &Stage, args: &Args) -> Result<()> {
     }
     let (mut server, _) = stage.serve().await?;
     let idle = Duration::from_secs(if args.quick { 3 } else { 10 });
-    look_at(&server, idle, &mut figures, 0).await;
+    measure_at_rest(&server, idle, &mut figures, 0).await;
     let mut other = stage.serve_other().await?;
     let bench = Bench::prepare(stage, args.seconds).await?;
     for round in 1..=args.rounds {
@@ -101,11 +101,11 @@ async fn measure(stage: &Stage, args: &Args) -> Result<()> {
         server.check()?;
         other.check()?;
     }
-    look_at(&server, idle, &mut figures, 1).await;
-    eprintln!("signing out, and what another replica knows of it");
-    bench.sign_outs(&mut figures).await?;
+    measure_at_rest(&server, idle, &mut figures, 1).await;
+    eprintln!("logouts, until another replica refuses the token");
+    bench.logouts(&mut figures).await?;
     other.stop().await?;
-    eprintln!("the end under load");
+    eprintln!("shutdown under load");
     figures.stop = stop::measure(stage, server, &bench.me.requests[0]).await?;
 
     let rounds = format!("{} rounds of {} s, medians (least..most)", args.rounds, args.seconds);
@@ -113,17 +113,17 @@ async fn measure(stage: &Stage, args: &Args) -> Result<()> {
     println!("{circumstances}\n{rounds}\n\n{table}");
     if args.write {
         let rounds = format!("{rounds}; `./scripts/bench http --write`");
-        let plot = "![Requests a second](performance.svg)";
+        let plot = "![Requests per second](performance.svg)";
         document::write("http", &format!("{circumstances}; {rounds}.\n\n{}\n{plot}\n", table.markdown()))?;
-        document::write_plot(&plot::bars("Requests a second", &figures.bars()))?;
+        document::write_plot(&plot::bars("Requests per second", &figures.bars()))?;
     }
     Ok(())
 }
 
-/// How much the server has and does while nobody asks it anything.
-async fn look_at(server: &Running, period: Duration, figures: &mut Figures, when: usize) {
+/// Measures memory and wake-ups of the idle server.
+async fn measure_at_rest(server: &Running, period: Duration, figures: &mut Figures, when: usize) {
     eprintln!("at rest");
-    sleep(CALM).await;
+    sleep(SETTLE_TIME).await;
     if let Some(wake_ups) = server.wake_ups(period).await {
         figures.wake_ups[when].push(wake_ups);
     }
@@ -135,7 +135,7 @@ async fn look_at(server: &Running, period: Duration, figures: &mut Figures, when
 struct Bench<'a> {
     stage: &'a Stage,
     bare: BareHandler,
-    /// Whose read PostgreSQL alone repeats.
+    /// The session that pgbench reads.
     session: String,
     seconds: u64,
     health: Load,
@@ -144,33 +144,33 @@ struct Bench<'a> {
     enqueue: Load,
     status: Load,
     login: Load,
-    /// From fewer connections.
+    /// Requests `/users/me` from fewer connections.
     few: Load,
     flood: Load,
 }
 
 impl<'a> Bench<'a> {
-    /// Signs in, and lets all sides run once.
+    /// Signs in, and runs all sides once to warm up.
     async fn prepare(stage: &'a Stage, seconds: u64) -> Result<Self> {
         eprintln!("warming up");
-        let somebody = user(0);
-        let (token, admin) = (stage.sign_in(&somebody).await?, stage.sign_in_admin().await?);
+        let email = user(0);
+        let (token, admin) = (stage.sign_in(&email).await?, stage.sign_in_admin().await?);
         let job = stage.finished_job(&token).await?;
         let readers: Vec<_> = stage.sign_in_many(READERS).await?.iter().map(|token| me(token)).collect();
         floors::set_value(stage).await?;
         let bench = Self {
             stage,
             bare: BareHandler::start().await?,
-            session: stage.session(&somebody).await?,
+            session: stage.session(&email).await?,
             seconds,
             health: Load::of("health", CONNECTIONS, Request::get(HEALTH)),
             me: Load { requests: readers.clone(), ..Load::of("me", CONNECTIONS, me(&token)) },
             list: Load::of("list", CONNECTIONS, user_list(&admin)),
             enqueue: Load::of("enqueue", CONNECTIONS, enqueue(&token)),
             status: Load::of("status", CONNECTIONS, job_status(&job, &token)),
-            login: Load::of("login", 8, login(&somebody)),
+            login: Load::of("login", 8, login(&email)),
             few: Load { requests: readers, ..Load::of("few", 16, me(&token)) },
-            flood: Load { refusable: true, ..Load::of("flood", 64, login(&somebody)) },
+            flood: Load { refusable: true, ..Load::of("flood", 64, login(&email)) },
         };
         for load in [&bench.health, &bench.me, &bench.list, &bench.enqueue, &bench.status] {
             for request in load.requests.iter().take(8) {
@@ -179,80 +179,80 @@ impl<'a> Bench<'a> {
             load.run(&stage.url(), stage.dir(), 1).await?;
         }
         bench.health.run(&bench.bare.url, stage.dir(), 1).await?;
-        bench.forget_jobs().await?;
+        bench.purge_jobs().await?;
         Ok(bench)
     }
 
-    async fn ask(&self, load: &Load) -> Result<Sample> {
-        sleep(PAUSE).await;
+    async fn run_load(&self, load: &Load) -> Result<Sample> {
+        sleep(PAUSE_BETWEEN_LOADS).await;
         load.run(&self.stage.url(), self.stage.dir(), self.seconds).await
     }
 
-    /// Those that were enqueued: no worker runs, which would take its part of the machine.
-    async fn forget_jobs(&self) -> Result<()> {
+    /// Deletes the enqueued jobs. No worker runs, since it would use CPU time of the machine.
+    async fn purge_jobs(&self) -> Result<()> {
         self.stage.run(&["queue", "purge", "default", "--status", "queued", "--yes"]).await
     }
 
     async fn round(&self, figures: &mut Figures) -> Result<()> {
         let (stage, seconds) = (self.stage, self.seconds);
         figures.bare.add(self.health.run(&self.bare.url, stage.dir(), seconds).await?);
-        figures.health.add(self.ask(&self.health).await?);
+        figures.health.add(self.run_load(&self.health).await?);
         figures.postgres.rate.push(floors::postgres_reads(stage, &self.session, seconds).await?);
-        figures.me.add(self.ask(&self.me).await?);
-        sleep(PAUSE).await;
+        figures.me.add(self.run_load(&self.me).await?);
+        sleep(PAUSE_BETWEEN_LOADS).await;
         figures.logged.add(self.me.run(&stage.other_url(), stage.dir(), seconds).await?);
-        figures.list.add(self.ask(&self.list).await?);
+        figures.list.add(self.run_load(&self.list).await?);
         figures.redis.add(floors::redis_reads(stage, seconds).await?);
-        figures.status.add(self.ask(&self.status).await?);
-        figures.enqueue.add(self.ask(&self.enqueue).await?);
-        self.forget_jobs().await?;
+        figures.status.add(self.run_load(&self.status).await?);
+        figures.enqueue.add(self.run_load(&self.enqueue).await?);
+        self.purge_jobs().await?;
         figures.hashes.rate.push(floors::hashes(seconds).await?);
-        figures.login.add(self.ask(&self.login).await?);
-        sleep(CALM).await;
-        figures.alone.add(self.ask(&self.few).await?);
+        figures.login.add(self.run_load(&self.login).await?);
+        sleep(SETTLE_TIME).await;
+        figures.alone.add(self.run_load(&self.few).await?);
         let (beside, flood) = self.flood().await?;
         figures.beside.add(beside);
         figures.flood.add(flood);
-        sleep(CALM).await;
+        sleep(SETTLE_TIME).await;
         Ok(())
     }
 
-    /// How long somebody who has signed out is known to another replica, which is busy and keeps copies.
-    async fn sign_outs(&self, figures: &mut Figures) -> Result<()> {
+    /// Measures the time from a logout until another replica refuses the token, under load and with copies.
+    async fn logouts(&self, figures: &mut Figures) -> Result<()> {
         let stage = self.stage;
-        let sign_outs = async {
-            for token in stage.sign_in_many(SIGN_OUTS).await? {
-                let who = me(&token);
+        let logouts = async {
+            for token in stage.sign_in_many(LOGOUTS).await? {
+                let request = me(&token);
                 for _ in 0..3 {
-                    let status = stage.status_at_other(&who).await?;
-                    ensure!(status.is_success(), "somebody who has signed in is refused with {status}");
+                    let status = stage.status_at_other(&request).await?;
+                    ensure!(status.is_success(), "a valid token is refused with {status}");
                 }
-                stage.send(&sign_out(&token)).await?;
+                stage.send(&logout(&token)).await?;
                 let begun = Instant::now();
                 loop {
-                    let status = stage.status_at_other(&who).await?;
+                    let status = stage.status_at_other(&request).await?;
                     if status == StatusCode::UNAUTHORIZED {
                         break;
                     }
-                    ensure!(status.is_success(), "{status} for somebody who has signed out");
-                    ensure!(begun.elapsed() < PATIENCE, "another replica goes on knowing who has signed out");
+                    ensure!(status.is_success(), "unexpected status {status} after the logout");
+                    ensure!(begun.elapsed() < LOGOUT_TIMEOUT, "another replica still accepts the token");
                 }
-                figures.sign_outs.push(begun.elapsed().as_secs_f64() * 1e3);
+                figures.logouts.push(begun.elapsed().as_secs_f64() * 1e3);
             }
             anyhow::Ok(())
         };
         let url = stage.other_url();
         let load = self.few.run(&url, stage.dir(), self.seconds);
-        tokio::try_join!(load, sign_outs).map(drop)
+        tokio::try_join!(load, logouts).map(drop)
     }
 
-    /// `/users/me` while others log in without pause, and what becomes of those.
+    /// Measures `/users/me` during a flood of logins, and the flood.
     async fn flood(&self) -> Result<(Sample, Sample)> {
         let (url, dir) = (self.stage.url(), self.stage.dir());
         let beside = async {
-            sleep(Duration::from_secs(EDGE)).await;
+            sleep(Duration::from_secs(FLOOD_MARGIN_SECONDS)).await;
             self.few.run(&url, dir, self.seconds).await
         };
-        tokio::try_join!(beside, self.flood.run(&url, dir, self.seconds + 2 * EDGE))
+        tokio::try_join!(beside, self.flood.run(&url, dir, self.seconds + 2 * FLOOD_MARGIN_SECONDS))
     }
 }

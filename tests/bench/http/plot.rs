@@ -8,7 +8,7 @@ const BARS: usize = 470;
 const LINE: usize = 28;
 const HEAD: usize = 52;
 
-/// A bar for each: what it is, how many a second, and whether it is a floor, which has another colour.
+/// Draws one bar per entry: name, rate per second, and whether it is a floor, which has another color.
 pub fn bars(title: &str, bars: &[(&str, f64, bool)]) -> String {
     let most = bars.iter().map(|(_, value, _)| *value).fold(1.0, f64::max);
     let height = HEAD + bars.len() * LINE + 12;
@@ -21,12 +21,12 @@ pub fn bars(title: &str, bars: &[(&str, f64, bool)]) -> String {
         title = escaped(title)
     );
     for (index, (name, value, floor)) in bars.iter().enumerate() {
-        let (top, colour) = (HEAD + index * LINE, if *floor { "#9aa5b1" } else { "#2f6fbd" });
+        let (top, color) = (HEAD + index * LINE, if *floor { "#9aa5b1" } else { "#2f6fbd" });
         let length = (value / most * BARS as f64).max(1.0);
         let (middle, end) = (top + 15, LABELS as f64 + length + 6.0);
         svg += &format!(
             "<text x=\"{}\" y=\"{middle}\" text-anchor=\"end\">{}</text>\n\
-             <rect x=\"{LABELS}\" y=\"{top}\" width=\"{length:.1}\" height=\"20\" rx=\"2\" fill=\"{colour}\"/>\n\
+             <rect x=\"{LABELS}\" y=\"{top}\" width=\"{length:.1}\" height=\"20\" rx=\"2\" fill=\"{color}\"/>\n\
              <text x=\"{end:.1}\" y=\"{middle}\">{}/s</text>\n",
             LABELS - 8,
             escaped(name),

@@ -1,4 +1,4 @@
-//! The processes that a measurement starts, none of which outlives it, and what the system says of them.
+//! The processes of a measurement. None outlives it. Also their memory and wake-ups.
 
 use std::{
     collections::BTreeMap,
@@ -18,12 +18,12 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// Ends a process when whoever holds the other end of the pipe is gone, however that came about.
-const WATCH: &str = "read -r _; kill -s KILL \"$0\"";
-/// For what takes a moment.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Shell script that kills a process when the other end of its standard input closes.
+const KILL_ON_EOF: &str = "read -r _; kill -s KILL \"$0\"";
+/// Time limit of steps that should be quick.
+const STEP_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Does the work to its end, or until Ctrl-C or SIGTERM. Then it is dropped, and with it whatever it has started.
+/// Runs the work until it ends, or until Ctrl-C or SIGTERM. Dropping it stops the processes that it started.
 pub fn block_on(work: impl Future<Output = Result<()>>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(async {
@@ -31,15 +31,15 @@ pub fn block_on(work: impl Future<Output = Result<()>>) -> Result<()> {
         tokio::select! {
             result = work => result,
             _ = tokio::signal::ctrl_c() => Err(anyhow!("interrupted")),
-            _ = stop.recv() => Err(anyhow!("told to stop")),
+            _ = stop.recv() => Err(anyhow!("terminated")),
         }
     });
     runtime.shutdown_background();
     result
 }
 
-/// A program that ends with its handle. It has a process group of its own, so that Ctrl-C in the terminal reaches
-/// this process alone, which then stops things in order; and no `.env` in its working folder.
+/// A command that is killed when its handle is dropped. Its own process group keeps Ctrl-C away from it, so that this
+/// process stops everything in order. Its working directory has no `.env`.
 pub fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     command.stdin(Stdio::null()).current_dir("/").process_group(0).kill_on_drop(true);
@@ -48,37 +48,37 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
 
 fn start(command: &mut Command) -> Result<Child> {
     let program = command.as_std().get_program().to_string_lossy().into_owned();
-    command.spawn().with_context(|| format!("cannot start {program}; run ./scripts/bench, which sees to it"))
+    command.spawn().with_context(|| format!("cannot start {program}; run ./scripts/bench, which installs it"))
 }
 
 fn watch(process: &Child) -> Result<Child> {
     let pid = process.id().context("the process has ended")?.to_string();
     let mut watcher = command("/bin/sh");
-    watcher.args(["-c", WATCH, &pid]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    watcher.args(["-c", KILL_ON_EOF, &pid]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
     start(&mut watcher)
 }
 
-/// Runs a program to its end, for a load of so many seconds, and returns what it has printed.
+/// Runs a program that generates load for a number of seconds. Returns its output.
 pub async fn run_for(mut command: Command, seconds: u64) -> Result<String> {
     let name = command.as_std().get_program().to_string_lossy().into_owned();
     let child = start(command.stdout(Stdio::piped()).stderr(Stdio::piped()))?;
     let _watcher = watch(&child)?;
-    let patience = PATIENCE + Duration::from_secs(seconds);
-    let ended = timeout(patience, child.wait_with_output()).await;
-    let output = ended.with_context(|| format!("{name} does not end"))??;
+    let limit = STEP_TIMEOUT + Duration::from_secs(seconds);
+    let ended = timeout(limit, child.wait_with_output()).await;
+    let output = ended.with_context(|| format!("{name} does not exit"))??;
     let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     ensure!(output.status.success(), "{name} failed with {}:\n{text}{errors}", output.status);
     Ok(text.into_owned())
 }
 
-/// As [`run_for`], for what takes a moment.
+/// As [`run_for`], for a short program.
 pub async fn run(command: Command) -> Result<String> {
     run_for(command, 0).await
 }
 
-/// A process that goes on until this is dropped.
+/// A process that runs until this is dropped.
 pub struct Running {
-    // The first to be dropped: it must not kill a number that by then is somebody else's.
+    // Dropped first: the process id may belong to another process later.
     _watcher: Child,
     child: Child,
     log: PathBuf,
@@ -87,7 +87,7 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts it; what it says goes to a file.
+    /// Starts a process with its output in a file.
     pub fn start(mut command: Command, log: &Path) -> Result<Self> {
         let file = fs::File::create(log)?;
         command.stdout(file.try_clone()?).stderr(file);
@@ -102,7 +102,10 @@ impl Running {
         Ok(self.child.kill().await?)
     }
 
-    /// Tells it to stop, waits until it has, and fails unless it says that it has done so in order; milliseconds.
+    /// Sends SIGTERM and waits for the exit. Returns the milliseconds.
+    ///
+    /// # Errors
+    /// If the exit code is not 0.
     pub async fn terminate(mut self) -> Result<f64> {
         let begun = Instant::now();
         let mut kill = command("/bin/sh");
@@ -111,15 +114,16 @@ impl Running {
             kill
         })
         .await?;
-        let status = timeout(PATIENCE, self.child.wait()).await.context("it does not end")??;
-        ensure!(status.success(), "it has ended with {status}:\n{}", self.log());
+        let status =
+            timeout(STEP_TIMEOUT, self.child.wait()).await.context("the process does not exit")??;
+        ensure!(status.success(), "the process exited with {status}:\n{}", self.log());
         Ok(begun.elapsed().as_secs_f64() * 1e3)
     }
 
-    /// Fails if it has ended by itself.
+    /// Fails if the process has exited.
     pub fn check(&mut self) -> Result<()> {
         if let Some(status) = self.child.try_wait()? {
-            bail!("it has ended with {status}:\n{}", self.log());
+            bail!("the process exited with {status}:\n{}", self.log());
         }
         Ok(())
     }
@@ -128,27 +132,26 @@ impl Running {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
-    /// Milliseconds from its start to the first 200 for a path.
+    /// Returns the milliseconds from the start to the first 200 for a path.
     pub async fn first_answer(&mut self, port: u16, path: &str) -> Result<f64> {
         loop {
-            // Until it listens, the connection is refused.
+            // The connection is refused until the server listens.
             if let Ok(Ok(true)) = timeout(Duration::from_secs(1), answers(port, path)).await {
                 return Ok(self.begun.elapsed().as_secs_f64() * 1e3);
             }
             self.check()?;
-            ensure!(self.begun.elapsed() < PATIENCE, "it does not answer:\n{}", self.log());
+            ensure!(self.begun.elapsed() < STEP_TIMEOUT, "the process does not respond:\n{}", self.log());
             sleep(Duration::from_millis(1)).await;
         }
     }
 
-    /// Megabytes of memory that it has; `None` where the system does not say.
+    /// Returns its memory in megabytes, or `None` if the system does not report it.
     pub fn memory(&self) -> Option<f64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
         Some(field(&status, "VmRSS")? * 1_024.0 / 1e6)
     }
 
-    /// How often a second it wakes up, its threads together, looked at for so long; `None` where the system does not
-    /// say.
+    /// Measures the wake-ups per second of all its threads, or `None` if the system does not report them.
     pub async fn wake_ups(&self, period: Duration) -> Option<f64> {
         let before = self.switches()?;
         sleep(period).await;
@@ -157,7 +160,7 @@ impl Running {
         Some(after.iter().map(since).sum::<f64>() / period.as_secs_f64())
     }
 
-    /// Of each thread, how often it went to sleep.
+    /// Returns the number of voluntary context switches of each thread.
     fn switches(&self) -> Option<BTreeMap<String, f64>> {
         let threads = fs::read_dir(format!("/proc/{}/task", self.pid)).ok()?.flatten();
         let of = |thread: fs::DirEntry| {
@@ -169,13 +172,13 @@ impl Running {
     }
 }
 
-/// A number of a file below `/proc`.
+/// Parses a number in a file below `/proc`.
 fn field(status: &str, name: &str) -> Option<f64> {
     let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
     value.split_whitespace().next()?.parse().ok()
 }
 
-/// Asked by hand, since a client would take its time to get ready.
+/// Returns whether a path answers 200. Without an HTTP client, whose set-up takes time.
 async fn answers(port: u16, path: &str) -> Result<bool> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n");

@@ -1,4 +1,4 @@
-//! The figures of the API, each beside its floor, and whether they are what they should be.
+//! The figures of the API, with floors and targets.
 
 use super::{
     stop::{self, Outcome},
@@ -9,14 +9,14 @@ use crate::table::{PER_SECOND, Rounds, Table, Unit, number, target};
 pub const LATENCY: Unit = Unit { suffix: " ms", digits: 2 };
 pub const MEGABYTES: Unit = Unit { suffix: " MB", digits: 1 };
 const MILLISECONDS: Unit = Unit { suffix: " ms", digits: 0 };
-const A_SECOND: Unit = Unit { suffix: "/s", digits: 1 };
+const PER_SECOND_EXACT: Unit = Unit { suffix: "/s", digits: 1 };
 
-/// One thing that was measured, round by round.
+/// The rounds of one measurement.
 #[derive(Default)]
 pub struct Series {
-    /// In the table.
+    /// Its name in the table.
     pub name: &'static str,
-    /// As a floor of something else.
+    /// Its name as the floor of another row.
     short: &'static str,
     pub rate: Rounds,
     p50: Rounds,
@@ -42,13 +42,13 @@ impl Series {
 pub struct Figures {
     pub health: Series,
     pub me: Series,
-    /// The same where each request is logged.
+    /// `/users/me` with the access log.
     pub logged: Series,
     pub list: Series,
     pub enqueue: Series,
     pub status: Series,
     pub login: Series,
-    /// `/users/me` from fewer connections, without and with the flood of logins.
+    /// `/users/me` from fewer connections, without and during the flood of logins.
     pub alone: Series,
     pub beside: Series,
     pub flood: Series,
@@ -58,12 +58,12 @@ pub struct Figures {
     pub hashes: Series,
     /// Milliseconds.
     pub cold: Rounds,
-    /// Milliseconds from the answer to whoever signs out to that of another replica which refuses them.
-    pub sign_outs: Rounds,
+    /// Milliseconds from the response of a logout until another replica refuses the token.
+    pub logouts: Rounds,
     pub stop: Outcome,
-    /// Megabytes, before and after the load; empty where the system does not say, as the next.
+    /// Megabytes before and after the load; empty if the system does not report them.
     pub memory: [Rounds; 2],
-    /// A second, before and after the load.
+    /// Wake-ups per second before and after the load; empty if the system does not report them.
     pub wake_ups: [Rounds; 2],
 }
 
@@ -72,20 +72,20 @@ impl Figures {
         Self {
             health: Series::new("GET /health", "/health"),
             me: Series::new("GET /users/me", "/users/me"),
-            logged: Series::new("the same with a line in the log for each", ""),
+            logged: Series::new("GET /users/me with the access log", ""),
             list: Series::new("GET /users?limit=20", ""),
             enqueue: Series::new("POST /jobs/example", ""),
             status: Series::new("GET /jobs/{id}/status", ""),
             login: Series::new("POST /auth/login, 8 connections", ""),
-            alone: Series::new("GET /users/me, 16 connections", "it alone"),
-            beside: Series::new("the same beside the flood", ""),
-            flood: Series::new("the flood: 64 connections logging in", ""),
+            alone: Series::new("GET /users/me, 16 connections", "that without the flood"),
+            beside: Series::new("GET /users/me during the flood", ""),
+            flood: Series::new("the flood: 64 connections that log in", ""),
             bare: Series::new("floor: a bare handler", "the bare handler"),
-            postgres: Series::new("floor: pgbench, the read of /users/me", "pgbench"),
+            postgres: Series::new("floor: pgbench, the query of /users/me", "pgbench"),
             redis: Series::new("floor: redis-benchmark, GET", "redis-benchmark"),
             hashes: Series::new("floor: bcrypt on all cores", "bcrypt"),
             cold: Rounds::default(),
-            sign_outs: Rounds::default(),
+            logouts: Rounds::default(),
             stop: Outcome::default(),
             memory: Default::default(),
             wake_ups: Default::default(),
@@ -93,8 +93,7 @@ impl Figures {
     }
 
     pub fn table(&self) -> Table<7> {
-        let mut table =
-            Table::new(["what", "figure", "p50", "p99", "errors", "ratio to its floors", "target"]);
+        let mut table = Table::new(["what", "figure", "p50", "p99", "errors", "ratio to floors", "target"]);
         let Self { health, me, logged, list, enqueue, status, login, alone, beside, flood, .. } = self;
         let flooded = beside.rate.of(&alone.rate) >= 0.3 && beside.p99.most() < 100.0 && beside.errors == 0;
         let refused = format!("{} refused with 503", number(flood.refused as f64, 0));
@@ -107,7 +106,7 @@ impl Figures {
             (status, vec![health, &self.redis], String::new()),
             (login, vec![&self.hashes], String::new()),
             (alone, vec![], String::new()),
-            (beside, vec![alone], target(">= 0.3 of it alone, p99 < 100 ms", flooded)),
+            (beside, vec![alone], target(">= 0.3 of that without the flood, p99 < 100 ms", flooded)),
             (flood, vec![&self.hashes], refused),
             (&self.bare, vec![], String::new()),
             (&self.postgres, vec![], String::new()),
@@ -122,7 +121,7 @@ impl Figures {
         table
     }
 
-    /// What concerns the process of `saas serve`.
+    /// The rows about the process of `saas serve`.
     fn process_rows(&self) -> [[String; 7]; 7] {
         let [rest, loaded] = &self.memory;
         let [idle, still] = &self.wake_ups;
@@ -136,8 +135,8 @@ impl Figures {
         let small = unless_empty(rest, target("< 30 MB", rest.median() < 30.0));
         let grown = unless_empty(loaded, format!("{} of that at rest", number(loaded.of(rest), 2)));
         let calm = |rounds: &Rounds| unless_empty(rounds, target("<= 5/s", rounds.median() <= 5.0));
-        let worst = self.sign_outs.most();
-        let sign_outs = format!("{}, {} at most", self.sign_outs.show_median(LATENCY), LATENCY.of(worst));
+        let worst = self.logouts.most();
+        let logouts = format!("{}, {} at most", self.logouts.show_median(LATENCY), LATENCY.of(worst));
         let stop = &self.stop;
         let end = format!(
             "{} answered, {} lost, {} turned away, {}",
@@ -148,8 +147,8 @@ impl Figures {
         );
         [
             row(
-                "signed out here, until refused by another",
-                sign_outs,
+                "logout, until refused by another replica",
+                logouts,
                 none(),
                 target("< 100 ms", worst < 100.0),
             ),
@@ -158,19 +157,19 @@ impl Figures {
                 end,
                 none(),
                 target(
-                    "none lost nor turned away, exit 0",
+                    "none lost, none turned away, exit 0",
                     stop.lost + stop.turned_away == 0 && stop.answered >= u64::from(stop::RATE),
                 ),
             ),
-            row("start to the first answer of /health", self.cold.show(MILLISECONDS), none(), cold),
+            row("start until the first response of /health", self.cold.show(MILLISECONDS), none(), cold),
             row("memory (RSS) at rest", rest.show(MEGABYTES), none(), small),
             row("memory (RSS) after the load", loaded.show(MEGABYTES), grown, none()),
-            row("idle wake-ups before the load", idle.show(A_SECOND), none(), calm(idle)),
-            row("idle wake-ups after the load", still.show(A_SECOND), none(), calm(still)),
+            row("idle wake-ups before the load", idle.show(PER_SECOND_EXACT), none(), calm(idle)),
+            row("idle wake-ups after the load", still.show(PER_SECOND_EXACT), none(), calm(still)),
         ]
     }
 
-    /// For the plot: what it is, how many a second, and whether it is a floor.
+    /// The bars of the plot: name, rate per second, and whether it is a floor.
     pub fn bars(&self) -> Vec<(&'static str, f64, bool)> {
         let measured = [&self.health, &self.me, &self.list, &self.enqueue, &self.status, &self.login];
         let floors = [&self.bare, &self.postgres, &self.redis, &self.hashes];

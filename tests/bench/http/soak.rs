@@ -1,5 +1,4 @@
-//! Everything at once for long, at a bounded rate: memory is to end where it stood after the first minute, and nothing
-//! is to fail.
+//! Mixed load over a long time, at a limited rate: memory must not grow after the first minute, and nothing may fail.
 
 use std::time::Duration;
 
@@ -16,19 +15,19 @@ use super::{
 };
 use crate::table::{PER_SECOND, Table, number, target};
 
-/// Who read, each with a session of their own: what is cached of one user alone says little.
+/// Users that read, each with an own session, so that many copies are in use.
 const READERS: i64 = 200;
-/// Who log in, one after the other.
+/// Users that log in, one after the other.
 const LOGINS: usize = 200;
 
-/// Lets reads, logins, enqueues and a worker run together, and looks at the memory each minute.
+/// Runs reads, logins, enqueues and a worker together, and measures the memory each minute.
 #[derive(Parser)]
 #[command(name = "./scripts/bench soak", no_binary_name = true)]
 struct Args {
-    /// How long.
+    /// Duration in minutes.
     #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_440))]
     minutes: u64,
-    /// Put the results into docs/performance.md.
+    /// Write the results into docs/performance.md.
     #[arg(long)]
     write: bool,
 }
@@ -65,7 +64,7 @@ async fn measure(stage: &Stage, args: &Args) -> Result<()> {
     server.stop().await?;
     worker.stop().await?;
 
-    let mut load = Table::new(["load", "answers", "p50", "p99", "errors"]);
+    let mut load = Table::new(["load", "responses", "p50", "p99", "errors"]);
     let samples = [("reads", &read), ("logins", &logged_in), ("enqueues", &enqueued)];
     samples.iter().for_each(|(name, sample)| load.push(row(name, sample)));
     let mut growth = Table::new(["memory (RSS)", "after the first minute", "at the end", "ratio"]);
@@ -84,7 +83,7 @@ async fn measure(stage: &Stage, args: &Args) -> Result<()> {
     let answered: u64 = samples.iter().map(|(_, sample)| sample.errors).sum();
     let all = answered + failed + left + logged;
     let errors = format!(
-        "{answered} errors of requests, {failed} jobs failed, {left} jobs left, {logged} errors in the logs; {}; {}",
+        "{answered} request errors, {failed} jobs failed, {left} jobs left, {logged} errors in the logs; {}; {}",
         target("none", all == 0),
         target("memory within 1.1 of that after the first minute", !grown)
     );
@@ -97,18 +96,18 @@ async fn measure(stage: &Stage, args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// At most 2,000 reads, 2 logins and 200 enqueues a second.
+/// Builds the loads: at most 2,000 reads, 2 logins and 200 enqueues per second.
 async fn loads(stage: &Stage, admin: &str) -> Result<[Load; 3]> {
-    let somebody = stage.sign_in(&user(0)).await?;
-    let job = stage.finished_job(&somebody).await?;
+    let token = stage.sign_in(&user(0)).await?;
+    let job = stage.finished_job(&token).await?;
     let mut reads = Vec::new();
     for (n, reader) in stage.sign_in_many(READERS).await?.iter().enumerate() {
         reads.push(me(reader));
         reads.push(match n % 4 {
             0 => Request::get(HEALTH),
-            1 => job_status(&job, &somebody),
+            1 => job_status(&job, &token),
             2 => user_list(admin),
-            _ => me(&somebody),
+            _ => me(&token),
         });
     }
     let logins: Vec<_> = (0..LOGINS).map(|n| login(&user(n))).collect();
@@ -120,11 +119,11 @@ async fn loads(stage: &Stage, admin: &str) -> Result<[Load; 3]> {
     Ok([
         load("reads", 16, 8, reads),
         load("logins", 2, 1_000, logins),
-        load("enqueues", 4, 20, vec![enqueue(&somebody)]),
+        load("enqueues", 4, 20, vec![enqueue(&token)]),
     ])
 }
 
-/// Megabytes of the server and of the worker after each minute, where the system says.
+/// Measures the memory of the server and the worker in megabytes after each minute.
 async fn watch(server: &mut Running, worker: &mut Running, minutes: u64) -> Result<Vec<[Option<f64>; 2]>> {
     let (begun, mut found) = (Instant::now(), Vec::new());
     for minute in 1..=minutes {
@@ -153,7 +152,7 @@ fn row(name: &str, sample: &Sample) -> [String; 5] {
     ]
 }
 
-/// Lines of the log that tell of an error.
+/// Counts the errors in a log.
 fn errors_in(process: &Running) -> u64 {
     process.log().lines().filter(|line| line.contains(r#""level":"error""#)).count() as u64
 }

@@ -1,4 +1,4 @@
-//! What is measured on: private servers, a migrated database with users, `saas serve` with production settings.
+//! The environment: private servers, a migrated database with users, `saas serve` with production settings.
 
 use std::{
     fs,
@@ -26,11 +26,11 @@ use super::{
 
 pub const API: &str = "/api/v1";
 pub const HEALTH: &str = "/api/v1/health";
-/// Of everybody.
+/// The password of all users.
 pub const PASSWORD: &str = "a password of ours";
 const ADMIN: &str = "admin@example.com";
 const USERS: usize = 1_000;
-/// What `saas serve` hashes with, unless it is told otherwise.
+/// The default bcrypt cost of `saas serve`.
 pub const COST: u32 = 12;
 /// Longer than any measurement.
 const TOKEN_MINUTES: u32 = 2 * 24 * 60;
@@ -43,12 +43,12 @@ pub struct Stage {
     dir: Dir,
     secret: String,
     port: u16,
-    /// Of another replica.
+    /// The port of another replica.
     other_port: u16,
 }
 
 impl Stage {
-    /// Starts the servers, migrates, makes an admin and users.
+    /// Starts the servers, migrates, creates an admin and users.
     pub async fn set_up() -> Result<Self> {
         eprintln!("starting PostgreSQL and Redis, making {USERS} users");
         let servers = dev::test_dir()?;
@@ -69,7 +69,7 @@ impl Stage {
         Ok(stage)
     }
 
-    /// Stops the servers and waits until they have.
+    /// Stops the servers and waits for their exit.
     pub async fn stop(self) {
         self.postgres.stop().await;
         self.redis.stop().await;
@@ -83,7 +83,7 @@ impl Stage {
              FROM generate_series(1, {USERS}) n"
         );
         self.sql.batch_execute(&make).await?;
-        // Nobody else would: a test server has no autovacuum.
+        // A test server has no autovacuum.
         Ok(self.sql.batch_execute("VACUUM ANALYZE").await?)
     }
 
@@ -111,7 +111,7 @@ impl Stage {
         self.redis.url.expose_secret()
     }
 
-    /// `saas` with production settings, and nothing else in its environment but what every program needs.
+    /// A `saas` command with production settings and a minimal environment.
     fn saas(&self, args: &[&str]) -> Command {
         let mut command = process::command(env!("CARGO_BIN_EXE_saas"));
         command.args(args).env_clear();
@@ -131,12 +131,12 @@ impl Stage {
         command
     }
 
-    /// Runs `saas` to its end.
+    /// Runs a `saas` command until it exits.
     pub async fn run(&self, args: &[&str]) -> Result<()> {
         process::run(self.saas(args)).await.map(drop)
     }
 
-    /// Starts `saas serve`; with the milliseconds until it has answered.
+    /// Starts `saas serve`. Returns it with the milliseconds until its first response.
     pub async fn serve(&self) -> Result<(Running, f64)> {
         let command = self.saas(&["serve", "--port", &self.port.to_string()]);
         let mut server = Running::start(command, &self.dir().join("serve.log"))?;
@@ -144,7 +144,7 @@ impl Stage {
         Ok((server, cold))
     }
 
-    /// Starts another replica, which writes the log that one does unless it is told otherwise.
+    /// Starts another replica, with the default log level.
     pub async fn serve_other(&self) -> Result<Running> {
         let mut command = self.saas(&["serve", "--port", &self.other_port.to_string()]);
         command.env("LOG_LEVEL", "info");
@@ -161,7 +161,7 @@ impl Stage {
         request.send(&self.client, &self.url()).await
     }
 
-    /// The status that the other replica answers with.
+    /// Returns the status of a response of the other replica.
     pub async fn status_at_other(&self, request: &Request) -> Result<StatusCode> {
         Ok(request.build(&self.client, &self.other_url()).send().await?.status())
     }
@@ -170,19 +170,19 @@ impl Stage {
         self.sign_in(ADMIN).await
     }
 
-    /// Signs somebody in, and returns the access token.
+    /// Signs a user in and returns the access token.
     pub async fn sign_in(&self, email: &str) -> Result<String> {
         text(&self.send(&login(email)).await?, "access_token")
     }
 
-    /// The session of somebody who has signed in.
+    /// Returns a session of a user.
     pub async fn session(&self, email: &str) -> Result<String> {
         let find = "SELECT sessions.id::text FROM sessions JOIN users ON users.id = sessions.user_id \
                     WHERE email = $1 LIMIT 1";
         Ok(self.sql.query_one(find, &[&email]).await?.try_get(0)?)
     }
 
-    /// TokenSubject tokens of that many users, whom PostgreSQL alone has signed in: hashing would take its time.
+    /// Opens sessions of `count` users in the database, without hashing, and returns their access tokens.
     pub async fn sign_in_many(&self, count: i64) -> Result<Vec<String>> {
         let make = "INSERT INTO sessions (id, user_id, expires_at) \
                     SELECT gen_random_uuid(), id, now() + interval '30 days' FROM users WHERE role = 'user' \
@@ -196,7 +196,7 @@ impl Stage {
         Ok(issued)
     }
 
-    /// A job that has finished, of whoever has that token.
+    /// Enqueues a job of the user of a token, runs it and returns its id.
     pub async fn finished_job(&self, token: &str) -> Result<String> {
         let job = text(&self.send(&enqueue(token)).await?, "job_id")?;
         self.run(&["worker", "--burst"]).await?;
@@ -205,7 +205,7 @@ impl Stage {
         Ok(job)
     }
 
-    /// How many jobs wait or run, and how many have failed; waits for the former to become none.
+    /// Waits until no job waits or runs. Returns the number of those that still do, and of failed jobs.
     pub async fn jobs_left(&self, admin: &str) -> Result<[u64; 2]> {
         let request = Request::get(format!("{API}/admin/queues")).of(admin);
         let mut left = [0; 2];
@@ -224,7 +224,7 @@ impl Stage {
         Ok(left)
     }
 
-    /// Which PostgreSQL it is.
+    /// Returns the version of PostgreSQL.
     pub async fn postgres_version(&self) -> Result<String> {
         let version: String = self.sql.query_one("SHOW server_version", &[]).await?.try_get(0)?;
         Ok(format!("PostgreSQL {}", version.split(' ').next().unwrap_or_default()))
@@ -235,7 +235,7 @@ fn text(answer: &Value, name: &str) -> Result<String> {
     Ok(answer[name].as_str().with_context(|| format!("no {name} in {answer}"))?.to_owned())
 }
 
-/// The address of one of the users.
+/// Returns the email address of a user.
 pub fn user(n: usize) -> String {
     format!("user{}@example.com", n % USERS + 1)
 }
@@ -257,7 +257,7 @@ pub fn me(token: &str) -> Request {
     Request::get(format!("{API}/users/me")).of(token)
 }
 
-pub fn sign_out(token: &str) -> Request {
+pub fn logout(token: &str) -> Request {
     Request::new(Method::POST, format!("{API}/auth/logout")).of(token)
 }
 
@@ -265,7 +265,7 @@ pub fn user_list(admin: &str) -> Request {
     Request::get(format!("{API}/users?limit=20")).of(admin)
 }
 
-/// A folder that only this account can look into, gone when it is dropped.
+/// A directory that only this account can read. It is deleted on drop.
 struct Dir(PathBuf);
 
 impl Dir {

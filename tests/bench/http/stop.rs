@@ -1,4 +1,4 @@
-//! The end of the server under load: what is lost by it.
+//! Shutdown of the server under load: the requests that it loses.
 
 use std::{
     sync::{
@@ -19,48 +19,48 @@ use tokio::{
 use super::{process::Running, stage::Stage, wrk::Request};
 
 const CONNECTIONS: u32 = 64;
-/// Requests a second, of all connections together.
+/// Requests per second over all connections.
 pub const RATE: u32 = 5_000;
-const BEFORE: Duration = Duration::from_secs(2);
+const LOAD_BEFORE_STOP: Duration = Duration::from_secs(2);
 
 #[derive(Default)]
 pub struct Outcome {
     pub answered: u64,
-    /// Sent over an open connection and not answered.
+    /// Requests over an open connection without a response.
     pub lost: u64,
-    /// Connections that were closed before their first answer.
+    /// Connections that were closed before their first response.
     pub turned_away: u64,
-    /// Milliseconds from the signal to the end.
+    /// Milliseconds from the signal to the exit.
     pub took: f64,
 }
 
 #[derive(Default)]
 struct Counts([AtomicU64; 3]);
 
-/// Asks 5,000 times a second over connections that are kept, and tells the server to stop in the midst of it.
+/// Sends 5,000 requests per second over keep-alive connections, and stops the server meanwhile.
 pub async fn measure(stage: &Stage, server: Running, request: &Request) -> Result<Outcome> {
     let (counts, text) = (Arc::new(Counts::default()), request.text());
     let mut clients = JoinSet::new();
     for _ in 0..CONNECTIONS {
-        clients.spawn(ask_until_the_end(stage.port(), text.clone(), counts.clone()));
+        clients.spawn(request_until_closed(stage.port(), text.clone(), counts.clone()));
     }
-    sleep(BEFORE).await;
+    sleep(LOAD_BEFORE_STOP).await;
     let took = server.terminate().await?;
     while clients.join_next().await.is_some() {}
     let [answered, lost, turned_away] = counts.0.each_ref().map(|count| count.load(Ordering::Relaxed));
     Ok(Outcome { answered, lost, turned_away, took })
 }
 
-async fn ask_until_the_end(port: u16, request: String, counts: Arc<Counts>) {
+async fn request_until_closed(port: u16, request: String, counts: Arc<Counts>) {
     let mut pace = interval(Duration::from_secs(1) * CONNECTIONS / RATE);
     pace.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let [answered, lost, turned_away] = counts.0.each_ref();
-    // Until the port is closed.
+    // Reconnects until the port is closed.
     while let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)).await {
         let mut first = true;
         loop {
             pace.tick().await;
-            match ask(&mut stream, request.as_bytes()).await {
+            match exchange(&mut stream, request.as_bytes()).await {
                 Ok(open) => {
                     answered.fetch_add(1, Ordering::Relaxed);
                     first = false;
@@ -77,13 +77,13 @@ async fn ask_until_the_end(port: u16, request: String, counts: Arc<Counts>) {
     }
 }
 
-/// Sends a request and reads its answer; whether the connection may be used again.
-async fn ask(stream: &mut TcpStream, request: &[u8]) -> Result<bool> {
+/// Sends a request and reads the response. Returns whether the connection may be used again.
+async fn exchange(stream: &mut TcpStream, request: &[u8]) -> Result<bool> {
     stream.write_all(request).await?;
     let (mut answer, mut buffer) = (Vec::new(), [0; 4096]);
     loop {
         match stream.read(&mut buffer).await? {
-            0 => return Err(anyhow!("it was not answered")),
+            0 => return Err(anyhow!("the connection was closed without a response")),
             read => answer.extend_from_slice(&buffer[..read]),
         }
         let text = std::str::from_utf8(&answer)?;

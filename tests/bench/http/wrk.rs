@@ -1,4 +1,4 @@
-//! Load by wrk: what it is told, and what it says.
+//! Load by wrk: its scripts and results.
 
 use std::{fs, path::Path};
 
@@ -9,11 +9,11 @@ use super::process;
 
 const FORM: &str = "application/x-www-form-urlencoded";
 
-/// A request that is sent again and again.
+/// A request that a load repeats.
 #[derive(Clone)]
 pub struct Request {
     method: Method,
-    /// With the query.
+    /// Path with the query.
     path: String,
     token: Option<String>,
     form: Option<String>,
@@ -43,7 +43,7 @@ impl Request {
         token.into_iter().chain(form).collect()
     }
 
-    /// To be sent once.
+    /// Builds the request for a client.
     pub fn build(&self, client: &reqwest::Client, url: &str) -> reqwest::RequestBuilder {
         let mut request = client.request(self.method.clone(), format!("{url}{}", self.path));
         for (name, value) in self.headers() {
@@ -55,7 +55,10 @@ impl Request {
         request
     }
 
-    /// Sends it once: what is not answered well is not worth measuring. Returns the answer.
+    /// Sends the request once and returns the response body.
+    ///
+    /// # Errors
+    /// If the response is not a success: such a request is not worth measuring.
     pub async fn send(&self, client: &reqwest::Client, url: &str) -> Result<serde_json::Value> {
         let answer = self.build(client, url).send().await?;
         let (status, text) = (answer.status(), answer.text().await?);
@@ -66,7 +69,7 @@ impl Request {
         serde_json::from_str(&text).with_context(|| format!("{} answers no JSON: {text}", self.path))
     }
 
-    /// As it goes over a connection that is kept.
+    /// Formats the request for a keep-alive connection.
     pub fn text(&self) -> String {
         let headers: String =
             self.headers().iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
@@ -74,38 +77,38 @@ impl Request {
     }
 }
 
-/// Who asks, and for what.
+/// A load: requests, connections and pace.
 pub struct Load {
-    /// Of its script.
+    /// Name of its script.
     pub name: &'static str,
-    /// Sent in turns, by each thread.
+    /// Requests that each thread sends in turns.
     pub requests: Vec<Request>,
     pub connections: usize,
-    /// Milliseconds that a connection rests before each request.
+    /// Milliseconds that a connection pauses before each request.
     pub rest: u64,
-    /// Whether 503 with `Retry-After` is a good answer, too.
+    /// Whether a 503 with `Retry-After` is not an error.
     pub refusable: bool,
 }
 
-/// What came of it.
+/// The result of one round.
 pub struct Sample {
-    /// Good answers a second.
+    /// Successful responses per second.
     pub rate: f64,
     /// Milliseconds.
     pub p50: f64,
     pub p99: f64,
     pub errors: u64,
-    /// Answered with 503 and `Retry-After`, where that may be.
+    /// Responses of 503 with `Retry-After`, if they are not errors.
     pub refused: u64,
 }
 
 impl Load {
-    /// One request, over and over.
+    /// Creates a load of one request.
     pub fn of(name: &'static str, connections: usize, request: Request) -> Self {
         Self { name, requests: vec![request], connections, rest: 0, refusable: false }
     }
 
-    /// Runs it, its script in a folder.
+    /// Runs the load, with its script in a directory.
     pub async fn run(&self, url: &str, dir: &Path, seconds: u64) -> Result<Sample> {
         let script = dir.join(format!("{}.lua", self.name));
         fs::write(&script, self.script())?;
@@ -116,12 +119,12 @@ impl Load {
             .arg(&script)
             .arg(url);
         let output = process::run_for(wrk, seconds).await?;
-        read(&output).with_context(|| format!("{}: wrk says\n{output}", self.name))
+        read(&output).with_context(|| format!("{}: cannot parse the output of wrk:\n{output}", self.name))
     }
 
     fn script(&self) -> String {
         let mut lua = String::new();
-        // One that is always the same is put together once.
+        // A single request is formatted once.
         match &self.requests[..] {
             [request] => {
                 lua += &format!("wrk.method, wrk.path = {:?}, {:?}\n", request.method.as_str(), request.path);
@@ -148,7 +151,7 @@ impl Load {
     }
 }
 
-/// Everything in it is plain ASCII, which Rust and Lua quote alike.
+/// Formats a request for the list in the script. The text is ASCII, which Rust and Lua quote alike.
 fn in_list(request: &Request) -> String {
     let mut headers = String::new();
     for (name, value) in request.headers() {
@@ -172,7 +175,7 @@ function response(status, headers)
 end
 "#;
 
-/// `setup` and `done` run in an environment of their own, which reads those of the threads.
+/// `setup` and `done` run in their own Lua environment, which can read those of the threads.
 const DONE: &str = r#"local threads = {}
 function setup(thread) threads[#threads + 1] = thread end
 function done(summary, latency)
@@ -184,11 +187,16 @@ function done(summary, latency)
 end
 "#;
 
-/// Reads the line that the script has written.
+/// Parses the line that the script has written.
 fn read(output: &str) -> Result<Sample> {
-    let line = output.lines().find_map(|line| line.strip_prefix("bench ")).context("the line is missing")?;
+    let line = output
+        .lines()
+        .find_map(|line| line.strip_prefix("bench "))
+        .context("the line of the script is missing")?;
     let numbers: Vec<f64> = line.split(' ').map(str::parse::<f64>).collect::<Result<_, _>>()?;
-    let [micros, requests, p50, p99, bad, lost, refused] = numbers[..] else { bail!("it has other numbers") };
+    let [micros, requests, p50, p99, bad, lost, refused] = numbers[..] else {
+        bail!("the line has an unexpected number of fields")
+    };
     Ok(Sample {
         rate: (requests - bad) / (micros / 1e6),
         p50: p50 / 1e3,

@@ -45,7 +45,7 @@ impl Job for Chore {
             Self::Fail => Err("the bucket in /srv leaks".into()),
             Self::Wait => {
                 ctx.stopped().await;
-                Err("told to stop".into())
+                Err("stopped".into())
             }
         }
     }

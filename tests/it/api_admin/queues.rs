@@ -135,13 +135,13 @@ async fn an_unused_queue_is_not_found() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     for answer in [
-        change(&app, "nobody", &admin, json!({})).await,
-        app.call(Method::POST, "/admin/queues/nobody/requeue", &admin).await,
-        app.call(Method::DELETE, "/admin/queues/nobody/jobs?status=failed", &admin).await,
+        change(&app, "unused", &admin, json!({})).await,
+        app.call(Method::POST, "/admin/queues/unused/requeue", &admin).await,
+        app.call(Method::DELETE, "/admin/queues/unused/jobs?status=failed", &admin).await,
     ] {
         answer.is_problem(404, "not_found", "Queue not found");
     }
-    let page = ask(&app, Method::GET, "/admin/jobs?queue=nobody", &admin).await;
+    let page = ask(&app, Method::GET, "/admin/jobs?queue=unused", &admin).await;
     assert_eq!(page, json!({ "items": [], "total": 0, "offset": 0, "limit": 50 }));
 }
 

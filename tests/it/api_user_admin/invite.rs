@@ -31,8 +31,8 @@ async fn smoke_an_invited_user_can_sign_in_after_accepting() {
     let body = json!({ "email": " Bob@Example.com ", "full_name": "Bob", "role": "admin" });
     let made = app.post("/users", Some(&admin), body).await;
     assert_eq!(made.status, 201, "{}", made.text);
-    let told = ["email", "full_name", "role", "is_active", "email_verified"].map(|name| &made.body[name]);
-    assert_eq!(told, [&json!(BOB), &json!("Bob"), &json!("admin"), &json!(true), &json!(false)]);
+    let fields = ["email", "full_name", "role", "is_active", "email_verified"].map(|name| &made.body[name]);
+    assert_eq!(fields, [&json!(BOB), &json!("Bob"), &json!("admin"), &json!(true), &json!(false)]);
     let token = app.mailed_token(BOB).await;
     let mails = app.mails().await;
     assert_eq!((mails.len(), &*mails[0].to, &*mails[0].subject), (1, BOB, "You are invited to saas"));
@@ -41,8 +41,8 @@ async fn smoke_an_invited_user_can_sign_in_after_accepting() {
     assert_eq!(accept(&app, &token, json!({ "full_name": "Robert" })).await.status, 204);
     let bob = User::signed_in(0, BOB, &app.login(BOB, PASSWORD).await);
     let me = app.get("/users/me", Some(&bob)).await.body;
-    let told = ["id", "full_name", "role", "email_verified"].map(|name| &me[name]);
-    assert_eq!(told, [&made.body["id"], &json!("Robert"), &json!("admin"), &json!(true)]);
+    let fields = ["id", "full_name", "role", "email_verified"].map(|name| &me[name]);
+    assert_eq!(fields, [&made.body["id"], &json!("Robert"), &json!("admin"), &json!(true)]);
     assert_eq!(app.get("/users", Some(&bob)).await.status, 200);
 }
 

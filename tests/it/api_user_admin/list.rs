@@ -52,8 +52,8 @@ async fn smoke_a_page_has_its_users_and_the_total() {
         let query = [("search", "list.example"), ("sort", "email"), ("offset", &offset), ("limit", &limit)];
         let page = list(&app, &admin, &query).await;
         let emails: Vec<_> = page["items"].as_array().unwrap().iter().map(|user| &user["email"]).collect();
-        let wanted: Vec<_> = names.iter().map(|name| json!(format!("{name}@list.example"))).collect();
-        assert_eq!(emails, wanted.iter().collect::<Vec<_>>());
+        let expected: Vec<_> = names.iter().map(|name| json!(format!("{name}@list.example"))).collect();
+        assert_eq!(emails, expected.iter().collect::<Vec<_>>());
         assert_eq!(page["total"], 4);
         assert_eq!((page["offset"].to_string(), page["limit"].to_string()), (offset, limit));
     }

@@ -14,10 +14,10 @@ const NEW_PASSWORD: &str = "another horse battery";
 
 /// Asserts action, actor, before and after of each entry.
 #[track_caller]
-fn assert_entries(trail: &[Value], wanted: &[(&str, Option<i64>, Value, Value)]) {
+fn assert_entries(trail: &[Value], expected: &[(&str, Option<i64>, Value, Value)]) {
     let actions: Vec<_> = trail.iter().map(|entry| entry["action"].as_str().unwrap()).collect();
-    assert_eq!(actions, wanted.iter().map(|(action, ..)| *action).collect::<Vec<_>>());
-    for (entry, (action, actor, before, after)) in trail.iter().zip(wanted) {
+    assert_eq!(actions, expected.iter().map(|(action, ..)| *action).collect::<Vec<_>>());
+    for (entry, (action, actor, before, after)) in trail.iter().zip(expected) {
         assert_eq!(entry["actor_id"].as_i64(), *actor, "{action}");
         assert_eq!((&entry["before"], &entry["after"]), (before, after), "{action}");
         assert_eq!((&entry["target_type"], &entry["address"]), (&json!("user"), &json!("127.0.0.1")));
@@ -83,7 +83,7 @@ async fn every_change_of_an_own_account_is_recorded() {
     let fields = json!({
         "email": old, "full_name": null, "role": "user", "is_active": true, "email_verified": false,
     });
-    let wanted = [
+    let expected = [
         ("user.registered", me, none.clone(), fields),
         ("email.verified", me, json!({ "email_verified": false }), json!({ "email_verified": true })),
         ("session.opened", me, none.clone(), opened(&first, false)),
@@ -97,7 +97,7 @@ async fn every_change_of_an_own_account_is_recorded() {
         ("user.deletion_cancelled", me, none.clone(), none.clone()),
         ("session.opened", me, none, opened(&third, false)),
     ];
-    assert_entries(&trail, &wanted);
+    assert_entries(&trail, &expected);
 }
 
 #[tokio::test]
@@ -111,11 +111,11 @@ async fn a_password_reset_records_the_verification_and_the_canceled_deletion() {
     done(&app, Method::POST, "/auth/reset-password", None, reset).await;
     let trail = trail(&app, &admin, user.id).await;
     let me = Some(user.id);
-    let wanted = [
+    let expected = [
         ("password.reset", me, json!({ "email_verified": false }), json!({ "email_verified": true })),
         ("user.deletion_cancelled", me, Value::Null, Value::Null),
     ];
-    assert_entries(&trail[trail.len() - 2..], &wanted);
+    assert_entries(&trail[trail.len() - 2..], &expected);
 }
 
 #[tokio::test]
@@ -153,7 +153,7 @@ async fn changes_of_sessions_and_of_the_second_factor_are_recorded() {
     let (none, me) = (Value::Null, Some(id));
     let plain = |action| (action, me, none.clone(), none.clone());
     let ended = |session: &Value| json!({ "session_id": session });
-    let wanted = [
+    let expected = [
         ("session.opened", me, none.clone(), opened(&second, false)),
         ("session.revoked", me, none.clone(), ended(&second)),
         plain("sessions.revoked"),
@@ -167,7 +167,7 @@ async fn changes_of_sessions_and_of_the_second_factor_are_recorded() {
         // The server cannot know who replayed the token.
         ("session.replayed", None, none.clone(), ended(&fourth)),
     ];
-    assert_entries(&trail(&app, &admin, id).await[before..], &wanted);
+    assert_entries(&trail(&app, &admin, id).await[before..], &expected);
 }
 
 #[tokio::test]
@@ -209,7 +209,7 @@ async fn every_change_by_an_admin_is_recorded() {
         })
     };
     let (none, bob, admin_id) = (Value::Null, Some(id), Some(admin.id));
-    let wanted = [
+    let expected = [
         ("user.invited", admin_id, none.clone(), fields(Value::Null, "admin", true, false)),
         ("user.invited", admin_id, none.clone(), none.clone()),
         (
@@ -230,7 +230,7 @@ async fn every_change_by_an_admin_is_recorded() {
         ),
         ("user.deleted", admin_id, fields(Value::Null, "user", false, true), none),
     ];
-    assert_entries(&trail(&app, &admin, id).await, &wanted);
+    assert_entries(&trail(&app, &admin, id).await, &expected);
 }
 
 #[tokio::test]

@@ -172,8 +172,8 @@ async fn it_is_turned_off_with_password_and_code() {
     assert_eq!(disable(&app, &user, PASSWORD, &code).await.status, 204);
     assert_eq!(status(&app, &user).await, (false, 0));
     assert_eq!(app.login(&user.email, PASSWORD).await.status, 200);
-    let wanted = ["Two-factor sign-in was switched on", "Two-factor sign-in was switched off"];
-    assert_eq!(subjects(&app, &user).await, wanted);
+    let expected = ["Two-factor sign-in was switched on", "Two-factor sign-in was switched off"];
+    assert_eq!(subjects(&app, &user).await, expected);
     assert_invalid_code(&disable(&app, &user, PASSWORD, &authenticator.next_code()).await);
     let again = turn_on(&app, &user).await;
     assert_ne!(again.secret(), authenticator.secret());

@@ -106,12 +106,12 @@ async fn copy(
 }
 
 fn is_lost(lose: &ToLose, answer: &[u8]) -> bool {
-    let mut wanted = lose.lock().unwrap();
-    let found = wanted
+    let mut expected = lose.lock().unwrap();
+    let found = expected
         .as_ref()
         .is_some_and(|bytes| answer.windows(bytes.len().max(1)).any(|part| part.starts_with(bytes)));
     if found {
-        *wanted = None;
+        *expected = None;
     }
     found
 }
