@@ -114,8 +114,8 @@ async fn secured(app: &TestApp) -> Vec<Operation> {
     operations(app).await.into_iter().filter(|operation| !operation.security.is_empty()).collect()
 }
 
-/// Asserts that every operation is refused in the same way, and names the others. The tests use an admin, who is otherwise
-/// allowed to call all operations.
+/// Asserts that every operation is refused in the same way, and names the others. The tests use an admin, who is
+/// otherwise allowed to call all operations.
 async fn assert_all_refuse(app: &TestApp, token: Option<&str>, status: u16, code: &str) {
     let mut others = Vec::new();
     let operations = secured(app).await;

@@ -70,7 +70,7 @@ async fn a_used_code_invalidates_its_time_step_and_earlier_ones() {
 }
 
 #[tokio::test]
-async fn the_code_that_turned_it_on_is_used_up() {
+async fn the_code_that_turned_two_factor_on_is_used_up() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let setup = begin(&app, &user).await;

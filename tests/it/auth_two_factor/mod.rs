@@ -81,7 +81,7 @@ async fn a_product_name_with_a_colon_is_accepted_by_authenticators() {
 }
 
 #[tokio::test]
-async fn it_is_off_until_a_code_confirms_it() {
+async fn two_factor_is_off_until_a_code_confirms_it() {
     let app = TestApp::start().await;
     let user = app.user().await;
     confirm(&app, &user, "123456").await.is_some_problem(409, "conflict");
@@ -103,7 +103,7 @@ async fn it_is_off_until_a_code_confirms_it() {
 }
 
 #[tokio::test]
-async fn smoke_turning_it_on_revokes_other_sessions_and_returns_recovery_codes() {
+async fn smoke_turning_two_factor_on_revokes_other_sessions_and_returns_recovery_codes() {
     let app = TestApp::start().await;
     let (user, bystander) = (app.user().await, app.user().await);
     let other = User::signed_in(user.id, &user.email, &app.login(&user.email, PASSWORD).await);
@@ -130,7 +130,7 @@ async fn smoke_turning_it_on_revokes_other_sessions_and_returns_recovery_codes()
 }
 
 #[tokio::test]
-async fn it_cannot_be_set_up_again_while_it_is_on() {
+async fn two_factor_cannot_be_set_up_again_while_it_is_on() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let authenticator = turn_on(&app, &user).await;
@@ -156,7 +156,7 @@ async fn only_one_of_two_concurrent_confirmations_succeeds() {
 }
 
 #[tokio::test]
-async fn it_is_turned_off_with_password_and_code() {
+async fn two_factor_is_turned_off_with_password_and_code() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let authenticator = turn_on(&app, &user).await;
@@ -180,7 +180,7 @@ async fn it_is_turned_off_with_password_and_code() {
 }
 
 #[tokio::test]
-async fn a_recovery_code_turns_it_off_too() {
+async fn a_recovery_code_turns_two_factor_off() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let authenticator = turn_on(&app, &user).await;

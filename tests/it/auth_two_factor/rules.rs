@@ -84,7 +84,7 @@ async fn a_secret_copied_to_another_user_cannot_be_decrypted() {
 }
 
 #[tokio::test]
-async fn without_a_key_it_cannot_be_set_up() {
+async fn two_factor_cannot_be_set_up_without_a_key() {
     let app = TestApp::with(&["--two-factor-key="]).await;
     let user = app.user().await;
     let refused = app.post(PATH, Some(&user), json!({ "password": PASSWORD })).await;
@@ -162,7 +162,7 @@ async fn concurrent_wrong_codes_do_not_evade_the_limit() {
 }
 
 #[tokio::test]
-async fn it_requires_a_verified_address() {
+async fn two_factor_requires_a_verified_address() {
     let app = TestApp::start().await;
     let user = app.user().await;
     app.sql("UPDATE users SET email_verified_at = NULL").await;
@@ -171,7 +171,7 @@ async fn it_requires_a_verified_address() {
 }
 
 #[tokio::test]
-async fn a_setting_requires_it_for_admin_operations() {
+async fn a_setting_requires_two_factor_for_admin_operations() {
     let app = TestApp::with(&["--require-admin-two-factor=true"]).await;
     let (user, admin) = (app.user().await, app.admin().await);
     app.get("/users", Some(&user)).await.is_problem(403, "forbidden", "Not enough permissions");
@@ -191,7 +191,7 @@ async fn a_setting_requires_it_for_admin_operations() {
 }
 
 #[tokio::test]
-async fn an_admin_without_it_cannot_access_jobs_of_others() {
+async fn an_admin_without_two_factor_cannot_access_jobs_of_others() {
     let app = TestApp::with(&["--require-admin-two-factor=true"]).await;
     let (user, admin) = (app.user().await, app.admin().await);
     let made = app.call(Method::POST, "/jobs/example?name=x&duration=0", &user).await;
@@ -205,7 +205,7 @@ async fn an_admin_without_it_cannot_access_jobs_of_others() {
 }
 
 #[tokio::test]
-async fn turning_it_off_ends_the_admin_access_of_the_session() {
+async fn turning_two_factor_off_ends_the_admin_access_of_the_session() {
     let app = TestApp::with(&["--require-admin-two-factor=true"]).await;
     let admin = app.admin().await;
     let authenticator = turn_on(&app, &admin).await;
