@@ -11,7 +11,7 @@ use std::{
 use tokio::io::AsyncWriteExt;
 
 use super::{
-    PATIENCE,
+    TEST_TIMEOUT,
     app::SECRET,
     servers::{TestDatabase, servers, unique},
 };
@@ -54,7 +54,7 @@ pub async fn serving(command: Command) -> (Running, String) {
 pub async fn run(command: Command) -> Ended {
     let mut command = tokio::process::Command::from(command);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    let output = tokio::time::timeout(PATIENCE, command.spawn().unwrap().wait_with_output()).await;
+    let output = tokio::time::timeout(TEST_TIMEOUT, command.spawn().unwrap().wait_with_output()).await;
     Ended::of(output.expect("the process does not end").unwrap())
 }
 
@@ -65,7 +65,7 @@ pub async fn run_with_input(command: Command, input: &'static str) -> Ended {
     let mut child = command.spawn().unwrap();
     // A process that does not read its input may have ended.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes()).await;
-    let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await;
+    let output = tokio::time::timeout(TEST_TIMEOUT, child.wait_with_output()).await;
     Ended::of(output.expect("the process does not end").unwrap())
 }
 
@@ -144,7 +144,7 @@ impl Running {
             if let Some((_, after)) = output.split_once(words) {
                 return after.lines().next().unwrap_or_default().to_owned();
             }
-            assert!(start.elapsed() < PATIENCE, "the output never contained {words:?}:\n{output}");
+            assert!(start.elapsed() < TEST_TIMEOUT, "the output never contained {words:?}:\n{output}");
             let ended = self.child.try_wait().unwrap();
             pause().await;
             if let Some(status) = ended {
@@ -172,7 +172,7 @@ impl Running {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
             }
-            assert!(start.elapsed() < PATIENCE, "the process does not end:\n{}", self.output());
+            assert!(start.elapsed() < TEST_TIMEOUT, "the process does not end:\n{}", self.output());
             pause().await;
         }
     }
