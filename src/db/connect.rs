@@ -1,4 +1,4 @@
-//! Making and cancelling connections to PostgreSQL.
+//! Opens connections to PostgreSQL, and cancels their statements.
 
 use std::{str::FromStr, time::Duration};
 
@@ -15,28 +15,30 @@ use tokio_postgres::{
 use super::tls;
 use crate::{config::Database, error::BoxError};
 
-/// Making a connection takes no longer, TLS and login included.
+/// Time limit for opening a connection, including TLS and login.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// An idle connection whose peer has vanished without closing it is closed after about half a minute.
+/// TCP keepalive: the kernel closes an idle connection about 30 seconds after the server became unreachable.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_RETRIES: u32 = 3;
 
-/// Where PostgreSQL is and how to connect, read from the settings once.
+/// The address of PostgreSQL and how to connect, parsed from the settings.
 #[derive(Clone)]
 pub(super) struct Target {
     config: tokio_postgres::Config,
-    /// The ways to connect, tried in turn; `None` is plain text.
+    /// The ways to connect, in the order in which they are tried; `None` is plain text.
     attempts: Vec<Option<tls::Connector>>,
 }
 
 impl Target {
+    /// Parses the settings.
+    ///
     /// # Errors
-    /// When the settings name no database or cannot be read.
+    /// If the settings name no database or are invalid.
     pub(super) fn new(settings: &Database) -> anyhow::Result<Self> {
         let url = settings.url()?;
         let (url, tls) = tls::TlsOptions::split_from(url.expose_secret())?;
-        // The parser's error names the part that is wrong and never repeats the URL, which has the password.
+        // The parser's error names the invalid part and does not contain the URL, which contains the password.
         let mut config = tokio_postgres::Config::from_str(&url)
             .context("DATABASE_URL cannot be read; write postgres://user:password@host:5432/name")?;
         config
@@ -44,18 +46,20 @@ impl Target {
             .keepalives_idle(KEEPALIVE_IDLE)
             .keepalives_interval(KEEPALIVE_INTERVAL)
             .keepalives_retries(KEEPALIVE_RETRIES);
-        // As libpq does, TLS is for TCP only.
+        // TLS is used for TCP only, as in libpq.
         let local = config.get_hosts().iter().all(|host| matches!(host, Host::Unix(_)));
         let attempts = if local { vec![None] } else { tls.attempts()? };
         config.ssl_mode(if tls.mode == tls::Mode::Prefer { SslMode::Prefer } else { SslMode::Require });
         Ok(Self { config, attempts })
     }
 
+    /// Opens a connection within [`CONNECT_TIMEOUT`].
+    ///
     /// # Errors
-    /// When the server cannot be reached or refuses the login.
+    /// If the server cannot be reached or refuses the login.
     pub(super) async fn connect(&self) -> ConnectionResult<AsyncPgConnection> {
         let connecting = async {
-            let mut result = Err("there is no way to connect".into());
+            let mut result = Err("no way to connect is configured".into());
             for tls in &self.attempts {
                 result = match tls {
                     Some(tls) => self.connect_with(&self.config, tls.clone()).await,
@@ -67,9 +71,11 @@ impl Target {
             }
             result
         };
-        // All of it: a server that is frozen accepts connections and does not answer.
+        // The limit includes the login: a frozen server accepts TCP connections but does not answer.
         let connected = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await;
-        let connected = connected.unwrap_or_else(|_| Err("the server does not answer".into()));
+        let connected = connected.unwrap_or_else(|_| {
+            Err(format!("no answer within {} seconds", CONNECT_TIMEOUT.as_secs()).into())
+        });
         connected.map_err(|error: BoxError| ConnectionError::BadConnection(crate::error::chain(&*error)))
     }
 
@@ -88,7 +94,7 @@ impl Target {
         Ok(AsyncPgConnection::try_from_client_and_connection(client, connection).await?)
     }
 
-    /// Has the server stop what a connection is busy with. If this fails, the statement runs to its end.
+    /// Asks the server to cancel the current statement of a connection. If this fails, the statement runs to its end.
     pub(super) async fn cancel(&self, token: CancelToken) {
         let cancelling = async {
             for tls in &self.attempts {
@@ -105,10 +111,10 @@ impl Target {
     }
 }
 
-/// One connection to PostgreSQL, outside the pool.
+/// Opens a connection to PostgreSQL outside the pool.
 ///
 /// # Errors
-/// When the settings cannot be read or the server cannot be reached.
+/// If the settings are invalid, or the server cannot be reached or refuses the login.
 pub async fn connect(settings: &Database) -> anyhow::Result<AsyncPgConnection> {
     Target::new(settings)?.connect().await.context("cannot connect to PostgreSQL")
 }

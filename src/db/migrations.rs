@@ -1,4 +1,4 @@
-//! The migrations, embedded in the binary and run one process at a time.
+//! Applies and reverts the migrations that are embedded in the binary. A lock allows one process at a time.
 
 use std::collections::BTreeSet;
 
@@ -10,26 +10,28 @@ use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use crate::{config::Database, db};
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!();
-/// Any constant will do, as long as every process of the product uses the same one.
-const LOCK: i64 = 0x7361_6173;
+/// Key of the PostgreSQL advisory lock of migrations. The value is arbitrary ("saas"), but must not change.
+const ADVISORY_LOCK_KEY: i64 = 0x7361_6173;
 
-/// A migration and where it stands.
+/// A migration and its state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Status {
     pub name: String,
     pub state: State,
 }
 
+/// The state of a migration in a database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     Applied,
     Pending,
-    /// Applied to the database by a build that had it; this one does not.
+    /// Applied by another build; this build does not contain it.
     Unknown,
 }
 
 type Embedded = Vec<Box<dyn Migration<Pg>>>;
 
+/// Returns the migrations of this build, oldest first.
 fn embedded() -> anyhow::Result<Embedded> {
     use diesel::migration::MigrationSource;
     let mut all: Embedded = MIGRATIONS.migrations().map_err(|e| anyhow!(e))?;
@@ -37,46 +39,60 @@ fn embedded() -> anyhow::Result<Embedded> {
     Ok(all)
 }
 
-/// The version of the newest one in this binary.
+/// Returns the version of the newest migration of this build.
 ///
 /// # Errors
-/// When they cannot be read.
+/// If the embedded migrations cannot be read.
 pub fn latest() -> anyhow::Result<String> {
     Ok(embedded()?.last().map(|migration| migration.name().version().to_string()).unwrap_or_default())
 }
 
-/// Applies what is pending and returns the names.
+/// Applies the pending migrations and returns their names.
+///
+/// # Errors
+/// If the server cannot be reached or a migration fails. Those before it stay applied.
 pub async fn up(settings: &Database) -> anyhow::Result<Vec<String>> {
-    locked(settings, |harness| {
+    with_lock(settings, |harness| {
         let pending = harness.pending_migrations(MIGRATIONS).map_err(|e| anyhow!(e))?;
         pending.iter().map(|migration| apply(harness, &**migration)).collect()
     })
     .await
 }
 
-/// Reverts the `count` newest and returns their names.
+/// Reverts the `count` newest migrations and returns their names.
+///
+/// # Errors
+/// If the server cannot be reached, a migration fails, or one of them is not part of this build.
 pub async fn down(settings: &Database, count: usize) -> anyhow::Result<Vec<String>> {
-    locked(settings, move |harness| newest(harness, count)?.iter().map(|m| revert(harness, &**m)).collect())
-        .await
+    with_lock(settings, move |harness| {
+        newest(harness, count)?.iter().map(|m| revert(harness, &**m)).collect()
+    })
+    .await
 }
 
-/// Reverts the newest migration and applies it again.
+/// Reverts the newest migration and applies it again. Returns its name.
+///
+/// # Errors
+/// As [`down`] and [`up`].
 pub async fn redo(settings: &Database) -> anyhow::Result<Vec<String>> {
-    locked(settings, |harness| {
+    with_lock(settings, |harness| {
         let newest = newest(harness, 1)?;
         newest.iter().map(|m| revert(harness, &**m).and_then(|_| apply(harness, &**m))).collect()
     })
     .await
 }
 
-/// Every migration known to this build or to the database, oldest first.
+/// Returns the migrations of this build, oldest first, followed by those that only the database has.
+///
+/// # Errors
+/// If PostgreSQL does not answer.
 pub async fn status(mut conn: &AsyncPgConnection) -> anyhow::Result<Vec<Status>> {
     #[derive(QueryableByName)]
     struct Row {
         #[diesel(sql_type = Text)]
         version: String,
     }
-    // Looking must not write, so the table may be missing: a database that no migration has touched.
+    // The table is missing in an empty database. It is not created here, because a status query must not write.
     let exists = diesel::sql_query(
         "SELECT 'x' AS version WHERE to_regclass('__diesel_schema_migrations') IS NOT NULL",
     )
@@ -99,7 +115,10 @@ pub async fn status(mut conn: &AsyncPgConnection) -> anyhow::Result<Vec<Status>>
     Ok(list)
 }
 
-/// The names of the migrations that this build has and the database has not.
+/// Returns the names of the migrations that are not applied yet.
+///
+/// # Errors
+/// If PostgreSQL does not answer.
 pub async fn pending(conn: &AsyncPgConnection) -> anyhow::Result<Vec<String>> {
     let all = status(conn).await?;
     Ok(all.into_iter().filter(|m| m.state == State::Pending).map(|m| m.name).collect())
@@ -107,20 +126,21 @@ pub async fn pending(conn: &AsyncPgConnection) -> anyhow::Result<Vec<String>> {
 
 type Harness = AsyncMigrationHarness<AsyncPgConnection>;
 
-/// Runs `work` on a connection of its own that holds the migration lock; the lock goes with the connection.
-async fn locked<T: Send + 'static>(
+/// Runs `work` on a new connection that holds the advisory lock. Closing the connection releases the lock.
+async fn with_lock<T: Send + 'static>(
     settings: &Database,
     work: impl FnOnce(&mut Harness) -> anyhow::Result<T> + Send + 'static,
 ) -> anyhow::Result<T> {
     let mut conn = db::connect(settings).await?;
-    // A migration may take its time, and so may the wait for another process that is migrating.
-    conn.batch_execute(&format!("SET statement_timeout = 0; SELECT pg_advisory_lock({LOCK})"))
+    // Neither a long migration nor the wait for another process must time out.
+    conn.batch_execute(&format!("SET statement_timeout = 0; SELECT pg_advisory_lock({ADVISORY_LOCK_KEY})"))
         .await
-        .context("cannot take the migration lock")?;
-    // The harness blocks its thread, so it must not have one of the runtime's own.
+        .context("cannot acquire the lock for migrations")?;
+    // The harness blocks its thread, so it must not run on a worker thread of the runtime.
     tokio::task::spawn_blocking(move || work(&mut Harness::new(conn))).await?
 }
 
+/// Returns the `count` migrations that were applied last, newest first.
 fn newest(harness: &mut Harness, count: usize) -> anyhow::Result<Embedded> {
     let applied = harness.applied_migrations().map_err(|e| anyhow!(e))?;
     let mut all = embedded()?;

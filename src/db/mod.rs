@@ -1,8 +1,10 @@
 //! The PostgreSQL pool.
 //!
-//! diesel-async's manager keeps the connections. A checkout costs no round trip: it skips connections that are known to be
-//! closed, and TCP keepalive finds those whose peer has vanished. Nothing relies on a session `SET`, so transaction
-//! poolers work: each transaction asks for its isolation level and its statement time-out itself.
+//! The pool is bb8 with the connection manager of diesel-async. A checkout costs no round trip: it skips connections
+//! that are known to be closed, and TCP keepalive closes those whose server is unreachable.
+//!
+//! No code relies on a session `SET`, so the pool works behind a transaction pooler such as PgBouncer. Each transaction
+//! sets its own isolation level and statement timeout.
 
 mod connect;
 pub mod migrations;
@@ -30,9 +32,11 @@ use crate::{
 };
 use connect::Target;
 
-/// The server ends a statement of a transaction that runs longer.
+/// The server cancels a statement of a transaction that runs longer.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
+/// An idle connection is closed after this time.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(600);
+/// A connection is closed at this age, when it is idle.
 const MAX_LIFETIME: Duration = Duration::from_secs(1_800);
 
 /// A pool of connections to PostgreSQL; a clone shares it.
@@ -44,13 +48,14 @@ pub struct Db {
     last_error: LastError,
 }
 
+/// A connection of the pool, which returns to it on drop.
 pub type Guard<'a> = PooledConnection<'a, AsyncPgConnection>;
 
 impl Db {
-    /// A pool that connects when it is first used.
+    /// Creates the pool; the first query connects.
     ///
     /// # Errors
-    /// When the settings name no database or cannot be read; never because the server is unreachable.
+    /// If the settings name no database or are invalid.
     pub fn new(settings: &Database) -> anyhow::Result<Self> {
         let timeout = Duration::from_millis(settings.database_timeout_ms);
         let last_error = LastError::default();
@@ -66,25 +71,27 @@ impl Db {
         Ok(Self { pool, target, timeout, last_error })
     }
 
-    /// How long a client waits for a connection, and again for the answer.
+    /// Returns `DATABASE_TIMEOUT_MS`: how long a request waits for a connection, and then again for its queries.
     pub fn timeout(&self) -> Duration {
         self.timeout
     }
 
-    /// Runs `work` on a connection, for a client that waits.
+    /// Runs `work` on a connection, within [`Self::timeout`].
+    ///
+    /// On a timeout the connection is discarded, because it is still busy. Its statement is canceled, and a transaction
+    /// on it is rolled back.
     ///
     /// # Errors
-    /// Those of `work`; [`Error::Unavailable`] when no connection is free or can be made in time, or when the database
-    /// does not answer in time. The connection is then discarded, since it is still busy, and its statement is
-    /// cancelled; a transaction on it is rolled back.
+    /// Those of `work`; [`Error::Unavailable`] if no connection is free in time, the server cannot be reached, or
+    /// `work` does not finish in time.
     pub async fn run<T>(&self, work: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T>) -> Result<T> {
         self.run_for(self.timeout, work).await
     }
 
-    /// As [`Db::run`], in one transaction.
+    /// As [`Db::run`], in a transaction.
     ///
     /// # Errors
-    /// As [`Db::run`]. When the answer to COMMIT is lost, the change may have been made.
+    /// As [`Db::run`]. If the answer to COMMIT is lost, the transaction may be committed.
     pub async fn transaction<T>(
         &self,
         work: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T>,
@@ -92,7 +99,7 @@ impl Db {
         self.transaction_for(self.timeout, work).await
     }
 
-    /// As [`Db::transaction`], with a time limit of its own.
+    /// As [`Db::transaction`], with another timeout.
     ///
     /// # Errors
     /// As [`Db::transaction`].
@@ -104,7 +111,7 @@ impl Db {
         self.run_for(timeout, async |conn| transaction(conn, work).await).await
     }
 
-    /// As [`Db::run`], with a time limit of its own: for jobs, whose statements may take longer than a client waits.
+    /// As [`Db::run`], with another timeout: for jobs, whose queries can take longer than a client waits.
     ///
     /// # Errors
     /// As [`Db::run`].
@@ -113,22 +120,26 @@ impl Db {
         timeout: Duration,
         work: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T>,
     ) -> Result<T> {
-        let mut lease = Lease { conn: self.get().await?, target: &self.target, finished: false };
-        // The lease is also dropped when the client hangs up in the middle, and this future with it.
-        match tokio::time::timeout(timeout, work(&mut lease.conn)).await {
+        // The guard also cancels the statement if the client disconnects, because that drops this future.
+        let mut guard = CancelOnDrop { conn: self.get().await?, target: &self.target, finished: false };
+        match tokio::time::timeout(timeout, work(&mut guard.conn)).await {
             Ok(result) => {
-                lease.finished = true;
+                guard.finished = true;
                 result
             }
-            Err(_) => Err(Error::unavailable("Database", "it does not answer in time")),
+            Err(_) => {
+                Err(Error::unavailable("Database", format!("no answer within {} ms", timeout.as_millis())))
+            }
         }
     }
 
-    /// A connection to keep. Not for handlers and jobs, which may be dropped in the middle of a statement: the pool
-    /// would hand the connection on while it is busy.
+    /// Takes a connection out of the pool.
+    ///
+    /// Handlers and jobs must use [`Self::run`] instead: their futures can be dropped during a statement, and the pool
+    /// would then hand out a busy connection.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when none is free or can be made in time.
+    /// [`Error::Unavailable`] if no connection is free in time or the server cannot be reached.
     pub async fn get(&self) -> Result<Guard<'_>> {
         self.pool.get().await.map_err(|error| match error {
             bb8::RunError::User(error) => Error::unavailable("Database", error),
@@ -143,20 +154,20 @@ fn manager(target: Target) -> AsyncDieselConnectionManager<AsyncPgConnection> {
         let target = target.clone();
         async move { target.connect().await }.boxed()
     });
-    // A closed connection is known to be closed without a round trip.
+    // The default method would ping the server at each checkout.
     config.recycling_method = RecyclingMethod::CustomFunction(Box::new(|conn: &mut AsyncPgConnection| {
         let usable =
             if conn.is_broken() { Err(diesel::result::Error::BrokenTransactionManager) } else { Ok(()) };
         std::future::ready(usable).boxed()
     }));
-    // The URL is the target's, which has parsed it.
+    // `custom_setup` ignores the URL.
     AsyncDieselConnectionManager::new_with_config(String::new(), config)
 }
 
-/// Runs `work` in a transaction and commits it if it succeeds.
+/// Runs `work` in a transaction on a connection, and commits if it succeeds.
 ///
 /// # Errors
-/// Those of `work`, after a rollback; or when COMMIT fails.
+/// Those of `work`, after a rollback; [`Error::Unavailable`] or [`Error::Internal`] if BEGIN or COMMIT fails.
 pub async fn transaction<T>(
     conn: &mut AsyncPgConnection,
     work: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T>,
@@ -172,26 +183,27 @@ pub async fn transaction<T>(
             Ok(done)
         }
         Err(error) => {
-            // If this fails the connection is broken, and the pool discards it.
+            // If this fails, the connection is broken and the pool discards it.
             let _ = AnsiTransactionManager::rollback_transaction(conn).await;
             Err(error)
         }
     }
 }
 
-/// A connection at work. Dropped before that is finished, it is discarded, and the server cancels its statement.
-struct Lease<'a> {
+/// A guard of a connection in use. If it is dropped before `finished` is set, it discards the connection and cancels
+/// the statement.
+struct CancelOnDrop<'a> {
     conn: Guard<'a>,
     target: &'a Target,
     finished: bool,
 }
 
-impl Drop for Lease<'_> {
+impl Drop for CancelOnDrop<'_> {
     fn drop(&mut self) {
         if self.finished {
             return;
         }
-        // The pool keeps no broken connection.
+        // Marks the connection as broken, so that the pool discards it.
         AnsiTransactionManager::transaction_manager_status_mut(&mut *self.conn).set_in_error();
         let (target, token) = (self.target.clone(), self.conn.cancel_token());
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {

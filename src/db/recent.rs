@@ -1,4 +1,4 @@
-//! Copies of rows that were read a moment ago.
+//! A cache of rows that were read at most a fraction of a second ago.
 
 use std::{
     hash::Hash,
@@ -14,24 +14,27 @@ use tokio::time::Instant;
 
 use crate::error::{Error, Result};
 
-/// Copies kept by one process; the least used make room.
-const CAPACITY: usize = 10_000;
+/// Copies that a process keeps. The cache evicts the least used ones.
+const MAX_COPIES: usize = 10_000;
 
-/// Values read from the database at most `max_age` ago; a clone shares them.
+/// A cache of values that were read from the database at most `max_age` ago; clones share it.
 ///
-/// The age counts from before the query was sent, so a change that is committed anywhere is visible here `max_age` later
-/// at the latest. Concurrent callers of one key share one query, and its failure. [`invalidate_all`](Self::invalidate_all) makes a change
-/// of this process visible at once. A failed query discards all copies, so none is used while the database cannot be read.
+/// - The age counts from before the query was sent. A change by any process is visible here at most `max_age` after its
+///   commit.
+/// - Concurrent callers of a key share one query and its failure.
+/// - [`invalidate_all`](Self::invalidate_all) makes a change by this process visible immediately.
+/// - A failed query discards all copies, so that none is used while the database is unavailable.
 pub struct RecentReads<K, V> {
-    copies: Arc<Cache<K, Copy<V>>>,
+    copies: Arc<Cache<K, CachedRead<V>>>,
     max_age: Duration,
-    /// Advances when all copies become invalid.
+    /// Incremented when all copies become invalid.
     epoch: Arc<AtomicU64>,
 }
 
-struct Copy<V> {
+/// A result of a query.
+struct CachedRead<V> {
     outcome: Outcome<V>,
-    /// Before the query was sent; of a failed one, after it failed.
+    /// The time before the query was sent; for a failed query, the time of the failure.
     read_at: Instant,
     epoch: u64,
 }
@@ -52,7 +55,7 @@ impl<V> Outcome<V> {
     }
 }
 
-impl<V> Clone for Copy<V> {
+impl<V> Clone for CachedRead<V> {
     fn clone(&self) -> Self {
         let outcome = match &self.outcome {
             Outcome::Row(value) => Outcome::Row(value.clone()),
@@ -70,15 +73,15 @@ impl<K, V> Clone for RecentReads<K, V> {
 }
 
 impl<K: Hash + Eq + Clone, V> RecentReads<K, V> {
-    /// With a `max_age` of zero every call reads.
+    /// Creates an empty cache. If `max_age` is zero, every call of [`get_or_load`](Self::get_or_load) reads.
     pub fn new(max_age: Duration) -> Self {
-        Self { copies: Arc::new(Cache::new(CAPACITY)), max_age, epoch: Arc::default() }
+        Self { copies: Arc::new(Cache::new(MAX_COPIES)), max_age, epoch: Arc::default() }
     }
 
-    /// Returns the copy for `key`, or what `load` reads now.
+    /// Returns the copy of `key` if it is recent enough, otherwise the result of `load`.
     ///
     /// # Errors
-    /// Those of `load`; [`Error::Unavailable`] if the query of a concurrent caller failed.
+    /// Those of `load`; [`Error::Unavailable`] if the query that this call shares with a concurrent caller failed.
     pub async fn get_or_load(
         &self,
         key: K,
@@ -91,9 +94,9 @@ impl<K: Hash + Eq + Clone, V> RecentReads<K, V> {
             return copy.outcome.answer();
         }
         let asked_at = Instant::now();
-        // A query that was sent after this call answers it, however long it took.
+        // A query that was sent after this call is a valid answer, even if it took longer than `max_age`.
         let keep_or_replace =
-            |_: &K, copy: &mut Copy<V>| match copy.read_at >= asked_at || self.is_valid(copy) {
+            |_: &K, copy: &mut CachedRead<V>| match copy.read_at >= asked_at || self.is_valid(copy) {
                 true => EntryAction::Retain(copy.outcome.answer()),
                 false => EntryAction::ReplaceWithGuard,
             };
@@ -107,23 +110,23 @@ impl<K: Hash + Eq + Clone, V> RecentReads<K, V> {
             Ok(value) => {
                 let outcome = value.map_or(Outcome::NoRow, |value| Outcome::Row(Arc::new(value)));
                 let answer = outcome.answer();
-                let _ = guard.insert(Copy { outcome, read_at, epoch });
+                let _ = guard.insert(CachedRead { outcome, read_at, epoch });
                 answer
             }
             Err(error) => {
                 self.invalidate_all();
-                let _ = guard.insert(Copy { outcome: Outcome::Failed, read_at: Instant::now(), epoch });
+                let _ = guard.insert(CachedRead { outcome: Outcome::Failed, read_at: Instant::now(), epoch });
                 Err(error)
             }
         }
     }
 
-    /// Discards all copies, also those whose query is under way.
+    /// Discards all copies, including those that are being loaded.
     pub fn invalidate_all(&self) {
         self.epoch.fetch_add(1, Ordering::AcqRel);
     }
 
-    fn is_valid(&self, copy: &Copy<V>) -> bool {
+    fn is_valid(&self, copy: &CachedRead<V>) -> bool {
         copy.epoch == self.epoch.load(Ordering::Acquire) && copy.read_at.elapsed() < self.max_age
     }
 }
@@ -138,20 +141,20 @@ mod tests {
     use super::*;
 
     const LONG: Duration = Duration::from_secs(3_600);
-    /// Over before anything else happens.
+    /// Expires before the next call.
     const SHORT: Duration = Duration::from_nanos(1);
 
-    struct Counted {
+    struct CountedLoads {
         reads: RecentReads<u8, usize>,
         loads: AtomicUsize,
     }
 
-    impl Counted {
+    impl CountedLoads {
         fn new(max_age: Duration) -> Self {
             Self { reads: RecentReads::new(max_age), loads: AtomicUsize::new(0) }
         }
 
-        /// The number of the load that answered, counted from 0.
+        /// Returns the number of the load that produced the value, counted from 0.
         async fn get(&self) -> usize {
             let load = async || Ok(Some(self.loads.fetch_add(1, Ordering::SeqCst)));
             *self.reads.get_or_load(1, load).await.unwrap().unwrap()
@@ -159,22 +162,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_copy_is_used_until_it_is_too_old() {
-        let counted = Counted::new(LONG);
+    async fn a_copy_is_used_until_it_expires() {
+        let counted = CountedLoads::new(LONG);
         assert_eq!((counted.get().await, counted.get().await), (0, 0));
-        let counted = Counted::new(SHORT);
+        let counted = CountedLoads::new(SHORT);
         assert_eq!((counted.get().await, counted.get().await), (0, 1));
     }
 
     #[tokio::test]
-    async fn without_an_age_every_call_reads() {
-        let counted = Counted::new(Duration::ZERO);
+    async fn with_a_max_age_of_zero_every_call_loads() {
+        let counted = CountedLoads::new(Duration::ZERO);
         assert_eq!((counted.get().await, counted.get().await), (0, 1));
     }
 
     #[tokio::test]
-    async fn forgetting_discards_also_the_copy_that_is_being_read() {
-        let counted = Counted::new(LONG);
+    async fn invalidation_also_discards_a_copy_that_is_being_loaded() {
+        let counted = CountedLoads::new(LONG);
         assert_eq!(counted.get().await, 0);
         counted.reads.invalidate_all();
         let load = async || {
@@ -187,15 +190,15 @@ mod tests {
 
     #[tokio::test]
     async fn concurrent_calls_share_one_load() {
-        let counted = Counted::new(LONG);
+        let counted = CountedLoads::new(LONG);
         let answers = join_all((0..20).map(|_| counted.get())).await;
         assert_eq!((answers.iter().max(), counted.loads.load(Ordering::SeqCst)), (Some(&0), 1));
     }
 
-    /// A caller must not be answered by a query that was sent before it asked and is too old by now.
+    /// A query that was sent before the call and has expired must not answer it.
     #[tokio::test]
-    async fn a_slow_load_does_not_answer_who_asked_later() {
-        let counted = Counted::new(SHORT);
+    async fn an_expired_slow_load_does_not_answer_a_later_call() {
+        let counted = CountedLoads::new(SHORT);
         let (sent, answered) = (Notify::new(), Notify::new());
         let slow = counted.reads.get_or_load(1, async || {
             sent.notify_one();
@@ -204,7 +207,7 @@ mod tests {
         });
         let late = async {
             sent.notified().await;
-            // Its query is under way when the other one asks.
+            // Calls while the slow query is running.
             join(counted.get(), async { answered.notify_one() }).await.0
         };
         let (slow, late) = join(slow, late).await;
@@ -213,17 +216,17 @@ mod tests {
 
     #[tokio::test]
     async fn a_failed_load_discards_the_copies_of_all_keys() {
-        let counted = Counted::new(LONG);
+        let counted = CountedLoads::new(LONG);
         assert_eq!(counted.get().await, 0);
         let failed = counted.reads.get_or_load(2, async || Err(Error::unavailable("Database", "away"))).await;
         assert!(failed.is_err());
         assert_eq!(counted.get().await, 1);
     }
 
-    /// Callers that wait for a query that times out must not time out one after the other.
+    /// Callers that wait for a query that times out must not each wait for a timeout of their own.
     #[tokio::test]
     async fn concurrent_calls_share_a_failure() {
-        let counted = Counted::new(LONG);
+        let counted = CountedLoads::new(LONG);
         let load = async || {
             counted.loads.fetch_add(1, Ordering::SeqCst);
             tokio::task::yield_now().await;
@@ -235,13 +238,13 @@ mod tests {
         assert_eq!(counted.get().await, 1);
     }
 
-    /// The guard of a caller that went away passes to the next one.
+    /// If the loading caller is dropped, the next caller must load.
     #[tokio::test]
-    async fn a_caller_that_goes_away_leaves_the_load_to_the_next() {
-        let counted = Counted::new(LONG);
+    async fn if_the_loading_caller_is_dropped_the_next_one_loads() {
+        let counted = CountedLoads::new(LONG);
         let never = counted.reads.get_or_load(1, async || std::future::pending().await);
-        let given_up = tokio::time::timeout(Duration::from_millis(1), never).await;
-        assert!(given_up.is_err());
+        let timed_out = tokio::time::timeout(Duration::from_millis(1), never).await;
+        assert!(timed_out.is_err());
         assert_eq!(counted.get().await, 0);
     }
 }

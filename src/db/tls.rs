@@ -1,6 +1,8 @@
-//! TLS to PostgreSQL by rustls. `sslmode` means what it means to libpq (PostgreSQL documentation, "SSL Support",
-//! table "SSL Mode Descriptions"), with one difference: root certificates are the system's unless `sslrootcert` names a
-//! file.
+//! TLS to PostgreSQL with rustls.
+//!
+//! The values of `sslmode` have the meaning that they have in libpq (PostgreSQL documentation, "SSL Support", table
+//! "SSL Mode Descriptions"). Two things differ: the default root certificates are those of the operating system and not
+//! `~/.postgresql/root.crt`, and client certificates are not supported.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -18,35 +20,37 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 pub(super) type Connector = MakeRustlsConnect;
 
+/// A value of `sslmode`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mode {
     /// Plain text.
     Disable,
-    /// Plain text; TLS if the server refuses that.
+    /// Plain text; TLS if the server refuses plain text.
     Allow,
-    /// TLS without a check of the certificate; plain text if the server has no TLS.
+    /// TLS with any certificate; plain text if TLS fails.
     Prefer,
-    /// TLS without a check of the certificate.
+    /// TLS with any certificate.
     Require,
-    /// TLS with a certificate that a trusted authority has signed.
+    /// TLS with a certificate of a trusted authority.
     VerifyCa,
-    /// As `VerifyCa`, and for this host.
+    /// As `VerifyCa`, and the certificate must contain the host name.
     VerifyFull,
 }
 
-/// How to encrypt: the TLS parameters of a database URL.
+/// The TLS parameters of a database URL.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct TlsOptions {
     pub(super) mode: Mode,
-    /// PEM file with the trusted authorities; the system's if `None`.
+    /// PEM file with the trusted authorities; `None` for those of the operating system.
     root_certificates: Option<PathBuf>,
 }
 
 impl TlsOptions {
-    /// Takes the TLS parameters out of a URL, since the client library knows fewer of their values than libpq.
+    /// Splits a URL into the URL without TLS parameters and the parameters. tokio-postgres does not know all values of
+    /// libpq.
     ///
     /// # Errors
-    /// When `sslmode` has no known value; the message lists them.
+    /// If the value of `sslmode` is unknown; the message lists the known ones.
     pub(super) fn split_from(url: &str) -> anyhow::Result<(String, Self)> {
         let mut options = Self { mode: Mode::Prefer, root_certificates: None };
         let Some((base, query)) = url.split_once('?') else {
@@ -60,7 +64,6 @@ impl TlsOptions {
                 "sslrootcert" if value == "system" => options.mode = Mode::VerifyFull,
                 "sslrootcert" => options.root_certificates = Some(value.into_owned().into()),
                 _ => {
-                    // A plus sign is itself in a connection URL (RFC 3986), and a space in a form.
                     rest.append_pair(&name, &value);
                     others += 1;
                 }
@@ -69,11 +72,15 @@ impl TlsOptions {
         if options.root_certificates.is_some() && options.mode == Mode::Require {
             options.mode = Mode::VerifyCa;
         }
+        // The serializer writes a space as `+`, which in a URL is a plus sign (RFC 3986).
         let rest = rest.finish().replace('+', "%20");
         Ok((if others == 0 { base.to_owned() } else { format!("{base}?{rest}") }, options))
     }
 
-    /// The ways to connect, in the order in which libpq tries them.
+    /// Returns the ways to connect, in the order in which libpq tries them; `None` is plain text.
+    ///
+    /// # Errors
+    /// If root certificates are needed and cannot be read.
     pub(super) fn attempts(&self) -> anyhow::Result<Vec<Option<Connector>>> {
         let tls = || self.connector().map(Some);
         Ok(match self.mode {
@@ -88,11 +95,11 @@ impl TlsOptions {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
-            .context("TLS cannot be set up")?;
+            .context("cannot set up TLS")?;
         let verifier: Arc<dyn ServerCertVerifier> = match self.mode {
             Mode::VerifyFull => self.webpki(&provider)?,
-            Mode::VerifyCa => Arc::new(AnyHost(self.webpki(&provider)?)),
-            _ => Arc::new(Unverified(provider)),
+            Mode::VerifyCa => Arc::new(AnyHostName(self.webpki(&provider)?)),
+            _ => Arc::new(AnyCertificate(provider)),
         };
         let config = builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
         Ok(MakeRustlsConnect::new(config))
@@ -103,7 +110,7 @@ impl TlsOptions {
         match &self.root_certificates {
             Some(path) => {
                 let name =
-                    || format!("DATABASE_URL has sslrootcert={}, which cannot be read", path.display());
+                    || format!("cannot read the file in sslrootcert={} of DATABASE_URL", path.display());
                 for certificate in CertificateDer::pem_file_iter(path).with_context(name)? {
                     roots.add(certificate.with_context(name)?).with_context(name)?;
                 }
@@ -114,8 +121,8 @@ impl TlsOptions {
         }
         if roots.is_empty() {
             bail!(
-                "DATABASE_URL asks to verify the server, and no root certificates were found: install the \
-                 system's (package ca-certificates) or name a PEM file with sslrootcert"
+                "cannot verify the certificate of PostgreSQL: no root certificates found; install the package \
+                 ca-certificates or add sslrootcert=<PEM file> to DATABASE_URL"
             );
         }
         Ok(WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build()?)
@@ -138,15 +145,15 @@ impl Mode {
     }
 }
 
-/// Checks who signed the certificate, but not for which host: `sslmode=verify-ca`.
+/// Verifies the issuer of the certificate but not the host name: `sslmode=verify-ca`.
 #[derive(Debug)]
-struct AnyHost(Arc<WebPkiServerVerifier>);
+struct AnyHostName(Arc<WebPkiServerVerifier>);
 
-/// Accepts any certificate: `sslmode=require`.
+/// Accepts any certificate: `sslmode=require`, `prefer` and `allow`.
 #[derive(Debug)]
-struct Unverified(Arc<CryptoProvider>);
+struct AnyCertificate(Arc<CryptoProvider>);
 
-impl ServerCertVerifier for AnyHost {
+impl ServerCertVerifier for AnyHostName {
     fn verify_server_cert(
         &self,
         certificate: &CertificateDer<'_>,
@@ -155,7 +162,7 @@ impl ServerCertVerifier for AnyHost {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        // The name is checked last, when the signatures have been found good.
+        // webpki checks the name last, so this error implies that the signatures are valid.
         match self.0.verify_server_cert(certificate, intermediates, name, ocsp, now) {
             Err(rustls::Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
@@ -187,7 +194,7 @@ impl ServerCertVerifier for AnyHost {
     }
 }
 
-impl ServerCertVerifier for Unverified {
+impl ServerCertVerifier for AnyCertificate {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,
@@ -232,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn tls_parameters_are_taken_out_of_the_url() {
+    fn tls_parameters_are_removed_from_the_url() {
         assert_eq!(
             split("postgres://h/db?sslmode=verify-full&application_name=a%20b"),
             ("postgres://h/db?application_name=a%20b".into(), Mode::VerifyFull, None)
@@ -249,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn each_mode_tries_what_libpq_tries() {
+    fn each_mode_tries_the_same_ways_as_libpq() {
         let attempts = |mode| {
             let options = TlsOptions { mode, root_certificates: None };
             options.attempts().unwrap().iter().map(Option::is_some).collect::<Vec<_>>()

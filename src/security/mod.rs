@@ -1,4 +1,4 @@
-//! Passwords, tokens, and secrets at rest.
+//! Password hashing, tokens, and encryption of stored secrets.
 
 mod opaque_token;
 mod password;
@@ -10,10 +10,10 @@ pub use password::{HashPermit, MAX_PASSWORD_BYTES, Passwords, is_common};
 pub use sealed::Sealer;
 pub use token::{TokenSubject, Tokens};
 
-/// 256 random bits in hexadecimal, from the system's generator.
+/// Returns 256 random bits in hexadecimal, from the random number generator of the operating system.
 ///
 /// # Errors
-/// When the system has no randomness to give.
+/// If that generator fails.
 pub fn random_secret() -> anyhow::Result<String> {
     Ok(OpaqueToken::random()?.text)
 }

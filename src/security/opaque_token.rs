@@ -1,54 +1,60 @@
-//! OpaqueToken tokens: 256 random bits for whoever holds them, and their SHA-256 for the database.
+//! Opaque tokens: the client gets 256 random bits, and the database stores their SHA-256.
 //!
-//! A plain hash is enough, unlike for passwords: nobody tries 2^256 tokens (OWASP ASVS 5, 7.2.3 and 11.4).
+//! Unlike passwords, tokens need no slow hash: 2^256 values cannot be guessed (OWASP ASVS 5, 7.2.3 and 11.4).
 
 use aws_lc_rs::{digest, hmac, rand};
 
 use crate::error::{Error, Result};
 
-/// The text of a token, in hexadecimal, and what the database keeps of it.
+/// An opaque token and its hash.
 pub struct OpaqueToken {
+    /// The token in hexadecimal.
     pub text: String,
+    /// The SHA-256 of `text`.
     pub hash: Vec<u8>,
 }
 
 impl OpaqueToken {
-    /// A new one, from the system's generator.
+    /// Creates a token of 256 random bits.
     ///
     /// # Errors
-    /// When the system has no randomness to give.
+    /// As [`random_bytes`].
     pub fn random() -> Result<Self> {
-        Ok(Self::of(hex(&random_bytes::<32>()?)))
+        Ok(Self::from_text(hex(&random_bytes::<32>()?)))
     }
 
-    pub(super) fn of(text: String) -> Self {
+    pub(super) fn from_text(text: String) -> Self {
         let hash = hash(&text);
         Self { text, hash }
     }
 }
 
-/// What the database knows a token by.
+/// Returns the SHA-256 of a token, by which the database finds it.
 pub fn hash(text: &str) -> Vec<u8> {
     digest::digest(&digest::SHA256, text.as_bytes()).as_ref().to_vec()
 }
 
+/// Returns `N` bytes from the random number generator of the operating system.
+///
 /// # Errors
-/// When the system has no randomness to give.
+/// [`Error::Internal`] if that generator fails.
 pub fn random_bytes<const N: usize>() -> Result<[u8; N]> {
     let mut bytes = [0; N];
-    rand::fill(&mut bytes).map_err(|_| Error::internal("the system gives no random numbers"))?;
+    rand::fill(&mut bytes)
+        .map_err(|_| Error::internal("the random number generator of the operating system failed"))?;
     Ok(bytes)
 }
 
-/// The refresh token that follows one.
+/// Returns the refresh token that replaces `token`.
 ///
-/// It is computed from the one before rather than drawn, so that an immediate retry gets the same one though the
-/// database has only its hash. Without the key nothing can be said of it.
+/// It is an HMAC of `token` and not a random value. So a retry gets the same token, although the database stores only
+/// its hash. Without the key it cannot be computed.
 pub(super) fn next_refresh_token(key: &hmac::Key, token: &str) -> OpaqueToken {
     let tag = hmac::sign(key, &[b"successor of a refresh token\0", token.as_bytes()].concat());
-    OpaqueToken::of(hex(tag.as_ref()))
+    OpaqueToken::from_text(hex(tag.as_ref()))
 }
 
+/// Returns bytes in lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -65,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn a_successor_depends_on_the_token_and_the_key() {
+    fn the_next_refresh_token_depends_on_the_token_and_the_key() {
         let key = |text: &[u8]| hmac::Key::new(hmac::HMAC_SHA256, text);
         let next = next_refresh_token(&key(b"a"), "token");
         assert_eq!(next.text, next_refresh_token(&key(b"a"), "token").text);

@@ -1,4 +1,4 @@
-//! Password hashing: bcrypt, on threads of its own that give way to all others, never more at once than there are cores.
+//! Password hashing with bcrypt on its own low-priority threads, one for each core.
 
 use std::{
     panic::AssertUnwindSafe,
@@ -14,27 +14,27 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::{Error, Result};
 
-/// bcrypt reads no more, and cuts the rest off silently; a longer password is refused instead.
+/// The longest password. bcrypt would silently ignore the bytes after it.
 pub const MAX_PASSWORD_BYTES: usize = 72;
-/// How long a hash may wait for a core before the caller is told to come back later.
+/// How long a hash waits for a core before the caller gets an error.
 const QUEUE_TIMEOUT: Duration = Duration::from_millis(1_200);
 
-/// Whether a password is one of the hundred thousand most common, in any case: what anybody would try first (OWASP
-/// ASVS 5, 6.2.4). Works offline.
+/// Returns whether a password is one of the 100,000 most common ones, in any case (OWASP ASVS 5, 6.2.4). The list is
+/// part of the binary.
 pub fn is_common(password: &str) -> bool {
     use passwords::analyzer::is_common_password;
     is_common_password(password) || is_common_password(password.to_lowercase())
 }
 
-/// Hashes that may wait; one more is refused at once.
-const MAX_WAITING: usize = 256;
-/// How much less of a busy machine hashing gets than answering requests does, as nice(1) has it: people who are signed in
-/// do not feel a flood of logins.
+/// Hashes that can wait for a core at the same time. More are refused immediately.
+const MAX_WAITING_HASHES: usize = 256;
+/// Niceness (see nice(1)) of the hashing threads, so that many logins do not slow down the requests of signed-in users.
 #[cfg(target_os = "linux")]
 const NICENESS: i32 = 10;
 
 type Work = Box<dyn FnOnce() + Send>;
 
+/// Hashes and verifies passwords; a clone shares the threads.
 #[derive(Clone)]
 pub struct Passwords {
     cost: u32,
@@ -44,89 +44,93 @@ pub struct Passwords {
 }
 
 impl Passwords {
-    /// `cost` is bcrypt's work factor, the base-2 logarithm of its rounds.
+    /// Starts the hashing threads. `cost` is the work factor of bcrypt, the base-2 logarithm of its rounds.
     pub fn new(cost: u32) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let (work, queue) = mpsc::channel();
         let queue = Arc::new(Mutex::new(queue));
         for _ in 0..cores {
             let queue = queue.clone();
-            // They end with the last `Passwords`.
-            std::thread::spawn(move || hash_all(&queue));
+            // The threads end when the last sender is dropped.
+            std::thread::spawn(move || run_hashing_thread(&queue));
         }
         Self { cost, cores: Arc::new(Semaphore::new(cores)), waiting: Arc::default(), work }
     }
 
+    /// Hashes a password with the current cost.
+    ///
     /// # Errors
     /// As [`Self::permit`].
     pub async fn hash(&self, password: String) -> Result<String> {
         self.permit().await?.hash(password).await
     }
 
+    /// Returns whether a password matches a hash; see [`HashPermit::verify`].
+    ///
     /// # Errors
     /// As [`Self::permit`].
     pub async fn verify(&self, password: String, hash: Option<String>) -> Result<bool> {
         self.permit().await?.verify(password, hash).await
     }
 
-    /// Whether a hash was made with less work than one made now.
+    /// Returns whether the cost of a hash is below the current one.
     pub fn is_outdated(&self, hash: &str) -> bool {
         cost_of(hash).is_some_and(|cost| cost < self.cost)
     }
 
-    /// Waits for a core.
+    /// Waits for a free core, at most 1.2 seconds.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when too many are hashing already.
+    /// [`Error::Unavailable`] if no core is free in time or too many callers wait.
     pub async fn permit(&self) -> Result<HashPermit> {
-        let place = Waiting::new(&self.waiting)
-            .ok_or_else(|| Error::unavailable("Login", "too many wait to have a password hashed"))?;
+        let slot = WaitingSlot::new(&self.waiting)
+            .ok_or_else(|| Error::unavailable("Login", "the queue for password hashing is full"))?;
         let permit = tokio::time::timeout(QUEUE_TIMEOUT, self.cores.clone().acquire_owned())
             .await
-            .map_err(|_| Error::unavailable("Login", "too many passwords are being hashed"))?
+            .map_err(|_| Error::unavailable("Login", "no core was free for password hashing in time"))?
             .map_err(Error::internal)?;
-        drop(place);
+        drop(slot);
         Ok(HashPermit { cost: self.cost, permit, work: self.work.clone() })
     }
 }
 
-/// A place in the queue; given back also by a caller who hangs up.
-struct Waiting(Arc<AtomicUsize>);
+/// A counted place in the queue for a core. It is released on drop, also if the client disconnects.
+struct WaitingSlot(Arc<AtomicUsize>);
 
-impl Waiting {
+impl WaitingSlot {
     fn new(count: &Arc<AtomicUsize>) -> Option<Self> {
-        let place = Self(count.clone());
-        (count.fetch_add(1, Ordering::Relaxed) < MAX_WAITING).then_some(place)
+        let slot = Self(count.clone());
+        (count.fetch_add(1, Ordering::Relaxed) < MAX_WAITING_HASHES).then_some(slot)
     }
 }
 
-impl Drop for Waiting {
+impl Drop for WaitingSlot {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// What a thread for hashing does.
-fn hash_all(queue: &Mutex<mpsc::Receiver<Work>>) {
-    // If the system does not permit it, hashing competes like the rest. Elsewhere it would be for the whole process.
+/// Runs the queued work until the last sender is dropped.
+fn run_hashing_thread(queue: &Mutex<mpsc::Receiver<Work>>) {
+    // Linux only: elsewhere niceness applies to the whole process. An error is ignored; the priority then stays normal.
     #[cfg(target_os = "linux")]
     let _ = rustix::process::setpriority_process(None, NICENESS);
     loop {
         let work = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         match work {
-            // Its caller hears that there is no answer; the thread goes on.
+            // A panic drops the result channel, so the caller gets an error and the thread continues.
             Ok(work) => drop(std::panic::catch_unwind(AssertUnwindSafe(work))),
             Err(mpsc::RecvError) => return,
         }
     }
 }
 
-/// The work factor of a hash.
+/// Returns the cost of a bcrypt hash, such as 12 for `$2b$12$…`.
 fn cost_of(hash: &str) -> Option<u32> {
     hash.split('$').nth(2)?.parse().ok()
 }
 
-/// A core to hash on.
+/// The permission to hash one password on a core.
 pub struct HashPermit {
     cost: u32,
     permit: OwnedSemaphorePermit,
@@ -134,26 +138,36 @@ pub struct HashPermit {
 }
 
 impl HashPermit {
+    /// Hashes a password.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] if bcrypt fails.
     pub async fn hash(self, password: String) -> Result<String> {
         let cost = self.cost;
         self.run(move || bcrypt::hash(password, cost).map_err(Error::internal)).await
     }
 
-    /// Whether `password` is the one behind `hash`. Without a hash the answer is no and takes as long, so that
-    /// the time does not tell whether an account exists (OWASP Authentication Cheat Sheet).
+    /// Returns whether a password matches a hash, false without a hash.
+    ///
+    /// All negative results take the same time, so that the time does not reveal whether an account exists (OWASP
+    /// Authentication Cheat Sheet).
+    ///
+    /// # Errors
+    /// [`Error::Internal`] if bcrypt fails.
     pub async fn verify(self, password: String, hash: Option<String>) -> Result<bool> {
-        let known = hash.is_some() && password.len() <= MAX_PASSWORD_BYTES;
-        // The salt and hash of no password: nothing is known that hashes to it.
-        let stand_in =
+        let can_match = hash.is_some() && password.len() <= MAX_PASSWORD_BYTES;
+        // A well-formed hash of no known password.
+        let placeholder =
             format!("$2b${:02}${}", self.cost, "abcdefghijklmnopqrstuu1234567890ABCDEFGHIJKLMNOPQRSTS");
-        let hash = hash.unwrap_or(stand_in);
+        let hash = hash.unwrap_or(placeholder);
         let target = self.cost;
         self.run(move || {
-            // What is no hash is nobody's password.
-            let matches = bcrypt::verify(&password, &hash).unwrap_or(false) && known;
+            // A malformed hash matches no password.
+            let matches = bcrypt::verify(&password, &hash).unwrap_or(false) && can_match;
             if !matches {
-                // A hash of less work is checked sooner, which would tell that there is one: the steps between make
-                // up for it, since 2^c and 2^c, 2^(c+1), .. 2^(t-1) add up to 2^t.
+                // A hash of a lower cost c is verified faster than the target t, which would reveal that the account
+                // exists. Hashing with each cost from c to t - 1 compensates: 2^c + (2^c + 2^(c+1) + … + 2^(t-1)) =
+                // 2^t.
                 for cost in cost_of(&hash).unwrap_or(target)..target {
                     bcrypt::hash(&password, cost).map_err(Error::internal)?;
                 }
@@ -165,13 +179,13 @@ impl HashPermit {
 
     async fn run<T: Send + 'static>(self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
         let (permit, (done, result)) = (self.permit, tokio::sync::oneshot::channel());
-        // The permit goes along: a caller that hangs up must not free a core that is still busy.
+        // The work owns the permit: if the client disconnects, the core stays reserved until the hash is done.
         let work = Box::new(move || {
             let _permit = permit;
-            // Nobody waits for it any more, then.
+            // Fails if the caller no longer waits.
             let _ = done.send(work());
         });
-        self.work.send(work).map_err(|_| Error::internal("there is no thread to hash on"))?;
+        self.work.send(work).map_err(|_| Error::internal("all hashing threads have ended"))?;
         result.await.map_err(Error::internal)?
     }
 }
@@ -190,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn what_anybody_would_try_is_common() {
+    fn common_passwords_and_their_variants_are_common() {
         let worst = [
             "password",
             "12345678",
@@ -217,13 +231,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_hash_of_less_work_is_outdated() {
+    async fn a_hash_with_a_lower_cost_is_outdated() {
         let hash = Passwords::new(4).hash("correct horse".into()).await.unwrap();
         assert!(Passwords::new(5).is_outdated(&hash) && !Passwords::new(4).is_outdated(&hash));
     }
 
     #[tokio::test]
-    async fn the_72nd_byte_counts_and_a_73rd_is_refused() {
+    async fn a_password_of_72_bytes_is_hashed_whole_and_a_longer_one_never_matches() {
         let passwords = Passwords::new(4);
         let full = "x".repeat(MAX_PASSWORD_BYTES);
         let hash = passwords.hash(full.clone()).await.unwrap();

@@ -1,4 +1,4 @@
-//! Secrets at rest: AES-256-GCM with a key of their own, bound to the row that they lie in.
+//! Encryption of secrets in the database: AES-256-GCM with `TWO_FACTOR_KEY`, bound to the row of the secret.
 
 use aws_lc_rs::{
     aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey},
@@ -7,58 +7,64 @@ use aws_lc_rs::{
 
 use crate::error::{Error, Result};
 
-/// Encrypts with the current key and reads what that or the one before it wrote. No key, no secrets.
+/// Encrypts with the first key, and decrypts with any key. Without a key it does neither.
 #[derive(Default)]
 pub struct Sealer {
     keys: Vec<RandomizedNonceKey>,
 }
 
 impl Sealer {
+    /// Creates a sealer with the current key, followed by previous ones.
+    ///
     /// # Errors
-    /// Never with a working library.
+    /// If the cipher refuses a key, which does not happen with 32 bytes.
     pub fn new<'a>(keys: impl IntoIterator<Item = &'a str>) -> anyhow::Result<Self> {
         let key = |text: &str| {
-            // The setting has at least 256 bits of entropy in any alphabet; the cipher wants exactly 32 bytes.
+            // The setting is a text of at least 256 bits of entropy; the cipher requires exactly 32 bytes.
             let key = digest::digest(&digest::SHA256, text.as_bytes());
-            RandomizedNonceKey::new(&AES_256_GCM, key.as_ref()).map_err(|_| anyhow::anyhow!("unusable key"))
+            RandomizedNonceKey::new(&AES_256_GCM, key.as_ref())
+                .map_err(|_| anyhow::anyhow!("cannot create an AES-256-GCM key from TWO_FACTOR_KEY"))
         };
         Ok(Self { keys: keys.into_iter().map(key).collect::<anyhow::Result<_>>()? })
     }
 
+    /// Returns whether there is a key, so secrets can be stored.
     pub fn has_key(&self) -> bool {
         !self.keys.is_empty()
     }
 
-    /// `aad` (additional authenticated data) names the row of the secret; the secret can be opened with the same `aad` only.
+    /// Encrypts a secret. `aad` (additional authenticated data) names the row of the secret; [`Self::open`] needs the
+    /// same `aad`.
     ///
     /// # Errors
-    /// When there is no key.
+    /// [`Error::Internal`] without a key.
     pub fn seal(&self, aad: &str, secret: &[u8]) -> Result<Vec<u8>> {
         let key = self
             .keys
             .first()
-            .ok_or_else(|| Error::internal("there is no key to encrypt with: is TWO_FACTOR_KEY set?"))?;
+            .ok_or_else(|| Error::internal("cannot encrypt a secret without a key; set TWO_FACTOR_KEY"))?;
         let mut text = secret.to_vec();
         let nonce = key
             .seal_in_place_append_tag(Aad::from(aad.as_bytes()), &mut text)
-            .map_err(|_| Error::internal("a secret cannot be encrypted"))?;
+            .map_err(|_| Error::internal("cannot encrypt a secret"))?;
         Ok([nonce.as_ref().as_slice(), &text].concat())
     }
 
+    /// Decrypts a secret.
+    ///
     /// # Errors
-    /// When it was written with another key, or for another place.
+    /// [`Error::Internal`] if it was encrypted with an unknown key or another `aad`, or was changed.
     pub fn open(&self, aad: &str, sealed: &[u8]) -> Result<Vec<u8>> {
-        let read = |key: &RandomizedNonceKey| {
+        let decrypt = |key: &RandomizedNonceKey| {
             let (nonce, text) = sealed.split_at_checked(NONCE_LEN)?;
             let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
             let mut text = text.to_vec();
             let secret = key.open_in_place(nonce, Aad::from(aad.as_bytes()), &mut text).ok()?;
             Some(secret.to_vec())
         };
-        self.keys
-            .iter()
-            .find_map(read)
-            .ok_or_else(|| Error::internal("a secret cannot be decrypted: has TWO_FACTOR_KEY changed?"))
+        self.keys.iter().find_map(decrypt).ok_or_else(|| {
+            Error::internal("cannot decrypt a secret; set TWO_FACTOR_KEY_PREVIOUS to the old key")
+        })
     }
 }
 
@@ -67,10 +73,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_is_read_with_its_key_in_its_place_only() {
+    fn a_secret_is_decrypted_only_with_its_key_and_aad() {
         let old = Sealer::new(["old"]).unwrap();
         let sealed = old.seal("user 1", b"secret").unwrap();
-        assert_ne!(sealed, old.seal("user 1", b"secret").unwrap(), "a nonce of its own each time");
+        assert_ne!(sealed, old.seal("user 1", b"secret").unwrap(), "each call uses a new nonce");
         assert_eq!(old.open("user 1", &sealed).unwrap(), b"secret");
         assert!(old.open("user 2", &sealed).is_err());
         assert_eq!(Sealer::new(["new", "old"]).unwrap().open("user 1", &sealed).unwrap(), b"secret");

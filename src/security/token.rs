@@ -1,4 +1,4 @@
-//! TokenSubject tokens: JWT (RFC 7519) with HS256 and nothing else. And what refresh tokens follow each other by.
+//! Access tokens, which are JWTs (RFC 7519) signed with HS256, and the derivation of refresh tokens.
 
 use aws_lc_rs::hmac;
 use jsonwebtoken::{
@@ -12,42 +12,47 @@ use super::opaque_token::{OpaqueToken, next_refresh_token};
 use crate::error::{Error, Result};
 
 const ISSUER: &str = "saas";
-/// Tokens that are remembered; those that are used least make room.
-const REMEMBERED: usize = 10_000;
+/// Capacity of the cache of verified tokens.
+const VERIFIED_CACHE_TOKENS: usize = 10_000;
 
+/// The claims of an access token (RFC 7519 section 4.1).
 #[derive(Serialize, Deserialize)]
 struct Claims {
+    /// The user id.
     sub: String,
-    /// The session that it belongs to, and ends with.
+    /// The session id. The token is invalid when the session has ended.
     sid: Uuid,
     iss: String,
-    /// Seconds since the epoch, as `exp`.
+    /// Seconds since the Unix epoch, as `exp`.
     iat: u64,
     exp: u64,
 }
 
-/// Whom and what an access token stands for.
+/// The user and session that an access token identifies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TokenSubject {
     pub user_id: i64,
     pub session_id: Uuid,
 }
 
+/// Issues and verifies access tokens, and derives refresh tokens.
 pub struct Tokens {
     signing: EncodingKey,
-    /// The current key, then the one before it.
+    /// The current key, then the previous one.
     verifying: Vec<DecodingKey>,
-    following: Vec<hmac::Key>,
+    /// The same keys, for refresh tokens.
+    refresh_keys: Vec<hmac::Key>,
     validation: Validation,
     /// Seconds.
     lifetime: u64,
-    /// What was found good before, and until when: reading a token costs more than answering most requests.
+    /// Verified tokens with their `exp`. Verifying a token takes longer than the rest of most requests.
     verified: Cache<Box<str>, (TokenSubject, u64)>,
 }
 
 impl Tokens {
+    /// Signs with `key`; verifies with `key` and `previous`, so that tokens stay valid after a key rotation.
     pub fn new(key: &str, previous: Option<&str>, lifetime_minutes: u32) -> Self {
-        // RFC 8725 section 3.1: the algorithm is ours to say, never the token's.
+        // The server fixes the algorithm and ignores the one in the token (RFC 8725 section 3.1).
         let mut validation = Validation::new(Algorithm::HS256);
         validation.set_required_spec_claims(&["exp", "iss", "sub"]);
         validation.set_issuer(&[ISSUER]);
@@ -56,19 +61,22 @@ impl Tokens {
         Self {
             signing: EncodingKey::from_secret(key.as_bytes()),
             verifying: keys().map(DecodingKey::from_secret).collect(),
-            following: keys().map(|key| hmac::Key::new(hmac::HMAC_SHA256, key)).collect(),
+            refresh_keys: keys().map(|key| hmac::Key::new(hmac::HMAC_SHA256, key)).collect(),
             validation,
             lifetime: u64::from(lifetime_minutes) * 60,
-            verified: Cache::new(REMEMBERED),
+            verified: Cache::new(VERIFIED_CACHE_TOKENS),
         }
     }
 
-    /// A token for the user in a session, and its life in seconds.
-    pub fn issue(&self, access: TokenSubject) -> Result<(String, u64)> {
+    /// Returns a new access token and its lifetime in seconds.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] if the token cannot be signed.
+    pub fn issue(&self, subject: TokenSubject) -> Result<(String, u64)> {
         let iat = get_current_timestamp();
         let claims = Claims {
-            sub: access.user_id.to_string(),
-            sid: access.session_id,
+            sub: subject.user_id.to_string(),
+            sid: subject.session_id,
             iss: ISSUER.into(),
             iat,
             exp: iat + self.lifetime,
@@ -78,26 +86,27 @@ impl Tokens {
         Ok((token, self.lifetime))
     }
 
-    /// Whom the token was issued to.
+    /// Returns the user and session of a valid token. Does not check that the session is active.
     ///
     /// # Errors
-    /// [`Error::InvalidToken`] for whatever is wrong with it; the caller learns nothing more.
+    /// [`Error::InvalidToken`], without the reason, so that an attacker does not learn it.
     pub fn verify(&self, token: &str) -> Result<TokenSubject> {
-        if let Some((access, exp)) = self.verified.get(token)
+        if let Some((subject, exp)) = self.verified.get(token)
             && exp >= get_current_timestamp()
         {
-            return Ok(access);
+            return Ok(subject);
         }
         let read = |key| decode::<Claims>(token, key, &self.validation).ok();
         let claims = self.verifying.iter().find_map(read).ok_or(Error::InvalidToken)?.claims;
         let user_id = claims.sub.parse().map_err(|_| Error::InvalidToken)?;
-        let access = TokenSubject { user_id, session_id: claims.sid };
-        self.verified.insert(token.into(), (access, claims.exp));
-        Ok(access)
+        let subject = TokenSubject { user_id, session_id: claims.sid };
+        self.verified.insert(token.into(), (subject, claims.exp));
+        Ok(subject)
     }
 
-    /// The refresh tokens that may follow one: under the current key, then under the one before it.
+    /// Returns the refresh tokens that replace `token`: the one derived with the current key, then the one with the
+    /// previous key.
     pub fn next_refresh_tokens(&self, token: &str) -> impl Iterator<Item = OpaqueToken> {
-        self.following.iter().map(move |key| next_refresh_token(key, token))
+        self.refresh_keys.iter().map(move |key| next_refresh_token(key, token))
     }
 }
