@@ -1,4 +1,4 @@
-//! The composition root: what every handler and job can reach, made from the settings in one place.
+//! The composition root: creates the shared parts of the application from the settings.
 
 use std::{
     ops::Deref,
@@ -24,37 +24,38 @@ use crate::{
     security::{Passwords, Sealer, Tokens},
 };
 
-/// The application; a clone shares it.
+/// The application, which handlers and jobs share; clones are cheap.
 #[derive(Clone)]
 pub struct App(Arc<Inner>);
 
+/// The parts of the application.
 pub struct Inner {
     pub config: Config,
     pub db: Db,
     pub redis: RedisPool,
     pub cache: Cache,
-    /// Sessions and their users, by the session id of the access token.
+    /// Cached sessions and their users, by session id.
     pub identities: RecentReads<Uuid, Identity>,
     pub queue: Queue,
     pub mailer: Mailer,
     pub passwords: Passwords,
     pub tokens: Tokens,
-    /// Keeps the secrets of two-factor authentication.
+    /// Encrypts the secrets of two-factor authentication.
     pub sealer: Sealer,
     stopping: AtomicBool,
 }
 
 impl App {
-    /// Builds it without connecting to anything: PostgreSQL and Redis may come later, or come back.
+    /// Creates the application without connecting: PostgreSQL and Redis can be unavailable at startup.
     ///
     /// # Errors
-    /// When a setting cannot be read.
+    /// If a setting is invalid.
     pub fn new(config: Config) -> anyhow::Result<Self> {
         let auth = &config.auth;
-        // Only DEBUG gets here without a key; a key of this process alone is then better than a known one.
+        // Only DEBUG allows a missing SECRET_KEY. A random key per process is safer than a default that is public.
         let key = match secret(&auth.secret_key) {
             Some(key) => key.to_owned(),
-            None => format!("{}{}", uuid::Uuid::new_v4(), uuid::Uuid::new_v4()),
+            None => format!("{}{}", Uuid::new_v4(), Uuid::new_v4()),
         };
         let tokens = Tokens::new(&key, secret(&auth.secret_key_previous), auth.access_token_expire_minutes);
         let sealing_keys =
@@ -75,17 +76,18 @@ impl App {
         })))
     }
 
-    /// From now on this process reports that it is not ready for new requests.
+    /// Makes the readiness check of this process fail, so that a load balancer sends no new requests.
     pub fn begin_stopping(&self) {
         self.0.stopping.store(true, Ordering::Release);
     }
 
+    /// Returns whether the process is shutting down.
     pub fn is_stopping(&self) -> bool {
         self.0.stopping.load(Ordering::Acquire)
     }
 }
 
-/// The job queue on the connections of a pool.
+/// Creates a job queue that uses the connections of a pool.
 pub fn queue(redis: &RedisPool, settings: &config::Redis) -> Queue {
     let options = QueueOptions {
         prefix: settings.redis_key_prefix.clone(),
@@ -101,7 +103,7 @@ impl Deref for App {
     }
 }
 
-/// The engine knows no domain error, and the domain error no engine.
+/// Lives here because neither module may import the other.
 impl From<queue::Error> for Error {
     fn from(error: queue::Error) -> Self {
         match error {

@@ -1,17 +1,17 @@
-//! Redis for caching: a typed cache-aside that all replicas share.
+//! A typed cache-aside in Redis, which all replicas share.
 //!
 //! ```ignore
 //! let total: i64 = app.cache.get_or_load("users:total", Duration::from_secs(5), async || count(&app).await).await?;
 //! app.cache.invalidate("users:total").await; // after the commit of a change
 //! ```
 //!
-//! For values that are read often, cost a lot to compute and may be stale for up to their time to live: a reader that began
-//! before an [`invalidate`](Cache::invalidate) may store its old value after it. Not for what decides who may do what: the
-//! values are plain JSON, and can be changed by any client of Redis.
+//! Use it for values that are expensive to compute and may be stale for their time to live. A load that began before an
+//! [`invalidate`](Cache::invalidate) can store its old value after it. Do not use it for permissions: the values are
+//! plain JSON, which every client of Redis can change.
 
 use std::{sync::Arc, time::Duration};
 
-use quick_cache::sync::Cache as Flights;
+use quick_cache::sync::Cache as Loads;
 use redis::{Cmd, FromRedisValue};
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -20,37 +20,40 @@ use crate::{
     redis_pool::{CircuitBreaker, RedisPool},
 };
 
-/// Redis is waited for no longer: by then the value has been computed.
+/// Time limit of a Redis command. After this time it is faster to compute the value.
 const REDIS_TIMEOUT: Duration = Duration::from_millis(100);
-/// Keys that are loaded at the same time by one process and share the load; more load by themselves.
-const MAX_FLIGHTS: usize = 1_000;
+/// Keys whose concurrent loads a process shares. Loads of more keys are not shared.
+const MAX_SHARED_LOADS: usize = 1_000;
 
-/// The cache; a clone shares it. Keys in Redis are `<prefix>:cache:<key>`.
+/// The cache; clones share it. Keys in Redis are `<prefix>:cache:<key>`.
 #[derive(Clone)]
 pub struct Cache {
     redis: RedisPool,
     breaker: CircuitBreaker,
     prefix: Arc<str>,
-    /// What is being loaded; the value is the JSON that its callers are answered with, `None` if the load failed.
-    flights: Arc<Flights<String, Option<Arc<str>>>>,
+    /// The loads in progress, by key. The value is the JSON for the waiting callers, `None` if the load failed.
+    loads: Arc<Loads<String, Option<Arc<str>>>>,
 }
 
 impl Cache {
+    /// Creates the cache. `prefix` is `REDIS_KEY_PREFIX`.
     pub fn new(redis: RedisPool, prefix: &str) -> Self {
         Self {
             redis,
             breaker: CircuitBreaker::new(REDIS_TIMEOUT),
             prefix: format!("{prefix}:cache:").into(),
-            flights: Arc::new(Flights::new(MAX_FLIGHTS)),
+            loads: Arc::new(Loads::new(MAX_SHARED_LOADS)),
         }
     }
 
-    /// Returns the cached value of `key`; without one, what `load` returns, and stores that for `ttl` (at least a
-    /// millisecond). Concurrent callers in this process share one load. Without Redis every call loads.
+    /// Returns the cached value of `key`. If there is none, calls `load` and stores its value for `ttl` (at least 1
+    /// ms).
+    ///
+    /// Concurrent callers in this process share one load. If Redis is unavailable or the cached value is not a `T`,
+    /// `load` is called.
     ///
     /// # Errors
-    /// Those of `load`, and [`Error::Unavailable`] if the load that this call shares failed. Never because Redis is
-    /// unreachable or holds something else than a `T`.
+    /// Those of `load`; [`Error::Unavailable`] if the load that this call shares with a concurrent caller failed.
     pub async fn get_or_load<T: Serialize + DeserializeOwned>(
         &self,
         key: &str,
@@ -58,7 +61,7 @@ impl Cache {
         load: impl AsyncFnOnce() -> Result<T>,
     ) -> Result<T> {
         let key = format!("{}{key}", self.prefix);
-        let flight = match self.flights.get_value_or_guard_async(&key).await {
+        let guard = match self.loads.get_value_or_guard_async(&key).await {
             Ok(Some(json)) => match serde_json::from_str(&json) {
                 Ok(value) => return Ok(value),
                 Err(_) => return load().await,
@@ -66,30 +69,30 @@ impl Cache {
             Ok(None) => return Err(Error::unavailable("Cache", "the load of a concurrent request failed")),
             Err(guard) => guard,
         };
-        let mut landed = None;
+        let mut loaded = None;
         let result = async {
             if let Some(json) = self.command::<Option<String>>(Cmd::get(&key)).await.flatten()
                 && let Ok(value) = serde_json::from_str(&json)
             {
-                landed = Some(json.into());
+                loaded = Some(json.into());
                 return Ok(value);
             }
             let value = load().await?;
             let json: Arc<str> = serde_json::to_string(&value).map_err(Error::internal)?.into();
             let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1);
             self.command::<()>(Cmd::pset_ex(&key, &*json, ttl)).await;
-            landed = Some(json);
+            loaded = Some(json);
             Ok(value)
         }
         .await;
-        // Answers those who wait; whoever asks later looks into Redis again.
-        let _ = flight.insert(landed);
-        self.flights.remove(&key);
+        // Answers the waiting callers. Later callers read Redis again.
+        let _ = guard.insert(loaded);
+        self.loads.remove(&key);
         result
     }
 
-    /// Discards the value of `key`; call it after the commit of what changes the value. Without Redis the value stays
-    /// until its time to live is over.
+    /// Deletes the value of `key`. Call it after the commit of a change. If Redis is unavailable, the value stays until
+    /// its time to live ends.
     pub async fn invalidate(&self, key: &str) {
         self.command::<()>(Cmd::del(format!("{}{key}", self.prefix))).await;
     }

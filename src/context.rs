@@ -1,4 +1,4 @@
-//! Who asks, and from where: made for each request by the API and passed to the services.
+//! The context of a request. The API creates it and passes it to the services.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -6,36 +6,36 @@ use uuid::Uuid;
 
 use crate::queue::Origin;
 
-/// The request that a service works for. [`Default`] is work without a request: a command or a job.
+/// The user and client of a request. [`Default`] is for work without a request: a command or a job.
 #[derive(Clone, Debug, Default)]
 pub struct RequestContext {
     /// The signed-in user.
     pub actor: Option<i64>,
     /// The session of the signed-in user.
     pub session: Option<Uuid>,
-    /// The address of the client, as far as it is known.
+    /// The IP address of the client, if it is known.
     pub ip: Option<IpAddr>,
     /// The header `User-Agent`.
     pub user_agent: Option<Arc<str>>,
     pub request_id: Option<Arc<str>>,
-    /// The `traceparent` of the client (W3C Trace Context).
+    /// The header `traceparent` (W3C Trace Context).
     pub trace: Option<Arc<str>>,
 }
 
 impl RequestContext {
-    /// The same request, by a signed-in user.
+    /// Returns the context with a signed-in user.
     pub fn signed_in(&self, actor: i64, session: Uuid) -> Self {
         Self { actor: Some(actor), session: Some(session), ..self.clone() }
     }
 
-    /// The origin of a job that this request enqueues; `owner` may see and cancel it.
+    /// Returns the origin of a job that this request enqueues. `owner` is the user who can see and cancel the job.
     pub fn origin(&self, owner: Option<i64>) -> Origin {
         let text = |value: &Option<Arc<str>>| value.as_deref().map(str::to_owned);
         Origin { owner, request_id: text(&self.request_id), traceparent: text(&self.trace) }
     }
 }
 
-/// The id of the trace in a `traceparent`.
+/// Returns the trace id of a `traceparent`.
 pub fn trace_id(traceparent: &str) -> Option<&str> {
     traceparent.split('-').nth(1)
 }

@@ -1,12 +1,16 @@
-//! The one error type of the application, and how a constraint violation becomes one of its variants.
+//! The error type of the services and the modules below them, and its conversion from database errors.
 //!
-//! `api/problem/` decides which status and code a client sees for each variant.
+//! `api/problem` defines the HTTP status and code of each variant. The texts are part of the API: a client sees them as
+//! `detail`.
 
 use std::error::Error as StdError;
 
+/// An error of any type.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
+/// A result with [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// An error of the application.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("{0} not found")]
@@ -19,20 +23,20 @@ pub enum Error {
     InvalidToken,
     #[error("Inactive user")]
     Inactive,
-    #[error("Confirm your email address first; the link is in the mail that was sent to you")]
+    #[error("Email address is not verified; open the link in the mail that was sent to you")]
     EmailNotVerified,
     /// The password that confirms an action is wrong.
     #[error("Incorrect password")]
     WrongPassword,
-    /// The code of an authenticator or a recovery code.
+    /// The code of an authenticator or a recovery code is wrong or used.
     #[error("This code is not valid")]
     InvalidCode,
-    /// A one-time token of a mail: unknown, used or too old.
-    #[error("This link is not valid any more; ask for a new one")]
+    /// The token of a link in a mail is unknown, used or expired.
+    #[error("This link is invalid or has expired; request a new one")]
     InvalidLink,
     #[error("Sign in with two-factor authentication to do this")]
     TwoFactorRequired,
-    #[error("There must be another active admin first")]
+    #[error("This is the last active admin; add another one first")]
     LastAdmin,
     #[error("Too many attempts, try again in {retry_after} seconds")]
     TooManyAttempts { retry_after: u64 },
@@ -44,10 +48,10 @@ pub enum Error {
     TooLarge { limit: usize },
     #[error("{0}")]
     Malformed(String),
-    /// Every field that is wrong, not only the first.
+    /// Input is invalid. Contains all invalid fields, not only the first.
     #[error("Invalid input: {}", summary(.0))]
     Invalid(Vec<FieldError>),
-    /// A dependency is away or saturated; the caller may try again.
+    /// A dependency does not answer or is overloaded. The caller can retry.
     #[error("{what} is unavailable")]
     Unavailable {
         what: &'static str,
@@ -58,15 +62,18 @@ pub enum Error {
     Internal(#[source] BoxError),
 }
 
-/// One invalid field: where it is, what is wrong in words, and the stable machine word for it.
+/// An invalid field of an input.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FieldError {
+    /// The path of the field.
     pub loc: Vec<Loc>,
+    /// The message for the user.
     pub msg: String,
+    /// The stable code of the error, such as `value_error`.
     pub kind: &'static str,
 }
 
-/// One step of a field's location.
+/// A step of the path of a field.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Loc {
     Key(String),
@@ -92,16 +99,18 @@ fn summary(errors: &[FieldError]) -> String {
 }
 
 impl Error {
+    /// Wraps an unexpected error. The client sees status 500 without the cause; the log contains it.
     pub fn internal(source: impl Into<BoxError>) -> Self {
         Self::Internal(source.into())
     }
 
-    /// Reports one invalid field by its name; the API adds the part of the request that it came in.
+    /// Reports one invalid field by its name. The API adds the part of the request that contains it, such as `body`.
     pub fn invalid(field: &str, msg: impl Into<String>) -> Self {
         let loc = vec![Loc::Key(field.into())];
         Self::Invalid(vec![FieldError { loc, msg: msg.into(), kind: "value_error" }])
     }
 
+    /// Reports that the dependency `what` is unavailable.
     pub fn unavailable(what: &'static str, source: impl Into<BoxError>) -> Self {
         Self::Unavailable { what, source: source.into() }
     }
@@ -125,9 +134,9 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 impl From<diesel::result::Error> for Error {
     fn from(error: diesel::result::Error) -> Self {
         use diesel::result::{DatabaseErrorKind as Kind, Error as Diesel};
-        // diesel-async reports a statement timeout and an administrator's shutdown as `Unknown` and
-        // keeps no SQLSTATE, so the server's own words are all there is to tell them by.
-        let away = match &error {
+        // diesel-async reports a statement timeout and a server shutdown as `Unknown` without the SQLSTATE, so only the
+        // message identifies them.
+        let is_unavailable = match &error {
             Diesel::DatabaseError(Kind::UnableToSendCommand | Kind::ClosedConnection, _) => true,
             Diesel::DatabaseError(Kind::Unknown, info) => {
                 let message = info.message();
@@ -136,12 +145,17 @@ impl From<diesel::result::Error> for Error {
             Diesel::BrokenTransactionManager => true,
             _ => false,
         };
-        if away { Self::unavailable("Database", error) } else { Self::internal(error) }
+        if is_unavailable { Self::unavailable("Database", error) } else { Self::internal(error) }
     }
 }
 
-/// Turns the violation of a named constraint into a client error, so that no one checks before inserting.
+/// Converts the violation of a constraint into a client error. So a service needs no query before an insert, which
+/// would be a race.
 pub trait OnConstraint<T> {
+    /// Replaces the violation of the constraint `name` by `error`, and converts other errors.
+    ///
+    /// # Errors
+    /// `error`, or the converted database error.
     fn on_constraint(self, name: &str, error: Error) -> Result<T>;
 }
 

@@ -1,9 +1,9 @@
 //! A SaaS backend in one binary: accounts, an HTTP API, database migrations and background jobs.
 //!
-//! A request takes this way: [`cli::serve`](cli) starts the server; [`api`] parses the request, authenticates it and calls
-//! a service; [`services`] hold the business rules and run the transaction; [`models`] hold the queries; mails and other
-//! work that can wait go to the job engine in [`queue`], which runs the tasks of [`jobs`] in a worker. [`app::App`] is what
-//! they all share: the connections and the settings.
+//! [`cli::serve`](cli) starts the server. For each request, [`api`] parses and authenticates it and calls a service.
+//! [`services`] contain the business rules and run the transaction; [`models`] contain the queries. Mails and other
+//! deferred work are jobs: a worker of [`queue`] runs the tasks of [`jobs`]. All of them share [`app::App`], which has
+//! the connections and the settings.
 //!
 //! # Modules, and what each may import
 //!
@@ -12,8 +12,8 @@
 //! | [`cli`] | one file per subcommand | everything |
 //! | [`api`] | one file per resource: contract types and operations | services, models, jobs, queue, app, db, security, context |
 //! | [`services`] | business rules that span queries, and the transaction | models, queue, security, app, cache, db, mail, context |
-//! | [`jobs`] | the tasks, one file each, and the table of them | services, models, app, mail, queue, context |
-//! | [`queue`] | the job engine: knows Redis and the `Job` trait | |
+//! | [`jobs`] | the tasks, one file each, and the list of them | services, models, app, mail, queue, context |
+//! | [`queue`] | the job engine, which depends on Redis only | |
 //! | [`models`] | the tables and their queries | schema |
 //! | [`app`] | the composition root | cache, db, queue, mail, security, models |
 //! | [`cache`] | typed cache-aside over Redis | |
@@ -22,7 +22,7 @@
 //! | [`mail`] | messages, their templates, SMTP | |
 //! | [`security`] | passwords, tokens, encryption | |
 //! | [`dev`] | the private servers of `saas dev` and of the tests | |
-//! | [`config`], [`error`], [`logging`], [`pool`], [`redis_pool`] | the ground: every module but `queue` may import it | |
+//! | [`config`], [`error`], [`logging`], [`pool`], [`redis_pool`] | the base, which every module except `queue` may import | |
 //!
 //! The test `tree::modules_import_only_what_the_table_allows` reads this table, and `import_cycles` finds files that import
 //! each other.

@@ -1,4 +1,4 @@
-//! Logging: readable lines in development, one JSON object a line in production.
+//! Logging to standard error: text in development, one JSON object per line in production.
 
 use std::{borrow::Cow, fmt};
 
@@ -24,13 +24,13 @@ use crate::{
     error::chain,
 };
 
-/// Starts logging to standard error; call once.
+/// Starts logging. Call it once.
 ///
 /// # Errors
-/// When `LOG_LEVEL` cannot be read.
+/// If `LOG_LEVEL` is invalid or logging has already been started.
 pub fn init(core: &Core) -> anyhow::Result<()> {
     use anyhow::Context;
-    // The libraries' own start and stop lines repeat ours.
+    // These libraries log their start and stop at `info`, which repeats the messages of this program.
     let quiet = "poem=warn,tokio_postgres=warn,hyper=warn,rustls=warn";
     check_level(&core.log_level)?;
     let filter = EnvFilter::try_new(format!("{quiet},{}", core.log_level)).with_context(|| {
@@ -61,7 +61,7 @@ pub fn init(core: &Core) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The filter takes a word that is no level for the name of a module, and then logs nothing else.
+/// Refuses a misspelled level. `EnvFilter` would take it for the name of a module and log nothing else.
 fn check_level(text: &str) -> anyhow::Result<()> {
     for part in text.split(',').map(str::trim).filter(|part| !part.contains(['=', '['])) {
         if part.parse::<tracing_subscriber::filter::LevelFilter>().is_err() && !part.contains("::") {
@@ -71,7 +71,7 @@ fn check_level(text: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One flat JSON object an event: the event's fields, those of its spans, and which service wrote it.
+/// Formats an event as a flat JSON object with the fields of the event and its spans, and the name of the service.
 struct JsonLines {
     service: String,
 }
@@ -87,7 +87,7 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        let (mut line, meta) = (Line::new(), event.metadata());
+        let (mut line, meta) = (JsonLine::new(), event.metadata());
         line.add("timestamp", &chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Micros, true));
         line.add("level", level(*meta.level()));
         line.add("service", &*self.service);
@@ -102,7 +102,7 @@ where
                 fields.into_iter().for_each(|(name, value)| line.add(name, &value));
             }
         }
-        writeln!(writer, "{}", line.end())
+        writeln!(writer, "{}", line.finish())
     }
 }
 
@@ -116,14 +116,14 @@ fn level(level: Level) -> &'static str {
     }
 }
 
-/// An object as it is written: a tree of values in between would cost as much as the request that it tells of. Of two
-/// fields of one name the first stays.
-struct Line {
+/// A JSON object that is written field by field, which is faster than building a [`Value`]. If a name occurs twice, the
+/// first field is kept.
+struct JsonLine {
     text: Vec<u8>,
     names: Vec<Cow<'static, str>>,
 }
 
-impl Line {
+impl JsonLine {
     fn new() -> Self {
         Self { text: Vec::with_capacity(512), names: Vec::with_capacity(16) }
     }
@@ -134,20 +134,20 @@ impl Line {
             return;
         }
         self.text.push(if self.names.is_empty() { b'{' } else { b',' });
-        // Neither a name nor anything that is logged fails to be written.
+        // Writing a string or a field value to memory as JSON does not fail.
         let _ = serde_json::to_writer(&mut self.text, &name);
         self.text.push(b':');
         let _ = serde_json::to_writer(&mut self.text, value);
         self.names.push(name);
     }
 
-    fn end(mut self) -> String {
+    fn finish(mut self) -> String {
         self.text.push(b'}');
         String::from_utf8(self.text).unwrap_or_default()
     }
 }
 
-impl Visit for Line {
+impl Visit for JsonLine {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         self.add(field.name(), &format!("{value:?}"));
     }
@@ -176,12 +176,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_two_fields_of_one_name_the_first_stays() {
-        let mut line = Line::new();
+    fn the_first_of_two_fields_with_the_same_name_is_kept() {
+        let mut line = JsonLine::new();
         line.add("a", "quotes \" and\nlines");
         line.add("b", &1);
         line.add("a", &2);
         line.add("none", &f64::NAN);
-        assert_eq!(line.end(), r#"{"a":"quotes \" and\nlines","b":1,"none":null}"#);
+        assert_eq!(line.finish(), r#"{"a":"quotes \" and\nlines","b":1,"none":null}"#);
     }
 }

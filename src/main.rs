@@ -1,4 +1,4 @@
-// Faster than glibc's allocator: docs/performance.md has the measurement.
+// Faster than the allocator of glibc: docs/performance.md has the measurement.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

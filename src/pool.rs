@@ -1,4 +1,4 @@
-//! What the pools of PostgreSQL and Redis have in common.
+//! The error reporting that the pools of PostgreSQL and Redis share.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -7,19 +7,18 @@ use std::{
 
 use crate::error::{BoxError, chain};
 
-/// A connection idle for longer is asked whether it still lives before it is handed out.
-pub const TRUST_IDLE: Duration = Duration::from_secs(1);
-/// An error that is older does not explain why there is no connection now.
-const RECENT: Duration = Duration::from_secs(5);
+/// Age after which an error no longer explains why there is no connection.
+const ERROR_MAX_AGE: Duration = Duration::from_secs(5);
 
-/// Why connections could not be made lately: the pool itself only says that there was none in time.
+/// The last error of opening a connection. The pool itself only reports that there was no connection in time.
 #[derive(Debug, Clone, Default)]
 pub struct LastError(Arc<Mutex<Option<(Instant, String)>>>);
 
 impl LastError {
+    /// Returns the reason why the pool has no connection.
     pub fn explain(&self) -> String {
         match &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some((at, error)) if at.elapsed() < RECENT => error.clone(),
+            Some((at, error)) if at.elapsed() < ERROR_MAX_AGE => error.clone(),
             _ => "no connection was free in time".into(),
         }
     }

@@ -1,8 +1,8 @@
-//! The Redis pool: the connection that everything except the workers sends its commands on.
+//! The Redis pool. The cache, the rate limits and the clients of the queue use it; workers have their own connections.
 //!
-//! A connection is multiplexed. It goes back to the pool before its command is answered, so it carries the commands of
-//! many callers at once. bb8-redis pings at every checkout and never reports a connection as broken; this pool pings
-//! only connections that were idle, and discards those that have failed.
+//! Connections are multiplexed. A connection returns to the pool before its command is answered, so it carries the
+//! commands of many callers at the same time. bb8-redis pings at every checkout and never reports a connection as
+//! broken. This pool pings only connections that were idle, and discards those that have failed.
 
 use std::{
     io,
@@ -26,10 +26,12 @@ use tokio::time::timeout_at;
 use crate::{
     config::Redis,
     error::{Error, Result},
-    pool::{LastError, TRUST_IDLE},
+    pool::LastError,
 };
 
 const POOL_SIZE: u32 = 8;
+/// A connection that was idle for longer is pinged before it is used.
+const PING_AFTER_IDLE: Duration = Duration::from_secs(1);
 
 /// How long a circuit breaker stays open after a failure.
 const OPEN_FOR: Duration = Duration::from_secs(1);
@@ -43,7 +45,7 @@ pub struct RedisPool {
     connections: bb8::Pool<Manager>,
     client: Arc<redis::Client>,
     timeout: Duration,
-    /// When the commands of this clone have to be answered, instead of after twice the timeout.
+    /// The deadline of all commands of this clone. `None` allows each command twice the timeout.
     deadline: Option<Instant>,
     last_error: LastError,
     breaker: CircuitBreaker,
@@ -86,16 +88,16 @@ impl RedisPool {
         answer.map_err(unavailable)
     }
 
-    /// Calls a script for a caller that goes on without Redis: within a third of the timeout, and through the pool's
-    /// circuit breaker.
+    /// Invokes a script for a caller that can continue without Redis: within a third of the timeout, and through the
+    /// circuit breaker of the pool.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if Redis does not answer, or the circuit breaker is open.
-    pub async fn try_invoke<T: FromRedisValue>(&self, call: &ScriptInvocation<'_>) -> Result<T> {
-        self.breaker.call(call.invoke_async(&mut self.within(self.breaker.timeout))).await
+    /// [`Error::Unavailable`] if Redis does not answer in time, or the circuit breaker is open.
+    pub async fn try_invoke<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T> {
+        self.breaker.call(script.invoke_async(&mut self.within(self.breaker.timeout))).await
     }
 
-    /// Sends a command for a caller that goes on without Redis.
+    /// Sends a command for a caller that can continue without Redis, within the timeout of its circuit breaker.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if Redis does not answer in time, or the circuit breaker is open.
@@ -103,12 +105,12 @@ impl RedisPool {
         breaker.call(command.query_async(&mut self.within(breaker.timeout))).await
     }
 
-    /// A clone whose commands have to be answered within `timeout` from now, all of them together.
+    /// Returns a clone whose commands must all be answered within `timeout` from now.
     fn within(&self, timeout: Duration) -> Self {
         Self { deadline: Some(Instant::now() + timeout), ..self.clone() }
     }
 
-    /// Takes a connection out of the pool and returns it at once, keeping a clone.
+    /// Returns a clone of a pooled connection. The connection itself returns to the pool immediately.
     async fn checkout(&self) -> RedisResult<Connection> {
         let guard = self.connections.get().await.map_err(|error| match error {
             bb8::RunError::User(error) => error,
@@ -117,7 +119,7 @@ impl RedisPool {
         Ok(guard.clone())
     }
 
-    /// Sends a request, and once more if the connection fails.
+    /// Sends a request. If the connection fails, sends it once more on another connection.
     async fn request<T, A>(&self, send: impl Fn(MultiplexedConnection) -> A) -> RedisResult<T>
     where
         A: Future<Output = RedisResult<T>>,
@@ -172,7 +174,8 @@ impl ConnectionLike for RedisPool {
     }
 }
 
-/// Whether the server behind a connection takes no commands, as after a failover: a new connection may reach another.
+/// Returns whether the server refuses commands because of its role or state, as after a failover. A new connection may
+/// reach another server.
 fn is_unusable_server(error: &RedisError) -> bool {
     use ServerErrorKind::{BusyLoading, ClusterDown, MasterDown, ReadOnly};
     matches!(error.kind(), ErrorKind::Server(BusyLoading | ClusterDown | MasterDown | ReadOnly))
@@ -186,7 +189,8 @@ fn unavailable(error: RedisError) -> Error {
     Error::unavailable("Redis", error)
 }
 
-/// A circuit breaker for callers that go on without Redis: after a failure, calls fail at once for one second.
+/// A circuit breaker for callers that can continue without Redis. After a failure, calls fail immediately for one
+/// second.
 #[derive(Clone)]
 pub struct CircuitBreaker {
     timeout: Duration,
@@ -194,19 +198,22 @@ pub struct CircuitBreaker {
 }
 
 impl CircuitBreaker {
-    /// Creates a closed circuit breaker for calls that may take `timeout`.
+    /// Creates a closed circuit breaker. Calls through a pool method have to finish within `timeout`.
     pub fn new(timeout: Duration) -> Self {
         Self { timeout, failed_at: Arc::default() }
     }
 
-    /// Waits for an answer unless the circuit breaker is open.
+    /// Awaits `answer`, unless the circuit breaker is open. An error opens it.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if the answer is an error, or the circuit breaker is open.
+    /// [`Error::Unavailable`] if `answer` is an error, or the circuit breaker is open.
     pub async fn call<T>(&self, answer: impl Future<Output = RedisResult<T>>) -> Result<T> {
         let failed_at = || self.failed_at.lock().unwrap_or_else(PoisonError::into_inner);
         if failed_at().is_some_and(|at| at.elapsed() < OPEN_FOR) {
-            return Err(Error::unavailable("Redis", "it did not answer a moment ago"));
+            return Err(Error::unavailable(
+                "Redis",
+                "the last command failed less than a second ago (circuit breaker is open)",
+            ));
         }
         let answer = answer.await;
         *failed_at() = answer.is_err().then(Instant::now);
@@ -214,12 +221,13 @@ impl CircuitBreaker {
     }
 }
 
-/// One pooled connection; clones share the connection and whether it has failed.
+/// A pooled connection. Clones share the connection and the flag whether it has failed.
 #[derive(Clone)]
 struct Connection {
     inner: MultiplexedConnection,
     failed: Arc<AtomicBool>,
     last_used: Instant,
+    /// Whether a ping is in progress or was interrupted.
     is_pinged: bool,
 }
 
@@ -242,10 +250,10 @@ impl bb8::ManageConnection for Manager {
         if connection.failed.load(Ordering::Relaxed) {
             return Err(io::Error::from(io::ErrorKind::NotConnected).into());
         }
-        if connection.last_used.elapsed() < TRUST_IDLE {
+        if connection.last_used.elapsed() < PING_AFTER_IDLE {
             return Ok(());
         }
-        // A checkout that times out drops this future; the connection must then not be reused.
+        // A checkout that times out drops this future. The flag then stays set, and the pool discards the connection.
         connection.is_pinged = true;
         self.inner.is_valid(&mut connection.inner).await?;
         connection.is_pinged = false;

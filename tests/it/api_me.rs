@@ -269,7 +269,7 @@ async fn the_last_admin_cannot_be_deleted() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let last = delete(&app, &admin, PASSWORD).await;
-    last.is_problem(409, "last_admin", "There must be another active admin first");
+    last.is_problem(409, "last_admin", "This is the last active admin; add another one first");
     assert!(app.is_signed_in(&admin).await);
     let other = app.admin().await;
     assert_eq!(delete(&app, &admin, PASSWORD).await.status, 202);

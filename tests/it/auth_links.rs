@@ -38,7 +38,7 @@ async fn verify(app: &TestApp, token: &str) -> Answer {
 
 #[track_caller]
 fn assert_invalid_link(answer: &Answer) {
-    answer.is_problem(400, "invalid_link", "This link is not valid any more; ask for a new one");
+    answer.is_problem(400, "invalid_link", "This link is invalid or has expired; request a new one");
 }
 
 fn subjects(mails: &[CapturedMail]) -> Vec<&str> {

@@ -36,7 +36,7 @@ async fn delete_own_account(app: &TestApp, admin: &User) -> Answer {
 
 #[track_caller]
 fn assert_is_last_admin(answer: &Answer) {
-    answer.is_problem(409, "last_admin", "There must be another active admin first");
+    answer.is_problem(409, "last_admin", "This is the last active admin; add another one first");
 }
 
 async fn active_admins(app: &TestApp) -> Vec<String> {
