@@ -39,7 +39,7 @@ fn resources(app: &App) -> impl OpenApi + use<> {
         health::Health(app.clone()),
         auth::resources(app),
         users::resources(app),
-        jobs::Jobs(app.clone()),
+        jobs::resources(app),
         audit::Audit(app.clone()),
         admin::resources(app),
     )

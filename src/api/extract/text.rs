@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use poem_openapi::{
+    NewType,
     registry::{MetaSchema, MetaSchemaRef},
     types::{ParseError, ParseFromJSON, ParseFromParameter, ParseResult, ToJSON, Type},
 };
@@ -71,34 +72,14 @@ macro_rules! text_type {
 text_type!(Email, "email", 3, MAX_EMAIL_CHARS, "ada@example.com");
 text_type!(NewPassword, "password", MIN_PASSWORD_CHARS, MAX_PASSWORD_BYTES, "correct horse battery");
 
-/// A text of a query that PostgreSQL can take: one without the NUL character.
+// A text of a query that PostgreSQL can take: one without the NUL character. A doc comment would be in the document.
+#[derive(NewType)]
+#[oai(from_json = false, from_parameter = false, from_multipart = false, to_json = false, to_header = false)]
 pub struct Text(String);
 
 impl AsRef<str> for Text {
     fn as_ref(&self) -> &str {
         &self.0
-    }
-}
-
-impl Type for Text {
-    const IS_REQUIRED: bool = true;
-    type RawValueType = Self;
-    type RawElementValueType = Self;
-
-    fn name() -> Cow<'static, str> {
-        "string".into()
-    }
-
-    fn schema_ref() -> MetaSchemaRef {
-        String::schema_ref()
-    }
-
-    fn as_raw_value(&self) -> Option<&Self> {
-        Some(self)
-    }
-
-    fn raw_element_iter<'a>(&'a self) -> Box<dyn Iterator<Item = &'a Self> + 'a> {
-        Box::new(std::iter::once(self))
     }
 }
 

@@ -1,0 +1,125 @@
+use std::collections::BTreeMap;
+
+use poem_openapi::{Object, OpenApi, param::Query, payload::Json, types::Example};
+use serde_json::{Value, json};
+
+use super::state::EXAMPLE_ID;
+use crate::{
+    api::{
+        extract::{Body, CurrentUser, SignedIn},
+        problem::Result,
+        tag::Tag,
+    },
+    app::App,
+    context::RequestContext,
+    error::Error,
+    jobs::{ExampleTask, ProcessData, SendEmail},
+    queue::Job,
+    services::{self, sessions::is_admin},
+};
+
+pub(in crate::api) struct Enqueue(pub(super) App);
+
+#[derive(Object)]
+#[oai(skip_serializing_if_is_none, example)]
+struct Enqueued {
+    message: String,
+    /// Ask for its state at `/jobs/{id}/status`.
+    job_id: String,
+    task: String,
+    /// What the job was given.
+    parameters: Option<Value>,
+}
+
+impl Example for Enqueued {
+    fn example() -> Self {
+        Self {
+            message: "Job enqueued".into(),
+            job_id: EXAMPLE_ID.into(),
+            task: "example_task".into(),
+            parameters: Some(json!({ "name": "my-task", "duration": 5 })),
+        }
+    }
+}
+
+impl Enqueue {
+    async fn enqueue<J: Job>(
+        &self,
+        context: &RequestContext,
+        job: &J,
+        message: &str,
+        parameters: Option<Value>,
+    ) -> Result<Json<Enqueued>> {
+        let job_id = self.0.queue.enqueue(job, context.origin(context.actor)).await?;
+        Ok(Json(Enqueued { message: message.into(), job_id, task: J::NAME.into(), parameters }))
+    }
+}
+
+#[OpenApi(prefix_path = "/jobs", tag = "Tag::Jobs")]
+impl Enqueue {
+    /// Enqueue a job that takes a while.
+    #[oai(path = "/example", method = "post", operation_id = "enqueue_example")]
+    async fn example(
+        &self,
+        caller: CurrentUser,
+        /// Any name.
+        #[oai(validator(min_length = 1, max_length = 255))]
+        name: Query<String>,
+        /// Seconds that it takes.
+        #[oai(
+            default = "default_duration_seconds",
+            validator(minimum(value = "0"), maximum(value = "3600"))
+        )]
+        duration: Query<i64>,
+    ) -> Result<Json<Enqueued>> {
+        let duration = u32::try_from(duration.0).map_err(Error::internal)?;
+        let job = ExampleTask { name: name.0, duration };
+        let parameters = json!({ "name": job.name, "duration": job.duration });
+        self.enqueue(&caller.context, &job, "Example job enqueued", Some(parameters)).await
+    }
+
+    /// Enqueue a mail.
+    ///
+    /// Once an SMTP server is configured, only admins may write to other addresses than their own, confirmed one (403):
+    /// this is no open relay.
+    #[oai(path = "/send-email", method = "post", operation_id = "enqueue_send_email")]
+    async fn send_email(
+        &self,
+        caller: SignedIn,
+        /// The address of the recipient.
+        #[oai(validator(min_length = 3, max_length = 255))]
+        to: Query<String>,
+        #[oai(validator(min_length = 1, max_length = 255))] subject: Query<String>,
+        /// Plain text.
+        #[oai(validator(max_length = 100000))]
+        body: Query<String>,
+    ) -> Result<Json<Enqueued>> {
+        let user = &caller.identity.user;
+        let to = services::users::normalize_email(&to.0);
+        services::users::check_email(&to).map_err(|msg| Error::invalid("to", msg))?;
+        // An address that is not confirmed may be anybody's.
+        let own = to == user.email && user.email_verified_at.is_some();
+        let permitted = is_admin(&self.0, &caller.identity) || own;
+        if self.0.mailer.is_real() && !permitted {
+            let error = if to == user.email { Error::EmailNotVerified } else { Error::Forbidden };
+            return Err(error.into());
+        }
+        let job = SendEmail { to, subject: subject.0, body: body.0, permitted };
+        self.enqueue(&caller.context, &job, "Email job enqueued", None).await
+    }
+
+    /// Enqueue a document to be processed.
+    #[oai(path = "/process-data", method = "post", operation_id = "enqueue_process_data")]
+    async fn process_data(
+        &self,
+        caller: CurrentUser,
+        Body(data): Body<BTreeMap<String, Value>>,
+    ) -> Result<Json<Enqueued>> {
+        let job = ProcessData { data: data.into_iter().collect() };
+        self.enqueue(&caller.context, &job, "Data processing job enqueued", None).await
+    }
+}
+
+fn default_duration_seconds() -> i64 {
+    5
+}

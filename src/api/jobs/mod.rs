@@ -1,0 +1,13 @@
+mod enqueue;
+mod state;
+mod status;
+
+pub(super) use state::{Canceled, StateOut, cancel, find};
+
+use poem_openapi::OpenApi;
+
+use crate::app::App;
+
+pub(super) fn resources(app: &App) -> impl OpenApi + use<> {
+    (enqueue::Enqueue(app.clone()), status::Jobs(app.clone()))
+}

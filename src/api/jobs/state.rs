@@ -1,0 +1,89 @@
+//! What the jobs of a user and the jobs of admins share.
+
+use poem_openapi::{Enum, Object, payload::Json, types::Example};
+
+use crate::{
+    api::problem::Result,
+    app::App,
+    error::Error,
+    queue::{Cancel, JobStatus, State},
+};
+
+#[derive(Enum, Clone, Copy)]
+#[oai(rename_all = "lowercase", rename = "JobState")]
+pub(in crate::api) enum StateOut {
+    Queued,
+    Scheduled,
+    /// It waits for other jobs.
+    Deferred,
+    Started,
+    Finished,
+    Failed,
+    Canceled,
+}
+
+impl From<State> for StateOut {
+    fn from(state: State) -> Self {
+        match state {
+            State::Queued => Self::Queued,
+            State::Scheduled => Self::Scheduled,
+            State::Deferred => Self::Deferred,
+            State::Started => Self::Started,
+            State::Finished => Self::Finished,
+            State::Failed => Self::Failed,
+            State::Canceled => Self::Canceled,
+        }
+    }
+}
+
+/// The id of the job in examples.
+pub(in crate::api) const EXAMPLE_ID: &str = "019a8c1e7d3a7c2e9b1f5d4c3b2a1908";
+
+#[derive(Object)]
+#[oai(example)]
+pub(in crate::api) struct Canceled {
+    message: String,
+    job_id: String,
+    status: StateOut,
+}
+
+impl Example for Canceled {
+    fn example() -> Self {
+        Self { message: "Job canceled".into(), job_id: EXAMPLE_ID.into(), status: StateOut::Canceled }
+    }
+}
+
+/// The job of that id, whoever's it is. Only what an id can look like reaches Redis.
+pub(in crate::api) async fn find(app: &App, id: &str) -> Result<JobStatus> {
+    let known = match id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit()) {
+        true => app.queue.status(id).await?,
+        false => None,
+    };
+    Ok(known.ok_or(Error::NotFound("Job"))?)
+}
+
+/// Cancels a job, and says what came of it.
+pub(in crate::api) async fn cancel(app: &App, id: String) -> Result<Json<Canceled>> {
+    let (message, status) = match app.queue.cancel(&id).await? {
+        Cancel::Canceled => ("Job canceled", StateOut::Canceled),
+        Cancel::Requested => ("The job was asked to stop", StateOut::Started),
+        Cancel::Ended => return Err(Error::Conflict("Job has already ended").into()),
+        Cancel::Unknown => return Err(Error::NotFound("Job").into()),
+    };
+    Ok(Json(Canceled { message: message.into(), job_id: id, status }))
+}
+
+#[cfg(test)]
+mod tests {
+    use poem_openapi::types::ToJSON;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn job_states_are_spelled_as_in_the_queue() {
+        for state in State::ALL {
+            assert_eq!(StateOut::from(state).to_json(), Some(json!(state.as_str())));
+        }
+    }
+}
