@@ -126,8 +126,8 @@ impl Session {
     }
 
     /// Locks a session until the transaction ends. Concurrent refreshes of a session thereby run one after the other.
-    pub async fn lock(mut conn: &AsyncPgConnection, id: Uuid) -> QueryResult<Option<Uuid>> {
-        sessions::table.find(id).select(sessions::id).for_update().first(&mut conn).await.optional()
+    pub async fn lock(mut conn: &AsyncPgConnection, id: Uuid) -> QueryResult<Option<Self>> {
+        Self::query().filter(sessions::id.eq(id)).for_update().first(&mut conn).await.optional()
     }
 
     /// Marks all sessions of a user as logged in without a second factor, after that was disabled.

@@ -101,21 +101,32 @@ impl User {
         Ok(Self::lock(conn, checked.id).await?.filter(same))
     }
 
-    /// Locks all admins who can log in until the transaction ends, and returns their ids.
-    ///
-    /// If two admins demote each other at the same time, the second waits here until the first has committed. Call it
-    /// before any other lock on users, to avoid deadlocks.
-    pub async fn lock_admins(mut conn: &AsyncPgConnection) -> QueryResult<Vec<i64>> {
-        users::table
-            .filter(users::role.eq(Role::Admin))
-            .filter(users::is_active)
-            .filter(users::deletion_due_at.is_null())
-            .filter(users::hashed_password.is_not_null())
+    /// Locks users until the transaction ends, in the order of their ids, and returns the latest versions of the rows.
+    pub async fn lock_all(mut conn: &AsyncPgConnection, ids: &[i64]) -> QueryResult<Vec<Self>> {
+        Self::query().filter(users::id.eq_any(ids)).order(users::id).for_update().load(&mut conn).await
+    }
+
+    /// As [`Self::lock_all`], for these users and all admins who can log in.
+    pub async fn lock_all_with_admins(mut conn: &AsyncPgConnection, ids: &[i64]) -> QueryResult<Vec<Self>> {
+        let admins = users::role
+            .eq(Role::Admin)
+            .and(users::is_active)
+            .and(users::deletion_due_at.is_null())
+            .and(users::hashed_password.is_not_null());
+        Self::query()
+            .filter(users::id.eq_any(ids).or(admins))
             .order(users::id)
-            .select(users::id)
             .for_update()
             .load(&mut conn)
             .await
+    }
+
+    /// Returns whether this is an admin who can log in.
+    pub fn can_administer(&self) -> bool {
+        self.role == Role::Admin
+            && self.is_active
+            && self.deletion_due_at.is_none()
+            && self.hashed_password.is_some()
     }
 
     /// Returns whether there is an admin, active or not.

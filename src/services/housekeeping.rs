@@ -6,7 +6,6 @@ use diesel_async::AsyncPgConnection;
 
 use crate::{
     app::App,
-    context::RequestContext,
     error::Result,
     models::{
         audit::AuditEntry,
@@ -14,7 +13,7 @@ use crate::{
         session::{RefreshToken, Session},
         user::User,
     },
-    services::{transaction::transaction_for, user_admin::erase, users::USER_COUNT},
+    services::{transaction::change_by_job, user_admin::erase, users::USER_COUNT},
 };
 
 /// Rows that one statement deletes: few enough that their locks do not delay requests.
@@ -96,7 +95,7 @@ async fn erase_batch(app: &App) -> Result<usize> {
 
 /// Deletes an account, unless its owner has canceled the deletion by a login since the batch was read.
 async fn erase_if_due(app: &App, id: i64) -> Result<bool> {
-    transaction_for(app, &RequestContext::default(), BATCH_TIMEOUT, async |tx| {
+    change_by_job(app, BATCH_TIMEOUT, async |tx| {
         let user = User::lock(tx, id).await?;
         let due = |user: &User| user.deletion_due_at.is_some_and(|due| due <= chrono::Utc::now());
         let Some(user) = user.filter(due) else { return Ok(false) };

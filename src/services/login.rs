@@ -3,10 +3,11 @@
 use chrono::Duration;
 
 use super::{
+    actor::Actor,
     audit::{Action, Entry},
     sessions::{self, Grant},
     throttle::Throttle,
-    transaction::transaction,
+    transaction::change_without_actor,
     two_factor,
     tx::Tx,
     users::normalize_email,
@@ -91,7 +92,7 @@ async fn verify_password<'a>(
 /// Opens a session for a user whose password was correct, or returns a challenge if the user has a second factor.
 async fn open_session_or_challenge(app: &App, context: &RequestContext, user: &User) -> Result<Login> {
     let (token, purpose) = (OpaqueToken::random()?, Purpose::SecondFactor);
-    transaction(app, context, async |tx| {
+    change_without_actor(app, context, async |tx| {
         if TwoFactor::is_enabled(tx, user.id).await? {
             User::lock_if_unchanged(tx, user).await?.ok_or(Error::BadCredentials)?;
             let lifetime = Duration::seconds(CHALLENGE_SECONDS.into());
@@ -134,7 +135,7 @@ pub async fn second_factor(
     if !is_allowed {
         return Err(Error::InvalidCode);
     }
-    let granted = transaction(app, context, async |tx| {
+    let granted = change_without_actor(app, context, async |tx| {
         let user = lock_and_reactivate(tx, &user).await?;
         two_factor::verify_code(app, tx, &user, code).await?;
         OneTimeToken::consume(tx, &hash, Purpose::SecondFactor).await?.ok_or(Error::InvalidCode)?;
@@ -186,16 +187,12 @@ async fn rehash(app: &App, user: &User, password: String) {
 /// # Errors
 /// [`Error::WrongPassword`]; [`Error::TooManyAttempts`] after failed attempts; [`Error::Unavailable`] if too many
 /// passwords are being hashed.
-pub async fn confirm_password(
-    app: &App,
-    context: &RequestContext,
-    user: &User,
-    password: String,
-) -> Result<()> {
+pub async fn confirm_password(app: &App, actor: &Actor, password: String) -> Result<()> {
+    let user = actor.user();
     // The user of an `Identity` has no hash.
     let found = app.db.run(async |conn| Ok(User::find(conn, user.id).await?)).await?;
     let hash = found.and_then(|user| user.hashed_password);
-    let (attempt, matches) = verify_password(app, context, &user.email, password, hash).await?;
+    let (attempt, matches) = verify_password(app, actor.context(), &user.email, password, hash).await?;
     if matches {
         attempt.record_success().await;
         Ok(())

@@ -1,5 +1,6 @@
 //! Business rules, and the transactions in which they run.
 
+pub mod actor;
 pub mod audit;
 pub mod housekeeping;
 pub mod login;

@@ -3,46 +3,54 @@
 use chrono::{DateTime, Duration, Utc};
 
 use super::{
+    actor::{Actor, Affected},
     audit::{Action, Entry},
     login::confirm_password,
     outbox::OutboxMessage,
     throttle::Throttle,
-    transaction::transaction,
-    user_admin::ensure_another_admin,
+    transaction::change,
     users::{check_not_personal, normalize_email},
 };
 use crate::{
     app::App,
-    context::RequestContext,
     error::{Error, Result},
     mail::Notice,
     models::{
         one_time_token::{OneTimeToken, Purpose},
-        session::{Identity, Session},
+        session::Session,
         user::{User, UserChanges},
     },
 };
+
+/// Changes the name of the actor.
+///
+/// # Errors
+/// [`Error::Unavailable`] if PostgreSQL does not answer.
+pub async fn rename(app: &App, actor: &Actor, full_name: Option<&str>) -> Result<User> {
+    change(app, actor, Affected::Actor, async |tx, locked| {
+        let before = locked.actor();
+        let row = UserChanges { full_name: Some(full_name), ..Default::default() };
+        let after = User::update(tx, before.id, &row).await?;
+        Entry::new(before.id, Action::UserUpdated).changed(before, &after).write(tx).await?;
+        Ok(after)
+    })
+    .await
+}
 
 /// Changes the password and revokes the other sessions of the user (OWASP ASVS 5, 7.4.3).
 ///
 /// # Errors
 /// [`Error::WrongPassword`] if `current` is wrong; [`Error::Invalid`] if `new` is the email address or name of the
 /// user; [`Error::TooManyAttempts`] after failed attempts.
-pub async fn change_password(
-    app: &App,
-    context: &RequestContext,
-    identity: &Identity,
-    current: String,
-    new: String,
-) -> Result<()> {
-    let user = &identity.user;
+pub async fn change_password(app: &App, actor: &Actor, current: String, new: String) -> Result<()> {
+    let user = actor.user();
     check_not_personal("new_password", &new, &user.email, user.full_name.as_deref())?;
-    confirm_password(app, context, user, current).await?;
+    confirm_password(app, actor, current).await?;
     let hashed_password = app.passwords.hash(new).await?;
-    transaction(app, context, async |tx| {
-        User::lock_if_unchanged(tx, user).await?.ok_or(Error::WrongPassword)?;
+    change(app, actor, Affected::Actor, async |tx, locked| {
+        let user = locked.actor_with_password_of(user)?;
         User::update(tx, user.id, &UserChanges::password(&hashed_password)).await?;
-        Session::revoke_all(tx, user.id, Some(identity.session.id)).await?;
+        Session::revoke_all(tx, user.id, Some(actor.session().id)).await?;
         // An attacker who knew the old password may have requested these.
         let purposes = [Purpose::ResetPassword, Purpose::ChangeEmail, Purpose::SecondFactor];
         OneTimeToken::revoke(tx, user.id, &purposes).await?;
@@ -58,26 +66,21 @@ pub async fn change_password(
 /// # Errors
 /// [`Error::WrongPassword`]; [`Error::Invalid`] if the address is the current one; [`Error::TooManyAttempts`] after
 /// failed attempts or too many mails; [`Error::Unavailable`] without Redis.
-pub async fn change_email(
-    app: &App,
-    context: &RequestContext,
-    user: &User,
-    new_email: &str,
-    password: String,
-) -> Result<()> {
-    confirm_password(app, context, user, password).await?;
+pub async fn change_email(app: &App, actor: &Actor, new_email: &str, password: String) -> Result<()> {
+    let user = actor.user();
+    confirm_password(app, actor, password).await?;
     let email = normalize_email(new_email);
     if email == user.email {
         return Err(Error::invalid("email", "This is already your email address"));
     }
     let message = OutboxMessage::ConfirmNewEmail { user_id: user.id, email: email.clone() };
     // The address may belong to a third party, who must not be flooded with mails.
-    match Throttle::mail(app, context, Purpose::ChangeEmail, &email).await? {
+    match Throttle::mail(app, actor.context(), Purpose::ChangeEmail, &email).await? {
         0 => {}
         retry_after => return Err(Error::TooManyAttempts { retry_after }),
     }
-    transaction(app, context, async |tx| {
-        User::lock_if_unchanged(tx, user).await?.ok_or(Error::WrongPassword)?;
+    change(app, actor, Affected::Actor, async |tx, locked| {
+        let user = locked.actor_with_password_of(user)?;
         // Only the last requested address can be confirmed.
         let pending = UserChanges { pending_email: Some(Some(&email)), ..Default::default() };
         User::update(tx, user.id, &pending).await?;
@@ -96,17 +99,13 @@ pub async fn change_email(
 ///
 /// # Errors
 /// [`Error::WrongPassword`]; [`Error::LastAdmin`]; [`Error::TooManyAttempts`] after failed attempts.
-pub async fn delete(
-    app: &App,
-    context: &RequestContext,
-    user: &User,
-    password: String,
-) -> Result<DateTime<Utc>> {
-    confirm_password(app, context, user, password).await?;
+pub async fn delete(app: &App, actor: &Actor, password: String) -> Result<DateTime<Utc>> {
+    let user = actor.user();
+    confirm_password(app, actor, password).await?;
     let due = Utc::now() + Duration::days(app.config.auth.account_deletion_grace_days.into());
-    transaction(app, context, async |tx| {
-        ensure_another_admin(tx, user.id).await?;
-        User::lock_if_unchanged(tx, user).await?.ok_or(Error::WrongPassword)?;
+    change(app, actor, Affected::UserAndAdmins(user.id), async |tx, locked| {
+        locked.ensure_another_admin(user.id)?;
+        let user = locked.actor_with_password_of(user)?;
         let changes =
             UserChanges { deletion_due_at: Some(Some(due)), pending_email: Some(None), ..Default::default() };
         User::update(tx, user.id, &changes).await?;

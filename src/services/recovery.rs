@@ -10,7 +10,7 @@ use super::{
     audit::{Action, Entry},
     outbox::OutboxMessage,
     throttle::Throttle,
-    transaction::transaction,
+    transaction::change_without_actor,
     users::{check_not_personal, normalize_email},
 };
 use crate::{
@@ -62,7 +62,7 @@ async fn request_link(
 ) -> Result<()> {
     match Throttle::mail(app, context, purpose, email).await? {
         0 => {
-            transaction(app, context, async |tx| {
+            change_without_actor(app, context, async |tx| {
                 tx.set_identities_unchanged();
                 message.send(tx).await
             })
@@ -93,7 +93,7 @@ async fn consume_token(
 /// # Errors
 /// [`Error::InvalidLink`] for an unknown, used or expired token, or if the address of the user has changed since.
 pub async fn verify_email(app: &App, context: &RequestContext, token: &str) -> Result<()> {
-    transaction(app, context, async |tx| {
+    change_without_actor(app, context, async |tx| {
         let (user, email) = consume_token(tx, token, Purpose::VerifyEmail).await?;
         if email.as_deref() != Some(&*user.email) {
             return Err(Error::InvalidLink);
@@ -112,7 +112,7 @@ pub async fn verify_email(app: &App, context: &RequestContext, token: &str) -> R
 /// [`Error::InvalidLink`] for an unknown, used or expired token, or if the user has requested another address since;
 /// [`Error::EmailTaken`] if another user has the address.
 pub async fn confirm_email(app: &App, context: &RequestContext, token: &str) -> Result<()> {
-    transaction(app, context, async |tx| {
+    change_without_actor(app, context, async |tx| {
         let (user, email) = consume_token(tx, token, Purpose::ChangeEmail).await?;
         // The user may have requested another address or canceled the change since.
         let email = email.filter(|email| user.pending_email.as_ref() == Some(email));
@@ -189,7 +189,7 @@ async fn set_password(
     check_not_personal("password", &request.password, &owner.email, name)?;
 
     let hashed_password = app.passwords.hash(request.password).await?;
-    transaction(app, context, async |tx| {
+    change_without_actor(app, context, async |tx| {
         let (user, email) = consume_token(tx, request.token, request.purpose).await?;
         // The link verifies only the address that it was sent to.
         if email.as_deref() != Some(&*user.email) {

@@ -10,9 +10,10 @@ use chrono::{DateTime, Duration, Utc};
 use uuid::Uuid;
 
 use super::{
+    actor::{Actor, Affected},
     audit::{Action, Entry},
     outbox::OutboxMessage,
-    transaction::transaction,
+    transaction::{change, change_without_actor},
     tx::Tx,
 };
 use crate::{
@@ -24,7 +25,7 @@ use crate::{
         session::{
             IDLE_TIMEOUT_DAYS, Identity, MAX_LIFETIME_DAYS, NewSession, RefreshToken, Session, TokenState,
         },
-        user::{Role, User},
+        user::User,
     },
     security::{self, OpaqueToken, TokenSubject},
 };
@@ -92,7 +93,7 @@ enum Refreshed {
 /// # Errors
 /// [`Error::InvalidToken`] for an unknown, used or expired token, an ended session or an inactive user.
 pub async fn refresh(app: &App, context: &RequestContext, token: &str) -> Result<Grant> {
-    let outcome = transaction(app, context, async |tx| rotate(app, tx, token).await).await?;
+    let outcome = change_without_actor(app, context, async |tx| rotate(app, tx, token).await).await?;
     match outcome {
         Refreshed::Granted(grant) => Ok(grant),
         Refreshed::Refused => Err(Error::InvalidToken),
@@ -149,46 +150,16 @@ async fn revoke_replayed(tx: &Tx<'_>, user: &User, session: &Session) -> Result<
     OutboxMessage::notice(user, Notice::SessionRevoked).send(tx).await
 }
 
-/// Returns whether the user has the permissions of an admin in this session.
-pub fn is_admin(app: &App, identity: &Identity) -> bool {
-    identity.user.role == Role::Admin && !lacks_second_factor(app, identity)
-}
-
-/// Returns whether the session lacks the second factor that `REQUIRE_ADMIN_TWO_FACTOR` demands of admins.
-pub fn lacks_second_factor(app: &App, identity: &Identity) -> bool {
-    app.config.auth.require_admin_two_factor && !identity.session.second_factor
-}
-
-/// How recently an [`Identity`] must have been read from the database.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Freshness {
-    /// At most `IDENTITY_CACHE_MS` before this call.
-    Cached,
-    /// By this call.
-    Fresh,
-}
-
-/// Returns the user and session of an access token.
+/// Returns the user and session of a verified access token, as they were read at most `IDENTITY_CACHE_MS` ago.
 ///
 /// # Errors
-/// [`Error::InvalidToken`] for an invalid token, a deleted user or an ended session; [`Error::Inactive`] for an
-/// inactive user.
-pub async fn identify(app: &App, token: &str, freshness: Freshness) -> Result<Arc<Identity>> {
-    let subject = app.tokens.verify(token)?;
+/// [`Error::InvalidToken`] if the session does not exist.
+pub async fn identify(app: &App, subject: TokenSubject) -> Result<Arc<Identity>> {
     let load = async || app.db.run(async |conn| Ok(Identity::find(conn, subject.session_id).await?)).await;
-    let found = match freshness {
-        Freshness::Cached => app.identities.get_or_load(subject.session_id, load).await?,
-        Freshness::Fresh => load().await?.map(Arc::new),
-    };
+    let found = app.identities.get_or_load(subject.session_id, load).await?;
     let identity =
         found.filter(|found| found.session.user_id == subject.user_id).ok_or(Error::InvalidToken)?;
-    if !identity.user.is_active {
-        return Err(Error::Inactive);
-    }
-    if identity.session.has_ended() {
-        return Err(Error::InvalidToken);
-    }
-    if identity.session.is_touch_due() {
+    if identity.session.is_touch_due() && !identity.session.has_ended() {
         app.db.run(async |conn| Ok(Session::touch(conn, identity.session.id).await?)).await?;
     }
     Ok(identity)
@@ -218,29 +189,41 @@ pub async fn list(app: &App, user_id: i64) -> Result<Vec<Session>> {
     app.db.run(async |conn| Ok(Session::list(conn, user_id).await?)).await
 }
 
-/// Revokes a session of a user.
+/// Revokes a session of the actor.
 ///
 /// # Errors
-/// [`Error::NotFound`] if the user has no such active session.
-pub async fn revoke(app: &App, context: &RequestContext, user_id: i64, id: Uuid) -> Result<()> {
-    transaction(app, context, async |tx| {
-        if Session::revoke(tx, user_id, id).await? == 0 {
-            return Err(Error::NotFound("Session"));
-        }
-        let entry = Entry::new(user_id, Action::SessionRevoked);
-        entry.after(serde_json::json!({ "session_id": id })).write(tx).await
-    })
-    .await
+/// [`Error::NotFound`] if the actor has no such active session.
+pub async fn revoke(app: &App, actor: &Actor, id: Uuid) -> Result<()> {
+    change(app, actor, Affected::Actor, async |tx, locked| revoke_in(tx, locked.actor().id, id).await).await
 }
 
-/// Revokes all sessions of a user.
+/// Revokes the session of an access or refresh token, which is all the authorization that this needs.
+///
+/// # Errors
+/// [`Error::NotFound`] if the session has ended already.
+pub async fn log_out(app: &App, context: &RequestContext, subject: TokenSubject) -> Result<()> {
+    let TokenSubject { user_id, session_id } = subject;
+    change_without_actor(app, context, async |tx| revoke_in(tx, user_id, session_id).await).await
+}
+
+/// Revokes all sessions of the actor.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL does not answer.
-pub async fn revoke_all(app: &App, context: &RequestContext, user_id: i64) -> Result<()> {
-    transaction(app, context, async |tx| {
-        Session::revoke_all(tx, user_id, None).await?;
-        Entry::new(user_id, Action::SessionsRevoked).write(tx).await
-    })
-    .await
+pub async fn revoke_all(app: &App, actor: &Actor) -> Result<()> {
+    change(app, actor, Affected::Actor, async |tx, locked| revoke_all_in(tx, locked.actor().id).await).await
+}
+
+async fn revoke_in(tx: &Tx<'_>, user_id: i64, id: Uuid) -> Result<()> {
+    if Session::revoke(tx, user_id, id).await? == 0 {
+        return Err(Error::NotFound("Session"));
+    }
+    let entry = Entry::new(user_id, Action::SessionRevoked);
+    entry.after(serde_json::json!({ "session_id": id })).write(tx).await
+}
+
+/// Revokes all sessions of a user whose row is locked.
+pub(super) async fn revoke_all_in(tx: &Tx<'_>, user_id: i64) -> Result<()> {
+    Session::revoke_all(tx, user_id, None).await?;
+    Entry::new(user_id, Action::SessionsRevoked).write(tx).await
 }

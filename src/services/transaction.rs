@@ -5,31 +5,58 @@ use std::time::Duration;
 use diesel_async::AsyncPgConnection;
 
 use super::{
+    actor::{Actor, Affected, LockedUsers},
     outbox_relay,
     tx::{Effects, Tx},
 };
 use crate::{app::App, context::RequestContext, error::Result};
 
-/// Runs `work` in a transaction and commits it.
+/// Makes a change for a signed-in caller: locks the affected users, checks that the actor may still make it, and runs
+/// `work`, in one transaction.
 ///
 /// After the commit the cached identities of this process are invalidated, and a background task hands the mails of the
 /// outbox over to the queue.
 ///
 /// # Errors
-/// Those of `work`, after a rollback; those of [`Db::transaction`](crate::db::Db::transaction).
-pub async fn transaction<T>(
+/// [`Error::InvalidToken`](crate::error::Error::InvalidToken), [`Error::Inactive`](crate::error::Error::Inactive) or
+/// [`Error::Forbidden`](crate::error::Error::Forbidden) if the actor may no longer make the change; those of `work`, after
+/// a rollback; those of [`Db::transaction`](crate::db::Db::transaction).
+pub async fn change<T>(
+    app: &App,
+    actor: &Actor,
+    affected: Affected,
+    work: impl AsyncFnOnce(&Tx<'_>, &LockedUsers) -> Result<T>,
+) -> Result<T> {
+    let checked = async |tx: &Tx<'_>| work(tx, &actor.lock(app, tx, affected).await?).await;
+    commit(app, actor.context(), app.db.timeout(), checked).await
+}
+
+/// Makes a change that no signed-in caller asks for: of a login, a link of a mail, a registration or a job. The test
+/// `tree::changes_without_an_actor_are_known` lists the modules that may call it.
+///
+/// # Errors
+/// As [`change`], without those about the actor.
+pub async fn change_without_actor<T>(
     app: &App,
     context: &RequestContext,
     work: impl AsyncFnOnce(&Tx<'_>) -> Result<T>,
 ) -> Result<T> {
-    transaction_for(app, context, app.db.timeout(), work).await
+    commit(app, context, app.db.timeout(), work).await
 }
 
-/// As [`transaction`], with a timeout instead of `DATABASE_TIMEOUT_MS`.
+/// As [`change_without_actor`], for a job, with a timeout instead of `DATABASE_TIMEOUT_MS`.
 ///
 /// # Errors
-/// As [`transaction`].
-pub async fn transaction_for<T>(
+/// As [`change_without_actor`].
+pub async fn change_by_job<T>(
+    app: &App,
+    timeout: Duration,
+    work: impl AsyncFnOnce(&Tx<'_>) -> Result<T>,
+) -> Result<T> {
+    commit(app, &RequestContext::default(), timeout, work).await
+}
+
+async fn commit<T>(
     app: &App,
     context: &RequestContext,
     timeout: Duration,

@@ -5,19 +5,19 @@ use diesel_async::AsyncPgConnection;
 use totp_rs::{Builder, Secret, Totp};
 
 use super::{
+    actor::{Actor, Affected, LockedUsers},
     audit::{Action, Entry},
     outbox::OutboxMessage,
     throttle::Throttle,
-    transaction::transaction,
+    transaction::change,
     tx::Tx,
 };
 use crate::{
     app::App,
-    context::RequestContext,
     error::{Error, Result},
     mail::Notice,
     models::{
-        session::{Identity, Session},
+        session::Session,
         two_factor::{RecoveryCode, TwoFactor},
         user::User,
     },
@@ -58,20 +58,20 @@ pub async fn status(app: &App, user: &User) -> Result<Status> {
 /// # Errors
 /// [`Error::Conflict`] if the second factor is already enabled or `TWO_FACTOR_KEY` is not set;
 /// [`Error::EmailNotVerified`] if the address of the user is not verified.
-pub async fn begin(app: &App, context: &RequestContext, user: &User) -> Result<Setup> {
+pub async fn begin(app: &App, actor: &Actor) -> Result<Setup> {
+    let user = actor.user();
     if !app.sealer.has_key() {
         return Err(Error::Conflict(
             "Two-factor authentication is not configured on this server: TWO_FACTOR_KEY is not set",
         ));
     }
-    // A user who registered the address of another person could lock its owner out.
-    if user.email_verified_at.is_none() {
-        return Err(Error::EmailNotVerified);
-    }
     let secret = random_bytes::<20>()?;
     let sealed = app.sealer.seal(&secret_aad(user.id), &secret)?;
-    transaction(app, context, async |tx| {
-        User::lock_if_unchanged(tx, user).await?.ok_or(Error::WrongPassword)?;
+    change(app, actor, Affected::Actor, async |tx, locked| {
+        // A user who registered the address of another person could lock its owner out.
+        if locked.actor_with_password_of(user)?.email_verified_at.is_none() {
+            return Err(Error::EmailNotVerified);
+        }
         match TwoFactor::begin(tx, user.id, &sealed).await? {
             0 => Err(ALREADY_ENABLED),
             _ => Ok(()),
@@ -93,14 +93,9 @@ const ALREADY_ENABLED: Error = Error::Conflict("Two-factor authentication is alr
 /// # Errors
 /// [`Error::InvalidCode`]; [`Error::TooManyAttempts`] after failed attempts; [`Error::Conflict`] without a secret from
 /// [`begin`], or if the second factor is already enabled; [`Error::Unavailable`] without Redis.
-pub async fn confirm(
-    app: &App,
-    context: &RequestContext,
-    identity: &Identity,
-    code: &str,
-) -> Result<Vec<String>> {
-    let user = &identity.user;
-    throttled(app, context, user, async |tx: &Tx<'_>| {
+pub async fn confirm(app: &App, actor: &Actor, code: &str) -> Result<Vec<String>> {
+    let session = actor.session().id;
+    throttled(app, actor, async |tx: &Tx<'_>, user: &User| {
         let two_factor = TwoFactor::find(tx, user.id).await?;
         let two_factor =
             two_factor.ok_or(Error::Conflict("Request a secret first, then confirm it with a code"))?;
@@ -109,8 +104,8 @@ pub async fn confirm(
         }
         verify_totp(app, tx, user, &two_factor, code).await?;
         TwoFactor::confirm(tx, user.id).await?;
-        Session::set_second_factor(tx, identity.session.id).await?;
-        Session::revoke_all(tx, user.id, Some(identity.session.id)).await?;
+        Session::set_second_factor(tx, session).await?;
+        Session::revoke_all(tx, user.id, Some(session)).await?;
         let codes = renew_codes(tx, user.id).await?;
         Entry::new(user.id, Action::TwoFactorEnabled).write(tx).await?;
         OutboxMessage::notice(user, Notice::TwoFactorEnabled).send(tx).await?;
@@ -123,8 +118,8 @@ pub async fn confirm(
 ///
 /// # Errors
 /// [`Error::InvalidCode`]; [`Error::TooManyAttempts`] after failed attempts; [`Error::Unavailable`] without Redis.
-pub async fn disable(app: &App, context: &RequestContext, user: &User, code: &str) -> Result<()> {
-    throttled(app, context, user, async |tx: &Tx<'_>| {
+pub async fn disable(app: &App, actor: &Actor, code: &str) -> Result<()> {
+    throttled(app, actor, async |tx: &Tx<'_>, user: &User| {
         verify_code(app, tx, user, code).await?;
         remove(tx, user).await?;
         Ok(())
@@ -150,13 +145,8 @@ pub async fn remove(tx: &Tx<'_>, user: &User) -> Result<bool> {
 ///
 /// # Errors
 /// As [`disable`].
-pub async fn replace_codes(
-    app: &App,
-    context: &RequestContext,
-    user: &User,
-    code: &str,
-) -> Result<Vec<String>> {
-    throttled(app, context, user, async |tx: &Tx<'_>| {
+pub async fn replace_codes(app: &App, actor: &Actor, code: &str) -> Result<Vec<String>> {
+    throttled(app, actor, async |tx: &Tx<'_>, user: &User| {
         verify_code(app, tx, user, code).await?;
         let codes = renew_codes(tx, user.id).await?;
         Entry::new(user.id, Action::RecoveryCodesReplaced).write(tx).await?;
@@ -168,16 +158,16 @@ pub async fn replace_codes(
 /// Runs a transaction that verifies a code, within the rate limits of codes.
 async fn throttled<T>(
     app: &App,
-    context: &RequestContext,
-    user: &User,
-    work: impl AsyncFnOnce(&Tx<'_>) -> Result<T>,
+    actor: &Actor,
+    work: impl AsyncFnOnce(&Tx<'_>, &User) -> Result<T>,
 ) -> Result<T> {
-    let attempt = Throttle::code(app, context, &user.email).await?;
-    let result = transaction(app, context, async |tx| {
-        User::lock_if_unchanged(tx, user).await?.ok_or(Error::InvalidToken)?;
-        work(tx).await
-    })
-    .await;
+    let user = actor.user();
+    let attempt = Throttle::code(app, actor.context(), &user.email).await?;
+    let checked = async |tx: &Tx<'_>, locked: &LockedUsers| {
+        let user = locked.actor_with_password_of(user).map_err(|_| Error::InvalidToken)?;
+        work(tx, user).await
+    };
+    let result = change(app, actor, Affected::Actor, checked).await;
     if result.is_ok() {
         attempt.record_success().await;
     }

@@ -2,19 +2,18 @@
 
 use std::time::Duration;
 
-use diesel_async::AsyncPgConnection;
-
 use super::{
+    actor::{AdminActor, Affected},
     audit::{Action, Entry, audit_fields},
     outbox::OutboxMessage,
-    transaction::transaction,
+    sessions,
+    transaction::change,
     two_factor,
     tx::Tx,
     users::{USER_COUNT, normalize_email},
 };
 use crate::{
     app::App,
-    context::RequestContext,
     error::{Error, OnConstraint, Result},
     mail::Notice,
     models::{
@@ -51,18 +50,6 @@ pub async fn find(app: &App, id: i64) -> Result<User> {
     app.db.run(async |conn| User::find(conn, id).await?.ok_or(Error::NotFound("User"))).await
 }
 
-/// Locks all active admins; fails if `id` is the last one. Call it before any other lock, to avoid deadlocks.
-///
-/// # Errors
-/// [`Error::LastAdmin`].
-pub async fn ensure_another_admin(conn: &AsyncPgConnection, id: i64) -> Result<()> {
-    let admins = User::lock_admins(conn).await?;
-    match admins.contains(&id) && admins.len() == 1 {
-        true => Err(Error::LastAdmin),
-        false => Ok(()),
-    }
-}
-
 /// Changes to a user. `None` keeps a field.
 #[derive(Default)]
 pub struct Changes {
@@ -75,24 +62,26 @@ pub struct Changes {
 ///
 /// # Errors
 /// [`Error::NotFound`]; [`Error::LastAdmin`].
-pub async fn update(app: &App, context: &RequestContext, id: i64, changes: &Changes) -> Result<User> {
-    transaction(app, context, async |tx| {
-        if changes.role == Some(Role::User) || changes.is_active == Some(false) {
-            ensure_another_admin(tx, id).await?;
+pub async fn update(app: &App, actor: &AdminActor, id: i64, changes: &Changes) -> Result<User> {
+    let may_remove_admin = changes.role == Some(Role::User) || changes.is_active == Some(false);
+    let affected = if may_remove_admin { Affected::UserAndAdmins(id) } else { Affected::User(id) };
+    change(app, actor, affected, async |tx, locked| {
+        let before = locked.user(id)?;
+        if may_remove_admin {
+            locked.ensure_another_admin(id)?;
         }
-        let before = User::lock(tx, id).await?.ok_or(Error::NotFound("User"))?;
         let full_name = changes.full_name.as_ref().map(Option::as_deref);
         let row =
             UserChanges { full_name, role: changes.role, is_active: changes.is_active, ..Default::default() };
         if full_name.is_none() && row.role.is_none() && row.is_active.is_none() {
-            return Ok(before);
+            return Ok(before.clone());
         }
         let after = User::update(tx, id, &row).await?;
         if before.is_active && !after.is_active {
             Session::revoke_all(tx, id, None).await?;
             OneTimeToken::revoke(tx, id, Purpose::ALL).await?;
         }
-        Entry::new(id, Action::UserUpdated).changed(&before, &after).write(tx).await?;
+        Entry::new(id, Action::UserUpdated).changed(before, &after).write(tx).await?;
         Ok(after)
     })
     .await
@@ -104,13 +93,13 @@ pub async fn update(app: &App, context: &RequestContext, id: i64, changes: &Chan
 /// [`Error::EmailTaken`] if the address is registered.
 pub async fn invite(
     app: &App,
-    context: &RequestContext,
+    actor: &AdminActor,
     email: &str,
     full_name: Option<&str>,
     role: Role,
 ) -> Result<User> {
     let email = normalize_email(email);
-    let user = transaction(app, context, async |tx| {
+    let user = change(app, actor, Affected::Actor, async |tx, _| {
         let row = NewUser { email: &email, hashed_password: None, full_name, role, email_verified_at: None };
         let user = row.insert(tx).await.on_constraint("users_email_key", Error::EmailTaken)?;
         Entry::new(user.id, Action::UserInvited).after(audit_fields(&user).into()).write(tx).await?;
@@ -126,10 +115,9 @@ pub async fn invite(
 ///
 /// # Errors
 /// [`Error::NotFound`]; [`Error::Conflict`] if the user has accepted the invitation.
-pub async fn invite_again(app: &App, context: &RequestContext, id: i64) -> Result<()> {
-    transaction(app, context, async |tx| {
-        let user = User::find(tx, id).await?.ok_or(Error::NotFound("User"))?;
-        if user.hashed_password.is_some() {
+pub async fn invite_again(app: &App, actor: &AdminActor, id: i64) -> Result<()> {
+    change(app, actor, Affected::User(id), async |tx, locked| {
+        if locked.user(id)?.hashed_password.is_some() {
             return Err(Error::Conflict("The invitation has already been accepted"));
         }
         Entry::new(id, Action::UserInvited).write(tx).await?;
@@ -142,11 +130,11 @@ pub async fn invite_again(app: &App, context: &RequestContext, id: i64) -> Resul
 ///
 /// # Errors
 /// [`Error::NotFound`]; [`Error::LastAdmin`].
-pub async fn delete(app: &App, context: &RequestContext, id: i64) -> Result<()> {
-    transaction(app, context, async |tx| {
-        ensure_another_admin(tx, id).await?;
-        let user = User::lock(tx, id).await?.ok_or(Error::NotFound("User"))?;
-        erase(tx, &user).await
+pub async fn delete(app: &App, actor: &AdminActor, id: i64) -> Result<()> {
+    change(app, actor, Affected::UserAndAdmins(id), async |tx, locked| {
+        let user = locked.user(id)?;
+        locked.ensure_another_admin(id)?;
+        erase(tx, user).await
     })
     .await?;
     app.cache.invalidate(USER_COUNT).await;
@@ -164,10 +152,9 @@ pub(super) async fn erase(tx: &Tx<'_>, user: &User) -> Result<()> {
 ///
 /// # Errors
 /// [`Error::NotFound`] if there is no such user or the second factor is not enabled.
-pub async fn remove_second_factor(app: &App, context: &RequestContext, id: i64) -> Result<()> {
-    transaction(app, context, async |tx| {
-        let user = User::lock(tx, id).await?.ok_or(Error::NotFound("User"))?;
-        if !two_factor::remove(tx, &user).await? {
+pub async fn remove_second_factor(app: &App, actor: &AdminActor, id: i64) -> Result<()> {
+    change(app, actor, Affected::User(id), async |tx, locked| {
+        if !two_factor::remove(tx, locked.user(id)?).await? {
             return Err(Error::NotFound("Second factor"));
         }
         Session::revoke_all(tx, id, None).await?;
@@ -180,7 +167,9 @@ pub async fn remove_second_factor(app: &App, context: &RequestContext, id: i64) 
 ///
 /// # Errors
 /// [`Error::NotFound`].
-pub async fn sign_out(app: &App, context: &RequestContext, id: i64) -> Result<()> {
-    find(app, id).await?;
-    super::sessions::revoke_all(app, context, id).await
+pub async fn sign_out(app: &App, actor: &AdminActor, id: i64) -> Result<()> {
+    change(app, actor, Affected::User(id), async |tx, locked| {
+        sessions::revoke_all_in(tx, locked.user(id)?.id).await
+    })
+    .await
 }

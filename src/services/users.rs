@@ -6,7 +6,7 @@ use diesel_async::AsyncPgConnection;
 use super::{
     audit::{Action, Entry, audit_fields},
     outbox::OutboxMessage,
-    transaction::transaction,
+    transaction::change_without_actor,
     tx::{Effects, Tx},
 };
 use crate::{
@@ -107,7 +107,7 @@ pub async fn register(app: &App, context: &RequestContext, new: Registration) ->
         role: Role::User,
         email_verified_at: None,
     };
-    let user = transaction(app, context, async |tx| {
+    let user = change_without_actor(app, context, async |tx| {
         let user = row.insert(tx).await.on_constraint("users_email_key", Error::EmailTaken)?;
         let entry = Entry::by_self(user.id, Action::UserRegistered);
         entry.after(audit_fields(&user).into()).write(tx).await?;

@@ -59,7 +59,7 @@ impl Session {
     #[oai(path = "/logout", method = "post", operation_id = "logout")]
     async fn logout(&self, request: &Request, jar: &CookieJar, caller: LogoutSession) -> Result<NoContent> {
         let LogoutSession { session, context } = caller;
-        match sessions::revoke(&self.0, &context, session.user_id, session.session_id).await {
+        match sessions::log_out(&self.0, &context, session).await {
             // Another request has ended it already.
             Ok(()) | Err(Error::NotFound(_)) => {}
             Err(other) => return Err(other.into()),
@@ -70,8 +70,13 @@ impl Session {
 
     /// Sign out everywhere: end all your sessions.
     #[oai(path = "/logout-all", method = "post", operation_id = "logout_all")]
-    async fn logout_all(&self, request: &Request, jar: &CookieJar, caller: CurrentUser) -> Result<NoContent> {
-        sessions::revoke_all(&self.0, &caller.context, caller.user.id).await?;
+    async fn logout_all(
+        &self,
+        request: &Request,
+        jar: &CookieJar,
+        CurrentUser(actor): CurrentUser,
+    ) -> Result<NoContent> {
+        sessions::revoke_all(&self.0, &actor).await?;
         cookies::clear(request, jar)?;
         Ok(NoContent)
     }

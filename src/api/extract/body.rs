@@ -108,6 +108,17 @@ async fn read(request: &Request, body: &mut RequestBody, timeout: Duration) -> R
     Ok(bytes.into())
 }
 
+/// Reads the body into memory and puts it back, for an extractor that has to wait until the client has sent it.
+pub(super) async fn buffer(request: &Request, body: &mut RequestBody) -> Result<()> {
+    let headers = request.headers();
+    let has_body = headers.contains_key(header::TRANSFER_ENCODING)
+        || headers.get(header::CONTENT_LENGTH).and_then(length).is_some_and(|length| length > 0);
+    if has_body {
+        *body = RequestBody::new(poem::Body::from_vec(read(request, body, BODY_TIMEOUT).await?));
+    }
+    Ok(())
+}
+
 fn length(value: &HeaderValue) -> Option<usize> {
     value.to_str().ok()?.parse().ok()
 }

@@ -9,5 +9,5 @@ mod user;
 pub use body::{Body, Form};
 pub use paging::{Limit, Offset};
 pub use text::{Email, NewPassword, Text};
-pub(in crate::api) use user::Actor;
-pub use user::{Admin, CurrentUser, LogoutSession, SignedIn};
+pub(in crate::api) use user::LoggedUser;
+pub use user::{Admin, CurrentUser, LogoutSession};

@@ -10,7 +10,7 @@ use poem::{FromRequest, Request, RequestBody};
 use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions, registry::Registry};
 use uuid::Uuid;
 
-use super::security_scheme;
+use super::{body::buffer, security_scheme};
 use crate::{
     api::{
         cookies,
@@ -19,25 +19,19 @@ use crate::{
     app::App,
     context::RequestContext,
     error::Error,
-    models::{
-        session::Identity,
-        user::{Role, User},
-    },
+    models::session::Identity,
     security::TokenSubject,
-    services::sessions::{self, Freshness},
+    services::{
+        actor::{Actor, AdminActor},
+        sessions,
+    },
 };
 
-/// An active user.
-pub struct CurrentUser {
-    pub user: User,
-    pub context: RequestContext,
-}
+/// An active user, in the session that the request belongs to.
+pub struct CurrentUser(pub Actor);
 
-/// An active user and the session that the request belongs to.
-pub struct SignedIn {
-    pub identity: Arc<Identity>,
-    pub context: RequestContext,
-}
+/// An active user who is an admin, with the second factor if the server requires one.
+pub struct Admin(pub AdminActor);
 
 /// The session to log out of. A browser whose access token has expired may still log out with its refresh token.
 pub struct LogoutSession {
@@ -45,17 +39,11 @@ pub struct LogoutSession {
     pub context: RequestContext,
 }
 
-/// An active user who is an admin.
-pub struct Admin {
-    pub user: User,
-    pub context: RequestContext,
-}
-
 /// The user that a request is authenticated as, once that is known: for the access log, which is outside of the handler.
 #[derive(Clone, Default)]
-pub(in crate::api) struct Actor(Arc<OnceLock<i64>>);
+pub(in crate::api) struct LoggedUser(Arc<OnceLock<i64>>);
 
-impl Actor {
+impl LoggedUser {
     pub(in crate::api) fn id(&self) -> Option<i64> {
         self.0.get().copied()
     }
@@ -89,48 +77,37 @@ macro_rules! auth_extractor {
 
             async fn from_request(
                 request: &'a Request,
-                _body: &mut RequestBody,
+                body: &mut RequestBody,
                 _options: ExtractParamOptions<()>,
             ) -> poem::Result<Self> {
                 let app = request
                     .data::<App>()
                     .ok_or_else(|| Error::internal("the application is not attached to the route"))?;
-                Ok($extract(app, request).await?)
+                Ok($extract(app, request, body).await?)
             }
         }
     };
 }
 
 auth_extractor!(CurrentUser, current_user);
-auth_extractor!(SignedIn, signed_in);
 auth_extractor!(Admin, admin);
 auth_extractor!(LogoutSession, logout_session);
 
-async fn current_user(app: &App, request: &Request) -> Result<CurrentUser> {
-    let SignedIn { identity, context } = signed_in(app, request).await?;
-    Ok(CurrentUser { user: identity.user.clone(), context })
+async fn current_user(app: &App, request: &Request, body: &mut RequestBody) -> Result<CurrentUser> {
+    let (identity, context) = identify(app, request, body).await?;
+    Ok(CurrentUser(Actor::new(app, identity, context)?))
 }
 
-async fn signed_in(app: &App, request: &Request) -> Result<SignedIn> {
-    identify(app, request, Freshness::Cached).await
+async fn admin(app: &App, request: &Request, body: &mut RequestBody) -> Result<Admin> {
+    let (identity, context) = identify(app, request, body).await?;
+    Ok(Admin(AdminActor::new(app, identity, context)?))
 }
 
-async fn admin(app: &App, request: &Request) -> Result<Admin> {
-    // A user who was an admin a moment ago must not make themselves one again.
-    let freshness = if request.method().is_safe() { Freshness::Cached } else { Freshness::Fresh };
-    let SignedIn { identity, context } = identify(app, request, freshness).await?;
-    match identity.user.role {
-        Role::User => Err(Error::Forbidden.into()),
-        Role::Admin if sessions::lacks_second_factor(app, &identity) => Err(Error::TwoFactorRequired.into()),
-        Role::Admin => Ok(Admin { user: identity.user.clone(), context }),
-    }
-}
-
-async fn logout_session(app: &App, request: &Request) -> Result<LogoutSession> {
-    let refused = match signed_in(app, request).await {
-        Ok(SignedIn { identity, context }) => {
-            let session = TokenSubject { user_id: identity.user.id, session_id: identity.session.id };
-            return Ok(LogoutSession { session, context });
+async fn logout_session(app: &App, request: &Request, body: &mut RequestBody) -> Result<LogoutSession> {
+    let refused = match current_user(app, request, body).await {
+        Ok(CurrentUser(actor)) => {
+            let session = TokenSubject { user_id: actor.user().id, session_id: actor.session().id };
+            return Ok(LogoutSession { session, context: actor.context().clone() });
         }
         Err(refused @ (ApiError::NotAuthenticated | ApiError::Domain(Error::InvalidToken))) => refused,
         Err(other) => return Err(other),
@@ -141,7 +118,13 @@ async fn logout_session(app: &App, request: &Request) -> Result<LogoutSession> {
     Ok(LogoutSession { session, context: authenticated(request, session.user_id, session.session_id) })
 }
 
-async fn identify(app: &App, request: &Request, freshness: Freshness) -> Result<SignedIn> {
+/// Verifies the signature of the access token, reads the body, and only then reads the identity: what the client lost while
+/// it sent the body counts.
+async fn identify(
+    app: &App,
+    request: &Request,
+    body: &mut RequestBody,
+) -> Result<(Arc<Identity>, RequestContext)> {
     let token = match cookies::bearer(request) {
         Some(token) => token,
         None => {
@@ -150,14 +133,16 @@ async fn identify(app: &App, request: &Request, freshness: Freshness) -> Result<
             token
         }
     };
-    let identity = sessions::identify(app, &token, freshness).await?;
+    let subject = app.tokens.verify(&token)?;
+    buffer(request, body).await?;
+    let identity = sessions::identify(app, subject).await?;
     let context = authenticated(request, identity.user.id, identity.session.id);
-    Ok(SignedIn { identity, context })
+    Ok((identity, context))
 }
 
 /// The context of a request whose user is known from now on.
 fn authenticated(request: &Request, user_id: i64, session_id: Uuid) -> RequestContext {
-    if let Some(Actor(id)) = request.data::<Actor>() {
+    if let Some(LoggedUser(id)) = request.data::<LoggedUser>() {
         // One request has one user.
         let _ = id.set(user_id);
     }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::state::EXAMPLE_ID;
 use crate::{
     api::{
-        extract::{Body, CurrentUser, SignedIn},
+        extract::{Body, CurrentUser},
         problem::Result,
         tag::Tag,
     },
@@ -15,7 +15,7 @@ use crate::{
     error::Error,
     jobs::{ExampleTask, ProcessData, SendEmail},
     queue::Job,
-    services::{self, sessions::is_admin},
+    services::{self, actor::is_admin},
 };
 
 pub(in crate::api) struct Enqueue(pub(super) App);
@@ -61,7 +61,7 @@ impl Enqueue {
     #[oai(path = "/example", method = "post", operation_id = "enqueue_example")]
     async fn example(
         &self,
-        caller: CurrentUser,
+        CurrentUser(actor): CurrentUser,
         /// Any name.
         #[oai(validator(min_length = 1, max_length = 255))]
         name: Query<String>,
@@ -75,7 +75,7 @@ impl Enqueue {
         let duration = u32::try_from(duration.0).map_err(Error::internal)?;
         let job = ExampleTask { name: name.0, duration };
         let parameters = json!({ "name": job.name, "duration": job.duration });
-        self.enqueue(&caller.context, &job, "Example job enqueued", Some(parameters)).await
+        self.enqueue(actor.context(), &job, "Example job enqueued", Some(parameters)).await
     }
 
     /// Enqueue a mail.
@@ -85,7 +85,7 @@ impl Enqueue {
     #[oai(path = "/send-email", method = "post", operation_id = "enqueue_send_email")]
     async fn send_email(
         &self,
-        caller: SignedIn,
+        CurrentUser(actor): CurrentUser,
         /// The address of the recipient.
         #[oai(validator(min_length = 3, max_length = 255))]
         to: Query<String>,
@@ -94,29 +94,29 @@ impl Enqueue {
         #[oai(validator(max_length = 100000))]
         body: Query<String>,
     ) -> Result<Json<Enqueued>> {
-        let user = &caller.identity.user;
+        let user = &actor.user();
         let to = services::users::normalize_email(&to.0);
         services::users::check_email(&to).map_err(|msg| Error::invalid("to", msg))?;
         // An address that is not confirmed may be anybody's.
         let own = to == user.email && user.email_verified_at.is_some();
-        let permitted = is_admin(&self.0, &caller.identity) || own;
+        let permitted = is_admin(&self.0, actor.identity()) || own;
         if self.0.mailer.is_real() && !permitted {
             let error = if to == user.email { Error::EmailNotVerified } else { Error::Forbidden };
             return Err(error.into());
         }
         let job = SendEmail { to, subject: subject.0, body: body.0, permitted };
-        self.enqueue(&caller.context, &job, "Email job enqueued", None).await
+        self.enqueue(actor.context(), &job, "Email job enqueued", None).await
     }
 
     /// Enqueue a document to be processed.
     #[oai(path = "/process-data", method = "post", operation_id = "enqueue_process_data")]
     async fn process_data(
         &self,
-        caller: CurrentUser,
+        CurrentUser(actor): CurrentUser,
         Body(data): Body<BTreeMap<String, Value>>,
     ) -> Result<Json<Enqueued>> {
         let job = ProcessData { data: data.into_iter().collect() };
-        self.enqueue(&caller.context, &job, "Data processing job enqueued", None).await
+        self.enqueue(actor.context(), &job, "Data processing job enqueued", None).await
     }
 }
 

@@ -4,12 +4,12 @@ use serde_json::{Value, json};
 
 use super::state::{Canceled, EXAMPLE_ID, StateOut, cancel, find};
 use crate::{
-    api::{extract::SignedIn, problem::Result, tag::Tag},
+    api::{extract::CurrentUser, problem::Result, tag::Tag},
     app::App,
     error::Error,
     models::session::Identity,
     queue::JobStatus,
-    services::sessions::is_admin,
+    services::actor::is_admin,
 };
 
 pub(in crate::api) struct Jobs(pub(super) App);
@@ -74,14 +74,14 @@ impl Jobs {
     #[oai(path = "/:id/status", method = "get", operation_id = "read_job_status")]
     async fn status(
         &self,
-        caller: SignedIn,
+        CurrentUser(actor): CurrentUser,
         /// The `job_id` that enqueuing answered.
         id: Path<String>,
     ) -> Result<Json<StatusOut>> {
-        let job = self.visible(&caller.identity, &id.0).await?;
+        let job = self.visible(actor.identity(), &id.0).await?;
         // What went wrong inside may name hosts, paths and people.
         let error =
-            if is_admin(&self.0, &caller.identity) { job.error_detail.or(job.error) } else { job.error };
+            if is_admin(&self.0, actor.identity()) { job.error_detail.or(job.error) } else { job.error };
         Ok(Json(StatusOut {
             job_id: id.0,
             status: job.state.into(),
@@ -104,11 +104,11 @@ impl Jobs {
     #[oai(path = "/:id", method = "delete", operation_id = "cancel_job")]
     async fn cancel(
         &self,
-        caller: SignedIn,
+        CurrentUser(actor): CurrentUser,
         /// The `job_id` that enqueuing answered.
         id: Path<String>,
     ) -> Result<Json<Canceled>> {
-        self.visible(&caller.identity, &id.0).await?;
+        self.visible(actor.identity(), &id.0).await?;
         cancel(&self.0, id.0).await
     }
 }

@@ -3,7 +3,7 @@ use std::{sync::Arc, time::Instant};
 use poem::{Endpoint, PathPattern, Request, Response, Result};
 
 use crate::{
-    api::{extract::Actor, paths::PREFIX, problem::RouteCatalog},
+    api::{extract::LoggedUser, paths::PREFIX, problem::RouteCatalog},
     context::{RequestContext, trace_id},
 };
 
@@ -19,7 +19,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for AccessLog<E> {
     async fn call(&self, req: Request) -> Result<Response> {
         let started = Instant::now();
         let context = req.data::<RequestContext>().cloned().unwrap_or_default();
-        let actor = req.data::<Actor>().cloned().unwrap_or_default();
+        let actor = req.data::<LoggedUser>().cloned().unwrap_or_default();
         let method = req.method().clone();
         let response = self.inner.call(req).await?;
         // The pattern, never the path as sent: that may hold an id or a token.

@@ -8,7 +8,7 @@ use poem::{
     http::{HeaderMap, HeaderName, HeaderValue, header},
 };
 
-use crate::{api::extract::Actor, context::RequestContext};
+use crate::{api::extract::LoggedUser, context::RequestContext};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -32,7 +32,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for WithContext<E> {
             ..Default::default()
         };
         req.set_data(context);
-        req.set_data(Actor::default());
+        req.set_data(LoggedUser::default());
         let id = HeaderValue::from_str(&id);
         let mut response = self.inner.call(req).await?;
         if let Ok(id) = id {

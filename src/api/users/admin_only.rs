@@ -22,10 +22,10 @@ impl Example for AdminGreeting {
 impl AdminOnly {
     /// Something that only admins get.
     #[oai(path = "/admin-only", method = "get", operation_id = "read_admin_only")]
-    async fn admin_only(&self, admin: Admin) -> Result<Json<AdminGreeting>> {
+    async fn admin_only(&self, Admin(actor): Admin) -> Result<Json<AdminGreeting>> {
         Ok(Json(AdminGreeting {
             message: "This is an admin-only endpoint".into(),
-            admin_user: admin.user.email,
+            admin_user: actor.user().email.clone(),
         }))
     }
 }

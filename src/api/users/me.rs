@@ -12,7 +12,7 @@ use super::user::UserOut;
 use crate::{
     api::{
         cookies,
-        extract::{Body, CurrentUser, Email, NewPassword, SignedIn},
+        extract::{Body, CurrentUser, Email, NewPassword},
         problem::Result,
         respond::NoContent,
         tag::Tag,
@@ -20,7 +20,7 @@ use crate::{
     app::App,
     error::Error,
     models::session::Session,
-    services::{profile, sessions, user_admin},
+    services::{profile, sessions},
 };
 
 pub(in crate::api) struct Me(pub(super) App);
@@ -138,20 +138,23 @@ enum DeletionScheduled {
 impl Me {
     /// The signed-in user.
     #[oai(path = "/", method = "get", operation_id = "read_me")]
-    async fn me(&self, caller: CurrentUser) -> Result<Json<UserOut>> {
-        Ok(Json(caller.user.into()))
+    async fn me(&self, CurrentUser(actor): CurrentUser) -> Result<Json<UserOut>> {
+        Ok(Json(actor.user().clone().into()))
     }
 
     /// Change your name.
     #[oai(path = "/", method = "patch", operation_id = "update_me")]
-    async fn update(&self, caller: CurrentUser, Body(body): Body<ProfileIn>) -> Result<Json<UserOut>> {
+    async fn update(
+        &self,
+        CurrentUser(actor): CurrentUser,
+        Body(body): Body<ProfileIn>,
+    ) -> Result<Json<UserOut>> {
         let full_name = match body.full_name {
-            MaybeUndefined::Undefined => return Ok(Json(caller.user.into())),
+            MaybeUndefined::Undefined => return Ok(Json(actor.user().clone().into())),
             MaybeUndefined::Null => None,
             MaybeUndefined::Value(name) => Some(name),
         };
-        let changes = user_admin::Changes { full_name: Some(full_name), ..Default::default() };
-        let user = user_admin::update(&self.0, &caller.context, caller.user.id, &changes).await?;
+        let user = profile::rename(&self.0, &actor, full_name.as_deref()).await?;
         Ok(Json(user.into()))
     }
 
@@ -159,15 +162,12 @@ impl Me {
     ///
     /// Your other sessions end. Fails with 400 `wrong_password`.
     #[oai(path = "/password", method = "post", operation_id = "change_password")]
-    async fn password(&self, caller: SignedIn, Body(body): Body<PasswordIn>) -> Result<NoContent> {
-        profile::change_password(
-            &self.0,
-            &caller.context,
-            &caller.identity,
-            body.current_password,
-            body.new_password.0,
-        )
-        .await?;
+    async fn password(
+        &self,
+        CurrentUser(actor): CurrentUser,
+        Body(body): Body<PasswordIn>,
+    ) -> Result<NoContent> {
+        profile::change_password(&self.0, &actor, body.current_password, body.new_password.0).await?;
         Ok(NoContent)
     }
 
@@ -175,8 +175,8 @@ impl Me {
     ///
     /// A link is sent to the new one, and a notice to the old one. Fails with 400 `wrong_password`.
     #[oai(path = "/email", method = "post", operation_id = "change_email")]
-    async fn email(&self, caller: CurrentUser, Body(body): Body<EmailIn>) -> Result<EmailChange> {
-        profile::change_email(&self.0, &caller.context, &caller.user, &body.email.0, body.password).await?;
+    async fn email(&self, CurrentUser(actor): CurrentUser, Body(body): Body<EmailIn>) -> Result<EmailChange> {
+        profile::change_email(&self.0, &actor, &body.email.0, body.password).await?;
         Ok(EmailChange::Accepted)
     }
 
@@ -189,33 +189,31 @@ impl Me {
         &self,
         request: &Request,
         jar: &CookieJar,
-        caller: CurrentUser,
+        CurrentUser(actor): CurrentUser,
         Body(body): Body<DeleteIn>,
     ) -> Result<DeletionScheduled> {
-        let deletion_due_at = profile::delete(&self.0, &caller.context, &caller.user, body.password).await?;
+        let deletion_due_at = profile::delete(&self.0, &actor, body.password).await?;
         cookies::clear(request, jar)?;
         Ok(DeletionScheduled::Accepted(Json(Deletion { deletion_due_at })))
     }
 
     /// Where you are signed in, the last used first.
     #[oai(path = "/sessions", method = "get", operation_id = "list_sessions")]
-    async fn sessions(&self, caller: SignedIn) -> Result<Json<Vec<SessionOut>>> {
-        let list = sessions::list(&self.0, caller.identity.user.id).await?;
-        Ok(Json(
-            list.into_iter().map(|session| SessionOut::of(session, caller.identity.session.id)).collect(),
-        ))
+    async fn sessions(&self, CurrentUser(actor): CurrentUser) -> Result<Json<Vec<SessionOut>>> {
+        let list = sessions::list(&self.0, actor.user().id).await?;
+        Ok(Json(list.into_iter().map(|session| SessionOut::of(session, actor.session().id)).collect()))
     }
 
     /// End one of your sessions.
     #[oai(path = "/sessions/:id", method = "delete", operation_id = "end_session")]
     async fn end_session(
         &self,
-        caller: CurrentUser,
+        CurrentUser(actor): CurrentUser,
         /// The `id` of the list.
         id: Path<String>,
     ) -> Result<NoContent> {
         let id = Uuid::parse_str(&id.0).map_err(|_| Error::NotFound("Session"))?;
-        sessions::revoke(&self.0, &caller.context, caller.user.id, id).await?;
+        sessions::revoke(&self.0, &actor, id).await?;
         Ok(NoContent)
     }
 }

@@ -2,7 +2,7 @@ use poem_openapi::{Object, OpenApi, payload::Json, types::Example};
 
 use crate::{
     api::{
-        extract::{Body, CurrentUser, SignedIn},
+        extract::{Body, CurrentUser},
         problem::Result,
         respond::NoContent,
         tag::Tag,
@@ -87,9 +87,9 @@ impl Example for RecoveryCodes {
 impl TwoFactor {
     /// Whether you have a second factor.
     #[oai(path = "/", method = "get", operation_id = "read_two_factor")]
-    async fn read(&self, caller: CurrentUser) -> Result<Json<StatusOut>> {
+    async fn read(&self, CurrentUser(actor): CurrentUser) -> Result<Json<StatusOut>> {
         let two_factor::Status { enabled, recovery_codes_left } =
-            two_factor::status(&self.0, &caller.user).await?;
+            two_factor::status(&self.0, actor.user()).await?;
         Ok(Json(StatusOut { enabled, recovery_codes_left }))
     }
 
@@ -98,10 +98,13 @@ impl TwoFactor {
     /// The second factor is on once a code has confirmed it. Fails with 400 `wrong_password`, with 403
     /// `email_not_verified`, with 409 `conflict` where it is on already or the server is not set up for it.
     #[oai(path = "/", method = "post", operation_id = "begin_two_factor")]
-    async fn begin(&self, caller: CurrentUser, Body(body): Body<BeginIn>) -> Result<Json<SetupOut>> {
-        confirm_password(&self.0, &caller.context, &caller.user, body.password).await?;
-        let two_factor::Setup { secret, otpauth_uri } =
-            two_factor::begin(&self.0, &caller.context, &caller.user).await?;
+    async fn begin(
+        &self,
+        CurrentUser(actor): CurrentUser,
+        Body(body): Body<BeginIn>,
+    ) -> Result<Json<SetupOut>> {
+        confirm_password(&self.0, &actor, body.password).await?;
+        let two_factor::Setup { secret, otpauth_uri } = two_factor::begin(&self.0, &actor).await?;
         Ok(Json(SetupOut { secret, otpauth_uri }))
     }
 
@@ -109,9 +112,12 @@ impl TwoFactor {
     ///
     /// Your other sessions end. Fails with 400 `invalid_code`.
     #[oai(path = "/confirm", method = "post", operation_id = "confirm_two_factor")]
-    async fn confirm(&self, caller: SignedIn, Body(body): Body<CodeIn>) -> Result<Json<RecoveryCodes>> {
-        let recovery_codes =
-            two_factor::confirm(&self.0, &caller.context, &caller.identity, &body.code).await?;
+    async fn confirm(
+        &self,
+        CurrentUser(actor): CurrentUser,
+        Body(body): Body<CodeIn>,
+    ) -> Result<Json<RecoveryCodes>> {
+        let recovery_codes = two_factor::confirm(&self.0, &actor, &body.code).await?;
         Ok(Json(RecoveryCodes { recovery_codes }))
     }
 
@@ -119,9 +125,13 @@ impl TwoFactor {
     ///
     /// Fails with 400 `wrong_password` or `invalid_code`.
     #[oai(path = "/", method = "delete", operation_id = "disable_two_factor")]
-    async fn disable(&self, caller: CurrentUser, Body(body): Body<PasswordAndCodeIn>) -> Result<NoContent> {
-        confirm_password(&self.0, &caller.context, &caller.user, body.password).await?;
-        two_factor::disable(&self.0, &caller.context, &caller.user, &body.code).await?;
+    async fn disable(
+        &self,
+        CurrentUser(actor): CurrentUser,
+        Body(body): Body<PasswordAndCodeIn>,
+    ) -> Result<NoContent> {
+        confirm_password(&self.0, &actor, body.password).await?;
+        two_factor::disable(&self.0, &actor, &body.code).await?;
         Ok(NoContent)
     }
 
@@ -129,9 +139,12 @@ impl TwoFactor {
     ///
     /// Fails with 400 `invalid_code`.
     #[oai(path = "/recovery-codes", method = "post", operation_id = "replace_recovery_codes")]
-    async fn replace(&self, caller: CurrentUser, Body(body): Body<CodeIn>) -> Result<Json<RecoveryCodes>> {
-        let recovery_codes =
-            two_factor::replace_codes(&self.0, &caller.context, &caller.user, &body.code).await?;
+    async fn replace(
+        &self,
+        CurrentUser(actor): CurrentUser,
+        Body(body): Body<CodeIn>,
+    ) -> Result<Json<RecoveryCodes>> {
+        let recovery_codes = two_factor::replace_codes(&self.0, &actor, &body.code).await?;
         Ok(Json(RecoveryCodes { recovery_codes }))
     }
 }

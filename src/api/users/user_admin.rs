@@ -134,11 +134,10 @@ impl UserAdmin {
     ///
     /// A link to choose a password is sent to the address; it works for 7 days. Fails with 400 `email_taken`.
     #[oai(path = "/", method = "post", operation_id = "invite_user")]
-    async fn invite(&self, admin: Admin, Body(body): Body<InviteIn>) -> Result<Invited> {
+    async fn invite(&self, Admin(actor): Admin, Body(body): Body<InviteIn>) -> Result<Invited> {
         let role = body.role.unwrap_or(RoleOut::User).into();
         let user =
-            user_admin::invite(&self.0, &admin.context, &body.email.0, body.full_name.as_deref(), role)
-                .await?;
+            user_admin::invite(&self.0, &actor, &body.email.0, body.full_name.as_deref(), role).await?;
         Ok(Invited::Created(Json(user.into())))
     }
 
@@ -152,7 +151,12 @@ impl UserAdmin {
     ///
     /// Whoever is deactivated is signed out everywhere. Fails with 409 `last_admin` where nobody else could administer.
     #[oai(path = "/:id", method = "patch", operation_id = "update_user")]
-    async fn update(&self, admin: Admin, id: Path<i64>, Body(body): Body<MemberIn>) -> Result<Json<UserOut>> {
+    async fn update(
+        &self,
+        Admin(actor): Admin,
+        id: Path<i64>,
+        Body(body): Body<MemberIn>,
+    ) -> Result<Json<UserOut>> {
         let full_name = match body.full_name {
             MaybeUndefined::Undefined => None,
             MaybeUndefined::Null => Some(None),
@@ -160,15 +164,15 @@ impl UserAdmin {
         };
         let changes =
             user_admin::Changes { full_name, role: body.role.map(Into::into), is_active: body.is_active };
-        Ok(Json(user_admin::update(&self.0, &admin.context, id.0, &changes).await?.into()))
+        Ok(Json(user_admin::update(&self.0, &actor, id.0, &changes).await?.into()))
     }
 
     /// Erase a user, at once and for good.
     ///
     /// Fails with 409 `last_admin` where nobody else could administer.
     #[oai(path = "/:id", method = "delete", operation_id = "delete_user")]
-    async fn delete(&self, admin: Admin, id: Path<i64>) -> Result<NoContent> {
-        user_admin::delete(&self.0, &admin.context, id.0).await?;
+    async fn delete(&self, Admin(actor): Admin, id: Path<i64>) -> Result<NoContent> {
+        user_admin::delete(&self.0, &actor, id.0).await?;
         Ok(NoContent)
     }
 
@@ -176,22 +180,22 @@ impl UserAdmin {
     ///
     /// Fails with 409 `conflict` where it was taken already.
     #[oai(path = "/:id/invite", method = "post", operation_id = "invite_user_again")]
-    async fn invite_again(&self, admin: Admin, id: Path<i64>) -> Result<InvitedAgain> {
-        user_admin::invite_again(&self.0, &admin.context, id.0).await?;
+    async fn invite_again(&self, Admin(actor): Admin, id: Path<i64>) -> Result<InvitedAgain> {
+        user_admin::invite_again(&self.0, &actor, id.0).await?;
         Ok(InvitedAgain::Accepted)
     }
 
     /// Sign a user out everywhere.
     #[oai(path = "/:id/sessions", method = "delete", operation_id = "end_user_sessions")]
-    async fn sign_out(&self, admin: Admin, id: Path<i64>) -> Result<NoContent> {
-        user_admin::sign_out(&self.0, &admin.context, id.0).await?;
+    async fn sign_out(&self, Admin(actor): Admin, id: Path<i64>) -> Result<NoContent> {
+        user_admin::sign_out(&self.0, &actor, id.0).await?;
         Ok(NoContent)
     }
 
     /// Turn off the second factor of a user who has lost it, and sign them out everywhere.
     #[oai(path = "/:id/two-factor", method = "delete", operation_id = "remove_user_two_factor")]
-    async fn remove_two_factor(&self, admin: Admin, id: Path<i64>) -> Result<NoContent> {
-        user_admin::remove_second_factor(&self.0, &admin.context, id.0).await?;
+    async fn remove_two_factor(&self, Admin(actor): Admin, id: Path<i64>) -> Result<NoContent> {
+        user_admin::remove_second_factor(&self.0, &actor, id.0).await?;
         Ok(NoContent)
     }
 }

@@ -1,0 +1,177 @@
+//! Who makes a change, and whether they still may when it takes effect.
+//!
+//! An extractor of the API makes an [`Actor`] from a verified access token and a cached identity. The transaction of the
+//! change checks the actor again, against locked rows: the request may have taken long, and an admin may have been
+//! demoted meanwhile (OWASP ASVS 5, 8.3.2).
+
+use std::{ops::Deref, sync::Arc};
+
+use crate::{
+    app::App,
+    context::RequestContext,
+    error::{Error, Result},
+    models::{
+        session::{Identity, Session},
+        user::{Role, User},
+    },
+};
+
+use super::tx::Tx;
+
+/// The signed-in caller of a change.
+pub struct Actor {
+    identity: Arc<Identity>,
+    context: RequestContext,
+    required: Role,
+}
+
+/// An actor who must be an admin, before the change and in it.
+pub struct AdminActor(Actor);
+
+impl Actor {
+    /// # Errors
+    /// Those of [`check`], for a plain user.
+    pub fn new(app: &App, identity: Arc<Identity>, context: RequestContext) -> Result<Self> {
+        Self::require(app, identity, context, Role::User)
+    }
+
+    fn require(app: &App, identity: Arc<Identity>, context: RequestContext, required: Role) -> Result<Self> {
+        check(app, &identity.user, &identity.session, required)?;
+        let context = context.signed_in(identity.user.id, identity.session.id);
+        Ok(Self { identity, context, required })
+    }
+
+    /// The user, without the password hash. May be `IDENTITY_CACHE_MS` old.
+    pub fn user(&self) -> &User {
+        &self.identity.user
+    }
+
+    /// The session of the request. May be `IDENTITY_CACHE_MS` old.
+    pub fn session(&self) -> &Session {
+        &self.identity.session
+    }
+
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    pub fn context(&self) -> &RequestContext {
+        &self.context
+    }
+
+    /// Locks the rows of the users that a change affects, then the session, and checks that the actor may still make the
+    /// change.
+    ///
+    /// # Errors
+    /// Those of [`check`]; [`Error::InvalidToken`] if the user or the session is gone.
+    pub(super) async fn lock(&self, app: &App, tx: &Tx<'_>, affected: Affected) -> Result<LockedUsers> {
+        let id = self.user().id;
+        let users = match affected {
+            Affected::Actor => User::lock_all(tx, &[id]).await?,
+            Affected::User(other) => User::lock_all(tx, &[id, other]).await?,
+            Affected::UserAndAdmins(other) => User::lock_all_with_admins(tx, &[id, other]).await?,
+        };
+        let actor = users.iter().find(|user| user.id == id).ok_or(Error::InvalidToken)?.clone();
+        let session = Session::lock(tx, self.session().id).await?.ok_or(Error::InvalidToken)?;
+        check(app, &actor, &session, self.required)?;
+        Ok(LockedUsers { actor, users })
+    }
+}
+
+impl AdminActor {
+    /// # Errors
+    /// Those of [`check`], for an admin.
+    pub fn new(app: &App, identity: Arc<Identity>, context: RequestContext) -> Result<Self> {
+        Ok(Self(Actor::require(app, identity, context, Role::Admin)?))
+    }
+}
+
+impl Deref for AdminActor {
+    type Target = Actor;
+    fn deref(&self) -> &Actor {
+        &self.0
+    }
+}
+
+/// Returns whether a user may act in a session with at least the permissions of `required`.
+///
+/// # Errors
+/// [`Error::InvalidToken`] if the session has ended or is another user's; [`Error::Inactive`]; for admins also
+/// [`Error::Forbidden`] and [`Error::TwoFactorRequired`].
+pub fn check(app: &App, user: &User, session: &Session, required: Role) -> Result<()> {
+    if session.user_id != user.id || session.has_ended() {
+        return Err(Error::InvalidToken);
+    }
+    if !user.is_active {
+        return Err(Error::Inactive);
+    }
+    match (required, user.role) {
+        (Role::User, _) => Ok(()),
+        (Role::Admin, Role::User) => Err(Error::Forbidden),
+        (Role::Admin, Role::Admin) if lacks_second_factor(app, session) => Err(Error::TwoFactorRequired),
+        (Role::Admin, Role::Admin) => Ok(()),
+    }
+}
+
+/// Returns whether a user has the permissions of an admin in this session.
+pub fn is_admin(app: &App, identity: &Identity) -> bool {
+    identity.user.role == Role::Admin && !lacks_second_factor(app, &identity.session)
+}
+
+/// Returns whether the session lacks the second factor that `REQUIRE_ADMIN_TWO_FACTOR` demands of admins.
+fn lacks_second_factor(app: &App, session: &Session) -> bool {
+    app.config.auth.require_admin_two_factor && !session.second_factor
+}
+
+/// The users whose rows a change reads or writes. All of them are locked by one statement, in the order of their ids, so
+/// that two changes cannot wait for each other.
+#[derive(Clone, Copy)]
+pub enum Affected {
+    /// The actor alone.
+    Actor,
+    /// The actor and another user.
+    User(i64),
+    /// The actor, another user, and all admins: for a change that may remove the last admin.
+    UserAndAdmins(i64),
+}
+
+/// The latest versions of the affected users, locked until the transaction ends.
+pub struct LockedUsers {
+    actor: User,
+    users: Vec<User>,
+}
+
+impl LockedUsers {
+    pub fn actor(&self) -> &User {
+        &self.actor
+    }
+
+    /// Returns the actor if the password is still the one that `checked` had.
+    ///
+    /// # Errors
+    /// [`Error::WrongPassword`] if the password was set since `checked` was read.
+    pub fn actor_with_password_of(&self, checked: &User) -> Result<&User> {
+        match self.actor.password_set_at == checked.password_set_at {
+            true => Ok(&self.actor),
+            false => Err(Error::WrongPassword),
+        }
+    }
+
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub fn user(&self, id: i64) -> Result<&User> {
+        self.users.iter().find(|user| user.id == id).ok_or(Error::NotFound("User"))
+    }
+
+    /// Fails if a user is the last admin who can log in. Needs [`Affected::UserAndAdmins`].
+    ///
+    /// # Errors
+    /// [`Error::LastAdmin`].
+    pub fn ensure_another_admin(&self, id: i64) -> Result<()> {
+        let mut admins = self.users.iter().filter(|user| user.can_administer()).map(|user| user.id);
+        match admins.next() == Some(id) && admins.next().is_none() {
+            true => Err(Error::LastAdmin),
+            false => Ok(()),
+        }
+    }
+}
