@@ -46,8 +46,8 @@ impl Cache {
         }
     }
 
-    /// Returns the cached value of `key`. If there is none, calls `load` and stores its value for `ttl` (at least 1
-    /// ms).
+    /// Returns the cached value of `key`. If there is none, calls `load` and stores its value for `ttl`, at least one
+    /// millisecond.
     ///
     /// Concurrent callers in this process share one load. If Redis is unavailable or the cached value is not a `T`,
     /// `load` is called.

@@ -74,7 +74,7 @@ impl RedisPool {
         Ok(Self { connections, client: client.into(), timeout, deadline: None, last_error, breaker })
     }
 
-    /// The client behind the pool, for callers that need a connection of their own.
+    /// Returns the client of the pool, for callers that need their own connection.
     pub fn client(&self) -> &redis::Client {
         &self.client
     }

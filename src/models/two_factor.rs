@@ -11,7 +11,7 @@ use crate::schema::{recovery_codes, two_factor};
 #[derive(HasQuery)]
 #[diesel(table_name = two_factor)]
 pub struct TwoFactor {
-    /// Encrypted by [`Sealer`](crate::security::Sealer).
+    /// Encrypted with `TWO_FACTOR_KEY`.
     pub secret: Vec<u8>,
     /// `None` until the user has entered a first code; the second factor is not enabled before.
     pub confirmed_at: Option<DateTime<Utc>>,

@@ -166,8 +166,7 @@ impl HashPermit {
             let matches = bcrypt::verify(&password, &hash).unwrap_or(false) && can_match;
             if !matches {
                 // A hash of a lower cost c is verified faster than the target t, which would reveal that the account
-                // exists. Hashing with each cost from c to t - 1 compensates: 2^c + (2^c + 2^(c+1) + … + 2^(t-1)) =
-                // 2^t.
+                // exists. Hashing with each cost from c to t - 1 compensates: 2^c + 2^c + … + 2^(t-1) = 2^t.
                 for cost in cost_of(&hash).unwrap_or(target)..target {
                     bcrypt::hash(&password, cost).map_err(Error::internal)?;
                 }

@@ -75,7 +75,7 @@ async fn request_link(
 
 /// Locks the owner of a token, then consumes the token. Returns the owner and the address that the token was sent to.
 ///
-/// All transactions lock a user before the rows that belong to it, to avoid deadlocks.
+/// A transaction that locks a user does so before it locks rows of the user, to avoid deadlocks.
 async fn consume_token(
     conn: &AsyncPgConnection,
     token: &str,
@@ -180,8 +180,8 @@ async fn set_password(
     request: PasswordByLink<'_>,
     action: Action,
 ) -> Result<User> {
-    // An invalid token must not cost a bcrypt hash. The token is consumed later, because no transaction may wait for
-    // one.
+    // An invalid token must not cost a bcrypt hash. It is consumed only after hashing, which is too slow for a
+    // transaction.
     let hash = security::hash(request.token);
     let owner = app.db.run(async |conn| Ok(OneTimeToken::owner(conn, &hash, request.purpose).await?)).await?;
     let owner = owner.ok_or(Error::InvalidLink)?;
