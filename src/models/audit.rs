@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::delete_batch;
 use crate::schema::audit_log;
 
-/// An entry of the audit log: an actor, an action and its target.
+/// An entry of the audit trail: an actor, an action and its target.
 #[derive(HasQuery, Debug)]
 #[diesel(table_name = audit_log)]
 pub struct AuditEntry {

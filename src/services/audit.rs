@@ -1,4 +1,4 @@
-//! The audit log: each change of an account writes an entry in its own transaction.
+//! The audit trail: each change of an account writes an entry in its own transaction.
 
 use serde_json::{Map, Value, json};
 
@@ -8,7 +8,7 @@ use crate::{
     models::{audit::NewAuditEntry, user::User},
 };
 
-/// An action that the audit log records. The texts are part of the API.
+/// An action that the audit trail records. The texts are part of the API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     UserRegistered,
@@ -64,7 +64,7 @@ impl Action {
     }
 }
 
-/// An audit log entry about a user, built before it is written. The actor is the signed-in user of the request.
+/// An audit trail entry about a user, built before it is written. The actor is the signed-in user of the request.
 pub struct Entry {
     action: Action,
     actor: Option<i64>,
@@ -127,7 +127,7 @@ impl Entry {
     }
 }
 
-/// Returns the fields of a user that the audit log contains. None of them is secret.
+/// Returns the fields of a user that the audit trail contains. None of them is secret.
 pub fn audit_fields(user: &User) -> Map<String, Value> {
     let fields = json!({
         "email": user.email,

@@ -43,7 +43,7 @@ pub struct Removed {
     pub audit_entries: usize,
 }
 
-/// Deletes the accounts whose grace period is over, expired sessions and tokens, and audit log entries older than
+/// Deletes the accounts whose grace period is over, expired sessions and tokens, and audit trail entries older than
 /// `AUDIT_RETENTION_DAYS`.
 ///
 /// # Errors

@@ -12,7 +12,7 @@ use crate::context::RequestContext;
 /// An open transaction and the request that it belongs to. Derefs to the connection.
 pub struct Tx<'a> {
     conn: &'a AsyncPgConnection,
-    /// The request that the audit log records.
+    /// The request that the audit trail records.
     pub context: &'a RequestContext,
     effects: &'a Effects,
 }

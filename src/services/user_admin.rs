@@ -141,7 +141,7 @@ pub async fn delete(app: &App, actor: &AdminActor, id: i64) -> Result<()> {
     Ok(())
 }
 
-/// Deletes a user with all sessions, tokens and codes. The audit log entries stay until `AUDIT_RETENTION_DAYS`.
+/// Deletes a user with all sessions, tokens and codes. The audit trail entries stay until `AUDIT_RETENTION_DAYS`.
 pub(super) async fn erase(tx: &Tx<'_>, user: &User) -> Result<()> {
     User::delete(tx, user.id).await?;
     Entry::new(user.id, Action::UserDeleted).before(audit_fields(user).into()).write(tx).await?;
