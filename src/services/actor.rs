@@ -99,11 +99,15 @@ impl Deref for AdminActor {
 /// [`Error::InvalidToken`] if the session has ended or is another user's; [`Error::Inactive`]; for admins also
 /// [`Error::Forbidden`] and [`Error::TwoFactorRequired`].
 pub fn check(app: &App, user: &User, session: &Session, required: Role) -> Result<()> {
-    if session.user_id != user.id || session.has_ended() {
+    if session.user_id != user.id {
         return Err(Error::InvalidToken);
     }
+    // Deactivation revokes the sessions too; this is the more helpful of the two errors.
     if !user.is_active {
         return Err(Error::Inactive);
+    }
+    if session.has_ended() {
+        return Err(Error::InvalidToken);
     }
     match (required, user.role) {
         (Role::User, _) => Ok(()),

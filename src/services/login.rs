@@ -191,7 +191,7 @@ pub async fn confirm_password(app: &App, actor: &Actor, password: String) -> Res
     let user = actor.user();
     // The user of an `Identity` has no hash.
     let found = app.db.run(async |conn| Ok(User::find(conn, user.id).await?)).await?;
-    let hash = found.and_then(|user| user.hashed_password);
+    let hash = found.ok_or(Error::InvalidToken)?.hashed_password;
     let (attempt, matches) = verify_password(app, actor.context(), &user.email, password, hash).await?;
     if matches {
         attempt.record_success().await;

@@ -130,3 +130,23 @@ fn the_paths_in_the_container_files_exist() {
         }
     }
 }
+
+/// A change without an actor is not authorized by a role or a session, so each place that makes one is known.
+#[test]
+fn changes_without_an_actor_are_known() {
+    let allowed = [
+        ("change_without_actor(", vec!["login.rs", "recovery.rs", "sessions.rs", "transaction.rs", "users.rs"]),
+        ("change_by_job(", vec!["housekeeping.rs", "transaction.rs"]),
+        (".db.transaction", vec!["transaction.rs"]),
+        ("Tx::on(", vec!["transaction.rs", "users.rs"]),
+    ];
+    for (call, files) in allowed {
+        let mut found: Vec<_> = sources(&root().join("src/services"))
+            .into_iter()
+            .filter(|file| fs::read_to_string(file).unwrap().contains(call))
+            .map(|file| file.file_name().unwrap().to_str().unwrap().to_owned())
+            .collect();
+        found.sort();
+        assert_eq!(found, files, "services that use `{call}`");
+    }
+}

@@ -92,6 +92,6 @@ mod tests {
         let unavailable = explain(Error::Unavailable("Connection refused".into()).into());
         assert!(format!("{unavailable:#}").contains("check REDIS_URL"), "{unavailable:#}");
         let other = explain(Error::UnknownJob("1".into()).into());
-        assert_eq!(format!("{other:#}"), "there is no job 1, or it is no longer known");
+        assert_eq!(format!("{other:#}"), "there is no job 1; it may have expired");
     }
 }

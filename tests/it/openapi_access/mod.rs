@@ -1,5 +1,7 @@
 //! Authorization of every operation in the API document.
 
+mod late;
+
 use std::collections::BTreeSet;
 
 use jsonwebtoken::{EncodingKey, Header, encode, get_current_timestamp};

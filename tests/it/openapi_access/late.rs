@@ -1,0 +1,121 @@
+//! Permissions that are lost while a request is under way: the request has no effect.
+
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use super::*;
+
+/// What is done to the caller, and how the request is refused then.
+const LOSSES: &[(&str, u16, &str)] = &[
+    ("UPDATE sessions SET revoked_at = now() WHERE user_id = {id}", 401, "invalid_token"),
+    ("UPDATE users SET is_active = false WHERE id = {id}", 403, "inactive_user"),
+    ("DELETE FROM users WHERE id = {id}", 401, "invalid_token"),
+];
+/// For an operation of admins.
+const DEMOTION: (&str, u16, &str) = ("UPDATE users SET role = 'user' WHERE id = {id}", 403, "forbidden");
+
+/// A request whose head was sent, and whose body is awaited.
+struct HeldRequest(TcpStream);
+
+impl HeldRequest {
+    async fn send(app: &TestApp, operation: &Operation, token: &str) -> Self {
+        let address = app.url.strip_prefix("http://").unwrap();
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let head = format!(
+            "{} {} HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json\r\n\
+             Content-Length: 2\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n",
+            operation.method, operation.path
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        // The server sends this when it begins to read the body.
+        let mut interim = [0; 25];
+        stream.read_exact(&mut interim).await.unwrap();
+        assert_eq!(&interim, b"HTTP/1.1 100 Continue\r\n\r\n", "{}", operation.id);
+        Self(stream)
+    }
+
+    /// Sends the body, and returns the status and the code of the response.
+    async fn finish(mut self) -> (u16, String) {
+        self.0.write_all(b"{}").await.unwrap();
+        let mut response = String::new();
+        self.0.read_to_string(&mut response).await.unwrap();
+        let (head, body) = response.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        let body: Value = serde_json::from_str(body).unwrap_or_default();
+        (status, body["code"].as_str().unwrap_or_default().to_owned())
+    }
+}
+
+#[tokio::test]
+async fn permissions_that_are_lost_before_the_body_arrives_are_lost() {
+    let app = TestApp::start().await;
+    let operations = secured(&app).await;
+    for operation in operations.iter().filter(|operation| operation.method != Method::GET) {
+        let is_for_admins = ADMINS.contains(&&*operation.id);
+        for (sql, status, code) in LOSSES.iter().chain(is_for_admins.then_some(&DEMOTION)) {
+            let caller = app.admin().await;
+            let request = HeldRequest::send(&app, operation, &caller.token).await;
+            app.sql(&sql.replace("{id}", &caller.id.to_string())).await;
+            let answer = request.finish().await;
+            assert_eq!(answer, (*status, (*code).to_owned()), "{} after {sql}", operation.id);
+        }
+    }
+}
+
+/// With a cached identity that never expires, only the transaction of the change can notice the loss.
+#[tokio::test]
+async fn permissions_that_are_lost_before_the_change_are_lost() {
+    let app = TestApp::with(&["--identity-cache-ms=60000"]).await;
+    let new_password = json!({ "current_password": PASSWORD, "new_password": "another good password" });
+    let password = json!({ "password": PASSWORD });
+    let code = json!({ "code": "123456" });
+    let both = json!({ "password": PASSWORD, "code": "123456" });
+    let own: &[(Method, &str, Value)] = &[
+        (Method::PATCH, "/users/me", json!({ "full_name": "Mallory" })),
+        (Method::POST, "/users/me/password", new_password),
+        (Method::POST, "/users/me/email", json!({ "email": "new@example.com", "password": PASSWORD })),
+        (Method::DELETE, "/users/me", password.clone()),
+        (Method::DELETE, "/users/me/sessions/{session}", Value::Null),
+        (Method::POST, "/users/me/two-factor", password),
+        (Method::POST, "/users/me/two-factor/confirm", code.clone()),
+        (Method::DELETE, "/users/me/two-factor", both),
+        (Method::POST, "/users/me/two-factor/recovery-codes", code),
+        (Method::POST, "/auth/logout-all", Value::Null),
+    ];
+    let admin: &[(Method, &str, Value)] = &[
+        (Method::POST, "/users", json!({ "email": "ghost@example.com", "role": "admin" })),
+        (Method::PATCH, "/users/{other}", json!({ "role": "admin" })),
+        (Method::PATCH, "/users/{other}", json!({ "is_active": false })),
+        (Method::DELETE, "/users/{other}", Value::Null),
+        (Method::POST, "/users/{other}/invite", Value::Null),
+        (Method::DELETE, "/users/{other}/sessions", Value::Null),
+        (Method::DELETE, "/users/{other}/two-factor", Value::Null),
+    ];
+    let other = app.user().await;
+    // So that the last admin is never at stake.
+    app.admin().await;
+    for (changes, is_for_admins) in [(own, false), (admin, true)] {
+        for (method, path, body) in changes {
+            for (sql, status, code) in LOSSES.iter().chain(is_for_admins.then_some(&DEMOTION)) {
+                let caller = app.admin().await;
+                let sessions = app.get("/users/me/sessions", Some(&caller)).await.body;
+                let path = path
+                    .replace("{other}", &other.id.to_string())
+                    .replace("{session}", sessions[0]["id"].as_str().unwrap());
+                app.database.sql(&sql.replace("{id}", &caller.id.to_string())).await;
+                let mut request = app.request(method.clone(), &path).bearer_auth(&caller.token);
+                if !body.is_null() {
+                    request = request.json(body);
+                }
+                let answer = Answer::of(request).await;
+                let found = (answer.status.as_u16(), answer.body["code"].as_str().unwrap_or_default());
+                assert_eq!(found, (*status, *code), "{method} {path} after {sql}: {}", answer.text);
+            }
+        }
+    }
+    let other = app.get("/users/me", Some(&other)).await.body;
+    assert_eq!((&other["role"], &other["is_active"]), (&json!("user"), &json!(true)));
+}
