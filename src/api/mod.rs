@@ -1,4 +1,4 @@
-//! The HTTP API: one file per resource. A new resource is its file, its `mod` line and one line in [`resources`].
+//! The HTTP API: one file per resource. A new resource is its file, its `mod` line and one line in `resources`.
 
 mod account_pages;
 mod admin;
