@@ -109,8 +109,8 @@ impl From<queue::Error> for Error {
         match error {
             queue::Error::Invalid { field, message } => Self::invalid(field, message),
             queue::Error::UnknownJob(_) => Self::invalid("after", error.to_string()),
-            queue::Error::TooLarge { limit } => Self::TooLarge { limit },
-            queue::Error::TooDeep => Self::Malformed(error.to_string()),
+            queue::Error::TooLarge { limit } => Self::JobTooLarge { limit },
+            queue::Error::TooDeep => Self::JobTooDeep,
             queue::Error::Unavailable(source) => Self::Unavailable { what: "Redis", source },
             queue::Error::Internal(source) => Self::Internal(source),
         }

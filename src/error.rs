@@ -44,10 +44,10 @@ pub enum Error {
     Forbidden,
     #[error("{0}")]
     Conflict(&'static str),
-    #[error("Request body is larger than {limit} bytes")]
-    TooLarge { limit: usize },
-    #[error("{0}")]
-    Malformed(String),
+    #[error("The job is larger than {limit} bytes")]
+    JobTooLarge { limit: usize },
+    #[error("The job's arguments are nested too deeply")]
+    JobTooDeep,
     /// Input is invalid. Contains all invalid fields, not only the first.
     #[error("Invalid input: {}", summary(.0))]
     Invalid(Vec<FieldError>),

@@ -63,6 +63,10 @@ impl Failure {
             ApiError::Domain(Error::Unavailable { what, .. }) => {
                 format!("{what} is unavailable, try again in a moment")
             }
+            // The body of the request became the job.
+            ApiError::Domain(Error::JobTooLarge { limit }) => {
+                ApiError::BodyTooLarge { limit: *limit }.to_string()
+            }
             other => other.to_string(),
         };
         log(error);

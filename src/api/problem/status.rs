@@ -49,8 +49,8 @@ fn domain_code(error: &Error) -> &'static str {
         Error::TooManyAttempts { .. } => "too_many_attempts",
         Error::Forbidden => "forbidden",
         Error::Conflict(_) => "conflict",
-        Error::TooLarge { .. } => "too_large",
-        Error::Malformed(_) => "malformed",
+        Error::JobTooLarge { .. } => "too_large",
+        Error::JobTooDeep => "malformed",
         Error::Invalid(_) => "validation_error",
         Error::Unavailable { .. } => "unavailable",
         Error::Internal(_) => "internal_error",
@@ -61,7 +61,7 @@ fn domain_status(error: &Error) -> StatusCode {
     match error {
         Error::NotFound(_) => StatusCode::NOT_FOUND,
         Error::EmailTaken
-        | Error::Malformed(_)
+        | Error::JobTooDeep
         | Error::WrongPassword
         | Error::InvalidCode
         | Error::InvalidLink => StatusCode::BAD_REQUEST,
@@ -71,7 +71,7 @@ fn domain_status(error: &Error) -> StatusCode {
         }
         Error::Conflict(_) | Error::LastAdmin => StatusCode::CONFLICT,
         Error::TooManyAttempts { .. } => StatusCode::TOO_MANY_REQUESTS,
-        Error::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+        Error::JobTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
         Error::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
         Error::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
         Error::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
