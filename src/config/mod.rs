@@ -71,8 +71,8 @@ pub struct Core {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "PostgreSQL settings")]
 pub struct Database {
-    /// PostgreSQL connection URL. Overrides the POSTGRES_* settings. `?sslmode=` accepts disable, require (encrypted)
-    /// and verify-full (encrypted, with a verified certificate).
+    /// PostgreSQL connection URL. Overrides the POSTGRES_* settings. `?sslmode=` accepts disable, allow, prefer (the
+    /// default), require, verify-ca and verify-full, as libpq does; `sslrootcert` names a PEM file.
     #[arg(long, env, hide_env_values = true, value_name = "URL")]
     pub database_url: Option<SecretString>,
     /// PostgreSQL host, if there is no DATABASE_URL.
@@ -155,8 +155,8 @@ pub struct Auth {
     /// Days between the request to delete an account and its erasure. Signing in cancels the deletion.
     #[arg(long, env, default_value_t = 14, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(0..=3650))]
     pub account_deletion_grace_days: u32,
-    /// Milliseconds after which a change of a user or a session is known to every replica, at the latest: so long a
-    /// process answers from what it has read. 0 reads for each request.
+    /// How long a process answers from what it has read of a user and a session, in milliseconds: a change is known to
+    /// every replica after this time. 0 reads for each request.
     #[arg(long, env, default_value_t = 100, value_name = "MS", value_parser = clap::value_parser!(u64).range(0..=60_000))]
     pub identity_cache_ms: u64,
     /// Days that the audit trail is kept.

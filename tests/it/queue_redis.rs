@@ -23,7 +23,8 @@ struct OwnRedis {
 
 impl OwnRedis {
     async fn start(settings: &[&'static str]) -> Self {
-        let dir = TempDir::new();
+        // With a slow disk, `everysec` answers before it writes: it postpones a write while an fsync is running.
+        let dir = TempDir::in_memory();
         let process = Self::spawn(&dir, settings);
         let redis = Self { dir, process, settings: settings.to_vec() };
         redis.until_up().await;

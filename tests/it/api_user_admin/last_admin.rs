@@ -160,7 +160,11 @@ async fn the_second_of_two_concurrent_removals_sees_the_first() {
         assert!(good.status.is_success(), "{how:?}: {}", good.text);
         // The first removal has removed the caller of the second one, or left them as the last admin.
         let refused = bad.body["code"].as_str().unwrap();
-        assert!(["last_admin", "forbidden", "inactive_user", "invalid_token"].contains(&refused), "{}", bad.text);
+        assert!(
+            ["last_admin", "forbidden", "inactive_user", "invalid_token"].contains(&refused),
+            "{}",
+            bad.text
+        );
         assert_eq!(active_admins(&app).await.len(), 1);
     }
 }
