@@ -131,24 +131,6 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-impl From<diesel::result::Error> for Error {
-    fn from(error: diesel::result::Error) -> Self {
-        use diesel::result::{DatabaseErrorKind as Kind, Error as Diesel};
-        // diesel-async reports a statement timeout and a server shutdown as `Unknown` without the SQLSTATE, so only the
-        // message identifies them.
-        let is_unavailable = match &error {
-            Diesel::DatabaseError(Kind::UnableToSendCommand | Kind::ClosedConnection, _) => true,
-            Diesel::DatabaseError(Kind::Unknown, info) => {
-                let message = info.message();
-                message.contains("statement timeout") || message.contains("terminating connection")
-            }
-            Diesel::BrokenTransactionManager => true,
-            _ => false,
-        };
-        if is_unavailable { Self::unavailable("Database", error) } else { Self::internal(error) }
-    }
-}
-
 /// Converts the violation of a constraint into a client error. So a service needs no query before an insert, which
 /// would be a race.
 pub trait OnConstraint<T> {

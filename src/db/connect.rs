@@ -1,18 +1,31 @@
 //! Opens connections to PostgreSQL, and cancels their statements.
 
-use std::{str::FromStr, time::Duration};
+use std::{
+    path::PathBuf,
+    str::FromStr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::Context;
 use diesel::{ConnectionError, ConnectionResult};
 use diesel_async::AsyncPgConnection;
 use secrecy::ExposeSecret;
+use tokio::net::UnixStream;
 use tokio_postgres::{
     CancelToken, NoTls,
-    config::{Host, SslMode},
-    tls::{MakeTlsConnect, TlsConnect},
+    config::{Host, SslMode, SslNegotiation, TargetSessionAttrs},
+    tls::ChannelBinding,
 };
 
-use super::tls;
+use super::{
+    connector::{Annotated, PlainText},
+    sqlstate::SqlStateStream,
+    tls,
+};
 use crate::{config::Database, error::BoxError};
 
 /// Time limit for opening a connection, including TLS and login.
@@ -26,8 +39,17 @@ const KEEPALIVE_RETRIES: u32 = 3;
 #[derive(Clone)]
 pub(super) struct Target {
     config: tokio_postgres::Config,
-    /// The ways to connect, in the order in which they are tried; `None` is plain text.
-    attempts: Vec<Option<tls::Connector>>,
+    /// The ways to connect, in the order in which they are tried.
+    ways: Vec<Way>,
+    /// The way that worked last, which is tried first.
+    last: Arc<AtomicUsize>,
+}
+
+#[derive(Clone)]
+enum Way {
+    Unix(PathBuf),
+    Plain,
+    Tls(tls::Connector),
 }
 
 impl Target {
@@ -37,6 +59,7 @@ impl Target {
     /// If the settings name no database or are invalid.
     pub(super) fn new(settings: &Database) -> anyhow::Result<Self> {
         let url = settings.url()?;
+        let chooses_server = url.expose_secret().contains("target_session_attrs=");
         let (url, tls) = tls::TlsOptions::split_from(url.expose_secret())?;
         // The parser's error names the invalid part and does not contain the URL, which contains the password.
         let mut config = tokio_postgres::Config::from_str(&url)
@@ -45,12 +68,18 @@ impl Target {
             .application_name("saas")
             .keepalives_idle(KEEPALIVE_IDLE)
             .keepalives_interval(KEEPALIVE_INTERVAL)
-            .keepalives_retries(KEEPALIVE_RETRIES);
-        // TLS is used for TCP only, as in libpq.
-        let local = config.get_hosts().iter().all(|host| matches!(host, Host::Unix(_)));
-        let attempts = if local { vec![None] } else { tls.attempts()? };
-        config.ssl_mode(if tls.mode == tls::Mode::Prefer { SslMode::Prefer } else { SslMode::Require });
-        Ok(Self { config, attempts })
+            .keepalives_retries(KEEPALIVE_RETRIES)
+            .ssl_mode(SslMode::Require);
+        if !chooses_server {
+            config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+        }
+        let port = config.get_ports().first().copied().unwrap_or(5432);
+        let ways = match config.get_hosts() {
+            // TLS is used for TCP only, as in libpq.
+            [Host::Unix(directory)] => vec![Way::Unix(directory.join(format!(".s.PGSQL.{port}")))],
+            _ => tls.attempts()?.into_iter().map(|tls| tls.map_or(Way::Plain, Way::Tls)).collect(),
+        };
+        Ok(Self { config, ways, last: Arc::default() })
     }
 
     /// Opens a connection within [`CONNECT_TIMEOUT`].
@@ -60,12 +89,10 @@ impl Target {
     pub(super) async fn connect(&self) -> ConnectionResult<AsyncPgConnection> {
         let connecting = async {
             let mut result = Err("no way to connect is configured".into());
-            for tls in &self.attempts {
-                result = match tls {
-                    Some(tls) => self.connect_with(&self.config, tls.clone()).await,
-                    None => self.connect_with(self.config.clone().ssl_mode(SslMode::Disable), NoTls).await,
-                };
+            for (index, way) in self.ways_by_preference() {
+                result = self.connect_by(way).await;
                 if result.is_ok() {
+                    self.last.store(index, Ordering::Relaxed);
                     break;
                 }
             }
@@ -79,31 +106,55 @@ impl Target {
         connected.map_err(|error: BoxError| ConnectionError::BadConnection(crate::error::chain(&*error)))
     }
 
-    async fn connect_with<T>(
-        &self,
-        config: &tokio_postgres::Config,
-        tls: T,
-    ) -> Result<AsyncPgConnection, BoxError>
-    where
-        T: MakeTlsConnect<tokio_postgres::Socket>,
-        T::Stream: Send + Unpin + 'static,
-        T::TlsConnect: Send,
-        <T::TlsConnect as TlsConnect<tokio_postgres::Socket>>::Future: Send,
-    {
-        let (client, connection) = config.connect(tls).await?;
-        Ok(AsyncPgConnection::try_from_client_and_connection(client, connection).await?)
+    fn ways_by_preference(&self) -> impl Iterator<Item = (usize, &Way)> {
+        let last = self.last.load(Ordering::Relaxed);
+        let count = self.ways.len();
+        (0..count).map(move |n| (n + last) % count).map(|index| (index, &self.ways[index]))
+    }
+
+    async fn connect_by(&self, way: &Way) -> Result<AsyncPgConnection, BoxError> {
+        match way {
+            Way::Tls(tls) => {
+                let (client, connection) = self.config.connect(Annotated(tls.clone())).await?;
+                Ok(AsyncPgConnection::try_from_client_and_connection(client, connection).await?)
+            }
+            Way::Plain => {
+                let (client, connection) = self.plain_config().connect(Annotated(PlainText)).await?;
+                Ok(AsyncPgConnection::try_from_client_and_connection(client, connection).await?)
+            }
+            Way::Unix(path) => {
+                let stream =
+                    SqlStateStream::new(UnixStream::connect(path).await?, |_| ChannelBinding::none());
+                let (client, connection) =
+                    self.config.clone().ssl_mode(SslMode::Disable).connect_raw(stream, NoTls).await?;
+                // Ends with the client. Its error is the client's too.
+                tokio::spawn(async move { connection.await.ok() });
+                Ok(AsyncPgConnection::try_from(client).await?)
+            }
+        }
+    }
+
+    /// Direct negotiation gives the TCP stream to the connector before a byte is sent, also if that encrypts nothing.
+    fn plain_config(&self) -> tokio_postgres::Config {
+        let mut config = self.config.clone();
+        config.ssl_negotiation(SslNegotiation::Direct);
+        config
     }
 
     /// Asks the server to cancel the current statement of a connection. If this fails, the statement runs to its end.
     pub(super) async fn cancel(&self, token: CancelToken) {
         let cancelling = async {
-            for tls in &self.attempts {
-                let result = match tls {
-                    Some(tls) => token.cancel_query(tls.clone()).await,
-                    None => token.cancel_query(NoTls).await,
+            for (_, way) in self.ways_by_preference() {
+                let result = match way {
+                    Way::Tls(tls) => token.cancel_query(tls.clone()).await,
+                    Way::Plain => token.cancel_query(Annotated(PlainText)).await,
+                    Way::Unix(path) => match UnixStream::connect(path).await {
+                        Ok(stream) => token.cancel_query_raw(stream, NoTls).await,
+                        Err(_) => return,
+                    },
                 };
                 if result.is_ok() {
-                    break;
+                    return;
                 }
             }
         };

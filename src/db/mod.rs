@@ -7,8 +7,11 @@
 //! sets its own isolation level and statement timeout.
 
 mod connect;
+mod connector;
+mod error;
 pub mod migrations;
 mod recent;
+mod sqlstate;
 mod tls;
 
 use std::time::Duration;
@@ -27,14 +30,19 @@ pub use recent::RecentReads;
 
 use crate::{
     config::Database,
-    error::{Error, Result},
+    error::{Error, Result, chain},
     pool::LastError,
 };
 use connect::Target;
+use error::{ends_connection, is_conflict, is_stale_statement};
 
 /// The server cancels a statement of a transaction that runs longer.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 /// An idle connection is closed after this time.
+/// How often a transaction is run that others keep rolling back.
+const MAX_ATTEMPTS: u32 = 4;
+/// The pause after the first conflict; it grows with each attempt.
+const CONFLICT_PAUSE: Duration = Duration::from_millis(10);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(600);
 /// A connection is closed at this age, when it is idle.
 const MAX_LIFETIME: Duration = Duration::from_secs(1_800);
@@ -78,23 +86,30 @@ impl Db {
 
     /// Runs `work` on a connection, within [`Self::timeout`].
     ///
+    /// If a prepared statement has become stale, as after `ALTER TABLE`, `work` runs once more on a new connection. So it
+    /// must be one statement, or read only.
+    ///
     /// On a timeout the connection is discarded, because it is still busy. Its statement is canceled, and a transaction
     /// on it is rolled back.
     ///
     /// # Errors
     /// Those of `work`; [`Error::Unavailable`] if no connection is free in time, the server cannot be reached, or
     /// `work` does not finish in time.
-    pub async fn run<T>(&self, work: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T>) -> Result<T> {
+    pub async fn run<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T> + Clone,
+    ) -> Result<T> {
         self.run_for(self.timeout, work).await
     }
 
-    /// As [`Db::run`], in a transaction.
+    /// As [`Db::run`], in a transaction. After a deadlock or a serialization failure `work` runs again, up to 4 times, so it
+    /// must not have an effect outside the transaction.
     ///
     /// # Errors
     /// As [`Db::run`]. If the answer to COMMIT is lost, the transaction may be committed.
     pub async fn transaction<T>(
         &self,
-        work: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T>,
+        work: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T> + Clone,
     ) -> Result<T> {
         self.transaction_for(self.timeout, work).await
     }
@@ -106,9 +121,20 @@ impl Db {
     pub async fn transaction_for<T>(
         &self,
         timeout: Duration,
-        work: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T>,
+        work: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T> + Clone,
     ) -> Result<T> {
-        self.run_for(timeout, async |conn| transaction(conn, work).await).await
+        let mut attempt = 1;
+        loop {
+            let result = self.run_for(timeout, async |conn| transaction(conn, work.clone()).await).await;
+            match result {
+                Err(error) if is_conflict(&error) && attempt < MAX_ATTEMPTS => {
+                    tracing::debug!(error = chain(&error), attempt, "transaction conflict; trying again");
+                    tokio::time::sleep(CONFLICT_PAUSE * attempt).await;
+                    attempt += 1;
+                }
+                result => return result,
+            }
+        }
     }
 
     /// As [`Db::run`], with another timeout: for jobs, whose queries can take longer than a client waits.
@@ -118,6 +144,17 @@ impl Db {
     pub async fn run_for<T>(
         &self,
         timeout: Duration,
+        work: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T> + Clone,
+    ) -> Result<T> {
+        match self.attempt(timeout, work.clone()).await {
+            Err(error) if is_stale_statement(&error) => self.attempt(timeout, work).await,
+            result => result,
+        }
+    }
+
+    async fn attempt<T>(
+        &self,
+        timeout: Duration,
         work: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T>,
     ) -> Result<T> {
         // The guard also cancels the statement if the client disconnects, because that drops this future.
@@ -125,6 +162,9 @@ impl Db {
         match tokio::time::timeout(timeout, work(&mut guard.conn)).await {
             Ok(result) => {
                 guard.finished = true;
+                if result.as_ref().is_err_and(ends_connection) {
+                    discard(&mut guard.conn);
+                }
                 result
             }
             Err(_) => {
@@ -203,11 +243,15 @@ impl Drop for CancelOnDrop<'_> {
         if self.finished {
             return;
         }
-        // Marks the connection as broken, so that the pool discards it.
-        AnsiTransactionManager::transaction_manager_status_mut(&mut *self.conn).set_in_error();
+        discard(&mut self.conn);
         let (target, token) = (self.target.clone(), self.conn.cancel_token());
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move { target.cancel(token).await });
         }
     }
+}
+
+/// Marks a connection as broken, so that the pool discards it.
+fn discard(conn: &mut AsyncPgConnection) {
+    AnsiTransactionManager::transaction_manager_status_mut(conn).set_in_error();
 }

@@ -25,9 +25,12 @@ pub async fn change<T>(
     app: &App,
     actor: &Actor,
     affected: Affected,
-    work: impl AsyncFnOnce(&Tx<'_>, &LockedUsers) -> Result<T>,
+    work: impl AsyncFnOnce(&Tx<'_>, &LockedUsers) -> Result<T> + Clone,
 ) -> Result<T> {
-    let checked = async |tx: &Tx<'_>| work(tx, &actor.lock(app, tx, affected).await?).await;
+    let checked = async |tx: &Tx<'_>| {
+        let locked = actor.lock(app, tx, affected).await?;
+        work.clone()(tx, &locked).await
+    };
     commit(app, actor.context(), app.db.timeout(), checked).await
 }
 
@@ -39,7 +42,7 @@ pub async fn change<T>(
 pub async fn change_without_actor<T>(
     app: &App,
     context: &RequestContext,
-    work: impl AsyncFnOnce(&Tx<'_>) -> Result<T>,
+    work: impl AsyncFnOnce(&Tx<'_>) -> Result<T> + Clone,
 ) -> Result<T> {
     commit(app, context, app.db.timeout(), work).await
 }
@@ -51,7 +54,7 @@ pub async fn change_without_actor<T>(
 pub async fn change_by_job<T>(
     app: &App,
     timeout: Duration,
-    work: impl AsyncFnOnce(&Tx<'_>) -> Result<T>,
+    work: impl AsyncFnOnce(&Tx<'_>) -> Result<T> + Clone,
 ) -> Result<T> {
     commit(app, &RequestContext::default(), timeout, work).await
 }
@@ -60,12 +63,15 @@ async fn commit<T>(
     app: &App,
     context: &RequestContext,
     timeout: Duration,
-    work: impl AsyncFnOnce(&Tx<'_>) -> Result<T>,
+    work: impl AsyncFnOnce(&Tx<'_>) -> Result<T> + Clone,
 ) -> Result<T> {
     let effects = Effects::default();
     // A guard, because the change may be committed although the answer to COMMIT is lost or the client disconnects.
     let _invalidate = InvalidateIdentities { app, effects: &effects };
-    let run = async |conn: &mut AsyncPgConnection| work(&Tx::on(conn, context, &effects)).await;
+    let run = async |conn: &mut AsyncPgConnection| {
+        effects.reset();
+        work.clone()(&Tx::on(conn, context, &effects)).await
+    };
     let done = app.db.transaction_for(timeout, run).await?;
     if effects.mail_written() {
         outbox_relay::hand_over_soon(app, context);

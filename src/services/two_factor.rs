@@ -159,13 +159,13 @@ pub async fn replace_codes(app: &App, actor: &Actor, code: &str) -> Result<Vec<S
 async fn throttled<T>(
     app: &App,
     actor: &Actor,
-    work: impl AsyncFnOnce(&Tx<'_>, &User) -> Result<T>,
+    work: impl AsyncFnOnce(&Tx<'_>, &User) -> Result<T> + Clone,
 ) -> Result<T> {
     let user = actor.user();
     let attempt = Throttle::code(app, actor.context(), &user.email).await?;
     let checked = async |tx: &Tx<'_>, locked: &LockedUsers| {
         let user = locked.actor_with_password_of(user).map_err(|_| Error::InvalidToken)?;
-        work(tx, user).await
+        work.clone()(tx, user).await
     };
     let result = change(app, actor, Affected::Actor, checked).await;
     if result.is_ok() {

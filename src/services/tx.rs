@@ -51,6 +51,12 @@ impl<'a> Tx<'a> {
 }
 
 impl Effects {
+    /// Forgets the effects of an attempt that was rolled back.
+    pub(super) fn reset(&self) {
+        self.mail_written.store(false, Ordering::Relaxed);
+        self.identities_unchanged.store(false, Ordering::Relaxed);
+    }
+
     pub(super) fn mail_written(&self) -> bool {
         self.mail_written.load(Ordering::Relaxed)
     }

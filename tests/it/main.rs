@@ -30,6 +30,7 @@ mod cli_serve;
 mod cli_settings;
 mod cli_worker;
 mod database;
+mod database_errors;
 mod dev_mail;
 mod history;
 mod http_limits;

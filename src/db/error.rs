@@ -1,0 +1,52 @@
+//! What an error of PostgreSQL means: for the client, for the connection, and for another attempt.
+
+use diesel::result::{DatabaseErrorKind as Kind, Error as DieselError};
+
+use super::sqlstate::sqlstate;
+use crate::error::Error;
+
+/// The SQLSTATEs, or their classes, of a server that cannot serve now: connection exception, too many connections or no
+/// memory, shutdown; a read-only server after a fail-over; a lock or statement timeout; a conflict with other transactions.
+const UNAVAILABLE: &[&str] = &["08", "53", "57P", "25006", "55P03", "57014", "40001", "40P01"];
+/// Those after which a new connection helps: to another server, or without the prepared statements of this one.
+const CONNECTION_IS_USELESS: &[&str] = &["08", "57P", "25006", "0A000", "26000"];
+/// A prepared statement that does not fit any more: its result type has changed, or a pooler has lost it.
+const STATEMENT_IS_STALE: &[&str] = &["0A000", "26000"];
+/// A serialization failure and a deadlock: another attempt can succeed.
+const CONFLICT: &[&str] = &["40001", "40P01"];
+
+impl From<DieselError> for Error {
+    fn from(error: DieselError) -> Self {
+        let is_unavailable = match &error {
+            DieselError::DatabaseError(Kind::UnableToSendCommand | Kind::ClosedConnection, _)
+            | DieselError::BrokenTransactionManager => true,
+            _ => sqlstate(&error).is_some_and(|code| is_one_of(code, UNAVAILABLE)),
+        };
+        if is_unavailable { Self::unavailable("Database", error) } else { Self::internal(error) }
+    }
+}
+
+/// Returns whether the connection that reported an error must not be used again.
+pub(super) fn ends_connection(error: &Error) -> bool {
+    has_code(error, CONNECTION_IS_USELESS)
+}
+
+/// Returns whether the same statement can succeed on a new connection.
+pub(super) fn is_stale_statement(error: &Error) -> bool {
+    has_code(error, STATEMENT_IS_STALE)
+}
+
+/// Returns whether a transaction was rolled back because of another one.
+pub(super) fn is_conflict(error: &Error) -> bool {
+    has_code(error, CONFLICT)
+}
+
+fn has_code(error: &Error, codes: &[&str]) -> bool {
+    let (Error::Internal(source) | Error::Unavailable { source, .. }) = error else { return false };
+    let code = source.downcast_ref::<DieselError>().and_then(sqlstate);
+    code.is_some_and(|code| is_one_of(code, codes))
+}
+
+fn is_one_of(code: &str, codes: &[&str]) -> bool {
+    codes.iter().any(|prefix| code.starts_with(prefix))
+}

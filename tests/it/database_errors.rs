@@ -1,0 +1,118 @@
+//! Errors of PostgreSQL are told apart by SQLSTATE, in whatever language the server writes its messages.
+
+use diesel::{QueryableByName, sql_types::Integer};
+use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+use futures_util::future::join_all;
+use saas::{
+    db::Db,
+    error::{Error, Result},
+};
+use tokio::sync::Barrier;
+
+use crate::support::{TestApp, eventually, records::column};
+
+#[derive(QueryableByName)]
+struct Backend {
+    #[diesel(sql_type = Integer)]
+    pid: i32,
+}
+
+/// The process of the server that a connection of the pool talks to.
+async fn backend(db: &Db) -> i32 {
+    let pid = "SELECT pg_backend_pid() AS pid";
+    let get =
+        async |conn: &mut AsyncPgConnection| Ok(diesel::sql_query(pid).get_result::<Backend>(conn).await?);
+    db.run(get).await.unwrap().pid
+}
+
+async fn raise(db: &Db, code: &str) -> Error {
+    let sql = format!("DO $$ BEGIN RAISE EXCEPTION 'Störung' USING ERRCODE = '{code}'; END $$");
+    let run = async |conn: &mut AsyncPgConnection| -> Result<()> { Ok(conn.batch_execute(&sql).await?) };
+    db.run(run).await.unwrap_err()
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_serve_now_is_unavailable() {
+    let app = TestApp::with(&["--database-pool-size=1"]).await;
+    for code in ["25006", "40001", "40P01", "53300", "55P03", "57014", "57P01", "57P03", "08006"] {
+        let error = raise(&app.app.db, code).await;
+        assert!(matches!(error, Error::Unavailable { what: "Database", .. }), "{code}: {error:?}");
+    }
+    for code in ["22012", "42P01", "XX000", "P0001"] {
+        let error = raise(&app.app.db, code).await;
+        assert!(matches!(error, Error::Internal(_)), "{code}: {error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_cannot_be_used_any_more_is_replaced() {
+    let app = TestApp::with(&["--database-pool-size=1"]).await;
+    let mut last = backend(&app.app.db).await;
+    for code in ["25006", "0A000", "26000", "57P01"] {
+        raise(&app.app.db, code).await;
+        let now = backend(&app.app.db).await;
+        assert_ne!(now, last, "{code}");
+        last = now;
+    }
+    raise(&app.app.db, "57014").await;
+    assert_eq!(backend(&app.app.db).await, last, "a canceled statement leaves its connection usable");
+}
+
+/// As a migration of the next release does while this one is running.
+#[tokio::test]
+async fn a_column_that_changes_its_type_costs_no_request() {
+    let app = TestApp::with(&["--database-pool-size=4", "--identity-cache-ms=0"]).await;
+    let user = app.user().await;
+    let ask = || async { app.get("/users/me", Some(&user)).await.status.as_u16() };
+    assert_eq!(join_all((0..12).map(|_| ask())).await, [200; 12]);
+    app.database.sql("ALTER TABLE users ALTER full_name TYPE varchar(300)").await;
+    assert_eq!(join_all((0..40).map(|_| ask())).await, [200; 40]);
+}
+
+#[tokio::test]
+async fn a_transaction_that_loses_a_deadlock_runs_again() {
+    let app = TestApp::start().await;
+    app.database.sql("CREATE TABLE locked (id int PRIMARY KEY, changes int NOT NULL); INSERT INTO locked VALUES (1, 0), (2, 0)").await;
+    let both = Barrier::new(2);
+    let change = async |first: i32, second: i32| {
+        let work = async |conn: &mut AsyncPgConnection| -> Result<()> {
+            let update = |id: i32| format!("UPDATE locked SET changes = changes + 1 WHERE id = {id}");
+            conn.batch_execute(&update(first)).await?;
+            // In the first attempt both transactions hold one row and want the other.
+            let _ = tokio::time::timeout(std::time::Duration::from_millis(500), both.wait()).await;
+            Ok(conn.batch_execute(&update(second)).await?)
+        };
+        app.app.db.transaction(work).await
+    };
+    let (one, other) = tokio::join!(change(1, 2), change(2, 1));
+    one.unwrap();
+    other.unwrap();
+    assert_eq!(column(&app.database, "SELECT changes FROM locked ORDER BY id").await, ["2", "2"]);
+}
+
+#[tokio::test]
+async fn a_closed_connection_is_not_handed_out() {
+    let app = TestApp::with(&["--database-pool-size=4", "--identity-cache-ms=0"]).await;
+    let user = app.user().await;
+    let ask = || async { app.get("/users/me", Some(&user)).await.status.as_u16() };
+    assert_eq!(join_all((0..12).map(|_| ask())).await, [200; 12]);
+    let others = "FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'saas'";
+    app.database.sql(&format!("SELECT pg_terminate_backend(pid) {others}")).await;
+    eventually("the connections are closed", || async {
+        (column(&app.database, &format!("SELECT count(*) {others}")).await == ["0"]).then_some(())
+    })
+    .await;
+    assert_eq!(join_all((0..12).map(|_| ask())).await, [200; 12]);
+}
+
+#[tokio::test]
+async fn a_read_only_server_is_not_connected_to() {
+    let app = TestApp::start().await;
+    let user = app.user().await;
+    app.database.sql("DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_read_only = on', current_database()); END $$").await;
+    let replica = TestApp::on(app.database.clone(), &["--database-timeout-ms=300"]).await;
+    replica.get("/users/me", Some(&user)).await.is_some_problem(503, "unavailable");
+    let url = format!("{}?target_session_attrs=any", app.database.url);
+    let reader = TestApp::on(app.database.clone(), &[&format!("--database-url={url}")]).await;
+    assert_eq!(reader.get("/users/me", Some(&user)).await.status, 200);
+}
