@@ -5,18 +5,21 @@ use chrono::Utc;
 use diesel::{QueryableByName, sql_types::Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
+use super::startup::default_password_problem;
 use crate::{
     app,
     config::{Config, Http, secret},
     db::{self, migrations},
     mail::Mailer,
     redis_pool::RedisPool,
-    security,
+    security::{self, Passwords},
+    services::admin_password,
 };
 
 /// Check that the product can run here.
 ///
-/// Prints one line for each check, and the fix beside each failure: settings, PostgreSQL, migrations, Redis, clock, disk.
+/// Prints one line for each check, and the fix beside each failure: settings, PostgreSQL, migrations, admins, Redis, clock,
+/// disk.
 /// Exits with 1 if a check fails.
 #[derive(clap::Args)]
 #[command(
@@ -42,6 +45,9 @@ use Finding::{Passed, Warning};
 const MIN_FREE_DISK_MB: u64 = 512;
 /// Largest accepted difference between this clock and the database's, in seconds.
 const MAX_CLOCK_OFFSET_SECONDS: f64 = 2.0;
+
+/// The most admins whose passwords are verified, those with the newest passwords first.
+const MAX_CHECKED_ADMINS: u32 = 100;
 
 #[derive(Default)]
 struct Report {
@@ -74,7 +80,12 @@ impl Args {
         match db::connect(&self.config.database).await {
             Ok(conn) => {
                 report.add("database", version(&conn).await);
-                report.add("migrations", migrated(&conn).await);
+                let migrated = migrated(&conn).await;
+                let has_tables = migrated.is_ok();
+                report.add("migrations", migrated);
+                if has_tables {
+                    report.add("admins", self.admins(&conn).await);
+                }
                 report.add("clock", clock(&conn).await);
             }
             Err(error) => {
@@ -94,6 +105,17 @@ impl Args {
         }
         report.add("disk", disk());
         Ok(if report.failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+
+    /// Looks for active admins with the default password.
+    async fn admins(&self, conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
+        let passwords = Passwords::new(self.config.auth.hashing.bcrypt_cost);
+        let admins = admin_password::with_default(conn, &passwords, MAX_CHECKED_ADMINS).await?;
+        match default_password_problem(&admins) {
+            None => Ok(Passed("none has the default password".into())),
+            Some(problem) if self.config.core.debug => Ok(Warning(problem)),
+            Some(problem) => bail!(problem),
+        }
     }
 
     fn settings(&self, report: &mut Report) {

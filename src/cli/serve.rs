@@ -7,7 +7,7 @@ use tokio::net::TcpSocket;
 use super::{
     open_files,
     shutdown::Shutdown,
-    startup::{check_admin, check_settings, log_warnings, wait_for_usable_redis},
+    startup::{check_admin, check_settings, log_warnings, refuse_default_password, wait_for_usable_redis},
 };
 use crate::{
     api,
@@ -23,7 +23,7 @@ const LISTEN_BACKLOG: u32 = 4_096;
 
 /// Serve the HTTP API in production.
 ///
-/// Refuses to start if a setting is unsafe or migrations are pending. On SIGTERM, running requests may finish. A second
+/// Refuses to start if a setting is unsafe, migrations are pending or an admin has the default password. On SIGTERM, running requests may finish. A second
 /// SIGTERM stops at once.
 #[derive(clap::Args)]
 #[command(
@@ -53,6 +53,7 @@ impl Args {
         let app = App::new(config)?;
         let listener = bind(&listen)?;
         check_migrations(&app, migrate).await?;
+        refuse_default_password(&app, listen.host).await?;
         create_first_admin(&app).await?;
         // Without Redis, the API still serves requests that enqueue no jobs. A Redis that may lose jobs stops it.
         let queue = app.queue.clone();

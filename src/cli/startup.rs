@@ -1,15 +1,19 @@
 //! What `saas serve` and `saas worker` check before they start.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use anyhow::{Context, bail};
 use secrecy::ExposeSecret;
 use tokio::time::sleep;
 
 use crate::{
+    app::App,
     config::{Config, FirstAdmin, Http},
     queue::{Queue, Server, is_transient},
-    services::users::{check_email, check_password},
+    services::{
+        admin_password,
+        users::{check_email, check_password},
+    },
 };
 
 /// Time between two attempts to reach Redis.
@@ -56,6 +60,36 @@ pub(super) fn check_admin(settings: &FirstAdmin) -> anyhow::Result<()> {
     check_email(email).map_err(|problem| anyhow::anyhow!("FIRST_SUPERUSER_EMAIL {email:?}: {problem}"))?;
     check_password(settings.first_superuser_password.expose_secret())
         .map_err(|problem| anyhow::anyhow!("FIRST_SUPERUSER_PASSWORD: {problem}"))
+}
+
+/// Refuses to serve while an active admin has the default password. With `DEBUG` on and only this machine as a client, it
+/// is a warning.
+///
+/// # Errors
+/// If there is such an admin; the message has the fix.
+pub(super) async fn refuse_default_password(app: &App, host: IpAddr) -> anyhow::Result<()> {
+    let admins = admin_password::with_default_at_start(app).await?;
+    let Some(problem) = default_password_problem(&admins) else { return Ok(()) };
+    if app.config.core.debug && is_loopback(host) {
+        tracing::warn!("{problem}");
+        return Ok(());
+    }
+    bail!("refusing to start: {problem}")
+}
+
+/// Describes the admins with the default password, with the fix. `None` without such an admin.
+pub(super) fn default_password_problem(admins: &[String]) -> Option<String> {
+    let first = admins.first()?;
+    Some(format!(
+        "the default password, which is public, is the password of these active admins: {}. Replace it with `saas \
+         create-admin --email {first} --set-password`",
+        admins.join(", ")
+    ))
+}
+
+/// Returns whether only this machine can connect to the address.
+pub(super) fn is_loopback(host: IpAddr) -> bool {
+    host.to_canonical().is_loopback()
 }
 
 /// Logs settings that work but are probably not what was meant.

@@ -135,6 +135,22 @@ impl User {
         diesel::select(diesel::dsl::exists(admins)).get_result(&mut conn).await
     }
 
+    /// Returns the email address and the password hash of at most `limit` active admins, the newest password first.
+    pub async fn admin_passwords(
+        mut conn: &AsyncPgConnection,
+        limit: i64,
+    ) -> QueryResult<Vec<(String, String)>> {
+        users::table
+            .filter(users::role.eq(Role::Admin))
+            .filter(users::is_active)
+            .filter(users::hashed_password.is_not_null())
+            .order((users::password_set_at.desc(), users::id.desc()))
+            .limit(limit)
+            .select((users::email, users::hashed_password.assume_not_null()))
+            .load(&mut conn)
+            .await
+    }
+
     /// Updates a user and returns the new row.
     pub async fn update(
         mut conn: &AsyncPgConnection,

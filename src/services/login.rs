@@ -4,6 +4,7 @@ use chrono::Duration;
 
 use super::{
     actor::Actor,
+    admin_password,
     audit::{Action, Entry},
     sessions::{self, Grant},
     throttle::Throttle,
@@ -46,7 +47,8 @@ pub struct Challenge {
 /// Logs a user in with a password.
 ///
 /// # Errors
-/// - [`Error::BadCredentials`] for an unknown address, a wrong password or an inactive user. All three take the same
+/// - [`Error::BadCredentials`] for an unknown address, a wrong password or an inactive user, and without `DEBUG` for an
+///   admin with the default password. All of them take the same
 ///   time, so that a client cannot find out which addresses are registered (OWASP ASVS 5, 6.3.8).
 /// - [`Error::TooManyAttempts`] after failed attempts.
 /// - [`Error::EmailNotVerified`] if `REQUIRE_VERIFIED_EMAIL` is set and the address is not verified.
@@ -56,7 +58,9 @@ pub async fn login(app: &App, context: &RequestContext, email: &str, password: S
     let found = app.db.run(async |conn| Ok(User::find_by_email(conn, &email).await?)).await?;
     let hash = found.as_ref().and_then(|user| user.hashed_password.clone());
     let (attempt, matches) = verify_password(app, context, &email, password.clone(), hash).await?;
-    let Some(user) = found.filter(|user| matches && user.is_active) else {
+    let Some(user) =
+        found.filter(|user| matches && user.is_active && !admin_password::is_refused(app, user, &password))
+    else {
         attempt.record_failure().await;
         tracing::info!("login refused: unknown address, wrong password or inactive user");
         return Err(Error::BadCredentials);

@@ -1,6 +1,7 @@
 //! Business rules, and the transactions in which they run.
 
 pub mod actor;
+pub mod admin_password;
 pub mod audit;
 pub mod housekeeping;
 pub mod login;

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     app::App,
+    config::DEFAULT_ADMIN_PASSWORD,
     context::RequestContext,
     db,
     error::{Error, OnConstraint, Result},
@@ -48,7 +49,8 @@ pub fn check_email(email: &str) -> Result<(), &'static str> {
     }
 }
 
-/// Checks a new password. The rules limit length and common passwords, not composition (NIST SP 800-63B).
+/// Checks a new password. The rules limit length and common passwords, not composition (NIST SP 800-63B). The default
+/// password of the first admin is refused too; only `saas dev` creates an admin with it.
 ///
 /// # Errors
 /// A message for the user.
@@ -64,6 +66,9 @@ pub fn check_password(password: &str) -> Result<(), &'static str> {
     }
     if is_common(password) {
         return Err("Password is too common; choose another one");
+    }
+    if password.eq_ignore_ascii_case(DEFAULT_ADMIN_PASSWORD) {
+        return Err("Password is a published default; choose another one");
     }
     Ok(())
 }
@@ -216,6 +221,9 @@ mod tests {
     fn passwords_are_checked_for_length_and_commonness() {
         assert!(check_password("1234567").is_err());
         assert!(check_password("12345678").is_err(), "too common");
+        for default in [DEFAULT_ADMIN_PASSWORD, "ChangeThis123"] {
+            assert_eq!(check_password(default), Err("Password is a published default; choose another one"));
+        }
         assert!(check_password("correct horse").is_ok());
         assert!(check_password(&"correct horse battery staple ".repeat(3)[..72]).is_ok());
         assert!(check_password(&"x".repeat(73)).is_err());

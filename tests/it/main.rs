@@ -31,6 +31,7 @@ mod cli_settings;
 mod cli_worker;
 mod database;
 mod database_errors;
+mod default_admin;
 mod dev_mail;
 mod history;
 mod http_limits;

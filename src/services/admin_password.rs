@@ -1,0 +1,120 @@
+//! Admins with the default password, and how the command line replaces the password of an admin.
+//!
+//! The default password is public. Only `saas dev` creates an admin with it, in its private database. In any other
+//! database such an admin comes from an earlier release or from SQL, and anyone can log in as this admin.
+//! [`is_refused`] stops that login. [`with_default`] reports these admins before a server listens, and in `saas doctor`.
+
+use std::time::Duration;
+
+use diesel_async::AsyncPgConnection;
+use futures_util::{StreamExt, TryStreamExt, stream};
+
+use super::{
+    audit::{Action, Entry},
+    outbox::OutboxMessage,
+    tx::{Effects, Tx},
+};
+use crate::{
+    app::App,
+    config::DEFAULT_ADMIN_PASSWORD,
+    context::RequestContext,
+    db,
+    error::{Error, Result},
+    mail::Notice,
+    models::{
+        one_time_token::{OneTimeToken, Purpose},
+        session::Session,
+        user::{Role, User, UserChanges},
+    },
+    security::{Passwords, hash, hex},
+};
+
+/// The most admins whose passwords a starting server verifies, those with the newest passwords first.
+pub const MAX_AT_START: u32 = 20;
+/// The result for a hash is remembered for 30 days. It cannot change: another password has another hash.
+const REMEMBER_FOR: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Returns whether a login with this password is refused although the password is correct. With `DEBUG` on it is
+/// allowed, since `saas dev` creates such an admin.
+pub(super) fn is_refused(app: &App, user: &User, password: &str) -> bool {
+    let refused = !app.config.core.debug && user.role == Role::Admin && password == DEFAULT_ADMIN_PASSWORD;
+    if refused {
+        tracing::warn!(
+            user_id = user.id,
+            "login refused: this admin has the default password, which is public; \
+             set another one with `saas create-admin --set-password`"
+        );
+    }
+    refused
+}
+
+/// Returns the addresses of active admins who have the default password, among the `limit` newest passwords of admins.
+///
+/// # Errors
+/// [`Error::Unavailable`] if PostgreSQL does not answer.
+pub async fn with_default(
+    conn: &AsyncPgConnection,
+    passwords: &Passwords,
+    limit: u32,
+) -> Result<Vec<String>> {
+    let admins = User::admin_passwords(conn, limit.into()).await?;
+    find(admins, async |hash| is_default(passwords, hash).await).await
+}
+
+/// As [`with_default`] with [`MAX_AT_START`], and remembers the result for each hash in Redis, so that only the first
+/// start after a change of a password computes bcrypt. Without Redis, each start does.
+///
+/// # Errors
+/// As [`with_default`].
+pub async fn with_default_at_start(app: &App) -> Result<Vec<String>> {
+    let admins = app.db.run(async |conn| Ok(User::admin_passwords(conn, MAX_AT_START.into()).await?)).await?;
+    find(admins, async |text| {
+        let key = format!("default-password:{}", hex(&hash(text)));
+        app.cache.get_or_load(&key, REMEMBER_FOR, async || is_default(&app.passwords, text).await).await
+    })
+    .await
+}
+
+async fn is_default(passwords: &Passwords, hash: &str) -> Result<bool> {
+    passwords.verify(DEFAULT_ADMIN_PASSWORD.into(), Some(hash.to_owned())).await
+}
+
+async fn find(
+    admins: Vec<(String, String)>,
+    has_default: impl AsyncFn(&str) -> Result<bool>,
+) -> Result<Vec<String>> {
+    // More at once would wait for a core, which has a time limit.
+    let concurrency = std::thread::available_parallelism().map_or(1, usize::from);
+    let has_default = &has_default;
+    let checked = stream::iter(admins)
+        .map(|(email, hash)| async move { Ok(has_default(&hash).await?.then_some(email)) })
+        .buffered(concurrency);
+    checked.try_filter_map(async |email| Ok(email)).try_collect().await
+}
+
+/// Sets the password of an admin, and revokes all sessions and links of the admin. For the operator of the server; the
+/// caller has checked the password.
+///
+/// # Errors
+/// [`Error::NotFound`] if no admin has the address; [`Error::Unavailable`] if PostgreSQL does not answer.
+pub async fn replace(
+    conn: &mut AsyncPgConnection,
+    passwords: &Passwords,
+    email: &str,
+    password: String,
+) -> Result<()> {
+    let hashed_password = passwords.hash(password).await?;
+    let (context, effects) = (RequestContext::default(), Effects::default());
+    db::transaction(conn, async |conn| {
+        let tx = &Tx::on(conn, &context, &effects);
+        let found = User::find_by_email(tx, email).await?.ok_or(Error::NotFound("Admin"))?;
+        let user = User::lock(tx, found.id).await?.filter(|user| user.role == Role::Admin);
+        let user = user.ok_or(Error::NotFound("Admin"))?;
+        User::update(tx, user.id, &UserChanges::password(&hashed_password)).await?;
+        Session::revoke_all(tx, user.id, None).await?;
+        OneTimeToken::revoke(tx, user.id, Purpose::ALL).await?;
+        Entry::new(user.id, Action::PasswordChanged).write(tx).await?;
+        OutboxMessage::notice(&user, Notice::PasswordChanged).send(tx).await
+    })
+    .await
+}
