@@ -1,21 +1,21 @@
 use std::{io, net::SocketAddr, process::ExitCode, time::Duration};
 
 use anyhow::{Context, bail};
-use secrecy::ExposeSecret;
 use tokio::net::TcpSocket;
 
 use super::{
     open_files,
     shutdown::Shutdown,
-    startup::{check_admin, check_settings, log_warnings, refuse_default_password, wait_for_usable_redis},
+    startup::{
+        check_settings, create_first_admin, log_warnings, refuse_default_password, wait_for_usable_redis,
+    },
 };
 use crate::{
     api,
     app::App,
-    config::{Config, Core, DEFAULT_ADMIN_PASSWORD, Http, Listen},
+    config::{Config, Core, Http, Listen},
     db::{self, migrations},
     logging,
-    services::{self, users::Admin},
 };
 
 /// Connections that may wait to be accepted. Clients beyond that retry after a second.
@@ -112,29 +112,6 @@ async fn check_migrations(app: &App, migrate: bool) -> anyhow::Result<()> {
             "the database has pending migrations ({}): run `saas migrate up`, or start with --migrate",
             pending.join(", ")
         );
-    }
-    Ok(())
-}
-
-/// Creates the first admin if there is none and the password is not the default.
-async fn create_first_admin(app: &App) -> anyhow::Result<()> {
-    let settings = &app.config.auth.admin;
-    let password = settings.first_superuser_password.expose_secret();
-    let mut conn = app.db.get().await?;
-    if password == DEFAULT_ADMIN_PASSWORD || crate::models::user::User::any_admin(&conn).await? {
-        return Ok(());
-    }
-    let email = &settings.first_superuser_email;
-    check_admin(settings)?;
-    match services::users::ensure_admin(&mut conn, &app.passwords, email, Some(password.to_owned()), false)
-        .await?
-    {
-        Admin::Created => tracing::info!(email, "first admin created"),
-        Admin::PlainUser => tracing::warn!(
-            email,
-            "there is no admin, and FIRST_SUPERUSER_EMAIL is the address of a user: run `saas create-admin --promote`"
-        ),
-        Admin::AlreadyThere | Admin::Promoted => {}
     }
     Ok(())
 }

@@ -8,11 +8,12 @@ use tokio::time::sleep;
 
 use crate::{
     app::App,
-    config::{Config, FirstAdmin, Http},
+    config::{Config, DEFAULT_ADMIN_PASSWORD, FirstAdmin, Http},
+    models::user::User,
     queue::{Queue, Server, is_transient},
     services::{
         admin_password,
-        users::{check_email, check_password},
+        users::{Admin, check_email, check_password, ensure_admin},
     },
 };
 
@@ -51,15 +52,45 @@ fn refuse(problems: Vec<String>, hint: &str) -> anyhow::Result<()> {
     }
 }
 
-/// Refuses a first admin with an invalid address or a password that is too weak.
+/// Refuses a first admin with an invalid address or a password that is too weak. The default password passes:
+/// [`create_first_admin`] creates no admin with it.
 ///
 /// # Errors
 /// If one of the two is invalid; the message names the setting.
-pub(super) fn check_admin(settings: &FirstAdmin) -> anyhow::Result<()> {
+fn check_admin(settings: &FirstAdmin) -> anyhow::Result<()> {
     let email = &settings.first_superuser_email;
     check_email(email).map_err(|problem| anyhow::anyhow!("FIRST_SUPERUSER_EMAIL {email:?}: {problem}"))?;
-    check_password(settings.first_superuser_password.expose_secret())
-        .map_err(|problem| anyhow::anyhow!("FIRST_SUPERUSER_PASSWORD: {problem}"))
+    match settings.first_superuser_password.expose_secret() {
+        DEFAULT_ADMIN_PASSWORD => Ok(()),
+        password => {
+            check_password(password).map_err(|problem| anyhow::anyhow!("FIRST_SUPERUSER_PASSWORD: {problem}"))
+        }
+    }
+}
+
+/// Creates the first admin if there is none and the password is not the default. Returns whether it was created.
+///
+/// # Errors
+/// If the settings are invalid or the database does not answer.
+pub(super) async fn create_first_admin(app: &App) -> anyhow::Result<bool> {
+    let settings = &app.config.auth.admin;
+    let password = settings.first_superuser_password.expose_secret();
+    let mut conn = app.db.get().await?;
+    if password == DEFAULT_ADMIN_PASSWORD || User::any_admin(&conn).await? {
+        return Ok(false);
+    }
+    let email = &settings.first_superuser_email;
+    check_admin(settings)?;
+    let admin = ensure_admin(&mut conn, &app.passwords, email, Some(password.to_owned()), false).await?;
+    match admin {
+        Admin::Created => tracing::info!(email, "first admin created"),
+        Admin::PlainUser => tracing::warn!(
+            email,
+            "there is no admin, and FIRST_SUPERUSER_EMAIL is the address of a user: run `saas create-admin --promote`"
+        ),
+        Admin::AlreadyThere | Admin::Promoted => {}
+    }
+    Ok(admin == Admin::Created)
 }
 
 /// Refuses to serve while an active admin has the default password. With `DEBUG` on and only this machine as a client, it

@@ -19,6 +19,7 @@ const MIN_DISTINCT_KEY_BYTES: usize = 8;
 const MIN_BCRYPT_COST: u32 = 10;
 /// Beginnings of keys from examples and tutorials. They are public, so anyone could sign with them.
 const KNOWN_KEY_PREFIXES: &[&str] = &["changeme", "changethis", "secret", "your-secret-key", "example"];
+const DEFAULT_POSTGRES_PORT: u16 = 5432;
 /// The default of `PUBLIC_URL`, where `saas serve` listens by default.
 const DEFAULT_PUBLIC_URL: &str = "http://localhost:8000";
 /// The default of `BACKEND_CORS_ORIGINS` with `DEBUG` on: the ports of common front-end development servers.
@@ -36,6 +37,20 @@ impl Core {
 }
 
 impl Database {
+    /// Returns whether a server is configured, by `DATABASE_URL` or `POSTGRES_SERVER`.
+    pub fn is_set(&self) -> bool {
+        secret(&self.database_url).is_some() || given(self.postgres_server.as_deref()).is_some()
+    }
+
+    /// Describes the database without user and password, as in `app on db.example.com:5432`.
+    pub fn location(&self) -> String {
+        let url = self.url().ok().and_then(|url| Url::parse(url.expose_secret()).ok());
+        match url.as_ref().and_then(|url| Some((url.path().trim_matches('/'), url.host_str()?, url.port()))) {
+            Some((name, host, port)) => format!("{name} on {host}:{}", port.unwrap_or(DEFAULT_POSTGRES_PORT)),
+            None => "the configured database".into(),
+        }
+    }
+
     /// Returns the connection URL, from `DATABASE_URL` or the `POSTGRES_*` parts.
     ///
     /// SQLAlchemy's `postgresql+driver://` is accepted, since environments of FastAPI projects use it.

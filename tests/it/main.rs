@@ -24,6 +24,7 @@ mod auth_two_factor;
 mod cache;
 mod cli;
 mod cli_dev;
+mod cli_dev_database;
 mod cli_queue;
 mod cli_queue_control;
 mod cli_serve;

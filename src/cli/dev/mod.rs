@@ -1,6 +1,10 @@
+mod database;
+mod servers;
+
 use std::{
     fs::{self, File, TryLockError},
     io::Write,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -10,22 +14,21 @@ use anyhow::{Context, bail};
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
+use self::servers::Servers;
 use super::{
     serve::{bind, serve},
     shutdown::Shutdown,
-    startup::check_dev_settings,
+    startup::{check_dev_settings, is_loopback, refuse_default_password},
     worker::work,
 };
 use crate::{
     api::PREFIX,
     app::App,
-    config::{self, Config, Http, Listen, secret},
+    config::{self, Config, DEFAULT_ADMIN_PASSWORD, FirstAdmin, Http, Listen, secret},
     db::migrations,
-    dev::{self, Purpose, Server},
-    logging,
+    dev, logging,
     queue::{Options, Queues},
     security,
-    services::{self, users::Admin},
 };
 
 /// Longest time to finish requests and jobs on Ctrl-C, in seconds. A developer does not want to wait.
@@ -37,6 +40,9 @@ const MIN_KEY_CHARS: usize = 32;
 ///
 /// Starts a private PostgreSQL and Redis unless DATABASE_URL and REDIS_URL are set, applies migrations, creates the admin,
 /// and runs the API and a worker. All data is in `.saas`. Ctrl-C stops everything that was started.
+///
+/// A database that you configure is migrated only if you confirm it or add --migrate, and gets no admin with the default
+/// password.
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  saas dev\n  saas dev --port 8001\n  saas dev --reset     delete all data first"
@@ -45,6 +51,9 @@ pub(super) struct Args {
     /// Delete the data of earlier runs, then start.
     #[arg(long)]
     reset: bool,
+    /// Apply pending migrations to a configured database. The private one is always migrated.
+    #[arg(long)]
+    migrate: bool,
     /// Directory of the servers' data, the captured mails and the keys of this project.
     #[arg(long, default_value = ".saas", value_name = "DIR")]
     state_dir: PathBuf,
@@ -67,10 +76,27 @@ impl Args {
         logging::init(&self.config.core)?;
         let shutdown = Shutdown::on_signals()?;
         check_dev_settings(&self.config, &self.http)?;
+        let is_private = !self.config.database.is_set();
+        if is_private {
+            refuse_public_default(self.listen.host, &self.config.auth.admin)?;
+        }
         // Before anything is started, since a port in use is the most common problem.
         let listener = bind(&self.listen)?;
+        if !is_private && !self.migrate {
+            self.migrate = tokio::select! {
+                confirmed = database::confirm_migrations(&self.config.database) => confirmed?,
+                () = shutdown.graceful.cancelled() => return Ok(ExitCode::SUCCESS),
+            };
+        }
         let _lock = lock(&self.state_dir)?;
         if self.reset {
+            if !is_private {
+                let database = self.config.database.location();
+                tracing::warn!(
+                    database,
+                    "--reset deletes the data of the private servers, not this database"
+                );
+            }
             dev::wipe(&self.state_dir, &["lock"]).await.context("cannot delete the data of earlier runs")?;
         }
         let mut servers = Servers::default();
@@ -89,7 +115,7 @@ impl Args {
         listener: std::net::TcpListener,
         shutdown: &Shutdown,
     ) -> anyhow::Result<()> {
-        let Self { listen: _, mut http, worker, mut config, queues, state_dir, .. } = self;
+        let Self { listen, migrate, mut http, worker, mut config, queues, state_dir, .. } = self;
         let data = state_dir.join("servers");
         let started = tokio::select! {
             started = servers.start(&mut config, &data) => started,
@@ -109,12 +135,15 @@ impl Args {
             config.auth.two_factor_key = Some(project_key(&state_dir, "two-factor-key")?);
         }
 
-        for name in migrations::up(&config.database).await? {
-            tracing::info!(migration = name, "migration applied");
+        let is_private = servers.postgres.is_some();
+        if is_private || migrate {
+            for name in migrations::up(&config.database).await? {
+                tracing::info!(migration = name, "migration applied");
+            }
         }
         let core = config.core.clone();
         let app = App::new(config)?;
-        let login = create_first_admin(&app).await?;
+        let login = create_admin(&app, is_private, listen.host).await?;
         print_banner(listener.local_addr()?, &app, servers, &login)?;
 
         let options = Options {
@@ -127,39 +156,6 @@ impl Args {
         };
         tokio::try_join!(serve(app.clone(), &core, &http, listener, shutdown), work(app, options, shutdown))?;
         Ok(())
-    }
-}
-
-/// The private servers that this run has started.
-#[derive(Default)]
-struct Servers {
-    postgres: Option<Server>,
-    redis: Option<Server>,
-}
-
-impl Servers {
-    /// Starts a server for each database that is not configured, and sets its URL in `config`.
-    async fn start(&mut self, config: &mut Config, dir: &Path) -> anyhow::Result<()> {
-        let database = &mut config.database;
-        if secret(&database.database_url).is_none()
-            && database.postgres_server.as_deref().unwrap_or_default().is_empty()
-        {
-            let server = Server::postgres(dir, Purpose::Development).await?;
-            database.database_url = Some(server.url.clone());
-            self.postgres = Some(server);
-        }
-        if secret(&config.redis.redis_url).is_none() && config.redis.redis_host.is_none() {
-            let server = Server::redis(dir, Purpose::Development).await?;
-            config.redis.redis_url = Some(server.url.clone());
-            self.redis = Some(server);
-        }
-        Ok(())
-    }
-
-    async fn stop(self) {
-        for server in [self.redis, self.postgres].into_iter().flatten() {
-            server.stop().await;
-        }
     }
 }
 
@@ -198,52 +194,64 @@ fn project_key(dir: &Path, name: &str) -> anyhow::Result<SecretString> {
     Ok(key.into())
 }
 
-/// Creates the admin of the settings unless the user exists. Returns how to sign in.
-async fn create_first_admin(app: &App) -> anyhow::Result<String> {
-    let settings = &app.config.auth.admin;
-    let (email, password) =
-        (&settings.first_superuser_email, settings.first_superuser_password.expose_secret());
-    let mut conn = app.db.get().await?;
-    let admin =
-        services::users::ensure_admin(&mut conn, &app.passwords, email, Some(password.to_owned()), false)
-            .await?;
-    Ok(match admin {
-        // Only the default password is shown, not one that was set.
-        Admin::Created | Admin::AlreadyThere if password == config::DEFAULT_ADMIN_PASSWORD => {
-            format!("{email} / {password}")
-        }
-        Admin::PlainUser => format!("{email} is not an admin: run `saas create-admin --promote`"),
-        _ => format!("{email} / the value of FIRST_SUPERUSER_PASSWORD"),
-    })
+/// Creates the first admin as the kind of database allows it. Returns how to log in.
+///
+/// # Errors
+/// If other machines can connect and an admin has the default password.
+async fn create_admin(app: &App, is_private: bool, host: IpAddr) -> anyhow::Result<String> {
+    if !is_private {
+        refuse_default_password(app, host).await?;
+        return database::create_external_admin(app).await;
+    }
+    if !is_loopback(host) {
+        refuse_default_password(app, host).await.map_err(|error| {
+            anyhow::anyhow!(
+                "{error} while `saas dev` runs without --host, with the DATABASE_URL that it prints. Or delete all data \
+                 with --reset"
+            )
+        })?;
+    }
+    database::create_private_admin(app).await
 }
 
-/// Returns the URL of a local server.
-fn own_url(address: std::net::SocketAddr) -> String {
-    let host = if address.ip().is_loopback() { "localhost".to_owned() } else { address.ip().to_string() };
-    format!("http://{host}:{}", address.port())
+/// Refuses to let other machines log in with the default password, which is public.
+fn refuse_public_default(host: IpAddr, admin: &FirstAdmin) -> anyhow::Result<()> {
+    if is_loopback(host) || admin.first_superuser_password.expose_secret() != DEFAULT_ADMIN_PASSWORD {
+        return Ok(());
+    }
+    bail!(
+        "other machines can connect to {host}, and the admin {} would have the default password, which is public: set \
+         FIRST_SUPERUSER_PASSWORD, or remove --host and HOST",
+        admin.first_superuser_email
+    )
 }
 
-fn print_banner(
-    address: std::net::SocketAddr,
-    app: &App,
-    servers: &Servers,
-    login: &str,
-) -> anyhow::Result<()> {
+/// Returns the URL of a local server, as this machine reaches it.
+fn own_url(address: SocketAddr) -> String {
+    let ip = address.ip().to_canonical();
+    match ip.is_loopback() || ip.is_unspecified() {
+        true => format!("http://localhost:{}", address.port()),
+        false => format!("http://{address}"),
+    }
+}
+
+fn print_banner(address: SocketAddr, app: &App, servers: &Servers, login: &str) -> anyhow::Result<()> {
     let url = own_url(address);
     // The passwords of private servers are shown to the developer. Those of configured servers are not.
-    let address_of = |server: &Option<Server>, setting| match server {
+    let database = match &servers.postgres {
         Some(server) => server.url.expose_secret().to_owned(),
-        None => format!("see {setting}"),
+        None => app.config.database.location(),
+    };
+    let redis = match &servers.redis {
+        Some(server) => server.url.expose_secret(),
+        None => "see REDIS_URL",
     };
     let mut out = std::io::stdout().lock();
     writeln!(
         out,
         "\n  {} is running\n\n  API       {url}{}\n  Docs      {url}/docs\n  Redoc     {url}/redoc\n  Mail      {url}/dev/mail\n  Login     {login}\n\
-         \n  Database  {}\n  Redis     {}\n\n  Ctrl-C stops everything. `saas dev --reset` deletes all data first.\n",
-        app.config.core.project_name,
-        PREFIX,
-        address_of(&servers.postgres, "DATABASE_URL"),
-        address_of(&servers.redis, "REDIS_URL"),
+         \n  Database  {database}\n  Redis     {redis}\n\n  Ctrl-C stops everything. `saas dev --reset` deletes all data first.\n",
+        app.config.core.project_name, PREFIX,
     )?;
     out.flush()?;
     Ok(())

@@ -1,0 +1,97 @@
+//! What `saas dev` writes into the database before it serves: migrations and the first admin.
+//!
+//! It does both in its private database. An external one may be shared or in production, so `saas dev` migrates it only
+//! if the developer asks for it, and never creates an admin with the default password there.
+
+use std::io::{IsTerminal, Write};
+
+use anyhow::{Context, bail};
+use secrecy::ExposeSecret;
+
+use crate::{
+    app::App,
+    cli::startup::create_first_admin,
+    config::{DEFAULT_ADMIN_PASSWORD, Database},
+    db::{self, migrations},
+    models::user::User,
+    services::users::{Admin, ensure_admin},
+};
+
+/// Returns whether to apply the pending migrations of an external database. Asks the developer on a terminal. Writes
+/// nothing.
+///
+/// # Errors
+/// If the database cannot be reached, or if it has pending migrations that the developer does not want to apply.
+pub(super) async fn confirm_migrations(database: &Database) -> anyhow::Result<bool> {
+    let conn = db::connect(database)
+        .await
+        .with_context(|| format!("cannot use {}: check DATABASE_URL", database.location()))?;
+    let pending = migrations::pending(&conn).await?;
+    if pending.is_empty() {
+        return Ok(false);
+    }
+    let what = format!("{} pending migrations ({})", pending.len(), pending.join(", "));
+    let location = database.location();
+    if std::io::stdin().is_terminal() && std::io::stderr().is_terminal() {
+        write!(
+            std::io::stderr(),
+            "{location} has {what}.\n`saas dev` has not created it. Apply them? [y/N] "
+        )?;
+        let answer = tokio::task::spawn_blocking(|| {
+            let mut answer = String::new();
+            std::io::stdin().read_line(&mut answer).map(|_| answer)
+        });
+        if matches!(answer.await??.trim().to_ascii_lowercase().as_str(), "y" | "yes") {
+            return Ok(true);
+        }
+    }
+    bail!(
+        "{location} has {what}; nothing was changed. Apply them with `saas dev --migrate` or `saas migrate up`, or unset \
+         DATABASE_URL and POSTGRES_SERVER to use a private database"
+    )
+}
+
+/// Creates the admin of the settings in the private database unless the user exists. Returns how to log in.
+///
+/// # Errors
+/// If the database does not answer.
+pub(super) async fn create_private_admin(app: &App) -> anyhow::Result<String> {
+    let settings = &app.config.auth.admin;
+    let (email, password) =
+        (&settings.first_superuser_email, settings.first_superuser_password.expose_secret());
+    let mut conn = app.db.get().await?;
+    let admin = ensure_admin(&mut conn, &app.passwords, email, Some(password.to_owned()), false).await?;
+    if admin == Admin::PlainUser {
+        return Ok(format!("{email} is not an admin: run `saas create-admin --promote`"));
+    }
+    // A password that was set is not shown.
+    if password != DEFAULT_ADMIN_PASSWORD {
+        return Ok(format!("{email} / the value of FIRST_SUPERUSER_PASSWORD"));
+    }
+    let is_default = match admin {
+        Admin::AlreadyThere => {
+            let hash = User::find_by_email(&conn, email).await?.and_then(|user| user.hashed_password);
+            app.passwords.verify(password.to_owned(), hash).await?
+        }
+        _ => true,
+    };
+    Ok(match is_default {
+        true => format!("{email} / {password}"),
+        false => format!("{email} / the password that was set for it"),
+    })
+}
+
+/// Creates the first admin in an external database as `saas serve` does: if there is none, and if
+/// `FIRST_SUPERUSER_PASSWORD` is not the default. Returns how to log in.
+///
+/// # Errors
+/// As [`create_first_admin`].
+pub(super) async fn create_external_admin(app: &App) -> anyhow::Result<String> {
+    Ok(match create_first_admin(app).await? {
+        true => {
+            let email = &app.config.auth.admin.first_superuser_email;
+            format!("{email} / the value of FIRST_SUPERUSER_PASSWORD")
+        }
+        false => "no admin was created: run `saas create-admin --email you@example.com`".into(),
+    })
+}

@@ -1,0 +1,171 @@
+//! What `saas dev` does to a database that it has not created, and who can log in to one that it has.
+
+use std::process::Command;
+
+use saas::config::DEFAULT_ADMIN_PASSWORD;
+
+use crate::support::{
+    process::{Running, TempDir, run, saas},
+    records::{column, tables},
+    servers::{TestDatabase, servers, unique},
+};
+
+const OWN_PASSWORD: [&str; 2] = ["--first-superuser-password", "a password of ours"];
+
+fn dev(dir: &TempDir, args: &[&str]) -> Command {
+    let mut command = saas(&[&["dev", "--port", "0", "--bcrypt-cost", "4"], args].concat());
+    command.current_dir(dir.path());
+    command
+}
+
+/// Returns a command on a database of the test and on its Redis, so that it starts no server.
+async fn external(dir: &TempDir, database: &TestDatabase, args: &[&str]) -> Command {
+    let mut command = dev(dir, args);
+    command
+        .env("DATABASE_URL", &database.url)
+        .env("REDIS_URL", servers().await.redis_url())
+        .env("REDIS_KEY_PREFIX", format!("e{}", unique()));
+    command
+}
+
+/// Starts it, and returns the process and the URL of its API.
+async fn started(command: Command) -> (Running, String) {
+    let mut process = Running::start(command);
+    let api = process.says("API       ").await;
+    process.says("worker started").await;
+    (process, api)
+}
+
+async fn admins(database: &TestDatabase) -> Vec<String> {
+    column(database, "SELECT email FROM users WHERE role = 'admin' ORDER BY id").await
+}
+
+async fn login(api: &str, email: &str, password: &str) -> u16 {
+    let login = reqwest::Client::new().post(format!("{api}/auth/login"));
+    login.form(&[("username", email), ("password", password)]).send().await.unwrap().status().as_u16()
+}
+
+#[tokio::test]
+async fn pending_migrations_are_not_applied_unasked() {
+    let database = TestDatabase::empty().await;
+    let refused = ["pending migrations", "2026-11-22-000000_users", "saas dev --migrate", "saas migrate up"];
+    let url = database.url.strip_prefix("postgres://").unwrap();
+    let (login, rest) = url.split_once('@').unwrap();
+    let ((user, password), (address, name)) = (login.split_once(':').unwrap(), rest.split_once('/').unwrap());
+    let (host, port) = address.split_once(':').unwrap();
+
+    let dir = TempDir::new();
+    let by_variable = external(&dir, &database, &[]).await;
+    let by_flag = dev(&dir, &["--database-url", &database.url]);
+    let mut by_parts = dev(&dir, &[]);
+    by_parts.env("POSTGRES_SERVER", host).env("POSTGRES_PORT", port).env("POSTGRES_USER", user);
+    by_parts.env("POSTGRES_PASSWORD", password).env("POSTGRES_DB", name);
+    // It deletes nothing either.
+    let reset = external(&dir, &database, &["--reset"]).await;
+    for command in [by_variable, by_flag, by_parts, reset] {
+        let ended = run(command).await.failed(1, &refused);
+        assert!(ended.stderr.contains(&format!("{name} on {address}")), "{}", ended.stderr);
+        assert!(!ended.stderr.contains(password));
+    }
+    std::fs::write(dir.path().join(".env"), format!("DATABASE_URL={}\n", database.url)).unwrap();
+    run(dev(&dir, &[])).await.failed(1, &refused);
+    assert!(!dir.path().join(".saas").exists());
+    assert_eq!(tables(&database).await, "");
+    assert_eq!(
+        column(&database, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'").await,
+        [""; 0]
+    );
+}
+
+#[tokio::test]
+async fn an_external_database_gets_no_admin_with_the_default_password() {
+    let database = TestDatabase::empty().await;
+    let dir = TempDir::new();
+    let (mut process, api) = started(external(&dir, &database, &["--migrate"]).await).await;
+    process.says("no admin was created: run `saas create-admin --email").await;
+    assert_eq!(admins(&database).await, [""; 0]);
+    assert_eq!(login(&api, "admin@example.com", DEFAULT_ADMIN_PASSWORD).await, 401);
+    process.signal("INT");
+    process.end().await;
+
+    // Nothing is pending now, so no flag is needed. The default does not count as chosen if it is set.
+    let mut explicit = external(&dir, &database, &[]).await;
+    explicit.env("FIRST_SUPERUSER_PASSWORD", DEFAULT_ADMIN_PASSWORD);
+    let (mut process, _) = started(explicit).await;
+    process.says("no admin was created").await;
+    assert_eq!(admins(&database).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn an_external_database_gets_the_first_admin_with_a_chosen_password_only() {
+    let database = TestDatabase::migrated().await;
+    let dir = TempDir::new();
+    let (mut process, api) = started(external(&dir, &database, &OWN_PASSWORD).await).await;
+    process.says("admin@example.com / the value of FIRST_SUPERUSER_PASSWORD").await;
+    assert_eq!(login(&api, "admin@example.com", OWN_PASSWORD[1]).await, 200);
+    process.signal("INT");
+    process.end().await;
+
+    let mut second = external(&dir, &database, &OWN_PASSWORD).await;
+    second.env("FIRST_SUPERUSER_EMAIL", "second@example.com");
+    let (mut process, _) = started(second).await;
+    process.says("no admin was created").await;
+    assert_eq!(admins(&database).await, ["admin@example.com"]);
+}
+
+#[tokio::test]
+async fn other_machines_cannot_log_in_with_the_default_password() {
+    let dir = TempDir::new();
+    let refused = ["default password", "set FIRST_SUPERUSER_PASSWORD"];
+    for host in ["0.0.0.0", "::", "192.0.2.1", "fe80::1", "::ffff:192.0.2.1"] {
+        run(dev(&dir, &["--host", host])).await.failed(1, &refused);
+        let mut by_variable = dev(&dir, &[]);
+        by_variable.env("HOST", host).env("FIRST_SUPERUSER_PASSWORD", DEFAULT_ADMIN_PASSWORD);
+        run(by_variable).await.failed(1, &refused);
+    }
+    assert!(!dir.path().join(".saas").exists());
+
+    // The admin of an earlier run keeps the default password.
+    let (mut process, _) = started(dev(&dir, &[])).await;
+    process.signal("INT");
+    process.end().await;
+    let beyond = |args: &[&str]| dev(&dir, &[&["--host", "0.0.0.0"], &OWN_PASSWORD[..], args].concat());
+    run(beyond(&[])).await.failed(1, &["default password", "admin@example.com", "--reset"]);
+    let (mut process, api) = started(beyond(&["--reset"])).await;
+    assert!(api.starts_with("http://localhost:"), "{api}");
+    assert_eq!(login(&api, "admin@example.com", OWN_PASSWORD[1]).await, 200);
+    process.signal("INT");
+    process.end().await;
+}
+
+#[tokio::test]
+async fn an_external_admin_with_the_default_password_is_not_served_to_other_machines() {
+    let database = TestDatabase::migrated().await;
+    let hash = bcrypt::hash(DEFAULT_ADMIN_PASSWORD, 4).unwrap();
+    database
+        .sql(&format!(
+            "INSERT INTO users (email, hashed_password, role) VALUES ('a@b.example', '{hash}', 'admin')"
+        ))
+        .await;
+    let dir = TempDir::new();
+    let command = external(&dir, &database, &["--host", "0.0.0.0"]).await;
+    run(command).await.failed(1, &["default password", "a@b.example", "--set-password"]);
+    let (mut process, _) = started(external(&dir, &database, &[]).await).await;
+    process.says("default password, which is public").await;
+}
+
+#[tokio::test]
+async fn the_banner_shows_the_default_password_only_while_it_is_valid() {
+    let dir = TempDir::new();
+    let (mut process, _) = started(dev(&dir, &[])).await;
+    let url = process.says("Database  ").await;
+    let mut replace = saas(&["create-admin", "--set-password", "--email", "admin@example.com"]);
+    replace.env("DATABASE_URL", url).env("DEBUG", "true").env("FIRST_SUPERUSER_PASSWORD", OWN_PASSWORD[1]);
+    run(replace).await.succeeded();
+    process.signal("INT");
+    process.end().await;
+    let (mut process, _) = started(dev(&dir, &[])).await;
+    process.says("admin@example.com / the password that was set for it").await;
+    process.signal("INT");
+    process.end().await;
+}
