@@ -9,6 +9,7 @@ mod dev_mail;
 mod docs;
 mod extract;
 mod health;
+mod host;
 mod html;
 mod jobs;
 mod middleware;
@@ -28,6 +29,7 @@ use std::{collections::HashSet, sync::Arc};
 use poem::{Endpoint, EndpointExt, Response};
 use poem_openapi::{LicenseObject, OpenApi, OpenApiService};
 
+use self::middleware::HostRules;
 use crate::{
     app::App,
     config::{Core, Http, Mail},
@@ -89,10 +91,22 @@ pub fn endpoint(
     let settings = middleware::Settings {
         routes: problem::RouteCatalog::of(&resources(&app), PREFIX),
         cors_origins,
+        hosts: host_rules(&app, http)?,
         https,
         trusted_proxies: http.trusted_proxies.into(),
     };
     Ok(middleware::wrap(routes.data(app.clone()).data(Arc::new(cookies)), app, settings))
+}
+
+/// Returns the hosts that clients may ask for. Any, unless `saas dev` serves or `ALLOWED_HOSTS` is set.
+fn host_rules(app: &App, http: &Http) -> anyhow::Result<HostRules> {
+    let allowed = http.allowed_hosts.get()?;
+    if allowed.is_none() && !http.dev_pages {
+        return Ok(HostRules::Any);
+    }
+    let public = app.config.mail.public_url.get()?.and_then(|url| url.host()).map(|host| host.to_owned());
+    let hosts = allowed.into_iter().flatten().cloned().chain(public).collect();
+    Ok(HostRules::Only { hosts, local: http.dev_pages })
 }
 
 /// The origins whose pages may send a browser here with its cookies.

@@ -119,7 +119,8 @@ impl Http {
 
     /// Returns what is invalid in these settings, each problem with its fix.
     pub fn problems(&self) -> Vec<String> {
-        self.backend_cors_origins.problem().into_iter().collect()
+        let all = [self.backend_cors_origins.problem(), self.allowed_hosts.problem()];
+        all.into_iter().flatten().collect()
     }
 }
 

@@ -25,8 +25,8 @@ use lettre::{message::Mailbox, transport::smtp::AsyncSmtpTransportBuilder};
 use secrecy::SecretString;
 use url::Url;
 
-pub use value::{Origins, Setting, secret};
-use value::{base_url, mailbox, origins, setting, smtp_server};
+pub use value::{Hosts, Origins, Setting, secret};
+use value::{base_url, hosts, mailbox, origins, setting, smtp_server};
 
 /// Environment variables of earlier releases, each with its present name.
 pub const RENAMED_VARIABLES: &[(&str, &str)] = &[
@@ -36,7 +36,7 @@ pub const RENAMED_VARIABLES: &[(&str, &str)] = &[
     ("WORKER_SHUTDOWN_GRACE", "WORKER_SHUTDOWN_GRACE_SECONDS"),
 ];
 
-/// The password of the first admin in development. Production refuses it.
+/// The password of the first admin in the private database of `saas dev`. It is public, so everything else refuses it.
 pub const DEFAULT_ADMIN_PASSWORD: &str = "changethis123";
 
 /// The format of log lines.
@@ -188,7 +188,7 @@ pub struct FirstAdmin {
     /// Email address of the admin that is created if there is none.
     #[arg(long, env, default_value = "admin@example.com", value_name = "EMAIL")]
     pub first_superuser_email: String,
-    /// Password of that admin. The default is for development; production refuses it.
+    /// Password of that admin. The default is public: only the private database of `saas dev` gets an admin with it.
     #[arg(long, env, hide_env_values = true, hide_default_value = true,
         default_value = DEFAULT_ADMIN_PASSWORD, value_name = "PASSWORD")]
     pub first_superuser_password: SecretString,
@@ -259,6 +259,12 @@ pub struct Http {
     #[arg(long, env, default_value = "", hide_default_value = true, value_name = "ORIGINS",
         value_parser = setting("BACKEND_CORS_ORIGINS", origins))]
     pub backend_cors_origins: Setting<Origins>,
+    /// Hosts that clients may ask for, without port: a JSON list, or separated by commas. The host of PUBLIC_URL and the IP
+    /// address that the client has connected to are allowed too; other requests get 421. By default, any host is allowed,
+    /// but `saas dev` allows only these and the names of this machine.
+    #[arg(long, env, default_value = "", hide_default_value = true, value_name = "HOSTS",
+        value_parser = setting("ALLOWED_HOSTS", hosts))]
+    pub allowed_hosts: Setting<Hosts>,
     /// Number of proxies in front of this process that append to X-Forwarded-For. The client's address is the entry that
     /// the outermost of them appended. With 0, the header is ignored.
     #[arg(long, env, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=10))]

@@ -7,7 +7,7 @@ use lettre::{
     AsyncSmtpTransport, Tokio1Executor, message::Mailbox, transport::smtp::AsyncSmtpTransportBuilder,
 };
 use secrecy::{ExposeSecret, SecretString};
-use url::Url;
+use url::{Host, Url};
 
 /// A setting in its parsed form, or the reason why its text is invalid.
 ///
@@ -83,14 +83,40 @@ pub type Origins = HashSet<String>;
 
 /// Parses a list of origins: a JSON list, or separated by commas.
 pub(super) fn origins(text: &str) -> Result<Origins, String> {
-    let list: Vec<String> = if text.starts_with('[') {
-        serde_json::from_str(text).map_err(|error| {
-            format!(r#"is not a JSON list of strings ({error}); write ["https://app.example.com"]"#)
-        })?
-    } else {
-        text.split(',').map(|origin| origin.trim().to_owned()).collect()
+    list(text, r#"["https://app.example.com"]"#)?.iter().map(|text| origin(text)).collect()
+}
+
+/// Splits a list: a JSON list, or separated by commas. Blank items are dropped.
+fn list(text: &str, example: &str) -> Result<Vec<String>, String> {
+    let list: Vec<String> = match text.starts_with('[') {
+        true => serde_json::from_str(text)
+            .map_err(|error| format!("is not a JSON list of strings ({error}); write {example}"))?,
+        false => text.split(',').map(str::to_owned).collect(),
     };
-    list.iter().filter(|text| !text.is_empty()).map(|text| origin(text)).collect()
+    let items = list.iter().map(|item| item.trim()).filter(|item| !item.is_empty());
+    Ok(items.map(str::to_owned).collect())
+}
+
+/// The hosts of a server: names in lower case, and IP addresses.
+pub type Hosts = HashSet<Host>;
+
+/// Parses a list of hosts: a JSON list, or separated by commas.
+pub(super) fn hosts(text: &str) -> Result<Hosts, String> {
+    const EXAMPLE: &str = r#"["api.example.com"]"#;
+    let hosts: Hosts = list(text, EXAMPLE)?.iter().map(|text| host(text)).collect::<Result<_, _>>()?;
+    match hosts.is_empty() {
+        true => Err(format!("is empty, which allows no host; write {EXAMPLE}")),
+        false => Ok(hosts),
+    }
+}
+
+fn host(text: &str) -> Result<Host, String> {
+    // An IPv6 address may have no brackets here. A wildcard would be a valid name, but no host matches it.
+    let ip = text.parse().ok().map(Host::Ipv6);
+    let host = ip.or_else(|| Host::parse(text).ok()).filter(|_| !text.contains('*'));
+    host.ok_or_else(|| {
+        format!("has {text:?}, which is not a host; write a name or an IP address, such as api.example.com")
+    })
 }
 
 fn origin(text: &str) -> Result<String, String> {
@@ -156,6 +182,19 @@ mod tests {
         assert_eq!(origins(r#"["https://app.example.com:443", "http://localhost:3000"]"#).unwrap(), wanted);
         for bad in ["*", "https://*.example.com", "https://a.example/path", "app.example.com", "[1]"] {
             assert!(origins(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn hosts_are_normalized() {
+        let wanted =
+            Hosts::from([Host::Domain("api.example.com".into()), Host::Ipv6("::1".parse().unwrap())]);
+        assert_eq!(hosts("API.example.com, [::1],").unwrap(), wanted);
+        assert_eq!(hosts(r#"["api.example.com", "::1"]"#).unwrap(), wanted);
+        assert!(hosts("bücher.example").unwrap().contains(&Host::Domain("xn--bcher-kva.example".into())));
+        for bad in ["*", "*.example.com", "api.example.com:443", "https://api.example.com", "[]", ",", "a b"]
+        {
+            assert!(hosts(bad).is_err(), "{bad}");
         }
     }
 

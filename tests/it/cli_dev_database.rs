@@ -134,6 +134,9 @@ async fn other_machines_cannot_log_in_with_the_default_password() {
     let (mut process, api) = started(beyond(&["--reset"])).await;
     assert!(api.starts_with("http://localhost:"), "{api}");
     assert_eq!(login(&api, "admin@example.com", OWN_PASSWORD[1]).await, 200);
+    let host = |host: &'static str| reqwest::Client::new().get(format!("{api}/health")).header("host", host);
+    assert_eq!(host("0.0.0.0:8000").send().await.unwrap().status(), 200);
+    assert_eq!(host("rebind.example").send().await.unwrap().status(), 421);
     process.signal("INT");
     process.end().await;
 }

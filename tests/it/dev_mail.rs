@@ -116,13 +116,23 @@ async fn requests_for_other_hosts_are_refused() {
         ("localhost:8000", 200),
         ("app.localhost", 200),
         ("[::1]:8000", 200),
-        ("evil.example", 404),
-        ("localhost.evil.example:8000", 404),
+        ("evil.example", 421),
+        ("localhost.evil.example:8000", 421),
+        ("203.0.113.9", 421),
     ] {
         for path in ["/dev/mail", "/dev/mail/mail-1"] {
             let answer = Answer::of(dev.app.at_root(Method::GET, path).header("host", host)).await;
             assert_eq!(answer.status.as_u16(), status, "{host}{path}");
         }
+    }
+}
+
+#[tokio::test]
+async fn requests_through_a_proxy_are_refused() {
+    let dev = Dev::start().await;
+    for name in ["x-forwarded-for", "x-forwarded-host", "forwarded", "via", "x-real-ip"] {
+        let request = dev.app.at_root(Method::GET, "/dev/mail").header(name, "203.0.113.9");
+        Answer::of(request).await.is_problem(404, "not_found", "Not Found");
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod support;
 
+mod allowed_hosts;
 mod api_admin;
 mod api_auth;
 mod api_errors;

@@ -1,6 +1,7 @@
 //! What every request and response passes through. The order is that of [`wrap`].
 
 mod access_log;
+mod allowed_hosts;
 mod catch_panic;
 mod compression;
 mod context;
@@ -9,6 +10,7 @@ mod headers;
 mod problems;
 mod span;
 
+pub(super) use allowed_hosts::HostRules;
 pub(super) use compression::{accepts_gzip, gzip};
 
 use std::{collections::HashSet, sync::Arc};
@@ -19,8 +21,8 @@ use poem::{
 };
 
 use self::{
-    access_log::AccessLog, catch_panic::CatchPanic, compression::Compression, context::WithContext,
-    cors::Cors, headers::DefaultHeaders, problems::Problems, span::RequestSpan,
+    access_log::AccessLog, allowed_hosts::AllowedHosts, catch_panic::CatchPanic, compression::Compression,
+    context::WithContext, cors::Cors, headers::DefaultHeaders, problems::Problems, span::RequestSpan,
 };
 use super::problem::RouteCatalog;
 use crate::app::App;
@@ -30,6 +32,8 @@ pub(super) struct Settings {
     pub(super) routes: RouteCatalog,
     /// Origins whose pages may read responses.
     pub(super) cors_origins: HashSet<String>,
+    /// The hosts that clients may ask for.
+    pub(super) hosts: HostRules,
     /// Whether clients reach the API over TLS.
     pub(super) https: bool,
     /// Number of trusted proxies in front of the server.
@@ -41,7 +45,7 @@ pub(super) fn wrap<E>(routes: E, app: App, settings: Settings) -> impl Endpoint<
 where
     E: Endpoint + 'static,
 {
-    let Settings { routes: catalog, cors_origins, https, trusted_proxies } = settings;
+    let Settings { routes: catalog, cors_origins, hosts, https, trusted_proxies } = settings;
     let catalog = Arc::new(catalog);
     let inner =
         routes.map_to_response().with(CookieJarManager::new()).with(NormalizePath::new(TrailingSlash::Trim));
@@ -49,6 +53,7 @@ where
     let inner = Problems { inner, catalog: catalog.clone() };
     let inner = Compression { inner };
     let inner = Cors { inner, origins: cors_origins };
+    let inner = AllowedHosts { inner, catalog: catalog.clone(), hosts };
     let inner = DefaultHeaders { inner, app }.with(headers::security(https));
     let inner = RequestSpan { inner };
     let inner = AccessLog { inner, catalog };

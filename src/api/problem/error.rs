@@ -14,6 +14,11 @@ pub enum ApiError {
     /// A page of another site made the browser send the request with its cookies.
     #[error("Cross-site request refused")]
     CrossSite,
+    /// The request is for a host that is not one of this server's.
+    #[error(
+        "This server does not serve the host of the request. Its operator can add the host to ALLOWED_HOSTS"
+    )]
+    UnknownHost,
     /// Every invalid field of the request; the location of each begins with `body`, `query` or `path`.
     #[error("{}", Error::Invalid(.0.clone()))]
     InvalidFields(Vec<FieldError>),

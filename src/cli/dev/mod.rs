@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use secrecy::{ExposeSecret, SecretString};
-use url::Url;
+use url::{Host, Url};
 
 use self::servers::Servers;
 use super::{
@@ -128,6 +128,12 @@ impl Args {
         config.mail.mail_dir = state_dir.join("mail");
         http.shutdown_timeout_seconds = http.shutdown_timeout_seconds.min(MAX_SHUTDOWN_SECONDS);
         http.dev_pages = true;
+        let mut hosts = http.allowed_hosts.get()?.cloned().unwrap_or_default();
+        hosts.insert(match listen.host.to_canonical() {
+            IpAddr::V4(ip) => Host::Ipv4(ip),
+            IpAddr::V6(ip) => Host::Ipv6(ip),
+        });
+        http.allowed_hosts = hosts.into();
         if !config.mail.public_url.is_set() {
             config.mail.public_url = Url::parse(&own_url(listener.local_addr()?))?.into();
         }

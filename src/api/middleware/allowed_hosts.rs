@@ -1,0 +1,57 @@
+use std::{collections::HashSet, sync::Arc};
+
+use poem::{Endpoint, Request, Response, Result};
+use url::Host;
+
+use crate::{
+    api::{
+        host::{ip_host, is_local, requested_host},
+        problem::{ApiError, FailedRequest, RouteCatalog, render},
+    },
+    context::RequestContext,
+};
+
+/// Refuses requests for other hosts with 421 (RFC 9110 section 15.5.20).
+///
+/// It is outside of everything that answers. A web page can let its own name lead to this server (DNS rebinding), and
+/// browsers then treat the two as one site. Only the header `Host` shows the difference.
+pub(super) struct AllowedHosts<E> {
+    pub(super) inner: E,
+    pub(super) catalog: Arc<RouteCatalog>,
+    pub(super) hosts: HostRules,
+}
+
+/// The hosts that a server is reached by.
+pub(in crate::api) enum HostRules {
+    Any,
+    /// These hosts, the address that the client has connected to, and with `local` the names of this machine. No page can
+    /// use an address as its own name, and health checks use the address.
+    Only {
+        hosts: HashSet<Host>,
+        local: bool,
+    },
+}
+
+impl HostRules {
+    fn allow(&self, req: &Request) -> bool {
+        let Self::Only { hosts, local } = self else { return true };
+        let own = req.local_addr().as_socket_addr().map(|address| ip_host(address.ip()));
+        requested_host(req).is_some_and(|host| {
+            hosts.contains(&host) || (*local && is_local(&host)) || Some(&host) == own.as_ref()
+        })
+    }
+}
+
+impl<E: Endpoint<Output = Response>> Endpoint for AllowedHosts<E> {
+    type Output = Response;
+
+    async fn call(&self, req: Request) -> Result<Response> {
+        if self.hosts.allow(&req) {
+            return self.inner.call(req).await;
+        }
+        let id =
+            req.data::<RequestContext>().and_then(|context| context.request_id.clone()).unwrap_or_default();
+        let request = FailedRequest { id: &id, method: req.method(), uri: req.original_uri() };
+        Ok(render(&ApiError::UnknownHost.into(), &request, &self.catalog))
+    }
+}

@@ -1,0 +1,132 @@
+//! The hosts that requests may be for. Others are refused, so that a page cannot reach the server by a name of its own
+//! (DNS rebinding).
+
+use reqwest::Method;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use crate::support::{
+    TestApp,
+    app::Answer,
+    process::{production, run, saas, serving},
+    servers::{TestDatabase, unique},
+};
+
+const EVERYTHING: [&str; 7] = [
+    "/api/v1/health",
+    "/api/v1/users",
+    "/docs",
+    "/openapi.json",
+    "/account/reset-password",
+    "/dev/mail",
+    "/no/such/page",
+];
+
+async fn get(app: &TestApp, path: &str, host: &str) -> Answer {
+    Answer::of(app.at_root(Method::GET, path).header("host", host)).await
+}
+
+/// Sends a request as it is, and returns the response.
+async fn raw(app: &TestApp, head: &str) -> String {
+    let mut stream = TcpStream::connect(app.url.strip_prefix("http://").unwrap()).await.unwrap();
+    stream.write_all(format!("{head}\r\nConnection: close\r\n\r\n").as_bytes()).await.unwrap();
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await.unwrap();
+    response
+}
+
+#[tokio::test]
+async fn development_serves_the_names_of_this_machine_only() {
+    let app = TestApp::dev().await;
+    let foreign = [
+        "rebind.evil.example",
+        "localhost.evil.example:8000",
+        "127.0.0.1.evil.example",
+        "203.0.113.9",
+        "192.168.0.7:8000",
+        "evil.example@localhost",
+        "localhost@evil.example",
+    ];
+    for host in foreign {
+        for path in EVERYTHING {
+            let answer = get(&app, path, host).await;
+            answer.is_some_problem(421, "unknown_host");
+            assert_eq!(answer.header("x-content-type-options"), "nosniff");
+        }
+    }
+    for host in ["localhost:3000", "LOCALHOST", "app.localhost", "127.0.0.1:8000", "[::1]:8000", "localhost."]
+    {
+        assert_eq!(get(&app, "/api/v1/health", host).await.status, 200, "{host}");
+    }
+    let login = app.form("/auth/login", &[("username", "a@b.example"), ("password", "x")]);
+    Answer::of(login.header("host", "evil.example")).await.is_some_problem(421, "unknown_host");
+    let preflight = app.request(Method::OPTIONS, "/users").header("host", "evil.example");
+    let preflight =
+        preflight.header("origin", "http://localhost:3000").header("access-control-request-method", "GET");
+    Answer::of(preflight).await.is_some_problem(421, "unknown_host");
+}
+
+#[tokio::test]
+async fn a_request_names_exactly_one_host() {
+    let app = TestApp::dev().await;
+    for (head, status) in [
+        ("GET /api/v1/health HTTP/1.1\r\nHost: localhost", 200),
+        ("GET http://localhost/api/v1/health HTTP/1.1\r\nHost: localhost", 200),
+        ("GET /api/v1/health HTTP/1.1\r\nX-None: 1", 421),
+        ("GET /api/v1/health HTTP/1.1\r\nHost: ", 421),
+        ("GET /api/v1/health HTTP/1.1\r\nHost: localhost\r\nHost: evil.example", 421),
+        ("GET /api/v1/health HTTP/1.1\r\nHost: evil.example\r\nHost: localhost", 421),
+        ("GET http://evil.example/api/v1/health HTTP/1.1\r\nHost: localhost", 421),
+        ("GET http://localhost/api/v1/health HTTP/1.1\r\nHost: evil.example", 421),
+    ] {
+        let response = raw(&app, head).await;
+        assert!(response.starts_with(&format!("HTTP/1.1 {status}")), "{head}: {response}");
+    }
+}
+
+#[tokio::test]
+async fn production_serves_any_host_unless_some_are_named() {
+    let app = TestApp::start().await;
+    assert_eq!(get(&app, "/api/v1/health", "anything.example").await.status, 200);
+    assert!(raw(&app, "GET /api/v1/health HTTP/1.1\r\nX-None: 1").await.starts_with("HTTP/1.1 200"));
+
+    let app = TestApp::with(&[
+        "--allowed-hosts=api.example.com, [2001:db8::1]",
+        "--public-url=http://www.example.com",
+    ])
+    .await;
+    let own = app.url.strip_prefix("http://").unwrap().to_owned();
+    for host in ["API.example.com", "api.example.com:8443", "[2001:db8::1]", "www.example.com", &own] {
+        assert_eq!(get(&app, "/api/v1/health", host).await.status, 200, "{host}");
+    }
+    for host in ["example.com", "x.api.example.com", "localhost", "127.0.0.2", "[::1]"] {
+        for path in EVERYTHING {
+            get(&app, path, host).await.is_some_problem(421, "unknown_host");
+        }
+    }
+}
+
+#[tokio::test]
+async fn serve_reads_the_hosts_and_stays_healthy() {
+    let database = TestDatabase::migrated().await;
+    let command = async |hosts: &str| {
+        let args = ["serve", "--port", "0"];
+        let mut command = production(&args, &database, &format!("h{}", unique())).await;
+        command.env("ALLOWED_HOSTS", hosts);
+        command
+    };
+    let (_server, address) = serving(command(r#"["api.example.com"]"#).await).await;
+    let get = |host: &'static str| {
+        reqwest::Client::new().get(format!("http://{address}/api/v1/health")).header("host", host).send()
+    };
+    assert_eq!(get("api.example.com").await.unwrap().status(), 200);
+    assert_eq!(get("evil.example").await.unwrap().status(), 421);
+    let port = address.rsplit(':').next().unwrap();
+    run(saas(&["healthcheck", "--port", port])).await.succeeded();
+
+    for bad in ["*", "https://api.example.com", "api.example.com:443", "[]"] {
+        run(command(bad).await).await.failed(1, &["ALLOWED_HOSTS"]);
+    }
+}
