@@ -30,7 +30,7 @@ pub(super) async fn confirm_migrations(database: &Database) -> anyhow::Result<bo
     if pending.is_empty() {
         return Ok(false);
     }
-    let what = format!("{} pending migrations ({})", pending.len(), pending.join(", "));
+    let what = format!("pending migrations ({})", pending.join(", "));
     let location = database.location();
     if std::io::stdin().is_terminal() && std::io::stderr().is_terminal() {
         write!(
