@@ -10,8 +10,8 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context;
-use diesel::{ConnectionError, ConnectionResult};
+use anyhow::{Context, bail};
+use diesel::{ConnectionError, ConnectionResult, QueryableByName, sql_types::Text};
 use diesel_async::AsyncPgConnection;
 use secrecy::ExposeSecret;
 use tokio::net::UnixStream;
@@ -162,10 +162,26 @@ impl Target {
     }
 }
 
-/// Opens a connection to PostgreSQL outside the pool.
+/// Opens a connection to PostgreSQL outside the pool, for a command or the start of a server.
 ///
 /// # Errors
-/// If the settings are invalid, or the server cannot be reached or refuses the login.
+/// If the settings are invalid, the server cannot be reached or refuses the login, or the database cannot store all text.
 pub async fn connect(settings: &Database) -> anyhow::Result<AsyncPgConnection> {
-    Target::new(settings)?.connect().await.context("cannot connect to PostgreSQL")
+    use diesel_async::RunQueryDsl;
+    let mut conn = Target::new(settings)?.connect().await.context("cannot connect to PostgreSQL")?;
+    let setting = diesel::sql_query("SELECT current_setting('server_encoding') AS value");
+    let encoding = setting.get_result::<Setting>(&mut conn).await?.value;
+    if encoding != "UTF8" {
+        bail!(
+            "the database has the encoding {encoding}, which cannot store all names and addresses; create one with \
+             CREATE DATABASE name ENCODING 'UTF8' TEMPLATE template0, and name it in DATABASE_URL"
+        );
+    }
+    Ok(conn)
+}
+
+#[derive(QueryableByName)]
+struct Setting {
+    #[diesel(sql_type = Text)]
+    value: String,
 }

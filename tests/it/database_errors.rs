@@ -4,12 +4,16 @@ use diesel::{QueryableByName, sql_types::Integer};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use futures_util::future::join_all;
 use saas::{
-    db::Db,
+    db::{Db, migrations},
     error::{Error, Result},
 };
 use tokio::sync::Barrier;
 
-use crate::support::{TestApp, eventually, records::column};
+use crate::support::{
+    TestApp, eventually,
+    records::column,
+    servers::{TestDatabase, database_settings, unique},
+};
 
 #[derive(QueryableByName)]
 struct Backend {
@@ -115,4 +119,16 @@ async fn a_read_only_server_is_not_connected_to() {
     let url = format!("{}?target_session_attrs=any", app.database.url);
     let reader = TestApp::on(app.database.clone(), &[&format!("--database-url={url}")]).await;
     assert_eq!(reader.get("/users/me", Some(&user)).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_database_that_cannot_store_all_text_is_refused() {
+    let database = TestDatabase::empty().await;
+    let name = format!("latin1_{}", unique());
+    database.sql(&format!("CREATE DATABASE {name} ENCODING LATIN1 LOCALE 'C' TEMPLATE template0")).await;
+    let (server, _) = database.url.rsplit_once('/').unwrap();
+    let settings = database_settings(&format!("{server}/{name}"));
+    let error = migrations::up(&settings).await.unwrap_err().to_string();
+    assert!(error.contains("LATIN1") && error.contains("ENCODING 'UTF8'"), "{error}");
+    database.sql(&format!("DROP DATABASE {name}")).await;
 }
