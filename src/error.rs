@@ -48,7 +48,7 @@ pub enum Error {
     JobTooLarge { limit: usize },
     #[error("The job's arguments are nested too deeply")]
     JobTooDeep,
-    /// Input is invalid. Contains all invalid fields, not only the first.
+    /// Input is invalid. The message names the first three fields.
     #[error("Invalid input: {}", summary(.0))]
     Invalid(Vec<FieldError>),
     /// A dependency does not answer or is overloaded. The caller can retry.
@@ -80,6 +80,27 @@ pub enum Loc {
     Index(usize),
 }
 
+impl Loc {
+    /// Returns a step with the name of a field that a client may have chosen, shortened to [`MAX_NAME_CHARS`].
+    pub fn key(name: &str) -> Self {
+        Self::Key(shortened(name, MAX_NAME_CHARS))
+    }
+}
+
+/// The most characters of a field's name that an error repeats.
+pub const MAX_NAME_CHARS: usize = 64;
+
+/// The most invalid fields that the text of an error names.
+const MAX_SUMMARY_FIELDS: usize = 3;
+
+/// Returns a text of at most `max_chars` characters. If the text was longer, the last one is an ellipsis.
+pub fn shortened(text: &str, max_chars: usize) -> String {
+    match text.char_indices().nth(max_chars) {
+        None => text.to_owned(),
+        Some(_) => text.chars().take(max_chars.saturating_sub(1)).chain(['…']).collect(),
+    }
+}
+
 impl std::fmt::Display for FieldError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         for (i, step) in self.loc.iter().enumerate() {
@@ -94,7 +115,10 @@ impl std::fmt::Display for FieldError {
 }
 
 fn summary(errors: &[FieldError]) -> String {
-    let list: Vec<_> = errors.iter().map(ToString::to_string).collect();
+    let mut list: Vec<_> = errors.iter().take(MAX_SUMMARY_FIELDS).map(ToString::to_string).collect();
+    if errors.len() > MAX_SUMMARY_FIELDS {
+        list.push(format!("and {} more", errors.len() - MAX_SUMMARY_FIELDS));
+    }
     list.join("; ")
 }
 

@@ -12,21 +12,41 @@ use crate::{
 /// PostgreSQL's text cannot hold it.
 pub(super) const NUL_IN_TEXT: &str = "Text cannot contain the NUL character";
 
-/// Walks one value; the faults gather in `errors`.
+/// The most invalid fields that a response lists. A client chooses how many fields it sends, so it must not choose how
+/// many errors are built for it.
+pub(super) const MAX_FIELD_ERRORS: usize = 50;
+
+/// Walks one value and collects its faults, until there are more than a response lists.
 pub(super) struct Checker<'a> {
     registry: &'a Registry,
     path: Vec<Loc>,
-    pub(super) errors: Vec<FieldError>,
+    errors: Vec<FieldError>,
+    /// Whether there are more faults than `errors` may hold. The walk then ends.
+    is_full: bool,
     /// Whether an object may have fields that its schema does not name.
     lenient: bool,
 }
 
 impl<'a> Checker<'a> {
     pub(super) fn new(registry: &'a Registry, root: &str, lenient: bool) -> Self {
-        Self { registry, path: vec![Loc::Key(root.to_owned())], errors: Vec::new(), lenient }
+        Self { registry, path: vec![Loc::key(root)], errors: Vec::new(), is_full: false, lenient }
+    }
+
+    /// Returns the faults, at most [`MAX_FIELD_ERRORS`]. If there are more, the last entry says so.
+    pub(super) fn finish(mut self) -> Vec<FieldError> {
+        if self.is_full {
+            self.errors.truncate(MAX_FIELD_ERRORS - 1);
+            let msg = format!("More fields are invalid; only the first {} are listed", MAX_FIELD_ERRORS - 1);
+            self.errors.push(FieldError { loc: self.path, msg, kind: "too_many_errors" });
+        }
+        self.errors
     }
 
     fn fault(&mut self, kind: &'static str, msg: impl Into<String>) {
+        if self.errors.len() == MAX_FIELD_ERRORS {
+            self.is_full = true;
+            return;
+        }
         self.errors.push(FieldError { loc: self.path.clone(), msg: msg.into(), kind });
     }
 
@@ -74,17 +94,20 @@ impl<'a> Checker<'a> {
     fn object(&mut self, schema: &MetaSchema, fields: &serde_json::Map<String, Value>) {
         for name in &schema.required {
             if !fields.contains_key(*name) {
-                self.at(Loc::Key((*name).to_owned()), |this| this.fault("missing", "Field required"));
+                self.at(Loc::key(name), |this| this.fault("missing", "Field required"));
             }
         }
         for (name, value) in fields {
+            if self.is_full {
+                return;
+            }
             let known = schema.properties.iter().find(|(property, _)| property == name);
             match (known.map(|(_, property)| property).or(schema.additional_properties.as_deref()), known) {
                 // An optional field may be null, which is as good as absent.
                 (Some(_), Some(_)) if value.is_null() && !schema.required.contains(&name.as_str()) => {}
-                (Some(property), _) => self.at(Loc::Key(name.clone()), |this| this.check(property, value)),
+                (Some(property), _) => self.at(Loc::key(name), |this| this.check(property, value)),
                 (None, None) if !self.lenient => {
-                    self.at(Loc::Key(name.clone()), |this| {
+                    self.at(Loc::key(name), |this| {
                         this.fault("extra_forbidden", "This field is not known; check its spelling");
                     });
                 }
@@ -108,6 +131,9 @@ impl<'a> Checker<'a> {
         }
         if let Some(item_schema) = &schema.items {
             for (index, item) in items.iter().enumerate() {
+                if self.is_full {
+                    return;
+                }
                 self.at(Loc::Index(index), |this| this.check(item_schema, item));
             }
         }
@@ -187,12 +213,12 @@ pub(super) fn check_params(
         };
         let mut checker = Checker::new(registry, root, false);
         let value = given.iter().find(|(name, _)| *name == param.name).map(|(_, value)| value);
-        checker.at(Loc::Key(param.name.clone()), |this| match value {
+        checker.at(Loc::key(&param.name), |this| match value {
             Some(text) => this.check(&param.schema, &typed(registry, &param.schema, text)),
             None if param.required => this.fault("missing", "Field required"),
             None => {}
         });
-        errors.append(&mut checker.errors);
+        errors.extend(checker.finish());
     }
     errors
 }
@@ -220,5 +246,41 @@ pub(super) fn check_format(format: &str, text: &str) -> Result<(), &'static str>
         "email" => check_email(text),
         "password" => check_password(text),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use poem_openapi::types::Type;
+
+    use super::*;
+
+    #[test]
+    fn the_walk_ends_after_as_many_faults_as_a_response_lists() {
+        let registry = Registry::new();
+        let check = |schema: &MetaSchemaRef, value: &Value| {
+            let mut checker = Checker::new(&registry, "body", false);
+            checker.check(schema, value);
+            checker.finish()
+        };
+        let list = Vec::<bool>::schema_ref();
+        let errors = check(&list, &vec![0; 50].into());
+        assert_eq!((errors.len(), errors[49].kind), (50, "bool_type"));
+        // As far as the fault after the last that is listed, however many follow.
+        for faults in [51, 100_000] {
+            let errors = check(&list, &vec![0; faults].into());
+            assert_eq!(
+                (errors.len(), errors[48].kind, errors[49].kind),
+                (50, "bool_type", "too_many_errors")
+            );
+        }
+        let lists = Vec::<Vec<bool>>::schema_ref();
+        assert_eq!(check(&lists, &vec![vec![0; 1_000]; 1_000].into()).len(), 50);
+        let object = MetaSchemaRef::Inline(Box::new(MetaSchema::new("object")));
+        let fields = (0..1_000).map(|n| (format!("{n}{}", "é".repeat(1_000)), Value::Null));
+        let errors = check(&object, &Value::Object(fields.collect()));
+        assert_eq!(errors.len(), 50);
+        let Some(Loc::Key(name)) = errors[0].loc.last() else { panic!("{errors:?}") };
+        assert!(name.chars().count() == 64 && name.ends_with("é…"), "{name}");
     }
 }

@@ -4,10 +4,9 @@ use std::{
     any::{Any, TypeId},
     collections::HashMap,
     sync::{LazyLock, RwLock},
-    time::Duration,
 };
 
-use poem::{Request, RequestBody, Result as PoemResult, http::header, web::headers::HeaderValue};
+use poem::{Request, RequestBody, Result as PoemResult};
 use poem_openapi::{
     impl_apirequest_for_payload,
     payload::{Json, ParsePayload, Payload},
@@ -16,27 +15,26 @@ use poem_openapi::{
 };
 use serde_json::Value;
 
+use super::body_bytes::{BodyBytes, MAX_DECLARED_BYTES};
 use crate::{
     api::{
         problem::{ApiError, Result},
         validation::Checker,
     },
-    error::{Error, FieldError, Loc},
+    error::{FieldError, Loc},
 };
 
-/// The longest body that is read, in bytes.
-const MAX_BODY: usize = 1024 * 1024;
-/// How long a client may take to send a body.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// The longest body in bytes, unless the operation declares another limit.
+const MAX_BODY_BYTES: usize = 16 * 1024;
 
-/// A JSON body. Every field that is wrong is reported, and a field that is not known is refused.
-pub struct Body<T>(pub T);
+/// A JSON body of at most `MAX_BYTES`. Every field that is wrong is reported, and a field that is not known is refused.
+pub struct Body<T, const MAX_BYTES: usize = MAX_BODY_BYTES>(pub T);
 
-/// A form (`application/x-www-form-urlencoded`). Fields that are not known are ignored, as OAuth2 clients send
-/// some of their own (RFC 6749 section 3.2).
-pub struct Form<T>(pub T);
+/// A form (`application/x-www-form-urlencoded`) of at most `MAX_BYTES`. Fields that are not known are ignored, as OAuth2
+/// clients send some of their own (RFC 6749 section 3.2).
+pub struct Form<T, const MAX_BYTES: usize = MAX_BODY_BYTES>(pub T);
 
-impl<T: Type> Payload for Body<T> {
+impl<T: Type, const MAX_BYTES: usize> Payload for Body<T, MAX_BYTES> {
     const CONTENT_TYPE: &'static str = "application/json";
     fn check_content_type(content_type: &str) -> bool {
         <Json<T> as Payload>::check_content_type(content_type)
@@ -49,11 +47,12 @@ impl<T: Type> Payload for Body<T> {
     }
 }
 
-impl<T: ParseFromJSON + Any> ParsePayload for Body<T> {
+impl<T: ParseFromJSON + Any, const MAX_BYTES: usize> ParsePayload for Body<T, MAX_BYTES> {
     const IS_REQUIRED: bool = true;
 
     async fn from_request(request: &Request, body: &mut RequestBody) -> PoemResult<Self> {
-        let bytes = read(request, body, BODY_TIMEOUT).await?;
+        const { assert!(MAX_BYTES <= MAX_DECLARED_BYTES) };
+        let bytes = BodyBytes::read(request, body, MAX_BYTES).await?;
         if bytes.is_empty() {
             return Err(missing_body().into());
         }
@@ -63,9 +62,9 @@ impl<T: ParseFromJSON + Any> ParsePayload for Body<T> {
     }
 }
 
-impl_apirequest_for_payload!(Body<T>, T: ParseFromJSON + Any);
+impl_apirequest_for_payload!(Body<T, MAX_BYTES>, T: ParseFromJSON + Any, const MAX_BYTES: usize);
 
-impl<T: Type> Payload for Form<T> {
+impl<T: Type, const MAX_BYTES: usize> Payload for Form<T, MAX_BYTES> {
     const CONTENT_TYPE: &'static str = "application/x-www-form-urlencoded";
     fn check_content_type(content_type: &str) -> bool {
         content_type
@@ -81,47 +80,19 @@ impl<T: Type> Payload for Form<T> {
     }
 }
 
-impl<T: ParseFromJSON + Any> ParsePayload for Form<T> {
+impl<T: ParseFromJSON + Any, const MAX_BYTES: usize> ParsePayload for Form<T, MAX_BYTES> {
     const IS_REQUIRED: bool = true;
 
     async fn from_request(request: &Request, body: &mut RequestBody) -> PoemResult<Self> {
-        let bytes = read(request, body, BODY_TIMEOUT).await?;
+        const { assert!(MAX_BYTES <= MAX_DECLARED_BYTES) };
+        let bytes = BodyBytes::read(request, body, MAX_BYTES).await?;
         let fields =
             form_urlencoded::parse(&bytes).map(|(name, value)| (name.into_owned(), value.into())).collect();
         Ok(Self(parse(Value::Object(fields), true)?))
     }
 }
 
-impl_apirequest_for_payload!(Form<T>, T: ParseFromJSON + Any);
-
-async fn read(request: &Request, body: &mut RequestBody, timeout: Duration) -> Result<Vec<u8>> {
-    let announced = request.headers().get(header::CONTENT_LENGTH).and_then(length);
-    if announced.is_some_and(|length| length > MAX_BODY) {
-        return Err(ApiError::BodyTooLarge { limit: MAX_BODY });
-    }
-    let body = body.take().map_err(Error::internal)?;
-    let bytes = tokio::time::timeout(timeout, body.into_bytes_limit(MAX_BODY));
-    let bytes = bytes.await.map_err(|_| ApiError::BodyTimeout)?.map_err(|error| match error {
-        poem::error::ReadBodyError::PayloadTooLarge => ApiError::BodyTooLarge { limit: MAX_BODY },
-        other => ApiError::MalformedBody(format!("The body could not be read: {other}")),
-    })?;
-    Ok(bytes.into())
-}
-
-/// Reads the body into memory and puts it back, for an extractor that has to wait until the client has sent it.
-pub(super) async fn buffer(request: &Request, body: &mut RequestBody) -> Result<()> {
-    let headers = request.headers();
-    let has_body = headers.contains_key(header::TRANSFER_ENCODING)
-        || headers.get(header::CONTENT_LENGTH).and_then(length).is_some_and(|length| length > 0);
-    if has_body {
-        *body = RequestBody::new(poem::Body::from_vec(read(request, body, BODY_TIMEOUT).await?));
-    }
-    Ok(())
-}
-
-fn length(value: &HeaderValue) -> Option<usize> {
-    value.to_str().ok()?.parse().ok()
-}
+impl_apirequest_for_payload!(Form<T, MAX_BYTES>, T: ParseFromJSON + Any, const MAX_BYTES: usize);
 
 fn missing_body() -> ApiError {
     let loc = vec![Loc::Key("body".into())];
@@ -131,8 +102,9 @@ fn missing_body() -> ApiError {
 fn parse<T: ParseFromJSON + Any>(value: Value, lenient: bool) -> Result<T> {
     let mut checker = Checker::new(registry_of::<T>(), "body", lenient);
     checker.check(&T::schema_ref(), &value);
-    if !checker.errors.is_empty() {
-        return Err(ApiError::InvalidFields(checker.errors));
+    let errors = checker.finish();
+    if !errors.is_empty() {
+        return Err(ApiError::InvalidFields(errors));
     }
     // What the walk does not know of, the type itself still checks.
     T::parse_from_json(Some(value)).map_err(|error| {
@@ -156,22 +128,4 @@ fn registry_of<T: Type + Any>() -> &'static Registry {
         known.insert(id, registry);
     }
     registry
-}
-
-#[cfg(test)]
-mod tests {
-    use futures_util::stream;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn a_body_that_does_not_come_is_given_up() {
-        let nothing = stream::pending::<std::io::Result<Vec<u8>>>();
-        let request = Request::builder().body(poem::Body::from_bytes_stream(nothing));
-        let (request, mut body) = request.split();
-        assert!(matches!(
-            read(&request, &mut body, Duration::from_millis(50)).await,
-            Err(ApiError::BodyTimeout)
-        ));
-    }
 }

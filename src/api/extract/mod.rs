@@ -1,6 +1,7 @@
 //! What handlers take as arguments.
 
 mod body;
+mod body_bytes;
 mod paging;
 mod security_scheme;
 mod text;

@@ -10,7 +10,7 @@ use poem::{FromRequest, Request, RequestBody};
 use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions, registry::Registry};
 use uuid::Uuid;
 
-use super::{body::buffer, security_scheme};
+use super::{body_bytes::buffer, security_scheme};
 use crate::{
     api::{
         cookies,

@@ -18,6 +18,9 @@ use crate::{
     services::{self, actor::is_admin},
 };
 
+/// The longest document for `process-data`.
+const MAX_DOCUMENT_BYTES: usize = 64 * 1024;
+
 pub(in crate::api) struct Enqueue(pub(super) App);
 
 #[derive(Object)]
@@ -109,11 +112,13 @@ impl Enqueue {
     }
 
     /// Enqueue a document to be processed.
+    ///
+    /// The document has at most 64 KiB. Other bodies of the API have at most 16 KiB.
     #[oai(path = "/process-data", method = "post", operation_id = "enqueue_process_data")]
     async fn process_data(
         &self,
         CurrentUser(actor): CurrentUser,
-        Body(data): Body<BTreeMap<String, Value>>,
+        Body(data): Body<BTreeMap<String, Value>, MAX_DOCUMENT_BYTES>,
     ) -> Result<Json<Enqueued>> {
         let job = ProcessData { data: data.into_iter().collect() };
         self.enqueue(actor.context(), &job, "Data processing job enqueued", None).await

@@ -7,7 +7,16 @@ use poem_openapi::{
 use serde_json::Value;
 
 use super::error::ApiError;
-use crate::error::{FieldError, Loc};
+use crate::{
+    api::validation::MAX_FIELD_ERRORS,
+    error::{FieldError, Loc, MAX_NAME_CHARS, shortened},
+};
+
+// What a client sends must not set the size of what it is answered, whatever part of it an error repeats.
+const MAX_DETAIL_CHARS: usize = 600;
+const MAX_MSG_CHARS: usize = 200;
+/// Steps of the way to a field.
+const MAX_LOC_STEPS: usize = 8;
 
 /// What went wrong.
 #[derive(Object)]
@@ -24,7 +33,7 @@ pub struct Problem {
     code: String,
     /// Quote it when you ask for help.
     request_id: String,
-    /// Every field that is invalid.
+    /// Every field that is invalid, up to 50. If there are more, the last entry has the type `too_many_errors`.
     errors: Option<Vec<ProblemField>>,
 }
 
@@ -36,14 +45,16 @@ impl Problem {
         request_id: &str,
         fields: Vec<FieldError>,
     ) -> Self {
+        let fields = fields.into_iter().take(MAX_FIELD_ERRORS);
+        let fields: Vec<_> = fields.map(Into::into).collect();
         Self {
             kind: "about:blank".into(),
             title: status.canonical_reason().unwrap_or_default().into(),
             status: status.as_u16(),
-            detail,
+            detail: shortened(&detail, MAX_DETAIL_CHARS),
             code: code.into(),
             request_id: request_id.into(),
-            errors: (!fields.is_empty()).then(|| fields.into_iter().map(Into::into).collect()),
+            errors: (!fields.is_empty()).then_some(fields),
         }
     }
 }
@@ -74,10 +85,14 @@ pub struct ProblemField {
 impl From<FieldError> for ProblemField {
     fn from(error: FieldError) -> Self {
         let step = |step| match step {
-            Loc::Key(key) => Value::from(key),
+            Loc::Key(key) => Value::from(shortened(&key, MAX_NAME_CHARS)),
             Loc::Index(index) => Value::from(index),
         };
-        Self { loc: error.loc.into_iter().map(step).collect(), msg: error.msg, kind: error.kind.into() }
+        Self {
+            loc: error.loc.into_iter().take(MAX_LOC_STEPS).map(step).collect(),
+            msg: shortened(&error.msg, MAX_MSG_CHARS),
+            kind: error.kind.into(),
+        }
     }
 }
 

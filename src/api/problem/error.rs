@@ -24,6 +24,9 @@ pub enum ApiError {
     InvalidFields(Vec<FieldError>),
     #[error("Request body is larger than {limit} bytes")]
     BodyTooLarge { limit: usize },
+    /// The process holds as many bytes of request bodies as it may.
+    #[error("Too many request bodies are being read, try again in a moment")]
+    TooManyBodies,
     #[error("The request body did not arrive in time")]
     BodyTimeout,
     #[error("{0}")]

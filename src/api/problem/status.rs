@@ -14,6 +14,7 @@ impl ApiError {
             Self::UnknownHost => "unknown_host",
             Self::InvalidFields(_) => "validation_error",
             Self::BodyTooLarge { .. } => "too_large",
+            Self::TooManyBodies => "unavailable",
             Self::BodyTimeout => "request_timeout",
             Self::MalformedBody(_) => "malformed",
         }
@@ -29,6 +30,7 @@ impl ResponseError for ApiError {
             Self::UnknownHost => StatusCode::MISDIRECTED_REQUEST,
             Self::InvalidFields(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooManyBodies => StatusCode::SERVICE_UNAVAILABLE,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::MalformedBody(_) => StatusCode::BAD_REQUEST,
         }

@@ -1,0 +1,189 @@
+//! Reads request bodies within limits of size, time and memory.
+
+use std::{ops::Deref, time::Duration};
+
+use futures_util::{StreamExt, stream};
+use poem::{Request, RequestBody, http::header, web::headers::HeaderValue};
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use crate::{
+    api::problem::{ApiError, Result},
+    error::Error,
+};
+
+/// How long a client may take to send a body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The longest body that an operation may declare. [`buffer`] does not know the operation.
+pub(super) const MAX_DECLARED_BYTES: usize = 64 * 1024;
+
+/// One permit for each byte of the bodies that this process reads and parses at the same time.
+static BYTES_UNDER_WAY: Semaphore = Semaphore::const_new(64 * 1024 * 1024);
+
+/// A body that was read. Its bytes count as under way until it is dropped.
+pub(super) struct BodyBytes {
+    bytes: Vec<u8>,
+    permit: SemaphorePermit<'static>,
+}
+
+impl Deref for BodyBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl BodyBytes {
+    /// Reads a body of at most `max_bytes`.
+    ///
+    /// # Errors
+    /// [`ApiError::BodyTooLarge`]; [`ApiError::BodyTimeout`]; [`ApiError::TooManyBodies`] if the process reads as much as
+    /// it may; [`ApiError::MalformedBody`] if the client breaks off.
+    pub(super) async fn read(request: &Request, body: &mut RequestBody, max_bytes: usize) -> Result<Self> {
+        let read = Self::collect(request, body, max_bytes, &BYTES_UNDER_WAY);
+        in_time(BODY_TIMEOUT, read).await
+    }
+
+    async fn collect(
+        request: &Request,
+        body: &mut RequestBody,
+        max_bytes: usize,
+        under_way: &'static Semaphore,
+    ) -> Result<Self> {
+        let announced = request.headers().get(header::CONTENT_LENGTH).and_then(length);
+        if announced.is_some_and(|length| length > max_bytes) {
+            return Err(ApiError::BodyTooLarge { limit: max_bytes });
+        }
+        let mut chunks = body.take().map_err(Error::internal)?.into_bytes_stream();
+        let permits = |bytes: usize| {
+            let permits = u32::try_from(bytes).map_err(|_| ApiError::TooManyBodies)?;
+            under_way.try_acquire_many(permits).map_err(|_| ApiError::TooManyBodies)
+        };
+        // Memory follows what has arrived, not what was announced. A body never waits for permits, so bodies that are
+        // half read cannot block each other.
+        let mut read = Self { bytes: Vec::new(), permit: permits(0)? };
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk
+                .map_err(|error| ApiError::MalformedBody(format!("The body could not be read: {error}")))?;
+            if read.bytes.len() + chunk.len() > max_bytes {
+                return Err(ApiError::BodyTooLarge { limit: max_bytes });
+            }
+            read.permit.merge(permits(chunk.len())?);
+            read.bytes.extend_from_slice(&chunk);
+        }
+        Ok(read)
+    }
+}
+
+/// Reads the body into memory and puts it back, for an extractor that has to wait until the client has sent it.
+///
+/// # Errors
+/// As [`BodyBytes::read`].
+pub(super) async fn buffer(request: &Request, body: &mut RequestBody) -> Result<()> {
+    let headers = request.headers();
+    let announced = headers.get(header::CONTENT_LENGTH).and_then(length);
+    // The operation refuses a body that announces more, without reading it.
+    let is_expected = announced.is_some_and(|length| (1..=MAX_DECLARED_BYTES).contains(&length));
+    if is_expected || headers.contains_key(header::TRANSFER_ENCODING) {
+        let BodyBytes { bytes, permit } = BodyBytes::read(request, body, MAX_DECLARED_BYTES).await?;
+        let chunk = async move {
+            // The bytes count as under way until the operation takes them.
+            let _permit = permit;
+            Ok::<_, std::io::Error>(bytes)
+        };
+        *body = RequestBody::new(poem::Body::from_bytes_stream(stream::once(chunk)));
+    }
+    Ok(())
+}
+
+async fn in_time<T>(timeout: Duration, read: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(timeout, read).await.map_err(|_| ApiError::BodyTimeout)?
+}
+
+fn length(value: &HeaderValue) -> Option<usize> {
+    value.to_str().ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::{FutureExt, Stream};
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    const CHUNK: &[u8] = &[b'x'; 100];
+
+    fn request_of(chunks: impl Stream<Item = &'static [u8]> + Send + 'static) -> (Request, RequestBody) {
+        let chunks = chunks.map(Ok::<_, std::io::Error>);
+        Request::builder().body(poem::Body::from_bytes_stream(chunks)).split()
+    }
+
+    fn under_way(bytes: usize) -> &'static Semaphore {
+        Box::leak(Box::new(Semaphore::new(bytes)))
+    }
+
+    #[tokio::test]
+    async fn a_body_that_does_not_arrive_times_out() {
+        let (request, mut body) = request_of(stream::pending());
+        let read = BodyBytes::collect(&request, &mut body, 1_000, under_way(1_000));
+        let read = in_time(Duration::from_millis(50), read).await;
+        assert!(matches!(read, Err(ApiError::BodyTimeout)));
+    }
+
+    #[tokio::test]
+    async fn a_body_without_a_length_ends_at_the_limit() {
+        for (max_bytes, fits) in [(300, true), (299, false)] {
+            let (request, mut body) = request_of(stream::iter([CHUNK; 3]));
+            let read = BodyBytes::collect(&request, &mut body, max_bytes, under_way(10_000)).await;
+            assert_eq!(read.is_ok(), fits);
+            assert!(fits || matches!(read, Err(ApiError::BodyTooLarge { limit: 299 })));
+        }
+        // Also if it never ends.
+        let (request, mut body) = request_of(stream::repeat(CHUNK));
+        let read = BodyBytes::collect(&request, &mut body, 1_000, under_way(10_000)).await;
+        assert!(matches!(read, Err(ApiError::BodyTooLarge { .. })));
+    }
+
+    #[tokio::test]
+    async fn bodies_under_way_share_one_bound() {
+        let bound = under_way(250);
+        let one_chunk = || request_of(stream::iter([CHUNK]));
+        let (request, mut body) = one_chunk();
+        let held = BodyBytes::collect(&request, &mut body, 1_000, bound).await.unwrap();
+        assert_eq!((held.len(), bound.available_permits()), (100, 150));
+        let (request, mut body) = one_chunk();
+        drop(BodyBytes::collect(&request, &mut body, 1_000, bound).await.unwrap());
+        assert_eq!(bound.available_permits(), 150, "what was parsed is released");
+
+        let (request, mut body) = request_of(stream::iter([CHUNK; 2]));
+        let refused = BodyBytes::collect(&request, &mut body, 1_000, bound).await;
+        assert!(matches!(refused, Err(ApiError::TooManyBodies)));
+        assert_eq!(bound.available_permits(), 150, "what was refused is released");
+    }
+
+    #[tokio::test]
+    async fn a_buffered_body_counts_until_the_operation_takes_it() {
+        let (mut request, mut body) = request_of(stream::iter([CHUNK; 2]));
+        request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        buffer(&request, &mut body).await.unwrap();
+        let bound = under_way(1_000);
+        let read = BodyBytes::collect(&request, &mut body, 200, bound).await.unwrap();
+        assert_eq!((read.len(), bound.available_permits()), (200, 800));
+    }
+
+    #[tokio::test]
+    async fn a_client_that_hangs_up_releases_its_bytes() {
+        let bound = under_way(250);
+        let (send, receive) = mpsc::unbounded_channel();
+        send.send(CHUNK).unwrap();
+        let chunks = stream::unfold(receive, async |mut receive| Some((receive.recv().await?, receive)));
+        let (request, mut body) = request_of(Box::pin(chunks));
+        let mut read = Box::pin(BodyBytes::collect(&request, &mut body, 1_000, bound));
+        assert!(read.as_mut().now_or_never().is_none());
+        assert_eq!(bound.available_permits(), 150);
+        drop(read);
+        assert_eq!(bound.available_permits(), 250);
+        drop(send);
+    }
+}
