@@ -33,6 +33,9 @@ const POOL_SIZE: u32 = 8;
 /// A connection that was idle for longer is pinged before it is used.
 const PING_AFTER_IDLE: Duration = Duration::from_secs(1);
 
+/// How long the key of a probe is kept, in milliseconds.
+const PROBE_TTL_MS: u64 = 10_000;
+
 /// How long a circuit breaker stays open after a failure.
 const OPEN_FOR: Duration = Duration::from_secs(1);
 
@@ -85,6 +88,17 @@ impl RedisPool {
     /// [`Error::Unavailable`] if it does not.
     pub async fn ping(&self) -> Result<()> {
         let answer: RedisResult<()> = redis::cmd("PING").query_async(&mut self.clone()).await;
+        answer.map_err(unavailable)
+    }
+
+    /// Checks that Redis answers and accepts writes, within a third of the timeout. A full or read-only Redis answers, but
+    /// cannot be used. The key expires.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if it does not.
+    pub async fn probe(&self, key: &str) -> Result<()> {
+        let probe = Cmd::pset_ex(key, "", PROBE_TTL_MS);
+        let answer: RedisResult<()> = probe.query_async(&mut self.within(self.breaker.timeout)).await;
         answer.map_err(unavailable)
     }
 

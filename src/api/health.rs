@@ -64,7 +64,8 @@ struct Readiness {
     database: String,
     /// `ok`, `pending` or `error`.
     migrations: String,
-    /// `ok` or `error`.
+    /// `ok`, or `degraded` if Redis does not answer in time or refuses writes. Does not change the status: most
+    /// operations work without Redis.
     redis: String,
     /// Whether this process is shutting down.
     stopping: bool,
@@ -117,6 +118,11 @@ impl Health {
         ok("database", self.0.db.run(async |conn| Ok(one.get_result::<i32>(conn).await?)).await)
     }
 
+    async fn redis_works(&self) -> bool {
+        let key = format!("{}:health", self.0.config.redis.redis_key_prefix);
+        ok("redis", self.0.redis.probe(&key).await).is_some()
+    }
+
     /// Whether no migration is pending; `None` where the database does not say.
     async fn migrated(&self) -> Option<bool> {
         let ask =
@@ -148,21 +154,19 @@ impl Health {
         Answer::new(healthy, DatabaseHealth { status: status(healthy), database: state(healthy), result })
     }
 
-    /// Does Redis answer?
+    /// Does Redis answer and accept writes?
     #[oai(path = "/redis", method = "get", operation_id = "health_redis")]
     async fn redis(&self) -> Answer<RedisHealth> {
-        let healthy = ok("redis", self.0.redis.ping().await).is_some();
+        let healthy = self.redis_works().await;
         Answer::new(healthy, RedisHealth { status: status(healthy), redis: state(healthy) })
     }
 
-    /// May traffic be sent here? For a readiness probe: the database, its migrations, Redis, and not shutting
-    /// down.
+    /// May traffic be sent here? For a readiness probe: the database, its migrations, and not shutting down.
     #[oai(path = "/ready", method = "get", operation_id = "health_ready")]
     async fn ready(&self) -> Answer<Readiness> {
-        let (migrated, redis) = tokio::join!(self.migrated(), self.0.redis.ping());
-        let redis = ok("redis", redis).is_some();
+        let (migrated, redis) = tokio::join!(self.migrated(), self.redis_works());
         let stopping = self.0.is_stopping();
-        let healthy = migrated == Some(true) && redis && !stopping;
+        let healthy = migrated == Some(true) && !stopping;
         let migrations = match migrated {
             Some(true) => "ok",
             Some(false) => "pending",
@@ -174,7 +178,7 @@ impl Health {
                 status: status(healthy),
                 database: state(migrated.is_some()),
                 migrations: migrations.into(),
-                redis: state(redis),
+                redis: if redis { "ok" } else { "degraded" }.into(),
                 stopping,
             },
         )
