@@ -13,6 +13,7 @@ use anyhow::Context;
 use uuid::Uuid;
 
 use crate::{
+    attempts::Attempts,
     cache::Cache,
     config::{self, Config, secret},
     db::{Db, RecentReads},
@@ -33,6 +34,8 @@ pub struct Inner {
     pub config: Config,
     pub db: Db,
     pub redis: RedisPool,
+    /// Counts failed attempts at passwords and codes, and requests for mails.
+    pub attempts: Attempts,
     pub cache: Cache,
     /// Cached sessions and their users, by session id.
     pub identities: RecentReads<Uuid, Identity>,
@@ -62,6 +65,7 @@ impl App {
             secret(&auth.two_factor_key).into_iter().chain(secret(&auth.two_factor_key_previous));
         let redis = RedisPool::new(&config.redis).context("cannot set up the Redis pool")?;
         Ok(Self(Arc::new(Inner {
+            attempts: Attempts::new(redis.clone(), &config.redis.redis_key_prefix, &key),
             cache: Cache::new(redis.clone(), &config.redis.redis_key_prefix),
             identities: RecentReads::new(Duration::from_millis(auth.identity_cache_ms)),
             db: Db::new(&config.database)?,

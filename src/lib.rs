@@ -11,11 +11,12 @@
 //! |---|---|---|
 //! | [`cli`] | one file per subcommand | everything |
 //! | [`api`] | one file per resource: contract types and operations | services, models, jobs, queue, app, db, security, context |
-//! | [`services`] | business rules that span queries, and the transaction | models, queue, security, app, cache, db, mail, context |
+//! | [`services`] | business rules that span queries, and the transaction | models, queue, security, app, attempts, cache, db, mail, context |
 //! | [`jobs`] | the tasks, one file each, and the list of them | services, models, app, mail, queue, context |
 //! | [`queue`] | the job engine, which depends on Redis only | |
 //! | [`models`] | the tables and their queries | schema |
-//! | [`app`] | the composition root | cache, db, queue, mail, security, models |
+//! | [`app`] | the composition root | attempts, cache, db, queue, mail, security, models |
+//! | [`attempts`] | counters of attempts, in Redis and in the process | |
 //! | [`cache`] | typed cache-aside over Redis | |
 //! | [`context`] | the request that a service works for | queue |
 //! | [`db`] | the PostgreSQL pool, transactions, migrations | |
@@ -29,6 +30,7 @@
 
 pub mod api;
 pub mod app;
+pub mod attempts;
 pub mod cache;
 pub mod cli;
 pub mod config;

@@ -73,6 +73,8 @@ diesel::table! {
         secret -> Bytea,
         confirmed_at -> Nullable<Timestamptz>,
         last_step -> Int8,
+        failures -> Int4,
+        failures_since -> Timestamptz,
     }
 }
 

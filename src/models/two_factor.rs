@@ -1,7 +1,7 @@
 //! The tables `two_factor` and `recovery_codes`.
 
-use chrono::{DateTime, Utc};
-use diesel::prelude::*;
+use chrono::{DateTime, Duration, Utc};
+use diesel::{prelude::*, sql_types::Interval};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use super::now;
@@ -61,6 +61,42 @@ impl TwoFactor {
             .execute(&mut conn)
             .await?;
         Ok(updated == 1)
+    }
+
+    /// Counts an attempt as failed, until [`reset_failures`](Self::reset_failures). Returns `None` if it is allowed. If the
+    /// user has had `max_failures` within `window`, returns when that is over, and counts nothing.
+    ///
+    /// Call it outside of the transaction that verifies the code: the attempt must stay counted if that is rolled back.
+    pub async fn count_attempt(
+        mut conn: &AsyncPgConnection,
+        user_id: i64,
+        max_failures: i32,
+        window: Duration,
+    ) -> QueryResult<Option<DateTime<Utc>>> {
+        let row = two_factor::table.find(user_id);
+        let is_over = two_factor::failures_since.le(now() - window.into_sql::<Interval>());
+        let begun = diesel::update(row.filter(is_over))
+            .set((two_factor::failures.eq(1), two_factor::failures_since.eq(now())))
+            .execute(&mut conn)
+            .await?;
+        if begun == 1 {
+            return Ok(None);
+        }
+        let counted = diesel::update(row.filter(two_factor::failures.lt(max_failures)))
+            .set(two_factor::failures.eq(two_factor::failures + 1))
+            .execute(&mut conn)
+            .await?;
+        if counted == 1 {
+            return Ok(None);
+        }
+        let since = row.select(two_factor::failures_since).first(&mut conn).await.optional()?;
+        Ok(since.map(|since: DateTime<Utc>| since + window))
+    }
+
+    /// Forgets the failures of a user.
+    pub async fn reset_failures(mut conn: &AsyncPgConnection, user_id: i64) -> QueryResult<usize> {
+        let failed = two_factor::table.find(user_id).filter(two_factor::failures.gt(0));
+        diesel::update(failed).set(two_factor::failures.eq(0)).execute(&mut conn).await
     }
 
     /// Deletes the secret and the recovery codes of a user. Returns whether the second factor was enabled.

@@ -128,7 +128,7 @@ pub async fn second_factor(
     let user =
         app.db.run(async |conn| Ok(OneTimeToken::owner(conn, &hash, Purpose::SecondFactor).await?)).await?;
     let user = user.filter(|user| user.is_active).ok_or(Error::InvalidCode)?;
-    let attempt = Throttle::challenge(app, context, &user.email).await?;
+    let attempt = Throttle::code(app, context, &user.email).await?;
     // Outside the transaction below: the attempt must stay counted if that is rolled back.
     let is_allowed = app
         .db
@@ -139,9 +139,11 @@ pub async fn second_factor(
     if !is_allowed {
         return Err(Error::InvalidCode);
     }
+    two_factor::count_attempt(app, user.id).await?;
     let granted = change_without_actor(app, context, async |tx| {
         let user = lock_and_reactivate(tx, &user).await?;
         two_factor::verify_code(app, tx, &user, code).await?;
+        TwoFactor::reset_failures(tx, user.id).await?;
         OneTimeToken::consume(tx, &hash, Purpose::SecondFactor).await?.ok_or(Error::InvalidCode)?;
         sessions::open(app, tx, &user, true).await
     })

@@ -65,7 +65,7 @@ pub async fn change_password(app: &App, actor: &Actor, current: String, new: Str
 ///
 /// # Errors
 /// [`Error::WrongPassword`]; [`Error::Invalid`] if the address is the current one; [`Error::TooManyAttempts`] after
-/// failed attempts or too many mails; [`Error::Unavailable`] without Redis.
+/// failed attempts or too many mails.
 pub async fn change_email(app: &App, actor: &Actor, new_email: &str, password: String) -> Result<()> {
     let user = actor.user();
     confirm_password(app, actor, password).await?;

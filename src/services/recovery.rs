@@ -21,6 +21,7 @@ use crate::{
     models::{
         one_time_token::{OneTimeToken, Purpose},
         session::Session,
+        two_factor::TwoFactor,
         user::{User, UserChanges},
     },
     security,
@@ -30,7 +31,7 @@ use crate::{
 /// on that.
 ///
 /// # Errors
-/// [`Error::TooManyAttempts`] if the client asks for too many mails; [`Error::Unavailable`] without Redis.
+/// [`Error::TooManyAttempts`] if the client asks for too many mails.
 pub async fn resend_verification(app: &App, context: &RequestContext, email: &str) -> Result<()> {
     let email = normalize_email(email);
     request_link(
@@ -209,6 +210,8 @@ async fn set_password(
             Entry::by_self(user.id, Action::UserDeletionCancelled).write(tx).await?;
         }
         if request.purpose == Purpose::ResetPassword {
+            // Those who knew the old password cannot make the owner wait any more.
+            TwoFactor::reset_failures(tx, user.id).await?;
             OutboxMessage::notice(&after, Notice::PasswordReset).send(tx).await?;
         }
         Ok(after)

@@ -4,59 +4,68 @@
 //! before, only failures from that network count. So an attacker elsewhere cannot delay the owner (OWASP ASVS 5, 6.1.1
 //! and 6.3.1).
 //!
-//! Without Redis nothing is counted. Passwords are still accepted, because hashing limits them to a few a second. Codes
-//! outside a login challenge and mails have no other limit, so they are refused.
+//! While Redis does not count, each process counts by itself, by the same rules; for mails by stricter ones. So these
+//! limits do not depend on Redis.
 
 use std::{
     fmt,
     net::{IpAddr, Ipv6Addr},
-    sync::LazyLock,
 };
-
-use redis::Script;
 
 use crate::{
     app::App,
+    attempts::{Counter, Operation, Rule},
     context::RequestContext,
     error::{Error, Result},
     models::{one_time_token::Purpose, session::Session},
-    security,
 };
 
-static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("throttle.lua")));
-
-/// A rule by which failures are counted.
-struct Rule {
-    /// Part of the Redis key.
-    name: &'static str,
-    /// Attempts before the first wait.
-    free_attempts: u32,
-    max_wait_seconds: u32,
-    /// The counter expires this long after the last failure.
-    ttl_seconds: u32,
-}
-
 /// Attempts at one account from one client network.
-const PER_ACCOUNT_AND_CLIENT: Rule =
-    Rule { name: "pair", free_attempts: 5, max_wait_seconds: 300, ttl_seconds: 86_400 };
+static PER_ACCOUNT_AND_CLIENT: Rule = Rule {
+    name: "pair",
+    free_attempts: 5,
+    free_attempts_without_redis: 5,
+    max_wait_seconds: 300,
+    ttl_seconds: 86_400,
+};
 /// Attempts at one account from all client networks.
-const PER_ACCOUNT: Rule =
-    Rule { name: "account", free_attempts: 20, max_wait_seconds: 60, ttl_seconds: 86_400 };
+static PER_ACCOUNT: Rule = Rule {
+    name: "account",
+    free_attempts: 20,
+    free_attempts_without_redis: 20,
+    max_wait_seconds: 60,
+    ttl_seconds: 86_400,
+};
 /// Attempts at all accounts from one client network.
-const PER_CLIENT: Rule =
-    Rule { name: "address", free_attempts: 100, max_wait_seconds: 60, ttl_seconds: 3_600 };
+static PER_CLIENT: Rule = Rule {
+    name: "address",
+    free_attempts: 100,
+    free_attempts_without_redis: 100,
+    max_wait_seconds: 60,
+    ttl_seconds: 3_600,
+};
 /// Mails of one purpose to one email address. The longest wait is shorter than the lifetime of the links, so a user who
 /// cannot ask for a new link has a valid one.
-const MAILS_PER_RECIPIENT: Rule =
-    Rule { name: "mailbox", free_attempts: 3, max_wait_seconds: 900, ttl_seconds: 86_400 };
+static MAILS_PER_RECIPIENT: Rule = Rule {
+    name: "mailbox",
+    free_attempts: 3,
+    free_attempts_without_redis: 1,
+    max_wait_seconds: 900,
+    ttl_seconds: 86_400,
+};
 /// Mails that one client network asks for.
-const MAILS_PER_CLIENT: Rule =
-    Rule { name: "mailer", free_attempts: 30, max_wait_seconds: 600, ttl_seconds: 3_600 };
+static MAILS_PER_CLIENT: Rule = Rule {
+    name: "mailer",
+    free_attempts: 30,
+    free_attempts_without_redis: 10,
+    max_wait_seconds: 600,
+    ttl_seconds: 3_600,
+};
 
 /// One attempt and the counters that limit it.
 pub struct Throttle<'a> {
     app: &'a App,
-    keys: Vec<(&'static Rule, String)>,
+    counters: Vec<Counter>,
 }
 
 impl<'a> Throttle<'a> {
@@ -70,15 +79,12 @@ impl<'a> Throttle<'a> {
         Ok(attempt)
     }
 
-    /// Checks that the attempt is allowed now. Without Redis it is.
+    /// Checks that the attempt is allowed now.
     ///
     /// # Errors
     /// [`Error::TooManyAttempts`] while a wait is running.
     pub async fn check(&self) -> Result<()> {
-        match self.run_script("check").await {
-            Ok(0) | Err(_) => Ok(()),
-            Ok(retry_after) => Err(Error::TooManyAttempts { retry_after }),
-        }
+        self.run(Operation::Check).await
     }
 
     /// Counts an attempt with a code of the account with this address.
@@ -87,25 +93,11 @@ impl<'a> Throttle<'a> {
     /// the limit. Codes and passwords have separate counters: a correct password must not reset the counter of codes.
     ///
     /// # Errors
-    /// [`Error::TooManyAttempts`] while a wait is running; [`Error::Unavailable`] without Redis.
+    /// [`Error::TooManyAttempts`] while a wait is running.
     pub async fn code(app: &'a App, context: &RequestContext, email: &str) -> Result<Self> {
         let attempt = Self::account(app, context, &format!("code of {email}"), email).await?;
-        match attempt.run_script("acquire").await? {
-            0 => Ok(attempt),
-            retry_after => Err(Error::TooManyAttempts { retry_after }),
-        }
-    }
-
-    /// As [`Self::code`], for a login challenge. Without Redis the attempt is allowed: the challenge itself limits how
-    /// many codes can be tried.
-    ///
-    /// # Errors
-    /// [`Error::TooManyAttempts`] while a wait is running.
-    pub async fn challenge(app: &'a App, context: &RequestContext, email: &str) -> Result<Self> {
-        match Self::code(app, context, email).await {
-            Err(Error::Unavailable { what: "Redis", .. }) => Ok(Self { app, keys: Vec::new() }),
-            result => result,
-        }
+        attempt.run(Operation::Acquire).await?;
+        Ok(attempt)
     }
 
     /// Resets the password counters of an account for this client, after its owner has proven their identity.
@@ -116,7 +108,7 @@ impl<'a> Throttle<'a> {
     }
 
     async fn account(app: &'a App, context: &RequestContext, subject: &str, email: &str) -> Result<Self> {
-        let (id, network) = (key_hash(subject), ClientNetwork::of(context));
+        let network = ClientNetwork::of(context);
         let is_known = match &network {
             Some(network) => {
                 let cidr = network.cidr();
@@ -125,12 +117,13 @@ impl<'a> Throttle<'a> {
             None => false,
         };
         let network = network.map(|network| network.to_string());
-        let mut keys = vec![(&PER_ACCOUNT_AND_CLIENT, format!("{id}:{}", network.as_deref().unwrap_or("-")))];
+        let pair = format!("{subject}\0{}", network.as_deref().unwrap_or_default());
+        let mut counters = vec![app.attempts.counter(&PER_ACCOUNT_AND_CLIENT, &pair)];
         if !is_known {
-            keys.push((&PER_ACCOUNT, id));
-            keys.extend(network.map(|network| (&PER_CLIENT, network)));
+            counters.push(app.attempts.counter(&PER_ACCOUNT, subject));
+            counters.extend(network.map(|network| app.attempts.counter(&PER_CLIENT, &network)));
         }
-        Ok(Self { app, keys })
+        Ok(Self { app, counters })
     }
 
     /// Counts a request for a mail of this purpose to `email`. Returns the seconds until such a mail may be sent, 0 for
@@ -139,57 +132,34 @@ impl<'a> Throttle<'a> {
     /// An anonymous client must not learn the wait: it shows that others have asked for mails to this address.
     ///
     /// # Errors
-    /// [`Error::TooManyAttempts`] if the client asks for too many mails; [`Error::Unavailable`] without Redis.
-    pub async fn mail(app: &'a App, context: &RequestContext, purpose: Purpose, email: &str) -> Result<u64> {
-        let by_client = ClientNetwork::of(context).map(|network| (&MAILS_PER_CLIENT, network.to_string()));
-        match (Self { app, keys: by_client.into_iter().collect() }).run_script("acquire").await? {
-            0 => {
-                let recipient = format!("{}:{}", purpose.as_str(), key_hash(email));
-                Self { app, keys: vec![(&MAILS_PER_RECIPIENT, recipient)] }.run_script("acquire").await
-            }
-            retry_after => Err(Error::TooManyAttempts { retry_after }),
+    /// [`Error::TooManyAttempts`] if the client asks for too many mails.
+    pub async fn mail(app: &App, context: &RequestContext, purpose: Purpose, email: &str) -> Result<u64> {
+        if let Some(network) = ClientNetwork::of(context) {
+            let by_client = vec![app.attempts.counter(&MAILS_PER_CLIENT, &network.to_string())];
+            Throttle { app, counters: by_client }.run(Operation::Acquire).await?;
         }
+        let recipient = format!("{}\0{email}", purpose.as_str());
+        let recipient = app.attempts.counter(&MAILS_PER_RECIPIENT, &recipient);
+        Ok(app.attempts.run(Operation::Acquire, &[recipient]).await)
     }
 
     /// Counts the attempt as failed.
     pub async fn record_failure(&self) {
-        // `run_script` logs an error.
-        let _ = self.run_script("fail").await;
+        self.app.attempts.run(Operation::Fail, &self.counters).await;
     }
 
     /// Resets the counters of the account. The counter of the client network stays: it also counts other accounts.
     pub async fn record_success(mut self) {
-        self.keys.retain(|(rule, _)| rule.name != PER_CLIENT.name);
-        let _ = self.run_script("reset").await;
+        self.counters.retain(|counter| counter.rule.name != PER_CLIENT.name);
+        self.app.attempts.run(Operation::Reset, &self.counters).await;
     }
 
-    async fn run_script(&self, operation: &str) -> Result<u64> {
-        if self.keys.is_empty() {
-            return Ok(0);
+    async fn run(&self, operation: Operation) -> Result<()> {
+        match self.app.attempts.run(operation, &self.counters).await {
+            0 => Ok(()),
+            retry_after => Err(Error::TooManyAttempts { retry_after }),
         }
-        let prefix = &self.app.config.redis.redis_key_prefix;
-        let mut invocation = SCRIPT.prepare_invoke();
-        for (rule, id) in &self.keys {
-            invocation.key(format!("{prefix}:throttle:{}:{id}", rule.name));
-        }
-        invocation.arg(operation);
-        for (rule, _) in &self.keys {
-            invocation.arg(rule.free_attempts).arg(rule.max_wait_seconds).arg(rule.ttl_seconds);
-        }
-        let wait = self.app.redis.try_invoke(&invocation).await;
-        wait.inspect_err(|error| {
-            tracing::warn!(
-                error = crate::error::chain(error),
-                operation,
-                "cannot read or write rate limits in Redis: attempts are not counted"
-            )
-        })
     }
-}
-
-/// Returns the part of a key for an account: a hash, because the names of keys must not contain email addresses.
-fn key_hash(subject: &str) -> String {
-    security::hex(&security::hash(subject)[..16])
 }
 
 /// The network that a request comes from: an IPv4 address, or an IPv6 /64, since each subscriber has 2^64 addresses.

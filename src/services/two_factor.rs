@@ -1,6 +1,7 @@
 //! Two-factor authentication with codes of an authenticator (TOTP, RFC 6238), and recovery codes for a lost
 //! authenticator.
 
+use chrono::Duration;
 use diesel_async::AsyncPgConnection;
 use totp_rs::{Builder, Secret, Totp};
 
@@ -25,6 +26,12 @@ use crate::{
 };
 
 const RECOVERY_CODE_COUNT: usize = 10;
+
+/// Wrong codes of one user within [`FAILURE_WINDOW`], over all challenges and operations. At this rate, a code of six
+/// digits is guessed after several months. Only a client that knows the password or has a session gets here, so a
+/// stranger cannot make the owner wait.
+const MAX_FAILURES: i32 = 10;
+const FAILURE_WINDOW: Duration = Duration::minutes(15);
 
 /// The state of a user's two-factor authentication.
 pub struct Status {
@@ -92,7 +99,7 @@ const ALREADY_ENABLED: Error = Error::Conflict("Two-factor authentication is alr
 ///
 /// # Errors
 /// [`Error::InvalidCode`]; [`Error::TooManyAttempts`] after failed attempts; [`Error::Conflict`] without a secret from
-/// [`begin`], or if the second factor is already enabled; [`Error::Unavailable`] without Redis.
+/// [`begin`], or if the second factor is already enabled.
 pub async fn confirm(app: &App, actor: &Actor, code: &str) -> Result<Vec<String>> {
     let session = actor.session().id;
     throttled(app, actor, async |tx: &Tx<'_>, user: &User| {
@@ -117,7 +124,7 @@ pub async fn confirm(app: &App, actor: &Actor, code: &str) -> Result<Vec<String>
 /// Disables the second factor, which requires a code.
 ///
 /// # Errors
-/// [`Error::InvalidCode`]; [`Error::TooManyAttempts`] after failed attempts; [`Error::Unavailable`] without Redis.
+/// [`Error::InvalidCode`]; [`Error::TooManyAttempts`] after failed attempts.
 pub async fn disable(app: &App, actor: &Actor, code: &str) -> Result<()> {
     throttled(app, actor, async |tx: &Tx<'_>, user: &User| {
         verify_code(app, tx, user, code).await?;
@@ -163,15 +170,37 @@ async fn throttled<T>(
 ) -> Result<T> {
     let user = actor.user();
     let attempt = Throttle::code(app, actor.context(), &user.email).await?;
+    count_attempt(app, user.id).await?;
     let checked = async |tx: &Tx<'_>, locked: &LockedUsers| {
         let user = locked.actor_with_password_of(user).map_err(|_| Error::InvalidToken)?;
-        work.clone()(tx, user).await
+        let result = work.clone()(tx, user).await?;
+        TwoFactor::reset_failures(tx, user.id).await?;
+        Ok(result)
     };
     let result = change(app, actor, Affected::Actor, checked).await;
     if result.is_ok() {
         attempt.record_success().await;
     }
     result
+}
+
+/// Counts an attempt with a code as failed, until [`TwoFactor::reset_failures`]. PostgreSQL counts, so this bound holds
+/// without Redis, and for all replicas together.
+///
+/// # Errors
+/// [`Error::TooManyAttempts`] if the user has had too many failures.
+pub async fn count_attempt(app: &App, user_id: i64) -> Result<()> {
+    let over = app
+        .db
+        .run(async |conn| Ok(TwoFactor::count_attempt(conn, user_id, MAX_FAILURES, FAILURE_WINDOW).await?));
+    match over.await? {
+        None => Ok(()),
+        Some(over) => {
+            let seconds = (over - chrono::Utc::now()).num_seconds().clamp(1, FAILURE_WINDOW.num_seconds());
+            tracing::warn!(user_id, "too many wrong codes: codes of this user are refused for a while");
+            Err(Error::TooManyAttempts { retry_after: seconds.unsigned_abs() })
+        }
+    }
 }
 
 /// Verifies a code of the authenticator or a recovery code. Each code can be used once.

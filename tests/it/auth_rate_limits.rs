@@ -203,22 +203,6 @@ async fn a_stolen_session_cannot_guess_the_password() {
 }
 
 #[tokio::test]
-async fn smoke_without_redis_users_can_sign_in_without_limits() {
-    let app = TestApp::with(&["--redis-url=redis://127.0.0.1:1/", "--redis-timeout-ms=200"]).await;
-    let user = app.user().await;
-    for _ in 0..6 {
-        app.login(&user.email, WRONG).await.is_some_problem(401, "bad_credentials");
-    }
-    assert_eq!(app.login(&user.email, PASSWORD).await.status, 200);
-    // These operations have no other limit.
-    for path in ["/auth/forgot-password", "/auth/verify-email/resend"] {
-        let answer = app.post(path, None, json!({ "email": user.email })).await;
-        answer.is_problem(503, "unavailable", "Redis is unavailable, try again in a moment");
-    }
-    assert_eq!(column(&app.database, "SELECT count(*) FROM outbox").await, ["0"]);
-}
-
-#[tokio::test]
 async fn a_login_replaces_a_hash_with_a_lower_cost() {
     let app = TestApp::start().await;
     let user = app.user().await;

@@ -20,6 +20,7 @@ mod audit;
 mod auth_cookies;
 mod auth_links;
 mod auth_rate_limits;
+mod auth_redis;
 mod auth_sessions;
 mod auth_two_factor;
 mod cache;

@@ -1,0 +1,1 @@
+ALTER TABLE two_factor DROP COLUMN failures_since, DROP COLUMN failures;

@@ -1,0 +1,63 @@
+#!lua flags=allow-oom
+-- Counts failed attempts, and returns how long the next attempt has to wait. Runs when Redis is full: a client that fills
+-- Redis must not stop the counting.
+--
+-- KEYS: one set of counters per rule. A set has WAYS entries, each a hash with the fields `id` (of the counter), `count`
+-- (failures), `until` (end of the wait, Unix time in seconds) and `expires`. A new counter replaces the entry with the
+-- fewest failures, so the number of keys is bounded. Entries have no time to live: a Redis that evicts keys with one must
+-- not evict these.
+-- ARGV[1]: the operation. Then four arguments per key: id of the counter, attempts before the first wait, longest wait in
+-- seconds, and seconds from the last failure to the expiry of the entry.
+-- `check`: counts nothing.
+-- `acquire`: counts the attempt as failed if it is allowed.
+-- `fail`: counts a failure. After the free attempts, each failure doubles the wait up to the longest.
+-- `reset`: deletes the counters.
+-- Returns the seconds to wait: 0 if an attempt is allowed, and for `fail` and `reset`.
+local WAYS = 4
+local now = redis.call('TIME')
+now = tonumber(now[1]) + tonumber(now[2]) / 1e6
+
+-- Returns the key of the entry, or of the entry to replace, and the failures and the end of the wait.
+local function find(set, id)
+    local free, fewest
+    for way = 1, WAYS do
+        local key = set .. ':' .. way
+        local entry = redis.call('HMGET', key, 'id', 'count', 'until', 'expires')
+        local is_live = entry[1] and tonumber(entry[4]) > now
+        local count = is_live and tonumber(entry[2]) or 0
+        if is_live and entry[1] == id then
+            return key, count, tonumber(entry[3] or '0')
+        end
+        if not fewest or count < fewest then
+            free, fewest = key, count
+        end
+    end
+    return free, 0, 0
+end
+
+local operation, wait = ARGV[1], 0
+local entries = {}
+for i, set in ipairs(KEYS) do
+    local key, count, ends = find(set, ARGV[4 * i - 2])
+    entries[i] = { key = key, count = count }
+    if operation == 'check' or operation == 'acquire' then
+        wait = math.max(wait, math.ceil(ends - now))
+    end
+end
+for i, entry in ipairs(entries) do
+    local id, free = ARGV[4 * i - 2], tonumber(ARGV[4 * i - 1])
+    local longest, ttl = tonumber(ARGV[4 * i]), tonumber(ARGV[4 * i + 1])
+    if operation == 'reset' and entry.count > 0 then
+        redis.call('DEL', entry.key)
+    elseif operation == 'fail' or (operation == 'acquire' and wait == 0) then
+        if entry.count == 0 then
+            redis.call('DEL', entry.key)
+        end
+        local count = entry.count + 1
+        redis.call('HSET', entry.key, 'id', id, 'count', count, 'expires', now + ttl)
+        if count >= free then
+            redis.call('HSET', entry.key, 'until', now + math.min(longest, 2 ^ math.min(count - free, 30)))
+        end
+    end
+end
+return wait

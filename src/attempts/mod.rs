@@ -1,0 +1,126 @@
+//! Counters of attempts: in Redis for all replicas, and in the process while Redis does not count.
+//!
+//! Both hold a fixed number of counters, so clients cannot fill memory by failing often. If there are more subjects than
+//! counters, those with the fewest failures are forgotten. Which counters compete depends on `SECRET_KEY`, so a client
+//! cannot choose whose counter is forgotten.
+
+mod local;
+
+use std::sync::{Arc, LazyLock};
+
+use aws_lc_rs::hmac;
+use redis::Script;
+
+use self::local::LocalCounters;
+use crate::{error::Result, redis_pool::RedisPool};
+
+static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("attempts.lua")));
+
+/// Sets of counters of each rule in Redis. A set has four.
+const SETS: u16 = 4_096;
+
+/// A rule by which failures are counted.
+pub struct Rule {
+    /// Part of the Redis key.
+    pub name: &'static str,
+    /// Attempts before the first wait.
+    pub free_attempts: u32,
+    /// The same while each process counts by itself.
+    pub free_attempts_without_redis: u32,
+    pub max_wait_seconds: u32,
+    /// The counter expires this long after the last failure.
+    pub ttl_seconds: u32,
+}
+
+/// The counter of one subject, such as an account or a network.
+pub struct Counter {
+    pub rule: &'static Rule,
+    id: u64,
+    set: u16,
+}
+
+/// What to do with counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Counts nothing.
+    Check,
+    /// Counts the attempt as failed if it is allowed.
+    Acquire,
+    /// Counts a failure.
+    Fail,
+    /// Deletes the counters.
+    Reset,
+}
+
+impl Operation {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Check => "check",
+            Self::Acquire => "acquire",
+            Self::Fail => "fail",
+            Self::Reset => "reset",
+        }
+    }
+}
+
+/// The counters of the application.
+pub struct Attempts {
+    redis: RedisPool,
+    prefix: Arc<str>,
+    /// Names and places counters, so that Redis holds no addresses and clients cannot predict places.
+    key: hmac::Key,
+    local: LocalCounters,
+}
+
+impl Attempts {
+    /// Keys in Redis are `<prefix>:throttle:<rule>:<set>:<entry>`.
+    pub fn new(redis: RedisPool, prefix: &str, secret: &str) -> Self {
+        Self {
+            redis,
+            prefix: prefix.into(),
+            key: hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes()),
+            local: LocalCounters::new(),
+        }
+    }
+
+    /// Returns the counter of a subject.
+    pub fn counter(&self, rule: &'static Rule, subject: &str) -> Counter {
+        let tag = hmac::sign(&self.key, format!("attempts\0{}\0{subject}", rule.name).as_bytes());
+        let (mut id, mut set) = ([0; 8], [0; 2]);
+        id.copy_from_slice(&tag.as_ref()[..8]);
+        set.copy_from_slice(&tag.as_ref()[8..10]);
+        Counter { rule, id: u64::from_be_bytes(id), set: u16::from_be_bytes(set) % SETS }
+    }
+
+    /// Returns the seconds to wait: 0 if an attempt is allowed, and for [`Operation::Fail`] and [`Operation::Reset`].
+    ///
+    /// The process counts at all times, so its counters are right when Redis fails. They decide only then: another
+    /// replica may have reset the counters in Redis.
+    pub async fn run(&self, operation: Operation, counters: &[Counter]) -> u64 {
+        if counters.is_empty() {
+            return 0;
+        }
+        let local = self.local.run(operation, counters);
+        self.run_script(operation, counters).await.unwrap_or_else(|error| {
+            tracing::warn!(
+                error = crate::error::chain(&error),
+                operation = operation.as_str(),
+                "cannot read or write rate limits in Redis: this process counts attempts by itself"
+            );
+            local
+        })
+    }
+
+    async fn run_script(&self, operation: Operation, counters: &[Counter]) -> Result<u64> {
+        let mut invocation = SCRIPT.prepare_invoke();
+        for Counter { rule, set, .. } in counters {
+            invocation.key(format!("{}:throttle:{}:{set}", self.prefix, rule.name));
+        }
+        invocation.arg(operation.as_str());
+        for Counter { rule, id, .. } in counters {
+            invocation.arg(format!("{id:016x}"));
+            invocation.arg(rule.free_attempts).arg(rule.max_wait_seconds).arg(rule.ttl_seconds);
+        }
+        self.redis.try_invoke(&invocation).await
+    }
+}
