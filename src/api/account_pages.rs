@@ -1,7 +1,7 @@
-//! The pages that the links in mails lead to where no front end is configured.
+//! The pages that links in mails lead to if no front end is configured.
 //!
-//! The token is in the fragment of the link, which browsers do not send, so it is in no log. Opening a page
-//! changes nothing, since some mail servers open every link: its script sends the token when somebody asks.
+//! The token is in the fragment of the link. Browsers do not send the fragment, so the token is in no log. The script
+//! of the page sends the token only when the user presses the button, because some mail servers open every link.
 
 use std::sync::Arc;
 
@@ -15,18 +15,20 @@ use poem::{
 
 use super::{html::page, paths::PREFIX};
 
+/// Content-Security-Policy of the pages.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; connect-src 'self'; \
     form-action 'none'; frame-ancestors 'none'; base-uri 'none'";
 const SCRIPT: &str = include_str!("templates/account.js");
 
-/// What a page asks for. It sends that to the operation of the same name.
+/// The form of a page. Its script sends the input to the operation with the same name.
 struct Form {
     name: &'static str,
     title: &'static str,
-    lead: &'static str,
-    asks_name: bool,
-    asks_password: bool,
+    intro: &'static str,
+    has_name: bool,
+    has_password: bool,
     button: &'static str,
+    /// The message after success.
     done: &'static str,
 }
 
@@ -34,42 +36,42 @@ static FORMS: [Form; 4] = [
     Form {
         name: "verify-email",
         title: "Confirm your email address",
-        lead: "One click, and we know that this address is yours.",
-        asks_name: false,
-        asks_password: false,
+        intro: "Press the button to confirm that this address is yours.",
+        has_name: false,
+        has_password: false,
         button: "Confirm address",
-        done: "Thank you, your address is confirmed. You can close this page.",
+        done: "Your address is confirmed. You can close this page.",
     },
     Form {
         name: "confirm-email",
         title: "Confirm your new email address",
-        lead: "From then on you sign in with this address, and mails go there.",
-        asks_name: false,
-        asks_password: false,
+        intro: "After that, you sign in with this address, and we send mails to it.",
+        has_name: false,
+        has_password: false,
         button: "Use this address",
         done: "Your account uses the new address now. You can close this page.",
     },
     Form {
         name: "reset-password",
         title: "Choose a new password",
-        lead: "A few words in a row are easy to remember and hard to guess.",
-        asks_name: false,
-        asks_password: true,
+        intro: "Several random words are easy to remember and hard to guess.",
+        has_name: false,
+        has_password: true,
         button: "Set password",
-        done: "Your password is changed. You can sign in with the new one.",
+        done: "Your password was changed. You can sign in with the new one.",
     },
     Form {
         name: "accept-invite",
         title: "Accept the invitation",
-        lead: "Choose a password, and your account is ready.",
-        asks_name: true,
-        asks_password: true,
+        intro: "Choose a password to create your account.",
+        has_name: true,
+        has_password: true,
         button: "Create account",
         done: "Your account is ready. You can sign in with your address and the new password.",
     },
 ];
 
-/// The pages and their script, to be mounted at `/account`.
+/// Returns the pages and their script. They are mounted at `/account`.
 pub(super) fn routes(product: &str) -> Route {
     let product: Arc<str> = product.into();
     let route = Route::new().at("/account.js", get(make_sync(|_| script())));
@@ -84,6 +86,7 @@ fn script() -> Response {
     response
 }
 
+/// The endpoint of a page.
 struct FormPage {
     form: &'static Form,
     product: Arc<str>,
@@ -117,7 +120,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_page_sends_to_its_operation_and_runs_only_our_script() {
+    async fn each_page_sends_to_its_operation_and_runs_only_its_script() {
         for form in &FORMS {
             let (response, html) = get_page(&format!("/{}", form.name)).await;
             assert_eq!(response.headers()[header::CONTENT_SECURITY_POLICY], POLICY);
@@ -125,8 +128,8 @@ mod tests {
             assert!(html.contains(form.title) && html.contains("R&#38;D &#60;Labs&#62;"), "{html}");
             assert_eq!(html.matches("<script").count(), 1);
             assert!(html.contains("<script src=\"/account/account.js\" defer></script>"), "{html}");
-            assert_eq!(html.contains("name=\"password\""), form.asks_password);
-            assert_eq!(html.contains("name=\"full_name\""), form.asks_name);
+            assert_eq!(html.contains("name=\"password\""), form.has_password);
+            assert_eq!(html.contains("name=\"full_name\""), form.has_name);
         }
     }
 

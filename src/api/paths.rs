@@ -1,4 +1,4 @@
-/// A path of the API as a literal: `api_path!("/jobs")` is `/api/v1/jobs`.
+/// Expands to a path of the API as a literal: `api_path!("/jobs")` is `"/api/v1/jobs"`.
 macro_rules! api_path {
     ($path:literal) => {
         concat!("/api/v1", $path)
@@ -6,5 +6,5 @@ macro_rules! api_path {
 }
 pub(super) use api_path;
 
-/// Where every path of the API begins.
+/// The prefix of all paths of the API.
 pub const PREFIX: &str = api_path!("");

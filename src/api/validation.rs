@@ -1,5 +1,5 @@
-//! Checks a value against the schema that poem-openapi derives, and finds every fault where the framework's own
-//! parser stops at the first.
+//! Validation of values against the schemas of poem-openapi. It reports all errors; the parser of the framework stops
+//! at the first.
 
 use poem_openapi::registry::{MetaOperationParam, MetaParamIn, MetaSchema, MetaSchemaRef, Registry};
 use serde_json::Value;
@@ -9,7 +9,7 @@ use crate::{
     services::users::{check_email, check_password},
 };
 
-/// PostgreSQL's text cannot hold it.
+/// The message for the NUL character, which PostgreSQL cannot store in text.
 pub(super) const NUL_IN_TEXT: &str = "Text cannot contain the NUL character";
 
 /// The most invalid fields that a response lists. A client chooses how many fields it sends, so it must not choose how
@@ -50,12 +50,14 @@ impl<'a> Checker<'a> {
         self.errors.push(FieldError { loc: self.path.clone(), msg: msg.into(), kind });
     }
 
+    /// Runs checks with the path extended by a step.
     fn at(&mut self, step: Loc, check: impl FnOnce(&mut Self)) {
         self.path.push(step);
         check(self);
         self.path.pop();
     }
 
+    /// Checks a value against a schema.
     pub(super) fn check(&mut self, schema: &MetaSchemaRef, value: &Value) {
         let schema = match schema {
             MetaSchemaRef::Inline(schema) => schema,
@@ -86,7 +88,7 @@ impl<'a> Checker<'a> {
                     "number" => ("float_type", "a number"),
                     _ => ("bool_type", "true or false"),
                 };
-                self.fault(kind, format!("Input should be {what}"));
+                self.report(kind, format!("Input should be {what}"));
             }
         }
     }
@@ -103,7 +105,7 @@ impl<'a> Checker<'a> {
             }
             let known = schema.properties.iter().find(|(property, _)| property == name);
             match (known.map(|(_, property)| property).or(schema.additional_properties.as_deref()), known) {
-                // An optional field may be null, which is as good as absent.
+                // An optional field may be null, which means the same as absent.
                 (Some(_), Some(_)) if value.is_null() && !schema.required.contains(&name.as_str()) => {}
                 (Some(property), _) => self.at(Loc::key(name), |this| this.check(property, value)),
                 (None, None) if !self.lenient => {
@@ -118,13 +120,13 @@ impl<'a> Checker<'a> {
 
     fn array(&mut self, schema: &MetaSchema, items: &[Value]) {
         if schema.min_items.is_some_and(|min| items.len() < min) {
-            self.fault(
+            self.report(
                 "too_short",
                 format!("List should have at least {} items", schema.min_items.unwrap_or(0)),
             );
         }
         if schema.max_items.is_some_and(|max| items.len() > max) {
-            self.fault(
+            self.report(
                 "too_long",
                 format!("List should have at most {} items", schema.max_items.unwrap_or(0)),
             );
@@ -140,26 +142,26 @@ impl<'a> Checker<'a> {
     }
 
     fn string(&mut self, schema: &MetaSchema, text: &str) {
-        // A format has its own words for what is wrong, its length included.
+        // The check of a format has its own messages, also for the length.
         if let Some(format @ ("email" | "password")) = schema.format {
             if let Err(msg) = check_format(format, text) {
-                self.fault("value_error", msg);
+                self.report("value_error", msg);
             }
             return;
         }
         let length = text.chars().count();
         if let Some(min) = schema.min_length.filter(|min| length < *min) {
-            self.fault("string_too_short", format!("String should have at least {min} characters"));
+            self.report("string_too_short", format!("String should have at least {min} characters"));
         }
         if let Some(max) = schema.max_length.filter(|max| length > *max) {
-            self.fault("string_too_long", format!("String should have at most {max} characters"));
+            self.report("string_too_long", format!("String should have at most {max} characters"));
         }
         if !schema.enum_items.is_empty() && !schema.enum_items.iter().any(|item| item == text) {
             let choices: Vec<_> = schema.enum_items.iter().filter_map(Value::as_str).collect();
-            self.fault("enum", format!("Input should be one of: {}", choices.join(", ")));
+            self.report("enum", format!("Input should be one of: {}", choices.join(", ")));
         }
         if text.contains('\0') {
-            self.fault("value_error", NUL_IN_TEXT);
+            self.report("value_error", NUL_IN_TEXT);
         }
     }
 
@@ -168,20 +170,20 @@ impl<'a> Checker<'a> {
         if let Some(min) = schema.minimum {
             let exclusive = schema.exclusive_minimum == Some(true);
             if value < min || (exclusive && value == min) {
-                let (kind, words) = if exclusive {
+                let (kind, comparison) = if exclusive {
                     ("greater_than", "greater than")
                 } else {
                     ("greater_than_equal", "at least")
                 };
-                self.fault(kind, format!("Input should be {words} {min}"));
+                self.report(kind, format!("Input should be {comparison} {min}"));
             }
         }
         if let Some(max) = schema.maximum {
             let exclusive = schema.exclusive_maximum == Some(true);
             if value > max || (exclusive && value == max) {
-                let (kind, words) =
+                let (kind, comparison) =
                     if exclusive { ("less_than", "less than") } else { ("less_than_equal", "at most") };
-                self.fault(kind, format!("Input should be {words} {max}"));
+                self.report(kind, format!("Input should be {comparison} {max}"));
             }
         }
         let fits = match schema.format {
@@ -192,12 +194,12 @@ impl<'a> Checker<'a> {
             _ => true,
         };
         if !fits && schema.minimum.is_none() && schema.maximum.is_none() {
-            self.fault("int_range", "Input is too large or too small");
+            self.report("int_range", "Input is too large or too small");
         }
     }
 }
 
-/// Every fault in the query and path parameters of an operation. `path` and `query` are as they were sent.
+/// Returns all errors of the query and path parameters of an operation. `query` and `path` are the parameters as sent.
 pub(super) fn check_params(
     registry: &Registry,
     params: &[MetaOperationParam],
@@ -206,7 +208,7 @@ pub(super) fn check_params(
 ) -> Vec<FieldError> {
     let mut errors = Vec::new();
     for param in params {
-        let (root, given) = match param.in_type {
+        let (root, sent) = match param.in_type {
             MetaParamIn::Query => ("query", query),
             MetaParamIn::Path => ("path", path),
             _ => continue,
@@ -223,11 +225,11 @@ pub(super) fn check_params(
     errors
 }
 
-/// A parameter travels as text; this is what its schema reads in it.
-fn typed(registry: &Registry, schema: &MetaSchemaRef, text: &str) -> Value {
+/// Converts the text of a parameter to the type of its schema. Returns the text if that fails.
+fn parse_param(registry: &Registry, schema: &MetaSchemaRef, text: &str) -> Value {
     let ty = match schema {
         MetaSchemaRef::Inline(schema) if schema.ty.is_empty() => {
-            return schema.all_of.first().map_or(text.into(), |part| typed(registry, part, text));
+            return schema.all_of.first().map_or(text.into(), |part| parse_param(registry, part, text));
         }
         MetaSchemaRef::Inline(schema) => schema.ty,
         MetaSchemaRef::Reference(name) => registry.schemas.get(name).map_or("", |schema| schema.ty),
@@ -240,7 +242,10 @@ fn typed(registry: &Registry, schema: &MetaSchemaRef, text: &str) -> Value {
     parsed.unwrap_or_else(|| text.into())
 }
 
-/// What is wrong with a text of a schema's `format`.
+/// Checks a text against the `format` of a schema.
+///
+/// # Errors
+/// A message for the user.
 pub(super) fn check_format(format: &str, text: &str) -> Result<(), &'static str> {
     match format {
         "email" => check_email(text),

@@ -32,8 +32,8 @@ impl Deref for Tx<'_> {
 }
 
 impl<'a> Tx<'a> {
-    /// Wraps a transaction that the caller begins and commits. For commands, which have no
-    /// [`App`](crate::app::App); services use [`transaction`](super::transaction::transaction).
+    /// Wraps a transaction that the caller begins and commits. For commands, which have no [`App`](crate::app::App);
+    /// services use [`change`](super::transaction::change).
     pub fn on(conn: &'a AsyncPgConnection, context: &'a RequestContext, effects: &'a Effects) -> Self {
         Self { conn, context, effects }
     }

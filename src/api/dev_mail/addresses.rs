@@ -1,11 +1,13 @@
+//! Address headers.
+
 use mail_parser::{Addr, Address};
 
-/// The names and addresses of a header, as one text.
+/// Formats the names and addresses of a header.
 pub(super) fn addresses(list: Option<&Address<'_>>) -> String {
-    let one = |addr: &Addr<'_>| match (addr.name(), addr.address()) {
+    let format_one = |addr: &Addr<'_>| match (addr.name(), addr.address()) {
         (Some(name), Some(address)) => format!("{name} <{address}>"),
         (name, address) => address.or(name).unwrap_or_default().to_owned(),
     };
-    let all: Vec<_> = list.into_iter().flat_map(|list| list.iter()).map(one).collect();
+    let all: Vec<_> = list.into_iter().flat_map(|list| list.iter()).map(format_one).collect();
     all.join(", ")
 }

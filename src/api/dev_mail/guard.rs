@@ -1,10 +1,10 @@
-//! What protects the pages: their policy, and that only this machine may open them.
+//! The protection of the pages: their Content-Security-Policy, and a check that the request is local.
 
 use poem::{Request, error::NotFoundError};
 
 use crate::api::host::{is_local, requested_host};
 
-/// A mail may show pictures; nothing may run. What the frame shows is under this policy as well.
+/// Allows images and styles, but no scripts. It also applies to the frame that shows a mail.
 pub(super) const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' data: http: https:; \
     form-action 'none'; frame-ancestors 'none'; base-uri 'none'";
 /// Headers by which a proxy names its client, besides those that begin with [`FORWARDED_PREFIX`].
@@ -13,7 +13,7 @@ const FORWARDED_PREFIX: &str = "x-forwarded-";
 
 /// Responds with "not found" unless the client is on this machine, by a name of this machine, and not through a proxy,
 /// whose client may be anywhere.
-pub(super) fn refuse_foreign(req: &Request) -> poem::Result<()> {
+pub(super) fn require_local_request(req: &Request) -> poem::Result<()> {
     let is_here =
         req.remote_addr().as_socket_addr().is_some_and(|peer| peer.ip().to_canonical().is_loopback());
     let is_forwarded = req

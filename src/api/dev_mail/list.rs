@@ -1,3 +1,5 @@
+//! The list of mails.
+
 use std::time::SystemTime;
 
 use askama::Template;
@@ -7,12 +9,12 @@ use poem::{Endpoint, Request, Response};
 
 use super::{
     addresses::addresses,
-    guard::{POLICY, refuse_foreign},
+    guard::{POLICY, require_local_request},
     mailbox::Mailbox,
 };
 use crate::{api::html::page, error::Error};
 
-/// The page that lists the latest mails.
+/// The endpoint of the page that lists the newest mails.
 pub(super) struct List(pub(super) Mailbox);
 
 #[derive(Template)]
@@ -32,10 +34,10 @@ impl Endpoint for List {
     type Output = Response;
 
     async fn call(&self, req: Request) -> poem::Result<Response> {
-        refuse_foreign(&req)?;
+        require_local_request(&req)?;
         let mut mails = Vec::new();
         for (at, id) in self.0.latest().await.map_err(Error::internal)? {
-            // A mail may have been deleted meanwhile.
+            // A mail may have been deleted since it was listed.
             if let Ok(Some(bytes)) = self.0.read(&id).await {
                 mails.push(listed(id, at, &bytes));
             }

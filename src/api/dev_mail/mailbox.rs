@@ -1,3 +1,5 @@
+//! The directory of captured mails.
+
 use std::{
     io::{self, ErrorKind},
     path::{Path, PathBuf},
@@ -5,10 +7,10 @@ use std::{
     time::SystemTime,
 };
 
-/// The most mails that the list shows.
+/// The maximum number of mails in the list.
 const MAX_LISTED: usize = 200;
 
-/// The folder of captured mails; the id of a mail is its file name without `.eml`.
+/// The directory of captured mails. The id of a mail is its file name without `.eml`.
 #[derive(Clone)]
 pub(super) struct Mailbox(Arc<Path>);
 
@@ -17,7 +19,7 @@ impl Mailbox {
         Self(dir.into())
     }
 
-    /// The ids of the latest mails and when they were captured, newest first.
+    /// Returns the newest mails with their capture times, the newest first. At most [`MAX_LISTED`].
     pub(super) async fn latest(&self) -> io::Result<Vec<(SystemTime, String)>> {
         let mut entries = match tokio::fs::read_dir(&self.0).await {
             // No mail has been captured yet.
@@ -37,9 +39,9 @@ impl Mailbox {
         Ok(found)
     }
 
-    /// The source of a mail, if there is one of this id.
+    /// Returns the source of a mail; `None` if it does not exist.
     pub(super) async fn read(&self, id: &str) -> io::Result<Option<Vec<u8>>> {
-        // Only an id, which cannot lead out of the folder.
+        // An id cannot contain a path that leads out of the directory.
         if !is_id(id) {
             return Ok(None);
         }
@@ -59,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_is_no_path() {
+    fn an_id_is_not_a_path() {
         assert!(is_id("01a203c5_1357-763a") && is_id(&"a".repeat(100)));
         for id in ["", "..", "../x", "a/b", "a.b", "a\\b", "ä", "a\0", &"a".repeat(101)] {
             assert!(!is_id(id), "{id}");

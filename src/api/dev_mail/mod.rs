@@ -1,4 +1,4 @@
-//! The mails that were captured rather than sent, for the developer to read and to follow their links.
+//! Development pages that show captured mails.
 
 mod addresses;
 mod guard;
@@ -12,7 +12,8 @@ use poem::{Route, get};
 
 use self::{list::List, mailbox::Mailbox, show::Show};
 
-/// The pages of the mails in a folder, to be mounted at `/dev/mail`. They are for this machine alone.
+/// Returns the pages of the mails in a directory. They are mounted at `/dev/mail`, and only local requests can read
+/// them.
 pub(super) fn routes(dir: PathBuf) -> Route {
     let mailbox = Mailbox::new(dir);
     Route::new().at("/", get(List(mailbox.clone()))).at("/:id", get(Show(mailbox)))

@@ -1,15 +1,17 @@
+//! The page of a mail.
+
 use askama::Template;
 use mail_parser::{HeaderName, Message, MessageParser};
 use poem::{Endpoint, Request, Response, error::NotFoundError};
 
 use super::{
     addresses::addresses,
-    guard::{POLICY, refuse_foreign},
+    guard::{POLICY, require_local_request},
     mailbox::Mailbox,
 };
 use crate::{api::html::page, error::Error};
 
-/// The page of one mail.
+/// The endpoint of the page that shows one mail.
 pub(super) struct Show(pub(super) Mailbox);
 
 #[derive(Template)]
@@ -17,12 +19,12 @@ pub(super) struct Show(pub(super) Mailbox);
 struct ShowPage<'a> {
     subject: &'a str,
     headers: Vec<(&'static str, String)>,
-    /// The HTML version, as the document of a frame.
+    /// The HTML version, which is shown in a frame.
     html: Option<String>,
     text: Option<Vec<Piece<'a>>>,
 }
 
-/// A piece of a text.
+/// A part of a text: a link, or the text between two links.
 #[derive(Debug, PartialEq, Eq)]
 struct Piece<'a> {
     text: &'a str,
@@ -33,12 +35,12 @@ impl Endpoint for Show {
     type Output = Response;
 
     async fn call(&self, req: Request) -> poem::Result<Response> {
-        refuse_foreign(&req)?;
+        require_local_request(&req)?;
         let id = req.raw_path_param("id").unwrap_or_default();
         let bytes = self.0.read(id).await.map_err(Error::internal)?.ok_or(NotFoundError)?;
         let message = MessageParser::default()
             .parse(&bytes)
-            .ok_or_else(|| Error::internal("a captured mail cannot be read"))?;
+            .ok_or_else(|| Error::internal("cannot parse a captured mail"))?;
         Ok(page(&shown(&message), POLICY)?)
     }
 }
@@ -52,26 +54,26 @@ fn shown<'a>(message: &'a Message<'a>) -> ShowPage<'a> {
         ("Date", message.header_raw(HeaderName::Date).unwrap_or_default().trim().to_owned()),
         ("Message-ID", message.message_id().unwrap_or_default().to_owned()),
     ];
-    // Where a version is missing, mail_parser offers the other one in its place.
+    // If a version is missing, mail_parser returns the other one.
     let html = message.html_part(0).filter(|part| part.is_text_html()).and_then(|part| part.text_contents());
     let text = message.text_part(0).filter(|part| !part.is_text_html()).and_then(|part| part.text_contents());
     ShowPage {
         subject,
         headers,
-        // Links open outside of the frame.
+        // Links open in a new tab, outside of the frame.
         html: html.map(|html| format!("<base target=\"_blank\">{html}")),
         text: text.map(pieces),
     }
 }
 
-/// Cuts a text into its links and what is between them.
+/// Splits a text into links and the text between them.
 fn pieces(text: &str) -> Vec<Piece<'_>> {
     let mut pieces = Vec::new();
     let mut rest = text;
     while let Some(begin) = ["http://", "https://"].iter().filter_map(|scheme| rest.find(scheme)).min() {
         let (before, found) = rest.split_at(begin);
         let end = found.find(|c: char| c.is_whitespace() || "<>\"".contains(c)).unwrap_or(found.len());
-        // What ends a sentence is not part of the link in it.
+        // Punctuation at the end of a sentence is not part of the link.
         let end = found[..end].trim_end_matches(['.', ',', ';', ':', '!', '?', ')']).len();
         let (link, after) = found.split_at(end);
         pieces.extend([Piece { text: before, is_link: false }, Piece { text: link, is_link: true }]);
@@ -86,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn links_are_found_without_what_follows_them() {
+    fn links_are_found_without_trailing_punctuation() {
         let found = pieces("See https://a.example/x#token=1, or (http://b.example).\nBye");
         let plain = |text| Piece { text, is_link: false };
         let link = |text| Piece { text, is_link: true };

@@ -1,3 +1,5 @@
+//! Static texts that are created on demand.
+
 use std::sync::{Arc, OnceLock};
 
 use hyper::body::Bytes;
@@ -12,12 +14,13 @@ use crate::{
     error::{Error, Result},
 };
 
-/// A text that never changes; it is made and compressed on the first request that needs it.
+/// A static text. It is created, and compressed, on the first request that needs it.
 #[derive(Clone)]
 pub(super) struct Asset(Arc<Inner>);
 
 struct Inner {
     content_type: &'static str,
+    /// The Content-Security-Policy of a page.
     policy: Option<&'static str>,
     make: Box<dyn Fn() -> anyhow::Result<String> + Send + Sync>,
     text: OnceLock<Bytes>,
@@ -57,7 +60,8 @@ impl Asset {
         Ok(response)
     }
 
-    /// The text, and whether it is compressed. It takes a thread of its own a while the first time.
+    /// Returns the text, and whether it is compressed. The first call creates it on a blocking thread, because that
+    /// takes long.
     async fn bytes(&self, packed: bool) -> Result<(Bytes, bool)> {
         let asset = self.clone();
         let make = move || {
@@ -75,8 +79,8 @@ impl Inner {
         match self.text.get() {
             Some(text) => Ok(text),
             None => {
-                let made =
-                    (self.make)().map_err(|error| Error::internal(error.context("cannot be documented")))?;
+                let made = (self.make)()
+                    .map_err(|error| Error::internal(error.context("cannot create the API document")))?;
                 Ok(self.text.get_or_init(|| made.into()))
             }
         }

@@ -1,4 +1,5 @@
-//! The API document and the two pages that show it. Everything is in the binary: the pages work offline.
+//! The OpenAPI document and the two pages that show it. The pages work offline, because all their parts are in the
+//! binary.
 
 mod asset;
 mod document;
@@ -11,25 +12,26 @@ use poem_openapi::{OpenApi, OpenApiService};
 use self::asset::Asset;
 use super::paths::PREFIX;
 
-/// The pages run the scripts they bring along, talk to this server, and to nothing else.
+/// Content-Security-Policy of the pages: inline scripts only, and requests only to this server.
 const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; \
     img-src 'self' data:; font-src data:; connect-src 'self'; worker-src blob:; frame-ancestors 'none'";
 
-/// The document and the pages are made when somebody first asks for one: they are larger than the rest of the process.
+/// Returns the routes of the document and its pages. They are created on the first request, because they need more
+/// memory than the rest of the process.
 pub(super) fn routes<T: OpenApi + 'static>(
     service: impl Fn() -> OpenApiService<T, ()> + Clone + Send + Sync + 'static,
 ) -> Route {
-    let made = |make: fn(OpenApiService<T, ()>) -> anyhow::Result<String>| {
+    let on_demand = |make: fn(OpenApiService<T, ()>) -> anyhow::Result<String>| {
         let service = service.clone();
         move || make(service())
     };
-    let json = Asset::new("application/json", None, made(|service| document(&service.spec())));
+    let json = Asset::new("application/json", None, on_demand(|service| document(&service.spec())));
     let swagger = |service| page(&service, OpenApiService::swagger_ui_html);
     let redoc = |service| Ok(without_web_fonts(&page(&service, OpenApiService::redoc_html)?));
-    let swagger = Asset::new("text/html; charset=utf-8", Some(PAGE_POLICY), made(swagger));
-    let redoc = Asset::new("text/html; charset=utf-8", Some(PAGE_POLICY), made(redoc));
+    let swagger = Asset::new("text/html; charset=utf-8", Some(PAGE_POLICY), on_demand(swagger));
+    let redoc = Asset::new("text/html; charset=utf-8", Some(PAGE_POLICY), on_demand(redoc));
     let mut routes = Route::new().at("/", get(make_sync(|_| Redirect::temporary("/docs"))));
-    // FastAPI has them at the root; under the prefix they are where the rest of the API is.
+    // At the root, as in FastAPI, and below the prefix, where the rest of the API is.
     for prefix in ["", PREFIX] {
         routes = routes
             .at(format!("{prefix}/openapi.json"), get(json.clone().endpoint()))
@@ -39,7 +41,7 @@ pub(super) fn routes<T: OpenApi + 'static>(
     routes
 }
 
-/// A page that embeds the document: ours in the place of the one that the framework makes.
+/// Returns a page of the framework with the corrected document in place of the original one.
 fn page<T: OpenApi>(
     service: &OpenApiService<T, ()>,
     html: fn(&OpenApiService<T, ()>) -> String,
@@ -48,7 +50,7 @@ fn page<T: OpenApi>(
     Ok(html(service).replace(&spec, &document(&spec)?))
 }
 
-/// Takes the link to another host's fonts out of the page; the system's own are then used.
+/// Removes the link to the web fonts of another host. The page then uses fonts of the system.
 fn without_web_fonts(page: &str) -> String {
     let (before, link) = page.split_once("<link href=\"https://fonts.").unwrap_or((page, ""));
     let (_, after) = link.split_once('>').unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Request bodies: JSON and forms, checked whole before they are parsed.
+//! Request bodies: JSON and forms. The whole body is validated before it is parsed, so that all errors are reported.
 
 use std::{
     any::{Any, TypeId},
@@ -106,14 +106,14 @@ fn parse<T: ParseFromJSON + Any>(value: Value, lenient: bool) -> Result<T> {
     if !errors.is_empty() {
         return Err(ApiError::InvalidFields(errors));
     }
-    // What the walk does not know of, the type itself still checks.
+    // The type may have checks that its schema does not contain.
     T::parse_from_json(Some(value)).map_err(|error| {
         let loc = vec![Loc::Key("body".into())];
         ApiError::InvalidFields(vec![FieldError { loc, msg: error.into_message(), kind: "value_error" }])
     })
 }
 
-/// The schemas that `T` refers to, made once for each type.
+/// Returns the schemas that `T` refers to. They are created once per type.
 fn registry_of<T: Type + Any>() -> &'static Registry {
     static KNOWN: LazyLock<RwLock<HashMap<TypeId, &'static Registry>>> = LazyLock::new(Default::default);
     let id = TypeId::of::<T>();
@@ -122,7 +122,7 @@ fn registry_of<T: Type + Any>() -> &'static Registry {
     }
     let mut registry = Registry::new();
     T::register(&mut registry);
-    // Kept for the life of the process: there are as many as there are body types in the program.
+    // Leaking is bounded: there is one registry per body type of the program.
     let registry: &'static Registry = Box::leak(Box::new(registry));
     if let Ok(mut known) = KNOWN.write() {
         known.insert(id, registry);

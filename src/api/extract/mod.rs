@@ -1,4 +1,4 @@
-//! What handlers take as arguments.
+//! The extractors: arguments of operations that are read from the request.
 
 mod body;
 mod body_bytes;

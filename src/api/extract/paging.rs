@@ -13,7 +13,7 @@ pub type Offset = Bounded<0, 1_000_000, 0>;
 /// How many items of a list to return.
 pub type Limit = Bounded<1, 200, 50>;
 
-/// A whole number from `MIN` to `MAX`.
+/// An integer from `MIN` to `MAX`, with a default.
 #[derive(Clone, Copy)]
 pub struct Bounded<const MIN: u32, const MAX: u32, const DEFAULT: u32>(pub u32);
 

@@ -1,4 +1,4 @@
-//! Texts with rules of their own, as types: the document names the rule, and a body that breaks it is refused.
+//! Text types with validation. The OpenAPI document has their rules, and a body that violates them is refused.
 
 use std::borrow::Cow;
 
@@ -15,12 +15,13 @@ use crate::{
     services::users::{MAX_EMAIL_CHARS, MIN_PASSWORD_CHARS},
 };
 
-/// An email address as it was typed.
+/// An email address as the client has sent it, not normalized.
 pub struct Email(pub String);
 
-/// A password to be set. Not `Debug`, so that it cannot slip into a log.
+/// A new password. It is not `Debug`, so that it cannot be logged by mistake.
 pub struct NewPassword(pub String);
 
+/// Implements the traits of a text type with a format, a minimum and a maximum length, and an example.
 macro_rules! text_type {
     ($name:ident, $format:literal, $min:expr, $max:expr, $example:literal) => {
         impl Type for $name {
@@ -72,7 +73,8 @@ macro_rules! text_type {
 text_type!(Email, "email", 3, MAX_EMAIL_CHARS, "ada@example.com");
 text_type!(NewPassword, "password", MIN_PASSWORD_CHARS, MAX_PASSWORD_BYTES, "correct horse battery");
 
-// A text of a query that PostgreSQL can take: one without the NUL character. A doc comment would be in the document.
+// Text without the NUL character, which PostgreSQL cannot store. Not a doc comment, which would change the OpenAPI
+// document.
 #[derive(NewType)]
 #[oai(from_json = false, from_parameter = false, from_multipart = false, to_json = false, to_header = false)]
 pub struct Text(String);

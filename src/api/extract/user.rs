@@ -1,8 +1,8 @@
-//! Who is asking. Taking one of these as an argument is the check.
+//! The caller of an operation. An operation that takes one of these arguments requires authentication.
 //!
-//! The access token is in the header `Authorization: Bearer`, or in the cookie of a browser that asked for cookies.
-//! A cookie goes along with whatever page makes the browser send a request, so a request that changes something must
-//! then come from a page of ours (OWASP Cross-Site Request Forgery Prevention Cheat Sheet, "Verifying Origin").
+//! The access token is in the header `Authorization: Bearer` or in a cookie. A browser adds the cookie to requests of
+//! any page, also of other sites. So a request with a cookie that changes data must come from a trusted origin (OWASP
+//! Cross-Site Request Forgery Prevention Cheat Sheet, "Verifying Origin").
 
 use std::sync::{Arc, OnceLock};
 
@@ -27,19 +27,19 @@ use crate::{
     },
 };
 
-/// An active user, in the session that the request belongs to.
+/// An active user and the session of the request.
 pub struct CurrentUser(pub Actor);
 
 /// An active user who is an admin, with the second factor if the server requires one.
 pub struct Admin(pub AdminActor);
 
-/// The session to log out of. A browser whose access token has expired may still log out with its refresh token.
+/// The session to log out. A browser whose access token has expired can log out with its refresh token.
 pub struct LogoutSession {
     pub session: TokenSubject,
     pub context: RequestContext,
 }
 
-/// The user that a request is authenticated as, once that is known: for the access log, which is outside of the handler.
+/// The id of the authenticated user. The extractor sets it, and the access log reads it after the response.
 #[derive(Clone, Default)]
 pub(in crate::api) struct LoggedUser(Arc<OnceLock<i64>>);
 
@@ -49,7 +49,7 @@ impl LoggedUser {
     }
 }
 
-/// For operations that need no authentication.
+/// The argument of operations without authentication.
 impl<'a> FromRequest<'a> for RequestContext {
     async fn from_request(request: &'a Request, _body: &mut RequestBody) -> poem::Result<Self> {
         Ok(context(request))
@@ -82,7 +82,7 @@ macro_rules! auth_extractor {
             ) -> poem::Result<Self> {
                 let app = request
                     .data::<App>()
-                    .ok_or_else(|| Error::internal("the application is not attached to the route"))?;
+                    .ok_or_else(|| Error::internal("the route has no application data"))?;
                 Ok($extract(app, request, body).await?)
             }
         }
@@ -118,8 +118,8 @@ async fn logout_session(app: &App, request: &Request, body: &mut RequestBody) ->
     Ok(LogoutSession { session, context: authenticated(request, session.user_id, session.session_id) })
 }
 
-/// Verifies the signature of the access token, reads the body, and only then reads the identity: what the client lost while
-/// it sent the body counts.
+/// Authenticates the caller. The body is read before the identity, so that a session that is revoked while the client
+/// sends the body is refused.
 async fn identify(
     app: &App,
     request: &Request,
@@ -140,10 +140,10 @@ async fn identify(
     Ok((identity, context))
 }
 
-/// The context of a request whose user is known from now on.
+/// Returns the context of the request with its user and session. Also sets the user of the access log.
 fn authenticated(request: &Request, user_id: i64, session_id: Uuid) -> RequestContext {
     if let Some(LoggedUser(id)) = request.data::<LoggedUser>() {
-        // One request has one user.
+        // An error means that the user is set already; a request has only one.
         let _ = id.set(user_id);
     }
     context(request).signed_in(user_id, session_id)

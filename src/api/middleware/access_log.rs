@@ -1,3 +1,5 @@
+//! The access log.
+
 use std::{sync::Arc, time::Instant};
 
 use poem::{Endpoint, PathPattern, Request, Response, Result};
@@ -22,7 +24,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for AccessLog<E> {
         let actor = req.data::<LoggedUser>().cloned().unwrap_or_default();
         let method = req.method().clone();
         let response = self.inner.call(req).await?;
-        // The pattern, never the path as sent: that may hold an id or a token.
+        // The route, not the path of the request, which may contain an id or a token.
         tracing::info!(
             method = method.as_str(),
             path = &*self.documented_path(response.data::<PathPattern>()),
@@ -38,7 +40,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for AccessLog<E> {
 }
 
 impl<E> AccessLog<E> {
-    /// The path as documented; `-` if no route has matched.
+    /// Returns the path as in the OpenAPI document; `-` if no route matches.
     fn documented_path(&self, pattern: Option<&PathPattern>) -> Arc<str> {
         match pattern {
             Some(PathPattern(pattern)) if &**pattern != PREFIX => {

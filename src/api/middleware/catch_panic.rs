@@ -1,3 +1,5 @@
+//! Panics of handlers.
+
 use std::panic::AssertUnwindSafe;
 
 use futures_util::FutureExt;
@@ -7,8 +9,8 @@ use crate::error::Error;
 
 /// Turns a panic of a handler into an internal error.
 ///
-/// poem's own middleware makes a response of it at once; ours leaves that to [`Problems`](super::problems::Problems),
-/// like any other error.
+/// poem's middleware would render the response itself. This one returns an error, which
+/// [`Problems`](super::problems::Problems) renders like all others.
 pub(super) struct CatchPanic<E> {
     pub(super) inner: E,
 }
@@ -18,6 +20,6 @@ impl<E: Endpoint<Output = Response>> Endpoint for CatchPanic<E> {
 
     async fn call(&self, req: Request) -> Result<Response> {
         let response = AssertUnwindSafe(self.inner.call(req)).catch_unwind().await;
-        response.unwrap_or_else(|_| Err(Error::internal("a handler panicked").into()))
+        response.unwrap_or_else(|_| Err(Error::internal("handler panicked").into()))
     }
 }

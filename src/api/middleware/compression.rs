@@ -1,4 +1,4 @@
-//! gzip for responses of a kilobyte or more; poem's own middleware compresses the smallest response too.
+//! Compression of responses. poem's middleware also compresses responses that are too short to benefit.
 
 use std::io::Write;
 
@@ -8,7 +8,7 @@ use poem::{
     http::{HeaderValue, header},
 };
 
-/// A shorter response fits into one packet uncompressed.
+/// The minimum size of a response to compress. A shorter one fits into one packet.
 const MIN_COMPRESS_BYTES: usize = 1_024;
 
 /// Compresses JSON responses for clients that accept gzip.
@@ -25,6 +25,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Compression<E> {
     }
 }
 
+/// Returns whether the client accepts gzip (RFC 9110 section 12.5.3).
 pub(in crate::api) fn accepts_gzip(req: &Request) -> bool {
     let accepted =
         req.headers().get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
@@ -34,13 +35,14 @@ pub(in crate::api) fn accepts_gzip(req: &Request) -> bool {
     })
 }
 
+/// Compresses bytes; `None` if that fails.
 pub(in crate::api) fn gzip(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::default());
     encoder.write_all(bytes).ok()?;
     encoder.finish().ok()
 }
 
-/// Compresses a JSON response that is long enough; leaves any other one, such as a stream, as it is.
+/// Compresses a JSON response of at least [`MIN_COMPRESS_BYTES`]. Other responses, such as streams, are not changed.
 async fn compress(mut response: Response, accepted: bool) -> Response {
     let json = response.content_type().is_some_and(|kind| kind.starts_with("application/json"));
     if !json || response.headers().contains_key(header::CONTENT_ENCODING) {
@@ -50,7 +52,7 @@ async fn compress(mut response: Response, accepted: bool) -> Response {
     let bytes = match response.take_body().into_bytes().await {
         Ok(bytes) => bytes,
         Err(error) => {
-            tracing::error!(error = %error, "a response body could not be read");
+            tracing::error!(error = %error, "cannot read the body of the response");
             return response;
         }
     };

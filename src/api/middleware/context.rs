@@ -12,7 +12,7 @@ use crate::{api::extract::LoggedUser, context::RequestContext};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Makes the [`RequestContext`], attaches it to the request, and returns the request's id in a header.
+/// Creates the [`RequestContext`], attaches it to the request, and adds the request id to the response.
 pub(super) struct WithContext<E> {
     pub(super) inner: E,
     /// Number of proxies whose entries in `X-Forwarded-For` are trusted.
@@ -42,7 +42,8 @@ impl<E: Endpoint<Output = Response>> Endpoint for WithContext<E> {
     }
 }
 
-/// The caller's id where it is sane, since it goes into logs; else a new one.
+/// Returns the id of the request: that of the client if it is valid, else a new one. An invalid id must not reach the
+/// logs.
 fn request_id(headers: &HeaderMap) -> Arc<str> {
     let sane = |id: &&str| {
         (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b))
@@ -53,13 +54,13 @@ fn request_id(headers: &HeaderMap) -> Arc<str> {
     }
 }
 
-/// The address that the client calls from: of the connection, or what the outermost of our proxies has seen. What
-/// the client itself has put into the header comes before that.
+/// Returns the address of the client: the peer of the connection, or the entry of `X-Forwarded-For` that the outermost
+/// trusted proxy has added. The client may have added the entries before that one, so they are ignored.
 fn client_address(req: &Request, proxies: usize) -> Option<IpAddr> {
     let peer = req.remote_addr().as_socket_addr().map(|address| address.ip().to_canonical());
     let Some(back) = proxies.checked_sub(1) else { return peer };
     let values = req.headers().get_all("x-forwarded-for").iter();
-    // Whatever else the client has put there must not hide what our proxies have added.
+    // Lossy, so that invalid UTF-8 from the client does not hide the entries of the proxies.
     let text = values.map(|value| String::from_utf8_lossy(value.as_bytes())).collect::<Vec<_>>().join(",");
     let hop = text.rsplit(',').nth(back).map(str::trim);
     // Some proxies add the port.
@@ -71,7 +72,7 @@ fn user_agent(headers: &HeaderMap) -> Option<Arc<str>> {
     headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).map(Into::into)
 }
 
-/// The caller's trace, where it is one: version 00 of W3C Trace Context, section 3.2.2.
+/// Returns the header `traceparent` if it is valid in version 00 (W3C Trace Context, section 3.2.2).
 fn traceparent(headers: &HeaderMap) -> Option<Arc<str>> {
     let text = headers.get("traceparent")?.to_str().ok()?;
     let parts: Vec<_> = text.split('-').collect();

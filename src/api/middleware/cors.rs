@@ -1,7 +1,7 @@
 //! CORS (Fetch standard, section 3.2).
 //!
-//! poem's middleware refuses a request from an origin that is not listed, which would also refuse the API's own
-//! documentation page; the standard leaves it to the browser, by not granting anything.
+//! poem's middleware refuses requests from origins that are not listed, which includes the documentation pages of this
+//! server. In the standard, the server only omits the headers and the browser enforces the policy.
 
 use std::collections::HashSet;
 
@@ -10,17 +10,19 @@ use poem::{
     http::{HeaderValue, Method, StatusCode, header},
 };
 
+/// Methods that a page of an allowed origin may use.
 const METHODS: &str = "GET, POST, PUT, PATCH, DELETE, OPTIONS";
+/// Headers that a page of an allowed origin may send.
 const HEADERS: &str = "authorization, content-type, x-request-id";
-/// What a page may read of an answer's headers.
+/// Headers of a response that a page may read, besides the safelisted ones.
 const EXPOSED: &str = "x-request-id, retry-after";
-/// Seconds that a browser may remember a preflight.
+/// Seconds for which a browser may cache the response to a preflight.
 const MAX_AGE: &str = "600";
 
-/// Answers preflight requests, and lets the pages of the allowed origins read responses.
+/// Responds to preflight requests, and allows pages of the listed origins to read responses.
 pub(super) struct Cors<E> {
     pub(super) inner: E,
-    /// In lower case.
+    /// The allowed origins, in lower case.
     pub(super) origins: HashSet<String>,
 }
 
@@ -43,12 +45,12 @@ impl<E> Cors<E> {
         origin.to_str().is_ok_and(|origin| self.origins.contains(&origin.to_ascii_lowercase()))
     }
 
-    /// The response, if the request is a preflight.
+    /// Returns the response to a preflight; `None` for any other request.
     fn preflight(&self, req: &Request) -> Option<Response> {
-        let asks = |name| req.headers().contains_key(name);
+        let has = |name| req.headers().contains_key(name);
         if req.method() != Method::OPTIONS
-            || !asks(header::ORIGIN)
-            || !asks(header::ACCESS_CONTROL_REQUEST_METHOD)
+            || !has(header::ORIGIN)
+            || !has(header::ACCESS_CONTROL_REQUEST_METHOD)
         {
             return None;
         }
@@ -63,7 +65,7 @@ impl<E> Cors<E> {
         })
     }
 
-    /// Lets the page of an allowed origin read the response.
+    /// Adds the headers that allow a page of a listed origin to read the response.
     fn decorate(&self, response: &mut Response, origin: Option<&HeaderValue>) {
         let headers = response.headers_mut();
         headers.append(header::VARY, HeaderValue::from_static("origin"));

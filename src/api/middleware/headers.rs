@@ -8,7 +8,7 @@ use poem::{
 
 use crate::app::App;
 
-/// Seconds after which a client may retry if a dependency is unavailable.
+/// Value of `Retry-After`, in seconds, if a dependency is unavailable.
 const RETRY_AFTER: &str = "2";
 
 /// Security headers (OWASP REST Security Cheat Sheet, "Security Headers").
@@ -38,16 +38,16 @@ impl<E: Endpoint<Output = Response>> Endpoint for DefaultHeaders<E> {
         let mut response = self.inner.call(req).await?;
         let status = response.status();
         let headers = response.headers_mut();
-        // One allocation for these, the security headers and the request's id.
+        // One allocation for these headers, the security headers and the request id.
         headers.reserve(12);
-        // So that clients and load balancers go elsewhere while they still can.
+        // During the shutdown, clients and load balancers must open their next connection to another replica.
         if self.app.is_stopping() {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
         }
-        // A page or the API document may have set its own.
+        // Pages and the API document set their own values.
         let policy = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
         headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(policy);
         headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));

@@ -1,4 +1,4 @@
-//! What every request and response passes through. The order is that of [`wrap`].
+//! The middleware of all requests, in the order of [`wrap`].
 
 mod access_log;
 mod allowed_hosts;
@@ -27,7 +27,7 @@ use self::{
 use super::problem::RouteCatalog;
 use crate::app::App;
 
-/// What the middleware needs to know of this server.
+/// The configuration of the middleware.
 pub(super) struct Settings {
     pub(super) routes: RouteCatalog,
     /// Origins whose pages may read responses.
@@ -40,7 +40,7 @@ pub(super) struct Settings {
     pub(super) trusted_proxies: usize,
 }
 
-/// Wraps the routes in the middleware: the first line is the innermost, the last one sees a request first.
+/// Wraps the routes in the middleware. The first line is the innermost layer; the last one sees a request first.
 pub(super) fn wrap<E>(routes: E, app: App, settings: Settings) -> impl Endpoint<Output = Response> + use<E>
 where
     E: Endpoint + 'static,

@@ -1,3 +1,5 @@
+//! Errors as responses.
+
 use std::sync::Arc;
 
 use poem::{Endpoint, PathPattern, Request, Response, Result};
@@ -7,7 +9,7 @@ use crate::{
     context::RequestContext,
 };
 
-/// Renders every error as a problem (RFC 9457). What is outside of it sees responses only.
+/// Renders errors as problem details (RFC 9457). The outer layers see only responses.
 pub(super) struct Problems<E> {
     pub(super) inner: E,
     pub(super) catalog: Arc<RouteCatalog>,

@@ -1,9 +1,11 @@
+//! The tracing span of a request.
+
 use poem::{Endpoint, Request, Response, Result};
 use tracing::Instrument;
 
 use crate::context::RequestContext;
 
-/// Puts the request's id on every log line written while the request is handled.
+/// Adds the request id to all log lines of the request.
 pub(super) struct RequestSpan<E> {
     pub(super) inner: E,
 }

@@ -1,3 +1,5 @@
+//! The documented operations.
+
 use std::{
     collections::{BTreeSet, HashMap},
     sync::Arc,
@@ -14,20 +16,21 @@ use crate::{
     error::{FieldError, Loc},
 };
 
-/// The documented operations, to tell a client what exactly was wrong with a refused request.
+/// The documented operations by path. Used to report all invalid parameters of a request, and to log its route.
 pub struct RouteCatalog {
-    /// By path, without the names of parameters.
+    /// The key is the path without the names of parameters.
     paths: HashMap<String, DocumentedPath>,
     registry: Registry,
 }
 
+/// A path with its operations.
 pub(super) struct DocumentedPath {
-    /// With the names of its parameters, as in `/jobs/{id}/status`.
+    /// The path with the names of its parameters, such as `/jobs/{id}/status`.
     path: Arc<str>,
     operations: Vec<MetaOperation>,
 }
 
-/// The request that failed.
+/// A request that failed.
 pub struct FailedRequest<'a> {
     pub id: &'a str,
     pub method: &'a Method,
@@ -35,7 +38,7 @@ pub struct FailedRequest<'a> {
 }
 
 impl RouteCatalog {
-    /// Reads the operations of an API that is mounted at `prefix`.
+    /// Creates the catalog of an API that is mounted at `prefix`.
     pub fn of<A: OpenApi>(_: &A, prefix: &str) -> Self {
         let mut registry = Registry::new();
         A::register(&mut registry);
@@ -50,16 +53,17 @@ impl RouteCatalog {
         Self { paths, registry }
     }
 
-    /// The documented path behind a pattern of the router, which names parameters differently.
+    /// Returns the documented path of a pattern of the router, which has other names for parameters.
     pub fn path(&self, pattern: &str) -> Option<Arc<str>> {
         self.find(pattern).map(|documented| documented.path.clone())
     }
 
+    /// Returns the documented path and its operations for a pattern of the router.
     pub(super) fn find(&self, pattern: &str) -> Option<&DocumentedPath> {
         self.paths.get(&without_names(pattern))
     }
 
-    /// Every invalid query or path parameter of the request.
+    /// Returns all invalid query and path parameters of the request.
     pub(super) fn param_errors(
         &self,
         documented: &DocumentedPath,
@@ -84,14 +88,15 @@ impl DocumentedPath {
         self.operations.iter().find(|operation| operation.method == *method)
     }
 
-    /// The methods that the path allows, as the header `Allow` lists them.
+    /// Returns the value of the header `Allow` for this path.
     pub(super) fn allowed(&self) -> String {
         let methods: BTreeSet<_> =
             self.operations.iter().map(|operation| operation.method.as_str()).collect();
         methods.into_iter().collect::<Vec<_>>().join(", ")
     }
 
-    /// Where a field that the domain found invalid is in the request: `query`, `path` or else `body`.
+    /// Returns the part of the request that contains a field: `query`, `path` or `body`. For fields that a service has
+    /// refused.
     pub(super) fn root_of(&self, method: &Method, loc: &[Loc]) -> &'static str {
         let params = self.operation(method).map_or(&[][..], |operation| &operation.params);
         let param = params.iter().find(|param| loc.first() == Some(&Loc::Key(param.name.clone())));
@@ -103,7 +108,7 @@ impl DocumentedPath {
     }
 }
 
-/// A path or a pattern of the router without the names of its parameters.
+/// Removes the names of parameters from a path or a pattern of the router.
 fn without_names(pattern: &str) -> String {
     let mut text = String::with_capacity(pattern.len());
     for step in pattern.split('/').skip(1) {

@@ -1,9 +1,11 @@
+//! The error type of the API.
+
 use crate::error::{Error, FieldError};
 
 /// The result of an operation of the API.
 pub type Result<T, E = ApiError> = std::result::Result<T, E>;
 
-/// Why a request fails: a domain error, or one that exists in HTTP only.
+/// The error of a request: an error of the services, or one that only exists in HTTP.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
     #[error(transparent)]
@@ -33,7 +35,7 @@ pub enum ApiError {
     MalformedBody(String),
 }
 
-/// Whatever converts into a domain error converts into an API error too.
+/// Lets `?` convert all errors that convert to [`Error`].
 impl<E> From<E> for ApiError
 where
     Error: From<E>,

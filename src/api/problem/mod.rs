@@ -1,4 +1,4 @@
-//! The one place where errors become HTTP: `application/problem+json` (RFC 9457), ours and the framework's alike.
+//! The conversion of errors to responses: problem details (RFC 9457) for the errors of this program and of poem.
 
 mod catalog;
 mod contract;

@@ -28,13 +28,13 @@ pub fn render(error: &poem::Error, request: &FailedRequest<'_>, catalog: &RouteC
     failure.into_response(request.id)
 }
 
-/// What a response says about a failure.
+/// The parts of an error response.
 struct Failure {
     status: StatusCode,
     code: &'static str,
     detail: String,
     fields: Vec<FieldError>,
-    /// A header that this failure adds to the response.
+    /// An additional header, such as `Retry-After`.
     header: Option<(header::HeaderName, HeaderValue)>,
 }
 
@@ -48,6 +48,7 @@ impl Failure {
         Self { fields, ..Self::new(error.status(), error.code(), error.to_string()) }
     }
 
+    /// Converts an error of this program.
     fn ours(error: &ApiError, request: &FailedRequest<'_>, documented: Option<&DocumentedPath>) -> Self {
         let detail = match error {
             ApiError::InvalidFields(fields) => return Self::invalid(fields.clone()),
@@ -59,11 +60,11 @@ impl Failure {
                 };
                 return Self::invalid(fields.iter().map(located).collect());
             }
-            // The cause is for the log only.
+            // Only the log has the cause.
             ApiError::Domain(Error::Unavailable { what, .. }) => {
                 format!("{what} is unavailable, try again in a moment")
             }
-            // The body of the request became the job.
+            // The job was created from the body of the request.
             ApiError::Domain(Error::JobTooLarge { limit }) => {
                 ApiError::BodyTooLarge { limit: *limit }.to_string()
             }
@@ -79,7 +80,7 @@ impl Failure {
         Self { header, ..Self::new(error.status(), error.code(), detail) }
     }
 
-    /// A failure that the framework has found.
+    /// Converts an error of poem.
     fn framework(
         error: &poem::Error,
         request: &FailedRequest<'_>,
@@ -135,7 +136,7 @@ impl Failure {
     }
 }
 
-/// Logs a failure once, here; a mistake of the client is not a failure.
+/// Logs errors of the server and its dependencies. Errors of the client are not logged.
 fn log(error: &ApiError) {
     match error {
         ApiError::Domain(Error::Internal(source)) => {

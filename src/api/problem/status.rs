@@ -1,4 +1,4 @@
-//! The status and the machine-readable code of each error.
+//! The HTTP status and the stable code of each error.
 
 use poem::{error::ResponseError, http::StatusCode};
 

@@ -1,4 +1,4 @@
-//! A connection that gives up on a client which neither goes on nor begins.
+//! A TCP connection that fails with a time-out if the client is too slow to send a request or to read a response.
 
 use std::{
     io,
@@ -19,35 +19,36 @@ use tokio::{
 
 use super::limits::Limits;
 
+/// A TCP connection with the time limits of [`Limits`].
 pub(super) struct Connection {
     stream: TcpStream,
-    /// Whether a request is being answered: the client may then wait.
+    /// Whether a request is being handled. Reads have no time limit then.
     busy: Arc<AtomicBool>,
-    /// Whether a part of a request's head is here.
-    begun: bool,
-    reading: Clock,
+    /// Whether the head of a request is expected or has arrived in part.
+    in_head: bool,
+    read_timeout: Timeout,
     limits: Limits,
-    writing: Clock,
+    write_timeout: Timeout,
 }
 
 impl Connection {
-    /// `busy` tells whether a request is being answered.
+    /// Wraps a new connection. The caller sets `busy` while it handles a request.
     pub(super) fn new(stream: TcpStream, busy: Arc<AtomicBool>, limits: Limits) -> Self {
-        let (reading, writing) = (Clock::default(), Clock::default());
-        // The first head is due: whoever has connected wants something.
-        Self { stream, busy, begun: true, reading, limits, writing }
+        let (read_timeout, write_timeout) = (Timeout::default(), Timeout::default());
+        // A client that connects has to send a request at once, so the time limit of a head applies.
+        Self { stream, busy, in_head: true, read_timeout, limits, write_timeout }
     }
 }
 
-/// The time that a client has for its next step.
+/// A time limit for the next read or write. It starts with the first poll after a stop.
 #[derive(Default)]
-struct Clock {
+struct Timeout {
     sleep: Option<Pin<Box<Sleep>>>,
     running: bool,
 }
 
-impl Clock {
-    /// Ready once the client has had its time since this was first asked.
+impl Timeout {
+    /// Returns the time-out error when `time` has passed since the first poll.
     fn poll(&mut self, cx: &mut Context<'_>, time: Duration) -> Poll<io::Error> {
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(time)));
         if !self.running {
@@ -57,6 +58,7 @@ impl Clock {
         sleep.as_mut().poll(cx).map(|()| io::ErrorKind::TimedOut.into())
     }
 
+    /// Stops the timer; the next poll starts it again.
     fn stop(&mut self) {
         self.running = false;
     }
@@ -73,40 +75,41 @@ impl AsyncRead for Connection {
         let read = Pin::new(&mut this.stream).poll_read(cx, buf);
         let busy = this.busy.load(Ordering::Relaxed);
         if busy {
-            this.begun = false;
-            this.reading.stop();
+            this.in_head = false;
+            this.read_timeout.stop();
             return read;
         }
         if read.is_pending() {
-            let time = if this.begun { this.limits.head } else { this.limits.idle };
-            return this.reading.poll(cx, time).map(Err);
+            let time = if this.in_head { this.limits.head } else { this.limits.idle };
+            return this.read_timeout.poll(cx, time).map(Err);
         }
-        // The time of a head begins with its first byte.
-        if !this.begun && buf.filled().len() > before {
-            this.begun = true;
-            this.reading.stop();
+        // The first byte ends the idle time and starts the time of the head.
+        if !this.in_head && buf.filled().len() > before {
+            this.in_head = true;
+            this.read_timeout.stop();
         }
         read
     }
 }
 
 impl Connection {
-    fn written<T>(&mut self, cx: &mut Context<'_>, wrote: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    /// Applies the time limit of writes to the result of a write.
+    fn limit_write<T>(&mut self, cx: &mut Context<'_>, wrote: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if wrote.is_ready() {
-            self.writing.stop();
-            // What was answered is over: the next head begins anew.
-            self.begun = false;
-            self.reading.stop();
+            self.write_timeout.stop();
+            // The response is written, so the connection is idle until the next request.
+            self.in_head = false;
+            self.read_timeout.stop();
             return wrote;
         }
-        Poll::Ready(Err(ready!(self.writing.poll(cx, self.limits.write))))
+        Poll::Ready(Err(ready!(self.write_timeout.poll(cx, self.limits.write))))
     }
 }
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let wrote = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.written(cx, wrote)
+        self.limit_write(cx, wrote)
     }
 
     fn poll_write_vectored(
@@ -115,7 +118,7 @@ impl AsyncWrite for Connection {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let wrote = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.written(cx, wrote)
+        self.limit_write(cx, wrote)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -124,9 +127,9 @@ impl AsyncWrite for Connection {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        // The answer is out, and nothing may be read before the client goes on: this wakes who waits for that.
-        if !this.busy.load(Ordering::Relaxed) && !this.begun {
-            let _ = this.reading.poll(cx, this.limits.idle);
+        // hyper may not poll the next read at once. This poll starts the idle time and registers the task to be woken.
+        if !this.busy.load(Ordering::Relaxed) && !this.in_head {
+            let _ = this.read_timeout.poll(cx, this.limits.idle);
         }
         Pin::new(&mut this.stream).poll_flush(cx)
     }

@@ -1,17 +1,18 @@
 use std::time::Duration;
 
-/// What a server lets its clients do.
+/// Limits of connections and time limits of the HTTP server.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Connections at once; more wait in the system's queue.
+    /// Maximum number of open connections. Further connections wait in the backlog of the operating system.
     pub connections: usize,
-    /// How long requests under way may take once the server is told to stop.
+    /// How long running requests may take after the shutdown begins.
     pub grace: Duration,
-    /// How long a request's head may take: the first one since the connection was made, others from their first byte on.
+    /// How long a client may take to send the head of a request. The time of the first request starts with the
+    /// connection, that of a later request with its first byte.
     pub head: Duration,
-    /// How long a connection may be idle.
+    /// How long a connection may be idle between two requests.
     pub idle: Duration,
-    /// How long a client may take to make room for more of an answer.
+    /// How long a write of the response may block because the client does not read.
     pub write: Duration,
 }
 
@@ -21,7 +22,8 @@ impl Default for Limits {
             connections: 10_000,
             grace: Duration::from_secs(25),
             head: Duration::from_secs(10),
-            // Load balancers keep theirs for a minute; it should be they who close, lest a request meets a closing door.
+            // Longer than the 60 seconds of common load balancers, so that they close idle connections first. A request
+            // that arrives while the server closes the connection would be lost.
             idle: Duration::from_secs(75),
             write: Duration::from_secs(30),
         }

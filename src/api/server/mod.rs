@@ -1,7 +1,8 @@
-//! The HTTP/1.1 server: connections taken, bounded, and let go.
+//! The HTTP/1.1 server, with limits for connections and slow clients, and with a graceful shutdown.
 //!
-//! poem's own has no time limit for the head of a request, so that a client which sends a byte a minute holds a
-//! connection for ever (slowloris), nor a bound of connections, and it closes the port on those that wait to be taken.
+//! It replaces poem's server. That one has no time limit for the head of a request, so a client that sends one byte a
+//! minute keeps its connection forever (slowloris). It does not limit the number of connections. On shutdown it closes
+//! the port while connections still wait in the backlog.
 
 mod connection;
 mod limits;
@@ -34,24 +35,25 @@ use tokio::{
 
 use connection::Connection;
 
-/// Bytes of a request's head, at most; a longer one is answered with 431.
-const MAX_HEAD: usize = 32 * 1024;
+/// The maximum size of the head of a request. The response to a larger one is 431.
+const MAX_HEAD_BYTES: usize = 32 * 1024;
+/// The maximum number of headers of a request.
 const MAX_HEADERS: usize = 100;
-/// Once nobody has connected for so long, the port is closed.
-const DRAIN: Duration = Duration::from_millis(20);
-/// Or after so long, however many go on connecting. Whoever has a connection and has asked nothing by then is not
-/// waited for.
+/// The port is closed when no client has connected for this long during the shutdown.
+const DRAIN_QUIET: Duration = Duration::from_millis(20);
+/// The port is closed after this time even if clients still connect. Connections without a request are then closed.
 const MAX_DRAIN: Duration = Duration::from_millis(500);
-/// A pause where the system has no file descriptor to give.
-const OUT_OF_FILES: Duration = Duration::from_millis(50);
+/// How long to wait before the next accept after a failed one.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
-/// Answers requests until `stop` ends, and then those that are under way or have reached the port.
+/// Serves requests until `stop` completes, then shuts down gracefully: it finishes running requests and serves the
+/// connections in the backlog.
 ///
-/// A connection that is idle then is not closed at once: a request may be on its way over it, and would be lost. The
-/// answers of an endpoint that knows of the end should say that their connection is to be closed.
+/// Idle connections stay open for up to [`MAX_DRAIN`], because a request may already be on its way. During the shutdown
+/// the endpoint should set `Connection: close`.
 ///
 /// # Errors
-/// When the listener cannot be used.
+/// If the listener cannot be registered with the runtime.
 pub async fn serve(
     listener: std::net::TcpListener,
     endpoint: impl Endpoint<Output = Response> + 'static,
@@ -59,85 +61,87 @@ pub async fn serve(
     limits: Limits,
 ) -> io::Result<()> {
     let listener = TcpListener::from_std(listener)?;
-    let room = Arc::new(Semaphore::new(limits.connections));
+    let slots = Arc::new(Semaphore::new(limits.connections));
     let server = Arc::new(Server { endpoint, limits });
     let graceful = GracefulShutdown::new();
-    let answer = |(stream, peer, permit): Accepted| server.answer(stream, peer, permit, &graceful);
+    let spawn = |(stream, peer, permit): AcceptedConnection| server.spawn(stream, peer, permit, &graceful);
     tokio::pin!(stop);
     loop {
         tokio::select! {
             biased;
             () = &mut stop => break,
-            accepted = accept(&listener, &room) => answer(accepted),
+            accepted = accept(&listener, &slots) => spawn(accepted),
         }
     }
-    let last = Instant::now() + MAX_DRAIN;
-    accept_last(listener, &room, last, answer).await?;
+    let deadline = Instant::now() + MAX_DRAIN;
+    drain_backlog(listener, &slots, deadline, spawn).await?;
     let all = u32::try_from(limits.connections).unwrap_or(u32::MAX);
-    // hyper would close at once what it has not looked at yet.
-    let last = last.max(Instant::now() + DRAIN);
-    let _ = timeout_at(last, room.acquire_many(all)).await;
+    // hyper's shutdown closes connections whose first request it has not read yet, so give it time to read them.
+    let deadline = deadline.max(Instant::now() + DRAIN_QUIET);
+    let _ = timeout_at(deadline, slots.acquire_many(all)).await;
     if timeout(limits.grace, graceful.shutdown()).await.is_err() {
-        tracing::warn!("requests under way are dropped: they take longer than SHUTDOWN_TIMEOUT_SECONDS");
+        tracing::warn!("dropped requests that were still running after SHUTDOWN_TIMEOUT_SECONDS");
     }
     Ok(())
 }
 
-/// A connection, the address of the client, and the room that the connection takes up.
-type Accepted = (TcpStream, SocketAddr, OwnedSemaphorePermit);
+/// A connection, the address of the client, and the permit that counts the connection.
+type AcceptedConnection = (TcpStream, SocketAddr, OwnedSemaphorePermit);
 
-/// Accepts the clients that have connected by now and expect a response, then closes the port.
-async fn accept_last(
+/// Accepts the connections in the backlog, then closes the port.
+async fn drain_backlog(
     listener: TcpListener,
-    room: &Arc<Semaphore>,
-    last: Instant,
-    answer: impl Fn(Accepted),
+    slots: &Arc<Semaphore>,
+    deadline: Instant,
+    spawn: impl Fn(AcceptedConnection),
 ) -> io::Result<()> {
     loop {
-        let until = match room.available_permits() {
-            0 => last,
-            _ => last.min(Instant::now() + DRAIN),
+        let until = match slots.available_permits() {
+            0 => deadline,
+            _ => deadline.min(Instant::now() + DRAIN_QUIET),
         };
-        let Ok(accepted) = timeout_at(until, accept(&listener, room)).await else { break };
-        answer(accepted);
+        let Ok(accepted) = timeout_at(until, accept(&listener, slots)).await else { break };
+        spawn(accepted);
     }
-    // Those of this very moment too: nothing else may run between the last accept and the close.
+    // No await between the last accept and the close: connections that arrive in between are reset.
     let listener = listener.into_std()?;
-    while let Ok(permit) = room.clone().try_acquire_owned() {
+    while let Ok(permit) = slots.clone().try_acquire_owned() {
         let Ok((stream, peer)) = listener.accept() else { break };
         let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
         if let Ok(stream) = stream {
-            answer((stream, peer, permit));
+            spawn((stream, peer, permit));
         }
     }
     Ok(())
 }
 
-async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> Accepted {
-    let mut told = false;
+/// Waits for a free slot and accepts the next connection. Retries after errors, and logs the first of them.
+async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> AcceptedConnection {
+    let mut logged = false;
     loop {
-        let Ok(permit) = room.clone().acquire_owned().await else { return std::future::pending().await };
+        let Ok(permit) = slots.clone().acquire_owned().await else { return std::future::pending().await };
         match listener.accept().await {
             Ok((stream, peer)) => return (stream, peer, permit),
-            // The client has gone again, which is no fault; or too many files are open, which passes.
+            // The client has disconnected already, or the process has too many open files. Both are transient.
             Err(error) => {
-                if !std::mem::replace(&mut told, true) {
-                    tracing::warn!(%error, "a connection could not be accepted");
+                if !std::mem::replace(&mut logged, true) {
+                    tracing::warn!(%error, "cannot accept a connection");
                 }
-                tokio::time::sleep(OUT_OF_FILES).await;
+                tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
             }
         }
     }
 }
 
+/// What all connections share.
 struct Server<E> {
     endpoint: E,
     limits: Limits,
 }
 
 impl<E: Endpoint<Output = Response> + 'static> Server<E> {
-    /// Answers what comes over a connection.
-    fn answer(
+    /// Spawns a task that serves the requests of a connection.
+    fn spawn(
         self: &Arc<Self>,
         stream: TcpStream,
         peer: SocketAddr,
@@ -145,7 +149,7 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
         graceful: &GracefulShutdown,
     ) {
         let Ok(local) = stream.local_addr() else { return };
-        // Answers are written whole, so that there is nothing to wait for (RFC 896).
+        // A response is written in one call, so Nagle's algorithm (RFC 896) would only delay it.
         let _ = stream.set_nodelay(true);
         let busy = Arc::new(AtomicBool::new(false));
         let connection = Connection::new(stream, busy.clone(), self.limits);
@@ -162,19 +166,19 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
             }
         });
         let served = http1::Builder::new()
-            // See `Connection`: hyper's own would count idle time as well.
+            // `Connection` has the time limits. This one of hyper would include the idle time.
             .header_read_timeout(None)
-            // A client that has sent all it wants may close its side, and still wait for the answer.
+            // A client may close its sending side after the request and still wait for the response.
             .half_close(true)
             .max_headers(MAX_HEADERS)
-            .max_header_size(MAX_HEAD)
-            .max_buf_size(2 * MAX_HEAD)
+            .max_header_size(MAX_HEAD_BYTES)
+            .max_buf_size(2 * MAX_HEAD_BYTES)
             .serve_connection(TokioIo::new(connection), service);
         let served = graceful.watch(served);
         tokio::spawn(async move {
-            // A client that breaks off or is too slow is no fault of ours.
+            // The client disconnected or was too slow, which is not an error of the server.
             if let Err(error) = served.await {
-                tracing::debug!(error = crate::error::chain(&error), "a connection ended");
+                tracing::debug!(error = crate::error::chain(&error), "connection failed");
             }
             drop(permit);
         });

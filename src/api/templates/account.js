@@ -1,4 +1,4 @@
-// Sends the token of the link, and what the form asks for, to the operation that the form names.
+// Sends the token of the link and the input of the form to the operation of the form.
 "use strict";
 
 const form = document.querySelector("form");
@@ -7,14 +7,14 @@ const problem = document.getElementById("problem");
 const done = document.getElementById("done");
 let token = null;
 
-// The token leaves the address bar at once, and with it the history and the bookmarks.
+// Reads the token, and removes it from the address bar at once, so that it is not in the history or in bookmarks.
 function takeToken() {
-  const given = new URLSearchParams(location.hash.slice(1)).get("token");
+  const found = new URLSearchParams(location.hash.slice(1)).get("token");
   history.replaceState(null, "", location.pathname);
-  token = given || token;
+  token = found || token;
   done.textContent = "";
   form.hidden = !token;
-  showProblem(token ? "" : "This link is not complete. Please open it from the mail again.");
+  showProblem(token ? "" : "This link is incomplete. Open it from the mail again.");
 }
 
 function showProblem(text) {
@@ -22,9 +22,9 @@ function showProblem(text) {
 }
 
 function showFieldProblem(input, text) {
-  const place = document.getElementById(`${input.id}-error`);
-  place.textContent = text;
-  place.hidden = !text;
+  const message = document.getElementById(`${input.id}-error`);
+  message.textContent = text;
+  message.hidden = !text;
   if (text) input.setAttribute("aria-invalid", "true");
   else input.removeAttribute("aria-invalid");
 }
@@ -34,15 +34,15 @@ function clearProblems() {
   for (const input of form.querySelectorAll("input")) showFieldProblem(input, "");
 }
 
-// What is wrong with the input as far as it can be said here; the server decides.
+// Returns whether the input is complete. The server validates it.
 function checkInput() {
   const { password, repeat } = form.elements;
-  if (password && !password.value) showFieldProblem(password, "Please choose a password.");
+  if (password && !password.value) showFieldProblem(password, "Choose a password.");
   else if (password && password.value !== repeat.value) showFieldProblem(repeat, "The two passwords differ.");
   return focusInvalid();
 }
 
-// Whether no field is marked; else the first one that is gets the focus.
+// Returns whether all fields are valid. Moves the focus to the first invalid one.
 function focusInvalid() {
   const invalid = form.querySelector("[aria-invalid]");
   if (invalid) invalid.focus();
@@ -58,17 +58,17 @@ function body() {
   return JSON.stringify(body);
 }
 
-// Puts every error of a problem document (RFC 9457) where it belongs.
-async function explain(response) {
-  const answer = await response.json().catch(() => null);
-  const errors = Array.isArray(answer?.errors) ? answer.errors : [];
+// Shows the errors of a response (problem details, RFC 9457) at their fields, and the others above the form.
+async function showErrors(response) {
+  const details = await response.json().catch(() => null);
+  const errors = Array.isArray(details?.errors) ? details.errors : [];
   const others = errors.filter(({ loc, msg }) => {
     const input = form.querySelector(`input#${CSS.escape(String(loc?.at(-1)))}`);
     if (input) showFieldProblem(input, msg);
     return !input;
   });
   if (others.length) showProblem(others.map(({ msg }) => msg).join(" "));
-  else if (!errors.length) showProblem(answer?.detail || `Something went wrong (${response.status}). Please try again.`);
+  else if (!errors.length) showProblem(details?.detail || `The request failed with status ${response.status}. Try again.`);
   focusInvalid();
 }
 
@@ -78,11 +78,11 @@ async function send() {
   try {
     response = await fetch(form.dataset.endpoint, { method: "POST", headers, body: body() });
   } catch {
-    showProblem("The server cannot be reached. Please try again in a moment.");
+    showProblem("The server is not reachable. Try again in a moment.");
     return;
   }
   if (!response.ok) {
-    await explain(response);
+    await showErrors(response);
     return;
   }
   token = null;
@@ -101,6 +101,6 @@ form.addEventListener("submit", async (event) => {
   button.disabled = false;
 });
 
-// A second link that is opened on the same page changes no more than the fragment.
+// If another link is opened on this page, only the fragment changes, and the page is not loaded again.
 addEventListener("hashchange", takeToken);
 takeToken();
