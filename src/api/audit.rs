@@ -1,3 +1,5 @@
+//! The audit trail.
+
 use chrono::{DateTime, Utc};
 use poem_openapi::{Object, OpenApi, param::Query, payload::Json, types::Example};
 use serde_json::{Value, json};
@@ -12,29 +14,32 @@ use crate::{
     models::audit::{AuditEntry, AuditFilter},
 };
 
+/// Operations of admins on the audit trail.
 pub(super) struct Audit(pub(super) App);
 
-/// Who did what to whom.
+/// An entry of the audit trail: an actor, an action and its target.
 #[derive(Object)]
 #[oai(rename = "AuditEntry", example)]
 struct EntryOut {
     id: i64,
     created_at: DateTime<Utc>,
-    /// Id of the user who did it; null where it was a command or a job.
+    /// Id of the user who made the change; null for a command, a job or an anonymous request.
     #[oai(nullable)]
     actor_id: Option<i64>,
-    /// Such as `user.updated`.
+    /// The action, such as `user.updated`.
     action: String,
-    /// `user`.
+    /// The type of the target: `user`.
     target_type: String,
+    /// Id of the target.
     target_id: String,
-    /// What has changed, as it was.
+    /// The changed fields with their old values.
     before: Value,
-    /// What has changed, as it is.
+    /// The changed fields with their new values.
     after: Value,
-    /// Where the request came from.
+    /// IP address of the client.
     #[oai(nullable)]
     address: Option<String>,
+    /// Id of the request that made the change.
     #[oai(nullable)]
     request_id: Option<String>,
 }
@@ -73,12 +78,12 @@ impl From<AuditEntry> for EntryOut {
     }
 }
 
-/// Some entries, the newest first.
+/// A page of the audit trail, the newest entries first.
 #[derive(Object)]
 #[oai(example)]
 struct AuditPage {
     items: Vec<EntryOut>,
-    /// Goes into `before` for the next page; null on the last.
+    /// The value of `before` for the next page; null on the last page.
     #[oai(nullable)]
     next: Option<i64>,
 }
@@ -91,21 +96,21 @@ impl Example for AuditPage {
 
 #[OpenApi(prefix_path = "/audit", tag = "Tag::Admin")]
 impl Audit {
-    /// The audit trail, the newest first.
+    /// Returns the entries of the audit trail, the newest first.
     #[oai(path = "/", method = "get", operation_id = "list_audit_entries")]
     async fn list(
         &self,
         _admin: Admin,
-        /// Only what this user did.
+        /// Only entries of this actor.
         actor_id: Query<Option<i64>>,
-        /// Only this, such as `user.updated`.
+        /// Only entries with this action, such as `user.updated`.
         #[oai(validator(max_length = 100))]
         action: Query<Option<Text>>,
-        /// Only what was done to this user.
+        /// Only entries about this user.
         user_id: Query<Option<i64>>,
-        /// Only entries older than the one of this id.
+        /// Only entries that are older than the entry with this id.
         before: Query<Option<i64>>,
-        /// How many to show.
+        /// Maximum number of entries to return.
         #[oai(default)]
         limit: Query<Limit>,
     ) -> Result<Json<AuditPage>> {
@@ -116,7 +121,7 @@ impl Audit {
             target_type: target_id.is_some().then_some("user"),
             target_id: target_id.as_deref(),
             before: before.0,
-            // One more, to know whether there is a next page.
+            // One more than requested shows whether there is a next page.
             limit: i64::from(limit.0.0) + 1,
         };
         let mut items: Vec<EntryOut> = self

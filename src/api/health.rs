@@ -1,3 +1,5 @@
+//! Health checks for load balancers and orchestrators.
+
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use poem_openapi::{
     ApiResponse, Object, OpenApi,
@@ -12,8 +14,10 @@ use crate::{
     error::{Error, Result},
 };
 
+/// Health checks.
 pub(super) struct Health(pub(super) App);
 
+/// The process is running.
 #[derive(Object)]
 #[oai(example)]
 struct Alive {
@@ -28,21 +32,23 @@ impl Example for Alive {
     }
 }
 
-/// How one dependency is.
+/// The health of the database.
 #[derive(Object)]
 #[oai(skip_serializing_if_is_none, example)]
 struct DatabaseHealth {
     status: String,
     database: String,
+    /// The result of `SELECT 1`.
     result: Option<i32>,
 }
 
 impl Example for DatabaseHealth {
     fn example() -> Self {
-        Self { status: status(true), database: state(true), result: Some(1) }
+        Self { status: status_text(true), database: check_text(true), result: Some(1) }
     }
 }
 
+/// The health of Redis.
 #[derive(Object)]
 #[oai(example)]
 struct RedisHealth {
@@ -52,10 +58,11 @@ struct RedisHealth {
 
 impl Example for RedisHealth {
     fn example() -> Self {
-        Self { status: status(true), redis: state(true) }
+        Self { status: status_text(true), redis: check_text(true) }
     }
 }
 
+/// Whether the process can serve requests.
 #[derive(Object)]
 #[oai(example)]
 struct Readiness {
@@ -74,96 +81,106 @@ struct Readiness {
 impl Example for Readiness {
     fn example() -> Self {
         Self {
-            status: status(true),
-            database: state(true),
-            migrations: state(true),
-            redis: state(true),
+            status: status_text(true),
+            database: check_text(true),
+            migrations: check_text(true),
+            redis: check_text(true),
             stopping: false,
         }
     }
 }
 
 #[derive(ApiResponse)]
-enum Answer<T: ToJSON + Send + Sync> {
-    /// It is well.
+enum HealthResponse<T: ToJSON + Send + Sync> {
+    /// Healthy.
     #[oai(status = 200)]
     Healthy(Json<T>),
-    /// It is not; the cause is in the log.
+    /// Unhealthy. The log contains the cause.
     #[oai(status = 503)]
     Unhealthy(Json<T>),
 }
 
-impl<T: ToJSON + Send + Sync> Answer<T> {
+impl<T: ToJSON + Send + Sync> HealthResponse<T> {
     fn new(healthy: bool, body: T) -> Self {
         if healthy { Self::Healthy(Json(body)) } else { Self::Unhealthy(Json(body)) }
     }
 }
 
-fn status(healthy: bool) -> String {
+fn status_text(healthy: bool) -> String {
     if healthy { "healthy" } else { "unhealthy" }.into()
 }
 
-fn state(ok: bool) -> String {
+fn check_text(ok: bool) -> String {
     if ok { "ok" } else { "error" }.into()
 }
 
-/// Logs why a check failed; the answer never says.
-fn ok<T>(what: &str, result: Result<T>) -> Option<T> {
-    result.inspect_err(|error| tracing::warn!(what, error = crate::error::chain(error), "unhealthy")).ok()
+/// Logs the error of a failed check. The response does not contain it.
+fn log_failure<T>(what: &str, result: Result<T>) -> Option<T> {
+    result
+        .inspect_err(|error| tracing::warn!(what, error = crate::error::chain(error), "health check failed"))
+        .ok()
 }
 
 impl Health {
+    /// Runs `SELECT 1`; `None` if it fails.
     async fn database(&self) -> Option<i32> {
         let one = diesel::select(diesel::dsl::sql::<diesel::sql_types::Integer>("1"));
-        ok("database", self.0.db.run(async |conn| Ok(one.get_result::<i32>(conn).await?)).await)
+        log_failure("database", self.0.db.run(async |conn| Ok(one.get_result::<i32>(conn).await?)).await)
     }
 
     async fn redis_works(&self) -> bool {
         let key = format!("{}:health", self.0.config.redis.redis_key_prefix);
-        ok("redis", self.0.redis.probe(&key).await).is_some()
+        log_failure("redis", self.0.redis.probe(&key).await).is_some()
     }
 
-    /// Whether no migration is pending; `None` where the database does not say.
+    /// Returns whether all migrations are applied; `None` if the database does not answer.
     async fn migrated(&self) -> Option<bool> {
-        let ask =
+        let query =
             async |conn: &mut AsyncPgConnection| migrations::pending(conn).await.map_err(Error::internal);
-        ok("migrations", self.0.db.run(ask).await).map(|pending| pending.is_empty())
+        log_failure("migrations", self.0.db.run(query).await).map(|pending| pending.is_empty())
     }
 }
 
 #[OpenApi(prefix_path = "/health", tag = "Tag::Health")]
 impl Health {
-    /// Is the service up?
+    /// Returns the name and version of the service.
     #[oai(path = "/", method = "get", operation_id = "health")]
     async fn health(&self) -> Json<Alive> {
         let service = self.0.config.core.project_name.clone();
-        Json(Alive { status: status(true), service, version: env!("CARGO_PKG_VERSION").into() })
+        Json(Alive { status: status_text(true), service, version: env!("CARGO_PKG_VERSION").into() })
     }
 
-    /// Is the process alive? For a liveness probe: it asks nothing else.
+    /// Returns 200 while the process is running.
+    ///
+    /// For liveness probes: does not check the database or Redis.
     #[oai(path = "/live", method = "get", operation_id = "health_live")]
     async fn live(&self) -> Json<Alive> {
         self.health().await
     }
 
-    /// Does the database answer?
+    /// Checks that the database answers.
     #[oai(path = "/db", method = "get", operation_id = "health_db")]
-    async fn db(&self) -> Answer<DatabaseHealth> {
+    async fn db(&self) -> HealthResponse<DatabaseHealth> {
         let result = self.database().await;
         let healthy = result.is_some();
-        Answer::new(healthy, DatabaseHealth { status: status(healthy), database: state(healthy), result })
+        HealthResponse::new(
+            healthy,
+            DatabaseHealth { status: status_text(healthy), database: check_text(healthy), result },
+        )
     }
 
-    /// Does Redis answer and accept writes?
+    /// Checks that Redis answers and accepts writes.
     #[oai(path = "/redis", method = "get", operation_id = "health_redis")]
-    async fn redis(&self) -> Answer<RedisHealth> {
+    async fn redis(&self) -> HealthResponse<RedisHealth> {
         let healthy = self.redis_works().await;
-        Answer::new(healthy, RedisHealth { status: status(healthy), redis: state(healthy) })
+        HealthResponse::new(healthy, RedisHealth { status: status_text(healthy), redis: check_text(healthy) })
     }
 
-    /// May traffic be sent here? For a readiness probe: the database, its migrations, and not shutting down.
+    /// Checks that the process can serve requests.
+    ///
+    /// For readiness probes: checks the database and its migrations, and fails during a shutdown. Redis is reported beside it.
     #[oai(path = "/ready", method = "get", operation_id = "health_ready")]
-    async fn ready(&self) -> Answer<Readiness> {
+    async fn ready(&self) -> HealthResponse<Readiness> {
         let (migrated, redis) = tokio::join!(self.migrated(), self.redis_works());
         let stopping = self.0.is_stopping();
         let healthy = migrated == Some(true) && !stopping;
@@ -172,11 +189,11 @@ impl Health {
             Some(false) => "pending",
             None => "error",
         };
-        Answer::new(
+        HealthResponse::new(
             healthy,
             Readiness {
-                status: status(healthy),
-                database: state(migrated.is_some()),
+                status: status_text(healthy),
+                database: check_text(migrated.is_some()),
                 migrations: migrations.into(),
                 redis: if redis { "ok" } else { "degraded" }.into(),
                 stopping,

@@ -1,4 +1,6 @@
-//! The HTTP API: one file per resource. A new resource is its file, its `mod` line and one line in `resources`.
+//! The HTTP API: the resources, their OpenAPI document and the server.
+//!
+//! A new resource is a file, its `mod` line and a line in `resources`.
 
 mod account_pages;
 mod admin;
@@ -35,7 +37,7 @@ use crate::{
     config::{Core, Http, Mail},
 };
 
-/// Every resource of the API.
+/// Returns all resources of the API.
 fn resources(app: &App) -> impl OpenApi + use<> {
     (
         health::Health(app.clone()),
@@ -47,28 +49,29 @@ fn resources(app: &App) -> impl OpenApi + use<> {
     )
 }
 
+/// Returns the resources as poem's service, which also has the OpenAPI document.
 fn service(app: &App) -> OpenApiService<impl OpenApi + use<>, ()> {
     OpenApiService::new(resources(app), &app.config.core.project_name, env!("CARGO_PKG_VERSION"))
         .url_prefix(PREFIX)
         .license(LicenseObject::new("MIT").url("https://opensource.org/license/mit"))
         .description(
-            "Errors are problem details (RFC 9457): `detail` is for people, `code` for programs, and `errors` lists \
-             every invalid field. Quote the `request_id` when you ask for help.",
+            "Errors are problem details (RFC 9457). `detail` is a message for people, `code` is a stable code for \
+             programs, and `errors` lists all invalid fields. Include the `request_id` in support requests.",
         )
 }
 
-/// The OpenAPI document, as JSON.
+/// Returns the OpenAPI document as JSON.
 ///
 /// # Errors
-/// When the settings are not usable.
+/// If the document of the framework cannot be parsed.
 pub fn document(app: &App) -> anyhow::Result<String> {
     docs::document(&service(app).spec())
 }
 
-/// The whole API as an endpoint.
+/// Returns the endpoint of the server: the API with its middleware, the documentation and the pages.
 ///
 /// # Errors
-/// When a setting is not usable.
+/// If a setting is invalid.
 pub fn endpoint(
     app: App,
     core: &Core,
@@ -77,12 +80,12 @@ pub fn endpoint(
     let https = app.config.mail.public_url()?.scheme() == "https";
     let cors_origins = http.cors_origins(core.debug)?;
     let cookies =
-        cookies::Settings { secure: https || !core.debug, origins: own_origins(&app, &cors_origins)? };
-    let documented = {
+        cookies::Settings { secure: https || !core.debug, origins: trusted_origins(&app, &cors_origins)? };
+    let documented_service = {
         let app = app.clone();
         move || service(&app)
     };
-    let mut routes = docs::routes(documented)
+    let mut routes = docs::routes(documented_service)
         .nest(PREFIX, service(&app))
         .nest("/account", account_pages::routes(&core.project_name));
     if http.dev_pages {
@@ -109,8 +112,8 @@ fn host_rules(app: &App, http: &Http) -> anyhow::Result<HostRules> {
     Ok(HostRules::Only { hosts, local: http.dev_pages })
 }
 
-/// The origins whose pages may send a browser here with its cookies.
-fn own_origins(app: &App, cors_origins: &HashSet<String>) -> anyhow::Result<HashSet<String>> {
+/// Returns the origins whose pages may send requests that are authenticated by cookies.
+fn trusted_origins(app: &App, cors_origins: &HashSet<String>) -> anyhow::Result<HashSet<String>> {
     let Mail { public_url, frontend_url, .. } = &app.config.mail;
     let own = [public_url.get()?, frontend_url.get()?];
     let own = own.into_iter().flatten().map(|url| url.origin().ascii_serialization());

@@ -2,43 +2,19 @@
 
 use std::borrow::Cow;
 
-use poem::{IntoResponse, Response, http::StatusCode};
 use poem_openapi::{
     ApiResponse, Object,
     payload::Json,
-    registry::{MetaResponse, MetaResponses, MetaSchema, MetaSchemaRef, Registry},
+    registry::{MetaSchema, MetaSchemaRef, Registry},
     types::{Example, ToJSON, Type},
 };
 use serde_json::{Value, json};
 
 use super::extract::{Limit, Offset};
 
-/// 204: the operation succeeded and there is nothing to return.
-pub(super) struct NoContent;
+const MAIL_SENT_IF_REGISTERED: &str = "If the address is registered, a mail was sent";
 
-impl ApiResponse for NoContent {
-    fn meta() -> MetaResponses {
-        let response = MetaResponse {
-            description: "It has been done.",
-            status: Some(StatusCode::NO_CONTENT.as_u16()),
-            status_range: None,
-            content: vec![],
-            headers: vec![],
-        };
-        MetaResponses { responses: vec![response] }
-    }
-
-    fn register(_registry: &mut Registry) {}
-}
-
-impl IntoResponse for NoContent {
-    fn into_response(self) -> Response {
-        StatusCode::NO_CONTENT.into_response()
-    }
-}
-
-const MAIL_SENT_IF_REGISTERED: &str = "If the address has an account, a mail is on its way";
-
+/// The request was accepted.
 #[derive(Object)]
 #[oai(rename = "Accepted", example)]
 pub(super) struct AcceptedMessage {
@@ -51,10 +27,10 @@ impl Example for AcceptedMessage {
     }
 }
 
-/// 202: the same response whether or not the address is registered.
+/// A response with status 202.
 #[derive(ApiResponse)]
 pub(super) enum Accepted {
-    /// Whether anybody has the address, nobody learns here.
+    /// Same response whether or not the address is registered.
     #[oai(status = 202)]
     MailSentIfRegistered(Json<AcceptedMessage>),
 }
@@ -69,8 +45,10 @@ impl Accepted {
 pub(super) trait PageItem: Type + ToJSON + Example {
     /// The name of the page's schema in the API document.
     const PAGE: &'static str;
+    /// The description of the page's schema.
     const PAGE_DESCRIPTION: &'static str;
-    const TOTAL_DESCRIPTION: &'static str = "How many there are on all pages together.";
+    /// The description of the field `total`.
+    const TOTAL_DESCRIPTION: &'static str = "Number of items on all pages.";
 }
 
 /// One page of a list.
@@ -82,7 +60,7 @@ pub(super) struct Page<T> {
 }
 
 impl<T> Page<T> {
-    /// `total` counts the items on all pages.
+    /// Creates a page. `total` is the number of items on all pages.
     pub(super) fn new(
         items: impl IntoIterator<Item: Into<T>>,
         total: u64,

@@ -2,17 +2,17 @@
 
 use poem_openapi::Tags;
 
-/// The group that an operation is listed under.
+/// A group of operations.
 #[derive(Tags)]
 pub(super) enum Tag {
-    /// Is it up?
+    /// Health checks.
     Health,
-    /// Register, sign in and out, and what the links in mails do.
+    /// Registration, sign-in, sessions and the links in mails.
     Auth,
-    /// Accounts.
+    /// The account of the caller, and user administration.
     Users,
-    /// Work in the background: put it in a queue, follow it, cancel it.
+    /// Background jobs: enqueue, read the status, cancel.
     Jobs,
-    /// For admins: the audit trail, the job queues, their jobs and the workers.
+    /// For admins: the audit trail, queues, jobs and workers.
     Admin,
 }

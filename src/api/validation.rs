@@ -88,7 +88,7 @@ impl<'a> Checker<'a> {
                     "number" => ("float_type", "a number"),
                     _ => ("bool_type", "true or false"),
                 };
-                self.report(kind, format!("Input should be {what}"));
+                self.fault(kind, format!("Input should be {what}"));
             }
         }
     }
@@ -120,13 +120,13 @@ impl<'a> Checker<'a> {
 
     fn array(&mut self, schema: &MetaSchema, items: &[Value]) {
         if schema.min_items.is_some_and(|min| items.len() < min) {
-            self.report(
+            self.fault(
                 "too_short",
                 format!("List should have at least {} items", schema.min_items.unwrap_or(0)),
             );
         }
         if schema.max_items.is_some_and(|max| items.len() > max) {
-            self.report(
+            self.fault(
                 "too_long",
                 format!("List should have at most {} items", schema.max_items.unwrap_or(0)),
             );
@@ -145,23 +145,23 @@ impl<'a> Checker<'a> {
         // The check of a format has its own messages, also for the length.
         if let Some(format @ ("email" | "password")) = schema.format {
             if let Err(msg) = check_format(format, text) {
-                self.report("value_error", msg);
+                self.fault("value_error", msg);
             }
             return;
         }
         let length = text.chars().count();
         if let Some(min) = schema.min_length.filter(|min| length < *min) {
-            self.report("string_too_short", format!("String should have at least {min} characters"));
+            self.fault("string_too_short", format!("String should have at least {min} characters"));
         }
         if let Some(max) = schema.max_length.filter(|max| length > *max) {
-            self.report("string_too_long", format!("String should have at most {max} characters"));
+            self.fault("string_too_long", format!("String should have at most {max} characters"));
         }
         if !schema.enum_items.is_empty() && !schema.enum_items.iter().any(|item| item == text) {
             let choices: Vec<_> = schema.enum_items.iter().filter_map(Value::as_str).collect();
-            self.report("enum", format!("Input should be one of: {}", choices.join(", ")));
+            self.fault("enum", format!("Input should be one of: {}", choices.join(", ")));
         }
         if text.contains('\0') {
-            self.report("value_error", NUL_IN_TEXT);
+            self.fault("value_error", NUL_IN_TEXT);
         }
     }
 
@@ -175,7 +175,7 @@ impl<'a> Checker<'a> {
                 } else {
                     ("greater_than_equal", "at least")
                 };
-                self.report(kind, format!("Input should be {comparison} {min}"));
+                self.fault(kind, format!("Input should be {comparison} {min}"));
             }
         }
         if let Some(max) = schema.maximum {
@@ -183,7 +183,7 @@ impl<'a> Checker<'a> {
             if value > max || (exclusive && value == max) {
                 let (kind, comparison) =
                     if exclusive { ("less_than", "less than") } else { ("less_than_equal", "at most") };
-                self.report(kind, format!("Input should be {comparison} {max}"));
+                self.fault(kind, format!("Input should be {comparison} {max}"));
             }
         }
         let fits = match schema.format {
@@ -194,7 +194,7 @@ impl<'a> Checker<'a> {
             _ => true,
         };
         if !fits && schema.minimum.is_none() && schema.maximum.is_none() {
-            self.report("int_range", "Input is too large or too small");
+            self.fault("int_range", "Input is too large or too small");
         }
     }
 }
@@ -214,9 +214,9 @@ pub(super) fn check_params(
             _ => continue,
         };
         let mut checker = Checker::new(registry, root, false);
-        let value = given.iter().find(|(name, _)| *name == param.name).map(|(_, value)| value);
+        let value = sent.iter().find(|(name, _)| *name == param.name).map(|(_, value)| value);
         checker.at(Loc::key(&param.name), |this| match value {
-            Some(text) => this.check(&param.schema, &typed(registry, &param.schema, text)),
+            Some(text) => this.check(&param.schema, &parse_param(registry, &param.schema, text)),
             None if param.required => this.fault("missing", "Field required"),
             None => {}
         });

@@ -21,9 +21,10 @@ use crate::{
     queue::{JobStatus, State},
 };
 
+/// Operations of admins on the jobs of all users.
 pub(in crate::api) struct Jobs(pub(super) App);
 
-/// A job, with everything that is known of it.
+/// A job with all details.
 #[derive(Object)]
 #[oai(rename = "Job", example)]
 struct JobOut {
@@ -31,34 +32,35 @@ struct JobOut {
     status: StateOut,
     task: String,
     queue: String,
-    /// Id of the user whose job it is.
+    /// Id of the user who owns the job; null for a job without an owner.
     #[oai(nullable)]
     owner: Option<i64>,
-    /// What it was given; not kept of one that has finished.
+    /// The arguments; null after the job has finished. The list omits arguments of more than 16 KiB.
     payload: Value,
-    /// Groups of jobs take turns.
+    /// The group; jobs of different groups take turns.
     #[oai(nullable)]
     group: Option<String>,
-    /// Id of the request that enqueued it.
+    /// Id of the request that enqueued the job.
     #[oai(nullable)]
     request_id: Option<String>,
-    /// The worker that runs it.
+    /// Id of the worker that runs the job.
     #[oai(nullable)]
     worker: Option<String>,
-    /// What the task returned, once it has finished; kept for a day.
+    /// The result of a finished job; deleted after one day by default.
     result: Value,
-    /// Why the last attempt failed, in words that the owner may read.
+    /// The error of the last attempt, as the owner sees it.
     #[oai(nullable)]
     error: Option<String>,
-    /// The same with everything that is known of it.
+    /// The error of the last attempt with all details.
     #[oai(nullable)]
     error_detail: Option<String>,
+    /// The progress that the task has reported.
     progress: Value,
-    /// Attempts begun.
+    /// Number of started attempts.
     attempts: u32,
     #[oai(nullable)]
     enqueued_at: Option<DateTime<Utc>>,
-    /// When it is to begin, of one that is scheduled.
+    /// When a scheduled job is due.
     #[oai(nullable)]
     due_at: Option<DateTime<Utc>>,
     #[oai(nullable)]
@@ -120,7 +122,7 @@ impl From<JobStatus> for JobOut {
 
 impl PageItem for JobOut {
     const PAGE: &str = "JobPage";
-    const PAGE_DESCRIPTION: &str = "Some of the jobs of a queue that are in one state.";
+    const PAGE_DESCRIPTION: &str = "A page of the jobs of a queue in one state.";
 }
 
 #[derive(Object)]
@@ -136,50 +138,51 @@ impl Example for Requeued {
     }
 }
 
-/// The states whose jobs are listed; others are known by their id alone.
+/// A state whose jobs can be listed. Finished and canceled jobs can only be read by id.
 #[derive(Enum, Clone, Copy, Default)]
-#[oai(rename_all = "lowercase", rename = "ListedState")]
-enum Listed {
+#[oai(rename_all = "lowercase")]
+enum ListedState {
     Queued,
     Scheduled,
-    /// They wait for other jobs.
+    /// The job waits for other jobs.
     Deferred,
     Started,
     #[default]
     Failed,
 }
 
-impl From<Listed> for State {
-    fn from(state: Listed) -> Self {
+impl From<ListedState> for State {
+    fn from(state: ListedState) -> Self {
         match state {
-            Listed::Queued => Self::Queued,
-            Listed::Scheduled => Self::Scheduled,
-            Listed::Deferred => Self::Deferred,
-            Listed::Started => Self::Started,
-            Listed::Failed => Self::Failed,
+            ListedState::Queued => Self::Queued,
+            ListedState::Scheduled => Self::Scheduled,
+            ListedState::Deferred => Self::Deferred,
+            ListedState::Started => Self::Started,
+            ListedState::Failed => Self::Failed,
         }
     }
 }
 
 #[OpenApi(prefix_path = "/admin", tag = "Tag::Admin")]
 impl Jobs {
-    /// The jobs of a queue that are in one state.
+    /// Returns the jobs of a queue in one state.
     ///
-    /// Those that failed last come first, those that are next otherwise.
+    /// Failed jobs are sorted by the time of the failure, the newest first. Other jobs are in the order in which they
+    /// run.
     #[oai(path = "/jobs", method = "get", operation_id = "list_jobs")]
     async fn list(
         &self,
         _admin: Admin,
-        /// Letters, digits, `-`, `_` and `.`.
+        /// The name of the queue: letters, digits, `-`, `_` and `.`.
         #[oai(default = "default_queue", validator(max_length = 100))]
         queue: Query<String>,
-        /// Their state.
+        /// The state of the jobs.
         #[oai(default)]
-        status: Query<Listed>,
-        /// How many to pass over.
+        status: Query<ListedState>,
+        /// Number of jobs to skip.
         #[oai(default)]
         offset: Query<Offset>,
-        /// How many to show.
+        /// Maximum number of jobs to return.
         #[oai(default)]
         limit: Query<Limit>,
     ) -> Result<Json<Page<JobOut>>> {
@@ -191,25 +194,25 @@ impl Jobs {
         Ok(Json(Page::new(jobs, total, offset.0, limit.0)))
     }
 
-    /// A job, whoever's it is.
+    /// Returns a job of any user.
     #[oai(path = "/jobs/:id", method = "get", operation_id = "read_job")]
     async fn read(
         &self,
         _admin: Admin,
-        /// The `job_id` that enqueuing answered.
+        /// The `job_id` of the response to the enqueue request.
         id: Path<String>,
     ) -> Result<Json<JobOut>> {
         Ok(Json(find(&self.0, &id.0).await?.into()))
     }
 
-    /// Put a failed job back into its queue.
+    /// Puts a failed job back into its queue.
     ///
-    /// Its failures are forgotten. Fails with 409 `conflict` where it has not failed.
+    /// The count of its failures is reset. Fails with 409 `conflict` if the job has not failed.
     #[oai(path = "/jobs/:id/requeue", method = "post", operation_id = "requeue_job")]
     async fn requeue(
         &self,
         _admin: Admin,
-        /// The `job_id` that enqueuing answered.
+        /// The `job_id` of the response to the enqueue request.
         id: Path<String>,
     ) -> Result<Json<Requeued>> {
         find(&self.0, &id.0).await?;
@@ -219,15 +222,15 @@ impl Jobs {
         Ok(Json(Requeued { job_id: id.0, status: StateOut::Queued }))
     }
 
-    /// Cancel a job, whoever's it is.
+    /// Cancels a job of any user.
     ///
-    /// One that waits is cancelled at once, one that runs is asked to stop. Fails with 409 `conflict` where it
-    /// has ended.
+    /// A waiting job is canceled at once. A running job is signaled to stop. Fails with 409 `conflict` if the job has
+    /// already ended.
     #[oai(path = "/jobs/:id", method = "delete", operation_id = "cancel_any_job")]
     async fn cancel(
         &self,
         _admin: Admin,
-        /// The `job_id` that enqueuing answered.
+        /// The `job_id` of the response to the enqueue request.
         id: Path<String>,
     ) -> Result<Json<Canceled>> {
         find(&self.0, &id.0).await?;

@@ -1,4 +1,4 @@
-//! Operating the job queues, for admins: one file a resource.
+//! Operations of admins on the job queues, the jobs and the workers.
 
 mod jobs;
 mod queue_name;

@@ -19,9 +19,10 @@ use crate::{
     queue::{QueueInfo, Rate, State, Totals},
 };
 
+/// Operations of admins on the queues.
 pub(in crate::api) struct Queues(pub(super) App);
 
-/// So many jobs may begin in so much time, in all workers together.
+/// A rate limit for started jobs, over all workers: a token bucket of `jobs` tokens that refills in `per_seconds`.
 #[derive(Object)]
 #[oai(deny_unknown_fields, example)]
 struct RateLimit {
@@ -49,7 +50,7 @@ impl From<RateLimit> for Rate {
     }
 }
 
-/// Counted since the queue began.
+/// Numbers of jobs since the queue was created.
 #[derive(Object)]
 #[oai(rename = "QueueTotals", example)]
 struct TotalsOut {
@@ -78,30 +79,31 @@ impl From<Totals> for TotalsOut {
     }
 }
 
-/// A queue: what is in it, what has been, and how it is worked off.
+/// A queue: the number of jobs in each state, totals and limits.
 #[derive(Object)]
 #[oai(rename = "Queue", example)]
 struct QueueOut {
     name: String,
-    /// Whether workers take nothing from it.
+    /// Whether the queue is paused: workers start none of its jobs.
     paused: bool,
-    /// Jobs that wait for a worker.
+    /// Number of jobs that wait for a worker.
     queued: u64,
-    /// Jobs that wait for their time.
+    /// Number of jobs that are due later.
     scheduled: u64,
-    /// Jobs that wait for other jobs.
+    /// Number of jobs that wait for other jobs.
     deferred: u64,
-    /// Jobs that run.
+    /// Number of running jobs.
     started: u64,
-    /// Jobs that have failed for good and are kept to be looked at.
+    /// Number of jobs that have failed after all attempts.
     failed: u64,
-    /// How long the queued job that waits longest has waited.
+    /// Seconds since the next job was enqueued, including a delay or retries; null if no job is queued.
     #[oai(nullable)]
     latency_seconds: Option<f64>,
     totals: TotalsOut,
-    /// How many jobs may run at once, in all workers together.
+    /// Maximum number of running jobs, over all workers; null without a limit.
     #[oai(nullable)]
     concurrency_limit: Option<u32>,
+    /// The rate limit; null without a limit.
     #[oai(nullable)]
     rate_limit: Option<RateLimit>,
 }
@@ -142,15 +144,16 @@ impl From<QueueInfo> for QueueOut {
     }
 }
 
-/// What to change. What is absent stays as it is.
+/// A change of a queue. Absent fields are not changed.
 #[derive(Object)]
 #[oai(deny_unknown_fields, example)]
 struct QueueChange {
+    /// `true` pauses the queue, `false` resumes it.
     paused: Option<bool>,
-    /// How many jobs may run at once, in all workers together; `null` removes the limit.
+    /// Maximum number of running jobs, over all workers; `null` removes the limit.
     #[oai(nullable, validator(minimum(value = "1"), maximum(value = "100000")))]
     concurrency_limit: MaybeUndefined<u32>,
-    /// `null` removes the limit.
+    /// The rate limit; `null` removes it.
     #[oai(nullable)]
     rate_limit: MaybeUndefined<RateLimit>,
 }
@@ -166,42 +169,42 @@ impl Example for QueueChange {
 }
 
 #[derive(Object)]
-#[oai(rename = "JobCount", example)]
-struct Count {
-    /// How many jobs it was done to.
+#[oai(example)]
+struct JobCount {
+    /// Number of affected jobs.
     count: u64,
 }
 
-impl Example for Count {
+impl Example for JobCount {
     fn example() -> Self {
         Self { count: 3 }
     }
 }
 
 #[derive(Enum, Clone, Copy)]
-#[oai(rename_all = "lowercase", rename = "PurgeableState")]
-enum Purgeable {
+#[oai(rename_all = "lowercase")]
+enum PurgeableState {
     Queued,
     Scheduled,
-    /// They wait for other jobs.
+    /// The job waits for other jobs.
     Deferred,
     Failed,
 }
 
-impl From<Purgeable> for State {
-    fn from(state: Purgeable) -> Self {
+impl From<PurgeableState> for State {
+    fn from(state: PurgeableState) -> Self {
         match state {
-            Purgeable::Queued => Self::Queued,
-            Purgeable::Scheduled => Self::Scheduled,
-            Purgeable::Deferred => Self::Deferred,
-            Purgeable::Failed => Self::Failed,
+            PurgeableState::Queued => Self::Queued,
+            PurgeableState::Scheduled => Self::Scheduled,
+            PurgeableState::Deferred => Self::Deferred,
+            PurgeableState::Failed => Self::Failed,
         }
     }
 }
 
 impl Queues {
-    /// The queue, where it was ever used.
-    async fn known(&self, name: &str) -> Result<QueueInfo> {
+    /// Returns a queue, or fails with 404 if it does not exist.
+    async fn find(&self, name: &str) -> Result<QueueInfo> {
         check_queue("name", name)?;
         Ok(self.0.queue.queue(name).await?.ok_or(Error::NotFound("Queue"))?)
     }
@@ -209,28 +212,28 @@ impl Queues {
 
 #[OpenApi(prefix_path = "/admin", tag = "Tag::Admin")]
 impl Queues {
-    /// Every queue that was ever used.
+    /// Returns all queues, also empty ones.
     #[oai(path = "/queues", method = "get", operation_id = "list_queues")]
     async fn list(&self, _admin: Admin) -> Result<Json<Vec<QueueOut>>> {
         let queues = self.0.queue.queues().await?;
         Ok(Json(queues.into_iter().map(Into::into).collect()))
     }
 
-    /// Pause, resume or limit a queue.
+    /// Pauses, resumes or limits a queue.
     ///
-    /// What runs goes on, and enqueuing too. A queue that has not been used yet can be paused and limited ahead.
+    /// Running jobs continue, and jobs can still be enqueued. The queue need not contain jobs yet.
     #[oai(path = "/queues/:name", method = "patch", operation_id = "change_queue")]
     async fn change(
         &self,
         _admin: Admin,
-        /// Letters, digits, `-`, `_` and `.`.
+        /// The name of the queue: letters, digits, `-`, `_` and `.`.
         #[oai(validator(max_length = 100))]
         name: Path<String>,
         Body(change): Body<QueueChange>,
     ) -> Result<Json<QueueOut>> {
         check_queue("name", &name.0)?;
         let queue = &self.0.queue;
-        // A pause comes before the limits and a resumption after them, so that nothing begins in between.
+        // Pause before and resume after setting the limits, so that no job starts without them.
         if change.paused == Some(true) {
             queue.pause(&name.0).await?;
         }
@@ -243,37 +246,39 @@ impl Queues {
         if change.paused == Some(false) {
             queue.resume(&name.0).await?;
         }
-        Ok(Json(self.known(&name.0).await?.into()))
+        Ok(Json(self.find(&name.0).await?.into()))
     }
 
-    /// Put all failed jobs back into their queue.
+    /// Puts all failed jobs of a queue back into it.
     ///
-    /// Their failures are forgotten. Those that fail again meanwhile stay.
+    /// The counts of their failures are reset. Jobs that fail during the operation are not requeued.
     #[oai(path = "/queues/:name/requeue", method = "post", operation_id = "requeue_queue")]
     async fn requeue(
         &self,
         _admin: Admin,
-        /// Letters, digits, `-`, `_` and `.`.
+        /// The name of the queue: letters, digits, `-`, `_` and `.`.
         #[oai(validator(max_length = 100))]
         name: Path<String>,
-    ) -> Result<Json<Count>> {
-        let queue = self.known(&name.0).await?;
-        Ok(Json(Count { count: self.0.queue.requeue_failed(&queue).await? }))
+    ) -> Result<Json<JobCount>> {
+        let queue = self.find(&name.0).await?;
+        Ok(Json(JobCount { count: self.0.queue.requeue_failed(&queue).await? }))
     }
 
-    /// Throw away the jobs of a queue that wait or have failed.
+    /// Deletes the jobs of a queue in one state.
+    ///
+    /// Jobs that reach this state during the operation are not deleted.
     #[oai(path = "/queues/:name/jobs", method = "delete", operation_id = "purge_queue")]
     async fn purge(
         &self,
         _admin: Admin,
-        /// Letters, digits, `-`, `_` and `.`.
+        /// The name of the queue: letters, digits, `-`, `_` and `.`.
         #[oai(validator(max_length = 100))]
         name: Path<String>,
-        /// Which of them.
-        status: Query<Purgeable>,
-    ) -> Result<Json<Count>> {
-        let queue = self.known(&name.0).await?;
+        /// The state of the jobs to delete.
+        status: Query<PurgeableState>,
+    ) -> Result<Json<JobCount>> {
+        let queue = self.find(&name.0).await?;
         let count = self.0.queue.purge(&queue, status.0.into()).await?;
-        Ok(Json(Count { count }))
+        Ok(Json(JobCount { count }))
     }
 }

@@ -7,9 +7,10 @@ use crate::{
     queue::WorkerInfo,
 };
 
+/// Operations of admins on the workers.
 pub(in crate::api) struct Workers(pub(super) App);
 
-/// A worker that lives.
+/// A running worker.
 #[derive(Object)]
 #[oai(rename = "Worker", example)]
 struct WorkerOut {
@@ -17,15 +18,15 @@ struct WorkerOut {
     host: String,
     pid: u32,
     version: String,
-    /// As it was told: in order, with weights where it has some.
+    /// Its queues in order of priority, with weights if there are any.
     queues: String,
-    /// How many jobs it runs at once, at most.
+    /// Maximum number of jobs that it runs at once.
     concurrency: u64,
-    /// Jobs it runs now.
+    /// Number of jobs that it runs now.
     running: u64,
     #[oai(nullable)]
     started_at: Option<DateTime<Utc>>,
-    /// When it was heard of last.
+    /// Time of the last heartbeat.
     #[oai(nullable)]
     last_beat_at: Option<DateTime<Utc>>,
 }
@@ -65,7 +66,7 @@ impl From<WorkerInfo> for WorkerOut {
 
 #[OpenApi(prefix_path = "/admin", tag = "Tag::Admin")]
 impl Workers {
-    /// The workers that were heard of within the last half minute.
+    /// Returns the workers whose last heartbeat was in the last 30 seconds.
     #[oai(path = "/workers", method = "get", operation_id = "list_workers")]
     async fn list(&self, _admin: Admin) -> Result<Json<Vec<WorkerOut>>> {
         let workers = self.0.queue.workers().await?;

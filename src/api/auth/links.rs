@@ -1,10 +1,12 @@
-use poem_openapi::{Object, OpenApi};
+//! The links in mails: verify an address, reset a password, change an address, accept an invitation.
+
+use poem_openapi::{ApiResponse, Object, OpenApi};
 
 use crate::{
     api::{
         extract::{Body, Email, NewPassword},
         problem::Result,
-        respond::{Accepted, NoContent},
+        respond::Accepted,
         tag::Tag,
     },
     app::App,
@@ -12,6 +14,7 @@ use crate::{
     services::recovery,
 };
 
+/// Operations that send links and that accept their tokens.
 pub(in crate::api) struct Links(pub(super) App);
 
 #[derive(Object)]
@@ -23,7 +26,7 @@ struct AddressIn {
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct TokenIn {
-    /// What follows `#token=` in the link of the mail.
+    /// The token of the link: the text after `#token=`.
     #[oai(validator(max_length = 128))]
     token: String,
 }
@@ -31,50 +34,82 @@ struct TokenIn {
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct ResetIn {
-    /// What follows `#token=` in the link of the mail.
+    /// The token of the link: the text after `#token=`.
     #[oai(validator(max_length = 128))]
     token: String,
-    /// 8 characters to 72 bytes, and none that anybody would guess.
+    /// 8 characters to 72 bytes. Common passwords and your own name or address are refused.
     password: NewPassword,
 }
 
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct AcceptIn {
-    /// What follows `#token=` in the link of the mail.
+    /// The token of the link: the text after `#token=`.
     #[oai(validator(max_length = 128))]
     token: String,
-    /// 8 characters to 72 bytes, and none that anybody would guess.
+    /// 8 characters to 72 bytes. Common passwords and your own name or address are refused.
     password: NewPassword,
     #[oai(validator(max_length = 255))]
     full_name: Option<String>,
 }
 
+#[derive(ApiResponse)]
+enum EmailVerified {
+    /// The email address was verified.
+    #[oai(status = 204)]
+    NoContent,
+}
+
+#[derive(ApiResponse)]
+enum PasswordReset {
+    /// The password was set, and all sessions were revoked.
+    #[oai(status = 204)]
+    NoContent,
+}
+
+#[derive(ApiResponse)]
+enum EmailChanged {
+    /// The email address was changed.
+    #[oai(status = 204)]
+    NoContent,
+}
+
+#[derive(ApiResponse)]
+enum InvitationAccepted {
+    /// The password was set. The user can sign in.
+    #[oai(status = 204)]
+    NoContent,
+}
+
 #[OpenApi(prefix_path = "/auth", tag = "Tag::Auth")]
 impl Links {
-    /// Confirm an address.
+    /// Verifies an email address with the token of a link.
     ///
-    /// With the token of the link that was sent there; it works once, for 24 hours. Fails with 400 `invalid_link`.
+    /// The token is valid once, for 24 hours. Fails with 400 `invalid_link`.
     #[oai(path = "/verify-email", method = "post", operation_id = "verify_email")]
-    async fn verify_email(&self, context: RequestContext, Body(body): Body<TokenIn>) -> Result<NoContent> {
+    async fn verify_email(
+        &self,
+        context: RequestContext,
+        Body(body): Body<TokenIn>,
+    ) -> Result<EmailVerified> {
         recovery::verify_email(&self.0, &context, &body.token).await?;
-        Ok(NoContent)
+        Ok(EmailVerified::NoContent)
     }
 
-    /// Have the link to confirm an address sent again.
+    /// Sends a new link to verify an email address.
     ///
-    /// Answers the same whether anybody has the address or not. Fails with 429 `too_many_attempts` where one place asks
-    /// for too many.
+    /// Same response whether or not the address is registered. Fails with 429 `too_many_attempts` after too many
+    /// requests from one network.
     #[oai(path = "/verify-email/resend", method = "post", operation_id = "resend_verification")]
     async fn resend(&self, context: RequestContext, Body(body): Body<AddressIn>) -> Result<Accepted> {
         recovery::resend_verification(&self.0, &context, &body.email.0).await?;
         Ok(Accepted::mail_sent_if_registered())
     }
 
-    /// Have a link sent to set a forgotten password.
+    /// Sends a link to reset the password.
     ///
-    /// Answers the same whether anybody has the address or not. Fails with 429 `too_many_attempts` where one place asks
-    /// for too many.
+    /// Same response whether or not the address is registered. Fails with 429 `too_many_attempts` after too many
+    /// requests from one network.
     #[oai(path = "/forgot-password", method = "post", operation_id = "forgot_password")]
     async fn forgot_password(
         &self,
@@ -85,32 +120,43 @@ impl Links {
         Ok(Accepted::mail_sent_if_registered())
     }
 
-    /// Set a forgotten password.
+    /// Sets a new password with the token of a link.
     ///
-    /// With the token of the link that was sent; it works once, for 30 minutes. All sessions end. Fails with 400
-    /// `invalid_link`.
+    /// The token is valid once, for 30 minutes. Revokes all sessions of the user. Fails with 400 `invalid_link`.
     #[oai(path = "/reset-password", method = "post", operation_id = "reset_password")]
-    async fn reset_password(&self, context: RequestContext, Body(body): Body<ResetIn>) -> Result<NoContent> {
+    async fn reset_password(
+        &self,
+        context: RequestContext,
+        Body(body): Body<ResetIn>,
+    ) -> Result<PasswordReset> {
         recovery::reset_password(&self.0, &context, &body.token, body.password.0).await?;
-        Ok(NoContent)
+        Ok(PasswordReset::NoContent)
     }
 
-    /// Take on a new address.
+    /// Changes the email address with the token of a link.
     ///
-    /// With the token of the link that was sent there; it works once, for 24 hours. Fails with 400 `invalid_link`, or
-    /// `email_taken` where somebody else has it by now.
+    /// The token is valid once, for 24 hours. Fails with 400 `invalid_link`, and with 400 `email_taken` if another user
+    /// has registered the address since.
     #[oai(path = "/confirm-email", method = "post", operation_id = "confirm_email")]
-    async fn confirm_email(&self, context: RequestContext, Body(body): Body<TokenIn>) -> Result<NoContent> {
+    async fn confirm_email(
+        &self,
+        context: RequestContext,
+        Body(body): Body<TokenIn>,
+    ) -> Result<EmailChanged> {
         recovery::confirm_email(&self.0, &context, &body.token).await?;
-        Ok(NoContent)
+        Ok(EmailChanged::NoContent)
     }
 
-    /// Take an invitation.
+    /// Accepts an invitation with the token of its link, and sets the password.
     ///
-    /// With the token of the link that was sent; it works once, for 7 days. Fails with 400 `invalid_link`.
+    /// The token is valid once, for 7 days. Fails with 400 `invalid_link`.
     #[oai(path = "/accept-invite", method = "post", operation_id = "accept_invite")]
-    async fn accept_invite(&self, context: RequestContext, Body(body): Body<AcceptIn>) -> Result<NoContent> {
+    async fn accept_invite(
+        &self,
+        context: RequestContext,
+        Body(body): Body<AcceptIn>,
+    ) -> Result<InvitationAccepted> {
         recovery::accept_invite(&self.0, &context, &body.token, body.password.0, body.full_name).await?;
-        Ok(NoContent)
+        Ok(InvitationAccepted::NoContent)
     }
 }

@@ -1,4 +1,4 @@
-//! Logging in, with one or two factors.
+//! Sign-in with one or two factors.
 
 use poem::{Request, web::cookie::CookieJar};
 use poem_openapi::{ApiResponse, Object, OpenApi, param::Query, payload::Json, types::Example};
@@ -16,36 +16,37 @@ use crate::{
     services::login::{self, Challenge},
 };
 
+/// Operations that sign a user in.
 pub(in crate::api) struct Login(pub(super) App);
 
-/// The OAuth2 password flow (RFC 6749 section 4.3.2).
+/// The form of the OAuth2 password flow (RFC 6749 section 4.3.2).
 #[derive(Object)]
 struct LoginIn {
-    /// The email address.
+    /// Email address of the user.
     username: String,
     password: String,
-    /// `password`, where the client sends it.
+    /// `password`, if present. It is ignored.
     grant_type: Option<String>,
 }
 
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct SecondFactorIn {
-    /// What the login has answered.
+    /// The `challenge_token` of the first step.
     #[oai(validator(max_length = 128))]
     challenge_token: String,
-    /// 6 digits of the authenticator, or a recovery code.
+    /// A code of 6 digits from the authenticator, or a recovery code.
     #[oai(validator(max_length = 64))]
     code: String,
 }
 
-/// The password was right; a code is wanted too.
+/// A challenge: the password is correct, and a code is required too.
 #[derive(Object)]
 #[oai(example)]
 struct ChallengeOut {
-    /// Goes to `POST /auth/login/two-factor` together with a code. 5 tries.
+    /// Send it with a code to `POST /auth/login/two-factor`. It allows 5 attempts.
     challenge_token: String,
-    /// Seconds.
+    /// Lifetime of the challenge in seconds.
     expires_in: u64,
 }
 
@@ -63,30 +64,30 @@ impl From<Challenge> for ChallengeOut {
 
 #[derive(ApiResponse)]
 enum LoggedIn {
-    /// Signed in.
+    /// The user is signed in.
     #[oai(status = 200)]
     Tokens(Json<TokenOut>),
-    /// The password was right; a code of the second factor is wanted too.
+    /// The password is correct, and a code of the second factor is required too.
     #[oai(status = 202)]
     Challenge(Json<ChallengeOut>),
-    /// Signed in; the tokens are in cookies.
+    /// The user is signed in. The tokens are in cookies.
     #[oai(status = 204)]
     Cookies,
 }
 
 #[OpenApi(prefix_path = "/auth", tag = "Tag::Auth")]
 impl Login {
-    /// Sign in.
+    /// Signs in with email address and password.
     ///
-    /// Fails with 401 `bad_credentials` for an unknown address, a wrong password and an inactive user alike; with 429
-    /// `too_many_attempts` and `Retry-After` after some failures; with 403 `email_not_verified` where the server wants
-    /// addresses to be confirmed first.
+    /// Fails with 401 `bad_credentials` for an unknown address, a wrong password or an inactive user. Fails with 429
+    /// `too_many_attempts` and `Retry-After` after several failures. Fails with 403 `email_not_verified` if the server
+    /// requires verified addresses.
     #[oai(path = "/login", method = "post", operation_id = "login")]
     async fn login(
         &self,
         request: &Request,
         jar: &CookieJar,
-        /// `cookie` for a browser that is to keep the tokens where no script can read them.
+        /// How to return the tokens: in the body, or in cookies that scripts of a page cannot read.
         #[oai(default)]
         delivery: Query<Delivery>,
         context: RequestContext,
@@ -104,16 +105,16 @@ impl Login {
         }
     }
 
-    /// Sign in, second step.
+    /// Completes the sign-in with a code of the second factor.
     ///
-    /// Fails with 400 `invalid_code` for a wrong or used code, and for a challenge that is too old or has had its 5
-    /// tries.
+    /// Fails with 400 `invalid_code` for a wrong or used code, and for a challenge that has expired or has no attempts
+    /// left.
     #[oai(path = "/login/two-factor", method = "post", operation_id = "login_two_factor")]
     async fn second_factor(
         &self,
         request: &Request,
         jar: &CookieJar,
-        /// As with the first step.
+        /// How to return the tokens, as in the first step.
         #[oai(default)]
         delivery: Query<Delivery>,
         context: RequestContext,

@@ -1,4 +1,4 @@
-//! Registration, login, sessions and the links in mails.
+//! Registration, sign-in, the current session and the links in mails.
 
 mod links;
 mod login;

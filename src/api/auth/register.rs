@@ -14,13 +14,14 @@ use crate::{
     services::users::{self, Registration},
 };
 
+/// The operation that registers a user.
 pub(in crate::api) struct Register(pub(super) App);
 
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct RegisterIn {
     email: Email,
-    /// 8 characters to 72 bytes, and none that anybody would guess.
+    /// 8 characters to 72 bytes. Common passwords and your own name or address are refused.
     password: NewPassword,
     #[oai(validator(max_length = 255))]
     full_name: Option<String>,
@@ -35,10 +36,9 @@ enum Registered {
 
 #[OpenApi(prefix_path = "/auth", tag = "Tag::Auth")]
 impl Register {
-    /// Make an account.
+    /// Registers a user.
     ///
-    /// A link to confirm the address is sent there. Fails with 400 `email_taken` where the address has an account
-    /// already.
+    /// Sends a link to verify the email address. Fails with 400 `email_taken` if the address is registered.
     #[oai(path = "/register", method = "post", operation_id = "register")]
     async fn register(&self, context: RequestContext, Body(body): Body<RegisterIn>) -> Result<Registered> {
         let new = Registration { email: body.email.0, password: body.password.0, full_name: body.full_name };

@@ -1,7 +1,7 @@
-//! The session of the caller: refresh its tokens, end it.
+//! The session of the caller: refresh its tokens, sign out.
 
 use poem::{Request, web::cookie::CookieJar};
-use poem_openapi::{Object, OpenApi, payload::Json};
+use poem_openapi::{ApiResponse, Object, OpenApi, payload::Json};
 
 use super::tokens::Refreshed;
 use crate::{
@@ -9,7 +9,6 @@ use crate::{
         cookies,
         extract::{Body, CurrentUser, LogoutSession},
         problem::{ApiError, Result},
-        respond::NoContent,
         tag::Tag,
     },
     app::App,
@@ -18,22 +17,37 @@ use crate::{
     services::sessions,
 };
 
+/// Operations on the session of the caller.
 pub(in crate::api) struct Session(pub(super) App);
 
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct RefreshIn {
-    /// Left out by a browser that has it in a cookie.
+    /// The refresh token. A browser that has it in a cookie omits this field.
     #[oai(validator(max_length = 128))]
     refresh_token: Option<String>,
 }
 
+#[derive(ApiResponse)]
+enum LoggedOut {
+    /// The session was revoked, and the cookies were removed.
+    #[oai(status = 204)]
+    NoContent,
+}
+
+#[derive(ApiResponse)]
+enum LoggedOutEverywhere {
+    /// All sessions of the user were revoked, and the cookies were removed.
+    #[oai(status = 204)]
+    NoContent,
+}
+
 #[OpenApi(prefix_path = "/auth", tag = "Tag::Auth")]
 impl Session {
-    /// Trade a refresh token for the next one and an access token.
+    /// Returns a new access token and a new refresh token.
     ///
-    /// Each works once; the same again within 10 seconds gets the same answer, later it ends the session. A browser
-    /// with cookies sends `{}`. Fails with 401 `invalid_token`.
+    /// A refresh token is valid once. If it is used again within 10 seconds, the response has the same new refresh
+    /// token; later, the session is revoked. A browser with cookies sends `{}`. Fails with 401 `invalid_token`.
     #[oai(path = "/refresh", method = "post", operation_id = "refresh")]
     async fn refresh(
         &self,
@@ -53,31 +67,31 @@ impl Session {
         Ok(Refreshed::Cookies)
     }
 
-    /// Sign out: end this session.
+    /// Signs out: revokes the current session.
     ///
-    /// A browser with cookies may do so after its access token is over.
+    /// A browser with cookies can also sign out after its access token has expired.
     #[oai(path = "/logout", method = "post", operation_id = "logout")]
-    async fn logout(&self, request: &Request, jar: &CookieJar, caller: LogoutSession) -> Result<NoContent> {
+    async fn logout(&self, request: &Request, jar: &CookieJar, caller: LogoutSession) -> Result<LoggedOut> {
         let LogoutSession { session, context } = caller;
         match sessions::log_out(&self.0, &context, session).await {
-            // Another request has ended it already.
+            // Another request has revoked the session at the same time.
             Ok(()) | Err(Error::NotFound(_)) => {}
             Err(other) => return Err(other.into()),
         }
         cookies::clear(request, jar)?;
-        Ok(NoContent)
+        Ok(LoggedOut::NoContent)
     }
 
-    /// Sign out everywhere: end all your sessions.
+    /// Signs out everywhere: revokes all your sessions.
     #[oai(path = "/logout-all", method = "post", operation_id = "logout_all")]
     async fn logout_all(
         &self,
         request: &Request,
         jar: &CookieJar,
         CurrentUser(actor): CurrentUser,
-    ) -> Result<NoContent> {
+    ) -> Result<LoggedOutEverywhere> {
         sessions::revoke_all(&self.0, &actor).await?;
         cookies::clear(request, jar)?;
-        Ok(NoContent)
+        Ok(LoggedOutEverywhere::NoContent)
     }
 }

@@ -10,14 +10,14 @@ use crate::{
     services::sessions::Grant,
 };
 
-/// How tokens travel.
+/// How the server returns tokens.
 #[derive(Enum, Clone, Copy, PartialEq, Eq, Default)]
 #[oai(rename_all = "lowercase")]
 pub(super) enum Delivery {
-    /// In the answer.
+    /// In the body of the response.
     #[default]
     Body,
-    /// In cookies that scripts cannot read.
+    /// In cookies that scripts of a page cannot read.
     Cookie,
 }
 
@@ -27,17 +27,19 @@ impl fmt::Display for Delivery {
     }
 }
 
+/// The tokens of a session.
 #[derive(Object)]
 #[oai(example)]
 pub(super) struct TokenOut {
-    /// Goes into the header `Authorization: Bearer <access_token>`.
+    /// Send it in the header `Authorization: Bearer <access_token>`.
     access_token: String,
+    /// `bearer`.
     token_type: String,
-    /// Seconds that the access token lives.
+    /// Lifetime of the access token in seconds.
     expires_in: u64,
-    /// Gets the next access token, once, at `POST /auth/refresh`.
+    /// Send it to `POST /auth/refresh` to get the next tokens. It is valid once.
     refresh_token: String,
-    /// Seconds that the refresh token lives, if it is not used.
+    /// Lifetime of the refresh token in seconds, if it is not used.
     refresh_expires_in: u64,
 }
 
@@ -67,10 +69,10 @@ impl From<Grant> for TokenOut {
 
 #[derive(ApiResponse)]
 pub(super) enum Refreshed {
-    /// The next tokens.
+    /// The new tokens.
     #[oai(status = 200)]
     Tokens(Json<TokenOut>),
-    /// The next tokens are in the cookies.
+    /// The new tokens are in cookies.
     #[oai(status = 204)]
     Cookies,
 }

@@ -1,6 +1,11 @@
+//! Corrections of the OpenAPI document.
+
 use serde_json::{Value, json};
 
-/// Corrects poem-openapi's document where it is not valid or lacks something.
+/// Corrects the document of poem-openapi where it is invalid or incomplete.
+///
+/// # Errors
+/// If the document cannot be parsed.
 pub(in crate::api) fn document(spec: &str) -> anyhow::Result<String> {
     let mut spec: Value = serde_json::from_str(spec)?;
     // OpenAPI 3.0, "OAuth Flow Object": `scopes` is required.
@@ -10,16 +15,16 @@ pub(in crate::api) fn document(spec: &str) -> anyhow::Result<String> {
             flow.entry("scopes").or_insert(json!({}));
         }
     }
-    // OpenAPI 3.0, "Response Object": `description` is required, and empty it helps nobody.
+    // OpenAPI 3.0, "Response Object": `description` is required. poem-openapi leaves that of a plain `Json` empty.
     let paths =
         spec.get_mut("paths").and_then(Value::as_object_mut).into_iter().flat_map(|paths| paths.values_mut());
     let operations = paths.filter_map(Value::as_object_mut).flat_map(|operations| operations.values_mut());
     let responses =
         operations.filter_map(|operation| operation.get_mut("responses").and_then(Value::as_object_mut));
     for (_, response) in responses.flatten().filter(|(_, response)| response["description"] == "") {
-        response["description"] = json!("It has been done.");
+        response["description"] = json!("The request succeeded.");
     }
-    // An empty list of servers means "/", but not to every generator.
+    // An empty list of servers means "/", but some generators do not support it.
     if spec.pointer("/servers/0").is_none() {
         spec["servers"] = json!([{ "url": "/" }]);
     }

@@ -1,4 +1,4 @@
-//! How clients authenticate, for the API document.
+//! The authentication schemes in the OpenAPI document.
 
 use poem_openapi::registry::{MetaOAuthFlow, MetaOAuthFlows, MetaSecurityScheme, Registry};
 
@@ -6,10 +6,10 @@ use crate::api::{cookies, paths::api_path};
 
 const BEARER: &str = "OAuth2PasswordBearer";
 const COOKIE: &str = "AccessTokenCookie";
-/// Either is sufficient.
+/// The names of the schemes; a request needs one of them.
 pub(super) const NAMES: [&str; 2] = [BEARER, COOKIE];
 
-/// Documents both schemes.
+/// Adds both schemes to the document.
 pub(super) fn register(registry: &mut Registry) {
     registry.create_security_scheme(BEARER, bearer());
     registry.create_security_scheme(COOKIE, cookie());
@@ -39,8 +39,7 @@ fn bearer() -> MetaSecurityScheme {
 }
 
 fn cookie() -> MetaSecurityScheme {
-    let description =
-        concat!("What a browser gets from `POST ", api_path!("/auth/login"), "?delivery=cookie`.");
+    let description = concat!("The cookie that `POST ", api_path!("/auth/login"), "?delivery=cookie` sets.");
     MetaSecurityScheme {
         name: Some(cookies::SECURE_ACCESS),
         key_in: Some("cookie"),

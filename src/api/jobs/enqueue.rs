@@ -21,16 +21,18 @@ use crate::{
 /// The longest document for `process-data`.
 const MAX_DOCUMENT_BYTES: usize = 64 * 1024;
 
+
+/// Operations that enqueue a job.
 pub(in crate::api) struct Enqueue(pub(super) App);
 
 #[derive(Object)]
 #[oai(skip_serializing_if_is_none, example)]
 struct Enqueued {
     message: String,
-    /// Ask for its state at `/jobs/{id}/status`.
+    /// Id of the job. `GET /jobs/{id}/status` returns its status.
     job_id: String,
     task: String,
-    /// What the job was given.
+    /// The arguments of the job.
     parameters: Option<Value>,
 }
 
@@ -60,15 +62,15 @@ impl Enqueue {
 
 #[OpenApi(prefix_path = "/jobs", tag = "Tag::Jobs")]
 impl Enqueue {
-    /// Enqueue a job that takes a while.
+    /// Enqueues an example job that sleeps for a given time.
     #[oai(path = "/example", method = "post", operation_id = "enqueue_example")]
     async fn example(
         &self,
         CurrentUser(actor): CurrentUser,
-        /// Any name.
+        /// A name; it appears in the result.
         #[oai(validator(min_length = 1, max_length = 255))]
         name: Query<String>,
-        /// Seconds that it takes.
+        /// How long the job takes, in seconds.
         #[oai(
             default = "default_duration_seconds",
             validator(minimum(value = "0"), maximum(value = "3600"))
@@ -81,26 +83,28 @@ impl Enqueue {
         self.enqueue(actor.context(), &job, "Example job enqueued", Some(parameters)).await
     }
 
-    /// Enqueue a mail.
+    /// Enqueues a job that sends an email.
     ///
-    /// Once an SMTP server is configured, only admins may write to other addresses than their own, confirmed one (403):
-    /// this is no open relay.
+    /// Admins may send to any address. If an SMTP server is configured, other users may only send to their own verified
+    /// address: any other one fails with 403 `forbidden`, an unverified one with 403 `email_not_verified`.
     #[oai(path = "/send-email", method = "post", operation_id = "enqueue_send_email")]
     async fn send_email(
         &self,
         CurrentUser(actor): CurrentUser,
-        /// The address of the recipient.
+        /// Email address of the recipient.
         #[oai(validator(min_length = 3, max_length = 255))]
         to: Query<String>,
-        #[oai(validator(min_length = 1, max_length = 255))] subject: Query<String>,
-        /// Plain text.
+        /// Subject of the email.
+        #[oai(validator(min_length = 1, max_length = 255))]
+        subject: Query<String>,
+        /// Body of the email, as plain text.
         #[oai(validator(max_length = 100000))]
         body: Query<String>,
     ) -> Result<Json<Enqueued>> {
         let user = &actor.user();
         let to = services::users::normalize_email(&to.0);
         services::users::check_email(&to).map_err(|msg| Error::invalid("to", msg))?;
-        // An address that is not confirmed may be anybody's.
+        // An unverified address may belong to a third party.
         let own = to == user.email && user.email_verified_at.is_some();
         let permitted = is_admin(&self.0, actor.identity()) || own;
         if self.0.mailer.is_real() && !permitted {
@@ -111,7 +115,7 @@ impl Enqueue {
         self.enqueue(actor.context(), &job, "Email job enqueued", None).await
     }
 
-    /// Enqueue a document to be processed.
+    /// Enqueues an example job that processes a JSON object.
     ///
     /// The document has at most 64 KiB. Other bodies of the API have at most 16 KiB.
     #[oai(path = "/process-data", method = "post", operation_id = "enqueue_process_data")]

@@ -1,3 +1,5 @@
+//! Operations of users on jobs: enqueue, read the status, cancel.
+
 mod enqueue;
 mod state;
 mod status;

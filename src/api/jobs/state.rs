@@ -1,4 +1,4 @@
-//! What the jobs of a user and the jobs of admins share.
+//! What the operations of users and of admins on jobs share.
 
 use poem_openapi::{Enum, Object, payload::Json, types::Example};
 
@@ -9,12 +9,13 @@ use crate::{
     queue::{Cancel, JobStatus, State},
 };
 
+/// The state of a job.
 #[derive(Enum, Clone, Copy)]
 #[oai(rename_all = "lowercase", rename = "JobState")]
 pub(in crate::api) enum StateOut {
     Queued,
     Scheduled,
-    /// It waits for other jobs.
+    /// The job waits for other jobs.
     Deferred,
     Started,
     Finished,
@@ -36,9 +37,10 @@ impl From<State> for StateOut {
     }
 }
 
-/// The id of the job in examples.
+/// The job id in the examples of the OpenAPI document.
 pub(in crate::api) const EXAMPLE_ID: &str = "019a8c1e7d3a7c2e9b1f5d4c3b2a1908";
 
+/// The result of a cancellation.
 #[derive(Object)]
 #[oai(example)]
 pub(in crate::api) struct Canceled {
@@ -53,16 +55,23 @@ impl Example for Canceled {
     }
 }
 
-/// The job of that id, whoever's it is. Only what an id can look like reaches Redis.
+/// Returns a job of any owner. A text that is not a valid id is not sent to Redis.
+///
+/// # Errors
+/// [`Error::NotFound`] if there is no such job; [`Error::Unavailable`] without Redis.
 pub(in crate::api) async fn find(app: &App, id: &str) -> Result<JobStatus> {
-    let known = match id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit()) {
+    let job = match id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit()) {
         true => app.queue.status(id).await?,
         false => None,
     };
-    Ok(known.ok_or(Error::NotFound("Job"))?)
+    Ok(job.ok_or(Error::NotFound("Job"))?)
 }
 
-/// Cancels a job, and says what came of it.
+/// Cancels a waiting job, or signals a running one to stop.
+///
+/// # Errors
+/// [`Error::NotFound`] if there is no such job; [`Error::Conflict`] if it has already ended;
+/// [`Error::Unavailable`] without Redis.
 pub(in crate::api) async fn cancel(app: &App, id: String) -> Result<Json<Canceled>> {
     let (message, status) = match app.queue.cancel(&id).await? {
         Cancel::Canceled => ("Job canceled", StateOut::Canceled),

@@ -12,21 +12,23 @@ use crate::{
     services::actor::is_admin,
 };
 
+/// Operations of users on their jobs.
 pub(in crate::api) struct Jobs(pub(super) App);
 
-/// Where a job stands.
+/// The status of a job.
 #[derive(Object)]
 #[oai(rename = "JobStatus", example)]
 struct StatusOut {
     job_id: String,
     status: StateOut,
-    /// What the task returned, once it has finished; kept for a day.
+    /// The result of a finished job; deleted after one day by default.
     result: Value,
-    /// Why the last attempt failed.
+    /// The error of the last attempt.
     #[oai(nullable)]
     error: Option<String>,
+    /// The progress that the task has reported.
     progress: Value,
-    /// Attempts begun.
+    /// Number of started attempts.
     attempts: u32,
     queue: String,
     task: String,
@@ -58,10 +60,10 @@ impl Example for StatusOut {
 }
 
 impl Jobs {
-    /// The job, where it is the user's own or the user is an admin; to others it does not exist.
-    async fn visible(&self, who: &Identity, id: &str) -> Result<JobStatus> {
+    /// Returns a job if the user owns it or is an admin. For other users it does not exist.
+    async fn find_visible(&self, identity: &Identity, id: &str) -> Result<JobStatus> {
         let job = find(&self.0, id).await?;
-        match is_admin(&self.0, who) || job.owner == Some(who.user.id) {
+        match is_admin(&self.0, identity) || job.owner == Some(identity.user.id) {
             true => Ok(job),
             false => Err(Error::NotFound("Job").into()),
         }
@@ -70,16 +72,16 @@ impl Jobs {
 
 #[OpenApi(prefix_path = "/jobs", tag = "Tag::Jobs")]
 impl Jobs {
-    /// Where a job stands.
+    /// Returns the status of a job.
     #[oai(path = "/:id/status", method = "get", operation_id = "read_job_status")]
     async fn status(
         &self,
         CurrentUser(actor): CurrentUser,
-        /// The `job_id` that enqueuing answered.
+        /// The `job_id` of the response to the enqueue request.
         id: Path<String>,
     ) -> Result<Json<StatusOut>> {
-        let job = self.visible(actor.identity(), &id.0).await?;
-        // What went wrong inside may name hosts, paths and people.
+        let job = self.find_visible(actor.identity(), &id.0).await?;
+        // The details of an error may contain host names, paths and personal data.
         let error =
             if is_admin(&self.0, actor.identity()) { job.error_detail.or(job.error) } else { job.error };
         Ok(Json(StatusOut {
@@ -97,18 +99,18 @@ impl Jobs {
         }))
     }
 
-    /// Cancel a job.
+    /// Cancels a job.
     ///
-    /// One that waits is cancelled at once, one that runs is asked to stop. Fails with 409 `conflict` where it
-    /// has ended.
+    /// A waiting job is canceled at once. A running job is signaled to stop. Fails with 409 `conflict` if the job has
+    /// already ended.
     #[oai(path = "/:id", method = "delete", operation_id = "cancel_job")]
     async fn cancel(
         &self,
         CurrentUser(actor): CurrentUser,
-        /// The `job_id` that enqueuing answered.
+        /// The `job_id` of the response to the enqueue request.
         id: Path<String>,
     ) -> Result<Json<Canceled>> {
-        self.visible(actor.identity(), &id.0).await?;
+        self.find_visible(actor.identity(), &id.0).await?;
         cancel(&self.0, id.0).await
     }
 }

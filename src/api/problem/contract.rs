@@ -1,3 +1,5 @@
+//! The representation of errors in the OpenAPI document.
+
 use poem::{error::ResponseError, http::StatusCode};
 use poem_openapi::{
     ApiResponse, Object,
@@ -18,22 +20,24 @@ const MAX_MSG_CHARS: usize = 200;
 /// Steps of the way to a field.
 const MAX_LOC_STEPS: usize = 8;
 
-/// What went wrong.
+/// Problem details (RFC 9457).
 #[derive(Object)]
 #[oai(skip_serializing_if_is_none, example)]
 pub struct Problem {
-    /// `about:blank`: the status says what kind it is (RFC 9457 section 4.2.1).
+    /// Always `about:blank`: the kind of problem is that of the status (RFC 9457 section 4.2.1).
     #[oai(rename = "type")]
     kind: String,
+    /// The reason phrase of the status.
     title: String,
     status: u16,
-    /// For people.
+    /// A message for people; it may change.
     detail: String,
-    /// For programs; does not change.
+    /// A stable code for programs.
     code: String,
-    /// Quote it when you ask for help.
+    /// Id of the request. Include it in support requests.
     request_id: String,
-    /// Every field that is invalid, up to 50. If there are more, the last entry has the type `too_many_errors`.
+    /// All invalid fields, up to 50; if there are more, the last entry has the type `too_many_errors`. Absent if the problem
+    /// is not about fields.
     errors: Option<Vec<ProblemField>>,
 }
 
@@ -72,12 +76,14 @@ impl Example for Problem {
     }
 }
 
-/// One invalid field.
+/// An invalid field.
 #[derive(Object)]
 pub struct ProblemField {
-    /// The way to the field, such as `["body", "email"]`.
+    /// The path of the field, such as `["body", "email"]`.
     loc: Vec<Value>,
+    /// A message for people.
     msg: String,
+    /// A stable code for programs.
     #[oai(rename = "type")]
     kind: String,
 }
@@ -96,13 +102,13 @@ impl From<FieldError> for ProblemField {
     }
 }
 
-/// Documents one `default` response for every operation that can fail.
+/// Documents a `default` response for all operations that can fail.
 impl ApiResponse for ApiError {
     fn meta() -> MetaResponses {
         let body = MetaMediaType { content_type: "application/problem+json", schema: Problem::schema_ref() };
         MetaResponses {
             responses: vec![MetaResponse {
-                description: "What went wrong, as problem details (RFC 9457)",
+                description: "The request failed. The body has the problem details (RFC 9457).",
                 status: None,
                 status_range: None,
                 content: vec![body],

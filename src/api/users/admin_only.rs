@@ -1,14 +1,17 @@
+//! An example of an operation for admins.
+
 use poem_openapi::{Object, OpenApi, payload::Json, types::Example};
 
 use crate::api::{extract::Admin, problem::Result, tag::Tag};
 
+/// The example operation.
 pub(in crate::api) struct AdminOnly;
 
 #[derive(Object)]
 #[oai(example)]
 struct AdminGreeting {
     message: String,
-    /// The address of the admin who asked.
+    /// Email address of the calling admin.
     admin_user: String,
 }
 
@@ -20,7 +23,7 @@ impl Example for AdminGreeting {
 
 #[OpenApi(prefix_path = "/users", tag = "Tag::Users")]
 impl AdminOnly {
-    /// Something that only admins get.
+    /// Returns a greeting. An example of an operation for admins.
     #[oai(path = "/admin-only", method = "get", operation_id = "read_admin_only")]
     async fn admin_only(&self, Admin(actor): Admin) -> Result<Json<AdminGreeting>> {
         Ok(Json(AdminGreeting {

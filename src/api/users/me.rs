@@ -1,3 +1,5 @@
+//! The account of the signed-in user.
+
 use chrono::{DateTime, Utc};
 use poem::{Request, web::cookie::CookieJar};
 use poem_openapi::{
@@ -14,7 +16,6 @@ use crate::{
         cookies,
         extract::{Body, CurrentUser, Email, NewPassword},
         problem::Result,
-        respond::NoContent,
         tag::Tag,
     },
     app::App,
@@ -23,12 +24,14 @@ use crate::{
     services::{profile, sessions},
 };
 
+/// Operations on the account of the caller.
 pub(in crate::api) struct Me(pub(super) App);
 
-/// What is left out stays as it is.
+/// A change of the account. Absent fields are not changed.
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct ProfileIn {
+    /// `null` removes the name.
     #[oai(validator(max_length = 255))]
     full_name: MaybeUndefined<String>,
 }
@@ -37,42 +40,44 @@ struct ProfileIn {
 #[oai(deny_unknown_fields)]
 struct PasswordIn {
     current_password: String,
-    /// 8 characters to 72 bytes, and none that anybody would guess.
+    /// 8 characters to 72 bytes. Common passwords and your own name or address are refused.
     new_password: NewPassword,
 }
 
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct EmailIn {
+    /// The new address.
     email: Email,
-    /// The current one.
+    /// The current password.
     password: String,
 }
 
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct DeleteIn {
-    /// The current one.
+    /// The current password.
     password: String,
 }
 
-/// Where somebody is signed in.
+/// A session of the user.
 #[derive(Object)]
 #[oai(rename = "Session", example)]
 struct SessionOut {
     id: String,
-    /// What the browser or program calls itself.
+    /// The `User-Agent` header of the client.
     #[oai(nullable)]
     device: Option<String>,
+    /// IP address of the client.
     #[oai(nullable)]
     address: Option<String>,
     created_at: DateTime<Utc>,
-    /// To within five minutes.
+    /// Accurate to five minutes.
     last_seen_at: DateTime<Utc>,
     expires_at: DateTime<Utc>,
-    /// Whether a second factor was shown.
+    /// Whether the user signed in with a second factor.
     two_factor: bool,
-    /// Whether it is this one.
+    /// Whether this is the session of the request.
     current: bool,
 }
 
@@ -108,16 +113,31 @@ impl SessionOut {
 }
 
 #[derive(ApiResponse)]
-enum EmailChange {
-    /// A link was sent to the new address; it is taken on once that is opened.
+enum EmailChangeRequested {
+    /// A link was sent to the new address. The address changes when the link is confirmed.
     #[oai(status = 202)]
     Accepted,
 }
 
+#[derive(ApiResponse)]
+enum PasswordChanged {
+    /// The password was changed, and the other sessions were revoked.
+    #[oai(status = 204)]
+    NoContent,
+}
+
+#[derive(ApiResponse)]
+enum SessionRevoked {
+    /// The session was revoked.
+    #[oai(status = 204)]
+    NoContent,
+}
+
+/// A scheduled deletion of the account.
 #[derive(Object)]
 #[oai(example)]
 struct Deletion {
-    /// The account is erased then. Signing in before keeps it.
+    /// When the account is due to be erased. Signing in before then cancels the deletion.
     deletion_due_at: DateTime<Utc>,
 }
 
@@ -129,20 +149,20 @@ impl Example for Deletion {
 
 #[derive(ApiResponse)]
 enum DeletionScheduled {
-    /// All sessions have ended; the account will be erased.
+    /// All sessions were revoked. The account will be erased.
     #[oai(status = 202)]
     Accepted(Json<Deletion>),
 }
 
 #[OpenApi(prefix_path = "/users/me", tag = "Tag::Users")]
 impl Me {
-    /// The signed-in user.
+    /// Returns the signed-in user.
     #[oai(path = "/", method = "get", operation_id = "read_me")]
     async fn me(&self, CurrentUser(actor): CurrentUser) -> Result<Json<UserOut>> {
         Ok(Json(actor.user().clone().into()))
     }
 
-    /// Change your name.
+    /// Changes your name.
     #[oai(path = "/", method = "patch", operation_id = "update_me")]
     async fn update(
         &self,
@@ -158,32 +178,37 @@ impl Me {
         Ok(Json(user.into()))
     }
 
-    /// Change your password.
+    /// Changes your password.
     ///
-    /// Your other sessions end. Fails with 400 `wrong_password`.
+    /// Revokes your other sessions. Fails with 400 `wrong_password` if the current password is wrong.
     #[oai(path = "/password", method = "post", operation_id = "change_password")]
     async fn password(
         &self,
         CurrentUser(actor): CurrentUser,
         Body(body): Body<PasswordIn>,
-    ) -> Result<NoContent> {
+    ) -> Result<PasswordChanged> {
         profile::change_password(&self.0, &actor, body.current_password, body.new_password.0).await?;
-        Ok(NoContent)
+        Ok(PasswordChanged::NoContent)
     }
 
-    /// Change your address.
+    /// Requests a change of your email address.
     ///
-    /// A link is sent to the new one, and a notice to the old one. Fails with 400 `wrong_password`.
+    /// Sends a link to the new address and a notice to the old one. Same response whether or not the new address is
+    /// registered. Fails with 400 `wrong_password`.
     #[oai(path = "/email", method = "post", operation_id = "change_email")]
-    async fn email(&self, CurrentUser(actor): CurrentUser, Body(body): Body<EmailIn>) -> Result<EmailChange> {
+    async fn email(
+        &self,
+        CurrentUser(actor): CurrentUser,
+        Body(body): Body<EmailIn>,
+    ) -> Result<EmailChangeRequested> {
         profile::change_email(&self.0, &actor, &body.email.0, body.password).await?;
-        Ok(EmailChange::Accepted)
+        Ok(EmailChangeRequested::Accepted)
     }
 
-    /// Delete your account.
+    /// Schedules the deletion of your account.
     ///
-    /// All your sessions end now; the account is erased after some days, unless you sign in before. Fails with 400
-    /// `wrong_password`, with 409 `last_admin` where there is no other admin.
+    /// Revokes all your sessions now. The account is erased after a grace period, unless you sign in or reset the
+    /// password before. Fails with 400 `wrong_password`, and with 409 `last_admin` if you are the last admin.
     #[oai(path = "/", method = "delete", operation_id = "delete_me")]
     async fn delete(
         &self,
@@ -197,23 +222,23 @@ impl Me {
         Ok(DeletionScheduled::Accepted(Json(Deletion { deletion_due_at })))
     }
 
-    /// Where you are signed in, the last used first.
+    /// Returns your sessions, the last used first.
     #[oai(path = "/sessions", method = "get", operation_id = "list_sessions")]
     async fn sessions(&self, CurrentUser(actor): CurrentUser) -> Result<Json<Vec<SessionOut>>> {
         let list = sessions::list(&self.0, actor.user().id).await?;
         Ok(Json(list.into_iter().map(|session| SessionOut::of(session, actor.session().id)).collect()))
     }
 
-    /// End one of your sessions.
+    /// Revokes one of your sessions.
     #[oai(path = "/sessions/:id", method = "delete", operation_id = "end_session")]
     async fn end_session(
         &self,
         CurrentUser(actor): CurrentUser,
-        /// The `id` of the list.
+        /// The `id` of the session.
         id: Path<String>,
-    ) -> Result<NoContent> {
+    ) -> Result<SessionRevoked> {
         let id = Uuid::parse_str(&id.0).map_err(|_| Error::NotFound("Session"))?;
         sessions::revoke(&self.0, &actor, id).await?;
-        Ok(NoContent)
+        Ok(SessionRevoked::NoContent)
     }
 }

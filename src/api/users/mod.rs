@@ -1,3 +1,5 @@
+//! The account of the caller, two-factor authentication, and user administration.
+
 mod admin_only;
 mod me;
 mod two_factor;

@@ -1,29 +1,31 @@
-use poem_openapi::{Object, OpenApi, payload::Json, types::Example};
+//! Two-factor authentication of the caller.
+
+use poem_openapi::{ApiResponse, Object, OpenApi, payload::Json, types::Example};
 
 use crate::{
     api::{
         extract::{Body, CurrentUser},
         problem::Result,
-        respond::NoContent,
         tag::Tag,
     },
     app::App,
     services::{login::confirm_password, two_factor},
 };
 
+/// Operations on the second factor of the caller.
 pub(in crate::api) struct TwoFactor(pub(super) App);
 
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct BeginIn {
-    /// The current one.
+    /// The current password.
     password: String,
 }
 
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct CodeIn {
-    /// 6 digits of the authenticator.
+    /// A code of 6 digits from the authenticator.
     #[oai(validator(max_length = 64))]
     code: String,
 }
@@ -31,17 +33,19 @@ struct CodeIn {
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct PasswordAndCodeIn {
-    /// The current one.
+    /// The current password.
     password: String,
-    /// 6 digits of the authenticator, or a recovery code.
+    /// A code of 6 digits from the authenticator, or a recovery code.
     #[oai(validator(max_length = 64))]
     code: String,
 }
 
+/// Whether two-factor authentication is on.
 #[derive(Object)]
 #[oai(example)]
 struct StatusOut {
     enabled: bool,
+    /// Number of unused recovery codes.
     recovery_codes_left: i64,
 }
 
@@ -51,12 +55,13 @@ impl Example for StatusOut {
     }
 }
 
+/// The secret for an authenticator.
 #[derive(Object)]
 #[oai(example)]
 struct SetupOut {
-    /// To be typed into an authenticator.
+    /// The secret in Base32, for manual input.
     secret: String,
-    /// The same, to be shown as a QR code.
+    /// The secret as a URI, to be shown as a QR code.
     otpauth_uri: String,
 }
 
@@ -70,10 +75,18 @@ impl Example for SetupOut {
     }
 }
 
+#[derive(ApiResponse)]
+enum TwoFactorDisabled {
+    /// Two-factor authentication was turned off.
+    #[oai(status = 204)]
+    NoContent,
+}
+
+/// Recovery codes.
 #[derive(Object)]
 #[oai(example)]
 struct RecoveryCodes {
-    /// Each signs in once in the place of a code. They are not shown again.
+    /// Each is accepted once instead of a code of the authenticator. The API does not return them again.
     recovery_codes: Vec<String>,
 }
 
@@ -85,7 +98,7 @@ impl Example for RecoveryCodes {
 
 #[OpenApi(prefix_path = "/users/me/two-factor", tag = "Tag::Users")]
 impl TwoFactor {
-    /// Whether you have a second factor.
+    /// Returns whether two-factor authentication is on.
     #[oai(path = "/", method = "get", operation_id = "read_two_factor")]
     async fn read(&self, CurrentUser(actor): CurrentUser) -> Result<Json<StatusOut>> {
         let two_factor::Status { enabled, recovery_codes_left } =
@@ -93,10 +106,10 @@ impl TwoFactor {
         Ok(Json(StatusOut { enabled, recovery_codes_left }))
     }
 
-    /// Get a secret for an authenticator.
+    /// Creates a secret for an authenticator.
     ///
-    /// The second factor is on once a code has confirmed it. Fails with 400 `wrong_password`, with 403
-    /// `email_not_verified`, with 409 `conflict` where it is on already or the server is not set up for it.
+    /// Two-factor authentication is off until a code confirms the secret. Fails with 400 `wrong_password`, and with 403
+    /// `email_not_verified`. Fails with 409 `conflict` if it is already on, or if the server has no `TWO_FACTOR_KEY`.
     #[oai(path = "/", method = "post", operation_id = "begin_two_factor")]
     async fn begin(
         &self,
@@ -108,9 +121,9 @@ impl TwoFactor {
         Ok(Json(SetupOut { secret, otpauth_uri }))
     }
 
-    /// Turn the second factor on, with a first code.
+    /// Turns two-factor authentication on and returns recovery codes.
     ///
-    /// Your other sessions end. Fails with 400 `invalid_code`.
+    /// Revokes your other sessions. Fails with 400 `invalid_code`.
     #[oai(path = "/confirm", method = "post", operation_id = "confirm_two_factor")]
     async fn confirm(
         &self,
@@ -121,7 +134,7 @@ impl TwoFactor {
         Ok(Json(RecoveryCodes { recovery_codes }))
     }
 
-    /// Turn the second factor off.
+    /// Turns two-factor authentication off.
     ///
     /// Fails with 400 `wrong_password` or `invalid_code`.
     #[oai(path = "/", method = "delete", operation_id = "disable_two_factor")]
@@ -129,13 +142,13 @@ impl TwoFactor {
         &self,
         CurrentUser(actor): CurrentUser,
         Body(body): Body<PasswordAndCodeIn>,
-    ) -> Result<NoContent> {
+    ) -> Result<TwoFactorDisabled> {
         confirm_password(&self.0, &actor, body.password).await?;
         two_factor::disable(&self.0, &actor, &body.code).await?;
-        Ok(NoContent)
+        Ok(TwoFactorDisabled::NoContent)
     }
 
-    /// Get new recovery codes; the old ones are void.
+    /// Replaces the recovery codes. The old ones become invalid.
     ///
     /// Fails with 400 `invalid_code`.
     #[oai(path = "/recovery-codes", method = "post", operation_id = "replace_recovery_codes")]

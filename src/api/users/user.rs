@@ -1,8 +1,11 @@
+//! The representation of a user.
+
 use chrono::{DateTime, Utc};
 use poem_openapi::{Enum, Object, types::Example};
 
 use crate::models::user::{Role, User};
 
+/// The role of a user.
 #[derive(Enum, Clone, Copy)]
 #[oai(rename_all = "lowercase", rename = "Role")]
 pub(super) enum RoleOut {
@@ -28,7 +31,7 @@ impl From<RoleOut> for Role {
     }
 }
 
-/// A user, as others may see them.
+/// A user.
 #[derive(Object)]
 #[oai(rename = "User", example)]
 pub(in crate::api) struct UserOut {
@@ -37,12 +40,13 @@ pub(in crate::api) struct UserOut {
     #[oai(nullable)]
     full_name: Option<String>,
     role: RoleOut,
+    /// Whether the user may sign in.
     is_active: bool,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
-    /// Whether the address was confirmed.
+    /// Whether the email address is verified.
     email_verified: bool,
-    /// When the account will be erased, where its owner has deleted it.
+    /// When the account is due to be erased; null unless its owner has deleted it.
     #[oai(nullable)]
     deletion_due_at: Option<DateTime<Utc>>,
 }

@@ -1,3 +1,5 @@
+//! User administration.
+
 use poem_openapi::{
     ApiResponse, Enum, Object, OpenApi,
     param::{Path, Query},
@@ -10,7 +12,7 @@ use crate::{
     api::{
         extract::{Admin, Body, Email, Limit, Offset, Text},
         problem::Result,
-        respond::{NoContent, Page, PageItem},
+        respond::{Page, PageItem},
         tag::Tag,
     },
     app::App,
@@ -18,16 +20,17 @@ use crate::{
     services::user_admin,
 };
 
+/// Operations of admins on users.
 pub(in crate::api) struct UserAdmin(pub(super) App);
 
 impl PageItem for UserOut {
     const PAGE: &str = "UserPage";
-    const PAGE_DESCRIPTION: &str = "Some of the users.";
+    const PAGE_DESCRIPTION: &str = "A page of users.";
     const TOTAL_DESCRIPTION: &str =
-        "How many there are on all pages together; of more than 10,000 no more are counted.";
+        "Number of users on all pages. Users after the first 10,000 are not counted.";
 }
 
-/// What comes first; a `-` turns it round.
+/// The order of a list of users; a `-` sorts in descending order.
 #[derive(Enum, Clone, Copy, Default)]
 enum UserSort {
     #[oai(rename = "created_at")]
@@ -46,6 +49,7 @@ enum UserSort {
 }
 
 impl UserSort {
+    /// Returns the column, and whether the order is descending.
     fn column(self) -> (Sort, bool) {
         match self {
             Self::CreatedAt => (Sort::CreatedAt, false),
@@ -64,55 +68,78 @@ struct InviteIn {
     email: Email,
     #[oai(validator(max_length = 255))]
     full_name: Option<String>,
-    /// `user` where it is left out.
+    /// The default is `user`.
     role: Option<RoleOut>,
 }
 
-/// What is left out stays as it is.
+/// A change of a user. Absent fields are not changed.
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct MemberIn {
+    /// `null` removes the name.
     #[oai(validator(max_length = 255))]
     full_name: MaybeUndefined<String>,
     role: Option<RoleOut>,
+    /// `false` deactivates the user.
     is_active: Option<bool>,
 }
 
 #[derive(ApiResponse)]
 enum Invited {
-    /// The new user; a link to choose a password was sent.
+    /// The new user. A link to set a password was sent.
     #[oai(status = 201)]
     Created(Json<UserOut>),
 }
 
 #[derive(ApiResponse)]
-enum InvitedAgain {
-    /// The link was sent once more.
+enum InvitationResent {
+    /// The invitation was sent again.
     #[oai(status = 202)]
     Accepted,
 }
 
+#[derive(ApiResponse)]
+enum UserErased {
+    /// The user was erased.
+    #[oai(status = 204)]
+    NoContent,
+}
+
+#[derive(ApiResponse)]
+enum SessionsRevoked {
+    /// All sessions of the user were revoked.
+    #[oai(status = 204)]
+    NoContent,
+}
+
+#[derive(ApiResponse)]
+enum TwoFactorDisabled {
+    /// Two-factor authentication was turned off, and all sessions of the user were revoked.
+    #[oai(status = 204)]
+    NoContent,
+}
+
 #[OpenApi(prefix_path = "/users", tag = "Tag::Users")]
 impl UserAdmin {
-    /// Find users.
+    /// Returns the users that match the filters.
     #[oai(path = "/", method = "get", operation_id = "list_users")]
     async fn list(
         &self,
         _admin: Admin,
-        /// A part of the address or the name, in any case.
+        /// A part of the email address or name; case is ignored.
         #[oai(validator(max_length = 255))]
         search: Query<Option<Text>>,
-        /// Only those of this role.
+        /// Only users with this role.
         role: Query<Option<RoleOut>>,
-        /// Only those who may sign in, or who may not.
+        /// Only active users (`true`), or only deactivated users (`false`).
         is_active: Query<Option<bool>>,
-        /// What comes first.
+        /// The order of the list.
         #[oai(default)]
         sort: Query<UserSort>,
-        /// How many to pass over.
+        /// Number of users to skip.
         #[oai(default)]
         offset: Query<Offset>,
-        /// How many to show.
+        /// Maximum number of users to return.
         #[oai(default)]
         limit: Query<Limit>,
     ) -> Result<Json<Page<UserOut>>> {
@@ -130,9 +157,10 @@ impl UserAdmin {
         Ok(Json(Page::new(users, total.unsigned_abs(), offset.0, limit.0)))
     }
 
-    /// Invite somebody.
+    /// Creates a user and sends an invitation.
     ///
-    /// A link to choose a password is sent to the address; it works for 7 days. Fails with 400 `email_taken`.
+    /// The invitation has a link to set a password, which is valid for 7 days. Fails with 400 `email_taken` if the
+    /// address is registered.
     #[oai(path = "/", method = "post", operation_id = "invite_user")]
     async fn invite(&self, Admin(actor): Admin, Body(body): Body<InviteIn>) -> Result<Invited> {
         let role = body.role.unwrap_or(RoleOut::User).into();
@@ -141,15 +169,16 @@ impl UserAdmin {
         Ok(Invited::Created(Json(user.into())))
     }
 
-    /// A user.
+    /// Returns a user.
     #[oai(path = "/:id", method = "get", operation_id = "read_user")]
     async fn read(&self, _admin: Admin, id: Path<i64>) -> Result<Json<UserOut>> {
         Ok(Json(user_admin::find(&self.0, id.0).await?.into()))
     }
 
-    /// Change a user.
+    /// Changes a user.
     ///
-    /// Whoever is deactivated is signed out everywhere. Fails with 409 `last_admin` where nobody else could administer.
+    /// Deactivation revokes all sessions and links of the user. Fails with 409 `last_admin` if the user is the last
+    /// admin and would no longer be one.
     #[oai(path = "/:id", method = "patch", operation_id = "update_user")]
     async fn update(
         &self,
@@ -167,35 +196,37 @@ impl UserAdmin {
         Ok(Json(user_admin::update(&self.0, &actor, id.0, &changes).await?.into()))
     }
 
-    /// Erase a user, at once and for good.
+    /// Erases a user at once.
     ///
-    /// Fails with 409 `last_admin` where nobody else could administer.
+    /// This cannot be undone. Fails with 409 `last_admin` if the user is the last admin.
     #[oai(path = "/:id", method = "delete", operation_id = "delete_user")]
-    async fn delete(&self, Admin(actor): Admin, id: Path<i64>) -> Result<NoContent> {
+    async fn delete(&self, Admin(actor): Admin, id: Path<i64>) -> Result<UserErased> {
         user_admin::delete(&self.0, &actor, id.0).await?;
-        Ok(NoContent)
+        Ok(UserErased::NoContent)
     }
 
-    /// Send an invitation again.
+    /// Sends the invitation again.
     ///
-    /// Fails with 409 `conflict` where it was taken already.
+    /// Fails with 409 `conflict` if it was accepted.
     #[oai(path = "/:id/invite", method = "post", operation_id = "invite_user_again")]
-    async fn invite_again(&self, Admin(actor): Admin, id: Path<i64>) -> Result<InvitedAgain> {
+    async fn invite_again(&self, Admin(actor): Admin, id: Path<i64>) -> Result<InvitationResent> {
         user_admin::invite_again(&self.0, &actor, id.0).await?;
-        Ok(InvitedAgain::Accepted)
+        Ok(InvitationResent::Accepted)
     }
 
-    /// Sign a user out everywhere.
+    /// Revokes all sessions of a user.
     #[oai(path = "/:id/sessions", method = "delete", operation_id = "end_user_sessions")]
-    async fn sign_out(&self, Admin(actor): Admin, id: Path<i64>) -> Result<NoContent> {
+    async fn sign_out(&self, Admin(actor): Admin, id: Path<i64>) -> Result<SessionsRevoked> {
         user_admin::sign_out(&self.0, &actor, id.0).await?;
-        Ok(NoContent)
+        Ok(SessionsRevoked::NoContent)
     }
 
-    /// Turn off the second factor of a user who has lost it, and sign them out everywhere.
+    /// Turns off two-factor authentication of a user, and revokes all sessions.
+    ///
+    /// For a user who has lost the authenticator and the recovery codes.
     #[oai(path = "/:id/two-factor", method = "delete", operation_id = "remove_user_two_factor")]
-    async fn remove_two_factor(&self, Admin(actor): Admin, id: Path<i64>) -> Result<NoContent> {
+    async fn remove_two_factor(&self, Admin(actor): Admin, id: Path<i64>) -> Result<TwoFactorDisabled> {
         user_admin::remove_second_factor(&self.0, &actor, id.0).await?;
-        Ok(NoContent)
+        Ok(TwoFactorDisabled::NoContent)
     }
 }
