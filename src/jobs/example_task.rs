@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{Context, JobResult};
 use crate::{app::App, queue::Job};
 
-/// Sleeps for a given time, to try out the queue.
+/// Sleeps for a given time. An example to try the queue.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ExampleTask {
     pub name: String,

@@ -10,7 +10,7 @@ use crate::{
     services,
 };
 
-/// Erases accounts whose grace period is over, and deletes expired data. Runs every night.
+/// Erases accounts whose grace period has ended, and deletes expired data. Runs every night.
 #[derive(Serialize, Deserialize)]
 pub struct Housekeeping {}
 

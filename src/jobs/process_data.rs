@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 use super::{Context, JobResult};
 use crate::{app::App, queue::Job};
 
-/// An example of a job that processes a document: counts its values.
+/// Counts the values of a document. An example of a job with structured arguments.
 #[derive(Serialize, Deserialize)]
 pub struct ProcessData {
     pub data: Map<String, Value>,

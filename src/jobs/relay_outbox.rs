@@ -11,7 +11,7 @@ use crate::{
     services::outbox_relay::hand_over,
 };
 
-/// Hands over what is left in the outbox after Redis was unavailable or a process died.
+/// Enqueues the messages that are still in the outbox, because Redis was unavailable or a process crashed.
 #[derive(Serialize, Deserialize)]
 pub struct RelayOutbox {}
 
@@ -26,7 +26,7 @@ impl Job for RelayOutbox {
     async fn run(self, ctx: Context) -> JobResult {
         match hand_over(&ctx.state, &RequestContext::default()).await {
             Ok(messages) => Ok(json!({ "letters": messages })),
-            // Not kept as a failed job: the next one runs in a minute.
+            // Do not keep a failed job, because the next run follows in a minute.
             Err(error) => Err(Failure::discard(error.to_string())),
         }
     }

@@ -20,10 +20,11 @@ pub(super) struct List(pub(super) Mailbox);
 #[derive(Template)]
 #[template(path = "api/templates/dev_mails.html", config = "src/askama.toml")]
 struct ListPage {
-    mails: Vec<Listed>,
+    mails: Vec<MailRow>,
 }
 
-struct Listed {
+/// A row of the list.
+struct MailRow {
     id: String,
     at: String,
     to: String,
@@ -39,18 +40,19 @@ impl Endpoint for List {
         for (at, id) in self.0.latest().await.map_err(Error::internal)? {
             // A mail may have been deleted since it was listed.
             if let Ok(Some(bytes)) = self.0.read(&id).await {
-                mails.push(listed(id, at, &bytes));
+                mails.push(row(id, at, &bytes));
             }
         }
         Ok(page(&ListPage { mails }, POLICY)?)
     }
 }
 
-fn listed(id: String, at: SystemTime, bytes: &[u8]) -> Listed {
+/// Returns the row of a mail. Parses only its headers.
+fn row(id: String, at: SystemTime, bytes: &[u8]) -> MailRow {
     let message = MessageParser::default().parse_headers(bytes);
     let message = message.as_ref();
     let subject = message.and_then(|message| message.subject()).unwrap_or("(no subject)");
-    Listed {
+    MailRow {
         at: DateTime::<Local>::from(at).format("%Y-%m-%d %H:%M:%S").to_string(),
         to: addresses(message.and_then(|message| message.to())),
         subject: subject.to_owned(),

@@ -41,11 +41,12 @@ impl Endpoint for Show {
         let message = MessageParser::default()
             .parse(&bytes)
             .ok_or_else(|| Error::internal("cannot parse a captured mail"))?;
-        Ok(page(&shown(&message), POLICY)?)
+        Ok(page(&show_page(&message), POLICY)?)
     }
 }
 
-fn shown<'a>(message: &'a Message<'a>) -> ShowPage<'a> {
+/// Returns the page of a parsed mail.
+fn show_page<'a>(message: &'a Message<'a>) -> ShowPage<'a> {
     let subject = message.subject().unwrap_or("(no subject)");
     let headers = vec![
         ("From", addresses(message.from())),

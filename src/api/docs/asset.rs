@@ -45,8 +45,8 @@ impl Asset {
     }
 
     async fn respond(&self, req: &Request) -> Result<Response> {
-        let (inner, packed) = (&self.0, accepts_gzip(req));
-        let mut response = match self.bytes(packed).await? {
+        let (inner, compressed) = (&self.0, accepts_gzip(req));
+        let mut response = match self.bytes(compressed).await? {
             (bytes, true) => Response::builder().header(header::CONTENT_ENCODING, "gzip").body(bytes),
             (bytes, false) => Response::builder().body(bytes),
         };
@@ -62,15 +62,15 @@ impl Asset {
 
     /// Returns the text, and whether it is compressed. The first call creates it on a blocking thread, because that
     /// takes long.
-    async fn bytes(&self, packed: bool) -> Result<(Bytes, bool)> {
+    async fn bytes(&self, compressed: bool) -> Result<(Bytes, bool)> {
         let asset = self.clone();
         let make = move || {
             let text = asset.0.text()?;
-            let gzip = if packed { asset.0.gzipped(text) } else { None };
+            let gzip = if compressed { asset.0.gzipped(text) } else { None };
             Ok((gzip.unwrap_or(text).clone(), gzip.is_some()))
         };
-        let made = if packed { self.0.gzip.get().is_some() } else { self.0.text.get().is_some() };
-        if made { make() } else { tokio::task::spawn_blocking(make).await.map_err(Error::internal)? }
+        let is_ready = if compressed { self.0.gzip.get().is_some() } else { self.0.text.get().is_some() };
+        if is_ready { make() } else { tokio::task::spawn_blocking(make).await.map_err(Error::internal)? }
     }
 }
 
@@ -79,9 +79,9 @@ impl Inner {
         match self.text.get() {
             Some(text) => Ok(text),
             None => {
-                let made = (self.make)()
+                let text = (self.make)()
                     .map_err(|error| Error::internal(error.context("cannot create the API document")))?;
-                Ok(self.text.get_or_init(|| made.into()))
+                Ok(self.text.get_or_init(|| text.into()))
             }
         }
     }

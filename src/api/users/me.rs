@@ -114,7 +114,7 @@ impl SessionOut {
 
 #[derive(ApiResponse)]
 enum EmailChangeRequested {
-    /// A link was sent to the new address. The address changes when the link is confirmed.
+    /// The change was requested. It takes effect when the link in the mail to the new address is confirmed.
     #[oai(status = 202)]
     Accepted,
 }
