@@ -14,12 +14,12 @@
 //! | [`services`] | business rules that span queries, and the transaction | models, queue, security, app, attempts, cache, db, mail, context |
 //! | [`jobs`] | the tasks, one file each, and the list of them | services, models, app, mail, queue, context |
 //! | [`queue`] | the job engine, which depends on Redis only | |
-//! | [`models`] | the tables and their queries | schema |
+//! | [`models`] | the tables and their queries | schema, db |
 //! | [`app`] | the composition root | attempts, cache, db, queue, mail, security, models |
 //! | [`attempts`] | counters of attempts, in Redis and in the process | |
 //! | [`cache`] | typed cache-aside over Redis | |
 //! | [`context`] | the request that a service works for | queue |
-//! | [`db`] | the PostgreSQL pool, transactions, migrations | |
+//! | [`db`] | the PostgreSQL pool, transactions, migrations | context |
 //! | [`mail`] | messages, their templates, SMTP | |
 //! | [`security`] | passwords, tokens, encryption | |
 //! | [`dev`] | the private servers of `saas dev` and of the tests | |

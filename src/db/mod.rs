@@ -13,6 +13,7 @@ pub mod migrations;
 mod recent;
 mod sqlstate;
 mod tls;
+mod tx;
 
 use std::time::Duration;
 
@@ -27,6 +28,7 @@ use futures_util::FutureExt;
 
 pub use connect::connect;
 pub use recent::RecentReads;
+pub use tx::{Effects, Tx};
 
 use crate::{
     config::Database,

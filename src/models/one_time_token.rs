@@ -5,6 +5,7 @@ use diesel::{deserialize::FromSqlRow, expression::AsExpression, prelude::*};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use super::{delete_batch, now, text_enum, user::User};
+use crate::db::Tx;
 use crate::schema::{one_time_tokens, users};
 
 text_enum! {
@@ -99,11 +100,8 @@ impl OneTimeToken {
     }
 
     /// Deletes the tokens of a user with these purposes. Returns how many.
-    pub async fn revoke(
-        mut conn: &AsyncPgConnection,
-        user_id: i64,
-        purposes: &[Purpose],
-    ) -> QueryResult<usize> {
+    pub async fn revoke(tx: &Tx<'_>, user_id: i64, purposes: &[Purpose]) -> QueryResult<usize> {
+        let mut conn = tx.conn();
         diesel::delete(one_time_tokens::table)
             .filter(one_time_tokens::user_id.eq(user_id))
             .filter(one_time_tokens::purpose.eq_any(purposes))

@@ -10,6 +10,7 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use uuid::Uuid;
 
 use super::{ago, delete_batch, now, user::User};
+use crate::db::Tx;
 use crate::schema::{refresh_tokens, sessions, users};
 
 /// A session and its refresh tokens expire after this time without use.
@@ -131,7 +132,8 @@ impl Session {
     }
 
     /// Marks all sessions of a user as logged in without a second factor, after that was disabled.
-    pub async fn clear_second_factor(mut conn: &AsyncPgConnection, user_id: i64) -> QueryResult<usize> {
+    pub async fn clear_second_factor(tx: &Tx<'_>, user_id: i64) -> QueryResult<usize> {
+        let mut conn = tx.conn();
         diesel::update(sessions::table.filter(sessions::user_id.eq(user_id)))
             .set(sessions::second_factor.eq(false))
             .execute(&mut conn)
@@ -139,7 +141,8 @@ impl Session {
     }
 
     /// Marks a session as logged in with a second factor.
-    pub async fn set_second_factor(mut conn: &AsyncPgConnection, id: Uuid) -> QueryResult<usize> {
+    pub async fn set_second_factor(tx: &Tx<'_>, id: Uuid) -> QueryResult<usize> {
+        let mut conn = tx.conn();
         diesel::update(sessions::table.find(id))
             .set(sessions::second_factor.eq(true))
             .execute(&mut conn)
@@ -147,7 +150,8 @@ impl Session {
     }
 
     /// Revokes an active session of a user. Returns how many were revoked, 0 or 1.
-    pub async fn revoke(mut conn: &AsyncPgConnection, user_id: i64, id: Uuid) -> QueryResult<usize> {
+    pub async fn revoke(tx: &Tx<'_>, user_id: i64, id: Uuid) -> QueryResult<usize> {
+        let mut conn = tx.conn();
         let session = sessions::table.find(id).filter(sessions::user_id.eq(user_id));
         diesel::update(session.filter(sessions::revoked_at.is_null()))
             .set(sessions::revoked_at.eq(now().nullable()))
@@ -156,11 +160,8 @@ impl Session {
     }
 
     /// Revokes all sessions of a user except the given one. Returns how many were revoked.
-    pub async fn revoke_all(
-        mut conn: &AsyncPgConnection,
-        user_id: i64,
-        except: Option<Uuid>,
-    ) -> QueryResult<usize> {
+    pub async fn revoke_all(tx: &Tx<'_>, user_id: i64, except: Option<Uuid>) -> QueryResult<usize> {
+        let mut conn = tx.conn();
         diesel::update(sessions::table)
             .filter(sessions::user_id.eq(user_id))
             .filter(sessions::revoked_at.is_null())
@@ -178,7 +179,8 @@ impl Session {
 
 impl NewSession<'_> {
     /// Inserts the session.
-    pub async fn insert(&self, mut conn: &AsyncPgConnection) -> QueryResult<usize> {
+    pub async fn insert(&self, tx: &Tx<'_>) -> QueryResult<usize> {
+        let mut conn = tx.conn();
         diesel::insert_into(sessions::table).values(self).execute(&mut conn).await
     }
 }

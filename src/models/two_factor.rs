@@ -5,6 +5,7 @@ use diesel::{prelude::*, sql_types::Interval};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use super::now;
+use crate::db::Tx;
 use crate::schema::{recovery_codes, two_factor};
 
 /// The TOTP secret of a user.
@@ -30,7 +31,8 @@ impl TwoFactor {
     }
 
     /// Stores a new unconfirmed secret. Returns 0 if the second factor is already enabled.
-    pub async fn begin(mut conn: &AsyncPgConnection, user_id: i64, secret: &[u8]) -> QueryResult<usize> {
+    pub async fn begin(tx: &Tx<'_>, user_id: i64, secret: &[u8]) -> QueryResult<usize> {
+        let mut conn = tx.conn();
         use diesel::query_dsl::methods::FilterDsl;
         let upsert = diesel::insert_into(two_factor::table)
             .values((two_factor::user_id.eq(user_id), two_factor::secret.eq(secret)))
@@ -41,7 +43,8 @@ impl TwoFactor {
     }
 
     /// Enables the second factor. Returns 0 if it is already enabled.
-    pub async fn confirm(mut conn: &AsyncPgConnection, user_id: i64) -> QueryResult<usize> {
+    pub async fn confirm(tx: &Tx<'_>, user_id: i64) -> QueryResult<usize> {
+        let mut conn = tx.conn();
         diesel::update(two_factor::table.find(user_id).filter(two_factor::confirmed_at.is_null()))
             .set(two_factor::confirmed_at.eq(now().nullable()))
             .execute(&mut conn)
@@ -100,7 +103,8 @@ impl TwoFactor {
     }
 
     /// Deletes the secret and the recovery codes of a user. Returns whether the second factor was enabled.
-    pub async fn delete(mut conn: &AsyncPgConnection, user_id: i64) -> QueryResult<bool> {
+    pub async fn delete(tx: &Tx<'_>, user_id: i64) -> QueryResult<bool> {
+        let mut conn = tx.conn();
         diesel::delete(recovery_codes::table.filter(recovery_codes::user_id.eq(user_id)))
             .execute(&mut conn)
             .await?;
@@ -118,11 +122,8 @@ pub struct RecoveryCode;
 
 impl RecoveryCode {
     /// Replaces the recovery codes of a user. Returns the number of new codes.
-    pub async fn replace(
-        mut conn: &AsyncPgConnection,
-        user_id: i64,
-        hashes: &[Vec<u8>],
-    ) -> QueryResult<usize> {
+    pub async fn replace(tx: &Tx<'_>, user_id: i64, hashes: &[Vec<u8>]) -> QueryResult<usize> {
+        let mut conn = tx.conn();
         diesel::delete(recovery_codes::table.filter(recovery_codes::user_id.eq(user_id)))
             .execute(&mut conn)
             .await?;

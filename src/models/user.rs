@@ -5,6 +5,7 @@ use diesel::{deserialize::FromSqlRow, expression::AsExpression, prelude::*};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use super::{lower, now, text_enum};
+use crate::db::Tx;
 use crate::schema::users;
 
 text_enum! {
@@ -152,11 +153,8 @@ impl User {
     }
 
     /// Updates a user and returns the new row.
-    pub async fn update(
-        mut conn: &AsyncPgConnection,
-        id: i64,
-        changes: &UserChanges<'_>,
-    ) -> QueryResult<Self> {
+    pub async fn update(tx: &Tx<'_>, id: i64, changes: &UserChanges<'_>) -> QueryResult<Self> {
+        let mut conn = tx.conn();
         diesel::update(users::table.find(id))
             .set(changes)
             .returning(Self::as_returning())
@@ -173,7 +171,8 @@ impl User {
     }
 
     /// Deletes a user with all sessions, tokens and codes.
-    pub async fn delete(mut conn: &AsyncPgConnection, id: i64) -> QueryResult<usize> {
+    pub async fn delete(tx: &Tx<'_>, id: i64) -> QueryResult<usize> {
+        let mut conn = tx.conn();
         diesel::delete(users::table.find(id)).execute(&mut conn).await
     }
 
@@ -192,7 +191,8 @@ impl User {
 
 impl NewUser<'_> {
     /// Inserts the user and returns the row.
-    pub async fn insert(&self, mut conn: &AsyncPgConnection) -> QueryResult<User> {
+    pub async fn insert(&self, tx: &Tx<'_>) -> QueryResult<User> {
+        let mut conn = tx.conn();
         diesel::insert_into(users::table)
             .values(self)
             .returning(User::as_returning())

@@ -9,14 +9,13 @@ use std::{ops::Deref, sync::Arc};
 use crate::{
     app::App,
     context::RequestContext,
+    db::Tx,
     error::{Error, Result},
     models::{
         session::{Identity, Session},
         user::{Role, User},
     },
 };
-
-use super::tx::Tx;
 
 /// The signed-in caller of a change.
 pub struct Actor {

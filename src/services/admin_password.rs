@@ -12,13 +12,12 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use super::{
     audit::{Action, Entry},
     outbox::OutboxMessage,
-    tx::{Effects, Tx},
 };
 use crate::{
     app::App,
     config::DEFAULT_ADMIN_PASSWORD,
     context::RequestContext,
-    db,
+    db::{self, Effects, Tx},
     error::{Error, Result},
     mail::Notice,
     models::{

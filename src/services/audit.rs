@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::tx::Tx;
 use crate::{
+    db::Tx,
     error::Result,
     models::{audit::NewAuditEntry, user::User},
 };

@@ -10,12 +10,12 @@ use super::{
     throttle::Throttle,
     transaction::change_without_actor,
     two_factor,
-    tx::Tx,
     users::normalize_email,
 };
 use crate::{
     app::App,
     context::RequestContext,
+    db::Tx,
     error::{Error, Result},
     models::{
         one_time_token::{OneTimeToken, Purpose},

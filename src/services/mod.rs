@@ -13,6 +13,5 @@ pub mod sessions;
 mod throttle;
 pub mod transaction;
 pub mod two_factor;
-pub mod tx;
 pub mod user_admin;
 pub mod users;

@@ -6,9 +6,9 @@
 use diesel_async::AsyncPgConnection;
 use serde::{Deserialize, Serialize};
 
-use super::tx::Tx;
 use crate::{
     app::App,
+    db::Tx,
     error::{Error, Result},
     mail::{LinkEmail, Notice, RenderedEmail, link},
     models::{

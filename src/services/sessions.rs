@@ -14,11 +14,11 @@ use super::{
     audit::{Action, Entry},
     outbox::OutboxMessage,
     transaction::{change, change_without_actor},
-    tx::Tx,
 };
 use crate::{
     app::App,
     context::RequestContext,
+    db::Tx,
     error::{Error, Result},
     mail::Notice,
     models::{

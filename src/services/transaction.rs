@@ -7,9 +7,13 @@ use diesel_async::AsyncPgConnection;
 use super::{
     actor::{Actor, Affected, LockedUsers},
     outbox_relay,
-    tx::{Effects, Tx},
 };
-use crate::{app::App, context::RequestContext, error::Result};
+use crate::{
+    app::App,
+    context::RequestContext,
+    db::{Effects, Tx},
+    error::Result,
+};
 
 /// Makes a change for a signed-in caller: locks the affected users, checks that the actor may still make it, and runs
 /// `work`, in one transaction.

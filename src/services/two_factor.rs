@@ -2,7 +2,6 @@
 //! authenticator.
 
 use chrono::Duration;
-use diesel_async::AsyncPgConnection;
 use totp_rs::{Builder, Secret, Totp};
 
 use super::{
@@ -11,10 +10,10 @@ use super::{
     outbox::OutboxMessage,
     throttle::Throttle,
     transaction::change,
-    tx::Tx,
 };
 use crate::{
     app::App,
+    db::Tx,
     error::{Error, Result},
     mail::Notice,
     models::{
@@ -234,11 +233,11 @@ async fn verify_totp(app: &App, tx: &Tx<'_>, user: &User, two_factor: &TwoFactor
     }
 }
 
-async fn renew_codes(conn: &AsyncPgConnection, user_id: i64) -> Result<Vec<String>> {
+async fn renew_codes(tx: &Tx<'_>, user_id: i64) -> Result<Vec<String>> {
     let code = || Ok(Secret::new(Box::new(random_bytes::<15>()?)).to_base32());
     let codes = (0..RECOVERY_CODE_COUNT).map(|_| code()).collect::<Result<Vec<String>>>()?;
     let hashes: Vec<_> = codes.iter().map(|code| security::hash(code)).collect();
-    RecoveryCode::replace(conn, user_id, &hashes).await?;
+    RecoveryCode::replace(tx, user_id, &hashes).await?;
     Ok(codes.iter().map(|code| format_recovery_code(code)).collect())
 }
 

@@ -9,11 +9,11 @@ use super::{
     sessions,
     transaction::change,
     two_factor,
-    tx::Tx,
     users::{USER_COUNT, normalize_email},
 };
 use crate::{
     app::App,
+    db::Tx,
     error::{Error, OnConstraint, Result},
     mail::Notice,
     models::{

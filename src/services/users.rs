@@ -7,13 +7,12 @@ use super::{
     audit::{Action, Entry, audit_fields},
     outbox::OutboxMessage,
     transaction::change_without_actor,
-    tx::{Effects, Tx},
 };
 use crate::{
     app::App,
     config::DEFAULT_ADMIN_PASSWORD,
     context::RequestContext,
-    db,
+    db::{self, Effects, Tx},
     error::{Error, OnConstraint, Result},
     models::user::{NewUser, Role, User, UserChanges},
     security::{MAX_PASSWORD_BYTES, Passwords, is_common},
@@ -167,17 +166,15 @@ pub async fn ensure_admin(
         }
     }
     db::transaction(conn, async |conn| {
-        let user = User::find_by_email(conn, &email).await?.ok_or(Error::NotFound("User"))?;
+        let tx = &Tx::on(conn, &context, &effects);
+        let user = User::find_by_email(tx, &email).await?.ok_or(Error::NotFound("User"))?;
         match (user.role, promote) {
             (Role::Admin, _) => Ok(Admin::AlreadyThere),
             (Role::User, false) => Ok(Admin::PlainUser),
             (Role::User, true) => {
                 let changes = UserChanges { role: Some(Role::Admin), ..Default::default() };
-                let after = User::update(conn, user.id, &changes).await?;
-                Entry::new(user.id, Action::UserUpdated)
-                    .changed(&user, &after)
-                    .write(&Tx::on(conn, &context, &effects))
-                    .await?;
+                let after = User::update(tx, user.id, &changes).await?;
+                Entry::new(user.id, Action::UserUpdated).changed(&user, &after).write(tx).await?;
                 Ok(Admin::Promoted)
             }
         }

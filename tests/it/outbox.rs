@@ -4,10 +4,11 @@ use diesel_async::AsyncPgConnection;
 use futures_util::future::join_all;
 use saas::{
     context::RequestContext,
+    db::Tx,
     jobs::{RelayOutbox, SendLetter},
     models::user::{NewUser, Role},
     queue::{Origin, State},
-    services::{self, outbox::OutboxMessage, outbox_relay::hand_over, tx::Tx, users::Registration},
+    services::{self, outbox::OutboxMessage, outbox_relay::hand_over, users::Registration},
 };
 use serde_json::json;
 
@@ -38,8 +39,9 @@ async fn register(app: &TestApp, email: &str) {
             role: Role::User,
             email_verified_at: None,
         };
-        let user_id = new.insert(conn).await?.id;
-        OutboxMessage::VerifyEmail { user_id }.send(&Tx::on(conn, &context, &effects)).await
+        let tx = &Tx::on(conn, &context, &effects);
+        let user_id = new.insert(tx).await?.id;
+        OutboxMessage::VerifyEmail { user_id }.send(tx).await
     };
     app.app.db.transaction(insert).await.unwrap();
 }

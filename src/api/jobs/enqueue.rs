@@ -21,7 +21,6 @@ use crate::{
 /// The longest document for `process-data`.
 const MAX_DOCUMENT_BYTES: usize = 64 * 1024;
 
-
 /// Operations that enqueue a job.
 pub(in crate::api) struct Enqueue(pub(super) App);
 

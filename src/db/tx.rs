@@ -1,4 +1,5 @@
-//! The handle of an open transaction that services pass to each other.
+//! The handle of an open transaction. The queries that change an account take it, so no change can be made without
+//! saying for whom: `services::transaction` makes it.
 
 use std::{
     ops::Deref,
@@ -32,36 +33,41 @@ impl Deref for Tx<'_> {
 }
 
 impl<'a> Tx<'a> {
-    /// Wraps a transaction that the caller begins and commits. For commands, which have no [`App`](crate::app::App);
-    /// services use [`change`](super::transaction::change).
+    /// The connection of the transaction.
+    pub fn conn(&self) -> &'a AsyncPgConnection {
+        self.conn
+    }
+
+    /// Wraps a transaction that the caller begins and commits. For commands, which have no `App`; services
+    /// use `services::transaction::change`.
     pub fn on(conn: &'a AsyncPgConnection, context: &'a RequestContext, effects: &'a Effects) -> Self {
         Self { conn, context, effects }
     }
 
     /// Records that this transaction has written a mail to the outbox.
-    pub(super) fn set_mail_written(&self) {
+    pub fn set_mail_written(&self) {
         self.effects.mail_written.store(true, Ordering::Relaxed);
     }
 
     /// Records that this transaction changes neither the permissions of a user nor the validity of a session. Without
     /// this call, the commit invalidates the cached identities of this process.
-    pub(super) fn set_identities_unchanged(&self) {
+    pub fn set_identities_unchanged(&self) {
         self.effects.identities_unchanged.store(true, Ordering::Relaxed);
     }
 }
 
 impl Effects {
     /// Forgets the effects of an attempt that was rolled back.
-    pub(super) fn reset(&self) {
+    pub fn reset(&self) {
         self.mail_written.store(false, Ordering::Relaxed);
         self.identities_unchanged.store(false, Ordering::Relaxed);
     }
 
-    pub(super) fn mail_written(&self) -> bool {
+    pub fn mail_written(&self) -> bool {
         self.mail_written.load(Ordering::Relaxed)
     }
 
-    pub(super) fn identities_unchanged(&self) -> bool {
+    pub fn identities_unchanged(&self) -> bool {
         self.identities_unchanged.load(Ordering::Relaxed)
     }
 }
