@@ -8,12 +8,13 @@ use crate::{
     app::App,
     config::{self, Config},
     jobs, logging,
-    queue::{Options, Queues, Worker},
+    queue::{Options, Queues, ReservedQueue, Worker},
 };
 
 /// Run background jobs.
 ///
-/// Any number of workers may share a queue. On SIGTERM, running jobs may finish within the grace period, and the others
+/// Any number of workers may share a queue. Every worker also takes the product's own jobs, such as emails to users, from
+/// the queue `system`: before all other jobs, and with one slot kept free for them; --system-queue=false turns that off. On SIGTERM, running jobs may finish within the grace period, and the others
 /// go back to the queue. A second SIGTERM stops at once and returns all jobs to the queue.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  saas worker --queues critical,default   take from critical first\n  \
@@ -48,10 +49,16 @@ impl Args {
             grace: Duration::from_secs(self.worker.shutdown_grace_seconds),
             burst: self.burst,
             scheduler: !self.no_scheduler,
+            reserved: reserved_queue(&self.worker),
         };
         work(App::new(self.config)?, options, &shutdown).await?;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Returns the queue of the product's own jobs, unless `WORKER_SYSTEM_QUEUE` turns it off.
+pub(super) fn reserved_queue(settings: &config::Worker) -> Option<ReservedQueue> {
+    settings.system_queue.then(|| ReservedQueue { name: jobs::SYSTEM_QUEUE.to_owned(), slots: 1 })
 }
 
 /// Runs jobs until a shutdown is requested.

@@ -302,4 +302,9 @@ pub struct Worker {
     #[arg(long = "shutdown-grace-seconds", env = "WORKER_SHUTDOWN_GRACE_SECONDS", alias = "shutdown-grace",
         default_value_t = 25, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=3600))]
     pub shutdown_grace_seconds: u64,
+    /// Whether this process also runs the product's own jobs, such as emails to users and housekeeping. They come first,
+    /// and one slot is kept free for them. Turn this off only if other workers run them.
+    #[arg(long = "system-queue", env = "WORKER_SYSTEM_QUEUE", default_value_t = true, action = ArgAction::Set, num_args = 0..=1,
+        default_missing_value = "true", require_equals = true, value_parser = BoolishValueParser::new())]
+    pub system_queue: bool,
 }

@@ -3,7 +3,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Context, JobResult};
+use super::{Context, JobResult, SYSTEM_QUEUE};
 use crate::{
     app::App,
     queue::{Job, Schedule},
@@ -18,6 +18,7 @@ impl Job for Housekeeping {
     type State = App;
     type Output = Value;
     const NAME: &'static str = "housekeeping";
+    const QUEUE: &'static str = SYSTEM_QUEUE;
     const TIMEOUT: Duration = Duration::from_secs(3_600);
     const SCHEDULE: Option<Schedule<Self>> = Some(Schedule::new("17 3 * * *", "UTC", || Self {}));
 

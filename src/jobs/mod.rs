@@ -21,6 +21,9 @@ pub type Context = crate::queue::Context<App>;
 /// What a job returns: its result, as JSON, or a failure.
 pub type JobResult<T = serde_json::Value> = Result<T, crate::queue::Failure>;
 
+/// The queue of the product's own jobs. Every worker serves it first, and users can never put a job there.
+pub const SYSTEM_QUEUE: &str = "system";
+
 /// The jobs that a worker can run. A new job is a file and a row here.
 pub const ALL: &[JobType<App>] = &[
     JobType::of::<ExampleTask>(),

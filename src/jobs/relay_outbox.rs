@@ -3,7 +3,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Context, JobResult};
+use super::{Context, JobResult, SYSTEM_QUEUE};
 use crate::{
     app::App,
     context::RequestContext,
@@ -20,6 +20,7 @@ impl Job for RelayOutbox {
     type Output = Value;
     // The name of earlier releases, which may still run beside this one.
     const NAME: &'static str = "hand_over_letters";
+    const QUEUE: &'static str = SYSTEM_QUEUE;
     const RESULT_TTL: Duration = Duration::from_secs(600);
     const SCHEDULE: Option<Schedule<Self>> = Some(Schedule::new("* * * * *", "UTC", || Self {}));
 

@@ -3,7 +3,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Context, JobResult};
+use super::{Context, JobResult, SYSTEM_QUEUE};
 use crate::{app::App, mail::Mail, queue::Job, services::outbox::SendEmailMessage};
 
 /// Renders a message of the outbox and sends it.
@@ -11,6 +11,7 @@ impl Job for SendEmailMessage {
     type State = App;
     type Output = Value;
     const NAME: &'static str = "send_email_message";
+    const QUEUE: &'static str = SYSTEM_QUEUE;
     const MAX_ATTEMPTS: u32 = 8;
     const BACKOFF: Duration = Duration::from_secs(15);
     const TIMEOUT: Duration = Duration::from_secs(60);
@@ -40,6 +41,7 @@ impl Job for SendLetter {
     type State = App;
     type Output = Value;
     const NAME: &'static str = "send_letter";
+    const QUEUE: &'static str = SYSTEM_QUEUE;
     const MAX_ATTEMPTS: u32 = SendEmailMessage::MAX_ATTEMPTS;
     const BACKOFF: Duration = SendEmailMessage::BACKOFF;
     const TIMEOUT: Duration = SendEmailMessage::TIMEOUT;

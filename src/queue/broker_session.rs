@@ -27,11 +27,21 @@ pub(super) struct BrokerSession {
     prefix: String,
     worker: String,
     queues: Queues,
+    reserved: Option<String>,
     lease: Duration,
     leases: Leases,
     unsettled: Vec<SettlementBatch>,
     /// The token of a fetch that Redis has not answered.
     unanswered_fetch: Option<String>,
+}
+
+/// How many jobs a fetch may return.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Room {
+    /// Jobs of all queues.
+    pub(super) total: usize,
+    /// Jobs of queues that are not reserved.
+    pub(super) shared: usize,
 }
 
 /// The result of one round trip.
@@ -52,6 +62,7 @@ impl BrokerSession {
             prefix: queue.prefix().to_owned(),
             worker: worker.to_owned(),
             queues: options.queues.clone(),
+            reserved: options.reserved_name().map(str::to_owned),
             lease: options.lease,
             leases,
             unsettled: Vec::new(),
@@ -70,16 +81,16 @@ impl BrokerSession {
         !self.unsettled.is_empty() || self.unanswered_fetch.is_some()
     }
 
-    /// Settles completed deliveries and fetches up to `want` jobs, in one round trip.
+    /// Settles completed deliveries and fetches jobs, in one round trip.
     ///
     /// The next flush repeats what Redis did not answer, even if this future is dropped. Both may be repeated: a token
     /// settles a job once, and a fetch whose answer was lost is released by its token.
-    pub(super) async fn flush(&mut self, want: usize) -> FlushResult {
+    pub(super) async fn flush(&mut self, want: Room) -> FlushResult {
         let settled = !self.unsettled.is_empty();
         let mut flushed = FlushResult { fetched: Vec::new(), retry_after: None, complete: false, settled };
         let Some(conn) = self.connection.get().await else { return flushed };
         let lost = self.unanswered_fetch.take();
-        let token = (want > 0 && lost.is_none()).then(|| uuid::Uuid::new_v4().simple().to_string());
+        let token = (want.total > 0 && lost.is_none()).then(|| uuid::Uuid::new_v4().simple().to_string());
         self.unanswered_fetch = lost.clone().or_else(|| token.clone());
 
         let settling = join_all(self.unsettled.iter().map(|batch| batch.settle(&self.prefix, conn.clone())));
@@ -122,7 +133,7 @@ impl BrokerSession {
     async fn fetch(
         &self,
         token: &str,
-        want: usize,
+        want: Room,
         mut conn: MultiplexedConnection,
     ) -> RedisResult<(Vec<Delivery>, u64)> {
         type Batch = (String, Vec<String>, Vec<Vec<u8>>, Vec<Option<u32>>, Vec<Option<u32>>);
@@ -130,11 +141,17 @@ impl BrokerSession {
         call.arg(&self.worker)
             .arg(token)
             .arg(self.lease.as_millis() as u64)
-            .arg(want)
-            .arg(self.queues.order());
+            .arg(want.total)
+            .arg(want.shared)
+            .arg(self.reserved.as_deref().unwrap_or_default());
+        // Without room for their jobs, the shared queues are not even examined: that would take or set their wake-ups.
+        if want.shared > 0 {
+            let is_shared = |name: &&str| Some(*name) != self.reserved.as_deref();
+            call.arg(self.queues.order().into_iter().filter(is_shared).collect::<Vec<_>>());
+        }
         let sent_at = Instant::now();
         let (now, batches, retry_after_ms): (i64, Vec<Batch>, u64) = call.invoke_async(&mut conn).await?;
-        let mut deliveries = Vec::with_capacity(want);
+        let mut deliveries = Vec::with_capacity(want.total);
         for (index, (queue, ids, envelopes, failures, crashes)) in batches.into_iter().enumerate() {
             let token: Arc<str> = format!("{token}.{index}").into();
             let lease: Arc<str> = format!("{token}|{}", ids.join(",")).into();
@@ -164,7 +181,8 @@ impl BrokerSession {
 
     async fn release(&self, token: &str, mut conn: MultiplexedConnection) -> RedisResult<()> {
         let mut call = scripts::RELEASE.key(&self.prefix);
-        let jobs: u64 = call.arg(token).arg(self.queues.names()).invoke_async(&mut conn).await?;
+        call.arg(token).arg(self.queues.names()).arg(&self.reserved);
+        let jobs: u64 = call.invoke_async(&mut conn).await?;
         if jobs > 0 {
             tracing::warn!(jobs, "the answer to a fetch was lost; its jobs are back in the queue");
         }

@@ -21,7 +21,7 @@ pub(super) struct IdleNotifier {
 }
 
 impl IdleNotifier {
-    pub(super) fn start(client: &redis::Client, prefix: &str, queues: &[String]) -> Self {
+    pub(super) fn start(client: &redis::Client, prefix: &str, queues: &[&str]) -> Self {
         let (arm, woken) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let keys: Vec<_> = queues.iter().map(|queue| format!("{prefix}:wake:{queue}")).collect();
         let mut connection = ReconnectingConnection::blocking(client, "notifier");

@@ -11,7 +11,7 @@
 //! | `enqueue`, `enqueue_options`, `push`, `batcher` | enqueue jobs, one or many, now or later |
 //! | `inspect`, `status`, `control`, `rate` | inspect and operate queues and jobs |
 //! | `server` | checks whether a Redis server is safe for jobs |
-//! | `worker`, `worker_options`, `shutdown` | the life of a worker: fetch, run, settle, stop |
+//! | `worker`, `worker_options`, `slots`, `shutdown` | the life of a worker: fetch, run, settle, stop |
 //! | `broker_session`, `reconnecting_connection`, `idle_notifier` | a worker's connections to Redis |
 //! | `delivery`, `disposition`, `signals` | one job from fetch to outcome |
 //! | `leases`, `heartbeat`, `worker_record` | the leases of a worker and the threads that renew them |
@@ -49,6 +49,7 @@ mod scripts;
 mod server;
 mod shutdown;
 mod signals;
+mod slots;
 mod state;
 mod status;
 mod worker;
@@ -71,5 +72,5 @@ pub use server::{Server, is_transient};
 pub use state::State;
 pub use status::JobStatus;
 pub use worker::Worker;
-pub use worker_options::{Options, Summary};
+pub use worker_options::{Options, ReservedQueue, Summary};
 pub use worker_record::WorkerInfo;

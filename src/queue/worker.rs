@@ -10,18 +10,18 @@ use tokio::{sync::mpsc, time::Instant};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
-    broker_session::BrokerSession,
+    broker_session::{BrokerSession, Room},
     client::Queue,
     cron::CronSchedules,
     delivery::{Delivery, panic_message},
     disposition::{CompletedDelivery, Disposition},
     heartbeat::{Heartbeat, HeartbeatLoop},
-    idle_notifier::IdleNotifier,
     job_type::JobType,
     leases::Leases,
     scheduler::Scheduler,
     shutdown::{STOP_TIMEOUT, Shutdown},
     signals::StopReason,
+    slots::Slots,
     worker_options::{Options, Summary},
     worker_record::WorkerRecord,
 };
@@ -86,12 +86,13 @@ impl<S: Clone + Send + Sync + 'static> Worker<S> {
     /// # Errors
     /// If the heartbeat threads cannot be started. When Redis is unavailable, the worker waits for it.
     pub async fn run(mut self, stop: CancellationToken, stop_now: CancellationToken) -> io::Result<Summary> {
-        let Options { queues, concurrency, burst, scheduler, lease, .. } = &self.options;
+        let Options { concurrency, burst, scheduler, lease, .. } = &self.options;
+        let queues = self.options.describe_queues();
         let heartbeats = HeartbeatLoop {
             client: self.client.clone(),
             prefix: self.prefix.clone(),
             worker: self.id.clone(),
-            record: WorkerRecord::new(queues.to_string(), *concurrency),
+            record: WorkerRecord::new(queues.clone(), *concurrency),
             lease: *lease,
         };
         let heartbeat = Heartbeat::start(self.leases.clone(), heartbeats)?;
@@ -118,57 +119,54 @@ impl<S: Clone + Send + Sync + 'static> Worker<S> {
 
     async fn work(&mut self, shutdown: Shutdown) {
         let (sender, mut completed) = mpsc::unbounded_channel();
-        let notifier = IdleNotifier::start(&self.client, &self.prefix, self.options.queues.names());
-        // Whether a fetch may find jobs, and whether the notifier was asked to wake the worker when it may.
-        let (mut may_find_jobs, mut armed) = (true, false);
+        let mut slots = Slots::new(&self.client, &self.prefix, &self.options);
         let mut rate_limited_until: Option<Instant> = None;
         loop {
             while let Ok(delivery) = completed.try_recv() {
-                may_find_jobs |= self.options.burst;
-                self.complete(delivery);
+                self.complete(delivery, &mut slots);
             }
             let stop = shutdown.requested.is_cancelled();
-            let free = self.options.concurrency.saturating_sub(self.running.len());
-            // At most half of the concurrency, so that one half runs while the other is fetched.
-            let want =
-                if may_find_jobs && !stop { free.min(self.options.concurrency.div_ceil(2)) } else { 0 };
-            if want > 0 || self.session.is_busy() {
+            let want = if stop { Room::default() } else { slots.room() };
+            if want.total > 0 || self.session.is_busy() {
                 let flushed = tokio::select! {
                     flushed = self.session.flush(want) => flushed,
                     () = shutdown.requested.cancelled(), if !stop => continue,
                     () = shutdown.grace_over.cancelled() => break,
                 };
-                if want > 0 && flushed.complete {
-                    // Redis may have run the fetch before the settlements of the same round trip.
-                    may_find_jobs = flushed.fetched.len() == want || self.options.burst && flushed.settled;
+                if want.total > 0 && flushed.complete {
+                    slots.fetched(want, flushed.fetched.iter().map(|delivery| &*delivery.queue));
+                    if flushed.settled && self.options.burst {
+                        // Redis may have run the fetch before the settlements of the same round trip.
+                        slots.may_find_jobs();
+                    }
                     rate_limited_until = flushed.retry_after.map(|wait| Instant::now() + wait);
                 }
-                flushed.fetched.into_iter().for_each(|delivery| self.start(delivery, &sender));
+                for delivery in flushed.fetched {
+                    slots.start(&delivery.queue);
+                    self.start(delivery, &sender);
+                }
                 continue;
             }
             let is_idle = self.running.is_empty();
             if is_idle && (stop || self.options.burst && rate_limited_until.is_none()) {
                 return;
             }
-            if free > 0 && !stop && !armed && !self.options.burst {
-                notifier.arm.notify_one();
-                armed = true;
+            if !stop {
+                slots.arm();
             }
             let limit_over = rate_limited_until.unwrap_or_else(Instant::now);
             tokio::select! {
-                Some(delivery) = completed.recv() => {
-                    may_find_jobs |= self.options.burst;
-                    self.complete(delivery);
-                }
-                () = notifier.woken.notified() => (may_find_jobs, armed) = (true, false),
+                Some(delivery) = completed.recv() => self.complete(delivery, &mut slots),
+                () = slots.woken() => {}
                 () = tokio::time::sleep_until(limit_over), if rate_limited_until.is_some() => {
-                    (may_find_jobs, rate_limited_until) = (true, None);
+                    slots.may_find_jobs();
+                    rate_limited_until = None;
                 }
                 () = shutdown.requested.cancelled(), if !stop => {}
                 () = shutdown.grace_over.cancelled() => break,
             }
         }
-        self.stop_running(&mut completed, &shutdown.deadline).await;
+        self.stop_running(&mut completed, slots, &shutdown.deadline).await;
     }
 
     /// Runs a job in a task, which sends the result to `sender`.
@@ -191,8 +189,10 @@ impl<S: Clone + Send + Sync + 'static> Worker<S> {
         });
     }
 
-    fn complete(&mut self, delivery: CompletedDelivery) {
-        self.running.remove(&(delivery.id.clone(), delivery.token.clone()));
+    fn complete(&mut self, delivery: CompletedDelivery, slots: &mut Slots) {
+        if self.running.remove(&(delivery.id.clone(), delivery.token.clone())).is_some() {
+            slots.end(&delivery.queue);
+        }
         match delivery.disposition {
             Disposition::Finished { .. } => self.summary.finished += 1,
             Disposition::Canceled { .. } => self.summary.canceled += 1,
@@ -207,6 +207,7 @@ impl<S: Clone + Send + Sync + 'static> Worker<S> {
     async fn stop_running(
         &mut self,
         completed: &mut mpsc::UnboundedReceiver<CompletedDelivery>,
+        mut slots: Slots,
         deadline: &CancellationToken,
     ) {
         self.leases.stop_all(StopReason::Shutdown);
@@ -214,7 +215,7 @@ impl<S: Clone + Send + Sync + 'static> Worker<S> {
         tokio::pin!(timeout);
         while !self.running.is_empty() {
             tokio::select! {
-                Some(delivery) = completed.recv() => self.complete(delivery),
+                Some(delivery) = completed.recv() => self.complete(delivery, &mut slots),
                 () = &mut timeout => break,
             }
         }
@@ -224,7 +225,7 @@ impl<S: Clone + Send + Sync + 'static> Worker<S> {
         self.session.add(remaining.into_iter().map(release));
         while self.session.is_busy() {
             tokio::select! {
-                _ = self.session.flush(0) => {}
+                _ = self.session.flush(Room::default()) => {}
                 () = deadline.cancelled() => {
                     tracing::error!("Redis is unavailable: some outcomes are lost, and their jobs will run again");
                     return;
@@ -258,6 +259,7 @@ impl Queue {
             grace: Duration::ZERO,
             burst: true,
             scheduler: true,
+            reserved: None,
         };
         let never = CancellationToken::new();
         Ok(Worker::new(self, jobs, state, options)?.run(never.clone(), never).await?)

@@ -18,6 +18,43 @@ pub struct Options {
     pub burst: bool,
     /// Whether the worker runs a scheduler, for delayed and periodic jobs and those of crashed workers.
     pub scheduler: bool,
+    /// A queue that comes before `queues`, whether or not it is one of them.
+    pub reserved: Option<ReservedQueue>,
+}
+
+/// A queue that a worker serves first, with slots that jobs of other queues never take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReservedQueue {
+    pub name: String,
+    /// How many slots other queues leave free. At least one slot is left for them.
+    pub slots: usize,
+}
+
+impl Options {
+    /// How many jobs of queues that are not reserved run at once.
+    pub(super) fn shared_slots(&self) -> usize {
+        let kept = self.reserved.as_ref().map_or(0, |reserved| reserved.slots);
+        self.concurrency.saturating_sub(kept).max(1)
+    }
+
+    /// The name of the reserved queue.
+    pub(super) fn reserved_name(&self) -> Option<&str> {
+        self.reserved.as_ref().map(|reserved| reserved.name.as_str())
+    }
+
+    /// The names of the queues that are not reserved.
+    pub(super) fn shared_names(&self) -> Vec<&str> {
+        let names = self.queues.names().iter().map(String::as_str);
+        names.filter(|name| Some(*name) != self.reserved_name()).collect()
+    }
+
+    /// All queues in their order, with weights if there are any.
+    pub(super) fn describe_queues(&self) -> String {
+        match self.reserved_name() {
+            Some(reserved) => format!("{reserved},{}", self.queues),
+            None => self.queues.to_string(),
+        }
+    }
 }
 
 /// How many jobs a worker ran, by result.

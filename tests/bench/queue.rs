@@ -87,7 +87,7 @@ const JOBS: &[JobType<Probe>] = &[JobType::of::<Noop>()];
 
 fn options(concurrency: usize, burst: bool) -> Result<Options> {
     let (lease, grace) = (Duration::from_secs(30), Duration::from_secs(25));
-    Ok(Options { queues: QUEUE.parse()?, concurrency, lease, grace, burst, scheduler: true })
+    Ok(Options { queues: QUEUE.parse()?, concurrency, lease, grace, burst, scheduler: true, reserved: None })
 }
 
 pub fn main(args: impl Iterator<Item = String>) -> Result<()> {

@@ -1,12 +1,17 @@
 //! `saas worker` as a process, next to the API.
 
 use reqwest::Method;
+use saas::{
+    jobs::{Housekeeping, SYSTEM_QUEUE},
+    queue::{Origin, State},
+};
 
 use crate::support::{
     TestApp,
     app::Answer,
     eventually,
     process::{Running, production, run},
+    servers::servers,
 };
 
 impl TestApp {
@@ -119,4 +124,57 @@ async fn a_worker_waits_for_redis() {
     assert!(!worker.has_ended());
     worker.signal("TERM");
     assert_eq!(worker.end().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn jobs_of_a_user_do_not_delay_those_of_the_product() {
+    let app = TestApp::start().await;
+    let user = app.user().await;
+    let mut worker = Running::start(app.worker(&[]).await);
+    for _ in 0..12 {
+        app.example(3_600, &user).await;
+    }
+    let started = || async { app.app.queue.queue("default").await.unwrap().unwrap().started };
+    eventually("the worker runs jobs of the user", || async { (started().await >= 5).then_some(()) }).await;
+    app.app.queue.enqueue(&Housekeeping {}, Origin::default()).await.unwrap();
+    let finished = || async { app.app.queue.queue(SYSTEM_QUEUE).await.unwrap().unwrap().totals.finished };
+    eventually("the job of the product has finished", || async { (finished().await > 0).then_some(()) })
+        .await;
+    worker.signal("TERM");
+    worker.signal("TERM");
+    assert_eq!(worker.end().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_flag_turns_the_system_queue_off() {
+    let app = TestApp::start().await;
+    let id = app.app.queue.enqueue(&Housekeeping {}, Origin::default()).await.unwrap();
+    let state = || async { app.app.queue.status(&id).await.unwrap().unwrap().state };
+    let args: [(&[&str], State); 3] = [
+        (&["--burst", "--system-queue=false"], State::Queued),
+        (&["--burst", "--queues", "other"], State::Finished),
+        (&["--burst"], State::Finished),
+    ];
+    for (args, wanted) in args {
+        run(app.worker(args).await).await.succeeded();
+        assert_eq!(state().await, wanted, "{args:?}");
+    }
+}
+
+#[tokio::test]
+async fn jobs_that_an_earlier_release_queued_elsewhere_still_run() {
+    let app = TestApp::start().await;
+    let id = app.app.queue.enqueue(&Housekeeping {}, Origin::default()).await.unwrap();
+    // Earlier releases queued it with the jobs of the users.
+    let mut redis = crate::support::queue::connect(&servers().await.redis_url()).await.unwrap();
+    let key = |name: &str| format!("{}:{name}", app.prefix);
+    let envelope: String =
+        redis::cmd("HGET").arg(key("jobs")).arg(&id).query_async(&mut redis).await.unwrap();
+    let envelope = envelope.replace(r#""queue":"system""#, r#""queue":"default""#);
+    let mut old = redis::pipe();
+    old.hset(key("jobs"), &id, envelope).del(key("queue:system")).rpush(key("queue:default"), &id);
+    old.sadd(key("queues"), "default");
+    old.query_async::<()>(&mut redis).await.unwrap();
+    run(app.worker(&["--burst"]).await).await.succeeded();
+    assert_eq!(app.app.queue.status(&id).await.unwrap().unwrap().state, State::Finished);
 }

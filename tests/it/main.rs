@@ -54,6 +54,7 @@ mod queue_operations;
 
 mod queue_processes;
 mod queue_redis;
+mod queue_reserved;
 mod replicas;
 mod secrets_in_logs;
 mod tree;

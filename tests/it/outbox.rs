@@ -5,7 +5,7 @@ use futures_util::future::join_all;
 use saas::{
     context::RequestContext,
     db::Tx,
-    jobs::{RelayOutbox, SendLetter},
+    jobs::{RelayOutbox, SYSTEM_QUEUE, SendLetter},
     models::user::{NewUser, Role},
     queue::{Origin, State},
     services::{self, outbox::OutboxMessage, outbox_relay::hand_over, users::Registration},
@@ -236,7 +236,7 @@ async fn a_failed_message_leaves_no_secret() {
     // The length of a token, or of its hash.
     let hexadecimal = kept.split(|c: char| !c.is_ascii_hexdigit());
     assert!(hexadecimal.map(str::len).all(|length| length < 64), "{kept}");
-    let failed = app.app.queue.list("default", State::Scheduled, 0, 10).await.unwrap();
+    let failed = app.app.queue.list(SYSTEM_QUEUE, State::Scheduled, 0, 10).await.unwrap();
     assert_eq!(failed.iter().filter(|job| job.task == "send_email_message").count(), 2, "both are retried");
     assert!(failed.iter().all(|job| job.error.as_deref() == Some("The job failed")));
 }

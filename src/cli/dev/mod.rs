@@ -19,7 +19,7 @@ use super::{
     serve::{bind, serve},
     shutdown::Shutdown,
     startup::{check_dev_settings, is_loopback, refuse_default_password},
-    worker::work,
+    worker::{reserved_queue, work},
 };
 use crate::{
     api::PREFIX,
@@ -159,6 +159,7 @@ impl Args {
             grace: Duration::from_secs(worker.shutdown_grace_seconds.min(MAX_SHUTDOWN_SECONDS)),
             burst: false,
             scheduler: true,
+            reserved: reserved_queue(&worker),
         };
         tokio::try_join!(serve(app.clone(), &core, &http, listener, shutdown), work(app, options, shutdown))?;
         Ok(())

@@ -1,18 +1,20 @@
 -- Fetches jobs for a worker: removes them from their queues, leases them, and marks them as running.
--- ARGV: worker, token, lease (ms), max, queues.. (in order of priority)
+-- ARGV: worker, token, lease (ms), max, how many of these may come from the queues that are not reserved, the reserved queue
+--   (served first) or '', queues.. (in order of priority)
 -- Returns {now, {{queue, ids, envelopes, failures, crashes}, ..}, ms until a rate limit allows more, or 0}
-local worker, token, lease, max = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local worker, token, lease, max, others = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local RESERVED = 6
 local t, out, paused, retry_after = now(), {}, {}, 0
 -- The worker has released this token already, so nothing would run the jobs.
 if rc('EXISTS', P .. ':void:' .. token) == 1 then return { t, out, 0 } end
 for _, q in ipairs(rc('SMEMBERS', P .. ':paused')) do paused[q] = true end
 local limited = rc('EXISTS', P .. ':limits') == 1
 
--- Returns how many jobs the limits of a queue allow and, with a rate limit, a function that consumes tokens. The rate is a
--- bucket of `n` tokens that refills in `per` ms (GCRA, ITU-T I.371); `full` is when it will be full again.
-local function capacity(q)
+-- Returns how many of `room` jobs the limits of a queue allow and, with a rate limit, a function that consumes tokens. The
+-- rate is a bucket of `n` tokens that refills in `per` ms (GCRA, ITU-T I.371); `full` is when it will be full again.
+local function capacity(q, room)
   local concurrency, rate = unpack(rc('HMGET', P .. ':limits', q .. ':concurrency', q .. ':rate'))
-  local free = max
+  local free = room
   if concurrency then free = math.min(free, concurrency - (rc('HGET', P .. ':stats', q .. ':running') or 0)) end
   if not rate then return free end
   local n, per = string.match(rate, '^(%d+)/(%d+)$')
@@ -29,9 +31,10 @@ local function capacity(q)
   end
 end
 
-for a = 5, #ARGV do
-  local q, free, spend = ARGV[a], max, nil
-  if limited and not paused[q] then free, spend = capacity(q) end
+for a = ARGV[RESERVED] == '' and RESERVED + 1 or RESERVED, #ARGV do
+  local q, room = ARGV[a], a == RESERVED and max or math.min(max, others)
+  local free, spend = room, nil
+  if limited and not paused[q] then free, spend = capacity(q, room) end
   local taken = 0
   while taken < free and not paused[q] do
     local want = math.min(free - taken, CHUNK)
@@ -57,7 +60,8 @@ for a = 5, #ARGV do
   local more = not paused[q] and has_ready(q)
   if spend and (taken > 0 or more) then spend(taken) end
   -- If a limit holds the jobs back, waking a worker is useless.
-  if more and (taken < free or free == max) then wake(q) end
+  if more and (taken < free or free == room) then wake(q) end
   max = max - taken
+  if a ~= RESERVED then others = others - taken end
 end
 return { t, out, retry_after }

@@ -94,6 +94,7 @@ bugs! {
     dependencies_are_ignored: "push", "local defer = #missing > 0 or" => "local defer =";
     a_pause_is_ignored: "fetch", "paused[q] = true" => "";
     a_limit_is_exceeded_by_one: "fetch", "math.min(free, concurrency - " => "math.min(free, concurrency + 1 - ";
+    reserved_slots_are_taken: "fetch", "a == RESERVED and max or math.min(max, others)" => "max";
     a_released_fetch_takes_jobs: "fetch", "if rc('EXISTS', P .. ':void:' .. token) == 1 then" => "if false then";
     a_lost_lease_is_renewed: "beat", "if rc('ZSCORE', key, ARGV[i + 1]) then rc('ZADD', key, 'XX'," => "if true then rc('ZADD', key,";
     released_jobs_stay_counted: "release", "count(q, 'running', -#front)" => "";

@@ -236,6 +236,7 @@ pub fn options(queues: &[&str]) -> Options {
         grace: Duration::from_secs(25),
         burst: true,
         scheduler: true,
+        reserved: None,
     }
 }
 

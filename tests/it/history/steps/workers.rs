@@ -17,7 +17,8 @@ impl History {
         let token = self.name("t");
         let max = [1, 3, 20][self.below(3)];
         let order = if self.chance(50) { ["a", "b"] } else { ["b", "a"] };
-        self.take(&worker, &token, max, &order, LEASE)?;
+        let shared = self.chance(30).then(|| self.below(max + 1));
+        self.take(&worker, &token, max, shared, &order, LEASE)?;
         let lost = self.chance(8);
         if lost {
             // The worker never learns of these jobs.
@@ -34,25 +35,29 @@ impl History {
         Ok(())
     }
 
-    /// Fetches, and returns how many jobs.
+    /// Fetches and returns how many jobs came. With `shared`, the first queue is reserved, and at most so many jobs may be
+    /// of the others.
     pub(super) fn take(
         &mut self,
         worker: &str,
         token: &str,
         max: usize,
+        shared: Option<usize>,
         order: &[&str],
         lease: i64,
     ) -> Check<usize> {
         type Taken = (String, Vec<String>, Vec<String>, Vec<Option<u32>>, Vec<Option<u32>>);
-        let args =
-            [strings(&[&worker, &token, &lease, &max]), order.iter().map(|q| (*q).to_owned()).collect()]
-                .concat();
+        let reserved = if shared.is_some() { order[0] } else { "" };
+        let (most_shared, others) = (shared.unwrap_or(max), &order[usize::from(shared.is_some())..]);
+        let args = strings(&[&worker, &token, &lease, &max, &most_shared, &reserved]);
+        let args = [args, others.iter().map(|q| (*q).to_owned()).collect()].concat();
         let (_, taken, _): (i64, Vec<Taken>, u64) = self.call("fetch", &args)?;
-        let mut came = 0;
+        let (mut came, mut of_others) = (0, 0);
         for (index, (queue, ids, envelopes, failures, crashes)) in taken.into_iter().enumerate() {
             let queue = QUEUES[usize::from(queue == "b")];
             holds!(!self.paused.contains(queue), "{ids:?} were fetched from {queue}, which is paused");
             came += ids.len();
+            of_others += if queue == reserved { 0 } else { ids.len() };
             let before = &self.model.before.queues[queue];
             let ready: HashSet<&String> =
                 before.list.iter().chain(before.groups.values().flatten()).collect();
@@ -89,6 +94,7 @@ impl History {
             self.workers.entry(worker.to_owned()).or_default().push(Held { queue, token, lease, jobs });
         }
         holds!(came <= max, "{came} jobs were fetched with a maximum of {max}");
+        holds!(of_others <= most_shared, "{of_others} jobs took reserved slots");
         Ok(came)
     }
 
@@ -256,7 +262,7 @@ impl History {
         };
         let after = self.engine.snapshot();
         holds!(held(&after) == 0, "{token} was released and holds jobs");
-        let came = self.take("late", &token, 5, &["a", "b"], LEASE)?;
+        let came = self.take("late", &token, 5, None, &["a", "b"], LEASE)?;
         holds!(came == 0, "a released fetch took {came} jobs");
         Ok(())
     }

@@ -1,0 +1,194 @@
+//! The slots of a worker: how many jobs it may fetch, from which queues, and when a fetch may find any.
+
+use super::{broker_session::Room, idle_notifier::IdleNotifier, worker_options::Options};
+
+/// The slots of one worker, and the notifiers that wake it when there are jobs for free slots.
+///
+/// Jobs of the reserved queue run in any slot. Jobs of the other, shared queues leave the reserved slots free.
+pub(super) struct Slots {
+    reserved_queue: Option<String>,
+    burst: bool,
+    all: Share,
+    shared: Share,
+}
+
+/// The slots that some queues may use.
+struct Share {
+    total: usize,
+    used: usize,
+    /// Whether a fetch may find jobs.
+    may_find_jobs: bool,
+    /// Wakes the worker when there are jobs. `None` if there are no such queues.
+    notifier: Option<IdleNotifier>,
+    /// Whether the notifier was asked to wake the worker.
+    armed: bool,
+}
+
+impl Share {
+    fn new(total: usize, notifier: Option<IdleNotifier>) -> Self {
+        Self { total, used: 0, may_find_jobs: true, notifier, armed: false }
+    }
+
+    fn free(&self) -> usize {
+        self.total.saturating_sub(self.used)
+    }
+
+    fn arm(&mut self) {
+        if let Some(notifier) = self.notifier.as_ref().filter(|_| self.free() > 0 && !self.armed) {
+            notifier.arm.notify_one();
+            self.armed = true;
+        }
+    }
+
+    /// Waits until the notifier wakes the worker.
+    async fn woken(&mut self) {
+        match &self.notifier {
+            Some(notifier) => notifier.woken.notified().await,
+            None => std::future::pending().await,
+        }
+        (self.may_find_jobs, self.armed) = (true, false);
+    }
+}
+
+impl Slots {
+    pub(super) fn new(client: &redis::Client, prefix: &str, options: &Options) -> Self {
+        let notifier =
+            |names: &[&str]| (!names.is_empty()).then(|| IdleNotifier::start(client, prefix, names));
+        let reserved: Vec<_> = options.reserved_name().into_iter().collect();
+        let mut all = Share::new(options.concurrency, notifier(&reserved));
+        all.may_find_jobs = !reserved.is_empty();
+        Self {
+            reserved_queue: options.reserved_name().map(str::to_owned),
+            burst: options.burst,
+            all,
+            shared: Share::new(options.shared_slots(), notifier(&options.shared_names())),
+        }
+    }
+
+    /// How many jobs to fetch now: at most half of the slots, so that one half runs while the other is fetched.
+    pub(super) fn room(&self) -> Room {
+        let free = self.all.free().min(self.all.total.div_ceil(2));
+        let shared = self.shared.free().min(free);
+        let reserved = self.all.may_find_jobs && free > 0;
+        match reserved || self.shared.may_find_jobs && shared > 0 {
+            // Without a reserved queue, the total is that of the shared queues.
+            true if self.reserved_queue.is_some() => Room { total: free, shared },
+            true => Room { total: shared, shared },
+            false => Room::default(),
+        }
+    }
+
+    /// Notes what a fetch has found: where it found as many jobs as it had room for, there may be more.
+    pub(super) fn fetched<'a>(&mut self, room: Room, queues: impl Iterator<Item = &'a str>) {
+        let (mut reserved, mut shared) = (0, 0);
+        for queue in queues {
+            match self.is_reserved(queue) {
+                true => reserved += 1,
+                false => shared += 1,
+            }
+        }
+        self.all.may_find_jobs = self.reserved_queue.is_some() && reserved == room.total;
+        let room = room.shared.min(room.total - reserved);
+        if room > 0 {
+            self.shared.may_find_jobs = shared == room;
+        }
+    }
+
+    /// Notes that a fetch may find jobs in all queues.
+    pub(super) fn may_find_jobs(&mut self) {
+        self.all.may_find_jobs = self.reserved_queue.is_some();
+        self.shared.may_find_jobs = true;
+    }
+
+    /// Takes a slot for a job of this queue.
+    pub(super) fn start(&mut self, queue: &str) {
+        self.all.used += 1;
+        self.shared.used += usize::from(!self.is_reserved(queue));
+    }
+
+    /// Frees the slot of a job of this queue.
+    pub(super) fn end(&mut self, queue: &str) {
+        self.all.used -= 1;
+        self.shared.used -= usize::from(!self.is_reserved(queue));
+        if self.burst {
+            // The job may have enqueued others, and no notifier says so.
+            self.may_find_jobs();
+        }
+    }
+
+    /// Asks the notifiers to wake the worker when there are jobs for free slots. A burst waits for reserved jobs only, and
+    /// only while it runs others.
+    pub(super) fn arm(&mut self) {
+        self.all.arm();
+        if !self.burst {
+            self.shared.arm();
+        }
+    }
+
+    /// Waits until there may be jobs for free slots.
+    pub(super) async fn woken(&mut self) {
+        tokio::select! {
+            () = self.all.woken() => {}
+            () = self.shared.woken() => {}
+        }
+    }
+
+    fn is_reserved(&self, queue: &str) -> bool {
+        self.reserved_queue.as_deref() == Some(queue)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slots(concurrency: usize, kept: usize) -> Slots {
+        let share = |total| Share::new(total, None);
+        Slots {
+            reserved_queue: (kept > 0).then(|| "system".to_owned()),
+            burst: false,
+            all: share(concurrency),
+            shared: share(concurrency - kept),
+        }
+    }
+
+    #[test]
+    fn shared_queues_leave_the_reserved_slots_free() {
+        let mut slots = slots(4, 1);
+        slots.fetched(slots.room(), ["default"; 2].into_iter());
+        ["default"; 2].iter().for_each(|queue| slots.start(queue));
+        assert_eq!(slots.room(), Room { total: 2, shared: 1 });
+        slots.fetched(slots.room(), ["default"].into_iter());
+        slots.start("default");
+        assert_eq!(slots.room(), Room::default(), "nothing was in the reserved queue");
+        slots.all.may_find_jobs = true;
+        assert_eq!(slots.room(), Room { total: 1, shared: 0 });
+        slots.start("system");
+        assert_eq!(slots.room(), Room::default());
+        slots.end("default");
+        assert_eq!(slots.room(), Room { total: 1, shared: 1 });
+    }
+
+    #[test]
+    fn reserved_jobs_run_in_any_slot() {
+        let mut slots = slots(2, 1);
+        for _ in 0..2 {
+            slots.fetched(slots.room(), ["system"].into_iter());
+            slots.start("system");
+        }
+        assert_eq!(slots.room(), Room::default());
+        slots.end("system");
+        assert_eq!(slots.room(), Room { total: 1, shared: 1 });
+    }
+
+    #[test]
+    fn without_a_reserved_queue_all_slots_are_shared() {
+        let mut slots = slots(3, 0);
+        assert_eq!(slots.room(), Room { total: 2, shared: 2 });
+        slots.fetched(slots.room(), ["default"].into_iter());
+        slots.start("default");
+        assert_eq!(slots.room(), Room::default(), "the queue is empty");
+        slots.may_find_jobs();
+        assert_eq!(slots.room(), Room { total: 2, shared: 2 });
+    }
+}

@@ -1,0 +1,134 @@
+//! The reserved queue of a worker: it comes first, and slots are kept for it.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use saas::queue::{Options, ReservedQueue, State};
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{
+    app::options,
+    eventually,
+    queue::{Behaviour, TestQueue, steady},
+};
+
+fn reserved(slots: usize) -> Option<ReservedQueue> {
+    Some(ReservedQueue { name: "urgent".into(), slots })
+}
+
+impl TestQueue {
+    /// Waits until so many jobs run at the same time.
+    async fn runs(&self, jobs: u32) {
+        let runs = || async { (self.log.now.load(Ordering::SeqCst) == jobs).then_some(()) };
+        eventually(&format!("{jobs} jobs run"), runs).await;
+    }
+
+    async fn ends(&self, id: &str) {
+        let ended = || async { (self.status(id).await.state == State::Finished).then_some(()) };
+        eventually("the job has finished", ended).await;
+    }
+}
+
+#[tokio::test]
+async fn the_reserved_queue_comes_first() {
+    for queues in ["default", "default,urgent", "default:1000,urgent:1", "urgent"] {
+        let queue = TestQueue::new().await;
+        for name in ["a", "b"] {
+            queue.push(name, Behaviour::Succeed).await;
+        }
+        queue.urgent("first").await;
+        queue.urgent("second").await;
+        let never = CancellationToken::new();
+        let alone = Options { concurrency: 1, reserved: reserved(1), ..options(&[queues]) };
+        queue.worker(alone).run(never.clone(), never).await.unwrap();
+        let wanted = ["first", "second", "a", "b"];
+        let wanted = if queues == "urgent" { &wanted[..2] } else { &wanted };
+        assert_eq!(queue.log.ran(), wanted, "{queues}");
+    }
+}
+
+#[tokio::test]
+async fn a_slot_is_kept_for_the_reserved_queue() {
+    let queue = TestQueue::new().await;
+    for n in 0..8 {
+        queue.push(&n.to_string(), Behaviour::WaitForTest).await;
+    }
+    let stop = CancellationToken::new();
+    let options = Options { reserved: reserved(1), ..steady(4) };
+    let work = tokio::spawn(queue.worker(options).run(stop.clone(), CancellationToken::new()));
+    queue.runs(3).await;
+    for n in 0..3 {
+        let id = queue.urgent(&n.to_string()).await;
+        queue.ends(&id).await;
+    }
+    assert_eq!(queue.log.most.load(Ordering::SeqCst), 3);
+    for _ in 0..8 {
+        queue.log.open.notify_one();
+        tokio::task::yield_now().await;
+    }
+    eventually("all have run", || async {
+        queue.log.open.notify_one();
+        (queue.queue.queue("default").await.unwrap().unwrap().totals.finished == 8).then_some(())
+    })
+    .await;
+    // An idle worker is woken by both.
+    for _ in 0..3 {
+        let id = queue.push("last", Behaviour::Succeed).await;
+        queue.ends(&id).await;
+        let id = queue.urgent("last").await;
+        queue.ends(&id).await;
+    }
+    assert_eq!(queue.log.most.load(Ordering::SeqCst), 3);
+    stop.cancel();
+    work.await.unwrap().unwrap();
+    queue.is_clean().await;
+}
+
+#[tokio::test]
+async fn a_job_is_picked_up_at_once_after_the_slots_were_full() {
+    let queue = TestQueue::new().await;
+    let stop = CancellationToken::new();
+    let options = Options { reserved: reserved(1), scheduler: false, ..steady(2) };
+    let work = tokio::spawn(queue.worker(options).run(stop.clone(), CancellationToken::new()));
+    for round in 0..5 {
+        queue.push("long", Behaviour::WaitForTest).await;
+        queue.runs(1).await;
+        queue.log.open.notify_one();
+        queue.runs(0).await;
+        let id = queue.push("short", Behaviour::Succeed).await;
+        // Without a wake-up the worker looks only every five seconds, and nothing else wakes it here.
+        let found = tokio::time::timeout(Duration::from_secs(4), queue.ends(&id)).await;
+        assert!(found.is_ok(), "round {round}");
+    }
+    stop.cancel();
+    work.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_burst_runs_the_reserved_queue_beside_long_jobs() {
+    let queue = TestQueue::new().await;
+    let id = queue.push("long", Behaviour::WaitForTest).await;
+    let never = CancellationToken::new();
+    let options = Options { concurrency: 2, reserved: reserved(1), ..options(&["default"]) };
+    let work = tokio::spawn(queue.worker(options).run(never.clone(), never));
+    queue.runs(1).await;
+    let urgent = queue.urgent("urgent").await;
+    queue.ends(&urgent).await;
+    queue.log.open.notify_one();
+    assert_eq!(work.await.unwrap().unwrap().finished, 2);
+    queue.ends(&id).await;
+}
+
+#[tokio::test]
+async fn workers_list_the_reserved_queue() {
+    let queue = TestQueue::new().await;
+    let stop = CancellationToken::new();
+    let options = Options { reserved: reserved(1), ..steady(2) };
+    let work = tokio::spawn(queue.worker(options).run(stop.clone(), CancellationToken::new()));
+    let queues = eventually("the worker is listed", || async {
+        queue.queue.workers().await.unwrap().pop().map(|worker| worker.queues)
+    })
+    .await;
+    assert_eq!(queues, "urgent,default");
+    stop.cancel();
+    work.await.unwrap().unwrap();
+}
