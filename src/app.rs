@@ -20,7 +20,7 @@ use crate::{
     error::Error,
     mail::Mailer,
     models::session::Identity,
-    queue::{self, Queue, QueueOptions},
+    queue::{self, OwnerLimits, Queue, QueueOptions},
     redis_pool::RedisPool,
     security::{Passwords, Sealer, Tokens},
 };
@@ -69,7 +69,10 @@ impl App {
             cache: Cache::new(redis.clone(), &config.redis.redis_key_prefix),
             identities: RecentReads::new(Duration::from_millis(auth.identity_cache_ms)),
             db: Db::new(&config.database)?,
-            queue: queue(&redis, &config.redis),
+            queue: queue(&redis, &config.redis).limit_owners(OwnerLimits {
+                jobs: config.user_jobs.user_max_queued_jobs,
+                bytes: config.user_jobs.user_max_queued_bytes,
+            }),
             redis,
             mailer: Mailer::new(&config)?,
             passwords: Passwords::new(auth.hashing.bcrypt_cost),
@@ -113,6 +116,7 @@ impl From<queue::Error> for Error {
         match error {
             queue::Error::Invalid { field, message } => Self::invalid(field, message),
             queue::Error::UnknownJob(_) => Self::invalid("after", error.to_string()),
+            queue::Error::OwnerLimit(limit) => Self::TooManyJobs(limit.to_string()),
             queue::Error::TooLarge { limit } => Self::JobTooLarge { limit },
             queue::Error::TooDeep => Self::JobTooDeep,
             queue::Error::Unavailable(source) => Self::Unavailable { what: "Redis", source },

@@ -50,6 +50,7 @@ impl Args {
             burst: self.burst,
             scheduler: !self.no_scheduler,
             reserved: reserved_queue(&self.worker),
+            max_running_per_owner: Some(self.config.user_jobs.user_max_running_jobs),
         };
         work(App::new(self.config)?, options, &shutdown).await?;
         Ok(ExitCode::SUCCESS)

@@ -16,6 +16,7 @@
 //! invalid and the unsafe ones together.
 
 mod check;
+mod jobs;
 mod value;
 
 use std::{net::IpAddr, path::PathBuf};
@@ -25,6 +26,7 @@ use lettre::{message::Mailbox, transport::smtp::AsyncSmtpTransportBuilder};
 use secrecy::SecretString;
 use url::Url;
 
+pub use jobs::{UserJobs, Worker};
 pub use value::{Hosts, Origins, Setting, secret};
 use value::{base_url, hosts, mailbox, origins, setting, smtp_server};
 
@@ -236,6 +238,8 @@ pub struct Config {
     pub auth: Auth,
     #[command(flatten)]
     pub mail: Mail,
+    #[command(flatten)]
+    pub user_jobs: UserJobs,
 }
 
 /// Where the API listens.
@@ -284,27 +288,4 @@ pub struct Http {
     #[arg(long, env, alias = "shutdown-timeout", default_value_t = 25, value_name = "SECONDS",
         value_parser = clap::value_parser!(u64).range(0..=3600))]
     pub shutdown_timeout_seconds: u64,
-}
-
-/// How jobs are run.
-#[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Worker settings")]
-pub struct Worker {
-    /// Maximum number of jobs that this process runs at the same time.
-    #[arg(long = "concurrency", env = "WORKER_CONCURRENCY", default_value_t = 10, value_name = "N",
-        value_parser = clap::value_parser!(u16).range(1..=10_000))]
-    pub concurrency: u16,
-    /// Seconds without a heartbeat after which other workers take over a worker's jobs.
-    #[arg(long = "lease-seconds", env = "WORKER_LEASE_SECONDS", default_value_t = 30, value_name = "SECONDS",
-        value_parser = clap::value_parser!(u64).range(1..=3600))]
-    pub lease_seconds: u64,
-    /// Seconds that running jobs may take to finish after SIGTERM. Unfinished jobs go back to the queue.
-    #[arg(long = "shutdown-grace-seconds", env = "WORKER_SHUTDOWN_GRACE_SECONDS", alias = "shutdown-grace",
-        default_value_t = 25, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=3600))]
-    pub shutdown_grace_seconds: u64,
-    /// Whether this process also runs the product's own jobs, such as emails to users and housekeeping. They come first,
-    /// and one slot is kept free for them. Turn this off only if other workers run them.
-    #[arg(long = "system-queue", env = "WORKER_SYSTEM_QUEUE", default_value_t = true, action = ArgAction::Set, num_args = 0..=1,
-        default_missing_value = "true", require_equals = true, value_parser = BoolishValueParser::new())]
-    pub system_queue: bool,
 }

@@ -4,7 +4,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Context, JobResult};
-use crate::{app::App, queue::Job};
+use crate::{
+    app::App,
+    queue::{EnqueueBy, Job},
+};
 
 /// Sleeps for a given time. An example to try the queue.
 #[derive(Debug, Serialize, Deserialize)]
@@ -18,6 +21,7 @@ impl Job for ExampleTask {
     type State = App;
     type Output = Value;
     const NAME: &'static str = "example_task";
+    const ENQUEUE_BY: EnqueueBy = EnqueueBy::User { max_bytes: 4 * 1024 };
     /// More than the longest duration that the API accepts.
     const TIMEOUT: Duration = Duration::from_secs(3_660);
 

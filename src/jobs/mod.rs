@@ -14,7 +14,11 @@ pub use relay_outbox::RelayOutbox;
 pub use send_email::SendEmail;
 pub use send_email_message::SendLetter;
 
-use crate::{app::App, queue::JobType, services::outbox::SendEmailMessage};
+use crate::{
+    app::App,
+    queue::{EnqueueBy, JobType},
+    services::outbox::SendEmailMessage,
+};
 
 /// The context of a running job; `ctx.state` is the application.
 pub type Context = crate::queue::Context<App>;
@@ -34,3 +38,25 @@ pub const ALL: &[JobType<App>] = &[
     JobType::of::<RelayOutbox>(),
     JobType::of::<Housekeeping>(),
 ];
+
+// A job of a user in the queue `system` does not compile.
+const _: () = {
+    let mut i = 0;
+    while i < ALL.len() {
+        let is_of_users = matches!(ALL[i].enqueue_by, EnqueueBy::User { .. });
+        assert!(
+            !is_of_users || !equal(ALL[i].queue, SYSTEM_QUEUE),
+            "users may not enqueue jobs in the system queue"
+        );
+        i += 1;
+    }
+};
+
+/// Compares two texts at compile time.
+const fn equal(a: &str, b: &str) -> bool {
+    let (a, b, mut i) = (a.as_bytes(), b.as_bytes(), 0);
+    while i < a.len() && i < b.len() && a[i] == b[i] {
+        i += 1;
+    }
+    i == a.len() && i == b.len()
+}

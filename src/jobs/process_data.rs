@@ -2,7 +2,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{Context, JobResult};
-use crate::{app::App, queue::Job};
+use crate::{
+    app::App,
+    queue::{EnqueueBy, Job},
+};
 
 /// Counts the values of a document. An example of a job with structured arguments.
 #[derive(Serialize, Deserialize)]
@@ -14,6 +17,7 @@ impl Job for ProcessData {
     type State = App;
     type Output = Value;
     const NAME: &'static str = "process_data_task";
+    const ENQUEUE_BY: EnqueueBy = EnqueueBy::User { max_bytes: 128 * 1024 };
 
     async fn run(self, _ctx: Context) -> JobResult {
         let keys: Vec<_> = self.data.keys().collect();

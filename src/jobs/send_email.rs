@@ -7,7 +7,7 @@ use super::{Context, JobResult};
 use crate::{
     app::App,
     mail::{Mail, Sent},
-    queue::{Failure, Job},
+    queue::{EnqueueBy, Failure, Job},
 };
 
 /// Sends a plain-text email.
@@ -24,6 +24,7 @@ impl Job for SendEmail {
     type State = App;
     type Output = Value;
     const NAME: &'static str = "send_email_task";
+    const ENQUEUE_BY: EnqueueBy = EnqueueBy::User { max_bytes: 512 * 1024 };
     const MAX_ATTEMPTS: u32 = 6;
     const BACKOFF: Duration = Duration::from_secs(15);
     const TIMEOUT: Duration = Duration::from_secs(60);

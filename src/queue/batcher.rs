@@ -96,7 +96,8 @@ impl EnqueueBatcher {
         let options = EnqueueOptions::default();
         let pushes = queues.into_iter().map(async |(queue, jobs)| {
             let envelopes: Vec<_> = jobs.iter().map(|job| (job.id.as_str(), job.envelope.as_str())).collect();
-            let reply = push(&self.scripts, queue, &envelopes, &options).await.map(drop).map_err(Arc::new);
+            let reply =
+                push(&self.scripts, queue, &envelopes, &options, None).await.map(drop).map_err(Arc::new);
             if let Err(error) = &reply {
                 self.fail_pending(error);
             }

@@ -28,6 +28,8 @@ pub(super) struct BrokerSession {
     worker: String,
     queues: Queues,
     reserved: Option<String>,
+    /// 0 for any number.
+    max_running_per_owner: u32,
     lease: Duration,
     leases: Leases,
     unsettled: Vec<SettlementBatch>,
@@ -63,6 +65,7 @@ impl BrokerSession {
             worker: worker.to_owned(),
             queues: options.queues.clone(),
             reserved: options.reserved_name().map(str::to_owned),
+            max_running_per_owner: options.max_running_per_owner.unwrap_or(0),
             lease: options.lease,
             leases,
             unsettled: Vec::new(),
@@ -143,6 +146,7 @@ impl BrokerSession {
             .arg(self.lease.as_millis() as u64)
             .arg(want.total)
             .arg(want.shared)
+            .arg(self.max_running_per_owner)
             .arg(self.reserved.as_deref().unwrap_or_default());
         // Without room for their jobs, the shared queues are not even examined: that would take or set their wake-ups.
         if want.shared > 0 {

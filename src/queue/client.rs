@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use redis::{FromRedisValue, Script, ScriptInvocation, aio::ConnectionLike};
 
-use super::{batcher::EnqueueBatcher, error::Result, script_client::ScriptClient};
+use super::{batcher::EnqueueBatcher, error::Result, owner::OwnerLimits, script_client::ScriptClient};
 
 /// The settings of a [`Queue`].
 #[derive(Debug, Clone)]
@@ -21,6 +21,7 @@ pub struct Queue {
     scripts: ScriptClient,
     batcher: EnqueueBatcher,
     client: redis::Client,
+    owner_limits: Option<OwnerLimits>,
 }
 
 impl Queue {
@@ -33,7 +34,16 @@ impl Queue {
         options: &QueueOptions,
     ) -> Self {
         let scripts = ScriptClient::new(connection, &options.prefix, options.timeout);
-        Self { batcher: EnqueueBatcher::new(scripts.clone()), scripts, client }
+        Self { batcher: EnqueueBatcher::new(scripts.clone()), scripts, client, owner_limits: None }
+    }
+
+    /// Limits how much each owner may enqueue with this client.
+    pub fn limit_owners(self, limits: OwnerLimits) -> Self {
+        Self { owner_limits: Some(limits), ..self }
+    }
+
+    pub(super) fn owner_limits(&self) -> Option<OwnerLimits> {
+        self.owner_limits
     }
 
     pub(super) fn client(&self) -> &redis::Client {

@@ -25,8 +25,12 @@ impl Queue {
     ///
     /// # Errors
     /// [`Error::Unavailable`] if Redis does not answer, in which case it may have stored the job, or is full;
-    /// [`Error::TooLarge`] and [`Error::TooDeep`] for the arguments.
+    /// [`Error::TooLarge`] and [`Error::TooDeep`] for the arguments; [`Error::OwnerLimit`] if the owner has too many jobs.
     pub async fn enqueue<J: Job>(&self, job: &J, origin: Origin) -> Result<String> {
+        if origin.owner.is_some() {
+            // Its limits and its group are those of one owner.
+            return self.enqueue_with(job, origin, EnqueueOptions::default()).await;
+        }
         let (id, envelope) = write(job, &origin, &EnqueueOptions::default())?;
         self.batcher().push(J::QUEUE, id.clone(), envelope).await?;
         Ok(id)
@@ -62,9 +66,10 @@ impl Queue {
         origin: Origin,
         options: EnqueueOptions,
     ) -> Result<String> {
-        options.check()?;
+        let options = options.for_owner(origin.owner)?;
         let (id, envelope) = write(job, &origin, &options)?;
-        let known = push(self.scripts(), J::QUEUE, &[(&id, &envelope)], &options).await?;
+        let known =
+            push(self.scripts(), J::QUEUE, &[(&id, &envelope)], &options, self.owner_limits()).await?;
         Ok(known.into_iter().next().unwrap_or(id))
     }
 
@@ -79,7 +84,7 @@ impl Queue {
         origin: Origin,
         options: EnqueueOptions,
     ) -> Result<Vec<String>> {
-        options.check()?;
+        let options = options.for_owner(origin.owner)?;
         if options.unique.is_some() || !options.after.is_empty() {
             return Err(Error::invalid("unique", "only a single job can be unique or wait for other jobs"));
         }
@@ -97,7 +102,7 @@ impl Queue {
             batches.reverse();
         }
         for batch in &batches {
-            push(self.scripts(), J::QUEUE, batch, &options).await?;
+            push(self.scripts(), J::QUEUE, batch, &options, self.owner_limits()).await?;
         }
         Ok(jobs.into_iter().map(|(id, _)| id).collect())
     }
@@ -117,7 +122,20 @@ fn write<J: Job>(job: &J, origin: &Origin, options: &EnqueueOptions) -> Result<(
         ..Envelope::new(J::NAME, J::QUEUE, job, J::RESULT_TTL.as_millis() as u64, now)
     };
     let text = to_text(&envelope)?;
+    if origin.owner.is_some() {
+        let limit = J::ENQUEUE_BY.max_bytes();
+        let limit = limit.ok_or_else(|| Error::internal(format!("users may not enqueue {:?}", J::NAME)))?;
+        if payload_bytes(&text) > limit {
+            return Err(Error::TooLarge { limit });
+        }
+    }
     Ok((Uuid::now_v7().simple().to_string(), text))
+}
+
+/// Returns the size of the arguments in an envelope, of which they are the last field.
+fn payload_bytes(envelope: &str) -> usize {
+    // Quotes within the fields before it are escaped.
+    envelope.split_once(",\"payload\":").map_or(0, |(_, payload)| payload.len() - 1)
 }
 
 fn to_text(envelope: &impl Serialize) -> Result<String> {

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::error::{Error, Result};
+use super::{
+    error::{Error, Result},
+    owner::{OWNER_GROUP_PREFIX, owner_group},
+};
 
 const MAX_NAME_BYTES: usize = 255;
 const MAX_DEPENDENCIES: usize = 100;
@@ -16,7 +19,8 @@ pub struct EnqueueOptions {
     pub when: When,
     /// Whether the job goes before all waiting jobs of its queue.
     pub front: bool,
-    /// Groups take turns. With one group per tenant, no tenant can starve another. 1 to 255 bytes.
+    /// Groups take turns. With one group per tenant, no tenant can starve another. 1 to 255 bytes. Jobs with an owner are
+    /// in the group of their owner.
     pub group: Option<String>,
     pub unique: Option<Unique>,
     /// Ids of up to 100 jobs that must finish before this one starts. If one of them fails or is canceled, this job
@@ -56,9 +60,26 @@ pub enum OnDuplicate {
 }
 
 impl EnqueueOptions {
+    /// Checks the options, and puts the job of an owner into the group of the owner.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a name, key or window out of range, too many dependencies, or a group that is not the caller's
+    /// to choose.
+    pub(super) fn for_owner(self, owner: Option<i64>) -> Result<Self> {
+        self.check()?;
+        match (owner, &self.group) {
+            (None, Some(group)) if group.starts_with(OWNER_GROUP_PREFIX) => {
+                Err(Error::invalid("group", "must not be that of an owner"))
+            }
+            (None, _) => Ok(self),
+            (Some(owner), None) => Ok(Self { group: Some(owner_group(owner)), ..self }),
+            (Some(_), Some(_)) => Err(Error::invalid("group", "a job with an owner is in the owner's group")),
+        }
+    }
+
     /// # Errors
     /// [`Error::Invalid`] for a name, key or window out of range, or too many dependencies.
-    pub(super) fn check(&self) -> Result<()> {
+    fn check(&self) -> Result<()> {
         let is_name = |text: &str| (1..=MAX_NAME_BYTES).contains(&text.len());
         if self.group.as_deref().is_some_and(|group| !is_name(group)) {
             return Err(Error::invalid("group", format!("must have 1 to {MAX_NAME_BYTES} bytes")));

@@ -16,6 +16,9 @@ pub enum Error {
     /// A job was to wait for a job that does not exist.
     #[error("there is no job {0}; it may have expired")]
     UnknownJob(String),
+    /// The owner of the job has too many jobs that wait or run, or their arguments are too large in total.
+    #[error("{0}")]
+    OwnerLimit(OwnerLimit),
     /// The arguments of a job exceed `limit` bytes as JSON.
     #[error("The job is larger than {limit} bytes")]
     TooLarge { limit: usize },
@@ -28,6 +31,15 @@ pub enum Error {
     /// A bug, or data in Redis that this version cannot read.
     #[error("Internal error of the job queue")]
     Internal(#[source] BoxError),
+}
+
+/// The limit that an owner has reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum OwnerLimit {
+    #[error("Too many unfinished jobs; try again when some have finished")]
+    Jobs,
+    #[error("The unfinished jobs are too large in total; try again when some have finished")]
+    Bytes,
 }
 
 impl Error {
@@ -45,6 +57,10 @@ impl From<RedisError> for Error {
         if error.code() == Some(scripts::UNKNOWN_JOB_CODE) {
             let id = error.detail().and_then(|text| text.split_whitespace().next()).unwrap_or_default();
             return Self::UnknownJob(id.to_owned());
+        }
+        if error.code() == Some(scripts::OWNER_LIMIT_CODE) {
+            let is_bytes = error.detail().is_some_and(|text| text.starts_with("bytes"));
+            return Self::OwnerLimit(if is_bytes { OwnerLimit::Bytes } else { OwnerLimit::Jobs });
         }
         Self::Unavailable(error.into())
     }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{envelope::Origin, failure::Failure, schedule::Schedule, signals::JobSignals};
+use super::{envelope::Origin, failure::Failure, owner::EnqueueBy, schedule::Schedule, signals::JobSignals};
 
 /// A job: its fields are the arguments, [`run`](Job::run) is what it does.
 ///
@@ -19,6 +19,8 @@ pub trait Job: Serialize + DeserializeOwned + Send + 'static {
     const NAME: &'static str;
     /// The queue: 1 to 100 letters, digits, `-`, `_` and `.`.
     const QUEUE: &'static str = "default";
+    /// Who may enqueue the job, and how much at once. Unless a job says otherwise, users may not.
+    const ENQUEUE_BY: EnqueueBy = EnqueueBy::System;
     /// How many attempts may fail before the job has failed for good.
     const MAX_ATTEMPTS: u32 = 3;
     /// The wait after the first failure. It doubles with each failure, up to an hour, with jitter.

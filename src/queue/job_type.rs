@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::{
     failure::Failure,
     job::{Context, Job},
+    owner::EnqueueBy,
     schedule::ErasedSchedule,
 };
 
@@ -15,6 +16,7 @@ use super::{
 pub struct JobType<S: 'static> {
     pub name: &'static str,
     pub queue: &'static str,
+    pub enqueue_by: EnqueueBy,
     pub(super) max_attempts: u32,
     pub(super) backoff: Duration,
     pub(super) timeout: Duration,
@@ -31,6 +33,7 @@ impl<S: Clone + Send + Sync + 'static> JobType<S> {
         Self {
             name: J::NAME,
             queue: J::QUEUE,
+            enqueue_by: J::ENQUEUE_BY,
             max_attempts: J::MAX_ATTEMPTS,
             backoff: J::BACKOFF,
             timeout: J::TIMEOUT,

@@ -9,6 +9,7 @@
 //! | `envelope`, `outcome`, `state`, `limits` | what is stored about a job |
 //! | `client` | the client of the queue, which the following extend |
 //! | `enqueue`, `enqueue_options`, `push`, `batcher` | enqueue jobs, one or many, now or later |
+//! | `owner` | the jobs of users: who may enqueue them, how many |
 //! | `inspect`, `status`, `control`, `rate` | inspect and operate queues and jobs |
 //! | `server` | checks whether a Redis server is safe for jobs |
 //! | `worker`, `worker_options`, `slots`, `shutdown` | the life of a worker: fetch, run, settle, stop |
@@ -38,6 +39,7 @@ mod job_type;
 mod leases;
 mod limits;
 mod outcome;
+mod owner;
 mod push;
 mod queues;
 mod rate;
@@ -60,11 +62,12 @@ pub use client::{Queue, QueueOptions};
 pub use control::Cancel;
 pub use enqueue_options::{EnqueueOptions, OnDuplicate, Unique, When};
 pub use envelope::Origin;
-pub use error::Error;
+pub use error::{Error, OwnerLimit};
 pub use failure::Failure;
 pub use inspect::{QueueInfo, Totals};
 pub use job::{Context, Job};
 pub use job_type::JobType;
+pub use owner::{EnqueueBy, OwnerLimits, PurgedOwner};
 pub use queues::Queues;
 pub use rate::Rate;
 pub use schedule::{Missed, Schedule};

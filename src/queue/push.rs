@@ -3,6 +3,7 @@
 use super::{
     enqueue_options::{EnqueueOptions, OnDuplicate, When},
     error::Result,
+    owner::OwnerLimits,
     script_client::ScriptClient,
     scripts,
 };
@@ -23,16 +24,18 @@ pub(super) fn batch_size(sizes: impl ExactSizeIterator<Item = usize>) -> usize {
 
 /// Enqueues jobs, given as pairs of id and envelope. Repeating a push is harmless, because the caller makes the ids.
 ///
-/// Returns the ids that already existed, or the id of the existing job with the same unique key.
+/// `limits` apply if the jobs have an owner. Returns the ids that already existed, or the id of the existing job with the same unique key.
 ///
 /// # Errors
 /// [`Error::UnknownJob`](super::Error::UnknownJob) if a job in `after` does not exist;
+/// [`Error::OwnerLimit`](super::Error::OwnerLimit);
 /// [`Error::Unavailable`](super::Error::Unavailable) if Redis does not answer.
 pub(super) async fn push(
     client: &ScriptClient,
     queue: &str,
     jobs: &[(&str, &str)],
     options: &EnqueueOptions,
+    limits: Option<OwnerLimits>,
 ) -> Result<Vec<String>> {
     let when = match options.when {
         When::Now => "0".to_owned(),
@@ -51,6 +54,8 @@ pub(super) async fn push(
     call.arg(options.group.as_deref().unwrap_or_default());
     call.arg(unique.map_or("", |unique| &unique.key)).arg(window).arg(on_duplicate);
     call.arg(options.after.len()).arg(if options.after_failures { "any" } else { "good" });
+    let limit = |value: Option<u64>| value.map(|value| value.to_string()).unwrap_or_default();
+    call.arg(limit(limits.map(|limits| limits.jobs))).arg(limit(limits.map(|limits| limits.bytes)));
     for (id, _) in jobs {
         call.arg(*id);
     }

@@ -12,6 +12,8 @@ const READ_ONLY: &str = "#!lua flags=no-writes\n";
 
 /// Error code when `after` names an unknown job.
 pub(super) const UNKNOWN_JOB_CODE: &str = "NOJOB";
+/// Error code when a push exceeds a limit of the owner.
+pub(super) const OWNER_LIMIT_CODE: &str = "QUOTA";
 
 macro_rules! script {
     ($kind:expr, $file:literal) => {
@@ -34,6 +36,7 @@ pub(super) static CRON: LazyLock<Script> = script!(REFUSED_WHEN_FULL, "cron");
 pub(super) static CANCEL: LazyLock<Script> = script!(RUNS_WHEN_FULL, "cancel");
 pub(super) static REQUEUE: LazyLock<Script> = script!(RUNS_WHEN_FULL, "requeue");
 pub(super) static PURGE: LazyLock<Script> = script!(RUNS_WHEN_FULL, "purge");
+pub(super) static PURGE_OWNER: LazyLock<Script> = script!(RUNS_WHEN_FULL, "purge_owner");
 pub(super) static CONTROL: LazyLock<Script> = script!(RUNS_WHEN_FULL, "control");
 pub(super) static STATUS: LazyLock<Script> = script!(READ_ONLY, "status");
 pub(super) static INSPECT: LazyLock<Script> = script!(READ_ONLY, "inspect");

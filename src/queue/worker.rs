@@ -260,6 +260,7 @@ impl Queue {
             burst: true,
             scheduler: true,
             reserved: None,
+            max_running_per_owner: None,
         };
         let never = CancellationToken::new();
         Ok(Worker::new(self, jobs, state, options)?.run(never.clone(), never).await?)

@@ -20,6 +20,8 @@ pub struct Options {
     pub scheduler: bool,
     /// A queue that comes before `queues`, whether or not it is one of them.
     pub reserved: Option<ReservedQueue>,
+    /// How many jobs of one owner run at once, in all workers together.
+    pub max_running_per_owner: Option<u32>,
 }
 
 /// A queue that a worker serves first, with slots that jobs of other queues never take.

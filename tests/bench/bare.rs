@@ -93,7 +93,7 @@ impl Bare {
     async fn push(&self, ids: &[String], envelope: &str) -> Result<()> {
         let mut call = PUSH.key(self.prefix);
         call.arg(QUEUE).arg(ids.len()).arg("0").arg(0).arg("");
-        call.arg("").arg(0).arg("").arg(0).arg("good");
+        call.arg("").arg(0).arg("").arg(0).arg("good").arg("").arg("");
         for id in ids {
             call.arg(id);
         }
@@ -127,7 +127,7 @@ impl Bare {
         type Taken = (String, Vec<String>, Vec<Vec<u8>>, Vec<Option<u32>>, Vec<Option<u32>>);
         let token = Uuid::new_v4().simple().to_string();
         let mut call = FETCH.key(self.prefix);
-        call.arg("bare").arg(&token).arg(30_000).arg(want).arg(want).arg("").arg(QUEUE);
+        call.arg("bare").arg(&token).arg(30_000).arg(want).arg(want).arg(0).arg("").arg(QUEUE);
         let (_, taken, _): (i64, Vec<Taken>, u64) = call.invoke_async(&mut self.conn.clone()).await?;
         let held = |(index, (_, ids, ..)): (usize, Taken)| Held { token: format!("{token}.{index}"), ids };
         Ok(taken.into_iter().enumerate().map(held).collect())

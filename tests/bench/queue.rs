@@ -87,7 +87,9 @@ const JOBS: &[JobType<Probe>] = &[JobType::of::<Noop>()];
 
 fn options(concurrency: usize, burst: bool) -> Result<Options> {
     let (lease, grace) = (Duration::from_secs(30), Duration::from_secs(25));
-    Ok(Options { queues: QUEUE.parse()?, concurrency, lease, grace, burst, scheduler: true, reserved: None })
+    let queues = QUEUE.parse()?;
+    let (scheduler, reserved, max_running_per_owner) = (true, None, None);
+    Ok(Options { queues, concurrency, lease, grace, burst, scheduler, reserved, max_running_per_owner })
 }
 
 pub fn main(args: impl Iterator<Item = String>) -> Result<()> {

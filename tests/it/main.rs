@@ -51,7 +51,7 @@ mod queue_edges;
 mod queue_enqueue;
 mod queue_faults;
 mod queue_operations;
-
+mod queue_owners;
 mod queue_processes;
 mod queue_redis;
 mod queue_reserved;

@@ -63,7 +63,7 @@ async fn a_fetch_that_arrives_after_its_release_gets_nothing() {
     let queue = TestQueue::new().await;
     let id = queue.push("one", Behavior::Succeed).await;
     queue.redis::<redis::Value>(&["SET", "{}:void:late", "1"]).await;
-    let args = ["worker", "late", "1000", "10", "10", "", "default"];
+    let args = ["worker", "late", "1000", "10", "10", "0", "", "default"];
     let (_, taken, _): (i64, Vec<redis::Value>, u64) = queue.script("fetch", &args).await;
     assert!(taken.is_empty());
     assert_eq!(queue.status(&id).await.state, State::Queued);

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use crate::support::{
     app::options,
     eventually,
-    queue::{Behaviour, TestQueue, steady},
+    queue::{Behavior, TestQueue, steady},
 };
 
 fn reserved(slots: usize) -> Option<ReservedQueue> {
@@ -33,7 +33,7 @@ async fn the_reserved_queue_comes_first() {
     for queues in ["default", "default,urgent", "default:1000,urgent:1", "urgent"] {
         let queue = TestQueue::new().await;
         for name in ["a", "b"] {
-            queue.push(name, Behaviour::Succeed).await;
+            queue.push(name, Behavior::Succeed).await;
         }
         queue.urgent("first").await;
         queue.urgent("second").await;
@@ -50,7 +50,7 @@ async fn the_reserved_queue_comes_first() {
 async fn a_slot_is_kept_for_the_reserved_queue() {
     let queue = TestQueue::new().await;
     for n in 0..8 {
-        queue.push(&n.to_string(), Behaviour::WaitForTest).await;
+        queue.push(&n.to_string(), Behavior::WaitForTest).await;
     }
     let stop = CancellationToken::new();
     let options = Options { reserved: reserved(1), ..steady(4) };
@@ -72,7 +72,7 @@ async fn a_slot_is_kept_for_the_reserved_queue() {
     .await;
     // An idle worker is woken by both.
     for _ in 0..3 {
-        let id = queue.push("last", Behaviour::Succeed).await;
+        let id = queue.push("last", Behavior::Succeed).await;
         queue.ends(&id).await;
         let id = queue.urgent("last").await;
         queue.ends(&id).await;
@@ -90,11 +90,11 @@ async fn a_job_is_picked_up_at_once_after_the_slots_were_full() {
     let options = Options { reserved: reserved(1), scheduler: false, ..steady(2) };
     let work = tokio::spawn(queue.worker(options).run(stop.clone(), CancellationToken::new()));
     for round in 0..5 {
-        queue.push("long", Behaviour::WaitForTest).await;
+        queue.push("long", Behavior::WaitForTest).await;
         queue.runs(1).await;
         queue.log.open.notify_one();
         queue.runs(0).await;
-        let id = queue.push("short", Behaviour::Succeed).await;
+        let id = queue.push("short", Behavior::Succeed).await;
         // Without a wake-up the worker looks only every five seconds, and nothing else wakes it here.
         let found = tokio::time::timeout(Duration::from_secs(4), queue.ends(&id)).await;
         assert!(found.is_ok(), "round {round}");
@@ -106,7 +106,7 @@ async fn a_job_is_picked_up_at_once_after_the_slots_were_full() {
 #[tokio::test]
 async fn a_burst_runs_the_reserved_queue_beside_long_jobs() {
     let queue = TestQueue::new().await;
-    let id = queue.push("long", Behaviour::WaitForTest).await;
+    let id = queue.push("long", Behavior::WaitForTest).await;
     let never = CancellationToken::new();
     let options = Options { concurrency: 2, reserved: reserved(1), ..options(&["default"]) };
     let work = tokio::spawn(queue.worker(options).run(never.clone(), never));

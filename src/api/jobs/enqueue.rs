@@ -54,6 +54,7 @@ impl Enqueue {
         message: &str,
         parameters: Option<Value>,
     ) -> Result<Json<Enqueued>> {
+        const { assert!(J::ENQUEUE_BY.max_bytes().is_some(), "users may not enqueue this job: set ENQUEUE_BY") };
         let job_id = self.0.queue.enqueue(job, context.origin(context.actor)).await?;
         Ok(Json(Enqueued { message: message.into(), job_id, task: J::NAME.into(), parameters }))
     }

@@ -160,6 +160,7 @@ impl Args {
             burst: false,
             scheduler: true,
             reserved: reserved_queue(&worker),
+            max_running_per_owner: Some(app.config.user_jobs.user_max_running_jobs),
         };
         tokio::try_join!(serve(app.clone(), &core, &http, listener, shutdown), work(app, options, shutdown))?;
         Ok(())

@@ -1,9 +1,9 @@
 -- Fetches jobs for a worker: removes them from their queues, leases them, and marks them as running.
--- ARGV: worker, token, lease (ms), max, how many of these may come from the queues that are not reserved, the reserved queue
---   (served first) or '', queues.. (in order of priority)
+-- ARGV: worker, token, lease (ms), max, how many of these may come from the queues that are not reserved, how many jobs of
+--   one owner may run (0 for any number), the reserved queue (served first) or '', queues.. (in order of priority)
 -- Returns {now, {{queue, ids, envelopes, failures, crashes}, ..}, ms until a rate limit allows more, or 0}
 local worker, token, lease, max, others = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local RESERVED = 6
+local owner_max, RESERVED = tonumber(ARGV[6]), 7
 local t, out, paused, retry_after = now(), {}, {}, 0
 -- The worker has released this token already, so nothing would run the jobs.
 if rc('EXISTS', P .. ':void:' .. token) == 1 then return { t, out, 0 } end
@@ -35,10 +35,11 @@ for a = ARGV[RESERVED] == '' and RESERVED + 1 or RESERVED, #ARGV do
   local q, room = ARGV[a], a == RESERVED and max or math.min(max, others)
   local free, spend = room, nil
   if limited and not paused[q] then free, spend = capacity(q, room) end
-  local taken = 0
+  local taken, held = 0, false
   while taken < free and not paused[q] do
     local want = math.min(free - taken, CHUNK)
-    local ids = take(q, want)
+    local ids
+    ids, held = take(q, want, owner_max)
     local popped = #ids
     if popped == 0 then break end
     local envelopes, live, texts = rc('HMGET', P .. ':jobs', unpack(ids)), {}, {}
@@ -50,14 +51,15 @@ for a = ARGV[RESERVED] == '' and RESERVED + 1 or RESERVED, #ARGV do
       local holder = mine .. '|' .. worker .. '|' .. integer(t)
       for i = 1, #live do run[2 * i - 1], run[2 * i] = live[i], holder end
       rc('HSET', P .. ':run', unpack(run))
+      count_running(q, live, 1)
       rc('ZADD', P .. ':wip:' .. q, t + lease, mine .. '|' .. table.concat(live, ','))
       out[#out + 1] = { q, live, texts, rc('HMGET', P .. ':att', unpack(live)), rc('HMGET', P .. ':crash', unpack(live)) }
       taken = taken + #live
     end
     if popped < want then break end
   end
-  if taken > 0 then count(q, 'running', taken) end
-  local more = not paused[q] and has_ready(q)
+  if held then rc('SADD', P .. ':held', q) end
+  local more = not paused[q] and not held and has_ready(q)
   if spend and (taken > 0 or more) then spend(taken) end
   -- If a limit holds the jobs back, waking a worker is useless.
   if more and (taken < free or free == room) then wake(q) end

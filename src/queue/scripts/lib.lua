@@ -56,6 +56,68 @@ local function outcome(id)
   return false
 end
 
+-- Owners. A job with an owner is in the group `owner:<id>`. The hash `<prefix>:owner:<id>`, the account of the owner, has
+-- the size in bytes of each job that waits or runs, and the sums `jobs`, `bytes` and `running`. The list
+-- `<prefix>:owner:<id>:failed` has the failed jobs, oldest first.
+local MAX_FAILED_OF_OWNER = 100
+local MAX_RECOUNTED = 10000
+local SUMS = { jobs = true, bytes = true, running = true, counted = true }
+-- Returns the key of the account of a group, or nil. A purge renames groups.
+local function account_of(group)
+  local owner = group and (string.match(group, '^owner:%-?%d+$') or string.match(group, '^purged up to .* (owner:%-?%d+)$'))
+  return owner and P .. ':' .. owner
+end
+-- Calls `change(account, id)` for each job that has an owner.
+local function each_owned(ids, change)
+  if rc('EXISTS', P .. ':group') == 0 then return end
+  for i, group in ipairs(rc('HMGET', P .. ':group', unpack(ids))) do
+    local account = account_of(group)
+    if account then change(account, ids[i]) end
+  end
+end
+-- Adds a job that waits to an account.
+local function charge(account, id, size)
+  rc('HSET', account, id, size)
+  rc('HINCRBY', account, 'jobs', 1)
+  rc('HINCRBY', account, 'bytes', size)
+end
+-- Removes jobs that no longer wait or run from the accounts of their owners.
+local function discharge(ids)
+  each_owned(ids, function(account, id)
+    local size = rc('HGET', account, id)
+    if not size then return end
+    rc('HDEL', account, id)
+    rc('HINCRBY', account, 'bytes', -size)
+    if rc('HINCRBY', account, 'jobs', -1) <= 0 then rc('DEL', account) end
+  end)
+end
+-- Counts jobs that start (n = 1) or stop (n = -1) running. A stop may let jobs run that the limit of an owner held back.
+local function count_running(q, ids, n)
+  count(q, 'running', n * #ids)
+  local owned = false
+  each_owned(ids, function(account, id)
+    if rc('HEXISTS', account, id) == 1 then rc('HINCRBY', account, 'running', n) end
+    owned = true
+  end)
+  if n > 0 or not owned then return end
+  for _, held in ipairs(rc('SMEMBERS', P .. ':held')) do wake(held) end
+  rc('DEL', P .. ':held')
+end
+-- Corrects an account, at most once a minute: workers of earlier releases end jobs without a change to it.
+local function recount(account, t)
+  local before, total = unpack(rc('HMGET', account, 'counted', 'jobs'))
+  if t - (before or 0) < 60000 or tonumber(total or 0) > MAX_RECOUNTED then return end
+  local jobs, bytes, running, all = 0, 0, 0, rc('HGETALL', account)
+  for i = 1, #all, 2 do
+    local id, size = all[i], all[i + 1]
+    if SUMS[id] then -- not a job
+    elseif rc('HEXISTS', P .. ':jobs', id) == 0 then rc('HDEL', account, id)
+    else jobs, bytes, running = jobs + 1, bytes + size, running + rc('HEXISTS', P .. ':run', id) end
+  end
+  if jobs == 0 then rc('DEL', account)
+  else rc('HSET', account, 'jobs', jobs, 'bytes', bytes, 'running', running, 'counted', integer(t)) end
+end
+
 -- The jobs of a group wait in a list of their own, and groups take turns: `turns` contains each group that has jobs
 -- once, and '' for the jobs without a group.
 local function group_list(q, group) return P .. ':group:' .. q .. ':' .. group end
@@ -77,23 +139,36 @@ local function make_ready(q, ids, front)
   if #plain > 0 then rc(front and 'LPUSH' or 'RPUSH', P .. ':queue:' .. q, unpack(plain)) end
   wake(q)
 end
--- Removes and returns up to `want` (at most CHUNK) ids of ready jobs.
-local function take(q, want)
+-- Removes and returns up to `want` (at most CHUNK) ids of ready jobs. At most `owner_max` jobs of one owner may run, 0 for
+-- any number. Also returns whether that held all remaining jobs back.
+local function take(q, want, owner_max)
   local list, turns = P .. ':queue:' .. q, P .. ':turns:' .. q
-  if rc('EXISTS', turns) == 0 then return rc('LPOP', list, want) or {} end
-  local ids = {}
+  if rc('EXISTS', turns) == 0 then return rc('LPOP', list, want) or {}, false end
+  local ids, room, passed, held = {}, {}, 0, false
+  local function is_full(account)
+    if not room[account] then
+      local function free() return owner_max - (rc('HGET', account, 'running') or 0) end
+      if free() <= 0 then recount(account, now()) end
+      room[account] = free()
+    end
+    return room[account] <= 0
+  end
   while #ids < want do
     local group = rc('LPOP', turns)
     if not group then break end
-    local from = group == '' and list or group_list(q, group)
-    ids[#ids + 1] = rc('LPOP', from) or nil
+    local from, account = group == '' and list or group_list(q, group), owner_max > 0 and account_of(group)
+    local full = account and is_full(account)
+    local id = not full and rc('LPOP', from)
+    if id then ids[#ids + 1], passed, held = id, 0, false else passed, held = passed + 1, held or full end
+    if id and account then room[account] = room[account] - 1 end
     -- '' remains as long as there is a group.
     if rc('EXISTS', group == '' and turns or from) == 1 then rc('RPUSH', turns, group) end
+    if passed > 0 and passed >= rc('LLEN', turns) then break end
   end
   if #ids < want then
     for _, id in ipairs(rc('LPOP', list, want - #ids) or {}) do ids[#ids + 1] = id end
   end
-  return ids
+  return ids, held and #ids < want
 end
 
 -- Releases the unique keys of jobs.
@@ -107,6 +182,8 @@ end
 local RECORD_KEYS = { ':att', ':crash', ':err', ':prog', ':group', ':key', ':waits', ':unknown' }
 -- Deletes jobs that have no outcome.
 local function delete_jobs(ids)
+  discharge(ids)
+  each_owned(ids, function(account, id) rc('LREM', account .. ':failed', 1, id) end)
   rc('HDEL', P .. ':jobs', unpack(ids))
   rc('SREM', P .. ':cancel', unpack(ids))
   for _, key in ipairs(RECORD_KEYS) do rc('HDEL', P .. key, unpack(ids)) end
@@ -124,6 +201,17 @@ local function fail_jobs(q, ids, errors, t)
   rc('SREM', P .. ':cancel', unpack(ids))
   release_keys(ids)
   count(q, 'failed', #ids)
+  discharge(ids)
+  each_owned(ids, function(account, id)
+    local list = account .. ':failed'
+    local old = rc('RPUSH', list, id) > MAX_FAILED_OF_OWNER and rc('LPOP', list)
+    local envelope = old and rc('HGET', P .. ':jobs', old)
+    local place = envelope and failed_in(old, envelope)
+    if place then
+      rc('ZREM', P .. ':failed:' .. place, old)
+      delete_jobs({ old })
+    end
+  end)
 end
 
 -- Dependencies: `waits` has the number of jobs that a deferred job still waits for, `then:<id>` lists the jobs that wait

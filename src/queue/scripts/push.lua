@@ -1,12 +1,13 @@
 -- Enqueues jobs. A job whose id exists already, even as an outcome, is left unchanged: a push may be repeated, and the first
 -- attempt may arrive after the second.
 -- ARGV: queue, n, when (0: now, +ms: from now, ms), front (1, 0), group, then for a single job
---   unique key, window (ms), the job that stays (first, last), number of dependencies, how they must have ended (any, good),
---   then ids.., envelopes.., dependencies..
+--   unique key, window (ms), the job that stays (first, last), number of dependencies, how they must have ended (any, good);
+--   then how many jobs and bytes an owner may have ('' for any number), then ids.., envelopes.., dependencies..
 -- Returns the ids that existed; if a unique key rejects the job, the id of the job that has the key
 local q, n, when, front, group = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4] == '1', ARGV[5]
 local key, window, stays, waits, policy = ARGV[6], tonumber(ARGV[7]), ARGV[8], tonumber(ARGV[9]), ARGV[10]
-local IDS, TEXTS, PARENTS = 10, 10 + n, 10 + 2 * n
+local max_jobs, max_bytes = tonumber(ARGV[11]) or math.huge, tonumber(ARGV[12]) or math.huge
+local IDS, TEXTS, PARENTS = 12, 12 + n, 12 + 2 * n
 local t = now()
 local due = string.sub(when, 1, 1) == '+' and t + tonumber(string.sub(when, 2)) or tonumber(when)
 if due <= t then due = 0 end
@@ -36,9 +37,22 @@ for i = 1, waits do
   local parent = ARGV[PARENTS + i]
   if rc('HEXISTS', P .. ':jobs', parent) == 0 and not outcome(parent) then return redis.error_reply('NOJOB ' .. parent) end
 end
+local first = key ~= '' and rc('GET', P .. ':uniq:' .. key)
+if first and stays == 'first' then return { first } end
+local account = account_of(group)
+if account then
+  local bytes = 0
+  for _, i in ipairs(new) do bytes = bytes + #ARGV[TEXTS + i] end
+  local function exceeded()
+    local jobs, used = unpack(rc('HMGET', account, 'jobs', 'bytes'))
+    if (jobs or 0) + #new > max_jobs then return 'jobs' end
+    if (used or 0) + bytes > max_bytes then return 'bytes' end
+  end
+  if exceeded() then recount(account, t) end
+  local what = exceeded()
+  if what then return redis.error_reply('QUOTA ' .. what) end
+end
 if key ~= '' then
-  local first = rc('GET', P .. ':uniq:' .. key)
-  if first and stays == 'first' then return { first } end
   local envelope = first and rc('HGET', P .. ':jobs', first)
   if envelope and rc('HEXISTS', P .. ':run', first) == 0 and not failed_in(first, envelope) then
     cancel(first, envelope, t, 'a newer one')
@@ -71,6 +85,7 @@ for base = 1, #new, CHUNK do
     texts[2 * k - 1], texts[2 * k] = id, ARGV[TEXTS + i]
     groups[2 * k - 1], groups[2 * k] = id, group
     dues[2 * k - 1], dues[2 * k] = due, id
+    if account then charge(account, id, #ARGV[TEXTS + i]) end
   end
   rc('HSET', P .. ':jobs', unpack(texts))
   if group ~= '' then rc('HSET', P .. ':group', unpack(groups)) end

@@ -12,7 +12,7 @@ for a = 2, #ARGV do
       if #front > 0 then
         rc('HDEL', P .. ':run', unpack(front))
         make_ready(q, front, true)
-        count(q, 'running', -#front)
+        count_running(q, front, -1)
         cancel_requested(front, now())
         total = total + #front
       end

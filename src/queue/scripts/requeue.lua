@@ -4,6 +4,10 @@
 local function requeue(q, ids)
   rc('ZREM', P .. ':failed:' .. q, unpack(ids))
   for _, key in ipairs({ ':att', ':crash', ':err', ':unknown' }) do rc('HDEL', P .. key, unpack(ids)) end
+  each_owned(ids, function(account, id)
+    rc('LREM', account .. ':failed', 1, id)
+    charge(account, id, rc('HSTRLEN', P .. ':jobs', id))
+  end)
   make_ready(q, ids)
   count(q, 'requeued', #ids)
   return #ids

@@ -51,10 +51,11 @@ for base = 0, n - 1, CHUNK do
   end
   if #gone > 0 then
     rc('HDEL', P .. ':run', unpack(gone))
-    count(q, 'running', -#gone)
+    count_running(q, gone, -1)
     freed = freed + #gone
   end
   if #over > 0 then
+    discharge(over)
     rc('HDEL', P .. ':jobs', unpack(over))
     for ttl, kept in pairs(done) do store_outcome(t, tonumber(ttl), kept) end
     if rc('EXISTS', P .. ':cancel') == 1 then rc('SREM', P .. ':cancel', unpack(over)) end

@@ -37,7 +37,7 @@ for _, q in ipairs(rc('SMEMBERS', P .. ':queues')) do
       local crashes = rc('HINCRBY', P .. ':crash', id, 1)
       rc('HDEL', P .. ':run', id)
       rc('HDEL', P .. ':prog', id)
-      count(q, 'running', -1)
+      count_running(q, { id }, -1)
       handled = handled + 1
       local text = cjson.encode({ message = 'The worker that ran this job died', detail = holder, at = t })
       if crashes >= max_crashes then

@@ -97,11 +97,19 @@ bugs! {
     reserved_slots_are_taken: "fetch", "a == RESERVED and max or math.min(max, others)" => "max";
     a_released_fetch_takes_jobs: "fetch", "if rc('EXISTS', P .. ':void:' .. token) == 1 then" => "if false then";
     a_lost_lease_is_renewed: "beat", "if rc('ZSCORE', key, ARGV[i + 1]) then rc('ZADD', key, 'XX'," => "if true then rc('ZADD', key,";
-    released_jobs_stay_counted: "release", "count(q, 'running', -#front)" => "";
-    a_group_loses_its_turn: "lib", "rc('RPUSH', turns, group) end\n  end\n  if #ids" => "end\n  end\n  if #ids";
-    one_group_gets_all_turns: "lib", "then rc('RPUSH', turns, group) end\n  end\n  if #ids" => "then rc(group == '' and 'RPUSH' or 'LPUSH', turns, group) end\n  end\n  if #ids";
+    released_jobs_stay_counted: "release", "count_running(q, front, -1)" => "";
+    a_group_loses_its_turn: "lib", "rc('RPUSH', turns, group) end\n    if passed" => "end\n    if passed";
+    one_group_gets_all_turns: "lib", "then rc('RPUSH', turns, group) end\n    if passed" => "then rc(group == '' and 'RPUSH' or 'LPUSH', turns, group) end\n    if passed";
     a_canceled_job_stays_scheduled: "lib", "rc('ZREM', P .. ':scheduled:' .. q, id) == 0 and rc('ZREM', P .. ':deferred:' .. q, id) == 0" => "rc('ZREM', P .. ':deferred:' .. q, id) == 0";
     a_failed_dependency_counts_as_finished: "lib", "if not good and policy ~= 'any' then" => "if false then";
     a_requeued_job_stays_failed: "requeue", "rc('ZREM', P .. ':failed:' .. q, unpack(ids))" => "";
+    a_finished_job_stays_in_the_account: "settle", "discharge(over)" => "";
+    a_failed_job_stays_in_the_account: "lib", "discharge(ids)\n  each_owned(ids, function(account, id)\n    local list" => "each_owned(ids, function(account, id)\n    local list";
+    a_deleted_job_stays_in_the_account: "lib", "  discharge(ids)\n  each_owned(ids, function(account, id) rc('LREM'" => "  each_owned(ids, function(account, id) rc('LREM'";
+    a_requeued_job_is_not_in_the_account: "requeue", "charge(account, id, rc('HSTRLEN', P .. ':jobs', id))" => "";
+    a_repeated_push_is_charged_twice: "push", "if account then charge(account, id, #ARGV[TEXTS + i]) end\n  end" => "end\n  if account then for i = 1, n do charge(account, ARGV[IDS + i], #ARGV[TEXTS + i]) end end";
+    an_owner_has_one_job_too_many: "push", "if (jobs or 0) + #new > max_jobs" => "if (jobs or 0) + #new > max_jobs + 1";
+    an_owner_runs_one_job_too_many: "lib", "return owner_max - (rc" => "return owner_max + 1 - (rc";
+    a_purge_of_an_owner_leaves_scheduled_jobs: "purge_owner", "rc('ZREM', P .. ':scheduled:' .. q, id)" => "";
     a_purge_does_not_notify_dependents: "purge", "notify_dependents(ids, false)" => "";
 }

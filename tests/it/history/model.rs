@@ -111,6 +111,7 @@ impl Model {
             let stray = ids.iter().find(|id| !now.jobs.contains(*id));
             holds!(stray.is_none(), "{key} still has {stray:?}");
         }
+        self.check_accounts(&places, &now)?;
         let stray = now.cancel.iter().chain(&now.waited_for).find(|id| !now.jobs.contains(*id));
         holds!(stray.is_none(), "{stray:?} remains");
         self.check_dependencies(&places, &now)?;
@@ -146,6 +147,39 @@ impl Model {
         self.before = now;
         self.may_end.clear();
         self.may_vanish.clear();
+        Ok(())
+    }
+
+    /// An account has the jobs of its owner that wait or run, and their sums. Few failed jobs of an owner are kept.
+    fn check_accounts(&mut self, places: &HashMap<&str, (Place, &'static str)>, now: &Snapshot) -> Check {
+        for (owner, account) in &now.accounts {
+            let is_owned = |id: &&str| self.jobs[*id].group.as_ref() == Some(owner);
+            let of_owner: Vec<_> = places.iter().filter(|(id, _)| is_owned(id)).collect();
+            let in_place = |wanted: &dyn Fn(Place) -> bool| -> BTreeSet<&str> {
+                of_owner.iter().filter(|(_, (place, _))| wanted(*place)).map(|(id, _)| **id).collect()
+            };
+            let live = in_place(&|place| place != Place::Failed);
+            let sums = ["jobs", "bytes", "running", "counted"];
+            let charged: BTreeSet<_> =
+                account.sizes.keys().map(String::as_str).filter(|id| !sums.contains(id)).collect();
+            holds!(charged == live, "{owner} is charged for {charged:?}, and has {live:?}");
+            let bytes: usize = live.iter().map(|id| self.jobs[*id].envelope.len()).sum();
+            let sum = |name: &str| account.sizes.get(name).copied().unwrap_or(0) as usize;
+            let running = in_place(&|place| place == Place::Running).len();
+            holds!(
+                (sum("jobs"), sum("bytes"), sum("running")) == (live.len(), bytes, running),
+                "{owner} has {} jobs of {bytes} bytes, {running} running, and is charged {:?}",
+                live.len(),
+                account.sizes
+            );
+            let failed: BTreeSet<_> = account.failed.iter().map(String::as_str).collect();
+            holds!(failed == in_place(&|place| place == Place::Failed), "{owner}: {failed:?} have failed");
+            holds!(failed.len() <= 100, "{owner}: {} failed jobs are kept", failed.len());
+            if account.failed.len() >= 90 {
+                self.may_vanish
+                    .extend(self.before.accounts.get(owner).into_iter().flat_map(|old| old.failed.clone()));
+            }
+        }
         Ok(())
     }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use redis::{Connection, FromRedisValue, RedisResult};
 
 pub const QUEUES: [&str; 2] = ["a", "b"];
+pub const GROUPS: [&str; 3] = ["tenant 0", "owner:1", "owner:2"];
 
 /// A change that breaks a script: the file, the text to replace, and the replacement.
 pub type Mutation = (&'static str, &'static str, &'static str);
@@ -17,8 +18,19 @@ pub struct Engine {
     outcomes_script: redis::Script,
 }
 
-const NAMES: [&str; 12] = [
-    "push", "fetch", "settle", "beat", "release", "tick", "cancel", "requeue", "purge", "control", "cron",
+const NAMES: [&str; 13] = [
+    "push",
+    "fetch",
+    "settle",
+    "beat",
+    "release",
+    "tick",
+    "cancel",
+    "requeue",
+    "purge",
+    "purge_owner",
+    "control",
+    "cron",
     "status",
 ];
 
@@ -27,7 +39,7 @@ const SNAPSHOT: &str = "
 local out = {}
 for i, q in ipairs(ARGV) do
   local groups = {}
-  for _, group in ipairs({ 'tenant 0', 'tenant 1', 'tenant 2' }) do
+  for _, group in ipairs({ 'tenant 0', 'owner:1', 'owner:2' }) do
     local ids = rc('LRANGE', group_list(q, group), 0, -1)
     if #ids > 0 then groups[#groups + 1] = { group, ids } end
   end
@@ -39,8 +51,12 @@ local kept = 0
 for _, key in ipairs(rc('ZRANGE', P .. ':buckets', 0, -1)) do kept = kept + rc('HLEN', key) end
 local records = {}
 for _, key in ipairs(RECORD_KEYS) do records[#records + 1] = { key, rc('HKEYS', P .. key) } end
+local accounts = {}
+for i, owner in ipairs({ 'owner:1', 'owner:2' }) do
+  accounts[i] = { owner, rc('HGETALL', P .. ':' .. owner), rc('LRANGE', P .. ':' .. owner .. ':failed', 0, -1) }
+end
 return { now(), out, rc('HKEYS', P .. ':jobs'), rc('HGETALL', P .. ':run'), rc('HGETALL', P .. ':stats'),
-  records, rc('SMEMBERS', P .. ':cancel'), rc('HKEYS', P .. ':then'), kept }
+  records, rc('SMEMBERS', P .. ':cancel'), rc('HKEYS', P .. ':then'), kept, accounts }
 ";
 const OUTCOMES: &str = "
 local out = {}
@@ -82,6 +98,15 @@ pub struct Snapshot {
     pub cancel: HashSet<String>,
     pub waited_for: HashSet<String>,
     pub kept: usize,
+    pub accounts: HashMap<String, Account>,
+}
+
+/// The jobs of an owner.
+#[derive(Clone, Default)]
+pub struct Account {
+    /// The size of each job that waits or runs, and the sums.
+    pub sizes: BTreeMap<String, i64>,
+    pub failed: Vec<String>,
 }
 
 impl Snapshot {
@@ -140,8 +165,9 @@ impl Engine {
             HashSet<String>,
             HashSet<String>,
             usize,
+            Vec<(String, BTreeMap<String, i64>, Vec<String>)>,
         );
-        let (now, rows, jobs, run, stats, records, cancel, waited_for, kept): All =
+        let (now, rows, jobs, run, stats, records, cancel, waited_for, kept, accounts): All =
             self.snapshot_script.key(&self.prefix).arg(&QUEUES).invoke(&mut self.conn).unwrap();
         let queue = |(list, groups, turns, scheduled, deferred, failed, leases): QueueRow| Queue {
             list,
@@ -153,7 +179,9 @@ impl Engine {
             leases: leases.into_iter().map(|(lease, end)| (lease, end as i64)).collect(),
         };
         let queues = QUEUES.into_iter().zip(rows.into_iter().map(queue)).collect();
-        Snapshot { now, queues, jobs, run, stats, records, cancel, waited_for, kept }
+        let account = |(owner, sizes, failed): (String, _, _)| (owner, Account { sizes, failed });
+        let accounts = accounts.into_iter().map(account).collect();
+        Snapshot { now, queues, jobs, run, stats, records, cancel, waited_for, kept, accounts }
     }
 
     pub fn outcomes(&mut self, ids: &[String]) -> Vec<String> {

@@ -237,6 +237,7 @@ pub fn options(queues: &[&str]) -> Options {
         burst: true,
         scheduler: true,
         reserved: None,
+        max_running_per_owner: None,
     }
 }
 

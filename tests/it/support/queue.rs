@@ -9,7 +9,7 @@ use std::{
 };
 
 use saas::queue::{
-    Context, Failure, Job, JobStatus, JobType, Options, Origin, Queue, State, Summary, Worker,
+    Context, EnqueueBy, Failure, Job, JobStatus, JobType, Options, Origin, Queue, State, Summary, Worker,
 };
 use saas::redis_pool::RedisPool;
 use serde::{Deserialize, Serialize};
@@ -83,6 +83,7 @@ impl Job for Task {
     type State = Log;
     type Output = Value;
     const NAME: &'static str = "test_task";
+    const ENQUEUE_BY: EnqueueBy = EnqueueBy::User { max_bytes: 1_000 };
     const BACKOFF: Duration = Duration::from_millis(1);
 
     async fn run(self, ctx: Context<Log>) -> Result<Value, Failure> {

@@ -1,9 +1,11 @@
 //! Steps of clients and operators.
 
+use std::collections::BTreeSet;
+
 use super::{History, strings};
 use crate::history::{
     model::{Accepted, Check, holds},
-    scripts::QUEUES,
+    scripts::{GROUPS, QUEUES},
 };
 
 impl History {
@@ -15,7 +17,7 @@ impl History {
             2 => (self.model.before.now + self.below(60) as i64).to_string(),
             _ => "0".into(),
         };
-        let group = self.chance(35).then(|| format!("tenant {}", self.below(3)));
+        let group = self.chance(35).then(|| GROUPS[self.below(3)].to_owned());
         let key = (n == 1 && self.chance(20)).then(|| format!("key {}", self.below(4)));
         let keep_first = self.chance(50);
         let mut after = Vec::new();
@@ -38,6 +40,7 @@ impl History {
                 }),
             });
         }
+        let (max_jobs, max_bytes) = (10 + self.below(40), 1_000 + self.below(4_000));
         let envelope = |id: &String| format!(r#"{{"v":1,"task":"t","queue":"{queue}","payload":"{id}"}}"#);
         let mut args =
             strings(&[&queue, &n, &when, &u8::from(self.chance(20)), &group.clone().unwrap_or_default()]);
@@ -47,6 +50,7 @@ impl History {
             &if keep_first { "first" } else { "last" },
         ]));
         args.extend(strings(&[&after.len(), &if after_failures { "any" } else { "good" }]));
+        args.extend(strings(&[&max_jobs, &max_bytes]));
         args.extend(ids.iter().cloned().chain(ids.iter().map(envelope)).chain(after.iter().cloned()));
         let first = key.as_ref().and_then(|key| self.holder_of(key));
         let waits = first.as_ref().is_some_and(|(id, _)| {
@@ -57,7 +61,15 @@ impl History {
         if let Some((first, _)) = first.clone().filter(|_| waits && !keep_first) {
             self.model.may_end.insert(first, r#""by":"a newer one""#.into());
         }
-        let answered: Vec<String> = self.call("push", &args)?;
+        let answered = match self.engine.call::<Vec<String>>("push", &args) {
+            Ok(answered) => answered,
+            Err(error) if error.code() == Some("QUOTA") => {
+                self.model.may_end.clear();
+                return self.is_over_limit(group.as_deref(), &ids, max_jobs, max_bytes);
+            }
+            Err(error) => return Err(format!("push raised {error}")),
+        };
+        let within = self.is_over_limit(group.as_deref(), &ids, max_jobs, max_bytes).is_err();
         if let Some((first, open)) = first {
             if keep_first {
                 holds!(
@@ -72,6 +84,10 @@ impl History {
                 holds!(gone || !waits || !open, "{first} was waiting and not replaced by {ids:?}");
             }
         }
+        holds!(
+            within || ids.iter().all(|id| self.model.jobs.contains_key(id)),
+            "{ids:?} are more than {group:?} may have"
+        );
         for id in ids {
             let known = self.model.jobs.contains_key(&id);
             holds!(
@@ -92,6 +108,51 @@ impl History {
                 self.model.jobs.insert(id, job);
             }
         }
+        Ok(())
+    }
+
+    /// Fails unless an owner would have too many jobs with these.
+    fn is_over_limit(&self, group: Option<&str>, ids: &[String], max_jobs: usize, max_bytes: usize) -> Check {
+        let Some(account) = group.and_then(|group| self.model.before.accounts.get(group)) else {
+            return Err("without an owner there is no limit".into());
+        };
+        let new: BTreeSet<_> = ids.iter().filter(|id| !self.model.jobs.contains_key(*id)).collect();
+        let envelope = r#"{"v":1,"task":"t","queue":"a","payload":"000000"}"#.len();
+        let sum = |name: &str| account.sizes.get(name).copied().unwrap_or(0) as usize;
+        let (jobs, bytes) = (sum("jobs") + new.len(), sum("bytes") + new.len() * envelope);
+        let is_over = !new.is_empty() && (jobs > max_jobs || bytes > max_bytes);
+        holds!(
+            is_over,
+            "{group:?} has {jobs} jobs and {bytes} bytes, {max_jobs} and {max_bytes} are allowed"
+        );
+        Ok(())
+    }
+
+    /// Deletes the jobs of an owner; the others stay.
+    pub(super) fn purge_owner(&mut self) -> Check {
+        let owner = 1 + self.below(2);
+        let group = format!("owner:{owner}");
+        let owned = self.model.jobs.iter().filter(|(_, job)| job.group.as_ref() == Some(&group));
+        let owned: BTreeSet<String> = owned.map(|(id, _)| id.clone()).collect();
+        let before = &self.model.before;
+        let waits = |id: &&String| owned.contains(*id) && !before.run.contains_key(*id);
+        let gone: Vec<_> = before.jobs.iter().filter(waits).cloned().collect();
+        let running: Vec<_> = before.run.keys().filter(|id| owned.contains(*id)).cloned().collect();
+        self.model.may_vanish.extend(gone.iter().cloned());
+        let most = 1 + self.below(10);
+        let (mut deleted, mut stopping, mut rest) = (0, 0, "lists".to_owned());
+        while !rest.is_empty() {
+            let (d, s, left) =
+                self.call::<(usize, usize, String)>("purge_owner", &strings(&[&owner, &most, &rest]))?;
+            (deleted, stopping, rest) = (deleted + d, stopping + s, left);
+        }
+        holds!(deleted == gone.len(), "{deleted} of {} were deleted", gone.len());
+        holds!(stopping >= running.len(), "{stopping} of {} were told to stop", running.len());
+        let after = self.engine.snapshot();
+        let left = after.jobs.iter().find(|id| owned.contains(*id) && !after.run.contains_key(*id));
+        holds!(left.is_none(), "{left:?} of {group} is left");
+        let goes_on = running.iter().find(|id| !after.cancel.contains(*id));
+        holds!(goes_on.is_none(), "{goes_on:?} was not told to stop");
         Ok(())
     }
 

@@ -105,7 +105,8 @@ impl History {
             900..=904 => self.tick(true)?,
             905..=934 => self.cancel()?,
             935..=949 => self.requeue()?,
-            950..=964 => self.purge()?,
+            950..=959 => self.purge()?,
+            960..=964 => self.purge_owner()?,
             965..=979 => self.control()?,
             _ => self.release()?,
         }
@@ -135,7 +136,7 @@ impl History {
             self.tick(false)?;
             self.check()?;
             let token = self.name("t");
-            let came = self.take("last", &token, 50, None, &QUEUES, 60_000)?;
+            let came = self.take("last", &token, 50, None, 3, &QUEUES, 60_000)?;
             self.check()?;
             for held in self.workers.remove("last").into_iter().flatten() {
                 let end = |(id, extras)| {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use super::{CRASHES, Held, History, LEASE, strings};
 use crate::history::{
     model::{Check, holds},
-    scripts::{QUEUES, Snapshot},
+    scripts::{Account, QUEUES, Snapshot},
 };
 
 impl History {
@@ -18,7 +18,8 @@ impl History {
         let max = [1, 3, 20][self.below(3)];
         let order = if self.chance(50) { ["a", "b"] } else { ["b", "a"] };
         let shared = self.chance(30).then(|| self.below(max + 1));
-        self.take(&worker, &token, max, shared, &order, LEASE)?;
+        let owner_max = [0, 2, 2, 5][self.below(4)];
+        self.take(&worker, &token, max, shared, owner_max, &order, LEASE)?;
         let lost = self.chance(8);
         if lost {
             // The worker never learns of these jobs.
@@ -43,13 +44,14 @@ impl History {
         token: &str,
         max: usize,
         shared: Option<usize>,
+        owner_max: usize,
         order: &[&str],
         lease: i64,
     ) -> Check<usize> {
         type Taken = (String, Vec<String>, Vec<String>, Vec<Option<u32>>, Vec<Option<u32>>);
         let reserved = if shared.is_some() { order[0] } else { "" };
         let (most_shared, others) = (shared.unwrap_or(max), &order[usize::from(shared.is_some())..]);
-        let args = strings(&[&worker, &token, &lease, &max, &most_shared, &reserved]);
+        let args = strings(&[&worker, &token, &lease, &max, &most_shared, &owner_max, &reserved]);
         let args = [args, others.iter().map(|q| (*q).to_owned()).collect()].concat();
         let (_, taken, _): (i64, Vec<Taken>, u64) = self.call("fetch", &args)?;
         let (mut came, mut of_others) = (0, 0);
@@ -72,7 +74,11 @@ impl History {
             let turns =
                 |group: &Option<String>| ids.iter().filter(|id| self.model.jobs[*id].group == *group).count();
             let waited = before.groups.iter().map(|(group, ids)| (Some(group.clone()), ids.len()));
+            let is_held = |group: &Option<String>| {
+                owner_max > 0 && group.as_ref().is_some_and(|group| group.starts_with("owner:"))
+            };
             let left: Vec<_> = waited
+                .filter(|(group, _)| !is_held(group))
                 .filter_map(|(group, waited)| Some(turns(&group)).filter(|turns| *turns < waited))
                 .collect();
             let spread = left.iter().max().zip(left.iter().min()).map_or(0, |(most, least)| most - least);
@@ -92,6 +98,13 @@ impl History {
             let token = format!("{token}.{index}");
             let lease = format!("{token}|{}", ids.join(","));
             self.workers.entry(worker.to_owned()).or_default().push(Held { queue, token, lease, jobs });
+        }
+        for (owner, account) in self.engine.snapshot().accounts {
+            let running = |account: &Account| account.sizes.get("running").copied().unwrap_or(0);
+            let (now, before) =
+                (running(&account), self.model.before.accounts.get(&owner).map_or(0, running));
+            let fits = owner_max == 0 || now <= before.max(owner_max as i64);
+            holds!(fits, "{owner} runs {now} jobs, {owner_max} are allowed");
         }
         holds!(came <= max, "{came} jobs were fetched with a maximum of {max}");
         holds!(of_others <= most_shared, "{of_others} jobs took reserved slots");
@@ -262,7 +275,7 @@ impl History {
         };
         let after = self.engine.snapshot();
         holds!(held(&after) == 0, "{token} was released and holds jobs");
-        let came = self.take("late", &token, 5, None, &["a", "b"], LEASE)?;
+        let came = self.take("late", &token, 5, None, 0, &["a", "b"], LEASE)?;
         holds!(came == 0, "a released fetch took {came} jobs");
         Ok(())
     }

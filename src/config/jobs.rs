@@ -1,0 +1,42 @@
+//! Settings of the workers and of the jobs of users.
+
+use clap::{ArgAction, Args, builder::BoolishValueParser};
+
+/// How jobs are run.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Worker settings")]
+pub struct Worker {
+    /// Maximum number of jobs that this process runs at the same time.
+    #[arg(long = "concurrency", env = "WORKER_CONCURRENCY", default_value_t = 10, value_name = "N",
+        value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    pub concurrency: u16,
+    /// Seconds without a heartbeat after which other workers take over a worker's jobs.
+    #[arg(long = "lease-seconds", env = "WORKER_LEASE_SECONDS", default_value_t = 30, value_name = "SECONDS",
+        value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub lease_seconds: u64,
+    /// Seconds that running jobs may take to finish after SIGTERM. Unfinished jobs go back to the queue.
+    #[arg(long = "shutdown-grace-seconds", env = "WORKER_SHUTDOWN_GRACE_SECONDS", alias = "shutdown-grace",
+        default_value_t = 25, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=3600))]
+    pub shutdown_grace_seconds: u64,
+    /// Whether this process also runs the product's own jobs, such as emails to users and housekeeping. They come first,
+    /// and one slot is kept free for them. Turn this off only if other workers run them.
+    #[arg(long = "system-queue", env = "WORKER_SYSTEM_QUEUE", default_value_t = true, action = ArgAction::Set, num_args = 0..=1,
+        default_missing_value = "true", require_equals = true, value_parser = BoolishValueParser::new())]
+    pub system_queue: bool,
+}
+
+/// How many jobs one user may have. The limits apply to admins too.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Limits of each user")]
+pub struct UserJobs {
+    /// Maximum number of jobs of one user that wait or run. More are refused with 429.
+    #[arg(long, env, default_value_t = 1_000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    pub user_max_queued_jobs: u64,
+    /// Maximum total size in bytes of the jobs of one user that wait or run. More are refused with 429.
+    #[arg(long, env, default_value_t = 10_000_000, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000_000))]
+    pub user_max_queued_bytes: u64,
+    /// Maximum number of jobs of one user that run at the same time, in all workers together. More wait. The default is
+    /// half of the default of WORKER_CONCURRENCY.
+    #[arg(long, env, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub user_max_running_jobs: u32,
+}
