@@ -3,7 +3,10 @@
 
 use std::{
     ops::Deref,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use diesel_async::AsyncPgConnection;
@@ -23,6 +26,7 @@ pub struct Tx<'a> {
 pub struct Effects {
     mail_written: AtomicBool,
     identities_unchanged: AtomicBool,
+    inactive_users: Mutex<Vec<i64>>,
 }
 
 impl Deref for Tx<'_> {
@@ -49,6 +53,11 @@ impl<'a> Tx<'a> {
         self.effects.mail_written.store(true, Ordering::Relaxed);
     }
 
+    /// Records that this transaction deactivates or deletes a user, whose jobs are purged after the commit.
+    pub fn set_inactive(&self, user_id: i64) {
+        self.effects.inactive_users.lock().unwrap_or_else(PoisonError::into_inner).push(user_id);
+    }
+
     /// Records that this transaction changes neither the permissions of a user nor the validity of a session. Without
     /// this call, the commit invalidates the cached identities of this process.
     pub fn set_identities_unchanged(&self) {
@@ -61,10 +70,15 @@ impl Effects {
     pub fn reset(&self) {
         self.mail_written.store(false, Ordering::Relaxed);
         self.identities_unchanged.store(false, Ordering::Relaxed);
+        self.take_inactive_users();
     }
 
     pub fn mail_written(&self) -> bool {
         self.mail_written.load(Ordering::Relaxed)
+    }
+
+    pub fn take_inactive_users(&self) -> Vec<i64> {
+        std::mem::take(&mut *self.inactive_users.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub fn identities_unchanged(&self) -> bool {

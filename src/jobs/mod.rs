@@ -16,14 +16,20 @@ pub use send_email_message::SendLetter;
 
 use crate::{
     app::App,
-    queue::{EnqueueBy, JobType},
-    services::outbox::SendEmailMessage,
+    queue::{BoxError, EnqueueBy, JobState, JobType},
+    services::{outbox::SendEmailMessage, user_jobs},
 };
 
 /// The context of a running job; `ctx.state` is the application.
 pub type Context = crate::queue::Context<App>;
 /// What a job returns: its result, as JSON, or a failure.
 pub type JobResult<T = serde_json::Value> = Result<T, crate::queue::Failure>;
+
+impl JobState for App {
+    async fn may_run_jobs_of(&self, owner: i64) -> Result<bool, BoxError> {
+        Ok(user_jobs::may_run(self, owner).await?)
+    }
+}
 
 /// The queue of the product's own jobs. Every worker serves it first, and users can never put a job there.
 pub const SYSTEM_QUEUE: &str = "system";

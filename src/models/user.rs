@@ -90,6 +90,12 @@ impl User {
         Self::query().filter(lower(users::email).eq(lower(email))).first(&mut conn).await.optional()
     }
 
+    /// Returns whether a user exists, is active, and is not going to be deleted.
+    pub async fn is_active(mut conn: &AsyncPgConnection, id: i64) -> QueryResult<bool> {
+        let user = users::table.find(id).filter(users::is_active).filter(users::deletion_due_at.is_null());
+        diesel::select(diesel::dsl::exists(user)).get_result(&mut conn).await
+    }
+
     /// Locks a user until the transaction ends, and returns the latest version of the row.
     pub async fn lock(mut conn: &AsyncPgConnection, id: i64) -> QueryResult<Option<Self>> {
         Self::query().filter(users::id.eq(id)).for_update().first(&mut conn).await.optional()

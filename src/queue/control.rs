@@ -6,6 +6,7 @@ use super::{
     client::Queue,
     error::{Error, Result},
     inspect::QueueInfo,
+    owner::PurgedOwner,
     rate::Rate,
     scripts,
     state::State,
@@ -101,6 +102,24 @@ impl Queue {
                 return Ok(total);
             }
         }
+    }
+
+    /// Deletes the jobs of an owner that are queued, scheduled, deferred or failed, and tells the running ones to stop.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if Redis does not answer.
+    pub async fn purge_owner(&self, owner: i64) -> Result<PurgedOwner> {
+        let mut purged = PurgedOwner::default();
+        let mut remaining = "lists".to_owned();
+        while !remaining.is_empty() {
+            let mut call = self.prepare(&scripts::PURGE_OWNER);
+            call.arg(owner).arg(JOBS_PER_CALL).arg(&remaining);
+            let (deleted, stopping, rest): (u64, u64, String) = self.run(&call).await?;
+            purged.deleted += deleted;
+            purged.stopping += stopping;
+            remaining = rest;
+        }
+        Ok(purged)
     }
 
     /// Stops workers from taking jobs of a queue. Running jobs continue, and jobs can still be enqueued.

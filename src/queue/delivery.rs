@@ -8,10 +8,11 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::{
-    disposition::{CompletedDelivery, Disposition},
+    disposition::{CompletedDelivery, Disposition, backoff},
     envelope::{Envelope, ErrorRecord, to_json},
+    error::chain,
     failure::{Failure, FailureAction},
-    job::Context,
+    job::{Context, JobState},
     job_type::{JobType, Running},
     limits::{check_depth, truncate},
     outcome::Outcome,
@@ -23,11 +24,12 @@ use super::{
 const CANCEL_GRACE: Duration = Duration::from_secs(1);
 /// A larger result belongs in a table or a file, with its key as the result.
 const MAX_RESULT_BYTES: usize = 1024 * 1024;
-const MAX_BACKOFF: Duration = Duration::from_secs(60 * 60);
 /// A task that this build does not know may belong to a newer one that is being rolled out. Its jobs are left to other
 /// workers for that long before they fail.
 const UNKNOWN_TASK_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 const UNKNOWN_TASK_RETRY_AFTER: Duration = Duration::from_secs(15);
+/// When a job runs whose owner could not be checked.
+const OWNER_CHECK_RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// A fetched job.
 pub(super) struct Delivery {
@@ -61,11 +63,7 @@ enum OutcomeDetail {
 
 impl Delivery {
     /// Runs the job and decides what happens to it. A panic of the job is a failure.
-    pub(super) async fn run<S: Clone + Send + Sync + 'static>(
-        self,
-        jobs: &'static [JobType<S>],
-        state: S,
-    ) -> CompletedDelivery {
+    pub(super) async fn run<S: JobState>(self, jobs: &'static [JobType<S>], state: S) -> CompletedDelivery {
         let disposition = match serde_json::from_slice::<Envelope>(&self.envelope) {
             Ok(envelope) => self.start(envelope, jobs, state).await,
             Err(error) => match serde_json::from_slice::<EnvelopeHead>(&self.envelope) {
@@ -86,7 +84,7 @@ impl Delivery {
     }
 
     /// Starts the job, unless it was stopped before or the task is unknown.
-    async fn start<S: Clone + Send + Sync + 'static>(
+    async fn start<S: JobState>(
         &self,
         mut envelope: Envelope,
         jobs: &'static [JobType<S>],
@@ -109,6 +107,9 @@ impl Delivery {
             let Some(job) = job.filter(|_| envelope.v <= Envelope::VERSION) else {
                 return self.unknown_task(&envelope.task, envelope.v);
             };
+            if let Some(disposition) = self.check_owner(&envelope, &state).await {
+                return disposition;
+            }
             let origin = envelope.origin();
             let ctx =
                 Context { state, job_id: self.id.clone(), attempt, origin, signals: self.signals.clone() };
@@ -117,6 +118,30 @@ impl Delivery {
         }
         .instrument(span)
         .await
+    }
+
+    /// Returns what happens to the job instead if its owner may not run jobs, or that is not known.
+    async fn check_owner<S: JobState>(&self, envelope: &Envelope, state: &S) -> Option<Disposition> {
+        let answer = tokio::select! {
+            answer = state.may_run_jobs_of(envelope.owner?) => answer,
+            () = self.signals.token().cancelled() => {
+                let reason = self.signals.reason().unwrap_or(StopReason::Shutdown);
+                return Some(self.stopped(reason, envelope, Duration::ZERO));
+            }
+        };
+        match answer {
+            Ok(true) => None,
+            Ok(false) => {
+                tracing::info!("job canceled: its owner is not active");
+                let reason = OutcomeDetail::Reason("The account of the owner is not active".into());
+                let outcome = self.outcome(State::Canceled, envelope, Duration::ZERO, reason);
+                Some(Disposition::Canceled { outcome, ttl: envelope.ttl })
+            }
+            Err(error) => {
+                tracing::warn!(error = chain(&*error), "cannot check the owner of a job, retrying");
+                Some(Disposition::Snooze { after: OWNER_CHECK_RETRY_AFTER })
+            }
+        }
     }
 
     /// Waits for the job, its time-out or a signal to stop.
@@ -269,28 +294,4 @@ impl Delivery {
 pub(super) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied().map(str::to_owned);
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
-}
-
-/// Returns how long to wait before a retry: `base`, doubled with each failure, with a jitter of 25 % so that jobs that
-/// failed together do not retry together.
-fn backoff(base: Duration, failures: u32) -> Duration {
-    let full = base.saturating_mul(2u32.saturating_pow(failures.saturating_sub(1))).min(MAX_BACKOFF);
-    let jitter = (uuid::Uuid::new_v4().as_u128() % 1_000) as f32 / 1_000.0;
-    full.mul_f32(0.75 + jitter / 2.0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn backoff_doubles_up_to_a_limit() {
-        let base = Duration::from_secs(5);
-        for (failures, seconds) in [(1, 5.0), (2, 10.0), (3, 20.0), (40, 3600.0)] {
-            for _ in 0..50 {
-                let wait = backoff(base, failures).as_secs_f32();
-                assert!((seconds * 0.74..=seconds * 1.26).contains(&wait), "{failures}: {wait}");
-            }
-        }
-    }
 }

@@ -4,6 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use super::envelope::{ErrorRecord, to_json};
 
+const MAX_BACKOFF: Duration = Duration::from_secs(60 * 60);
+
 /// A delivery that has ended, to be settled in Redis.
 pub(super) struct CompletedDelivery {
     pub(super) id: Arc<str>,
@@ -51,5 +53,29 @@ impl Disposition {
     pub(super) fn dead(message: &str, detail: &str, at: i64) -> Self {
         let error = ErrorRecord { message: message.into(), detail: Some(detail.into()), at };
         Self::Dead { error: to_json(&error) }
+    }
+}
+
+/// Returns how long to wait before a retry: `base`, doubled with each failure, with a jitter of 25 % so that jobs that
+/// failed together do not retry together.
+pub(super) fn backoff(base: Duration, failures: u32) -> Duration {
+    let full = base.saturating_mul(2u32.saturating_pow(failures.saturating_sub(1))).min(MAX_BACKOFF);
+    let jitter = (uuid::Uuid::new_v4().as_u128() % 1_000) as f32 / 1_000.0;
+    full.mul_f32(0.75 + jitter / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backoff_doubles_up_to_a_limit() {
+        let base = Duration::from_secs(5);
+        for (failures, seconds) in [(1, 5.0), (2, 10.0), (3, 20.0), (40, 3600.0)] {
+            for _ in 0..50 {
+                let wait = backoff(base, failures).as_secs_f32();
+                assert!((seconds * 0.74..=seconds * 1.26).contains(&wait), "{failures}: {wait}");
+            }
+        }
     }
 }

@@ -4,14 +4,26 @@ use std::{sync::Arc, time::Duration};
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{envelope::Origin, failure::Failure, owner::EnqueueBy, schedule::Schedule, signals::JobSignals};
+use super::{
+    envelope::Origin, error::BoxError, failure::Failure, owner::EnqueueBy, schedule::Schedule,
+    signals::JobSignals,
+};
+
+/// The part of the application that jobs use.
+pub trait JobState: Clone + Send + Sync + 'static {
+    /// Returns whether the jobs of this owner may run. A worker asks before each run of a job with an owner: if they may
+    /// not, the job is canceled; after an error, it runs later.
+    fn may_run_jobs_of(&self, _owner: i64) -> impl Future<Output = Result<bool, BoxError>> + Send {
+        async { Ok(true) }
+    }
+}
 
 /// A job: its fields are the arguments, [`run`](Job::run) is what it does.
 ///
 /// Delivery is at least once: if a worker crashes, another worker runs the job again, so `run` must be idempotent.
 pub trait Job: Serialize + DeserializeOwned + Send + 'static {
     /// The part of the application that the job can use.
-    type State: Clone + Send + Sync + 'static;
+    type State: JobState;
     /// The result, which is kept for [`RESULT_TTL`](Job::RESULT_TTL).
     type Output: Serialize + Send;
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{
     failure::Failure,
-    job::{Context, Job},
+    job::{Context, Job, JobState},
     owner::EnqueueBy,
     schedule::ErasedSchedule,
 };
@@ -27,7 +27,7 @@ pub struct JobType<S: 'static> {
 
 pub(super) type Running = BoxFuture<'static, Result<Value, Failure>>;
 
-impl<S: Clone + Send + Sync + 'static> JobType<S> {
+impl<S: JobState> JobType<S> {
     /// The row of a job.
     pub const fn of<J: Job<State = S>>() -> Self {
         Self {

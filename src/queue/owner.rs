@@ -2,11 +2,6 @@
 //!
 //! Redis has an account of the jobs of each owner, which the scripts keep, so the limits hold for any number of replicas.
 
-use super::{client::Queue, error::Result, scripts};
-
-/// The most jobs that one call of the script examines.
-const JOBS_PER_CALL: u64 = 1_000;
-
 /// Who may enqueue jobs of a type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EnqueueBy {
@@ -38,7 +33,7 @@ pub struct OwnerLimits {
     pub bytes: u64,
 }
 
-/// What [`Queue::purge_owner`] has done.
+/// What [`Queue::purge_owner`](super::Queue::purge_owner) has done.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct PurgedOwner {
     /// Jobs that waited or had failed.
@@ -54,23 +49,3 @@ pub(super) fn owner_group(owner: i64) -> String {
 
 /// The beginning of such a group. The scripts know it too.
 pub(super) const OWNER_GROUP_PREFIX: &str = "owner:";
-
-impl Queue {
-    /// Deletes the jobs of an owner that are queued, scheduled, deferred or failed, and tells the running ones to stop.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`](super::Error::Unavailable) if Redis does not answer.
-    pub async fn purge_owner(&self, owner: i64) -> Result<PurgedOwner> {
-        let mut purged = PurgedOwner::default();
-        let mut remaining = "lists".to_owned();
-        while !remaining.is_empty() {
-            let mut call = self.prepare(&scripts::PURGE_OWNER);
-            call.arg(owner).arg(JOBS_PER_CALL).arg(&remaining);
-            let (deleted, stopping, rest): (u64, u64, String) = self.run(&call).await?;
-            purged.deleted += deleted;
-            purged.stopping += stopping;
-            remaining = rest;
-        }
-        Ok(purged)
-    }
-}

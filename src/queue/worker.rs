@@ -16,6 +16,7 @@ use super::{
     delivery::{Delivery, panic_message},
     disposition::{CompletedDelivery, Disposition},
     heartbeat::{Heartbeat, HeartbeatLoop},
+    job::JobState,
     job_type::JobType,
     leases::Leases,
     scheduler::Scheduler,
@@ -49,7 +50,7 @@ struct RunningJob {
     queue: Arc<str>,
 }
 
-impl<S: Clone + Send + Sync + 'static> Worker<S> {
+impl<S: JobState> Worker<S> {
     /// Creates a worker that runs `jobs` with `state`.
     ///
     /// # Errors
@@ -246,7 +247,7 @@ impl Queue {
     ///
     /// # Errors
     /// If the schedule of a job is invalid.
-    pub async fn run_jobs<S: Clone + Send + Sync + 'static>(
+    pub async fn run_jobs<S: JobState>(
         &self,
         jobs: &'static [JobType<S>],
         state: S,

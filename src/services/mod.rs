@@ -14,4 +14,5 @@ mod throttle;
 pub mod transaction;
 pub mod two_factor;
 pub mod user_admin;
+pub mod user_jobs;
 pub mod users;

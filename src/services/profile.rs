@@ -94,7 +94,7 @@ pub async fn change_email(app: &App, actor: &Actor, new_email: &str, password: S
     .await
 }
 
-/// Revokes all sessions of the user, and schedules the deletion of the account. Returns the time of the deletion, which
+/// Revokes all sessions of the user, purges the jobs that the user enqueued, and schedules the deletion of the account. Returns the time of the deletion, which
 /// is `ACCOUNT_DELETION_GRACE_DAYS` from now. A login before then cancels it.
 ///
 /// # Errors
@@ -111,6 +111,7 @@ pub async fn delete(app: &App, actor: &Actor, password: String) -> Result<DateTi
         User::update(tx, user.id, &changes).await?;
         Session::revoke_all(tx, user.id, None).await?;
         OneTimeToken::revoke(tx, user.id, Purpose::ALL).await?;
+        tx.set_inactive(user.id);
         let entry = Entry::new(user.id, Action::UserDeletionScheduled);
         entry.after(serde_json::json!({ "deletion_due_at": due })).write(tx).await?;
         let on = due.format("%-d %B %Y").to_string();

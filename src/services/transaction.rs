@@ -7,6 +7,7 @@ use diesel_async::AsyncPgConnection;
 use super::{
     actor::{Actor, Affected, LockedUsers},
     outbox_relay,
+    user_jobs,
 };
 use crate::{
     app::App,
@@ -19,7 +20,7 @@ use crate::{
 /// `work`, in one transaction.
 ///
 /// After the commit the cached identities of this process are invalidated, and a background task hands the mails of the
-/// outbox over to the queue.
+/// outbox over to the queue. Another one purges the jobs of users whom the transaction has deactivated or deleted.
 ///
 /// # Errors
 /// [`Error::InvalidToken`](crate::error::Error::InvalidToken), [`Error::Inactive`](crate::error::Error::Inactive) or
@@ -80,6 +81,7 @@ async fn commit<T>(
     if effects.mail_written() {
         outbox_relay::hand_over_soon(app, context);
     }
+    user_jobs::purge_soon(app, effects.take_inactive_users());
     Ok(done)
 }
 

@@ -58,7 +58,7 @@ pub struct Changes {
     pub is_active: Option<bool>,
 }
 
-/// Changes a user. Deactivation revokes all sessions and links of the user.
+/// Changes a user. Deactivation revokes all sessions and links of the user, and purges the jobs that the user enqueued.
 ///
 /// # Errors
 /// [`Error::NotFound`]; [`Error::LastAdmin`].
@@ -80,6 +80,7 @@ pub async fn update(app: &App, actor: &AdminActor, id: i64, changes: &Changes) -
         if before.is_active && !after.is_active {
             Session::revoke_all(tx, id, None).await?;
             OneTimeToken::revoke(tx, id, Purpose::ALL).await?;
+            tx.set_inactive(id);
         }
         Entry::new(id, Action::UserUpdated).changed(before, &after).write(tx).await?;
         Ok(after)
@@ -144,6 +145,7 @@ pub async fn delete(app: &App, actor: &AdminActor, id: i64) -> Result<()> {
 /// Deletes a user with all sessions, tokens and codes. The audit trail entries stay until `AUDIT_RETENTION_DAYS`.
 pub(super) async fn erase(tx: &Tx<'_>, user: &User) -> Result<()> {
     User::delete(tx, user.id).await?;
+    tx.set_inactive(user.id);
     Entry::new(user.id, Action::UserDeleted).before(audit_fields(user).into()).write(tx).await?;
     OutboxMessage::notice(user, Notice::AccountDeleted).send(tx).await
 }

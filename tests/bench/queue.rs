@@ -12,7 +12,7 @@ use redis::aio::MultiplexedConnection;
 use saas::{
     app,
     dev::{self, Purpose, Server},
-    queue::{Context, EnqueueOptions, Failure, Job, JobType, Options, Origin, Queue, Worker},
+    queue::{Context, EnqueueOptions, Failure, Job, JobState, JobType, Options, Origin, Queue, Worker},
     redis_pool::RedisPool,
 };
 use secrecy::ExposeSecret;
@@ -69,6 +69,8 @@ struct Noop {
     n: u64,
     pad: String,
 }
+
+impl JobState for Probe {}
 
 impl Job for Noop {
     type State = Probe;

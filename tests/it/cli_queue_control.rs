@@ -1,8 +1,8 @@
 //! `saas queue` as a process: commands that change queues and jobs.
 
-use saas::queue::State;
+use saas::queue::{Origin, State};
 
-use crate::support::queue::{Behavior, TestQueue};
+use crate::support::queue::{Behavior, Task, TestQueue};
 
 #[tokio::test]
 async fn failed_jobs_are_requeued_by_id_or_all() {
@@ -89,4 +89,29 @@ async fn smoke_purge_requires_confirmation() {
     let queued = queue.prints(&["purge", "default", "--status=queued", "--yes"]).await;
     assert_eq!(queued, "deleted 1 queued job\n");
     queue.cli(&["purge", "default", "--status=started", "--yes"]).await.failed(2, &["started", "deferred"]);
+}
+
+#[tokio::test]
+async fn the_jobs_of_an_owner_are_purged_in_all_queues() {
+    let queue = TestQueue::new().await;
+    let owned = async |owner, behavior| {
+        let origin = Origin { owner: Some(owner), ..Origin::default() };
+        queue.queue.enqueue(&Task { name: "x".into(), behavior }, origin).await.unwrap()
+    };
+    let failed = owned(7, Behavior::FailForGood).await;
+    queue.drain_until(&failed, State::Failed).await;
+    owned(7, Behavior::Succeed).await;
+    let (other, plain) = (owned(8, Behavior::Succeed).await, queue.push("plain", Behavior::Succeed).await);
+    queue.cli(&["purge", "--owner", "7"]).await.failed(1, &["all jobs of user 7", "--yes"]);
+    assert_eq!(queue.prints(&["purge", "--owner", "7", "--yes"]).await, "deleted 2 jobs\n");
+    let purged = queue.prints(&["purge", "--owner=7", "--yes", "--json"]).await;
+    assert_eq!(
+        serde_json::from_str::<serde_json::Value>(&purged).unwrap(),
+        serde_json::json!({ "deleted": 0, "stopping": 0 })
+    );
+    for id in [&other, &plain] {
+        assert_eq!(queue.status(id).await.state, State::Queued);
+    }
+    queue.cli(&["purge", "default", "--owner", "7", "--yes"]).await.failed(2, &["--owner"]);
+    queue.cli(&["purge", "--yes"]).await.failed(2, &["QUEUE", "--owner"]);
 }

@@ -58,3 +58,4 @@ mod queue_reserved;
 mod replicas;
 mod secrets_in_logs;
 mod tree;
+mod user_jobs;

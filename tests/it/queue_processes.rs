@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use saas::queue::{Context, EnqueueOptions, Failure, Job, JobType, Options, Origin, State, Worker};
+use saas::queue::{Context, EnqueueOptions, Failure, Job, JobState, JobType, Options, Origin, State, Worker};
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -31,13 +31,19 @@ struct Note {
     abort: bool,
 }
 
+/// The directory in which a job leaves a note that it ran.
+#[derive(Clone)]
+struct Notes(PathBuf);
+
+impl JobState for Notes {}
+
 impl Job for Note {
-    type State = PathBuf;
+    type State = Notes;
     type Output = ();
     const NAME: &'static str = "note";
 
-    async fn run(self, ctx: Context<PathBuf>) -> Result<(), Failure> {
-        let mut file = std::fs::File::options().append(true).create(true).open(&ctx.state)?;
+    async fn run(self, ctx: Context<Notes>) -> Result<(), Failure> {
+        let mut file = std::fs::File::options().append(true).create(true).open(&ctx.state.0)?;
         // In one write, so that lines of several processes do not mix.
         file.write_all(format!("{}\n", self.name).as_bytes())?;
         if self.abort {
@@ -48,7 +54,7 @@ impl Job for Note {
     }
 }
 
-const JOBS: &[JobType<PathBuf>] = &[JobType::of::<Note>()];
+const JOBS: &[JobType<Notes>] = &[JobType::of::<Note>()];
 
 /// Not a test: the worker process that the tests start.
 #[test]
@@ -67,7 +73,7 @@ fn worker_process() {
         };
         let stop = CancellationToken::new();
         let mut term = signal(SignalKind::terminate()).unwrap();
-        let worker = Worker::new(&queue, JOBS, PathBuf::from(var("NOTES")), options).unwrap();
+        let worker = Worker::new(&queue, JOBS, Notes(PathBuf::from(var("NOTES"))), options).unwrap();
         let asked = stop.clone();
         tokio::spawn(async move {
             term.recv().await;

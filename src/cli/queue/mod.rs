@@ -34,7 +34,8 @@ use common::explain;
     saas queue requeue --all default                 retry all failed jobs\n  \
     saas queue pause default                         stop workers from taking jobs\n  \
     saas queue limit default --concurrency 5 --rate 100/m\n  \
-    saas queue purge default --status queued --yes   delete the waiting jobs"
+    saas queue purge default --status queued --yes   delete the waiting jobs\n  \
+    saas queue purge --owner 7                       delete all jobs that user 7 has enqueued"
 )]
 pub(super) struct Args {
     #[command(subcommand)]

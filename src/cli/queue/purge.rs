@@ -4,24 +4,39 @@ use std::{
 };
 
 use anyhow::bail;
+use serde_json::json;
 
-use super::common::{counted, existing_queue, open, state_parser};
-use crate::{config::Redis, queue::State};
+use super::common::{counted, existing_queue, open, print_json, state_parser};
+use crate::{
+    config::Redis,
+    queue::{Queue, State},
+};
 
 const PURGEABLE_STATES: &[State] = &[State::Failed, State::Queued, State::Scheduled, State::Deferred];
 
-/// Delete the failed or the waiting jobs of a queue.
+/// Delete the failed or the waiting jobs of a queue, or the jobs of a user.
+///
+/// With --owner, deletes the failed and the waiting jobs that this user has enqueued, in all queues, and tells the running
+/// ones to stop. Emails of the product to the user are not among them.
 ///
 /// Asks for confirmation. Without a terminal, --yes is required. Jobs that are added meanwhile stay.
 #[derive(clap::Args)]
+#[command(group = clap::ArgGroup::new("target").required(true).args(["queue", "owner"]))]
 pub(super) struct Args {
-    queue: String,
+    queue: Option<String>,
+    /// Id of a user.
+    #[arg(long, value_name = "ID", allow_negative_numbers = true)]
+    owner: Option<i64>,
     /// The state of the jobs.
-    #[arg(long, value_name = "STATE", default_value = State::Failed.as_str(), value_parser = state_parser(PURGEABLE_STATES))]
+    #[arg(long, value_name = "STATE", default_value = State::Failed.as_str(), conflicts_with = "owner",
+        value_parser = state_parser(PURGEABLE_STATES))]
     status: State,
     /// Do not ask for confirmation.
     #[arg(long)]
     yes: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     redis: Redis,
 }
@@ -29,19 +44,51 @@ pub(super) struct Args {
 impl Args {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
         let queue = open(&self.redis)?;
-        let info = existing_queue(&queue, &self.queue).await?;
-        let what = format!("{} job", self.status.as_str());
-        if info.count(self.status) > 0
-            && !self.yes
-            && !confirm(&format!("{} of {}", counted(info.count(self.status), &what), info.name))?
-        {
-            writeln!(std::io::stdout(), "nothing was deleted")?;
-            return Ok(ExitCode::FAILURE);
+        let (text, numbers) = match (self.owner, &self.queue) {
+            (Some(owner), _) => {
+                if !self.yes && !confirm(&format!("all jobs of user {owner}"))? {
+                    return nothing_deleted();
+                }
+                let purged = queue.purge_owner(owner).await?;
+                let mut text = format!("deleted {}", counted(purged.deleted, "job"));
+                if purged.stopping > 0 {
+                    text += &format!(", told {} to stop", counted(purged.stopping, "running job"));
+                }
+                (text, json!(purged))
+            }
+            (None, Some(name)) => match self.purge_queue(&queue, name).await? {
+                Some(deleted) => {
+                    (format!("deleted {}", counted(deleted, &self.noun())), json!({ "deleted": deleted }))
+                }
+                None => return nothing_deleted(),
+            },
+            (None, None) => bail!("name a queue, or a user with --owner"),
+        };
+        match self.json {
+            true => print_json(&numbers)?,
+            false => writeln!(std::io::stdout(), "{text}")?,
         }
-        let deleted = queue.purge(&info, self.status).await?;
-        writeln!(std::io::stdout(), "deleted {}", counted(deleted, &what))?;
         Ok(ExitCode::SUCCESS)
     }
+
+    /// Returns how many jobs were deleted, or `None` if the user has not confirmed it.
+    async fn purge_queue(&self, queue: &Queue, name: &str) -> anyhow::Result<Option<u64>> {
+        let info = existing_queue(queue, name).await?;
+        let count = info.count(self.status);
+        if count > 0 && !self.yes && !confirm(&format!("{} of {name}", counted(count, &self.noun())))? {
+            return Ok(None);
+        }
+        Ok(Some(queue.purge(&info, self.status).await?))
+    }
+
+    fn noun(&self) -> String {
+        format!("{} job", self.status.as_str())
+    }
+}
+
+fn nothing_deleted() -> anyhow::Result<ExitCode> {
+    writeln!(std::io::stdout(), "nothing was deleted")?;
+    Ok(ExitCode::FAILURE)
 }
 
 /// Asks the user for confirmation.

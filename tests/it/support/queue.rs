@@ -9,7 +9,8 @@ use std::{
 };
 
 use saas::queue::{
-    Context, EnqueueBy, Failure, Job, JobStatus, JobType, Options, Origin, Queue, State, Summary, Worker,
+    Context, EnqueueBy, Failure, Job, JobState, JobStatus, JobType, Options, Origin, Queue, State, Summary,
+    Worker,
 };
 use saas::redis_pool::RedisPool;
 use serde::{Deserialize, Serialize};
@@ -78,6 +79,8 @@ pub enum Behavior {
     /// Fails, to be retried after that many seconds.
     RetryIn(u64),
 }
+
+impl JobState for Log {}
 
 impl Job for Task {
     type State = Log;

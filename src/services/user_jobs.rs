@@ -1,0 +1,43 @@
+//! The jobs that users have enqueued.
+
+use crate::{
+    app::App,
+    error::{Result, chain},
+    models::user::User,
+};
+
+/// Returns whether the jobs of a user may run: those of an active user whose account is not going to be deleted.
+///
+/// # Errors
+/// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer.
+pub async fn may_run(app: &App, user_id: i64) -> Result<bool> {
+    app.db.run(async |conn| Ok(User::is_active(conn, user_id).await?)).await
+}
+
+/// Purges the jobs of users who were deactivated or deleted, in the background. If Redis is unavailable, they stay, and
+/// workers cancel them when they are due, because [`may_run`] is false.
+pub(super) fn purge_soon(app: &App, user_ids: Vec<i64>) {
+    if user_ids.is_empty() {
+        return;
+    }
+    let app = app.clone();
+    tokio::spawn(async move {
+        for user_id in user_ids {
+            match app.queue.purge_owner(user_id).await {
+                Ok(purged) => tracing::info!(
+                    user_id,
+                    deleted = purged.deleted,
+                    stopping = purged.stopping,
+                    "jobs of a user who is no longer active purged"
+                ),
+                Err(error) => {
+                    tracing::warn!(
+                        user_id,
+                        error = chain(&error),
+                        "cannot purge the jobs of a user who is no longer active: they are canceled when they are due"
+                    );
+                }
+            }
+        }
+    });
+}
