@@ -20,10 +20,13 @@ use crate::{
     error::Error,
     mail::Mailer,
     models::session::Identity,
-    queue::{self, OwnerLimits, Queue, QueueOptions},
+    queue::{self, OwnerLimit, OwnerLimits, Queue, QueueOptions},
     redis_pool::RedisPool,
     security::{Passwords, Sealer, Tokens},
 };
+
+/// When a client may try again that has too many unfinished jobs. When they finish is not known.
+const JOBS_RETRY_AFTER_SECONDS: u64 = 10;
 
 /// The application, which handlers and jobs share; clones are cheap.
 #[derive(Clone)]
@@ -72,6 +75,7 @@ impl App {
             queue: queue(&redis, &config.redis).limit_owners(OwnerLimits {
                 jobs: config.user_jobs.user_max_queued_jobs,
                 bytes: config.user_jobs.user_max_queued_bytes,
+                per_hour: Some(config.user_jobs.user_max_jobs_per_hour),
             }),
             redis,
             mailer: Mailer::new(&config)?,
@@ -116,7 +120,13 @@ impl From<queue::Error> for Error {
         match error {
             queue::Error::Invalid { field, message } => Self::invalid(field, message),
             queue::Error::UnknownJob(_) => Self::invalid("after", error.to_string()),
-            queue::Error::OwnerLimit(limit) => Self::TooManyJobs(limit.to_string()),
+            queue::Error::OwnerLimit(limit) => {
+                let retry_after = match limit {
+                    OwnerLimit::Rate { wait } => wait.as_secs() + 1,
+                    OwnerLimit::Jobs | OwnerLimit::Bytes => JOBS_RETRY_AFTER_SECONDS,
+                };
+                Self::TooManyJobs { message: limit.to_string(), retry_after }
+            }
             queue::Error::TooLarge { limit } => Self::JobTooLarge { limit },
             queue::Error::TooDeep => Self::JobTooDeep,
             queue::Error::Unavailable(source) => Self::Unavailable { what: "Redis", source },

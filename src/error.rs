@@ -40,9 +40,9 @@ pub enum Error {
     LastAdmin,
     #[error("Too many attempts, try again in {retry_after} seconds")]
     TooManyAttempts { retry_after: u64 },
-    /// The user has reached a limit of unfinished jobs.
-    #[error("{0}")]
-    TooManyJobs(String),
+    /// The user has reached a limit of jobs.
+    #[error("{message}")]
+    TooManyJobs { message: String, retry_after: u64 },
     #[error("Not enough permissions")]
     Forbidden,
     #[error("{0}")]

@@ -35,6 +35,9 @@ pub struct UserJobs {
     /// Maximum total size in bytes of the jobs of one user that wait or run. More are refused with 429.
     #[arg(long, env, default_value_t = 10_000_000, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000_000))]
     pub user_max_queued_bytes: u64,
+    /// Maximum number of jobs that one user can enqueue at once, and again within an hour. More are refused with 429.
+    #[arg(long, env, default_value_t = 1_000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    pub user_max_jobs_per_hour: u64,
     /// Maximum number of jobs of one user that run at the same time, in all workers together. More wait. The default is
     /// half of the default of WORKER_CONCURRENCY.
     #[arg(long, env, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]

@@ -7,6 +7,9 @@ use crate::{
     queue::{EnqueueBy, Job},
 };
 
+/// The total size of the keys in the result, which is kept for a day. A larger result belongs in a table.
+const MAX_KEY_BYTES: usize = 8 * 1024;
+
 /// Counts the values of a document. An example of a job with structured arguments.
 #[derive(Serialize, Deserialize)]
 pub struct ProcessData {
@@ -20,10 +23,20 @@ impl Job for ProcessData {
     const ENQUEUE_BY: EnqueueBy = EnqueueBy::User { max_bytes: 128 * 1024 };
 
     async fn run(self, _ctx: Context) -> JobResult {
-        let keys: Vec<_> = self.data.keys().collect();
+        let keys = first_keys(&self.data);
         let values: usize = self.data.values().map(leaves).sum();
         Ok(json!({ "status": "processed", "keys": keys, "values": values }))
     }
+}
+
+/// Returns the first keys, as many as fit.
+fn first_keys(data: &Map<String, Value>) -> Vec<&String> {
+    let mut bytes = 0;
+    let fits = |key: &&String| {
+        bytes += key.len();
+        bytes <= MAX_KEY_BYTES
+    };
+    data.keys().take_while(fits).collect()
 }
 
 /// Counts the values that are neither arrays nor objects.
@@ -38,6 +51,13 @@ fn leaves(value: &Value) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_result_has_the_keys_that_fit() {
+        let data: Map<String, Value> = (0..100).map(|n| (format!("{n:0>200}"), Value::Null)).collect();
+        assert_eq!(first_keys(&data).len(), 40);
+        assert_eq!(first_keys(&data)[0].len(), 200);
+    }
 
     #[test]
     fn nested_values_are_counted() {

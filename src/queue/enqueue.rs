@@ -36,6 +36,25 @@ impl Queue {
         Ok(id)
     }
 
+    /// Enqueues a job for a user: `origin` has its owner. A job whose [`ENQUEUE_BY`](Job::ENQUEUE_BY) does not permit that
+    /// does not compile:
+    ///
+    /// ```compile_fail,E0080
+    /// # async fn of_a_user(app: saas::app::App) {
+    /// let origin = saas::queue::Origin { owner: Some(7), ..Default::default() };
+    /// app.queue.enqueue_by_user(&saas::jobs::Housekeeping {}, origin).await;
+    /// # }
+    /// # fn boxed(app: saas::app::App) -> Box<dyn Future<Output = ()>> { Box::new(of_a_user(app)) }
+    /// # fn main() { let _: fn(_) -> _ = boxed; }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`enqueue`](Self::enqueue).
+    pub async fn enqueue_by_user<J: Job>(&self, job: &J, origin: Origin) -> Result<String> {
+        const { assert!(J::ENQUEUE_BY.max_bytes().is_some(), "users may not enqueue this job: set ENQUEUE_BY") };
+        self.enqueue(job, origin).await
+    }
+
     /// Enqueues a job that starts after `delay`, or up to a second later.
     ///
     /// # Errors

@@ -1,5 +1,7 @@
 //! The errors of the job engine.
 
+use std::time::Duration;
+
 use redis::RedisError;
 
 use super::scripts;
@@ -16,7 +18,8 @@ pub enum Error {
     /// A job was to wait for a job that does not exist.
     #[error("there is no job {0}; it may have expired")]
     UnknownJob(String),
-    /// The owner of the job has too many jobs that wait or run, or their arguments are too large in total.
+    /// The owner of the job has too many jobs that wait or run, they are too large in total, or there were too many in the
+    /// last hour.
     #[error("{0}")]
     OwnerLimit(OwnerLimit),
     /// The arguments of a job exceed `limit` bytes as JSON.
@@ -40,6 +43,23 @@ pub enum OwnerLimit {
     Jobs,
     #[error("The unfinished jobs are too large in total; try again when some have finished")]
     Bytes,
+    /// More jobs are accepted after `wait`.
+    #[error("Too many jobs in the last hour; try again later")]
+    Rate { wait: Duration },
+}
+
+impl OwnerLimit {
+    /// Parses what the push script says.
+    fn parse(text: &str) -> Self {
+        let mut words = text.split_whitespace();
+        match (words.next(), words.next()) {
+            (Some("bytes"), _) => Self::Bytes,
+            (Some("rate"), wait) => {
+                Self::Rate { wait: Duration::from_millis(wait.and_then(|ms| ms.parse().ok()).unwrap_or(0)) }
+            }
+            _ => Self::Jobs,
+        }
+    }
 }
 
 impl Error {
@@ -59,8 +79,7 @@ impl From<RedisError> for Error {
             return Self::UnknownJob(id.to_owned());
         }
         if error.code() == Some(scripts::OWNER_LIMIT_CODE) {
-            let is_bytes = error.detail().is_some_and(|text| text.starts_with("bytes"));
-            return Self::OwnerLimit(if is_bytes { OwnerLimit::Bytes } else { OwnerLimit::Jobs });
+            return Self::OwnerLimit(OwnerLimit::parse(error.detail().unwrap_or_default()));
         }
         Self::Unavailable(error.into())
     }

@@ -31,6 +31,8 @@ pub struct OwnerLimits {
     pub jobs: u64,
     /// The total size of these jobs in Redis, in bytes.
     pub bytes: u64,
+    /// How many jobs may be enqueued at once, and in an hour after that. `None` for any number.
+    pub per_hour: Option<u64>,
 }
 
 /// What [`Queue::purge_owner`](super::Queue::purge_owner) has done.

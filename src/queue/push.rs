@@ -56,6 +56,7 @@ pub(super) async fn push(
     call.arg(options.after.len()).arg(if options.after_failures { "any" } else { "good" });
     let limit = |value: Option<u64>| value.map(|value| value.to_string()).unwrap_or_default();
     call.arg(limit(limits.map(|limits| limits.jobs))).arg(limit(limits.map(|limits| limits.bytes)));
+    call.arg(limit(limits.and_then(|limits| limits.per_hour)));
     for (id, _) in jobs {
         call.arg(*id);
     }

@@ -24,7 +24,7 @@ fn of(owner: i64) -> Origin {
 }
 
 fn limits(jobs: u64, bytes: u64) -> OwnerLimits {
-    OwnerLimits { jobs, bytes }
+    OwnerLimits { jobs, bytes, per_hour: None }
 }
 
 async fn enqueue(queue: &Queue, owner: i64) -> Result<String, OwnerLimit> {
@@ -88,6 +88,23 @@ async fn an_owner_has_a_limit_of_bytes() {
     assert!((5..20).contains(&accepted), "{accepted}");
     queue.drain().await;
     queue.owes_nothing(1).await;
+}
+
+#[tokio::test]
+async fn an_owner_has_a_limit_of_jobs_an_hour() {
+    let queue = TestQueue::limited(OwnerLimits { per_hour: Some(3), ..limits(100, 1_000_000) }).await;
+    for _ in 0..3 {
+        enqueue(&queue.queue, 1).await.unwrap();
+        queue.drain().await;
+    }
+    let Err(OwnerLimit::Rate { wait }) = enqueue(&queue.queue, 1).await else { panic!("a fourth job") };
+    assert!((1_190..=1_200).contains(&wait.as_secs()), "{wait:?} is a third of an hour");
+    assert!(enqueue(&queue.queue, 2).await.is_ok());
+    // An hour has passed for a third of the bucket.
+    let full: f64 = queue.redis(&["GET", "{}:owner:1:pace"]).await;
+    queue.redis::<String>(&["SET", "{}:owner:1:pace", &(full - 1_300_000.0).to_string()]).await;
+    assert!(enqueue(&queue.queue, 1).await.is_ok());
+    assert!(enqueue(&queue.queue, 1).await.is_err());
 }
 
 #[tokio::test]
@@ -243,8 +260,7 @@ async fn a_purge_of_an_owner_leaves_the_jobs_of_others() {
     let waiting = queue.queue.enqueue_all(&many, of(1), EnqueueOptions::default()).await.unwrap();
     let scheduled = queue.queue.enqueue_in(&task("later", Behavior::Succeed), of(1), hour).await.unwrap();
     let options = EnqueueOptions { after: vec![running.clone()], ..EnqueueOptions::default() };
-    let deferred =
-        queue.queue.enqueue_with(&task("after", Behavior::Succeed), of(1), options).await.unwrap();
+    let deferred = queue.queue.enqueue_with(&task("after", Behavior::Succeed), of(1), options).await.unwrap();
     let other = queue.owned(2, "other", Behavior::Succeed).await;
     let plain = queue.push("plain", Behavior::Succeed).await;
 

@@ -116,6 +116,20 @@ async fn a_user_at_the_limit_gets_429_and_others_still_enqueue() {
 }
 
 #[tokio::test]
+async fn a_user_enqueues_so_many_jobs_an_hour() {
+    let app = TestApp::with(&["--user-max-jobs-per-hour=2"]).await;
+    let (user, other) = (app.user().await, app.user().await);
+    for _ in 0..2 {
+        id(&app.example_job(0, &user).await);
+        app.run_jobs().await;
+    }
+    let refused = app.example_job(0, &user).await;
+    refused.is_some_problem(429, "too_many_jobs");
+    assert!((1_700..=1_801).contains(&refused.header("retry-after").parse().unwrap()));
+    id(&app.example_job(0, &other).await);
+}
+
+#[tokio::test]
 async fn documents_have_a_limit_each_and_in_total() {
     let app = TestApp::with(&["--user-max-queued-bytes=150000"]).await;
     let user = app.user().await;

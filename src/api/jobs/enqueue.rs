@@ -54,8 +54,7 @@ impl Enqueue {
         message: &str,
         parameters: Option<Value>,
     ) -> Result<Json<Enqueued>> {
-        const { assert!(J::ENQUEUE_BY.max_bytes().is_some(), "users may not enqueue this job: set ENQUEUE_BY") };
-        let job_id = self.0.queue.enqueue(job, context.origin(context.actor)).await?;
+        let job_id = self.0.queue.enqueue_by_user(job, context.origin(context.actor)).await?;
         Ok(Json(Enqueued { message: message.into(), job_id, task: J::NAME.into(), parameters }))
     }
 }
@@ -63,6 +62,8 @@ impl Enqueue {
 #[OpenApi(prefix_path = "/jobs", tag = "Tag::Jobs")]
 impl Enqueue {
     /// Enqueues an example job that sleeps for a given time.
+    ///
+    /// Fails with 429 `too_many_jobs` and `Retry-After` if the caller has too many jobs.
     #[oai(path = "/example", method = "post", operation_id = "enqueue_example")]
     async fn example(
         &self,
@@ -86,7 +87,8 @@ impl Enqueue {
     /// Enqueues a job that sends an email.
     ///
     /// Admins may send to any address. If an SMTP server is configured, other users may only send to their own verified
-    /// address: any other one fails with 403 `forbidden`, an unverified one with 403 `email_not_verified`.
+    /// address: any other one fails with 403 `forbidden`, an unverified one with 403 `email_not_verified`. Fails with 429
+    /// `too_many_jobs` and `Retry-After` if the caller has too many jobs.
     #[oai(path = "/send-email", method = "post", operation_id = "enqueue_send_email")]
     async fn send_email(
         &self,
@@ -117,7 +119,8 @@ impl Enqueue {
 
     /// Enqueues an example job that processes a JSON object.
     ///
-    /// The document has at most 64 KiB. Other bodies of the API have at most 16 KiB.
+    /// The document has at most 64 KiB. Other bodies of the API have at most 16 KiB. Fails with 429 `too_many_jobs` and
+    /// `Retry-After` if the caller has too many jobs.
     #[oai(path = "/process-data", method = "post", operation_id = "enqueue_process_data")]
     async fn process_data(
         &self,

@@ -17,9 +17,6 @@ use super::{
 };
 use crate::error::{Error, FieldError, Loc, chain};
 
-/// When a client may try again that has too many unfinished jobs. When they finish is not known.
-const JOBS_RETRY_AFTER_SECONDS: u64 = 10;
-
 /// Returns the response to a request that failed.
 pub fn render(error: &poem::Error, request: &FailedRequest<'_>, catalog: &RouteCatalog) -> Response {
     let pattern = error.data::<PathPattern>();
@@ -75,12 +72,9 @@ impl Failure {
         };
         log(error);
         let header = match error {
-            ApiError::Domain(Error::TooManyAttempts { retry_after }) => {
-                Some((header::RETRY_AFTER, HeaderValue::from(*retry_after)))
-            }
-            ApiError::Domain(Error::TooManyJobs(_)) => {
-                Some((header::RETRY_AFTER, HeaderValue::from(JOBS_RETRY_AFTER_SECONDS)))
-            }
+            ApiError::Domain(
+                Error::TooManyAttempts { retry_after } | Error::TooManyJobs { retry_after, .. },
+            ) => Some((header::RETRY_AFTER, HeaderValue::from(*retry_after))),
             _ => None,
         };
         Self { header, ..Self::new(error.status(), error.code(), detail) }

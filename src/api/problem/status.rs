@@ -51,7 +51,7 @@ fn domain_code(error: &Error) -> &'static str {
         Error::TwoFactorRequired => "two_factor_required",
         Error::LastAdmin => "last_admin",
         Error::TooManyAttempts { .. } => "too_many_attempts",
-        Error::TooManyJobs(_) => "too_many_jobs",
+        Error::TooManyJobs { .. } => "too_many_jobs",
         Error::Forbidden => "forbidden",
         Error::Conflict(_) => "conflict",
         Error::JobTooLarge { .. } => "too_large",
@@ -75,7 +75,7 @@ fn domain_status(error: &Error) -> StatusCode {
             StatusCode::FORBIDDEN
         }
         Error::Conflict(_) | Error::LastAdmin => StatusCode::CONFLICT,
-        Error::TooManyAttempts { .. } | Error::TooManyJobs(_) => StatusCode::TOO_MANY_REQUESTS,
+        Error::TooManyAttempts { .. } | Error::TooManyJobs { .. } => StatusCode::TOO_MANY_REQUESTS,
         Error::JobTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
         Error::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
         Error::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,

@@ -2,12 +2,14 @@
 -- attempt may arrive after the second.
 -- ARGV: queue, n, when (0: now, +ms: from now, ms), front (1, 0), group, then for a single job
 --   unique key, window (ms), the job that stays (first, last), number of dependencies, how they must have ended (any, good);
---   then how many jobs and bytes an owner may have ('' for any number), then ids.., envelopes.., dependencies..
+--   then how many jobs and bytes an owner may have, and jobs an hour ('' for any number), then ids.., envelopes..,
+--   dependencies..
 -- Returns the ids that existed; if a unique key rejects the job, the id of the job that has the key
 local q, n, when, front, group = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4] == '1', ARGV[5]
 local key, window, stays, waits, policy = ARGV[6], tonumber(ARGV[7]), ARGV[8], tonumber(ARGV[9]), ARGV[10]
 local max_jobs, max_bytes = tonumber(ARGV[11]) or math.huge, tonumber(ARGV[12]) or math.huge
-local IDS, TEXTS, PARENTS = 12, 12 + n, 12 + 2 * n
+local HOUR, max_rate = 3600000, tonumber(ARGV[13])
+local IDS, TEXTS, PARENTS = 13, 13 + n, 13 + 2 * n
 local t = now()
 local due = string.sub(when, 1, 1) == '+' and t + tonumber(string.sub(when, 2)) or tonumber(when)
 if due <= t then due = 0 end
@@ -51,6 +53,14 @@ if account then
   if exceeded() then recount(account, t) end
   local what = exceeded()
   if what then return redis.error_reply('QUOTA ' .. what) end
+  -- Outcomes need memory too, so there is a limit of jobs that end at once: a bucket as in `fetch`.
+  if max_rate then
+    local gap, pace = HOUR / max_rate, account .. ':pace'
+    local full = math.min(math.max(t, tonumber(rc('GET', pace) or 0)), t + HOUR) + #new * gap
+    local wait = math.ceil(full - t - HOUR - 0.001)
+    if wait > 0 then return redis.error_reply('QUOTA rate ' .. integer(wait)) end
+    rc('SET', pace, string.format('%.3f', full), 'PX', 2 * HOUR)
+  end
 end
 if key ~= '' then
   local envelope = first and rc('HGET', P .. ':jobs', first)

@@ -127,6 +127,7 @@ impl Stage {
             // One user enqueues all jobs.
             .env("USER_MAX_QUEUED_JOBS", "1000000000")
             .env("USER_MAX_QUEUED_BYTES", "1000000000000")
+            .env("USER_MAX_JOBS_PER_HOUR", "1000000000")
             .env("FIRST_SUPERUSER_PASSWORD", PASSWORD)
             .env("ACCESS_TOKEN_EXPIRE_MINUTES", TOKEN_MINUTES.to_string())
             .env("PUBLIC_URL", "https://api.example.com")

@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use reqwest::Method;
 use saas::{
     jobs::SendEmail,
-    queue::{EnqueueOptions, Origin, Summary},
+    queue::{Origin, Summary},
 };
 use serde_json::{Value, json};
 
@@ -98,8 +98,7 @@ async fn smoke_a_job_is_shown_with_all_its_details() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let origin = Origin { owner: Some(admin.id), request_id: Some("request-1".into()), traceparent: None };
-    let options = EnqueueOptions { group: Some("tenant-7".into()), ..EnqueueOptions::default() };
-    let id = app.app.queue.enqueue_with(&Chore::Fail, origin, options).await.unwrap();
+    let id = app.app.queue.enqueue(&Chore::Fail, origin).await.unwrap();
     do_chores(&app).await;
     let mut job = ask(&app, Method::GET, &format!("/admin/jobs/{id}"), &admin).await;
     assert!(job["enqueued_at"].take().is_string() && job["ended_at"].take().is_string());
@@ -110,7 +109,7 @@ async fn smoke_a_job_is_shown_with_all_its_details() {
         "queue": "chores",
         "owner": admin.id,
         "payload": "Fail",
-        "group": "tenant-7",
+        "group": format!("owner:{}", admin.id),
         "request_id": "request-1",
         "worker": null,
         "result": null,

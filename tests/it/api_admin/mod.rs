@@ -9,7 +9,7 @@ use reqwest::Method;
 use saas::{
     app::App,
     jobs::{Context, JobResult},
-    queue::{EnqueueOptions, Job, JobType, Origin, Summary, Worker},
+    queue::{EnqueueBy, EnqueueOptions, Job, JobType, Origin, Summary, Worker},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -37,6 +37,7 @@ impl Job for Chore {
     type Output = Value;
     const NAME: &'static str = "chore";
     const QUEUE: &'static str = "chores";
+    const ENQUEUE_BY: EnqueueBy = EnqueueBy::User { max_bytes: 1_000 };
     const MAX_ATTEMPTS: u32 = 1;
 
     async fn run(self, ctx: Context) -> JobResult {
