@@ -97,8 +97,9 @@ async fn verify_password<'a>(
 async fn open_session_or_challenge(app: &App, context: &RequestContext, user: &User) -> Result<Login> {
     let (token, purpose) = (OpaqueToken::random()?, Purpose::SecondFactor);
     change_without_actor(app, context, async |tx| {
+        // The lock comes first: the second factor may be enabled at the same time.
+        let user = lock_unchanged(tx, user).await?;
         if TwoFactor::is_enabled(tx, user.id).await? {
-            User::lock_if_unchanged(tx, user).await?.ok_or(Error::BadCredentials)?;
             let lifetime = Duration::seconds(CHALLENGE_SECONDS.into());
             OneTimeToken::insert(tx, &token.hash, user.id, purpose, None, lifetime).await?;
             tx.set_identities_unchanged();
@@ -107,7 +108,7 @@ async fn open_session_or_challenge(app: &App, context: &RequestContext, user: &U
                 expires_in: CHALLENGE_SECONDS.into(),
             }));
         }
-        let user = lock_and_reactivate(tx, user).await?;
+        let user = reactivate(tx, user).await?;
         Ok(Login::LoggedIn(sessions::open(app, tx, &user, false).await?))
     })
     .await
@@ -141,7 +142,7 @@ pub async fn second_factor(
     }
     two_factor::count_attempt(app, user.id).await?;
     let granted = change_without_actor(app, context, async |tx| {
-        let user = lock_and_reactivate(tx, &user).await?;
+        let user = reactivate(tx, lock_unchanged(tx, &user).await?).await?;
         two_factor::verify_code(app, tx, &user, code).await?;
         TwoFactor::reset_failures(tx, user.id).await?;
         OneTimeToken::consume(tx, &hash, Purpose::SecondFactor).await?.ok_or(Error::InvalidCode)?;
@@ -153,12 +154,16 @@ pub async fn second_factor(
     Ok(granted)
 }
 
-/// Locks a user, and cancels the scheduled deletion of the account.
+/// Locks a user.
 ///
 /// # Errors
 /// [`Error::BadCredentials`] if the user was deactivated or the password was changed since `checked` was read.
-async fn lock_and_reactivate(tx: &Tx<'_>, checked: &User) -> Result<User> {
-    let user = User::lock_if_unchanged(tx, checked).await?.ok_or(Error::BadCredentials)?;
+async fn lock_unchanged(tx: &Tx<'_>, checked: &User) -> Result<User> {
+    User::lock_if_unchanged(tx, checked).await?.ok_or(Error::BadCredentials)
+}
+
+/// Cancels the scheduled deletion of the account of a locked user.
+async fn reactivate(tx: &Tx<'_>, user: User) -> Result<User> {
     if user.deletion_due_at.is_none() {
         return Ok(user);
     }

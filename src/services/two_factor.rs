@@ -100,7 +100,11 @@ const ALREADY_ENABLED: Error = Error::Conflict("Two-factor authentication is alr
 /// [`Error::InvalidCode`]; [`Error::TooManyAttempts`] after failed attempts; [`Error::Conflict`] without a secret from
 /// [`begin`], or if the second factor is already enabled.
 pub async fn confirm(app: &App, actor: &Actor, code: &str) -> Result<Vec<String>> {
-    let session = actor.session().id;
+    let (session, user_id) = (actor.session().id, actor.user().id);
+    // Before the attempt is counted: it would count against the logins of the user.
+    if app.db.run(async |conn| Ok(TwoFactor::is_enabled(conn, user_id).await?)).await? {
+        return Err(ALREADY_ENABLED);
+    }
     throttled(app, actor, async |tx: &Tx<'_>, user: &User| {
         let two_factor = TwoFactor::find(tx, user.id).await?;
         let two_factor =

@@ -8,6 +8,7 @@ use crate::support::{
     TestApp, User,
     app::{Answer, PASSWORD, fields},
     authenticator::{Authenticator, answer, challenge, forget_used_codes, turn_on},
+    eventually,
     records::{column, forget_failures},
 };
 
@@ -34,6 +35,30 @@ async fn smoke_a_password_alone_gets_a_challenge() {
     assert_eq!(current["two_factor"], true);
     let spent = json!({ "refresh_token": signed_in.refresh_token });
     assert_eq!(app.post("/auth/refresh", None, spent).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_login_during_the_confirmation_of_the_second_factor_gets_a_challenge() {
+    let app = TestApp::start().await;
+    let user = app.user().await;
+    begin(&app, &user).await;
+    let (confirming, connection) =
+        tokio_postgres::connect(&app.database.url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    // As `confirm` does: it locks the user, and then enables the second factor.
+    let steps = "BEGIN; SELECT id FROM users FOR UPDATE; UPDATE two_factor SET confirmed_at = now()";
+    confirming.batch_execute(steps).await.unwrap();
+    let waiting = "SELECT pid FROM pg_stat_activity
+                   WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let commit = async {
+        eventually("the login waits for the lock", || async {
+            (!column(&app.database, waiting).await.is_empty()).then_some(())
+        })
+        .await;
+        confirming.batch_execute("COMMIT").await.unwrap();
+    };
+    let (login, ()) = tokio::join!(app.login(&user.email, PASSWORD), commit);
+    assert_eq!(login.status, 202, "{}", login.text);
 }
 
 #[tokio::test]
