@@ -26,6 +26,7 @@ pub struct Tx<'a> {
 pub struct Effects {
     mail_written: AtomicBool,
     identities_unchanged: AtomicBool,
+    committing: AtomicBool,
     inactive_users: Mutex<Vec<i64>>,
 }
 
@@ -70,6 +71,7 @@ impl Effects {
     pub fn reset(&self) {
         self.mail_written.store(false, Ordering::Relaxed);
         self.identities_unchanged.store(false, Ordering::Relaxed);
+        self.committing.store(false, Ordering::Relaxed);
         self.take_inactive_users();
     }
 
@@ -81,7 +83,14 @@ impl Effects {
         std::mem::take(&mut *self.inactive_users.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub fn identities_unchanged(&self) -> bool {
-        self.identities_unchanged.load(Ordering::Relaxed)
+    /// Records that the work succeeded, so that COMMIT is sent next.
+    pub fn set_committing(&self) {
+        self.committing.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns whether the permissions of a user or the validity of a session may have changed. This includes a COMMIT
+    /// whose answer was lost.
+    pub fn may_change_identities(&self) -> bool {
+        self.committing.load(Ordering::Relaxed) && !self.identities_unchanged.load(Ordering::Relaxed)
     }
 }

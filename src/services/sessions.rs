@@ -83,6 +83,8 @@ fn grant(app: &App, subject: TokenSubject, token: OpaqueToken, session_ends: Dat
 enum Refreshed {
     Granted(Grant),
     Refused,
+    /// The token was used before, so the session is revoked.
+    Revoked,
 }
 
 /// Exchanges a refresh token for the next one and an access token.
@@ -93,10 +95,16 @@ enum Refreshed {
 /// # Errors
 /// [`Error::InvalidToken`] for an unknown, used or expired token, an ended session or an inactive user.
 pub async fn refresh(app: &App, context: &RequestContext, token: &str) -> Result<Grant> {
-    let outcome = change_without_actor(app, context, async |tx| rotate(app, tx, token).await).await?;
-    match outcome {
+    let work = async |tx: &Tx<'_>| {
+        let outcome = rotate(app, tx, token).await?;
+        if !matches!(outcome, Refreshed::Revoked) {
+            tx.set_identities_unchanged();
+        }
+        Ok(outcome)
+    };
+    match change_without_actor(app, context, work).await? {
         Refreshed::Granted(grant) => Ok(grant),
-        Refreshed::Refused => Err(Error::InvalidToken),
+        Refreshed::Refused | Refreshed::Revoked => Err(Error::InvalidToken),
     }
 }
 
@@ -113,7 +121,7 @@ async fn rotate(app: &App, tx: &Tx<'_>, token: &str) -> Result<Refreshed> {
         None | Some(TokenState::Expired) => return Ok(Refreshed::Refused),
         Some(TokenState::Used) => {
             revoke_replayed(tx, &user, &session).await?;
-            return Ok(Refreshed::Refused);
+            return Ok(Refreshed::Revoked);
         }
         Some(TokenState::JustUsed) => {
             let mut issued = None;
@@ -135,7 +143,6 @@ async fn rotate(app: &App, tx: &Tx<'_>, token: &str) -> Result<Refreshed> {
             next
         }
     };
-    tx.set_identities_unchanged();
     let subject = TokenSubject { user_id: user.id, session_id: session.id };
     Ok(Refreshed::Granted(grant(app, subject, next, session.expires_at)?))
 }
@@ -160,7 +167,11 @@ pub async fn identify(app: &App, subject: TokenSubject) -> Result<Arc<Identity>>
     let identity =
         found.filter(|found| found.session.user_id == subject.user_id).ok_or(Error::InvalidToken)?;
     if identity.session.is_touch_due() && !identity.session.has_ended() {
-        app.db.run(async |conn| Ok(Session::touch(conn, identity.session.id).await?)).await?;
+        let touched = app.db.run(async |conn| Ok(Session::touch(conn, identity.session.id).await?)).await;
+        if let Err(error) = touched {
+            // A later request updates it. This one may only read.
+            tracing::warn!(error = crate::error::chain(&error), "cannot record that a session is in use");
+        }
     }
     Ok(identity)
 }

@@ -6,8 +6,7 @@ use diesel_async::AsyncPgConnection;
 
 use super::{
     actor::{Actor, Affected, LockedUsers},
-    outbox_relay,
-    user_jobs,
+    outbox_relay, user_jobs,
 };
 use crate::{
     app::App,
@@ -75,7 +74,9 @@ async fn commit<T>(
     let _invalidate = InvalidateIdentities { app, effects: &effects };
     let run = async |conn: &mut AsyncPgConnection| {
         effects.reset();
-        work.clone()(&Tx::on(conn, context, &effects)).await
+        let done = work.clone()(&Tx::on(conn, context, &effects)).await?;
+        effects.set_committing();
+        Ok(done)
     };
     let done = app.db.transaction_for(timeout, run).await?;
     if effects.mail_written() {
@@ -93,7 +94,7 @@ struct InvalidateIdentities<'a> {
 
 impl Drop for InvalidateIdentities<'_> {
     fn drop(&mut self) {
-        if !self.effects.identities_unchanged() {
+        if self.effects.may_change_identities() {
             self.app.identities.invalidate_all();
         }
     }
