@@ -1,14 +1,6 @@
 //! Opens connections to PostgreSQL, and cancels their statements.
 
-use std::{
-    path::PathBuf,
-    str::FromStr,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{path::PathBuf, str::FromStr, time::Duration};
 
 use anyhow::{Context, bail};
 use diesel::{ConnectionError, ConnectionResult, QueryableByName, sql_types::Text};
@@ -41,8 +33,6 @@ pub(super) struct Target {
     config: tokio_postgres::Config,
     /// The ways to connect, in the order in which they are tried.
     ways: Vec<Way>,
-    /// The way that worked last, which is tried first.
-    last: Arc<AtomicUsize>,
 }
 
 #[derive(Clone)]
@@ -79,7 +69,7 @@ impl Target {
             [Host::Unix(directory)] => vec![Way::Unix(directory.join(format!(".s.PGSQL.{port}")))],
             _ => tls.attempts()?.into_iter().map(|tls| tls.map_or(Way::Plain, Way::Tls)).collect(),
         };
-        Ok(Self { config, ways, last: Arc::default() })
+        Ok(Self { config, ways })
     }
 
     /// Opens a connection within [`CONNECT_TIMEOUT`].
@@ -89,10 +79,9 @@ impl Target {
     pub(super) async fn connect(&self) -> ConnectionResult<AsyncPgConnection> {
         let connecting = async {
             let mut result = Err("no way to connect is configured".into());
-            for (index, way) in self.ways_by_preference() {
+            for way in &self.ways {
                 result = self.connect_by(way).await;
-                if result.is_ok() {
-                    self.last.store(index, Ordering::Relaxed);
+                if !result.as_ref().is_err_and(is_about_encryption) {
                     break;
                 }
             }
@@ -104,12 +93,6 @@ impl Target {
             Err(format!("no answer within {} seconds", CONNECT_TIMEOUT.as_secs()).into())
         });
         connected.map_err(|error: BoxError| ConnectionError::BadConnection(crate::error::chain(&*error)))
-    }
-
-    fn ways_by_preference(&self) -> impl Iterator<Item = (usize, &Way)> {
-        let last = self.last.load(Ordering::Relaxed);
-        let count = self.ways.len();
-        (0..count).map(move |n| (n + last) % count).map(|index| (index, &self.ways[index]))
     }
 
     async fn connect_by(&self, way: &Way) -> Result<AsyncPgConnection, BoxError> {
@@ -144,7 +127,10 @@ impl Target {
     /// Asks the server to cancel the current statement of a connection. If this fails, the statement runs to its end.
     pub(super) async fn cancel(&self, token: CancelToken) {
         let cancelling = async {
-            for (_, way) in self.ways_by_preference() {
+            // TLS first: the server drops a request in plain text for a connection that uses TLS.
+            let (encrypted, plain) =
+                self.ways.iter().partition::<Vec<_>, _>(|way| matches!(way, Way::Tls(_)));
+            for way in encrypted.into_iter().chain(plain) {
                 let result = match way {
                     Way::Tls(tls) => token.cancel_query(tls.clone()).await,
                     Way::Plain => token.cancel_query(Annotated(PlainText)).await,
@@ -160,6 +146,13 @@ impl Target {
         };
         let _ = tokio::time::timeout(CONNECT_TIMEOUT, cancelling).await;
     }
+}
+
+/// Returns whether a connection with or without TLS may work where the other failed: the handshake failed, or the server
+/// refused the login (SQLSTATE class 28). A server that is restarting or full refuses both, for another reason.
+fn is_about_encryption(error: &BoxError) -> bool {
+    let code = error.downcast_ref::<tokio_postgres::Error>().map(|error| error.code());
+    code.is_some_and(|code| code.is_none_or(|code| code.code().starts_with("28")))
 }
 
 /// Opens a connection to PostgreSQL outside the pool, for a command or the start of a server.

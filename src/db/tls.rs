@@ -57,11 +57,11 @@ impl TlsOptions {
             return Ok((url.to_owned(), options));
         };
         let mut rest = form_urlencoded::Serializer::new(String::new());
-        let mut others = 0;
+        let (mut mode, mut system, mut others) = (None, false, 0);
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             match &*name {
-                "sslmode" | "ssl" => options.mode = Mode::parse(&value)?,
-                "sslrootcert" if value == "system" => options.mode = Mode::VerifyFull,
+                "sslmode" | "ssl" => mode = Some(Mode::parse(&value)?),
+                "sslrootcert" if value == "system" => system = true,
                 "sslrootcert" => options.root_certificates = Some(value.into_owned().into()),
                 _ => {
                     rest.append_pair(&name, &value);
@@ -69,6 +69,12 @@ impl TlsOptions {
                 }
             }
         }
+        if system && mode.is_some_and(|mode| mode != Mode::VerifyFull) {
+            bail!(
+                "DATABASE_URL has sslrootcert=system, which needs sslmode=verify-full: anybody can get a certificate"
+            );
+        }
+        options.mode = mode.unwrap_or(if system { Mode::VerifyFull } else { Mode::Prefer });
         if options.root_certificates.is_some() && options.mode == Mode::Require {
             options.mode = Mode::VerifyCa;
         }
@@ -252,7 +258,16 @@ mod tests {
             ("postgres://h/db".into(), Mode::VerifyCa, file)
         );
         assert_eq!(split("postgres://h/db?sslrootcert=system").1, Mode::VerifyFull);
-        assert!(TlsOptions::split_from("postgres://h/db?sslmode=maybe").is_err());
+        assert_eq!(split("postgres://h/db?sslrootcert=system&sslmode=verify-full").1, Mode::VerifyFull);
+        let refused = [
+            "sslmode=maybe",
+            "sslmode=require&sslrootcert=system",
+            "sslrootcert=system&sslmode=verify-ca",
+            "sslrootcert=system&sslmode=prefer",
+        ];
+        for query in refused {
+            assert!(TlsOptions::split_from(&format!("postgres://h/db?{query}")).is_err(), "{query}");
+        }
     }
 
     #[test]
