@@ -15,7 +15,7 @@ mod sqlstate;
 mod tls;
 mod tx;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use diesel_async::{
     AnsiTransactionManager, AsyncPgConnection, TransactionManager,
@@ -25,6 +25,7 @@ use diesel_async::{
     },
 };
 use futures_util::FutureExt;
+use tokio::time::timeout_at;
 
 pub use connect::connect;
 pub use recent::RecentReads;
@@ -40,11 +41,11 @@ use error::{ends_connection, is_conflict, is_stale_statement};
 
 /// The server cancels a statement of a transaction that runs longer.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
-/// An idle connection is closed after this time.
 /// How often a transaction is run that others keep rolling back.
 const MAX_ATTEMPTS: u32 = 4;
 /// The pause after the first conflict; it grows with each attempt.
 const CONFLICT_PAUSE: Duration = Duration::from_millis(10);
+/// An idle connection is closed after this time.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(600);
 /// A connection is closed at this age, when it is idle.
 const MAX_LIFETIME: Duration = Duration::from_secs(1_800);
@@ -53,6 +54,7 @@ const MAX_LIFETIME: Duration = Duration::from_secs(1_800);
 #[derive(Clone)]
 pub struct Db {
     pool: Pool<AsyncPgConnection>,
+    pool_size: u32,
     target: Target,
     timeout: Duration,
     last_error: LastError,
@@ -78,7 +80,7 @@ impl Db {
             .test_on_check_out(true)
             .error_sink(Box::new(last_error.clone()))
             .build_unchecked(manager(target.clone()));
-        Ok(Self { pool, target, timeout, last_error })
+        Ok(Self { pool, pool_size: settings.database_pool_size, target, timeout, last_error })
     }
 
     /// Returns `DATABASE_TIMEOUT_MS`: how long a request waits for a connection, and then again for its queries.
@@ -88,7 +90,7 @@ impl Db {
 
     /// Runs `work` on a connection, within [`Self::timeout`].
     ///
-    /// If a prepared statement has become stale, as after `ALTER TABLE`, `work` runs once more on a new connection. So it
+    /// If a prepared statement has become stale, as after `ALTER TABLE`, `work` runs again on another connection. So it
     /// must be one statement, or read only.
     ///
     /// On a timeout the connection is discarded, because it is still busy. Its statement is canceled, and a transaction
@@ -104,8 +106,8 @@ impl Db {
         self.run_for(self.timeout, work).await
     }
 
-    /// As [`Db::run`], in a transaction. After a deadlock or a serialization failure `work` runs again, up to 4 times, so it
-    /// must not have an effect outside the transaction.
+    /// As [`Db::run`], in a transaction. After a deadlock or a serialization failure `work` runs again, up to 4 times and
+    /// within twice the timeout, so it must not have an effect outside the transaction.
     ///
     /// # Errors
     /// As [`Db::run`]. If the answer to COMMIT is lost, the transaction may be committed.
@@ -125,9 +127,13 @@ impl Db {
         timeout: Duration,
         work: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T> + Clone,
     ) -> Result<T> {
+        // Half for the connection, half for the work, as of one attempt.
+        let deadline = Instant::now() + 2 * timeout;
         let mut attempt = 1;
         loop {
-            let result = self.run_for(timeout, async |conn| transaction(conn, work.clone()).await).await;
+            let run = self.run_for(timeout, async |conn| transaction(conn, work.clone()).await);
+            let late = |_| Error::unavailable("Database", format!("no answer within {:?}", 2 * timeout));
+            let result = timeout_at(deadline.into(), run).await.map_err(late).flatten();
             match result {
                 Err(error) if is_conflict(&error) && attempt < MAX_ATTEMPTS => {
                     tracing::debug!(error = chain(&error), attempt, "transaction conflict; trying again");
@@ -148,10 +154,14 @@ impl Db {
         timeout: Duration,
         work: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T> + Clone,
     ) -> Result<T> {
-        match self.attempt(timeout, work.clone()).await {
-            Err(error) if is_stale_statement(&error) => self.attempt(timeout, work).await,
-            result => result,
+        // Each stale connection is discarded, so one more attempt than there are connections meets a new one.
+        for _ in 0..self.pool_size {
+            match self.attempt(timeout, work.clone()).await {
+                Err(error) if is_stale_statement(&error) => {}
+                result => return result,
+            }
         }
+        self.attempt(timeout, work).await
     }
 
     async fn attempt<T>(
