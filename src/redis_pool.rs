@@ -41,8 +41,8 @@ const OPEN_FOR: Duration = Duration::from_secs(1);
 
 /// Connections to Redis; clones share them.
 ///
-/// A command whose connection fails is sent once more on another connection, so every command must be safe to repeat.
-/// The two attempts together take at most twice the timeout.
+/// A command whose connection fails is sent again on another connection, so every command must be safe to repeat. All
+/// attempts together take at most twice the timeout.
 #[derive(Clone)]
 pub struct RedisPool {
     connections: bb8::Pool<Manager>,
@@ -133,13 +133,14 @@ impl RedisPool {
         Ok(guard.clone())
     }
 
-    /// Sends a request. If the connection fails, sends it once more on another connection.
+    /// Sends a request. If the connection fails, sends it again on another one: after a restart of Redis all connections
+    /// of the pool have failed.
     async fn request<T, A>(&self, send: impl Fn(MultiplexedConnection) -> A) -> RedisResult<T>
     where
         A: Future<Output = RedisResult<T>>,
     {
         let deadline = self.deadline.unwrap_or_else(|| Instant::now() + 2 * self.timeout);
-        let mut repeated = false;
+        let mut attempts = 0;
         loop {
             let late = |_| timed_out("no answer in time");
             let connection = timeout_at(deadline.into(), self.checkout()).await.map_err(late)??;
@@ -152,10 +153,10 @@ impl RedisPool {
             if is_broken || is_unusable_server(&error) {
                 connection.failed.store(true, Ordering::Relaxed);
             }
-            if !is_broken || repeated || Instant::now() >= deadline {
+            attempts += 1;
+            if !is_broken || attempts > POOL_SIZE || Instant::now() >= deadline {
                 return Err(error);
             }
-            repeated = true;
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use reqwest::Method;
 use saas::{jobs::ExampleTask, queue::Origin};
 
@@ -165,6 +166,22 @@ async fn users_can_read_their_account_without_redis() {
                 .then_some(())
         })
         .await;
+    }
+}
+
+#[tokio::test]
+async fn closed_connections_to_redis_fail_no_command() {
+    let (proxy, app) = with_proxied_redis().await;
+    let redis = &app.app.redis;
+    // Concurrent commands open all connections of the pool.
+    for result in join_all((0..64).map(|_| redis.ping())).await {
+        result.unwrap();
+    }
+    proxy.set(Link::Cut);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    proxy.set(Link::Up);
+    for _ in 0..4 {
+        redis.ping().await.unwrap();
     }
 }
 
