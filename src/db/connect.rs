@@ -8,7 +8,7 @@ use diesel_async::AsyncPgConnection;
 use secrecy::ExposeSecret;
 use tokio::net::UnixStream;
 use tokio_postgres::{
-    CancelToken, NoTls,
+    CancelToken, NoTls, SimpleQueryMessage,
     config::{Host, SslMode, SslNegotiation, TargetSessionAttrs},
     tls::ChannelBinding,
 };
@@ -112,9 +112,23 @@ impl Target {
                     self.config.clone().ssl_mode(SslMode::Disable).connect_raw(stream, NoTls).await?;
                 // Ends with the client. Its error is the client's too.
                 tokio::spawn(async move { connection.await.ok() });
+                self.check_writable(&client).await?;
                 Ok(AsyncPgConnection::try_from(client).await?)
             }
         }
+    }
+
+    /// Checks `target_session_attrs`, as tokio-postgres does for TCP.
+    async fn check_writable(&self, client: &tokio_postgres::Client) -> Result<(), BoxError> {
+        if self.config.get_target_session_attrs() != TargetSessionAttrs::ReadWrite {
+            return Ok(());
+        }
+        let answer = client.simple_query("SHOW transaction_read_only").await?;
+        let is_read_only = |message: &SimpleQueryMessage| matches!(message, SimpleQueryMessage::Row(row) if row.get(0) == Some("on"));
+        if answer.iter().any(is_read_only) {
+            return Err("the server does not accept writes".into());
+        }
+        Ok(())
     }
 
     /// Direct negotiation gives the TCP stream to the connector before a byte is sent, also if that encrypts nothing.
