@@ -32,7 +32,7 @@ use floors::BareHandler;
 pub use floors::{BARE_HANDLER, serve_bare};
 use process::Running;
 use report::Figures;
-use stage::{HEALTH, Stage, enqueue, job_status, login, logout, me, user, user_list};
+use stage::{HEALTH, Stage, USERS, enqueue, job_status, login, logout, me, user, user_list};
 use wrk::{Load, Request, Sample};
 
 const COLD_STARTS: usize = 5;
@@ -140,6 +140,7 @@ struct Bench<'a> {
     seconds: u64,
     health: Load,
     me: Load,
+    uncached: Load,
     list: Load,
     enqueue: Load,
     status: Load,
@@ -156,7 +157,10 @@ impl<'a> Bench<'a> {
         let email = user(0);
         let (token, admin) = (stage.sign_in(&email).await?, stage.sign_in_admin().await?);
         let job = stage.finished_job(&token).await?;
-        let readers: Vec<_> = stage.sign_in_many(READERS).await?.iter().map(|token| me(token)).collect();
+        let requests = async |users: i64| {
+            anyhow::Ok(stage.sign_in_many(users).await?.iter().map(|token| me(token)).collect::<Vec<_>>())
+        };
+        let (readers, all) = (requests(READERS).await?, requests(USERS as i64).await?);
         floors::set_value(stage).await?;
         let bench = Self {
             stage,
@@ -165,6 +169,7 @@ impl<'a> Bench<'a> {
             seconds,
             health: Load::of("health", CONNECTIONS, Request::get(HEALTH)),
             me: Load { requests: readers.clone(), ..Load::of("me", CONNECTIONS, me(&token)) },
+            uncached: Load { requests: all, ..Load::of("uncached", CONNECTIONS, me(&token)) },
             list: Load::of("list", CONNECTIONS, user_list(&admin)),
             enqueue: Load::of("enqueue", CONNECTIONS, enqueue(&token)),
             status: Load::of("status", CONNECTIONS, job_status(&job, &token)),
@@ -199,6 +204,7 @@ impl<'a> Bench<'a> {
         figures.health.add(self.run_load(&self.health).await?);
         figures.postgres.rate.push(floors::postgres_reads(stage, &self.session, seconds).await?);
         figures.me.add(self.run_load(&self.me).await?);
+        figures.uncached.add(self.run_load(&self.uncached).await?);
         sleep(PAUSE_BETWEEN_LOADS).await;
         figures.logged.add(self.me.run(&stage.other_url(), stage.dir(), seconds).await?);
         figures.list.add(self.run_load(&self.list).await?);

@@ -29,7 +29,7 @@ pub const HEALTH: &str = "/api/v1/health";
 /// The password of all users.
 pub const PASSWORD: &str = "a password of ours";
 const ADMIN: &str = "admin@example.com";
-const USERS: usize = 1_000;
+pub const USERS: usize = 20_000;
 /// The default bcrypt cost of `saas serve`.
 pub const COST: u32 = 12;
 /// Longer than any measurement.

@@ -162,7 +162,9 @@ fn in_list(request: &Request) -> String {
     format!("  requests[#requests + 1] = wrk.format({method:?}, {path:?}, {{ {headers}}}, {form})\n")
 }
 
-const IN_TURNS: &str = r#"end
+/// The second thread starts in the middle, so that the two do not send the same request at the same time.
+const IN_TURNS: &str = r#"  turn = math.floor(#requests / 2) * (number - 1)
+end
 function request()
   turn = turn % #requests + 1
   return requests[turn]
@@ -177,7 +179,10 @@ end
 
 /// `setup` and `done` run in their own Lua environment, which can read those of the threads.
 const DONE: &str = r#"local threads = {}
-function setup(thread) threads[#threads + 1] = thread end
+function setup(thread)
+  threads[#threads + 1] = thread
+  thread:set("number", #threads)
+end
 function done(summary, latency)
   local errors, refusals = summary.errors, 0
   for _, thread in ipairs(threads) do refusals = refusals + (thread:get("refused") or 0) end
