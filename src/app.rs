@@ -25,7 +25,7 @@ use crate::{
     security::{Passwords, Sealer, Tokens},
 };
 
-/// When a client may try again that has too many unfinished jobs. When they finish is not known.
+/// `Retry-After` for a client with too many unfinished jobs: the time at which they finish is unknown.
 const JOBS_RETRY_AFTER_SECONDS: u64 = 10;
 
 /// The application, which handlers and jobs share; clones are cheap.
@@ -114,7 +114,7 @@ impl Deref for App {
     }
 }
 
-/// Lives here because neither module may import the other.
+// In this module, because `error` and `queue` must not import each other.
 impl From<queue::Error> for Error {
     fn from(error: queue::Error) -> Self {
         match error {

@@ -137,7 +137,8 @@ impl Error {
         Self::Invalid(vec![FieldError { loc, msg: msg.into(), kind: "value_error" }])
     }
 
-    /// Reports that the dependency `what` is unavailable.
+    /// Creates [`Error::Unavailable`] for the dependency `what`, such as `Database`. The log contains `source`, the
+    /// response does not.
     pub fn unavailable(what: &'static str, source: impl Into<BoxError>) -> Self {
         Self::Unavailable { what, source: source.into() }
     }
@@ -158,8 +159,8 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Converts the violation of a constraint into a client error. So a service needs no query before an insert, which
-/// would be a race.
+/// Converts a constraint violation into a client error. A query before the insert would be a race: another transaction
+/// can insert between the two.
 pub trait OnConstraint<T> {
     /// Replaces the violation of the constraint `name` by `error`, and converts other errors.
     ///

@@ -91,11 +91,10 @@ impl RedisPool {
         answer.map_err(unavailable)
     }
 
-    /// Checks that Redis answers and accepts writes, within a third of the timeout. A full or read-only Redis answers, but
-    /// cannot be used. The key expires.
+    /// Writes `key` with a TTL, to check that Redis accepts writes. Waits at most a third of `REDIS_TIMEOUT_MS`.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if it does not.
+    /// [`Error::Unavailable`] if Redis does not answer in time, or refuses the write because it is full or read-only.
     pub async fn probe(&self, key: &str) -> Result<()> {
         let probe = Cmd::pset_ex(key, "", PROBE_TTL_MS);
         let answer: RedisResult<()> = probe.query_async(&mut self.within(self.breaker.timeout)).await;

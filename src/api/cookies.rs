@@ -110,7 +110,7 @@ pub(super) fn clear(request: &Request, jar: &CookieJar) -> Result<()> {
 /// that a page cannot change.
 ///
 /// # Errors
-/// [`ApiError::CrossSite`].
+/// [`ApiError::CrossSite`] if it does not.
 pub(super) fn refuse_cross_site(request: &Request) -> Result<()> {
     if request.method().is_safe() {
         return Ok(());

@@ -63,17 +63,19 @@ impl Operation {
     }
 }
 
-/// The counters of the application.
+/// Counts failed attempts, in Redis and in this process as a fallback.
 pub struct Attempts {
     redis: RedisPool,
     prefix: Arc<str>,
-    /// Names and places counters, so that Redis holds no addresses and clients cannot predict places.
+    /// HMAC key that maps a subject to a counter id and a set. Redis stores no email or IP address, and clients cannot
+    /// choose which counters share a set.
     key: hmac::Key,
     local: LocalCounters,
 }
 
 impl Attempts {
-    /// Keys in Redis are `<prefix>:throttle:<rule>:<set>:<entry>`.
+    /// Creates the counters. Their ids are derived from `secret`. Keys in Redis are
+    /// `<prefix>:throttle:<rule>:<set>:<entry>`.
     pub fn new(redis: RedisPool, prefix: &str, secret: &str) -> Self {
         Self {
             redis,

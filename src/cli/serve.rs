@@ -23,8 +23,8 @@ const LISTEN_BACKLOG: u32 = 4_096;
 
 /// Serve the HTTP API in production.
 ///
-/// Refuses to start if a setting is unsafe, migrations are pending or an admin has the default password. On SIGTERM, running requests may finish. A second
-/// SIGTERM stops at once.
+/// Refuses to start if a setting is unsafe, migrations are pending or an admin has the default password. On SIGTERM,
+/// running requests may finish. A second SIGTERM stops at once.
 #[derive(clap::Args)]
 #[command(
     after_help = "Example:\n  SECRET_KEY=$(openssl rand -base64 32) FIRST_SUPERUSER_PASSWORD=... \\\n  \

@@ -14,8 +14,9 @@ use crate::{
 /// Run background jobs.
 ///
 /// Any number of workers may share a queue. Every worker also takes the product's own jobs, such as emails to users, from
-/// the queue `system`: before all other jobs, and with one slot kept free for them; --system-queue=false turns that off. On SIGTERM, running jobs may finish within the grace period, and the others
-/// go back to the queue. A second SIGTERM stops at once and returns all jobs to the queue.
+/// the queue `system`: before all other jobs, and with one slot kept free for them; --system-queue=false turns that
+/// off. On SIGTERM, running jobs may finish within the grace period, and the others go back to the queue. A second
+/// SIGTERM stops at once and returns all jobs to the queue.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  saas worker --queues critical,default   take from critical first\n  \
     saas worker --queues critical:6,low:1   prefer critical in six of seven cases\n  \
@@ -45,7 +46,7 @@ impl Args {
         let options = Options {
             queues: self.queues,
             concurrency: self.worker.concurrency.into(),
-            lease: self.worker.lease(),
+            lease: self.worker.lease_duration(),
             grace: Duration::from_secs(self.worker.shutdown_grace_seconds),
             burst: self.burst,
             scheduler: !self.no_scheduler,

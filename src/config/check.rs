@@ -151,7 +151,7 @@ impl Mail {
 
 impl Worker {
     /// Returns the time without a heartbeat after which other workers take this worker's jobs.
-    pub fn lease(&self) -> Duration {
+    pub fn lease_duration(&self) -> Duration {
         Duration::from_secs(self.lease_seconds)
     }
 }

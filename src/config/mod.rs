@@ -44,13 +44,13 @@ pub const DEFAULT_ADMIN_PASSWORD: &str = "changethis123";
 /// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
     /// Readable lines.
     Human,
 }
 
-/// The settings of every command.
+/// General settings, which all commands share.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "General settings")]
 pub struct Core {

@@ -41,7 +41,7 @@ use error::{ends_connection, is_conflict, is_stale_statement};
 
 /// The server cancels a statement of a transaction that runs longer.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
-/// How often a transaction is run that others keep rolling back.
+/// Maximum attempts of a transaction that fails with a deadlock or serialization failure.
 const MAX_ATTEMPTS: u32 = 4;
 /// The pause after the first conflict; it grows with each attempt.
 const CONFLICT_PAUSE: Duration = Duration::from_millis(10);
@@ -106,8 +106,8 @@ impl Db {
         self.run_for(self.timeout, work).await
     }
 
-    /// As [`Db::run`], in a transaction. After a deadlock or a serialization failure `work` runs again, up to 4 times and
-    /// within twice the timeout, so it must not have an effect outside the transaction.
+    /// As [`Db::run`], in a transaction. After a deadlock or a serialization failure, retries `work`, up to 4 attempts in
+    /// total and within twice the timeout, so `work` must not have an effect outside the transaction.
     ///
     /// # Errors
     /// As [`Db::run`]. If the answer to COMMIT is lost, the transaction may be committed.

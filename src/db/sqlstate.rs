@@ -30,9 +30,9 @@ pub(super) struct SqlStateStream<S> {
     inner: S,
     channel_binding: fn(&S) -> ChannelBinding,
     scanner: Scanner,
-    /// An error that has not arrived completely, and what follows it.
+    /// A buffer that starts with an incomplete error message. It may also hold the bytes received after it.
     error: Vec<u8>,
-    /// Bytes for the reader.
+    /// Rewritten bytes that the caller of `poll_read` has not read yet.
     ready: Vec<u8>,
 }
 

@@ -23,7 +23,7 @@ pub(super) type Connector = MakeRustlsConnect;
 /// A value of `sslmode`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mode {
-    /// Plain text.
+    /// No TLS.
     Disable,
     /// Plain text; TLS if the server refuses plain text.
     Allow,

@@ -1,5 +1,7 @@
-//! The handle of an open transaction. The queries that change an account take it, so no change can be made without
-//! saying for whom: `services::transaction` makes it.
+//! The handle of an open transaction.
+//!
+//! Queries that change an account require a [`Tx`]. A `Tx` has a [`RequestContext`], so the audit trail can name the
+//! actor. `services::transaction` creates it.
 
 use std::{
     ops::Deref,
@@ -38,13 +40,13 @@ impl Deref for Tx<'_> {
 }
 
 impl<'a> Tx<'a> {
-    /// The connection of the transaction.
+    /// Returns the connection of the transaction.
     pub fn conn(&self) -> &'a AsyncPgConnection {
         self.conn
     }
 
-    /// Wraps a transaction that the caller begins and commits. For commands, which have no `App`; services
-    /// use `services::transaction::change`.
+    /// Wraps a transaction that the caller begins and commits. For commands, which have no `App`, and for
+    /// `services::transaction`; other services call `services::transaction::change`.
     pub fn on(conn: &'a AsyncPgConnection, context: &'a RequestContext, effects: &'a Effects) -> Self {
         Self { conn, context, effects }
     }

@@ -36,7 +36,7 @@ pub(super) fn server_dir(dir: &Path, name: &str, account: Option<&Account>) -> a
     Ok(fallback)
 }
 
-/// The directory below /var/lib that replaces `dir` when the server's account cannot reach `dir`.
+/// Returns the directory below /var/lib that replaces `dir` if the server's account cannot reach `dir`.
 pub(super) fn fallback_dir(dir: &Path) -> PathBuf {
     let path = dir.to_string_lossy();
     let slug: String = path.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();

@@ -135,7 +135,7 @@ async fn init_cluster(
 
 /// Waits for the server of an earlier `saas dev` that was killed and may still write its last checkpoint.
 ///
-/// Returns after 20 s in any case: PostgreSQL itself refuses to start twice on the same data.
+/// Waits at most 20 s: PostgreSQL itself refuses to start twice on the same data.
 pub(super) async fn wait_for_previous_server(data: &Path) {
     let start = Instant::now();
     let is_running = || {

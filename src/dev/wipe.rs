@@ -8,8 +8,8 @@ use super::{
 /// The names of the servers' data directories.
 const SERVERS: [&str; 2] = ["postgres", "redis"];
 
-/// Removes everything that `saas dev` has stored in `dir` except the entries named in `except`, and the servers' data
-/// in the fallback directory.
+/// Deletes the data of `saas dev` in `dir`, and the servers' data in the fallback directory. Keeps the entries of `dir`
+/// that are named in `except`.
 ///
 /// # Errors
 /// If a file or directory cannot be removed.

@@ -10,7 +10,7 @@ use crate::{
     services,
 };
 
-/// Erases accounts whose grace period has ended, and deletes expired data. Runs every night.
+/// Deletes accounts whose grace period has ended, and expired data, daily at 03:17 UTC.
 #[derive(Serialize, Deserialize)]
 pub struct Housekeeping {}
 

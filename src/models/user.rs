@@ -84,7 +84,7 @@ impl User {
         Self::query().filter(users::id.eq(id)).first(&mut conn).await.optional()
     }
 
-    /// Returns a user by email address, in any case.
+    /// Returns a user by email address, ignoring case.
     pub async fn find_by_email(mut conn: &AsyncPgConnection, email: &str) -> QueryResult<Option<Self>> {
         // The unique index is on `lower(email)`.
         Self::query().filter(lower(users::email).eq(lower(email))).first(&mut conn).await.optional()

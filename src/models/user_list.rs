@@ -26,7 +26,7 @@ pub enum Sort {
 /// A query for a page of users. `None` does not filter.
 #[derive(Debug, Clone)]
 pub struct Listing<'a> {
-    /// A part of the email address or the name, in any case.
+    /// A part of the email address or the name, ignoring case.
     pub search: Option<&'a str>,
     pub role: Option<Role>,
     pub is_active: Option<bool>,

@@ -79,8 +79,8 @@ impl BrokerSession {
         SettlementBatch::group(&mut self.unsettled, completed, &self.leases);
     }
 
-    /// Whether there is something to settle or to release.
-    pub(super) fn is_busy(&self) -> bool {
+    /// Returns whether there are deliveries to settle or a fetch to release.
+    pub(super) fn has_pending_work(&self) -> bool {
         !self.unsettled.is_empty() || self.unanswered_fetch.is_some()
     }
 
@@ -105,7 +105,7 @@ impl BrokerSession {
         let mut failure = None;
         for (batch, result) in std::mem::take(&mut self.unsettled).into_iter().zip(settled) {
             match result {
-                Ok(rejected) => batch.settled(&rejected, &self.leases),
+                Ok(rejected) => batch.finish_settlement(&rejected, &self.leases),
                 Err(error) => {
                     failure = Some(error);
                     self.unsettled.push(batch);
@@ -123,9 +123,9 @@ impl BrokerSession {
             (None, None) => {}
         }
         match failure {
-            Some(error) => self.connection.failed(&error),
+            Some(error) => self.connection.record_failure(&error),
             None => {
-                self.connection.succeeded();
+                self.connection.record_success();
                 flushed.complete = lost.is_none();
             }
         }
@@ -233,8 +233,8 @@ impl SettlementBatch {
         }
         for delivery in &self.deliveries {
             let (op, arg, ttl, text) = match &delivery.disposition {
-                Disposition::Finished { outcome, ttl, clear } => {
-                    ("ok", u64::from(*clear), *ttl, outcome.as_str())
+                Disposition::Finished { outcome, ttl, has_records } => {
+                    ("ok", u64::from(*has_records), *ttl, outcome.as_str())
                 }
                 Disposition::Canceled { outcome, ttl } => ("cancel", 1, *ttl, outcome.as_str()),
                 Disposition::Retry { after, error } => ("retry", after.as_millis() as u64, 0, error.as_str()),
@@ -250,7 +250,8 @@ impl SettlementBatch {
         call.invoke_async(&mut conn).await
     }
 
-    fn settled(&self, rejected: &[usize], leases: &Leases) {
+    /// Removes the leases whose last job was settled, and logs rejected deliveries.
+    fn finish_settlement(&self, rejected: &[usize], leases: &Leases) {
         self.ended_leases.iter().for_each(|lease| leases.remove(lease));
         if !rejected.is_empty() {
             // Either a settle was repeated because its answer was lost, or a lease expired unnoticed.

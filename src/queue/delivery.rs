@@ -101,7 +101,7 @@ impl Delivery {
         );
         async {
             if let Some(reason) = self.signals.reason() {
-                return self.stopped(reason, &envelope, Duration::ZERO);
+                return self.after_stop(reason, &envelope, Duration::ZERO);
             }
             let job = jobs.iter().find(|job| job.name == envelope.task);
             let Some(job) = job.filter(|_| envelope.v <= Envelope::VERSION) else {
@@ -126,7 +126,7 @@ impl Delivery {
             answer = state.may_run_jobs_of(envelope.owner?) => answer,
             () = self.signals.token().cancelled() => {
                 let reason = self.signals.reason().unwrap_or(StopReason::Shutdown);
-                return Some(self.stopped(reason, envelope, Duration::ZERO));
+                return Some(self.after_stop(reason, envelope, Duration::ZERO));
             }
         };
         match answer {
@@ -165,7 +165,7 @@ impl Delivery {
         };
         let took = started_at.elapsed();
         let failure = match answer {
-            Some(Ok(Ok(result))) => return self.finished(envelope, result, took),
+            Some(Ok(Ok(result))) => return self.after_success(envelope, result, took),
             Some(Err(panic)) => Failure::from(format!("panicked: {}", panic_message(&*panic))),
             _ if timed_out => {
                 Failure::new(format!("The job took longer than {} s", job.timeout.as_secs_f32()))
@@ -174,12 +174,13 @@ impl Delivery {
             None => Failure::new("The job was stopped"),
         };
         match self.signals.reason() {
-            Some(reason) => self.stopped(reason, envelope, took),
-            None => self.failed(job, envelope, &failure, took),
+            Some(reason) => self.after_stop(reason, envelope, took),
+            None => self.after_failure(job, envelope, &failure, took),
         }
     }
 
-    fn stopped(&self, reason: StopReason, envelope: &Envelope, took: Duration) -> Disposition {
+    /// Returns what happens to a job that was told to stop and did not succeed.
+    fn after_stop(&self, reason: StopReason, envelope: &Envelope, took: Duration) -> Disposition {
         match reason {
             StopReason::Lost => {
                 tracing::warn!("job stopped: its lease could not be renewed");
@@ -199,7 +200,7 @@ impl Delivery {
         }
     }
 
-    fn finished(&self, envelope: &Envelope, result: Value, took: Duration) -> Disposition {
+    fn after_success(&self, envelope: &Envelope, result: Value, took: Duration) -> Disposition {
         tracing::info!(duration_ms = took.as_millis() as u64, "job finished");
         let outcome = self.outcome(State::Finished, envelope, took, OutcomeDetail::Result(result));
         if outcome.len() > MAX_RESULT_BYTES {
@@ -211,11 +212,12 @@ impl Delivery {
             tracing::error!(error = %error, "job failed: its result is nested too deeply to be parsed again");
             return self.dead("The job's result is nested too deeply", &error.to_string());
         }
-        let clear = self.failures + self.crashes > 0 || envelope.has_extras() || self.signals.has_reported();
-        Disposition::Finished { outcome, ttl: envelope.ttl, clear }
+        let has_records =
+            self.failures + self.crashes > 0 || envelope.has_extras() || self.signals.has_reported();
+        Disposition::Finished { outcome, ttl: envelope.ttl, has_records }
     }
 
-    fn failed<S>(
+    fn after_failure<S>(
         &self,
         job: &JobType<S>,
         envelope: &Envelope,

@@ -20,8 +20,8 @@ pub(super) enum Disposition {
     Finished {
         outcome: String,
         ttl: u64,
-        /// Whether Redis may have more about the job than its envelope.
-        clear: bool,
+        /// Whether Redis may hold attempts, progress or other records that must be deleted with the job.
+        has_records: bool,
     },
     Canceled {
         outcome: String,
@@ -49,7 +49,7 @@ pub(super) enum Disposition {
 }
 
 impl Disposition {
-    /// The job has failed for good at `at`, in milliseconds since the epoch.
+    /// Creates [`Self::Dead`] with an error at `at`, in milliseconds since the epoch.
     pub(super) fn dead(message: &str, detail: &str, at: i64) -> Self {
         let error = ErrorRecord { message: message.into(), detail: Some(detail.into()), at };
         Self::Dead { error: to_json(&error) }

@@ -92,11 +92,11 @@ impl Queue {
         Ok(known.into_iter().next().unwrap_or(id))
     }
 
-    /// Enqueues many jobs and returns their ids in the same order. Batches of up to 250 jobs are enqueued atomically.
+    /// Enqueues many jobs and returns their ids in the same order. They are enqueued in batches of up to 250 jobs and 4
+    /// MiB, each atomically. After an error, some batches may be enqueued.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for invalid options, and for those that only one job can have; and as
-    /// [`enqueue`](Self::enqueue): then the first batches may have been enqueued.
+    /// [`Error::Invalid`] for invalid options, or if `unique` or `after` is set; and as [`enqueue`](Self::enqueue).
     pub async fn enqueue_all<J: Job>(
         &self,
         jobs: &[J],

@@ -77,8 +77,10 @@ impl EnqueueOptions {
         }
     }
 
+    /// Checks the lengths of the names, the window, and the number of dependencies.
+    ///
     /// # Errors
-    /// [`Error::Invalid`] for a name, key or window out of range, or too many dependencies.
+    /// [`Error::Invalid`] if one of them is out of range.
     fn check(&self) -> Result<()> {
         let is_name = |text: &str| (1..=MAX_NAME_BYTES).contains(&text.len());
         if self.group.as_deref().is_some_and(|group| !is_name(group)) {

@@ -57,12 +57,12 @@ pub(super) struct Envelope<P = Value> {
 impl Envelope {
     pub(super) const VERSION: u8 = 1;
 
-    /// Whether Redis has more about the job than its envelope.
+    /// Returns whether Redis has more about the job than its envelope.
     pub(super) fn has_extras(&self) -> bool {
         self.group.is_some() || self.key.is_some()
     }
 
-    /// The trace id, which is the second part of a `traceparent`.
+    /// Returns the trace id, which is the second part of a `traceparent`.
     pub(super) fn trace_id(&self) -> Option<&str> {
         self.trace.as_deref()?.split('-').nth(1)
     }
@@ -73,7 +73,7 @@ impl Envelope {
 }
 
 impl<P> Envelope<P> {
-    /// An envelope without owner, request, group or key.
+    /// Creates an envelope without owner, request, group or key.
     pub(super) fn new(task: &str, queue: &str, payload: P, ttl: u64, at: i64) -> Self {
         Self {
             v: Envelope::VERSION,

@@ -66,8 +66,8 @@ impl Failure {
         }
     }
 
-    /// The record that is stored: a message for the owner, and details for admins. `at` is in milliseconds since the
-    /// epoch.
+    /// Creates the record that is stored: a message for the owner, and details for admins. `at` is in milliseconds
+    /// since the epoch.
     pub(super) fn record(&self, at: i64) -> ErrorRecord {
         let detail = self.source.as_ref().map(|source| chain(&**source));
         ErrorRecord {

@@ -85,7 +85,7 @@ impl HeartbeatLoop {
             self.record.running = leases.running_jobs();
             match self.beat(&mut conn, &held, &leases.take_progress()) {
                 Ok(beat) => {
-                    leases.renewed(&held, beat.sent_at);
+                    leases.mark_renewed(&held, beat.sent_at);
                     for lease in &beat.lost {
                         leases.lose(lease);
                     }

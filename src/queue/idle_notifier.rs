@@ -7,12 +7,13 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::reconnecting_connection::ReconnectingConnection;
 
-/// How long the notifier waits before the worker fetches without having been woken.
+/// Maximum wait for a wake-up. Then the worker fetches anyway.
 const BLOCK_TIMEOUT_SECS: f64 = 5.0;
 
 /// Notifies a worker when there may be jobs to fetch.
 ///
-/// It blocks on a marker, never on the jobs: if the answer to a blocking command is lost, so is what it took.
+/// Blocks on the key `wake:<queue>`, not on the job list: a blocking pop removes the element even if its answer is
+/// lost, and a lost job could not be recovered.
 pub(super) struct IdleNotifier {
     /// Asks for one notification.
     pub(super) arm: Arc<Notify>,
@@ -33,8 +34,8 @@ impl IdleNotifier {
                     let mut command = redis::cmd("BZPOPMIN");
                     command.arg(&keys).arg(BLOCK_TIMEOUT_SECS);
                     match command.query_async::<redis::Value>(&mut conn).await {
-                        Ok(_) => connection.succeeded(),
-                        Err(error) => connection.failed(&error),
+                        Ok(_) => connection.record_success(),
+                        Err(error) => connection.record_failure(&error),
                     }
                 }
                 // Also after an error: the fetch of the worker then waits for Redis.

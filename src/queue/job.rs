@@ -70,7 +70,7 @@ impl<S> Context<S> {
         self.signals.token().cancelled().await;
     }
 
-    /// Whether the job should stop.
+    /// Returns whether the job should stop.
     pub fn is_stopped(&self) -> bool {
         self.signals.token().is_cancelled()
     }

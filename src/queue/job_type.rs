@@ -28,7 +28,7 @@ pub struct JobType<S: 'static> {
 pub(super) type Running = BoxFuture<'static, Result<Value, Failure>>;
 
 impl<S: JobState> JobType<S> {
-    /// The row of a job.
+    /// Creates the row of a job.
     pub const fn of<J: Job<State = S>>() -> Self {
         Self {
             name: J::NAME,
@@ -39,7 +39,7 @@ impl<S: JobState> JobType<S> {
             timeout: J::TIMEOUT,
             result_ttl: J::RESULT_TTL,
             schedule: match &J::SCHEDULE {
-                Some(schedule) => Some(schedule.erased(payload::<J>)),
+                Some(schedule) => Some(schedule.erase(payload::<J>)),
                 None => None,
             },
             run: |ctx, payload| {

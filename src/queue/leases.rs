@@ -75,7 +75,7 @@ impl Leases {
         }
     }
 
-    /// Stops jobs that were canceled, as far as they run here.
+    /// Stops the canceled jobs that this worker is running.
     pub(super) fn cancel(&self, ids: &[String]) {
         for lease in self.lock().leases.values() {
             for signals in ids.iter().filter_map(|id| lease.jobs.get(id.as_str())) {
@@ -92,13 +92,13 @@ impl Leases {
         }
     }
 
-    /// The leases to renew, as pairs of queue and lease.
+    /// Returns the leases to renew, as pairs of queue and lease.
     pub(super) fn held(&self) -> Vec<(Arc<str>, Arc<str>)> {
         self.lock().leases.iter().map(|(lease, held)| (held.queue.clone(), lease.clone())).collect()
     }
 
     /// Marks leases as renewed.
-    pub(super) fn renewed(&self, held: &[(Arc<str>, Arc<str>)], sent_at: Instant) {
+    pub(super) fn mark_renewed(&self, held: &[(Arc<str>, Arc<str>)], sent_at: Instant) {
         let mut table = self.lock();
         for (_, lease) in held {
             if let Some(lease) = table.leases.get_mut(lease) {
@@ -123,7 +123,7 @@ impl Leases {
         self.lock().leases.values().map(|lease| lease.jobs.len()).sum()
     }
 
-    /// Waits for `interval`. Returns false, at once, when the leases are closed.
+    /// Blocks the thread for `interval`. Returns false, immediately, when the leases are closed.
     pub(super) fn wait(&self, interval: Duration) -> bool {
         let is_open = |table: &mut LeaseTable| !table.closed;
         let (table, _) = self
@@ -134,7 +134,7 @@ impl Leases {
         !table.closed
     }
 
-    /// Waits until there is a lease. Returns false when the leases are closed.
+    /// Blocks the thread until there is a lease. Returns false when the leases are closed.
     pub(super) fn wait_until_held(&self) -> bool {
         let is_idle = |table: &mut LeaseTable| !table.closed && table.leases.is_empty();
         !self.0.1.wait_while(self.lock(), is_idle).unwrap_or_else(PoisonError::into_inner).closed

@@ -15,7 +15,7 @@ pub enum EnqueueBy {
 }
 
 impl EnqueueBy {
-    /// The largest size of the arguments of a job with an owner; `None` if it cannot have one.
+    /// Returns the largest size of the arguments of a job with an owner; `None` if it cannot have one.
     pub const fn max_bytes(self) -> Option<usize> {
         match self {
             Self::System => None,
@@ -44,7 +44,7 @@ pub struct PurgedOwner {
     pub stopping: u64,
 }
 
-/// The group of the jobs of an owner. Groups take turns, so no owner delays another.
+/// Returns the group of the jobs of an owner. Groups take turns, so no owner delays another.
 pub(super) fn owner_group(owner: i64) -> String {
     format!("{OWNER_GROUP_PREFIX}{owner}")
 }

@@ -24,7 +24,8 @@ pub(super) fn batch_size(sizes: impl ExactSizeIterator<Item = usize>) -> usize {
 
 /// Enqueues jobs, given as pairs of id and envelope. Repeating a push is harmless, because the caller makes the ids.
 ///
-/// `limits` apply if the jobs have an owner. Returns the ids that already existed, or the id of the existing job with the same unique key.
+/// `limits` apply if the jobs have an owner. Returns the ids that already existed, or the id of the existing job with
+/// the same unique key.
 ///
 /// # Errors
 /// [`Error::UnknownJob`](super::Error::UnknownJob) if a job in `after` does not exist;

@@ -61,12 +61,12 @@ impl Queues {
         }
     }
 
-    /// The names, without weights.
+    /// Returns the names, without weights.
     pub fn names(&self) -> &[String] {
         &self.names
     }
 
-    /// The order for one fetch. A weighted order is random, so that no queue is starved.
+    /// Returns the order for one fetch. A weighted order is random, so that no queue is starved.
     pub(super) fn order(&self) -> Vec<&str> {
         let mut remaining: Vec<_> =
             self.names.iter().map(String::as_str).zip(self.weights.iter().copied()).collect();

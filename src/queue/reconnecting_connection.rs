@@ -24,7 +24,7 @@ impl ReconnectingConnection {
         Self::with_timeout(client, name, RESPONSE_TIMEOUT)
     }
 
-    /// A connection for commands that block for up to 10 s.
+    /// Creates a connection for commands that block for up to 10 s.
     pub(super) fn blocking(client: &redis::Client, name: &'static str) -> Self {
         Self::with_timeout(client, name, 2 * RESPONSE_TIMEOUT)
     }
@@ -42,14 +42,14 @@ impl ReconnectingConnection {
             tokio::time::sleep(self.backoff).await;
             match self.client.get_multiplexed_async_connection_with_config(&self.config).await {
                 Ok(conn) => self.conn = Some(conn),
-                Err(error) => self.failed(&error),
+                Err(error) => self.record_failure(&error),
             }
         }
         self.conn.clone()
     }
 
     /// Reports that a command was answered.
-    pub(super) fn succeeded(&mut self) {
+    pub(super) fn record_success(&mut self) {
         if self.backoff > Duration::from_millis(200) {
             tracing::info!(connection = self.name, "Redis answers again");
         }
@@ -58,7 +58,7 @@ impl ReconnectingConnection {
 
     /// Reports an error, after which the connection is replaced. A new connection helps with every cause: a lost
     /// connection, `LOADING`, `READONLY` after a failover. The back-off prevents a busy loop.
-    pub(super) fn failed(&mut self, error: &RedisError) {
+    pub(super) fn record_failure(&mut self, error: &RedisError) {
         self.conn = None;
         if self.backoff.is_zero() {
             tracing::warn!(connection = self.name, error = %error, "Redis connection failed, reconnecting");

@@ -32,13 +32,13 @@ impl<J> Schedule<J> {
         Self { missed, ..self }
     }
 
-    /// The arguments of one run.
+    /// Creates the arguments of one run.
     pub(super) fn job(&self) -> J {
         (self.job)()
     }
 
     /// Erases the type; `payload` serializes the arguments of one run.
-    pub(super) const fn erased(&self, payload: fn() -> serde_json::Result<Value>) -> ErasedSchedule {
+    pub(super) const fn erase(&self, payload: fn() -> serde_json::Result<Value>) -> ErasedSchedule {
         ErasedSchedule { cron: self.cron, zone: self.zone, missed: self.missed, payload }
     }
 }

@@ -71,11 +71,11 @@ impl Scheduler {
             let (promoted, recovered, dead, more, retry_after_ms) = match answer {
                 Ok(answer) => answer,
                 Err(error) => {
-                    self.connection.failed(&error);
+                    self.connection.record_failure(&error);
                     return None;
                 }
             };
-            self.connection.succeeded();
+            self.connection.record_success();
             if recovered + dead > 0 {
                 tracing::warn!(recovered, dead, "recovered jobs of a crashed worker");
             }

@@ -54,7 +54,7 @@ impl Server {
     }
 }
 
-/// Whether an error is temporary, unlike a wrong password.
+/// Returns whether an error is temporary, unlike a wrong password.
 pub fn is_transient(error: &RedisError) -> bool {
     let busy = matches!(
         error.kind(),

@@ -47,12 +47,12 @@ impl JobSignals {
         self.0.token.cancel();
     }
 
-    /// Is canceled when the job must stop.
+    /// Returns a token that is canceled when the job must stop.
     pub(super) fn token(&self) -> &CancellationToken {
         &self.0.token
     }
 
-    /// Why the job must stop, unless it timed out.
+    /// Returns why the job must stop, unless it timed out.
     pub(super) fn reason(&self) -> Option<StopReason> {
         self.0.reason.get().copied()
     }
@@ -64,7 +64,7 @@ impl JobSignals {
         *self.0.progress.lock().unwrap_or_else(PoisonError::into_inner) = Some(Progress { percent, message });
     }
 
-    /// Whether Redis may have progress of the job.
+    /// Returns whether Redis may have progress of the job.
     pub(super) fn has_reported(&self) -> bool {
         self.0.has_reported.load(Ordering::Relaxed)
     }

@@ -41,7 +41,7 @@ impl Share {
     }
 
     /// Waits until the notifier wakes the worker.
-    async fn woken(&mut self) {
+    async fn wait_until_woken(&mut self) {
         match &self.notifier {
             Some(notifier) => notifier.woken.notified().await,
             None => std::future::pending().await,
@@ -65,7 +65,7 @@ impl Slots {
         }
     }
 
-    /// How many jobs to fetch now: at most half of the slots, so that one half runs while the other is fetched.
+    /// Returns how many jobs to fetch now: at most half of the slots, so that one half runs while the other is fetched.
     pub(super) fn room(&self) -> Room {
         let free = self.all.free().min(self.all.total.div_ceil(2));
         let shared = self.shared.free().min(free);
@@ -78,8 +78,8 @@ impl Slots {
         }
     }
 
-    /// Notes what a fetch has found: where it found as many jobs as it had room for, there may be more.
-    pub(super) fn fetched<'a>(&mut self, room: Room, queues: impl Iterator<Item = &'a str>) {
+    /// Records what a fetch has found: where it found as many jobs as it had room for, there may be more.
+    pub(super) fn record_fetch<'a>(&mut self, room: Room, queues: impl Iterator<Item = &'a str>) {
         let (mut reserved, mut shared) = (0, 0);
         for queue in queues {
             match self.is_reserved(queue) {
@@ -94,8 +94,8 @@ impl Slots {
         }
     }
 
-    /// Notes that a fetch may find jobs in all queues.
-    pub(super) fn may_find_jobs(&mut self) {
+    /// Records that a fetch may find jobs in all queues.
+    pub(super) fn set_may_find_jobs(&mut self) {
         self.all.may_find_jobs = self.reserved_queue.is_some();
         self.shared.may_find_jobs = true;
     }
@@ -112,7 +112,7 @@ impl Slots {
         self.shared.used -= usize::from(!self.is_reserved(queue));
         if self.burst {
             // The job may have enqueued others, and no notifier says so.
-            self.may_find_jobs();
+            self.set_may_find_jobs();
         }
     }
 
@@ -126,10 +126,10 @@ impl Slots {
     }
 
     /// Waits until there may be jobs for free slots.
-    pub(super) async fn woken(&mut self) {
+    pub(super) async fn wait_until_woken(&mut self) {
         tokio::select! {
-            () = self.all.woken() => {}
-            () = self.shared.woken() => {}
+            () = self.all.wait_until_woken() => {}
+            () = self.shared.wait_until_woken() => {}
         }
     }
 
@@ -155,10 +155,10 @@ mod tests {
     #[test]
     fn shared_queues_leave_the_reserved_slots_free() {
         let mut slots = slots(4, 1);
-        slots.fetched(slots.room(), ["default"; 2].into_iter());
+        slots.record_fetch(slots.room(), ["default"; 2].into_iter());
         ["default"; 2].iter().for_each(|queue| slots.start(queue));
         assert_eq!(slots.room(), Room { total: 2, shared: 1 });
-        slots.fetched(slots.room(), ["default"].into_iter());
+        slots.record_fetch(slots.room(), ["default"].into_iter());
         slots.start("default");
         assert_eq!(slots.room(), Room::default(), "nothing was in the reserved queue");
         slots.all.may_find_jobs = true;
@@ -173,7 +173,7 @@ mod tests {
     fn reserved_jobs_run_in_any_slot() {
         let mut slots = slots(2, 1);
         for _ in 0..2 {
-            slots.fetched(slots.room(), ["system"].into_iter());
+            slots.record_fetch(slots.room(), ["system"].into_iter());
             slots.start("system");
         }
         assert_eq!(slots.room(), Room::default());
@@ -185,10 +185,10 @@ mod tests {
     fn without_a_reserved_queue_all_slots_are_shared() {
         let mut slots = slots(3, 0);
         assert_eq!(slots.room(), Room { total: 2, shared: 2 });
-        slots.fetched(slots.room(), ["default"].into_iter());
+        slots.record_fetch(slots.room(), ["default"].into_iter());
         slots.start("default");
         assert_eq!(slots.room(), Room::default(), "the queue is empty");
-        slots.may_find_jobs();
+        slots.set_may_find_jobs();
         assert_eq!(slots.room(), Room { total: 2, shared: 2 });
     }
 }

@@ -26,7 +26,7 @@ impl State {
         Self::Canceled,
     ];
 
-    /// The name of the state in Redis, in JSON and on the command line.
+    /// Returns the name of the state in Redis, in JSON and on the command line.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Queued => "queued",
@@ -39,7 +39,7 @@ impl State {
         }
     }
 
-    /// The state of that name.
+    /// Parses the name of a state.
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|state| state.as_str() == name)
     }

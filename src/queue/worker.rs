@@ -128,17 +128,17 @@ impl<S: JobState> Worker<S> {
             }
             let stop = shutdown.requested.is_cancelled();
             let want = if stop { Room::default() } else { slots.room() };
-            if want.total > 0 || self.session.is_busy() {
+            if want.total > 0 || self.session.has_pending_work() {
                 let flushed = tokio::select! {
                     flushed = self.session.flush(want) => flushed,
                     () = shutdown.requested.cancelled(), if !stop => continue,
                     () = shutdown.grace_over.cancelled() => break,
                 };
                 if want.total > 0 && flushed.complete {
-                    slots.fetched(want, flushed.fetched.iter().map(|delivery| &*delivery.queue));
+                    slots.record_fetch(want, flushed.fetched.iter().map(|delivery| &*delivery.queue));
                     if flushed.settled && self.options.burst {
                         // Redis may have run the fetch before the settlements of the same round trip.
-                        slots.may_find_jobs();
+                        slots.set_may_find_jobs();
                     }
                     rate_limited_until = flushed.retry_after.map(|wait| Instant::now() + wait);
                 }
@@ -158,9 +158,9 @@ impl<S: JobState> Worker<S> {
             let limit_over = rate_limited_until.unwrap_or_else(Instant::now);
             tokio::select! {
                 Some(delivery) = completed.recv() => self.complete(delivery, &mut slots),
-                () = slots.woken() => {}
+                () = slots.wait_until_woken() => {}
                 () = tokio::time::sleep_until(limit_over), if rate_limited_until.is_some() => {
-                    slots.may_find_jobs();
+                    slots.set_may_find_jobs();
                     rate_limited_until = None;
                 }
                 () = shutdown.requested.cancelled(), if !stop => {}
@@ -204,7 +204,8 @@ impl<S: JobState> Worker<S> {
         self.session.add([delivery]);
     }
 
-    /// Tells the running jobs to stop, releases those that do not in time, and settles all of them before `deadline`.
+    /// Tells the running jobs to stop and waits up to `STOP_TIMEOUT`. Releases the jobs that still run, then settles
+    /// all of them. Gives up at `deadline`.
     async fn stop_running(
         &mut self,
         completed: &mut mpsc::UnboundedReceiver<CompletedDelivery>,
@@ -224,7 +225,7 @@ impl<S: JobState> Worker<S> {
         self.summary.released += remaining.len() as u64;
         let release = |((id, token), job): (_, RunningJob)| job.complete(id, token, Disposition::Release);
         self.session.add(remaining.into_iter().map(release));
-        while self.session.is_busy() {
+        while self.session.has_pending_work() {
             tokio::select! {
                 _ = self.session.flush(Room::default()) => {}
                 () = deadline.cancelled() => {

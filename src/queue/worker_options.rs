@@ -33,24 +33,24 @@ pub struct ReservedQueue {
 }
 
 impl Options {
-    /// How many jobs of queues that are not reserved run at once.
+    /// Returns how many jobs of queues that are not reserved run at once.
     pub(super) fn shared_slots(&self) -> usize {
         let kept = self.reserved.as_ref().map_or(0, |reserved| reserved.slots);
         self.concurrency.saturating_sub(kept).max(1)
     }
 
-    /// The name of the reserved queue.
+    /// Returns the name of the reserved queue.
     pub(super) fn reserved_name(&self) -> Option<&str> {
         self.reserved.as_ref().map(|reserved| reserved.name.as_str())
     }
 
-    /// The names of the queues that are not reserved.
+    /// Returns the names of the queues that are not reserved.
     pub(super) fn shared_names(&self) -> Vec<&str> {
         let names = self.queues.names().iter().map(String::as_str);
         names.filter(|name| Some(*name) != self.reserved_name()).collect()
     }
 
-    /// All queues in their order, with weights if there are any.
+    /// Returns all queues in their order, with weights if there are any.
     pub(super) fn describe_queues(&self) -> String {
         match self.reserved_name() {
             Some(reserved) => format!("{reserved},{}", self.queues),

@@ -19,7 +19,7 @@ pub const MAX_PASSWORD_BYTES: usize = 72;
 /// How long a hash waits for a core before the caller gets an error.
 const QUEUE_TIMEOUT: Duration = Duration::from_millis(1_200);
 
-/// Returns whether a password is one of the 100,000 most common ones, in any case (OWASP ASVS 5, 6.2.4). The list is
+/// Returns whether a password is one of the 100,000 most common ones, ignoring case (OWASP ASVS 5, 6.2.4). The list is
 /// part of the binary.
 pub fn is_common(password: &str) -> bool {
     use passwords::analyzer::is_common_password;

@@ -45,7 +45,7 @@ pub struct Tokens {
     validation: Validation,
     /// Seconds.
     lifetime: u64,
-    /// Verified tokens with their `exp`. Verifying a token takes longer than the rest of most requests.
+    /// Verified tokens with their `exp`. Avoids verifying the same token at each request.
     verified: Cache<Box<str>, (TokenSubject, u64)>,
 }
 

@@ -28,8 +28,10 @@ pub struct Actor {
 pub struct AdminActor(Actor);
 
 impl Actor {
+    /// Creates the actor of a request. Fails unless the user is active and the session is valid.
+    ///
     /// # Errors
-    /// Those of [`check`], for a plain user.
+    /// As [`check`] with [`Role::User`].
     pub fn new(app: &App, identity: Arc<Identity>, context: RequestContext) -> Result<Self> {
         Self::require(app, identity, context, Role::User)
     }
@@ -40,12 +42,12 @@ impl Actor {
         Ok(Self { identity, context, required })
     }
 
-    /// The user, without the password hash. May be `IDENTITY_CACHE_MS` old.
+    /// Returns the user, without the password hash. May be `IDENTITY_CACHE_MS` old.
     pub fn user(&self) -> &User {
         &self.identity.user
     }
 
-    /// The session of the request. May be `IDENTITY_CACHE_MS` old.
+    /// Returns the session of the request. May be `IDENTITY_CACHE_MS` old.
     pub fn session(&self) -> &Session {
         &self.identity.session
     }
@@ -78,8 +80,10 @@ impl Actor {
 }
 
 impl AdminActor {
+    /// Creates the actor of a request of an admin. Fails unless the user is an active admin and the session is valid.
+    ///
     /// # Errors
-    /// Those of [`check`], for an admin.
+    /// As [`check`] with [`Role::Admin`].
     pub fn new(app: &App, identity: Arc<Identity>, context: RequestContext) -> Result<Self> {
         Ok(Self(Actor::require(app, identity, context, Role::Admin)?))
     }
@@ -92,7 +96,7 @@ impl Deref for AdminActor {
     }
 }
 
-/// Returns whether a user may act in a session with at least the permissions of `required`.
+/// Checks that a user may act in a session with the role `required`.
 ///
 /// # Errors
 /// [`Error::InvalidToken`] if the session has ended or is another user's; [`Error::Inactive`]; for admins also
@@ -160,8 +164,10 @@ impl LockedUsers {
         }
     }
 
+    /// Returns a locked user by id.
+    ///
     /// # Errors
-    /// [`Error::NotFound`].
+    /// [`Error::NotFound`] if the user does not exist or is not in [`Affected`].
     pub fn user(&self, id: i64) -> Result<&User> {
         self.users.iter().find(|user| user.id == id).ok_or(Error::NotFound("User"))
     }
@@ -169,7 +175,7 @@ impl LockedUsers {
     /// Fails if a user is the last admin who can log in. Needs [`Affected::UserAndAdmins`].
     ///
     /// # Errors
-    /// [`Error::LastAdmin`].
+    /// [`Error::LastAdmin`] if there is no other admin who can log in.
     pub fn ensure_another_admin(&self, id: i64) -> Result<()> {
         let mut admins = self.users.iter().filter(|user| user.can_administer()).map(|user| user.id);
         match admins.next() == Some(id) && admins.next().is_none() {

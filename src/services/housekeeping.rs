@@ -47,8 +47,8 @@ pub struct Removed {
 /// `AUDIT_RETENTION_DAYS`.
 ///
 /// # Errors
-/// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer. The batches before it stay
-/// committed.
+/// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer. Rows that were deleted
+/// before the error stay deleted. An account that cannot be deleted is logged and skipped.
 pub async fn run(app: &App) -> Result<Removed> {
     let (db, days) = (&app.db, app.config.auth.audit_retention_days);
     // Tokens first: deleting a session would cascade to all of its tokens in one statement.
@@ -63,20 +63,20 @@ pub async fn run(app: &App) -> Result<Removed> {
     );
     let old = async |conn: &mut AsyncPgConnection| Ok(AuditEntry::purge(conn, days, BATCH_ROWS).await?);
     let audit_entries = repeat_until_empty!(db.transaction_for(BATCH_TIMEOUT, old).await?);
-    let users = repeat_until_empty!(erase_batch(app).await?);
+    let users = repeat_until_empty!(delete_due_users(app).await?);
     Ok(Removed { users, sessions, tokens: refresh + one_time, audit_entries })
 }
 
 /// Deletes a batch of accounts whose grace period is over. Returns how many were deleted.
-async fn erase_batch(app: &App) -> Result<usize> {
+async fn delete_due_users(app: &App) -> Result<usize> {
     let due = app
         .db
         .run_for(BATCH_TIMEOUT, async |conn| Ok(User::due_for_deletion(conn, BATCH_ROWS).await?))
         .await?;
-    let mut erased = 0;
+    let mut deleted = 0;
     for id in due {
-        match erase_if_due(app, id).await {
-            Ok(done) => erased += usize::from(done),
+        match delete_if_due(app, id).await {
+            Ok(done) => deleted += usize::from(done),
             // An account that cannot be deleted must not block the others.
             Err(error) => {
                 tracing::error!(
@@ -87,14 +87,14 @@ async fn erase_batch(app: &App) -> Result<usize> {
             }
         }
     }
-    if erased > 0 {
+    if deleted > 0 {
         app.cache.invalidate(USER_COUNT).await;
     }
-    Ok(erased)
+    Ok(deleted)
 }
 
 /// Deletes an account, unless its owner has canceled the deletion by a login since the batch was read.
-async fn erase_if_due(app: &App, id: i64) -> Result<bool> {
+async fn delete_if_due(app: &App, id: i64) -> Result<bool> {
     change_by_job(app, BATCH_TIMEOUT, async |tx| {
         let user = User::lock(tx, id).await?;
         let due = |user: &User| user.deletion_due_at.is_some_and(|due| due <= chrono::Utc::now());

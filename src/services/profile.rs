@@ -25,7 +25,7 @@ use crate::{
 /// Changes the name of the actor.
 ///
 /// # Errors
-/// [`Error::Unavailable`] if PostgreSQL does not answer.
+/// Those of [`change`].
 pub async fn rename(app: &App, actor: &Actor, full_name: Option<&str>) -> Result<User> {
     change(app, actor, Affected::Actor, async |tx, locked| {
         let before = locked.actor();
@@ -41,7 +41,7 @@ pub async fn rename(app: &App, actor: &Actor, full_name: Option<&str>) -> Result
 ///
 /// # Errors
 /// [`Error::WrongPassword`] if `current` is wrong; [`Error::Invalid`] if `new` is the email address or name of the
-/// user; [`Error::TooManyAttempts`] after failed attempts.
+/// user; [`Error::TooManyAttempts`] after failed attempts; and those of [`change`].
 pub async fn change_password(app: &App, actor: &Actor, current: String, new: String) -> Result<()> {
     let user = actor.user();
     check_not_personal("new_password", &new, &user.email, user.full_name.as_deref())?;
@@ -64,8 +64,8 @@ pub async fn change_password(app: &App, actor: &Actor, current: String, new: Str
 /// is opened.
 ///
 /// # Errors
-/// [`Error::WrongPassword`]; [`Error::Invalid`] if the address is the current one; [`Error::TooManyAttempts`] after
-/// failed attempts or too many mails.
+/// [`Error::WrongPassword`] if `password` is wrong; [`Error::Invalid`] if the address is the current one;
+/// [`Error::TooManyAttempts`] after failed attempts or too many mails; and those of [`change`].
 pub async fn change_email(app: &App, actor: &Actor, new_email: &str, password: String) -> Result<()> {
     let user = actor.user();
     confirm_password(app, actor, password).await?;
@@ -94,11 +94,14 @@ pub async fn change_email(app: &App, actor: &Actor, new_email: &str, password: S
     .await
 }
 
-/// Revokes all sessions of the user, purges the jobs that the user enqueued, and schedules the deletion of the account. Returns the time of the deletion, which
-/// is `ACCOUNT_DELETION_GRACE_DAYS` from now. A login before then cancels it.
+/// Schedules the deletion of the account, revokes all sessions of the user, and purges the jobs that the user enqueued.
+///
+/// Returns the time of the deletion, which is `ACCOUNT_DELETION_GRACE_DAYS` from now. A login or a password reset
+/// before then cancels it.
 ///
 /// # Errors
-/// [`Error::WrongPassword`]; [`Error::LastAdmin`]; [`Error::TooManyAttempts`] after failed attempts.
+/// [`Error::WrongPassword`] if `password` is wrong; [`Error::LastAdmin`] if the user is the last admin who can log in;
+/// [`Error::TooManyAttempts`] after failed attempts; and those of [`change`].
 pub async fn delete(app: &App, actor: &Actor, password: String) -> Result<DateTime<Utc>> {
     let user = actor.user();
     confirm_password(app, actor, password).await?;

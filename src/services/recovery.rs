@@ -210,7 +210,7 @@ async fn set_password(
             Entry::by_self(user.id, Action::UserDeletionCancelled).write(tx).await?;
         }
         if request.purpose == Purpose::ResetPassword {
-            // Those who knew the old password cannot make the owner wait any more.
+            // An attacker with the old password can no longer make codes fail, so the counter is reset.
             TwoFactor::reset_failures(tx, user.id).await?;
             OutboxMessage::notice(&after, Notice::PasswordReset).send(tx).await?;
         }

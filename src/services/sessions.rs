@@ -192,7 +192,7 @@ pub async fn find_by_refresh_token(app: &App, token: &str) -> Result<TokenSubjec
         .await
 }
 
-/// Returns the active sessions of a user.
+/// Returns at most 200 active sessions of a user, the last used first.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL does not answer.
@@ -203,7 +203,7 @@ pub async fn list(app: &App, user_id: i64) -> Result<Vec<Session>> {
 /// Revokes a session of the actor.
 ///
 /// # Errors
-/// [`Error::NotFound`] if the actor has no such active session.
+/// [`Error::NotFound`] if the actor has no such active session; and those of [`change`].
 pub async fn revoke(app: &App, actor: &Actor, id: Uuid) -> Result<()> {
     change(app, actor, Affected::Actor, async |tx, locked| revoke_in(tx, locked.actor().id, id).await).await
 }
@@ -220,7 +220,7 @@ pub async fn log_out(app: &App, context: &RequestContext, subject: TokenSubject)
 /// Revokes all sessions of the actor.
 ///
 /// # Errors
-/// [`Error::Unavailable`] if PostgreSQL does not answer.
+/// Those of [`change`].
 pub async fn revoke_all(app: &App, actor: &Actor) -> Result<()> {
     change(app, actor, Affected::Actor, async |tx, locked| revoke_all_in(tx, locked.actor().id).await).await
 }

@@ -63,7 +63,7 @@ pub async fn status(app: &App, user: &User) -> Result<Status> {
 ///
 /// # Errors
 /// [`Error::Conflict`] if the second factor is already enabled or `TWO_FACTOR_KEY` is not set;
-/// [`Error::EmailNotVerified`] if the address of the user is not verified.
+/// [`Error::EmailNotVerified`] if the address of the user is not verified; and those of [`change`].
 pub async fn begin(app: &App, actor: &Actor) -> Result<Setup> {
     let user = actor.user();
     if !app.sealer.has_key() {
@@ -97,8 +97,8 @@ const ALREADY_ENABLED: Error = Error::Conflict("Two-factor authentication is alr
 /// opened without it.
 ///
 /// # Errors
-/// [`Error::InvalidCode`]; [`Error::TooManyAttempts`] after failed attempts; [`Error::Conflict`] without a secret from
-/// [`begin`], or if the second factor is already enabled.
+/// [`Error::InvalidCode`] if the code is wrong; [`Error::TooManyAttempts`] after failed attempts; [`Error::Conflict`]
+/// without a secret from [`begin`], or if the second factor is already enabled; and those of [`change`].
 pub async fn confirm(app: &App, actor: &Actor, code: &str) -> Result<Vec<String>> {
     let (session, user_id) = (actor.session().id, actor.user().id);
     // Before the attempt is counted: it would count against the logins of the user.
@@ -127,7 +127,8 @@ pub async fn confirm(app: &App, actor: &Actor, code: &str) -> Result<Vec<String>
 /// Disables the second factor, which requires a code.
 ///
 /// # Errors
-/// [`Error::InvalidCode`]; [`Error::TooManyAttempts`] after failed attempts.
+/// [`Error::InvalidCode`] if the code is wrong or the second factor is not enabled; [`Error::TooManyAttempts`] after
+/// failed attempts; and those of [`change`].
 pub async fn disable(app: &App, actor: &Actor, code: &str) -> Result<()> {
     throttled(app, actor, async |tx: &Tx<'_>, user: &User| {
         verify_code(app, tx, user, code).await?;
@@ -229,7 +230,7 @@ async fn verify_totp(app: &App, tx: &Tx<'_>, user: &User, two_factor: &TwoFactor
     let now = chrono::Utc::now().timestamp().unsigned_abs();
     let step = totp(app, &user.email, &secret)?.check(&digits(code), now).ok_or(Error::InvalidCode)?;
     let step = i64::try_from(step).map_err(Error::internal)?;
-    // Encrypts the secret with the current key, so that after a key rotation each login migrates one user.
+    // Each use of a TOTP code re-encrypts the secret with the current key, so that a key rotation reaches this user.
     let sealed = app.sealer.seal(&secret_aad(user.id), &secret)?;
     match TwoFactor::consume_step(tx, user.id, step, &sealed).await? {
         true => Ok(()),

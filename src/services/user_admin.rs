@@ -45,7 +45,7 @@ pub async fn list(app: &App, listing: &Listing<'_>) -> Result<(Vec<User>, i64)> 
 /// Returns a user by id.
 ///
 /// # Errors
-/// [`Error::NotFound`].
+/// [`Error::NotFound`] if the user does not exist; [`Error::Unavailable`] if PostgreSQL does not answer.
 pub async fn find(app: &App, id: i64) -> Result<User> {
     app.db.run(async |conn| User::find(conn, id).await?.ok_or(Error::NotFound("User"))).await
 }
@@ -61,7 +61,8 @@ pub struct Changes {
 /// Changes a user. Deactivation revokes all sessions and links of the user, and purges the jobs that the user enqueued.
 ///
 /// # Errors
-/// [`Error::NotFound`]; [`Error::LastAdmin`].
+/// [`Error::NotFound`] if the user does not exist; [`Error::LastAdmin`] if the change removes the last admin who can
+/// log in; and those of [`change`].
 pub async fn update(app: &App, actor: &AdminActor, id: i64, changes: &Changes) -> Result<User> {
     let may_remove_admin = changes.role == Some(Role::User) || changes.is_active == Some(false);
     let affected = if may_remove_admin { Affected::UserAndAdmins(id) } else { Affected::User(id) };
@@ -91,7 +92,7 @@ pub async fn update(app: &App, actor: &AdminActor, id: i64, changes: &Changes) -
 /// Creates a user without a password, and sends a link to set one.
 ///
 /// # Errors
-/// [`Error::EmailTaken`] if the address is registered.
+/// [`Error::EmailTaken`] if the address is registered; and those of [`change`].
 pub async fn invite(
     app: &App,
     actor: &AdminActor,
@@ -115,7 +116,8 @@ pub async fn invite(
 /// Sends the invitation again.
 ///
 /// # Errors
-/// [`Error::NotFound`]; [`Error::Conflict`] if the user has accepted the invitation.
+/// [`Error::NotFound`] if the user does not exist; [`Error::Conflict`] if the user has accepted the invitation; and
+/// those of [`change`].
 pub async fn invite_again(app: &App, actor: &AdminActor, id: i64) -> Result<()> {
     change(app, actor, Affected::User(id), async |tx, locked| {
         if locked.user(id)?.hashed_password.is_some() {
@@ -130,7 +132,8 @@ pub async fn invite_again(app: &App, actor: &AdminActor, id: i64) -> Result<()> 
 /// Deletes a user immediately, without a grace period.
 ///
 /// # Errors
-/// [`Error::NotFound`]; [`Error::LastAdmin`].
+/// [`Error::NotFound`] if the user does not exist; [`Error::LastAdmin`] if the user is the last admin who can log in;
+/// and those of [`change`].
 pub async fn delete(app: &App, actor: &AdminActor, id: i64) -> Result<()> {
     change(app, actor, Affected::UserAndAdmins(id), async |tx, locked| {
         let user = locked.user(id)?;
@@ -153,7 +156,7 @@ pub(super) async fn erase(tx: &Tx<'_>, user: &User) -> Result<()> {
 /// Disables the second factor of a user who has lost it, and revokes all sessions of the user.
 ///
 /// # Errors
-/// [`Error::NotFound`] if there is no such user or the second factor is not enabled.
+/// [`Error::NotFound`] if the user does not exist or the second factor is not enabled; and those of [`change`].
 pub async fn remove_second_factor(app: &App, actor: &AdminActor, id: i64) -> Result<()> {
     change(app, actor, Affected::User(id), async |tx, locked| {
         if !two_factor::remove(tx, locked.user(id)?).await? {
@@ -168,7 +171,7 @@ pub async fn remove_second_factor(app: &App, actor: &AdminActor, id: i64) -> Res
 /// Revokes all sessions of a user.
 ///
 /// # Errors
-/// [`Error::NotFound`].
+/// [`Error::NotFound`] if the user does not exist; and those of [`change`].
 pub async fn sign_out(app: &App, actor: &AdminActor, id: i64) -> Result<()> {
     change(app, actor, Affected::User(id), async |tx, locked| {
         sessions::revoke_all_in(tx, locked.user(id)?.id).await

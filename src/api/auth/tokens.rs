@@ -77,7 +77,7 @@ pub(super) enum Refreshed {
     Cookies,
 }
 
-/// Sets the tokens as cookies, or returns them for the body of the response.
+/// Sets the tokens as cookies or returns them for the body of the response, according to `delivery`.
 pub(super) fn deliver(
     grant: Grant,
     delivery: Delivery,

@@ -2,10 +2,11 @@
 
 use serde_json::{Value, json};
 
-/// Corrects the document of poem-openapi where it is invalid or incomplete.
+/// Adds what the document of poem-openapi lacks: the scopes of OAuth flows, descriptions of responses, and a server
+/// URL.
 ///
 /// # Errors
-/// If the document cannot be parsed.
+/// If the document is not valid JSON.
 pub(in crate::api) fn document(spec: &str) -> anyhow::Result<String> {
     let mut spec: Value = serde_json::from_str(spec)?;
     // OpenAPI 3.0, "OAuth Flow Object": `scopes` is required.

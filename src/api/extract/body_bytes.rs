@@ -17,10 +17,10 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// The longest body that an operation may declare. [`buffer`] does not know the operation.
 pub(super) const MAX_DECLARED_BYTES: usize = 64 * 1024;
 
-/// One permit for each byte of the bodies that this process reads and parses at the same time.
+/// Limits the memory for request bodies to 64 MiB: one permit per byte.
 static BYTES_UNDER_WAY: Semaphore = Semaphore::const_new(64 * 1024 * 1024);
 
-/// A body that was read. Its bytes count as under way until it is dropped.
+/// A body that was read. Its bytes hold permits until it is dropped.
 pub(super) struct BodyBytes {
     bytes: Vec<u8>,
     permit: SemaphorePermit<'static>,
@@ -38,8 +38,8 @@ impl BodyBytes {
     /// Reads a body of at most `max_bytes`.
     ///
     /// # Errors
-    /// [`ApiError::BodyTooLarge`]; [`ApiError::BodyTimeout`]; [`ApiError::TooManyBodies`] if the process reads as much as
-    /// it may; [`ApiError::MalformedBody`] if the client breaks off.
+    /// [`ApiError::BodyTooLarge`]; [`ApiError::BodyTimeout`]; [`ApiError::TooManyBodies`] if this process has reached
+    /// its limit for bodies; [`ApiError::MalformedBody`] if the client disconnects.
     pub(super) async fn read(request: &Request, body: &mut RequestBody, max_bytes: usize) -> Result<Self> {
         let read = Self::collect(request, body, max_bytes, &BYTES_UNDER_WAY);
         in_time(BODY_TIMEOUT, read).await
@@ -88,7 +88,7 @@ pub(super) async fn buffer(request: &Request, body: &mut RequestBody) -> Result<
     if is_expected || headers.contains_key(header::TRANSFER_ENCODING) {
         let BodyBytes { bytes, permit } = BodyBytes::read(request, body, MAX_DECLARED_BYTES).await?;
         let chunk = async move {
-            // The bytes count as under way until the operation takes them.
+            // The bytes hold permits until the operation takes them.
             let _permit = permit;
             Ok::<_, std::io::Error>(bytes)
         };

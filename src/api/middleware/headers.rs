@@ -11,7 +11,7 @@ use crate::app::App;
 /// Value of `Retry-After`, in seconds, if a dependency is unavailable.
 const RETRY_AFTER: &str = "2";
 
-/// Security headers (OWASP REST Security Cheat Sheet, "Security Headers").
+/// Returns the security headers (OWASP REST Security Cheat Sheet, "Security Headers").
 pub(super) fn security(https: bool) -> SetHeader {
     let headers = SetHeader::new()
         .overriding(header::X_CONTENT_TYPE_OPTIONS, "nosniff")

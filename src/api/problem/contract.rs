@@ -14,10 +14,10 @@ use crate::{
     error::{FieldError, Loc, MAX_NAME_CHARS, shortened},
 };
 
-// What a client sends must not set the size of what it is answered, whatever part of it an error repeats.
+// Errors repeat parts of the request. These limits keep the response small for a large request.
 const MAX_DETAIL_CHARS: usize = 600;
 const MAX_MSG_CHARS: usize = 200;
-/// Steps of the way to a field.
+/// Steps of the path to a field.
 const MAX_LOC_STEPS: usize = 8;
 
 /// Problem details (RFC 9457).

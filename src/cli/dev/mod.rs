@@ -155,7 +155,7 @@ impl Args {
         let options = Options {
             queues,
             concurrency: worker.concurrency.into(),
-            lease: worker.lease(),
+            lease: worker.lease_duration(),
             grace: Duration::from_secs(worker.shutdown_grace_seconds.min(MAX_SHUTDOWN_SECONDS)),
             burst: false,
             scheduler: true,

@@ -35,8 +35,8 @@ pub(super) struct Failed {
 
 /// List the jobs of a queue that are in one state.
 ///
-/// The next job comes first; of the failed jobs, the latest one. Finished and canceled jobs are not listed; `saas queue
-/// show` finds them by their id.
+/// The job that runs next comes first; with `--status failed`, the latest failure. Finished and canceled jobs are not
+/// listed; `saas queue show` finds them by their id.
 #[derive(clap::Args)]
 pub(super) struct Listing {
     queue: String,

@@ -29,7 +29,7 @@ const CLEAR_SCREEN: &str = "\x1b[2J\x1b[H";
 /// the present ones.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Print JSON. With --watch, one array a line.
+    /// Print JSON. With --watch, one array per line.
     #[arg(long)]
     json: bool,
     /// Repeat every SECONDS until Ctrl-C. The default is 2.

@@ -36,8 +36,9 @@ local function jobs_of(lease)
   return ids, found
 end
 
--- Outcomes are stored in buckets, each for an eighth of the time to live. `buckets` sorts them by expiry, so that `tick`
--- can unlink them without blocking; the expiry of the key itself is for when no scheduler runs.
+-- Outcomes are stored in hashes (buckets). A bucket holds the outcomes that are written within an eighth of the TTL, and
+-- expires one TTL later. `buckets` sorts them by expiry: `tick` unlinks expired buckets, which does not block Redis. If no
+-- scheduler runs, the expiry of the key deletes the bucket a minute later.
 local function store_outcome(t, ttl, pairs_)
   ttl = math.max(8000, math.min(ttl, 366 * DAY)) -- any RESULT_TTL is valid: nothing here may raise an error
   local slice = math.ceil(ttl / 8)

@@ -1,12 +1,26 @@
--- Enqueues jobs. A job whose id exists already, even as an outcome, is left unchanged: a push may be repeated, and the first
+-- Enqueues jobs. Skips a job whose id exists, also if only its outcome is left: a push may be repeated, and the first
 -- attempt may arrive after the second.
--- ARGV: queue, n, when (0: now, +ms: from now, ms), front (1, 0), group, then for a single job
---   unique key, window (ms), the job that stays (first, last), number of dependencies, how they must have ended (any, good);
---   then how many jobs and bytes an owner may have, and jobs an hour ('' for any number), then ids.., envelopes..,
---   dependencies..
+-- ARGV:
+--   queue
+--   n: number of jobs
+--   when (0: now, +ms: from now, ms: at a time)
+--   front (1: before the other jobs, 0: after them)
+--   group ('' for none)
+--   unique key ('' for none); this and the next four are for a single job
+--   window of the unique key (ms)
+--   on duplicate (first: keep the existing job, last: replace it)
+--   number of dependencies
+--   dependency policy (good: all must finish, any: they may also fail)
+--   limit of the jobs of an owner ('' for none)
+--   limit of their bytes ('' for none)
+--   limit of jobs that an owner enqueues in an hour ('' for none)
+-- then these lists:
+--   n ids
+--   n envelopes
+--   ids of the dependencies
 -- Returns the ids that existed; if a unique key rejects the job, the id of the job that has the key
 local q, n, when, front, group = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4] == '1', ARGV[5]
-local key, window, stays, waits, policy = ARGV[6], tonumber(ARGV[7]), ARGV[8], tonumber(ARGV[9]), ARGV[10]
+local key, window, on_duplicate, waits, policy = ARGV[6], tonumber(ARGV[7]), ARGV[8], tonumber(ARGV[9]), ARGV[10]
 local max_jobs, max_bytes = tonumber(ARGV[11]) or math.huge, tonumber(ARGV[12]) or math.huge
 local HOUR, max_rate = 3600000, tonumber(ARGV[13])
 local IDS, TEXTS, PARENTS = 13, 13 + n, 13 + 2 * n
@@ -40,7 +54,7 @@ for i = 1, waits do
   if rc('HEXISTS', P .. ':jobs', parent) == 0 and not outcome(parent) then return redis.error_reply('NOJOB ' .. parent) end
 end
 local first = key ~= '' and rc('GET', P .. ':uniq:' .. key)
-if first and stays == 'first' then return { first } end
+if first and on_duplicate == 'first' then return { first } end
 local account = account_of(group)
 if account then
   local bytes = 0

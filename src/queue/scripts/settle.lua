@@ -1,7 +1,8 @@
 -- Settles deliveries. An entry applies only if its token still holds the job (fencing). No command raises an error, so
 -- that a batch is never half applied.
 -- ARGV: queue, k, k leases that have ended, then entries of (op, id, token, arg, ttl, text):
---   ok, cancel   text is the outcome, kept for ttl (ms); arg is 1 if Redis may have more about the job than the envelope
+--   ok, cancel   text is the outcome, kept for ttl (ms); arg is 1 if Redis may hold attempts, progress or other records
+--                that must be deleted with the job
 --   retry        again in arg ms, one more failure; text is the error
 --   snooze       again in arg ms, not counted
 --   unknown      again in arg ms, but failed for good after ttl such deliveries; text is the error
