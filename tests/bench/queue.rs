@@ -177,7 +177,7 @@ impl Bench {
         Ok(())
     }
 
-    async fn timed(&self, jobs: usize, work: impl Future<Output = Result<()>>) -> Result<Sample> {
+    async fn measure(&self, jobs: usize, work: impl Future<Output = Result<()>>) -> Result<Sample> {
         let mut conn = self.conn.clone();
         redis::cmd("CONFIG").arg("RESETSTAT").query_async::<()>(&mut conn).await?;
         let begun = Instant::now();
@@ -215,10 +215,10 @@ impl Bench {
         let mut both = Both::default();
         for round in 1..=self.rounds(3) {
             eprintln!("enqueue, 250 a call: round {round}");
-            let engine = self.timed(jobs, self.fill(&queue, jobs)).await?;
+            let engine = self.measure(jobs, self.fill(&queue, jobs)).await?;
             self.flush().await?;
             let ids = new_ids(jobs);
-            let floor = self.timed(jobs, bare.push_all(&ids, CALL, &self.envelope)).await?;
+            let floor = self.measure(jobs, bare.push_all(&ids, CALL, &self.envelope)).await?;
             self.flush().await?;
             both.add(&[engine, floor]);
         }
@@ -240,14 +240,14 @@ impl Bench {
                     anyhow::Ok(())
                 }
             });
-            let engine = self.timed(each * CALLERS, enqueuing).await?;
+            let engine = self.measure(each * CALLERS, enqueuing).await?;
             self.flush().await?;
             let ids: Arc<[String]> = new_ids(each * CALLERS).into();
             let pushing = at_once(|caller| {
                 let (bare, ids, envelope) = (bare.clone(), ids.clone(), envelope.clone());
                 async move { bare.push_all(&ids[caller * each..][..each], 1, &envelope).await }
             });
-            let floor = self.timed(each * CALLERS, pushing).await?;
+            let floor = self.measure(each * CALLERS, pushing).await?;
             self.flush().await?;
             both.add(&[engine, floor]);
         }
@@ -264,7 +264,7 @@ impl Bench {
             ensure!(finished == jobs as u64, "{finished} of {jobs} jobs finished");
             anyhow::Ok(())
         };
-        self.timed(jobs, working).await
+        self.measure(jobs, working).await
     }
 
     async fn drain(&self, prefix: &'static str, jobs: usize, times: usize, rounds: usize) -> Result<Both> {
@@ -283,7 +283,7 @@ impl Bench {
                     ensure!(ended == jobs, "{ended} of {jobs} jobs ended");
                     anyhow::Ok(())
                 };
-                samples[1].add(&self.timed(jobs, draining).await?);
+                samples[1].add(&self.measure(jobs, draining).await?);
                 self.flush().await?;
             }
             both.add(&samples);

@@ -10,7 +10,7 @@ use tokio::{
 use crate::support::{
     TestApp,
     app::Answer,
-    process::{production, run, saas, serving},
+    process::{production_command, run, saas, start_server},
     servers::{TestDatabase, unique},
 };
 
@@ -113,11 +113,11 @@ async fn serve_reads_the_hosts_and_stays_healthy() {
     let database = TestDatabase::migrated().await;
     let command = async |hosts: &str| {
         let args = ["serve", "--port", "0"];
-        let mut command = production(&args, &database, &format!("h{}", unique())).await;
+        let mut command = production_command(&args, &database, &format!("h{}", unique())).await;
         command.env("ALLOWED_HOSTS", hosts);
         command
     };
-    let (_server, address) = serving(command(r#"["api.example.com"]"#).await).await;
+    let (_server, address) = start_server(command(r#"["api.example.com"]"#).await).await;
     let get = |host: &'static str| {
         reqwest::Client::new().get(format!("http://{address}/api/v1/health")).header("host", host).send()
     };

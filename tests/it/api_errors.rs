@@ -116,7 +116,7 @@ fn unknown_fields(bytes: usize, name: impl Fn(usize) -> String) -> String {
     text + "}"
 }
 
-/// What a client sends must not set the size of what it is answered.
+/// Errors repeat parts of the request. The limits keep the response small for a large request.
 #[tokio::test]
 async fn the_size_of_an_answer_is_bounded() {
     let app = TestApp::start().await;

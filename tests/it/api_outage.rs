@@ -12,10 +12,10 @@ use crate::support::{
     servers::{TestDatabase, servers},
 };
 
-/// Time in which the contract promises a response. The tests add [`BUSY`] for a loaded machine: they check that nothing
-/// hangs.
-const PROMISED: Duration = Duration::from_secs(3);
-const BUSY: Duration = Duration::from_secs(12);
+/// Time in which the contract promises a response. The tests add [`SLOW_MACHINE_ALLOWANCE`] for a loaded machine: they
+/// check that nothing hangs.
+const MAX_RESPONSE_TIME: Duration = Duration::from_secs(3);
+const SLOW_MACHINE_ALLOWANCE: Duration = Duration::from_secs(12);
 /// The defaults of the settings that keep the promise.
 const TIMEOUTS: [&str; 2] = ["--database-timeout-ms=1400", "--redis-timeout-ms=900"];
 
@@ -39,7 +39,7 @@ async fn smoke_an_unreachable_database_is_answered_with_503() {
     let health = app.get("/health/db", None).await;
     assert_eq!(health.status, 503);
     assert_eq!(health.body, serde_json::json!({ "status": "unhealthy", "database": "error" }));
-    assert!(begun.elapsed() < PROMISED + BUSY);
+    assert!(begun.elapsed() < MAX_RESPONSE_TIME + SLOW_MACHINE_ALLOWANCE);
     assert!(!health.header("retry-after").is_empty());
     let login = app.login("a@example.com", "whatever it is").await;
     login.is_problem(503, "unavailable", "Database is unavailable, try again in a moment");
@@ -62,7 +62,7 @@ async fn requests_recover_after_a_database_outage() {
         .await;
         // The first query may use a connection that seems usable. None may hang.
         for _ in 0..3 {
-            tokio::time::timeout(PROMISED + BUSY, async {
+            tokio::time::timeout(MAX_RESPONSE_TIME + SLOW_MACHINE_ALLOWANCE, async {
                 app.get("/users/me", Some(&user)).await.is_some_problem(503, "unavailable");
             })
             .await
@@ -143,7 +143,7 @@ async fn users_can_read_their_account_without_redis() {
         let user = app.user().await;
         assert_eq!(app.call(Method::POST, "/jobs/example?name=x&duration=0", &user).await.status, 200);
         proxy.set(link);
-        tokio::time::timeout(PROMISED + BUSY, async {
+        tokio::time::timeout(MAX_RESPONSE_TIME + SLOW_MACHINE_ALLOWANCE, async {
             let answer = app.call(Method::POST, "/jobs/example?name=x&duration=0", &user).await;
             answer.is_problem(503, "unavailable", "Redis is unavailable, try again in a moment");
             assert!(!answer.header("retry-after").is_empty());
@@ -159,7 +159,7 @@ async fn users_can_read_their_account_without_redis() {
         let ready = app.get("/health/ready", None).await;
         assert_eq!((ready.status.as_u16(), &ready.body["status"]), (200, &"healthy".into()));
         assert_eq!(ready.body["redis"], "degraded");
-        assert!(begun.elapsed() < PROMISED + BUSY);
+        assert!(begun.elapsed() < MAX_RESPONSE_TIME + SLOW_MACHINE_ALLOWANCE);
         proxy.set(Link::Up);
         eventually("enqueuing succeeds again", || async {
             (app.call(Method::POST, "/jobs/example?name=x&duration=0", &user).await.status == 200)

@@ -27,7 +27,7 @@ struct SetCookie {
 }
 
 /// Returns the cookies that a response sets, sorted by name.
-fn set_cookies(answer: &Answer) -> Vec<SetCookie> {
+fn parse_set_cookies(answer: &Answer) -> Vec<SetCookie> {
     let read = |text: &str| {
         let mut parts = text.split("; ").map(str::to_owned);
         let pair = parts.next().unwrap();
@@ -58,7 +58,7 @@ impl<'a> Browser<'a> {
     /// Returns the browser with the cookies that a response has set.
     fn with_cookies(&self, answer: &Answer) -> Self {
         assert_eq!(answer.status, 204, "{}", answer.text);
-        let pairs: Vec<_> = set_cookies(answer)
+        let pairs: Vec<_> = parse_set_cookies(answer)
             .into_iter()
             .map(|cookie| format!("{}={}", cookie.name, cookie.value))
             .collect();
@@ -91,7 +91,7 @@ async fn smoke_a_browser_receives_its_tokens_in_cookies() {
     let user = app.user().await;
     let answer = login(&app, &user.email, OWN_PAGE).await;
     assert_eq!((answer.status.as_u16(), answer.text.as_str()), (204, ""));
-    let cookies = set_cookies(&answer);
+    let cookies = parse_set_cookies(&answer);
     let names: Vec<_> = cookies.iter().map(|cookie| cookie.name.as_str()).collect();
     assert_eq!(names, ["access_token", "refresh_token"]);
     let access = attributes(&["HttpOnly", "SameSite=Lax", "Path=/", "Max-Age=1800"]);
@@ -109,7 +109,7 @@ async fn with_tls_the_cookies_are_secure_and_bound_to_the_host() {
     let app = TestApp::with(&["--public-url=https://api.example.com"]).await;
     let user = app.user().await;
     let answer = login(&app, &user.email, &[("origin", "https://api.example.com")]).await;
-    let cookies = set_cookies(&answer);
+    let cookies = parse_set_cookies(&answer);
     let names: Vec<_> = cookies.iter().map(|cookie| cookie.name.as_str()).collect();
     assert_eq!(names, ["__Host-access_token", "__Host-refresh_token"]);
     let access = attributes(&["HttpOnly", "SameSite=Lax", "Secure", "Path=/", "Max-Age=1800"]);
@@ -225,7 +225,7 @@ async fn smoke_a_logout_removes_the_cookies() {
         let browser = Browser::of(&app, &user).await;
         let answer = browser.send(Method::POST, path, OWN_PAGE, json!({})).await;
         assert_eq!(answer.status, 204);
-        let removed = set_cookies(&answer);
+        let removed = parse_set_cookies(&answer);
         let pairs: Vec<_> =
             removed.iter().map(|cookie| (cookie.name.as_str(), cookie.value.as_str())).collect();
         assert_eq!(pairs, [("access_token", ""), ("refresh_token", "")]);
@@ -243,7 +243,7 @@ async fn a_browser_can_log_out_after_its_access_token_has_expired() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let answer = login(&app, &user.email, OWN_PAGE).await;
-    let refresh = &set_cookies(&answer)[1];
+    let refresh = &parse_set_cookies(&answer)[1];
     let browser = Browser { app: &app, cookies: format!("{}={}", refresh.name, refresh.value) };
     browser.send(Method::POST, "/auth/logout", &[], json!({})).await.is_some_problem(403, "cross_site");
     assert_eq!(browser.send(Method::POST, "/auth/logout", OWN_PAGE, json!({})).await.status, 204);
@@ -264,12 +264,12 @@ async fn a_foreign_page_cannot_sign_a_browser_in() {
     for headers in foreign {
         let answer = login(&app, &user.email, headers).await;
         answer.is_problem(403, "cross_site", "Cross-site request refused");
-        assert!(set_cookies(&answer).is_empty());
+        assert!(parse_set_cookies(&answer).is_empty());
     }
     let sessions = "SELECT count(*) FROM sessions";
     assert_eq!(column(&app.database, sessions).await, ["1"], "only the session of the user");
     let form = app.form("/auth/login", &[("username", user.email.as_str()), ("password", PASSWORD)]);
     let answer = Answer::of(with(form, foreign[1])).await;
     assert_eq!(answer.status, 200, "a foreign page cannot read tokens in the body");
-    assert!(set_cookies(&answer).is_empty());
+    assert!(parse_set_cookies(&answer).is_empty());
 }

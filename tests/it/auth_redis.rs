@@ -17,7 +17,7 @@ use crate::support::{
     records::column,
 };
 
-const AWAY: [&str; 2] = ["--redis-url=redis://127.0.0.1:1/", "--redis-timeout-ms=200"];
+const UNREACHABLE_REDIS: [&str; 2] = ["--redis-url=redis://127.0.0.1:1/", "--redis-timeout-ms=200"];
 const WRONG: &str = "wrong password";
 
 /// A Redis of one test.
@@ -78,7 +78,7 @@ async fn links_are_limited(app: &TestApp, user: &User) {
 
 #[tokio::test]
 async fn smoke_attempts_are_counted_without_redis() {
-    let app = TestApp::with(&AWAY).await;
+    let app = TestApp::with(&UNREACHABLE_REDIS).await;
     let (user, other) = (app.user().await, app.user().await);
     passwords_are_limited(&app, &user).await;
     assert_eq!(app.login(&other.email, PASSWORD).await.status, 200);
@@ -197,7 +197,7 @@ async fn counters_have_a_bounded_number_of_keys_that_are_not_evicted() {
 async fn try_codes(first: &TestApp, user: &User, authenticator: &Authenticator) -> usize {
     let mut tried = 0;
     for _ in 0..4 {
-        let app = TestApp::on(first.database.clone(), &AWAY).await;
+        let app = TestApp::on(first.database.clone(), &UNREACHABLE_REDIS).await;
         let wrong = authenticator.wrong_code();
         for n in 0..4 {
             let answer = match n % 2 {
@@ -222,12 +222,12 @@ async fn try_codes(first: &TestApp, user: &User, authenticator: &Authenticator) 
 
 #[tokio::test]
 async fn codes_of_a_user_are_bounded_without_redis_and_over_all_processes() {
-    let app = TestApp::with(&AWAY).await;
+    let app = TestApp::with(&UNREACHABLE_REDIS).await;
     let (user, other) = (app.user().await, app.user().await);
     let (authenticator, of_other) = (turn_on(&app, &user).await, turn_on(&app, &other).await);
     assert_eq!(try_codes(&app, &user, &authenticator).await, 10);
     // The right code neither, but those of others.
-    let fresh = TestApp::on(app.database.clone(), &AWAY).await;
+    let fresh = TestApp::on(app.database.clone(), &UNREACHABLE_REDIS).await;
     let right = authenticator.code();
     answer(&fresh, &challenge(&fresh, &user).await, &right).await.is_some_problem(429, "too_many_attempts");
     assert_eq!(answer(&fresh, &challenge(&fresh, &other).await, &of_other.code()).await.status, 200);

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use crate::support::{
     TestApp,
-    process::{Ended, production, run, run_with_input, saas},
+    process::{Ended, production_command, run, run_with_input, saas},
     servers::{TestDatabase, servers},
 };
 
@@ -139,13 +139,13 @@ async fn smoke_create_admin() {
 #[tokio::test]
 async fn create_admin_takes_the_password_from_the_environment() {
     let database = TestDatabase::migrated().await;
-    let mut command = production(&["create-admin"], &database, "p").await;
+    let mut command = production_command(&["create-admin"], &database, "p").await;
     command.env("FIRST_SUPERUSER_EMAIL", "root@example.org");
     assert!(run(command).await.succeeded().stdout.contains("created admin root@example.org"));
     let empty = TestDatabase::empty().await;
-    let command = production(&["create-admin", "--email", "a@example.com"], &empty, "p").await;
+    let command = production_command(&["create-admin", "--email", "a@example.com"], &empty, "p").await;
     run(command).await.failed(1, &["saas migrate up"]);
-    let mut weak = production(&["create-admin", "--email", "a@example.com"], &database, "p").await;
+    let mut weak = production_command(&["create-admin", "--email", "a@example.com"], &database, "p").await;
     weak.env_remove("ALLOW_WEAK_HASHES");
     run(weak).await.failed(1, &["BCRYPT_COST is 4"]);
 }
@@ -153,7 +153,7 @@ async fn create_admin_takes_the_password_from_the_environment() {
 #[tokio::test]
 async fn doctor_reports_each_problem() {
     let database = TestDatabase::migrated().await;
-    let healthy = run(production(&["doctor"], &database, "p").await).await;
+    let healthy = run(production_command(&["doctor"], &database, "p").await).await;
     for line in [
         "FAIL  settings",
         "ok    database",
@@ -186,7 +186,7 @@ async fn doctor_reports_each_problem() {
     assert_eq!(broken.code, Some(1));
 
     let empty = TestDatabase::empty().await;
-    let behind = run(production(&["doctor"], &empty, "p").await).await;
+    let behind = run(production_command(&["doctor"], &empty, "p").await).await;
     assert!(behind.stdout.contains("FAIL  migrations") && behind.stdout.contains("saas migrate up"));
 }
 
@@ -196,7 +196,7 @@ async fn doctor_generates_a_key_that_it_accepts() {
     let (one, two) = (generate().await.succeeded().stdout, generate().await.succeeded().stdout);
     assert_ne!(one, two);
     let database = TestDatabase::migrated().await;
-    let mut command = production(&["doctor"], &database, "p").await;
+    let mut command = production_command(&["doctor"], &database, "p").await;
     command.env("SECRET_KEY", one.trim());
     assert!(run(command).await.stdout.contains("ok    settings"));
 }
@@ -235,10 +235,12 @@ fn scripts_are_executable() {
 #[tokio::test]
 async fn a_worker_refuses_invalid_queues() {
     let database = TestDatabase::migrated().await;
-    run(production(&["worker", "--queues", ","], &database, "p").await)
+    run(production_command(&["worker", "--queues", ","], &database, "p").await)
         .await
         .failed(2, &["--queues default"]);
-    run(production(&["worker", "--queues", "a b"], &database, "p").await).await.failed(2, &["\"a b\""]);
+    run(production_command(&["worker", "--queues", "a b"], &database, "p").await)
+        .await
+        .failed(2, &["\"a b\""]);
     let _ = servers().await;
 }
 

@@ -20,14 +20,15 @@ struct Product {
     api: String,
 }
 
-async fn started(command: Command) -> Product {
+async fn start(command: Command) -> Product {
     let mut process = Running::start(command);
-    let api = process.says("API       ").await;
-    process.says("worker started").await;
+    let api = process.wait_for_output("API       ").await;
+    process.wait_for_output("worker started").await;
     Product { process, api }
 }
 
-/// Returns the command lines that contain the directory: those of the servers and their guards.
+/// Returns the command lines that contain the directory name. These are the servers and the `sh` guard processes that
+/// stop them (`dev::guard`).
 fn processes_of(dir: &Path) -> Vec<String> {
     let name = dir.file_name().unwrap().to_str().unwrap();
     command_lines().into_iter().filter(|line| line.contains(name)).collect()
@@ -50,7 +51,7 @@ async fn wait_until_gone(dir: &Path) {
 
 impl Product {
     /// Waits until its processes have ended and the ports of its servers are closed.
-    async fn is_gone(&self, dir: &Path) {
+    async fn wait_until_gone(&self, dir: &Path) {
         wait_until_gone(dir).await;
         let output = self.process.output();
         let hosts: Vec<_> = output
@@ -84,7 +85,7 @@ async fn login(api: &str) -> u16 {
 #[tokio::test]
 async fn smoke_dev_runs_everything_and_keeps_its_data() {
     let dir = TempDir::new();
-    let mut first = started(dev(dir.path(), &[])).await;
+    let mut first = start(dev(dir.path(), &[])).await;
     assert_eq!(login(&first.api).await, 200);
     let output = first.process.output();
     for expected in
@@ -120,9 +121,9 @@ async fn smoke_dev_runs_everything_and_keeps_its_data() {
     run(dev(dir.path(), &[])).await.failed(1, &["already runs in this directory", "--state-dir"]);
     first.process.signal("INT");
     assert_eq!(first.process.end().await.code(), Some(0));
-    first.is_gone(dir.path()).await;
+    first.wait_until_gone(dir.path()).await;
 
-    let mut second = started(dev(dir.path(), &[])).await;
+    let mut second = start(dev(dir.path(), &[])).await;
     assert_eq!(
         get(&second.api, "/users/me").await.unwrap().status(),
         200,
@@ -132,24 +133,24 @@ async fn smoke_dev_runs_everything_and_keeps_its_data() {
     assert_eq!(status["status"], "finished", "the data in Redis is kept");
     second.process.signal("TERM");
     assert_eq!(second.process.end().await.code(), Some(0));
-    second.is_gone(dir.path()).await;
+    second.wait_until_gone(dir.path()).await;
 }
 
 #[tokio::test]
 async fn after_a_kill_nothing_runs_and_it_starts_again() {
     let dir = TempDir::new();
     for signal in ["KILL", "HUP"] {
-        let mut product = started(dev(dir.path(), &[])).await;
+        let mut product = start(dev(dir.path(), &[])).await;
         assert_eq!(login(&product.api).await, 200);
         product.process.signal(signal);
         product.process.end().await;
         // Started at once: the previous servers may still be shutting down.
-        let mut again = started(dev(dir.path(), &[])).await;
+        let mut again = start(dev(dir.path(), &[])).await;
         assert_eq!(login(&again.api).await, 200);
         again.process.signal("INT");
         again.process.end().await;
-        again.is_gone(dir.path()).await;
-        product.is_gone(dir.path()).await;
+        again.wait_until_gone(dir.path()).await;
+        product.wait_until_gone(dir.path()).await;
     }
 }
 
@@ -162,7 +163,7 @@ async fn after_an_interrupt_during_start_nothing_runs() {
     starting.signal("INT");
     starting.end().await;
     wait_until_gone(dir.path()).await;
-    let mut product = started(dev(dir.path(), &[])).await;
+    let mut product = start(dev(dir.path(), &[])).await;
     assert_eq!(login(&product.api).await, 200);
     product.process.signal("INT");
     product.process.end().await;
@@ -182,7 +183,7 @@ async fn a_port_in_use_is_reported_before_anything_starts() {
 #[tokio::test]
 async fn reset_deletes_all_data() {
     let dir = TempDir::new();
-    let mut first = started(dev(dir.path(), &[])).await;
+    let mut first = start(dev(dir.path(), &[])).await;
     let body = serde_json::json!({ "email": "ada@example.com", "password": "correct horse" });
     let client = reqwest::Client::new();
     let register = |api: String| client.post(format!("{api}/auth/register")).json(&body).send();
@@ -191,7 +192,7 @@ async fn reset_deletes_all_data() {
     first.process.end().await;
     let key = || std::fs::read_to_string(dir.path().join(".saas/secret-key")).unwrap();
     let before = key();
-    let mut second = started(dev(dir.path(), &["--reset"])).await;
+    let mut second = start(dev(dir.path(), &["--reset"])).await;
     assert_ne!(key(), before, "an old token must not be valid for a new user with the same id");
     assert_eq!(register(second.api.clone()).await.unwrap().status(), 201);
     second.process.signal("INT");

@@ -28,11 +28,11 @@ async fn external(dir: &TempDir, database: &TestDatabase, args: &[&str]) -> Comm
     command
 }
 
-/// Starts it, and returns the process and the URL of its API.
-async fn started(command: Command) -> (Running, String) {
+/// Starts a process of `saas dev`. Returns the process and the URL of its API.
+async fn start(command: Command) -> (Running, String) {
     let mut process = Running::start(command);
-    let api = process.says("API       ").await;
-    process.says("worker started").await;
+    let api = process.wait_for_output("API       ").await;
+    process.wait_for_output("worker started").await;
     (process, api)
 }
 
@@ -81,8 +81,8 @@ async fn pending_migrations_are_not_applied_unasked() {
 async fn an_external_database_gets_no_admin_with_the_default_password() {
     let database = TestDatabase::empty().await;
     let dir = TempDir::new();
-    let (mut process, api) = started(external(&dir, &database, &["--migrate"]).await).await;
-    process.says("no admin was created: run `saas create-admin --email").await;
+    let (mut process, api) = start(external(&dir, &database, &["--migrate"]).await).await;
+    process.wait_for_output("no admin was created: run `saas create-admin --email").await;
     assert_eq!(admins(&database).await, [""; 0]);
     assert_eq!(login(&api, "admin@example.com", DEFAULT_ADMIN_PASSWORD).await, 401);
     process.signal("INT");
@@ -91,8 +91,8 @@ async fn an_external_database_gets_no_admin_with_the_default_password() {
     // Nothing is pending now, so no flag is needed. The default does not count as chosen if it is set.
     let mut explicit = external(&dir, &database, &[]).await;
     explicit.env("FIRST_SUPERUSER_PASSWORD", DEFAULT_ADMIN_PASSWORD);
-    let (mut process, _) = started(explicit).await;
-    process.says("no admin was created").await;
+    let (mut process, _) = start(explicit).await;
+    process.wait_for_output("no admin was created").await;
     assert_eq!(admins(&database).await, [""; 0]);
 }
 
@@ -100,16 +100,16 @@ async fn an_external_database_gets_no_admin_with_the_default_password() {
 async fn an_external_database_gets_the_first_admin_with_a_chosen_password_only() {
     let database = TestDatabase::migrated().await;
     let dir = TempDir::new();
-    let (mut process, api) = started(external(&dir, &database, &OWN_PASSWORD).await).await;
-    process.says("admin@example.com / the value of FIRST_SUPERUSER_PASSWORD").await;
+    let (mut process, api) = start(external(&dir, &database, &OWN_PASSWORD).await).await;
+    process.wait_for_output("admin@example.com / the value of FIRST_SUPERUSER_PASSWORD").await;
     assert_eq!(login(&api, "admin@example.com", OWN_PASSWORD[1]).await, 200);
     process.signal("INT");
     process.end().await;
 
     let mut second = external(&dir, &database, &OWN_PASSWORD).await;
     second.env("FIRST_SUPERUSER_EMAIL", "second@example.com");
-    let (mut process, _) = started(second).await;
-    process.says("no admin was created").await;
+    let (mut process, _) = start(second).await;
+    process.wait_for_output("no admin was created").await;
     assert_eq!(admins(&database).await, ["admin@example.com"]);
 }
 
@@ -126,12 +126,12 @@ async fn other_machines_cannot_log_in_with_the_default_password() {
     assert!(!dir.path().join(".saas").exists());
 
     // The admin of an earlier run keeps the default password.
-    let (mut process, _) = started(dev(&dir, &[])).await;
+    let (mut process, _) = start(dev(&dir, &[])).await;
     process.signal("INT");
     process.end().await;
     let beyond = |args: &[&str]| dev(&dir, &[&["--host", "0.0.0.0"], &OWN_PASSWORD[..], args].concat());
     run(beyond(&[])).await.failed(1, &["default password", "admin@example.com", "--reset"]);
-    let (mut process, api) = started(beyond(&["--reset"])).await;
+    let (mut process, api) = start(beyond(&["--reset"])).await;
     assert!(api.starts_with("http://localhost:"), "{api}");
     assert_eq!(login(&api, "admin@example.com", OWN_PASSWORD[1]).await, 200);
     let host = |host: &'static str| reqwest::Client::new().get(format!("{api}/health")).header("host", host);
@@ -153,22 +153,22 @@ async fn an_external_admin_with_the_default_password_is_not_served_to_other_mach
     let dir = TempDir::new();
     let command = external(&dir, &database, &["--host", "0.0.0.0"]).await;
     run(command).await.failed(1, &["default password", "a@b.example", "--set-password"]);
-    let (mut process, _) = started(external(&dir, &database, &[]).await).await;
-    process.says("default password, which is public").await;
+    let (mut process, _) = start(external(&dir, &database, &[]).await).await;
+    process.wait_for_output("default password, which is public").await;
 }
 
 #[tokio::test]
 async fn the_banner_shows_the_default_password_only_while_it_is_valid() {
     let dir = TempDir::new();
-    let (mut process, _) = started(dev(&dir, &[])).await;
-    let url = process.says("Database  ").await;
+    let (mut process, _) = start(dev(&dir, &[])).await;
+    let url = process.wait_for_output("Database  ").await;
     let mut replace = saas(&["create-admin", "--set-password", "--email", "admin@example.com"]);
     replace.env("DATABASE_URL", url).env("DEBUG", "true").env("FIRST_SUPERUSER_PASSWORD", OWN_PASSWORD[1]);
     run(replace).await.succeeded();
     process.signal("INT");
     process.end().await;
-    let (mut process, _) = started(dev(&dir, &[])).await;
-    process.says("admin@example.com / the password that was set for it").await;
+    let (mut process, _) = start(dev(&dir, &[])).await;
+    process.wait_for_output("admin@example.com / the password that was set for it").await;
     process.signal("INT");
     process.end().await;
 }

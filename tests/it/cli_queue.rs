@@ -145,9 +145,9 @@ async fn stats_continue_after_an_outage_of_redis() {
     let mut command = queue.command(&["stats", "--watch", "0.1"]).await;
     command.env("REDIS_URL", url).env("REDIS_TIMEOUT_MS", "500");
     let mut watch = Running::start(command);
-    watch.says("QUEUED").await;
+    watch.wait_for_output("QUEUED").await;
     proxy.set(Link::Cut);
-    watch.says("error: cannot use Redis: check REDIS_URL").await;
+    watch.wait_for_output("error: cannot use Redis: check REDIS_URL").await;
     let before = watch.output().matches("QUEUED").count();
     proxy.set(Link::Up);
     eventually("there are frames again", || async {

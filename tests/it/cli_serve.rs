@@ -18,13 +18,13 @@ use tokio::{
 
 use crate::support::{
     eventually,
-    process::{Running, production, run, saas, serving},
+    process::{Running, production_command, run, saas, start_server},
     servers::{TestDatabase, unique},
 };
 
 async fn start(args: &[&str], database: &TestDatabase) -> (Running, String) {
     let all = [&["serve", "--port", "0"], args].concat();
-    serving(production(&all, database, &format!("s{}", unique())).await).await
+    start_server(production_command(&all, database, &format!("s{}", unique())).await).await
 }
 
 #[tokio::test]
@@ -61,7 +61,7 @@ async fn a_running_request_is_finished_before_shutdown() {
     // After this response, the server has accepted the first connection too.
     reqwest::get(format!("http://{address}/api/v1/health")).await.unwrap();
     server.signal("TERM");
-    server.says("stopping").await;
+    server.wait_for_output("stopping").await;
     stream.write_all(body.as_bytes()).await.unwrap();
     let mut response = String::new();
     stream.read_to_string(&mut response).await.unwrap();
@@ -110,7 +110,7 @@ async fn each_request_logs_one_line_without_secrets() {
     let path = url("/jobs/0123456789abcdef0123456789abcdef/status?token=hunter2");
     client.get(path).bearer_auth(token).header("x-request-id", "mine-1").send().await.unwrap();
     client.get(url("/nothing/hunter2")).send().await.unwrap();
-    server.says("mine-1").await;
+    server.wait_for_output("mine-1").await;
     server.signal("TERM");
     server.end().await;
 
@@ -213,13 +213,13 @@ async fn a_burst_of_2000_connections_is_served() {
     let (mut server, address) = start(&[], &database).await;
     assert_eq!(burst(&address, 2_000).await, (2_000, 0));
     // Also by a server with a low limit of open files.
-    let command = production(&["serve", "--port", "0"], &database, &format!("s{}", unique())).await;
+    let command = production_command(&["serve", "--port", "0"], &database, &format!("s{}", unique())).await;
     let program = command.get_program().to_owned();
     let args: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
     let mut limited = Command::new("/bin/sh");
     limited.args(["-c", "ulimit -n 200 && exec \"$0\" \"$@\""]).arg(program).args(args).env_clear();
     limited.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    let (limited, address) = serving(limited).await;
+    let (limited, address) = start_server(limited).await;
     assert!(limited.output().contains("200 open files"), "{}", limited.output());
     assert_eq!(burst(&address, 2_000).await, (2_000, 0));
     assert!(!limited.output().contains("\"level\":\"error\""), "{}", limited.output());

@@ -5,7 +5,7 @@ use saas::{cli::Cli, config::RENAMED_VARIABLES};
 
 use crate::support::{
     app::SECRET,
-    process::{TempDir, production, run, saas},
+    process::{TempDir, production_command, run, saas},
     servers::{TestDatabase, servers},
 };
 
@@ -46,17 +46,17 @@ async fn serve_explains_what_is_missing() {
     run(command).await.failed(1, &["DATABASE_URL", "POSTGRES_SERVER", "saas dev"]);
 
     let empty = TestDatabase::empty().await;
-    let pending = run(production(&["serve", "--port", "0"], &empty, "p").await).await;
+    let pending = run(production_command(&["serve", "--port", "0"], &empty, "p").await).await;
     pending.failed(1, &["pending migrations", "users", "saas migrate up", "--migrate"]);
 
-    let mut unreachable = production(&["serve", "--port", "0"], &empty, "p").await;
+    let mut unreachable = production_command(&["serve", "--port", "0"], &empty, "p").await;
     unreachable.env("DATABASE_URL", "postgres://someone:hunter2@127.0.0.1:9/z");
     let ended = run(unreachable).await.failed(1, &["cannot reach PostgreSQL", "DATABASE_URL"]);
     assert!(!ended.stderr.contains("hunter2"));
 
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
-    let ended = run(production(&["serve", "--port", &port], &empty, "p").await).await;
+    let ended = run(production_command(&["serve", "--port", &port], &empty, "p").await).await;
     ended.failed(1, &[&port, "choose another port", "--port"]);
 }
 
@@ -79,7 +79,7 @@ async fn invalid_settings_are_named() {
         ("FIRST_SUPERUSER_EMAIL", "invalid", "FIRST_SUPERUSER_EMAIL \"invalid\""),
         ("FIRST_SUPERUSER_PASSWORD", "short", "FIRST_SUPERUSER_PASSWORD"),
     ] {
-        let mut command = production(&["serve", "--port", "0"], &database, "p").await;
+        let mut command = production_command(&["serve", "--port", "0"], &database, "p").await;
         command.env(name, value);
         let ended = run(command).await.failed(1, &[problem]);
         assert!(!ended.stderr.contains("hunter2"), "{}", ended.stderr);
@@ -127,7 +127,7 @@ async fn old_names_of_settings_keep_working() {
     }
     run(saas(&["worker", "--shutdown-grace=x"])).await.failed(2, &["invalid value 'x'"]);
     let database = TestDatabase::migrated().await;
-    run(production(&["doctor", "--queue-prefix=p"], &database, "q").await).await.succeeded();
+    run(production_command(&["doctor", "--queue-prefix=p"], &database, "q").await).await.succeeded();
 }
 
 /// Writes the table of all settings in docs/settings.md from the definitions, or checks it.

@@ -10,13 +10,13 @@ use crate::support::{
     TestApp,
     app::Answer,
     eventually,
-    process::{Running, production, run},
+    process::{Running, production_command, run},
     servers::servers,
 };
 
 impl TestApp {
     async fn worker(&self, args: &[&str]) -> std::process::Command {
-        production(&[&["worker"], args].concat(), &self.database, &self.prefix).await
+        production_command(&[&["worker"], args].concat(), &self.database, &self.prefix).await
     }
 
     async fn state(&self, id: &str, user: &crate::support::User) -> String {
@@ -77,10 +77,10 @@ async fn smoke_another_worker_takes_over_after_a_kill() {
     let mut first = Running::start(app.worker(&args).await);
     eventually("it runs", || async { (app.state(&id, &user).await == "started").then_some(()) }).await;
     let mut second = Running::start(app.worker(&args).await);
-    second.says("worker started").await;
+    second.wait_for_output("worker started").await;
     first.signal("KILL");
     first.end().await;
-    second.says("recovered jobs").await;
+    second.wait_for_output("recovered jobs").await;
     eventually("the second runs it", || async {
         let status = app.get(&format!("/jobs/{id}/status"), Some(&user)).await.body;
         (status["status"] == "started" && status["attempts"].as_u64() >= Some(2)).then_some(())
@@ -104,7 +104,7 @@ async fn sigterm_returns_unfinished_jobs_to_the_queue() {
         eventually("it runs", || async { (app.state(&id, &user).await == "started").then_some(()) }).await;
         worker.signal("TERM");
         if signals == 2 {
-            worker.says("worker stopping").await;
+            worker.wait_for_output("worker stopping").await;
             worker.signal("TERM");
         }
         assert_eq!(worker.end().await.code(), Some(0));
@@ -120,7 +120,7 @@ async fn a_worker_waits_for_redis() {
     let mut command = app.worker(&[]).await;
     command.env("REDIS_URL", "redis://127.0.0.1:9/0");
     let mut worker = Running::start(command);
-    worker.says("cannot reach Redis, retrying").await;
+    worker.wait_for_output("cannot reach Redis, retrying").await;
     assert!(!worker.has_ended());
     worker.signal("TERM");
     assert_eq!(worker.end().await.code(), Some(0));

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::support::{
     TestApp, eventually,
-    process::{production, run, run_with_input, saas, serving},
+    process::{production_command, run, run_with_input, saas, start_server},
     records::column,
     servers::{TestDatabase, unique},
 };
@@ -26,8 +26,8 @@ async fn plant_admin(database: &TestDatabase) {
         .await;
 }
 
-async fn serve(database: &TestDatabase, args: &[&str]) -> Command {
-    production(&[&["serve", "--port", "0"], args].concat(), database, &format!("d{}", unique())).await
+async fn serve_command(database: &TestDatabase, args: &[&str]) -> Command {
+    production_command(&[&["serve", "--port", "0"], args].concat(), database, &format!("d{}", unique())).await
 }
 
 async fn login(address: &str, email: &str, password: &str) -> u16 {
@@ -37,11 +37,11 @@ async fn login(address: &str, email: &str, password: &str) -> u16 {
 }
 
 #[tokio::test]
-async fn serve_refuses_an_admin_with_it_until_another_is_set() {
+async fn serve_refuses_an_admin_with_the_default_password_until_it_is_replaced() {
     let database = TestDatabase::migrated().await;
     let prefix = format!("d{}", unique());
-    let start = async || production(&["serve", "--port", "0"], &database, &prefix).await;
-    let (mut first, _) = serving(start().await).await;
+    let start = async || production_command(&["serve", "--port", "0"], &database, &prefix).await;
+    let (mut first, _) = start_server(start().await).await;
     first.signal("TERM");
     first.end().await;
     plant_admin(&database).await;
@@ -51,11 +51,12 @@ async fn serve_refuses_an_admin_with_it_until_another_is_set() {
     }
 
     let args = ["create-admin", "--email", "planted@example.com", "--set-password", "--password-stdin"];
-    let replace = async |input| run_with_input(production(&args, &database, &prefix).await, input).await;
+    let replace =
+        async |input| run_with_input(production_command(&args, &database, &prefix).await, input).await;
     replace("ChangeThis123").await.failed(1, &["published default"]);
     run(start().await).await.failed(1, PROBLEM);
     assert!(replace("correct horse").await.succeeded().stdout.contains("has a new password"));
-    let (_server, address) = serving(start().await).await;
+    let (_server, address) = start_server(start().await).await;
     assert_eq!(login(&address, "planted@example.com", "correct horse").await, 200);
 }
 
@@ -65,28 +66,28 @@ async fn serve_ignores_inactive_admins_and_plain_users() {
     plant_admin(&database).await;
     for change in ["is_active = false", "is_active = true, role = 'user'"] {
         database.sql(&format!("UPDATE users SET {change} WHERE email = 'planted@example.com'")).await;
-        serving(serve(&database, &[]).await).await;
+        start_server(serve_command(&database, &[]).await).await;
     }
 }
 
 #[tokio::test]
-async fn serve_with_debug_warns_on_this_machine_only() {
+async fn serve_with_debug_warns_of_the_default_password_and_listens_on_loopback_only() {
     let database = TestDatabase::migrated().await;
     plant_admin(&database).await;
-    let mut debug = serve(&database, &["--debug", "--log-format=json"]).await;
+    let mut debug = serve_command(&database, &["--debug", "--log-format=json"]).await;
     debug.env("FIRST_SUPERUSER_PASSWORD", "");
-    let (mut server, address) = serving(debug).await;
-    server.says("default password, which is public").await;
+    let (mut server, address) = start_server(debug).await;
+    server.wait_for_output("default password, which is public").await;
     assert_eq!(login(&address, "planted@example.com", DEFAULT_ADMIN_PASSWORD).await, 200);
     for host in ["0.0.0.0", "::"] {
-        run(serve(&database, &["--debug", "--host", host]).await).await.failed(1, PROBLEM);
+        run(serve_command(&database, &["--debug", "--host", host]).await).await.failed(1, PROBLEM);
     }
 }
 
 #[tokio::test]
-async fn a_running_server_refuses_the_login_of_an_admin_with_it() {
+async fn a_running_server_refuses_the_login_of_an_admin_with_the_default_password() {
     let database = TestDatabase::migrated().await;
-    let (server, address) = serving(serve(&database, &[]).await).await;
+    let (server, address) = start_server(serve_command(&database, &[]).await).await;
     plant_admin(&database).await;
     assert_eq!(login(&address, "planted@example.com", DEFAULT_ADMIN_PASSWORD).await, 401);
     eventually("the reason is logged", || async {
@@ -97,10 +98,11 @@ async fn a_running_server_refuses_the_login_of_an_admin_with_it() {
 }
 
 #[tokio::test]
-async fn doctor_reports_an_admin_with_it() {
+async fn doctor_reports_an_admin_with_the_default_password() {
     let database = TestDatabase::migrated().await;
-    let doctor =
-        async |args: &[&str]| run(production(&[&["doctor"], args].concat(), &database, "p").await).await;
+    let doctor = async |args: &[&str]| {
+        run(production_command(&[&["doctor"], args].concat(), &database, "p").await).await
+    };
     assert!(doctor(&[]).await.succeeded().stdout.contains("ok    admins"));
     plant_admin(&database).await;
     let found = doctor(&[]).await;
@@ -113,7 +115,7 @@ async fn doctor_reports_an_admin_with_it() {
 }
 
 #[tokio::test]
-async fn it_cannot_be_chosen() {
+async fn the_default_password_cannot_be_chosen() {
     let app = TestApp::start().await;
     let refused = |field: &str, answer: &crate::support::app::Answer| {
         assert_eq!(answer.invalid_fields(), [(format!("body.{field}"), "value_error".to_owned())]);

@@ -20,7 +20,7 @@ use tokio::{
 
 use crate::support::{TEST_TIMEOUT, eventually};
 
-const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+const GET_ROOT: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
 const SHORT: Duration = Duration::from_millis(150);
 const UNLIMITED: Duration = Duration::from_secs(3_600);
 
@@ -92,7 +92,7 @@ async fn smoke_an_incomplete_head_times_out() {
         assert_eq!(rest(server.send(part).await).await, "");
     }
     // Also if the client sends a little all the time, and after a complete request.
-    let mut trickle = server.send(GET).await;
+    let mut trickle = server.send(GET_ROOT).await;
     assert!(next(&mut trickle).await.starts_with("HTTP/1.1 200"));
     trickle.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
     let dripping = async {
@@ -114,7 +114,7 @@ async fn only_an_idle_connection_is_closed() {
     let mut pace = tokio::time::interval(idle / 20);
     while begun.elapsed() < 3 * idle {
         pace.tick().await;
-        stream.write_all(GET).await.unwrap();
+        stream.write_all(GET_ROOT).await.unwrap();
         assert!(next(&mut stream).await.ends_with("hello"));
     }
     assert_eq!(rest(stream).await, "");
@@ -133,7 +133,7 @@ async fn a_request_may_take_longer_than_its_head() {
         }
     });
     let server = Server::start(endpoint, Limits { head: SHORT, idle: SHORT, ..Limits::default() });
-    let mut stream = server.send(GET).await;
+    let mut stream = server.send(GET_ROOT).await;
     begun.notified().await;
     // Other connections time out meanwhile.
     rest(server.connect().await).await;
@@ -169,7 +169,7 @@ async fn a_burst_of_connections_is_served_within_the_limit() {
         }
     });
     let server = Server::start(endpoint, Limits { connections: 4, ..Limits::default() });
-    let burst = join_all((0..300).map(|_| async { rest(server.send(GET).await).await })).await;
+    let burst = join_all((0..300).map(|_| async { rest(server.send(GET_ROOT).await).await })).await;
     assert!(burst.iter().all(|answer| answer.starts_with("HTTP/1.1 200")));
     assert!(most.load(Ordering::SeqCst) <= 4);
 }
@@ -187,13 +187,13 @@ async fn disconnected_clients_free_their_connections() {
         half.shutdown().await.unwrap();
         assert_eq!(rest(half).await, "");
     }
-    assert!(next(&mut server.send(GET).await).await.ends_with("hello"));
+    assert!(next(&mut server.send(GET_ROOT).await).await.ends_with("hello"));
 }
 
 #[tokio::test]
 async fn a_half_closed_connection_receives_its_response() {
     let server = Server::hello(Limits { head: UNLIMITED, idle: UNLIMITED, ..Limits::default() });
-    let mut stream = server.send(GET).await;
+    let mut stream = server.send(GET_ROOT).await;
     stream.shutdown().await.unwrap();
     let answer = rest(stream).await;
     assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("hello"), "{answer:?}");
@@ -213,14 +213,14 @@ async fn smoke_a_request_that_has_reached_the_port_is_answered_before_shutdown()
     });
     let mut server = Server::start(endpoint, Limits::default());
     let idle = server.connect().await;
-    let running = server.send(GET).await;
+    let running = server.send(GET_ROOT).await;
     eventually("the first request is running", || async {
         (begun.load(Ordering::SeqCst) == 1).then_some(())
     })
     .await;
     // The server is stopped before it can accept this connection.
     let in_backlog = std::net::TcpStream::connect(server.address).unwrap();
-    std::io::Write::write_all(&mut &in_backlog, GET).unwrap();
+    std::io::Write::write_all(&mut &in_backlog, GET_ROOT).unwrap();
     server.stop();
     in_backlog.set_nonblocking(true).unwrap();
     let in_backlog = TcpStream::from_std(in_backlog).unwrap();
@@ -274,7 +274,7 @@ async fn a_shutdown_under_load_answers_accepted_connections() {
 async fn a_request_that_exceeds_the_grace_period_is_dropped() {
     let endpoint = make(async |_| std::future::pending::<poem::Result<Response>>().await);
     let mut server = Server::start(endpoint, Limits { grace: SHORT, ..Limits::default() });
-    let _stuck = server.send(GET).await;
+    let _stuck = server.send(GET_ROOT).await;
     server.stop();
     tokio::time::timeout(TEST_TIMEOUT, &mut server.ended)
         .await
@@ -293,6 +293,6 @@ async fn a_client_that_does_not_read_its_response_times_out() {
     let server = Server::start(endpoint, Limits { connections: 1, write: SHORT, ..Limits::default() });
     let stalled = server.send(b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n").await;
     // The next client waits until the connection is free.
-    assert!(next(&mut server.send(GET).await).await.ends_with("hello"));
+    assert!(next(&mut server.send(GET_ROOT).await).await.ends_with("hello"));
     drop(stalled);
 }

@@ -16,7 +16,7 @@ use crate::support::{
     TestApp,
     app::PASSWORD,
     eventually,
-    process::{production, run},
+    process::{production_command, run},
     records::{column, keys},
 };
 
@@ -192,7 +192,7 @@ async fn an_unreadable_message_is_set_aside_after_a_day_with_one_error() {
     let mut errors = 0;
     for _ in 0..2 {
         app.app.queue.enqueue(&RelayOutbox {}, Origin::default()).await.unwrap();
-        let worker = production(&["worker", "--burst"], &app.database, &app.prefix).await;
+        let worker = production_command(&["worker", "--burst"], &app.database, &app.prefix).await;
         errors += run(worker).await.succeeded().stderr.matches("it is set aside").count();
     }
     assert_eq!(errors, 1);

@@ -26,7 +26,7 @@ async fn smoke_a_job_runs_and_its_result_is_stored() {
     );
     assert!(status.enqueued_at <= status.ended_at && status.started_at <= status.ended_at);
     assert!(!queue.redis::<bool>(&["EXISTS", "{}:jobs"]).await);
-    queue.is_clean().await;
+    queue.assert_no_running_records().await;
 }
 
 #[tokio::test]
@@ -56,7 +56,7 @@ async fn a_failed_attempt_is_retried() {
     let done = queue.drain_until(&id, State::Finished).await;
     assert_eq!((done.attempts, done.error), (3, None));
     assert_eq!(queue.log.ran(), ["one"; 3]);
-    queue.is_clean().await;
+    queue.assert_no_running_records().await;
 }
 
 #[tokio::test]
@@ -163,7 +163,7 @@ async fn workers_that_share_a_queue_run_each_job_once() {
     ran.sort();
     ran.dedup();
     assert_eq!((finished, ran.len()), (300, 300));
-    queue.is_clean().await;
+    queue.assert_no_running_records().await;
 }
 
 #[tokio::test]
@@ -196,7 +196,7 @@ async fn a_job_that_is_canceled_while_it_waits_never_runs() {
     }
     assert_eq!(queue.queue.cancel(&"0".repeat(32)).await.unwrap(), Cancel::Unknown);
     assert_eq!(queue.log.ran(), ["scheduled"]);
-    queue.is_clean().await;
+    queue.assert_no_running_records().await;
 }
 
 #[tokio::test]
@@ -217,7 +217,7 @@ async fn a_running_job_is_canceled_with_or_without_its_cooperation() {
         assert_eq!(ended, expected);
         stop.cancel();
         work.await.unwrap().unwrap();
-        queue.is_clean().await;
+        queue.assert_no_running_records().await;
     }
 }
 
@@ -254,6 +254,6 @@ async fn jobs_that_outlast_the_grace_period_are_released() {
         assert_eq!(work.await.unwrap().unwrap().released, 1);
         let status = queue.status(&stubborn).await;
         assert_eq!((status.state, status.attempts), (State::Queued, 0), "the attempt does not count");
-        queue.is_clean().await;
+        queue.assert_no_running_records().await;
     }
 }

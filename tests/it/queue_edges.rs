@@ -5,7 +5,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::{
     app::options,
-    queue::{Behavior, Forgetful, Log, Task, TaskOfTomorrow, TestQueue, Unforgetting},
+    queue::{Behavior, Log, MaxResultTtl, Task, TaskOfTomorrow, TestQueue, ZeroResultTtl},
 };
 
 #[tokio::test]
@@ -81,13 +81,13 @@ async fn a_result_that_is_too_large_is_rejected() {
 async fn extreme_result_ttls_do_not_affect_other_jobs_of_a_batch() {
     let queue = TestQueue::new().await;
     let mut ids = vec![queue.push("one", Behavior::Succeed).await];
-    ids.push(queue.queue.enqueue(&Forgetful, Origin::default()).await.unwrap());
-    ids.push(queue.queue.enqueue(&Unforgetting, Origin::default()).await.unwrap());
+    ids.push(queue.queue.enqueue(&ZeroResultTtl, Origin::default()).await.unwrap());
+    ids.push(queue.queue.enqueue(&MaxResultTtl, Origin::default()).await.unwrap());
     assert_eq!(queue.drain().await.finished, 3);
     for id in &ids {
         assert_eq!(queue.status(id).await.state, State::Finished);
     }
-    queue.is_clean().await;
+    queue.assert_no_running_records().await;
 }
 
 #[tokio::test]

@@ -82,7 +82,7 @@ async fn ten_thousand_jobs_due_at_once_all_run() {
     eventually("all jobs have run", || async { (queue.log.ran().len() == 10_000).then_some(()) }).await;
     stop.cancel();
     assert_eq!(work.await.unwrap().unwrap().finished, 10_000);
-    queue.is_clean().await;
+    queue.assert_no_running_records().await;
 }
 
 #[tokio::test]
@@ -113,7 +113,7 @@ async fn a_busy_group_does_not_delay_others() {
         let last = order.iter().rposition(|ran| ran == name).unwrap();
         assert!(last < latest, "{name} came {last} in {order:?}");
     }
-    queue.is_clean().await;
+    queue.assert_no_running_records().await;
     assert!(!queue.redis::<bool>(&["EXISTS", "{}:group"]).await);
 }
 
@@ -168,7 +168,7 @@ async fn a_job_runs_after_its_dependencies() {
     let late = queue.after("late", &[&one]).await;
     assert_eq!(queue.status(&late).await.state, State::Queued);
     queue.drain().await;
-    queue.is_clean().await;
+    queue.assert_no_running_records().await;
     for key in ["waits", "then", "told"] {
         assert!(!queue.redis::<bool>(&["EXISTS", &format!("{{}}:{key}")]).await, "{key} is not empty");
     }
@@ -348,5 +348,5 @@ async fn a_thousand_dependents_of_one_job_all_run() {
     eventually("all jobs have run", || async { (queue.log.ran().len() == 1_001).then_some(()) }).await;
     stop.cancel();
     work.await.unwrap().unwrap();
-    queue.is_clean().await;
+    queue.assert_no_running_records().await;
 }

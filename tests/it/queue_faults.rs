@@ -23,7 +23,7 @@ fn short_lease(options: Options) -> Options {
     Options { lease: LEASE, ..options }
 }
 
-async fn proxied() -> (Proxy, TestQueue) {
+async fn start_proxied() -> (Proxy, TestQueue) {
     let (proxy, url) = Proxy::before(&servers().await.redis_url()).await;
     (proxy, TestQueue::at(&url).await)
 }
@@ -43,7 +43,7 @@ impl TestQueue {
 
 #[tokio::test]
 async fn a_fetch_with_a_lost_answer_loses_no_job() {
-    let (proxy, queue) = proxied().await;
+    let (proxy, queue) = start_proxied().await;
     let id = queue.push("one", Behavior::Succeed).await;
     // Only the answer to the fetch contains the envelope.
     proxy.lose_answer("test_task");
@@ -55,7 +55,7 @@ async fn a_fetch_with_a_lost_answer_loses_no_job() {
         (State::Finished, 1),
         "the lost fetch does not count as an attempt"
     );
-    queue.is_clean().await;
+    queue.assert_no_running_records().await;
 }
 
 #[tokio::test]
@@ -71,7 +71,7 @@ async fn a_fetch_that_arrives_after_its_release_gets_nothing() {
 
 #[tokio::test]
 async fn a_settlement_with_a_lost_answer_counts_once() {
-    let (proxy, queue) = proxied().await;
+    let (proxy, queue) = start_proxied().await;
     let id = queue.push("one", Behavior::WaitForTest).await;
     let stop = CancellationToken::new();
     let worker = queue.worker(Options { scheduler: false, ..steady(1) });
@@ -89,13 +89,13 @@ async fn a_settlement_with_a_lost_answer_counts_once() {
     stop.cancel();
     assert_eq!(work.await.unwrap().unwrap().finished, 1);
     assert_eq!(queue.redis::<u32>(&["HGET", "{}:stats", "default:finished"]).await, 1);
-    queue.is_clean().await;
+    queue.assert_no_running_records().await;
 }
 
 #[tokio::test]
 async fn a_result_is_stored_when_redis_is_back() {
     for link in [Link::Cut, Link::Stalled] {
-        let (proxy, queue) = proxied().await;
+        let (proxy, queue) = start_proxied().await;
         let id = queue.push("one", Behavior::WaitForTest).await;
         let stop = CancellationToken::new();
         let work = tokio::spawn(queue.worker(steady(2)).run(stop.clone(), CancellationToken::new()));
@@ -119,7 +119,7 @@ async fn a_result_is_stored_when_redis_is_back() {
         stop.cancel();
         assert_eq!(work.await.unwrap().unwrap().finished, 1);
         assert_eq!(queue.log.ran(), ["one"]);
-        queue.is_clean().await;
+        queue.assert_no_running_records().await;
     }
 }
 
@@ -164,7 +164,7 @@ async fn jobs_of_a_crashed_worker_are_run_by_another() {
     queue.until(&id, State::Finished).await;
     stop.cancel();
     heir.await.unwrap().unwrap();
-    queue.is_clean().await;
+    queue.assert_no_running_records().await;
 }
 
 #[tokio::test]
@@ -246,13 +246,13 @@ fn a_job_that_blocks_the_runtime_costs_no_leases() {
         rival.await.unwrap().unwrap();
         work.await.unwrap().unwrap();
         assert_eq!(queue.log.ran(), ["neighbor", "blocker"], "neither ran twice");
-        queue.is_clean().await;
+        queue.assert_no_running_records().await;
     });
 }
 
 #[tokio::test]
 async fn a_worker_that_cannot_renew_its_leases_stops_its_jobs() {
-    let (proxy, queue) = proxied().await;
+    let (proxy, queue) = start_proxied().await;
     let id = queue.push("one", Behavior::WaitForTest).await;
     let stop = CancellationToken::new();
     let work = tokio::spawn(queue.worker(short_lease(steady(1))).run(stop.clone(), CancellationToken::new()));
@@ -273,7 +273,7 @@ async fn a_worker_that_cannot_renew_its_leases_stops_its_jobs() {
     .await;
     stop.cancel();
     work.await.unwrap().unwrap();
-    queue.is_clean().await;
+    queue.assert_no_running_records().await;
 }
 
 #[tokio::test]

@@ -73,7 +73,7 @@ async fn failed_jobs_can_be_requeued_or_purged() {
     assert!(queue.purge(State::Started).await.is_err());
     assert_eq!(queue.drain().await.finished, 0);
     assert!(!queue.redis::<bool>(&["EXISTS", "{}:jobs"]).await);
-    queue.is_clean().await;
+    queue.assert_no_running_records().await;
 }
 
 #[tokio::test]

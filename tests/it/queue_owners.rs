@@ -37,13 +37,13 @@ async fn enqueue(queue: &Queue, owner: i64) -> Result<String, OwnerLimit> {
 
 impl TestQueue {
     /// A test queue whose owners have these limits.
-    async fn limited(limits: OwnerLimits) -> Self {
+    async fn with_limits(limits: OwnerLimits) -> Self {
         let mut queue = Self::new().await;
         queue.queue = queue.queue.limit_owners(limits);
         queue
     }
 
-    async fn owned(&self, owner: i64, name: &str, behavior: Behavior) -> String {
+    async fn push_owned(&self, owner: i64, name: &str, behavior: Behavior) -> String {
         self.queue.enqueue(&task(name, behavior), of(owner)).await.unwrap()
     }
 
@@ -57,7 +57,7 @@ impl TestQueue {
 
 #[tokio::test]
 async fn an_owner_has_a_limit_of_jobs_and_others_have_their_own() {
-    let queue = TestQueue::limited(limits(3, 1_000_000)).await;
+    let queue = TestQueue::with_limits(limits(3, 1_000_000)).await;
     for _ in 0..3 {
         enqueue(&queue.queue, 1).await.unwrap();
     }
@@ -79,7 +79,7 @@ async fn an_owner_has_a_limit_of_jobs_and_others_have_their_own() {
 
 #[tokio::test]
 async fn an_owner_has_a_limit_of_bytes() {
-    let queue = TestQueue::limited(limits(1_000, 2_000)).await;
+    let queue = TestQueue::with_limits(limits(1_000, 2_000)).await;
     let mut accepted = 0;
     while enqueue(&queue.queue, 1).await.is_ok() {
         accepted += 1;
@@ -92,7 +92,7 @@ async fn an_owner_has_a_limit_of_bytes() {
 
 #[tokio::test]
 async fn an_owner_has_a_limit_of_jobs_an_hour() {
-    let queue = TestQueue::limited(OwnerLimits { per_hour: Some(3), ..limits(100, 1_000_000) }).await;
+    let queue = TestQueue::with_limits(OwnerLimits { per_hour: Some(3), ..limits(100, 1_000_000) }).await;
     for _ in 0..3 {
         enqueue(&queue.queue, 1).await.unwrap();
         queue.drain().await;
@@ -121,15 +121,15 @@ async fn replicas_share_the_limit() {
 
 #[tokio::test]
 async fn every_end_of_a_job_frees_its_place() {
-    let queue = TestQueue::limited(limits(1, 1_000_000)).await;
+    let queue = TestQueue::with_limits(limits(1, 1_000_000)).await;
     let place_is_taken = || async { enqueue(&queue.queue, 1).await == Err(OwnerLimit::Jobs) };
 
-    let canceled = queue.owned(1, "canceled", Behavior::Succeed).await;
+    let canceled = queue.push_owned(1, "canceled", Behavior::Succeed).await;
     assert!(place_is_taken().await);
     assert_eq!(queue.queue.cancel(&canceled).await.unwrap(), Cancel::Canceled);
     queue.owes_nothing(1).await;
 
-    let retried = queue.owned(1, "retried", Behavior::RetryIn(3_600)).await;
+    let retried = queue.push_owned(1, "retried", Behavior::RetryIn(3_600)).await;
     queue.drain().await;
     assert!(place_is_taken().await, "a job that waits for a retry counts");
     let info = queue.queue.queue("default").await.unwrap().unwrap();
@@ -137,9 +137,9 @@ async fn every_end_of_a_job_frees_its_place() {
     queue.owes_nothing(1).await;
     assert!(queue.queue.status(&retried).await.unwrap().is_none());
 
-    let failed = queue.owned(1, "failed", Behavior::FailForGood).await;
+    let failed = queue.push_owned(1, "failed", Behavior::FailForGood).await;
     queue.drain().await;
-    let next = queue.owned(1, "a failed job does not count", Behavior::Succeed).await;
+    let next = queue.push_owned(1, "a failed job does not count", Behavior::Succeed).await;
     assert!(queue.queue.requeue(&failed).await.unwrap(), "an operator is not limited");
     assert!(place_is_taken().await);
     queue.drain_until(&next, State::Finished).await;
@@ -148,7 +148,7 @@ async fn every_end_of_a_job_frees_its_place() {
     assert_eq!(queue.queue.purge(&info, State::Failed).await.unwrap(), 1);
     queue.owes_nothing(1).await;
 
-    let expired = queue.owned(1, "expired", Behavior::FailForGood).await;
+    let expired = queue.push_owned(1, "expired", Behavior::FailForGood).await;
     queue.drain().await;
     queue.redis::<u32>(&["ZADD", "{}:failed:default", "1", &expired]).await;
     queue.drain().await;
@@ -159,9 +159,9 @@ async fn every_end_of_a_job_frees_its_place() {
 async fn owners_take_turns() {
     let queue = TestQueue::new().await;
     for n in 0..20 {
-        queue.owned(1, &format!("busy {n}"), Behavior::Succeed).await;
+        queue.push_owned(1, &format!("busy {n}"), Behavior::Succeed).await;
     }
-    queue.owned(2, "other", Behavior::Succeed).await;
+    queue.push_owned(2, "other", Behavior::Succeed).await;
     queue.push("nobody's", Behavior::Succeed).await;
     let never = CancellationToken::new();
     let alone = Options { concurrency: 1, ..options(&["default"]) };
@@ -175,7 +175,7 @@ async fn owners_take_turns() {
 async fn an_owner_runs_so_many_jobs_at_once_in_all_workers_together() {
     let queue = TestQueue::new().await;
     for n in 0..6 {
-        queue.owned(1, &n.to_string(), Behavior::WaitForTest).await;
+        queue.push_owned(1, &n.to_string(), Behavior::WaitForTest).await;
     }
     let stop = CancellationToken::new();
     let worker = || Options { max_running_per_owner: Some(2), scheduler: false, ..steady(5) };
@@ -187,7 +187,7 @@ async fn an_owner_runs_so_many_jobs_at_once_in_all_workers_together() {
         let runs = || async { (queue.log.now.load(Ordering::SeqCst) == running).then_some(()) };
         eventually("as many run as may", runs).await;
         // The jobs that wait for their turn delay no other.
-        let id = queue.owned(2, "other", Behavior::Succeed).await;
+        let id = queue.push_owned(2, "other", Behavior::Succeed).await;
         eventually("another owner's job runs", || async {
             (queue.status(&id).await.state == State::Finished).then_some(())
         })
@@ -212,7 +212,7 @@ async fn an_owner_runs_so_many_jobs_at_once_in_all_workers_together() {
 async fn jobs_that_wait_for_their_turn_do_not_keep_workers_busy() {
     let queue = TestQueue::new().await;
     for n in 0..3 {
-        queue.owned(1, &n.to_string(), Behavior::WaitForTest).await;
+        queue.push_owned(1, &n.to_string(), Behavior::WaitForTest).await;
     }
     let stop = CancellationToken::new();
     let worker = Options { max_running_per_owner: Some(1), scheduler: false, ..steady(5) };
@@ -233,7 +233,7 @@ async fn jobs_that_wait_for_their_turn_do_not_keep_workers_busy() {
 #[tokio::test]
 async fn only_the_latest_failed_jobs_of_an_owner_are_kept() {
     let queue = TestQueue::new().await;
-    let first = queue.owned(1, "first", Behavior::FailForGood).await;
+    let first = queue.push_owned(1, "first", Behavior::FailForGood).await;
     queue.drain().await;
     let others = queue.failed("not owned").await;
     let jobs: Vec<_> = (0..120).map(|n| task(&n.to_string(), Behavior::FailForGood)).collect();
@@ -250,7 +250,7 @@ async fn only_the_latest_failed_jobs_of_an_owner_are_kept() {
 #[tokio::test]
 async fn a_purge_of_an_owner_leaves_the_jobs_of_others() {
     let queue = TestQueue::new().await;
-    let running = queue.owned(1, "running", Behavior::WaitForTest).await;
+    let running = queue.push_owned(1, "running", Behavior::WaitForTest).await;
     let stop = CancellationToken::new();
     let one = Options { scheduler: false, ..steady(1) };
     let work = tokio::spawn(queue.worker(one).run(stop.clone(), CancellationToken::new()));
@@ -261,7 +261,7 @@ async fn a_purge_of_an_owner_leaves_the_jobs_of_others() {
     let scheduled = queue.queue.enqueue_in(&task("later", Behavior::Succeed), of(1), hour).await.unwrap();
     let options = EnqueueOptions { after: vec![running.clone()], ..EnqueueOptions::default() };
     let deferred = queue.queue.enqueue_with(&task("after", Behavior::Succeed), of(1), options).await.unwrap();
-    let other = queue.owned(2, "other", Behavior::Succeed).await;
+    let other = queue.push_owned(2, "other", Behavior::Succeed).await;
     let plain = queue.push("plain", Behavior::Succeed).await;
 
     assert_eq!(queue.queue.purge_owner(1).await.unwrap(), PurgedOwner { deleted: 2_502, stopping: 1 });
@@ -284,12 +284,12 @@ async fn a_purge_of_an_owner_leaves_the_jobs_of_others() {
     stop.cancel();
     work.await.unwrap().unwrap();
     queue.owes_nothing(1).await;
-    queue.is_clean().await;
+    queue.assert_no_running_records().await;
 }
 
 #[tokio::test]
 async fn an_account_that_is_wrong_is_corrected() {
-    let queue = TestQueue::limited(limits(2, 1_000_000)).await;
+    let queue = TestQueue::with_limits(limits(2, 1_000_000)).await;
     // A worker of an earlier release ends jobs without a change to the account.
     for id in ["gone", "gone too"] {
         queue.redis::<u32>(&["HSET", "{}:owner:1", id, "100"]).await;

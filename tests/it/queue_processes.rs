@@ -177,7 +177,7 @@ async fn no_job_is_lost_when_workers_are_killed() {
     }
     let again = ran.values().filter(|times| **times > 1).count();
     println!("{kills} kills over {jobs} jobs: none lost, {again} run more than once");
-    fleet.queue.is_clean().await;
+    fleet.queue.assert_no_running_records().await;
 }
 
 #[tokio::test]
@@ -225,7 +225,7 @@ async fn each_job_runs_once_during_a_rolling_restart() {
     fleet.until_finished(jobs as u64).await;
     let ran = fleet.ran();
     assert!(ran.len() == jobs && ran.values().all(|times| *times == 1), "each job runs once");
-    fleet.queue.is_clean().await;
+    fleet.queue.assert_no_running_records().await;
 }
 
 #[tokio::test]
@@ -247,7 +247,7 @@ async fn a_worker_that_was_suspended_loses_its_jobs() {
     assert_eq!(fleet.ran()["0"], 2);
     let totals = fleet.queue.queue.queue("default").await.unwrap().unwrap().totals;
     assert_eq!((totals.enqueued, totals.finished), (20, 20), "the late outcome was rejected");
-    fleet.queue.is_clean().await;
+    fleet.queue.assert_no_running_records().await;
 }
 
 #[tokio::test]
@@ -270,5 +270,5 @@ async fn a_suspended_scheduler_does_not_run_jobs_twice() {
     assert!(fleet.ran().values().all(|times| *times == 1), "each job runs once");
     let worker = fleet.workers.remove(0);
     drop(worker);
-    fleet.queue.is_clean().await;
+    fleet.queue.assert_no_running_records().await;
 }

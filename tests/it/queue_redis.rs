@@ -160,7 +160,7 @@ async fn no_job_runs_twice_at_once_when_redis_hangs_for_longer_than_a_lease() {
     for worker in workers {
         worker.await.unwrap().unwrap();
     }
-    queue.is_clean().await;
+    queue.assert_no_running_records().await;
 }
 
 #[tokio::test]
@@ -192,7 +192,7 @@ async fn workers_continue_after_a_flush() {
     queue.log.open.notify_waiters();
     stop.cancel();
     work.await.unwrap().unwrap();
-    queue.is_clean().await;
+    queue.assert_no_running_records().await;
 }
 
 #[tokio::test]

@@ -80,7 +80,7 @@ async fn a_slot_is_kept_for_the_reserved_queue() {
     assert_eq!(queue.log.most.load(Ordering::SeqCst), 3);
     stop.cancel();
     work.await.unwrap().unwrap();
-    queue.is_clean().await;
+    queue.assert_no_running_records().await;
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::support::{
     app::PASSWORD,
     eventually,
-    process::{Running, production, serving},
+    process::{Running, production_command, start_server},
     proxy::{Link, Proxy},
     servers::{TestDatabase, servers, unique},
 };
@@ -29,9 +29,9 @@ struct Pair {
 
 impl Replica {
     async fn start(database: &TestDatabase, prefix: &str, settings: &[(&str, &str)]) -> Self {
-        let mut command = production(&["serve", "--port", "0"], database, prefix).await;
+        let mut command = production_command(&["serve", "--port", "0"], database, prefix).await;
         command.envs(settings.iter().copied());
-        let (process, address) = serving(command).await;
+        let (process, address) = start_server(command).await;
         Self { _process: process, url: format!("http://{address}/api/v1"), client: Client::new() }
     }
 

@@ -8,7 +8,7 @@ use crate::support::{
     account_scenario::{AccountScenario, assert_none_in},
     app::SECRET,
     eventually,
-    process::{Running, production},
+    process::{Running, production_command},
     servers::{TestDatabase, unique},
     smtp::{Mail, SmtpServer},
 };
@@ -47,9 +47,9 @@ async fn no_secret_is_logged() {
         command.env("LOG_LEVEL", "debug").env("SMTP_URL", &smtp.url).env("TWO_FACTOR_KEY", TWO_FACTOR_KEY);
         Running::start(command)
     };
-    let mut server = with_debug_log(production(&["serve", "--port", "0"], &database, &prefix).await);
-    let mut worker = with_debug_log(production(&["worker"], &database, &prefix).await);
-    let rest = server.says("\"address\":\"").await;
+    let mut server = with_debug_log(production_command(&["serve", "--port", "0"], &database, &prefix).await);
+    let mut worker = with_debug_log(production_command(&["worker"], &database, &prefix).await);
+    let rest = server.wait_for_output("\"address\":\"").await;
     let url = format!("http://{}", rest.split('"').next().unwrap());
 
     let seen = Mutex::new(BTreeSet::new());
@@ -63,7 +63,7 @@ async fn no_secret_is_logged() {
     .await;
     for (process, last) in [(&mut server, "\"stopped\""), (&mut worker, "\"worker stopped\"")] {
         process.signal("TERM");
-        process.says(last).await;
+        process.wait_for_output(last).await;
         assert_eq!(process.end().await.code(), Some(0));
     }
 

@@ -53,12 +53,12 @@ impl TestApp {
         self.app.queue.status(id).await.unwrap().map(|job| job.state)
     }
 
-    async fn is_gone(&self, id: &str) {
+    async fn wait_until_gone(&self, id: &str) {
         let gone = || async { self.state_of(id).await.is_none().then_some(()) };
         eventually("the job is gone", gone).await;
     }
 
-    async fn started(&self, jobs: u64) {
+    async fn wait_until_started(&self, jobs: u64) {
         let started = || async {
             let queue = self.app.queue.queue("default").await.unwrap();
             (queue.is_some_and(|queue| queue.started == jobs)).then_some(())
@@ -67,7 +67,7 @@ impl TestApp {
     }
 
     fn subjects_of_mails(&self) -> Vec<String> {
-        mail::captured(&self.app.config.mail.mail_dir).into_iter().map(|mail| mail.subject).collect()
+        mail::read_captured(&self.app.config.mail.mail_dir).into_iter().map(|mail| mail.subject).collect()
     }
 }
 
@@ -84,7 +84,7 @@ async fn twelve_long_jobs_of_a_new_user_delay_neither_mails_nor_other_users() {
     for _ in 0..12 {
         id(&app.example_job(3_600, &user).await);
     }
-    app.started(5).await;
+    app.wait_until_started(5).await;
     let body = json!({ "email": "ada@example.com", "password": PASSWORD });
     assert_eq!(app.post("/auth/register", None, body).await.status, 201);
     eventually("the mail is sent", || async { (!app.subjects_of_mails().is_empty()).then_some(()) }).await;
@@ -167,7 +167,7 @@ async fn a_deactivated_users_mail_does_not_go_out() {
     change(json!({ "full_name": "Ada" })).await;
     assert_eq!(app.state_of(&email).await, Some(State::Queued), "other changes purge nothing");
     change(json!({ "is_active": false })).await;
-    app.is_gone(&email).await;
+    app.wait_until_gone(&email).await;
     change(json!({ "is_active": true })).await;
     app.run_jobs().await;
     assert!(app.subjects_of_mails().is_empty());
@@ -221,7 +221,7 @@ async fn deletion_purges_the_jobs_of_a_user_and_leaves_the_products_mails() {
         };
         assert!(deleted.is_success(), "{deleted}");
         for job in &jobs {
-            app.is_gone(job).await;
+            app.wait_until_gone(job).await;
         }
         let sent: Vec<_> = app.mails().await.into_iter().filter(|mail| mail.to == user.email).collect();
         let subjects: Vec<_> = sent.iter().map(|mail| mail.subject.as_str()).collect();
@@ -236,7 +236,7 @@ async fn deactivation_stops_running_jobs() {
     let (user, admin) = (app.user().await, app.admin().await);
     let job = id(&app.example_job(3_600, &user).await);
     let _work = app.work();
-    app.started(1).await;
+    app.wait_until_started(1).await;
     let request = app.request(Method::PATCH, &format!("/users/{}", user.id)).bearer_auth(&admin.token);
     assert_eq!(Answer::of(request.json(&json!({ "is_active": false }))).await.status, 200);
     eventually("the job is canceled", || async {

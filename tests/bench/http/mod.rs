@@ -175,7 +175,7 @@ impl<'a> Bench<'a> {
             status: Load::of("status", CONNECTIONS, job_status(&job, &token)),
             login: Load::of("login", 8, login(&email)),
             few: Load { requests: readers, ..Load::of("few", 16, me(&token)) },
-            flood: Load { refusable: true, ..Load::of("flood", 64, login(&email)) },
+            flood: Load { allow_503: true, ..Load::of("flood", 64, login(&email)) },
         };
         for load in [&bench.health, &bench.me, &bench.list, &bench.enqueue, &bench.status] {
             for request in load.requests.iter().take(8) {

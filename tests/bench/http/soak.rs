@@ -114,8 +114,13 @@ async fn loads(stage: &Stage, admin: &str) -> Result<[Load; 3]> {
     for request in reads.iter().take(8).chain(logins.first()) {
         stage.send(request).await?;
     }
-    let load =
-        |name, connections, rest, requests| Load { name, requests, connections, rest, refusable: false };
+    let load = |name, connections, pause_ms, requests| Load {
+        name,
+        requests,
+        connections,
+        pause_ms,
+        allow_503: false,
+    };
     Ok([
         load("reads", 16, 8, reads),
         load("logins", 2, 1_000, logins),

@@ -77,17 +77,17 @@ impl Request {
     }
 }
 
-/// A load: requests, connections and pace.
+/// A wrk load: the requests, the number of connections, and the pause before each request.
 pub struct Load {
     /// Name of its script.
     pub name: &'static str,
-    /// Requests that each thread sends in turns.
+    /// Requests that each thread sends in rotation.
     pub requests: Vec<Request>,
     pub connections: usize,
-    /// Milliseconds that a connection pauses before each request.
-    pub rest: u64,
+    /// Pause of a connection before each request.
+    pub pause_ms: u64,
     /// Whether a 503 with `Retry-After` is not an error.
-    pub refusable: bool,
+    pub allow_503: bool,
 }
 
 /// The result of one round.
@@ -105,7 +105,7 @@ pub struct Sample {
 impl Load {
     /// Creates a load of one request.
     pub fn of(name: &'static str, connections: usize, request: Request) -> Self {
-        Self { name, requests: vec![request], connections, rest: 0, refusable: false }
+        Self { name, requests: vec![request], connections, pause_ms: 0, allow_503: false }
     }
 
     /// Runs the load, with its script in a directory.
@@ -141,10 +141,10 @@ impl Load {
                 lua += IN_TURNS;
             }
         }
-        if self.rest > 0 {
-            lua += &format!("function delay() return {} end\n", self.rest);
+        if self.pause_ms > 0 {
+            lua += &format!("function delay() return {} end\n", self.pause_ms);
         }
-        if self.refusable {
+        if self.allow_503 {
             lua += REFUSALS;
         }
         lua + DONE

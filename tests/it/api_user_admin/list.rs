@@ -15,7 +15,7 @@ const SOME: &str = "INSERT INTO users (email, hashed_password, full_name, role, 
     ('bobyx@list.example', 'x', NULL, 'user', false, '2003-01-01'),
     ('carl@list.example', 'x', 'Bert', 'admin', false, '2000-01-01')";
 
-async fn started() -> (TestApp, User) {
+async fn start() -> (TestApp, User) {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     app.sql(SOME).await;
@@ -40,7 +40,7 @@ async fn found(app: &TestApp, admin: &User, query: &[(&str, &str)]) -> Vec<Strin
 
 #[tokio::test]
 async fn smoke_a_page_has_its_users_and_the_total() {
-    let (app, admin) = started().await;
+    let (app, admin) = start().await;
     for (offset, limit, names) in [
         (0, 2, &["ada", "bob_x"][..]),
         (1, 2, &["bob_x", "bobyx"]),
@@ -65,7 +65,7 @@ async fn smoke_a_page_has_its_users_and_the_total() {
 
 #[tokio::test]
 async fn a_search_matches_any_part_of_the_address_or_name_in_any_case() {
-    let (app, admin) = started().await;
+    let (app, admin) = start().await;
     for (search, names) in [
         ("ADA", &["ada", "bob_x"][..]),
         ("cleo 100", &["ada"]),
@@ -84,7 +84,7 @@ async fn a_search_matches_any_part_of_the_address_or_name_in_any_case() {
 
 #[tokio::test]
 async fn wildcards_in_a_search_are_literal() {
-    let (app, admin) = started().await;
+    let (app, admin) = start().await;
     for (search, names) in [
         ("%", &["ada"][..]),
         ("100%", &["ada"]),
@@ -101,7 +101,7 @@ async fn wildcards_in_a_search_are_literal() {
 
 #[tokio::test]
 async fn a_name_beyond_ascii_is_found() {
-    let (app, admin) = started().await;
+    let (app, admin) = start().await;
     app.sql("UPDATE users SET full_name = 'Ümit ÇELIK' WHERE email = 'bobyx@list.example'").await;
     for search in ["Ümit", "mit ç", "ÜMIT", "ümit"] {
         assert_eq!(found(&app, &admin, &[("search", search)]).await, ["bobyx"], "{search}");
@@ -110,7 +110,7 @@ async fn a_name_beyond_ascii_is_found() {
 
 #[tokio::test]
 async fn filters_are_combined() {
-    let (app, admin) = started().await;
+    let (app, admin) = start().await;
     for (filters, names) in [
         (&[("role", "user")][..], &["ada", "bobyx"][..]),
         (&[("role", "admin")], &["bob_x", "carl"]),
@@ -126,7 +126,7 @@ async fn filters_are_combined() {
 
 #[tokio::test]
 async fn each_sort_order_can_be_reversed() {
-    let (app, admin) = started().await;
+    let (app, admin) = start().await;
     for (sort, names) in [
         ("created_at", ["carl", "ada", "bob_x", "bobyx"]),
         ("-created_at", ["bobyx", "bob_x", "ada", "carl"]),
@@ -144,7 +144,7 @@ async fn each_sort_order_can_be_reversed() {
 
 #[tokio::test]
 async fn pages_with_equal_sort_keys_neither_repeat_nor_skip_users() {
-    let (app, admin) = started().await;
+    let (app, admin) = start().await;
     app.sql("UPDATE users SET created_at = '2001-01-01', full_name = 'Same'").await;
     for sort in ["created_at", "-created_at", "full_name", "-full_name"] {
         let mut ids = Vec::new();
@@ -161,7 +161,7 @@ async fn pages_with_equal_sort_keys_neither_repeat_nor_skip_users() {
 
 #[tokio::test]
 async fn every_invalid_parameter_is_reported() {
-    let (app, admin) = started().await;
+    let (app, admin) = start().await;
     let long = format!("search={}", "x".repeat(256));
     for (query, wrong) in [
         ("limit=0", vec![("query.limit", "greater_than_equal")]),

@@ -26,10 +26,11 @@ pub struct Accepted {
     pub after_failures: bool,
     pub has_key: bool,
     pub envelope: String,
-    /// How the job has ended last; a failed job may be requeued.
+    /// Whether the last run succeeded.
     pub finished: bool,
     pub ended: bool,
-    pub fell_through: bool,
+    /// Whether the job has ever failed or been canceled. A requeue does not reset it.
+    pub has_failed: bool,
     pub runs: u32,
 }
 
@@ -43,7 +44,7 @@ pub struct Model {
     pub before: Snapshot,
     /// The jobs that the current step may end, and a text that their outcomes then contain.
     pub may_end: HashMap<String, String>,
-    pub may_vanish: HashSet<String>,
+    pub may_be_deleted: HashSet<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -120,7 +121,7 @@ impl Model {
         let gone: Vec<String> = self.live.iter().filter(|id| !here.contains(id.as_str())).cloned().collect();
         for (id, outcome) in gone.iter().zip(outcomes(&gone)) {
             if outcome.is_empty() {
-                holds!(self.may_vanish.contains(id), "I1: {id} is lost");
+                holds!(self.may_be_deleted.contains(id), "I1: {id} is lost");
                 self.purged.insert(id.clone());
             } else {
                 let asked = (r#""by":"a request""#).to_owned();
@@ -135,7 +136,7 @@ impl Model {
             if let Some(job) = self.jobs.get_mut(id) {
                 job.ended = true;
                 job.finished = self.outcomes.get(id).is_some_and(|text| text.contains("finished"));
-                job.fell_through |= !job.finished;
+                job.has_failed |= !job.finished;
             }
         }
         holds!(
@@ -146,7 +147,7 @@ impl Model {
         );
         self.before = now;
         self.may_end.clear();
-        self.may_vanish.clear();
+        self.may_be_deleted.clear();
         Ok(())
     }
 
@@ -176,7 +177,7 @@ impl Model {
             holds!(failed == in_place(&|place| place == Place::Failed), "{owner}: {failed:?} have failed");
             holds!(failed.len() <= 100, "{owner}: {} failed jobs are kept", failed.len());
             if account.failed.len() >= 90 {
-                self.may_vanish
+                self.may_be_deleted
                     .extend(self.before.accounts.get(owner).into_iter().flat_map(|old| old.failed.clone()));
             }
         }
@@ -210,7 +211,7 @@ impl Model {
         let failed: Vec<_> = now.queues.values().flat_map(|queue| &queue.failed).cloned().collect();
         for id in failed {
             if let Some(job) = self.jobs.get_mut(&id) {
-                (job.ended, job.fell_through) = (true, true);
+                (job.ended, job.has_failed) = (true, true);
             }
         }
         let waited = self.before.queues.values().flat_map(|queue| &queue.deferred);
@@ -225,7 +226,7 @@ impl Model {
                 self.jobs[parent].ended
                     || canceled
                     || self.may_end.contains_key(parent)
-                    || self.may_vanish.contains(parent)
+                    || self.may_be_deleted.contains(parent)
             };
             let good = |parent: &String| {
                 self.jobs[parent].finished
@@ -240,7 +241,7 @@ impl Model {
                     holds!(done, "{id} runs before its dependencies: {:?}", job.after);
                 }
                 Some((Place::Failed, _)) => {
-                    let reason = parents().any(|parent| parent.fell_through)
+                    let reason = parents().any(|parent| parent.has_failed)
                         || job.after.iter().any(|parent| ended(parent) && !good(parent));
                     holds!(reason && !job.after_failures, "{id} has failed although no dependency did");
                 }

@@ -117,6 +117,8 @@ impl Snapshot {
 }
 
 impl Engine {
+    /// Loads the scripts, with `mutation` applied to one of them.
+    ///
     /// # Panics
     /// If the mutation does not match the script exactly once, since it would then test nothing.
     pub fn new(url: &str, prefix: String, mutation: Option<Mutation>) -> Self {

@@ -211,7 +211,7 @@ impl TestApp {
     pub async fn mails(&self) -> Vec<CapturedMail> {
         hand_over(&self.app, &RequestContext::default()).await.unwrap();
         self.run_jobs().await;
-        mail::captured(&self.app.config.mail.mail_dir)
+        mail::read_captured(&self.app.config.mail.mail_dir)
     }
 
     /// Returns the token of the link in the last mail to an address.

@@ -22,8 +22,8 @@ impl CapturedMail {
     }
 }
 
-/// The mails in a folder, the oldest first.
-pub fn captured(dir: &Path) -> Vec<CapturedMail> {
+/// Returns the mails in a folder, the oldest first.
+pub fn read_captured(dir: &Path) -> Vec<CapturedMail> {
     let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
     let files = entries.map(|entry| entry.unwrap().path());
     let mut files: Vec<_> = files.filter(|file| file.extension().is_some_and(|end| end == "eml")).collect();

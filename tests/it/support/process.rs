@@ -29,7 +29,7 @@ pub fn saas(args: &[&str]) -> Command {
 }
 
 /// Returns a command that runs `saas` with production settings on the database of a test.
-pub async fn production(args: &[&str], database: &TestDatabase, prefix: &str) -> Command {
+pub async fn production_command(args: &[&str], database: &TestDatabase, prefix: &str) -> Command {
     let mut command = saas(args);
     command
         .env("DATABASE_URL", &database.url)
@@ -43,9 +43,9 @@ pub async fn production(args: &[&str], database: &TestDatabase, prefix: &str) ->
 }
 
 /// Starts `saas serve`. Returns the process and the address that it listens on.
-pub async fn serving(command: Command) -> (Running, String) {
+pub async fn start_server(command: Command) -> (Running, String) {
     let mut server = Running::start(command);
-    let rest = server.says("\"address\":\"").await;
+    let rest = server.wait_for_output("\"address\":\"").await;
     let address = rest.split('"').next().unwrap().to_owned();
     (server, address)
 }
@@ -137,7 +137,7 @@ impl Running {
     }
 
     /// Waits until the output contains `words`. Returns the rest of that line.
-    pub async fn says(&mut self, words: &str) -> String {
+    pub async fn wait_for_output(&mut self, words: &str) -> String {
         let start = Instant::now();
         loop {
             let output = self.output();

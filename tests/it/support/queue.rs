@@ -50,7 +50,7 @@ impl Log {
     }
 }
 
-/// Behaves as its fields say.
+/// A job that does what `behavior` says.
 #[derive(Serialize, Deserialize)]
 pub struct Task {
     pub name: String,
@@ -175,27 +175,28 @@ impl Job for TaskOfTomorrow {
     }
 }
 
-/// Jobs with extreme values of `RESULT_TTL`.
+/// A job with the least `RESULT_TTL`.
 #[derive(Serialize, Deserialize)]
-pub struct Forgetful;
+pub struct ZeroResultTtl;
 
-impl Job for Forgetful {
+impl Job for ZeroResultTtl {
     type State = Log;
     type Output = ();
-    const NAME: &'static str = "forgetful";
+    const NAME: &'static str = "zero_result_ttl";
     const RESULT_TTL: Duration = Duration::ZERO;
     async fn run(self, _: Context<Log>) -> Result<(), Failure> {
         Ok(())
     }
 }
 
+/// A job with the greatest `RESULT_TTL`.
 #[derive(Serialize, Deserialize)]
-pub struct Unforgetting;
+pub struct MaxResultTtl;
 
-impl Job for Unforgetting {
+impl Job for MaxResultTtl {
     type State = Log;
     type Output = ();
-    const NAME: &'static str = "unforgetting";
+    const NAME: &'static str = "max_result_ttl";
     const RESULT_TTL: Duration = Duration::MAX;
     async fn run(self, _: Context<Log>) -> Result<(), Failure> {
         Ok(())
@@ -206,8 +207,8 @@ pub const ALL: &[JobType<Log>] = &[
     JobType::of::<Task>(),
     JobType::of::<UrgentTask>(),
     JobType::of::<EndlessTask>(),
-    JobType::of::<Forgetful>(),
-    JobType::of::<Unforgetting>(),
+    JobType::of::<ZeroResultTtl>(),
+    JobType::of::<MaxResultTtl>(),
 ];
 
 pub struct TestQueue {
@@ -309,7 +310,7 @@ impl TestQueue {
     }
 
     /// Fails if Redis still has records of running jobs, or leases.
-    pub async fn is_clean(&self) {
+    pub async fn assert_no_running_records(&self) {
         for key in ["run", "att", "err", "crash", "cancel"] {
             assert!(!self.redis::<bool>(&["EXISTS", &format!("{{}}:{key}")]).await, "{key} is left over");
         }

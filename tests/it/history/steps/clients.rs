@@ -138,7 +138,7 @@ impl History {
         let waits = |id: &&String| owned.contains(*id) && !before.run.contains_key(*id);
         let gone: Vec<_> = before.jobs.iter().filter(waits).cloned().collect();
         let running: Vec<_> = before.run.keys().filter(|id| owned.contains(*id)).cloned().collect();
-        self.model.may_vanish.extend(gone.iter().cloned());
+        self.model.may_be_deleted.extend(gone.iter().cloned());
         let most = 1 + self.below(10);
         let (mut deleted, mut stopping, mut rest) = (0, 0, "lists".to_owned());
         while !rest.is_empty() {
@@ -211,7 +211,7 @@ impl History {
             "deferred" => room.deferred.iter().cloned().collect(),
             _ => room.list.iter().chain(room.groups.values().flatten()).cloned().collect(),
         };
-        self.model.may_vanish.extend(there.iter().cloned());
+        self.model.may_be_deleted.extend(there.iter().cloned());
         let most = 1 + self.below(10);
         let (mut gone, mut left) = (0, Vec::new());
         loop {
