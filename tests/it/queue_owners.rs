@@ -248,6 +248,24 @@ async fn only_the_latest_failed_jobs_of_an_owner_are_kept() {
 }
 
 #[tokio::test]
+async fn a_purge_of_an_owner_deletes_jobs_that_fail_because_of_it() {
+    let queue = TestQueue::new().await;
+    let enqueue_after = async |id: &String| {
+        let options = EnqueueOptions { after: vec![id.clone()], ..EnqueueOptions::default() };
+        queue.queue.enqueue_with(&task("after", Behavior::Succeed), of(1), options).await.unwrap()
+    };
+    let first = queue.push_owned(1, "first", Behavior::Succeed).await;
+    let second = enqueue_after(&enqueue_after(&first).await).await;
+    // More than one call of the script notifies.
+    for _ in 0..120 {
+        enqueue_after(&second).await;
+    }
+    assert_eq!(queue.queue.purge_owner(1).await.unwrap(), PurgedOwner { deleted: 123, stopping: 0 });
+    assert_eq!(queue.queue.queue("default").await.unwrap().unwrap().failed, 0);
+    queue.owes_nothing(1).await;
+}
+
+#[tokio::test]
 async fn a_purge_of_an_owner_leaves_the_jobs_of_others() {
     let queue = TestQueue::new().await;
     let running = queue.push_owned(1, "running", Behavior::WaitForTest).await;

@@ -44,12 +44,15 @@ local ids = {}
 for i = 1, #found, 2 do
   local id = found[i]
   if rc('HEXISTS', P .. ':run', id) == 1 then
-    rc('SADD', P .. ':cancel', id)
-    stopped = stopped + 1
+    stopped = stopped + rc('SADD', P .. ':cancel', id)
   elseif not SUMS[id] then
     ids[#ids + 1] = id
   end
 end
 for base = 1, #ids, CHUNK do delete({ unpack(ids, base, math.min(base + CHUNK - 1, #ids)) }) end
-process_notifications(100, now())
-return { deleted, stopped, cursor == '0' and '' or cursor }
+local notifying = process_notifications(100, now())
+if cursor == '0' then
+  -- Dependents of the deleted jobs have failed, so they are in the list of failed jobs now.
+  cursor = (notifying or rc('EXISTS', account .. ':failed') == 1) and 'lists' or ''
+end
+return { deleted, stopped, cursor }
