@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use super::{
     enqueue_options::EnqueueOptions,
     error::{Error, Result},
+    owner::OwnerLimits,
     push::{batch_size, push},
     script_client::ScriptClient,
 };
@@ -30,8 +31,18 @@ struct BatcherState {
     pushing: bool,
 }
 
+/// What the jobs of one push have in common.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(super) struct Destination {
+    pub(super) queue: &'static str,
+    /// The group of an owner, or `None`.
+    pub(super) group: Option<String>,
+    /// The limits of that owner.
+    pub(super) limits: Option<OwnerLimits>,
+}
+
 struct PendingJob {
-    queue: &'static str,
+    destination: Destination,
     id: String,
     envelope: String,
     reply: oneshot::Sender<Reply>,
@@ -47,12 +58,12 @@ impl EnqueueBatcher {
     /// Enqueues a job in the next batch, and returns when Redis has it.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if Redis does not answer.
-    pub(super) async fn push(&self, queue: &'static str, id: String, envelope: String) -> Result<()> {
+    /// [`Error::OwnerLimit`] if the owner has too many jobs; [`Error::Unavailable`] if Redis does not answer.
+    pub(super) async fn push(&self, destination: Destination, id: String, envelope: String) -> Result<()> {
         let (reply, answer) = oneshot::channel();
         let is_first = {
             let mut state = self.lock();
-            state.pending.push(PendingJob { queue, id, envelope, reply });
+            state.pending.push(PendingJob { destination, id, envelope, reply });
             !std::mem::replace(&mut state.pushing, true)
         };
         if is_first {
@@ -62,7 +73,10 @@ impl EnqueueBatcher {
         }
         match answer.await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(Error::Unavailable(SharedError(error).into())),
+            Ok(Err(error)) => Err(match *error {
+                Error::OwnerLimit(limit) => Error::OwnerLimit(limit),
+                _ => Error::Unavailable(SharedError(error).into()),
+            }),
             Err(closed) => Err(Error::Unavailable(closed.into())),
         }
     }
@@ -89,23 +103,42 @@ impl EnqueueBatcher {
     }
 
     async fn push_batch(&self, batch: Vec<PendingJob>) {
-        let mut queues: HashMap<&str, Vec<PendingJob>> = HashMap::new();
+        let mut destinations: HashMap<Destination, Vec<PendingJob>> = HashMap::new();
         for job in batch {
-            queues.entry(job.queue).or_default().push(job);
+            destinations.entry(job.destination.clone()).or_default().push(job);
         }
-        let options = EnqueueOptions::default();
-        let pushes = queues.into_iter().map(async |(queue, jobs)| {
-            let envelopes: Vec<_> = jobs.iter().map(|job| (job.id.as_str(), job.envelope.as_str())).collect();
-            let reply =
-                push(&self.scripts, queue, &envelopes, &options, None).await.map(drop).map_err(Arc::new);
-            if let Err(error) = &reply {
-                self.fail_pending(error);
+        let pushes = destinations.into_iter().map(async |(destination, jobs)| {
+            let reply = self.push_jobs(&destination, &jobs).await;
+            let is_limit = reply.as_ref().is_err_and(|error| matches!(**error, Error::OwnerLimit(_)));
+            if is_limit && jobs.len() > 1 {
+                // The limit may have room for some of them.
+                join_all(jobs.into_iter().map(async |job| {
+                    let reply = self.push_jobs(&destination, std::slice::from_ref(&job)).await;
+                    let _ = job.reply.send(reply);
+                }))
+                .await;
+                return;
             }
             for job in jobs {
                 let _ = job.reply.send(reply.clone());
             }
         });
         join_all(pushes).await;
+    }
+
+    /// Enqueues jobs of one destination, all or none.
+    async fn push_jobs(&self, destination: &Destination, jobs: &[PendingJob]) -> Reply {
+        let Destination { queue, group, limits } = destination;
+        let options = EnqueueOptions { group: group.clone(), ..EnqueueOptions::default() };
+        let envelopes: Vec<_> = jobs.iter().map(|job| (job.id.as_str(), job.envelope.as_str())).collect();
+        let pushed = push(&self.scripts, queue, &envelopes, &options, *limits).await;
+        let reply = pushed.map(drop).map_err(Arc::new);
+        if let Err(error) = &reply
+            && matches!(**error, Error::Unavailable(_))
+        {
+            self.fail_pending(error);
+        }
+        reply
     }
 
     /// Fails the jobs that arrived meanwhile too: they would otherwise wait for one time-out after the other.

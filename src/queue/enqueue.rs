@@ -7,6 +7,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::{
+    batcher::Destination,
     client::Queue,
     enqueue_options::{EnqueueOptions, When},
     envelope::{Envelope, Origin},
@@ -27,12 +28,10 @@ impl Queue {
     /// [`Error::Unavailable`] if Redis does not answer, in which case it may have stored the job, or is full;
     /// [`Error::TooLarge`] and [`Error::TooDeep`] for the arguments; [`Error::OwnerLimit`] if the owner has too many jobs.
     pub async fn enqueue<J: Job>(&self, job: &J, origin: Origin) -> Result<String> {
-        if origin.owner.is_some() {
-            // Its limits and its group are those of one owner.
-            return self.enqueue_with(job, origin, EnqueueOptions::default()).await;
-        }
-        let (id, envelope) = write(job, &origin, &EnqueueOptions::default())?;
-        self.batcher().push(J::QUEUE, id.clone(), envelope).await?;
+        let options = EnqueueOptions::default().for_owner(origin.owner)?;
+        let (id, envelope) = write(job, &origin, &options)?;
+        let destination = Destination { queue: J::QUEUE, group: options.group, limits: self.owner_limits() };
+        self.batcher().push(destination, id.clone(), envelope).await?;
         Ok(id)
     }
 

@@ -25,7 +25,7 @@ impl EnqueueBy {
 }
 
 /// How much an owner may enqueue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct OwnerLimits {
     /// How many jobs may wait or run.
     pub jobs: u64,
