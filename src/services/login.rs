@@ -165,6 +165,8 @@ async fn lock_unchanged(tx: &Tx<'_>, checked: &User) -> Result<User> {
 /// Cancels the scheduled deletion of the account of a locked user.
 async fn reactivate(tx: &Tx<'_>, user: User) -> Result<User> {
     if user.deletion_due_at.is_none() {
+        // A new session changes no other one.
+        tx.set_identities_unchanged();
         return Ok(user);
     }
     let user =
