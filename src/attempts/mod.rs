@@ -1,8 +1,8 @@
-//! Counters of attempts: in Redis for all replicas, and in the process while Redis does not count.
+//! Counters of failed attempts to log in: in Redis for all replicas, and in the process while Redis does not count.
 //!
-//! Both hold a fixed number of counters, so clients cannot fill memory by failing often. If there are more subjects than
-//! counters, those with the fewest failures are forgotten. Which counters compete depends on `SECRET_KEY`, so a client
-//! cannot choose whose counter is forgotten.
+//! Both hold a fixed number of counters, so clients cannot fill memory by failing often. If there are more accounts and
+//! networks than counters, those with the fewest failures are forgotten. Which counters compete depends on
+//! `SECRET_KEY`, so a client cannot choose whose counter is forgotten.
 
 mod local;
 

@@ -14,7 +14,7 @@ use super::{
 };
 
 const BIN_DIRS: &[&str] = &["/opt/homebrew/bin", "/usr/local/bin", "/usr/bin", "/usr/sbin"];
-/// Lowest major version with the functions that the job queue's scripts use.
+/// Lowest major version with the commands and the Lua API that the scripts of the queue use.
 const MIN_MAJOR_VERSION: u32 = 7;
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 const RETRY_INTERVAL: Duration = Duration::from_millis(50);

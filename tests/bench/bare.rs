@@ -14,7 +14,7 @@ pub const CALLERS: usize = 50;
 /// Longer than it takes to delete a million jobs.
 const REDIS_TIMEOUT: Duration = Duration::from_secs(120);
 
-// Byte for byte as in the engine, so that Redis has one copy of each script.
+// The same header as in `src/queue/scripts.rs`, byte for byte, so that Redis has one copy of each script.
 macro_rules! script {
     ($header:literal, $file:literal) => {
         LazyLock::new(|| {

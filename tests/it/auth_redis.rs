@@ -48,7 +48,7 @@ impl OwnRedis {
 }
 
 /// Fails unless five of fifteen wrong passwords are looked at, or a few more on a slow machine.
-async fn passwords_are_limited(app: &TestApp, user: &User) {
+async fn password_attempts_are_limited(app: &TestApp, user: &User) {
     let mut statuses = Vec::new();
     for _ in 0..15 {
         let answer = app.login(&user.email, WRONG).await;
@@ -80,7 +80,7 @@ async fn links_are_limited(app: &TestApp, user: &User) {
 async fn smoke_attempts_are_counted_without_redis() {
     let app = TestApp::with(&UNREACHABLE_REDIS).await;
     let (user, other) = (app.user().await, app.user().await);
-    passwords_are_limited(&app, &user).await;
+    password_attempts_are_limited(&app, &user).await;
     assert_eq!(app.login(&other.email, PASSWORD).await.status, 200);
     links_are_limited(&app, &other).await;
     // Of one process, and of one client for all addresses.
@@ -104,7 +104,7 @@ async fn attempts_are_counted_in_a_full_redis() {
     redis.fill().await;
     let full = app.call(Method::POST, "/jobs/example?name=x&duration=0", &other).await;
     full.is_some_problem(503, "unavailable");
-    passwords_are_limited(&app, &user).await;
+    password_attempts_are_limited(&app, &user).await;
     assert_eq!(redis.keys(&app).await.len(), 1, "counted in Redis");
     links_are_limited(&app, &other).await;
     redis.0.stop().await;
@@ -116,7 +116,7 @@ async fn attempts_are_counted_beside_a_redis_that_is_read_only() {
     let app = redis.app().await;
     let user = app.user().await;
     redis.run::<()>(&["REPLICAOF", "127.0.0.1", "1"]).await;
-    passwords_are_limited(&app, &user).await;
+    password_attempts_are_limited(&app, &user).await;
     links_are_limited(&app, &user).await;
     redis.0.stop().await;
 }

@@ -292,7 +292,7 @@ async fn a_client_that_does_not_read_its_response_times_out() {
     });
     let server = Server::start(endpoint, Limits { connections: 1, write: SHORT, ..Limits::default() });
     let stalled = server.send(b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n").await;
-    // The next client waits until the connection is free.
+    // The next client waits until the only permitted connection is closed.
     assert!(next(&mut server.send(GET_ROOT).await).await.ends_with("hello"));
     drop(stalled);
 }

@@ -1,4 +1,4 @@
-//! Jobs with an owner: they take turns, and each owner has limits.
+//! Jobs with an owner: the owners take turns, and each has limits.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -321,7 +321,7 @@ async fn an_account_that_is_wrong_is_corrected() {
 }
 
 #[tokio::test]
-async fn a_job_of_the_system_cannot_have_an_owner() {
+async fn a_job_of_the_product_cannot_have_an_owner() {
     let queue = TestQueue::new().await;
     let error = queue.queue.enqueue(&UrgentTask { name: "x".into() }, of(1)).await.unwrap_err();
     assert!(matches!(error, Error::Internal(_)), "{error}");

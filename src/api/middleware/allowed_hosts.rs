@@ -24,8 +24,8 @@ pub(super) struct AllowedHosts<E> {
 /// The hosts that a server is reached by.
 pub(in crate::api) enum HostRules {
     Any,
-    /// These hosts, the address that the client has connected to, and with `local` the names of this machine. No page can
-    /// use an address as its own name, and health checks use the address.
+    /// These hosts, the address that the client has connected to, and with `local` the names of this machine. An
+    /// address is safe, because DNS rebinding needs a name; health checks use the address.
     Only {
         hosts: HashSet<Host>,
         local: bool,

@@ -68,7 +68,7 @@ local function account_of(group)
   local owner = group and (string.match(group, '^owner:%-?%d+$') or string.match(group, '^purged up to .* (owner:%-?%d+)$'))
   return owner and P .. ':' .. owner
 end
--- Calls `change(account, id)` for each job that has an owner.
+-- Calls `change(account, id)` for each job that has an owner. `account` is the key of the owner's hash.
 local function each_owned(ids, change)
   if rc('EXISTS', P .. ':group') == 0 then return end
   for i, group in ipairs(rc('HMGET', P .. ':group', unpack(ids))) do

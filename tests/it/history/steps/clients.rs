@@ -1,4 +1,4 @@
-//! Steps of clients and operators.
+//! Random steps of a history: what clients enqueue, and what operators cancel, retry and purge.
 
 use std::collections::BTreeSet;
 
