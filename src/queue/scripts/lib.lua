@@ -76,11 +76,13 @@ local function each_owned(ids, change)
     if account then change(account, ids[i]) end
   end
 end
--- Adds a job that waits to an account.
-local function charge(account, id, size)
-  rc('HSET', account, id, size)
-  rc('HINCRBY', account, 'jobs', 1)
-  rc('HINCRBY', account, 'bytes', size)
+-- Adds jobs that wait to an account. `sizes`: id, size in bytes, id, size in bytes, ...
+local function charge(account, sizes)
+  local bytes = 0
+  for i = 2, #sizes, 2 do bytes = bytes + sizes[i] end
+  rc('HSET', account, unpack(sizes))
+  rc('HINCRBY', account, 'jobs', #sizes / 2)
+  rc('HINCRBY', account, 'bytes', bytes)
 end
 -- Removes jobs that no longer wait or run from the accounts of their owners.
 local function discharge(ids)

@@ -100,7 +100,7 @@ end
 
 local defer = #missing > 0 or (failed and policy ~= 'any')
 for base = 1, #new, CHUNK do
-  local ids, texts, groups, dues = {}, {}, {}, {}
+  local ids, texts, groups, dues, sizes = {}, {}, {}, {}, {}
   for f = base, math.min(base + CHUNK - 1, #new) do
     -- In front, jobs are pushed one by one, so the last must come first.
     local i = new[front and #new + 1 - f or f]
@@ -109,9 +109,10 @@ for base = 1, #new, CHUNK do
     texts[2 * k - 1], texts[2 * k] = id, ARGV[TEXTS + i]
     groups[2 * k - 1], groups[2 * k] = id, group
     dues[2 * k - 1], dues[2 * k] = due, id
-    if account then charge(account, id, #ARGV[TEXTS + i]) end
+    sizes[2 * k - 1], sizes[2 * k] = id, #ARGV[TEXTS + i]
   end
   rc('HSET', P .. ':jobs', unpack(texts))
+  if account then charge(account, sizes) end
   if group ~= '' then rc('HSET', P .. ':group', unpack(groups)) end
   if defer then rc('ZADD', P .. ':deferred:' .. q, unpack(dues))
   elseif due > 0 then rc('ZADD', P .. ':scheduled:' .. q, unpack(dues))

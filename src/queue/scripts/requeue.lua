@@ -6,7 +6,7 @@ local function requeue(q, ids)
   for _, key in ipairs({ ':att', ':crash', ':err', ':unknown' }) do rc('HDEL', P .. key, unpack(ids)) end
   each_owned(ids, function(account, id)
     rc('LREM', account .. ':failed', 1, id)
-    charge(account, id, rc('HSTRLEN', P .. ':jobs', id))
+    charge(account, { id, rc('HSTRLEN', P .. ':jobs', id) })
   end)
   make_ready(q, ids)
   count(q, 'requeued', #ids)
