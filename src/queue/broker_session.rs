@@ -44,6 +44,14 @@ pub(super) struct Room {
     pub(super) total: usize,
     /// Jobs of queues that are not reserved.
     pub(super) shared: usize,
+    /// Jobs that are fetched before there are free slots for them.
+    pub(super) ahead: usize,
+}
+
+impl Room {
+    pub(super) fn is_empty(self) -> bool {
+        self.total == 0 && self.ahead == 0
+    }
 }
 
 /// The result of one round trip.
@@ -93,7 +101,7 @@ impl BrokerSession {
         let mut flushed = FlushResult { fetched: Vec::new(), retry_after: None, complete: false, settled };
         let Some(conn) = self.connection.get().await else { return flushed };
         let lost = self.unanswered_fetch.take();
-        let token = (want.total > 0 && lost.is_none()).then(|| uuid::Uuid::new_v4().simple().to_string());
+        let token = (!want.is_empty() && lost.is_none()).then(|| uuid::Uuid::new_v4().simple().to_string());
         self.unanswered_fetch = lost.clone().or_else(|| token.clone());
 
         let settling = join_all(self.unsettled.iter().map(|batch| batch.settle(&self.prefix, conn.clone())));
@@ -139,7 +147,7 @@ impl BrokerSession {
         want: Room,
         mut conn: MultiplexedConnection,
     ) -> RedisResult<(Vec<Delivery>, u64)> {
-        type Batch = (String, Vec<String>, Vec<Vec<u8>>, Vec<Option<u32>>, Vec<Option<u32>>);
+        type Batch = (String, Vec<String>, Vec<Vec<u8>>, Vec<Option<u32>>, Vec<Option<u32>>, String);
         let mut call = scripts::FETCH.key(&self.prefix);
         call.arg(&self.worker)
             .arg(token)
@@ -147,17 +155,18 @@ impl BrokerSession {
             .arg(want.total)
             .arg(want.shared)
             .arg(self.max_running_per_owner)
+            .arg(want.ahead)
             .arg(self.reserved.as_deref().unwrap_or_default());
         // Without room for their jobs, the shared queues are not even examined: that would take or set their wake-ups.
-        if want.shared > 0 {
+        if want.shared + want.ahead > 0 {
             let is_shared = |name: &&str| Some(*name) != self.reserved.as_deref();
             call.arg(self.queues.order().into_iter().filter(is_shared).collect::<Vec<_>>());
         }
         let sent_at = Instant::now();
         let (now, batches, retry_after_ms): (i64, Vec<Batch>, u64) = call.invoke_async(&mut conn).await?;
-        let mut deliveries = Vec::with_capacity(want.total);
-        for (index, (queue, ids, envelopes, failures, crashes)) in batches.into_iter().enumerate() {
-            let token: Arc<str> = format!("{token}.{index}").into();
+        let mut deliveries = Vec::with_capacity(want.total + want.ahead);
+        for (index, (queue, ids, envelopes, failures, crashes, mark)) in batches.into_iter().enumerate() {
+            let token: Arc<str> = format!("{token}.{index}{mark}").into();
             let lease: Arc<str> = format!("{token}|{}", ids.join(",")).into();
             let queue: Arc<str> = queue.into();
             let mut jobs = HashMap::with_capacity(ids.len());
@@ -174,6 +183,8 @@ impl BrokerSession {
                     envelope,
                     failures: failures.unwrap_or(0),
                     crashes: crashes.unwrap_or(0),
+                    has_records: failures.is_some() || crashes.is_some(),
+                    is_ahead: !mark.is_empty(),
                     fetched_at: now,
                     signals,
                 });

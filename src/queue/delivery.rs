@@ -40,6 +40,10 @@ pub(super) struct Delivery {
     pub(super) envelope: Vec<u8>,
     pub(super) failures: u32,
     pub(super) crashes: u32,
+    /// Whether Redis has records of earlier attempts, which must be deleted with the job.
+    pub(super) has_records: bool,
+    /// Whether the job was fetched before there was a free slot for it.
+    pub(super) is_ahead: bool,
     /// By the clock of Redis, in milliseconds since the epoch.
     pub(super) fetched_at: i64,
     pub(super) signals: JobSignals,
@@ -212,8 +216,7 @@ impl Delivery {
             tracing::error!(error = %error, "job failed: its result is nested too deeply to be parsed again");
             return self.dead("The job's result is nested too deeply", &error.to_string());
         }
-        let has_records =
-            self.failures + self.crashes > 0 || envelope.has_extras() || self.signals.has_reported();
+        let has_records = self.has_records || envelope.has_extras() || self.signals.has_reported();
         Disposition::Finished { outcome, ttl: envelope.ttl, has_records }
     }
 

@@ -12,7 +12,7 @@
 //! | `owner` | the jobs of users: who may enqueue them, how many |
 //! | `inspect`, `status`, `control`, `rate` | inspect and operate queues and jobs |
 //! | `server` | checks whether a Redis server is safe for jobs |
-//! | `worker`, `worker_options`, `slots`, `shutdown` | the life of a worker: fetch, run, settle, stop |
+//! | `worker`, `worker_options`, `runner`, `slots`, `prefetch`, `shutdown` | the life of a worker: fetch, run, settle, stop |
 //! | `broker_session`, `reconnecting_connection`, `idle_notifier` | a worker's connections to Redis |
 //! | `delivery`, `disposition`, `signals` | one job from fetch to outcome |
 //! | `leases`, `heartbeat`, `worker_record` | the leases of a worker and the threads that renew them |
@@ -40,10 +40,12 @@ mod leases;
 mod limits;
 mod outcome;
 mod owner;
+mod prefetch;
 mod push;
 mod queues;
 mod rate;
 mod reconnecting_connection;
+mod runner;
 mod schedule;
 mod scheduler;
 mod script_client;

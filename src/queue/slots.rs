@@ -65,21 +65,31 @@ impl Slots {
         }
     }
 
-    /// Returns how many jobs to fetch now: at most half of the slots, so that one half runs while the other is fetched.
-    pub(super) fn room(&self) -> Room {
-        let free = self.all.free().min(self.all.total.div_ceil(2));
+    /// Returns how many jobs to fetch now; up to `ahead` of them before there are slots.
+    pub(super) fn room(&self, ahead: usize) -> Room {
+        let free = self.all.free();
         let shared = self.shared.free().min(free);
+        let ahead = if self.shared.may_find_jobs { ahead } else { 0 };
         let reserved = self.all.may_find_jobs && free > 0;
         match reserved || self.shared.may_find_jobs && shared > 0 {
             // Without a reserved queue, the total is that of the shared queues.
-            true if self.reserved_queue.is_some() => Room { total: free, shared },
-            true => Room { total: shared, shared },
-            false => Room::default(),
+            true if self.reserved_queue.is_some() => Room { total: free, shared, ahead },
+            true => Room { total: shared, shared, ahead },
+            false => Room { ahead, ..Room::default() },
         }
     }
 
-    /// Records what a fetch has found: where it found as many jobs as it had room for, there may be more.
+    /// Returns whether there is a slot for a job of the shared queues.
+    pub(super) fn has_shared(&self) -> bool {
+        self.shared.free().min(self.all.free()) > 0
+    }
+
+    /// Records what a fetch has found: where it found as many jobs as it had room for, there may be more. `queues` are those of
+    /// the jobs for free slots.
     pub(super) fn record_fetch<'a>(&mut self, room: Room, queues: impl Iterator<Item = &'a str>) {
+        if room.total == 0 {
+            return;
+        }
         let (mut reserved, mut shared) = (0, 0);
         for queue in queues {
             match self.is_reserved(queue) {
@@ -155,40 +165,35 @@ mod tests {
     #[test]
     fn shared_queues_leave_the_reserved_slots_free() {
         let mut slots = slots(4, 1);
-        slots.record_fetch(slots.room(), ["default"; 2].into_iter());
-        ["default"; 2].iter().for_each(|queue| slots.start(queue));
-        assert_eq!(slots.room(), Room { total: 2, shared: 1 });
-        slots.record_fetch(slots.room(), ["default"].into_iter());
-        slots.start("default");
-        assert_eq!(slots.room(), Room::default(), "nothing was in the reserved queue");
+        slots.record_fetch(slots.room(0), ["default"; 3].into_iter());
+        ["default"; 3].iter().for_each(|queue| slots.start(queue));
+        assert_eq!(slots.room(0), Room::default(), "nothing was in the reserved queue");
         slots.all.may_find_jobs = true;
-        assert_eq!(slots.room(), Room { total: 1, shared: 0 });
+        assert_eq!(slots.room(0), Room { total: 1, shared: 0, ahead: 0 });
         slots.start("system");
-        assert_eq!(slots.room(), Room::default());
+        assert_eq!(slots.room(0), Room::default());
         slots.end("default");
-        assert_eq!(slots.room(), Room { total: 1, shared: 1 });
+        assert_eq!(slots.room(0), Room { total: 1, shared: 1, ahead: 0 });
     }
 
     #[test]
     fn reserved_jobs_run_in_any_slot() {
         let mut slots = slots(2, 1);
-        for _ in 0..2 {
-            slots.record_fetch(slots.room(), ["system"].into_iter());
-            slots.start("system");
-        }
-        assert_eq!(slots.room(), Room::default());
+        slots.record_fetch(slots.room(0), ["system"; 2].into_iter());
+        ["system"; 2].iter().for_each(|queue| slots.start(queue));
+        assert_eq!(slots.room(0), Room::default());
         slots.end("system");
-        assert_eq!(slots.room(), Room { total: 1, shared: 1 });
+        assert_eq!(slots.room(0), Room { total: 1, shared: 1, ahead: 0 });
     }
 
     #[test]
     fn without_a_reserved_queue_all_slots_are_shared() {
         let mut slots = slots(3, 0);
-        assert_eq!(slots.room(), Room { total: 2, shared: 2 });
-        slots.record_fetch(slots.room(), ["default"].into_iter());
+        assert_eq!(slots.room(2), Room { total: 3, shared: 3, ahead: 2 });
+        slots.record_fetch(slots.room(2), ["default"].into_iter());
         slots.start("default");
-        assert_eq!(slots.room(), Room::default(), "the queue is empty");
+        assert_eq!(slots.room(2), Room::default(), "the queue is empty");
         slots.set_may_find_jobs();
-        assert_eq!(slots.room(), Room { total: 2, shared: 2 });
+        assert_eq!(slots.room(2), Room { total: 2, shared: 2, ahead: 2 });
     }
 }

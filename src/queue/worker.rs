@@ -3,22 +3,20 @@
 //! One round trip settles and fetches. Jobs that complete during a round trip are settled by the next one, so that
 //! under load many jobs share a round trip, while an idle worker settles a job at once.
 
-use std::{collections::HashMap, io, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{io, time::Duration};
 
-use futures_util::FutureExt;
-use tokio::{sync::mpsc, time::Instant};
+use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
-    broker_session::{BrokerSession, Room},
+    broker_session::{BrokerSession, FlushResult, Room},
     client::Queue,
     cron::CronSchedules,
-    delivery::{Delivery, panic_message},
-    disposition::{CompletedDelivery, Disposition},
     heartbeat::{Heartbeat, HeartbeatLoop},
     job::JobState,
     job_type::JobType,
     leases::Leases,
+    runner::Runner,
     scheduler::Scheduler,
     shutdown::{STOP_TIMEOUT, Shutdown},
     signals::StopReason,
@@ -37,17 +35,7 @@ pub struct Worker<S: 'static> {
     session: BrokerSession,
     leases: Leases,
     client: redis::Client,
-    /// By id and token: a job whose lease was lost may be fetched again while its first run is still stopping.
-    running: HashMap<(Arc<str>, Arc<str>), RunningJob>,
     schedules: CronSchedules,
-    summary: Summary,
-}
-
-/// What is needed to settle a running job, besides its id and token.
-#[derive(Clone)]
-struct RunningJob {
-    lease: Arc<str>,
-    queue: Arc<str>,
 }
 
 impl<S: JobState> Worker<S> {
@@ -73,9 +61,7 @@ impl<S: JobState> Worker<S> {
             prefix: queue.prefix().to_owned(),
             leases,
             client: queue.client().clone(),
-            running: HashMap::new(),
             schedules: CronSchedules::parse(jobs)?,
-            summary: Summary::default(),
         })
     }
 
@@ -111,120 +97,98 @@ impl<S: JobState> Worker<S> {
                 None
             }
         };
-        self.work(Shutdown::watch(stop, stop_now, self.options.grace)).await;
+        let slots = Slots::new(&self.client, &self.prefix, &self.options);
+        let mut runner = Runner::new(self.jobs, self.state.clone(), slots);
+        self.work(&mut runner, Shutdown::watch(stop, stop_now, self.options.grace)).await;
         heartbeat.stop().await;
-        let Summary { finished, failed, canceled, released } = self.summary;
+        let Summary { finished, failed, canceled, released } = runner.summary;
         tracing::info!(worker = self.id, finished, failed, canceled, released, "worker stopped");
-        Ok(self.summary)
+        Ok(runner.summary)
     }
 
-    async fn work(&mut self, shutdown: Shutdown) {
-        let (sender, mut completed) = mpsc::unbounded_channel();
-        let mut slots = Slots::new(&self.client, &self.prefix, &self.options);
+    async fn work(&mut self, runner: &mut Runner<S>, shutdown: Shutdown) {
         let mut rate_limited_until: Option<Instant> = None;
         loop {
-            while let Ok(delivery) = completed.try_recv() {
-                self.complete(delivery, &mut slots);
-            }
             let stop = shutdown.requested.is_cancelled();
-            let want = if stop { Room::default() } else { slots.room() };
+            if stop || runner.waiting_deadline().is_some_and(|deadline| deadline <= Instant::now()) {
+                runner.release_waiting();
+            }
+            self.session.add(runner.take_completed());
+            let want = if stop { Room::default() } else { runner.room() };
             if want.total > 0 || self.session.has_pending_work() {
                 let flushed = tokio::select! {
-                    flushed = self.session.flush(want) => flushed,
+                    flushed = self.flush(runner, want) => flushed,
                     () = shutdown.requested.cancelled(), if !stop => continue,
                     () = shutdown.grace_over.cancelled() => break,
                 };
-                if want.total > 0 && flushed.complete {
-                    slots.record_fetch(want, flushed.fetched.iter().map(|delivery| &*delivery.queue));
-                    if flushed.settled && self.options.burst {
-                        // Redis may have run the fetch before the settlements of the same round trip.
-                        slots.set_may_find_jobs();
-                    }
+                if flushed.complete && !want.is_empty() {
                     rate_limited_until = flushed.retry_after.map(|wait| Instant::now() + wait);
                 }
-                for delivery in flushed.fetched {
-                    slots.start(&delivery.queue);
-                    self.start(delivery, &sender);
-                }
+                runner.accept(flushed.fetched);
                 continue;
             }
-            let is_idle = self.running.is_empty();
-            if is_idle && (stop || self.options.burst && rate_limited_until.is_none()) {
+            if runner.is_idle() && (stop || self.options.burst && rate_limited_until.is_none()) {
                 return;
             }
             if !stop {
-                slots.arm();
+                runner.slots.arm();
             }
-            let limit_over = rate_limited_until.unwrap_or_else(Instant::now);
+            let waiting_deadline = runner.waiting_deadline();
+            let wait_until = [rate_limited_until, waiting_deadline].into_iter().flatten().min();
             tokio::select! {
-                Some(delivery) = completed.recv() => self.complete(delivery, &mut slots),
-                () = slots.wait_until_woken() => {}
-                () = tokio::time::sleep_until(limit_over), if rate_limited_until.is_some() => {
-                    slots.set_may_find_jobs();
-                    rate_limited_until = None;
-                }
+                () = runner.wait_until_completed_or_woken() => {}
+                () = sleep_until(wait_until) => {}
                 () = shutdown.requested.cancelled(), if !stop => {}
                 () = shutdown.grace_over.cancelled() => break,
             }
+            if rate_limited_until.is_some_and(|until| until <= Instant::now()) {
+                runner.slots.set_may_find_jobs();
+                rate_limited_until = None;
+            }
         }
-        self.stop_running(&mut completed, slots, &shutdown.deadline).await;
+        self.stop_running(runner, &shutdown.deadline).await;
     }
 
-    /// Runs a job in a task, which sends the result to `sender`.
-    fn start(&mut self, delivery: Delivery, sender: &mpsc::UnboundedSender<CompletedDelivery>) {
-        let (id, token) = (delivery.id.clone(), delivery.token.clone());
-        let job = RunningJob { lease: delivery.lease.clone(), queue: delivery.queue.clone() };
-        self.running.insert((id.clone(), token.clone()), job.clone());
-        let (jobs, state, sender) = (self.jobs, self.state.clone(), sender.clone());
-        tokio::spawn(async move {
-            let run = AssertUnwindSafe(delivery.run(jobs, state)).catch_unwind();
-            let completed = run.await.unwrap_or_else(|panic| {
-                // A panic of the job itself is a failure. This one is from dropping what the job left, which would
-                // happen again.
-                let message = panic_message(&*panic);
-                tracing::error!(job_id = &*id, panic = message, "job panicked while it was dropped");
-                job.complete(id, token, Disposition::dead("The job panicked", &message, 0))
-            });
-            // If the receiver is gone, the worker has already released the job.
-            let _ = sender.send(completed);
-        });
-    }
-
-    fn complete(&mut self, delivery: CompletedDelivery, slots: &mut Slots) {
-        if self.running.remove(&(delivery.id.clone(), delivery.token.clone())).is_some() {
-            slots.end(&delivery.queue);
+    /// Settles and fetches in one round trip. Meanwhile, waiting jobs start in the slots of those that end.
+    async fn flush(&mut self, runner: &mut Runner<S>, want: Room) -> FlushResult {
+        let sent_at = Instant::now();
+        let flushed = {
+            let flush = self.session.flush(want);
+            tokio::pin!(flush);
+            loop {
+                tokio::select! {
+                    biased;
+                    flushed = &mut flush => break flushed,
+                    () = runner.wait_until_completed() => {}
+                }
+            }
+        };
+        runner.record_round_trip(sent_at.elapsed());
+        if flushed.complete {
+            let fetched = flushed.fetched.iter().filter(|delivery| !delivery.is_ahead);
+            runner.slots.record_fetch(want, fetched.map(|delivery| &*delivery.queue));
+            if flushed.settled && self.options.burst {
+                // Redis may have run the fetch before the settlements of the same round trip.
+                runner.slots.set_may_find_jobs();
+            }
         }
-        match delivery.disposition {
-            Disposition::Finished { .. } => self.summary.finished += 1,
-            Disposition::Canceled { .. } => self.summary.canceled += 1,
-            Disposition::Retry { .. } | Disposition::Dead { .. } => self.summary.failed += 1,
-            Disposition::Release => self.summary.released += 1,
-            Disposition::Snooze { .. } | Disposition::UnknownTask { .. } => {}
-        }
-        self.session.add([delivery]);
+        flushed
     }
 
     /// Tells the running jobs to stop and waits up to `STOP_TIMEOUT`. Releases the jobs that still run, then settles
     /// all of them. Gives up at `deadline`.
-    async fn stop_running(
-        &mut self,
-        completed: &mut mpsc::UnboundedReceiver<CompletedDelivery>,
-        mut slots: Slots,
-        deadline: &CancellationToken,
-    ) {
+    async fn stop_running(&mut self, runner: &mut Runner<S>, deadline: &CancellationToken) {
         self.leases.stop_all(StopReason::Shutdown);
         let timeout = tokio::time::sleep(STOP_TIMEOUT);
         tokio::pin!(timeout);
-        while !self.running.is_empty() {
+        while !runner.is_idle() {
             tokio::select! {
-                Some(delivery) = completed.recv() => self.complete(delivery, &mut slots),
+                () = runner.wait_until_completed() => {}
                 () = &mut timeout => break,
             }
         }
-        let remaining = std::mem::take(&mut self.running);
-        self.summary.released += remaining.len() as u64;
-        let release = |((id, token), job): (_, RunningJob)| job.complete(id, token, Disposition::Release);
-        self.session.add(remaining.into_iter().map(release));
+        runner.release_running();
+        self.session.add(runner.take_completed());
         while self.session.has_pending_work() {
             tokio::select! {
                 _ = self.session.flush(Room::default()) => {}
@@ -237,9 +201,11 @@ impl<S: JobState> Worker<S> {
     }
 }
 
-impl RunningJob {
-    fn complete(self, id: Arc<str>, token: Arc<str>, disposition: Disposition) -> CompletedDelivery {
-        CompletedDelivery { id, token, lease: self.lease, queue: self.queue, disposition }
+/// Sleeps until `deadline`; forever if there is none.
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
     }
 }
 

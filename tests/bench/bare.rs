@@ -124,10 +124,10 @@ impl Bare {
 
     async fn fetch(&self, want: usize) -> RedisResult<Vec<Held>> {
         // Parsed as in the engine.
-        type Taken = (String, Vec<String>, Vec<Vec<u8>>, Vec<Option<u32>>, Vec<Option<u32>>);
+        type Taken = (String, Vec<String>, Vec<Vec<u8>>, Vec<Option<u32>>, Vec<Option<u32>>, String);
         let token = Uuid::new_v4().simple().to_string();
         let mut call = FETCH.key(self.prefix);
-        call.arg("bare").arg(&token).arg(30_000).arg(want).arg(want).arg(0).arg("").arg(QUEUE);
+        call.arg("bare").arg(&token).arg(30_000).arg(want).arg(want).arg(0).arg(0).arg("").arg(QUEUE);
         let (_, taken, _): (i64, Vec<Taken>, u64) = call.invoke_async(&mut self.conn.clone()).await?;
         let held = |(index, (_, ids, ..)): (usize, Taken)| Held { token: format!("{token}.{index}"), ids };
         Ok(taken.into_iter().enumerate().map(held).collect())

@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
+use futures_util::future::join_all;
 use redis::aio::MultiplexedConnection;
 use saas::{
     app,
@@ -25,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     bare::{self, Bare, CALLERS, QUEUE, at_once, new_ids},
-    table::{Both, Figures, Rounds, Sample, number},
+    table::{Both, Figures, PER_SECOND, Rounds, Sample, Table, number},
 };
 
 /// Jobs enqueued by one call.
@@ -34,6 +35,12 @@ const CALL: usize = 250;
 const DRAINS: usize = 5;
 /// The pause between two jobs, in which the worker becomes idle.
 const PAUSE: Duration = Duration::from_millis(5);
+/// How long a short job runs.
+const NAP: Duration = Duration::from_millis(1);
+/// The concurrency of the workers that are compared; first the default of `WORKER_CONCURRENCY`.
+const CONCURRENCY: [usize; 5] = [10, 1, 50, 100, 256];
+/// The number of groups that take turns.
+const GROUPS: usize = 10;
 /// A payload with which an envelope has 250 bytes.
 const PAD: usize = 144;
 
@@ -85,7 +92,22 @@ impl Job for Noop {
     }
 }
 
-const JOBS: &[JobType<Probe>] = &[JobType::of::<Noop>()];
+/// Sleeps for 1 ms.
+#[derive(Clone, Serialize, Deserialize)]
+struct Nap {}
+
+impl Job for Nap {
+    type State = Probe;
+    type Output = ();
+    const NAME: &'static str = "nap";
+
+    async fn run(self, _: Context<Probe>) -> Result<(), Failure> {
+        sleep(NAP).await;
+        Ok(())
+    }
+}
+
+const JOBS: &[JobType<Probe>] = &[JobType::of::<Noop>(), JobType::of::<Nap>()];
 
 fn options(concurrency: usize, burst: bool) -> Result<Options> {
     let (lease, grace) = (Duration::from_secs(30), Duration::from_secs(25));
@@ -115,6 +137,7 @@ async fn measure(args: Args, url: &str) -> Result<()> {
     let (envelope, outcome) = (String::new(), String::new());
     let mut bench = Bench { args, url: url.to_owned(), conn, batch, envelope, outcome };
     let envelope = bench.warm_up().await?;
+    println!("{}", bench.by_concurrency().await?);
     let (short, long) = (bench.size(10_000), bench.size(1_000_000));
     let figures = Figures {
         short: number(short as f64, 0),
@@ -256,7 +279,11 @@ impl Bench {
 
     /// Runs all jobs with a new worker.
     async fn work(&self, queue: &Queue, jobs: usize) -> Result<Sample> {
-        let options = options(self.args.concurrency.into(), true)?;
+        self.work_at(queue, self.args.concurrency.into(), jobs).await
+    }
+
+    async fn work_at(&self, queue: &Queue, concurrency: usize, jobs: usize) -> Result<Sample> {
+        let options = options(concurrency, true)?;
         let worker = Worker::new(queue, JOBS, Probe::default(), options)?;
         let never = CancellationToken::new();
         let working = async {
@@ -265,6 +292,57 @@ impl Bench {
             anyhow::Ok(())
         };
         self.measure(jobs, working).await
+    }
+
+    /// Measures the worker at each concurrency: jobs that do nothing, the same in groups, and jobs of 1 ms beside the same
+    /// tasks in a loop without a queue.
+    async fn by_concurrency(&self) -> Result<Table<6>> {
+        let head = [
+            "concurrency",
+            "no-op jobs/s",
+            "the same in 10 groups",
+            "1 ms jobs/s",
+            "1 ms tasks/s in a loop",
+            "ratio",
+        ];
+        let (queue, _) = self.sides("levels").await?;
+        let mut table = Table::new(head);
+        for concurrency in CONCURRENCY {
+            let [mut plain, mut grouped, mut naps, mut tasks] = <[Rounds; 4]>::default();
+            for round in 1..=self.rounds(3) {
+                eprintln!("concurrency {concurrency}: round {round}");
+                let jobs = self.size(if concurrency == 1 { 20_000 } else { 100_000 });
+                self.fill(&queue, jobs).await?;
+                plain.push(self.work_at(&queue, concurrency, jobs).await?.rate());
+                for group in 0..GROUPS {
+                    let options = EnqueueOptions { group: Some(format!("g{group}")), ..Default::default() };
+                    for _ in 0..jobs / CALL / GROUPS {
+                        queue.enqueue_all(&self.batch, Origin::default(), options.clone()).await?;
+                    }
+                }
+                grouped.push(
+                    self.work_at(&queue, concurrency, jobs / CALL / GROUPS * CALL * GROUPS).await?.rate(),
+                );
+                let jobs = self.size(500 * concurrency.min(100));
+                queue.enqueue_all(&vec![Nap {}; jobs], Origin::default(), EnqueueOptions::default()).await?;
+                naps.push(self.work_at(&queue, concurrency, jobs).await?.rate());
+                let each = jobs / concurrency;
+                let begun = Instant::now();
+                join_all((0..concurrency).map(|_| tokio::spawn(nap(each)))).await;
+                tasks.push((each * concurrency) as f64 / begun.elapsed().as_secs_f64());
+                self.flush().await?;
+            }
+            let name = if concurrency == CONCURRENCY[0] { " (default)" } else { "" };
+            table.push([
+                format!("{concurrency}{name}"),
+                plain.show(PER_SECOND),
+                grouped.show(PER_SECOND),
+                naps.show(PER_SECOND),
+                tasks.show(PER_SECOND),
+                number(naps.of(&tasks), 2),
+            ]);
+        }
+        Ok(table)
     }
 
     async fn drain(&self, prefix: &'static str, jobs: usize, times: usize, rounds: usize) -> Result<Both> {
@@ -345,5 +423,12 @@ impl Bench {
             self.flush().await?;
         }
         Ok(found)
+    }
+}
+
+/// Sleeps as the jobs do, `times` times.
+async fn nap(times: usize) {
+    for _ in 0..times {
+        sleep(NAP).await;
     }
 }

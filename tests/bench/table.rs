@@ -85,6 +85,11 @@ pub struct Sample {
 }
 
 impl Sample {
+    /// Returns the jobs per second.
+    pub fn rate(&self) -> f64 {
+        self.jobs as f64 / self.seconds
+    }
+
     pub fn add(&mut self, other: &Self) {
         self.jobs += other.jobs;
         self.seconds += other.seconds;
@@ -105,7 +110,7 @@ impl Both {
     pub fn add(&mut self, samples: &[Sample; 2]) {
         for (side, sample) in samples.iter().enumerate() {
             let jobs = sample.jobs as f64;
-            self.rate[side].push(jobs / sample.seconds);
+            self.rate[side].push(sample.rate());
             self.cost[side].push(sample.redis / jobs);
         }
     }

@@ -225,7 +225,7 @@ async fn a_job_that_was_told_to_stop_and_fails_is_canceled() {
     let queue = TestQueue::new().await;
     let id = queue.push("one", Behavior::Succeed).await;
     let (_, taken, _): (i64, Vec<redis::Value>, u64) =
-        queue.script("fetch", &["w", "t", "60000", "1", "1", "0", "", "default"]).await;
+        queue.script("fetch", &["w", "t", "60000", "1", "1", "0", "0", "", "default"]).await;
     assert_eq!(taken.len(), 1);
     assert_eq!(queue.queue.cancel(&id).await.unwrap(), Cancel::Requested);
     let settle = ["default", "0", "retry", &id, "t.0", "1", "0", "{}"];

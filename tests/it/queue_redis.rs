@@ -310,7 +310,7 @@ async fn the_cost_of_a_fetch_is_independent_of_queue_length() {
         queue.queue.enqueue_all(&tasks, Origin::default(), EnqueueOptions::default()).await.unwrap();
         let before = redis.commands().await;
         let (now, taken, _): (i64, Vec<redis::Value>, u64) = queue
-            .script("fetch", &["w", &format!("t{depth}"), "60000", "50", "50", "0", "", "default"])
+            .script("fetch", &["w", &format!("t{depth}"), "60000", "50", "50", "0", "0", "", "default"])
             .await;
         assert!(now > 0 && taken.len() == 1);
         costs.push(redis.commands().await - before);

@@ -1,9 +1,12 @@
 -- Fetches jobs for a worker: removes them from their queues, leases them, and marks them as running.
 -- ARGV: worker, token, lease (ms), max, how many of these may come from the queues that are not reserved, how many jobs of
---   one owner may run (0 for any number), the reserved queue (served first) or '', queues.. (in order of priority)
--- Returns {now, {{queue, ids, envelopes, failures, crashes}, ..}, ms until a rate limit allows more, or 0}
+--   one owner may run (0 for any number), how many jobs to take ahead of free slots, the reserved queue (served first) or
+--   '', queues.. (in order of priority)
+-- Returns {now, {{queue, ids, envelopes, failures, crashes, mark}, ..}, ms until a rate limit allows more, or 0}
+-- Jobs ahead of free slots have leases of their own, whose tokens end with the mark AHEAD: if the worker crashes, they have
+-- probably not started.
 local worker, token, lease, max, others = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local owner_max, RESERVED = tonumber(ARGV[6]), 7
+local owner_max, ahead, RESERVED = tonumber(ARGV[6]), tonumber(ARGV[7]), 8
 local t, out, paused, retry_after = now(), {}, {}, 0
 -- The worker has released this token already, so nothing would run the jobs.
 if rc('EXISTS', P .. ':void:' .. token) == 1 then return { t, out, 0 } end
@@ -16,7 +19,7 @@ local function capacity(q, room)
   local concurrency, rate = unpack(rc('HMGET', P .. ':limits', q .. ':concurrency', q .. ':rate'))
   local free = room
   if concurrency then free = math.min(free, concurrency - (rc('HGET', P .. ':stats', q .. ':running') or 0)) end
-  if not rate then return free end
+  if not rate then return free, nil, concurrency end
   local n, per = string.match(rate, '^(%d+)/(%d+)$')
   local gap, key = per / n, P .. ':rate:' .. q
   local full = math.min(math.max(t, tonumber(rc('GET', key) or 0)), t + per)
@@ -28,13 +31,45 @@ local function capacity(q, room)
       local wait = math.max(1, math.ceil(full + gap - per - t))
       retry_after = retry_after == 0 and wait or math.min(retry_after, wait)
     end
+  end, true
+end
+
+-- Leases jobs that were removed from their queue, and returns how many of them still exist.
+local function lease_jobs(q, ids, mark)
+  local envelopes, live, texts = rc('HMGET', P .. ':jobs', unpack(ids)), {}, {}
+  for i = 1, #ids do
+    if envelopes[i] then live[#live + 1], texts[#texts + 1] = ids[i], envelopes[i] end
   end
+  if #live == 0 then return 0 end
+  local mine, run = token .. '.' .. #out .. mark, {}
+  local holder = mine .. '|' .. worker .. '|' .. integer(t)
+  for i = 1, #live do run[2 * i - 1], run[2 * i] = live[i], holder end
+  rc('HSET', P .. ':run', unpack(run))
+  count_running(q, live, 1)
+  rc('ZADD', P .. ':wip:' .. q, t + lease, mine .. '|' .. table.concat(live, ','))
+  local failures, crashes = rc('HMGET', P .. ':att', unpack(live)), rc('HMGET', P .. ':crash', unpack(live))
+  out[#out + 1] = { q, live, texts, failures, crashes, mark }
+  return #live
+end
+
+-- Removes and returns jobs without a group that may be taken ahead. A job that may have crashed a worker waits for a slot,
+-- as do those behind it: then a crash is counted.
+local function take_ahead(q)
+  local list = P .. ':queue:' .. q
+  local ids = rc('LPOP', list, math.min(ahead, CHUNK)) or {}
+  if #ids == 0 or rc('EXISTS', P .. ':crash') == 0 then return ids end
+  local crashes, unsuspected = rc('HMGET', P .. ':crash', unpack(ids)), #ids
+  for i = #ids, 1, -1 do
+    if crashes[i] then unsuspected = i - 1 end
+  end
+  for _ = unsuspected + 1, #ids do rc('LPUSH', list, table.remove(ids)) end
+  return ids
 end
 
 for a = ARGV[RESERVED] == '' and RESERVED + 1 or RESERVED, #ARGV do
   local q, room = ARGV[a], a == RESERVED and max or math.min(max, others)
-  local free, spend = room, nil
-  if limited and not paused[q] then free, spend = capacity(q, room) end
+  local free, spend, has_limit = room, nil, false
+  if limited and not paused[q] then free, spend, has_limit = capacity(q, room) end
   local taken, held = 0, false
   while taken < free and not paused[q] do
     local want = math.min(free - taken, CHUNK)
@@ -42,23 +77,15 @@ for a = ARGV[RESERVED] == '' and RESERVED + 1 or RESERVED, #ARGV do
     ids, held = take(q, want, owner_max)
     local popped = #ids
     if popped == 0 then break end
-    local envelopes, live, texts = rc('HMGET', P .. ':jobs', unpack(ids)), {}, {}
-    for i = 1, popped do
-      if envelopes[i] then live[#live + 1], texts[#texts + 1] = ids[i], envelopes[i] end
-    end
-    if #live > 0 then
-      local mine, run = token .. '.' .. #out, {}
-      local holder = mine .. '|' .. worker .. '|' .. integer(t)
-      for i = 1, #live do run[2 * i - 1], run[2 * i] = live[i], holder end
-      rc('HSET', P .. ':run', unpack(run))
-      count_running(q, live, 1)
-      rc('ZADD', P .. ':wip:' .. q, t + lease, mine .. '|' .. table.concat(live, ','))
-      out[#out + 1] = { q, live, texts, rc('HMGET', P .. ':att', unpack(live)), rc('HMGET', P .. ':crash', unpack(live)) }
-      taken = taken + #live
-    end
+    taken = taken + lease_jobs(q, ids, '')
     if popped < want then break end
   end
   if held then rc('SADD', P .. ':held', q) end
+  -- Limits and groups decide about a job when a slot is free for it.
+  if ahead > 0 and taken == free and a ~= RESERVED and not (paused[q] or has_limit or rc('EXISTS', P .. ':turns:' .. q) == 1) then
+    local ids = take_ahead(q)
+    if #ids > 0 then ahead = ahead - lease_jobs(q, ids, AHEAD) end
+  end
   local more = not paused[q] and not held and has_ready(q)
   if spend and (taken > 0 or more) then spend(taken) end
   -- If a limit holds the jobs back, waking a worker is useless.

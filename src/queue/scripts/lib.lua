@@ -3,6 +3,7 @@
 local P, rc = KEYS[1], redis.call
 local CHUNK = 1000 -- `unpack` fails near 8,000
 local DAY = 86400000
+local AHEAD = '+' -- the end of the token of jobs that were fetched ahead of free slots
 local function now() local t = rc('TIME') return t[1] * 1000 + math.floor(t[2] / 1000) end
 local function wake(q) rc('ZADD', P .. ':wake:' .. q, 0, '1') end
 local function count(q, what, n) rc('HINCRBY', P .. ':stats', q .. ':' .. what, n) end

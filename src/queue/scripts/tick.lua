@@ -33,8 +33,12 @@ for _, q in ipairs(rc('SMEMBERS', P .. ':queues')) do
   elseif #expired == 50 then more = 1 end
   for _, m in ipairs(expired) do
     local ids, holder = jobs_of(m)
+    local ahead = holder and string.find(holder, AHEAD .. '|', 1, true)
     for _, id in ipairs(ids) do
-      local crashes = rc('HINCRBY', P .. ':crash', id, 1)
+      -- A job that was fetched ahead may not have started, so the crash does not count. The record makes the job wait for a
+      -- slot from now on, where a crash counts.
+      local crashes = 0
+      if ahead then rc('HSETNX', P .. ':crash', id, 0) else crashes = rc('HINCRBY', P .. ':crash', id, 1) end
       rc('HDEL', P .. ':run', id)
       rc('HDEL', P .. ':prog', id)
       count_running(q, { id }, -1)
@@ -52,7 +56,7 @@ for _, q in ipairs(rc('SMEMBERS', P .. ':queues')) do
           delay = backoff * (2 ^ (crashes - 2) * (0.5 + jitter) + math.min(suspects * 0.3, 3))
           suspects = suspects + 1
         end
-        rc('HSET', P .. ':err', id, text)
+        if not ahead then rc('HSET', P .. ':err', id, text) end
         if delay == 0 then make_ready(q, { id }) else rc('ZADD', scheduled, math.floor(t + delay), id) end
         cancel_requested({ id }, t)
         recovered = recovered + 1

@@ -136,7 +136,7 @@ impl History {
             self.tick(false)?;
             self.check()?;
             let token = self.name("t");
-            let came = self.take("last", &token, 50, None, 3, &QUEUES, 60_000)?;
+            let came = self.take("last", &token, (50, 0), None, 3, &QUEUES, 60_000)?;
             self.check()?;
             for held in self.workers.remove("last").into_iter().flatten() {
                 let end = |(id, extras)| {

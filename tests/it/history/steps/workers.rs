@@ -19,7 +19,8 @@ impl History {
         let order = if self.chance(50) { ["a", "b"] } else { ["b", "a"] };
         let shared = self.chance(30).then(|| self.below(max + 1));
         let owner_max = [0, 2, 2, 5][self.below(4)];
-        self.take(&worker, &token, max, shared, owner_max, &order, LEASE)?;
+        let ahead = [0, 0, 1, 5][self.below(4)];
+        self.take(&worker, &token, (max, ahead), shared, owner_max, &order, LEASE)?;
         let lost = self.chance(8);
         if lost {
             // The worker never learns of these jobs.
@@ -36,30 +37,36 @@ impl History {
         Ok(())
     }
 
-    /// Fetches and returns how many jobs came. With `shared`, the first queue is reserved, and at most so many jobs may be
-    /// of the others.
+    /// Fetches up to `max` jobs for slots and `ahead` others, and returns how many came. With `shared`, the first queue is
+    /// reserved, and at most so many jobs for slots may be of the others.
     pub(super) fn take(
         &mut self,
         worker: &str,
         token: &str,
-        max: usize,
+        (max, ahead): (usize, usize),
         shared: Option<usize>,
         owner_max: usize,
         order: &[&str],
         lease: i64,
     ) -> Check<usize> {
-        type Taken = (String, Vec<String>, Vec<String>, Vec<Option<u32>>, Vec<Option<u32>>);
+        type Taken = (String, Vec<String>, Vec<String>, Vec<Option<u32>>, Vec<Option<u32>>, String);
         let reserved = if shared.is_some() { order[0] } else { "" };
         let (most_shared, others) = (shared.unwrap_or(max), &order[usize::from(shared.is_some())..]);
-        let args = strings(&[&worker, &token, &lease, &max, &most_shared, &owner_max, &reserved]);
+        let args = strings(&[&worker, &token, &lease, &max, &most_shared, &owner_max, &ahead, &reserved]);
         let args = [args, others.iter().map(|q| (*q).to_owned()).collect()].concat();
         let (_, taken, _): (i64, Vec<Taken>, u64) = self.call("fetch", &args)?;
-        let (mut came, mut of_others) = (0, 0);
-        for (index, (queue, ids, envelopes, failures, crashes)) in taken.into_iter().enumerate() {
+        let (mut came, mut of_others, mut came_ahead) = (0, 0, 0);
+        for (index, (queue, ids, envelopes, failures, crashes, mark)) in taken.into_iter().enumerate() {
             let queue = QUEUES[usize::from(queue == "b")];
             holds!(!self.paused.contains(queue), "{ids:?} were fetched from {queue}, which is paused");
-            came += ids.len();
-            of_others += if queue == reserved { 0 } else { ids.len() };
+            let is_ahead = mark == "+";
+            if is_ahead {
+                came_ahead += ids.len();
+                self.check_ahead(queue, &ids, queue == reserved)?;
+            } else {
+                came += ids.len();
+                of_others += if queue == reserved { 0 } else { ids.len() };
+            }
             let before = &self.model.before.queues[queue];
             let ready: HashSet<&String> =
                 before.list.iter().chain(before.groups.values().flatten()).collect();
@@ -95,7 +102,7 @@ impl History {
                 let extras = job.group.is_some() || job.has_key;
                 jobs.insert(id.clone(), extras || failures.is_some() || crashes.is_some());
             }
-            let token = format!("{token}.{index}");
+            let token = format!("{token}.{index}{mark}");
             let lease = format!("{token}|{}", ids.join(","));
             self.workers.entry(worker.to_owned()).or_default().push(Held { queue, token, lease, jobs });
         }
@@ -108,7 +115,21 @@ impl History {
         }
         holds!(came <= max, "{came} jobs were fetched with a maximum of {max}");
         holds!(of_others <= most_shared, "{of_others} jobs took reserved slots");
-        Ok(came)
+        holds!(came_ahead <= ahead, "{came_ahead} jobs were fetched ahead, with a maximum of {ahead}");
+        Ok(came + came_ahead)
+    }
+
+    /// Jobs are fetched ahead from queues without limits and groups, unless they may have crashed a worker.
+    fn check_ahead(&self, queue: &str, ids: &[String], reserved: bool) -> Check {
+        let before = &self.model.before;
+        holds!(!reserved, "{ids:?} were fetched ahead from the reserved queue");
+        holds!(!self.limits.contains_key(queue), "{queue} has a limit, and {ids:?} were fetched ahead");
+        for id in ids {
+            holds!(self.model.jobs.get(id).is_some_and(|job| job.group.is_none()), "{id} has a group");
+            let suspected = before.records.iter().any(|(key, ids)| key == ":crash" && ids.contains(id));
+            holds!(!suspected, "{id} may have crashed a worker, and was fetched ahead");
+        }
+        Ok(())
     }
 
     pub(super) fn settle(&mut self) -> Check {
@@ -253,6 +274,13 @@ impl History {
                 "I8: {id} was recovered right after an outage"
             );
             holds!(end >= before.now || grace || !kept, "I9: {id} is held by an expired lease");
+            if !kept && token.ends_with('+') && after.jobs.contains(id) {
+                let crashes: Option<String> = self.engine.redis("HGET", "crash", &[id]);
+                holds!(
+                    crashes.as_deref() == Some("0"),
+                    "{id} was fetched ahead, and has {crashes:?} crashes"
+                );
+            }
         }
         for (name, queue) in &after.queues {
             let late = before.queues[name].scheduled.intersection(&queue.scheduled).count();
@@ -275,7 +303,7 @@ impl History {
         };
         let after = self.engine.snapshot();
         holds!(held(&after) == 0, "{token} was released and holds jobs");
-        let came = self.take("late", &token, 5, None, 0, &["a", "b"], LEASE)?;
+        let came = self.take("late", &token, (5, 5), None, 0, &["a", "b"], LEASE)?;
         holds!(came == 0, "a released fetch took {came} jobs");
         Ok(())
     }

@@ -1,0 +1,77 @@
+//! The jobs that a worker fetches before it has free slots for them.
+
+use std::{collections::VecDeque, time::Duration};
+
+use tokio::time::Instant;
+
+use super::delivery::Delivery;
+
+/// Jobs are fetched ahead if a round trip takes longer than this part of the time that a job runs: otherwise the slots are
+/// rarely idle.
+const MIN_ROUND_TRIP_PER_RUN: f64 = 0.1;
+/// Maximum number of jobs that wait for a slot.
+const MAX_WAITING: usize = 500;
+/// After this wait, jobs go back to their queues, where another worker may have a free slot.
+const MAX_WAIT: Duration = Duration::from_millis(100);
+/// The weight of a new value in a mean.
+const WEIGHT: f64 = 0.125;
+
+/// Fetched jobs that wait for a slot, and how many to fetch.
+///
+/// A short job ends before the round trip that would replace it, so its slot is mostly idle. While jobs are short, the
+/// worker holds as many of them as end within two round trips.
+#[derive(Default)]
+pub(super) struct Prefetch {
+    waiting: VecDeque<Delivery>,
+    /// When the first of them was fetched.
+    since: Option<Instant>,
+    /// How many jobs to hold.
+    target: usize,
+    /// Mean time that a job runs, in seconds.
+    run: f64,
+    /// Mean time of a round trip, in seconds.
+    round_trip: f64,
+}
+
+impl Prefetch {
+    /// Returns how many more jobs to fetch ahead.
+    pub(super) fn room(&self) -> usize {
+        self.target.saturating_sub(self.waiting.len())
+    }
+
+    /// Records the time that a job ran.
+    pub(super) fn record_run(&mut self, took: Duration) {
+        self.run += WEIGHT * (took.as_secs_f64() - self.run);
+    }
+
+    /// Records a round trip, and how many jobs ended meanwhile.
+    pub(super) fn record_round_trip(&mut self, took: Duration, ended: usize) {
+        self.round_trip += WEIGHT * (took.as_secs_f64() - self.round_trip);
+        let pays = self.round_trip > MIN_ROUND_TRIP_PER_RUN * self.run;
+        self.target = if pays { (2 * ended).min(MAX_WAITING) } else { 0 };
+    }
+
+    /// Adds a job that waits for a slot.
+    pub(super) fn add(&mut self, delivery: Delivery) {
+        self.since.get_or_insert_with(Instant::now);
+        self.waiting.push_back(delivery);
+    }
+
+    /// Removes and returns the job that has waited longest.
+    pub(super) fn next(&mut self) -> Option<Delivery> {
+        let next = self.waiting.pop_front();
+        self.since = (!self.waiting.is_empty()).then(Instant::now);
+        next
+    }
+
+    /// Returns when the waiting jobs must go back to their queues, if none of them starts before.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.since.map(|since| since + MAX_WAIT)
+    }
+
+    /// Removes and returns all waiting jobs. No more are fetched until jobs end.
+    pub(super) fn take_all(&mut self) -> VecDeque<Delivery> {
+        (self.target, self.since) = (0, None);
+        std::mem::take(&mut self.waiting)
+    }
+}

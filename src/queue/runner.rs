@@ -1,0 +1,191 @@
+//! Runs the jobs that a worker has fetched, each in a task of its own.
+
+use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use futures_util::FutureExt;
+use tokio::{sync::mpsc, time::Instant};
+
+use super::{
+    broker_session::Room,
+    delivery::{Delivery, panic_message},
+    disposition::{CompletedDelivery, Disposition},
+    job::JobState,
+    job_type::JobType,
+    prefetch::Prefetch,
+    slots::Slots,
+    worker_options::Summary,
+};
+
+/// How many completed jobs are received at once.
+const RECEIVE: usize = 128;
+
+/// The jobs of a worker: those that run, those that wait for a slot, and those that have ended.
+pub(super) struct Runner<S: 'static> {
+    jobs: &'static [JobType<S>],
+    state: S,
+    pub(super) slots: Slots,
+    prefetch: Prefetch,
+    /// By id and token: a job whose lease was lost may be fetched again while its first run is still stopping.
+    running: HashMap<(Arc<str>, Arc<str>), RunningJob>,
+    sender: mpsc::UnboundedSender<CompletedDelivery>,
+    receiver: mpsc::UnboundedReceiver<CompletedDelivery>,
+    received: Vec<CompletedDelivery>,
+    /// To be settled.
+    completed: Vec<CompletedDelivery>,
+    pub(super) summary: Summary,
+}
+
+/// What is needed to settle a running job, besides its id and token.
+#[derive(Clone)]
+struct RunningJob {
+    lease: Arc<str>,
+    queue: Arc<str>,
+    started_at: Instant,
+}
+
+impl<S: JobState> Runner<S> {
+    pub(super) fn new(jobs: &'static [JobType<S>], state: S, slots: Slots) -> Self {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        Self {
+            jobs,
+            state,
+            slots,
+            prefetch: Prefetch::default(),
+            running: HashMap::new(),
+            sender,
+            receiver,
+            received: Vec::new(),
+            completed: Vec::new(),
+            summary: Summary::default(),
+        }
+    }
+
+    /// Returns how many jobs to fetch.
+    pub(super) fn room(&self) -> Room {
+        self.slots.room(self.prefetch.room())
+    }
+
+    /// Returns whether no job is running.
+    pub(super) fn is_idle(&self) -> bool {
+        self.running.is_empty()
+    }
+
+    /// Starts fetched jobs; those without a slot wait for one.
+    pub(super) fn accept(&mut self, fetched: Vec<Delivery>) {
+        for delivery in fetched {
+            match delivery.is_ahead {
+                true => self.prefetch.add(delivery),
+                false => self.start(delivery),
+            }
+        }
+        self.start_waiting();
+    }
+
+    /// Starts waiting jobs in free slots.
+    fn start_waiting(&mut self) {
+        while self.slots.has_shared()
+            && let Some(delivery) = self.prefetch.next()
+        {
+            self.start(delivery);
+        }
+    }
+
+    /// Runs a job in a task, which sends the result to the receiver.
+    fn start(&mut self, delivery: Delivery) {
+        self.slots.start(&delivery.queue);
+        let (id, token) = (delivery.id.clone(), delivery.token.clone());
+        let started_at = Instant::now();
+        let job = RunningJob { lease: delivery.lease.clone(), queue: delivery.queue.clone(), started_at };
+        self.running.insert((id.clone(), token.clone()), job.clone());
+        let (jobs, state, sender) = (self.jobs, self.state.clone(), self.sender.clone());
+        tokio::spawn(async move {
+            let run = AssertUnwindSafe(delivery.run(jobs, state)).catch_unwind();
+            let completed = run.await.unwrap_or_else(|panic| {
+                // A panic of the job itself is a failure. This one is from dropping what the job left, which would
+                // happen again.
+                let message = panic_message(&*panic);
+                tracing::error!(job_id = &*id, panic = message, "job panicked while it was dropped");
+                job.complete(id, token, Disposition::dead("The job panicked", &message, 0))
+            });
+            // If the receiver is gone, the worker has already released the job.
+            let _ = sender.send(completed);
+        });
+    }
+
+    /// Waits until at least one job ends, and starts waiting jobs in its slot. Can be dropped without losing a job.
+    pub(super) async fn wait_until_completed(&mut self) {
+        self.receiver.recv_many(&mut self.received, RECEIVE).await;
+        self.record_received();
+    }
+
+    /// As [`Self::wait_until_completed`], and also waits for the notifiers of the slots.
+    pub(super) async fn wait_until_completed_or_woken(&mut self) {
+        tokio::select! {
+            _ = self.receiver.recv_many(&mut self.received, RECEIVE) => {}
+            () = self.slots.wait_until_woken() => return,
+        }
+        self.record_received();
+    }
+
+    /// Receives the jobs that have ended, without waiting, and returns all that are to be settled.
+    pub(super) fn take_completed(&mut self) -> Vec<CompletedDelivery> {
+        while let Ok(delivery) = self.receiver.try_recv() {
+            self.received.push(delivery);
+        }
+        self.record_received();
+        std::mem::take(&mut self.completed)
+    }
+
+    fn record_received(&mut self) {
+        for delivery in self.received.drain(..) {
+            if let Some(job) = self.running.remove(&(delivery.id.clone(), delivery.token.clone())) {
+                self.slots.end(&delivery.queue);
+                self.prefetch.record_run(job.started_at.elapsed());
+            }
+            match delivery.disposition {
+                Disposition::Finished { .. } => self.summary.finished += 1,
+                Disposition::Canceled { .. } => self.summary.canceled += 1,
+                Disposition::Retry { .. } | Disposition::Dead { .. } => self.summary.failed += 1,
+                Disposition::Release => self.summary.released += 1,
+                Disposition::Snooze { .. } | Disposition::UnknownTask { .. } => {}
+            }
+            self.completed.push(delivery);
+        }
+        self.start_waiting();
+    }
+
+    /// Records a round trip during which the jobs ended that are to be settled next.
+    pub(super) fn record_round_trip(&mut self, took: Duration) {
+        self.prefetch.record_round_trip(took, self.completed.len());
+    }
+
+    /// Returns when [`Self::release_waiting`] must be called.
+    pub(super) fn waiting_deadline(&self) -> Option<Instant> {
+        self.prefetch.deadline()
+    }
+
+    /// Releases the jobs that wait for a slot.
+    pub(super) fn release_waiting(&mut self) {
+        let waiting = self.prefetch.take_all().into_iter();
+        self.completed.extend(waiting.map(|delivery| CompletedDelivery {
+            id: delivery.id,
+            token: delivery.token,
+            lease: delivery.lease,
+            queue: delivery.queue,
+            disposition: Disposition::Release,
+        }));
+    }
+
+    /// Releases the jobs that still run.
+    pub(super) fn release_running(&mut self) {
+        self.summary.released += self.running.len() as u64;
+        let release = |((id, token), job): (_, RunningJob)| job.complete(id, token, Disposition::Release);
+        self.completed.extend(self.running.drain().map(release));
+    }
+}
+
+impl RunningJob {
+    fn complete(self, id: Arc<str>, token: Arc<str>, disposition: Disposition) -> CompletedDelivery {
+        CompletedDelivery { id, token, lease: self.lease, queue: self.queue, disposition }
+    }
+}
