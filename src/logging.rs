@@ -1,6 +1,10 @@
 //! Logging to standard error: text in development, one JSON object per line in production.
 
-use std::{borrow::Cow, fmt};
+use std::{
+    borrow::Cow,
+    fmt,
+    io::{BufWriter, IsTerminal},
+};
 
 use serde::Serialize;
 use serde_json::Value;
@@ -8,6 +12,7 @@ use tracing::{
     Event, Level, Subscriber,
     field::{Field, Visit},
 };
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{
     EnvFilter,
     fmt::{
@@ -24,11 +29,17 @@ use crate::{
     error::chain,
 };
 
-/// Starts logging. Call it once.
+/// Size of the buffer of the log, in bytes.
+const BUFFER: usize = 64 * 1024;
+
+/// Starts logging. Call it once, and keep the guard until the command ends: dropping it writes the remaining lines.
+///
+/// A thread writes the lines, so that lines that are logged at the same time share a system call and no request or job
+/// waits for one. No line is dropped: if the reader of the log is slow, logging waits.
 ///
 /// # Errors
 /// If `LOG_LEVEL` is invalid or logging has already been started.
-pub fn init(core: &Core) -> anyhow::Result<()> {
+pub fn init(core: &Core) -> anyhow::Result<WorkerGuard> {
     use anyhow::Context;
     // These libraries log their start and stop at `info`, which repeats the messages of this program.
     let quiet = "poem=warn,tokio_postgres=warn,hyper=warn,rustls=warn";
@@ -40,11 +51,12 @@ pub fn init(core: &Core) -> anyhow::Result<()> {
         )
     })?;
     let registry = tracing_subscriber::registry().with(filter);
+    let stderr = BufWriter::with_capacity(BUFFER, std::io::stderr());
+    let (writer, guard) = NonBlockingBuilder::default().lossy(false).thread_name("log").finish(stderr);
     match core.log_format() {
         LogFormat::Human => {
-            use std::io::IsTerminal;
             let layer = tracing_subscriber::fmt::layer()
-                .with_writer(std::io::stderr)
+                .with_writer(writer)
                 .with_ansi(std::io::stderr().is_terminal())
                 .with_target(false)
                 .compact();
@@ -52,13 +64,13 @@ pub fn init(core: &Core) -> anyhow::Result<()> {
         }
         LogFormat::Json => {
             let layer = tracing_subscriber::fmt::layer()
-                .with_writer(std::io::stderr)
+                .with_writer(writer)
                 .fmt_fields(JsonFields::new())
                 .event_format(JsonLines { service: core.project_name.clone() });
             registry.with(layer).try_init()?;
         }
     }
-    Ok(())
+    Ok(guard)
 }
 
 /// Refuses a misspelled level. `EnvFilter` would take it for the name of a module and log nothing else.

@@ -46,7 +46,7 @@ impl Args {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
         let Self { migrate, listen, http, config } = self;
         check_settings(&config, Some(&http))?;
-        logging::init(&config.core)?;
+        let _log = logging::init(&config.core)?;
         log_warnings(&config);
         let shutdown = Shutdown::on_signals()?;
         let core = config.core.clone();

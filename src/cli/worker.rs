@@ -40,7 +40,7 @@ pub(super) struct Args {
 impl Args {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
         check_settings(&self.config, None)?;
-        logging::init(&self.config.core)?;
+        let _log = logging::init(&self.config.core)?;
         log_warnings(&self.config);
         let shutdown = Shutdown::on_signals()?;
         let options = Options {

@@ -73,7 +73,7 @@ pub(super) struct Args {
 impl Args {
     pub(super) async fn run(mut self) -> anyhow::Result<ExitCode> {
         self.config.core.debug = true;
-        logging::init(&self.config.core)?;
+        let _log = logging::init(&self.config.core)?;
         let shutdown = Shutdown::on_signals()?;
         check_dev_settings(&self.config, &self.http)?;
         let is_private = !self.config.database.is_set();
