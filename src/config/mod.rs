@@ -17,18 +17,21 @@
 
 mod check;
 mod jobs;
+mod smtp;
 mod value;
 
 use std::{net::IpAddr, path::PathBuf};
 
 use clap::{ArgAction, Args, ValueEnum, builder::BoolishValueParser};
-use lettre::{message::Mailbox, transport::smtp::AsyncSmtpTransportBuilder};
+use lettre::message::Mailbox;
 use secrecy::SecretString;
 use url::Url;
 
 pub use jobs::{UserJobs, Worker};
+use smtp::smtp_server;
+pub use smtp::{SmtpCredentials, SmtpServer, SmtpTls};
 pub use value::{Hosts, Origins, Setting, secret};
-use value::{base_url, hosts, mailbox, origins, setting, smtp_server};
+use value::{base_url, hosts, mailbox, origins, setting};
 
 /// Environment variables of earlier releases, each with its present name.
 pub const RENAMED_VARIABLES: &[(&str, &str)] = &[
@@ -200,16 +203,18 @@ pub struct FirstAdmin {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Mail settings")]
 pub struct Mail {
-    /// SMTP server: smtp://user:password@host:587?tls=required or smtps://user:password@host:465. Without it, mails are
-    /// captured: one log line each and, with DEBUG on, a file in MAIL_DIR.
+    /// SMTP server: smtp://user:password@host:587?tls=required or smtps://user:password@host:465. Without it, mails wait in
+    /// the outbox; with DEBUG on, they are captured as files in MAIL_DIR. `tls` is `none`, `opportunistic`, `required` or
+    /// `wrapper`. By default, smtp:// uses STARTTLS if the server offers it, and sends a password to another machine only
+    /// with STARTTLS.
     #[arg(long, env, hide_env_values = true, default_value = "", hide_default_value = true, value_name = "URL",
         value_parser = setting("SMTP_URL", smtp_server))]
-    pub smtp_url: Setting<AsyncSmtpTransportBuilder>,
+    pub smtp_url: Setting<SmtpServer>,
     /// Sender of every mail: `Name <address>` or an address.
     #[arg(long, env, default_value = "saas <noreply@example.com>", value_name = "ADDRESS",
         value_parser = setting("MAIL_FROM", mailbox))]
     pub mail_from: Setting<Mailbox>,
-    /// Directory of captured mails.
+    /// Directory of the mails that are captured with DEBUG on.
     #[arg(long, env, default_value = ".saas/mail", value_name = "DIR")]
     pub mail_dir: PathBuf,
     /// URL at which clients reach the API, such as `https://api.example.com`. With https, responses have the HSTS header.

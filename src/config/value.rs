@@ -3,9 +3,7 @@
 use std::{collections::HashSet, convert::Infallible, fmt};
 
 use clap::builder::TypedValueParser;
-use lettre::{
-    AsyncSmtpTransport, Tokio1Executor, message::Mailbox, transport::smtp::AsyncSmtpTransportBuilder,
-};
+use lettre::message::Mailbox;
 use secrecy::{ExposeSecret, SecretString};
 use url::{Host, Url};
 
@@ -126,15 +124,6 @@ fn origin(text: &str) -> Result<String, String> {
             "has {text:?}, which is not an origin; write scheme and host, such as https://app.example.com (a \
              wildcard does not work with credentials)"
         )
-    })
-}
-
-/// Parses the URL of an SMTP server.
-pub(super) fn smtp_server(text: &str) -> Result<AsyncSmtpTransportBuilder, String> {
-    // The parser's own message repeats the URL, which contains the password.
-    AsyncSmtpTransport::<Tokio1Executor>::from_url(text).map_err(|_| {
-        "cannot be read; write smtp://user:password@host:587?tls=required or smtps://user:password@host:465"
-            .to_owned()
     })
 }
 

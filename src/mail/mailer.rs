@@ -1,26 +1,22 @@
 use std::{
     io,
     path::{Path, PathBuf},
-    time::Duration,
+    sync::Arc,
 };
 
 use anyhow::Context;
 use lettre::{
-    AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor,
+    Address, Message,
+    address::AddressError,
     message::{Mailbox, MultiPart, header::ContentType},
 };
-use url::Url;
+use url::{Host, Url};
 use uuid::Uuid;
 
-use crate::{
-    config::{self, Config},
-    error::{Error, Result},
-};
+use super::{send_error::SendError, smtp::SmtpClient};
+use crate::config::{self, Config};
 
-/// Timeout of one SMTP command.
-const SMTP_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// Sends mails by SMTP if `SMTP_URL` is set, else captures them.
+/// Sends mails by SMTP if `SMTP_URL` is set. Otherwise it captures them with `DEBUG` on, and refuses them with `DEBUG` off.
 #[derive(Clone)]
 pub struct Mailer {
     from: Mailbox,
@@ -31,9 +27,11 @@ pub struct Mailer {
 
 #[derive(Clone)]
 enum Transport {
-    Smtp(AsyncSmtpTransport<Tokio1Executor>),
-    /// Logs one line and, if there is a directory, writes the mail there as an `.eml` file.
-    Capture(Option<PathBuf>),
+    Smtp(Arc<SmtpClient>),
+    /// Writes the mail to this directory as an `.eml` file, and logs one line.
+    Capture(PathBuf),
+    /// There is no server.
+    None,
 }
 
 /// A mail to one recipient.
@@ -52,7 +50,7 @@ pub struct Mail<'a> {
 pub enum Sent {
     /// The SMTP server accepted it.
     Accepted,
-    /// It was logged, and written to a file in development.
+    /// It was written to a file, in development.
     Captured,
 }
 
@@ -64,14 +62,15 @@ impl Mailer {
     pub fn new(config: &Config) -> anyhow::Result<Self> {
         let config::Mail { smtp_url, mail_from, mail_dir, public_url: _, frontend_url } = &config.mail;
         let transport = match smtp_url.get()? {
-            Some(server) => Transport::Smtp(server.clone().timeout(Some(SMTP_TIMEOUT)).build()),
-            None => Transport::Capture(config.core.debug.then(|| mail_dir.clone())),
+            Some(server) => Transport::Smtp(Arc::new(SmtpClient::new(server)?)),
+            None if config.core.debug => Transport::Capture(mail_dir.clone()),
+            None => Transport::None,
         };
+        let from = mail_from.get()?.context("MAIL_FROM is blank; write `Name <address@example.com>`")?;
+        let address =
+            outgoing_address(from.email.as_ref()).context("the domain of MAIL_FROM is not valid")?;
         Ok(Self {
-            from: mail_from
-                .get()?
-                .cloned()
-                .context("MAIL_FROM is blank; write `Name <address@example.com>`")?,
+            from: Mailbox::new(from.name.clone(), address),
             transport,
             public_url: config.mail.public_url()?,
             frontend_url: frontend_url.get()?.cloned(),
@@ -95,36 +94,42 @@ impl Mailer {
         matches!(self.transport, Transport::Smtp(_))
     }
 
+    /// Returns whether mails are sent or captured. If not, they have to wait for a server.
+    pub fn can_send(&self) -> bool {
+        !matches!(self.transport, Transport::None)
+    }
+
     /// Sends or captures a mail.
     ///
     /// # Errors
-    /// If an address is invalid, the SMTP server does not accept the mail, or a captured mail cannot be written.
-    pub async fn send(&self, mail: &Mail<'_>) -> Result<Sent> {
+    /// [`SendError::NoServer`] if there is neither a server nor a directory for captured mails, [`SendError::Refused`] if
+    /// an address is invalid or the server refuses the mail for good, and the others if an attempt later may succeed.
+    pub async fn send(&self, mail: &Mail<'_>) -> Result<Sent, SendError> {
         let message = self.message(mail)?;
         match &self.transport {
-            Transport::Smtp(smtp) => {
-                smtp.send(message).await.map_err(|error| Error::unavailable("Mail server", error))?;
+            Transport::Smtp(client) => {
+                client.send(&message).await?;
                 Ok(Sent::Accepted)
             }
             Transport::Capture(dir) => {
-                let file = match dir {
-                    Some(dir) => {
-                        Some(write_file(dir, mail.id, &message.formatted()).await.map_err(Error::internal)?)
-                    }
-                    None => None,
-                };
+                let file = write_file(dir, mail.id, &message.formatted()).await.map_err(|error| {
+                    SendError::Failed(format!("cannot write to MAIL_DIR {}: {error}", dir.display()).into())
+                })?;
                 // Never log the text: it may contain a link that signs its owner in.
-                let file = file.map(|file| file.display().to_string());
+                let file = file.display().to_string();
                 tracing::info!(to = mail.to, file, "mail captured, because SMTP_URL is not set");
                 Ok(Sent::Captured)
             }
+            Transport::None => Err(SendError::NoServer),
         }
     }
 
-    fn message(&self, mail: &Mail<'_>) -> Result<Message> {
+    fn message(&self, mail: &Mail<'_>) -> Result<Message, SendError> {
+        let to = outgoing_address(mail.to)
+            .map_err(|error| SendError::Refused(format!("the address of the recipient: {error}")))?;
         let builder = Message::builder()
             .from(self.from.clone())
-            .to(mail.to.parse().map_err(Error::internal)?)
+            .to(to.into())
             .subject(mail.subject)
             .message_id(Some(format!("<{}@{}>", mail.id, self.from.email.domain())));
         let text = mail.text.to_owned();
@@ -132,7 +137,19 @@ impl Mailer {
             Some(html) => builder.multipart(MultiPart::alternative_plain_html(text, html.to_owned())),
             None => builder.header(ContentType::TEXT_PLAIN).body(text),
         };
-        message.map_err(Error::internal)
+        message.map_err(|error| SendError::Failed(error.into()))
+    }
+}
+
+/// Parses an address and converts its domain to A-labels (RFC 5890), so that a server without SMTPUTF8 accepts it.
+fn outgoing_address(address: &str) -> Result<Address, AddressError> {
+    let address: Address = address.parse()?;
+    if address.domain().is_ascii() {
+        return Ok(address);
+    }
+    match Host::parse(address.domain()) {
+        Ok(Host::Domain(domain)) => Address::new(address.user(), domain),
+        _ => Err(AddressError::InvalidDomain),
     }
 }
 

@@ -3,6 +3,7 @@
 //! | file | concern |
 //! |---|---|
 //! | `mailer` | sends a mail by SMTP, or captures it in development |
+//! | `smtp` | the SMTP client: which replies are final, and when a password may be sent |
 //! | `messages/link` | the mails with a link: one row each |
 //! | `messages/notice` | the mails about a change to an account: one variant each |
 //! | `messages/content` | renders a message as text and HTML |
@@ -29,6 +30,9 @@
 
 mod mailer;
 mod messages;
+mod send_error;
+mod smtp;
 
 pub use mailer::{Mail, Mailer, Sent};
 pub use messages::{LinkEmail, Notice, RenderedEmail, link};
+pub use send_error::SendError;
