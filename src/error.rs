@@ -47,6 +47,9 @@ pub enum Error {
     Forbidden,
     #[error("{0}")]
     Conflict(&'static str),
+    /// The product has no SMTP server, outside development.
+    #[error("No mail server is configured, so no mail can be sent")]
+    NoMailServer,
     #[error("The job is larger than {limit} bytes")]
     JobTooLarge { limit: usize },
     #[error("The job's arguments are nested too deeply")]

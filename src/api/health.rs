@@ -12,7 +12,11 @@ use crate::{
     app::App,
     db::migrations,
     error::{Error, Result},
+    models::outbox::OutboxRow,
 };
+
+/// The most waiting mails that the readiness check counts.
+const MAX_COUNTED_MAILS: i64 = 1_000;
 
 /// Health checks.
 pub(super) struct Health(pub(super) App);
@@ -64,7 +68,7 @@ impl Example for RedisHealth {
 
 /// Whether the process can serve requests.
 #[derive(Object)]
-#[oai(example)]
+#[oai(skip_serializing_if_is_none, example)]
 struct Readiness {
     status: String,
     /// `ok` or `error`.
@@ -74,6 +78,10 @@ struct Readiness {
     /// `ok`, or `degraded` if Redis does not answer in time or refuses writes. Does not change the status: most
     /// operations work without Redis.
     redis: String,
+    /// `no server` if no mail can be sent, because `SMTP_URL` is not set; else absent. Does not change the status.
+    mail: Option<String>,
+    /// How many mails wait for a server, at most 1000; absent if there is one.
+    waiting_mails: Option<u32>,
     /// Whether this process is shutting down.
     stopping: bool,
 }
@@ -85,6 +93,8 @@ impl Example for Readiness {
             database: check_text(true),
             migrations: check_text(true),
             redis: check_text(true),
+            mail: None,
+            waiting_mails: None,
             stopping: false,
         }
     }
@@ -133,6 +143,16 @@ impl Health {
         log_failure("redis", self.0.redis.probe(&key).await).is_some()
     }
 
+    /// Returns how many mails wait for a server; `None` if there is one or the database does not answer.
+    async fn waiting_mails(&self) -> Option<u32> {
+        if self.0.mailer.can_send() {
+            return None;
+        }
+        let count =
+            self.0.db.run(async |conn| Ok(OutboxRow::count_waiting(conn, MAX_COUNTED_MAILS).await?)).await;
+        log_failure("outbox", count).and_then(|count| u32::try_from(count).ok())
+    }
+
     /// Returns whether all migrations are applied; `None` if the database does not answer.
     async fn migrated(&self) -> Option<bool> {
         let query =
@@ -178,10 +198,12 @@ impl Health {
 
     /// Checks that the process can serve requests.
     ///
-    /// For readiness probes: checks the database and its migrations, and fails during a shutdown. Redis is reported beside it.
+    /// For readiness probes: checks the database and its migrations, and fails during a shutdown. Redis and a missing mail
+    /// server are reported beside it.
     #[oai(path = "/ready", method = "get", operation_id = "health_ready")]
     async fn ready(&self) -> HealthResponse<Readiness> {
-        let (migrated, redis) = tokio::join!(self.migrated(), self.redis_works());
+        let (migrated, redis, waiting_mails) =
+            tokio::join!(self.migrated(), self.redis_works(), self.waiting_mails());
         let stopping = self.0.is_stopping();
         let healthy = migrated == Some(true) && !stopping;
         let migrations = match migrated {
@@ -196,6 +218,8 @@ impl Health {
                 database: check_text(migrated.is_some()),
                 migrations: migrations.into(),
                 redis: if redis { "ok" } else { "degraded" }.into(),
+                mail: (!self.0.mailer.can_send()).then(|| "no server".into()),
+                waiting_mails,
                 stopping,
             },
         )

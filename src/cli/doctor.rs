@@ -11,6 +11,7 @@ use crate::{
     config::{Config, Http, secret},
     db::{self, migrations},
     mail::Mailer,
+    models::outbox::OutboxRow,
     redis_pool::RedisPool,
     security::{self, Passwords},
     services::admin_password,
@@ -18,8 +19,8 @@ use crate::{
 
 /// Check that the product can run here.
 ///
-/// Prints one line for each check, and the fix beside each failure: settings, PostgreSQL, migrations, admins, Redis, clock,
-/// disk.
+/// Prints one line for each check, and the fix beside each failure: settings, mail, PostgreSQL, migrations, admins, Redis,
+/// clock, disk.
 /// Exits with 1 if a check fails.
 #[derive(clap::Args)]
 #[command(
@@ -46,6 +47,8 @@ const MIN_FREE_DISK_MB: u64 = 512;
 /// Largest accepted difference between this clock and the database's, in seconds.
 const MAX_CLOCK_OFFSET_SECONDS: f64 = 2.0;
 
+/// The most waiting mails that are counted.
+const MAX_COUNTED_MAILS: i64 = 1_000;
 /// The most admins whose passwords are verified, those with the newest passwords first.
 const MAX_CHECKED_ADMINS: u32 = 100;
 
@@ -85,6 +88,7 @@ impl Args {
                 report.add("migrations", migrated);
                 if has_tables {
                     report.add("admins", self.admins(&conn).await);
+                    report.add("outbox", self.outbox(&conn).await);
                 }
                 report.add("clock", clock(&conn).await);
             }
@@ -118,12 +122,30 @@ impl Args {
         }
     }
 
+    /// Counts the mails that wait in the outbox. With a mail server, they leave it within a minute.
+    async fn outbox(&self, conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
+        let count = OutboxRow::count_waiting(conn, MAX_COUNTED_MAILS).await?;
+        let more = if count as i64 == MAX_COUNTED_MAILS { " or more" } else { "" };
+        Ok(match count {
+            0 => Passed("no mail waits".into()),
+            _ if self.sends_mail() => Passed(format!("mails that a worker will send: {count}{more}")),
+            _ => Warning(format!("mails that wait for a mail server: {count}{more}")),
+        })
+    }
+
+    /// Returns whether mails are sent or captured.
+    fn sends_mail(&self) -> bool {
+        self.config.core.debug || self.config.mail.smtp_url.is_set()
+    }
+
     fn settings(&self, report: &mut Report) {
         let problems = self.config.unsafe_settings();
         if self.config.core.debug {
             report.add("settings", Ok(Warning("DEBUG is on: never use it in production".into())));
-        } else if problems.is_empty() {
+        } else if problems.is_empty() && self.sends_mail() {
             report.add("settings", Ok(Passed("safe for production".into())));
+        } else if problems.is_empty() {
+            report.add("settings", Ok(Passed("nothing is unsafe, but no mail is sent".into())));
         }
         problems.into_iter().for_each(|problem| report.add("settings", Err(anyhow::anyhow!(problem))));
         report.add("http", none_of(self.http.problems(), || Passed("the origins are valid".into())));
@@ -132,7 +154,14 @@ impl Args {
             "mail",
             none_of(mail.problems(), || match mail.smtp_url.is_set() {
                 true => Passed("mails are sent by SMTP".into()),
-                false => Warning("no SMTP_URL: mails are captured, not sent".into()),
+                false if self.config.core.debug => {
+                    Warning("no SMTP_URL: mails are captured, not sent".into())
+                }
+                false => Warning(
+                    "no SMTP_URL: no mail is sent. Users cannot confirm an address or reset a password. Mails wait in \
+                     the outbox until SMTP_URL is set, and are dropped when they are too old"
+                        .into(),
+                ),
             }),
         );
         report.add("links", Mailer::new(&self.config).map(|mailer| links(&mailer, mail.has_link_target())));

@@ -7,8 +7,11 @@ use super::{
 use crate::{
     app::App,
     config::{self, Config},
+    context::RequestContext,
+    error::chain,
     jobs, logging,
     queue::{Options, Queues, ReservedQueue, Worker},
+    services::outbox_relay::hand_over,
 };
 
 /// Run background jobs.
@@ -73,9 +76,21 @@ pub(super) async fn work(app: App, options: Options, shutdown: &Shutdown) -> any
             tracing::warn!(queue = name, "no job of this product uses this queue: check the name");
         }
     }
+    let sends_mails = options.reserved.is_some();
     let worker = Worker::new(&app.queue, jobs::ALL, app.clone(), options)?;
+    let ready = async {
+        wait_for_usable_redis(&app.queue).await?;
+        // Mails may have waited for a mail server, which this worker now has.
+        if sends_mails && let Err(error) = hand_over(&app, &RequestContext::default()).await {
+            tracing::warn!(
+                error = chain(&error),
+                "cannot enqueue the mails of the outbox; retrying in a minute"
+            );
+        }
+        anyhow::Ok(())
+    };
     tokio::select! {
-        usable = wait_for_usable_redis(&app.queue) => usable?,
+        usable = ready => usable?,
         () = shutdown.graceful.cancelled() => return Ok(()),
     }
     worker.run(shutdown.graceful.clone(), shutdown.immediate.clone()).await?;

@@ -16,7 +16,8 @@ pub use send_email_message::SendLetter;
 
 use crate::{
     app::App,
-    queue::{BoxError, EnqueueBy, JobState, JobType},
+    mail::SendError,
+    queue::{BoxError, EnqueueBy, Failure, JobState, JobType},
     services::{outbox::SendEmailMessage, user_jobs},
 };
 
@@ -44,6 +45,14 @@ pub const ALL: &[JobType<App>] = &[
     JobType::of::<RelayOutbox>(),
     JobType::of::<Housekeeping>(),
 ];
+
+/// Converts the error of a mail: a mail that is refused for good is not retried.
+fn send_failure(error: SendError) -> Failure {
+    match error.is_permanent() {
+        true => Failure::from(error).permanent(),
+        false => Failure::from(error),
+    }
+}
 
 // A job of a user in the queue `system` does not compile.
 const _: () = {

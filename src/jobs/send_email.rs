@@ -3,7 +3,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Context, JobResult};
+use super::{Context, JobResult, send_failure};
 use crate::{
     app::App,
     mail::{Mail, Sent},
@@ -37,9 +37,12 @@ impl Job for SendEmail {
         if ctx.state.mailer.is_real() && !self.permitted {
             return Err(Failure::new("Only admins may write to other addresses than their own").permanent());
         }
+        if !ctx.state.mailer.can_send() {
+            return Err(Failure::new("No mail server is configured").permanent());
+        }
         let mail =
             Mail { id: &ctx.job_id, to: &self.to, subject: &self.subject, text: &self.body, html: None };
-        let sent = ctx.state.mailer.send(&mail).await?;
+        let sent = ctx.state.mailer.send(&mail).await.map_err(send_failure)?;
         let status = match sent {
             Sent::Accepted => "sent",
             Sent::Captured => "captured",

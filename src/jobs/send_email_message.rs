@@ -3,8 +3,16 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Context, JobResult, SYSTEM_QUEUE};
-use crate::{app::App, mail::Mail, queue::Job, services::outbox::SendEmailMessage};
+use super::{Context, JobResult, SYSTEM_QUEUE, send_failure};
+use crate::{
+    app::App,
+    mail::Mail,
+    queue::{Failure, Job},
+    services::outbox::SendEmailMessage,
+};
+
+/// When a worker without a mail server looks at a message again. Another worker may have one.
+const NO_SERVER_RETRY_AFTER: Duration = Duration::from_secs(300);
 
 /// Renders a message of the outbox and sends it.
 impl Job for SendEmailMessage {
@@ -17,6 +25,14 @@ impl Job for SendEmailMessage {
     const TIMEOUT: Duration = Duration::from_secs(60);
 
     async fn run(self, ctx: Context) -> JobResult {
+        if self.written_at.is_some_and(|at| self.message.is_too_old(at)) {
+            tracing::warn!("a mail was dropped: it is too old to be sent, see docs/auth.md#mails");
+            return Err(Failure::discard("The message is too old to be sent"));
+        }
+        if !ctx.state.mailer.can_send() {
+            tracing::warn!("a mail waits, because this worker has no mail server: set SMTP_URL");
+            return Err(Failure::snooze(NO_SERVER_RETRY_AFTER));
+        }
         let Some((to, email)) = self.message.render(&ctx.state).await? else {
             return Ok(json!({ "status": "not needed" }));
         };
@@ -27,7 +43,7 @@ impl Job for SendEmailMessage {
             text: &email.text,
             html: Some(&email.html),
         };
-        ctx.state.mailer.send(&mail).await?;
+        ctx.state.mailer.send(&mail).await.map_err(send_failure)?;
         Ok(json!({ "status": "sent" }))
     }
 }

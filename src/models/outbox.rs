@@ -40,6 +40,17 @@ impl OutboxRow {
             .await
     }
 
+    /// Returns how many messages wait, at most `limit`.
+    pub async fn count_waiting(mut conn: &AsyncPgConnection, limit: i64) -> QueryResult<usize> {
+        let ids = outbox::table
+            .filter(outbox::set_aside_at.is_null())
+            .select(outbox::id)
+            .limit(limit)
+            .load::<i64>(&mut conn)
+            .await?;
+        Ok(ids.len())
+    }
+
     /// Sets aside those of these rows that are at least `age` old. Returns the ids of the rows that this call has set
     /// aside.
     pub async fn set_aside(

@@ -3,6 +3,7 @@
 //! A message contains no secret. The job that sends it creates the token of its link, so the token is neither in the
 //! outbox nor in the queue.
 
+use chrono::{DateTime, Duration, Utc};
 use diesel_async::AsyncPgConnection;
 use serde::{Deserialize, Serialize};
 
@@ -53,7 +54,13 @@ pub enum OutboxMessage {
 #[derive(Serialize, Deserialize)]
 pub struct SendEmailMessage {
     pub message: OutboxMessage,
+    /// When the message was written to the outbox. Jobs of earlier releases do not have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub written_at: Option<DateTime<Utc>>,
 }
+
+/// How long a message is worth sending that its recipient does not wait for at that moment.
+const MAX_AGE: Duration = Duration::days(7);
 
 /// A message with a link that is about to be sent.
 struct LinkDraft {
@@ -78,6 +85,23 @@ impl OutboxMessage {
         OutboxRow::insert(tx, &message).await?;
         tx.set_mail_written();
         Ok(())
+    }
+
+    /// Returns whether a message that was written at this time is too old to be sent: its recipient does not expect it
+    /// any more.
+    pub fn is_too_old(&self, written_at: DateTime<Utc>) -> bool {
+        Utc::now() - written_at > self.max_age()
+    }
+
+    fn max_age(&self) -> Duration {
+        match self {
+            // Requested by a person who waits for it: as long as the link would have worked.
+            Self::ResetPassword { .. } => link::RESET_PASSWORD.lifetime.duration(),
+            Self::ResendVerification { .. } => link::VERIFY_EMAIL.lifetime.duration(),
+            Self::ConfirmNewEmail { .. } => link::CONFIRM_NEW_EMAIL.lifetime.duration(),
+            // Still needed until the account is verified or the invitation accepted.
+            Self::VerifyEmail { .. } | Self::Invite { .. } | Self::Notice { .. } => MAX_AGE,
+        }
     }
 
     /// Returns the recipient and the rendered message, or `None` if it is no longer needed.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use diesel::data_types::PgInterval;
 
-use super::outbox::SendEmailMessage;
+use super::outbox::{OutboxMessage, SendEmailMessage};
 use crate::{
     app::App,
     context::RequestContext,
@@ -21,39 +21,57 @@ const DEDUPLICATION_WINDOW: Duration = Duration::from_secs(3_600);
 /// and will read it.
 const SET_ASIDE_AFTER_DAYS: i32 = 1;
 
+/// The rows of a batch, by what happens to them.
+#[derive(Default)]
+struct SortedRows {
+    enqueued: Vec<i64>,
+    too_old: Vec<i64>,
+    unreadable: Vec<i64>,
+    /// They stay in the outbox, because there is no mail server.
+    waiting: usize,
+}
+
 /// Enqueues a job for each message of the outbox, and deletes the rows. Returns the number of messages.
 ///
-/// Several processes can do this at the same time: the idempotency key of a row prevents duplicate jobs.
+/// Without a mail server, the messages stay in the outbox. Messages that are too old are deleted. Several processes can do
+/// this at the same time: the idempotency key of a row prevents duplicate jobs.
 ///
 /// # Errors
 /// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL or Redis does not answer. Messages that were
 /// not enqueued stay in the outbox.
 pub async fn hand_over(app: &App, context: &RequestContext) -> Result<usize> {
-    let (mut count, mut last_id) = (0, 0);
+    let (mut count, mut waiting, mut last_id) = (0, 0, 0);
     loop {
         let batch = app.db.run(async |conn| Ok(OutboxRow::after(conn, last_id, BATCH_ROWS).await?)).await?;
         match batch.last() {
             Some(row) => last_id = row.id,
-            None => return Ok(count),
+            None => break,
         }
-        let (mut done, mut unreadable) = (Vec::new(), Vec::new());
-        let result = hand_over_batch(app, context, &batch, &mut done, &mut unreadable).await;
+        let mut rows = SortedRows::default();
+        let result = hand_over_batch(app, context, &batch, &mut rows).await;
         // Before the error is returned: the rows before it are enqueued.
-        count += app.db.run(async |conn| Ok(OutboxRow::delete(conn, &done).await?)).await?;
-        set_aside(app, &unreadable).await?;
+        count += app.db.run(async |conn| Ok(OutboxRow::delete(conn, &rows.enqueued).await?)).await?;
+        waiting += rows.waiting;
+        drop_old(app, &rows.too_old).await?;
+        set_aside(app, &rows.unreadable).await?;
         result?;
     }
+    if waiting > 0 {
+        tracing::warn!(waiting, "mails wait in the outbox, because there is no mail server: set SMTP_URL");
+    }
+    Ok(count)
 }
 
 async fn hand_over_batch(
     app: &App,
     context: &RequestContext,
     batch: &[OutboxRow],
-    done: &mut Vec<i64>,
-    unreadable: &mut Vec<i64>,
+    rows: &mut SortedRows,
 ) -> Result<()> {
     for row in batch {
-        match serde_json::from_value(row.message.clone()) {
+        match serde_json::from_value::<OutboxMessage>(row.message.clone()) {
+            Ok(message) if message.is_too_old(row.created_at) => rows.too_old.push(row.id),
+            Ok(_) if !app.mailer.can_send() => rows.waiting += 1,
             Ok(message) => {
                 let unique = Unique {
                     key: row.key(),
@@ -61,14 +79,27 @@ async fn hand_over_batch(
                     on_duplicate: OnDuplicate::KeepExisting,
                 };
                 let options = EnqueueOptions { unique: Some(unique), ..EnqueueOptions::default() };
-                app.queue.enqueue_with(&SendEmailMessage { message }, context.origin(None), options).await?;
-                done.push(row.id);
+                let job = SendEmailMessage { message, written_at: Some(row.created_at) };
+                app.queue.enqueue_with(&job, context.origin(None), options).await?;
+                rows.enqueued.push(row.id);
             }
             Err(error) => {
                 tracing::debug!(id = row.id, %error, "cannot parse a message of the outbox");
-                unreadable.push(row.id);
+                rows.unreadable.push(row.id);
             }
         }
+    }
+    Ok(())
+}
+
+/// Deletes messages that are too old to be sent, and logs how many.
+async fn drop_old(app: &App, ids: &[i64]) -> Result<()> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let count = app.db.run(async |conn| Ok(OutboxRow::delete(conn, ids).await?)).await?;
+    if count > 0 {
+        tracing::warn!(count, "mails were dropped: they are too old to be sent, see docs/auth.md#mails");
     }
     Ok(())
 }
@@ -89,8 +120,12 @@ async fn set_aside(app: &App, unreadable: &[i64]) -> Result<()> {
     Ok(())
 }
 
-/// Starts [`hand_over`] in the background. If it fails, the job `RelayOutbox` does it within a minute.
+/// Starts [`hand_over`] in the background. If it fails, the job `RelayOutbox` does it within a minute. Without a mail server,
+/// only that job looks at the outbox.
 pub(super) fn hand_over_soon(app: &App, context: &RequestContext) {
+    if !app.mailer.can_send() {
+        return;
+    }
     let (app, context) = (app.clone(), context.clone());
     tokio::spawn(async move {
         if let Err(error) = hand_over(&app, &context).await {

@@ -88,7 +88,8 @@ impl Enqueue {
     ///
     /// Admins may send to any address. If an SMTP server is configured, other users may only send to their own verified
     /// address: any other one fails with 403 `forbidden`, an unverified one with 403 `email_not_verified`. Fails with 429
-    /// `too_many_jobs` and `Retry-After` if the caller has too many jobs.
+    /// `too_many_jobs` and `Retry-After` if the caller has too many jobs, and with 503 `no_mail_server` if there is no SMTP
+    /// server.
     #[oai(path = "/send-email", method = "post", operation_id = "enqueue_send_email")]
     async fn send_email(
         &self,
@@ -112,6 +113,9 @@ impl Enqueue {
         if self.0.mailer.is_real() && !permitted {
             let error = if to == user.email { Error::EmailNotVerified } else { Error::Forbidden };
             return Err(error.into());
+        }
+        if !self.0.mailer.can_send() {
+            return Err(Error::NoMailServer.into());
         }
         let job = SendEmail { to, subject: subject.0, body: body.0, permitted };
         self.enqueue(actor.context(), &job, "Email job enqueued", None).await

@@ -54,6 +54,7 @@ fn domain_code(error: &Error) -> &'static str {
         Error::TooManyJobs { .. } => "too_many_jobs",
         Error::Forbidden => "forbidden",
         Error::Conflict(_) => "conflict",
+        Error::NoMailServer => "no_mail_server",
         Error::JobTooLarge { .. } => "too_large",
         Error::JobTooDeep => "malformed",
         Error::Invalid(_) => "validation_error",
@@ -78,7 +79,7 @@ fn domain_status(error: &Error) -> StatusCode {
         Error::TooManyAttempts { .. } | Error::TooManyJobs { .. } => StatusCode::TOO_MANY_REQUESTS,
         Error::JobTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
         Error::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
-        Error::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+        Error::Unavailable { .. } | Error::NoMailServer => StatusCode::SERVICE_UNAVAILABLE,
         Error::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
