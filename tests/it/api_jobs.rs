@@ -12,13 +12,13 @@ use crate::support::{
 };
 
 impl TestApp {
-    async fn enqueue(&self, path: &str, user: &User) -> String {
+    pub async fn enqueue(&self, path: &str, user: &User) -> String {
         let answer = self.call(Method::POST, path, user).await;
         assert_eq!(answer.status, 200, "{}", answer.text);
         answer.body["job_id"].as_str().unwrap().to_owned()
     }
 
-    async fn status(&self, id: &str, user: &User) -> Value {
+    pub async fn status(&self, id: &str, user: &User) -> Value {
         let answer = self.get(&format!("/jobs/{id}/status"), Some(user)).await;
         assert_eq!(answer.status, 200, "{}", answer.text);
         answer.body

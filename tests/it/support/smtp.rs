@@ -2,10 +2,19 @@
 
 use std::sync::{Arc, Mutex};
 
+use rustls::{
+    ServerConfig,
+    crypto::aws_lc_rs,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
 };
+use tokio_rustls::TlsAcceptor;
+
+/// The certificate of the server, which no system trusts.
+pub const CERTIFICATE_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/support/localhost.pem");
 
 #[derive(Debug, Clone, Default)]
 pub struct Mail {
@@ -14,75 +23,204 @@ pub struct Mail {
     pub text: String,
 }
 
+/// How a server differs from one without extensions that accepts everything.
+#[derive(Clone, Default)]
+pub struct Behavior {
+    /// The lines of its reply to EHLO.
+    pub extensions: Vec<&'static str>,
+    /// Its replies to commands. The greeting replies to the empty command, and the end of a mail is the command `.`.
+    pub replies: Vec<(&'static str, &'static str)>,
+    pub tls: Tls,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub enum Tls {
+    #[default]
+    Off,
+    StartTls,
+    Wrapper,
+}
+
 pub struct SmtpServer {
     pub url: String,
-    mails: Arc<Mutex<Vec<Mail>>>,
-    refusals: Arc<Mutex<u32>>,
+    dialog: Dialog,
+}
+
+#[derive(Clone)]
+struct Dialog {
+    behavior: Arc<Behavior>,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    mails: Vec<Mail>,
+    commands: Vec<String>,
+    refusals: u32,
 }
 
 impl SmtpServer {
     pub async fn start() -> Self {
+        Self::with(Behavior::default()).await
+    }
+
+    /// Starts a server with this reply to a command.
+    pub async fn replying(command: &'static str, reply: &'static str) -> Self {
+        Self::with(Behavior { replies: vec![(command, reply)], ..Behavior::default() }).await
+    }
+
+    pub async fn with(behavior: Behavior) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("smtp://{}", listener.local_addr().unwrap());
-        let (mails, refusals) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(0)));
-        let (kept, refusing) = (mails.clone(), refusals.clone());
+        let scheme = if behavior.tls == Tls::Wrapper { "smtps" } else { "smtp" };
+        let url = format!("{scheme}://{}", listener.local_addr().unwrap());
+        let dialog = Dialog { behavior: Arc::new(behavior), state: Arc::default() };
+        let accepting = dialog.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(converse(stream, kept.clone(), refusing.clone()));
+                tokio::spawn(accepting.clone().serve(stream));
             }
         });
-        Self { url, mails, refusals }
+        Self { url, dialog }
+    }
+
+    /// Returns the URL with a user and a password.
+    pub fn url_with_password(&self) -> String {
+        self.url.replacen("://", "://user:hunter2@", 1)
     }
 
     pub fn mails(&self) -> Vec<Mail> {
-        self.mails.lock().unwrap().clone()
+        self.dialog.state.lock().unwrap().mails.clone()
+    }
+
+    /// Returns the commands of all clients. Those that were encrypted begin with `TLS `.
+    pub fn commands(&self) -> Vec<String> {
+        self.dialog.state.lock().unwrap().commands.clone()
     }
 
     /// Refuses this number of mails with a temporary error.
     pub fn refuse(&self, mails: u32) {
-        *self.refusals.lock().unwrap() = mails;
+        self.dialog.state.lock().unwrap().refusals = mails;
     }
 }
 
-async fn converse(stream: TcpStream, mails: Arc<Mutex<Vec<Mail>>>, refusals: Arc<Mutex<u32>>) -> Option<()> {
-    let (read, mut write) = stream.into_split();
-    let mut lines = BufReader::new(read).lines();
-    let mut mail = Mail::default();
-    write.write_all(b"220 test\r\n").await.ok()?;
-    loop {
-        let line = lines.next_line().await.ok()??;
-        let answer = match line.split([' ', ':']).next()?.to_uppercase().as_str() {
-            "EHLO" | "HELO" => "250 test",
-            "MAIL" => {
-                let mut left = refusals.lock().unwrap();
-                if *left > 0 {
-                    *left -= 1;
-                    "451 not now"
-                } else {
-                    mail = Mail { from: address(&line), ..Mail::default() };
-                    "250 ok"
+impl Dialog {
+    async fn serve(self, stream: TcpStream) -> Option<()> {
+        if self.behavior.tls == Tls::Wrapper {
+            let stream = acceptor().accept(stream).await.ok()?;
+            self.talk(stream, true, true).await?;
+            return Some(());
+        }
+        let plain = self.talk(stream, true, false).await?;
+        let encrypted = acceptor().accept(plain).await.ok()?;
+        self.talk(encrypted, false, true).await?;
+        Some(())
+    }
+
+    /// Talks to a client until it leaves. Returns the stream if TLS begins.
+    async fn talk<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        stream: S,
+        greets: bool,
+        is_encrypted: bool,
+    ) -> Option<S> {
+        let mut stream = BufReader::new(stream);
+        let mut mail = Mail::default();
+        if greets {
+            write(&mut stream, self.scripted("").unwrap_or("220 test")).await?;
+        }
+        loop {
+            let line = read_line(&mut stream).await?;
+            let prefix = if is_encrypted { "TLS " } else { "" };
+            self.state.lock().unwrap().commands.push(format!("{prefix}{line}"));
+            let command = line.split([' ', ':']).next()?.to_uppercase();
+            let reply = match (self.scripted(&command), command.as_str()) {
+                (Some(reply), _) => reply.to_owned(),
+                (None, "EHLO") => self.extensions(is_encrypted),
+                (None, "STARTTLS") => {
+                    write(&mut stream, "220 go on").await?;
+                    return Some(stream.into_inner());
                 }
-            }
-            "RCPT" => {
-                mail.to.push(address(&line));
-                "250 ok"
-            }
-            "DATA" => {
-                write.write_all(b"354 go on\r\n").await.ok()?;
-                loop {
-                    match lines.next_line().await.ok()?? {
-                        end if end == "." => break,
-                        text => mail.text.extend([text.as_str(), "\n"]),
+                (None, "AUTH") => "235 welcome".into(),
+                (None, "MAIL") if self.is_refused() => "451 not now".into(),
+                (None, "MAIL") => {
+                    mail = Mail { from: address(&line), ..Mail::default() };
+                    "250 ok".into()
+                }
+                (None, "RCPT") => {
+                    mail.to.push(address(&line));
+                    "250 ok".into()
+                }
+                (None, "DATA") => {
+                    write(&mut stream, "354 go on").await?;
+                    loop {
+                        match read_line(&mut stream).await? {
+                            end if end == "." => break,
+                            text => mail.text.extend([text.as_str(), "\n"]),
+                        }
+                    }
+                    match self.scripted(".") {
+                        Some(reply) => reply.to_owned(),
+                        None => {
+                            self.state.lock().unwrap().mails.push(std::mem::take(&mut mail));
+                            "250 kept".into()
+                        }
                     }
                 }
-                mails.lock().unwrap().push(std::mem::take(&mut mail));
-                "250 kept"
-            }
-            "QUIT" => "221 bye",
-            _ => "250 ok",
-        };
-        write.write_all(format!("{answer}\r\n").as_bytes()).await.ok()?;
+                (None, "QUIT") => "221 bye".into(),
+                _ => "250 ok".into(),
+            };
+            write(&mut stream, &reply).await?;
+        }
     }
+
+    fn scripted(&self, command: &str) -> Option<&'static str> {
+        self.behavior.replies.iter().find(|(name, _)| *name == command).map(|(_, reply)| *reply)
+    }
+
+    fn is_refused(&self) -> bool {
+        let mut state = self.state.lock().unwrap();
+        let is_refused = state.refusals > 0;
+        state.refusals = state.refusals.saturating_sub(1);
+        is_refused
+    }
+
+    fn extensions(&self, is_encrypted: bool) -> String {
+        let mut lines = vec!["test"];
+        lines.extend(&self.behavior.extensions);
+        if self.behavior.tls == Tls::StartTls && !is_encrypted {
+            lines.push("STARTTLS");
+        }
+        let (last, others) = lines.split_last().unwrap();
+        let others: String = others.iter().map(|line| format!("250-{line}\r\n")).collect();
+        format!("{others}250 {last}")
+    }
+}
+
+fn acceptor() -> TlsAcceptor {
+    let pem = include_bytes!("localhost.pem");
+    let certificate = CertificateDer::from_pem_slice(pem).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(pem).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .unwrap();
+    TlsAcceptor::from(Arc::new(config))
+}
+
+async fn read_line<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut BufReader<S>) -> Option<String> {
+    let mut line = String::new();
+    match stream.read_line(&mut line).await {
+        Ok(1..) => Some(line.trim_end_matches(['\r', '\n']).to_owned()),
+        _ => None,
+    }
+}
+
+async fn write<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut BufReader<S>, reply: &str) -> Option<()> {
+    stream.write_all(format!("{reply}\r\n").as_bytes()).await.ok()?;
+    // A TLS stream may keep what was written.
+    stream.flush().await.ok()
 }
 
 fn address(line: &str) -> String {
