@@ -30,7 +30,12 @@ struct Form {
     button: &'static str,
     /// The message after success.
     done: &'static str,
+    /// Whether a new user signs in next.
+    is_sign_up: bool,
 }
+
+/// Follows [`Form::done`] if all users must have a second factor.
+const SECOND_FACTOR_NOTE: &str = " Two-factor authentication is required here: set it up after you sign in.";
 
 static FORMS: [Form; 4] = [
     Form {
@@ -41,6 +46,7 @@ static FORMS: [Form; 4] = [
         has_password: false,
         button: "Confirm address",
         done: "Your address is confirmed. You can close this page.",
+        is_sign_up: true,
     },
     Form {
         name: "confirm-email",
@@ -50,6 +56,7 @@ static FORMS: [Form; 4] = [
         has_password: false,
         button: "Use this address",
         done: "Your account uses the new address now. You can close this page.",
+        is_sign_up: false,
     },
     Form {
         name: "reset-password",
@@ -59,6 +66,7 @@ static FORMS: [Form; 4] = [
         has_password: true,
         button: "Set password",
         done: "Your password was changed. You can sign in with the new one.",
+        is_sign_up: false,
     },
     Form {
         name: "accept-invite",
@@ -68,15 +76,18 @@ static FORMS: [Form; 4] = [
         has_password: true,
         button: "Create account",
         done: "Your account is ready. You can sign in with your address and the new password.",
+        is_sign_up: true,
     },
 ];
 
-/// Returns the pages and their script. They are mounted at `/account`.
-pub(super) fn routes(product: &str) -> Route {
+/// Returns the pages and their script. They are mounted at `/account`. `requires_second_factor` is whether all users must
+/// have one.
+pub(super) fn routes(product: &str, requires_second_factor: bool) -> Route {
     let product: Arc<str> = product.into();
     let route = Route::new().at("/account.js", get(make_sync(|_| script())));
     FORMS.iter().fold(route, |route, form| {
-        route.at(format!("/{}", form.name), get(FormPage { form, product: product.clone() }))
+        let note = if form.is_sign_up && requires_second_factor { SECOND_FACTOR_NOTE } else { "" };
+        route.at(format!("/{}", form.name), get(FormPage { form, note, product: product.clone() }))
     })
 }
 
@@ -89,6 +100,7 @@ fn script() -> Response {
 /// The endpoint of a page.
 struct FormPage {
     form: &'static Form,
+    note: &'static str,
     product: Arc<str>,
 }
 
@@ -97,6 +109,7 @@ struct FormPage {
 struct View<'a> {
     product: &'a str,
     form: &'a Form,
+    note: &'a str,
     api: &'static str,
 }
 
@@ -104,7 +117,7 @@ impl Endpoint for FormPage {
     type Output = Response;
 
     async fn call(&self, _: Request) -> poem::Result<Response> {
-        Ok(page(&View { product: &self.product, form: self.form, api: PREFIX }, POLICY)?)
+        Ok(page(&View { product: &self.product, form: self.form, note: self.note, api: PREFIX }, POLICY)?)
     }
 }
 
@@ -113,8 +126,12 @@ mod tests {
     use super::*;
 
     async fn get_page(path: &str) -> (Response, String) {
+        get_page_of(routes("R&D <Labs>", false), path).await
+    }
+
+    async fn get_page_of(routes: Route, path: &str) -> (Response, String) {
         let request = Request::builder().uri_str(path).finish();
-        let mut response = routes("R&D <Labs>").call(request).await.unwrap();
+        let mut response = routes.call(request).await.unwrap();
         let body = response.take_body().into_string().await.unwrap();
         (response, body)
     }
@@ -130,6 +147,16 @@ mod tests {
             assert!(html.contains("<script src=\"/account/account.js\" defer></script>"), "{html}");
             assert_eq!(html.contains("name=\"password\""), form.has_password);
             assert_eq!(html.contains("name=\"full_name\""), form.has_name);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_new_user_is_told_that_a_second_factor_is_required() {
+        for form in &FORMS {
+            let path = format!("/{}", form.name);
+            let (_, html) = get_page_of(routes("Acme", true), &path).await;
+            assert_eq!(html.contains("Two-factor authentication is required"), form.is_sign_up, "{html}");
+            assert!(!get_page(&path).await.1.contains("Two-factor authentication"));
         }
     }
 

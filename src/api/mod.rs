@@ -34,7 +34,7 @@ use poem_openapi::{LicenseObject, OpenApi, OpenApiService};
 use self::middleware::HostRules;
 use crate::{
     app::App,
-    config::{Core, Http, Mail},
+    config::{Core, Http, Mail, SecondFactorFor},
 };
 
 /// Returns all resources of the API.
@@ -85,9 +85,10 @@ pub fn endpoint(
         let app = app.clone();
         move || service(&app)
     };
+    let requires_second_factor = app.config.auth.second_factor.required_for() == SecondFactorFor::All;
     let mut routes = docs::routes(documented_service)
         .nest(PREFIX, service(&app))
-        .nest("/account", account_pages::routes(&core.project_name));
+        .nest("/account", account_pages::routes(&core.project_name, requires_second_factor));
     if http.dev_pages {
         routes = routes.nest("/dev/mail", dev_mail::routes(app.config.mail.mail_dir.clone()));
     }

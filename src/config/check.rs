@@ -7,7 +7,8 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::{
-    Auth, Config, Core, DEFAULT_ADMIN_PASSWORD, Database, Hashing, Http, LogFormat, Mail, Redis, Worker,
+    Auth, Config, Core, DEFAULT_ADMIN_PASSWORD, Database, Hashing, Http, LogFormat, Mail, Redis,
+    SecondFactorFor, Worker,
     value::{Origins, base_url, given, origins, secret},
 };
 
@@ -177,6 +178,13 @@ impl Config {
             problems
                 .push("REQUIRE_VERIFIED_EMAIL without SMTP_URL locks all new users out: set SMTP_URL".into());
         }
+        if self.auth.second_factor.required_for() == SecondFactorFor::All && !self.mail.smtp_url.is_set() {
+            problems.push(
+                "REQUIRE_TWO_FACTOR=all without SMTP_URL locks all new users out, since the setup needs a confirmed \
+                 address: set SMTP_URL"
+                    .into(),
+            );
+        }
         problems.extend(self.auth.two_factor_key_problem());
         if let Some(previous) = secret(&self.auth.two_factor_key_previous) {
             problems.extend(weak_key("TWO_FACTOR_KEY_PREVIOUS", previous));
@@ -221,9 +229,14 @@ impl Auth {
 
     fn two_factor_key_problem(&self) -> Option<String> {
         let Some(key) = secret(&self.two_factor_key) else {
-            return self.require_admin_two_factor.then(|| {
-                format!("REQUIRE_ADMIN_TWO_FACTOR without TWO_FACTOR_KEY locks all admins out: {HOW_TO_MAKE_A_KEY}")
-            });
+            let setting = self.second_factor.setting()?;
+            let users = match self.second_factor.required_for() {
+                SecondFactorFor::All => "users",
+                _ => "admins",
+            };
+            return Some(format!(
+                "{setting} without TWO_FACTOR_KEY locks all {users} out: {HOW_TO_MAKE_A_KEY}"
+            ));
         };
         match secret(&self.secret_key) == Some(key) {
             true => Some(format!("TWO_FACTOR_KEY is the same as SECRET_KEY: {HOW_TO_MAKE_A_KEY}")),

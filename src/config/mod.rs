@@ -18,6 +18,7 @@
 mod check;
 mod jobs;
 mod smtp;
+mod two_factor;
 mod value;
 
 use std::{net::IpAddr, path::PathBuf};
@@ -30,6 +31,7 @@ use url::Url;
 pub use jobs::{UserJobs, Worker};
 use smtp::smtp_server;
 pub use smtp::{SmtpCredentials, SmtpServer, SmtpTls};
+pub use two_factor::{SecondFactor, SecondFactorFor};
 pub use value::{Hosts, Origins, Setting, secret};
 use value::{base_url, hosts, mailbox, origins, setting};
 
@@ -149,10 +151,8 @@ pub struct Auth {
     /// The previous TWO_FACTOR_KEY. Secrets encrypted with it stay readable.
     #[arg(long, env, hide_env_values = true, value_name = "KEY")]
     pub two_factor_key_previous: Option<SecretString>,
-    /// Require admins to sign in with a second factor before they can use admin operations.
-    #[arg(long, env, default_value_t = false, action = ArgAction::Set, num_args = 0..=1,
-        default_missing_value = "true", require_equals = true, value_parser = BoolishValueParser::new())]
-    pub require_admin_two_factor: bool,
+    #[command(flatten)]
+    pub second_factor: SecondFactor,
     /// Require users to confirm their email address before they can sign in.
     #[arg(long, env, default_value_t = false, action = ArgAction::Set, num_args = 0..=1,
         default_missing_value = "true", require_equals = true, value_parser = BoolishValueParser::new())]

@@ -8,6 +8,7 @@ use std::{ops::Deref, sync::Arc};
 
 use crate::{
     app::App,
+    config::SecondFactorFor,
     context::RequestContext,
     db::Tx,
     error::{Error, Result},
@@ -21,7 +22,18 @@ use crate::{
 pub struct Actor {
     identity: Arc<Identity>,
     context: RequestContext,
-    required: Role,
+    required: Requirement,
+}
+
+/// What a user needs for an operation, besides an active account and a valid session.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Requirement {
+    /// Nothing more. For operations that lead to a second factor, and to log out.
+    SignedIn,
+    /// The second factor if the server requires it of all users.
+    User,
+    /// The role, and the second factor if the server requires it of admins.
+    Admin,
 }
 
 /// An actor who must be an admin, before the change and in it.
@@ -31,12 +43,25 @@ impl Actor {
     /// Creates the actor of a request. Fails unless the user is active and the session is valid.
     ///
     /// # Errors
-    /// As [`check`] with [`Role::User`].
+    /// As [`check`] with [`Requirement::User`].
     pub fn new(app: &App, identity: Arc<Identity>, context: RequestContext) -> Result<Self> {
-        Self::require(app, identity, context, Role::User)
+        Self::require(app, identity, context, Requirement::User)
     }
 
-    fn require(app: &App, identity: Arc<Identity>, context: RequestContext, required: Role) -> Result<Self> {
+    /// As [`Self::new`], but without the second factor that the server may require.
+    ///
+    /// # Errors
+    /// As [`check`] with [`Requirement::SignedIn`].
+    pub fn signed_in(app: &App, identity: Arc<Identity>, context: RequestContext) -> Result<Self> {
+        Self::require(app, identity, context, Requirement::SignedIn)
+    }
+
+    fn require(
+        app: &App,
+        identity: Arc<Identity>,
+        context: RequestContext,
+        required: Requirement,
+    ) -> Result<Self> {
         check(app, &identity.user, &identity.session, required)?;
         let context = context.signed_in(identity.user.id, identity.session.id);
         Ok(Self { identity, context, required })
@@ -83,9 +108,9 @@ impl AdminActor {
     /// Creates the actor of a request of an admin. Fails unless the user is an active admin and the session is valid.
     ///
     /// # Errors
-    /// As [`check`] with [`Role::Admin`].
+    /// As [`check`] with [`Requirement::Admin`].
     pub fn new(app: &App, identity: Arc<Identity>, context: RequestContext) -> Result<Self> {
-        Ok(Self(Actor::require(app, identity, context, Role::Admin)?))
+        Ok(Self(Actor::require(app, identity, context, Requirement::Admin)?))
     }
 }
 
@@ -96,12 +121,12 @@ impl Deref for AdminActor {
     }
 }
 
-/// Checks that a user may act in a session with the role `required`.
+/// Checks that a user may act in a session.
 ///
 /// # Errors
-/// [`Error::InvalidToken`] if the session has ended or is another user's; [`Error::Inactive`]; for admins also
-/// [`Error::Forbidden`] and [`Error::TwoFactorRequired`].
-pub fn check(app: &App, user: &User, session: &Session, required: Role) -> Result<()> {
+/// [`Error::InvalidToken`] if the session has ended or is another user's; [`Error::Inactive`];
+/// [`Error::TwoFactorRequired`]; [`Error::Forbidden`] for a user who has to be an admin.
+pub fn check(app: &App, user: &User, session: &Session, required: Requirement) -> Result<()> {
     if session.user_id != user.id {
         return Err(Error::InvalidToken);
     }
@@ -112,22 +137,28 @@ pub fn check(app: &App, user: &User, session: &Session, required: Role) -> Resul
     if session.has_ended() {
         return Err(Error::InvalidToken);
     }
-    match (required, user.role) {
-        (Role::User, _) => Ok(()),
-        (Role::Admin, Role::User) => Err(Error::Forbidden),
-        (Role::Admin, Role::Admin) if lacks_second_factor(app, session) => Err(Error::TwoFactorRequired),
-        (Role::Admin, Role::Admin) => Ok(()),
+    if required == Requirement::Admin && user.role != Role::Admin {
+        return Err(Error::Forbidden);
+    }
+    match lacks_second_factor(app, session, required) {
+        true => Err(Error::TwoFactorRequired),
+        false => Ok(()),
     }
 }
 
 /// Returns whether a user has the permissions of an admin in this session.
 pub fn is_admin(app: &App, identity: &Identity) -> bool {
-    identity.user.role == Role::Admin && !lacks_second_factor(app, &identity.session)
+    identity.user.role == Role::Admin && !lacks_second_factor(app, &identity.session, Requirement::Admin)
 }
 
-/// Returns whether the session lacks the second factor that `REQUIRE_ADMIN_TWO_FACTOR` demands of admins.
-fn lacks_second_factor(app: &App, session: &Session) -> bool {
-    app.config.auth.require_admin_two_factor && !session.second_factor
+/// Returns whether the session lacks the second factor that `REQUIRE_TWO_FACTOR` demands for the operation.
+fn lacks_second_factor(app: &App, session: &Session, required: Requirement) -> bool {
+    let is_demanded = match app.config.auth.second_factor.required_for() {
+        SecondFactorFor::None => false,
+        SecondFactorFor::Admins => required == Requirement::Admin,
+        SecondFactorFor::All => required != Requirement::SignedIn,
+    };
+    is_demanded && !session.second_factor
 }
 
 /// The users whose rows a change reads or writes. All of them are locked by one statement, in the order of their ids, so

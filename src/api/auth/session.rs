@@ -7,7 +7,7 @@ use super::tokens::Refreshed;
 use crate::{
     api::{
         cookies,
-        extract::{Body, CurrentUser, LogoutSession},
+        extract::{Body, LogoutSession, SignedIn},
         problem::{ApiError, Result},
         tag::Tag,
     },
@@ -88,7 +88,7 @@ impl Session {
         &self,
         request: &Request,
         jar: &CookieJar,
-        CurrentUser(actor): CurrentUser,
+        SignedIn(actor): SignedIn,
     ) -> Result<LoggedOutEverywhere> {
         sessions::revoke_all(&self.0, &actor).await?;
         cookies::clear(request, jar)?;

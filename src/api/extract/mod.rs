@@ -11,4 +11,4 @@ pub use body::{Body, Form};
 pub use paging::{Limit, Offset};
 pub use text::{Email, NewPassword, Text};
 pub(in crate::api) use user::LoggedUser;
-pub use user::{Admin, CurrentUser, LogoutSession};
+pub use user::{Admin, CurrentUser, LogoutSession, SignedIn};

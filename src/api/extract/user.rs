@@ -27,8 +27,11 @@ use crate::{
     },
 };
 
-/// An active user and the session of the request.
+/// An active user and the session of the request, with the second factor if the server requires it of all users.
 pub struct CurrentUser(pub Actor);
+
+/// An active user, also without the second factor that the server requires. For operations that lead to one.
+pub struct SignedIn(pub Actor);
 
 /// An active user who is an admin, with the second factor if the server requires one.
 pub struct Admin(pub AdminActor);
@@ -90,6 +93,7 @@ macro_rules! auth_extractor {
 }
 
 auth_extractor!(CurrentUser, current_user);
+auth_extractor!(SignedIn, signed_in);
 auth_extractor!(Admin, admin);
 auth_extractor!(LogoutSession, logout_session);
 
@@ -98,14 +102,19 @@ async fn current_user(app: &App, request: &Request, body: &mut RequestBody) -> R
     Ok(CurrentUser(Actor::new(app, identity, context)?))
 }
 
+async fn signed_in(app: &App, request: &Request, body: &mut RequestBody) -> Result<SignedIn> {
+    let (identity, context) = identify(app, request, body).await?;
+    Ok(SignedIn(Actor::signed_in(app, identity, context)?))
+}
+
 async fn admin(app: &App, request: &Request, body: &mut RequestBody) -> Result<Admin> {
     let (identity, context) = identify(app, request, body).await?;
     Ok(Admin(AdminActor::new(app, identity, context)?))
 }
 
 async fn logout_session(app: &App, request: &Request, body: &mut RequestBody) -> Result<LogoutSession> {
-    let refused = match current_user(app, request, body).await {
-        Ok(CurrentUser(actor)) => {
+    let refused = match signed_in(app, request, body).await {
+        Ok(SignedIn(actor)) => {
             let session = TokenSubject { user_id: actor.user().id, session_id: actor.session().id };
             return Ok(LogoutSession { session, context: actor.context().clone() });
         }

@@ -14,7 +14,7 @@ use super::user::UserOut;
 use crate::{
     api::{
         cookies,
-        extract::{Body, CurrentUser, Email, NewPassword},
+        extract::{Body, CurrentUser, Email, NewPassword, SignedIn},
         problem::Result,
         tag::Tag,
     },
@@ -158,7 +158,7 @@ enum DeletionScheduled {
 impl Me {
     /// Returns the signed-in user.
     #[oai(path = "/", method = "get", operation_id = "read_me")]
-    async fn me(&self, CurrentUser(actor): CurrentUser) -> Result<Json<UserOut>> {
+    async fn me(&self, SignedIn(actor): SignedIn) -> Result<Json<UserOut>> {
         Ok(Json(actor.user().clone().into()))
     }
 

@@ -4,7 +4,7 @@ use poem_openapi::{ApiResponse, Object, OpenApi, payload::Json, types::Example};
 
 use crate::{
     api::{
-        extract::{Body, CurrentUser},
+        extract::{Body, CurrentUser, SignedIn},
         problem::Result,
         tag::Tag,
     },
@@ -100,7 +100,7 @@ impl Example for RecoveryCodes {
 impl TwoFactor {
     /// Returns whether two-factor authentication is on.
     #[oai(path = "/", method = "get", operation_id = "read_two_factor")]
-    async fn read(&self, CurrentUser(actor): CurrentUser) -> Result<Json<StatusOut>> {
+    async fn read(&self, SignedIn(actor): SignedIn) -> Result<Json<StatusOut>> {
         let two_factor::Status { enabled, recovery_codes_left } =
             two_factor::status(&self.0, actor.user()).await?;
         Ok(Json(StatusOut { enabled, recovery_codes_left }))
@@ -113,7 +113,7 @@ impl TwoFactor {
     #[oai(path = "/", method = "post", operation_id = "begin_two_factor")]
     async fn begin(
         &self,
-        CurrentUser(actor): CurrentUser,
+        SignedIn(actor): SignedIn,
         Body(body): Body<BeginIn>,
     ) -> Result<Json<SetupOut>> {
         confirm_password(&self.0, &actor, body.password).await?;
@@ -127,7 +127,7 @@ impl TwoFactor {
     #[oai(path = "/confirm", method = "post", operation_id = "confirm_two_factor")]
     async fn confirm(
         &self,
-        CurrentUser(actor): CurrentUser,
+        SignedIn(actor): SignedIn,
         Body(body): Body<CodeIn>,
     ) -> Result<Json<RecoveryCodes>> {
         let recovery_codes = two_factor::confirm(&self.0, &actor, &body.code).await?;

@@ -1,0 +1,48 @@
+//! Who must use a second factor.
+
+use clap::{ArgAction, Args, ValueEnum, builder::BoolishValueParser};
+
+/// The users of whom a second factor is required.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum SecondFactorFor {
+    /// It is optional.
+    None,
+    /// Admins, for admin operations.
+    Admins,
+    /// All users, for every operation except those that set it up and log out.
+    All,
+}
+
+/// Who must use a second factor.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Account settings")]
+pub struct SecondFactor {
+    /// Who must sign in with a second factor: none, admins (for admin operations) or all. Users without one can only set
+    /// it up. It needs TWO_FACTOR_KEY.
+    #[arg(long, env, value_enum, default_value_t = SecondFactorFor::None, value_name = "WHO")]
+    pub require_two_factor: SecondFactorFor,
+    /// As REQUIRE_TWO_FACTOR=admins. If both are set, the stricter one applies.
+    #[arg(long, env, default_value_t = false, action = ArgAction::Set, num_args = 0..=1,
+        default_missing_value = "true", require_equals = true, value_parser = BoolishValueParser::new())]
+    pub require_admin_two_factor: bool,
+}
+
+impl SecondFactor {
+    /// Returns of whom a second factor is required, by both settings.
+    pub fn required_for(&self) -> SecondFactorFor {
+        match self.require_admin_two_factor {
+            true => self.require_two_factor.max(SecondFactorFor::Admins),
+            false => self.require_two_factor,
+        }
+    }
+
+    /// Returns the setting that requires a second factor, for messages.
+    pub(super) fn setting(&self) -> Option<&'static str> {
+        match (self.require_two_factor, self.require_admin_two_factor) {
+            (SecondFactorFor::All, _) => Some("REQUIRE_TWO_FACTOR=all"),
+            (SecondFactorFor::Admins, _) => Some("REQUIRE_TWO_FACTOR=admins"),
+            (SecondFactorFor::None, true) => Some("REQUIRE_ADMIN_TWO_FACTOR"),
+            (SecondFactorFor::None, false) => None,
+        }
+    }
+}
