@@ -73,7 +73,10 @@ struct LinkDraft {
 impl OutboxMessage {
     /// Creates a message that notifies a user of a change.
     pub fn notice(user: &User, notice: Notice) -> Self {
-        Self::Notice { to: user.email.clone(), name: user.full_name.clone(), notice }
+        let name = name_for(user, &user.email).map(str::to_owned);
+        // The address may belong to another person, who must not receive text of the stranger who registered it.
+        let notice = if user.email_verified_at.is_some() { notice } else { notice.without_input() };
+        Self::Notice { to: user.email.clone(), name, notice }
     }
 
     /// Writes the message to the outbox. It is sent after the transaction commits.
@@ -124,7 +127,7 @@ impl OutboxMessage {
             })
             .await?;
         let link = app.mailer.link(email.page, &token.text);
-        let rendered = email.render(product, user.full_name.as_deref(), &link)?;
+        let rendered = email.render(product, name_for(&user, &to), &link)?;
         Ok(Some((to, rendered)))
     }
 
@@ -168,6 +171,13 @@ impl OutboxMessage {
             LinkDraft { user, to, email, purpose }
         }))
     }
+}
+
+/// Returns the name for the greeting of a mail to an address: none unless it is the verified address of the user. A
+/// stranger chooses the name of an account that was registered with the address of another person.
+fn name_for<'a>(user: &'a User, to: &str) -> Option<&'a str> {
+    let is_own = user.email_verified_at.is_some() && user.email == to;
+    user.full_name.as_deref().filter(|_| is_own)
 }
 
 fn is_unverified(user: &User) -> bool {

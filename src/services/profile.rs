@@ -87,7 +87,7 @@ pub async fn change_email(app: &App, actor: &Actor, new_email: &str, password: S
         OneTimeToken::revoke(tx, user.id, &[Purpose::ChangeEmail]).await?;
         let entry = Entry::new(user.id, Action::EmailChangeRequested);
         entry.after(serde_json::json!({ "email": email })).write(tx).await?;
-        let notice = Notice::EmailChangeRequested { new_email: email.clone() };
+        let notice = Notice::EmailChangeRequested { new_email: Some(email.clone()) };
         OutboxMessage::notice(user, notice).send(tx).await?;
         message.send(tx).await
     })

@@ -129,7 +129,7 @@ pub async fn confirm_email(app: &App, context: &RequestContext, token: &str) -> 
         // Links that were sent to the old address must not stay valid.
         OneTimeToken::revoke(tx, user.id, Purpose::ALL).await?;
         Entry::by_self(user.id, Action::EmailChanged).changed(&user, &after).write(tx).await?;
-        OutboxMessage::notice(&user, Notice::EmailChanged { new_email: email }).send(tx).await
+        OutboxMessage::notice(&user, Notice::EmailChanged { new_email: Some(email) }).send(tx).await
     })
     .await
 }
@@ -212,7 +212,8 @@ async fn set_password(
         if request.purpose == Purpose::ResetPassword {
             // An attacker with the old password can no longer make codes fail, so the counter is reset.
             TwoFactor::reset_failures(tx, user.id).await?;
-            OutboxMessage::notice(&after, Notice::PasswordReset).send(tx).await?;
+            // `user`, not `after`: the name may be from a stranger if the address was not verified before.
+            OutboxMessage::notice(&user, Notice::PasswordReset).send(tx).await?;
         }
         Ok(after)
     })

@@ -15,9 +15,6 @@ pub struct LinkEmail {
     /// How long the link works.
     pub lifetime: Lifetime,
     subject: &'static str,
-    /// Whether the greeting has the recipient's name. Not in messages to an address that may belong to another person:
-    /// the name would carry text from a stranger.
-    has_name: bool,
     text: &'static str,
     button: &'static str,
     reason: &'static str,
@@ -28,7 +25,6 @@ pub static VERIFY_EMAIL: LinkEmail = LinkEmail {
     page: "verify-email",
     lifetime: Lifetime::Hours(24),
     subject: "Confirm your email address",
-    has_name: false,
     text: "Please confirm that this is your email address.",
     button: "Confirm address",
     reason: "You receive this mail because your address was used to register at {product}. If you did not \
@@ -40,7 +36,6 @@ pub static RESET_PASSWORD: LinkEmail = LinkEmail {
     page: "reset-password",
     lifetime: Lifetime::Minutes(30),
     subject: "Reset your password",
-    has_name: true,
     text: "A new password was requested for your account at {product}. If you requested it, choose one now.",
     button: "Choose a new password",
     reason: "If you did not request this, you can ignore this mail: your password stays the same.",
@@ -51,7 +46,6 @@ pub static INVITE: LinkEmail = LinkEmail {
     page: "accept-invite",
     lifetime: Lifetime::Days(7),
     subject: "You are invited to {product}",
-    has_name: false,
     text: "You have been invited to {product}. Choose a password to create your account.",
     button: "Accept the invitation",
     reason: "You receive this mail because an administrator of {product} invited you. If you do not expect an \
@@ -63,7 +57,6 @@ pub static CONFIRM_NEW_EMAIL: LinkEmail = LinkEmail {
     page: "confirm-email",
     lifetime: Lifetime::Hours(24),
     subject: "Confirm your new email address",
-    has_name: true,
     text: "Please confirm that your account at {product} should use this address.",
     button: "Use this address",
     reason: "You receive this mail because your address was entered as the new address of an account at {product}. \
@@ -71,7 +64,8 @@ pub static CONFIRM_NEW_EMAIL: LinkEmail = LinkEmail {
 };
 
 impl LinkEmail {
-    /// Renders the message with its link.
+    /// Renders the message with its link. `name` is for the greeting; `None` for an address that may belong to another
+    /// person, who must not receive text of a stranger.
     ///
     /// # Errors
     /// If a template fails.
@@ -79,7 +73,7 @@ impl LinkEmail {
         let fill = |text: &str| text.replace("{product}", product);
         EmailContent {
             subject: fill(self.subject),
-            name: name.filter(|_| self.has_name),
+            name,
             paragraphs: vec![fill(self.text)],
             button: Some(Button {
                 label: self.button,
@@ -138,7 +132,8 @@ mod tests {
             assert!(text.contains("Acme") && html.contains("Acme"));
             assert!(!subject.is_empty() && html.contains(&subject));
             assert!(!text.contains("\n\n\n") && !text.contains("{product}"), "{text:?}");
-            assert_eq!(text.contains("Hello Ada,"), email.has_name, "{text}");
+            assert!(text.contains("Hello Ada,"), "{text}");
+            assert!(email.render("Acme", None, LINK).unwrap().text.starts_with("Hello,\n"));
         }
     }
 

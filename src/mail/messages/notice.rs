@@ -17,10 +17,12 @@ pub enum Notice {
     /// The password was set through the link in a mail.
     PasswordReset,
     EmailChangeRequested {
-        new_email: String,
+        /// `None` for a recipient who may be another person than the user.
+        new_email: Option<String>,
     },
     EmailChanged {
-        new_email: String,
+        /// As in [`Self::EmailChangeRequested`].
+        new_email: Option<String>,
     },
     TwoFactorEnabled,
     TwoFactorDisabled,
@@ -32,9 +34,26 @@ pub enum Notice {
         on: String,
     },
     AccountDeleted,
+    /// The recipient is an admin now.
+    AdminRoleGranted,
+    /// For an admin: another user is an admin now, or is invited as one.
+    AdminAdded {
+        email: String,
+        /// The address of the admin who has made the change; `None` for the operator of the server.
+        by: Option<String>,
+    },
 }
 
 impl Notice {
+    /// Returns the notice without what the user has entered, for an address that the user has not verified.
+    pub fn without_input(self) -> Self {
+        match self {
+            Self::EmailChangeRequested { .. } => Self::EmailChangeRequested { new_email: None },
+            Self::EmailChanged { .. } => Self::EmailChanged { new_email: None },
+            other => other,
+        }
+    }
+
     /// Renders the notice. It has no link, so that users do not learn to follow links in such mails.
     ///
     /// # Errors
@@ -70,15 +89,15 @@ impl Notice {
             Self::EmailChangeRequested { new_email } => (
                 "Your email address is about to change",
                 format!(
-                    "A change of the email address of {account} to {} was requested. It takes effect when the new \
+                    "A change of the email address of {account}{} was requested. It takes effect when the new \
                      address is confirmed.",
-                    one_line(new_email, MAX_EMAIL_CHARS)
+                    after(" to ", new_email.as_deref())
                 ),
                 IF_NOT_YOU,
             ),
             Self::EmailChanged { new_email } => (
                 "Your email address was changed",
-                format!("The email address of {account} is now {}.", one_line(new_email, MAX_EMAIL_CHARS)),
+                format!("The email address of {account} was changed{}.", after(" to ", new_email.as_deref())),
                 "If this was not you, ask for help at once: you can no longer reset the password from this address.",
             ),
             Self::TwoFactorEnabled => (
@@ -114,8 +133,27 @@ impl Notice {
                 format!("Your account at {product} was deleted."),
                 "This is the last mail about it.",
             ),
+            Self::AdminRoleGranted => (
+                "You are an administrator now",
+                format!("You are an administrator of {product} now. All your sessions were ended: sign in again."),
+                "If you do not expect this, tell another administrator.",
+            ),
+            Self::AdminAdded { email, by } => (
+                "There is a new administrator",
+                format!(
+                    "{} was made an administrator of {product}{}.",
+                    one_line(email, MAX_EMAIL_CHARS),
+                    after(" by ", by.as_deref().or(Some("the operator of the server")))
+                ),
+                "If you do not expect this, take the role away, and reset your password if it was done in your name.",
+            ),
         }
     }
+}
+
+/// Returns an address after `word`, or nothing without an address.
+fn after(word: &str, address: Option<&str>) -> String {
+    address.map(|address| format!("{word}{}", one_line(address, MAX_EMAIL_CHARS))).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -124,7 +162,7 @@ mod tests {
 
     #[test]
     fn notices_have_no_link_and_their_text_is_in_both_versions() {
-        let new_email = "eve@example.com".to_owned();
+        let new_email = Some("eve@example.com".to_owned());
         let notices = [
             Notice::PasswordChanged,
             Notice::PasswordReset,
@@ -136,6 +174,9 @@ mod tests {
             Notice::SessionRevoked,
             Notice::DeletionScheduled { on: "3 May 2026".into() },
             Notice::AccountDeleted,
+            Notice::AdminRoleGranted,
+            Notice::AdminAdded { email: "eve@example.com".into(), by: Some("ada@example.com".into()) },
+            Notice::AdminAdded { email: "eve@example.com".into(), by: None },
         ];
         for what in notices {
             let email = what.render("Acme", Some("Ada")).unwrap();
@@ -150,7 +191,7 @@ mod tests {
     #[test]
     fn the_stored_names_of_notices_do_not_change() {
         let plain = serde_json::to_string(&Notice::PasswordChanged).unwrap();
-        let with = serde_json::to_string(&Notice::EmailChanged { new_email: "a@b.c".into() }).unwrap();
+        let with = serde_json::to_string(&Notice::EmailChanged { new_email: Some("a@b.c".into()) }).unwrap();
         assert_eq!(
             (&*plain, &*with),
             (r#""password_changed""#, r#"{"email_changed":{"new_email":"a@b.c"}}"#)
@@ -158,8 +199,20 @@ mod tests {
     }
 
     #[test]
+    fn an_unverified_recipient_gets_no_text_of_the_user() {
+        let new_email = Some("call-0900@example.com".to_owned());
+        for notice in
+            [Notice::EmailChangeRequested { new_email: new_email.clone() }, Notice::EmailChanged { new_email }]
+        {
+            let email = notice.without_input().render("Acme", None).unwrap();
+            assert!(!email.text.contains("0900") && !email.html.contains("0900"), "{}", email.text);
+            assert!(email.text.contains("email address of your account at Acme was"), "{}", email.text);
+        }
+    }
+
+    #[test]
     fn an_address_is_escaped_in_html() {
-        let new_email = "\"<i>\"@example.com".to_owned();
+        let new_email = Some("\"<i>\"@example.com".to_owned());
         let email = Notice::EmailChanged { new_email }.render("Acme", None).unwrap();
         assert!(email.text.contains("<i>") && !email.html.contains("<i>"));
     }
