@@ -22,7 +22,7 @@ use crate::{
         two_factor::TwoFactor,
         user::{User, UserChanges},
     },
-    security::{self, OpaqueToken},
+    security::{self, OpaqueToken, TokenSubject},
 };
 
 /// How many codes can be tried with one challenge.
@@ -44,7 +44,8 @@ pub struct Challenge {
     pub expires_in: u64,
 }
 
-/// Logs a user in with a password.
+/// Logs a user in with a password. The new session replaces the sessions `replaced`, which the browser still has in its
+/// cookies.
 ///
 /// # Errors
 /// - [`Error::BadCredentials`] for an unknown address, a wrong password or an inactive user, and without `DEBUG` for an
@@ -53,7 +54,13 @@ pub struct Challenge {
 /// - [`Error::TooManyAttempts`] after failed attempts.
 /// - [`Error::EmailNotVerified`] if `REQUIRE_VERIFIED_EMAIL` is set and the address is not verified.
 /// - [`Error::Unavailable`] if too many passwords are being hashed.
-pub async fn login(app: &App, context: &RequestContext, email: &str, password: String) -> Result<Login> {
+pub async fn login(
+    app: &App,
+    context: &RequestContext,
+    email: &str,
+    password: String,
+    replaced: &[TokenSubject],
+) -> Result<Login> {
     let email = normalize_email(email);
     let found = app.db.run(async |conn| Ok(User::find_by_email(conn, &email).await?)).await?;
     let hash = found.as_ref().and_then(|user| user.hashed_password.clone());
@@ -68,7 +75,7 @@ pub async fn login(app: &App, context: &RequestContext, email: &str, password: S
     if app.config.auth.require_verified_email && user.email_verified_at.is_none() {
         return Err(Error::EmailNotVerified);
     }
-    let login = open_session_or_challenge(app, context, &user).await?;
+    let login = open_session_or_challenge(app, context, &user, replaced).await?;
     if matches!(login, Login::LoggedIn(_)) {
         attempt.record_success().await;
     }
@@ -94,7 +101,12 @@ async fn verify_password<'a>(
 }
 
 /// Opens a session for a user whose password was correct, or returns a challenge if the user has a second factor.
-async fn open_session_or_challenge(app: &App, context: &RequestContext, user: &User) -> Result<Login> {
+async fn open_session_or_challenge(
+    app: &App,
+    context: &RequestContext,
+    user: &User,
+    replaced: &[TokenSubject],
+) -> Result<Login> {
     let (token, purpose) = (OpaqueToken::random()?, Purpose::SecondFactor);
     change_without_actor(app, context, async |tx| {
         // The lock comes first: the second factor may be enabled at the same time.
@@ -108,13 +120,13 @@ async fn open_session_or_challenge(app: &App, context: &RequestContext, user: &U
                 expires_in: CHALLENGE_SECONDS.into(),
             }));
         }
-        let user = reactivate(tx, user).await?;
-        Ok(Login::LoggedIn(sessions::open(app, tx, &user, false).await?))
+        Ok(Login::LoggedIn(open_session(app, tx, user, false, replaced).await?))
     })
     .await
 }
 
-/// Completes a login with the challenge and a code: of the authenticator, or a recovery code.
+/// Completes a login with the challenge and a code: of the authenticator, or a recovery code. The new session replaces the
+/// sessions `replaced`.
 ///
 /// # Errors
 /// [`Error::InvalidCode`] for a wrong code, or a challenge that is unknown, used or expired;
@@ -124,6 +136,7 @@ pub async fn second_factor(
     context: &RequestContext,
     challenge: &str,
     code: &str,
+    replaced: &[TokenSubject],
 ) -> Result<Grant> {
     let hash = security::hash(challenge);
     let user =
@@ -142,11 +155,11 @@ pub async fn second_factor(
     }
     two_factor::count_attempt(app, user.id).await?;
     let granted = change_without_actor(app, context, async |tx| {
-        let user = reactivate(tx, lock_unchanged(tx, &user).await?).await?;
+        let user = lock_unchanged(tx, &user).await?;
         two_factor::verify_code(app, tx, &user, code).await?;
         TwoFactor::reset_failures(tx, user.id).await?;
         OneTimeToken::consume(tx, &hash, Purpose::SecondFactor).await?.ok_or(Error::InvalidCode)?;
-        sessions::open(app, tx, &user, true).await
+        open_session(app, tx, user, true, replaced).await
     })
     .await?;
     attempt.record_success().await;
@@ -162,17 +175,24 @@ async fn lock_unchanged(tx: &Tx<'_>, checked: &User) -> Result<User> {
     User::lock_if_unchanged(tx, checked).await?.ok_or(Error::BadCredentials)
 }
 
-/// Cancels the scheduled deletion of the account of a locked user.
-async fn reactivate(tx: &Tx<'_>, user: User) -> Result<User> {
-    if user.deletion_due_at.is_none() {
+/// Opens a session for a locked user, revokes those that it replaces, and cancels the scheduled deletion of the account.
+async fn open_session(
+    app: &App,
+    tx: &Tx<'_>,
+    user: User,
+    second_factor: bool,
+    replaced: &[TokenSubject],
+) -> Result<Grant> {
+    let has_replaced = sessions::revoke_replaced(tx, replaced).await?;
+    if user.deletion_due_at.is_some() {
+        let changes = UserChanges { deletion_due_at: Some(None), ..Default::default() };
+        User::update(tx, user.id, &changes).await?;
+        Entry::by_self(user.id, Action::UserDeletionCancelled).write(tx).await?;
+    } else if !has_replaced {
         // A new session changes no other one.
         tx.set_identities_unchanged();
-        return Ok(user);
     }
-    let user =
-        User::update(tx, user.id, &UserChanges { deletion_due_at: Some(None), ..Default::default() }).await?;
-    Entry::by_self(user.id, Action::UserDeletionCancelled).write(tx).await?;
-    Ok(user)
+    sessions::open(app, tx, &user, second_factor).await
 }
 
 /// Replaces a hash whose work factor is below `BCRYPT_COST`. Only a login can do this, because it knows the password.

@@ -7,6 +7,7 @@ use super::{
     audit::{Action, Entry},
     login::confirm_password,
     outbox::OutboxMessage,
+    sessions,
     throttle::Throttle,
     transaction::change,
     users::{check_not_personal, normalize_email},
@@ -17,7 +18,6 @@ use crate::{
     mail::Notice,
     models::{
         one_time_token::{OneTimeToken, Purpose},
-        session::Session,
         user::{User, UserChanges},
     },
 };
@@ -50,10 +50,9 @@ pub async fn change_password(app: &App, actor: &Actor, current: String, new: Str
     change(app, actor, Affected::Actor, async |tx, locked| {
         let user = locked.actor_with_password_of(user)?;
         User::update(tx, user.id, &UserChanges::password(&hashed_password)).await?;
-        Session::revoke_all(tx, user.id, Some(actor.session().id)).await?;
         // An attacker who knew the old password may have requested these.
-        let purposes = [Purpose::ResetPassword, Purpose::ChangeEmail, Purpose::SecondFactor];
-        OneTimeToken::revoke(tx, user.id, &purposes).await?;
+        let links = [Purpose::ResetPassword, Purpose::ChangeEmail];
+        sessions::revoke_access(tx, user.id, Some(actor.session().id), &links).await?;
         Entry::new(user.id, Action::PasswordChanged).write(tx).await?;
         OutboxMessage::notice(user, Notice::PasswordChanged).send(tx).await
     })
@@ -112,8 +111,7 @@ pub async fn delete(app: &App, actor: &Actor, password: String) -> Result<DateTi
         let changes =
             UserChanges { deletion_due_at: Some(Some(due)), pending_email: Some(None), ..Default::default() };
         User::update(tx, user.id, &changes).await?;
-        Session::revoke_all(tx, user.id, None).await?;
-        OneTimeToken::revoke(tx, user.id, Purpose::ALL).await?;
+        sessions::revoke_access(tx, user.id, None, Purpose::ALL).await?;
         tx.set_inactive(user.id);
         let entry = Entry::new(user.id, Action::UserDeletionScheduled);
         entry.after(serde_json::json!({ "deletion_due_at": due })).write(tx).await?;

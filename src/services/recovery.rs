@@ -9,6 +9,7 @@ use diesel_async::AsyncPgConnection;
 use super::{
     audit::{Action, Entry},
     outbox::OutboxMessage,
+    sessions,
     throttle::Throttle,
     transaction::change_without_actor,
     users::{check_not_personal, normalize_email},
@@ -20,7 +21,6 @@ use crate::{
     mail::Notice,
     models::{
         one_time_token::{OneTimeToken, Purpose},
-        session::Session,
         two_factor::TwoFactor,
         user::{User, UserChanges},
     },
@@ -203,8 +203,7 @@ async fn set_password(
             ..UserChanges::password(&hashed_password)
         };
         let after = User::update(tx, user.id, &changes).await?;
-        Session::revoke_all(tx, user.id, None).await?;
-        OneTimeToken::revoke(tx, user.id, Purpose::ALL).await?;
+        sessions::revoke_access(tx, user.id, None, Purpose::ALL).await?;
         Entry::by_self(user.id, action).changed(&user, &after).write(tx).await?;
         if user.deletion_due_at.is_some() {
             Entry::by_self(user.id, Action::UserDeletionCancelled).write(tx).await?;

@@ -22,6 +22,7 @@ use crate::{
     error::{Error, Result},
     mail::Notice,
     models::{
+        one_time_token::{OneTimeToken, Purpose},
         session::{
             IDLE_TIMEOUT_DAYS, Identity, MAX_LIFETIME_DAYS, NewSession, RefreshToken, Session, TokenState,
         },
@@ -229,12 +230,41 @@ async fn revoke_in(tx: &Tx<'_>, user_id: i64, id: Uuid) -> Result<()> {
     if Session::revoke(tx, user_id, id).await? == 0 {
         return Err(Error::NotFound("Session"));
     }
-    let entry = Entry::new(user_id, Action::SessionRevoked);
+    let entry = Entry::by_self(user_id, Action::SessionRevoked);
     entry.after(serde_json::json!({ "session_id": id })).write(tx).await
 }
 
 /// Revokes all sessions of a user whose row is locked.
 pub(super) async fn revoke_all_in(tx: &Tx<'_>, user_id: i64) -> Result<()> {
-    Session::revoke_all(tx, user_id, None).await?;
+    revoke_access(tx, user_id, None, &[]).await?;
     Entry::new(user_id, Action::SessionsRevoked).write(tx).await
+}
+
+/// Revokes the sessions of a user whose row is locked, except `keep`, the challenges of logins that wait for a code, and
+/// the links with these purposes.
+///
+/// This is the only way to revoke the sessions of a user, so a pending challenge never outlives them.
+pub(super) async fn revoke_access(
+    tx: &Tx<'_>,
+    user_id: i64,
+    keep: Option<Uuid>,
+    links: &[Purpose],
+) -> Result<()> {
+    Session::revoke_all(tx, user_id, keep).await?;
+    let purposes = [links, &[Purpose::SecondFactor]].concat();
+    OneTimeToken::revoke(tx, user_id, &purposes).await?;
+    Ok(())
+}
+
+/// Revokes the sessions that a login replaces in a browser (OWASP ASVS 5, 7.2.4). Returns whether one of them was active.
+pub(super) async fn revoke_replaced(tx: &Tx<'_>, replaced: &[TokenSubject]) -> Result<bool> {
+    let mut revoked = false;
+    for subject in replaced {
+        match revoke_in(tx, subject.user_id, subject.session_id).await {
+            Ok(()) => revoked = true,
+            Err(Error::NotFound(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(revoked)
 }

@@ -8,6 +8,7 @@ use super::{
     actor::{Actor, Affected, LockedUsers},
     audit::{Action, Entry},
     outbox::OutboxMessage,
+    sessions,
     throttle::Throttle,
     transaction::change,
 };
@@ -17,6 +18,7 @@ use crate::{
     error::{Error, Result},
     mail::Notice,
     models::{
+        one_time_token::{OneTimeToken, Purpose},
         session::Session,
         two_factor::{RecoveryCode, TwoFactor},
         user::User,
@@ -115,7 +117,7 @@ pub async fn confirm(app: &App, actor: &Actor, code: &str) -> Result<Vec<String>
         verify_totp(app, tx, user, &two_factor, code).await?;
         TwoFactor::confirm(tx, user.id).await?;
         Session::set_second_factor(tx, session).await?;
-        Session::revoke_all(tx, user.id, Some(session)).await?;
+        sessions::revoke_access(tx, user.id, Some(session), &[]).await?;
         let codes = renew_codes(tx, user.id).await?;
         Entry::new(user.id, Action::TwoFactorEnabled).write(tx).await?;
         OutboxMessage::notice(user, Notice::TwoFactorEnabled).send(tx).await?;
@@ -146,6 +148,8 @@ pub async fn remove(tx: &Tx<'_>, user: &User) -> Result<bool> {
     let was_enabled = TwoFactor::delete(tx, user.id).await?;
     if was_enabled {
         Session::clear_second_factor(tx, user.id).await?;
+        // A challenge must not ask for a code of the next authenticator.
+        OneTimeToken::revoke(tx, user.id, &[Purpose::SecondFactor]).await?;
         Entry::new(user.id, Action::TwoFactorDisabled).write(tx).await?;
         OutboxMessage::notice(user, Notice::TwoFactorDisabled).send(tx).await?;
     }

@@ -3,10 +3,9 @@
 use poem::{Request, web::cookie::CookieJar};
 use poem_openapi::{ApiResponse, Object, OpenApi, param::Query, payload::Json, types::Example};
 
-use super::tokens::{Delivery, Refreshed, TokenOut, deliver};
+use super::tokens::{Delivery, Refreshed, TokenOut, deliver, replaced_sessions};
 use crate::{
     api::{
-        cookies,
         extract::{Body, Form},
         problem::Result,
         tag::Tag,
@@ -79,6 +78,8 @@ enum LoggedIn {
 impl Login {
     /// Signs in with email address and password.
     ///
+    /// With cookies, the new session replaces the one whose cookies the browser sends: that one is revoked.
+    ///
     /// Fails with 401 `bad_credentials` for an unknown address, a wrong password or an inactive user. Fails with 429
     /// `too_many_attempts` and `Retry-After` after several failures. Fails with 403 `email_not_verified` if the server
     /// requires verified addresses.
@@ -93,10 +94,8 @@ impl Login {
         context: RequestContext,
         Form(form): Form<LoginIn>,
     ) -> Result<LoggedIn> {
-        if delivery.0 == Delivery::Cookie {
-            cookies::refuse_cross_site(request)?;
-        }
-        match login::login(&self.0, &context, &form.username, form.password).await? {
+        let replaced = replaced_sessions(&self.0, request, delivery.0).await?;
+        match login::login(&self.0, &context, &form.username, form.password, &replaced).await? {
             login::Login::LoggedIn(grant) => {
                 let tokens = deliver(grant, delivery.0, request, jar)?;
                 Ok(tokens.map_or(LoggedIn::Cookies, LoggedIn::Tokens))
@@ -120,10 +119,9 @@ impl Login {
         context: RequestContext,
         Body(body): Body<SecondFactorIn>,
     ) -> Result<Refreshed> {
-        if delivery.0 == Delivery::Cookie {
-            cookies::refuse_cross_site(request)?;
-        }
-        let grant = login::second_factor(&self.0, &context, &body.challenge_token, &body.code).await?;
+        let replaced = replaced_sessions(&self.0, request, delivery.0).await?;
+        let (challenge, code) = (&body.challenge_token, &body.code);
+        let grant = login::second_factor(&self.0, &context, challenge, code, &replaced).await?;
         let tokens = deliver(grant, delivery.0, request, jar)?;
         Ok(tokens.map_or(Refreshed::Cookies, Refreshed::Tokens))
     }

@@ -7,7 +7,10 @@ use poem_openapi::{ApiResponse, Enum, Object, payload::Json, types::Example};
 
 use crate::{
     api::{cookies, problem::Result},
-    services::sessions::Grant,
+    app::App,
+    error::Error,
+    security::TokenSubject,
+    services::sessions::{self, Grant},
 };
 
 /// How the server returns tokens.
@@ -89,4 +92,31 @@ pub(super) fn deliver(
     }
     cookies::set(request, jar, &grant)?;
     Ok(None)
+}
+
+/// Returns the sessions whose tokens the browser has in its cookies. A sign-in with cookies replaces them. None if the
+/// tokens are delivered in the body.
+///
+/// # Errors
+/// [`ApiError::CrossSite`](crate::api::problem::ApiError::CrossSite) if a page of another site asks for cookies.
+pub(super) async fn replaced_sessions(
+    app: &App,
+    request: &Request,
+    delivery: Delivery,
+) -> Result<Vec<TokenSubject>> {
+    if delivery == Delivery::Body {
+        return Ok(Vec::new());
+    }
+    cookies::refuse_cross_site(request)?;
+    let by_access_token = cookies::access_token(request).and_then(|token| app.tokens.verify(&token).ok());
+    // The access token expires long before the session.
+    let by_refresh_token = match cookies::refresh_token(request) {
+        None => None,
+        Some(token) => match sessions::find_by_refresh_token(app, &token).await {
+            Ok(session) => Some(session),
+            Err(Error::InvalidToken) => None,
+            Err(error) => return Err(error.into()),
+        },
+    };
+    Ok(by_access_token.into_iter().chain(by_refresh_token).collect())
 }
