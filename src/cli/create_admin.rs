@@ -11,23 +11,29 @@ use crate::{
     config::{Core, DEFAULT_ADMIN_PASSWORD, Database, FirstAdmin, Hashing},
     db,
     error::Error,
+    models::user::User,
     security::Passwords,
     services::{
-        admin_password,
-        users::{Admin, check_email, check_password, ensure_admin, normalize_email},
+        admin_password::{self, Replaced},
+        admins::{self, Admin, ensure_admin},
+        users::{check_email, check_password, normalize_email},
     },
 };
 
-/// Create an admin.
+/// Create an admin, promote a user, or set the password of an admin.
 ///
 /// The password comes from --password-stdin, else FIRST_SUPERUSER_PASSWORD, else a prompt that does not echo it. If the
 /// admin exists already, the command succeeds and changes nothing, unless --set-password is given. The default value of
 /// FIRST_SUPERUSER_PASSWORD is never accepted, since it is public.
+///
+/// --promote and --set-password change an existing account and create none. They revoke its sessions, and send a mail.
+/// --set-password does not read FIRST_SUPERUSER_PASSWORD.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  saas create-admin --email ada@example.com\n  \
     printf %s \"$PASSWORD\" | saas create-admin --email ada@example.com --password-stdin\n  \
     saas create-admin --email ada@example.com --promote     promote an existing user\n  \
-    saas create-admin --email ada@example.com --set-password  replace a lost password")]
+    saas create-admin --email ada@example.com --set-password  replace a lost password\n  \
+    saas create-admin --email ada@example.com --set-password --disable-two-factor  replace a lost phone, too")]
 pub(super) struct Args {
     /// Email address of the admin. The default is FIRST_SUPERUSER_EMAIL.
     #[arg(long)]
@@ -35,12 +41,16 @@ pub(super) struct Args {
     /// Read the password from standard input.
     #[arg(long)]
     password_stdin: bool,
-    /// Make the existing user with this address an admin. The password does not change.
+    /// Make the existing user with this address an admin. The user must have confirmed the address. The password does not
+    /// change, and all sessions are revoked.
     #[arg(long)]
     promote: bool,
     /// Set another password for the existing admin with this address, and revoke the sessions of the admin.
     #[arg(long, conflicts_with = "promote")]
     set_password: bool,
+    /// With --set-password: also turn off two-factor authentication of the admin, who has lost the authenticator.
+    #[arg(long, requires = "set_password")]
+    disable_two_factor: bool,
     #[command(flatten)]
     core: Core,
     #[command(flatten)]
@@ -62,20 +72,22 @@ impl Args {
         }
         let mut conn = db::connect(&self.database).await?;
         let passwords = Passwords::new(self.hashing.bcrypt_cost);
-        let exists =
-            crate::models::user::User::find_by_email(&conn, &email).await.context(NO_TABLES)?.is_some();
+        let exists = User::find_by_email(&conn, &email).await.context(NO_TABLES)?.is_some();
+        if self.promote {
+            return promote(&mut conn, &email).await;
+        }
         if self.set_password {
             if !exists {
                 bail!("no admin has the address {email}; nothing was changed");
             }
-            return replace_password(&mut conn, &passwords, &email, self.new_password()?).await;
+            let (password, disable_two_factor) = (self.new_password()?, self.disable_two_factor);
+            return replace_password(&mut conn, &passwords, &email, password, disable_two_factor).await;
         }
         // An existing user needs no password.
         let password = if exists { None } else { Some(self.new_password()?) };
         let mut out = std::io::stdout();
-        match ensure_admin(&mut conn, &passwords, &email, password, self.promote).await? {
+        match ensure_admin(&mut conn, &passwords, &email, password).await? {
             Admin::Created => writeln!(out, "created admin {email}")?,
-            Admin::Promoted => writeln!(out, "{email} is an admin now")?,
             Admin::AlreadyThere => writeln!(out, "{email} is already an admin; nothing changed")?,
             Admin::PlainUser => bail!("{email} exists and is not an admin; add --promote to make it one"),
         }
@@ -99,11 +111,13 @@ impl Args {
             return Ok(text.trim_end_matches(['\r', '\n']).to_owned());
         }
         let set = self.admin.first_superuser_password.expose_secret();
-        if set != DEFAULT_ADMIN_PASSWORD && !set.is_empty() {
+        // That of the first admin, which may have become known, must not replace another one by accident.
+        if !self.set_password && set != DEFAULT_ADMIN_PASSWORD && !set.is_empty() {
             return Ok(set.to_owned());
         }
         if !std::io::stdin().is_terminal() {
-            bail!("no password: use --password-stdin or FIRST_SUPERUSER_PASSWORD, or run this in a terminal");
+            let source = if self.set_password { "" } else { " or FIRST_SUPERUSER_PASSWORD" };
+            bail!("no password: use --password-stdin{source}, or run this in a terminal");
         }
         let password = rpassword::prompt_password("Password: ")?;
         if rpassword::prompt_password("Again: ")? != password {
@@ -113,16 +127,47 @@ impl Args {
     }
 }
 
+async fn promote(conn: &mut AsyncPgConnection, email: &str) -> anyhow::Result<ExitCode> {
+    match admins::promote(conn, email).await {
+        Ok(true) => writeln!(std::io::stdout(), "{email} is an admin now; all sessions were revoked")?,
+        Ok(false) => writeln!(std::io::stdout(), "{email} is already an admin; nothing changed")?,
+        Err(Error::NotFound(_)) => bail!(
+            "no user has the address {email}; nothing was changed. To create an admin with this address, run `saas \
+             create-admin --email {email}` without --promote"
+        ),
+        Err(Error::UserNotVerified) => bail!(
+            "{email} is not confirmed, so another person may have registered it; nothing was changed. The user has to \
+             open the link in the mail `Confirm your email address`, which POST /api/v1/auth/verify-email/resend sends \
+             again, or reset the password by mail. Then run this command again"
+        ),
+        Err(Error::Inactive) => bail!("{email} is deactivated; nothing was changed. Activate the user first"),
+        Err(error) => return Err(error.into()),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 async fn replace_password(
     conn: &mut AsyncPgConnection,
     passwords: &Passwords,
     email: &str,
     password: String,
+    disable_two_factor: bool,
 ) -> anyhow::Result<ExitCode> {
-    match admin_password::replace(conn, passwords, email, password).await {
-        Ok(()) => writeln!(std::io::stdout(), "{email} has a new password; all sessions were revoked")?,
+    let replaced = admin_password::replace(conn, passwords, email, password, disable_two_factor).await;
+    let Replaced { two_factor_disabled, is_active } = match replaced {
+        Ok(replaced) => replaced,
         Err(Error::NotFound(_)) => bail!("{email} is not an admin; nothing was changed"),
         Err(error) => return Err(error.into()),
+    };
+    let mut out = std::io::stdout();
+    writeln!(out, "{email} has a new password; all sessions were revoked")?;
+    match (disable_two_factor, two_factor_disabled) {
+        (true, true) => writeln!(out, "two-factor authentication was turned off")?,
+        (true, false) => writeln!(out, "two-factor authentication was not on")?,
+        (false, _) => {}
+    }
+    if !is_active {
+        writeln!(out, "{email} is deactivated and cannot sign in until another admin activates the account")?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -13,7 +13,8 @@ use crate::{
     queue::{Queue, Server, is_transient},
     services::{
         admin_password,
-        users::{Admin, check_email, check_password, ensure_admin},
+        admins::{Admin, ensure_admin},
+        users::{check_email, check_password},
     },
 };
 
@@ -81,14 +82,15 @@ pub(super) async fn create_first_admin(app: &App) -> anyhow::Result<bool> {
     }
     let email = &settings.first_superuser_email;
     check_admin(settings)?;
-    let admin = ensure_admin(&mut conn, &app.passwords, email, Some(password.to_owned()), false).await?;
+    let admin = ensure_admin(&mut conn, &app.passwords, email, Some(password.to_owned())).await?;
     match admin {
         Admin::Created => tracing::info!(email, "first admin created"),
         Admin::PlainUser => tracing::warn!(
             email,
-            "there is no admin, and FIRST_SUPERUSER_EMAIL is the address of a user: run `saas create-admin --promote`"
+            "there is no admin, and FIRST_SUPERUSER_EMAIL is the address of a user: make sure that the user is who you \
+             expect, then run `saas create-admin --promote`"
         ),
-        Admin::AlreadyThere | Admin::Promoted => {}
+        Admin::AlreadyThere => {}
     }
     Ok(admin == Admin::Created)
 }

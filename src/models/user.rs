@@ -158,6 +158,19 @@ impl User {
             .await
     }
 
+    /// Returns the admins who can log in and have verified their address.
+    pub async fn verified_admins(mut conn: &AsyncPgConnection) -> QueryResult<Vec<Self>> {
+        Self::query()
+            .filter(users::role.eq(Role::Admin))
+            .filter(users::is_active)
+            .filter(users::deletion_due_at.is_null())
+            .filter(users::hashed_password.is_not_null())
+            .filter(users::email_verified_at.is_not_null())
+            .order(users::id)
+            .load(&mut conn)
+            .await
+    }
+
     /// Updates a user and returns the new row.
     pub async fn update(tx: &Tx<'_>, id: i64, changes: &UserChanges<'_>) -> QueryResult<Self> {
         let mut conn = tx.conn();

@@ -12,6 +12,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use super::{
     audit::{Action, Entry},
     outbox::OutboxMessage,
+    sessions, two_factor,
 };
 use crate::{
     app::App,
@@ -21,8 +22,8 @@ use crate::{
     error::{Error, Result},
     mail::Notice,
     models::{
-        one_time_token::{OneTimeToken, Purpose},
-        session::Session,
+        one_time_token::Purpose,
+        two_factor::TwoFactor,
         user::{Role, User, UserChanges},
     },
     security::{Passwords, hash, hex},
@@ -91,8 +92,18 @@ async fn find(
     checked.try_filter_map(async |email| Ok(email)).try_collect().await
 }
 
-/// Sets the password of an admin, and revokes all sessions and links of the admin. For the operator of the server; the
-/// caller has checked the password.
+/// What [`replace`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Replaced {
+    /// Whether two-factor authentication was turned off.
+    pub two_factor_disabled: bool,
+    /// Whether the admin is active. A deactivated one cannot log in.
+    pub is_active: bool,
+}
+
+/// Sets the password of an admin, and revokes all sessions, links and pending challenges of the admin. With
+/// `disable_two_factor`, also turns two-factor authentication off. For the operator of the server; the caller has checked
+/// the password.
 ///
 /// # Errors
 /// [`Error::NotFound`] if no admin has the address; [`Error::Unavailable`] if PostgreSQL does not answer.
@@ -101,7 +112,8 @@ pub async fn replace(
     passwords: &Passwords,
     email: &str,
     password: String,
-) -> Result<()> {
+    disable_two_factor: bool,
+) -> Result<Replaced> {
     let hashed_password = passwords.hash(password).await?;
     let (context, effects) = (RequestContext::default(), Effects::default());
     db::transaction(conn, async |conn| {
@@ -110,10 +122,13 @@ pub async fn replace(
         let user = User::lock(tx, found.id).await?.filter(|user| user.role == Role::Admin);
         let user = user.ok_or(Error::NotFound("Admin"))?;
         User::update(tx, user.id, &UserChanges::password(&hashed_password)).await?;
-        Session::revoke_all(tx, user.id, None).await?;
-        OneTimeToken::revoke(tx, user.id, Purpose::ALL).await?;
+        sessions::revoke_access(tx, user.id, None, Purpose::ALL).await?;
         Entry::new(user.id, Action::PasswordChanged).write(tx).await?;
-        OutboxMessage::notice(&user, Notice::PasswordChanged).send(tx).await
+        OutboxMessage::notice(&user, Notice::PasswordChanged).send(tx).await?;
+        // As after a reset by mail: an attacker with the old password can no longer make codes fail.
+        TwoFactor::reset_failures(tx, user.id).await?;
+        let two_factor_disabled = disable_two_factor && two_factor::remove(tx, &user).await?;
+        Ok(Replaced { two_factor_disabled, is_active: user.is_active })
     })
     .await
 }

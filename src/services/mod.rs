@@ -2,6 +2,7 @@
 
 pub mod actor;
 pub mod admin_password;
+pub mod admins;
 pub mod audit;
 pub mod housekeeping;
 pub mod login;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{
     actor::{AdminActor, Affected},
+    admins,
     audit::{Action, Entry, audit_fields},
     outbox::OutboxMessage,
     sessions,
@@ -18,7 +19,6 @@ use crate::{
     mail::Notice,
     models::{
         one_time_token::{OneTimeToken, Purpose},
-        session::Session,
         user::{NewUser, Role, User, UserChanges},
         user_list::Listing,
     },
@@ -59,10 +59,12 @@ pub struct Changes {
 }
 
 /// Changes a user. Deactivation revokes all sessions and links of the user, and purges the jobs that the user enqueued.
+/// So does a change that makes the user an admin, except for the jobs; it also notifies the user and the other admins.
 ///
 /// # Errors
 /// [`Error::NotFound`] if the user does not exist; [`Error::LastAdmin`] if the change removes the last admin who can
-/// log in; and those of [`change`].
+/// log in; [`Error::UserNotVerified`] if the change makes a user an admin whose address is not verified; and those of
+/// [`change`].
 pub async fn update(app: &App, actor: &AdminActor, id: i64, changes: &Changes) -> Result<User> {
     let may_remove_admin = changes.role == Some(Role::User) || changes.is_active == Some(false);
     let affected = if may_remove_admin { Affected::UserAndAdmins(id) } else { Affected::User(id) };
@@ -77,11 +79,15 @@ pub async fn update(app: &App, actor: &AdminActor, id: i64, changes: &Changes) -
         if full_name.is_none() && row.role.is_none() && row.is_active.is_none() {
             return Ok(before.clone());
         }
-        let after = User::update(tx, id, &row).await?;
+        let after = match admins::grants_rights(before, &row) {
+            true => admins::grant(tx, before, row, Some(&locked.actor().email)).await?,
+            false => User::update(tx, id, &row).await?,
+        };
         if before.is_active && !after.is_active {
-            Session::revoke_all(tx, id, None).await?;
-            OneTimeToken::revoke(tx, id, Purpose::ALL).await?;
+            sessions::revoke_access(tx, id, None, Purpose::ALL).await?;
             tx.set_inactive(id);
+        } else if before.role != after.role {
+            OneTimeToken::revoke(tx, id, &[Purpose::SecondFactor]).await?;
         }
         Entry::new(id, Action::UserUpdated).changed(before, &after).write(tx).await?;
         Ok(after)
@@ -89,7 +95,7 @@ pub async fn update(app: &App, actor: &AdminActor, id: i64, changes: &Changes) -
     .await
 }
 
-/// Creates a user without a password, and sends a link to set one.
+/// Creates a user without a password, and sends a link to set one. Notifies the other admins if the user is to be one.
 ///
 /// # Errors
 /// [`Error::EmailTaken`] if the address is registered; and those of [`change`].
@@ -101,11 +107,14 @@ pub async fn invite(
     role: Role,
 ) -> Result<User> {
     let email = normalize_email(email);
-    let user = change(app, actor, Affected::Actor, async |tx, _| {
+    let user = change(app, actor, Affected::Actor, async |tx, locked| {
         let row = NewUser { email: &email, hashed_password: None, full_name, role, email_verified_at: None };
         let user = row.insert(tx).await.on_constraint("users_email_key", Error::EmailTaken)?;
         Entry::new(user.id, Action::UserInvited).after(audit_fields(&user).into()).write(tx).await?;
         OutboxMessage::Invite { user_id: user.id }.send(tx).await?;
+        if role == Role::Admin {
+            admins::notify_others(tx, &user, Some(&locked.actor().email)).await?;
+        }
         Ok(user)
     })
     .await?;
@@ -162,8 +171,7 @@ pub async fn remove_second_factor(app: &App, actor: &AdminActor, id: i64) -> Res
         if !two_factor::remove(tx, locked.user(id)?).await? {
             return Err(Error::NotFound("Second factor"));
         }
-        Session::revoke_all(tx, id, None).await?;
-        Ok(())
+        sessions::revoke_access(tx, id, None, &[]).await
     })
     .await
 }

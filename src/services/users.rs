@@ -1,7 +1,4 @@
-//! Registration, the first admin, and the rules for email addresses and passwords.
-
-use chrono::Utc;
-use diesel_async::AsyncPgConnection;
+//! Registration, and the rules for email addresses and passwords.
 
 use super::{
     audit::{Action, Entry, audit_fields},
@@ -12,10 +9,9 @@ use crate::{
     app::App,
     config::DEFAULT_ADMIN_PASSWORD,
     context::RequestContext,
-    db::{self, Effects, Tx},
     error::{Error, OnConstraint, Result},
-    models::user::{NewUser, Role, User, UserChanges},
-    security::{MAX_PASSWORD_BYTES, Passwords, is_common},
+    models::user::{NewUser, Role, User},
+    security::{MAX_PASSWORD_BYTES, is_common},
 };
 
 /// Cache key of the number of users. It is cached because counting takes longer than reading a page.
@@ -121,77 +117,6 @@ pub async fn register(app: &App, context: &RequestContext, new: Registration) ->
     .await?;
     app.cache.invalidate(USER_COUNT).await;
     Ok(user)
-}
-
-/// The result of [`ensure_admin`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Admin {
-    Created,
-    Promoted,
-    AlreadyThere,
-    /// The address belongs to a user without the admin role, and `promote` is false.
-    PlainUser,
-}
-
-/// Creates an admin, or promotes the user with this address if `promote` is true.
-///
-/// It is idempotent, also when several processes call it at the same time. The address of a created admin counts as
-/// verified, because the operator of the server has chosen it. Without a password it creates no user.
-///
-/// # Errors
-/// [`Error::NotFound`] without a password if the address is not registered; [`Error::Unavailable`] if PostgreSQL does
-/// not answer.
-pub async fn ensure_admin(
-    conn: &mut AsyncPgConnection,
-    passwords: &Passwords,
-    email: &str,
-    password: Option<String>,
-    promote: bool,
-) -> Result<Admin> {
-    let email = normalize_email(email);
-    let (context, effects) = (RequestContext::default(), Effects::default());
-    if let Some(password) = password
-        && User::find_by_email(conn, &email).await?.is_none()
-    {
-        let hashed_password = passwords.hash(password).await?;
-        match db::transaction(conn, async |conn| {
-            create_admin(&Tx::on(conn, &context, &effects), &email, &hashed_password).await
-        })
-        .await
-        {
-            Ok(()) => return Ok(Admin::Created),
-            // A concurrent call has created the user; its role is checked below.
-            Err(Error::EmailTaken) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    db::transaction(conn, async |conn| {
-        let tx = &Tx::on(conn, &context, &effects);
-        let user = User::find_by_email(tx, &email).await?.ok_or(Error::NotFound("User"))?;
-        match (user.role, promote) {
-            (Role::Admin, _) => Ok(Admin::AlreadyThere),
-            (Role::User, false) => Ok(Admin::PlainUser),
-            (Role::User, true) => {
-                let changes = UserChanges { role: Some(Role::Admin), ..Default::default() };
-                let after = User::update(tx, user.id, &changes).await?;
-                Entry::new(user.id, Action::UserUpdated).changed(&user, &after).write(tx).await?;
-                Ok(Admin::Promoted)
-            }
-        }
-    })
-    .await
-}
-
-async fn create_admin(tx: &Tx<'_>, email: &str, hashed_password: &str) -> Result<()> {
-    let row = NewUser {
-        email,
-        hashed_password: Some(hashed_password),
-        full_name: None,
-        role: Role::Admin,
-        email_verified_at: Some(Utc::now()),
-    };
-    let user = row.insert(tx).await.on_constraint("users_email_key", Error::EmailTaken)?;
-    Entry::new(user.id, Action::UserCreated).after(audit_fields(&user).into()).write(tx).await
 }
 
 #[cfg(test)]

@@ -45,6 +45,7 @@ fn domain_code(error: &Error) -> &'static str {
         Error::InvalidToken => "invalid_token",
         Error::Inactive => "inactive_user",
         Error::EmailNotVerified => "email_not_verified",
+        Error::UserNotVerified => "user_not_verified",
         Error::WrongPassword => "wrong_password",
         Error::InvalidCode => "invalid_code",
         Error::InvalidLink => "invalid_link",
@@ -75,7 +76,7 @@ fn domain_status(error: &Error) -> StatusCode {
         Error::Inactive | Error::Forbidden | Error::EmailNotVerified | Error::TwoFactorRequired => {
             StatusCode::FORBIDDEN
         }
-        Error::Conflict(_) | Error::LastAdmin => StatusCode::CONFLICT,
+        Error::Conflict(_) | Error::LastAdmin | Error::UserNotVerified => StatusCode::CONFLICT,
         Error::TooManyAttempts { .. } | Error::TooManyJobs { .. } => StatusCode::TOO_MANY_REQUESTS,
         Error::JobTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
         Error::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,

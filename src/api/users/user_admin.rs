@@ -177,8 +177,9 @@ impl UserAdmin {
 
     /// Changes a user.
     ///
-    /// Deactivation revokes all sessions and links of the user. Fails with 409 `last_admin` if the user is the last
-    /// admin and would no longer be one.
+    /// Deactivation revokes all sessions and links of the user, and so does a change that makes the user an admin. The user
+    /// and the other admins are notified of a new admin. Fails with 409 `user_not_verified` if that user has not verified
+    /// the email address, and with 409 `last_admin` if the user is the last admin and would no longer be one.
     #[oai(path = "/:id", method = "patch", operation_id = "update_user")]
     async fn update(
         &self,

@@ -14,7 +14,7 @@ use crate::{
     config::{DEFAULT_ADMIN_PASSWORD, Database},
     db::{self, migrations},
     models::user::User,
-    services::users::{Admin, ensure_admin},
+    services::admins::{Admin, ensure_admin},
 };
 
 /// Returns whether to apply the pending migrations of an external database. Asks the developer on a terminal. Writes
@@ -60,7 +60,7 @@ pub(super) async fn create_private_admin(app: &App) -> anyhow::Result<String> {
     let (email, password) =
         (&settings.first_superuser_email, settings.first_superuser_password.expose_secret());
     let mut conn = app.db.get().await?;
-    let admin = ensure_admin(&mut conn, &app.passwords, email, Some(password.to_owned()), false).await?;
+    let admin = ensure_admin(&mut conn, &app.passwords, email, Some(password.to_owned())).await?;
     if admin == Admin::PlainUser {
         return Ok(format!("{email} is not an admin: run `saas create-admin --promote`"));
     }

@@ -1,0 +1,151 @@
+//! How a user becomes an admin: created or promoted by the operator of the server, promoted, invited or activated by an
+//! admin.
+//!
+//! Anyone can register with the address of another person. So only a user with a verified address is promoted, nothing
+//! that was opened before the promotion stays valid, and the user and the other admins are notified.
+
+use chrono::Utc;
+use diesel_async::AsyncPgConnection;
+
+use super::{
+    audit::{Action, Entry, audit_fields},
+    outbox::OutboxMessage,
+    sessions,
+    users::normalize_email,
+};
+use crate::{
+    context::RequestContext,
+    db::{self, Effects, Tx},
+    error::{Error, OnConstraint, Result},
+    mail::Notice,
+    models::{
+        one_time_token::Purpose,
+        user::{NewUser, Role, User, UserChanges},
+    },
+    security::Passwords,
+};
+
+/// The result of [`ensure_admin`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admin {
+    Created,
+    AlreadyThere,
+    /// The address belongs to a user without the admin role.
+    PlainUser,
+}
+
+/// Creates an admin unless the address is registered.
+///
+/// It is idempotent, also when several processes call it at the same time. The address of a created admin counts as
+/// verified, because the operator of the server has chosen it. Without a password it creates no user.
+///
+/// # Errors
+/// [`Error::NotFound`] without a password if the address is not registered; [`Error::Unavailable`] if PostgreSQL does
+/// not answer.
+pub async fn ensure_admin(
+    conn: &mut AsyncPgConnection,
+    passwords: &Passwords,
+    email: &str,
+    password: Option<String>,
+) -> Result<Admin> {
+    let email = normalize_email(email);
+    if let Some(password) = password
+        && User::find_by_email(conn, &email).await?.is_none()
+    {
+        let hashed_password = passwords.hash(password).await?;
+        let (context, effects) = (RequestContext::default(), Effects::default());
+        match db::transaction(conn, async |conn| {
+            create(&Tx::on(conn, &context, &effects), &email, &hashed_password).await
+        })
+        .await
+        {
+            Ok(()) => return Ok(Admin::Created),
+            // A concurrent call has created the user; its role is checked below.
+            Err(Error::EmailTaken) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let user = User::find_by_email(conn, &email).await?.ok_or(Error::NotFound("User"))?;
+    Ok(if user.role == Role::Admin { Admin::AlreadyThere } else { Admin::PlainUser })
+}
+
+async fn create(tx: &Tx<'_>, email: &str, hashed_password: &str) -> Result<()> {
+    let row = NewUser {
+        email,
+        hashed_password: Some(hashed_password),
+        full_name: None,
+        role: Role::Admin,
+        email_verified_at: Some(Utc::now()),
+    };
+    let user = row.insert(tx).await.on_constraint("users_email_key", Error::EmailTaken)?;
+    Entry::new(user.id, Action::UserCreated).after(audit_fields(&user).into()).write(tx).await?;
+    notify_others(tx, &user, None).await
+}
+
+/// Makes the user with this address an admin, for the operator of the server. Returns false if the user is one already.
+///
+/// # Errors
+/// [`Error::NotFound`] if the address is not registered; [`Error::UserNotVerified`]; [`Error::Inactive`] if the user is
+/// deactivated; [`Error::Unavailable`] if PostgreSQL does not answer.
+pub async fn promote(conn: &mut AsyncPgConnection, email: &str) -> Result<bool> {
+    let email = normalize_email(email);
+    let (context, effects) = (RequestContext::default(), Effects::default());
+    db::transaction(conn, async |conn| {
+        let tx = &Tx::on(conn, &context, &effects);
+        let found = User::find_by_email(tx, &email).await?.ok_or(Error::NotFound("User"))?;
+        let before = User::lock(tx, found.id).await?.ok_or(Error::NotFound("User"))?;
+        if before.role == Role::Admin {
+            return Ok(false);
+        }
+        if !before.is_active {
+            return Err(Error::Inactive);
+        }
+        let changes = UserChanges { role: Some(Role::Admin), ..Default::default() };
+        let after = grant(tx, &before, changes, None).await?;
+        Entry::new(before.id, Action::UserUpdated).changed(&before, &after).write(tx).await?;
+        Ok(true)
+    })
+    .await
+}
+
+/// Returns whether a change gives a user the rights of an admin: by the role, or by the activation of an admin.
+pub(super) fn grants_rights(before: &User, changes: &UserChanges<'_>) -> bool {
+    let is_admin = changes.role.unwrap_or(before.role) == Role::Admin;
+    let is_activated = !before.is_active && changes.is_active == Some(true);
+    is_admin && (before.role != Role::Admin || is_activated)
+}
+
+/// Applies changes that give a locked user the rights of an admin. Revokes the sessions, links and pending challenges of
+/// the user. Notifies the user and the other admins; `by` is the address of the admin who makes the change.
+///
+/// # Errors
+/// [`Error::UserNotVerified`] if the address of the user is not verified.
+pub(super) async fn grant(
+    tx: &Tx<'_>,
+    before: &User,
+    changes: UserChanges<'_>,
+    by: Option<&str>,
+) -> Result<User> {
+    if before.email_verified_at.is_none() {
+        return Err(Error::UserNotVerified);
+    }
+    // A change of the address may have been requested in a session that is revoked now.
+    let changes = UserChanges { pending_email: Some(None), ..changes };
+    let after = User::update(tx, before.id, &changes).await?;
+    sessions::revoke_access(tx, before.id, None, Purpose::ALL).await?;
+    OutboxMessage::notice(&after, Notice::AdminRoleGranted).send(tx).await?;
+    notify_others(tx, &after, by).await?;
+    Ok(after)
+}
+
+/// Notifies all other admins of a new admin. `by` is the address of the admin who has made the change, `None` for the
+/// operator of the server.
+pub(super) async fn notify_others(tx: &Tx<'_>, admin: &User, by: Option<&str>) -> Result<()> {
+    for other in User::verified_admins(tx).await? {
+        if other.id != admin.id {
+            let notice = Notice::AdminAdded { email: admin.email.clone(), by: by.map(str::to_owned) };
+            OutboxMessage::notice(&other, notice).send(tx).await?;
+        }
+    }
+    Ok(())
+}
