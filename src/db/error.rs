@@ -1,9 +1,16 @@
 //! What an error of PostgreSQL means: for the client, for the connection, and for another attempt.
 
+use std::time::Duration;
+
 use diesel::result::{DatabaseErrorKind as Kind, Error as DieselError};
 
 use super::sqlstate::sqlstate;
-use crate::error::Error;
+use crate::error::{Error, chain};
+
+/// Maximum attempts of a statement or transaction that fails with a deadlock or serialization failure.
+const MAX_ATTEMPTS: u32 = 4;
+/// The pause after the first conflict; it grows with each attempt.
+const CONFLICT_PAUSE: Duration = Duration::from_millis(10);
 
 /// The SQLSTATEs, or their classes, of a server that cannot serve now: connection exception, too many connections or no
 /// memory, shutdown; a read-only server after a fail-over; a lock or statement timeout; a conflict with other transactions.
@@ -36,9 +43,26 @@ pub(super) fn is_stale_statement(error: &Error) -> bool {
     has_code(error, STATEMENT_IS_STALE)
 }
 
-/// Returns whether a transaction was rolled back because of another one.
-pub(super) fn is_conflict(error: &Error) -> bool {
-    has_code(error, CONFLICT)
+/// Counts the deadlocks and serialization failures of one statement or transaction. PostgreSQL has rolled back what failed
+/// in this way, so it can run again.
+#[derive(Default)]
+pub(super) struct Conflicts(u32);
+
+impl Conflicts {
+    /// Returns whether the error is a conflict and another attempt is allowed.
+    pub(super) fn allow_retry(&mut self, error: &Error) -> bool {
+        if !has_code(error, CONFLICT) {
+            return false;
+        }
+        self.0 += 1;
+        tracing::debug!(error = chain(error), attempt = self.0, "conflict with another transaction");
+        self.0 < MAX_ATTEMPTS
+    }
+
+    /// Waits before the next attempt.
+    pub(super) async fn pause(&self) {
+        tokio::time::sleep(CONFLICT_PAUSE * self.0).await;
+    }
 }
 
 fn has_code(error: &Error, codes: &[&str]) -> bool {

@@ -33,18 +33,14 @@ pub use tx::{Effects, Tx};
 
 use crate::{
     config::Database,
-    error::{Error, Result, chain},
+    error::{Error, Result},
     pool::LastError,
 };
 use connect::Target;
-use error::{ends_connection, is_conflict, is_stale_statement};
+use error::{Conflicts, ends_connection, is_stale_statement};
 
 /// The server cancels a statement of a transaction that runs longer.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
-/// Maximum attempts of a transaction that fails with a deadlock or serialization failure.
-const MAX_ATTEMPTS: u32 = 4;
-/// The pause after the first conflict; it grows with each attempt.
-const CONFLICT_PAUSE: Duration = Duration::from_millis(10);
 /// An idle connection is closed after this time.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(600);
 /// A connection is closed at this age, when it is idle.
@@ -90,8 +86,9 @@ impl Db {
 
     /// Runs `work` on a connection, within [`Self::timeout`].
     ///
-    /// If a prepared statement has become stale, as after `ALTER TABLE`, `work` runs again on another connection. So it
-    /// must be one statement, or read only.
+    /// If a prepared statement has become stale, as after `ALTER TABLE`, `work` runs again on another connection. After a
+    /// deadlock or a serialization failure it runs again too, up to 4 attempts in total and within twice the timeout. So
+    /// it must be one statement, or read only.
     ///
     /// On a timeout the connection is discarded, because it is still busy. Its statement is canceled, and a transaction
     /// on it is rolled back.
@@ -106,8 +103,8 @@ impl Db {
         self.run_for(self.timeout, work).await
     }
 
-    /// As [`Db::run`], in a transaction. After a deadlock or a serialization failure, retries `work`, up to 4 attempts in
-    /// total and within twice the timeout, so `work` must not have an effect outside the transaction.
+    /// As [`Db::run`], in a transaction, so `work` may have several statements. It may run more than once, so it must not
+    /// have an effect outside the transaction.
     ///
     /// # Errors
     /// As [`Db::run`]. If the answer to COMMIT is lost, the transaction may be committed.
@@ -127,22 +124,7 @@ impl Db {
         timeout: Duration,
         work: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T> + Clone,
     ) -> Result<T> {
-        // Half for the connection, half for the work, as of one attempt.
-        let deadline = Instant::now() + 2 * timeout;
-        let mut attempt = 1;
-        loop {
-            let run = self.run_for(timeout, async |conn| transaction(conn, work.clone()).await);
-            let late = |_| Error::unavailable("Database", format!("no answer within {:?}", 2 * timeout));
-            let result = timeout_at(deadline.into(), run).await.map_err(late).flatten();
-            match result {
-                Err(error) if is_conflict(&error) && attempt < MAX_ATTEMPTS => {
-                    tracing::debug!(error = chain(&error), attempt, "transaction conflict; trying again");
-                    tokio::time::sleep(CONFLICT_PAUSE * attempt).await;
-                    attempt += 1;
-                }
-                result => return result,
-            }
-        }
+        self.run_for(timeout, async |conn| transaction_once(conn, work.clone()).await).await
     }
 
     /// As [`Db::run`], with another timeout: for jobs, whose queries can take longer than a client waits.
@@ -150,6 +132,25 @@ impl Db {
     /// # Errors
     /// As [`Db::run`].
     pub async fn run_for<T>(
+        &self,
+        timeout: Duration,
+        work: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T> + Clone,
+    ) -> Result<T> {
+        // Half for the connection, half for the work, as of one attempt.
+        let deadline = Instant::now() + 2 * timeout;
+        let mut conflicts = Conflicts::default();
+        loop {
+            let run = self.run_unless_stale(timeout, work.clone());
+            let late = |_| Error::unavailable("Database", format!("no answer within {:?}", 2 * timeout));
+            match timeout_at(deadline.into(), run).await.map_err(late).flatten() {
+                Err(error) if conflicts.allow_retry(&error) => conflicts.pause().await,
+                result => return result,
+            }
+        }
+    }
+
+    /// Runs `work` again on another connection while its prepared statement is stale.
+    async fn run_unless_stale<T>(
         &self,
         timeout: Duration,
         work: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T> + Clone,
@@ -216,11 +217,25 @@ fn manager(target: Target) -> AsyncDieselConnectionManager<AsyncPgConnection> {
     AsyncDieselConnectionManager::new_with_config(String::new(), config)
 }
 
-/// Runs `work` in a transaction on a connection, and commits if it succeeds.
+/// Runs `work` in a transaction on a connection, and commits if it succeeds. For commands; it retries as
+/// [`Db::transaction`] does.
 ///
 /// # Errors
 /// Those of `work`, after a rollback; [`Error::Unavailable`] or [`Error::Internal`] if BEGIN or COMMIT fails.
 pub async fn transaction<T>(
+    conn: &mut AsyncPgConnection,
+    work: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T> + Clone,
+) -> Result<T> {
+    let mut conflicts = Conflicts::default();
+    loop {
+        match transaction_once(conn, work.clone()).await {
+            Err(error) if conflicts.allow_retry(&error) => conflicts.pause().await,
+            result => return result,
+        }
+    }
+}
+
+async fn transaction_once<T>(
     conn: &mut AsyncPgConnection,
     work: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T>,
 ) -> Result<T> {
