@@ -1,30 +1,37 @@
 use std::{
-    fs, io,
+    fs::{self, File, Permissions},
+    io::{self, Write},
+    os::unix::fs::{PermissionsExt, chown, fchown},
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, bail};
 
-use super::guard::Account;
+use super::{
+    guard::Account,
+    private::{create_private_dir, open_private_file},
+};
 
-/// Creates the directory of one server, accessible to the account that the server runs under.
+/// Creates the directory of one server, accessible to the account that the server runs under and to no other.
 ///
-/// For root, servers run under another account, which cannot reach a project below /root. The data then goes to
-/// [`fallback_dir`].
+/// For root, servers run under another account, which cannot reach the private directory of a project. The data then goes
+/// to [`fallback_dir`].
 pub(super) fn server_dir(dir: &Path, name: &str, account: Option<&Account>) -> anyhow::Result<PathBuf> {
-    let create = |path: &Path| -> anyhow::Result<PathBuf> {
-        fs::create_dir_all(path)
-            .with_context(|| format!("cannot create the directory {}", path.display()))?;
-        let path = path.canonicalize()?;
-        make_private(&path, account)?;
-        Ok(path)
-    };
-    let preferred = create(&dir.join(name))?;
+    // Not `create_for`: the directory of all servers keeps its owner.
+    create_private_dir(dir).with_context(|| format!("cannot create the directory {}", dir.display()))?;
+    let preferred = create_for(&dir.join(name), account)?;
     let Some(account) = account else { return Ok(preferred) };
     if account.can_write_to(&preferred) {
         return Ok(preferred);
     }
-    let fallback = create(&fallback_dir(&preferred))?;
+    let fallback = fallback_dir(&preferred);
+    if let Some(parent) = fallback.parent() {
+        create_fallback_parent(parent)
+            .with_context(|| format!("cannot create the directory {}", parent.display()))?;
+    }
+    move_data(&preferred, &fallback)?;
+    create_for(&preferred, Some(account))?;
+    let fallback = create_for(&fallback, Some(account))?;
     if !account.can_write_to(&fallback) {
         bail!(
             "the account {:?} can write neither to {} nor to {}",
@@ -34,6 +41,37 @@ pub(super) fn server_dir(dir: &Path, name: &str, account: Option<&Account>) -> a
         );
     }
     Ok(fallback)
+}
+
+/// Creates the directory of all fallbacks, which the accounts of servers can pass, whatever the umask is.
+fn create_fallback_parent(dir: &Path) -> io::Result<()> {
+    fs::create_dir_all(dir)?;
+    fs::set_permissions(dir, Permissions::from_mode(0o711))
+}
+
+/// Creates a private directory that belongs to `account`, else to this user. Returns its path without symbolic links.
+fn create_for(path: &Path, account: Option<&Account>) -> anyhow::Result<PathBuf> {
+    create_private_dir(path).with_context(|| format!("cannot create the directory {}", path.display()))?;
+    let path = path.canonicalize()?;
+    if let Some(account) = account {
+        chown(&path, Some(account.uid), Some(account.gid))?;
+    }
+    Ok(path)
+}
+
+/// Moves the data of an earlier release, whose directories the account could reach. Keeps data that is in `to` already.
+fn move_data(from: &Path, to: &Path) -> anyhow::Result<()> {
+    if to.exists() || fs::read_dir(from)?.next().is_none() {
+        return Ok(());
+    }
+    fs::rename(from, to).with_context(|| {
+        format!(
+            "cannot move the data of a private server from {} to {}, where its account can reach it: move it yourself, or \
+             run `saas dev --reset`",
+            from.display(),
+            to.display()
+        )
+    })
 }
 
 /// Returns the directory below /var/lib that replaces `dir` if the server's account cannot reach `dir`.
@@ -51,15 +89,14 @@ pub(super) fn remove_dir(dir: &Path) -> io::Result<()> {
     }
 }
 
-/// Makes `account` the owner of a path and removes the permissions of all others.
-pub(super) fn make_private(path: &Path, account: Option<&Account>) -> anyhow::Result<()> {
-    use std::os::unix::fs::{PermissionsExt, chown};
-    let mode = if path.is_dir() { 0o700 } else { 0o600 };
-    fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+/// Writes a file that only `account` can read, else only this user.
+pub(super) fn write_private_file(path: &Path, text: &str, account: Option<&Account>) -> anyhow::Result<()> {
+    let mut file = open_private_file(path, File::options().truncate(true))
+        .with_context(|| format!("cannot write {}", path.display()))?;
     if let Some(account) = account {
-        chown(path, Some(account.uid), Some(account.gid))?;
+        fchown(&file, Some(account.uid), Some(account.gid))?;
     }
-    Ok(())
+    Ok(file.write_all(text.as_bytes())?)
 }
 
 /// Creates a directory for the data of test servers. Their guards remove it.
@@ -68,7 +105,5 @@ pub(super) fn make_private(path: &Path, account: Option<&Account>) -> anyhow::Re
 /// If the directory cannot be created.
 pub fn test_dir() -> anyhow::Result<PathBuf> {
     let dir = std::env::temp_dir().join(format!("saas-test-{}", uuid::Uuid::new_v4().simple()));
-    fs::create_dir_all(&dir)?;
-    make_private(&dir, Account::unprivileged()?.as_ref())?;
-    Ok(dir)
+    create_for(&dir, Account::unprivileged()?.as_ref())
 }

@@ -13,9 +13,12 @@ use std::{
 
 use anyhow::Context;
 
+use super::private::open_private_file;
+
 /// Arguments: the signal that stops the child; the directory to remove after the child was stopped, or nothing; the
-/// command. The parent of that directory is removed too if it is empty.
+/// command. The parent of that directory is removed too if it is empty. The umask keeps others out of what the child writes.
 const GUARD: &str = r#"
+umask 077
 stop=$1 wipe=$2; shift 2
 exec 3<&0
 "$@" </dev/null 3<&- &
@@ -105,7 +108,8 @@ impl Guarded {
         wipe: Option<&Path>,
         account: Option<&Account>,
     ) -> anyhow::Result<Self> {
-        let file = fs::File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
+        let file = open_private_file(log, fs::File::options().truncate(true))
+            .with_context(|| format!("cannot write {}", log.display()))?;
         let mut guard = Command::new("/bin/sh");
         guard
             .args(["-c", GUARD, "guard", signal])

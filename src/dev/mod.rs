@@ -5,17 +5,20 @@
 //! | `server` | a running server, and how long its data is kept |
 //! | `postgres`, `redis` | start one server each |
 //! | `guard` | a child process that ends when its parent does |
-//! | `data_dir`, `wipe` | the data directories: permissions, removal |
+//! | `data_dir`, `wipe` | the data directories: location, removal |
+//! | `private` | files and directories that others cannot access |
 //! | `program` | finds the installed server programs |
 
 mod data_dir;
 mod guard;
 mod postgres;
+mod private;
 mod program;
 mod redis;
 mod server;
 mod wipe;
 
 pub use data_dir::test_dir;
+pub use private::{create_private_dir, make_files_private, open_private_file};
 pub use server::{Purpose, Server};
 pub use wipe::wipe;

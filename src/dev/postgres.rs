@@ -12,7 +12,7 @@ use rustix::process::{Pid, test_kill_process};
 use tokio_postgres::NoTls;
 
 use super::{
-    data_dir::{make_private, remove_dir, server_dir},
+    data_dir::{remove_dir, server_dir, write_private_file},
     guard::{Account, Guarded},
     program::find_program,
     server::{Purpose, Server, free_port, random_password},
@@ -48,8 +48,7 @@ impl Server {
         let (data, password_file, log) = (dir.join("data"), dir.join("password"), dir.join("log"));
         wait_for_previous_server(&data).await;
         if !data.exists() {
-            fs::write(&password_file, random_password())?;
-            make_private(&password_file, account.as_ref())?;
+            write_private_file(&password_file, &random_password(), account.as_ref())?;
             init_cluster(&initdb, &dir, &password_file, account.as_ref()).await?;
         }
         let password = fs::read_to_string(&password_file)

@@ -1,5 +1,4 @@
 use std::{
-    fs,
     path::Path,
     time::{Duration, Instant},
 };
@@ -7,7 +6,7 @@ use std::{
 use anyhow::bail;
 
 use super::{
-    data_dir::{make_private, server_dir},
+    data_dir::{server_dir, write_private_file},
     guard::{Account, Guarded},
     program::find_program,
     server::{Purpose, Server, free_port, random_password},
@@ -36,15 +35,12 @@ impl Server {
         loop {
             let port = free_port()?;
             // The password is passed in a file, because every user of the machine can read arguments.
-            fs::write(
-                &config,
-                format!(
-                    "port {port}\nbind 127.0.0.1\nrequirepass {password}\ndir \"{}\"\nappendonly {append}\n\
-                     save \"\"\nmaxmemory-policy noeviction\nlazyfree-lazy-expire yes\n",
-                    dir.display()
-                ),
-            )?;
-            make_private(&config, account.as_ref())?;
+            let settings = format!(
+                "port {port}\nbind 127.0.0.1\nrequirepass {password}\ndir \"{}\"\nappendonly {append}\n\
+                 save \"\"\nmaxmemory-policy noeviction\nlazyfree-lazy-expire yes\n",
+                dir.display()
+            );
+            write_private_file(&config, &settings, account.as_ref())?;
             let mut process = Guarded::start(&[&program, &config_arg], "TERM", &log, wipe, account.as_ref())?;
             let url = format!("redis://:{password}@127.0.0.1:{port}/0");
             match wait_until_ready(&url, &mut process).await {

@@ -10,6 +10,7 @@ use lettre::{
     address::AddressError,
     message::{Mailbox, MultiPart, header::ContentType},
 };
+use tokio::io::AsyncWriteExt;
 use url::{Host, Url};
 use uuid::Uuid;
 
@@ -132,9 +133,9 @@ impl Mailer {
             .to(to.into())
             .subject(mail.subject)
             .message_id(Some(format!("<{}@{}>", mail.id, self.from.email.domain())));
-        let text = mail.text.to_owned();
+        let text = with_lf_endings(mail.text);
         let message = match mail.html {
-            Some(html) => builder.multipart(MultiPart::alternative_plain_html(text, html.to_owned())),
+            Some(html) => builder.multipart(MultiPart::alternative_plain_html(text, with_lf_endings(html))),
             None => builder.header(ContentType::TEXT_PLAIN).body(text),
         };
         message.map_err(|error| SendError::Failed(error.into()))
@@ -153,12 +154,22 @@ fn outgoing_address(address: &str) -> Result<Address, AddressError> {
     }
 }
 
-/// Writes a mail to a file. The file appears complete, since `/dev/mail` may read it at any time.
+/// Returns a text whose lines end in LF; lettre makes CRLF of it. A bare CR is not allowed in a mail (RFC 5322 section 2.3),
+/// and some servers take it for a line end: `\r.\r` would then end the mail.
+fn with_lf_endings(text: &str) -> String {
+    text.replace("\r\n", "\n").replace('\r', "\n")
+}
+
+/// Writes a mail to a file. The file appears complete, since `/dev/mail` may read it at any time. Only this user can read it
+/// and the directories that are created for it: the links in mails let anyone set a password.
 async fn write_file(dir: &Path, id: &str, mail: &[u8]) -> io::Result<PathBuf> {
-    tokio::fs::create_dir_all(dir).await?;
+    tokio::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).await?;
     let file = dir.join(format!("{id}.eml"));
     let unfinished = dir.join(format!(".{id}.{}", Uuid::new_v4().simple()));
-    tokio::fs::write(&unfinished, mail).await?;
+    let mut options = tokio::fs::OpenOptions::new();
+    let mut writer = options.write(true).create_new(true).mode(0o600).open(&unfinished).await?;
+    writer.write_all(mail).await?;
+    writer.flush().await?;
     tokio::fs::rename(&unfinished, &file).await?;
     Ok(file)
 }

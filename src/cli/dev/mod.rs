@@ -3,7 +3,7 @@ mod servers;
 
 use std::{
     fs::{self, File, TryLockError},
-    io::Write,
+    io::{self, Write},
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     process::ExitCode,
@@ -126,6 +126,7 @@ impl Args {
             config.auth.secret_key = Some(project_key(&state_dir, "secret-key")?);
         }
         config.mail.mail_dir = state_dir.join("mail");
+        private_mail_dir(&config.mail.mail_dir).context("cannot create the directory of captured mails")?;
         http.shutdown_timeout_seconds = http.shutdown_timeout_seconds.min(MAX_SHUTDOWN_SECONDS);
         http.dev_pages = true;
         let mut hosts = http.allowed_hosts.get()?.cloned().unwrap_or_default();
@@ -172,9 +173,9 @@ impl Args {
 /// # Errors
 /// If another `saas dev` uses the directory.
 fn lock(dir: &Path) -> anyhow::Result<File> {
-    fs::create_dir_all(dir).with_context(|| format!("cannot create the directory {}", dir.display()))?;
+    dev::create_private_dir(dir).with_context(|| format!("cannot create the directory {}", dir.display()))?;
     let path = dir.join("lock");
-    let file = File::options().create(true).truncate(false).write(true).open(&path)?;
+    let file = dev::open_private_file(&path, File::options().truncate(false))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => bail!(
@@ -187,9 +188,14 @@ fn lock(dir: &Path) -> anyhow::Result<File> {
     }
 }
 
+/// Creates the directory of captured mails, whose links let anyone set a password.
+fn private_mail_dir(dir: &Path) -> io::Result<()> {
+    dev::create_private_dir(dir)?;
+    dev::make_files_private(dir, "eml")
+}
+
 /// Returns a key of this project, created on the first run. Tokens stay valid after a restart.
 fn project_key(dir: &Path, name: &str) -> anyhow::Result<SecretString> {
-    use std::os::unix::fs::OpenOptionsExt;
     let path = dir.join(name);
     if let Ok(key) = fs::read_to_string(&path)
         && key.len() >= MIN_KEY_CHARS
@@ -197,7 +203,7 @@ fn project_key(dir: &Path, name: &str) -> anyhow::Result<SecretString> {
         return Ok(key.into());
     }
     let key = security::random_secret()?;
-    let mut file = File::options().create(true).truncate(true).write(true).mode(0o600).open(&path)?;
+    let mut file = dev::open_private_file(&path, File::options().truncate(true))?;
     file.write_all(key.as_bytes())?;
     Ok(key.into())
 }

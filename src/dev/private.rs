@@ -1,0 +1,48 @@
+//! Files and directories that only this user can access. They have their mode from the start: a change afterwards would
+//! leave a moment in which others can open them.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions, Permissions},
+    io,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    path::Path,
+};
+
+const DIR_MODE: u32 = 0o700;
+const FILE_MODE: u32 = 0o600;
+
+/// Creates a directory and its missing parents. Also removes the permissions of others from an existing one.
+///
+/// # Errors
+/// If the directory cannot be created, or belongs to another user.
+pub fn create_private_dir(dir: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(DIR_MODE).create(dir)?;
+    fs::set_permissions(dir, Permissions::from_mode(DIR_MODE))
+}
+
+/// Opens a file for writing; `options` say how. Creates it if it is missing, and removes the permissions of others from an
+/// existing one.
+///
+/// # Errors
+/// If the file cannot be opened, or belongs to another user.
+pub fn open_private_file(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    let file = options.write(true).create(true).mode(FILE_MODE).open(path)?;
+    file.set_permissions(Permissions::from_mode(FILE_MODE))?;
+    Ok(file)
+}
+
+/// Removes the permissions of others from the files with an extension in a directory. An earlier release may have created
+/// them for all users.
+///
+/// # Errors
+/// If the directory cannot be read, or a file belongs to another user.
+pub fn make_files_private(dir: &Path, extension: &str) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let (path, kind) = entry.and_then(|entry| Ok((entry.path(), entry.file_type()?)))?;
+        // Not of a symbolic link, which may lead to a file outside.
+        if kind.is_file() && path.extension().is_some_and(|end| end == extension) {
+            fs::set_permissions(path, Permissions::from_mode(FILE_MODE))?;
+        }
+    }
+    Ok(())
+}
