@@ -117,6 +117,14 @@ impl Queue {
         Ok(self.statuses(&[id.to_owned()], usize::MAX).await?.pop())
     }
 
+    /// As [`Self::status`], without the payload, which may have a megabyte. For reads that do not show it.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub async fn status_without_payload(&self, id: &str) -> Result<Option<JobStatus>> {
+        Ok(self.statuses(&[id.to_owned()], 0).await?.pop())
+    }
+
     /// Returns `count` jobs of a queue in one state, after the first `offset`. Failed jobs are sorted by the time of
     /// their failure, latest first; other jobs in the order in which they are next.
     ///
@@ -126,6 +134,31 @@ impl Queue {
     /// [`Error::Invalid`] for finished and canceled jobs, which have no list; [`Error::Unavailable`] if Redis does not
     /// answer.
     pub async fn list(&self, queue: &str, state: State, offset: u64, count: u64) -> Result<Vec<JobStatus>> {
+        self.list_with(queue, state, offset, count, MAX_LISTED_PAYLOAD_BYTES).await
+    }
+
+    /// As [`Self::list`], without payloads.
+    ///
+    /// # Errors
+    /// As [`Self::list`].
+    pub async fn list_without_payloads(
+        &self,
+        queue: &str,
+        state: State,
+        offset: u64,
+        count: u64,
+    ) -> Result<Vec<JobStatus>> {
+        self.list_with(queue, state, offset, count, 0).await
+    }
+
+    async fn list_with(
+        &self,
+        queue: &str,
+        state: State,
+        offset: u64,
+        count: u64,
+        max_payload: usize,
+    ) -> Result<Vec<JobStatus>> {
         if matches!(state, State::Finished | State::Canceled) {
             let message = "finished and canceled jobs are not listed; get one by its id";
             return Err(Error::invalid("status", message));
@@ -135,12 +168,12 @@ impl Queue {
         let ids: Vec<String> = self.run(&call).await?;
         let mut jobs = Vec::with_capacity(ids.len());
         for ids in ids.chunks(JOBS_PER_STATUS_CALL) {
-            jobs.extend(self.statuses(ids, MAX_LISTED_PAYLOAD_BYTES).await?);
+            jobs.extend(self.statuses(ids, max_payload).await?);
         }
         Ok(jobs)
     }
 
-    /// Returns the status of each job that exists, without payloads of more than `max_payload` bytes.
+    /// Returns the status of each job that exists. Omits the payload of an envelope of more than `max_payload` bytes.
     async fn statuses(&self, ids: &[String], max_payload: usize) -> Result<Vec<JobStatus>> {
         let mut call = self.prepare(&scripts::STATUS);
         call.arg(max_payload).arg(ids);

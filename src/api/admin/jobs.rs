@@ -11,7 +11,7 @@ use super::queue_name::check_queue;
 use crate::{
     api::{
         extract::{Admin, Limit, Offset},
-        jobs::{Canceled, StateOut, cancel, find},
+        jobs::{Canceled, StateOut, cancel, find, find_with_payload},
         problem::Result,
         respond::{Page, PageItem},
         tag::Tag,
@@ -202,7 +202,7 @@ impl Jobs {
         /// The `job_id` of the response to the enqueue request.
         id: Path<String>,
     ) -> Result<Json<JobOut>> {
-        Ok(Json(find(&self.0, &id.0).await?.into()))
+        Ok(Json(find_with_payload(&self.0, &id.0).await?.into()))
     }
 
     /// Puts a failed job back into its queue.

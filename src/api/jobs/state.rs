@@ -55,16 +55,26 @@ impl Example for Canceled {
     }
 }
 
-/// Returns a job of any owner. A text that is not a valid id is not sent to Redis.
+/// Returns a job of any owner, without its payload. A text that is not a valid id is not sent to Redis.
 ///
 /// # Errors
 /// [`Error::NotFound`] if there is no such job; [`Error::Unavailable`] without Redis.
 pub(in crate::api) async fn find(app: &App, id: &str) -> Result<JobStatus> {
-    let job = match id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit()) {
-        true => app.queue.status(id).await?,
-        false => None,
-    };
+    let job = if is_id(id) { app.queue.status_without_payload(id).await? } else { None };
     Ok(job.ok_or(Error::NotFound("Job"))?)
+}
+
+/// As [`find`], with the payload.
+///
+/// # Errors
+/// As [`find`].
+pub(in crate::api) async fn find_with_payload(app: &App, id: &str) -> Result<JobStatus> {
+    let job = if is_id(id) { app.queue.status(id).await? } else { None };
+    Ok(job.ok_or(Error::NotFound("Job"))?)
+}
+
+fn is_id(text: &str) -> bool {
+    text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
 /// Cancels a waiting job, or signals a running one to stop.

@@ -15,7 +15,7 @@ use crate::{
     queue::{JobStatus, Queue, QueueInfo, State},
 };
 
-/// Jobs in one request to Redis. Each may have a payload of a megabyte.
+/// Jobs in one request to Redis. Each may have a payload of 16 KiB.
 const BATCH_JOBS: u64 = 100;
 /// Characters of an error that a table shows.
 const MAX_ERROR_CHARS: usize = 60;
@@ -82,9 +82,10 @@ impl Failed {
         let Page { limit, offset, .. } = self.page;
         let jobs = match &self.queue {
             Some(name) => {
-                part(&queue, &existing_queue(&queue, name).await?, State::Failed, offset, limit).await?
+                let info = existing_queue(&queue, name).await?;
+                part(&queue, &info, State::Failed, offset, limit, self.page.json).await?
             }
-            None => failed_in_all_queues(&queue, offset, limit).await?,
+            None => failed_in_all_queues(&queue, offset, limit, self.page.json).await?,
         };
         self.page.print(&jobs, State::Failed)
     }
@@ -95,34 +96,44 @@ impl Listing {
         let queue = open(&self.redis)?;
         let Page { limit, offset, .. } = self.page;
         let info = existing_queue(&queue, &self.queue).await?;
-        let jobs = part(&queue, &info, self.status, offset, limit).await?;
+        let jobs = part(&queue, &info, self.status, offset, limit, self.page.json).await?;
         self.page.print(&jobs, self.status)
     }
 }
 
-/// Returns a part of the jobs of a queue in one state.
+/// Returns a part of the jobs of a queue in one state. A table shows no payloads, so they are read only if asked for.
 async fn part(
     queue: &Queue,
     info: &QueueInfo,
     state: State,
     offset: u64,
     limit: u64,
+    with_payloads: bool,
 ) -> anyhow::Result<Vec<JobStatus>> {
     let end = offset.saturating_add(limit).min(info.count(state));
     let (mut jobs, mut at) = (Vec::new(), offset);
     while at < end {
         let n = (end - at).min(BATCH_JOBS);
-        jobs.extend(queue.list(&info.name, state, at, n).await?);
+        jobs.extend(match with_payloads {
+            true => queue.list(&info.name, state, at, n).await?,
+            false => queue.list_without_payloads(&info.name, state, at, n).await?,
+        });
         at += n;
     }
     Ok(jobs)
 }
 
 /// Returns a part of the failed jobs of all queues.
-async fn failed_in_all_queues(queue: &Queue, offset: u64, limit: u64) -> anyhow::Result<Vec<JobStatus>> {
+async fn failed_in_all_queues(
+    queue: &Queue,
+    offset: u64,
+    limit: u64,
+    with_payloads: bool,
+) -> anyhow::Result<Vec<JobStatus>> {
     let mut jobs = Vec::new();
     for info in queue.queues().await? {
-        jobs.extend(part(queue, &info, State::Failed, 0, offset.saturating_add(limit)).await?);
+        let end = offset.saturating_add(limit);
+        jobs.extend(part(queue, &info, State::Failed, 0, end, with_payloads).await?);
     }
     jobs.sort_by_key(|job| Reverse(job.ended_at));
     Ok(jobs.into_iter().skip(offset as usize).take(limit as usize).collect())

@@ -1,18 +1,23 @@
 -- Reads the status of jobs. The payload, the last field of an envelope, is omitted from a large one.
--- ARGV: largest envelope (bytes), ids..
+-- ARGV: largest envelope (bytes), 0 to omit all payloads, ids..
 -- Returns for each {state, envelope, failures, crashes, error, progress, holder or time}, {'done', outcome}, or {} if unknown
 local max_bytes = tonumber(ARGV[1])
+-- Removes the payload from an envelope that is followed by `tail`. In a JSON string, a backslash precedes each quote, so the
+-- text of another field does not match.
+local function without_payload(text, tail)
+  local from = #text > max_bytes and string.find(text, ',"payload":', 1, true)
+  return from and string.sub(text, 1, from) .. '"payload":null}' .. tail or text
+end
 local function read(id)
   local envelope = rc('HGET', P .. ':jobs', id)
   if not envelope then
     local text = outcome(id)
-    return text and { 'done', text } or {}
+    if not text then return {} end
+    -- Only the outcome of a job that was canceled while it waited has an envelope, at its end.
+    local canceled = string.find(text, '{"state":"canceled","by":"', 1, true) == 1
+    return { 'done', canceled and without_payload(text, '}') or text }
   end
-  if #envelope > max_bytes then
-    local from = string.find(envelope, ',"payload":', 1, true)
-    if from then envelope = string.sub(envelope, 1, from) .. '"payload":null}' end
-  end
-  local out = { 'queued', envelope }
+  local out = { 'queued', without_payload(envelope, '') }
   for _, key in ipairs({ ':att', ':crash', ':err', ':prog', ':run' }) do out[#out + 1] = rc('HGET', P .. key, id) end
   if out[7] then
     out[1] = 'started'
