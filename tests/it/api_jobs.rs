@@ -7,7 +7,8 @@ use crate::support::{
     TestApp, User,
     app::{fields, options},
     eventually,
-    servers::unique,
+    proxy::Proxy,
+    servers::{servers, unique},
     smtp::SmtpServer,
 };
 
@@ -241,4 +242,34 @@ async fn the_owner_of_a_failed_job_does_not_see_internal_details() {
     assert!(detail.contains("Mail server is unavailable"), "{detail}");
     let canceled = app.call(Method::DELETE, &format!("/jobs/{id}"), &user).await;
     assert_eq!(canceled.body["status"], "canceled");
+}
+
+#[tokio::test]
+async fn a_payload_stays_in_redis_unless_it_is_shown() {
+    const LARGE: u64 = 60_000;
+    let (proxy, url) = Proxy::before(&servers().await.redis_url()).await;
+    let app = TestApp::with(&[&format!("--redis-url={url}")]).await;
+    let (user, admin) = (app.user().await, app.admin().await);
+    let document = json!({ "text": "x".repeat(LARGE as usize) });
+    let enqueued = app.post("/jobs/process-data", Some(&user), document).await;
+    let id = enqueued.body["job_id"].as_str().unwrap();
+    let (own, any) = (format!("/jobs/{id}"), format!("/admin/jobs/{id}"));
+    let (status, requeue) = (format!("{own}/status"), format!("{any}/requeue"));
+    for (method, path, caller, code, shows_payload) in [
+        (Method::GET, &status, &user, 200, false),
+        (Method::GET, &status, &admin, 200, false),
+        (Method::GET, &any, &admin, 200, true),
+        (Method::POST, &requeue, &admin, 409, false),
+        (Method::DELETE, &own, &user, 200, false),
+        (Method::GET, &status, &user, 200, false),
+        (Method::GET, &any, &admin, 200, true),
+        (Method::DELETE, &any, &admin, 409, false),
+    ] {
+        let before = proxy.bytes_answered();
+        let answer = app.call(method.clone(), path, caller).await;
+        let bytes = proxy.bytes_answered() - before;
+        assert_eq!(answer.status, code, "{method} {path}: {}", answer.text);
+        assert_eq!(bytes > LARGE, shows_payload, "{method} {path}: {bytes} bytes");
+        assert!(bytes > LARGE || bytes < LARGE / 10, "{method} {path}: {bytes} bytes");
+    }
 }

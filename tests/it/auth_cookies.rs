@@ -1,5 +1,7 @@
 //! Tokens in cookies, and the pages whose requests may use them.
 
+mod replaced;
+
 use std::collections::BTreeSet;
 
 use reqwest::{Method, RequestBuilder};

@@ -3,7 +3,8 @@
 use std::os::unix::fs::PermissionsExt;
 
 use crate::support::{
-    TestApp,
+    TestApp, User,
+    app::PASSWORD,
     process::{Ended, production_command, run, run_with_input, saas},
     servers::{TestDatabase, servers},
 };
@@ -133,6 +134,7 @@ async fn smoke_create_admin() {
     assert!(
         create(&["--email", email, "--promote"], "").await.succeeded().stdout.contains("is an admin now")
     );
+    let user = User::signed_in(user.id, email, &app.login(email, PASSWORD).await);
     assert_eq!(app.get("/users/admin-only", Some(&user)).await.status, 200);
 }
 

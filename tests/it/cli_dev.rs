@@ -1,6 +1,10 @@
 //! `saas dev` as a process. It must leave nothing running.
 
-use std::{path::Path, process::Command};
+use std::{
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use serde_json::Value;
 
@@ -134,6 +138,48 @@ async fn smoke_dev_runs_everything_and_keeps_its_data() {
     second.process.signal("TERM");
     assert_eq!(second.process.end().await.code(), Some(0));
     second.wait_until_gone(dir.path()).await;
+}
+
+/// Returns the entries below a directory that others than their owner may access.
+fn accessible_to_others(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        // Servers remove files at any time.
+        let Ok(metadata) = std::fs::symlink_metadata(&path) else { continue };
+        if metadata.permissions().mode() & 0o077 != 0 {
+            found.push(path.clone());
+        }
+        if metadata.is_dir() && std::fs::read_dir(&path).is_ok() {
+            accessible_to_others(&path, found);
+        }
+    }
+}
+
+#[tokio::test]
+async fn other_users_cannot_access_the_state() {
+    let dir = TempDir::new();
+    let state = dir.path().join(".saas");
+    let old_mail = state.join("mail/old.eml");
+    std::fs::create_dir_all(old_mail.parent().unwrap()).unwrap();
+    std::fs::write(&old_mail, "Subject: Hi\r\n\r\n").unwrap();
+    for (path, mode) in [(&state, 0o755), (&state.join("mail"), 0o755), (&old_mail, 0o644)] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let mut product = start(dev(dir.path(), &[])).await;
+    let body = serde_json::json!({ "email": "ada@example.com", "password": "correct horse" });
+    let register = reqwest::Client::new().post(format!("{}/auth/register", product.api)).json(&body);
+    assert_eq!(register.send().await.unwrap().status(), 201);
+    product.process.wait_for_output("mail captured").await;
+    let mails = std::fs::read_dir(state.join("mail")).unwrap().count();
+    assert_eq!(mails, 2);
+    let mut found = Vec::new();
+    if std::fs::metadata(&state).unwrap().permissions().mode() & 0o777 != 0o700 {
+        found.push(state.clone());
+    }
+    accessible_to_others(&state, &mut found);
+    assert!(found.is_empty(), "{found:#?}");
+    product.process.signal("INT");
+    product.process.end().await;
 }
 
 #[tokio::test]

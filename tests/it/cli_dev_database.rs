@@ -5,7 +5,7 @@ use std::process::Command;
 use saas::config::DEFAULT_ADMIN_PASSWORD;
 
 use crate::support::{
-    process::{Running, TempDir, run, saas},
+    process::{Running, TempDir, run, run_with_input, saas},
     records::{column, tables},
     servers::{TestDatabase, servers, unique},
 };
@@ -162,9 +162,10 @@ async fn the_banner_shows_the_default_password_only_while_it_is_valid() {
     let dir = TempDir::new();
     let (mut process, _) = start(dev(&dir, &[])).await;
     let url = process.wait_for_output("Database  ").await;
-    let mut replace = saas(&["create-admin", "--set-password", "--email", "admin@example.com"]);
-    replace.env("DATABASE_URL", url).env("DEBUG", "true").env("FIRST_SUPERUSER_PASSWORD", OWN_PASSWORD[1]);
-    run(replace).await.succeeded();
+    let args = ["create-admin", "--set-password", "--password-stdin", "--email", "admin@example.com"];
+    let mut replace = saas(&args);
+    replace.env("DATABASE_URL", url).env("DEBUG", "true");
+    run_with_input(replace, OWN_PASSWORD[1]).await.succeeded();
     process.signal("INT");
     process.end().await;
     let (mut process, _) = start(dev(&dir, &[])).await;

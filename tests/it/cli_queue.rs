@@ -299,3 +299,26 @@ async fn without_redis_the_error_says_what_to_check() {
     unreadable.env("REDIS_URL", "http://:hunter2@host");
     run(unreadable).await.failed(1, &["REDIS_URL cannot be read"]);
 }
+
+#[tokio::test]
+async fn a_table_reads_no_payloads() {
+    let queue = TestQueue::new().await;
+    let (proxy, url) = Proxy::before(&servers().await.redis_url()).await;
+    for _ in 0..3 {
+        queue.push(&"x".repeat(15_000), Behavior::FailForGood).await;
+    }
+    let read = async |args: &[&str]| {
+        let before = proxy.bytes_answered();
+        let mut command = queue.command(args).await;
+        command.env("REDIS_URL", &url);
+        run(command).await.succeeded();
+        proxy.bytes_answered() - before
+    };
+    assert!(read(&["jobs", "default"]).await < 20_000);
+    assert!(read(&["jobs", "default", "--json"]).await > 45_000);
+    queue.drain().await;
+    for args in [&["failed"][..], &["failed", "default"]] {
+        assert!(read(args).await < 20_000, "{args:?}");
+    }
+    assert!(read(&["failed", "--json"]).await > 45_000);
+}

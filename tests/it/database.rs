@@ -10,7 +10,7 @@ use saas::{
         migrations::{self, State},
     },
     security::Passwords,
-    services::users::{Admin, ensure_admin},
+    services::admins::{Admin, ensure_admin},
 };
 use tokio_postgres::NoTls;
 
@@ -207,7 +207,7 @@ async fn concurrent_creations_of_an_admin_create_one() {
     let settings = app.database.settings();
     let make = || async {
         let mut conn = db::connect(&settings).await.unwrap();
-        ensure_admin(&mut conn, &passwords, "Root@Example.com", Some(PASSWORD.into()), false).await.unwrap()
+        ensure_admin(&mut conn, &passwords, "Root@Example.com", Some(PASSWORD.into())).await.unwrap()
     };
     let made = join_all((0..6).map(|_| make())).await;
     assert_eq!(made.iter().filter(|made| **made == Admin::Created).count(), 1);

@@ -10,7 +10,7 @@ use saas::{
 use tokio::sync::Barrier;
 
 use crate::support::{
-    TestApp, eventually,
+    TEST_TIMEOUT, TestApp, eventually,
     records::column,
     servers::{TestDatabase, database_settings, unique},
 };
@@ -94,6 +94,68 @@ async fn a_transaction_that_loses_a_deadlock_runs_again() {
     one.unwrap();
     other.unwrap();
     assert_eq!(column(&app.database, "SELECT changes FROM locked ORDER BY id").await, ["2", "2"]);
+}
+
+/// The opponent holds row 2 and waits for row 1, which `DEADLOCK` has locked before it locks row 2. The opponent never looks
+/// for deadlocks, so `DEADLOCK` is the victim. In the next attempt the opponent has committed.
+const DEADLOCK: &str = "DO $$ BEGIN
+    UPDATE locked SET changes = changes + 1 WHERE id = 1;
+    WHILE EXISTS (SELECT FROM pg_locks WHERE pid = {opponent})
+        AND NOT EXISTS (SELECT FROM pg_locks WHERE pid = {opponent} AND NOT granted)
+    LOOP PERFORM pg_sleep(0.01); END LOOP;
+    UPDATE locked SET changes = changes + 1 WHERE id = 2;
+END $$";
+
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    Statement,
+    LongStatement,
+    Transaction,
+    CommandTransaction,
+}
+
+#[tokio::test]
+async fn what_loses_a_deadlock_runs_again() {
+    let app = TestApp::start().await;
+    app.database.sql("CREATE TABLE locked (id int PRIMARY KEY, changes int NOT NULL); INSERT INTO locked VALUES (1, 0), (2, 0)").await;
+    let ways = [Way::Statement, Way::LongStatement, Way::Transaction, Way::CommandTransaction];
+    for (round, way) in ways.into_iter().enumerate() {
+        let (opponent, connection) =
+            tokio_postgres::connect(&app.database.url, tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(connection);
+        let pid: i32 = opponent.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+        let begin = "SET deadlock_timeout = '1h'; BEGIN; UPDATE locked SET changes = changes + 1 WHERE id = 2";
+        opponent.batch_execute(begin).await.unwrap();
+        let sql = DEADLOCK.replace("{opponent}", &pid.to_string());
+        let work = async |conn: &mut AsyncPgConnection| -> Result<()> { Ok(conn.batch_execute(&sql).await?) };
+        let db = &app.app.db;
+        let victim = async {
+            match way {
+                Way::Statement => db.run(work).await,
+                Way::LongStatement => db.run_for(TEST_TIMEOUT, work).await,
+                Way::Transaction => db.transaction(work).await,
+                Way::CommandTransaction => {
+                    let mut conn = saas::db::connect(&app.database.settings()).await.unwrap();
+                    saas::db::transaction(&mut conn, work).await
+                }
+            }
+        };
+        let attack = async {
+            let sleeping = "SELECT pid FROM pg_stat_activity
+                            WHERE datname = current_database() AND wait_event = 'PgSleep'";
+            eventually("the victim holds row 1", || async {
+                (!column(&app.database, sleeping).await.is_empty()).then_some(())
+            })
+            .await;
+            opponent.batch_execute("UPDATE locked SET changes = changes + 1 WHERE id = 1; COMMIT").await
+        };
+        let (victim, attack) = tokio::join!(victim, attack);
+        victim.unwrap_or_else(|error| panic!("{way:?}: {error:?}"));
+        attack.unwrap();
+        let changes = (2 * (round + 1)).to_string();
+        let found = column(&app.database, "SELECT changes FROM locked ORDER BY id").await;
+        assert_eq!(found, [changes.clone(), changes], "{way:?}");
+    }
 }
 
 #[tokio::test]

@@ -55,6 +55,8 @@ async fn a_change_is_effective_at_once_in_its_own_process() {
     let user = cached().await;
     let path = format!("/users/{}", user.id);
     change(&app, Method::PATCH, &path, &admin, Some(json!({ "role": "admin" }))).await;
+    assert_eq!(role(&app, &user).await, Err(401), "a new admin has to sign in again");
+    let user = User::signed_in(user.id, &user.email, &app.login(&user.email, PASSWORD).await);
     assert_eq!(role(&app, &user).await.unwrap(), "admin");
     change(&app, Method::PATCH, &path, &admin, Some(json!({ "is_active": false }))).await;
     assert_eq!(role(&app, &user).await, Err(403));

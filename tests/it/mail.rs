@@ -1,5 +1,7 @@
 //! Sending mails over SMTP, and capturing them.
 
+use std::{os::unix::fs::PermissionsExt, path::Path};
+
 use mail_parser::MessageParser;
 use saas::mail::{Mail, Sent};
 
@@ -88,4 +90,38 @@ async fn headers_cannot_be_injected() {
     assert!(!mail.text.lines().any(|line| line.starts_with("Bcc")), "{}", mail.text);
     assert_eq!(mail.to, ["bob@example.com"]);
     assert!(send(plain("id-6", "bob@example.com\r\nRCPT TO:<eve@example.com>", "Hi", "")).await.is_err());
+}
+
+fn mode(path: &Path) -> u32 {
+    std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+#[tokio::test]
+async fn only_its_user_can_read_captured_mails() {
+    let app = TestApp::start().await;
+    let dir = &app.app.config.mail.mail_dir;
+    app.app.mailer.send(&plain("id-7", "bob@example.com", "Hi", "Hello")).await.unwrap();
+    assert_eq!((mode(dir), mode(&dir.join("id-7.eml"))), (0o700, 0o600));
+
+    // An existing directory may be shared. The mails in it are not.
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755)).unwrap();
+    app.app.mailer.send(&plain("id-8", "bob@example.com", "Hi", "Hello")).await.unwrap();
+    assert_eq!(mode(&dir.join("id-8.eml")), 0o600);
+}
+
+#[tokio::test]
+async fn every_line_of_a_mail_ends_in_crlf() {
+    let app = TestApp::start().await;
+    let file = app.app.config.mail.mail_dir.join("id-9.eml");
+    let long = "long line\r".repeat(200);
+    for text in ["a\r.\rb", "\r", "a\rb\nc\r\nd\r\r\ne\n\r.\r\n", &*long] {
+        for html in [None, Some(text)] {
+            let mail = Mail { html, ..plain("id-9", "bob@example.com", "Hi\r.\rBcc: eve@example.com", text) };
+            app.app.mailer.send(&mail).await.unwrap();
+            let sent = std::fs::read_to_string(&file).unwrap();
+            let rest = sent.replace("\r\n", "");
+            assert!(!rest.contains(['\r', '\n']), "{text:?}: {sent:?}");
+            assert!(!sent.contains("=0D"), "a bare CR is not hidden by an encoding: {sent:?}");
+        }
+    }
 }

@@ -44,6 +44,7 @@ mod mail;
 mod mail_delivery;
 mod mail_encryption;
 mod mail_without_server;
+mod mail_greetings;
 mod openapi;
 mod openapi_access;
 mod outbox;

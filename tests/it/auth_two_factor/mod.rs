@@ -1,6 +1,8 @@
 //! Two-factor authentication: turned on, confirmed, replaced and turned off.
 
+mod challenges;
 mod login;
+mod requirement;
 mod rules;
 
 use std::collections::BTreeSet;

@@ -55,6 +55,11 @@ const ADMINS: &[&str] = &[
     "update_user",
 ];
 
+/// Operations for users who still have to set up the second factor that the server requires of all. Review each addition
+/// with care.
+const WITHOUT_SECOND_FACTOR: &[&str] =
+    &["begin_two_factor", "confirm_two_factor", "logout", "logout_all", "read_me", "read_two_factor"];
+
 struct Operation {
     id: String,
     method: Method,
@@ -172,6 +177,23 @@ async fn smoke_a_user_is_refused_exactly_the_admin_operations() {
         }
     }
     assert_eq!(refused.iter().map(String::as_str).collect::<Vec<_>>(), ADMINS);
+}
+
+#[tokio::test]
+async fn without_a_required_second_factor_only_its_setup_is_possible() {
+    let app = TestApp::with(&["--require-two-factor=all"]).await;
+    let (user, mut allowed) = (app.admin().await, BTreeSet::new());
+    for operation in secured(&app).await {
+        // Some operations revoke the session.
+        let login = app.login(&user.email, PASSWORD).await;
+        let user = User::signed_in(user.id, &user.email, &login);
+        let answer = operation.call(&app, Some(&user.token)).await;
+        match answer.body["code"] == "two_factor_required" {
+            true => answer.is_some_problem(403, "two_factor_required"),
+            false => drop(allowed.insert(operation.id)),
+        }
+    }
+    assert_eq!(allowed.iter().map(String::as_str).collect::<Vec<_>>(), WITHOUT_SECOND_FACTOR);
 }
 
 #[tokio::test]

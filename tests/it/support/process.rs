@@ -230,5 +230,13 @@ impl TempDir {
 impl Drop for TempDir {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
+        // For root, `saas dev` puts the servers' data here (`dev::data_dir`).
+        let path: String = self.0.to_string_lossy().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+        let prefix = format!("{}-", path.trim_matches('-'));
+        for entry in std::fs::read_dir("/var/lib/saas-dev").into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with(&prefix) {
+                let _ = std::fs::remove_dir_all(entry.path());
+            }
+        }
     }
 }

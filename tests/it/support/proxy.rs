@@ -2,7 +2,10 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use tokio::{
@@ -24,25 +27,30 @@ pub enum Link {
 pub struct Proxy {
     pub address: SocketAddr,
     link: watch::Sender<Link>,
-    lose_answer: ToLose,
+    answers: Answers,
 }
 
-/// The response to lose: the next one that contains these bytes.
-type ToLose = Arc<Mutex<Option<Vec<u8>>>>;
+/// The responses of the server.
+#[derive(Clone, Default)]
+struct Answers {
+    /// The response to lose: the next one that contains these bytes.
+    to_lose: Arc<Mutex<Option<Vec<u8>>>>,
+    bytes: Arc<AtomicU64>,
+}
 
 impl Proxy {
     pub async fn to(target: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (link, state) = watch::channel(Link::Up);
-        let lose_answer = ToLose::default();
-        let lose = lose_answer.clone();
+        let answers = Answers::default();
+        let carried = answers.clone();
         tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
-                tokio::spawn(carry(near, target, state.clone(), lose.clone()));
+                tokio::spawn(carry(near, target, state.clone(), carried.clone()));
             }
         });
-        Self { address, link, lose_answer }
+        Self { address, link, answers }
     }
 
     /// Starts a proxy for the server of a URL. Returns it with the URL of the proxy.
@@ -61,16 +69,21 @@ impl Proxy {
 
     /// Loses the next response that contains this text, and closes its connection. The server has executed the request.
     pub fn lose_answer(&self, with: &str) {
-        *self.lose_answer.lock().unwrap() = Some(with.into());
+        *self.answers.to_lose.lock().unwrap() = Some(with.into());
     }
 
     /// Returns whether the response was lost.
     pub fn has_lost_it(&self) -> bool {
-        self.lose_answer.lock().unwrap().is_none()
+        self.answers.to_lose.lock().unwrap().is_none()
+    }
+
+    /// Returns how many bytes the server has sent.
+    pub fn bytes_answered(&self) -> u64 {
+        self.answers.bytes.load(Ordering::SeqCst)
     }
 }
 
-async fn carry(near: TcpStream, target: SocketAddr, state: watch::Receiver<Link>, lose: ToLose) {
+async fn carry(near: TcpStream, target: SocketAddr, state: watch::Receiver<Link>, answers: Answers) {
     if *state.borrow() == Link::Cut {
         return;
     }
@@ -80,7 +93,7 @@ async fn carry(near: TcpStream, target: SocketAddr, state: watch::Receiver<Link>
     let mut cut = state.clone();
     tokio::select! {
         () = copy(near_read, far_write, state.clone(), None) => {}
-        () = copy(far_read, near_write, state, Some(lose)) => {}
+        () = copy(far_read, near_write, state, Some(answers)) => {}
         _ = cut.wait_for(|link| *link == Link::Cut) => {}
     }
 }
@@ -89,15 +102,18 @@ async fn copy(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     mut state: watch::Receiver<Link>,
-    lose: Option<ToLose>,
+    answers: Option<Answers>,
 ) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(read @ 1..) = from.read(&mut buffer).await {
         if state.wait_for(|link| *link != Link::Stalled).await.is_err() {
             return;
         }
-        if lose.as_ref().is_some_and(|lose| is_lost(lose, &buffer[..read])) {
-            return;
+        if let Some(answers) = &answers {
+            answers.bytes.fetch_add(read as u64, Ordering::SeqCst);
+            if answers.lose(&buffer[..read]) {
+                return;
+            }
         }
         if to.write_all(&buffer[..read]).await.is_err() {
             return;
@@ -105,13 +121,16 @@ async fn copy(
     }
 }
 
-fn is_lost(lose: &ToLose, answer: &[u8]) -> bool {
-    let mut expected = lose.lock().unwrap();
-    let found = expected
-        .as_ref()
-        .is_some_and(|bytes| answer.windows(bytes.len().max(1)).any(|part| part.starts_with(bytes)));
-    if found {
-        *expected = None;
+impl Answers {
+    /// Returns whether this response is to be lost.
+    fn lose(&self, answer: &[u8]) -> bool {
+        let mut expected = self.to_lose.lock().unwrap();
+        let found = expected
+            .as_ref()
+            .is_some_and(|bytes| answer.windows(bytes.len().max(1)).any(|part| part.starts_with(bytes)));
+        if found {
+            *expected = None;
+        }
+        found
     }
-    found
 }
