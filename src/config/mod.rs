@@ -214,7 +214,7 @@ pub struct Mail {
     #[arg(long, env, default_value = "saas <noreply@example.com>", value_name = "ADDRESS",
         value_parser = setting("MAIL_FROM", mailbox))]
     pub mail_from: Setting<Mailbox>,
-    /// Directory of the mails that are captured with DEBUG on.
+    /// Directory of the mails that are captured with DEBUG on. Only the user of the process can read the mails in it.
     #[arg(long, env, default_value = ".saas/mail", value_name = "DIR")]
     pub mail_dir: PathBuf,
     /// URL at which clients reach the API, such as `https://api.example.com`. With https, responses have the HSTS header.
