@@ -26,7 +26,9 @@ pub enum Error {
     #[error("Email address is not verified; open the link in the mail that was sent to you")]
     EmailNotVerified,
     /// A user cannot become an admin before the address is verified.
-    #[error("The email address of this user is not verified; only a user with a verified address can become an admin")]
+    #[error(
+        "The email address of this user is not verified; only a user with a verified address can become an admin"
+    )]
     UserNotVerified,
     /// The password that confirms an action is wrong.
     #[error("Incorrect password")]

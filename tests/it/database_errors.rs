@@ -124,7 +124,8 @@ async fn what_loses_a_deadlock_runs_again() {
             tokio_postgres::connect(&app.database.url, tokio_postgres::NoTls).await.unwrap();
         tokio::spawn(connection);
         let pid: i32 = opponent.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
-        let begin = "SET deadlock_timeout = '1h'; BEGIN; UPDATE locked SET changes = changes + 1 WHERE id = 2";
+        let begin =
+            "SET deadlock_timeout = '1h'; BEGIN; UPDATE locked SET changes = changes + 1 WHERE id = 2";
         opponent.batch_execute(begin).await.unwrap();
         let sql = DEADLOCK.replace("{opponent}", &pid.to_string());
         let work = async |conn: &mut AsyncPgConnection| -> Result<()> { Ok(conn.batch_execute(&sql).await?) };

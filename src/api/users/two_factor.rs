@@ -111,11 +111,7 @@ impl TwoFactor {
     /// Two-factor authentication is off until a code confirms the secret. Fails with 400 `wrong_password`, and with 403
     /// `email_not_verified`. Fails with 409 `conflict` if it is already on, or if the server has no `TWO_FACTOR_KEY`.
     #[oai(path = "/", method = "post", operation_id = "begin_two_factor")]
-    async fn begin(
-        &self,
-        SignedIn(actor): SignedIn,
-        Body(body): Body<BeginIn>,
-    ) -> Result<Json<SetupOut>> {
+    async fn begin(&self, SignedIn(actor): SignedIn, Body(body): Body<BeginIn>) -> Result<Json<SetupOut>> {
         confirm_password(&self.0, &actor, body.password).await?;
         let two_factor::Setup { secret, otpauth_uri } = two_factor::begin(&self.0, &actor).await?;
         Ok(Json(SetupOut { secret, otpauth_uri }))

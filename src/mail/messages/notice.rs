@@ -135,7 +135,9 @@ impl Notice {
             ),
             Self::AdminRoleGranted => (
                 "You are an administrator now",
-                format!("You are an administrator of {product} now. All your sessions were ended: sign in again."),
+                format!(
+                    "You are an administrator of {product} now. All your sessions were ended: sign in again."
+                ),
                 "If you do not expect this, tell another administrator.",
             ),
             Self::AdminAdded { email, by } => (
@@ -201,9 +203,10 @@ mod tests {
     #[test]
     fn an_unverified_recipient_gets_no_text_of_the_user() {
         let new_email = Some("call-0900@example.com".to_owned());
-        for notice in
-            [Notice::EmailChangeRequested { new_email: new_email.clone() }, Notice::EmailChanged { new_email }]
-        {
+        for notice in [
+            Notice::EmailChangeRequested { new_email: new_email.clone() },
+            Notice::EmailChanged { new_email },
+        ] {
             let email = notice.without_input().render("Acme", None).unwrap();
             assert!(!email.text.contains("0900") && !email.html.contains("0900"), "{}", email.text);
             assert!(email.text.contains("email address of your account at Acme was"), "{}", email.text);

@@ -122,7 +122,10 @@ async fn admins_are_notified_of_an_invited_and_of_a_created_admin() {
     let notices: Vec<_> = mails.iter().filter(|mail| mail.subject == NEW_ADMIN).collect();
     assert_eq!(notices.len(), 2, "{mails:#?}");
     for email in ["invited@example.com", "created@example.com"] {
-        assert!(notices.iter().any(|notice| notice.to == admin.email && notice.text.contains(email)), "{email}");
+        assert!(
+            notices.iter().any(|notice| notice.to == admin.email && notice.text.contains(email)),
+            "{email}"
+        );
     }
 }
 
@@ -142,7 +145,10 @@ async fn smoke_an_unverified_user_does_not_become_an_admin() {
         refused.is_some_problem(409, "user_not_verified");
     }
     let refused = create_admin(&app, &["--promote", "--email", "cfo@example.com"]).await;
-    refused.failed(1, &["cfo@example.com", "not confirmed", "Confirm your email address", "nothing was changed"]);
+    refused.failed(
+        1,
+        &["cfo@example.com", "not confirmed", "Confirm your email address", "nothing was changed"],
+    );
     assert_eq!(users(&app).await, before);
 
     let token = json!({ "token": app.mailed_token("cfo@example.com").await });

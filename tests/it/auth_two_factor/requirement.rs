@@ -77,8 +77,16 @@ async fn a_requirement_that_locks_users_out_is_refused_at_start() {
     for (name, value, reported) in [
         ("REQUIRE_TWO_FACTOR", "all", "REQUIRE_TWO_FACTOR=all without TWO_FACTOR_KEY locks all users out"),
         ("REQUIRE_TWO_FACTOR", "all", "REQUIRE_TWO_FACTOR=all without SMTP_URL locks all new users out"),
-        ("REQUIRE_TWO_FACTOR", "admins", "REQUIRE_TWO_FACTOR=admins without TWO_FACTOR_KEY locks all admins out"),
-        ("REQUIRE_ADMIN_TWO_FACTOR", "True", "REQUIRE_ADMIN_TWO_FACTOR without TWO_FACTOR_KEY locks all admins out"),
+        (
+            "REQUIRE_TWO_FACTOR",
+            "admins",
+            "REQUIRE_TWO_FACTOR=admins without TWO_FACTOR_KEY locks all admins out",
+        ),
+        (
+            "REQUIRE_ADMIN_TWO_FACTOR",
+            "True",
+            "REQUIRE_ADMIN_TWO_FACTOR without TWO_FACTOR_KEY locks all admins out",
+        ),
     ] {
         let mut serve = saas(&["serve", "--database-url", "postgres://x:y@127.0.0.1:9/z"]);
         serve.env(name, value);
