@@ -12,7 +12,8 @@
 -- `acquire`: counts the attempt as failed if it is allowed.
 -- `fail`: counts a failure. After the free attempts, each failure doubles the wait up to the longest.
 -- `reset`: deletes the counters.
--- Returns the seconds to wait: 0 if an attempt is allowed, and for `fail` and `reset`.
+-- Returns the seconds to wait, and the number of the key with the longest wait. Both are 0 if an attempt is allowed, and
+-- for `fail` and `reset`.
 local WAYS = 4
 local now = redis.call('TIME')
 now = tonumber(now[1]) + tonumber(now[2]) / 1e6
@@ -35,13 +36,16 @@ local function find(set, id)
     return free, 0, 0
 end
 
-local operation, wait = ARGV[1], 0
+local operation, wait, slowest = ARGV[1], 0, 0
 local entries = {}
 for i, set in ipairs(KEYS) do
     local key, count, ends = find(set, ARGV[4 * i - 2])
     entries[i] = { key = key, count = count }
     if operation == 'check' or operation == 'acquire' then
-        wait = math.max(wait, math.ceil(ends - now))
+        local own = math.ceil(ends - now)
+        if own > wait then
+            wait, slowest = own, i
+        end
     end
 end
 for i, entry in ipairs(entries) do
@@ -60,4 +64,4 @@ for i, entry in ipairs(entries) do
         end
     end
 end
-return wait
+return { wait, slowest }

@@ -33,7 +33,7 @@ impl LocalCounters {
         Self { entries: Mutex::new(entries), started_at: Instant::now() }
     }
 
-    /// As [`Attempts::run`](super::Attempts::run).
+    /// Returns the seconds to wait, as [`Attempts::run`](super::Attempts::run) does.
     pub(super) fn run(&self, operation: Operation, counters: &[Counter]) -> u64 {
         self.run_at(self.started_at.elapsed().as_secs_f64(), operation, counters)
     }

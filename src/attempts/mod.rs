@@ -6,7 +6,10 @@
 
 mod local;
 
-use std::sync::{Arc, LazyLock};
+use std::{
+    slice,
+    sync::{Arc, LazyLock},
+};
 
 use aws_lc_rs::hmac;
 use redis::Script;
@@ -37,6 +40,14 @@ pub struct Counter {
     pub rule: &'static Rule,
     id: u64,
     set: u16,
+}
+
+/// Why an attempt is refused.
+#[derive(Clone, Copy, Debug)]
+pub struct Wait {
+    /// The name of the rule with the longest wait.
+    pub rule: &'static str,
+    pub seconds: u64,
 }
 
 /// What to do with counters.
@@ -95,25 +106,47 @@ impl Attempts {
     }
 
     /// Returns the seconds to wait: 0 if an attempt is allowed, and for [`Operation::Fail`] and [`Operation::Reset`].
+    pub async fn run(&self, operation: Operation, counters: &[Counter]) -> u64 {
+        self.wait(operation, counters).await.map_or(0, |wait| wait.seconds)
+    }
+
+    /// As [`Self::run`], with the rule that refuses the attempt. Returns `None` if an attempt is allowed.
     ///
     /// The process counts at all times, so its counters are right when Redis fails. They decide only then: another
     /// replica may have reset the counters in Redis.
-    pub async fn run(&self, operation: Operation, counters: &[Counter]) -> u64 {
-        if counters.is_empty() {
-            return 0;
+    pub async fn wait(&self, operation: Operation, counters: &[Counter]) -> Option<Wait> {
+        let local = self.wait_here(operation, counters);
+        match self.run_script(operation, counters).await {
+            Ok((0, _)) => None,
+            Ok((seconds, number)) => {
+                let slowest = number.checked_sub(1).and_then(|index| counters.get(index));
+                Some(Wait { rule: slowest.map_or("", |counter| counter.rule.name), seconds })
+            }
+            Err(error) => {
+                tracing::warn!(
+                    error = crate::error::chain(&error),
+                    operation = operation.as_str(),
+                    "cannot read or write rate limits in Redis: this process counts attempts by itself"
+                );
+                local
+            }
         }
-        let local = self.local.run(operation, counters);
-        self.run_script(operation, counters).await.unwrap_or_else(|error| {
-            tracing::warn!(
-                error = crate::error::chain(&error),
-                operation = operation.as_str(),
-                "cannot read or write rate limits in Redis: this process counts attempts by itself"
-            );
-            local
-        })
     }
 
-    async fn run_script(&self, operation: Operation, counters: &[Counter]) -> Result<u64> {
+    /// As [`Self::wait`], for counters of this process alone. They count what a process has only itself, such as its
+    /// CPU time.
+    pub fn wait_here(&self, operation: Operation, counters: &[Counter]) -> Option<Wait> {
+        let seconds = self.local.run(operation, counters);
+        let own_wait = |counter: &&Counter| self.local.run(Operation::Check, slice::from_ref(*counter));
+        let slowest = counters.iter().filter(|_| seconds > 0).max_by_key(own_wait)?;
+        Some(Wait { rule: slowest.rule.name, seconds })
+    }
+
+    /// Returns the seconds to wait, and the number of the counter with the longest wait, starting with 1.
+    async fn run_script(&self, operation: Operation, counters: &[Counter]) -> Result<(u64, usize)> {
+        if counters.is_empty() {
+            return Ok((0, 0));
+        }
         let mut invocation = SCRIPT.prepare_invoke();
         for Counter { rule, set, .. } in counters {
             invocation.key(format!("{}:throttle:{}:{set}", self.prefix, rule.name));

@@ -6,7 +6,7 @@ mod sealed;
 mod token;
 
 pub use opaque_token::{OpaqueToken, hash, hex, random_bytes};
-pub use password::{HashPermit, MAX_PASSWORD_BYTES, Passwords, is_common};
+pub use password::{HashFor, HashPermit, MAX_PASSWORD_BYTES, Passwords, is_common};
 pub use sealed::Sealer;
 pub use token::{TokenSubject, Tokens};
 

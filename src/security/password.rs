@@ -1,4 +1,7 @@
-//! Password hashing with bcrypt on its own low-priority threads, one for each core.
+//! Password hashing with bcrypt on its own low-priority threads.
+//!
+//! A hash takes a core for a quarter of a second, and anyone can ask for one. So callers of each [`HashFor`] have a share
+//! of their own: a flood of one kind does not delay the others.
 
 use std::{
     panic::AssertUnwindSafe,
@@ -26,7 +29,7 @@ pub fn is_common(password: &str) -> bool {
     is_common_password(password) || is_common_password(password.to_lowercase())
 }
 
-/// Hashes that can wait for a core at the same time. More are refused immediately.
+/// Hashes of one share that can wait at the same time. More are refused immediately.
 const MAX_WAITING_HASHES: usize = 256;
 /// Niceness (see nice(1)) of the hashing threads, so that many logins do not slow down the requests of signed-in users.
 #[cfg(target_os = "linux")]
@@ -34,12 +37,48 @@ const NICENESS: i32 = 10;
 
 type Work = Box<dyn FnOnce() + Send>;
 
+/// Who asks for a hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HashFor {
+    /// A caller who has proven something: a signed-in user, a user who logs in from a network from which the user has logged
+    /// in before, or the holder of a link. Also commands.
+    Known,
+    /// A login from any other network.
+    Login,
+    /// A registration.
+    Registration,
+}
+
+impl HashFor {
+    /// In the order of the definition.
+    const ALL: [Self; 3] = [Self::Known, Self::Login, Self::Registration];
+}
+
+/// How many hashes of one [`HashFor`] run and wait.
+struct Share {
+    /// Hashes that may run at the same time.
+    size: usize,
+    running: Arc<Semaphore>,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Share {
+    /// Creates a share. Together they have more permits than the machine has cores: the kernel divides the CPU time, and
+    /// known callers get half of it during a flood of all others (a third with one core).
+    fn new(caller: HashFor, cores: usize) -> Self {
+        let size = match caller {
+            HashFor::Known => cores,
+            HashFor::Login | HashFor::Registration => (cores / 2).max(1),
+        };
+        Self { size, running: Arc::new(Semaphore::new(size)), waiting: Arc::default() }
+    }
+}
+
 /// Hashes and verifies passwords; a clone shares the threads.
 #[derive(Clone)]
 pub struct Passwords {
     cost: u32,
-    cores: Arc<Semaphore>,
-    waiting: Arc<AtomicUsize>,
+    shares: Arc<[Share; 3]>,
     work: mpsc::Sender<Work>,
 }
 
@@ -47,30 +86,42 @@ impl Passwords {
     /// Starts the hashing threads. `cost` is the work factor of bcrypt, the base-2 logarithm of its rounds.
     pub fn new(cost: u32) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let shares = HashFor::ALL.map(|caller| Share::new(caller, cores));
         let (work, queue) = mpsc::channel();
         let queue = Arc::new(Mutex::new(queue));
-        for _ in 0..cores {
+        // A thread for each permit, so that a hash with a permit does not wait for another one.
+        let threads: usize = shares.iter().map(|share| share.size).sum();
+        for _ in 0..threads {
             let queue = queue.clone();
             // The threads end when the last sender is dropped.
             std::thread::spawn(move || run_hashing_thread(&queue));
         }
-        Self { cost, cores: Arc::new(Semaphore::new(cores)), waiting: Arc::default(), work }
+        Self { cost, shares: Arc::new(shares), work }
     }
 
-    /// Hashes a password with the current cost.
+    /// Hashes a password with the current cost, for a known caller.
     ///
     /// # Errors
     /// As [`Self::permit`].
     pub async fn hash(&self, password: String) -> Result<String> {
-        self.permit().await?.hash(password).await
+        self.permit(HashFor::Known).await?.hash(password).await
     }
 
-    /// Returns whether a password matches a hash; see [`HashPermit::verify`].
+    /// Returns whether a password matches a hash, for a known caller; see [`HashPermit::verify`].
     ///
     /// # Errors
     /// As [`Self::permit`].
     pub async fn verify(&self, password: String, hash: Option<String>) -> Result<bool> {
-        self.permit().await?.verify(password, hash).await
+        self.permit(HashFor::Known).await?.verify(password, hash).await
+    }
+
+    /// Returns how many hashes of a share may run at the same time.
+    pub fn share_size(&self, caller: HashFor) -> usize {
+        self.share(caller).size
+    }
+
+    fn share(&self, caller: HashFor) -> &Share {
+        &self.shares[caller as usize]
     }
 
     /// Returns whether the cost of a hash is below the current one.
@@ -78,23 +129,25 @@ impl Passwords {
         cost_of(hash).is_some_and(|cost| cost < self.cost)
     }
 
-    /// Waits for a free core, at most 1.2 seconds.
+    /// Waits for a permit of the caller's share, at most 1.2 seconds.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if no core is free in time or too many callers wait.
-    pub async fn permit(&self) -> Result<HashPermit> {
-        let slot = WaitingSlot::new(&self.waiting)
-            .ok_or_else(|| Error::unavailable("Login", "the queue for password hashing is full"))?;
-        let permit = tokio::time::timeout(QUEUE_TIMEOUT, self.cores.clone().acquire_owned())
+    /// [`Error::Unavailable`] if no permit is free in time or too many callers of the share wait.
+    pub async fn permit(&self, caller: HashFor) -> Result<HashPermit> {
+        let share = self.share(caller);
+        let what = if caller == HashFor::Registration { "Registration" } else { "Login" };
+        let slot = WaitingSlot::new(&share.waiting)
+            .ok_or_else(|| Error::unavailable(what, "the queue for password hashing is full"))?;
+        let permit = tokio::time::timeout(QUEUE_TIMEOUT, share.running.clone().acquire_owned())
             .await
-            .map_err(|_| Error::unavailable("Login", "no core was free for password hashing in time"))?
+            .map_err(|_| Error::unavailable(what, "no core was free for password hashing in time"))?
             .map_err(Error::internal)?;
         drop(slot);
         Ok(HashPermit { cost: self.cost, permit, work: self.work.clone() })
     }
 }
 
-/// A counted place in the queue for a core. It is released on drop, also if the client disconnects.
+/// A counted place in the queue of a share. It is released on drop, also if the client disconnects.
 struct WaitingSlot(Arc<AtomicUsize>);
 
 impl WaitingSlot {
@@ -130,7 +183,7 @@ fn cost_of(hash: &str) -> Option<u32> {
     hash.split('$').nth(2)?.parse().ok()
 }
 
-/// The permission to hash one password on a core.
+/// The permission to hash one password.
 pub struct HashPermit {
     cost: u32,
     permit: OwnedSemaphorePermit,
