@@ -17,7 +17,10 @@ pub struct RequestContext {
     pub ip: Option<IpAddr>,
     /// The header `User-Agent`.
     pub user_agent: Option<Arc<str>>,
+    /// The id that this process has given to the request. It is in the logs and in the audit trail.
     pub request_id: Option<Arc<str>>,
+    /// The header `X-Request-Id` if it is valid. A client can send any id, also that of another request.
+    pub client_request_id: Option<Arc<str>>,
     /// The header `traceparent` (W3C Trace Context).
     pub trace: Option<Arc<str>>,
 }
@@ -26,6 +29,11 @@ impl RequestContext {
     /// Returns the context with a signed-in user.
     pub fn signed_in(&self, actor: i64, session: Uuid) -> Self {
         Self { actor: Some(actor), session: Some(session), ..self.clone() }
+    }
+
+    /// Returns the id that the response has: the client's if it has sent one.
+    pub fn response_id(&self) -> Arc<str> {
+        self.client_request_id.clone().or_else(|| self.request_id.clone()).unwrap_or_default()
     }
 
     /// Returns the origin of a job that this request enqueues. `owner` is the user who can see and cancel the job.

@@ -13,6 +13,7 @@ diesel::table! {
         after -> Nullable<Jsonb>,
         address -> Nullable<Text>,
         request_id -> Nullable<Text>,
+        client_request_id -> Nullable<Text>,
     }
 }
 

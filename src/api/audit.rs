@@ -28,9 +28,9 @@ struct EntryOut {
     actor_id: Option<i64>,
     /// The action, such as `user.updated`.
     action: String,
-    /// The type of the target: `user`.
+    /// The type of the target: `user`, `queue` or `job`.
     target_type: String,
-    /// Id of the target.
+    /// Id of the user or the job, or name of the queue.
     target_id: String,
     /// The changed fields with their old values.
     before: Value,
@@ -39,9 +39,12 @@ struct EntryOut {
     /// IP address of the client.
     #[oai(nullable)]
     address: Option<String>,
-    /// Id of the request that made the change.
+    /// The server's id of the request that made the change. The log lines of the request have it too.
     #[oai(nullable)]
     request_id: Option<String>,
+    /// The header `X-Request-Id` of that request. A client can send any id, also that of another request.
+    #[oai(nullable)]
+    client_request_id: Option<String>,
 }
 
 impl Example for EntryOut {
@@ -57,6 +60,7 @@ impl Example for EntryOut {
             after: json!({ "role": "admin" }),
             address: Some("203.0.113.7".into()),
             request_id: Some("01a203c5-1357-763a-a32d-0c63a944ff19".into()),
+            client_request_id: None,
         }
     }
 }
@@ -74,6 +78,7 @@ impl From<AuditEntry> for EntryOut {
             after: entry.after.unwrap_or_default(),
             address: entry.address,
             request_id: entry.request_id,
+            client_request_id: entry.client_request_id,
         }
     }
 }

@@ -72,6 +72,10 @@ pub struct Core {
     /// Format of log lines. The default is human with DEBUG on, else json.
     #[arg(long, env, value_enum)]
     pub log_format: Option<LogFormat>,
+    /// Whether log lines have the IP addresses of clients. Without them, security events have a keyed hash of the address.
+    #[arg(long, env, default_value_t = true, action = ArgAction::Set, num_args = 0..=1,
+        default_missing_value = "true", require_equals = true, value_parser = BoolishValueParser::new())]
+    pub log_client_address: bool,
 }
 
 /// Where PostgreSQL is, and how long to wait for it.

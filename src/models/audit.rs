@@ -22,6 +22,7 @@ pub struct AuditEntry {
     pub after: Option<Value>,
     pub address: Option<String>,
     pub request_id: Option<String>,
+    pub client_request_id: Option<String>,
 }
 
 /// An entry to insert; the database sets its id and time.
@@ -36,6 +37,7 @@ pub struct NewAuditEntry<'a> {
     pub after: Option<Value>,
     pub address: Option<String>,
     pub request_id: Option<&'a str>,
+    pub client_request_id: Option<&'a str>,
 }
 
 impl NewAuditEntry<'_> {

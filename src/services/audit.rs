@@ -121,6 +121,7 @@ impl Entry {
             after: self.after,
             address: context.ip.map(|ip| ip.to_string()),
             request_id: context.request_id.as_deref(),
+            client_request_id: context.client_request_id.as_deref(),
         };
         entry.insert(tx).await?;
         Ok(())

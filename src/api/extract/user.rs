@@ -42,12 +42,12 @@ pub struct LogoutSession {
     pub context: RequestContext,
 }
 
-/// The id of the authenticated user. The extractor sets it, and the access log reads it after the response.
+/// The ids of the authenticated user and the session. The extractor sets them, and the logs read them after the response.
 #[derive(Clone, Default)]
-pub(in crate::api) struct LoggedUser(Arc<OnceLock<i64>>);
+pub(in crate::api) struct LoggedUser(Arc<OnceLock<(i64, Uuid)>>);
 
 impl LoggedUser {
-    pub(in crate::api) fn id(&self) -> Option<i64> {
+    pub(in crate::api) fn get(&self) -> Option<(i64, Uuid)> {
         self.0.get().copied()
     }
 }
@@ -149,11 +149,11 @@ async fn identify(
     Ok((identity, context))
 }
 
-/// Returns the context of the request with its user and session. Also sets the user of the access log.
+/// Returns the context of the request with its user and session. Also sets those of the logs.
 fn authenticated(request: &Request, user_id: i64, session_id: Uuid) -> RequestContext {
-    if let Some(LoggedUser(id)) = request.data::<LoggedUser>() {
+    if let Some(LoggedUser(ids)) = request.data::<LoggedUser>() {
         // An error means that the user is set already; a request has only one.
-        let _ = id.set(user_id);
+        let _ = ids.set((user_id, session_id));
     }
     context(request).signed_in(user_id, session_id)
 }

@@ -49,8 +49,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for AllowedHosts<E> {
         if self.hosts.allow(&req) {
             return self.inner.call(req).await;
         }
-        let id =
-            req.data::<RequestContext>().and_then(|context| context.request_id.clone()).unwrap_or_default();
+        let id = req.data::<RequestContext>().map(RequestContext::response_id).unwrap_or_default();
         let request = FailedRequest { id: &id, method: req.method(), uri: req.original_uri() };
         Ok(render(&ApiError::UnknownHost.into(), &request, &self.catalog))
     }

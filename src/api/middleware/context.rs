@@ -12,7 +12,8 @@ use crate::{api::extract::LoggedUser, context::RequestContext};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Creates the [`RequestContext`], attaches it to the request, and adds the request id to the response.
+/// Creates the [`RequestContext`], attaches it to the request, and adds an id to the response: that of the client if it
+/// has sent one, since clients find their requests by it. The logs and the audit trail have an id that no client can choose.
 pub(super) struct WithContext<E> {
     pub(super) inner: E,
     /// Number of proxies whose entries in `X-Forwarded-For` are trusted.
@@ -23,17 +24,17 @@ impl<E: Endpoint<Output = Response>> Endpoint for WithContext<E> {
     type Output = Response;
 
     async fn call(&self, mut req: Request) -> Result<Response> {
-        let id = request_id(req.headers());
         let context = RequestContext {
             ip: client_address(&req, self.trusted_proxies),
             user_agent: user_agent(req.headers()),
-            request_id: Some(id.clone()),
+            request_id: Some(uuid::Uuid::now_v7().to_string().into()),
+            client_request_id: client_request_id(req.headers()),
             trace: traceparent(req.headers()),
             ..Default::default()
         };
+        let id = HeaderValue::from_str(&context.response_id());
         req.set_data(context);
         req.set_data(LoggedUser::default());
-        let id = HeaderValue::from_str(&id);
         let mut response = self.inner.call(req).await?;
         if let Ok(id) = id {
             response.headers_mut().insert(REQUEST_ID, id);
@@ -42,16 +43,12 @@ impl<E: Endpoint<Output = Response>> Endpoint for WithContext<E> {
     }
 }
 
-/// Returns the id of the request: that of the client if it is valid, else a new one. An invalid id must not reach the
-/// logs.
-fn request_id(headers: &HeaderMap) -> Arc<str> {
+/// Returns the id that the client has sent, if it is valid. An invalid id must not reach the logs.
+fn client_request_id(headers: &HeaderMap) -> Option<Arc<str>> {
     let sane = |id: &&str| {
         (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b))
     };
-    match headers.get(REQUEST_ID).and_then(|id| id.to_str().ok()).filter(sane) {
-        Some(id) => id.into(),
-        None => uuid::Uuid::now_v7().to_string().into(),
-    }
+    headers.get(REQUEST_ID)?.to_str().ok().filter(sane).map(Into::into)
 }
 
 /// Returns the address of the client: the peer of the connection, or the entry of `X-Forwarded-For` that the outermost

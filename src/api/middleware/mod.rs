@@ -54,8 +54,9 @@ where
     let inner = Compression { inner };
     let inner = Cors { inner, origins: cors_origins };
     let inner = AllowedHosts { inner, catalog: catalog.clone(), hosts };
+    let log_client_address = app.config.core.log_client_address;
     let inner = DefaultHeaders { inner, app }.with(headers::security(https));
     let inner = RequestSpan { inner };
-    let inner = AccessLog { inner, catalog };
+    let inner = AccessLog { inner, catalog, log_client_address };
     WithContext { inner, trusted_proxies }
 }

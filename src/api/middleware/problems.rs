@@ -19,8 +19,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Problems<E> {
     type Output = Response;
 
     async fn call(&self, req: Request) -> Result<Response> {
-        let id =
-            req.data::<RequestContext>().and_then(|context| context.request_id.clone()).unwrap_or_default();
+        let id = req.data::<RequestContext>().map(RequestContext::response_id).unwrap_or_default();
         let (method, uri) = (req.method().clone(), req.original_uri().clone());
         let error = match self.inner.call(req).await {
             Ok(response) => return Ok(response),

@@ -5,7 +5,7 @@ use tracing::Instrument;
 
 use crate::context::RequestContext;
 
-/// Adds the request id to all log lines of the request.
+/// Adds the request ids to all log lines of the request.
 pub(super) struct RequestSpan<E> {
     pub(super) inner: E,
 }
@@ -14,11 +14,12 @@ impl<E: Endpoint<Output = Response>> Endpoint for RequestSpan<E> {
     type Output = Response;
 
     async fn call(&self, req: Request) -> Result<Response> {
-        let id = req
-            .data::<RequestContext>()
-            .and_then(|context| context.request_id.as_deref())
-            .unwrap_or_default();
-        let span = tracing::info_span!("request", request_id = id);
+        let context = req.data::<RequestContext>();
+        let span = tracing::info_span!(
+            "request",
+            request_id = context.and_then(|context| context.request_id.as_deref()),
+            client_request_id = context.and_then(|context| context.client_request_id.as_deref()),
+        );
         self.inner.call(req).instrument(span).await
     }
 }
