@@ -22,7 +22,7 @@ use crate::{
     models::session::Identity,
     queue::{self, OwnerLimit, OwnerLimits, Queue, QueueOptions},
     redis_pool::RedisPool,
-    security::{Passwords, Sealer, Tokens},
+    security::{Passwords, Pseudonyms, Sealer, Tokens},
 };
 
 /// `Retry-After` for a client with too many unfinished jobs: the time at which they finish is unknown.
@@ -45,6 +45,8 @@ pub struct Inner {
     pub queue: Queue,
     pub mailer: Mailer,
     pub passwords: Passwords,
+    /// Replaces addresses in log lines.
+    pub pseudonyms: Pseudonyms,
     pub tokens: Tokens,
     /// Encrypts the secrets of two-factor authentication.
     pub sealer: Sealer,
@@ -80,6 +82,7 @@ impl App {
             redis,
             mailer: Mailer::new(&config)?,
             passwords: Passwords::new(auth.hashing.bcrypt_cost),
+            pseudonyms: Pseudonyms::new(&key),
             tokens,
             sealer: Sealer::new(sealing_keys)?,
             stopping: AtomicBool::new(false),

@@ -1,12 +1,14 @@
-//! Password hashing, tokens, and encryption of stored secrets.
+//! Password hashing, tokens, encryption of stored secrets, and keyed hashes for logs.
 
 mod opaque_token;
 mod password;
+mod pseudonym;
 mod sealed;
 mod token;
 
 pub use opaque_token::{OpaqueToken, hash, hex, random_bytes};
 pub use password::{HashFor, HashPermit, MAX_PASSWORD_BYTES, Passwords, is_common};
+pub use pseudonym::Pseudonyms;
 pub use sealed::Sealer;
 pub use token::{TokenSubject, Tokens};
 

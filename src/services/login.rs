@@ -6,6 +6,7 @@ use super::{
     actor::Actor,
     admin_password,
     audit::{Action, Entry},
+    security_event::{Event, SecurityEvent},
     sessions::{self, Grant},
     throttle::Throttle,
     transaction::change_without_actor,
@@ -64,23 +65,44 @@ pub async fn login(
     let email = normalize_email(email);
     let found = app.db.run(async |conn| Ok(User::find_by_email(conn, &email).await?)).await?;
     let hash = found.as_ref().and_then(|user| user.hashed_password.clone());
+    let user_id = found.as_ref().map(|user| user.id);
+    let about = |event| SecurityEvent::new(event).user(user_id).email(&email);
     let (attempt, matches) = verify_password(app, context, &email, password.clone(), hash).await?;
-    let Some(user) =
-        found.filter(|user| matches && user.is_active && !admin_password::is_refused(app, user, &password))
-    else {
-        attempt.record_failure().await;
-        tracing::info!("login refused: unknown address, wrong password or inactive user");
-        return Err(Error::BadCredentials);
+    let user = match (refusal(app, found.as_ref(), matches, &password), found) {
+        (None, Some(user)) => user,
+        (reason, _) => {
+            attempt.record_failure().await;
+            let reason = reason.unwrap_or("unknown_account");
+            about(Event::LoginRefused { reason }).log(app, context);
+            return Err(Error::BadCredentials);
+        }
     };
     if app.config.auth.require_verified_email && user.email_verified_at.is_none() {
+        about(Event::LoginRefused { reason: "email_not_verified" }).log(app, context);
         return Err(Error::EmailNotVerified);
     }
     let login = open_session_or_challenge(app, context, &user, replaced).await?;
-    if matches!(login, Login::LoggedIn(_)) {
-        attempt.record_success().await;
+    match &login {
+        Login::LoggedIn(grant) => {
+            attempt.record_success().await;
+            let event = about(Event::LoginAccepted { second_factor: false });
+            event.session(grant.session_id).log(app, context);
+        }
+        Login::Challenge(_) => about(Event::LoginChallenged).log(app, context),
     }
     rehash(app, &user, password).await;
     Ok(login)
+}
+
+/// Returns why a login is refused, if it is. Only the log has the reason.
+fn refusal(app: &App, found: Option<&User>, matches: bool, password: &str) -> Option<&'static str> {
+    match found {
+        None => Some("unknown_account"),
+        Some(_) if !matches => Some("wrong_password"),
+        Some(user) if !user.is_active => Some("inactive_user"),
+        Some(user) if admin_password::is_refused(app, user, password) => Some("default_password"),
+        Some(_) => None,
+    }
 }
 
 /// Verifies a password within the rate limits.
@@ -89,13 +111,14 @@ pub async fn login(
 /// attempts is subject to the failures of those that ended before it.
 async fn verify_password<'a>(
     app: &'a App,
-    context: &RequestContext,
-    email: &str,
+    context: &'a RequestContext,
+    email: &'a str,
     password: String,
     hash: Option<String>,
 ) -> Result<(Throttle<'a>, bool)> {
     let attempt = Throttle::password(app, context, email).await?;
-    let matches = app.passwords.verify(password, hash).await?;
+    let permit = app.passwords.permit(attempt.hash_for()).await?;
+    let matches = permit.verify(password, hash).await?;
     attempt.check().await?;
     Ok((attempt, matches))
 }
@@ -141,24 +164,49 @@ pub async fn second_factor(
     let hash = security::hash(challenge);
     let user =
         app.db.run(async |conn| Ok(OneTimeToken::owner(conn, &hash, Purpose::SecondFactor).await?)).await?;
-    let user = user.filter(|user| user.is_active).ok_or(Error::InvalidCode)?;
+    let user = user.filter(|user| user.is_active);
+    let granted = match &user {
+        Some(user) => accept_code(app, context, user, &hash, code, replaced).await,
+        None => Err(Error::InvalidCode),
+    };
+    let about = |event| SecurityEvent::new(event).user(user.as_ref().map(|user| user.id));
+    match &granted {
+        Ok(grant) => {
+            let event = about(Event::LoginAccepted { second_factor: true });
+            event.session(grant.session_id).log(app, context);
+        }
+        Err(Error::InvalidCode) => about(Event::CodeRefused).log(app, context),
+        Err(_) => {}
+    }
+    granted
+}
+
+/// Opens a session for the owner of a challenge, if the code is right. `hash` is that of the challenge.
+async fn accept_code(
+    app: &App,
+    context: &RequestContext,
+    user: &User,
+    hash: &[u8],
+    code: &str,
+    replaced: &[TokenSubject],
+) -> Result<Grant> {
     let attempt = Throttle::code(app, context, &user.email).await?;
     // Outside the transaction below: the attempt must stay counted if that is rolled back.
     let is_allowed = app
         .db
         .run(async |conn| {
-            Ok(OneTimeToken::count_attempt(conn, &hash, Purpose::SecondFactor, MAX_CODE_ATTEMPTS).await?)
+            Ok(OneTimeToken::count_attempt(conn, hash, Purpose::SecondFactor, MAX_CODE_ATTEMPTS).await?)
         })
         .await?;
     if !is_allowed {
         return Err(Error::InvalidCode);
     }
-    two_factor::count_attempt(app, user.id).await?;
+    two_factor::count_attempt(app, context, user.id).await?;
     let granted = change_without_actor(app, context, async |tx| {
-        let user = lock_unchanged(tx, &user).await?;
+        let user = lock_unchanged(tx, user).await?;
         two_factor::verify_code(app, tx, &user, code).await?;
         TwoFactor::reset_failures(tx, user.id).await?;
-        OneTimeToken::consume(tx, &hash, Purpose::SecondFactor).await?.ok_or(Error::InvalidCode)?;
+        OneTimeToken::consume(tx, hash, Purpose::SecondFactor).await?.ok_or(Error::InvalidCode)?;
         open_session(app, tx, user, true, replaced).await
     })
     .await?;

@@ -8,7 +8,7 @@ use super::{
     login::confirm_password,
     outbox::OutboxMessage,
     sessions,
-    throttle::Throttle,
+    throttle::{Recipient, Throttle},
     transaction::change,
     users::{check_not_personal, normalize_email},
 };
@@ -41,11 +41,12 @@ pub async fn rename(app: &App, actor: &Actor, full_name: Option<&str>) -> Result
 ///
 /// # Errors
 /// [`Error::WrongPassword`] if `current` is wrong; [`Error::Invalid`] if `new` is the email address or name of the
-/// user; [`Error::TooManyAttempts`] after failed attempts; and those of [`change`].
+/// user; [`Error::TooManyAttempts`] after failed attempts or too many mails; and those of [`change`].
 pub async fn change_password(app: &App, actor: &Actor, current: String, new: String) -> Result<()> {
     let user = actor.user();
     check_not_personal("new_password", &new, &user.email, user.full_name.as_deref())?;
     confirm_password(app, actor, current).await?;
+    Throttle::notice(app, actor.context(), user).await?;
     let hashed_password = app.passwords.hash(new).await?;
     change(app, actor, Affected::Actor, async |tx, locked| {
         let user = locked.actor_with_password_of(user)?;
@@ -73,11 +74,12 @@ pub async fn change_email(app: &App, actor: &Actor, new_email: &str, password: S
         return Err(Error::invalid("email", "This is already your email address"));
     }
     let message = OutboxMessage::ConfirmNewEmail { user_id: user.id, email: email.clone() };
-    // The address may belong to a third party, who must not be flooded with mails.
-    match Throttle::mail(app, actor.context(), Purpose::ChangeEmail, &email).await? {
-        0 => {}
-        retry_after => return Err(Error::TooManyAttempts { retry_after }),
-    }
+    // The address may belong to a third party, who must not be flooded with mails. Whether it is registered makes no
+    // difference here, so that the caller does not learn it.
+    let (context, recipient) = (actor.context(), Recipient::Unverified(&email));
+    Throttle::notice(app, context, user).await?;
+    Throttle::mailer(app, context, &email).await?;
+    Throttle::mailbox(app, context, Purpose::ChangeEmail.as_str(), recipient).await?;
     change(app, actor, Affected::Actor, async |tx, locked| {
         let user = locked.actor_with_password_of(user)?;
         // Only the last requested address can be confirmed.
@@ -104,6 +106,7 @@ pub async fn change_email(app: &App, actor: &Actor, new_email: &str, password: S
 pub async fn delete(app: &App, actor: &Actor, password: String) -> Result<DateTime<Utc>> {
     let user = actor.user();
     confirm_password(app, actor, password).await?;
+    Throttle::notice(app, actor.context(), user).await?;
     let due = Utc::now() + Duration::days(app.config.auth.account_deletion_grace_days.into());
     change(app, actor, Affected::UserAndAdmins(user.id), async |tx, locked| {
         locked.ensure_another_admin(user.id)?;

@@ -10,7 +10,7 @@ use super::{
     audit::{Action, Entry},
     outbox::OutboxMessage,
     sessions,
-    throttle::Throttle,
+    throttle::{Recipient, Throttle},
     transaction::change_without_actor,
     users::{check_not_personal, normalize_email},
 };
@@ -61,17 +61,21 @@ async fn request_link(
     email: &str,
     message: OutboxMessage,
 ) -> Result<()> {
-    match Throttle::mail(app, context, purpose, email).await? {
-        0 => {
-            change_without_actor(app, context, async |tx| {
-                tx.set_identities_unchanged();
-                message.send(tx).await
-            })
-            .await
-        }
+    Throttle::mailer(app, context, email).await?;
+    let owner = app.db.run(async |conn| Ok(User::find_by_email(conn, email).await?)).await?;
+    let recipient = match owner.is_some_and(|user| user.email_verified_at.is_some()) {
+        true => Recipient::Verified(email),
+        false => Recipient::Unverified(email),
+    };
+    if Throttle::mailbox(app, context, purpose.as_str(), recipient).await.is_err() {
         // An error would show that others have asked for mails to this address.
-        _ => Ok(()),
+        return Ok(());
     }
+    change_without_actor(app, context, async |tx| {
+        tx.set_identities_unchanged();
+        message.send(tx).await
+    })
+    .await
 }
 
 /// Locks the owner of a token, then consumes the token. Returns the owner and the address that the token was sent to.
@@ -139,7 +143,8 @@ pub async fn confirm_email(app: &App, context: &RequestContext, token: &str) -> 
 ///
 /// # Errors
 /// [`Error::InvalidLink`] for an unknown, used or expired token; [`Error::Invalid`] if the password is the email
-/// address or name of the user; [`Error::Unavailable`] if too many passwords are being hashed.
+/// address or name of the user; [`Error::TooManyAttempts`] after many hashes for this user; [`Error::Unavailable`] if
+/// too many passwords are being hashed.
 pub async fn reset_password(
     app: &App,
     context: &RequestContext,
@@ -189,6 +194,7 @@ async fn set_password(
     let name = request.full_name.as_deref().or(owner.full_name.as_deref());
     check_not_personal("password", &request.password, &owner.email, name)?;
 
+    Throttle::hash(app, context, &owner.email)?;
     let hashed_password = app.passwords.hash(request.password).await?;
     change_without_actor(app, context, async |tx| {
         let (user, email) = consume_token(tx, request.token, request.purpose).await?;

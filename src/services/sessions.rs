@@ -13,6 +13,7 @@ use super::{
     actor::{Actor, Affected},
     audit::{Action, Entry},
     outbox::OutboxMessage,
+    security_event::{Event, SecurityEvent},
     transaction::{change, change_without_actor},
 };
 use crate::{
@@ -36,6 +37,7 @@ const MAX_USER_AGENT_CHARS: usize = 255;
 
 /// The tokens that a client gets from a login or a refresh. Not `Debug`, because they are secret.
 pub struct Grant {
+    pub session_id: Uuid,
     pub access_token: String,
     /// Lifetime of the access token in seconds.
     pub expires_in: u64,
@@ -78,14 +80,15 @@ fn grant(app: &App, subject: TokenSubject, token: OpaqueToken, session_ends: Dat
     let (access_token, expires_in) = app.tokens.issue(subject)?;
     let left = Duration::days(IDLE_TIMEOUT_DAYS.into()).min(session_ends - Utc::now());
     let refresh_expires_in = left.num_seconds().max(0).unsigned_abs();
-    Ok(Grant { access_token, expires_in, refresh_token: token.text, refresh_expires_in })
+    let session_id = subject.session_id;
+    Ok(Grant { session_id, access_token, expires_in, refresh_token: token.text, refresh_expires_in })
 }
 
 enum Refreshed {
     Granted(Grant),
     Refused,
-    /// The token was used before, so the session is revoked.
-    Revoked,
+    /// The token was used before, so its session is revoked.
+    Revoked(TokenSubject),
 }
 
 /// Exchanges a refresh token for the next one and an access token.
@@ -98,14 +101,19 @@ enum Refreshed {
 pub async fn refresh(app: &App, context: &RequestContext, token: &str) -> Result<Grant> {
     let work = async |tx: &Tx<'_>| {
         let outcome = rotate(app, tx, token).await?;
-        if !matches!(outcome, Refreshed::Revoked) {
+        if !matches!(outcome, Refreshed::Revoked(_)) {
             tx.set_identities_unchanged();
         }
         Ok(outcome)
     };
     match change_without_actor(app, context, work).await? {
         Refreshed::Granted(grant) => Ok(grant),
-        Refreshed::Refused | Refreshed::Revoked => Err(Error::InvalidToken),
+        Refreshed::Refused => Err(Error::InvalidToken),
+        Refreshed::Revoked(TokenSubject { user_id, session_id }) => {
+            let event = SecurityEvent::new(Event::TokenReplayed).user(Some(user_id));
+            event.session(session_id).log(app, context);
+            Err(Error::InvalidToken)
+        }
     }
 }
 
@@ -118,11 +126,12 @@ async fn rotate(app: &App, tx: &Tx<'_>, token: &str) -> Result<Refreshed> {
     if session.has_ended() || !user.is_active {
         return Ok(Refreshed::Refused);
     }
+    let subject = TokenSubject { user_id: user.id, session_id: session.id };
     let next = match RefreshToken::state(tx, &hash).await? {
         None | Some(TokenState::Expired) => return Ok(Refreshed::Refused),
         Some(TokenState::Used) => {
             revoke_replayed(tx, &user, &session).await?;
-            return Ok(Refreshed::Revoked);
+            return Ok(Refreshed::Revoked(subject));
         }
         Some(TokenState::JustUsed) => {
             let mut issued = None;
@@ -144,12 +153,10 @@ async fn rotate(app: &App, tx: &Tx<'_>, token: &str) -> Result<Refreshed> {
             next
         }
     };
-    let subject = TokenSubject { user_id: user.id, session_id: session.id };
     Ok(Refreshed::Granted(grant(app, subject, next, session.expires_at)?))
 }
 
 async fn revoke_replayed(tx: &Tx<'_>, user: &User, session: &Session) -> Result<()> {
-    tracing::warn!(user_id = user.id, session_id = %session.id, "used refresh token presented again; session revoked");
     Session::revoke(tx, user.id, session.id).await?;
     Entry::new(user.id, Action::SessionReplayed)
         .after(serde_json::json!({ "session_id": session.id }))

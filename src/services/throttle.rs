@@ -6,18 +6,25 @@
 //!
 //! While Redis does not count, each process counts by itself, by the same rules; for mails by stricter ones. So these
 //! limits do not depend on Redis.
+//!
+//! An operation that costs a password hash or that writes to an address which the caller may not own has to pass here.
 
 use std::{
     fmt,
     net::{IpAddr, Ipv6Addr},
 };
 
+use super::{
+    mailbox::mailbox_of,
+    security_event::{Event, SecurityEvent},
+};
 use crate::{
     app::App,
-    attempts::{Counter, Operation, Rule},
+    attempts::{Counter, Operation, Rule, Wait},
     context::RequestContext,
     error::{Error, Result},
-    models::{one_time_token::Purpose, session::Session},
+    models::{session::Session, user::User},
+    security::HashFor,
 };
 
 /// Attempts at one account from one client network.
@@ -44,8 +51,17 @@ static PER_CLIENT: Rule = Rule {
     max_wait_seconds: 60,
     ttl_seconds: 3_600,
 };
-/// Mails of one purpose to one email address. The longest wait is shorter than the lifetime of the links, so a user who
-/// cannot ask for a new link has a valid one.
+/// Hashes for one account from one client network, for right and wrong passwords. Each process counts its own, because
+/// they take its CPU time. A client that logs in less than once a minute never has to wait.
+static HASHES: Rule = Rule {
+    name: "hashes",
+    free_attempts: 30,
+    free_attempts_without_redis: 30,
+    max_wait_seconds: 60,
+    ttl_seconds: 3_600,
+};
+/// Mails of one purpose to one mailbox. The longest wait is shorter than the lifetime of the links, so a user who cannot
+/// ask for a new link has a valid one.
 static MAILS_PER_RECIPIENT: Rule = Rule {
     name: "mailbox",
     free_attempts: 3,
@@ -62,21 +78,65 @@ static MAILS_PER_CLIENT: Rule = Rule {
     ttl_seconds: 3_600,
 };
 
+/// Invitations to one mailbox. An admin may have a reason to send several, and must not flood a stranger either.
+static INVITATIONS_PER_RECIPIENT: Rule = Rule {
+    name: "invitations",
+    free_attempts: 20,
+    free_attempts_without_redis: 20,
+    max_wait_seconds: 900,
+    ttl_seconds: 86_400,
+};
+
+/// Whom a request makes the product write to.
+#[derive(Clone, Copy)]
+pub enum Recipient<'a> {
+    /// An address that its owner may not have verified. All addresses of the mailbox are counted together, so that
+    /// sub-addresses do not evade the limit.
+    Unverified(&'a str),
+    /// The verified address of a user, which is counted alone. Others can ask for mails to sub-addresses of the mailbox,
+    /// and that must not keep the user from a link.
+    Verified(&'a str),
+}
+
 /// One attempt and the counters that limit it.
 pub struct Throttle<'a> {
     app: &'a App,
+    context: &'a RequestContext,
+    /// The email address of the account.
+    email: &'a str,
     counters: Vec<Counter>,
+    /// Whether the owner of the account has logged in from the client's network before.
+    is_known: bool,
 }
 
 impl<'a> Throttle<'a> {
-    /// Checks that a password of the account with this address may be tried. Counts nothing.
+    /// Checks that a password of the account with this address may be tried, and counts the hash that this costs.
     ///
     /// # Errors
     /// [`Error::TooManyAttempts`] while a wait is running.
-    pub async fn password(app: &'a App, context: &RequestContext, email: &str) -> Result<Self> {
+    pub async fn password(app: &'a App, context: &'a RequestContext, email: &'a str) -> Result<Self> {
         let attempt = Self::account(app, context, email, email).await?;
         attempt.check().await?;
+        Self::hash(app, context, email)?;
         Ok(attempt)
+    }
+
+    /// Counts a hash for the account with this address.
+    ///
+    /// # Errors
+    /// [`Error::TooManyAttempts`] while a wait is running.
+    pub fn hash(app: &App, context: &RequestContext, email: &str) -> Result<()> {
+        let network = ClientNetwork::of(context).map(|network| network.to_string());
+        let counter = app.attempts.counter(&HASHES, &pair(email, network.as_deref()));
+        refuse(app, context, email, app.attempts.wait_here(Operation::Acquire, &[counter]))
+    }
+
+    /// Returns the share of the hashes that the attempt belongs to.
+    pub fn hash_for(&self) -> HashFor {
+        match self.is_known || self.context.actor.is_some() {
+            true => HashFor::Known,
+            false => HashFor::Login,
+        }
     }
 
     /// Checks that the attempt is allowed now.
@@ -94,20 +154,25 @@ impl<'a> Throttle<'a> {
     ///
     /// # Errors
     /// [`Error::TooManyAttempts`] while a wait is running.
-    pub async fn code(app: &'a App, context: &RequestContext, email: &str) -> Result<Self> {
+    pub async fn code(app: &'a App, context: &'a RequestContext, email: &'a str) -> Result<Self> {
         let attempt = Self::account(app, context, &format!("code of {email}"), email).await?;
         attempt.run(Operation::Acquire).await?;
         Ok(attempt)
     }
 
     /// Resets the password counters of an account for this client, after its owner has proven their identity.
-    pub async fn reset(app: &'a App, context: &RequestContext, email: &str) {
+    pub async fn reset(app: &'a App, context: &'a RequestContext, email: &'a str) {
         if let Ok(attempt) = Self::account(app, context, email, email).await {
             attempt.record_success().await;
         }
     }
 
-    async fn account(app: &'a App, context: &RequestContext, subject: &str, email: &str) -> Result<Self> {
+    async fn account(
+        app: &'a App,
+        context: &'a RequestContext,
+        subject: &str,
+        email: &'a str,
+    ) -> Result<Self> {
         let network = ClientNetwork::of(context);
         let is_known = match &network {
             Some(network) => {
@@ -117,30 +182,65 @@ impl<'a> Throttle<'a> {
             None => false,
         };
         let network = network.map(|network| network.to_string());
-        let pair = format!("{subject}\0{}", network.as_deref().unwrap_or_default());
+        let pair = pair(subject, network.as_deref());
         let mut counters = vec![app.attempts.counter(&PER_ACCOUNT_AND_CLIENT, &pair)];
         if !is_known {
             counters.push(app.attempts.counter(&PER_ACCOUNT, subject));
             counters.extend(network.map(|network| app.attempts.counter(&PER_CLIENT, &network)));
         }
-        Ok(Self { app, counters })
+        Ok(Self { app, context, email, counters, is_known })
     }
 
-    /// Counts a request for a mail of this purpose to `email`. Returns the seconds until such a mail may be sent, 0 for
-    /// now.
-    ///
-    /// An anonymous client must not learn the wait: it shows that others have asked for mails to this address.
+    /// Counts a request of this client that makes the product write to `email`.
     ///
     /// # Errors
-    /// [`Error::TooManyAttempts`] if the client asks for too many mails.
-    pub async fn mail(app: &App, context: &RequestContext, purpose: Purpose, email: &str) -> Result<u64> {
-        if let Some(network) = ClientNetwork::of(context) {
-            let by_client = vec![app.attempts.counter(&MAILS_PER_CLIENT, &network.to_string())];
-            Throttle { app, counters: by_client }.run(Operation::Acquire).await?;
+    /// [`Error::TooManyAttempts`] if requests from the client's network have asked for too many mails.
+    pub async fn mailer(app: &App, context: &RequestContext, email: &str) -> Result<()> {
+        let Some(network) = ClientNetwork::of(context) else { return Ok(()) };
+        let counter = app.attempts.counter(&MAILS_PER_CLIENT, &network.to_string());
+        refuse(app, context, email, app.attempts.wait(Operation::Acquire, &[counter]).await)
+    }
+
+    /// Counts a mail of this purpose to a recipient.
+    ///
+    /// An anonymous client that asks for a link must not learn the wait: it shows that others have asked for links to
+    /// this address.
+    ///
+    /// # Errors
+    /// [`Error::TooManyAttempts`] if too many such mails were requested.
+    pub async fn mailbox(
+        app: &App,
+        context: &RequestContext,
+        purpose: &str,
+        recipient: Recipient<'_>,
+    ) -> Result<()> {
+        let (email, subject) = match recipient {
+            Recipient::Unverified(email) => (email, format!("{purpose}\0{}", mailbox_of(email))),
+            Recipient::Verified(email) => (email, format!("{purpose}\0verified\0{email}")),
+        };
+        let counter = app.attempts.counter(&MAILS_PER_RECIPIENT, &subject);
+        refuse(app, context, email, app.attempts.wait(Operation::Acquire, &[counter]).await)
+    }
+
+    /// Counts a change that notifies its user by mail, unless the address of the user is verified. A user who has
+    /// registered the address of a stranger must not flood it with notices.
+    ///
+    /// # Errors
+    /// As [`Self::mailbox`].
+    pub async fn notice(app: &App, context: &RequestContext, user: &User) -> Result<()> {
+        match user.email_verified_at {
+            Some(_) => Ok(()),
+            None => Self::mailbox(app, context, "notice", Recipient::Unverified(&user.email)).await,
         }
-        let recipient = format!("{}\0{email}", purpose.as_str());
-        let recipient = app.attempts.counter(&MAILS_PER_RECIPIENT, &recipient);
-        Ok(app.attempts.run(Operation::Acquire, &[recipient]).await)
+    }
+
+    /// Counts an invitation to an address.
+    ///
+    /// # Errors
+    /// [`Error::TooManyAttempts`] if too many invitations were sent to the mailbox.
+    pub async fn invitation(app: &App, context: &RequestContext, email: &str) -> Result<()> {
+        let counter = app.attempts.counter(&INVITATIONS_PER_RECIPIENT, &mailbox_of(email));
+        refuse(app, context, email, app.attempts.wait(Operation::Acquire, &[counter]).await)
     }
 
     /// Counts the attempt as failed.
@@ -155,11 +255,21 @@ impl<'a> Throttle<'a> {
     }
 
     async fn run(&self, operation: Operation) -> Result<()> {
-        match self.app.attempts.run(operation, &self.counters).await {
-            0 => Ok(()),
-            retry_after => Err(Error::TooManyAttempts { retry_after }),
-        }
+        let wait = self.app.attempts.wait(operation, &self.counters).await;
+        refuse(self.app, self.context, self.email, wait)
     }
+}
+
+/// Logs and returns the refusal of an attempt that has to wait.
+fn refuse(app: &App, context: &RequestContext, email: &str, wait: Option<Wait>) -> Result<()> {
+    let Some(Wait { rule, seconds }) = wait else { return Ok(()) };
+    SecurityEvent::new(Event::AttemptThrottled { rule }).email(email).log(app, context);
+    Err(Error::TooManyAttempts { retry_after: seconds })
+}
+
+/// Returns the subject of a counter for an account and a client network.
+fn pair(account: &str, network: Option<&str>) -> String {
+    format!("{account}\0{}", network.unwrap_or_default())
 }
 
 /// The network that a request comes from: an IPv4 address, or an IPv6 /64, since each subscriber has 2^64 addresses.

@@ -8,12 +8,14 @@ use super::{
     actor::{Actor, Affected, LockedUsers},
     audit::{Action, Entry},
     outbox::OutboxMessage,
+    security_event::{Event, SecurityEvent},
     sessions,
     throttle::Throttle,
     transaction::change,
 };
 use crate::{
     app::App,
+    context::RequestContext,
     db::Tx,
     error::{Error, Result},
     mail::Notice,
@@ -178,7 +180,7 @@ async fn throttled<T>(
 ) -> Result<T> {
     let user = actor.user();
     let attempt = Throttle::code(app, actor.context(), &user.email).await?;
-    count_attempt(app, user.id).await?;
+    count_attempt(app, actor.context(), user.id).await?;
     let checked = async |tx: &Tx<'_>, locked: &LockedUsers| {
         let user = locked.actor_with_password_of(user).map_err(|_| Error::InvalidToken)?;
         let result = work.clone()(tx, user).await?;
@@ -186,8 +188,10 @@ async fn throttled<T>(
         Ok(result)
     };
     let result = change(app, actor, Affected::Actor, checked).await;
-    if result.is_ok() {
-        attempt.record_success().await;
+    match &result {
+        Ok(_) => attempt.record_success().await,
+        Err(Error::InvalidCode) => SecurityEvent::new(Event::CodeRefused).log(app, actor.context()),
+        Err(_) => {}
     }
     result
 }
@@ -197,7 +201,7 @@ async fn throttled<T>(
 ///
 /// # Errors
 /// [`Error::TooManyAttempts`] if the user has had too many failures.
-pub async fn count_attempt(app: &App, user_id: i64) -> Result<()> {
+pub async fn count_attempt(app: &App, context: &RequestContext, user_id: i64) -> Result<()> {
     let over = app
         .db
         .run(async |conn| Ok(TwoFactor::count_attempt(conn, user_id, MAX_FAILURES, FAILURE_WINDOW).await?));
@@ -205,7 +209,8 @@ pub async fn count_attempt(app: &App, user_id: i64) -> Result<()> {
         None => Ok(()),
         Some(over) => {
             let seconds = (over - chrono::Utc::now()).num_seconds().clamp(1, FAILURE_WINDOW.num_seconds());
-            tracing::warn!(user_id, "too many wrong codes: codes of this user are refused for a while");
+            let event = SecurityEvent::new(Event::AttemptThrottled { rule: "codes" });
+            event.user(Some(user_id)).log(app, context);
             Err(Error::TooManyAttempts { retry_after: seconds.unsigned_abs() })
         }
     }

@@ -8,6 +8,7 @@ use super::{
     audit::{Action, Entry, audit_fields},
     outbox::OutboxMessage,
     sessions,
+    throttle::Throttle,
     transaction::change,
     two_factor,
     users::{USER_COUNT, normalize_email},
@@ -98,7 +99,8 @@ pub async fn update(app: &App, actor: &AdminActor, id: i64, changes: &Changes) -
 /// Creates a user without a password, and sends a link to set one. Notifies the other admins if the user is to be one.
 ///
 /// # Errors
-/// [`Error::EmailTaken`] if the address is registered; and those of [`change`].
+/// [`Error::EmailTaken`] if the address is registered; [`Error::TooManyAttempts`] after many invitations to the mailbox;
+/// and those of [`change`].
 pub async fn invite(
     app: &App,
     actor: &AdminActor,
@@ -107,6 +109,7 @@ pub async fn invite(
     role: Role,
 ) -> Result<User> {
     let email = normalize_email(email);
+    Throttle::invitation(app, actor.context(), &email).await?;
     let user = change(app, actor, Affected::Actor, async |tx, locked| {
         let row = NewUser { email: &email, hashed_password: None, full_name, role, email_verified_at: None };
         let user = row.insert(tx).await.on_constraint("users_email_key", Error::EmailTaken)?;
@@ -125,9 +128,10 @@ pub async fn invite(
 /// Sends the invitation again.
 ///
 /// # Errors
-/// [`Error::NotFound`] if the user does not exist; [`Error::Conflict`] if the user has accepted the invitation; and
-/// those of [`change`].
+/// [`Error::NotFound`] if the user does not exist; [`Error::Conflict`] if the user has accepted the invitation;
+/// [`Error::TooManyAttempts`] after many invitations to the mailbox; and those of [`change`].
 pub async fn invite_again(app: &App, actor: &AdminActor, id: i64) -> Result<()> {
+    Throttle::invitation(app, actor.context(), &find(app, id).await?.email).await?;
     change(app, actor, Affected::User(id), async |tx, locked| {
         if locked.user(id)?.hashed_password.is_some() {
             return Err(Error::Conflict("The invitation has already been accepted"));

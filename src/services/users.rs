@@ -3,6 +3,8 @@
 use super::{
     audit::{Action, Entry, audit_fields},
     outbox::OutboxMessage,
+    security_event::{Event, SecurityEvent},
+    throttle::{Recipient, Throttle},
     transaction::change_without_actor,
 };
 use crate::{
@@ -10,8 +12,11 @@ use crate::{
     config::DEFAULT_ADMIN_PASSWORD,
     context::RequestContext,
     error::{Error, OnConstraint, Result},
-    models::user::{NewUser, Role, User},
-    security::{MAX_PASSWORD_BYTES, is_common},
+    models::{
+        one_time_token::Purpose,
+        user::{NewUser, Role, User, UserChanges},
+    },
+    security::{HashFor, MAX_PASSWORD_BYTES, Passwords, is_common},
 };
 
 /// Cache key of the number of users. It is cached because counting takes longer than reading a page.
@@ -94,14 +99,38 @@ pub struct Registration {
 ///
 /// # Errors
 /// [`Error::EmailTaken`] if the address is registered; [`Error::Invalid`] if the password is the email address or name
-/// of the user; [`Error::Unavailable`] if too many passwords are being hashed.
+/// of the user; [`Error::TooManyAttempts`] after too many requests of the client, or for the mailbox;
+/// [`Error::Unavailable`] if too many passwords are being hashed.
 pub async fn register(app: &App, context: &RequestContext, new: Registration) -> Result<User> {
     let email = normalize_email(&new.email);
     check_not_personal("password", &new.password, &email, new.full_name.as_deref())?;
+    Throttle::mailer(app, context, &email).await?;
+    let result = create_user(app, context, &email, new).await;
+    match &result {
+        Ok(user) => {
+            let event = SecurityEvent::new(Event::UserRegistered).user(Some(user.id));
+            event.email(&email).log(app, context);
+        }
+        Err(Error::EmailTaken) => {
+            let event = SecurityEvent::new(Event::RegistrationRefused { reason: "email_taken" });
+            event.email(&email).log(app, context);
+        }
+        Err(_) => {}
+    }
+    result
+}
+
+async fn create_user(app: &App, context: &RequestContext, email: &str, new: Registration) -> Result<User> {
+    // A taken address costs neither a hash nor a mail. The constraint below decides between concurrent registrations.
+    if app.db.run(async |conn| Ok(User::find_by_email(conn, email).await?)).await?.is_some() {
+        return Err(Error::EmailTaken);
+    }
+    Throttle::mailbox(app, context, Purpose::VerifyEmail.as_str(), Recipient::Unverified(email)).await?;
     // Before the transaction, because hashing is slow and must not hold a connection.
-    let hashed_password = app.passwords.hash(new.password).await?;
+    let permit = app.passwords.permit(HashFor::Registration).await?;
+    let hashed_password = permit.hash(new.password).await?;
     let row = NewUser {
-        email: &email,
+        email,
         hashed_password: Some(&hashed_password),
         full_name: new.full_name.as_deref(),
         role: Role::User,

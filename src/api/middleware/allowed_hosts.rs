@@ -8,7 +8,9 @@ use crate::{
         host::{ip_host, is_local, requested_host},
         problem::{ApiError, FailedRequest, RouteCatalog, render},
     },
+    app::App,
     context::RequestContext,
+    services::security_event::{Event, SecurityEvent},
 };
 
 /// Refuses requests for other hosts with 421 (RFC 9110 section 15.5.20).
@@ -17,6 +19,7 @@ use crate::{
 /// browsers then treat the two as one site. Only the header `Host` shows the difference.
 pub(super) struct AllowedHosts<E> {
     pub(super) inner: E,
+    pub(super) app: App,
     pub(super) catalog: Arc<RouteCatalog>,
     pub(super) hosts: HostRules,
 }
@@ -49,7 +52,9 @@ impl<E: Endpoint<Output = Response>> Endpoint for AllowedHosts<E> {
         if self.hosts.allow(&req) {
             return self.inner.call(req).await;
         }
-        let id = req.data::<RequestContext>().map(RequestContext::response_id).unwrap_or_default();
+        let context = req.data::<RequestContext>().cloned().unwrap_or_default();
+        SecurityEvent::new(Event::HostRefused).log(&self.app, &context);
+        let id = context.response_id();
         let request = FailedRequest { id: &id, method: req.method(), uri: req.original_uri() };
         Ok(render(&ApiError::UnknownHost.into(), &request, &self.catalog))
     }

@@ -50,10 +50,10 @@ where
     let inner =
         routes.map_to_response().with(CookieJarManager::new()).with(NormalizePath::new(TrailingSlash::Trim));
     let inner = CatchPanic { inner };
-    let inner = Problems { inner, catalog: catalog.clone() };
+    let inner = Problems { inner, app: app.clone(), catalog: catalog.clone() };
     let inner = Compression { inner };
     let inner = Cors { inner, origins: cors_origins };
-    let inner = AllowedHosts { inner, catalog: catalog.clone(), hosts };
+    let inner = AllowedHosts { inner, app: app.clone(), catalog: catalog.clone(), hosts };
     let log_client_address = app.config.core.log_client_address;
     let inner = DefaultHeaders { inner, app }.with(headers::security(https));
     let inner = RequestSpan { inner };

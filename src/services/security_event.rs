@@ -1,0 +1,142 @@
+//! Security events: the log lines by which an operator sees, counts and blocks attacks (OWASP ASVS 5, 16.2.1, 16.3.1 and
+//! 16.3.3).
+//!
+//! `docs/security-events.md` lists the events and their fields. A line has no secret and no email address. The span of the
+//! request adds the request id.
+
+use tracing::field::display;
+use uuid::Uuid;
+
+use crate::{app::App, context::RequestContext};
+
+/// The target of the log lines, by which they are filtered.
+const TARGET: &str = "saas::security";
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event<'a> {
+    LoginAccepted {
+        second_factor: bool,
+    },
+    /// The password was correct, and a code is required too.
+    LoginChallenged,
+    LoginRefused {
+        reason: &'static str,
+    },
+    /// A code of an authenticator or a recovery code, or a challenge.
+    CodeRefused,
+    /// The password that confirms an action.
+    PasswordRefused,
+    /// The token of a link in a mail.
+    LinkRefused,
+    UserRegistered,
+    RegistrationRefused {
+        reason: &'static str,
+    },
+    /// A rate limit of attempts or mails.
+    AttemptThrottled {
+        rule: &'static str,
+    },
+    /// A used refresh token was presented again, so its session was revoked.
+    TokenReplayed,
+    AccessForbidden {
+        reason: &'static str,
+    },
+    CrossSiteRefused,
+    HostRefused,
+    /// An operation of an admin on a queue or a job. `action` and `target` are those of the audit trail.
+    QueueOperation {
+        action: &'static str,
+        target: &'a str,
+    },
+}
+
+impl Event<'_> {
+    /// Returns the name of the event. Operators filter by it, so it never changes.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::LoginAccepted { .. } => "login.accepted",
+            Self::LoginChallenged => "login.challenged",
+            Self::LoginRefused { .. } => "login.refused",
+            Self::CodeRefused => "code.refused",
+            Self::PasswordRefused => "password.refused",
+            Self::LinkRefused => "link.refused",
+            Self::UserRegistered => "user.registered",
+            Self::RegistrationRefused { .. } => "registration.refused",
+            Self::AttemptThrottled { .. } => "attempt.throttled",
+            Self::TokenReplayed => "token.replayed",
+            Self::AccessForbidden { .. } => "access.forbidden",
+            Self::CrossSiteRefused => "cross_site.refused",
+            Self::HostRefused => "host.refused",
+            Self::QueueOperation { .. } => "queue.operation",
+        }
+    }
+}
+
+/// An event and whom it is about, built before it is logged.
+pub struct SecurityEvent<'a> {
+    event: Event<'a>,
+    user_id: Option<i64>,
+    session_id: Option<Uuid>,
+    email: Option<&'a str>,
+}
+
+impl<'a> SecurityEvent<'a> {
+    /// Creates an event about the signed-in user of the request, if there is one.
+    pub fn new(event: Event<'a>) -> Self {
+        Self { event, user_id: None, session_id: None, email: None }
+    }
+
+    /// Sets the user whom the event is about.
+    pub fn user(self, user_id: Option<i64>) -> Self {
+        Self { user_id, ..self }
+    }
+
+    /// Sets the session that the event is about.
+    pub fn session(self, session_id: Uuid) -> Self {
+        Self { session_id: Some(session_id), ..self }
+    }
+
+    /// Sets the email address that the client has entered. The line has a keyed hash of it.
+    pub fn email(self, email: &'a str) -> Self {
+        Self { email: Some(email), ..self }
+    }
+
+    /// Writes the log line.
+    pub fn log(self, app: &App, context: &RequestContext) {
+        let name = self.event.name();
+        let (address, address_hash) = match (context.ip, app.config.core.log_client_address) {
+            (Some(ip), true) => (Some(ip), None),
+            (Some(ip), false) => (None, Some(app.pseudonyms.of(&ip.to_string()))),
+            (None, _) => (None, None),
+        };
+        let account_hash = self.email.map(|email| app.pseudonyms.of(email));
+        let (mut reason, mut rule, mut second_factor, mut operation) = (None, None, None, None);
+        match self.event {
+            Event::LoginRefused { reason: why }
+            | Event::RegistrationRefused { reason: why }
+            | Event::AccessForbidden { reason: why } => reason = Some(why),
+            Event::AttemptThrottled { rule: name } => rule = Some(name),
+            Event::LoginAccepted { second_factor: used } => second_factor = Some(used),
+            Event::QueueOperation { action, target } => operation = Some((action, target)),
+            _ => {}
+        }
+        tracing::info!(
+            target: TARGET,
+            event = name,
+            client_address = address.map(display),
+            client_address_hash = address_hash.as_deref(),
+            user_id = self.user_id.or(context.actor),
+            session_id = self.session_id.or(context.session).map(display),
+            account_hash = account_hash.as_deref(),
+            reason,
+            rule,
+            second_factor,
+            action = operation.map(|(action, _)| action),
+            // Not `target`, which is the module of a log line.
+            object = operation.map(|(_, target)| target),
+            "{}",
+            name.replace(['.', '_'], " ")
+        );
+    }
+}
