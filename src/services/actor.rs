@@ -85,6 +85,14 @@ impl Actor {
         &self.context
     }
 
+    /// Returns this actor as an admin.
+    ///
+    /// # Errors
+    /// As [`AdminActor::new`].
+    pub fn as_admin(&self, app: &App) -> Result<AdminActor> {
+        AdminActor::new(app, self.identity.clone(), self.context.clone())
+    }
+
     /// Locks the rows of the users that a change affects, then the session, and checks that the actor may still make the
     /// change.
     ///

@@ -1,10 +1,11 @@
-//! The audit trail: each change of an account writes an entry in its own transaction.
+//! The audit trail: each change of an account writes an entry in its own transaction. So does each operation of an admin on
+//! a queue or a job, before it changes Redis.
 
 use serde_json::{Map, Value, json};
 
 use crate::{
     db::Tx,
-    error::Result,
+    error::{Error, Result},
     models::{audit::NewAuditEntry, user::User},
 };
 
@@ -33,6 +34,13 @@ pub enum Action {
     TwoFactorDisabled,
     RecoveryCodesReplaced,
     RecoveryCodeUsed,
+    QueueChanged,
+    QueueRequeued,
+    QueuePurged,
+    JobRequeued,
+    JobCanceled,
+    /// Redis has refused an operation on a queue or a job, or has not answered.
+    OperationFailed,
 }
 
 impl Action {
@@ -60,15 +68,23 @@ impl Action {
             Self::TwoFactorDisabled => "two_factor.disabled",
             Self::RecoveryCodesReplaced => "recovery_codes.replaced",
             Self::RecoveryCodeUsed => "recovery_code.used",
+            Self::QueueChanged => "queue.changed",
+            Self::QueueRequeued => "queue.requeued",
+            Self::QueuePurged => "queue.purged",
+            Self::JobRequeued => "job.requeued",
+            Self::JobCanceled => "job.canceled",
+            Self::OperationFailed => "operation.failed",
         }
     }
 }
 
-/// An audit trail entry about a user, built before it is written. The actor is the signed-in user of the request.
+/// An audit trail entry, built before it is written. The actor is the signed-in user of the request.
+#[derive(Clone)]
 pub struct Entry {
     action: Action,
     actor: Option<i64>,
-    user: i64,
+    target_type: &'static str,
+    target_id: String,
     before: Option<Value>,
     after: Option<Value>,
 }
@@ -76,7 +92,36 @@ pub struct Entry {
 impl Entry {
     /// Creates an entry about `user`.
     pub fn new(user: i64, action: Action) -> Self {
-        Self { action, actor: None, user, before: None, after: None }
+        Self::about("user", user.to_string(), action)
+    }
+
+    /// Creates an entry about the queue `name`.
+    pub fn queue(name: &str, action: Action) -> Self {
+        Self::about("queue", name.to_owned(), action)
+    }
+
+    /// Creates an entry about the job `id`.
+    pub fn job(id: &str, action: Action) -> Self {
+        Self::about("job", id.to_owned(), action)
+    }
+
+    fn about(target_type: &'static str, target_id: String, action: Action) -> Self {
+        Self { action, actor: None, target_type, target_id, before: None, after: None }
+    }
+
+    pub fn action(&self) -> Action {
+        self.action
+    }
+
+    pub fn target_id(&self) -> &str {
+        &self.target_id
+    }
+
+    /// Returns an entry which reports that the action of this one has failed, with the same target.
+    pub fn failed(&self, error: &Error) -> Self {
+        let after = json!({ "action": self.action.as_str(), "error": error.to_string() });
+        let target_id = self.target_id.clone();
+        Self::about(self.target_type, target_id, Action::OperationFailed).after(after)
     }
 
     /// Creates an entry about `user`, who is also the actor if the request has no signed-in user. For links in mails
@@ -106,7 +151,7 @@ impl Entry {
     /// Writes the entry, unless it is an update that changes nothing.
     ///
     /// # Errors
-    /// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer.
+    /// [`Error::Unavailable`] if PostgreSQL does not answer.
     pub async fn write(self, tx: &Tx<'_>) -> Result<()> {
         if self.action == Action::UserUpdated && self.before == self.after {
             return Ok(());
@@ -115,8 +160,8 @@ impl Entry {
         let entry = NewAuditEntry {
             actor_id: context.actor.or(self.actor),
             action: self.action.as_str(),
-            target_type: "user",
-            target_id: self.user.to_string(),
+            target_type: self.target_type,
+            target_id: self.target_id,
             before: self.before,
             after: self.after,
             address: context.ip.map(|ip| ip.to_string()),

@@ -10,6 +10,7 @@ mod mailbox;
 pub mod outbox;
 pub mod outbox_relay;
 pub mod profile;
+pub mod queue_admin;
 pub mod recovery;
 pub mod security_event;
 pub mod sessions;

@@ -11,14 +11,14 @@ use super::queue_name::check_queue;
 use crate::{
     api::{
         extract::{Admin, Limit, Offset},
-        jobs::{Canceled, StateOut, cancel, find, find_with_payload},
+        jobs::{Canceled, StateOut, canceled, find, find_with_payload},
         problem::Result,
         respond::{Page, PageItem},
         tag::Tag,
     },
     app::App,
-    error::Error,
     queue::{JobStatus, State},
+    services::queue_admin,
 };
 
 /// Operations of admins on the jobs of all users.
@@ -211,14 +211,12 @@ impl Jobs {
     #[oai(path = "/jobs/:id/requeue", method = "post", operation_id = "requeue_job")]
     async fn requeue(
         &self,
-        _admin: Admin,
+        Admin(actor): Admin,
         /// The `job_id` of the response to the enqueue request.
         id: Path<String>,
     ) -> Result<Json<Requeued>> {
-        find(&self.0, &id.0).await?;
-        if !self.0.queue.requeue(&id.0).await? {
-            return Err(Error::Conflict("Only failed jobs can be requeued").into());
-        }
+        let job = find(&self.0, &id.0).await?;
+        queue_admin::requeue_job(&self.0, &actor, &job).await?;
         Ok(Json(Requeued { job_id: id.0, status: StateOut::Queued }))
     }
 
@@ -229,12 +227,12 @@ impl Jobs {
     #[oai(path = "/jobs/:id", method = "delete", operation_id = "cancel_any_job")]
     async fn cancel(
         &self,
-        _admin: Admin,
+        Admin(actor): Admin,
         /// The `job_id` of the response to the enqueue request.
         id: Path<String>,
     ) -> Result<Json<Canceled>> {
-        find(&self.0, &id.0).await?;
-        cancel(&self.0, id.0).await
+        let job = find(&self.0, &id.0).await?;
+        canceled(queue_admin::cancel_job(&self.0, &actor, &job).await?, id.0)
     }
 }
 

@@ -17,6 +17,7 @@ use crate::{
     app::App,
     error::Error,
     queue::{QueueInfo, Rate, State, Totals},
+    services::queue_admin::{self, QueueChanges},
 };
 
 /// Operations of admins on the queues.
@@ -158,6 +159,17 @@ struct QueueChange {
     rate_limit: MaybeUndefined<RateLimit>,
 }
 
+impl From<QueueChange> for QueueChanges {
+    fn from(change: QueueChange) -> Self {
+        let QueueChange { paused, concurrency_limit, rate_limit } = change;
+        Self {
+            paused,
+            concurrency_limit: (!concurrency_limit.is_undefined()).then(|| concurrency_limit.take()),
+            rate_limit: (!rate_limit.is_undefined()).then(|| rate_limit.take().map(Into::into)),
+        }
+    }
+}
+
 impl Example for QueueChange {
     fn example() -> Self {
         Self {
@@ -225,27 +237,14 @@ impl Queues {
     #[oai(path = "/queues/:name", method = "patch", operation_id = "change_queue")]
     async fn change(
         &self,
-        _admin: Admin,
+        Admin(actor): Admin,
         /// The name of the queue: letters, digits, `-`, `_` and `.`.
         #[oai(validator(max_length = 100))]
         name: Path<String>,
         Body(change): Body<QueueChange>,
     ) -> Result<Json<QueueOut>> {
         check_queue("name", &name.0)?;
-        let queue = &self.0.queue;
-        // Pause before and resume after setting the limits, so that no job starts without them.
-        if change.paused == Some(true) {
-            queue.pause(&name.0).await?;
-        }
-        if !change.concurrency_limit.is_undefined() {
-            queue.limit_concurrency(&name.0, change.concurrency_limit.take()).await?;
-        }
-        if !change.rate_limit.is_undefined() {
-            queue.limit_rate(&name.0, change.rate_limit.take().map(Into::into)).await?;
-        }
-        if change.paused == Some(false) {
-            queue.resume(&name.0).await?;
-        }
+        queue_admin::change_queue(&self.0, &actor, &name.0, &change.into()).await?;
         Ok(Json(self.find(&name.0).await?.into()))
     }
 
@@ -255,13 +254,14 @@ impl Queues {
     #[oai(path = "/queues/:name/requeue", method = "post", operation_id = "requeue_queue")]
     async fn requeue(
         &self,
-        _admin: Admin,
+        Admin(actor): Admin,
         /// The name of the queue: letters, digits, `-`, `_` and `.`.
         #[oai(validator(max_length = 100))]
         name: Path<String>,
     ) -> Result<Json<JobCount>> {
         let queue = self.find(&name.0).await?;
-        Ok(Json(JobCount { count: self.0.queue.requeue_failed(&queue).await? }))
+        let count = queue_admin::requeue_failed(&self.0, &actor, &queue).await?;
+        Ok(Json(JobCount { count }))
     }
 
     /// Deletes the jobs of a queue in one state.
@@ -270,7 +270,7 @@ impl Queues {
     #[oai(path = "/queues/:name/jobs", method = "delete", operation_id = "purge_queue")]
     async fn purge(
         &self,
-        _admin: Admin,
+        Admin(actor): Admin,
         /// The name of the queue: letters, digits, `-`, `_` and `.`.
         #[oai(validator(max_length = 100))]
         name: Path<String>,
@@ -278,7 +278,7 @@ impl Queues {
         status: Query<PurgeableState>,
     ) -> Result<Json<JobCount>> {
         let queue = self.find(&name.0).await?;
-        let count = self.0.queue.purge(&queue, status.0.into()).await?;
+        let count = queue_admin::purge(&self.0, &actor, &queue, status.0.into()).await?;
         Ok(Json(JobCount { count }))
     }
 }

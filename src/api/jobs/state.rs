@@ -77,13 +77,12 @@ fn is_id(text: &str) -> bool {
     text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
-/// Cancels a waiting job, or signals a running one to stop.
+/// Returns the response to the cancellation of a job.
 ///
 /// # Errors
-/// [`Error::NotFound`] if there is no such job; [`Error::Conflict`] if it has already ended;
-/// [`Error::Unavailable`] without Redis.
-pub(in crate::api) async fn cancel(app: &App, id: String) -> Result<Json<Canceled>> {
-    let (message, status) = match app.queue.cancel(&id).await? {
+/// [`Error::NotFound`] if there is no such job; [`Error::Conflict`] if it has already ended.
+pub(in crate::api) fn canceled(result: Cancel, id: String) -> Result<Json<Canceled>> {
+    let (message, status) = match result {
         Cancel::Canceled => ("Job canceled", StateOut::Canceled),
         Cancel::Requested => ("The job was asked to stop", StateOut::Started),
         Cancel::Ended => return Err(Error::Conflict("Job has already ended").into()),

@@ -2,14 +2,14 @@ use chrono::{DateTime, Utc};
 use poem_openapi::{Object, OpenApi, param::Path, payload::Json, types::Example};
 use serde_json::{Value, json};
 
-use super::state::{Canceled, EXAMPLE_ID, StateOut, cancel, find};
+use super::state::{Canceled, EXAMPLE_ID, StateOut, canceled, find};
 use crate::{
     api::{extract::CurrentUser, problem::Result, tag::Tag},
     app::App,
     error::Error,
     models::session::Identity,
     queue::JobStatus,
-    services::actor::is_admin,
+    services::{actor::is_admin, queue_admin},
 };
 
 /// Operations of users on their jobs.
@@ -110,7 +110,12 @@ impl Jobs {
         /// The `job_id` of the response to the enqueue request.
         id: Path<String>,
     ) -> Result<Json<Canceled>> {
-        self.find_visible(actor.identity(), &id.0).await?;
-        cancel(&self.0, id.0).await
+        let job = self.find_visible(actor.identity(), &id.0).await?;
+        let result = match job.owner == Some(actor.user().id) {
+            true => self.0.queue.cancel(&id.0).await?,
+            // Only an admin sees the job of another user.
+            false => queue_admin::cancel_job(&self.0, &actor.as_admin(&self.0)?, &job).await?,
+        };
+        canceled(result, id.0)
     }
 }

@@ -1,0 +1,177 @@
+//! Operations of admins on queues and jobs. Each is in the audit trail.
+//!
+//! The entry is committed first, in the transaction that checks the actor again. Then Redis is changed, so no operation is
+//! without an entry. If Redis refuses the operation or does not answer, a second entry, `operation.failed`, reports that.
+//! The effect of an unanswered operation is unknown.
+
+use serde_json::{Map, Value, json};
+
+use super::{
+    actor::{Actor, AdminActor, Affected},
+    audit::{Action, Entry},
+    security_event::{Event, SecurityEvent},
+    transaction::change,
+};
+use crate::{
+    app::App,
+    error::{Error, Result, chain},
+    queue::{Cancel, JobStatus, QueueInfo, Rate, State},
+};
+
+/// Changes of a queue. `None` keeps a field; the inner `None` removes a limit.
+#[derive(Default)]
+pub struct QueueChanges {
+    pub paused: Option<bool>,
+    pub concurrency_limit: Option<Option<u32>>,
+    pub rate_limit: Option<Option<Rate>>,
+}
+
+impl QueueChanges {
+    fn audit_fields(&self) -> Map<String, Value> {
+        let mut fields = Map::new();
+        if let Some(paused) = self.paused {
+            fields.insert("paused".into(), json!(paused));
+        }
+        if let Some(limit) = self.concurrency_limit {
+            fields.insert("concurrency_limit".into(), json!(limit));
+        }
+        if let Some(limit) = self.rate_limit {
+            fields.insert("rate_limit".into(), json!(limit));
+        }
+        fields
+    }
+}
+
+/// Pauses, resumes or limits a queue, which need not exist yet.
+///
+/// # Errors
+/// [`Error::Unavailable`] if Redis does not answer; and those of [`change`].
+pub async fn change_queue(app: &App, actor: &AdminActor, name: &str, changes: &QueueChanges) -> Result<()> {
+    let after = changes.audit_fields();
+    if after.is_empty() {
+        return Ok(());
+    }
+    let queue = &app.queue;
+    let before = queue.queue(name).await?.map(|info| {
+        let all = QueueChanges {
+            paused: Some(info.paused),
+            concurrency_limit: Some(info.concurrency_limit),
+            rate_limit: Some(info.rate_limit),
+        };
+        let mut before = all.audit_fields();
+        before.retain(|field, _| after.contains_key(field));
+        before
+    });
+    let entry = Entry::queue(name, Action::QueueChanged).before(json!(before)).after(json!(after));
+    audited(app, actor, entry, async || {
+        // Pause before and resume after setting the limits, so that no job starts without them.
+        if changes.paused == Some(true) {
+            queue.pause(name).await?;
+        }
+        if let Some(limit) = changes.concurrency_limit {
+            queue.limit_concurrency(name, limit).await?;
+        }
+        if let Some(limit) = changes.rate_limit {
+            queue.limit_rate(name, limit).await?;
+        }
+        if changes.paused == Some(false) {
+            queue.resume(name).await?;
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// Puts the failed jobs of a queue back into it. Returns how many.
+///
+/// # Errors
+/// [`Error::Unavailable`] if Redis does not answer; and those of [`change`].
+pub async fn requeue_failed(app: &App, actor: &AdminActor, queue: &QueueInfo) -> Result<u64> {
+    let entry = Entry::queue(&queue.name, Action::QueueRequeued).before(jobs_in(queue, State::Failed));
+    audited(app, actor, entry, async || Ok(app.queue.requeue_failed(queue).await?)).await
+}
+
+/// Deletes the jobs of a queue in one state. Returns how many.
+///
+/// # Errors
+/// [`Error::Unavailable`] if Redis does not answer; and those of [`change`].
+pub async fn purge(app: &App, actor: &AdminActor, queue: &QueueInfo, state: State) -> Result<u64> {
+    let entry = Entry::queue(&queue.name, Action::QueuePurged).before(jobs_in(queue, state));
+    audited(app, actor, entry, async || Ok(app.queue.purge(queue, state).await?)).await
+}
+
+/// Puts a failed job back into its queue.
+///
+/// # Errors
+/// [`Error::Conflict`] if the job has not failed; [`Error::Unavailable`] if Redis does not answer; and those of [`change`].
+pub async fn requeue_job(app: &App, actor: &AdminActor, job: &JobStatus) -> Result<()> {
+    const NOT_FAILED: Error = Error::Conflict("Only failed jobs can be requeued");
+    if job.state != State::Failed {
+        return Err(NOT_FAILED);
+    }
+    let entry = Entry::job(&job.id, Action::JobRequeued).before(job_fields(job));
+    audited(app, actor, entry, async || match app.queue.requeue(&job.id).await? {
+        true => Ok(()),
+        false => Err(NOT_FAILED),
+    })
+    .await
+}
+
+/// Cancels a waiting job of any user, or signals a running one to stop. Returns [`Cancel::Ended`], and changes nothing, for a
+/// job that has already ended.
+///
+/// # Errors
+/// [`Error::Conflict`] if the job has ended meanwhile; [`Error::Unavailable`] if Redis does not answer; and those of
+/// [`change`].
+pub async fn cancel_job(app: &App, actor: &AdminActor, job: &JobStatus) -> Result<Cancel> {
+    if matches!(job.state, State::Finished | State::Failed | State::Canceled) {
+        return Ok(Cancel::Ended);
+    }
+    let entry = Entry::job(&job.id, Action::JobCanceled).before(job_fields(job));
+    audited(app, actor, entry, async || match app.queue.cancel(&job.id).await? {
+        Cancel::Ended => Err(Error::Conflict("Job has already ended")),
+        Cancel::Unknown => Err(Error::NotFound("Job")),
+        canceled => Ok(canceled),
+    })
+    .await
+}
+
+fn jobs_in(queue: &QueueInfo, state: State) -> Value {
+    json!({ "status": state.as_str(), "jobs": queue.count(state) })
+}
+
+/// Returns what the audit trail has about a job. Its arguments may contain personal data.
+fn job_fields(job: &JobStatus) -> Value {
+    json!({ "task": job.task, "queue": job.queue, "owner": job.owner, "status": job.state.as_str() })
+}
+
+/// Writes the entry, then runs `operate`, and writes a second entry if that fails.
+async fn audited<T>(
+    app: &App,
+    actor: &AdminActor,
+    entry: Entry,
+    operate: impl AsyncFnOnce() -> Result<T>,
+) -> Result<T> {
+    write(app, actor, &entry).await?;
+    let (action, target) = (entry.action().as_str(), entry.target_id());
+    SecurityEvent::new(Event::QueueOperation { action, target }).log(app, actor.context());
+    let result = operate().await;
+    if let Err(error) = &result
+        && let Err(unwritten) = write(app, actor, &entry.failed(error)).await
+    {
+        tracing::warn!(
+            action,
+            error = chain(&unwritten),
+            "cannot add to the audit trail that an operation has failed"
+        );
+    }
+    result
+}
+
+async fn write(app: &App, actor: &Actor, entry: &Entry) -> Result<()> {
+    change(app, actor, Affected::Actor, async |tx, _| {
+        tx.set_identities_unchanged();
+        entry.clone().write(tx).await
+    })
+    .await
+}
