@@ -252,7 +252,8 @@ async fn a_flood_of_logins_is_partly_refused() {
     let app = TestApp::with(&["--bcrypt-cost=13"]).await;
     let user = app.user().await;
     let logins = 16 * std::thread::available_parallelism().unwrap().get();
-    let flood = join_all((0..logins).map(|_| app.login("unknown@example.com", "any password")));
+    let emails: Vec<_> = (0..logins).map(|n| format!("unknown{n}@example.com")).collect();
+    let flood = join_all(emails.iter().map(|email| app.login(email, "any password")));
     let reads = async {
         for _ in 0..20 {
             assert_eq!(app.get("/users/me", Some(&user)).await.status, 200);

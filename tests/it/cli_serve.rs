@@ -126,9 +126,10 @@ async fn each_request_logs_one_line_without_secrets() {
     let status = requests[2];
     assert_eq!((&status["method"], &status["status"]), (&json!("GET"), &json!(404)));
     assert_eq!(
-        (&status["path"], &status["request_id"]),
-        (&json!("/api/v1/jobs/{id}/status"), &json!("mine-1"))
+        (&status["path"], &status["client_request_id"], &status["client_address"]),
+        (&json!("/api/v1/jobs/{id}/status"), &json!("mine-1"), &json!("127.0.0.1"))
     );
+    assert_eq!(status["request_id"].as_str().unwrap().len(), 36, "the server's own id");
     assert!(status["duration_ms"].is_number() && status["user_id"].is_i64());
     assert_eq!(
         (&status["service"], &status["version"]),

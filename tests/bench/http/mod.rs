@@ -41,6 +41,8 @@ const CONNECTIONS: usize = 32;
 const SETTLE_TIME: Duration = Duration::from_millis(1_500);
 /// Users that request `/users/me` in turns.
 const READERS: i64 = 200;
+/// Users that log in in turns.
+const LOGIN_USERS: usize = 1_000;
 const LOGOUTS: i64 = 50;
 const LOGOUT_TIMEOUT: Duration = Duration::from_secs(10);
 const PAUSE_BETWEEN_LOADS: Duration = Duration::from_millis(200);
@@ -162,6 +164,8 @@ impl<'a> Bench<'a> {
         };
         let (readers, all) = (requests(READERS).await?, requests(USERS as i64).await?);
         floors::set_value(stage).await?;
+        // Few logins of each user, because those of one user are limited.
+        let logins: Vec<_> = (0..LOGIN_USERS).map(|n| login(&user(n))).collect();
         let bench = Self {
             stage,
             bare: BareHandler::start().await?,
@@ -173,9 +177,9 @@ impl<'a> Bench<'a> {
             list: Load::of("list", CONNECTIONS, user_list(&admin)),
             enqueue: Load::of("enqueue", CONNECTIONS, enqueue(&token)),
             status: Load::of("status", CONNECTIONS, job_status(&job, &token)),
-            login: Load::of("login", 8, login(&email)),
+            login: Load { requests: logins.clone(), ..Load::of("login", 8, login(&email)) },
             few: Load { requests: readers, ..Load::of("few", 16, me(&token)) },
-            flood: Load { allow_503: true, ..Load::of("flood", 64, login(&email)) },
+            flood: Load { requests: logins, allow_503: true, ..Load::of("flood", 64, login(&email)) },
         };
         for load in [&bench.health, &bench.me, &bench.list, &bench.enqueue, &bench.status] {
             for request in load.requests.iter().take(8) {

@@ -186,11 +186,12 @@ impl Stage {
         Ok(self.sql.query_one(find, &[&email]).await?.try_get(0)?)
     }
 
-    /// Opens sessions of `count` users in the database, without hashing, and returns their access tokens.
+    /// Opens sessions of `count` users in the database, without hashing, and returns their access tokens. The users are
+    /// then known at the address of this machine.
     pub async fn sign_in_many(&self, count: i64) -> Result<Vec<String>> {
-        let make = "INSERT INTO sessions (id, user_id, expires_at) \
-                    SELECT gen_random_uuid(), id, now() + interval '30 days' FROM users WHERE role = 'user' \
-                    ORDER BY id LIMIT $1 RETURNING user_id, id::text";
+        let make = "INSERT INTO sessions (id, user_id, address, expires_at) \
+                    SELECT gen_random_uuid(), id, '127.0.0.1', now() + interval '30 days' FROM users \
+                    WHERE role = 'user' ORDER BY id LIMIT $1 RETURNING user_id, id::text";
         let tokens = Tokens::new(&self.secret, None, TOKEN_MINUTES);
         let mut issued = Vec::new();
         for row in self.sql.query(make, &[&count]).await? {

@@ -2,6 +2,7 @@
 
 mod changes;
 mod list;
+mod queues;
 mod secrets;
 
 use reqwest::Method;
@@ -45,6 +46,8 @@ async fn smoke_an_entry_has_actor_action_target_and_origin() {
     assert_eq!(patch(&app, &admin, user.id, change).await.status, 200);
     let mut entry = trail(&app, &admin, user.id).await.pop().unwrap();
     assert!(entry["id"].take().is_i64() && entry["created_at"].take().is_string());
+    // The server's own id, whatever the client has sent.
+    assert_eq!(entry["request_id"].take().as_str().unwrap().len(), 36);
     let expected = json!({
         "id": null,
         "created_at": null,
@@ -55,7 +58,8 @@ async fn smoke_an_entry_has_actor_action_target_and_origin() {
         "before": { "role": "user", "full_name": null },
         "after": { "role": "admin", "full_name": "Ada" },
         "address": "127.0.0.1",
-        "request_id": "mine-1",
+        "request_id": null,
+        "client_request_id": "mine-1",
     });
     assert_eq!(entry, expected, "the entry has only the changed fields");
 }
@@ -102,7 +106,7 @@ async fn a_change_by_a_command_or_a_job_has_no_actor() {
     assert_eq!((&deleted["action"], &deleted["after"]), (&json!("user.deleted"), &Value::Null));
     assert_eq!(deleted["before"]["email"], user.email);
     for entry in [&of_root[0], promoted, deleted] {
-        for name in ["actor_id", "address", "request_id"] {
+        for name in ["actor_id", "address", "request_id", "client_request_id"] {
             assert_eq!(entry[name], Value::Null, "{entry}");
         }
     }

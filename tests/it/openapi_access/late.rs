@@ -1,5 +1,9 @@
 //! Permissions that are lost while a request is under way: the request has no effect.
 
+use saas::{
+    jobs::ExampleTask,
+    queue::{Origin, State},
+};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -95,7 +99,15 @@ async fn a_request_is_refused_if_permissions_are_revoked_before_its_transaction(
         (Method::POST, "/users/{other}/invite", Value::Null),
         (Method::DELETE, "/users/{other}/sessions", Value::Null),
         (Method::DELETE, "/users/{other}/two-factor", Value::Null),
+        (Method::PATCH, "/admin/queues/late", json!({ "paused": false })),
+        (Method::POST, "/admin/queues/late/requeue", Value::Null),
+        (Method::DELETE, "/admin/queues/late/jobs?status=queued", Value::Null),
+        (Method::DELETE, "/admin/jobs/{job}", Value::Null),
+        (Method::DELETE, "/jobs/{job}", Value::Null),
     ];
+    app.app.queue.pause("late").await.unwrap();
+    let job = ExampleTask { name: "late".into(), duration: 0 };
+    let job = app.app.queue.enqueue(&job, Origin::default()).await.unwrap();
     let other = app.user().await;
     // So that the last admin is never at stake.
     app.admin().await;
@@ -106,6 +118,7 @@ async fn a_request_is_refused_if_permissions_are_revoked_before_its_transaction(
                 let sessions = app.get("/users/me/sessions", Some(&caller)).await.body;
                 let path = path
                     .replace("{other}", &other.id.to_string())
+                    .replace("{job}", &job)
                     .replace("{session}", sessions[0]["id"].as_str().unwrap());
                 app.database.sql(&sql.replace("{id}", &caller.id.to_string())).await;
                 let mut request = app.request(method.clone(), &path).bearer_auth(&caller.token);
@@ -118,6 +131,8 @@ async fn a_request_is_refused_if_permissions_are_revoked_before_its_transaction(
             }
         }
     }
+    assert!(app.app.queue.queue("late").await.unwrap().unwrap().paused);
+    assert_eq!(app.app.queue.status(&job).await.unwrap().unwrap().state, State::Queued);
     let other = app.get("/users/me", Some(&other)).await.body;
     assert_eq!((&other["role"], &other["is_active"]), (&json!("user"), &json!(true)));
 }
