@@ -38,7 +38,8 @@ enum Registered {
 impl Register {
     /// Registers a user.
     ///
-    /// Sends a link to verify the email address. Fails with 400 `email_taken` if the address is registered.
+    /// Sends a link to verify the email address. Fails with 400 `email_taken` if the address is registered. Fails with 429
+    /// `too_many_attempts` after too many requests from one network or for one mailbox.
     #[oai(path = "/register", method = "post", operation_id = "register")]
     async fn register(&self, context: RequestContext, Body(body): Body<RegisterIn>) -> Result<Registered> {
         let new = Registration { email: body.email.0, password: body.password.0, full_name: body.full_name };

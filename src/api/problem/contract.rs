@@ -34,7 +34,7 @@ pub struct Problem {
     detail: String,
     /// A stable code for programs.
     code: String,
-    /// Id of the request. Include it in support requests.
+    /// Id of the request: the header `X-Request-Id` if the client has sent a valid one. Include it in support requests.
     request_id: String,
     /// All invalid fields, up to 50; if there are more, the last entry has the type `too_many_errors`. Absent if the problem
     /// is not about fields.

@@ -160,7 +160,7 @@ impl UserAdmin {
     /// Creates a user and sends an invitation.
     ///
     /// The invitation has a link to set a password, which is valid for 7 days. Fails with 400 `email_taken` if the
-    /// address is registered.
+    /// address is registered, and with 429 `too_many_attempts` after many invitations to one mailbox.
     #[oai(path = "/", method = "post", operation_id = "invite_user")]
     async fn invite(&self, Admin(actor): Admin, Body(body): Body<InviteIn>) -> Result<Invited> {
         let role = body.role.unwrap_or(RoleOut::User).into();
