@@ -4,7 +4,6 @@
 //! `docs/security-events.md` lists the events and their fields. A line has no secret and no email address. The span of the
 //! request adds the request id.
 
-use tracing::field::display;
 use uuid::Uuid;
 
 use crate::{app::App, context::RequestContext};

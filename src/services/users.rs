@@ -14,9 +14,9 @@ use crate::{
     error::{Error, OnConstraint, Result},
     models::{
         one_time_token::Purpose,
-        user::{NewUser, Role, User, UserChanges},
+        user::{NewUser, Role, User},
     },
-    security::{HashFor, MAX_PASSWORD_BYTES, Passwords, is_common},
+    security::{HashFor, MAX_PASSWORD_BYTES, is_common},
 };
 
 /// Cache key of the number of users. It is cached because counting takes longer than reading a page.
