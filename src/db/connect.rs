@@ -181,7 +181,7 @@ pub async fn connect(settings: &Database) -> anyhow::Result<AsyncPgConnection> {
     if encoding != "UTF8" {
         bail!(
             "the database has the encoding {encoding}, which cannot store all names and addresses; create one with \
-             CREATE DATABASE name ENCODING 'UTF8' TEMPLATE template0, and name it in DATABASE_URL"
+             CREATE DATABASE name ENCODING 'UTF8' LOCALE 'C' TEMPLATE template0, and name it in DATABASE_URL"
         );
     }
     Ok(conn)

@@ -5,7 +5,7 @@ use diesel::{
     pg::Pg,
     prelude::*,
     query_builder::{AstPass, Query, QueryFragment, QueryId},
-    sql_types::{BigInt, Text},
+    sql_types::{BigInt, Bool, Text},
 };
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
@@ -22,6 +22,16 @@ pub enum Sort {
     Email,
     FullName,
 }
+
+/// The condition that the address or the name contains a text, before the text.
+///
+/// PostgreSQL folds both sides with `search_fold`, so they agree in every locale of the database. The left side must be the
+/// expression of the index `users_search_idx`.
+const CONTAINS: &str = "search_fold(email || ' ' || coalesce(full_name, '')) LIKE
+    '%' || replace(replace(replace(search_fold(";
+/// The condition after the text. The wildcards of LIKE match themselves. They are escaped after the folding, which can
+/// produce them: a full-width `％` becomes `%`.
+const ESCAPED: &str = r"), '\', '\\'), '%', '\%'), '_', '\_') || '%'";
 
 /// A query for a page of users. `None` does not filter.
 #[derive(Debug, Clone)]
@@ -40,9 +50,7 @@ impl Listing<'_> {
     fn filtered(&self) -> users::BoxedQuery<'_, Pg> {
         let mut query = users::table.into_boxed();
         if let Some(search) = self.search {
-            // Must be the expression of the index `users_search_idx`.
-            let text = sql::<Text>("(lower(email) || ' ' || lower(coalesce(full_name, '')))");
-            query = query.filter(text.like(like_pattern(search)));
+            query = query.filter(sql::<Bool>(CONTAINS).bind::<Text, _>(search.trim()).sql(ESCAPED));
         }
         if let Some(role) = self.role {
             query = query.filter(users::role.eq(role));
@@ -94,21 +102,5 @@ impl<T: QueryFragment<Pg>> QueryFragment<Pg> for CountRows<T> {
         self.0.walk_ast(out.reborrow())?;
         out.push_sql(") AS counted");
         Ok(())
-    }
-}
-
-/// Returns a LIKE pattern for a text at any position. Wildcards in the text match themselves.
-fn like_pattern(text: &str) -> String {
-    let escaped = text.trim().to_lowercase().replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_");
-    format!("%{escaped}%")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::like_pattern;
-
-    #[test]
-    fn wildcards_in_a_search_match_themselves() {
-        assert_eq!(like_pattern(" A_b%c\\ "), "%a\\_b\\%c\\\\%");
     }
 }

@@ -4,15 +4,16 @@ use diesel::{QueryableByName, sql_types::Integer};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use futures_util::future::join_all;
 use saas::{
-    db::{Db, migrations},
+    db::Db,
     error::{Error, Result},
 };
 use tokio::sync::Barrier;
 
 use crate::support::{
     TEST_TIMEOUT, TestApp, eventually,
+    process::{production_command, run},
     records::column,
-    servers::{TestDatabase, database_settings, unique},
+    servers::TestDatabase,
 };
 
 #[derive(QueryableByName)]
@@ -188,12 +189,16 @@ async fn a_read_only_server_is_not_connected_to() {
 
 #[tokio::test]
 async fn a_database_that_cannot_store_all_text_is_refused() {
-    let database = TestDatabase::empty().await;
-    let name = format!("latin1_{}", unique());
-    database.sql(&format!("CREATE DATABASE {name} ENCODING LATIN1 LOCALE 'C' TEMPLATE template0")).await;
-    let (server, _) = database.url.rsplit_once('/').unwrap();
-    let settings = database_settings(&format!("{server}/{name}"));
-    let error = migrations::up(&settings).await.unwrap_err().to_string();
-    assert!(error.contains("LATIN1") && error.contains("ENCODING 'UTF8'"), "{error}");
-    database.sql(&format!("DROP DATABASE {name}")).await;
+    let database = TestDatabase::create("TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'").await;
+    let statement = "CREATE DATABASE name ENCODING 'UTF8' LOCALE 'C' TEMPLATE template0";
+    for command in [&["migrate", "up"][..], &["serve", "--port", "0"], &["serve", "--port", "0", "--migrate"]]
+    {
+        run(production_command(command, &database, "p").await).await.failed(1, &["LATIN1", statement]);
+    }
+    let doctor = run(production_command(&["doctor"], &database, "p").await).await;
+    assert!(
+        doctor.stdout.contains("FAIL  database") && doctor.stdout.contains(statement),
+        "{}",
+        doctor.stdout
+    );
 }

@@ -40,6 +40,7 @@ mod history;
 mod http_limits;
 mod identity_copies;
 mod import_cycles;
+mod locales;
 mod mail;
 mod mail_delivery;
 mod mail_encryption;

@@ -101,7 +101,7 @@ async fn the_list_of_users_uses_indexes() {
     let app = TestApp::start().await;
     insert_rows(&app).await;
     for (condition, order) in [
-        ("(lower(email) || ' ' || lower(coalesce(full_name, ''))) LIKE '%crowd1234%'", "created_at"),
+        ("search_fold(email || ' ' || coalesce(full_name, '')) LIKE '%crowd1234%'", "created_at"),
         ("true", "created_at DESC, id DESC"),
         ("true", "lower(email)"),
         ("role = 'admin'", "id"),

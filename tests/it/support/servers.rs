@@ -94,7 +94,8 @@ impl TestDatabase {
         Self::create("").await
     }
 
-    async fn create(how: &str) -> Self {
+    /// Creates a database with these options of `CREATE DATABASE`, without tables unless a template has them.
+    pub async fn create(how: &str) -> Self {
         let servers = servers().await;
         let name = format!("test_{}", unique());
         servers.sql(&format!("CREATE DATABASE {name} {how}")).await;

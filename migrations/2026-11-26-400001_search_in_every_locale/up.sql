@@ -1,0 +1,22 @@
+DO $$
+BEGIN
+    IF NOT EXISTS (
+        SELECT FROM pg_collation WHERE collname = 'und-x-icu' AND collnamespace = 'pg_catalog'::regnamespace
+    ) THEN
+        RAISE EXCEPTION 'this PostgreSQL server was built without ICU, which the search for users needs: use a build with '
+            'ICU, such as the packages of Debian and PostgreSQL or the official container image';
+    END IF;
+END
+$$;
+
+-- Returns a text without the differences that a search ignores: case, and the ways in which Unicode encodes a letter. The
+-- collation is fixed, because without it the case of letters depends on the locale of the database: C knows only ASCII,
+-- and in Turkish the lower case of I is not i. First upper and then lower case, so that ß matches SS. The last step
+-- unites the two forms of the Greek sigma, and removes the dot above that İ leaves.
+CREATE FUNCTION search_fold(value TEXT) RETURNS TEXT LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+    SELECT translate(lower(upper(normalize(value, NFKC) COLLATE "und-x-icu")), chr(962) || chr(775), chr(963))
+$$;
+
+DROP INDEX users_search_idx;
+CREATE INDEX users_search_idx ON users
+    USING gin (search_fold(email || ' ' || coalesce(full_name, '')) gin_trgm_ops);
