@@ -2,12 +2,14 @@
 
 mod opaque_token;
 mod password;
+mod password_form;
 mod pseudonym;
 mod sealed;
 mod token;
 
 pub use opaque_token::{OpaqueToken, hash, hex, random_bytes};
-pub use password::{HashFor, HashPermit, MAX_PASSWORD_BYTES, Passwords, is_common};
+pub use password::{HashFor, HashPermit, Passwords, is_common};
+pub use password_form::{MAX_PASSWORD_BYTES, PasswordMatch, normalize_password};
 pub use pseudonym::Pseudonyms;
 pub use sealed::Sealer;
 pub use token::{TokenSubject, Tokens};

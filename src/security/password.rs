@@ -15,10 +15,9 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::password_form::{MAX_PASSWORD_BYTES, PasswordMatch, forms, normalize_password};
 use crate::error::{Error, Result};
 
-/// The longest password. bcrypt would silently ignore the bytes after it.
-pub const MAX_PASSWORD_BYTES: usize = 72;
 /// How long a hash waits for a core before the caller gets an error.
 const QUEUE_TIMEOUT: Duration = Duration::from_millis(1_200);
 
@@ -99,7 +98,7 @@ impl Passwords {
         Self { cost, shares: Arc::new(shares), work }
     }
 
-    /// Hashes a password with the current cost, for a known caller.
+    /// Hashes a password with the current cost, in its [normalized form](normalize_password), for a known caller.
     ///
     /// # Errors
     /// As [`Self::permit`].
@@ -112,7 +111,7 @@ impl Passwords {
     /// # Errors
     /// As [`Self::permit`].
     pub async fn verify(&self, password: String, hash: Option<String>) -> Result<bool> {
-        self.permit(HashFor::Known).await?.verify(password, hash).await
+        Ok(self.permit(HashFor::Known).await?.verify(password, hash).await?.is_match())
     }
 
     /// Returns how many hashes of a share may run at the same time.
@@ -191,40 +190,46 @@ pub struct HashPermit {
 }
 
 impl HashPermit {
-    /// Hashes a password.
+    /// Hashes a password in its [normalized form](normalize_password).
     ///
     /// # Errors
     /// [`Error::Internal`] if bcrypt fails.
     pub async fn hash(self, password: String) -> Result<String> {
         let cost = self.cost;
-        self.run(move || bcrypt::hash(password, cost).map_err(Error::internal)).await
+        self.run(move || bcrypt::hash(&*normalize_password(&password), cost).map_err(Error::internal)).await
     }
 
-    /// Returns whether a password matches a hash, false without a hash.
+    /// Verifies a password, as it was typed and in its [normalized form](normalize_password) if that differs. Without a
+    /// hash it is wrong.
     ///
     /// All negative results take the same time, so that the time does not reveal whether an account exists (OWASP
-    /// Authentication Cheat Sheet).
+    /// Authentication Cheat Sheet). How many forms are hashed depends on the password alone.
     ///
     /// # Errors
     /// [`Error::Internal`] if bcrypt fails.
-    pub async fn verify(self, password: String, hash: Option<String>) -> Result<bool> {
-        let can_match = hash.is_some() && password.len() <= MAX_PASSWORD_BYTES;
+    pub async fn verify(self, password: String, hash: Option<String>) -> Result<PasswordMatch> {
+        let is_account = hash.is_some();
         // A well-formed hash of no known password.
         let placeholder =
             format!("$2b${:02}${}", self.cost, "abcdefghijklmnopqrstuu1234567890ABCDEFGHIJKLMNOPQRSTS");
         let hash = hash.unwrap_or(placeholder);
         let target = self.cost;
         self.run(move || {
-            // A malformed hash matches no password.
-            let matches = bcrypt::verify(&password, &hash).unwrap_or(false) && can_match;
-            if !matches {
+            let mut result = PasswordMatch::Wrong;
+            for (form, success) in forms(password) {
+                let can_match = is_account && form.len() <= MAX_PASSWORD_BYTES;
+                // A malformed hash matches no password.
+                if bcrypt::verify(&form, &hash).unwrap_or(false) && can_match {
+                    result = success;
+                    continue;
+                }
                 // A hash of a lower cost c is verified faster than the target t, which would reveal that the account
                 // exists. Hashing with each cost from c to t - 1 compensates: 2^c + 2^c + … + 2^(t-1) = 2^t.
                 for cost in cost_of(&hash).unwrap_or(target)..target {
-                    bcrypt::hash(&password, cost).map_err(Error::internal)?;
+                    bcrypt::hash(&form, cost).map_err(Error::internal)?;
                 }
             }
-            Ok(matches)
+            Ok(result)
         })
         .await
     }
@@ -296,5 +301,40 @@ mod tests {
         assert!(passwords.verify(full.clone(), Some(hash.clone())).await.unwrap());
         assert!(!passwords.verify("x".repeat(MAX_PASSWORD_BYTES - 1), Some(hash.clone())).await.unwrap());
         assert!(!passwords.verify(full + "y", Some(hash)).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn one_text_is_one_password_in_each_normalization_form() {
+        let passwords = Passwords::new(4);
+        let (composed, decomposed) = ("Zoë's café", "Zoe\u{308}'s cafe\u{301}");
+        let verify = async |password: &str, hash: &str| {
+            passwords.permit(HashFor::Known).await.unwrap().verify(password.into(), Some(hash.into())).await.unwrap()
+        };
+        for new in [composed, decomposed] {
+            let hash = passwords.hash(new.into()).await.unwrap();
+            assert_eq!(verify(composed, &hash).await, PasswordMatch::Normalized);
+            assert_eq!(verify(decomposed, &hash).await, PasswordMatch::Normalized);
+            assert_eq!(verify("Zoe's cafe", &hash).await, PasswordMatch::Wrong);
+        }
+        // An earlier release has hashed the text as it was typed.
+        let old = bcrypt::hash(decomposed, 4).unwrap();
+        assert_eq!(verify(decomposed, &old).await, PasswordMatch::AsTyped);
+        assert_eq!(verify(composed, &old).await, PasswordMatch::Wrong);
+    }
+
+    #[tokio::test]
+    async fn the_length_of_a_password_is_that_of_the_hashed_form() {
+        let passwords = Passwords::new(4);
+        let (full, typed) = ("é".repeat(36), "e\u{301}".repeat(36));
+        assert_eq!((full.len(), typed.len()), (MAX_PASSWORD_BYTES, 108));
+        let hash = passwords.hash(typed.clone()).await.unwrap();
+        for password in [&full, &typed] {
+            assert!(passwords.verify(password.clone(), Some(hash.clone())).await.unwrap(), "{password}");
+            assert!(!passwords.verify(password.clone() + "é", Some(hash.clone())).await.unwrap());
+        }
+        assert!(
+            !passwords.verify("e\u{301}".repeat(40), Some(hash)).await.unwrap(),
+            "too long in both forms"
+        );
     }
 }

@@ -26,7 +26,7 @@ use crate::{
         two_factor::TwoFactor,
         user::{Role, User, UserChanges},
     },
-    security::{Passwords, hash, hex},
+    security::{Passwords, hash, hex, normalize_password},
 };
 
 /// The most admins whose passwords a starting server verifies, those with the newest passwords first.
@@ -37,7 +37,8 @@ const REMEMBER_FOR: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Returns whether a login with this password is refused although the password is correct. With `DEBUG` on it is
 /// allowed, since `saas dev` creates such an admin.
 pub(super) fn is_refused(app: &App, user: &User, password: &str) -> bool {
-    let refused = !app.config.core.debug && user.role == Role::Admin && password == DEFAULT_ADMIN_PASSWORD;
+    let is_default = normalize_password(password) == DEFAULT_ADMIN_PASSWORD;
+    let refused = !app.config.core.debug && user.role == Role::Admin && is_default;
     if refused {
         tracing::warn!(
             user_id = user.id,

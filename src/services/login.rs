@@ -23,7 +23,7 @@ use crate::{
         two_factor::TwoFactor,
         user::{User, UserChanges},
     },
-    security::{self, OpaqueToken, TokenSubject},
+    security::{self, OpaqueToken, PasswordMatch, TokenSubject},
 };
 
 /// How many codes can be tried with one challenge.
@@ -67,8 +67,8 @@ pub async fn login(
     let hash = found.as_ref().and_then(|user| user.hashed_password.clone());
     let user_id = found.as_ref().map(|user| user.id);
     let about = |event| SecurityEvent::new(event).user(user_id).email(&email);
-    let (attempt, matches) = verify_password(app, context, &email, password.clone(), hash).await?;
-    let user = match (refusal(app, found.as_ref(), matches, &password), found) {
+    let (attempt, result) = verify_password(app, context, &email, password.clone(), hash).await?;
+    let user = match (refusal(app, found.as_ref(), result.is_match(), &password), found) {
         (None, Some(user)) => user,
         (reason, _) => {
             attempt.record_failure().await;
@@ -90,7 +90,7 @@ pub async fn login(
         }
         Login::Challenge(_) => about(Event::LoginChallenged).log(app, context),
     }
-    rehash(app, &user, password).await;
+    rehash(app, &user, password, result).await;
     Ok(login)
 }
 
@@ -115,12 +115,12 @@ async fn verify_password<'a>(
     email: &'a str,
     password: String,
     hash: Option<String>,
-) -> Result<(Throttle<'a>, bool)> {
+) -> Result<(Throttle<'a>, PasswordMatch)> {
     let attempt = Throttle::password(app, context, email).await?;
     let permit = app.passwords.permit(attempt.hash_for()).await?;
-    let matches = permit.verify(password, hash).await?;
+    let result = permit.verify(password, hash).await?;
     attempt.check().await?;
-    Ok((attempt, matches))
+    Ok((attempt, result))
 }
 
 /// Opens a session for a user whose password was correct, or returns a challenge if the user has a second factor.
@@ -243,10 +243,11 @@ async fn open_session(
     sessions::open(app, tx, &user, second_factor).await
 }
 
-/// Replaces a hash whose work factor is below `BCRYPT_COST`. Only a login can do this, because it knows the password.
-/// If it fails, the next login tries again.
-async fn rehash(app: &App, user: &User, password: String) {
-    let Some(old) = user.hashed_password.as_deref().filter(|hash| app.passwords.is_outdated(hash)) else {
+/// Replaces a hash whose work factor is below `BCRYPT_COST`, or that is not of the normalized password. Only a login can
+/// do this, because it knows the password. If it fails, the next login tries again.
+async fn rehash(app: &App, user: &User, password: String, result: PasswordMatch) {
+    let is_outdated = |hash: &&str| result == PasswordMatch::AsTyped || app.passwords.is_outdated(hash);
+    let Some(old) = user.hashed_password.as_deref().filter(is_outdated) else {
         return;
     };
     let rehashed = async {
@@ -254,11 +255,11 @@ async fn rehash(app: &App, user: &User, password: String) {
         app.db.run(async |conn| Ok(User::rehash(conn, user.id, old, &new).await?)).await
     };
     match rehashed.await {
-        Ok(_) => tracing::info!(user_id = user.id, "password rehashed with the current BCRYPT_COST"),
+        Ok(_) => tracing::info!(user_id = user.id, "password rehashed"),
         Err(error) => tracing::warn!(
             user_id = user.id,
             error = crate::error::chain(&error),
-            "cannot rehash a password with the current BCRYPT_COST; retrying at the next login"
+            "cannot rehash a password; retrying at the next login"
         ),
     }
 }
@@ -273,8 +274,8 @@ pub async fn confirm_password(app: &App, actor: &Actor, password: String) -> Res
     // The user of an `Identity` has no hash.
     let found = app.db.run(async |conn| Ok(User::find(conn, user.id).await?)).await?;
     let hash = found.ok_or(Error::InvalidToken)?.hashed_password;
-    let (attempt, matches) = verify_password(app, actor.context(), &user.email, password, hash).await?;
-    if matches {
+    let (attempt, result) = verify_password(app, actor.context(), &user.email, password, hash).await?;
+    if result.is_match() {
         attempt.record_success().await;
         Ok(())
     } else {

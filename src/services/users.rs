@@ -16,7 +16,7 @@ use crate::{
         one_time_token::Purpose,
         user::{NewUser, Role, User},
     },
-    security::{HashFor, MAX_PASSWORD_BYTES, is_common},
+    security::{HashFor, MAX_PASSWORD_BYTES, is_common, normalize_password},
 };
 
 /// Cache key of the number of users. It is cached because counting takes longer than reading a page.
@@ -49,12 +49,13 @@ pub fn check_email(email: &str) -> Result<(), &'static str> {
     }
 }
 
-/// Checks a new password. The rules limit length and common passwords, not composition (NIST SP 800-63B). The default
-/// password of the first admin is refused too; only `saas dev` creates an admin with it.
+/// Checks a new password, in the form in which it is hashed. The rules limit length and common passwords, not composition
+/// (NIST SP 800-63B). The default password of the first admin is refused too; only `saas dev` creates an admin with it.
 ///
 /// # Errors
 /// A message for the user.
 pub fn check_password(password: &str) -> Result<(), &'static str> {
+    let password = &*normalize_password(password);
     if password.chars().count() < MIN_PASSWORD_CHARS {
         return Err("Password must have at least 8 characters");
     }
@@ -79,7 +80,8 @@ pub fn check_password(password: &str) -> Result<(), &'static str> {
 /// # Errors
 /// [`Error::Invalid`] for `field`.
 pub fn check_not_personal(field: &str, password: &str, email: &str, full_name: Option<&str>) -> Result<()> {
-    let without_suffix = |text: &str| text.trim_end_matches(|c: char| !c.is_alphabetic()).to_lowercase();
+    let without_suffix =
+        |text: &str| normalize_password(text).trim_end_matches(|c: char| !c.is_alphabetic()).to_lowercase();
     let local = email.split('@').next().unwrap_or_default();
     let personal = [email, local, full_name.unwrap_or_default()].map(without_suffix);
     match personal.contains(&without_suffix(password)) {
@@ -180,5 +182,19 @@ mod tests {
         assert!(check_password(&"x".repeat(73)).is_err());
         assert!(check_password(&"é".repeat(37)).is_err(), "74 bytes");
         assert!(check_password("pass\0word").is_err());
+        // Counted as it is hashed: é is one character of two bytes, also if it was typed as two of three bytes.
+        assert!(check_password("e\u{301}e\u{301}e\u{301}e\u{301}").is_err(), "4 characters");
+        assert!(check_password(&"e\u{301}".repeat(36)).is_ok(), "72 bytes");
+        assert!(check_password(&"e\u{301}".repeat(37)).is_err(), "74 bytes");
+        // The form can also be longer: this character of three bytes becomes three of two bytes.
+        assert!(check_password(&"\u{FB2C}".repeat(13)).is_err(), "78 bytes");
+    }
+
+    #[test]
+    fn a_password_is_compared_with_the_name_in_one_form() {
+        let check =
+            |password| check_not_personal("password", password, "a@example.com", Some("Zoe\u{308} Müller"));
+        assert!(check("Zoë Müller").is_err() && check("Zoë Mu\u{308}ller!").is_err());
+        assert!(check("Zoe Muller").is_ok());
     }
 }

@@ -1,0 +1,64 @@
+//! The forms in which a password is hashed: normalized and, for hashes of earlier releases, as it was typed.
+
+use std::borrow::Cow;
+
+use unicode_normalization::{UnicodeNormalization, is_nfc};
+
+/// The longest password, in its normalized form. bcrypt would silently ignore the bytes after it.
+pub const MAX_PASSWORD_BYTES: usize = 72;
+
+/// Returns a password in the form in which it is hashed, Unicode normalization form C (RFC 8265 section 4.2.2). Devices
+/// encode the same key in different ways: é is one code point or two.
+pub fn normalize_password(password: &str) -> Cow<'_, str> {
+    match is_nfc(password) {
+        true => password.into(),
+        false => password.nfc().collect::<String>().into(),
+    }
+}
+
+/// The result of a verification.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PasswordMatch {
+    Wrong,
+    /// The password matches in its normalized form.
+    Normalized,
+    /// The password matches only as it was typed, because an earlier release has hashed it.
+    AsTyped,
+}
+
+impl PasswordMatch {
+    /// Returns whether the password matches in one of the forms.
+    pub fn is_match(self) -> bool {
+        self != Self::Wrong
+    }
+}
+
+/// Returns the forms of a password to hash, each with the result of a match. A form that is too long matches nothing, and
+/// is only hashed if there is no other.
+pub(super) fn forms(password: String) -> Vec<(String, PasswordMatch)> {
+    let normalized = normalize_password(&password).into_owned();
+    if normalized == password {
+        return vec![(password, PasswordMatch::Normalized)];
+    }
+    let mut forms = vec![(password, PasswordMatch::AsTyped), (normalized, PasswordMatch::Normalized)];
+    if forms.iter().any(|(form, _)| form.len() <= MAX_PASSWORD_BYTES) {
+        forms.retain(|(form, _)| form.len() <= MAX_PASSWORD_BYTES);
+    } else {
+        forms.truncate(1);
+    }
+    forms
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_number_of_hashes_depends_on_the_password_alone() {
+        let count = |password: &str| forms(password.into()).len();
+        assert_eq!((count("correct horse"), count("Zoë"), count("Zoe\u{308}")), (1, 1, 2));
+        for one_hash in ["x".repeat(73), "e\u{301}".repeat(36), "e\u{301}".repeat(40)] {
+            assert_eq!(count(&one_hash), 1, "{one_hash}");
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! One text is one password, however a device encodes its letters.
+
+use serde_json::json;
+
+use crate::support::{
+    TestApp, User,
+    app::{Answer, fields},
+    records::column,
+};
+
+/// The same text in Unicode normalization forms C and D.
+const COMPOSED: &str = "Zoë's café";
+const DECOMPOSED: &str = "Zoe\u{308}'s cafe\u{301}";
+
+async fn register(app: &TestApp, email: &str, password: &str) -> Answer {
+    app.post("/auth/register", None, json!({ "email": email, "password": password })).await
+}
+
+async fn assert_is_password(app: &TestApp, email: &str, password: &str) {
+    assert_eq!(app.login(email, password).await.status, 200, "{email}: {password}");
+}
+
+#[tokio::test]
+async fn smoke_both_forms_of_a_password_log_in() {
+    let app = TestApp::start().await;
+    for (email, password) in [("c@example.com", COMPOSED), ("d@example.com", DECOMPOSED)] {
+        assert_eq!(register(&app, email, password).await.status, 201);
+        assert_is_password(&app, email, COMPOSED).await;
+        assert_is_password(&app, email, DECOMPOSED).await;
+        app.login(email, "Zoe's cafe").await.is_some_problem(401, "bad_credentials");
+    }
+    // Every operation that verifies or sets a password.
+    let login = app.login("c@example.com", COMPOSED).await;
+    let user = User::signed_in(0, "c@example.com", &login);
+    let (old, new) = (DECOMPOSED, "cre\u{300}me bru\u{302}le\u{301}e");
+    let change = json!({ "current_password": old, "new_password": new });
+    assert_eq!(app.post("/users/me/password", Some(&user), change).await.status, 204);
+    assert_is_password(&app, "c@example.com", "crème brûlée").await;
+    let token = app.reset_token("c@example.com").await;
+    assert_eq!(app.reset_password(&token, DECOMPOSED).await.status, 204);
+    assert_is_password(&app, "c@example.com", COMPOSED).await;
+}
+
+#[tokio::test]
+async fn a_password_that_an_earlier_release_hashed_as_typed_stays_valid() {
+    let app = TestApp::start().await;
+    let hash = bcrypt::hash(DECOMPOSED, 4).unwrap();
+    app.sql(&format!("INSERT INTO users (email, hashed_password) VALUES ('a@example.com', '{hash}')")).await;
+    app.login("a@example.com", COMPOSED).await.is_some_problem(401, "bad_credentials");
+    assert_is_password(&app, "a@example.com", DECOMPOSED).await;
+    // The login has replaced the hash.
+    assert_is_password(&app, "a@example.com", COMPOSED).await;
+    assert_is_password(&app, "a@example.com", DECOMPOSED).await;
+    let hashes = column(&app.database, "SELECT hashed_password FROM users").await;
+    assert_is_password(&app, "a@example.com", DECOMPOSED).await;
+    assert_eq!(column(&app.database, "SELECT hashed_password FROM users").await, hashes);
+}
+
+#[tokio::test]
+async fn the_limits_of_a_password_apply_to_the_hashed_form() {
+    let app = TestApp::start().await;
+    let longest = "e\u{301}".repeat(36);
+    assert_eq!(register(&app, "a@example.com", &longest).await.status, 201, "72 bytes in form C");
+    assert_is_password(&app, "a@example.com", &longest).await;
+    for refused in ["e\u{301}".repeat(37), "e\u{301}".repeat(7), "\u{FB2C}".repeat(13)] {
+        let answer = register(&app, "b@example.com", &refused).await;
+        assert_eq!(answer.invalid_fields(), fields(&[("body.password", "value_error")]), "{refused}");
+        app.login("a@example.com", &refused).await.is_some_problem(401, "bad_credentials");
+    }
+    let named = json!({ "email": "b@example.com", "password": "Zoë Müller", "full_name": "Zoe\u{308} Mu\u{308}ller" });
+    let answer = app.post("/auth/register", None, named).await;
+    assert_eq!(answer.invalid_fields(), fields(&[("body.password", "value_error")]));
+}
