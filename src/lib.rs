@@ -10,20 +10,22 @@
 //! | module | contains | may import |
 //! |---|---|---|
 //! | [`cli`] | one file per subcommand | everything |
-//! | [`api`] | one file per resource: contract types and operations | services, models, jobs, queue, app, db, security, context |
-//! | [`services`] | business rules that span queries, and the transaction | models, queue, security, app, attempts, cache, db, mail, context |
+//! | [`api`] | one file per resource: contract types and operations | services, models, jobs, queue, app, db, security, context, email_address |
+//! | [`services`] | business rules that span queries, and the transaction | models, queue, security, app, attempts, cache, db, mail, context, email_address |
 //! | [`jobs`] | the tasks, one file each, and the list of them | services, models, app, mail, queue, context |
 //! | [`queue`] | the job engine, which depends on Redis only | |
-//! | [`models`] | the tables and their queries | schema, db |
+//! | [`models`] | the tables and their queries | schema, db, email_address |
 //! | [`app`] | the composition root | attempts, cache, db, queue, mail, security, models |
 //! | [`attempts`] | counters of attempts, in Redis and in the process | |
 //! | [`cache`] | typed cache-aside over Redis | |
 //! | [`context`] | the request that a service works for | queue |
 //! | [`db`] | the PostgreSQL pool, transactions, migrations | context |
-//! | [`mail`] | messages, their templates, SMTP | |
+//! | [`mail`] | messages, their templates, SMTP | email_address |
 //! | [`security`] | passwords, tokens, encryption | |
+//! | [`email_address`] | which addresses are accepted, and when two are one mailbox | |
 //! | [`dev`] | the private servers of `saas dev` and of the tests | |
-//! | [`config`], [`error`], [`logging`], [`pool`], [`redis_pool`] | the base, which every module except `queue` may import | |
+//! | [`config`] | the settings, part of the base | email_address |
+//! | [`error`], [`logging`], [`pool`], [`redis_pool`] | the base, which every module except `queue` may import, as `config` | |
 //!
 //! The test `tree::modules_import_only_what_the_table_allows` reads this table, and `import_cycles` finds files that import
 //! each other.
@@ -37,6 +39,7 @@ pub mod config;
 pub mod context;
 pub mod db;
 pub mod dev;
+pub mod email_address;
 pub mod error;
 pub mod jobs;
 pub mod logging;

@@ -93,6 +93,7 @@ diesel::table! {
         pending_email -> Nullable<Text>,
         password_set_at -> Timestamptz,
         deletion_due_at -> Nullable<Timestamptz>,
+        email_key -> Nullable<Text>,
     }
 }
 

@@ -5,8 +5,9 @@ use poem_openapi::registry::{MetaOperationParam, MetaParamIn, MetaSchema, MetaSc
 use serde_json::Value;
 
 use crate::{
+    email_address::EmailAddress,
     error::{FieldError, Loc},
-    services::users::{check_email, check_password},
+    services::users::check_password,
 };
 
 /// The message for the NUL character, which PostgreSQL cannot store in text.
@@ -248,7 +249,7 @@ fn parse_param(registry: &Registry, schema: &MetaSchemaRef, text: &str) -> Value
 /// A message for the user.
 pub(super) fn check_format(format: &str, text: &str) -> Result<(), &'static str> {
     match format {
-        "email" => check_email(text),
+        "email" => EmailAddress::parse(text).map(drop),
         "password" => check_password(text),
         _ => Ok(()),
     }

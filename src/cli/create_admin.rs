@@ -10,13 +10,14 @@ use secrecy::ExposeSecret;
 use crate::{
     config::{Core, DEFAULT_ADMIN_PASSWORD, Database, FirstAdmin, Hashing},
     db,
+    email_address::{EmailAddress, EmailLookup},
     error::Error,
     models::user::User,
     security::Passwords,
     services::{
         admin_password::{self, Replaced},
         admins::{self, Admin, ensure_admin},
-        users::{check_email, check_password, normalize_email},
+        users::check_password,
     },
 };
 
@@ -63,8 +64,7 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
-        let email = normalize_email(self.email.as_deref().unwrap_or(&self.admin.first_superuser_email));
-        check_email(&email).map_err(|problem| anyhow::anyhow!("--email {email:?}: {problem}"))?;
+        let given = self.email.as_deref().unwrap_or(&self.admin.first_superuser_email);
         if !self.core.debug
             && let Some(problem) = self.hashing.problem()
         {
@@ -72,7 +72,14 @@ impl Args {
         }
         let mut conn = db::connect(&self.database).await?;
         let passwords = Passwords::new(self.hashing.bcrypt_cost);
-        let exists = User::find_by_email(&conn, &email).await.context(NO_TABLES)?.is_some();
+        let found = User::find_by_email(&conn, &EmailLookup::new(given)).await.context(NO_TABLES)?;
+        let exists = found.is_some();
+        let email = match (found, EmailAddress::parse(given)) {
+            // Possibly an address that only an earlier release has accepted.
+            (Some(user), _) => user.email,
+            (None, Ok(address)) => address.stored,
+            (None, Err(problem)) => bail!("--email {given:?}: {problem}"),
+        };
         if self.promote {
             return promote(&mut conn, &email).await;
         }

@@ -14,13 +14,16 @@ use crate::{
     models::outbox::OutboxRow,
     redis_pool::RedisPool,
     security::{self, Passwords},
-    services::admin_password,
+    services::{
+        admin_password,
+        email_keys::{self, Cause},
+    },
 };
 
 /// Check that the product can run here.
 ///
-/// Prints one line for each check, and the fix beside each failure: settings, mail, PostgreSQL, migrations, admins, Redis,
-/// clock, disk.
+/// Prints one line for each check, and the fix beside each failure: settings, mail, PostgreSQL, migrations, admins, addresses,
+/// Redis, clock, disk.
 /// Exits with 1 if a check fails.
 #[derive(clap::Args)]
 #[command(
@@ -49,6 +52,8 @@ const MAX_CLOCK_OFFSET_SECONDS: f64 = 2.0;
 
 /// The most waiting mails that are counted.
 const MAX_COUNTED_MAILS: i64 = 1_000;
+/// The most accounts without a key of the address that are listed.
+const MAX_LISTED_ADDRESSES: i64 = 20;
 /// The most admins whose passwords are verified, those with the newest passwords first.
 const MAX_CHECKED_ADMINS: u32 = 100;
 
@@ -89,6 +94,7 @@ impl Args {
                 if has_tables {
                     report.add("admins", self.admins(&conn).await);
                     report.add("outbox", self.outbox(&conn).await);
+                    report.add("addresses", addresses(&conn).await);
                 }
                 report.add("clock", clock(&conn).await);
             }
@@ -217,6 +223,31 @@ async fn migrated(conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
         bail!("{} pending ({}): run `saas migrate up`", pending.len(), pending.join(", "));
     }
     Ok(Passed("all applied".into()))
+}
+
+/// Looks for accounts that share a mailbox, or whose address is not valid any more.
+async fn addresses(conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
+    let (list, total) = email_keys::unresolved(conn, MAX_LISTED_ADDRESSES).await?;
+    if total == 0 {
+        return Ok(Passed("each mailbox has one account".into()));
+    }
+    let mut causes: Vec<_> = list
+        .iter()
+        .map(|(id, cause)| match cause {
+            Cause::SharedWith(other) => format!("user {id} has the mailbox of user {other}"),
+            Cause::Invalid(problem) => format!("user {id} has no valid address ({problem})"),
+            Cause::NotFilled => format!("user {id} is not compared with others yet: run `saas migrate up`"),
+        })
+        .collect();
+    let more = total - i64::try_from(list.len())?;
+    if more > 0 {
+        causes.push(format!("{more} more"));
+    }
+    Ok(Warning(format!(
+        "{}. Such users can only sign in with the address as it is stored: keep one account of a mailbox and delete the \
+         others, or change their addresses",
+        causes.join("; ")
+    )))
 }
 
 /// Compares the clock with the database's. Tokens contain times, so the clocks of all replicas must agree.

@@ -3,6 +3,7 @@ use std::{fs, io::Write, path::PathBuf, process::ExitCode};
 use anyhow::{Context, bail};
 use clap::Subcommand;
 
+use super::startup;
 use crate::{
     config::{Core, Database},
     db::{self, migrations},
@@ -60,7 +61,7 @@ impl Args {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
         match self.action {
             Action::Up(target) => {
-                report("applied", &migrations::up(&target.database).await?, "nothing to apply")?
+                report("applied", &startup::migrate(&target.database).await?, "nothing to apply")?
             }
             Action::Down { n, target } => {
                 report(
@@ -70,11 +71,10 @@ impl Args {
                 )?;
             }
             Action::Redo(target) => {
-                report(
-                    "reverted and applied",
-                    &migrations::redo(&target.database).await?,
-                    "nothing to redo",
-                )?;
+                let names = migrations::redo(&target.database).await?;
+                // The newest migration may be the one of the column.
+                startup::fill_email_keys(&target.database).await?;
+                report("reverted and applied", &names, "nothing to redo")?;
             }
             Action::Status(target) => return status(&target.database).await,
             Action::New { description, dir } => new(&description, &dir)?,

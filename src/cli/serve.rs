@@ -7,7 +7,8 @@ use super::{
     open_files,
     shutdown::Shutdown,
     startup::{
-        check_settings, create_first_admin, log_warnings, refuse_default_password, wait_for_usable_redis,
+        check_settings, create_first_admin, log_warnings, migrate as apply_migrations,
+        refuse_default_password, wait_for_usable_redis,
     },
 };
 use crate::{
@@ -98,7 +99,7 @@ fn listen_on(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 
 async fn check_migrations(app: &App, migrate: bool) -> anyhow::Result<()> {
     if migrate {
-        for name in migrations::up(&app.config.database).await? {
+        for name in apply_migrations(&app.config.database).await? {
             tracing::info!(migration = name, "migration applied");
         }
         return Ok(());

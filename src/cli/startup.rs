@@ -8,13 +8,16 @@ use tokio::time::sleep;
 
 use crate::{
     app::App,
-    config::{Config, DEFAULT_ADMIN_PASSWORD, FirstAdmin, Http},
+    config::{Config, DEFAULT_ADMIN_PASSWORD, Database, FirstAdmin, Http},
+    db::{self, migrations},
+    email_address::EmailAddress,
     models::user::User,
     queue::{Queue, Server, is_transient},
     services::{
         admin_password,
         admins::{Admin, ensure_admin},
-        users::{check_email, check_password},
+        email_keys,
+        users::check_password,
     },
 };
 
@@ -60,7 +63,8 @@ fn refuse(problems: Vec<String>, hint: &str) -> anyhow::Result<()> {
 /// If one of the two is invalid; the message names the setting.
 fn check_admin(settings: &FirstAdmin) -> anyhow::Result<()> {
     let email = &settings.first_superuser_email;
-    check_email(email).map_err(|problem| anyhow::anyhow!("FIRST_SUPERUSER_EMAIL {email:?}: {problem}"))?;
+    EmailAddress::parse(email)
+        .map_err(|problem| anyhow::anyhow!("FIRST_SUPERUSER_EMAIL {email:?}: {problem}"))?;
     match settings.first_superuser_password.expose_secret() {
         DEFAULT_ADMIN_PASSWORD => Ok(()),
         password => {
@@ -93,6 +97,27 @@ pub(super) async fn create_first_admin(app: &App) -> anyhow::Result<bool> {
         Admin::AlreadyThere => {}
     }
     Ok(admin == Admin::Created)
+}
+
+/// Applies the pending migrations and returns their names. Then completes what SQL cannot compute: the keys of addresses
+/// from before the column `users.email_key`.
+///
+/// # Errors
+/// As [`migrations::up`], or if the keys cannot be written.
+pub(super) async fn migrate(database: &Database) -> anyhow::Result<Vec<String>> {
+    let applied = migrations::up(database).await?;
+    fill_email_keys(database).await?;
+    Ok(applied)
+}
+
+/// Computes the missing keys of addresses.
+///
+/// # Errors
+/// If the database does not answer.
+pub(super) async fn fill_email_keys(database: &Database) -> anyhow::Result<()> {
+    let conn = db::connect(database).await?;
+    email_keys::fill(&conn).await.context("cannot fill the column users.email_key")?;
+    Ok(())
 }
 
 /// Refuses to serve while an active admin has the default password. With `DEBUG` on and only this machine as a client, it

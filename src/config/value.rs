@@ -7,6 +7,8 @@ use lettre::message::Mailbox;
 use secrecy::{ExposeSecret, SecretString};
 use url::{Host, Url};
 
+use crate::email_address::EmailAddress;
+
 /// A setting in its parsed form, or the reason why its text is invalid.
 ///
 /// An invalid text does not end the parsing of the command line. The reason is kept, so that start-up reports the
@@ -127,9 +129,13 @@ fn origin(text: &str) -> Result<String, String> {
     })
 }
 
-/// Parses a mail address, with or without a name.
+/// Parses a mail address, with or without a name. The domain becomes ASCII.
 pub(super) fn mailbox(text: &str) -> Result<Mailbox, String> {
-    text.parse().map_err(|_| format!("{text:?} is not an address; write `Name <address@example.com>`"))
+    let parsed = text.parse::<Mailbox>().ok().and_then(|mailbox| {
+        let address = EmailAddress::parse_sender(&mailbox.email.to_string()).ok()?;
+        Some(Mailbox::new(mailbox.name, address.for_mail()))
+    });
+    parsed.ok_or_else(|| format!("{text:?} is not an address; write `Name <address@example.com>`"))
 }
 
 /// Returns a text setting without surrounding space, or `None` if it is absent or blank.
@@ -184,6 +190,20 @@ mod tests {
         for bad in ["*", "*.example.com", "api.example.com:443", "https://api.example.com", "[]", ",", "a b"]
         {
             assert!(hosts(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_domain_of_a_sender_becomes_ascii() {
+        for (text, wanted) in [
+            ("Ada <Ada@bücher.example>", "Ada <Ada@xn--bcher-kva.example>"),
+            ("ada@exam\u{200B}ple.com", "ada@example.com"),
+            ("saas@localhost", "saas@localhost"),
+        ] {
+            assert_eq!(mailbox(text).unwrap().to_string(), wanted);
+        }
+        for bad in ["ada", "ada@", "Ada <a b@example.com>", "ada@127.0.0.1", "ada@exa_mple.com"] {
+            assert!(mailbox(bad).is_err(), "{bad}");
         }
     }
 

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{Context, JobResult, send_failure};
 use crate::{
     app::App,
-    mail::{Mail, Sent},
+    mail::{Mail, Sent, recipient},
     queue::{EnqueueBy, Failure, Job},
 };
 
@@ -30,7 +30,7 @@ impl Job for SendEmail {
     const TIMEOUT: Duration = Duration::from_secs(60);
 
     async fn run(self, ctx: Context) -> JobResult {
-        if self.to.parse::<lettre::Address>().is_err() {
+        if recipient(&self.to).is_none() {
             return Err(Failure::new("The address of the recipient is not valid").permanent());
         }
         // Checked again here, because this process sends the email and the API may be configured without the server.

@@ -7,15 +7,17 @@ use std::{
 use anyhow::Context;
 use lettre::{
     Address, Message,
-    address::AddressError,
     message::{Mailbox, MultiPart, header::ContentType},
 };
 use tokio::io::AsyncWriteExt;
-use url::{Host, Url};
+use url::Url;
 use uuid::Uuid;
 
 use super::{send_error::SendError, smtp::SmtpClient};
-use crate::config::{self, Config};
+use crate::{
+    config::{self, Config},
+    email_address::EmailAddress,
+};
 
 /// Sends mails by SMTP if `SMTP_URL` is set. Otherwise it captures them with `DEBUG` on, and refuses them with `DEBUG` off.
 #[derive(Clone)]
@@ -68,10 +70,8 @@ impl Mailer {
             None => Transport::None,
         };
         let from = mail_from.get()?.context("MAIL_FROM is blank; write `Name <address@example.com>`")?;
-        let address =
-            outgoing_address(from.email.as_ref()).context("the domain of MAIL_FROM is not valid")?;
         Ok(Self {
-            from: Mailbox::new(from.name.clone(), address),
+            from: from.clone(),
             transport,
             public_url: config.mail.public_url()?,
             frontend_url: frontend_url.get()?.cloned(),
@@ -126,8 +126,8 @@ impl Mailer {
     }
 
     fn message(&self, mail: &Mail<'_>) -> Result<Message, SendError> {
-        let to = outgoing_address(mail.to)
-            .map_err(|error| SendError::Refused(format!("the address of the recipient: {error}")))?;
+        let to = recipient(mail.to)
+            .ok_or_else(|| SendError::Refused("the address of the recipient is invalid".into()))?;
         let builder = Message::builder()
             .from(self.from.clone())
             .to(to.into())
@@ -142,16 +142,10 @@ impl Mailer {
     }
 }
 
-/// Parses an address and converts its domain to A-labels (RFC 5890), so that a server without SMTPUTF8 accepts it.
-fn outgoing_address(address: &str) -> Result<Address, AddressError> {
-    let address: Address = address.parse()?;
-    if address.domain().is_ascii() {
-        return Ok(address);
-    }
-    match Host::parse(address.domain()) {
-        Ok(Host::Domain(domain)) => Address::new(address.user(), domain),
-        _ => Err(AddressError::InvalidDomain),
-    }
+/// Returns the address to which a mail for `to` is sent, with the domain in ASCII: not every mail server knows another form
+/// (RFC 6531). An address that only earlier releases have accepted is used as it is. `None` if it is invalid.
+pub fn recipient(to: &str) -> Option<Address> {
+    EmailAddress::parse(to).map(EmailAddress::for_mail).ok().or_else(|| to.parse().ok())
 }
 
 /// Returns a text whose lines end in LF; lettre makes CRLF of it. A bare CR is not allowed in a mail (RFC 5322 section 2.3),

@@ -33,6 +33,6 @@ mod messages;
 mod send_error;
 mod smtp;
 
-pub use mailer::{Mail, Mailer, Sent};
+pub use mailer::{Mail, Mailer, Sent, recipient};
 pub use messages::{LinkEmail, Notice, RenderedEmail, link};
 pub use send_error::SendError;

@@ -4,6 +4,7 @@
 //! documentation has no `# Errors`.
 
 pub mod audit;
+pub mod email_key;
 pub mod one_time_token;
 pub mod outbox;
 pub mod session;

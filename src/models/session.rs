@@ -101,18 +101,15 @@ impl Session {
             .await
     }
 
-    /// Returns whether the owner of an email address has logged in from a network before. `network` is in PostgreSQL's
-    /// notation, such as `192.0.2.1/32`.
+    /// Returns whether a user has logged in from a network before. `network` is in PostgreSQL's notation, such as
+    /// `192.0.2.1/32`.
     pub async fn has_login_from(
         mut conn: &AsyncPgConnection,
-        email: &str,
+        user_id: i64,
         network: &str,
     ) -> QueryResult<bool> {
         let in_network = sql::<Bool>("sessions.address::inet <<= ").bind::<Text, _>(network).sql("::inet");
-        let known = sessions::table
-            .inner_join(users::table)
-            .filter(super::lower(users::email).eq(email))
-            .filter(in_network);
+        let known = sessions::table.filter(sessions::user_id.eq(user_id)).filter(in_network);
         diesel::select(diesel::dsl::exists(known)).get_result(&mut conn).await
     }
 

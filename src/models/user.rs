@@ -6,6 +6,7 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use super::{lower, now, text_enum};
 use crate::db::Tx;
+use crate::email_address::EmailLookup;
 use crate::schema::users;
 
 text_enum! {
@@ -21,7 +22,7 @@ text_enum! {
 #[derive(Clone, HasQuery, Identifiable)]
 pub struct User {
     pub id: i64,
-    /// Lower case.
+    /// In lower case, as its owner writes it. `find_by_email` knows when another address is the same mailbox.
     pub email: String,
     /// `None` until an invited user has set a password, and in an [`Identity`](super::session::Identity).
     pub hashed_password: Option<String>,
@@ -39,10 +40,11 @@ pub struct User {
     pub deletion_due_at: Option<DateTime<Utc>>,
 }
 
-/// A user to insert. The caller normalizes the email address.
+/// A user to insert. The key of the address is computed.
 #[derive(Insertable)]
 #[diesel(table_name = users)]
 pub struct NewUser<'a> {
+    /// The [stored form](crate::email_address::EmailAddress::stored) of an address.
     pub email: &'a str,
     pub hashed_password: Option<&'a str>,
     pub full_name: Option<&'a str>,
@@ -54,6 +56,7 @@ pub struct NewUser<'a> {
 #[derive(AsChangeset, Default)]
 #[diesel(table_name = users)]
 pub struct UserChanges<'a> {
+    /// As in [`NewUser`].
     pub email: Option<&'a str>,
     pub hashed_password: Option<&'a str>,
     pub full_name: Option<Option<&'a str>>,
@@ -84,10 +87,24 @@ impl User {
         Self::query().filter(users::id.eq(id)).first(&mut conn).await.optional()
     }
 
-    /// Returns a user by email address, ignoring case.
-    pub async fn find_by_email(mut conn: &AsyncPgConnection, email: &str) -> QueryResult<Option<Self>> {
-        // The unique index is on `lower(email)`.
-        Self::query().filter(lower(users::email).eq(lower(email))).first(&mut conn).await.optional()
+    /// Returns the user with this address as it is stored, else the user with another spelling of the same mailbox.
+    ///
+    /// Users from before the column `email_key` may share a mailbox. Each of them is found by its own address.
+    pub async fn find_by_email(
+        mut conn: &AsyncPgConnection,
+        email: &EmailLookup,
+    ) -> QueryResult<Option<Self>> {
+        // One query for both, so that its time does not show which of them matches. The unique index is on
+        // `lower(email)`. No key is empty.
+        let key = email.key.as_deref().unwrap_or_default();
+        let is_stored = lower(users::email).eq(lower(&*email.stored));
+        let is_spelling = users::email_key.assume_not_null().eq(key);
+        Self::query()
+            .filter(is_stored.or(is_spelling))
+            .order(lower(users::email).eq(lower(&*email.stored)).desc())
+            .first(&mut conn)
+            .await
+            .optional()
     }
 
     /// Returns whether a user exists, is active, and is not going to be deleted.
@@ -174,8 +191,9 @@ impl User {
     /// Updates a user and returns the new row.
     pub async fn update(tx: &Tx<'_>, id: i64, changes: &UserChanges<'_>) -> QueryResult<Self> {
         let mut conn = tx.conn();
+        let key = changes.email.map(|email| users::email_key.eq(EmailLookup::new(email).key));
         diesel::update(users::table.find(id))
-            .set(changes)
+            .set((changes, key))
             .returning(Self::as_returning())
             .get_result(&mut conn)
             .await
@@ -213,7 +231,7 @@ impl NewUser<'_> {
     pub async fn insert(&self, tx: &Tx<'_>) -> QueryResult<User> {
         let mut conn = tx.conn();
         diesel::insert_into(users::table)
-            .values(self)
+            .values((self, users::email_key.eq(EmailLookup::new(self.email).key)))
             .returning(User::as_returning())
             .get_result(&mut conn)
             .await

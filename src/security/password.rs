@@ -308,7 +308,13 @@ mod tests {
         let passwords = Passwords::new(4);
         let (composed, decomposed) = ("Zoë's café", "Zoe\u{308}'s cafe\u{301}");
         let verify = async |password: &str, hash: &str| {
-            passwords.permit(HashFor::Known).await.unwrap().verify(password.into(), Some(hash.into())).await.unwrap()
+            passwords
+                .permit(HashFor::Known)
+                .await
+                .unwrap()
+                .verify(password.into(), Some(hash.into()))
+                .await
+                .unwrap()
         };
         for new in [composed, decomposed] {
             let hash = passwords.hash(new.into()).await.unwrap();

@@ -19,6 +19,7 @@ use crate::{
     config::DEFAULT_ADMIN_PASSWORD,
     context::RequestContext,
     db::{self, Effects, Tx},
+    email_address::EmailLookup,
     error::{Error, Result},
     mail::Notice,
     models::{
@@ -119,7 +120,8 @@ pub async fn replace(
     let (context, effects) = (RequestContext::default(), Effects::default());
     db::transaction(conn, async |conn| {
         let tx = &Tx::on(conn, &context, &effects);
-        let found = User::find_by_email(tx, email).await?.ok_or(Error::NotFound("Admin"))?;
+        let found =
+            User::find_by_email(tx, &EmailLookup::new(email)).await?.ok_or(Error::NotFound("Admin"))?;
         let user = User::lock(tx, found.id).await?.filter(|user| user.role == Role::Admin);
         let user = user.ok_or(Error::NotFound("Admin"))?;
         User::update(tx, user.id, &UserChanges::password(&hashed_password)).await?;

@@ -11,12 +11,13 @@ use super::{
     audit::{Action, Entry, audit_fields},
     outbox::OutboxMessage,
     sessions,
-    users::normalize_email,
+    users::{parse_email, unless_taken},
 };
 use crate::{
     context::RequestContext,
     db::{self, Effects, Tx},
-    error::{Error, OnConstraint, Result},
+    email_address::EmailLookup,
+    error::{Error, Result},
     mail::Notice,
     models::{
         one_time_token::Purpose,
@@ -40,22 +41,23 @@ pub enum Admin {
 /// verified, because the operator of the server has chosen it. Without a password it creates no user.
 ///
 /// # Errors
-/// [`Error::NotFound`] without a password if the address is not registered; [`Error::Unavailable`] if PostgreSQL does
-/// not answer.
+/// [`Error::NotFound`] without a password if the address is not registered; [`Error::Invalid`] if the address of a new
+/// admin is invalid; [`Error::Unavailable`] if PostgreSQL does not answer.
 pub async fn ensure_admin(
     conn: &mut AsyncPgConnection,
     passwords: &Passwords,
     email: &str,
     password: Option<String>,
 ) -> Result<Admin> {
-    let email = normalize_email(email);
+    let lookup = EmailLookup::new(email);
     if let Some(password) = password
-        && User::find_by_email(conn, &email).await?.is_none()
+        && User::find_by_email(conn, &lookup).await?.is_none()
     {
+        let address = parse_email(email)?.stored;
         let hashed_password = passwords.hash(password).await?;
         let (context, effects) = (RequestContext::default(), Effects::default());
         match db::transaction(conn, async |conn| {
-            create(&Tx::on(conn, &context, &effects), &email, &hashed_password).await
+            create(&Tx::on(conn, &context, &effects), &address, &hashed_password).await
         })
         .await
         {
@@ -65,7 +67,7 @@ pub async fn ensure_admin(
             Err(error) => return Err(error),
         }
     }
-    let user = User::find_by_email(conn, &email).await?.ok_or(Error::NotFound("User"))?;
+    let user = User::find_by_email(conn, &lookup).await?.ok_or(Error::NotFound("User"))?;
     Ok(if user.role == Role::Admin { Admin::AlreadyThere } else { Admin::PlainUser })
 }
 
@@ -77,7 +79,7 @@ async fn create(tx: &Tx<'_>, email: &str, hashed_password: &str) -> Result<()> {
         role: Role::Admin,
         email_verified_at: Some(Utc::now()),
     };
-    let user = row.insert(tx).await.on_constraint("users_email_key", Error::EmailTaken)?;
+    let user = unless_taken(row.insert(tx).await)?;
     Entry::new(user.id, Action::UserCreated).after(audit_fields(&user).into()).write(tx).await?;
     notify_others(tx, &user, None).await
 }
@@ -88,11 +90,11 @@ async fn create(tx: &Tx<'_>, email: &str, hashed_password: &str) -> Result<()> {
 /// [`Error::NotFound`] if the address is not registered; [`Error::UserNotVerified`]; [`Error::Inactive`] if the user is
 /// deactivated; [`Error::Unavailable`] if PostgreSQL does not answer.
 pub async fn promote(conn: &mut AsyncPgConnection, email: &str) -> Result<bool> {
-    let email = normalize_email(email);
+    let lookup = EmailLookup::new(email);
     let (context, effects) = (RequestContext::default(), Effects::default());
     db::transaction(conn, async |conn| {
         let tx = &Tx::on(conn, &context, &effects);
-        let found = User::find_by_email(tx, &email).await?.ok_or(Error::NotFound("User"))?;
+        let found = User::find_by_email(tx, &lookup).await?.ok_or(Error::NotFound("User"))?;
         let before = User::lock(tx, found.id).await?.ok_or(Error::NotFound("User"))?;
         if before.role == Role::Admin {
             return Ok(false);

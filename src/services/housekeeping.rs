@@ -1,4 +1,4 @@
-//! Deletes expired data in small batches.
+//! Deletes expired data in small batches, and completes the keys of addresses.
 
 use std::time::Duration;
 
@@ -13,7 +13,12 @@ use crate::{
         session::{RefreshToken, Session},
         user::User,
     },
-    services::{transaction::change_by_job, user_admin::erase, users::USER_COUNT},
+    services::{
+        email_keys::{self, Pass},
+        transaction::change_by_job,
+        user_admin::erase,
+        users::USER_COUNT,
+    },
 };
 
 /// Rows that one statement deletes: few enough that their locks do not delay requests.
@@ -44,7 +49,7 @@ pub struct Removed {
 }
 
 /// Deletes the accounts whose grace period is over, expired sessions and tokens, and audit trail entries older than
-/// `AUDIT_RETENTION_DAYS`.
+/// `AUDIT_RETENTION_DAYS`. Then completes the [keys of addresses](email_keys).
 ///
 /// # Errors
 /// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer. Rows that were deleted
@@ -64,6 +69,16 @@ pub async fn run(app: &App) -> Result<Removed> {
     let old = async |conn: &mut AsyncPgConnection| Ok(AuditEntry::purge(conn, days, BATCH_ROWS).await?);
     let audit_entries = repeat_until_empty!(db.transaction_for(BATCH_TIMEOUT, old).await?);
     let users = repeat_until_empty!(delete_due_users(app).await?);
+    for pass in Pass::ALL {
+        let mut after = i64::MIN;
+        loop {
+            let fill = async |conn: &mut AsyncPgConnection| email_keys::fill_batch(conn, pass, after).await;
+            match db.run_for(BATCH_TIMEOUT, fill).await? {
+                Some(last) => after = last,
+                None => break,
+            }
+        }
+    }
     Ok(Removed { users, sessions, tokens: refresh + one_time, audit_entries })
 }
 

@@ -11,12 +11,12 @@ use super::{
     throttle::Throttle,
     transaction::change_without_actor,
     two_factor,
-    users::normalize_email,
 };
 use crate::{
     app::App,
     context::RequestContext,
     db::Tx,
+    email_address::EmailLookup,
     error::{Error, Result},
     models::{
         one_time_token::{OneTimeToken, Purpose},
@@ -62,12 +62,12 @@ pub async fn login(
     password: String,
     replaced: &[TokenSubject],
 ) -> Result<Login> {
-    let email = normalize_email(email);
-    let found = app.db.run(async |conn| Ok(User::find_by_email(conn, &email).await?)).await?;
+    let lookup = EmailLookup::new(email);
+    let found = app.db.run(async |conn| Ok(User::find_by_email(conn, &lookup).await?)).await?;
     let hash = found.as_ref().and_then(|user| user.hashed_password.clone());
     let user_id = found.as_ref().map(|user| user.id);
-    let about = |event| SecurityEvent::new(event).user(user_id).email(&email);
-    let (attempt, result) = verify_password(app, context, &email, password.clone(), hash).await?;
+    let about = |event| SecurityEvent::new(event).user(user_id).email(email);
+    let (attempt, result) = verify_password(app, context, email, password.clone(), hash).await?;
     let user = match (refusal(app, found.as_ref(), result.is_match(), &password), found) {
         (None, Some(user)) => user,
         (reason, _) => {

@@ -1,22 +1,15 @@
 //! Which addresses lead to one mailbox.
 
-use url::Host;
+use crate::email_address::EmailLookup;
 
 /// Returns the mailbox of an email address, for the limits of mails. Different addresses of one mailbox have the same
-/// result, as far as they show it:
-///
-/// - a sub-address without its tag (RFC 5233): `ada+shop@example.com` is `ada@example.com`;
-/// - a quoted local part without quotes (RFC 5321 section 4.1.2);
-/// - an international domain in its ASCII form (RFC 5891);
-/// - an address of Gmail without dots, which Gmail ignores.
-///
-/// The address must be normalized by [`normalize_email`](super::users::normalize_email).
+/// result, as far as they show it: all spellings of an address, a sub-address without its tag (RFC 5233), such as
+/// `ada+shop@example.com`, and an address of Gmail without dots, which Gmail ignores.
 pub(super) fn mailbox_of(email: &str) -> String {
-    let (local, domain) = email.rsplit_once('@').unwrap_or((email, ""));
-    let domain = Host::parse(domain).map_or_else(|_| domain.to_owned(), |host| host.to_string());
-    let local: String = local.chars().filter(|c| !matches!(c, '"' | '\\')).collect();
+    let lookup = EmailLookup::new(email);
+    let (local, domain) = lookup.subject().rsplit_once('@').unwrap_or((lookup.subject(), ""));
     let name = local.split('+').find(|part| !part.is_empty()).unwrap_or_default();
-    match &*domain {
+    match domain {
         "gmail.com" | "googlemail.com" => format!("{}@gmail.com", name.replace('.', "")),
         _ => format!("{name}@{domain}"),
     }
@@ -29,8 +22,8 @@ mod tests {
     #[test]
     fn addresses_of_one_mailbox_have_the_same_result() {
         for (mailbox, addresses) in [
-            ("ada@example.com", &["ada+1@example.com", "ada+a+b@example.com", "\"ada\"@example.com"][..]),
-            ("ada@example.com", &["\"a\\da+x\"@example.com", "ada+@example.com", "\"ada+@\"@example.com"]),
+            ("ada@example.com", &["ada+1@example.com", "Ada+a+b@example.com", "\"ada\"@example.com"][..]),
+            ("ada@example.com", &["\"a\\da+x\"@example.com", "ada+@example.com"]),
             ("a.b@example.com", &["a.b+x@example.com"]),
             ("ada@gmail.com", &["a.d.a+x@gmail.com", "ada@googlemail.com"]),
             ("ada@xn--bcher-kva.example", &["ada@bücher.example", "ada+x@bücher.example"]),

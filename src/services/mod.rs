@@ -4,6 +4,7 @@ pub mod actor;
 pub mod admin_password;
 pub mod admins;
 pub mod audit;
+pub mod email_keys;
 pub mod housekeeping;
 pub mod login;
 mod mailbox;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     app::App,
     db::Tx,
+    email_address::EmailLookup,
     error::{Error, Result},
     mail::{LinkEmail, Notice, RenderedEmail, link},
     models::{
@@ -138,14 +139,14 @@ impl OutboxMessage {
                 (User::find(conn, *user_id).await?, &link::VERIFY_EMAIL, Purpose::VerifyEmail, is_unverified)
             }
             Self::ResendVerification { email } => (
-                User::find_by_email(conn, email).await?,
+                User::find_by_email(conn, &EmailLookup::new(email)).await?,
                 &link::VERIFY_EMAIL,
                 Purpose::VerifyEmail,
                 is_unverified,
             ),
             // Also for a user without a password: the link replaces a lost invitation.
             Self::ResetPassword { email } => (
-                User::find_by_email(conn, email).await?,
+                User::find_by_email(conn, &EmailLookup::new(email)).await?,
                 &link::RESET_PASSWORD,
                 Purpose::ResetPassword,
                 |_| true,
@@ -157,7 +158,7 @@ impl OutboxMessage {
             Self::ConfirmNewEmail { user_id, email } => {
                 let user = User::find(conn, *user_id).await?;
                 let user = user.filter(|user| user.pending_email.as_ref() == Some(email));
-                let is_taken = User::find_by_email(conn, email).await?.is_some();
+                let is_taken = User::find_by_email(conn, &EmailLookup::new(email)).await?.is_some();
                 (user.filter(|_| !is_taken), &link::CONFIRM_NEW_EMAIL, Purpose::ChangeEmail, |_| true)
             }
             Self::Notice { .. } => return Ok(None),

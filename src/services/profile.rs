@@ -10,10 +10,11 @@ use super::{
     sessions,
     throttle::{Recipient, Throttle},
     transaction::change,
-    users::{check_not_personal, normalize_email},
+    users::{check_not_personal, parse_email},
 };
 use crate::{
     app::App,
+    email_address::EmailLookup,
     error::{Error, Result},
     mail::Notice,
     models::{
@@ -64,15 +65,16 @@ pub async fn change_password(app: &App, actor: &Actor, current: String, new: Str
 /// is opened.
 ///
 /// # Errors
-/// [`Error::WrongPassword`] if `password` is wrong; [`Error::Invalid`] if the address is the current one;
+/// [`Error::WrongPassword`] if `password` is wrong; [`Error::Invalid`] if the address is invalid or the current one;
 /// [`Error::TooManyAttempts`] after failed attempts or too many mails; and those of [`change`].
 pub async fn change_email(app: &App, actor: &Actor, new_email: &str, password: String) -> Result<()> {
     let user = actor.user();
     confirm_password(app, actor, password).await?;
-    let email = normalize_email(new_email);
-    if email == user.email {
+    let address = parse_email(new_email)?;
+    if address.key == EmailLookup::new(&user.email).subject() {
         return Err(Error::invalid("email", "This is already your email address"));
     }
+    let email = address.stored;
     let message = OutboxMessage::ConfirmNewEmail { user_id: user.id, email: email.clone() };
     // The address may belong to a third party, who must not be flooded with mails. Whether it is registered makes no
     // difference here, so that the caller does not learn it.

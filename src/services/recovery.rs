@@ -12,12 +12,13 @@ use super::{
     sessions,
     throttle::{Recipient, Throttle},
     transaction::change_without_actor,
-    users::{check_not_personal, normalize_email},
+    users::{check_not_personal, unless_taken},
 };
 use crate::{
     app::App,
     context::RequestContext,
-    error::{Error, OnConstraint, Result},
+    email_address::{EmailAddress, EmailLookup},
+    error::{Error, Result},
     mail::Notice,
     models::{
         one_time_token::{OneTimeToken, Purpose},
@@ -33,7 +34,7 @@ use crate::{
 /// # Errors
 /// [`Error::TooManyAttempts`] if the client asks for too many mails.
 pub async fn resend_verification(app: &App, context: &RequestContext, email: &str) -> Result<()> {
-    let email = normalize_email(email);
+    let email = EmailLookup::new(email).stored;
     request_link(
         app,
         context,
@@ -49,7 +50,7 @@ pub async fn resend_verification(app: &App, context: &RequestContext, email: &st
 /// # Errors
 /// As [`resend_verification`].
 pub async fn forgot_password(app: &App, context: &RequestContext, email: &str) -> Result<()> {
-    let email = normalize_email(email);
+    let email = EmailLookup::new(email).stored;
     request_link(app, context, Purpose::ResetPassword, &email.clone(), OutboxMessage::ResetPassword { email })
         .await
 }
@@ -62,7 +63,8 @@ async fn request_link(
     message: OutboxMessage,
 ) -> Result<()> {
     Throttle::mailer(app, context, email).await?;
-    let owner = app.db.run(async |conn| Ok(User::find_by_email(conn, email).await?)).await?;
+    let lookup = EmailLookup::new(email);
+    let owner = app.db.run(async |conn| Ok(User::find_by_email(conn, &lookup).await?)).await?;
     let recipient = match owner.is_some_and(|user| user.email_verified_at.is_some()) {
         true => Recipient::Verified(email),
         false => Recipient::Unverified(email),
@@ -114,26 +116,26 @@ pub async fn verify_email(app: &App, context: &RequestContext, token: &str) -> R
 /// Replaces the address of the user with the one that the link was sent to.
 ///
 /// # Errors
-/// [`Error::InvalidLink`] for an unknown, used or expired token, or if the user has requested another address since;
-/// [`Error::EmailTaken`] if another user has the address.
+/// [`Error::InvalidLink`] for an unknown, used or expired token, if the user has requested another address since, or if
+/// an earlier release has accepted the address and this one does not; [`Error::EmailTaken`] if another user has the
+/// mailbox.
 pub async fn confirm_email(app: &App, context: &RequestContext, token: &str) -> Result<()> {
     change_without_actor(app, context, async |tx| {
         let (user, email) = consume_token(tx, token, Purpose::ChangeEmail).await?;
         // The user may have requested another address or canceled the change since.
         let email = email.filter(|email| user.pending_email.as_ref() == Some(email));
-        let email = email.ok_or(Error::InvalidLink)?;
+        let email = EmailAddress::parse(&email.ok_or(Error::InvalidLink)?).map_err(|_| Error::InvalidLink)?;
         let changes = UserChanges {
-            email: Some(&email),
+            email: Some(&email.stored),
             pending_email: Some(None),
             email_verified_at: Some(Some(Utc::now())),
             ..Default::default()
         };
-        let after =
-            User::update(tx, user.id, &changes).await.on_constraint("users_email_key", Error::EmailTaken)?;
+        let after = unless_taken(User::update(tx, user.id, &changes).await)?;
         // Links that were sent to the old address must not stay valid.
         OneTimeToken::revoke(tx, user.id, Purpose::ALL).await?;
         Entry::by_self(user.id, Action::EmailChanged).changed(&user, &after).write(tx).await?;
-        OutboxMessage::notice(&user, Notice::EmailChanged { new_email: Some(email) }).send(tx).await
+        OutboxMessage::notice(&user, Notice::EmailChanged { new_email: Some(email.stored) }).send(tx).await
     })
     .await
 }

@@ -96,7 +96,7 @@ impl<'a> SecurityEvent<'a> {
         Self { session_id: Some(session_id), ..self }
     }
 
-    /// Sets the email address that the client has entered. The line has a keyed hash of it.
+    /// Sets the email address that the client has entered. The line has a keyed hash of it, equal for all its spellings.
     pub fn email(self, email: &'a str) -> Self {
         Self { email: Some(email), ..self }
     }
@@ -109,7 +109,7 @@ impl<'a> SecurityEvent<'a> {
             (Some(ip), false) => (None, Some(app.pseudonyms.of(&ip.to_string()))),
             (None, _) => (None, None),
         };
-        let account_hash = self.email.map(|email| app.pseudonyms.of(email));
+        let account_hash = self.email.map(|email| app.pseudonyms.of(EmailLookup::new(email).subject()));
         let (mut reason, mut rule, mut second_factor, mut operation) = (None, None, None, None);
         match self.event {
             Event::LoginRefused { reason: why }

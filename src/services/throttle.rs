@@ -22,6 +22,7 @@ use crate::{
     app::App,
     attempts::{Counter, Operation, Rule, Wait},
     context::RequestContext,
+    email_address::EmailLookup,
     error::{Error, Result},
     models::{session::Session, user::User},
     security::HashFor,
@@ -98,7 +99,10 @@ pub enum Recipient<'a> {
     Verified(&'a str),
 }
 
-/// One attempt and the counters that limit it.
+/// The id of no user, for an address that is not registered.
+const NO_USER: i64 = 0;
+
+/// One attempt and the counters that limit it. All spellings of an address have the same counters.
 pub struct Throttle<'a> {
     app: &'a App,
     context: &'a RequestContext,
@@ -115,7 +119,7 @@ impl<'a> Throttle<'a> {
     /// # Errors
     /// [`Error::TooManyAttempts`] while a wait is running.
     pub async fn password(app: &'a App, context: &'a RequestContext, email: &'a str) -> Result<Self> {
-        let attempt = Self::account(app, context, email, email).await?;
+        let attempt = Self::account(app, context, "", email).await?;
         attempt.check().await?;
         Self::hash(app, context, email)?;
         Ok(attempt)
@@ -127,7 +131,8 @@ impl<'a> Throttle<'a> {
     /// [`Error::TooManyAttempts`] while a wait is running.
     pub fn hash(app: &App, context: &RequestContext, email: &str) -> Result<()> {
         let network = ClientNetwork::of(context).map(|network| network.to_string());
-        let counter = app.attempts.counter(&HASHES, &pair(email, network.as_deref()));
+        let account = EmailLookup::new(email);
+        let counter = app.attempts.counter(&HASHES, &pair(account.subject(), network.as_deref()));
         refuse(app, context, email, app.attempts.wait_here(Operation::Acquire, &[counter]))
     }
 
@@ -155,29 +160,33 @@ impl<'a> Throttle<'a> {
     /// # Errors
     /// [`Error::TooManyAttempts`] while a wait is running.
     pub async fn code(app: &'a App, context: &'a RequestContext, email: &'a str) -> Result<Self> {
-        let attempt = Self::account(app, context, &format!("code of {email}"), email).await?;
+        let attempt = Self::account(app, context, "code of ", email).await?;
         attempt.run(Operation::Acquire).await?;
         Ok(attempt)
     }
 
     /// Resets the password counters of an account for this client, after its owner has proven their identity.
     pub async fn reset(app: &'a App, context: &'a RequestContext, email: &'a str) {
-        if let Ok(attempt) = Self::account(app, context, email, email).await {
+        if let Ok(attempt) = Self::account(app, context, "", email).await {
             attempt.record_success().await;
         }
     }
 
-    async fn account(
-        app: &'a App,
-        context: &'a RequestContext,
-        subject: &str,
-        email: &'a str,
-    ) -> Result<Self> {
+    async fn account(app: &'a App, context: &'a RequestContext, kind: &str, email: &'a str) -> Result<Self> {
+        let lookup = &EmailLookup::new(email);
+        let subject = &format!("{kind}{}", lookup.subject());
         let network = ClientNetwork::of(context);
         let is_known = match &network {
             Some(network) => {
                 let cidr = network.cidr();
-                app.db.run(async |conn| Ok(Session::has_login_from(conn, email, &cidr).await?)).await?
+                app.db
+                    .run(async |conn| {
+                        let user = User::find_by_email(conn, lookup).await?;
+                        // Asked for an unknown address too, so that the time does not show whether it is registered.
+                        let user_id = user.map_or(NO_USER, |user| user.id);
+                        Ok(Session::has_login_from(conn, user_id, &cidr).await?)
+                    })
+                    .await?
             }
             None => false,
         };
@@ -216,7 +225,9 @@ impl<'a> Throttle<'a> {
     ) -> Result<()> {
         let (email, subject) = match recipient {
             Recipient::Unverified(email) => (email, format!("{purpose}\0{}", mailbox_of(email))),
-            Recipient::Verified(email) => (email, format!("{purpose}\0verified\0{email}")),
+            Recipient::Verified(email) => {
+                (email, format!("{purpose}\0verified\0{}", EmailLookup::new(email).subject()))
+            }
         };
         let counter = app.attempts.counter(&MAILS_PER_RECIPIENT, &subject);
         refuse(app, context, email, app.attempts.wait(Operation::Acquire, &[counter]).await)

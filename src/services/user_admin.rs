@@ -11,12 +11,12 @@ use super::{
     throttle::Throttle,
     transaction::change,
     two_factor,
-    users::{USER_COUNT, normalize_email},
+    users::{USER_COUNT, parse_email, unless_taken},
 };
 use crate::{
     app::App,
     db::Tx,
-    error::{Error, OnConstraint, Result},
+    error::{Error, Result},
     mail::Notice,
     models::{
         one_time_token::{OneTimeToken, Purpose},
@@ -99,8 +99,8 @@ pub async fn update(app: &App, actor: &AdminActor, id: i64, changes: &Changes) -
 /// Creates a user without a password, and sends a link to set one. Notifies the other admins if the user is to be one.
 ///
 /// # Errors
-/// [`Error::EmailTaken`] if the address is registered; [`Error::TooManyAttempts`] after many invitations to the mailbox;
-/// and those of [`change`].
+/// [`Error::EmailTaken`] if the mailbox has an account; [`Error::Invalid`] if the address is invalid;
+/// [`Error::TooManyAttempts`] after many invitations to the mailbox; and those of [`change`].
 pub async fn invite(
     app: &App,
     actor: &AdminActor,
@@ -108,11 +108,11 @@ pub async fn invite(
     full_name: Option<&str>,
     role: Role,
 ) -> Result<User> {
-    let email = normalize_email(email);
+    let email = parse_email(email)?.stored;
     Throttle::invitation(app, actor.context(), &email).await?;
     let user = change(app, actor, Affected::Actor, async |tx, locked| {
         let row = NewUser { email: &email, hashed_password: None, full_name, role, email_verified_at: None };
-        let user = row.insert(tx).await.on_constraint("users_email_key", Error::EmailTaken)?;
+        let user = unless_taken(row.insert(tx).await)?;
         Entry::new(user.id, Action::UserInvited).after(audit_fields(&user).into()).write(tx).await?;
         OutboxMessage::Invite { user_id: user.id }.send(tx).await?;
         if role == Role::Admin {

@@ -37,6 +37,7 @@ mod database;
 mod database_errors;
 mod default_admin;
 mod dev_mail;
+mod email_addresses;
 mod history;
 mod http_limits;
 mod identity_copies;

@@ -102,6 +102,8 @@ async fn the_list_of_users_uses_indexes() {
     insert_rows(&app).await;
     for (condition, order) in [
         ("search_fold(email || ' ' || coalesce(full_name, '')) LIKE '%crowd1234%'", "created_at"),
+        ("lower(email) = 'crowd7@example.com' OR email_key = 'crowd7@example.com'", "lower(email)"),
+        ("email_key IS NULL AND id > 7", "id"),
         ("true", "created_at DESC, id DESC"),
         ("true", "lower(email)"),
         ("role = 'admin'", "id"),

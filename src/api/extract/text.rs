@@ -11,8 +11,9 @@ use serde_json::Value;
 
 use crate::{
     api::validation::{NUL_IN_TEXT, check_format},
+    email_address::MAX_EMAIL_CHARS,
     security::MAX_PASSWORD_BYTES,
-    services::users::{MAX_EMAIL_CHARS, MIN_PASSWORD_CHARS},
+    services::users::MIN_PASSWORD_CHARS,
 };
 
 /// An email address as the client has sent it, not normalized.

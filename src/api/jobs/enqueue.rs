@@ -12,10 +12,11 @@ use crate::{
     },
     app::App,
     context::RequestContext,
+    email_address::{EmailAddress, EmailLookup},
     error::Error,
     jobs::{ExampleTask, ProcessData, SendEmail},
     queue::Job,
-    services::{self, actor::is_admin},
+    services::actor::is_admin,
 };
 
 /// The longest document for `process-data`.
@@ -105,19 +106,18 @@ impl Enqueue {
         body: Query<String>,
     ) -> Result<Json<Enqueued>> {
         let user = &actor.user();
-        let to = services::users::normalize_email(&to.0);
-        services::users::check_email(&to).map_err(|msg| Error::invalid("to", msg))?;
+        let to = EmailAddress::parse(&to.0).map_err(|msg| Error::invalid("to", msg))?;
+        let is_own = to.key == EmailLookup::new(&user.email).subject();
         // An unverified address may belong to a third party.
-        let own = to == user.email && user.email_verified_at.is_some();
-        let permitted = is_admin(&self.0, actor.identity()) || own;
+        let permitted = is_admin(&self.0, actor.identity()) || is_own && user.email_verified_at.is_some();
         if self.0.mailer.is_real() && !permitted {
-            let error = if to == user.email { Error::EmailNotVerified } else { Error::Forbidden };
+            let error = if is_own { Error::EmailNotVerified } else { Error::Forbidden };
             return Err(error.into());
         }
         if !self.0.mailer.can_send() {
             return Err(Error::NoMailServer.into());
         }
-        let job = SendEmail { to, subject: subject.0, body: body.0, permitted };
+        let job = SendEmail { to: to.stored, subject: subject.0, body: body.0, permitted };
         self.enqueue(actor.context(), &job, "Email job enqueued", None).await
     }
 

@@ -13,6 +13,7 @@ use crate::{
     cli::startup::create_first_admin,
     config::{DEFAULT_ADMIN_PASSWORD, Database},
     db::{self, migrations},
+    email_address::EmailLookup,
     models::user::User,
     services::admins::{Admin, ensure_admin},
 };
@@ -70,7 +71,8 @@ pub(super) async fn create_private_admin(app: &App) -> anyhow::Result<String> {
     }
     let is_default = match admin {
         Admin::AlreadyThere => {
-            let hash = User::find_by_email(&conn, email).await?.and_then(|user| user.hashed_password);
+            let user = User::find_by_email(&conn, &EmailLookup::new(email)).await?;
+            let hash = user.and_then(|user| user.hashed_password);
             app.passwords.verify(password.to_owned(), hash).await?
         }
         _ => true,

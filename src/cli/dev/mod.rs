@@ -18,14 +18,13 @@ use self::servers::Servers;
 use super::{
     serve::{bind, serve},
     shutdown::Shutdown,
-    startup::{check_dev_settings, is_loopback, refuse_default_password},
+    startup::{check_dev_settings, is_loopback, migrate as apply_migrations, refuse_default_password},
     worker::{reserved_queue, work},
 };
 use crate::{
     api::PREFIX,
     app::App,
     config::{self, Config, DEFAULT_ADMIN_PASSWORD, FirstAdmin, Http, Listen, secret},
-    db::migrations,
     dev, logging,
     queue::{Options, Queues},
     security,
@@ -144,7 +143,7 @@ impl Args {
 
         let is_private = servers.postgres.is_some();
         if is_private || migrate {
-            for name in migrations::up(&config.database).await? {
+            for name in apply_migrations(&config.database).await? {
                 tracing::info!(migration = name, "migration applied");
             }
         }

@@ -1,0 +1,244 @@
+//! Email addresses: which are accepted, and when two of them are one mailbox.
+//!
+//! A domain has several spellings: `bücher.example` is `xn--bcher-kva.example`, and a full-width letter or an invisible
+//! character does not change it (UTS 46). A local part can be quoted. All places that store, compare or use an address
+//! parse it here.
+
+use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
+use lettre::Address;
+use unicode_normalization::UnicodeNormalization;
+
+/// The longest email address that the database stores.
+pub const MAX_EMAIL_CHARS: usize = 255;
+
+const INVALID: &str = "This is not a valid email address; it looks like name@example.com";
+const TOO_LONG: &str = "Email address must have at most 255 characters";
+const NO_DOT: &str = "Email address must have a domain with a dot after the @, as in name@example.com";
+
+/// Letters of Unicode without a visible form. They would make two addresses look alike.
+const INVISIBLE_LETTERS: [char; 4] = ['\u{115F}', '\u{1160}', '\u{17B4}', '\u{17B5}'];
+
+/// An address that can belong to an account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EmailAddress {
+    /// The address to store and to show: lower case, without quotes and invisible characters. A domain beyond ASCII stays
+    /// readable; a domain in ASCII stays as it is, also if it begins with `xn--`.
+    pub stored: String,
+    /// The same for all spellings of a mailbox: the local part in lower case and the domain in ASCII.
+    pub key: String,
+    for_mail: Address,
+}
+
+impl EmailAddress {
+    /// Parses the address of an account.
+    ///
+    /// IP addresses and domains without a dot are refused: they receive no mail from the internet. Characters that are
+    /// invisible or need quotes are refused in the local part.
+    ///
+    /// # Errors
+    /// A message for the user.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        let address = Self::parse_sender(text)?;
+        match address.for_mail.domain().contains('.') {
+            true => Ok(address),
+            false => Err(NO_DOT),
+        }
+    }
+
+    /// As [`Self::parse`], but a domain without a dot is accepted, such as `localhost`. The sender of mails may be local.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn parse_sender(text: &str) -> Result<Self, &'static str> {
+        let text = text.trim();
+        if text.chars().count() > MAX_EMAIL_CHARS {
+            return Err(TOO_LONG);
+        }
+        let (local, domain) = text.rsplit_once('@').ok_or(INVALID)?;
+        let (ascii, readable) = domain_forms(domain).ok_or(INVALID)?;
+        let local: String = unquoted(local).ok_or(INVALID)?.nfkc().collect();
+        let folded: String = local.to_lowercase().nfkc().collect();
+        if folded.contains('"') || folded.contains(INVISIBLE_LETTERS) {
+            return Err(INVALID);
+        }
+        let for_mail = Address::new(&local, &ascii).map_err(|_| INVALID)?;
+        let key = Address::new(&folded, &ascii).map_err(|_| INVALID)?.to_string();
+        let stored = format!("{folded}@{readable}");
+        match stored.chars().count() > MAX_EMAIL_CHARS {
+            true => Err(TOO_LONG),
+            false => Ok(Self { stored, key, for_mail }),
+        }
+    }
+
+    /// Returns the address for a mail: with the domain in ASCII, which every mail server understands, and the local part
+    /// in the case in which it was written.
+    pub fn for_mail(self) -> Address {
+        self.for_mail
+    }
+}
+
+/// Returns a domain in ASCII and in a readable form, by UTS 46 and the rules of host names (RFC 1123 section 2.1). `None`
+/// if it is invalid or an IP address.
+fn domain_forms(domain: &str) -> Option<(String, String)> {
+    const UTS46: Uts46 = Uts46::new();
+    let (bytes, deny, hyphens) = (domain.as_bytes(), AsciiDenyList::STD3, Hyphens::CheckFirstLast);
+    let ascii = UTS46.to_ascii(bytes, deny, hyphens, DnsLength::Verify).ok()?.into_owned();
+    // Each top-level domain begins with a letter; the last part of an IP address is a number.
+    if !ascii.rsplit('.').next()?.starts_with(|c: char| c.is_ascii_alphabetic()) {
+        return None;
+    }
+    if domain.is_ascii() {
+        return Some((ascii.clone(), ascii));
+    }
+    let (readable, valid) = UTS46.to_unicode(bytes, deny, hyphens);
+    valid.ok()?;
+    Some((ascii, readable.into_owned()))
+}
+
+/// Returns a quoted local part without quotes and escapes (RFC 5321 section 4.1.2), and any other one as it is. `None` if
+/// an escape is incomplete.
+fn unquoted(local: &str) -> Option<String> {
+    let Some(quoted) = local.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) else {
+        return Some(local.to_owned());
+    };
+    let (mut text, mut chars) = (String::new(), quoted.chars());
+    while let Some(c) = chars.next() {
+        text.push(if c == '\\' { chars.next()? } else { c });
+    }
+    Some(text)
+}
+
+/// An address to look for, as a client has sent it. It may be invalid: an earlier release may have accepted it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EmailLookup {
+    /// Trimmed and in lower case, as earlier releases have stored addresses.
+    pub stored: String,
+    /// The [key](EmailAddress::key) of a valid address.
+    pub key: Option<String>,
+}
+
+impl EmailLookup {
+    /// Reads an address.
+    pub fn new(text: &str) -> Self {
+        let key = EmailAddress::parse(text).ok().map(|address| address.key);
+        Self { stored: text.trim().to_lowercase(), key }
+    }
+
+    /// Returns a text that is equal for all spellings of a mailbox: the key, or an invalid address itself.
+    pub fn subject(&self) -> &str {
+        self.key.as_deref().unwrap_or(&self.stored)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spellings_of_a_mailbox_have_one_key() {
+        let mailboxes: [(&str, &[&str]); 3] = [
+            (
+                "ada@example.com",
+                &[
+                    "ada@example.com",
+                    " Ada@EXAMPLE.com\n",
+                    "ada@exam\u{200B}ple.com",
+                    "ada@exam\u{AD}ple.com",
+                    "ada@example.com\u{200B}",
+                    "ada@\u{FF45}xample.com",
+                    "ada@example\u{3002}com",
+                    "\u{FF41}da@example.com",
+                    "\"ada\"@example.com",
+                    "\"\\a\\d\\a\"@example.com",
+                ],
+            ),
+            (
+                "hal+x@xn--bcher-kva.example",
+                &[
+                    "hal+x@bücher.example",
+                    "Hal+x@BÜCHER.example",
+                    "hal+x@bu\u{308}cher.example",
+                    "hal+x@XN--BCHER-KVA.example",
+                ],
+            ),
+            ("zoë@example.com", &["zoë@example.com", "zoe\u{308}@example.com", "ZOË@example.com"]),
+        ];
+        for (key, spellings) in mailboxes {
+            for spelling in spellings {
+                let lookup = EmailLookup::new(spelling);
+                assert_eq!((lookup.subject(), lookup.key.as_deref()), (key, Some(key)), "{spelling:?}");
+            }
+        }
+        // Different letters that look alike are different mailboxes.
+        assert_ne!(EmailLookup::new("\u{430}da@example.com").subject(), "ada@example.com");
+        assert_ne!(EmailLookup::new("ada@ex\u{430}mple.com").subject(), "ada@example.com");
+    }
+
+    #[test]
+    fn an_address_is_stored_in_a_readable_form_and_mailed_in_ascii() {
+        for (text, stored, mailed) in [
+            (" Ada@Example.COM", "ada@example.com", "Ada@example.com"),
+            ("ada@BÜCHER.example", "ada@bücher.example", "ada@xn--bcher-kva.example"),
+            ("ada@XN--bcher-kva.example", "ada@xn--bcher-kva.example", "ada@xn--bcher-kva.example"),
+            ("\"Ada\"@exam\u{AD}ple.com", "ada@example.com", "Ada@example.com"),
+        ] {
+            let address = EmailAddress::parse(text).unwrap();
+            assert_eq!((&*address.stored, &*address.clone().for_mail().to_string()), (stored, mailed));
+            // The stored form is a spelling of the same mailbox.
+            assert_eq!(EmailAddress::parse(&address.stored).unwrap().key, address.key);
+        }
+    }
+
+    #[test]
+    fn addresses_that_are_no_mailbox_are_refused() {
+        for bad in [
+            "",
+            "a",
+            "a@",
+            "@b.co",
+            "a@b",
+            "a b@c.co",
+            "a@b..co",
+            "a@@b.co",
+            "a@.co",
+            "a@b.co\0",
+            "a@b.co.",
+            "a@[127.0.0.1]",
+            "a@[IPv6:::1]",
+            "a@127.0.0.1",
+            "a@1.2",
+            "a@1.0x2",
+            "a@\u{FF11}.\u{FF12}",
+            "a@b_c.co",
+            "a@-b.co",
+            "a@b-.co",
+            "a@xn--a.co",
+            "a@b#c.co",
+            "a\u{200B}b@c.co",
+            "a\u{AD}@b.co",
+            "a\u{3164}@b.co",
+            "\u{FEFF}a@b.co",
+            "a\u{7F}@b.co",
+            ".a@b.co",
+            "a..b@c.co",
+            "\"a b\"@c.co",
+            "\"a@b\"@c.co",
+            "\"\"@b.co",
+            "\"@b.co",
+            "\"a\\\"@b.co",
+            "\"\\\"a\\\"\"@b.co",
+            "a\u{FF20}b@c.co",
+            "a\u{FF02}b@c.co",
+            "Ada <ada@b.co>",
+        ] {
+            assert!(EmailAddress::parse(bad).is_err(), "{bad:?}");
+            assert_eq!(EmailLookup::new(bad).key, None, "{bad:?}");
+        }
+        assert_eq!(EmailAddress::parse("a@b"), Err(NO_DOT));
+        assert!(EmailAddress::parse_sender("a@localhost").is_ok());
+        assert!(EmailAddress::parse_sender("a@127.0.0.1").is_err());
+        assert_eq!(EmailAddress::parse(&format!("{}@example.com", "a".repeat(250))), Err(TOO_LONG));
+        assert!(EmailAddress::parse(&format!("{}@example.com", "a".repeat(65))).is_err());
+        assert!(EmailAddress::parse(&format!("a@{}.com", "b".repeat(64))).is_err());
+    }
+}

@@ -1,0 +1,67 @@
+//! The column `users.email_key`, for users who have no key yet: an earlier release or SQL has written their address.
+
+use diesel::{
+    prelude::*,
+    sql_types::{Array, BigInt, Text},
+};
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+
+use crate::schema::users;
+
+/// A user and the key of the user's address.
+pub struct Keyed {
+    pub id: i64,
+    /// The address that the key was computed from.
+    pub email: String,
+    pub key: String,
+}
+
+/// Returns the ids and addresses of at most `limit` users without a key, in the order of their ids. The ids are greater
+/// than `after`.
+pub async fn missing(
+    mut conn: &AsyncPgConnection,
+    after: i64,
+    limit: i64,
+) -> QueryResult<Vec<(i64, String)>> {
+    users::table
+        .filter(users::email_key.is_null())
+        .filter(users::id.gt(after))
+        .order(users::id)
+        .limit(limit)
+        .select((users::id, users::email))
+        .load(&mut conn)
+        .await
+}
+
+/// Returns the number of users without a key.
+pub async fn count_missing(mut conn: &AsyncPgConnection) -> QueryResult<i64> {
+    users::table.filter(users::email_key.is_null()).count().get_result(&mut conn).await
+}
+
+/// Returns the id of the user with a key.
+pub async fn owner(mut conn: &AsyncPgConnection, key: &str) -> QueryResult<Option<i64>> {
+    users::table.filter(users::email_key.eq(key)).select(users::id).first(&mut conn).await.optional()
+}
+
+/// Sets the keys of users, except of those whose key another user has or whose address has changed. Returns how many it
+/// has set. The keys of the list differ, and its ids ascend.
+pub async fn set(mut conn: &AsyncPgConnection, list: &[Keyed]) -> QueryResult<usize> {
+    let (Some(first), Some(last)) = (list.first(), list.last()) else { return Ok(0) };
+    let ids: Vec<_> = list.iter().map(|user| user.id).collect();
+    let emails: Vec<_> = list.iter().map(|user| &*user.email).collect();
+    let keys: Vec<_> = list.iter().map(|user| &*user.key).collect();
+    // The range of ids follows from the list. Without it, the planner may read the whole table.
+    diesel::sql_query(
+        "UPDATE users SET email_key = new.key FROM unnest($1, $2, $3) AS new (id, email, key)
+         WHERE users.id = new.id AND users.id BETWEEN $4 AND $5
+           AND users.email = new.email AND users.email_key IS NULL
+           AND NOT EXISTS (SELECT FROM users other WHERE other.email_key = new.key)",
+    )
+    .bind::<Array<BigInt>, _>(ids)
+    .bind::<Array<Text>, _>(emails)
+    .bind::<Array<Text>, _>(keys)
+    .bind::<BigInt, _>(first.id)
+    .bind::<BigInt, _>(last.id)
+    .execute(&mut conn)
+    .await
+}

@@ -1,0 +1,102 @@
+//! Completes the keys of addresses that an earlier release or SQL has written. SQL cannot compute a key.
+//!
+//! It runs after migrations and each night, because the previous release writes addresses while this one is rolled out. It
+//! is safe to run by several processes at once. Accounts are never merged: of those that share a mailbox, one gets the key,
+//! and the others stay without one and are found by their own address.
+
+use std::collections::HashSet;
+
+use diesel_async::AsyncPgConnection;
+
+use crate::{
+    email_address::EmailAddress,
+    error::{Error, OnConstraint, Result},
+    models::email_key::{self, Keyed},
+};
+
+/// Rows that one statement changes: few enough that their locks do not delay requests.
+const BATCH_ROWS: i64 = 200;
+
+/// Which addresses get their keys. Of several accounts of a mailbox, the first one gets the key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    /// Addresses that are their own key.
+    Plain,
+    /// All others.
+    Spellings,
+}
+
+impl Pass {
+    /// All passes, in their order.
+    pub const ALL: [Self; 2] = [Self::Plain, Self::Spellings];
+}
+
+/// Completes all keys.
+///
+/// # Errors
+/// [`Error::Unavailable`] if PostgreSQL does not answer. Keys that were written before stay.
+pub async fn fill(conn: &AsyncPgConnection) -> Result<()> {
+    for pass in Pass::ALL {
+        let mut after = i64::MIN;
+        while let Some(last) = fill_batch(conn, pass, after).await? {
+            after = last;
+        }
+    }
+    Ok(())
+}
+
+/// Completes the keys of a batch of users whose ids are greater than `after`. Returns the last id, `None` if there are no
+/// more users without a key.
+///
+/// # Errors
+/// As [`fill`].
+pub async fn fill_batch(conn: &AsyncPgConnection, pass: Pass, after: i64) -> Result<Option<i64>> {
+    let rows = email_key::missing(conn, after, BATCH_ROWS).await?;
+    let last = rows.last().map(|(id, _)| *id);
+    let mut keys = HashSet::new();
+    let mut batch = Vec::new();
+    for (id, email) in rows {
+        let Ok(EmailAddress { key, .. }) = EmailAddress::parse(&email) else { continue };
+        if (pass == Pass::Plain) == (key == email) && keys.insert(key.clone()) {
+            batch.push(Keyed { id, email, key });
+        }
+    }
+    loop {
+        let result = email_key::set(conn, &batch).await;
+        match result.on_constraint("users_email_key_key", Error::EmailTaken) {
+            // A registration has taken one of the keys meanwhile, and the next attempt sees that.
+            Err(Error::EmailTaken) => {}
+            result => return result.map(|_| last),
+        }
+    }
+}
+
+/// Why an account has no key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// The user with this id has the same mailbox.
+    SharedWith(i64),
+    /// Only an earlier release accepted the address. This is what is wrong with it.
+    Invalid(&'static str),
+    /// [`fill`] has not run since the address was written.
+    NotFilled,
+}
+
+/// Returns the ids of at most `limit` users without a key, each with the cause, and the number of all of them.
+///
+/// # Errors
+/// [`Error::Unavailable`] if PostgreSQL does not answer.
+pub async fn unresolved(conn: &AsyncPgConnection, limit: i64) -> Result<(Vec<(i64, Cause)>, i64)> {
+    let total = email_key::count_missing(conn).await?;
+    let mut list = Vec::new();
+    for (id, email) in email_key::missing(conn, i64::MIN, limit).await? {
+        let cause = match EmailAddress::parse(&email) {
+            Err(problem) => Cause::Invalid(problem),
+            Ok(address) => {
+                email_key::owner(conn, &address.key).await?.map_or(Cause::NotFilled, Cause::SharedWith)
+            }
+        };
+        list.push((id, cause));
+    }
+    Ok((list, total))
+}
