@@ -6,7 +6,7 @@
 
 use uuid::Uuid;
 
-use crate::{app::App, context::RequestContext};
+use crate::{app::App, context::RequestContext, email_address::EmailLookup};
 
 /// The target of the log lines, by which they are filtered.
 const TARGET: &str = "saas::security";
