@@ -19,11 +19,20 @@ CREATE INDEX users_deletion_due_at_idx ON users (deletion_due_at) WHERE deletion
 CREATE INDEX users_created_at_idx ON users (created_at, id);
 CREATE INDEX users_admins_idx ON users (id) WHERE role = 'admin';
 
--- For a search of any part of an address or a name. pg_trgm is a trusted extension: the owner of a database can create
--- it.
+-- For a search of any part of an address or a name. pg_trgm is a trusted extension: a role that may create objects in the
+-- database can create it. Hosts of PostgreSQL install it in a schema that may be outside of the search path.
 CREATE EXTENSION IF NOT EXISTS pg_trgm;
-CREATE INDEX users_search_idx ON users
-    USING gin ((lower(email) || ' ' || lower(coalesce(full_name, ''))) gin_trgm_ops);
+DO $$
+BEGIN
+    EXECUTE format(
+        $index$
+        CREATE INDEX users_search_idx ON users
+            USING gin ((lower(email) || ' ' || lower(coalesce(full_name, ''))) %I.gin_trgm_ops)
+        $index$,
+        (SELECT nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE extname = 'pg_trgm')
+    );
+END
+$$;
 
 -- Tokens of links in mails and of login challenges. Each can be used once.
 CREATE TABLE one_time_tokens (
