@@ -1,5 +1,35 @@
-//! Rebuilds the crate when a migration is added, which `embed_migrations!` does not detect.
+//! Embeds the migrations: writes their names and the texts of their files to `$OUT_DIR/migrations.rs`.
 
-fn main() {
+use std::{
+    env, fs, io,
+    path::{Path, PathBuf},
+};
+
+/// The files of a migration, in the order of `EMBEDDED` in `src/db/migrations/source.rs`.
+const FILES: [&str; 3] = ["up.sql", "down.sql", "metadata.toml"];
+
+fn main() -> io::Result<()> {
     println!("cargo:rerun-if-changed=migrations");
+    let dir = |variable: &str| PathBuf::from(env::var_os(variable).unwrap_or_default());
+    fs::write(dir("OUT_DIR").join("migrations.rs"), list(&dir("CARGO_MANIFEST_DIR").join("migrations"))?)
+}
+
+/// Returns the source text of a slice of arrays: the name of each migration, and the contents of its files.
+fn list(migrations: &Path) -> io::Result<String> {
+    let mut text = String::from("&[\n");
+    for entry in fs::read_dir(migrations)? {
+        let folder = entry?.path();
+        let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let has = |file: &str| folder.join(file).is_file();
+        // Git leaves empty folders behind when it changes branches.
+        if name.starts_with('.') || !FILES.iter().any(|file| has(file)) {
+            continue;
+        }
+        let contents = FILES.map(|file| match has(file) {
+            true => format!("include_str!({:?})", folder.join(file)),
+            false => "\"\"".into(),
+        });
+        text += &format!("    [{name:?}, {}],\n", contents.join(", "));
+    }
+    Ok(text + "]")
 }

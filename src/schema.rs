@@ -1,5 +1,4 @@
-// The tables as diesel sees them. A test compares this file with the migrated database;
-// `BLESS=1 ./scripts/test schema` rewrites it after a migration.
+// The tables as diesel sees them, generated from the migrations by `./scripts/migrate schema`. A test compares them.
 
 diesel::table! {
     audit_log (id) {

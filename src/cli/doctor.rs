@@ -9,7 +9,10 @@ use super::startup::default_password_problem;
 use crate::{
     app,
     config::{Config, Http, secret},
-    db::{self, migrations},
+    db::{
+        self,
+        migrations::{self, Migrations},
+    },
     mail::Mailer,
     models::outbox::OutboxRow,
     redis_pool::RedisPool,
@@ -217,12 +220,17 @@ async fn version(conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
     Ok(Passed(format!("PostgreSQL {version} answers")))
 }
 
+/// Recommends to apply pending migrations only if nothing is known to prevent it.
 async fn migrated(conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
     let pending = migrations::pending(conn).await?;
-    if !pending.is_empty() {
-        bail!("{} pending ({}): run `saas migrate up`", pending.len(), pending.join(", "));
+    if pending.is_empty() {
+        return Ok(Passed("all applied".into()));
     }
-    Ok(Passed("all applied".into()))
+    let what = format!("{} pending ({})", pending.len(), pending.join(", "));
+    match Migrations::embedded().obstacle(conn).await? {
+        None => bail!("{what}: run `saas migrate up`"),
+        Some(obstacle) => bail!("{what}, which cannot be applied yet: {obstacle}"),
+    }
 }
 
 /// Looks for accounts that share a mailbox, or whose address is not valid any more.

@@ -38,6 +38,20 @@ impl Core {
 }
 
 impl Database {
+    /// Returns the settings for one connection to a private server.
+    pub fn at(url: SecretString) -> Self {
+        Self {
+            database_url: Some(url),
+            postgres_server: None,
+            postgres_port: DEFAULT_POSTGRES_PORT,
+            postgres_user: String::new(),
+            postgres_password: None,
+            postgres_db: String::new(),
+            database_pool_size: 1,
+            database_timeout_ms: 1_400,
+        }
+    }
+
     /// Returns whether a server is configured, by `DATABASE_URL` or `POSTGRES_SERVER`.
     pub fn is_set(&self) -> bool {
         secret(&self.database_url).is_some() || given(self.postgres_server.as_deref()).is_some()

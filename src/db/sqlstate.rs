@@ -189,12 +189,13 @@ fn message_bytes(header: &[u8; HEADER_BYTES]) -> usize {
 }
 
 /// Rewrites an ErrorResponse: its fields are a type and a string that ends with NUL (PostgreSQL documentation, "Error and
-/// Notice Message Fields").
+/// Notice Message Fields"). Leaves out the position in an internal statement, such as one of PL/pgSQL, because diesel returns
+/// it as a position in the statement of the client.
 fn with_sqlstate(message: &[u8]) -> Vec<u8> {
     let fields = || message[HEADER_BYTES..].split(|byte| *byte == 0).filter(|field| !field.is_empty());
     let Some(code) = fields().find_map(|field| field.strip_prefix(b"C")) else { return message.to_vec() };
     let mut body = Vec::with_capacity(message.len() + 8);
-    for field in fields() {
+    for field in fields().filter(|field| !field.starts_with(b"p") && !field.starts_with(b"q")) {
         if let Some(text) = field.strip_prefix(b"M") {
             body.extend([b"M[", code, b"] ", text].concat());
         } else {
@@ -250,6 +251,15 @@ mod tests {
         for step in [1, 2, 3, 5, 7, 64, 4_096] {
             assert_eq!(read(&sent, step).await, wanted, "{step} bytes at a time");
         }
+    }
+
+    #[tokio::test]
+    async fn a_position_in_an_internal_statement_is_left_out() {
+        let with = |position: &str| message(b'E', format!("C42601\0Mtext\0{position}Rx\0\0").as_bytes());
+        let expected =
+            |position: &str| message(b'E', format!("C42601\0M[42601] text\0{position}Rx\0\0").as_bytes());
+        assert_eq!(read(&with("p7\0qSELECT x\0"), 4_096).await, expected(""));
+        assert_eq!(read(&with("P7\0"), 4_096).await, expected("P7\0"));
     }
 
     #[tokio::test]

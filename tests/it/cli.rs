@@ -30,7 +30,7 @@ async fn smoke_help_lists_commands_examples_and_settings() {
         assert!(help.contains("Example"), "{command} has no example");
         assert!(help.contains("Usage: saas"));
     }
-    for action in ["up", "down", "redo", "status", "new"] {
+    for action in ["up", "down", "redo", "status", "new", "schema"] {
         run(saas(&["migrate", action, "--help"])).await.succeeded();
     }
     let worker = run(saas(&["worker", "--help"])).await.succeeded().stdout;
@@ -87,10 +87,11 @@ async fn migrate_applies_and_reverts() {
     assert!(migrate(&["up"]).await.succeeded().stdout.contains("applied 2026-11-22-000000_users"));
     assert!(migrate(&["up"]).await.succeeded().stdout.contains("nothing to apply"));
     assert!(migrate(&["status"]).await.succeeded().stdout.contains("users  applied"));
-    assert!(migrate(&["redo"]).await.succeeded().stdout.contains("reverted and applied"));
-    assert!(
-        migrate(&["down", "-n", "100"]).await.succeeded().stdout.contains("reverted 2026-11-22-000000_users")
-    );
+    assert!(migrate(&["redo", "--yes"]).await.succeeded().stdout.contains("reverted and applied"));
+    migrate(&["down", "-n", "100", "--yes"]).await.failed(1, &["100", "nothing was reverted"]);
+    let count: &'static str = migrate(&["status"]).await.stdout.lines().count().to_string().leak();
+    let reverted = migrate(&["down", "-n", count, "--yes"]).await.succeeded();
+    assert!(reverted.stdout.contains("reverted 2026-11-22-000000_users"));
     assert!(migrate(&["down"]).await.succeeded().stdout.contains("nothing to revert"));
 }
 

@@ -4,6 +4,7 @@ pub mod account_scenario;
 pub mod app;
 pub mod authenticator;
 pub mod mail;
+pub mod migrations;
 pub mod process;
 pub mod proxy;
 pub mod queue;

@@ -1,0 +1,36 @@
+use std::{fs, io::Write, path::Path};
+
+use anyhow::Context;
+
+use crate::{
+    config::Database,
+    db::{
+        self,
+        migrations::{Migrations, schema_file},
+    },
+    dev::{self, Purpose, Server},
+};
+
+/// Applies the migrations in `dir` to a private server, and writes its tables to `out`.
+///
+/// # Errors
+/// If PostgreSQL is not installed, a migration fails or the file cannot be written.
+pub(super) async fn write(dir: &Path, out: &Path) -> anyhow::Result<()> {
+    let migrations = Migrations::in_directory(dir)?;
+    let server = Server::postgres(&dev::test_dir()?, Purpose::Test).await?;
+    let result = text(&migrations, &Database::at(server.url.clone())).await;
+    server.stop().await;
+    let text = result?;
+    if fs::read_to_string(out).is_ok_and(|written| written == text) {
+        writeln!(std::io::stdout(), "{} is up to date", out.display())?;
+        return Ok(());
+    }
+    fs::write(out, text).with_context(|| format!("cannot write {}", out.display()))?;
+    writeln!(std::io::stdout(), "wrote {}", out.display())?;
+    Ok(())
+}
+
+async fn text(migrations: &Migrations, database: &Database) -> anyhow::Result<String> {
+    migrations.up(database).await?;
+    schema_file(&db::connect(database).await?).await
+}

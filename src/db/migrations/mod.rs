@@ -1,0 +1,240 @@
+//! Applies and reverts migrations. A lock allows one process at a time.
+//!
+//! | file | concern |
+//! |---|---|
+//! | `source` | the migrations of this build, or those in a directory |
+//! | `run` | the lock, transactions, the record in the database |
+//! | `failure` | why a migration failed, and what to do |
+//! | `rights` | the rights that a role needs |
+//! | `tables` | the text of `src/schema.rs` |
+
+mod failure;
+mod query;
+mod rights;
+mod run;
+mod source;
+mod tables;
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, anyhow, bail};
+use diesel_async::AsyncPgConnection;
+
+pub use source::Migrations;
+pub use tables::schema_file;
+
+use self::{
+    query::texts,
+    run::{Failed, Script, applied_versions},
+    source::Migration,
+};
+use crate::{
+    config::Database,
+    db::{self, sqlstate::sqlstate},
+};
+
+/// A migration and its state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    pub name: String,
+    pub state: State,
+    /// Whether it is pending and has no statement, so that it cannot be applied.
+    pub is_empty: bool,
+}
+
+/// The state of a migration in a database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    Applied,
+    Pending,
+    /// Applied by another build; this build does not contain it.
+    Unknown,
+}
+
+/// The migrations to revert, to be shown to the user before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// The name of the database.
+    pub database: String,
+    /// The names of the migrations, newest first.
+    pub names: Vec<String>,
+}
+
+/// As [`Migrations::up`], with the migrations of this build.
+///
+/// # Errors
+/// As [`Migrations::up`].
+pub async fn up(settings: &Database) -> anyhow::Result<Vec<String>> {
+    Migrations::embedded().up(settings).await
+}
+
+/// Returns the names of the migrations of this build that are not applied yet.
+///
+/// # Errors
+/// If PostgreSQL does not answer.
+pub async fn pending(conn: &AsyncPgConnection) -> anyhow::Result<Vec<String>> {
+    let migrations = Migrations::embedded();
+    Ok(migrations.pending(conn).await?.into_iter().map(|migration| migration.name.to_string()).collect())
+}
+
+impl Migrations {
+    /// Applies the pending migrations and returns their names.
+    ///
+    /// # Errors
+    /// If the server cannot be reached, a migration is empty or one fails. Those before the failed one stay applied.
+    pub async fn up(&self, settings: &Database) -> anyhow::Result<Vec<String>> {
+        let conn = run::lock(settings).await?;
+        let pending = self.pending(&conn).await?;
+        self.check(&pending)?;
+        run_all(&conn, pending.into_iter().map(Script::up)).await
+    }
+
+    /// Returns which migrations [`Migrations::down`] is to revert: the `count` newest ones, or none if none is applied.
+    ///
+    /// # Errors
+    /// If the server cannot be reached, fewer than `count` migrations are applied, or one of them cannot be reverted.
+    pub async fn plan(&self, settings: &Database, count: usize) -> anyhow::Result<Plan> {
+        let conn = db::connect(settings).await?;
+        let newest = self.newest_applied(&conn, count).await?;
+        let names = newest.into_iter().map(|migration| migration.name.to_string()).collect();
+        let database = texts(&conn, "SELECT current_database()::text AS value").await?.concat();
+        Ok(Plan { database, names })
+    }
+
+    /// Reverts the migrations of a plan and returns their names.
+    ///
+    /// # Errors
+    /// If the server cannot be reached, another process has applied or reverted a migration since the plan was made, or
+    /// one fails. Those before the failed one stay reverted.
+    pub async fn down(&self, settings: &Database, plan: &Plan) -> anyhow::Result<Vec<String>> {
+        let conn = run::lock(settings).await?;
+        let planned = self.planned(&conn, plan).await?;
+        run_all(&conn, planned.into_iter().map(Script::down)).await
+    }
+
+    /// Reverts the migrations of a plan, as [`Migrations::down`], and applies them again. Returns their names.
+    ///
+    /// # Errors
+    /// As [`Migrations::down`] and [`Migrations::up`].
+    pub async fn redo(&self, settings: &Database, plan: &Plan) -> anyhow::Result<Vec<String>> {
+        let conn = run::lock(settings).await?;
+        let planned = self.planned(&conn, plan).await?;
+        self.check(&planned)?;
+        let mut reverted = run_all(&conn, planned.iter().copied().map(Script::down)).await?;
+        let again = run_all(&conn, planned.iter().rev().copied().map(Script::up)).await;
+        reverted.reverse();
+        again.with_context(|| format!("{} was reverted and could not be applied again", reverted.join(", ")))
+    }
+
+    /// Returns the migrations, oldest first, followed by those that only the database has.
+    ///
+    /// # Errors
+    /// If PostgreSQL does not answer.
+    pub async fn status(&self, conn: &AsyncPgConnection) -> anyhow::Result<Vec<Status>> {
+        let mut applied: BTreeSet<_> = applied_versions(conn).await?.into_iter().collect();
+        let mut list = Vec::new();
+        for migration in &self.0 {
+            let is_applied = applied.remove(&migration.version());
+            let state = if is_applied { State::Applied } else { State::Pending };
+            let name = migration.name.to_string();
+            list.push(Status { name, state, is_empty: !is_applied && migration.is_empty() });
+        }
+        let unknown = |name| Status { name, state: State::Unknown, is_empty: false };
+        list.extend(applied.into_iter().map(unknown));
+        Ok(list)
+    }
+
+    /// Returns why [`Migrations::up`] would fail in this database, as far as that is known, with the fix.
+    ///
+    /// If no migration is applied yet, it applies all in a transaction and rolls it back. Otherwise that could lock the
+    /// tables of a running product, so it only checks the rights of the role.
+    ///
+    /// # Errors
+    /// If PostgreSQL does not answer.
+    pub async fn obstacle(&self, conn: &AsyncPgConnection) -> anyhow::Result<Option<String>> {
+        let pending = self.pending(conn).await?;
+        if let Err(error) = self.check(&pending) {
+            return Ok(Some(error.to_string()));
+        }
+        if applied_versions(conn).await?.is_empty() {
+            let failed = run::rehearse(conn, pending.into_iter()).await?;
+            let Some(failed) = failed.filter(|failed| !was_interrupted(failed)) else { return Ok(None) };
+            return Ok(Some(failure::explain(conn, &failed).await.join(" ").replace('\n', " ")));
+        }
+        let scripts: Vec<_> = pending.iter().map(|migration| &*migration.up).collect();
+        let missing = rights::missing(conn, &scripts.join("\n")).await?;
+        Ok((!missing.is_empty()).then(|| missing.join(" ")))
+    }
+
+    async fn pending(&self, conn: &AsyncPgConnection) -> anyhow::Result<Vec<&Migration>> {
+        let applied = applied_versions(conn).await?;
+        Ok(self.0.iter().filter(|migration| !applied.contains(&migration.version())).collect())
+    }
+
+    /// Returns the `count` migrations that were applied last, newest first.
+    async fn newest_applied(
+        &self,
+        conn: &AsyncPgConnection,
+        count: usize,
+    ) -> anyhow::Result<Vec<&Migration>> {
+        let versions = applied_versions(conn).await?;
+        if !versions.is_empty() && versions.len() < count {
+            bail!(
+                "cannot revert {count} migrations, because the database has {} applied ones; nothing was reverted",
+                versions.len()
+            );
+        }
+        let mut newest = Vec::new();
+        for version in versions.iter().take(count) {
+            let migration = self.0.iter().find(|migration| migration.version() == *version).with_context(|| {
+                format!("migration {version} was applied by another build; revert it with the build that has it")
+            })?;
+            if !migration.is_revertible() {
+                bail!(
+                    "the migration {} cannot be reverted, because its down.sql is missing or empty; nothing was reverted. \
+                     Write it, with `SELECT 1;` if there is nothing to undo",
+                    migration.name
+                );
+            }
+            newest.push(migration);
+        }
+        Ok(newest)
+    }
+
+    /// Returns the migrations of a plan.
+    ///
+    /// # Errors
+    /// If they are not the newest applied ones any more.
+    async fn planned(&self, conn: &AsyncPgConnection, plan: &Plan) -> anyhow::Result<Vec<&Migration>> {
+        let newest = self.newest_applied(conn, plan.names.len()).await;
+        match newest {
+            Ok(newest) if newest.iter().map(|migration| &*migration.name).eq(&plan.names) => Ok(newest),
+            _ => bail!(
+                "another process has applied or reverted a migration meanwhile, so nothing was reverted: run `saas migrate \
+                 status`"
+            ),
+        }
+    }
+}
+
+/// Runs scripts one after the other. Returns the names of their migrations.
+async fn run_all<'a>(
+    conn: &AsyncPgConnection,
+    scripts: impl Iterator<Item = Script<'a>>,
+) -> anyhow::Result<Vec<String>> {
+    let mut done = Vec::new();
+    for script in scripts {
+        if let Err(failed) = script.run(conn).await {
+            let mut lines = failure::explain(conn, &failed).await;
+            lines.push(failure::outcome(&failed, &done));
+            return Err(anyhow!(lines.join("\n  ")));
+        }
+        done.push(script.migration.name.to_string());
+    }
+    Ok(done)
+}
+
+/// Returns whether a rehearsal stopped at one of its time limits.
+fn was_interrupted(failed: &Failed<'_>) -> bool {
+    matches!(sqlstate(&failed.error), Some("55P03" | "57014"))
+}
