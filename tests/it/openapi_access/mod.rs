@@ -13,7 +13,7 @@ use crate::support::{
     app::{Answer, PASSWORD, SECRET},
 };
 
-/// Operations without authentication. Review each addition with care.
+/// Operations without authentication, in alphabetical order. Review each addition with care.
 const PUBLIC: &[&str] = &[
     "accept_invite",
     "confirm_email",
@@ -32,7 +32,7 @@ const PUBLIC: &[&str] = &[
     "verify_email",
 ];
 
-/// Operations for admins. All others are for any signed-in user.
+/// Operations for admins, in alphabetical order. All others are for any signed-in user, and need no entry.
 const ADMINS: &[&str] = &[
     "cancel_any_job",
     "change_queue",
@@ -121,6 +121,52 @@ async fn secured(app: &TestApp) -> Vec<Operation> {
     operations(app).await.into_iter().filter(|operation| !operation.security.is_empty()).collect()
 }
 
+/// Asserts that a list of this file has exactly the operations that were found. The message says which line to change: it is
+/// read by developers who have added an operation.
+fn assert_list(name: &str, list: &[&str], found: &BTreeSet<String>, unlisted: &str, not_found: &str) {
+    let changes = list_changes(name, list, found, unlisted, not_found);
+    assert!(changes.is_empty(), "{}", changes.join("\n"));
+}
+
+fn list_changes(
+    name: &str,
+    list: &[&str],
+    found: &BTreeSet<String>,
+    unlisted: &str,
+    not_found: &str,
+) -> Vec<String> {
+    let file = file!();
+    let added = found.iter().filter(|id| !list.contains(&id.as_str())).map(|id| {
+        let place = match list.iter().rfind(|other| **other < id.as_str()) {
+            Some(before) => format!("after the line \"{before}\","),
+            None => "as the first line".into(),
+        };
+        format!("{id} {unlisted}, add the line \"{id}\", to {name} in {file} {place}.")
+    });
+    let removed = list.iter().filter(|id| !found.contains(**id));
+    let removed = removed.map(|id| {
+        format!("{id} {not_found}, or it is gone, remove the line \"{id}\", from {name} in {file}.")
+    });
+    added.chain(removed).collect()
+}
+
+#[test]
+fn a_change_of_the_operations_names_the_line_to_change() {
+    let found: BTreeSet<_> = ["a", "c", "e"].map(str::to_owned).into();
+    assert_eq!(list_changes("LIST", &["a", "c", "e"], &found, "x", "y"), [""; 0]);
+    let changes = list_changes("LIST", &["b", "c", "d"], &found, "is open. If so", "is closed");
+    let file = "tests/it/openapi_access/mod.rs";
+    assert_eq!(
+        changes,
+        [
+            format!("a is open. If so, add the line \"a\", to LIST in {file} as the first line."),
+            format!("e is open. If so, add the line \"e\", to LIST in {file} after the line \"d\",."),
+            format!("b is closed, or it is gone, remove the line \"b\", from LIST in {file}."),
+            format!("d is closed, or it is gone, remove the line \"d\", from LIST in {file}."),
+        ]
+    );
+}
+
 /// Asserts that every operation is refused in the same way, and names the others. The tests use an admin, who is
 /// otherwise allowed to call all operations.
 async fn assert_all_refuse(app: &TestApp, token: Option<&str>, status: u16, code: &str) {
@@ -149,7 +195,10 @@ async fn smoke_the_list_of_public_operations_is_complete() {
             ways.insert(Value::from(operation.security).to_string());
         }
     }
-    assert_eq!(public.iter().map(String::as_str).collect::<Vec<_>>(), PUBLIC);
+    let needs_none =
+        "needs no authentication. If it has to, its handler takes `CurrentUser` or `Admin`. If it is public";
+    let needs_some = "needs authentication";
+    assert_list("PUBLIC", PUBLIC, &public, needs_none, needs_some);
     let either = json!([{ "OAuth2PasswordBearer": [] }, { "AccessTokenCookie": [] }]);
     assert_eq!(
         ways.into_iter().collect::<Vec<_>>(),
@@ -176,7 +225,10 @@ async fn smoke_a_user_is_refused_exactly_the_admin_operations() {
             status => assert!(status != 401 && status < 500, "{}: {}", operation.id, answer.text),
         }
     }
-    assert_eq!(refused.iter().map(String::as_str).collect::<Vec<_>>(), ADMINS);
+    let is_for_admins = "is refused to users who are not admins. If that is intended";
+    let is_for_users =
+        "is allowed to users who are not admins. If it is for admins, its handler takes `Admin`. If not";
+    assert_list("ADMINS", ADMINS, &refused, is_for_admins, is_for_users);
 }
 
 #[tokio::test]
