@@ -1,6 +1,9 @@
 //! The context of a request. The API creates it and passes it to the services.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    sync::Arc,
+};
 
 use uuid::Uuid;
 
@@ -40,6 +43,17 @@ impl RequestContext {
     pub fn origin(&self, owner: Option<i64>) -> Origin {
         let text = |value: &Option<Arc<str>>| value.as_deref().map(str::to_owned);
         Origin { owner, request_id: text(&self.request_id), traceparent: text(&self.trace) }
+    }
+}
+
+/// Returns the network of a client: an IPv4 address, or an IPv6 /64, since each subscriber has 2^64 addresses.
+pub fn client_network(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(ip) => {
+            let [a, b, c, d, ..] = ip.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+        ip => ip,
     }
 }
 

@@ -1,20 +1,21 @@
 //! Tokens in cookies, for browsers. Scripts of a page cannot read them, not even injected ones.
 //!
 //! The cookies have the attributes HttpOnly, Secure and SameSite, and a name prefix that browsers enforce (OWASP ASVS
-//! 5, 3.3).
+//! 5, 3.3). They are read octet for octet, and not with poem's jar. The jar decodes names, so another host of the site
+//! could set `%5F_Host-access_token`, which browsers permit, and the jar would read it as `__Host-access_token`.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use poem::{
     Request,
-    http::header,
-    web::{
-        cookie::{Cookie, CookieJar, SameSite},
-        headers::{Authorization, HeaderMapExt, authorization::Bearer},
-    },
+    http::{HeaderName, header},
+    web::cookie::{Cookie, CookieJar, SameSite},
 };
 
-use super::problem::{ApiError, Result};
+use super::{
+    header_fields::{items, single},
+    problem::{ApiError, Result},
+};
 use crate::{error::Error, services::sessions::Grant};
 
 /// The name of the cookie with the access token.
@@ -23,12 +24,16 @@ const SECURE_REFRESH: &str = "__Host-refresh_token";
 /// The name in development without TLS, where browsers reject the prefix and `Secure`.
 const PLAIN_ACCESS: &str = "access_token";
 const PLAIN_REFRESH: &str = "refresh_token";
+/// The scheme of an access token in the header `Authorization`. Its case does not matter (RFC 9110 section 11.1).
+const BEARER: &[u8] = b"Bearer ";
+/// The header by which a browser compares the site of the page with that of the request (Fetch Metadata).
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// The configuration of cookies.
 pub(super) struct Settings {
     /// Whether to set `Secure` and the name prefix.
     pub(super) secure: bool,
-    /// Origins whose pages may send requests with cookies, in lower case.
+    /// Origins whose pages may send requests with cookies, in lower case and without default ports.
     pub(super) origins: HashSet<String>,
 }
 
@@ -50,6 +55,27 @@ impl Settings {
         if self.secure { SECURE_REFRESH } else { PLAIN_REFRESH }
     }
 
+    /// Returns whether pages of an origin may send requests with cookies to `host`: the origin is listed, or it is the
+    /// host's own. An attacker in the network can write pages of the host over http, so http does not count with secure
+    /// cookies.
+    fn trusts(&self, origin: &str, host: Option<&str>) -> bool {
+        let origin = origin.to_ascii_lowercase();
+        let Some((scheme, authority)) = origin.split_once("://") else { return false };
+        let default_port = match scheme {
+            "https" => ":443",
+            "http" => ":80",
+            _ => return false,
+        };
+        let authority = authority.strip_suffix(default_port).unwrap_or(authority);
+        if self.origins.contains(&format!("{scheme}://{authority}")) {
+            return true;
+        }
+        let host = host.unwrap_or_default().to_ascii_lowercase();
+        let host = host.strip_suffix(default_port).unwrap_or(&host);
+        let is_own = !host.is_empty() && host == authority;
+        is_own && (scheme == "https" || !self.secure)
+    }
+
     /// Returns both cookies. The prefix `__Host-` requires `Path=/`, and prevents other hosts from setting the cookies.
     fn cookies(&self, access: &str, refresh: &str) -> [Cookie; 2] {
         let cookie = |name, value: &str, same_site| {
@@ -65,23 +91,52 @@ impl Settings {
 }
 
 /// Returns the bearer token of the header `Authorization`.
-pub(super) fn bearer(request: &Request) -> Option<String> {
-    request.headers().typed_get::<Authorization<Bearer>>().map(|bearer| bearer.token().to_owned())
+///
+/// # Errors
+/// [`Error::InvalidToken`] if the request has several, or one that is not text. It must not be treated as one without a
+/// bearer token, whose cookie would count.
+pub(super) fn bearer(request: &Request) -> Result<Option<&str>> {
+    let values = request.headers().get_all(header::AUTHORIZATION).into_iter();
+    only(values.filter_map(|value| {
+        let (scheme, token) = value.as_bytes().split_at_checked(BEARER.len())?;
+        scheme.eq_ignore_ascii_case(BEARER).then(|| token.trim_ascii())
+    }))
 }
 
 /// Returns the access token from its cookie.
-pub(super) fn access_token(request: &Request) -> Option<String> {
+///
+/// # Errors
+/// [`Error::InvalidToken`] if the request has several of these cookies, or one that is not text.
+pub(super) fn access_token(request: &Request) -> Result<Option<&str>> {
     cookie(request, Settings::access)
 }
 
 /// Returns the refresh token from its cookie.
-pub(super) fn refresh_token(request: &Request) -> Option<String> {
+///
+/// # Errors
+/// As [`access_token`].
+pub(super) fn refresh_token(request: &Request) -> Result<Option<&str>> {
     cookie(request, Settings::refresh)
 }
 
-fn cookie(request: &Request, name: fn(&Settings) -> &'static str) -> Option<String> {
-    let name = name(Settings::of(request).ok()?);
-    Some(request.cookie().get(name)?.value_str().to_owned()).filter(|value| !value.is_empty())
+fn cookie(request: &Request, name: fn(&Settings) -> &'static str) -> Result<Option<&str>> {
+    let name = name(Settings::of(request)?);
+    Ok(only(cookie_values(request, name))?.filter(|value| !value.is_empty()))
+}
+
+/// Returns the values of all cookies with a name. A cookie that cannot be read is skipped alone.
+fn cookie_values<'a>(request: &'a Request, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+    let pairs = items(request.headers(), header::COOKIE, b';');
+    pairs.filter_map(move |pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+}
+
+/// Returns the only value. Of several, it is not known which is the user's own (RFC 6265 section 8.6).
+fn only<'a>(mut values: impl Iterator<Item = &'a [u8]>) -> Result<Option<&'a str>> {
+    let Some(value) = values.next() else { return Ok(None) };
+    match (std::str::from_utf8(value), values.next()) {
+        (Ok(text), None) => Ok(Some(text)),
+        _ => Err(Error::InvalidToken.into()),
+    }
 }
 
 /// Sets both cookies to the tokens of a session.
@@ -98,7 +153,8 @@ pub(super) fn set(request: &Request, jar: &CookieJar, grant: &Grant) -> Result<(
 pub(super) fn clear(request: &Request, jar: &CookieJar) -> Result<()> {
     let settings = Settings::of(request)?;
     for mut cookie in settings.cookies("", "") {
-        if request.cookie().get(cookie.name()).is_some() {
+        let is_sent = cookie_values(request, cookie.name()).next().is_some();
+        if is_sent {
             cookie.make_removal();
             jar.add(cookie);
         }
@@ -115,15 +171,69 @@ pub(super) fn refuse_cross_site(request: &Request) -> Result<()> {
     if request.method().is_safe() {
         return Ok(());
     }
-    let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
-    if header("sec-fetch-site") == Some("same-origin") {
+    let header = |name| single(request.headers(), name);
+    if header(SEC_FETCH_SITE) == Some("same-origin") {
         return Ok(());
     }
-    let trusted = header(header::ORIGIN.as_str()).is_some_and(|origin| {
-        let host = origin.split_once("://").map(|(_, host)| host);
-        let listed = Settings::of(request)
-            .is_ok_and(|settings| settings.origins.contains(&origin.to_ascii_lowercase()));
-        listed || (host.is_some() && host == header(header::HOST.as_str()))
-    });
-    if trusted { Ok(()) } else { Err(ApiError::CrossSite) }
+    let settings = Settings::of(request)?;
+    match header(header::ORIGIN) {
+        Some(origin) if settings.trusts(origin, header(header::HOST)) => Ok(()),
+        _ => Err(ApiError::CrossSite),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_origin_has_a_scheme_a_host_and_a_port() {
+        let trusts = |secure, origin: &str, host: &str| {
+            let origins = ["https://app.example.com", "http://front.example.com"].map(str::to_owned).into();
+            Settings { secure, origins }.trusts(origin, Some(host))
+        };
+        for (origin, host) in [
+            ("https://app.example.com", ""),
+            ("https://APP.example.com:443", "api.example.com"),
+            ("http://front.example.com", "api.example.com"),
+            ("https://api.example.com", "api.example.com"),
+            ("https://api.example.com", "API.example.com:443"),
+            ("https://api.example.com:8443", "api.example.com:8443"),
+            ("https://[2001:db8::1]", "[2001:db8::1]:443"),
+        ] {
+            assert!(trusts(true, origin, host) && trusts(false, origin, host), "{origin} for {host}");
+        }
+        // Anyone in the network can answer over http, so cookies for https are not for its pages.
+        for (origin, host) in [
+            ("http://api.example.com", "api.example.com"),
+            ("http://localhost", "localhost:80"),
+            ("http://127.0.0.1:8000", "127.0.0.1:8000"),
+        ] {
+            assert!(!trusts(true, origin, host) && trusts(false, origin, host), "{origin} for {host}");
+        }
+        for (origin, host) in [
+            ("http://app.example.com", "api.example.com"),
+            ("https://front.example.com", "api.example.com"),
+            ("https://api.example.com", "api.example.com:80"),
+            ("https://api.example.com:80", "api.example.com"),
+            ("http://api.example.com:443", "api.example.com"),
+            ("https://api.example.com:8443", "api.example.com"),
+            ("https://api.example.com.evil.example", "api.example.com"),
+            ("https://evil.example/api.example.com", "api.example.com"),
+            ("https://user@api.example.com", "api.example.com"),
+            ("x://api.example.com", "api.example.com"),
+            ("wss://api.example.com", "api.example.com"),
+            ("://api.example.com", "api.example.com"),
+            ("api.example.com", "api.example.com"),
+            ("https:api.example.com", "api.example.com"),
+            ("https://", ""),
+            ("https://:443", ":443"),
+            ("null", "null"),
+            ("", ""),
+        ] {
+            assert!(!trusts(true, origin, host) && !trusts(false, origin, host), "{origin} for {host}");
+        }
+        let listed_only = Settings { secure: false, origins: HashSet::new() };
+        assert!(!listed_only.trusts("http://api.example.com", None));
+    }
 }

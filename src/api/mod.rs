@@ -10,6 +10,7 @@ mod cookies;
 mod dev_mail;
 mod docs;
 mod extract;
+mod header_fields;
 mod health;
 mod host;
 mod html;

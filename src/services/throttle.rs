@@ -9,10 +9,7 @@
 //!
 //! An operation that costs a password hash or that writes to an address which the caller may not own has to pass here.
 
-use std::{
-    fmt,
-    net::{IpAddr, Ipv6Addr},
-};
+use std::{fmt, net::IpAddr};
 
 use super::{
     mailbox::mailbox_of,
@@ -21,7 +18,7 @@ use super::{
 use crate::{
     app::App,
     attempts::{Counter, Operation, Rule, Wait},
-    context::RequestContext,
+    context::{RequestContext, client_network},
     email_address::EmailLookup,
     error::{Error, Result},
     models::{session::Session, user::User},
@@ -130,9 +127,9 @@ impl<'a> Throttle<'a> {
     /// # Errors
     /// [`Error::TooManyAttempts`] while a wait is running.
     pub fn hash(app: &App, context: &RequestContext, email: &str) -> Result<()> {
-        let network = ClientNetwork::of(context).map(|network| network.to_string());
+        let network = ClientNetwork::of(context).to_string();
         let account = EmailLookup::new(email);
-        let counter = app.attempts.counter(&HASHES, &pair(account.subject(), network.as_deref()));
+        let counter = app.attempts.counter(&HASHES, &pair(account.subject(), &network));
         refuse(app, context, email, app.attempts.wait_here(Operation::Acquire, &[counter]))
     }
 
@@ -176,9 +173,8 @@ impl<'a> Throttle<'a> {
         let lookup = &EmailLookup::new(email);
         let subject = &format!("{kind}{}", lookup.subject());
         let network = ClientNetwork::of(context);
-        let is_known = match &network {
-            Some(network) => {
-                let cidr = network.cidr();
+        let is_known = match network.cidr() {
+            Some(cidr) => {
                 app.db
                     .run(async |conn| {
                         let user = User::find_by_email(conn, lookup).await?;
@@ -190,12 +186,12 @@ impl<'a> Throttle<'a> {
             }
             None => false,
         };
-        let network = network.map(|network| network.to_string());
-        let pair = pair(subject, network.as_deref());
+        let network = network.to_string();
+        let pair = pair(subject, &network);
         let mut counters = vec![app.attempts.counter(&PER_ACCOUNT_AND_CLIENT, &pair)];
         if !is_known {
             counters.push(app.attempts.counter(&PER_ACCOUNT, subject));
-            counters.extend(network.map(|network| app.attempts.counter(&PER_CLIENT, &network)));
+            counters.push(app.attempts.counter(&PER_CLIENT, &network));
         }
         Ok(Self { app, context, email, counters, is_known })
     }
@@ -205,8 +201,8 @@ impl<'a> Throttle<'a> {
     /// # Errors
     /// [`Error::TooManyAttempts`] if requests from the client's network have asked for too many mails.
     pub async fn mailer(app: &App, context: &RequestContext, email: &str) -> Result<()> {
-        let Some(network) = ClientNetwork::of(context) else { return Ok(()) };
-        let counter = app.attempts.counter(&MAILS_PER_CLIENT, &network.to_string());
+        let network = ClientNetwork::of(context).to_string();
+        let counter = app.attempts.counter(&MAILS_PER_CLIENT, &network);
         refuse(app, context, email, app.attempts.wait(Operation::Acquire, &[counter]).await)
     }
 
@@ -279,33 +275,30 @@ fn refuse(app: &App, context: &RequestContext, email: &str, wait: Option<Wait>) 
 }
 
 /// Returns the subject of a counter for an account and a client network.
-fn pair(account: &str, network: Option<&str>) -> String {
-    format!("{account}\0{}", network.unwrap_or_default())
+fn pair(account: &str, network: &str) -> String {
+    format!("{account}\0{network}")
 }
 
-/// The network that a request comes from: an IPv4 address, or an IPv6 /64, since each subscriber has 2^64 addresses.
+/// The [`client_network`] of a request. Clients with an unknown address share one, so that they do not evade the limits.
 #[derive(Clone, Copy)]
-struct ClientNetwork(IpAddr);
+struct ClientNetwork(Option<IpAddr>);
 
 impl ClientNetwork {
-    fn of(context: &RequestContext) -> Option<Self> {
-        Some(Self(match context.ip? {
-            IpAddr::V6(address) => {
-                let [a, b, c, d, ..] = address.segments();
-                IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-            }
-            address => address,
-        }))
+    fn of(context: &RequestContext) -> Self {
+        Self(context.ip.map(client_network))
     }
 
-    /// Returns the network in PostgreSQL's notation, such as `192.0.2.1/32`.
-    fn cidr(self) -> String {
-        format!("{}/{}", self.0, if self.0.is_ipv4() { 32 } else { 64 })
+    /// Returns the network in PostgreSQL's notation, such as `192.0.2.1/32`. `None` if it is unknown.
+    fn cidr(self) -> Option<String> {
+        self.0.map(|network| format!("{network}/{}", if network.is_ipv4() { 32 } else { 64 }))
     }
 }
 
 impl fmt::Display for ClientNetwork {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        match self.0 {
+            Some(network) => network.fmt(f),
+            None => f.write_str("unknown"),
+        }
     }
 }

@@ -125,6 +125,20 @@ async fn with_tls_the_cookies_are_secure_and_bound_to_the_host() {
 }
 
 #[tokio::test]
+async fn with_tls_a_page_of_the_host_over_http_is_foreign() {
+    let app = TestApp::with(&["--public-url=https://api.example.com"]).await;
+    let user = app.user().await;
+    for host in ["api.example.com", "other.example.com:443"] {
+        for (scheme, status) in [("http", 403), ("x", 403), ("https", 204)] {
+            let origin = format!("{scheme}://{}", host.trim_end_matches(":443"));
+            let headers: Headers<'_> =
+                &[("host", host), ("origin", &origin), ("sec-fetch-site", "cross-site")];
+            assert_eq!(login(&app, &user.email, headers).await.status, status, "{origin}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn smoke_only_own_pages_may_change_data_by_cookie() {
     let app = TestApp::with(&[
         "--backend-cors-origins=https://app.example.com",

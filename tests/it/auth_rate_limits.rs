@@ -185,6 +185,17 @@ async fn a_forged_forwarded_header_does_not_evade_the_limit() {
 }
 
 #[tokio::test]
+async fn clients_with_an_unreadable_address_share_a_network_of_their_own() {
+    let app = TestApp::with(&[PROXIED]).await;
+    let user = app.user().await;
+    fail(&app, 5, "unknown", &user.email).await;
+    assert_eq!(app.move_waits(60).await, 1);
+    retry_after(&attempt(&app, "203.0.113.7, _hidden", &user.email, PASSWORD).await);
+    // Without the header, the client is the peer of the connection.
+    assert_eq!(app.login(&user.email, PASSWORD).await.status, 200);
+}
+
+#[tokio::test]
 async fn a_stolen_session_cannot_guess_the_password() {
     let app = TestApp::start().await;
     let user = app.user().await;

@@ -66,6 +66,7 @@ mod queue_redis;
 mod queue_reserved;
 mod registration_limits;
 mod replicas;
+mod request_headers;
 mod secrets_in_logs;
 mod security_events;
 mod tree;

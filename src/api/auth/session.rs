@@ -60,9 +60,9 @@ impl Session {
             let grant = sessions::refresh(&self.0, &context, &token).await?;
             return Ok(Refreshed::Tokens(Json(grant.into())));
         }
-        let token = cookies::refresh_token(request).ok_or(ApiError::NotAuthenticated)?;
+        let token = cookies::refresh_token(request)?.ok_or(ApiError::NotAuthenticated)?;
         cookies::refuse_cross_site(request)?;
-        let grant = sessions::refresh(&self.0, &context, &token).await?;
+        let grant = sessions::refresh(&self.0, &context, token).await?;
         cookies::set(request, jar, &grant)?;
         Ok(Refreshed::Cookies)
     }

@@ -121,9 +121,9 @@ async fn logout_session(app: &App, request: &Request, body: &mut RequestBody) ->
         Err(refused @ (ApiError::NotAuthenticated | ApiError::Domain(Error::InvalidToken))) => refused,
         Err(other) => return Err(other),
     };
-    let Some(token) = cookies::refresh_token(request) else { return Err(refused) };
+    let Some(token) = cookies::refresh_token(request)? else { return Err(refused) };
     cookies::refuse_cross_site(request)?;
-    let session = sessions::find_by_refresh_token(app, &token).await?;
+    let session = sessions::find_by_refresh_token(app, token).await?;
     Ok(LogoutSession { session, context: authenticated(request, session.user_id, session.session_id) })
 }
 
@@ -134,15 +134,15 @@ async fn identify(
     request: &Request,
     body: &mut RequestBody,
 ) -> Result<(Arc<Identity>, RequestContext)> {
-    let token = match cookies::bearer(request) {
+    let token = match cookies::bearer(request)? {
         Some(token) => token,
         None => {
-            let token = cookies::access_token(request).ok_or(ApiError::NotAuthenticated)?;
+            let token = cookies::access_token(request)?.ok_or(ApiError::NotAuthenticated)?;
             cookies::refuse_cross_site(request)?;
             token
         }
     };
-    let subject = app.tokens.verify(&token)?;
+    let subject = app.tokens.verify(token)?;
     buffer(request, body).await?;
     let identity = sessions::identify(app, subject).await?;
     let context = authenticated(request, identity.user.id, identity.session.id);

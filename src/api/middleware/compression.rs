@@ -8,6 +8,8 @@ use poem::{
     http::{HeaderValue, header},
 };
 
+use crate::api::header_fields::items;
+
 /// The minimum size of a response to compress. A shorter one fits into one packet.
 const MIN_COMPRESS_BYTES: usize = 1_024;
 
@@ -27,11 +29,10 @@ impl<E: Endpoint<Output = Response>> Endpoint for Compression<E> {
 
 /// Returns whether the client accepts gzip (RFC 9110 section 12.5.3).
 pub(in crate::api) fn accepts_gzip(req: &Request) -> bool {
-    let accepted =
-        req.headers().get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
-    accepted.flat_map(|list| list.split(',')).any(|item| {
-        let mut parts = item.split(';').map(str::trim);
-        parts.next() == Some("gzip") && !parts.any(|q| matches!(q, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"))
+    items(req.headers(), header::ACCEPT_ENCODING, b',').any(|item| {
+        let mut parts = item.split(|octet| *octet == b';').map(<[u8]>::trim_ascii);
+        let is_gzip = parts.next().is_some_and(|coding| coding.eq_ignore_ascii_case(b"gzip"));
+        is_gzip && !parts.any(|q| matches!(q, b"q=0" | b"q=0.0" | b"q=0.00" | b"q=0.000"))
     })
 }
 

@@ -8,9 +8,13 @@ use poem::{
     http::{HeaderMap, HeaderName, HeaderValue, header},
 };
 
-use crate::{api::extract::LoggedUser, context::RequestContext};
+use crate::{
+    api::{extract::LoggedUser, header_fields::items},
+    context::RequestContext,
+};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// Creates the [`RequestContext`], attaches it to the request, and adds an id to the response: that of the client if it
 /// has sent one, since clients find their requests by it. The logs and the audit trail have an id that no client can choose.
@@ -33,6 +37,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for WithContext<E> {
             ..Default::default()
         };
         let id = HeaderValue::from_str(&context.response_id());
+        make_content_type_readable(req.headers_mut());
         req.set_data(context);
         req.set_data(LoggedUser::default());
         let mut response = self.inner.call(req).await?;
@@ -53,20 +58,41 @@ fn client_request_id(headers: &HeaderMap) -> Option<Arc<str>> {
 
 /// Returns the address of the client: the peer of the connection, or the entry of `X-Forwarded-For` that the outermost
 /// trusted proxy has added. The client may have added the entries before that one, so they are ignored.
+///
+/// `None` if that entry is not an address. The address of the proxy instead would be shared by all clients.
 fn client_address(req: &Request, proxies: usize) -> Option<IpAddr> {
-    let peer = req.remote_addr().as_socket_addr().map(|address| address.ip().to_canonical());
-    let Some(back) = proxies.checked_sub(1) else { return peer };
-    let values = req.headers().get_all("x-forwarded-for").iter();
-    // Lossy, so that invalid UTF-8 from the client does not hide the entries of the proxies.
-    let text = values.map(|value| String::from_utf8_lossy(value.as_bytes())).collect::<Vec<_>>().join(",");
-    let hop = text.rsplit(',').nth(back).map(str::trim);
-    // Some proxies add the port.
-    let address = |hop: &str| hop.parse().or_else(|_| hop.parse().map(|hop: SocketAddr| hop.ip())).ok();
-    hop.and_then(address).map(|address: IpAddr| address.to_canonical()).or(peer)
+    let peer = || req.remote_addr().as_socket_addr().map(|address| address.ip().to_canonical());
+    let Some(back) = proxies.checked_sub(1) else { return peer() };
+    match items(req.headers(), FORWARDED_FOR, b',').rev().nth(back) {
+        Some(hop) => address(hop),
+        None => peer(),
+    }
 }
 
+/// Parses an entry of `X-Forwarded-For`. Some proxies add the port, or write an IPv6 address in brackets.
+fn address(entry: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(entry).ok()?;
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    let with_port = || text.parse().ok().map(|address: SocketAddr| address.ip());
+    bare.parse().ok().or_else(with_port).map(|address: IpAddr| address.to_canonical())
+}
+
+/// Returns the header `User-Agent`. Octets that are not UTF-8 are replaced.
 fn user_agent(headers: &HeaderMap) -> Option<Arc<str>> {
-    headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).map(Into::into)
+    let value = headers.get(header::USER_AGENT)?;
+    Some(String::from_utf8_lossy(value.as_bytes()).into())
+}
+
+/// Removes the parameters of a media type that the framework cannot read, since it reads ASCII only. No operation needs
+/// them.
+fn make_content_type_readable(headers: &mut HeaderMap) {
+    let Some(value) = headers.get(header::CONTENT_TYPE).filter(|value| value.to_str().is_err()) else {
+        return;
+    };
+    let media_type = value.as_bytes().split(|octet| *octet == b';').next().unwrap_or_default().trim_ascii();
+    if let Ok(media_type) = HeaderValue::from_bytes(media_type) {
+        headers.insert(header::CONTENT_TYPE, media_type);
+    }
 }
 
 /// Returns the header `traceparent` if it is valid in version 00 (W3C Trace Context, section 3.2.2).

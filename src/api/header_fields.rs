@@ -1,0 +1,54 @@
+//! Reads the headers of requests.
+//!
+//! The value of a header is octets, not text (RFC 9110 section 5.5). So a list is split before its items are read: an
+//! item that cannot be read does not hide the others.
+
+use poem::http::{HeaderMap, HeaderName};
+
+/// Returns the items of a list, without the space around them. Several lines of a header are one list (RFC 9110 section
+/// 5.3).
+pub(super) fn items(
+    headers: &HeaderMap,
+    name: HeaderName,
+    separator: u8,
+) -> impl DoubleEndedIterator<Item = &[u8]> {
+    let lines = headers.get_all(name).into_iter();
+    lines
+        .flat_map(move |line| line.as_bytes().split(move |octet| *octet == separator).map(<[u8]>::trim_ascii))
+}
+
+/// Returns the text of a header that a request has at most once. `None` if it is absent, repeated or not ASCII.
+pub(super) fn single(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+    let mut lines = headers.get_all(name).into_iter();
+    let line = lines.next()?;
+    lines.next().is_none().then(|| line.to_str().ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use poem::http::{HeaderValue, header};
+
+    use super::*;
+
+    fn headers(lines: &[&[u8]]) -> HeaderMap {
+        let line = |line: &&[u8]| (header::ACCEPT, HeaderValue::from_bytes(line).unwrap());
+        HeaderMap::from_iter(lines.iter().map(line))
+    }
+
+    #[test]
+    fn all_lines_are_one_list_of_octets() {
+        let headers = headers(&[b"a,\tb\xf8 ", b"", b"c , d"]);
+        let wanted: [&[u8]; 5] = [b"a", b"b\xf8", b"", b"c", b"d"];
+        assert!(items(&headers, header::ACCEPT, b',').eq(wanted));
+        assert!(items(&headers, header::ACCEPT, b',').rev().eq(wanted.into_iter().rev()));
+        assert_eq!(items(&headers, header::HOST, b',').count(), 0);
+    }
+
+    #[test]
+    fn a_repeated_or_unreadable_value_is_none() {
+        let accept = |lines| single(&headers(lines), header::ACCEPT).map(str::to_owned);
+        assert_eq!(accept(&[b"one"]).as_deref(), Some("one"));
+        let none: [&[&[u8]]; 3] = [&[], &[b"one", b"one"], &[b"one\xf8"]];
+        assert!(none.into_iter().all(|lines| accept(lines).is_none()));
+    }
+}
