@@ -20,18 +20,18 @@ use tokio::{
 
 use crate::support::{TEST_TIMEOUT, eventually};
 
-const GET_ROOT: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+pub const GET_ROOT: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
 const SHORT: Duration = Duration::from_millis(150);
-const UNLIMITED: Duration = Duration::from_secs(3_600);
+pub const UNLIMITED: Duration = Duration::from_secs(3_600);
 
-struct Server {
+pub struct Server {
     address: std::net::SocketAddr,
     stop: Option<oneshot::Sender<()>>,
     ended: JoinHandle<std::io::Result<()>>,
 }
 
 impl Server {
-    fn start(endpoint: impl Endpoint<Output = Response> + 'static, limits: Limits) -> Self {
+    pub fn start(endpoint: impl Endpoint<Output = Response> + 'static, limits: Limits) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
@@ -45,12 +45,12 @@ impl Server {
         Self::start(make(async |_| Ok::<_, poem::Error>(Response::builder().body("hello"))), limits)
     }
 
-    async fn connect(&self) -> TcpStream {
+    pub async fn connect(&self) -> TcpStream {
         TcpStream::connect(self.address).await.unwrap()
     }
 
     /// Connects and sends something.
-    async fn send(&self, bytes: &[u8]) -> TcpStream {
+    pub async fn send(&self, bytes: &[u8]) -> TcpStream {
         let mut stream = self.connect().await;
         stream.write_all(bytes).await.unwrap();
         stream
@@ -62,7 +62,7 @@ impl Server {
 }
 
 /// Reads until the server closes the connection.
-async fn rest(mut stream: TcpStream) -> String {
+pub async fn rest(mut stream: TcpStream) -> String {
     let mut bytes = Vec::new();
     // A reset closes it too.
     let _ = tokio::time::timeout(TEST_TIMEOUT, stream.read_to_end(&mut bytes))
@@ -72,7 +72,7 @@ async fn rest(mut stream: TcpStream) -> String {
 }
 
 /// Reads the next response of a connection.
-async fn next(stream: &mut TcpStream) -> String {
+pub async fn next(stream: &mut TcpStream) -> String {
     let (mut text, mut buffer) = (String::new(), [0; 1024]);
     while !text.ends_with("hello") {
         let read = tokio::time::timeout(TEST_TIMEOUT, stream.read(&mut buffer))

@@ -3,10 +3,7 @@
 use std::{
     io,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -17,13 +14,13 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-use super::limits::Limits;
+use super::{limits::Limits, slots::Activity};
 
 /// A TCP connection with the time limits of [`Limits`].
 pub(super) struct Connection {
     stream: TcpStream,
-    /// Whether a request is being handled. Reads have no time limit then.
-    busy: Arc<AtomicBool>,
+    /// Reads have no time limit while a request is being handled.
+    activity: Arc<Activity>,
     /// Whether the head of a request is expected or has arrived in part.
     in_head: bool,
     read_timeout: Timeout,
@@ -32,11 +29,11 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Wraps a new connection. The caller sets `busy` while it handles a request.
-    pub(super) fn new(stream: TcpStream, busy: Arc<AtomicBool>, limits: Limits) -> Self {
+    /// Wraps a new connection. The caller records in `activity` when it handles a request.
+    pub(super) fn new(stream: TcpStream, activity: Arc<Activity>, limits: Limits) -> Self {
         let (read_timeout, write_timeout) = (Timeout::default(), Timeout::default());
         // A client that connects has to send a request at once, so the time limit of a head applies.
-        Self { stream, busy, in_head: true, read_timeout, limits, write_timeout }
+        Self { stream, activity, in_head: true, read_timeout, limits, write_timeout }
     }
 }
 
@@ -73,8 +70,12 @@ impl AsyncRead for Connection {
         let this = &mut *self;
         let before = buf.filled().len();
         let read = Pin::new(&mut this.stream).poll_read(cx, buf);
-        let busy = this.busy.load(Ordering::Relaxed);
-        if busy {
+        if read.is_ready() {
+            this.activity.record_progress();
+        } else if let Poll::Ready(closed) = this.activity.poll_closed(cx) {
+            return Poll::Ready(Err(closed));
+        }
+        if this.activity.is_busy() {
             this.in_head = false;
             this.read_timeout.stop();
             return read;
@@ -96,11 +97,15 @@ impl Connection {
     /// Applies the time limit of writes to the result of a write.
     fn limit_write<T>(&mut self, cx: &mut Context<'_>, wrote: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if wrote.is_ready() {
+            self.activity.record_progress();
             self.write_timeout.stop();
             // The response is written, so the connection is idle until the next request.
             self.in_head = false;
             self.read_timeout.stop();
             return wrote;
+        }
+        if let Poll::Ready(closed) = self.activity.poll_closed(cx) {
+            return Poll::Ready(Err(closed));
         }
         Poll::Ready(Err(ready!(self.write_timeout.poll(cx, self.limits.write))))
     }
@@ -128,8 +133,9 @@ impl AsyncWrite for Connection {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         // hyper may not poll the next read at once. This poll starts the idle time and registers the task to be woken.
-        if !this.busy.load(Ordering::Relaxed) && !this.in_head {
+        if !this.activity.is_busy() && !this.in_head {
             let _ = this.read_timeout.poll(cx, this.limits.idle);
+            let _ = this.activity.poll_closed(cx);
         }
         Pin::new(&mut this.stream).poll_flush(cx)
     }

@@ -5,6 +5,9 @@ use std::time::Duration;
 pub struct Limits {
     /// Maximum number of open connections. Further connections wait in the backlog of the operating system.
     pub connections: usize,
+    /// How long a connection may keep the server waiting for its client while others wait in the backlog. This time is
+    /// shorter the longer they wait.
+    pub reclaim_after: Duration,
     /// How long running requests may take after the shutdown begins.
     pub grace: Duration,
     /// How long a client may take to send the head of a request. The time of the first request starts with the
@@ -20,6 +23,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 10_000,
+            reclaim_after: Duration::from_secs(1),
             grace: Duration::from_secs(25),
             head: Duration::from_secs(10),
             // Longer than the 60 seconds of common load balancers, so that they close idle connections first. A request

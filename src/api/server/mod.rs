@@ -6,19 +6,11 @@
 
 mod connection;
 mod limits;
+mod slots;
 
 pub use limits::Limits;
 
-use std::{
-    convert::Infallible,
-    io,
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::{rt::TokioIo, server::graceful::GracefulShutdown};
@@ -29,11 +21,13 @@ use poem::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout, timeout_at},
 };
 
-use connection::Connection;
+use self::{
+    connection::Connection,
+    slots::{Slot, Slots},
+};
 
 /// The maximum size of the head of a request. The response to a larger one is 431.
 const MAX_HEAD_BYTES: usize = 32 * 1024;
@@ -61,10 +55,10 @@ pub async fn serve(
     limits: Limits,
 ) -> io::Result<()> {
     let listener = TcpListener::from_std(listener)?;
-    let slots = Arc::new(Semaphore::new(limits.connections));
+    let slots = Slots::new(limits);
     let server = Arc::new(Server { endpoint, limits });
     let graceful = GracefulShutdown::new();
-    let spawn = |(stream, peer, permit): AcceptedConnection| server.spawn(stream, peer, permit, &graceful);
+    let spawn = |(stream, peer, slot): AcceptedConnection| server.spawn(stream, peer, slot, &graceful);
     tokio::pin!(stop);
     loop {
         tokio::select! {
@@ -75,53 +69,52 @@ pub async fn serve(
     }
     let deadline = Instant::now() + MAX_DRAIN;
     drain_backlog(listener, &slots, deadline, spawn).await?;
-    let all = u32::try_from(limits.connections).unwrap_or(u32::MAX);
     // hyper's shutdown closes connections whose first request it has not read yet, so give it time to read them.
     let deadline = deadline.max(Instant::now() + DRAIN_QUIET);
-    let _ = timeout_at(deadline, slots.acquire_many(all)).await;
+    let _ = timeout_at(deadline, slots.wait_until_empty()).await;
     if timeout(limits.grace, graceful.shutdown()).await.is_err() {
         tracing::warn!("dropped requests that were still running after SHUTDOWN_TIMEOUT_SECONDS");
     }
     Ok(())
 }
 
-/// A connection, the address of the client, and the permit that counts the connection.
-type AcceptedConnection = (TcpStream, SocketAddr, OwnedSemaphorePermit);
+/// A connection, the address of the client, and the slot that the connection takes.
+type AcceptedConnection = (TcpStream, SocketAddr, Slot);
 
 /// Accepts the connections in the backlog, then closes the port.
 async fn drain_backlog(
     listener: TcpListener,
-    slots: &Arc<Semaphore>,
+    slots: &Slots,
     deadline: Instant,
     spawn: impl Fn(AcceptedConnection),
 ) -> io::Result<()> {
     loop {
-        let until = match slots.available_permits() {
-            0 => deadline,
-            _ => deadline.min(Instant::now() + DRAIN_QUIET),
+        let until = match slots.is_full() {
+            true => deadline,
+            false => deadline.min(Instant::now() + DRAIN_QUIET),
         };
         let Ok(accepted) = timeout_at(until, accept(&listener, slots)).await else { break };
         spawn(accepted);
     }
     // No await between the last accept and the close: connections that arrive in between are reset.
     let listener = listener.into_std()?;
-    while let Ok(permit) = slots.clone().try_acquire_owned() {
+    while let Some(permit) = slots.try_acquire() {
         let Ok((stream, peer)) = listener.accept() else { break };
         let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
         if let Ok(stream) = stream {
-            spawn((stream, peer, permit));
+            spawn((stream, peer, slots.open(peer.ip(), permit)));
         }
     }
     Ok(())
 }
 
 /// Waits for a free slot and accepts the next connection. Retries after errors, and logs the first of them.
-async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> AcceptedConnection {
+async fn accept(listener: &TcpListener, slots: &Slots) -> AcceptedConnection {
     let mut logged = false;
     loop {
-        let Ok(permit) = slots.clone().acquire_owned().await else { return std::future::pending().await };
+        let permit = slots.acquire(listener).await;
         match listener.accept().await {
-            Ok((stream, peer)) => return (stream, peer, permit),
+            Ok((stream, peer)) => return (stream, peer, slots.open(peer.ip(), permit)),
             // The client has disconnected already, or the process has too many open files. Both are transient.
             Err(error) => {
                 if !std::mem::replace(&mut logged, true) {
@@ -141,27 +134,21 @@ struct Server<E> {
 
 impl<E: Endpoint<Output = Response> + 'static> Server<E> {
     /// Spawns a task that serves the requests of a connection.
-    fn spawn(
-        self: &Arc<Self>,
-        stream: TcpStream,
-        peer: SocketAddr,
-        permit: OwnedSemaphorePermit,
-        graceful: &GracefulShutdown,
-    ) {
+    fn spawn(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr, slot: Slot, graceful: &GracefulShutdown) {
         let Ok(local) = stream.local_addr() else { return };
         // A response is written in one call, so Nagle's algorithm (RFC 896) would only delay it.
         let _ = stream.set_nodelay(true);
-        let busy = Arc::new(AtomicBool::new(false));
-        let connection = Connection::new(stream, busy.clone(), self.limits);
+        let activity = slot.activity.clone();
+        let connection = Connection::new(stream, activity.clone(), self.limits);
         let server = self.clone();
         let service = service_fn(move |request: hyper::Request<Incoming>| {
-            busy.store(true, Ordering::Relaxed);
-            let (server, busy) = (server.clone(), busy.clone());
+            activity.set_busy(true);
+            let (server, activity) = (server.clone(), activity.clone());
             async move {
                 let (local, peer) = (LocalAddr(Addr::SocketAddr(local)), RemoteAddr(Addr::SocketAddr(peer)));
                 let request = (request, local, peer, Scheme::HTTP).into();
                 let response = server.endpoint.get_response(request).await;
-                busy.store(false, Ordering::Relaxed);
+                activity.set_busy(false);
                 Ok::<hyper::Response<_>, Infallible>(response.into())
             }
         });
@@ -180,7 +167,7 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
             if let Err(error) = served.await {
                 tracing::debug!(error = crate::error::chain(&error), "connection failed");
             }
-            drop(permit);
+            drop(slot);
         });
     }
 }

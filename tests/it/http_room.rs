@@ -1,0 +1,82 @@
+//! The limit of connections: those that wait for their client make room for others.
+
+use std::{sync::Arc, time::Duration};
+
+use poem::{Endpoint, Request, Response, endpoint::make};
+use saas::api::Limits;
+use tokio::sync::Notify;
+
+use crate::http_limits::{GET_ROOT, Server, UNLIMITED, next, rest};
+
+/// A server for two connections, on which no client times out.
+fn full_at_two(endpoint: impl Endpoint<Output = Response> + 'static) -> Server {
+    let (head, idle, write) = (UNLIMITED, UNLIMITED, UNLIMITED);
+    let limits =
+        Limits { connections: 2, reclaim_after: Duration::ZERO, head, idle, write, ..Limits::default() };
+    Server::start(endpoint, limits)
+}
+
+fn hello() -> impl Endpoint<Output = Response> + 'static {
+    make(async |mut request: Request| {
+        let _ = request.take_body().into_bytes().await;
+        // A large response is more than the socket buffers hold.
+        let length = if request.uri().path() == "/large" { 32 << 20 } else { 0 };
+        Ok::<_, poem::Error>(Response::builder().body("x".repeat(length) + "hello"))
+    })
+}
+
+#[tokio::test]
+async fn smoke_a_client_that_holds_all_connections_does_not_shut_others_out() {
+    let held: [&[u8]; 5] = [
+        b"",
+        b"GET / HTT",
+        b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nx",
+        b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n",
+        GET_ROOT,
+    ];
+    for bytes in held {
+        let server = full_at_two(hello());
+        let mut holders = [server.send(bytes).await, server.send(bytes).await];
+        if bytes == GET_ROOT {
+            for holder in &mut holders {
+                next(holder).await;
+            }
+        }
+        // More than there are holders, so they also replace each other.
+        let mut others = Vec::new();
+        for _ in 0..4 {
+            let mut other = server.send(GET_ROOT).await;
+            assert!(next(&mut other).await.starts_with("HTTP/1.1 200"), "{bytes:?}");
+            others.push(other);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_is_being_handled_keeps_its_connection() {
+    let (go, begun) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (wait, notify) = (go.clone(), begun.clone());
+    let server = full_at_two(make(move |request: Request| {
+        let (wait, notify) = (wait.clone(), notify.clone());
+        async move {
+            if request.uri().path() == "/slow" {
+                notify.notify_one();
+                wait.notified().await;
+            }
+            Ok::<_, poem::Error>(Response::builder().body("hello"))
+        }
+    }));
+    let mut slow = server.send(b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    begun.notified().await;
+    let mut idle = server.send(GET_ROOT).await;
+    next(&mut idle).await;
+    for _ in 0..3 {
+        // The connection of the slow request waits the longest, but not for its client.
+        let mut other = server.send(GET_ROOT).await;
+        next(&mut other).await;
+        assert_eq!(rest(idle).await, "");
+        idle = other;
+    }
+    go.notify_one();
+    assert!(next(&mut slow).await.starts_with("HTTP/1.1 200"));
+}
