@@ -215,6 +215,12 @@ async fn every_response_has_the_security_headers() {
         assert_eq!(answer.header("x-content-type-options"), "nosniff", "{path}");
         assert_eq!(answer.header("x-frame-options"), "DENY");
         assert_eq!(answer.header("referrer-policy"), "no-referrer");
+        assert_eq!(answer.header("cross-origin-opener-policy"), "same-origin");
+        assert_eq!(answer.header("cross-origin-resource-policy"), "same-origin");
+        let permissions = answer.header("permissions-policy");
+        for feature in ["camera", "geolocation", "microphone", "payment", "usb"] {
+            assert!(permissions.split(", ").any(|off| off == format!("{feature}=()")), "{permissions}");
+        }
         assert!(answer.header("content-security-policy").contains("default-src 'none'"));
         assert!(!answer.header("cache-control").is_empty());
         assert!(answer.headers.get("strict-transport-security").is_none(), "HSTS is for https only");

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, path::Path};
 
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::{Engine, prelude::BASE64_STANDARD};
 use reqwest::Method;
 use serde_json::Value;
 
@@ -101,6 +103,36 @@ async fn the_documentation_pages_load_nothing_from_other_hosts() {
     }
     let root = Answer::of(app.at_root(Method::GET, "/")).await;
     assert_eq!((root.status.as_u16(), root.header("location")), (307, "/docs"));
+}
+
+#[tokio::test]
+async fn the_documentation_pages_run_only_their_own_scripts() {
+    let app = TestApp::start().await;
+    for path in ["/docs", "/redoc"] {
+        let page = Answer::of(app.at_root(Method::GET, path)).await;
+        let policy: BTreeSet<_> = page.header("content-security-policy").split("; ").collect();
+        for directive in ["base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'"] {
+            assert!(policy.contains(directive), "{policy:?}");
+        }
+        let (_, text) = page.text.split_once("<script charset=\"UTF-8\">").unwrap();
+        let (bundle, text) = text.split_once("</script>").unwrap();
+        let (_, text) = text.split_once("<script>").unwrap();
+        let (start, _) = text.split_once("</script>").unwrap();
+        let hash = |script: &str| BASE64_STANDARD.encode(digest(&SHA256, script.as_bytes()));
+        let scripts = format!("script-src 'sha256-{}' 'sha256-{}'", hash(bundle), hash(start));
+        assert!(policy.contains(scripts.as_str()), "{policy:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_text_of_the_document_cannot_end_the_script_that_contains_it() {
+    let app = TestApp::with(&["--project-name=</script><script>alert(1)</script>"]).await;
+    for path in ["/docs", "/redoc"] {
+        let page = Answer::of(app.at_root(Method::GET, path)).await;
+        assert_eq!(page.status, 200);
+        assert!(!page.text.contains("<script>alert(1)"), "{path}");
+        assert_eq!(page.header("content-security-policy").matches("'sha256-").count(), 2);
+    }
 }
 
 #[tokio::test]

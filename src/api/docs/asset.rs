@@ -20,21 +20,26 @@ pub(super) struct Asset(Arc<Inner>);
 
 struct Inner {
     content_type: &'static str,
-    /// The Content-Security-Policy of a page.
-    policy: Option<&'static str>,
+    /// Returns the Content-Security-Policy of a page for its text.
+    policy: Option<fn(&str) -> String>,
     make: Box<dyn Fn() -> anyhow::Result<String> + Send + Sync>,
-    text: OnceLock<Bytes>,
+    content: OnceLock<Content>,
     gzip: OnceLock<Option<Bytes>>,
+}
+
+struct Content {
+    text: Bytes,
+    policy: Option<HeaderValue>,
 }
 
 impl Asset {
     pub(super) fn new(
         content_type: &'static str,
-        policy: Option<&'static str>,
+        policy: Option<fn(&str) -> String>,
         make: impl Fn() -> anyhow::Result<String> + Send + Sync + 'static,
     ) -> Self {
-        let (text, gzip) = (OnceLock::new(), OnceLock::new());
-        Self(Arc::new(Inner { content_type, policy, make: Box::new(make), text, gzip }))
+        let (content, gzip) = (OnceLock::new(), OnceLock::new());
+        Self(Arc::new(Inner { content_type, policy, make: Box::new(make), content, gzip }))
     }
 
     pub(super) fn endpoint(self) -> impl Endpoint<Output = Response> {
@@ -54,8 +59,8 @@ impl Asset {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(inner.content_type));
         headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-        if let Some(policy) = inner.policy {
-            headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
+        if let Some(policy) = inner.content()?.policy.clone() {
+            headers.insert(header::CONTENT_SECURITY_POLICY, policy);
         }
         Ok(response)
     }
@@ -65,25 +70,32 @@ impl Asset {
     async fn bytes(&self, compressed: bool) -> Result<(Bytes, bool)> {
         let asset = self.clone();
         let make = move || {
-            let text = asset.0.text()?;
+            let text = &asset.0.content()?.text;
             let gzip = if compressed { asset.0.gzipped(text) } else { None };
             Ok((gzip.unwrap_or(text).clone(), gzip.is_some()))
         };
-        let is_ready = if compressed { self.0.gzip.get().is_some() } else { self.0.text.get().is_some() };
+        let is_ready = if compressed { self.0.gzip.get().is_some() } else { self.0.content.get().is_some() };
         if is_ready { make() } else { tokio::task::spawn_blocking(make).await.map_err(Error::internal)? }
     }
 }
 
 impl Inner {
-    fn text(&self) -> Result<&Bytes> {
-        match self.text.get() {
-            Some(text) => Ok(text),
+    fn content(&self) -> Result<&Content> {
+        match self.content.get() {
+            Some(content) => Ok(content),
             None => {
-                let text = (self.make)()
+                let content = self
+                    .create()
                     .map_err(|error| Error::internal(error.context("cannot create the API document")))?;
-                Ok(self.text.get_or_init(|| text.into()))
+                Ok(self.content.get_or_init(|| content))
             }
         }
+    }
+
+    fn create(&self) -> anyhow::Result<Content> {
+        let text = (self.make)()?;
+        let policy = self.policy.map(|policy| HeaderValue::try_from(policy(&text))).transpose()?;
+        Ok(Content { text: text.into(), policy })
     }
 
     fn gzipped(&self, text: &[u8]) -> Option<&Bytes> {

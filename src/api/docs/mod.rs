@@ -3,18 +3,15 @@
 
 mod asset;
 mod document;
+mod policy;
 
 pub(super) use document::document;
 
 use poem::{Route, endpoint::make_sync, get, web::Redirect};
 use poem_openapi::{OpenApi, OpenApiService};
 
-use self::asset::Asset;
+use self::{asset::Asset, policy::policy};
 use super::paths::PREFIX;
-
-/// Content-Security-Policy of the pages: inline scripts only, and requests only to this server.
-const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; \
-    img-src 'self' data:; font-src data:; connect-src 'self'; worker-src blob:; frame-ancestors 'none'";
 
 /// Returns the routes of the document and its pages. They are created on the first request, because they need more
 /// memory than the rest of the process.
@@ -28,8 +25,8 @@ pub(super) fn routes<T: OpenApi + 'static>(
     let json = Asset::new("application/json", None, on_demand(|service| document(&service.spec())));
     let swagger = |service| page(&service, OpenApiService::swagger_ui_html);
     let redoc = |service| Ok(without_web_fonts(&page(&service, OpenApiService::redoc_html)?));
-    let swagger = Asset::new("text/html; charset=utf-8", Some(PAGE_POLICY), on_demand(swagger));
-    let redoc = Asset::new("text/html; charset=utf-8", Some(PAGE_POLICY), on_demand(redoc));
+    let swagger = Asset::new("text/html; charset=utf-8", Some(policy), on_demand(swagger));
+    let redoc = Asset::new("text/html; charset=utf-8", Some(policy), on_demand(redoc));
     let mut routes = Route::new().at("/", get(make_sync(|_| Redirect::temporary("/docs"))));
     // At the root, as in FastAPI, and below the prefix, where the rest of the API is.
     for prefix in ["", PREFIX] {
@@ -41,13 +38,14 @@ pub(super) fn routes<T: OpenApi + 'static>(
     routes
 }
 
-/// Returns a page of the framework with the corrected document in place of the original one.
+/// Returns a page of the framework with the corrected document in place of the original one. The document is part of a
+/// script, which a text of the document must not end.
 fn page<T: OpenApi>(
     service: &OpenApiService<T, ()>,
     html: fn(&OpenApiService<T, ()>) -> String,
 ) -> anyhow::Result<String> {
     let spec = service.spec();
-    Ok(html(service).replace(&spec, &document(&spec)?))
+    Ok(html(service).replace(&spec, &document(&spec)?.replace('<', "\\u003c")))
 }
 
 /// Removes the link to the web fonts of another host. The page then uses fonts of the system.

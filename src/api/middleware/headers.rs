@@ -11,13 +11,24 @@ use crate::app::App;
 /// Value of `Retry-After`, in seconds, if a dependency is unavailable.
 const RETRY_AFTER: &str = "2";
 
+/// Turns off the powerful features of browsers, which no page of this server uses. Features that only some browsers know
+/// are left out, since the others log an error for each.
+const PERMISSIONS: &str = "accelerometer=(), autoplay=(), camera=(), display-capture=(), encrypted-media=(), \
+    fullscreen=(), geolocation=(), gyroscope=(), magnetometer=(), microphone=(), midi=(), payment=(), \
+    publickey-credentials-get=(), screen-wake-lock=(), usb=(), xr-spatial-tracking=()";
+
 /// Returns the security headers (OWASP REST Security Cheat Sheet, "Security Headers").
+///
+/// `Cross-Origin-Resource-Policy` does not apply to CORS requests (Fetch standard, section 3.7). So the pages of
+/// `BACKEND_CORS_ORIGINS` can read responses, and no page can load one as an image or a script.
 pub(super) fn security(https: bool) -> SetHeader {
     let headers = SetHeader::new()
         .overriding(header::X_CONTENT_TYPE_OPTIONS, "nosniff")
         .overriding(header::X_FRAME_OPTIONS, "DENY")
         .overriding(header::REFERRER_POLICY, "no-referrer")
-        .overriding(HeaderName::from_static("cross-origin-opener-policy"), "same-origin");
+        .overriding(HeaderName::from_static("permissions-policy"), PERMISSIONS)
+        .overriding(HeaderName::from_static("cross-origin-opener-policy"), "same-origin")
+        .overriding(HeaderName::from_static("cross-origin-resource-policy"), "same-origin");
     if https {
         headers.overriding(header::STRICT_TRANSPORT_SECURITY, "max-age=31536000; includeSubDomains")
     } else {
