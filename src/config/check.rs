@@ -1,6 +1,6 @@
 //! Values derived from the settings, and the problems that stop a process at start-up.
 
-use std::{collections::HashSet, time::Duration};
+use std::time::Duration;
 
 use anyhow::bail;
 use secrecy::{ExposeSecret, SecretString};
@@ -8,18 +8,14 @@ use url::Url;
 
 use super::{
     Auth, Config, Core, DEFAULT_ADMIN_PASSWORD, Database, Hashing, Http, LogFormat, Mail, Redis,
-    SecondFactorFor, Worker,
+    SecondFactorFor, Worker, key_strength::is_predictable,
     value::{Origins, base_url, given, origins, secret},
 };
 
 /// RFC 7518 section 3.2: an HS256 key has at least as many bits as the hash, 256.
 const MIN_SECRET_BYTES: usize = 32;
-/// A key with fewer distinct bytes is too regular to be random.
-const MIN_DISTINCT_KEY_BYTES: usize = 8;
 /// OWASP Password Storage Cheat Sheet: a bcrypt work factor of at least 10.
 const MIN_BCRYPT_COST: u32 = 10;
-/// Beginnings of keys from examples and tutorials. They are public, so anyone could sign with them.
-const KNOWN_KEY_PREFIXES: &[&str] = &["changeme", "changethis", "secret", "your-secret-key", "example"];
 const DEFAULT_POSTGRES_PORT: u16 = 5432;
 /// The default of `PUBLIC_URL`, where `saas serve` listens by default.
 const DEFAULT_PUBLIC_URL: &str = "http://localhost:8000";
@@ -260,20 +256,14 @@ impl Auth {
 }
 
 fn weak_key(name: &str, key: &str) -> Option<String> {
-    let lower = key.to_ascii_lowercase();
-    let distinct = key.bytes().collect::<HashSet<_>>().len();
     if key.len() < MIN_SECRET_BYTES {
-        Some(format!(
+        return Some(format!(
             "{name} has {} bytes and needs at least {MIN_SECRET_BYTES}: {HOW_TO_MAKE_A_KEY}",
             key.len()
-        ))
-    } else if KNOWN_KEY_PREFIXES.iter().any(|known| lower.starts_with(known))
-        || distinct < MIN_DISTINCT_KEY_BYTES
-    {
-        Some(format!("{name} is an example or too regular to be secret: {HOW_TO_MAKE_A_KEY}"))
-    } else {
-        None
+        ));
     }
+    is_predictable(key)
+        .then(|| format!("{name} is an example or too regular to be secret: {HOW_TO_MAKE_A_KEY}"))
 }
 
 impl Hashing {

@@ -17,6 +17,7 @@
 
 mod check;
 mod jobs;
+mod key_strength;
 mod smtp;
 mod two_factor;
 mod value;
@@ -139,7 +140,7 @@ pub struct Redis {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Account settings")]
 pub struct Auth {
-    /// Key that signs access tokens, at least 32 bytes. `saas doctor --generate-secret` prints a new one.
+    /// Key that signs access tokens, at least 32 random bytes. `saas doctor --generate-secret` prints a new one.
     #[arg(long, env, hide_env_values = true, value_name = "KEY")]
     pub secret_key: Option<SecretString>,
     /// The previous SECRET_KEY. Tokens signed with it stay valid, so a rotation logs no user out.

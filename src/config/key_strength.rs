@@ -1,0 +1,124 @@
+//! Whether a key is known or too regular to be secret.
+
+/// A random key of 32 letters and digits has at least this many unpredictable bytes; an example has fewer.
+const MIN_UNPREDICTABLE_BYTES: usize = 16;
+/// A key with fewer distinct bytes is too regular to be random.
+const MIN_DISTINCT_BYTES: usize = 8;
+/// The search for repetitions takes time that grows with the square of the length.
+const MAX_EXAMINED_BYTES: usize = 256;
+/// Bytes of the shortest repetition that counts as one.
+const REPETITION_BYTES: usize = 4;
+/// Random keys that documentation has published: of FastAPI, of Flask.
+const PUBLISHED_KEYS: &[&str] = &[
+    "09d25e094faa6ca2556c818166b7a9563b93f7099f6f0f4caa6cf63b88e8d3e7",
+    "192b9bdd22ab9ed4d12e236c78afcb9a393ec15f71bbf5dc987d54727823bcbf",
+];
+/// Words of example keys, and rows of a keyboard. A random key has some of the short ones by chance, so a word alone does
+/// not make a key weak.
+const EXAMPLE_WORDS: &str = "\
+    admin and api app at bar base64 baz bit byte change char default demo develop django example \
+    fastapi flask foo for generate hello here hex in insecure it jwt key least letmein local long me \
+    minimum must my not now openssl own passwd password placeholder please prod production rand random \
+    real replace saas safe sample secret secure session should signing some string super test that the \
+    thing this to todo token use user value very welcome with world your qwert uiop asdf ghjkl zxcv \
+    vbnm";
+
+/// Returns whether a key is published, an example such as `change-me-in-production`, or regular such as `abcdefgh`
+/// repeated. A key of 16 or more random bytes, in any usual notation, is none of these.
+pub(super) fn is_predictable(key: &str) -> bool {
+    let mut seen = [false; 256];
+    key.bytes().for_each(|byte| seen[usize::from(byte)] = true);
+    seen.iter().filter(|seen| **seen).count() < MIN_DISTINCT_BYTES
+        || PUBLISHED_KEYS.contains(&key.to_ascii_lowercase().as_str())
+        || unpredictable_bytes(key) < MIN_UNPREDICTABLE_BYTES
+}
+
+/// Counts the bytes that are not part of a word of an example, of a sequence such as `1234` or `aaaa`, or of a repetition.
+/// Case and separators do not count.
+fn unpredictable_bytes(key: &str) -> usize {
+    let letters = key.bytes().filter(|byte| !b"-_ .".contains(byte));
+    let text: Vec<u8> = letters.take(MAX_EXAMINED_BYTES).map(|byte| byte.to_ascii_lowercase()).collect();
+    let mut is_predictable = vec![false; text.len()];
+    for (at, run) in text.windows(3).enumerate() {
+        let step = |from: usize| i16::from(run[from + 1]) - i16::from(run[from]);
+        if step(0) == step(1) && step(0).abs() <= 1 {
+            is_predictable[at..at + 3].fill(true);
+        }
+    }
+    for (at, part) in text.windows(REPETITION_BYTES).enumerate() {
+        if text[..at + REPETITION_BYTES - 1].windows(REPETITION_BYTES).any(|earlier| earlier == part) {
+            is_predictable[at..at + REPETITION_BYTES].fill(true);
+        }
+    }
+    let spelled: Vec<u8> = text.iter().map(|byte| letter_of(*byte)).collect();
+    for word in EXAMPLE_WORDS.split(' ').map(str::as_bytes) {
+        for at in 0..(text.len() + 1).saturating_sub(word.len()) {
+            let place = at..at + word.len();
+            if text[place.clone()] == *word || spelled[place.clone()] == *word {
+                is_predictable[place].fill(true);
+            }
+        }
+    }
+    is_predictable.iter().filter(|predictable| !**predictable).count()
+}
+
+/// Returns the letter that a digit or sign replaces, as in `s3cr3t`.
+fn letter_of(byte: u8) -> u8 {
+    match byte {
+        b'0' => b'o',
+        b'1' | b'!' => b'i',
+        b'3' => b'e',
+        b'4' | b'@' => b'a',
+        b'5' | b'$' => b's',
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_lc_rs::rand;
+
+    use super::*;
+
+    #[test]
+    fn examples_and_regular_keys_are_predictable() {
+        for key in [
+            "CHANGE_ME_CHANGE_ME_CHANGE_ME_CHANGE_ME",
+            "change-me-in-production-please-0123456789",
+            "changethis-changethis-changethis-changethis",
+            "your-secret-key-here-change-in-production",
+            "your-super-secret-key-change-this-in-production",
+            "a-string-secret-at-least-256-bits-long",
+            "my-very-long-and-secure-secret-key-for-jwt-tokens",
+            "password12345678password12345678",
+            "S3cr3tS3cr3tS3cr3tS3cr3tS3cr3tS3cr3t",
+            "P@ssw0rd!P@ssw0rd!P@ssw0rd!P@ssw0rd!",
+            "abcdefghabcdefghabcdefghabcdefgh",
+            "abcdabcdabcdabcdabcdabcdabcdabcd",
+            "abcdefghijklmnopqrstuvwxyz012345",
+            "x7Kp2mQ9vR4tW8zBx7Kp2mQ9vR4tW8zB",
+            "qwertyuiopasdfghjklzxcvbnm123456",
+            "0123456789abcdef0123456789abcdef",
+            "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+            "09d25e094faa6ca2556c818166b7a9563b93f7099f6f0f4caa6cf63b88e8d3e7",
+        ] {
+            assert!(is_predictable(key), "{key}");
+        }
+    }
+
+    #[test]
+    fn random_keys_are_not_predictable() {
+        const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        for _ in 0..2_000 {
+            let mut bytes = [0; 44];
+            rand::fill(&mut bytes).unwrap();
+            let base64: String = bytes.iter().map(|byte| char::from(BASE64[usize::from(byte % 64)])).collect();
+            assert!(!is_predictable(&base64), "{base64}");
+            let hex: String = bytes[..32].iter().map(|byte| format!("{byte:02x}")).collect();
+            assert!(!is_predictable(&hex), "{hex}");
+            // A word in front of a random key does no harm.
+            assert!(!is_predictable(&format!("secret-{hex}")));
+        }
+        assert!(!is_predictable("correct horse battery staple and a rubber duck"));
+    }
+}
