@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use anyhow::bail;
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::{
-    Auth, Config, Core, DEFAULT_ADMIN_PASSWORD, Database, Hashing, Http, LogFormat, Mail, Redis,
-    SecondFactorFor, Worker, key_strength::is_predictable,
+    Auth, Config, Core, DEFAULT_ADMIN_PASSWORD, Hashing, Http, LogFormat, Mail, Redis, SecondFactorFor,
+    Worker, key_strength::is_predictable,
     value::{Origins, base_url, given, origins, secret},
 };
 
@@ -16,9 +15,8 @@ use super::{
 const MIN_SECRET_BYTES: usize = 32;
 /// OWASP Password Storage Cheat Sheet: a bcrypt work factor of at least 10.
 const MIN_BCRYPT_COST: u32 = 10;
-const DEFAULT_POSTGRES_PORT: u16 = 5432;
 /// The default of `PUBLIC_URL`, where `saas serve` listens by default.
-const DEFAULT_PUBLIC_URL: &str = "http://localhost:8000";
+pub(super) const DEFAULT_PUBLIC_URL: &str = "http://localhost:8000";
 /// The default of `BACKEND_CORS_ORIGINS` with `DEBUG` on: the ports of common front-end development servers.
 const DEBUG_CORS_ORIGINS: &str = "http://localhost:3000,http://localhost:5173";
 const HOW_TO_MAKE_A_KEY: &str = "make one with `saas doctor --generate-secret` or `openssl rand -base64 32`";
@@ -30,72 +28,6 @@ impl Core {
             true => LogFormat::Human,
             false => LogFormat::Json,
         })
-    }
-}
-
-impl Database {
-    /// Returns the settings for one connection to a private server.
-    pub fn at(url: SecretString) -> Self {
-        Self {
-            database_url: Some(url),
-            postgres_server: None,
-            postgres_port: DEFAULT_POSTGRES_PORT,
-            postgres_user: String::new(),
-            postgres_password: None,
-            postgres_db: String::new(),
-            database_pool_size: 1,
-            database_timeout_ms: 1_400,
-        }
-    }
-
-    /// Returns whether a server is configured, by `DATABASE_URL` or `POSTGRES_SERVER`.
-    pub fn is_set(&self) -> bool {
-        secret(&self.database_url).is_some() || given(self.postgres_server.as_deref()).is_some()
-    }
-
-    /// Describes the database without user and password, as in `app on db.example.com:5432`.
-    pub fn location(&self) -> String {
-        let url = self.url().ok().and_then(|url| Url::parse(url.expose_secret()).ok());
-        match url.as_ref().and_then(|url| Some((url.path().trim_matches('/'), url.host_str()?, url.port()))) {
-            Some((name, host, port)) => format!("{name} on {host}:{}", port.unwrap_or(DEFAULT_POSTGRES_PORT)),
-            None => "the configured database".into(),
-        }
-    }
-
-    /// Returns the connection URL, from `DATABASE_URL` or the `POSTGRES_*` parts.
-    ///
-    /// SQLAlchemy's `postgresql+driver://` is accepted, since environments of FastAPI projects use it.
-    ///
-    /// # Errors
-    /// If no database is configured or the URL is not one of PostgreSQL.
-    pub fn url(&self) -> anyhow::Result<SecretString> {
-        if let Some(url) = secret(&self.database_url) {
-            let Some((scheme, rest)) = url.split_once("://") else {
-                bail!("DATABASE_URL is not a URL; write postgres://user:password@host:5432/name");
-            };
-            return match scheme.split('+').next() {
-                Some("postgres" | "postgresql") => Ok(format!("postgres://{rest}").into()),
-                _ => bail!("DATABASE_URL must begin with postgres://, not {scheme}://"),
-            };
-        }
-        let Some(host) = given(self.postgres_server.as_deref()) else {
-            bail!(
-                "no database is configured: set DATABASE_URL (postgres://user:password@host:5432/name) or \
-                 POSTGRES_SERVER, or run `saas dev`, which starts one"
-            );
-        };
-        let escape = |text: &str| {
-            form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20")
-        };
-        let password = secret(&self.postgres_password).map(|p| format!(":{}", escape(p)));
-        Ok(format!(
-            "postgres://{}{}@{host}:{}/{}",
-            escape(&self.postgres_user),
-            password.unwrap_or_default(),
-            self.postgres_port,
-            escape(&self.postgres_db),
-        )
-        .into())
     }
 }
 
@@ -170,7 +102,7 @@ impl Worker {
 impl Config {
     /// Returns what is invalid in these settings, each problem with its fix.
     pub fn problems(&self) -> Vec<String> {
-        let database = self.database.url().err().map(|error| error.to_string());
+        let database = self.database.options().err().map(|error| error.to_string());
         database.into_iter().chain(self.mail.problems()).collect()
     }
 

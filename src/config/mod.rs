@@ -16,8 +16,12 @@
 //! invalid and the unsafe ones together.
 
 mod check;
+mod database;
 mod jobs;
 mod key_strength;
+mod postgres;
+mod postgres_url;
+mod postgres_words;
 mod smtp;
 mod two_factor;
 mod value;
@@ -29,7 +33,9 @@ use lettre::message::Mailbox;
 use secrecy::SecretString;
 use url::Url;
 
+pub use database::Database;
 pub use jobs::{UserJobs, Worker};
+pub use postgres::{PostgresOptions, PostgresServer, SessionAttrs, SslMode, TlsOptions};
 use smtp::smtp_server;
 pub use smtp::{SmtpCredentials, SmtpServer, SmtpTls};
 pub use two_factor::{SecondFactor, SecondFactorFor};
@@ -79,43 +85,11 @@ pub struct Core {
     pub log_client_address: bool,
 }
 
-/// Where PostgreSQL is, and how long to wait for it.
-#[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "PostgreSQL settings")]
-pub struct Database {
-    /// PostgreSQL connection URL. Overrides the POSTGRES_* settings. `?sslmode=` accepts disable, allow, prefer (the
-    /// default), require, verify-ca and verify-full, as libpq does; `sslrootcert` names a PEM file.
-    #[arg(long, env, hide_env_values = true, value_name = "URL")]
-    pub database_url: Option<SecretString>,
-    /// PostgreSQL host, if there is no DATABASE_URL.
-    #[arg(long, env, value_name = "HOST")]
-    pub postgres_server: Option<String>,
-    /// PostgreSQL port.
-    #[arg(long, env, default_value_t = 5432, value_name = "PORT")]
-    pub postgres_port: u16,
-    /// PostgreSQL user.
-    #[arg(long, env, default_value = "postgres", value_name = "USER")]
-    pub postgres_user: String,
-    /// Password of the PostgreSQL user.
-    #[arg(long, env, hide_env_values = true, value_name = "PASSWORD")]
-    pub postgres_password: Option<SecretString>,
-    /// Name of the PostgreSQL database.
-    #[arg(long, env, default_value = "app", value_name = "NAME")]
-    pub postgres_db: String,
-    /// Maximum number of PostgreSQL connections of this process.
-    #[arg(long, env, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
-    pub database_pool_size: u32,
-    /// Milliseconds that a request waits for a PostgreSQL connection, and again for the result, before it fails with
-    /// 503.
-    #[arg(long, env, default_value_t = 1_400, value_name = "MS", value_parser = clap::value_parser!(u64).range(100..=600_000))]
-    pub database_timeout_ms: u64,
-}
-
 /// Where Redis is, and how long to wait for it.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Redis settings")]
 pub struct Redis {
-    /// Redis connection URL: redis://, or rediss:// for TLS. Overrides the REDIS_* settings.
+    /// Redis connection URL: redis://user:password@host:6379/0, or rediss:// for TLS. Overrides the REDIS_* settings.
     #[arg(long, env, hide_env_values = true, value_name = "URL")]
     pub redis_url: Option<SecretString>,
     /// Redis host, if there is no REDIS_URL. The default is localhost.

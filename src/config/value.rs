@@ -1,6 +1,6 @@
 //! Settings whose text is parsed into a type.
 
-use std::{collections::HashSet, convert::Infallible, fmt};
+use std::{collections::HashSet, convert::Infallible, fmt, net::IpAddr};
 
 use clap::builder::TypedValueParser;
 use lettre::message::Mailbox;
@@ -127,6 +127,13 @@ fn origin(text: &str) -> Result<String, String> {
              wildcard does not work with credentials)"
         )
     })
+}
+
+/// Returns whether connections to a host stay in this machine.
+pub(super) fn is_local(host: &str) -> bool {
+    let host = host.trim_matches(['[', ']']).trim_end_matches('.').to_ascii_lowercase();
+    let is_loopback = host.parse().is_ok_and(|address: IpAddr| address.to_canonical().is_loopback());
+    is_loopback || host == "localhost" || host.ends_with(".localhost")
 }
 
 /// Parses a mail address, with or without a name. The domain becomes ASCII.

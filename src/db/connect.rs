@@ -1,164 +1,235 @@
 //! Opens connections to PostgreSQL, and cancels their statements.
 
-use std::{path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, bail};
 use diesel::{ConnectionError, ConnectionResult, QueryableByName, sql_types::Text};
 use diesel_async::AsyncPgConnection;
-use secrecy::ExposeSecret;
-use tokio::net::UnixStream;
+use futures_util::future::join_all;
+use tokio::{
+    net::{UnixStream, lookup_host},
+    time::timeout,
+};
 use tokio_postgres::{
-    CancelToken, NoTls, SimpleQueryMessage,
-    config::{Host, SslMode, SslNegotiation, TargetSessionAttrs},
-    tls::ChannelBinding,
+    CancelToken, Config, NoTls, Socket,
+    config::{ChannelBinding as BindingMode, SslMode, SslNegotiation},
+    tls::{ChannelBinding, MakeTlsConnect},
 };
 
 use super::{
     connector::{Annotated, PlainText},
+    session::{check_session, passes},
     sqlstate::SqlStateStream,
     tls,
+    tls_stream::Connector,
 };
-use crate::{config::Database, error::BoxError};
+use crate::{
+    config::{Database, PostgresOptions, PostgresServer, SessionAttrs},
+    error::BoxError,
+};
 
-/// Time limit for opening a connection, including TLS and login.
+/// Time limit for opening a connection, including TLS and login, on all addresses together. `connect_timeout` replaces it
+/// by a limit for each address.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// TCP keepalive: the kernel closes an idle connection about 30 seconds after the server became unreachable.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
-const KEEPALIVE_RETRIES: u32 = 3;
+/// Time limit for looking up a host name.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The address of PostgreSQL and how to connect, parsed from the settings.
 #[derive(Clone)]
 pub(super) struct Target {
-    config: tokio_postgres::Config,
-    /// The ways to connect, in the order in which they are tried.
-    ways: Vec<Way>,
+    options: Arc<PostgresOptions>,
+    /// The ways to connect over TCP, in the order in which they are tried. `None` is plain text.
+    ways: Vec<Option<Connector>>,
 }
 
-#[derive(Clone)]
-enum Way {
+/// An address that a connection is tried to.
+enum Address {
     Unix(PathBuf),
-    Plain,
-    Tls(tls::Connector),
+    Tcp { name: String, address: SocketAddr },
 }
 
 impl Target {
     /// Parses the settings.
     ///
     /// # Errors
-    /// If the settings name no database or are invalid.
+    /// If the settings name no database or are invalid, or a file that they name cannot be read.
     pub(super) fn new(settings: &Database) -> anyhow::Result<Self> {
-        let url = settings.url()?;
-        let chooses_server = url.expose_secret().contains("target_session_attrs=");
-        let (url, tls) = tls::TlsOptions::split_from(url.expose_secret())?;
-        // The parser's error names the invalid part and does not contain the URL, which contains the password.
-        let mut config = tokio_postgres::Config::from_str(&url)
-            .context("DATABASE_URL cannot be read; write postgres://user:password@host:5432/name")?;
-        config
-            .application_name("saas")
-            .keepalives_idle(KEEPALIVE_IDLE)
-            .keepalives_interval(KEEPALIVE_INTERVAL)
-            .keepalives_retries(KEEPALIVE_RETRIES)
-            .ssl_mode(SslMode::Require);
-        if !chooses_server {
-            config.target_session_attrs(TargetSessionAttrs::ReadWrite);
-        }
-        let port = config.get_ports().first().copied().unwrap_or(5432);
-        let ways = match config.get_hosts() {
-            // TLS is used for TCP only, as in libpq.
-            [Host::Unix(directory)] => vec![Way::Unix(directory.join(format!(".s.PGSQL.{port}")))],
-            _ => tls.attempts()?.into_iter().map(|tls| tls.map_or(Way::Plain, Way::Tls)).collect(),
+        let options = settings.options()?;
+        // TLS is used for TCP only, as in libpq.
+        let uses_tcp = options.servers.iter().any(|server| matches!(server, PostgresServer::Tcp { .. }));
+        let ways = match uses_tcp {
+            true => tls::attempts(&options.tls, requires_binding(&options))?,
+            false => Vec::new(),
         };
-        Ok(Self { config, ways })
+        Ok(Self { options: options.into(), ways })
     }
 
-    /// Opens a connection within [`CONNECT_TIMEOUT`].
+    /// Opens a connection to the first server that accepts it and is of the wanted kind.
     ///
     /// # Errors
-    /// If the server cannot be reached or refuses the login.
+    /// If no server can be reached in time, accepts the login and is of the wanted kind. The message has all reasons.
     pub(super) async fn connect(&self) -> ConnectionResult<AsyncPgConnection> {
-        let connecting = async {
-            let mut result = Err("no way to connect is configured".into());
-            for way in &self.ways {
-                result = self.connect_by(way).await;
-                if !result.as_ref().is_err_and(is_about_encryption) {
-                    break;
-                }
+        let started = Instant::now();
+        let (addresses, mut failures) = self.addresses().await;
+        let passes = passes(self.options.session);
+        let mut left = passes.len() * addresses.len();
+        for session in passes {
+            for address in &addresses {
+                // The limit includes the login: a frozen server accepts TCP connections but does not answer. Each
+                // address gets its share, so that a frozen one leaves time for the others.
+                let share = CONNECT_TIMEOUT.saturating_sub(started.elapsed()).div_f64(left as f64);
+                let limit = self.options.connect_timeout.unwrap_or(share);
+                left -= 1;
+                let failure = match timeout(limit, self.connect_to(address, session)).await {
+                    Ok(Ok(conn)) => return Ok(conn),
+                    Ok(Err(error)) => crate::error::chain(&*error),
+                    Err(_) => format!("no answer within {} seconds", limit.as_secs_f64().round().max(1.0)),
+                };
+                failures.push((address.to_string(), failure));
             }
-            result
-        };
-        // The limit includes the login: a frozen server accepts TCP connections but does not answer.
-        let connected = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await;
-        let connected = connected.unwrap_or_else(|_| {
-            Err(format!("no answer within {} seconds", CONNECT_TIMEOUT.as_secs()).into())
-        });
-        connected.map_err(|error: BoxError| ConnectionError::BadConnection(crate::error::chain(&*error)))
+        }
+        Err(ConnectionError::BadConnection(self.explain(&failures)))
     }
 
-    async fn connect_by(&self, way: &Way) -> Result<AsyncPgConnection, BoxError> {
-        match way {
-            Way::Tls(tls) => {
-                let (client, connection) = self.config.connect(Annotated(tls.clone())).await?;
-                Ok(AsyncPgConnection::try_from_client_and_connection(client, connection).await?)
+    /// Returns the addresses of all servers, and the names that cannot be looked up, each with the reason.
+    async fn addresses(&self) -> (Vec<Address>, Vec<(String, String)>) {
+        let servers = &self.options.servers;
+        let lookups = servers.iter().map(|server| timeout(LOOKUP_TIMEOUT, look_up(server)));
+        let (mut addresses, mut failures) = (Vec::new(), Vec::new());
+        for (server, found) in servers.iter().zip(join_all(lookups).await) {
+            match found {
+                Ok(Ok(found)) => addresses.extend(found),
+                Ok(Err(error)) => failures.push((server.to_string(), error.to_string())),
+                Err(_) => failures.push((server.to_string(), "the look-up of the name timed out".into())),
             }
-            Way::Plain => {
-                let (client, connection) = self.plain_config().connect(Annotated(PlainText)).await?;
-                Ok(AsyncPgConnection::try_from_client_and_connection(client, connection).await?)
-            }
-            Way::Unix(path) => {
+        }
+        if self.options.random_order {
+            addresses.sort_by_cached_key(|_| uuid::Uuid::new_v4());
+        }
+        (addresses, failures)
+    }
+
+    fn explain(&self, failures: &[(String, String)]) -> String {
+        let text = match failures {
+            [(_, failure)] => failure.clone(),
+            _ => failures.iter().map(|(place, why)| format!("{place}: {why}")).collect::<Vec<_>>().join("; "),
+        };
+        match requires_binding(&self.options) && (text.contains("TLS") || text.contains("channel binding")) {
+            true => format!("{text} (channel_binding=require needs TLS and a SCRAM password)"),
+            false => text,
+        }
+    }
+
+    async fn connect_to(&self, address: &Address, session: SessionAttrs) -> Result<AsyncPgConnection, BoxError> {
+        let mut config = self.options.connection.clone();
+        match address {
+            Address::Unix(path) => {
                 let stream =
                     SqlStateStream::new(UnixStream::connect(path).await?, |_| ChannelBinding::none());
-                let (client, connection) =
-                    self.config.clone().ssl_mode(SslMode::Disable).connect_raw(stream, NoTls).await?;
+                config.ssl_mode(SslMode::Disable);
+                let (client, mut connection) = config.connect_raw(stream, NoTls).await?;
+                check_session(&client, &mut connection, session).await?;
                 // Ends with the client. Its error is the client's too.
                 tokio::spawn(async move { connection.await.ok() });
-                self.check_writable(&client).await?;
                 Ok(AsyncPgConnection::try_from(client).await?)
+            }
+            Address::Tcp { name, address } => {
+                config.host(name).hostaddr(address.ip()).port(address.port());
+                config.ssl_mode(SslMode::Require);
+                let mut result = Err("no way to connect is configured".into());
+                for way in &self.ways {
+                    result = self.connect_by(way.as_ref(), config.clone(), session).await;
+                    if !result.as_ref().is_err_and(is_about_encryption) {
+                        break;
+                    }
+                }
+                result
             }
         }
     }
 
-    /// Checks `target_session_attrs`, as tokio-postgres does for TCP.
-    async fn check_writable(&self, client: &tokio_postgres::Client) -> Result<(), BoxError> {
-        if self.config.get_target_session_attrs() != TargetSessionAttrs::ReadWrite {
-            return Ok(());
+    async fn connect_by(
+        &self,
+        way: Option<&Connector>,
+        mut config: Config,
+        session: SessionAttrs,
+    ) -> Result<AsyncPgConnection, BoxError> {
+        // Direct negotiation gives the TCP stream to the connector before a byte is sent, also if that encrypts nothing.
+        if way.is_none() || self.options.tls.direct {
+            config.ssl_negotiation(SslNegotiation::Direct);
         }
-        let answer = client.simple_query("SHOW transaction_read_only").await?;
-        let is_read_only = |message: &SimpleQueryMessage| matches!(message, SimpleQueryMessage::Row(row) if row.get(0) == Some("on"));
-        if answer.iter().any(is_read_only) {
-            return Err("the server does not accept writes".into());
+        match way {
+            Some(tls) => open(&config, Annotated(tls.clone()), session).await,
+            None => open(&config, Annotated(PlainText), session).await,
         }
-        Ok(())
-    }
-
-    /// Direct negotiation gives the TCP stream to the connector before a byte is sent, also if that encrypts nothing.
-    fn plain_config(&self) -> tokio_postgres::Config {
-        let mut config = self.config.clone();
-        config.ssl_negotiation(SslNegotiation::Direct);
-        config
     }
 
     /// Asks the server to cancel the current statement of a connection. If this fails, the statement runs to its end.
     pub(super) async fn cancel(&self, token: CancelToken) {
         let cancelling = async {
             // TLS first: the server drops a request in plain text for a connection that uses TLS.
-            let (encrypted, plain) =
-                self.ways.iter().partition::<Vec<_>, _>(|way| matches!(way, Way::Tls(_)));
-            for way in encrypted.into_iter().chain(plain) {
-                let result = match way {
-                    Way::Tls(tls) => token.cancel_query(tls.clone()).await,
-                    Way::Plain => token.cancel_query(Annotated(PlainText)).await,
-                    Way::Unix(path) => match UnixStream::connect(path).await {
-                        Ok(stream) => token.cancel_query_raw(stream, NoTls).await,
-                        Err(_) => return,
-                    },
-                };
-                if result.is_ok() {
+            for tls in self.ways.iter().flatten() {
+                if token.cancel_query(tls.clone()).await.is_ok() {
                     return;
                 }
             }
+            if self.ways.iter().any(Option::is_none) && token.cancel_query(Annotated(PlainText)).await.is_ok() {
+                return;
+            }
+            // The token does not say which socket it belongs to. The other servers ignore it.
+            for server in &self.options.servers {
+                if let PostgresServer::Unix(path) = server
+                    && let Ok(stream) = UnixStream::connect(path).await
+                {
+                    let _ = token.cancel_query_raw(stream, NoTls).await;
+                }
+            }
         };
-        let _ = tokio::time::timeout(CONNECT_TIMEOUT, cancelling).await;
+        let _ = timeout(CONNECT_TIMEOUT, cancelling).await;
+    }
+}
+
+/// Connects over TCP.
+async fn open<T>(config: &Config, connector: T, session: SessionAttrs) -> Result<AsyncPgConnection, BoxError>
+where
+    T: MakeTlsConnect<Socket>,
+    T::Stream: Send + 'static,
+{
+    let (client, mut connection) = config.connect(connector).await?;
+    check_session(&client, &mut connection, session).await?;
+    Ok(AsyncPgConnection::try_from_client_and_connection(client, connection).await?)
+}
+
+async fn look_up(server: &PostgresServer) -> io::Result<Vec<Address>> {
+    let (name, port) = match server {
+        PostgresServer::Unix(path) => return Ok(vec![Address::Unix(path.clone())]),
+        PostgresServer::Tcp { name, address: Some(ip), port } => {
+            return Ok(vec![Address::Tcp { name: name.clone(), address: SocketAddr::new(*ip, *port) }]);
+        }
+        PostgresServer::Tcp { name, address: None, port } => (name, *port),
+    };
+    let found = lookup_host((name.as_str(), port)).await?;
+    let list: Vec<_> = found.map(|address| Address::Tcp { name: name.clone(), address }).collect();
+    if list.is_empty() { Err(io::Error::other("the name has no address")) } else { Ok(list) }
+}
+
+/// Returns whether a connection without channel binding is refused, and so one without TLS.
+fn requires_binding(options: &PostgresOptions) -> bool {
+    options.connection.get_channel_binding() == BindingMode::Require
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "{}", path.display()),
+            Self::Tcp { address, .. } => write!(f, "{address}"),
+        }
     }
 }
 

@@ -11,8 +11,10 @@ mod connector;
 mod error;
 pub mod migrations;
 mod recent;
+mod session;
 mod sqlstate;
 mod tls;
+mod tls_stream;
 mod tx;
 
 use std::time::{Duration, Instant};

@@ -1,10 +1,6 @@
-//! TLS to PostgreSQL with rustls.
-//!
-//! The values of `sslmode` have the meaning that they have in libpq (PostgreSQL documentation, "SSL Support", table
-//! "SSL Mode Descriptions"). Two things differ: the default root certificates are those of the operating system and not
-//! `~/.postgresql/root.crt`, and client certificates are not supported.
+//! TLS to PostgreSQL with rustls: what each `sslmode` verifies (PostgreSQL documentation, "SSL Support").
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use anyhow::{Context, bail};
 use rustls::{
@@ -14,141 +10,92 @@ use rustls::{
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
     crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
+    version::{TLS12, TLS13},
 };
-use tokio_postgres_rustls::MakeRustlsConnect;
 
-pub(super) type Connector = MakeRustlsConnect;
+use super::tls_stream::Connector;
+use crate::config::{SslMode, TlsOptions};
 
-/// A value of `sslmode`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mode {
-    /// No TLS.
-    Disable,
-    /// Plain text; TLS if the server refuses plain text.
-    Allow,
-    /// TLS with any certificate; plain text if TLS fails.
-    Prefer,
-    /// TLS with any certificate.
-    Require,
-    /// TLS with a certificate of a trusted authority.
-    VerifyCa,
-    /// As `VerifyCa`, and the certificate must contain the host name.
-    VerifyFull,
+/// The protocol that `sslnegotiation=direct` announces (PostgreSQL documentation, "SSL Session Encryption").
+const ALPN_PROTOCOL: &[u8] = b"postgresql";
+
+/// Returns the ways to connect, in the order in which libpq tries them; `None` is plain text. With `tls_only`, only those
+/// with TLS.
+///
+/// # Errors
+/// If a certificate or key is needed and cannot be read.
+pub(super) fn attempts(options: &TlsOptions, tls_only: bool) -> anyhow::Result<Vec<Option<Connector>>> {
+    let tls = || connector(options).map(Some);
+    Ok(match options.mode {
+        SslMode::Disable => vec![None],
+        SslMode::Allow if !tls_only => vec![None, tls()?],
+        SslMode::Prefer if !tls_only => vec![tls()?, None],
+        _ => vec![tls()?],
+    })
 }
 
-/// The TLS parameters of a database URL.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct TlsOptions {
-    pub(super) mode: Mode,
-    /// PEM file with the trusted authorities; `None` for those of the operating system.
-    root_certificates: Option<PathBuf>,
+fn connector(options: &TlsOptions) -> anyhow::Result<Connector> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let versions: Vec<_> = [(options.allow_tls13, &TLS13), (options.allow_tls12, &TLS12)]
+        .into_iter()
+        .filter_map(|(allowed, version)| allowed.then_some(version))
+        .collect();
+    let builder = ClientConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(&versions)
+        .context("cannot set up TLS")?;
+    let roots = options.root_certificates.as_deref();
+    let verifier: Arc<dyn ServerCertVerifier> = match options.mode {
+        SslMode::VerifyFull => webpki(roots, &provider)?,
+        SslMode::VerifyCa => Arc::new(AnyHostName(webpki(roots, &provider)?)),
+        _ => Arc::new(AnyCertificate(provider)),
+    };
+    let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
+    let mut config = match &options.client_certificate {
+        None => builder.with_no_client_auth(),
+        Some((certificate, key)) => {
+            let name = || cannot_read("sslkey", key);
+            let key = PrivateKeyDer::from_pem_file(key).with_context(name)?;
+            let chain = certificates("sslcert", certificate)?;
+            builder.with_client_auth_cert(chain, key).context("sslcert and sslkey do not belong together")?
+        }
+    };
+    config.enable_sni = options.send_name;
+    if options.direct {
+        config.alpn_protocols = vec![ALPN_PROTOCOL.to_vec()];
+    }
+    Ok(Connector::new(config))
 }
 
-impl TlsOptions {
-    /// Splits a URL into the URL without TLS parameters and the parameters. tokio-postgres does not know all values of
-    /// libpq.
-    ///
-    /// # Errors
-    /// If the value of `sslmode` is unknown; the message lists the known ones.
-    pub(super) fn split_from(url: &str) -> anyhow::Result<(String, Self)> {
-        let mut options = Self { mode: Mode::Prefer, root_certificates: None };
-        let Some((base, query)) = url.split_once('?') else {
-            return Ok((url.to_owned(), options));
-        };
-        let mut rest = form_urlencoded::Serializer::new(String::new());
-        let (mut mode, mut system, mut others) = (None, false, 0);
-        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-            match &*name {
-                "sslmode" | "ssl" => mode = Some(Mode::parse(&value)?),
-                "sslrootcert" if value == "system" => system = true,
-                "sslrootcert" => options.root_certificates = Some(value.into_owned().into()),
-                _ => {
-                    rest.append_pair(&name, &value);
-                    others += 1;
-                }
+fn webpki(roots: Option<&Path>, provider: &Arc<CryptoProvider>) -> anyhow::Result<Arc<WebPkiServerVerifier>> {
+    let mut store = RootCertStore::empty();
+    match roots {
+        Some(path) => {
+            for certificate in certificates("sslrootcert", path)? {
+                store.add(certificate).with_context(|| cannot_read("sslrootcert", path))?;
             }
         }
-        if system && mode.is_some_and(|mode| mode != Mode::VerifyFull) {
-            bail!(
-                "DATABASE_URL has sslrootcert=system, which needs sslmode=verify-full: anybody can get a certificate"
-            );
+        None => {
+            store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         }
-        options.mode = mode.unwrap_or(if system { Mode::VerifyFull } else { Mode::Prefer });
-        if options.root_certificates.is_some() && options.mode == Mode::Require {
-            options.mode = Mode::VerifyCa;
-        }
-        // The serializer writes a space as `+`, which in a URL is a plus sign (RFC 3986).
-        let rest = rest.finish().replace('+', "%20");
-        Ok((if others == 0 { base.to_owned() } else { format!("{base}?{rest}") }, options))
     }
-
-    /// Returns the ways to connect, in the order in which libpq tries them; `None` is plain text.
-    ///
-    /// # Errors
-    /// If root certificates are needed and cannot be read.
-    pub(super) fn attempts(&self) -> anyhow::Result<Vec<Option<Connector>>> {
-        let tls = || self.connector().map(Some);
-        Ok(match self.mode {
-            Mode::Disable => vec![None],
-            Mode::Allow => vec![None, tls()?],
-            Mode::Prefer => vec![tls()?, None],
-            Mode::Require | Mode::VerifyCa | Mode::VerifyFull => vec![tls()?],
-        })
+    if store.is_empty() {
+        bail!(
+            "cannot verify the certificate of PostgreSQL: no root certificates found; install the package \
+             ca-certificates, or name a PEM file with sslrootcert in DATABASE_URL or with POSTGRES_SSLROOTCERT"
+        );
     }
-
-    fn connector(&self) -> anyhow::Result<Connector> {
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider.clone())
-            .with_safe_default_protocol_versions()
-            .context("cannot set up TLS")?;
-        let verifier: Arc<dyn ServerCertVerifier> = match self.mode {
-            Mode::VerifyFull => self.webpki(&provider)?,
-            Mode::VerifyCa => Arc::new(AnyHostName(self.webpki(&provider)?)),
-            _ => Arc::new(AnyCertificate(provider)),
-        };
-        let config = builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
-        Ok(MakeRustlsConnect::new(config))
-    }
-
-    fn webpki(&self, provider: &Arc<CryptoProvider>) -> anyhow::Result<Arc<WebPkiServerVerifier>> {
-        let mut roots = RootCertStore::empty();
-        match &self.root_certificates {
-            Some(path) => {
-                let name =
-                    || format!("cannot read the file in sslrootcert={} of DATABASE_URL", path.display());
-                for certificate in CertificateDer::pem_file_iter(path).with_context(name)? {
-                    roots.add(certificate.with_context(name)?).with_context(name)?;
-                }
-            }
-            None => {
-                roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-            }
-        }
-        if roots.is_empty() {
-            bail!(
-                "cannot verify the certificate of PostgreSQL: no root certificates found; install the package \
-                 ca-certificates or add sslrootcert=<PEM file> to DATABASE_URL"
-            );
-        }
-        Ok(WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build()?)
-    }
+    Ok(WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider.clone()).build()?)
 }
 
-impl Mode {
-    fn parse(value: &str) -> anyhow::Result<Self> {
-        Ok(match value {
-            "disable" | "false" => Self::Disable,
-            "allow" => Self::Allow,
-            "prefer" => Self::Prefer,
-            "require" | "true" => Self::Require,
-            "verify-ca" => Self::VerifyCa,
-            "verify-full" => Self::VerifyFull,
-            _ => bail!(
-                "DATABASE_URL has sslmode={value}; write disable, allow, prefer, require, verify-ca or verify-full"
-            ),
-        })
-    }
+fn certificates(parameter: &str, path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+    let name = || cannot_read(parameter, path);
+    let list = CertificateDer::pem_file_iter(path).with_context(name)?;
+    list.collect::<Result<_, _>>().with_context(name)
+}
+
+fn cannot_read(parameter: &str, path: &Path) -> String {
+    format!("cannot read the file of {parameter}, {}", path.display())
 }
 
 /// Verifies the issuer of the certificate but not the host name: `sslmode=verify-ca`.
@@ -239,46 +186,25 @@ impl ServerCertVerifier for AnyCertificate {
 mod tests {
     use super::*;
 
-    fn split(url: &str) -> (String, Mode, Option<PathBuf>) {
-        let (url, options) = TlsOptions::split_from(url).unwrap();
-        (url, options.mode, options.root_certificates)
-    }
-
-    #[test]
-    fn tls_parameters_are_removed_from_the_url() {
-        assert_eq!(
-            split("postgres://h/db?sslmode=verify-full&application_name=a%20b"),
-            ("postgres://h/db?application_name=a%20b".into(), Mode::VerifyFull, None)
-        );
-        assert_eq!(split("postgres://h/db?sslmode=disable"), ("postgres://h/db".into(), Mode::Disable, None));
-        assert_eq!(split("postgres://h/db"), ("postgres://h/db".into(), Mode::Prefer, None));
-        let file = Some(PathBuf::from("/ca.pem"));
-        assert_eq!(
-            split("postgres://h/db?sslmode=require&sslrootcert=%2Fca.pem"),
-            ("postgres://h/db".into(), Mode::VerifyCa, file)
-        );
-        assert_eq!(split("postgres://h/db?sslrootcert=system").1, Mode::VerifyFull);
-        assert_eq!(split("postgres://h/db?sslrootcert=system&sslmode=verify-full").1, Mode::VerifyFull);
-        let refused = [
-            "sslmode=maybe",
-            "sslmode=require&sslrootcert=system",
-            "sslrootcert=system&sslmode=verify-ca",
-            "sslrootcert=system&sslmode=prefer",
-        ];
-        for query in refused {
-            assert!(TlsOptions::split_from(&format!("postgres://h/db?{query}")).is_err(), "{query}");
-        }
-    }
-
     #[test]
     fn each_mode_tries_the_same_ways_as_libpq() {
-        let attempts = |mode| {
-            let options = TlsOptions { mode, root_certificates: None };
-            options.attempts().unwrap().iter().map(Option::is_some).collect::<Vec<_>>()
+        let attempts = |mode, tls_only| {
+            let options = TlsOptions {
+                mode,
+                root_certificates: None,
+                client_certificate: None,
+                direct: false,
+                send_name: true,
+                allow_tls12: true,
+                allow_tls13: true,
+            };
+            attempts(&options, tls_only).unwrap().iter().map(Option::is_some).collect::<Vec<_>>()
         };
-        assert_eq!(attempts(Mode::Disable), [false]);
-        assert_eq!(attempts(Mode::Allow), [false, true]);
-        assert_eq!(attempts(Mode::Prefer), [true, false]);
-        assert_eq!(attempts(Mode::Require), [true]);
+        assert_eq!(attempts(SslMode::Disable, false), [false]);
+        assert_eq!(attempts(SslMode::Allow, false), [false, true]);
+        assert_eq!(attempts(SslMode::Prefer, false), [true, false]);
+        assert_eq!(attempts(SslMode::Require, false), [true]);
+        assert_eq!(attempts(SslMode::Allow, true), [true]);
+        assert_eq!(attempts(SslMode::Prefer, true), [true]);
     }
 }

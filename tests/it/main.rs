@@ -54,6 +54,7 @@ mod migrations;
 mod openapi;
 mod openapi_access;
 mod outbox;
+mod postgres_connections;
 mod query_plans;
 mod queue;
 mod queue_cron;

@@ -108,11 +108,13 @@ pub(super) async fn replaced_sessions(
         return Ok(Vec::new());
     }
     cookies::refuse_cross_site(request)?;
-    let by_access_token = cookies::access_token(request).and_then(|token| app.tokens.verify(&token).ok());
+    // A cookie that is there twice belongs to no session.
+    let access_token = cookies::access_token(request).ok().flatten();
+    let by_access_token = access_token.and_then(|token| app.tokens.verify(token).ok());
     // The access token expires long before the session.
-    let by_refresh_token = match cookies::refresh_token(request) {
+    let by_refresh_token = match cookies::refresh_token(request).ok().flatten() {
         None => None,
-        Some(token) => match sessions::find_by_refresh_token(app, &token).await {
+        Some(token) => match sessions::find_by_refresh_token(app, token).await {
             Ok(session) => Some(session),
             Err(Error::InvalidToken) => None,
             Err(error) => return Err(error.into()),

@@ -1,0 +1,83 @@
+//! Splits a PostgreSQL URL into parameters (PostgreSQL documentation, "Connection URIs").
+
+use percent_encoding::percent_decode_str;
+
+/// Splits what follows `postgres://` into the parameters of libpq and their values, in the order in which later ones
+/// override earlier ones. Several hosts are one value, separated by commas, and so are their ports.
+///
+/// # Errors
+/// If the text is not a URL. The message has no part of it, which may be a part of the password.
+pub(super) fn parameters(url: &str) -> Result<Vec<(String, String)>, String> {
+    let (base, query) = url.split_once('?').unwrap_or((url, ""));
+    let (login, place) = base.split_once('@').unwrap_or(("", base));
+    let (servers, database) = place.split_once('/').unwrap_or((place, ""));
+    let (user, password) = login.split_once(':').unwrap_or((login, ""));
+    let servers = servers.split(',').map(host_and_port).collect::<Result<Vec<_>, _>>()?;
+    let (hosts, ports): (Vec<_>, Vec<_>) = servers.into_iter().unzip();
+    let (hosts, ports) = (hosts.join(","), ports.join(","));
+    let parts = [
+        ("user", user),
+        ("password", password),
+        ("host", hosts.as_str()),
+        ("port", ports.as_str()),
+        ("dbname", database),
+    ];
+    let mut list = Vec::new();
+    for (name, value) in parts.into_iter().filter(|(_, value)| !value.is_empty()) {
+        list.push((name.to_owned(), decode(value)?));
+    }
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').ok_or("a parameter after `?` has no value")?;
+        list.push((decode(name)?, decode(value)?));
+    }
+    Ok(list)
+}
+
+/// Splits `host:port`. An IPv6 address is in brackets.
+fn host_and_port(server: &str) -> Result<(&str, &str), String> {
+    let Some(rest) = server.strip_prefix('[') else {
+        return Ok(server.split_once(':').unwrap_or((server, "")));
+    };
+    let (host, port) = rest.split_once(']').ok_or("an IPv6 address has no closing bracket")?;
+    match (port, port.strip_prefix(':')) {
+        ("", _) => Ok((host, "")),
+        (_, Some(port)) => Ok((host, port)),
+        (_, None) => Err("something other than a port follows an IPv6 address".into()),
+    }
+}
+
+/// Decodes `%20` and the like. A `+` is a plus sign (RFC 3986), and a percent sign without two hexadecimal digits is itself.
+pub(super) fn decode(text: &str) -> Result<String, String> {
+    match percent_decode_str(text).decode_utf8() {
+        Ok(text) if !text.contains('\0') => Ok(text.into_owned()),
+        _ => Err("a value is not UTF-8 text".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(url: &str) -> String {
+        let list = parameters(url).unwrap();
+        list.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn urls_are_split_as_libpq_splits_them() {
+        for (url, expected) in [
+            ("u:p@h:5433/db?a=b", "user=u password=p host=h port=5433 dbname=db a=b"),
+            ("h", "host=h"),
+            ("h1:1,h2/db", "host=h1,h2 port=1, dbname=db"),
+            ("[::1]:7,[fe80::2%25eth0]/", "host=::1,fe80::2%eth0 port=7,"),
+            ("/db?host=/run/pg&user=u@tenant", "dbname=db host=/run/pg user=u@tenant"),
+            ("%2Frun%2Fa,%2Frun%2Fb/d", "host=/run/a,/run/b port=, dbname=d"),
+            ("u%40x:p%2F%3f%25+%zz@h/a%20b?password=a+b", "user=u@x password=p/?%+%zz host=h dbname=a b password=a+b"),
+        ] {
+            assert_eq!(of(url), expected, "{url}");
+        }
+        for url in ["[::1", "[::1]x", "h?sslmode", "h/%ff", "h/a%00b"] {
+            assert!(parameters(url).is_err(), "{url}");
+        }
+    }
+}

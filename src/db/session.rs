@@ -1,0 +1,53 @@
+//! `target_session_attrs`: which kind of server a connection is kept to.
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_postgres::{Client, Connection, SimpleQueryMessage};
+
+use crate::{config::SessionAttrs, error::BoxError};
+
+/// Returns the kinds of servers to look for, one after the other.
+pub(super) fn passes(wanted: SessionAttrs) -> Vec<SessionAttrs> {
+    match wanted {
+        SessionAttrs::PreferStandby => vec![SessionAttrs::Standby, SessionAttrs::Any],
+        other => vec![other],
+    }
+}
+
+/// Checks that a server is of the wanted kind, as libpq before PostgreSQL 14 does. This also works through poolers.
+///
+/// # Errors
+/// If it is of another kind, or does not answer.
+pub(super) async fn check_session<S, T>(
+    client: &Client,
+    connection: &mut Connection<S, T>,
+    wanted: SessionAttrs,
+) -> Result<(), BoxError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    const IS_READ_ONLY: &str = "SHOW transaction_read_only";
+    const IS_STANDBY: &str = "SELECT pg_catalog.pg_is_in_recovery()";
+    let (question, accepted, refusal) = match wanted {
+        SessionAttrs::Any | SessionAttrs::PreferStandby => return Ok(()),
+        SessionAttrs::ReadWrite => (IS_READ_ONLY, "off", "the server does not accept writes"),
+        SessionAttrs::ReadOnly => (IS_READ_ONLY, "on", "the server accepts writes"),
+        SessionAttrs::Primary => (IS_STANDBY, "f", "the server is a standby"),
+        SessionAttrs::Standby => (IS_STANDBY, "t", "the server is not a standby"),
+    };
+    let answer = tokio::select! {
+        answer = client.simple_query(question) => answer?,
+        ended = connection => {
+            ended?;
+            return Err("the server has closed the connection".into());
+        }
+    };
+    let is_accepted = |message: &SimpleQueryMessage| match message {
+        SimpleQueryMessage::Row(row) => row.get(0) == Some(accepted),
+        _ => false,
+    };
+    match answer.iter().any(is_accepted) {
+        true => Ok(()),
+        false => Err(format!("{refusal} (see target_session_attrs)").into()),
+    }
+}

@@ -1,0 +1,209 @@
+//! Encrypted streams for tokio-postgres, with channel binding.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use aws_lc_rs::digest;
+use futures_util::{FutureExt, TryFutureExt, future::BoxFuture};
+use rustls::{
+    ClientConfig,
+    pki_types::{InvalidDnsNameError, ServerName},
+};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_postgres::{
+    Socket,
+    tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream},
+};
+use tokio_rustls::TlsConnector;
+
+/// A connector that encrypts.
+#[derive(Clone)]
+pub(super) struct Connector(TlsConnector);
+
+/// A connector for one host.
+pub(super) struct HostConnector {
+    tls: TlsConnector,
+    name: ServerName<'static>,
+}
+
+pub(super) struct EncryptedStream(tokio_rustls::client::TlsStream<Socket>);
+
+impl Connector {
+    pub(super) fn new(config: ClientConfig) -> Self {
+        Self(Arc::new(config).into())
+    }
+}
+
+impl MakeTlsConnect<Socket> for Connector {
+    type Stream = EncryptedStream;
+    type TlsConnect = HostConnector;
+    type Error = InvalidDnsNameError;
+
+    fn make_tls_connect(&mut self, host: &str) -> Result<HostConnector, InvalidDnsNameError> {
+        Ok(HostConnector { tls: self.0.clone(), name: ServerName::try_from(host)?.to_owned() })
+    }
+}
+
+impl TlsConnect<Socket> for HostConnector {
+    type Stream = EncryptedStream;
+    type Error = io::Error;
+    type Future = BoxFuture<'static, io::Result<EncryptedStream>>;
+
+    fn connect(self, socket: Socket) -> Self::Future {
+        self.tls.connect(self.name, socket).map_ok(EncryptedStream).boxed()
+    }
+}
+
+impl TlsStream for EncryptedStream {
+    fn channel_binding(&self) -> ChannelBinding {
+        let (_, session) = self.0.get_ref();
+        let certificate = session.peer_certificates().and_then(|chain| chain.first());
+        match certificate.and_then(|certificate| server_end_point(certificate)) {
+            Some(hash) => ChannelBinding::tls_server_end_point(hash),
+            None => ChannelBinding::none(),
+        }
+    }
+}
+
+impl AsyncRead for EncryptedStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for EncryptedStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+// The contents of object identifiers without their last byte, which is the algorithm.
+const PKCS1: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01];
+const ECDSA_WITH_SHA1: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04];
+const ECDSA_WITH_SHA2: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03];
+const SHA1: &[u8] = &[0x2b, 0x0e, 0x03, 0x02];
+const SHA2: &[u8] = &[0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02];
+/// id-RSASSA-PSS, whose parameters name the hash (RFC 4055 section 3.1).
+const RSASSA_PSS: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0a];
+/// Tag of the first parameter of RSASSA-PSS, the hash.
+const PSS_HASH: u8 = 0xa0;
+
+/// Returns the channel binding `tls-server-end-point` of a certificate in DER: its hash by the algorithm of its signature,
+/// or by SHA-256 instead of MD5 and SHA-1 (RFC 5929 section 4.1). `None` if the signature has no such algorithm, as with
+/// Ed25519.
+fn server_end_point(certificate: &[u8]) -> Option<Vec<u8>> {
+    let (_, fields, _) = element(certificate)?;
+    let (_, _to_be_signed, fields) = element(fields)?;
+    let (_, signature, _) = element(fields)?;
+    let (_, mut algorithm, parameters) = element(signature)?;
+    if algorithm == RSASSA_PSS {
+        let (_, parameters, _) = element(parameters)?;
+        algorithm = match element(parameters) {
+            Some((PSS_HASH, hash, _)) => element(element(hash)?.1)?.1,
+            // The default is SHA-1.
+            _ => return Some(digest::digest(&digest::SHA256, certificate).as_ref().to_vec()),
+        };
+    }
+    let (last, family) = algorithm.split_last()?;
+    let hash = match (family, *last) {
+        (PKCS1, 4 | 5 | 11) | (ECDSA_WITH_SHA1, 1) | (ECDSA_WITH_SHA2, 2) | (SHA2, 1) => &digest::SHA256,
+        (SHA1, 0x1a) => &digest::SHA256,
+        (PKCS1, 12) | (ECDSA_WITH_SHA2, 3) | (SHA2, 2) => &digest::SHA384,
+        (PKCS1, 13) | (ECDSA_WITH_SHA2, 4) | (SHA2, 3) => &digest::SHA512,
+        _ => return None,
+    };
+    Some(digest::digest(hash, certificate).as_ref().to_vec())
+}
+
+/// Splits DER into the tag and the contents of its first element, and the rest.
+fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+    let (&tag, rest) = der.split_first()?;
+    let (&first, rest) = rest.split_first()?;
+    let (length, rest) = match first {
+        0..0x80 => (usize::from(first), rest),
+        0x81..=0x84 => {
+            let (bytes, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
+            (bytes.iter().fold(0, |length, byte| (length << 8) | usize::from(*byte)), rest)
+        }
+        _ => return None,
+    };
+    let (contents, rest) = rest.split_at_checked(length)?;
+    Some((tag, contents, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn der(tag: u8, contents: &[&[u8]]) -> Vec<u8> {
+        let contents = contents.concat();
+        let length = u16::try_from(contents.len()).unwrap().to_be_bytes();
+        [&[tag, 0x82][..], &length, &contents].concat()
+    }
+
+    /// A certificate with a signature algorithm, and with parameters of RSASSA-PSS.
+    fn certificate(family: &[u8], last: u8, parameters: &[u8]) -> Vec<u8> {
+        let algorithm = der(0x30, &[&der(6, &[family, &[last]]), parameters]);
+        der(0x30, &[&der(0x30, &[&[7; 300]]), &algorithm, &der(3, &[&[0, 1]])])
+    }
+
+    #[test]
+    fn the_hash_of_the_signature_is_used() {
+        let length = |family: &[u8], last| server_end_point(&certificate(family, last, &[5, 0])).map(|hash| hash.len());
+        for (family, last, expected) in [
+            (PKCS1, 4, Some(32)),
+            (PKCS1, 5, Some(32)),
+            (PKCS1, 11, Some(32)),
+            (PKCS1, 12, Some(48)),
+            (PKCS1, 13, Some(64)),
+            (ECDSA_WITH_SHA1, 1, Some(32)),
+            (ECDSA_WITH_SHA2, 2, Some(32)),
+            (ECDSA_WITH_SHA2, 3, Some(48)),
+            (ECDSA_WITH_SHA2, 4, Some(64)),
+            // Ed25519.
+            (&[0x2b, 0x65][..], 0x70, None),
+        ] {
+            assert_eq!(length(family, last), expected, "{family:x?} {last}");
+        }
+        for (last, expected) in [(1, 32), (2, 48), (3, 64)] {
+            let hash = der(0x30, &[&der(6, &[SHA2, &[last]]), &[5, 0]]);
+            let mask = der(0xa1, &[&der(0x30, &[&der(6, &[PKCS1, &[8]])])]);
+            let parameters = der(0x30, &[&der(PSS_HASH, &[&hash]), &mask]);
+            let certificate = certificate(PKCS1, 10, &parameters);
+            assert_eq!(server_end_point(&certificate).map(|hash| hash.len()), Some(expected));
+        }
+        assert_eq!(server_end_point(&certificate(PKCS1, 10, &der(0x30, &[]))).map(|hash| hash.len()), Some(32));
+        let whole = certificate(PKCS1, 11, &[5, 0]);
+        for end in 0..320 {
+            assert!(server_end_point(&whole[..end]).is_none(), "{end}");
+        }
+    }
+}
