@@ -5,7 +5,7 @@ use chrono::Utc;
 use diesel::{QueryableByName, sql_types::Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
-use super::startup::default_password_problem;
+use super::startup::{default_password_problem, weaknesses};
 use crate::{
     app,
     config::{Config, Http, secret},
@@ -25,8 +25,8 @@ use crate::{
 
 /// Check that the product can run here.
 ///
-/// Prints one line for each check, and the fix beside each failure: settings, mail, PostgreSQL, migrations, admins, addresses,
-/// Redis, clock, disk.
+/// Prints one line for each check, and the fix beside each failure: settings, mail, PostgreSQL, migrations, rights, admins,
+/// addresses, Redis, clock, disk.
 /// Exits with 1 if a check fails.
 #[derive(clap::Args)]
 #[command(
@@ -95,6 +95,7 @@ impl Args {
                 let has_tables = migrated.is_ok();
                 report.add("migrations", migrated);
                 if has_tables {
+                    report.add("rights", rights(&conn).await);
                     report.add("admins", self.admins(&conn).await);
                     report.add("outbox", self.outbox(&conn).await);
                     report.add("addresses", addresses(&conn).await);
@@ -148,15 +149,17 @@ impl Args {
     }
 
     fn settings(&self, report: &mut Report) {
-        let problems = self.config.unsafe_settings();
-        if self.config.core.debug {
-            report.add("settings", Ok(Warning("DEBUG is on: never use it in production".into())));
-        } else if problems.is_empty() && self.sends_mail() {
-            report.add("settings", Ok(Passed("safe for production".into())));
-        } else if problems.is_empty() {
-            report.add("settings", Ok(Passed("nothing is unsafe, but no mail is sent".into())));
+        let (problems, weaknesses) = (self.config.unsafe_settings(), weaknesses(&self.config));
+        if problems.is_empty() && !self.config.core.debug {
+            let text = match (weaknesses.is_empty(), self.sends_mail()) {
+                (true, true) => "safe for production",
+                (true, false) => "nothing is unsafe, but no mail is sent",
+                (false, _) => "nothing stops `saas serve` and `saas worker`",
+            };
+            report.add("settings", Ok(Passed(text.into())));
         }
         problems.into_iter().for_each(|problem| report.add("settings", Err(anyhow::anyhow!(problem))));
+        weaknesses.into_iter().for_each(|weakness| report.add("settings", Ok(Warning(weakness))));
         report.add("http", none_of(self.http.problems(), || Passed("the origins are valid".into())));
         let mail = &self.config.mail;
         report.add(
@@ -256,6 +259,24 @@ async fn addresses(conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
          others, or change their addresses",
         causes.join("; ")
     )))
+}
+
+/// Checks what the user may do with the tables, which are those with the owner of `users`.
+async fn rights(conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
+    const MISSING: &str = r"
+        SELECT coalesce(string_agg(privilege || ' on ' || t.relname, ', ' ORDER BY t.relname, privilege), '') AS value
+        FROM pg_class users
+        JOIN pg_class t ON t.relnamespace = users.relnamespace AND t.relowner = users.relowner AND t.relkind IN ('r', 'p')
+        CROSS JOIN unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) privilege
+        WHERE users.oid = to_regclass('users') AND NOT has_table_privilege(t.oid, privilege)
+            AND t.relname !~ '^__diesel' AND (t.relname, privilege) <> ('audit_log', 'UPDATE')";
+    match ask(conn, MISSING).await?.as_str() {
+        "" => Ok(Passed("the user may read and write all tables".into())),
+        missing => bail!(
+            "the user of PostgreSQL has no right to {missing}: grant it as the owner of the tables with GRANT SELECT, \
+             INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO <name>"
+        ),
+    }
 }
 
 /// Compares the clock with the database's. Tokens contain times, so the clocks of all replicas must agree.

@@ -3,6 +3,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use anyhow::{Context, bail};
+use clap::Args;
 use secrecy::ExposeSecret;
 use tokio::time::sleep;
 
@@ -150,17 +151,38 @@ pub(super) fn is_loopback(host: IpAddr) -> bool {
     host.to_canonical().is_loopback()
 }
 
-/// Logs settings that work but are probably not what was meant.
+/// Logs settings that work, but are unsafe in production or probably not what was meant.
 pub(super) fn log_warnings(config: &Config) {
-    for warning in config.warnings() {
+    for warning in config.warnings().into_iter().chain(weaknesses(config)) {
         tracing::warn!("{warning}");
     }
 }
 
-/// Waits until Redis answers, and checks that it does not lose jobs.
+/// Returns the settings that are unsafe in production but do not stop a process, each with its fix.
+pub(super) fn weaknesses(config: &Config) -> Vec<String> {
+    let mut weaknesses = config.weaknesses();
+    let flags = secrets_on_command_line();
+    if !flags.is_empty() {
+        weaknesses.push(format!(
+            "every user of this machine can read the arguments of a process: use the environment or .env instead of {}",
+            flags.join(", ")
+        ));
+    }
+    weaknesses
+}
+
+/// Returns the flags of this process whose values are secrets.
+fn secrets_on_command_line() -> Vec<String> {
+    let command = Config::augment_args(clap::Command::new("saas"));
+    let secrets = command.get_arguments().filter(|arg| arg.is_hide_env_values_set());
+    let flags = secrets.filter_map(|arg| Some(format!("--{}", arg.get_long()?)));
+    flags.filter(|flag| std::env::args().any(|given| given.split('=').next() == Some(flag.as_str()))).collect()
+}
+
+/// Waits until Redis answers and accepts writes, and checks that it does not lose jobs and that its user has all rights.
 ///
 /// # Errors
-/// If Redis refuses the connection for good, or is configured so that it may lose jobs.
+/// If Redis refuses the connection for good, is configured so that it may lose jobs, or denies what the product does.
 pub(super) async fn wait_for_usable_redis(queue: &Queue) -> anyhow::Result<()> {
     let mut logged = false;
     loop {
@@ -170,7 +192,10 @@ pub(super) async fn wait_for_usable_redis(queue: &Queue) -> anyhow::Result<()> {
                 return Err(error).context("cannot use Redis: check REDIS_URL, its user and password");
             }
             Err(error) if !logged => {
-                tracing::warn!(error = %error, "cannot reach Redis, retrying");
+                match error.is_io_error() {
+                    true => tracing::warn!(error = %error, "cannot reach Redis, retrying"),
+                    false => tracing::warn!(error = %error, "Redis cannot be used now, retrying"),
+                }
                 logged = true;
             }
             Err(_) => {}

@@ -138,27 +138,6 @@ impl Config {
         problems.extend(self.auth.hashing.problem());
         problems
     }
-
-    /// Returns warnings about settings that work but are probably not what was meant.
-    pub fn warnings(&self) -> Vec<String> {
-        if self.core.debug {
-            return Vec::new();
-        }
-        let mut warnings = Vec::new();
-        if !self.mail.smtp_url.is_set() {
-            warnings.push(
-                "no mail is sent, because there is no mail server: set SMTP_URL. Mails wait in the outbox until then, \
-                 and are dropped when they are too old"
-                    .into(),
-            );
-        }
-        if !self.mail.has_link_target() {
-            warnings.push(format!(
-                "the links in mails lead to {DEFAULT_PUBLIC_URL}: set PUBLIC_URL or FRONTEND_URL"
-            ));
-        }
-        warnings
-    }
 }
 
 impl Auth {

@@ -25,6 +25,7 @@ mod postgres_words;
 mod smtp;
 mod two_factor;
 mod value;
+mod warnings;
 
 use std::{net::IpAddr, path::PathBuf};
 

@@ -5,7 +5,7 @@ use saas::{cli::Cli, config::RENAMED_VARIABLES};
 
 use crate::support::{
     app::SECRET,
-    process::{TempDir, production_command, run, saas},
+    process::{Running, TempDir, production_command, run, saas},
     servers::{TestDatabase, servers},
 };
 
@@ -34,8 +34,12 @@ async fn smoke_production_reports_all_unsafe_settings_together() {
         let mut known = saas(&args);
         known
             .env("SECRET_KEY", "changethis-changethis-changethis-changethis")
+            .env("SECRET_KEY_PREVIOUS", "abcdefghabcdefghabcdefghabcdefgh")
+            .env("TWO_FACTOR_KEY", "CHANGE_ME_CHANGE_ME_CHANGE_ME_CHANGE_ME")
+            .env("TWO_FACTOR_KEY_PREVIOUS", "password12345678password12345678")
             .env("FIRST_SUPERUSER_PASSWORD", "x y z u v w");
-        run(known).await.failed(1, &["SECRET_KEY is an example"]);
+        let problems = ["SECRET_KEY is an", "SECRET_KEY_PREVIOUS is an", "TWO_FACTOR_KEY is an", "TWO_FACTOR_KEY_PREVIOUS is an"];
+        run(known).await.failed(1, &problems);
     }
 }
 
@@ -128,6 +132,41 @@ async fn old_names_of_settings_keep_working() {
     run(saas(&["worker", "--shutdown-grace=x"])).await.failed(2, &["invalid value 'x'"]);
     let database = TestDatabase::migrated().await;
     run(production_command(&["doctor", "--queue-prefix=p"], &database, "q").await).await.succeeded();
+}
+
+#[tokio::test]
+async fn plain_connections_are_warned_of_at_start_and_by_doctor() {
+    let database = TestDatabase::migrated().await;
+    let command = async |args: &[&str]| {
+        let mut command = production_command(args, &database, "p").await;
+        command
+            .env("DEBUG", "true")
+            .env("DATABASE_URL", "postgres://u:hunter2@db.invalid/app?sslmode=require")
+            .env("REDIS_URL", "redis://:hunter2@redis.invalid:6379/0")
+            .env("SMTP_URL", "smtp://mail.invalid")
+            .env("PUBLIC_URL", "http://api.example.com");
+        command
+    };
+    let warnings = [
+        "DEBUG is on",
+        "PUBLIC_URL begins with http",
+        "mails to mail.invalid may be sent unencrypted",
+        "the certificate of PostgreSQL at db.invalid:5432 is not verified",
+        "connections to Redis at redis.invalid are unencrypted",
+    ];
+    let serve = run(command(&["serve", "--port", "0"]).await).await.failed(1, &warnings);
+    let mut worker = Running::start(command(&["worker"]).await);
+    for warning in warnings {
+        worker.wait_for_output(warning).await;
+    }
+    let doctor = run(command(&["doctor", "--secret-key", SECRET]).await).await;
+    for warning in warnings.into_iter().chain(["use the environment or .env instead of --secret-key"]) {
+        let found = doctor.stdout.lines().any(|line| line.starts_with("warn  settings") && line.contains(warning));
+        assert!(found, "{warning} in {}", doctor.stdout);
+    }
+    for output in [serve.stderr, worker.output(), doctor.stdout] {
+        assert!(!output.contains("hunter2") && !output.contains(SECRET), "{output}");
+    }
 }
 
 /// Writes the table of all settings in docs/settings.md from the definitions, or checks it.
