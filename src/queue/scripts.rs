@@ -38,5 +38,6 @@ pub(super) static REQUEUE: LazyLock<Script> = script!(RUNS_WHEN_FULL, "requeue")
 pub(super) static PURGE: LazyLock<Script> = script!(RUNS_WHEN_FULL, "purge");
 pub(super) static PURGE_OWNER: LazyLock<Script> = script!(RUNS_WHEN_FULL, "purge_owner");
 pub(super) static CONTROL: LazyLock<Script> = script!(RUNS_WHEN_FULL, "control");
+pub(super) static PROBE: LazyLock<Script> = script!(RUNS_WHEN_FULL, "probe");
 pub(super) static STATUS: LazyLock<Script> = script!(READ_ONLY, "status");
 pub(super) static INSPECT: LazyLock<Script> = script!(READ_ONLY, "inspect");

@@ -1,10 +1,14 @@
-//! Checks whether a Redis server is safe for jobs.
+//! Checks whether a Redis server is safe for jobs, and whether its user may do what the product does.
 
 use redis::{AsyncConnectionConfig, ErrorKind, RedisError, RedisResult, ServerErrorKind};
 
-use super::client::Queue;
+use super::{client::Queue, scripts};
 
 const MIN_REDIS_VERSION: (u32, u32) = (7, 0);
+/// Codes of errors that a server answers to writes until its disk or its replicas are usable again.
+const REFUSES_WRITES_CODES: [&str; 2] = ["MISCONF", "NOREPLICAS"];
+/// Where the complete list of rights is.
+const RIGHTS_GUIDE: &str = "docs/databases.md lists all rights";
 
 /// The properties of a Redis server that the queue depends on.
 #[derive(Debug, Clone)]
@@ -42,8 +46,10 @@ impl Server {
             )),
             None => warnings.push("the eviction policy is unknown; it must be noeviction".into()),
         }
-        if field("aof_enabled") != Some("1") {
-            warnings.push("appendonly is off: a crash of Redis loses jobs; set `appendonly yes`".into());
+        match field("aof_enabled") {
+            Some("1") => {}
+            Some(_) => warnings.push("appendonly is off: a crash of Redis loses jobs; set `appendonly yes`".into()),
+            None => warnings.push("whether appendonly is on is unknown; without it, a crash of Redis loses jobs".into()),
         }
         if field("cluster_enabled") == Some("1") && !(prefix.contains('{') && prefix.contains('}')) {
             problems.push(format!(
@@ -52,31 +58,97 @@ impl Server {
         }
         Self { name, problems, warnings }
     }
+
+    /// A server whose user may not run INFO.
+    fn unknown() -> Self {
+        let warning = "version, maxmemory-policy and appendonly cannot be checked, because the user may not run INFO: \
+                       grant it with +info, or make sure of Redis 7.0 or newer, `noeviction` and `appendonly yes`";
+        Self { name: "Redis".into(), problems: Vec::new(), warnings: vec![warning.into()] }
+    }
 }
 
 /// Returns whether an error is temporary, unlike a wrong password.
 pub fn is_transient(error: &RedisError) -> bool {
-    let busy = matches!(
+    use ServerErrorKind::{BusyLoading, ClusterDown, MasterDown, Moved, ReadOnly, TryAgain};
+    // After a failover, the address may lead to a server that accepts writes.
+    let is_unusable = matches!(
         error.kind(),
-        ErrorKind::Server(
-            ServerErrorKind::BusyLoading | ServerErrorKind::MasterDown | ServerErrorKind::TryAgain
-        )
+        ErrorKind::Server(BusyLoading | ClusterDown | MasterDown | Moved | ReadOnly | TryAgain)
     );
-    busy || error.is_io_error() || error.is_timeout() || error.is_connection_dropped()
+    let refuses_writes = error.code().is_some_and(|code| REFUSES_WRITES_CODES.contains(&code));
+    is_unusable || refuses_writes || error.is_io_error() || error.is_timeout() || error.is_connection_dropped()
+}
+
+fn is_denied(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm)
+}
+
+/// Describes the right that a refused command lacks.
+fn describe_denial(error: &RedisError, prefix: &str) -> String {
+    // The name of the command is in quotes. Without one, a key was refused.
+    match error.detail().and_then(|text| text.split('\'').nth(1)) {
+        Some(command) => describe_missing_commands(&[command.to_owned()]),
+        None => describe_missing_keys(prefix),
+    }
+}
+
+fn describe_missing_commands(commands: &[String]) -> String {
+    let right = |command: &String| match command.to_ascii_lowercase() {
+        name if name.starts_with("eval") || name.starts_with("script") => "+@scripting".to_owned(),
+        name => format!("+{name}"),
+    };
+    let mut rights: Vec<_> = commands.iter().map(right).collect();
+    rights.dedup();
+    let (commands, rights) = (commands.join(", ").to_ascii_uppercase(), rights.join(" "));
+    format!("the Redis user may not run {commands}: grant it with `ACL SETUSER <name> {rights}`; {RIGHTS_GUIDE}")
+}
+
+fn describe_missing_keys(prefix: &str) -> String {
+    format!(
+        "the Redis user may not use all keys of the product: grant them with `ACL SETUSER <name> ~{prefix} ~{prefix}:*`; \
+         {RIGHTS_GUIDE}"
+    )
 }
 
 impl Queue {
-    /// Reads the properties of the server.
+    /// Reads the properties of the server, and tries what the product does with it. A missing right is a problem of the
+    /// server, unless only this check needs it.
     ///
     /// # Errors
-    /// If the server does not answer, or refuses the connection.
+    /// If the server does not answer, or refuses the connection or all writes.
     pub async fn server(&self) -> RedisResult<Server> {
+        match self.examine().await {
+            Err(error) if is_denied(&error) => Ok(Server {
+                name: "Redis".into(),
+                problems: vec![describe_denial(&error, self.prefix())],
+                warnings: Vec::new(),
+            }),
+            result => result,
+        }
+    }
+
+    async fn examine(&self) -> RedisResult<Server> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.timeout()))
             .set_response_timeout(Some(self.timeout()));
         let mut conn = self.client().get_multiplexed_async_connection_with_config(&config).await?;
-        let info: String = redis::cmd("INFO").query_async(&mut conn).await?;
-        Ok(Server::parse(&info, self.prefix()))
+        let mut server = match redis::cmd("INFO").query_async::<String>(&mut conn).await {
+            Ok(info) => Server::parse(&info, self.prefix()),
+            Err(error) if is_denied(&error) => Server::unknown(),
+            Err(error) => return Err(error),
+        };
+        // A server with a problem, such as one that is too old, may not be able to run scripts.
+        if server.problems.is_empty() {
+            let (missing, keys_refused): (Vec<String>, bool) =
+                scripts::PROBE.key(self.prefix()).invoke_async(&mut conn).await?;
+            if !missing.is_empty() {
+                server.problems.push(describe_missing_commands(&missing));
+            }
+            if keys_refused {
+                server.problems.push(describe_missing_keys(self.prefix()));
+            }
+        }
+        Ok(server)
     }
 }
 

@@ -67,6 +67,7 @@ mod queue_processes;
 mod queue_redis;
 mod queue_reserved;
 mod registration_limits;
+mod redis_rights;
 mod replicas;
 mod request_headers;
 mod secrets_in_logs;

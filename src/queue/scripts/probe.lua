@@ -1,0 +1,23 @@
+-- Checks that the user may do what the product does, and that the server accepts writes: writes a key and deletes it.
+-- Returns {the commands that the user may not run, 1 if keys that begin with the prefix and a colon are refused, else 0}
+local key, missing, keys_refused = P .. ':probe', {}, 0
+-- In the scripts of this folder and of the rate limits; then alone: for the cache, to wake a worker.
+local COMMANDS = 'DEL EXISTS GET PEXPIREAT PTTL RENAMENX SET UNLINK HDEL HEXISTS HGET HGETALL HINCRBY HMGET HSCAN HSET '
+  .. 'HSETNX HSTRLEN LINDEX LLEN LPOP LPOS LPUSH LRANGE LREM RPOP RPUSH SADD SISMEMBER SMEMBERS SMISMEMBER SREM ZADD ZCARD '
+  .. 'ZRANGE ZRANGEBYSCORE ZREM ZREVRANGE ZSCAN ZSCORE PSETEX BZPOPMIN'
+if redis.acl_check_cmd then -- some compatible servers have no such function
+  -- Redis has checked the right to use P itself before it ran this script.
+  for command in string.gmatch(COMMANDS, '%u+') do
+    if not redis.acl_check_cmd(command, P, P) then missing[#missing + 1] = command
+    elseif not redis.acl_check_cmd(command, key, key) then keys_refused = 1 end
+  end
+  for _, command in ipairs({ 'PING', 'TIME' }) do
+    if not redis.acl_check_cmd(command) then missing[#missing + 1] = command end
+  end
+  if not redis.acl_check_cmd('SCRIPT', 'LOAD', '') then missing[#missing + 1] = 'SCRIPT|LOAD' end
+end
+if #missing == 0 and keys_refused == 0 then
+  rc('SET', key, '', 'PX', 1000)
+  rc('DEL', key)
+end
+return { missing, keys_refused }
