@@ -176,7 +176,9 @@ fn secrets_on_command_line() -> Vec<String> {
     let command = Config::augment_args(clap::Command::new("saas"));
     let secrets = command.get_arguments().filter(|arg| arg.is_hide_env_values_set());
     let flags = secrets.filter_map(|arg| Some(format!("--{}", arg.get_long()?)));
-    flags.filter(|flag| std::env::args().any(|given| given.split('=').next() == Some(flag.as_str()))).collect()
+    flags
+        .filter(|flag| std::env::args().any(|given| given.split('=').next() == Some(flag.as_str())))
+        .collect()
 }
 
 /// Waits until Redis answers and accepts writes, and checks that it does not lose jobs and that its user has all rights.

@@ -7,7 +7,8 @@ use url::Url;
 
 use super::{
     Auth, Config, Core, DEFAULT_ADMIN_PASSWORD, Hashing, Http, LogFormat, Mail, Redis, SecondFactorFor,
-    Worker, key_strength::is_predictable,
+    Worker,
+    key_strength::is_predictable,
     value::{Origins, base_url, given, origins, secret},
 };
 

@@ -112,7 +112,8 @@ mod tests {
         for _ in 0..2_000 {
             let mut bytes = [0; 44];
             rand::fill(&mut bytes).unwrap();
-            let base64: String = bytes.iter().map(|byte| char::from(BASE64[usize::from(byte % 64)])).collect();
+            let base64: String =
+                bytes.iter().map(|byte| char::from(BASE64[usize::from(byte % 64)])).collect();
             assert!(!is_predictable(&base64), "{base64}");
             let hex: String = bytes[..32].iter().map(|byte| format!("{byte:02x}")).collect();
             assert!(!is_predictable(&hex), "{hex}");

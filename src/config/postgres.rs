@@ -191,7 +191,8 @@ impl Words {
         if !tls.allow_tls12 && !tls.allow_tls13 {
             return Err("ssl_min_protocol_version and ssl_max_protocol_version allow no version".into());
         }
-        if tls.mode == SslMode::Disable && options.connection.get_channel_binding() == ChannelBinding::Require {
+        if tls.mode == SslMode::Disable && options.connection.get_channel_binding() == ChannelBinding::Require
+        {
             return Err("channel_binding=require needs TLS, which sslmode=disable turns off".into());
         }
         Ok(options)
@@ -201,7 +202,9 @@ impl Words {
         let list = |text: &str| text.split(',').map(|item| item.trim().to_owned()).collect::<Vec<_>>();
         let (hosts, addresses, ports) = (list(&self.hosts), list(&self.addresses), list(&self.ports));
         let count = match (self.hosts.is_empty(), self.addresses.is_empty()) {
-            (true, true) => return Err("there is no host; write postgres://user:password@host:5432/name".into()),
+            (true, true) => {
+                return Err("there is no host; write postgres://user:password@host:5432/name".into());
+            }
             (false, false) if hosts.len() != addresses.len() => {
                 return Err("host and hostaddr have different numbers of entries".into());
             }
@@ -217,7 +220,8 @@ impl Words {
             let port = port.as_deref().unwrap_or(DEFAULT_PORT).parse::<u16>().ok().filter(|port| *port > 0);
             let port = port.ok_or("a port is not a number from 1 to 65535")?;
             let address = given(&addresses, at).map(|address| address.parse::<IpAddr>());
-            let address = address.transpose().map_err(|_| "hostaddr has an entry that is not an IP address")?;
+            let address =
+                address.transpose().map_err(|_| "hostaddr has an entry that is not an IP address")?;
             match (given(&hosts, at), address) {
                 (None, None) => Err("a host is empty"),
                 (Some(directory), None) if directory.starts_with('/') => {
@@ -225,7 +229,8 @@ impl Words {
                 }
                 (host, address) => {
                     let name = host.filter(|host| !host.starts_with('/'));
-                    let name = name.or_else(|| address.map(|address| address.to_string())).unwrap_or_default();
+                    let name =
+                        name.or_else(|| address.map(|address| address.to_string())).unwrap_or_default();
                     Ok(PostgresServer::Tcp { name, address, port })
                 }
             }
@@ -279,7 +284,13 @@ mod tests {
     #[test]
     fn weak_connections_beyond_this_machine_are_found() {
         let is_weak = |url: &str| parse(url).weakness().is_some();
-        for url in ["h", "db.example.com?sslmode=require", "10.0.0.1?sslmode=disable", "localhost,h", "localhost?hostaddr=10.0.0.1"] {
+        for url in [
+            "h",
+            "db.example.com?sslmode=require",
+            "10.0.0.1?sslmode=disable",
+            "localhost,h",
+            "localhost?hostaddr=10.0.0.1",
+        ] {
             assert!(is_weak(url), "{url}");
         }
         for url in [

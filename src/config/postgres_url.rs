@@ -72,7 +72,10 @@ mod tests {
             ("[::1]:7,[fe80::2%25eth0]/", "host=::1,fe80::2%eth0 port=7,"),
             ("/db?host=/run/pg&user=u@tenant", "dbname=db host=/run/pg user=u@tenant"),
             ("%2Frun%2Fa,%2Frun%2Fb/d", "host=/run/a,/run/b port=, dbname=d"),
-            ("u%40x:p%2F%3f%25+%zz@h/a%20b?password=a+b", "user=u@x password=p/?%+%zz host=h dbname=a b password=a+b"),
+            (
+                "u%40x:p%2F%3f%25+%zz@h/a%20b?password=a+b",
+                "user=u@x password=p/?%+%zz host=h dbname=a b password=a+b",
+            ),
         ] {
             assert_eq!(of(url), expected, "{url}");
         }

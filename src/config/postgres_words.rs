@@ -112,7 +112,9 @@ impl Words {
             "options" => {
                 connection.options(value);
             }
-            "connect_timeout" => self.options.connect_timeout = positive(name, value)?.map(Duration::from_secs),
+            "connect_timeout" => {
+                self.options.connect_timeout = positive(name, value)?.map(Duration::from_secs)
+            }
             "target_session_attrs" => self.options.session = choose(name, value, SESSION_ATTRS)?,
             "load_balance_hosts" => {
                 self.options.random_order = choose(name, value, &[("disable", false), ("random", true)])?;
@@ -231,7 +233,9 @@ mod tests {
         parse(&format!("?{}", query.join("&"))).unwrap();
         let empty: Vec<_> = SUPPORTED.split(' ').skip(1).map(|name| format!("{name}=")).collect();
         assert_eq!(parse(&format!("h?{}", empty.join("&"))).unwrap().tls.mode, SslMode::Prefer);
-        for name in UNSUPPORTED.iter().map(|(name, _)| *name).chain(["sllmode", "statement_cache_size", "Host"]) {
+        for name in
+            UNSUPPORTED.iter().map(|(name, _)| *name).chain(["sllmode", "statement_cache_size", "Host"])
+        {
             let problem = parse(&format!("h?{name}=1")).unwrap_err();
             assert!(problem.contains(name), "{problem}");
         }
@@ -267,7 +271,9 @@ mod tests {
             let problem = parse(&format!("u:hunter2@h/db?{query}")).expect_err(query);
             assert!(!problem.contains("hunter2"), "{problem}");
         }
-        for url in ["u:hun?hunter2=ter@h/db", "u:hun?hunter2@h/db?a=b", "u:a@hunter2:hunter2@h/db", "u:hunter2@/db"] {
+        for url in
+            ["u:hun?hunter2=ter@h/db", "u:hun?hunter2@h/db?a=b", "u:a@hunter2:hunter2@h/db", "u:hunter2@/db"]
+        {
             let problem = parse(url).unwrap_err();
             assert!(!problem.contains("hunter2"), "{problem}");
         }
@@ -282,7 +288,10 @@ mod tests {
         assert_eq!(tls("sslmode=disable&sslmode=verify-full").mode, SslMode::VerifyFull);
         assert_eq!(tls("sslrootcert=system").mode, SslMode::VerifyFull);
         let with_file = tls("sslmode=require&sslrootcert=%2Fca.pem");
-        assert_eq!((with_file.mode, with_file.root_certificates), (SslMode::VerifyCa, Some("/ca.pem".into())));
+        assert_eq!(
+            (with_file.mode, with_file.root_certificates),
+            (SslMode::VerifyCa, Some("/ca.pem".into()))
+        );
         assert_eq!(tls("sslcert=/c&sslkey=/k").client_certificate, Some(("/c".into(), "/k".into())));
     }
 

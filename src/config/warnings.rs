@@ -36,7 +36,9 @@ impl Config {
     pub fn weaknesses(&self) -> Vec<String> {
         let mut list = Vec::new();
         if self.core.debug {
-            list.push("DEBUG is on: never use it in production, because it relaxes the checks of settings".into());
+            list.push(
+                "DEBUG is on: never use it in production, because it relaxes the checks of settings".into(),
+            );
             if secret(&self.auth.secret_key).is_none() {
                 list.push(
                     "SECRET_KEY is not set: each process makes its own key, and refuses the tokens of the others".into(),
@@ -58,10 +60,15 @@ impl Mail {
         };
         let mut list = Vec::new();
         if is_plain(&self.public_url) {
-            list.push("PUBLIC_URL begins with http: passwords and tokens are sent unencrypted. Use https".into());
+            list.push(
+                "PUBLIC_URL begins with http: passwords and tokens are sent unencrypted. Use https".into(),
+            );
         }
         if is_plain(&self.frontend_url) {
-            list.push("FRONTEND_URL begins with http: the links in mails open an unencrypted page. Use https".into());
+            list.push(
+                "FRONTEND_URL begins with http: the links in mails open an unencrypted page. Use https"
+                    .into(),
+            );
         }
         if let Some(server) = self.smtp_url.get().ok().flatten()
             && matches!(server.tls, SmtpTls::None | SmtpTls::Opportunistic)
@@ -85,9 +92,9 @@ impl Redis {
             ("redis" | "valkey", _) => Some(format!(
                 "connections to Redis at {host} are unencrypted, with the password and the jobs: use rediss:// in REDIS_URL"
             )),
-            ("rediss" | "valkeys", Some("insecure")) => {
-                Some(format!("the certificate of Redis at {host} is not verified: remove #insecure from REDIS_URL"))
-            }
+            ("rediss" | "valkeys", Some("insecure")) => Some(format!(
+                "the certificate of Redis at {host} is not verified: remove #insecure from REDIS_URL"
+            )),
             _ => None,
         }
     }

@@ -126,7 +126,11 @@ impl Target {
         }
     }
 
-    async fn connect_to(&self, address: &Address, session: SessionAttrs) -> Result<AsyncPgConnection, BoxError> {
+    async fn connect_to(
+        &self,
+        address: &Address,
+        session: SessionAttrs,
+    ) -> Result<AsyncPgConnection, BoxError> {
         let mut config = self.options.connection.clone();
         match address {
             Address::Unix(path) => {
@@ -179,7 +183,8 @@ impl Target {
                     return;
                 }
             }
-            if self.ways.iter().any(Option::is_none) && token.cancel_query(Annotated(PlainText)).await.is_ok() {
+            if self.ways.iter().any(Option::is_none) && token.cancel_query(Annotated(PlainText)).await.is_ok()
+            {
                 return;
             }
             // The token does not say which socket it belongs to. The other servers ignore it.

@@ -148,7 +148,7 @@ fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (&tag, rest) = der.split_first()?;
     let (&first, rest) = rest.split_first()?;
     let (length, rest) = match first {
-        0..0x80 => (usize::from(first), rest),
+        0..=0x7f => (usize::from(first), rest),
         0x81..=0x84 => {
             let (bytes, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
             (bytes.iter().fold(0, |length, byte| (length << 8) | usize::from(*byte)), rest)
@@ -177,7 +177,9 @@ mod tests {
 
     #[test]
     fn the_hash_of_the_signature_is_used() {
-        let length = |family: &[u8], last| server_end_point(&certificate(family, last, &[5, 0])).map(|hash| hash.len());
+        let length = |family: &[u8], last| {
+            server_end_point(&certificate(family, last, &[5, 0])).map(|hash| hash.len())
+        };
         for (family, last, expected) in [
             (PKCS1, 4, Some(32)),
             (PKCS1, 5, Some(32)),
@@ -200,7 +202,10 @@ mod tests {
             let certificate = certificate(PKCS1, 10, &parameters);
             assert_eq!(server_end_point(&certificate).map(|hash| hash.len()), Some(expected));
         }
-        assert_eq!(server_end_point(&certificate(PKCS1, 10, &der(0x30, &[]))).map(|hash| hash.len()), Some(32));
+        assert_eq!(
+            server_end_point(&certificate(PKCS1, 10, &der(0x30, &[]))).map(|hash| hash.len()),
+            Some(32)
+        );
         let whole = certificate(PKCS1, 11, &[5, 0]);
         for end in 0..320 {
             assert!(server_end_point(&whole[..end]).is_none(), "{end}");

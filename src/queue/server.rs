@@ -48,8 +48,11 @@ impl Server {
         }
         match field("aof_enabled") {
             Some("1") => {}
-            Some(_) => warnings.push("appendonly is off: a crash of Redis loses jobs; set `appendonly yes`".into()),
-            None => warnings.push("whether appendonly is on is unknown; without it, a crash of Redis loses jobs".into()),
+            Some(_) => {
+                warnings.push("appendonly is off: a crash of Redis loses jobs; set `appendonly yes`".into())
+            }
+            None => warnings
+                .push("whether appendonly is on is unknown; without it, a crash of Redis loses jobs".into()),
         }
         if field("cluster_enabled") == Some("1") && !(prefix.contains('{') && prefix.contains('}')) {
             problems.push(format!(
@@ -76,7 +79,11 @@ pub fn is_transient(error: &RedisError) -> bool {
         ErrorKind::Server(BusyLoading | ClusterDown | MasterDown | Moved | ReadOnly | TryAgain)
     );
     let refuses_writes = error.code().is_some_and(|code| REFUSES_WRITES_CODES.contains(&code));
-    is_unusable || refuses_writes || error.is_io_error() || error.is_timeout() || error.is_connection_dropped()
+    is_unusable
+        || refuses_writes
+        || error.is_io_error()
+        || error.is_timeout()
+        || error.is_connection_dropped()
 }
 
 fn is_denied(error: &RedisError) -> bool {
@@ -100,7 +107,9 @@ fn describe_missing_commands(commands: &[String]) -> String {
     let mut rights: Vec<_> = commands.iter().map(right).collect();
     rights.dedup();
     let (commands, rights) = (commands.join(", ").to_ascii_uppercase(), rights.join(" "));
-    format!("the Redis user may not run {commands}: grant it with `ACL SETUSER <name> {rights}`; {RIGHTS_GUIDE}")
+    format!(
+        "the Redis user may not run {commands}: grant it with `ACL SETUSER <name> {rights}`; {RIGHTS_GUIDE}"
+    )
 }
 
 fn describe_missing_keys(prefix: &str) -> String {

@@ -38,7 +38,12 @@ async fn smoke_production_reports_all_unsafe_settings_together() {
             .env("TWO_FACTOR_KEY", "CHANGE_ME_CHANGE_ME_CHANGE_ME_CHANGE_ME")
             .env("TWO_FACTOR_KEY_PREVIOUS", "password12345678password12345678")
             .env("FIRST_SUPERUSER_PASSWORD", "x y z u v w");
-        let problems = ["SECRET_KEY is an", "SECRET_KEY_PREVIOUS is an", "TWO_FACTOR_KEY is an", "TWO_FACTOR_KEY_PREVIOUS is an"];
+        let problems = [
+            "SECRET_KEY is an",
+            "SECRET_KEY_PREVIOUS is an",
+            "TWO_FACTOR_KEY is an",
+            "TWO_FACTOR_KEY_PREVIOUS is an",
+        ];
         run(known).await.failed(1, &problems);
     }
 }
@@ -161,7 +166,8 @@ async fn plain_connections_are_warned_of_at_start_and_by_doctor() {
     }
     let doctor = run(command(&["doctor", "--secret-key", SECRET]).await).await;
     for warning in warnings.into_iter().chain(["use the environment or .env instead of --secret-key"]) {
-        let found = doctor.stdout.lines().any(|line| line.starts_with("warn  settings") && line.contains(warning));
+        let found =
+            doctor.stdout.lines().any(|line| line.starts_with("warn  settings") && line.contains(warning));
         assert!(found, "{warning} in {}", doctor.stdout);
     }
     for output in [serve.stderr, worker.output(), doctor.stdout] {

@@ -47,7 +47,8 @@ async fn tls_server() -> Server {
     for (from, to) in [("server.pem", "server.crt"), ("server.key", "server.key")] {
         let pem = std::fs::read_to_string(certificate(from)).unwrap();
         // The account of the server may be another one than that of this test.
-        let write = format!("COPY (SELECT regexp_split_to_table('{pem}', '\\n')) TO PROGRAM 'umask 077; cat > {to}'");
+        let write =
+            format!("COPY (SELECT regexp_split_to_table('{pem}', '\\n')) TO PROGRAM 'umask 077; cat > {to}'");
         execute(url, &write).await;
     }
     execute(url, "ALTER SYSTEM SET ssl = on").await;
@@ -87,7 +88,10 @@ async fn connections_are_encrypted_as_the_parameters_say() {
     let other = with_authority("verify-full");
     for (url, why) in [
         // Not trusted; not the name of the server.
-        (format!("{url}?sslmode=verify-ca&sslrootcert={}", certificate("server.pem").display()), "certificate"),
+        (
+            format!("{url}?sslmode=verify-ca&sslrootcert={}", certificate("server.pem").display()),
+            "certificate",
+        ),
         (format!("{url}?hostaddr=127.0.0.1&host=db.example.com&{other}"), "certificate"),
         (format!("{other_name}?hostaddr=127.0.0.1&{other}"), "certificate"),
         (format!("{url}?sslmode=require&sslcert=/nowhere.pem&sslkey=/nowhere.key"), "/nowhere.key"),
@@ -236,9 +240,13 @@ async fn doctor_tries_the_rights_of_the_user_of_postgresql() {
     };
     let denied = doctor().await;
     let line = denied.stdout.lines().find(|line| line.starts_with("FAIL  rights")).unwrap_or_default();
-    assert!(denied.code == Some(1) && line.contains("INSERT on users") && line.contains("GRANT"), "{denied:?}");
+    assert!(
+        denied.code == Some(1) && line.contains("INSERT on users") && line.contains("GRANT"),
+        "{denied:?}"
+    );
 
-    let guide = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/databases.md")).unwrap();
+    let guide =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/databases.md")).unwrap();
     let grant = guide.lines().map(str::trim).find(|line| line.starts_with("GRANT SELECT, INSERT")).unwrap();
     database.sql(&grant.replace("TO saas", &format!("TO {role}"))).await;
     assert!(doctor().await.succeeded().stdout.contains("ok    rights"));

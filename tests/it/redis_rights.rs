@@ -117,9 +117,18 @@ async fn a_missing_right_is_named_by_doctor_and_at_start() {
     let database = TestDatabase::migrated().await;
     let redis = OwnRedis::start().await;
     for (at, (rights, problem)) in [
-        (&["~*", "+@all", "-@scripting"][..], "may not run EVALSHA: grant it with `ACL SETUSER <name> +@scripting`"),
-        (&["~*", "+@all", "-script|load"][..], "may not run SCRIPT|LOAD: grant it with `ACL SETUSER <name> +@scripting`"),
-        (&["~*", "+@all", "-hset", "-zadd"][..], "may not run HSET, ZADD: grant it with `ACL SETUSER <name> +hset +zadd`"),
+        (
+            &["~*", "+@all", "-@scripting"][..],
+            "may not run EVALSHA: grant it with `ACL SETUSER <name> +@scripting`",
+        ),
+        (
+            &["~*", "+@all", "-script|load"][..],
+            "may not run SCRIPT|LOAD: grant it with `ACL SETUSER <name> +@scripting`",
+        ),
+        (
+            &["~*", "+@all", "-hset", "-zadd"][..],
+            "may not run HSET, ZADD: grant it with `ACL SETUSER <name> +hset +zadd`",
+        ),
         (&["~*", "+@all", "-bzpopmin"][..], "may not run BZPOPMIN"),
         (&["~*", "+@all", "-psetex", "-ping"][..], "may not run PSETEX, PING"),
         (&["~other:*", "+@all"][..], "grant them with `ACL SETUSER <name> ~rq ~rq:*`"),
