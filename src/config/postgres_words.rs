@@ -183,11 +183,8 @@ impl Words {
                     connection.tcp_user_timeout(Duration::from_millis(ms));
                 }
             }
-            "client_encoding" => {
-                if !["utf8", "utf-8", "auto"].contains(&value.to_ascii_lowercase().as_str()) {
-                    return Err("client_encoding is always UTF8: remove it".into());
-                }
-            }
+            "client_encoding" if ["utf8", "utf-8", "auto"].contains(&&*value.to_ascii_lowercase()) => {}
+            "client_encoding" => return Err("client_encoding is always UTF8: remove it".into()),
             "gssencmode" if value == "require" => {
                 return Err("gssencmode=require is not supported: use sslmode, which encrypts by TLS".into());
             }

@@ -139,7 +139,7 @@ pub(super) fn is_local(host: &str) -> bool {
 /// Parses a mail address, with or without a name. The domain becomes ASCII.
 pub(super) fn mailbox(text: &str) -> Result<Mailbox, String> {
     let parsed = text.parse::<Mailbox>().ok().and_then(|mailbox| {
-        let address = EmailAddress::parse_sender(&mailbox.email.to_string()).ok()?;
+        let address = EmailAddress::parse_sender(mailbox.email.as_ref()).ok()?;
         Some(Mailbox::new(mailbox.name, address.for_mail()))
     });
     parsed.ok_or_else(|| format!("{text:?} is not an address; write `Name <address@example.com>`"))

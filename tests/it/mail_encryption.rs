@@ -34,13 +34,13 @@ fn has_sent_something(smtp: &SmtpServer) -> bool {
 
 #[tokio::test]
 async fn smoke_starttls_is_used_if_it_is_offered() {
-    let smtp = SmtpServer::with(offering(&[], Tls::StartTls)).await;
+    let smtp = SmtpServer::with(offering(&[], Tls::Upgrade)).await;
     send(&smtp.url_with_password(), TO).await.unwrap();
     let wanted = ["EHLO", "STARTTLS", "TLS EHLO", "TLS AUTH", "TLS MAIL", "TLS RCPT", "TLS DATA"];
     assert_eq!(verbs(&smtp), wanted);
     assert_eq!(smtp.mails().len(), 1);
 
-    let smtp = SmtpServer::with(offering(&[], Tls::StartTls)).await;
+    let smtp = SmtpServer::with(offering(&[], Tls::Upgrade)).await;
     send(&smtp.url, TO).await.unwrap();
     assert!(verbs(&smtp).contains(&"TLS MAIL".to_owned()), "{:?}", smtp.commands());
 }
@@ -64,7 +64,7 @@ async fn nothing_is_sent_in_clear_if_starttls_is_offered_and_fails() {
 
 #[tokio::test]
 async fn required_encryption_needs_a_server_that_offers_it_and_a_valid_certificate() {
-    for (tls, problem) in [(Tls::Off, "does not offer STARTTLS"), (Tls::StartTls, "certificate")] {
+    for (tls, problem) in [(Tls::Off, "does not offer STARTTLS"), (Tls::Upgrade, "certificate")] {
         let smtp = SmtpServer::with(offering(&[], tls)).await;
         let error = send(&format!("{}?tls=required", smtp.url_with_password()), TO).await.unwrap_err();
         assert!(!error.is_permanent() && chain(&error).contains(problem), "{}", chain(&error));
@@ -78,14 +78,14 @@ async fn required_encryption_needs_a_server_that_offers_it_and_a_valid_certifica
 
 #[tokio::test]
 async fn encryption_can_be_turned_off() {
-    let smtp = SmtpServer::with(offering(&[], Tls::StartTls)).await;
+    let smtp = SmtpServer::with(offering(&[], Tls::Upgrade)).await;
     send(&format!("{}?tls=none", smtp.url_with_password()), TO).await.unwrap();
     assert_eq!(verbs(&smtp), ["EHLO", "AUTH", "MAIL", "RCPT", "DATA"]);
 }
 
 #[tokio::test]
 async fn a_worker_sends_to_a_server_whose_certificate_the_system_trusts() {
-    for (tls, parameter) in [(Tls::Wrapper, ""), (Tls::StartTls, "?tls=required")] {
+    for (tls, parameter) in [(Tls::Wrapper, ""), (Tls::Upgrade, "?tls=required")] {
         let smtp = SmtpServer::with(offering(&[], tls)).await;
         let app = TestApp::with(&["--debug=false"]).await;
         let body = json!({ "email": "ada@example.com", "password": PASSWORD });

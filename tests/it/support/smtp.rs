@@ -37,7 +37,7 @@ pub struct Behavior {
 pub enum Tls {
     #[default]
     Off,
-    StartTls,
+    Upgrade,
     Wrapper,
 }
 
@@ -187,7 +187,7 @@ impl Dialog {
     fn extensions(&self, is_encrypted: bool) -> String {
         let mut lines = vec!["test"];
         lines.extend(&self.behavior.extensions);
-        if self.behavior.tls == Tls::StartTls && !is_encrypted {
+        if self.behavior.tls == Tls::Upgrade && !is_encrypted {
             lines.push("STARTTLS");
         }
         let (last, others) = lines.split_last().unwrap();
