@@ -18,5 +18,15 @@ CREATE FUNCTION search_fold(value TEXT) RETURNS TEXT LANGUAGE sql IMMUTABLE STRI
 $$;
 
 DROP INDEX users_search_idx;
-CREATE INDEX users_search_idx ON users
-    USING gin (search_fold(email || ' ' || coalesce(full_name, '')) gin_trgm_ops);
+-- The extension may be in a schema that is outside of the search path.
+DO $$
+BEGIN
+    EXECUTE format(
+        $index$
+        CREATE INDEX users_search_idx ON users
+            USING gin (search_fold(email || ' ' || coalesce(full_name, '')) %I.gin_trgm_ops)
+        $index$,
+        (SELECT nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE extname = 'pg_trgm')
+    );
+END
+$$;
