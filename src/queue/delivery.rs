@@ -276,7 +276,7 @@ impl Delivery {
 
     fn outcome(&self, state: State, envelope: &Envelope, took: Duration, detail: OutcomeDetail) -> String {
         let (result, reason) = match detail {
-            OutcomeDetail::Result(result) => (Some(result), None),
+            OutcomeDetail::Result(result) => (Some(result).filter(|result| !result.is_null()), None),
             OutcomeDetail::Reason(reason) => (None, Some(reason)),
             OutcomeDetail::None => (None, None),
         };
@@ -289,8 +289,8 @@ impl Delivery {
             reason,
             attempts: self.failures + self.crashes + 1,
             enqueued: envelope.at,
-            started: Some(self.fetched_at),
-            ended: self.fetched_at + took.as_millis() as i64,
+            waited: self.fetched_at - envelope.at,
+            ran: took.as_millis() as i64,
         })
     }
 }

@@ -5,24 +5,35 @@ use serde_json::Value;
 
 use super::{envelope::Envelope, state::State};
 
-/// The outcome of a job that has finished, or was canceled while it ran. Times are in milliseconds since the epoch.
+/// The outcome of a job that has finished, or was canceled while it ran. The names are short, because Redis holds many
+/// outcomes. Times are in milliseconds.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Outcome {
+    /// The first field: scripts look at it.
     pub(super) state: State,
+    #[serde(rename = "t")]
     pub(super) task: String,
+    #[serde(rename = "q")]
     pub(super) queue: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "o", default, skip_serializing_if = "Option::is_none")]
     pub(super) owner: Option<i64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// `None` for the result `null`.
+    #[serde(rename = "r", default, skip_serializing_if = "Option::is_none")]
     pub(super) result: Option<Value>,
     /// Why the job was discarded.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "why", default, skip_serializing_if = "Option::is_none")]
     pub(super) reason: Option<String>,
+    #[serde(rename = "n")]
     pub(super) attempts: u32,
+    /// Since the epoch.
+    #[serde(rename = "at")]
     pub(super) enqueued: i64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) started: Option<i64>,
-    pub(super) ended: i64,
+    /// From there to the start of the last attempt.
+    #[serde(rename = "w")]
+    pub(super) waited: i64,
+    /// From there to the end.
+    #[serde(rename = "d")]
+    pub(super) ran: i64,
 }
 
 /// The outcome of a job that was canceled while it waited. A script writes it.

@@ -48,7 +48,9 @@ impl Prefetch {
     pub(super) fn record_round_trip(&mut self, took: Duration, ended: usize) {
         self.round_trip += WEIGHT * (took.as_secs_f64() - self.round_trip);
         let pays = self.round_trip > MIN_ROUND_TRIP_PER_RUN * self.run;
-        self.target = if pays { (2 * ended).min(MAX_WAITING) } else { 0 };
+        // Jobs may end in bursts, so a round trip in which none ends lowers the target only by a part.
+        let lower = self.target - self.target.div_ceil(8);
+        self.target = if pays { (2 * ended).clamp(lower, MAX_WAITING) } else { 0 };
     }
 
     /// Adds a job that waits for a slot.

@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use redis::aio::MultiplexedConnection;
+
 use super::{cron::CronSchedules, reconnecting_connection::ReconnectingConnection, scripts};
 
 const TICK_INTERVAL: Duration = Duration::from_secs(1);
@@ -13,6 +15,8 @@ const CRASH_BACKOFF: Duration = Duration::from_secs(5);
 /// How many failed jobs a queue keeps, and for how long.
 const MAX_FAILED_JOBS: u32 = 100_000;
 const MAX_FAILED_AGE: Duration = Duration::from_secs(90 * 24 * 60 * 60);
+/// Redis counts as full above this part of `maxmemory`. It refuses jobs at 1.
+const FULL: f64 = 0.95;
 
 /// Runs the periodic work of all queues.
 pub(super) struct Scheduler {
@@ -56,7 +60,9 @@ impl Scheduler {
     async fn tick(&mut self) -> Option<Duration> {
         self.fire_schedules().await;
         let mut conn = self.connection.get().await?;
+        let mut all_freed = 0;
         loop {
+            let is_full = is_full(&mut conn).await;
             let mut call = scripts::TICK.key(&self.prefix);
             // After a longer gap between ticks, leases get time to be renewed before they count as expired. A worker
             // that could not renew for half a lease still has the other half.
@@ -66,9 +72,10 @@ impl Scheduler {
                 .arg(CRASH_BACKOFF.as_millis() as u64)
                 .arg(uuid::Uuid::new_v4().as_u128() as u32)
                 .arg(MAX_FAILED_JOBS)
-                .arg(MAX_FAILED_AGE.as_millis() as u64);
-            let answer: Result<(u64, u64, u64, u8, u64), _> = call.invoke_async(&mut conn).await;
-            let (promoted, recovered, dead, more, retry_after_ms) = match answer {
+                .arg(MAX_FAILED_AGE.as_millis() as u64)
+                .arg(u8::from(is_full));
+            let answer: Result<(u64, u64, u64, u8, u64, u64), _> = call.invoke_async(&mut conn).await;
+            let (promoted, recovered, dead, more, retry_after_ms, freed) = match answer {
                 Ok(answer) => answer,
                 Err(error) => {
                     self.connection.record_failure(&error);
@@ -81,6 +88,16 @@ impl Scheduler {
             }
             if promoted > 0 {
                 tracing::debug!(promoted, "scheduled jobs are ready");
+            }
+            all_freed += freed;
+            if freed > 0 {
+                continue;
+            }
+            if all_freed > 0 {
+                tracing::warn!(
+                    outcomes = all_freed,
+                    "Redis is nearly full: deleted the oldest outcomes of jobs"
+                );
             }
             if more == 0 {
                 return (retry_after_ms > 0).then(|| Duration::from_millis(retry_after_ms));
@@ -103,4 +120,15 @@ impl Scheduler {
         }
         self.cron_failed = answer.is_err();
     }
+}
+
+/// Returns whether Redis is nearly full, as far as the user of Redis may know that.
+async fn is_full(conn: &mut MultiplexedConnection) -> bool {
+    let Ok(info) = redis::cmd("INFO").arg("memory").query_async::<String>(conn).await else { return false };
+    let field = |name: &str| {
+        let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.and_then(|number| number.trim().parse::<f64>().ok()).unwrap_or(0.0)
+    };
+    let limit = field("maxmemory");
+    limit > 0.0 && field("used_memory") > FULL * limit
 }

@@ -105,8 +105,8 @@ impl JobStatus {
             result: outcome.result,
             error: outcome.reason,
             attempts: outcome.attempts,
-            started_at: outcome.started.and_then(time),
-            ended_at: time(outcome.ended),
+            started_at: time(outcome.enqueued + outcome.waited),
+            ended_at: time(outcome.enqueued + outcome.waited + outcome.ran),
             ..Self::new(id, outcome.state, envelope)
         }
     }

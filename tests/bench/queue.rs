@@ -314,15 +314,14 @@ impl Bench {
                 let jobs = self.size(if concurrency == 1 { 20_000 } else { 100_000 });
                 self.fill(&queue, jobs).await?;
                 plain.push(self.work_at(&queue, concurrency, jobs).await?.rate());
+                let calls = (jobs / CALL / GROUPS).max(1);
                 for group in 0..GROUPS {
                     let options = EnqueueOptions { group: Some(format!("g{group}")), ..Default::default() };
-                    for _ in 0..jobs / CALL / GROUPS {
+                    for _ in 0..calls {
                         queue.enqueue_all(&self.batch, Origin::default(), options.clone()).await?;
                     }
                 }
-                grouped.push(
-                    self.work_at(&queue, concurrency, jobs / CALL / GROUPS * CALL * GROUPS).await?.rate(),
-                );
+                grouped.push(self.work_at(&queue, concurrency, calls * CALL * GROUPS).await?.rate());
                 let jobs = self.size(500 * concurrency.min(100));
                 queue.enqueue_all(&vec![Nap {}; jobs], Origin::default(), EnqueueOptions::default()).await?;
                 naps.push(self.work_at(&queue, concurrency, jobs).await?.rate());

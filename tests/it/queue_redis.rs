@@ -336,3 +336,35 @@ async fn a_redis_that_may_evict_jobs_is_rejected_with_the_fix() {
         assert!(said.contains("appendonly yes"), "the warning about persistence is missing: {said}");
     }
 }
+
+/// The outcomes of these jobs are larger than their envelopes, so Redis stays full when they have run.
+#[tokio::test]
+async fn a_full_redis_accepts_jobs_again_when_the_queue_is_drained() {
+    let redis = OwnRedis::start(&[]).await;
+    let queue = redis.queue();
+    let info: String = redis.command(&["INFO", "memory"]).await.unwrap();
+    let used = info.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap().trim();
+    let limit = (used.parse::<u64>().unwrap() + 8_000_000).to_string();
+    redis.command::<()>(&["CONFIG", "SET", "maxmemory", &limit]).await.unwrap();
+    let large = |n: usize| Task { name: format!("{n}{}", "x".repeat(2_000)), behavior: Behavior::Double };
+    let mut ids = Vec::new();
+    while let Ok(id) = queue.queue.enqueue(&large(ids.len()), Origin::default()).await {
+        ids.push(id);
+    }
+    assert!(ids.len() > 500, "{} jobs", ids.len());
+    let stop = CancellationToken::new();
+    let work = tokio::spawn(queue.worker(steady(10)).run(stop.clone(), CancellationToken::new()));
+    eventually("the queue is drained", || async {
+        (queue.redis::<u64>(&["HLEN", "{}:jobs"]).await == 0).then_some(())
+    })
+    .await;
+    let new = eventually("Redis accepts jobs again", || async {
+        queue.queue.enqueue(&large(0), Origin::default()).await.ok()
+    })
+    .await;
+    queue.until(&new, State::Finished).await;
+    stop.cancel();
+    work.await.unwrap().unwrap();
+    let ran = queue.log.ran().len();
+    assert_eq!(ran, ids.len() + 1, "each job ran once");
+}

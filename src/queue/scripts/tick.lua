@@ -1,8 +1,8 @@
 -- The periodic work: makes due jobs ready, recovers the jobs of crashed workers, deletes old outcomes and failed jobs, and
 -- wakes a worker for every queue that has jobs, in case a wake-up was lost. Several workers may tick at once.
 -- ARGV: lease (ms), longest normal gap between ticks (ms), maximum of crashes, back-off after a crash (ms), a random number
---   below 2^32, how many failed jobs a queue keeps, and for how long (ms)
--- Returns {promoted, recovered, dead, 1 if there is more to do now, ms until there is more to recover, or 0}
+--   below 2^32, how many failed jobs a queue keeps, and for how long (ms), 1 if Redis is full
+-- Returns {promoted, recovered, dead, 1 if there is more to do now, ms until there is more to recover, or 0, freed outcomes}
 local lease, gap, max_crashes, backoff, jitter, max_failed, max_age = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]),
   tonumber(ARGV[4]), ARGV[5] / 2 ^ 32, tonumber(ARGV[6]), tonumber(ARGV[7])
 local t = now()
@@ -83,9 +83,19 @@ for _, key in ipairs(rc('ZRANGEBYSCORE', P .. ':buckets', '-inf', t, 'LIMIT', 0,
   rc('UNLINK', key)
   rc('ZREM', P .. ':buckets', key)
 end
+-- The oldest outcomes make room for new jobs: first whole buckets, then a part of the last one.
+local freed, oldest = 0, ARGV[8] == '1' and rc('ZRANGE', P .. ':buckets', 0, 1) or {}
+if #oldest == 1 then
+  local ids = rc('HRANDFIELD', oldest[1], CHUNK)
+  if #ids > 0 then freed = rc('HDEL', oldest[1], unpack(ids)) end
+elseif #oldest > 1 then
+  freed = rc('HLEN', oldest[1])
+  rc('UNLINK', oldest[1])
+  rc('ZREM', P .. ':buckets', oldest[1])
+end
 if process_notifications(500, t) then more = 1 end
 for _, worker in ipairs(rc('ZRANGEBYSCORE', P .. ':alive', '-inf', t - math.max(60000, 2 * lease), 'LIMIT', 0, 100)) do
   rc('ZREM', P .. ':alive', worker)
   rc('HDEL', P .. ':card', worker)
 end
-return { promoted, recovered, died, more, retry_after }
+return { promoted, recovered, died, more, retry_after, freed }

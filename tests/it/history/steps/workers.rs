@@ -248,7 +248,7 @@ impl History {
         let grace = after_outage || self.engine.redis("EXISTS", "grace", &[]);
         let before = self.engine.snapshot();
         let seed = self.below(1 << 30);
-        let args = strings(&[&LEASE, &10_000, &CRASHES, &4, &seed, &100_000, &86_400_000]);
+        let args = strings(&[&LEASE, &10_000, &CRASHES, &4, &seed, &100_000, &86_400_000, &0]);
         // The script reports whether work remains; the scheduler then ticks again at once.
         while self.call::<Vec<i64>>("tick", &args)?[3] == 1 {}
         let after = self.engine.snapshot();
