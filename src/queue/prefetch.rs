@@ -19,7 +19,7 @@ const WEIGHT: f64 = 0.125;
 /// Fetched jobs that wait for a slot, and how many to fetch.
 ///
 /// A short job ends before the round trip that would replace it, so its slot is mostly idle. While jobs are short, the
-/// worker holds as many of them as end within two round trips.
+/// worker holds twice as many of them as end between two round trips.
 #[derive(Default)]
 pub(super) struct Prefetch {
     waiting: VecDeque<Delivery>,
@@ -44,11 +44,11 @@ impl Prefetch {
         self.run += WEIGHT * (took.as_secs_f64() - self.run);
     }
 
-    /// Records a round trip, and how many jobs ended meanwhile.
+    /// Records a round trip, and how many jobs have ended since the one before.
     pub(super) fn record_round_trip(&mut self, took: Duration, ended: usize) {
         self.round_trip += WEIGHT * (took.as_secs_f64() - self.round_trip);
         let pays = self.round_trip > MIN_ROUND_TRIP_PER_RUN * self.run;
-        // Jobs may end in bursts, so a round trip in which none ends lowers the target only by a part.
+        // Jobs may end in bursts, so a round trip after few of them lowers the target only by a part.
         let lower = self.target - self.target.div_ceil(8);
         self.target = if pays { (2 * ended).clamp(lower, MAX_WAITING) } else { 0 };
     }

@@ -154,9 +154,9 @@ impl<S: JobState> Runner<S> {
         self.start_waiting();
     }
 
-    /// Records a round trip during which the jobs ended that are to be settled next.
-    pub(super) fn record_round_trip(&mut self, took: Duration) {
-        self.prefetch.record_round_trip(took, self.completed.len());
+    /// Records a round trip, and how many jobs had ended since the one before.
+    pub(super) fn record_round_trip(&mut self, took: Duration, ended: usize) {
+        self.prefetch.record_round_trip(took, ended);
     }
 
     /// Returns when [`Self::release_waiting`] must be called.

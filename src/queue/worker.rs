@@ -113,11 +113,13 @@ impl<S: JobState> Worker<S> {
             if stop || runner.waiting_deadline().is_some_and(|deadline| deadline <= Instant::now()) {
                 runner.release_waiting();
             }
-            self.session.add(runner.take_completed());
+            let completed = runner.take_completed();
+            let ended = completed.len();
+            self.session.add(completed);
             let want = if stop { Room::default() } else { runner.room() };
             if want.total > 0 || self.session.has_pending_work() {
                 let flushed = tokio::select! {
-                    flushed = self.flush(runner, want) => flushed,
+                    flushed = self.flush(runner, want, ended) => flushed,
                     () = shutdown.requested.cancelled(), if !stop => continue,
                     () = shutdown.grace_over.cancelled() => break,
                 };
@@ -150,7 +152,7 @@ impl<S: JobState> Worker<S> {
     }
 
     /// Settles and fetches in one round trip. Meanwhile, waiting jobs start in the slots of those that end.
-    async fn flush(&mut self, runner: &mut Runner<S>, want: Room) -> FlushResult {
+    async fn flush(&mut self, runner: &mut Runner<S>, want: Room, ended: usize) -> FlushResult {
         let sent_at = Instant::now();
         let flushed = {
             let flush = self.session.flush(want);
@@ -163,7 +165,7 @@ impl<S: JobState> Worker<S> {
                 }
             }
         };
-        runner.record_round_trip(sent_at.elapsed());
+        runner.record_round_trip(sent_at.elapsed(), ended);
         if flushed.complete {
             let fetched = flushed.fetched.iter().filter(|delivery| !delivery.is_ahead);
             runner.slots.record_fetch(want, fetched.map(|delivery| &*delivery.queue));
