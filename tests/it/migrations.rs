@@ -34,6 +34,11 @@ async fn a_failed_migration_says_where_it_failed_and_what_to_do() {
             ["25001", "CONCURRENTLY", "run_in_transaction = false"],
         ),
         ("CREATE EXTENSION nosuch", ["nosuch", "Fix: the extension nosuch", "not available on the server"]),
+        // The script succeeds, and its record fails.
+        (
+            "SELECT set_config('search_path', '', false)",
+            ["2_second failed: ", "42P01", "\"__diesel_schema_migrations\""],
+        ),
         ("DO $$\nBEGIN\n    EXECUTE 'SELECT nosuch';\nEND $$", ["2_second failed: ", "42703", "nosuch"]),
     ] {
         let database = TestDatabase::empty().await;
@@ -70,6 +75,10 @@ async fn a_failed_migration_says_if_a_part_is_in_effect() {
     let error = folder.migrations().up(&database.settings()).await.unwrap_err().to_string();
     assert!(error.contains("before its COMMIT is in effect"), "{error}");
     assert_eq!(column(&database, "SELECT to_regclass('a')").await, ["a"]);
+
+    folder.write("2_second/up.sql", "SELECT pg_terminate_backend(pg_backend_pid())");
+    let error = folder.migrations().up(&database.settings()).await.unwrap_err().to_string();
+    assert!(error.contains("2_second failed") && error.contains("connection was lost"), "{error}");
 
     folder.write("2_second/up.sql", "CREATE UNIQUE INDEX CONCURRENTLY i ON first (id);");
     folder.write("2_second/metadata.toml", "# For CONCURRENTLY.\nrun_in_transaction = false\n");

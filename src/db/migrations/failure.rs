@@ -62,7 +62,7 @@ const ADVICE: &[(&str, &str)] = &[
 
 /// Explains a failure, one line for each fact: what failed and where, what the server says about it, and what to do.
 /// The connection must not be in a transaction.
-pub(super) async fn explain(conn: &AsyncPgConnection, failed: &Failed<'_>) -> Vec<String> {
+pub(super) async fn explain(conn: &AsyncPgConnection, failed: &Failed) -> Vec<String> {
     let Failed { script, error, position, .. } = failed;
     let name = &script.migration.name;
     let line = position.and_then(|position| line_at(script.sql(), position));
@@ -87,7 +87,7 @@ pub(super) async fn explain(conn: &AsyncPgConnection, failed: &Failed<'_>) -> Ve
     lines
 }
 
-async fn fixes(conn: &AsyncPgConnection, code: &str, failed: &Failed<'_>) -> Vec<String> {
+async fn fixes(conn: &AsyncPgConnection, code: &str, failed: &Failed) -> Vec<String> {
     if ABOUT_RIGHTS.contains(&code) {
         let missing = rights::missing(conn, failed.script.sql()).await.unwrap_or_default();
         if !missing.is_empty() {
@@ -100,7 +100,7 @@ async fn fixes(conn: &AsyncPgConnection, code: &str, failed: &Failed<'_>) -> Vec
 }
 
 /// Says what a failed script has changed, and which migrations were applied or reverted before it.
-pub(super) fn outcome(failed: &Failed<'_>, done: &[String]) -> String {
+pub(super) fn outcome(failed: &Failed, done: &[String]) -> String {
     let (verb, command) = match failed.script.direction {
         Direction::Up => ("applied", "saas migrate up"),
         Direction::Down => ("reverted", "saas migrate down"),

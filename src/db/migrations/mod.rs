@@ -3,7 +3,7 @@
 //! | file | concern |
 //! |---|---|
 //! | `source` | the migrations of this build, or those in a directory |
-//! | `run` | the lock, transactions, the record in the database |
+//! | `run` | the lock, and the harness of diesel, which runs and records the scripts |
 //! | `failure` | why a migration failed, and what to do |
 //! | `rights` | the rights that a role needs |
 //! | `tables` | the text of `src/schema.rs` |
@@ -86,7 +86,7 @@ impl Migrations {
         let conn = run::lock(settings).await?;
         let pending = self.pending(&conn).await?;
         self.check(&pending)?;
-        run_all(&conn, pending.into_iter().map(Script::up)).await
+        Ok(run_all(conn, pending.into_iter().map(Script::up)).await?.1)
     }
 
     /// Returns which migrations [`Migrations::down`] is to revert: the `count` newest ones, or none if none is applied.
@@ -109,7 +109,7 @@ impl Migrations {
     pub async fn down(&self, settings: &Database, plan: &Plan) -> anyhow::Result<Vec<String>> {
         let conn = run::lock(settings).await?;
         let planned = self.planned(&conn, plan).await?;
-        run_all(&conn, planned.into_iter().map(Script::down)).await
+        Ok(run_all(conn, planned.into_iter().map(Script::down)).await?.1)
     }
 
     /// Reverts the migrations of a plan, as [`Migrations::down`], and applies them again. Returns their names.
@@ -120,10 +120,11 @@ impl Migrations {
         let conn = run::lock(settings).await?;
         let planned = self.planned(&conn, plan).await?;
         self.check(&planned)?;
-        let mut reverted = run_all(&conn, planned.iter().copied().map(Script::down)).await?;
-        let again = run_all(&conn, planned.iter().rev().copied().map(Script::up)).await;
+        let (conn, mut reverted) = run_all(conn, planned.iter().copied().map(Script::down)).await?;
+        let again = run_all(conn, planned.iter().rev().copied().map(Script::up)).await;
         reverted.reverse();
-        again.with_context(|| format!("{} was reverted and could not be applied again", reverted.join(", ")))
+        let failed = || format!("{} was reverted and could not be applied again", reverted.join(", "));
+        Ok(again.with_context(failed)?.1)
     }
 
     /// Returns the migrations, oldest first, followed by those that only the database has.
@@ -156,13 +157,16 @@ impl Migrations {
         if let Err(error) = self.check(&pending) {
             return Ok(Some(error.to_string()));
         }
+        let mut scripts = pending.iter().map(|migration| &*migration.up).collect::<Vec<_>>().join("\n");
         if applied_versions(conn).await?.is_empty() {
-            let failed = run::rehearse(conn, pending.into_iter()).await?;
-            let Some(failed) = failed.filter(|failed| !was_interrupted(failed)) else { return Ok(None) };
-            return Ok(Some(failure::explain(conn, &failed).await.join(" ").replace('\n', " ")));
+            let failed = run::rehearse(conn, &pending).await?;
+            if let Some(failed) = failed.filter(|failed| !was_interrupted(failed)) {
+                return Ok(Some(failure::explain(conn, &failed).await.join(" ").replace('\n', " ")));
+            }
+            // The rehearsal tries the scripts, but not the record of them.
+            scripts.clear();
         }
-        let scripts: Vec<_> = pending.iter().map(|migration| &*migration.up).collect();
-        let missing = rights::missing(conn, &scripts.join("\n")).await?;
+        let missing = rights::missing(conn, &scripts).await?;
         Ok((!missing.is_empty()).then(|| missing.join(" ")))
     }
 
@@ -217,24 +221,27 @@ impl Migrations {
     }
 }
 
-/// Runs scripts one after the other. Returns the names of their migrations.
-async fn run_all<'a>(
-    conn: &AsyncPgConnection,
-    scripts: impl Iterator<Item = Script<'a>>,
-) -> anyhow::Result<Vec<String>> {
+/// Runs scripts one after the other. Returns the connection and the names of their migrations.
+async fn run_all(
+    mut conn: AsyncPgConnection,
+    scripts: impl Iterator<Item = Script>,
+) -> anyhow::Result<(AsyncPgConnection, Vec<String>)> {
     let mut done = Vec::new();
     for script in scripts {
-        if let Err(failed) = script.run(conn).await {
-            let mut lines = failure::explain(conn, &failed).await;
+        let name = script.migration.name.to_string();
+        let (returned, failed) = script.run_and_record(conn).await?;
+        conn = returned;
+        if let Some(failed) = failed {
+            let mut lines = failure::explain(&conn, &failed).await;
             lines.push(failure::outcome(&failed, &done));
             return Err(anyhow!(lines.join("\n  ")));
         }
-        done.push(script.migration.name.to_string());
+        done.push(name);
     }
-    Ok(done)
+    Ok((conn, done))
 }
 
 /// Returns whether a rehearsal stopped at one of its time limits.
-fn was_interrupted(failed: &Failed<'_>) -> bool {
+fn was_interrupted(failed: &Failed) -> bool {
     matches!(sqlstate(&failed.error), Some("55P03" | "57014"))
 }

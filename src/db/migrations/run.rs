@@ -1,10 +1,17 @@
-//! Runs the scripts of migrations, and records them in the database.
+//! Runs the scripts of migrations. The harness of diesel records them in the database, in the same transaction.
 
-use std::time::Duration;
+use std::{sync::OnceLock, time::Duration};
 
 use anyhow::Context;
-use diesel::{QueryResult, result::Error as DieselError, sql_types::Text};
-use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+use diesel::{
+    QueryResult,
+    connection::BoxableConnection,
+    migration::{self, MigrationMetadata, MigrationName, MigrationVersion},
+    pg::Pg,
+    result::Error as DieselError,
+};
+use diesel_async::{AsyncMigrationHarness, AsyncPgConnection, SimpleAsyncConnection};
+use diesel_migrations::MigrationHarness;
 
 use super::{query::texts, source::Migration};
 use crate::{config::Database, db};
@@ -13,17 +20,18 @@ use crate::{config::Database, db};
 const ADVISORY_LOCK_KEY: i64 = 0x7361_6173;
 /// Time between two attempts to acquire the lock.
 const LOCK_RETRY_INTERVAL: Duration = Duration::from_millis(100);
-/// The table in which diesel records migrations.
-const CREATE_TABLE: &str = "CREATE TABLE __diesel_schema_migrations (
-    version VARCHAR(50) PRIMARY KEY NOT NULL,
-    run_on TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP
-)";
+/// A transaction makes this setting `yes` before its script. A rollback restores `no`, so `yes` remains only if the script has
+/// a COMMIT of its own.
+const NOT_COMMITTED: &str = "SET saas.script_committed = 'no'";
+const COMMITTED: &str = "SET saas.script_committed = 'yes'";
+const HAS_COMMITTED: &str = "SELECT current_setting('saas.script_committed') AS value";
 
-/// A script of a migration.
-#[derive(Clone, Copy)]
-pub(super) struct Script<'a> {
-    pub migration: &'a Migration,
+/// A script of a migration, as the harness runs it.
+pub(super) struct Script {
+    pub migration: Migration,
     pub direction: Direction,
+    /// The error of the script. If the connection is lost, the harness returns the one of its ROLLBACK instead.
+    error: OnceLock<DieselError>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -33,8 +41,8 @@ pub(super) enum Direction {
 }
 
 /// A script that failed.
-pub(super) struct Failed<'a> {
-    pub script: Script<'a>,
+pub(super) struct Failed {
+    pub script: Script,
     pub error: DieselError,
     /// Where in the script the server found the error: the number of a character, from 1.
     pub position: Option<usize>,
@@ -52,9 +60,6 @@ pub(super) enum Effect {
     Unknown,
 }
 
-/// Why a step failed, and the position of the error in the script if the script failed.
-type StepError = (DieselError, Option<usize>);
-
 /// Opens a connection that holds the advisory lock. Closing it releases the lock.
 ///
 /// # Errors
@@ -62,8 +67,9 @@ type StepError = (DieselError, Option<usize>);
 pub(super) async fn lock(settings: &Database) -> anyhow::Result<AsyncPgConnection> {
     let mut conn = db::connect(settings).await?;
     let failed = "cannot acquire the lock for migrations";
-    // A migration may take long.
-    conn.batch_execute("SET statement_timeout = 0").await.context(failed)?;
+    // A migration may take long. The harness begins its transactions with the isolation level of the session.
+    let session = "SET statement_timeout = 0; SET default_transaction_isolation = 'read committed'";
+    conn.batch_execute(session).await.context(failed)?;
     // A statement that waits for the lock would have a snapshot, and CREATE INDEX CONCURRENTLY waits for snapshots.
     let sql = format!("SELECT pg_try_advisory_lock({ADVISORY_LOCK_KEY})::text AS value");
     while texts(&conn, &sql).await.context(failed)? != ["true"] {
@@ -74,110 +80,112 @@ pub(super) async fn lock(settings: &Database) -> anyhow::Result<AsyncPgConnectio
 
 /// Returns the versions of the applied migrations, newest first.
 pub(super) async fn applied_versions(conn: &AsyncPgConnection) -> QueryResult<Vec<String>> {
-    // The table is missing in an empty database. It is not created here, because a status query must not write.
-    if !has_table(conn).await? {
+    // The table is missing in an empty database. The harness would create it, but a status query must not write.
+    let exists = "SELECT 'x' AS value WHERE to_regclass('__diesel_schema_migrations') IS NOT NULL";
+    if texts(conn, exists).await?.is_empty() {
         return Ok(Vec::new());
     }
     let sql = "SELECT version AS value FROM __diesel_schema_migrations ORDER BY version COLLATE \"C\" DESC";
     texts(conn, sql).await
 }
 
-async fn has_table(conn: &AsyncPgConnection) -> QueryResult<bool> {
-    let sql = "SELECT 'x' AS value WHERE to_regclass('__diesel_schema_migrations') IS NOT NULL";
-    Ok(!texts(conn, sql).await?.is_empty())
-}
-
-impl<'a> Script<'a> {
-    pub fn up(migration: &'a Migration) -> Self {
-        Self { migration, direction: Direction::Up }
+impl Script {
+    pub fn up(migration: &Migration) -> Self {
+        Self { migration: migration.clone(), direction: Direction::Up, error: OnceLock::new() }
     }
 
-    pub fn down(migration: &'a Migration) -> Self {
-        Self { migration, direction: Direction::Down }
+    pub fn down(migration: &Migration) -> Self {
+        Self { direction: Direction::Down, ..Self::up(migration) }
     }
 
-    pub fn file(self) -> &'static str {
+    pub fn file(&self) -> &'static str {
         match self.direction {
             Direction::Up => "up.sql",
             Direction::Down => "down.sql",
         }
     }
 
-    pub fn sql(self) -> &'a str {
+    pub fn sql(&self) -> &str {
         match self.direction {
             Direction::Up => &self.migration.up,
             Direction::Down => &self.migration.down,
         }
     }
 
-    /// Runs the script and records it, in a transaction unless the migration has none.
-    pub async fn run(self, mut conn: &AsyncPgConnection) -> Result<(), Failed<'a>> {
-        let failed = |(error, position): StepError, effect| Failed { script: self, error, position, effect };
-        if !self.migration.in_transaction {
-            return self.execute(conn).await.map_err(|error| failed(error, Effect::Unknown));
-        }
-        let transaction = begin(conn).await.map_err(|error| failed((error, None), Effect::Nothing))?;
-        let mut result = self.execute(conn).await;
-        if result.is_ok() {
-            result = conn.batch_execute("COMMIT").await.map_err(|error| (error, None));
-        }
-        match result {
-            Ok(()) => Ok(()),
-            Err(error) => Err(failed(error, roll_back(conn, &transaction).await)),
-        }
-    }
-
-    /// Runs the script and records it, in the transaction of the caller if there is one.
-    async fn execute(self, mut conn: &AsyncPgConnection) -> Result<(), StepError> {
-        let elsewhere = |error: DieselError| -> StepError { (error, None) };
-        if self.direction == Direction::Up && !has_table(conn).await.map_err(elsewhere)? {
-            conn.batch_execute(CREATE_TABLE).await.map_err(elsewhere)?;
-        }
-        conn.batch_execute(self.sql()).await.map_err(|error| {
-            let at = position(&error);
-            (error, at)
-        })?;
-        let record = match self.direction {
-            Direction::Up => "INSERT INTO __diesel_schema_migrations (version) VALUES ($1)",
-            Direction::Down => "DELETE FROM __diesel_schema_migrations WHERE version = $1",
+    /// Runs the script and records it. Returns the connection too.
+    pub async fn run_and_record(
+        self,
+        mut conn: AsyncPgConnection,
+    ) -> anyhow::Result<(AsyncPgConnection, Option<Failed>)> {
+        // If this fails, the connection is lost, and the script fails too.
+        let _ = conn.batch_execute(NOT_COMMITTED).await;
+        // The harness blocks its thread, so it must not run on a thread of the runtime.
+        let task = tokio::task::spawn_blocking(move || {
+            let mut harness = AsyncMigrationHarness::new(conn);
+            let script: &dyn migration::Migration<Pg> = &self;
+            let result = match self.direction {
+                // Reading the applied migrations creates their table if it is missing.
+                Direction::Up => harness.applied_migrations().and_then(|_| harness.run_migration(script)),
+                Direction::Down => harness.revert_migration(script),
+            };
+            (harness.into_inner(), self, result)
+        });
+        let (conn, mut script, result) = task.await?;
+        let Err(error) = result else { return Ok((conn, None)) };
+        let own = script.error.take();
+        let position = own.as_ref().and_then(position);
+        let error = own.unwrap_or_else(|| {
+            error.downcast::<DieselError>().map_or_else(DieselError::QueryBuilderError, |error| *error)
+        });
+        let effect = match texts(&conn, HAS_COMMITTED).await {
+            Ok(answer) if script.migration.in_transaction && answer == ["yes"] => Effect::Part,
+            Ok(_) if script.migration.in_transaction => Effect::Nothing,
+            _ => Effect::Unknown,
         };
-        let record = diesel::sql_query(record).bind::<Text, _>(self.migration.version());
-        record.execute(&mut conn).await.map_err(elsewhere)?;
-        Ok(())
+        Ok((conn, Some(Failed { script, error, position, effect })))
+    }
+
+    fn execute(&self, conn: &mut dyn BoxableConnection<Pg>) -> migration::Result<()> {
+        if self.migration.in_transaction {
+            conn.batch_execute(COMMITTED)?;
+        }
+        conn.batch_execute(self.sql()).map_err(|error| {
+            let _ = self.error.set(error);
+            "the script failed".into()
+        })
     }
 }
 
-/// Begins a transaction and returns its id.
-async fn begin(mut conn: &AsyncPgConnection) -> QueryResult<String> {
-    conn.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED").await?;
-    Ok(texts(conn, "SELECT pg_current_xact_id()::text AS value").await?.concat())
-}
+impl migration::Migration<Pg> for Script {
+    fn run(&self, conn: &mut dyn BoxableConnection<Pg>) -> migration::Result<()> {
+        self.execute(conn)
+    }
 
-/// Rolls back a transaction that failed. Returns what it has changed, since a script can contain a COMMIT.
-async fn roll_back(mut conn: &AsyncPgConnection, transaction: &str) -> Effect {
-    let sql = format!("SELECT coalesce(pg_xact_status('{transaction}'), '') AS value");
-    let status = match conn.batch_execute("ROLLBACK").await {
-        Ok(()) => texts(conn, &sql).await.unwrap_or_default().concat(),
-        Err(_) => return Effect::Unknown,
-    };
-    match status.as_str() {
-        "aborted" => Effect::Nothing,
-        "committed" => Effect::Part,
-        _ => Effect::Unknown,
+    fn revert(&self, conn: &mut dyn BoxableConnection<Pg>) -> migration::Result<()> {
+        self.execute(conn)
+    }
+
+    fn metadata(&self) -> &dyn MigrationMetadata {
+        &self.migration
+    }
+
+    fn name(&self) -> &dyn MigrationName {
+        &self.migration
     }
 }
 
 /// Applies migrations in one transaction and rolls it back. Returns the first that fails, also if it waits 2 s for a lock or
 /// a statement runs for 10 s.
-pub(super) async fn rehearse<'a>(
+pub(super) async fn rehearse(
     mut conn: &AsyncPgConnection,
-    migrations: impl Iterator<Item = &'a Migration>,
-) -> QueryResult<Option<Failed<'a>>> {
+    migrations: &[&Migration],
+) -> QueryResult<Option<Failed>> {
     conn.batch_execute("BEGIN; SET LOCAL lock_timeout = '2s'; SET LOCAL statement_timeout = '10s'").await?;
     let mut failed = None;
-    for migration in migrations.take_while(|migration| migration.in_transaction) {
+    for migration in migrations.iter().take_while(|migration| migration.in_transaction) {
         let script = Script::up(migration);
-        if let Err((error, position)) = script.execute(conn).await {
+        if let Err(error) = conn.batch_execute(script.sql()).await {
+            let position = position(&error);
             failed = Some(Failed { script, error, position, effect: Effect::Nothing });
             break;
         }

@@ -1,8 +1,9 @@
 //! The migrations of this build, or those in a directory.
 
-use std::{borrow::Cow, fs, io, path::Path};
+use std::{borrow::Cow, fmt, fs, io, path::Path};
 
 use anyhow::{Context, bail};
+use diesel::migration::{MigrationMetadata, MigrationName, MigrationVersion};
 
 /// The migrations of this build: the name, `up.sql`, `down.sql` and `metadata.toml` of each. A missing file is empty.
 /// `src/build.rs` writes this list.
@@ -13,7 +14,9 @@ pub struct Migrations(pub(super) Vec<Migration>);
 
 /// A change of the database schema: a folder with SQL scripts.
 ///
-/// The format of the folder and the record in the database are those of diesel, so its command line works too.
+/// The format of the folder and the record in the database are those of diesel, so its command line works too. The types
+/// of diesel that read such folders are not used, because they hide the scripts.
+#[derive(Clone)]
 pub(super) struct Migration {
     /// The name of the folder.
     pub name: Cow<'static, str>,
@@ -115,6 +118,24 @@ impl Migration {
     /// Returns whether `down.sql` has a statement.
     pub fn is_revertible(&self) -> bool {
         has_statement(&self.down)
+    }
+}
+
+impl fmt::Display for Migration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+impl MigrationName for Migration {
+    fn version(&self) -> MigrationVersion<'_> {
+        self.version().into()
+    }
+}
+
+impl MigrationMetadata for Migration {
+    fn run_in_transaction(&self) -> bool {
+        self.in_transaction
     }
 }
 
