@@ -139,6 +139,8 @@ async fn a_role_without_rights_is_told_which_it_needs() {
     let index =
         column(&database, "SELECT indexdef FROM pg_indexes WHERE indexname = 'users_search_idx'").await;
     assert!(index.concat().contains("extensions.gin_trgm_ops"), "{index:?}");
+    let count = Migrations::embedded().names().count().to_string();
+    as_role(&["migrate", "down", "--yes", "-n", count.as_str()]).await.succeeded();
 }
 
 #[tokio::test]
