@@ -170,6 +170,9 @@ async fn doctor_does_not_recommend_a_migration_that_would_fail() {
     let database = TestDatabase::empty().await;
     let doctor = async || run(production_command(&["doctor"], &database, "p").await).await.stdout;
     assert!(doctor().await.contains("run `saas migrate up`"));
+    let conn = db::connect(&database.settings()).await.unwrap();
+    let migrations = Folder::with_second("CREATE TABLE b ();\nCOMMIT;").migrations();
+    assert_eq!(migrations.obstacle(&conn).await.unwrap(), None);
     assert_eq!(
         column(&database, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'").await,
         [""; 0]

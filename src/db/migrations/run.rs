@@ -182,7 +182,7 @@ pub(super) async fn rehearse(
 ) -> QueryResult<Option<Failed>> {
     conn.batch_execute("BEGIN; SET LOCAL lock_timeout = '2s'; SET LOCAL statement_timeout = '10s'").await?;
     let mut failed = None;
-    for migration in migrations.iter().take_while(|migration| migration.in_transaction) {
+    for migration in migrations.iter().take_while(|migration| migration.can_be_rehearsed()) {
         let script = Script::up(migration);
         if let Err(error) = conn.batch_execute(script.sql()).await {
             let position = position(&error);

@@ -115,6 +115,11 @@ impl Migration {
         !has_statement(&self.up)
     }
 
+    /// Returns whether a rollback undoes `up.sql`. It does not undo what precedes a COMMIT.
+    pub fn can_be_rehearsed(&self) -> bool {
+        self.in_transaction && !without_comments(&self.up).to_lowercase().contains("commit")
+    }
+
     /// Returns whether `down.sql` has a statement.
     pub fn is_revertible(&self) -> bool {
         has_statement(&self.down)
