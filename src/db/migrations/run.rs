@@ -6,7 +6,7 @@ use anyhow::Context;
 use diesel::{
     QueryResult,
     connection::BoxableConnection,
-    migration::{self, MigrationMetadata, MigrationName, MigrationVersion},
+    migration::{self, MigrationMetadata, MigrationName},
     pg::Pg,
     result::Error as DieselError,
 };
