@@ -1,5 +1,7 @@
 //! Login with a password and, if the user has enabled it, a second factor.
 
+use std::fmt;
+
 use chrono::Duration;
 
 use super::{
@@ -39,10 +41,18 @@ pub enum Login {
 }
 
 /// A proof of a correct password, which is exchanged for a session together with a code.
+#[derive(Clone)]
 pub struct Challenge {
     pub token: String,
     /// Lifetime in seconds.
     pub expires_in: u64,
+}
+
+/// Leaves out the token, which is secret.
+impl fmt::Debug for Challenge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Challenge").field("expires_in", &self.expires_in).finish_non_exhaustive()
+    }
 }
 
 /// Logs a user in with a password. The new session replaces the sessions `replaced`, which the browser still has in its

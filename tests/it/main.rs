@@ -19,6 +19,7 @@ mod api_users;
 mod audit;
 mod auth_cookies;
 mod auth_links;
+mod auth_oauth;
 mod auth_passwords;
 mod auth_rate_limits;
 mod auth_redis;

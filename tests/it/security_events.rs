@@ -4,7 +4,8 @@ use reqwest::{Client, Method};
 use serde_json::{Value, json};
 
 use crate::support::{
-    app::{Answer, PASSWORD},
+    app::{Answer, PASSWORD, SECRET},
+    authenticator::Authenticator,
     process::{Running, production_command, start_server},
     servers::{TestDatabase, unique},
 };
@@ -157,6 +158,29 @@ async fn smoke_each_refusal_is_one_event_with_client_and_account() {
     for secret in [ADA, STRANGER, PASSWORD, WRONG, token] {
         assert!(lines.iter().all(|line| !line.to_string().contains(secret)), "{secret} is in the log");
     }
+}
+
+#[tokio::test]
+async fn a_sign_in_that_waits_for_a_code_is_challenged_and_not_refused() {
+    let database = TestDatabase::migrated().await;
+    let key = SECRET.replace('a', "z");
+    let served = Served::start(&database, &[("TWO_FACTOR_KEY", key.as_str())]).await;
+    let post =
+        async |path: &str, token: &str, body: Value| served.send(Method::POST, path, token, body).await;
+    let new = json!({ "email": ADA, "password": PASSWORD });
+    assert_eq!(post("/auth/register", "", new).await.status, 201);
+    database.sql("UPDATE users SET email_verified_at = now()").await;
+    let login = served.log_in(ADA, PASSWORD).await.body;
+    let token = text(&login, "access_token");
+    let setup = post("/users/me/two-factor", token, json!({ "password": PASSWORD })).await.body;
+    let authenticator = Authenticator::with_secret(text(&setup, "secret"));
+    let code = json!({ "code": authenticator.code() });
+    assert_eq!(post("/users/me/two-factor/confirm", token, code).await.status, 200);
+    served.log_in(ADA, PASSWORD).await.is_some_problem(403, "two_factor_required");
+
+    let lines = served.stop().await;
+    let names: Vec<_> = events(&lines).into_iter().map(|event| text(event, "event")).collect();
+    assert_eq!(names, ["user.registered", "login.accepted", "login.challenged"]);
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! Registration, sign-in, the current session and the links in mails.
 
+mod grants;
 mod links;
 mod login;
 mod register;

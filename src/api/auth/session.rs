@@ -1,13 +1,16 @@
 //! The session of the caller: refresh its tokens, sign out.
 
 use poem::{Request, web::cookie::CookieJar};
-use poem_openapi::{ApiResponse, Object, OpenApi, payload::Json};
+use poem_openapi::{ApiRequest, ApiResponse, Object, OpenApi};
 
-use super::tokens::Refreshed;
+use super::{
+    grants::RefreshFormIn,
+    tokens::{Delivery, Granted, deliver},
+};
 use crate::{
     api::{
         cookies,
-        extract::{Body, LogoutSession, SignedIn},
+        extract::{Body, Form, LogoutSession, SignedIn},
         problem::{ApiError, Result},
         tag::Tag,
     },
@@ -26,6 +29,14 @@ struct RefreshIn {
     /// The refresh token. A browser that has it in a cookie omits this field.
     #[oai(validator(max_length = 128))]
     refresh_token: Option<String>,
+}
+
+/// JSON, or the form of an OAuth2 client. Only JSON can omit the refresh token, for one in a cookie.
+// Browsers let any page send a form, so a form must not use the cookie.
+#[derive(ApiRequest)]
+enum RefreshRequest {
+    Json(Body<RefreshIn>),
+    Form(Form<RefreshFormIn>),
 }
 
 #[derive(ApiResponse)]
@@ -47,24 +58,28 @@ impl Session {
     /// Returns a new access token and a new refresh token.
     ///
     /// A refresh token is valid once. If it is used again within 10 seconds, the response has the same new refresh
-    /// token; later, the session is revoked. A browser with cookies sends `{}`. Fails with 401 `invalid_token`.
+    /// token; later, the session is revoked. A browser with cookies sends `{}`. OAuth2 clients send the form of RFC 6749
+    /// section 6. Fails with 401 `invalid_token`. Errors have the OAuth2 code in `error`.
     #[oai(path = "/refresh", method = "post", operation_id = "refresh")]
     async fn refresh(
         &self,
         request: &Request,
         jar: &CookieJar,
         context: RequestContext,
-        Body(body): Body<RefreshIn>,
-    ) -> Result<Refreshed> {
-        if let Some(token) = body.refresh_token {
+        body: RefreshRequest,
+    ) -> Result<Granted> {
+        let token = match body {
+            RefreshRequest::Json(Body(body)) => body.refresh_token,
+            RefreshRequest::Form(Form(form)) => Some(form.refresh_token),
+        };
+        if let Some(token) = token {
             let grant = sessions::refresh(&self.0, &context, &token).await?;
-            return Ok(Refreshed::Tokens(Json(grant.into())));
+            return deliver(grant, Delivery::Body, request, jar);
         }
         let token = cookies::refresh_token(request)?.ok_or(ApiError::NotAuthenticated)?;
         cookies::refuse_cross_site(request)?;
         let grant = sessions::refresh(&self.0, &context, token).await?;
-        cookies::set(request, jar, &grant)?;
-        Ok(Refreshed::Cookies)
+        deliver(grant, Delivery::Cookie, request, jar)
     }
 
     /// Signs out: revokes the current session.

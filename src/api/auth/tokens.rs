@@ -71,27 +71,27 @@ impl From<Grant> for TokenOut {
 }
 
 #[derive(ApiResponse)]
-pub(super) enum Refreshed {
-    /// The new tokens.
+pub(super) enum Granted {
+    /// The tokens of the session.
     #[oai(status = 200)]
     Tokens(Json<TokenOut>),
-    /// The new tokens are in cookies.
+    /// The tokens of the session are in cookies.
     #[oai(status = 204)]
     Cookies,
 }
 
-/// Sets the tokens as cookies or returns them for the body of the response, according to `delivery`.
+/// Returns the response with the tokens of a session: in its body or in cookies, according to `delivery`.
 pub(super) fn deliver(
     grant: Grant,
     delivery: Delivery,
     request: &Request,
     jar: &CookieJar,
-) -> Result<Option<Json<TokenOut>>> {
+) -> Result<Granted> {
     if delivery == Delivery::Body {
-        return Ok(Some(Json(grant.into())));
+        return Ok(Granted::Tokens(Json(grant.into())));
     }
     cookies::set(request, jar, &grant)?;
-    Ok(None)
+    Ok(Granted::Cookies)
 }
 
 /// Returns the sessions whose tokens the browser has in its cookies. A sign-in with cookies replaces them. None if the

@@ -2,7 +2,7 @@
 
 use std::{
     any::{Any, TypeId},
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{LazyLock, RwLock},
 };
 
@@ -13,13 +13,13 @@ use poem_openapi::{
     registry::{MetaSchemaRef, Registry},
     types::{ParseFromJSON, Type},
 };
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::body_bytes::{BodyBytes, MAX_DECLARED_BYTES};
 use crate::{
     api::{
         problem::{ApiError, Result},
-        validation::Checker,
+        validation::{Checker, MAX_FIELD_ERRORS},
     },
     error::{FieldError, Loc},
 };
@@ -30,9 +30,24 @@ const MAX_BODY_BYTES: usize = 16 * 1024;
 /// A JSON body of at most `MAX_BYTES`. Every field that is wrong is reported, and a field that is not known is refused.
 pub struct Body<T, const MAX_BYTES: usize = MAX_BODY_BYTES>(pub T);
 
-/// A form (`application/x-www-form-urlencoded`) of at most `MAX_BYTES`. Fields that are not known are ignored, as OAuth2
-/// clients send some of their own (RFC 6749 section 3.2).
+/// A form (`application/x-www-form-urlencoded`) of at most `MAX_BYTES`. A field that is repeated is refused (RFC 6749
+/// section 3.2).
 pub struct Form<T, const MAX_BYTES: usize = MAX_BODY_BYTES>(pub T);
+
+/// The fields of a form. All values are text.
+pub type FormFields = Map<String, Value>;
+
+/// The content of a [`Form`].
+pub trait FormContent: Send + Sized {
+    /// The schema in the OpenAPI document.
+    type Schema: Type;
+
+    /// Parses the fields, usually with [`parse_form`].
+    ///
+    /// # Errors
+    /// If a field is invalid.
+    fn parse(fields: FormFields) -> Result<Self>;
+}
 
 impl<T: Type, const MAX_BYTES: usize> Payload for Body<T, MAX_BYTES> {
     const CONTENT_TYPE: &'static str = "application/json";
@@ -64,7 +79,7 @@ impl<T: ParseFromJSON + Any, const MAX_BYTES: usize> ParsePayload for Body<T, MA
 
 impl_apirequest_for_payload!(Body<T, MAX_BYTES>, T: ParseFromJSON + Any, const MAX_BYTES: usize);
 
-impl<T: Type, const MAX_BYTES: usize> Payload for Form<T, MAX_BYTES> {
+impl<T: FormContent, const MAX_BYTES: usize> Payload for Form<T, MAX_BYTES> {
     const CONTENT_TYPE: &'static str = "application/x-www-form-urlencoded";
     fn check_content_type(content_type: &str) -> bool {
         content_type
@@ -73,26 +88,54 @@ impl<T: Type, const MAX_BYTES: usize> Payload for Form<T, MAX_BYTES> {
             .is_some_and(|kind| kind.trim().eq_ignore_ascii_case(Self::CONTENT_TYPE))
     }
     fn schema_ref() -> MetaSchemaRef {
-        T::schema_ref()
+        T::Schema::schema_ref()
     }
     fn register(registry: &mut Registry) {
-        T::register(registry);
+        T::Schema::register(registry);
     }
 }
 
-impl<T: ParseFromJSON + Any, const MAX_BYTES: usize> ParsePayload for Form<T, MAX_BYTES> {
+impl<T: FormContent, const MAX_BYTES: usize> ParsePayload for Form<T, MAX_BYTES> {
     const IS_REQUIRED: bool = true;
 
     async fn from_request(request: &Request, body: &mut RequestBody) -> PoemResult<Self> {
         const { assert!(MAX_BYTES <= MAX_DECLARED_BYTES) };
         let bytes = BodyBytes::read(request, body, MAX_BYTES).await?;
-        let fields =
-            form_urlencoded::parse(&bytes).map(|(name, value)| (name.into_owned(), value.into())).collect();
-        Ok(Self(parse(Value::Object(fields), true)?))
+        Ok(Self(T::parse(form_fields(&bytes)?)?))
     }
 }
 
-impl_apirequest_for_payload!(Form<T, MAX_BYTES>, T: ParseFromJSON + Any, const MAX_BYTES: usize);
+impl_apirequest_for_payload!(Form<T, MAX_BYTES>, T: FormContent, const MAX_BYTES: usize);
+
+fn form_fields(bytes: &[u8]) -> Result<FormFields> {
+    let (mut fields, mut repeated) = (FormFields::new(), BTreeSet::new());
+    for (name, value) in form_urlencoded::parse(bytes) {
+        let name = name.into_owned();
+        if fields.contains_key(&name) {
+            repeated.insert(name);
+        } else {
+            fields.insert(name, value.into());
+        }
+    }
+    if repeated.is_empty() {
+        return Ok(fields);
+    }
+    let error = |name: &String| FieldError {
+        loc: vec![Loc::key("body"), Loc::key(name)],
+        msg: "This field is repeated; send it once".into(),
+        kind: "repeated",
+    };
+    Err(ApiError::InvalidFields(repeated.iter().take(MAX_FIELD_ERRORS).map(error).collect()))
+}
+
+/// Parses the fields of a form. Fields that are not known are ignored, as OAuth2 clients send some of their own (RFC 6749
+/// section 3.2).
+///
+/// # Errors
+/// [`ApiError::InvalidFields`] with every field that is wrong.
+pub fn parse_form<T: ParseFromJSON + Any>(fields: FormFields) -> Result<T> {
+    parse(Value::Object(fields), true)
+}
 
 fn missing_body() -> ApiError {
     let loc = vec![Loc::Key("body".into())];

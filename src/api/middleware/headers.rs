@@ -6,10 +6,13 @@ use poem::{
     middleware::SetHeader,
 };
 
-use crate::app::App;
+use crate::{api::paths::api_path, app::App};
 
 /// Value of `Retry-After`, in seconds, if a dependency is unavailable.
 const RETRY_AFTER: &str = "2";
+
+/// The prefix of the operations whose responses can have tokens.
+const AUTH_PREFIX: &str = api_path!("/auth/");
 
 /// Turns off the powerful features of browsers, which no page of this server uses. Features that only some browsers know
 /// are left out, since the others log an error for each.
@@ -46,6 +49,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for DefaultHeaders<E> {
     type Output = Response;
 
     async fn call(&self, req: Request) -> Result<Response> {
+        let may_have_tokens = req.uri().path().starts_with(AUTH_PREFIX);
         let mut response = self.inner.call(req).await?;
         let status = response.status();
         let headers = response.headers_mut();
@@ -57,6 +61,10 @@ impl<E: Endpoint<Output = Response>> Endpoint for DefaultHeaders<E> {
         }
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
+        }
+        // RFC 6749 section 5.1.
+        if may_have_tokens {
+            headers.insert(header::PRAGMA, HeaderValue::from_static("no-cache"));
         }
         // Pages and the API document set their own values.
         let policy = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");

@@ -84,6 +84,11 @@ impl RouteCatalog {
 }
 
 impl DocumentedPath {
+    /// Returns the path with the names of its parameters.
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
     fn operation(&self, method: &Method) -> Option<&MetaOperation> {
         self.operations.iter().find(|operation| operation.method == *method)
     }

@@ -8,10 +8,11 @@ use poem_openapi::{
 };
 use serde_json::Value;
 
-use super::error::ApiError;
+use super::{error::ApiError, oauth};
 use crate::{
     api::validation::MAX_FIELD_ERRORS,
     error::{FieldError, Loc, MAX_NAME_CHARS, shortened},
+    services::login::Challenge,
 };
 
 // Errors repeat parts of the request. These limits keep the response small for a large request.
@@ -39,6 +40,15 @@ pub struct Problem {
     /// All invalid fields, up to 50; if there are more, the last entry has the type `too_many_errors`. Absent if the problem
     /// is not about fields.
     errors: Option<Vec<ProblemField>>,
+    /// The OAuth2 code of the error (RFC 6749 section 5.2). Only `/auth/login` and `/auth/refresh` have it.
+    error: Option<String>,
+    /// `detail`, in the characters that RFC 6749 permits. Present if `error` is.
+    error_description: Option<String>,
+    /// Send it with a code to `POST /auth/login/two-factor`. Only a sign-in that needs a code has it, with the code
+    /// `two_factor_required`.
+    challenge_token: Option<String>,
+    /// Lifetime of the challenge in seconds. Present if `challenge_token` is.
+    expires_in: Option<u64>,
 }
 
 impl Problem {
@@ -59,7 +69,22 @@ impl Problem {
             code: code.into(),
             request_id: request_id.into(),
             errors: (!fields.is_empty()).then_some(fields),
+            error: None,
+            error_description: None,
+            challenge_token: None,
+            expires_in: None,
         }
+    }
+
+    /// Adds what OAuth2 clients read.
+    pub(super) fn with_oauth_error(self, error: &str) -> Self {
+        let error_description = Some(oauth::description(&self.detail));
+        Self { error: Some(error.into()), error_description, ..self }
+    }
+
+    /// Adds the challenge that a code answers.
+    pub(super) fn with_challenge(self, challenge: Challenge) -> Self {
+        Self { challenge_token: Some(challenge.token), expires_in: Some(challenge.expires_in), ..self }
     }
 }
 

@@ -1,6 +1,9 @@
 //! The error type of the API.
 
-use crate::error::{Error, FieldError};
+use crate::{
+    error::{Error, FieldError},
+    services::login::Challenge,
+};
 
 /// The result of an operation of the API.
 pub type Result<T, E = ApiError> = std::result::Result<T, E>;
@@ -13,6 +16,12 @@ pub enum ApiError {
     /// The request has neither an access token nor a cookie with one.
     #[error("Not authenticated")]
     NotAuthenticated,
+    /// The password of a sign-in is correct, and a code of the second factor is required too.
+    #[error("This account has two-factor authentication: complete the sign-in with a code")]
+    SecondFactorRequired(Challenge),
+    /// A token request with a `grant_type` that the endpoint does not have.
+    #[error("This grant type is not supported")]
+    UnsupportedGrantType,
     /// A page of another site made the browser send the request with its cookies.
     #[error("Cross-site request refused")]
     CrossSite,

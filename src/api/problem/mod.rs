@@ -3,6 +3,7 @@
 mod catalog;
 mod contract;
 mod error;
+mod oauth;
 mod render;
 mod status;
 

@@ -14,8 +14,16 @@ use super::{
     catalog::{DocumentedPath, FailedRequest, RouteCatalog},
     contract::Problem,
     error::ApiError,
+    oauth,
 };
-use crate::error::{Error, FieldError, Loc, chain};
+use crate::{
+    error::{Error, FieldError, Loc, chain},
+    services::login::Challenge,
+};
+
+/// The value of `WWW-Authenticate` if a token was refused (RFC 6750 section 3.1), in the header or in a cookie.
+const REFUSED_TOKEN: &str =
+    "Bearer error=\"invalid_token\", error_description=\"The token is invalid, expired or revoked\"";
 
 /// Returns the response to a request that failed.
 pub fn render(error: &poem::Error, request: &FailedRequest<'_>, catalog: &RouteCatalog) -> Response {
@@ -25,7 +33,9 @@ pub fn render(error: &poem::Error, request: &FailedRequest<'_>, catalog: &RouteC
         Some(ours) => Failure::ours(ours, request, documented),
         None => Failure::framework(error, request, documented, catalog),
     };
-    failure.into_response(request.id)
+    // Errors from before the routing have no documented path.
+    let path = documented.map_or(request.uri.path(), DocumentedPath::path);
+    failure.into_response(request.id, oauth::is_token_endpoint(path))
 }
 
 /// The parts of an error response.
@@ -34,13 +44,14 @@ struct Failure {
     code: &'static str,
     detail: String,
     fields: Vec<FieldError>,
+    challenge: Option<Challenge>,
     /// An additional header, such as `Retry-After`.
     header: Option<(header::HeaderName, HeaderValue)>,
 }
 
 impl Failure {
     fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), fields: Vec::new(), header: None }
+        Self { status, code, detail: detail.into(), fields: Vec::new(), challenge: None, header: None }
     }
 
     fn invalid(fields: Vec<FieldError>) -> Self {
@@ -77,7 +88,11 @@ impl Failure {
             ) => Some((header::RETRY_AFTER, HeaderValue::from(*retry_after))),
             _ => None,
         };
-        Self { header, ..Self::new(error.status(), error.code(), detail) }
+        let challenge = match error {
+            ApiError::SecondFactorRequired(challenge) => Some(challenge.clone()),
+            _ => None,
+        };
+        Self { header, challenge, ..Self::new(error.status(), error.code(), detail) }
     }
 
     /// Converts an error of poem.
@@ -121,15 +136,22 @@ impl Failure {
         Self::new(status, "bad_request", error.to_string())
     }
 
-    fn into_response(self, request_id: &str) -> Response {
-        let problem =
-            Problem::new(self.status, self.code, self.detail, request_id, self.fields).to_json_string();
-        let mut response = (self.status, problem).into_response();
+    fn into_response(self, request_id: &str, is_token_endpoint: bool) -> Response {
+        let mut problem = Problem::new(self.status, self.code, self.detail, request_id, self.fields);
+        if is_token_endpoint {
+            problem = problem.with_oauth_error(oauth::error_code(self.status, self.code));
+        }
+        if let Some(challenge) = self.challenge {
+            problem = problem.with_challenge(challenge);
+        }
+        let mut response = (self.status, problem.to_json_string()).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if self.status == StatusCode::UNAUTHORIZED {
-            // RFC 6750 section 3.
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            // A request to a token endpoint has no access token that could be refused.
+            let is_refused = self.code == "invalid_token" && !is_token_endpoint;
+            let value = if is_refused { REFUSED_TOKEN } else { "Bearer" };
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(value));
         }
         headers.extend(self.header);
         response

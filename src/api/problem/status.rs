@@ -10,6 +10,8 @@ impl ApiError {
         match self {
             Self::Domain(error) => domain_code(error),
             Self::NotAuthenticated => "not_authenticated",
+            Self::SecondFactorRequired(_) => "two_factor_required",
+            Self::UnsupportedGrantType => "unsupported_grant_type",
             Self::CrossSite => "cross_site",
             Self::UnknownHost => "unknown_host",
             Self::InvalidFields(_) => "validation_error",
@@ -26,13 +28,13 @@ impl ResponseError for ApiError {
         match self {
             Self::Domain(error) => domain_status(error),
             Self::NotAuthenticated => StatusCode::UNAUTHORIZED,
-            Self::CrossSite => StatusCode::FORBIDDEN,
+            Self::CrossSite | Self::SecondFactorRequired(_) => StatusCode::FORBIDDEN,
             Self::UnknownHost => StatusCode::MISDIRECTED_REQUEST,
             Self::InvalidFields(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooManyBodies => StatusCode::SERVICE_UNAVAILABLE,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
-            Self::MalformedBody(_) => StatusCode::BAD_REQUEST,
+            Self::MalformedBody(_) | Self::UnsupportedGrantType => StatusCode::BAD_REQUEST,
         }
     }
 }

@@ -65,7 +65,7 @@ async fn a_sign_in_with_two_factors_replaces_the_session_when_it_is_complete() {
     let first = complete(&authenticator.recovery_codes[0], "").await;
     let old = Browser { app: &app, cookies: String::new() }.with_cookies(&first);
     let headers = [OWN_PAGE[0], ("cookie", &*old.cookies)];
-    assert_eq!(login(&app, &user.email, &headers).await.status, 202);
+    login(&app, &user.email, &headers).await.is_some_problem(403, "two_factor_required");
     complete(&authenticator.wrong_code(), &old.cookies).await.is_some_problem(400, "invalid_code");
     assert_eq!(old.me().await.status, 200, "the sign-in is not complete");
     let new = old.with_cookies(&complete(&authenticator.recovery_codes[1], &old.cookies).await);

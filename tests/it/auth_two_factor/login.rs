@@ -19,10 +19,13 @@ async fn smoke_a_password_alone_gets_a_challenge() {
     let authenticator = turn_on(&app, &user).await;
     let sessions = "SELECT count(*) FROM sessions WHERE revoked_at IS NULL";
     let login = app.login(&user.email, PASSWORD).await;
-    assert_eq!(login.status, 202, "{}", login.text);
-    let names: Vec<_> = login.body.as_object().unwrap().keys().collect();
-    assert_eq!(names, ["challenge_token", "expires_in"], "no tokens");
-    assert_eq!(login.body["expires_in"], 300);
+    login.is_some_problem(403, "two_factor_required");
+    assert_eq!(
+        (&login.body["error"], &login.body["expires_in"]),
+        (&json!("two_factor_required"), &json!(300))
+    );
+    assert!(login.body.get("access_token").is_none() && login.body.get("refresh_token").is_none());
+    assert_eq!((login.header("cache-control"), login.header("pragma")), ("no-store", "no-cache"));
     assert!(login.headers.get("set-cookie").is_none());
     assert_eq!(column(&app.database, sessions).await, ["1"]);
     app.login(&user.email, "another password").await.is_some_problem(401, "bad_credentials");
@@ -58,7 +61,7 @@ async fn a_login_during_the_confirmation_of_the_second_factor_gets_a_challenge()
         confirming.batch_execute("COMMIT").await.unwrap();
     };
     let (login, ()) = tokio::join!(app.login(&user.email, PASSWORD), commit);
-    assert_eq!(login.status, 202, "{}", login.text);
+    login.is_some_problem(403, "two_factor_required");
 }
 
 #[tokio::test]

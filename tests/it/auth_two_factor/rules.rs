@@ -115,7 +115,7 @@ async fn wrong_codes_at_login_are_rate_limited() {
     let authenticator = turn_on(&app, &user).await;
     assert_rate_limited(async || {
         let login = app.login(&user.email, PASSWORD).await;
-        if login.status != 202 {
+        if login.status != 403 {
             return login;
         }
         let token = login.body["challenge_token"].as_str().unwrap();

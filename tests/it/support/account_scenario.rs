@@ -110,7 +110,7 @@ impl<M: AsyncFn(&str) -> String> AccountScenario<M> {
         let codes = self.post(200, "/users/me/two-factor/confirm", &access, code).await;
         self.post(204, "/auth/logout", &access, Value::Null).await;
 
-        let challenge = text(&self.sign_in(202, EMAIL, PASSWORDS[2]).await, "challenge_token");
+        let challenge = text(&self.sign_in(403, EMAIL, PASSWORDS[2]).await, "challenge_token");
         let answer = |code: &str| json!({ "challenge_token": challenge, "code": code });
         self.post(400, "/auth/login/two-factor", "", answer("aaaa-bbbb-cccc-dddd")).await;
         let [one, other] =
