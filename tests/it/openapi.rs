@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, path::Path};
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use reqwest::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::{
     TestApp,
@@ -82,6 +82,25 @@ async fn the_document_corrects_the_errors_of_the_framework() {
         let name = reference.split('"').next().unwrap();
         assert!(document["components"]["schemas"][name].is_object(), "{name} is referenced and not defined");
     }
+}
+
+#[tokio::test]
+async fn the_document_describes_the_token_endpoints_to_oauth_clients() {
+    let document = document().await;
+    let components = &document["components"];
+    let flow = &components["securitySchemes"]["OAuth2PasswordBearer"]["flows"]["password"];
+    assert_eq!(flow["refreshUrl"], "/api/v1/auth/refresh");
+    let bearer = &components["securitySchemes"]["HTTPBearer"];
+    assert_eq!((&bearer["type"], &bearer["scheme"]), (&json!("http"), &json!("bearer")));
+    assert_eq!(components["schemas"]["PasswordGrant"]["enum"], json!(["password"]));
+    assert_eq!(components["schemas"]["RefreshGrant"]["enum"], json!(["refresh_token"]));
+    let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
+    let refresh = &document["paths"]["/api/v1/auth/refresh"]["post"]["requestBody"]["content"];
+    let kinds = ["application/json", "application/x-www-form-urlencoded"].map(str::to_owned);
+    assert_eq!(keys(refresh), BTreeSet::from(kinds));
+    let login = keys(&document["paths"]["/api/v1/auth/login"]["post"]["responses"]);
+    let successes = login.iter().filter(|status| status.starts_with('2'));
+    assert_eq!(successes.collect::<Vec<_>>(), ["200", "204"]);
 }
 
 #[tokio::test]

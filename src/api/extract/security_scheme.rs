@@ -4,29 +4,28 @@ use poem_openapi::registry::{MetaOAuthFlow, MetaOAuthFlows, MetaSecurityScheme, 
 
 use crate::api::{cookies, paths::api_path};
 
-const BEARER: &str = "OAuth2PasswordBearer";
+const PASSWORD_FLOW: &str = "OAuth2PasswordBearer";
+const BEARER: &str = "HTTPBearer";
 const COOKIE: &str = "AccessTokenCookie";
 /// The names of the schemes; a request needs one of them.
-pub(super) const NAMES: [&str; 2] = [BEARER, COOKIE];
+pub(super) const NAMES: [&str; 3] = [PASSWORD_FLOW, BEARER, COOKIE];
 
-/// Adds both schemes to the document.
+/// Adds the schemes to the document.
 pub(super) fn register(registry: &mut Registry) {
+    registry.create_security_scheme(PASSWORD_FLOW, password_flow());
     registry.create_security_scheme(BEARER, bearer());
     registry.create_security_scheme(COOKIE, cookie());
 }
 
-fn bearer() -> MetaSecurityScheme {
+fn password_flow() -> MetaSecurityScheme {
     let flow = MetaOAuthFlow {
         authorization_url: None,
         token_url: Some(api_path!("/auth/login")),
-        refresh_url: None,
+        refresh_url: Some(api_path!("/auth/refresh")),
         scopes: vec![],
     };
-    let description = concat!(
-        "Sign in with email and password, or paste the token from `POST ",
-        api_path!("/auth/login"),
-        "`."
-    );
+    let description =
+        "Sign in with email and password. Users with two-factor authentication use `HTTPBearer`.";
     MetaSecurityScheme {
         flows: Some(MetaOAuthFlows {
             implicit: None,
@@ -36,6 +35,17 @@ fn bearer() -> MetaSecurityScheme {
         }),
         ..scheme("oauth2", description)
     }
+}
+
+fn bearer() -> MetaSecurityScheme {
+    let description = concat!(
+        "Paste the `access_token` of `POST ",
+        api_path!("/auth/login"),
+        "` or `POST ",
+        api_path!("/auth/login/two-factor"),
+        "`."
+    );
+    MetaSecurityScheme { scheme: Some("bearer"), ..scheme("http", description) }
 }
 
 fn cookie() -> MetaSecurityScheme {

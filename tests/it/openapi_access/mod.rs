@@ -178,6 +178,8 @@ async fn assert_all_refuse(app: &TestApp, token: Option<&str>, status: u16, code
             others.push(format!("{}: {} {}", operation.id, answer.status, answer.text));
         } else {
             answer.is_some_problem(status, code);
+            let names_error = answer.header("www-authenticate").contains("error=\"invalid_token\"");
+            assert_eq!(names_error, code == "invalid_token", "{}", operation.id);
         }
     }
     assert!(others.is_empty(), "{others:#?}");
@@ -199,7 +201,7 @@ async fn smoke_the_list_of_public_operations_is_complete() {
         "needs no authentication. If it has to, its handler takes `CurrentUser` or `Admin`. If it is public";
     let needs_some = "needs authentication";
     assert_list("PUBLIC", PUBLIC, &public, needs_none, needs_some);
-    let either = json!([{ "OAuth2PasswordBearer": [] }, { "AccessTokenCookie": [] }]);
+    let either = json!([{ "OAuth2PasswordBearer": [] }, { "HTTPBearer": [] }, { "AccessTokenCookie": [] }]);
     assert_eq!(
         ways.into_iter().collect::<Vec<_>>(),
         [either.to_string()],
