@@ -178,7 +178,6 @@ impl BrokerSession {
                 deliveries.push(Delivery {
                     id,
                     token: token.clone(),
-                    lease: lease.clone(),
                     queue: queue.clone(),
                     envelope,
                     failures: failures.unwrap_or(0),
@@ -220,7 +219,7 @@ impl SettlementBatch {
         leases: &Leases,
     ) {
         for delivery in completed {
-            let ended = leases.complete(&delivery.lease, &delivery.id).then(|| delivery.lease.clone());
+            let ended = leases.complete(&delivery.token, &delivery.id);
             let batch = match batches.iter_mut().find(|batch| batch.queue == delivery.queue) {
                 Some(batch) => batch,
                 None => {

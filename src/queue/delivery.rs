@@ -35,7 +35,6 @@ const OWNER_CHECK_RETRY_AFTER: Duration = Duration::from_secs(5);
 pub(super) struct Delivery {
     pub(super) id: Arc<str>,
     pub(super) token: Arc<str>,
-    pub(super) lease: Arc<str>,
     pub(super) queue: Arc<str>,
     pub(super) envelope: Vec<u8>,
     pub(super) failures: u32,
@@ -78,13 +77,7 @@ impl Delivery {
                 }
             },
         };
-        CompletedDelivery {
-            id: self.id,
-            token: self.token,
-            lease: self.lease,
-            queue: self.queue,
-            disposition,
-        }
+        CompletedDelivery { id: self.id, token: self.token, queue: self.queue, disposition }
     }
 
     /// Starts the job, unless it was stopped before or the task is unknown.

@@ -10,7 +10,6 @@ const MAX_BACKOFF: Duration = Duration::from_secs(60 * 60);
 pub(super) struct CompletedDelivery {
     pub(super) id: Arc<str>,
     pub(super) token: Arc<str>,
-    pub(super) lease: Arc<str>,
     pub(super) queue: Arc<str>,
     pub(super) disposition: Disposition,
 }

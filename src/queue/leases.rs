@@ -14,13 +14,15 @@ pub(super) struct Leases(Arc<(Mutex<LeaseTable>, Condvar)>);
 
 #[derive(Default)]
 struct LeaseTable {
-    /// By their members in Redis, `token|id,id..`.
+    /// By their tokens.
     leases: HashMap<Arc<str>, Lease>,
     closed: bool,
 }
 
 /// A batch of jobs leased to this worker.
 struct Lease {
+    /// Its text in Redis, `token|id,id..`.
+    member: Arc<str>,
     queue: Arc<str>,
     renewed_at: Instant,
     /// The running jobs by their ids.
@@ -39,28 +41,29 @@ impl Leases {
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a lease that Redis granted at `sent_at` or later.
+    /// Adds a lease that Redis granted at `sent_at` or later; `member` is its text in Redis.
     pub(super) fn add(
         &self,
-        lease: Arc<str>,
+        member: Arc<str>,
         queue: Arc<str>,
         sent_at: Instant,
         jobs: HashMap<Arc<str>, JobSignals>,
     ) {
-        self.lock().leases.insert(lease, Lease { queue, renewed_at: sent_at, jobs });
+        let token = token_of(&member).into();
+        self.lock().leases.insert(token, Lease { member, queue, renewed_at: sent_at, jobs });
         self.0.1.notify_all();
     }
 
-    /// Marks a job as completed, and returns whether it was the last of its lease. The lease is renewed until it is
+    /// Marks a job as completed, and returns the lease if it was its last job. The lease is renewed until it is
     /// [removed](Self::remove), since Redis does not have the outcome yet.
-    pub(super) fn complete(&self, lease: &str, id: &str) -> bool {
+    pub(super) fn complete(&self, token: &str, id: &str) -> Option<Arc<str>> {
         let mut table = self.lock();
-        let Some(lease) = table.leases.get_mut(lease) else { return false };
-        lease.jobs.remove(id).is_some() && lease.jobs.is_empty()
+        let lease = table.leases.get_mut(token)?;
+        (lease.jobs.remove(id).is_some() && lease.jobs.is_empty()).then(|| lease.member.clone())
     }
 
-    pub(super) fn remove(&self, lease: &str) {
-        self.lock().leases.remove(lease);
+    pub(super) fn remove(&self, member: &str) {
+        self.lock().leases.remove(token_of(member));
     }
 
     /// Tells all running jobs to stop.
@@ -69,8 +72,8 @@ impl Leases {
     }
 
     /// Stops the jobs of a lease that Redis no longer has.
-    pub(super) fn lose(&self, lease: &str) {
-        if let Some(lease) = self.lock().leases.get(lease) {
+    pub(super) fn lose(&self, member: &str) {
+        if let Some(lease) = self.lock().leases.get(token_of(member)) {
             lease.stop(StopReason::Lost);
         }
     }
@@ -94,14 +97,14 @@ impl Leases {
 
     /// Returns the leases to renew, as pairs of queue and lease.
     pub(super) fn held(&self) -> Vec<(Arc<str>, Arc<str>)> {
-        self.lock().leases.iter().map(|(lease, held)| (held.queue.clone(), lease.clone())).collect()
+        self.lock().leases.values().map(|held| (held.queue.clone(), held.member.clone())).collect()
     }
 
     /// Marks leases as renewed.
     pub(super) fn mark_renewed(&self, held: &[(Arc<str>, Arc<str>)], sent_at: Instant) {
         let mut table = self.lock();
-        for (_, lease) in held {
-            if let Some(lease) = table.leases.get_mut(lease) {
+        for (_, member) in held {
+            if let Some(lease) = table.leases.get_mut(token_of(member)) {
                 lease.renewed_at = sent_at;
             }
         }
@@ -110,10 +113,9 @@ impl Leases {
     /// Takes the progress that jobs have reported since the last call, as id, token and JSON.
     pub(super) fn take_progress(&self) -> Vec<(Arc<str>, String, String)> {
         let table = self.lock();
-        let of_lease = |(lease, held): (&Arc<str>, &Lease)| {
-            let token = lease.split('|').next().unwrap_or_default().to_owned();
+        let of_lease = |(token, held): (&Arc<str>, &Lease)| {
             let jobs = held.jobs.iter();
-            jobs.filter_map(|(id, signals)| Some((id.clone(), token.clone(), signals.take_progress()?)))
+            jobs.filter_map(|(id, signals)| Some((id.clone(), token.to_string(), signals.take_progress()?)))
                 .collect::<Vec<_>>()
         };
         table.leases.iter().flat_map(of_lease).collect()
@@ -145,4 +147,9 @@ impl Leases {
         self.lock().closed = true;
         self.0.1.notify_all();
     }
+}
+
+/// Returns the token of a lease, which begins its text in Redis.
+fn token_of(member: &str) -> &str {
+    member.split('|').next().unwrap_or_default()
 }

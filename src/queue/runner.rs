@@ -38,7 +38,6 @@ pub(super) struct Runner<S: 'static> {
 /// What is needed to settle a running job, besides its id and token.
 #[derive(Clone)]
 struct RunningJob {
-    lease: Arc<str>,
     queue: Arc<str>,
     started_at: Instant,
 }
@@ -95,7 +94,7 @@ impl<S: JobState> Runner<S> {
         self.slots.start(&delivery.queue);
         let (id, token) = (delivery.id.clone(), delivery.token.clone());
         let started_at = Instant::now();
-        let job = RunningJob { lease: delivery.lease.clone(), queue: delivery.queue.clone(), started_at };
+        let job = RunningJob { queue: delivery.queue.clone(), started_at };
         self.running.insert((id.clone(), token.clone()), job.clone());
         let (jobs, state, sender) = (self.jobs, self.state.clone(), self.sender.clone());
         tokio::spawn(async move {
@@ -170,7 +169,6 @@ impl<S: JobState> Runner<S> {
         self.completed.extend(waiting.map(|delivery| CompletedDelivery {
             id: delivery.id,
             token: delivery.token,
-            lease: delivery.lease,
             queue: delivery.queue,
             disposition: Disposition::Release,
         }));
@@ -186,6 +184,6 @@ impl<S: JobState> Runner<S> {
 
 impl RunningJob {
     fn complete(self, id: Arc<str>, token: Arc<str>, disposition: Disposition) -> CompletedDelivery {
-        CompletedDelivery { id, token, lease: self.lease, queue: self.queue, disposition }
+        CompletedDelivery { id, token, queue: self.queue, disposition }
     }
 }
