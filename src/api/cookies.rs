@@ -14,6 +14,7 @@ use poem::{
 
 use super::{
     header_fields::{items, single},
+    host::authority,
     problem::{ApiError, Result},
 };
 use crate::{error::Error, services::sessions::Grant};
@@ -177,7 +178,7 @@ pub(super) fn refuse_cross_site(request: &Request) -> Result<()> {
     }
     let settings = Settings::of(request)?;
     match header(header::ORIGIN) {
-        Some(origin) if settings.trusts(origin, header(header::HOST)) => Ok(()),
+        Some(origin) if settings.trusts(origin, authority(request)) => Ok(()),
         _ => Err(ApiError::CrossSite),
     }
 }

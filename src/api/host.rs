@@ -1,28 +1,43 @@
 //! The host that a request is for.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use poem::{
     Request,
-    http::{header, uri::Authority},
+    http::{Version, header},
 };
 use url::Host;
 
-/// Returns the host that the client asked for. `None` if the request names none, several, or an invalid one (RFC 9112
-/// section 3.2).
+use super::header_fields::single;
+
+/// The characters of a name besides letters, digits and percent-encoding: `unreserved` and `sub-delims` of RFC 3986 section
+/// 2.
+const NAME_MARKS: &[u8] = b"-._~!$&'()*+,;=";
+
+/// Returns whether a request names one valid host (RFC 9112 section 3.2). A request of HTTP/1.0 may name none.
+pub(super) fn names_one_host(req: &Request) -> bool {
+    let is_valid = |text: &str| host_of(text).is_some();
+    let mut lines = req.headers().get_all(header::HOST).iter();
+    let valid_header = match (lines.next(), lines.next()) {
+        (None, _) => req.version() < Version::HTTP_11,
+        (Some(line), None) => line.to_str().is_ok_and(is_valid),
+        (Some(_), Some(_)) => false,
+    };
+    valid_header && req.original_uri().authority().is_none_or(|authority| is_valid(authority.as_str()))
+}
+
+/// Returns the host and the port that the client asked for, as it has written them. A target in absolute form counts
+/// instead of the header `Host` (RFC 9112 section 3.2.2).
+pub(super) fn authority(req: &Request) -> Option<&str> {
+    match req.original_uri().authority() {
+        Some(authority) => Some(authority.as_str()),
+        None => single(req.headers(), header::HOST),
+    }
+}
+
+/// Returns the host that the client asked for. `None` if the request names none, or an invalid one.
 pub(super) fn requested_host(req: &Request) -> Option<Host> {
-    let mut headers = req.headers().get_all(header::HOST).iter();
-    let header = headers.next();
-    if headers.next().is_some() {
-        return None;
-    }
-    let header = header.map(|host| parse(host.to_str().ok()?));
-    let target = req.original_uri().authority().map(|authority| parse(authority.as_str()));
-    match (header, target) {
-        (Some(host), None) | (None, Some(host)) => host,
-        (Some(host), Some(target)) => host.filter(|host| Some(host) == target.as_ref()),
-        (None, None) => None,
-    }
+    parse(authority(req)?)
 }
 
 /// Returns an address as a host.
@@ -44,20 +59,44 @@ pub(super) fn is_local(host: &Host) -> bool {
 
 /// Parses a host with or without a port, as in the header `Host`.
 fn parse(text: &str) -> Option<Host> {
-    let authority: Authority = text.parse().ok()?;
-    // Never part of a `Host` header, and parsers disagree on what it hides.
-    if text.contains('@') {
-        return None;
-    }
-    let name = authority.host();
-    if let Some(ip) = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-        return ip.parse().ok().map(ip_host);
-    }
-    if let Ok(ip) = name.parse() {
+    let name = host_of(text)?;
+    let ip = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(name);
+    if let Ok(ip) = ip.parse() {
         return Some(ip_host(ip));
     }
-    let name = name.strip_suffix('.').unwrap_or(name);
-    (!name.is_empty()).then(|| Host::Domain(name.to_ascii_lowercase()))
+    Some(Host::Domain(name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()))
+}
+
+/// Returns the host of a text with or without a port. `None` if the text has another form (RFC 9110 section 7.2), or the
+/// host is empty. A user is never part of it, and parsers disagree on what it hides.
+fn host_of(text: &str) -> Option<&str> {
+    let end = match text.starts_with('[') {
+        true => text.find(']')? + 1,
+        false => text.find(':').unwrap_or(text.len()),
+    };
+    let (host, port) = text.split_at(end);
+    let valid_host = match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(ip) => ip.parse::<Ipv6Addr>().is_ok(),
+        None => is_name(host),
+    };
+    let is_port = |digits: &str| digits.bytes().all(|b| b.is_ascii_digit()) && digits.parse::<u16>().is_ok();
+    let valid_port = port.is_empty() || port == ":" || port.strip_prefix(':').is_some_and(is_port);
+    (valid_host && valid_port).then_some(host)
+}
+
+/// Returns whether a text is a `reg-name` (RFC 3986 section 3.2.2) of more than dots. An IPv4 address is one too.
+fn is_name(text: &str) -> bool {
+    let mut octets = text.bytes();
+    while let Some(octet) = octets.next() {
+        let is_valid = match octet {
+            b'%' => (0..2).all(|_| octets.next().is_some_and(|digit| digit.is_ascii_hexdigit())),
+            _ => octet.is_ascii_alphanumeric() || NAME_MARKS.contains(&octet),
+        };
+        if !is_valid {
+            return false;
+        }
+    }
+    text.bytes().any(|octet| octet != b'.')
 }
 
 #[cfg(test)]
@@ -103,6 +142,51 @@ mod tests {
             "[fe80::1]",
         ] {
             assert!(!local(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn a_host_is_a_name_or_an_address_with_a_port_or_without() {
+        for text in [
+            "example.com",
+            "EXAMPLE.com.",
+            "my_service:8000",
+            "xn--bcher-kva.example:",
+            "b%C3%BCcher.example",
+            "a-b~c!$&'()*+,;=",
+            "192.0.2.7:65535",
+            "[2001:db8::7]",
+            "[::ffff:192.0.2.7]:0443",
+        ] {
+            assert!(host_of(text).is_some(), "{text}");
+        }
+        for text in [
+            "",
+            ":80",
+            "..",
+            "a b",
+            "a/b",
+            "a?b",
+            "a#b",
+            "a\\b",
+            "a\"b",
+            "a<b",
+            "a%2",
+            "a%zz",
+            "a@b",
+            "a:b@c",
+            "a:b",
+            "a:80:80",
+            "a:+80",
+            "a:65536",
+            "2001:db8::7",
+            "[2001:db8::7",
+            "[2001:db8::7]x",
+            "[192.0.2.7]",
+            "[fe80::1%25eth0]",
+            "b\u{fc}cher.example",
+        ] {
+            assert!(host_of(text).is_none(), "{text}");
         }
     }
 }

@@ -7,11 +7,14 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::support::{
-    TestApp,
-    app::Answer,
-    process::{production_command, run, saas, start_server},
-    servers::{TestDatabase, unique},
+use crate::{
+    http_limits::rest,
+    support::{
+        TestApp,
+        app::{Answer, PASSWORD},
+        process::{production_command, run, saas, start_server},
+        servers::{TestDatabase, unique},
+    },
 };
 
 const EVERYTHING: [&str; 7] = [
@@ -72,17 +75,54 @@ async fn development_serves_the_names_of_this_machine_only() {
 async fn a_request_names_exactly_one_host() {
     let app = TestApp::dev().await;
     for (head, status) in [
-        ("GET /api/v1/health HTTP/1.1\r\nHost: localhost", 200),
-        ("GET http://localhost/api/v1/health HTTP/1.1\r\nHost: localhost", 200),
-        ("GET /api/v1/health HTTP/1.1\r\nX-None: 1", 421),
-        ("GET /api/v1/health HTTP/1.1\r\nHost: ", 421),
-        ("GET /api/v1/health HTTP/1.1\r\nHost: localhost\r\nHost: evil.example", 421),
-        ("GET /api/v1/health HTTP/1.1\r\nHost: evil.example\r\nHost: localhost", 421),
-        ("GET http://evil.example/api/v1/health HTTP/1.1\r\nHost: localhost", 421),
-        ("GET http://localhost/api/v1/health HTTP/1.1\r\nHost: evil.example", 421),
+        ("GET /api/v1/health HTTP/1.1\r\nHost: localhost", "200"),
+        ("GET http://localhost/api/v1/health HTTP/1.1\r\nHost: localhost", "200"),
+        // The target counts, not the header (RFC 9112 section 3.2.2).
+        ("GET http://localhost/api/v1/health HTTP/1.1\r\nHost: evil.example", "200"),
+        ("GET http://evil.example/api/v1/health HTTP/1.1\r\nHost: localhost", "421"),
+        ("GET /api/v1/health HTTP/1.1\r\nX-None: 1", "400"),
+        ("GET http://localhost/api/v1/health HTTP/1.1\r\nX-None: 1", "400"),
+        ("GET /api/v1/health HTTP/1.1\r\nHost: ", "400"),
+        ("GET /api/v1/health HTTP/1.1\r\nHost: localhost/x", "400"),
+        ("GET /api/v1/health HTTP/1.1\r\nHost: localhost, localhost", "400"),
+        ("GET /api/v1/health HTTP/1.1\r\nHost: user@localhost", "400"),
+        ("GET /api/v1/health HTTP/1.1\r\nHost: localhost:http", "400"),
+        ("GET /api/v1/health HTTP/1.1\r\nHost: localhost\r\nHost: localhost", "400"),
+        ("GET /api/v1/health HTTP/1.1\r\nHost: localhost\r\nHost: evil.example", "400"),
+        ("GET /api/v1/health HTTP/1.1\r\nHost: evil.example\r\nHost: localhost", "400"),
+        ("GET http://user@localhost/api/v1/health HTTP/1.1\r\nHost: localhost", "400"),
+        ("GET http://localhost/api/v1/health HTTP/1.1\r\nHost: a b", "400"),
+        ("GET /api/v1/health HTTP/1.0\r\nHost: localhost\r\nHost: localhost", "400"),
+        ("GET /api/v1/health HTTP/1.0\r\nHost: localhost", "200"),
+        ("GET /api/v1/health HTTP/1.0\r\nX-None: 1", "421"),
     ] {
         let response = raw(&app, head).await;
-        assert!(response.starts_with(&format!("HTTP/1.1 {status}")), "{head}: {response}");
+        assert_eq!(response.split(' ').nth(1), Some(status), "{head}: {response}");
+        assert_eq!(response.contains("invalid_host"), status == "400", "{response}");
+    }
+}
+
+/// The origin of a request with cookies is compared with the host that the request is for.
+#[tokio::test]
+async fn an_absolute_target_decides_which_origin_is_the_own() {
+    let app = TestApp::start().await;
+    let user = app.user().await;
+    let body = format!("username={}&password={}", user.email, PASSWORD.replace(' ', "+"));
+    for (host, origin, status) in [
+        ("evil.example", "http://api.example.com", "204"),
+        ("evil.example", "http://evil.example", "403"),
+        ("api.example.com", "http://api.example.com", "204"),
+    ] {
+        let head = format!(
+            "POST http://api.example.com/api/v1/auth/login?delivery=cookie HTTP/1.1\r\nHost: {host}\r\n\
+             Origin: {origin}\r\nContent-Type: application/x-www-form-urlencoded\r\nConnection: close\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let mut stream = TcpStream::connect(app.url.strip_prefix("http://").unwrap()).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let response = rest(stream).await;
+        assert_eq!(response.split(' ').nth(1), Some(status), "{host} {origin}: {response}");
     }
 }
 
@@ -90,7 +130,8 @@ async fn a_request_names_exactly_one_host() {
 async fn production_serves_any_host_unless_some_are_named() {
     let app = TestApp::start().await;
     assert_eq!(get(&app, "/api/v1/health", "anything.example").await.status, 200);
-    assert!(raw(&app, "GET /api/v1/health HTTP/1.1\r\nX-None: 1").await.starts_with("HTTP/1.1 200"));
+    assert!(raw(&app, "GET /api/v1/health HTTP/1.1\r\nX-None: 1").await.starts_with("HTTP/1.1 400"));
+    assert!(raw(&app, "GET /api/v1/health HTTP/1.0\r\nX-None: 1").await.starts_with("HTTP/1.0 200"));
 
     let app = TestApp::with(&[
         "--allowed-hosts=api.example.com, [2001:db8::1]",

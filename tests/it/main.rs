@@ -42,6 +42,7 @@ mod dev_mail;
 mod email_addresses;
 mod history;
 mod http_limits;
+mod http_refusals;
 mod http_room;
 mod identity_copies;
 mod import_cycles;

@@ -1,7 +1,7 @@
 //! The middleware of all requests, in the order of [`wrap`].
 
 mod access_log;
-mod allowed_hosts;
+mod admission;
 mod catch_panic;
 mod compression;
 mod context;
@@ -10,7 +10,7 @@ mod headers;
 mod problems;
 mod span;
 
-pub(super) use allowed_hosts::HostRules;
+pub(super) use admission::HostRules;
 pub(super) use compression::{accepts_gzip, gzip};
 
 use std::{collections::HashSet, sync::Arc};
@@ -21,8 +21,9 @@ use poem::{
 };
 
 use self::{
-    access_log::AccessLog, allowed_hosts::AllowedHosts, catch_panic::CatchPanic, compression::Compression,
-    context::WithContext, cors::Cors, headers::DefaultHeaders, problems::Problems, span::RequestSpan,
+    access_log::AccessLog, admission::Admission, catch_panic::CatchPanic, compression::Compression,
+    context::WithContext, cors::Cors, headers::DefaultHeaders, problems::Problems,
+    span::RequestSpan,
 };
 use super::problem::RouteCatalog;
 use crate::app::App;
@@ -53,7 +54,7 @@ where
     let inner = Problems { inner, app: app.clone(), catalog: catalog.clone() };
     let inner = Compression { inner };
     let inner = Cors { inner, origins: cors_origins };
-    let inner = AllowedHosts { inner, app: app.clone(), catalog: catalog.clone(), hosts };
+    let inner = Admission { inner, app: app.clone(), catalog: catalog.clone(), hosts };
     let log_client_address = app.config.core.log_client_address;
     let inner = DefaultHeaders { inner, app }.with(headers::security(https));
     let inner = RequestSpan { inner };

@@ -1,6 +1,7 @@
 //! The error type of the API.
 
 use crate::{
+    api::server::Refusal,
     error::{Error, FieldError},
     services::login::Challenge,
 };
@@ -25,6 +26,12 @@ pub enum ApiError {
     /// A page of another site made the browser send the request with its cookies.
     #[error("Cross-site request refused")]
     CrossSite,
+    /// hyper could not parse the request.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// The request has no header `Host`, several, or an invalid one.
+    #[error("The request must have exactly one header Host, with the name or the address of the server")]
+    InvalidHost,
     /// The request is for a host that is not one of this server's.
     #[error(
         "This server does not serve the host of the request. Its operator can add the host to ALLOWED_HOSTS"

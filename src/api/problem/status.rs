@@ -3,7 +3,7 @@
 use poem::{error::ResponseError, http::StatusCode};
 
 use super::error::ApiError;
-use crate::error::Error;
+use crate::{api::server::Refusal, error::Error};
 
 impl ApiError {
     pub(super) fn code(&self) -> &'static str {
@@ -13,6 +13,10 @@ impl ApiError {
             Self::SecondFactorRequired(_) => "two_factor_required",
             Self::UnsupportedGrantType => "unsupported_grant_type",
             Self::CrossSite => "cross_site",
+            Self::Refused(Refusal::Malformed) => "malformed",
+            Self::Refused(Refusal::TargetTooLong) => "target_too_long",
+            Self::Refused(Refusal::HeadTooLarge) => "head_too_large",
+            Self::InvalidHost => "invalid_host",
             Self::UnknownHost => "unknown_host",
             Self::InvalidFields(_) => "validation_error",
             Self::BodyTooLarge { .. } => "too_large",
@@ -29,6 +33,8 @@ impl ResponseError for ApiError {
             Self::Domain(error) => domain_status(error),
             Self::NotAuthenticated => StatusCode::UNAUTHORIZED,
             Self::CrossSite | Self::SecondFactorRequired(_) => StatusCode::FORBIDDEN,
+            Self::Refused(refusal) => refusal.status(),
+            Self::InvalidHost => StatusCode::BAD_REQUEST,
             Self::UnknownHost => StatusCode::MISDIRECTED_REQUEST,
             Self::InvalidFields(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,

@@ -1,4 +1,5 @@
-//! A TCP connection that fails with a time-out if the client is too slow to send a request or to read a response.
+//! A TCP connection that fails with a time-out if the client is too slow to send a request or to read a response. It also
+//! replaces the responses that hyper sends without the endpoint.
 
 use std::{
     io,
@@ -8,13 +9,26 @@ use std::{
     time::Duration,
 };
 
+use hyper::body::{Buf, Bytes};
+use poem::Response;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
     time::{Instant, Sleep},
 };
 
-use super::{limits::Limits, slots::Activity};
+use super::{
+    limits::Limits,
+    refusal::{Refusal, encode},
+    slots::Activity,
+};
+
+/// What an HTTP/2 client sends first (RFC 9113 section 3.4), without the end. hyper responds to this part, but to the whole
+/// it closes the connection without a response.
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
+
+/// Returns the endpoint's response to a request that hyper has refused, if it has one.
+type Refuse = Box<dyn Fn(Refusal) -> Option<Response> + Send>;
 
 /// A TCP connection with the time limits of [`Limits`].
 pub(super) struct Connection {
@@ -23,18 +37,54 @@ pub(super) struct Connection {
     activity: Arc<Activity>,
     /// Whether the head of a request is expected or has arrived in part.
     in_head: bool,
+    first_line: FirstLine,
     read_timeout: Timeout,
     limits: Limits,
     write_timeout: Timeout,
+    refuse: Refuse,
+    replacement: Option<Replacement>,
 }
 
 impl Connection {
     /// Wraps a new connection. The caller records in `activity` when it handles a request.
-    pub(super) fn new(stream: TcpStream, activity: Arc<Activity>, limits: Limits) -> Self {
-        let (read_timeout, write_timeout) = (Timeout::default(), Timeout::default());
-        // A client that connects has to send a request at once, so the time limit of a head applies.
-        Self { stream, activity, in_head: true, read_timeout, limits, write_timeout }
+    pub(super) fn new(stream: TcpStream, activity: Arc<Activity>, limits: Limits, refuse: Refuse) -> Self {
+        Self {
+            stream,
+            activity,
+            // A client that connects has to send a request at once, so the time limit of a head applies.
+            in_head: true,
+            first_line: FirstLine::default(),
+            read_timeout: Timeout::default(),
+            limits,
+            write_timeout: Timeout::default(),
+            refuse,
+            replacement: None,
+        }
     }
+}
+
+/// The length of the first line of a head, as far as it has arrived.
+#[derive(Default)]
+struct FirstLine {
+    bytes: usize,
+    is_complete: bool,
+}
+
+impl FirstLine {
+    fn read(&mut self, head: &[u8]) {
+        if !self.is_complete {
+            let end = head.iter().position(|octet| *octet == b'\n');
+            self.bytes += end.unwrap_or(head.len());
+            self.is_complete = end.is_some();
+        }
+    }
+}
+
+/// A response that is being sent in place of one of hyper.
+struct Replacement {
+    rest: Bytes,
+    /// The length of hyper's response.
+    replaced_bytes: usize,
 }
 
 /// A time limit for the next read or write. It starts with the first poll after a stop.
@@ -87,8 +137,13 @@ impl AsyncRead for Connection {
         // The first byte ends the idle time and starts the time of the head.
         if !this.in_head && buf.filled().len() > before {
             this.in_head = true;
+            this.first_line = FirstLine::default();
             this.read_timeout.stop();
         }
+        if buf.filled()[before..].starts_with(HTTP2_PREFACE) {
+            buf.set_filled(before + HTTP2_PREFACE.len());
+        }
+        this.first_line.read(&buf.filled()[before..]);
         read
     }
 }
@@ -109,10 +164,42 @@ impl Connection {
         }
         Poll::Ready(Err(ready!(self.write_timeout.poll(cx, self.limits.write))))
     }
+
+    /// Sends the endpoint's response in place of `bytes` if these are a response of hyper. Then the result is that of
+    /// writing `bytes`; else it is `None`.
+    fn poll_replace(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Option<Poll<io::Result<usize>>> {
+        if self.replacement.is_none() {
+            // hyper responds itself only while the endpoint has no request.
+            if self.activity.is_responding() {
+                return None;
+            }
+            let response = (self.refuse)(Refusal::of(bytes, self.first_line.bytes)?)?;
+            let rest = encode(response, bytes)?.into();
+            self.replacement = Some(Replacement { rest, replaced_bytes: bytes.len() });
+        }
+        loop {
+            let rest = &self.replacement.as_ref()?.rest;
+            let wrote = Pin::new(&mut self.stream).poll_write(cx, rest);
+            let written = match self.limit_write(cx, wrote) {
+                Poll::Ready(Ok(written @ 1..)) => written,
+                unwritten => return Some(unwritten),
+            };
+            let Replacement { rest, replaced_bytes } = self.replacement.as_mut()?;
+            rest.advance(written);
+            if rest.is_empty() {
+                let replaced_bytes = *replaced_bytes;
+                self.replacement = None;
+                return Some(Poll::Ready(Ok(replaced_bytes)));
+            }
+        }
+    }
 }
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if let Some(replaced) = self.poll_replace(cx, bytes) {
+            return replaced;
+        }
         let wrote = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.limit_write(cx, wrote)
     }
@@ -122,6 +209,12 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        // hyper's own response has no body, so it is one slice.
+        if let [bytes] = slices
+            && let Some(replaced) = self.poll_replace(cx, bytes)
+        {
+            return replaced;
+        }
         let wrote = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
         self.limit_write(cx, wrote)
     }
@@ -132,6 +225,8 @@ impl AsyncWrite for Connection {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        // hyper flushes after all writes.
+        this.activity.record_flushed();
         // hyper may not poll the next read at once. This poll starts the idle time and registers the task to be woken.
         if !this.activity.is_busy() && !this.in_head {
             let _ = this.read_timeout.poll(cx, this.limits.idle);

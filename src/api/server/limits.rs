@@ -1,5 +1,10 @@
 use std::time::Duration;
 
+/// The maximum size of the head of a request. The response to a larger one is 431, or 414 if most of it is the target.
+pub(super) const MAX_HEAD_BYTES: usize = 32 * 1024;
+/// The maximum number of headers of a request.
+pub(super) const MAX_HEADERS: usize = 100;
+
 /// Limits of connections and time limits of the HTTP server.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {

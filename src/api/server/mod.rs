@@ -6,17 +6,24 @@
 
 mod connection;
 mod limits;
+mod refusal;
 mod slots;
 
 pub use limits::Limits;
+pub(super) use refusal::Refusal;
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, task::Poll, time::Duration};
 
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use futures_util::{FutureExt, StreamExt, stream};
+use hyper::{
+    body::{Body as _, Incoming},
+    server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::{rt::TokioIo, server::graceful::GracefulShutdown};
 use poem::{
-    Addr, Endpoint, Response,
-    http::uri::Scheme,
+    Addr, Body, Endpoint, Request, Response,
+    http::{HeaderValue, header, uri::Scheme},
     web::{LocalAddr, RemoteAddr},
 };
 use tokio::{
@@ -26,13 +33,10 @@ use tokio::{
 
 use self::{
     connection::Connection,
-    slots::{Slot, Slots},
+    limits::{MAX_HEAD_BYTES, MAX_HEADERS},
+    slots::{Activity, Slot, Slots},
 };
 
-/// The maximum size of the head of a request. The response to a larger one is 431.
-const MAX_HEAD_BYTES: usize = 32 * 1024;
-/// The maximum number of headers of a request.
-const MAX_HEADERS: usize = 100;
 /// The port is closed when no client has connected for this long during the shutdown.
 const DRAIN_QUIET: Duration = Duration::from_millis(20);
 /// The port is closed after this time even if clients still connect. Connections without a request are then closed.
@@ -139,16 +143,23 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
         // A response is written in one call, so Nagle's algorithm (RFC 896) would only delay it.
         let _ = stream.set_nodelay(true);
         let activity = slot.activity.clone();
-        let connection = Connection::new(stream, activity.clone(), self.limits);
+        let server = self.clone();
+        let refuse = Box::new(move |refusal| server.refuse(refusal, local, peer));
+        let connection = Connection::new(stream, activity.clone(), self.limits, refuse);
         let server = self.clone();
         let service = service_fn(move |request: hyper::Request<Incoming>| {
-            activity.set_busy(true);
+            activity.begin_request(!request.body().is_end_stream());
             let (server, activity) = (server.clone(), activity.clone());
             async move {
-                let (local, peer) = (LocalAddr(Addr::SocketAddr(local)), RemoteAddr(Addr::SocketAddr(peer)));
-                let request = (request, local, peer, Scheme::HTTP).into();
-                let response = server.endpoint.get_response(request).await;
-                activity.set_busy(false);
+                let (local, peer) = addresses(local, peer);
+                let request = watch_body((request, local, peer, Scheme::HTTP).into(), &activity);
+                let mut response = server.endpoint.get_response(request).await;
+                // hyper closes the connection if the rest of the body has not arrived. The client has to know, so that
+                // it sends neither the rest nor another request (RFC 9112 section 9.6).
+                if activity.has_unread_body() {
+                    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                }
+                activity.end_request();
                 Ok::<hyper::Response<_>, Infallible>(response.into())
             }
         });
@@ -170,4 +181,30 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
             drop(slot);
         });
     }
+
+    /// Returns the endpoint's response to a refusal. `None` if the endpoint does not know refusals.
+    fn refuse(&self, refusal: Refusal, local: SocketAddr, peer: SocketAddr) -> Option<Response> {
+        let (local, peer) = addresses(local, peer);
+        // The response is rendered without waiting for anything.
+        let response = self.endpoint.get_response(refusal.request(local, peer)).now_or_never()?;
+        (response.status() == refusal.status()).then_some(response)
+    }
+}
+
+fn addresses(local: SocketAddr, peer: SocketAddr) -> (LocalAddr, RemoteAddr) {
+    (LocalAddr(Addr::SocketAddr(local)), RemoteAddr(Addr::SocketAddr(peer)))
+}
+
+/// Records in `activity` when the endpoint has read the body of a request to its end.
+fn watch_body(mut request: Request, activity: &Arc<Activity>) -> Request {
+    if activity.has_unread_body() {
+        let activity = activity.clone();
+        let chunks = request.take_body().into_bytes_stream();
+        let end = stream::poll_fn(move |_| {
+            activity.record_body_end();
+            Poll::Ready(None)
+        });
+        request.set_body(Body::from_bytes_stream(chunks.chain(end)));
+    }
+    request
 }

@@ -145,6 +145,10 @@ pub(super) struct Activity {
     opened: Instant,
     /// Whether a request is being handled.
     busy: AtomicBool,
+    /// Whether the endpoint has a request whose response is not sent yet.
+    responding: AtomicBool,
+    /// Whether the body of the request is not read to its end.
+    has_unread_body: AtomicBool,
     /// Whether the client has to send or to read something before the connection can go on.
     waiting: AtomicBool,
     /// When the connection, the handling of its last request or its last response began, in milliseconds after
@@ -160,6 +164,8 @@ impl Activity {
             network: client_network(peer),
             opened: Instant::now(),
             busy: AtomicBool::new(false),
+            responding: AtomicBool::new(false),
+            has_unread_body: AtomicBool::new(false),
             waiting: AtomicBool::new(false),
             since_ms: AtomicU64::new(0),
             closing: AtomicBool::new(false),
@@ -172,11 +178,44 @@ impl Activity {
         self.busy.load(Ordering::Relaxed)
     }
 
-    /// Records whether a request is being handled.
-    pub(super) fn set_busy(&self, busy: bool) {
+    /// Records that the endpoint begins to handle a request, which may have a body.
+    pub(super) fn begin_request(&self, has_body: bool) {
+        self.has_unread_body.store(has_body, Ordering::Relaxed);
+        self.responding.store(true, Ordering::Relaxed);
+        self.set_busy(true);
+    }
+
+    /// Records that the endpoint has handled the request. Its response is still to be sent.
+    pub(super) fn end_request(&self) {
+        self.set_busy(false);
+    }
+
+    fn set_busy(&self, busy: bool) {
         let since_ms = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.since_ms.store(since_ms, Ordering::Relaxed);
         self.busy.store(busy, Ordering::Relaxed);
+    }
+
+    /// Records that everything is sent that was to be sent.
+    pub(super) fn record_flushed(&self) {
+        if !self.is_busy() {
+            self.responding.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Returns whether the endpoint has a request whose response is not sent yet.
+    pub(super) fn is_responding(&self) -> bool {
+        self.responding.load(Ordering::Relaxed)
+    }
+
+    /// Records that the body of the request is read to its end.
+    pub(super) fn record_body_end(&self) {
+        self.has_unread_body.store(false, Ordering::Relaxed);
+    }
+
+    /// Returns whether the request has a body that is not read to its end.
+    pub(super) fn has_unread_body(&self) -> bool {
+        self.has_unread_body.load(Ordering::Relaxed)
     }
 
     /// Records that the client has sent or read something.

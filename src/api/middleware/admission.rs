@@ -1,3 +1,5 @@
+//! Requests that are refused before anything can answer them.
+
 use std::{collections::HashSet, sync::Arc};
 
 use poem::{Endpoint, Request, Response, Result};
@@ -5,19 +7,21 @@ use url::Host;
 
 use crate::{
     api::{
-        host::{ip_host, is_local, requested_host},
+        host::{ip_host, is_local, names_one_host, requested_host},
         problem::{ApiError, FailedRequest, RouteCatalog, render},
+        server::Refusal,
     },
     app::App,
     context::RequestContext,
     services::security_event::{Event, SecurityEvent},
 };
 
-/// Refuses requests for other hosts with 421 (RFC 9110 section 15.5.20).
+/// Refuses what hyper could not parse, requests without one valid host with 400 (RFC 9112 section 3.2), and requests for
+/// other hosts with 421 (RFC 9110 section 15.5.20).
 ///
 /// It is outside of everything that answers. A web page can let its own name lead to this server (DNS rebinding), and
 /// browsers then treat the two as one site. Only the header `Host` shows the difference.
-pub(super) struct AllowedHosts<E> {
+pub(super) struct Admission<E> {
     pub(super) inner: E,
     pub(super) app: App,
     pub(super) catalog: Arc<RouteCatalog>,
@@ -45,17 +49,32 @@ impl HostRules {
     }
 }
 
-impl<E: Endpoint<Output = Response>> Endpoint for AllowedHosts<E> {
+impl<E> Admission<E> {
+    fn check(&self, req: &Request) -> Result<(), ApiError> {
+        if let Some(refusal) = req.data::<Refusal>() {
+            return Err(ApiError::Refused(*refusal));
+        }
+        if !names_one_host(req) {
+            return Err(ApiError::InvalidHost);
+        }
+        if !self.hosts.allow(req) {
+            return Err(ApiError::UnknownHost);
+        }
+        Ok(())
+    }
+}
+
+impl<E: Endpoint<Output = Response>> Endpoint for Admission<E> {
     type Output = Response;
 
     async fn call(&self, req: Request) -> Result<Response> {
-        if self.hosts.allow(&req) {
-            return self.inner.call(req).await;
-        }
+        let Err(error) = self.check(&req) else { return self.inner.call(req).await };
         let context = req.data::<RequestContext>().cloned().unwrap_or_default();
-        SecurityEvent::new(Event::HostRefused).log(&self.app, &context);
+        if matches!(error, ApiError::UnknownHost) {
+            SecurityEvent::new(Event::HostRefused).log(&self.app, &context);
+        }
         let id = context.response_id();
         let request = FailedRequest { id: &id, method: req.method(), uri: req.original_uri() };
-        Ok(render(&ApiError::UnknownHost.into(), &request, &self.catalog))
+        Ok(render(&error.into(), &request, &self.catalog))
     }
 }

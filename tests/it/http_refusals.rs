@@ -1,0 +1,178 @@
+//! Requests that are refused before an operation sees them, by the HTTP library or without reading the body.
+
+use serde_json::Value;
+use tokio::{io::AsyncWriteExt, net::TcpStream};
+
+use crate::{
+    http_limits::rest,
+    support::{
+        TestApp, eventually,
+        process::{production_command, start_server},
+        servers::{TestDatabase, unique},
+    },
+};
+
+const HEALTH: &str = "GET /api/v1/health HTTP/1.1\r\nHost: x\r\n";
+
+/// Sends octets, and reads until the server closes the connection.
+async fn exchange(address: &str, octets: &[u8]) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(octets).await.unwrap();
+    rest(stream).await
+}
+
+/// The last response of a connection.
+struct Last<'a> {
+    status: u16,
+    head: &'a str,
+    body: Value,
+}
+
+impl<'a> Last<'a> {
+    fn of(received: &'a str) -> Self {
+        let start = received.rfind("HTTP/1.1 4").unwrap_or_else(|| panic!("no refusal: {received:?}"));
+        let (head, body) = received[start..].split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        assert_eq!(header(head, "content-length"), Some(body.len().to_string().as_str()), "{received}");
+        Self { status, head, body: serde_json::from_str(body).unwrap() }
+    }
+
+    fn header(&self, name: &str) -> Option<&'a str> {
+        header(self.head, name)
+    }
+}
+
+/// Returns the value of a header that the response has once.
+fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    let lines = head.lines().filter_map(|line| line.split_once(": "));
+    let mut values = lines.filter(|(other, _)| *other == name).map(|(_, value)| value);
+    let value = values.next();
+    assert!(values.next().is_none(), "{name} is repeated: {head}");
+    value
+}
+
+/// Requests that the HTTP library refuses, with the status and the code of the response.
+fn unreadable() -> Vec<(Vec<u8>, u16, &'static str)> {
+    let malformed = [
+        "nonsense\r\n\r\n".to_owned(),
+        "GET  /api/v1/health HTTP/1.1\r\nHost: x\r\n\r\n".into(),
+        "GET /api/v1/health\r\nHost: x\r\n\r\n".into(),
+        "GET /api/v1/health HTTP/1.2\r\nHost: x\r\n\r\n".into(),
+        "GET /api/v1/health HTTP/2.0\r\nHost: x\r\n\r\n".into(),
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into(),
+        "\u{16}\u{3}\u{1}\u{2}\r\n\r\n".into(),
+        format!("{HEALTH}no colon\r\n\r\n"),
+        format!("{HEALTH}x y: z\r\n\r\n"),
+        format!("{HEALTH}x : z\r\n\r\n"),
+        format!("{HEALTH}x: y\r\n z\r\n\r\n"),
+        format!("{HEALTH}x: y\0z\r\n\r\n"),
+        format!("{HEALTH}content-length: abc\r\n\r\n"),
+        format!("{HEALTH}content-length: +1\r\n\r\nx"),
+        format!("{HEALTH}content-length: 1\r\ncontent-length: 2\r\n\r\nxx"),
+        format!("{HEALTH}transfer-encoding: gzip\r\n\r\n"),
+        format!("{HEALTH}transfer-encoding: chunked, gzip\r\ncontent-length: 1\r\n\r\nx"),
+        "POST /api/v1/health HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n".into(),
+        // After a request on the same connection.
+        format!("{HEALTH}\r\nnonsense\r\n\r\n"),
+    ];
+    let malformed = malformed.into_iter().map(|text| (text.into_bytes(), 400, "malformed"));
+    let long = "x".repeat(40_000);
+    let large = [
+        (format!("{HEALTH}x: {long}\r\n\r\n"), 431, "head_too_large"),
+        (format!("{HEALTH}{}\r\n", "x: y\r\n".repeat(101)), 431, "head_too_large"),
+        (format!("GET /{long} HTTP/1.1\r\nHost: x\r\n\r\n"), 414, "target_too_long"),
+        (format!("GET /api/v1/health?{long} HTTP/1.1\r\nHost: x\r\n\r\n"), 414, "target_too_long"),
+        // The rest of the head never arrives.
+        (format!("{HEALTH}x: {long}"), 431, "head_too_large"),
+        (format!("GET /{long}"), 414, "target_too_long"),
+        (format!("{HEALTH}\r\nGET /{long}"), 414, "target_too_long"),
+    ];
+    malformed.chain(large.map(|(text, status, code)| (text.into_bytes(), status, code))).collect()
+}
+
+#[tokio::test]
+async fn smoke_what_cannot_be_read_is_refused_like_everything_else() {
+    let app = TestApp::with(&["--public-url=https://api.example.com"]).await;
+    let address = app.url.strip_prefix("http://").unwrap();
+    for (octets, status, code) in unreadable() {
+        let received = exchange(address, &octets).await;
+        let refusal = Last::of(&received);
+        assert_eq!((refusal.status, &refusal.body["code"]), (status, &Value::from(code)), "{received}");
+        assert_eq!(refusal.body["status"], status);
+        assert_eq!(refusal.header("content-type"), Some("application/problem+json"));
+        let id = refusal.header("x-request-id").unwrap();
+        assert_eq!((id.len(), &refusal.body["request_id"]), (36, &Value::from(id)));
+        assert_eq!(refusal.header("connection"), Some("close"));
+        assert_eq!(refusal.header("x-content-type-options"), Some("nosniff"));
+        assert_eq!(refusal.header("cache-control"), Some("no-store"));
+        assert!(refusal.header("strict-transport-security").is_some() && refusal.header("date").is_some());
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_has_a_line_in_the_log() {
+    let database = TestDatabase::migrated().await;
+    let command = production_command(&["serve", "--port", "0"], &database, &format!("r{}", unique())).await;
+    let (server, address) = start_server(command).await;
+    for (octets, status, _) in unreadable() {
+        let received = exchange(&address, &octets).await;
+        let id = Last::of(&received).header("x-request-id").unwrap().to_owned();
+        let line = eventually("the refusal is logged", || async {
+            let output = server.output();
+            let (lines, _) = output.rsplit_once('\n')?;
+            lines.lines().find(|line| line.contains(&id)).map(str::to_owned)
+        })
+        .await;
+        let line: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!((&line["message"], &line["status"]), (&Value::from("request"), &Value::from(status)));
+        assert_eq!((&line["method"], &line["path"]), (&Value::from("-"), &Value::from("-")));
+        assert_eq!((&line["request_id"], &line["client_address"]), (&Value::from(id), &"127.0.0.1".into()));
+    }
+}
+
+#[tokio::test]
+async fn a_response_without_the_body_of_its_request_closes_the_connection() {
+    let app = TestApp::start().await;
+    let address = app.url.strip_prefix("http://").unwrap();
+    let json = "content-type: application/json\r\n";
+    for (target, headers, status) in [
+        ("POST /api/v1/auth/register", "content-type: text/plain\r\ncontent-length: 20\r\n", 415),
+        ("POST /api/v1/auth/register", "content-type: text/plain\r\ntransfer-encoding: chunked\r\n", 415),
+        (
+            "POST /api/v1/auth/register",
+            &*format!("{json}content-encoding: gzip\r\ncontent-length: 20\r\n"),
+            415,
+        ),
+        ("POST /api/v1/auth/register", &*format!("{json}content-length: 999999\r\n"), 413),
+        ("POST /api/v1/users/me/password", &*format!("{json}content-length: 20\r\n"), 401),
+        ("POST /api/v1/nothing", "content-length: 20\r\n", 404),
+        ("PUT /api/v1/health", "content-length: 20\r\n", 405),
+        ("POST /api/v1/auth/register", &*format!("Host: y\r\n{json}content-length: 20\r\n"), 400),
+    ] {
+        for expect in ["", "expect: 100-continue\r\n"] {
+            let head = format!("{target} HTTP/1.1\r\nHost: x\r\n{headers}{expect}\r\n");
+            let received = exchange(address, head.as_bytes()).await;
+            assert!(received.starts_with("HTTP/1.1 4"), "the body is not asked for: {received}");
+            let refusal = Last::of(&received);
+            assert_eq!((refusal.status, refusal.header("connection")), (status, Some("close")), "{received}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_refused_request_whose_body_is_read_keeps_the_connection() {
+    let app = TestApp::start().await;
+    let address = app.url.strip_prefix("http://").unwrap();
+    let invalid = "POST /api/v1/auth/register HTTP/1.1\r\nHost: x\r\ncontent-type: application/json\r\n";
+    for first in [
+        format!("{invalid}content-length: 2\r\n\r\n{{}}"),
+        format!("{invalid}transfer-encoding: chunked\r\n\r\n2\r\n{{}}\r\n0\r\n\r\n"),
+        "GET /api/v1/nothing HTTP/1.1\r\nHost: x\r\n\r\n".into(),
+        "POST /api/v1/nothing HTTP/1.1\r\nHost: x\r\ncontent-length: 0\r\n\r\n".into(),
+    ] {
+        let received =
+            exchange(address, format!("{first}{HEALTH}connection: close\r\n\r\n").as_bytes()).await;
+        assert!(received.starts_with("HTTP/1.1 4") && received.contains("HTTP/1.1 200"), "{received}");
+        assert_eq!(received.matches("connection: close").count(), 1, "{received}");
+    }
+}
