@@ -211,7 +211,7 @@ async fn a_user_agent_is_kept_as_far_as_it_can_be_read() {
 async fn each_entry_of_x_forwarded_for_is_read_alone() {
     let app = TestApp::with(&["--trusted-proxies=1"]).await;
     let user = app.user().await;
-    let cases: [(Lines<'_>, Value); 9] = [
+    let cases: [(Lines<'_>, Value); 16] = [
         (&[b"\xf8, 203.0.113.7"], json!("203.0.113.7")),
         (&[b"\xff\xfe", b"203.0.113.7"], json!("203.0.113.7")),
         (&[b"198.51.100.1", b"\xf8,203.0.113.7:4711"], json!("203.0.113.7")),
@@ -221,6 +221,28 @@ async fn each_entry_of_x_forwarded_for_is_read_alone() {
         (&[b"203.0.113.7, \xf8"], Value::Null),
         (&[b"203.0.113.7", b"unknown"], Value::Null),
         (&[b"203.0.113.7,"], Value::Null),
+        (&[b"\"unknown\""], Value::Null),
+        (&[b"_hidden"], Value::Null),
+        (&[b"203.0.113.7:"], Value::Null),
+        (&[b"[2001:db8::7"], Value::Null),
+        (&[b"proxy.example:443"], Value::Null),
+        (&[b"[::ffff:203.0.113.7]:80"], json!("203.0.113.7")),
+        (&[b""], Value::Null),
+        (&[], json!("127.0.0.1")),
+    ];
+    for (lines, address) in cases {
+        let found = new_session(&app, &user, "x-forwarded-for", lines, "address").await;
+        assert_eq!(found, address, "{lines:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_entry_that_a_trusted_proxy_has_not_added_is_unknown() {
+    let app = TestApp::with(&["--trusted-proxies=2"]).await;
+    let user = app.user().await;
+    let cases: [(Lines<'_>, Value); 3] = [
+        (&[b"203.0.113.7, 198.51.100.1"], json!("203.0.113.7")),
+        (&[b"203.0.113.7"], Value::Null),
         (&[], json!("127.0.0.1")),
     ];
     for (lines, address) in cases {

@@ -59,13 +59,14 @@ fn client_request_id(headers: &HeaderMap) -> Option<Arc<str>> {
 /// Returns the address of the client: the peer of the connection, or the entry of `X-Forwarded-For` that the outermost
 /// trusted proxy has added. The client may have added the entries before that one, so they are ignored.
 ///
-/// `None` if that entry is not an address. The address of the proxy instead would be shared by all clients.
+/// `None` if that entry is missing or is not an address. The address of the proxy instead would be shared by all clients.
 fn client_address(req: &Request, proxies: usize) -> Option<IpAddr> {
-    let peer = || req.remote_addr().as_socket_addr().map(|address| address.ip().to_canonical());
-    let Some(back) = proxies.checked_sub(1) else { return peer() };
-    match items(req.headers(), FORWARDED_FOR, b',').rev().nth(back) {
-        Some(hop) => address(hop),
-        None => peer(),
+    match proxies.checked_sub(1) {
+        Some(back) if req.headers().contains_key(FORWARDED_FOR) => {
+            items(req.headers(), FORWARDED_FOR, b',').rev().nth(back).and_then(address)
+        }
+        // A request without the header does not come through a proxy.
+        _ => req.remote_addr().as_socket_addr().map(|peer| peer.ip().to_canonical()),
     }
 }
 
@@ -83,15 +84,15 @@ fn user_agent(headers: &HeaderMap) -> Option<Arc<str>> {
     Some(String::from_utf8_lossy(value.as_bytes()).into())
 }
 
-/// Removes the parameters of a media type that the framework cannot read, since it reads ASCII only. No operation needs
-/// them.
+/// Replaces the octets of a media type that the framework cannot read, since it reads ASCII only.
 fn make_content_type_readable(headers: &mut HeaderMap) {
     let Some(value) = headers.get(header::CONTENT_TYPE).filter(|value| value.to_str().is_err()) else {
         return;
     };
-    let media_type = value.as_bytes().split(|octet| *octet == b';').next().unwrap_or_default().trim_ascii();
-    if let Ok(media_type) = HeaderValue::from_bytes(media_type) {
-        headers.insert(header::CONTENT_TYPE, media_type);
+    let readable = |octet: &u8| if octet.is_ascii() { *octet } else { b'?' };
+    let text: Vec<_> = value.as_bytes().iter().map(readable).collect();
+    if let Ok(value) = HeaderValue::from_bytes(&text) {
+        headers.insert(header::CONTENT_TYPE, value);
     }
 }
 
