@@ -71,6 +71,7 @@ mod queue_reserved;
 mod redis_rights;
 mod registration_limits;
 mod replicas;
+mod request_bodies;
 mod request_headers;
 mod secrets_in_logs;
 mod security_events;

@@ -15,7 +15,10 @@ use poem_openapi::{
 };
 use serde_json::{Map, Value};
 
-use super::body_bytes::{BodyBytes, MAX_DECLARED_BYTES};
+use super::{
+    body_bytes::{BodyBytes, MAX_DECLARED_BYTES},
+    media_type::utf8_media_type,
+};
 use crate::{
     api::{
         problem::{ApiError, Result},
@@ -26,6 +29,8 @@ use crate::{
 
 /// The longest body in bytes, unless the operation declares another limit.
 const MAX_BODY_BYTES: usize = 16 * 1024;
+/// U+FEFF, with which some programs begin a text. It is not part of the JSON (RFC 8259 section 8.1).
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// A JSON body of at most `MAX_BYTES`. Every field that is wrong is reported, and a field that is not known is refused.
 pub struct Body<T, const MAX_BYTES: usize = MAX_BODY_BYTES>(pub T);
@@ -52,7 +57,7 @@ pub trait FormContent: Send + Sized {
 impl<T: Type, const MAX_BYTES: usize> Payload for Body<T, MAX_BYTES> {
     const CONTENT_TYPE: &'static str = "application/json";
     fn check_content_type(content_type: &str) -> bool {
-        <Json<T> as Payload>::check_content_type(content_type)
+        utf8_media_type(content_type).is_some_and(<Json<T> as Payload>::check_content_type)
     }
     fn schema_ref() -> MetaSchemaRef {
         T::schema_ref()
@@ -68,10 +73,11 @@ impl<T: ParseFromJSON + Any, const MAX_BYTES: usize> ParsePayload for Body<T, MA
     async fn from_request(request: &Request, body: &mut RequestBody) -> PoemResult<Self> {
         const { assert!(MAX_BYTES <= MAX_DECLARED_BYTES) };
         let bytes = BodyBytes::read(request, body, MAX_BYTES).await?;
-        if bytes.is_empty() {
+        let json = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&bytes);
+        if json.is_empty() {
             return Err(missing_body().into());
         }
-        let value: Value = serde_json::from_slice(&bytes)
+        let value: Value = serde_json::from_slice(json)
             .map_err(|error| ApiError::MalformedBody(format!("The body is not valid JSON: {error}")))?;
         Ok(Self(parse(value, false)?))
     }
@@ -82,10 +88,7 @@ impl_apirequest_for_payload!(Body<T, MAX_BYTES>, T: ParseFromJSON + Any, const M
 impl<T: FormContent, const MAX_BYTES: usize> Payload for Form<T, MAX_BYTES> {
     const CONTENT_TYPE: &'static str = "application/x-www-form-urlencoded";
     fn check_content_type(content_type: &str) -> bool {
-        content_type
-            .split(';')
-            .next()
-            .is_some_and(|kind| kind.trim().eq_ignore_ascii_case(Self::CONTENT_TYPE))
+        utf8_media_type(content_type).is_some_and(|kind| kind.eq_ignore_ascii_case(Self::CONTENT_TYPE))
     }
     fn schema_ref() -> MetaSchemaRef {
         T::Schema::schema_ref()

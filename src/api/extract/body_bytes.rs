@@ -7,7 +7,10 @@ use poem::{Request, RequestBody, http::header, web::headers::HeaderValue};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::{
-    api::problem::{ApiError, Result},
+    api::{
+        header_fields::items,
+        problem::{ApiError, Result},
+    },
     error::Error,
 };
 
@@ -38,9 +41,10 @@ impl BodyBytes {
     /// Reads a body of at most `max_bytes`.
     ///
     /// # Errors
-    /// [`ApiError::BodyTooLarge`]; [`ApiError::BodyTimeout`]; [`ApiError::TooManyBodies`] if this process has reached
+    /// [`ApiError::UnsupportedEncoding`]; [`ApiError::BodyTooLarge`]; [`ApiError::BodyTimeout`]; [`ApiError::TooManyBodies`] if this process has reached
     /// its limit for bodies; [`ApiError::MalformedBody`] if the client disconnects.
     pub(super) async fn read(request: &Request, body: &mut RequestBody, max_bytes: usize) -> Result<Self> {
+        refuse_encoded(request)?;
         let read = Self::collect(request, body, max_bytes, &BYTES_UNDER_WAY);
         in_time(BODY_TIMEOUT, read).await
     }
@@ -95,6 +99,15 @@ pub(super) async fn buffer(request: &Request, body: &mut RequestBody) -> Result<
         *body = RequestBody::new(poem::Body::from_bytes_stream(stream::once(chunk)));
     }
     Ok(())
+}
+
+/// Refuses a body that has to be decoded first (RFC 9110 section 8.4). `identity` means that it does not.
+fn refuse_encoded(request: &Request) -> Result<()> {
+    let mut codings = items(request.headers(), header::CONTENT_ENCODING, b',');
+    match codings.all(|coding| coding.is_empty() || coding.eq_ignore_ascii_case(b"identity")) {
+        true => Ok(()),
+        false => Err(ApiError::UnsupportedEncoding),
+    }
 }
 
 async fn in_time<T>(timeout: Duration, read: impl Future<Output = Result<T>>) -> Result<T> {

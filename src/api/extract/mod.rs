@@ -2,6 +2,7 @@
 
 mod body;
 mod body_bytes;
+mod media_type;
 mod paging;
 mod security_scheme;
 mod text;

@@ -12,10 +12,13 @@ use poem::{
 
 /// Methods that a page of an allowed origin may use.
 const METHODS: &str = "GET, POST, PUT, PATCH, DELETE, OPTIONS";
-/// Headers that a page of an allowed origin may send.
-const HEADERS: &str = "authorization, content-type, x-request-id";
+/// Headers that a page of an allowed origin may send, besides the safelisted ones. Those of tracing libraries are among
+/// them, which these libraries add to every request.
+const HEADERS: &str = "authorization, baggage, content-type, idempotency-key, if-match, if-none-match, sentry-trace, \
+    traceparent, tracestate, x-request-id";
 /// Headers of a response that a page may read, besides the safelisted ones.
-const EXPOSED: &str = "x-request-id, retry-after";
+const EXPOSED: &str =
+    "etag, link, location, ratelimit, ratelimit-policy, retry-after, www-authenticate, x-request-id";
 /// Seconds for which a browser may cache the response to a preflight.
 const MAX_AGE: &str = "600";
 

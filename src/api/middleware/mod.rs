@@ -7,6 +7,7 @@ mod compression;
 mod context;
 mod cors;
 mod headers;
+mod normal_path;
 mod problems;
 mod span;
 
@@ -15,14 +16,11 @@ pub(super) use compression::{accepts_gzip, gzip};
 
 use std::{collections::HashSet, sync::Arc};
 
-use poem::{
-    Endpoint, EndpointExt, Response,
-    middleware::{CookieJarManager, NormalizePath, TrailingSlash},
-};
+use poem::{Endpoint, EndpointExt, Response, middleware::CookieJarManager};
 
 use self::{
     access_log::AccessLog, admission::Admission, catch_panic::CatchPanic, compression::Compression,
-    context::WithContext, cors::Cors, headers::DefaultHeaders, problems::Problems,
+    context::WithContext, cors::Cors, headers::DefaultHeaders, normal_path::NormalPath, problems::Problems,
     span::RequestSpan,
 };
 use super::problem::RouteCatalog;
@@ -48,8 +46,7 @@ where
 {
     let Settings { routes: catalog, cors_origins, hosts, https, trusted_proxies } = settings;
     let catalog = Arc::new(catalog);
-    let inner =
-        routes.map_to_response().with(CookieJarManager::new()).with(NormalizePath::new(TrailingSlash::Trim));
+    let inner = NormalPath { inner: routes.map_to_response().with(CookieJarManager::new()) };
     let inner = CatchPanic { inner };
     let inner = Problems { inner, app: app.clone(), catalog: catalog.clone() };
     let inner = Compression { inner };

@@ -93,10 +93,13 @@ impl DocumentedPath {
         self.operations.iter().find(|operation| operation.method == *method)
     }
 
-    /// Returns the value of the header `Allow` for this path.
+    /// Returns the value of the header `Allow` for this path. The router answers HEAD where there is GET.
     pub(super) fn allowed(&self) -> String {
-        let methods: BTreeSet<_> =
+        let mut methods: BTreeSet<_> =
             self.operations.iter().map(|operation| operation.method.as_str()).collect();
+        if methods.contains("GET") {
+            methods.insert("HEAD");
+        }
         methods.into_iter().collect::<Vec<_>>().join(", ")
     }
 

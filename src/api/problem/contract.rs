@@ -28,7 +28,7 @@ pub struct Problem {
     /// Always `about:blank`: the kind of problem is that of the status (RFC 9457 section 4.2.1).
     #[oai(rename = "type")]
     kind: String,
-    /// The reason phrase of the status.
+    /// The name of the status (RFC 9110).
     title: String,
     status: u16,
     /// A message for people; it may change.
@@ -63,7 +63,7 @@ impl Problem {
         let fields: Vec<_> = fields.map(Into::into).collect();
         Self {
             kind: "about:blank".into(),
-            title: status.canonical_reason().unwrap_or_default().into(),
+            title: title(status).into(),
             status: status.as_u16(),
             detail: shortened(&detail, MAX_DETAIL_CHARS),
             code: code.into(),
@@ -85,6 +85,15 @@ impl Problem {
     /// Adds the challenge that a code answers.
     pub(super) fn with_challenge(self, challenge: Challenge) -> Self {
         Self { challenge_token: Some(challenge.token), expires_in: Some(challenge.expires_in), ..self }
+    }
+}
+
+/// Returns the name of a status in RFC 9110 section 15. The library has older names for two of them.
+fn title(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::PAYLOAD_TOO_LARGE => "Content Too Large",
+        StatusCode::UNPROCESSABLE_ENTITY => "Unprocessable Content",
+        _ => status.canonical_reason().unwrap_or_default(),
     }
 }
 

@@ -37,6 +37,9 @@ pub enum ApiError {
         "This server does not serve the host of the request. Its operator can add the host to ALLOWED_HOSTS"
     )]
     UnknownHost,
+    /// The body is compressed or encoded otherwise.
+    #[error("The encoding of the request body is not supported: send the body without Content-Encoding")]
+    UnsupportedEncoding,
     /// Every invalid field of the request; the location of each begins with `body`, `query` or `path`.
     #[error("{}", Error::Invalid(.0.clone()))]
     InvalidFields(Vec<FieldError>),

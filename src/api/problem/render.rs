@@ -86,6 +86,10 @@ impl Failure {
             ApiError::Domain(
                 Error::TooManyAttempts { retry_after } | Error::TooManyJobs { retry_after, .. },
             ) => Some((header::RETRY_AFTER, HeaderValue::from(*retry_after))),
+            // RFC 9110 section 12.5.3.
+            ApiError::UnsupportedEncoding => {
+                Some((header::ACCEPT_ENCODING, HeaderValue::from_static("identity")))
+            }
             _ => None,
         };
         let challenge = match error {

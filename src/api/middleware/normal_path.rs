@@ -1,0 +1,100 @@
+//! Paths that are equal although they are written differently.
+
+use std::borrow::Cow;
+
+use poem::{
+    Endpoint, Request, Result,
+    error::NotFoundError,
+    http::uri::{PathAndQuery, Uri},
+};
+
+/// Gives the router the normal form of a path (RFC 3986 section 6.2.2.2): characters that need no percent-encoding have
+/// none. A slash at the end is dropped.
+///
+/// A path with an empty segment (`//`) is not found. If it were another path, rules of a proxy for that path would miss
+/// it.
+pub(super) struct NormalPath<E> {
+    pub(super) inner: E,
+}
+
+impl<E: Endpoint> Endpoint for NormalPath<E> {
+    type Output = E::Output;
+
+    async fn call(&self, mut req: Request) -> Result<Self::Output> {
+        normalize(&mut req)?;
+        self.inner.call(req).await
+    }
+}
+
+fn normalize(req: &mut Request) -> Result<(), NotFoundError> {
+    let path = req.uri().path();
+    if path.contains("//") {
+        return Err(NotFoundError);
+    }
+    let normal = normal_form(path);
+    // The normal form of any other path is shorter.
+    if normal.len() < path.len() {
+        let target = match req.uri().query() {
+            Some(query) => format!("{normal}?{query}"),
+            None => normal.into_owned(),
+        };
+        let mut parts = req.uri().clone().into_parts();
+        parts.path_and_query = Some(PathAndQuery::try_from(target).map_err(|_| NotFoundError)?);
+        *req.uri_mut() = Uri::from_parts(parts).map_err(|_| NotFoundError)?;
+    }
+    Ok(())
+}
+
+fn normal_form(path: &str) -> Cow<'_, str> {
+    let path = path.strip_suffix('/').filter(|rest| !rest.is_empty()).unwrap_or(path);
+    match path.contains('%') {
+        true => decode_unreserved(path).map_or(Cow::Borrowed(path), Cow::Owned),
+        false => Cow::Borrowed(path),
+    }
+}
+
+/// Decodes the unreserved characters (RFC 3986 section 2.3). All others stay encoded: `%2F` is part of a segment. `None`
+/// if an encoding is invalid, since decoding could complete it.
+fn decode_unreserved(path: &str) -> Option<String> {
+    let mut text = String::with_capacity(path.len());
+    let mut rest = path;
+    while let Some((before, encoded)) = rest.split_once('%') {
+        let (digits, after) = encoded.split_at_checked(2)?;
+        let is_hex = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+        let octet = u8::from_str_radix(digits, 16).ok().filter(|_| is_hex)?;
+        text.push_str(before);
+        if octet.is_ascii_alphanumeric() || b"-._~".contains(&octet) {
+            text.push(octet.into());
+        } else {
+            text.push('%');
+            text.push_str(digits);
+        }
+        rest = after;
+    }
+    text.push_str(rest);
+    Some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_paths_have_one_form() {
+        for (path, normal) in [
+            ("/", "/"),
+            ("/a", "/a"),
+            ("/a/", "/a"),
+            ("/%61%2D%2e%5F%7e%39/", "/a-._~9"),
+            ("/a%2Fb%2f", "/a%2Fb%2f"),
+            ("/%20%25%3A%C3%BC", "/%20%25%3A%C3%BC"),
+            ("/%2561", "/%2561"),
+            ("/%61%2%35", "/%61%2%35"),
+            ("/%61%+1", "/%61%+1"),
+            ("/%61%2", "/%61%2"),
+            ("/%61%\u{fc}", "/%61%\u{fc}"),
+        ] {
+            assert_eq!(normal_form(path), normal, "{path}");
+        }
+    }
+}
