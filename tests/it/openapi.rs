@@ -174,6 +174,41 @@ async fn the_documentation_pages_are_compressed_for_clients_that_accept_it() {
 }
 
 #[tokio::test]
+async fn the_documentation_is_downloaded_once() {
+    let app = TestApp::start().await;
+    for path in ["/docs", "/redoc", "/openapi.json", "/api/v1/openapi.json"] {
+        let get = async |encoding: &str, known: &str| {
+            let request = app.at_root(Method::GET, path).header("accept-encoding", encoding);
+            request.header("if-none-match", known).send().await.unwrap()
+        };
+        let header = |response: &reqwest::Response, name: &str| {
+            let lines = response.headers().get_all(name).iter().map(|line| line.to_str().unwrap().to_owned());
+            lines.collect::<Vec<_>>().join(", ")
+        };
+        let mut tags = BTreeSet::new();
+        for encoding in ["identity", "gzip"] {
+            let first = get(encoding, "\"other\"").await;
+            assert_eq!(first.status(), 200, "{path}");
+            let etag = header(&first, "etag");
+            assert!(etag.len() > 20 && etag.starts_with('"') && etag.ends_with('"'), "{etag}");
+            let (weak, list) = (format!("W/{etag}"), format!("\"x\", {etag}"));
+            for known in [&*etag, &*weak, &*list, "*"] {
+                let again = get(encoding, known).await;
+                assert_eq!(again.status(), 304, "{path} {encoding} {known}");
+                assert_eq!(header(&again, "content-encoding"), "");
+                for name in ["etag", "vary", "cache-control", "content-security-policy"] {
+                    assert_eq!(header(&again, name), header(&first, name), "{path} {name}");
+                }
+                assert!(again.bytes().await.unwrap().is_empty());
+            }
+            assert_eq!(header(&first, "vary").matches("accept-encoding").count(), 1, "{path}");
+            tags.insert(etag);
+        }
+        assert_eq!(tags.len(), 2, "{path}: each encoding has its own tag");
+    }
+}
+
+#[tokio::test]
 async fn a_long_response_is_compressed() {
     let app = TestApp::start().await;
     let user = app.user().await;

@@ -2,15 +2,20 @@
 
 use std::sync::{Arc, OnceLock};
 
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use hyper::body::Bytes;
 use poem::{
     Endpoint, Request, Response,
     endpoint::make,
-    http::{HeaderValue, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
 };
 
 use crate::{
-    api::middleware::{accepts_gzip, gzip},
+    api::{
+        header_fields::items,
+        middleware::{accepts_gzip, gzip},
+    },
     error::{Error, Result},
 };
 
@@ -24,12 +29,53 @@ struct Inner {
     policy: Option<fn(&str) -> String>,
     make: Box<dyn Fn() -> anyhow::Result<String> + Send + Sync>,
     content: OnceLock<Content>,
-    gzip: OnceLock<Option<Bytes>>,
+    gzip: OnceLock<Option<Variant>>,
 }
 
 struct Content {
-    text: Bytes,
+    text: Variant,
     policy: Option<HeaderValue>,
+}
+
+/// The text, compressed or not. Each variant has an entity tag of its own (RFC 9110 section 8.8.3.3).
+#[derive(Clone)]
+struct Variant {
+    bytes: Bytes,
+    coding: Option<HeaderValue>,
+    etag: HeaderValue,
+}
+
+impl Variant {
+    fn new(bytes: Vec<u8>, coding: Option<&'static str>) -> anyhow::Result<Self> {
+        let hash = BASE64_URL_SAFE_NO_PAD.encode(digest(&SHA256, &bytes));
+        let etag = HeaderValue::try_from(format!("\"{hash}\""))?;
+        Ok(Self { bytes: bytes.into(), coding: coding.map(HeaderValue::from_static), etag })
+    }
+
+    /// Returns whether the client has this variant (RFC 9110 section 13.1.2).
+    fn is_known(&self, request: &HeaderMap) -> bool {
+        items(request, header::IF_NONE_MATCH, b',').any(|item| {
+            let tag = item.strip_prefix(b"W/").unwrap_or(item);
+            tag == self.etag.as_bytes() || item == b"*"
+        })
+    }
+
+    /// Returns the response without the headers that do not depend on the variant.
+    fn response(self, request: &HeaderMap, content_type: &'static str) -> Response {
+        let is_known = self.is_known(request);
+        let Self { bytes, coding, etag } = self;
+        let mut response = if is_known {
+            Response::builder().status(StatusCode::NOT_MODIFIED).finish()
+        } else {
+            Response::builder().content_type(content_type).body(bytes)
+        };
+        let headers = response.headers_mut();
+        headers.insert(header::ETAG, etag);
+        if let Some(coding) = coding.filter(|_| !is_known) {
+            headers.insert(header::CONTENT_ENCODING, coding);
+        }
+        response
+    }
 }
 
 impl Asset {
@@ -50,29 +96,26 @@ impl Asset {
     }
 
     async fn respond(&self, req: &Request) -> Result<Response> {
-        let (inner, compressed) = (&self.0, accepts_gzip(req));
-        let mut response = match self.bytes(compressed).await? {
-            (bytes, true) => Response::builder().header(header::CONTENT_ENCODING, "gzip").body(bytes),
-            (bytes, false) => Response::builder().body(bytes),
-        };
+        let variant = self.variant(accepts_gzip(req)).await?;
+        let mut response = variant.response(req.headers(), self.0.content_type);
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(inner.content_type));
         headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-        if let Some(policy) = inner.content()?.policy.clone() {
+        // Also with 304: a browser replaces the headers that it has stored (RFC 9111 section 4.3.4).
+        if let Some(policy) = self.0.content()?.policy.clone() {
             headers.insert(header::CONTENT_SECURITY_POLICY, policy);
         }
         Ok(response)
     }
 
-    /// Returns the text, and whether it is compressed. The first call creates it on a blocking thread, because that
-    /// takes long.
-    async fn bytes(&self, compressed: bool) -> Result<(Bytes, bool)> {
+    /// Returns the text, compressed if the client accepts that. The first call creates it on a blocking thread, because
+    /// that takes long.
+    async fn variant(&self, compressed: bool) -> Result<Variant> {
         let asset = self.clone();
         let make = move || {
             let text = &asset.0.content()?.text;
             let gzip = if compressed { asset.0.gzipped(text) } else { None };
-            Ok((gzip.unwrap_or(text).clone(), gzip.is_some()))
+            Ok(gzip.unwrap_or(text).clone())
         };
         let is_ready = if compressed { self.0.gzip.get().is_some() } else { self.0.content.get().is_some() };
         if is_ready { make() } else { tokio::task::spawn_blocking(make).await.map_err(Error::internal)? }
@@ -95,10 +138,11 @@ impl Inner {
     fn create(&self) -> anyhow::Result<Content> {
         let text = (self.make)()?;
         let policy = self.policy.map(|policy| HeaderValue::try_from(policy(&text))).transpose()?;
-        Ok(Content { text: text.into(), policy })
+        Ok(Content { text: Variant::new(text.into_bytes(), None)?, policy })
     }
 
-    fn gzipped(&self, text: &[u8]) -> Option<&Bytes> {
-        self.gzip.get_or_init(|| gzip(text).map(Bytes::from)).as_ref()
+    fn gzipped(&self, text: &Variant) -> Option<&Variant> {
+        let compress = || Variant::new(gzip(&text.bytes)?, Some("gzip")).ok();
+        self.gzip.get_or_init(compress).as_ref()
     }
 }

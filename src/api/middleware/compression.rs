@@ -46,7 +46,10 @@ pub(in crate::api) fn gzip(bytes: &[u8]) -> Option<Vec<u8>> {
 /// Compresses a JSON response of at least [`MIN_COMPRESS_BYTES`]. Other responses, such as streams, are not changed.
 async fn compress(mut response: Response, accepted: bool) -> Response {
     let json = response.content_type().is_some_and(|kind| kind.starts_with("application/json"));
-    if !json || response.headers().contains_key(header::CONTENT_ENCODING) {
+    // The response was compressed already, or would be for another client.
+    let has_variants = items(response.headers(), header::VARY, b',')
+        .any(|item| item.eq_ignore_ascii_case(b"accept-encoding"));
+    if !json || has_variants {
         return response;
     }
     response.headers_mut().append(header::VARY, HeaderValue::from_static("accept-encoding"));
