@@ -13,7 +13,7 @@ async fn smoke_a_user_registers_logs_in_and_reads_the_account() {
     let app = TestApp::start().await;
     let body = json!({ "email": "ada@example.com", "password": PASSWORD, "full_name": "Ada Lovelace" });
     let made = app.post("/auth/register", None, body).await;
-    assert_eq!(made.status, 201);
+    assert_eq!((made.status.as_u16(), made.header("location")), (201, "/api/v1/users/me"));
     assert_eq!(made.body["email"], "ada@example.com");
     assert_eq!(made.body["full_name"], "Ada Lovelace");
     assert_eq!(made.body["role"], "user");

@@ -5,6 +5,7 @@ use poem_openapi::{ApiResponse, Object, OpenApi, payload::Json};
 use crate::{
     api::{
         extract::{Body, Email, NewPassword},
+        paths::api_path,
         problem::Result,
         tag::Tag,
         users::UserOut,
@@ -31,7 +32,12 @@ struct RegisterIn {
 enum Registered {
     /// The new user.
     #[oai(status = 201)]
-    Created(Json<UserOut>),
+    Created(
+        Json<UserOut>,
+        /// The path of the user, who can read it after signing in.
+        #[oai(header = "Location")]
+        String,
+    ),
 }
 
 #[OpenApi(prefix_path = "/auth", tag = "Tag::Auth")]
@@ -44,6 +50,6 @@ impl Register {
     async fn register(&self, context: RequestContext, Body(body): Body<RegisterIn>) -> Result<Registered> {
         let new = Registration { email: body.email.0, password: body.password.0, full_name: body.full_name };
         let user = users::register(&self.0, &context, new).await?;
-        Ok(Registered::Created(Json(user.into())))
+        Ok(Registered::Created(Json(user.into()), api_path!("/users/me").into()))
     }
 }

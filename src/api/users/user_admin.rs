@@ -11,6 +11,7 @@ use super::user::{RoleOut, UserOut};
 use crate::{
     api::{
         extract::{Admin, Body, Email, Limit, Offset, Text},
+        paths::PREFIX,
         problem::Result,
         respond::{Page, PageItem},
         tag::Tag,
@@ -88,7 +89,12 @@ struct MemberIn {
 enum Invited {
     /// The new user. A link to set a password was sent.
     #[oai(status = 201)]
-    Created(Json<UserOut>),
+    Created(
+        Json<UserOut>,
+        /// The path of the user.
+        #[oai(header = "Location")]
+        String,
+    ),
 }
 
 #[derive(ApiResponse)]
@@ -166,7 +172,8 @@ impl UserAdmin {
         let role = body.role.unwrap_or(RoleOut::User).into();
         let user =
             user_admin::invite(&self.0, &actor, &body.email.0, body.full_name.as_deref(), role).await?;
-        Ok(Invited::Created(Json(user.into())))
+        let location = format!("{PREFIX}/users/{}", user.id);
+        Ok(Invited::Created(Json(user.into()), location))
     }
 
     /// Returns a user.

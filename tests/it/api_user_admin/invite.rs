@@ -33,6 +33,7 @@ async fn smoke_an_invited_user_can_sign_in_after_accepting() {
     let body = json!({ "email": " Bob@Example.com ", "full_name": "Bob", "role": "admin" });
     let made = app.post("/users", Some(&admin), body).await;
     assert_eq!(made.status, 201, "{}", made.text);
+    assert_eq!(made.header("location"), format!("/api/v1/users/{}", made.body["id"]));
     let fields = ["email", "full_name", "role", "is_active", "email_verified"].map(|name| &made.body[name]);
     assert_eq!(fields, [&json!(BOB), &json!("Bob"), &json!("admin"), &json!(true), &json!(false)]);
     let token = app.mailed_token(BOB).await;
