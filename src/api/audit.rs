@@ -102,6 +102,8 @@ impl Example for AuditPage {
 #[OpenApi(prefix_path = "/audit", tag = "Tag::Admin")]
 impl Audit {
     /// Returns the entries of the audit trail, the newest first.
+    ///
+    /// To read the next page, send `next` of the response as `before`.
     #[oai(path = "/", method = "get", operation_id = "list_audit_entries")]
     async fn list(
         &self,

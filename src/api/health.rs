@@ -25,8 +25,11 @@ pub(super) struct Health(pub(super) App);
 #[derive(Object)]
 #[oai(example)]
 struct Alive {
+    /// `healthy`.
     status: String,
+    /// Name of the product.
     service: String,
+    /// Version of the program.
     version: String,
 }
 
@@ -40,7 +43,9 @@ impl Example for Alive {
 #[derive(Object)]
 #[oai(skip_serializing_if_is_none, example)]
 struct DatabaseHealth {
+    /// `healthy` or `unhealthy`.
     status: String,
+    /// `ok` or `error`.
     database: String,
     /// The result of `SELECT 1`.
     result: Option<i32>,
@@ -56,7 +61,9 @@ impl Example for DatabaseHealth {
 #[derive(Object)]
 #[oai(example)]
 struct RedisHealth {
+    /// `healthy` or `unhealthy`.
     status: String,
+    /// `ok` or `error`.
     redis: String,
 }
 
@@ -70,6 +77,7 @@ impl Example for RedisHealth {
 #[derive(Object)]
 #[oai(skip_serializing_if_is_none, example)]
 struct Readiness {
+    /// `healthy` or `unhealthy`.
     status: String,
     /// `ok` or `error`.
     database: String,
@@ -164,13 +172,15 @@ impl Health {
 #[OpenApi(prefix_path = "/health", tag = "Tag::Health")]
 impl Health {
     /// Returns the name and version of the service.
+    ///
+    /// Does not check the database or Redis.
     #[oai(path = "/", method = "get", operation_id = "health")]
     async fn health(&self) -> Json<Alive> {
         let service = self.0.config.core.project_name.clone();
         Json(Alive { status: status_text(true), service, version: env!("CARGO_PKG_VERSION").into() })
     }
 
-    /// Returns 200 while the process is running.
+    /// Checks that the process is running.
     ///
     /// For liveness probes: does not check the database or Redis.
     #[oai(path = "/live", method = "get", operation_id = "health_live")]
@@ -179,6 +189,8 @@ impl Health {
     }
 
     /// Checks that the database answers.
+    ///
+    /// The status is 503 if `SELECT 1` fails.
     #[oai(path = "/db", method = "get", operation_id = "health_db")]
     async fn db(&self) -> HealthResponse<DatabaseHealth> {
         let result = self.database().await;
@@ -190,6 +202,8 @@ impl Health {
     }
 
     /// Checks that Redis answers and accepts writes.
+    ///
+    /// The status is 503 if it does not, also if Redis is full or read-only.
     #[oai(path = "/redis", method = "get", operation_id = "health_redis")]
     async fn redis(&self) -> HealthResponse<RedisHealth> {
         let healthy = self.redis_works().await;

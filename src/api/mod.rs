@@ -14,6 +14,7 @@ mod header_fields;
 mod health;
 mod host;
 mod html;
+mod ids;
 mod jobs;
 mod middleware;
 mod paths;
@@ -30,7 +31,7 @@ pub use server::{Limits, serve};
 use std::{collections::HashSet, sync::Arc};
 
 use poem::{Endpoint, EndpointExt, Response};
-use poem_openapi::{LicenseObject, OpenApi, OpenApiService};
+use poem_openapi::{ContactObject, LicenseObject, OpenApi, OpenApiService};
 
 use self::middleware::HostRules;
 use crate::{
@@ -54,6 +55,7 @@ fn resources(app: &App) -> impl OpenApi + use<> {
 fn service(app: &App) -> OpenApiService<impl OpenApi + use<>, ()> {
     OpenApiService::new(resources(app), &app.config.core.project_name, env!("CARGO_PKG_VERSION"))
         .url_prefix(PREFIX)
+        .contact(ContactObject::new().name(&app.config.core.project_name))
         .license(LicenseObject::new("MIT").url("https://opensource.org/license/mit"))
         .description(
             "Errors are problem details (RFC 9457). `detail` is a message for people, `code` is a stable code for \
@@ -64,9 +66,16 @@ fn service(app: &App) -> OpenApiService<impl OpenApi + use<>, ()> {
 /// Returns the OpenAPI document as JSON.
 ///
 /// # Errors
-/// If the document of the framework cannot be parsed.
+/// If PUBLIC_URL is invalid, or if the document of the framework cannot be parsed.
 pub fn document(app: &App) -> anyhow::Result<String> {
-    docs::document(&service(app).spec())
+    docs::document(&service(app).spec(), &servers(app)?)
+}
+
+/// Returns the URLs of the API for its document: PUBLIC_URL, if it is set, and the server that the document comes from.
+fn servers(app: &App) -> anyhow::Result<Vec<String>> {
+    let public_url = app.config.mail.public_url.get()?;
+    let public_url = public_url.map(|url| url.as_str().trim_end_matches('/').to_owned());
+    Ok(public_url.into_iter().chain([docs::THIS_SERVER.to_owned()]).collect())
 }
 
 /// Returns the endpoint of the server: the API with its middleware, the documentation and the pages.
@@ -87,7 +96,7 @@ pub fn endpoint(
         move || service(&app)
     };
     let requires_second_factor = app.config.auth.second_factor.required_for() == SecondFactorFor::All;
-    let mut routes = docs::routes(documented_service)
+    let mut routes = docs::routes(documented_service, servers(&app)?)
         .nest(PREFIX, service(&app))
         .nest("/account", account_pages::routes(&core.project_name, requires_second_factor));
     if http.dev_pages {

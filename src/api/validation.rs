@@ -89,7 +89,8 @@ impl<'a> Checker<'a> {
                     "number" => ("float_type", "a number"),
                     _ => ("bool_type", "true or false"),
                 };
-                self.fault(kind, format!("Input should be {what}"));
+                let not_null = if value.is_null() { ", not null" } else { "" };
+                self.fault(kind, format!("Input should be {what}{not_null}"));
             }
         }
     }
@@ -105,11 +106,10 @@ impl<'a> Checker<'a> {
                 return;
             }
             let known = schema.properties.iter().find(|(property, _)| property == name);
-            match (known.map(|(_, property)| property).or(schema.additional_properties.as_deref()), known) {
-                // An optional field may be null, which means the same as absent.
-                (Some(_), Some(_)) if value.is_null() && !schema.required.contains(&name.as_str()) => {}
-                (Some(property), _) => self.at(Loc::key(name), |this| this.check(property, value)),
-                (None, None) if !self.lenient => {
+            match known.map(|(_, property)| property).or(schema.additional_properties.as_deref()) {
+                Some(property) if value.is_null() && is_nullable(property) => {}
+                Some(property) => self.at(Loc::key(name), |this| this.check(property, value)),
+                None if !self.lenient => {
                     self.at(Loc::key(name), |this| {
                         this.fault("extra_forbidden", "This field is not known; check its spelling");
                     });
@@ -198,6 +198,11 @@ impl<'a> Checker<'a> {
             self.fault("int_range", "Input is too large or too small");
         }
     }
+}
+
+/// Returns whether the document allows null for a field. poem-openapi says so beside the reference to a schema.
+fn is_nullable(property: &MetaSchemaRef) -> bool {
+    matches!(property, MetaSchemaRef::Inline(schema) if schema.nullable)
 }
 
 /// Returns all errors of the query and path parameters of an operation. `query` and `path` are the parameters as sent.

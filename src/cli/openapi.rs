@@ -14,9 +14,12 @@ use crate::{
 pub(super) struct Args {
     #[command(flatten)]
     core: Core,
+    /// URL at which clients reach the API, such as `https://api.example.com`: the first server of the document.
+    #[arg(long, env, value_name = "URL", help_heading = "Mail settings")]
+    public_url: Option<String>,
 }
 
-/// Settings of the application that the document is generated from. The document does not depend on them.
+/// Settings of the application that the document is generated from. The document does not depend on the others.
 #[derive(Parser)]
 struct Offline {
     #[command(flatten)]
@@ -25,8 +28,9 @@ struct Offline {
 
 impl Args {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let Offline { mut config } =
-            Offline::try_parse_from(["saas", "--database-url", "postgres://nowhere/none"])?;
+        let public_url = self.public_url.unwrap_or_default();
+        let settings = ["saas", "--database-url", "postgres://nowhere/none", "--public-url", &public_url];
+        let Offline { mut config } = Offline::try_parse_from(settings)?;
         config.core = self.core;
         writeln!(std::io::stdout(), "{}", api::document(&App::new(config)?)?)?;
         Ok(ExitCode::SUCCESS)

@@ -30,8 +30,7 @@ async fn confirm_email(app: &TestApp, token: &str) -> Answer {
 }
 
 async fn delete(app: &TestApp, user: &User, password: &str) -> Answer {
-    let request = app.request(Method::DELETE, "/users/me").bearer_auth(&user.token);
-    Answer::of(request.json(&json!({ "password": password }))).await
+    app.post("/users/me/deletion", Some(user), json!({ "password": password })).await
 }
 
 /// Returns the recipient and the subject of each mail that was sent.

@@ -55,6 +55,7 @@ mod mail_without_server;
 mod migrations;
 mod openapi;
 mod openapi_access;
+mod openapi_rules;
 mod outbox;
 mod postgres_connections;
 mod query_plans;

@@ -13,20 +13,29 @@ use crate::support::{
     process::{run, saas},
 };
 
-async fn document() -> Value {
+/// Returns the document of a server.
+pub async fn document() -> Value {
     let app = TestApp::start().await;
     let answer = Answer::of(app.at_root(Method::GET, "/openapi.json")).await;
     assert_eq!((answer.status.as_u16(), answer.header("content-type")), (200, "application/json"));
     answer.body
 }
 
-fn operations(document: &Value) -> Vec<(String, String, &Value)> {
+/// Returns the path and the method of each operation.
+pub fn operations(document: &Value) -> Vec<(String, String, &Value)> {
     let paths = document["paths"].as_object().unwrap();
     let each = paths.iter().flat_map(|(path, methods)| {
         let methods = methods.as_object().unwrap().iter();
         methods.map(move |(method, operation)| (path.clone(), method.clone(), operation))
     });
     each.collect()
+}
+
+/// Returns what a reference names, and anything else as it is.
+pub fn resolved<'a>(document: &'a Value, node: &'a Value) -> &'a Value {
+    let reference = node["$ref"].as_str();
+    reference
+        .map_or(node, |text| document.pointer(&text[1..]).unwrap_or_else(|| panic!("{text} is not there")))
 }
 
 /// Makes every change of the API document visible in review.
@@ -59,10 +68,10 @@ async fn smoke_every_operation_is_described() {
         );
         assert!(operation["summary"].is_string(), "{name} has no summary");
         assert!(operation["tags"][0].is_string(), "{name} has no tag");
-        if !path.contains("/health") && !path.ends_with("/users/me") {
-            let problem = &operation["responses"]["default"]["content"]["application/problem+json"];
-            assert!(problem["schema"].is_object(), "{name} does not document its errors");
-        }
+        assert!(operation["description"].is_string(), "{name} has no description");
+        let error = resolved(&document, &operation["responses"]["default"]);
+        let problem = &error["content"]["application/problem+json"];
+        assert!(problem["schema"].is_object(), "{name} does not document its errors");
         for parameter in operation["parameters"].as_array().into_iter().flatten() {
             assert!(parameter["schema"].is_object() && parameter["name"] != "param0", "{name}");
         }
@@ -73,7 +82,7 @@ async fn smoke_every_operation_is_described() {
 #[tokio::test]
 async fn the_document_corrects_the_errors_of_the_framework() {
     let document = document().await;
-    assert!(document["openapi"].as_str().unwrap().starts_with("3."));
+    assert_eq!(document["openapi"], "3.1.0");
     let flow = &document["components"]["securitySchemes"]["OAuth2PasswordBearer"]["flows"]["password"];
     assert_eq!(flow["tokenUrl"], "/api/v1/auth/login");
     assert!(flow["scopes"].is_object(), "the specification requires scopes");
@@ -234,4 +243,20 @@ async fn the_binary_prints_the_same_document() {
     assert_eq!(printed, document().await);
     let named = run(saas(&["openapi", "--project-name", "My Product"])).await.succeeded();
     assert!(named.stdout.contains("\"title\": \"My Product\""));
+}
+
+#[tokio::test]
+async fn the_first_server_is_the_public_url() {
+    let servers = serde_json::json!([{ "url": "https://api.example.com" }, { "url": "/" }]);
+    let url = "--public-url=https://api.example.com/";
+    let app = TestApp::with(&[url]).await;
+    let served = Answer::of(app.at_root(Method::GET, "/openapi.json")).await.body;
+    assert_eq!(served["servers"], servers);
+    let printed = run(saas(&["openapi", url])).await.succeeded();
+    assert_eq!(serde_json::from_str::<Value>(&printed.stdout).unwrap()["servers"], servers);
+    // The pages may send requests only to their own server.
+    for path in ["/docs", "/redoc"] {
+        let page = Answer::of(app.at_root(Method::GET, path)).await.text;
+        assert!(page.contains("\"url\": \"/\"") && !page.contains("https://api.example.com"), "{path}");
+    }
 }

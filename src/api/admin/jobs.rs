@@ -11,7 +11,8 @@ use super::queue_name::check_queue;
 use crate::{
     api::{
         extract::{Admin, Limit, Offset},
-        jobs::{Canceled, StateOut, canceled, find, find_with_payload},
+        ids::{JobId, QueueName},
+        jobs::{Canceled, EXAMPLE_ID, StateOut, canceled, find, find_with_payload},
         problem::Result,
         respond::{Page, PageItem},
         tag::Tag,
@@ -28,8 +29,9 @@ pub(in crate::api) struct Jobs(pub(super) App);
 #[derive(Object)]
 #[oai(rename = "Job", example)]
 struct JobOut {
-    job_id: String,
+    job_id: JobId,
     status: StateOut,
+    /// The name of the job.
     task: String,
     queue: String,
     /// Id of the user who owns the job; null for a job without an owner.
@@ -73,7 +75,7 @@ impl Example for JobOut {
     fn example() -> Self {
         let at = |second: i64| DateTime::from_timestamp(1_767_225_600 + second, 0);
         Self {
-            job_id: "019a8c1e7d3a7c2e9b1f5d4c3b2a1908".into(),
+            job_id: JobId(EXAMPLE_ID.into()),
             status: StateOut::Failed,
             task: "send_email_task".into(),
             queue: "default".into(),
@@ -98,7 +100,7 @@ impl Example for JobOut {
 impl From<JobStatus> for JobOut {
     fn from(job: JobStatus) -> Self {
         Self {
-            job_id: job.id,
+            job_id: JobId(job.id),
             status: job.state.into(),
             task: job.task,
             queue: job.queue,
@@ -125,16 +127,17 @@ impl PageItem for JobOut {
     const PAGE_DESCRIPTION: &str = "A page of the jobs of a queue in one state.";
 }
 
+/// A job that was put back into its queue.
 #[derive(Object)]
 #[oai(example)]
 struct Requeued {
-    job_id: String,
+    job_id: JobId,
     status: StateOut,
 }
 
 impl Example for Requeued {
     fn example() -> Self {
-        Self { job_id: JobOut::example().job_id, status: StateOut::Queued }
+        Self { job_id: JobId(EXAMPLE_ID.into()), status: StateOut::Queued }
     }
 }
 
@@ -175,7 +178,7 @@ impl Jobs {
         _admin: Admin,
         /// The name of the queue: letters, digits, `-`, `_` and `.`.
         #[oai(default = "default_queue", validator(max_length = 100))]
-        queue: Query<String>,
+        queue: Query<QueueName>,
         /// The state of the jobs.
         #[oai(default)]
         status: Query<ListedState>,
@@ -186,21 +189,24 @@ impl Jobs {
         #[oai(default)]
         limit: Query<Limit>,
     ) -> Result<Json<Page<JobOut>>> {
-        check_queue("queue", &queue.0)?;
+        let QueueName(queue) = queue.0;
+        check_queue("queue", &queue)?;
         let state = State::from(status.0);
-        let info = self.0.queue.queue(&queue.0).await?;
-        let jobs = self.0.queue.list(&queue.0, state, offset.0.0.into(), limit.0.0.into()).await?;
+        let info = self.0.queue.queue(&queue).await?;
+        let jobs = self.0.queue.list(&queue, state, offset.0.0.into(), limit.0.0.into()).await?;
         let total = info.map_or(0, |info| info.count(state));
         Ok(Json(Page::new(jobs, total, offset.0, limit.0)))
     }
 
     /// Returns a job of any user.
+    ///
+    /// Fails with 404 `not_found` after the job has expired.
     #[oai(path = "/jobs/:id", method = "get", operation_id = "read_job")]
     async fn read(
         &self,
         _admin: Admin,
         /// The `job_id` of the response to the enqueue request.
-        id: Path<String>,
+        id: Path<JobId>,
     ) -> Result<Json<JobOut>> {
         Ok(Json(find_with_payload(&self.0, &id.0).await?.into()))
     }
@@ -213,7 +219,7 @@ impl Jobs {
         &self,
         Admin(actor): Admin,
         /// The `job_id` of the response to the enqueue request.
-        id: Path<String>,
+        id: Path<JobId>,
     ) -> Result<Json<Requeued>> {
         let job = find(&self.0, &id.0).await?;
         queue_admin::requeue_job(&self.0, &actor, &job).await?;
@@ -229,13 +235,13 @@ impl Jobs {
         &self,
         Admin(actor): Admin,
         /// The `job_id` of the response to the enqueue request.
-        id: Path<String>,
+        id: Path<JobId>,
     ) -> Result<Json<Canceled>> {
         let job = find(&self.0, &id.0).await?;
         canceled(queue_admin::cancel_job(&self.0, &actor, &job).await?, id.0)
     }
 }
 
-fn default_queue() -> String {
-    "default".into()
+fn default_queue() -> QueueName {
+    QueueName("default".into())
 }

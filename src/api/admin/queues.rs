@@ -11,6 +11,7 @@ use super::queue_name::check_queue;
 use crate::{
     api::{
         extract::{Admin, Body},
+        ids::QueueName,
         problem::Result,
         tag::Tag,
     },
@@ -27,8 +28,10 @@ pub(in crate::api) struct Queues(pub(super) App);
 #[derive(Object)]
 #[oai(deny_unknown_fields, example)]
 struct RateLimit {
+    /// Number of jobs in the period.
     #[oai(validator(minimum(value = "1"), maximum(value = "4294967295")))]
     jobs: u32,
+    /// The period in seconds.
     #[oai(validator(minimum(value = "1"), maximum(value = "86400")))]
     per_seconds: u32,
 }
@@ -56,8 +59,10 @@ impl From<RateLimit> for Rate {
 #[oai(rename = "QueueTotals", example)]
 struct TotalsOut {
     enqueued: u64,
+    /// Failed jobs that were put back into the queue.
     requeued: u64,
     finished: u64,
+    /// Jobs that have failed after all attempts.
     failed: u64,
     canceled: u64,
 }
@@ -180,10 +185,10 @@ impl Example for QueueChange {
     }
 }
 
+/// The number of affected jobs.
 #[derive(Object)]
 #[oai(example)]
 struct JobCount {
-    /// Number of affected jobs.
     count: u64,
 }
 
@@ -193,6 +198,7 @@ impl Example for JobCount {
     }
 }
 
+/// A state whose jobs can be deleted.
 #[derive(Enum, Clone, Copy)]
 #[oai(rename_all = "lowercase")]
 enum PurgeableState {
@@ -225,6 +231,8 @@ impl Queues {
 #[OpenApi(prefix_path = "/admin", tag = "Tag::Admin")]
 impl Queues {
     /// Returns all queues, also empty ones.
+    ///
+    /// They are sorted by name. The numbers are those of this moment.
     #[oai(path = "/queues", method = "get", operation_id = "list_queues")]
     async fn list(&self, _admin: Admin) -> Result<Json<Vec<QueueOut>>> {
         let queues = self.0.queue.queues().await?;
@@ -240,12 +248,13 @@ impl Queues {
         Admin(actor): Admin,
         /// The name of the queue: letters, digits, `-`, `_` and `.`.
         #[oai(validator(max_length = 100))]
-        name: Path<String>,
+        name: Path<QueueName>,
         Body(change): Body<QueueChange>,
     ) -> Result<Json<QueueOut>> {
-        check_queue("name", &name.0)?;
-        queue_admin::change_queue(&self.0, &actor, &name.0, &change.into()).await?;
-        Ok(Json(self.find(&name.0).await?.into()))
+        let QueueName(name) = name.0;
+        check_queue("name", &name)?;
+        queue_admin::change_queue(&self.0, &actor, &name, &change.into()).await?;
+        Ok(Json(self.find(&name).await?.into()))
     }
 
     /// Puts all failed jobs of a queue back into it.
@@ -257,9 +266,9 @@ impl Queues {
         Admin(actor): Admin,
         /// The name of the queue: letters, digits, `-`, `_` and `.`.
         #[oai(validator(max_length = 100))]
-        name: Path<String>,
+        name: Path<QueueName>,
     ) -> Result<Json<JobCount>> {
-        let queue = self.find(&name.0).await?;
+        let queue = self.find(&name.0.0).await?;
         let count = queue_admin::requeue_failed(&self.0, &actor, &queue).await?;
         Ok(Json(JobCount { count }))
     }
@@ -273,11 +282,11 @@ impl Queues {
         Admin(actor): Admin,
         /// The name of the queue: letters, digits, `-`, `_` and `.`.
         #[oai(validator(max_length = 100))]
-        name: Path<String>,
+        name: Path<QueueName>,
         /// The state of the jobs to delete.
         status: Query<PurgeableState>,
     ) -> Result<Json<JobCount>> {
-        let queue = self.find(&name.0).await?;
+        let queue = self.find(&name.0.0).await?;
         let count = queue_admin::purge(&self.0, &actor, &queue, status.0.into()).await?;
         Ok(Json(JobCount { count }))
     }

@@ -15,8 +15,11 @@ pub(in crate::api) struct Workers(pub(super) App);
 #[oai(rename = "Worker", example)]
 struct WorkerOut {
     id: String,
+    /// Host name of its machine.
     host: String,
+    /// Process id.
     pid: u32,
+    /// Version of the program.
     version: String,
     /// Its queues in order of priority, with weights if there are any.
     queues: String,
@@ -66,7 +69,9 @@ impl From<WorkerInfo> for WorkerOut {
 
 #[OpenApi(prefix_path = "/admin", tag = "Tag::Admin")]
 impl Workers {
-    /// Returns the workers whose last heartbeat was in the last 30 seconds.
+    /// Returns the running workers.
+    ///
+    /// Those whose last heartbeat was in the last 30 seconds.
     #[oai(path = "/workers", method = "get", operation_id = "list_workers")]
     async fn list(&self, _admin: Admin) -> Result<Json<Vec<WorkerOut>>> {
         let workers = self.0.queue.workers().await?;

@@ -17,12 +17,14 @@ use crate::{
 /// Operations that send links and that accept their tokens.
 pub(in crate::api) struct Links(pub(super) App);
 
+/// An email address.
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct AddressIn {
     email: Email,
 }
 
+/// The token of a link.
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct TokenIn {
@@ -31,6 +33,7 @@ struct TokenIn {
     token: String,
 }
 
+/// The token of a link and a new password.
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct ResetIn {
@@ -41,6 +44,7 @@ struct ResetIn {
     password: NewPassword,
 }
 
+/// The token of an invitation, and what the new user chooses.
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct AcceptIn {
@@ -49,7 +53,8 @@ struct AcceptIn {
     token: String,
     /// 8 characters to 72 bytes. Common passwords and your own name or address are refused.
     password: NewPassword,
-    #[oai(validator(max_length = 255))]
+    /// The default is the name in the invitation.
+    #[oai(nullable, validator(max_length = 255))]
     full_name: Option<String>,
 }
 

@@ -22,6 +22,7 @@ use crate::{
 /// Operations that sign a user in.
 pub(in crate::api) struct Login(pub(super) App);
 
+/// A challenge and its answer.
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct SecondFactorIn {

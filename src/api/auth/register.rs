@@ -18,13 +18,14 @@ use crate::{
 /// The operation that registers a user.
 pub(in crate::api) struct Register(pub(super) App);
 
+/// A new account.
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct RegisterIn {
     email: Email,
     /// 8 characters to 72 bytes. Common passwords and your own name or address are refused.
     password: NewPassword,
-    #[oai(validator(max_length = 255))]
+    #[oai(nullable, validator(max_length = 255))]
     full_name: Option<String>,
 }
 

@@ -23,11 +23,12 @@ use crate::{
 /// Operations on the session of the caller.
 pub(in crate::api) struct Session(pub(super) App);
 
+/// A refresh token.
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct RefreshIn {
     /// The refresh token. A browser that has it in a cookie omits this field.
-    #[oai(validator(max_length = 128))]
+    #[oai(nullable, validator(max_length = 128))]
     refresh_token: Option<String>,
 }
 
@@ -98,6 +99,8 @@ impl Session {
     }
 
     /// Signs out everywhere: revokes all your sessions.
+    ///
+    /// The current session is one of them.
     #[oai(path = "/logout-all", method = "post", operation_id = "logout_all")]
     async fn logout_all(
         &self,

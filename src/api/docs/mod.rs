@@ -5,7 +5,7 @@ mod asset;
 mod document;
 mod policy;
 
-pub(super) use document::document;
+pub(super) use document::{THIS_SERVER, document};
 
 use poem::{Route, endpoint::make_sync, get, web::Redirect};
 use poem_openapi::{OpenApi, OpenApiService};
@@ -14,15 +14,19 @@ use self::{asset::Asset, policy::policy};
 use super::paths::PREFIX;
 
 /// Returns the routes of the document and its pages. They are created on the first request, because they need more
-/// memory than the rest of the process.
+/// memory than the rest of the process. `servers` are the URLs of the API in the document.
 pub(super) fn routes<T: OpenApi + 'static>(
     service: impl Fn() -> OpenApiService<T, ()> + Clone + Send + Sync + 'static,
+    servers: Vec<String>,
 ) -> Route {
     let on_demand = |make: fn(OpenApiService<T, ()>) -> anyhow::Result<String>| {
         let service = service.clone();
         move || make(service())
     };
-    let json = Asset::new("application/json", None, on_demand(|service| document(&service.spec())));
+    let json = {
+        let service = service.clone();
+        Asset::new("application/json", None, move || document(&service().spec(), &servers))
+    };
     let swagger = |service| page(&service, OpenApiService::swagger_ui_html);
     let redoc = |service| Ok(without_web_fonts(&page(&service, OpenApiService::redoc_html)?));
     let swagger = Asset::new("text/html; charset=utf-8", Some(policy), on_demand(swagger));
@@ -39,13 +43,14 @@ pub(super) fn routes<T: OpenApi + 'static>(
 }
 
 /// Returns a page of the framework with the corrected document in place of the original one. The document is part of a
-/// script, which a text of the document must not end.
+/// script, which a text of the document must not end. A page sends requests only to the server that it comes from.
 fn page<T: OpenApi>(
     service: &OpenApiService<T, ()>,
     html: fn(&OpenApiService<T, ()>) -> String,
 ) -> anyhow::Result<String> {
     let spec = service.spec();
-    Ok(html(service).replace(&spec, &document(&spec)?.replace('<', "\\u003c")))
+    let document = document(&spec, &[THIS_SERVER.to_owned()])?;
+    Ok(html(service).replace(&spec, &document.replace('<', "\\u003c")))
 }
 
 /// Removes the link to the web fonts of another host. The page then uses fonts of the system.

@@ -4,7 +4,7 @@ mod enqueue;
 mod state;
 mod status;
 
-pub(super) use state::{Canceled, StateOut, canceled, find, find_with_payload};
+pub(super) use state::{Canceled, EXAMPLE_ID, StateOut, canceled, find, find_with_payload};
 
 use poem_openapi::OpenApi;
 

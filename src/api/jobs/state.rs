@@ -3,7 +3,7 @@
 use poem_openapi::{Enum, Object, payload::Json, types::Example};
 
 use crate::{
-    api::problem::Result,
+    api::{ids::JobId, problem::Result},
     app::App,
     error::Error,
     queue::{Cancel, JobStatus, State},
@@ -44,14 +44,16 @@ pub(in crate::api) const EXAMPLE_ID: &str = "019a8c1e7d3a7c2e9b1f5d4c3b2a1908";
 #[derive(Object)]
 #[oai(example)]
 pub(in crate::api) struct Canceled {
+    /// What was done, for people.
     message: String,
-    job_id: String,
+    job_id: JobId,
+    /// `canceled`, or `started` if the running job was signaled to stop.
     status: StateOut,
 }
 
 impl Example for Canceled {
     fn example() -> Self {
-        Self { message: "Job canceled".into(), job_id: EXAMPLE_ID.into(), status: StateOut::Canceled }
+        Self { message: "Job canceled".into(), job_id: JobId(EXAMPLE_ID.into()), status: StateOut::Canceled }
     }
 }
 
@@ -59,7 +61,7 @@ impl Example for Canceled {
 ///
 /// # Errors
 /// [`Error::NotFound`] if there is no such job; [`Error::Unavailable`] without Redis.
-pub(in crate::api) async fn find(app: &App, id: &str) -> Result<JobStatus> {
+pub(in crate::api) async fn find(app: &App, JobId(id): &JobId) -> Result<JobStatus> {
     let job = if is_id(id) { app.queue.status_without_payload(id).await? } else { None };
     Ok(job.ok_or(Error::NotFound("Job"))?)
 }
@@ -68,7 +70,7 @@ pub(in crate::api) async fn find(app: &App, id: &str) -> Result<JobStatus> {
 ///
 /// # Errors
 /// As [`find`].
-pub(in crate::api) async fn find_with_payload(app: &App, id: &str) -> Result<JobStatus> {
+pub(in crate::api) async fn find_with_payload(app: &App, JobId(id): &JobId) -> Result<JobStatus> {
     let job = if is_id(id) { app.queue.status(id).await? } else { None };
     Ok(job.ok_or(Error::NotFound("Job"))?)
 }
@@ -81,14 +83,14 @@ fn is_id(text: &str) -> bool {
 ///
 /// # Errors
 /// [`Error::NotFound`] if there is no such job; [`Error::Conflict`] if it has already ended.
-pub(in crate::api) fn canceled(result: Cancel, id: String) -> Result<Json<Canceled>> {
+pub(in crate::api) fn canceled(result: Cancel, job_id: JobId) -> Result<Json<Canceled>> {
     let (message, status) = match result {
         Cancel::Canceled => ("Job canceled", StateOut::Canceled),
         Cancel::Requested => ("The job was asked to stop", StateOut::Started),
         Cancel::Ended => return Err(Error::Conflict("Job has already ended").into()),
         Cancel::Unknown => return Err(Error::NotFound("Job").into()),
     };
-    Ok(Json(Canceled { message: message.into(), job_id: id, status }))
+    Ok(Json(Canceled { message: message.into(), job_id, status }))
 }
 
 #[cfg(test)]

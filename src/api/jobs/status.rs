@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::state::{Canceled, EXAMPLE_ID, StateOut, canceled, find};
 use crate::{
-    api::{extract::CurrentUser, problem::Result, tag::Tag},
+    api::{extract::CurrentUser, ids::JobId, problem::Result, tag::Tag},
     app::App,
     error::Error,
     models::session::Identity,
@@ -19,7 +19,7 @@ pub(in crate::api) struct Jobs(pub(super) App);
 #[derive(Object)]
 #[oai(rename = "JobStatus", example)]
 struct StatusOut {
-    job_id: String,
+    job_id: JobId,
     status: StateOut,
     /// The result of a finished job; deleted after one day by default.
     result: Value,
@@ -31,6 +31,7 @@ struct StatusOut {
     /// Number of started attempts.
     attempts: u32,
     queue: String,
+    /// The name of the job.
     task: String,
     #[oai(nullable)]
     enqueued_at: Option<DateTime<Utc>>,
@@ -44,7 +45,7 @@ impl Example for StatusOut {
     fn example() -> Self {
         let at = |second: i64| DateTime::from_timestamp(1_767_225_600 + second, 0);
         Self {
-            job_id: EXAMPLE_ID.into(),
+            job_id: JobId(EXAMPLE_ID.into()),
             status: StateOut::Finished,
             result: json!({ "task_name": "my-task", "duration": 5, "status": "completed" }),
             error: None,
@@ -61,7 +62,7 @@ impl Example for StatusOut {
 
 impl Jobs {
     /// Returns a job if the user owns it or is an admin. For other users it does not exist.
-    async fn find_visible(&self, identity: &Identity, id: &str) -> Result<JobStatus> {
+    async fn find_visible(&self, identity: &Identity, id: &JobId) -> Result<JobStatus> {
         let job = find(&self.0, id).await?;
         match is_admin(&self.0, identity) || job.owner == Some(identity.user.id) {
             true => Ok(job),
@@ -73,12 +74,14 @@ impl Jobs {
 #[OpenApi(prefix_path = "/jobs", tag = "Tag::Jobs")]
 impl Jobs {
     /// Returns the status of a job.
+    ///
+    /// Fails with 404 `not_found` if the job has expired, or belongs to another user and the caller is not an admin.
     #[oai(path = "/:id/status", method = "get", operation_id = "read_job_status")]
     async fn status(
         &self,
         CurrentUser(actor): CurrentUser,
         /// The `job_id` of the response to the enqueue request.
-        id: Path<String>,
+        id: Path<JobId>,
     ) -> Result<Json<StatusOut>> {
         let job = self.find_visible(actor.identity(), &id.0).await?;
         // The details of an error may contain host names, paths and personal data.
@@ -108,11 +111,11 @@ impl Jobs {
         &self,
         CurrentUser(actor): CurrentUser,
         /// The `job_id` of the response to the enqueue request.
-        id: Path<String>,
+        id: Path<JobId>,
     ) -> Result<Json<Canceled>> {
         let job = self.find_visible(actor.identity(), &id.0).await?;
         let result = match job.owner == Some(actor.user().id) {
-            true => self.0.queue.cancel(&id.0).await?,
+            true => self.0.queue.cancel(&id.0.0).await?,
             // Only an admin sees the job of another user.
             false => queue_admin::cancel_job(&self.0, &actor.as_admin(&self.0)?, &job).await?,
         };

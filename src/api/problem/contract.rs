@@ -1,10 +1,12 @@
 //! The representation of errors in the OpenAPI document.
 
+use std::borrow::Cow;
+
 use poem::{error::ResponseError, http::StatusCode};
 use poem_openapi::{
     ApiResponse, Object,
-    registry::{MetaMediaType, MetaResponse, MetaResponses, Registry},
-    types::{Example, Type},
+    registry::{MetaMediaType, MetaResponse, MetaResponses, MetaSchema, MetaSchemaRef, Registry},
+    types::{Example, ParseFromJSON, ParseResult, ToJSON, Type},
 };
 use serde_json::Value;
 
@@ -30,6 +32,7 @@ pub struct Problem {
     kind: String,
     /// The name of the status (RFC 9110).
     title: String,
+    /// The status of the response.
     status: u16,
     /// A message for people; it may change.
     detail: String,
@@ -114,7 +117,7 @@ impl Example for Problem {
 #[derive(Object)]
 pub struct ProblemField {
     /// The path of the field, such as `["body", "email"]`.
-    loc: Vec<Value>,
+    loc: Vec<Step>,
     /// A message for people.
     msg: String,
     /// A stable code for programs.
@@ -124,15 +127,60 @@ pub struct ProblemField {
 
 impl From<FieldError> for ProblemField {
     fn from(error: FieldError) -> Self {
-        let step = |step| match step {
-            Loc::Key(key) => Value::from(shortened(&key, MAX_NAME_CHARS)),
-            Loc::Index(index) => Value::from(index),
-        };
         Self {
-            loc: error.loc.into_iter().take(MAX_LOC_STEPS).map(step).collect(),
+            loc: error.loc.into_iter().take(MAX_LOC_STEPS).map(Step::from).collect(),
             msg: shortened(&error.msg, MAX_MSG_CHARS),
             kind: error.kind.into(),
         }
+    }
+}
+
+/// A step of the path to a field: the name of a field, or the index in a list.
+struct Step(Value);
+
+impl From<Loc> for Step {
+    fn from(step: Loc) -> Self {
+        Self(match step {
+            Loc::Key(key) => shortened(&key, MAX_NAME_CHARS).into(),
+            Loc::Index(index) => index.into(),
+        })
+    }
+}
+
+impl Type for Step {
+    const IS_REQUIRED: bool = true;
+    type RawValueType = Self;
+    type RawElementValueType = Self;
+
+    fn name() -> Cow<'static, str> {
+        "step".into()
+    }
+
+    fn schema_ref() -> MetaSchemaRef {
+        MetaSchemaRef::Inline(Box::new(MetaSchema {
+            any_of: vec![String::schema_ref(), u64::schema_ref()],
+            ..MetaSchema::ANY
+        }))
+    }
+
+    fn as_raw_value(&self) -> Option<&Self> {
+        Some(self)
+    }
+
+    fn raw_element_iter<'a>(&'a self) -> Box<dyn Iterator<Item = &'a Self> + 'a> {
+        Box::new(std::iter::once(self))
+    }
+}
+
+impl ToJSON for Step {
+    fn to_json(&self) -> Option<Value> {
+        Some(self.0.clone())
+    }
+}
+
+impl ParseFromJSON for Step {
+    fn parse_from_json(value: Option<Value>) -> ParseResult<Self> {
+        Ok(Self(value.unwrap_or_default()))
     }
 }
 

@@ -7,6 +7,7 @@ use crate::api::{extract::Admin, problem::Result, tag::Tag};
 /// The example operation.
 pub(in crate::api) struct AdminOnly;
 
+/// A greeting.
 #[derive(Object)]
 #[oai(example)]
 struct AdminGreeting {
@@ -23,7 +24,9 @@ impl Example for AdminGreeting {
 
 #[OpenApi(prefix_path = "/users", tag = "Tag::Users")]
 impl AdminOnly {
-    /// Returns a greeting. An example of an operation for admins.
+    /// Returns a greeting.
+    ///
+    /// An example of an operation for admins.
     #[oai(path = "/admin-only", method = "get", operation_id = "read_admin_only")]
     async fn admin_only(&self, Admin(actor): Admin) -> Result<Json<AdminGreeting>> {
         Ok(Json(AdminGreeting {

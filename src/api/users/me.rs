@@ -15,6 +15,7 @@ use crate::{
     api::{
         cookies,
         extract::{Body, CurrentUser, Email, NewPassword, SignedIn},
+        ids::SessionId,
         problem::Result,
         tag::Tag,
     },
@@ -32,10 +33,11 @@ pub(in crate::api) struct Me(pub(super) App);
 #[oai(deny_unknown_fields)]
 struct ProfileIn {
     /// `null` removes the name.
-    #[oai(validator(max_length = 255))]
+    #[oai(nullable, validator(max_length = 255))]
     full_name: MaybeUndefined<String>,
 }
 
+/// A change of the password.
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct PasswordIn {
@@ -44,6 +46,7 @@ struct PasswordIn {
     new_password: NewPassword,
 }
 
+/// A change of the email address.
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct EmailIn {
@@ -53,6 +56,7 @@ struct EmailIn {
     password: String,
 }
 
+/// The confirmation of a deletion.
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct DeleteIn {
@@ -64,7 +68,7 @@ struct DeleteIn {
 #[derive(Object)]
 #[oai(rename = "Session", example)]
 struct SessionOut {
-    id: String,
+    id: SessionId,
     /// The `User-Agent` header of the client.
     #[oai(nullable)]
     device: Option<String>,
@@ -85,7 +89,7 @@ impl Example for SessionOut {
     fn example() -> Self {
         let at = DateTime::from_timestamp(1_767_225_600, 0).unwrap_or_default();
         Self {
-            id: "b2f3c9d0-6a55-4f0e-9d6c-0a7c0f6f1a2b".into(),
+            id: SessionId("b2f3c9d0-6a55-4f0e-9d6c-0a7c0f6f1a2b".into()),
             device: Some("Mozilla/5.0 (X11; Linux x86_64) Firefox/140.0".into()),
             address: Some("203.0.113.7".into()),
             created_at: at,
@@ -101,7 +105,7 @@ impl SessionOut {
     fn of(session: Session, current: Uuid) -> Self {
         Self {
             current: session.id == current,
-            id: session.id.to_string(),
+            id: SessionId(session.id.to_string()),
             device: session.user_agent,
             address: session.address,
             created_at: session.created_at,
@@ -149,7 +153,7 @@ impl Example for Deletion {
 
 #[derive(ApiResponse)]
 enum DeletionScheduled {
-    /// All sessions were revoked. The account will be erased.
+    /// All sessions were revoked, and the cookies were removed. The account will be erased.
     #[oai(status = 202)]
     Accepted(Json<Deletion>),
 }
@@ -157,12 +161,16 @@ enum DeletionScheduled {
 #[OpenApi(prefix_path = "/users/me", tag = "Tag::Users")]
 impl Me {
     /// Returns the signed-in user.
+    ///
+    /// Also allowed to users who still have to set up a required second factor.
     #[oai(path = "/", method = "get", operation_id = "read_me")]
     async fn me(&self, SignedIn(actor): SignedIn) -> Result<Json<UserOut>> {
         Ok(Json(actor.user().clone().into()))
     }
 
     /// Changes your name.
+    ///
+    /// An absent field is not changed, and `null` removes the name.
     #[oai(path = "/", method = "patch", operation_id = "update_me")]
     async fn update(
         &self,
@@ -209,8 +217,8 @@ impl Me {
     ///
     /// Revokes all your sessions now. The account is erased after a grace period, unless you sign in or reset the
     /// password before. Fails with 400 `wrong_password`, and with 409 `last_admin` if you are the last admin.
-    #[oai(path = "/", method = "delete", operation_id = "delete_me")]
-    async fn delete(
+    #[oai(path = "/deletion", method = "post", operation_id = "request_deletion")]
+    async fn request_deletion(
         &self,
         request: &Request,
         jar: &CookieJar,
@@ -222,7 +230,23 @@ impl Me {
         Ok(DeletionScheduled::Accepted(Json(Deletion { deletion_due_at })))
     }
 
+    /// Schedules the deletion of your account, as `POST /users/me/deletion` does.
+    ///
+    /// Not every client can send a body with DELETE. Fails with 400 `wrong_password`, and with 409 `last_admin`.
+    #[oai(path = "/", method = "delete", operation_id = "delete_me", deprecated = true)]
+    async fn delete(
+        &self,
+        request: &Request,
+        jar: &CookieJar,
+        caller: CurrentUser,
+        body: Body<DeleteIn>,
+    ) -> Result<DeletionScheduled> {
+        self.request_deletion(request, jar, caller, body).await
+    }
+
     /// Returns your sessions, the last used first.
+    ///
+    /// A session is a sign-in on a device.
     #[oai(path = "/sessions", method = "get", operation_id = "list_sessions")]
     async fn sessions(&self, CurrentUser(actor): CurrentUser) -> Result<Json<Vec<SessionOut>>> {
         let list = sessions::list(&self.0, actor.user().id).await?;
@@ -230,14 +254,16 @@ impl Me {
     }
 
     /// Revokes one of your sessions.
+    ///
+    /// Its device has to sign in again. The current session can be revoked too.
     #[oai(path = "/sessions/:id", method = "delete", operation_id = "end_session")]
     async fn end_session(
         &self,
         CurrentUser(actor): CurrentUser,
         /// The `id` of the session.
-        id: Path<String>,
+        id: Path<SessionId>,
     ) -> Result<SessionRevoked> {
-        let id = Uuid::parse_str(&id.0).map_err(|_| Error::NotFound("Session"))?;
+        let id = Uuid::parse_str(&id.0.0).map_err(|_| Error::NotFound("Session"))?;
         sessions::revoke(&self.0, &actor, id).await?;
         Ok(SessionRevoked::NoContent)
     }

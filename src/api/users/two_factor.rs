@@ -15,6 +15,7 @@ use crate::{
 /// Operations on the second factor of the caller.
 pub(in crate::api) struct TwoFactor(pub(super) App);
 
+/// The confirmation of a setup.
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct BeginIn {
@@ -22,6 +23,7 @@ struct BeginIn {
     password: String,
 }
 
+/// A code of the authenticator.
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct CodeIn {
@@ -30,6 +32,7 @@ struct CodeIn {
     code: String,
 }
 
+/// Both factors.
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct PasswordAndCodeIn {
@@ -99,6 +102,8 @@ impl Example for RecoveryCodes {
 #[OpenApi(prefix_path = "/users/me/two-factor", tag = "Tag::Users")]
 impl TwoFactor {
     /// Returns whether two-factor authentication is on.
+    ///
+    /// Also returns the number of unused recovery codes.
     #[oai(path = "/", method = "get", operation_id = "read_two_factor")]
     async fn read(&self, SignedIn(actor): SignedIn) -> Result<Json<StatusOut>> {
         let two_factor::Status { enabled, recovery_codes_left } =
@@ -133,8 +138,8 @@ impl TwoFactor {
     /// Turns two-factor authentication off.
     ///
     /// Fails with 400 `wrong_password` or `invalid_code`.
-    #[oai(path = "/", method = "delete", operation_id = "disable_two_factor")]
-    async fn disable(
+    #[oai(path = "/disable", method = "post", operation_id = "turn_off_two_factor")]
+    async fn turn_off(
         &self,
         CurrentUser(actor): CurrentUser,
         Body(body): Body<PasswordAndCodeIn>,
@@ -142,6 +147,14 @@ impl TwoFactor {
         confirm_password(&self.0, &actor, body.password).await?;
         two_factor::disable(&self.0, &actor, &body.code).await?;
         Ok(TwoFactorDisabled::NoContent)
+    }
+
+    /// Turns two-factor authentication off, as `POST /users/me/two-factor/disable` does.
+    ///
+    /// Not every client can send a body with DELETE. Fails with 400 `wrong_password` or `invalid_code`.
+    #[oai(path = "/", method = "delete", operation_id = "disable_two_factor", deprecated = true)]
+    async fn disable(&self, caller: CurrentUser, body: Body<PasswordAndCodeIn>) -> Result<TwoFactorDisabled> {
+        self.turn_off(caller, body).await
     }
 
     /// Replaces the recovery codes. The old ones become invalid.

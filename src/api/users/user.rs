@@ -36,6 +36,7 @@ impl From<RoleOut> for Role {
 #[oai(rename = "User", example)]
 pub(in crate::api) struct UserOut {
     id: i64,
+    /// The address to sign in with, in lower case.
     email: String,
     #[oai(nullable)]
     full_name: Option<String>,

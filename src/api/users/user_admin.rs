@@ -63,11 +63,12 @@ impl UserSort {
     }
 }
 
+/// A new user.
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct InviteIn {
     email: Email,
-    #[oai(validator(max_length = 255))]
+    #[oai(nullable, validator(max_length = 255))]
     full_name: Option<String>,
     /// The default is `user`.
     role: Option<RoleOut>,
@@ -78,7 +79,7 @@ struct InviteIn {
 #[oai(deny_unknown_fields)]
 struct MemberIn {
     /// `null` removes the name.
-    #[oai(validator(max_length = 255))]
+    #[oai(nullable, validator(max_length = 255))]
     full_name: MaybeUndefined<String>,
     role: Option<RoleOut>,
     /// `false` deactivates the user.
@@ -128,6 +129,8 @@ enum TwoFactorDisabled {
 #[OpenApi(prefix_path = "/users", tag = "Tag::Users")]
 impl UserAdmin {
     /// Returns the users that match the filters.
+    ///
+    /// Without filters, all users. Deactivated users are among them.
     #[oai(path = "/", method = "get", operation_id = "list_users")]
     async fn list(
         &self,
@@ -177,6 +180,8 @@ impl UserAdmin {
     }
 
     /// Returns a user.
+    ///
+    /// Also one who is deactivated or has deleted the account, until the account is erased.
     #[oai(path = "/:id", method = "get", operation_id = "read_user")]
     async fn read(&self, _admin: Admin, id: Path<i64>) -> Result<Json<UserOut>> {
         Ok(Json(user_admin::find(&self.0, id.0).await?.into()))
@@ -223,6 +228,8 @@ impl UserAdmin {
     }
 
     /// Revokes all sessions of a user.
+    ///
+    /// The user has to sign in again on all devices.
     #[oai(path = "/:id/sessions", method = "delete", operation_id = "end_user_sessions")]
     async fn sign_out(&self, Admin(actor): Admin, id: Path<i64>) -> Result<SessionsRevoked> {
         user_admin::sign_out(&self.0, &actor, id.0).await?;

@@ -7,7 +7,6 @@ mod rules;
 
 use std::collections::BTreeSet;
 
-use reqwest::Method;
 use serde_json::{Value, json};
 use totp_rs::Totp;
 
@@ -31,8 +30,8 @@ async fn confirm(app: &TestApp, user: &User, code: &str) -> Answer {
 }
 
 async fn disable(app: &TestApp, user: &User, password: &str, code: &str) -> Answer {
-    let request = app.request(Method::DELETE, PATH).bearer_auth(&user.token);
-    Answer::of(request.json(&json!({ "password": password, "code": code }))).await
+    let body = json!({ "password": password, "code": code });
+    app.post(&format!("{PATH}/disable"), Some(user), body).await
 }
 
 async fn replace_codes(app: &TestApp, user: &User, code: &str) -> Answer {

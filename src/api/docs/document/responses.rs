@@ -1,0 +1,160 @@
+//! The responses: their descriptions and headers, and the errors.
+//!
+//! Most errors follow from what an operation has, such as a body. The others are in its description, as in "Fails with 409
+//! `conflict`". So is a response that sets cookies.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+
+use super::{Object, operations, schema_name};
+
+/// The documented errors: status, name and description.
+const ERRORS: [(u16, &str, &str); 12] = [
+    (400, "BadRequest", "The body cannot be parsed, or the request is refused: `code` says why."),
+    (401, "Unauthorized", "The credentials are missing or invalid."),
+    (403, "Forbidden", "The caller may not do this: `code` says why."),
+    (404, "NotFound", "It does not exist, or the caller may not see it."),
+    (408, "RequestTimeout", "The body did not arrive in time."),
+    (409, "Conflict", "The current state does not allow this: `code` says why."),
+    (413, "ContentTooLarge", "The body is too large."),
+    (415, "UnsupportedMediaType", "The operation does not accept this media type."),
+    (421, "MisdirectedRequest", "This server does not serve the host of the request."),
+    (422, "UnprocessableContent", "Fields are invalid: `errors` lists them."),
+    (429, "TooManyRequests", "Too many attempts or jobs: `Retry-After` says when to try again."),
+    (503, "ServiceUnavailable", "The server cannot do this now: `code` says why."),
+];
+
+/// The name of the response for all other errors.
+const OTHER_ERROR: &str = "Error";
+
+/// The documented headers: name, type and description.
+const HEADERS: [(&str, &str, &str); 5] = [
+    ("Location", "string", "URI of the created resource."),
+    ("Retry-After", "integer", "Seconds after which to try again."),
+    ("Set-Cookie", "string", "Sets or removes a cookie with a token."),
+    ("WWW-Authenticate", "string", "The authentication scheme (RFC 6750 section 3)."),
+    ("X-Request-Id", "string", "Id of the request: that of the client if it has sent a valid one."),
+];
+
+/// Completes all responses.
+pub(super) fn complete(spec: &mut Value) {
+    let schemas = schema_descriptions(spec);
+    // The response that the type of errors documents.
+    let mut other_error = Value::Null;
+    let mut used = BTreeSet::new();
+    for (path, operation) in operations(spec) {
+        let statuses = error_statuses(path, operation);
+        let summary = text(operation, "summary").to_owned();
+        let Some(responses) = operation.get_mut("responses").and_then(Value::as_object_mut) else { continue };
+        if let Some(response) = responses.remove("default") {
+            other_error = response;
+        }
+        for (status, response) in responses.iter_mut() {
+            if response["description"] == "" {
+                response["description"] = describe(response, &summary, &schemas).into();
+            }
+            response["headers"] = headers(status, response);
+        }
+        for (status, name, _) in ERRORS.iter().filter(|(status, ..)| statuses.contains(status)) {
+            responses.entry(status.to_string()).or_insert(reference("responses", name));
+            used.insert(*status);
+        }
+        responses.insert("default".into(), reference("responses", OTHER_ERROR));
+    }
+    let mut errors = Object::new();
+    for (status, name, description) in ERRORS.iter().filter(|(status, ..)| used.contains(status)) {
+        let mut response = json!({ "description": description, "content": other_error["content"] });
+        response["headers"] = headers(&status.to_string(), &response);
+        errors.insert((*name).into(), response);
+    }
+    other_error["headers"] = headers("default", &other_error);
+    errors.insert(OTHER_ERROR.into(), other_error);
+    spec["components"]["responses"] = errors.into();
+    spec["components"]["headers"] = Value::Object(HEADERS.map(header).into_iter().collect());
+}
+
+fn reference(kind: &str, name: &str) -> Value {
+    json!({ "$ref": format!("#/components/{kind}/{name}") })
+}
+
+fn text<'a>(object: &'a Object, field: &str) -> &'a str {
+    object.get(field).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// Returns the description of each schema.
+fn schema_descriptions(spec: &Value) -> BTreeMap<String, String> {
+    let schemas = spec["components"]["schemas"].as_object().into_iter().flatten();
+    let described = schemas.filter_map(|(name, schema)| Some((name, schema["description"].as_str()?)));
+    described.map(|(name, description)| (name.clone(), description.to_owned())).collect()
+}
+
+/// Returns the description of a response that has none: what the operation returns, by its summary or by the schema.
+fn describe(response: &Value, summary: &str, schemas: &BTreeMap<String, String>) -> String {
+    if let Some(result) = summary.strip_prefix("Returns ") {
+        let mut chars = result.chars();
+        return chars.next().into_iter().flat_map(char::to_uppercase).chain(chars).collect();
+    }
+    let content = response["content"].as_object().and_then(|kinds| kinds.values().next());
+    let name = content.and_then(|content| schema_name(&content["schema"]["$ref"]));
+    name.and_then(|name| schemas.get(name)).map_or(summary, String::as_str).to_owned()
+}
+
+/// Returns the statuses of the errors of an operation.
+fn error_statuses(path: &str, operation: &Object) -> BTreeSet<u16> {
+    let security = operation.get("security").and_then(Value::as_array);
+    let responses = operation.get("responses").and_then(Value::as_object);
+    let rules: [(bool, &[u16]); 6] = [
+        // A server with ALLOWED_HOSTS.
+        (true, &[421]),
+        (security.is_some_and(|ways| !ways.is_empty()), &[401, 403]),
+        // A page of another site cannot make a browser set cookies.
+        (responses.is_some_and(|all| all.values().any(sets_cookies)), &[403]),
+        (operation.contains_key("requestBody"), &[400, 408, 413, 415, 422]),
+        (operation.contains_key("parameters"), &[422]),
+        (path.contains('{'), &[404]),
+    ];
+    let by_rule = rules.into_iter().filter(|(applies, _)| *applies).flat_map(|(_, statuses)| statuses);
+    by_rule.copied().chain(stated(text(operation, "description"))).collect()
+}
+
+/// Returns the statuses in a description: each is followed by a code, as in "Fails with 409 `conflict`".
+fn stated(description: &str) -> impl Iterator<Item = u16> {
+    let words = description.split_whitespace();
+    let pairs = words.clone().zip(words.skip(1));
+    pairs.filter(|(_, code)| code.starts_with('`')).filter_map(|(status, _)| status.parse().ok())
+}
+
+fn sets_cookies(response: &Value) -> bool {
+    response["description"].as_str().is_some_and(|description| description.contains("cookie"))
+}
+
+/// Returns the headers of a response.
+fn headers(status: &str, response: &Value) -> Value {
+    let rules = [
+        ("Location", status == "201"),
+        ("Retry-After", ["429", "503", "default"].contains(&status)),
+        ("Set-Cookie", sets_cookies(response)),
+        ("WWW-Authenticate", status == "401"),
+        ("X-Request-Id", true),
+    ];
+    let names = rules.into_iter().filter(|(_, applies)| *applies).map(|(name, _)| name);
+    Value::Object(names.map(|name| (name.to_owned(), reference("headers", name))).collect())
+}
+
+fn header((name, kind, description): (&str, &str, &str)) -> (String, Value) {
+    (name.to_owned(), json!({ "description": description, "schema": { "type": kind } }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_description_states_errors() {
+        let description =
+            "Fails with 400 `wrong_password` or `invalid_code`, and with\n409 `conflict` after 5 attempts.";
+        assert!(stated(description).eq([400, 409]));
+        assert_eq!(stated("At most 100 jobs, see `Retry-After`.").count(), 0);
+    }
+}
