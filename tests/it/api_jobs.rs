@@ -5,7 +5,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::{
     TestApp, User,
-    app::{fields, options},
+    app::{Answer, fields, options},
     eventually,
     proxy::Proxy,
     servers::{servers, unique},
@@ -190,6 +190,62 @@ async fn without_smtp_a_mail_is_captured_in_a_file() {
     let text = std::fs::read_to_string(&file).unwrap();
     assert!(text.contains("To: bob@example.com") && text.contains("Hello\r\nYou"), "{text}");
     std::fs::remove_dir_all(file.parent().unwrap()).unwrap();
+}
+
+/// Clients of earlier releases send the fields in the query, some of them with a body of another kind.
+#[tokio::test]
+async fn an_email_is_in_the_body_or_in_the_query() {
+    let app = TestApp::start().await;
+    let user = app.user().await;
+    let (path, query) = ("/jobs/send-email", "/jobs/send-email?to=bob@example.com&subject=Hi&body=Hello");
+    let email = json!({ "to": "Bob@Example.com", "subject": "Hi", "body": "Hello" });
+    let mut ids = Vec::new();
+    for (path, body) in [(path, email.clone()), (query, json!({})), (query, json!("x"))] {
+        let answer = app.post(path, Some(&user), body).await;
+        assert_eq!((answer.status.as_u16(), &answer.body["task"]), (200, &json!("send_email_task")));
+        ids.push(answer.body["job_id"].as_str().unwrap().to_owned());
+    }
+    for kind in ["application/json", "application/x-www-form-urlencoded"] {
+        let request = app.request(Method::POST, query).bearer_auth(&user.token).header("content-type", kind);
+        assert_eq!(Answer::of(request).await.status, 200, "{kind}");
+    }
+    app.run_jobs().await;
+    for id in ids {
+        assert_eq!(app.status(&id, &user).await["result"]["to"], "bob@example.com");
+    }
+
+    let wrong = json!({ "to": "x", "subject": "", "body": null, "cc": "a@example.com" });
+    let all = [
+        ("body.body", "string_type"),
+        ("body.cc", "extra_forbidden"),
+        ("body.subject", "string_too_short"),
+        ("body.to", "value_error"),
+    ];
+    assert_eq!(app.post(path, Some(&user), wrong).await.invalid_fields(), fields(&all));
+    let mixed = app.post(&format!("{path}?subject=Hi"), Some(&user), email).await;
+    assert_eq!(mixed.invalid_fields(), fields(&[("query.body", "missing"), ("query.to", "missing")]));
+    let form = app.form(path, &[("to", "bob@example.com")]).bearer_auth(&user.token);
+    Answer::of(form).await.is_some_problem(415, "unsupported_media_type");
+}
+
+/// Each documented length is accepted, however the client writes the characters.
+#[tokio::test]
+async fn the_longest_email_is_accepted() {
+    let app = TestApp::start().await;
+    let user = app.user().await;
+    let send = |text: String| {
+        let body = format!(r#"{{"to":"bob@example.com","subject":"Hi","body":"{text}"}}"#);
+        let request = app.request(Method::POST, "/jobs/send-email").bearer_auth(&user.token);
+        Answer::of(request.header("content-type", "application/json").body(body))
+    };
+    for character in ["x", "\u{1f600}", r"\ud83d\ude00", r"\u0007"] {
+        let answer = send(character.repeat(40_000)).await;
+        assert_eq!(answer.status, 200, "{character}: {}", answer.text);
+    }
+    let long = send("x".repeat(40_001)).await;
+    assert_eq!(long.invalid_fields(), fields(&[("body.body", "string_too_long")]));
+    let query = format!("/jobs/send-email?to=bob@example.com&subject=Hi&body={}", "x".repeat(30_000));
+    assert_eq!(app.call(Method::POST, &query, &user).await.status, 200);
 }
 
 #[tokio::test]

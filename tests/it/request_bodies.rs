@@ -68,8 +68,9 @@ async fn a_body_is_utf8_and_not_compressed() {
     assert_eq!(empty.body["title"], "Unprocessable Content");
 }
 
-/// The limit of bodies, and of documents for `process-data`.
-const LIMITS: [(&str, usize); 2] = [("/auth/register", 16 * 1024), ("/jobs/process-data", 64 * 1024)];
+/// The limit of bodies, of documents for `process-data`, and of emails.
+const LIMITS: [(&str, usize); 3] =
+    [("/auth/register", 16 * 1024), ("/jobs/process-data", 64 * 1024), ("/jobs/send-email", 512 * 1024)];
 
 #[tokio::test]
 async fn a_body_that_is_too_large_is_refused() {

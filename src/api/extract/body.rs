@@ -8,9 +8,9 @@ use std::{
 
 use poem::{Request, RequestBody, Result as PoemResult};
 use poem_openapi::{
-    impl_apirequest_for_payload,
+    ApiExtractor, ApiExtractorType, ExtractParamOptions, impl_apirequest_for_payload,
     payload::{Json, ParsePayload, Payload},
-    registry::{MetaSchemaRef, Registry},
+    registry::{MetaRequest, MetaSchemaRef, Registry},
     types::{ParseFromJSON, Type},
 };
 use serde_json::{Map, Value};
@@ -54,6 +54,10 @@ pub trait FormContent: Send + Sized {
     fn parse(fields: FormFields) -> Result<Self>;
 }
 
+/// A body as in [`Body`], or its fields in the query if the query has one of them. The document has the body only: a long
+/// query does not fit into the head of a request, and generated clients cannot have a parameter and a body of one name.
+pub struct BodyOrQuery<T, const MAX_BYTES: usize = MAX_BODY_BYTES>(pub T);
+
 impl<T: Type, const MAX_BYTES: usize> Payload for Body<T, MAX_BYTES> {
     const CONTENT_TYPE: &'static str = "application/json";
     fn check_content_type(content_type: &str) -> bool {
@@ -79,7 +83,7 @@ impl<T: ParseFromJSON + Any, const MAX_BYTES: usize> ParsePayload for Body<T, MA
         }
         let value: Value = serde_json::from_slice(json)
             .map_err(|error| ApiError::MalformedBody(format!("The body is not valid JSON: {error}")))?;
-        Ok(Self(parse(value, false)?))
+        Ok(Self(parse("body", value, false)?))
     }
 }
 
@@ -140,13 +144,60 @@ pub fn parse_form<T: ParseFromJSON + Any>(fields: FormFields) -> Result<T> {
     parse(Value::Object(fields), true)
 }
 
+impl<'a, T: ParseFromJSON + Any, const MAX_BYTES: usize> ApiExtractor<'a> for BodyOrQuery<T, MAX_BYTES> {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
+
+    fn request_meta() -> Option<MetaRequest> {
+        <Body<T, MAX_BYTES> as ApiExtractor<'a>>::request_meta()
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        body: &mut RequestBody,
+        options: ExtractParamOptions<()>,
+    ) -> PoemResult<Self> {
+        let fields = fields_in_query::<T>(request);
+        // A request without a media type has no body.
+        if !fields.is_empty() || request.content_type().is_none() {
+            return Ok(Self(parse("query", Value::Object(fields), false)?));
+        }
+        let Body(value) =
+            <Body<T, MAX_BYTES> as ApiExtractor<'a>>::from_request(request, body, options).await?;
+        Ok(Self(value))
+    }
+}
+
+/// Returns the parameters in the query that are fields of `T`. Of repeated ones, the first counts.
+fn fields_in_query<T: ParseFromJSON + Any>(request: &Request) -> Map<String, Value> {
+    let schema = match T::schema_ref() {
+        MetaSchemaRef::Reference(name) => registry_of::<T>().schemas.get(&name),
+        MetaSchemaRef::Inline(_) => None,
+    };
+    let is_field = |name: &str| {
+        schema.is_some_and(|schema| schema.properties.iter().any(|(property, _)| *property == name))
+    };
+    let mut fields = Map::new();
+    let query = request.uri().query().unwrap_or_default();
+    for (name, value) in form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| is_field(name)) {
+        fields.entry(name).or_insert(value.into());
+    }
+    fields
+}
+
 fn missing_body() -> ApiError {
     let loc = vec![Loc::Key("body".into())];
     ApiError::InvalidFields(vec![FieldError { loc, msg: "Field required".into(), kind: "missing" }])
 }
 
-fn parse<T: ParseFromJSON + Any>(value: Value, lenient: bool) -> Result<T> {
-    let mut checker = Checker::new(registry_of::<T>(), "body", lenient);
+/// Validates and parses a value. `root` is the part of the request that it comes from.
+fn parse<T: ParseFromJSON + Any>(root: &str, value: Value, lenient: bool) -> Result<T> {
+    let mut checker = Checker::new(registry_of::<T>(), root, lenient);
     checker.check(&T::schema_ref(), &value);
     let errors = checker.finish();
     if !errors.is_empty() {
@@ -154,7 +205,7 @@ fn parse<T: ParseFromJSON + Any>(value: Value, lenient: bool) -> Result<T> {
     }
     // The type may have checks that its schema does not contain.
     T::parse_from_json(Some(value)).map_err(|error| {
-        let loc = vec![Loc::Key("body".into())];
+        let loc = vec![Loc::Key(root.into())];
         ApiError::InvalidFields(vec![FieldError { loc, msg: error.into_message(), kind: "value_error" }])
     })
 }

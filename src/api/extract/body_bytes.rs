@@ -18,7 +18,7 @@ use crate::{
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The longest body that an operation may declare. [`buffer`] does not know the operation.
-pub(super) const MAX_DECLARED_BYTES: usize = 64 * 1024;
+pub(super) const MAX_DECLARED_BYTES: usize = 512 * 1024;
 
 /// Limits the memory for request bodies to 64 MiB: one permit per byte.
 static BYTES_UNDER_WAY: Semaphore = Semaphore::const_new(64 * 1024 * 1024);

@@ -8,7 +8,7 @@ mod security_scheme;
 mod text;
 mod user;
 
-pub use body::{Body, Form, FormContent, FormFields, parse_form};
+pub use body::{Body, BodyOrQuery, Form, FormContent, FormFields, parse_form};
 pub use paging::{Limit, Offset};
 pub use text::{Email, NewPassword, Text};
 pub(in crate::api) use user::LoggedUser;

@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 use super::state::EXAMPLE_ID;
 use crate::{
     api::{
-        extract::{Body, CurrentUser},
+        extract::{Body, BodyOrQuery, CurrentUser, Email},
+        ids::JobId,
         problem::Result,
         tag::Tag,
     },
@@ -22,15 +23,34 @@ use crate::{
 /// The longest document for `process-data`.
 const MAX_DOCUMENT_BYTES: usize = 64 * 1024;
 
+/// The longest request with an email: 40,000 characters, of which each may be written in 12 bytes, as in `\ud83d\ude00`.
+const MAX_EMAIL_BYTES: usize = 512 * 1024;
+
 /// Operations that enqueue a job.
 pub(in crate::api) struct Enqueue(pub(super) App);
 
+/// An email.
+#[derive(Object)]
+#[oai(deny_unknown_fields)]
+struct SendEmailIn {
+    /// Email address of the recipient.
+    to: Email,
+    #[oai(validator(min_length = 1, max_length = 255))]
+    subject: String,
+    /// Plain text.
+    #[oai(validator(max_length = 40000))]
+    body: String,
+}
+
+/// A job that was enqueued.
 #[derive(Object)]
 #[oai(skip_serializing_if_is_none, example)]
 struct Enqueued {
+    /// What was done, for people.
     message: String,
     /// Id of the job. `GET /jobs/{id}/status` returns its status.
-    job_id: String,
+    job_id: JobId,
+    /// The name of the job.
     task: String,
     /// The arguments of the job.
     parameters: Option<Value>,
@@ -40,7 +60,7 @@ impl Example for Enqueued {
     fn example() -> Self {
         Self {
             message: "Job enqueued".into(),
-            job_id: EXAMPLE_ID.into(),
+            job_id: JobId(EXAMPLE_ID.into()),
             task: "example_task".into(),
             parameters: Some(json!({ "name": "my-task", "duration": 5 })),
         }
@@ -55,7 +75,7 @@ impl Enqueue {
         message: &str,
         parameters: Option<Value>,
     ) -> Result<Json<Enqueued>> {
-        let job_id = self.0.queue.enqueue_by_user(job, context.origin(context.actor)).await?;
+        let job_id = JobId(self.0.queue.enqueue_by_user(job, context.origin(context.actor)).await?);
         Ok(Json(Enqueued { message: message.into(), job_id, task: J::NAME.into(), parameters }))
     }
 }
@@ -91,22 +111,17 @@ impl Enqueue {
     /// address: any other one fails with 403 `forbidden`, an unverified one with 403 `email_not_verified`. Fails with 429
     /// `too_many_jobs` and `Retry-After` if the caller has too many jobs, and with 503 `no_mail_server` if there is no SMTP
     /// server.
+    ///
+    /// The fields of a short email may be in the query instead of the body. The head of a request, with the query, has at
+    /// most 32 KiB.
     #[oai(path = "/send-email", method = "post", operation_id = "enqueue_send_email")]
     async fn send_email(
         &self,
         CurrentUser(actor): CurrentUser,
-        /// Email address of the recipient.
-        #[oai(validator(min_length = 3, max_length = 255))]
-        to: Query<String>,
-        /// Subject of the email.
-        #[oai(validator(min_length = 1, max_length = 255))]
-        subject: Query<String>,
-        /// Body of the email, as plain text.
-        #[oai(validator(max_length = 100000))]
-        body: Query<String>,
+        BodyOrQuery(email): BodyOrQuery<SendEmailIn, MAX_EMAIL_BYTES>,
     ) -> Result<Json<Enqueued>> {
         let user = &actor.user();
-        let to = EmailAddress::parse(&to.0).map_err(|msg| Error::invalid("to", msg))?;
+        let to = EmailAddress::parse(&email.to.0).map_err(|msg| Error::invalid("to", msg))?;
         let is_own = to.key == EmailLookup::new(&user.email).subject();
         // An unverified address may belong to a third party.
         let permitted = is_admin(&self.0, actor.identity()) || is_own && user.email_verified_at.is_some();
@@ -117,14 +132,13 @@ impl Enqueue {
         if !self.0.mailer.can_send() {
             return Err(Error::NoMailServer.into());
         }
-        let job = SendEmail { to: to.stored, subject: subject.0, body: body.0, permitted };
+        let job = SendEmail { to: to.stored, subject: email.subject, body: email.body, permitted };
         self.enqueue(actor.context(), &job, "Email job enqueued", None).await
     }
 
     /// Enqueues an example job that processes a JSON object.
     ///
-    /// The document has at most 64 KiB. Other bodies of the API have at most 16 KiB. Fails with 429 `too_many_jobs` and
-    /// `Retry-After` if the caller has too many jobs.
+    /// The document has at most 64 KiB. Fails with 429 `too_many_jobs` and `Retry-After` if the caller has too many jobs.
     #[oai(path = "/process-data", method = "post", operation_id = "enqueue_process_data")]
     async fn process_data(
         &self,
