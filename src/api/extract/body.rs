@@ -141,7 +141,7 @@ fn form_fields(bytes: &[u8]) -> Result<FormFields> {
 /// # Errors
 /// [`ApiError::InvalidFields`] with every field that is wrong.
 pub fn parse_form<T: ParseFromJSON + Any>(fields: FormFields) -> Result<T> {
-    parse(Value::Object(fields), true)
+    parse("body", Value::Object(fields), true)
 }
 
 impl<'a, T: ParseFromJSON + Any, const MAX_BYTES: usize> ApiExtractor<'a> for BodyOrQuery<T, MAX_BYTES> {
