@@ -23,9 +23,9 @@ use crate::{
 
 /// Create an admin, promote a user, or set the password of an admin.
 ///
-/// The password comes from --password-stdin, else FIRST_SUPERUSER_PASSWORD, else a prompt that does not echo it. If the
-/// admin exists already, the command succeeds and changes nothing, unless --set-password is given. The default value of
-/// FIRST_SUPERUSER_PASSWORD is never accepted, since it is public.
+/// The password comes from --password-stdin, else a prompt that does not echo it. Only the admin with the address in
+/// FIRST_SUPERUSER_EMAIL gets FIRST_SUPERUSER_PASSWORD instead of a prompt; its default value is never accepted, since it
+/// is public. If the admin exists already, the command succeeds and changes nothing, unless --set-password is given.
 ///
 /// --promote and --set-password change an existing account and create none. They revoke its sessions, and send a mail.
 /// --set-password does not read FIRST_SUPERUSER_PASSWORD.
@@ -87,14 +87,18 @@ impl Args {
             if !exists {
                 bail!("no admin has the address {email}; nothing was changed");
             }
-            let (password, disable_two_factor) = (self.new_password()?, self.disable_two_factor);
+            let (password, disable_two_factor) = (self.new_password(&email)?, self.disable_two_factor);
             return replace_password(&mut conn, &passwords, &email, password, disable_two_factor).await;
         }
         // An existing user needs no password.
-        let password = if exists { None } else { Some(self.new_password()?) };
+        let password = if exists { None } else { Some(self.new_password(&email)?) };
+        let source = match self.password_setting(&email) {
+            Some(_) => " with the password in FIRST_SUPERUSER_PASSWORD",
+            None => "",
+        };
         let mut out = std::io::stdout();
         match ensure_admin(&mut conn, &passwords, &email, password).await? {
-            Admin::Created => writeln!(out, "created admin {email}")?,
+            Admin::Created => writeln!(out, "created admin {email}{source}")?,
             Admin::AlreadyThere => writeln!(out, "{email} is already an admin; nothing changed")?,
             Admin::PlainUser => bail!("{email} exists and is not an admin; add --promote to make it one"),
         }
@@ -102,14 +106,14 @@ impl Args {
     }
 
     /// Reads the password and checks it.
-    fn new_password(&self) -> anyhow::Result<String> {
-        let password = self.password()?;
+    fn new_password(&self, email: &str) -> anyhow::Result<String> {
+        let password = self.password(email)?;
         check_password(&password)
             .map_err(|problem| anyhow::anyhow!("the password is not accepted: {problem}"))?;
         Ok(password)
     }
 
-    fn password(&self) -> anyhow::Result<String> {
+    fn password(&self, email: &str) -> anyhow::Result<String> {
         if self.password_stdin {
             let mut text = String::new();
             std::io::stdin()
@@ -117,20 +121,40 @@ impl Args {
                 .context("the password cannot be read from standard input")?;
             return Ok(text.trim_end_matches(['\r', '\n']).to_owned());
         }
-        let set = self.admin.first_superuser_password.expose_secret();
-        // That of the first admin, which may have become known, must not replace another one by accident.
-        if !self.set_password && set != DEFAULT_ADMIN_PASSWORD && !set.is_empty() {
-            return Ok(set.to_owned());
+        if let Some(password) = self.password_setting(email) {
+            return Ok(password.to_owned());
         }
         if !std::io::stdin().is_terminal() {
-            let source = if self.set_password { "" } else { " or FIRST_SUPERUSER_PASSWORD" };
-            bail!("no password: use --password-stdin{source}, or run this in a terminal");
+            let setting = match (self.set_password, self.is_first_admin(email)) {
+                (true, _) => "",
+                (false, true) => ", or set FIRST_SUPERUSER_PASSWORD",
+                (false, false) => {
+                    ". FIRST_SUPERUSER_PASSWORD is only for the admin with the address in FIRST_SUPERUSER_EMAIL"
+                }
+            };
+            bail!("no password: use --password-stdin, or run this in a terminal{setting}");
         }
         let password = rpassword::prompt_password("Password: ")?;
         if rpassword::prompt_password("Again: ")? != password {
             bail!("the passwords differ; nothing was changed");
         }
         Ok(password)
+    }
+
+    /// Returns `FIRST_SUPERUSER_PASSWORD` if it is the password for this address. Another admin must not get it: it is in
+    /// the environment of a container, so every admin that is created there would share it.
+    fn password_setting(&self, email: &str) -> Option<&str> {
+        let password = self.admin.first_superuser_password.expose_secret();
+        let is_given = password != DEFAULT_ADMIN_PASSWORD && !password.is_empty();
+        // It may have become known, so it does not replace the password of an admin by accident.
+        let is_asked_for = !self.password_stdin && !self.set_password && self.is_first_admin(email);
+        (is_given && is_asked_for).then_some(password)
+    }
+
+    /// Returns whether the address is the one in `FIRST_SUPERUSER_EMAIL`.
+    fn is_first_admin(&self, email: &str) -> bool {
+        let first = EmailLookup::new(&self.admin.first_superuser_email);
+        first.subject() == EmailLookup::new(email).subject()
     }
 }
 

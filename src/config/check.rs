@@ -7,7 +7,7 @@ use url::Url;
 
 use super::{
     Auth, Config, Core, DEFAULT_ADMIN_PASSWORD, Hashing, Http, LogFormat, Mail, Redis, SecondFactorFor,
-    Worker,
+    Worker, is_published_password,
     key_strength::is_predictable,
     value::{Origins, base_url, given, origins, secret},
 };
@@ -132,9 +132,15 @@ impl Config {
         if let Some(previous) = secret(&self.auth.two_factor_key_previous) {
             problems.extend(weak_key("TWO_FACTOR_KEY_PREVIOUS", previous));
         }
-        if self.auth.admin.first_superuser_password.expose_secret() == DEFAULT_ADMIN_PASSWORD {
-            problems
-                .push("FIRST_SUPERUSER_PASSWORD is not set or still the default: choose a password".into());
+        match self.auth.admin.first_superuser_password.expose_secret() {
+            DEFAULT_ADMIN_PASSWORD => problems
+                .push("FIRST_SUPERUSER_PASSWORD is not set or still the default: choose a password".into()),
+            password if is_published_password(password) => problems.push(
+                "FIRST_SUPERUSER_PASSWORD is an example of the documentation, which is public: choose another one. If \
+                 an admin has it, run `saas create-admin --set-password`"
+                    .into(),
+            ),
+            _ => {}
         }
         problems.extend(self.auth.hashing.problem());
         problems

@@ -53,6 +53,16 @@ pub const RENAMED_VARIABLES: &[(&str, &str)] = &[
 
 /// The password of the first admin in the private database of `saas dev`. It is public, so everything else refuses it.
 pub const DEFAULT_ADMIN_PASSWORD: &str = "changethis123";
+/// Examples that documentation of earlier releases had in place of a password, and that were copied with the command.
+const EXAMPLE_PASSWORDS: [&str; 3] = ["choose one", "and another", "one of your own"];
+
+/// Returns whether a password is public: the default one of the first admin, or an example of the documentation.
+pub fn is_published_password(password: &str) -> bool {
+    EXAMPLE_PASSWORDS
+        .iter()
+        .chain([&DEFAULT_ADMIN_PASSWORD])
+        .any(|published| password.eq_ignore_ascii_case(published))
+}
 
 /// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

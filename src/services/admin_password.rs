@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     app::App,
-    config::DEFAULT_ADMIN_PASSWORD,
+    config::{DEFAULT_ADMIN_PASSWORD, is_published_password},
     context::RequestContext,
     db::{self, Effects, Tx},
     email_address::EmailLookup,
@@ -38,12 +38,12 @@ const REMEMBER_FOR: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Returns whether a login with this password is refused although the password is correct. With `DEBUG` on it is
 /// allowed, since `saas dev` creates such an admin.
 pub(super) fn is_refused(app: &App, user: &User, password: &str) -> bool {
-    let is_default = normalize_password(password) == DEFAULT_ADMIN_PASSWORD;
-    let refused = !app.config.core.debug && user.role == Role::Admin && is_default;
+    let is_public = is_published_password(&normalize_password(password));
+    let refused = !app.config.core.debug && user.role == Role::Admin && is_public;
     if refused {
         tracing::warn!(
             user_id = user.id,
-            "login refused: this admin has the default password, which is public; \
+            "login refused: this admin has the default password or an example of the documentation, which are public; \
              set another one with `saas create-admin --set-password`"
         );
     }

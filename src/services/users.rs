@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     app::App,
-    config::DEFAULT_ADMIN_PASSWORD,
+    config::is_published_password,
     context::RequestContext,
     email_address::{EmailAddress, EmailLookup},
     error::{Error, Result},
@@ -50,7 +50,8 @@ pub(super) fn unless_taken<T>(result: diesel::QueryResult<T>) -> Result<T> {
 }
 
 /// Checks a new password, in the form in which it is hashed. The rules limit length and common passwords, not composition
-/// (NIST SP 800-63B). The default password of the first admin is refused too; only `saas dev` creates an admin with it.
+/// (NIST SP 800-63B). Passwords that the documentation has published are refused too; only `saas dev` creates an admin with
+/// the default one.
 ///
 /// # Errors
 /// A message for the user.
@@ -68,8 +69,8 @@ pub fn check_password(password: &str) -> Result<(), &'static str> {
     if is_common(password) {
         return Err("Password is too common; choose another one");
     }
-    if password.eq_ignore_ascii_case(DEFAULT_ADMIN_PASSWORD) {
-        return Err("Password is a published default; choose another one");
+    if is_published_password(password) {
+        return Err("Password is a published default or example; choose another one");
     }
     Ok(())
 }
@@ -159,8 +160,9 @@ mod tests {
     fn passwords_are_checked_for_length_and_commonness() {
         assert!(check_password("1234567").is_err());
         assert!(check_password("12345678").is_err(), "too common");
-        for default in [DEFAULT_ADMIN_PASSWORD, "ChangeThis123"] {
-            assert_eq!(check_password(default), Err("Password is a published default; choose another one"));
+        for public in ["changethis123", "ChangeThis123", "choose one", "and another", "one of your own"] {
+            let refused = Err("Password is a published default or example; choose another one");
+            assert_eq!(check_password(public), refused, "{public}");
         }
         assert!(check_password("correct horse").is_ok());
         assert!(check_password(&"correct horse battery staple ".repeat(3)[..72]).is_ok());

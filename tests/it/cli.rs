@@ -142,15 +142,48 @@ async fn smoke_create_admin() {
 #[tokio::test]
 async fn create_admin_takes_the_password_from_the_environment() {
     let database = TestDatabase::migrated().await;
-    let mut command = production_command(&["create-admin"], &database, "p").await;
-    command.env("FIRST_SUPERUSER_EMAIL", "root@example.org");
-    assert!(run(command).await.succeeded().stdout.contains("created admin root@example.org"));
+    for (args, email) in [
+        (&["create-admin"][..], "root@example.org"),
+        (&["create-admin", "--email", " Second@Example.org"][..], "second@example.org"),
+    ] {
+        let mut command = production_command(args, &database, "p").await;
+        command.env("FIRST_SUPERUSER_EMAIL", email);
+        let done = run(command).await.succeeded().stdout;
+        assert!(
+            done.contains(&format!("created admin {email} with"))
+                && done.contains("FIRST_SUPERUSER_PASSWORD")
+        );
+    }
     let empty = TestDatabase::empty().await;
     let command = production_command(&["create-admin", "--email", "a@example.com"], &empty, "p").await;
     run(command).await.failed(1, &["saas migrate up"]);
     let mut weak = production_command(&["create-admin", "--email", "a@example.com"], &database, "p").await;
     weak.env_remove("ALLOW_WEAK_HASHES");
     run(weak).await.failed(1, &["BCRYPT_COST is 4"]);
+}
+
+/// FIRST_SUPERUSER_PASSWORD is in the environment of a container.
+#[tokio::test]
+async fn another_admin_does_not_get_the_password_of_the_first() {
+    let app = TestApp::start().await;
+    for (setting, email) in
+        [("FIRST_SUPERUSER_EMAIL", "first@example.com"), ("PROJECT_NAME", "the default address of the first")]
+    {
+        for piped in ["", "piped without the flag\n"] {
+            let mut command =
+                production_command(&["create-admin", "--email", "other@example.com"], &app.database, "p")
+                    .await;
+            command.env(setting, email);
+            run_with_input(command, piped)
+                .await
+                .failed(1, &["no password", "--password-stdin", "FIRST_SUPERUSER_EMAIL"]);
+        }
+    }
+    let args = ["create-admin", "--email", "other@example.com", "--password-stdin"];
+    let command = production_command(&args, &app.database, "p").await;
+    run_with_input(command, "another password\n").await.succeeded();
+    assert_eq!(app.login("other@example.com", "a password of ours").await.status, 401);
+    assert_eq!(app.login("other@example.com", "another password").await.status, 200);
 }
 
 #[tokio::test]
@@ -225,6 +258,7 @@ fn scripts_are_executable() {
     for script in [
         "scripts/dev",
         "scripts/test",
+        "scripts/create-env",
         "scripts/create-migration",
         "scripts/migrate",
         "scripts/ensure-servers",

@@ -37,12 +37,13 @@ async fn smoke_production_reports_all_unsafe_settings_together() {
             .env("SECRET_KEY_PREVIOUS", "abcdefghabcdefghabcdefghabcdefgh")
             .env("TWO_FACTOR_KEY", "CHANGE_ME_CHANGE_ME_CHANGE_ME_CHANGE_ME")
             .env("TWO_FACTOR_KEY_PREVIOUS", "password12345678password12345678")
-            .env("FIRST_SUPERUSER_PASSWORD", "x y z u v w");
+            .env("FIRST_SUPERUSER_PASSWORD", "choose one");
         let problems = [
             "SECRET_KEY is an",
             "SECRET_KEY_PREVIOUS is an",
             "TWO_FACTOR_KEY is an",
             "TWO_FACTOR_KEY_PREVIOUS is an",
+            "FIRST_SUPERUSER_PASSWORD is an example",
         ];
         run(known).await.failed(1, &problems);
     }

@@ -35,6 +35,7 @@ mod cli_queue_control;
 mod cli_serve;
 mod cli_settings;
 mod cli_worker;
+mod create_env;
 mod database;
 mod database_errors;
 mod default_admin;

@@ -1,0 +1,74 @@
+//! `scripts/create-env`, which writes the secrets of compose.yaml once.
+
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
+
+use crate::support::process::{Ended, TempDir, run, saas};
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// A directory with a copy of the script, which writes the file beside its own directory.
+fn project() -> TempDir {
+    let dir = TempDir::new();
+    fs::create_dir(dir.path().join("scripts")).unwrap();
+    fs::copy(Path::new(ROOT).join("scripts/create-env"), dir.path().join("scripts/create-env")).unwrap();
+    dir
+}
+
+async fn create_env(dir: &TempDir, args: &[&str]) -> Ended {
+    let mut command = Command::new("/bin/sh");
+    command.arg(dir.path().join("scripts/create-env")).args(args).current_dir("/");
+    run(command).await
+}
+
+fn read(dir: &TempDir) -> String {
+    fs::read_to_string(dir.path().join(".env")).unwrap()
+}
+
+fn value<'a>(env: &'a str, name: &str) -> &'a str {
+    let line = env.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+    line.unwrap_or_else(|| panic!("{name} is not in {env}"))
+}
+
+#[tokio::test]
+async fn it_writes_private_random_secrets_that_production_accepts() {
+    let (one, two) = (project(), project());
+    let done = create_env(&one, &["ada@example.com"]).await.succeeded();
+    create_env(&two, &[]).await.succeeded();
+    let mode = fs::metadata(one.path().join(".env")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let (first, second) = (read(&one), read(&two));
+    assert_eq!(value(&first, "FIRST_SUPERUSER_EMAIL"), "ada@example.com");
+    assert!(!done.stdout.contains(value(&first, "FIRST_SUPERUSER_PASSWORD")), "{done:?}");
+
+    let compose = fs::read_to_string(Path::new(ROOT).join("compose.yaml")).unwrap();
+    let required: Vec<_> = compose.split("${").filter_map(|text| text.split_once(":?")).collect();
+    assert!(required.len() > 3, "{required:?}");
+    for (name, _) in required.into_iter().chain([("FIRST_SUPERUSER_PASSWORD", ""), ("TWO_FACTOR_KEY", "")]) {
+        assert!(value(&first, name).len() >= 32, "{name}");
+        assert_ne!(value(&first, name), value(&second, name), "{name}");
+    }
+
+    let mut doctor = saas(&["doctor"]);
+    doctor.current_dir(one.path());
+    let checked = run(doctor).await.stdout;
+    assert!(checked.contains("ok    settings") && checked.contains("ok    two-factor"), "{checked}");
+}
+
+#[tokio::test]
+async fn it_never_changes_an_existing_file() {
+    let dir = project();
+    create_env(&dir, &[]).await.succeeded();
+    let written = read(&dir);
+    let again = create_env(&dir, &["other@example.com"]).await.succeeded();
+    assert!(again.stdout.contains("was not changed"), "{again:?}");
+    assert_eq!(read(&dir), written);
+
+    let incomplete = "SECRET_KEY=\nPOSTGRES_PASSWORD='x'\n# REDIS_PASSWORD=y\n";
+    fs::write(dir.path().join(".env"), incomplete).unwrap();
+    let refused = create_env(&dir, &[]).await;
+    let refused =
+        refused.failed(1, &["was not changed", "SECRET_KEY", "FIRST_SUPERUSER_PASSWORD", "REDIS_PASSWORD"]);
+    assert!(!refused.stderr.contains("POSTGRES_PASSWORD"), "{refused:?}");
+    assert_eq!(read(&dir), incomplete);
+    create_env(&project(), &["not an address"]).await.failed(1, &["not an address"]);
+}
