@@ -16,9 +16,10 @@ use std::{
 use bb8_redis::RedisConnectionManager;
 use futures_util::FutureExt;
 use redis::{
-    Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisFuture, RedisResult, ScriptInvocation,
-    ServerErrorKind, Value,
+    Cmd, ConnectionInfo, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisFuture, RedisResult,
+    ScriptInvocation, ServerErrorKind, Value,
     aio::{ConnectionLike, MultiplexedConnection},
+    io::tcp::socket2::TcpKeepalive,
 };
 use secrecy::ExposeSecret;
 use tokio::time::timeout_at;
@@ -32,6 +33,9 @@ use crate::{
 const POOL_SIZE: u32 = 8;
 /// A connection that was idle for longer is pinged before it is used.
 const PING_AFTER_IDLE: Duration = Duration::from_secs(1);
+/// Probes keep an idle connection open in firewalls, which drop it silently otherwise, and find an unreachable server.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How long the key of a probe is kept, in milliseconds.
 const PROBE_TTL_MS: u64 = 10_000;
@@ -64,6 +68,7 @@ impl RedisPool {
         // The parser's message may repeat the URL, which contains the password.
         let client = redis::Client::open(url.expose_secret())
             .map_err(|_| anyhow::anyhow!("REDIS_URL cannot be read; write redis://:password@host:6379/0"))?;
+        let client = redis::Client::open(with_keepalive(client.get_connection_info().clone()))?;
         let timeout = Duration::from_millis(settings.redis_timeout_ms);
         let inner = RedisConnectionManager::new(client.get_connection_info().clone())?;
         let last_error = LastError::default();
@@ -186,6 +191,12 @@ impl ConnectionLike for RedisPool {
     fn get_db(&self) -> i64 {
         self.client.get_connection_info().redis_settings().db()
     }
+}
+
+fn with_keepalive(info: ConnectionInfo) -> ConnectionInfo {
+    let probes = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
+    let settings = info.tcp_settings().clone().set_keepalive(probes);
+    info.set_tcp_settings(settings)
 }
 
 /// Returns whether the server refuses commands because of its role or state, as after a failover. A new connection may

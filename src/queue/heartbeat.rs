@@ -13,7 +13,10 @@ use std::{
 use redis::RedisError;
 use tokio::sync::oneshot;
 
-use super::{leases::Leases, scripts, signals::StopReason, worker_record::WorkerRecord};
+use super::{
+    leases::Leases, reconnecting_connection::is_closed, scripts, signals::StopReason,
+    worker_record::WorkerRecord,
+};
 
 /// How long the worker may take to remove itself from the list of workers.
 const SIGN_OFF_TIMEOUT: Duration = Duration::from_millis(500);
@@ -83,7 +86,17 @@ impl HeartbeatLoop {
         loop {
             let held = leases.held();
             self.record.running = leases.running_jobs();
-            match self.beat(&mut conn, &held, &leases.take_progress()) {
+            let (progress, is_reused) = (leases.take_progress(), conn.is_some());
+            let mut beat = self.beat(&mut conn, &held, &progress);
+            if is_reused
+                && let Err(error) = &beat
+                && is_closed(error)
+            {
+                tracing::debug!(connection = "heartbeat", error = %error, "Redis connection was closed, reconnecting");
+                conn = None;
+                beat = self.beat(&mut conn, &held, &progress);
+            }
+            match beat {
                 Ok(beat) => {
                     leases.mark_renewed(&held, beat.sent_at);
                     for lease in &beat.lost {
@@ -92,8 +105,9 @@ impl HeartbeatLoop {
                     leases.cancel(&beat.canceled);
                 }
                 Err(error) => {
+                    conn = None;
                     // Logged once: the other connections of the worker log the rest of an outage.
-                    if conn.take().is_some() {
+                    if is_reused {
                         tracing::warn!(error = %error, "heartbeat failed, retrying");
                     }
                 }
@@ -127,6 +141,7 @@ impl HeartbeatLoop {
             Some(conn) => conn,
             None => {
                 let fresh = self.client.get_connection_with_timeout(timeout)?;
+                tracing::debug!(connection = "heartbeat", "connected to Redis");
                 fresh.set_read_timeout(Some(timeout))?;
                 fresh.set_write_timeout(Some(timeout))?;
                 conn.insert(fresh)

@@ -6,7 +6,11 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 
-use super::{cron::CronSchedules, reconnecting_connection::ReconnectingConnection, scripts};
+use super::{
+    cron::CronSchedules,
+    reconnecting_connection::{ReconnectingConnection, is_closed},
+    scripts,
+};
 
 const TICK_INTERVAL: Duration = Duration::from_secs(1);
 /// A job whose worker has crashed this often fails for good.
@@ -112,7 +116,9 @@ impl Scheduler {
         let answer = self.schedules.fire(&self.prefix, &mut conn).await;
         match &answer {
             Ok(0) => {}
-            Ok(fired) => tracing::info!(fired, "periodic jobs enqueued"),
+            Ok(fired) => tracing::debug!(fired, "periodic jobs enqueued"),
+            // The next tick repeats it.
+            Err(error) if is_closed(error) => return self.connection.record_failure(error),
             Err(error) if !self.cron_failed => {
                 tracing::warn!(error = %error, "cannot enqueue periodic jobs")
             }

@@ -46,6 +46,7 @@ mod http_limits;
 mod http_refusals;
 mod http_room;
 mod identity_copies;
+mod idle_connections;
 mod import_cycles;
 mod locales;
 mod mail;

@@ -27,6 +27,8 @@ pub enum Link {
 pub struct Proxy {
     pub address: SocketAddr,
     link: watch::Sender<Link>,
+    /// Closes the open connections when it changes.
+    closing: watch::Sender<()>,
     answers: Answers,
 }
 
@@ -43,14 +45,15 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (link, state) = watch::channel(Link::Up);
+        let closing = watch::Sender::new(());
         let answers = Answers::default();
-        let carried = answers.clone();
+        let (carried, closed) = (answers.clone(), closing.clone());
         tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
-                tokio::spawn(carry(near, target, state.clone(), carried.clone()));
+                tokio::spawn(carry(near, target, state.clone(), closed.subscribe(), carried.clone()));
             }
         });
-        Self { address, link, answers }
+        Self { address, link, closing, answers }
     }
 
     /// Starts a proxy for the server of a URL. Returns it with the URL of the proxy.
@@ -65,6 +68,11 @@ impl Proxy {
 
     pub fn set(&self, link: Link) {
         self.link.send_replace(link);
+    }
+
+    /// Closes all open connections, as a server does with idle ones. New ones are possible at once.
+    pub fn close_all(&self) {
+        self.closing.send_replace(());
     }
 
     /// Loses the next response that contains this text, and closes its connection. The server has executed the request.
@@ -83,7 +91,13 @@ impl Proxy {
     }
 }
 
-async fn carry(near: TcpStream, target: SocketAddr, state: watch::Receiver<Link>, answers: Answers) {
+async fn carry(
+    near: TcpStream,
+    target: SocketAddr,
+    state: watch::Receiver<Link>,
+    mut closing: watch::Receiver<()>,
+    answers: Answers,
+) {
     if *state.borrow() == Link::Cut {
         return;
     }
@@ -95,6 +109,7 @@ async fn carry(near: TcpStream, target: SocketAddr, state: watch::Receiver<Link>
         () = copy(near_read, far_write, state.clone(), None) => {}
         () = copy(far_read, near_write, state, Some(answers)) => {}
         _ = cut.wait_for(|link| *link == Link::Cut) => {}
+        _ = closing.changed() => {}
     }
 }
 
