@@ -77,6 +77,7 @@ impl Cache {
                 loaded = Some(json.into());
                 return Ok(value);
             }
+            tracing::debug!(key, "not in the cache, loading");
             let value = load().await?;
             let json: Arc<str> = serde_json::to_string(&value).map_err(Error::internal)?.into();
             let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1);
@@ -94,6 +95,7 @@ impl Cache {
     /// Deletes the value of `key`. Call it after the commit of a change. If Redis is unavailable, the value stays until
     /// its time to live ends.
     pub async fn invalidate(&self, key: &str) {
+        tracing::debug!(key, "cached value invalidated");
         self.command::<()>(Cmd::del(format!("{}{key}", self.prefix))).await;
     }
 

@@ -112,16 +112,20 @@ pub fn shortened(text: &str, max_chars: usize) -> String {
     }
 }
 
+impl FieldError {
+    /// Returns the path of the field as text, such as `body.email`.
+    pub fn path(&self) -> String {
+        let step = |step: &Loc| match step {
+            Loc::Key(key) => key.clone(),
+            Loc::Index(index) => index.to_string(),
+        };
+        self.loc.iter().map(step).collect::<Vec<_>>().join(".")
+    }
+}
+
 impl std::fmt::Display for FieldError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for (i, step) in self.loc.iter().enumerate() {
-            let dot = if i == 0 { "" } else { "." };
-            match step {
-                Loc::Key(key) => write!(f, "{dot}{key}")?,
-                Loc::Index(index) => write!(f, "{dot}{index}")?,
-            }
-        }
-        write!(f, ": {}", self.msg)
+        write!(f, "{}: {}", self.path(), self.msg)
     }
 }
 

@@ -26,6 +26,7 @@ use super::{
     connector::{Annotated, PlainText},
     session::{check_session, passes},
     sqlstate::SqlStateStream,
+    statement_log::log_statements,
     tls,
     tls_stream::Connector,
 };
@@ -87,7 +88,10 @@ impl Target {
                 let limit = self.options.connect_timeout.unwrap_or(share);
                 left -= 1;
                 let failure = match timeout(limit, self.connect_to(address, session)).await {
-                    Ok(Ok(conn)) => return Ok(conn),
+                    Ok(Ok(mut conn)) => {
+                        log_statements(&mut conn);
+                        return Ok(conn);
+                    }
                     Ok(Err(error)) => crate::error::chain(&*error),
                     Err(_) => format!("no answer within {} seconds", limit.as_secs_f64().round().max(1.0)),
                 };

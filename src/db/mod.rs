@@ -13,6 +13,7 @@ pub mod migrations;
 mod recent;
 mod session;
 mod sqlstate;
+mod statement_log;
 mod tls;
 mod tls_stream;
 mod tx;
@@ -47,6 +48,8 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(600);
 /// A connection is closed at this age, when it is idle.
 const MAX_LIFETIME: Duration = Duration::from_secs(1_800);
+/// A longer wait for a connection is logged at `debug`.
+const LOGGED_WAIT: Duration = Duration::from_millis(10);
 
 /// A pool of connections to PostgreSQL; a clone shares it.
 #[derive(Clone)]
@@ -196,10 +199,16 @@ impl Db {
     /// # Errors
     /// [`Error::Unavailable`] if no connection is free in time or the server cannot be reached.
     pub async fn get(&self) -> Result<Guard<'_>> {
-        self.pool.get().await.map_err(|error| match error {
+        let started_at = Instant::now();
+        let guard = self.pool.get().await.map_err(|error| match error {
             bb8::RunError::User(error) => Error::unavailable("Database", error),
             bb8::RunError::TimedOut => Error::unavailable("Database", self.last_error.explain()),
-        })
+        })?;
+        let waited = started_at.elapsed();
+        if waited >= LOGGED_WAIT {
+            tracing::debug!(waited_ms = waited.as_millis() as u64, "waited for a connection of the pool");
+        }
+        Ok(guard)
     }
 }
 

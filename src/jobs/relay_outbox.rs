@@ -24,6 +24,10 @@ impl Job for RelayOutbox {
     const RESULT_TTL: Duration = Duration::from_secs(600);
     const SCHEDULE: Option<Schedule<Self>> = Some(Schedule::new("* * * * *", "UTC", || Self {}));
 
+    fn had_nothing_to_do(result: &Value) -> bool {
+        result["letters"] == 0
+    }
+
     async fn run(self, ctx: Context) -> JobResult {
         match hand_over(&ctx.state, &RequestContext::default()).await {
             Ok(messages) => Ok(json!({ "letters": messages })),

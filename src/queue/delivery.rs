@@ -107,6 +107,7 @@ impl Delivery {
             if let Some(disposition) = self.check_owner(&envelope, &state).await {
                 return disposition;
             }
+            tracing::debug!(queue = &*self.queue, "job started");
             let origin = envelope.origin();
             let ctx =
                 Context { state, job_id: self.id.clone(), attempt, origin, signals: self.signals.clone() };
@@ -162,7 +163,7 @@ impl Delivery {
         };
         let took = started_at.elapsed();
         let failure = match answer {
-            Some(Ok(Ok(result))) => return self.after_success(envelope, result, took),
+            Some(Ok(Ok(result))) => return self.after_success(job, envelope, result, took),
             Some(Err(panic)) => Failure::from(format!("panicked: {}", panic_message(&*panic))),
             _ if timed_out => {
                 Failure::new(format!("The job took longer than {} s", job.timeout.as_secs_f32()))
@@ -197,8 +198,18 @@ impl Delivery {
         }
     }
 
-    fn after_success(&self, envelope: &Envelope, result: Value, took: Duration) -> Disposition {
-        tracing::info!(duration_ms = took.as_millis() as u64, "job finished");
+    fn after_success<S>(
+        &self,
+        job: &JobType<S>,
+        envelope: &Envelope,
+        result: Value,
+        took: Duration,
+    ) -> Disposition {
+        let duration_ms = took.as_millis() as u64;
+        match (job.had_nothing_to_do)(&result) {
+            true => tracing::debug!(duration_ms, "job finished: nothing to do"),
+            false => tracing::info!(duration_ms, "job finished"),
+        }
         let outcome = self.outcome(State::Finished, envelope, took, OutcomeDetail::Result(result));
         if outcome.len() > MAX_RESULT_BYTES {
             tracing::error!(bytes = outcome.len(), "job failed: its result is too large to store");

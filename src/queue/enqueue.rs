@@ -32,6 +32,7 @@ impl Queue {
         let (id, envelope) = write(job, &origin, &options)?;
         let destination = Destination { queue: J::QUEUE, group: options.group, limits: self.owner_limits() };
         self.batcher().push(destination, id.clone(), envelope).await?;
+        tracing::debug!(job_id = id, task = J::NAME, queue = J::QUEUE, "job enqueued");
         Ok(id)
     }
 
@@ -88,7 +89,10 @@ impl Queue {
         let (id, envelope) = write(job, &origin, &options)?;
         let known =
             push(self.scripts(), J::QUEUE, &[(&id, &envelope)], &options, self.owner_limits()).await?;
-        Ok(known.into_iter().next().unwrap_or(id))
+        let is_duplicate = !known.is_empty();
+        let id = known.into_iter().next().unwrap_or(id);
+        tracing::debug!(job_id = id, task = J::NAME, queue = J::QUEUE, is_duplicate, "job enqueued");
+        Ok(id)
     }
 
     /// Enqueues many jobs and returns their ids in the same order. They are enqueued in batches of up to 250 jobs and 4

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
 
 use super::{
     envelope::Origin, error::BoxError, failure::Failure, owner::EnqueueBy, schedule::Schedule,
@@ -43,6 +44,12 @@ pub trait Job: Serialize + DeserializeOwned + Send + 'static {
     const RESULT_TTL: Duration = Duration::from_secs(24 * 60 * 60);
     /// When the job runs periodically, if it does.
     const SCHEDULE: Option<Schedule<Self>> = None;
+
+    /// Returns whether a run with this result had nothing to do. Its end is logged at `debug` instead of `info`, so that a job
+    /// with a schedule does not fill the log.
+    fn had_nothing_to_do(_result: &Value) -> bool {
+        false
+    }
 
     /// Runs one attempt.
     ///

@@ -21,6 +21,7 @@ pub struct JobType<S: 'static> {
     pub(super) backoff: Duration,
     pub(super) timeout: Duration,
     pub(super) run: fn(Context<S>, Value) -> Running,
+    pub(super) had_nothing_to_do: fn(&Value) -> bool,
     pub(super) result_ttl: Duration,
     pub(super) schedule: Option<ErasedSchedule>,
 }
@@ -37,6 +38,7 @@ impl<S: JobState> JobType<S> {
             max_attempts: J::MAX_ATTEMPTS,
             backoff: J::BACKOFF,
             timeout: J::TIMEOUT,
+            had_nothing_to_do: J::had_nothing_to_do,
             result_ttl: J::RESULT_TTL,
             schedule: match &J::SCHEDULE {
                 Some(schedule) => Some(schedule.erase(payload::<J>)),

@@ -56,6 +56,9 @@ pub async fn hand_over(app: &App, context: &RequestContext) -> Result<usize> {
         set_aside(app, &rows.unreadable).await?;
         result?;
     }
+    if count > 0 {
+        tracing::debug!(count, "mails of the outbox enqueued");
+    }
     if waiting > 0 {
         tracing::warn!(waiting, "mails wait in the outbox, because there is no mail server: set SMTP_URL");
     }

@@ -95,6 +95,7 @@ struct InvalidateIdentities<'a> {
 impl Drop for InvalidateIdentities<'_> {
     fn drop(&mut self) {
         if self.effects.may_change_identities() {
+            tracing::debug!("a user or a session has changed: discarding the copies of this process");
             self.app.identities.invalidate_all();
         }
     }

@@ -131,6 +131,7 @@ async fn each_request_logs_one_line_without_secrets() {
     );
     assert_eq!(status["request_id"].as_str().unwrap().len(), 36, "the server's own id");
     assert!(status["duration_ms"].is_number() && status["user_id"].is_i64());
+    assert_eq!((&status["code"], &status["fields"]), (&json!("not_found"), &Value::Null));
     assert_eq!(
         (&status["service"], &status["version"]),
         (&json!("My Product"), &json!(env!("CARGO_PKG_VERSION")))

@@ -40,6 +40,7 @@ mod database;
 mod database_errors;
 mod default_admin;
 mod dev_mail;
+mod development_log;
 mod email_addresses;
 mod history;
 mod http_limits;

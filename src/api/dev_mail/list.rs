@@ -12,7 +12,10 @@ use super::{
     guard::{POLICY, require_local_request},
     mailbox::Mailbox,
 };
-use crate::{api::html::page, error::Error};
+use crate::{
+    api::{html::page, middleware::RoutineRequest},
+    error::Error,
+};
 
 /// The endpoint of the page that lists the newest mails.
 pub(super) struct List(pub(super) Mailbox);
@@ -43,7 +46,10 @@ impl Endpoint for List {
                 mails.push(row(id, at, &bytes));
             }
         }
-        Ok(page(&ListPage { mails }, POLICY)?)
+        let mut response = page(&ListPage { mails }, POLICY)?;
+        // The page reloads itself every few seconds.
+        response.set_data(RoutineRequest);
+        Ok(response)
     }
 }
 

@@ -5,9 +5,16 @@ use std::{sync::Arc, time::Instant};
 use poem::{Endpoint, PathPattern, Request, Response, Result};
 
 use crate::{
-    api::{extract::LoggedUser, paths::PREFIX, problem::RouteCatalog},
+    api::{
+        extract::LoggedUser,
+        paths::PREFIX,
+        problem::{Reason, RouteCatalog},
+    },
     context::{RequestContext, trace_id},
 };
+
+/// The most characters of an unknown path in the log.
+const MAX_PATH_CHARS: usize = 100;
 
 /// Writes one log line per request.
 pub(super) struct AccessLog<E> {
@@ -15,7 +22,13 @@ pub(super) struct AccessLog<E> {
     pub(super) catalog: Arc<RouteCatalog>,
     /// Whether the line has the client's address.
     pub(super) log_client_address: bool,
+    /// Whether the line has what the developer of a client needs: the invalid fields, and a path that no route matches.
+    pub(super) debug: bool,
 }
+
+/// Marks the response to a request that a page repeats by itself. Unless it failed, its line has the level `debug`.
+#[derive(Clone)]
+pub(in crate::api) struct RoutineRequest;
 
 impl<E: Endpoint<Output = Response>> Endpoint for AccessLog<E> {
     type Output = Response;
@@ -25,33 +38,80 @@ impl<E: Endpoint<Output = Response>> Endpoint for AccessLog<E> {
         let context = req.data::<RequestContext>().cloned().unwrap_or_default();
         let logged_user = req.data::<LoggedUser>().cloned().unwrap_or_default();
         let method = req.method().clone();
+        let given_path = self.debug.then(|| loggable(req.original_uri().path()));
         let response = self.inner.call(req).await?;
-        let user = logged_user.get();
+        let (user, reason) = (logged_user.get(), response.data::<Reason>());
         // The route, not the path of the request, which may contain an id or a token.
-        tracing::info!(
-            method = method.as_str(),
-            path = &*self.documented_path(response.data::<PathPattern>()),
-            status = response.status().as_u16(),
-            duration_ms = started.elapsed().as_micros() as f64 / 1_000.0,
-            client_address = context.ip.filter(|_| self.log_client_address).map(tracing::field::display),
-            request_id = context.request_id.as_deref(),
-            client_request_id = context.client_request_id.as_deref(),
-            trace_id = context.trace.as_deref().and_then(trace_id),
-            user_id = user.map(|(id, _)| id),
-            "request"
-        );
+        let path = self.documented_path(response.data::<PathPattern>());
+        let path = path.as_deref().or(given_path.as_deref()).unwrap_or("-");
+        let fields = reason.filter(|_| self.debug).and_then(|reason| reason.fields.as_deref());
+        let client_address = context.ip.filter(|_| self.log_client_address);
+        macro_rules! log {
+            ($level:ident) => {
+                tracing::$level!(
+                    method = method.as_str(),
+                    path,
+                    status = response.status().as_u16(),
+                    code = reason.map(|reason| reason.code),
+                    fields,
+                    duration_ms = started.elapsed().as_micros() as f64 / 1_000.0,
+                    client_address = client_address.map(tracing::field::display),
+                    request_id = context.request_id.as_deref(),
+                    client_request_id = context.client_request_id.as_deref(),
+                    trace_id = context.trace.as_deref().and_then(trace_id),
+                    user_id = user.map(|(id, _)| id),
+                    "request"
+                )
+            };
+        }
+        match response.data::<RoutineRequest>().is_some() && response.status().is_success() {
+            true => log!(debug),
+            false => log!(info),
+        }
         Ok(response)
     }
 }
 
 impl<E> AccessLog<E> {
-    /// Returns the path as in the OpenAPI document; `-` if no route matches.
-    fn documented_path(&self, pattern: Option<&PathPattern>) -> Arc<str> {
-        match pattern {
-            Some(PathPattern(pattern)) if &**pattern != PREFIX => {
-                self.catalog.path(pattern).unwrap_or_else(|| pattern.clone())
-            }
-            _ => "-".into(),
+    /// Returns the path in the notation of the OpenAPI document; `None` if no route matches.
+    fn documented_path(&self, pattern: Option<&PathPattern>) -> Option<Arc<str>> {
+        let PathPattern(pattern) = pattern.filter(|pattern| &*pattern.0 != PREFIX)?;
+        Some(self.catalog.path(pattern).unwrap_or_else(|| readable(pattern).into()))
+    }
+}
+
+/// Returns a pattern of the router in the notation of the OpenAPI document: `/dev/mail/{id}` for `/dev/mail/:id`.
+fn readable(pattern: &str) -> String {
+    let steps = pattern.trim_end_matches('/').split('/').map(|step| match step.strip_prefix(':') {
+        Some(name) => format!("{{{name}}}"),
+        None => step.to_owned(),
+    });
+    steps.collect::<Vec<_>>().join("/")
+}
+
+/// Returns the path of a request without characters that cannot be seen, shortened.
+fn loggable(path: &str) -> String {
+    path.chars().take(MAX_PATH_CHARS).flat_map(char::escape_debug).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_of_the_router_are_logged_as_in_the_document() {
+        for (pattern, path) in [
+            ("/dev/mail/:id", "/dev/mail/{id}"),
+            ("/dev/mail/", "/dev/mail"),
+            ("/account/verify-email", "/account/verify-email"),
+        ] {
+            assert_eq!(readable(pattern), path);
         }
+    }
+
+    #[test]
+    fn an_unknown_path_is_short_and_visible() {
+        assert_eq!(loggable("/users/m\x1bé"), "/users/m\\u{1b}é");
+        assert_eq!(loggable(&"/x".repeat(999)).len(), MAX_PATH_CHARS);
     }
 }

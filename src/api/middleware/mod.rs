@@ -11,6 +11,7 @@ mod normal_path;
 mod problems;
 mod span;
 
+pub(super) use access_log::RoutineRequest;
 pub(super) use admission::HostRules;
 pub(super) use compression::{accepts_gzip, gzip};
 
@@ -52,9 +53,9 @@ where
     let inner = Compression { inner };
     let inner = Cors { inner, origins: cors_origins };
     let inner = Admission { inner, app: app.clone(), catalog: catalog.clone(), hosts };
-    let log_client_address = app.config.core.log_client_address;
+    let (log_client_address, debug) = (app.config.core.log_client_address, app.config.core.debug);
     let inner = DefaultHeaders { inner, app }.with(headers::security(https));
     let inner = RequestSpan { inner };
-    let inner = AccessLog { inner, catalog, log_client_address };
+    let inner = AccessLog { inner, catalog, log_client_address, debug };
     WithContext { inner, trusted_proxies }
 }

@@ -10,5 +10,5 @@ mod status;
 pub(super) use self::{
     catalog::{FailedRequest, RouteCatalog},
     error::{ApiError, Result},
-    render::render,
+    render::{Reason, render},
 };

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use poem::{
     IntoResponse, PathPattern, Response,
     error::{MethodNotAllowedError, NotFoundError, ReadBodyError, ResponseError},
@@ -25,6 +27,9 @@ use crate::{
 const REFUSED_TOKEN: &str =
     "Bearer error=\"invalid_token\", error_description=\"The token is invalid, expired or revoked\"";
 
+/// The most invalid fields that the access log names.
+const MAX_LOGGED_FIELDS: usize = 3;
+
 /// Returns the response to a request that failed.
 pub fn render(error: &poem::Error, request: &FailedRequest<'_>, catalog: &RouteCatalog) -> Response {
     let pattern = error.data::<PathPattern>();
@@ -36,6 +41,24 @@ pub fn render(error: &poem::Error, request: &FailedRequest<'_>, catalog: &RouteC
     // Errors from before the routing have no documented path.
     let path = documented.map_or(request.uri.path(), DocumentedPath::path);
     failure.into_response(request.id, oauth::is_token_endpoint(path))
+}
+
+/// Why a request failed, for the access log. It is attached to the response.
+#[derive(Clone)]
+pub struct Reason {
+    pub code: &'static str,
+    /// The first invalid fields, such as `body.email,body.password`.
+    pub fields: Option<Arc<str>>,
+}
+
+impl Reason {
+    fn new(code: &'static str, fields: &[FieldError]) -> Self {
+        let mut names: Vec<_> = fields.iter().take(MAX_LOGGED_FIELDS).map(FieldError::path).collect();
+        if fields.len() > MAX_LOGGED_FIELDS {
+            names.push(format!("+{}", fields.len() - MAX_LOGGED_FIELDS));
+        }
+        Self { code, fields: (!names.is_empty()).then(|| names.join(",").into()) }
+    }
 }
 
 /// The parts of an error response.
@@ -141,6 +164,7 @@ impl Failure {
     }
 
     fn into_response(self, request_id: &str, is_token_endpoint: bool) -> Response {
+        let reason = Reason::new(self.code, &self.fields);
         let mut problem = Problem::new(self.status, self.code, self.detail, request_id, self.fields);
         if is_token_endpoint {
             problem = problem.with_oauth_error(oauth::error_code(self.status, self.code));
@@ -158,6 +182,7 @@ impl Failure {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(value));
         }
         headers.extend(self.header);
+        response.set_data(reason);
         response
     }
 }

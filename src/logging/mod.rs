@@ -1,0 +1,67 @@
+//! Logging to standard error: text in development, one JSON object per line in production.
+
+mod human;
+mod json;
+mod span_fields;
+
+use std::io::{BufWriter, IsTerminal};
+
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::{EnvFilter, fmt::format::JsonFields, layer::SubscriberExt, util::SubscriberInitExt};
+
+use self::{human::HumanLines, json::JsonLines};
+use crate::config::{Core, LogFormat};
+
+/// Size of the buffer of the log, in bytes.
+const BUFFER: usize = 64 * 1024;
+
+/// Starts logging. Call it once, and keep the guard until the command ends: dropping it writes the remaining lines.
+///
+/// A thread writes the lines, so that lines that are logged at the same time share a system call and no request or job
+/// waits for one. No line is dropped: if the reader of the log is slow, logging waits.
+///
+/// # Errors
+/// If `LOG_LEVEL` is invalid or logging has already been started.
+pub fn init(core: &Core) -> anyhow::Result<WorkerGuard> {
+    use anyhow::Context;
+    // These libraries log their start and stop at `info`, which repeats the messages of this program.
+    let quiet = "poem=warn,tokio_postgres=warn,hyper=warn,rustls=warn";
+    check_level(&core.log_level)?;
+    let filter = EnvFilter::try_new(format!("{quiet},{}", core.log_level)).with_context(|| {
+        format!(
+            "LOG_LEVEL {:?} is not a level (error, warn, info, debug, trace) or a list of filters",
+            core.log_level
+        )
+    })?;
+    let registry = tracing_subscriber::registry().with(filter);
+    let stderr = BufWriter::with_capacity(BUFFER, std::io::stderr());
+    let (writer, guard) = NonBlockingBuilder::default().lossy(false).thread_name("log").finish(stderr);
+    match core.log_format() {
+        LogFormat::Human => {
+            let layer = tracing_subscriber::fmt::layer()
+                .with_writer(writer)
+                .with_ansi(std::io::stderr().is_terminal())
+                .fmt_fields(JsonFields::new())
+                .event_format(HumanLines { with_date: !core.debug });
+            registry.with(layer).try_init()?;
+        }
+        LogFormat::Json => {
+            let layer = tracing_subscriber::fmt::layer()
+                .with_writer(writer)
+                .fmt_fields(JsonFields::new())
+                .event_format(JsonLines { service: core.project_name.clone() });
+            registry.with(layer).try_init()?;
+        }
+    }
+    Ok(guard)
+}
+
+/// Refuses a misspelled level. `EnvFilter` would take it for the name of a module and log nothing else.
+fn check_level(text: &str) -> anyhow::Result<()> {
+    for part in text.split(',').map(str::trim).filter(|part| !part.contains(['=', '['])) {
+        if part.parse::<tracing_subscriber::filter::LevelFilter>().is_err() && !part.contains("::") {
+            anyhow::bail!("LOG_LEVEL has {part:?}; write error, warn, info, debug or trace, or module=level");
+        }
+    }
+    Ok(())
+}
