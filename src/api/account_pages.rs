@@ -16,8 +16,8 @@ use poem::{
 use super::{html::page, paths::PREFIX};
 
 /// Content-Security-Policy of the pages.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; connect-src 'self'; \
-    form-action 'none'; frame-ancestors 'none'; base-uri 'none'";
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; img-src data:; \
+    connect-src 'self'; form-action 'none'; frame-ancestors 'none'; base-uri 'none'";
 const SCRIPT: &str = include_str!("templates/account.js");
 
 /// The form of a page. Its script sends the input to the operation with the same name.

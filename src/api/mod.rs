@@ -31,7 +31,7 @@ pub use server::{Limits, serve};
 use std::{collections::HashSet, sync::Arc};
 
 use poem::{Endpoint, EndpointExt, Response};
-use poem_openapi::{ContactObject, LicenseObject, OpenApi, OpenApiService};
+use poem_openapi::{ContactObject, OpenApi, OpenApiService};
 
 use self::middleware::HostRules;
 use crate::{
@@ -56,7 +56,6 @@ fn service(app: &App) -> OpenApiService<impl OpenApi + use<>, ()> {
     OpenApiService::new(resources(app), &app.config.core.project_name, env!("CARGO_PKG_VERSION"))
         .url_prefix(PREFIX)
         .contact(ContactObject::new().name(&app.config.core.project_name))
-        .license(LicenseObject::new("MIT").url("https://opensource.org/license/mit"))
         .description(
             "Errors are problem details (RFC 9457). `detail` is a message for people, `code` is a stable code for \
              programs, and `errors` lists all invalid fields. Include the `request_id` in support requests.",

@@ -134,6 +134,34 @@ async fn the_documentation_pages_load_nothing_from_other_hosts() {
 }
 
 #[tokio::test]
+async fn the_documentation_pages_have_the_name_of_the_product_and_fit_on_a_phone() {
+    let app = TestApp::with(&["--project-name=R&D <Labs>"]).await;
+    for path in ["/docs", "/redoc"] {
+        let page = Answer::of(app.at_root(Method::GET, path)).await.text;
+        assert!(page.starts_with("<!doctype html>\n<html lang=\"en\">"), "{path}");
+        let head = &page[..1_000];
+        for part in [
+            "<title>R&amp;D &lt;Labs> API</title>",
+            "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">",
+            "<link rel=\"icon\" href=\"data:",
+        ] {
+            assert!(head.contains(part), "{path}: {head}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_document_begins_with_what_a_client_needs_first() {
+    let document = document().await;
+    let tags: Vec<_> = document["tags"].as_array().unwrap().iter().map(|tag| &tag["name"]).collect();
+    assert_eq!(
+        (&tags[..2], tags.last().unwrap().as_str()),
+        (&[&json!("Auth"), &json!("Users")][..], Some("Admin"))
+    );
+    assert!(document["info"]["license"].is_null(), "the license of this repository is not that of the API");
+}
+
+#[tokio::test]
 async fn the_documentation_pages_run_only_their_own_scripts() {
     let app = TestApp::start().await;
     for path in ["/docs", "/redoc"] {

@@ -7,11 +7,16 @@ mod policy;
 
 pub(super) use document::{THIS_SERVER, document};
 
+use anyhow::Context;
 use poem::{Route, endpoint::make_sync, get, web::Redirect};
 use poem_openapi::{OpenApi, OpenApiService};
+use serde_json::Value;
 
 use self::{asset::Asset, policy::policy};
 use super::paths::PREFIX;
+
+/// The icon of all pages, in the page itself: browsers ask for `/favicon.ico` otherwise.
+const ICON: &str = include_str!("../templates/icon.html");
 
 /// Returns the routes of the document and its pages. They are created on the first request, because they need more
 /// memory than the rest of the process. `servers` are the URLs of the API in the document.
@@ -42,15 +47,29 @@ pub(super) fn routes<T: OpenApi + 'static>(
     routes
 }
 
-/// Returns a page of the framework with the corrected document in place of the original one. The document is part of a
-/// script, which a text of the document must not end. A page sends requests only to the server that it comes from.
+/// Returns a page of the framework with a head of ours, and with the corrected document in place of the original one. The
+/// document is part of a script, which a text of the document must not end. A page sends requests only to the server that it
+/// comes from.
 fn page<T: OpenApi>(
     service: &OpenApiService<T, ()>,
     html: fn(&OpenApiService<T, ()>) -> String,
 ) -> anyhow::Result<String> {
     let spec = service.spec();
     let document = document(&spec, &[THIS_SERVER.to_owned()])?;
-    Ok(html(service).replace(&spec, &document.replace('<', "\\u003c")))
+    let product = serde_json::from_str::<Value>(&document)?["info"]["title"].as_str().map(str::to_owned);
+    let page = with_head(&html(service), &product.unwrap_or_default())?;
+    Ok(page.replace(&spec, &document.replace('<', "\\u003c")))
+}
+
+/// Replaces the beginning of a page, up to its title. The framework's has no document type, and a title without the product.
+fn with_head(page: &str, product: &str) -> anyhow::Result<String> {
+    let (_, rest) = page.split_once("</title>").context("the page of the framework has no title")?;
+    let product = product.replace('&', "&amp;").replace('<', "&lt;");
+    Ok(format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <title>{product} API</title>\n{ICON}{rest}"
+    ))
 }
 
 /// Removes the link to the web fonts of another host. The page then uses fonts of the system.

@@ -8,6 +8,10 @@ mod schemas;
 
 use serde_json::{Map, Value, json};
 
+/// The groups of operations at the beginning and at the end of the document. All others are between them, by name.
+const FIRST_TAGS: [&str; 2] = ["Auth", "Users"];
+const LAST_TAGS: [&str; 2] = ["Health", "Admin"];
+
 /// A JSON object.
 type Object = Map<String, Value>;
 
@@ -36,6 +40,10 @@ pub(in crate::api) fn document(spec: &str, servers: &[String]) -> anyhow::Result
         let summary = operation.get("summary").cloned().unwrap_or_default();
         operation.entry("description").or_insert(summary);
     }
+    // The pages show the groups in this order.
+    if let Some(tags) = spec.get_mut("tags").and_then(Value::as_array_mut) {
+        tags.sort_by_key(|tag| rank(tag["name"].as_str().unwrap_or_default()));
+    }
     responses::complete(&mut spec);
     schemas::complete(&mut spec);
     Ok(serde_json::to_string_pretty(&spec)?)
@@ -48,6 +56,16 @@ fn operations(spec: &mut Value) -> impl Iterator<Item = (&str, &mut Object)> {
         let operations = methods.as_object_mut().into_iter().flat_map(|methods| methods.values_mut());
         operations.filter_map(Value::as_object_mut).map(move |operation| (path.as_str(), operation))
     })
+}
+
+/// Returns the position of a group, as a key to sort by. Groups with the same key keep their order.
+fn rank(tag: &str) -> (usize, usize) {
+    let place = |tags: &[&str]| tags.iter().position(|name| *name == tag);
+    match (place(&FIRST_TAGS), place(&LAST_TAGS)) {
+        (Some(at), _) => (0, at),
+        (None, None) => (1, 0),
+        (None, Some(at)) => (2, at),
+    }
 }
 
 /// Returns the name of the schema that a reference names.
