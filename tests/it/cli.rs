@@ -262,6 +262,7 @@ fn scripts_are_executable() {
         "scripts/create-migration",
         "scripts/migrate",
         "scripts/ensure-servers",
+        "scripts/ensure-toolchain",
         ".ci/run",
     ] {
         let mode = std::fs::metadata(root.join(script)).unwrap().permissions().mode();

@@ -115,6 +115,7 @@ async fn the_script_uses_the_last_binary_if_the_code_does_not_compile() {
         |path: &str, body: &str| format!("printf '#!/bin/sh\\n%s\\n' '{body}' > {path}; chmod +x {path}; ");
     let files = "mkdir -p bin scripts target/debug; cp \"$SCRIPT\" scripts/; ".to_owned()
         + &program("bin/cargo", "echo \"error[E0432]: unresolved import\" >&2; exit 101")
+        + &program("scripts/ensure-toolchain", "exit 0")
         + &program("scripts/ensure-servers", "exit 0");
     set_up(&files).await;
     let path = format!("{}/bin:{}", dir.path().display(), std::env::var("PATH").unwrap());

@@ -1,4 +1,4 @@
-//! `scripts/create-env`, which writes the secrets of compose.yaml once.
+//! The scripts that run before there is a binary. `cli_migrate` has the test of `scripts/migrate`.
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
 
@@ -30,7 +30,7 @@ fn value<'a>(env: &'a str, name: &str) -> &'a str {
 }
 
 #[tokio::test]
-async fn it_writes_private_random_secrets_that_production_accepts() {
+async fn create_env_writes_private_random_secrets_that_production_accepts() {
     let (one, two) = (project(), project());
     let done = create_env(&one, &["ada@example.com"]).await.succeeded();
     create_env(&two, &[]).await.succeeded();
@@ -55,7 +55,7 @@ async fn it_writes_private_random_secrets_that_production_accepts() {
 }
 
 #[tokio::test]
-async fn it_never_changes_an_existing_file() {
+async fn create_env_never_changes_an_existing_file() {
     let dir = project();
     create_env(&dir, &[]).await.succeeded();
     let written = read(&dir);
@@ -71,4 +71,28 @@ async fn it_never_changes_an_existing_file() {
     assert!(!refused.stderr.contains("POSTGRES_PASSWORD"), "{refused:?}");
     assert_eq!(read(&dir), incomplete);
     create_env(&project(), &["not an address"]).await.failed(1, &["not an address"]);
+}
+
+#[tokio::test]
+async fn a_missing_compiler_is_named_before_the_build() {
+    let dir = TempDir::new();
+    let check = || {
+        let mut command = Command::new("/bin/sh");
+        command
+            .arg(Path::new(ROOT).join("scripts/ensure-toolchain"))
+            .env("PATH", dir.path())
+            .env_remove("CC");
+        run(command)
+    };
+    // Programs that are only looked for, never run.
+    let install = |name: &str| {
+        let path = dir.path().join(name);
+        fs::write(&path, "#!/bin/sh\n").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    check().await.failed(1, &["cargo is not installed", "rustup.rs"]);
+    install("cargo");
+    check().await.failed(1, &["no C compiler", "gcc"]);
+    install("clang");
+    check().await.succeeded();
 }
