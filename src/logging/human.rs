@@ -6,7 +6,6 @@ use std::{
 };
 
 use chrono::Local;
-use serde_json::Value;
 use tracing::{
     Event, Level, Subscriber,
     field::{Field, Visit},
