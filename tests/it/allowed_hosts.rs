@@ -49,8 +49,6 @@ async fn development_serves_the_names_of_this_machine_only() {
         "127.0.0.1.evil.example",
         "203.0.113.9",
         "192.168.0.7:8000",
-        "evil.example@localhost",
-        "localhost@evil.example",
     ];
     for host in foreign {
         for path in EVERYTHING {
@@ -58,6 +56,9 @@ async fn development_serves_the_names_of_this_machine_only() {
             answer.is_some_problem(421, "unknown_host");
             assert_eq!(answer.header("x-content-type-options"), "nosniff");
         }
+    }
+    for host in ["evil.example@localhost", "localhost@evil.example"] {
+        get(&app, "/docs", host).await.is_some_problem(400, "invalid_host");
     }
     for host in ["localhost:3000", "LOCALHOST", "app.localhost", "127.0.0.1:8000", "[::1]:8000", "localhost."]
     {
