@@ -3,6 +3,7 @@
 //! | file | concern |
 //! |---|---|
 //! | `server` | a running server, and how long its data is kept |
+//! | `running` | the lock of `saas dev`, and how other commands find its servers |
 //! | `postgres`, `redis` | start one server each |
 //! | `guard` | a child process that ends when its parent does |
 //! | `data_dir`, `wipe` | the data directories: location, removal |
@@ -15,10 +16,12 @@ mod postgres;
 mod private;
 mod program;
 mod redis;
+mod running;
 mod server;
 mod wipe;
 
 pub use data_dir::test_dir;
 pub use private::{create_private_dir, make_files_private, open_private_file};
+pub use running::{DEFAULT_STATE_DIR, LOCK_FILE, RunningServers, lock_state};
 pub use server::{Purpose, Server};
 pub use wipe::wipe;

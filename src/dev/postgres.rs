@@ -1,5 +1,5 @@
 use std::{
-    fs,
+    fs::{self, remove_file},
     os::unix::process::CommandExt,
     path::Path,
     process::Command,
@@ -46,6 +46,7 @@ impl Server {
         let account = Account::unprivileged()?;
         let dir = server_dir(dir, "postgres", account.as_ref())?;
         let (data, password_file, log) = (dir.join("data"), dir.join("password"), dir.join("log"));
+        let port_file = dir.join("port");
         wait_for_previous_server(&data).await;
         if !data.exists() {
             write_private_file(&password_file, &random_password(), account.as_ref())?;
@@ -67,7 +68,8 @@ impl Server {
             Purpose::Test => ("QUIT", Some(dir.as_path())),
         };
         let (process, client, address) = loop {
-            let port = free_port()?.to_string();
+            let port = free_port(&port_file)?.to_string();
+            write_private_file(&port_file, &port, account.as_ref())?;
             let mut command = vec![program.as_str(), "-D", &data_arg, "-p", &port];
             settings.iter().for_each(|setting| command.extend(["-c", setting]));
             let mut process = Guarded::start(&command, signal, &log, wipe, account.as_ref())?;
@@ -75,7 +77,7 @@ impl Server {
             match wait_until_ready(&format!("{address}/postgres"), &mut process).await {
                 Ok(client) => break (process, client, address),
                 // Another process took the port first.
-                Err(_) if process.log_tail().contains("Address already in use") => {}
+                Err(_) if process.log_tail().contains("Address already in use") => remove_file(&port_file)?,
                 Err(error) => return Err(error),
             }
         };

@@ -1,4 +1,5 @@
 use std::{
+    fs::remove_file,
     path::Path,
     time::{Duration, Instant},
 };
@@ -9,7 +10,7 @@ use super::{
     data_dir::{server_dir, write_private_file},
     guard::{Account, Guarded},
     program::find_program,
-    server::{Purpose, Server, free_port, random_password},
+    server::{Purpose, Server, free_port, kept_password},
 };
 
 const BIN_DIRS: &[&str] = &["/opt/homebrew/bin", "/usr/local/bin", "/usr/bin", "/usr/sbin"];
@@ -27,13 +28,15 @@ impl Server {
         let program = find_program(&["redis-server", "valkey-server"], BIN_DIRS, "redis-server")?;
         let account = Account::unprivileged()?;
         let dir = server_dir(dir, "redis", account.as_ref())?;
-        let (config, log, password) = (dir.join("conf"), dir.join("log"), random_password());
+        let (config, log, port_file) = (dir.join("conf"), dir.join("log"), dir.join("port"));
+        let password = kept_password(&dir.join("password"), account.as_ref())?;
         let (program, config_arg) =
             (program.to_string_lossy().into_owned(), config.to_string_lossy().into_owned());
         let wipe = (purpose == Purpose::Test).then_some(dir.as_path());
         let append = if purpose == Purpose::Development { "yes" } else { "no" };
         loop {
-            let port = free_port()?;
+            let port = free_port(&port_file)?;
+            write_private_file(&port_file, &port.to_string(), account.as_ref())?;
             // The password is passed in a file, because every user of the machine can read arguments.
             let settings = format!(
                 "port {port}\nbind 127.0.0.1\nrequirepass {password}\ndir \"{}\"\nappendonly {append}\n\
@@ -46,7 +49,7 @@ impl Server {
             match wait_until_ready(&url, &mut process).await {
                 Ok(()) => return Ok(Self { url: url.into(), process }),
                 // Another process took the port first.
-                Err(_) if process.log_tail().contains("Address already in use") => {}
+                Err(_) if process.log_tail().contains("Address already in use") => remove_file(&port_file)?,
                 Err(error) => return Err(error),
             }
         }

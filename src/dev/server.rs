@@ -1,11 +1,15 @@
 use std::{
-    io,
+    fs, io,
     net::{Ipv4Addr, TcpListener},
+    path::Path,
 };
 
 use secrecy::SecretString;
 
-use super::guard::Guarded;
+use super::{
+    data_dir::write_private_file,
+    guard::{Account, Guarded},
+};
 
 /// What a server is started for. It decides how long its data is kept and how durable it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,12 +35,56 @@ impl Server {
     }
 }
 
-/// Returns a port of the loopback interface that is free at the moment.
-pub(super) fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+/// Returns a port of the loopback interface that is free at the moment: the one in the file, if it is, so that URLs stay
+/// valid from one start to the next.
+///
+/// # Errors
+/// If there is none.
+pub(super) fn free_port(file: &Path) -> io::Result<u16> {
+    let bind = |port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port));
+    let kept = fs::read_to_string(file).ok().and_then(|text| text.trim().parse().ok());
+    let listener = kept.and_then(|port| bind(port).ok()).map_or_else(|| bind(0), Ok)?;
+    Ok(listener.local_addr()?.port())
+}
+
+/// Returns the text in a file. If there is none yet, writes a new random password.
+///
+/// # Errors
+/// If the file can be neither read nor written.
+pub(super) fn kept_password(file: &Path, account: Option<&Account>) -> anyhow::Result<String> {
+    if let Ok(password) = fs::read_to_string(file)
+        && !password.is_empty()
+    {
+        return Ok(password);
+    }
+    let password = random_password();
+    write_private_file(file, &password, account)?;
+    Ok(password)
 }
 
 /// Returns a random password for a private server.
 pub(super) fn random_password() -> String {
     uuid::Uuid::new_v4().simple().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dev::test_dir;
+
+    #[test]
+    fn ports_and_passwords_are_kept() {
+        let dir = test_dir().unwrap();
+        let file = dir.join("port");
+        let port = free_port(&file).unwrap();
+        fs::write(&file, port.to_string()).unwrap();
+        assert_eq!(free_port(&file).unwrap(), port);
+        let _taken = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
+        assert_ne!(free_port(&file).unwrap(), port);
+
+        let file = dir.join("password");
+        let password = kept_password(&file, None).unwrap();
+        assert_eq!(kept_password(&file, None).unwrap(), password);
+        fs::remove_dir_all(&dir).unwrap();
+    }
 }
