@@ -73,7 +73,7 @@ impl App {
             attempts: Attempts::new(redis.clone(), &config.redis.redis_key_prefix, &key),
             cache: Cache::new(redis.clone(), &config.redis.redis_key_prefix),
             identities: RecentReads::new(Duration::from_millis(auth.identity_cache_ms)),
-            db: Db::new(&config.database)?,
+            db: Db::new(&config.database, &config.database_pool)?,
             queue: queue(&redis, &config.redis).limit_owners(OwnerLimits {
                 jobs: config.user_jobs.user_max_queued_jobs,
                 bytes: config.user_jobs.user_max_queued_bytes,

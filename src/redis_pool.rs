@@ -21,7 +21,6 @@ use redis::{
     aio::{ConnectionLike, MultiplexedConnection},
     io::tcp::socket2::TcpKeepalive,
 };
-use secrecy::ExposeSecret;
 use tokio::time::timeout_at;
 
 use crate::{
@@ -51,6 +50,8 @@ const OPEN_FOR: Duration = Duration::from_secs(1);
 pub struct RedisPool {
     connections: bb8::Pool<Manager>,
     client: Arc<redis::Client>,
+    /// Host and port, for messages.
+    location: Arc<str>,
     timeout: Duration,
     /// The deadline of all commands of this clone. `None` allows each command twice the timeout.
     deadline: Option<Instant>,
@@ -62,13 +63,9 @@ impl RedisPool {
     /// Creates the pool; the first command connects.
     ///
     /// # Errors
-    /// If `REDIS_URL` is not a valid URL.
+    /// If `REDIS_URL` or the `REDIS_*` parts are invalid.
     pub fn new(settings: &Redis) -> anyhow::Result<Self> {
-        let url = settings.url();
-        // The parser's message may repeat the URL, which contains the password.
-        let client = redis::Client::open(url.expose_secret())
-            .map_err(|_| anyhow::anyhow!("REDIS_URL cannot be read; write redis://:password@host:6379/0"))?;
-        let client = redis::Client::open(with_keepalive(client.get_connection_info().clone()))?;
+        let client = redis::Client::open(with_keepalive(settings.connection()?))?;
         let timeout = Duration::from_millis(settings.redis_timeout_ms);
         let inner = RedisConnectionManager::new(client.get_connection_info().clone())?;
         let last_error = LastError::default();
@@ -79,7 +76,16 @@ impl RedisPool {
             .error_sink(Box::new(last_error.clone()))
             .build_unchecked(Manager { inner, timeout });
         let breaker = CircuitBreaker::new(timeout / 3);
-        Ok(Self { connections, client: client.into(), timeout, deadline: None, last_error, breaker })
+        let location = settings.location().into();
+        Ok(Self {
+            connections,
+            client: client.into(),
+            location,
+            timeout,
+            deadline: None,
+            last_error,
+            breaker,
+        })
     }
 
     /// Returns the client of the pool, for callers that need their own connection.
@@ -132,7 +138,7 @@ impl RedisPool {
     async fn checkout(&self) -> RedisResult<Connection> {
         let guard = self.connections.get().await.map_err(|error| match error {
             bb8::RunError::User(error) => error,
-            bb8::RunError::TimedOut => timed_out(self.last_error.explain()),
+            bb8::RunError::TimedOut => timed_out(format!("{}: {}", self.location, self.last_error.explain())),
         })?;
         Ok(guard.clone())
     }

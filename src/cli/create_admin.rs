@@ -5,10 +5,9 @@ use std::{
 
 use anyhow::{Context, bail};
 use diesel_async::AsyncPgConnection;
-use secrecy::ExposeSecret;
 
 use crate::{
-    config::{Core, DEFAULT_ADMIN_PASSWORD, Database, FirstAdmin, Hashing},
+    config::{Core, Database, FirstAdmin, Hashing},
     db,
     email_address::{EmailAddress, EmailLookup},
     error::Error,
@@ -144,11 +143,9 @@ impl Args {
     /// Returns `FIRST_SUPERUSER_PASSWORD` if it is the password for this address. Another admin must not get it: it is in
     /// the environment of a container, so every admin that is created there would share it.
     fn password_setting(&self, email: &str) -> Option<&str> {
-        let password = self.admin.first_superuser_password.expose_secret();
-        let is_given = password != DEFAULT_ADMIN_PASSWORD && !password.is_empty();
         // It may have become known, so it does not replace the password of an admin by accident.
         let is_asked_for = !self.password_stdin && !self.set_password && self.is_first_admin(email);
-        (is_given && is_asked_for).then_some(password)
+        self.admin.chosen_password().filter(|_| is_asked_for)
     }
 
     /// Returns whether the address is the one in `FIRST_SUPERUSER_EMAIL`.

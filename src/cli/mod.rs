@@ -4,6 +4,7 @@ mod completions;
 mod create_admin;
 mod dev;
 mod doctor;
+mod environment;
 mod healthcheck;
 mod migrate;
 mod open_files;
@@ -14,11 +15,11 @@ mod shutdown;
 mod startup;
 mod worker;
 
-use std::{ffi::OsStr, io::Write, process::ExitCode};
+use std::{ffi::OsString, io::Write, process::ExitCode};
 
-use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand, error::ContextKind};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
 
-use crate::config::RENAMED_VARIABLES;
+use self::environment::{Environment, Findings, with_variables, without_variables};
 
 /// A SaaS backend in one binary: accounts, API, migrations and background jobs.
 ///
@@ -48,50 +49,70 @@ enum Command {
 
 /// Parses the command line and runs the subcommand. Exit codes: 0 success, 1 failure, 2 wrong usage.
 pub fn main() -> ExitCode {
-    if let Err(error) = load_dotenv() {
-        let _ = writeln!(std::io::stderr(), "error: {error:#}");
+    let mut args: Vec<OsString> = std::env::args_os().collect();
+    let command = Cli::command();
+    // First the command line alone: it selects the command, and so the settings that are read.
+    let bare = without_variables(command.clone());
+    let given = match bare.clone().try_get_matches_from(&args) {
+        Ok(given) => given,
+        Err(error) => return print_usage(&error, &args),
+    };
+    let (path, selected, given) = select(&command, &given);
+    let environment = Environment::read(&command);
+    environment.export_other_variables();
+    let settings = environment.settings(&path, selected, given);
+    let findings = settings.findings;
+    // `saas doctor` reports them with its other findings.
+    if !findings.problems.is_empty() && path != ["doctor"] {
+        print_error(&format!("invalid settings:\n  - {}", findings.problems.join("\n  - ")));
         return ExitCode::from(2);
     }
-    let command = with_environment(Cli::command());
-    let parsed = command.clone().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
-    let cli = match parsed {
-        Ok(cli) => cli,
-        Err(error) => return print_usage_error(&error, &command),
-    };
-    match block_on(cli.command.run()) {
-        Ok(code) => code,
-        // The reader of the output has closed the pipe, as in `saas openapi | head`.
-        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
-        Err(error) => {
-            let _ = writeln!(std::io::stderr(), "error: {}", crate::error::chain(error.as_ref()));
-            ExitCode::FAILURE
+    if settings.uses_dev_servers {
+        let _ = writeln!(std::io::stderr(), "using the servers of `saas dev`, which runs in this directory");
+    }
+    // The options of a command follow its name.
+    let start = args.len().min(1 + path.len());
+    drop(args.splice(start..start, settings.flags));
+    let parsed = bare.try_get_matches_from(&args).and_then(|matches| Cli::from_arg_matches(&matches));
+    match parsed {
+        Ok(cli) => cli.run(&findings),
+        Err(error) => print_usage(&error, &args),
+    }
+}
+
+impl Cli {
+    fn run(self, findings: &Findings) -> ExitCode {
+        match block_on(self.command.run(findings)) {
+            Ok(code) => code,
+            // The reader of the output has closed the pipe, as in `saas openapi | head`.
+            Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+            Err(error) => {
+                let text = crate::error::chain(error.as_ref());
+                let places = findings.places_of(&text);
+                print_error(&[text].into_iter().chain(places).collect::<Vec<_>>().join("\nnote: "));
+                ExitCode::FAILURE
+            }
         }
     }
 }
 
-/// Chooses the environment variable of each argument: its own, or the one of an earlier release if only that is set.
-///
-/// A blank variable counts as not set, since `.env` and compose files have lines without a value.
-fn with_environment(command: clap::Command) -> clap::Command {
-    command.mut_args(choose_variable).mut_subcommands(with_environment)
+fn print_error(text: &str) {
+    let _ = writeln!(std::io::stderr(), "error: {text}");
 }
 
-fn choose_variable(arg: Arg) -> Arg {
-    let Some(name) = arg.get_env().map(ToOwned::to_owned) else { return arg };
-    if has_value(&name) {
-        return arg;
+/// Returns the subcommand that a command line selects: its path, its definition and its arguments.
+fn select<'a>(
+    command: &'a clap::Command,
+    given: &'a ArgMatches,
+) -> (Vec<&'a str>, &'a clap::Command, &'a ArgMatches) {
+    let (mut path, mut selected) = (Vec::new(), (command, given));
+    while let Some((name, given)) = selected.1.subcommand()
+        && let Some(command) = selected.0.find_subcommand(name)
+    {
+        path.push(name);
+        selected = (command, given);
     }
-    let renamed = RENAMED_VARIABLES.iter().filter(|(_, new)| name == *new);
-    let old = renamed.map(|(old, _)| *old).find(|old| has_value(old.as_ref()));
-    match old {
-        Some(old) => arg.env(old),
-        None if std::env::var_os(name).is_some() => arg.env(None::<&'static str>),
-        None => arg,
-    }
-}
-
-fn has_value(variable: &OsStr) -> bool {
-    std::env::var_os(variable).is_some_and(|value| !value.to_string_lossy().trim().is_empty())
+    (path, selected.0, selected.1)
 }
 
 /// Returns whether the command failed to write its own output. Errors of connections have a context and do not match.
@@ -101,16 +122,16 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
 }
 
 impl Command {
-    async fn run(self) -> anyhow::Result<ExitCode> {
+    async fn run(self, findings: &Findings) -> anyhow::Result<ExitCode> {
         match self {
-            Self::Dev(args) => args.run().await,
-            Self::Serve(args) => args.run().await,
-            Self::Worker(args) => args.run().await,
+            Self::Dev(args) => args.run(findings).await,
+            Self::Serve(args) => args.run(findings).await,
+            Self::Worker(args) => args.run(findings).await,
             Self::Queue(args) => args.run().await,
             Self::Migrate(args) => args.run().await,
             Self::CreateAdmin(args) => args.run().await,
             Self::Openapi(args) => args.run(),
-            Self::Doctor(args) => args.run().await,
+            Self::Doctor(args) => args.run(findings).await,
             Self::Healthcheck(args) => args.run().await,
             Self::Completions(args) => args.run(&mut Cli::command()),
         }
@@ -125,47 +146,13 @@ fn block_on(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Res
     result
 }
 
-/// Reads `.env` from the working directory. Variables that are already set win.
-fn load_dotenv() -> anyhow::Result<()> {
-    match dotenvy::from_path(".env") {
-        Ok(()) => Ok(()),
-        Err(error) if error.not_found() => Ok(()),
-        // The library's message repeats the line, which may contain a secret.
-        Err(dotenvy::Error::LineParse(_, index)) => {
-            anyhow::bail!(
-                "the file .env cannot be read near character {index} of a line: write NAME=value, with quotes around values that have spaces or #"
-            )
-        }
-        Err(error) => Err(anyhow::anyhow!(error).context("the file .env cannot be read")),
-    }
-}
-
-/// Prints clap's message. If the invalid value came from an environment variable, names the variable.
-fn print_usage_error(error: &clap::Error, command: &clap::Command) -> ExitCode {
+/// Prints clap's message, or the help that was asked for. The help shows the variables that are set.
+fn print_usage(error: &clap::Error, args: &[OsString]) -> ExitCode {
+    let is_help =
+        matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand);
+    let with_help =
+        is_help.then(|| with_variables(Cli::command()).try_get_matches_from(args).err()).flatten();
+    let error = with_help.as_ref().unwrap_or(error);
     let _ = error.print();
-    if let Some(clap::error::ContextValue::String(invalid)) = error.get(ContextKind::InvalidArg)
-        && let Some(flag) = invalid.strip_prefix("--").and_then(|arg| arg.split([' ', '[', '=']).next())
-        && let Some(arg) = find_arg(command, flag)
-        && let Some(variable) = arg.get_env().filter(|name| std::env::var_os(name).is_some())
-        && !is_on_command_line(arg)
-    {
-        let _ = writeln!(
-            std::io::stderr(),
-            "The value comes from the environment variable {} (or the file .env).",
-            variable.display()
-        );
-    }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
-}
-
-/// Finds an argument by its flag in a command and its subcommands. A flag means the same setting in all of them.
-fn find_arg<'a>(command: &'a clap::Command, flag: &str) -> Option<&'a Arg> {
-    let own = command.get_arguments().find(|arg| arg.get_long() == Some(flag));
-    own.or_else(|| command.get_subcommands().find_map(|subcommand| find_arg(subcommand, flag)))
-}
-
-fn is_on_command_line(arg: &Arg) -> bool {
-    let names = arg.get_long().into_iter().chain(arg.get_all_aliases().unwrap_or_default());
-    let flags: Vec<_> = names.map(|name| format!("--{name}")).collect();
-    std::env::args().any(|given| flags.iter().any(|flag| given.split('=').next() == Some(flag)))
 }

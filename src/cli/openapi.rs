@@ -1,7 +1,8 @@
 use std::{io::Write, process::ExitCode};
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches, Parser};
 
+use super::environment::without_variables;
 use crate::{
     api,
     app::App,
@@ -30,7 +31,9 @@ impl Args {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let public_url = self.public_url.unwrap_or_default();
         let settings = ["saas", "--database-url", "postgres://nowhere/none", "--public-url", &public_url];
-        let Offline { mut config } = Offline::try_parse_from(settings)?;
+        // Without variables: an invalid setting that has no effect is no reason to fail.
+        let matches = without_variables(Offline::command()).try_get_matches_from(settings)?;
+        let Offline { mut config } = Offline::from_arg_matches(&matches)?;
         config.core = self.core;
         writeln!(std::io::stdout(), "{}", api::document(&App::new(config)?)?)?;
         Ok(ExitCode::SUCCESS)

@@ -4,6 +4,7 @@ use anyhow::{Context, bail};
 use tokio::net::TcpSocket;
 
 use super::{
+    environment::Findings,
     open_files,
     shutdown::Shutdown,
     startup::{
@@ -27,10 +28,8 @@ const LISTEN_BACKLOG: u32 = 4_096;
 /// Refuses to start if a setting is unsafe, migrations are pending or an admin has the default password. On SIGTERM,
 /// running requests may finish. A second SIGTERM stops at once.
 #[derive(clap::Args)]
-#[command(
-    after_help = "Example:\n  SECRET_KEY=$(openssl rand -base64 32) FIRST_SUPERUSER_PASSWORD=... \\\n  \
-    DATABASE_URL=postgres://app:secret@db:5432/app REDIS_URL=redis://redis:6379/0 saas serve --host 0.0.0.0"
-)]
+#[command(after_help = "Example:\n  SECRET_KEY=$(openssl rand -base64 32) \\\n  \
+    DATABASE_URL=postgres://app:secret@db:5432/app REDIS_URL=redis://redis:6379/0 saas serve --host 0.0.0.0")]
 pub(super) struct Args {
     /// Apply pending migrations first.
     #[arg(long)]
@@ -44,11 +43,11 @@ pub(super) struct Args {
 }
 
 impl Args {
-    pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
+    pub(super) async fn run(self, findings: &Findings) -> anyhow::Result<ExitCode> {
         let Self { migrate, listen, http, config } = self;
         check_settings(&config, Some(&http))?;
-        let _log = logging::init(&config.core)?;
-        log_warnings(&config);
+        let _log = logging::init(&config.core, &config.logs)?;
+        log_warnings(&config, &findings.warnings);
         let shutdown = Shutdown::on_signals()?;
         let core = config.core.clone();
         let app = App::new(config)?;
@@ -57,9 +56,9 @@ impl Args {
         refuse_default_password(&app, listen.host).await?;
         create_first_admin(&app).await?;
         // Without Redis, the API still serves requests that enqueue no jobs. A Redis that may lose jobs stops it.
-        let queue = app.queue.clone();
+        let (queue, redis) = (app.queue.clone(), app.config.redis.clone());
         let redis_refused = async move {
-            wait_for_usable_redis(&queue).await?;
+            wait_for_usable_redis(&queue, &redis).await?;
             std::future::pending::<anyhow::Result<()>>().await
         };
         tokio::select! {
@@ -104,9 +103,7 @@ async fn check_migrations(app: &App, migrate: bool) -> anyhow::Result<()> {
         }
         return Ok(());
     }
-    let conn = db::connect(&app.config.database)
-        .await
-        .context("cannot reach PostgreSQL: check DATABASE_URL and that the server is running")?;
+    let conn = db::connect(&app.config.database).await?;
     let pending = migrations::pending(&conn).await?;
     if !pending.is_empty() {
         bail!(
@@ -129,7 +126,7 @@ pub(super) async fn serve(
     shutdown: &Shutdown,
 ) -> anyhow::Result<()> {
     let address = listener.local_addr()?;
-    let pool_size = app.config.database.database_pool_size;
+    let pool_size = app.config.database_pool.database_pool_size;
     let endpoint = api::endpoint(app.clone(), core, http)?;
     let limits = api::Limits {
         connections: open_files::reserve_connections(http.max_connections, pool_size),

@@ -4,12 +4,11 @@ use std::{net::IpAddr, time::Duration};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use secrecy::ExposeSecret;
 use tokio::time::sleep;
 
 use crate::{
     app::App,
-    config::{Config, DEFAULT_ADMIN_PASSWORD, Database, FirstAdmin, Http},
+    config::{Config, Database, FirstAdmin, Http, Redis},
     db::{self, migrations},
     email_address::EmailAddress,
     models::user::User,
@@ -22,6 +21,8 @@ use crate::{
     },
 };
 
+/// What to do if there is no admin.
+pub(super) const CREATE_ADMIN: &str = "run `saas create-admin --email you@example.com`";
 /// Time between two attempts to reach Redis.
 const REDIS_RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -34,7 +35,9 @@ pub(super) fn check_settings(config: &Config, http: Option<&Http>) -> anyhow::Re
     let unsafe_settings = config.unsafe_settings();
     let hint = match unsafe_settings.is_empty() {
         true => "",
-        false => "\nIn development, DEBUG=true allows unsafe settings.",
+        false => {
+            "\nFor development, run `saas dev`. DEBUG turns off the checks for production, so it is no fix there."
+        }
     };
     refuse(invalid.chain(unsafe_settings).collect(), hint)
 }
@@ -44,7 +47,14 @@ pub(super) fn check_settings(config: &Config, http: Option<&Http>) -> anyhow::Re
 /// # Errors
 /// As [`check_settings`].
 pub(super) fn check_dev_settings(config: &Config, http: &Http) -> anyhow::Result<()> {
-    let mut problems = config.mail.problems();
+    let mut problems: Vec<_> = config.logs.problem().into_iter().collect();
+    if config.database.is_set() {
+        problems.extend(config.database.problem());
+    }
+    if config.redis.is_set() {
+        problems.extend(config.redis.problems());
+    }
+    problems.extend(config.mail.problems());
     problems.extend(http.problems());
     problems.extend(check_admin(&config.auth.admin).err().map(|error| error.to_string()));
     refuse(problems, "")
@@ -57,34 +67,37 @@ fn refuse(problems: Vec<String>, hint: &str) -> anyhow::Result<()> {
     }
 }
 
-/// Refuses a first admin with an invalid address or a password that is too weak. The default password passes:
-/// [`create_first_admin`] creates no admin with it.
+/// Refuses a first admin with an invalid address or a password that is too weak. Without a password, and with the default
+/// one, [`create_first_admin`] creates no admin.
 ///
 /// # Errors
 /// If one of the two is invalid; the message names the setting.
-fn check_admin(settings: &FirstAdmin) -> anyhow::Result<()> {
+pub(super) fn check_admin(settings: &FirstAdmin) -> anyhow::Result<()> {
     let email = &settings.first_superuser_email;
     EmailAddress::parse(email)
         .map_err(|problem| anyhow::anyhow!("FIRST_SUPERUSER_EMAIL {email:?}: {problem}"))?;
-    match settings.first_superuser_password.expose_secret() {
-        DEFAULT_ADMIN_PASSWORD => Ok(()),
-        password => {
+    match settings.chosen_password() {
+        None => Ok(()),
+        Some(password) => {
             check_password(password).map_err(|problem| anyhow::anyhow!("FIRST_SUPERUSER_PASSWORD: {problem}"))
         }
     }
 }
 
-/// Creates the first admin if there is none and the password is not the default. Returns whether it was created.
+/// Creates the first admin if there is none and a password is chosen. Returns whether it was created.
 ///
 /// # Errors
 /// If the settings are invalid or the database does not answer.
 pub(super) async fn create_first_admin(app: &App) -> anyhow::Result<bool> {
     let settings = &app.config.auth.admin;
-    let password = settings.first_superuser_password.expose_secret();
     let mut conn = app.db.get().await?;
-    if password == DEFAULT_ADMIN_PASSWORD || User::any_admin(&conn).await? {
+    if User::any_admin(&conn).await? {
         return Ok(false);
     }
+    let Some(password) = settings.chosen_password() else {
+        tracing::warn!("there is no admin: {CREATE_ADMIN}, or set FIRST_SUPERUSER_PASSWORD");
+        return Ok(false);
+    };
     let email = &settings.first_superuser_email;
     check_admin(settings)?;
     let admin = ensure_admin(&mut conn, &app.passwords, email, Some(password.to_owned())).await?;
@@ -152,8 +165,8 @@ pub(super) fn is_loopback(host: IpAddr) -> bool {
 }
 
 /// Logs settings that work, but are unsafe in production or probably not what was meant.
-pub(super) fn log_warnings(config: &Config) {
-    for warning in config.warnings().into_iter().chain(weaknesses(config)) {
+pub(super) fn log_warnings(config: &Config, others: &[String]) {
+    for warning in config.warnings().iter().chain(&weaknesses(config)).chain(others) {
         tracing::warn!("{warning}");
     }
 }
@@ -185,18 +198,22 @@ fn secrets_on_command_line() -> Vec<String> {
 ///
 /// # Errors
 /// If Redis refuses the connection for good, is configured so that it may lose jobs, or denies what the product does.
-pub(super) async fn wait_for_usable_redis(queue: &Queue) -> anyhow::Result<()> {
+pub(super) async fn wait_for_usable_redis(queue: &Queue, settings: &Redis) -> anyhow::Result<()> {
     let mut logged = false;
+    let server = settings.location();
     loop {
         match queue.server().await {
-            Ok(server) => return check_server(&server),
+            Ok(found) => return check_server(&found),
             Err(error) if !is_transient(&error) => {
-                return Err(error).context("cannot use Redis: check REDIS_URL, its user and password");
+                let name = settings.setting_name();
+                return Err(error).with_context(|| {
+                    format!("cannot use Redis at {server}: check {name}, its user and password")
+                });
             }
             Err(error) if !logged => {
                 match error.is_io_error() {
-                    true => tracing::warn!(error = %error, "cannot reach Redis, retrying"),
-                    false => tracing::warn!(error = %error, "Redis cannot be used now, retrying"),
+                    true => tracing::warn!(error = %error, server, "cannot reach Redis, retrying"),
+                    false => tracing::warn!(error = %error, server, "Redis cannot be used now, retrying"),
                 }
                 logged = true;
             }

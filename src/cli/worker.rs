@@ -1,6 +1,7 @@
 use std::{process::ExitCode, time::Duration};
 
 use super::{
+    environment::Findings,
     shutdown::Shutdown,
     startup::{check_settings, log_warnings, wait_for_usable_redis},
 };
@@ -41,10 +42,10 @@ pub(super) struct Args {
 }
 
 impl Args {
-    pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
+    pub(super) async fn run(self, findings: &Findings) -> anyhow::Result<ExitCode> {
         check_settings(&self.config, None)?;
-        let _log = logging::init(&self.config.core)?;
-        log_warnings(&self.config);
+        let _log = logging::init(&self.config.core, &self.config.logs)?;
+        log_warnings(&self.config, &findings.warnings);
         let shutdown = Shutdown::on_signals()?;
         let options = Options {
             queues: self.queues,
@@ -79,7 +80,7 @@ pub(super) async fn work(app: App, options: Options, shutdown: &Shutdown) -> any
     let sends_mails = options.reserved.is_some();
     let worker = Worker::new(&app.queue, jobs::ALL, app.clone(), options)?;
     let ready = async {
-        wait_for_usable_redis(&app.queue).await?;
+        wait_for_usable_redis(&app.queue, &app.config.redis).await?;
         // Mails may have waited for a mail server, which this worker now has.
         if sends_mails && let Err(error) = hand_over(&app, &RequestContext::default()).await {
             tracing::warn!(

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::{
-    Auth, Config, Core, DEFAULT_ADMIN_PASSWORD, Hashing, Http, LogFormat, Mail, Redis, SecondFactorFor,
-    Worker, is_published_password,
+    Auth, Config, DEFAULT_ADMIN_PASSWORD, Hashing, Http, Mail, SecondFactorFor, Worker,
+    is_published_password,
     key_strength::is_predictable,
-    value::{Origins, base_url, given, origins, secret},
+    site::{Origins, base_url, origins},
+    value::{password, secret},
 };
 
 /// RFC 7518 section 3.2: an HS256 key has at least as many bits as the hash, 256.
@@ -21,32 +21,6 @@ pub(super) const DEFAULT_PUBLIC_URL: &str = "http://localhost:8000";
 /// The default of `BACKEND_CORS_ORIGINS` with `DEBUG` on: the ports of common front-end development servers.
 const DEBUG_CORS_ORIGINS: &str = "http://localhost:3000,http://localhost:5173";
 const HOW_TO_MAKE_A_KEY: &str = "make one with `saas doctor --generate-secret` or `openssl rand -base64 32`";
-
-impl Core {
-    /// Returns the format of log lines: `LOG_FORMAT`, or the default for the mode.
-    pub fn log_format(&self) -> LogFormat {
-        self.log_format.unwrap_or(match self.debug {
-            true => LogFormat::Human,
-            false => LogFormat::Json,
-        })
-    }
-}
-
-impl Redis {
-    /// Returns the connection URL, from `REDIS_URL` or the `REDIS_*` parts.
-    pub fn url(&self) -> SecretString {
-        match secret(&self.redis_url) {
-            Some(url) => url.to_owned().into(),
-            None => format!(
-                "redis://{}:{}/{}",
-                given(self.redis_host.as_deref()).unwrap_or("localhost"),
-                self.redis_port,
-                self.redis_db
-            )
-            .into(),
-        }
-    }
-}
 
 impl Http {
     /// Returns the origins whose pages may call the API.
@@ -103,8 +77,10 @@ impl Worker {
 impl Config {
     /// Returns what is invalid in these settings, each problem with its fix.
     pub fn problems(&self) -> Vec<String> {
-        let database = self.database.options().err().map(|error| error.to_string());
-        database.into_iter().chain(self.mail.problems()).collect()
+        let mut problems: Vec<_> = self.logs.problem().into_iter().chain(self.database.problem()).collect();
+        problems.extend(self.redis.problems());
+        problems.extend(self.mail.problems());
+        problems
     }
 
     /// Returns the settings that are unsafe outside development, each with its fix. Empty if `DEBUG` is on.
@@ -132,10 +108,13 @@ impl Config {
         if let Some(previous) = secret(&self.auth.two_factor_key_previous) {
             problems.extend(weak_key("TWO_FACTOR_KEY_PREVIOUS", previous));
         }
-        match self.auth.admin.first_superuser_password.expose_secret() {
-            DEFAULT_ADMIN_PASSWORD => problems
-                .push("FIRST_SUPERUSER_PASSWORD is not set or still the default: choose a password".into()),
-            password if is_published_password(password) => problems.push(
+        match password(&self.auth.admin.first_superuser_password) {
+            Some(DEFAULT_ADMIN_PASSWORD) => problems.push(
+                "FIRST_SUPERUSER_PASSWORD is the default, which is public: choose a password, or remove the setting \
+                 if there is an admin"
+                    .into(),
+            ),
+            Some(password) if is_published_password(password) => problems.push(
                 "FIRST_SUPERUSER_PASSWORD is an example of the documentation, which is public: choose another one. If \
                  an admin has it, run `saas create-admin --set-password`"
                     .into(),

@@ -7,10 +7,12 @@ use secrecy::SecretString;
 use super::{
     postgres::PostgresOptions,
     postgres_url::{decode, parameters},
-    value::{given, secret},
+    value::{Setting, given, password, port, secret, setting},
 };
 
-/// Where PostgreSQL is, and how long to wait for it.
+const DEFAULT_PORT: u16 = 5432;
+
+/// Where PostgreSQL is, and how to connect.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "PostgreSQL settings")]
 pub struct Database {
@@ -22,9 +24,9 @@ pub struct Database {
     /// PostgreSQL host, if there is no DATABASE_URL. A path is the directory of its socket.
     #[arg(long, env, value_name = "HOST")]
     pub postgres_server: Option<String>,
-    /// PostgreSQL port.
-    #[arg(long, env, default_value_t = 5432, value_name = "PORT")]
-    pub postgres_port: u16,
+    /// PostgreSQL port, if there is no DATABASE_URL.
+    #[arg(long, env, default_value = "5432", value_name = "PORT", value_parser = setting("POSTGRES_PORT", port))]
+    pub postgres_port: Setting<u16>,
     /// PostgreSQL user.
     #[arg(long, env, default_value = "postgres", value_name = "USER")]
     pub postgres_user: String,
@@ -42,6 +44,12 @@ pub struct Database {
     /// operating system.
     #[arg(long, env, value_name = "FILE")]
     pub postgres_sslrootcert: Option<String>,
+}
+
+/// How many connections a process has to PostgreSQL, and how long requests wait for one.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "PostgreSQL settings")]
+pub struct DatabasePool {
     /// Maximum number of PostgreSQL connections of this process.
     #[arg(long, env, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub database_pool_size: u32,
@@ -57,14 +65,12 @@ impl Database {
         Self {
             database_url: Some(url),
             postgres_server: None,
-            postgres_port: 5432,
+            postgres_port: DEFAULT_PORT.into(),
             postgres_user: String::new(),
             postgres_password: None,
             postgres_db: String::new(),
             postgres_sslmode: None,
             postgres_sslrootcert: None,
-            database_pool_size: 1,
-            database_timeout_ms: 1_400,
         }
     }
 
@@ -73,13 +79,33 @@ impl Database {
         secret(&self.database_url).is_some() || given(self.postgres_server.as_deref()).is_some()
     }
 
+    /// Returns what is invalid in these settings, with its fix.
+    pub fn problem(&self) -> Option<String> {
+        self.options().err().map(|error| error.to_string())
+    }
+
+    /// Returns the settings that name the server, the database and the login, for messages.
+    pub fn setting_names(&self) -> DatabaseSettingNames {
+        match secret(&self.database_url) {
+            None if self.is_set() => DatabaseSettingNames {
+                server: "POSTGRES_SERVER and POSTGRES_PORT",
+                database: "POSTGRES_DB",
+                login: "POSTGRES_USER and POSTGRES_PASSWORD",
+            },
+            _ => DatabaseSettingNames {
+                server: "DATABASE_URL",
+                database: "DATABASE_URL",
+                login: "DATABASE_URL, where a password has %40 for @, %3A for :, %2F for /, %3F for ? and %25 for %",
+            },
+        }
+    }
+
     /// Describes the database without user and password, as in `app on db.example.com:5432`.
     pub fn location(&self) -> String {
-        let Ok(options) = self.options() else { return "the configured database".into() };
-        let servers: Vec<_> = options.servers.iter().map(ToString::to_string).collect();
-        let connection = &options.connection;
-        let name = connection.get_dbname().or(connection.get_user()).unwrap_or("the default database");
-        format!("{name} on {}", servers.join(", "))
+        match self.options() {
+            Ok(options) => format!("{} on {}", options.database_name(), options.server_list()),
+            Err(_) => "the configured database".into(),
+        }
     }
 
     /// Returns how to connect, from `DATABASE_URL` or the `POSTGRES_*` parts.
@@ -105,18 +131,119 @@ impl Database {
                  POSTGRES_SERVER, or run `saas dev`, which starts one"
             );
         };
-        // Earlier releases made a URL of the parts, so the host could be encoded and in brackets.
-        let host = decode(host).map(|host| host.trim_matches(['[', ']']).to_owned());
         let parts = [
-            ("host", host.unwrap_or_default()),
-            ("port", self.postgres_port.to_string()),
+            ("host", server(host)?),
+            ("port", self.postgres_port.get()?.copied().unwrap_or(DEFAULT_PORT).to_string()),
             ("user", self.postgres_user.clone()),
-            ("password", secret(&self.postgres_password).unwrap_or_default().to_owned()),
+            ("password", password(&self.postgres_password).unwrap_or_default().to_owned()),
             ("dbname", self.postgres_db.clone()),
             ("sslmode", given(self.postgres_sslmode.as_deref()).unwrap_or_default().to_owned()),
             ("sslrootcert", given(self.postgres_sslrootcert.as_deref()).unwrap_or_default().to_owned()),
         ];
-        PostgresOptions::parse(&parts.map(|(name, value)| (name.to_owned(), value)))
-            .map_err(|problem| anyhow!("the POSTGRES_* settings are invalid: {problem}"))
+        PostgresOptions::parse(&parts.map(|(name, value)| (name.to_owned(), value))).map_err(|problem| {
+            let setting = match problem.split(['=', ' ']).next() {
+                Some("sslmode") => "POSTGRES_SSLMODE cannot be used",
+                Some("sslrootcert") => "POSTGRES_SSLROOTCERT cannot be used",
+                _ => "the POSTGRES_* settings are invalid",
+            };
+            anyhow!("{setting}: {problem}")
+        })
+    }
+}
+
+impl PostgresOptions {
+    /// Returns the name of the database. Without one, PostgreSQL takes the name of the user.
+    pub fn database_name(&self) -> &str {
+        let connection = &self.connection;
+        connection.get_dbname().or(connection.get_user()).unwrap_or("the default database")
+    }
+
+    /// Returns the servers, separated by commas.
+    pub fn server_list(&self) -> String {
+        self.servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// Settings to name in a message about a connection.
+#[derive(Debug, Clone, Copy)]
+pub struct DatabaseSettingNames {
+    pub server: &'static str,
+    pub database: &'static str,
+    pub login: &'static str,
+}
+
+/// Reads `POSTGRES_SERVER`: hosts separated by commas, or the directory of a socket. Earlier releases made a URL of the
+/// parts, so a host may be encoded and in brackets.
+fn server(text: &str) -> anyhow::Result<String> {
+    if text.contains("://") || text.contains('@') {
+        bail!("POSTGRES_SERVER is not the name of a host: write a URL into DATABASE_URL");
+    }
+    let hosts = decode(text).map_err(|problem| anyhow!("POSTGRES_SERVER cannot be read: {problem}"))?;
+    let host = |host: &str| {
+        let host = host.trim().trim_matches(['[', ']']);
+        // An IPv6 address has more than one colon.
+        match host.split_once(':') {
+            Some((name, port)) if !host.starts_with('/') && !port.contains(':') => {
+                bail!("POSTGRES_SERVER has the port of a server: write {name}, and {port} into POSTGRES_PORT")
+            }
+            _ => Ok(host.to_owned()),
+        }
+    };
+    Ok(hosts.split(',').map(host).collect::<anyhow::Result<Vec<_>>>()?.join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Settings {
+        #[command(flatten)]
+        database: Database,
+    }
+
+    fn with(flags: &[&str]) -> Database {
+        Settings::parse_from(["test"].iter().chain(flags)).database
+    }
+
+    #[test]
+    fn the_parts_name_the_server() {
+        let cases: [(&[&str], &str); 7] = [
+            (&["--postgres-server=db"], "app on db:5432"),
+            (&["--postgres-server=::1", "--postgres-port=7"], "app on [::1]:7"),
+            (&["--postgres-server=[::1]"], "app on [::1]:5432"),
+            (&["--postgres-server=/run/postgresql"], "app on /run/postgresql/.s.PGSQL.5432"),
+            (&["--postgres-server=%2Frun%2Fpostgresql"], "app on /run/postgresql/.s.PGSQL.5432"),
+            (&["--postgres-server=a,::1", "--postgres-db=x"], "x on a:5432, [::1]:5432"),
+            // The parts have no effect beside a URL.
+            (&["--database-url=postgres://u@h/d", "--postgres-port=tcp://10.0.0.1:5432"], "d on h:5432"),
+        ];
+        for (flags, wanted) in cases {
+            let database = with(flags);
+            assert_eq!(database.location(), wanted, "{flags:?}: {:?}", database.options().err());
+        }
+    }
+
+    #[test]
+    fn the_invalid_setting_is_named_without_the_password() {
+        let cases: [(&[&str], &str); 8] = [
+            (&["--postgres-server=db", "--postgres-port=tcp://10.0.0.1:5432"], "POSTGRES_PORT is \"tcp://"),
+            (&["--postgres-server=db:5433"], "write db, and 5433 into POSTGRES_PORT"),
+            (&["--postgres-server=postgres://u:hunter2@db"], "write a URL into DATABASE_URL"),
+            (
+                &["--postgres-server=db", "--postgres-sslmode=maybe"],
+                "POSTGRES_SSLMODE cannot be used: sslmode=maybe",
+            ),
+            (&["--database-url=postgres://u:p@hunter2@h/d"], "write @ as %40"),
+            (&["--database-url=postgres://u:p@hunter2/x@h/d"], "write @ as %40"),
+            (&["--database-url=postgres://u:p?hunter2@h/d"], "? as %3F"),
+            (&["--database-url=postgres://h:hunter2/d"], "/ as %2F"),
+        ];
+        for (flags, problem) in cases {
+            let found = with(flags).options().unwrap_err().to_string();
+            assert!(found.contains(problem) && !found.contains("hunter2"), "{flags:?}: {found}");
+        }
     }
 }

@@ -1,7 +1,9 @@
 //! Every setting, defined once: its environment variable, flag, default and help.
 //!
 //! A command flattens the groups that it reads, so its `--help` lists exactly those. A value comes from the flag, else
-//! the environment, else `.env`, else the default. A blank value counts as not set.
+//! the environment, else `.env`, else the default. A blank value counts as not set. `cli::environment` finds the value and
+//! removes surrounding space. Of a setting with the value name `PASSWORD`, it removes only line ends. A setting with
+//! `hide_env_values` is a secret, which may be in a file: `SECRET_KEY_FILE` is the path of the file.
 //!
 //! # Names
 //!
@@ -12,16 +14,20 @@
 //!
 //! # Types
 //!
-//! A text with a syntax is a [`Setting`] of the type that it is parsed into (see `value.rs`). Start-up reports the
-//! invalid and the unsafe ones together.
+//! A text with a syntax is a [`Setting`] of the type that it is parsed into (see `value.rs` and `site.rs`). Start-up reports
+//! the invalid and the unsafe ones together. Use it also for a number that has an effect only if another setting is
+//! absent: it is then parsed only where it is used.
 
 mod check;
 mod database;
 mod jobs;
 mod key_strength;
+mod logs;
 mod postgres;
 mod postgres_url;
 mod postgres_words;
+mod redis_server;
+mod site;
 mod smtp;
 mod two_factor;
 mod value;
@@ -29,19 +35,23 @@ mod warnings;
 
 use std::{net::IpAddr, path::PathBuf};
 
-use clap::{ArgAction, Args, ValueEnum, builder::BoolishValueParser};
+use clap::{ArgAction, Args, builder::BoolishValueParser};
 use lettre::message::Mailbox;
 use secrecy::SecretString;
 use url::Url;
 
-pub use database::Database;
+pub use database::{Database, DatabasePool, DatabaseSettingNames};
 pub use jobs::{UserJobs, Worker};
+pub use logs::{LogFormat, Logs};
 pub use postgres::{PostgresOptions, PostgresServer, SessionAttrs, SslMode, TlsOptions};
+pub use redis_server::Redis;
+pub use site::{Hosts, Origins};
+use site::{base_url, hosts, listen_address, origins, public_url};
 use smtp::smtp_server;
 pub use smtp::{SmtpCredentials, SmtpServer, SmtpTls};
 pub use two_factor::{SecondFactor, SecondFactorFor};
-pub use value::{Hosts, Origins, Setting, secret};
-use value::{base_url, hosts, mailbox, origins, setting};
+pub use value::{Setting, secret};
+use value::{mailbox, password, setting};
 
 /// Environment variables of earlier releases, each with its present name.
 pub const RENAMED_VARIABLES: &[(&str, &str)] = &[
@@ -64,16 +74,7 @@ pub fn is_published_password(password: &str) -> bool {
         .any(|published| password.eq_ignore_ascii_case(published))
 }
 
-/// The format of log lines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// One JSON object per line.
-    Json,
-    /// Readable lines.
-    Human,
-}
-
-/// General settings, which all commands share.
+/// General settings, which most commands share.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "General settings")]
 pub struct Core {
@@ -84,41 +85,6 @@ pub struct Core {
     #[arg(long, env, default_value_t = false, action = ArgAction::Set, num_args = 0..=1,
         default_missing_value = "true", require_equals = true, value_parser = BoolishValueParser::new())]
     pub debug: bool,
-    /// Log level: error, warn, info, debug or trace. Also filters, such as info,saas::queue=debug.
-    #[arg(long, env, default_value = "info", value_name = "LEVEL")]
-    pub log_level: String,
-    /// Format of log lines. The default is human with DEBUG on, else json.
-    #[arg(long, env, value_enum)]
-    pub log_format: Option<LogFormat>,
-    /// Whether log lines have the IP addresses of clients. Without them, security events have a keyed hash of the address.
-    #[arg(long, env, default_value_t = true, action = ArgAction::Set, num_args = 0..=1,
-        default_missing_value = "true", require_equals = true, value_parser = BoolishValueParser::new())]
-    pub log_client_address: bool,
-}
-
-/// Where Redis is, and how long to wait for it.
-#[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Redis settings")]
-pub struct Redis {
-    /// Redis connection URL: redis://user:password@host:6379/0, or rediss:// for TLS. Overrides the REDIS_* settings.
-    #[arg(long, env, hide_env_values = true, value_name = "URL")]
-    pub redis_url: Option<SecretString>,
-    /// Redis host, if there is no REDIS_URL. The default is localhost.
-    #[arg(long, env, value_name = "HOST")]
-    pub redis_host: Option<String>,
-    /// Redis port.
-    #[arg(long, env, default_value_t = 6379, value_name = "PORT")]
-    pub redis_port: u16,
-    /// Redis database number.
-    #[arg(long, env, default_value_t = 0, value_name = "N")]
-    pub redis_db: u8,
-    /// Prefix of all Redis keys: queues, cache and rate limits. Use `{rq}` with Redis Cluster.
-    #[arg(long, env, alias = "queue-prefix", default_value = "rq", value_name = "PREFIX")]
-    pub redis_key_prefix: String,
-    /// Milliseconds that a request waits for a Redis connection, and again for each of two attempts, before it fails
-    /// with 503.
-    #[arg(long, env, default_value_t = 900, value_name = "MS", value_parser = clap::value_parser!(u64).range(100..=600_000))]
-    pub redis_timeout_ms: u64,
 }
 
 /// Tokens, passwords and the first admin.
@@ -183,10 +149,17 @@ pub struct FirstAdmin {
     /// Email address of the admin that is created if there is none.
     #[arg(long, env, default_value = "admin@example.com", value_name = "EMAIL")]
     pub first_superuser_email: String,
-    /// Password of that admin. The default is public: only the private database of `saas dev` gets an admin with it.
-    #[arg(long, env, hide_env_values = true, hide_default_value = true,
-        default_value = DEFAULT_ADMIN_PASSWORD, value_name = "PASSWORD")]
-    pub first_superuser_password: SecretString,
+    /// Password of that admin. Without it, `saas serve` creates no admin: `saas create-admin` does. Only the private
+    /// database of `saas dev` gets an admin with a default password, which is public.
+    #[arg(long, env, hide_env_values = true, value_name = "PASSWORD")]
+    pub first_superuser_password: Option<SecretString>,
+}
+
+impl FirstAdmin {
+    /// Returns the password, or `None` if there is none or it is the default one.
+    pub fn chosen_password(&self) -> Option<&str> {
+        password(&self.first_superuser_password).filter(|password| *password != DEFAULT_ADMIN_PASSWORD)
+    }
 }
 
 /// How mails are sent, and where their links lead.
@@ -207,11 +180,12 @@ pub struct Mail {
     /// Directory of the mails that are captured with DEBUG on. Only the user of the process can read the mails in it.
     #[arg(long, env, default_value = ".saas/mail", value_name = "DIR")]
     pub mail_dir: PathBuf,
-    /// URL at which clients reach the API, such as `https://api.example.com`. With https, responses have the HSTS header.
+    /// URL at which clients reach the API, such as `https://api.example.com`, without a path. With https, responses have the
+    /// HSTS header.
     /// Without FRONTEND_URL, links in mails lead to the API's own pages at this URL. The default is
     /// `http://localhost:8000`; `saas dev` uses its own address.
     #[arg(long, env, default_value = "", hide_default_value = true, value_name = "URL",
-        value_parser = setting("PUBLIC_URL", base_url))]
+        value_parser = setting("PUBLIC_URL", public_url))]
     pub public_url: Setting<Url>,
     /// URL of the front end, such as `https://app.example.com`. Links in mails lead to its pages verify-email,
     /// confirm-email, reset-password and accept-invite.
@@ -226,7 +200,11 @@ pub struct Config {
     #[command(flatten)]
     pub core: Core,
     #[command(flatten)]
+    pub logs: Logs,
+    #[command(flatten)]
     pub database: Database,
+    #[command(flatten)]
+    pub database_pool: DatabasePool,
     #[command(flatten)]
     pub redis: Redis,
     #[command(flatten)]
@@ -241,8 +219,8 @@ pub struct Config {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "HTTP settings")]
 pub struct Listen {
-    /// IP address to listen on. 0.0.0.0 listens on every interface.
-    #[arg(long, env, default_value = "127.0.0.1", value_name = "ADDRESS")]
+    /// IP address to listen on. 0.0.0.0 and :: listen on every interface; localhost is 127.0.0.1.
+    #[arg(long, env, default_value = "127.0.0.1", value_name = "ADDRESS", value_parser = listen_address)]
     pub host: IpAddr,
     /// Port to listen on. 0 chooses a free one.
     #[arg(long, env, default_value_t = 8000, value_name = "PORT")]

@@ -8,13 +8,15 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use tokio_postgres::{Config, config::ChannelBinding};
 
-use super::value::is_local;
+use super::site::is_local;
 
 /// TCP keepalive: the kernel closes an idle connection about 30 seconds after the server became unreachable.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_RETRIES: u32 = 3;
 const DEFAULT_PORT: &str = "5432";
+const INVALID_PORT: &str =
+    "a port is not a number from 1 to 65535. In a password, write / as %2F, ? as %3F and @ as %40";
 
 /// The address of PostgreSQL and how to connect.
 #[derive(Debug, Clone)]
@@ -218,7 +220,7 @@ impl Words {
         let server = |at: usize| -> Result<PostgresServer, &'static str> {
             let port = given(&ports, if ports.len() == 1 { 0 } else { at });
             let port = port.as_deref().unwrap_or(DEFAULT_PORT).parse::<u16>().ok().filter(|port| *port > 0);
-            let port = port.ok_or("a port is not a number from 1 to 65535")?;
+            let port = port.ok_or(INVALID_PORT)?;
             let address = given(&addresses, at).map(|address| address.parse::<IpAddr>());
             let address =
                 address.transpose().map_err(|_| "hostaddr has an entry that is not an IP address")?;

@@ -10,6 +10,11 @@ use percent_encoding::percent_decode_str;
 pub(super) fn parameters(url: &str) -> Result<Vec<(String, String)>, String> {
     let (base, query) = url.split_once('?').unwrap_or((url, ""));
     let (login, place) = base.split_once('@').unwrap_or(("", base));
+    if place.contains('@') {
+        return Err(
+            "the host or the database has an @. In a user or a password, write @ as %40 and / as %2F".into(),
+        );
+    }
     let (servers, database) = place.split_once('/').unwrap_or((place, ""));
     let (user, password) = login.split_once(':').unwrap_or((login, ""));
     let servers = servers.split(',').map(host_and_port).collect::<Result<Vec<_>, _>>()?;
@@ -27,7 +32,9 @@ pub(super) fn parameters(url: &str) -> Result<Vec<(String, String)>, String> {
         list.push((name.to_owned(), decode(value)?));
     }
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let (name, value) = pair.split_once('=').ok_or("a parameter after `?` has no value")?;
+        let (name, value) = pair
+            .split_once('=')
+            .ok_or("a parameter after `?` has no value. In a password, write ? as %3F")?;
         list.push((decode(name)?, decode(value)?));
     }
     Ok(list)
@@ -79,7 +86,7 @@ mod tests {
         ] {
             assert_eq!(of(url), expected, "{url}");
         }
-        for url in ["[::1", "[::1]x", "h?sslmode", "h/%ff", "h/a%00b"] {
+        for url in ["[::1", "[::1]x", "h?sslmode", "u:p@x@h/d", "u:p@x/y@h/d", "h/%ff", "h/a%00b"] {
             assert!(parameters(url).is_err(), "{url}");
         }
     }

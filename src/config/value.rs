@@ -1,18 +1,17 @@
 //! Settings whose text is parsed into a type.
 
-use std::{collections::HashSet, convert::Infallible, fmt, net::IpAddr};
+use std::{convert::Infallible, fmt};
 
 use clap::builder::TypedValueParser;
 use lettre::message::Mailbox;
 use secrecy::{ExposeSecret, SecretString};
-use url::{Host, Url};
 
 use crate::email_address::EmailAddress;
 
 /// A setting in its parsed form, or the reason why its text is invalid.
 ///
 /// An invalid text does not end the parsing of the command line. The reason is kept, so that start-up reports the
-/// problems of all settings together and `saas doctor` can list them.
+/// problems of all settings together and `saas doctor` can list them. A setting that is not used is not reported.
 #[derive(Clone)]
 pub struct Setting<T>(Result<Option<T>, String>);
 
@@ -65,75 +64,22 @@ where
     }
 }
 
-/// Parses the address of a site, without query and fragment.
-pub(super) fn base_url(text: &str) -> Result<Url, String> {
-    let url = Url::parse(text).ok().filter(|url| {
-        matches!(url.scheme(), "http" | "https")
-            && url.has_host()
-            && url.username().is_empty()
-            && url.password().is_none()
-            && url.query().is_none()
-            && url.fragment().is_none()
-    });
-    url.ok_or_else(|| format!("{text:?} is not the URL of a site; write https://app.example.com"))
-}
-
-/// The origins of web pages, as browsers write them in the header `Origin`.
-pub type Origins = HashSet<String>;
-
-/// Parses a list of origins: a JSON list, or separated by commas.
-pub(super) fn origins(text: &str) -> Result<Origins, String> {
-    list(text, r#"["https://app.example.com"]"#)?.iter().map(|text| origin(text)).collect()
-}
-
-/// Splits a list: a JSON list, or separated by commas. Blank items are dropped.
-fn list(text: &str, example: &str) -> Result<Vec<String>, String> {
-    let list: Vec<String> = match text.starts_with('[') {
-        true => serde_json::from_str(text)
-            .map_err(|error| format!("is not a JSON list of strings ({error}); write {example}"))?,
-        false => text.split(',').map(str::to_owned).collect(),
-    };
-    let items = list.iter().map(|item| item.trim()).filter(|item| !item.is_empty());
-    Ok(items.map(str::to_owned).collect())
-}
-
-/// The hosts of a server: names in lower case, and IP addresses.
-pub type Hosts = HashSet<Host>;
-
-/// Parses a list of hosts: a JSON list, or separated by commas.
-pub(super) fn hosts(text: &str) -> Result<Hosts, String> {
-    const EXAMPLE: &str = r#"["api.example.com"]"#;
-    let hosts: Hosts = list(text, EXAMPLE)?.iter().map(|text| host(text)).collect::<Result<_, _>>()?;
-    match hosts.is_empty() {
-        true => Err(format!("is empty, which allows no host; write {EXAMPLE}")),
-        false => Ok(hosts),
+/// Parses the port of a server.
+pub(super) fn port(text: &str) -> Result<u16, String> {
+    match text.parse::<u16>() {
+        Ok(port @ 1..) => Ok(port),
+        // Kubernetes sets it in every pod of a namespace with a service of this name.
+        _ if text.contains("://") => Err(format!(
+            "is {text:?}, which Kubernetes sets because of a service with this name: set the URL of the server instead, \
+             or `enableServiceLinks: false` in the pod"
+        )),
+        _ => Err(format!("has {text:?}, which is not a number from 1 to 65535")),
     }
 }
 
-fn host(text: &str) -> Result<Host, String> {
-    // An IPv6 address may have no brackets here. A wildcard would be a valid name, but no host matches it.
-    let ip = text.parse().ok().map(Host::Ipv6);
-    let host = ip.or_else(|| Host::parse(text).ok()).filter(|_| !text.contains('*'));
-    host.ok_or_else(|| {
-        format!("has {text:?}, which is not a host; write a name or an IP address, such as api.example.com")
-    })
-}
-
-fn origin(text: &str) -> Result<String, String> {
-    let url = base_url(text).ok().filter(|url| url.path() == "/" && !text.contains('*'));
-    url.map(|url| url.origin().ascii_serialization()).ok_or_else(|| {
-        format!(
-            "has {text:?}, which is not an origin; write scheme and host, such as https://app.example.com (a \
-             wildcard does not work with credentials)"
-        )
-    })
-}
-
-/// Returns whether connections to a host stay in this machine.
-pub(super) fn is_local(host: &str) -> bool {
-    let host = host.trim_matches(['[', ']']).trim_end_matches('.').to_ascii_lowercase();
-    let is_loopback = host.parse().is_ok_and(|address: IpAddr| address.to_canonical().is_loopback());
-    is_loopback || host == "localhost" || host.ends_with(".localhost")
+/// Parses the number of a Redis database.
+pub(super) fn database_number(text: &str) -> Result<u8, String> {
+    text.parse().map_err(|_| format!("has {text:?}, which is not a number from 0 to 255"))
 }
 
 /// Parses a mail address, with or without a name. The domain becomes ASCII.
@@ -150,9 +96,16 @@ pub(super) fn given(value: Option<&str>) -> Option<&str> {
     value.map(str::trim).filter(|value| !value.is_empty())
 }
 
-/// Returns a secret setting, or `None` if it is absent or blank.
+/// Returns a secret setting without surrounding space, or `None` if it is absent or blank.
 pub fn secret(value: &Option<SecretString>) -> Option<&str> {
     given(value.as_ref().map(ExposeSecret::expose_secret))
+}
+
+/// Returns a password without the line end of the file that it may come from, or `None` if it is absent or blank. Spaces
+/// are part of a password.
+pub(super) fn password(value: &Option<SecretString>) -> Option<&str> {
+    let text = value.as_ref()?.expose_secret().trim_end_matches(['\r', '\n']);
+    Some(text).filter(|text| !text.trim().is_empty())
 }
 
 #[cfg(test)]
@@ -160,44 +113,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn site_urls_are_checked() {
-        for good in ["https://app.example.com", "http://localhost:8000/", "https://example.com/app"] {
-            assert!(base_url(good).is_ok(), "{good}");
+    fn ports_are_checked() {
+        for good in ["1", "6379", "65535"] {
+            assert!(port(good).is_ok(), "{good}");
         }
-        for bad in [
-            "example.com",
-            "ftp://example.com",
-            "https://",
-            "https://a@example.com",
-            "https://a.example/?x",
-            "https://a.example/#x",
-            "https://a b.example",
+        for bad in ["", "0", "-1", "65536", "abc", "6379/tcp", "6.379"] {
+            assert!(port(bad).unwrap_err().contains("not a number"), "{bad}");
+        }
+        assert!(port("tcp://10.0.0.1:6379").unwrap_err().contains("enableServiceLinks: false"));
+    }
+
+    #[test]
+    fn only_line_ends_are_not_part_of_a_password() {
+        for (text, wanted) in [
+            (" a b ", Some(" a b ")),
+            (" a\n", Some(" a")),
+            ("a\r\n\r\n", Some("a")),
+            ("\na", Some("\na")),
+            (" ", None),
+            ("\r\n", None),
+            ("", None),
         ] {
-            assert!(base_url(bad).is_err(), "{bad}");
+            assert_eq!(password(&Some(text.into())), wanted, "{text:?}");
+            assert_eq!(secret(&Some(text.into())), wanted.map(str::trim), "{text:?}");
         }
-    }
-
-    #[test]
-    fn origins_are_normalized() {
-        let wanted = Origins::from(["https://app.example.com".into(), "http://localhost:3000".into()]);
-        assert_eq!(origins("https://App.example.com/, http://localhost:3000,").unwrap(), wanted);
-        assert_eq!(origins(r#"["https://app.example.com:443", "http://localhost:3000"]"#).unwrap(), wanted);
-        for bad in ["*", "https://*.example.com", "https://a.example/path", "app.example.com", "[1]"] {
-            assert!(origins(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn hosts_are_normalized() {
-        let wanted =
-            Hosts::from([Host::Domain("api.example.com".into()), Host::Ipv6("::1".parse().unwrap())]);
-        assert_eq!(hosts("API.example.com, [::1],").unwrap(), wanted);
-        assert_eq!(hosts(r#"["api.example.com", "::1"]"#).unwrap(), wanted);
-        assert!(hosts("bücher.example").unwrap().contains(&Host::Domain("xn--bcher-kva.example".into())));
-        for bad in ["*", "*.example.com", "api.example.com:443", "https://api.example.com", "[]", ",", "a b"]
-        {
-            assert!(hosts(bad).is_err(), "{bad}");
-        }
+        assert_eq!(password(&None), None);
     }
 
     #[test]
@@ -218,11 +158,11 @@ mod tests {
     fn blank_settings_are_not_set_and_invalid_ones_are_named() {
         let parse = |text: &str| {
             let command = clap::Command::new("test");
-            setting("PUBLIC_URL", base_url).parse_ref(&command, None, text.as_ref()).unwrap()
+            setting("REDIS_PORT", port).parse_ref(&command, None, text.as_ref()).unwrap()
         };
         assert!(!parse(" ").is_set() && parse(" ").get().unwrap().is_none());
-        assert_eq!(parse("https://a.example").get().unwrap().unwrap().as_str(), "https://a.example/");
+        assert_eq!(parse(" 6379\n").get().unwrap(), Some(&6379));
         let error = parse("nonsense").get().unwrap_err().to_string();
-        assert!(error.starts_with("PUBLIC_URL \"nonsense\" is not"), "{error}");
+        assert!(error.starts_with("REDIS_PORT has \"nonsense\""), "{error}");
     }
 }

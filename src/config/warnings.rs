@@ -1,13 +1,8 @@
 //! Settings that work, but are unsafe in production or probably not what was meant.
 
-use secrecy::ExposeSecret;
 use url::Url;
 
-use super::{
-    Config, Mail, Redis, Setting, SmtpTls,
-    check::DEFAULT_PUBLIC_URL,
-    value::{is_local, secret},
-};
+use super::{Config, Mail, Setting, SmtpTls, check::DEFAULT_PUBLIC_URL, site::is_local, value::secret};
 
 impl Config {
     /// Returns warnings about settings that are probably not what was meant.
@@ -81,22 +76,6 @@ impl Mail {
             ));
         }
         list
-    }
-}
-
-impl Redis {
-    fn weakness(&self) -> Option<String> {
-        let url = Url::parse(self.url().expose_secret()).ok()?;
-        let host = url.host_str().filter(|host| !is_local(host))?;
-        match (url.scheme(), url.fragment()) {
-            ("redis" | "valkey", _) => Some(format!(
-                "connections to Redis at {host} are unencrypted, with the password and the jobs: use rediss:// in REDIS_URL"
-            )),
-            ("rediss" | "valkeys", Some("insecure")) => Some(format!(
-                "the certificate of Redis at {host} is not verified: remove #insecure from REDIS_URL"
-            )),
-            _ => None,
-        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use diesel::{ConnectionError, ConnectionResult, QueryableByName, sql_types::Text};
 use diesel_async::AsyncPgConnection;
 use futures_util::future::join_all;
@@ -31,7 +31,7 @@ use super::{
     tls_stream::Connector,
 };
 use crate::{
-    config::{Database, PostgresOptions, PostgresServer, SessionAttrs},
+    config::{Database, DatabaseSettingNames, PostgresOptions, PostgresServer, SessionAttrs},
     error::BoxError,
 };
 
@@ -98,7 +98,12 @@ impl Target {
                 failures.push((address.to_string(), failure));
             }
         }
-        Err(ConnectionError::BadConnection(self.explain(&failures)))
+        Err(ConnectionError::BadConnection(format!(
+            "cannot reach PostgreSQL at {} (database {}): {}",
+            self.options.server_list(),
+            self.options.database_name(),
+            self.explain(&failures)
+        )))
     }
 
     /// Returns the addresses of all servers, and the names that cannot be looked up, each with the reason.
@@ -255,7 +260,13 @@ fn is_about_encryption(error: &BoxError) -> bool {
 /// If the settings are invalid, the server cannot be reached or refuses the login, or the database cannot store all text.
 pub async fn connect(settings: &Database) -> anyhow::Result<AsyncPgConnection> {
     use diesel_async::RunQueryDsl;
-    let mut conn = Target::new(settings)?.connect().await.context("cannot connect to PostgreSQL")?;
+    let mut conn = match Target::new(settings)?.connect().await {
+        Ok(conn) => conn,
+        Err(error) => {
+            let problem = error.to_string();
+            bail!("{problem}. {}", advice(&problem, settings.setting_names()));
+        }
+    };
     let setting = diesel::sql_query("SELECT current_setting('server_encoding') AS value");
     let encoding = setting.get_result::<Setting>(&mut conn).await?.value;
     if encoding != "UTF8" {
@@ -265,6 +276,23 @@ pub async fn connect(settings: &Database) -> anyhow::Result<AsyncPgConnection> {
         );
     }
     Ok(conn)
+}
+
+/// Returns what to do about a failed connection.
+fn advice(problem: &str, settings: DatabaseSettingNames) -> String {
+    const UNREACHABLE: [&str; 6] =
+        ["refused", "no answer within", "lookup", "look-up", "No such file", "unreachable"];
+    let has = |text: &str| problem.contains(text);
+    if has("[28P01]") || has("[28000]") {
+        return format!("Correct the user or the password in {}", settings.login);
+    }
+    if has("[3D000]") {
+        return format!("Create the database, or correct its name in {}", settings.database);
+    }
+    match UNREACHABLE.into_iter().any(has) {
+        true => format!("Start the server, or correct {}", settings.server),
+        false => format!("Check {}", settings.server),
+    }
 }
 
 #[derive(QueryableByName)]

@@ -35,7 +35,7 @@ pub use recent::RecentReads;
 pub use tx::{Effects, Tx};
 
 use crate::{
-    config::Database,
+    config::{Database, DatabasePool},
     error::{Error, Result},
     pool::LastError,
 };
@@ -69,10 +69,10 @@ impl Db {
     ///
     /// # Errors
     /// If the settings name no database or are invalid.
-    pub fn new(settings: &Database) -> anyhow::Result<Self> {
+    pub fn new(database: &Database, settings: &DatabasePool) -> anyhow::Result<Self> {
         let timeout = Duration::from_millis(settings.database_timeout_ms);
         let last_error = LastError::default();
-        let target = Target::new(settings)?;
+        let target = Target::new(database)?;
         let pool = bb8::Pool::builder()
             .max_size(settings.database_pool_size)
             .connection_timeout(timeout)

@@ -10,7 +10,7 @@ use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{EnvFilter, fmt::format::JsonFields, layer::SubscriberExt, util::SubscriberInitExt};
 
 use self::{human::HumanLines, json::JsonLines};
-use crate::config::{Core, LogFormat};
+use crate::config::{Core, LogFormat, Logs};
 
 /// Size of the buffer of the log, in bytes.
 const BUFFER: usize = 64 * 1024;
@@ -22,21 +22,15 @@ const BUFFER: usize = 64 * 1024;
 ///
 /// # Errors
 /// If `LOG_LEVEL` is invalid or logging has already been started.
-pub fn init(core: &Core) -> anyhow::Result<WorkerGuard> {
-    use anyhow::Context;
+pub fn init(core: &Core, settings: &Logs) -> anyhow::Result<WorkerGuard> {
     // These libraries log their start and stop at `info`, which repeats the messages of this program.
     let quiet = "poem=warn,tokio_postgres=warn,hyper=warn,rustls=warn";
-    check_level(&core.log_level)?;
-    let filter = EnvFilter::try_new(format!("{quiet},{}", core.log_level)).with_context(|| {
-        format!(
-            "LOG_LEVEL {:?} is not a level (error, warn, info, debug, trace) or a list of filters",
-            core.log_level
-        )
-    })?;
+    let level = settings.log_level.get()?.map_or("info", String::as_str);
+    let filter = EnvFilter::try_new(format!("{quiet},{level}"))?;
     let registry = tracing_subscriber::registry().with(filter);
     let stderr = BufWriter::with_capacity(BUFFER, std::io::stderr());
     let (writer, guard) = NonBlockingBuilder::default().lossy(false).thread_name("log").finish(stderr);
-    match core.log_format() {
+    match settings.format(core.debug) {
         LogFormat::Human => {
             let layer = tracing_subscriber::fmt::layer()
                 .with_writer(writer)
@@ -54,14 +48,4 @@ pub fn init(core: &Core) -> anyhow::Result<WorkerGuard> {
         }
     }
     Ok(guard)
-}
-
-/// Refuses a misspelled level. `EnvFilter` would take it for the name of a module and log nothing else.
-fn check_level(text: &str) -> anyhow::Result<()> {
-    for part in text.split(',').map(str::trim).filter(|part| !part.contains(['=', '['])) {
-        if part.parse::<tracing_subscriber::filter::LevelFilter>().is_err() && !part.contains("::") {
-            anyhow::bail!("LOG_LEVEL has {part:?}; write error, warn, info, debug or trace, or module=level");
-        }
-    }
-    Ok(())
 }

@@ -117,7 +117,19 @@ impl SmtpClient {
                 return Ok(connection);
             }
         }
-        self.connect().await
+        self.connect().await.map_err(|error| self.name_server(error))
+    }
+
+    /// Adds host and port to an error of a connection.
+    fn name_server(&self, error: SendError) -> SendError {
+        let SmtpServer { host, port, .. } = &self.server;
+        match error {
+            SendError::Unavailable(source) if host.contains(':') => {
+                unavailable(format!("[{host}]:{port}: {source}"))
+            }
+            SendError::Unavailable(source) => unavailable(format!("{host}:{port}: {source}")),
+            other => other,
+        }
     }
 
     fn take_idle(&self) -> Option<AsyncSmtpConnection> {

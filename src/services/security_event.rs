@@ -104,7 +104,7 @@ impl<'a> SecurityEvent<'a> {
     /// Writes the log line.
     pub fn log(self, app: &App, context: &RequestContext) {
         let name = self.event.name();
-        let (address, address_hash) = match (context.ip, app.config.core.log_client_address) {
+        let (address, address_hash) = match (context.ip, app.config.logs.log_client_address) {
             (Some(ip), true) => (Some(ip), None),
             (Some(ip), false) => (None, Some(app.pseudonyms.of(&ip.to_string()))),
             (None, _) => (None, None),

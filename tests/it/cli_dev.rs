@@ -216,6 +216,43 @@ async fn after_an_interrupt_during_start_nothing_runs() {
 }
 
 #[tokio::test]
+async fn other_commands_in_the_directory_use_its_servers() {
+    let dir = TempDir::new();
+    let command = |args: &[&str]| {
+        let mut command = saas(args);
+        command.current_dir(dir.path());
+        command
+    };
+    let missing = ["no database is configured"];
+    // Up to the port, a URL has the password.
+    let logins = |output: &str| {
+        let urls = output.lines().filter(|line| line.contains("://")).filter_map(|line| line.split_once('@'));
+        urls.map(|(login, _)| login.trim().to_owned()).collect::<Vec<_>>()
+    };
+    let mut first = start(dev(dir.path(), &[])).await;
+    for args in [&["migrate", "status"][..], &["queue", "stats"], &["doctor"]] {
+        let ended = run(command(args)).await.succeeded();
+        assert!(ended.stderr.contains("using the servers of `saas dev`"), "{ended:?}");
+    }
+    let mut production = command(&["migrate", "status"]);
+    production.env("DEBUG", "false");
+    run(production).await.failed(1, &missing);
+    let mut configured = command(&["migrate", "status"]);
+    configured.env("POSTGRES_SERVER", "127.0.0.1").env("POSTGRES_PORT", "9");
+    let ended = run(configured).await.failed(1, &["127.0.0.1:9"]);
+    assert!(!ended.stderr.contains("using the servers"), "{ended:?}");
+    first.process.signal("INT");
+    first.process.end().await;
+    run(command(&["migrate", "status"])).await.failed(1, &missing);
+
+    let mut second = start(dev(dir.path(), &[])).await;
+    assert_eq!(logins(&first.process.output()), logins(&second.process.output()));
+    second.process.signal("KILL");
+    second.process.end().await;
+    run(command(&["migrate", "status"])).await.failed(1, &missing);
+}
+
+#[tokio::test]
 async fn a_port_in_use_is_reported_before_anything_starts() {
     let dir = TempDir::new();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -16,13 +16,11 @@ async fn smoke_production_reports_all_unsafe_settings_together() {
         let mut args = vec![command];
         args.extend(database);
         let ended = run(saas(&args)).await;
-        ended.failed(
-            1,
-            &["SECRET_KEY is not set", "openssl rand -base64 32", "FIRST_SUPERUSER_PASSWORD", "DEBUG"],
-        );
+        ended.failed(1, &["SECRET_KEY is not set", "openssl rand -base64 32", "run `saas dev`"]);
 
         let mut weak = saas(&args);
         weak.env("SECRET_KEY", "short").env("SECRET_KEY_PREVIOUS", "x").env("BCRYPT_COST", "4");
+        weak.env("FIRST_SUPERUSER_PASSWORD", "changethis123");
         let problems = [
             "SECRET_KEY has 5 bytes",
             "SECRET_KEY_PREVIOUS has 1 bytes",
@@ -61,7 +59,7 @@ async fn serve_explains_what_is_missing() {
 
     let mut unreachable = production_command(&["serve", "--port", "0"], &empty, "p").await;
     unreachable.env("DATABASE_URL", "postgres://someone:hunter2@127.0.0.1:9/z");
-    let ended = run(unreachable).await.failed(1, &["cannot reach PostgreSQL", "DATABASE_URL"]);
+    let ended = run(unreachable).await.failed(1, &["cannot reach PostgreSQL at 127.0.0.1:9", "DATABASE_URL"]);
     assert!(!ended.stderr.contains("hunter2"));
 
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -83,7 +81,9 @@ async fn invalid_settings_are_named() {
         ("MAIL_FROM", "invalid", "MAIL_FROM \"invalid\" is not an address"),
         ("BACKEND_CORS_ORIGINS", "[\"https://a.example.com\"", "BACKEND_CORS_ORIGINS is not a JSON list"),
         ("BACKEND_CORS_ORIGINS", "*", "BACKEND_CORS_ORIGINS has \"*\""),
+        ("BACKEND_CORS_ORIGINS", "https://a.example/x", "an origin has no path: remove /x"),
         ("PUBLIC_URL", "example.com", "PUBLIC_URL \"example.com\" is not the URL of a site"),
+        ("PUBLIC_URL", "https://example.com/app", "the path /app"),
         ("FRONTEND_URL", "ftp://example.com", "FRONTEND_URL \"ftp://example.com\""),
         ("LOG_LEVEL", "loud", "LOG_LEVEL has \"loud\""),
         ("FIRST_SUPERUSER_EMAIL", "invalid", "FIRST_SUPERUSER_EMAIL \"invalid\""),
@@ -182,6 +182,7 @@ fn settings_are_documented() {
     let cli = Cli::command();
     let commands = ["serve", "worker", "dev"].map(|name| cli.find_subcommand(name).unwrap());
     let mut groups: Vec<(String, Vec<String>)> = Vec::new();
+    let mut secrets = Vec::new();
     for arg in commands.into_iter().flat_map(clap::Command::get_arguments) {
         let Some(name) = arg.get_env() else { continue };
         let heading = arg.get_help_heading().unwrap();
@@ -189,7 +190,11 @@ fn settings_are_documented() {
             groups.push((heading.to_owned(), Vec::new()));
             groups.len() - 1
         });
-        let row = row(name.to_str().unwrap(), arg);
+        let name = name.to_str().unwrap();
+        if arg.is_hide_env_values_set() && !secrets.contains(&name) {
+            secrets.push(name);
+        }
+        let row = row(name, arg);
         if !groups[at].1.contains(&row) {
             groups[at].1.push(row);
         }
@@ -199,7 +204,9 @@ fn settings_are_documented() {
         text +=
             &format!("## {heading}\n\n| setting | default | meaning |\n|---|---|---|\n{}\n", rows.concat());
     }
-    text += "## Old names\n\n| old name | present name |\n|---|---|\n";
+    text += "## Secrets in files\n\n| variable | the file has |\n|---|---|\n";
+    text.extend(secrets.iter().map(|name| format!("| `{name}_FILE` | `{name}` |\n")));
+    text += "\n## Old names\n\n| old name | present name |\n|---|---|\n";
     text.extend(RENAMED_VARIABLES.iter().map(|(old, new)| format!("| `{old}` | `{new}` |\n")));
 
     let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/settings.md");
@@ -213,9 +220,9 @@ fn settings_are_documented() {
 }
 
 fn row(name: &str, arg: &clap::Arg) -> String {
-    let visible = |value: &str| !value.is_empty() && !value.starts_with("changethis");
     let defaults = arg.get_default_values().iter().map(|value| value.to_str().unwrap());
-    let default: String = defaults.filter(|value| visible(value)).map(|value| format!("`{value}`")).collect();
+    let default: String =
+        defaults.filter(|value| !value.is_empty()).map(|value| format!("`{value}`")).collect();
     let meaning = arg.get_help().unwrap().to_string().replace('|', "\\|");
     format!("| `{name}` | {default} | {}. |\n", meaning.trim_end_matches('.'))
 }

@@ -79,5 +79,6 @@ mod request_headers;
 mod scripts;
 mod secrets_in_logs;
 mod security_events;
+mod settings_sources;
 mod tree;
 mod user_jobs;

@@ -53,7 +53,7 @@ where
     let inner = Compression { inner };
     let inner = Cors { inner, origins: cors_origins };
     let inner = Admission { inner, app: app.clone(), catalog: catalog.clone(), hosts };
-    let (log_client_address, debug) = (app.config.core.log_client_address, app.config.core.debug);
+    let (log_client_address, debug) = (app.config.logs.log_client_address, app.config.core.debug);
     let inner = DefaultHeaders { inner, app }.with(headers::security(https));
     let inner = RequestSpan { inner };
     let inner = AccessLog { inner, catalog, log_client_address, debug };

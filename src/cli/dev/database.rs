@@ -5,8 +5,7 @@
 
 use std::io::{IsTerminal, Write};
 
-use anyhow::{Context, bail};
-use secrecy::ExposeSecret;
+use anyhow::bail;
 
 use crate::{
     app::App,
@@ -24,9 +23,7 @@ use crate::{
 /// # Errors
 /// If the database cannot be reached, or if it has pending migrations that the developer does not want to apply.
 pub(super) async fn confirm_migrations(database: &Database) -> anyhow::Result<bool> {
-    let conn = db::connect(database)
-        .await
-        .with_context(|| format!("cannot use {}: check DATABASE_URL", database.location()))?;
+    let conn = db::connect(database).await?;
     let pending = migrations::pending(&conn).await?;
     if pending.is_empty() {
         return Ok(false);
@@ -58,8 +55,8 @@ pub(super) async fn confirm_migrations(database: &Database) -> anyhow::Result<bo
 /// If the database does not answer.
 pub(super) async fn create_private_admin(app: &App) -> anyhow::Result<String> {
     let settings = &app.config.auth.admin;
-    let (email, password) =
-        (&settings.first_superuser_email, settings.first_superuser_password.expose_secret());
+    let email = &settings.first_superuser_email;
+    let password = settings.chosen_password().unwrap_or(DEFAULT_ADMIN_PASSWORD);
     let mut conn = app.db.get().await?;
     let admin = ensure_admin(&mut conn, &app.passwords, email, Some(password.to_owned())).await?;
     if admin == Admin::PlainUser {

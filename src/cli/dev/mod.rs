@@ -2,7 +2,7 @@ mod database;
 mod servers;
 
 use std::{
-    fs::{self, File, TryLockError},
+    fs::{self, File},
     io::{self, Write},
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
@@ -16,6 +16,7 @@ use url::{Host, Url};
 
 use self::servers::Servers;
 use super::{
+    environment::Findings,
     serve::{bind, serve},
     shutdown::Shutdown,
     startup::{check_dev_settings, is_loopback, migrate as apply_migrations, refuse_default_password},
@@ -24,8 +25,9 @@ use super::{
 use crate::{
     api::PREFIX,
     app::App,
-    config::{self, Config, DEFAULT_ADMIN_PASSWORD, FirstAdmin, Http, Listen, secret},
-    dev, logging,
+    config::{self, Config, FirstAdmin, Http, Listen, secret},
+    dev::{self, DEFAULT_STATE_DIR, LOCK_FILE, RunningServers},
+    logging,
     queue::{Options, Queues},
     security,
 };
@@ -38,7 +40,8 @@ const MIN_KEY_CHARS: usize = 32;
 /// Run the whole product in this terminal, for development.
 ///
 /// Starts a private PostgreSQL and Redis unless DATABASE_URL and REDIS_URL are set, applies migrations, creates the admin,
-/// and runs the API and a worker. All data is in `.saas`. Ctrl-C stops everything that was started.
+/// and runs the API and a worker. All data is in `.saas`. Ctrl-C stops everything that was started. Meanwhile, the other
+/// commands use these servers if they run in the same directory and no others are configured.
 ///
 /// A database that you configure is migrated only if you confirm it or add --migrate, and gets no admin with the default
 /// password.
@@ -54,7 +57,7 @@ pub(super) struct Args {
     #[arg(long)]
     migrate: bool,
     /// Directory of the servers' data, the captured mails and the keys of this project.
-    #[arg(long, default_value = ".saas", value_name = "DIR")]
+    #[arg(long, default_value = DEFAULT_STATE_DIR, value_name = "DIR")]
     state_dir: PathBuf,
     /// Queues to take jobs from.
     #[arg(long, default_value = "default", value_name = "NAMES")]
@@ -70,11 +73,12 @@ pub(super) struct Args {
 }
 
 impl Args {
-    pub(super) async fn run(mut self) -> anyhow::Result<ExitCode> {
+    pub(super) async fn run(mut self, findings: &Findings) -> anyhow::Result<ExitCode> {
         self.config.core.debug = true;
-        let _log = logging::init(&self.config.core)?;
-        let shutdown = Shutdown::on_signals()?;
         check_dev_settings(&self.config, &self.http)?;
+        let _log = logging::init(&self.config.core, &self.config.logs)?;
+        findings.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        let shutdown = Shutdown::on_signals()?;
         let is_private = !self.config.database.is_set();
         if is_private {
             refuse_public_default(self.listen.host, &self.config.auth.admin)?;
@@ -87,7 +91,7 @@ impl Args {
                 () = shutdown.graceful.cancelled() => return Ok(ExitCode::SUCCESS),
             };
         }
-        let _lock = lock(&self.state_dir)?;
+        let _lock = dev::lock_state(&self.state_dir).await?;
         if self.reset {
             if !is_private {
                 let database = self.config.database.location();
@@ -96,15 +100,20 @@ impl Args {
                     "--reset deletes the data of the private servers, not this database"
                 );
             }
-            dev::wipe(&self.state_dir, &["lock"]).await.context("cannot delete the data of earlier runs")?;
+            dev::wipe(&self.state_dir, &[LOCK_FILE])
+                .await
+                .context("cannot delete the data of earlier runs")?;
         }
+        let state_dir = self.state_dir.clone();
         let mut servers = Servers::default();
         let result = tokio::select! {
             result = self.run_product(&mut servers, listener, &shutdown) => result,
             () = shutdown.immediate.cancelled() => Ok(()),
         };
+        let removed = RunningServers::remove(&state_dir);
         servers.stop().await;
         result?;
+        removed.context("cannot remove the URLs of the private servers")?;
         Ok(ExitCode::SUCCESS)
     }
 
@@ -121,6 +130,7 @@ impl Args {
             () = shutdown.graceful.cancelled() => return Ok(()),
         };
         started?;
+        servers.running().publish(&state_dir).context("cannot write the URLs of the private servers")?;
         if secret(&config.auth.secret_key).is_none() {
             config.auth.secret_key = Some(project_key(&state_dir, "secret-key")?);
         }
@@ -167,26 +177,6 @@ impl Args {
     }
 }
 
-/// Locks the state directory until this process ends.
-///
-/// # Errors
-/// If another `saas dev` uses the directory.
-fn lock(dir: &Path) -> anyhow::Result<File> {
-    dev::create_private_dir(dir).with_context(|| format!("cannot create the directory {}", dir.display()))?;
-    let path = dir.join("lock");
-    let file = dev::open_private_file(&path, File::options().truncate(false))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => bail!(
-            "`saas dev` already runs in this directory ({}): stop it, or use another --state-dir and --port",
-            path.display()
-        ),
-        Err(TryLockError::Error(error)) => {
-            Err(error).with_context(|| format!("cannot lock {}", path.display()))
-        }
-    }
-}
-
 /// Creates the directory of captured mails, whose links let anyone set a password.
 fn private_mail_dir(dir: &Path) -> io::Result<()> {
     dev::create_private_dir(dir)?;
@@ -229,7 +219,7 @@ async fn create_admin(app: &App, is_private: bool, host: IpAddr) -> anyhow::Resu
 
 /// Refuses to let other machines log in with the default password, which is public.
 fn refuse_public_default(host: IpAddr, admin: &FirstAdmin) -> anyhow::Result<()> {
-    if is_loopback(host) || admin.first_superuser_password.expose_secret() != DEFAULT_ADMIN_PASSWORD {
+    if is_loopback(host) || admin.chosen_password().is_some() {
         return Ok(());
     }
     bail!(

@@ -1,8 +1,8 @@
 use std::path::Path;
 
 use crate::{
-    config::{Config, secret},
-    dev::{Purpose, Server},
+    config::Config,
+    dev::{Purpose, RunningServers, Server},
 };
 
 /// The private servers that this run has started.
@@ -23,12 +23,18 @@ impl Servers {
             config.database.database_url = Some(server.url.clone());
             self.postgres = Some(server);
         }
-        if secret(&config.redis.redis_url).is_none() && config.redis.redis_host.is_none() {
+        if !config.redis.is_set() {
             let server = Server::redis(dir, Purpose::Development).await?;
             config.redis.redis_url = Some(server.url.clone());
             self.redis = Some(server);
         }
         Ok(())
+    }
+
+    /// Returns the URLs of the servers, for other commands.
+    pub(super) fn running(&self) -> RunningServers {
+        let url = |server: &Option<Server>| server.as_ref().map(|server| server.url.clone());
+        RunningServers { database_url: url(&self.postgres), redis_url: url(&self.redis) }
     }
 
     /// Stops the servers and waits until they have ended.

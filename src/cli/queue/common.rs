@@ -14,10 +14,14 @@ use crate::{
 };
 
 /// Adds what to check if Redis is unavailable.
-pub(super) fn explain(error: anyhow::Error) -> anyhow::Error {
+pub(super) fn explain(error: anyhow::Error, settings: &Redis) -> anyhow::Error {
     let is_unavailable = matches!(error.downcast_ref::<Error>(), Some(Error::Unavailable(_)));
     match is_unavailable {
-        true => error.context("cannot use Redis: check REDIS_URL and that the server is running"),
+        true => error.context(format!(
+            "cannot use Redis: check {} and that a server is running at {}",
+            settings.setting_name(),
+            settings.location()
+        )),
         false => error,
     }
 }
@@ -69,7 +73,15 @@ pub(super) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+
+    #[derive(Parser)]
+    struct Settings {
+        #[command(flatten)]
+        redis: Redis,
+    }
 
     #[test]
     fn queue_names_are_checked() {
@@ -89,9 +101,13 @@ mod tests {
 
     #[test]
     fn only_unavailability_is_explained() {
-        let unavailable = explain(Error::Unavailable("Connection refused".into()).into());
-        assert!(format!("{unavailable:#}").contains("check REDIS_URL"), "{unavailable:#}");
-        let other = explain(Error::UnknownJob("1".into()).into());
+        let flags = ["test", "--redis-url=redis://:hunter2@h:7/0"];
+        let Settings { redis } = Settings::parse_from(flags);
+        let unavailable = explain(Error::Unavailable("Connection refused".into()).into(), &redis);
+        let text = format!("{unavailable:#}");
+        assert!(text.contains("check REDIS_URL") && text.contains("at h:7: "), "{text}");
+        assert!(!text.contains("hunter2"), "{text}");
+        let other = explain(Error::UnknownJob("1".into()).into(), &redis);
         assert_eq!(format!("{other:#}"), "there is no job 1; it may have expired");
     }
 }

@@ -21,7 +21,7 @@ pub(super) struct Requeue {
     #[arg(long, value_name = "QUEUE")]
     all: Option<String>,
     #[command(flatten)]
-    redis: Redis,
+    pub(super) redis: Redis,
 }
 
 impl Requeue {
@@ -57,7 +57,7 @@ pub(super) struct Cancel {
     #[arg(value_name = "ID", required = true)]
     ids: Vec<String>,
     #[command(flatten)]
-    redis: Redis,
+    pub(super) redis: Redis,
 }
 
 impl Cancel {
@@ -86,11 +86,11 @@ impl Cancel {
 
 /// The arguments of a command on one queue, which need not exist.
 #[derive(clap::Args)]
-struct Target {
+pub(super) struct Target {
     #[arg(value_parser = parse_queue_name)]
     queue: String,
     #[command(flatten)]
-    redis: Redis,
+    pub(super) redis: Redis,
 }
 
 impl Target {
@@ -110,7 +110,7 @@ impl Target {
 #[derive(clap::Args)]
 pub(super) struct Pause {
     #[command(flatten)]
-    target: Target,
+    pub(super) target: Target,
 }
 
 impl Pause {
@@ -126,7 +126,7 @@ impl Pause {
 #[derive(clap::Args)]
 pub(super) struct Resume {
     #[command(flatten)]
-    target: Target,
+    pub(super) target: Target,
 }
 
 impl Resume {
@@ -150,7 +150,7 @@ pub(super) struct Limit {
     #[arg(long, value_name = "RATE|none", value_parser = parse_rate)]
     rate: Option<NewLimit<Rate>>,
     #[command(flatten)]
-    target: Target,
+    pub(super) target: Target,
 }
 
 /// A new limit, or `None` to remove it.

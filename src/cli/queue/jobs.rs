@@ -30,7 +30,7 @@ pub(super) struct Failed {
     #[command(flatten)]
     page: Page,
     #[command(flatten)]
-    redis: Redis,
+    pub(super) redis: Redis,
 }
 
 /// List the jobs of a queue that are in one state.
@@ -46,7 +46,7 @@ pub(super) struct Listing {
     #[command(flatten)]
     page: Page,
     #[command(flatten)]
-    redis: Redis,
+    pub(super) redis: Redis,
 }
 
 /// Show all details of one job.
@@ -57,7 +57,7 @@ pub(super) struct Show {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    redis: Redis,
+    pub(super) redis: Redis,
 }
 
 /// The part of a list, and its format.

@@ -22,6 +22,8 @@ use clap::Subcommand;
 
 use common::explain;
 
+use crate::config::Redis;
+
 /// Inspect and operate the job queues.
 ///
 /// Connects only to Redis. Lists are tables with times in UTC, or JSON with --json.
@@ -59,11 +61,28 @@ enum Action {
 
 impl Args {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
-        self.action.run().await.map_err(explain)
+        let redis = self.action.redis().clone();
+        self.action.run().await.map_err(|error| explain(error, &redis))
     }
 }
 
 impl Action {
+    fn redis(&self) -> &Redis {
+        match self {
+            Self::Stats(args) => &args.redis,
+            Self::Failed(args) => &args.redis,
+            Self::Jobs(args) => &args.redis,
+            Self::Show(args) => &args.redis,
+            Self::Requeue(args) => &args.redis,
+            Self::Cancel(args) => &args.redis,
+            Self::Pause(args) => &args.target.redis,
+            Self::Resume(args) => &args.target.redis,
+            Self::Limit(args) => &args.target.redis,
+            Self::Purge(args) => &args.redis,
+            Self::Workers(args) => &args.redis,
+        }
+    }
+
     async fn run(self) -> anyhow::Result<ExitCode> {
         match self {
             Self::Stats(args) => args.run().await,

@@ -37,7 +37,7 @@ pub(super) struct Args {
         value_parser = parse_seconds)]
     watch: Option<Duration>,
     #[command(flatten)]
-    redis: Redis,
+    pub(super) redis: Redis,
 }
 
 fn parse_seconds(text: &str) -> Result<Duration, &'static str> {
@@ -84,7 +84,7 @@ impl Args {
                 Err(error @ Error::Unavailable(_)) => {
                     write!(out, "{clear}")?;
                     out.flush()?;
-                    let error = explain(error.into());
+                    let error = explain(error.into(), &self.redis);
                     writeln!(std::io::stderr(), "error: {}", crate::error::chain(error.as_ref()))?;
                 }
                 Err(error) => return Err(error.into()),

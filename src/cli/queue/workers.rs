@@ -18,7 +18,7 @@ pub(super) struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    redis: Redis,
+    pub(super) redis: Redis,
 }
 
 impl Args {

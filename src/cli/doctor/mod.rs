@@ -1,3 +1,5 @@
+mod settings;
+
 use std::{io::Write, process::ExitCode};
 
 use anyhow::{Context, bail};
@@ -5,16 +7,18 @@ use chrono::Utc;
 use diesel::{QueryableByName, sql_types::Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
-use super::startup::{default_password_problem, weaknesses};
+use super::{
+    environment::Findings,
+    startup::{CREATE_ADMIN, default_password_problem},
+};
 use crate::{
     app,
-    config::{Config, Http, secret},
+    config::{self, Config, Http, Listen},
     db::{
         self,
         migrations::{self, Migrations},
     },
-    mail::Mailer,
-    models::outbox::OutboxRow,
+    models::{outbox::OutboxRow, user::User},
     redis_pool::RedisPool,
     security::{self, Passwords},
     services::{
@@ -26,7 +30,8 @@ use crate::{
 /// Check that the product can run here.
 ///
 /// Prints one line for each check, and the fix beside each failure: settings, mail, PostgreSQL, migrations, rights, admins,
-/// addresses, Redis, clock, disk.
+/// addresses, Redis, clock, disk. The settings are those of `saas serve` and `saas worker`. While `saas dev` runs in this
+/// directory, and no other servers are configured, its servers are checked.
 /// Exits with 1 if a check fails.
 #[derive(clap::Args)]
 #[command(
@@ -36,8 +41,13 @@ pub(super) struct Args {
     /// Print a new random key and exit.
     #[arg(long)]
     generate_secret: bool,
+    // Values that cannot be parsed are among the findings.
+    #[command(flatten)]
+    _listen: Listen,
     #[command(flatten)]
     http: Http,
+    #[command(flatten)]
+    _worker: config::Worker,
     #[command(flatten)]
     config: Config,
 }
@@ -60,12 +70,12 @@ const MAX_LISTED_ADDRESSES: i64 = 20;
 /// The most admins whose passwords are verified, those with the newest passwords first.
 const MAX_CHECKED_ADMINS: u32 = 100;
 
-#[derive(Default)]
-struct Report {
+struct Report<'a> {
     failures: u32,
+    findings: &'a Findings,
 }
 
-impl Report {
+impl Report<'_> {
     fn add(&mut self, name: &str, result: anyhow::Result<Finding>) {
         let (mark, text) = match result {
             Ok(Passed(text)) => ("ok  ", text),
@@ -75,18 +85,22 @@ impl Report {
                 ("FAIL", crate::error::chain(error.as_ref()))
             }
         };
+        let places = self.findings.places_of(&text);
+        let places = if places.is_empty() { String::new() } else { format!(" ({})", places.join("; ")) };
+        // A message of a library may have several lines.
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
         // If standard output is closed, the exit code still reports the failure.
-        let _ = writeln!(std::io::stdout(), "{mark}  {name:<11} {text}");
+        let _ = writeln!(std::io::stdout(), "{mark}  {name:<11} {text}{places}");
     }
 }
 
 impl Args {
-    pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
+    pub(super) async fn run(self, findings: &Findings) -> anyhow::Result<ExitCode> {
         if self.generate_secret {
             writeln!(std::io::stdout(), "{}", security::random_secret()?)?;
             return Ok(ExitCode::SUCCESS);
         }
-        let mut report = Report::default();
+        let mut report = Report { failures: 0, findings };
         self.settings(&mut report);
         match db::connect(&self.config.database).await {
             Ok(conn) => {
@@ -102,27 +116,32 @@ impl Args {
                 }
                 report.add("clock", clock(&conn).await);
             }
-            Err(error) => {
-                report.add(
-                    "database",
-                    Err(error
-                        .context("cannot use PostgreSQL: check DATABASE_URL and that the server is running")),
-                )
-            }
+            Err(error) => report.add("database", Err(error)),
         }
         match redis(&self.config).await {
             Ok(findings) => findings.into_iter().for_each(|finding| report.add("redis", finding)),
-            Err(error) => report.add(
-                "redis",
-                Err(error.context("cannot use Redis: check REDIS_URL and that the server is running")),
-            ),
+            Err(error) if !self.config.redis.problems().is_empty() => report.add("redis", Err(error)),
+            Err(error) => {
+                let (name, server) = (self.config.redis.setting_name(), self.config.redis.location());
+                let hint = format!("cannot use Redis: check {name} and that a server is running at {server}");
+                report.add("redis", Err(error.context(hint)));
+            }
         }
         report.add("disk", disk());
         Ok(if report.failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
-    /// Looks for active admins with the default password.
+    /// Looks for active admins with the default password, and whether there is an admin.
     async fn admins(&self, conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
+        let password = self.config.auth.admin.chosen_password();
+        if !User::any_admin(conn).await? {
+            return Ok(match password {
+                Some(_) => Passed("there is none yet: `saas serve` creates FIRST_SUPERUSER_EMAIL".into()),
+                None => Warning(format!(
+                    "FIRST_SUPERUSER_PASSWORD is not set, and there is no admin: {CREATE_ADMIN}"
+                )),
+            });
+        }
         let passwords = Passwords::new(self.config.auth.hashing.bcrypt_cost);
         let admins = admin_password::with_default(conn, &passwords, MAX_CHECKED_ADMINS).await?;
         match default_password_problem(&admins) {
@@ -141,70 +160,6 @@ impl Args {
             _ if self.sends_mail() => Passed(format!("mails that a worker will send: {count}{more}")),
             _ => Warning(format!("mails that wait for a mail server: {count}{more}")),
         })
-    }
-
-    /// Returns whether mails are sent or captured.
-    fn sends_mail(&self) -> bool {
-        self.config.core.debug || self.config.mail.smtp_url.is_set()
-    }
-
-    fn settings(&self, report: &mut Report) {
-        let (problems, weaknesses) = (self.config.unsafe_settings(), weaknesses(&self.config));
-        if problems.is_empty() && !self.config.core.debug {
-            let text = match (weaknesses.is_empty(), self.sends_mail()) {
-                (true, true) => "safe for production",
-                (true, false) => "nothing is unsafe, but no mail is sent",
-                (false, _) => "nothing stops `saas serve` and `saas worker`",
-            };
-            report.add("settings", Ok(Passed(text.into())));
-        }
-        problems.into_iter().for_each(|problem| report.add("settings", Err(anyhow::anyhow!(problem))));
-        weaknesses.into_iter().for_each(|weakness| report.add("settings", Ok(Warning(weakness))));
-        report.add("http", none_of(self.http.problems(), || Passed("the origins are valid".into())));
-        let mail = &self.config.mail;
-        report.add(
-            "mail",
-            none_of(mail.problems(), || match mail.smtp_url.is_set() {
-                true => Passed("mails are sent by SMTP".into()),
-                false if self.config.core.debug => {
-                    Warning("no SMTP_URL: mails are captured, not sent".into())
-                }
-                false => Warning(
-                    "no SMTP_URL: no mail is sent. Users cannot confirm an address or reset a password. Mails wait in \
-                     the outbox until SMTP_URL is set, and are dropped when they are too old"
-                        .into(),
-                ),
-            }),
-        );
-        report.add("links", Mailer::new(&self.config).map(|mailer| links(&mailer, mail.has_link_target())));
-        report.add(
-            "two-factor",
-            Ok(match secret(&self.config.auth.two_factor_key) {
-                Some(_) => Passed("users can turn it on".into()),
-                None => Warning(
-                    "no TWO_FACTOR_KEY: users cannot turn it on; `saas doctor --generate-secret` prints a key"
-                        .into(),
-                ),
-            }),
-        );
-    }
-}
-
-/// Fails with all problems if there are any.
-fn none_of(problems: Vec<String>, finding: impl FnOnce() -> Finding) -> anyhow::Result<Finding> {
-    match problems.is_empty() {
-        true => Ok(finding()),
-        false => Err(anyhow::anyhow!(problems.join("; "))),
-    }
-}
-
-fn links(mailer: &Mailer, has_target: bool) -> Finding {
-    let example = mailer.link("verify-email", "...");
-    match has_target {
-        true => Passed(format!("links in mails look like {example}")),
-        false => Warning(format!(
-            "links in mails look like {example}: set PUBLIC_URL, or FRONTEND_URL if a front end has the pages"
-        )),
     }
 }
 

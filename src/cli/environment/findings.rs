@@ -1,0 +1,69 @@
+//! What is reported about the settings of a command.
+
+use std::{fmt, path::PathBuf};
+
+/// What was found while the settings were read.
+#[derive(Default)]
+pub(in crate::cli) struct Findings {
+    /// Values that cannot be read, each with the place that it comes from.
+    pub(in crate::cli) problems: Vec<String>,
+    pub(in crate::cli) warnings: Vec<String>,
+    /// Settings that come from another place than their variable, and the place.
+    pub(super) places: Vec<(String, String)>,
+}
+
+/// Where a value comes from.
+pub(super) enum Place {
+    Variable(String),
+    Line { name: String, line: usize },
+    File { variable: String, path: PathBuf },
+}
+
+impl Place {
+    /// Describes the place, unless it is the variable of the setting.
+    pub(super) fn unless_variable(&self, setting: &str) -> Option<String> {
+        match self {
+            Self::Variable(name) if name == setting => None,
+            Self::Variable(name) => Some(format!("the variable {name}")),
+            Self::Line { name, line } if name == setting => Some(format!("line {line} of .env")),
+            Self::Line { name, line } => Some(format!("{name} in line {line} of .env")),
+            Self::File { variable, path } => Some(format!("the file {} ({variable})", path.display())),
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Variable(name) => write!(f, "environment variable {name}"),
+            Self::Line { name, line } => write!(f, "{name} in line {line} of .env"),
+            Self::File { variable, path } => write!(f, "the content of {} ({variable})", path.display()),
+        }
+    }
+}
+
+impl Findings {
+    /// Returns where the settings that a message names come from, such as `DATABASE_URL is from line 3 of .env`.
+    pub(in crate::cli) fn places_of(&self, message: &str) -> Vec<String> {
+        let named = self.places.iter().filter(|(name, _)| mentions(message, name));
+        named.map(|(name, place)| format!("{name} is from {place}")).collect()
+    }
+}
+
+/// Returns whether a text has a name that is not a part of a longer one.
+fn mentions(text: &str, name: &str) -> bool {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    text.match_indices(name)
+        .any(|(at, _)| !text[..at].ends_with(is_part) && !text[at + name.len()..].starts_with(is_part))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_names_are_found_in_messages() {
+        assert!(mentions("SECRET_KEY is short", "SECRET_KEY") && mentions("set PORT.", "PORT"));
+        assert!(!mentions("SECRET_KEY_PREVIOUS is short", "SECRET_KEY") && !mentions("REDIS_PORT", "PORT"));
+    }
+}

@@ -1,0 +1,242 @@
+//! Where the values of settings come from: the environment, files with secrets, `.env`, and a running `saas dev`.
+//!
+//! The values of the selected command become flags of its command line. So a setting is read only by a command that uses
+//! it, and the environment of the process, which its children inherit, gets no secret.
+//!
+//! | file | concern |
+//! |---|---|
+//! | `dotenv` | the format of `.env` |
+//! | `names` | the names of all variables |
+//! | `value` | the normal form of a value |
+//! | `findings` | what is reported |
+
+mod dotenv;
+mod findings;
+mod names;
+mod value;
+
+use std::{
+    ffi::{OsStr, OsString},
+    path::{Path, PathBuf},
+};
+
+use clap::{Arg, ArgMatches, parser::ValueSource};
+use secrecy::ExposeSecret;
+
+pub(super) use findings::Findings;
+
+use crate::{
+    config::RENAMED_VARIABLES,
+    dev::{DEFAULT_STATE_DIR, RunningServers},
+};
+use dotenv::Dotenv;
+use findings::Place;
+use names::{Names, file_variable};
+use value::{check, normal_form, read_secret, trimmed};
+
+const DOTENV_FILE: &str = ".env";
+
+/// The variables of the environment and of `.env`.
+pub(super) struct Environment {
+    names: Names,
+    dotenv: Dotenv,
+}
+
+/// The settings of one command.
+#[derive(Default)]
+pub(super) struct Settings {
+    /// A flag for each setting that has a value.
+    pub(super) flags: Vec<OsString>,
+    pub(super) findings: Findings,
+    /// Whether the servers of a running `saas dev` are used.
+    pub(super) uses_dev_servers: bool,
+}
+
+/// A value, and where it comes from.
+struct Found {
+    value: OsString,
+    place: Place,
+}
+
+/// Makes a command read no variables.
+pub(super) fn without_variables(command: clap::Command) -> clap::Command {
+    command.mut_args(|arg| arg.env(None::<&'static str>)).mut_subcommands(without_variables)
+}
+
+/// Chooses the variable that the help of each argument shows: its own, or the one of an earlier release if only that is
+/// set. A blank variable counts as not set.
+pub(super) fn with_variables(command: clap::Command) -> clap::Command {
+    command.mut_args(choose_variable).mut_subcommands(with_variables)
+}
+
+fn choose_variable(arg: Arg) -> Arg {
+    let Some(name) = arg.get_env().map(ToOwned::to_owned) else { return arg };
+    let has_value = |variable: &OsStr| std::env::var_os(variable).is_some_and(|value| !is_blank(&value));
+    if has_value(&name) {
+        return arg;
+    }
+    match name.to_str().and_then(|name| old_names(name).find(|old| has_value(old.as_ref()))) {
+        Some(old) => arg.env(old),
+        None if std::env::var_os(&name).is_some() => arg.env(None::<&'static str>),
+        None => arg,
+    }
+}
+
+fn old_names(name: &str) -> impl Iterator<Item = &'static str> {
+    RENAMED_VARIABLES.iter().filter(move |(_, new)| *new == name).map(|(old, _)| *old)
+}
+
+fn is_blank(value: &OsStr) -> bool {
+    value.to_string_lossy().trim().is_empty()
+}
+
+impl Environment {
+    /// Reads `.env` from the working directory. `command` has the settings of all commands.
+    pub(super) fn read(command: &clap::Command) -> Self {
+        let names = Names::of(command);
+        let dotenv = dotenv::read(Path::new(DOTENV_FILE), &|name| names.is_secret(name));
+        Self { names, dotenv }
+    }
+
+    /// Sets the variables of `.env` that are not settings in the environment, where libraries find them. A variable that is
+    /// set already wins.
+    pub(super) fn export_other_variables(&self) {
+        let others = self.dotenv.variables.iter().filter(|variable| !self.names.has(&variable.name));
+        let escaped = |value: &str| {
+            value.replace('\\', r"\\").replace('"', "\\\"").replace('$', "\\$").replace('\n', "\\n")
+        };
+        let lines = others.map(|variable| format!("{}=\"{}\"\n", variable.name, escaped(&variable.value)));
+        // It reads what is written here, so it does not fail.
+        let _ = dotenvy::from_read(lines.collect::<String>().as_bytes());
+    }
+
+    /// Returns the settings of a command. `given` are the arguments of its command line, which win.
+    pub(super) fn settings(&self, path: &[&str], command: &clap::Command, given: &ArgMatches) -> Settings {
+        let mut settings = Settings::default();
+        let mut unset = Vec::new();
+        let mut reads_settings = false;
+        for arg in command.get_arguments() {
+            let Some(name) = arg.get_env().and_then(OsStr::to_str) else { continue };
+            reads_settings = true;
+            if given.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine) {
+                continue;
+            }
+            match self.find(name, arg.is_hide_env_values_set()) {
+                Ok(Some(found)) => settings.add(name, arg, &found),
+                Ok(None) => unset.push(name),
+                Err(problem) => settings.findings.problems.push(problem),
+            }
+        }
+        if reads_settings {
+            self.report_lines(&mut settings.findings);
+        }
+        // `saas dev` starts servers of its own.
+        if path != ["dev"] && !self.is_debug_off(given) {
+            settings.add_dev_servers(&unset);
+        }
+        // The private databases of `saas dev` are not checked for production.
+        if path == ["doctor"] && settings.uses_dev_servers && unset.contains(&"DEBUG") {
+            settings.flags.push("--debug=true".into());
+        }
+        settings
+    }
+
+    /// Returns the value of a setting, by its own name or an old one.
+    fn find(&self, name: &str, is_secret: bool) -> Result<Option<Found>, String> {
+        let direct =
+            self.variable(name).or_else(|| old_names(name).find_map(|old_name| self.variable(old_name)));
+        let file = is_secret.then(|| self.variable(&file_variable(name))).flatten();
+        match (direct, file) {
+            (direct, None) => Ok(direct),
+            (Some(direct), Some(file)) => {
+                Err(format!("{} and {} are both set: remove one of them", direct.place, file.place))
+            }
+            (None, Some(file)) => {
+                let path = PathBuf::from(trimmed(&file.value));
+                let value = read_secret(&path)
+                    .map_err(|why| format!("{} names {}, {why}", file.place, path.display()))?;
+                Ok(Some(Found { value, place: Place::File { variable: file_variable(name), path } }))
+            }
+        }
+    }
+
+    /// Returns a variable. A blank one counts as not set, also if `.env` has another value.
+    fn variable(&self, name: &str) -> Option<Found> {
+        let found = match (std::env::var_os(name), self.dotenv.get(name)) {
+            (Some(value), _) => Found { value, place: Place::Variable(name.to_owned()) },
+            (None, Some(variable)) => Found {
+                value: variable.value.clone().into(),
+                place: Place::Line { name: name.to_owned(), line: variable.line },
+            },
+            (None, None) => return None,
+        };
+        Some(found).filter(|found| !is_blank(&found.value))
+    }
+
+    /// Reports the lines of `.env` that cannot be read, and misspelled names. What is wrong with a variable that no command
+    /// reads is a warning.
+    fn report_lines(&self, findings: &mut Findings) {
+        for problem in &self.dotenv.problems {
+            let is_setting = problem.name.as_ref().is_none_or(|name| self.names.has(name));
+            let list = if is_setting { &mut findings.problems } else { &mut findings.warnings };
+            list.push(problem.text.clone());
+        }
+        for variable in self.dotenv.variables.iter().filter(|variable| !self.names.has(&variable.name)) {
+            if let Some(meant) = self.names.similar(&variable.name) {
+                findings.warnings.push(format!(
+                    "line {} of .env sets {}, which is not a setting: write {meant} if you mean that",
+                    variable.line, variable.name
+                ));
+            }
+        }
+    }
+
+    /// Returns whether `DEBUG` is set to a value that turns it off, as for production.
+    fn is_debug_off(&self, given: &ArgMatches) -> bool {
+        if let Ok(Some(debug)) = given.try_get_one::<bool>("debug")
+            && given.value_source("debug") == Some(ValueSource::CommandLine)
+        {
+            return !debug;
+        }
+        let text =
+            self.variable("DEBUG").map(|found| found.value.to_string_lossy().trim().to_ascii_lowercase());
+        text.is_some_and(|text| ["false", "f", "no", "n", "off", "0"].contains(&&*text))
+    }
+}
+
+impl Settings {
+    /// Adds the value of a setting, or why the command cannot use it.
+    fn add(&mut self, name: &str, arg: &Arg, found: &Found) {
+        let Some(long) = arg.get_long() else { return };
+        if let Some(place) = found.place.unless_variable(name) {
+            self.findings.places.push((name.to_owned(), place));
+        }
+        let mut flag = OsString::from(format!("--{long}="));
+        flag.push(normal_form(arg, &found.value));
+        match check(arg, &flag) {
+            Ok(()) => self.flags.push(flag),
+            Err(why) => self.findings.problems.push(format!("{} is refused: {why}", found.place)),
+        }
+    }
+
+    /// Adds the servers of `saas dev` that runs in this directory, for the databases that are not configured.
+    fn add_dev_servers(&mut self, unset: &[&str]) {
+        let is_unset = |names: [&str; 2]| names.iter().all(|name| unset.contains(name));
+        let (database, redis) =
+            (is_unset(["DATABASE_URL", "POSTGRES_SERVER"]), is_unset(["REDIS_URL", "REDIS_HOST"]));
+        if !database && !redis {
+            return;
+        }
+        let Some(servers) = RunningServers::find(Path::new(DEFAULT_STATE_DIR)) else { return };
+        let urls = [
+            ("DATABASE_URL", "--database-url", servers.database_url.filter(|_| database)),
+            ("REDIS_URL", "--redis-url", servers.redis_url.filter(|_| redis)),
+        ];
+        for (name, flag, url) in urls {
+            let Some(url) = url else { continue };
+            self.flags.push(format!("{flag}={}", url.expose_secret()).into());
+            self.findings.places.push((name.to_owned(), "a running `saas dev`".into()));
+            self.uses_dev_servers = true;
+        }
+    }
+}
