@@ -194,7 +194,8 @@ fn reference(text: &str, file: &Dotenv) -> Result<(String, usize), &'static str>
         Ok(value) => Some(value),
         Err(_) => file.get(name).map(|variable| variable.value.clone()),
     };
-    Ok((value.ok_or(DOLLAR)?, name.len() + "${}".len()))
+    // The `$` and the braces are three bytes.
+    Ok((value.ok_or(DOLLAR)?, name.len() + 3))
 }
 
 impl Dotenv {
