@@ -43,7 +43,8 @@ async fn the_password_is_the_one_that_was_written() {
     .enumerate()
     {
         let email = format!("a{number}@example.com");
-        let mut command = with_dotenv(&dir, &["create-admin", "--email", &email], dotenv);
+        let mut command = with_dotenv(&dir, &["create-admin"], dotenv);
+        command.env("FIRST_SUPERUSER_EMAIL", &email);
         command.env("DATABASE_URL", format!("{}\n", database.url)).env("DEBUG", " true\n");
         command.env("BCRYPT_COST", "4\n").envs(variables);
         run(command).await.succeeded();
@@ -270,7 +271,7 @@ async fn the_password_of_the_first_admin_is_optional_but_not_the_default() {
     );
     let mut create =
         production_command(&["create-admin", "--email", "ada@example.com"], &database, "p").await;
-    create.env("FIRST_SUPERUSER_PASSWORD", "correct horse");
+    create.env("FIRST_SUPERUSER_EMAIL", "ada@example.com").env("FIRST_SUPERUSER_PASSWORD", "correct horse");
     run(create).await.succeeded();
 
     let (server, _) = start_server(without_password(&["serve", "--port", "0"], &database).await).await;
