@@ -156,6 +156,23 @@ fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     info.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'))
 }
 
+/// Returns the CPU seconds that the server has used.
+pub async fn cpu_seconds(conn: &mut MultiplexedConnection) -> Result<f64> {
+    let info = info(conn, "cpu").await?;
+    let used =
+        ["used_cpu_sys", "used_cpu_user"].map(|name| field(&info, name).and_then(|text| text.parse().ok()));
+    let [Some(system), Some(user)]: [Option<f64>; 2] = used else { anyhow::bail!("INFO has no CPU time") };
+    Ok(system + user)
+}
+
+/// Returns the CPU seconds that this process has used; 0 where there is no `/proc`.
+pub fn own_cpu_seconds() -> f64 {
+    const TICKS_PER_SECOND: f64 = 100.0;
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+    fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / TICKS_PER_SECOND
+}
+
 /// Describes the server: its version and persistence.
 pub async fn describe(conn: &mut MultiplexedConnection) -> Result<String> {
     let info = info(conn, "server").await?;

@@ -296,11 +296,12 @@ impl Bench {
 
     /// Measures the worker at each concurrency: jobs that do nothing, the same in groups, and jobs of 1 ms beside the same
     /// tasks in a loop without a queue.
-    async fn by_concurrency(&self) -> Result<Table<6>> {
+    async fn by_concurrency(&self) -> Result<Table<7>> {
         let head = [
             "concurrency",
             "no-op jobs/s",
-            "the same in 10 groups",
+            "CPU s per million of them, worker + Redis",
+            "no-op jobs/s in 10 groups",
             "1 ms jobs/s",
             "1 ms tasks/s in a loop",
             "ratio",
@@ -308,12 +309,18 @@ impl Bench {
         let (queue, _) = self.sides("levels").await?;
         let mut table = Table::new(head);
         for concurrency in CONCURRENCY {
-            let [mut plain, mut grouped, mut naps, mut tasks] = <[Rounds; 4]>::default();
+            let [mut plain, mut worker, mut redis, mut grouped, mut naps, mut tasks] =
+                <[Rounds; 6]>::default();
             for round in 1..=self.rounds(3) {
                 eprintln!("concurrency {concurrency}: round {round}");
                 let jobs = self.size(if concurrency == 1 { 20_000 } else { 100_000 });
                 self.fill(&queue, jobs).await?;
+                let mut conn = self.conn.clone();
+                let before = (bare::own_cpu_seconds(), bare::cpu_seconds(&mut conn).await?);
                 plain.push(self.work_at(&queue, concurrency, jobs).await?.rate());
+                let per_million = 1e6 / jobs as f64;
+                worker.push((bare::own_cpu_seconds() - before.0) * per_million);
+                redis.push((bare::cpu_seconds(&mut conn).await? - before.1) * per_million);
                 let calls = (jobs / CALL / GROUPS).max(1);
                 for group in 0..GROUPS {
                     let options = EnqueueOptions { group: Some(format!("g{group}")), ..Default::default() };
@@ -335,6 +342,7 @@ impl Bench {
             table.push([
                 format!("{concurrency}{name}"),
                 plain.show(PER_SECOND),
+                format!("{} + {}", number(worker.median(), 1), number(redis.median(), 1)),
                 grouped.show(PER_SECOND),
                 naps.show(PER_SECOND),
                 tasks.show(PER_SECOND),
