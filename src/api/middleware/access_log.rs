@@ -1,24 +1,23 @@
 //! The access log.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
-use poem::{Endpoint, PathPattern, Request, Response, Result};
+use poem::{PathPattern, Response};
 
+use super::Received;
 use crate::{
     api::{
-        extract::LoggedUser,
         paths::PREFIX,
         problem::{Reason, RouteCatalog},
     },
-    context::{RequestContext, trace_id},
+    context::trace_id,
 };
 
 /// The most characters of an unknown path in the log.
 const MAX_PATH_CHARS: usize = 100;
 
 /// Writes one log line per request.
-pub(super) struct AccessLog<E> {
-    pub(super) inner: E,
+pub(super) struct AccessLog {
     pub(super) catalog: Arc<RouteCatalog>,
     /// Whether the line has the client's address.
     pub(super) log_client_address: bool,
@@ -30,17 +29,12 @@ pub(super) struct AccessLog<E> {
 #[derive(Clone)]
 pub(in crate::api) struct RoutineRequest;
 
-impl<E: Endpoint<Output = Response>> Endpoint for AccessLog<E> {
-    type Output = Response;
-
-    async fn call(&self, req: Request) -> Result<Response> {
-        let started = Instant::now();
-        let context = req.data::<RequestContext>().cloned().unwrap_or_default();
-        let logged_user = req.data::<LoggedUser>().cloned().unwrap_or_default();
-        let method = req.method().clone();
-        let given_path = self.debug.then(|| loggable(req.original_uri().path()));
-        let response = self.inner.call(req).await?;
-        let (user, reason) = (logged_user.get(), response.data::<Reason>());
+impl AccessLog {
+    /// Writes the line of a request.
+    pub(super) fn write(&self, request: &Received, response: &Response) {
+        let Received { started, context, method, uri, .. } = request;
+        let given_path = self.debug.then(|| loggable(uri.path()));
+        let (user, reason) = (request.user.get(), response.data::<Reason>());
         // The route, not the path of the request, which may contain an id or a token.
         let path = self.documented_path(response.data::<PathPattern>());
         let path = path.as_deref().or(given_path.as_deref()).unwrap_or("-");
@@ -68,11 +62,8 @@ impl<E: Endpoint<Output = Response>> Endpoint for AccessLog<E> {
             true => log!(debug),
             false => log!(info),
         }
-        Ok(response)
     }
-}
 
-impl<E> AccessLog<E> {
     /// Returns the path in the notation of the OpenAPI document; `None` if no route matches.
     fn documented_path(&self, pattern: Option<&PathPattern>) -> Option<Arc<str>> {
         let PathPattern(pattern) = pattern.filter(|pattern| &*pattern.0 != PREFIX)?;

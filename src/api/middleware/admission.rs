@@ -1,19 +1,14 @@
 //! Requests that are refused before anything can answer them.
 
-use std::{collections::HashSet, sync::Arc};
+use std::collections::HashSet;
 
-use poem::{Endpoint, Request, Response, Result};
+use poem::Request;
 use url::Host;
 
-use crate::{
-    api::{
-        host::{ip_host, is_local, names_one_host, requested_host},
-        problem::{ApiError, FailedRequest, RouteCatalog, render},
-        server::Refusal,
-    },
-    app::App,
-    context::RequestContext,
-    services::security_event::{Event, SecurityEvent},
+use crate::api::{
+    host::{ip_host, is_local, names_one_host, requested_host},
+    problem::ApiError,
+    server::Refusal,
 };
 
 /// Refuses what hyper could not parse, requests without one valid host with 400 (RFC 9112 section 3.2), and requests for
@@ -21,11 +16,20 @@ use crate::{
 ///
 /// It is outside of everything that answers. A web page can let its own name lead to this server (DNS rebinding), and
 /// browsers then treat the two as one site. Only the header `Host` shows the difference.
-pub(super) struct Admission<E> {
-    pub(super) inner: E,
-    pub(super) app: App,
-    pub(super) catalog: Arc<RouteCatalog>,
-    pub(super) hosts: HostRules,
+///
+/// # Errors
+/// [`ApiError::Refused`], [`ApiError::InvalidHost`] or [`ApiError::UnknownHost`].
+pub(super) fn admit(req: &Request, hosts: &HostRules) -> Result<(), ApiError> {
+    if let Some(refusal) = req.data::<Refusal>() {
+        return Err(ApiError::Refused(*refusal));
+    }
+    if !names_one_host(req) {
+        return Err(ApiError::InvalidHost);
+    }
+    if !hosts.allow(req) {
+        return Err(ApiError::UnknownHost);
+    }
+    Ok(())
 }
 
 /// The hosts that a server is reached by.
@@ -46,35 +50,5 @@ impl HostRules {
         requested_host(req).is_some_and(|host| {
             hosts.contains(&host) || (*local && is_local(&host)) || Some(&host) == own.as_ref()
         })
-    }
-}
-
-impl<E> Admission<E> {
-    fn check(&self, req: &Request) -> Result<(), ApiError> {
-        if let Some(refusal) = req.data::<Refusal>() {
-            return Err(ApiError::Refused(*refusal));
-        }
-        if !names_one_host(req) {
-            return Err(ApiError::InvalidHost);
-        }
-        if !self.hosts.allow(req) {
-            return Err(ApiError::UnknownHost);
-        }
-        Ok(())
-    }
-}
-
-impl<E: Endpoint<Output = Response>> Endpoint for Admission<E> {
-    type Output = Response;
-
-    async fn call(&self, req: Request) -> Result<Response> {
-        let Err(error) = self.check(&req) else { return self.inner.call(req).await };
-        let context = req.data::<RequestContext>().cloned().unwrap_or_default();
-        if matches!(error, ApiError::UnknownHost) {
-            SecurityEvent::new(Event::HostRefused).log(&self.app, &context);
-        }
-        let id = context.response_id();
-        let request = FailedRequest { id: &id, method: req.method(), uri: req.original_uri() };
-        Ok(render(&error.into(), &request, &self.catalog))
     }
 }

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use flate2::write::GzEncoder;
 use poem::{
-    Body, Endpoint, Request, Response, Result,
+    Body, Request, Response,
     http::{HeaderValue, header},
 };
 
@@ -12,20 +12,6 @@ use crate::api::header_fields::items;
 
 /// The minimum size of a response to compress. A shorter one fits into one packet.
 const MIN_COMPRESS_BYTES: usize = 1_024;
-
-/// Compresses JSON responses for clients that accept gzip.
-pub(super) struct Compression<E> {
-    pub(super) inner: E,
-}
-
-impl<E: Endpoint<Output = Response>> Endpoint for Compression<E> {
-    type Output = Response;
-
-    async fn call(&self, req: Request) -> Result<Response> {
-        let accepted = accepts_gzip(&req);
-        Ok(compress(self.inner.call(req).await?, accepted).await)
-    }
-}
 
 /// Returns whether the client accepts gzip (RFC 9110 section 12.5.3).
 pub(in crate::api) fn accepts_gzip(req: &Request) -> bool {
@@ -44,7 +30,7 @@ pub(in crate::api) fn gzip(bytes: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Compresses a JSON response of at least [`MIN_COMPRESS_BYTES`]. Other responses, such as streams, are not changed.
-async fn compress(mut response: Response, accepted: bool) -> Response {
+pub(super) async fn compress(mut response: Response, accepted: bool) -> Response {
     let json = response.content_type().is_some_and(|kind| kind.starts_with("application/json"));
     // The response was compressed already, or would be for another client.
     let has_variants = items(response.headers(), header::VARY, b',')

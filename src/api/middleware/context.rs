@@ -4,47 +4,26 @@ use std::{
 };
 
 use poem::{
-    Endpoint, Request, Response, Result,
+    Request,
     http::{HeaderMap, HeaderName, HeaderValue, header},
 };
 
-use crate::{
-    api::{extract::LoggedUser, header_fields::items},
-    context::RequestContext,
-};
+use crate::{api::header_fields::items, context::RequestContext};
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// Creates the [`RequestContext`], attaches it to the request, and adds an id to the response: that of the client if it
-/// has sent one, since clients find their requests by it. The logs and the audit trail have an id that no client can choose.
-pub(super) struct WithContext<E> {
-    pub(super) inner: E,
-    /// Number of proxies whose entries in `X-Forwarded-For` are trusted.
-    pub(super) trusted_proxies: usize,
-}
-
-impl<E: Endpoint<Output = Response>> Endpoint for WithContext<E> {
-    type Output = Response;
-
-    async fn call(&self, mut req: Request) -> Result<Response> {
-        let context = RequestContext {
-            ip: client_address(&req, self.trusted_proxies),
-            user_agent: user_agent(req.headers()),
-            request_id: Some(uuid::Uuid::now_v7().to_string().into()),
-            client_request_id: client_request_id(req.headers()),
-            trace: traceparent(req.headers()),
-            ..Default::default()
-        };
-        let id = HeaderValue::from_str(&context.response_id());
-        make_content_type_readable(req.headers_mut());
-        req.set_data(context);
-        req.set_data(LoggedUser::default());
-        let mut response = self.inner.call(req).await?;
-        if let Ok(id) = id {
-            response.headers_mut().insert(REQUEST_ID, id);
-        }
-        Ok(response)
+/// Creates the context of a request. `trusted_proxies` is the number of proxies whose entries in `X-Forwarded-For` are trusted.
+///
+/// The logs and the audit trail have an id that no client can choose; the id of the client is beside it.
+pub(super) fn create(req: &Request, trusted_proxies: usize) -> RequestContext {
+    RequestContext {
+        ip: client_address(req, trusted_proxies),
+        user_agent: user_agent(req.headers()),
+        request_id: Some(uuid::Uuid::now_v7().to_string().into()),
+        client_request_id: client_request_id(req.headers()),
+        trace: traceparent(req.headers()),
+        ..Default::default()
     }
 }
 
@@ -85,7 +64,7 @@ fn user_agent(headers: &HeaderMap) -> Option<Arc<str>> {
 }
 
 /// Replaces the octets of a media type that the framework cannot read, since it reads ASCII only.
-fn make_content_type_readable(headers: &mut HeaderMap) {
+pub(super) fn make_content_type_readable(headers: &mut HeaderMap) {
     let Some(value) = headers.get(header::CONTENT_TYPE).filter(|value| value.to_str().is_err()) else {
         return;
     };

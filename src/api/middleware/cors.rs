@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 
 use poem::{
-    Endpoint, Request, Response, Result,
+    Request, Response,
     http::{HeaderValue, Method, StatusCode, header},
 };
 
@@ -23,33 +23,18 @@ const EXPOSED: &str =
 const MAX_AGE: &str = "600";
 
 /// Responds to preflight requests, and allows pages of the listed origins to read responses.
-pub(super) struct Cors<E> {
-    pub(super) inner: E,
+pub(super) struct Cors {
     /// The allowed origins, in lower case.
     pub(super) origins: HashSet<String>,
 }
 
-impl<E: Endpoint<Output = Response>> Endpoint for Cors<E> {
-    type Output = Response;
-
-    async fn call(&self, req: Request) -> Result<Response> {
-        let origin = req.headers().get(header::ORIGIN).cloned();
-        let mut response = match self.preflight(&req) {
-            Some(response) => response,
-            None => self.inner.call(req).await?,
-        };
-        self.decorate(&mut response, origin.as_ref());
-        Ok(response)
-    }
-}
-
-impl<E> Cors<E> {
+impl Cors {
     fn allows(&self, origin: &HeaderValue) -> bool {
         origin.to_str().is_ok_and(|origin| self.origins.contains(&origin.to_ascii_lowercase()))
     }
 
     /// Returns the response to a preflight; `None` for any other request.
-    fn preflight(&self, req: &Request) -> Option<Response> {
+    pub(super) fn preflight(&self, req: &Request) -> Option<Response> {
         let has = |name| req.headers().contains_key(name);
         if req.method() != Method::OPTIONS
             || !has(header::ORIGIN)
@@ -69,7 +54,7 @@ impl<E> Cors<E> {
     }
 
     /// Adds the headers that allow a page of a listed origin to read the response.
-    fn decorate(&self, response: &mut Response, origin: Option<&HeaderValue>) {
+    pub(super) fn decorate(&self, response: &mut Response, origin: Option<&HeaderValue>) {
         let headers = response.headers_mut();
         headers.append(header::VARY, HeaderValue::from_static("origin"));
         if let Some(origin) = origin.filter(|origin| self.allows(origin)) {

@@ -1,9 +1,8 @@
 //! Headers that every response has.
 
 use poem::{
-    Endpoint, Request, Response, Result,
+    Response,
     http::{HeaderName, HeaderValue, StatusCode, header},
-    middleware::SetHeader,
 };
 
 use crate::{api::paths::api_path, app::App};
@@ -20,40 +19,40 @@ const PERMISSIONS: &str = "accelerometer=(), autoplay=(), camera=(), display-cap
     fullscreen=(), geolocation=(), gyroscope=(), magnetometer=(), microphone=(), midi=(), payment=(), \
     publickey-credentials-get=(), screen-wake-lock=(), usb=(), xr-spatial-tracking=()";
 
-/// Returns the security headers (OWASP REST Security Cheat Sheet, "Security Headers").
-///
-/// `Cross-Origin-Resource-Policy` does not apply to CORS requests (Fetch standard, section 3.7). So the pages of
-/// `BACKEND_CORS_ORIGINS` can read responses, and no page can load one as an image or a script.
-pub(super) fn security(https: bool) -> SetHeader {
-    let headers = SetHeader::new()
-        .overriding(header::X_CONTENT_TYPE_OPTIONS, "nosniff")
-        .overriding(header::X_FRAME_OPTIONS, "DENY")
-        .overriding(header::REFERRER_POLICY, "no-referrer")
-        .overriding(HeaderName::from_static("permissions-policy"), PERMISSIONS)
-        .overriding(HeaderName::from_static("cross-origin-opener-policy"), "same-origin")
-        .overriding(HeaderName::from_static("cross-origin-resource-policy"), "same-origin");
-    if https {
-        headers.overriding(header::STRICT_TRANSPORT_SECURITY, "max-age=31536000; includeSubDomains")
-    } else {
-        headers
+/// The headers that every response has.
+pub(super) struct DefaultHeaders {
+    app: App,
+    /// The security headers (OWASP REST Security Cheat Sheet, "Security Headers").
+    ///
+    /// `Cross-Origin-Resource-Policy` does not apply to CORS requests (Fetch standard, section 3.7). So the pages of
+    /// `BACKEND_CORS_ORIGINS` can read responses, and no page can load one as an image or a script.
+    security: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl DefaultHeaders {
+    /// `https` is whether clients reach the API over TLS.
+    pub(super) fn new(app: App, https: bool) -> Self {
+        let header = |name, value| (name, HeaderValue::from_static(value));
+        let mut security = vec![
+            header(header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+            header(header::X_FRAME_OPTIONS, "DENY"),
+            header(header::REFERRER_POLICY, "no-referrer"),
+            header(HeaderName::from_static("permissions-policy"), PERMISSIONS),
+            header(HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+            header(HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+        ];
+        if https {
+            let always = "max-age=31536000; includeSubDomains";
+            security.push(header(header::STRICT_TRANSPORT_SECURITY, always));
+        }
+        Self { app, security }
     }
-}
 
-/// Sets the headers that depend on the response or on the state of the process.
-pub(super) struct DefaultHeaders<E> {
-    pub(super) inner: E,
-    pub(super) app: App,
-}
-
-impl<E: Endpoint<Output = Response>> Endpoint for DefaultHeaders<E> {
-    type Output = Response;
-
-    async fn call(&self, req: Request) -> Result<Response> {
-        let may_have_tokens = req.uri().path().starts_with(AUTH_PREFIX);
-        let mut response = self.inner.call(req).await?;
+    /// Sets the headers of a response to a request for `path`.
+    pub(super) fn set(&self, response: &mut Response, path: &str) {
         let status = response.status();
         let headers = response.headers_mut();
-        // One allocation for these headers, the security headers and the request id.
+        // One allocation for these headers and the request id.
         headers.reserve(12);
         // During the shutdown, clients and load balancers must open their next connection to another replica.
         if self.app.is_stopping() {
@@ -63,13 +62,15 @@ impl<E: Endpoint<Output = Response>> Endpoint for DefaultHeaders<E> {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
         }
         // RFC 6749 section 5.1.
-        if may_have_tokens {
+        if path.starts_with(AUTH_PREFIX) {
             headers.insert(header::PRAGMA, HeaderValue::from_static("no-cache"));
         }
         // Pages and the API document set their own values.
         let policy = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
         headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(policy);
         headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
-        Ok(response)
+        for (name, value) in &self.security {
+            headers.insert(name, value.clone());
+        }
     }
 }

@@ -1,31 +1,34 @@
-//! The middleware of all requests, in the order of [`wrap`].
+//! The middleware of all requests.
+//!
+//! It is one endpoint, so that a request is moved and awaited once. What it does before and after the handler is in
+//! functions of one file each, in the order of [`Middleware::call`].
 
 mod access_log;
 mod admission;
-mod catch_panic;
 mod compression;
 mod context;
 mod cors;
 mod headers;
 mod normal_path;
 mod problems;
-mod span;
 
 pub(super) use access_log::RoutineRequest;
 pub(super) use admission::HostRules;
 pub(super) use compression::{accepts_gzip, gzip};
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, panic::AssertUnwindSafe, sync::Arc, time::Instant};
 
-use poem::{Endpoint, EndpointExt, Response, middleware::CookieJarManager};
-
-use self::{
-    access_log::AccessLog, admission::Admission, catch_panic::CatchPanic, compression::Compression,
-    context::WithContext, cors::Cors, headers::DefaultHeaders, normal_path::NormalPath, problems::Problems,
-    span::RequestSpan,
+use futures_util::FutureExt;
+use poem::{
+    Endpoint, EndpointExt, Request, Response, Result,
+    http::{HeaderValue, Method, Uri, header},
+    middleware::CookieJarManager,
 };
-use super::problem::RouteCatalog;
-use crate::app::App;
+use tracing::Instrument;
+
+use self::{access_log::AccessLog, cors::Cors, headers::DefaultHeaders, problems::Problems};
+use super::{extract::LoggedUser, problem::RouteCatalog};
+use crate::{app::App, context::RequestContext, error::Error};
 
 /// The configuration of the middleware.
 pub(super) struct Settings {
@@ -40,22 +43,100 @@ pub(super) struct Settings {
     pub(super) trusted_proxies: usize,
 }
 
-/// Wraps the routes in the middleware. The first line is the innermost layer; the last one sees a request first.
+/// Wraps the routes in the middleware.
 pub(super) fn wrap<E>(routes: E, app: App, settings: Settings) -> impl Endpoint<Output = Response> + use<E>
 where
     E: Endpoint + 'static,
 {
     let Settings { routes: catalog, cors_origins, hosts, https, trusted_proxies } = settings;
     let catalog = Arc::new(catalog);
-    let inner = NormalPath { inner: routes.map_to_response().with(CookieJarManager::new()) };
-    let inner = CatchPanic { inner };
-    let inner = Problems { inner, app: app.clone(), catalog: catalog.clone() };
-    let inner = Compression { inner };
-    let inner = Cors { inner, origins: cors_origins };
-    let inner = Admission { inner, app: app.clone(), catalog: catalog.clone(), hosts };
     let (log_client_address, debug) = (app.config.logs.log_client_address, app.config.core.debug);
-    let inner = DefaultHeaders { inner, app }.with(headers::security(https));
-    let inner = RequestSpan { inner };
-    let inner = AccessLog { inner, catalog, log_client_address, debug };
-    WithContext { inner, trusted_proxies }
+    Middleware {
+        handler: routes.map_to_response().with(CookieJarManager::new()),
+        trusted_proxies,
+        log: AccessLog { catalog: catalog.clone(), log_client_address, debug },
+        headers: DefaultHeaders::new(app.clone(), https),
+        hosts,
+        cors: Cors { origins: cors_origins },
+        problems: Problems { app, catalog },
+    }
+}
+
+struct Middleware<E> {
+    handler: E,
+    trusted_proxies: usize,
+    log: AccessLog,
+    headers: DefaultHeaders,
+    hosts: HostRules,
+    cors: Cors,
+    problems: Problems,
+}
+
+/// What is known of a request when the handler has taken it.
+struct Received {
+    started: Instant,
+    context: RequestContext,
+    /// The user, once an extractor has found one.
+    user: LoggedUser,
+    method: Method,
+    uri: Uri,
+}
+
+impl<E: Endpoint<Output = Response>> Endpoint for Middleware<E> {
+    type Output = Response;
+
+    async fn call(&self, mut req: Request) -> Result<Response> {
+        let received = self.receive(&mut req);
+        let context = &received.context;
+        let span = tracing::info_span!(
+            "request",
+            request_id = context.request_id.as_deref(),
+            client_request_id = context.client_request_id.as_deref(),
+        );
+        let mut response = self.respond(req, &received).instrument(span).await;
+        self.headers.set(&mut response, received.uri.path());
+        // The id of the client if it has sent one, since clients find their requests by it.
+        if let Ok(id) = HeaderValue::from_str(&context.response_id()) {
+            response.headers_mut().insert(context::REQUEST_ID, id);
+        }
+        self.log.write(&received, &response);
+        Ok(response)
+    }
+}
+
+impl<E: Endpoint<Output = Response>> Middleware<E> {
+    /// Attaches to the request what handlers need.
+    fn receive(&self, req: &mut Request) -> Received {
+        let (context, user) = (context::create(req, self.trusted_proxies), LoggedUser::default());
+        context::make_content_type_readable(req.headers_mut());
+        req.set_data(context.clone());
+        req.set_data(user.clone());
+        let (method, uri) = (req.method().clone(), req.original_uri().clone());
+        Received { started: Instant::now(), context, user, method, uri }
+    }
+
+    async fn respond(&self, req: Request, received: &Received) -> Response {
+        if let Err(error) = admission::admit(&req, &self.hosts) {
+            return self.problems.render(&error.into(), received);
+        }
+        let origin = req.headers().get(header::ORIGIN).cloned();
+        let mut response = match self.cors.preflight(&req) {
+            Some(response) => response,
+            None => self.handle(req, received).await,
+        };
+        self.cors.decorate(&mut response, origin.as_ref());
+        response
+    }
+
+    /// Runs the handler. A panic is an internal error.
+    async fn handle(&self, mut req: Request, received: &Received) -> Response {
+        let accepts_gzip = accepts_gzip(&req);
+        let result = match normal_path::normalize(&mut req) {
+            Ok(()) => AssertUnwindSafe(self.handler.call(req)).catch_unwind().await,
+            Err(error) => Ok(Err(error.into())),
+        };
+        let result = result.unwrap_or_else(|_| Err(Error::internal("handler panicked").into()));
+        let response = result.unwrap_or_else(|error| self.problems.render(&error, received));
+        compression::compress(response, accepts_gzip).await
+    }
 }

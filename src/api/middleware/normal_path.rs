@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use poem::{
-    Endpoint, Request, Result,
+    Request,
     error::NotFoundError,
     http::uri::{PathAndQuery, Uri},
 };
@@ -11,22 +11,9 @@ use poem::{
 /// Gives the router the normal form of a path (RFC 3986 section 6.2.2.2): characters that need no percent-encoding have
 /// none. A slash at the end is dropped.
 ///
-/// A path with an empty segment (`//`) is not found. If it were another path, rules of a proxy for that path would miss
-/// it.
-pub(super) struct NormalPath<E> {
-    pub(super) inner: E,
-}
-
-impl<E: Endpoint> Endpoint for NormalPath<E> {
-    type Output = E::Output;
-
-    async fn call(&self, mut req: Request) -> Result<Self::Output> {
-        normalize(&mut req)?;
-        self.inner.call(req).await
-    }
-}
-
-fn normalize(req: &mut Request) -> Result<(), NotFoundError> {
+/// # Errors
+/// For a path with an empty segment (`//`). If it were another path, rules of a proxy for that path would miss it.
+pub(super) fn normalize(req: &mut Request) -> Result<(), NotFoundError> {
     let path = req.uri().path();
     if path.contains("//") {
         return Err(NotFoundError);

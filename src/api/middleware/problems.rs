@@ -2,53 +2,36 @@
 
 use std::sync::Arc;
 
-use poem::{Endpoint, PathPattern, Request, Response, Result};
+use poem::{PathPattern, Response};
 
+use super::Received;
 use crate::{
-    api::{
-        extract::LoggedUser,
-        problem::{ApiError, FailedRequest, RouteCatalog, render},
-    },
+    api::problem::{ApiError, FailedRequest, RouteCatalog, render},
     app::App,
-    context::RequestContext,
     error::Error,
     services::security_event::{Event, SecurityEvent},
 };
 
-/// Renders errors as problem details (RFC 9457), and logs those that are security events. The outer layers see only
-/// responses.
-pub(super) struct Problems<E> {
-    pub(super) inner: E,
+/// Renders errors as problem details (RFC 9457), and logs those that are security events.
+pub(super) struct Problems {
     pub(super) app: App,
     pub(super) catalog: Arc<RouteCatalog>,
 }
 
-impl<E: Endpoint<Output = Response>> Endpoint for Problems<E> {
-    type Output = Response;
-
-    async fn call(&self, req: Request) -> Result<Response> {
-        let context = req.data::<RequestContext>().cloned().unwrap_or_default();
-        let user = req.data::<LoggedUser>().cloned().unwrap_or_default();
-        let (method, uri) = (req.method().clone(), req.original_uri().clone());
-        let error = match self.inner.call(req).await {
-            Ok(response) => return Ok(response),
-            Err(error) => error,
-        };
-        if let Some(event) = event(&error) {
-            let context = match user.get() {
-                Some((user_id, session_id)) => context.signed_in(user_id, session_id),
-                None => context.clone(),
-            };
-            SecurityEvent::new(event).log(&self.app, &context);
+impl Problems {
+    /// Returns the response to a request that failed.
+    pub(super) fn render(&self, error: &poem::Error, request: &Received) -> Response {
+        let Received { context, user, method, uri, .. } = request;
+        if let Some(event) = event(error) {
+            let signed_in = user.get().map(|(user_id, session_id)| context.signed_in(user_id, session_id));
+            SecurityEvent::new(event).log(&self.app, signed_in.as_ref().unwrap_or(context));
         }
-        let pattern = error.data::<PathPattern>().cloned();
         let id = context.response_id();
-        let request = FailedRequest { id: &id, method: &method, uri: &uri };
-        let mut response = render(&error, &request, &self.catalog);
-        if let Some(pattern) = pattern {
+        let mut response = render(error, &FailedRequest { id: &id, method, uri }, &self.catalog);
+        if let Some(pattern) = error.data::<PathPattern>().cloned() {
             response.set_data(pattern);
         }
-        Ok(response)
+        response
     }
 }
 
@@ -57,6 +40,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Problems<E> {
 fn event(error: &poem::Error) -> Option<Event<'static>> {
     let error = match error.downcast_ref::<ApiError>()? {
         ApiError::CrossSite => return Some(Event::CrossSiteRefused),
+        ApiError::UnknownHost => return Some(Event::HostRefused),
         ApiError::Domain(error) => error,
         _ => return None,
     };
