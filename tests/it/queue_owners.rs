@@ -162,13 +162,13 @@ async fn owners_take_turns() {
         queue.push_owned(1, &format!("busy {n}"), Behavior::Succeed).await;
     }
     queue.push_owned(2, "other", Behavior::Succeed).await;
-    queue.push("nobody's", Behavior::Succeed).await;
+    queue.push("unowned", Behavior::Succeed).await;
     let never = CancellationToken::new();
     let alone = Options { concurrency: 1, ..options(&["default"]) };
     queue.worker(alone).run(never.clone(), never).await.unwrap();
     let ran = queue.log.ran();
     let place = |name: &str| ran.iter().position(|ran| ran == name).unwrap();
-    assert!(place("other") < 4 && place("nobody's") < 4, "{ran:?}");
+    assert!(place("other") < 4 && place("unowned") < 4, "{ran:?}");
 }
 
 #[tokio::test]

@@ -173,10 +173,10 @@ async fn doctor_lists_every_invalid_setting_and_goes_on() {
         ("SHUTDOWN_TIMEOUT", "soon"),
         ("ACCESS_TOKEN_EXPIRE_MINUTES", "x"),
         ("REQUIRE_TWO_FACTOR", "maybe"),
-        ("FIRST_SUPERUSER_EMAIL", "nobody"),
+        ("FIRST_SUPERUSER_EMAIL", "ada"),
         ("ALLOWED_HOSTS", "https://example.com"),
         ("PUBLIC_URL", "https://example.com/app"),
-        ("MAIL_FROM", "nobody"),
+        ("MAIL_FROM", "ada"),
     ];
     let mut command = production_command(&["doctor"], &database, "p").await;
     command.envs(invalid);
@@ -217,7 +217,7 @@ async fn a_connection_that_fails_names_the_server_and_its_setting() {
     let database = TestDatabase::migrated().await;
     let (_, rest) = database.url.split_once('@').unwrap();
     let mut wrong = saas(&["migrate", "status"]);
-    wrong.env("DATABASE_URL", format!("postgres://nobody:hunter2@{rest}"));
+    wrong.env("DATABASE_URL", format!("postgres://stranger:hunter2@{rest}"));
     run(wrong)
         .await
         .failed(1, &[rest.split('/').next().unwrap(), "Correct the user or the password", "%40 for @"]);
