@@ -11,10 +11,14 @@ $$;
 
 -- Returns a text without the differences that a search ignores: case, and the ways in which Unicode encodes a letter. The
 -- collation is fixed, because without it the case of letters depends on the locale of the database: C knows only ASCII,
--- and in Turkish the lower case of I is not i. First upper and then lower case, so that ß matches SS. The last step
+-- and in Turkish the lower case of I is not i. First upper and then lower case, so that ß matches SS; the capital ẞ has no
+-- such upper case, so it is replaced before. The last step
 -- unites the two forms of the Greek sigma, and removes the dot above that İ leaves.
 CREATE FUNCTION search_fold(value TEXT) RETURNS TEXT LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
-    SELECT translate(lower(upper(normalize(value, NFKC) COLLATE "und-x-icu")), chr(962) || chr(775), chr(963))
+    SELECT translate(
+        lower(upper(replace(normalize(value, NFKC), chr(7838), 'SS') COLLATE "und-x-icu")),
+        chr(962) || chr(775), chr(963)
+    )
 $$;
 
 DROP INDEX users_search_idx;

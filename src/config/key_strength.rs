@@ -1,5 +1,7 @@
 //! Whether a key is known or too regular to be secret.
 
+use base64::{Engine, prelude::BASE64_STANDARD as STANDARD};
+
 /// A random key of 32 letters and digits has at least this many unpredictable bytes; an example has fewer.
 const MIN_UNPREDICTABLE_BYTES: usize = 16;
 /// A key with fewer distinct bytes is too regular to be random.
@@ -8,8 +10,13 @@ const MIN_DISTINCT_BYTES: usize = 8;
 const MAX_EXAMINED_BYTES: usize = 256;
 /// Bytes of the shortest repetition that counts as one.
 const REPETITION_BYTES: usize = 4;
-/// Random keys that documentation has published: of FastAPI, of Flask.
+/// Keys that documentation has published, of FastAPI, Flask and tutorials about JWT, and hashes of `` and `password`.
 const PUBLISHED_KEYS: &[&str] = &[
+    "404e635266556a586e3272357538782f413f4428472b4b6250645367566b5970",
+    "5367566b59703373367639792f423f4528482b4d6251655468576d5a71347437",
+    "a-valid-string-secret-that-is-at-least-512-bits-long-which-is-very-long",
+    "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+    "5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8",
     "09d25e094faa6ca2556c818166b7a9563b93f7099f6f0f4caa6cf63b88e8d3e7",
     "192b9bdd22ab9ed4d12e236c78afcb9a393ec15f71bbf5dc987d54727823bcbf",
 ];
@@ -26,6 +33,22 @@ const EXAMPLE_WORDS: &str = "\
 /// Returns whether a key is published, an example such as `change-me-in-production`, or regular such as `abcdefgh`
 /// repeated. A key of 16 or more random bytes, in any usual notation, is none of these.
 pub(super) fn is_predictable(key: &str) -> bool {
+    is_regular(key) || decoded_text(key).is_some_and(|text| is_regular(&text))
+}
+
+/// Returns the text that a key encodes in hexadecimal or base64. Random bytes are not text.
+fn decoded_text(key: &str) -> Option<String> {
+    let hex = || {
+        let digits: Option<Vec<_>> = key.chars().map(|digit| digit.to_digit(16)).collect();
+        let digits = digits.filter(|digits| digits.len() % 2 == 0)?;
+        Some(digits.chunks(2).map(|pair| (pair[0] * 16 + pair[1]) as u8).collect::<Vec<u8>>())
+    };
+    let bytes = hex().or_else(|| STANDARD.decode(key).ok())?;
+    let is_text = bytes.iter().all(|byte| byte.is_ascii_graphic() || *byte == b' ');
+    String::from_utf8(bytes).ok().filter(|_| is_text)
+}
+
+fn is_regular(key: &str) -> bool {
     let mut seen = [false; 256];
     key.bytes().for_each(|byte| seen[usize::from(byte)] = true);
     seen.iter().filter(|seen| **seen).count() < MIN_DISTINCT_BYTES
@@ -100,6 +123,8 @@ mod tests {
             "qwertyuiopasdfghjklzxcvbnm123456",
             "0123456789abcdef0123456789abcdef",
             "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+            "Y2hhbmdlLW1lLWNoYW5nZS1tZS1jaGFuZ2UtbWUtMTIzNA==",
+            "6368616e67652d6d652d6368616e67652d6d652d6368616e67652d6d652d3132",
             "09d25e094faa6ca2556c818166b7a9563b93f7099f6f0f4caa6cf63b88e8d3e7",
         ] {
             assert!(is_predictable(key), "{key}");

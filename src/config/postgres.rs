@@ -107,7 +107,8 @@ pub(super) struct Words {
 impl PostgresOptions {
     /// Returns why the connection may be read or redirected by others, with the fix. `None` if it stays in this machine.
     pub(super) fn weakness(&self) -> Option<String> {
-        const FIX: &str = "set sslmode=verify-full in DATABASE_URL, or POSTGRES_SSLMODE=verify-full";
+        const FIX: &str =
+            "set sslmode=verify-full in DATABASE_URL, or POSTGRES_SSLMODE=verify-full if there is no URL";
         let is_remote = |server: &PostgresServer| match server {
             PostgresServer::Unix(_) => false,
             PostgresServer::Tcp { name, address, .. } => {

@@ -35,6 +35,9 @@ use crate::{
     error::BoxError,
 };
 
+/// Time limit for all addresses together if there are several. It is shorter than a request waits for a connection by default,
+/// so that a frozen server delays only the first requests.
+const FAILOVER_TIMEOUT: Duration = Duration::from_millis(1_200);
 /// Time limit for opening a connection, including TLS and login, on all addresses together. `connect_timeout` replaces it
 /// by a limit for each address.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -80,11 +83,12 @@ impl Target {
         let (addresses, mut failures) = self.addresses().await;
         let passes = passes(self.options.session);
         let mut left = passes.len() * addresses.len();
+        let total = if left > 1 { FAILOVER_TIMEOUT } else { CONNECT_TIMEOUT };
         for session in passes {
             for address in &addresses {
                 // The limit includes the login: a frozen server accepts TCP connections but does not answer. Each
                 // address gets its share, so that a frozen one leaves time for the others.
-                let share = CONNECT_TIMEOUT.saturating_sub(started.elapsed()).div_f64(left as f64);
+                let share = total.saturating_sub(started.elapsed()).div_f64(left as f64);
                 let limit = self.options.connect_timeout.unwrap_or(share);
                 left -= 1;
                 let failure = match timeout(limit, self.connect_to(address, session)).await {
@@ -93,7 +97,7 @@ impl Target {
                         return Ok(conn);
                     }
                     Ok(Err(error)) => crate::error::chain(&*error),
-                    Err(_) => format!("no answer within {} seconds", limit.as_secs_f64().round().max(1.0)),
+                    Err(_) => format!("no answer within {:.1} seconds", limit.as_secs_f64()),
                 };
                 failures.push((address.to_string(), failure));
             }

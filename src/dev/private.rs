@@ -8,6 +8,8 @@ use std::{
     path::Path,
 };
 
+use rustix::fs::OFlags;
+
 const DIR_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 
@@ -24,9 +26,11 @@ pub fn create_private_dir(dir: &Path) -> io::Result<()> {
 /// existing one.
 ///
 /// # Errors
-/// If the file cannot be opened, or belongs to another user.
+/// If the file cannot be opened, belongs to another user, or is a symbolic link: the directory may belong to another account,
+/// and root would change the file that the link leads to.
 pub fn open_private_file(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
-    let file = options.write(true).create(true).mode(FILE_MODE).open(path)?;
+    let no_links = i32::try_from(OFlags::NOFOLLOW.bits()).map_err(io::Error::other)?;
+    let file = options.write(true).create(true).mode(FILE_MODE).custom_flags(no_links).open(path)?;
     file.set_permissions(Permissions::from_mode(FILE_MODE))?;
     Ok(file)
 }
@@ -45,4 +49,21 @@ pub fn make_files_private(dir: &Path, extension: &str) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_symbolic_link_is_not_followed() {
+        let dir = std::env::temp_dir().join(format!("saas-private-{}", uuid::Uuid::new_v4()));
+        create_private_dir(&dir).unwrap();
+        let (target, link) = (dir.join("target"), dir.join("link"));
+        fs::write(&target, "kept").unwrap();
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        assert!(open_private_file(&link, OpenOptions::new().truncate(true)).is_err());
+        assert_eq!(fs::read_to_string(&target).unwrap(), "kept");
+        fs::remove_dir_all(&dir).unwrap();
+    }
 }

@@ -2,7 +2,7 @@
 
 use diesel::{
     prelude::*,
-    sql_types::{Array, BigInt, Text},
+    sql_types::{Array, BigInt, Bool, Text},
 };
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
@@ -31,6 +31,13 @@ pub async fn missing(
         .select((users::id, users::email))
         .load(&mut conn)
         .await
+}
+
+/// Returns whether the database has the column. Migrations may have been reverted, or come from another directory.
+pub async fn exists(mut conn: &AsyncPgConnection) -> QueryResult<bool> {
+    let sql =
+        "EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('users') AND attname = 'email_key')";
+    diesel::select(diesel::dsl::sql::<Bool>(sql)).get_result(&mut conn).await
 }
 
 /// Returns the number of users without a key.

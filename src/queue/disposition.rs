@@ -48,6 +48,10 @@ pub(super) enum Disposition {
 }
 
 impl Disposition {
+    pub(super) fn is_release(&self) -> bool {
+        matches!(self, Self::Release)
+    }
+
     /// Creates [`Self::Dead`] with an error at `at`, in milliseconds since the epoch.
     pub(super) fn dead(message: &str, detail: &str, at: i64) -> Self {
         let error = ErrorRecord { message: message.into(), detail: Some(detail.into()), at };

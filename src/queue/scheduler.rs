@@ -136,5 +136,6 @@ async fn is_full(conn: &mut MultiplexedConnection) -> bool {
         line.and_then(|number| number.trim().parse::<f64>().ok()).unwrap_or(0.0)
     };
     let limit = field("maxmemory");
-    limit > 0.0 && field("used_memory") > FULL * limit
+    // Redis frees the memory of deleted outcomes in the background.
+    limit > 0.0 && field("lazyfree_pending_objects") == 0.0 && field("used_memory") > FULL * limit
 }

@@ -114,7 +114,7 @@ impl<S: JobState> Worker<S> {
                 runner.release_waiting();
             }
             let completed = runner.take_completed();
-            let ended = completed.len();
+            let ended = completed.iter().filter(|job| !job.disposition.is_release()).count();
             self.session.add(completed);
             let want = if stop { Room::default() } else { runner.room() };
             if want.total > 0 || self.session.has_pending_work() {
@@ -180,6 +180,7 @@ impl<S: JobState> Worker<S> {
     /// Tells the running jobs to stop and waits up to `STOP_TIMEOUT`. Releases the jobs that still run, then settles
     /// all of them. Gives up at `deadline`.
     async fn stop_running(&mut self, runner: &mut Runner<S>, deadline: &CancellationToken) {
+        runner.release_waiting();
         self.leases.stop_all(StopReason::Shutdown);
         let timeout = tokio::time::sleep(STOP_TIMEOUT);
         tokio::pin!(timeout);

@@ -17,6 +17,8 @@ use crate::{
 /// Rows that one statement changes: few enough that their locks do not delay requests.
 const BATCH_ROWS: i64 = 200;
 
+const MAX_ATTEMPTS: u32 = 10;
+
 /// Which addresses get their keys. Of several accounts of a mailbox, the first one gets the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pass {
@@ -36,6 +38,9 @@ impl Pass {
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL does not answer. Keys that were written before stay.
 pub async fn fill(conn: &AsyncPgConnection) -> Result<()> {
+    if !email_key::exists(conn).await? {
+        return Ok(());
+    }
     for pass in Pass::ALL {
         let mut after = i64::MIN;
         while let Some(last) = fill_batch(conn, pass, after).await? {
@@ -61,11 +66,13 @@ pub async fn fill_batch(conn: &AsyncPgConnection, pass: Pass, after: i64) -> Res
             batch.push(Keyed { id, email, key });
         }
     }
+    let mut attempts = 0;
     loop {
+        attempts += 1;
         let result = email_key::set(conn, &batch).await;
         match result.on_constraint("users_email_key_key", Error::EmailTaken) {
             // A registration has taken one of the keys meanwhile, and the next attempt sees that.
-            Err(Error::EmailTaken) => {}
+            Err(Error::EmailTaken) if attempts < MAX_ATTEMPTS => {}
             result => return result.map(|_| last),
         }
     }

@@ -25,7 +25,7 @@ use crate::{
         two_factor::TwoFactor,
         user::{User, UserChanges},
     },
-    security::{self, OpaqueToken, PasswordMatch, TokenSubject},
+    security::{self, HashFor, OpaqueToken, PasswordMatch, TokenSubject},
 };
 
 /// How many codes can be tried with one challenge.
@@ -274,20 +274,22 @@ async fn rehash(app: &App, user: &User, password: String, result: PasswordMatch)
     }
 }
 
-/// Verifies the password of a signed-in user, before an action that a stolen session must not allow.
+/// Verifies the password of a signed-in user, before an action that a stolen session must not allow. Returns the share of the
+/// hashes that the caller may use for another hash.
 ///
 /// # Errors
 /// [`Error::WrongPassword`]; [`Error::TooManyAttempts`] after failed attempts; [`Error::Unavailable`] if too many
 /// passwords are being hashed.
-pub async fn confirm_password(app: &App, actor: &Actor, password: String) -> Result<()> {
+pub async fn confirm_password(app: &App, actor: &Actor, password: String) -> Result<HashFor> {
     let user = actor.user();
     // The user of an `Identity` has no hash.
     let found = app.db.run(async |conn| Ok(User::find(conn, user.id).await?)).await?;
     let hash = found.ok_or(Error::InvalidToken)?.hashed_password;
     let (attempt, result) = verify_password(app, actor.context(), &user.email, password, hash).await?;
     if result.is_match() {
+        let share = attempt.hash_for();
         attempt.record_success().await;
-        Ok(())
+        Ok(share)
     } else {
         attempt.record_failure().await;
         Err(Error::WrongPassword)

@@ -46,9 +46,9 @@ pub async fn rename(app: &App, actor: &Actor, full_name: Option<&str>) -> Result
 pub async fn change_password(app: &App, actor: &Actor, current: String, new: String) -> Result<()> {
     let user = actor.user();
     check_not_personal("new_password", &new, &user.email, user.full_name.as_deref())?;
-    confirm_password(app, actor, current).await?;
+    let share = confirm_password(app, actor, current).await?;
     Throttle::notice(app, actor.context(), user).await?;
-    let hashed_password = app.passwords.hash(new).await?;
+    let hashed_password = app.passwords.permit(share).await?.hash(new).await?;
     change(app, actor, Affected::Actor, async |tx, locked| {
         let user = locked.actor_with_password_of(user)?;
         User::update(tx, user.id, &UserChanges::password(&hashed_password)).await?;

@@ -58,6 +58,15 @@ static HASHES: Rule = Rule {
     max_wait_seconds: 60,
     ttl_seconds: 3_600,
 };
+/// Hashes for all accounts from one client network, in the share of known callers. A client can register accounts and so
+/// become known. Over the limit it is not refused, and hashes in the share of all other logins.
+static HASHES_OF_KNOWN_CLIENT: Rule = Rule {
+    name: "known",
+    free_attempts: 60,
+    free_attempts_without_redis: 60,
+    max_wait_seconds: 60,
+    ttl_seconds: 3_600,
+};
 /// Mails of one purpose to one mailbox. The longest wait is shorter than the lifetime of the links, so a user who cannot
 /// ask for a new link has a valid one.
 static MAILS_PER_RECIPIENT: Rule = Rule {
@@ -106,8 +115,8 @@ pub struct Throttle<'a> {
     /// The email address of the account.
     email: &'a str,
     counters: Vec<Counter>,
-    /// Whether the owner of the account has logged in from the client's network before.
-    is_known: bool,
+    /// The share of the hashes that the attempt belongs to.
+    hash_for: HashFor,
 }
 
 impl<'a> Throttle<'a> {
@@ -116,9 +125,15 @@ impl<'a> Throttle<'a> {
     /// # Errors
     /// [`Error::TooManyAttempts`] while a wait is running.
     pub async fn password(app: &'a App, context: &'a RequestContext, email: &'a str) -> Result<Self> {
-        let attempt = Self::account(app, context, "", email).await?;
+        let mut attempt = Self::account(app, context, "", email).await?;
         attempt.check().await?;
         Self::hash(app, context, email)?;
+        let known = app.attempts.counter(&HASHES_OF_KNOWN_CLIENT, &ClientNetwork::of(context).to_string());
+        if attempt.hash_for == HashFor::Known
+            && app.attempts.wait_here(Operation::Acquire, &[known]).is_some()
+        {
+            attempt.hash_for = HashFor::Login;
+        }
         Ok(attempt)
     }
 
@@ -135,10 +150,7 @@ impl<'a> Throttle<'a> {
 
     /// Returns the share of the hashes that the attempt belongs to.
     pub fn hash_for(&self) -> HashFor {
-        match self.is_known || self.context.actor.is_some() {
-            true => HashFor::Known,
-            false => HashFor::Login,
-        }
+        self.hash_for
     }
 
     /// Checks that the attempt is allowed now.
@@ -193,7 +205,8 @@ impl<'a> Throttle<'a> {
             counters.push(app.attempts.counter(&PER_ACCOUNT, subject));
             counters.push(app.attempts.counter(&PER_CLIENT, &network));
         }
-        Ok(Self { app, context, email, counters, is_known })
+        let hash_for = if is_known || context.actor.is_some() { HashFor::Known } else { HashFor::Login };
+        Ok(Self { app, context, email, counters, hash_for })
     }
 
     /// Counts a request of this client that makes the product write to `email`.

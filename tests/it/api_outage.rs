@@ -99,7 +99,7 @@ async fn connecting_to_an_unresponsive_server_times_out() {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("postgres://x:y@{}/z", silent.local_addr().unwrap());
     let error = saas::db::connect(&crate::support::servers::database_settings(&url)).await.err().unwrap();
-    assert!(format!("{error:#}").contains("no answer within 5 seconds"), "{error:#}");
+    assert!(format!("{error:#}").contains("no answer within 5.0 seconds"), "{error:#}");
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ const NAMES: [(u32, &str, &[&str]); 8] = [
     (2, "ISABEL", &["ISABEL", "isabel", "Isabel", "SAB"]),
     (3, "Łukasz Żak", &["Łukasz", "łukasz", "ŁUKASZ żak", "ł", "Z\u{307}ak"]),
     (4, "ΟΔΟΣΑ Σίσυφος", &["οδοσ", "ΟΔΟΣ", "οδος", "ΣΊΣΥΦΟΣ"]),
-    (5, "Zoe\u{308} Weiß", &["Zoë", "zoe\u{308}", "ZOË", "WEISS", "weiß"]),
+    (5, "Zoe\u{308} Weiß", &["Zoë", "zoe\u{308}", "ZOË", "WEISS", "weiß", "WEIẞ"]),
     (6, "İpek Yıldız", &["İPEK", "ipek", "İpek", "YILDIZ", "yıldız"]),
     (7, "山田 太郎", &["山田", "太郎", "山"]),
     (8, "100％ \\ A_b", &["100%", "100％", "\\", "a_B"]),

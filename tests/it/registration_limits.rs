@@ -186,6 +186,25 @@ async fn smoke_hashes_of_strangers_do_not_delay_those_of_known_callers() {
     assert_eq!(register(&app, HERE, "a@example.com").await.status, 201);
 }
 
+/// A client can register accounts and sign in with them, and so become known. It must not delay the owners of other
+/// accounts.
+#[tokio::test]
+async fn many_logins_from_one_network_do_not_delay_those_from_other_known_networks() {
+    let app = TestApp::with(&[PROXIED]).await;
+    let (owner, attackers) = (app.user().await, [app.user().await, app.user().await, app.user().await]);
+    assert_eq!(login(&app, ELSEWHERE, &owner.email).await.status, 200);
+    for round in 0..21 {
+        for attacker in &attackers {
+            assert_eq!(login(&app, HERE, &attacker.email).await.status, 200, "round {round}");
+        }
+    }
+    let logins = take_all(&app, HashFor::Login).await;
+    login(&app, HERE, &attackers[0].email).await.is_some_problem(503, "unavailable");
+    assert_eq!(login(&app, ELSEWHERE, &owner.email).await.status, 200);
+    drop(logins);
+    assert_eq!(login(&app, HERE, &attackers[0].email).await.status, 200, "not refused");
+}
+
 /// A right password costs as much as a wrong one.
 #[tokio::test]
 async fn logins_of_one_account_are_limited_even_with_the_right_password() {

@@ -50,6 +50,8 @@ pub(super) struct Settings {
     pub(super) findings: Findings,
     /// Whether the servers of a running `saas dev` are used.
     pub(super) uses_dev_servers: bool,
+    /// Whether the database is that of a running `saas dev`.
+    uses_dev_database: bool,
 }
 
 /// A value, and where it comes from.
@@ -132,10 +134,12 @@ impl Environment {
         }
         // `saas dev` starts servers of its own.
         if path != ["dev"] && !self.is_debug_off(given) {
-            settings.add_dev_servers(&unset);
+            let has_database =
+                command.get_arguments().any(|arg| arg.get_env() == Some(OsStr::new("DATABASE_URL")));
+            settings.add_dev_servers(&unset, has_database);
         }
         // The private databases of `saas dev` are not checked for production.
-        if path == ["doctor"] && settings.uses_dev_servers && unset.contains(&"DEBUG") {
+        if path == ["doctor"] && settings.uses_dev_database && unset.contains(&"DEBUG") {
             settings.flags.push("--debug=true".into());
         }
         settings
@@ -220,7 +224,7 @@ impl Settings {
     }
 
     /// Adds the servers of `saas dev` that runs in this directory, for the databases that are not configured.
-    fn add_dev_servers(&mut self, unset: &[&str]) {
+    fn add_dev_servers(&mut self, unset: &[&str], has_database: bool) {
         let is_unset = |names: [&str; 2]| names.iter().all(|name| unset.contains(name));
         let (database, redis) =
             (is_unset(["DATABASE_URL", "POSTGRES_SERVER"]), is_unset(["REDIS_URL", "REDIS_HOST"]));
@@ -228,6 +232,10 @@ impl Settings {
             return;
         }
         let Some(servers) = RunningServers::find(Path::new(DEFAULT_STATE_DIR)) else { return };
+        // The Redis server of `saas dev` belongs to its database, and not to another one that is set.
+        if has_database && !database && servers.database_url.is_some() {
+            return;
+        }
         let urls = [
             ("DATABASE_URL", "--database-url", servers.database_url.filter(|_| database)),
             ("REDIS_URL", "--redis-url", servers.redis_url.filter(|_| redis)),
@@ -237,6 +245,7 @@ impl Settings {
             self.flags.push(format!("{flag}={}", url.expose_secret()).into());
             self.findings.places.push((name.to_owned(), "a running `saas dev`".into()));
             self.uses_dev_servers = true;
+            self.uses_dev_database |= database;
         }
     }
 }

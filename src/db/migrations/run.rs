@@ -67,8 +67,8 @@ pub(super) enum Effect {
 pub(super) async fn lock(settings: &Database) -> anyhow::Result<AsyncPgConnection> {
     let mut conn = db::connect(settings).await?;
     let failed = "cannot acquire the lock for migrations";
-    // A migration may take long. The harness begins its transactions with the isolation level of the session.
-    let session = "SET statement_timeout = 0; SET default_transaction_isolation = 'read committed'";
+    // A migration may take long, but a statement that waits for a lock holds up all requests to its table. The harness begins its transactions with the isolation level of the session.
+    let session = "SET statement_timeout = 0; SET lock_timeout = '10s'; SET default_transaction_isolation = 'read committed'";
     conn.batch_execute(session).await.context(failed)?;
     // A statement that waits for the lock would have a snapshot, and CREATE INDEX CONCURRENTLY waits for snapshots.
     let sql = format!("SELECT pg_try_advisory_lock({ADVISORY_LOCK_KEY})::text AS value");

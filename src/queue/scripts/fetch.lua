@@ -81,10 +81,15 @@ for a = ARGV[RESERVED] == '' and RESERVED + 1 or RESERVED, #ARGV do
     if popped < want then break end
   end
   if held then rc('SADD', P .. ':held', q) end
-  -- Limits and groups decide about a job when a slot is free for it.
-  if ahead > 0 and taken == free and a ~= RESERVED and not (paused[q] or has_limit or rc('EXISTS', P .. ':turns:' .. q) == 1) then
-    local ids = take_ahead(q)
-    if #ids > 0 then ahead = ahead - lease_jobs(q, ids, AHEAD) end
+  if ahead > 0 and taken == free and a ~= RESERVED and not paused[q] then
+    -- Limits and groups decide about a job when a slot is free for it. Until then, queues of a lower priority must not fill
+    -- the slots.
+    if has_limit or rc('EXISTS', P .. ':turns:' .. q) == 1 then
+      if has_ready(q) then ahead = 0 end
+    else
+      local ids = take_ahead(q)
+      if #ids > 0 then ahead = ahead - lease_jobs(q, ids, AHEAD) end
+    end
   end
   local more = not paused[q] and not held and has_ready(q)
   if spend and (taken > 0 or more) then spend(taken) end

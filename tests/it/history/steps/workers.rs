@@ -55,13 +55,14 @@ impl History {
         let args = strings(&[&worker, &token, &lease, &max, &most_shared, &owner_max, &ahead, &reserved]);
         let args = [args, others.iter().map(|q| (*q).to_owned()).collect()].concat();
         let (_, taken, _): (i64, Vec<Taken>, u64) = self.call("fetch", &args)?;
-        let (mut came, mut of_others, mut came_ahead) = (0, 0, 0);
+        let (mut came, mut of_others, mut came_ahead, mut ahead_of) = (0, 0, 0, Vec::new());
         for (index, (queue, ids, envelopes, failures, crashes, mark)) in taken.into_iter().enumerate() {
             let queue = QUEUES[usize::from(queue == "b")];
             holds!(!self.paused.contains(queue), "{ids:?} were fetched from {queue}, which is paused");
             let is_ahead = mark == "+";
             if is_ahead {
                 came_ahead += ids.len();
+                ahead_of.push(queue);
                 self.check_ahead(queue, &ids, queue == reserved)?;
             } else {
                 came += ids.len();
@@ -115,8 +116,33 @@ impl History {
         }
         holds!(came <= max, "{came} jobs were fetched with a maximum of {max}");
         holds!(of_others <= most_shared, "{of_others} jobs took reserved slots");
+        self.check_priority(order, shared.is_some(), owner_max, &ahead_of)?;
         holds!(came_ahead <= ahead, "{came_ahead} jobs were fetched ahead, with a maximum of {ahead}");
         Ok(came + came_ahead)
+    }
+
+    /// While a queue has jobs that must wait for slots, none are fetched ahead from queues of a lower priority.
+    fn check_priority(
+        &mut self,
+        order: &[&str],
+        reserved: bool,
+        owner_max: usize,
+        ahead_of: &[&str],
+    ) -> Check {
+        let after = self.engine.snapshot();
+        for (at, first) in order.iter().enumerate().skip(usize::from(reserved)) {
+            let queue = &after.queues[first];
+            let must_wait = self.limits.contains_key(first) || !queue.groups.is_empty();
+            // The limit of an owner holds jobs back, for which no slot is needed.
+            let mut waiting =
+                queue.groups.keys().filter(|group| owner_max == 0 || !group.starts_with("owner:"));
+            let is_ready = !queue.list.is_empty() || waiting.next().is_some();
+            if must_wait && is_ready && !self.paused.contains(first) {
+                let passed = order[at + 1..].iter().find(|queue| ahead_of.contains(queue));
+                holds!(passed.is_none(), "{first} has jobs that wait, and {passed:?} was fetched ahead");
+            }
+        }
+        Ok(())
     }
 
     /// Jobs are fetched ahead from queues without limits and groups, unless they may have crashed a worker.
