@@ -59,7 +59,7 @@ struct EnvelopeHead {
 /// What an outcome says besides the state.
 enum OutcomeDetail {
     Result(Value),
-    /// Why the job was discarded.
+    /// Why the job was discarded or canceled.
     Reason(String),
     None,
 }
@@ -292,9 +292,9 @@ impl Delivery {
             result,
             reason,
             attempts: self.failures + self.crashes + 1,
-            enqueued: envelope.at,
-            waited: self.fetched_at - envelope.at,
-            ran: took.as_millis() as i64,
+            enqueued_at_ms: envelope.at,
+            waited_ms: self.fetched_at - envelope.at,
+            ran_ms: took.as_millis() as i64,
         })
     }
 }

@@ -5,8 +5,8 @@ use serde_json::Value;
 
 use super::{envelope::Envelope, state::State};
 
-/// The outcome of a job that has finished, or was canceled while it ran. The names are short, because Redis holds many
-/// outcomes. Times are in milliseconds.
+/// The outcome of a job that has finished, or was canceled while it ran. The JSON names are short, because Redis holds
+/// many outcomes.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Outcome {
     /// The first field: scripts look at it.
@@ -20,20 +20,20 @@ pub(super) struct Outcome {
     /// `None` for the result `null`.
     #[serde(rename = "r", default, skip_serializing_if = "Option::is_none")]
     pub(super) result: Option<Value>,
-    /// Why the job was discarded.
+    /// Why the job was discarded or canceled, if a reason is known.
     #[serde(rename = "why", default, skip_serializing_if = "Option::is_none")]
     pub(super) reason: Option<String>,
     #[serde(rename = "n")]
     pub(super) attempts: u32,
     /// Since the epoch.
     #[serde(rename = "at")]
-    pub(super) enqueued: i64,
-    /// From there to the start of the last attempt.
+    pub(super) enqueued_at_ms: i64,
+    /// From `enqueued_at_ms` until the last attempt was fetched.
     #[serde(rename = "w")]
-    pub(super) waited: i64,
-    /// From there to the end.
+    pub(super) waited_ms: i64,
+    /// Run time of the last attempt.
     #[serde(rename = "d")]
-    pub(super) ran: i64,
+    pub(super) ran_ms: i64,
 }
 
 /// The outcome of a job that was canceled while it waited. A script writes it.

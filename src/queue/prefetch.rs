@@ -6,12 +6,11 @@ use tokio::time::Instant;
 
 use super::delivery::Delivery;
 
-/// Jobs are fetched ahead if a round trip takes longer than this part of the time that a job runs: otherwise the slots are
-/// rarely idle.
+/// Minimum ratio of the round trip to the run time at which prefetching pays off. Below it, the slots are rarely idle.
 const MIN_ROUND_TRIP_PER_RUN: f64 = 0.1;
 /// Maximum number of jobs that wait for a slot.
 const MAX_WAITING: usize = 500;
-/// After this wait, jobs go back to their queues, where another worker may have a free slot.
+/// If no waiting job starts for this long, all of them go back to their queues, where another worker may have a free slot.
 const MAX_WAIT: Duration = Duration::from_millis(100);
 /// The weight of a new value in a mean.
 const WEIGHT: f64 = 0.125;
@@ -23,31 +22,29 @@ const WEIGHT: f64 = 0.125;
 #[derive(Default)]
 pub(super) struct Prefetch {
     waiting: VecDeque<Delivery>,
-    /// When the first of them was fetched.
-    since: Option<Instant>,
+    /// When the first job was added or the last one started, whichever is later. `None` if no job waits.
+    stalled_since: Option<Instant>,
     /// How many jobs to hold.
     target: usize,
-    /// Mean time that a job runs, in seconds.
-    run: f64,
-    /// Mean time of a round trip, in seconds.
-    round_trip: f64,
+    mean_run_seconds: f64,
+    mean_round_trip_seconds: f64,
 }
 
 impl Prefetch {
     /// Returns how many more jobs to fetch ahead.
-    pub(super) fn room(&self) -> usize {
+    pub(super) fn missing(&self) -> usize {
         self.target.saturating_sub(self.waiting.len())
     }
 
     /// Records the time that a job ran.
     pub(super) fn record_run(&mut self, took: Duration) {
-        self.run += WEIGHT * (took.as_secs_f64() - self.run);
+        self.mean_run_seconds += WEIGHT * (took.as_secs_f64() - self.mean_run_seconds);
     }
 
     /// Records a round trip, and how many jobs have ended since the one before.
     pub(super) fn record_round_trip(&mut self, took: Duration, ended: usize) {
-        self.round_trip += WEIGHT * (took.as_secs_f64() - self.round_trip);
-        let pays = self.round_trip > MIN_ROUND_TRIP_PER_RUN * self.run;
+        self.mean_round_trip_seconds += WEIGHT * (took.as_secs_f64() - self.mean_round_trip_seconds);
+        let pays = self.mean_round_trip_seconds > MIN_ROUND_TRIP_PER_RUN * self.mean_run_seconds;
         // Jobs may end in bursts, so a round trip after few of them lowers the target only by a part.
         let lower = self.target - self.target.div_ceil(8);
         self.target = if pays { (2 * ended).clamp(lower, MAX_WAITING) } else { 0 };
@@ -55,25 +52,25 @@ impl Prefetch {
 
     /// Adds a job that waits for a slot.
     pub(super) fn add(&mut self, delivery: Delivery) {
-        self.since.get_or_insert_with(Instant::now);
+        self.stalled_since.get_or_insert_with(Instant::now);
         self.waiting.push_back(delivery);
     }
 
     /// Removes and returns the job that has waited longest.
     pub(super) fn next(&mut self) -> Option<Delivery> {
         let next = self.waiting.pop_front();
-        self.since = (!self.waiting.is_empty()).then(Instant::now);
+        self.stalled_since = (!self.waiting.is_empty()).then(Instant::now);
         next
     }
 
     /// Returns when the waiting jobs must go back to their queues, if none of them starts before.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.since.map(|since| since + MAX_WAIT)
+        self.stalled_since.map(|since| since + MAX_WAIT)
     }
 
     /// Removes and returns all waiting jobs. No more are fetched until jobs end.
     pub(super) fn take_all(&mut self) -> VecDeque<Delivery> {
-        (self.target, self.since) = (0, None);
+        (self.target, self.stalled_since) = (0, None);
         std::mem::take(&mut self.waiting)
     }
 }

@@ -17,7 +17,7 @@ use super::{
 };
 
 /// How many completed jobs are received at once.
-const RECEIVE: usize = 128;
+const RECEIVE_BATCH_SIZE: usize = 128;
 
 /// The jobs of a worker: those that run, those that wait for a slot, and those that have ended.
 pub(super) struct Runner<S: 'static> {
@@ -61,7 +61,7 @@ impl<S: JobState> Runner<S> {
 
     /// Returns how many jobs to fetch.
     pub(super) fn room(&self) -> Room {
-        self.slots.room(self.prefetch.room())
+        self.slots.room(self.prefetch.missing())
     }
 
     /// Returns whether no job is running.
@@ -100,8 +100,8 @@ impl<S: JobState> Runner<S> {
         tokio::spawn(async move {
             let run = AssertUnwindSafe(delivery.run(jobs, state)).catch_unwind();
             let completed = run.await.unwrap_or_else(|panic| {
-                // A panic of the job itself is a failure. This one is from dropping what the job left, which would
-                // happen again.
+                // `Delivery::run` catches panics of the job itself. This panic is from a destructor of the job's data; a
+                // retry would probably panic again.
                 let message = panic_message(&*panic);
                 tracing::error!(job_id = &*id, panic = message, "job panicked while it was dropped");
                 job.complete(id, token, Disposition::dead("The job panicked", &message, 0))
@@ -111,16 +111,16 @@ impl<S: JobState> Runner<S> {
         });
     }
 
-    /// Waits until at least one job ends, and starts waiting jobs in its slot. Can be dropped without losing a job.
+    /// Waits until at least one job ends, and starts waiting jobs in its slot. Cancel safe.
     pub(super) async fn wait_until_completed(&mut self) {
-        self.receiver.recv_many(&mut self.received, RECEIVE).await;
+        self.receiver.recv_many(&mut self.received, RECEIVE_BATCH_SIZE).await;
         self.record_received();
     }
 
     /// As [`Self::wait_until_completed`], and also waits for the notifiers of the slots.
     pub(super) async fn wait_until_completed_or_woken(&mut self) {
         tokio::select! {
-            _ = self.receiver.recv_many(&mut self.received, RECEIVE) => {}
+            _ = self.receiver.recv_many(&mut self.received, RECEIVE_BATCH_SIZE) => {}
             () = self.slots.wait_until_woken() => return,
         }
         self.record_received();

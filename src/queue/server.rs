@@ -7,8 +7,8 @@ use super::{client::Queue, scripts};
 const MIN_REDIS_VERSION: (u32, u32) = (7, 0);
 /// Codes of errors that a server answers to writes until its disk or its replicas are usable again.
 const REFUSES_WRITES_CODES: [&str; 2] = ["MISCONF", "NOREPLICAS"];
-/// Where the complete list of rights is.
-const RIGHTS_GUIDE: &str = "docs/databases.md lists all rights";
+/// Where the complete list of permissions is.
+const PERMISSIONS_GUIDE: &str = "docs/databases.md lists all permissions";
 
 /// The properties of a Redis server that the queue depends on.
 #[derive(Debug, Clone)]
@@ -90,9 +90,9 @@ fn is_denied(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm)
 }
 
-/// Describes the right that a refused command lacks.
+/// Describes the ACL permission that the Redis user lacks.
 fn describe_denial(error: &RedisError, prefix: &str) -> String {
-    // The name of the command is in quotes. Without one, a key was refused.
+    // Redis quotes the name of a refused command. If nothing is quoted, a key was refused.
     match error.detail().and_then(|text| text.split('\'').nth(1)) {
         Some(command) => describe_missing_commands(&[command.to_owned()]),
         None => describe_missing_keys(prefix),
@@ -100,28 +100,28 @@ fn describe_denial(error: &RedisError, prefix: &str) -> String {
 }
 
 fn describe_missing_commands(commands: &[String]) -> String {
-    let right = |command: &String| match command.to_ascii_lowercase() {
+    let permission = |command: &String| match command.to_ascii_lowercase() {
         name if name.starts_with("eval") || name.starts_with("script") => "+@scripting".to_owned(),
         name => format!("+{name}"),
     };
-    let mut rights: Vec<_> = commands.iter().map(right).collect();
-    rights.dedup();
-    let (commands, rights) = (commands.join(", ").to_ascii_uppercase(), rights.join(" "));
+    let mut permissions: Vec<_> = commands.iter().map(permission).collect();
+    permissions.dedup();
+    let (commands, permissions) = (commands.join(", ").to_ascii_uppercase(), permissions.join(" "));
     format!(
-        "the Redis user may not run {commands}: grant it with `ACL SETUSER <name> {rights}`; {RIGHTS_GUIDE}"
+        "the Redis user may not run {commands}: grant it with `ACL SETUSER <name> {permissions}`; {PERMISSIONS_GUIDE}"
     )
 }
 
 fn describe_missing_keys(prefix: &str) -> String {
     format!(
         "the Redis user may not use all keys of the product: grant them with `ACL SETUSER <name> ~{prefix} ~{prefix}:*`; \
-         {RIGHTS_GUIDE}"
+         {PERMISSIONS_GUIDE}"
     )
 }
 
 impl Queue {
-    /// Reads the properties of the server, and tries what the product does with it. A missing right is a problem of the
-    /// server, unless only this check needs it.
+    /// Reads the properties of the server, and tries what the product does with it. A missing permission is a problem of
+    /// the server, unless only this check needs it.
     ///
     /// # Errors
     /// If the server does not answer, or refuses the connection or all writes.

@@ -29,12 +29,12 @@ impl Share {
         Self { total, used: 0, may_find_jobs: true, notifier, armed: false }
     }
 
-    fn free(&self) -> usize {
+    fn free_slots(&self) -> usize {
         self.total.saturating_sub(self.used)
     }
 
     fn arm(&mut self) {
-        if let Some(notifier) = self.notifier.as_ref().filter(|_| self.free() > 0 && !self.armed) {
+        if let Some(notifier) = self.notifier.as_ref().filter(|_| self.free_slots() > 0 && !self.armed) {
             notifier.arm.notify_one();
             self.armed = true;
         }
@@ -67,8 +67,8 @@ impl Slots {
 
     /// Returns how many jobs to fetch now; up to `ahead` of them before there are slots.
     pub(super) fn room(&self, ahead: usize) -> Room {
-        let free = self.all.free();
-        let shared = self.shared.free().min(free);
+        let free = self.all.free_slots();
+        let shared = self.shared.free_slots().min(free);
         let ahead = if self.shared.may_find_jobs { ahead } else { 0 };
         let reserved = self.all.may_find_jobs && free > 0;
         match reserved || self.shared.may_find_jobs && shared > 0 {
@@ -81,7 +81,7 @@ impl Slots {
 
     /// Returns whether there is a slot for a job of the shared queues.
     pub(super) fn has_shared(&self) -> bool {
-        self.shared.free().min(self.all.free()) > 0
+        self.shared.free_slots().min(self.all.free_slots()) > 0
     }
 
     /// Records what a fetch has found: where it found as many jobs as it had room for, there may be more. `queues` are those of

@@ -98,15 +98,15 @@ impl JobStatus {
     }
 
     fn done(id: &str, outcome: Outcome) -> Self {
-        let envelope = Envelope::new(&outcome.task, &outcome.queue, Value::Null, 0, outcome.enqueued);
+        let envelope = Envelope::new(&outcome.task, &outcome.queue, Value::Null, 0, outcome.enqueued_at_ms);
         Self {
             owner: outcome.owner,
             payload: None,
             result: outcome.result,
             error: outcome.reason,
             attempts: outcome.attempts,
-            started_at: time(outcome.enqueued + outcome.waited),
-            ended_at: time(outcome.enqueued + outcome.waited + outcome.ran),
+            started_at: time(outcome.enqueued_at_ms + outcome.waited_ms),
+            ended_at: time(outcome.enqueued_at_ms + outcome.waited_ms + outcome.ran_ms),
             ..Self::new(id, outcome.state, envelope)
         }
     }

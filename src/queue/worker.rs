@@ -178,7 +178,7 @@ impl<S: JobState> Worker<S> {
     }
 
     /// Tells the running jobs to stop and waits up to `STOP_TIMEOUT`. Releases the jobs that still run, then settles
-    /// all of them. Gives up at `deadline`.
+    /// all of them. Stops retrying at `deadline`.
     async fn stop_running(&mut self, runner: &mut Runner<S>, deadline: &CancellationToken) {
         runner.release_waiting();
         self.leases.stop_all(StopReason::Shutdown);

@@ -6,7 +6,7 @@ local COMMANDS = 'DEL EXISTS GET PEXPIREAT PTTL RENAMENX SET UNLINK HDEL HEXISTS
   .. 'HSETNX HSTRLEN LINDEX LLEN LPOP LPOS LPUSH LRANGE LREM RPOP RPUSH SADD SISMEMBER SMEMBERS SMISMEMBER SREM ZADD ZCARD '
   .. 'ZRANGE ZRANGEBYSCORE ZREM ZREVRANGE ZSCAN ZSCORE PSETEX BZPOPMIN'
 if redis.acl_check_cmd then -- some compatible servers have no such function
-  -- Redis has checked the right to use P itself before it ran this script.
+  -- Redis has checked the permission to use P itself before it ran this script.
   for command in string.gmatch(COMMANDS, '%u+') do
     if not redis.acl_check_cmd(command, P, P) then missing[#missing + 1] = command
     elseif not redis.acl_check_cmd(command, key, key) then keys_refused = 1 end
