@@ -1,4 +1,4 @@
-//! Email addresses: which are accepted, and when two of them are one mailbox.
+//! Email addresses: which are accepted, and when two spellings are the same address.
 //!
 //! A domain has several spellings: `bücher.example` is `xn--bcher-kva.example`, and a full-width letter or an invisible
 //! character does not change it (UTS 46). A local part can be quoted. All places that store, compare or use an address
@@ -24,7 +24,7 @@ pub struct EmailAddress {
     /// The address to store and to show: lower case, without quotes and invisible characters. A domain beyond ASCII stays
     /// readable; a domain in ASCII stays as it is, also if it begins with `xn--`.
     pub stored: String,
-    /// The same for all spellings of a mailbox: the local part in lower case and the domain in ASCII.
+    /// The same for all spellings of an address: the local part in lower case and the domain in ASCII.
     pub key: String,
     for_mail: Address,
 }
@@ -124,7 +124,7 @@ impl EmailLookup {
         Self { stored: text.trim().to_lowercase(), key }
     }
 
-    /// Returns a text that is equal for all spellings of a mailbox: the key, or an invalid address itself.
+    /// Returns a text that is equal for all spellings of an address: the key, or an invalid address itself.
     pub fn subject(&self) -> &str {
         self.key.as_deref().unwrap_or(&self.stored)
     }
@@ -135,8 +135,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spellings_of_a_mailbox_have_one_key() {
-        let mailboxes: [(&str, &[&str]); 3] = [
+    fn spellings_of_an_address_have_one_key() {
+        let addresses: [(&str, &[&str]); 3] = [
             (
                 "ada@example.com",
                 &[
@@ -163,13 +163,13 @@ mod tests {
             ),
             ("zoë@example.com", &["zoë@example.com", "zoe\u{308}@example.com", "ZOË@example.com"]),
         ];
-        for (key, spellings) in mailboxes {
+        for (key, spellings) in addresses {
             for spelling in spellings {
                 let lookup = EmailLookup::new(spelling);
                 assert_eq!((lookup.subject(), lookup.key.as_deref()), (key, Some(key)), "{spelling:?}");
             }
         }
-        // Different letters that look alike are different mailboxes.
+        // Different letters that look alike are different addresses.
         assert_ne!(EmailLookup::new("\u{430}da@example.com").subject(), "ada@example.com");
         assert_ne!(EmailLookup::new("ada@ex\u{430}mple.com").subject(), "ada@example.com");
     }
@@ -184,13 +184,13 @@ mod tests {
         ] {
             let address = EmailAddress::parse(text).unwrap();
             assert_eq!((&*address.stored, &*address.clone().for_mail().to_string()), (stored, mailed));
-            // The stored form is a spelling of the same mailbox.
+            // The stored form is a spelling of the same address.
             assert_eq!(EmailAddress::parse(&address.stored).unwrap().key, address.key);
         }
     }
 
     #[test]
-    fn addresses_that_are_no_mailbox_are_refused() {
+    fn invalid_addresses_are_refused() {
         for bad in [
             "",
             "a",

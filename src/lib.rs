@@ -22,7 +22,7 @@
 //! | [`db`] | the PostgreSQL pool, transactions, migrations | context |
 //! | [`mail`] | messages, their templates, SMTP | email_address |
 //! | [`security`] | passwords, tokens, encryption | |
-//! | [`email_address`] | which addresses are accepted, and when two are one mailbox | |
+//! | [`email_address`] | which addresses are accepted, and when two spellings are the same address | |
 //! | [`dev`] | the private servers of `saas dev` and of the tests | |
 //! | [`config`] | the settings, part of the base | email_address |
 //! | [`error`], [`logging`], [`pool`], [`redis_pool`] | the base, which every module except `queue` may import, as `config` | |

@@ -22,7 +22,7 @@ text_enum! {
 #[derive(Clone, HasQuery, Identifiable)]
 pub struct User {
     pub id: i64,
-    /// In lower case, as its owner writes it. `find_by_email` knows when another address is the same mailbox.
+    /// In lower case, as its owner writes it. `find_by_email` also finds the user by another spelling of the address.
     pub email: String,
     /// `None` until an invited user has set a password, and in an [`Identity`](super::session::Identity).
     pub hashed_password: Option<String>,
@@ -87,9 +87,9 @@ impl User {
         Self::query().filter(users::id.eq(id)).first(&mut conn).await.optional()
     }
 
-    /// Returns the user with this address as it is stored, else the user with another spelling of the same mailbox.
+    /// Returns the user with this address as it is stored, else the user with another spelling of it.
     ///
-    /// Users from before the column `email_key` may share a mailbox. Each of them is found by its own address.
+    /// Users from before the column `email_key` may share an address. Each of them is found by its own address.
     pub async fn find_by_email(
         mut conn: &AsyncPgConnection,
         email: &EmailLookup,

@@ -1,4 +1,4 @@
-//! A mailbox has one account, however its address is spelled.
+//! An address has one account, however it is spelled.
 
 use saas::services::housekeeping;
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use crate::support::{
     smtp::SmtpServer,
 };
 
-/// Spellings of one mailbox. Its account is registered with the first one.
+/// Spellings of one address. Its account is registered with the first one.
 const SPELLINGS: [&str; 9] = [
     "ada@bücher.example",
     "ada@xn--bcher-kva.example",
@@ -118,7 +118,7 @@ async fn spellings_share_the_rate_limits() {
 }
 
 #[tokio::test]
-async fn a_mailbox_that_is_registered_meanwhile_cannot_be_confirmed() {
+async fn an_address_that_is_registered_meanwhile_cannot_be_confirmed() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let change = app.post("/users/me/email", Some(&user), credentials(SPELLINGS[0])).await;
@@ -140,7 +140,7 @@ async fn a_mailbox_that_is_registered_meanwhile_cannot_be_confirmed() {
 }
 
 #[tokio::test]
-async fn an_address_without_a_mailbox_is_refused_everywhere() {
+async fn an_invalid_address_is_refused_everywhere() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
     let invalid = fields(&[("body.email", "value_error")]);
@@ -181,9 +181,9 @@ async fn mails_go_to_the_domain_in_ascii() {
     assert!(mails[0].text.contains("To: zoe@xn--exmple-cua.example"), "{}", mails[0].text);
 }
 
-/// Accounts that an earlier release has accepted: two of one mailbox, and one whose address is refused now.
+/// Accounts that an earlier release has accepted: two of one address, and one whose address is refused now.
 #[tokio::test]
-async fn accounts_of_one_mailbox_are_kept_and_reported() {
+async fn accounts_of_one_address_are_kept_and_reported() {
     let app = TestApp::start().await;
     let hash = bcrypt::hash(PASSWORD, 4).unwrap();
     let old = ["eve@exam\u{200B}ple.com", "eve@example.com", "\"a b\"@example.com", "bob@bücher.example"];
@@ -215,7 +215,7 @@ async fn accounts_of_one_mailbox_are_kept_and_reported() {
 
     let doctor = command(&app, &["doctor"]).await.stdout;
     assert!(doctor.contains("warn  addresses"), "{doctor}");
-    assert!(doctor.contains(&format!("user {} has the mailbox of user {}", ids[0], ids[1])), "{doctor}");
+    assert!(doctor.contains(&format!("user {} has the address of user {} in another spelling", ids[0], ids[1])), "{doctor}");
     assert!(doctor.contains(&format!("user {} has no valid address", ids[2])), "{doctor}");
     assert!(!doctor.contains(&format!("user {}", ids[3])), "{doctor}");
     // The address is free again, so the other account gets its key.

@@ -71,7 +71,7 @@ mod queue_owners;
 mod queue_processes;
 mod queue_redis;
 mod queue_reserved;
-mod redis_rights;
+mod redis_permissions;
 mod registration_limits;
 mod replicas;
 mod request_bodies;

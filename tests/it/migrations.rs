@@ -87,7 +87,8 @@ async fn a_failed_migration_says_if_a_part_is_in_effect() {
     assert_eq!(states(&folder.migrations(), &database).await, [State::Applied, State::Pending]);
 }
 
-/// CREATE INDEX CONCURRENTLY waits for the snapshots of all others, so no process may wait for the lock in a statement.
+/// CREATE INDEX CONCURRENTLY waits for older snapshots in other sessions, so a process must not block in a statement that
+/// waits for the advisory lock.
 #[tokio::test]
 async fn concurrent_processes_can_create_an_index_concurrently() {
     let database = TestDatabase::empty().await;
@@ -100,7 +101,7 @@ async fn concurrent_processes_can_create_an_index_concurrently() {
 }
 
 #[tokio::test]
-async fn a_role_without_rights_is_told_which_it_needs() {
+async fn a_role_without_privileges_is_told_which_it_needs() {
     let database = TestDatabase::empty().await;
     let role = format!("limited_{}", unique());
     database
@@ -215,7 +216,7 @@ async fn an_empty_migration_is_not_applied() {
 }
 
 #[tokio::test]
-async fn two_migrations_with_the_same_stamp_are_refused() {
+async fn two_migrations_with_the_same_version_are_refused() {
     let database = TestDatabase::empty().await;
     let folder = Folder::new(&[
         ["2030-01-01-000000_one", "CREATE TABLE one ();", ""],

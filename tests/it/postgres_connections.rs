@@ -226,7 +226,7 @@ async fn unsupported_parameters_are_reported_with_the_other_problems() {
 }
 
 #[tokio::test]
-async fn doctor_tries_the_rights_of_the_user_of_postgresql() {
+async fn doctor_checks_the_privileges_of_the_postgresql_role() {
     let database = TestDatabase::migrated().await;
     let role = format!("limited_{}", unique());
     servers().await.sql(&format!("CREATE ROLE {role} LOGIN PASSWORD 'x'")).await;
@@ -239,7 +239,7 @@ async fn doctor_tries_the_rights_of_the_user_of_postgresql() {
         run(command).await
     };
     let denied = doctor().await;
-    let line = denied.stdout.lines().find(|line| line.starts_with("FAIL  rights")).unwrap_or_default();
+    let line = denied.stdout.lines().find(|line| line.starts_with("FAIL  privileges")).unwrap_or_default();
     assert!(
         denied.code == Some(1) && line.contains("INSERT on users") && line.contains("GRANT"),
         "{denied:?}"
@@ -249,7 +249,7 @@ async fn doctor_tries_the_rights_of_the_user_of_postgresql() {
         std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/databases.md")).unwrap();
     let grant = guide.lines().map(str::trim).find(|line| line.starts_with("GRANT SELECT, INSERT")).unwrap();
     database.sql(&grant.replace("TO saas", &format!("TO {role}"))).await;
-    assert!(doctor().await.succeeded().stdout.contains("ok    rights"));
+    assert!(doctor().await.succeeded().stdout.contains("ok    privileges"));
     let app = TestApp::with(&[&format!("--database-url={url}")]).await;
     let body = json!({ "email": "ada@example.com", "password": "correct horse" });
     assert_eq!(app.post("/auth/register", None, body).await.status, 201);

@@ -29,7 +29,7 @@ use crate::{
 
 /// Check that the product can run here.
 ///
-/// Prints one line for each check, and the fix beside each failure: settings, mail, PostgreSQL, migrations, rights, admins,
+/// Prints one line for each check, and the fix beside each failure: settings, mail, PostgreSQL, migrations, privileges, admins,
 /// addresses, Redis, clock, disk. The settings are those of `saas serve` and `saas worker`. While `saas dev` runs in this
 /// directory, and no other servers are configured, its servers are checked.
 /// Exits with 1 if a check fails.
@@ -109,7 +109,7 @@ impl Args {
                 let has_tables = migrated.is_ok();
                 report.add("migrations", migrated);
                 if has_tables {
-                    report.add("rights", rights(&conn).await);
+                    report.add("privileges", privileges(&conn).await);
                     report.add("admins", self.admins(&conn).await);
                     report.add("outbox", self.outbox(&conn).await);
                     report.add("addresses", addresses(&conn).await);
@@ -191,16 +191,18 @@ async fn migrated(conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
     }
 }
 
-/// Looks for accounts that share a mailbox, or whose address is not valid any more.
+/// Looks for accounts that share an address in different spellings, or whose address is not valid any more.
 async fn addresses(conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
     let (list, total) = email_keys::unresolved(conn, MAX_LISTED_ADDRESSES).await?;
     if total == 0 {
-        return Ok(Passed("each mailbox has one account".into()));
+        return Ok(Passed("each address has one account".into()));
     }
     let mut causes: Vec<_> = list
         .iter()
         .map(|(id, cause)| match cause {
-            Cause::SharedWith(other) => format!("user {id} has the mailbox of user {other}"),
+            Cause::SharedWith(other) => {
+                format!("user {id} has the address of user {other} in another spelling")
+            }
             Cause::Invalid(problem) => format!("user {id} has no valid address ({problem})"),
             Cause::NotFilled => format!("user {id} is not compared with others yet: run `saas migrate up`"),
         })
@@ -210,14 +212,14 @@ async fn addresses(conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
         causes.push(format!("{more} more"));
     }
     Ok(Warning(format!(
-        "{}. Such users can only sign in with the address as it is stored: keep one account of a mailbox and delete the \
+        "{}. Such users can only sign in with the address as it is stored: keep one account of each address and delete the \
          others, or change their addresses",
         causes.join("; ")
     )))
 }
 
-/// Checks what the user may do with the tables, which are those with the owner of `users`.
-async fn rights(conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
+/// Checks the privileges of the role on the tables, which are those with the owner of `users`.
+async fn privileges(conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
     const MISSING: &str = r"
         SELECT coalesce(string_agg(privilege || ' on ' || t.relname, ', ' ORDER BY t.relname, privilege), '') AS value
         FROM pg_class users
@@ -226,9 +228,9 @@ async fn rights(conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
         WHERE users.oid = to_regclass('users') AND NOT has_table_privilege(t.oid, privilege)
             AND t.relname !~ '^__diesel' AND (t.relname, privilege) <> ('audit_log', 'UPDATE')";
     match ask(conn, MISSING).await?.as_str() {
-        "" => Ok(Passed("the user may read and write all tables".into())),
+        "" => Ok(Passed("the role may read and write all tables".into())),
         missing => bail!(
-            "the user of PostgreSQL has no right to {missing}: grant it as the owner of the tables with GRANT SELECT, \
+            "the PostgreSQL role lacks the privileges {missing}: grant them as the owner of the tables with GRANT SELECT, \
              INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO <name>"
         ),
     }

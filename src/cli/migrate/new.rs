@@ -5,7 +5,7 @@ use chrono::{NaiveDate, NaiveDateTime, TimeDelta, Utc};
 
 use crate::db::migrations::Migrations;
 
-/// The most characters of the name of a migration, without its stamp. Names of files have up to 255 bytes.
+/// The most characters of the name of a migration, without its version. Names of files have up to 255 bytes.
 const MAX_NAME_CHARS: usize = 100;
 
 /// Creates the folder of a migration that sorts after all others. Prints the files, and what to do next.
@@ -25,12 +25,12 @@ pub(super) fn create(description: &str, dir: &Path) -> anyhow::Result<()> {
         bail!("there is a migration with this name: {same}. Choose another description");
     }
     let newest = here.names().chain(embedded.names()).max_by_key(|name| version(name)).unwrap_or_default();
-    let stamp = stamp_after(&version(newest), Utc::now().naive_utc()).with_context(|| {
+    let folder_version = version_after(&version(newest), Utc::now().naive_utc()).with_context(|| {
         format!("the name of the newest migration, {newest}, does not begin with a date: create the folder by hand")
     })?;
-    let folder = dir.join(format!("{stamp}_{name}"));
+    let folder = dir.join(format!("{folder_version}_{name}"));
     fs::create_dir(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    // In one line, because the next one would not be a comment.
+    // One line: a second line would be outside the SQL comment.
     let description = description.split_whitespace().collect::<Vec<_>>().join(" ");
     for (file, text) in [
         ("up.sql", format!("-- {description}\n")),
@@ -65,17 +65,17 @@ fn name_of(description: &str) -> anyhow::Result<String> {
     }
 }
 
-/// Returns the stamp of a migration as the database records it, by which migrations are sorted.
+/// Returns the version of a migration as the database records it: without dashes. Migrations are sorted by it.
 fn version(name: &str) -> String {
     name.split('_').next().unwrap_or_default().replace('-', "")
 }
 
-/// Returns a stamp for `now`, or one that sorts after `newest` if that is later: a second later, or on the next day if it
+/// Returns a version with dashes for `now`, or one that sorts after `newest` if that is later: a second later, or on the next day if it
 /// is not a valid time.
-fn stamp_after(newest: &str, now: NaiveDateTime) -> Option<String> {
+fn version_after(newest: &str, now: NaiveDateTime) -> Option<String> {
     let sorted = |time: NaiveDateTime| {
-        let stamp = time.format("%Y-%m-%d-%H%M%S").to_string();
-        (version(&stamp).as_str() > newest).then_some(stamp)
+        let candidate = time.format("%Y-%m-%d-%H%M%S").to_string();
+        (version(&candidate).as_str() > newest).then_some(candidate)
     };
     let next_second =
         || Some(NaiveDateTime::parse_from_str(newest, "%Y%m%d%H%M%S").ok()? + TimeDelta::seconds(1));
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stamp_sorts_after_the_newest_one() {
+    fn a_version_sorts_after_the_newest_one() {
         let now = NaiveDate::from_ymd_opt(2026, 11, 25).unwrap().and_hms_opt(18, 7, 12).unwrap();
         for (newest, expected) in [
             ("", Some("2026-11-25-180712")),
@@ -98,13 +98,13 @@ mod tests {
             ("20261125180712", Some("2026-11-25-180713")),
             ("20990101000000", Some("2099-01-01-000001")),
             ("20261231235959", Some("2027-01-01-000000")),
-            // Not a valid time, not a stamp of this format.
+            // Not a valid time, not a version of this format.
             ("20261125300000", Some("2026-11-26-000000")),
             ("202611261", Some("2026-11-27-000000")),
             ("99991231235959", None),
             ("initial", None),
         ] {
-            assert_eq!(stamp_after(newest, now).as_deref(), expected, "{newest}");
+            assert_eq!(version_after(newest, now).as_deref(), expected, "{newest}");
         }
     }
 }

@@ -4,7 +4,7 @@ use diesel::result::Error as DieselError;
 use diesel_async::AsyncPgConnection;
 
 use super::{
-    rights,
+    privileges,
     run::{Direction, Effect, Failed},
 };
 use crate::{db::sqlstate::sqlstate, error::shortened};
@@ -12,8 +12,8 @@ use crate::{db::sqlstate::sqlstate, error::shortened};
 /// The most characters of a line of SQL that a message repeats.
 const MAX_LINE_CHARS: usize = 120;
 
-/// SQLSTATEs of a missing right, or of a missing extension or schema.
-const ABOUT_RIGHTS: &[&str] = &["42501", "3F000", "42704", "0A000", "58P01"];
+/// SQLSTATEs of a missing privilege, or of a missing extension or schema.
+const PRIVILEGE_SQLSTATES: &[&str] = &["42501", "3F000", "42704", "0A000", "58P01"];
 
 const EXISTS: &str = "the database has this object, but no record of this migration. Use a database of its own for each \
                       product. If the migration was applied by other means, record it: INSERT INTO \
@@ -39,7 +39,7 @@ const ADVICE: &[(&str, &str)] = &[
     ("40P01", "another transaction locked the same tables in another order: run this again"),
     (
         "42501",
-        "run the migrations as the owner of the object, or let the owner grant the right to the role in DATABASE_URL",
+        "run the migrations as the owner of the object, or let the owner grant the privilege to the role in DATABASE_URL",
     ),
     ("42601", "correct the syntax"),
     ("42P01", IS_MISSING),
@@ -88,8 +88,8 @@ pub(super) async fn explain(conn: &AsyncPgConnection, failed: &Failed) -> Vec<St
 }
 
 async fn fixes(conn: &AsyncPgConnection, code: &str, failed: &Failed) -> Vec<String> {
-    if ABOUT_RIGHTS.contains(&code) {
-        let missing = rights::missing(conn, failed.script.sql()).await.unwrap_or_default();
+    if PRIVILEGE_SQLSTATES.contains(&code) {
+        let missing = privileges::missing(conn, failed.script.sql()).await.unwrap_or_default();
         if !missing.is_empty() {
             return missing;
         }

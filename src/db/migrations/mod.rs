@@ -5,12 +5,13 @@
 //! | `source` | the migrations of this build, or those in a directory |
 //! | `run` | the lock, and the harness of diesel, which runs and records the scripts |
 //! | `failure` | why a migration failed, and what to do |
-//! | `rights` | the rights that a role needs |
+//! | `privileges` | the privileges that a role needs |
+//! | `query` | queries that return one column of text |
 //! | `tables` | the text of `src/schema.rs` |
 
 mod failure;
+mod privileges;
 mod query;
-mod rights;
 mod run;
 mod source;
 mod tables;
@@ -148,7 +149,7 @@ impl Migrations {
     /// Returns why [`Migrations::up`] would fail in this database, as far as that is known, with the fix.
     ///
     /// If no migration is applied yet, it applies all in a transaction and rolls it back. Otherwise that could lock the
-    /// tables of a running product, so it only checks the rights of the role.
+    /// tables of a running product, so it only checks the privileges of the role.
     ///
     /// # Errors
     /// If PostgreSQL does not answer.
@@ -166,7 +167,7 @@ impl Migrations {
             // The rehearsal tries the scripts, but not the record of them.
             scripts.clear();
         }
-        let missing = rights::missing(conn, &scripts).await?;
+        let missing = privileges::missing(conn, &scripts).await?;
         Ok((!missing.is_empty()).then(|| missing.join(" ")))
     }
 

@@ -1,3 +1,5 @@
+//! Queries that return one column of text.
+
 use diesel::{QueryResult, QueryableByName, sql_types::Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 

@@ -60,12 +60,12 @@ impl Migrations {
     /// Checks the migrations that are about to be applied.
     ///
     /// # Errors
-    /// If two migrations of the list have the same stamp, or one of `pending` has no statement.
+    /// If two migrations of the list have the same version, or one of `pending` has no statement.
     pub(super) fn check(&self, pending: &[&Migration]) -> anyhow::Result<()> {
         for pair in self.0.windows(2) {
             if pair[0].version() == pair[1].version() {
                 bail!(
-                    "the migrations {} and {} have the same stamp, so only one of them would be applied: rename the \
+                    "the migrations {} and {} have the same version, so only one of them would be applied: rename the \
                      folder of the newer one",
                     pair[0].name,
                     pair[1].name
@@ -105,7 +105,7 @@ impl Migration {
         Ok(Some(Self::new([name.into(), up?, down?, metadata?])))
     }
 
-    /// Returns the stamp as it is recorded in the database: the name up to `_`, without dashes.
+    /// Returns the version as it is recorded in the database: the name up to `_`, without dashes.
     pub fn version(&self) -> String {
         self.name.split('_').next().unwrap_or_default().replace('-', "")
     }

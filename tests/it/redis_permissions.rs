@@ -1,4 +1,4 @@
-//! The rights that the Redis user needs, and what is said if one is missing.
+//! The permissions that the Redis user needs, and what is reported if one is missing.
 
 use std::{collections::BTreeSet, path::Path, process::Command, time::Duration};
 
@@ -48,7 +48,7 @@ impl OwnRedis {
 }
 
 #[tokio::test]
-async fn the_documented_rights_are_enough() {
+async fn the_documented_permissions_are_enough() {
     let guide = read(GUIDE);
     let line = guide.lines().find(|line| line.starts_with("ACL SETUSER saas ")).unwrap();
     let redis = OwnRedis::start().await;
@@ -113,10 +113,10 @@ async fn the_documented_rights_are_enough() {
 }
 
 #[tokio::test]
-async fn a_missing_right_is_named_by_doctor_and_at_start() {
+async fn a_missing_permission_is_named_by_doctor_and_at_start() {
     let database = TestDatabase::migrated().await;
     let redis = OwnRedis::start().await;
-    for (at, (rights, problem)) in [
+    for (at, (permissions, problem)) in [
         (
             &["~*", "+@all", "-@scripting"][..],
             "may not run EVALSHA: grant it with `ACL SETUSER <name> +@scripting`",
@@ -138,7 +138,7 @@ async fn a_missing_right_is_named_by_doctor_and_at_start() {
     .into_iter()
     .enumerate()
     {
-        let user = [&["ACL", "SETUSER", "saas", "reset", "on", ">password"][..], rights].concat();
+        let user = [&["ACL", "SETUSER", "saas", "reset", "on", ">password"][..], permissions].concat();
         redis.command::<()>(&user).await;
         let doctor = run(redis.process(&["doctor"], &database).await).await;
         let line = doctor.stdout.lines().find(|line| line.starts_with("FAIL  redis")).unwrap_or_default();
@@ -150,7 +150,7 @@ async fn a_missing_right_is_named_by_doctor_and_at_start() {
 }
 
 #[tokio::test]
-async fn the_right_to_read_the_state_of_the_server_is_optional() {
+async fn the_permission_to_read_the_state_of_the_server_is_optional() {
     let database = TestDatabase::migrated().await;
     let redis = OwnRedis::start().await;
     redis.command::<()>(&["ACL", "SETUSER", "saas", "on", ">password", "~*", "+@all", "-info"]).await;

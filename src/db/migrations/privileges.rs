@@ -1,4 +1,4 @@
-//! The rights that migrations need, and who can grant them.
+//! The privileges that migrations need, and who can grant them.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use super::{query::Row, source::without_comments};
 
-/// One row for each right that the role lacks, with the statement that grants it. `$1` has the extensions to create, `$2`
+/// One row for each privilege that the role lacks, with the statement that grants it. `$1` has the extensions to create, `$2`
 /// the words of the script.
 const MISSING: &str = "
 WITH needed AS (SELECT unnest($1) AS name)
@@ -55,7 +55,7 @@ SELECT format('the table %I belongs to the role %I: run the migrations as that r
     WHERE relnamespace = to_regnamespace(quote_ident(current_schema())) AND relkind IN ('r', 'p')
           AND relname = ANY ($2) AND NOT pg_has_role(relowner, 'USAGE')";
 
-/// Returns the rights that the role of the connection lacks for a script, each with the statement that grants it.
+/// Returns the privileges that the role of the connection lacks for a script, each with the statement that grants it.
 pub(super) async fn missing(mut conn: &AsyncPgConnection, sql: &str) -> QueryResult<Vec<String>> {
     let text = without_comments(sql).to_lowercase();
     let words = text.split(|c: char| !c.is_alphanumeric() && !['_', '$'].contains(&c));
