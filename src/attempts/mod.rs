@@ -24,7 +24,7 @@ const SETS: u16 = 4_096;
 
 /// A rule by which failures are counted.
 pub struct Rule {
-    /// Part of the Redis key.
+    /// Name of the rule: part of the Redis key, and the field `rule` of the event `attempt.throttled`.
     pub name: &'static str,
     /// Attempts before the first wait.
     pub free_attempts: u32,

@@ -15,7 +15,7 @@ use crate::{
     security::Passwords,
     services::{
         admin_password::{self, Replaced},
-        admins::{self, Admin, ensure_admin},
+        admins::{self, EnsureAdminOutcome, ensure_admin},
         users::check_password,
     },
 };
@@ -97,9 +97,11 @@ impl Args {
         };
         let mut out = std::io::stdout();
         match ensure_admin(&mut conn, &passwords, &email, password).await? {
-            Admin::Created => writeln!(out, "created admin {email}{source}")?,
-            Admin::AlreadyThere => writeln!(out, "{email} is already an admin; nothing changed")?,
-            Admin::PlainUser => bail!("{email} exists and is not an admin; add --promote to make it one"),
+            EnsureAdminOutcome::Created => writeln!(out, "created admin {email}{source}")?,
+            EnsureAdminOutcome::Exists => writeln!(out, "{email} is already an admin; nothing changed")?,
+            EnsureAdminOutcome::NotAdmin => {
+                bail!("{email} exists and is not an admin; add --promote to make it one")
+            }
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -15,7 +15,7 @@ use crate::{
     queue::{Queue, Server, is_transient},
     services::{
         admin_password,
-        admins::{Admin, ensure_admin},
+        admins::{EnsureAdminOutcome, ensure_admin},
         email_keys,
         users::check_password,
     },
@@ -102,15 +102,15 @@ pub(super) async fn create_first_admin(app: &App) -> anyhow::Result<bool> {
     check_admin(settings)?;
     let admin = ensure_admin(&mut conn, &app.passwords, email, Some(password.to_owned())).await?;
     match admin {
-        Admin::Created => tracing::info!(email, "first admin created"),
-        Admin::PlainUser => tracing::warn!(
+        EnsureAdminOutcome::Created => tracing::info!(email, "first admin created"),
+        EnsureAdminOutcome::NotAdmin => tracing::warn!(
             email,
             "there is no admin, and FIRST_SUPERUSER_EMAIL is the address of a user: make sure that the user is who you \
              expect, then run `saas create-admin --promote`"
         ),
-        Admin::AlreadyThere => {}
+        EnsureAdminOutcome::Exists => {}
     }
-    Ok(admin == Admin::Created)
+    Ok(admin == EnsureAdminOutcome::Created)
 }
 
 /// Applies the pending migrations and returns their names. Then completes what SQL cannot compute: the keys of addresses
@@ -130,7 +130,7 @@ pub(super) async fn migrate(database: &Database) -> anyhow::Result<Vec<String>> 
 /// If the database does not answer.
 pub(super) async fn fill_email_keys(database: &Database) -> anyhow::Result<()> {
     let conn = db::connect(database).await?;
-    email_keys::fill(&conn).await.context("cannot fill the column users.email_key")?;
+    email_keys::fill_missing_keys(&conn).await.context("cannot fill the column users.email_key")?;
     Ok(())
 }
 
@@ -194,7 +194,7 @@ fn secrets_on_command_line() -> Vec<String> {
         .collect()
 }
 
-/// Waits until Redis answers and accepts writes, and checks that it does not lose jobs and that its user has all rights.
+/// Waits until Redis answers and accepts writes, and checks that it does not lose jobs and that its user has all permissions.
 ///
 /// # Errors
 /// If Redis refuses the connection for good, is configured so that it may lose jobs, or denies what the product does.

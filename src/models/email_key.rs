@@ -8,8 +8,8 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use crate::schema::users;
 
-/// A user and the key of the user's address.
-pub struct Keyed {
+/// The key of the address of a user, to be written to the user's row.
+pub struct KeyAssignment {
     pub id: i64,
     /// The address that the key was computed from.
     pub email: String,
@@ -52,7 +52,7 @@ pub async fn owner(mut conn: &AsyncPgConnection, key: &str) -> QueryResult<Optio
 
 /// Sets the keys of users, except of those whose key another user has or whose address has changed. Returns how many it
 /// has set. The keys of the list differ, and its ids ascend.
-pub async fn set(mut conn: &AsyncPgConnection, list: &[Keyed]) -> QueryResult<usize> {
+pub async fn set(mut conn: &AsyncPgConnection, list: &[KeyAssignment]) -> QueryResult<usize> {
     let (Some(first), Some(last)) = (list.first(), list.last()) else { return Ok(0) };
     let ids: Vec<_> = list.iter().map(|user| user.id).collect();
     let emails: Vec<_> = list.iter().map(|user| &*user.email).collect();

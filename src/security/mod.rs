@@ -14,7 +14,7 @@ pub use pseudonym::Pseudonyms;
 pub use sealed::Sealer;
 pub use token::{TokenSubject, Tokens};
 
-/// Returns 256 random bits in hexadecimal, from the random number generator of the operating system.
+/// Returns 256 bits from the cryptographic random number generator, in hexadecimal.
 ///
 /// # Errors
 /// If that generator fails.

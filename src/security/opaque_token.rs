@@ -34,14 +34,13 @@ pub fn hash(text: &str) -> Vec<u8> {
     digest::digest(&digest::SHA256, text.as_bytes()).as_ref().to_vec()
 }
 
-/// Returns `N` bytes from the random number generator of the operating system.
+/// Returns `N` bytes from the cryptographic random number generator.
 ///
 /// # Errors
 /// [`Error::Internal`] if that generator fails.
 pub fn random_bytes<const N: usize>() -> Result<[u8; N]> {
     let mut bytes = [0; N];
-    rand::fill(&mut bytes)
-        .map_err(|_| Error::internal("the random number generator of the operating system failed"))?;
+    rand::fill(&mut bytes).map_err(|_| Error::internal("the random number generator failed"))?;
     Ok(bytes)
 }
 

@@ -114,7 +114,7 @@ impl Passwords {
         Ok(self.permit(HashFor::Known).await?.verify(password, hash).await?.is_match())
     }
 
-    /// Returns how many hashes of a share may run at the same time.
+    /// Returns how many hashes for this kind of caller may run at the same time.
     pub fn share_size(&self, caller: HashFor) -> usize {
         self.share(caller).size
     }
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn common_passwords_and_their_variants_are_common() {
+    fn variants_of_common_passwords_are_detected() {
         let worst = [
             "password",
             "12345678",

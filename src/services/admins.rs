@@ -1,8 +1,8 @@
-//! How a user becomes an admin: created or promoted by the operator of the server, promoted, invited or activated by an
-//! admin.
+//! Creates and promotes admins. The operator of the server creates or promotes them; an admin promotes, invites or
+//! activates them.
 //!
-//! Anyone can register with the address of another person. So only a user with a verified address is promoted, nothing
-//! that was opened before the promotion stays valid, and the user and the other admins are notified.
+//! Anyone can register with the address of another person. So a promotion requires a verified address, revokes the user's
+//! sessions, links and challenges, and notifies the user and the other admins.
 
 use chrono::Utc;
 use diesel_async::AsyncPgConnection;
@@ -28,11 +28,12 @@ use crate::{
 
 /// The result of [`ensure_admin`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Admin {
+pub enum EnsureAdminOutcome {
     Created,
-    AlreadyThere,
+    /// The address belongs to an admin.
+    Exists,
     /// The address belongs to a user without the admin role.
-    PlainUser,
+    NotAdmin,
 }
 
 /// Creates an admin unless the address is registered.
@@ -48,7 +49,7 @@ pub async fn ensure_admin(
     passwords: &Passwords,
     email: &str,
     password: Option<String>,
-) -> Result<Admin> {
+) -> Result<EnsureAdminOutcome> {
     let lookup = EmailLookup::new(email);
     if let Some(password) = password
         && User::find_by_email(conn, &lookup).await?.is_none()
@@ -61,14 +62,17 @@ pub async fn ensure_admin(
         })
         .await
         {
-            Ok(()) => return Ok(Admin::Created),
+            Ok(()) => return Ok(EnsureAdminOutcome::Created),
             // A concurrent call has created the user; its role is checked below.
             Err(Error::EmailTaken) => {}
             Err(error) => return Err(error),
         }
     }
     let user = User::find_by_email(conn, &lookup).await?.ok_or(Error::NotFound("User"))?;
-    Ok(if user.role == Role::Admin { Admin::AlreadyThere } else { Admin::PlainUser })
+    Ok(match user.role {
+        Role::Admin => EnsureAdminOutcome::Exists,
+        Role::User => EnsureAdminOutcome::NotAdmin,
+    })
 }
 
 async fn create(tx: &Tx<'_>, email: &str, hashed_password: &str) -> Result<()> {

@@ -1,7 +1,7 @@
 //! Completes the keys of addresses that an earlier release or SQL has written. SQL cannot compute a key.
 //!
 //! It runs after migrations and each night, because the previous release writes addresses while this one is rolled out. It
-//! is safe to run by several processes at once. Accounts are never merged: of those that share a mailbox, one gets the key,
+//! is safe to run by several processes at once. Accounts are never merged: of those that share an address, one gets the key,
 //! and the others stay without one and are found by their own address.
 
 use std::collections::HashSet;
@@ -11,7 +11,7 @@ use diesel_async::AsyncPgConnection;
 use crate::{
     email_address::EmailAddress,
     error::{Error, OnConstraint, Result},
-    models::email_key::{self, Keyed},
+    models::email_key::{self, KeyAssignment},
 };
 
 /// Rows that one statement changes: few enough that their locks do not delay requests.
@@ -19,25 +19,25 @@ const BATCH_ROWS: i64 = 200;
 
 const MAX_ATTEMPTS: u32 = 10;
 
-/// Which addresses get their keys. Of several accounts of a mailbox, the first one gets the key.
+/// Which addresses get their keys. Of several accounts of an address, the first one gets the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pass {
-    /// Addresses that are their own key.
-    Plain,
+    /// Addresses that equal their key. They come first, so that they get the key if several accounts share it.
+    Canonical,
     /// All others.
-    Spellings,
+    OtherSpellings,
 }
 
 impl Pass {
     /// All passes, in their order.
-    pub const ALL: [Self; 2] = [Self::Plain, Self::Spellings];
+    pub const ALL: [Self; 2] = [Self::Canonical, Self::OtherSpellings];
 }
 
 /// Completes all keys.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL does not answer. Keys that were written before stay.
-pub async fn fill(conn: &AsyncPgConnection) -> Result<()> {
+pub async fn fill_missing_keys(conn: &AsyncPgConnection) -> Result<()> {
     if !email_key::exists(conn).await? {
         return Ok(());
     }
@@ -54,7 +54,7 @@ pub async fn fill(conn: &AsyncPgConnection) -> Result<()> {
 /// more users without a key.
 ///
 /// # Errors
-/// As [`fill`].
+/// As [`fill_missing_keys`].
 pub async fn fill_batch(conn: &AsyncPgConnection, pass: Pass, after: i64) -> Result<Option<i64>> {
     let rows = email_key::missing(conn, after, BATCH_ROWS).await?;
     let last = rows.last().map(|(id, _)| *id);
@@ -62,8 +62,8 @@ pub async fn fill_batch(conn: &AsyncPgConnection, pass: Pass, after: i64) -> Res
     let mut batch = Vec::new();
     for (id, email) in rows {
         let Ok(EmailAddress { key, .. }) = EmailAddress::parse(&email) else { continue };
-        if (pass == Pass::Plain) == (key == email) && keys.insert(key.clone()) {
-            batch.push(Keyed { id, email, key });
+        if (pass == Pass::Canonical) == (key == email) && keys.insert(key.clone()) {
+            batch.push(KeyAssignment { id, email, key });
         }
     }
     let mut attempts = 0;
@@ -81,15 +81,15 @@ pub async fn fill_batch(conn: &AsyncPgConnection, pass: Pass, after: i64) -> Res
 /// Why an account has no key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// The user with this id has the same mailbox.
+    /// The user with this id has the same address in another spelling.
     SharedWith(i64),
     /// Only an earlier release accepted the address. This is what is wrong with it.
     Invalid(&'static str),
-    /// [`fill`] has not run since the address was written.
+    /// [`fill_missing_keys`] has not run since the address was written.
     NotFilled,
 }
 
-/// Returns the ids of at most `limit` users without a key, each with the cause, and the number of all of them.
+/// Returns the ids of up to `limit` users without a key, each with the cause, and the total number of such users.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL does not answer.

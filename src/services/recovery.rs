@@ -118,7 +118,7 @@ pub async fn verify_email(app: &App, context: &RequestContext, token: &str) -> R
 /// # Errors
 /// [`Error::InvalidLink`] for an unknown, used or expired token, if the user has requested another address since, or if
 /// an earlier release has accepted the address and this one does not; [`Error::EmailTaken`] if another user has the
-/// mailbox.
+/// address.
 pub async fn confirm_email(app: &App, context: &RequestContext, token: &str) -> Result<()> {
     change_without_actor(app, context, async |tx| {
         let (user, email) = consume_token(tx, token, Purpose::ChangeEmail).await?;

@@ -1,4 +1,5 @@
-//! Rate limits for passwords, codes and mails. Failed attempts are counted in Redis, and each one doubles the wait.
+//! Rate limits for passwords, codes and mails. Failed attempts are counted in Redis. After the free
+//! attempts of a rule, each failure doubles the wait.
 //!
 //! An attempt has to wait, but no account is locked. If the owner of an account has logged in from the client's network
 //! before, only failures from that network count. So an attacker elsewhere cannot delay the owner (OWASP ASVS 5, 6.1.1
@@ -7,7 +8,8 @@
 //! While Redis does not count, each process counts by itself, by the same rules; for mails by stricter ones. So these
 //! limits do not depend on Redis.
 //!
-//! An operation that costs a password hash or that writes to an address which the caller may not own has to pass here.
+//! Every operation that hashes a password, or sends a mail to an address that the caller may not own, must use a
+//! [`Throttle`].
 
 use std::{fmt, net::IpAddr};
 
@@ -94,7 +96,7 @@ static INVITATIONS_PER_RECIPIENT: Rule = Rule {
     ttl_seconds: 86_400,
 };
 
-/// Whom a request makes the product write to.
+/// The recipient of a mail that a request triggers.
 #[derive(Clone, Copy)]
 pub enum Recipient<'a> {
     /// An address that its owner may not have verified. All addresses of the mailbox are counted together, so that

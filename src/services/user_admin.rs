@@ -99,7 +99,7 @@ pub async fn update(app: &App, actor: &AdminActor, id: i64, changes: &Changes) -
 /// Creates a user without a password, and sends a link to set one. Notifies the other admins if the user is to be one.
 ///
 /// # Errors
-/// [`Error::EmailTaken`] if the mailbox has an account; [`Error::Invalid`] if the address is invalid;
+/// [`Error::EmailTaken`] if the address is registered; [`Error::Invalid`] if the address is invalid;
 /// [`Error::TooManyAttempts`] after many invitations to the mailbox; and those of [`change`].
 pub async fn invite(
     app: &App,

@@ -101,7 +101,7 @@ pub struct Registration {
 /// Creates an active user, and sends a link to verify the address.
 ///
 /// # Errors
-/// [`Error::EmailTaken`] if the mailbox has an account; [`Error::Invalid`] if the address is invalid or the password is
+/// [`Error::EmailTaken`] if the address is registered; [`Error::Invalid`] if the address is invalid or the password is
 /// the email address or name of the user; [`Error::TooManyAttempts`] after too many requests of the client, or for the mailbox;
 /// [`Error::Unavailable`] if too many passwords are being hashed.
 pub async fn register(app: &App, context: &RequestContext, new: Registration) -> Result<User> {
@@ -173,7 +173,7 @@ mod tests {
         assert!(check_password("e\u{301}e\u{301}e\u{301}e\u{301}").is_err(), "4 characters");
         assert!(check_password(&"e\u{301}".repeat(36)).is_ok(), "72 bytes");
         assert!(check_password(&"e\u{301}".repeat(37)).is_err(), "74 bytes");
-        // The form can also be longer: this character of three bytes becomes three of two bytes.
+        // NFC can also be longer: this three-byte character becomes three characters of two bytes.
         assert!(check_password(&"\u{FB2C}".repeat(13)).is_err(), "78 bytes");
     }
 

@@ -10,7 +10,7 @@ use saas::{
         migrations::{Migrations, State, schema_file},
     },
     security::Passwords,
-    services::admins::{Admin, ensure_admin},
+    services::admins::{EnsureAdminOutcome, ensure_admin},
 };
 use tokio_postgres::NoTls;
 
@@ -154,8 +154,8 @@ async fn concurrent_creations_of_an_admin_create_one() {
         ensure_admin(&mut conn, &passwords, "Root@Example.com", Some(PASSWORD.into())).await.unwrap()
     };
     let made = join_all((0..6).map(|_| make())).await;
-    assert_eq!(made.iter().filter(|made| **made == Admin::Created).count(), 1);
-    assert!(made.iter().all(|made| matches!(made, Admin::Created | Admin::AlreadyThere)));
+    assert_eq!(made.iter().filter(|made| **made == EnsureAdminOutcome::Created).count(), 1);
+    assert!(made.iter().all(|made| matches!(made, EnsureAdminOutcome::Created | EnsureAdminOutcome::Exists)));
     assert_eq!(app.login("root@example.com", PASSWORD).await.status, 200);
 }
 

@@ -14,7 +14,7 @@ use crate::{
     db::{self, migrations},
     email_address::EmailLookup,
     models::user::User,
-    services::admins::{Admin, ensure_admin},
+    services::admins::{EnsureAdminOutcome, ensure_admin},
 };
 
 /// Returns whether to apply the pending migrations of an external database. Asks the developer on a terminal. Writes
@@ -59,7 +59,7 @@ pub(super) async fn create_private_admin(app: &App) -> anyhow::Result<String> {
     let password = settings.chosen_password().unwrap_or(DEFAULT_ADMIN_PASSWORD);
     let mut conn = app.db.get().await?;
     let admin = ensure_admin(&mut conn, &app.passwords, email, Some(password.to_owned())).await?;
-    if admin == Admin::PlainUser {
+    if admin == EnsureAdminOutcome::NotAdmin {
         return Ok(format!("{email} is not an admin: run `saas create-admin --promote`"));
     }
     // A password that was set is not shown.
@@ -67,7 +67,7 @@ pub(super) async fn create_private_admin(app: &App) -> anyhow::Result<String> {
         return Ok(format!("{email} / the value of FIRST_SUPERUSER_PASSWORD"));
     }
     let is_default = match admin {
-        Admin::AlreadyThere => {
+        EnsureAdminOutcome::Exists => {
             let user = User::find_by_email(&conn, &EmailLookup::new(email)).await?;
             let hash = user.and_then(|user| user.hashed_password);
             app.passwords.verify(password.to_owned(), hash).await?

@@ -91,13 +91,16 @@ impl Notice {
                 format!(
                     "A change of the email address of {account}{} was requested. It takes effect when the new \
                      address is confirmed.",
-                    after(" to ", new_email.as_deref())
+                    with_prefix(" to ", new_email.as_deref())
                 ),
                 IF_NOT_YOU,
             ),
             Self::EmailChanged { new_email } => (
                 "Your email address was changed",
-                format!("The email address of {account} was changed{}.", after(" to ", new_email.as_deref())),
+                format!(
+                    "The email address of {account} was changed{}.",
+                    with_prefix(" to ", new_email.as_deref())
+                ),
                 "If this was not you, ask for help at once: you can no longer reset the password from this address.",
             ),
             Self::TwoFactorEnabled => (
@@ -145,7 +148,7 @@ impl Notice {
                 format!(
                     "{} was made an administrator of {product}{}.",
                     one_line(email, MAX_EMAIL_CHARS),
-                    after(" by ", by.as_deref().or(Some("the operator of the server")))
+                    with_prefix(" by ", by.as_deref().or(Some("the operator of the server")))
                 ),
                 "If you do not expect this, take the role away, and reset your password if it was done in your name.",
             ),
@@ -153,9 +156,9 @@ impl Notice {
     }
 }
 
-/// Returns an address after `word`, or nothing without an address.
-fn after(word: &str, address: Option<&str>) -> String {
-    address.map(|address| format!("{word}{}", one_line(address, MAX_EMAIL_CHARS))).unwrap_or_default()
+/// Returns `prefix` followed by the address on one line, or an empty string without an address.
+fn with_prefix(prefix: &str, address: Option<&str>) -> String {
+    address.map(|address| format!("{prefix}{}", one_line(address, MAX_EMAIL_CHARS))).unwrap_or_default()
 }
 
 #[cfg(test)]
