@@ -1,7 +1,7 @@
-//! How to connect to PostgreSQL, in the parameters of libpq (PostgreSQL documentation, "Parameter Key Words").
+//! How to connect to PostgreSQL, in the parameters of libpq (PostgreSQL documentation, "Parameter Key ParsedParameters").
 //!
-//! A parameter means what it means to libpq. One that is not supported is refused: to ignore it may turn a protection off
-//! that it asks for. Two things differ: the default root certificates are those of the operating system and not
+//! A parameter means what it means to libpq. One that is not supported is refused: ignoring it could disable a
+//! protection. Two things differ: the default root certificates are those of the operating system and not
 //! `~/.postgresql/root.crt`, and `target_session_attrs` is `read-write` by default.
 
 use std::{net::IpAddr, path::PathBuf, time::Duration};
@@ -91,7 +91,7 @@ pub struct TlsOptions {
 }
 
 /// The parameters that were read.
-pub(super) struct Words {
+pub(super) struct ParsedParameters {
     pub(super) hosts: String,
     pub(super) addresses: String,
     pub(super) ports: String,
@@ -105,7 +105,8 @@ pub(super) struct Words {
 }
 
 impl PostgresOptions {
-    /// Returns why the connection may be read or redirected by others, with the fix. `None` if it stays in this machine.
+    /// Returns why an attacker on the network could read or redirect the connection, with the fix. `None` if all servers
+    /// are local or authenticated.
     pub(super) fn weakness(&self) -> Option<String> {
         const FIX: &str =
             "set sslmode=verify-full in DATABASE_URL, or POSTGRES_SSLMODE=verify-full if there is no URL";
@@ -130,7 +131,7 @@ impl PostgresOptions {
     }
 }
 
-impl Words {
+impl ParsedParameters {
     /// Returns the defaults.
     pub(super) fn new() -> Self {
         let mut connection = Config::new();

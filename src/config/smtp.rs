@@ -136,7 +136,7 @@ fn tls_parameter(url: &Url) -> Result<Option<SmtpTls>, Cow<'static, str>> {
     Ok(tls)
 }
 
-/// Returns the path, which names this client to servers that check it.
+/// Returns the EHLO name, which is the path of the URL.
 fn hello_name(url: &Url) -> Result<Option<String>, &'static str> {
     let name = url.path().trim_matches('/');
     let is_valid = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.'));

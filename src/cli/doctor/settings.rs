@@ -35,11 +35,11 @@ impl Args {
         }
         problems.into_iter().for_each(|problem| report.add("settings", Err(anyhow::anyhow!(problem))));
         weaknesses.into_iter().for_each(|weakness| report.add("settings", Ok(Warning(weakness))));
-        report.add("http", none_of(self.http.problems(), || Passed("the origins are valid".into())));
+        report.add("http", fail_if_any(self.http.problems(), || Passed("the origins are valid".into())));
         let mail = &self.config.mail;
         report.add(
             "mail",
-            none_of(mail.problems(), || match mail.smtp_url.is_set() {
+            fail_if_any(mail.problems(), || match mail.smtp_url.is_set() {
                 true => Passed("mails are sent by SMTP".into()),
                 false if self.config.core.debug => {
                     Warning("no SMTP_URL: mails are captured, not sent".into())
@@ -66,7 +66,7 @@ impl Args {
 }
 
 /// Fails with all problems if there are any.
-fn none_of(problems: Vec<String>, finding: impl FnOnce() -> Finding) -> anyhow::Result<Finding> {
+fn fail_if_any(problems: Vec<String>, finding: impl FnOnce() -> Finding) -> anyhow::Result<Finding> {
     match problems.is_empty() {
         true => Ok(finding()),
         false => Err(anyhow::anyhow!(problems.join("; "))),

@@ -1,13 +1,13 @@
 //! The format of `.env`.
 //!
-//! A line is `NAME=value`, a comment or blank. A value is the text that is written: one that could mean something else is
-//! refused, with the number of its line. Shells, Compose and libraries disagree about `$`, `#`, backslashes and quotes in
-//! the middle of a value, so a password would silently differ between them.
+//! A line is `NAME=value`, a comment or blank. Values are literal; an ambiguous value is refused with its line number.
+//! Shells, Compose and libraries disagree about `$`, `#`, backslashes and quotes in the middle of a value, so a password
+//! would silently differ between them.
 //!
-//! - Without quotes, a value has no spaces, no backslash and no `#` after a space; a comment may follow after ` # `. A JSON
-//!   list may have spaces and quotes.
-//! - In single quotes, every character is itself. In double quotes, `\n` is a line end, and `\` comes before `"`, `\` and
-//!   `$`. Such values may have several lines.
+//! - Without quotes, a value has no spaces, no backslash and no `#` after a space; a comment may follow after ` # `, except
+//!   after a secret. A JSON list may have spaces and quotes.
+//! - In single quotes, all characters are literal. In double quotes, `\n` is a line feed, and `\` escapes `"`, `'`, `\`, `$`
+//!   and a space. Values in quotes may have several lines.
 //! - `${NAME}` is replaced, except in single quotes, if the environment or an earlier line sets NAME.
 
 use std::{fs, io, path::Path};

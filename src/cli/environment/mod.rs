@@ -108,7 +108,7 @@ impl Environment {
             value.replace('\\', r"\\").replace('"', "\\\"").replace('$', "\\$").replace('\n', "\\n")
         };
         let lines = others.map(|variable| format!("{}=\"{}\"\n", variable.name, escaped(&variable.value)));
-        // It reads what is written here, so it does not fail.
+        // Cannot fail: the input is generated above.
         let _ = dotenvy::from_read(lines.collect::<String>().as_bytes());
     }
 
@@ -177,8 +177,8 @@ impl Environment {
         Some(found).filter(|found| !is_blank(&found.value))
     }
 
-    /// Reports the lines of `.env` that cannot be read, and misspelled names. What is wrong with a variable that no command
-    /// reads is a warning.
+    /// Reports the lines of `.env` that cannot be read, and misspelled names. A problem with a variable that no
+    /// command reads is only a warning.
     fn report_lines(&self, findings: &mut Findings) {
         for problem in &self.dotenv.problems {
             let is_setting = problem.name.as_ref().is_none_or(|name| self.names.has(name));

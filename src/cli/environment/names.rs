@@ -42,10 +42,10 @@ impl Names {
         self.secrets.iter().any(|secret| secret == name)
     }
 
-    /// Returns the setting whose name is probably meant by another one. Case does not count.
+    /// Returns the setting that `name` probably misspells. Case is ignored.
     pub(super) fn similar(&self, name: &str) -> Option<&str> {
         let name = name.to_ascii_uppercase();
-        // In a short name, two changes make any other one.
+        // Two edits turn a short name into an unrelated one.
         let most = if name.len() < 6 { 1 } else { 2 };
         let distances = self.settings.iter().map(|setting| (distance(&name, setting), setting));
         let (_, nearest) =

@@ -9,7 +9,7 @@ use std::{
 
 use clap::Arg;
 
-/// A larger file is not one secret.
+/// Maximum size of a secret file.
 const MAX_SECRET_FILE_BYTES: u64 = 64 * 1024;
 
 /// Removes the space around a value, which has no meaning. Spaces are part of a password, but the line end of the file

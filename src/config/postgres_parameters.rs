@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio_postgres::config::ChannelBinding;
 
-use super::postgres::{PostgresOptions, SessionAttrs, SslMode, Words};
+use super::postgres::{ParsedParameters, PostgresOptions, SessionAttrs, SslMode};
 
 /// The parameters that have an effect, and those that libpq ignores if it is built without GSSAPI.
 const SUPPORTED: &str = "host hostaddr port dbname user password connect_timeout target_session_attrs \
@@ -63,17 +63,17 @@ impl PostgresOptions {
     /// # Errors
     /// If a parameter is not supported or has an invalid value. The message has no user and no password.
     pub(super) fn parse(parameters: &[(String, String)]) -> Result<Self, String> {
-        let mut words = Words::new();
+        let mut parsed = ParsedParameters::new();
         for (name, value) in parameters {
             if !SUPPORTED.split(' ').any(|known| known == name) {
                 return Err(refusal(name, parameters));
             }
             // An empty value means the default, as in libpq.
             if !value.is_empty() {
-                words.set(name, value)?;
+                parsed.set(name, value)?;
             }
         }
-        words.finish()
+        parsed.finish()
     }
 }
 
@@ -90,7 +90,7 @@ fn refusal(name: &str, parameters: &[(String, String)]) -> String {
     format!("the parameter {name} is unknown: remove it. Supported are {}", SUPPORTED.replace(' ', ", "))
 }
 
-impl Words {
+impl ParsedParameters {
     fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
         let connection = &mut self.options.connection;
         match name {
