@@ -36,7 +36,7 @@ const PING_AFTER_IDLE: Duration = Duration::from_secs(1);
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How long the key of a probe is kept, in milliseconds.
+/// TTL of the key that [`RedisPool::probe`] writes, in milliseconds.
 const PROBE_TTL_MS: u64 = 10_000;
 
 /// How long a circuit breaker stays open after a failure.

@@ -46,7 +46,7 @@ use error::{Conflicts, ends_connection, is_stale_statement};
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 /// An idle connection is closed after this time.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(600);
-/// A connection is closed at this age, when it is idle.
+/// Maximum age of a connection. An older one is closed once it is idle.
 const MAX_LIFETIME: Duration = Duration::from_secs(1_800);
 /// A longer wait for a connection is logged at `debug`.
 const LOGGED_WAIT: Duration = Duration::from_millis(10);
@@ -160,7 +160,7 @@ impl Db {
         timeout: Duration,
         work: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T> + Clone,
     ) -> Result<T> {
-        // Each stale connection is discarded, so one more attempt than there are connections meets a new one.
+        // Each attempt discards one stale connection. After `pool_size` attempts, the next one opens a new connection.
         for _ in 0..self.pool_size {
             match self.attempt(timeout, work.clone()).await {
                 Err(error) if is_stale_statement(&error) => {}

@@ -50,7 +50,7 @@ pub(super) struct Account {
 }
 
 impl Account {
-    /// Returns `None` unless this process runs as root.
+    /// Returns the account that the servers run as if this process runs as root; otherwise `None`.
     ///
     /// # Errors
     /// If this process runs as root and no suitable account exists.

@@ -1,5 +1,5 @@
-//! Rate limits for passwords, codes and mails. Failed attempts are counted in Redis. After the free
-//! attempts of a rule, each failure doubles the wait.
+//! Rate limits for passwords, codes and mails. Failed attempts are counted in Redis. After the free attempts of a rule, each
+//! failure doubles the wait.
 //!
 //! An attempt has to wait, but no account is locked. If the owner of an account has logged in from the client's network
 //! before, only failures from that network count. So an attacker elsewhere cannot delay the owner (OWASP ASVS 5, 6.1.1

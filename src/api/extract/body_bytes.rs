@@ -21,7 +21,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) const MAX_DECLARED_BYTES: usize = 512 * 1024;
 
 /// Limits the memory for request bodies to 64 MiB: one permit per byte.
-static BYTES_UNDER_WAY: Semaphore = Semaphore::const_new(64 * 1024 * 1024);
+static BUFFERED_BODY_BYTES: Semaphore = Semaphore::const_new(64 * 1024 * 1024);
 
 /// A body that was read. Its bytes hold permits until it is dropped.
 pub(super) struct BodyBytes {
@@ -45,7 +45,7 @@ impl BodyBytes {
     /// its limit for bodies; [`ApiError::MalformedBody`] if the client disconnects.
     pub(super) async fn read(request: &Request, body: &mut RequestBody, max_bytes: usize) -> Result<Self> {
         refuse_encoded(request)?;
-        let read = Self::collect(request, body, max_bytes, &BYTES_UNDER_WAY);
+        let read = Self::collect(request, body, max_bytes, &BUFFERED_BODY_BYTES);
         in_time(BODY_TIMEOUT, read).await
     }
 
@@ -53,7 +53,7 @@ impl BodyBytes {
         request: &Request,
         body: &mut RequestBody,
         max_bytes: usize,
-        under_way: &'static Semaphore,
+        limit: &'static Semaphore,
     ) -> Result<Self> {
         let announced = request.headers().get(header::CONTENT_LENGTH).and_then(length);
         if announced.is_some_and(|length| length > max_bytes) {
@@ -62,10 +62,10 @@ impl BodyBytes {
         let mut chunks = body.take().map_err(Error::internal)?.into_bytes_stream();
         let permits = |bytes: usize| {
             let permits = u32::try_from(bytes).map_err(|_| ApiError::TooManyBodies)?;
-            under_way.try_acquire_many(permits).map_err(|_| ApiError::TooManyBodies)
+            limit.try_acquire_many(permits).map_err(|_| ApiError::TooManyBodies)
         };
-        // Memory follows what has arrived, not what was announced. A body never waits for permits, so bodies that are
-        // half read cannot block each other.
+        // Takes permits for the bytes received, not for the declared `Content-Length`. Fails instead of waiting for
+        // permits, so that partly read bodies cannot deadlock.
         let mut read = Self { bytes: Vec::new(), permit: permits(0)? };
         while let Some(chunk) = chunks.next().await {
             let chunk = chunk
@@ -132,14 +132,14 @@ mod tests {
         Request::builder().body(poem::Body::from_bytes_stream(chunks)).split()
     }
 
-    fn under_way(bytes: usize) -> &'static Semaphore {
+    fn memory_limit(bytes: usize) -> &'static Semaphore {
         Box::leak(Box::new(Semaphore::new(bytes)))
     }
 
     #[tokio::test]
     async fn a_body_that_does_not_arrive_times_out() {
         let (request, mut body) = request_of(stream::pending());
-        let read = BodyBytes::collect(&request, &mut body, 1_000, under_way(1_000));
+        let read = BodyBytes::collect(&request, &mut body, 1_000, memory_limit(1_000));
         let read = in_time(Duration::from_millis(50), read).await;
         assert!(matches!(read, Err(ApiError::BodyTimeout)));
     }
@@ -148,19 +148,19 @@ mod tests {
     async fn a_body_without_a_length_ends_at_the_limit() {
         for (max_bytes, fits) in [(300, true), (299, false)] {
             let (request, mut body) = request_of(stream::iter([CHUNK; 3]));
-            let read = BodyBytes::collect(&request, &mut body, max_bytes, under_way(10_000)).await;
+            let read = BodyBytes::collect(&request, &mut body, max_bytes, memory_limit(10_000)).await;
             assert_eq!(read.is_ok(), fits);
             assert!(fits || matches!(read, Err(ApiError::BodyTooLarge { limit: 299 })));
         }
         // Also if it never ends.
         let (request, mut body) = request_of(stream::repeat(CHUNK));
-        let read = BodyBytes::collect(&request, &mut body, 1_000, under_way(10_000)).await;
+        let read = BodyBytes::collect(&request, &mut body, 1_000, memory_limit(10_000)).await;
         assert!(matches!(read, Err(ApiError::BodyTooLarge { .. })));
     }
 
     #[tokio::test]
-    async fn bodies_under_way_share_one_bound() {
-        let bound = under_way(250);
+    async fn request_bodies_share_one_memory_limit() {
+        let bound = memory_limit(250);
         let one_chunk = || request_of(stream::iter([CHUNK]));
         let (request, mut body) = one_chunk();
         let held = BodyBytes::collect(&request, &mut body, 1_000, bound).await.unwrap();
@@ -180,14 +180,14 @@ mod tests {
         let (mut request, mut body) = request_of(stream::iter([CHUNK; 2]));
         request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         buffer(&request, &mut body).await.unwrap();
-        let bound = under_way(1_000);
+        let bound = memory_limit(1_000);
         let read = BodyBytes::collect(&request, &mut body, 200, bound).await.unwrap();
         assert_eq!((read.len(), bound.available_permits()), (200, 800));
     }
 
     #[tokio::test]
     async fn a_client_that_hangs_up_releases_its_bytes() {
-        let bound = under_way(250);
+        let bound = memory_limit(250);
         let (send, receive) = mpsc::unbounded_channel();
         send.send(CHUNK).unwrap();
         let chunks = stream::unfold(receive, async |mut receive| Some((receive.recv().await?, receive)));

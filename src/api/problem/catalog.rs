@@ -84,7 +84,7 @@ impl RouteCatalog {
 }
 
 impl DocumentedPath {
-    /// Returns the path with the names of its parameters.
+    /// Returns the path template, such as `/users/{id}`.
     pub(super) fn path(&self) -> &str {
         &self.path
     }

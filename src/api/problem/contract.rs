@@ -79,7 +79,7 @@ impl Problem {
         }
     }
 
-    /// Adds what OAuth2 clients read.
+    /// Adds the fields `error` and `error_description` (RFC 6749 section 5.2).
     pub(super) fn with_oauth_error(self, error: &str) -> Self {
         let error_description = Some(oauth::description(&self.detail));
         Self { error: Some(error.into()), error_description, ..self }

@@ -23,8 +23,8 @@ use super::{
     slots::Activity,
 };
 
-/// What an HTTP/2 client sends first (RFC 9113 section 3.4), without the end. hyper responds to this part, but to the whole
-/// it closes the connection without a response.
+/// The HTTP/2 client preface (RFC 9113 section 3.4) without its last 6 bytes. hyper answers this prefix with 400, but closes
+/// the connection on the full preface.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
 
 /// Returns the endpoint's response to a request that hyper has refused, if it has one.

@@ -12,8 +12,8 @@ use poem::{
 
 use super::limits::{MAX_HEAD_BYTES, MAX_HEADERS};
 
-/// Why hyper has refused a request. The request that the endpoint receives has this as its data, and nothing of what the
-/// client has sent.
+/// Why hyper has refused a request. The endpoint receives a placeholder request with this value as an extension. It
+/// contains no input of the client.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 pub enum Refusal {
     #[error("The request is not valid HTTP/1.1")]
@@ -55,7 +55,7 @@ impl Refusal {
         }
     }
 
-    /// Returns the request by which the endpoint is asked for the response.
+    /// Returns the placeholder request that makes the endpoint build the response.
     pub(super) fn request(self, local: LocalAddr, peer: RemoteAddr) -> Request {
         let (mut parts, ()) = hyper::Request::new(()).into_parts();
         // Shown in the access log: the method of the client is not known.

@@ -30,7 +30,7 @@ use crate::context::client_network;
 
 /// How often the backlog is checked while the limit is reached.
 const RECLAIM_INTERVAL: Duration = Duration::from_millis(25);
-/// The part of all connections that is closed at a time. The search for them takes longer than their end.
+/// Each pass closes up to 1/64 of the permitted connections, and one more: finding them costs more than closing them.
 const RECLAIM_DIVISOR: usize = 64;
 
 /// The open connections of a server.
@@ -43,7 +43,7 @@ pub(super) struct Slots {
 
 type OpenConnections = Mutex<HashMap<u64, Arc<Activity>>>;
 
-/// The place of a connection. It is free again when this is dropped.
+/// A slot for one open connection; released on drop.
 pub(super) struct Slot {
     pub(super) activity: Arc<Activity>,
     id: u64,
@@ -196,7 +196,7 @@ impl Activity {
         self.busy.store(busy, Ordering::Relaxed);
     }
 
-    /// Records that everything is sent that was to be sent.
+    /// Records that all pending output was flushed.
     pub(super) fn record_flushed(&self) {
         if !self.is_busy() {
             self.responding.store(false, Ordering::Relaxed);
