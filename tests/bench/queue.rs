@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     bare::{self, Bare, CALLERS, QUEUE, at_once, new_ids},
-    table::{Both, Figures, PER_SECOND, Rounds, Sample, Table, number},
+    table::{EngineAndFloor, Figures, PER_SECOND, Rounds, Sample, Table, number},
 };
 
 /// Jobs enqueued by one call.
@@ -233,9 +233,9 @@ impl Bench {
         Ok(size)
     }
 
-    async fn bulk(&self) -> Result<Both> {
+    async fn bulk(&self) -> Result<EngineAndFloor> {
         let ((queue, bare), jobs) = (self.sides("bulk").await?, self.size(100_000));
-        let mut both = Both::default();
+        let mut both = EngineAndFloor::default();
         for round in 1..=self.rounds(3) {
             eprintln!("enqueue, 250 a call: round {round}");
             let engine = self.measure(jobs, self.fill(&queue, jobs)).await?;
@@ -248,10 +248,10 @@ impl Bench {
         Ok(both)
     }
 
-    async fn single(&self) -> Result<Both> {
+    async fn single(&self) -> Result<EngineAndFloor> {
         let ((queue, bare), each) = (self.sides("single").await?, self.size(60_000) / CALLERS);
         let envelope: Arc<str> = self.envelope.as_str().into();
-        let mut both = Both::default();
+        let mut both = EngineAndFloor::default();
         for round in 1..=self.rounds(3) {
             eprintln!("enqueue, one by one, {CALLERS} at once: round {round}");
             let enqueuing = at_once(|_| {
@@ -352,9 +352,15 @@ impl Bench {
         Ok(table)
     }
 
-    async fn drain(&self, prefix: &'static str, jobs: usize, times: usize, rounds: usize) -> Result<Both> {
+    async fn drain(
+        &self,
+        prefix: &'static str,
+        jobs: usize,
+        times: usize,
+        rounds: usize,
+    ) -> Result<EngineAndFloor> {
         let (queue, bare) = self.sides(prefix).await?;
-        let mut both = Both::default();
+        let mut both = EngineAndFloor::default();
         for round in 1..=rounds {
             eprintln!("drain of {}: round {round}", number(jobs as f64, 0));
             let mut samples = [Sample::default(), Sample::default()];

@@ -97,16 +97,16 @@ impl Sample {
     }
 }
 
-/// The rounds of one measurement, of the engine and of the floor.
+/// The rounds of one measurement: of the engine, and of the floor.
 #[derive(Default)]
-pub struct Both {
+pub struct EngineAndFloor {
     /// Jobs per second.
     pub rate: [Rounds; 2],
     /// Microseconds of Redis's time per job.
     pub cost: [Rounds; 2],
 }
 
-impl Both {
+impl EngineAndFloor {
     pub fn add(&mut self, samples: &[Sample; 2]) {
         for (side, sample) in samples.iter().enumerate() {
             let jobs = sample.jobs as f64;
@@ -145,10 +145,10 @@ pub struct Figures {
     /// The lengths of the two backlogs.
     pub short: String,
     pub long: String,
-    pub bulk: Both,
-    pub single: Both,
-    pub short_drain: Both,
-    pub long_drain: Both,
+    pub bulk: EngineAndFloor,
+    pub single: EngineAndFloor,
+    pub short_drain: EngineAndFloor,
+    pub long_drain: EngineAndFloor,
     /// Milliseconds of a pick-up and of a PING: median, 99th percentile, maximum.
     pub pick_up: [[Rounds; 2]; 3],
     /// Bytes of a queued job and of its envelope.

@@ -215,7 +215,10 @@ async fn accounts_of_one_address_are_kept_and_reported() {
 
     let doctor = command(&app, &["doctor"]).await.stdout;
     assert!(doctor.contains("warn  addresses"), "{doctor}");
-    assert!(doctor.contains(&format!("user {} has the address of user {} in another spelling", ids[0], ids[1])), "{doctor}");
+    assert!(
+        doctor.contains(&format!("user {} has the address of user {} in another spelling", ids[0], ids[1])),
+        "{doctor}"
+    );
     assert!(doctor.contains(&format!("user {} has no valid address", ids[2])), "{doctor}");
     assert!(!doctor.contains(&format!("user {}", ids[3])), "{doctor}");
     // The address is free again, so the other account gets its key.

@@ -110,7 +110,7 @@ async fn smoke_what_cannot_be_read_is_refused_like_everything_else() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_read_has_a_line_in_the_log() {
+async fn unparsable_requests_are_logged() {
     let database = TestDatabase::migrated().await;
     let command = production_command(&["serve", "--port", "0"], &database, &format!("r{}", unique())).await;
     let (server, address) = start_server(command).await;

@@ -11,7 +11,7 @@ use crate::support::{
 const NEW_PASSWORD: &str = "battery staple";
 const STRANGERS_NAME: &str = "Your account is locked";
 
-/// Returns the captured mails to an address as one text, in both versions.
+/// Returns the subject, plain text and HTML of all captured mails to an address, joined.
 async fn mails_to(app: &TestApp, email: &str) -> String {
     let mails = app.mails().await.into_iter().filter(|mail| mail.to == email);
     mails.map(|mail| format!("{}\n{}\n{}\n", mail.subject, mail.text, mail.html)).collect()

@@ -24,17 +24,17 @@ impl Authenticator {
 
     /// Returns the current code, which is valid for at least 30 more seconds.
     pub fn code(&self) -> String {
-        self.totp.generate(now()).to_string()
+        self.totp.generate(unix_seconds()).to_string()
     }
 
     /// Returns the next code, which is valid already.
     pub fn next_code(&self) -> String {
-        self.totp.generate(now() + STEP).to_string()
+        self.totp.generate(unix_seconds() + STEP).to_string()
     }
 
     /// Returns a code that is not valid now or in the next minutes.
     pub fn wrong_code(&self) -> String {
-        let from = now() - 2 * STEP;
+        let from = unix_seconds() - 2 * STEP;
         let good: Vec<_> = (0..10).map(|n| self.totp.generate(from + n * STEP).to_string()).collect();
         (0..20).map(|n| format!("{n:06}")).find(|code| !good.contains(code)).unwrap()
     }
@@ -44,7 +44,7 @@ impl Authenticator {
     }
 }
 
-fn now() -> u64 {
+fn unix_seconds() -> u64 {
     chrono::Utc::now().timestamp().unsigned_abs()
 }
 

@@ -141,7 +141,7 @@ impl Dialog {
                     return Some(stream.into_inner());
                 }
                 (None, "AUTH") => "235 welcome".into(),
-                (None, "MAIL") if self.is_refused() => "451 not now".into(),
+                (None, "MAIL") if self.take_refusal() => "451 not now".into(),
                 (None, "MAIL") => {
                     mail = Mail { from: address(&line), ..Mail::default() };
                     "250 ok".into()
@@ -177,7 +177,7 @@ impl Dialog {
         self.behavior.replies.iter().find(|(name, _)| *name == command).map(|(_, reply)| *reply)
     }
 
-    fn is_refused(&self) -> bool {
+    fn take_refusal(&self) -> bool {
         let mut state = self.state.lock().unwrap();
         let is_refused = state.refusals > 0;
         state.refusals = state.refusals.saturating_sub(1);
