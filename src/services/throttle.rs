@@ -64,8 +64,8 @@ static HASHES: Rule = Rule {
 /// become known. Over the limit it is not refused, and hashes in the share of all other logins.
 static HASHES_OF_KNOWN_CLIENT: Rule = Rule {
     name: "known",
-    free_attempts: 60,
-    free_attempts_without_redis: 60,
+    free_attempts: 200,
+    free_attempts_without_redis: 200,
     max_wait_seconds: 60,
     ttl_seconds: 3_600,
 };
