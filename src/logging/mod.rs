@@ -14,6 +14,8 @@ use crate::config::{Core, LogFormat, Logs};
 
 /// Size of the buffer of the log, in bytes.
 const BUFFER: usize = 64 * 1024;
+/// Lines that may wait for the thread. Their queue takes 40 bytes each from the start.
+const LINES: usize = 8_192;
 
 /// Starts logging. Call it once, and keep the guard until the command ends: dropping it writes the remaining lines.
 ///
@@ -29,7 +31,8 @@ pub fn init(core: &Core, settings: &Logs) -> anyhow::Result<WorkerGuard> {
     let filter = EnvFilter::try_new(format!("{quiet},{level}"))?;
     let registry = tracing_subscriber::registry().with(filter);
     let stderr = BufWriter::with_capacity(BUFFER, std::io::stderr());
-    let (writer, guard) = NonBlockingBuilder::default().lossy(false).thread_name("log").finish(stderr);
+    let builder = NonBlockingBuilder::default().lossy(false).buffered_lines_limit(LINES).thread_name("log");
+    let (writer, guard) = builder.finish(stderr);
     match settings.format(core.debug) {
         LogFormat::Human => {
             let layer = tracing_subscriber::fmt::layer()
