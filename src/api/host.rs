@@ -57,6 +57,14 @@ pub(super) fn is_local(host: &Host) -> bool {
     }
 }
 
+/// Returns a name without the dot at its end, which makes no difference in a request.
+pub(super) fn without_final_dot(host: Host) -> Host {
+    match host {
+        Host::Domain(name) => Host::Domain(name.strip_suffix('.').unwrap_or(&name).to_owned()),
+        address => address,
+    }
+}
+
 /// Parses a host with or without a port, as in the header `Host`.
 fn parse(text: &str) -> Option<Host> {
     let name = host_of(text)?;

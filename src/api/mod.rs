@@ -118,7 +118,7 @@ fn host_rules(app: &App, http: &Http) -> anyhow::Result<HostRules> {
         return Ok(HostRules::Any);
     }
     let public = app.config.mail.public_url.get()?.and_then(|url| url.host()).map(|host| host.to_owned());
-    let hosts = allowed.into_iter().flatten().cloned().chain(public).collect();
+    let hosts = allowed.into_iter().flatten().cloned().chain(public).map(host::without_final_dot).collect();
     Ok(HostRules::Only { hosts, local: http.dev_pages })
 }
 

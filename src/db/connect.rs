@@ -287,11 +287,14 @@ fn advice(problem: &str, settings: DatabaseSettingNames) -> String {
     const UNREACHABLE: [&str; 6] =
         ["refused", "no answer within", "lookup", "look-up", "No such file", "unreachable"];
     let has = |text: &str| problem.contains(text);
-    if has("[28P01]") || has("[28000]") {
+    if has("[28P01]") || has("[28000]") || has("password missing") {
         return format!("Correct the user or the password in {}", settings.login);
     }
     if has("[3D000]") {
         return format!("Create the database, or correct its name in {}", settings.database);
+    }
+    if has("does not support TLS") {
+        return "Turn TLS on at the server, or change sslmode in DATABASE_URL, or POSTGRES_SSLMODE".into();
     }
     match UNREACHABLE.into_iter().any(has) {
         true => format!("Start the server, or correct {}", settings.server),

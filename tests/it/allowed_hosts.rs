@@ -135,8 +135,8 @@ async fn production_serves_any_host_unless_some_are_named() {
     assert!(raw(&app, "GET /api/v1/health HTTP/1.0\r\nX-None: 1").await.starts_with("HTTP/1.0 200"));
 
     let app = TestApp::with(&[
-        "--allowed-hosts=api.example.com, [2001:db8::1]",
-        "--public-url=http://www.example.com",
+        "--allowed-hosts=api.example.com., [2001:db8::1]",
+        "--public-url=http://www.example.com.",
     ])
     .await;
     let own = app.url.strip_prefix("http://").unwrap().to_owned();
