@@ -81,7 +81,7 @@ for a = ARGV[RESERVED] == '' and RESERVED + 1 or RESERVED, #ARGV do
     if popped < want then break end
   end
   if held then rc('SADD', P .. ':held', q) end
-  if ahead > 0 and taken == free and a ~= RESERVED and not paused[q] then
+  if ahead > 0 and taken >= free and a ~= RESERVED and not paused[q] then
     -- Limits and groups decide about a job when a slot is free for it. Until then, queues of a lower priority must not fill
     -- the slots.
     if has_limit or rc('EXISTS', P .. ':turns:' .. q) == 1 then

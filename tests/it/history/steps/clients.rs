@@ -137,7 +137,9 @@ impl History {
         let before = &self.model.before;
         let waits = |id: &&String| owned.contains(*id) && !before.run.contains_key(*id);
         let gone: Vec<_> = before.jobs.iter().filter(waits).cloned().collect();
-        let running: Vec<_> = before.run.keys().filter(|id| owned.contains(*id)).cloned().collect();
+        // A job that is told to stop for the second time does not count.
+        let stops = |id: &&String| owned.contains(*id) && !before.cancel.contains(*id);
+        let running: Vec<_> = before.run.keys().filter(stops).cloned().collect();
         self.model.may_be_deleted.extend(gone.iter().cloned());
         let most = 1 + self.below(10);
         let (mut deleted, mut stopping, mut rest) = (0, 0, "lists".to_owned());
