@@ -23,12 +23,11 @@ use tokio_postgres::{
 };
 
 use super::{
-    connector::{Annotated, PlainText},
+    connector::{Encrypted, PlainText},
     session::{check_session, passes},
     sqlstate::SqlStateStream,
     statement_log::log_statements,
     tls,
-    tls_stream::Connector,
 };
 use crate::{
     config::{Database, DatabaseSettingNames, PostgresOptions, PostgresServer, SessionAttrs},
@@ -49,7 +48,7 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(3);
 pub(super) struct Target {
     options: Arc<PostgresOptions>,
     /// The ways to connect over TCP, in the order in which they are tried. `None` is plain text.
-    ways: Vec<Option<Connector>>,
+    ways: Vec<Option<Encrypted>>,
 }
 
 /// An address that a connection is tried to.
@@ -173,7 +172,7 @@ impl Target {
 
     async fn connect_by(
         &self,
-        way: Option<&Connector>,
+        way: Option<&Encrypted>,
         mut config: Config,
         session: SessionAttrs,
     ) -> Result<AsyncPgConnection, BoxError> {
@@ -182,8 +181,8 @@ impl Target {
             config.ssl_negotiation(SslNegotiation::Direct);
         }
         match way {
-            Some(tls) => open(&config, Annotated(tls.clone()), session).await,
-            None => open(&config, Annotated(PlainText), session).await,
+            Some(tls) => open(&config, tls.clone(), session).await,
+            None => open(&config, PlainText, session).await,
         }
     }
 
@@ -196,8 +195,7 @@ impl Target {
                     return;
                 }
             }
-            if self.ways.iter().any(Option::is_none) && token.cancel_query(Annotated(PlainText)).await.is_ok()
-            {
+            if self.ways.iter().any(Option::is_none) && token.cancel_query(PlainText).await.is_ok() {
                 return;
             }
             // The token does not say which socket it belongs to. The other servers ignore it.

@@ -1,66 +1,42 @@
-//! Connectors for tokio-postgres: they see the stream of each TCP connection, encrypted or not.
+//! Connectors for tokio-postgres, for TCP. Their streams put the SQLSTATE in front of each error message.
 
-use std::{
-    io,
-    pin::Pin,
-    task::{Context, Poll},
+use std::{io, sync::Arc};
+
+use futures_util::{FutureExt, TryFutureExt, future::BoxFuture};
+use rustls::{
+    ClientConfig,
+    pki_types::{InvalidDnsNameError, ServerName},
 };
-
-use futures_util::{FutureExt, future::BoxFuture};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::{
     Socket,
-    tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream},
+    tls::{ChannelBinding, MakeTlsConnect, TlsConnect},
 };
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::sqlstate::SqlStateStream;
-
-/// A connector whose streams put the SQLSTATE in front of each error message.
-#[derive(Clone)]
-pub(super) struct Annotated<T>(pub(super) T);
-
-impl<T: MakeTlsConnect<Socket>> MakeTlsConnect<Socket> for Annotated<T>
-where
-    T::Stream: Send + 'static,
-    T::TlsConnect: Send + 'static,
-    T::Error: 'static,
-    <T::TlsConnect as TlsConnect<Socket>>::Future: Send + 'static,
-    <T::TlsConnect as TlsConnect<Socket>>::Error: 'static,
-{
-    type Stream = SqlStateStream<T::Stream>;
-    type TlsConnect = Annotated<T::TlsConnect>;
-    type Error = T::Error;
-
-    fn make_tls_connect(&mut self, domain: &str) -> Result<Self::TlsConnect, Self::Error> {
-        self.0.make_tls_connect(domain).map(Annotated)
-    }
-}
-
-impl<T: TlsConnect<Socket>> TlsConnect<Socket> for Annotated<T>
-where
-    T::Stream: Send + 'static,
-    T::Future: Send + 'static,
-    T::Error: 'static,
-{
-    type Stream = SqlStateStream<T::Stream>;
-    type Error = T::Error;
-    type Future = BoxFuture<'static, Result<Self::Stream, T::Error>>;
-
-    fn connect(self, socket: Socket) -> Self::Future {
-        let connecting = self.0.connect(socket);
-        async move { Ok(SqlStateStream::new(connecting.await?, TlsStream::channel_binding)) }.boxed()
-    }
-}
+use super::{channel_binding::server_end_point, sqlstate::SqlStateStream};
 
 /// A connector that does not encrypt.
 #[derive(Clone, Copy)]
 pub(super) struct PlainText;
 
-/// A TCP stream in the place of a TLS stream.
-pub(super) struct PlainStream(Socket);
+/// A connector that encrypts.
+#[derive(Clone)]
+pub(super) struct Encrypted(TlsConnector);
+
+/// A connector that encrypts, for one host.
+pub(super) struct EncryptedTo {
+    tls: TlsConnector,
+    host: ServerName<'static>,
+}
+
+impl Encrypted {
+    pub(super) fn new(config: ClientConfig) -> Self {
+        Self(Arc::new(config).into())
+    }
+}
 
 impl MakeTlsConnect<Socket> for PlainText {
-    type Stream = PlainStream;
+    type Stream = SqlStateStream<Socket>;
     type TlsConnect = Self;
     type Error = io::Error;
 
@@ -70,41 +46,41 @@ impl MakeTlsConnect<Socket> for PlainText {
 }
 
 impl TlsConnect<Socket> for PlainText {
-    type Stream = PlainStream;
+    type Stream = SqlStateStream<Socket>;
     type Error = io::Error;
-    type Future = std::future::Ready<io::Result<PlainStream>>;
+    type Future = std::future::Ready<io::Result<Self::Stream>>;
 
     fn connect(self, socket: Socket) -> Self::Future {
-        std::future::ready(Ok(PlainStream(socket)))
+        std::future::ready(Ok(SqlStateStream::new(socket, |_| ChannelBinding::none())))
     }
 }
 
-impl TlsStream for PlainStream {
-    fn channel_binding(&self) -> ChannelBinding {
-        ChannelBinding::none()
+impl MakeTlsConnect<Socket> for Encrypted {
+    type Stream = SqlStateStream<TlsStream<Socket>>;
+    type TlsConnect = EncryptedTo;
+    type Error = InvalidDnsNameError;
+
+    fn make_tls_connect(&mut self, host: &str) -> Result<EncryptedTo, InvalidDnsNameError> {
+        Ok(EncryptedTo { tls: self.0.clone(), host: ServerName::try_from(host)?.to_owned() })
     }
 }
 
-impl AsyncRead for PlainStream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
+impl TlsConnect<Socket> for EncryptedTo {
+    type Stream = SqlStateStream<TlsStream<Socket>>;
+    type Error = io::Error;
+    type Future = BoxFuture<'static, io::Result<Self::Stream>>;
+
+    fn connect(self, socket: Socket) -> Self::Future {
+        let connecting = self.tls.connect(self.host, socket);
+        connecting.map_ok(|stream| SqlStateStream::new(stream, channel_binding)).boxed()
     }
 }
 
-impl AsyncWrite for PlainStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+fn channel_binding(stream: &TlsStream<Socket>) -> ChannelBinding {
+    let (_, session) = stream.get_ref();
+    let certificate = session.peer_certificates().and_then(|chain| chain.first());
+    match certificate.and_then(|certificate| server_end_point(certificate)) {
+        Some(hash) => ChannelBinding::tls_server_end_point(hash),
+        None => ChannelBinding::none(),
     }
 }

@@ -6,6 +6,7 @@
 //! No code relies on a session `SET`, so the pool works behind a transaction pooler such as PgBouncer. Each transaction
 //! sets its own isolation level and statement timeout.
 
+mod channel_binding;
 mod connect;
 mod connector;
 mod error;
@@ -15,7 +16,6 @@ mod session;
 mod sqlstate;
 mod statement_log;
 mod tls;
-mod tls_stream;
 mod tx;
 
 use std::time::{Duration, Instant};

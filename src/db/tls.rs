@@ -14,7 +14,7 @@ use rustls::{
     version::{TLS12, TLS13},
 };
 
-use super::tls_stream::Connector;
+use super::connector::Encrypted;
 use crate::config::{SslMode, TlsOptions};
 
 /// The protocol that `sslnegotiation=direct` announces (PostgreSQL documentation, "SSL Session Encryption").
@@ -25,7 +25,7 @@ const ALPN_PROTOCOL: &[u8] = b"postgresql";
 ///
 /// # Errors
 /// If a certificate or key is needed and cannot be read.
-pub(super) fn attempts(options: &TlsOptions, tls_only: bool) -> anyhow::Result<Vec<Option<Connector>>> {
+pub(super) fn attempts(options: &TlsOptions, tls_only: bool) -> anyhow::Result<Vec<Option<Encrypted>>> {
     let tls = || connector(options).map(Some);
     Ok(match options.mode {
         SslMode::Disable => vec![None],
@@ -35,7 +35,7 @@ pub(super) fn attempts(options: &TlsOptions, tls_only: bool) -> anyhow::Result<V
     })
 }
 
-fn connector(options: &TlsOptions) -> anyhow::Result<Connector> {
+fn connector(options: &TlsOptions) -> anyhow::Result<Encrypted> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let versions: Vec<_> = [(options.allow_tls13, &TLS13), (options.allow_tls12, &TLS12)]
         .into_iter()
@@ -47,8 +47,8 @@ fn connector(options: &TlsOptions) -> anyhow::Result<Connector> {
     let roots = options.root_certificates.as_deref();
     let verifier: Arc<dyn ServerCertVerifier> = match options.mode {
         SslMode::VerifyFull => webpki(roots, &provider)?,
-        SslMode::VerifyCa => Arc::new(AnyHostName(webpki(roots, &provider)?)),
-        _ => Arc::new(AnyCertificate(provider)),
+        SslMode::VerifyCa => Arc::new(AnyHostName { issuer: Some(webpki(roots, &provider)?), provider }),
+        _ => Arc::new(AnyHostName { issuer: None, provider }),
     };
     let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
     let mut config = match &options.client_certificate {
@@ -64,7 +64,7 @@ fn connector(options: &TlsOptions) -> anyhow::Result<Connector> {
     if options.direct {
         config.alpn_protocols = vec![ALPN_PROTOCOL.to_vec()];
     }
-    Ok(Connector::new(config))
+    Ok(Encrypted::new(config))
 }
 
 fn webpki(roots: Option<&Path>, provider: &Arc<CryptoProvider>) -> anyhow::Result<Arc<WebPkiServerVerifier>> {
@@ -98,13 +98,13 @@ fn cannot_read(parameter: &str, path: &Path) -> String {
     format!("cannot read the file of {parameter}, {}", path.display())
 }
 
-/// Verifies the issuer of the certificate but not the host name: `sslmode=verify-ca`.
+/// Does not verify the host name. With `issuer`, verifies who has issued the certificate (`sslmode=verify-ca`); without, accepts
+/// any certificate (`require`, `prefer` and `allow`).
 #[derive(Debug)]
-struct AnyHostName(Arc<WebPkiServerVerifier>);
-
-/// Accepts any certificate: `sslmode=require`, `prefer` and `allow`.
-#[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
+struct AnyHostName {
+    issuer: Option<Arc<WebPkiServerVerifier>>,
+    provider: Arc<CryptoProvider>,
+}
 
 impl ServerCertVerifier for AnyHostName {
     fn verify_server_cert(
@@ -115,8 +115,9 @@ impl ServerCertVerifier for AnyHostName {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
+        let Some(issuer) = &self.issuer else { return Ok(ServerCertVerified::assertion()) };
         // webpki checks the name last, so this error implies that the signatures are valid.
-        match self.0.verify_server_cert(certificate, intermediates, name, ocsp, now) {
+        match issuer.verify_server_cert(certificate, intermediates, name, ocsp, now) {
             Err(rustls::Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             )) => Ok(ServerCertVerified::assertion()),
@@ -127,58 +128,25 @@ impl ServerCertVerifier for AnyHostName {
     fn verify_tls12_signature(
         &self,
         message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.verify_tls12_signature(message, cert, dss)
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signature, algorithms)
     }
 
     fn verify_tls13_signature(
         &self,
         message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.verify_tls13_signature(message, cert, dss)
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
-    }
-}
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
 

@@ -1,109 +1,6 @@
-//! Encrypted streams for tokio-postgres, with channel binding.
-
-use std::{
-    io,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-};
+//! The hash of a certificate that binds a login to its TLS connection (RFC 5929 section 4.1).
 
 use aws_lc_rs::digest;
-use futures_util::{FutureExt, TryFutureExt, future::BoxFuture};
-use rustls::{
-    ClientConfig,
-    pki_types::{InvalidDnsNameError, ServerName},
-};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_postgres::{
-    Socket,
-    tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream},
-};
-use tokio_rustls::TlsConnector;
-
-/// A connector that encrypts.
-#[derive(Clone)]
-pub(super) struct Connector(TlsConnector);
-
-/// A connector for one host.
-pub(super) struct HostConnector {
-    tls: TlsConnector,
-    name: ServerName<'static>,
-}
-
-pub(super) struct EncryptedStream(tokio_rustls::client::TlsStream<Socket>);
-
-impl Connector {
-    pub(super) fn new(config: ClientConfig) -> Self {
-        Self(Arc::new(config).into())
-    }
-}
-
-impl MakeTlsConnect<Socket> for Connector {
-    type Stream = EncryptedStream;
-    type TlsConnect = HostConnector;
-    type Error = InvalidDnsNameError;
-
-    fn make_tls_connect(&mut self, host: &str) -> Result<HostConnector, InvalidDnsNameError> {
-        Ok(HostConnector { tls: self.0.clone(), name: ServerName::try_from(host)?.to_owned() })
-    }
-}
-
-impl TlsConnect<Socket> for HostConnector {
-    type Stream = EncryptedStream;
-    type Error = io::Error;
-    type Future = BoxFuture<'static, io::Result<EncryptedStream>>;
-
-    fn connect(self, socket: Socket) -> Self::Future {
-        self.tls.connect(self.name, socket).map_ok(EncryptedStream).boxed()
-    }
-}
-
-impl TlsStream for EncryptedStream {
-    fn channel_binding(&self) -> ChannelBinding {
-        let (_, session) = self.0.get_ref();
-        let certificate = session.peer_certificates().and_then(|chain| chain.first());
-        match certificate.and_then(|certificate| server_end_point(certificate)) {
-            Some(hash) => ChannelBinding::tls_server_end_point(hash),
-            None => ChannelBinding::none(),
-        }
-    }
-}
-
-impl AsyncRead for EncryptedStream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for EncryptedStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
-    }
-}
 
 // The contents of object identifiers without their last byte, which is the algorithm.
 const PKCS1: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01];
@@ -119,7 +16,7 @@ const PSS_HASH: u8 = 0xa0;
 /// Returns the channel binding `tls-server-end-point` of a certificate in DER: its hash by the algorithm of its signature,
 /// or by SHA-256 instead of MD5 and SHA-1 (RFC 5929 section 4.1). `None` if the signature has no such algorithm, as with
 /// Ed25519.
-fn server_end_point(certificate: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn server_end_point(certificate: &[u8]) -> Option<Vec<u8>> {
     let (_, fields, _) = element(certificate)?;
     let (_, _to_be_signed, fields) = element(fields)?;
     let (_, signature, _) = element(fields)?;
