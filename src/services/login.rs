@@ -77,7 +77,7 @@ pub async fn login(
     let hash = found.as_ref().and_then(|user| user.hashed_password.clone());
     let user_id = found.as_ref().map(|user| user.id);
     let about = |event| SecurityEvent::new(event).user(user_id).email(email);
-    let (attempt, result) = verify_password(app, context, email, password.clone(), hash).await?;
+    let (attempt, result) = verify_password(app, context, email, user_id, password.clone(), hash).await?;
     let user = match (refusal(app, found.as_ref(), result.is_match(), &password), found) {
         (None, Some(user)) => user,
         (reason, _) => {
@@ -123,10 +123,11 @@ async fn verify_password<'a>(
     app: &'a App,
     context: &'a RequestContext,
     email: &'a str,
+    user_id: Option<i64>,
     password: String,
     hash: Option<String>,
 ) -> Result<(Throttle<'a>, PasswordMatch)> {
-    let attempt = Throttle::password(app, context, email).await?;
+    let attempt = Throttle::password(app, context, email, user_id).await?;
     let permit = app.passwords.permit(attempt.hash_for()).await?;
     let result = permit.verify(password, hash).await?;
     attempt.check().await?;
@@ -200,7 +201,7 @@ async fn accept_code(
     code: &str,
     replaced: &[TokenSubject],
 ) -> Result<Grant> {
-    let attempt = Throttle::code(app, context, &user.email).await?;
+    let attempt = Throttle::code(app, context, user).await?;
     // Outside the transaction below: the attempt must stay counted if that is rolled back.
     let is_allowed = app
         .db
@@ -221,7 +222,7 @@ async fn accept_code(
     })
     .await?;
     attempt.record_success().await;
-    Throttle::reset(app, context, &user.email).await;
+    Throttle::reset(app, context, user).await;
     Ok(granted)
 }
 
@@ -285,7 +286,8 @@ pub async fn confirm_password(app: &App, actor: &Actor, password: String) -> Res
     // The user of an `Identity` has no hash.
     let found = app.db.run(async |conn| Ok(User::find(conn, user.id).await?)).await?;
     let hash = found.ok_or(Error::InvalidToken)?.hashed_password;
-    let (attempt, result) = verify_password(app, actor.context(), &user.email, password, hash).await?;
+    let (attempt, result) =
+        verify_password(app, actor.context(), &user.email, Some(user.id), password, hash).await?;
     if result.is_match() {
         let share = attempt.hash_for();
         attempt.record_success().await;

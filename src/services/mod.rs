@@ -16,6 +16,7 @@ pub mod recovery;
 pub mod security_event;
 pub mod sessions;
 mod throttle;
+mod throttle_rules;
 pub mod transaction;
 pub mod two_factor;
 pub mod user_admin;

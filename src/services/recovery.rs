@@ -155,7 +155,7 @@ pub async fn reset_password(
 ) -> Result<()> {
     let request = PasswordByLink { token, password, full_name: None, purpose: Purpose::ResetPassword };
     let user = set_password(app, context, request, Action::PasswordReset).await?;
-    Throttle::reset(app, context, &user.email).await;
+    Throttle::reset(app, context, &user).await;
     Ok(())
 }
 

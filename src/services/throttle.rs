@@ -16,84 +16,19 @@ use std::{fmt, net::IpAddr};
 use super::{
     mailbox::mailbox_of,
     security_event::{Event, SecurityEvent},
+    throttle_rules::{
+        HASHES, HASHES_OF_KNOWN_CLIENT, INVITATIONS_PER_RECIPIENT, MAILS_PER_CLIENT, MAILS_PER_RECIPIENT,
+        PER_ACCOUNT, PER_ACCOUNT_AND_CLIENT, PER_CLIENT,
+    },
 };
 use crate::{
     app::App,
-    attempts::{Counter, Operation, Rule, Wait},
+    attempts::{Counter, Operation, Wait},
     context::{RequestContext, client_network},
     email_address::EmailLookup,
     error::{Error, Result},
     models::{session::Session, user::User},
     security::HashFor,
-};
-
-/// Attempts at one account from one client network.
-static PER_ACCOUNT_AND_CLIENT: Rule = Rule {
-    name: "pair",
-    free_attempts: 5,
-    free_attempts_without_redis: 5,
-    max_wait_seconds: 300,
-    ttl_seconds: 86_400,
-};
-/// Attempts at one account from all client networks.
-static PER_ACCOUNT: Rule = Rule {
-    name: "account",
-    free_attempts: 20,
-    free_attempts_without_redis: 20,
-    max_wait_seconds: 60,
-    ttl_seconds: 86_400,
-};
-/// Attempts at all accounts from one client network.
-static PER_CLIENT: Rule = Rule {
-    name: "address",
-    free_attempts: 100,
-    free_attempts_without_redis: 100,
-    max_wait_seconds: 60,
-    ttl_seconds: 3_600,
-};
-/// Hashes for one account from one client network, for right and wrong passwords. Each process counts its own, because
-/// they take its CPU time. A client that logs in less than once a minute never has to wait.
-static HASHES: Rule = Rule {
-    name: "hashes",
-    free_attempts: 30,
-    free_attempts_without_redis: 30,
-    max_wait_seconds: 60,
-    ttl_seconds: 3_600,
-};
-/// Hashes for all accounts from one client network, in the share of known callers. A client can register accounts and so
-/// become known. Over the limit it is not refused, and hashes in the share of all other logins.
-static HASHES_OF_KNOWN_CLIENT: Rule = Rule {
-    name: "known",
-    free_attempts: 200,
-    free_attempts_without_redis: 200,
-    max_wait_seconds: 60,
-    ttl_seconds: 3_600,
-};
-/// Mails of one purpose to one mailbox. The longest wait is shorter than the lifetime of the links, so a user who cannot
-/// ask for a new link has a valid one.
-static MAILS_PER_RECIPIENT: Rule = Rule {
-    name: "mailbox",
-    free_attempts: 3,
-    free_attempts_without_redis: 1,
-    max_wait_seconds: 900,
-    ttl_seconds: 86_400,
-};
-/// Mails that one client network asks for.
-static MAILS_PER_CLIENT: Rule = Rule {
-    name: "mailer",
-    free_attempts: 30,
-    free_attempts_without_redis: 10,
-    max_wait_seconds: 600,
-    ttl_seconds: 3_600,
-};
-
-/// Invitations to one mailbox. An admin may have a reason to send several, and must not flood a stranger either.
-static INVITATIONS_PER_RECIPIENT: Rule = Rule {
-    name: "invitations",
-    free_attempts: 20,
-    free_attempts_without_redis: 20,
-    max_wait_seconds: 900,
-    ttl_seconds: 86_400,
 };
 
 /// The recipient of a mail that a request triggers.
@@ -122,12 +57,18 @@ pub struct Throttle<'a> {
 }
 
 impl<'a> Throttle<'a> {
-    /// Checks that a password of the account with this address may be tried, and counts the hash that this costs.
+    /// Checks that a password of the account with this address may be tried, and counts the hash that this costs. `user_id` is
+    /// that of the account, if there is one.
     ///
     /// # Errors
     /// [`Error::TooManyAttempts`] while a wait is running.
-    pub async fn password(app: &'a App, context: &'a RequestContext, email: &'a str) -> Result<Self> {
-        let mut attempt = Self::account(app, context, "", email).await?;
+    pub async fn password(
+        app: &'a App,
+        context: &'a RequestContext,
+        email: &'a str,
+        user_id: Option<i64>,
+    ) -> Result<Self> {
+        let mut attempt = Self::account(app, context, "", email, user_id).await?;
         attempt.check().await?;
         Self::hash(app, context, email)?;
         let known = app.attempts.counter(&HASHES_OF_KNOWN_CLIENT, &ClientNetwork::of(context).to_string());
@@ -163,40 +104,40 @@ impl<'a> Throttle<'a> {
         self.run(Operation::Check).await
     }
 
-    /// Counts an attempt with a code of the account with this address.
+    /// Counts an attempt with a code of this user.
     ///
     /// The attempt counts as failed until [`record_success`](Self::record_success), so concurrent attempts cannot pass
     /// the limit. Codes and passwords have separate counters: a correct password must not reset the counter of codes.
     ///
     /// # Errors
     /// [`Error::TooManyAttempts`] while a wait is running.
-    pub async fn code(app: &'a App, context: &'a RequestContext, email: &'a str) -> Result<Self> {
-        let attempt = Self::account(app, context, "code of ", email).await?;
+    pub async fn code(app: &'a App, context: &'a RequestContext, user: &'a User) -> Result<Self> {
+        let attempt = Self::account(app, context, "code of ", &user.email, Some(user.id)).await?;
         attempt.run(Operation::Acquire).await?;
         Ok(attempt)
     }
 
     /// Resets the password counters of an account for this client, after its owner has proven their identity.
-    pub async fn reset(app: &'a App, context: &'a RequestContext, email: &'a str) {
-        if let Ok(attempt) = Self::account(app, context, "", email).await {
+    pub async fn reset(app: &'a App, context: &'a RequestContext, user: &'a User) {
+        if let Ok(attempt) = Self::account(app, context, "", &user.email, Some(user.id)).await {
             attempt.record_success().await;
         }
     }
 
-    async fn account(app: &'a App, context: &'a RequestContext, kind: &str, email: &'a str) -> Result<Self> {
-        let lookup = &EmailLookup::new(email);
-        let subject = &format!("{kind}{}", lookup.subject());
+    async fn account(
+        app: &'a App,
+        context: &'a RequestContext,
+        kind: &str,
+        email: &'a str,
+        user_id: Option<i64>,
+    ) -> Result<Self> {
+        let subject = &format!("{kind}{}", EmailLookup::new(email).subject());
         let network = ClientNetwork::of(context);
         let is_known = match network.cidr() {
             Some(cidr) => {
-                app.db
-                    .run(async |conn| {
-                        let user = User::find_by_email(conn, lookup).await?;
-                        // Asked for an unknown address too, so that the time does not show whether it is registered.
-                        let user_id = user.map_or(NO_USER, |user| user.id);
-                        Ok(Session::has_login_from(conn, user_id, &cidr).await?)
-                    })
-                    .await?
+                // Asked for an unknown address too, so that the time does not show whether it is registered.
+                let user_id = user_id.unwrap_or(NO_USER);
+                app.db.run(async |conn| Ok(Session::has_login_from(conn, user_id, &cidr).await?)).await?
             }
             None => false,
         };

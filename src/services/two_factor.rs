@@ -179,7 +179,7 @@ async fn throttled<T>(
     work: impl AsyncFnOnce(&Tx<'_>, &User) -> Result<T> + Clone,
 ) -> Result<T> {
     let user = actor.user();
-    let attempt = Throttle::code(app, actor.context(), &user.email).await?;
+    let attempt = Throttle::code(app, actor.context(), user).await?;
     count_attempt(app, actor.context(), user.id).await?;
     let checked = async |tx: &Tx<'_>, locked: &LockedUsers| {
         let user = locked.actor_with_password_of(user).map_err(|_| Error::InvalidToken)?;
