@@ -63,10 +63,7 @@ pub fn main() -> ExitCode {
     let settings = environment.settings(&path, selected, given);
     let findings = settings.findings;
     // `saas doctor` reports them with its other findings.
-    if !findings.problems.is_empty() && path != ["doctor"] {
-        print_error(&format!("invalid settings:\n  - {}", findings.problems.join("\n  - ")));
-        return ExitCode::from(2);
-    }
+    let is_refused = !findings.problems.is_empty() && path != ["doctor"];
     if settings.uses_dev_servers {
         let _ = writeln!(std::io::stderr(), "using the servers of `saas dev`, which runs in this directory");
     }
@@ -75,6 +72,8 @@ pub fn main() -> ExitCode {
     drop(args.splice(start..start, settings.flags));
     let parsed = bare.try_get_matches_from(&args).and_then(|matches| Cli::from_arg_matches(&matches));
     match parsed {
+        Ok(cli) if is_refused => refuse(&findings, cli.command.refused_settings()),
+        Err(_) if is_refused => refuse(&findings, Vec::new()),
         Ok(cli) => cli.run(&findings),
         Err(error) => print_usage(&error, &args),
     }
@@ -94,6 +93,14 @@ impl Cli {
             }
         }
     }
+}
+
+/// Reports the settings that cannot be parsed together with the `others` that a command refuses.
+fn refuse(findings: &Findings, others: Vec<String>) -> ExitCode {
+    let others = others.iter().filter(|problem| !findings.explain(problem));
+    let all: Vec<_> = findings.problems.iter().chain(others).map(String::as_str).collect();
+    print_error(&format!("invalid settings:\n  - {}", all.join("\n  - ")));
+    ExitCode::from(2)
 }
 
 fn print_error(text: &str) {
@@ -122,6 +129,15 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
 }
 
 impl Command {
+    /// Returns what the command would refuse of the settings that could be parsed.
+    fn refused_settings(&self) -> Vec<String> {
+        match self {
+            Self::Serve(args) => args.refused_settings(),
+            Self::Worker(args) => args.refused_settings(),
+            _ => Vec::new(),
+        }
+    }
+
     async fn run(self, findings: &Findings) -> anyhow::Result<ExitCode> {
         match self {
             Self::Dev(args) => args.run(findings).await,

@@ -9,7 +9,7 @@ use super::{
     shutdown::Shutdown,
     startup::{
         check_settings, create_first_admin, log_warnings, migrate as apply_migrations,
-        refuse_default_password, wait_for_usable_redis,
+        refuse_default_password, refused_settings, wait_for_usable_redis,
     },
 };
 use crate::{
@@ -43,6 +43,11 @@ pub(super) struct Args {
 }
 
 impl Args {
+    /// Returns what is invalid or unsafe in the settings that could be parsed.
+    pub(super) fn refused_settings(&self) -> Vec<String> {
+        refused_settings(&self.config, Some(&self.http))
+    }
+
     pub(super) async fn run(self, findings: &Findings) -> anyhow::Result<ExitCode> {
         let Self { migrate, listen, http, config } = self;
         check_settings(&config, Some(&http))?;

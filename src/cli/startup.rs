@@ -31,7 +31,7 @@ const REDIS_RETRY_INTERVAL: Duration = Duration::from_millis(500);
 /// # Errors
 /// If there is any; the message names each one with its fix.
 pub(super) fn check_settings(config: &Config, http: Option<&Http>) -> anyhow::Result<()> {
-    let invalid = config.problems().into_iter().chain(http.map(Http::problems).unwrap_or_default());
+    let invalid = invalid_settings(config, http);
     let unsafe_settings = config.unsafe_settings();
     let hint = match unsafe_settings.is_empty() {
         true => "",
@@ -39,7 +39,20 @@ pub(super) fn check_settings(config: &Config, http: Option<&Http>) -> anyhow::Re
             "\nFor development, run `saas dev`. DEBUG turns off the checks for production, so it is no fix there."
         }
     };
-    refuse(invalid.chain(unsafe_settings).collect(), hint)
+    refuse(invalid.into_iter().chain(unsafe_settings).collect(), hint)
+}
+
+fn invalid_settings(config: &Config, http: Option<&Http>) -> Vec<String> {
+    let mut problems = config.problems();
+    problems.extend(http.map(Http::problems).unwrap_or_default());
+    problems
+}
+
+/// Returns what [`check_settings`] would refuse.
+pub(super) fn refused_settings(config: &Config, http: Option<&Http>) -> Vec<String> {
+    let mut problems = invalid_settings(config, http);
+    problems.extend(config.unsafe_settings());
+    problems
 }
 
 /// Refuses the settings of `saas dev` that are invalid. It starts servers for the databases that are not set.

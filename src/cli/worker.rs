@@ -3,7 +3,7 @@ use std::{process::ExitCode, time::Duration};
 use super::{
     environment::Findings,
     shutdown::Shutdown,
-    startup::{check_settings, log_warnings, wait_for_usable_redis},
+    startup::{check_settings, log_warnings, refused_settings, wait_for_usable_redis},
 };
 use crate::{
     app::App,
@@ -42,6 +42,11 @@ pub(super) struct Args {
 }
 
 impl Args {
+    /// Returns what is invalid or unsafe in the settings that could be parsed.
+    pub(super) fn refused_settings(&self) -> Vec<String> {
+        refused_settings(&self.config, None)
+    }
+
     pub(super) async fn run(self, findings: &Findings) -> anyhow::Result<ExitCode> {
         check_settings(&self.config, None)?;
         let _log = logging::init(&self.config.core, &self.config.logs)?;

@@ -55,6 +55,9 @@ impl Redis {
         // An unescaped special character of a password ends the host early. What follows may be a part of the password.
         let is_cut = Url::parse(url)
             .is_ok_and(|url| !url.scheme().ends_with("unix") && url[Position::AfterPort..].contains('@'));
+        if let Some(problem) = unknown_parameter(url).filter(|_| !is_cut) {
+            bail!(problem);
+        }
         // The parser's message may repeat the URL.
         match url.into_connection_info() {
             Ok(connection) if !is_cut => Ok(connection),
@@ -104,6 +107,21 @@ impl Redis {
             _ => None,
         }
     }
+}
+
+/// Returns what is wrong with the parameters of a URL, which the parser would ignore.
+fn unknown_parameter(url: &str) -> Option<String> {
+    let url = Url::parse(url).ok()?;
+    let known: &[&str] = match url.scheme() {
+        scheme if scheme.ends_with("unix") => &["db", "user", "pass", "protocol"],
+        _ => &["protocol"],
+    };
+    let (name, _) = url.query_pairs().find(|(name, _)| !known.contains(&&**name))?;
+    let fix = match &*name {
+        "db" => "write the number of the database after the host, as in redis://host:6379/3",
+        _ => "remove it",
+    };
+    Some(format!("REDIS_URL has the parameter {name:?}, which is not supported: {fix}"))
 }
 
 fn place(address: &ConnectionAddr) -> String {
@@ -171,6 +189,8 @@ mod tests {
             ("--redis-db=256", "REDIS_DB has \"256\""),
             ("--redis-host=redis://cache:6379", "REDIS_HOST has \"redis://cache:6379\""),
             ("--redis-host=/run/redis.sock", "write REDIS_URL=unix:///run/redis.sock"),
+            ("--redis-url=redis://:hunter2@h:7?db=3", "as in redis://host:6379/3"),
+            ("--redis-url=rediss://h/0?ssl_cert_reqs=none", "the parameter \"ssl_cert_reqs\", which is not"),
             ("--redis-url=http://:hunter2@h", "REDIS_URL cannot be read"),
             ("--redis-url=redis://:12/hunter2@h", "%2F for /"),
             ("--redis-url=redis://:12#hunter2@h", "%23 for #"),

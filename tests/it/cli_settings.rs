@@ -108,6 +108,15 @@ async fn invalid_and_unsafe_settings_are_reported_together() {
         "SECRET_KEY is not set",
     ];
     run(serve).await.failed(1, &reported);
+    // Also those that the parser of the command line refuses.
+    let mut serve = saas(&["serve"]);
+    serve
+        .env("PORT", "x")
+        .env("MAX_CONNECTIONS", "0")
+        .env("SECRET_KEY", "short")
+        .env("PUBLIC_URL", "example.com");
+    let reported = ["PORT", "write a whole number", "MAX_CONNECTIONS", "1..=", "SECRET_KEY", "PUBLIC_URL"];
+    run(serve).await.failed(2, &reported);
     let mut dev = saas(&["dev"]);
     dev.env("PUBLIC_URL", "example.com").env("MAIL_FROM", "x").env("BACKEND_CORS_ORIGINS", "*");
     run(dev).await.failed(1, &["PUBLIC_URL", "MAIL_FROM", "BACKEND_CORS_ORIGINS"]);

@@ -22,7 +22,8 @@ impl Args {
         let mut problems = report.findings.problems.clone();
         problems.extend(self.config.logs.problem());
         problems.extend(check_admin(&self.config.auth.admin).err().map(|error| error.to_string()));
-        problems.extend(self.config.unsafe_settings());
+        let unsafe_settings = self.config.unsafe_settings().into_iter();
+        problems.extend(unsafe_settings.filter(|problem| !report.findings.explain(problem)));
         let mut weaknesses = weaknesses(&self.config);
         weaknesses.extend(report.findings.warnings.iter().cloned());
         if problems.is_empty() && !self.config.core.debug {

@@ -43,6 +43,14 @@ impl fmt::Display for Place {
 }
 
 impl Findings {
+    /// Returns whether a problem is about a setting whose value could not be used, so that it counts as not set. Such a
+    /// problem begins with the name of the setting.
+    pub(in crate::cli) fn explain(&self, problem: &str) -> bool {
+        let name = problem.split(' ').next();
+        let is_name = |c: char| c.is_alphanumeric() || c == '_';
+        self.problems.iter().any(|cause| cause.split(|c| !is_name(c)).any(|word| Some(word) == name))
+    }
+
     /// Returns where the settings that a message names come from, such as `DATABASE_URL is from line 3 of .env`.
     pub(in crate::cli) fn places_of(&self, message: &str) -> Vec<String> {
         let named = self.places.iter().filter(|(name, _)| mentions(message, name));

@@ -39,6 +39,7 @@ pub(super) fn check(arg: &Arg, flag: &OsStr) -> Result<(), String> {
     let text = error.to_string();
     let message = text.split("\n\n").next().unwrap_or_default();
     let message = message.strip_prefix("error: ").unwrap_or(message);
+    let message = message.replace("invalid digit found in string", "write a whole number");
     Err(message.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
