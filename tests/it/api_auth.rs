@@ -1,10 +1,10 @@
-use futures_util::future::join_all;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode, get_current_timestamp};
 use serde_json::{Value, json};
 
 use crate::support::{
     TestApp, User,
     app::{PASSWORD, SECRET, fields},
+    four_at_a_time,
     records::column,
 };
 
@@ -60,7 +60,7 @@ async fn an_email_address_is_trimmed_and_compared_without_case() {
 async fn concurrent_registrations_of_one_address_create_one_account() {
     let app = TestApp::start().await;
     let body = json!({ "email": "ada@example.com", "password": PASSWORD });
-    let answers = join_all((0..20).map(|_| app.post("/auth/register", None, body.clone()))).await;
+    let answers = four_at_a_time((0..20).map(|_| app.post("/auth/register", None, body.clone()))).await;
     let statuses: Vec<_> = answers.iter().map(|answer| answer.status.as_u16()).collect();
     let (made, others): (Vec<_>, Vec<_>) = statuses.iter().partition(|status| **status == 201);
     assert_eq!(made.len(), 1, "{statuses:?}");

@@ -1,4 +1,4 @@
-//! The options of enqueuing: delays, front, groups, unique keys, dependencies; and the limits of queues.
+//! The options of enqueuing: delays, front, groups, unique keys; and the limits of queues.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -12,23 +12,18 @@ use crate::support::{
     queue::{Behavior, Task, TestQueue, steady},
 };
 
-fn task(name: &str) -> Task {
+pub fn task(name: &str) -> Task {
     Task { name: name.into(), behavior: Behavior::Succeed }
 }
 
-fn unique(key: &str, on_duplicate: OnDuplicate) -> EnqueueOptions {
+pub fn unique(key: &str, on_duplicate: OnDuplicate) -> EnqueueOptions {
     let unique = Unique { key: key.into(), window: Duration::from_secs(3_600), on_duplicate };
     EnqueueOptions { unique: Some(unique), ..EnqueueOptions::default() }
 }
 
 impl TestQueue {
-    async fn enqueue(&self, name: &str, options: EnqueueOptions) -> String {
+    pub async fn enqueue(&self, name: &str, options: EnqueueOptions) -> String {
         self.queue.enqueue_with(&task(name), Origin::default(), options).await.unwrap()
-    }
-
-    async fn after(&self, name: &str, after: &[&String]) -> String {
-        let after = after.iter().map(|id| (*id).clone()).collect();
-        self.enqueue(name, EnqueueOptions { after, ..EnqueueOptions::default() }).await
     }
 
     /// Runs the jobs one by one, in the order of the queue.
@@ -149,63 +144,6 @@ async fn a_unique_key_keeps_the_first_or_the_last_job() {
 }
 
 #[tokio::test]
-async fn a_job_runs_after_its_dependencies() {
-    let queue = TestQueue::new().await;
-    let (one, two) = (queue.push("one", Behavior::Succeed).await, queue.push("two", Behavior::Fail(1)).await);
-    let last = queue.after("last", &[&one, &two]).await;
-    let after_that = queue.after("after that", &[&last]).await;
-    assert_eq!(queue.status(&last).await.state, State::Deferred);
-    assert_eq!(queue.queue.list("default", State::Deferred, 0, 10).await.unwrap().len(), 2);
-    queue.drain().await;
-    assert_eq!(
-        queue.status(&last).await.state,
-        State::Deferred,
-        "one of the dependencies is still to be retried"
-    );
-    queue.drain_until(&after_that, State::Finished).await;
-    assert_eq!(queue.log.ran(), ["one", "two", "two", "last", "after that"]);
-    // A dependency that has ended already is ignored.
-    let late = queue.after("late", &[&one]).await;
-    assert_eq!(queue.status(&late).await.state, State::Queued);
-    queue.drain().await;
-    queue.assert_no_running_records().await;
-    for key in ["waits", "then", "told"] {
-        assert!(!queue.redis::<bool>(&["EXISTS", &format!("{{}}:{key}")]).await, "{key} is not empty");
-    }
-}
-
-#[tokio::test]
-async fn a_job_fails_with_its_dependencies_by_default() {
-    let queue = TestQueue::new().await;
-    let (bad, gone) =
-        (queue.push("bad", Behavior::FailForGood).await, queue.push("gone", Behavior::Succeed).await);
-    let child = queue.after("child", &[&bad]).await;
-    let grandchild = queue.after("grandchild", &[&child]).await;
-    let of_gone = queue.after("of gone", &[&gone]).await;
-    let anyway = EnqueueOptions {
-        after: vec![bad.clone(), gone.clone()],
-        after_failures: true,
-        ..EnqueueOptions::default()
-    };
-    let anyway = queue.enqueue("anyway", anyway).await;
-    assert_eq!(queue.queue.cancel(&gone).await.unwrap(), Cancel::Canceled);
-    queue.drain().await;
-    for id in [&child, &grandchild, &of_gone] {
-        let status = queue.status(id).await;
-        assert_eq!(status.state, State::Failed);
-        assert_eq!(status.error.as_deref(), Some("A job that this one waited for did not finish"));
-    }
-    queue.drain_until(&anyway, State::Finished).await;
-    assert_eq!(queue.log.ran(), ["bad", "anyway"]);
-    // A requeued job no longer waits for its dependencies.
-    assert!(queue.queue.requeue(&child).await.unwrap());
-    queue.drain_until(&child, State::Finished).await;
-    let options = EnqueueOptions { after: vec!["0".repeat(32)], ..EnqueueOptions::default() };
-    let error = queue.queue.enqueue_with(&task("orphan"), Origin::default(), options).await.unwrap_err();
-    assert!(matches!(&error, Error::UnknownJob(_)) && error.to_string().contains("no job"), "{error}");
-}
-
-#[tokio::test]
 async fn invalid_options_are_rejected() {
     let queue = TestQueue::new().await;
     let long = "x".repeat(256);
@@ -305,48 +243,4 @@ async fn weighted_queues_share_a_worker() {
     queue.worker(weighted).run(never.clone(), never).await.unwrap();
     let half = queue.log.ran().into_iter().take(200).filter(|name| name.starts_with("urgent")).count();
     assert!((110..190).contains(&half), "{half} of the first 200 were urgent, about 150 should be");
-}
-
-#[tokio::test]
-async fn a_requeued_dependency_counts_once() {
-    let queue = TestQueue::new().await;
-    let bad = queue.push("bad", Behavior::FailForGood).await;
-    queue.drain().await;
-    let day = Duration::from_secs(86_400);
-    let slow = queue.queue.enqueue_in(&task("slow"), Origin::default(), day).await.unwrap();
-    let after = vec![bad.clone(), slow.clone()];
-    let both = queue
-        .enqueue("both", EnqueueOptions { after, after_failures: true, ..EnqueueOptions::default() })
-        .await;
-    assert!(queue.queue.requeue(&bad).await.unwrap());
-    queue.drain().await;
-    assert_eq!(queue.status(&both).await.state, State::Deferred, "the slow dependency has not started");
-    assert_eq!(queue.queue.cancel(&slow).await.unwrap(), Cancel::Canceled);
-    queue.drain_until(&both, State::Finished).await;
-}
-
-#[tokio::test]
-async fn a_job_that_depends_on_the_one_it_replaces_fails() {
-    let queue = TestQueue::new().await;
-    let old = queue.enqueue("old", unique("key", OnDuplicate::Replace)).await;
-    let new = queue
-        .enqueue("new", EnqueueOptions { after: vec![old.clone()], ..unique("key", OnDuplicate::Replace) })
-        .await;
-    assert_eq!(queue.status(&old).await.state, State::Canceled);
-    assert_eq!(queue.status(&new).await.state, State::Failed, "its dependency was canceled");
-}
-
-#[tokio::test]
-async fn a_thousand_dependents_of_one_job_all_run() {
-    let queue = TestQueue::new().await;
-    let first = queue.push("first", Behavior::Succeed).await;
-    for _ in 0..1_000 {
-        queue.after("child", &[&first]).await;
-    }
-    let stop = CancellationToken::new();
-    let work = tokio::spawn(queue.worker(steady(50)).run(stop.clone(), CancellationToken::new()));
-    eventually("all jobs have run", || async { (queue.log.ran().len() == 1_001).then_some(()) }).await;
-    stop.cancel();
-    work.await.unwrap().unwrap();
-    queue.assert_no_running_records().await;
 }

@@ -4,7 +4,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use saas::{
     dev::{Purpose, Server, test_dir},
-    queue::{Options, Origin, State},
+    queue::{Options, State},
 };
 use secrecy::ExposeSecret;
 use tokio_util::sync::CancellationToken;
@@ -13,7 +13,7 @@ use crate::support::{
     app::options,
     eventually,
     proxy::{Link, Proxy},
-    queue::{Behavior, Task, TestQueue, steady},
+    queue::{Behavior, TestQueue, steady},
     servers::servers,
 };
 
@@ -274,30 +274,6 @@ async fn a_worker_that_cannot_renew_its_leases_stops_its_jobs() {
     stop.cancel();
     work.await.unwrap().unwrap();
     queue.assert_no_running_records().await;
-}
-
-#[tokio::test]
-async fn a_full_redis_rejects_new_jobs_and_drains() {
-    let dir = test_dir().unwrap();
-    let server = Server::redis(&dir, Purpose::Test).await.unwrap();
-    let queue = TestQueue::at(server.url.expose_secret()).await;
-    let client = redis::Client::open(server.url.expose_secret()).unwrap();
-    let mut conn = client.get_multiplexed_async_connection().await.unwrap();
-    let ids: Vec<_> =
-        futures_util::future::join_all((0..20).map(|_| queue.push("x", Behavior::Succeed))).await;
-    let set = |bytes: &'static str| redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(bytes).to_owned();
-    set("1mb").query_async::<()>(&mut conn).await.unwrap();
-    let task = Task { name: "one too many".into(), behavior: Behavior::Succeed };
-    let error = queue.queue.enqueue(&task, Origin::default()).await.unwrap_err();
-    assert_eq!(error.to_string(), "Redis is unavailable");
-    assert_eq!(queue.drain().await.finished, 20);
-    for id in &ids {
-        assert_eq!(queue.status(id).await.state, State::Finished);
-    }
-    set("0").query_async::<()>(&mut conn).await.unwrap();
-    queue.push("again", Behavior::Succeed).await;
-    assert_eq!(queue.drain().await.finished, 1);
-    server.stop().await;
 }
 
 #[tokio::test]

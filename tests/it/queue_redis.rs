@@ -1,6 +1,6 @@
 //! Faults of Redis: crash, hang, flush, read-only replica; and Redis Cluster.
 
-use std::{process::Command, sync::atomic::Ordering, time::Duration};
+use std::{sync::atomic::Ordering, time::Duration};
 
 use saas::queue::{EnqueueOptions, Options, Origin, State, Unique};
 use tokio_util::sync::CancellationToken;
@@ -8,73 +8,12 @@ use tokio_util::sync::CancellationToken;
 use crate::support::{
     app::SECRET,
     eventually,
-    process::{Running, TempDir, run, saas},
+    own_redis::OwnRedis,
+    process::{run, saas},
     proxy::Proxy,
-    queue::{Behavior, Task, TestQueue, connect, steady},
+    queue::{Behavior, Task, TestQueue, steady},
     servers::{TestDatabase, servers},
 };
-
-/// A Redis server that a test may kill and restart with its data and address.
-struct OwnRedis {
-    dir: TempDir,
-    process: Running,
-    settings: Vec<&'static str>,
-}
-
-impl OwnRedis {
-    async fn start(settings: &[&'static str]) -> Self {
-        // With a slow disk, `everysec` answers before it writes: it postpones a write while an fsync is running.
-        let dir = TempDir::in_memory();
-        let process = Self::spawn(&dir, settings);
-        let redis = Self { dir, process, settings: settings.to_vec() };
-        redis.until_up().await;
-        redis
-    }
-
-    fn spawn(dir: &TempDir, settings: &[&str]) -> Running {
-        let there = |name: &&str| Command::new(name).arg("--version").output().is_ok();
-        let mut command = Command::new(["redis-server", "valkey-server"].into_iter().find(there).unwrap());
-        command.args(["--port", "0", "--save", "", "--dir"]).arg(dir.path());
-        command.arg("--unixsocket").arg(dir.path().join("socket")).args(settings);
-        Running::start(command)
-    }
-
-    fn url(&self) -> String {
-        format!("unix://{}/socket", self.dir.path().display())
-    }
-
-    async fn command<T: redis::FromRedisValue>(&self, words: &[&str]) -> redis::RedisResult<T> {
-        let mut conn = connect(&self.url()).await?;
-        redis::cmd(words[0]).arg(&words[1..]).query_async(&mut conn).await
-    }
-
-    /// How many commands the server has run, including those of scripts.
-    async fn commands(&self) -> u64 {
-        let info: String = self.command(&["INFO", "commandstats"]).await.unwrap();
-        let calls = info
-            .lines()
-            .filter_map(|line| line.split_once("calls=")?.1.split(',').next()?.parse::<u64>().ok());
-        calls.sum()
-    }
-
-    async fn until_up(&self) {
-        eventually("Redis is up", || async { self.command::<String>(&["PING"]).await.ok() }).await;
-    }
-
-    async fn kill(&mut self) {
-        self.process.signal("KILL");
-        self.process.end().await;
-    }
-
-    async fn restart(&mut self) {
-        self.process = Self::spawn(&self.dir, &self.settings);
-        self.until_up().await;
-    }
-
-    fn queue(&self) -> TestQueue {
-        TestQueue::on(&self.url(), "rq")
-    }
-}
 
 fn task(name: &str) -> Task {
     Task { name: name.into(), behavior: Behavior::Succeed }
@@ -335,36 +274,4 @@ async fn a_redis_that_may_evict_jobs_is_rejected_with_the_fix() {
         assert!(said.contains("allkeys-lru") && said.contains("noeviction"), "{said}");
         assert!(said.contains("appendonly yes"), "the warning about persistence is missing: {said}");
     }
-}
-
-/// The outcomes of these jobs are larger than their envelopes, so Redis stays full when they have run.
-#[tokio::test]
-async fn a_full_redis_accepts_jobs_again_when_the_queue_is_drained() {
-    let redis = OwnRedis::start(&[]).await;
-    let queue = redis.queue();
-    let info: String = redis.command(&["INFO", "memory"]).await.unwrap();
-    let used = info.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap().trim();
-    let limit = (used.parse::<u64>().unwrap() + 8_000_000).to_string();
-    redis.command::<()>(&["CONFIG", "SET", "maxmemory", &limit]).await.unwrap();
-    let large = |n: usize| Task { name: format!("{n}{}", "x".repeat(2_000)), behavior: Behavior::Double };
-    let mut ids = Vec::new();
-    while let Ok(id) = queue.queue.enqueue(&large(ids.len()), Origin::default()).await {
-        ids.push(id);
-    }
-    assert!(ids.len() > 500, "{} jobs", ids.len());
-    let stop = CancellationToken::new();
-    let work = tokio::spawn(queue.worker(steady(10)).run(stop.clone(), CancellationToken::new()));
-    eventually("the queue is drained", || async {
-        (queue.redis::<u64>(&["HLEN", "{}:jobs"]).await == 0).then_some(())
-    })
-    .await;
-    let new = eventually("Redis accepts jobs again", || async {
-        queue.queue.enqueue(&large(0), Origin::default()).await.ok()
-    })
-    .await;
-    queue.until(&new, State::Finished).await;
-    stop.cancel();
-    work.await.unwrap().unwrap();
-    let ran = queue.log.ran().len();
-    assert_eq!(ran, ids.len() + 1, "each job ran once");
 }

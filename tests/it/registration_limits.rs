@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::support::{
     TestApp, User,
     app::{Answer, PASSWORD},
+    four_at_a_time,
     records::column,
 };
 
@@ -71,7 +72,7 @@ async fn smoke_one_network_cannot_make_the_product_write_to_many_strangers() {
     let app = TestApp::with(&[PROXIED]).await;
     let user = app.user().await;
     let emails: Vec<_> = (0..30).map(|n| format!("stranger{n}@example.com")).collect();
-    for answer in join_all(emails.iter().map(|email| register(&app, HERE, email))).await {
+    for answer in four_at_a_time(emails.iter().map(|email| register(&app, HERE, email))).await {
         assert_eq!(answer.status, 201, "{}", answer.text);
     }
     assert_eq!(app.move_waits(600).await, 1, "the limit of the network");
@@ -195,7 +196,7 @@ async fn many_logins_from_one_network_do_not_delay_those_from_other_known_networ
     assert_eq!(login(&app, ELSEWHERE, &owner.email).await.status, 200);
     for _ in 0..26 {
         let logins = attackers.iter().map(|attacker| login(&app, HERE, &attacker.email));
-        assert!(join_all(logins).await.iter().all(|answer| answer.status == 200));
+        assert!(four_at_a_time(logins).await.iter().all(|answer| answer.status == 200));
     }
     let logins = take_all(&app, HashFor::Login).await;
     login(&app, HERE, &attackers[0].email).await.is_some_problem(503, "unavailable");
@@ -210,7 +211,7 @@ async fn logins_of_one_account_are_limited_even_with_the_right_password() {
     let app = TestApp::with(&[PROXIED]).await;
     let (user, other) = (app.user().await, app.user().await);
     // After 30, each one doubles the wait: all 60 would take years.
-    let answers = join_all((0..60).map(|_| login(&app, HERE, &user.email))).await;
+    let answers = four_at_a_time((0..60).map(|_| login(&app, HERE, &user.email))).await;
     let (accepted, refused): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 200);
     assert!(accepted.len() >= 30 && !refused.is_empty(), "{} of 60", accepted.len());
     refused.into_iter().for_each(assert_throttled);

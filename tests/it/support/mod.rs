@@ -5,6 +5,7 @@ pub mod app;
 pub mod authenticator;
 pub mod mail;
 pub mod migrations;
+pub mod own_redis;
 pub mod process;
 pub mod proxy;
 pub mod queue;
@@ -16,8 +17,15 @@ pub use app::{TestApp, User};
 
 use std::time::{Duration, Instant};
 
+use futures_util::{StreamExt, stream};
+
 /// Longer than any step takes on a loaded machine. Only a failing test waits this long.
 pub const TEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Awaits the futures, four at a time: on a slow machine more of them would wait too long for a password hash.
+pub async fn four_at_a_time<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
+    stream::iter(futures).buffered(4).collect().await
+}
 
 /// Polls until `ask` returns a value.
 pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut ask: impl FnMut() -> F) -> T {

@@ -1,0 +1,71 @@
+//! A Redis server of one test.
+
+use std::process::Command;
+
+use super::{
+    eventually,
+    process::{Running, TempDir},
+    queue::{TestQueue, connect},
+};
+
+/// A Redis server that a test may kill and restart with its data and address.
+pub struct OwnRedis {
+    dir: TempDir,
+    pub process: Running,
+    settings: Vec<&'static str>,
+}
+
+impl OwnRedis {
+    pub async fn start(settings: &[&'static str]) -> Self {
+        // With a slow disk, `everysec` answers before it writes: it postpones a write while an fsync is running.
+        let dir = TempDir::in_memory();
+        let process = Self::spawn(&dir, settings);
+        let redis = Self { dir, process, settings: settings.to_vec() };
+        redis.until_up().await;
+        redis
+    }
+
+    fn spawn(dir: &TempDir, settings: &[&str]) -> Running {
+        let there = |name: &&str| Command::new(name).arg("--version").output().is_ok();
+        let mut command = Command::new(["redis-server", "valkey-server"].into_iter().find(there).unwrap());
+        command.args(["--port", "0", "--save", "", "--dir"]).arg(dir.path());
+        command.arg("--unixsocket").arg(dir.path().join("socket")).args(settings);
+        Running::start(command)
+    }
+
+    pub fn url(&self) -> String {
+        format!("unix://{}/socket", self.dir.path().display())
+    }
+
+    pub async fn command<T: redis::FromRedisValue>(&self, words: &[&str]) -> redis::RedisResult<T> {
+        let mut conn = connect(&self.url()).await?;
+        redis::cmd(words[0]).arg(&words[1..]).query_async(&mut conn).await
+    }
+
+    /// How many commands the server has run, including those of scripts.
+    pub async fn commands(&self) -> u64 {
+        let info: String = self.command(&["INFO", "commandstats"]).await.unwrap();
+        let calls = info
+            .lines()
+            .filter_map(|line| line.split_once("calls=")?.1.split(',').next()?.parse::<u64>().ok());
+        calls.sum()
+    }
+
+    pub async fn until_up(&self) {
+        eventually("Redis is up", || async { self.command::<String>(&["PING"]).await.ok() }).await;
+    }
+
+    pub async fn kill(&mut self) {
+        self.process.signal("KILL");
+        self.process.end().await;
+    }
+
+    pub async fn restart(&mut self) {
+        self.process = Self::spawn(&self.dir, &self.settings);
+        self.until_up().await;
+    }
+
+    pub fn queue(&self) -> TestQueue {
+        TestQueue::on(&self.url(), "rq")
+    }
+}
