@@ -11,7 +11,7 @@ use crate::{
     context::RequestContext,
     error::chain,
     jobs, logging,
-    queue::{Options, Queues, ReservedQueue, Worker},
+    queue::{Options, Queues, ReservedQueue, Retention, Worker},
     services::outbox_relay::hand_over,
 };
 
@@ -61,6 +61,7 @@ impl Args {
             scheduler: !self.no_scheduler,
             reserved: reserved_queue(&self.worker),
             max_running_per_owner: Some(self.config.user_jobs.user_max_running_jobs),
+            retention: retention(&self.worker),
         };
         work(App::new(self.config)?, options, &shutdown).await?;
         Ok(ExitCode::SUCCESS)
@@ -70,6 +71,15 @@ impl Args {
 /// Returns the queue of the product's own jobs, unless `WORKER_SYSTEM_QUEUE` turns it off.
 pub(super) fn reserved_queue(settings: &config::Worker) -> Option<ReservedQueue> {
     settings.system_queue.then(|| ReservedQueue { name: jobs::SYSTEM_QUEUE.to_owned(), slots: 1 })
+}
+
+/// Returns how much Redis keeps about ended jobs.
+pub(super) fn retention(settings: &config::Worker) -> Retention {
+    Retention {
+        outcomes: settings.queue_max_outcomes,
+        outcome_bytes: settings.queue_max_outcome_bytes,
+        states: settings.queue_max_states,
+    }
 }
 
 /// Runs jobs until a shutdown is requested.

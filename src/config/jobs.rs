@@ -23,6 +23,17 @@ pub struct Worker {
     #[arg(long = "system-queue", env = "WORKER_SYSTEM_QUEUE", default_value_t = true, action = ArgAction::Set, num_args = 0..=1,
         default_missing_value = "true", require_equals = true, value_parser = BoolishValueParser::new())]
     pub system_queue: bool,
+    /// How many outcomes of ended jobs Redis keeps, with their results. The oldest are deleted first, also before the
+    /// RESULT_TTL of their jobs has passed.
+    #[arg(long, env, default_value_t = 1_000_000, value_name = "N", value_parser = clap::value_parser!(u64).range(1_000..=1_000_000_000))]
+    pub queue_max_outcomes: u64,
+    /// How many bytes of such outcomes Redis keeps.
+    #[arg(long, env, default_value_t = 268_435_456, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1_000_000..=1_000_000_000_000))]
+    pub queue_max_outcome_bytes: u64,
+    /// Of how many ended jobs Redis knows the final state, for a day. A state takes about 70 bytes. Jobs that wait for
+    /// others need it, and so does a push that is repeated.
+    #[arg(long, env, default_value_t = 5_000_000, value_name = "N", value_parser = clap::value_parser!(u64).range(1_000..=1_000_000_000))]
+    pub queue_max_states: u64,
 }
 
 /// How many jobs one user may have. The limits apply to admins too.

@@ -1,6 +1,7 @@
 //! The round trips of a worker to Redis: settle, fetch, release.
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
@@ -243,19 +244,21 @@ impl SettlementBatch {
         }
         for delivery in &self.deliveries {
             let (op, arg, ttl, text) = match &delivery.disposition {
-                Disposition::Finished { outcome, ttl, has_records } => {
-                    ("ok", u64::from(*has_records), *ttl, outcome.as_str())
+                Disposition::Finished { outcome, ttl, owner, has_records } => {
+                    ("ok", records_and_owner(*has_records, *owner), *ttl, outcome.as_str())
                 }
-                Disposition::Canceled { outcome, ttl } => ("cancel", 1, *ttl, outcome.as_str()),
-                Disposition::Retry { after, error } => ("retry", after.as_millis() as u64, 0, error.as_str()),
-                Disposition::Snooze { after } => ("snooze", after.as_millis() as u64, 0, ""),
+                Disposition::Canceled { outcome, ttl, owner } => {
+                    ("cancel", records_and_owner(true, *owner), *ttl, outcome.as_str())
+                }
+                Disposition::Retry { after, error } => ("retry", milliseconds(*after), 0, error.as_str()),
+                Disposition::Snooze { after } => ("snooze", milliseconds(*after), 0, ""),
                 Disposition::UnknownTask { after, max_deliveries, error } => {
-                    ("unknown", after.as_millis() as u64, *max_deliveries, error.as_str())
+                    ("unknown", milliseconds(*after), *max_deliveries, error.as_str())
                 }
-                Disposition::Dead { error } => ("dead", 0, 0, error.as_str()),
-                Disposition::Release => ("release", 0, 0, ""),
+                Disposition::Dead { error } => ("dead", Cow::Borrowed("0"), 0, error.as_str()),
+                Disposition::Release => ("release", Cow::Borrowed("0"), 0, ""),
             };
-            call.arg(op).arg(&*delivery.id).arg(&*delivery.token).arg(arg).arg(ttl).arg(text);
+            call.arg(op).arg(&*delivery.id).arg(&*delivery.token).arg(&*arg).arg(ttl).arg(text);
         }
         call.invoke_async(&mut conn).await
     }
@@ -272,4 +275,17 @@ impl SettlementBatch {
             );
         }
     }
+}
+
+/// Returns the argument of an ended job: whether Redis may hold records of it that must be deleted, and its owner.
+fn records_and_owner(has_records: bool, owner: Option<i64>) -> Cow<'static, str> {
+    match (has_records, owner) {
+        (false, None) => "0".into(),
+        (true, None) => "1".into(),
+        (_, Some(owner)) => format!("{}{owner}", u8::from(has_records)).into(),
+    }
+}
+
+fn milliseconds(duration: Duration) -> Cow<'static, str> {
+    duration.as_millis().to_string().into()
 }

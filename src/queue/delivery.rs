@@ -15,9 +15,8 @@ use super::{
     job::{Context, JobState},
     job_type::{JobType, Running},
     limits::{check_depth, truncate},
-    outcome::Outcome,
+    outcome::{Outcome, time_of_id},
     signals::{JobSignals, StopReason},
-    state::State,
 };
 
 /// How long a job may continue after it was told to stop; then it is dropped.
@@ -132,8 +131,7 @@ impl Delivery {
             Ok(false) => {
                 tracing::info!("job canceled: its owner is not active");
                 let reason = OutcomeDetail::Reason("The account of the owner is not active".into());
-                let outcome = self.outcome(State::Canceled, envelope, Duration::ZERO, reason);
-                Some(Disposition::Canceled { outcome, ttl: envelope.ttl })
+                Some(self.canceled(envelope, Duration::ZERO, reason))
             }
             Err(error) => {
                 tracing::warn!(error = chain(&*error), "cannot check the owner of a job, retrying");
@@ -190,10 +188,7 @@ impl Delivery {
             }
             StopReason::Canceled => {
                 tracing::info!("job canceled");
-                Disposition::Canceled {
-                    outcome: self.outcome(State::Canceled, envelope, took, OutcomeDetail::None),
-                    ttl: envelope.ttl,
-                }
+                self.canceled(envelope, took, OutcomeDetail::None)
             }
         }
     }
@@ -210,7 +205,7 @@ impl Delivery {
             true => tracing::debug!(duration_ms, "job finished: nothing to do"),
             false => tracing::info!(duration_ms, "job finished"),
         }
-        let outcome = self.outcome(State::Finished, envelope, took, OutcomeDetail::Result(result));
+        let outcome = self.outcome(envelope, took, OutcomeDetail::Result(result));
         if outcome.len() > MAX_RESULT_BYTES {
             tracing::error!(bytes = outcome.len(), "job failed: its result is too large to store");
             let detail = format!("{} bytes; the limit is {MAX_RESULT_BYTES}", outcome.len());
@@ -221,7 +216,7 @@ impl Delivery {
             return self.dead("The job's result is nested too deeply", &error.to_string());
         }
         let has_records = self.has_records || envelope.has_extras() || self.signals.has_reported();
-        Disposition::Finished { outcome, ttl: envelope.ttl, has_records }
+        Disposition::Finished { outcome, ttl: envelope.ttl, owner: envelope.owner, has_records }
     }
 
     fn after_failure<S>(
@@ -241,8 +236,7 @@ impl Delivery {
                 tracing::info!(reason = %failure, duration_ms, "job discarded");
                 let mut reason = failure.to_string();
                 truncate(&mut reason);
-                let outcome = self.outcome(State::Canceled, envelope, took, OutcomeDetail::Reason(reason));
-                return Disposition::Canceled { outcome, ttl: envelope.ttl };
+                return self.canceled(envelope, took, OutcomeDetail::Reason(reason));
             }
             FailureAction::Retry(_) | FailureAction::Fail => {}
         }
@@ -278,21 +272,24 @@ impl Delivery {
         Disposition::dead(message, detail, self.fetched_at)
     }
 
-    fn outcome(&self, state: State, envelope: &Envelope, took: Duration, detail: OutcomeDetail) -> String {
+    fn canceled(&self, envelope: &Envelope, took: Duration, detail: OutcomeDetail) -> Disposition {
+        let outcome = self.outcome(envelope, took, detail);
+        Disposition::Canceled { outcome, ttl: envelope.ttl, owner: envelope.owner }
+    }
+
+    fn outcome(&self, envelope: &Envelope, took: Duration, detail: OutcomeDetail) -> String {
         let (result, reason) = match detail {
             OutcomeDetail::Result(result) => (Some(result).filter(|result| !result.is_null()), None),
             OutcomeDetail::Reason(reason) => (None, Some(reason)),
             OutcomeDetail::None => (None, None),
         };
         to_json(&Outcome {
-            state,
             task: envelope.task.clone(),
             queue: envelope.queue.clone(),
-            owner: envelope.owner,
             result,
             reason,
             attempts: self.failures + self.crashes + 1,
-            enqueued_at_ms: envelope.at,
+            enqueued_at_ms: Some(envelope.at).filter(|at| time_of_id(&self.id) != Some(*at)),
             waited_ms: self.fetched_at - envelope.at,
             ran_ms: took.as_millis() as i64,
         })

@@ -19,12 +19,14 @@ pub(super) enum Disposition {
     Finished {
         outcome: String,
         ttl: u64,
+        owner: Option<i64>,
         /// Whether Redis may hold attempts, progress or other records that must be deleted with the job.
         has_records: bool,
     },
     Canceled {
         outcome: String,
         ttl: u64,
+        owner: Option<i64>,
     },
     Retry {
         after: Duration,

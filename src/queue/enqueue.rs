@@ -14,6 +14,7 @@ use super::{
     error::{Error, Result},
     job::Job,
     limits::check_depth,
+    outcome::time_of_id,
     push::{batch_size, push},
     queues::Queues,
 };
@@ -134,7 +135,8 @@ impl Queue {
 fn write<J: Job>(job: &J, origin: &Origin, options: &EnqueueOptions) -> Result<(String, String)> {
     // Workers refuse invalid names, so nothing would run the job.
     Queues::check_name(J::QUEUE).map_err(|problem| Error::internal(format!("{:?}: {problem}", J::QUEUE)))?;
-    let now = Utc::now().timestamp_millis();
+    let id = Uuid::now_v7().simple().to_string();
+    let now = time_of_id(&id).unwrap_or_default();
     let envelope = Envelope {
         owner: origin.owner,
         req: origin.request_id.clone(),
@@ -151,7 +153,7 @@ fn write<J: Job>(job: &J, origin: &Origin, options: &EnqueueOptions) -> Result<(
             return Err(Error::TooLarge { limit });
         }
     }
-    Ok((Uuid::now_v7().simple().to_string(), text))
+    Ok((id, text))
 }
 
 /// Returns the size of the arguments in an envelope, of which they are the last field.

@@ -41,7 +41,7 @@ pub trait Job: Serialize + DeserializeOwned + Send + 'static {
     /// The time limit of one attempt.
     const TIMEOUT: Duration = Duration::from_secs(180);
     /// How long the outcome is kept after the job has ended.
-    const RESULT_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+    const RESULT_TTL: Duration = Duration::from_secs(60 * 60);
     /// When the job runs periodically, if it does.
     const SCHEDULE: Option<Schedule<Self>> = None;
 

@@ -77,5 +77,5 @@ pub use server::{Server, is_transient};
 pub use state::State;
 pub use status::JobStatus;
 pub use worker::Worker;
-pub use worker_options::{Options, ReservedQueue, Summary};
+pub use worker_options::{Options, ReservedQueue, Retention, Summary};
 pub use worker_record::WorkerInfo;

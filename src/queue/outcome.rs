@@ -1,7 +1,8 @@
-//! The JSON that Redis keeps about a job that has ended.
+//! What Redis keeps about a job that has ended: its state and owner for a day, and its outcome for `RESULT_TTL`.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use uuid::Uuid;
 
 use super::{envelope::Envelope, state::State};
 
@@ -9,14 +10,10 @@ use super::{envelope::Envelope, state::State};
 /// many outcomes.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Outcome {
-    /// The first field: scripts look at it.
-    pub(super) state: State,
     #[serde(rename = "t")]
     pub(super) task: String,
     #[serde(rename = "q")]
     pub(super) queue: String,
-    #[serde(rename = "o", default, skip_serializing_if = "Option::is_none")]
-    pub(super) owner: Option<i64>,
     /// `None` for the result `null`.
     #[serde(rename = "r", default, skip_serializing_if = "Option::is_none")]
     pub(super) result: Option<Value>,
@@ -25,10 +22,10 @@ pub(super) struct Outcome {
     pub(super) reason: Option<String>,
     #[serde(rename = "n")]
     pub(super) attempts: u32,
-    /// Since the epoch.
-    #[serde(rename = "at")]
-    pub(super) enqueued_at_ms: i64,
-    /// From `enqueued_at_ms` until the last attempt was fetched.
+    /// Since the epoch. `None` for the time in the id of the job.
+    #[serde(rename = "at", default, skip_serializing_if = "Option::is_none")]
+    pub(super) enqueued_at_ms: Option<i64>,
+    /// From that time until the last attempt was fetched.
     #[serde(rename = "w")]
     pub(super) waited_ms: i64,
     /// Run time of the last attempt.
@@ -39,10 +36,26 @@ pub(super) struct Outcome {
 /// The outcome of a job that was canceled while it waited. A script writes it.
 #[derive(Debug, Deserialize)]
 pub(super) struct CanceledRecord {
-    pub(super) state: State,
     pub(super) attempts: u32,
     pub(super) ended: i64,
     pub(super) envelope: Envelope,
+}
+
+/// Parses what is kept longest about a job: its final state and owner, such as `f12`.
+pub(super) fn parse_ended(record: &str) -> Option<(State, Option<i64>)> {
+    let owner = record.get(1..)?;
+    let state = match record.as_bytes()[0] {
+        b'f' => State::Finished,
+        b'c' => State::Canceled,
+        _ => return None,
+    };
+    Some((state, owner.parse().ok()))
+}
+
+/// Returns when the id of a job was made, in milliseconds since the epoch, if it is a UUID with a time.
+pub(super) fn time_of_id(id: &str) -> Option<i64> {
+    let (seconds, nanoseconds) = Uuid::try_parse(id).ok()?.get_timestamp()?.to_unix();
+    Some(seconds as i64 * 1_000 + i64::from(nanoseconds / 1_000_000))
 }
 
 /// Either kind of outcome.

@@ -10,6 +10,7 @@ use super::{
     cron::CronSchedules,
     reconnecting_connection::{ReconnectingConnection, is_closed},
     scripts,
+    worker_options::{Options, Retention},
 };
 
 const TICK_INTERVAL: Duration = Duration::from_secs(1);
@@ -27,6 +28,7 @@ pub(super) struct Scheduler {
     connection: ReconnectingConnection,
     prefix: String,
     lease: Duration,
+    retention: Retention,
     schedules: CronSchedules,
     /// Whether the last attempt to enqueue periodic jobs failed.
     cron_failed: bool,
@@ -36,11 +38,18 @@ impl Scheduler {
     pub(super) fn new(
         client: &redis::Client,
         prefix: &str,
-        lease: Duration,
+        options: &Options,
         schedules: CronSchedules,
     ) -> Self {
         let connection = ReconnectingConnection::new(client, "scheduler");
-        Self { connection, prefix: prefix.to_owned(), lease, schedules, cron_failed: false }
+        Self {
+            connection,
+            prefix: prefix.to_owned(),
+            lease: options.lease,
+            retention: options.retention,
+            schedules,
+            cron_failed: false,
+        }
     }
 
     /// Ticks until this is dropped.
@@ -77,7 +86,10 @@ impl Scheduler {
                 .arg(uuid::Uuid::new_v4().as_u128() as u32)
                 .arg(MAX_FAILED_JOBS)
                 .arg(MAX_FAILED_AGE.as_millis() as u64)
-                .arg(u8::from(is_full));
+                .arg(u8::from(is_full))
+                .arg(self.retention.outcomes)
+                .arg(self.retention.outcome_bytes)
+                .arg(self.retention.states);
             let answer: Result<(u64, u64, u64, u8, u64, u64), _> = call.invoke_async(&mut conn).await;
             let (promoted, recovered, dead, more, retry_after_ms, freed) = match answer {
                 Ok(answer) => answer,
@@ -100,7 +112,7 @@ impl Scheduler {
             if all_freed > 0 {
                 tracing::warn!(
                     outcomes = all_freed,
-                    "Redis is nearly full: deleted the oldest outcomes of jobs"
+                    "Redis is nearly full: deleted the oldest outcomes and states of jobs"
                 );
             }
             if more == 0 {

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{
     envelope::{Envelope, ErrorRecord},
     error::{Error, Result},
-    outcome::{Outcome, StoredOutcome},
+    outcome::{Outcome, StoredOutcome, parse_ended, time_of_id},
     state::State,
 };
 
@@ -19,6 +19,7 @@ pub struct JobStatus {
     pub id: String,
     #[serde(rename = "status")]
     pub state: State,
+    /// Empty if only the state of an ended job is kept; `queue` too.
     pub task: String,
     pub queue: String,
     pub owner: Option<i64>,
@@ -56,16 +57,12 @@ impl JobStatus {
     pub(super) fn parse(id: &str, answer: Vec<redis::Value>) -> Result<Option<Self>> {
         Ok(match &answer[..] {
             [] => None,
-            [_, outcome] => {
-                let text = String::from_redis_value_ref(outcome).map_err(Error::internal)?;
-                Some(match serde_json::from_str(&text).map_err(Error::internal)? {
-                    StoredOutcome::Canceled(record) => Self {
-                        attempts: record.attempts,
-                        ended_at: time(record.ended),
-                        ..Self::new(id, record.state, record.envelope)
-                    },
-                    StoredOutcome::Ran(outcome) => Self::done(id, outcome),
-                })
+            [_, ended, outcome] => {
+                let text = |value| String::from_redis_value_ref(value).map_err(Error::internal);
+                let ended = text(ended)?;
+                let (state, owner) = parse_ended(&ended)
+                    .ok_or_else(|| Error::internal(format!("{id} has ended as {ended:?}")))?;
+                Some(Self { owner, ..Self::ended(id, state, &text(outcome)?)? })
             }
             _ => {
                 let live = Live::from_redis_value(redis::Value::Array(answer)).map_err(Error::internal)?;
@@ -97,17 +94,34 @@ impl JobStatus {
         }
     }
 
-    fn done(id: &str, outcome: Outcome) -> Self {
-        let envelope = Envelope::new(&outcome.task, &outcome.queue, Value::Null, 0, outcome.enqueued_at_ms);
+    /// Creates the status of a job that has ended. `outcome` is empty if only the state of the job is kept.
+    fn ended(id: &str, state: State, outcome: &str) -> Result<Self> {
+        let made_at = time_of_id(id).unwrap_or_default();
+        if outcome.is_empty() {
+            let envelope = Envelope::new("", "", Value::Null, 0, made_at);
+            return Ok(Self { payload: None, ..Self::new(id, state, envelope) });
+        }
+        Ok(match serde_json::from_str(outcome).map_err(Error::internal)? {
+            StoredOutcome::Canceled(record) => Self {
+                attempts: record.attempts,
+                ended_at: time(record.ended),
+                ..Self::new(id, state, record.envelope)
+            },
+            StoredOutcome::Ran(outcome) => Self::ran(id, state, made_at, outcome),
+        })
+    }
+
+    fn ran(id: &str, state: State, made_at: i64, outcome: Outcome) -> Self {
+        let enqueued_at = outcome.enqueued_at_ms.unwrap_or(made_at);
+        let envelope = Envelope::new(&outcome.task, &outcome.queue, Value::Null, 0, enqueued_at);
         Self {
-            owner: outcome.owner,
             payload: None,
             result: outcome.result,
             error: outcome.reason,
             attempts: outcome.attempts,
-            started_at: time(outcome.enqueued_at_ms + outcome.waited_ms),
-            ended_at: time(outcome.enqueued_at_ms + outcome.waited_ms + outcome.ran_ms),
-            ..Self::new(id, outcome.state, envelope)
+            started_at: time(enqueued_at + outcome.waited_ms),
+            ended_at: time(enqueued_at + outcome.waited_ms + outcome.ran_ms),
+            ..Self::new(id, state, envelope)
         }
     }
 

@@ -21,7 +21,7 @@ use super::{
     shutdown::{STOP_TIMEOUT, Shutdown},
     signals::StopReason,
     slots::Slots,
-    worker_options::{Options, Summary},
+    worker_options::{Options, Retention, Summary},
     worker_record::WorkerRecord,
 };
 
@@ -85,7 +85,7 @@ impl<S: JobState> Worker<S> {
         let heartbeat = Heartbeat::start(self.leases.clone(), heartbeats)?;
         tracing::info!(worker = self.id, %queues, concurrency, "worker started");
         let schedules = std::mem::take(&mut self.schedules);
-        let mut ticks = Scheduler::new(&self.client, &self.prefix, *lease, schedules);
+        let mut ticks = Scheduler::new(&self.client, &self.prefix, &self.options, schedules);
         let _scheduler = match (scheduler, burst) {
             (false, _) => None,
             (true, false) => Some(AbortOnDropHandle::new(tokio::spawn(ticks.run()))),
@@ -232,6 +232,7 @@ impl Queue {
             scheduler: true,
             reserved: None,
             max_running_per_owner: None,
+            retention: Retention::default(),
         };
         let never = CancellationToken::new();
         Ok(Worker::new(self, jobs, state, options)?.run(never.clone(), never).await?)

@@ -22,6 +22,25 @@ pub struct Options {
     pub reserved: Option<ReservedQueue>,
     /// How many jobs of one owner run at once, in all workers together.
     pub max_running_per_owner: Option<u32>,
+    pub retention: Retention,
+}
+
+/// How much Redis keeps about ended jobs, in all queues together. The oldest records are deleted first, even before their
+/// time has passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// Number of outcomes, which have the results.
+    pub outcomes: u64,
+    /// Total size of the outcomes in bytes.
+    pub outcome_bytes: u64,
+    /// Number of jobs whose final state is known. Jobs that wait for other jobs and repeated pushes need it.
+    pub states: u64,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { outcomes: 1_000_000, outcome_bytes: 256 * 1024 * 1024, states: 5_000_000 }
+    }
 }
 
 /// A queue that a worker serves first, with slots that jobs of other queues never take.

@@ -153,6 +153,8 @@ pub struct Figures {
     pub pick_up: [[Rounds; 2]; 3],
     /// Bytes of a queued job and of its envelope.
     pub memory: [Rounds; 2],
+    /// Bytes of a finished job whose result is kept, and of one of which only the state is kept.
+    pub ended: [Rounds; 2],
     /// The number of slow script calls, and the slowest.
     pub slow: (usize, Option<String>),
 }
@@ -195,6 +197,13 @@ impl Figures {
         }
         let goal = target("< 400", self.memory[0].median() < 400.0);
         table.compare("memory of a queued job; floor: its envelope", &self.memory, BYTES, goal);
+        for (bytes, name, limit) in [
+            (&self.ended[0], "memory of a finished job with its result", 250.0),
+            (&self.ended[1], "memory of a finished job later: its state", 60.0),
+        ] {
+            let goal = target(format!("<= {limit}"), bytes.median() <= limit);
+            table.push([name.into(), bytes.show(BYTES), String::new(), String::new(), goal]);
+        }
         let goal = target("none above 10 ms", self.slow.0 == 0);
         let (name, count) = ("script calls above 10 ms".into(), self.slow.0.to_string());
         table.push([name, count, String::new(), String::new(), goal]);

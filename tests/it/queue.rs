@@ -2,7 +2,7 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use saas::queue::{Cancel, Options, Origin, State, Summary};
+use saas::queue::{Cancel, Options, Origin, Retention, State, Summary};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -32,16 +32,71 @@ async fn smoke_a_job_runs_and_its_result_is_stored() {
 #[tokio::test]
 async fn results_expire() {
     let queue = TestQueue::new().await;
-    queue.push("one", Behavior::Succeed).await;
+    let id = queue.push("one", Behavior::Succeed).await;
+    let enqueued_at = queue.status(&id).await.enqueued_at;
     queue.drain().await;
-    let buckets: Vec<String> = queue.redis(&["ZRANGE", "{}:buckets", "0", "-1"]).await;
-    assert_eq!(buckets.len(), 1);
-    let day: i64 = queue.redis(&["TTL", &buckets[0]]).await;
-    assert!((86_400..86_400 + 86_400 / 8 + 120).contains(&day), "{day}");
-    // The next tick deletes expired outcomes.
-    queue.redis::<u32>(&["ZADD", "{}:buckets", "1", &buckets[0]]).await;
+    for (kind, seconds) in [("{}:done", 3_600), ("{}:ended", 86_400)] {
+        let buckets: Vec<String> = queue.redis(&["ZRANGE", kind, "0", "-1"]).await;
+        assert_eq!(buckets.len(), 1);
+        let left: i64 = queue.redis(&["TTL", &buckets[0]]).await;
+        assert!((seconds..seconds + seconds / 8 + 120).contains(&left), "{kind}: {left}");
+        let status = queue.status(&id).await;
+        assert_eq!((status.state, status.result.is_some()), (State::Finished, kind == "{}:done"));
+        assert_eq!(status.enqueued_at, enqueued_at);
+        // The next tick deletes expired records.
+        queue.redis::<u32>(&["ZADD", kind, "1", &buckets[0]]).await;
+        queue.drain().await;
+        assert!(!queue.redis::<bool>(&["EXISTS", &buckets[0]]).await);
+    }
+    assert!(queue.queue.status(&id).await.unwrap().is_none());
+}
+
+/// Each of the results has 600 kB, so a bucket of 8 MiB is full with 14 of them, and 33 have 20 MB.
+#[tokio::test]
+async fn the_oldest_results_are_deleted_when_they_are_too_large_in_total() {
+    let queue = TestQueue::new().await;
+    let name = "x".repeat(300_000);
+    let mut ids = Vec::new();
+    for _ in 0..40 {
+        ids.push(queue.push(&name, Behavior::Double).await);
+    }
+    let retention = Retention { outcome_bytes: 20_000_000, ..Retention::default() };
+    for _ in 0..2 {
+        // The scheduler ticks before the worker runs the jobs.
+        let options = Options { retention, concurrency: 1, ..options(&["default"]) };
+        queue.worker(options).run(CancellationToken::new(), CancellationToken::new()).await.unwrap();
+    }
+    let mut kept = Vec::new();
+    for id in &ids {
+        let status = queue.status(id).await;
+        assert_eq!(status.state, State::Finished);
+        kept.push(status.result.is_some());
+    }
+    assert!(kept.is_sorted() && !kept[0], "the oldest are deleted: {kept:?}");
+    let n = kept.iter().filter(|kept| **kept).count();
+    assert!((20..=33).contains(&n), "{n} results are kept");
+}
+
+#[tokio::test]
+async fn the_oldest_states_are_deleted_when_there_are_too_many() {
+    let queue = TestQueue::new().await;
+    let id = queue.push("one", Behavior::Succeed).await;
     queue.drain().await;
-    assert!(!queue.redis::<bool>(&["EXISTS", &buckets[0]]).await);
+    let buckets: Vec<(String, u64)> = queue.redis(&["ZRANGE", "{}:ended", "0", "-1", "WITHSCORES"]).await;
+    let (bucket, expires_at) = &buckets[0];
+    // As when the bucket is full and the next one begins.
+    let full = format!("{bucket}.1");
+    queue.redis::<String>(&["RENAME", bucket, &full]).await;
+    queue.redis::<u32>(&["ZREM", "{}:ended", bucket]).await;
+    queue.redis::<u32>(&["ZADD", "{}:ended", &(expires_at - 1).to_string(), &full]).await;
+    let newer = queue.push("two", Behavior::Succeed).await;
+    queue.drain().await;
+    assert_eq!(queue.status(&id).await.state, State::Finished);
+    let retention = Retention { states: 1, ..Retention::default() };
+    let options = Options { retention, ..options(&["default"]) };
+    queue.worker(options).run(CancellationToken::new(), CancellationToken::new()).await.unwrap();
+    assert_eq!(queue.status(&newer).await.state, State::Finished);
+    assert!(queue.queue.status(&id).await.unwrap().is_none());
 }
 
 #[tokio::test]

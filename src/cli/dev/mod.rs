@@ -20,7 +20,7 @@ use super::{
     serve::{bind, serve},
     shutdown::Shutdown,
     startup::{check_dev_settings, is_loopback, migrate as apply_migrations, refuse_default_password},
-    worker::{reserved_queue, work},
+    worker::{reserved_queue, retention, work},
 };
 use crate::{
     api::PREFIX,
@@ -171,6 +171,7 @@ impl Args {
             scheduler: true,
             reserved: reserved_queue(&worker),
             max_running_per_owner: Some(app.config.user_jobs.user_max_running_jobs),
+            retention: retention(&worker),
         };
         tokio::try_join!(serve(app.clone(), &core, &http, listener, shutdown), work(app, options, shutdown))?;
         Ok(())

@@ -4,10 +4,9 @@
 local id, by = ARGV[1], ARGV[2]
 local envelope = rc('HGET', P .. ':jobs', id)
 if not envelope then
-  local text = outcome(id)
-  if not text then return 'unknown' end
+  if not find_record(STATE, id) then return 'unknown' end
   -- Repeated because the first answer was lost.
-  return string.find(text, '{"state":"canceled","by":"' .. by .. '"', 1, true) == 1 and 'canceled' or 'ended'
+  return string.find(find_record(OUTCOME, id) or '', '{"by":"' .. by .. '"', 1, true) == 1 and 'canceled' or 'ended'
 end
 if rc('HEXISTS', P .. ':run', id) == 1 then
   rc('SADD', P .. ':cancel', id)

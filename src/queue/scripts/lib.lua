@@ -2,7 +2,7 @@
 -- of Redis Cluster. Times are milliseconds by the clock of the server.
 local P, rc = KEYS[1], redis.call
 local CHUNK = 1000 -- `unpack` fails near 8,000
-local DAY = 86400000
+local HOUR, DAY = 3600000, 86400000
 local AHEAD = '+' -- the end of the token of jobs that were fetched ahead of free slots
 local function now() local t = rc('TIME') return t[1] * 1000 + math.floor(t[2] / 1000) end
 local function wake(q) rc('ZADD', P .. ':wake:' .. q, 0, '1') end
@@ -37,22 +37,48 @@ local function jobs_of(lease)
   return ids, found
 end
 
--- Outcomes are stored in hashes (buckets). A bucket holds the outcomes that are written within an eighth of the TTL, and
--- expires one TTL later. `buckets` sorts them by expiry: `tick` unlinks expired buckets, which does not block Redis. If no
--- scheduler runs, the expiry of the key deletes the bucket a minute later.
-local function store_outcome(t, ttl, pairs_)
+-- Of a job that has finished or was canceled, two records remain: its state, for at least a day, so that `after`, a repeated
+-- push and a late poll find it, and its outcome with the result, for RESULT_TTL. The state is `f` (finished) or `c`
+-- (canceled) and the id of the owner.
+-- Records are stored in hashes (buckets), one for each eighth of the time that they are kept, and a new one when a bucket is
+-- large. The sorted set of a kind has its buckets with the times at which they expire: the last record is then as old as
+-- its TTL. `tick` unlinks expired buckets, which does not block Redis. If no scheduler runs, the expiry of the key deletes a
+-- bucket a minute later.
+local STATE, OUTCOME = ':ended', ':done'
+local BUCKET_RECORDS, BUCKET_BYTES = 65000, 8 * 1024 * 1024 -- a hash table has a power of two of places
+-- Returns the field of a job in a bucket. The time at the beginning of a UUIDv7 is left out, because it takes memory.
+local function field_of(id) return #id == 32 and string.sub(id, 13) or id end
+local function forget_bucket(kind, key)
+  rc('UNLINK', key)
+  rc('ZREM', P .. kind, key)
+  rc('HDEL', P .. ':bytes', key)
+end
+-- Stores records of a kind. `records`: field, text, field, text, ...
+local function store(kind, t, ttl, records, bytes)
   ttl = math.max(8000, math.min(ttl, 366 * DAY)) -- any RESULT_TTL is valid: nothing here may raise an error
   local slice = math.ceil(ttl / 8)
   local slot = math.floor(t / slice)
-  local key, expiry = P .. ':done:' .. integer(ttl) .. ':' .. integer(slot), (slot + 1) * slice + ttl
-  if rc('EXISTS', key) == 0 then rc('ZADD', P .. ':buckets', expiry, key) end
-  rc('HSET', key, unpack(pairs_))
-  rc('PEXPIREAT', key, expiry + 60000)
+  local key, expiry = P .. kind .. ':' .. integer(ttl) .. ':' .. integer(slot), (slot + 1) * slice + ttl
+  rc('HSET', key, unpack(records))
+  local total, n = bytes > 0 and rc('HINCRBY', P .. ':bytes', key, bytes) or 0, rc('HLEN', key)
+  if n == #records / 2 then
+    rc('ZADD', P .. kind, expiry, key)
+    rc('PEXPIREAT', key, expiry + 60000)
+  end
+  if n < BUCKET_RECORDS and total < BUCKET_BYTES then return end
+  -- The name becomes free for the next bucket.
+  local full = key .. '.' .. integer(t)
+  rc('RENAME', key, full)
+  rc('ZREM', P .. kind, key)
+  rc('ZADD', P .. kind, t + ttl, full)
+  if bytes > 0 then rc('HSET', P .. ':bytes', full, total) end
+  rc('HDEL', P .. ':bytes', key)
 end
--- Returns the outcome of a job, or false.
-local function outcome(id)
-  for _, key in ipairs(rc('ZREVRANGE', P .. ':buckets', 0, -1)) do
-    local text = rc('HGET', key, id)
+-- Returns the record of a job, or false.
+local function find_record(kind, id)
+  local field = field_of(id)
+  for _, key in ipairs(rc('ZREVRANGE', P .. kind, 0, -1)) do
+    local text = rc('HGET', key, field)
     if text then return text end
   end
   return false
@@ -279,10 +305,13 @@ local function cancel(id, envelope, t, by)
     end
   end
   local attempts = (rc('HGET', P .. ':att', id) or 0) + (rc('HGET', P .. ':crash', id) or 0)
+  local owner = string.match(rc('HGET', P .. ':group', id) or '', 'owner:(%-?%d+)$') or ''
   release_keys({ id })
   delete_jobs({ id })
-  store_outcome(t, DAY, { id, '{"state":"canceled","by":"' .. by .. '","attempts":' .. integer(attempts) .. ',"ended":' .. integer(t)
-    .. ',"envelope":' .. envelope .. '}' })
+  local text = '{"by":"' .. by .. '","attempts":' .. integer(attempts) .. ',"ended":' .. integer(t) .. ',"envelope":'
+    .. envelope .. '}'
+  store(OUTCOME, t, HOUR, { field_of(id), text }, #text)
+  store(STATE, t, DAY, { field_of(id), 'c' .. owner }, 0)
   count(q, 'canceled', 1)
   notify_dependents({ id }, false)
   process_notifications(100, t)

@@ -22,24 +22,31 @@
 local q, n, when, front, group = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4] == '1', ARGV[5]
 local key, window, on_duplicate, waits, policy = ARGV[6], tonumber(ARGV[7]), ARGV[8], tonumber(ARGV[9]), ARGV[10]
 local max_jobs, max_bytes = tonumber(ARGV[11]) or math.huge, tonumber(ARGV[12]) or math.huge
-local HOUR, max_rate = 3600000, tonumber(ARGV[13])
+local max_rate = tonumber(ARGV[13])
 local IDS, TEXTS, PARENTS = 13, 13 + n, 13 + 2 * n
 local t = now()
 local due = string.sub(when, 1, 1) == '+' and t + tonumber(string.sub(when, 2)) or tonumber(when)
 if due <= t then due = 0 end
 
--- A push is repeated within seconds, so only outcomes of the last minutes can be those of a first attempt.
-local buckets, all = {}, rc('ZREVRANGE', P .. ':buckets', 0, -1, 'WITHSCORES')
+-- A job cannot have ended before its id was made, so older buckets need no search. Clocks may differ by an hour.
+local made = t
+for i = 1, n do
+  local ms = string.match(ARGV[IDS + i], '^(%x%x%x%x%x%x%x%x%x%x%x%x)7')
+  made = math.min(made, ms and tonumber(ms, 16) or 0)
+end
+local buckets, all = {}, rc('ZREVRANGE', P .. STATE, 0, -1, 'WITHSCORES')
 for i = 1, #all, 2 do
-  local ttl = string.match(all[i], ':(%d+):%d+$')
-  if all[i + 1] - ttl > t - 600000 then buckets[#buckets + 1] = all[i] end
+  local ttl = string.match(all[i], ':(%d+):[%d.]+$')
+  if all[i + 1] - ttl >= made - HOUR then buckets[#buckets + 1] = all[i] end
 end
 local known, new, seen = {}, {}, {}
 for base = 0, n - 1, CHUNK do
   local m = math.min(CHUNK, n - base)
   local have = rc('HMGET', P .. ':jobs', unpack(ARGV, IDS + base + 1, IDS + base + m))
+  local fields = {}
+  for i = 1, m do fields[i] = field_of(ARGV[IDS + base + i]) end
   for _, bucket in ipairs(buckets) do
-    local ended = rc('HMGET', bucket, unpack(ARGV, IDS + base + 1, IDS + base + m))
+    local ended = rc('HMGET', bucket, unpack(fields))
     for i = 1, m do have[i] = have[i] or ended[i] end
   end
   for i = 1, m do
@@ -51,7 +58,7 @@ if #new == 0 then return known end
 
 for i = 1, waits do
   local parent = ARGV[PARENTS + i]
-  if rc('HEXISTS', P .. ':jobs', parent) == 0 and not outcome(parent) then return redis.error_reply('NOJOB ' .. parent) end
+  if rc('HEXISTS', P .. ':jobs', parent) == 0 and not find_record(STATE, parent) then return redis.error_reply('NOJOB ' .. parent) end
 end
 local first = key ~= '' and rc('GET', P .. ':uniq:' .. key)
 if first and on_duplicate == 'first' then return { first } end
@@ -90,7 +97,7 @@ for i = 1, waits do
   local parent = ARGV[PARENTS + i]
   local envelope = rc('HGET', P .. ':jobs', parent)
   if not envelope then
-    failed = failed or string.sub(outcome(parent) or '', 1, 20) ~= '{"state":"finished",'
+    failed = failed or string.sub(find_record(STATE, parent) or '', 1, 1) ~= 'f'
   elseif failed_in(parent, envelope) then
     failed = true
   else

@@ -1,8 +1,8 @@
 -- Settles deliveries. An entry applies only if its token still holds the job (fencing). No command raises an error, so
 -- that a batch is never half applied.
 -- ARGV: queue, k, k leases that have ended, then entries of (op, id, token, arg, ttl, text):
---   ok, cancel   text is the outcome, kept for ttl (ms); arg is 1 if Redis may hold attempts, progress or other records
---                that must be deleted with the job
+--   ok, cancel   text is the outcome, kept for ttl (ms); arg begins with 1 if Redis may hold attempts, progress or other
+--                records that must be deleted with the job, else with 0; the id of the owner follows, if there is one
 --   retry        again in arg ms, one more failure; text is the error
 --   snooze       again in arg ms, not counted
 --   unknown      again in arg ms, but failed for good after ttl such deliveries; text is the error
@@ -13,11 +13,17 @@ local q, k = ARGV[1], tonumber(ARGV[2])
 local t, off, rejected = now(), 2 + k, {}
 local n = (#ARGV - off) / 6
 local seen, freed = {}, 0
+-- Adds a record to those that are kept for a TTL.
+local function keep(by_ttl, ttl, field, text)
+  local kept = by_ttl[ttl] or { bytes = 0 }
+  kept[#kept + 1], kept[#kept + 2] = field, text
+  kept.bytes, by_ttl[ttl] = kept.bytes + #text, kept
+end
 for base = 0, n - 1, CHUNK do
   local m, ids = math.min(CHUNK, n - base), {}
   for i = 1, m do ids[i] = ARGV[off + (base + i - 1) * 6 + 2] end
   local run = rc('HMGET', P .. ':run', unpack(ids))
-  local gone, done, over, clear, later, front, failed, errors, dead, fatal = {}, {}, {}, {}, {}, {}, {}, {}, {}, {}
+  local gone, done, ended, over, clear, later, front, failed, errors, dead, fatal = {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}
   local finished, canceled, back = {}, {}, {}
   for i = 1, m do
     local b = off + (base + i - 1) * 6
@@ -28,10 +34,11 @@ for base = 0, n - 1, CHUNK do
       seen[id] = true
       gone[#gone + 1] = id
       if op == 'ok' or op == 'cancel' then
-        local kept = done[ttl] or {}
-        kept[#kept + 1], kept[#kept + 2] = id, text
-        done[ttl], over[#over + 1] = kept, id
-        if arg == '1' then clear[#clear + 1] = id end
+        local field = field_of(id)
+        keep(done, tonumber(ttl), field, text)
+        keep(ended, math.max(DAY, ttl), field, (op == 'ok' and 'f' or 'c') .. string.sub(arg, 2))
+        over[#over + 1] = id
+        if string.sub(arg, 1, 1) == '1' then clear[#clear + 1] = id end
         if op == 'ok' then finished[#finished + 1] = id else canceled[#canceled + 1] = id end
       elseif op == 'unknown' and rc('HINCRBY', P .. ':unknown', id, 1) > tonumber(ttl) then
         dead[#dead + 1], fatal[#fatal + 1] = id, text
@@ -58,7 +65,8 @@ for base = 0, n - 1, CHUNK do
   if #over > 0 then
     discharge(over)
     rc('HDEL', P .. ':jobs', unpack(over))
-    for ttl, kept in pairs(done) do store_outcome(t, tonumber(ttl), kept) end
+    for ttl, kept in pairs(done) do store(OUTCOME, t, ttl, kept, kept.bytes) end
+    for ttl, kept in pairs(ended) do store(STATE, t, ttl, kept, 0) end
     if rc('EXISTS', P .. ':cancel') == 1 then rc('SREM', P .. ':cancel', unpack(over)) end
     if rc('EXISTS', P .. ':unknown') == 1 then rc('HDEL', P .. ':unknown', unpack(over)) end
   end

@@ -1,6 +1,7 @@
 -- Reads the status of jobs. The payload, the last field of an envelope, is omitted from a large one.
 -- ARGV: largest envelope (bytes), 0 to omit all payloads, ids..
--- Returns for each {state, envelope, failures, crashes, error, progress, holder or time}, {'done', outcome}, or {} if unknown
+-- Returns for each {state, envelope, failures, crashes, error, progress, holder or time}, {'done', state, outcome or '' if
+--   that is no longer kept}, or {} if unknown
 local max_bytes = tonumber(ARGV[1])
 -- Removes the payload from an envelope that is followed by `tail`. In a JSON string, a backslash precedes each quote, so the
 -- text of another field does not match.
@@ -11,11 +12,12 @@ end
 local function read(id)
   local envelope = rc('HGET', P .. ':jobs', id)
   if not envelope then
-    local text = outcome(id)
-    if not text then return {} end
+    local state = find_record(STATE, id)
+    if not state then return {} end
+    local text = find_record(OUTCOME, id) or ''
     -- Only the outcome of a job that was canceled while it waited has an envelope, at its end.
-    local canceled = string.find(text, '{"state":"canceled","by":"', 1, true) == 1
-    return { 'done', canceled and without_payload(text, '}') or text }
+    local has_envelope = string.find(text, '{"by":"', 1, true) == 1
+    return { 'done', state, has_envelope and without_payload(text, '}') or text }
   end
   local out = { 'queued', without_payload(envelope, '') }
   for _, key in ipairs({ ':att', ':crash', ':err', ':prog', ':run' }) do out[#out + 1] = rc('HGET', P .. key, id) end

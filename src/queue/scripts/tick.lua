@@ -1,7 +1,8 @@
 -- The periodic work: makes due jobs ready, recovers the jobs of crashed workers, deletes old outcomes and failed jobs, and
 -- wakes a worker for every queue that has jobs, in case a wake-up was lost. Several workers may tick at once.
 -- ARGV: lease (ms), longest normal gap between ticks (ms), maximum of crashes, back-off after a crash (ms), a random number
---   below 2^32, how many failed jobs a queue keeps, and for how long (ms), 1 if Redis is full
+--   below 2^32, how many failed jobs a queue keeps, and for how long (ms), 1 if Redis is full, then how many outcomes are
+--   kept, how many bytes of them, and how many states of ended jobs
 -- Returns {promoted, recovered, dead, 1 if there is more to do now, ms until there is more to recover, or 0, freed outcomes}
 local lease, gap, max_crashes, backoff, jitter, max_failed, max_age = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]),
   tonumber(ARGV[4]), ARGV[5] / 2 ^ 32, tonumber(ARGV[6]), tonumber(ARGV[7])
@@ -79,19 +80,34 @@ for _, q in ipairs(rc('SMEMBERS', P .. ':queues')) do
     if #old == 100 then more = 1 end
   end
 end
-for _, key in ipairs(rc('ZRANGEBYSCORE', P .. ':buckets', '-inf', t, 'LIMIT', 0, 10)) do
-  rc('UNLINK', key)
-  rc('ZREM', P .. ':buckets', key)
+-- Deletes the oldest buckets of a kind beyond its limits, and those that have expired.
+local freed = 0
+local function limit_records(kind, max_records, max_bytes)
+  local keys = rc('ZREVRANGE', P .. kind, 0, -1, 'WITHSCORES')
+  local records, bytes = 0, 0
+  for i = 1, #keys, 2 do
+    local n = rc('HLEN', keys[i])
+    records, bytes = records + n, bytes + (rc('HGET', P .. ':bytes', keys[i]) or 0)
+    -- The newest bucket remains, whatever its size.
+    local is_excess = i > 1 and (records > max_records or bytes > max_bytes)
+    if is_excess or tonumber(keys[i + 1]) <= t then forget_bucket(kind, keys[i]) end
+  end
 end
--- The oldest outcomes make room for new jobs: first whole buckets, then a part of the last one.
-local freed, oldest = 0, ARGV[8] == '1' and rc('ZRANGE', P .. ':buckets', 0, 1) or {}
-if #oldest == 1 then
-  local ids = rc('HRANDFIELD', oldest[1], CHUNK)
-  if #ids > 0 then freed = rc('HDEL', oldest[1], unpack(ids)) end
-elseif #oldest > 1 then
-  freed = rc('HLEN', oldest[1])
-  rc('UNLINK', oldest[1])
-  rc('ZREM', P .. ':buckets', oldest[1])
+limit_records(OUTCOME, tonumber(ARGV[9]), tonumber(ARGV[10]))
+limit_records(STATE, tonumber(ARGV[11]), math.huge)
+-- The oldest records make room for new jobs: whole buckets of them, or a part of a bucket that takes records.
+for _, kind in ipairs(ARGV[8] == '1' and { OUTCOME, STATE } or {}) do
+  local key = rc('ZRANGE', P .. kind, 0, 0)[1]
+  if key and freed == 0 then
+    local n = rc('HLEN', key)
+    if string.find(key, '%.%d+$') or n <= CHUNK then
+      forget_bucket(kind, key)
+      freed = math.max(n, 1)
+    else
+      freed = rc('HDEL', key, unpack(rc('HRANDFIELD', key, CHUNK)))
+      rc('HINCRBY', P .. ':bytes', key, -math.floor((rc('HGET', P .. ':bytes', key) or 0) * freed / n))
+    end
+  end
 end
 if process_notifications(500, t) then more = 1 end
 for _, worker in ipairs(rc('ZRANGEBYSCORE', P .. ':alive', '-inf', t - math.max(60000, 2 * lease), 'LIMIT', 0, 100)) do

@@ -14,7 +14,9 @@ use redis::aio::MultiplexedConnection;
 use saas::{
     app,
     dev::{self, Purpose, Server},
-    queue::{Context, EnqueueOptions, Failure, Job, JobState, JobType, Options, Origin, Queue, Worker},
+    queue::{
+        Context, EnqueueOptions, Failure, Job, JobState, JobType, Options, Origin, Queue, Retention, Worker,
+    },
     redis_pool::RedisPool,
 };
 use secrecy::ExposeSecret;
@@ -92,8 +94,18 @@ const JOBS: &[JobType<Probe>] = &[JobType::of::<Noop>(), JobType::of::<concurren
 fn options(concurrency: usize, burst: bool) -> Result<Options> {
     let (lease, grace) = (Duration::from_secs(30), Duration::from_secs(25));
     let queues = QUEUE.parse()?;
-    let (scheduler, reserved, max_running_per_owner) = (true, None, None);
-    Ok(Options { queues, concurrency, lease, grace, burst, scheduler, reserved, max_running_per_owner })
+    let retention = Retention::default();
+    Ok(Options {
+        queues,
+        concurrency,
+        lease,
+        grace,
+        burst,
+        scheduler: true,
+        reserved: None,
+        max_running_per_owner: None,
+        retention,
+    })
 }
 
 pub fn main(args: impl Iterator<Item = String>) -> Result<()> {
@@ -119,6 +131,7 @@ async fn measure(args: Args, url: &str) -> Result<()> {
     let envelope = bench.warm_up().await?;
     println!("{}", bench.by_concurrency().await?);
     let (short, long) = (bench.size(10_000), bench.size(1_000_000));
+    let [memory, finished, state] = bench.memory().await?;
     let figures = Figures {
         short: number(short as f64, 0),
         long: number(long as f64, 0),
@@ -127,7 +140,8 @@ async fn measure(args: Args, url: &str) -> Result<()> {
         short_drain: bench.drain("short", short, DRAINS, bench.rounds(3)).await?,
         long_drain: bench.drain("long", long, 1, bench.rounds(1)).await?,
         pick_up: bench.pick_up().await?,
-        memory: [bench.memory().await?, envelope],
+        memory: [memory, envelope],
+        ended: [finished, state],
         slow: bare::slow_calls(&mut bench.conn).await?,
     };
     print!("{}", figures.table());
@@ -198,7 +212,7 @@ impl Bench {
         let envelopes: Vec<String> = redis::cmd("HVALS").arg("warm:jobs").query_async(&mut self.conn).await?;
         self.work(&queue, CALL).await?;
         let buckets: Vec<String> =
-            redis::cmd("ZRANGE").arg("warm:buckets").arg(0).arg(-1).query_async(&mut self.conn).await?;
+            redis::cmd("ZRANGE").arg("warm:done").arg(0).arg(-1).query_async(&mut self.conn).await?;
         let bucket = buckets.first().context("no outcome was stored")?;
         let outcomes: Vec<String> = redis::cmd("HVALS").arg(bucket).query_async(&mut self.conn).await?;
         let bytes: usize = envelopes.iter().map(String::len).sum();
@@ -346,15 +360,22 @@ impl Bench {
         Ok(found)
     }
 
-    async fn memory(&self) -> Result<Rounds> {
+    /// Measures the bytes of a queued job, of a finished one, and of one whose result is no longer kept.
+    async fn memory(&self) -> Result<[Rounds; 3]> {
         let ((queue, _), jobs) = (self.sides("memory").await?, self.size(100_000));
         let mut conn = self.conn.clone();
-        let mut found = Rounds::default();
+        let mut found = <[Rounds; 3]>::default();
         for round in 1..=self.rounds(3) {
-            eprintln!("memory of queued jobs: round {round}");
+            eprintln!("memory of jobs: round {round}");
             let before = bare::used_memory(&mut conn).await?;
             self.fill(&queue, jobs).await?;
-            found.push((bare::used_memory(&mut conn).await? - before) / jobs as f64);
+            found[0].push((bare::used_memory(&mut conn).await? - before) / jobs as f64);
+            self.work(&queue, jobs).await?;
+            found[1].push((bare::used_memory(&mut conn).await? - before) / jobs as f64);
+            let outcomes: Vec<String> =
+                redis::cmd("ZRANGE").arg("memory:done").arg(0).arg(-1).query_async(&mut conn).await?;
+            redis::cmd("DEL").arg(outcomes).query_async::<()>(&mut conn).await?;
+            found[2].push((bare::used_memory(&mut conn).await? - before) / jobs as f64);
             self.flush().await?;
         }
         Ok(found)

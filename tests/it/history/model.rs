@@ -130,18 +130,23 @@ impl Model {
                     expected.is_some_and(|words| outcome.contains(words.as_str())),
                     "I6: {id} has ended with {outcome} instead of {expected:?}"
                 );
+                let finished = expected.is_some_and(|words| words.contains("finished"));
+                holds!(
+                    outcome.starts_with("finished") == finished,
+                    "I6: the state of {id} is that of {outcome}"
+                );
                 self.outcomes.insert(id.clone(), outcome);
             }
             self.live.remove(id);
             if let Some(job) = self.jobs.get_mut(id) {
                 job.ended = true;
-                job.finished = self.outcomes.get(id).is_some_and(|text| text.contains("finished"));
+                job.finished = self.outcomes.get(id).is_some_and(|text| text.starts_with("finished"));
                 job.has_failed |= !job.finished;
             }
         }
         holds!(
-            now.kept == self.outcomes.len(),
-            "I6: {} outcomes of {} are stored",
+            now.kept == [self.outcomes.len(); 2],
+            "I6: {:?} states and outcomes of {} are stored",
             now.kept,
             self.outcomes.len()
         );

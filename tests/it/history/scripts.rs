@@ -47,8 +47,10 @@ for i, q in ipairs(ARGV) do
     rc('ZRANGE', P .. ':scheduled:' .. q, 0, -1), rc('ZRANGE', P .. ':deferred:' .. q, 0, -1),
     rc('ZRANGE', P .. ':failed:' .. q, 0, -1), rc('ZRANGE', P .. ':wip:' .. q, 0, -1, 'WITHSCORES') }
 end
-local kept = 0
-for _, key in ipairs(rc('ZRANGE', P .. ':buckets', 0, -1)) do kept = kept + rc('HLEN', key) end
+local kept = { 0, 0 }
+for i, kind in ipairs({ STATE, OUTCOME }) do
+  for _, key in ipairs(rc('ZRANGE', P .. kind, 0, -1)) do kept[i] = kept[i] + rc('HLEN', key) end
+end
 local records = {}
 for _, key in ipairs(RECORD_KEYS) do records[#records + 1] = { key, rc('HKEYS', P .. key) } end
 local accounts = {}
@@ -60,7 +62,11 @@ return { now(), out, rc('HKEYS', P .. ':jobs'), rc('HGETALL', P .. ':run'), rc('
 ";
 const OUTCOMES: &str = "
 local out = {}
-for i, id in ipairs(ARGV) do out[i] = outcome(id) or '' end
+for i, id in ipairs(ARGV) do
+  local state = find_record(STATE, id)
+  local word = state and ({ f = 'finished', c = 'canceled' })[string.sub(state, 1, 1)]
+  out[i] = word and word .. ' ' .. find_record(OUTCOME, id) or ''
+end
 return out
 ";
 
@@ -97,7 +103,8 @@ pub struct Snapshot {
     pub records: Vec<(String, Vec<String>)>,
     pub cancel: HashSet<String>,
     pub waited_for: HashSet<String>,
-    pub kept: usize,
+    /// The numbers of stored states and outcomes.
+    pub kept: [usize; 2],
     pub accounts: HashMap<String, Account>,
 }
 
@@ -166,7 +173,7 @@ impl Engine {
             Vec<(String, Vec<String>)>,
             HashSet<String>,
             HashSet<String>,
-            usize,
+            [usize; 2],
             Vec<(String, BTreeMap<String, i64>, Vec<String>)>,
         );
         let (now, rows, jobs, run, stats, records, cancel, waited_for, kept, accounts): All =

@@ -11,7 +11,7 @@ use saas::{
     config::{Config, Http},
     context::RequestContext,
     jobs,
-    queue::{Options, Summary},
+    queue::{Options, Retention, Summary},
     services::{outbox_relay::hand_over, users::USER_COUNT},
 };
 use serde_json::{Value, json};
@@ -238,6 +238,7 @@ pub fn options(queues: &[&str]) -> Options {
         scheduler: true,
         reserved: None,
         max_running_per_owner: None,
+        retention: Retention::default(),
     }
 }
 

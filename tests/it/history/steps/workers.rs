@@ -194,8 +194,8 @@ impl History {
             _ => 1 + self.below(30) as u64,
         };
         let text = match op {
-            "ok" => format!(r#"{{"state":"finished","by":"{id} {token}"}}"#),
-            "cancel" => format!(r#"{{"state":"canceled","as":"{id} {token}"}}"#),
+            "ok" => format!(r#"{{"t":"finished by {id} {token}"}}"#),
+            "cancel" => format!(r#"{{"t":"canceled by {id} {token}"}}"#),
             _ => format!(r#"{{"message":"{id} {token}"}}"#),
         };
         [op.into(), id, token.to_owned(), arg.to_string(), "600000".into(), text]
@@ -274,7 +274,19 @@ impl History {
         let grace = after_outage || self.engine.redis("EXISTS", "grace", &[]);
         let before = self.engine.snapshot();
         let seed = self.below(1 << 30);
-        let args = strings(&[&LEASE, &10_000, &CRASHES, &4, &seed, &100_000, &86_400_000, &0]);
+        let args = strings(&[
+            &LEASE,
+            &10_000,
+            &CRASHES,
+            &4,
+            &seed,
+            &100_000,
+            &86_400_000,
+            &0,
+            &100_000,
+            &100_000_000,
+            &100_000,
+        ]);
         // The script reports whether work remains; the scheduler then ticks again at once.
         while self.call::<Vec<i64>>("tick", &args)?[3] == 1 {}
         let after = self.engine.snapshot();
