@@ -25,7 +25,8 @@ use crate::{
     security::{Passwords, Pseudonyms, Sealer, Tokens},
 };
 
-/// `Retry-After` for a client with too many unfinished jobs: the time at which they finish is unknown.
+/// `Retry-After` for a client with too many unfinished jobs. An estimate, because the time at which they
+/// finish is unknown.
 const JOBS_RETRY_AFTER_SECONDS: u64 = 10;
 
 /// The application, which handlers and jobs share; clones are cheap.

@@ -5,9 +5,9 @@
 //! app.cache.invalidate("users:total").await; // after the commit of a change
 //! ```
 //!
-//! Use it for values that are expensive to compute and may be stale for their time to live. A load that began before an
-//! [`invalidate`](Cache::invalidate) can store its old value after it. Do not use it for permissions: the values are
-//! plain JSON, which every client of Redis can change.
+//! Use it for values that are expensive to compute and may be stale for their time to live. A load that began
+//! before a call of [`invalidate`](Cache::invalidate) can store the old value after that call. Do not use it
+//! for permissions: the values are plain JSON, which every client of Redis can change.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,9 +20,9 @@ use crate::{
     redis_pool::{CircuitBreaker, RedisPool},
 };
 
-/// Time limit of a Redis command. After this time it is faster to compute the value.
+/// Time limit of a Redis command. After it, the cache loads the value instead of waiting for Redis.
 const REDIS_TIMEOUT: Duration = Duration::from_millis(100);
-/// Keys whose concurrent loads a process shares. Loads of more keys are not shared.
+/// The most keys for which a process shares concurrent loads. Loads of further keys are not shared.
 const MAX_SHARED_LOADS: usize = 1_000;
 
 /// The cache; clones share it. Keys in Redis are `<prefix>:cache:<key>`.
@@ -86,7 +86,7 @@ impl Cache {
             Ok(value)
         }
         .await;
-        // Answers the waiting callers. Later callers read Redis again.
+        // Gives the value to the waiting callers. Later callers read Redis again.
         let _ = guard.insert(loaded);
         self.loads.remove(&key);
         result
@@ -99,6 +99,7 @@ impl Cache {
         self.command::<()>(Cmd::del(format!("{}{key}", self.prefix))).await;
     }
 
+    /// Runs a Redis command. Returns `None` if Redis is unavailable.
     async fn command<T: FromRedisValue>(&self, command: Cmd) -> Option<T> {
         self.redis.try_command(&command, &self.breaker).await.ok()
     }

@@ -7,18 +7,18 @@ use std::{
 
 use super::{Counter, Operation};
 
-/// Sets of entries, for all rules: 1 MiB in all.
+/// Number of sets, which all rules share. All entries together take 1 MiB.
 const SETS: u64 = 8_192;
-/// Entries of a set. A counter uses one of them.
+/// Number of entries in a set. A counter uses one of them.
 const WAYS: usize = 4;
 
-/// A fixed number of counters.
+/// A set-associative table of counters. Its size is fixed.
 pub(super) struct LocalCounters {
     entries: Mutex<Box<[Entry]>>,
     started_at: Instant,
 }
 
-/// A counter. Times are in seconds since the process has started.
+/// The state of a counter. Times are in seconds since the table was created.
 #[derive(Clone, Copy, Default)]
 struct Entry {
     id: u64,
@@ -46,7 +46,7 @@ impl LocalCounters {
                     let (index, is_known) = find(&entries, now, counter);
                     is_known.then(|| entries[index].until)
                 });
-                // Not longer than the longest wait of a rule.
+                // The cast loses nothing: no wait is longer than the largest `max_wait_seconds`.
                 (ends.fold(now, f64::max) - now).ceil() as u64
             }
             Operation::Fail | Operation::Reset => 0,
@@ -79,7 +79,8 @@ impl Entry {
     }
 }
 
-/// Returns the index of the entry of a counter and true, or of the entry to replace and false.
+/// Returns the index of the counter's entry and true. If there is none, returns the index of the entry to
+/// replace, and false.
 fn find(entries: &[Entry], now: f64, counter: &Counter) -> (usize, bool) {
     let first = usize::try_from(counter.id % SETS).unwrap_or_default() * WAYS;
     let failures = |index: &usize| if entries[*index].expires > now { entries[*index].count } else { 0 };

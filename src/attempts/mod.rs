@@ -1,8 +1,9 @@
-//! Counters of failed attempts to log in: in Redis for all replicas, and in the process while Redis does not count.
+//! Counters of attempts, such as failed logins and requested mails: in Redis for all replicas, and in each
+//! process as a fallback.
 //!
-//! Both hold a fixed number of counters, so clients cannot fill memory by failing often. If there are more accounts and
-//! networks than counters, those with the fewest failures are forgotten. Which counters compete depends on
-//! `SECRET_KEY`, so a client cannot choose whose counter is forgotten.
+//! Both hold a fixed number of counters, so clients cannot fill memory by failing often. Counters are stored
+//! in sets. In a full set, a new counter replaces the one with the fewest failures. `SECRET_KEY` decides
+//! which counters share a set, so a client cannot choose the counter that is replaced.
 
 mod local;
 
@@ -19,16 +20,16 @@ use crate::{error::Result, redis_pool::RedisPool};
 
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("attempts.lua")));
 
-/// Sets of counters of each rule in Redis. A set has four.
+/// Number of sets for each rule in Redis. A set has four counters.
 const SETS: u16 = 4_096;
 
-/// A rule by which failures are counted.
+/// A rate limit: how many attempts are free, and how long to wait after more failures.
 pub struct Rule {
     /// Name of the rule: part of the Redis key, and the field `rule` of the event `attempt.throttled`.
     pub name: &'static str,
     /// Attempts before the first wait.
     pub free_attempts: u32,
-    /// The same while each process counts by itself.
+    /// As `free_attempts`, while Redis is unavailable and each process counts by itself.
     pub free_attempts_without_redis: u32,
     pub max_wait_seconds: u32,
     /// The counter expires this long after the last failure.
@@ -42,7 +43,7 @@ pub struct Counter {
     set: u16,
 }
 
-/// Why an attempt is refused.
+/// How long an attempt has to wait, and the rule that requires it.
 #[derive(Clone, Copy, Debug)]
 pub struct Wait {
     /// The name of the rule with the longest wait.
@@ -50,7 +51,7 @@ pub struct Wait {
     pub seconds: u64,
 }
 
-/// What to do with counters.
+/// An operation on counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
     /// Counts nothing.
@@ -78,8 +79,8 @@ impl Operation {
 pub struct Attempts {
     redis: RedisPool,
     prefix: Arc<str>,
-    /// HMAC key that maps a subject to a counter id and a set. Redis stores no email or IP address, and clients cannot
-    /// choose which counters share a set.
+    /// HMAC key that maps a subject to a counter id and a set. So Redis stores no email or IP address, and
+    /// clients cannot choose which counters share a set.
     key: hmac::Key,
     local: LocalCounters,
 }
@@ -105,15 +106,16 @@ impl Attempts {
         Counter { rule, id: u64::from_be_bytes(id), set: u16::from_be_bytes(set) % SETS }
     }
 
-    /// Returns the seconds to wait: 0 if an attempt is allowed, and for [`Operation::Fail`] and [`Operation::Reset`].
+    /// Applies an operation to counters. Returns the seconds to wait: 0 if an attempt is allowed, and for
+    /// [`Operation::Fail`] and [`Operation::Reset`].
     pub async fn run(&self, operation: Operation, counters: &[Counter]) -> u64 {
         self.wait(operation, counters).await.map_or(0, |wait| wait.seconds)
     }
 
-    /// As [`Self::run`], with the rule that refuses the attempt. Returns `None` if an attempt is allowed.
+    /// As [`Self::run`], but also returns the rule that refuses the attempt, or `None` if it is allowed.
     ///
-    /// The process counts at all times, so its counters are right when Redis fails. They decide only then: another
-    /// replica may have reset the counters in Redis.
+    /// The process also counts while Redis works, so that its own counters are right when Redis fails. They
+    /// decide only then, because another replica may have reset the counters in Redis.
     pub async fn wait(&self, operation: Operation, counters: &[Counter]) -> Option<Wait> {
         let local = self.wait_here(operation, counters);
         match self.run_script(operation, counters).await {
@@ -133,8 +135,8 @@ impl Attempts {
         }
     }
 
-    /// As [`Self::wait`], for counters of this process alone. They count what a process has only itself, such as its
-    /// CPU time.
+    /// As [`Self::wait`], with the counters of this process only. For resources that each process has for
+    /// itself, such as CPU time.
     pub fn wait_here(&self, operation: Operation, counters: &[Counter]) -> Option<Wait> {
         let seconds = self.local.run(operation, counters);
         let own_wait = |counter: &&Counter| self.local.run(Operation::Check, slice::from_ref(*counter));
@@ -142,7 +144,8 @@ impl Attempts {
         Some(Wait { rule: slowest.rule.name, seconds })
     }
 
-    /// Returns the seconds to wait, and the number of the counter with the longest wait, starting with 1.
+    /// Applies an operation to the counters in Redis. Returns the seconds to wait, and the index of the
+    /// counter with the longest wait, which starts with 1. Both are 0 if an attempt is allowed.
     async fn run_script(&self, operation: Operation, counters: &[Counter]) -> Result<(u64, usize)> {
         if counters.is_empty() {
             return Ok((0, 0));

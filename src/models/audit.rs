@@ -18,8 +18,10 @@ pub struct AuditEntry {
     pub action: String,
     pub target_type: String,
     pub target_id: String,
+    /// The state of the target before the change.
     pub before: Option<Value>,
     pub after: Option<Value>,
+    /// The IP address of the client.
     pub address: Option<String>,
     pub request_id: Option<String>,
     pub client_request_id: Option<String>,
@@ -33,8 +35,10 @@ pub struct NewAuditEntry<'a> {
     pub action: &'a str,
     pub target_type: &'a str,
     pub target_id: String,
+    /// The state of the target before the change.
     pub before: Option<Value>,
     pub after: Option<Value>,
+    /// The IP address of the client.
     pub address: Option<String>,
     pub request_id: Option<&'a str>,
     pub client_request_id: Option<&'a str>,
@@ -47,7 +51,7 @@ impl NewAuditEntry<'_> {
     }
 }
 
-/// Selects entries, the newest first. `None` does not filter.
+/// The entries that [`AuditEntry::list`] returns, the newest first. `None` does not filter.
 #[derive(Debug, Clone, Default)]
 pub struct AuditFilter<'a> {
     pub actor_id: Option<i64>,

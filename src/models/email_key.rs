@@ -1,4 +1,5 @@
-//! The column `users.email_key`, for users who have no key yet: an earlier release or SQL has written their address.
+//! The column `users.email_key`, which has the [key](crate::email_address::EmailAddress::key) of a user's
+//! address. The key is missing if an earlier release or SQL has written the address.
 
 use diesel::{
     prelude::*,
@@ -8,7 +9,7 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use crate::schema::users;
 
-/// The key of the address of a user, to be written to the user's row.
+/// A key to write to the row of a user.
 pub struct KeyAssignment {
     pub id: i64,
     /// The address that the key was computed from.
@@ -33,7 +34,8 @@ pub async fn missing(
         .await
 }
 
-/// Returns whether the database has the column. Migrations may have been reverted, or come from another directory.
+/// Returns whether the database has the column `email_key`. Migrations may have been reverted, or come from
+/// another directory.
 pub async fn exists(mut conn: &AsyncPgConnection) -> QueryResult<bool> {
     let sql =
         "EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('users') AND attname = 'email_key')";
@@ -45,19 +47,19 @@ pub async fn count_missing(mut conn: &AsyncPgConnection) -> QueryResult<i64> {
     users::table.filter(users::email_key.is_null()).count().get_result(&mut conn).await
 }
 
-/// Returns the id of the user with a key.
+/// Returns the id of the user who has this key.
 pub async fn owner(mut conn: &AsyncPgConnection, key: &str) -> QueryResult<Option<i64>> {
     users::table.filter(users::email_key.eq(key)).select(users::id).first(&mut conn).await.optional()
 }
 
-/// Sets the keys of users, except of those whose key another user has or whose address has changed. Returns how many it
-/// has set. The keys of the list differ, and its ids ascend.
+/// Writes keys to the rows of users. Skips a user whose address has changed, and a key that another user has.
+/// Returns the number of changed rows. The keys in `list` must differ, and its ids must ascend.
 pub async fn set(mut conn: &AsyncPgConnection, list: &[KeyAssignment]) -> QueryResult<usize> {
     let (Some(first), Some(last)) = (list.first(), list.last()) else { return Ok(0) };
     let ids: Vec<_> = list.iter().map(|user| user.id).collect();
     let emails: Vec<_> = list.iter().map(|user| &*user.email).collect();
     let keys: Vec<_> = list.iter().map(|user| &*user.key).collect();
-    // The range of ids follows from the list. Without it, the planner may read the whole table.
+    // The range of ids is implied by the list. Without it, the planner may read the whole table.
     diesel::sql_query(
         "UPDATE users SET email_key = new.key FROM unnest($1, $2, $3) AS new (id, email, key)
          WHERE users.id = new.id AND users.id BETWEEN $4 AND $5

@@ -74,12 +74,12 @@ extern "SQL" {
     fn lower(text: Text) -> Text;
 }
 
-/// The time at which the transaction began, by the clock of the database. All replicas share this clock.
+/// Returns the time at which the transaction began, by the clock of the database, which all replicas share.
 fn now() -> SqlLiteral<Timestamptz> {
     sql("now()")
 }
 
-/// The time `span` before [`now`].
+/// Returns the time `span` before [`now`].
 fn ago(span: PgInterval) -> Ago {
     sql("now() - ").bind::<Interval, _>(span)
 }

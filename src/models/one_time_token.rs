@@ -20,7 +20,7 @@ text_enum! {
     }
 }
 
-/// A token that was valid when it was consumed.
+/// A token that [`consume`](Self::consume) has deleted.
 #[derive(HasQuery)]
 #[diesel(table_name = one_time_tokens)]
 pub struct OneTimeToken {
@@ -67,7 +67,8 @@ impl OneTimeToken {
             .optional()
     }
 
-    /// Deletes a valid token and returns it. If two requests present it at the same time, only one gets it.
+    /// Deletes a valid token and returns it. If two requests present the token at the same time, only one
+    /// gets it.
     pub async fn consume(
         mut conn: &AsyncPgConnection,
         hash: &[u8],
@@ -81,7 +82,8 @@ impl OneTimeToken {
             .optional()
     }
 
-    /// Counts an attempt with a valid token. Returns false if the token has had `max_attempts` or is not valid.
+    /// Counts an attempt with a token. Returns false if the token is not valid or has had `max_attempts`
+    /// already.
     pub async fn count_attempt(
         mut conn: &AsyncPgConnection,
         hash: &[u8],

@@ -1,4 +1,6 @@
 //! The table `outbox`: messages to send, written in the transaction of the change that they report.
+//!
+//! A message that no running release can parse is set aside: its row stays in the table, but is not read again.
 
 use chrono::{DateTime, Utc};
 use diesel::{data_types::PgInterval, prelude::*};
@@ -19,7 +21,8 @@ pub struct OutboxRow {
 }
 
 impl OutboxRow {
-    /// Returns the idempotency key of the row. It contains the time, because ids repeat in a recreated database.
+    /// Returns the idempotency key of the row. The key contains the time, because ids repeat in a recreated
+    /// database.
     pub fn key(&self) -> String {
         format!("letter-{}-{}", self.id, self.created_at.timestamp_micros())
     }
@@ -40,7 +43,7 @@ impl OutboxRow {
             .await
     }
 
-    /// Returns how many messages wait, at most `limit`.
+    /// Returns the number of messages that wait to be enqueued, at most `limit`.
     pub async fn count_waiting(mut conn: &AsyncPgConnection, limit: i64) -> QueryResult<usize> {
         let ids = outbox::table
             .filter(outbox::set_aside_at.is_null())
@@ -51,8 +54,8 @@ impl OutboxRow {
         Ok(ids.len())
     }
 
-    /// Sets aside those of these rows that are at least `age` old. Returns the ids of the rows that this call has set
-    /// aside.
+    /// Sets aside the rows in `ids` that are at least `age` old. Returns the ids of the rows that this call
+    /// has set aside.
     pub async fn set_aside(
         mut conn: &AsyncPgConnection,
         ids: &[i64],

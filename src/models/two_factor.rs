@@ -51,8 +51,9 @@ impl TwoFactor {
             .await
     }
 
-    /// Marks a time step and those before it as used, so that no code is accepted twice (RFC 6238 section 5.2), and
-    /// stores the newly encrypted secret. Returns false if the step was already used.
+    /// Marks a time step and those before it as used, so that no code is accepted twice (RFC 6238 section
+    /// 5.2), and stores `secret`, which the caller has encrypted again. Returns false if the step was already
+    /// used.
     pub async fn consume_step(
         mut conn: &AsyncPgConnection,
         user_id: i64,
@@ -66,10 +67,12 @@ impl TwoFactor {
         Ok(updated == 1)
     }
 
-    /// Counts an attempt as failed, until [`reset_failures`](Self::reset_failures). Returns `None` if it is allowed. If the
-    /// user has had `max_failures` within `window`, returns when that is over, and counts nothing.
+    /// Counts an attempt as failed, and returns `None`. After a success, the caller calls
+    /// [`reset_failures`](Self::reset_failures). If the user has had `max_failures` within `window`, counts
+    /// nothing and returns the end of the window.
     ///
-    /// Call it outside of the transaction that verifies the code: the attempt must stay counted if that is rolled back.
+    /// Call it outside of the transaction that verifies the code: the attempt must stay counted if that
+    /// transaction is rolled back.
     pub async fn count_attempt(
         mut conn: &AsyncPgConnection,
         user_id: i64,
@@ -96,7 +99,7 @@ impl TwoFactor {
         Ok(since.map(|since: DateTime<Utc>| since + window))
     }
 
-    /// Forgets the failures of a user.
+    /// Sets the number of failures of a user to 0.
     pub async fn reset_failures(mut conn: &AsyncPgConnection, user_id: i64) -> QueryResult<usize> {
         let failed = two_factor::table.find(user_id).filter(two_factor::failures.gt(0));
         diesel::update(failed).set(two_factor::failures.eq(0)).execute(&mut conn).await

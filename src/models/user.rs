@@ -22,7 +22,7 @@ text_enum! {
 #[derive(Clone, HasQuery, Identifiable)]
 pub struct User {
     pub id: i64,
-    /// In lower case, as its owner writes it. `find_by_email` also finds the user by another spelling of the address.
+    /// In lower case. [`Self::find_by_email`] also finds the user by another spelling of the address.
     pub email: String,
     /// `None` until an invited user has set a password, and in an [`Identity`](super::session::Identity).
     pub hashed_password: Option<String>,
@@ -40,7 +40,7 @@ pub struct User {
     pub deletion_due_at: Option<DateTime<Utc>>,
 }
 
-/// A user to insert. The key of the address is computed.
+/// A user to insert. [`Self::insert`] adds the key of the address.
 #[derive(Insertable)]
 #[diesel(table_name = users)]
 pub struct NewUser<'a> {
@@ -69,8 +69,8 @@ pub struct UserChanges<'a> {
 }
 
 impl<'a> UserChanges<'a> {
-    /// Sets a new password. Also cancels a pending change of the address, because an attacker who knew the old password
-    /// may have requested it.
+    /// Returns the changes that set a new password. They also cancel a pending change of the address, because
+    /// an attacker who knew the old password may have requested it.
     pub fn password(hashed: &'a str) -> Self {
         Self {
             hashed_password: Some(hashed),
@@ -87,15 +87,18 @@ impl User {
         Self::query().filter(users::id.eq(id)).first(&mut conn).await.optional()
     }
 
-    /// Returns the user with this address as it is stored, else the user with another spelling of it.
+    /// Returns the user whose stored address is this one, else the user whose address is another spelling of
+    /// it.
     ///
-    /// Users from before the column `email_key` may share an address. Each of them is found by its own address.
+    /// Users of a release without the column `email_key` may have spellings of one address. Each of them is
+    /// found by the spelling that is stored.
     pub async fn find_by_email(
         mut conn: &AsyncPgConnection,
         email: &EmailLookup,
     ) -> QueryResult<Option<Self>> {
-        // One query for both, so that its time does not show which of them matches. The unique index is on
-        // `lower(email)`. No key is empty.
+        // One query for both conditions, so that its time does not show which of them matches. The first uses
+        // the unique index, which is on `lower(email)`. An invalid address has no key; the empty text matches
+        // no user.
         let key = email.key.as_deref().unwrap_or_default();
         let is_stored = lower(users::email).eq(lower(&*email.stored));
         let is_spelling = users::email_key.assume_not_null().eq(key);
@@ -107,7 +110,7 @@ impl User {
             .optional()
     }
 
-    /// Returns whether a user exists, is active, and is not going to be deleted.
+    /// Returns whether a user exists, is active, and is not scheduled for deletion.
     pub async fn is_active(mut conn: &AsyncPgConnection, id: i64) -> QueryResult<bool> {
         let user = users::table.find(id).filter(users::is_active).filter(users::deletion_due_at.is_null());
         diesel::select(diesel::dsl::exists(user)).get_result(&mut conn).await
@@ -145,7 +148,7 @@ impl User {
             .await
     }
 
-    /// Returns whether this is an admin who can log in.
+    /// Returns whether this user is an admin who can log in.
     pub fn can_administer(&self) -> bool {
         self.role == Role::Admin
             && self.is_active

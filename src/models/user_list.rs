@@ -12,7 +12,8 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use super::user::{Role, User};
 use crate::schema::users;
 
-/// The highest total of a page. More users are not counted, because counting takes as long as reading them.
+/// The highest total that a page reports. Further users are not counted, because counting takes as long as
+/// reading them.
 pub const MAX_COUNTED_USERS: i64 = 10_000;
 
 /// The column that a list of users is sorted by.
@@ -23,14 +24,14 @@ pub enum Sort {
     FullName,
 }
 
-/// The condition that the address or the name contains a text, before the text.
+/// SQL before the search text: the condition that the address or the name contains it.
 ///
-/// PostgreSQL folds both sides with `search_fold`, so they agree in every locale of the database. The left side must be the
-/// expression of the index `users_search_idx`.
+/// PostgreSQL folds the case of both sides with `search_fold`, so they agree in every locale of the database.
+/// The left side must be the expression of the index `users_search_idx`.
 const CONTAINS: &str = "search_fold(email || ' ' || coalesce(full_name, '')) LIKE
     '%' || replace(replace(replace(search_fold(";
-/// The condition after the text. The wildcards of LIKE match themselves. They are escaped after the folding, which can
-/// produce them: a full-width `％` becomes `%`.
+/// SQL after the search text: it escapes the wildcards of LIKE, so that they match themselves. This happens
+/// after the folding, which can produce wildcards: a full-width `％` becomes `%`.
 const ESCAPED: &str = r"), '\', '\\'), '%', '\%'), '_', '\_') || '%'";
 
 /// A query for a page of users. `None` does not filter.

@@ -17,7 +17,7 @@ pub use token::{TokenSubject, Tokens};
 /// Returns 256 bits from the cryptographic random number generator, in hexadecimal.
 ///
 /// # Errors
-/// If that generator fails.
+/// If the random number generator fails.
 pub fn random_secret() -> anyhow::Result<String> {
     Ok(OpaqueToken::random()?.text)
 }

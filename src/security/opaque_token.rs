@@ -29,7 +29,7 @@ impl OpaqueToken {
     }
 }
 
-/// Returns the SHA-256 of a token, by which the database finds it.
+/// Returns the SHA-256 of a token, by which the database finds the token.
 pub fn hash(text: &str) -> Vec<u8> {
     digest::digest(&digest::SHA256, text.as_bytes()).as_ref().to_vec()
 }
@@ -46,8 +46,8 @@ pub fn random_bytes<const N: usize>() -> Result<[u8; N]> {
 
 /// Returns the refresh token that replaces `token`.
 ///
-/// It is an HMAC of `token` and not a random value. So a retry gets the same token, although the database stores only
-/// its hash. Without the key it cannot be computed.
+/// The new token is an HMAC of `token`, not a random value. So a client that repeats a refresh gets the same
+/// token again, although the database stores only hashes. Without the key, the new token cannot be computed.
 pub(super) fn next_refresh_token(key: &hmac::Key, token: &str) -> OpaqueToken {
     let tag = hmac::sign(key, &[b"successor of a refresh token\0", token.as_bytes()].concat());
     OpaqueToken::from_text(hex(tag.as_ref()))

@@ -1,7 +1,7 @@
 //! Password hashing with bcrypt on its own low-priority threads.
 //!
-//! A hash takes a core for a quarter of a second, and anyone can ask for one. So callers of each [`HashFor`] have a share
-//! of their own: a flood of one kind does not delay the others.
+//! A hash takes a core for a quarter of a second, and a client without an account can cause one. So each kind
+//! of caller, a [`HashFor`], has a share of the threads: a flood of one kind does not delay the other kinds.
 
 use std::{
     panic::AssertUnwindSafe,
@@ -18,7 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::password_form::{MAX_PASSWORD_BYTES, PasswordMatch, forms, normalize_password};
 use crate::error::{Error, Result};
 
-/// How long a hash waits for a core before the caller gets an error.
+/// How long a caller waits for a permit before the caller gets an error.
 const QUEUE_TIMEOUT: Duration = Duration::from_millis(1_200);
 
 /// Returns whether a password is one of the 100,000 most common ones, ignoring case (OWASP ASVS 5, 6.2.4). The list is
@@ -28,19 +28,20 @@ pub fn is_common(password: &str) -> bool {
     is_common_password(password) || is_common_password(password.to_lowercase())
 }
 
-/// Hashes of one share that can wait at the same time. More are refused immediately.
+/// The most callers of one share that wait at the same time. Further callers get an error immediately.
 const MAX_WAITING_HASHES: usize = 256;
 /// Niceness (see nice(1)) of the hashing threads, so that many logins do not slow down the requests of signed-in users.
 #[cfg(target_os = "linux")]
 const NICENESS: i32 = 10;
 
+/// A hash to compute on a hashing thread.
 type Work = Box<dyn FnOnce() + Send>;
 
-/// Who asks for a hash.
+/// The kind of caller that needs a hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HashFor {
-    /// A caller who has proven something: a signed-in user, a user who logs in from a network from which the user has logged
-    /// in before, or the holder of a link. Also commands.
+    /// A caller who is not a stranger: a signed-in user, a user who logs in from a network of an earlier
+    /// login, the holder of a link from a mail, or a command of the operator.
     Known,
     /// A login from any other network.
     Login,
@@ -49,11 +50,11 @@ pub enum HashFor {
 }
 
 impl HashFor {
-    /// In the order of the definition.
+    /// All kinds, in the order of their definition: the index of a kind is the index of its share.
     const ALL: [Self; 3] = [Self::Known, Self::Login, Self::Registration];
 }
 
-/// How many hashes of one [`HashFor`] run and wait.
+/// Limits the hashes of one [`HashFor`] that run and wait at the same time.
 struct Share {
     /// Hashes that may run at the same time.
     size: usize,
@@ -62,8 +63,9 @@ struct Share {
 }
 
 impl Share {
-    /// Creates a share. Together they have more permits than the machine has cores: the kernel divides the CPU time, and
-    /// known callers get half of it during a flood of all others (a third with one core).
+    /// Creates a share. All shares together have more permits than the machine has cores: the kernel divides
+    /// the CPU time. During a flood of all other callers, known callers get about half of it (a third with
+    /// one core).
     fn new(caller: HashFor, cores: usize) -> Self {
         let size = match caller {
             HashFor::Known => cores,
@@ -88,7 +90,7 @@ impl Passwords {
         let shares = HashFor::ALL.map(|caller| Share::new(caller, cores));
         let (work, queue) = mpsc::channel();
         let queue = Arc::new(Mutex::new(queue));
-        // A thread for each permit, so that a hash with a permit does not wait for another one.
+        // One thread for each permit, so that a hash with a permit never waits for another hash.
         let threads: usize = shares.iter().map(|share| share.size).sum();
         for _ in 0..threads {
             let queue = queue.clone();
@@ -199,8 +201,8 @@ impl HashPermit {
         self.run(move || bcrypt::hash(&*normalize_password(&password), cost).map_err(Error::internal)).await
     }
 
-    /// Verifies a password, as it was typed and in its [normalized form](normalize_password) if that differs. Without a
-    /// hash it is wrong.
+    /// Verifies a password, as it was typed and in its [normalized form](normalize_password) if that differs.
+    /// Without a hash, the result is [`PasswordMatch::Wrong`].
     ///
     /// All negative results take the same time, so that the time does not reveal whether an account exists (OWASP
     /// Authentication Cheat Sheet). How many forms are hashed depends on the password alone.
@@ -223,8 +225,9 @@ impl HashPermit {
                     result = success;
                     continue;
                 }
-                // A hash of a lower cost c is verified faster than the target t, which would reveal that the account
-                // exists. Hashing with each cost from c to t - 1 compensates: 2^c + 2^c + … + 2^(t-1) = 2^t.
+                // A hash with a cost c below the current cost t is verified faster than a new one, which
+                // would reveal that the account exists. Hashing with each cost from c to t - 1 compensates:
+                // 2^c + 2^c + … + 2^(t-1) = 2^t.
                 for cost in cost_of(&hash).unwrap_or(target)..target {
                     bcrypt::hash(&form, cost).map_err(Error::internal)?;
                 }

@@ -4,11 +4,11 @@ use std::borrow::Cow;
 
 use unicode_normalization::{UnicodeNormalization, is_nfc};
 
-/// The longest password, in its normalized form. bcrypt would silently ignore the bytes after it.
+/// The longest password in bytes, in its normalized form. bcrypt would silently ignore further bytes.
 pub const MAX_PASSWORD_BYTES: usize = 72;
 
-/// Returns a password in the form in which it is hashed, Unicode normalization form C (RFC 8265 section 4.2.2). Devices
-/// encode the same key in different ways: é is one code point or two.
+/// Returns a password in the form in which it is hashed, Unicode normalization form C (RFC 8265 section
+/// 4.2.2). Devices encode the same character in different ways: é is one code point or two.
 pub fn normalize_password(password: &str) -> Cow<'_, str> {
     match is_nfc(password) {
         true => password.into(),
@@ -33,8 +33,9 @@ impl PasswordMatch {
     }
 }
 
-/// Returns the forms of a password to hash, each with the result of a match. A form that is too long matches nothing, and
-/// is only hashed if there is no other.
+/// Returns the forms of a password to hash, each with the result if that form matches. A form that is too
+/// long cannot match. It is hashed only if there is no other form, so that each verification takes the time
+/// of a hash.
 pub(super) fn forms(password: String) -> Vec<(String, PasswordMatch)> {
     let normalized = normalize_password(&password).into_owned();
     if normalized == password {

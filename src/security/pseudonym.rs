@@ -4,7 +4,8 @@ use aws_lc_rs::hmac;
 
 use super::opaque_token::hex;
 
-/// 64 bits: two accounts of a million have the same hash with a probability of 1 in 37 million.
+/// Length of a hash: 64 bits. Among a million accounts, the probability that any two have the same hash is 1
+/// in 37 million.
 const HASH_BYTES: usize = 8;
 
 /// Computes keyed hashes of personal data. The same data has the same hash, so log lines can be compared. Only a holder of

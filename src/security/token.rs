@@ -43,7 +43,7 @@ pub struct Tokens {
     /// The same keys, for refresh tokens.
     refresh_keys: Vec<hmac::Key>,
     validation: Validation,
-    /// Seconds.
+    /// Lifetime of an access token in seconds.
     lifetime: u64,
     /// Verified tokens with their `exp`. Avoids verifying the same token at each request.
     verified: Cache<Box<str>, (TokenSubject, u64)>,
