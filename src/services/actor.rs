@@ -1,8 +1,8 @@
-//! Who makes a change, and whether they still may when it takes effect.
+//! The caller of a change, and the check that the caller is still allowed to make it.
 //!
-//! An extractor of the API makes an [`Actor`] from a verified access token and a cached identity. The transaction of the
-//! change checks the actor again, against locked rows: the request may have taken long, and an admin may have been
-//! demoted meanwhile (OWASP ASVS 5, 8.3.2).
+//! An extractor of the API makes an [`Actor`] from a verified access token and a cached identity. The
+//! transaction of the change checks the actor again, against locked rows: the request may have taken long,
+//! and the caller may have lost the admin role meanwhile (OWASP ASVS 5, 8.3.2).
 
 use std::{ops::Deref, sync::Arc};
 
@@ -28,15 +28,15 @@ pub struct Actor {
 /// What a user needs for an operation, besides an active account and a valid session.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Requirement {
-    /// Nothing more. For operations that lead to a second factor, and to log out.
+    /// Nothing more. For the operations that set up a second factor, and for logout.
     SignedIn,
     /// The second factor if the server requires it of all users.
     User,
-    /// The role, and the second factor if the server requires it of admins.
+    /// The admin role, and the second factor if the server requires it of admins.
     Admin,
 }
 
-/// An actor who must be an admin, before the change and in it.
+/// An actor who is an admin. The role is checked when this value is created, and again in the transaction.
 pub struct AdminActor(Actor);
 
 impl Actor {
@@ -67,12 +67,12 @@ impl Actor {
         Ok(Self { identity, context, required })
     }
 
-    /// Returns the user, without the password hash. May be `IDENTITY_CACHE_MS` old.
+    /// Returns the user, without the password hash. The copy may be up to `IDENTITY_CACHE_MS` old.
     pub fn user(&self) -> &User {
         &self.identity.user
     }
 
-    /// Returns the session of the request. May be `IDENTITY_CACHE_MS` old.
+    /// Returns the session of the request. The copy may be up to `IDENTITY_CACHE_MS` old.
     pub fn session(&self) -> &Session {
         &self.identity.session
     }
@@ -138,7 +138,8 @@ pub fn check(app: &App, user: &User, session: &Session, required: Requirement) -
     if session.user_id != user.id {
         return Err(Error::InvalidToken);
     }
-    // Deactivation revokes the sessions too; this is the more helpful of the two errors.
+    // Checked before the session, which deactivation revokes too: `Inactive` is the more helpful of the two
+    // errors.
     if !user.is_active {
         return Err(Error::Inactive);
     }
@@ -169,15 +170,15 @@ fn lacks_second_factor(app: &App, session: &Session, required: Requirement) -> b
     is_demanded && !session.second_factor
 }
 
-/// The users whose rows a change reads or writes. All of them are locked by one statement, in the order of their ids, so
-/// that two changes cannot wait for each other.
+/// The users whose rows a change reads or writes. One statement locks all of them in the order of their ids,
+/// so that two changes cannot deadlock.
 #[derive(Clone, Copy)]
 pub enum Affected {
     /// The actor alone.
     Actor,
-    /// The actor and another user.
+    /// The actor and the user with this id.
     User(i64),
-    /// The actor, another user, and all admins: for a change that may remove the last admin.
+    /// The actor, the user with this id, and all admins: for a change that may remove the last admin.
     UserAndAdmins(i64),
 }
 

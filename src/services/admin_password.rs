@@ -32,11 +32,12 @@ use crate::{
 
 /// The most admins whose passwords a starting server verifies, those with the newest passwords first.
 pub const MAX_AT_START: u32 = 20;
-/// The result for a hash is remembered for 30 days. It cannot change: another password has another hash.
+/// How long the cache keeps the result for a hash: 30 days. The result cannot change: another password has
+/// another hash.
 const REMEMBER_FOR: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// Returns whether a login with this password is refused although the password is correct. With `DEBUG` on it is
-/// allowed, since `saas dev` creates such an admin.
+/// Returns whether the login of an admin is refused although the password is correct, because the password is
+/// public. With `DEBUG` on, it is allowed, since `saas dev` creates an admin with the default password.
 pub(super) fn is_refused(app: &App, user: &User, password: &str) -> bool {
     let is_public = is_published_password(&normalize_password(password));
     let refused = !app.config.core.debug && user.role == Role::Admin && is_public;
@@ -81,11 +82,12 @@ async fn is_default(passwords: &Passwords, hash: &str) -> Result<bool> {
     passwords.verify(DEFAULT_ADMIN_PASSWORD.into(), Some(hash.to_owned())).await
 }
 
+/// Returns the addresses of the admins for whose hash `has_default` returns true.
 async fn find(
     admins: Vec<(String, String)>,
     has_default: impl AsyncFn(&str) -> Result<bool>,
 ) -> Result<Vec<String>> {
-    // More at once would wait for a core, which has a time limit.
+    // More concurrent hashes would wait for a free core, and that wait has a time limit.
     let concurrency = std::thread::available_parallelism().map_or(1, usize::from);
     let has_default = &has_default;
     let checked = stream::iter(admins)
@@ -94,18 +96,18 @@ async fn find(
     checked.try_filter_map(async |email| Ok(email)).try_collect().await
 }
 
-/// What [`replace`] found.
+/// The result of [`replace`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Replaced {
     /// Whether two-factor authentication was turned off.
     pub two_factor_disabled: bool,
-    /// Whether the admin is active. A deactivated one cannot log in.
+    /// Whether the admin is active. A deactivated admin cannot log in.
     pub is_active: bool,
 }
 
 /// Sets the password of an admin, and revokes all sessions, links and pending challenges of the admin. With
-/// `disable_two_factor`, also turns two-factor authentication off. For the operator of the server; the caller has checked
-/// the password.
+/// `disable_two_factor`, also turns two-factor authentication off. For the operator of the server. The caller
+/// must have checked the password.
 ///
 /// # Errors
 /// [`Error::NotFound`] if no admin has the address; [`Error::Unavailable`] if PostgreSQL does not answer.
@@ -128,7 +130,7 @@ pub async fn replace(
         sessions::revoke_access(tx, user.id, None, Purpose::ALL).await?;
         Entry::new(user.id, Action::PasswordChanged).write(tx).await?;
         OutboxMessage::notice(&user, Notice::PasswordChanged).send(tx).await?;
-        // As after a reset by mail: an attacker with the old password can no longer make codes fail.
+        // An attacker with the old password can no longer enter wrong codes, so their count starts again.
         TwoFactor::reset_failures(tx, user.id).await?;
         let two_factor_disabled = disable_two_factor && two_factor::remove(tx, &user).await?;
         Ok(Replaced { two_factor_disabled, is_active: user.is_active })

@@ -38,8 +38,9 @@ pub enum EnsureAdminOutcome {
 
 /// Creates an admin unless the address is registered.
 ///
-/// It is idempotent, also when several processes call it at the same time. The address of a created admin counts as
-/// verified, because the operator of the server has chosen it. Without a password it creates no user.
+/// The call is idempotent, also when several processes make it at the same time. The address of a created
+/// admin counts as verified, because the operator of the server has chosen it. Without a password, no user is
+/// created.
 ///
 /// # Errors
 /// [`Error::NotFound`] without a password if the address is not registered; [`Error::Invalid`] if the address of a new
@@ -88,7 +89,8 @@ async fn create(tx: &Tx<'_>, email: &str, hashed_password: &str) -> Result<()> {
     notify_others(tx, &user, None).await
 }
 
-/// Makes the user with this address an admin, for the operator of the server. Returns false if the user is one already.
+/// Makes the user with this address an admin, for the operator of the server. Returns false if the user is an
+/// admin already.
 ///
 /// # Errors
 /// [`Error::NotFound`] if the address is not registered; [`Error::UserNotVerified`]; [`Error::Inactive`] if the user is

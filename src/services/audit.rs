@@ -117,7 +117,7 @@ impl Entry {
         &self.target_id
     }
 
-    /// Returns an entry which reports that the action of this one has failed, with the same target.
+    /// Returns an entry that reports the failure of this entry's action, with the same target.
     pub fn failed(&self, error: &Error) -> Self {
         let after = json!({ "action": self.action.as_str(), "error": error.to_string() });
         let target_id = self.target_id.clone();
@@ -140,7 +140,7 @@ impl Entry {
         Self { before: Some(before), ..self }
     }
 
-    /// Sets both states to the fields of a user that differ.
+    /// Sets the states before and after the change to the fields of a user that differ.
     pub fn changed(self, before: &User, after: &User) -> Self {
         let (mut old, mut new) = (audit_fields(before), audit_fields(after));
         old.retain(|name, value| new.get(name) != Some(value));

@@ -1,8 +1,10 @@
-//! Completes the keys of addresses that an earlier release or SQL has written. SQL cannot compute a key.
+//! Fills in missing [keys](crate::email_address::EmailAddress::key) of addresses. A key is missing if an
+//! earlier release or SQL has written the address: SQL cannot compute keys.
 //!
-//! It runs after migrations and each night, because the previous release writes addresses while this one is rolled out. It
-//! is safe to run by several processes at once. Accounts are never merged: of those that share an address, one gets the key,
-//! and the others stay without one and are found by their own address.
+//! This runs after migrations, and also each night, because the previous release writes addresses while this
+//! one is rolled out. Several processes may run it at the same time. Accounts are never merged: if accounts
+//! share an address, one of them gets the key. The others stay without a key, and are found by the spelling
+//! that is stored.
 
 use std::collections::HashSet;
 
@@ -17,14 +19,16 @@ use crate::{
 /// Rows that one statement changes: few enough that their locks do not delay requests.
 const BATCH_ROWS: i64 = 200;
 
+/// Attempts at one batch, if concurrent registrations take its keys.
 const MAX_ATTEMPTS: u32 = 10;
 
-/// Which addresses get their keys. Of several accounts of an address, the first one gets the key.
+/// A pass over all users without a key. If users share an address, the first of them gets the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pass {
-    /// Addresses that equal their key. They come first, so that they get the key if several accounts share it.
+    /// Fills in the keys of addresses that equal their key. This pass comes first, so that such a user gets
+    /// the key if several users share the address.
     Canonical,
-    /// All others.
+    /// Fills in the keys of all other addresses.
     OtherSpellings,
 }
 
@@ -33,7 +37,7 @@ impl Pass {
     pub const ALL: [Self; 2] = [Self::Canonical, Self::OtherSpellings];
 }
 
-/// Completes all keys.
+/// Fills in all missing keys.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL does not answer. Keys that were written before stay.
@@ -50,8 +54,8 @@ pub async fn fill_missing_keys(conn: &AsyncPgConnection) -> Result<()> {
     Ok(())
 }
 
-/// Completes the keys of a batch of users whose ids are greater than `after`. Returns the last id, `None` if there are no
-/// more users without a key.
+/// Fills in the keys of a batch of users whose ids are greater than `after`. Returns the last id of the
+/// batch, or `None` if there are no more users without a key.
 ///
 /// # Errors
 /// As [`fill_missing_keys`].
@@ -71,7 +75,7 @@ pub async fn fill_batch(conn: &AsyncPgConnection, pass: Pass, after: i64) -> Res
         attempts += 1;
         let result = email_key::set(conn, &batch).await;
         match result.on_constraint("users_email_key_key", Error::EmailTaken) {
-            // A registration has taken one of the keys meanwhile, and the next attempt sees that.
+            // A concurrent registration has taken one of the keys. The next attempt skips that key.
             Err(Error::EmailTaken) if attempts < MAX_ATTEMPTS => {}
             result => return result.map(|_| last),
         }
@@ -83,7 +87,7 @@ pub async fn fill_batch(conn: &AsyncPgConnection, pass: Pass, after: i64) -> Res
 pub enum Cause {
     /// The user with this id has the same address in another spelling.
     SharedWith(i64),
-    /// Only an earlier release accepted the address. This is what is wrong with it.
+    /// This release does not accept the address, for this reason. An earlier release did.
     Invalid(&'static str),
     /// [`fill_missing_keys`] has not run since the address was written.
     NotFilled,

@@ -1,4 +1,4 @@
-//! Deletes expired data in small batches, and completes the keys of addresses.
+//! Deletes expired data in small batches, and fills in missing keys of addresses.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use crate::{
 
 /// Rows that one statement deletes: few enough that their locks do not delay requests.
 const BATCH_ROWS: i64 = 500;
-/// Time limit of a batch. It is longer than that of a request, because no client waits for it.
+/// Time limit of a batch. It is longer than the limit of a request, because no client waits for a batch.
 const BATCH_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Repeats a batch until it deletes nothing. Evaluates to the number of deleted rows.
@@ -48,8 +48,8 @@ pub struct Removed {
     pub audit_entries: usize,
 }
 
-/// Deletes the accounts whose grace period is over, expired sessions and tokens, and audit trail entries older than
-/// `AUDIT_RETENTION_DAYS`. Then completes the [keys of addresses](email_keys).
+/// Deletes the accounts whose grace period is over, expired sessions and tokens, and audit trail entries
+/// older than `AUDIT_RETENTION_DAYS`. Then fills in the [keys of addresses](email_keys).
 ///
 /// # Errors
 /// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer. Rows that were deleted

@@ -33,14 +33,14 @@ const MAX_CODE_ATTEMPTS: i32 = 5;
 /// Lifetime of a challenge.
 const CHALLENGE_SECONDS: u32 = 300;
 
-/// The result of a correct password.
+/// The result of [`login`] with a correct password.
 pub enum Login {
     LoggedIn(Grant),
     /// The user has a second factor, so a code is required too.
     Challenge(Challenge),
 }
 
-/// A proof of a correct password, which is exchanged for a session together with a code.
+/// A proof of a correct password. The client exchanges it, together with a code, for a session.
 #[derive(Clone)]
 pub struct Challenge {
     pub token: String,
@@ -55,13 +55,13 @@ impl fmt::Debug for Challenge {
     }
 }
 
-/// Logs a user in with a password. The new session replaces the sessions `replaced`, which the browser still has in its
-/// cookies.
+/// Logs a user in with a password. The new session replaces the sessions in `replaced`, whose tokens the
+/// browser still has in its cookies.
 ///
 /// # Errors
-/// - [`Error::BadCredentials`] for an unknown address, a wrong password or an inactive user, and without `DEBUG` for an
-///   admin with the default password. All of them take the same
-///   time, so that a client cannot find out which addresses are registered (OWASP ASVS 5, 6.3.8).
+/// - [`Error::BadCredentials`] for an unknown address, a wrong password or an inactive user, and without `DEBUG`
+///   for an admin with a published password. All of them take the same time, so that a client cannot find out
+///   which addresses are registered (OWASP ASVS 5, 6.3.8).
 /// - [`Error::TooManyAttempts`] after failed attempts.
 /// - [`Error::EmailNotVerified`] if `REQUIRE_VERIFIED_EMAIL` is set and the address is not verified.
 /// - [`Error::Unavailable`] if too many passwords are being hashed.
@@ -104,7 +104,7 @@ pub async fn login(
     Ok(login)
 }
 
-/// Returns why a login is refused, if it is. Only the log has the reason.
+/// Returns the reason why a login is refused, or `None` if it is accepted. Only the log contains the reason.
 fn refusal(app: &App, found: Option<&User>, matches: bool, password: &str) -> Option<&'static str> {
     match found {
         None => Some("unknown_account"),
@@ -117,8 +117,8 @@ fn refusal(app: &App, found: Option<&User>, matches: bool, password: &str) -> Op
 
 /// Verifies a password within the rate limits.
 ///
-/// The limits are checked before hashing, because a hash is expensive, and again after it. So each of many concurrent
-/// attempts is subject to the failures of those that ended before it.
+/// The limits are checked before hashing, because a hash is expensive, and again after it: concurrent
+/// attempts may have failed meanwhile, and their failures count too.
 async fn verify_password<'a>(
     app: &'a App,
     context: &'a RequestContext,
@@ -143,7 +143,7 @@ async fn open_session_or_challenge(
 ) -> Result<Login> {
     let (token, purpose) = (OpaqueToken::random()?, Purpose::SecondFactor);
     change_without_actor(app, context, async |tx| {
-        // The lock comes first: the second factor may be enabled at the same time.
+        // Locked before the second factor is read: a concurrent request may enable it.
         let user = lock_unchanged(tx, user).await?;
         if TwoFactor::is_enabled(tx, user.id).await? {
             let lifetime = Duration::seconds(CHALLENGE_SECONDS.into());
@@ -159,8 +159,8 @@ async fn open_session_or_challenge(
     .await
 }
 
-/// Completes a login with the challenge and a code: of the authenticator, or a recovery code. The new session replaces the
-/// sessions `replaced`.
+/// Completes a login with the challenge and a code: a code of the authenticator or a recovery code. The new
+/// session replaces the sessions in `replaced`.
 ///
 /// # Errors
 /// [`Error::InvalidCode`] for a wrong code, or a challenge that is unknown, used or expired;
@@ -192,7 +192,7 @@ pub async fn second_factor(
     granted
 }
 
-/// Opens a session for the owner of a challenge, if the code is right. `hash` is that of the challenge.
+/// Opens a session for the owner of a challenge, if the code is right. `hash` is the hash of the challenge.
 async fn accept_code(
     app: &App,
     context: &RequestContext,
@@ -202,7 +202,7 @@ async fn accept_code(
     replaced: &[TokenSubject],
 ) -> Result<Grant> {
     let attempt = Throttle::code(app, context, user).await?;
-    // Outside the transaction below: the attempt must stay counted if that is rolled back.
+    // Counted outside the transaction below: the attempt must stay counted if the transaction is rolled back.
     let is_allowed = app
         .db
         .run(async |conn| {
@@ -234,7 +234,8 @@ async fn lock_unchanged(tx: &Tx<'_>, checked: &User) -> Result<User> {
     User::lock_if_unchanged(tx, checked).await?.ok_or(Error::BadCredentials)
 }
 
-/// Opens a session for a locked user, revokes those that it replaces, and cancels the scheduled deletion of the account.
+/// Opens a session for a locked user, revokes the sessions that it replaces, and cancels the scheduled
+/// deletion of the account.
 async fn open_session(
     app: &App,
     tx: &Tx<'_>,
@@ -248,14 +249,14 @@ async fn open_session(
         User::update(tx, user.id, &changes).await?;
         Entry::by_self(user.id, Action::UserDeletionCancelled).write(tx).await?;
     } else if !has_replaced {
-        // A new session changes no other one.
+        // A new session changes no cached identity.
         tx.set_identities_unchanged();
     }
     sessions::open(app, tx, &user, second_factor).await
 }
 
-/// Replaces a hash whose work factor is below `BCRYPT_COST`, or that is not of the normalized password. Only a login can
-/// do this, because it knows the password. If it fails, the next login tries again.
+/// Replaces a hash whose work factor is below `BCRYPT_COST`, or that was computed from the password as it was
+/// typed. Only a login can do this, because it has the password. If this fails, the next login tries again.
 async fn rehash(app: &App, user: &User, password: String, result: PasswordMatch) {
     let is_outdated = |hash: &&str| result == PasswordMatch::AsTyped || app.passwords.is_outdated(hash);
     let Some(old) = user.hashed_password.as_deref().filter(is_outdated) else {
@@ -275,8 +276,8 @@ async fn rehash(app: &App, user: &User, password: String, result: PasswordMatch)
     }
 }
 
-/// Verifies the password of a signed-in user, before an action that a stolen session must not allow. Returns the share of the
-/// hashes that the caller may use for another hash.
+/// Verifies the password of a signed-in user, before an action that a stolen session must not allow. Returns
+/// the share of password hashing in which the caller may compute another hash.
 ///
 /// # Errors
 /// [`Error::WrongPassword`]; [`Error::TooManyAttempts`] after failed attempts; [`Error::Unavailable`] if too many

@@ -1,10 +1,10 @@
-//! Which addresses lead to one mailbox.
+//! The mailbox that an email address leads to.
 
 use crate::email_address::EmailLookup;
 
-/// Returns the mailbox of an email address, for the limits of mails. Different addresses of one mailbox have the same
-/// result, as far as they show it: all spellings of an address, a sub-address without its tag (RFC 5233), such as
-/// `ada+shop@example.com`, and an address of Gmail without dots, which Gmail ignores.
+/// Returns the mailbox of an email address, for the limits of mails. The result is the same for all spellings
+/// of an address, for sub-addresses such as `ada+shop@example.com` (RFC 5233), and, at Gmail, for addresses
+/// that differ in dots.
 pub(super) fn mailbox_of(email: &str) -> String {
     let lookup = EmailLookup::new(email);
     let (local, domain) = lookup.subject().rsplit_once('@').unwrap_or((lookup.subject(), ""));

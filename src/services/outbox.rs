@@ -28,12 +28,12 @@ pub enum OutboxMessage {
     VerifyEmail {
         user_id: i64,
     },
-    /// Contains an address that may not be registered. The job looks it up, so neither the response nor its time
-    /// depends on that.
+    /// Contains an address that may not be registered. The job looks it up, so neither the response nor its
+    /// time depends on whether it is registered.
     ResetPassword {
         email: String,
     },
-    /// As [`Self::ResetPassword`], for an address that is not verified yet.
+    /// Contains an address that may not be registered, as [`Self::ResetPassword`] does.
     ResendVerification {
         email: String,
     },
@@ -60,10 +60,10 @@ pub struct SendEmailMessage {
     pub written_at: Option<DateTime<Utc>>,
 }
 
-/// How long a message is worth sending that its recipient does not wait for at that moment.
+/// Age limit of a message. A message that a person has requested and waits for has a shorter limit.
 const MAX_AGE: Duration = Duration::days(7);
 
-/// A message with a link that is about to be sent.
+/// A message with a link, before it is rendered.
 struct LinkDraft {
     user: User,
     to: String,
@@ -75,7 +75,8 @@ impl OutboxMessage {
     /// Creates a message that notifies a user of a change.
     pub fn notice(user: &User, notice: Notice) -> Self {
         let name = name_for(user, &user.email).map(str::to_owned);
-        // The address may belong to another person, who must not receive text of the stranger who registered it.
+        // An unverified address may belong to another person than the user, who must not receive text that
+        // the user has chosen.
         let notice = if user.email_verified_at.is_some() { notice } else { notice.without_input() };
         Self::Notice { to: user.email.clone(), name, notice }
     }
@@ -99,7 +100,7 @@ impl OutboxMessage {
 
     fn max_age(&self) -> Duration {
         match self {
-            // Requested by a person who waits for it: as long as the link would have worked.
+            // A person has requested the message and waits for it. The limit is the lifetime of its link.
             Self::ResetPassword { .. } => link::RESET_PASSWORD.lifetime.duration(),
             Self::ResendVerification { .. } => link::VERIFY_EMAIL.lifetime.duration(),
             Self::ConfirmNewEmail { .. } => link::CONFIRM_NEW_EMAIL.lifetime.duration(),

@@ -17,24 +17,25 @@ use crate::{
 const BATCH_ROWS: i64 = 100;
 /// How long the queue stores the idempotency key of a row.
 const DEDUPLICATION_WINDOW: Duration = Duration::from_secs(3_600);
-/// Age at which an unreadable row is set aside. A younger row may come from a newer release that is being rolled out
-/// and will read it.
+/// Age at which an unreadable row is set aside: it is kept, but not read again. A younger row may come from a
+/// newer release that is being rolled out and can read it.
 const SET_ASIDE_AFTER_DAYS: i32 = 1;
 
-/// The rows of a batch, by what happens to them.
+/// The ids of the rows of a batch, by what happens to the rows.
 #[derive(Default)]
 struct SortedRows {
     enqueued: Vec<i64>,
     too_old: Vec<i64>,
     unreadable: Vec<i64>,
-    /// They stay in the outbox, because there is no mail server.
+    /// Number of rows that stay in the outbox, because there is no mail server.
     waiting: usize,
 }
 
-/// Enqueues a job for each message of the outbox, and deletes the rows. Returns the number of messages.
+/// Enqueues a job for each message of the outbox, and deletes the rows. Returns the number of enqueued
+/// messages.
 ///
-/// Without a mail server, the messages stay in the outbox. Messages that are too old are deleted. Several processes can do
-/// this at the same time: the idempotency key of a row prevents duplicate jobs.
+/// Without a mail server, the messages stay in the outbox. Messages that are too old are deleted. Several
+/// processes can run this at the same time: the idempotency key of a row prevents duplicate jobs.
 ///
 /// # Errors
 /// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL or Redis does not answer. Messages that were
@@ -49,7 +50,7 @@ pub async fn hand_over(app: &App, context: &RequestContext) -> Result<usize> {
         }
         let mut rows = SortedRows::default();
         let result = hand_over_batch(app, context, &batch, &mut rows).await;
-        // Before the error is returned: the rows before it are enqueued.
+        // Deleted before an error is returned: these rows are enqueued.
         count += app.db.run(async |conn| Ok(OutboxRow::delete(conn, &rows.enqueued).await?)).await?;
         waiting += rows.waiting;
         drop_old(app, &rows.too_old).await?;
@@ -123,8 +124,8 @@ async fn set_aside(app: &App, unreadable: &[i64]) -> Result<()> {
     Ok(())
 }
 
-/// Starts [`hand_over`] in the background. If it fails, the job `RelayOutbox` does it within a minute. Without a mail server,
-/// only that job looks at the outbox.
+/// Starts [`hand_over`] in the background. If it fails, the job `RelayOutbox` enqueues the messages within a
+/// minute. Without a mail server, only that job reads the outbox.
 pub(super) fn hand_over_soon(app: &App, context: &RequestContext) {
     if !app.mailer.can_send() {
         return;

@@ -52,7 +52,7 @@ pub async fn change_password(app: &App, actor: &Actor, current: String, new: Str
     change(app, actor, Affected::Actor, async |tx, locked| {
         let user = locked.actor_with_password_of(user)?;
         User::update(tx, user.id, &UserChanges::password(&hashed_password)).await?;
-        // An attacker who knew the old password may have requested these.
+        // An attacker who knew the old password may have requested these links.
         let links = [Purpose::ResetPassword, Purpose::ChangeEmail];
         sessions::revoke_access(tx, user.id, Some(actor.session().id), &links).await?;
         Entry::new(user.id, Action::PasswordChanged).write(tx).await?;
@@ -76,8 +76,8 @@ pub async fn change_email(app: &App, actor: &Actor, new_email: &str, password: S
     }
     let email = address.stored;
     let message = OutboxMessage::ConfirmNewEmail { user_id: user.id, email: email.clone() };
-    // The address may belong to a third party, who must not be flooded with mails. Whether it is registered makes no
-    // difference here, so that the caller does not learn it.
+    // The address may belong to a third party, who must not be flooded with mails. The result does not depend
+    // on whether the address is registered, so that the caller does not learn it.
     let (context, recipient) = (actor.context(), Recipient::Unverified(&email));
     Throttle::notice(app, context, user).await?;
     Throttle::mailer(app, context, &email).await?;

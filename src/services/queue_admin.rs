@@ -1,4 +1,4 @@
-//! Operations of admins on queues and jobs. Each is in the audit trail.
+//! Operations of admins on queues and jobs. The audit trail has an entry for each.
 //!
 //! The entry is committed first, in the transaction that checks the actor again. Then Redis is changed, so no operation is
 //! without an entry. If Redis refuses the operation or does not answer, a second entry, `operation.failed`, reports that.
@@ -136,16 +136,18 @@ pub async fn cancel_job(app: &App, actor: &AdminActor, job: &JobStatus) -> Resul
     .await
 }
 
+/// Returns the fields that the audit trail contains about the jobs of a queue in one state.
 fn jobs_in(queue: &QueueInfo, state: State) -> Value {
     json!({ "status": state.as_str(), "jobs": queue.count(state) })
 }
 
-/// Returns what the audit trail has about a job. Its arguments may contain personal data.
+/// Returns the fields of a job that the audit trail contains. The arguments are left out, because they may
+/// contain personal data.
 fn job_fields(job: &JobStatus) -> Value {
     json!({ "task": job.task, "queue": job.queue, "owner": job.owner, "status": job.state.as_str() })
 }
 
-/// Writes the entry, then runs `operate`, and writes a second entry if that fails.
+/// Writes the entry, then runs `operate`, and writes a second entry if the operation fails.
 async fn audited<T>(
     app: &App,
     actor: &AdminActor,

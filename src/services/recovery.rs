@@ -28,8 +28,8 @@ use crate::{
     security,
 };
 
-/// Sends a new verification link, if the address belongs to an unverified user. The result and its time do not depend
-/// on that.
+/// Sends a new verification link, if the address belongs to an unverified user. The result and its time are
+/// the same if it does not.
 ///
 /// # Errors
 /// [`Error::TooManyAttempts`] if the client asks for too many mails.
@@ -45,7 +45,8 @@ pub async fn resend_verification(app: &App, context: &RequestContext, email: &st
     .await
 }
 
-/// Sends a link to reset the password, if the address is registered. The result and its time do not depend on that.
+/// Sends a link to reset the password, if the address is registered. The result and its time are the same if
+/// it is not.
 ///
 /// # Errors
 /// As [`resend_verification`].
@@ -55,6 +56,7 @@ pub async fn forgot_password(app: &App, context: &RequestContext, email: &str) -
         .await
 }
 
+/// Writes a message with a link to the outbox, within the limits of mails.
 async fn request_link(
     app: &App,
     context: &RequestContext,
@@ -82,7 +84,7 @@ async fn request_link(
 
 /// Locks the owner of a token, then consumes the token. Returns the owner and the address that the token was sent to.
 ///
-/// A transaction that locks a user does so before it locks rows of the user, to avoid deadlocks.
+/// The user is locked before the rows that belong to the user, as in all transactions, to avoid deadlocks.
 async fn consume_token(
     conn: &AsyncPgConnection,
     token: &str,
@@ -182,14 +184,15 @@ struct PasswordByLink<'a> {
     purpose: Purpose,
 }
 
+/// Sets the password of the owner of a link, and consumes the token of the link.
 async fn set_password(
     app: &App,
     context: &RequestContext,
     request: PasswordByLink<'_>,
     action: Action,
 ) -> Result<User> {
-    // An invalid token must not cost a bcrypt hash. It is consumed only after hashing, which is too slow for a
-    // transaction.
+    // An invalid token must not cost a bcrypt hash, so the token is checked first. It is consumed after
+    // hashing, which is too slow for a transaction.
     let hash = security::hash(request.token);
     let owner = app.db.run(async |conn| Ok(OneTimeToken::owner(conn, &hash, request.purpose).await?)).await?;
     let owner = owner.ok_or(Error::InvalidLink)?;
@@ -217,9 +220,10 @@ async fn set_password(
             Entry::by_self(user.id, Action::UserDeletionCancelled).write(tx).await?;
         }
         if request.purpose == Purpose::ResetPassword {
-            // An attacker with the old password can no longer make codes fail, so the counter is reset.
+            // An attacker with the old password can no longer enter wrong codes, so their count starts again.
             TwoFactor::reset_failures(tx, user.id).await?;
-            // `user`, not `after`: the name may be from a stranger if the address was not verified before.
+            // Sent to the state before the change: if the address was not verified, a stranger may have
+            // chosen the name.
             OutboxMessage::notice(&user, Notice::PasswordReset).send(tx).await?;
         }
         Ok(after)

@@ -8,10 +8,10 @@ use uuid::Uuid;
 
 use crate::{app::App, context::RequestContext, email_address::EmailLookup};
 
-/// The target of the log lines, by which they are filtered.
+/// The `tracing` target of the log lines, by which operators filter them.
 const TARGET: &str = "saas::security";
 
-/// What happened.
+/// A security event, without the user and the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event<'a> {
     LoginAccepted {
@@ -22,17 +22,17 @@ pub enum Event<'a> {
     LoginRefused {
         reason: &'static str,
     },
-    /// A code of an authenticator or a recovery code, or a challenge.
+    /// A code of an authenticator, a recovery code or a challenge was wrong.
     CodeRefused,
-    /// The password that confirms an action.
+    /// The password that confirms an action was wrong.
     PasswordRefused,
-    /// The token of a link in a mail.
+    /// The token of a link in a mail was invalid.
     LinkRefused,
     UserRegistered,
     RegistrationRefused {
         reason: &'static str,
     },
-    /// A rate limit of attempts or mails.
+    /// A rate limit of attempts or mails was exceeded.
     AttemptThrottled {
         rule: &'static str,
     },
@@ -43,7 +43,7 @@ pub enum Event<'a> {
     },
     CrossSiteRefused,
     HostRefused,
-    /// An operation of an admin on a queue or a job. `action` and `target` are those of the audit trail.
+    /// An operation of an admin on a queue or a job. `action` and `target` are as in the audit trail.
     QueueOperation {
         action: &'static str,
         target: &'a str,
@@ -72,7 +72,7 @@ impl Event<'_> {
     }
 }
 
-/// An event and whom it is about, built before it is logged.
+/// An event and the user and session that it is about, built before it is logged.
 pub struct SecurityEvent<'a> {
     event: Event<'a>,
     user_id: Option<i64>,
@@ -96,7 +96,8 @@ impl<'a> SecurityEvent<'a> {
         Self { session_id: Some(session_id), ..self }
     }
 
-    /// Sets the email address that the client has entered. The line has a keyed hash of it, equal for all its spellings.
+    /// Sets the email address that the client has entered. The line contains a keyed hash of the address,
+    /// which is the same for all spellings.
     pub fn email(self, email: &'a str) -> Self {
         Self { email: Some(email), ..self }
     }

@@ -5,8 +5,8 @@
 //! before, only failures from that network count. So an attacker elsewhere cannot delay the owner (OWASP ASVS 5, 6.1.1
 //! and 6.3.1).
 //!
-//! While Redis does not count, each process counts by itself, by the same rules; for mails by stricter ones. So these
-//! limits do not depend on Redis.
+//! While Redis is unavailable, each process counts by itself, with the same rules, and with stricter rules
+//! for mails. So the limits also hold without Redis.
 //!
 //! Every operation that hashes a password, or sends a mail to an address that the caller may not own, must use a
 //! [`Throttle`].
@@ -42,7 +42,7 @@ pub enum Recipient<'a> {
     Verified(&'a str),
 }
 
-/// The id of no user, for an address that is not registered.
+/// An id that no user has. It replaces the user id for an address that is not registered.
 const NO_USER: i64 = 0;
 
 /// One attempt and the counters that limit it. All spellings of an address have the same counters.
@@ -57,8 +57,8 @@ pub struct Throttle<'a> {
 }
 
 impl<'a> Throttle<'a> {
-    /// Checks that a password of the account with this address may be tried, and counts the hash that this costs. `user_id` is
-    /// that of the account, if there is one.
+    /// Checks that a password of the account with this address may be tried, and counts the hash that this
+    /// costs. `user_id` is the id of the account, if there is one.
     ///
     /// # Errors
     /// [`Error::TooManyAttempts`] while a wait is running.
@@ -124,6 +124,8 @@ impl<'a> Throttle<'a> {
         }
     }
 
+    /// Collects the counters of an attempt at an account. `kind` separates the counters of codes from the
+    /// counters of passwords.
     async fn account(
         app: &'a App,
         context: &'a RequestContext,
@@ -135,7 +137,8 @@ impl<'a> Throttle<'a> {
         let network = ClientNetwork::of(context);
         let is_known = match network.cidr() {
             Some(cidr) => {
-                // Asked for an unknown address too, so that the time does not show whether it is registered.
+                // This query also runs for an unknown address, so that the time does not show whether it is
+                // registered.
                 let user_id = user_id.unwrap_or(NO_USER);
                 app.db.run(async |conn| Ok(Session::has_login_from(conn, user_id, &cidr).await?)).await?
             }
@@ -152,7 +155,7 @@ impl<'a> Throttle<'a> {
         Ok(Self { app, context, email, counters, hash_for })
     }
 
-    /// Counts a request of this client that makes the product write to `email`.
+    /// Counts a request of this client that makes the product send a mail to `email`.
     ///
     /// # Errors
     /// [`Error::TooManyAttempts`] if requests from the client's network have asked for too many mails.
@@ -164,8 +167,8 @@ impl<'a> Throttle<'a> {
 
     /// Counts a mail of this purpose to a recipient.
     ///
-    /// An anonymous client that asks for a link must not learn the wait: it shows that others have asked for links to
-    /// this address.
+    /// The caller must not return this error to an anonymous client that asks for a link. The error shows
+    /// that others have asked for links to this address.
     ///
     /// # Errors
     /// [`Error::TooManyAttempts`] if too many such mails were requested.
@@ -185,8 +188,8 @@ impl<'a> Throttle<'a> {
         refuse(app, context, email, app.attempts.wait(Operation::Acquire, &[counter]).await)
     }
 
-    /// Counts a change that notifies its user by mail, unless the address of the user is verified. A user who has
-    /// registered the address of a stranger must not flood it with notices.
+    /// Counts a change that notifies its user by mail, unless the address of the user is verified. A user who
+    /// has registered the address of a stranger must not flood the stranger with notices.
     ///
     /// # Errors
     /// As [`Self::mailbox`].
@@ -223,7 +226,7 @@ impl<'a> Throttle<'a> {
     }
 }
 
-/// Logs and returns the refusal of an attempt that has to wait.
+/// Returns an error if an attempt has to wait, and logs the refusal.
 fn refuse(app: &App, context: &RequestContext, email: &str, wait: Option<Wait>) -> Result<()> {
     let Some(Wait { rule, seconds }) = wait else { return Ok(()) };
     SecurityEvent::new(Event::AttemptThrottled { rule }).email(email).log(app, context);
@@ -235,7 +238,8 @@ fn pair(account: &str, network: &str) -> String {
     format!("{account}\0{network}")
 }
 
-/// The [`client_network`] of a request. Clients with an unknown address share one, so that they do not evade the limits.
+/// The [`client_network`] of a request. Clients with an unknown address share one network, so that they do
+/// not evade the limits.
 #[derive(Clone, Copy)]
 struct ClientNetwork(Option<IpAddr>);
 

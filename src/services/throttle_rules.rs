@@ -26,8 +26,8 @@ pub(super) static PER_CLIENT: Rule = Rule {
     max_wait_seconds: 60,
     ttl_seconds: 3_600,
 };
-/// Hashes for one account from one client network, for right and wrong passwords. Each process counts its own, because
-/// they take its CPU time. A client that logs in less than once a minute never has to wait.
+/// Hashes for one account from one client network, for right and wrong passwords. Each process counts its own
+/// hashes, because they take its CPU time. A client that logs in less than once a minute never has to wait.
 pub(super) static HASHES: Rule = Rule {
     name: "hashes",
     free_attempts: 30,
@@ -35,8 +35,9 @@ pub(super) static HASHES: Rule = Rule {
     max_wait_seconds: 60,
     ttl_seconds: 3_600,
 };
-/// Hashes for all accounts from one client network, in the share of known callers. A client can register accounts and so
-/// become known. Over the limit it is not refused, and hashes in the share of all other logins.
+/// Hashes for all accounts from one client network, in the share of known callers. The limit is needed
+/// because a client can register accounts and so become known. Over the limit, the client is not refused: its
+/// hashes then run in the share of all other logins.
 pub(super) static HASHES_OF_KNOWN_CLIENT: Rule = Rule {
     name: "known",
     free_attempts: 200,
@@ -62,7 +63,8 @@ pub(super) static MAILS_PER_CLIENT: Rule = Rule {
     ttl_seconds: 3_600,
 };
 
-/// Invitations to one mailbox. An admin may have a reason to send several, and must not flood a stranger either.
+/// Invitations to one mailbox. An admin may need to repeat an invitation, but must not flood a stranger with
+/// mails.
 pub(super) static INVITATIONS_PER_RECIPIENT: Rule = Rule {
     name: "invitations",
     free_attempts: 20,

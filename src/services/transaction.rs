@@ -1,4 +1,4 @@
-//! The transaction of a service. This is the only module that commits and acts on the commit.
+//! The transaction of a service, and the actions that follow its commit.
 
 use std::time::Duration;
 
@@ -18,8 +18,9 @@ use crate::{
 /// Makes a change for a signed-in caller: locks the affected users, checks that the actor may still make it, and runs
 /// `work`, in one transaction.
 ///
-/// After the commit the cached identities of this process are invalidated, and a background task hands the mails of the
-/// outbox over to the queue. Another one purges the jobs of users whom the transaction has deactivated or deleted.
+/// After the commit the cached identities of this process are invalidated, and a background task hands the
+/// mails of the outbox over to the queue. Another task purges the jobs of users whom the transaction has
+/// deactivated or deleted.
 ///
 /// # Errors
 /// [`Error::InvalidToken`](crate::error::Error::InvalidToken), [`Error::Inactive`](crate::error::Error::Inactive) or
@@ -38,8 +39,8 @@ pub async fn change<T>(
     commit(app, actor.context(), app.db.timeout(), checked).await
 }
 
-/// Makes a change that no signed-in caller asks for: of a login, a link of a mail, a registration or a job. The test
-/// `tree::changes_without_an_actor_are_known` lists the modules that may call it.
+/// Makes a change without a signed-in caller: for a login, a link in a mail, a registration or a job. The
+/// test `tree::changes_without_an_actor_are_known` lists the modules that may call it.
 ///
 /// # Errors
 /// As [`change`], without those about the actor.
@@ -70,7 +71,8 @@ async fn commit<T>(
     work: impl AsyncFnOnce(&Tx<'_>) -> Result<T> + Clone,
 ) -> Result<T> {
     let effects = Effects::default();
-    // A guard, because the change may be committed although the answer to COMMIT is lost or the client disconnects.
+    // Invalidates on drop, because the change may be committed although the answer to COMMIT is lost or the
+    // client disconnects.
     let _invalidate = InvalidateIdentities { app, effects: &effects };
     let run = async |conn: &mut AsyncPgConnection| {
         effects.reset();

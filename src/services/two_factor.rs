@@ -30,9 +30,9 @@ use crate::{
 
 const RECOVERY_CODE_COUNT: usize = 10;
 
-/// Wrong codes of one user within [`FAILURE_WINDOW`], over all challenges and operations. At this rate, a code of six
-/// digits is guessed after several months. Only a client that knows the password or has a session gets here, so a
-/// stranger cannot make the owner wait.
+/// The most wrong codes of one user within [`FAILURE_WINDOW`], over all challenges and operations. At this
+/// rate, guessing a code of six digits takes several months. Only a client with the password or a session can
+/// enter codes, so a stranger cannot make the owner wait.
 const MAX_FAILURES: i32 = 10;
 const FAILURE_WINDOW: Duration = Duration::minutes(15);
 
@@ -42,7 +42,7 @@ pub struct Status {
     pub recovery_codes_left: i64,
 }
 
-/// The secret of an authenticator in two forms. Not `Debug`.
+/// The secret of an authenticator in two forms. Not `Debug`, so that the secret cannot get into a log.
 pub struct Setup {
     /// Base 32, for typing.
     pub secret: String,
@@ -63,7 +63,7 @@ pub async fn status(app: &App, user: &User) -> Result<Status> {
         .await
 }
 
-/// Creates a secret for the user. [`confirm`] enables it.
+/// Creates a secret for the user. [`confirm`] enables the second factor.
 ///
 /// # Errors
 /// [`Error::Conflict`] if the second factor is already enabled or `TWO_FACTOR_KEY` is not set;
@@ -105,7 +105,7 @@ const ALREADY_ENABLED: Error = Error::Conflict("Two-factor authentication is alr
 /// without a secret from [`begin`], or if the second factor is already enabled; and those of [`change`].
 pub async fn confirm(app: &App, actor: &Actor, code: &str) -> Result<Vec<String>> {
     let (session, user_id) = (actor.session().id, actor.user().id);
-    // Before the attempt is counted: it would count against the logins of the user.
+    // Checked before the attempt is counted, because a counted attempt would delay the logins of the user.
     if app.db.run(async |conn| Ok(TwoFactor::is_enabled(conn, user_id).await?)).await? {
         return Err(ALREADY_ENABLED);
     }
@@ -150,7 +150,7 @@ pub async fn remove(tx: &Tx<'_>, user: &User) -> Result<bool> {
     let was_enabled = TwoFactor::delete(tx, user.id).await?;
     if was_enabled {
         Session::clear_second_factor(tx, user.id).await?;
-        // A challenge must not ask for a code of the next authenticator.
+        // Pending challenges are revoked too: they must not accept a code of the next authenticator.
         OneTimeToken::revoke(tx, user.id, &[Purpose::SecondFactor]).await?;
         Entry::new(user.id, Action::TwoFactorDisabled).write(tx).await?;
         OutboxMessage::notice(user, Notice::TwoFactorDisabled).send(tx).await?;
@@ -196,8 +196,8 @@ async fn throttled<T>(
     result
 }
 
-/// Counts an attempt with a code as failed, until [`TwoFactor::reset_failures`]. PostgreSQL counts, so this bound holds
-/// without Redis, and for all replicas together.
+/// Counts an attempt with a code as failed, until [`TwoFactor::reset_failures`]. PostgreSQL counts, so this
+/// limit also holds without Redis, and for all replicas together.
 ///
 /// # Errors
 /// [`Error::TooManyAttempts`] if the user has had too many failures.

@@ -25,7 +25,8 @@ use crate::{
     },
 };
 
-/// Lifetime of the cached number of users. The services invalidate it; changes by other means show after this.
+/// Lifetime of the cached number of users. The services invalidate it; changes by other means, such as SQL,
+/// show after this time.
 const COUNT_TTL: Duration = Duration::from_secs(5);
 
 /// Returns a page of users, and the number of users on all pages up to
@@ -59,8 +60,9 @@ pub struct Changes {
     pub is_active: Option<bool>,
 }
 
-/// Changes a user. Deactivation revokes all sessions and links of the user, and purges the jobs that the user enqueued.
-/// So does a change that makes the user an admin, except for the jobs; it also notifies the user and the other admins.
+/// Changes a user. Deactivation revokes all sessions and links of the user, and purges the jobs that the user
+/// enqueued. A change that makes the user an admin also revokes the sessions and links, and notifies the user
+/// and the other admins.
 ///
 /// # Errors
 /// [`Error::NotFound`] if the user does not exist; [`Error::LastAdmin`] if the change removes the last admin who can
@@ -96,7 +98,8 @@ pub async fn update(app: &App, actor: &AdminActor, id: i64, changes: &Changes) -
     .await
 }
 
-/// Creates a user without a password, and sends a link to set one. Notifies the other admins if the user is to be one.
+/// Creates a user without a password, and sends a link to set one. Notifies the other admins if `role` is
+/// admin.
 ///
 /// # Errors
 /// [`Error::EmailTaken`] if the address is registered; [`Error::Invalid`] if the address is invalid;

@@ -33,8 +33,8 @@ pub(super) fn parse_email(email: &str) -> Result<EmailAddress> {
     EmailAddress::parse(email).map_err(|msg| Error::invalid("email", msg))
 }
 
-/// Converts a violation of the unique indexes of addresses to [`Error::EmailTaken`]. One is on the address as it is
-/// stored, the other on its key.
+/// Converts a violation of the unique indexes of addresses to [`Error::EmailTaken`]. One index is on the
+/// stored address, the other on its key.
 ///
 /// # Errors
 /// [`Error::EmailTaken`], or the converted database error.
@@ -49,9 +49,9 @@ pub(super) fn unless_taken<T>(result: diesel::QueryResult<T>) -> Result<T> {
     })
 }
 
-/// Checks a new password, in the form in which it is hashed. The rules limit length and common passwords, not composition
-/// (NIST SP 800-63B). Passwords that the documentation has published are refused too; only `saas dev` creates an admin with
-/// the default one.
+/// Checks a new password, in the form in which it is hashed. The rules limit length and common passwords, not
+/// composition (NIST SP 800-63B). Passwords that the documentation has published are refused too; only
+/// `saas dev` creates an admin with the default password.
 ///
 /// # Errors
 /// A message for the user.
@@ -125,7 +125,8 @@ pub async fn register(app: &App, context: &RequestContext, new: Registration) ->
 
 async fn create_user(app: &App, context: &RequestContext, email: &str, new: Registration) -> Result<User> {
     let lookup = EmailLookup::new(email);
-    // A taken address costs neither a hash nor a mail. The constraint below decides between concurrent registrations.
+    // A taken address costs neither a hash nor a mail. For concurrent registrations, the unique index decides
+    // below.
     if app.db.run(async |conn| Ok(User::find_by_email(conn, &lookup).await?)).await?.is_some() {
         return Err(Error::EmailTaken);
     }
@@ -169,7 +170,8 @@ mod tests {
         assert!(check_password(&"x".repeat(73)).is_err());
         assert!(check_password(&"é".repeat(37)).is_err(), "74 bytes");
         assert!(check_password("pass\0word").is_err());
-        // Counted as it is hashed: é is one character of two bytes, also if it was typed as two of three bytes.
+        // Counted as it is hashed: é is one character of two bytes, also if it was typed as two characters of
+        // three bytes.
         assert!(check_password("e\u{301}e\u{301}e\u{301}e\u{301}").is_err(), "4 characters");
         assert!(check_password(&"e\u{301}".repeat(36)).is_ok(), "72 bytes");
         assert!(check_password(&"e\u{301}".repeat(37)).is_err(), "74 bytes");
