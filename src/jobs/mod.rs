@@ -35,7 +35,7 @@ impl JobState for App {
 /// The queue of the product's own jobs. Every worker serves it first, and users can never put a job there.
 pub const SYSTEM_QUEUE: &str = "system";
 
-/// The jobs that a worker can run. A new job is a file and a row here.
+/// The jobs that a worker can run. To add a job, add a file and a row here.
 pub const ALL: &[JobType<App>] = &[
     JobType::of::<ExampleTask>(),
     JobType::of::<SendEmail>(),
@@ -46,7 +46,7 @@ pub const ALL: &[JobType<App>] = &[
     JobType::of::<Housekeeping>(),
 ];
 
-/// Converts the error of a mail: a mail that is refused for good is not retried.
+/// Converts an error of sending a mail. A permanent error is not retried.
 fn send_failure(error: SendError) -> Failure {
     match error.is_permanent() {
         true => Failure::from(error).permanent(),
@@ -54,7 +54,7 @@ fn send_failure(error: SendError) -> Failure {
     }
 }
 
-// A job of a user in the queue `system` does not compile.
+// Fails the build if users can enqueue a job in the queue `system`.
 const _: () = {
     let mut i = 0;
     while i < ALL.len() {

@@ -7,7 +7,8 @@ use crate::{
     queue::{EnqueueBy, Job},
 };
 
-/// The total size of the keys in the result, which is kept for a day. A larger result belongs in a table.
+/// The largest total size of the keys in the result. Redis keeps the result for a day; larger results belong
+/// in a table.
 const MAX_KEY_BYTES: usize = 8 * 1024;
 
 /// Counts the values of a document. An example of a job with structured arguments.
@@ -29,7 +30,7 @@ impl Job for ProcessData {
     }
 }
 
-/// Returns the first keys, as many as fit.
+/// Returns the first keys, with at most [`MAX_KEY_BYTES`] in total.
 fn first_keys(data: &Map<String, Value>) -> Vec<&String> {
     let mut bytes = 0;
     let fits = |key: &&String| {

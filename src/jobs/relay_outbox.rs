@@ -11,7 +11,8 @@ use crate::{
     services::outbox_relay::hand_over,
 };
 
-/// Enqueues the messages that are still in the outbox, because Redis was unavailable or a process crashed.
+/// Enqueues the messages that are still in the outbox, every minute. Messages stay there if Redis was
+/// unavailable or a process crashed.
 #[derive(Serialize, Deserialize)]
 pub struct RelayOutbox {}
 

@@ -11,7 +11,7 @@ use crate::{
     services::outbox::SendEmailMessage,
 };
 
-/// When a worker without a mail server looks at a message again. Another worker may have one.
+/// Time to the next attempt if this worker has no mail server. Another worker may have one.
 const NO_SERVER_RETRY_AFTER: Duration = Duration::from_secs(300);
 
 /// Renders a message of the outbox and sends it.

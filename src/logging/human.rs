@@ -20,12 +20,14 @@ use crate::error::chain;
 
 /// The fields that the line of a request begins with, without their names.
 const REQUEST_FIELDS: [&str; 6] = ["method", "path", "status", "code", "fields", "duration_ms"];
-/// Fields with ids that are only needed whole to look for a failure.
+/// Fields with ids that are shortened in the lines of successful requests.
 const REQUEST_IDS: [&str; 2] = ["request_id", "client_request_id"];
-/// Characters of a UUID, and those at its end that tell apart the requests of a few minutes.
+/// Length of a UUID.
 const UUID_CHARS: usize = 36;
+/// Length of a shortened id: enough to distinguish the requests of a few minutes.
 const SHORT_ID_CHARS: usize = 8;
 
+// SGR codes of terminals (ECMA-48).
 const DIM: &str = "2";
 const RED: &str = "31";
 const GREEN: &str = "32";
@@ -61,7 +63,7 @@ where
     }
 }
 
-/// The content of an event.
+/// The content of a log line.
 struct Line {
     level: Level,
     /// Whether the line has colors.
@@ -140,7 +142,8 @@ impl Line {
     }
 }
 
-/// Adds a character of a message, which may have several lines. Other control characters could change the terminal.
+/// Adds a character of a message. Line feeds and tabs are kept, because a message may have several lines.
+/// Other control characters are escaped, because they could change the terminal.
 fn push_visible(text: &mut String, c: char) {
     match c.is_control() && !matches!(c, '\n' | '\t') {
         true => text.extend(c.escape_debug()),

@@ -14,7 +14,8 @@ use crate::config::{Core, LogFormat, Logs};
 
 /// Size of the buffer of the log, in bytes.
 const BUFFER: usize = 64 * 1024;
-/// Lines that may wait for the thread. Their queue takes 40 bytes each from the start.
+/// The most lines that wait for the logging thread. Their queue is allocated at the start, with 40 bytes per
+/// line.
 const LINES: usize = 8_192;
 
 /// Starts logging. Call it once, and keep the guard until the command ends: dropping it writes the remaining lines.

@@ -7,8 +7,8 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-/// Calls `add` with each field of the spans of an event, those of the innermost span first. The layer has to format the fields
-/// of spans as JSON.
+/// Calls `add` with each field of the spans of an event, those of the innermost span first. The layer must
+/// format the fields of spans as JSON, because this function parses them.
 pub(super) fn for_each_span_field<S, N>(ctx: &FmtContext<'_, S, N>, mut add: impl FnMut(String, Value))
 where
     S: Subscriber + for<'a> LookupSpan<'a>,

@@ -33,7 +33,7 @@ enum Transport {
     Smtp(Arc<SmtpClient>),
     /// Writes the mail to this directory as an `.eml` file, and logs one line.
     Capture(PathBuf),
-    /// There is no server.
+    /// Without a server, and with `DEBUG` off.
     None,
 }
 
@@ -51,9 +51,9 @@ pub struct Mail<'a> {
 /// What [`Mailer::send`] did with a mail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sent {
-    /// The SMTP server accepted it.
+    /// The SMTP server accepted the mail.
     Accepted,
-    /// It was written to a file, in development.
+    /// The mail was written to a file, in development.
     Captured,
 }
 
@@ -80,8 +80,8 @@ impl Mailer {
 
     /// Returns the link to a page, for a mail.
     ///
-    /// The token is in the fragment, which browsers do not send to servers, so that no server logs it. The address comes
-    /// from a setting and never from a request's header `Host` (OWASP, Host header injection).
+    /// The token is in the fragment, which browsers do not send to servers, so that no server logs it. The
+    /// host comes from a setting and never from a request's header `Host` (OWASP, Host header injection).
     pub fn link(&self, page: &str, token: &str) -> String {
         let base = |url: &Url| url.as_str().trim_end_matches('/').to_owned();
         match &self.frontend_url {
@@ -154,8 +154,9 @@ fn with_lf_endings(text: &str) -> String {
     text.replace("\r\n", "\n").replace('\r', "\n")
 }
 
-/// Writes a mail to a file. The file appears complete, since `/dev/mail` may read it at any time. Only this user can read it
-/// and the directories that are created for it: the links in mails let anyone set a password.
+/// Writes a mail to a file. The file appears complete, since `/dev/mail` may read it at any time. Only this
+/// user can read it and the directories that are created for it: a client that reads a link in a mail can set
+/// a password.
 async fn write_file(dir: &Path, id: &str, mail: &[u8]) -> io::Result<PathBuf> {
     tokio::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).await?;
     let file = dir.join(format!("{id}.eml"));

@@ -20,13 +20,13 @@
 //! 4. `services/outbox.rs`: a variant of `OutboxMessage`, and its arm in `link_email`: who receives it, and whether it is
 //!    still needed.
 //!
-//! Then `OutboxMessage::YourVariant { .. }.send(conn)` sends it. The page and the operation behind the link are ordinary
+//! Then `OutboxMessage::YourVariant { .. }.send(tx)` sends it. The page and the operation behind the link are ordinary
 //! parts of the API: a row in `api/account_pages.rs` and an operation in `api/auth/links.rs`.
 //!
 //! # Add a notice
 //!
 //! A variant of [`Notice`] and its text, both in `mail/messages/notice.rs`. Then
-//! `OutboxMessage::notice(&user, Notice::YourVariant)` sends it.
+//! `OutboxMessage::notice(&user, Notice::YourVariant).send(tx)` sends it.
 
 mod mailer;
 mod messages;

@@ -1,7 +1,7 @@
 //! The SMTP client (RFC 5321).
 //!
-//! It sends the commands one by one, because the meaning of a reply depends on the command: lettre's own transport
-//! reports the code only.
+//! It sends the commands one by one, because the meaning of a reply depends on the command. lettre's own
+//! transport reports only the code of a reply, not the command.
 
 use std::{
     error::Error as _,
@@ -31,11 +31,11 @@ use crate::{
     error::{chain, shortened},
 };
 
-/// Timeout of each step but the last one.
+/// Timeout of each [`Step`] except [`Step::Content`].
 const STEP_TIMEOUT: Duration = Duration::from_secs(20);
 /// Timeout of the reply to the mail itself, which some servers scan first.
 const CONTENT_TIMEOUT: Duration = Duration::from_secs(40);
-/// Timeout for one address of the host, so that another one is tried.
+/// Timeout of a connection to one IP address of the host. Then the next address is tried.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
 /// Timeout of the reply to QUIT and to NOOP.
 const QUIT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -48,10 +48,11 @@ const MAX_REPLY_CHARS: usize = 300;
 /// Replies about the settings and not about the mail: authentication or encryption is required or has failed (RFC 4954
 /// section 6, RFC 3207 section 4).
 const SETTINGS_CODES: [u16; 4] = [530, 534, 535, 538];
-/// At RCPT this code is wrong and means 452, too many recipients or a full mailbox (RFC 5321 section 4.5.3.1.10).
+/// Some servers reply to RCPT with 552 where 452 is right: too many recipients, or a full mailbox. So it is
+/// treated as temporary (RFC 5321 section 4.5.3.1.10).
 const STORAGE_EXCEEDED: u16 = 552;
 
-/// Sends mails to one server over connections that it keeps.
+/// Sends mails to one server, and keeps idle connections for the next mails.
 pub(super) struct SmtpClient {
     server: SmtpServer,
     tls: Option<TlsParameters>,
@@ -111,6 +112,7 @@ impl SmtpClient {
         sent
     }
 
+    /// Returns an idle connection that still works, or opens a new one.
     async fn connection(&self) -> Result<AsyncSmtpConnection, SendError> {
         while let Some(mut connection) = self.take_idle() {
             if matches!(timeout(QUIT_TIMEOUT, connection.test_connected()).await, Ok(true)) {
@@ -259,6 +261,7 @@ async fn run<T>(step: Step, work: impl Future<Output = Result<T, SmtpError>>) ->
 }
 
 impl Step {
+    /// Converts an error of this step.
     fn failure(self, error: &SmtpError) -> SendError {
         let Some(code) = error.status().map(u16::from) else {
             return unavailable(format!("{self}: {}", chain(error)));

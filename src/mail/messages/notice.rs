@@ -1,4 +1,4 @@
-//! Notices: what has happened to an account.
+//! Notices: messages about a change to an account.
 
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +17,7 @@ pub enum Notice {
     /// The password was set through the link in a mail.
     PasswordReset,
     EmailChangeRequested {
-        /// `None` for a recipient who may be another person than the user.
+        /// `None` if the recipient may be another person than the user.
         new_email: Option<String>,
     },
     EmailChanged {
