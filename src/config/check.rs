@@ -12,9 +12,9 @@ use super::{
     value::{password, secret},
 };
 
-/// RFC 7518 section 3.2: an HS256 key has at least as many bits as the hash, 256.
+/// The shortest key: an HS256 key has at least as many bits as the hash, 256 (RFC 7518 section 3.2).
 const MIN_SECRET_BYTES: usize = 32;
-/// OWASP Password Storage Cheat Sheet: a bcrypt work factor of at least 10.
+/// The lowest work factor of bcrypt in production (OWASP Password Storage Cheat Sheet).
 const MIN_BCRYPT_COST: u32 = 10;
 /// The default of `PUBLIC_URL`, where `saas serve` listens by default.
 pub(super) const DEFAULT_PUBLIC_URL: &str = "http://localhost:8000";
@@ -152,6 +152,7 @@ impl Auth {
     }
 }
 
+/// Returns the problem of a key that is too short or too regular.
 fn weak_key(name: &str, key: &str) -> Option<String> {
     if key.len() < MIN_SECRET_BYTES {
         return Some(format!(

@@ -60,7 +60,7 @@ pub struct DatabasePool {
 }
 
 impl Database {
-    /// Returns the settings for one connection to a private server.
+    /// Returns the settings for the server with this URL.
     pub fn at(url: SecretString) -> Self {
         Self {
             database_url: Some(url),
@@ -164,7 +164,7 @@ impl PostgresOptions {
     }
 }
 
-/// Settings to name in a message about a connection.
+/// Names of settings, for a message about a connection.
 #[derive(Debug, Clone, Copy)]
 pub struct DatabaseSettingNames {
     pub server: &'static str,
@@ -172,8 +172,8 @@ pub struct DatabaseSettingNames {
     pub login: &'static str,
 }
 
-/// Reads `POSTGRES_SERVER`: hosts separated by commas, or the directory of a socket. Earlier releases made a URL of the
-/// parts, so a host may be encoded and in brackets.
+/// Reads `POSTGRES_SERVER`: hosts separated by commas, or the directory of a socket. A host may be
+/// percent-encoded and in brackets, because earlier releases built a URL from these settings.
 fn server(text: &str) -> anyhow::Result<String> {
     if text.contains("://") || text.contains('@') {
         bail!("POSTGRES_SERVER is not the name of a host: write a URL into DATABASE_URL");
@@ -217,7 +217,7 @@ mod tests {
             (&["--postgres-server=/run/postgresql"], "app on /run/postgresql/.s.PGSQL.5432"),
             (&["--postgres-server=%2Frun%2Fpostgresql"], "app on /run/postgresql/.s.PGSQL.5432"),
             (&["--postgres-server=a,::1", "--postgres-db=x"], "x on a:5432, [::1]:5432"),
-            // The parts have no effect beside a URL.
+            // The `POSTGRES_*` settings have no effect beside `DATABASE_URL`.
             (&["--database-url=postgres://u@h/d", "--postgres-port=tcp://10.0.0.1:5432"], "d on h:5432"),
         ];
         for (flags, wanted) in cases {

@@ -1,4 +1,4 @@
-//! Whether a key is known or too regular to be secret.
+//! Checks whether a key is published or too regular to be secret.
 
 use base64::{Engine, prelude::BASE64_STANDARD as STANDARD};
 
@@ -6,11 +6,13 @@ use base64::{Engine, prelude::BASE64_STANDARD as STANDARD};
 const MIN_UNPREDICTABLE_BYTES: usize = 16;
 /// A key with fewer distinct bytes is too regular to be random.
 const MIN_DISTINCT_BYTES: usize = 8;
-/// The search for repetitions takes time that grows with the square of the length.
+/// Only so many bytes of a key are examined, because the time to find repetitions grows with the square of
+/// the length.
 const MAX_EXAMINED_BYTES: usize = 256;
-/// Bytes of the shortest repetition that counts as one.
+/// Length of the shortest repetition that counts.
 const REPETITION_BYTES: usize = 4;
-/// Keys that documentation has published, of FastAPI, Flask and tutorials about JWT, and hashes of `` and `password`.
+/// Published keys: from the documentation of FastAPI and Flask, from tutorials about JWT, and the SHA-256 of
+/// the empty text and of `password`.
 const PUBLISHED_KEYS: &[&str] = &[
     "404e635266556a586e3272357538782f413f4428472b4b6250645367566b5970",
     "5367566b59703373367639792f423f4528482b4d6251655468576d5a71347437",
@@ -48,6 +50,7 @@ fn decoded_text(key: &str) -> Option<String> {
     String::from_utf8(bytes).ok().filter(|_| is_text)
 }
 
+/// Returns whether a text is published or has too few distinct or unpredictable bytes.
 fn is_regular(key: &str) -> bool {
     let mut seen = [false; 256];
     key.bytes().for_each(|byte| seen[usize::from(byte)] = true);

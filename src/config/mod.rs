@@ -14,9 +14,9 @@
 //!
 //! # Types
 //!
-//! A text with a syntax is a [`Setting`] of the type that it is parsed into (see `value.rs` and `site.rs`). Start-up reports
-//! the invalid and the unsafe ones together. Use it also for a number that has an effect only if another setting is
-//! absent: it is then parsed only where it is used.
+//! A text with a syntax is a [`Setting`] of the type that it is parsed into (see `value.rs` and `site.rs`).
+//! Start-up reports the invalid and the unsafe ones together. Also use a [`Setting`] for a number that has an
+//! effect only if another setting is absent: it is then parsed only where it is used.
 
 mod check;
 mod database;
@@ -61,9 +61,11 @@ pub const RENAMED_VARIABLES: &[(&str, &str)] = &[
     ("WORKER_SHUTDOWN_GRACE", "WORKER_SHUTDOWN_GRACE_SECONDS"),
 ];
 
-/// The password of the first admin in the private database of `saas dev`. It is public, so everything else refuses it.
+/// The password of the first admin in the private database of `saas dev`. It is public, so it is refused
+/// everywhere else.
 pub const DEFAULT_ADMIN_PASSWORD: &str = "changethis123";
-/// Examples that documentation of earlier releases had in place of a password, and that were copied with the command.
+/// Placeholders for a password in the documentation of earlier releases. Users copied them together with the
+/// command.
 const EXAMPLE_PASSWORDS: [&str; 3] = ["choose one", "and another", "one of your own"];
 
 /// Returns whether a password is public: the default one of the first admin, or an example of the documentation.

@@ -18,7 +18,7 @@ pub(super) fn base_url(text: &str) -> Result<Url, String> {
             && url.query().is_none()
             && url.fragment().is_none()
     });
-    // What precedes an @ may be a password.
+    // The text before an @ may contain a password, so the message does not repeat it.
     url.ok_or_else(|| match text.contains('@') {
         true => "is not the URL of a site: it has a user; write https://app.example.com".into(),
         false => format!("{text:?} is not the URL of a site; write https://app.example.com"),
@@ -100,7 +100,8 @@ pub(super) fn host(text: &str) -> Result<Host, String> {
     }
     let ip = text.trim_matches(['[', ']']).parse().ok().map(Host::Ipv6);
     ip.or_else(|| Host::parse(text).ok()).ok_or_else(|| {
-        // A user with a password, several words or a path.
+        // Not a host: a user with a password, several words, or a path. The message must not repeat a
+        // password.
         let is_unclear = text.contains(['@', ' ']) || text.starts_with('/');
         // A URL, or a host with its port.
         let url = Url::parse(text).ok().filter(Url::has_host);

@@ -23,7 +23,7 @@ pub struct SmtpServer {
     pub hello_name: Option<String>,
 }
 
-/// A user of an SMTP server.
+/// The user and password for an SMTP server.
 #[derive(Clone)]
 pub struct SmtpCredentials {
     pub user: String,
@@ -33,7 +33,7 @@ pub struct SmtpCredentials {
 /// How a connection to an SMTP server is encrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SmtpTls {
-    /// Not at all.
+    /// Without encryption.
     None,
     /// By STARTTLS if the server offers it, with any certificate (RFC 7435).
     Opportunistic,

@@ -50,7 +50,8 @@ impl<T> fmt::Debug for Setting<T> {
     }
 }
 
-/// Returns a value parser for the setting `name`. `parse` returns what is wrong with the text; the name is put in front.
+/// Returns a value parser for the setting `name`. For an invalid text, `parse` returns the problem; the name
+/// of the setting is put in front of it.
 pub(super) fn setting<T>(
     name: &'static str,
     parse: fn(&str) -> Result<T, String>,
@@ -68,7 +69,7 @@ where
 pub(super) fn port(text: &str) -> Result<u16, String> {
     match text.parse::<u16>() {
         Ok(port @ 1..) => Ok(port),
-        // Kubernetes sets it in every pod of a namespace with a service of this name.
+        // Kubernetes sets such a variable in every pod of a namespace with a service of this name.
         _ if text.contains("://") => Err(format!(
             "is {text:?}, which Kubernetes sets because of a service with this name: set the URL of the server instead, \
              or `enableServiceLinks: false` in the pod"
