@@ -14,8 +14,8 @@ use super::{
 
 /// Creates the directory of one server, accessible to the account that the server runs under and to no other.
 ///
-/// For root, servers run under another account, which cannot reach the private directory of a project. The data then goes
-/// to [`fallback_dir`].
+/// If this process runs as root, servers run under another account. If that account cannot reach the
+/// directory of the project, the data goes to [`fallback_dir`].
 pub(super) fn server_dir(dir: &Path, name: &str, account: Option<&Account>) -> anyhow::Result<PathBuf> {
     // Not `create_for`: the directory of all servers keeps its owner.
     create_private_dir(dir).with_context(|| format!("cannot create the directory {}", dir.display()))?;
@@ -43,7 +43,8 @@ pub(super) fn server_dir(dir: &Path, name: &str, account: Option<&Account>) -> a
     Ok(fallback)
 }
 
-/// Creates the directory of all fallbacks, which the accounts of servers can pass, whatever the umask is.
+/// Creates the parent of all fallback directories. The accounts of servers can pass through it, whatever the
+/// umask is.
 fn create_fallback_parent(dir: &Path) -> io::Result<()> {
     fs::create_dir_all(dir)?;
     fs::set_permissions(dir, Permissions::from_mode(0o711))
@@ -59,7 +60,8 @@ fn create_for(path: &Path, account: Option<&Account>) -> anyhow::Result<PathBuf>
     Ok(path)
 }
 
-/// Moves the data of an earlier release, whose directories the account could reach. Keeps data that is in `to` already.
+/// Moves data that an earlier release has stored in `from`, where its account could reach it. Does nothing if
+/// `to` exists.
 fn move_data(from: &Path, to: &Path) -> anyhow::Result<()> {
     if to.exists() || fs::read_dir(from)?.next().is_none() {
         return Ok(());
@@ -99,7 +101,7 @@ pub(super) fn write_private_file(path: &Path, text: &str, account: Option<&Accou
     Ok(file.write_all(text.as_bytes())?)
 }
 
-/// Creates a directory for the data of test servers. Their guards remove it.
+/// Creates a directory for the data of test servers. The [guards](super::guard) of the servers remove it.
 ///
 /// # Errors
 /// If the directory cannot be created.

@@ -15,8 +15,9 @@ use anyhow::Context;
 
 use super::private::open_private_file;
 
-/// Arguments: the signal that stops the child; the directory to remove after the child was stopped, or nothing; the
-/// command. The parent of that directory is removed too if it is empty. The umask keeps others out of what the child writes.
+/// The script of the shell. Arguments: the signal that stops the child; the directory to remove after the
+/// child was stopped, or an empty text; the command. The parent of that directory is removed too if it is
+/// empty. The umask keeps others out of what the child writes.
 const GUARD: &str = r#"
 umask 077
 stop=$1 wipe=$2; shift 2
@@ -50,7 +51,7 @@ pub(super) struct Account {
 }
 
 impl Account {
-    /// Returns the account that the servers run as if this process runs as root; otherwise `None`.
+    /// If this process runs as root, returns the account that servers run under; otherwise `None`.
     ///
     /// # Errors
     /// If this process runs as root and no suitable account exists.
@@ -67,7 +68,7 @@ impl Account {
             )
     }
 
-    /// Tries to create a file in `dir` under this account.
+    /// Returns whether this account can create a file in `dir`, by trying it.
     pub(super) fn can_write_to(&self, dir: &Path) -> bool {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", "cd \"$0\" && : > .reached && rm .reached"]).arg(dir).stderr(Stdio::null());

@@ -32,7 +32,8 @@ const PREVIOUS_STOP_TIMEOUT: Duration = Duration::from_secs(20);
 const PREVIOUS_POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Name of the database, and of the superuser that owns it.
 const DATABASE: &str = "saas";
-/// Case mapping beyond ASCII, as production servers have it. Everything else uses the C locale.
+/// Argument of initdb: case mapping beyond ASCII, as production servers have it. All other categories use the
+/// C locale.
 const CTYPE_ARG: &str = if cfg!(target_os = "macos") { "--lc-ctype=UTF-8" } else { "--lc-ctype=C.UTF-8" };
 
 impl Server {

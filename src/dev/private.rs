@@ -43,7 +43,7 @@ pub fn open_private_file(path: &Path, options: &mut OpenOptions) -> io::Result<F
 pub fn make_files_private(dir: &Path, extension: &str) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let (path, kind) = entry.and_then(|entry| Ok((entry.path(), entry.file_type()?)))?;
-        // Not of a symbolic link, which may lead to a file outside.
+        // Skips symbolic links, which may lead to a file outside the directory.
         if kind.is_file() && path.extension().is_some_and(|end| end == extension) {
             fs::set_permissions(path, Permissions::from_mode(FILE_MODE))?;
         }

@@ -17,7 +17,7 @@ pub const DEFAULT_STATE_DIR: &str = ".saas";
 /// The name of the file that a running `saas dev` locks. Its directory may be wiped, but not this file.
 pub const LOCK_FILE: &str = "lock";
 const URLS_FILE: &str = "servers.env";
-/// A command that looks for the servers holds the lock for a moment.
+/// Attempts to lock: a command that looks for the servers holds the lock for a moment.
 const LOCK_ATTEMPTS: u32 = 10;
 const LOCK_RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -32,7 +32,7 @@ pub async fn lock_state(dir: &Path) -> anyhow::Result<File> {
     for _ in 0..LOCK_ATTEMPTS {
         match file.try_lock() {
             Ok(()) => {
-                // A process that was killed has left it.
+                // Removes the URLs that a killed process has left.
                 RunningServers::remove(dir)?;
                 return Ok(file);
             }
@@ -56,7 +56,8 @@ pub struct RunningServers {
 }
 
 impl RunningServers {
-    /// Makes the servers known to other processes of this user. The caller holds the lock of the directory.
+    /// Writes the URLs to a file, where other processes of this user find them. The caller must hold the lock
+    /// of the directory.
     ///
     /// # Errors
     /// If the file cannot be written.
@@ -71,7 +72,7 @@ impl RunningServers {
         file.write_all(text.as_bytes())
     }
 
-    /// Makes the servers unknown again.
+    /// Removes the file with the URLs. A missing file is not an error.
     ///
     /// # Errors
     /// If the file cannot be removed.
@@ -82,14 +83,14 @@ impl RunningServers {
         }
     }
 
-    /// Returns the servers of the `saas dev` that runs with this state directory. `None` if there is none, or if this user
-    /// may not know.
+    /// Returns the servers of the `saas dev` that runs with this state directory. `None` if there is none, or
+    /// if this user cannot read its files.
     pub fn find(dir: &Path) -> Option<Self> {
         let text = fs::read_to_string(dir.join(URLS_FILE)).ok()?;
         let lock = File::open(dir.join(LOCK_FILE)).ok()?;
         match lock.try_lock_shared() {
             Err(TryLockError::WouldBlock) => {}
-            // The process was killed. No other one starts meanwhile, because this one holds the lock.
+            // `saas dev` was killed. No other one starts meanwhile, because this process holds the lock.
             Ok(()) => {
                 let _ = Self::remove(dir);
                 return None;
@@ -124,7 +125,7 @@ mod tests {
         // As if the process was killed.
         drop(lock);
         assert!(RunningServers::find(&dir).is_none() && !dir.join(URLS_FILE).exists());
-        // What an earlier process has left does not belong to the next one.
+        // The next process removes the URLs that a killed one has left.
         servers.publish(&dir).unwrap();
         let _lock = lock_state(&dir).await.unwrap();
         assert!(RunningServers::find(&dir).is_none());

@@ -11,7 +11,7 @@ use super::{
     guard::{Account, Guarded},
 };
 
-/// What a server is started for. It decides how long its data is kept and how durable it is.
+/// The purpose of a server. It decides how long the data is kept and how durable it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     /// The data is kept from one start to the next.
@@ -35,11 +35,11 @@ impl Server {
     }
 }
 
-/// Returns a port of the loopback interface that is free at the moment: the one in the file, if it is, so that URLs stay
-/// valid from one start to the next.
+/// Returns a free port of the loopback interface: the port in the file if it is free, so that URLs stay valid
+/// from one start to the next.
 ///
 /// # Errors
-/// If there is none.
+/// If no port is free.
 pub(super) fn free_port(file: &Path) -> io::Result<u16> {
     let bind = |port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port));
     let kept = fs::read_to_string(file).ok().and_then(|text| text.trim().parse().ok());
@@ -47,7 +47,7 @@ pub(super) fn free_port(file: &Path) -> io::Result<u16> {
     Ok(listener.local_addr()?.port())
 }
 
-/// Returns the text in a file. If there is none yet, writes a new random password.
+/// Returns the password in a file. If the file is missing or empty, writes a new random password to it.
 ///
 /// # Errors
 /// If the file can be neither read nor written.
