@@ -114,6 +114,7 @@ impl Args {
         Ok(password)
     }
 
+    /// Reads the password from standard input, the setting or a prompt.
     fn password(&self, email: &str) -> anyhow::Result<String> {
         if self.password_stdin {
             let mut text = String::new();
@@ -145,7 +146,7 @@ impl Args {
     /// Returns `FIRST_SUPERUSER_PASSWORD` if it is the password for this address. Another admin must not get it: it is in
     /// the environment of a container, so every admin that is created there would share it.
     fn password_setting(&self, email: &str) -> Option<&str> {
-        // It may have become known, so it does not replace the password of an admin by accident.
+        // With `--set-password`, the setting is ignored: its value may have become known.
         let is_asked_for = !self.password_stdin && !self.set_password && self.is_first_admin(email);
         self.admin.chosen_password().filter(|_| is_asked_for)
     }

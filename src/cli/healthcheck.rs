@@ -51,7 +51,7 @@ async fn status_line(address: SocketAddr) -> anyhow::Result<String> {
     let mut stream = TcpStream::connect(address).await?;
     let request =
         format!("GET {PREFIX}/health/live HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    // As text, since `main` takes a broken pipe for a closed standard output.
+    // Converted to text: `main` would treat a broken pipe as a closed standard output, and report success.
     stream.write_all(request.as_bytes()).await.map_err(|error| anyhow::anyhow!("{error}"))?;
     let mut response = Vec::new();
     stream.take(MAX_RESPONSE_BYTES).read_to_end(&mut response).await?;

@@ -20,7 +20,7 @@ pub(super) struct Args {
     public_url: Option<String>,
 }
 
-/// Settings of the application that the document is generated from. The document does not depend on the others.
+/// The settings of an application that only generates the document. It connects to no server.
 #[derive(Parser)]
 struct Offline {
     #[command(flatten)]

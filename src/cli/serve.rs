@@ -60,7 +60,8 @@ impl Args {
         check_migrations(&app, migrate).await?;
         refuse_default_password(&app, listen.host).await?;
         create_first_admin(&app).await?;
-        // Without Redis, the API still serves requests that enqueue no jobs. A Redis that may lose jobs stops it.
+        // Without Redis, the API still serves requests that enqueue no jobs. A Redis that may lose jobs stops
+        // the server.
         let (queue, redis) = (app.queue.clone(), app.config.redis.clone());
         let redis_refused = async move {
             wait_for_usable_redis(&queue, &redis).await?;

@@ -29,7 +29,7 @@ const REDIS_RETRY_INTERVAL: Duration = Duration::from_millis(500);
 /// Refuses invalid settings, and those that are unsafe in production. Reports all of them together.
 ///
 /// # Errors
-/// If there is any; the message names each one with its fix.
+/// If a setting is refused; the message names each one with its fix.
 pub(super) fn check_settings(config: &Config, http: Option<&Http>) -> anyhow::Result<()> {
     let invalid = invalid_settings(config, http);
     let unsafe_settings = config.unsafe_settings();
@@ -55,7 +55,8 @@ pub(super) fn refused_settings(config: &Config, http: Option<&Http>) -> Vec<Stri
     problems
 }
 
-/// Refuses the settings of `saas dev` that are invalid. It starts servers for the databases that are not set.
+/// Refuses the settings of `saas dev` that are invalid. Databases that are not configured are not checked,
+/// because `saas dev` starts servers for them.
 ///
 /// # Errors
 /// As [`check_settings`].
@@ -126,8 +127,8 @@ pub(super) async fn create_first_admin(app: &App) -> anyhow::Result<bool> {
     Ok(admin == EnsureAdminOutcome::Created)
 }
 
-/// Applies the pending migrations and returns their names. Then completes what SQL cannot compute: the keys of addresses
-/// from before the column `users.email_key`.
+/// Applies the pending migrations, then fills in the keys of addresses, which SQL cannot compute. Returns the
+/// names of the applied migrations.
 ///
 /// # Errors
 /// As [`migrations::up`], or if the keys cannot be written.
@@ -147,8 +148,8 @@ pub(super) async fn fill_email_keys(database: &Database) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Refuses to serve while an active admin has the default password. With `DEBUG` on and only this machine as a client, it
-/// is a warning.
+/// Refuses to serve while an active admin has the default password. With `DEBUG` on and only this machine as
+/// a client, only logs a warning.
 ///
 /// # Errors
 /// If there is such an admin; the message has the fix.
@@ -162,7 +163,8 @@ pub(super) async fn refuse_default_password(app: &App, host: IpAddr) -> anyhow::
     bail!("refusing to start: {problem}")
 }
 
-/// Describes the admins with the default password, with the fix. `None` without such an admin.
+/// Returns a message about the admins with the default password, with the fix. `None` if there is no such
+/// admin.
 pub(super) fn default_password_problem(admins: &[String]) -> Option<String> {
     let first = admins.first()?;
     Some(format!(
@@ -210,7 +212,8 @@ fn secrets_on_command_line() -> Vec<String> {
 /// Waits until Redis answers and accepts writes, and checks that it does not lose jobs and that its user has all permissions.
 ///
 /// # Errors
-/// If Redis refuses the connection for good, is configured so that it may lose jobs, or denies what the product does.
+/// If Redis refuses the connection for good, is configured so that it may lose jobs, or denies an operation
+/// that the product needs.
 pub(super) async fn wait_for_usable_redis(queue: &Queue, settings: &Redis) -> anyhow::Result<()> {
     let mut logged = false;
     let server = settings.location();

@@ -34,7 +34,7 @@ use crate::{
 
 /// Longest time to finish requests and jobs on Ctrl-C, in seconds. A developer does not want to wait.
 const MAX_SHUTDOWN_SECONDS: u64 = 3;
-/// A shorter key file is incomplete.
+/// The shortest key. A shorter file was not written completely.
 const MIN_KEY_CHARS: usize = 32;
 
 /// Run the whole product in this terminal, for development.
@@ -178,7 +178,7 @@ impl Args {
     }
 }
 
-/// Creates the directory of captured mails, whose links let anyone set a password.
+/// Creates the directory of captured mails, private to this user: a link in a mail can set a password.
 fn private_mail_dir(dir: &Path) -> io::Result<()> {
     dev::create_private_dir(dir)?;
     dev::make_files_private(dir, "eml")

@@ -41,7 +41,7 @@ pub(super) struct Args {
     /// Print a new random key and exit.
     #[arg(long)]
     generate_secret: bool,
-    // Values that cannot be parsed are among the findings.
+    // Not read here: the findings contain the values that cannot be parsed.
     #[command(flatten)]
     _listen: Listen,
     #[command(flatten)]
@@ -65,11 +65,12 @@ const MAX_CLOCK_OFFSET_SECONDS: f64 = 2.0;
 
 /// The most waiting mails that are counted.
 const MAX_COUNTED_MAILS: i64 = 1_000;
-/// The most accounts without a key of the address that are listed.
+/// The most accounts without an address key that are listed.
 const MAX_LISTED_ADDRESSES: i64 = 20;
 /// The most admins whose passwords are verified, those with the newest passwords first.
 const MAX_CHECKED_ADMINS: u32 = 100;
 
+/// Prints the result of each check, and counts the failures.
 struct Report<'a> {
     failures: u32,
     findings: &'a Findings,
@@ -87,7 +88,7 @@ impl Report<'_> {
         };
         let places = self.findings.places_of(&text);
         let places = if places.is_empty() { String::new() } else { format!(" ({})", places.join("; ")) };
-        // A message of a library may have several lines.
+        // On one line: a message of a library may have several lines.
         let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
         // If standard output is closed, the exit code still reports the failure.
         let _ = writeln!(std::io::stdout(), "{mark}  {name:<11} {text}{places}");
@@ -178,7 +179,7 @@ async fn version(conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
     Ok(Passed(format!("PostgreSQL {version} answers")))
 }
 
-/// Recommends to apply pending migrations only if nothing is known to prevent it.
+/// Checks that no migration is pending. Recommends to apply pending ones unless a known obstacle prevents it.
 async fn migrated(conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
     let pending = migrations::pending(conn).await?;
     if pending.is_empty() {
@@ -218,7 +219,8 @@ async fn addresses(conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
     )))
 }
 
-/// Checks the privileges of the role on the tables, which are those with the owner of `users`.
+/// Checks the privileges of the PostgreSQL role on the tables of the product: those in the schema of `users`
+/// that have the same owner.
 async fn privileges(conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
     const MISSING: &str = r"
         SELECT coalesce(string_agg(privilege || ' on ' || t.relname, ', ' ORDER BY t.relname, privilege), '') AS value

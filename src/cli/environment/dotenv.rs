@@ -139,7 +139,8 @@ fn double_quoted(text: &str, file: &Dotenv) -> Result<(String, usize), &'static 
             '$' => {
                 let (inserted, length) = reference(&text[at..], file)?;
                 value.push_str(&inserted);
-                // The `$` is read already, and the other characters are ASCII.
+                // Skips the rest of the reference: its `$` is read already, and its other characters are
+                // ASCII.
                 chars.nth(length - 2);
             }
             c => value.push(c),
@@ -222,7 +223,7 @@ impl Dotenv {
         if was_blank {
             *old = new;
         } else if !is_blank && old.value != new.value {
-            // Some programs use the first value, others the last.
+            // Some programs use the first value, others the last, so two values are refused.
             let why = format!("has another value in line {}: remove one of them", old.line);
             self.refuse(line, Some(name), &why);
         }

@@ -1,14 +1,15 @@
-//! What is reported about the settings of a command.
+//! The problems and warnings about the settings of a command.
 
 use std::{fmt, path::PathBuf};
 
-/// What was found while the settings were read.
+/// The problems and warnings that were found while the settings were read.
 #[derive(Default)]
 pub(in crate::cli) struct Findings {
     /// Values that cannot be read, each with the place that it comes from.
     pub(in crate::cli) problems: Vec<String>,
     pub(in crate::cli) warnings: Vec<String>,
-    /// Settings that come from another place than their variable, and the place.
+    /// Settings whose value is not from the environment variable with their name, each with the place that it
+    /// is from.
     pub(super) places: Vec<(String, String)>,
 }
 
@@ -43,8 +44,8 @@ impl fmt::Display for Place {
 }
 
 impl Findings {
-    /// Returns whether a problem is about a setting whose value could not be used, so that it counts as not set. Such a
-    /// problem begins with the name of the setting.
+    /// Returns whether these findings explain `problem`, which begins with the name of a setting: the setting
+    /// counts as not set because its value cannot be read.
     pub(in crate::cli) fn explain(&self, problem: &str) -> bool {
         let name = problem.split(' ').next();
         let is_name = |c: char| c.is_alphanumeric() || c == '_';

@@ -60,7 +60,7 @@ struct Found {
     place: Place,
 }
 
-/// Makes a command read no variables.
+/// Returns the command without its environment variables.
 pub(super) fn without_variables(command: clap::Command) -> clap::Command {
     command.mut_args(|arg| arg.env(None::<&'static str>)).mut_subcommands(without_variables)
 }
@@ -100,8 +100,8 @@ impl Environment {
         Self { names, dotenv }
     }
 
-    /// Sets the variables of `.env` that are not settings in the environment, where libraries find them. A variable that is
-    /// set already wins.
+    /// Copies the variables of `.env` that are not settings to the environment, where libraries find them. A
+    /// variable that is already set keeps its value.
     pub(super) fn export_other_variables(&self) {
         let others = self.dotenv.variables.iter().filter(|variable| !self.names.has(&variable.name));
         let escaped = |value: &str| {
@@ -223,7 +223,8 @@ impl Settings {
         }
     }
 
-    /// Adds the servers of `saas dev` that runs in this directory, for the databases that are not configured.
+    /// Adds the servers of the `saas dev` that runs in this directory, for each database that is not
+    /// configured.
     fn add_dev_servers(&mut self, unset: &[&str], has_database: bool) {
         let is_unset = |names: [&str; 2]| names.iter().all(|name| unset.contains(name));
         let (database, redis) =
@@ -232,7 +233,8 @@ impl Settings {
             return;
         }
         let Some(servers) = RunningServers::find(Path::new(DEFAULT_STATE_DIR)) else { return };
-        // The Redis server of `saas dev` belongs to its database, and not to another one that is set.
+        // The Redis server of `saas dev` belongs to its own database, so it is not used with a configured
+        // database.
         if has_database && !database && servers.database_url.is_some() {
             return;
         }

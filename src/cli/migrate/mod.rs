@@ -123,7 +123,7 @@ impl Args {
                 let plan = migrations.plan(&target.database, 1).await?;
                 confirm::confirm(&plan, &target.core, &target.database, yes)?;
                 let done = migrations.redo(&target.database, &plan).await?;
-                // The newest migration may be the one of the column.
+                // The newest migration may be the one that adds the column `users.email_key`.
                 startup::fill_email_keys(&target.database).await?;
                 report("reverted and applied", &done, "nothing to redo")?;
             }

@@ -70,8 +70,8 @@ fn version(name: &str) -> String {
     name.split('_').next().unwrap_or_default().replace('-', "")
 }
 
-/// Returns a version with dashes for `now`, or one that sorts after `newest` if that is later: a second later, or on the next
-/// day if it is not a valid time.
+/// Returns a version with dashes for `now`. If that does not sort after `newest`, returns the version a
+/// second after `newest`, or on the next day if `newest` is not a valid time.
 fn version_after(newest: &str, now: NaiveDateTime) -> Option<String> {
     let sorted = |time: NaiveDateTime| {
         let candidate = time.format("%Y-%m-%d-%H%M%S").to_string();

@@ -26,7 +26,7 @@ pub(super) fn explain(error: anyhow::Error, settings: &Redis) -> anyhow::Error {
     }
 }
 
-/// Returns the queue that the settings name.
+/// Returns the job queue in the configured Redis.
 pub(super) fn open(settings: &Redis) -> anyhow::Result<Queue> {
     Ok(app::queue(&RedisPool::new(settings)?, settings))
 }

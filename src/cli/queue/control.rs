@@ -28,7 +28,7 @@ impl Requeue {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
         let queue = open(&self.redis)?;
         let mut done = 0;
-        // Printed at the end: if the reader closes the pipe, no job is skipped.
+        // Printed at the end: a closed pipe ends the command, and no job must be skipped.
         let mut others = Vec::new();
         if let Some(name) = &self.all {
             done += queue.requeue_failed(&existing_queue(&queue, name).await?).await?;
@@ -64,7 +64,7 @@ impl Cancel {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
         let queue = open(&self.redis)?;
         let mut code = ExitCode::SUCCESS;
-        // Printed at the end: if the reader closes the pipe, no job is skipped.
+        // Printed at the end: a closed pipe ends the command, and no job must be skipped.
         let mut lines = String::new();
         for id in &self.ids {
             let outcome = queue.cancel(id).await?;

@@ -62,7 +62,7 @@ impl Args {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// Prints the state once a period until a shutdown is requested. Continues after Redis was unavailable.
+    /// Prints the state once per period until a shutdown is requested. Continues after Redis was unavailable.
     async fn repeat(&self, queue: &Queue, period: Duration) -> anyhow::Result<()> {
         let shutdown = Shutdown::on_signals()?;
         let clear = if !self.json && std::io::stdout().is_terminal() { CLEAR_SCREEN } else { "" };
