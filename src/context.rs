@@ -34,7 +34,8 @@ impl RequestContext {
         Self { actor: Some(actor), session: Some(session), ..self.clone() }
     }
 
-    /// Returns the id that the response has: the client's if it has sent one.
+    /// Returns the request id of the response: the client's id if it has sent a valid one, else the id of
+    /// this process.
     pub fn response_id(&self) -> Arc<str> {
         self.client_request_id.clone().or_else(|| self.request_id.clone()).unwrap_or_default()
     }

@@ -24,7 +24,8 @@ pub struct EmailAddress {
     /// The address to store and to show: lower case, without quotes and invisible characters. A domain beyond ASCII stays
     /// readable; a domain in ASCII stays as it is, also if it begins with `xn--`.
     pub stored: String,
-    /// The same for all spellings of an address: the local part in lower case and the domain in ASCII.
+    /// A text that is the same for all spellings of an address: the local part in lower case and the domain
+    /// in ASCII.
     pub key: String,
     for_mail: Address,
 }
@@ -108,7 +109,8 @@ fn unquoted(local: &str) -> Option<String> {
     Some(text)
 }
 
-/// An address to look for, as a client has sent it. It may be invalid: an earlier release may have accepted it.
+/// An address to look for, as a client has sent it. The address may be invalid, because an earlier release
+/// may have accepted it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EmailLookup {
     /// Trimmed and in lower case, as earlier releases have stored addresses.
@@ -118,7 +120,7 @@ pub struct EmailLookup {
 }
 
 impl EmailLookup {
-    /// Reads an address.
+    /// Creates the look-up of an address.
     pub fn new(text: &str) -> Self {
         let key = EmailAddress::parse(text).ok().map(|address| address.key);
         Self { stored: text.trim().to_lowercase(), key }

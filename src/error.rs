@@ -52,7 +52,7 @@ pub enum Error {
     Forbidden,
     #[error("{0}")]
     Conflict(&'static str),
-    /// The product has no SMTP server, outside development.
+    /// No SMTP server is configured, and `DEBUG` is off.
     #[error("No mail server is configured, so no mail can be sent")]
     NoMailServer,
     #[error("The job is larger than {limit} bytes")]
@@ -84,7 +84,7 @@ pub struct FieldError {
     pub kind: &'static str,
 }
 
-/// A step of the path of a field.
+/// A step of the path to a field: the name of a field, or an index in a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Loc {
     Key(String),
@@ -104,7 +104,7 @@ pub const MAX_NAME_CHARS: usize = 64;
 /// The most invalid fields that the text of an error names.
 const MAX_SUMMARY_FIELDS: usize = 3;
 
-/// Returns a text of at most `max_chars` characters. If the text was longer, the last one is an ellipsis.
+/// Shortens a text to at most `max_chars` characters. If it was longer, the last character is an ellipsis.
 pub fn shortened(text: &str, max_chars: usize) -> String {
     match text.char_indices().nth(max_chars) {
         None => text.to_owned(),
@@ -143,7 +143,8 @@ impl Error {
         Self::Internal(source.into())
     }
 
-    /// Reports one invalid field by its name. The API adds the part of the request that contains it, such as `body`.
+    /// Creates [`Error::Invalid`] for one field. The API adds the part of the request that contains it, such
+    /// as `body`.
     pub fn invalid(field: &str, msg: impl Into<String>) -> Self {
         let loc = vec![Loc::Key(field.into())];
         Self::Invalid(vec![FieldError { loc, msg: msg.into(), kind: "value_error" }])
@@ -171,8 +172,8 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Converts a constraint violation into a client error. A query before the insert would be a race: another transaction
-/// can insert between the two.
+/// Converts a constraint violation into a client error. A query before the insert would not be enough:
+/// another transaction can insert between the two.
 pub trait OnConstraint<T> {
     /// Replaces the violation of the constraint `name` by `error`, and converts other errors.
     ///

@@ -222,8 +222,8 @@ async fn set_password(
         if request.purpose == Purpose::ResetPassword {
             // An attacker with the old password can no longer enter wrong codes, so their count starts again.
             TwoFactor::reset_failures(tx, user.id).await?;
-            // Sent to the state before the change: if the address was not verified, a stranger may have
-            // chosen the name.
+            // The notice greets with the name before the change: a stranger may have chosen it if the address
+            // was not verified.
             OutboxMessage::notice(&user, Notice::PasswordReset).send(tx).await?;
         }
         Ok(after)
