@@ -34,7 +34,7 @@ struct Form {
     is_sign_up: bool,
 }
 
-/// Follows [`Form::done`] if all users must have a second factor.
+/// Text after [`Form::done`] if all users must have a second factor.
 const SECOND_FACTOR_NOTE: &str = " Two-factor authentication is required here: set it up after you sign in.";
 
 static FORMS: [Form; 4] = [
@@ -80,8 +80,8 @@ static FORMS: [Form; 4] = [
     },
 ];
 
-/// Returns the pages and their script. They are mounted at `/account`. `requires_second_factor` is whether all users must
-/// have one.
+/// Returns the pages and their script. They are mounted at `/account`. `requires_second_factor` says whether
+/// all users must have a second factor.
 pub(super) fn routes(product: &str, requires_second_factor: bool) -> Route {
     let product: Arc<str> = product.into();
     let route = Route::new().at("/account.js", get(make_sync(|_| script())));

@@ -1,8 +1,9 @@
 //! Tokens in cookies, for browsers. Scripts of a page cannot read them, not even injected ones.
 //!
-//! The cookies have the attributes HttpOnly, Secure and SameSite, and a name prefix that browsers enforce (OWASP ASVS
-//! 5, 3.3). They are read octet for octet, and not with poem's jar. The jar decodes names, so another host of the site
-//! could set `%5F_Host-access_token`, which browsers permit, and the jar would read it as `__Host-access_token`.
+//! The cookies have the attributes HttpOnly, Secure and SameSite, and a name prefix that browsers enforce
+//! (OWASP ASVS 5, 3.3). This module reads them octet by octet, not with poem's cookie jar. The jar decodes
+//! names: another host of the site could set `%5F_Host-access_token`, which browsers permit, and the jar
+//! would read it as `__Host-access_token`.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -56,9 +57,9 @@ impl Settings {
         if self.secure { SECURE_REFRESH } else { PLAIN_REFRESH }
     }
 
-    /// Returns whether pages of an origin may send requests with cookies to `host`: the origin is listed, or it is the
-    /// host's own. An attacker in the network can write pages of the host over http, so http does not count with secure
-    /// cookies.
+    /// Returns whether pages of an origin may send requests with cookies to `host`: the origin is listed, or
+    /// it is the host's own. With secure cookies, the http origin of the host is not trusted: an attacker in
+    /// the network can serve its pages.
     fn trusts(&self, origin: &str, host: Option<&str>) -> bool {
         let origin = origin.to_ascii_lowercase();
         let Some((scheme, authority)) = origin.split_once("://") else { return false };
@@ -94,8 +95,8 @@ impl Settings {
 /// Returns the bearer token of the header `Authorization`.
 ///
 /// # Errors
-/// [`Error::InvalidToken`] if the request has several, or one that is not text. It must not be treated as one without a
-/// bearer token, whose cookie would count.
+/// [`Error::InvalidToken`] if the request has several, or one that is not text. Such a request must not be
+/// treated as one without a bearer token: its cookie would then authenticate it.
 pub(super) fn bearer(request: &Request) -> Result<Option<&str>> {
     let values = request.headers().get_all(header::AUTHORIZATION).into_iter();
     only(values.filter_map(|value| {
@@ -131,7 +132,8 @@ fn cookie_values<'a>(request: &'a Request, name: &'a str) -> impl Iterator<Item 
     pairs.filter_map(move |pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
 }
 
-/// Returns the only value. Of several, it is not known which is the user's own (RFC 6265 section 8.6).
+/// Returns the only value. It fails for several values, because it is unknown which one is the user's own
+/// (RFC 6265 section 8.6).
 fn only<'a>(mut values: impl Iterator<Item = &'a [u8]>) -> Result<Option<&'a str>> {
     let Some(value) = values.next() else { return Ok(None) };
     match (std::str::from_utf8(value), values.next()) {
@@ -167,7 +169,7 @@ pub(super) fn clear(request: &Request, jar: &CookieJar) -> Result<()> {
 /// that a page cannot change.
 ///
 /// # Errors
-/// [`ApiError::CrossSite`] if it does not.
+/// [`ApiError::CrossSite`] if the origin is not trusted.
 pub(super) fn refuse_cross_site(request: &Request) -> Result<()> {
     if request.method().is_safe() {
         return Ok(());
@@ -204,7 +206,7 @@ mod tests {
         ] {
             assert!(trusts(true, origin, host) && trusts(false, origin, host), "{origin} for {host}");
         }
-        // Anyone in the network can answer over http, so cookies for https are not for its pages.
+        // An attacker in the network can serve pages over http, so these are not trusted with secure cookies.
         for (origin, host) in [
             ("http://api.example.com", "api.example.com"),
             ("http://localhost", "localhost:80"),

@@ -48,7 +48,8 @@ pub(super) fn ip_host(ip: IpAddr) -> Host {
     }
 }
 
-/// Returns whether the host can only be the machine of the client. No web page can have such a name.
+/// Returns whether the host can only be the machine of the client. A web page of another machine cannot have
+/// such a name.
 pub(super) fn is_local(host: &Host) -> bool {
     match host {
         Host::Domain(name) => name == "localhost" || name.ends_with(".localhost"),
@@ -75,8 +76,9 @@ fn parse(text: &str) -> Option<Host> {
     Some(Host::Domain(name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()))
 }
 
-/// Returns the host of a text with or without a port. `None` if the text has another form (RFC 9110 section 7.2), or the
-/// host is empty. A user is never part of it, and parsers disagree on what it hides.
+/// Returns the host of a text with or without a port. `None` if the text has another form (RFC 9110 section
+/// 7.2), or the host is empty. A text with a user before an `@` is refused, because parsers disagree on its
+/// host.
 fn host_of(text: &str) -> Option<&str> {
     let end = match text.starts_with('[') {
         true => text.find(']')? + 1,

@@ -10,7 +10,7 @@ use poem_openapi::{
 };
 use serde_json::Value;
 
-/// Defines a text type with a field of its schema.
+/// Defines a text type. `$field` is the keyword of its schema that describes the text.
 macro_rules! id_type {
     ($(#[$doc:meta])* $name:ident, $field:ident: $value:expr) => {
         $(#[$doc])*

@@ -1,6 +1,6 @@
 //! The HTTP API: the resources, their OpenAPI document and the server.
 //!
-//! A new resource is a file, its `mod` line and a line in `resources`.
+//! To add a resource, add a file, its `mod` line and a line in `resources`.
 
 mod account_pages;
 mod admin;

@@ -17,12 +17,12 @@ pub(super) const NUL_IN_TEXT: &str = "Text cannot contain the NUL character";
 /// many errors are built for it.
 pub(super) const MAX_FIELD_ERRORS: usize = 50;
 
-/// Walks one value and collects its faults, until there are more than a response lists.
+/// Checks one value and collects its errors, until there are more than a response lists.
 pub(super) struct Checker<'a> {
     registry: &'a Registry,
     path: Vec<Loc>,
     errors: Vec<FieldError>,
-    /// Whether there are more faults than `errors` may hold. The walk then ends.
+    /// Whether there are more errors than `errors` may hold. The check then ends.
     is_full: bool,
     /// Whether an object may have fields that its schema does not name.
     lenient: bool,
@@ -33,7 +33,7 @@ impl<'a> Checker<'a> {
         Self { registry, path: vec![Loc::key(root)], errors: Vec::new(), is_full: false, lenient }
     }
 
-    /// Returns the faults, at most [`MAX_FIELD_ERRORS`]. If there are more, the last entry says so.
+    /// Returns the errors, at most [`MAX_FIELD_ERRORS`]. If there are more, the last entry says so.
     pub(super) fn finish(mut self) -> Vec<FieldError> {
         if self.is_full {
             self.errors.truncate(MAX_FIELD_ERRORS - 1);
@@ -200,7 +200,8 @@ impl<'a> Checker<'a> {
     }
 }
 
-/// Returns whether the document allows null for a field. poem-openapi says so beside the reference to a schema.
+/// Returns whether the document allows null for a field. poem-openapi writes `nullable` beside the reference
+/// to a schema.
 fn is_nullable(property: &MetaSchemaRef) -> bool {
     matches!(property, MetaSchemaRef::Inline(schema) if schema.nullable)
 }
@@ -277,7 +278,7 @@ mod tests {
         let list = Vec::<bool>::schema_ref();
         let errors = check(&list, &vec![0; 50].into());
         assert_eq!((errors.len(), errors[49].kind), (50, "bool_type"));
-        // As far as the fault after the last that is listed, however many follow.
+        // The check ends at the first error that is not listed, however many follow.
         for faults in [51, 100_000] {
             let errors = check(&list, &vec![0; faults].into());
             assert_eq!(

@@ -118,8 +118,8 @@ pub struct Auth {
     /// Days between the request to delete an account and its erasure. Signing in cancels the deletion.
     #[arg(long, env, default_value_t = 14, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(0..=3650))]
     pub account_deletion_grace_days: u32,
-    /// How long a process answers from what it has read of a user and a session, in milliseconds: a change is known to
-    /// every replica after this time. 0 reads for each request.
+    /// Milliseconds for which a process caches users and sessions. A change is known to every replica after
+    /// this time. 0 turns the cache off.
     #[arg(long, env, default_value_t = 100, value_name = "MS", value_parser = clap::value_parser!(u64).range(0..=60_000))]
     pub identity_cache_ms: u64,
     /// Days that the audit trail is kept.

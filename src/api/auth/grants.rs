@@ -40,7 +40,8 @@ enum RefreshGrant {
     RefreshToken,
 }
 
-/// A form that the login accepts. OAuth2 clients without a refresh URL refresh their tokens where they got them.
+/// A form that the login accepts. OAuth2 clients without a refresh URL also refresh their tokens at the
+/// login.
 pub(super) enum LoginGrant {
     Password(LoginIn),
     Refresh(RefreshFormIn),

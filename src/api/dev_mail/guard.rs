@@ -4,7 +4,7 @@ use poem::{Request, error::NotFoundError};
 
 use crate::api::host::{is_local, requested_host};
 
-/// Allows images and styles, but no scripts. It also applies to the frame that shows a mail.
+/// Allows images and styles, but no scripts. The policy also applies to the frame that shows a mail.
 pub(super) const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' data: http: https:; \
     form-action 'none'; frame-ancestors 'none'; base-uri 'none'";
 /// Headers by which a proxy names its client, besides those that begin with [`FORWARDED_PREFIX`].

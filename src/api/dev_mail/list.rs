@@ -47,7 +47,7 @@ impl Endpoint for List {
             }
         }
         let mut response = page(&ListPage { mails }, POLICY)?;
-        // The page reloads itself every few seconds.
+        // The page reloads itself every few seconds, so its requests are logged at the level `debug`.
         response.set_data(RoutineRequest);
         Ok(response)
     }

@@ -1,4 +1,4 @@
-//! Static texts that are created on demand.
+//! Static texts that are created on the first request.
 
 use std::sync::{Arc, OnceLock};
 
@@ -32,6 +32,7 @@ struct Inner {
     gzip: OnceLock<Option<Variant>>,
 }
 
+/// The text without compression, and the headers that follow from it.
 struct Content {
     text: Variant,
     policy: Option<HeaderValue>,

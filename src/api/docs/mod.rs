@@ -47,9 +47,9 @@ pub(super) fn routes<T: OpenApi + 'static>(
     routes
 }
 
-/// Returns a page of the framework with a head of ours, and with the corrected document in place of the original one. The
-/// document is part of a script, which a text of the document must not end. A page sends requests only to the server that it
-/// comes from.
+/// Returns a page of the framework with another HTML head, and with the completed document in place of the
+/// original one. The document is part of a script, so `<` is escaped: a text of the document must not end the
+/// script. A page sends requests only to the server that it comes from.
 fn page<T: OpenApi>(
     service: &OpenApiService<T, ()>,
     html: fn(&OpenApiService<T, ()>) -> String,
@@ -61,7 +61,8 @@ fn page<T: OpenApi>(
     Ok(page.replace(&spec, &document.replace('<', "\\u003c")))
 }
 
-/// Replaces the beginning of a page, up to its title. The framework's has no document type, and a title without the product.
+/// Replaces the beginning of a page, up to its title. The framework's page has no document type, and a title
+/// without the product.
 fn with_head(page: &str, product: &str) -> anyhow::Result<String> {
     let (_, rest) = page.split_once("</title>").context("the page of the framework has no title")?;
     let product = product.replace('&', "&amp;").replace('<', "&lt;");

@@ -32,7 +32,7 @@ const MAX_BODY_BYTES: usize = 16 * 1024;
 /// U+FEFF, with which some programs begin a text. It is not part of the JSON (RFC 8259 section 8.1).
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// A JSON body of at most `MAX_BYTES`. Every field that is wrong is reported, and a field that is not known is refused.
+/// A JSON body of at most `MAX_BYTES`. All invalid fields are reported, and unknown fields are refused.
 pub struct Body<T, const MAX_BYTES: usize = MAX_BODY_BYTES>(pub T);
 
 /// A form (`application/x-www-form-urlencoded`) of at most `MAX_BYTES`. A field that is repeated is refused (RFC 6749
@@ -54,8 +54,9 @@ pub trait FormContent: Send + Sized {
     fn parse(fields: FormFields) -> Result<Self>;
 }
 
-/// A body as in [`Body`], or its fields in the query if the query has one of them. The document has the body only: a long
-/// query does not fit into the head of a request, and generated clients cannot have a parameter and a body of one name.
+/// A body as in [`Body`], or its fields in the query if the query has one of them. The OpenAPI document has
+/// only the body: a long query does not fit into the head of a request, and generated clients cannot have a
+/// parameter and a body of one name.
 pub struct BodyOrQuery<T, const MAX_BYTES: usize = MAX_BODY_BYTES>(pub T);
 
 impl<T: Type, const MAX_BYTES: usize> Payload for Body<T, MAX_BYTES> {
@@ -135,11 +136,11 @@ fn form_fields(bytes: &[u8]) -> Result<FormFields> {
     Err(ApiError::InvalidFields(repeated.iter().take(MAX_FIELD_ERRORS).map(error).collect()))
 }
 
-/// Parses the fields of a form. Fields that are not known are ignored, as OAuth2 clients send some of their own (RFC 6749
-/// section 3.2).
+/// Parses the fields of a form. Unknown fields are ignored, because OAuth2 clients send fields of their own
+/// (RFC 6749 section 3.2).
 ///
 /// # Errors
-/// [`ApiError::InvalidFields`] with every field that is wrong.
+/// [`ApiError::InvalidFields`] with all invalid fields.
 pub fn parse_form<T: ParseFromJSON + Any>(fields: FormFields) -> Result<T> {
     parse("body", Value::Object(fields), true)
 }
@@ -173,7 +174,7 @@ impl<'a, T: ParseFromJSON + Any, const MAX_BYTES: usize> ApiExtractor<'a> for Bo
     }
 }
 
-/// Returns the parameters in the query that are fields of `T`. Of repeated ones, the first counts.
+/// Returns the parameters in the query that are fields of `T`. Of repeated parameters, the first counts.
 fn fields_in_query<T: ParseFromJSON + Any>(request: &Request) -> Map<String, Value> {
     let schema = match T::schema_ref() {
         MetaSchemaRef::Reference(name) => registry_of::<T>().schemas.get(&name),

@@ -17,7 +17,8 @@ use crate::{
 /// How long a client may take to send a body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The longest body that an operation may declare. [`buffer`] does not know the operation.
+/// The highest limit of bodies that an operation may declare. [`buffer`] uses it, because it does not know
+/// the operation.
 pub(super) const MAX_DECLARED_BYTES: usize = 512 * 1024;
 
 /// Limits the memory for request bodies to 64 MiB: one permit per byte.
@@ -41,8 +42,9 @@ impl BodyBytes {
     /// Reads a body of at most `max_bytes`.
     ///
     /// # Errors
-    /// [`ApiError::UnsupportedEncoding`]; [`ApiError::BodyTooLarge`]; [`ApiError::BodyTimeout`]; [`ApiError::TooManyBodies`] if this process has reached
-    /// its limit for bodies; [`ApiError::MalformedBody`] if the client disconnects.
+    /// [`ApiError::UnsupportedEncoding`]; [`ApiError::BodyTooLarge`]; [`ApiError::BodyTimeout`];
+    /// [`ApiError::TooManyBodies`] if this process has reached its limit for bodies;
+    /// [`ApiError::MalformedBody`] if the client disconnects.
     pub(super) async fn read(request: &Request, body: &mut RequestBody, max_bytes: usize) -> Result<Self> {
         refuse_encoded(request)?;
         let read = Self::collect(request, body, max_bytes, &BUFFERED_BODY_BYTES);
@@ -80,14 +82,15 @@ impl BodyBytes {
     }
 }
 
-/// Reads the body into memory and puts it back, for an extractor that has to wait until the client has sent it.
+/// Reads the body into memory and puts it back, for an extractor that must run after the client has sent the
+/// body.
 ///
 /// # Errors
 /// As [`BodyBytes::read`].
 pub(super) async fn buffer(request: &Request, body: &mut RequestBody) -> Result<()> {
     let headers = request.headers();
     let announced = headers.get(header::CONTENT_LENGTH).and_then(length);
-    // The operation refuses a body that announces more, without reading it.
+    // A body that announces more is not read: the operation refuses it.
     let is_expected = announced.is_some_and(|length| (1..=MAX_DECLARED_BYTES).contains(&length));
     if is_expected || headers.contains_key(header::TRANSFER_ENCODING) {
         let BodyBytes { bytes, permit } = BodyBytes::read(request, body, MAX_DECLARED_BYTES).await?;
@@ -101,7 +104,8 @@ pub(super) async fn buffer(request: &Request, body: &mut RequestBody) -> Result<
     Ok(())
 }
 
-/// Refuses a body that has to be decoded first (RFC 9110 section 8.4). `identity` means that it does not.
+/// Refuses a body that has to be decoded first (RFC 9110 section 8.4). `identity` means that the body is not
+/// encoded.
 fn refuse_encoded(request: &Request) -> Result<()> {
     let mut codings = items(request.headers(), header::CONTENT_ENCODING, b',');
     match codings.all(|coding| coding.is_empty() || coding.eq_ignore_ascii_case(b"identity")) {
@@ -152,7 +156,7 @@ mod tests {
             assert_eq!(read.is_ok(), fits);
             assert!(fits || matches!(read, Err(ApiError::BodyTooLarge { limit: 299 })));
         }
-        // Also if it never ends.
+        // Also a body that never ends.
         let (request, mut body) = request_of(stream::repeat(CHUNK));
         let read = BodyBytes::collect(&request, &mut body, 1_000, memory_limit(10_000)).await;
         assert!(matches!(read, Err(ApiError::BodyTooLarge { .. })));

@@ -1,4 +1,5 @@
-//! Text types with validation. The OpenAPI document has their rules, and a body that violates them is refused.
+//! Text types with validation. The OpenAPI document contains their rules, and a request that violates a rule
+//! is refused.
 
 use std::borrow::Cow;
 

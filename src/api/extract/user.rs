@@ -30,7 +30,8 @@ use crate::{
 /// An active user and the session of the request, with the second factor if the server requires it of all users.
 pub struct CurrentUser(pub Actor);
 
-/// An active user, also without the second factor that the server requires. For operations that lead to one.
+/// An active user, also without the second factor that the server requires. For operations that set up the
+/// second factor.
 pub struct SignedIn(pub Actor);
 
 /// An active user who is an admin, with the second factor if the server requires one.
@@ -63,6 +64,7 @@ fn context(request: &Request) -> RequestContext {
     request.data::<RequestContext>().cloned().unwrap_or_default()
 }
 
+/// Implements an extractor of poem-openapi that requires authentication and calls `$extract`.
 macro_rules! auth_extractor {
     ($name:ident, $extract:ident) => {
         impl<'a> ApiExtractor<'a> for $name {
@@ -149,10 +151,10 @@ async fn identify(
     Ok((identity, context))
 }
 
-/// Returns the context of the request with its user and session. Also sets those of the logs.
+/// Returns the context of the request with its user and session. Also sets the ids for the logs.
 fn authenticated(request: &Request, user_id: i64, session_id: Uuid) -> RequestContext {
     if let Some(LoggedUser(ids)) = request.data::<LoggedUser>() {
-        // An error means that the user is set already; a request has only one.
+        // Fails if the user is set already. A request has only one user.
         let _ = ids.set((user_id, session_id));
     }
     context(request).signed_in(user_id, session_id)

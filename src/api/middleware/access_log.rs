@@ -25,7 +25,8 @@ pub(super) struct AccessLog {
     pub(super) debug: bool,
 }
 
-/// Marks the response to a request that a page repeats by itself. Unless it failed, its line has the level `debug`.
+/// Marks the response to a request that a page repeats by itself. Unless the request failed, its log line has
+/// the level `debug`.
 #[derive(Clone)]
 pub(in crate::api) struct RoutineRequest;
 

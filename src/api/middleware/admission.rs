@@ -1,4 +1,4 @@
-//! Requests that are refused before anything can answer them.
+//! The checks of a request that come before all others.
 
 use std::collections::HashSet;
 
@@ -14,8 +14,8 @@ use crate::api::{
 /// Refuses what hyper could not parse, requests without one valid host with 400 (RFC 9112 section 3.2), and requests for
 /// other hosts with 421 (RFC 9110 section 15.5.20).
 ///
-/// It is outside of everything that answers. A web page can let its own name lead to this server (DNS rebinding), and
-/// browsers then treat the two as one site. Only the header `Host` shows the difference.
+/// It runs before anything that can answer a request. A web page can let its own name lead to this server
+/// (DNS rebinding), and browsers then treat the two as one site. Only the header `Host` shows the difference.
 ///
 /// # Errors
 /// [`ApiError::Refused`], [`ApiError::InvalidHost`] or [`ApiError::UnknownHost`].
@@ -32,7 +32,7 @@ pub(super) fn admit(req: &Request, hosts: &HostRules) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// The hosts that a server is reached by.
+/// The hosts that clients may ask for.
 pub(in crate::api) enum HostRules {
     Any,
     /// These hosts, the address that the client has connected to, and with `local` the names of this machine. An

@@ -38,7 +38,8 @@ fn client_request_id(headers: &HeaderMap) -> Option<Arc<str>> {
 /// Returns the address of the client: the peer of the connection, or the entry of `X-Forwarded-For` that the outermost
 /// trusted proxy has added. The client may have added the entries before that one, so they are ignored.
 ///
-/// `None` if that entry is missing or is not an address. The address of the proxy instead would be shared by all clients.
+/// `None` if that entry is missing or is not an address. The address of the proxy is no substitute, because
+/// all clients share it.
 fn client_address(req: &Request, proxies: usize) -> Option<IpAddr> {
     match proxies.checked_sub(1) {
         Some(back) if req.headers().contains_key(FORWARDED_FOR) => {

@@ -12,8 +12,8 @@ use poem::{
 
 /// Methods that a page of an allowed origin may use.
 const METHODS: &str = "GET, POST, PUT, PATCH, DELETE, OPTIONS";
-/// Headers that a page of an allowed origin may send, besides the safelisted ones. Those of tracing libraries are among
-/// them, which these libraries add to every request.
+/// Headers that a page of an allowed origin may send, besides the safelisted ones. They include the headers
+/// that tracing libraries add to every request.
 const HEADERS: &str = "authorization, baggage, content-type, idempotency-key, if-match, if-none-match, sentry-trace, \
     traceparent, tracestate, x-request-id";
 /// Headers of a response that a page may read, besides the safelisted ones.

@@ -30,7 +30,7 @@ pub(super) struct DefaultHeaders {
 }
 
 impl DefaultHeaders {
-    /// `https` is whether clients reach the API over TLS.
+    /// Creates the headers. `https` says whether clients reach the API over TLS.
     pub(super) fn new(app: App, https: bool) -> Self {
         let header = |name, value| (name, HeaderValue::from_static(value));
         let mut security = vec![
@@ -61,7 +61,7 @@ impl DefaultHeaders {
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
         }
-        // RFC 6749 section 5.1.
+        // RFC 6749 section 5.1 requires this header for responses with tokens.
         if path.starts_with(AUTH_PREFIX) {
             headers.insert(header::PRAGMA, HeaderValue::from_static("no-cache"));
         }

@@ -72,7 +72,7 @@ struct Middleware<E> {
     problems: Problems,
 }
 
-/// What is known of a request when the handler has taken it.
+/// The parts of a request that are needed after the handler has consumed it.
 struct Received {
     started: Instant,
     context: RequestContext,
@@ -105,7 +105,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Middleware<E> {
 }
 
 impl<E: Endpoint<Output = Response>> Middleware<E> {
-    /// Attaches to the request what handlers need.
+    /// Attaches to the request what handlers need. Returns the parts that are needed after the handler.
     fn receive(&self, req: &mut Request) -> Received {
         let (context, user) = (context::create(req, self.trusted_proxies), LoggedUser::default());
         context::make_content_type_readable(req.headers_mut());

@@ -12,7 +12,8 @@ use poem::{
 /// none. A slash at the end is dropped.
 ///
 /// # Errors
-/// For a path with an empty segment (`//`). If it were another path, rules of a proxy for that path would miss it.
+/// For a path with an empty segment (`//`). If it were treated as the path with one slash, the rules of a
+/// proxy for that path would not match it.
 pub(super) fn normalize(req: &mut Request) -> Result<(), NotFoundError> {
     let path = req.uri().path();
     if path.contains("//") {

@@ -20,7 +20,7 @@ use crate::{
 // Errors repeat parts of the request. These limits keep the response small for a large request.
 const MAX_DETAIL_CHARS: usize = 600;
 const MAX_MSG_CHARS: usize = 200;
-/// Steps of the path to a field.
+/// The most steps of the path to a field.
 const MAX_LOC_STEPS: usize = 8;
 
 /// Problem details (RFC 9457).
@@ -85,7 +85,7 @@ impl Problem {
         Self { error: Some(error.into()), error_description, ..self }
     }
 
-    /// Adds the challenge that a code answers.
+    /// Adds the challenge, which the client answers with a code.
     pub(super) fn with_challenge(self, challenge: Challenge) -> Self {
         Self { challenge_token: Some(challenge.token), expires_in: Some(challenge.expires_in), ..self }
     }

@@ -20,7 +20,7 @@ pub enum ApiError {
     /// The password of a sign-in is correct, and a code of the second factor is required too.
     #[error("This account has two-factor authentication: complete the sign-in with a code")]
     SecondFactorRequired(Challenge),
-    /// A token request with a `grant_type` that the endpoint does not have.
+    /// A token request with a `grant_type` that the endpoint does not support.
     #[error("This grant type is not supported")]
     UnsupportedGrantType,
     /// A page of another site made the browser send the request with its cookies.

@@ -1,6 +1,7 @@
 //! The members of errors that OAuth2 clients read (RFC 6749 section 5.2).
 //!
-//! A client that does not find `error` takes the error for a token. So all errors of the token endpoints have it.
+//! A client that does not find `error` treats the response as tokens. So all errors of the token endpoints
+//! have this member.
 
 use poem::http::StatusCode;
 
@@ -13,10 +14,10 @@ pub(super) fn is_token_endpoint(path: &str) -> bool {
     TOKEN_ENDPOINTS.contains(&path)
 }
 
-/// Returns the OAuth2 code of an error with this status and this code of ours.
+/// Returns the OAuth2 code of an error with this status and this code of the API.
 ///
-/// RFC 6749 section 5.2 has no code for an overloaded server or one that fails, but section 8.5 permits more codes. So
-/// these errors have those of section 4.1.2.1.
+/// RFC 6749 section 5.2 has no code for a server that is overloaded or fails, but section 8.5 permits more
+/// codes. So such errors have the codes of section 4.1.2.1.
 pub(super) fn error_code(status: StatusCode, code: &'static str) -> &'static str {
     match code {
         "two_factor_required" | "unsupported_grant_type" => code,

@@ -109,7 +109,7 @@ impl Failure {
             ApiError::Domain(
                 Error::TooManyAttempts { retry_after } | Error::TooManyJobs { retry_after, .. },
             ) => Some((header::RETRY_AFTER, HeaderValue::from(*retry_after))),
-            // RFC 9110 section 12.5.3.
+            // Tells the client which encoding to use (RFC 9110 section 12.5.3).
             ApiError::UnsupportedEncoding => {
                 Some((header::ACCEPT_ENCODING, HeaderValue::from_static("identity")))
             }

@@ -1,5 +1,5 @@
-//! A TCP connection that fails with a time-out if the client is too slow to send a request or to read a response. It also
-//! replaces the responses that hyper sends without the endpoint.
+//! A TCP connection that fails with a time-out if the client is too slow to send a request or to read a
+//! response. It also replaces the responses that hyper sends by itself, without the endpoint.
 
 use std::{
     io,
@@ -23,8 +23,8 @@ use super::{
     slots::Activity,
 };
 
-/// The HTTP/2 client preface (RFC 9113 section 3.4) without its last 6 bytes. hyper answers this prefix with 400, but closes
-/// the connection on the full preface.
+/// The HTTP/2 client preface (RFC 9113 section 3.4) without its last 6 bytes. hyper answers this prefix with
+/// 400, but closes the connection without an answer after the full preface.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
 
 /// Returns the endpoint's response to a request that hyper has refused, if it has one.
@@ -33,7 +33,7 @@ type Refuse = Box<dyn Fn(Refusal) -> Option<Response> + Send>;
 /// A TCP connection with the time limits of [`Limits`].
 pub(super) struct Connection {
     stream: TcpStream,
-    /// Reads have no time limit while a request is being handled.
+    /// What the connection is doing. Reads have no time limit while a request is being handled.
     activity: Arc<Activity>,
     /// Whether the head of a request is expected or has arrived in part.
     in_head: bool,
@@ -80,7 +80,7 @@ impl FirstLine {
     }
 }
 
-/// A response that is being sent in place of one of hyper.
+/// A response that is being sent in place of a response of hyper.
 struct Replacement {
     rest: Bytes,
     /// The length of hyper's response.
@@ -165,8 +165,8 @@ impl Connection {
         Poll::Ready(Err(ready!(self.write_timeout.poll(cx, self.limits.write))))
     }
 
-    /// Sends the endpoint's response in place of `bytes` if these are a response of hyper. Then the result is that of
-    /// writing `bytes`; else it is `None`.
+    /// Sends the endpoint's response in place of `bytes` if these are a response of hyper. The result is that
+    /// of writing `bytes`, or `None` if they are another response.
     fn poll_replace(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Option<Poll<io::Result<usize>>> {
         if self.replacement.is_none() {
             // hyper responds itself only while the endpoint has no request.

@@ -10,8 +10,8 @@ pub(super) const MAX_HEADERS: usize = 100;
 pub struct Limits {
     /// Maximum number of open connections. Further connections wait in the backlog of the operating system.
     pub connections: usize,
-    /// How long a connection may keep the server waiting for its client while others wait in the backlog. This time is
-    /// shorter the longer they wait.
+    /// How long a connection may keep the server waiting for its client while others wait in the backlog. The
+    /// longer the others wait, the shorter is this time.
     pub reclaim_after: Duration,
     /// How long running requests may take after the shutdown begins.
     pub grace: Duration,

@@ -1,8 +1,8 @@
 //! The HTTP/1.1 server, with limits for connections and slow clients, and with a graceful shutdown.
 //!
-//! It replaces poem's server. That one has no time limit for the head of a request, so a client that sends one byte a
-//! minute keeps its connection forever (slowloris). It does not limit the number of connections. On shutdown it closes
-//! the port while connections still wait in the backlog.
+//! It replaces poem's server. poem's server has no time limit for the head of a request, so a client that
+//! sends one byte a minute keeps its connection forever (slowloris). It does not limit the number of
+//! connections. On shutdown, it closes the port while connections still wait in the backlog.
 
 mod connection;
 mod limits;
@@ -164,7 +164,7 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
             }
         });
         let served = http1::Builder::new()
-            // `Connection` has the time limits. This one of hyper would include the idle time.
+            // `Connection` has the time limits. hyper's limit would include the idle time.
             .header_read_timeout(None)
             // A client may close its sending side after the request and still wait for the response.
             .half_close(true)

@@ -65,8 +65,8 @@ impl Refusal {
     }
 }
 
-/// Returns the bytes of a response after which the connection is closed. The date is that of hyper's response, which they
-/// replace.
+/// Returns the bytes of a response after which the connection is closed. The date is taken from `replaced`,
+/// the response of hyper.
 pub(super) fn encode(mut response: Response, replaced: &[u8]) -> Option<Vec<u8>> {
     let body = response.take_body().into_bytes().now_or_never()?.ok()?;
     let (status, length) = (response.status(), body.len());

@@ -1,8 +1,8 @@
 //! The open connections, their limit, and which of them are closed to make room for others.
 //!
-//! While the limit is reached and clients wait in the backlog, the connections that keep the server waiting are closed:
-//! idle ones, and those that send a request or read a response slowly. The first ones are of the client network that has
-//! the most connections, so a client that takes all of them shuts out only itself.
+//! While the limit is reached and clients wait in the backlog, the connections that keep the server waiting
+//! are closed: idle ones, and those that send a request or read a response slowly. Connections of the client
+//! network with the most connections are closed first, so a client that opens too many shuts out only itself.
 
 use std::{
     cmp::Reverse,
@@ -151,8 +151,8 @@ pub(super) struct Activity {
     has_unread_body: AtomicBool,
     /// Whether the client has to send or to read something before the connection can go on.
     waiting: AtomicBool,
-    /// When the connection, the handling of its last request or its last response began, in milliseconds after
-    /// `opened`. A client that sends or reads single bytes does not change it.
+    /// When the connection, the handling of its last request or its last response began, in milliseconds
+    /// after `opened`. A client that sends or reads single bytes does not change this time.
     since_ms: AtomicU64,
     closing: AtomicBool,
     waker: AtomicWaker,
@@ -221,11 +221,13 @@ impl Activity {
     /// Records that the client has sent or read something.
     pub(super) fn record_progress(&self) {
         self.waiting.store(false, Ordering::Relaxed);
-        // The request of an idle connection may arrive just before it is closed. It is served.
+        // The request of an idle connection may arrive just before the connection is closed. Then the request
+        // is served.
         self.closing.store(false, Ordering::Relaxed);
     }
 
-    /// Records that the connection waits for its client. Returns an error if it is closed to make room.
+    /// Records that the connection waits for its client. Returns an error if the connection has to close to
+    /// make room.
     pub(super) fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<io::Error> {
         self.waiting.store(true, Ordering::Relaxed);
         self.waker.register(cx.waker());
@@ -254,7 +256,7 @@ mod tests {
 
     const NOW: Duration = Duration::from_secs(100);
 
-    /// Opens a connection that makes the server wait for some seconds until [`NOW`] after its start.
+    /// Opens a connection. At [`NOW`] after its start, it has made the server wait for `seconds`.
     fn open(slots: &Slots, peer: &str, seconds: u64) -> Slot {
         let slot = slots.open(peer.parse().unwrap(), slots.try_acquire().unwrap());
         let since = NOW - Duration::from_secs(seconds);

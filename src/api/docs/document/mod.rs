@@ -26,10 +26,10 @@ pub(in crate::api) const THIS_SERVER: &str = "/";
 pub(in crate::api) fn document(spec: &str, servers: &[String]) -> anyhow::Result<String> {
     let mut spec: Value = serde_json::from_str(spec)?;
     spec["openapi"] = json!("3.1.0");
-    // Of the API of a product, not of this repository. Linters require one.
+    // The license of the API of a product, not of this repository. Linters require a license.
     spec["info"]["license"] = json!({ "name": "Proprietary", "identifier": "LicenseRef-Proprietary" });
     spec["servers"] = servers.iter().map(|url| json!({ "url": url })).collect();
-    // "OAuth Flow Object": `scopes` is required.
+    // OpenAPI requires `scopes` in an "OAuth Flow Object".
     let schemes = spec.pointer_mut("/components/securitySchemes").and_then(Value::as_object_mut);
     for scheme in schemes.into_iter().flat_map(|schemes| schemes.values_mut()) {
         if let Some(flow) = scheme.pointer_mut("/flows/password").and_then(Value::as_object_mut) {
@@ -37,7 +37,8 @@ pub(in crate::api) fn document(spec: &str, servers: &[String]) -> anyhow::Result
         }
     }
     for (_, operation) in operations(&mut spec) {
-        // Linters and generators cannot tell an operation without authentication from one that forgot to require it.
+        // An empty list states that the operation needs no authentication. Linters report an operation
+        // without a list.
         operation.entry("security").or_insert(json!([]));
         let summary = operation.get("summary").cloned().unwrap_or_default();
         operation.entry("description").or_insert(summary);

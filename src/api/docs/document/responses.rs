@@ -1,7 +1,7 @@
 //! The responses: their descriptions and headers, and the errors.
 //!
-//! Most errors follow from what an operation has, such as a body. The others are in its description, as in "Fails with 409
-//! `conflict`". So is a response that sets cookies.
+//! Most errors follow from what an operation has, such as a body. The others are in its description, as in
+//! "Fails with 409 `conflict`". A response sets cookies if its description mentions them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -40,7 +40,7 @@ const HEADERS: [(&str, &str, &str); 5] = [
 /// Completes all responses.
 pub(super) fn complete(spec: &mut Value) {
     let schemas = schema_descriptions(spec);
-    // The response that the type of errors documents.
+    // The response that `ApiError` documents for each operation.
     let mut other_error = Value::Null;
     let mut used = BTreeSet::new();
     for (path, operation) in operations(spec) {
@@ -105,7 +105,7 @@ fn error_statuses(path: &str, operation: &Object) -> BTreeSet<u16> {
     let security = operation.get("security").and_then(Value::as_array);
     let responses = operation.get("responses").and_then(Value::as_object);
     let rules: [(bool, &[u16]); 6] = [
-        // A server with ALLOWED_HOSTS.
+        // If the server has ALLOWED_HOSTS.
         (true, &[421]),
         (security.is_some_and(|ways| !ways.is_empty()), &[401, 403]),
         // A page of another site cannot make a browser set cookies.

@@ -62,7 +62,8 @@ fn collect_names(schemas: &Value, node: &Value, names: &mut BTreeSet<String>) {
     }
 }
 
-/// The extractor of JSON bodies refuses unknown fields; that of forms ignores them.
+/// Forbids fields that the schema does not name. The extractor of JSON bodies refuses them; the extractor of
+/// forms ignores them.
 fn forbid_unknown_fields(schema: &mut Value) {
     if schema["type"] == "object"
         && let Some(schema) = schema.as_object_mut()
@@ -71,7 +72,7 @@ fn forbid_unknown_fields(schema: &mut Value) {
     }
 }
 
-/// A response has its nullable fields always: they are null without a value.
+/// Makes nullable fields required: a response always has them, with null if there is no value.
 fn require_nullable_fields(schema: &mut Value) {
     let properties = schema["properties"].as_object().into_iter().flatten();
     let nullable = properties.filter(|(_, property)| property["nullable"] == true);
@@ -130,8 +131,8 @@ fn convert_below(node: &mut Value, convert: &mut dyn FnMut(&mut Object)) {
     }
 }
 
-/// Removes the part of an `allOf` that repeats what is beside it. poem-openapi writes one for a reference with a default or
-/// a description, and generators take it for a type of its own.
+/// Removes the part of an `allOf` that repeats keywords beside the `allOf`. poem-openapi writes such a part
+/// for a reference with a default or a description, and generators treat it as a type.
 fn remove_repetition(schema: &mut Object) {
     let Some(Value::Array(mut parts)) = schema.remove("allOf") else { return };
     parts.retain(|part| {
@@ -144,7 +145,7 @@ fn remove_repetition(schema: &mut Object) {
 
 /// Converts `nullable` of OpenAPI 3.0 to the type `null` of OpenAPI 3.1.
 fn convert_nullable(schema: &mut Object) {
-    // poem-openapi writes it only if it is true.
+    // poem-openapi writes `nullable` only if it is true.
     if schema.remove("nullable").is_none() {
         return;
     }
@@ -160,7 +161,7 @@ fn convert_nullable(schema: &mut Object) {
     }
 }
 
-/// Names the values of an enum that are not names in a program, such as `-email`.
+/// Adds names for the values of an enum that cannot be names in a program, such as `-email`.
 fn name_values(schema: &mut Object) {
     let values = schema.get("enum").and_then(Value::as_array).into_iter().flatten();
     let values: Vec<_> = values.filter_map(Value::as_str).collect();
