@@ -71,7 +71,7 @@ impl Cache {
         };
         let mut loaded = None;
         let result = async {
-            if let Some(json) = self.command::<Option<String>>(Cmd::get(&key)).await.flatten()
+            if let Some(json) = self.run_command::<Option<String>>(Cmd::get(&key)).await.flatten()
                 && let Ok(value) = serde_json::from_str(&json)
             {
                 loaded = Some(json.into());
@@ -81,7 +81,7 @@ impl Cache {
             let value = load().await?;
             let json: Arc<str> = serde_json::to_string(&value).map_err(Error::internal)?.into();
             let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1);
-            self.command::<()>(Cmd::pset_ex(&key, &*json, ttl)).await;
+            self.run_command::<()>(Cmd::pset_ex(&key, &*json, ttl)).await;
             loaded = Some(json);
             Ok(value)
         }
@@ -96,11 +96,11 @@ impl Cache {
     /// its time to live ends.
     pub async fn invalidate(&self, key: &str) {
         tracing::debug!(key, "cached value invalidated");
-        self.command::<()>(Cmd::del(format!("{}{key}", self.prefix))).await;
+        self.run_command::<()>(Cmd::del(format!("{}{key}", self.prefix))).await;
     }
 
     /// Runs a Redis command. Returns `None` if Redis is unavailable.
-    async fn command<T: FromRedisValue>(&self, command: Cmd) -> Option<T> {
+    async fn run_command<T: FromRedisValue>(&self, command: Cmd) -> Option<T> {
         self.redis.try_command(&command, &self.breaker).await.ok()
     }
 }

@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_script_is_served_as_one() {
+    async fn the_script_has_the_media_type_of_javascript() {
         let (response, text) = get_page("/account.js").await;
         assert_eq!(response.content_type(), Some("text/javascript; charset=utf-8"));
         assert_eq!(text, SCRIPT);

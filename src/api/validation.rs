@@ -43,7 +43,7 @@ impl<'a> Checker<'a> {
         self.errors
     }
 
-    fn fault(&mut self, kind: &'static str, msg: impl Into<String>) {
+    fn report(&mut self, kind: &'static str, msg: impl Into<String>) {
         if self.errors.len() == MAX_FIELD_ERRORS {
             self.is_full = true;
             return;
@@ -90,7 +90,7 @@ impl<'a> Checker<'a> {
                     _ => ("bool_type", "true or false"),
                 };
                 let not_null = if value.is_null() { ", not null" } else { "" };
-                self.fault(kind, format!("Input should be {what}{not_null}"));
+                self.report(kind, format!("Input should be {what}{not_null}"));
             }
         }
     }
@@ -98,7 +98,7 @@ impl<'a> Checker<'a> {
     fn object(&mut self, schema: &MetaSchema, fields: &serde_json::Map<String, Value>) {
         for name in &schema.required {
             if !fields.contains_key(*name) {
-                self.at(Loc::key(name), |this| this.fault("missing", "Field required"));
+                self.at(Loc::key(name), |this| this.report("missing", "Field required"));
             }
         }
         for (name, value) in fields {
@@ -111,7 +111,7 @@ impl<'a> Checker<'a> {
                 Some(property) => self.at(Loc::key(name), |this| this.check(property, value)),
                 None if !self.lenient => {
                     self.at(Loc::key(name), |this| {
-                        this.fault("extra_forbidden", "This field is not known; check its spelling");
+                        this.report("extra_forbidden", "This field is not known; check its spelling");
                     });
                 }
                 _ => {}
@@ -121,13 +121,13 @@ impl<'a> Checker<'a> {
 
     fn array(&mut self, schema: &MetaSchema, items: &[Value]) {
         if schema.min_items.is_some_and(|min| items.len() < min) {
-            self.fault(
+            self.report(
                 "too_short",
                 format!("List should have at least {} items", schema.min_items.unwrap_or(0)),
             );
         }
         if schema.max_items.is_some_and(|max| items.len() > max) {
-            self.fault(
+            self.report(
                 "too_long",
                 format!("List should have at most {} items", schema.max_items.unwrap_or(0)),
             );
@@ -146,23 +146,23 @@ impl<'a> Checker<'a> {
         // The check of a format has its own messages, also for the length.
         if let Some(format @ ("email" | "password")) = schema.format {
             if let Err(msg) = check_format(format, text) {
-                self.fault("value_error", msg);
+                self.report("value_error", msg);
             }
             return;
         }
         let length = text.chars().count();
         if let Some(min) = schema.min_length.filter(|min| length < *min) {
-            self.fault("string_too_short", format!("String should have at least {min} characters"));
+            self.report("string_too_short", format!("String should have at least {min} characters"));
         }
         if let Some(max) = schema.max_length.filter(|max| length > *max) {
-            self.fault("string_too_long", format!("String should have at most {max} characters"));
+            self.report("string_too_long", format!("String should have at most {max} characters"));
         }
         if !schema.enum_items.is_empty() && !schema.enum_items.iter().any(|item| item == text) {
             let choices: Vec<_> = schema.enum_items.iter().filter_map(Value::as_str).collect();
-            self.fault("enum", format!("Input should be one of: {}", choices.join(", ")));
+            self.report("enum", format!("Input should be one of: {}", choices.join(", ")));
         }
         if text.contains('\0') {
-            self.fault("value_error", NUL_IN_TEXT);
+            self.report("value_error", NUL_IN_TEXT);
         }
     }
 
@@ -176,7 +176,7 @@ impl<'a> Checker<'a> {
                 } else {
                     ("greater_than_equal", "at least")
                 };
-                self.fault(kind, format!("Input should be {comparison} {min}"));
+                self.report(kind, format!("Input should be {comparison} {min}"));
             }
         }
         if let Some(max) = schema.maximum {
@@ -184,7 +184,7 @@ impl<'a> Checker<'a> {
             if value > max || (exclusive && value == max) {
                 let (kind, comparison) =
                     if exclusive { ("less_than", "less than") } else { ("less_than_equal", "at most") };
-                self.fault(kind, format!("Input should be {comparison} {max}"));
+                self.report(kind, format!("Input should be {comparison} {max}"));
             }
         }
         let fits = match schema.format {
@@ -195,7 +195,7 @@ impl<'a> Checker<'a> {
             _ => true,
         };
         if !fits && schema.minimum.is_none() && schema.maximum.is_none() {
-            self.fault("int_range", "Input is too large or too small");
+            self.report("int_range", "Input is too large or too small");
         }
     }
 }
@@ -224,7 +224,7 @@ pub(super) fn check_params(
         let value = sent.iter().find(|(name, _)| *name == param.name).map(|(_, value)| value);
         checker.at(Loc::key(&param.name), |this| match value {
             Some(text) => this.check(&param.schema, &parse_param(registry, &param.schema, text)),
-            None if param.required => this.fault("missing", "Field required"),
+            None if param.required => this.report("missing", "Field required"),
             None => {}
         });
         errors.extend(checker.finish());
@@ -268,7 +268,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_walk_ends_after_as_many_faults_as_a_response_lists() {
+    fn a_check_ends_after_as_many_errors_as_a_response_lists() {
         let registry = Registry::new();
         let check = |schema: &MetaSchemaRef, value: &Value| {
             let mut checker = Checker::new(&registry, "body", false);

@@ -55,8 +55,8 @@ impl LocalCounters {
             let (index, is_known) = find(&entries, now, counter);
             match operation {
                 Operation::Reset if is_known => entries[index] = Entry::default(),
-                Operation::Fail => entries[index].count(is_known, now, counter),
-                Operation::Acquire if wait == 0 => entries[index].count(is_known, now, counter),
+                Operation::Fail => entries[index].record_failure(is_known, now, counter),
+                Operation::Acquire if wait == 0 => entries[index].record_failure(is_known, now, counter),
                 _ => {}
             }
         }
@@ -65,7 +65,7 @@ impl LocalCounters {
 }
 
 impl Entry {
-    fn count(&mut self, is_known: bool, now: f64, counter: &Counter) {
+    fn record_failure(&mut self, is_known: bool, now: f64, counter: &Counter) {
         if !is_known {
             *self = Self { id: counter.id, ..Self::default() };
         }
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn many_subjects_replace_those_with_the_fewest_failures() {
+    fn new_counters_replace_those_with_the_fewest_failures() {
         let counters = LocalCounters::new();
         for _ in 0..4 {
             counters.run_at(0.0, Operation::Fail, &counter(7));

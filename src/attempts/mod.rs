@@ -117,7 +117,7 @@ impl Attempts {
     /// The process also counts while Redis works, so that its own counters are right when Redis fails. They
     /// decide only then, because another replica may have reset the counters in Redis.
     pub async fn wait(&self, operation: Operation, counters: &[Counter]) -> Option<Wait> {
-        let local = self.wait_here(operation, counters);
+        let local = self.wait_locally(operation, counters);
         match self.run_script(operation, counters).await {
             Ok((0, _)) => None,
             Ok((seconds, number)) => {
@@ -137,7 +137,7 @@ impl Attempts {
 
     /// As [`Self::wait`], with the counters of this process only. For resources that each process has for
     /// itself, such as CPU time.
-    pub fn wait_here(&self, operation: Operation, counters: &[Counter]) -> Option<Wait> {
+    pub fn wait_locally(&self, operation: Operation, counters: &[Counter]) -> Option<Wait> {
         let seconds = self.local.run(operation, counters);
         let own_wait = |counter: &&Counter| self.local.run(Operation::Check, slice::from_ref(*counter));
         let slowest = counters.iter().filter(|_| seconds > 0).max_by_key(own_wait)?;

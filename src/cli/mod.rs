@@ -97,7 +97,7 @@ impl Cli {
 
 /// Reports the settings that cannot be parsed together with the `others` that a command refuses.
 fn refuse(findings: &Findings, others: Vec<String>) -> ExitCode {
-    let others = others.iter().filter(|problem| !findings.explain(problem));
+    let others = others.iter().filter(|problem| !findings.explains(problem));
     let all: Vec<_> = findings.problems.iter().chain(others).map(String::as_str).collect();
     print_error(&format!("invalid settings:\n  - {}", all.join("\n  - ")));
     ExitCode::from(2)

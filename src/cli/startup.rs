@@ -154,7 +154,7 @@ pub(super) async fn fill_email_keys(database: &Database) -> anyhow::Result<()> {
 /// # Errors
 /// If there is such an admin; the message has the fix.
 pub(super) async fn refuse_default_password(app: &App, host: IpAddr) -> anyhow::Result<()> {
-    let admins = admin_password::with_default_at_start(app).await?;
+    let admins = admin_password::find_default_passwords_at_start(app).await?;
     let Some(problem) = default_password_problem(&admins) else { return Ok(()) };
     if app.config.core.debug && is_loopback(host) {
         tracing::warn!("{problem}");

@@ -34,7 +34,7 @@ impl Job for SendEmail {
             return Err(Failure::new("The address of the recipient is not valid").permanent());
         }
         // Checked again here, because this worker may have an SMTP server although the API process has none.
-        if ctx.state.mailer.is_real() && !self.permitted {
+        if ctx.state.mailer.has_smtp_server() && !self.permitted {
             return Err(Failure::new("Only admins may write to other addresses than their own").permanent());
         }
         if !ctx.state.mailer.can_send() {

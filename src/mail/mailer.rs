@@ -91,7 +91,7 @@ impl Mailer {
     }
 
     /// Returns whether mails leave this machine.
-    pub fn is_real(&self) -> bool {
+    pub fn has_smtp_server(&self) -> bool {
         matches!(self.transport, Transport::Smtp(_))
     }
 

@@ -119,11 +119,11 @@ impl SmtpClient {
                 return Ok(connection);
             }
         }
-        self.connect().await.map_err(|error| self.name_server(error))
+        self.connect().await.map_err(|error| self.with_server_name(error))
     }
 
     /// Adds host and port to an error of a connection.
-    fn name_server(&self, error: SendError) -> SendError {
+    fn with_server_name(&self, error: SendError) -> SendError {
         let SmtpServer { host, port, .. } = &self.server;
         match error {
             SendError::Unavailable(source) if host.contains(':') => {

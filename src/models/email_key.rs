@@ -19,7 +19,7 @@ pub struct KeyAssignment {
 
 /// Returns the ids and addresses of at most `limit` users without a key, in the order of their ids. The ids are greater
 /// than `after`.
-pub async fn missing(
+pub async fn find_missing(
     mut conn: &AsyncPgConnection,
     after: i64,
     limit: i64,
@@ -48,7 +48,7 @@ pub async fn count_missing(mut conn: &AsyncPgConnection) -> QueryResult<i64> {
 }
 
 /// Returns the id of the user who has this key.
-pub async fn owner(mut conn: &AsyncPgConnection, key: &str) -> QueryResult<Option<i64>> {
+pub async fn find_owner(mut conn: &AsyncPgConnection, key: &str) -> QueryResult<Option<i64>> {
     users::table.filter(users::email_key.eq(key)).select(users::id).first(&mut conn).await.optional()
 }
 

@@ -1,8 +1,9 @@
 //! Admins with the default password, and how the command line replaces the password of an admin.
 //!
-//! The default password is public. Only `saas dev` creates an admin with it, in its private database. In any other
-//! database such an admin comes from an earlier release or from SQL, and anyone can log in as this admin.
-//! [`is_refused`] stops that login. [`with_default`] reports these admins before a server listens, and in `saas doctor`.
+//! The default password is public. Only `saas dev` creates an admin with it, in its private database. In any
+//! other database such an admin comes from an earlier release or from SQL, and anyone can log in as this
+//! admin. [`is_refused`] stops that login. [`find_default_passwords`] finds these admins before a server
+//! listens, and for `saas doctor`.
 
 use std::time::Duration;
 
@@ -55,7 +56,7 @@ pub(super) fn is_refused(app: &App, user: &User, password: &str) -> bool {
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL does not answer.
-pub async fn with_default(
+pub async fn find_default_passwords(
     conn: &AsyncPgConnection,
     passwords: &Passwords,
     limit: u32,
@@ -64,12 +65,13 @@ pub async fn with_default(
     find(admins, async |hash| is_default(passwords, hash).await).await
 }
 
-/// As [`with_default`] with [`MAX_AT_START`], and remembers the result for each hash in Redis, so that only the first
-/// start after a change of a password computes bcrypt. Without Redis, each start does.
+/// As [`find_default_passwords`] with [`MAX_AT_START`], and remembers the result for each hash in Redis, so
+/// that only the first start after a change of a password computes bcrypt. Without Redis, each start computes
+/// it.
 ///
 /// # Errors
-/// As [`with_default`].
-pub async fn with_default_at_start(app: &App) -> Result<Vec<String>> {
+/// As [`find_default_passwords`].
+pub async fn find_default_passwords_at_start(app: &App) -> Result<Vec<String>> {
     let admins = app.db.run(async |conn| Ok(User::admin_passwords(conn, MAX_AT_START.into()).await?)).await?;
     find(admins, async |text| {
         let key = format!("default-password:{}", hex(&hash(text)));

@@ -11,7 +11,7 @@ use super::{
     audit::{Action, Entry, audit_fields},
     outbox::OutboxMessage,
     sessions,
-    users::{parse_email, unless_taken},
+    users::{map_email_taken, parse_email},
 };
 use crate::{
     context::RequestContext,
@@ -84,7 +84,7 @@ async fn create(tx: &Tx<'_>, email: &str, hashed_password: &str) -> Result<()> {
         role: Role::Admin,
         email_verified_at: Some(Utc::now()),
     };
-    let user = unless_taken(row.insert(tx).await)?;
+    let user = map_email_taken(row.insert(tx).await)?;
     Entry::new(user.id, Action::UserCreated).after(audit_fields(&user).into()).write(tx).await?;
     notify_others(tx, &user, None).await
 }

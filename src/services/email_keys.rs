@@ -60,7 +60,7 @@ pub async fn fill_missing_keys(conn: &AsyncPgConnection) -> Result<()> {
 /// # Errors
 /// As [`fill_missing_keys`].
 pub async fn fill_batch(conn: &AsyncPgConnection, pass: Pass, after: i64) -> Result<Option<i64>> {
-    let rows = email_key::missing(conn, after, BATCH_ROWS).await?;
+    let rows = email_key::find_missing(conn, after, BATCH_ROWS).await?;
     let last = rows.last().map(|(id, _)| *id);
     let mut keys = HashSet::new();
     let mut batch = Vec::new();
@@ -97,14 +97,14 @@ pub enum Cause {
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL does not answer.
-pub async fn unresolved(conn: &AsyncPgConnection, limit: i64) -> Result<(Vec<(i64, Cause)>, i64)> {
+pub async fn list_missing_keys(conn: &AsyncPgConnection, limit: i64) -> Result<(Vec<(i64, Cause)>, i64)> {
     let total = email_key::count_missing(conn).await?;
     let mut list = Vec::new();
-    for (id, email) in email_key::missing(conn, i64::MIN, limit).await? {
+    for (id, email) in email_key::find_missing(conn, i64::MIN, limit).await? {
         let cause = match EmailAddress::parse(&email) {
             Err(problem) => Cause::Invalid(problem),
             Ok(address) => {
-                email_key::owner(conn, &address.key).await?.map_or(Cause::NotFilled, Cause::SharedWith)
+                email_key::find_owner(conn, &address.key).await?.map_or(Cause::NotFilled, Cause::SharedWith)
             }
         };
         list.push((id, cause));

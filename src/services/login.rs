@@ -165,7 +165,7 @@ async fn open_session_or_challenge(
 /// # Errors
 /// [`Error::InvalidCode`] for a wrong code, or a challenge that is unknown, used or expired;
 /// [`Error::TooManyAttempts`] after failed attempts.
-pub async fn second_factor(
+pub async fn complete_with_code(
     app: &App,
     context: &RequestContext,
     challenge: &str,

@@ -80,8 +80,8 @@ pub async fn change_email(app: &App, actor: &Actor, new_email: &str, password: S
     // on whether the address is registered, so that the caller does not learn it.
     let (context, recipient) = (actor.context(), Recipient::Unverified(&email));
     Throttle::notice(app, context, user).await?;
-    Throttle::mailer(app, context, &email).await?;
-    Throttle::mailbox(app, context, Purpose::ChangeEmail.as_str(), recipient).await?;
+    Throttle::mail_by_client(app, context, &email).await?;
+    Throttle::mail_to_recipient(app, context, Purpose::ChangeEmail.as_str(), recipient).await?;
     change(app, actor, Affected::Actor, async |tx, locked| {
         let user = locked.actor_with_password_of(user)?;
         // Only the last requested address can be confirmed.

@@ -63,7 +63,7 @@ pub async fn change_queue(app: &App, actor: &AdminActor, name: &str, changes: &Q
         before
     });
     let entry = Entry::queue(name, Action::QueueChanged).before(json!(before)).after(json!(after));
-    audited(app, actor, entry, async || {
+    run_audited(app, actor, entry, async || {
         // Pause before and resume after setting the limits, so that no job starts without them.
         if changes.paused == Some(true) {
             queue.pause(name).await?;
@@ -88,7 +88,7 @@ pub async fn change_queue(app: &App, actor: &AdminActor, name: &str, changes: &Q
 /// [`Error::Unavailable`] if Redis does not answer; and those of [`change`].
 pub async fn requeue_failed(app: &App, actor: &AdminActor, queue: &QueueInfo) -> Result<u64> {
     let entry = Entry::queue(&queue.name, Action::QueueRequeued).before(jobs_in(queue, State::Failed));
-    audited(app, actor, entry, async || Ok(app.queue.requeue_failed(queue).await?)).await
+    run_audited(app, actor, entry, async || Ok(app.queue.requeue_failed(queue).await?)).await
 }
 
 /// Deletes the jobs of a queue in one state. Returns how many.
@@ -97,7 +97,7 @@ pub async fn requeue_failed(app: &App, actor: &AdminActor, queue: &QueueInfo) ->
 /// [`Error::Unavailable`] if Redis does not answer; and those of [`change`].
 pub async fn purge(app: &App, actor: &AdminActor, queue: &QueueInfo, state: State) -> Result<u64> {
     let entry = Entry::queue(&queue.name, Action::QueuePurged).before(jobs_in(queue, state));
-    audited(app, actor, entry, async || Ok(app.queue.purge(queue, state).await?)).await
+    run_audited(app, actor, entry, async || Ok(app.queue.purge(queue, state).await?)).await
 }
 
 /// Puts a failed job back into its queue.
@@ -110,7 +110,7 @@ pub async fn requeue_job(app: &App, actor: &AdminActor, job: &JobStatus) -> Resu
         return Err(NOT_FAILED);
     }
     let entry = Entry::job(&job.id, Action::JobRequeued).before(job_fields(job));
-    audited(app, actor, entry, async || match app.queue.requeue(&job.id).await? {
+    run_audited(app, actor, entry, async || match app.queue.requeue(&job.id).await? {
         true => Ok(()),
         false => Err(NOT_FAILED),
     })
@@ -128,7 +128,7 @@ pub async fn cancel_job(app: &App, actor: &AdminActor, job: &JobStatus) -> Resul
         return Ok(Cancel::Ended);
     }
     let entry = Entry::job(&job.id, Action::JobCanceled).before(job_fields(job));
-    audited(app, actor, entry, async || match app.queue.cancel(&job.id).await? {
+    run_audited(app, actor, entry, async || match app.queue.cancel(&job.id).await? {
         Cancel::Ended => Err(Error::Conflict("Job has already ended")),
         Cancel::Unknown => Err(Error::NotFound("Job")),
         canceled => Ok(canceled),
@@ -148,7 +148,7 @@ fn job_fields(job: &JobStatus) -> Value {
 }
 
 /// Writes the entry, then runs `operate`, and writes a second entry if the operation fails.
-async fn audited<T>(
+async fn run_audited<T>(
     app: &App,
     actor: &AdminActor,
     entry: Entry,

@@ -12,7 +12,7 @@ use super::{
     sessions,
     throttle::{Recipient, Throttle},
     transaction::change_without_actor,
-    users::{check_not_personal, unless_taken},
+    users::{check_not_personal, map_email_taken},
 };
 use crate::{
     app::App,
@@ -64,14 +64,14 @@ async fn request_link(
     email: &str,
     message: OutboxMessage,
 ) -> Result<()> {
-    Throttle::mailer(app, context, email).await?;
+    Throttle::mail_by_client(app, context, email).await?;
     let lookup = EmailLookup::new(email);
     let owner = app.db.run(async |conn| Ok(User::find_by_email(conn, &lookup).await?)).await?;
     let recipient = match owner.is_some_and(|user| user.email_verified_at.is_some()) {
         true => Recipient::Verified(email),
         false => Recipient::Unverified(email),
     };
-    if Throttle::mailbox(app, context, purpose.as_str(), recipient).await.is_err() {
+    if Throttle::mail_to_recipient(app, context, purpose.as_str(), recipient).await.is_err() {
         // An error would show that others have asked for mails to this address.
         return Ok(());
     }
@@ -133,7 +133,7 @@ pub async fn confirm_email(app: &App, context: &RequestContext, token: &str) -> 
             email_verified_at: Some(Some(Utc::now())),
             ..Default::default()
         };
-        let after = unless_taken(User::update(tx, user.id, &changes).await)?;
+        let after = map_email_taken(User::update(tx, user.id, &changes).await)?;
         // Links that were sent to the old address must not stay valid.
         OneTimeToken::revoke(tx, user.id, Purpose::ALL).await?;
         Entry::by_self(user.id, Action::EmailChanged).changed(&user, &after).write(tx).await?;

@@ -73,7 +73,7 @@ impl<'a> Throttle<'a> {
         Self::hash(app, context, email)?;
         let known = app.attempts.counter(&HASHES_OF_KNOWN_CLIENT, &ClientNetwork::of(context).to_string());
         if attempt.hash_for == HashFor::Known
-            && app.attempts.wait_here(Operation::Acquire, &[known]).is_some()
+            && app.attempts.wait_locally(Operation::Acquire, &[known]).is_some()
         {
             attempt.hash_for = HashFor::Login;
         }
@@ -88,7 +88,7 @@ impl<'a> Throttle<'a> {
         let network = ClientNetwork::of(context).to_string();
         let account = EmailLookup::new(email);
         let counter = app.attempts.counter(&HASHES, &pair(account.subject(), &network));
-        refuse(app, context, email, app.attempts.wait_here(Operation::Acquire, &[counter]))
+        refuse(app, context, email, app.attempts.wait_locally(Operation::Acquire, &[counter]))
     }
 
     /// Returns the share of the hashes that the attempt belongs to.
@@ -159,7 +159,7 @@ impl<'a> Throttle<'a> {
     ///
     /// # Errors
     /// [`Error::TooManyAttempts`] if requests from the client's network have asked for too many mails.
-    pub async fn mailer(app: &App, context: &RequestContext, email: &str) -> Result<()> {
+    pub async fn mail_by_client(app: &App, context: &RequestContext, email: &str) -> Result<()> {
         let network = ClientNetwork::of(context).to_string();
         let counter = app.attempts.counter(&MAILS_PER_CLIENT, &network);
         refuse(app, context, email, app.attempts.wait(Operation::Acquire, &[counter]).await)
@@ -172,7 +172,7 @@ impl<'a> Throttle<'a> {
     ///
     /// # Errors
     /// [`Error::TooManyAttempts`] if too many such mails were requested.
-    pub async fn mailbox(
+    pub async fn mail_to_recipient(
         app: &App,
         context: &RequestContext,
         purpose: &str,
@@ -192,11 +192,11 @@ impl<'a> Throttle<'a> {
     /// has registered the address of a stranger must not flood the stranger with notices.
     ///
     /// # Errors
-    /// As [`Self::mailbox`].
+    /// As [`Self::mail_to_recipient`].
     pub async fn notice(app: &App, context: &RequestContext, user: &User) -> Result<()> {
         match user.email_verified_at {
             Some(_) => Ok(()),
-            None => Self::mailbox(app, context, "notice", Recipient::Unverified(&user.email)).await,
+            None => Self::mail_to_recipient(app, context, "notice", Recipient::Unverified(&user.email)).await,
         }
     }
 

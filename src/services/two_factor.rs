@@ -109,7 +109,7 @@ pub async fn confirm(app: &App, actor: &Actor, code: &str) -> Result<Vec<String>
     if app.db.run(async |conn| Ok(TwoFactor::is_enabled(conn, user_id).await?)).await? {
         return Err(ALREADY_ENABLED);
     }
-    throttled(app, actor, async |tx: &Tx<'_>, user: &User| {
+    run_throttled(app, actor, async |tx: &Tx<'_>, user: &User| {
         let two_factor = TwoFactor::find(tx, user.id).await?;
         let two_factor =
             two_factor.ok_or(Error::Conflict("Request a secret first, then confirm it with a code"))?;
@@ -134,7 +134,7 @@ pub async fn confirm(app: &App, actor: &Actor, code: &str) -> Result<Vec<String>
 /// [`Error::InvalidCode`] if the code is wrong or the second factor is not enabled; [`Error::TooManyAttempts`] after
 /// failed attempts; and those of [`change`].
 pub async fn disable(app: &App, actor: &Actor, code: &str) -> Result<()> {
-    throttled(app, actor, async |tx: &Tx<'_>, user: &User| {
+    run_throttled(app, actor, async |tx: &Tx<'_>, user: &User| {
         verify_code(app, tx, user, code).await?;
         remove(tx, user).await?;
         Ok(())
@@ -163,7 +163,7 @@ pub async fn remove(tx: &Tx<'_>, user: &User) -> Result<bool> {
 /// # Errors
 /// As [`disable`].
 pub async fn replace_codes(app: &App, actor: &Actor, code: &str) -> Result<Vec<String>> {
-    throttled(app, actor, async |tx: &Tx<'_>, user: &User| {
+    run_throttled(app, actor, async |tx: &Tx<'_>, user: &User| {
         verify_code(app, tx, user, code).await?;
         let codes = renew_codes(tx, user.id).await?;
         Entry::new(user.id, Action::RecoveryCodesReplaced).write(tx).await?;
@@ -173,7 +173,7 @@ pub async fn replace_codes(app: &App, actor: &Actor, code: &str) -> Result<Vec<S
 }
 
 /// Runs a transaction that verifies a code, within the rate limits of codes.
-async fn throttled<T>(
+async fn run_throttled<T>(
     app: &App,
     actor: &Actor,
     work: impl AsyncFnOnce(&Tx<'_>, &User) -> Result<T> + Clone,

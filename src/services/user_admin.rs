@@ -11,7 +11,7 @@ use super::{
     throttle::Throttle,
     transaction::change,
     two_factor,
-    users::{USER_COUNT, parse_email, unless_taken},
+    users::{USER_COUNT, map_email_taken, parse_email},
 };
 use crate::{
     app::App,
@@ -115,7 +115,7 @@ pub async fn invite(
     Throttle::invitation(app, actor.context(), &email).await?;
     let user = change(app, actor, Affected::Actor, async |tx, locked| {
         let row = NewUser { email: &email, hashed_password: None, full_name, role, email_verified_at: None };
-        let user = unless_taken(row.insert(tx).await)?;
+        let user = map_email_taken(row.insert(tx).await)?;
         Entry::new(user.id, Action::UserInvited).after(audit_fields(&user).into()).write(tx).await?;
         OutboxMessage::Invite { user_id: user.id }.send(tx).await?;
         if role == Role::Admin {

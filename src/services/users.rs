@@ -38,7 +38,7 @@ pub(super) fn parse_email(email: &str) -> Result<EmailAddress> {
 ///
 /// # Errors
 /// [`Error::EmailTaken`], or the converted database error.
-pub(super) fn unless_taken<T>(result: diesel::QueryResult<T>) -> Result<T> {
+pub(super) fn map_email_taken<T>(result: diesel::QueryResult<T>) -> Result<T> {
     result.map_err(|error| match &error {
         diesel::result::Error::DatabaseError(_, info)
             if matches!(info.constraint_name(), Some("users_email_key" | "users_email_key_key")) =>
@@ -107,7 +107,7 @@ pub struct Registration {
 pub async fn register(app: &App, context: &RequestContext, new: Registration) -> Result<User> {
     let email = parse_email(&new.email)?.stored;
     check_not_personal("password", &new.password, &email, new.full_name.as_deref())?;
-    Throttle::mailer(app, context, &email).await?;
+    Throttle::mail_by_client(app, context, &email).await?;
     let result = create_user(app, context, &email, new).await;
     match &result {
         Ok(user) => {
@@ -130,7 +130,8 @@ async fn create_user(app: &App, context: &RequestContext, email: &str, new: Regi
     if app.db.run(async |conn| Ok(User::find_by_email(conn, &lookup).await?)).await?.is_some() {
         return Err(Error::EmailTaken);
     }
-    Throttle::mailbox(app, context, Purpose::VerifyEmail.as_str(), Recipient::Unverified(email)).await?;
+    Throttle::mail_to_recipient(app, context, Purpose::VerifyEmail.as_str(), Recipient::Unverified(email))
+        .await?;
     // Before the transaction, because hashing is slow and must not hold a connection.
     let permit = app.passwords.permit(HashFor::Registration).await?;
     let hashed_password = permit.hash(new.password).await?;
@@ -142,7 +143,7 @@ async fn create_user(app: &App, context: &RequestContext, email: &str, new: Regi
         email_verified_at: None,
     };
     let user = change_without_actor(app, context, async |tx| {
-        let user = unless_taken(row.insert(tx).await)?;
+        let user = map_email_taken(row.insert(tx).await)?;
         let entry = Entry::by_self(user.id, Action::UserRegistered);
         entry.after(audit_fields(&user).into()).write(tx).await?;
         OutboxMessage::VerifyEmail { user_id: user.id }.send(tx).await?;

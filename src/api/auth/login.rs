@@ -94,7 +94,7 @@ impl Login {
     ) -> Result<Granted> {
         let replaced = replaced_sessions(&self.0, request, delivery.0).await?;
         let (challenge, code) = (&body.challenge_token, &body.code);
-        let grant = login::second_factor(&self.0, &context, challenge, code, &replaced).await?;
+        let grant = login::complete_with_code(&self.0, &context, challenge, code, &replaced).await?;
         deliver(grant, delivery.0, request, jar)
     }
 }

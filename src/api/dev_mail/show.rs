@@ -63,12 +63,12 @@ fn show_page<'a>(message: &'a Message<'a>) -> ShowPage<'a> {
         headers,
         // Links open in a new tab, outside of the frame.
         html: html.map(|html| format!("<base target=\"_blank\">{html}")),
-        text: text.map(pieces),
+        text: text.map(split_links),
     }
 }
 
 /// Splits a text into links and the text between them.
-fn pieces(text: &str) -> Vec<Piece<'_>> {
+fn split_links(text: &str) -> Vec<Piece<'_>> {
     let mut pieces = Vec::new();
     let mut rest = text;
     while let Some(begin) = ["http://", "https://"].iter().filter_map(|scheme| rest.find(scheme)).min() {
@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn links_are_found_without_trailing_punctuation() {
-        let found = pieces("See https://a.example/x#token=1, or (http://b.example).\nBye");
+        let found = split_links("See https://a.example/x#token=1, or (http://b.example).\nBye");
         let plain = |text| Piece { text, is_link: false };
         let link = |text| Piece { text, is_link: true };
         assert_eq!(
@@ -103,7 +103,7 @@ mod tests {
                 plain(").\nBye"),
             ]
         );
-        assert_eq!(pieces("http://"), [plain(""), link("http://"), plain("")]);
-        assert_eq!(pieces(""), [plain("")]);
+        assert_eq!(split_links("http://"), [plain(""), link("http://"), plain("")]);
+        assert_eq!(split_links(""), [plain("")]);
     }
 }

@@ -125,7 +125,7 @@ impl Enqueue {
         let is_own = to.key == EmailLookup::new(&user.email).subject();
         // An unverified address may belong to a third party.
         let permitted = is_admin(&self.0, actor.identity()) || is_own && user.email_verified_at.is_some();
-        if self.0.mailer.is_real() && !permitted {
+        if self.0.mailer.has_smtp_server() && !permitted {
             let error = if is_own { Error::EmailNotVerified } else { Error::Forbidden };
             return Err(error.into());
         }

@@ -34,7 +34,7 @@ impl AccessLog {
     /// Writes the line of a request.
     pub(super) fn write(&self, request: &Received, response: &Response) {
         let Received { started, context, method, uri, .. } = request;
-        let given_path = self.debug.then(|| loggable(uri.path()));
+        let given_path = self.debug.then(|| printable_path(uri.path()));
         let (user, reason) = (request.user.get(), response.data::<Reason>());
         // The route, not the path of the request, which may contain an id or a token.
         let path = self.documented_path(response.data::<PathPattern>());
@@ -68,12 +68,12 @@ impl AccessLog {
     /// Returns the path in the notation of the OpenAPI document; `None` if no route matches.
     fn documented_path(&self, pattern: Option<&PathPattern>) -> Option<Arc<str>> {
         let PathPattern(pattern) = pattern.filter(|pattern| &*pattern.0 != PREFIX)?;
-        Some(self.catalog.path(pattern).unwrap_or_else(|| readable(pattern).into()))
+        Some(self.catalog.path(pattern).unwrap_or_else(|| openapi_path(pattern).into()))
     }
 }
 
 /// Returns a pattern of the router in the notation of the OpenAPI document: `/dev/mail/{id}` for `/dev/mail/:id`.
-fn readable(pattern: &str) -> String {
+fn openapi_path(pattern: &str) -> String {
     let steps = pattern.trim_end_matches('/').split('/').map(|step| match step.strip_prefix(':') {
         Some(name) => format!("{{{name}}}"),
         None => step.to_owned(),
@@ -82,7 +82,7 @@ fn readable(pattern: &str) -> String {
 }
 
 /// Returns the path of a request without characters that cannot be seen, shortened.
-fn loggable(path: &str) -> String {
+fn printable_path(path: &str) -> String {
     path.chars().take(MAX_PATH_CHARS).flat_map(char::escape_debug).collect()
 }
 
@@ -97,13 +97,13 @@ mod tests {
             ("/dev/mail/", "/dev/mail"),
             ("/account/verify-email", "/account/verify-email"),
         ] {
-            assert_eq!(readable(pattern), path);
+            assert_eq!(openapi_path(pattern), path);
         }
     }
 
     #[test]
     fn an_unknown_path_is_short_and_visible() {
-        assert_eq!(loggable("/users/m\x1bé"), "/users/m\\u{1b}é");
-        assert_eq!(loggable(&"/x".repeat(999)).len(), MAX_PATH_CHARS);
+        assert_eq!(printable_path("/users/m\x1bé"), "/users/m\\u{1b}é");
+        assert_eq!(printable_path(&"/x".repeat(999)).len(), MAX_PATH_CHARS);
     }
 }

@@ -35,8 +35,8 @@ pub fn render(error: &poem::Error, request: &FailedRequest<'_>, catalog: &RouteC
     let pattern = error.data::<PathPattern>();
     let documented = pattern.and_then(|pattern| catalog.find(&pattern.0));
     let failure = match error.downcast_ref::<ApiError>() {
-        Some(ours) => Failure::ours(ours, request, documented),
-        None => Failure::framework(error, request, documented, catalog),
+        Some(ours) => Failure::from_api_error(ours, request, documented),
+        None => Failure::from_poem_error(error, request, documented, catalog),
     };
     // Errors from before the routing have no documented path.
     let path = documented.map_or(request.uri.path(), DocumentedPath::path);
@@ -83,7 +83,11 @@ impl Failure {
     }
 
     /// Converts an error of this program.
-    fn ours(error: &ApiError, request: &FailedRequest<'_>, documented: Option<&DocumentedPath>) -> Self {
+    fn from_api_error(
+        error: &ApiError,
+        request: &FailedRequest<'_>,
+        documented: Option<&DocumentedPath>,
+    ) -> Self {
         let detail = match error {
             ApiError::InvalidFields(fields) => return Self::invalid(fields.clone()),
             ApiError::Domain(Error::Invalid(fields)) => {
@@ -123,7 +127,7 @@ impl Failure {
     }
 
     /// Converts an error of poem.
-    fn framework(
+    fn from_poem_error(
         error: &poem::Error,
         request: &FailedRequest<'_>,
         documented: Option<&DocumentedPath>,
@@ -138,7 +142,7 @@ impl Failure {
             };
         }
         if error.is::<AuthorizationError>() {
-            return Self::ours(&ApiError::NotAuthenticated, request, documented);
+            return Self::from_api_error(&ApiError::NotAuthenticated, request, documented);
         }
         if error.is::<MethodNotAllowedError>() {
             let allow = documented.map_or_else(|| "GET, HEAD".to_owned(), DocumentedPath::allowed);

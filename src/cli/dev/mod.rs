@@ -135,7 +135,7 @@ impl Args {
             config.auth.secret_key = Some(project_key(&state_dir, "secret-key")?);
         }
         config.mail.mail_dir = state_dir.join("mail");
-        private_mail_dir(&config.mail.mail_dir).context("cannot create the directory of captured mails")?;
+        create_mail_dir(&config.mail.mail_dir).context("cannot create the directory of captured mails")?;
         http.shutdown_timeout_seconds = http.shutdown_timeout_seconds.min(MAX_SHUTDOWN_SECONDS);
         http.dev_pages = true;
         let mut hosts = http.allowed_hosts.get()?.cloned().unwrap_or_default();
@@ -179,7 +179,7 @@ impl Args {
 }
 
 /// Creates the directory of captured mails, private to this user: a link in a mail can set a password.
-fn private_mail_dir(dir: &Path) -> io::Result<()> {
+fn create_mail_dir(dir: &Path) -> io::Result<()> {
     dev::create_private_dir(dir)?;
     dev::make_files_private(dir, "eml")
 }

@@ -102,24 +102,24 @@ impl Args {
             return Ok(ExitCode::SUCCESS);
         }
         let mut report = Report { failures: 0, findings };
-        self.settings(&mut report);
+        self.check_settings(&mut report);
         match db::connect(&self.config.database).await {
             Ok(conn) => {
-                report.add("database", version(&conn).await);
-                let migrated = migrated(&conn).await;
+                report.add("database", check_version(&conn).await);
+                let migrated = check_migrations(&conn).await;
                 let has_tables = migrated.is_ok();
                 report.add("migrations", migrated);
                 if has_tables {
-                    report.add("privileges", privileges(&conn).await);
-                    report.add("admins", self.admins(&conn).await);
-                    report.add("outbox", self.outbox(&conn).await);
-                    report.add("addresses", addresses(&conn).await);
+                    report.add("privileges", check_privileges(&conn).await);
+                    report.add("admins", self.check_admins(&conn).await);
+                    report.add("outbox", self.check_outbox(&conn).await);
+                    report.add("addresses", check_addresses(&conn).await);
                 }
-                report.add("clock", clock(&conn).await);
+                report.add("clock", check_clock(&conn).await);
             }
             Err(error) => report.add("database", Err(error)),
         }
-        match redis(&self.config).await {
+        match check_redis(&self.config).await {
             Ok(findings) => findings.into_iter().for_each(|finding| report.add("redis", finding)),
             Err(error) if !self.config.redis.problems().is_empty() => report.add("redis", Err(error)),
             Err(error) => {
@@ -128,12 +128,12 @@ impl Args {
                 report.add("redis", Err(error.context(hint)));
             }
         }
-        report.add("disk", disk());
+        report.add("disk", check_disk());
         Ok(if report.failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
     /// Looks for active admins with the default password, and whether there is an admin.
-    async fn admins(&self, conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
+    async fn check_admins(&self, conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
         let password = self.config.auth.admin.chosen_password();
         if !User::any_admin(conn).await? {
             return Ok(match password {
@@ -144,7 +144,7 @@ impl Args {
             });
         }
         let passwords = Passwords::new(self.config.auth.hashing.bcrypt_cost);
-        let admins = admin_password::with_default(conn, &passwords, MAX_CHECKED_ADMINS).await?;
+        let admins = admin_password::find_default_passwords(conn, &passwords, MAX_CHECKED_ADMINS).await?;
         match default_password_problem(&admins) {
             None => Ok(Passed("none has the default password".into())),
             Some(problem) if self.config.core.debug => Ok(Warning(problem)),
@@ -153,7 +153,7 @@ impl Args {
     }
 
     /// Counts the mails that wait in the outbox. With a mail server, they leave it within a minute.
-    async fn outbox(&self, conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
+    async fn check_outbox(&self, conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
         let count = OutboxRow::count_waiting(conn, MAX_COUNTED_MAILS).await?;
         let more = if count as i64 == MAX_COUNTED_MAILS { " or more" } else { "" };
         Ok(match count {
@@ -165,22 +165,22 @@ impl Args {
 }
 
 #[derive(QueryableByName)]
-struct Answer {
+struct TextRow {
     #[diesel(sql_type = Text)]
     value: String,
 }
 
-async fn ask(mut conn: &AsyncPgConnection, sql: &str) -> anyhow::Result<String> {
-    Ok(diesel::sql_query(sql).get_result::<Answer>(&mut conn).await?.value)
+async fn query_text(mut conn: &AsyncPgConnection, sql: &str) -> anyhow::Result<String> {
+    Ok(diesel::sql_query(sql).get_result::<TextRow>(&mut conn).await?.value)
 }
 
-async fn version(conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
-    let version = ask(conn, "SELECT current_setting('server_version') AS value").await?;
+async fn check_version(conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
+    let version = query_text(conn, "SELECT current_setting('server_version') AS value").await?;
     Ok(Passed(format!("PostgreSQL {version} answers")))
 }
 
 /// Checks that no migration is pending. Recommends to apply pending ones unless a known obstacle prevents it.
-async fn migrated(conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
+async fn check_migrations(conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
     let pending = migrations::pending(conn).await?;
     if pending.is_empty() {
         return Ok(Passed("all applied".into()));
@@ -193,8 +193,8 @@ async fn migrated(conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
 }
 
 /// Looks for accounts that share an address in different spellings, or whose address is not valid any more.
-async fn addresses(conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
-    let (list, total) = email_keys::unresolved(conn, MAX_LISTED_ADDRESSES).await?;
+async fn check_addresses(conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
+    let (list, total) = email_keys::list_missing_keys(conn, MAX_LISTED_ADDRESSES).await?;
     if total == 0 {
         return Ok(Passed("each address has one account".into()));
     }
@@ -221,7 +221,7 @@ async fn addresses(conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
 
 /// Checks the privileges of the PostgreSQL role on the tables of the product: those in the schema of `users`
 /// that have the same owner.
-async fn privileges(conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
+async fn check_privileges(conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
     const MISSING: &str = r"
         SELECT coalesce(string_agg(privilege || ' on ' || t.relname, ', ' ORDER BY t.relname, privilege), '') AS value
         FROM pg_class users
@@ -229,7 +229,7 @@ async fn privileges(conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
         CROSS JOIN unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) privilege
         WHERE users.oid = to_regclass('users') AND NOT has_table_privilege(t.oid, privilege)
             AND t.relname !~ '^__diesel' AND (t.relname, privilege) <> ('audit_log', 'UPDATE')";
-    match ask(conn, MISSING).await?.as_str() {
+    match query_text(conn, MISSING).await?.as_str() {
         "" => Ok(Passed("the role may read and write all tables".into())),
         missing => bail!(
             "the PostgreSQL role lacks the privileges {missing}: grant them as the owner of the tables with GRANT SELECT, \
@@ -239,9 +239,9 @@ async fn privileges(conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
 }
 
 /// Compares the clock with the database's. Tokens contain times, so the clocks of all replicas must agree.
-async fn clock(conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
+async fn check_clock(conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
     let theirs: f64 =
-        ask(conn, "SELECT extract(epoch FROM clock_timestamp())::text AS value").await?.parse()?;
+        query_text(conn, "SELECT extract(epoch FROM clock_timestamp())::text AS value").await?.parse()?;
     let offset = (Utc::now().timestamp_micros() as f64 / 1e6 - theirs).abs();
     if offset > MAX_CLOCK_OFFSET_SECONDS {
         bail!(
@@ -251,7 +251,7 @@ async fn clock(conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
     Ok(Passed("agrees with the database's".into()))
 }
 
-async fn redis(config: &Config) -> anyhow::Result<Vec<anyhow::Result<Finding>>> {
+async fn check_redis(config: &Config) -> anyhow::Result<Vec<anyhow::Result<Finding>>> {
     let server = app::queue(&RedisPool::new(&config.redis)?, &config.redis).server().await?;
     let mut list = vec![Ok(Passed(format!("{} answers", server.name)))];
     list.extend(server.problems.into_iter().map(|problem| Err(anyhow::anyhow!(problem))));
@@ -260,7 +260,7 @@ async fn redis(config: &Config) -> anyhow::Result<Vec<anyhow::Result<Finding>>> 
 }
 
 /// Checks the free space of the file system of the working directory.
-fn disk() -> anyhow::Result<Finding> {
+fn check_disk() -> anyhow::Result<Finding> {
     let stats = rustix::fs::statvfs(".").context("cannot read the free disk space")?;
     let free_mb = stats.f_bavail.saturating_mul(stats.f_frsize) / (1024 * 1024);
     if free_mb < MIN_FREE_DISK_MB {

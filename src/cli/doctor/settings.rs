@@ -18,12 +18,12 @@ impl Args {
     }
 
     /// Checks the settings without connecting.
-    pub(super) fn settings(&self, report: &mut Report<'_>) {
+    pub(super) fn check_settings(&self, report: &mut Report<'_>) {
         let mut problems = report.findings.problems.clone();
         problems.extend(self.config.logs.problem());
         problems.extend(check_admin(&self.config.auth.admin).err().map(|error| error.to_string()));
         let unsafe_settings = self.config.unsafe_settings().into_iter();
-        problems.extend(unsafe_settings.filter(|problem| !report.findings.explain(problem)));
+        problems.extend(unsafe_settings.filter(|problem| !report.findings.explains(problem)));
         let mut weaknesses = weaknesses(&self.config);
         weaknesses.extend(report.findings.warnings.iter().cloned());
         if problems.is_empty() && !self.config.core.debug {

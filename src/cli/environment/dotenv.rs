@@ -65,9 +65,9 @@ fn parse(text: &str, is_secret: &dyn Fn(&str) -> bool) -> Dotenv {
     while !rest.is_empty() {
         let (first, mut next) = rest.split_once('\n').unwrap_or((rest, ""));
         if !matches!(first.trim().chars().next(), None | Some('#')) {
-            match assignment(first) {
+            match parse_assignment(first) {
                 Err(why) => file.refuse(line, None, why),
-                Ok((name, from)) => match value(&rest[from..], is_secret(name), &file) {
+                Ok((name, from)) => match parse_value(&rest[from..], is_secret(name), &file) {
                     Err(why) => file.refuse(line, Some(name), why),
                     Ok((value, after)) => {
                         next = after;
@@ -83,7 +83,7 @@ fn parse(text: &str, is_secret: &dyn Fn(&str) -> bool) -> Dotenv {
 }
 
 /// Returns the name that a line sets, and where its value begins.
-fn assignment(line: &str) -> Result<(&str, usize), &'static str> {
+fn parse_assignment(line: &str) -> Result<(&str, usize), &'static str> {
     let start = line.trim_start();
     // A variable may have the name `export`.
     let exported = start.strip_prefix("export").filter(|rest| rest.starts_with([' ', '\t']));
@@ -102,10 +102,10 @@ fn is_name(text: &str) -> bool {
 }
 
 /// Reads the value at the beginning of a text. Returns what follows its line, too.
-fn value<'a>(text: &'a str, is_secret: bool, file: &Dotenv) -> Result<(String, &'a str), &'static str> {
+fn parse_value<'a>(text: &'a str, is_secret: bool, file: &Dotenv) -> Result<(String, &'a str), &'static str> {
     let Some(quote @ ('\'' | '"')) = text.chars().next() else {
         let (line, next) = text.split_once('\n').unwrap_or((text, ""));
-        return Ok((unquoted(line.trim(), is_secret, file)?, next));
+        return Ok((parse_unquoted(line.trim(), is_secret, file)?, next));
     };
     let inside = &text[1..];
     let (value, length) = match quote {
@@ -113,7 +113,7 @@ fn value<'a>(text: &'a str, is_secret: bool, file: &Dotenv) -> Result<(String, &
             let end = inside.find('\'').ok_or("has no closing quote")?;
             (inside[..end].to_owned(), end + 1)
         }
-        _ => double_quoted(inside, file)?,
+        _ => parse_double_quoted(inside, file)?,
     };
     let after = &inside[length..];
     let (trailing, next) = after.split_once('\n').unwrap_or((after, ""));
@@ -125,7 +125,7 @@ fn value<'a>(text: &'a str, is_secret: bool, file: &Dotenv) -> Result<(String, &
 }
 
 /// Reads up to the closing quote. Returns the length of what was read, too.
-fn double_quoted(text: &str, file: &Dotenv) -> Result<(String, usize), &'static str> {
+fn parse_double_quoted(text: &str, file: &Dotenv) -> Result<(String, usize), &'static str> {
     let mut value = String::new();
     let mut chars = text.char_indices();
     while let Some((at, c)) = chars.next() {
@@ -137,7 +137,7 @@ fn double_quoted(text: &str, file: &Dotenv) -> Result<(String, usize), &'static 
                 _ => return Err("has a backslash in double quotes: write two of them, or use single quotes"),
             },
             '$' => {
-                let (inserted, length) = reference(&text[at..], file)?;
+                let (inserted, length) = expand_reference(&text[at..], file)?;
                 value.push_str(&inserted);
                 // Skips the rest of the reference: its `$` is read already, and its other characters are
                 // ASCII.
@@ -149,7 +149,7 @@ fn double_quoted(text: &str, file: &Dotenv) -> Result<(String, usize), &'static 
     Err("has no closing quote")
 }
 
-fn unquoted(text: &str, is_secret: bool, file: &Dotenv) -> Result<String, &'static str> {
+fn parse_unquoted(text: &str, is_secret: bool, file: &Dotenv) -> Result<String, &'static str> {
     let text = match comment_start(text) {
         None => text,
         Some(at) => {
@@ -173,7 +173,7 @@ fn unquoted(text: &str, is_secret: bool, file: &Dotenv) -> Result<String, &'stat
     }
     let (mut value, mut rest) = (String::new(), text);
     while let Some(at) = rest.find('$') {
-        let (inserted, length) = reference(&rest[at..], file)?;
+        let (inserted, length) = expand_reference(&rest[at..], file)?;
         value.push_str(&rest[..at]);
         value.push_str(&inserted);
         rest = &rest[at + length..];
@@ -188,7 +188,7 @@ fn comment_start(text: &str) -> Option<usize> {
 }
 
 /// Returns the value of the `${NAME}` at the beginning of a text, and the length of the reference.
-fn reference(text: &str, file: &Dotenv) -> Result<(String, usize), &'static str> {
+fn expand_reference(text: &str, file: &Dotenv) -> Result<(String, usize), &'static str> {
     let inside = text.strip_prefix("${").and_then(|rest| rest.split_once('}'));
     let name = inside.map(|(name, _)| name).filter(|name| is_name(name)).ok_or(DOLLAR)?;
     let value = match std::env::var(name) {

@@ -46,7 +46,7 @@ impl fmt::Display for Place {
 impl Findings {
     /// Returns whether these findings explain `problem`, which begins with the name of a setting: the setting
     /// counts as not set because its value cannot be read.
-    pub(in crate::cli) fn explain(&self, problem: &str) -> bool {
+    pub(in crate::cli) fn explains(&self, problem: &str) -> bool {
         let name = problem.split(' ').next();
         let is_name = |c: char| c.is_alphanumeric() || c == '_';
         self.problems.iter().any(|cause| cause.split(|c| !is_name(c)).any(|word| Some(word) == name))

@@ -7,7 +7,7 @@ use super::{
     common::{existing_queue, open, print_json, state_parser},
     table::{
         Column::{Number, Text},
-        Table, cut, or_dash, plain, when,
+        Table, cut, format_time, or_dash, plain,
     },
 };
 use crate::{
@@ -177,7 +177,7 @@ fn table(jobs: &[JobStatus], state: State) -> Table {
             job.task.clone(),
             job.queue.clone(),
             job.attempts.to_string(),
-            or_dash(time.map(when)),
+            or_dash(time.map(format_time)),
             or_dash(error.map(|error| cut(error, MAX_ERROR_CHARS))),
         ]);
     }
@@ -199,7 +199,7 @@ impl Show {
 
 /// Formats the details of a job, one line each.
 fn lines(job: &JobStatus) -> String {
-    let time = |time: Option<DateTime<Utc>>| time.map(when);
+    let time = |time: Option<DateTime<Utc>>| time.map(format_time);
     let detail = job.error_detail.clone().filter(|detail| job.error.as_ref() != Some(detail));
     let fields = [
         ("id:", Some(job.id.clone())),

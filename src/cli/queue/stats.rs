@@ -11,7 +11,7 @@ use super::{
     common::{explain, open, print_json},
     table::{
         Column::{Number, Text},
-        Table, age, limits, or_dash, when,
+        Table, format_duration, format_time, limits, or_dash,
     },
 };
 use crate::{
@@ -80,7 +80,7 @@ impl Args {
             let mut out = std::io::stdout();
             match queues {
                 Ok(queues) if self.json => writeln!(out, "{}", serde_json::to_string(&queues)?)?,
-                Ok(queues) => writeln!(out, "{clear}{} UTC\n{}", when(Utc::now()), text(&queues))?,
+                Ok(queues) => writeln!(out, "{clear}{} UTC\n{}", format_time(Utc::now()), text(&queues))?,
                 Err(error @ Error::Unavailable(_)) => {
                     write!(out, "{clear}")?;
                     out.flush()?;
@@ -120,7 +120,7 @@ fn text(queues: &[QueueInfo]) -> String {
             info.started.to_string(),
             info.failed.to_string(),
             info.totals.finished.to_string(),
-            or_dash(info.latency_seconds.map(age)),
+            or_dash(info.latency_seconds.map(format_duration)),
             or_dash(limits(info)),
         ]);
     }

@@ -4,7 +4,7 @@ use super::{
     common::{open, print_json},
     table::{
         Column::{Number, Text},
-        Table, age, or_dash, since,
+        Table, format_duration, format_elapsed, or_dash,
     },
 };
 use crate::config::Redis;
@@ -49,8 +49,8 @@ impl Args {
                     worker.version,
                     worker.queues,
                     format!("{}/{}", worker.running, worker.concurrency),
-                    or_dash(worker.started_at.map(since)),
-                    age(worker.silent_seconds),
+                    or_dash(worker.started_at.map(format_elapsed)),
+                    format_duration(worker.silent_seconds),
                 ]);
             }
             write!(out, "{table}")?;
