@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn the_parts_name_the_server() {
+    fn the_postgres_settings_name_the_server() {
         let cases: [(&[&str], &str); 7] = [
             (&["--postgres-server=db"], "app on db:5432"),
             (&["--postgres-server=::1", "--postgres-port=7"], "app on [::1]:7"),

@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn each_plain_connection_beyond_this_machine_is_warned_of() {
+    fn each_unencrypted_connection_to_another_machine_is_reported() {
         assert_eq!(weaknesses(&[]), [""; 0]);
         for (flag, expected) in [
             ("--debug=true", "DEBUG is on"),

@@ -58,7 +58,7 @@ where
             line.add(name, text);
         });
         let time = if self.with_date { "%Y-%m-%d %H:%M:%S%.3f" } else { "%H:%M:%S%.3f" };
-        let time = line.painted(DIM, &Local::now().format(time).to_string());
+        let time = line.paint(DIM, &Local::now().format(time).to_string());
         writeln!(writer, "{time} {}", line.finish()?)
     }
 }
@@ -90,7 +90,7 @@ impl Line {
         Some(self.fields.remove(at).1)
     }
 
-    fn painted(&self, color: &str, text: &str) -> String {
+    fn paint(&self, color: &str, text: &str) -> String {
         match self.ansi {
             true => format!("\x1b[{color}m{text}\x1b[0m"),
             false => text.to_owned(),
@@ -105,7 +105,7 @@ impl Line {
             Level::DEBUG => (BLUE, "DEBUG"),
             Level::TRACE => (DIM, "TRACE"),
         };
-        let mut text = format!("{} ", self.painted(color, level));
+        let mut text = format!("{} ", self.paint(color, level));
         let status = self.fields.iter().find(|(name, _)| name == "status");
         let status = status.and_then(|(_, status)| status.parse::<u16>().ok());
         let failed = self.level <= Level::WARN || status.is_some_and(|status| status >= 400);
@@ -118,7 +118,7 @@ impl Line {
                 true => shortened_id(&value),
                 false => &value,
             };
-            write!(text, " {}{}", self.painted(DIM, &format!("{name}=")), quoted(value))?;
+            write!(text, " {}{}", self.paint(DIM, &format!("{name}=")), quoted(value))?;
         }
         Ok(text)
     }
@@ -133,8 +133,8 @@ impl Line {
         let parts = REQUEST_FIELDS.iter().filter_map(|name| {
             let value = quoted(&self.take(name)?).into_owned();
             Some(match *name {
-                "status" | "code" | "fields" => self.painted(color, &value),
-                "duration_ms" => self.painted(DIM, &format!("{value} ms")),
+                "status" | "code" | "fields" => self.paint(color, &value),
+                "duration_ms" => self.paint(DIM, &format!("{value} ms")),
                 _ => value,
             })
         });

@@ -13,10 +13,10 @@ use self::{human::HumanLines, json::JsonLines};
 use crate::config::{Core, LogFormat, Logs};
 
 /// Size of the buffer of the log, in bytes.
-const BUFFER: usize = 64 * 1024;
+const BUFFER_BYTES: usize = 64 * 1024;
 /// The most lines that wait for the logging thread. Their queue is allocated at the start, with 40 bytes per
 /// line.
-const LINES: usize = 8_192;
+const MAX_WAITING_LINES: usize = 8_192;
 
 /// Starts logging. Call it once, and keep the guard until the command ends: dropping it writes the remaining lines.
 ///
@@ -31,8 +31,9 @@ pub fn init(core: &Core, settings: &Logs) -> anyhow::Result<WorkerGuard> {
     let level = settings.log_level.get()?.map_or("info", String::as_str);
     let filter = EnvFilter::try_new(format!("{quiet},{level}"))?;
     let registry = tracing_subscriber::registry().with(filter);
-    let stderr = BufWriter::with_capacity(BUFFER, std::io::stderr());
-    let builder = NonBlockingBuilder::default().lossy(false).buffered_lines_limit(LINES).thread_name("log");
+    let stderr = BufWriter::with_capacity(BUFFER_BYTES, std::io::stderr());
+    let builder =
+        NonBlockingBuilder::default().lossy(false).buffered_lines_limit(MAX_WAITING_LINES).thread_name("log");
     let (writer, guard) = builder.finish(stderr);
     match settings.format(core.debug) {
         LogFormat::Human => {
