@@ -105,8 +105,8 @@ impl Bare {
         Ok(())
     }
 
-    /// Fetches and settles up to `batch` jobs at a time until the queue is empty. As in the worker, a settle runs
-    /// concurrently with the next fetch. Returns the number of jobs.
+    /// Fetches and settles up to `batch` jobs at a time until the queue is empty. As in the worker, a settle
+    /// runs concurrently with the next fetch. Returns the number of jobs.
     pub async fn drain(&self, batch: usize, outcome: &str) -> Result<usize> {
         let (mut held, mut ended): (Vec<Held>, usize) = (Vec::new(), 0);
         loop {

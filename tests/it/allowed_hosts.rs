@@ -1,5 +1,5 @@
-//! The hosts that requests may be for. Others are refused, so that a page cannot reach the server by a name of its own
-//! (DNS rebinding).
+//! The hosts that the server serves. Requests for other hosts are refused, so that a web page cannot reach
+//! the server under the host name of the page (DNS rebinding).
 
 use reqwest::Method;
 use tokio::{
@@ -31,7 +31,7 @@ async fn get(app: &TestApp, path: &str, host: &str) -> Answer {
     Answer::of(app.at_root(Method::GET, path).header("host", host)).await
 }
 
-/// Sends a request as it is, and returns the response.
+/// Sends the head of a request without changes. Returns the response.
 async fn raw(app: &TestApp, head: &str) -> String {
     let mut stream = TcpStream::connect(app.url.strip_prefix("http://").unwrap()).await.unwrap();
     stream.write_all(format!("{head}\r\nConnection: close\r\n\r\n").as_bytes()).await.unwrap();
@@ -78,7 +78,7 @@ async fn a_request_names_exactly_one_host() {
     for (head, status) in [
         ("GET /api/v1/health HTTP/1.1\r\nHost: localhost", "200"),
         ("GET http://localhost/api/v1/health HTTP/1.1\r\nHost: localhost", "200"),
-        // The target counts, not the header (RFC 9112 section 3.2.2).
+        // The host of the target counts, not the `Host` header (RFC 9112 section 3.2.2).
         ("GET http://localhost/api/v1/health HTTP/1.1\r\nHost: evil.example", "200"),
         ("GET http://evil.example/api/v1/health HTTP/1.1\r\nHost: localhost", "421"),
         ("GET /api/v1/health HTTP/1.1\r\nX-None: 1", "400"),
@@ -103,7 +103,7 @@ async fn a_request_names_exactly_one_host() {
     }
 }
 
-/// The origin of a request with cookies is compared with the host that the request is for.
+/// A request with cookies is accepted only if its `Origin` header names the host that the request is for.
 #[tokio::test]
 async fn an_absolute_target_decides_which_origin_is_the_own() {
     let app = TestApp::start().await;

@@ -64,7 +64,7 @@ async fn concurrent_registrations_of_one_address_create_one_account() {
     let statuses: Vec<_> = answers.iter().map(|answer| answer.status.as_u16()).collect();
     let (made, others): (Vec<_>, Vec<_>) = statuses.iter().partition(|status| **status == 201);
     assert_eq!(made.len(), 1, "{statuses:?}");
-    // 429: each of them asks for a mail to the same mailbox.
+    // 429: each registration sends a mail to the same mailbox, and the mails to one mailbox are rate-limited.
     assert!(others.iter().all(|status| [400, 429].contains(*status)), "{statuses:?}");
     assert_eq!(column(&app.database, "SELECT count(*) FROM users").await, ["1"]);
     assert_eq!(app.mails().await.len(), 1);

@@ -192,7 +192,8 @@ async fn without_smtp_a_mail_is_captured_in_a_file() {
     std::fs::remove_dir_all(file.parent().unwrap()).unwrap();
 }
 
-/// Clients of earlier releases send the fields in the query, some of them with a body of another kind.
+/// Clients of earlier releases send the fields in the query, some of them with an unrelated body or content
+/// type.
 #[tokio::test]
 async fn an_email_is_in_the_body_or_in_the_query() {
     let app = TestApp::start().await;
@@ -228,7 +229,7 @@ async fn an_email_is_in_the_body_or_in_the_query() {
     Answer::of(form).await.is_some_problem(415, "unsupported_media_type");
 }
 
-/// Each documented length is accepted, however the client writes the characters.
+/// The longest body is accepted in every JSON encoding of its characters.
 #[tokio::test]
 async fn the_longest_email_is_accepted() {
     let app = TestApp::start().await;

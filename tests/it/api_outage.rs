@@ -12,11 +12,11 @@ use crate::support::{
     servers::{TestDatabase, servers},
 };
 
-/// Time in which the contract promises a response. The tests add [`SLOW_MACHINE_ALLOWANCE`] for a loaded machine: they
-/// check that nothing hangs.
+/// Every request gets a response within this time, even during an outage. The tests check that no request
+/// hangs, so they add [`SLOW_MACHINE_ALLOWANCE`] for a loaded machine.
 const MAX_RESPONSE_TIME: Duration = Duration::from_secs(3);
 const SLOW_MACHINE_ALLOWANCE: Duration = Duration::from_secs(12);
-/// The defaults of the settings that keep the promise.
+/// The default time limits of PostgreSQL and Redis. Other tests use longer ones.
 const TIMEOUTS: [&str; 2] = ["--database-timeout-ms=1400", "--redis-timeout-ms=900"];
 
 async fn with_proxied_database() -> (Proxy, TestApp) {
@@ -55,12 +55,12 @@ async fn requests_recover_after_a_database_outage() {
         let user = app.user().await;
         assert_eq!(app.get("/users/me", Some(&user)).await.status, 200);
         proxy.set(link);
-        // Copies of the user and the session are used for up to 100 ms.
+        // The server keeps copies of the user and the session for up to 100 ms.
         eventually("requests fail", || async {
             (app.get("/users/me", Some(&user)).await.status == 503).then_some(())
         })
         .await;
-        // The first query may use a connection that seems usable. None may hang.
+        // The pool may hand out a connection that only seems usable. The request must then fail, not hang.
         for _ in 0..3 {
             tokio::time::timeout(MAX_RESPONSE_TIME + SLOW_MACHINE_ALLOWANCE, async {
                 app.get("/users/me", Some(&user)).await.is_some_problem(503, "unavailable");
@@ -82,7 +82,7 @@ async fn the_pool_recovers_after_a_database_restart() {
     let user = app.user().await;
     proxy.set(Link::Cut);
     proxy.set(Link::Up);
-    // The pool replaces connections that the server has closed.
+    // A request fails until the pool has replaced the closed connections.
     eventually("all connections are usable", || async {
         for _ in 0..8 {
             if app.get("/users/me", Some(&user)).await.status != 200 {
@@ -130,7 +130,7 @@ async fn an_exhausted_pool_is_answered_with_503() {
     let app = TestApp::with(&["--database-pool-size=1", TIMEOUTS[0]]).await;
     let user = app.user().await;
     let held = app.app.db.get().await.unwrap();
-    // The user may be read from a copy; the list of sessions is always queried.
+    // `/users/me` may be answered from a copy. The list of sessions is always queried.
     app.get("/users/me/sessions", Some(&user)).await.is_some_problem(503, "unavailable");
     drop(held);
     assert_eq!(app.get("/users/me/sessions", Some(&user)).await.status, 200);
@@ -190,7 +190,8 @@ async fn a_push_with_a_lost_response_enqueues_one_job() {
     let (proxy, app) = with_proxied_redis().await;
     assert_eq!(app.get("/health/redis", None).await.status, 200);
     proxy.lose_answer("");
-    // Not over HTTP: a request may call Redis for something else first.
+    // Enqueues directly: an HTTP request may send another command to Redis first, which would lose its
+    // response instead.
     let job = ExampleTask { name: "x".into(), duration: 0 };
     app.app.queue.enqueue(&job, Origin::default()).await.unwrap();
     assert!(proxy.has_lost_it());

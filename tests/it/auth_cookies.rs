@@ -1,4 +1,4 @@
-//! Tokens in cookies, and the pages whose requests may use them.
+//! Tokens in cookies, and the web pages whose requests may use these cookies.
 
 mod replaced;
 
@@ -15,6 +15,7 @@ use crate::support::{
 
 type Headers<'a> = &'a [(&'a str, &'a str)];
 
+/// The header that a browser sends with a request from a page of the API's own origin.
 const OWN_PAGE: Headers<'static> = &[("sec-fetch-site", "same-origin")];
 
 fn with(request: RequestBuilder, headers: Headers<'_>) -> RequestBuilder {

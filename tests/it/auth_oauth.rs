@@ -1,4 +1,4 @@
-//! The token endpoints as OAuth2 clients use them (RFC 6749), and how a token is refused (RFC 6750).
+//! The token endpoints for OAuth2 clients (RFC 6749), and responses to refused tokens (RFC 6750).
 
 use reqwest::Method;
 use serde_json::json;
@@ -14,7 +14,7 @@ const REFRESH: &str = "/auth/refresh";
 const FORM: &str = "application/x-www-form-urlencoded";
 const JSON: &str = "application/json";
 
-/// What RFC 6750 section 3.1 says of a token that was refused.
+/// The begin of the `WWW-Authenticate` header for a refused token (RFC 6750 section 3.1).
 const REFUSED_TOKEN: &str = "Bearer error=\"invalid_token\"";
 
 async fn send(app: &TestApp, path: &str, content_type: &str, body: &str) -> Answer {
@@ -30,7 +30,7 @@ fn refresh_form(user: &User) -> String {
     format!("grant_type=refresh_token&refresh_token={}", user.refresh_token)
 }
 
-/// Asserts that clients see an error and no token (RFC 6749 sections 5.1 and 5.2).
+/// Asserts that a response has an OAuth2 error and no token (RFC 6749 sections 5.1 and 5.2).
 #[track_caller]
 fn assert_oauth_error(answer: &Answer, status: u16, code: &str, error: &str) {
     answer.is_some_problem(status, code);
@@ -104,7 +104,7 @@ async fn smoke_every_refused_token_request_has_an_oauth_code() {
     assert_oauth_error(&password, 400, "unsupported_grant_type", "unsupported_grant_type");
     let get = Answer::of(app.request(Method::GET, LOGIN)).await;
     assert_oauth_error(&get, 405, "method_not_allowed", "invalid_request");
-    // Other operations are no token endpoints.
+    // Other operations are not token endpoints, so their errors have no OAuth2 fields.
     for other in [app.get("/users/me", None).await, answer(&app, "", "").await] {
         assert!(other.body["code"].is_string() && other.body.get("error").is_none(), "{}", other.text);
     }
@@ -203,7 +203,8 @@ async fn smoke_a_sign_in_that_needs_a_code_is_no_success_and_no_failure() {
     let user = app.user().await;
     let authenticator = turn_on(&app, &user).await;
     let mut challenge = String::new();
-    // More often than failures are free.
+    // More sign-ins than the throttle allows failures: a sign-in that needs a code must not count as a
+    // failure.
     for path in [LOGIN, "/auth/login?delivery=cookie"].repeat(4) {
         let form = [("grant_type", "password"), ("username", user.email.as_str()), ("password", PASSWORD)];
         let login = app.form(path, &form).header("sec-fetch-site", "same-origin");

@@ -1,4 +1,4 @@
-//! One text is one password, however a device encodes its letters.
+//! A password is accepted in every Unicode encoding of its letters (normalization forms C and D).
 
 use serde_json::json;
 
@@ -29,7 +29,7 @@ async fn smoke_both_forms_of_a_password_log_in() {
         assert_is_password(&app, email, DECOMPOSED).await;
         app.login(email, "Zoe's cafe").await.is_some_problem(401, "bad_credentials");
     }
-    // Every operation that verifies or sets a password.
+    // The other operations that verify or set a password accept both forms too.
     let login = app.login("c@example.com", COMPOSED).await;
     let user = User::signed_in(0, "c@example.com", &login);
     let (old, new) = (DECOMPOSED, "cre\u{300}me bru\u{302}le\u{301}e");
@@ -48,7 +48,7 @@ async fn a_password_that_an_earlier_release_hashed_as_typed_stays_valid() {
     app.sql(&format!("INSERT INTO users (email, hashed_password) VALUES ('a@example.com', '{hash}')")).await;
     app.login("a@example.com", COMPOSED).await.is_some_problem(401, "bad_credentials");
     assert_is_password(&app, "a@example.com", DECOMPOSED).await;
-    // The login has replaced the hash.
+    // The login has replaced the hash with one of form C, so both forms are accepted.
     assert_is_password(&app, "a@example.com", COMPOSED).await;
     assert_is_password(&app, "a@example.com", DECOMPOSED).await;
     let hashes = column(&app.database, "SELECT hashed_password FROM users").await;

@@ -18,7 +18,7 @@ const HERE: &str = "203.0.113.7";
 const ELSEWHERE: &str = "198.51.100.7";
 
 impl TestApp {
-    /// Moves the end of every wait by a number of seconds. Returns the number of waits.
+    /// Moves the end of every wait of the throttle by a number of seconds. Returns the number of waits.
     pub async fn move_waits(&self, seconds: i32) -> usize {
         let mut conn = connect(&servers().await.redis_url()).await.unwrap();
         let pattern = format!("{}:throttle:*", self.prefix);
@@ -70,7 +70,8 @@ async fn smoke_five_wrong_passwords_delay_the_next_attempt() {
     for password in [WRONG, PASSWORD] {
         retry_after(&attempt(&app, HERE, &user.email, password).await);
     }
-    // Another network and another account do not have to wait, and their success does not end the wait.
+    // Another network and another account do not have to wait. Their success does not end the wait of this
+    // pair.
     assert_eq!(attempt(&app, ELSEWHERE, &user.email, PASSWORD).await.status, 200);
     assert_eq!(attempt(&app, HERE, &other.email, PASSWORD).await.status, 200);
     retry_after(&attempt(&app, HERE, &user.email.to_uppercase(), PASSWORD).await);
@@ -92,7 +93,8 @@ async fn the_wait_grows_to_five_minutes() {
         waits.push(retry_after(&attempt(&app, HERE, &user.email, PASSWORD).await) + 60 - 1_000);
         app.move_waits(-1_000).await;
     }
-    // One second, 64 seconds and five minutes, minus the time of the test, plus a minute.
+    // The waits are 1, 64 and 300 seconds. Each value is 60 seconds higher, less the time that the test has
+    // taken.
     assert!(waits.is_sorted_by(|one, next| one < next) && waits[2] <= 360, "{waits:?}");
 }
 
@@ -192,7 +194,7 @@ async fn clients_with_an_unreadable_address_share_a_network_of_their_own() {
     fail(&app, 5, "unknown", &user.email).await;
     assert_eq!(app.move_waits(60).await, 1);
     retry_after(&attempt(&app, "203.0.113.7, _hidden", &user.email, PASSWORD).await);
-    // Without the header, the client is the peer of the connection.
+    // Without the header, the client address is that of the connection.
     assert_eq!(app.login(&user.email, PASSWORD).await.status, 200);
 }
 

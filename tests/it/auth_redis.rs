@@ -1,4 +1,4 @@
-//! The limits of attempts while Redis is full, read-only, stalled or not there.
+//! Rate limits of attempts while Redis is full, read-only or unreachable.
 
 use futures_util::{StreamExt, stream};
 use reqwest::Method;
@@ -20,7 +20,7 @@ use crate::support::{
 const UNREACHABLE_REDIS: [&str; 2] = ["--redis-url=redis://127.0.0.1:1/", "--redis-timeout-ms=200"];
 const WRONG: &str = "wrong password";
 
-/// A Redis of one test.
+/// A Redis server for one test, which may fill it or make it read-only.
 struct OwnRedis(Server);
 
 impl OwnRedis {
@@ -37,7 +37,7 @@ impl OwnRedis {
         redis::cmd(command[0]).arg(&command[1..]).query_async(&mut conn).await.unwrap()
     }
 
-    /// Refuses every command that needs memory.
+    /// Makes Redis refuse every command that needs memory.
     async fn fill(&self) {
         self.run::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
     }
@@ -47,7 +47,8 @@ impl OwnRedis {
     }
 }
 
-/// Fails unless five of fifteen wrong passwords are looked at, or a few more on a slow machine.
+/// Tries fifteen wrong passwords. Asserts that five are checked, or up to three more on a slow machine, and
+/// that the others are throttled.
 async fn password_attempts_are_limited(app: &TestApp, user: &User) {
     let mut statuses = Vec::new();
     for _ in 0..15 {
@@ -62,7 +63,8 @@ async fn password_attempts_are_limited(app: &TestApp, user: &User) {
     assert!(rest.len() <= 3 && rest.iter().all(|status| **status == 401), "{statuses:?}");
 }
 
-/// Fails unless a link can be asked for, and is sent once.
+/// Requests links of two kinds, each three times. Asserts that all requests are accepted and that at least
+/// two mails are written to the outbox.
 async fn links_are_limited(app: &TestApp, user: &User) {
     let outbox =
         async || column(&app.database, "SELECT count(*) FROM outbox").await[0].parse::<u32>().unwrap();
@@ -83,7 +85,7 @@ async fn smoke_attempts_are_counted_without_redis() {
     password_attempts_are_limited(&app, &user).await;
     assert_eq!(app.login(&other.email, PASSWORD).await.status, 200);
     links_are_limited(&app, &other).await;
-    // Of one process, and of one client for all addresses.
+    // The process also counts the links of one network to all addresses.
     let mut refused = 0;
     for n in 0..20 {
         let email = format!("other{n}@example.com");
@@ -121,7 +123,7 @@ async fn attempts_are_counted_beside_a_redis_that_is_read_only() {
     redis.0.stop().await;
 }
 
-/// The process counts at all times, so its counters are right when Redis fails.
+/// Each process counts attempts even while Redis works, so its counters are current when Redis fails.
 #[tokio::test]
 async fn an_outage_gives_no_new_attempts() {
     let redis = OwnRedis::start().await;
@@ -185,15 +187,15 @@ async fn counters_have_a_bounded_number_of_keys_that_are_not_evicted() {
     assert!((12_000..=16_384).contains(&keys.len()), "{} keys", keys.len());
     assert!(run(Operation::Check, "victim").await > 1, "its failures are still known");
     assert_eq!(run(Operation::Check, "unknown").await, 0);
-    // A Redis that evicts keys with a time to live must not evict these.
+    // The keys have no time to live, so that a policy such as `volatile-lru` does not evict them.
     assert_eq!(redis.run::<i64>(&["TTL", &keys[0]]).await, -1);
     run(Operation::Reset, "victim").await;
     assert_eq!(run(Operation::Check, "victim").await, 0);
     redis.0.stop().await;
 }
 
-/// Tries wrong codes in processes of their own, each with a few attempts before its own counters make it wait. Returns
-/// how many were looked at.
+/// Tries wrong codes on four servers without Redis, whose own counters are empty. Returns the number of codes
+/// that were checked.
 async fn try_codes(first: &TestApp, user: &User, authenticator: &Authenticator) -> usize {
     let mut tried = 0;
     for _ in 0..4 {
@@ -226,7 +228,7 @@ async fn codes_of_a_user_are_bounded_without_redis_and_over_all_processes() {
     let (user, other) = (app.user().await, app.user().await);
     let (authenticator, of_other) = (turn_on(&app, &user).await, turn_on(&app, &other).await);
     assert_eq!(try_codes(&app, &user, &authenticator).await, 10);
-    // The right code neither, but those of others.
+    // Now the right code is refused too. The codes of another user are accepted.
     let fresh = TestApp::on(app.database.clone(), &UNREACHABLE_REDIS).await;
     let right = authenticator.code();
     answer(&fresh, &challenge(&fresh, &user).await, &right).await.is_some_problem(429, "too_many_attempts");

@@ -162,7 +162,7 @@ async fn a_session_expires_after_90_days() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let age = async |days: u32| {
-        // Not '90 days': a calendar day may have 23 hours.
+        // Hours instead of days: a calendar day may have 23 hours.
         let sql = format!("UPDATE sessions SET expires_at = expires_at - {days} * interval '24 hours'");
         app.sql(&sql).await;
     };
@@ -246,7 +246,7 @@ async fn the_list_shows_device_and_address_of_each_session() {
             ["A phone", "2001:db8::7", false, false],
         ])
     );
-    assert!(sessions.iter().all(|it| it["created_at"].is_string() && it["last_seen_at"].is_string()));
+    assert!(sessions.iter().all(|one| one["created_at"].is_string() && one["last_seen_at"].is_string()));
 }
 
 #[tokio::test]

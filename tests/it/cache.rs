@@ -1,4 +1,4 @@
-//! The cache in Redis: shared by all replicas, and optional.
+//! The cache in Redis: all replicas share it, and the product works without it.
 
 use std::{
     sync::{
@@ -69,7 +69,7 @@ async fn values_are_stored_below_the_prefix_and_expire() {
     let key = format!("{}:cache:a", one.app.app.config.redis.redis_key_prefix);
     assert_eq!(redis.get::<_, String>(&key).await.unwrap(), "\"load 0\"");
     assert!((3_500..=3_600).contains(&redis.ttl::<_, i64>(&key).await.unwrap()));
-    // A value of a release with another type, or of another program.
+    // A value that cannot be read: from another program, or from a release that stores another type.
     for other in ["{", "17"] {
         let () = redis.set(&key, other).await.unwrap();
         let before = one.loads();

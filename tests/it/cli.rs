@@ -1,4 +1,4 @@
-//! The commands of the binary that end on their own.
+//! The commands of the binary that exit without a signal.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -162,7 +162,7 @@ async fn create_admin_takes_the_password_from_the_environment() {
     run(weak).await.failed(1, &["BCRYPT_COST is 4"]);
 }
 
-/// FIRST_SUPERUSER_PASSWORD is in the environment of a container.
+/// In a container, every command has FIRST_SUPERUSER_PASSWORD in its environment.
 #[tokio::test]
 async fn another_admin_does_not_get_the_password_of_the_first() {
     let app = TestApp::start().await;

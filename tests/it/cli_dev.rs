@@ -1,4 +1,4 @@
-//! `saas dev` as a process. It must leave nothing running.
+//! `saas dev` as a process. After it ends, none of its servers may run.
 
 use std::{
     os::unix::fs::PermissionsExt,
@@ -19,8 +19,10 @@ fn dev(dir: &Path, args: &[&str]) -> Command {
     command
 }
 
+/// A running `saas dev`.
 struct Product {
     process: Running,
+    /// The URL of the API.
     api: String,
 }
 
@@ -31,8 +33,8 @@ async fn start(command: Command) -> Product {
     Product { process, api }
 }
 
-/// Returns the command lines that contain the directory name. These are the servers and the `sh` guard processes that
-/// stop them (`dev::guard`).
+/// Returns the command lines that contain the directory name. These are the servers and the `sh` guard
+/// processes that stop them (`dev::guard`).
 fn processes_of(dir: &Path) -> Vec<String> {
     let name = dir.file_name().unwrap().to_str().unwrap();
     command_lines().into_iter().filter(|line| line.contains(name)).collect()
@@ -54,7 +56,7 @@ async fn wait_until_gone(dir: &Path) {
 }
 
 impl Product {
-    /// Waits until its processes have ended and the ports of its servers are closed.
+    /// Waits until all processes have ended and the ports of the servers are closed.
     async fn wait_until_gone(&self, dir: &Path) {
         wait_until_gone(dir).await;
         let output = self.process.output();
@@ -121,7 +123,7 @@ async fn smoke_dev_runs_everything_and_keeps_its_data() {
     })
     .await;
 
-    // A second one in the same directory would corrupt the data.
+    // A second `saas dev` in the same directory would corrupt the data.
     run(dev(dir.path(), &[])).await.failed(1, &["already runs in this directory", "--state-dir"]);
     first.process.signal("INT");
     assert_eq!(first.process.end().await.code(), Some(0));
@@ -140,11 +142,11 @@ async fn smoke_dev_runs_everything_and_keeps_its_data() {
     second.wait_until_gone(dir.path()).await;
 }
 
-/// Returns the entries below a directory that others than their owner may access.
+/// Adds to `found` the entries below a directory that users other than their owner may access.
 fn accessible_to_others(dir: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
-        // Servers remove files at any time.
+        // The entry may be gone: servers remove files at any time.
         let Ok(metadata) = std::fs::symlink_metadata(&path) else { continue };
         if metadata.permissions().mode() & 0o077 != 0 {
             found.push(path.clone());
@@ -190,7 +192,7 @@ async fn after_a_kill_nothing_runs_and_it_starts_again() {
         assert_eq!(login(&product.api).await, 200);
         product.process.signal(signal);
         product.process.end().await;
-        // Started at once: the previous servers may still be shutting down.
+        // Starts at once, while the previous servers may still be shutting down.
         let mut again = start(dev(dir.path(), &[])).await;
         assert_eq!(login(&again.api).await, 200);
         again.process.signal("INT");
@@ -224,7 +226,7 @@ async fn other_commands_in_the_directory_use_its_servers() {
         command
     };
     let missing = ["no database is configured"];
-    // Up to the port, a URL has the password.
+    // Returns the part of each URL before `@`, which contains the password.
     let logins = |output: &str| {
         let urls = output.lines().filter(|line| line.contains("://")).filter_map(|line| line.split_once('@'));
         urls.map(|(login, _)| login.trim().to_owned()).collect::<Vec<_>>()

@@ -1,4 +1,4 @@
-//! What `saas dev` does to a database that it has not created, and who can log in to one that it has.
+//! `saas dev` with a database that it has not created, and logins with the default password.
 
 use std::process::Command;
 
@@ -18,7 +18,8 @@ fn dev(dir: &TempDir, args: &[&str]) -> Command {
     command
 }
 
-/// Returns a command on a database of the test and on its Redis, so that it starts no server.
+/// Returns a `saas dev` command that uses a test database and the Redis of the tests, so that it starts no
+/// server.
 async fn external(dir: &TempDir, database: &TestDatabase, args: &[&str]) -> Command {
     let mut command = dev(dir, args);
     command
@@ -60,7 +61,7 @@ async fn pending_migrations_are_not_applied_unasked() {
     let mut by_parts = dev(&dir, &[]);
     by_parts.env("POSTGRES_SERVER", host).env("POSTGRES_PORT", port).env("POSTGRES_USER", user);
     by_parts.env("POSTGRES_PASSWORD", password).env("POSTGRES_DB", name);
-    // It deletes nothing either.
+    // With `--reset`, the command is refused too and deletes nothing.
     let reset = external(&dir, &database, &["--reset"]).await;
     for command in [by_variable, by_flag, by_parts, reset] {
         let ended = run(command).await.failed(1, &refused);
@@ -88,7 +89,8 @@ async fn an_external_database_gets_no_admin_with_the_default_password() {
     process.signal("INT");
     process.end().await;
 
-    // Nothing is pending now, so no flag is needed. The default does not count as chosen if it is set.
+    // No migration is pending now, so `--migrate` is not needed. The default password creates no admin, even
+    // if it is set explicitly.
     let mut explicit = external(&dir, &database, &[]).await;
     explicit.env("FIRST_SUPERUSER_PASSWORD", DEFAULT_ADMIN_PASSWORD);
     let (mut process, _) = start(explicit).await;

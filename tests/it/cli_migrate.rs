@@ -1,4 +1,4 @@
-//! `saas migrate` in a terminal: confirmations, new migrations, src/schema.rs and the script.
+//! `saas migrate` as a command: confirmations, new migrations, src/schema.rs and `scripts/migrate`.
 
 use std::{fs, path::Path, process::Command};
 
@@ -21,7 +21,7 @@ async fn nothing_is_reverted_without_a_confirmation() {
     }
     let every = run(migrate(&database, &["down", "-n", count.as_str()])).await.failed(1, &["--yes"]);
     assert!(every.stderr.contains(first), "{every:?}");
-    // With DEBUG on, one may be reverted, but not several.
+    // With DEBUG on, one migration may be reverted without `--yes`, but not several.
     let debug = |args: &[&str]| {
         let mut command = migrate(&database, args);
         command.env("DEBUG", "true");
@@ -64,7 +64,7 @@ async fn migrate_new_creates_both_files() {
         .await
         .failed(1, &["/nowhere/at/all", "--dir"]);
 
-    // Each sorts after all others, also after one of the future.
+    // A new migration sorts after all others, even after one with a date in the future.
     new("second").await.succeeded();
     fs::create_dir(dir.path().join("2099-01-01-000000_future")).unwrap();
     fs::write(dir.path().join("2099-01-01-000000_future/up.sql"), "SELECT 1;").unwrap();
@@ -100,12 +100,14 @@ async fn migrate_schema_needs_only_the_migrations() {
     assert_eq!(fs::read_to_string(&out).unwrap(), text);
 }
 
-/// A developer who uses a new table before src/schema.rs has it cannot compile, and must still be able to migrate.
+/// A developer who uses a new table before src/schema.rs has it cannot compile, and must still be able to
+/// migrate.
 #[tokio::test]
 async fn the_script_uses_the_last_binary_if_the_code_does_not_compile() {
     let dir = TempDir::new();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/migrate");
-    // A process of its own writes the programs: none can be run while this process may have it open for writing.
+    // A shell writes the programs. If this process wrote them, a child that it starts at the same time could
+    // inherit the open file, and a program that is open for writing cannot be run (ETXTBSY).
     let set_up = async |text: &str| {
         let mut shell = Command::new("/bin/sh");
         shell.args(["-euc", text]).current_dir(dir.path()).env("SCRIPT", &script);

@@ -18,7 +18,7 @@ impl TestQueue {
     pub async fn command(&self, args: &[&str]) -> Command {
         let mut command = saas(&[&["queue"], args].concat());
         command.env("REDIS_URL", servers().await.redis_url()).env("REDIS_KEY_PREFIX", &self.prefix);
-        // Long enough for a busy machine.
+        // Long enough for a loaded machine.
         command.env("REDIS_TIMEOUT_MS", "20000");
         command
     }

@@ -194,7 +194,8 @@ async fn smoke_shutdown_under_load_loses_no_request() {
     }
 }
 
-/// Opens connections at the same time and sends a request on each. Returns how many succeeded and how many failed.
+/// Opens connections at the same time and sends a request on each. Returns how many succeeded and how many
+/// failed.
 async fn burst(address: &str, connections: usize) -> (usize, usize) {
     let request = b"GET /api/v1/health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
     let one = || async {
@@ -214,7 +215,7 @@ async fn a_burst_of_2000_connections_is_served() {
     let database = TestDatabase::migrated().await;
     let (mut server, address) = start(&[], &database).await;
     assert_eq!(burst(&address, 2_000).await, (2_000, 0));
-    // Also by a server with a low limit of open files.
+    // A server with a low limit of open files serves the burst too.
     let command = production_command(&["serve", "--port", "0"], &database, &format!("s{}", unique())).await;
     let program = command.get_program().to_owned();
     let args: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
@@ -229,7 +230,7 @@ async fn a_burst_of_2000_connections_is_served() {
     assert_eq!(server.end().await.code(), Some(0));
 }
 
-/// This process holds the client's end of each connection.
+/// Raises the limit of open files of this process, which holds the client's end of each connection.
 fn raise_open_files() {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();

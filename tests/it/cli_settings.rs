@@ -1,4 +1,4 @@
-//! Settings: their sources, and which are refused.
+//! Settings: the values that are refused, old names, and the documentation of each setting.
 
 use clap::CommandFactory;
 use saas::{cli::Cli, config::RENAMED_VARIABLES};
@@ -108,7 +108,7 @@ async fn invalid_and_unsafe_settings_are_reported_together() {
         "SECRET_KEY is not set",
     ];
     run(serve).await.failed(1, &reported);
-    // Also those that the parser of the command line refuses.
+    // Values that the command-line parser refuses are reported with the others.
     let mut serve = saas(&["serve"]);
     serve
         .env("PORT", "x")

@@ -1,4 +1,4 @@
-//! `saas worker` as a process, next to the API.
+//! `saas worker` as a process, with jobs from the API.
 
 use reqwest::Method;
 use saas::{
@@ -165,7 +165,7 @@ async fn a_flag_turns_the_system_queue_off() {
 async fn jobs_that_an_earlier_release_queued_elsewhere_still_run() {
     let app = TestApp::start().await;
     let id = app.app.queue.enqueue(&Housekeeping {}, Origin::default()).await.unwrap();
-    // Earlier releases queued it with the jobs of the users.
+    // Moves the job to the queue of the users' jobs, where earlier releases have put it.
     let mut redis = crate::support::queue::connect(&servers().await.redis_url()).await.unwrap();
     let key = |name: &str| format!("{}:{name}", app.prefix);
     let envelope: String =

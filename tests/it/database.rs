@@ -159,7 +159,7 @@ async fn concurrent_creations_of_an_admin_create_one() {
     assert_eq!(app.login("root@example.com", PASSWORD).await.status, 200);
 }
 
-/// For connections of the pool and for those of commands.
+/// Covers the connections of the pool and those of commands.
 #[tokio::test]
 async fn each_transaction_sets_its_isolation_level_and_statement_timeout() {
     let app = TestApp::start().await;

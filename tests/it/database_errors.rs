@@ -1,4 +1,4 @@
-//! Errors of PostgreSQL are told apart by SQLSTATE, in whatever language the server writes its messages.
+//! Errors of PostgreSQL are classified by SQLSTATE, so the language of the server's messages does not matter.
 
 use diesel::{QueryableByName, sql_types::Integer};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
@@ -22,7 +22,7 @@ struct Backend {
     pid: i32,
 }
 
-/// The process of the server that a connection of the pool talks to.
+/// Returns the id of the PostgreSQL process that serves a pooled connection.
 async fn backend(db: &Db) -> i32 {
     let pid = "SELECT pg_backend_pid() AS pid";
     let get =
@@ -63,7 +63,7 @@ async fn a_connection_that_cannot_be_used_any_more_is_replaced() {
     assert_eq!(backend(&app.app.db).await, last, "a canceled statement leaves its connection usable");
 }
 
-/// As a migration of the next release does while this one is running.
+/// A migration of the next release may do this while this release still runs.
 #[tokio::test]
 async fn a_column_that_changes_its_type_costs_no_request() {
     let app = TestApp::with(&["--database-pool-size=4", "--identity-cache-ms=0"]).await;
@@ -85,7 +85,7 @@ async fn a_transaction_that_loses_a_deadlock_runs_again() {
         let work = async |conn: &mut AsyncPgConnection| -> Result<()> {
             let update = |id: i32| format!("UPDATE locked SET changes = changes + 1 WHERE id = {id}");
             conn.batch_execute(&update(first)).await?;
-            // In the first attempt both transactions hold one row and want the other.
+            // In the first attempt, each transaction holds one row and waits for the row of the other.
             let _ = tokio::time::timeout(std::time::Duration::from_millis(500), both.wait()).await;
             Ok(conn.batch_execute(&update(second)).await?)
         };
@@ -97,8 +97,9 @@ async fn a_transaction_that_loses_a_deadlock_runs_again() {
     assert_eq!(column(&app.database, "SELECT changes FROM locked ORDER BY id").await, ["2", "2"]);
 }
 
-/// The opponent holds row 2 and waits for row 1, which `DEADLOCK` has locked before it locks row 2. The opponent never looks
-/// for deadlocks, so `DEADLOCK` is the victim. In the next attempt the opponent has committed.
+/// Locks row 1, waits until the opponent waits for that row, and then locks row 2, which the opponent holds.
+/// The `deadlock_timeout` of the opponent is an hour, so this statement is the victim. When it is retried,
+/// the opponent has committed.
 const DEADLOCK: &str = "DO $$ BEGIN
     UPDATE locked SET changes = changes + 1 WHERE id = 1;
     WHILE EXISTS (SELECT FROM pg_locks WHERE pid = {opponent})

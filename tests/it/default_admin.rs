@@ -1,5 +1,5 @@
-//! The default password of the first admin: it is public, so only a private database of `saas dev` may have an admin
-//! with it.
+//! The default password of the first admin: it is public, so only a private database of `saas dev` may have
+//! an admin with it.
 
 use std::process::Command;
 
@@ -15,7 +15,7 @@ use crate::support::{
 
 const PROBLEM: &[&str] = &["default password", "planted@example.com", "saas create-admin", "--set-password"];
 
-/// Adds an active admin with the default password, as releases before this rule did.
+/// Inserts an active admin with the default password. Earlier releases created such an admin.
 async fn plant_admin(database: &TestDatabase) {
     let hash = bcrypt::hash(DEFAULT_ADMIN_PASSWORD, 4).unwrap();
     database

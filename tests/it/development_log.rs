@@ -1,5 +1,5 @@
-//! What a developer sees in the log: why a request was refused, statements and jobs at `debug`, and nothing while nothing
-//! happens.
+//! The log in development: the reason of a refused request, statements and jobs at the level `debug`, and no
+//! lines for requests and jobs that only repeat.
 
 use reqwest::Method;
 use saas::{jobs::RelayOutbox, queue::Origin};

@@ -100,7 +100,7 @@ async fn spellings_share_the_rate_limits() {
     for spelling in SPELLINGS {
         let body = json!({ "email": spelling });
         assert_eq!(app.post("/auth/forgot-password", None, body).await.status, 202);
-        // So that the test does not depend on its own speed.
+        // Extends the waits, so that they do not end on a slow machine.
         app.move_waits(60).await;
     }
     let mails = app.mails().await;
@@ -126,7 +126,7 @@ async fn an_address_that_is_registered_meanwhile_cannot_be_confirmed() {
     let token = json!({ "token": app.mailed_token(MAILED).await });
     let faster = register(&app, SPELLINGS[1]).await;
     app.post("/auth/confirm-email", None, token).await.is_some_problem(400, "email_taken");
-    // A change that succeeds changes the key too.
+    // Without the other account, the address can be confirmed. Its key changes too.
     let path = format!("/users/{}", faster.id);
     let admin = app.admin().await;
     assert_eq!(app.call(reqwest::Method::DELETE, &path, &admin).await.status, 204);
@@ -159,7 +159,7 @@ async fn an_invalid_address_is_refused_everywhere() {
         let query = [("to", refused), ("subject", "s"), ("body", "b")];
         let request = app.request(reqwest::Method::POST, "/jobs/send-email").bearer_auth(&admin.token);
         assert_eq!(request.query(&query).send().await.unwrap().status(), 422, "{refused:?}");
-        // No account has it, which is no error at a login.
+        // A login does not validate the address: no account has it, so the credentials are wrong.
         app.login(refused, PASSWORD).await.is_some_problem(401, "bad_credentials");
     }
     let args = ["create-admin", "--email", "a@1.2", "--password-stdin"];
@@ -181,7 +181,7 @@ async fn mails_go_to_the_domain_in_ascii() {
     assert!(mails[0].text.contains("To: zoe@xn--exmple-cua.example"), "{}", mails[0].text);
 }
 
-/// Accounts that an earlier release has accepted: two of one address, and one whose address is refused now.
+/// Earlier releases accepted several accounts for one address, and addresses that are refused now.
 #[tokio::test]
 async fn accounts_of_one_address_are_kept_and_reported() {
     let app = TestApp::start().await;
@@ -221,13 +221,13 @@ async fn accounts_of_one_address_are_kept_and_reported() {
     );
     assert!(doctor.contains(&format!("user {} has no valid address", ids[2])), "{doctor}");
     assert!(!doctor.contains(&format!("user {}", ids[3])), "{doctor}");
-    // The address is free again, so the other account gets its key.
+    // No other account has the address any more, so this one gets its key.
     app.sql(&format!("DELETE FROM users WHERE id = {}", ids[1])).await;
     housekeeping::run(&app.app).await.unwrap();
     assert_eq!(column(&app.database, keys).await, ["eve@example.com", "", "bob@xn--bcher-kva.example"]);
 }
 
-/// The previous release and SQL do not know the key.
+/// The previous release and plain SQL change an address without its key.
 #[tokio::test]
 async fn an_address_that_was_changed_without_its_key_has_none() {
     let app = TestApp::start().await;
@@ -235,7 +235,7 @@ async fn an_address_that_was_changed_without_its_key_has_none() {
     app.sql(&format!("UPDATE users SET email = 'new@example.com' WHERE id = {}", user.id)).await;
     for spelling in SPELLINGS {
         app.login(spelling, PASSWORD).await.is_some_problem(401, "bad_credentials");
-        // Otherwise, the next attempts would have to wait.
+        // Resets the failures and ends the waits, so that the next attempts are not throttled.
         assert_eq!(app.login("new@example.com", PASSWORD).await.status, 200);
         app.move_waits(-1_000).await;
     }

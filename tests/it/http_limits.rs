@@ -24,6 +24,7 @@ pub const GET_ROOT: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
 const SHORT: Duration = Duration::from_millis(150);
 pub const UNLIMITED: Duration = Duration::from_secs(3_600);
 
+/// The HTTP server of the product with an endpoint of the test.
 pub struct Server {
     address: std::net::SocketAddr,
     stop: Option<oneshot::Sender<()>>,
@@ -49,7 +50,7 @@ impl Server {
         TcpStream::connect(self.address).await.unwrap()
     }
 
-    /// Connects and sends something.
+    /// Connects and sends `bytes`.
     pub async fn send(&self, bytes: &[u8]) -> TcpStream {
         let mut stream = self.connect().await;
         stream.write_all(bytes).await.unwrap();
@@ -64,7 +65,7 @@ impl Server {
 /// Reads until the server closes the connection.
 pub async fn rest(mut stream: TcpStream) -> String {
     let mut bytes = Vec::new();
-    // A reset closes it too.
+    // The error is ignored, because a reset closes the connection too.
     let _ = tokio::time::timeout(TEST_TIMEOUT, stream.read_to_end(&mut bytes))
         .await
         .expect("the server does not close the connection");
@@ -91,7 +92,8 @@ async fn smoke_an_incomplete_head_times_out() {
     for part in [&b""[..], b"G", b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nhost: x\r\nx-more: "] {
         assert_eq!(rest(server.send(part).await).await, "");
     }
-    // Also if the client sends a little all the time, and after a complete request.
+    // The time limit also applies to a client that keeps sending header lines, and to the second request of a
+    // connection.
     let mut trickle = server.send(GET_ROOT).await;
     assert!(next(&mut trickle).await.starts_with("HTTP/1.1 200"));
     trickle.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
@@ -135,7 +137,7 @@ async fn a_request_may_take_longer_than_its_head() {
     let server = Server::start(endpoint, Limits { head: SHORT, idle: SHORT, ..Limits::default() });
     let mut stream = server.send(GET_ROOT).await;
     begun.notified().await;
-    // Other connections time out meanwhile.
+    // Meanwhile, other connections time out.
     rest(server.connect().await).await;
     rest(server.send(b"G").await).await;
     go.notify_one();
@@ -176,7 +178,7 @@ async fn a_burst_of_connections_is_served_within_the_limit() {
 
 #[tokio::test]
 async fn disconnected_clients_free_their_connections() {
-    // None of them times out.
+    // With these limits, no connection times out.
     let server =
         Server::hello(Limits { connections: 2, head: UNLIMITED, idle: UNLIMITED, ..Limits::default() });
     for _ in 0..20 {
@@ -243,7 +245,7 @@ async fn a_shutdown_under_load_answers_accepted_connections() {
     let clients = (0..8).map(|_| {
         let answered = answered.clone();
         tokio::spawn(async move {
-            // Until the port is closed.
+            // Reconnects until the port is closed.
             while let Ok(mut stream) = TcpStream::connect(address).await {
                 stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
                 assert!(
@@ -266,7 +268,8 @@ async fn a_shutdown_under_load_answers_accepted_connections() {
         .unwrap()
         .unwrap();
     let lost = join_all(clients).await.iter().filter(|client| client.is_err()).count();
-    // One client may connect at the moment in which the port is closed; the system notifies neither side.
+    // One client may connect just before the port is closed. The server cannot accept this connection any
+    // more.
     assert!(lost <= 1, "{lost} clients failed after {} responses", answered.load(Ordering::SeqCst));
 }
 
@@ -285,7 +288,7 @@ async fn a_request_that_exceeds_the_grace_period_is_dropped() {
 
 #[tokio::test]
 async fn a_client_that_does_not_read_its_response_times_out() {
-    // More than the socket buffers hold.
+    // The large response does not fit into the socket buffers, so the server waits for the client to read.
     let endpoint = make(async |request: poem::Request| {
         let length = if request.uri().path() == "/large" { 64 << 20 } else { 0 };
         Ok::<_, poem::Error>(Response::builder().body("x".repeat(length) + "hello"))

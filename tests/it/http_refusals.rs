@@ -1,4 +1,4 @@
-//! Requests that are refused before an operation sees them, by the HTTP library or without reading the body.
+//! Requests that the HTTP library refuses, and requests that are refused without reading their body.
 
 use serde_json::Value;
 use tokio::{io::AsyncWriteExt, net::TcpStream};
@@ -14,7 +14,7 @@ use crate::{
 
 const HEALTH: &str = "GET /api/v1/health HTTP/1.1\r\nHost: x\r\n";
 
-/// Sends octets, and reads until the server closes the connection.
+/// Sends bytes. Returns all bytes that the server sends until it closes the connection.
 async fn exchange(address: &str, octets: &[u8]) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(octets).await.unwrap();
@@ -42,7 +42,7 @@ impl<'a> Last<'a> {
     }
 }
 
-/// Returns the value of a header that the response has once.
+/// Returns the value of a header. Fails if the header is repeated.
 fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     let lines = head.lines().filter_map(|line| line.split_once(": "));
     let mut values = lines.filter(|(other, _)| *other == name).map(|(_, value)| value);
@@ -72,7 +72,7 @@ fn unreadable() -> Vec<(Vec<u8>, u16, &'static str)> {
         format!("{HEALTH}transfer-encoding: gzip\r\n\r\n"),
         format!("{HEALTH}transfer-encoding: chunked, gzip\r\ncontent-length: 1\r\n\r\nx"),
         "POST /api/v1/health HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n".into(),
-        // After a request on the same connection.
+        // The second request of a connection.
         format!("{HEALTH}\r\nnonsense\r\n\r\n"),
     ];
     let malformed = malformed.into_iter().map(|text| (text.into_bytes(), 400, "malformed"));

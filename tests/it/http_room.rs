@@ -1,4 +1,5 @@
-//! The limit of connections: those that wait for their client make room for others.
+//! The limit of connections. At the limit, connections that wait for their client are closed in favor of new
+//! ones.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,7 +9,7 @@ use tokio::sync::Notify;
 
 use crate::http_limits::{GET_ROOT, Server, UNLIMITED, next, rest};
 
-/// A server for two connections, on which no client times out.
+/// Starts a server that accepts two connections, on which no client times out.
 fn full_at_two(endpoint: impl Endpoint<Output = Response> + 'static) -> Server {
     let (head, idle, write) = (UNLIMITED, UNLIMITED, UNLIMITED);
     let limits =
@@ -19,7 +20,7 @@ fn full_at_two(endpoint: impl Endpoint<Output = Response> + 'static) -> Server {
 fn hello() -> impl Endpoint<Output = Response> + 'static {
     make(async |mut request: Request| {
         let _ = request.take_body().into_bytes().await;
-        // A large response is more than the socket buffers hold.
+        // A large response does not fit into the socket buffers, so the server waits for the client to read.
         let length = if request.uri().path() == "/large" { 32 << 20 } else { 0 };
         Ok::<_, poem::Error>(Response::builder().body("x".repeat(length) + "hello"))
     })
@@ -42,7 +43,7 @@ async fn smoke_a_client_that_holds_all_connections_does_not_shut_others_out() {
                 next(holder).await;
             }
         }
-        // More than there are holders, so they also replace each other.
+        // More clients than the limit, so they also replace each other.
         let mut others = Vec::new();
         for _ in 0..4 {
             let mut other = server.send(GET_ROOT).await;
@@ -71,7 +72,7 @@ async fn a_request_that_is_being_handled_keeps_its_connection() {
     let mut idle = server.send(GET_ROOT).await;
     next(&mut idle).await;
     for _ in 0..3 {
-        // The connection of the slow request waits the longest, but not for its client.
+        // The slow request has waited the longest, but for the server and not for its client.
         let mut other = server.send(GET_ROOT).await;
         next(&mut other).await;
         assert_eq!(rest(idle).await, "");

@@ -1,4 +1,5 @@
-//! Copies of users and sessions: never older than the setting or than a change by the same process.
+//! Copies of users and sessions are never older than `IDENTITY_CACHE_MS`, or than a change by the same
+//! process.
 
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::support::{TestApp, User, app::PASSWORD, proxy::Proxy, servers::TestDatabase};
 
-/// Longer than any test, so only a change by the process itself discards copies.
+/// Longer than any test, so that no copy expires. Only a change by the process itself discards copies.
 const LONG_CACHE: &str = "--identity-cache-ms=60000";
 
 async fn role(app: &TestApp, user: &User) -> Result<String, u16> {
@@ -88,7 +89,7 @@ async fn a_change_is_effective_at_once_in_its_own_process() {
     assert_eq!((role(&app, &user).await, role(&app, &other).await), (Ok("user".into()), Err(401)));
 }
 
-/// The change may be committed, so the process must not use earlier copies.
+/// The change may have been committed, so the process must not use earlier copies.
 #[tokio::test]
 async fn a_lost_response_to_commit_discards_the_copies() {
     let database = Arc::new(TestDatabase::migrated().await);

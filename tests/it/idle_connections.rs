@@ -1,5 +1,5 @@
-//! Connections that a server, a pooler or a firewall closes while they are idle. This is no fault, so no line above `debug` says
-//! so, and no request or job fails.
+//! Connections that a server, a pooler or a firewall closes while they are idle. This is not an error: it is
+//! logged at the level `debug` only, and no request or job fails.
 
 use reqwest::Method;
 
@@ -12,10 +12,11 @@ use crate::support::{
     servers::servers,
 };
 
-/// The connections of an idle worker: heartbeat, scheduler, settle and fetch, and one notifier for each group of queues.
+/// The number of Redis connections of an idle worker: for heartbeats, the scheduler, settling and fetching,
+/// and one for the notifier of its queues.
 const WORKER_CONNECTIONS: usize = 5;
 
-/// Returns the warnings and errors about connections.
+/// Returns the logged warnings and errors about connections.
 fn complaints(process: &Running) -> Vec<String> {
     let is_about_connections = |line: &&str| {
         let is_loud = line.contains("\"level\":\"warn\"") || line.contains("\"level\":\"error\"");

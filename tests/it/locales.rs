@@ -1,4 +1,4 @@
-//! The locale of the database makes no difference: not for the search for users, and not for addresses.
+//! The search for users and the comparison of addresses do not depend on the locale of the database.
 
 use std::sync::Arc;
 
@@ -12,7 +12,8 @@ use crate::support::{
     servers::TestDatabase,
 };
 
-/// C knows only ASCII. In Turkish, the lower case of I is not i.
+/// Locales with other rules for case: C converts only ASCII letters, and in Turkish the lower case of I is
+/// not i.
 const LOCALES: [&str; 2] = ["LOCALE 'C'", "LOCALE_PROVIDER icu ICU_LOCALE 'tr-TR'"];
 
 /// The number of a user, the name, and searches that find only this user.

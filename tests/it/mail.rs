@@ -103,7 +103,7 @@ async fn only_its_user_can_read_captured_mails() {
     app.app.mailer.send(&plain("id-7", "bob@example.com", "Hi", "Hello")).await.unwrap();
     assert_eq!((mode(dir), mode(&dir.join("id-7.eml"))), (0o700, 0o600));
 
-    // An existing directory may be shared. The mails in it are not.
+    // An existing directory keeps its mode. New mails in it are still private.
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755)).unwrap();
     app.app.mailer.send(&plain("id-8", "bob@example.com", "Hi", "Hello")).await.unwrap();
     assert_eq!(mode(&dir.join("id-8.eml")), 0o600);

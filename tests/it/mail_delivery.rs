@@ -1,4 +1,4 @@
-//! Which replies of an SMTP server are final, and how addresses are sent.
+//! Replies of SMTP servers, which are final or retried, and the form in which addresses are sent.
 
 use clap::Parser;
 use saas::{
@@ -24,12 +24,12 @@ struct Settings {
     config: Config,
 }
 
-/// Returns a mailer with these flags.
+/// Creates a mailer with settings from flags.
 pub fn mailer(flags: &[&str]) -> Mailer {
     Mailer::new(&Settings::parse_from([&["test"], flags].concat()).config).unwrap()
 }
 
-/// Sends a mail with `SMTP_URL`.
+/// Sends a mail with `url` as `SMTP_URL`.
 pub async fn send(url: &str, to: &str) -> Result<(), SendError> {
     let mail = Mail { id: "id", to, subject: "Hi", text: "Hello", html: None };
     mailer(&[&format!("--smtp-url={url}")]).send(&mail).await.map(drop)
@@ -55,7 +55,7 @@ async fn refusals_of_the_mail_are_final_and_those_of_the_server_are_not() {
         (".", "552 5.3.4 Too large", true),
         (".", "451 4.7.1 Later", false),
         (".", "421 4.3.2 Shutting down", false),
-        // The settings are wrong, and not the mail.
+        // The settings or the server are wrong, not the mail.
         ("MAIL", "530 5.7.0 Must issue a STARTTLS command first", false),
         ("RCPT", "530 5.7.1 Authentication required", false),
         ("", "554 5.3.2 Not accepting mails", false),

@@ -1,4 +1,5 @@
-//! When mails and passwords are sent to an SMTP server without encryption.
+//! Encryption of the connection to an SMTP server: when it is used, and when mails and passwords are sent
+//! without it.
 
 use saas::error::chain;
 use serde_json::json;
@@ -19,7 +20,7 @@ fn offering(extensions: &[&'static str], tls: Tls) -> Behavior {
     Behavior { extensions: [extensions, &["AUTH PLAIN LOGIN"]].concat(), tls, replies: Vec::new() }
 }
 
-/// Returns the first words of the commands.
+/// Returns the first word of each SMTP command, with `TLS ` before those that were encrypted.
 fn verbs(smtp: &SmtpServer) -> Vec<String> {
     let verb = |line: &String| {
         let (prefix, rest) = line.strip_prefix("TLS ").map_or(("", line.as_str()), |rest| ("TLS ", rest));

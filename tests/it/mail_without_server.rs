@@ -1,4 +1,4 @@
-//! Mails while no SMTP server is configured, outside development.
+//! Mails in production while no SMTP server is configured.
 
 use chrono::{Duration, Utc};
 use reqwest::Method;
@@ -33,7 +33,7 @@ async fn waiting(app: &TestApp) -> Vec<String> {
     column(&app.database, "SELECT letter ->> 'kind' FROM outbox ORDER BY id").await
 }
 
-/// Starts the same product with a mail server.
+/// Starts an application on the same database and key prefix, with a mail server.
 async fn with_server(app: &TestApp, smtp: &SmtpServer) -> TestApp {
     let (url, prefix) = (format!("--smtp-url={}", smtp.url), format!("--redis-key-prefix={}", app.prefix));
     TestApp::on(app.database.clone(), &[PRODUCTION, &url, &prefix]).await

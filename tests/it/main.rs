@@ -1,7 +1,7 @@
 //! The integration tests, in one binary, with real PostgreSQL, Redis, HTTP and workers.
 //!
-//! The binary starts private servers. Each test has its own database and key prefix, and all run in parallel. Tests
-//! with the prefix `smoke_` are the quick subset.
+//! The binary starts private servers. Each test has its own database and key prefix, and all run in parallel.
+//! Tests with the prefix `smoke_` are the quick subset.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;

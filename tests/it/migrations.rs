@@ -34,7 +34,7 @@ async fn a_failed_migration_says_where_it_failed_and_what_to_do() {
             ["25001", "CONCURRENTLY", "run_in_transaction = false"],
         ),
         ("CREATE EXTENSION nosuch", ["nosuch", "Fix: the extension nosuch", "not available on the server"]),
-        // The script succeeds, and its record fails.
+        // The script succeeds, but recording the migration fails.
         (
             "SELECT set_config('search_path', '', false)",
             ["2_second failed: ", "42P01", "\"__diesel_schema_migrations\""],
@@ -87,8 +87,8 @@ async fn a_failed_migration_says_if_a_part_is_in_effect() {
     assert_eq!(states(&folder.migrations(), &database).await, [State::Applied, State::Pending]);
 }
 
-/// CREATE INDEX CONCURRENTLY waits for older snapshots in other sessions, so a process must not block in a statement that
-/// waits for the advisory lock.
+/// CREATE INDEX CONCURRENTLY waits for older snapshots in other sessions, so a process must not block in a
+/// statement that waits for the advisory lock.
 #[tokio::test]
 async fn concurrent_processes_can_create_an_index_concurrently() {
     let database = TestDatabase::empty().await;
@@ -116,7 +116,7 @@ async fn a_role_without_privileges_is_told_which_it_needs() {
     let grant = |what: &str| format!("GRANT {what} TO {role};");
     for (problem, fix) in [
         (grant("CREATE ON SCHEMA public"), grant("CREATE ON SCHEMA public")),
-        // Some hosts install extensions into a schema of their own.
+        // Some hosting providers install extensions into a separate schema.
         (
             "CREATE EXTENSION pg_trgm;".to_owned(),
             "CREATE SCHEMA extensions; CREATE EXTENSION pg_trgm SCHEMA extensions".to_owned(),
@@ -178,7 +178,7 @@ async fn doctor_does_not_recommend_a_migration_that_would_fail() {
         column(&database, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'").await,
         [""; 0]
     );
-    // A table of another product.
+    // Another product has created a table with the name of one of ours.
     database.sql("CREATE TABLE sessions ()").await;
     let found = doctor().await;
     assert!(found.contains("2026-11-22-100000_sessions failed") && found.contains("42P07"), "{found}");
@@ -202,7 +202,7 @@ async fn an_empty_migration_is_not_applied() {
 
     folder.write("2_second/up.sql", "-- add products\nCREATE TABLE products ();");
     assert_eq!(folder.migrations().up(&settings).await.unwrap(), ["1_first", "2_second"]);
-    // A down.sql that undoes nothing would leave the table without a record.
+    // An empty down.sql would leave the table, while the migration would count as reverted.
     folder.write("2_second/down.sql", "-- Undo up.sql, in reverse order.\n");
     for _ in ["an empty file", "a missing file"] {
         run(migrate(&database, &["down", "--yes", "--dir", folder.path()]))
@@ -210,7 +210,7 @@ async fn an_empty_migration_is_not_applied() {
             .failed(1, &["2_second", "down.sql is missing or empty"]);
         let _ = fs::remove_file(format!("{}/2_second/down.sql", folder.path()));
     }
-    // Nor can the older one be reverted beyond it.
+    // The older migration cannot be reverted either, because the newer one must be reverted first.
     assert!(folder.migrations().plan(&settings, 2).await.is_err());
     assert_eq!(states(&folder.migrations(), &database).await, [State::Applied; 2]);
 }
@@ -257,7 +257,7 @@ async fn a_redo_that_fails_says_what_was_reverted() {
     let error = format!("{:#}", folder.migrations().redo(&settings, &plan).await.unwrap_err());
     assert!(error.contains("2_second was reverted and could not be applied again"), "{error}");
     assert_eq!(states(&folder.migrations(), &database).await, [State::Applied, State::Pending]);
-    // A script that fails to revert changes nothing.
+    // A down.sql that fails changes nothing.
     folder.write("1_first/down.sql", "DROP TABLE first;\nDROP TABLE nosuch;");
     let plan = folder.migrations().plan(&settings, 1).await.unwrap();
     let error = folder.migrations().down(&settings, &plan).await.unwrap_err().to_string();

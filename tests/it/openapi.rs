@@ -13,7 +13,7 @@ use crate::support::{
     process::{run, saas},
 };
 
-/// Returns the document of a server.
+/// Returns the API document that a server serves.
 pub async fn document() -> Value {
     let app = TestApp::start().await;
     let answer = Answer::of(app.at_root(Method::GET, "/openapi.json")).await;
@@ -31,7 +31,7 @@ pub fn operations(document: &Value) -> Vec<(String, String, &Value)> {
     each.collect()
 }
 
-/// Returns what a reference names, and anything else as it is.
+/// Resolves a `$ref` of the document. Returns any other node unchanged.
 pub fn resolved<'a>(document: &'a Value, node: &'a Value) -> &'a Value {
     let reference = node["$ref"].as_str();
     reference
@@ -283,7 +283,7 @@ async fn the_first_server_is_the_public_url() {
     assert_eq!(served["servers"], servers);
     let printed = run(saas(&["openapi", url])).await.succeeded();
     assert_eq!(serde_json::from_str::<Value>(&printed.stdout).unwrap()["servers"], servers);
-    // The pages may send requests only to their own server.
+    // The pages may send requests only to the server that serves them.
     for path in ["/docs", "/redoc"] {
         let page = Answer::of(app.at_root(Method::GET, path)).await.text;
         assert!(page.contains("\"url\": \"/\"") && !page.contains("https://api.example.com"), "{path}");

@@ -1,4 +1,4 @@
-//! Rules that the API document holds for all operations, and that the server behaves by.
+//! Rules that hold for all operations in the API document, and that the server follows.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -35,7 +35,7 @@ fn walk(node: &Value, visit: &mut dyn FnMut(&Value)) {
     }
 }
 
-/// Returns the names of the schemas below a node, also through others.
+/// Collects the names of the schemas that a node references, directly or through other schemas.
 fn schemas_below(document: &Value, node: &Value, names: &mut BTreeSet<String>) {
     walk(node, &mut |node| {
         let name = node["$ref"].as_str().and_then(|text| text.strip_prefix("#/components/schemas/"));
@@ -71,7 +71,7 @@ async fn schemas_have_no_part_that_generators_cannot_use() {
     assert!(schemas > 1_000);
 }
 
-/// The server refuses exactly what the document does not allow: null, and fields that it does not name.
+/// The server refuses null and unknown fields exactly where the document does not allow them.
 #[tokio::test]
 async fn a_body_may_have_the_documented_fields_and_nulls_only() {
     let app = TestApp::start().await;

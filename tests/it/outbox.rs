@@ -1,4 +1,4 @@
-//! Messages on their way from the transaction that writes them to the mailbox.
+//! Messages in the outbox, from the transaction that writes them until the mail is sent.
 
 use diesel_async::AsyncPgConnection;
 use futures_util::future::join_all;
@@ -28,7 +28,7 @@ async fn waiting(app: &TestApp) -> Vec<String> {
     column(&app.database, sql).await
 }
 
-/// Creates an account as a process does that dies right after the commit: its message stays in the outbox.
+/// Creates an account like a process that crashes right after the commit: the message stays in the outbox.
 async fn register(app: &TestApp, email: &str) {
     let (context, effects) = Default::default();
     let insert = async |conn: &mut AsyncPgConnection| {
@@ -128,7 +128,7 @@ async fn a_message_that_was_handed_over_but_not_removed_is_sent_once() {
     register(&app, "ada@example.com").await;
     app.sql("CREATE TABLE again AS SELECT * FROM outbox").await;
     assert_eq!(recipients(&app).await, ["ada@example.com"]);
-    // The state after a process died between the two steps.
+    // The state after a process has enqueued the job and crashed before it deleted the row.
     app.sql("INSERT INTO outbox OVERRIDING SYSTEM VALUE SELECT * FROM again").await;
     assert_eq!(hand_over(&app.app, &RequestContext::default()).await.unwrap(), 1);
     assert_eq!(recipients(&app).await, ["ada@example.com"]);
@@ -200,7 +200,7 @@ async fn an_unreadable_message_is_set_aside_after_a_day_with_one_error() {
     assert_eq!(column(&app.database, set_aside).await, ["old"]);
     assert_eq!(waiting(&app).await, ["old", "new"], "nothing is lost");
 
-    // A newer release reads it after an operator has put it back.
+    // A newer release can read the message after an operator has put it back.
     let put_back =
         "UPDATE outbox SET set_aside_at = NULL, letter = '{\"kind\": \"verify_email\", \"user_id\": 1}'
         WHERE set_aside_at IS NOT NULL";
@@ -233,7 +233,7 @@ async fn a_failed_message_leaves_no_secret() {
     let kept = keys(&app.prefix).await;
     assert!(kept.contains("Mail server is unavailable") && kept.contains("verify_email"), "{kept}");
     assert!(!kept.contains("token=") && !kept.contains("Hello"), "{kept}");
-    // The length of a token, or of its hash.
+    // A token and its hash have 64 hexadecimal digits.
     let hexadecimal = kept.split(|c: char| !c.is_ascii_hexdigit());
     assert!(hexadecimal.map(str::len).all(|length| length < 64), "{kept}");
     let failed = app.app.queue.list(SYSTEM_QUEUE, State::Scheduled, 0, 10).await.unwrap();

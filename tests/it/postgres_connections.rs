@@ -1,4 +1,4 @@
-//! How connections to PostgreSQL are opened: TLS, channel binding, several servers, and the settings that say so.
+//! Connections to PostgreSQL: TLS, channel binding, several servers, and the settings for these.
 
 use std::path::{Path, PathBuf};
 
@@ -27,7 +27,7 @@ struct Answer {
     value: String,
 }
 
-/// Connects as the product does, and returns the answer to a question; or the error.
+/// Connects as the product does. Returns the result of a query as text, or the error message.
 async fn ask(url: &str, question: &str) -> Result<String, String> {
     let mut conn = db::connect(&database_settings(url)).await.map_err(|error| format!("{error:#}"))?;
     let sql = format!("SELECT ({question})::text AS value");
@@ -46,7 +46,7 @@ async fn tls_server() -> Server {
     let url = server.url.expose_secret();
     for (from, to) in [("server.pem", "server.crt"), ("server.key", "server.key")] {
         let pem = std::fs::read_to_string(certificate(from)).unwrap();
-        // The account of the server may be another one than that of this test.
+        // PostgreSQL writes the file, because it may run under another account than this test.
         let write =
             format!("COPY (SELECT regexp_split_to_table('{pem}', '\\n')) TO PROGRAM 'umask 077; cat > {to}'");
         execute(url, &write).await;
@@ -87,7 +87,7 @@ async fn connections_are_encrypted_as_the_parameters_say() {
     let other_name = url.replace("127.0.0.1", "127.0.0.2");
     let other = with_authority("verify-full");
     for (url, why) in [
-        // Not trusted; not the name of the server.
+        // The certificate is not trusted, or is for another name.
         (
             format!("{url}?sslmode=verify-ca&sslrootcert={}", certificate("server.pem").display()),
             "certificate",
@@ -130,7 +130,7 @@ async fn a_server_that_cannot_be_used_is_passed_over() {
     let frozen = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let frozen = frozen.local_addr().unwrap();
 
-    // A socket in a directory, as a server on this machine has it.
+    // A Unix socket, like that of a server on this machine.
     let (dir, target) = (TempDir::in_memory(), address.to_owned());
     let listener = UnixListener::bind(dir.path().join(".s.PGSQL.7")).unwrap();
     tokio::spawn(async move {

@@ -1,15 +1,17 @@
-//! Query plans: no query scans a large table, by the database's own statistics. Every foreign key has an index, by its
-//! catalog.
+//! No query scans a large table, according to the statistics of PostgreSQL. Every foreign key has an index,
+//! according to its catalog.
 
 use serde_json::json;
 
 use crate::support::{TestApp, User, app::PASSWORD, eventually, records::column, servers::TestDatabase};
 
+/// Rows that the tests insert into each table.
 const ROWS: u32 = 20_000;
-/// A table with more rows is large. PostgreSQL reads a small one from end to end, which is faster.
+/// A table with more rows counts as large. PostgreSQL may scan a small table, because that is faster than an
+/// index.
 const LARGE_TABLE_ROWS: u32 = 10_000;
 
-/// The foreign keys without an index that begins with their columns, in any order.
+/// Selects the foreign keys without an index that begins with their columns, in any order.
 const WITHOUT_INDEX: &str = "
     SELECT format('%s (%s)', f.conrelid::regclass, (
         SELECT string_agg(quote_ident(attname), ', ' ORDER BY array_position(f.conkey, attnum))
@@ -44,7 +46,8 @@ async fn insert_rows(app: &TestApp) {
              SELECT n, 'crowd.' || n % 100, 'user', n::text FROM generate_series(1, {ROWS}) n"
     );
     app.sql(&sql).await;
-    // As autovacuum does; it also moves pending entries into the search index.
+    // Does the work of autovacuum, which test servers do not run. It also moves pending entries into the
+    // search index.
     app.sql("VACUUM ANALYZE").await;
 }
 
@@ -110,7 +113,7 @@ async fn every_foreign_key_has_an_index() {
     );
 }
 
-/// Also for tables without rows.
+/// The check also finds foreign keys of tables without rows.
 #[tokio::test]
 async fn a_foreign_key_without_an_index_is_found() {
     let database = TestDatabase::migrated().await;
@@ -139,7 +142,8 @@ async fn a_foreign_key_without_an_index_is_found() {
     assert_eq!(found, ["bad1 (a)", "bad2 (a)", "bad3 (a)", "bad4 (a)", "bad5 (a)", "bad6 (b, c)"]);
 }
 
-/// Only of tables that [`insert_rows`] fills: another one may be read from end to end, as it is small here.
+/// Checks only the tables that [`insert_rows`] fills. PostgreSQL may scan the others, because they are small
+/// here.
 #[tokio::test]
 async fn no_query_scans_a_large_table() {
     let app = TestApp::start().await;
@@ -154,7 +158,7 @@ async fn no_query_scans_a_large_table() {
     app.sql("SELECT pg_stat_reset()").await;
     call_all_operations(&app, &user, &admin).await;
     drop(app);
-    // A connection reports its statistics when it ends, at the latest.
+    // A connection may report its statistics only when it ends.
     let others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()";
     eventually("all connections have ended", || async {
         (column(&database, others).await == ["0"]).then_some(())
@@ -168,7 +172,7 @@ async fn no_query_scans_a_large_table() {
     assert!(read.is_empty(), "tables with the number of their scans: {read:?}");
 }
 
-/// Searches and sort orders of the list, without the total.
+/// Checks the plans of searches, filters and sort orders, without the query that counts the total.
 #[tokio::test]
 async fn the_list_of_users_uses_indexes() {
     let app = TestApp::start().await;

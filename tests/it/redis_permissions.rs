@@ -19,7 +19,7 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
 }
 
-/// A Redis of one test, with a user of its own.
+/// A Redis server for one test, in which the test creates the user `saas`.
 struct OwnRedis {
     server: Server,
 }
@@ -34,7 +34,7 @@ impl OwnRedis {
         redis::cmd(words[0]).arg(&words[1..]).query_async(&mut conn).await.unwrap()
     }
 
-    /// The URL for the user `saas`, with the password of the documentation.
+    /// Returns the URL for the user `saas`, with the password from the documentation.
     fn url(&self) -> String {
         let (_, place) = self.server.url.expose_secret().split_once('@').unwrap();
         format!("redis://saas:password@{place}")
@@ -59,7 +59,7 @@ async fn the_documented_permissions_are_enough() {
     let doctor = run(redis.process(&["doctor"], &app.database).await).await.succeeded().stdout;
     assert!(doctor.contains("ok    redis") && !doctor.contains("may not"), "{doctor}");
 
-    // Idle first, so that the worker waits to be woken.
+    // The worker starts before the first job, so that a job has to wake it.
     let mut worker = Running::start(redis.process(&["worker"], &app.database).await);
     worker.wait_for_output("worker started").await;
     let enqueue = |seconds: u32| {
@@ -143,7 +143,7 @@ async fn a_missing_permission_is_named_by_doctor_and_at_start() {
         let doctor = run(redis.process(&["doctor"], &database).await).await;
         let line = doctor.stdout.lines().find(|line| line.starts_with("FAIL  redis")).unwrap_or_default();
         assert!(doctor.code == Some(1) && line.contains(problem) && line.contains(GUIDE), "{doctor:?}");
-        // Both check the same.
+        // `worker` and `serve` run the same checks.
         let command = if at % 2 == 0 { &["worker", "--burst"][..] } else { &["serve", "--port", "0"] };
         run(redis.process(command, &database).await).await.failed(1, &[problem]);
     }
@@ -171,7 +171,8 @@ async fn the_probe_tries_every_command_of_the_scripts() {
     scripts.push_str(&read("src/attempts/attempts.lua"));
     let probe = read("src/queue/scripts/probe.lua");
     let tried: Vec<_> = probe.split(|c: char| !c.is_ascii_uppercase()).collect();
-    // From each quote to the next, since comments have apostrophes.
+    // Takes the text from each quote to the next, instead of pairs of quotes, because comments have
+    // apostrophes.
     let quoted = scripts.match_indices('\'').filter_map(|(at, _)| scripts[at + 1..].split('\'').next());
     let is_word = |text: &&str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_uppercase());
     let words: BTreeSet<_> = quoted.filter(is_word).collect();

@@ -1,4 +1,4 @@
-//! Limits of what strangers can make the product do: mails to mailboxes that are not theirs, and password hashes.
+//! Limits of the mails and password hashes that unknown clients can cause.
 
 use futures_util::future::join_all;
 use reqwest::Method;
@@ -43,7 +43,7 @@ fn assert_throttled(answer: &Answer) {
 #[tokio::test]
 async fn smoke_the_addresses_of_a_mailbox_share_the_limit_of_registrations() {
     let app = TestApp::with(&[PROXIED]).await;
-    // From a network of its own each, so that only the mailbox is limited.
+    // Each registration is from another network, so that only the limit of the mailbox applies.
     let from = |n: usize| format!("203.0.113.{n}");
     for (n, email) in
         ["victim@gmail.com", "victim+1@gmail.com", "v.ictim+2@googlemail.com"].iter().enumerate()
@@ -90,12 +90,13 @@ async fn smoke_one_network_cannot_make_the_product_write_to_many_strangers() {
     assert_eq!(login(&app, HERE, &user.email).await.status, 200, "only mails are limited");
 }
 
-/// Each way to make the product write to a mailbox whose owner has not agreed.
+/// Covers every operation that sends a mail to an address that is not verified.
 #[tokio::test]
 async fn every_way_to_write_to_an_unverified_mailbox_is_limited() {
     let app = TestApp::with(&[PROXIED]).await;
     let (user, admin) = (app.user().await, app.admin().await);
-    // Unverified accounts of one mailbox, and one that changes its password again and again.
+    // Unverified accounts that share a mailbox, and an unverified account that changes its password
+    // repeatedly.
     let accounts = "INSERT INTO users (email, hashed_password) SELECT kind || '+' || n || '@example.com', 'x'
                     FROM generate_series(0, 24) n, unnest(ARRAY['forgot', 'resend']) kind";
     app.sql(accounts).await;
@@ -127,19 +128,20 @@ async fn every_way_to_write_to_an_unverified_mailbox_is_limited() {
                 _ => assert_throttled(&answer),
             }
         }
-        // No wait ends.
+        // Extends the waits, so that none ends.
         app.move_waits(600).await;
     }
-    // Anonymous callers do not learn whether a link was sent.
+    // The operations that send links accept every request, so that the response does not reveal whether a
+    // link was sent.
     assert_eq!(accepted, [3, 25, 25, 3, 20, 3]);
     let mails = app.mails().await;
     let to = |kind: &str| mails[before..].iter().filter(|mail| mail.to.starts_with(kind)).count();
     assert_eq!(["register", "forgot", "resend", "invite", "notice"].map(to), [3, 3, 3, 20, 3]);
-    // The next address replaces the one before, whose mail may or may not be sent.
+    // Each change replaces the address of the previous one, whose mail may not have been sent yet.
     assert!(to("change") <= 3);
 }
 
-/// Requests for sub-addresses do not keep the owner of a verified address from a link.
+/// Requests for sub-addresses do not prevent a link to the verified address.
 #[tokio::test]
 async fn a_verified_address_has_a_limit_of_its_own() {
     let app = TestApp::with(&[PROXIED]).await;
@@ -160,7 +162,7 @@ async fn a_verified_address_has_a_limit_of_its_own() {
     );
 }
 
-/// Takes all permits of a share, as a flood of such callers does.
+/// Takes all hash permits of a share, as a flood of requests does.
 async fn take_all(app: &TestApp, caller: HashFor) -> Vec<HashPermit> {
     let passwords = &app.app.passwords;
     join_all(
@@ -187,8 +189,8 @@ async fn smoke_hashes_of_strangers_do_not_delay_those_of_known_callers() {
     assert_eq!(register(&app, HERE, "a@example.com").await.status, 201);
 }
 
-/// A client can register accounts and sign in with them, and so become known. It must not delay the owners of other
-/// accounts.
+/// An attacker can register accounts and sign in to them, so that their network becomes known. This must not
+/// delay the owners of other accounts.
 #[tokio::test]
 async fn many_logins_from_one_network_do_not_delay_those_from_other_known_networks() {
     let app = TestApp::with(&[PROXIED]).await;
@@ -205,12 +207,12 @@ async fn many_logins_from_one_network_do_not_delay_those_from_other_known_networ
     assert_eq!(login(&app, HERE, &attackers[0].email).await.status, 200, "not refused");
 }
 
-/// A right password costs as much as a wrong one.
+/// A right password costs as much CPU time as a wrong one, so it counts too.
 #[tokio::test]
 async fn logins_of_one_account_are_limited_even_with_the_right_password() {
     let app = TestApp::with(&[PROXIED]).await;
     let (user, other) = (app.user().await, app.user().await);
-    // After 30, each one doubles the wait: all 60 would take years.
+    // After 30 logins, each one doubles the wait, so some of the 60 are refused even on a slow machine.
     let answers = four_at_a_time((0..60).map(|_| login(&app, HERE, &user.email))).await;
     let (accepted, refused): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 200);
     assert!(accepted.len() >= 30 && !refused.is_empty(), "{} of 60", accepted.len());

@@ -1,4 +1,4 @@
-//! Two processes of `saas serve`: a change in one is effective in the other, which keeps copies.
+//! Two processes of `saas serve`: a change in one is effective in the other, although each keeps copies.
 
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
@@ -72,7 +72,7 @@ struct TestUser {
 }
 
 impl Pair {
-    /// `there` are the settings of the other replica.
+    /// Starts both replicas. The arguments are the settings of each.
     async fn start(database: &TestDatabase, here: &[(&str, &str)], there: &[(&str, &str)]) -> Self {
         let prefix = format!("r{}", unique());
         let here = Replica::start(database, &prefix, here).await;
@@ -157,7 +157,7 @@ async fn a_change_is_effective_without_redis() {
         proxy.set(link);
         pair.here.change(Method::POST, "/auth/logout", &user.token, None).await;
         pair.assert_refused(&user, 401).await;
-        // Nothing stale is read from Redis afterwards.
+        // After the outage, no stale data is read from Redis.
         proxy.set(Link::Up);
         for _ in 0..20 {
             assert_eq!(pair.there.me(&user.token).await.unwrap_err(), 401);

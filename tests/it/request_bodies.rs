@@ -1,4 +1,4 @@
-//! Bodies of requests that are refused, and the size of the responses.
+//! Request bodies that are refused, and the size of the responses to them.
 
 use reqwest::Method;
 use serde_json::json;
@@ -68,7 +68,7 @@ async fn a_body_is_utf8_and_not_compressed() {
     assert_eq!(empty.body["title"], "Unprocessable Content");
 }
 
-/// The limit of bodies, of documents for `process-data`, and of emails.
+/// Operations and their limits of the request body in bytes: the default limit, documents, and emails.
 const LIMITS: [(&str, usize); 3] =
     [("/auth/register", 16 * 1024), ("/jobs/process-data", 64 * 1024), ("/jobs/send-email", 512 * 1024)];
 
@@ -115,7 +115,7 @@ fn chunked(text: &str) -> reqwest::Body {
     reqwest::Body::wrap_stream(futures_util::stream::iter(parts))
 }
 
-/// An object of almost `bytes` with unknown fields of these names.
+/// Returns a JSON object of up to `bytes` bytes, with unknown fields.
 fn unknown_fields(bytes: usize, name: impl Fn(usize) -> String) -> String {
     let mut text = String::from("{\"email\":0");
     for n in 0.. {
@@ -156,7 +156,7 @@ async fn the_size_of_an_answer_is_bounded() {
             is_short(&answer);
         }
     }
-    // 20 at once get as little.
+    // The limit also applies to 20 concurrent requests.
     let flood = (0..20).map(|_| post("/auth/forgot-password", bodies[0].clone()));
     for answer in futures_util::future::join_all(flood).await {
         assert_eq!(answer.body["errors"].as_array().unwrap().len(), 50);
@@ -183,7 +183,7 @@ async fn the_size_of_an_answer_is_bounded() {
     }
 }
 
-/// Fails unless an answer is short in all its parts.
+/// Asserts that a response to an invalid request is short in all its parts.
 #[track_caller]
 fn is_short(answer: &Answer) {
     assert!(answer.status.is_client_error(), "{}", answer.status);

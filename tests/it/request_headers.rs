@@ -1,4 +1,5 @@
-//! Headers are octets: an item that cannot be read does not hide the others. Our cookies are matched octet for octet.
+//! Headers are byte sequences: an item that is not UTF-8 does not hide the others. Cookie names are matched
+//! byte by byte.
 
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
@@ -8,9 +9,10 @@ use crate::support::{
     app::{Answer, PASSWORD},
 };
 
-/// The lines of a header. `NAME` and `TOKEN` are replaced by those of a cookie.
+/// The lines of a header. `NAME` and `TOKEN` are replaced by the name and the value of a cookie.
 type Lines<'a> = &'a [&'a [u8]];
 
+/// Settings without and with TLS, which changes the names of the cookies.
 const MODES: [&[&str]; 2] = [&[], &["--public-url=https://api.example.com"]];
 
 fn with(request: RequestBuilder, name: &str, lines: Lines<'_>) -> RequestBuilder {
@@ -25,7 +27,7 @@ struct Cookie {
 impl Cookie {
     /// Sends a request with a header that contains this cookie.
     async fn send(&self, request: RequestBuilder, header: &str, lines: Lines<'_>) -> Answer {
-        // One character for each octet.
+        // Each byte becomes one character, so that the text can be replaced and converted back.
         let fill = |line: &&[u8]| -> Vec<u8> {
             let text: String = line.iter().map(|octet| char::from(*octet)).collect();
             let text = text.replace("NAME", &self.name).replace("TOKEN", &self.token);
@@ -36,7 +38,7 @@ impl Cookie {
         Answer::of(with(request, header, &lines)).await
     }
 
-    /// Sends a request of the user's own page.
+    /// Sends a request from a page of the API's own origin.
     async fn post(&self, app: &TestApp, path: &str, lines: Lines<'_>) -> Answer {
         let request = app.request(Method::POST, path).header("sec-fetch-site", "same-origin");
         self.send(request.json(&json!({})), "cookie", lines).await
@@ -46,7 +48,7 @@ impl Cookie {
         self.send(app.request(Method::GET, "/users/me"), "cookie", lines).await
     }
 
-    /// Returns other spellings of the name, which a framework could take for it.
+    /// Returns other spellings of the name, which a framework could mistake for the name.
     fn similar_names(&self) -> Vec<String> {
         let encode = |octet: u8| format!("%{octet:02X}");
         let mut names: Vec<_> = (0..self.name.len())
@@ -217,7 +219,8 @@ async fn each_entry_of_x_forwarded_for_is_read_alone() {
         (&[b"198.51.100.1", b"\xf8,203.0.113.7:4711"], json!("203.0.113.7")),
         (&[b"[2001:db8::7]"], json!("2001:db8::7")),
         (&[b"[2001:db8::7]:443"], json!("2001:db8::7")),
-        // What the proxy wrote is not an address. Neither the client's own entry nor the proxy's address counts.
+        // The last entry, which the proxy has added, is not an address. The client then has no known address:
+        // its own entry is not trusted, and the address of the connection is that of the proxy.
         (&[b"203.0.113.7, \xf8"], Value::Null),
         (&[b"203.0.113.7", b"unknown"], Value::Null),
         (&[b"203.0.113.7,"], Value::Null),

@@ -1,4 +1,4 @@
-//! The scripts that run before there is a binary. `cli_migrate` has the test of `scripts/migrate`.
+//! The scripts that run before the first build. The test of `scripts/migrate` is in `cli_migrate`.
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
 
@@ -6,7 +6,7 @@ use crate::support::process::{Ended, TempDir, run, saas};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// A directory with a copy of the script, which writes the file beside its own directory.
+/// Creates a directory with a copy of `scripts/create-env`. The script writes `.env` into this directory.
 fn project() -> TempDir {
     let dir = TempDir::new();
     fs::create_dir(dir.path().join("scripts")).unwrap();
@@ -84,7 +84,7 @@ async fn a_missing_compiler_is_named_before_the_build() {
             .env_remove("CC");
         run(command)
     };
-    // Programs that are only looked for, never run.
+    // Creates a program that the script looks for but never runs.
     let install = |name: &str| {
         let path = dir.path().join(name);
         fs::write(&path, "#!/bin/sh\n").unwrap();

@@ -1,4 +1,4 @@
-//! Logs contain no secret.
+//! The logs of the API and the worker contain no secrets.
 
 use std::{collections::BTreeSet, process::Command, sync::Mutex};
 

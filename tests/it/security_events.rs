@@ -1,4 +1,4 @@
-//! Security events: an attack leaves a trace that names the client and the account, and no secret.
+//! Security events: each event of an attack names the client and the account, and contains no secret.
 
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ const ADMIN_PASSWORD: &str = "a password of ours";
 const WRONG: &str = "wrong horse battery";
 const ADDRESS: &str = "203.0.113.7";
 
-/// `saas serve` with production settings, and a client behind its proxy.
+/// A running `saas serve` with production settings, and a client of its proxy.
 struct Served {
     process: Running,
     url: String,
@@ -194,7 +194,7 @@ async fn client_addresses_can_be_kept_out_of_the_log() {
     assert!(lines.iter().all(|line| !line.to_string().contains(ADDRESS)), "{lines:#?}");
     let events = events(&lines);
     let [one, other] = &events[..] else { panic!("{lines:#?}") };
-    // The lines of one client still belong together.
+    // Both lines have the same hash, so they can be attributed to one client.
     assert_eq!(text(one, "client_address_hash").len(), 16);
     assert_eq!(one["client_address_hash"], other["client_address_hash"]);
 }

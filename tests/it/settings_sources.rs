@@ -1,4 +1,4 @@
-//! Where settings come from, their normal form, and what is said about a value that cannot be used.
+//! The sources of settings, how their values are normalized, and the messages about unusable values.
 
 use std::process::Command;
 
@@ -9,7 +9,7 @@ use crate::support::{
     servers::{TestDatabase, servers, unique},
 };
 
-/// Returns a command in a directory whose `.env` has this text.
+/// Writes a `.env` file, and returns a command that runs in its directory.
 fn with_dotenv(dir: &TempDir, args: &[&str], text: &str) -> Command {
     std::fs::write(dir.path().join(".env"), text).unwrap();
     let mut command = saas(args);
@@ -68,7 +68,7 @@ async fn a_line_that_would_change_a_value_is_refused_with_its_number() {
         let ended = run(command).await.failed(2, &["line 2 of .env cannot be read", fix]);
         assert!(!ended.stderr.contains("hunter2"), "{}", ended.stderr);
     }
-    // Neither a command without settings nor one that reads other variables is concerned.
+    // The line does not affect commands without settings, or commands that read other variables.
     let broken = "POSTGRES_PASSWORD=a$b\n";
     for args in [&["completions", "bash"][..], &["--help"], &["doctor", "--generate-secret"]] {
         run(with_dotenv(&dir, args, broken)).await.succeeded();
@@ -187,7 +187,7 @@ async fn doctor_lists_every_invalid_setting_and_goes_on() {
         assert!(found, "{name} in {}", doctor.stdout);
     }
     assert!(doctor.stdout.contains("ok    database") && doctor.stdout.contains("ok    redis"));
-    // A command that uses them reports all of them, too.
+    // `serve`, which uses these settings, reports all of them too.
     let mut serve = production_command(&["serve"], &database, "p").await;
     serve.envs(invalid);
     run(serve).await.failed(2, &["PORT", "HOST", "LOG_FORMAT", "SHUTDOWN_TIMEOUT", "REQUIRE_TWO_FACTOR"]);

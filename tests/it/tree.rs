@@ -1,4 +1,5 @@
-//! Rules of the source tree.
+//! Rules of the source tree: imports between modules, settings, container files, and calls that bypass
+//! authorization.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,7 +28,7 @@ fn used(text: &str) -> BTreeSet<String> {
         match after.strip_prefix('{') {
             None => drop(names.insert(word(after))),
             Some(group) => {
-                // The names at the first level of the group.
+                // Collects the names at the first level of the group.
                 let mut depth = 0;
                 let mut begins = true;
                 for (at, c) in group.char_indices() {
@@ -131,8 +132,8 @@ fn the_paths_in_the_container_files_exist() {
     }
 }
 
-/// A change without an actor is not authorized by a role or a session, so each place that makes one is known. So is the
-/// place that revokes sessions.
+/// A change without an actor is not authorized by a role or a session. So this test lists all files that make
+/// such changes, and the file that revokes sessions.
 #[test]
 fn changes_without_an_actor_are_known() {
     let allowed = [
@@ -140,7 +141,7 @@ fn changes_without_an_actor_are_known() {
         ("change_by_job(", vec!["housekeeping.rs"]),
         (".db.transaction", vec!["transaction.rs"]),
         ("Tx::on(", vec!["admin_password.rs", "admins.rs", "transaction.rs"]),
-        // It also revokes the pending challenges, which must not outlive the sessions.
+        // `sessions.rs` also revokes pending login challenges, which must not outlive the sessions.
         ("Session::revoke_all(", vec!["sessions.rs"]),
     ];
     for (call, files) in allowed {

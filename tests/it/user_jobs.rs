@@ -1,4 +1,4 @@
-//! What one user may enqueue, and what becomes of it when the user is no longer active.
+//! Limits of the jobs of a user, and the jobs of users who are deactivated or deleted.
 
 use futures_util::future::join_all;
 use reqwest::Method;
@@ -15,7 +15,7 @@ use crate::support::{
     eventually, mail,
 };
 
-/// Runs jobs as `saas worker` does, until it is dropped.
+/// A worker with the options of `saas worker`. It stops when this value is dropped.
 struct Work(CancellationToken);
 
 impl Drop for Work {
@@ -43,7 +43,7 @@ impl TestApp {
         self.call(Method::POST, &format!("/jobs/example?name=x&duration={seconds}"), user).await
     }
 
-    /// Enqueues an email of a user to the user.
+    /// Enqueues an email from a user to their own address. Returns the id of the job.
     async fn own_email(&self, user: &User) -> String {
         let path = format!("/jobs/send-email?to={}&subject=Hi&body=Hello", user.email);
         id(&self.call(Method::POST, &path, user).await)
@@ -182,7 +182,7 @@ async fn a_worker_does_not_run_jobs_of_an_inactive_user() {
         "DELETE FROM users WHERE id = ",
     ] {
         let user = app.user().await;
-        // As if Redis had been unavailable when the jobs should have been purged.
+        // A change by SQL purges no jobs, like a change by the API while Redis is unavailable.
         let email = app.own_email(&user).await;
         app.sql(&format!("{change}{}", user.id)).await;
         app.run_jobs().await;

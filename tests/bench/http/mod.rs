@@ -1,5 +1,5 @@
-//! The API under load by wrk. Every figure has a floor. Both are measured in alternating rounds of one run, so that a
-//! slow or busy machine affects both.
+//! The API under load by wrk. Every figure has a floor. Both are measured in alternating rounds of one run,
+//! so that a slow or busy machine affects both.
 //!
 //! | file | concern |
 //! |---|---|

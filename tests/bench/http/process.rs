@@ -38,8 +38,8 @@ pub fn block_on(work: impl Future<Output = Result<()>>) -> Result<()> {
     result
 }
 
-/// A command that is killed when its handle is dropped. Its own process group keeps Ctrl-C away from it, so that this
-/// process stops everything in order. Its working directory has no `.env`.
+/// A command that is killed when its handle is dropped. Its own process group keeps Ctrl-C away from it, so
+/// that this process stops everything in order. Its working directory has no `.env`.
 pub fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     command.stdin(Stdio::null()).current_dir("/").process_group(0).kill_on_drop(true);

@@ -1,4 +1,5 @@
-//! Mixed load over a long time, at a limited rate: memory must not grow after the first minute, and nothing may fail.
+//! Mixed load over a long time, at a limited rate: memory must not grow after the first minute, and nothing
+//! may fail.
 
 use std::time::Duration;
 

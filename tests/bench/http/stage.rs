@@ -186,8 +186,8 @@ impl Stage {
         Ok(self.sql.query_one(find, &[&email]).await?.try_get(0)?)
     }
 
-    /// Opens sessions of `count` users in the database, without hashing, and returns their access tokens. The users are
-    /// then known at the address of this machine.
+    /// Opens sessions of `count` users in the database, without hashing, and returns their access tokens. The
+    /// users are then known at the address of this machine.
     pub async fn sign_in_many(&self, count: i64) -> Result<Vec<String>> {
         let make = "INSERT INTO sessions (id, user_id, address, expires_at) \
                     SELECT gen_random_uuid(), id, '127.0.0.1', now() + interval '30 days' FROM users \

@@ -37,8 +37,8 @@ impl Job for Nap {
 }
 
 impl Bench {
-    /// Measures the worker at each concurrency: jobs that do nothing, the same in groups, and jobs of 1 ms beside the same
-    /// tasks in a loop without a queue.
+    /// Measures the worker at each concurrency: jobs that do nothing, the same in groups, and jobs of 1 ms
+    /// beside the same tasks in a loop without a queue.
     pub(super) async fn by_concurrency(&self) -> Result<Table<7>> {
         let head = [
             "concurrency",

@@ -1,5 +1,5 @@
-//! The job engine under load. Each figure is compared with a floor: bare Redis commands that do the same work. Both are
-//! measured alternately in one run, so that a slow or busy machine affects both.
+//! The job engine under load. Each figure is compared with a floor: bare Redis commands that do the same
+//! work. Both are measured alternately in one run, so that a slow or busy machine affects both.
 
 mod concurrency;
 
@@ -203,8 +203,8 @@ impl Bench {
         Ok(Sample { jobs, seconds, redis: bare::script_time(&mut conn).await? })
     }
 
-    /// Runs the engine once, and reads the envelope and the outcome of a job for the floor. Returns the mean size of the
-    /// envelopes.
+    /// Runs the engine once, and reads the envelope and the outcome of a job for the floor. Returns the mean
+    /// size of the envelopes.
     async fn warm_up(&mut self) -> Result<Rounds> {
         eprintln!("warming up");
         let (queue, bare) = self.sides("warm").await?;
@@ -318,8 +318,8 @@ impl Bench {
         Ok(both)
     }
 
-    /// Milliseconds from the call of enqueue to the start of the job, and of a PING: the median, the 99th percentile and
-    /// the maximum.
+    /// Milliseconds from the call of enqueue to the start of the job, and of a PING: the median, the 99th
+    /// percentile and the maximum.
     async fn pick_up(&self) -> Result<[[Rounds; 2]; 3]> {
         let ((queue, _), mut conn) = (self.sides("idle").await?, bare::connect(&self.url).await?);
         let (sender, mut begun) = mpsc::unbounded_channel();

@@ -55,7 +55,7 @@ async fn a_queue_update_changes_only_the_given_fields() {
         assert_eq!(answer.body["name"], "chores");
         ["paused", "concurrency_limit", "rate_limit"].map(|name| answer.body[name].clone())
     };
-    // Before the queue has its first job.
+    // A queue has settings even before its first job.
     let rate = json!({ "jobs": 50, "per_seconds": 60 });
     let all = json!({ "paused": true, "concurrency_limit": 3, "rate_limit": rate });
     let expected = [json!(true), json!(3), rate.clone()];

@@ -1,4 +1,4 @@
-//! The last usable admin cannot be demoted, deactivated or deleted.
+//! The last admin who can sign in cannot be demoted, deactivated or deleted.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use crate::support::{
     records::column,
 };
 
-/// The ways in which one admin removes the rights of another.
+/// How an admin removes another admin.
 #[derive(Clone, Copy, Debug)]
 enum Removal {
     Demote,
@@ -129,7 +129,8 @@ async fn only_one_of_two_concurrent_demotions_succeeds() {
         );
         let (good, bad) = if first.status == 200 { (first, second) } else { (second, first) };
         assert_eq!(good.status, 200, "round {round}: {}", good.text);
-        // A request that is late enough comes from a user who is no longer an admin.
+        // 403 if the first demotion is complete before the second checks its caller, who is then no longer an
+        // admin.
         let refused = (bad.status.as_u16(), bad.body["code"].as_str().unwrap());
         assert!([(409, "last_admin"), (403, "forbidden")].contains(&refused), "{}", bad.text);
         assert_eq!(active_admins(&app).await.len(), 1);
@@ -158,7 +159,8 @@ async fn the_second_of_two_concurrent_removals_sees_the_first() {
             tokio::join!(remove(&app, how, &one, &other), remove(&app, how, &other, &one), release);
         let (good, bad) = if first.status.is_success() { (first, second) } else { (second, first) };
         assert!(good.status.is_success(), "{how:?}: {}", good.text);
-        // The first removal has removed the caller of the second one, or left them as the last admin.
+        // The first removal has removed the caller of the second one, or the second one would remove the last
+        // admin.
         let refused = bad.body["code"].as_str().unwrap();
         assert!(
             ["last_admin", "forbidden", "inactive_user", "invalid_token"].contains(&refused),

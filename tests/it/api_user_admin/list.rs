@@ -8,7 +8,7 @@ use crate::support::{
     app::{Answer, fields},
 };
 
-/// Four users at `list.example`, in addition to those of the test.
+/// Inserts four users at `list.example`. The other users of a test have another domain.
 const SOME: &str = "INSERT INTO users (email, hashed_password, full_name, role, is_active, created_at) VALUES
     ('ada@list.example', 'x', 'Cleo 100%', 'user', true, '2001-01-01'),
     ('bob_x@list.example', 'x', 'Ada of \\list', 'admin', true, '2002-01-01'),
@@ -29,7 +29,7 @@ async fn list(app: &TestApp, admin: &User, query: &[(&str, &str)]) -> Value {
     answer.body
 }
 
-/// Returns the local part of the address of each user that is found.
+/// Returns the local part of the address of each listed user.
 async fn found(app: &TestApp, admin: &User, query: &[(&str, &str)]) -> Vec<String> {
     let page = list(app, admin, query).await;
     let name = |user: &Value| user["email"].as_str().unwrap().split('@').next().unwrap().to_owned();
@@ -132,7 +132,7 @@ async fn each_sort_order_can_be_reversed() {
         ("-created_at", ["bobyx", "bob_x", "ada", "carl"]),
         ("email", ["ada", "bob_x", "bobyx", "carl"]),
         ("-email", ["carl", "bobyx", "bob_x", "ada"]),
-        // Users without a name come last in both orders.
+        // Users without a name come last in both directions.
         ("full_name", ["bob_x", "carl", "ada", "bobyx"]),
         ("-full_name", ["ada", "carl", "bob_x", "bobyx"]),
     ] {

@@ -1,4 +1,4 @@
-//! How a user becomes an admin, by an admin or by a command.
+//! Promotion of a user to an admin, by an admin or by a command.
 
 use serde_json::{Value, json};
 
@@ -31,7 +31,8 @@ async fn sent(app: &TestApp) -> Vec<(String, String)> {
     app.mails().await.into_iter().map(|mail| (mail.to, mail.subject)).collect()
 }
 
-/// Everything that a user can have before a promotion: a session, links, a pending address change, a challenge.
+/// The credentials of a user before a promotion: a session, a login challenge with a code, and the tokens of
+/// links.
 struct Before {
     user: User,
     challenge: String,
@@ -92,7 +93,7 @@ async fn a_new_admin_keeps_nothing_and_all_admins_are_notified() {
         let by = if by_command { "by the operator of the server" } else { admin.email.as_str() };
         let text = &notice(&other).text;
         assert!(text.contains(&email) && text.contains(by), "{text}");
-        // The next round has the same two admins again.
+        // Demotes the user, so that the next round has the same two admins.
         assert_eq!(patch(&app, &admin, id, json!({ "role": "user" })).await.status, 200);
     }
 }
@@ -193,7 +194,8 @@ async fn the_operator_resets_the_password_of_an_admin() {
         assert!(column(&app.database, &action).await.contains(&"password.changed".to_owned()));
     }
 
-    // Without a password on standard input or a terminal, the one of the first admin is not taken.
+    // Without a password on standard input or a terminal, the command fails. It does not use
+    // FIRST_SUPERUSER_PASSWORD.
     let mut command = saas(&["create-admin", "--set-password", "--email", "root@example.com"]);
     command.env("DATABASE_URL", &app.database.url).env("DEBUG", "true").env("BCRYPT_COST", "4");
     command.env("FIRST_SUPERUSER_PASSWORD", "the password of the first admin");

@@ -1,4 +1,4 @@
-//! Which changes write an entry, and its content.
+//! The changes that write an audit entry, and the content of the entry.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ use crate::support::{
 
 const NEW_PASSWORD: &str = "another horse battery";
 
-/// Asserts action, actor, before and after of each entry.
+/// Asserts the action, the actor, and the fields `before` and `after` of each entry.
 #[track_caller]
 fn assert_entries(trail: &[Value], expected: &[(&str, Option<i64>, Value, Value)]) {
     let actions: Vec<_> = trail.iter().map(|entry| entry["action"].as_str().unwrap()).collect();
@@ -164,7 +164,7 @@ async fn changes_of_sessions_and_of_the_second_factor_are_recorded() {
         plain("two_factor.enabled"),
         plain("recovery_code.used"),
         ("session.opened", me, none.clone(), opened(&fourth, true)),
-        // The server cannot know who replayed the token.
+        // The entry has no actor, because the server cannot know who replayed the token.
         ("session.replayed", None, none.clone(), ended(&fourth)),
     ];
     assert_entries(&trail(&app, &admin, id).await[before..], &expected);

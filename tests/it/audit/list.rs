@@ -1,4 +1,4 @@
-//! The list of entries, and their retention.
+//! The list of audit entries, and their retention.
 
 use saas::services::housekeeping;
 use serde_json::{Value, json};
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{count, trail};
 use crate::support::{TestApp, User, app::fields, records::column};
 
-/// Inserts a number of equal entries.
+/// Inserts audit entries that differ only in their ids.
 async fn add(app: &TestApp, actor: i64, action: &str, user: i64, entries: u32) {
     let sql = format!(
         "INSERT INTO audit_log (actor_id, action, target_type, target_id)
@@ -36,7 +36,7 @@ async fn smoke_pages_start_with_the_newest_entry_and_are_contiguous() {
     loop {
         let page = list(&app, &admin, &format!("action=test.made&limit=3{before}")).await;
         let some = ids(&page);
-        // New entries do not shift the next pages.
+        // New entries must not shift the next pages.
         add(&app, 7, "test.made", 8, 2).await;
         sizes.push(some.len());
         seen.extend(some);

@@ -1,4 +1,4 @@
-//! The audit trail: its entries, and that they are complete and cannot be changed.
+//! The audit trail: its entries are complete and cannot be changed.
 
 mod changes;
 mod list;
@@ -22,7 +22,7 @@ use crate::support::{
     records::{column, refusal},
 };
 
-/// Returns the entries about a user, the oldest first.
+/// Returns the audit entries about a user, the oldest first.
 async fn trail(app: &TestApp, admin: &User, user_id: i64) -> Vec<Value> {
     let page = app.get(&format!("/audit?user_id={user_id}&limit=200"), Some(admin)).await;
     assert_eq!(page.status, 200, "{}", page.text);
@@ -46,7 +46,7 @@ async fn smoke_an_entry_has_actor_action_target_and_origin() {
     assert_eq!(patch(&app, &admin, user.id, change).await.status, 200);
     let mut entry = trail(&app, &admin, user.id).await.pop().unwrap();
     assert!(entry["id"].take().is_i64() && entry["created_at"].take().is_string());
-    // The server's own id, whatever the client has sent.
+    // The id that the server has generated, not the `mine-1` that the client has sent.
     assert_eq!(entry["request_id"].take().as_str().unwrap().len(), 36);
     let expected = json!({
         "id": null,
@@ -129,7 +129,7 @@ async fn a_refused_request_writes_no_entry() {
     app.post("/auth/register", None, taker.clone()).await.is_some_problem(400, "email_taken");
     let invite = json!({ "email": "new@example.com" });
     app.post("/users", Some(&admin), invite).await.is_some_problem(400, "email_taken");
-    // The failure comes after the token is used and the address is set.
+    // This request fails after it has consumed the token and set the address. Both are rolled back.
     app.post("/auth/confirm-email", None, link).await.is_some_problem(400, "email_taken");
     let wrong = json!({ "current_password": "another password", "new_password": "another horse battery" });
     app.post("/users/me/password", Some(&user), wrong).await.is_some_problem(400, "wrong_password");
@@ -137,7 +137,7 @@ async fn a_refused_request_writes_no_entry() {
     assert_eq!((app.mails().await.len(), count(&app, "audit_log").await), before);
 }
 
-/// The entry is part of the transaction of the change.
+/// The entry and the change are written in one transaction.
 #[tokio::test]
 async fn a_change_is_rolled_back_if_its_entry_cannot_be_written() {
     let app = TestApp::start().await;

@@ -1,4 +1,4 @@
-//! Operations of admins on queues and jobs.
+//! Audit entries of the operations of admins on queues and jobs.
 
 use reqwest::Method;
 use saas::{
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::count;
 use crate::support::{TestApp, User, app::Answer, queue::connect};
 
-/// Returns the entries about queues and jobs, the oldest first.
+/// Returns the audit entries about queues and jobs, the oldest first.
 async fn operations(app: &TestApp, admin: &User) -> Vec<Value> {
     let page = app.get(&format!("/audit?actor_id={}&limit=200", admin.id), Some(admin)).await;
     let items = page.body["items"].as_array().unwrap().iter().rev();
@@ -72,7 +72,7 @@ async fn smoke_every_operation_of_an_admin_writes_an_entry() {
         ("job.canceled", ("job", &*first), task("example_task", None, "queued"), none.clone()),
         ("job.canceled", ("job", &*second), task("example_task", Some(user.id), "queued"), none.clone()),
         ("queue.requeued", ("queue", "default"), json!({ "status": "failed", "jobs": 0 }), none.clone()),
-        // Of the user, and the one that was requeued.
+        // Two jobs: the remaining one of the user, and the requeued one.
         ("queue.purged", ("queue", "default"), json!({ "status": "queued", "jobs": 2 }), none),
     ];
     let entries = operations(&app, &admin).await;
@@ -130,7 +130,7 @@ async fn an_operation_that_redis_refuses_has_a_second_entry() {
     let redis = Server::redis(&test_dir().unwrap(), Purpose::Test).await.unwrap();
     let app = TestApp::with(&[&format!("--redis-url={}", redis.url.expose_secret())]).await;
     let admin = app.admin().await;
-    // Redis answers reads, and refuses writes.
+    // A replica answers reads and refuses writes.
     let mut conn = connect(redis.url.expose_secret()).await.unwrap();
     redis::cmd("REPLICAOF").arg("127.0.0.1").arg(1).query_async::<()>(&mut conn).await.unwrap();
     let paused = json!({ "paused": true });

@@ -9,7 +9,7 @@ use crate::support::{
     records::{column, keys, tables},
 };
 
-/// Copies each row that is written to the outbox.
+/// Creates a trigger that copies each row that is written to the outbox.
 const COPY_MESSAGES: &str = "
     CREATE TABLE copied_messages (message TEXT NOT NULL);
     CREATE FUNCTION copy_message() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -27,7 +27,7 @@ async fn secrets_are_neither_in_the_database_nor_in_redis() {
     app.sql(COPY_MESSAGES).await;
     let queued = std::sync::Mutex::new(String::new());
     let secrets = AccountScenario::run(&app.url, (&admin.email, PASSWORD), async |to: &str| {
-        // All messages are in the queue, and none is rendered yet.
+        // After this call, all messages are in the queue, and no email is rendered yet.
         hand_over(&app.app, &RequestContext::default()).await.unwrap();
         let held = keys(&app.prefix).await;
         queued.lock().unwrap().push_str(&held);

@@ -11,7 +11,7 @@ use crate::support::{
     records::column,
 };
 
-/// The cookies of a browser that has signed in before.
+/// The cookies that a browser sends when it signs in again.
 #[derive(Clone, Copy, Debug)]
 enum Sent {
     Both,
@@ -86,7 +86,7 @@ async fn a_sign_in_that_replaces_no_cookie_revokes_no_session() {
     Answer::of(with(wrong, OWN_PAGE)).await.is_some_problem(401, "bad_credentials");
     assert_eq!(browser.me().await.status, 200);
 
-    // Cookies of no active session do not prevent a sign-in.
+    // Cookies without an active session do not prevent a sign-in.
     let old = Browser::of(&app, &ended).await;
     assert_eq!(old.send(Method::POST, "/auth/logout", OWN_PAGE, json!({})).await.status, 204);
     for cookies in [&*old.cookies, "access_token=x; refresh_token=y"] {

@@ -1,4 +1,4 @@
-//! A login that waits for a code does not outlive what ends the sessions of its user.
+//! An action that revokes the sessions of a user also invalidates a login that waits for a code.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use crate::support::{
     authenticator::{Authenticator, answer, challenge, turn_on},
 };
 
-/// What ends the sessions of a user, or changes the second factor.
+/// An action that revokes the sessions of a user or replaces the second factor.
 #[derive(Clone, Copy, Debug)]
 enum End {
     LogoutAll,
@@ -44,7 +44,7 @@ async fn send(app: &TestApp, method: Method, path: &str, user: &User, body: Valu
 }
 
 impl End {
-    /// Makes the change, and returns the authenticator that is valid then.
+    /// Runs the action. Returns the authenticator that is valid afterwards.
     async fn make(
         self,
         app: &TestApp,
@@ -80,7 +80,7 @@ impl End {
             }
             Self::Deletion => {
                 send(app, Method::DELETE, "/users/me", user, json!({ "password": PASSWORD })).await;
-                // As a new login does.
+                // Cancels the deletion, as a new login does.
                 app.sql("UPDATE users SET deletion_due_at = NULL").await;
             }
             Self::Promotion => patch(json!({ "role": "admin" })).await,
@@ -111,7 +111,7 @@ async fn a_pending_challenge_ends_with_the_sessions() {
         assert_eq!(refused.status, 400, "{end:?}: {}", refused.text);
         assert_invalid_code(&refused);
     }
-    // The codes themselves are valid.
+    // Without such an action, the same kind of code is accepted.
     let user = app.user().await;
     let authenticator = turn_on(&app, &user).await;
     let pending = challenge(&app, &user).await;

@@ -1,4 +1,4 @@
-//! Two-factor authentication: turned on, confirmed, replaced and turned off.
+//! Two-factor authentication: turning it on and off, and replacing recovery codes.
 
 mod challenges;
 mod login;
@@ -38,7 +38,7 @@ async fn replace_codes(app: &TestApp, user: &User, code: &str) -> Answer {
     app.post(&format!("{PATH}/recovery-codes"), Some(user), json!({ "code": code })).await
 }
 
-/// Returns whether it is on, and the number of unused recovery codes.
+/// Returns whether two-factor authentication is on, and the number of unused recovery codes.
 async fn status(app: &TestApp, user: &User) -> (bool, u64) {
     let answer = app.get(PATH, Some(user)).await;
     assert_eq!(answer.status, 200, "{}", answer.text);

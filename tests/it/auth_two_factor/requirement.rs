@@ -1,4 +1,4 @@
-//! `REQUIRE_TWO_FACTOR`: of whom a second factor is required. `rules` tests the requirement for admins.
+//! `REQUIRE_TWO_FACTOR`: the users who need a second factor. `rules` tests the requirement for admins.
 
 use reqwest::Method;
 use serde_json::json;
@@ -38,7 +38,8 @@ async fn smoke_all_users_have_to_set_up_a_second_factor() {
     assert_eq!(logout.status, 204);
 }
 
-/// With a cached identity, only the transaction of the change reads that the second factor is off.
+/// The cached identity still has the second factor, so only the transaction of the change can refuse the
+/// request.
 #[tokio::test]
 async fn a_change_is_refused_in_its_transaction_too() {
     let app = TestApp::with(&[OF_ALL, "--identity-cache-ms=60000"]).await;

@@ -1,4 +1,4 @@
-//! How secrets are stored, rate limits on codes, and the requirement for admins.
+//! Storage of two-factor secrets, rate limits on codes, and the requirement of a second factor for admins.
 
 use reqwest::Method;
 use serde_json::json;
@@ -13,7 +13,7 @@ use crate::support::{
 
 const NEW_KEY: &str = "--two-factor-key=another key of the right length, 0123456789";
 
-/// Returns the key of the application in tests.
+/// Returns the `TWO_FACTOR_KEY` of the test application.
 fn old_key() -> String {
     SECRET.replace('a', "z")
 }
@@ -93,7 +93,8 @@ async fn two_factor_cannot_be_set_up_without_a_key() {
     assert_eq!(app.login(&user.email, PASSWORD).await.status, 200);
 }
 
-/// Tries wrong codes until one is rate limited. Each failure doubles the wait, so this happens on a slow machine too.
+/// Tries wrong codes until one is throttled. Each failure doubles the wait, so this happens on a slow machine
+/// too.
 async fn assert_rate_limited(ask: impl AsyncFn() -> Answer) {
     for tried in 0..14 {
         let answer = ask().await;
@@ -132,7 +133,8 @@ async fn wrong_codes_of_a_signed_in_user_are_rate_limited() {
     let unconfirmed = Authenticator::with_secret(setup["secret"].as_str().unwrap());
     assert_rate_limited(async || confirm(&app, &beginner, &unconfirmed.wrong_code()).await).await;
     let authenticator = turn_on(&app, &user).await;
-    // A confirmation of what is confirmed tests no code, so it does not count.
+    // While two-factor authentication is on, a confirmation checks no code, so it does not count as a
+    // failure.
     for _ in 0..12 {
         confirm(&app, &user, &authenticator.wrong_code()).await.is_some_problem(409, "conflict");
     }

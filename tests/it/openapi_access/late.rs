@@ -1,4 +1,4 @@
-//! Permissions that are lost while a request is under way: the request has no effect.
+//! A request has no effect if the permissions of its caller are revoked while it is in flight.
 
 use saas::{
     jobs::ExampleTask,
@@ -12,18 +12,19 @@ use tokio::{
 
 use super::*;
 
-/// What is done to the caller, and how the request is refused then.
+/// Statements that revoke the permissions of the caller, and the status and code of the response to the
+/// request.
 const LOSSES: &[(&str, u16, &str)] = &[
     ("UPDATE sessions SET revoked_at = now() WHERE user_id = {id}", 401, "invalid_token"),
     ("UPDATE users SET is_active = false WHERE id = {id}", 403, "inactive_user"),
     ("DELETE FROM users WHERE id = {id}", 401, "invalid_token"),
 ];
-/// For an operation of admins.
+/// As [`LOSSES`], for operations of admins only.
 const DEMOTION: (&str, u16, &str) = ("UPDATE users SET role = 'user' WHERE id = {id}", 403, "forbidden");
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// A request whose head was sent, and whose body is awaited.
+/// A request whose head was sent. The server waits for its body.
 struct HeldRequest(TcpStream);
 
 impl HeldRequest {
@@ -71,7 +72,7 @@ async fn a_request_is_refused_if_permissions_are_revoked_before_its_body_arrives
     }
 }
 
-/// With a cached identity that never expires, only the transaction of the change can notice the loss.
+/// The cached identity does not expire, so only the transaction of the change can refuse the request.
 #[tokio::test]
 async fn a_request_is_refused_if_permissions_are_revoked_before_its_transaction() {
     let app = TestApp::with(&["--identity-cache-ms=60000"]).await;
@@ -111,7 +112,7 @@ async fn a_request_is_refused_if_permissions_are_revoked_before_its_transaction(
     let job = ExampleTask { name: "late".into(), duration: 0 };
     let job = app.app.queue.enqueue(&job, Origin::default()).await.unwrap();
     let other = app.user().await;
-    // So that the last admin is never at stake.
+    // Another admin, so that no change is refused because of the last admin.
     app.admin().await;
     for (changes, is_for_admins) in [(own, false), (admin, true)] {
         for (method, path, body) in changes {

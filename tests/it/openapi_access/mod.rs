@@ -55,8 +55,8 @@ const ADMINS: &[&str] = &[
     "update_user",
 ];
 
-/// Operations for users who still have to set up the second factor that the server requires of all. Review each addition
-/// with care.
+/// Operations for users who still have to set up the second factor that the server requires of all. Review
+/// each addition with care.
 const WITHOUT_SECOND_FACTOR: &[&str] =
     &["begin_two_factor", "confirm_two_factor", "logout", "logout_all", "read_me", "read_two_factor"];
 
@@ -121,8 +121,8 @@ async fn secured(app: &TestApp) -> Vec<Operation> {
     operations(app).await.into_iter().filter(|operation| !operation.security.is_empty()).collect()
 }
 
-/// Asserts that a list of this file has exactly the operations that were found. The message says which line to change: it is
-/// read by developers who have added an operation.
+/// Asserts that a list in this file has exactly the operations in `found`. The message says which line to add
+/// or remove, for developers who have added an operation.
 fn assert_list(name: &str, list: &[&str], found: &BTreeSet<String>, unlisted: &str, not_found: &str) {
     let changes = list_changes(name, list, found, unlisted, not_found);
     assert!(changes.is_empty(), "{}", changes.join("\n"));
@@ -167,8 +167,8 @@ fn a_change_of_the_operations_names_the_line_to_change() {
     );
 }
 
-/// Asserts that every operation is refused in the same way, and names the others. The tests use an admin, who is
-/// otherwise allowed to call all operations.
+/// Asserts that every secured operation is refused with this status and code. The tests use the token of an
+/// admin, who may otherwise call all operations.
 async fn assert_all_refuse(app: &TestApp, token: Option<&str>, status: u16, code: &str) {
     let mut others = Vec::new();
     let operations = secured(app).await;
@@ -209,7 +209,8 @@ async fn smoke_the_list_of_public_operations_is_complete() {
     );
 }
 
-/// Signs a user in again if an operation has revoked the session. Logins are limited, so not before each operation.
+/// Signs a user in again if an operation has revoked the session. Logins are rate-limited, so a login before
+/// each operation would be refused.
 async fn still_signed_in(app: &TestApp, user: User) -> User {
     match app.get("/users/me", Some(&user)).await.status.as_u16() {
         401 => User::signed_in(user.id, &user.email, &app.login(&user.email, PASSWORD).await),
@@ -260,7 +261,7 @@ async fn an_admin_may_call_every_admin_operation() {
     let (user, admin) = (app.user().await, app.admin().await);
     for mut operation in secured(&app).await {
         if ADMINS.contains(&&*operation.id) {
-            // The user, not the admin.
+            // Acts on a user other than the calling admin.
             operation.path = operation.path.replace("/users/1", &format!("/users/{}", user.id));
             let answer = operation.call(&app, Some(&admin.token)).await;
             let status = answer.status.as_u16();

@@ -1,4 +1,5 @@
-//! The life of an account over HTTP, from registration to deletion, and every secret in it.
+//! A scenario with one account over HTTP, from registration to deletion. It collects every secret that it
+//! uses.
 
 use std::collections::BTreeSet;
 
@@ -41,9 +42,10 @@ pub fn assert_none_in(secrets: &BTreeSet<String>, place: &str, text: &str) {
 }
 
 impl<M: AsyncFn(&str) -> String> AccountScenario<M> {
-    /// Runs the scenario on a server. Returns its passwords, tokens, keys and recovery codes.
+    /// Runs the scenario on a server. Returns the passwords, tokens, keys and recovery codes that it has
+    /// used.
     ///
-    /// `mailed_token` returns the token of the link that was sent to an address last.
+    /// `mailed_token` returns the token of the last link that was sent to an address.
     pub async fn run(url: &str, admin: (&str, &str), mailed_token: M) -> BTreeSet<String> {
         let (client, url) = (Client::new(), format!("{url}/api/v1"));
         let mut scenario = Self { client, url, mailed_token, secrets: BTreeSet::new() };
@@ -98,7 +100,8 @@ impl<M: AsyncFn(&str) -> String> AccountScenario<M> {
         self.post(400, "/auth/reset-password", "", reset).await;
     }
 
-    /// Turns two-factor authentication on and signs in with it. Returns the access token and an unused recovery code.
+    /// Turns two-factor authentication on and signs in with it. Returns the access token and an unused
+    /// recovery code.
     async fn turn_on_two_factor(&mut self) -> (String, String) {
         let access = text(&self.sign_in(200, EMAIL, PASSWORDS[2]).await, "access_token");
         let begin = json!({ "password": PASSWORDS[2] });

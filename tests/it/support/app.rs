@@ -67,12 +67,12 @@ pub struct User {
 }
 
 impl User {
-    /// A user of whom only the access token is known.
+    /// Creates a user from an access token alone. The other fields are empty.
     pub fn with_token(token: impl Into<String>) -> Self {
         Self { id: 0, email: String::new(), token: token.into(), refresh_token: String::new() }
     }
 
-    /// A user with the tokens of a login response.
+    /// Creates a user with the tokens of a login response.
     #[track_caller]
     pub fn signed_in(id: i64, email: &str, login: &Answer) -> Self {
         assert_eq!(login.status, StatusCode::OK, "{}", login.text);
@@ -86,17 +86,17 @@ impl TestApp {
         Self::with(&[]).await
     }
 
-    /// Starts with these settings, as flags.
+    /// Starts an application on a new database, with settings from flags.
     pub async fn with(flags: &[&str]) -> Self {
         Self::on(Arc::new(TestDatabase::migrated().await), flags).await
     }
 
-    /// Starts with the pages that only `saas dev` serves.
+    /// Starts an application that also has the pages of `saas dev`.
     pub async fn dev() -> Self {
         Self::serve(Arc::new(TestDatabase::migrated().await), &[], true).await
     }
 
-    /// Starts on a database that another application may use too.
+    /// Starts an application on a given database, which other applications may share.
     pub async fn on(database: Arc<TestDatabase>, flags: &[&str]) -> Self {
         Self::serve(database, flags, false).await
     }
@@ -109,7 +109,7 @@ impl TestApp {
             "test".to_owned(),
             "--debug=true".into(),
             "--bcrypt-cost=4".into(),
-            // Most tests must not fail on a loaded machine.
+            // Longer than the defaults, so that tests do not fail on a loaded machine.
             "--database-timeout-ms=20000".into(),
             "--redis-timeout-ms=20000".into(),
             format!("--secret-key={SECRET}"),
@@ -140,19 +140,19 @@ impl TestApp {
         Self { app, url, database, prefix, client, _server: server }
     }
 
-    /// Runs SQL, and makes the application discard its copies.
+    /// Runs SQL. The application then discards its cached users, sessions and number of users.
     pub async fn sql(&self, sql: &str) {
         self.database.sql(sql).await;
         self.app.identities.invalidate_all();
         self.app.cache.invalidate(USER_COUNT).await;
     }
 
-    /// Builds a request below the prefix of the API.
+    /// Builds a request for a path below `/api/v1`.
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.client.request(method, format!("{}/api/v1{path}", self.url))
     }
 
-    /// Builds a request outside of the prefix.
+    /// Builds a request for a path that may be outside of `/api/v1`.
     pub fn at_root(&self, method: Method, path: &str) -> RequestBuilder {
         self.client.request(method, format!("{}{path}", self.url))
     }
@@ -186,7 +186,7 @@ impl TestApp {
         self.request(Method::POST, path).form(fields)
     }
 
-    /// Creates a user and signs in. The address is verified, and no mail is sent.
+    /// Creates a user with a verified address, and signs in. No mail is sent.
     pub async fn user(&self) -> User {
         let email = format!("user{}@example.com", unique());
         static HASH: OnceCell<String> = OnceCell::const_new();
@@ -227,7 +227,7 @@ impl TestApp {
     }
 }
 
-/// Options of a worker that stops when the queues are empty.
+/// Returns the options of a worker that stops when the queues are empty.
 pub fn options(queues: &[&str]) -> Options {
     Options {
         queues: queues.join(",").parse().unwrap(),

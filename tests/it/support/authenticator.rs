@@ -1,4 +1,4 @@
-//! An authenticator app: the codes that a phone shows.
+//! An authenticator app, which generates the codes of the second factor.
 
 use serde_json::json;
 use totp_rs::{Builder, Secret, Totp};
@@ -8,6 +8,7 @@ use super::{
     app::{Answer, PASSWORD},
 };
 
+/// The time step of codes in seconds (RFC 6238).
 const STEP: u64 = 30;
 
 pub struct Authenticator {
@@ -27,7 +28,7 @@ impl Authenticator {
         self.totp.generate(unix_seconds()).to_string()
     }
 
-    /// Returns the next code, which is valid already.
+    /// Returns the code of the next time step, which the server already accepts.
     pub fn next_code(&self) -> String {
         self.totp.generate(unix_seconds() + STEP).to_string()
     }
@@ -48,7 +49,7 @@ fn unix_seconds() -> u64 {
     chrono::Utc::now().timestamp().unsigned_abs()
 }
 
-/// Turns two-factor authentication on for a user. No code counts as used.
+/// Turns two-factor authentication on for a user. Afterwards no code counts as used.
 pub async fn turn_on(app: &TestApp, user: &User) -> Authenticator {
     let setup = app.post("/users/me/two-factor", Some(user), json!({ "password": PASSWORD })).await;
     assert_eq!(setup.status, 200, "{}", setup.text);

@@ -1,4 +1,4 @@
-//! The mails that an application has captured.
+//! Reads the mails that an application has captured in files.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ pub struct CapturedMail {
 }
 
 impl CapturedMail {
-    /// What follows `#token=` in its link.
+    /// Returns the token of the link in the mail: the text after `#token=`.
     #[track_caller]
     pub fn token(&self) -> String {
         let (_, after) =
@@ -27,7 +27,7 @@ pub fn read_captured(dir: &Path) -> Vec<CapturedMail> {
     let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
     let files = entries.map(|entry| entry.unwrap().path());
     let mut files: Vec<_> = files.filter(|file| file.extension().is_some_and(|end| end == "eml")).collect();
-    // A job's id begins with the time.
+    // The names are job ids, which begin with the time.
     files.sort();
     let read = |file| {
         let bytes = std::fs::read(file).unwrap();

@@ -26,7 +26,7 @@ impl Folder {
         folder
     }
 
-    /// A migration that creates the table `first` with a row, and another one.
+    /// Creates a directory with the migration `1_first`, which creates a table with two rows, and `2_second`.
     pub fn with_second(up: &str) -> Self {
         let first = "CREATE TABLE first (id INT);\nINSERT INTO first VALUES (1), (1);";
         Self::new(&[["1_first", first, "DROP TABLE first;"], ["2_second", up, "SELECT 1;"]])

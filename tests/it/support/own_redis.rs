@@ -1,4 +1,4 @@
-//! A Redis server of one test.
+//! A Redis server for one test.
 
 use std::process::Command;
 
@@ -17,7 +17,8 @@ pub struct OwnRedis {
 
 impl OwnRedis {
     pub async fn start(settings: &[&'static str]) -> Self {
-        // With a slow disk, `everysec` answers before it writes: it postpones a write while an fsync is running.
+        // On a slow disk, `appendfsync everysec` responds before it writes: it postpones a write while an
+        // fsync runs.
         let dir = TempDir::in_memory();
         let process = Self::spawn(&dir, settings);
         let redis = Self { dir, process, settings: settings.to_vec() };
@@ -42,7 +43,7 @@ impl OwnRedis {
         redis::cmd(words[0]).arg(&words[1..]).query_async(&mut conn).await
     }
 
-    /// How many commands the server has run, including those of scripts.
+    /// Returns the number of commands that the server has run, including those of scripts.
     pub async fn commands(&self) -> u64 {
         let info: String = self.command(&["INFO", "commandstats"]).await.unwrap();
         let calls = info

@@ -90,13 +90,14 @@ impl Ended {
         self
     }
 
-    /// Asserts that standard error contains `words` and no panic, whatever the exit code.
+    /// Asserts that standard error contains `words` and no panic. Any exit code is accepted.
     #[track_caller]
     pub fn failed_or_not(self, words: &str) {
         assert!(self.stderr.contains(words) && !self.stderr.contains("panicked"), "{}", self.stderr);
     }
 
-    /// Asserts that the process exited with `code`, that standard error contains all `words`, and that it has no panic.
+    /// Asserts that the process exited with `code`, that standard error contains all `words`, and that it has
+    /// no panic.
     #[track_caller]
     pub fn failed(self, code: i32, words: &[&str]) -> Self {
         assert_eq!(self.code, Some(code), "{self:?}");
@@ -158,7 +159,7 @@ impl Running {
     }
 
     pub fn signal(&self, signal: &str) {
-        // The shell's builtin, because not every system has the program `kill`.
+        // Uses the builtin of the shell, because not every system has the program `kill`.
         let status = Command::new("/bin/sh")
             .args(["-c", "kill -s \"$0\" \"$1\"", signal, &self.id().to_string()])
             .status();
@@ -210,7 +211,8 @@ impl TempDir {
         Self::below(&std::env::temp_dir())
     }
 
-    /// A directory in memory where the system has one, so that other disk traffic does not delay its fsyncs.
+    /// Creates a directory in memory if the system has `/dev/shm`, so that other disk traffic does not delay
+    /// an fsync.
     pub fn in_memory() -> Self {
         let memory = Path::new("/dev/shm");
         if memory.is_dir() { Self::below(memory) } else { Self::new() }
@@ -230,7 +232,7 @@ impl TempDir {
 impl Drop for TempDir {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
-        // For root, `saas dev` puts the servers' data here (`dev::data_dir`).
+        // If root runs `saas dev`, the data of its servers is below this directory (`dev::data_dir`).
         let path: String = self.0.to_string_lossy().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
         let prefix = format!("{}-", path.trim_matches('-'));
         for entry in std::fs::read_dir("/var/lib/saas-dev").into_iter().flatten().flatten() {

@@ -1,4 +1,4 @@
-//! A TCP proxy that can fail like a network.
+//! A TCP proxy that simulates faults of a network.
 
 use std::{
     net::SocketAddr,
@@ -14,20 +14,20 @@ use tokio::{
     sync::watch,
 };
 
-/// The state of the link.
+/// The state of the network between clients and the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Link {
     Up,
-    /// Connections are closed, and new ones too.
+    /// Open and new connections are closed.
     Cut,
-    /// No data passes, and connections stay open.
+    /// Connections stay open, but no data passes.
     Stalled,
 }
 
 pub struct Proxy {
     pub address: SocketAddr,
     link: watch::Sender<Link>,
-    /// Closes the open connections when it changes.
+    /// Each new value closes the open connections.
     closing: watch::Sender<()>,
     answers: Answers,
 }
@@ -35,7 +35,7 @@ pub struct Proxy {
 /// The responses of the server.
 #[derive(Clone, Default)]
 struct Answers {
-    /// The response to lose: the next one that contains these bytes.
+    /// The next response that contains these bytes is lost.
     to_lose: Arc<Mutex<Option<Vec<u8>>>>,
     bytes: Arc<AtomicU64>,
 }
@@ -56,7 +56,7 @@ impl Proxy {
         Self { address, link, closing, answers }
     }
 
-    /// Starts a proxy for the server of a URL. Returns it with the URL of the proxy.
+    /// Starts a proxy for the server of a URL. Returns the proxy and its URL.
     pub async fn before(url: &str) -> (Self, String) {
         let (scheme, rest) = url.split_once("://").unwrap();
         let (login, host) = rest.split_once('@').unwrap();
@@ -75,12 +75,13 @@ impl Proxy {
         self.closing.send_replace(());
     }
 
-    /// Loses the next response that contains this text, and closes its connection. The server has executed the request.
+    /// Loses the next response that contains this text, and closes its connection. The server has executed
+    /// the request.
     pub fn lose_answer(&self, with: &str) {
         *self.answers.to_lose.lock().unwrap() = Some(with.into());
     }
 
-    /// Returns whether the response was lost.
+    /// Returns whether the response of [`Self::lose_answer`] was lost.
     pub fn has_lost_it(&self) -> bool {
         self.answers.to_lose.lock().unwrap().is_none()
     }
@@ -137,7 +138,7 @@ async fn copy(
 }
 
 impl Answers {
-    /// Returns whether this response is to be lost.
+    /// Returns whether this response must be lost. Only the first response that matches is lost.
     fn lose(&self, answer: &[u8]) -> bool {
         let mut expected = self.to_lose.lock().unwrap();
         let found = expected

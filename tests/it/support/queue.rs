@@ -1,4 +1,4 @@
-//! The job engine with jobs for tests.
+//! Queues with jobs for tests.
 
 use std::{
     sync::{
@@ -23,17 +23,22 @@ use super::{
     servers::{servers, unique},
 };
 
-/// What a test shares with its jobs.
+/// The state that a test shares with its jobs.
 #[derive(Clone, Default)]
 pub struct Log {
+    /// The names of the jobs that have started, in order.
     pub ran: Arc<Mutex<Vec<String>>>,
+    /// The number of jobs that run now.
     pub now: Arc<AtomicU32>,
+    /// The maximum of `now`.
     pub most: Arc<AtomicU32>,
+    /// Lets jobs with [`Behavior::WaitForTest`] or [`Behavior::Report`] finish.
     pub open: Arc<tokio::sync::Notify>,
-    /// Runs that were dropped before they ended.
+    /// The number of runs that were dropped before they ended.
     pub dropped: Arc<AtomicU32>,
 }
 
+/// Counts a run as dropped, unless it is set to `None` before.
 struct CountDropped(Option<Arc<AtomicU32>>);
 
 impl Drop for CountDropped {
@@ -66,13 +71,13 @@ pub enum Behavior {
     Fail(u32),
     FailForGood,
     Panic,
-    /// Waits until it is told to stop, and then finishes.
+    /// Waits until the job is signaled to stop, and then finishes.
     Wait,
-    /// Waits for the test.
+    /// Waits until the test notifies [`Log::open`].
     WaitForTest,
     /// Blocks its thread for that many milliseconds.
     Block(u64),
-    /// Reports progress, and waits for the test.
+    /// Reports progress, and waits until the test notifies [`Log::open`].
     Report,
     Snooze,
     Discard,
@@ -129,7 +134,7 @@ impl Job for Task {
     }
 }
 
-/// A job of another queue.
+/// A job of the queue `urgent`.
 #[derive(Serialize, Deserialize)]
 pub struct UrgentTask {
     pub name: String,
@@ -147,7 +152,7 @@ impl Job for UrgentTask {
     }
 }
 
-/// Never ends.
+/// A job that never ends.
 #[derive(Serialize, Deserialize)]
 pub struct EndlessTask;
 
@@ -162,7 +167,7 @@ impl Job for EndlessTask {
     }
 }
 
-/// A job that the workers of the tests do not know.
+/// A job of a later release, which the workers of the tests do not know.
 #[derive(Serialize, Deserialize)]
 pub struct TaskOfTomorrow;
 
@@ -175,7 +180,7 @@ impl Job for TaskOfTomorrow {
     }
 }
 
-/// A job with the least `RESULT_TTL`.
+/// A job with the minimum `RESULT_TTL`.
 #[derive(Serialize, Deserialize)]
 pub struct ZeroResultTtl;
 
@@ -189,7 +194,7 @@ impl Job for ZeroResultTtl {
     }
 }
 
-/// A job with the greatest `RESULT_TTL`.
+/// A job with the maximum `RESULT_TTL`.
 #[derive(Serialize, Deserialize)]
 pub struct MaxResultTtl;
 
@@ -215,7 +220,7 @@ pub struct TestQueue {
     pub queue: Queue,
     pub prefix: String,
     pub log: Log,
-    /// The address of the server, even if the queue uses a proxy.
+    /// The URL of the server, even if the queue uses a proxy.
     direct: String,
 }
 
@@ -225,7 +230,7 @@ struct RedisSettings {
     redis: saas::config::Redis,
 }
 
-/// A connection with a longer timeout than the default of the client.
+/// Opens a connection with longer time-outs than the defaults of the client.
 pub async fn connect(url: &str) -> redis::RedisResult<redis::aio::MultiplexedConnection> {
     let config = redis::AsyncConnectionConfig::new()
         .set_connection_timeout(Some(Duration::from_secs(20)))
@@ -244,13 +249,13 @@ impl TestQueue {
         Self::at(&servers().await.redis_url()).await
     }
 
-    /// A queue that connects through a proxy.
+    /// Creates a queue that connects to `url`, such as that of a proxy before the shared server.
     pub async fn at(url: &str) -> Self {
         let direct = servers().await.redis_url();
         Self { direct, ..Self::on(url, &format!("q{}", unique())) }
     }
 
-    /// A queue on a given server.
+    /// Creates a queue on the server at `url`.
     pub fn on(url: &str, prefix: &str) -> Self {
         Self { queue: client(url, prefix), prefix: prefix.into(), log: Log::default(), direct: url.into() }
     }
@@ -264,7 +269,7 @@ impl TestQueue {
         Worker::new(&self.queue, ALL, self.log.clone(), options).unwrap()
     }
 
-    /// Runs all jobs that are due.
+    /// Runs jobs until the queues have no due jobs.
     pub async fn drain(&self) -> Summary {
         let never = CancellationToken::new();
         self.worker(options(&["urgent", "default"])).run(never.clone(), never).await.unwrap()
@@ -293,7 +298,8 @@ impl TestQueue {
         cmd.query_async(&mut conn).await.unwrap()
     }
 
-    /// Calls a script of the engine directly, for example as a worker that lost its lease.
+    /// Calls a script of the engine directly, for example to settle a job like a worker that has lost its
+    /// lease.
     pub async fn script<T: redis::FromRedisValue>(&self, name: &str, args: &[&str]) -> T {
         let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/queue/scripts");
         let read = |name: &str| std::fs::read_to_string(dir.join(format!("{name}.lua"))).unwrap();
@@ -302,7 +308,7 @@ impl TestQueue {
         script.key(&self.prefix).arg(args).invoke_async(&mut conn).await.unwrap()
     }
 
-    /// Overwrites the envelope of a job.
+    /// Overwrites the envelope of a job with any bytes.
     pub async fn redis_bytes(&self, id: &str, envelope: &[u8]) {
         let mut conn = connect(&self.direct).await.unwrap();
         let key = format!("{}:jobs", self.prefix);
@@ -323,7 +329,7 @@ impl TestQueue {
     }
 }
 
-/// Options of a worker that runs until it is stopped.
+/// Returns the options of a worker that runs until it is stopped.
 pub fn steady(concurrency: usize) -> Options {
     Options { concurrency, burst: false, ..options(&["default"]) }
 }

@@ -8,7 +8,7 @@ use super::{
     servers::{TestDatabase, servers},
 };
 
-/// Returns the first column of the rows of a query.
+/// Returns the first column of each row of a query as text. Null becomes an empty text.
 pub async fn column(database: &TestDatabase, sql: &str) -> Vec<String> {
     let (client, connection) = tokio_postgres::connect(&database.url, NoTls).await.unwrap();
     tokio::spawn(connection);
@@ -28,7 +28,7 @@ pub async fn refusal(database: &TestDatabase, sql: &str) -> String {
     error.as_db_error().unwrap_or_else(|| panic!("{sql}: {error}")).message().to_owned()
 }
 
-/// Returns all rows of all tables.
+/// Returns all rows of all tables as text.
 pub async fn tables(database: &TestDatabase) -> String {
     let mut text = String::new();
     for name in column(database, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'").await {
@@ -39,7 +39,7 @@ pub async fn tables(database: &TestDatabase) -> String {
     text
 }
 
-/// Returns all keys below a prefix, each with its content.
+/// Returns all Redis keys below a prefix with their values as text.
 pub async fn keys(prefix: &str) -> String {
     let mut conn = connect(&servers().await.redis_url()).await.unwrap();
     let mut text = String::new();
@@ -62,7 +62,7 @@ pub async fn keys(prefix: &str) -> String {
     text
 }
 
-/// Resets all rate limits.
+/// Deletes all counters of failed attempts in Redis, which resets the rate limits.
 pub async fn forget_failures(prefix: &str) {
     let mut conn = connect(&servers().await.redis_url()).await.unwrap();
     for key in names(&mut conn, &format!("{prefix}:throttle:*")).await {

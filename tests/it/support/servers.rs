@@ -1,4 +1,4 @@
-//! The private servers of this test run, and a database for each test.
+//! The PostgreSQL and Redis servers of this test run, and a database for each test.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -31,7 +31,7 @@ pub fn database_settings(url: &str) -> Database {
     DatabaseSettings::parse_from(["test", "--database-url", url]).database
 }
 
-/// Returns the servers, started on the first call. They end with this process.
+/// Returns the servers. The first call starts them, and they stop when this process ends.
 pub async fn servers() -> &'static Servers {
     static SERVERS: OnceCell<Servers> = OnceCell::const_new();
     SERVERS
@@ -94,7 +94,7 @@ impl TestDatabase {
         Self::create("").await
     }
 
-    /// Creates a database with these options of `CREATE DATABASE`, without tables unless a template has them.
+    /// Creates a database with the given options of `CREATE DATABASE`. It has the tables of its template.
     pub async fn create(how: &str) -> Self {
         let servers = servers().await;
         let name = format!("test_{}", unique());
@@ -121,8 +121,9 @@ impl Drop for TestDatabase {
                 execute(&format!("{server}/postgres"), &format!("DROP DATABASE {name} WITH (FORCE)")).await;
             });
         };
-        // In a thread that is not joined: PostgreSQL waits for connections that are being opened, possibly by a task of
-        // this thread. Databases that are left end with the server.
+        // The thread is not joined, because DROP DATABASE waits for connections that are being opened. A task
+        // of the current thread may be opening one, which would be a deadlock. Databases that remain are
+        // deleted with the server.
         std::thread::spawn(drop);
     }
 }

@@ -1,4 +1,4 @@
-//! An SMTP server that stores the mails it receives (RFC 5321, as far as a client needs it).
+//! An SMTP server that stores the mails it receives. It implements the part of RFC 5321 that a client uses.
 
 use std::sync::{Arc, Mutex};
 
@@ -23,12 +23,13 @@ pub struct Mail {
     pub text: String,
 }
 
-/// How a server differs from one without extensions that accepts everything.
+/// The behavior of an SMTP server. By default it has no extensions and accepts every mail.
 #[derive(Clone, Default)]
 pub struct Behavior {
-    /// The lines of its reply to EHLO.
+    /// The extensions in the reply to EHLO.
     pub extensions: Vec<&'static str>,
-    /// Its replies to commands. The greeting replies to the empty command, and the end of a mail is the command `.`.
+    /// Commands and the replies to them. The greeting is the reply to the empty command. The command `.` is
+    /// the end of a mail.
     pub replies: Vec<(&'static str, &'static str)>,
     pub tls: Tls,
 }
@@ -64,7 +65,7 @@ impl SmtpServer {
         Self::with(Behavior::default()).await
     }
 
-    /// Starts a server with this reply to a command.
+    /// Starts a server that sends `reply` to each `command`.
     pub async fn replying(command: &'static str, reply: &'static str) -> Self {
         Self::with(Behavior { replies: vec![(command, reply)], ..Behavior::default() }).await
     }
@@ -92,7 +93,7 @@ impl SmtpServer {
         self.dialog.state.lock().unwrap().mails.clone()
     }
 
-    /// Returns the commands of all clients. Those that were encrypted begin with `TLS `.
+    /// Returns the received commands of all clients. A command that was encrypted begins with `TLS `.
     pub fn commands(&self) -> Vec<String> {
         self.dialog.state.lock().unwrap().commands.clone()
     }
@@ -116,7 +117,7 @@ impl Dialog {
         Some(())
     }
 
-    /// Talks to a client until it leaves. Returns the stream if TLS begins.
+    /// Serves a client until it disconnects. Returns the stream if the client has sent STARTTLS.
     async fn talk<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         stream: S,
@@ -219,7 +220,7 @@ async fn read_line<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut BufReader<S>)
 
 async fn write<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut BufReader<S>, reply: &str) -> Option<()> {
     stream.write_all(format!("{reply}\r\n").as_bytes()).await.ok()?;
-    // A TLS stream may keep what was written.
+    // A TLS stream may buffer the written bytes.
     stream.flush().await.ok()
 }
 
