@@ -26,7 +26,7 @@ impl TestQueue {
         self.queue.enqueue_with(&task(name), Origin::default(), options).await.unwrap()
     }
 
-    /// Runs the jobs one by one, in the order of the queue.
+    /// Runs all jobs, one at a time. Returns the names of all jobs that have run so far, in order.
     async fn one_by_one(&self) -> Vec<String> {
         let never = CancellationToken::new();
         let alone = Options { concurrency: 1, ..options(&["urgent", "default"]) };
@@ -126,7 +126,7 @@ async fn a_unique_key_keeps_the_first_or_the_last_job() {
     assert_eq!(queue.one_by_one().await, ["other", "last"]);
     // A finished job keeps its key until the window is over.
     assert_eq!(queue.enqueue("again", unique("digest", OnDuplicate::KeepExisting)).await, last);
-    // A canceled job does not keep it.
+    // A canceled job does not keep its key.
     let gone = queue.enqueue("gone", unique("third", OnDuplicate::KeepExisting)).await;
     assert_eq!(queue.queue.cancel(&gone).await.unwrap(), Cancel::Canceled);
     assert_ne!(queue.enqueue("new", unique("third", OnDuplicate::KeepExisting)).await, gone);
@@ -216,7 +216,7 @@ async fn a_rate_limit_holds_jobs_back() {
     eventually("three jobs have run", || async { (queue.log.ran().len() == 3).then_some(()) }).await;
     let info = queue.queue.queue("default").await.unwrap().unwrap();
     assert_eq!((info.queued, info.rate_limit.map(|rate| rate.to_string())), (2, Some("3/3600s".into())));
-    // A high rate lets the others run.
+    // With a higher rate, the other jobs run.
     queue.queue.limit_rate("default", Some(Rate { jobs: 1_000, per: Duration::from_secs(1) })).await.unwrap();
     eventually("all jobs have run", || async { (queue.log.ran().len() == 5).then_some(()) }).await;
     stop.cancel();

@@ -1,4 +1,4 @@
-//! Fault tolerance: lost answers, outages, crashes, lost leases.
+//! Fault tolerance: lost responses, outages, crashes, lost leases.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -45,7 +45,7 @@ impl TestQueue {
 async fn a_fetch_with_a_lost_answer_loses_no_job() {
     let (proxy, queue) = start_proxied().await;
     let id = queue.push("one", Behavior::Succeed).await;
-    // Only the answer to the fetch contains the envelope.
+    // Only the response to the fetch contains the name of the task.
     proxy.lose_answer("test_task");
     assert_eq!(queue.drain().await.finished, 1);
     assert!(proxy.has_lost_it());
@@ -77,7 +77,7 @@ async fn a_settlement_with_a_lost_answer_counts_once() {
     let worker = queue.worker(Options { scheduler: false, ..steady(1) });
     let work = tokio::spawn(worker.run(stop.clone(), CancellationToken::new()));
     queue.until_running(1).await;
-    // The next answers belong to the settlement, and to a heartbeat or a wake-up, which may be lost too.
+    // The lost response is that of the settlement, or of a heartbeat or a wake-up that comes first.
     proxy.lose_answer("");
     queue.log.open.notify_one();
     eventually("an answer is lost", || async { proxy.has_lost_it().then_some(()) }).await;
@@ -101,7 +101,7 @@ async fn a_result_is_stored_when_redis_is_back() {
         let work = tokio::spawn(queue.worker(steady(2)).run(stop.clone(), CancellationToken::new()));
         queue.until_running(1).await;
         proxy.set(link);
-        // Until the clients notice it too.
+        // Waits until the clients have noticed the outage.
         eventually("Redis is unavailable", || async { queue.queue.queues().await.is_err().then_some(()) })
             .await;
         queue.log.open.notify_one();
@@ -125,7 +125,7 @@ async fn a_result_is_stored_when_redis_is_back() {
 
 #[tokio::test]
 async fn scripts_are_reloaded_after_a_script_flush() {
-    // A server of its own, because all tests share the scripts of the common one.
+    // A separate server, because SCRIPT FLUSH would affect the other tests on the shared one.
     let server = Server::redis(&test_dir().unwrap(), Purpose::Test).await.unwrap();
     let queue = TestQueue::at(server.url.expose_secret()).await;
     let client = redis::Client::open(server.url.expose_secret()).unwrap();
@@ -234,7 +234,7 @@ fn a_job_that_blocks_the_runtime_costs_no_leases() {
     let work = starved.spawn(worker.run(stop.clone(), CancellationToken::new()));
     other.block_on(async {
         queue.until_running(1).await;
-        // For three times the lease, on the only thread of the runtime.
+        // Blocks the only thread of the runtime for three times the lease.
         let blocker = queue.push("blocker", Behavior::Block(3_000)).await;
         queue.until_running(2).await;
         let rival =
@@ -285,7 +285,7 @@ async fn no_job_is_recovered_right_after_an_outage() {
     let work = tokio::spawn(worker.run(never.clone(), never.clone()));
     queue.until_running(1).await;
     work.abort();
-    // As if no scheduler had run for an hour, during which the lease has expired.
+    // The state after a long time without a scheduler, in which the lease has expired.
     queue.redis::<redis::Value>(&["SET", "{}:tick", "1"]).await;
     let lease: Vec<String> = queue.redis(&["ZRANGE", "{}:wip:default", "0", "-1"]).await;
     queue.redis::<u32>(&["ZADD", "{}:wip:default", "1", &lease[0]]).await;
@@ -314,12 +314,12 @@ async fn burst_workers_recover_the_jobs_of_a_crashed_one() {
     let queue = TestQueue::new().await;
     let id = queue.push("one", Behavior::WaitForTest).await;
     let never = CancellationToken::new();
-    // Longer than the longest normal gap between ticks.
+    // Longer than the longest gap between ticks that the scheduler takes as normal.
     let five_seconds = || Options { lease: Duration::from_secs(5), ..options(&["default"]) };
     let dead = tokio::spawn(queue.worker(five_seconds()).run(never.clone(), never.clone()));
     queue.until_running(1).await;
     dead.abort();
-    // As if the next worker started an hour later.
+    // The state after a long time without workers.
     queue.redis::<redis::Value>(&["SET", "{}:tick", "1"]).await;
     let lease: Vec<String> = queue.redis(&["ZRANGE", "{}:wip:default", "0", "-1"]).await;
     queue.redis::<u32>(&["ZADD", "{}:wip:default", "1", &lease[0]]).await;

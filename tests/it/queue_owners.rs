@@ -36,7 +36,7 @@ async fn enqueue(queue: &Queue, owner: i64) -> Result<String, OwnerLimit> {
 }
 
 impl TestQueue {
-    /// A test queue whose owners have these limits.
+    /// Creates a test queue with limits for each owner.
     async fn with_limits(limits: OwnerLimits) -> Self {
         let mut queue = Self::new().await;
         queue.queue = queue.queue.limit_owners(limits);
@@ -47,7 +47,7 @@ impl TestQueue {
         self.queue.enqueue(&task(name, behavior), of(owner)).await.unwrap()
     }
 
-    /// Fails unless nothing is charged to this owner.
+    /// Asserts that no job is charged to an owner.
     async fn owes_nothing(&self, owner: i64) {
         for key in [format!("{{}}:owner:{owner}"), format!("{{}}:owner:{owner}:failed")] {
             assert!(!self.redis::<bool>(&["EXISTS", &key]).await, "{key} is left over");
@@ -100,7 +100,7 @@ async fn an_owner_has_a_limit_of_jobs_an_hour() {
     let Err(OwnerLimit::Rate { wait }) = enqueue(&queue.queue, 1).await else { panic!("a fourth job") };
     assert!((1_190..=1_200).contains(&wait.as_secs()), "{wait:?} is a third of an hour");
     assert!(enqueue(&queue.queue, 2).await.is_ok());
-    // An hour has passed for a third of the bucket.
+    // Simulates that more than a third of an hour has passed, so that one more job is allowed.
     let full: f64 = queue.redis(&["GET", "{}:owner:1:pace"]).await;
     queue.redis::<String>(&["SET", "{}:owner:1:pace", &(full - 1_300_000.0).to_string()]).await;
     assert!(enqueue(&queue.queue, 1).await.is_ok());
@@ -186,7 +186,7 @@ async fn an_owner_runs_so_many_jobs_at_once_in_all_workers_together() {
         let running = (6 - done).min(2);
         let runs = || async { (queue.log.now.load(Ordering::SeqCst) == running).then_some(()) };
         eventually("as many run as may", runs).await;
-        // The jobs that wait for their turn delay no other.
+        // The waiting jobs of owner 1 do not delay those of owner 2.
         let id = queue.push_owned(2, "other", Behavior::Succeed).await;
         eventually("another owner's job runs", || async {
             (queue.status(&id).await.state == State::Finished).then_some(())
@@ -256,7 +256,7 @@ async fn a_purge_of_an_owner_deletes_jobs_that_fail_because_of_it() {
     };
     let first = queue.push_owned(1, "first", Behavior::Succeed).await;
     let second = enqueue_after(&enqueue_after(&first).await).await;
-    // More than one call of the script notifies.
+    // More dependents than one call of the script notifies.
     for _ in 0..120 {
         enqueue_after(&second).await;
     }
@@ -308,7 +308,7 @@ async fn a_purge_of_an_owner_leaves_the_jobs_of_others() {
 #[tokio::test]
 async fn an_account_that_is_wrong_is_corrected() {
     let queue = TestQueue::with_limits(limits(2, 1_000_000)).await;
-    // A worker of an earlier release ends jobs without a change to the account.
+    // The state after a worker of an earlier release has ended jobs without updating the account.
     for id in ["gone", "gone too"] {
         queue.redis::<u32>(&["HSET", "{}:owner:1", id, "100"]).await;
     }

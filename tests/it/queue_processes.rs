@@ -1,6 +1,6 @@
 //! Workers as separate processes, which are killed, suspended and replaced.
 //!
-//! A worker process is this test binary, which runs the one test that is a worker.
+//! The worker processes run this test binary with the single test `worker_process`.
 
 use std::{
     collections::HashMap,
@@ -23,7 +23,7 @@ use crate::support::{
     servers::servers,
 };
 
-/// Appends a line to a file that all workers share, then runs for a while or aborts its process.
+/// A job that appends its name to a file that all workers share, then sleeps or aborts its process.
 #[derive(Serialize, Deserialize)]
 struct Note {
     name: String,
@@ -31,7 +31,7 @@ struct Note {
     abort: bool,
 }
 
-/// The directory in which a job leaves a note that it ran.
+/// The file in which each job notes that it has started.
 #[derive(Clone)]
 struct Notes(PathBuf);
 
@@ -44,7 +44,7 @@ impl Job for Note {
 
     async fn run(self, ctx: Context<Notes>) -> Result<(), Failure> {
         let mut file = std::fs::File::options().append(true).create(true).open(&ctx.state.0)?;
-        // In one write, so that lines of several processes do not mix.
+        // A single write, so that the lines of several processes do not mix.
         file.write_all(format!("{}\n", self.name).as_bytes())?;
         if self.abort {
             std::process::abort();
@@ -79,7 +79,7 @@ fn worker_process() {
             term.recv().await;
             asked.cancel();
         });
-        // Exits if the test run that started it is killed.
+        // Exits if the test run that started this process is killed.
         let parent = std::os::unix::process::parent_id();
         tokio::spawn(async move {
             while std::os::unix::process::parent_id() == parent {
@@ -128,7 +128,7 @@ impl Fleet {
         Path::join(self.dir.path(), "notes")
     }
 
-    /// How often each job has started.
+    /// Returns how often each job has started.
     fn ran(&self) -> HashMap<String, u32> {
         let mut all = HashMap::new();
         for name in std::fs::read_to_string(self.notes()).unwrap_or_default().lines() {
@@ -145,7 +145,7 @@ impl Fleet {
     async fn until_finished(&self, jobs: u64) {
         eventually("all jobs have finished", || async {
             let info = self.queue.queue.queue("default").await.unwrap().unwrap();
-            // A job whose worker was killed three times by chance has failed, and an operator would requeue it.
+            // A job whose worker was killed three times has failed. Requeues it, as an operator would do.
             if info.failed > 0 && info.queued + info.scheduled + info.started == 0 {
                 self.queue.queue.requeue_failed(&info).await.unwrap();
             }
@@ -162,7 +162,7 @@ async fn no_job_is_lost_when_workers_are_killed() {
     let mut fleet = Fleet::new(3, 100).await;
     let ids = fleet.enqueue(0..jobs, 20).await;
     for kill in 0..kills {
-        // Kill a worker while it is running jobs: after more of them have started.
+        // Waits until more jobs have started, so that the worker is killed while it runs jobs.
         let begun = kill * jobs / (kills + 1);
         eventually("some jobs have started", || async { (fleet.ran().len() >= begun).then_some(()) }).await;
         let victim = kill % fleet.workers.len();

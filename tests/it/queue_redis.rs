@@ -65,7 +65,8 @@ async fn no_accepted_job_is_lost_when_redis_is_killed_with_fsync_always() {
     restart_under_load("always").await;
 }
 
-/// Only the process is killed, not the machine, so the operating system still writes what the process has written.
+/// Redis calls write() before it responds. Only the process is killed, not the machine, so the kernel keeps
+/// these bytes.
 #[tokio::test]
 async fn no_accepted_job_is_lost_when_redis_is_killed_with_fsync_everysec() {
     restart_under_load("everysec").await;
@@ -164,7 +165,7 @@ async fn a_push_with_a_lost_answer_enqueues_one_job() {
     let (proxy, url) = Proxy::before(&servers().await.redis_url()).await;
     let queue = TestQueue::at(&url).await;
     queue.push("before", Behavior::Succeed).await;
-    // Only the answer to a push is an empty array.
+    // Only the response to a push is an empty array.
     proxy.lose_answer("*0");
     let id = queue.push("one", Behavior::Succeed).await;
     assert!(proxy.has_lost_it());
@@ -236,7 +237,7 @@ async fn in_a_cluster_all_keys_are_in_one_slot() {
     assert!(queue.queue.server().await.unwrap().problems.is_empty());
 }
 
-/// The cost is the number of commands; the benchmark measures time.
+/// The cost is the number of Redis commands. The benchmark measures the time.
 #[tokio::test]
 async fn the_cost_of_a_fetch_is_independent_of_queue_length() {
     let redis = OwnRedis::start(&[]).await;

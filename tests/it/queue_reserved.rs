@@ -1,4 +1,4 @@
-//! The reserved queue of a worker: it comes first, and slots are kept for it.
+//! The reserved queue of a worker: its jobs run first, and slots are kept free for them.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -16,7 +16,7 @@ fn reserved(slots: usize) -> Option<ReservedQueue> {
 }
 
 impl TestQueue {
-    /// Waits until so many jobs run at the same time.
+    /// Waits until exactly this number of jobs is running.
     async fn runs(&self, jobs: u32) {
         let runs = || async { (self.log.now.load(Ordering::SeqCst) == jobs).then_some(()) };
         eventually(&format!("{jobs} jobs run"), runs).await;
@@ -70,7 +70,7 @@ async fn a_slot_is_kept_for_the_reserved_queue() {
         (queue.queue.queue("default").await.unwrap().unwrap().totals.finished == 8).then_some(())
     })
     .await;
-    // An idle worker is woken by both.
+    // Jobs of both queues wake an idle worker.
     for _ in 0..3 {
         let id = queue.push("last", Behavior::Succeed).await;
         queue.ends(&id).await;
@@ -95,7 +95,8 @@ async fn a_job_is_picked_up_at_once_after_the_slots_were_full() {
         queue.log.open.notify_one();
         queue.runs(0).await;
         let id = queue.push("short", Behavior::Succeed).await;
-        // Without a wake-up the worker looks only every five seconds, and nothing else wakes it here.
+        // Without a wake-up, the worker fetches only every five seconds. Nothing but the new job wakes it
+        // here.
         let found = tokio::time::timeout(Duration::from_secs(4), queue.ends(&id)).await;
         assert!(found.is_ok(), "round {round}");
     }

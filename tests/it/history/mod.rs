@@ -1,8 +1,8 @@
-//! Random histories of what clients, workers, schedulers and operators do, with all invariants checked after every step;
-//! and mutated scripts, each of which the checks must detect.
+//! Random histories of what clients, workers, schedulers and operators do. All invariants are checked after
+//! every step. Further tests mutate a script, and require that the checks detect the mutation.
 //!
-//! `./scripts/test --full` runs more and longer histories. A failure reports its seed: `HISTORY_SEED=7 ./scripts/test
-//! random_histories` repeats it.
+//! `./scripts/test --full` runs more and longer histories. A failure reports its seed: `HISTORY_SEED=7
+//! ./scripts/test random_histories` repeats it.
 
 mod model;
 mod scripts;

@@ -1,4 +1,4 @@
-//! The invariants that hold after every step.
+//! A model of the queues, and the invariants that hold after every step of a history.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -37,7 +37,7 @@ pub struct Accepted {
 #[derive(Default)]
 pub struct Model {
     pub jobs: BTreeMap<String, Accepted>,
-    /// The jobs that have neither an outcome nor been purged.
+    /// The jobs that have no outcome and were not purged.
     pub live: BTreeSet<String>,
     pub outcomes: HashMap<String, String>,
     pub purged: HashSet<String>,
@@ -156,7 +156,8 @@ impl Model {
         Ok(())
     }
 
-    /// An account has the jobs of its owner that wait or run, and their sums. Few failed jobs of an owner are kept.
+    /// Checks that each account has the waiting and running jobs of its owner with their sums, and keeps at
+    /// most 100 failed jobs.
     fn check_accounts(&mut self, places: &HashMap<&str, (Place, &'static str)>, now: &Snapshot) -> Check {
         for (owner, account) in &now.accounts {
             let is_owned = |id: &&str| self.jobs[*id].group.as_ref() == Some(owner);
@@ -211,7 +212,8 @@ impl Model {
         Ok(())
     }
 
-    /// A deferred job waits exactly until its dependencies have ended as it requires.
+    /// Checks that a deferred job waits until its dependencies have ended as it requires, and fails if they
+    /// cannot.
     fn check_dependencies(&mut self, places: &HashMap<&str, (Place, &'static str)>, now: &Snapshot) -> Check {
         let failed: Vec<_> = now.queues.values().flat_map(|queue| &queue.failed).cloned().collect();
         for id in failed {
@@ -224,7 +226,7 @@ impl Model {
         for id in waited.chain(new) {
             let job = &self.jobs[id];
             let parents = || job.after.iter().map(|id| &self.jobs[id]);
-            // A dependency that ended in this step is found below.
+            // `ended` and `good` below also cover dependencies that may have ended in this step.
             let ended = |parent: &String| {
                 // A job that was told to stop is canceled when it is no longer running.
                 let canceled = self.before.cancel.contains(parent) && !places.contains_key(parent.as_str());
@@ -257,7 +259,7 @@ impl Model {
     }
 }
 
-/// The totals: every job that came in exists or has ended.
+/// Checks the totals of a queue: each job that was enqueued or requeued exists or has ended.
 fn count(name: &str, now: &Snapshot, places: &HashMap<&str, (Place, &'static str)>) -> Check {
     let stat = |what: &str| now.stats.get(&format!("{name}:{what}")).copied().unwrap_or(0);
     let here = |wanted: &[Place]| {

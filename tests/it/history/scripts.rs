@@ -117,7 +117,7 @@ pub struct Account {
 }
 
 impl Snapshot {
-    /// Returns the token that holds a job.
+    /// Returns the token of the lease that holds a job.
     pub fn holder(&self, id: &str) -> Option<&str> {
         self.run.get(id)?.split('|').next()
     }

@@ -111,7 +111,7 @@ impl History {
         Ok(())
     }
 
-    /// Fails unless an owner would have too many jobs with these.
+    /// Fails unless the owner would exceed a limit with the new jobs `ids`.
     fn is_over_limit(&self, group: Option<&str>, ids: &[String], max_jobs: usize, max_bytes: usize) -> Check {
         let Some(account) = group.and_then(|group| self.model.before.accounts.get(group)) else {
             return Err("without an owner there is no limit".into());
@@ -128,7 +128,7 @@ impl History {
         Ok(())
     }
 
-    /// Deletes the jobs of an owner; the others stay.
+    /// Deletes the waiting jobs of an owner, and stops the running ones. The jobs of others stay.
     pub(super) fn purge_owner(&mut self) -> Check {
         let owner = 1 + self.below(2);
         let group = format!("owner:{owner}");
@@ -158,7 +158,7 @@ impl History {
         Ok(())
     }
 
-    /// Returns the job that has a key, and whether it will have it for at least a minute.
+    /// Returns the job that holds a unique key, and whether the key expires in more than a minute.
     pub(super) fn holder_of(&mut self, key: &str) -> Option<(String, bool)> {
         let key = format!("uniq:{key}");
         let open = self.engine.redis::<i64>("PTTL", &key, &[]) > 60_000;
@@ -183,7 +183,7 @@ impl History {
             "canceled"
         };
         for _ in 0..2 {
-            // A repeated call returns the same: the first answer may have been lost.
+            // A repeated call must return the same, because the response to the first one may have been lost.
             let answer: String = self.call("cancel", &[id.clone(), by.clone()])?;
             holds!(answer == expected, "cancel of {id} returns {answer} instead of {expected}");
         }
@@ -219,7 +219,7 @@ impl History {
         loop {
             let args = [strings(&[&queue, &state, &most, &"+inf", &"g"]), left].concat();
             let (n, rest): (usize, Vec<String>) = self.call("purge", &args)?;
-            // A small set is scanned in one call.
+            // ZSCAN returns all entries of a small set in one call, so the limit does not apply.
             let at_once = ["scheduled", "deferred"].contains(&state);
             holds!(n <= most || at_once, "{n} were purged in one call with a limit of {most}");
             gone += n;

@@ -23,7 +23,7 @@ impl History {
         self.take(&worker, &token, (max, ahead), shared, owner_max, &order, LEASE)?;
         let lost = self.chance(8);
         if lost {
-            // The worker never learns of these jobs.
+            // The response is lost, so the worker does not know that it holds these jobs.
             let held = self.workers.get_mut(&worker).into_iter().flatten();
             let keep: Vec<_> = held
                 .map(|held| held.token.clone())
@@ -37,8 +37,9 @@ impl History {
         Ok(())
     }
 
-    /// Fetches up to `max` jobs for slots and `ahead` others, and returns how many came. With `shared`, the first queue is
-    /// reserved, and at most so many jobs for slots may be of the others.
+    /// Fetches up to `max` jobs for free slots, and up to `ahead` jobs before a slot is free. Returns the
+    /// number of fetched jobs. With `shared`, the first queue is reserved: at most `shared` jobs for slots
+    /// may be from other queues.
     pub(super) fn take(
         &mut self,
         worker: &str,
@@ -78,7 +79,7 @@ impl History {
                 running + ids.len() <= limit,
                 "{queue}: {ids:?} were fetched while {running} ran, with a limit of {limit}"
             );
-            // Groups with jobs left had the same number of turns.
+            // Groups that still have jobs must have had the same number of turns, or one less.
             let turns =
                 |group: &Option<String>| ids.iter().filter(|id| self.model.jobs[*id].group == *group).count();
             let waited = before.groups.iter().map(|(group, ids)| (Some(group.clone()), ids.len()));
@@ -121,7 +122,8 @@ impl History {
         Ok(came + came_ahead)
     }
 
-    /// While a queue has jobs that must wait for slots, none are fetched ahead from queues of a lower priority.
+    /// Checks that no jobs are fetched ahead from a queue while one of higher priority has jobs that wait for
+    /// slots.
     fn check_priority(
         &mut self,
         order: &[&str],
@@ -133,7 +135,8 @@ impl History {
         for (at, first) in order.iter().enumerate().skip(usize::from(reserved)) {
             let queue = &after.queues[first];
             let must_wait = self.limits.contains_key(first) || !queue.groups.is_empty();
-            // The limit of an owner holds jobs back, for which no slot is needed.
+            // Jobs of owners are ignored: the limit of an owner may hold them back, so they do not wait for a
+            // slot.
             let mut waiting =
                 queue.groups.keys().filter(|group| owner_max == 0 || !group.starts_with("owner:"));
             let is_ready = !queue.list.is_empty() || waiting.next().is_some();
@@ -145,7 +148,8 @@ impl History {
         Ok(())
     }
 
-    /// Jobs are fetched ahead from queues without limits and groups, unless they may have crashed a worker.
+    /// Checks that jobs are fetched ahead only without limits and groups, and unless they may have crashed a
+    /// worker.
     fn check_ahead(&self, queue: &str, ids: &[String], reserved: bool) -> Check {
         let before = &self.model.before;
         holds!(!reserved, "{ids:?} were fetched ahead from the reserved queue");
@@ -166,7 +170,7 @@ impl History {
             for lease in held.iter_mut().filter(|held| held.queue == queue) {
                 for (id, extras) in lease.jobs.clone() {
                     if self.chance(4) {
-                        // A worker that held it long ago.
+                        // Settles with the token of a worker that lost the job long ago.
                         entries.push(self.disposition(id, "t0.0", extras));
                     } else if self.chance(50) {
                         lease.jobs.remove(&id);
@@ -266,7 +270,7 @@ impl History {
         Ok(())
     }
 
-    /// Ticks. After an outage no job may be recovered.
+    /// Runs a tick of the scheduler. Right after an outage, no job may be recovered.
     pub(super) fn tick(&mut self, after_outage: bool) -> Check {
         if after_outage {
             self.engine.redis::<()>("SET", "tick", &["1"]);
@@ -332,7 +336,7 @@ impl History {
         Ok(())
     }
 
-    /// Releases a fetch whose answer was lost. The fetch may arrive afterwards.
+    /// Releases a fetch whose response was lost. The fetch arrives again afterwards, and must get no jobs.
     pub(super) fn release(&mut self) -> Check {
         let Some(token) = self.lost.pop() else { return Ok(()) };
         self.call::<u64>("release", &[token.clone(), "a".into(), "b".into()])?;
