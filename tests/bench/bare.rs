@@ -1,4 +1,4 @@
-//! The floor of the job engine: loops that only call the engine's scripts. Also statistics of Redis.
+//! The baseline of the job engine: loops that only call the engine's scripts. Also statistics of Redis.
 
 use std::{sync::LazyLock, time::Duration};
 
@@ -48,7 +48,7 @@ pub fn new_ids(n: usize) -> Vec<String> {
 }
 
 /// Runs all callers concurrently until they end.
-pub async fn at_once<F>(caller: impl Fn(usize) -> F) -> Result<()>
+pub async fn run_callers<F>(caller: impl Fn(usize) -> F) -> Result<()>
 where
     F: Future<Output = Result<()>> + Send + 'static,
 {
@@ -64,7 +64,7 @@ where
 
 /// A connection that calls the scripts.
 #[derive(Clone)]
-pub struct Bare {
+pub struct BareClient {
     conn: MultiplexedConnection,
     prefix: &'static str,
     /// Retention of outcomes in milliseconds.
@@ -72,12 +72,12 @@ pub struct Bare {
 }
 
 /// The jobs of one fetch.
-struct Held {
+struct FetchedBatch {
     token: String,
     ids: Vec<String>,
 }
 
-impl Bare {
+impl BareClient {
     pub fn new(conn: MultiplexedConnection, prefix: &'static str, ttl: Duration) -> Self {
         Self { conn, prefix, ttl: ttl.as_millis() as u64 }
     }
@@ -108,7 +108,7 @@ impl Bare {
     /// Fetches and settles up to `batch` jobs at a time until the queue is empty. As in the worker, a settle
     /// runs concurrently with the next fetch. Returns the number of jobs.
     pub async fn drain(&self, batch: usize, outcome: &str) -> Result<usize> {
-        let (mut held, mut ended): (Vec<Held>, usize) = (Vec::new(), 0);
+        let (mut held, mut ended): (Vec<FetchedBatch>, usize) = (Vec::new(), 0);
         loop {
             let settling = OptionFuture::from((!held.is_empty()).then(|| self.settle(&held, outcome)));
             let (rejected, fetched) = join(settling, self.fetch(batch)).await;
@@ -122,18 +122,19 @@ impl Bare {
         }
     }
 
-    async fn fetch(&self, want: usize) -> RedisResult<Vec<Held>> {
+    async fn fetch(&self, want: usize) -> RedisResult<Vec<FetchedBatch>> {
         // Parsed as in the engine.
         type Taken = (String, Vec<String>, Vec<Vec<u8>>, Vec<Option<u32>>, Vec<Option<u32>>, String);
         let token = Uuid::new_v4().simple().to_string();
         let mut call = FETCH.key(self.prefix);
         call.arg("bare").arg(&token).arg(30_000).arg(want).arg(want).arg(0).arg(0).arg("").arg(QUEUE);
         let (_, taken, _): (i64, Vec<Taken>, u64) = call.invoke_async(&mut self.conn.clone()).await?;
-        let held = |(index, (_, ids, ..)): (usize, Taken)| Held { token: format!("{token}.{index}"), ids };
+        let held =
+            |(index, (_, ids, ..)): (usize, Taken)| FetchedBatch { token: format!("{token}.{index}"), ids };
         Ok(taken.into_iter().enumerate().map(held).collect())
     }
 
-    async fn settle(&self, held: &[Held], outcome: &str) -> RedisResult<Vec<usize>> {
+    async fn settle(&self, held: &[FetchedBatch], outcome: &str) -> RedisResult<Vec<usize>> {
         let mut call = SETTLE.key(self.prefix);
         call.arg(QUEUE).arg(held.len());
         for held in held {
@@ -148,19 +149,19 @@ impl Bare {
     }
 }
 
-async fn info(conn: &mut MultiplexedConnection, section: &str) -> Result<String> {
+async fn read_info(conn: &mut MultiplexedConnection, section: &str) -> Result<String> {
     Ok(redis::cmd("INFO").arg(section).query_async(conn).await?)
 }
 
-fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+fn info_field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     info.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'))
 }
 
 /// Returns the CPU seconds that the server has used.
 pub async fn cpu_seconds(conn: &mut MultiplexedConnection) -> Result<f64> {
-    let info = info(conn, "cpu").await?;
-    let used =
-        ["used_cpu_sys", "used_cpu_user"].map(|name| field(&info, name).and_then(|text| text.parse().ok()));
+    let info = read_info(conn, "cpu").await?;
+    let used = ["used_cpu_sys", "used_cpu_user"]
+        .map(|name| info_field(&info, name).and_then(|text| text.parse().ok()));
     let [Some(system), Some(user)]: [Option<f64>; 2] = used else { anyhow::bail!("INFO has no CPU time") };
     Ok(system + user)
 }
@@ -175,10 +176,10 @@ pub fn own_cpu_seconds() -> f64 {
 
 /// Describes the server: its version and persistence.
 pub async fn describe(conn: &mut MultiplexedConnection) -> Result<String> {
-    let info = info(conn, "server").await?;
-    let mut text = match field(&info, "valkey_version") {
+    let info = read_info(conn, "server").await?;
+    let mut text = match info_field(&info, "valkey_version") {
         Some(version) => format!("Valkey {version}"),
-        None => format!("Redis {}", field(&info, "redis_version").unwrap_or("of unknown version")),
+        None => format!("Redis {}", info_field(&info, "redis_version").unwrap_or("of unknown version")),
     };
     for setting in ["save", "appendonly", "io-threads"] {
         let answer: Vec<String> = redis::cmd("CONFIG").arg("GET").arg(setting).query_async(conn).await?;
@@ -189,10 +190,10 @@ pub async fn describe(conn: &mut MultiplexedConnection) -> Result<String> {
 
 /// Microseconds that Redis has spent in scripts and in waking workers since the last reset of its statistics.
 pub async fn script_time(conn: &mut MultiplexedConnection) -> Result<f64> {
-    let info = info(conn, "commandstats").await?;
+    let info = read_info(conn, "commandstats").await?;
     let mut total = 0.0;
     for command in ["evalsha", "eval", "bzpopmin"] {
-        let Some(stats) = field(&info, &format!("cmdstat_{command}")) else { continue };
+        let Some(stats) = info_field(&info, &format!("cmdstat_{command}")) else { continue };
         let time = stats.split(',').find_map(|stat| stat.strip_prefix("usec="));
         total += time.context("Redis reports no time for its commands")?.parse::<f64>()?;
     }
@@ -201,10 +202,10 @@ pub async fn script_time(conn: &mut MultiplexedConnection) -> Result<f64> {
 
 /// Bytes of memory in use, without the buffers of connections.
 pub async fn used_memory(conn: &mut MultiplexedConnection) -> Result<f64> {
-    let info = info(conn, "memory").await?;
+    let info = read_info(conn, "memory").await?;
     let mut bytes = [0.0; 2];
     for (bytes, name) in bytes.iter_mut().zip(["used_memory", "mem_clients_normal"]) {
-        *bytes = field(&info, name).context("Redis does not report its memory")?.parse::<f64>()?;
+        *bytes = info_field(&info, name).context("Redis does not report its memory")?.parse::<f64>()?;
     }
     Ok(bytes[0] - bytes[1])
 }

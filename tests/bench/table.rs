@@ -16,7 +16,7 @@ pub struct Unit {
 }
 
 impl Unit {
-    pub fn of(self, value: f64) -> String {
+    pub fn format(self, value: f64) -> String {
         format!("{}{}", number(value, self.digits), self.suffix)
     }
 }
@@ -46,20 +46,20 @@ impl Rounds {
         }
     }
 
-    pub fn most(&self) -> f64 {
+    pub fn max(&self) -> f64 {
         self.0.iter().copied().fold(f64::NEG_INFINITY, f64::max)
     }
 
     /// Returns the ratio of the medians.
-    pub fn of(&self, floor: &Self) -> f64 {
-        self.median() / floor.median()
+    pub fn ratio_to(&self, baseline: &Self) -> f64 {
+        self.median() / baseline.median()
     }
 
     /// Formats the median, or a dash if nothing was measured.
     pub fn show_median(&self, unit: Unit) -> String {
         match self.is_empty() {
             true => "-".into(),
-            false => unit.of(self.median()),
+            false => unit.format(self.median()),
         }
     }
 
@@ -71,11 +71,11 @@ impl Rounds {
             return median;
         }
         let least = self.0.iter().copied().fold(f64::INFINITY, f64::min);
-        format!("{median} ({}..{})", text(least), text(self.most()))
+        format!("{median} ({}..{})", text(least), text(self.max()))
     }
 }
 
-/// One round of the engine or of the floor.
+/// One round of the engine or of the baseline.
 #[derive(Default)]
 pub struct Sample {
     pub jobs: usize,
@@ -97,16 +97,16 @@ impl Sample {
     }
 }
 
-/// The rounds of one measurement: of the engine, and of the floor.
+/// The rounds of one measurement: of the engine, and of the baseline.
 #[derive(Default)]
-pub struct EngineAndFloor {
+pub struct EngineAndBaseline {
     /// Jobs per second.
     pub rate: [Rounds; 2],
     /// Microseconds of Redis's time per job.
     pub cost: [Rounds; 2],
 }
 
-impl EngineAndFloor {
+impl EngineAndBaseline {
     pub fn add(&mut self, samples: &[Sample; 2]) {
         for (side, sample) in samples.iter().enumerate() {
             let jobs = sample.jobs as f64;
@@ -116,9 +116,9 @@ impl EngineAndFloor {
     }
 }
 
-/// Returns the ratio of a figure to its floor.
-fn ratio([figure, floor]: &[Rounds; 2]) -> f64 {
-    figure.of(floor)
+/// Returns the ratio of a figure to its baseline.
+fn ratio([figure, baseline]: &[Rounds; 2]) -> f64 {
+    figure.ratio_to(baseline)
 }
 
 /// Formats a number with `digits` decimals and thousands separators.
@@ -145,10 +145,10 @@ pub struct Figures {
     /// The lengths of the two backlogs.
     pub short: String,
     pub long: String,
-    pub bulk: EngineAndFloor,
-    pub single: EngineAndFloor,
-    pub short_drain: EngineAndFloor,
-    pub long_drain: EngineAndFloor,
+    pub bulk: EngineAndBaseline,
+    pub single: EngineAndBaseline,
+    pub short_drain: EngineAndBaseline,
+    pub long_drain: EngineAndBaseline,
     /// Milliseconds of a pick-up and of a PING: median, 99th percentile, maximum.
     pub pick_up: [[Rounds; 2]; 3],
     /// Bytes of a queued job and of its envelope.
@@ -161,7 +161,7 @@ pub struct Figures {
 
 impl Figures {
     pub fn table(&self) -> Table<5> {
-        let mut table = Table::new(["what", "figure", "floor", "ratio", "target"]);
+        let mut table = Table::new(["what", "figure", "baseline", "ratio", "target"]);
         let names = [
             "enqueue, 250 per call".to_owned(),
             format!("enqueue, one per call, {CALLERS} callers"),
@@ -175,7 +175,7 @@ impl Figures {
             String::new(),
             target(">= 45,000/s", single >= 45_000.0),
             target(
-                ">= 40,000/s and >= 0.8 of the floor",
+                ">= 40,000/s and >= 0.8 of the baseline",
                 short >= 40_000.0 && ratio(&self.short_drain.rate) >= 0.8,
             ),
             target(format!(">= 0.9 of the {} rate, is {}", self.short, number(share, 2)), share >= 0.9),
@@ -189,14 +189,14 @@ impl Figures {
         let goals = [target("< 2 ms", self.pick_up[0][0].median() < 2.0), String::new(), String::new()];
         for ((share, both), goal) in ["p50", "p99", "max"].iter().zip(&self.pick_up).zip(goals) {
             table.compare(
-                format!("pick-up by an idle worker, {share}; floor: PING"),
+                format!("pick-up by an idle worker, {share}; baseline: PING"),
                 both,
                 MILLISECONDS,
                 goal,
             );
         }
         let goal = target("< 400", self.memory[0].median() < 400.0);
-        table.compare("memory of a queued job; floor: its envelope", &self.memory, BYTES, goal);
+        table.compare("memory of a queued job; baseline: its envelope", &self.memory, BYTES, goal);
         for (bytes, name, limit) in [
             (&self.ended[0], "memory of a finished job with its result", 250.0),
             (&self.ended[1], "memory of a finished job later: its state", 60.0),
@@ -236,10 +236,10 @@ impl<const N: usize> Table<N> {
 }
 
 impl Table<5> {
-    /// Adds a row with a figure and its floor.
+    /// Adds a row with a figure and its baseline.
     fn compare(&mut self, what: impl Into<String>, both: &[Rounds; 2], unit: Unit, target: String) {
-        let [figure, floor] = both;
-        self.push([what.into(), figure.show(unit), floor.show(unit), number(ratio(both), 2), target]);
+        let [figure, baseline] = both;
+        self.push([what.into(), figure.show(unit), baseline.show(unit), number(ratio(both), 2), target]);
     }
 }
 

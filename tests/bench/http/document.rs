@@ -4,53 +4,53 @@ use std::{fs, process::Command};
 
 use anyhow::{Context, Result};
 
-use super::stage::Stage;
+use super::fixture::Fixture;
 use crate::bare;
 
-const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/performance.md");
-const PLOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/performance.svg");
+const RESULTS_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/performance.md");
+const PLOT_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/performance.svg");
 
 /// Fails if the file has no marks for a section. Called before the measurement, so that no results are lost.
 pub fn check(section: &str) -> Result<()> {
-    around(section).map(drop)
+    split_around(section).map(drop)
 }
 
 /// Replaces the results of a section.
 pub fn write(section: &str, text: &str) -> Result<()> {
-    let [before, after] = around(section)?;
-    fs::write(FILE, format!("{before}\n{}\n\n{after}", text.trim_end()))?;
-    println!("\nwritten to {FILE}");
+    let [before, after] = split_around(section)?;
+    fs::write(RESULTS_FILE, format!("{before}\n{}\n\n{after}", text.trim_end()))?;
+    println!("\nwritten to {RESULTS_FILE}");
     Ok(())
 }
 
 pub fn write_plot(svg: &str) -> Result<()> {
-    Ok(fs::write(PLOT, svg)?)
+    Ok(fs::write(PLOT_FILE, svg)?)
 }
 
 /// Returns the text before and after the results of a section.
-fn around(section: &str) -> Result<[String; 2]> {
-    let text = fs::read_to_string(FILE).with_context(|| format!("cannot read {FILE}"))?;
+fn split_around(section: &str) -> Result<[String; 2]> {
+    let text = fs::read_to_string(RESULTS_FILE).with_context(|| format!("cannot read {RESULTS_FILE}"))?;
     let (begin, end) = (format!("<!-- {section}: begin -->\n"), format!("<!-- {section}: end -->"));
     let parts = || {
         let (before, rest) = text.split_once(&begin)?;
         Some([format!("{before}{begin}"), format!("{end}{}", rest.split_once(&end)?.1)])
     };
-    parts().with_context(|| format!("{FILE} lacks the lines {} and {end}", begin.trim_end()))
+    parts().with_context(|| format!("{RESULTS_FILE} lacks the lines {} and {end}", begin.trim_end()))
 }
 
 /// Describes date, machine and servers in one line.
-pub async fn circumstances(stage: &Stage) -> Result<String> {
-    let redis = bare::describe(&mut bare::connect(stage.redis_url()).await?).await?;
+pub async fn describe_environment(fixture: &Fixture) -> Result<String> {
+    let redis = bare::describe(&mut bare::connect(fixture.redis_url()).await?).await?;
     Ok(format!(
         "{}; {} cores, {}, shared by clients and servers; {}, fsync off; {redis}",
         chrono::Utc::now().format("%Y-%m-%d"),
         std::thread::available_parallelism()?,
-        processor(),
-        stage.postgres_version().await?
+        processor_name(),
+        fixture.postgres_version().await?
     ))
 }
 
-fn processor() -> String {
+fn processor_name() -> String {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     let asked = || {

@@ -1,23 +1,23 @@
-//! The API under load by wrk. Every figure has a floor. Both are measured in alternating rounds of one run,
+//! The API under load by wrk. Every figure has a baseline. Both are measured in alternating rounds of one run,
 //! so that a slow or busy machine affects both.
 //!
 //! | file | concern |
 //! |---|---|
-//! | `stage` | the environment: servers, users, `saas serve` |
+//! | `fixture` | the environment: servers, users, `saas serve` |
 //! | `process` | starting and stopping processes |
 //! | `wrk` | load, and its results |
-//! | `floors` | what the machine allows |
+//! | `baselines` | what the machine allows |
 //! | `report`, `plot`, `document` | the figures as a table, as bars, in `docs/performance.md` |
 //! | `stop` | shutdown under load |
 //! | `soak` | mixed load over a long time |
 
+mod baselines;
 mod document;
-mod floors;
+mod fixture;
 mod plot;
 mod process;
 mod report;
 pub mod soak;
-mod stage;
 mod stop;
 mod wrk;
 
@@ -28,11 +28,11 @@ use clap::Parser;
 use reqwest::StatusCode;
 use tokio::time::sleep;
 
-use floors::BareHandler;
-pub use floors::{BARE_HANDLER, serve_bare};
+use baselines::BareHandler;
+pub use baselines::{BARE_HANDLER, serve_bare};
+use fixture::{Fixture, HEALTH, USERS, enqueue, job_status, login, logout, me, user, user_list};
 use process::Running;
 use report::Figures;
-use stage::{HEALTH, Stage, USERS, enqueue, job_status, login, logout, me, user, user_list};
 use wrk::{Load, Request, Sample};
 
 const COLD_STARTS: usize = 5;
@@ -76,48 +76,48 @@ pub fn main(args: impl Iterator<Item = String>) -> Result<()> {
         document::check("http")?;
     }
     process::block_on(async {
-        let stage = Stage::set_up().await?;
-        let result = measure(&stage, &args).await;
-        stage.stop().await;
+        let fixture = Fixture::set_up().await?;
+        let result = measure(&fixture, &args).await;
+        fixture.stop().await;
         result
     })
 }
 
-async fn measure(stage: &Stage, args: &Args) -> Result<()> {
-    let circumstances = document::circumstances(stage).await?;
+async fn measure(fixture: &Fixture, args: &Args) -> Result<()> {
+    let environment = document::describe_environment(fixture).await?;
     let mut figures = Figures::new();
     for start in 1..=COLD_STARTS {
         eprintln!("cold start {start} of {COLD_STARTS}");
-        let (server, milliseconds) = stage.serve().await?;
+        let (server, milliseconds) = fixture.serve().await?;
         figures.cold.push(milliseconds);
         server.stop().await?;
     }
-    let (mut server, _) = stage.serve().await?;
+    let (mut server, _) = fixture.serve().await?;
     let idle = Duration::from_secs(if args.quick { 3 } else { 10 });
     measure_at_rest(&server, idle, &mut figures, 0).await;
-    let mut other = stage.serve_other().await?;
-    let bench = Bench::prepare(stage, args.seconds).await?;
+    let mut other = fixture.serve_other().await?;
+    let bench = Bench::prepare(fixture, args.seconds).await?;
     for round in 1..=args.rounds {
         eprintln!("round {round} of {}", args.rounds);
-        bench.round(&mut figures).await?;
+        bench.run_round(&mut figures).await?;
         server.check()?;
         other.check()?;
     }
     measure_at_rest(&server, idle, &mut figures, 1).await;
     eprintln!("logouts, until another replica refuses the token");
-    bench.logouts(&mut figures).await?;
+    bench.measure_logouts(&mut figures).await?;
     other.stop().await?;
     eprintln!("shutdown under load");
-    figures.stop = stop::measure(stage, server, &bench.me.requests[0]).await?;
+    figures.stop = stop::measure(fixture, server, &bench.me.requests[0]).await?;
 
     let rounds = format!("{} rounds of {} s, medians (least..most)", args.rounds, args.seconds);
     let table = figures.table();
-    println!("{circumstances}\n{rounds}\n\n{table}");
+    println!("{environment}\n{rounds}\n\n{table}");
     if args.write {
         let rounds = format!("{rounds}; `./scripts/bench http --write`");
         let plot = "![Requests per second](performance.svg)";
-        document::write("http", &format!("{circumstances}; {rounds}.\n\n{}\n{plot}\n", table.markdown()))?;
-        document::write_plot(&plot::bars("Requests per second", &figures.bars()))?;
+        document::write("http", &format!("{environment}; {rounds}.\n\n{}\n{plot}\n", table.markdown()))?;
+        document::write_plot(&plot::draw_bars("Requests per second", &figures.bars()))?;
     }
     Ok(())
 }
@@ -135,7 +135,7 @@ async fn measure_at_rest(server: &Running, period: Duration, figures: &mut Figur
 }
 
 struct Bench<'a> {
-    stage: &'a Stage,
+    fixture: &'a Fixture,
     bare: BareHandler,
     /// The session that pgbench reads.
     session: String,
@@ -154,73 +154,73 @@ struct Bench<'a> {
 
 impl<'a> Bench<'a> {
     /// Signs in, and runs all sides once to warm up.
-    async fn prepare(stage: &'a Stage, seconds: u64) -> Result<Self> {
+    async fn prepare(fixture: &'a Fixture, seconds: u64) -> Result<Self> {
         eprintln!("warming up");
         let email = user(0);
-        let (token, admin) = (stage.sign_in(&email).await?, stage.sign_in_admin().await?);
-        let job = stage.finished_job(&token).await?;
+        let (token, admin) = (fixture.sign_in(&email).await?, fixture.sign_in_admin().await?);
+        let job = fixture.finished_job(&token).await?;
         let requests = async |users: i64| {
-            anyhow::Ok(stage.sign_in_many(users).await?.iter().map(|token| me(token)).collect::<Vec<_>>())
+            anyhow::Ok(fixture.sign_in_many(users).await?.iter().map(|token| me(token)).collect::<Vec<_>>())
         };
         let (readers, all) = (requests(READERS).await?, requests(USERS as i64).await?);
-        floors::set_value(stage).await?;
+        baselines::store_value(fixture).await?;
         // Few logins of each user, because those of one user are limited.
         let logins: Vec<_> = (0..LOGIN_USERS).map(|n| login(&user(n))).collect();
         let bench = Self {
-            stage,
+            fixture,
             bare: BareHandler::start().await?,
-            session: stage.session(&email).await?,
+            session: fixture.session(&email).await?,
             seconds,
-            health: Load::of("health", CONNECTIONS, Request::get(HEALTH)),
-            me: Load { requests: readers.clone(), ..Load::of("me", CONNECTIONS, me(&token)) },
-            uncached: Load { requests: all, ..Load::of("uncached", CONNECTIONS, me(&token)) },
-            list: Load::of("list", CONNECTIONS, user_list(&admin)),
-            enqueue: Load::of("enqueue", CONNECTIONS, enqueue(&token)),
-            status: Load::of("status", CONNECTIONS, job_status(&job, &token)),
-            login: Load { requests: logins.clone(), ..Load::of("login", 8, login(&email)) },
-            few: Load { requests: readers, ..Load::of("few", 16, me(&token)) },
-            flood: Load { requests: logins, allow_503: true, ..Load::of("flood", 64, login(&email)) },
+            health: Load::single("health", CONNECTIONS, Request::get(HEALTH)),
+            me: Load { requests: readers.clone(), ..Load::single("me", CONNECTIONS, me(&token)) },
+            uncached: Load { requests: all, ..Load::single("uncached", CONNECTIONS, me(&token)) },
+            list: Load::single("list", CONNECTIONS, user_list(&admin)),
+            enqueue: Load::single("enqueue", CONNECTIONS, enqueue(&token)),
+            status: Load::single("status", CONNECTIONS, job_status(&job, &token)),
+            login: Load { requests: logins.clone(), ..Load::single("login", 8, login(&email)) },
+            few: Load { requests: readers, ..Load::single("few", 16, me(&token)) },
+            flood: Load { requests: logins, allow_503: true, ..Load::single("flood", 64, login(&email)) },
         };
         for load in [&bench.health, &bench.me, &bench.list, &bench.enqueue, &bench.status] {
             for request in load.requests.iter().take(8) {
-                stage.send(request).await?;
+                fixture.send(request).await?;
             }
-            load.run(&stage.url(), stage.dir(), 1).await?;
+            load.run(&fixture.url(), fixture.dir(), 1).await?;
         }
-        bench.health.run(&bench.bare.url, stage.dir(), 1).await?;
+        bench.health.run(&bench.bare.url, fixture.dir(), 1).await?;
         bench.purge_jobs().await?;
         Ok(bench)
     }
 
     async fn run_load(&self, load: &Load) -> Result<Sample> {
         sleep(PAUSE_BETWEEN_LOADS).await;
-        load.run(&self.stage.url(), self.stage.dir(), self.seconds).await
+        load.run(&self.fixture.url(), self.fixture.dir(), self.seconds).await
     }
 
     /// Deletes the enqueued jobs. No worker runs, since it would use CPU time of the machine.
     async fn purge_jobs(&self) -> Result<()> {
-        self.stage.run(&["queue", "purge", "default", "--status", "queued", "--yes"]).await
+        self.fixture.run(&["queue", "purge", "default", "--status", "queued", "--yes"]).await
     }
 
-    async fn round(&self, figures: &mut Figures) -> Result<()> {
-        let (stage, seconds) = (self.stage, self.seconds);
-        figures.bare.add(self.health.run(&self.bare.url, stage.dir(), seconds).await?);
+    async fn run_round(&self, figures: &mut Figures) -> Result<()> {
+        let (fixture, seconds) = (self.fixture, self.seconds);
+        figures.bare.add(self.health.run(&self.bare.url, fixture.dir(), seconds).await?);
         figures.health.add(self.run_load(&self.health).await?);
-        figures.postgres.rate.push(floors::postgres_reads(stage, &self.session, seconds).await?);
+        figures.postgres.rate.push(baselines::measure_postgres_reads(fixture, &self.session, seconds).await?);
         figures.me.add(self.run_load(&self.me).await?);
         figures.uncached.add(self.run_load(&self.uncached).await?);
         sleep(PAUSE_BETWEEN_LOADS).await;
-        figures.logged.add(self.me.run(&stage.other_url(), stage.dir(), seconds).await?);
+        figures.logged.add(self.me.run(&fixture.other_url(), fixture.dir(), seconds).await?);
         figures.list.add(self.run_load(&self.list).await?);
-        figures.redis.add(floors::redis_reads(stage, seconds).await?);
+        figures.redis.add(baselines::measure_redis_reads(fixture, seconds).await?);
         figures.status.add(self.run_load(&self.status).await?);
         figures.enqueue.add(self.run_load(&self.enqueue).await?);
         self.purge_jobs().await?;
-        figures.hashes.rate.push(floors::hashes(seconds).await?);
+        figures.hashes.rate.push(baselines::measure_hashes(seconds).await?);
         figures.login.add(self.run_load(&self.login).await?);
         sleep(SETTLE_TIME).await;
         figures.alone.add(self.run_load(&self.few).await?);
-        let (beside, flood) = self.flood().await?;
+        let (beside, flood) = self.measure_flood().await?;
         figures.beside.add(beside);
         figures.flood.add(flood);
         sleep(SETTLE_TIME).await;
@@ -228,19 +228,19 @@ impl<'a> Bench<'a> {
     }
 
     /// Measures the time from a logout until another replica refuses the token, under load and with copies.
-    async fn logouts(&self, figures: &mut Figures) -> Result<()> {
-        let stage = self.stage;
+    async fn measure_logouts(&self, figures: &mut Figures) -> Result<()> {
+        let fixture = self.fixture;
         let logouts = async {
-            for token in stage.sign_in_many(LOGOUTS).await? {
+            for token in fixture.sign_in_many(LOGOUTS).await? {
                 let request = me(&token);
                 for _ in 0..3 {
-                    let status = stage.status_at_other(&request).await?;
+                    let status = fixture.status_at_other(&request).await?;
                     ensure!(status.is_success(), "a valid token is refused with {status}");
                 }
-                stage.send(&logout(&token)).await?;
+                fixture.send(&logout(&token)).await?;
                 let begun = Instant::now();
                 loop {
-                    let status = stage.status_at_other(&request).await?;
+                    let status = fixture.status_at_other(&request).await?;
                     if status == StatusCode::UNAUTHORIZED {
                         break;
                     }
@@ -251,14 +251,14 @@ impl<'a> Bench<'a> {
             }
             anyhow::Ok(())
         };
-        let url = stage.other_url();
-        let load = self.few.run(&url, stage.dir(), self.seconds);
+        let url = fixture.other_url();
+        let load = self.few.run(&url, fixture.dir(), self.seconds);
         tokio::try_join!(load, logouts).map(drop)
     }
 
     /// Measures `/users/me` during a flood of logins, and the flood.
-    async fn flood(&self) -> Result<(Sample, Sample)> {
-        let (url, dir) = (self.stage.url(), self.stage.dir());
+    async fn measure_flood(&self) -> Result<(Sample, Sample)> {
+        let (url, dir) = (self.fixture.url(), self.fixture.dir());
         let beside = async {
             sleep(Duration::from_secs(FLOOD_MARGIN_SECONDS)).await;
             self.few.run(&url, dir, self.seconds).await

@@ -51,7 +51,7 @@ fn start(command: &mut Command) -> Result<Child> {
     command.spawn().with_context(|| format!("cannot start {program}; run ./scripts/bench, which installs it"))
 }
 
-fn watch(process: &Child) -> Result<Child> {
+fn start_watcher(process: &Child) -> Result<Child> {
     let pid = process.id().context("the process has ended")?.to_string();
     let mut watcher = command("/bin/sh");
     watcher.args(["-c", KILL_ON_EOF, &pid]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -62,7 +62,7 @@ fn watch(process: &Child) -> Result<Child> {
 pub async fn run_for(mut command: Command, seconds: u64) -> Result<String> {
     let name = command.as_std().get_program().to_string_lossy().into_owned();
     let child = start(command.stdout(Stdio::piped()).stderr(Stdio::piped()))?;
-    let _watcher = watch(&child)?;
+    let _watcher = start_watcher(&child)?;
     let limit = STEP_TIMEOUT + Duration::from_secs(seconds);
     let ended = timeout(limit, child.wait_with_output()).await;
     let output = ended.with_context(|| format!("{name} does not exit"))??;
@@ -94,7 +94,7 @@ impl Running {
         let begun = Instant::now();
         let child = start(&mut command)?;
         let pid = child.id().context("the process has ended")?;
-        Ok(Self { _watcher: watch(&child)?, child, log: log.to_owned(), pid, begun })
+        Ok(Self { _watcher: start_watcher(&child)?, child, log: log.to_owned(), pid, begun })
     }
 
     /// Kills it and waits for it.
@@ -133,10 +133,10 @@ impl Running {
     }
 
     /// Returns the milliseconds from the start to the first 200 for a path.
-    pub async fn first_answer(&mut self, port: u16, path: &str) -> Result<f64> {
+    pub async fn wait_for_first_response(&mut self, port: u16, path: &str) -> Result<f64> {
         loop {
             // The connection is refused until the server listens.
-            if let Ok(Ok(true)) = timeout(Duration::from_secs(1), answers(port, path)).await {
+            if let Ok(Ok(true)) = timeout(Duration::from_secs(1), answers_200(port, path)).await {
                 return Ok(self.begun.elapsed().as_secs_f64() * 1e3);
             }
             self.check()?;
@@ -148,38 +148,38 @@ impl Running {
     /// Returns its memory in megabytes, or `None` if the system does not report it.
     pub fn memory(&self) -> Option<f64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
-        Some(field(&status, "VmRSS")? * 1_024.0 / 1e6)
+        Some(proc_field(&status, "VmRSS")? * 1_024.0 / 1e6)
     }
 
     /// Measures the wake-ups per second of all its threads, or `None` if the system does not report them.
     pub async fn wake_ups(&self, period: Duration) -> Option<f64> {
-        let before = self.switches()?;
+        let before = self.context_switches()?;
         sleep(period).await;
-        let after = self.switches()?;
+        let after = self.context_switches()?;
         let since = |(thread, count): (&String, &f64)| count - before.get(thread).unwrap_or(&0.0);
         Some(after.iter().map(since).sum::<f64>() / period.as_secs_f64())
     }
 
     /// Returns the number of voluntary context switches of each thread.
-    fn switches(&self) -> Option<BTreeMap<String, f64>> {
+    fn context_switches(&self) -> Option<BTreeMap<String, f64>> {
         let threads = fs::read_dir(format!("/proc/{}/task", self.pid)).ok()?.flatten();
         let of = |thread: fs::DirEntry| {
             let status = fs::read_to_string(thread.path().join("status")).ok()?;
             let name = thread.file_name().to_string_lossy().into_owned();
-            Some((name, field(&status, "voluntary_ctxt_switches")?))
+            Some((name, proc_field(&status, "voluntary_ctxt_switches")?))
         };
         Some(threads.filter_map(of).collect())
     }
 }
 
 /// Parses a number in a file below `/proc`.
-fn field(status: &str, name: &str) -> Option<f64> {
+fn proc_field(status: &str, name: &str) -> Option<f64> {
     let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
     value.split_whitespace().next()?.parse().ok()
 }
 
 /// Returns whether a path answers 200. Without an HTTP client, whose set-up takes time.
-async fn answers(port: u16, path: &str) -> Result<bool> {
+async fn answers_200(port: u16, path: &str) -> Result<bool> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;

@@ -1,4 +1,4 @@
-//! The figures of the API, with floors and targets.
+//! The figures of the API, with baselines and targets.
 
 use super::{
     stop::{self, Outcome},
@@ -16,7 +16,7 @@ const PER_SECOND_EXACT: Unit = Unit { suffix: "/s", digits: 1 };
 pub struct Series {
     /// Its name in the table.
     pub name: &'static str,
-    /// Its name as the floor of another row.
+    /// Its name as the baseline of another row.
     short: &'static str,
     pub rate: Rounds,
     p50: Rounds,
@@ -83,10 +83,10 @@ impl Figures {
             alone: Series::new("GET /users/me, 16 connections", "that without the flood"),
             beside: Series::new("GET /users/me during the flood", ""),
             flood: Series::new("the flood: 64 connections that log in", ""),
-            bare: Series::new("floor: a bare handler", "the bare handler"),
-            postgres: Series::new("floor: pgbench, the query of /users/me", "pgbench"),
-            redis: Series::new("floor: redis-benchmark, GET", "redis-benchmark"),
-            hashes: Series::new("floor: bcrypt on all cores", "bcrypt"),
+            bare: Series::new("baseline: a bare handler", "the bare handler"),
+            postgres: Series::new("baseline: pgbench, the query of /users/me", "pgbench"),
+            redis: Series::new("baseline: redis-benchmark, GET", "redis-benchmark"),
+            hashes: Series::new("baseline: bcrypt on all cores", "bcrypt"),
             cold: Rounds::default(),
             logouts: Rounds::default(),
             stop: Outcome::default(),
@@ -96,12 +96,14 @@ impl Figures {
     }
 
     pub fn table(&self) -> Table<7> {
-        let mut table = Table::new(["what", "figure", "p50", "p99", "errors", "ratio to floors", "target"]);
+        let mut table =
+            Table::new(["what", "figure", "p50", "p99", "errors", "ratio to baselines", "target"]);
         let Self { health, me, uncached, logged, list, enqueue, status, login, alone, beside, flood, .. } =
             self;
-        let flooded = beside.rate.of(&alone.rate) >= 0.3 && beside.p99.most() < 100.0 && beside.errors == 0;
+        let flooded =
+            beside.rate.ratio_to(&alone.rate) >= 0.3 && beside.p99.max() < 100.0 && beside.errors == 0;
         let refused = format!("{} refused with 503", number(flood.refused as f64, 0));
-        for (series, floors, goal) in [
+        for (series, baselines, goal) in [
             (health, vec![&self.bare], String::new()),
             (me, vec![health, &self.postgres], goal(me, 0.6, health)),
             (uncached, vec![health, &self.postgres], String::new()),
@@ -118,7 +120,7 @@ impl Figures {
             (&self.redis, vec![], String::new()),
             (&self.hashes, vec![], String::new()),
         ] {
-            table.push(row(series, &floors, goal));
+            table.push(row(series, &baselines, goal));
         }
         for row in self.process_rows() {
             table.push(row);
@@ -138,17 +140,17 @@ impl Figures {
         let none = String::new;
         let cold = target("< 100 ms", self.cold.median() < 100.0);
         let small = unless_empty(rest, target("< 30 MB", rest.median() < 30.0));
-        let grown = unless_empty(loaded, format!("{} of that at rest", number(loaded.of(rest), 2)));
+        let grown = unless_empty(loaded, format!("{} of that at rest", number(loaded.ratio_to(rest), 2)));
         let calm = |rounds: &Rounds| unless_empty(rounds, target("<= 5/s", rounds.median() <= 5.0));
-        let worst = self.logouts.most();
-        let logouts = format!("{}, {} at most", self.logouts.show_median(LATENCY), LATENCY.of(worst));
+        let worst = self.logouts.max();
+        let logouts = format!("{}, {} at most", self.logouts.show_median(LATENCY), LATENCY.format(worst));
         let stop = &self.stop;
         let end = format!(
             "{} answered, {} lost, {} turned away, {}",
             number(stop.answered as f64, 0),
             stop.lost,
             stop.turned_away,
-            MILLISECONDS.of(stop.took)
+            MILLISECONDS.format(stop.took)
         );
         [
             row(
@@ -174,23 +176,25 @@ impl Figures {
         ]
     }
 
-    /// The bars of the plot: name, rate per second, and whether it is a floor.
+    /// The bars of the plot: name, rate per second, and whether it is a baseline.
     pub fn bars(&self) -> Vec<(&'static str, f64, bool)> {
         let measured =
             [&self.health, &self.me, &self.uncached, &self.list, &self.enqueue, &self.status, &self.login];
-        let floors = [&self.bare, &self.postgres, &self.redis, &self.hashes];
-        let bar = |floor: bool| move |series: &&Series| (series.name, series.rate.median(), floor);
-        measured.iter().map(bar(false)).chain(floors.iter().map(bar(true))).collect()
+        let baselines = [&self.bare, &self.postgres, &self.redis, &self.hashes];
+        let bar = |baseline: bool| move |series: &&Series| (series.name, series.rate.median(), baseline);
+        measured.iter().map(bar(false)).chain(baselines.iter().map(bar(true))).collect()
     }
 }
 
-fn goal(series: &Series, least: f64, floor: &Series) -> String {
-    let met = series.rate.of(&floor.rate) >= least && series.errors == 0;
-    target(format!(">= {least} of {}", floor.short), met)
+fn goal(series: &Series, least: f64, baseline: &Series) -> String {
+    let met = series.rate.ratio_to(&baseline.rate) >= least && series.errors == 0;
+    target(format!(">= {least} of {}", baseline.short), met)
 }
 
-fn row(series: &Series, floors: &[&Series], goal: String) -> [String; 7] {
-    let share = |floor: &&Series| format!("{} of {}", number(series.rate.of(&floor.rate), 2), floor.short);
+fn row(series: &Series, baselines: &[&Series], goal: String) -> [String; 7] {
+    let share = |baseline: &&Series| {
+        format!("{} of {}", number(series.rate.ratio_to(&baseline.rate), 2), baseline.short)
+    };
     let errors = match (series.errors, series.p50.is_empty()) {
         (_, true) => String::new(),
         (0, _) => "0".into(),
@@ -202,7 +206,7 @@ fn row(series: &Series, floors: &[&Series], goal: String) -> [String; 7] {
         series.p50.show_median(LATENCY),
         series.p99.show_median(LATENCY),
         errors,
-        floors.iter().map(share).collect::<Vec<_>>().join(", "),
+        baselines.iter().map(share).collect::<Vec<_>>().join(", "),
         goal,
     ]
 }

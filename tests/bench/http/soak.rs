@@ -9,9 +9,9 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{
     document,
+    fixture::{Fixture, HEALTH, enqueue, job_status, login, me, user, user_list},
     process::{self, Running},
     report::{LATENCY, MEGABYTES},
-    stage::{HEALTH, Stage, enqueue, job_status, login, me, user, user_list},
     wrk::{Load, Request, Sample},
 };
 use crate::table::{PER_SECOND, Table, number, target};
@@ -39,29 +39,29 @@ pub fn main(args: impl Iterator<Item = String>) -> Result<()> {
         document::check("soak")?;
     }
     process::block_on(async {
-        let stage = Stage::set_up().await?;
-        let result = measure(&stage, &args).await;
-        stage.stop().await;
+        let fixture = Fixture::set_up().await?;
+        let result = measure(&fixture, &args).await;
+        fixture.stop().await;
         result
     })
 }
 
-async fn measure(stage: &Stage, args: &Args) -> Result<()> {
-    let circumstances = document::circumstances(stage).await?;
-    let (mut server, _) = stage.serve().await?;
-    let admin = stage.sign_in_admin().await?;
-    let [reads, logins, enqueues] = loads(stage, &admin).await?;
-    let mut worker = stage.worker()?;
-    let (url, dir, seconds) = (stage.url(), stage.dir(), 60 * args.minutes);
+async fn measure(fixture: &Fixture, args: &Args) -> Result<()> {
+    let environment = document::describe_environment(fixture).await?;
+    let (mut server, _) = fixture.serve().await?;
+    let admin = fixture.sign_in_admin().await?;
+    let [reads, logins, enqueues] = build_loads(fixture, &admin).await?;
+    let mut worker = fixture.worker()?;
+    let (url, dir, seconds) = (fixture.url(), fixture.dir(), 60 * args.minutes);
     eprintln!("{} minutes of reads, logins, enqueues and jobs", args.minutes);
     let (read, logged_in, enqueued, memory) = tokio::try_join!(
         reads.run(&url, dir, seconds),
         logins.run(&url, dir, seconds),
         enqueues.run(&url, dir, seconds),
-        watch(&mut server, &mut worker, args.minutes)
+        watch_memory(&mut server, &mut worker, args.minutes)
     )?;
-    let [left, failed] = stage.jobs_left(&admin).await?;
-    let logged = errors_in(&server) + errors_in(&worker);
+    let [left, failed] = fixture.jobs_left(&admin).await?;
+    let logged = count_errors(&server) + count_errors(&worker);
     server.stop().await?;
     worker.stop().await?;
 
@@ -88,21 +88,21 @@ async fn measure(stage: &Stage, args: &Args) -> Result<()> {
         target("none", all == 0),
         target("memory within 1.1 of that after the first minute", !grown)
     );
-    println!("\n{circumstances}\n\n{load}\n{growth}\n{errors}");
+    println!("\n{environment}\n\n{load}\n{growth}\n{errors}");
     if args.write {
         let how = format!("`./scripts/bench soak --minutes {} --write`", args.minutes);
         let tables = format!("{}\n{}", load.markdown(), growth.markdown());
-        document::write("soak", &format!("{circumstances}; {how}.\n\n{tables}\n{errors}.\n"))?;
+        document::write("soak", &format!("{environment}; {how}.\n\n{tables}\n{errors}.\n"))?;
     }
     Ok(())
 }
 
 /// Builds the loads: at most 2,000 reads, 2 logins and 200 enqueues per second.
-async fn loads(stage: &Stage, admin: &str) -> Result<[Load; 3]> {
-    let token = stage.sign_in(&user(0)).await?;
-    let job = stage.finished_job(&token).await?;
+async fn build_loads(fixture: &Fixture, admin: &str) -> Result<[Load; 3]> {
+    let token = fixture.sign_in(&user(0)).await?;
+    let job = fixture.finished_job(&token).await?;
     let mut reads = Vec::new();
-    for (n, reader) in stage.sign_in_many(READERS).await?.iter().enumerate() {
+    for (n, reader) in fixture.sign_in_many(READERS).await?.iter().enumerate() {
         reads.push(me(reader));
         reads.push(match n % 4 {
             0 => Request::get(HEALTH),
@@ -113,7 +113,7 @@ async fn loads(stage: &Stage, admin: &str) -> Result<[Load; 3]> {
     }
     let logins: Vec<_> = (0..LOGINS).map(|n| login(&user(n))).collect();
     for request in reads.iter().take(8).chain(logins.first()) {
-        stage.send(request).await?;
+        fixture.send(request).await?;
     }
     let load = |name, connections, pause_ms, requests| Load {
         name,
@@ -130,7 +130,11 @@ async fn loads(stage: &Stage, admin: &str) -> Result<[Load; 3]> {
 }
 
 /// Measures the memory of the server and the worker in megabytes after each minute.
-async fn watch(server: &mut Running, worker: &mut Running, minutes: u64) -> Result<Vec<[Option<f64>; 2]>> {
+async fn watch_memory(
+    server: &mut Running,
+    worker: &mut Running,
+    minutes: u64,
+) -> Result<Vec<[Option<f64>; 2]>> {
     let (begun, mut found) = (Instant::now(), Vec::new());
     for minute in 1..=minutes {
         sleep_until(begun + Duration::from_secs(60 * minute)).await;
@@ -145,20 +149,20 @@ async fn watch(server: &mut Running, worker: &mut Running, minutes: u64) -> Resu
 }
 
 fn megabytes(value: Option<f64>) -> String {
-    value.map_or("-".into(), |value| MEGABYTES.of(value))
+    value.map_or("-".into(), |value| MEGABYTES.format(value))
 }
 
 fn row(name: &str, sample: &Sample) -> [String; 5] {
     [
         name.into(),
-        PER_SECOND.of(sample.rate),
-        LATENCY.of(sample.p50),
-        LATENCY.of(sample.p99),
+        PER_SECOND.format(sample.rate),
+        LATENCY.format(sample.p50),
+        LATENCY.format(sample.p99),
         number(sample.errors as f64, 0),
     ]
 }
 
 /// Counts the errors in a log.
-fn errors_in(process: &Running) -> u64 {
+fn count_errors(process: &Running) -> u64 {
     process.log().lines().filter(|line| line.contains(r#""level":"error""#)).count() as u64
 }

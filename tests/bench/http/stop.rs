@@ -16,7 +16,7 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep},
 };
 
-use super::{process::Running, stage::Stage, wrk::Request};
+use super::{fixture::Fixture, process::Running, wrk::Request};
 
 const CONNECTIONS: u32 = 64;
 /// Requests per second over all connections.
@@ -38,11 +38,11 @@ pub struct Outcome {
 struct Counts([AtomicU64; 3]);
 
 /// Sends 5,000 requests per second over keep-alive connections, and stops the server meanwhile.
-pub async fn measure(stage: &Stage, server: Running, request: &Request) -> Result<Outcome> {
+pub async fn measure(fixture: &Fixture, server: Running, request: &Request) -> Result<Outcome> {
     let (counts, text) = (Arc::new(Counts::default()), request.text());
     let mut clients = JoinSet::new();
     for _ in 0..CONNECTIONS {
-        clients.spawn(request_until_closed(stage.port(), text.clone(), counts.clone()));
+        clients.spawn(request_until_closed(fixture.port(), text.clone(), counts.clone()));
     }
     sleep(LOAD_BEFORE_STOP).await;
     let took = server.terminate().await?;

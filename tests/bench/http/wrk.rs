@@ -28,7 +28,7 @@ impl Request {
         Self::new(Method::GET, path)
     }
 
-    pub fn of(self, token: &str) -> Self {
+    pub fn with_token(self, token: &str) -> Self {
         Self { token: Some(token.to_owned()), ..self }
     }
 
@@ -104,7 +104,7 @@ pub struct Sample {
 
 impl Load {
     /// Creates a load of one request.
-    pub fn of(name: &'static str, connections: usize, request: Request) -> Self {
+    pub fn single(name: &'static str, connections: usize, request: Request) -> Self {
         Self { name, requests: vec![request], connections, pause_ms: 0, allow_503: false }
     }
 
@@ -119,7 +119,8 @@ impl Load {
             .arg(&script)
             .arg(url);
         let output = process::run_for(wrk, seconds).await?;
-        read(&output).with_context(|| format!("{}: cannot parse the output of wrk:\n{output}", self.name))
+        parse_output(&output)
+            .with_context(|| format!("{}: cannot parse the output of wrk:\n{output}", self.name))
     }
 
     fn script(&self) -> String {
@@ -137,22 +138,22 @@ impl Load {
             }
             requests => {
                 lua += "local requests, turn = {}, 0\nfunction init()\n";
-                requests.iter().for_each(|request| lua += &in_list(request));
-                lua += IN_TURNS;
+                requests.iter().for_each(|request| lua += &format_list_entry(request));
+                lua += SEND_IN_ROTATION;
             }
         }
         if self.pause_ms > 0 {
             lua += &format!("function delay() return {} end\n", self.pause_ms);
         }
         if self.allow_503 {
-            lua += REFUSALS;
+            lua += COUNT_REFUSALS;
         }
-        lua + DONE
+        lua + PRINT_RESULTS
     }
 }
 
 /// Formats a request for the list in the script. The text is ASCII, which Rust and Lua quote alike.
-fn in_list(request: &Request) -> String {
+fn format_list_entry(request: &Request) -> String {
     let mut headers = String::new();
     for (name, value) in request.headers() {
         headers += &format!("[{name:?}] = {value:?}, ");
@@ -163,7 +164,7 @@ fn in_list(request: &Request) -> String {
 }
 
 /// The second thread starts in the middle, so that the two do not send the same request at the same time.
-const IN_TURNS: &str = r#"  turn = math.floor(#requests / 2) * (number - 1)
+const SEND_IN_ROTATION: &str = r#"  turn = math.floor(#requests / 2) * (number - 1)
 end
 function request()
   turn = turn % #requests + 1
@@ -171,14 +172,14 @@ function request()
 end
 "#;
 
-const REFUSALS: &str = r#"refused = 0
+const COUNT_REFUSALS: &str = r#"refused = 0
 function response(status, headers)
   if status == 503 and (headers["retry-after"] or headers["Retry-After"]) then refused = refused + 1 end
 end
 "#;
 
 /// `setup` and `done` run in their own Lua environment, which can read those of the threads.
-const DONE: &str = r#"local threads = {}
+const PRINT_RESULTS: &str = r#"local threads = {}
 function setup(thread)
   threads[#threads + 1] = thread
   thread:set("number", #threads)
@@ -193,7 +194,7 @@ end
 "#;
 
 /// Parses the line that the script has written.
-fn read(output: &str) -> Result<Sample> {
+fn parse_output(output: &str) -> Result<Sample> {
     let line = output
         .lines()
         .find_map(|line| line.strip_prefix("bench "))

@@ -8,7 +8,7 @@ use saas::queue::{Context, EnqueueOptions, Failure, Job, Origin};
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 
-use super::{Bench, CALL, Probe};
+use super::{Bench, JOBS_PER_CALL, Probe};
 use crate::{
     bare,
     table::{PER_SECOND, Rounds, Table, number},
@@ -39,7 +39,7 @@ impl Job for Nap {
 impl Bench {
     /// Measures the worker at each concurrency: jobs that do nothing, the same in groups, and jobs of 1 ms
     /// beside the same tasks in a loop without a queue.
-    pub(super) async fn by_concurrency(&self) -> Result<Table<7>> {
+    pub(super) async fn measure_by_concurrency(&self) -> Result<Table<7>> {
         let head = [
             "concurrency",
             "no-op jobs/s",
@@ -49,7 +49,7 @@ impl Bench {
             "1 ms tasks/s in a loop",
             "ratio",
         ];
-        let (queue, _) = self.sides("levels").await?;
+        let (queue, _) = self.engine_and_baseline("levels").await?;
         let mut table = Table::new(head);
         for concurrency in CONCURRENCY {
             let [mut plain, mut worker, mut redis, mut grouped, mut naps, mut tasks] =
@@ -60,21 +60,23 @@ impl Bench {
                 self.fill(&queue, jobs).await?;
                 let mut conn = self.conn.clone();
                 let before = (bare::own_cpu_seconds(), bare::cpu_seconds(&mut conn).await?);
-                plain.push(self.work_at(&queue, concurrency, jobs).await?.rate());
+                plain.push(self.run_worker_at(&queue, concurrency, jobs).await?.rate());
                 let per_million = 1e6 / jobs as f64;
                 worker.push((bare::own_cpu_seconds() - before.0) * per_million);
                 redis.push((bare::cpu_seconds(&mut conn).await? - before.1) * per_million);
-                let calls = (jobs / CALL / GROUPS).max(1);
+                let calls = (jobs / JOBS_PER_CALL / GROUPS).max(1);
                 for group in 0..GROUPS {
                     let options = EnqueueOptions { group: Some(format!("g{group}")), ..Default::default() };
                     for _ in 0..calls {
                         queue.enqueue_all(&self.batch, Origin::default(), options.clone()).await?;
                     }
                 }
-                grouped.push(self.work_at(&queue, concurrency, calls * CALL * GROUPS).await?.rate());
+                grouped.push(
+                    self.run_worker_at(&queue, concurrency, calls * JOBS_PER_CALL * GROUPS).await?.rate(),
+                );
                 let jobs = self.size(500 * concurrency.min(100));
                 queue.enqueue_all(&vec![Nap {}; jobs], Origin::default(), EnqueueOptions::default()).await?;
-                naps.push(self.work_at(&queue, concurrency, jobs).await?.rate());
+                naps.push(self.run_worker_at(&queue, concurrency, jobs).await?.rate());
                 let each = jobs / concurrency;
                 let begun = Instant::now();
                 join_all((0..concurrency).map(|_| tokio::spawn(nap(each)))).await;
@@ -89,7 +91,7 @@ impl Bench {
                 grouped.show(PER_SECOND),
                 naps.show(PER_SECOND),
                 tasks.show(PER_SECOND),
-                number(naps.of(&tasks), 2),
+                number(naps.ratio_to(&tasks), 2),
             ]);
         }
         Ok(table)

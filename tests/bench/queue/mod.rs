@@ -1,4 +1,4 @@
-//! The job engine under load. Each figure is compared with a floor: bare Redis commands that do the same
+//! The job engine under load. Each figure is compared with a baseline: bare Redis commands that do the same
 //! work. Both are measured alternately in one run, so that a slow or busy machine affects both.
 
 mod concurrency;
@@ -28,18 +28,18 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    bare::{self, Bare, CALLERS, QUEUE, at_once, new_ids},
-    table::{EngineAndFloor, Figures, Rounds, Sample, number},
+    bare::{self, BareClient, CALLERS, QUEUE, new_ids, run_callers},
+    table::{EngineAndBaseline, Figures, Rounds, Sample, number},
 };
 
 /// Jobs enqueued by one call.
-const CALL: usize = 250;
+const JOBS_PER_CALL: usize = 250;
 /// Drains of the short backlog per round, since one drain is too short to measure.
-const DRAINS: usize = 5;
+const DRAINS_PER_ROUND: usize = 5;
 /// The pause between two jobs, in which the worker becomes idle.
 const PAUSE: Duration = Duration::from_millis(5);
 /// A payload with which an envelope has 250 bytes.
-const PAD: usize = 144;
+const PADDING_BYTES: usize = 144;
 
 /// Measures the job engine.
 #[derive(Parser)]
@@ -48,7 +48,7 @@ struct Args {
     /// Rounds of each measurement [default: 3, and 1 for the longest backlog].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=100))]
     rounds: Option<u16>,
-    /// Jobs that the worker runs at once, and that one call of the floor fetches.
+    /// Jobs that the worker runs at once, and that one call of the baseline fetches.
     #[arg(long, default_value_t = 500, value_name = "N",
         value_parser = clap::value_parser!(u16).range(1..=10_000))]
     concurrency: u16,
@@ -125,21 +125,23 @@ async fn measure(args: Args, url: &str) -> Result<()> {
     println!("{}", bare::describe(&mut conn).await?);
     let cpus = std::thread::available_parallelism()?;
     println!("{cpus} CPUs, 2 threads, concurrency {}\n", args.concurrency);
-    let batch = (0..CALL as u64).map(|n| Noop { n: 1_000_000 + n, pad: "x".repeat(PAD) }).collect();
+    let batch = (0..JOBS_PER_CALL as u64)
+        .map(|n| Noop { n: 1_000_000 + n, pad: "x".repeat(PADDING_BYTES) })
+        .collect();
     let (envelope, outcome) = (String::new(), String::new());
     let mut bench = Bench { args, url: url.to_owned(), conn, batch, envelope, outcome };
     let envelope = bench.warm_up().await?;
-    println!("{}", bench.by_concurrency().await?);
+    println!("{}", bench.measure_by_concurrency().await?);
     let (short, long) = (bench.size(10_000), bench.size(1_000_000));
-    let [memory, finished, state] = bench.memory().await?;
+    let [memory, finished, state] = bench.measure_memory().await?;
     let figures = Figures {
         short: number(short as f64, 0),
         long: number(long as f64, 0),
-        bulk: bench.bulk().await?,
-        single: bench.single().await?,
-        short_drain: bench.drain("short", short, DRAINS, bench.rounds(3)).await?,
-        long_drain: bench.drain("long", long, 1, bench.rounds(1)).await?,
-        pick_up: bench.pick_up().await?,
+        bulk: bench.measure_bulk_enqueue().await?,
+        single: bench.measure_single_enqueue().await?,
+        short_drain: bench.measure_drain("short", short, DRAINS_PER_ROUND, bench.rounds(3)).await?,
+        long_drain: bench.measure_drain("long", long, 1, bench.rounds(1)).await?,
+        pick_up: bench.measure_pick_up().await?,
         memory: [memory, envelope],
         ended: [finished, state],
         slow: bare::slow_calls(&mut bench.conn).await?,
@@ -156,7 +158,7 @@ struct Bench {
     url: String,
     conn: MultiplexedConnection,
     batch: Vec<Noop>,
-    /// The envelope and the outcome of a job, which the floor uses too.
+    /// The envelope and the outcome of a job, which the baseline uses too.
     envelope: String,
     outcome: String,
 }
@@ -170,8 +172,8 @@ impl Bench {
         if self.args.quick { full / 10 } else { full }
     }
 
-    /// The engine and the floor, for one measurement.
-    async fn sides(&self, prefix: &'static str) -> Result<(Queue, Bare)> {
+    /// The engine and the baseline, for one measurement.
+    async fn engine_and_baseline(&self, prefix: &'static str) -> Result<(Queue, BareClient)> {
         let url = self.url.as_str();
         let flags =
             ["bench", "--redis-url", url, "--redis-key-prefix", prefix, "--redis-timeout-ms", "60000"];
@@ -179,7 +181,7 @@ impl Bench {
         let redis = RedisPool::new(&settings)?;
         redis.ping().await?;
         let queue = app::queue(&redis, &settings);
-        Ok((queue, Bare::new(bare::connect(url).await?, prefix, Noop::RESULT_TTL)))
+        Ok((queue, BareClient::new(bare::connect(url).await?, prefix, Noop::RESULT_TTL)))
     }
 
     async fn flush(&self) -> Result<()> {
@@ -188,7 +190,7 @@ impl Bench {
     }
 
     async fn fill(&self, queue: &Queue, jobs: usize) -> Result<()> {
-        for _ in 0..jobs / CALL {
+        for _ in 0..jobs / JOBS_PER_CALL {
             queue.enqueue_all(&self.batch, Origin::default(), EnqueueOptions::default()).await?;
         }
         Ok(())
@@ -203,14 +205,14 @@ impl Bench {
         Ok(Sample { jobs, seconds, redis: bare::script_time(&mut conn).await? })
     }
 
-    /// Runs the engine once, and reads the envelope and the outcome of a job for the floor. Returns the mean
+    /// Runs the engine once, and reads the envelope and the outcome of a job for the baseline. Returns the mean
     /// size of the envelopes.
     async fn warm_up(&mut self) -> Result<Rounds> {
         eprintln!("warming up");
-        let (queue, bare) = self.sides("warm").await?;
-        self.fill(&queue, CALL).await?;
+        let (queue, bare) = self.engine_and_baseline("warm").await?;
+        self.fill(&queue, JOBS_PER_CALL).await?;
         let envelopes: Vec<String> = redis::cmd("HVALS").arg("warm:jobs").query_async(&mut self.conn).await?;
-        self.work(&queue, CALL).await?;
+        self.run_worker(&queue, JOBS_PER_CALL).await?;
         let buckets: Vec<String> =
             redis::cmd("ZRANGE").arg("warm:done").arg(0).arg(-1).query_async(&mut self.conn).await?;
         let bucket = buckets.first().context("no outcome was stored")?;
@@ -221,34 +223,34 @@ impl Bench {
         self.envelope = envelopes.into_iter().next().context("no job was enqueued")?;
         self.outcome = outcomes.into_iter().next().context("no outcome was stored")?;
         self.flush().await?;
-        self.fill(&queue, CALL).await?;
-        bare.drain(CALL, &self.outcome).await?;
+        self.fill(&queue, JOBS_PER_CALL).await?;
+        bare.drain(JOBS_PER_CALL, &self.outcome).await?;
         self.flush().await?;
         Ok(size)
     }
 
-    async fn bulk(&self) -> Result<EngineAndFloor> {
-        let ((queue, bare), jobs) = (self.sides("bulk").await?, self.size(100_000));
-        let mut both = EngineAndFloor::default();
+    async fn measure_bulk_enqueue(&self) -> Result<EngineAndBaseline> {
+        let ((queue, bare), jobs) = (self.engine_and_baseline("bulk").await?, self.size(100_000));
+        let mut both = EngineAndBaseline::default();
         for round in 1..=self.rounds(3) {
             eprintln!("enqueue, 250 a call: round {round}");
             let engine = self.measure(jobs, self.fill(&queue, jobs)).await?;
             self.flush().await?;
             let ids = new_ids(jobs);
-            let floor = self.measure(jobs, bare.push_all(&ids, CALL, &self.envelope)).await?;
+            let baseline = self.measure(jobs, bare.push_all(&ids, JOBS_PER_CALL, &self.envelope)).await?;
             self.flush().await?;
-            both.add(&[engine, floor]);
+            both.add(&[engine, baseline]);
         }
         Ok(both)
     }
 
-    async fn single(&self) -> Result<EngineAndFloor> {
-        let ((queue, bare), each) = (self.sides("single").await?, self.size(60_000) / CALLERS);
+    async fn measure_single_enqueue(&self) -> Result<EngineAndBaseline> {
+        let ((queue, bare), each) = (self.engine_and_baseline("single").await?, self.size(60_000) / CALLERS);
         let envelope: Arc<str> = self.envelope.as_str().into();
-        let mut both = EngineAndFloor::default();
+        let mut both = EngineAndBaseline::default();
         for round in 1..=self.rounds(3) {
             eprintln!("enqueue, one by one, {CALLERS} at once: round {round}");
-            let enqueuing = at_once(|_| {
+            let enqueuing = run_callers(|_| {
                 let (queue, job) = (queue.clone(), self.batch[0].clone());
                 async move {
                     for _ in 0..each {
@@ -260,23 +262,23 @@ impl Bench {
             let engine = self.measure(each * CALLERS, enqueuing).await?;
             self.flush().await?;
             let ids: Arc<[String]> = new_ids(each * CALLERS).into();
-            let pushing = at_once(|caller| {
+            let pushing = run_callers(|caller| {
                 let (bare, ids, envelope) = (bare.clone(), ids.clone(), envelope.clone());
                 async move { bare.push_all(&ids[caller * each..][..each], 1, &envelope).await }
             });
-            let floor = self.measure(each * CALLERS, pushing).await?;
+            let baseline = self.measure(each * CALLERS, pushing).await?;
             self.flush().await?;
-            both.add(&[engine, floor]);
+            both.add(&[engine, baseline]);
         }
         Ok(both)
     }
 
     /// Runs all jobs with a new worker.
-    async fn work(&self, queue: &Queue, jobs: usize) -> Result<Sample> {
-        self.work_at(queue, self.args.concurrency.into(), jobs).await
+    async fn run_worker(&self, queue: &Queue, jobs: usize) -> Result<Sample> {
+        self.run_worker_at(queue, self.args.concurrency.into(), jobs).await
     }
 
-    async fn work_at(&self, queue: &Queue, concurrency: usize, jobs: usize) -> Result<Sample> {
+    async fn run_worker_at(&self, queue: &Queue, concurrency: usize, jobs: usize) -> Result<Sample> {
         let options = options(concurrency, true)?;
         let worker = Worker::new(queue, JOBS, Probe::default(), options)?;
         let never = CancellationToken::new();
@@ -288,21 +290,21 @@ impl Bench {
         self.measure(jobs, working).await
     }
 
-    async fn drain(
+    async fn measure_drain(
         &self,
         prefix: &'static str,
         jobs: usize,
         times: usize,
         rounds: usize,
-    ) -> Result<EngineAndFloor> {
-        let (queue, bare) = self.sides(prefix).await?;
-        let mut both = EngineAndFloor::default();
+    ) -> Result<EngineAndBaseline> {
+        let (queue, bare) = self.engine_and_baseline(prefix).await?;
+        let mut both = EngineAndBaseline::default();
         for round in 1..=rounds {
             eprintln!("drain of {}: round {round}", number(jobs as f64, 0));
             let mut samples = [Sample::default(), Sample::default()];
             for _ in 0..times {
                 self.fill(&queue, jobs).await?;
-                samples[0].add(&self.work(&queue, jobs).await?);
+                samples[0].add(&self.run_worker(&queue, jobs).await?);
                 self.flush().await?;
                 self.fill(&queue, jobs).await?;
                 let draining = async {
@@ -320,8 +322,9 @@ impl Bench {
 
     /// Milliseconds from the call of enqueue to the start of the job, and of a PING: the median, the 99th
     /// percentile and the maximum.
-    async fn pick_up(&self) -> Result<[[Rounds; 2]; 3]> {
-        let ((queue, _), mut conn) = (self.sides("idle").await?, bare::connect(&self.url).await?);
+    async fn measure_pick_up(&self) -> Result<[[Rounds; 2]; 3]> {
+        let ((queue, _), mut conn) =
+            (self.engine_and_baseline("idle").await?, bare::connect(&self.url).await?);
         let (sender, mut begun) = mpsc::unbounded_channel();
         let (stop, never) = (CancellationToken::new(), CancellationToken::new());
         let worker = Worker::new(&queue, JOBS, Probe(Some(sender)), options(10, false)?)?;
@@ -361,8 +364,8 @@ impl Bench {
     }
 
     /// Measures the bytes of a queued job, of a finished one, and of one whose result is no longer kept.
-    async fn memory(&self) -> Result<[Rounds; 3]> {
-        let ((queue, _), jobs) = (self.sides("memory").await?, self.size(100_000));
+    async fn measure_memory(&self) -> Result<[Rounds; 3]> {
+        let ((queue, _), jobs) = (self.engine_and_baseline("memory").await?, self.size(100_000));
         let mut conn = self.conn.clone();
         let mut found = <[Rounds; 3]>::default();
         for round in 1..=self.rounds(3) {
@@ -370,7 +373,7 @@ impl Bench {
             let before = bare::used_memory(&mut conn).await?;
             self.fill(&queue, jobs).await?;
             found[0].push((bare::used_memory(&mut conn).await? - before) / jobs as f64);
-            self.work(&queue, jobs).await?;
+            self.run_worker(&queue, jobs).await?;
             found[1].push((bare::used_memory(&mut conn).await? - before) / jobs as f64);
             let outcomes: Vec<String> =
                 redis::cmd("ZRANGE").arg("memory:done").arg(0).arg(-1).query_async(&mut conn).await?;

@@ -35,19 +35,19 @@ pub const COST: u32 = 12;
 /// Longer than any measurement.
 const TOKEN_MINUTES: u32 = 2 * 24 * 60;
 
-pub struct Stage {
+pub struct Fixture {
     postgres: Server,
     redis: Server,
     sql: tokio_postgres::Client,
     client: reqwest::Client,
-    dir: Dir,
+    dir: PrivateDir,
     secret: String,
     port: u16,
     /// The port of another replica.
     other_port: u16,
 }
 
-impl Stage {
+impl Fixture {
     /// Starts the servers, migrates, creates an admin and users.
     pub async fn set_up() -> Result<Self> {
         eprintln!("starting PostgreSQL and Redis, making {USERS} users");
@@ -59,14 +59,14 @@ impl Stage {
         let (sql, connection) = tokio_postgres::connect(postgres.url.expose_secret(), NoTls).await?;
         tokio::spawn(connection);
         let client = reqwest::Client::builder().no_proxy().build()?;
-        let (dir, secret) = (Dir::new()?, security::random_secret()?);
+        let (dir, secret) = (PrivateDir::new()?, security::random_secret()?);
         let free = || anyhow::Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port());
         let (port, other_port) = (free()?, free()?);
-        let stage = Self { postgres, redis, sql, client, dir, secret, port, other_port };
-        stage.run(&["migrate", "up"]).await?;
-        stage.run(&["create-admin", "--email", ADMIN]).await?;
-        stage.make_users().await?;
-        Ok(stage)
+        let fixture = Self { postgres, redis, sql, client, dir, secret, port, other_port };
+        fixture.run(&["migrate", "up"]).await?;
+        fixture.run(&["create-admin", "--email", ADMIN]).await?;
+        fixture.create_users().await?;
+        Ok(fixture)
     }
 
     /// Stops the servers and waits for their exit.
@@ -75,7 +75,7 @@ impl Stage {
         self.redis.stop().await;
     }
 
-    async fn make_users(&self) -> Result<()> {
+    async fn create_users(&self) -> Result<()> {
         let hash = bcrypt::hash(PASSWORD, COST)?;
         let make = format!(
             "INSERT INTO users (email, hashed_password, full_name, email_verified_at) \
@@ -144,7 +144,7 @@ impl Stage {
     pub async fn serve(&self) -> Result<(Running, f64)> {
         let command = self.saas(&["serve", "--port", &self.port.to_string()]);
         let mut server = Running::start(command, &self.dir().join("serve.log"))?;
-        let cold = server.first_answer(self.port, HEALTH).await.context("saas serve")?;
+        let cold = server.wait_for_first_response(self.port, HEALTH).await.context("saas serve")?;
         Ok((server, cold))
     }
 
@@ -153,7 +153,7 @@ impl Stage {
         let mut command = self.saas(&["serve", "--port", &self.other_port.to_string()]);
         command.env("LOG_LEVEL", "info");
         let mut server = Running::start(command, &self.dir().join("other.log"))?;
-        server.first_answer(self.other_port, HEALTH).await.context("another saas serve")?;
+        server.wait_for_first_response(self.other_port, HEALTH).await.context("another saas serve")?;
         Ok(server)
     }
 
@@ -176,7 +176,7 @@ impl Stage {
 
     /// Signs a user in and returns the access token.
     pub async fn sign_in(&self, email: &str) -> Result<String> {
-        text(&self.send(&login(email)).await?, "access_token")
+        text_field(&self.send(&login(email)).await?, "access_token")
     }
 
     /// Returns a session of a user.
@@ -203,16 +203,16 @@ impl Stage {
 
     /// Enqueues a job of the user of a token, runs it and returns its id.
     pub async fn finished_job(&self, token: &str) -> Result<String> {
-        let job = text(&self.send(&enqueue(token)).await?, "job_id")?;
+        let job = text_field(&self.send(&enqueue(token)).await?, "job_id")?;
         self.run(&["worker", "--burst"]).await?;
-        let status = text(&self.send(&job_status(&job, token)).await?, "status")?;
+        let status = text_field(&self.send(&job_status(&job, token)).await?, "status")?;
         ensure!(status == "finished", "the job is {status}");
         Ok(job)
     }
 
     /// Waits until no job waits or runs. Returns the number of those that still do, and of failed jobs.
     pub async fn jobs_left(&self, admin: &str) -> Result<[u64; 2]> {
-        let request = Request::get(format!("{API}/admin/queues")).of(admin);
+        let request = Request::get(format!("{API}/admin/queues")).with_token(admin);
         let mut left = [0; 2];
         for _ in 0..60 {
             let queues = self.send(&request).await?;
@@ -236,7 +236,7 @@ impl Stage {
     }
 }
 
-fn text(answer: &Value, name: &str) -> Result<String> {
+fn text_field(answer: &Value, name: &str) -> Result<String> {
     Ok(answer[name].as_str().with_context(|| format!("no {name} in {answer}"))?.to_owned())
 }
 
@@ -251,29 +251,29 @@ pub fn login(email: &str) -> Request {
 }
 
 pub fn enqueue(token: &str) -> Request {
-    Request::new(Method::POST, format!("{API}/jobs/example?name=x&duration=0")).of(token)
+    Request::new(Method::POST, format!("{API}/jobs/example?name=x&duration=0")).with_token(token)
 }
 
 pub fn job_status(job: &str, token: &str) -> Request {
-    Request::get(format!("{API}/jobs/{job}/status")).of(token)
+    Request::get(format!("{API}/jobs/{job}/status")).with_token(token)
 }
 
 pub fn me(token: &str) -> Request {
-    Request::get(format!("{API}/users/me")).of(token)
+    Request::get(format!("{API}/users/me")).with_token(token)
 }
 
 pub fn logout(token: &str) -> Request {
-    Request::new(Method::POST, format!("{API}/auth/logout")).of(token)
+    Request::new(Method::POST, format!("{API}/auth/logout")).with_token(token)
 }
 
 pub fn user_list(admin: &str) -> Request {
-    Request::get(format!("{API}/users?limit=20")).of(admin)
+    Request::get(format!("{API}/users?limit=20")).with_token(admin)
 }
 
 /// A directory that only this account can read. It is deleted on drop.
-struct Dir(PathBuf);
+struct PrivateDir(PathBuf);
 
-impl Dir {
+impl PrivateDir {
     fn new() -> Result<Self> {
         use std::os::unix::fs::DirBuilderExt;
         let dir = std::env::temp_dir().join(format!("saas-bench-{}", Uuid::new_v4().simple()));
@@ -282,7 +282,7 @@ impl Dir {
     }
 }
 
-impl Drop for Dir {
+impl Drop for PrivateDir {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }

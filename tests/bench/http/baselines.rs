@@ -1,4 +1,4 @@
-//! The floors: what the machine allows for an empty handler, PostgreSQL, Redis and bcrypt.
+//! The baselines: what the machine allows for an empty handler, PostgreSQL, Redis and bcrypt.
 
 use std::{
     fs,
@@ -17,8 +17,8 @@ use tokio::{
 };
 
 use super::{
+    fixture::{COST, Fixture, PASSWORD},
     process,
-    stage::{COST, PASSWORD, Stage},
     wrk::Sample,
 };
 
@@ -27,15 +27,15 @@ pub const BARE_HANDLER: &str = "bare-handler";
 /// The response of `/health`.
 const BODY: &str = r#"{"status":"healthy","service":"saas","version":"0.1.0"}"#;
 /// The query of `/users/me`.
-const READ: &str = "SELECT sessions.*, users.* FROM sessions INNER JOIN users ON sessions.user_id = users.id \
+const READ_SQL: &str = "SELECT sessions.*, users.* FROM sessions INNER JOIN users ON sessions.user_id = users.id \
                     WHERE sessions.id = :session LIMIT 1;\n";
 /// As large as the outcome of a job.
-const KEY: &str = "bench:value";
-const VALUE: usize = 250;
+const REDIS_KEY: &str = "bench:value";
+const VALUE_BYTES: usize = 250;
 
-struct Bare;
+struct BareEndpoint;
 
-impl Endpoint for Bare {
+impl Endpoint for BareEndpoint {
     type Output = Response;
 
     async fn call(&self, _: Request) -> poem::Result<Response> {
@@ -51,7 +51,7 @@ pub fn serve_bare() -> Result<()> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         listener.set_nonblocking(true)?;
         println!("http://{}", listener.local_addr()?);
-        let server = Server::new_with_acceptor(TcpAcceptor::from_std(listener)?).run(Bare);
+        let server = Server::new_with_acceptor(TcpAcceptor::from_std(listener)?).run(BareEndpoint);
         let (mut parent, mut byte) = (tokio::io::stdin(), [0]);
         tokio::select! {
             ended = server => Ok(ended?),
@@ -82,10 +82,10 @@ impl BareHandler {
 }
 
 /// Measures reads per second of PostgreSQL with 8 clients.
-pub async fn postgres_reads(stage: &Stage, session: &str, seconds: u64) -> Result<f64> {
-    let script = stage.dir().join("read.sql");
-    fs::write(&script, READ)?;
-    let server: tokio_postgres::Config = stage.postgres_url().parse()?;
+pub async fn measure_postgres_reads(fixture: &Fixture, session: &str, seconds: u64) -> Result<f64> {
+    let script = fixture.dir().join("read.sql");
+    fs::write(&script, READ_SQL)?;
+    let server: tokio_postgres::Config = fixture.postgres_url().parse()?;
     let password = String::from_utf8_lossy(server.get_password().unwrap_or_default()).into_owned();
     let port = server.get_ports().first().context("PostgreSQL has no port")?;
     let mut command = process::command("pgbench");
@@ -105,33 +105,33 @@ pub async fn postgres_reads(stage: &Stage, session: &str, seconds: u64) -> Resul
     Ok(rate.parse()?)
 }
 
-/// Stores the value that [`redis_reads`] reads.
-pub async fn set_value(stage: &Stage) -> Result<()> {
-    let mut conn = crate::bare::connect(stage.redis_url()).await?;
-    redis::cmd("SET").arg(KEY).arg("x".repeat(VALUE)).query_async::<()>(&mut conn).await?;
+/// Stores the value that [`measure_redis_reads`] reads.
+pub async fn store_value(fixture: &Fixture) -> Result<()> {
+    let mut conn = crate::bare::connect(fixture.redis_url()).await?;
+    redis::cmd("SET").arg(REDIS_KEY).arg("x".repeat(VALUE_BYTES)).query_async::<()>(&mut conn).await?;
     Ok(())
 }
 
 /// Measures reads of a value by 32 clients, without pipelining.
-pub async fn redis_reads(stage: &Stage, seconds: u64) -> Result<Sample> {
+pub async fn measure_redis_reads(fixture: &Fixture, seconds: u64) -> Result<Sample> {
     // redis-benchmark takes a number of requests, not a duration.
-    let first = redis_benchmark(stage, 20_000, seconds).await?;
-    redis_benchmark(stage, (first.rate * seconds as f64) as u64, seconds).await
+    let first = redis_benchmark(fixture, 20_000, seconds).await?;
+    redis_benchmark(fixture, (first.rate * seconds as f64) as u64, seconds).await
 }
 
-async fn redis_benchmark(stage: &Stage, requests: u64, seconds: u64) -> Result<Sample> {
+async fn redis_benchmark(fixture: &Fixture, requests: u64, seconds: u64) -> Result<Sample> {
     let address =
-        stage.redis_url().strip_prefix("redis://:").context("the URL of Redis has an unknown form")?;
+        fixture.redis_url().strip_prefix("redis://:").context("the URL of Redis has an unknown form")?;
     let (password, host) = address.split_once('@').context("Redis has no password")?;
     let host = host.split('/').next().unwrap_or_default();
     let (host, port) = host.split_once(':').context("Redis has no port")?;
-    let program = installed(&["redis-benchmark", "valkey-benchmark"])?;
+    let program = find_installed(&["redis-benchmark", "valkey-benchmark"])?;
     let mut command = process::command(program);
     command.args(["-h", host, "-p", port, "-a", password, "-c", "32", "-P", "1", "--csv"]).args([
         "-n",
         &requests.to_string(),
         "GET",
-        KEY,
+        REDIS_KEY,
     ]);
     let output = process::run_for(command, seconds).await?;
     let line = output.lines().find_map(|line| line.strip_prefix("\"GET")).context("there is no line for GET");
@@ -146,7 +146,7 @@ async fn redis_benchmark(stage: &Stage, requests: u64, seconds: u64) -> Result<S
 }
 
 /// Returns the first of the programs that is installed.
-fn installed(names: &[&'static str]) -> Result<&'static str> {
+fn find_installed(names: &[&'static str]) -> Result<&'static str> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let dirs: Vec<_> = std::env::split_paths(&path).collect();
     let found = names.iter().copied().find(|name| dirs.iter().any(|dir| dir.join(name).is_file()));
@@ -154,7 +154,7 @@ fn installed(names: &[&'static str]) -> Result<&'static str> {
 }
 
 /// Measures passwords hashed per second on all cores.
-pub async fn hashes(seconds: u64) -> Result<f64> {
+pub async fn measure_hashes(seconds: u64) -> Result<f64> {
     let (begun, time) = (Instant::now(), Duration::from_secs(seconds));
     let mut cores = JoinSet::new();
     for _ in 0..std::thread::available_parallelism()?.get() {
