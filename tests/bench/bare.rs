@@ -1,4 +1,5 @@
-//! The baseline of the job engine: loops that only call the engine's scripts. Also statistics of Redis.
+//! The baseline of the job engine: loops that only call the Lua scripts of the engine. Also reads statistics
+//! of Redis.
 
 use std::{sync::LazyLock, time::Duration};
 
@@ -9,12 +10,13 @@ use tokio::task::JoinSet;
 use uuid::Uuid;
 
 pub const QUEUE: &str = "default";
-/// Concurrent callers that enqueue one job at a time.
+/// The number of concurrent callers that enqueue one job at a time.
 pub const CALLERS: usize = 50;
-/// Longer than it takes to delete a million jobs.
+/// Time limit of a Redis command. Deleting a million jobs takes less.
 const REDIS_TIMEOUT: Duration = Duration::from_secs(120);
 
-// The same header as in `src/queue/scripts.rs`, byte for byte, so that Redis has one copy of each script.
+// Builds the same text as `src/queue/scripts.rs`, so that Redis has the same hash for both and statistics
+// cover both.
 macro_rules! script {
     ($header:literal, $file:literal) => {
         LazyLock::new(|| {
@@ -34,7 +36,7 @@ static PUSH: LazyLock<Script> = script!("#!lua\n", "push");
 static FETCH: LazyLock<Script> = script!("#!lua flags=allow-oom\n", "fetch");
 static SETTLE: LazyLock<Script> = script!("#!lua flags=allow-oom\n", "settle");
 
-/// Opens a connection like the engine's, with longer time-outs.
+/// Opens a connection like those of the engine, with longer time-outs.
 pub async fn connect(url: &str) -> Result<MultiplexedConnection> {
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(REDIS_TIMEOUT))
@@ -42,12 +44,12 @@ pub async fn connect(url: &str) -> Result<MultiplexedConnection> {
     Ok(redis::Client::open(url)?.get_multiplexed_async_connection_with_config(&config).await?)
 }
 
-/// Creates ids like the engine's.
+/// Creates job ids in the format of the engine.
 pub fn new_ids(n: usize) -> Vec<String> {
     (0..n).map(|_| Uuid::now_v7().simple().to_string()).collect()
 }
 
-/// Runs all callers concurrently until they end.
+/// Runs [`CALLERS`] callers concurrently until all have ended.
 pub async fn run_callers<F>(caller: impl Fn(usize) -> F) -> Result<()>
 where
     F: Future<Output = Result<()>> + Send + 'static,
@@ -62,7 +64,7 @@ where
     Ok(())
 }
 
-/// A connection that calls the scripts.
+/// A Redis connection that calls the scripts of the engine directly.
 #[derive(Clone)]
 pub struct BareClient {
     conn: MultiplexedConnection,
@@ -71,7 +73,7 @@ pub struct BareClient {
     ttl: u64,
 }
 
-/// The jobs of one fetch.
+/// The jobs that one fetch has leased from a queue.
 struct FetchedBatch {
     token: String,
     ids: Vec<String>,
@@ -123,7 +125,7 @@ impl BareClient {
     }
 
     async fn fetch(&self, want: usize) -> RedisResult<Vec<FetchedBatch>> {
-        // Parsed as in the engine.
+        // The type that the engine parses, so that parsing costs the same.
         type Taken = (String, Vec<String>, Vec<Vec<u8>>, Vec<Option<u32>>, Vec<Option<u32>>, String);
         let token = Uuid::new_v4().simple().to_string();
         let mut call = FETCH.key(self.prefix);
@@ -188,7 +190,8 @@ pub async fn describe(conn: &mut MultiplexedConnection) -> Result<String> {
     Ok(text)
 }
 
-/// Microseconds that Redis has spent in scripts and in waking workers since the last reset of its statistics.
+/// Returns the microseconds that Redis has spent in scripts and in waking workers since its statistics were
+/// reset.
 pub async fn script_time(conn: &mut MultiplexedConnection) -> Result<f64> {
     let info = read_info(conn, "commandstats").await?;
     let mut total = 0.0;
@@ -200,7 +203,7 @@ pub async fn script_time(conn: &mut MultiplexedConnection) -> Result<f64> {
     Ok(total)
 }
 
-/// Bytes of memory in use, without the buffers of connections.
+/// Returns the bytes of memory that Redis uses, without the buffers of connections.
 pub async fn used_memory(conn: &mut MultiplexedConnection) -> Result<f64> {
     let info = read_info(conn, "memory").await?;
     let mut bytes = [0.0; 2];
@@ -221,7 +224,8 @@ pub async fn watch_slow_calls(conn: &mut MultiplexedConnection) -> Result<()> {
 
 /// Returns the number of logged script calls, and a description of the slowest.
 pub async fn slow_calls(conn: &mut MultiplexedConnection) -> Result<(usize, Option<String>)> {
-    // Id, time, microseconds, words, address and name of the client.
+    // Id, start time, duration in microseconds, the command with its arguments, and the address and name of
+    // the client.
     type Entry = (i64, i64, u64, Vec<Vec<u8>>, String, String);
     let entries: Vec<Entry> = redis::cmd("SLOWLOG").arg("GET").arg(1_000).query_async(conn).await?;
     let (mut count, mut worst): (usize, Option<(u64, String)>) = (0, None);
@@ -232,7 +236,7 @@ pub async fn slow_calls(conn: &mut MultiplexedConnection) -> Result<(usize, Opti
         }
         count += 1;
         if worst.as_ref().is_none_or(|(most, _)| *most < micros) {
-            // After the hash and the number of keys: the prefix and the first arguments.
+            // Skips EVALSHA, the hash and the number of keys. Takes the key prefix and the first arguments.
             let call: Vec<_> = words.iter().skip(3).take(6).map(|word| shorten(word)).collect();
             let script = words.get(1).map_or("a script", |hash| script_name(hash));
             worst = Some((micros, format!("{:.1} ms: {script} {}", micros as f64 / 1e3, call.join(" "))));

@@ -9,7 +9,7 @@ mod table;
 
 use std::process::ExitCode;
 
-// The allocator of `saas`, so that the bare handler is comparable.
+// The same allocator as in `saas`, so that the bare handler is comparable.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

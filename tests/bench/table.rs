@@ -1,10 +1,10 @@
-//! Figures of several rounds, and the tables that show them.
+//! Figures of several rounds, and the tables that show these figures.
 
 use std::{fmt, iter::once};
 
 use crate::bare::CALLERS;
 
-/// The values of one measurement, one per round.
+/// The values of one measurement, one for each round.
 #[derive(Default)]
 pub struct Rounds(Vec<f64>);
 
@@ -50,7 +50,7 @@ impl Rounds {
         self.0.iter().copied().fold(f64::NEG_INFINITY, f64::max)
     }
 
-    /// Returns the ratio of the medians.
+    /// Returns the ratio of the median to that of the baseline.
     pub fn ratio_to(&self, baseline: &Self) -> f64 {
         self.median() / baseline.median()
     }
@@ -75,12 +75,12 @@ impl Rounds {
     }
 }
 
-/// One round of the engine or of the baseline.
+/// The result of one round of the engine or of the baseline.
 #[derive(Default)]
 pub struct Sample {
     pub jobs: usize,
     pub seconds: f64,
-    /// Microseconds of Redis's time.
+    /// Microseconds that Redis has spent in scripts.
     pub redis: f64,
 }
 
@@ -97,12 +97,12 @@ impl Sample {
     }
 }
 
-/// The rounds of one measurement: of the engine, and of the baseline.
+/// The results of one measurement in all rounds: first of the engine, then of the baseline.
 #[derive(Default)]
 pub struct EngineAndBaseline {
     /// Jobs per second.
     pub rate: [Rounds; 2],
-    /// Microseconds of Redis's time per job.
+    /// Microseconds that Redis has spent in scripts, per job.
     pub cost: [Rounds; 2],
 }
 
@@ -135,27 +135,28 @@ pub fn number(value: f64, digits: usize) -> String {
     grouped + decimals
 }
 
-/// Formats a target with its result.
+/// Formats a target, and whether it is met.
 pub fn target(text: impl fmt::Display, met: bool) -> String {
     format!("{text}: {}", if met { "met" } else { "MISSED" })
 }
 
 /// The figures of the job engine.
 pub struct Figures {
-    /// The lengths of the two backlogs.
+    /// The number of jobs in the short backlog.
     pub short: String,
+    /// The number of jobs in the long backlog.
     pub long: String,
     pub bulk: EngineAndBaseline,
     pub single: EngineAndBaseline,
     pub short_drain: EngineAndBaseline,
     pub long_drain: EngineAndBaseline,
-    /// Milliseconds of a pick-up and of a PING: median, 99th percentile, maximum.
+    /// Milliseconds until an idle worker starts a job, and those of a PING: median, 99th percentile, maximum.
     pub pick_up: [[Rounds; 2]; 3],
     /// Bytes of a queued job and of its envelope.
     pub memory: [Rounds; 2],
     /// Bytes of a finished job whose result is kept, and of one of which only the state is kept.
     pub ended: [Rounds; 2],
-    /// The number of slow script calls, and the slowest.
+    /// The number of script calls above 10 ms, and a description of the slowest.
     pub slow: (usize, Option<String>),
 }
 

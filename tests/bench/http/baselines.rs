@@ -1,4 +1,4 @@
-//! The baselines: what the machine allows for an empty handler, PostgreSQL, Redis and bcrypt.
+//! The baselines: the rates that the machine allows for a bare handler, PostgreSQL, Redis and bcrypt.
 
 use std::{
     fs,
@@ -22,17 +22,18 @@ use super::{
     wrk::Sample,
 };
 
-/// Internal argument: the benchmark serves the bare handler.
+/// The argument with which the benchmark starts itself to serve the bare handler. Users do not pass it.
 pub const BARE_HANDLER: &str = "bare-handler";
 /// The response of `/health`.
 const BODY: &str = r#"{"status":"healthy","service":"saas","version":"0.1.0"}"#;
 /// The query of `/users/me`.
 const READ_SQL: &str = "SELECT sessions.*, users.* FROM sessions INNER JOIN users ON sessions.user_id = users.id \
                     WHERE sessions.id = :session LIMIT 1;\n";
-/// As large as the outcome of a job.
 const REDIS_KEY: &str = "bench:value";
+/// The size of the value, which is about that of the outcome of a job.
 const VALUE_BYTES: usize = 250;
 
+/// A handler that returns a constant response.
 struct BareEndpoint;
 
 impl Endpoint for BareEndpoint {
@@ -45,7 +46,7 @@ impl Endpoint for BareEndpoint {
 
 /// Serves the bare handler until standard input closes, which happens when the parent process ends.
 pub fn serve_bare() -> Result<()> {
-    // The runtime of `saas`.
+    // The same runtime as that of `saas`.
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(async {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
@@ -62,7 +63,7 @@ pub fn serve_bare() -> Result<()> {
     result
 }
 
-/// The bare handler in a process of its own, which ends with this.
+/// The bare handler in a separate process, which is killed when this value is dropped.
 pub struct BareHandler {
     _process: Child,
     pub url: String,
@@ -114,7 +115,8 @@ pub async fn store_value(fixture: &Fixture) -> Result<()> {
 
 /// Measures reads of a value by 32 clients, without pipelining.
 pub async fn measure_redis_reads(fixture: &Fixture, seconds: u64) -> Result<Sample> {
-    // redis-benchmark takes a number of requests, not a duration.
+    // redis-benchmark takes a number of requests instead of a duration, so a short run measures the rate
+    // first.
     let first = redis_benchmark(fixture, 20_000, seconds).await?;
     redis_benchmark(fixture, (first.rate * seconds as f64) as u64, seconds).await
 }
@@ -136,7 +138,7 @@ async fn redis_benchmark(fixture: &Fixture, requests: u64, seconds: u64) -> Resu
     let output = process::run_for(command, seconds).await?;
     let line = output.lines().find_map(|line| line.strip_prefix("\"GET")).context("there is no line for GET");
     let line = line.with_context(|| format!("cannot parse the output of {program}:\n{output}"))?;
-    // After the name: requests/s, then milliseconds: mean, min, p50, p95, p99, max.
+    // The fields after the name: requests per second, then mean, min, p50, p95, p99 and max in milliseconds.
     let numbers = line.split(',').skip(1).map(|number| number.trim_matches('"').parse::<f64>());
     let numbers: Vec<f64> = numbers.collect::<Result<_, _>>()?;
     let [rate, _, _, p50, _, p99, ..] = numbers[..] else {
@@ -145,7 +147,7 @@ async fn redis_benchmark(fixture: &Fixture, requests: u64, seconds: u64) -> Resu
     Ok(Sample { rate, p50, p99, errors: 0, refused: 0 })
 }
 
-/// Returns the first of the programs that is installed.
+/// Returns the first of `names` that is a program in `PATH`.
 fn find_installed(names: &[&'static str]) -> Result<&'static str> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let dirs: Vec<_> = std::env::split_paths(&path).collect();

@@ -10,7 +10,8 @@ use crate::bare;
 const RESULTS_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/performance.md");
 const PLOT_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/performance.svg");
 
-/// Fails if the file has no marks for a section. Called before the measurement, so that no results are lost.
+/// Fails if the file has no marks for a section. Called before the measurement, so that its results are not
+/// lost.
 pub fn check(section: &str) -> Result<()> {
     split_around(section).map(drop)
 }
@@ -38,7 +39,7 @@ fn split_around(section: &str) -> Result<[String; 2]> {
     parts().with_context(|| format!("{RESULTS_FILE} lacks the lines {} and {end}", begin.trim_end()))
 }
 
-/// Describes date, machine and servers in one line.
+/// Describes the date, the machine and the servers in one line.
 pub async fn describe_environment(fixture: &Fixture) -> Result<String> {
     let redis = bare::describe(&mut bare::connect(fixture.redis_url()).await?).await?;
     Ok(format!(

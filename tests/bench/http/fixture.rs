@@ -1,4 +1,5 @@
-//! The environment: private servers, a migrated database with users, `saas serve` with production settings.
+//! The fixture of the benchmarks: private servers, a migrated database with users, and `saas serve` with
+//! production settings.
 
 use std::{
     fs,
@@ -43,12 +44,12 @@ pub struct Fixture {
     dir: PrivateDir,
     secret: String,
     port: u16,
-    /// The port of another replica.
+    /// The port of a second `saas serve`.
     other_port: u16,
 }
 
 impl Fixture {
-    /// Starts the servers, migrates, creates an admin and users.
+    /// Starts the servers, applies the migrations, and creates an admin and the users.
     pub async fn set_up() -> Result<Self> {
         eprintln!("starting PostgreSQL and Redis, making {USERS} users");
         let servers = dev::test_dir()?;
@@ -111,7 +112,7 @@ impl Fixture {
         self.redis.url.expose_secret()
     }
 
-    /// A `saas` command with production settings and a minimal environment.
+    /// Creates a `saas` command with production settings and a minimal environment.
     fn saas(&self, args: &[&str]) -> Command {
         let mut command = process::command(env!("CARGO_BIN_EXE_saas"));
         command.args(args).env_clear();
@@ -124,7 +125,7 @@ impl Fixture {
             .env("DATABASE_URL", self.postgres_url())
             .env("REDIS_URL", self.redis_url())
             .env("SECRET_KEY", &self.secret)
-            // One user enqueues all jobs.
+            // One user enqueues all jobs, so the limits for each user must be high.
             .env("USER_MAX_QUEUED_JOBS", "1000000000")
             .env("USER_MAX_QUEUED_BYTES", "1000000000000")
             .env("USER_MAX_JOBS_PER_HOUR", "1000000000")
@@ -140,7 +141,7 @@ impl Fixture {
         process::run(self.saas(args)).await.map(drop)
     }
 
-    /// Starts `saas serve`. Returns it with the milliseconds until its first response.
+    /// Starts `saas serve`. Returns the process, and the milliseconds until its first response.
     pub async fn serve(&self) -> Result<(Running, f64)> {
         let command = self.saas(&["serve", "--port", &self.port.to_string()]);
         let mut server = Running::start(command, &self.dir().join("serve.log"))?;
@@ -148,7 +149,7 @@ impl Fixture {
         Ok((server, cold))
     }
 
-    /// Starts another replica, with the default log level.
+    /// Starts a second `saas serve`, with the default log level.
     pub async fn serve_other(&self) -> Result<Running> {
         let mut command = self.saas(&["serve", "--port", &self.other_port.to_string()]);
         command.env("LOG_LEVEL", "info");
@@ -165,7 +166,7 @@ impl Fixture {
         request.send(&self.client, &self.url()).await
     }
 
-    /// Returns the status of a response of the other replica.
+    /// Sends a request to the second `saas serve`, and returns the status of the response.
     pub async fn status_at_other(&self, request: &Request) -> Result<StatusCode> {
         Ok(request.build(&self.client, &self.other_url()).send().await?.status())
     }
@@ -179,15 +180,15 @@ impl Fixture {
         text_field(&self.send(&login(email)).await?, "access_token")
     }
 
-    /// Returns a session of a user.
+    /// Returns the id of a session of a user.
     pub async fn session(&self, email: &str) -> Result<String> {
         let find = "SELECT sessions.id::text FROM sessions JOIN users ON users.id = sessions.user_id \
                     WHERE email = $1 LIMIT 1";
         Ok(self.sql.query_one(find, &[&email]).await?.try_get(0)?)
     }
 
-    /// Opens sessions of `count` users in the database, without hashing, and returns their access tokens. The
-    /// users are then known at the address of this machine.
+    /// Inserts a session for each of `count` users, without hashing a password. Returns their access tokens.
+    /// Later logins of these users count as logins from a known network.
     pub async fn sign_in_many(&self, count: i64) -> Result<Vec<String>> {
         let make = "INSERT INTO sessions (id, user_id, address, expires_at) \
                     SELECT gen_random_uuid(), id, '127.0.0.1', now() + interval '30 days' FROM users \
@@ -210,7 +211,8 @@ impl Fixture {
         Ok(job)
     }
 
-    /// Waits until no job waits or runs. Returns the number of those that still do, and of failed jobs.
+    /// Waits up to 30 seconds until no job waits or runs. Returns the number of jobs that still wait or run,
+    /// and the number of failed jobs.
     pub async fn jobs_left(&self, admin: &str) -> Result<[u64; 2]> {
         let request = Request::get(format!("{API}/admin/queues")).with_token(admin);
         let mut left = [0; 2];
@@ -240,7 +242,7 @@ fn text_field(answer: &Value, name: &str) -> Result<String> {
     Ok(answer[name].as_str().with_context(|| format!("no {name} in {answer}"))?.to_owned())
 }
 
-/// Returns the email address of a user.
+/// Returns the email address of the user with this number. Numbers above [`USERS`] start again.
 pub fn user(n: usize) -> String {
     format!("user{}@example.com", n % USERS + 1)
 }

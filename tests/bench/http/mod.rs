@@ -1,12 +1,12 @@
-//! The API under load by wrk. Every figure has a baseline. Both are measured in alternating rounds of one run,
-//! so that a slow or busy machine affects both.
+//! Measures the API under load, which wrk generates. Most figures are compared with a baseline. Both are
+//! measured in alternating rounds of one run, so that a slow or busy machine affects both.
 //!
 //! | file | concern |
 //! |---|---|
-//! | `fixture` | the environment: servers, users, `saas serve` |
+//! | `fixture` | servers, users, `saas serve` |
 //! | `process` | starting and stopping processes |
 //! | `wrk` | load, and its results |
-//! | `baselines` | what the machine allows |
+//! | `baselines` | the rates that the machine allows |
 //! | `report`, `plot`, `document` | the figures as a table, as bars, in `docs/performance.md` |
 //! | `stop` | shutdown under load |
 //! | `soak` | mixed load over a long time |
@@ -35,14 +35,17 @@ use process::Running;
 use report::Figures;
 use wrk::{Load, Request, Sample};
 
+/// The number of measured starts of `saas serve`.
 const COLD_STARTS: usize = 5;
+/// The number of connections of most loads.
 const CONNECTIONS: usize = 32;
 /// Time for the server to finish the work of the last load, such as hashes for disconnected clients.
 const SETTLE_TIME: Duration = Duration::from_millis(1_500);
-/// Users that request `/users/me` in turns.
+/// The number of users that request `/users/me` in turns.
 const READERS: i64 = 200;
-/// Users that log in in turns.
+/// The number of users that log in in turns.
 const LOGIN_USERS: usize = 1_000;
+/// The number of measured logouts.
 const LOGOUTS: i64 = 50;
 const LOGOUT_TIMEOUT: Duration = Duration::from_secs(10);
 const PAUSE_BETWEEN_LOADS: Duration = Duration::from_millis(200);
@@ -122,7 +125,7 @@ async fn measure(fixture: &Fixture, args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Measures memory and wake-ups of the idle server.
+/// Measures memory and wake-ups of the idle server: before the load (`when` is 0) or after it (1).
 async fn measure_at_rest(server: &Running, period: Duration, figures: &mut Figures, when: usize) {
     eprintln!("at rest");
     sleep(SETTLE_TIME).await;
@@ -134,6 +137,7 @@ async fn measure_at_rest(server: &Running, period: Duration, figures: &mut Figur
     }
 }
 
+/// The loads, and the fixture that they run on.
 struct Bench<'a> {
     fixture: &'a Fixture,
     bare: BareHandler,
@@ -147,13 +151,13 @@ struct Bench<'a> {
     enqueue: Load,
     status: Load,
     login: Load,
-    /// Requests `/users/me` from fewer connections.
+    /// Requests to `/users/me` from fewer connections.
     few: Load,
     flood: Load,
 }
 
 impl<'a> Bench<'a> {
-    /// Signs in, and runs all sides once to warm up.
+    /// Signs users in and builds the loads. Runs most loads and the bare handler once, to warm up.
     async fn prepare(fixture: &'a Fixture, seconds: u64) -> Result<Self> {
         eprintln!("warming up");
         let email = user(0);
@@ -164,7 +168,7 @@ impl<'a> Bench<'a> {
         };
         let (readers, all) = (requests(READERS).await?, requests(USERS as i64).await?);
         baselines::store_value(fixture).await?;
-        // Few logins of each user, because those of one user are limited.
+        // Each of many users logs in a few times, because the logins of one user are rate-limited.
         let logins: Vec<_> = (0..LOGIN_USERS).map(|n| login(&user(n))).collect();
         let bench = Self {
             fixture,
@@ -197,7 +201,7 @@ impl<'a> Bench<'a> {
         load.run(&self.fixture.url(), self.fixture.dir(), self.seconds).await
     }
 
-    /// Deletes the enqueued jobs. No worker runs, since it would use CPU time of the machine.
+    /// Deletes the enqueued jobs. No worker runs them, since it would take CPU time from the measurement.
     async fn purge_jobs(&self) -> Result<()> {
         self.fixture.run(&["queue", "purge", "default", "--status", "queued", "--yes"]).await
     }
@@ -227,7 +231,8 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
-    /// Measures the time from a logout until another replica refuses the token, under load and with copies.
+    /// Measures the time from a logout until the second server refuses the token. That server is under load,
+    /// and has copies of the session.
     async fn measure_logouts(&self, figures: &mut Figures) -> Result<()> {
         let fixture = self.fixture;
         let logouts = async {
@@ -256,7 +261,7 @@ impl<'a> Bench<'a> {
         tokio::try_join!(load, logouts).map(drop)
     }
 
-    /// Measures `/users/me` during a flood of logins, and the flood.
+    /// Measures `/users/me` during a flood of logins. Returns the results of both.
     async fn measure_flood(&self) -> Result<(Sample, Sample)> {
         let (url, dir) = (self.fixture.url(), self.fixture.dir());
         let beside = async {

@@ -1,4 +1,4 @@
-//! Horizontal bars, as an SVG image.
+//! Draws a chart of horizontal bars as an SVG image. Its sizes are in pixels.
 
 use crate::table::number;
 

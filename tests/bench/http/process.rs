@@ -1,4 +1,4 @@
-//! The processes of a measurement. None outlives it. Also their memory and wake-ups.
+//! Starts and stops the processes of a benchmark, which end with it. Also measures their memory and wake-ups.
 
 use std::{
     collections::BTreeMap,
@@ -20,10 +20,11 @@ use tokio::{
 
 /// Shell script that kills a process when the other end of its standard input closes.
 const KILL_ON_EOF: &str = "read -r _; kill -s KILL \"$0\"";
-/// Time limit of steps that should be quick.
+/// Time limit of steps that usually take less than a second.
 const STEP_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Runs the work until it ends, or until Ctrl-C or SIGTERM. Dropping it stops the processes that it started.
+/// Runs `work` until it ends, or until Ctrl-C or SIGTERM. Then `work` is dropped, which stops the processes
+/// that it has started.
 pub fn block_on(work: impl Future<Output = Result<()>>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(async {
@@ -38,8 +39,9 @@ pub fn block_on(work: impl Future<Output = Result<()>>) -> Result<()> {
     result
 }
 
-/// A command that is killed when its handle is dropped. Its own process group keeps Ctrl-C away from it, so
-/// that this process stops everything in order. Its working directory has no `.env`.
+/// Creates a command whose process is killed when its handle is dropped. Ctrl-C does not reach its process
+/// group, so that this process can stop everything in order. The working directory is `/`, which has no
+/// `.env`.
 pub fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     command.stdin(Stdio::null()).current_dir("/").process_group(0).kill_on_drop(true);
@@ -51,6 +53,7 @@ fn start(command: &mut Command) -> Result<Child> {
     command.spawn().with_context(|| format!("cannot start {program}; run ./scripts/bench, which installs it"))
 }
 
+/// Starts a shell that kills `process` when this process ends for any reason.
 fn start_watcher(process: &Child) -> Result<Child> {
     let pid = process.id().context("the process has ended")?.to_string();
     let mut watcher = command("/bin/sh");
@@ -76,9 +79,10 @@ pub async fn run(command: Command) -> Result<String> {
     run_for(command, 0).await
 }
 
-/// A process that runs until this is dropped.
+/// A process that is killed when this value is dropped.
 pub struct Running {
-    // Dropped first: the process id may belong to another process later.
+    // Dropped before `child`. Later, the process id may belong to another process, which the watcher would
+    // kill.
     _watcher: Child,
     child: Child,
     log: PathBuf,
@@ -97,12 +101,12 @@ impl Running {
         Ok(Self { _watcher: start_watcher(&child)?, child, log: log.to_owned(), pid, begun })
     }
 
-    /// Kills it and waits for it.
+    /// Kills the process and waits for its exit.
     pub async fn stop(mut self) -> Result<()> {
         Ok(self.child.kill().await?)
     }
 
-    /// Sends SIGTERM and waits for the exit. Returns the milliseconds.
+    /// Sends SIGTERM and waits for the exit. Returns how long this took, in milliseconds.
     ///
     /// # Errors
     /// If the exit code is not 0.
@@ -145,13 +149,13 @@ impl Running {
         }
     }
 
-    /// Returns its memory in megabytes, or `None` if the system does not report it.
+    /// Returns the resident memory in megabytes, or `None` if the system does not report it.
     pub fn memory(&self) -> Option<f64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
         Some(proc_field(&status, "VmRSS")? * 1_024.0 / 1e6)
     }
 
-    /// Measures the wake-ups per second of all its threads, or `None` if the system does not report them.
+    /// Measures the wake-ups per second of all threads. Returns `None` if the system does not report them.
     pub async fn wake_ups(&self, period: Duration) -> Option<f64> {
         let before = self.context_switches()?;
         sleep(period).await;
@@ -172,13 +176,14 @@ impl Running {
     }
 }
 
-/// Parses a number in a file below `/proc`.
+/// Returns the number in the line `name:` of a file below `/proc`.
 fn proc_field(status: &str, name: &str) -> Option<f64> {
     let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
     value.split_whitespace().next()?.parse().ok()
 }
 
-/// Returns whether a path answers 200. Without an HTTP client, whose set-up takes time.
+/// Returns whether a GET of a path is answered with 200. Uses a plain socket, because creating an HTTP client
+/// takes time.
 async fn answers_200(port: u16, path: &str) -> Result<bool> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n");

@@ -14,9 +14,9 @@ const PER_SECOND_EXACT: Unit = Unit { suffix: "/s", digits: 1 };
 /// The rounds of one measurement.
 #[derive(Default)]
 pub struct Series {
-    /// Its name in the table.
+    /// The name in the table.
     pub name: &'static str,
-    /// Its name as the baseline of another row.
+    /// The name in other rows that have this series as a baseline.
     short: &'static str,
     pub rate: Rounds,
     p50: Rounds,
@@ -39,10 +39,11 @@ impl Series {
     }
 }
 
+/// All results of the benchmark.
 pub struct Figures {
     pub health: Series,
     pub me: Series,
-    /// `/users/me` of so many users that each request reads PostgreSQL.
+    /// `/users/me` with so many users that each request reads PostgreSQL.
     pub uncached: Series,
     /// `/users/me` with the access log.
     pub logged: Series,
@@ -50,17 +51,18 @@ pub struct Figures {
     pub enqueue: Series,
     pub status: Series,
     pub login: Series,
-    /// `/users/me` from fewer connections, without and during the flood of logins.
+    /// `/users/me` from fewer connections, without the flood of logins.
     pub alone: Series,
+    /// The same during the flood.
     pub beside: Series,
     pub flood: Series,
     pub bare: Series,
     pub postgres: Series,
     pub redis: Series,
     pub hashes: Series,
-    /// Milliseconds.
+    /// Milliseconds from the start of `saas serve` to its first response.
     pub cold: Rounds,
-    /// Milliseconds from the response of a logout until another replica refuses the token.
+    /// Milliseconds from the response to a logout until another server refuses the token.
     pub logouts: Rounds,
     pub stop: Outcome,
     /// Megabytes before and after the load; empty if the system does not report them.
@@ -128,7 +130,7 @@ impl Figures {
         table
     }
 
-    /// The rows about the process of `saas serve`.
+    /// Returns the rows about the process of `saas serve`.
     fn process_rows(&self) -> [[String; 7]; 7] {
         let [rest, loaded] = &self.memory;
         let [idle, still] = &self.wake_ups;
@@ -176,7 +178,7 @@ impl Figures {
         ]
     }
 
-    /// The bars of the plot: name, rate per second, and whether it is a baseline.
+    /// Returns the bars of the plot: name, rate per second, and whether it is a baseline.
     pub fn bars(&self) -> Vec<(&'static str, f64, bool)> {
         let measured =
             [&self.health, &self.me, &self.uncached, &self.list, &self.enqueue, &self.status, &self.login];

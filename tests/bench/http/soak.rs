@@ -16,9 +16,9 @@ use super::{
 };
 use crate::table::{PER_SECOND, Table, number, target};
 
-/// Users that read, each with an own session, so that many copies are in use.
+/// The number of users that read. Each has a session, so the server keeps copies of many sessions.
 const READERS: i64 = 200;
-/// Users that log in, one after the other.
+/// The number of users that log in, one after the other.
 const LOGINS: usize = 200;
 
 /// Runs reads, logins, enqueues and a worker together, and measures the memory each minute.
@@ -162,7 +162,7 @@ fn row(name: &str, sample: &Sample) -> [String; 5] {
     ]
 }
 
-/// Counts the errors in a log.
+/// Counts the lines of the level `error` in the log of a process.
 fn count_errors(process: &Running) -> u64 {
     process.log().lines().filter(|line| line.contains(r#""level":"error""#)).count() as u64
 }

@@ -1,4 +1,4 @@
-//! Shutdown of the server under load: the requests that it loses.
+//! Shuts the server down under load, and counts the requests that it loses.
 
 use std::{
     sync::{
@@ -34,10 +34,11 @@ pub struct Outcome {
     pub took: f64,
 }
 
+/// The numbers of answered, lost and turned-away requests, which all clients share.
 #[derive(Default)]
 struct Counts([AtomicU64; 3]);
 
-/// Sends 5,000 requests per second over keep-alive connections, and stops the server meanwhile.
+/// Sends 5,000 requests per second over keep-alive connections, and stops the server after two seconds.
 pub async fn measure(fixture: &Fixture, server: Running, request: &Request) -> Result<Outcome> {
     let (counts, text) = (Arc::new(Counts::default()), request.text());
     let mut clients = JoinSet::new();

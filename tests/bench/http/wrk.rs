@@ -1,4 +1,4 @@
-//! Load by wrk: its scripts and results.
+//! Runs wrk: writes its Lua scripts and parses its results.
 
 use std::{fs, path::Path};
 
@@ -58,7 +58,7 @@ impl Request {
     /// Sends the request once and returns the response body.
     ///
     /// # Errors
-    /// If the response is not a success: such a request is not worth measuring.
+    /// If the status is not a success, because measuring such a request would be meaningless.
     pub async fn send(&self, client: &reqwest::Client, url: &str) -> Result<serde_json::Value> {
         let answer = self.build(client, url).send().await?;
         let (status, text) = (answer.status(), answer.text().await?);
@@ -69,7 +69,7 @@ impl Request {
         serde_json::from_str(&text).with_context(|| format!("{} answers no JSON: {text}", self.path))
     }
 
-    /// Formats the request for a keep-alive connection.
+    /// Formats the request as HTTP/1.1 for a keep-alive connection.
     pub fn text(&self) -> String {
         let headers: String =
             self.headers().iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
@@ -79,12 +79,12 @@ impl Request {
 
 /// A wrk load: the requests, the number of connections, and the pause before each request.
 pub struct Load {
-    /// Name of its script.
+    /// The name of the script file.
     pub name: &'static str,
-    /// Requests that each thread sends in rotation.
+    /// The requests that each thread sends in rotation.
     pub requests: Vec<Request>,
     pub connections: usize,
-    /// Pause of a connection before each request.
+    /// The pause of each connection before a request, in milliseconds.
     pub pause_ms: u64,
     /// Whether a 503 with `Retry-After` is not an error.
     pub allow_503: bool,
@@ -94,21 +94,22 @@ pub struct Load {
 pub struct Sample {
     /// Successful responses per second.
     pub rate: f64,
-    /// Milliseconds.
+    /// Median of the response time in milliseconds.
     pub p50: f64,
+    /// 99th percentile of the response time in milliseconds.
     pub p99: f64,
     pub errors: u64,
-    /// Responses of 503 with `Retry-After`, if they are not errors.
+    /// Responses of 503 with `Retry-After`, if [`Load::allow_503`] is set.
     pub refused: u64,
 }
 
 impl Load {
-    /// Creates a load of one request.
+    /// Creates a load that repeats one request.
     pub fn single(name: &'static str, connections: usize, request: Request) -> Self {
         Self { name, requests: vec![request], connections, pause_ms: 0, allow_503: false }
     }
 
-    /// Runs the load, with its script in a directory.
+    /// Runs the load. `dir` gets the script file.
     pub async fn run(&self, url: &str, dir: &Path, seconds: u64) -> Result<Sample> {
         let script = dir.join(format!("{}.lua", self.name));
         fs::write(&script, self.script())?;
@@ -125,7 +126,7 @@ impl Load {
 
     fn script(&self) -> String {
         let mut lua = String::new();
-        // A single request is formatted once.
+        // wrk formats a single request only once, without a call of Lua for each.
         match &self.requests[..] {
             [request] => {
                 lua += &format!("wrk.method, wrk.path = {:?}, {:?}\n", request.method.as_str(), request.path);
@@ -152,7 +153,7 @@ impl Load {
     }
 }
 
-/// Formats a request for the list in the script. The text is ASCII, which Rust and Lua quote alike.
+/// Formats a request for the list in the script. `{:?}` quotes it for Lua, which works because it is ASCII.
 fn format_list_entry(request: &Request) -> String {
     let mut headers = String::new();
     for (name, value) in request.headers() {
@@ -163,7 +164,8 @@ fn format_list_entry(request: &Request) -> String {
     format!("  requests[#requests + 1] = wrk.format({method:?}, {path:?}, {{ {headers}}}, {form})\n")
 }
 
-/// The second thread starts in the middle, so that the two do not send the same request at the same time.
+/// Script that sends the requests in rotation. The second thread starts in the middle of the list, so that
+/// the two threads do not send the same request at the same time.
 const SEND_IN_ROTATION: &str = r#"  turn = math.floor(#requests / 2) * (number - 1)
 end
 function request()
@@ -172,13 +174,15 @@ function request()
 end
 "#;
 
+/// Script that counts the responses of 503 with `Retry-After`.
 const COUNT_REFUSALS: &str = r#"refused = 0
 function response(status, headers)
   if status == 503 and (headers["retry-after"] or headers["Retry-After"]) then refused = refused + 1 end
 end
 "#;
 
-/// `setup` and `done` run in their own Lua environment, which can read those of the threads.
+/// Script that prints the results in one line. `setup` and `done` run in a separate Lua environment, which
+/// can read the variables of the threads.
 const PRINT_RESULTS: &str = r#"local threads = {}
 function setup(thread)
   threads[#threads + 1] = thread
@@ -193,7 +197,7 @@ function done(summary, latency)
 end
 "#;
 
-/// Parses the line that the script has written.
+/// Parses the line that the script has printed.
 fn parse_output(output: &str) -> Result<Sample> {
     let line = output
         .lines()

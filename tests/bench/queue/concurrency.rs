@@ -1,4 +1,4 @@
-//! The worker at each concurrency.
+//! Measures the worker at several values of `WORKER_CONCURRENCY`.
 
 use std::time::{Duration, Instant};
 
@@ -14,14 +14,14 @@ use crate::{
     table::{PER_SECOND, Rounds, Table, number},
 };
 
-/// How long a short job runs.
+/// The duration of a short job.
 const NAP: Duration = Duration::from_millis(1);
-/// The concurrency of the workers that are compared; first the default of `WORKER_CONCURRENCY`.
+/// The values that are compared. The first is the default of `WORKER_CONCURRENCY`.
 const CONCURRENCY: [usize; 5] = [10, 1, 50, 100, 256];
 /// The number of groups that take turns.
 const GROUPS: usize = 10;
 
-/// Sleeps for 1 ms.
+/// A job that sleeps for 1 ms.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Nap {}
 
@@ -37,8 +37,8 @@ impl Job for Nap {
 }
 
 impl Bench {
-    /// Measures the worker at each concurrency: jobs that do nothing, the same in groups, and jobs of 1 ms
-    /// beside the same tasks in a loop without a queue.
+    /// Measures the worker at each concurrency, with no-op jobs, with no-op jobs in groups, and with jobs of
+    /// 1 ms. The baseline of the latter is a loop that does the same work without a queue.
     pub(super) async fn measure_by_concurrency(&self) -> Result<Table<7>> {
         let head = [
             "concurrency",
@@ -98,7 +98,7 @@ impl Bench {
     }
 }
 
-/// Sleeps as the jobs do, `times` times.
+/// Does the work of `times` jobs without a queue.
 async fn nap(times: usize) {
     for _ in 0..times {
         sleep(NAP).await;

@@ -1,5 +1,6 @@
-//! The job engine under load. Each figure is compared with a baseline: bare Redis commands that do the same
-//! work. Both are measured alternately in one run, so that a slow or busy machine affects both.
+//! Measures the job engine under load. Each figure is compared with a baseline: a loop that only calls the
+//! scripts of the engine. Both are measured alternately in one run, so that a slow or busy machine affects
+//! both.
 
 mod concurrency;
 
@@ -32,13 +33,13 @@ use crate::{
     table::{EngineAndBaseline, Figures, Rounds, Sample, number},
 };
 
-/// Jobs enqueued by one call.
+/// The number of jobs that one call enqueues.
 const JOBS_PER_CALL: usize = 250;
-/// Drains of the short backlog per round, since one drain is too short to measure.
+/// The short backlog is drained this many times in a round, since one drain is too short to measure.
 const DRAINS_PER_ROUND: usize = 5;
 /// The pause between two jobs, in which the worker becomes idle.
 const PAUSE: Duration = Duration::from_millis(5);
-/// A payload with which an envelope has 250 bytes.
+/// Padding of a payload. With it, the envelope of a job has 250 bytes.
 const PADDING_BYTES: usize = 144;
 
 /// Measures the job engine.
@@ -63,11 +64,11 @@ struct RedisSettings {
     redis: saas::config::Redis,
 }
 
-/// Receives the start of each job, in measurements that need it.
+/// The state of the jobs. It sends the time at which each job starts, in measurements that need it.
 #[derive(Clone, Default)]
 struct Probe(Option<mpsc::UnboundedSender<Instant>>);
 
-/// Does nothing.
+/// A job that does nothing.
 #[derive(Clone, Serialize, Deserialize)]
 struct Noop {
     n: u64,
@@ -157,9 +158,11 @@ struct Bench {
     args: Args,
     url: String,
     conn: MultiplexedConnection,
+    /// The jobs of one call.
     batch: Vec<Noop>,
-    /// The envelope and the outcome of a job, which the baseline uses too.
+    /// The envelope of a job, which the baseline uses too.
     envelope: String,
+    /// The outcome of a job, which the baseline uses too.
     outcome: String,
 }
 
@@ -172,7 +175,7 @@ impl Bench {
         if self.args.quick { full / 10 } else { full }
     }
 
-    /// The engine and the baseline, for one measurement.
+    /// Returns the engine and the baseline for one measurement, with a separate key prefix.
     async fn engine_and_baseline(&self, prefix: &'static str) -> Result<(Queue, BareClient)> {
         let url = self.url.as_str();
         let flags =
@@ -205,8 +208,8 @@ impl Bench {
         Ok(Sample { jobs, seconds, redis: bare::script_time(&mut conn).await? })
     }
 
-    /// Runs the engine once, and reads the envelope and the outcome of a job for the baseline. Returns the mean
-    /// size of the envelopes.
+    /// Runs the engine once, and reads the envelope and the outcome of a job for the baseline. Returns the
+    /// mean size of the envelopes.
     async fn warm_up(&mut self) -> Result<Rounds> {
         eprintln!("warming up");
         let (queue, bare) = self.engine_and_baseline("warm").await?;
@@ -273,7 +276,7 @@ impl Bench {
         Ok(both)
     }
 
-    /// Runs all jobs with a new worker.
+    /// Runs all queued jobs with a new worker.
     async fn run_worker(&self, queue: &Queue, jobs: usize) -> Result<Sample> {
         self.run_worker_at(queue, self.args.concurrency.into(), jobs).await
     }
@@ -320,8 +323,8 @@ impl Bench {
         Ok(both)
     }
 
-    /// Milliseconds from the call of enqueue to the start of the job, and of a PING: the median, the 99th
-    /// percentile and the maximum.
+    /// Measures the milliseconds from enqueuing a job to its start, and those of a PING. Returns the median,
+    /// the 99th percentile and the maximum.
     async fn measure_pick_up(&self) -> Result<[[Rounds; 2]; 3]> {
         let ((queue, _), mut conn) =
             (self.engine_and_baseline("idle").await?, bare::connect(&self.url).await?);
