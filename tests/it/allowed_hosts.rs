@@ -8,7 +8,7 @@ use tokio::{
 };
 
 use crate::{
-    http_limits::rest,
+    http_limits::read_until_closed,
     support::{
         TestApp,
         app::{Answer, PASSWORD},
@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-const EVERYTHING: [&str; 7] = [
+const PATHS_OF_EVERY_KIND: [&str; 7] = [
     "/api/v1/health",
     "/api/v1/users",
     "/docs",
@@ -32,7 +32,7 @@ async fn get(app: &TestApp, path: &str, host: &str) -> Answer {
 }
 
 /// Sends the head of a request without changes. Returns the response.
-async fn raw(app: &TestApp, head: &str) -> String {
+async fn send_raw(app: &TestApp, head: &str) -> String {
     let mut stream = TcpStream::connect(app.url.strip_prefix("http://").unwrap()).await.unwrap();
     stream.write_all(format!("{head}\r\nConnection: close\r\n\r\n").as_bytes()).await.unwrap();
     let mut response = String::new();
@@ -51,7 +51,7 @@ async fn development_serves_the_names_of_this_machine_only() {
         "192.168.0.7:8000",
     ];
     for host in foreign {
-        for path in EVERYTHING {
+        for path in PATHS_OF_EVERY_KIND {
             let answer = get(&app, path, host).await;
             answer.is_some_problem(421, "unknown_host");
             assert_eq!(answer.header("x-content-type-options"), "nosniff");
@@ -97,7 +97,7 @@ async fn a_request_names_exactly_one_host() {
         ("GET /api/v1/health HTTP/1.0\r\nHost: localhost", "200"),
         ("GET /api/v1/health HTTP/1.0\r\nX-None: 1", "421"),
     ] {
-        let response = raw(&app, head).await;
+        let response = send_raw(&app, head).await;
         assert_eq!(response.split(' ').nth(1), Some(status), "{head}: {response}");
         assert_eq!(response.contains("invalid_host"), status == "400", "{response}");
     }
@@ -122,7 +122,7 @@ async fn an_absolute_target_decides_which_origin_is_the_own() {
         );
         let mut stream = TcpStream::connect(app.url.strip_prefix("http://").unwrap()).await.unwrap();
         stream.write_all(head.as_bytes()).await.unwrap();
-        let response = rest(stream).await;
+        let response = read_until_closed(stream).await;
         assert_eq!(response.split(' ').nth(1), Some(status), "{host} {origin}: {response}");
     }
 }
@@ -131,8 +131,8 @@ async fn an_absolute_target_decides_which_origin_is_the_own() {
 async fn production_serves_any_host_unless_some_are_named() {
     let app = TestApp::start().await;
     assert_eq!(get(&app, "/api/v1/health", "anything.example").await.status, 200);
-    assert!(raw(&app, "GET /api/v1/health HTTP/1.1\r\nX-None: 1").await.starts_with("HTTP/1.1 400"));
-    assert!(raw(&app, "GET /api/v1/health HTTP/1.0\r\nX-None: 1").await.starts_with("HTTP/1.0 200"));
+    assert!(send_raw(&app, "GET /api/v1/health HTTP/1.1\r\nX-None: 1").await.starts_with("HTTP/1.1 400"));
+    assert!(send_raw(&app, "GET /api/v1/health HTTP/1.0\r\nX-None: 1").await.starts_with("HTTP/1.0 200"));
 
     let app = TestApp::with(&[
         "--allowed-hosts=api.example.com., [2001:db8::1]",
@@ -144,7 +144,7 @@ async fn production_serves_any_host_unless_some_are_named() {
         assert_eq!(get(&app, "/api/v1/health", host).await.status, 200, "{host}");
     }
     for host in ["example.com", "x.api.example.com", "localhost", "127.0.0.2", "[::1]"] {
-        for path in EVERYTHING {
+        for path in PATHS_OF_EVERY_KIND {
             get(&app, path, host).await.is_some_problem(421, "unknown_host");
         }
     }

@@ -172,7 +172,7 @@ async fn the_login_accepts_the_form_of_oauth2_clients() {
     json.is_some_problem(415, "unsupported_media_type");
 }
 
-fn token(key: &str, algorithm: Algorithm, claims: &Value) -> String {
+fn sign_token(key: &str, algorithm: Algorithm, claims: &Value) -> String {
     encode(&Header::new(algorithm), claims, &EncodingKey::from_secret(key.as_bytes())).unwrap()
 }
 
@@ -191,10 +191,10 @@ async fn smoke_forged_tokens_are_refused() {
             Value::Null => drop(claims.as_object_mut().unwrap().remove(name)),
             value => claims[name] = value,
         }
-        token(SECRET, Algorithm::HS256, &claims)
+        sign_token(SECRET, Algorithm::HS256, &claims)
     };
-    let me = |token: String| app.get_with(token);
-    assert_eq!(me(token(SECRET, Algorithm::HS256, &good)).await.status, 200);
+    let me = |token: String| app.get_me_with_token(token);
+    assert_eq!(me(sign_token(SECRET, Algorithm::HS256, &good)).await.status, 200);
 
     let unsigned = "eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0";
     let payload = user.token.split('.').nth(1).unwrap();
@@ -214,9 +214,9 @@ async fn smoke_forged_tokens_are_refused() {
         with("sub", json!("ada")),
         with("sub", json!("99999999999999999999999")),
         with("sub", json!(["1"])),
-        token("another key of the right length!!", Algorithm::HS256, &good),
-        token(SECRET, Algorithm::HS384, &good),
-        token(SECRET, Algorithm::HS512, &good),
+        sign_token("another key of the right length!!", Algorithm::HS256, &good),
+        sign_token(SECRET, Algorithm::HS384, &good),
+        sign_token(SECRET, Algorithm::HS512, &good),
         format!("{unsigned}.{payload}."),
         format!("{unsigned}.{payload}.{}", user.token.split('.').nth(2).unwrap()),
         format!("{head}{}", tail.chars().rev().collect::<String>()),
@@ -228,7 +228,7 @@ async fn smoke_forged_tokens_are_refused() {
 }
 
 impl TestApp {
-    async fn get_with(&self, token: String) -> crate::support::app::Answer {
+    async fn get_me_with_token(&self, token: String) -> crate::support::app::Answer {
         self.get("/users/me", Some(&User::with_token(token))).await
     }
 }
@@ -242,7 +242,7 @@ async fn a_key_rotation_keeps_users_signed_in() {
         TestApp::on(old.database.clone(), &[new_key, &format!("--secret-key-previous={SECRET}")]).await;
     assert_eq!(rotated.get("/users/me", Some(&user)).await.status, 200);
     let fresh = rotated.login(&user.email, PASSWORD).await.body["access_token"].as_str().unwrap().to_owned();
-    old.get_with(fresh).await.is_some_problem(401, "invalid_token");
+    old.get_me_with_token(fresh).await.is_some_problem(401, "invalid_token");
     let finished = TestApp::on(old.database.clone(), &[new_key]).await;
     finished.get("/users/me", Some(&user)).await.is_some_problem(401, "invalid_token");
 }

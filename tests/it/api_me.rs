@@ -34,7 +34,7 @@ async fn delete(app: &TestApp, user: &User, password: &str) -> Answer {
 }
 
 /// Returns the recipient and the subject of each mail that was sent.
-async fn sent(app: &TestApp) -> Vec<(String, String)> {
+async fn list_sent(app: &TestApp) -> Vec<(String, String)> {
     app.mails().await.into_iter().map(|mail| (mail.to, mail.subject)).collect()
 }
 
@@ -97,7 +97,7 @@ async fn smoke_a_password_change_revokes_the_other_sessions() {
     app.reset_password(&to_reset, "another horse").await.is_some_problem(400, "invalid_link");
     app.login(&user.email, PASSWORD).await.is_some_problem(401, "bad_credentials");
     assert_eq!(app.login(&user.email, NEW_PASSWORD).await.status, 200);
-    assert_eq!(sent(&app).await.last(), Some(&mail(&user.email, "Your password was changed")));
+    assert_eq!(list_sent(&app).await.last(), Some(&mail(&user.email, "Your password was changed")));
 }
 
 #[tokio::test]
@@ -132,12 +132,12 @@ async fn smoke_the_link_confirms_a_new_address() {
     wrong.is_problem(400, "wrong_password", "Incorrect password");
     let same = change_email(&app, &user, &user.email.to_uppercase(), PASSWORD).await;
     assert_eq!(same.invalid_fields(), fields(&[("body.email", "value_error")]));
-    assert!(sent(&app).await.is_empty());
+    assert!(list_sent(&app).await.is_empty());
 
     let to_reset = app.reset_token(&user.email).await;
     assert_eq!(change_email(&app, &user, " New@Example.com", PASSWORD).await.status, 202);
     let token = app.mailed_token("new@example.com").await;
-    let mails = sent(&app).await;
+    let mails = list_sent(&app).await;
     assert!(mails.contains(&mail("new@example.com", "Confirm your new email address")), "{mails:?}");
     assert!(mails.contains(&mail(&user.email, "Your email address is about to change")), "{mails:?}");
     let me = app.get("/users/me", Some(&user)).await.body;
@@ -150,7 +150,7 @@ async fn smoke_the_link_confirms_a_new_address() {
     app.reset_password(&to_reset, NEW_PASSWORD).await.is_some_problem(400, "invalid_link");
     app.login(&user.email, PASSWORD).await.is_some_problem(401, "bad_credentials");
     assert_eq!(app.login("new@example.com", PASSWORD).await.status, 200);
-    assert_eq!(sent(&app).await.last(), Some(&mail(&user.email, "Your email address was changed")));
+    assert_eq!(list_sent(&app).await.last(), Some(&mail(&user.email, "Your email address was changed")));
 }
 
 #[tokio::test]
@@ -170,7 +170,7 @@ async fn an_address_change_does_not_reveal_that_the_address_is_registered() {
     let app = TestApp::start().await;
     let (user, owner) = (app.user().await, app.user().await);
     assert_eq!(change_email(&app, &user, &owner.email, PASSWORD).await.status, 202);
-    assert_eq!(sent(&app).await, [mail(&user.email, "Your email address is about to change")]);
+    assert_eq!(list_sent(&app).await, [mail(&user.email, "Your email address is about to change")]);
 }
 
 #[tokio::test]
@@ -178,7 +178,7 @@ async fn links_to_one_address_are_rate_limited() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let ask = async || change_email(&app, &user, "stranger@example.com", PASSWORD).await;
-    let links = async || sent(&app).await.iter().filter(|(to, _)| to == "stranger@example.com").count();
+    let links = async || list_sent(&app).await.iter().filter(|(to, _)| to == "stranger@example.com").count();
     for count in 1..=3 {
         assert_eq!((ask().await.status.as_u16(), links().await), (202, count));
     }
@@ -221,7 +221,7 @@ async fn smoke_signing_in_cancels_the_deletion_of_the_account() {
     assert_eq!(column(&app.database, &days).await, ["14"]);
     app.assert_signed_out(&user).await;
     app.assert_signed_out(&elsewhere).await;
-    assert_eq!(sent(&app).await, [mail(&user.email, "Your account will be deleted")]);
+    assert_eq!(list_sent(&app).await, [mail(&user.email, "Your account will be deleted")]);
     assert_eq!(housekeeping::run(&app.app).await.unwrap().users, 0, "not yet");
 
     let back = app.signed_in_again(&user).await;
@@ -253,7 +253,7 @@ async fn smoke_the_account_is_erased_after_the_grace_period() {
     assert_eq!(column(&app.database, &counts).await, ["1 1 1 0 0 0"]);
     assert!(app.is_signed_in(&other).await);
     app.login(&user.email, PASSWORD).await.is_some_problem(401, "bad_credentials");
-    assert_eq!(sent(&app).await.last(), Some(&mail(&user.email, "Your account was deleted")));
+    assert_eq!(list_sent(&app).await.last(), Some(&mail(&user.email, "Your account was deleted")));
     let trail = format!("SELECT action FROM audit_log WHERE target_id = '{id}' ORDER BY id");
     assert_eq!(
         column(&app.database, &trail).await,

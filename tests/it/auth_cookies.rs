@@ -18,7 +18,7 @@ type Headers<'a> = &'a [(&'a str, &'a str)];
 /// The header that a browser sends with a request from a page of the API's own origin.
 const OWN_PAGE: Headers<'static> = &[("sec-fetch-site", "same-origin")];
 
-fn with(request: RequestBuilder, headers: Headers<'_>) -> RequestBuilder {
+fn with_headers(request: RequestBuilder, headers: Headers<'_>) -> RequestBuilder {
     headers.iter().fold(request, |request, (name, value)| request.header(*name, *value))
 }
 
@@ -71,7 +71,7 @@ impl<'a> Browser<'a> {
 
     async fn send(&self, method: Method, path: &str, headers: Headers<'_>, body: Value) -> Answer {
         let request = self.app.request(method, path).header("cookie", &self.cookies);
-        Answer::of(with(request, headers).json(&body)).await
+        Answer::of(with_headers(request, headers).json(&body)).await
     }
 
     async fn me(&self) -> Answer {
@@ -85,7 +85,7 @@ impl<'a> Browser<'a> {
 
 async fn login(app: &TestApp, email: &str, headers: Headers<'_>) -> Answer {
     let form = app.form("/auth/login?delivery=cookie", &[("username", email), ("password", PASSWORD)]);
-    Answer::of(with(form, headers)).await
+    Answer::of(with_headers(form, headers)).await
 }
 
 #[tokio::test]
@@ -192,7 +192,7 @@ async fn a_bearer_token_is_accepted_from_any_page() {
         [&[], &[("origin", "https://evil.example"), ("sec-fetch-site", "cross-site")]];
     for headers in pages {
         let request = app.request(Method::PATCH, "/users/me").bearer_auth(&user.token);
-        let answer = Answer::of(with(request, headers).json(&json!({ "full_name": "Ada" }))).await;
+        let answer = Answer::of(with_headers(request, headers).json(&json!({ "full_name": "Ada" }))).await;
         assert_eq!(answer.status, 200);
     }
 }
@@ -286,7 +286,7 @@ async fn a_foreign_page_cannot_sign_a_browser_in() {
     let sessions = "SELECT count(*) FROM sessions";
     assert_eq!(column(&app.database, sessions).await, ["1"], "only the session of the user");
     let form = app.form("/auth/login", &[("username", user.email.as_str()), ("password", PASSWORD)]);
-    let answer = Answer::of(with(form, foreign[1])).await;
+    let answer = Answer::of(with_headers(form, foreign[1])).await;
     assert_eq!(answer.status, 200, "a foreign page cannot read tokens in the body");
     assert!(parse_set_cookies(&answer).is_empty());
 }

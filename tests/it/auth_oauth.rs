@@ -17,7 +17,7 @@ const JSON: &str = "application/json";
 /// The begin of the `WWW-Authenticate` header for a refused token (RFC 6750 section 3.1).
 const REFUSED_TOKEN: &str = "Bearer error=\"invalid_token\"";
 
-async fn send(app: &TestApp, path: &str, content_type: &str, body: &str) -> Answer {
+async fn post_body(app: &TestApp, path: &str, content_type: &str, body: &str) -> Answer {
     let request = app.request(Method::POST, path).header("content-type", content_type);
     Answer::of(request.body(body.to_owned())).await
 }
@@ -74,7 +74,7 @@ async fn smoke_every_refused_token_request_has_an_oauth_code() {
         ("/auth/login?delivery=cookie", FORM, right.into(), 403, "cross_site", "invalid_request"),
     ];
     for (path, content_type, body, status, code, error) in &cases {
-        assert_oauth_error(&send(&app, path, content_type, body).await, *status, code, error);
+        assert_oauth_error(&post_body(&app, path, content_type, body).await, *status, code, error);
     }
     // Missing, repeated and malformed parameters.
     let invalid = [
@@ -93,14 +93,14 @@ async fn smoke_every_refused_token_request_has_an_oauth_code() {
         (REFRESH, JSON, "{\"token\":\"x\"}".into()),
     ];
     for (path, content_type, body) in &invalid {
-        let answer = send(&app, path, content_type, body).await;
+        let answer = post_body(&app, path, content_type, body).await;
         assert_oauth_error(&answer, 422, "validation_error", "invalid_request");
     }
     for grant in ["client_credentials", "authorization_code", "string", "PASSWORD", "password+"] {
-        let answer = send(&app, LOGIN, FORM, &with(&format!("grant_type={grant}"))).await;
+        let answer = post_body(&app, LOGIN, FORM, &with(&format!("grant_type={grant}"))).await;
         assert_oauth_error(&answer, 400, "unsupported_grant_type", "unsupported_grant_type");
     }
-    let password = send(&app, REFRESH, FORM, &with("grant_type=password")).await;
+    let password = post_body(&app, REFRESH, FORM, &with("grant_type=password")).await;
     assert_oauth_error(&password, 400, "unsupported_grant_type", "unsupported_grant_type");
     let get = Answer::of(app.request(Method::GET, LOGIN)).await;
     assert_oauth_error(&get, 405, "method_not_allowed", "invalid_request");
@@ -123,12 +123,12 @@ async fn a_client_can_tell_a_busy_or_failing_server_from_wrong_credentials() {
     assert_oauth_error(&throttled, 429, "too_many_attempts", "temporarily_unavailable");
     app.sql("ALTER TABLE users RENAME COLUMN full_name TO name").await;
     for (path, form) in [(LOGIN, "username=a&password=b".to_owned()), (REFRESH, refresh_form(&user))] {
-        let failed = send(&app, path, FORM, &form).await;
+        let failed = post_body(&app, path, FORM, &form).await;
         assert_oauth_error(&failed, 500, "internal_error", "server_error");
     }
     let database = "--database-url=postgres://x:y@127.0.0.1:9/z";
     let app = TestApp::with(&[database, "--database-timeout-ms=1400"]).await;
-    let unavailable = send(&app, REFRESH, FORM, &refresh_form(&user)).await;
+    let unavailable = post_body(&app, REFRESH, FORM, &refresh_form(&user)).await;
     assert_oauth_error(&unavailable, 503, "unavailable", "temporarily_unavailable");
     let app = TestApp::with(&["--allowed-hosts=api.example.com"]).await;
     let foreign = app.form(LOGIN, &[("username", "a"), ("password", "b")]).header("host", "evil.example");
@@ -141,26 +141,26 @@ async fn smoke_a_client_signs_in_and_refreshes_at_either_url() {
     let user = app.user().await;
     for path in [LOGIN, REFRESH] {
         let form = format!("grant_type=password&{}&scope=&client_id=web", password_form(&user));
-        let login = send(&app, LOGIN, FORM, &form).await;
+        let login = post_body(&app, LOGIN, FORM, &form).await;
         assert_not_stored(&login);
         let first = User::signed_in(user.id, &user.email, &login);
         let form = format!("{}&client_id=web&client_secret=", refresh_form(&first));
-        let refresh = send(&app, path, FORM, &form).await;
+        let refresh = post_body(&app, path, FORM, &form).await;
         assert_not_stored(&refresh);
         let next = User::signed_in(user.id, &user.email, &refresh);
         assert_eq!(app.get("/users/me", Some(&next)).await.status, 200);
         assert_ne!(next.refresh_token, first.refresh_token);
         app.sql("UPDATE refresh_tokens SET spent_at = spent_at - interval '11 seconds'").await;
-        let replay = send(&app, path, FORM, &form).await;
+        let replay = post_body(&app, path, FORM, &form).await;
         assert_oauth_error(&replay, 401, "invalid_token", "invalid_grant");
         app.get("/users/me", Some(&next)).await.is_some_problem(401, "invalid_token");
     }
     // A parameter without a value counts as omitted (RFC 6749 section 3.2).
     for grant in ["", "&grant_type="] {
-        let login = send(&app, LOGIN, FORM, &format!("{}{grant}", password_form(&user))).await;
+        let login = post_body(&app, LOGIN, FORM, &format!("{}{grant}", password_form(&user))).await;
         let first = User::signed_in(user.id, &user.email, &login);
         let form = format!("refresh_token={}{grant}", first.refresh_token);
-        assert_eq!(send(&app, REFRESH, FORM, &form).await.status, 200, "{form}");
+        assert_eq!(post_body(&app, REFRESH, FORM, &form).await.status, 200, "{form}");
     }
 }
 

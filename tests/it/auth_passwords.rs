@@ -16,7 +16,7 @@ async fn register(app: &TestApp, email: &str, password: &str) -> Answer {
     app.post("/auth/register", None, json!({ "email": email, "password": password })).await
 }
 
-async fn assert_is_password(app: &TestApp, email: &str, password: &str) {
+async fn assert_logs_in(app: &TestApp, email: &str, password: &str) {
     assert_eq!(app.login(email, password).await.status, 200, "{email}: {password}");
 }
 
@@ -25,8 +25,8 @@ async fn smoke_both_forms_of_a_password_log_in() {
     let app = TestApp::start().await;
     for (email, password) in [("c@example.com", COMPOSED), ("d@example.com", DECOMPOSED)] {
         assert_eq!(register(&app, email, password).await.status, 201);
-        assert_is_password(&app, email, COMPOSED).await;
-        assert_is_password(&app, email, DECOMPOSED).await;
+        assert_logs_in(&app, email, COMPOSED).await;
+        assert_logs_in(&app, email, DECOMPOSED).await;
         app.login(email, "Zoe's cafe").await.is_some_problem(401, "bad_credentials");
     }
     // The other operations that verify or set a password accept both forms too.
@@ -35,10 +35,10 @@ async fn smoke_both_forms_of_a_password_log_in() {
     let (old, new) = (DECOMPOSED, "cre\u{300}me bru\u{302}le\u{301}e");
     let change = json!({ "current_password": old, "new_password": new });
     assert_eq!(app.post("/users/me/password", Some(&user), change).await.status, 204);
-    assert_is_password(&app, "c@example.com", "crème brûlée").await;
+    assert_logs_in(&app, "c@example.com", "crème brûlée").await;
     let token = app.reset_token("c@example.com").await;
     assert_eq!(app.reset_password(&token, DECOMPOSED).await.status, 204);
-    assert_is_password(&app, "c@example.com", COMPOSED).await;
+    assert_logs_in(&app, "c@example.com", COMPOSED).await;
 }
 
 #[tokio::test]
@@ -47,12 +47,12 @@ async fn a_password_that_an_earlier_release_hashed_as_typed_stays_valid() {
     let hash = bcrypt::hash(DECOMPOSED, 4).unwrap();
     app.sql(&format!("INSERT INTO users (email, hashed_password) VALUES ('a@example.com', '{hash}')")).await;
     app.login("a@example.com", COMPOSED).await.is_some_problem(401, "bad_credentials");
-    assert_is_password(&app, "a@example.com", DECOMPOSED).await;
+    assert_logs_in(&app, "a@example.com", DECOMPOSED).await;
     // The login has replaced the hash with one of form C, so both forms are accepted.
-    assert_is_password(&app, "a@example.com", COMPOSED).await;
-    assert_is_password(&app, "a@example.com", DECOMPOSED).await;
+    assert_logs_in(&app, "a@example.com", COMPOSED).await;
+    assert_logs_in(&app, "a@example.com", DECOMPOSED).await;
     let hashes = column(&app.database, "SELECT hashed_password FROM users").await;
-    assert_is_password(&app, "a@example.com", DECOMPOSED).await;
+    assert_logs_in(&app, "a@example.com", DECOMPOSED).await;
     assert_eq!(column(&app.database, "SELECT hashed_password FROM users").await, hashes);
 }
 
@@ -61,7 +61,7 @@ async fn the_limits_of_a_password_apply_to_the_hashed_form() {
     let app = TestApp::start().await;
     let longest = "e\u{301}".repeat(36);
     assert_eq!(register(&app, "a@example.com", &longest).await.status, 201, "72 bytes in form C");
-    assert_is_password(&app, "a@example.com", &longest).await;
+    assert_logs_in(&app, "a@example.com", &longest).await;
     for refused in ["e\u{301}".repeat(37), "e\u{301}".repeat(7), "\u{FB2C}".repeat(13)] {
         let answer = register(&app, "b@example.com", &refused).await;
         assert_eq!(answer.invalid_fields(), fields(&[("body.password", "value_error")]), "{refused}");

@@ -12,10 +12,10 @@ use crate::support::{
     servers::servers,
 };
 
-const PROXIED: &str = "--trusted-proxies=1";
-const WRONG: &str = "wrong password";
-const HERE: &str = "203.0.113.7";
-const ELSEWHERE: &str = "198.51.100.7";
+const BEHIND_PROXY: &str = "--trusted-proxies=1";
+const WRONG_PASSWORD: &str = "wrong password";
+const ADDRESS: &str = "203.0.113.7";
+const OTHER_ADDRESS: &str = "198.51.100.7";
 
 impl TestApp {
     /// Moves the end of every wait of the throttle by a number of seconds. Returns the number of waits.
@@ -39,14 +39,14 @@ impl TestApp {
 }
 
 /// Logs in from a client address.
-async fn attempt(app: &TestApp, address: &str, email: &str, password: &str) -> Answer {
+async fn log_in_from(app: &TestApp, address: &str, email: &str, password: &str) -> Answer {
     let form = app.form("/auth/login", &[("username", email), ("password", password)]);
     Answer::of(form.header("x-forwarded-for", address)).await
 }
 
-async fn fail(app: &TestApp, times: u32, address: &str, email: &str) {
+async fn fail_logins(app: &TestApp, times: u32, address: &str, email: &str) {
     for _ in 0..times {
-        attempt(app, address, email, WRONG).await.is_some_problem(401, "bad_credentials");
+        log_in_from(app, address, email, WRONG_PASSWORD).await.is_some_problem(401, "bad_credentials");
     }
 }
 
@@ -61,36 +61,36 @@ fn retry_after(answer: &Answer) -> u64 {
 
 #[tokio::test]
 async fn smoke_five_wrong_passwords_delay_the_next_attempt() {
-    let app = TestApp::with(&[PROXIED]).await;
+    let app = TestApp::with(&[BEHIND_PROXY]).await;
     let (user, other) = (app.user().await, app.user().await);
-    fail(&app, 4, HERE, &user.email).await;
+    fail_logins(&app, 4, ADDRESS, &user.email).await;
     assert_eq!(app.move_waits(60).await, 0);
-    fail(&app, 1, HERE, &user.email).await;
+    fail_logins(&app, 1, ADDRESS, &user.email).await;
     assert_eq!(app.move_waits(60).await, 1);
-    for password in [WRONG, PASSWORD] {
-        retry_after(&attempt(&app, HERE, &user.email, password).await);
+    for password in [WRONG_PASSWORD, PASSWORD] {
+        retry_after(&log_in_from(&app, ADDRESS, &user.email, password).await);
     }
     // Another network and another account do not have to wait. Their success does not end the wait of this
     // pair.
-    assert_eq!(attempt(&app, ELSEWHERE, &user.email, PASSWORD).await.status, 200);
-    assert_eq!(attempt(&app, HERE, &other.email, PASSWORD).await.status, 200);
-    retry_after(&attempt(&app, HERE, &user.email.to_uppercase(), PASSWORD).await);
+    assert_eq!(log_in_from(&app, OTHER_ADDRESS, &user.email, PASSWORD).await.status, 200);
+    assert_eq!(log_in_from(&app, ADDRESS, &other.email, PASSWORD).await.status, 200);
+    retry_after(&log_in_from(&app, ADDRESS, &user.email.to_uppercase(), PASSWORD).await);
     app.move_waits(-120).await;
-    assert_eq!(attempt(&app, HERE, &user.email, PASSWORD).await.status, 200);
+    assert_eq!(log_in_from(&app, ADDRESS, &user.email, PASSWORD).await.status, 200);
 }
 
 #[tokio::test]
 async fn the_wait_grows_to_five_minutes() {
-    let app = TestApp::with(&[PROXIED]).await;
+    let app = TestApp::with(&[BEHIND_PROXY]).await;
     let user = app.user().await;
     let mut waits = Vec::new();
     for failures in [5, 6, 4] {
         for _ in 0..failures {
             app.move_waits(-1_000).await;
-            fail(&app, 1, HERE, &user.email).await;
+            fail_logins(&app, 1, ADDRESS, &user.email).await;
         }
         app.move_waits(1_000).await;
-        waits.push(retry_after(&attempt(&app, HERE, &user.email, PASSWORD).await) + 60 - 1_000);
+        waits.push(retry_after(&log_in_from(&app, ADDRESS, &user.email, PASSWORD).await) + 60 - 1_000);
         app.move_waits(-1_000).await;
     }
     // The waits are 1, 64 and 300 seconds. Each value is 60 seconds higher, less the time that the test has
@@ -100,16 +100,16 @@ async fn the_wait_grows_to_five_minutes() {
 
 #[tokio::test]
 async fn an_unknown_address_is_treated_like_a_known_one() {
-    let app = TestApp::with(&[PROXIED]).await;
+    let app = TestApp::with(&[BEHIND_PROXY]).await;
     let user = app.user().await;
     let mut seen = Vec::new();
     for email in [user.email.as_str(), "unknown@example.com"] {
         let mut answers = Vec::new();
         for _ in 0..5 {
-            answers.push(attempt(&app, HERE, email, WRONG).await);
+            answers.push(log_in_from(&app, ADDRESS, email, WRONG_PASSWORD).await);
         }
         app.move_waits(60).await;
-        answers.push(attempt(&app, HERE, email, WRONG).await);
+        answers.push(log_in_from(&app, ADDRESS, email, WRONG_PASSWORD).await);
         retry_after(&answers[5]);
         let answers = answers.iter().map(|answer| (answer.status.as_u16(), answer.body["code"].clone()));
         seen.push(answers.collect::<Vec<_>>());
@@ -119,81 +119,81 @@ async fn an_unknown_address_is_treated_like_a_known_one() {
 
 #[tokio::test]
 async fn a_success_resets_the_failures() {
-    let app = TestApp::with(&[PROXIED]).await;
+    let app = TestApp::with(&[BEHIND_PROXY]).await;
     let user = app.user().await;
     for _ in 0..3 {
-        fail(&app, 4, HERE, &user.email).await;
-        assert_eq!(attempt(&app, HERE, &user.email, PASSWORD).await.status, 200);
+        fail_logins(&app, 4, ADDRESS, &user.email).await;
+        assert_eq!(log_in_from(&app, ADDRESS, &user.email, PASSWORD).await.status, 200);
     }
     assert_eq!(app.move_waits(0).await, 0);
 }
 
 #[tokio::test]
 async fn smoke_an_attacker_cannot_lock_a_user_out() {
-    let app = TestApp::with(&[PROXIED]).await;
+    let app = TestApp::with(&[BEHIND_PROXY]).await;
     let (user, other) = (app.user().await, app.user().await);
-    assert_eq!(attempt(&app, HERE, &user.email, PASSWORD).await.status, 200);
+    assert_eq!(log_in_from(&app, ADDRESS, &user.email, PASSWORD).await.status, 200);
     for n in 0..20 {
-        fail(&app, 1, &format!("198.51.100.{n}"), &user.email).await;
+        fail_logins(&app, 1, &format!("198.51.100.{n}"), &user.email).await;
     }
     assert_eq!(app.move_waits(60).await, 1, "the limit of the account");
-    retry_after(&attempt(&app, "192.0.2.1", &user.email, PASSWORD).await);
-    assert_eq!(attempt(&app, "192.0.2.1", &other.email, PASSWORD).await.status, 200);
-    assert_eq!(attempt(&app, HERE, &user.email, PASSWORD).await.status, 200, "a known network");
-    retry_after(&attempt(&app, "192.0.2.1", &user.email, PASSWORD).await);
+    retry_after(&log_in_from(&app, "192.0.2.1", &user.email, PASSWORD).await);
+    assert_eq!(log_in_from(&app, "192.0.2.1", &other.email, PASSWORD).await.status, 200);
+    assert_eq!(log_in_from(&app, ADDRESS, &user.email, PASSWORD).await.status, 200, "a known network");
+    retry_after(&log_in_from(&app, "192.0.2.1", &user.email, PASSWORD).await);
     // The limit of the pair applies on a known network too.
-    fail(&app, 5, HERE, &user.email).await;
+    fail_logins(&app, 5, ADDRESS, &user.email).await;
     app.move_waits(60).await;
-    retry_after(&attempt(&app, HERE, &user.email, PASSWORD).await);
+    retry_after(&log_in_from(&app, ADDRESS, &user.email, PASSWORD).await);
 }
 
 #[tokio::test]
 async fn one_network_cannot_try_many_accounts() {
-    let app = TestApp::with(&[PROXIED]).await;
+    let app = TestApp::with(&[BEHIND_PROXY]).await;
     let (user, known) = (app.user().await, app.user().await);
-    assert_eq!(attempt(&app, HERE, &known.email, PASSWORD).await.status, 200);
+    assert_eq!(log_in_from(&app, ADDRESS, &known.email, PASSWORD).await.status, 200);
     for n in 0..100 {
-        fail(&app, 1, HERE, &format!("unknown{n}@example.com")).await;
+        fail_logins(&app, 1, ADDRESS, &format!("unknown{n}@example.com")).await;
     }
     assert_eq!(app.move_waits(60).await, 1, "the limit of the network");
-    retry_after(&attempt(&app, HERE, &user.email, PASSWORD).await);
-    assert_eq!(attempt(&app, HERE, &known.email, PASSWORD).await.status, 200);
-    assert_eq!(attempt(&app, ELSEWHERE, &user.email, PASSWORD).await.status, 200);
+    retry_after(&log_in_from(&app, ADDRESS, &user.email, PASSWORD).await);
+    assert_eq!(log_in_from(&app, ADDRESS, &known.email, PASSWORD).await.status, 200);
+    assert_eq!(log_in_from(&app, OTHER_ADDRESS, &user.email, PASSWORD).await.status, 200);
 }
 
 #[tokio::test]
 async fn an_ipv6_network_counts_as_one_client() {
-    let app = TestApp::with(&[PROXIED]).await;
+    let app = TestApp::with(&[BEHIND_PROXY]).await;
     let user = app.user().await;
     for n in 0..5 {
-        fail(&app, 1, &format!("2001:db8:1:1::{n}"), &user.email).await;
+        fail_logins(&app, 1, &format!("2001:db8:1:1::{n}"), &user.email).await;
     }
     assert_eq!(app.move_waits(60).await, 1);
-    retry_after(&attempt(&app, "2001:db8:1:1:ffff::1", &user.email, PASSWORD).await);
-    assert_eq!(attempt(&app, "2001:db8:1:2::1", &user.email, PASSWORD).await.status, 200);
+    retry_after(&log_in_from(&app, "2001:db8:1:1:ffff::1", &user.email, PASSWORD).await);
+    assert_eq!(log_in_from(&app, "2001:db8:1:2::1", &user.email, PASSWORD).await.status, 200);
 }
 
 #[tokio::test]
 async fn a_forged_forwarded_header_does_not_evade_the_limit() {
-    let cases: [(&[&str], &str); 2] = [(&[], "203.0.113.{n}"), (&[PROXIED], "203.0.113.{n}, 192.0.2.1")];
+    let cases: [(&[&str], &str); 2] = [(&[], "203.0.113.{n}"), (&[BEHIND_PROXY], "203.0.113.{n}, 192.0.2.1")];
     for (flags, header) in cases {
         let app = TestApp::with(flags).await;
         let user = app.user().await;
         for n in 0..5 {
-            fail(&app, 1, &header.replace("{n}", &n.to_string()), &user.email).await;
+            fail_logins(&app, 1, &header.replace("{n}", &n.to_string()), &user.email).await;
         }
         assert_eq!(app.move_waits(60).await, 1);
-        retry_after(&attempt(&app, &header.replace("{n}", "9"), &user.email, PASSWORD).await);
+        retry_after(&log_in_from(&app, &header.replace("{n}", "9"), &user.email, PASSWORD).await);
     }
 }
 
 #[tokio::test]
 async fn clients_with_an_unreadable_address_share_a_network_of_their_own() {
-    let app = TestApp::with(&[PROXIED]).await;
+    let app = TestApp::with(&[BEHIND_PROXY]).await;
     let user = app.user().await;
-    fail(&app, 5, "unknown", &user.email).await;
+    fail_logins(&app, 5, "unknown", &user.email).await;
     assert_eq!(app.move_waits(60).await, 1);
-    retry_after(&attempt(&app, "203.0.113.7, _hidden", &user.email, PASSWORD).await);
+    retry_after(&log_in_from(&app, "203.0.113.7, _hidden", &user.email, PASSWORD).await);
     // Without the header, the client address is that of the connection.
     assert_eq!(app.login(&user.email, PASSWORD).await.status, 200);
 }
@@ -207,7 +207,7 @@ async fn a_stolen_session_cannot_guess_the_password() {
         app.post("/users/me/password", Some(&user), body).await
     };
     for _ in 0..5 {
-        change(WRONG).await.is_some_problem(400, "wrong_password");
+        change(WRONG_PASSWORD).await.is_some_problem(400, "wrong_password");
     }
     app.move_waits(60).await;
     retry_after(&change(PASSWORD).await);
@@ -222,7 +222,7 @@ async fn a_login_replaces_a_hash_with_a_lower_cost() {
     let user = app.user().await;
     let costlier = TestApp::on(app.database.clone(), &["--bcrypt-cost=5"]).await;
     let cost = async || column(&app.database, "SELECT left(hashed_password, 7) FROM users").await;
-    costlier.login(&user.email, WRONG).await.is_some_problem(401, "bad_credentials");
+    costlier.login(&user.email, WRONG_PASSWORD).await.is_some_problem(401, "bad_credentials");
     assert_eq!(cost().await, ["$2b$04$"]);
     assert_eq!(costlier.login(&user.email, PASSWORD).await.status, 200);
     assert_eq!(cost().await, ["$2b$05$"]);

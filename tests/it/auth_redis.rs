@@ -18,7 +18,7 @@ use crate::support::{
 };
 
 const UNREACHABLE_REDIS: [&str; 2] = ["--redis-url=redis://127.0.0.1:1/", "--redis-timeout-ms=200"];
-const WRONG: &str = "wrong password";
+const WRONG_PASSWORD: &str = "wrong password";
 
 /// A Redis server for one test, which may fill it or make it read-only.
 struct OwnRedis(Server);
@@ -38,21 +38,21 @@ impl OwnRedis {
     }
 
     /// Makes Redis refuse every command that needs memory.
-    async fn fill(&self) {
+    async fn fill_up(&self) {
         self.run::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
     }
 
-    async fn keys(&self, app: &TestApp) -> Vec<String> {
+    async fn throttle_keys(&self, app: &TestApp) -> Vec<String> {
         self.run(&["KEYS", &format!("{}:throttle:*", app.prefix)]).await
     }
 }
 
 /// Tries fifteen wrong passwords. Asserts that five are checked, or up to three more on a slow machine, and
 /// that the others are throttled.
-async fn password_attempts_are_limited(app: &TestApp, user: &User) {
+async fn assert_password_attempts_are_limited(app: &TestApp, user: &User) {
     let mut statuses = Vec::new();
     for _ in 0..15 {
-        let answer = app.login(&user.email, WRONG).await;
+        let answer = app.login(&user.email, WRONG_PASSWORD).await;
         if answer.status == 429 {
             assert!(answer.header("retry-after").parse::<u64>().unwrap() >= 1);
         }
@@ -65,7 +65,7 @@ async fn password_attempts_are_limited(app: &TestApp, user: &User) {
 
 /// Requests links of two kinds, each three times. Asserts that all requests are accepted and that at least
 /// two mails are written to the outbox.
-async fn links_are_limited(app: &TestApp, user: &User) {
+async fn assert_links_are_sent(app: &TestApp, user: &User) {
     let outbox =
         async || column(&app.database, "SELECT count(*) FROM outbox").await[0].parse::<u32>().unwrap();
     let before = outbox().await;
@@ -82,9 +82,9 @@ async fn links_are_limited(app: &TestApp, user: &User) {
 async fn smoke_attempts_are_counted_without_redis() {
     let app = TestApp::with(&UNREACHABLE_REDIS).await;
     let (user, other) = (app.user().await, app.user().await);
-    password_attempts_are_limited(&app, &user).await;
+    assert_password_attempts_are_limited(&app, &user).await;
     assert_eq!(app.login(&other.email, PASSWORD).await.status, 200);
-    links_are_limited(&app, &other).await;
+    assert_links_are_sent(&app, &other).await;
     // The process also counts the links of one network to all addresses.
     let mut refused = 0;
     for n in 0..20 {
@@ -103,12 +103,12 @@ async fn attempts_are_counted_in_a_full_redis() {
     let redis = OwnRedis::start().await;
     let app = redis.app().await;
     let (user, other) = (app.user().await, app.user().await);
-    redis.fill().await;
+    redis.fill_up().await;
     let full = app.call(Method::POST, "/jobs/example?name=x&duration=0", &other).await;
     full.is_some_problem(503, "unavailable");
-    password_attempts_are_limited(&app, &user).await;
-    assert_eq!(redis.keys(&app).await.len(), 1, "counted in Redis");
-    links_are_limited(&app, &other).await;
+    assert_password_attempts_are_limited(&app, &user).await;
+    assert_eq!(redis.throttle_keys(&app).await.len(), 1, "counted in Redis");
+    assert_links_are_sent(&app, &other).await;
     redis.0.stop().await;
 }
 
@@ -118,8 +118,8 @@ async fn attempts_are_counted_beside_a_redis_that_is_read_only() {
     let app = redis.app().await;
     let user = app.user().await;
     redis.run::<()>(&["REPLICAOF", "127.0.0.1", "1"]).await;
-    password_attempts_are_limited(&app, &user).await;
-    links_are_limited(&app, &user).await;
+    assert_password_attempts_are_limited(&app, &user).await;
+    assert_links_are_sent(&app, &user).await;
     redis.0.stop().await;
 }
 
@@ -130,10 +130,11 @@ async fn an_outage_gives_no_new_attempts() {
     let app = redis.app().await;
     let user = app.user().await;
     for _ in 0..4 {
-        app.login(&user.email, WRONG).await.is_some_problem(401, "bad_credentials");
+        app.login(&user.email, WRONG_PASSWORD).await.is_some_problem(401, "bad_credentials");
     }
     redis.run::<()>(&["REPLICAOF", "127.0.0.1", "1"]).await;
-    let answers = [app.login(&user.email, WRONG).await, app.login(&user.email, WRONG).await];
+    let answers =
+        [app.login(&user.email, WRONG_PASSWORD).await, app.login(&user.email, WRONG_PASSWORD).await];
     answers[0].is_some_problem(401, "bad_credentials");
     answers[1].is_some_problem(429, "too_many_attempts");
     redis.0.stop().await;
@@ -150,7 +151,7 @@ async fn a_redis_that_cannot_be_used_is_named_and_changes_no_status() {
         assert_eq!(app.get("/health/redis", None).await.status, if healthy { 200 } else { 503 });
     };
     check("ok").await;
-    redis.fill().await;
+    redis.fill_up().await;
     check("degraded").await;
     redis.run::<()>(&["CONFIG", "SET", "maxmemory", "0"]).await;
     check("ok").await;
@@ -183,7 +184,7 @@ async fn counters_have_a_bounded_number_of_keys_that_are_not_evicted() {
         attempts.run(Operation::Fail, &[attempts.counter(&RULE, &format!("stranger {n}"))]).await
     });
     strangers.buffer_unordered(200).collect::<Vec<_>>().await;
-    let keys = redis.keys(&app).await;
+    let keys = redis.throttle_keys(&app).await;
     assert!((12_000..=16_384).contains(&keys.len()), "{} keys", keys.len());
     assert!(run(Operation::Check, "victim").await > 1, "its failures are still known");
     assert_eq!(run(Operation::Check, "unknown").await, 0);

@@ -13,24 +13,24 @@ use crate::support::{
     process::{Running, TempDir, run, saas},
 };
 
-fn dev(dir: &Path, args: &[&str]) -> Command {
+fn dev_command(dir: &Path, args: &[&str]) -> Command {
     let mut command = saas(&[&["dev", "--port", "0", "--bcrypt-cost", "4"], args].concat());
     command.current_dir(dir);
     command
 }
 
 /// A running `saas dev`.
-struct Product {
+struct DevProcess {
     process: Running,
     /// The URL of the API.
     api: String,
 }
 
-async fn start(command: Command) -> Product {
+async fn start(command: Command) -> DevProcess {
     let mut process = Running::start(command);
     let api = process.wait_for_output("API       ").await;
     process.wait_for_output("worker started").await;
-    Product { process, api }
+    DevProcess { process, api }
 }
 
 /// Returns the command lines that contain the directory name. These are the servers and the `sh` guard
@@ -55,7 +55,7 @@ async fn wait_until_gone(dir: &Path) {
     eventually("all its processes have ended", || async { processes_of(dir).is_empty().then_some(()) }).await;
 }
 
-impl Product {
+impl DevProcess {
     /// Waits until all processes have ended and the ports of the servers are closed.
     async fn wait_until_gone(&self, dir: &Path) {
         wait_until_gone(dir).await;
@@ -91,7 +91,7 @@ async fn login(api: &str) -> u16 {
 #[tokio::test]
 async fn smoke_dev_runs_everything_and_keeps_its_data() {
     let dir = TempDir::new();
-    let mut first = start(dev(dir.path(), &[])).await;
+    let mut first = start(dev_command(dir.path(), &[])).await;
     assert_eq!(login(&first.api).await, 200);
     let output = first.process.output();
     for expected in
@@ -124,12 +124,12 @@ async fn smoke_dev_runs_everything_and_keeps_its_data() {
     .await;
 
     // A second `saas dev` in the same directory would corrupt the data.
-    run(dev(dir.path(), &[])).await.failed(1, &["already runs in this directory", "--state-dir"]);
+    run(dev_command(dir.path(), &[])).await.failed(1, &["already runs in this directory", "--state-dir"]);
     first.process.signal("INT");
     assert_eq!(first.process.end().await.code(), Some(0));
     first.wait_until_gone(dir.path()).await;
 
-    let mut second = start(dev(dir.path(), &[])).await;
+    let mut second = start(dev_command(dir.path(), &[])).await;
     assert_eq!(
         get(&second.api, "/users/me").await.unwrap().status(),
         200,
@@ -143,7 +143,7 @@ async fn smoke_dev_runs_everything_and_keeps_its_data() {
 }
 
 /// Adds to `found` the entries below a directory that users other than their owner may access.
-fn accessible_to_others(dir: &Path, found: &mut Vec<PathBuf>) {
+fn collect_accessible_to_others(dir: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
         // The entry may be gone: servers remove files at any time.
@@ -152,7 +152,7 @@ fn accessible_to_others(dir: &Path, found: &mut Vec<PathBuf>) {
             found.push(path.clone());
         }
         if metadata.is_dir() && std::fs::read_dir(&path).is_ok() {
-            accessible_to_others(&path, found);
+            collect_accessible_to_others(&path, found);
         }
     }
 }
@@ -167,7 +167,7 @@ async fn other_users_cannot_access_the_state() {
     for (path, mode) in [(&state, 0o755), (&state.join("mail"), 0o755), (&old_mail, 0o644)] {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
     }
-    let mut product = start(dev(dir.path(), &[])).await;
+    let mut product = start(dev_command(dir.path(), &[])).await;
     let body = serde_json::json!({ "email": "ada@example.com", "password": "correct horse" });
     let register = reqwest::Client::new().post(format!("{}/auth/register", product.api)).json(&body);
     assert_eq!(register.send().await.unwrap().status(), 201);
@@ -178,7 +178,7 @@ async fn other_users_cannot_access_the_state() {
     if std::fs::metadata(&state).unwrap().permissions().mode() & 0o777 != 0o700 {
         found.push(state.clone());
     }
-    accessible_to_others(&state, &mut found);
+    collect_accessible_to_others(&state, &mut found);
     assert!(found.is_empty(), "{found:#?}");
     product.process.signal("INT");
     product.process.end().await;
@@ -188,12 +188,12 @@ async fn other_users_cannot_access_the_state() {
 async fn after_a_kill_nothing_runs_and_it_starts_again() {
     let dir = TempDir::new();
     for signal in ["KILL", "HUP"] {
-        let mut product = start(dev(dir.path(), &[])).await;
+        let mut product = start(dev_command(dir.path(), &[])).await;
         assert_eq!(login(&product.api).await, 200);
         product.process.signal(signal);
         product.process.end().await;
         // Starts at once, while the previous servers may still be shutting down.
-        let mut again = start(dev(dir.path(), &[])).await;
+        let mut again = start(dev_command(dir.path(), &[])).await;
         assert_eq!(login(&again.api).await, 200);
         again.process.signal("INT");
         again.process.end().await;
@@ -205,13 +205,13 @@ async fn after_a_kill_nothing_runs_and_it_starts_again() {
 #[tokio::test]
 async fn after_an_interrupt_during_start_nothing_runs() {
     let dir = TempDir::new();
-    let mut starting = Running::start(dev(dir.path(), &[]));
+    let mut starting = Running::start(dev_command(dir.path(), &[]));
     eventually("its servers are starting", || async { (!processes_of(dir.path()).is_empty()).then_some(()) })
         .await;
     starting.signal("INT");
     starting.end().await;
     wait_until_gone(dir.path()).await;
-    let mut product = start(dev(dir.path(), &[])).await;
+    let mut product = start(dev_command(dir.path(), &[])).await;
     assert_eq!(login(&product.api).await, 200);
     product.process.signal("INT");
     product.process.end().await;
@@ -231,7 +231,7 @@ async fn other_commands_in_the_directory_use_its_servers() {
         let urls = output.lines().filter(|line| line.contains("://")).filter_map(|line| line.split_once('@'));
         urls.map(|(login, _)| login.trim().to_owned()).collect::<Vec<_>>()
     };
-    let mut first = start(dev(dir.path(), &[])).await;
+    let mut first = start(dev_command(dir.path(), &[])).await;
     for args in [&["migrate", "status"][..], &["queue", "stats"], &["doctor"]] {
         let ended = run(command(args)).await.succeeded();
         assert!(ended.stderr.contains("using the servers of `saas dev`"), "{ended:?}");
@@ -247,7 +247,7 @@ async fn other_commands_in_the_directory_use_its_servers() {
     first.process.end().await;
     run(command(&["migrate", "status"])).await.failed(1, &missing);
 
-    let mut second = start(dev(dir.path(), &[])).await;
+    let mut second = start(dev_command(dir.path(), &[])).await;
     assert_eq!(logins(&first.process.output()), logins(&second.process.output()));
     second.process.signal("KILL");
     second.process.end().await;
@@ -268,7 +268,7 @@ async fn a_port_in_use_is_reported_before_anything_starts() {
 #[tokio::test]
 async fn reset_deletes_all_data() {
     let dir = TempDir::new();
-    let mut first = start(dev(dir.path(), &[])).await;
+    let mut first = start(dev_command(dir.path(), &[])).await;
     let body = serde_json::json!({ "email": "ada@example.com", "password": "correct horse" });
     let client = reqwest::Client::new();
     let register = |api: String| client.post(format!("{api}/auth/register")).json(&body).send();
@@ -277,7 +277,7 @@ async fn reset_deletes_all_data() {
     first.process.end().await;
     let key = || std::fs::read_to_string(dir.path().join(".saas/secret-key")).unwrap();
     let before = key();
-    let mut second = start(dev(dir.path(), &["--reset"])).await;
+    let mut second = start(dev_command(dir.path(), &["--reset"])).await;
     assert_ne!(key(), before, "an old token must not be valid for a new user with the same id");
     assert_eq!(register(second.api.clone()).await.unwrap().status(), 201);
     second.process.signal("INT");
@@ -287,7 +287,7 @@ async fn reset_deletes_all_data() {
 #[tokio::test]
 async fn a_weak_admin_password_is_refused() {
     let dir = TempDir::new();
-    let mut command = dev(dir.path(), &["--first-superuser-password", "short"]);
+    let mut command = dev_command(dir.path(), &["--first-superuser-password", "short"]);
     command.env("FIRST_SUPERUSER_EMAIL", "");
     run(command).await.failed(1, &["FIRST_SUPERUSER_PASSWORD", "at least 8 characters"]);
 }

@@ -12,7 +12,7 @@ use crate::support::{
 
 const OWN_PASSWORD: [&str; 2] = ["--first-superuser-password", "a password of ours"];
 
-fn dev(dir: &TempDir, args: &[&str]) -> Command {
+fn dev_command(dir: &TempDir, args: &[&str]) -> Command {
     let mut command = saas(&[&["dev", "--port", "0", "--bcrypt-cost", "4"], args].concat());
     command.current_dir(dir.path());
     command
@@ -20,8 +20,8 @@ fn dev(dir: &TempDir, args: &[&str]) -> Command {
 
 /// Returns a `saas dev` command that uses a test database and the Redis of the tests, so that it starts no
 /// server.
-async fn external(dir: &TempDir, database: &TestDatabase, args: &[&str]) -> Command {
-    let mut command = dev(dir, args);
+async fn external_command(dir: &TempDir, database: &TestDatabase, args: &[&str]) -> Command {
+    let mut command = dev_command(dir, args);
     command
         .env("DATABASE_URL", &database.url)
         .env("REDIS_URL", servers().await.redis_url())
@@ -37,7 +37,7 @@ async fn start(command: Command) -> (Running, String) {
     (process, api)
 }
 
-async fn admins(database: &TestDatabase) -> Vec<String> {
+async fn list_admins(database: &TestDatabase) -> Vec<String> {
     column(database, "SELECT email FROM users WHERE role = 'admin' ORDER BY id").await
 }
 
@@ -56,20 +56,20 @@ async fn pending_migrations_are_not_applied_unasked() {
     let (host, port) = address.split_once(':').unwrap();
 
     let dir = TempDir::new();
-    let by_variable = external(&dir, &database, &[]).await;
-    let by_flag = dev(&dir, &["--database-url", &database.url]);
-    let mut by_parts = dev(&dir, &[]);
+    let by_variable = external_command(&dir, &database, &[]).await;
+    let by_flag = dev_command(&dir, &["--database-url", &database.url]);
+    let mut by_parts = dev_command(&dir, &[]);
     by_parts.env("POSTGRES_SERVER", host).env("POSTGRES_PORT", port).env("POSTGRES_USER", user);
     by_parts.env("POSTGRES_PASSWORD", password).env("POSTGRES_DB", name);
     // With `--reset`, the command is refused too and deletes nothing.
-    let reset = external(&dir, &database, &["--reset"]).await;
+    let reset = external_command(&dir, &database, &["--reset"]).await;
     for command in [by_variable, by_flag, by_parts, reset] {
         let ended = run(command).await.failed(1, &refused);
         assert!(ended.stderr.contains(&format!("{name} on {address}")), "{}", ended.stderr);
         assert!(!ended.stderr.contains(password));
     }
     std::fs::write(dir.path().join(".env"), format!("DATABASE_URL={}\n", database.url)).unwrap();
-    run(dev(&dir, &[])).await.failed(1, &refused);
+    run(dev_command(&dir, &[])).await.failed(1, &refused);
     assert!(!dir.path().join(".saas").exists());
     assert_eq!(tables(&database).await, "");
     assert_eq!(
@@ -82,37 +82,37 @@ async fn pending_migrations_are_not_applied_unasked() {
 async fn an_external_database_gets_no_admin_with_the_default_password() {
     let database = TestDatabase::empty().await;
     let dir = TempDir::new();
-    let (mut process, api) = start(external(&dir, &database, &["--migrate"]).await).await;
+    let (mut process, api) = start(external_command(&dir, &database, &["--migrate"]).await).await;
     process.wait_for_output("no admin was created: run `saas create-admin --email").await;
-    assert_eq!(admins(&database).await, [""; 0]);
+    assert_eq!(list_admins(&database).await, [""; 0]);
     assert_eq!(login(&api, "admin@example.com", DEFAULT_ADMIN_PASSWORD).await, 401);
     process.signal("INT");
     process.end().await;
 
     // No migration is pending now, so `--migrate` is not needed. The default password creates no admin, even
     // if it is set explicitly.
-    let mut explicit = external(&dir, &database, &[]).await;
+    let mut explicit = external_command(&dir, &database, &[]).await;
     explicit.env("FIRST_SUPERUSER_PASSWORD", DEFAULT_ADMIN_PASSWORD);
     let (mut process, _) = start(explicit).await;
     process.wait_for_output("no admin was created").await;
-    assert_eq!(admins(&database).await, [""; 0]);
+    assert_eq!(list_admins(&database).await, [""; 0]);
 }
 
 #[tokio::test]
 async fn an_external_database_gets_the_first_admin_with_a_chosen_password_only() {
     let database = TestDatabase::migrated().await;
     let dir = TempDir::new();
-    let (mut process, api) = start(external(&dir, &database, &OWN_PASSWORD).await).await;
+    let (mut process, api) = start(external_command(&dir, &database, &OWN_PASSWORD).await).await;
     process.wait_for_output("admin@example.com / the value of FIRST_SUPERUSER_PASSWORD").await;
     assert_eq!(login(&api, "admin@example.com", OWN_PASSWORD[1]).await, 200);
     process.signal("INT");
     process.end().await;
 
-    let mut second = external(&dir, &database, &OWN_PASSWORD).await;
+    let mut second = external_command(&dir, &database, &OWN_PASSWORD).await;
     second.env("FIRST_SUPERUSER_EMAIL", "second@example.com");
     let (mut process, _) = start(second).await;
     process.wait_for_output("no admin was created").await;
-    assert_eq!(admins(&database).await, ["admin@example.com"]);
+    assert_eq!(list_admins(&database).await, ["admin@example.com"]);
 }
 
 #[tokio::test]
@@ -120,18 +120,19 @@ async fn other_machines_cannot_log_in_with_the_default_password() {
     let dir = TempDir::new();
     let refused = ["default password", "set FIRST_SUPERUSER_PASSWORD"];
     for host in ["0.0.0.0", "::", "192.0.2.1", "fe80::1", "::ffff:192.0.2.1"] {
-        run(dev(&dir, &["--host", host])).await.failed(1, &refused);
-        let mut by_variable = dev(&dir, &[]);
+        run(dev_command(&dir, &["--host", host])).await.failed(1, &refused);
+        let mut by_variable = dev_command(&dir, &[]);
         by_variable.env("HOST", host).env("FIRST_SUPERUSER_PASSWORD", DEFAULT_ADMIN_PASSWORD);
         run(by_variable).await.failed(1, &refused);
     }
     assert!(!dir.path().join(".saas").exists());
 
     // The admin of an earlier run keeps the default password.
-    let (mut process, _) = start(dev(&dir, &[])).await;
+    let (mut process, _) = start(dev_command(&dir, &[])).await;
     process.signal("INT");
     process.end().await;
-    let beyond = |args: &[&str]| dev(&dir, &[&["--host", "0.0.0.0"], &OWN_PASSWORD[..], args].concat());
+    let beyond =
+        |args: &[&str]| dev_command(&dir, &[&["--host", "0.0.0.0"], &OWN_PASSWORD[..], args].concat());
     run(beyond(&[])).await.failed(1, &["default password", "admin@example.com", "--reset"]);
     let (mut process, api) = start(beyond(&["--reset"])).await;
     assert!(api.starts_with("http://localhost:"), "{api}");
@@ -153,16 +154,16 @@ async fn an_external_admin_with_the_default_password_is_not_served_to_other_mach
         ))
         .await;
     let dir = TempDir::new();
-    let command = external(&dir, &database, &["--host", "0.0.0.0"]).await;
+    let command = external_command(&dir, &database, &["--host", "0.0.0.0"]).await;
     run(command).await.failed(1, &["default password", "a@b.example", "--set-password"]);
-    let (mut process, _) = start(external(&dir, &database, &[]).await).await;
+    let (mut process, _) = start(external_command(&dir, &database, &[]).await).await;
     process.wait_for_output("default password, which is public").await;
 }
 
 #[tokio::test]
 async fn the_banner_shows_the_default_password_only_while_it_is_valid() {
     let dir = TempDir::new();
-    let (mut process, _) = start(dev(&dir, &[])).await;
+    let (mut process, _) = start(dev_command(&dir, &[])).await;
     let url = process.wait_for_output("Database  ").await;
     let args = ["create-admin", "--set-password", "--password-stdin", "--email", "admin@example.com"];
     let mut replace = saas(&args);
@@ -170,7 +171,7 @@ async fn the_banner_shows_the_default_password_only_while_it_is_valid() {
     run_with_input(replace, OWN_PASSWORD[1]).await.succeeded();
     process.signal("INT");
     process.end().await;
-    let (mut process, _) = start(dev(&dir, &[])).await;
+    let (mut process, _) = start(dev_command(&dir, &[])).await;
     process.wait_for_output("admin@example.com / the password that was set for it").await;
     process.signal("INT");
     process.end().await;

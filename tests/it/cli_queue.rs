@@ -23,17 +23,17 @@ impl TestQueue {
         command
     }
 
-    pub async fn cli(&self, args: &[&str]) -> Ended {
+    pub async fn run_cli(&self, args: &[&str]) -> Ended {
         run(self.command(args).await).await
     }
 
     /// Returns the output of a command that must succeed.
-    pub async fn prints(&self, args: &[&str]) -> String {
-        self.cli(args).await.succeeded().stdout
+    pub async fn stdout_of(&self, args: &[&str]) -> String {
+        self.run_cli(args).await.succeeded().stdout
     }
 
-    pub async fn json(&self, args: &[&str]) -> Value {
-        let text = self.prints(&[args, &["--json"]].concat()).await;
+    pub async fn json_of(&self, args: &[&str]) -> Value {
+        let text = self.stdout_of(&[args, &["--json"]].concat()).await;
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
     }
 
@@ -49,14 +49,14 @@ impl TestQueue {
     }
 
     /// Adds a job to the queue `urgent` that is due in an hour.
-    pub async fn later(&self, name: &str) -> String {
+    pub async fn push_scheduled(&self, name: &str) -> String {
         let hour = Duration::from_secs(3_600);
         self.queue.enqueue_in(&UrgentTask { name: name.into() }, Origin::default(), hour).await.unwrap()
     }
 }
 
 /// Returns the words of the first line that begins with the word `first`.
-fn row<'a>(text: &'a str, first: &str) -> Vec<&'a str> {
+fn find_row<'a>(text: &'a str, first: &str) -> Vec<&'a str> {
     let mut rows = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
     rows.find(|row| row.first() == Some(&first)).unwrap_or_else(|| panic!("no {first} in {text}"))
 }
@@ -84,8 +84,8 @@ async fn help_has_examples_and_lists_its_settings() {
 #[tokio::test]
 async fn smoke_stats_list_all_queues() {
     let queue = TestQueue::new().await;
-    assert!(queue.prints(&["stats"]).await.contains("there is no queue"));
-    assert_eq!(queue.json(&["stats"]).await, json!([]));
+    assert!(queue.stdout_of(&["stats"]).await.contains("there is no queue"));
+    assert_eq!(queue.json_of(&["stats"]).await, json!([]));
 
     queue.failed("bad").await;
     queue.push("good", Behavior::Succeed).await;
@@ -94,19 +94,19 @@ async fn smoke_stats_list_all_queues() {
     let task = Task { name: "child".into(), behavior: Behavior::Succeed };
     let options = EnqueueOptions { after: vec![first], ..EnqueueOptions::default() };
     queue.queue.enqueue_with(&task, Origin::default(), options).await.unwrap();
-    queue.later("later").await;
-    queue.prints(&["pause", "urgent"]).await;
-    queue.prints(&["limit", "default", "--concurrency", "5", "--rate", "100/m"]).await;
+    queue.push_scheduled("later").await;
+    queue.stdout_of(&["pause", "urgent"]).await;
+    queue.stdout_of(&["limit", "default", "--concurrency", "5", "--rate", "100/m"]).await;
 
-    let table = queue.prints(&["stats"]).await;
-    let default = row(&table, "default");
+    let table = queue.stdout_of(&["stats"]).await;
+    let default = find_row(&table, "default");
     assert_eq!(default[..8], ["default", "-", "1", "0", "1", "0", "1", "1"], "{table}");
     assert!(default[8].ends_with(['s', 'm']), "{table}");
     assert_eq!(default[9..], ["5", "at", "once,", "100/60s"], "{table}");
-    assert_eq!(row(&table, "urgent"), ["urgent", "paused", "0", "1", "0", "0", "0", "0", "-", "-"]);
+    assert_eq!(find_row(&table, "urgent"), ["urgent", "paused", "0", "1", "0", "0", "0", "0", "-", "-"]);
     assert!(table.starts_with("QUEUE ") && !table.contains('\x1b'), "{table}");
 
-    let list = queue.json(&["stats"]).await;
+    let list = queue.json_of(&["stats"]).await;
     assert_eq!((&list[0]["name"], &list[1]["name"]), (&json!("default"), &json!("urgent")));
     assert_eq!((&list[0]["queued"], &list[0]["totals"]["finished"]), (&json!(1), &json!(1)));
     assert_eq!(list[0]["rate_limit"], json!({ "jobs": 100, "per_seconds": 60.0 }));
@@ -122,7 +122,7 @@ async fn stats_repeat_until_a_signal() {
     })
     .await;
     assert!(!watch.output().contains('\x1b'), "only a terminal is cleared");
-    assert_eq!(row(&watch.output(), "default")[2], "1");
+    assert_eq!(find_row(&watch.output(), "default")[2], "1");
     watch.signal("INT");
     assert_eq!(watch.end().await.code(), Some(0));
 
@@ -168,20 +168,20 @@ async fn failed_jobs_are_listed_latest_first() {
     queue.drain_until(&urgent, State::Failed).await;
     let new = queue.failed("new").await;
 
-    assert_eq!(ids(&queue.json(&["failed"]).await), [&new, &urgent, &old]);
-    assert_eq!(ids(&queue.json(&["failed", "default"]).await), [&new, &old]);
-    assert_eq!(ids(&queue.json(&["failed", "--limit", "1", "--offset", "1"]).await), [&urgent]);
-    assert_eq!(ids(&queue.json(&["failed", "default", "--limit", "1", "--offset", "1"]).await), [&old]);
-    let list = queue.json(&["failed", "urgent"]).await;
+    assert_eq!(ids(&queue.json_of(&["failed"]).await), [&new, &urgent, &old]);
+    assert_eq!(ids(&queue.json_of(&["failed", "default"]).await), [&new, &old]);
+    assert_eq!(ids(&queue.json_of(&["failed", "--limit", "1", "--offset", "1"]).await), [&urgent]);
+    assert_eq!(ids(&queue.json_of(&["failed", "default", "--limit", "1", "--offset", "1"]).await), [&old]);
+    let list = queue.json_of(&["failed", "urgent"]).await;
     assert_eq!((&list[0]["status"], &list[0]["payload"]["nome"]), (&json!("failed"), &json!("x")));
 
-    let table = queue.prints(&["failed"]).await;
-    let line = row(&table, &new);
+    let table = queue.stdout_of(&["failed"]).await;
+    let line = find_row(&table, &new);
     assert_eq!(line[1..4], ["test_task", "default", "1"]);
     assert!(table.contains("There is no such invoice") && table.contains("FAILED AT"), "{table}");
     assert_eq!(table.lines().count(), 4);
-    assert_eq!(queue.prints(&["failed", "--offset", "9"]).await, "no failed jobs after the first 9\n");
-    queue.cli(&["failed", "--limit", "0"]).await.failed(2, &["--limit"]);
+    assert_eq!(queue.stdout_of(&["failed", "--offset", "9"]).await, "no failed jobs after the first 9\n");
+    queue.run_cli(&["failed", "--limit", "0"]).await.failed(2, &["--limit"]);
 }
 
 #[tokio::test]
@@ -192,25 +192,25 @@ async fn jobs_are_listed_by_state() {
     let task = Task { name: "child".into(), behavior: Behavior::Succeed };
     let options = EnqueueOptions { after: vec![first.clone()], ..EnqueueOptions::default() };
     let child = queue.queue.enqueue_with(&task, Origin::default(), options).await.unwrap();
-    let later = queue.later("later").await;
+    let later = queue.push_scheduled("later").await;
 
-    assert_eq!(ids(&queue.json(&["jobs", "default"]).await), [&first, &second]);
-    assert_eq!(ids(&queue.json(&["jobs", "default", "--offset", "1"]).await), [&second]);
-    assert_eq!(ids(&queue.json(&["jobs", "default", "--status", "deferred"]).await), [&child]);
-    assert_eq!(queue.json(&["jobs", "default", "--status", "failed"]).await, json!([]));
-    let scheduled = queue.prints(&["jobs", "urgent", "--status", "scheduled"]).await;
+    assert_eq!(ids(&queue.json_of(&["jobs", "default"]).await), [&first, &second]);
+    assert_eq!(ids(&queue.json_of(&["jobs", "default", "--offset", "1"]).await), [&second]);
+    assert_eq!(ids(&queue.json_of(&["jobs", "default", "--status", "deferred"]).await), [&child]);
+    assert_eq!(queue.json_of(&["jobs", "default", "--status", "failed"]).await, json!([]));
+    let scheduled = queue.stdout_of(&["jobs", "urgent", "--status", "scheduled"]).await;
     assert!(scheduled.contains("DUE AT"), "{scheduled}");
-    assert_eq!(row(&scheduled, &later)[1..4], ["urgent_task", "urgent", "0"]);
-    assert_eq!(queue.prints(&["jobs", "urgent"]).await, "no queued jobs\n");
-    queue.cli(&["jobs", "default", "--status", "finished"]).await.failed(2, &["finished", "deferred"]);
+    assert_eq!(find_row(&scheduled, &later)[1..4], ["urgent_task", "urgent", "0"]);
+    assert_eq!(queue.stdout_of(&["jobs", "urgent"]).await, "no queued jobs\n");
+    queue.run_cli(&["jobs", "default", "--status", "finished"]).await.failed(2, &["finished", "deferred"]);
 }
 
 #[tokio::test]
 async fn a_running_job_and_its_worker_are_shown() {
     let queue = TestQueue::new().await;
-    let idle = queue.prints(&["workers"]).await;
+    let idle = queue.stdout_of(&["workers"]).await;
     assert!(idle.contains("no worker has sent a heartbeat"), "{idle}");
-    assert_eq!(queue.json(&["workers"]).await, json!([]));
+    assert_eq!(queue.json_of(&["workers"]).await, json!([]));
 
     let id = queue.push("one", Behavior::WaitForTest).await;
     let stop = CancellationToken::new();
@@ -221,17 +221,17 @@ async fn a_running_job_and_its_worker_are_shown() {
     })
     .await;
     let pid = std::process::id().to_string();
-    let list = queue.json(&["workers"]).await;
+    let list = queue.json_of(&["workers"]).await;
     assert_eq!((list[0]["pid"].to_string(), &list[0]["concurrency"]), (pid.clone(), &json!(2)));
-    let table = queue.prints(&["workers"]).await;
-    let worker = row(&table, list[0]["id"].as_str().unwrap());
+    let table = queue.stdout_of(&["workers"]).await;
+    let worker = find_row(&table, list[0]["id"].as_str().unwrap());
     assert_eq!(worker[2..6], [pid.as_str(), env!("CARGO_PKG_VERSION"), "default", "1/2"], "{table}");
 
-    let started = queue.json(&["jobs", "default", "--status", "started"]).await;
+    let started = queue.json_of(&["jobs", "default", "--status", "started"]).await;
     assert_eq!((ids(&started), &started[0]["worker"]), (vec![id.as_str()], &list[0]["id"]));
-    assert!(queue.prints(&["show", &id]).await.contains("\nworker:   "));
+    assert!(queue.stdout_of(&["show", &id]).await.contains("\nworker:   "));
 
-    assert_eq!(queue.prints(&["cancel", &id]).await, format!("{id}: asked to stop\n"));
+    assert_eq!(queue.stdout_of(&["cancel", &id]).await, format!("{id}: asked to stop\n"));
     eventually("it is canceled", || async {
         (queue.status(&id).await.state == State::Canceled).then_some(())
     })
@@ -244,7 +244,7 @@ async fn a_running_job_and_its_worker_are_shown() {
 async fn show_prints_all_details_of_a_job() {
     let queue = TestQueue::new().await;
     let bad = queue.failed("bad").await;
-    let text = queue.prints(&["show", &bad]).await;
+    let text = queue.stdout_of(&["show", &bad]).await;
     let first = format!("id:       {bad}");
     for line in [
         first.as_str(),
@@ -258,14 +258,14 @@ async fn show_prints_all_details_of_a_job() {
         assert!(text.lines().any(|there| there.starts_with(line)), "{line} is not in {text}");
     }
     assert!(!text.contains("detail:") && !text.contains("result:"), "{text}");
-    let shown = queue.json(&["show", &bad]).await;
+    let shown = queue.json_of(&["show", &bad]).await;
     assert_eq!((&shown["job_id"], &shown["payload"]["name"]), (&json!(bad), &json!("bad")));
 
     let good = queue.push("good", Behavior::Succeed).await;
     queue.drain().await;
-    let text = queue.prints(&["show", &good]).await;
+    let text = queue.stdout_of(&["show", &good]).await;
     assert!(text.contains("result:   {\"name\":\"good\"}"), "{text}");
-    queue.cli(&["show", "0000"]).await.failed(1, &["no job 0000: it is unknown or has expired"]);
+    queue.run_cli(&["show", "0000"]).await.failed(1, &["no job 0000: it is unknown or has expired"]);
 }
 
 #[tokio::test]
@@ -278,12 +278,12 @@ async fn unknown_queues_are_reported() {
         &["requeue", "--all", "nowhere"],
     ];
     for args in commands {
-        queue.cli(args).await.failed(1, &["there is no queue \"nowhere\": no job was enqueued yet"]);
+        queue.run_cli(args).await.failed(1, &["there is no queue \"nowhere\": no job was enqueued yet"]);
     }
     queue.push("one", Behavior::Succeed).await;
-    queue.later("two").await;
+    queue.push_scheduled("two").await;
     for args in commands {
-        queue.cli(args).await.failed(1, &["there is no queue \"nowhere\". Queues: default, urgent"]);
+        queue.run_cli(args).await.failed(1, &["there is no queue \"nowhere\". Queues: default, urgent"]);
     }
 }
 

@@ -8,26 +8,26 @@ use crate::support::queue::{Behavior, Task, TestQueue};
 async fn failed_jobs_are_requeued_by_id_or_all() {
     let queue = TestQueue::new().await;
     let (one, two) = (queue.failed("one").await, queue.failed("two").await);
-    let some = queue.cli(&["requeue", &one, "0000"]).await.failed(1, &["0000 is not a failed job"]);
+    let some = queue.run_cli(&["requeue", &one, "0000"]).await.failed(1, &["0000 is not a failed job"]);
     assert_eq!(some.stdout, "requeued 1 job\n");
     assert!(!some.stderr.contains(&one));
     assert_eq!(queue.status(&one).await.state, State::Queued);
-    assert_eq!(queue.prints(&["requeue", "--all", "default"]).await, "requeued 1 job\n");
+    assert_eq!(queue.stdout_of(&["requeue", "--all", "default"]).await, "requeued 1 job\n");
     assert_eq!(queue.status(&two).await.state, State::Queued);
-    assert_eq!(queue.prints(&["requeue", "--all", "default"]).await, "requeued 0 jobs\n");
-    queue.cli(&["requeue", &one]).await.failed(1, &[&one]);
-    queue.cli(&["requeue"]).await.failed(2, &["Usage"]);
-    queue.cli(&["requeue", "--all", "default", &one]).await.failed(2, &["--all"]);
+    assert_eq!(queue.stdout_of(&["requeue", "--all", "default"]).await, "requeued 0 jobs\n");
+    queue.run_cli(&["requeue", &one]).await.failed(1, &[&one]);
+    queue.run_cli(&["requeue"]).await.failed(2, &["Usage"]);
+    queue.run_cli(&["requeue", "--all", "default", &one]).await.failed(2, &["--all"]);
 }
 
 #[tokio::test]
 async fn cancel_reports_the_result_of_each_job() {
     let queue = TestQueue::new().await;
-    let (one, two) = (queue.push("one", Behavior::Succeed).await, queue.later("two").await);
-    let both = queue.prints(&["cancel", &one, &two]).await;
+    let (one, two) = (queue.push("one", Behavior::Succeed).await, queue.push_scheduled("two").await);
+    let both = queue.stdout_of(&["cancel", &one, &two]).await;
     assert_eq!(both, format!("{one}: canceled\n{two}: canceled\n"));
     let three = queue.push("three", Behavior::Succeed).await;
-    let mixed = queue.cli(&["cancel", &one, "0000", &three]).await.failed(1, &[]);
+    let mixed = queue.run_cli(&["cancel", &one, "0000", &three]).await.failed(1, &[]);
     assert_eq!(mixed.stdout, format!("{one}: has already ended\n0000: unknown\n{three}: canceled\n"));
 }
 
@@ -35,18 +35,18 @@ async fn cancel_reports_the_result_of_each_job() {
 async fn queues_are_paused_and_resumed() {
     let queue = TestQueue::new().await;
     let id = queue.push("one", Behavior::Succeed).await;
-    let paused = queue.cli(&["pause", "default"]).await.succeeded();
+    let paused = queue.run_cli(&["pause", "default"]).await.succeeded();
     assert_eq!((paused.stdout.as_str(), paused.stderr.as_str()), ("default is paused\n", ""));
     queue.drain().await;
     assert_eq!(queue.status(&id).await.state, State::Queued);
-    assert_eq!(queue.prints(&["resume", "default"]).await, "default is resumed\n");
+    assert_eq!(queue.stdout_of(&["resume", "default"]).await, "default is resumed\n");
     queue.drain().await;
     assert_eq!(queue.status(&id).await.state, State::Finished);
 
-    let new = queue.cli(&["pause", "defualt"]).await.succeeded();
+    let new = queue.run_cli(&["pause", "defualt"]).await.succeeded();
     assert!(new.stderr.contains("the queue \"defualt\" is new"), "{new:?}");
     for action in ["pause", "resume", "limit"] {
-        queue.cli(&[action, "a b"]).await.failed(2, &["'a b'", "letters, digits"]);
+        queue.run_cli(&[action, "a b"]).await.failed(2, &["'a b'", "letters, digits"]);
     }
 }
 
@@ -54,20 +54,20 @@ async fn queues_are_paused_and_resumed() {
 async fn limits_are_set_shown_and_removed() {
     let queue = TestQueue::new().await;
     queue.push("one", Behavior::Succeed).await;
-    assert_eq!(queue.prints(&["limit", "default"]).await, "default: no limits\n");
-    let set = queue.prints(&["limit", "default", "--concurrency", "5", "--rate", "30/m"]).await;
+    assert_eq!(queue.stdout_of(&["limit", "default"]).await, "default: no limits\n");
+    let set = queue.stdout_of(&["limit", "default", "--concurrency", "5", "--rate", "30/m"]).await;
     assert_eq!(set, "default: 5 at once, 30/60s\n");
-    assert_eq!(queue.prints(&["limit", "default"]).await, set);
+    assert_eq!(queue.stdout_of(&["limit", "default"]).await, set);
     let info = queue.queue.queue("default").await.unwrap().unwrap();
     assert_eq!((info.concurrency_limit, info.rate_limit), (Some(5), Some("30/m".parse().unwrap())));
-    let removed = queue.prints(&["limit", "default", "--concurrency", "none"]).await;
+    let removed = queue.stdout_of(&["limit", "default", "--concurrency", "none"]).await;
     assert_eq!(removed, "default: 30/60s\n");
-    assert_eq!(queue.prints(&["limit", "default", "--rate", "none"]).await, "default: no limits\n");
+    assert_eq!(queue.stdout_of(&["limit", "default", "--rate", "none"]).await, "default: no limits\n");
     for wrong in ["0", "-1", "many"] {
         let flag = format!("--concurrency={wrong}");
-        queue.cli(&["limit", "default", &flag]).await.failed(2, &[wrong, "from 1, or none"]);
+        queue.run_cli(&["limit", "default", &flag]).await.failed(2, &[wrong, "from 1, or none"]);
     }
-    queue.cli(&["limit", "default", "--rate", "5"]).await.failed(2, &["30/m"]);
+    queue.run_cli(&["limit", "default", "--rate", "5"]).await.failed(2, &["30/m"]);
 }
 
 #[tokio::test]
@@ -75,20 +75,23 @@ async fn smoke_purge_requires_confirmation() {
     let queue = TestQueue::new().await;
     let one = queue.failed("one").await;
     queue.failed("two").await;
-    queue.later("later").await;
+    queue.push_scheduled("later").await;
     let waits = queue.push("waits", Behavior::Succeed).await;
-    queue.cli(&["purge", "default"]).await.failed(1, &["2 failed jobs of default", "--yes"]);
+    queue.run_cli(&["purge", "default"]).await.failed(1, &["2 failed jobs of default", "--yes"]);
     assert_eq!(queue.status(&one).await.state, State::Failed);
 
-    assert_eq!(queue.prints(&["purge", "default", "--yes"]).await, "deleted 2 failed jobs\n");
+    assert_eq!(queue.stdout_of(&["purge", "default", "--yes"]).await, "deleted 2 failed jobs\n");
     assert!(queue.queue.status(&one).await.unwrap().is_none());
-    assert_eq!(queue.prints(&["purge", "default", "--yes"]).await, "deleted 0 failed jobs\n");
-    let scheduled = queue.prints(&["purge", "urgent", "--status", "scheduled", "--yes"]).await;
+    assert_eq!(queue.stdout_of(&["purge", "default", "--yes"]).await, "deleted 0 failed jobs\n");
+    let scheduled = queue.stdout_of(&["purge", "urgent", "--status", "scheduled", "--yes"]).await;
     assert_eq!(scheduled, "deleted 1 scheduled job\n");
     assert_eq!(queue.status(&waits).await.state, State::Queued);
-    let queued = queue.prints(&["purge", "default", "--status=queued", "--yes"]).await;
+    let queued = queue.stdout_of(&["purge", "default", "--status=queued", "--yes"]).await;
     assert_eq!(queued, "deleted 1 queued job\n");
-    queue.cli(&["purge", "default", "--status=started", "--yes"]).await.failed(2, &["started", "deferred"]);
+    queue
+        .run_cli(&["purge", "default", "--status=started", "--yes"])
+        .await
+        .failed(2, &["started", "deferred"]);
 }
 
 #[tokio::test]
@@ -102,9 +105,9 @@ async fn the_jobs_of_an_owner_are_purged_in_all_queues() {
     queue.drain_until(&failed, State::Failed).await;
     owned(7, Behavior::Succeed).await;
     let (other, plain) = (owned(8, Behavior::Succeed).await, queue.push("plain", Behavior::Succeed).await);
-    queue.cli(&["purge", "--owner", "7"]).await.failed(1, &["all jobs of user 7", "--yes"]);
-    assert_eq!(queue.prints(&["purge", "--owner", "7", "--yes"]).await, "deleted 2 jobs\n");
-    let purged = queue.prints(&["purge", "--owner=7", "--yes", "--json"]).await;
+    queue.run_cli(&["purge", "--owner", "7"]).await.failed(1, &["all jobs of user 7", "--yes"]);
+    assert_eq!(queue.stdout_of(&["purge", "--owner", "7", "--yes"]).await, "deleted 2 jobs\n");
+    let purged = queue.stdout_of(&["purge", "--owner=7", "--yes", "--json"]).await;
     assert_eq!(
         serde_json::from_str::<serde_json::Value>(&purged).unwrap(),
         serde_json::json!({ "deleted": 0, "stopping": 0 })
@@ -112,6 +115,6 @@ async fn the_jobs_of_an_owner_are_purged_in_all_queues() {
     for id in [&other, &plain] {
         assert_eq!(queue.status(id).await.state, State::Queued);
     }
-    queue.cli(&["purge", "default", "--owner", "7", "--yes"]).await.failed(2, &["--owner"]);
-    queue.cli(&["purge", "--yes"]).await.failed(2, &["QUEUE", "--owner"]);
+    queue.run_cli(&["purge", "default", "--owner", "7", "--yes"]).await.failed(2, &["--owner"]);
+    queue.run_cli(&["purge", "--yes"]).await.failed(2, &["QUEUE", "--owner"]);
 }

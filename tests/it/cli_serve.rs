@@ -140,7 +140,7 @@ async fn each_request_logs_one_line_without_secrets() {
 }
 
 /// Sends one request and reads its response. Returns whether the connection stays open.
-async fn exchange(stream: &mut TcpStream, request: &[u8]) -> std::io::Result<bool> {
+async fn send_request(stream: &mut TcpStream, request: &[u8]) -> std::io::Result<bool> {
     stream.write_all(request).await?;
     let (mut answer, mut buffer) = (Vec::new(), [0; 4096]);
     loop {
@@ -160,9 +160,9 @@ async fn exchange(stream: &mut TcpStream, request: &[u8]) -> std::io::Result<boo
 }
 
 /// Sends requests over one connection until a response closes it. Counts them in `answered`.
-async fn exchange_until_closed(address: &str, request: &[u8], answered: &AtomicUsize) {
+async fn send_until_closed(address: &str, request: &[u8], answered: &AtomicUsize) {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    while exchange(&mut stream, request).await.expect("a request was lost") {
+    while send_request(&mut stream, request).await.expect("a request was lost") {
         answered.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -183,7 +183,7 @@ async fn smoke_shutdown_under_load_loses_no_request() {
         .map(|n| {
             let request = format!("{} {head}", requests[n % 3]);
             let (address, answered) = (address.clone(), answered.clone());
-            tokio::spawn(async move { exchange_until_closed(&address, request.as_bytes(), &answered).await })
+            tokio::spawn(async move { send_until_closed(&address, request.as_bytes(), &answered).await })
         })
         .collect();
     eventually("it is busy", || async { (answered.load(Ordering::Relaxed) > 2_000).then_some(()) }).await;
@@ -196,11 +196,11 @@ async fn smoke_shutdown_under_load_loses_no_request() {
 
 /// Opens connections at the same time and sends a request on each. Returns how many succeeded and how many
 /// failed.
-async fn burst(address: &str, connections: usize) -> (usize, usize) {
+async fn send_burst(address: &str, connections: usize) -> (usize, usize) {
     let request = b"GET /api/v1/health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
     let one = || async {
         match TcpStream::connect(address).await {
-            Ok(mut stream) => exchange(&mut stream, request).await.is_ok(),
+            Ok(mut stream) => send_request(&mut stream, request).await.is_ok(),
             Err(_) => false,
         }
     };
@@ -211,10 +211,10 @@ async fn burst(address: &str, connections: usize) -> (usize, usize) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_burst_of_2000_connections_is_served() {
-    raise_open_files();
+    raise_open_file_limit();
     let database = TestDatabase::migrated().await;
     let (mut server, address) = start(&[], &database).await;
-    assert_eq!(burst(&address, 2_000).await, (2_000, 0));
+    assert_eq!(send_burst(&address, 2_000).await, (2_000, 0));
     // A server with a low limit of open files serves the burst too.
     let command = production_command(&["serve", "--port", "0"], &database, &format!("s{}", unique())).await;
     let program = command.get_program().to_owned();
@@ -224,14 +224,14 @@ async fn a_burst_of_2000_connections_is_served() {
     limited.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
     let (limited, address) = start_server(limited).await;
     assert!(limited.output().contains("200 open files"), "{}", limited.output());
-    assert_eq!(burst(&address, 2_000).await, (2_000, 0));
+    assert_eq!(send_burst(&address, 2_000).await, (2_000, 0));
     assert!(!limited.output().contains("\"level\":\"error\""), "{}", limited.output());
     server.signal("TERM");
     assert_eq!(server.end().await.code(), Some(0));
 }
 
 /// Raises the limit of open files of this process, which holds the client's end of each connection.
-fn raise_open_files() {
+fn raise_open_file_limit() {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
 }

@@ -203,7 +203,7 @@ fn settings_are_documented() {
         if arg.is_hide_env_values_set() && !secrets.contains(&name) {
             secrets.push(name);
         }
-        let row = row(name, arg);
+        let row = settings_row(name, arg);
         if !groups[at].1.contains(&row) {
             groups[at].1.push(row);
         }
@@ -228,7 +228,7 @@ fn settings_are_documented() {
     }
 }
 
-fn row(name: &str, arg: &clap::Arg) -> String {
+fn settings_row(name: &str, arg: &clap::Arg) -> String {
     let defaults = arg.get_default_values().iter().map(|value| value.to_str().unwrap());
     let default: String =
         defaults.filter(|value| !value.is_empty()).map(|value| format!("`{value}`")).collect();

@@ -15,16 +15,16 @@ use crate::support::{
 };
 
 impl TestApp {
-    async fn worker(&self, args: &[&str]) -> std::process::Command {
+    async fn worker_command(&self, args: &[&str]) -> std::process::Command {
         production_command(&[&["worker"], args].concat(), &self.database, &self.prefix).await
     }
 
-    async fn state(&self, id: &str, user: &crate::support::User) -> String {
+    async fn read_job_state(&self, id: &str, user: &crate::support::User) -> String {
         let status = self.get(&format!("/jobs/{id}/status"), Some(user)).await;
         status.body["status"].as_str().unwrap().to_owned()
     }
 
-    async fn example(&self, seconds: u32, user: &crate::support::User) -> String {
+    async fn enqueue_example_job(&self, seconds: u32, user: &crate::support::User) -> String {
         let path = format!("/jobs/example?name=x&duration={seconds}");
         self.call(Method::POST, &path, user).await.body["job_id"].as_str().unwrap().to_owned()
     }
@@ -34,10 +34,10 @@ impl TestApp {
 async fn smoke_burst_runs_all_jobs_and_exits() {
     let app = TestApp::start().await;
     let user = app.user().await;
-    let ids = [app.example(0, &user).await, app.example(0, &user).await];
-    let ended = run(app.worker(&["--burst"]).await).await.succeeded();
+    let ids = [app.enqueue_example_job(0, &user).await, app.enqueue_example_job(0, &user).await];
+    let ended = run(app.worker_command(&["--burst"]).await).await.succeeded();
     for id in &ids {
-        assert_eq!(app.state(id, &user).await, "finished");
+        assert_eq!(app.read_job_state(id, &user).await, "finished");
         let line =
             ended.stderr.lines().find(|line| line.contains(id) && line.contains("job finished")).unwrap();
         let line: serde_json::Value = serde_json::from_str(line).unwrap();
@@ -60,7 +60,7 @@ async fn a_job_logs_the_trace_of_its_request() {
         let request = app.request(Method::POST, "/jobs/example?name=x&duration=0").bearer_auth(&user.token);
         let answer = Answer::of(request.header("traceparent", traceparent)).await;
         let id = answer.body["job_id"].as_str().unwrap();
-        let ended = run(app.worker(&["--burst"]).await).await.succeeded();
+        let ended = run(app.worker_command(&["--burst"]).await).await.succeeded();
         let line =
             ended.stderr.lines().find(|line| line.contains(id) && line.contains("job finished")).unwrap();
         let line: serde_json::Value = serde_json::from_str(line).unwrap();
@@ -72,11 +72,12 @@ async fn a_job_logs_the_trace_of_its_request() {
 async fn smoke_another_worker_takes_over_after_a_kill() {
     let app = TestApp::start().await;
     let user = app.user().await;
-    let id = app.example(3_600, &user).await;
+    let id = app.enqueue_example_job(3_600, &user).await;
     let args = ["--lease-seconds", "3"];
-    let mut first = Running::start(app.worker(&args).await);
-    eventually("it runs", || async { (app.state(&id, &user).await == "started").then_some(()) }).await;
-    let mut second = Running::start(app.worker(&args).await);
+    let mut first = Running::start(app.worker_command(&args).await);
+    eventually("it runs", || async { (app.read_job_state(&id, &user).await == "started").then_some(()) })
+        .await;
+    let mut second = Running::start(app.worker_command(&args).await);
     second.wait_for_output("worker started").await;
     first.signal("KILL");
     first.end().await;
@@ -87,8 +88,10 @@ async fn smoke_another_worker_takes_over_after_a_kill() {
     })
     .await;
     app.call(Method::DELETE, &format!("/jobs/{id}"), &user).await;
-    eventually("it is canceled", || async { (app.state(&id, &user).await == "canceled").then_some(()) })
-        .await;
+    eventually("it is canceled", || async {
+        (app.read_job_state(&id, &user).await == "canceled").then_some(())
+    })
+    .await;
     second.signal("TERM");
     assert_eq!(second.end().await.code(), Some(0));
 }
@@ -98,10 +101,11 @@ async fn sigterm_returns_unfinished_jobs_to_the_queue() {
     let app = TestApp::start().await;
     let user = app.user().await;
     for signals in [1, 2] {
-        let id = app.example(3_600, &user).await;
+        let id = app.enqueue_example_job(3_600, &user).await;
         let grace = if signals == 1 { "0" } else { "3600" };
-        let mut worker = Running::start(app.worker(&["--shutdown-grace-seconds", grace]).await);
-        eventually("it runs", || async { (app.state(&id, &user).await == "started").then_some(()) }).await;
+        let mut worker = Running::start(app.worker_command(&["--shutdown-grace-seconds", grace]).await);
+        eventually("it runs", || async { (app.read_job_state(&id, &user).await == "started").then_some(()) })
+            .await;
         worker.signal("TERM");
         if signals == 2 {
             worker.wait_for_output("worker stopping").await;
@@ -117,7 +121,7 @@ async fn sigterm_returns_unfinished_jobs_to_the_queue() {
 #[tokio::test]
 async fn a_worker_waits_for_redis() {
     let app = TestApp::start().await;
-    let mut command = app.worker(&[]).await;
+    let mut command = app.worker_command(&[]).await;
     command.env("REDIS_URL", "redis://127.0.0.1:9/0");
     let mut worker = Running::start(command);
     worker.wait_for_output("cannot reach Redis, retrying").await;
@@ -130,9 +134,9 @@ async fn a_worker_waits_for_redis() {
 async fn jobs_of_a_user_do_not_delay_those_of_the_product() {
     let app = TestApp::start().await;
     let user = app.user().await;
-    let mut worker = Running::start(app.worker(&[]).await);
+    let mut worker = Running::start(app.worker_command(&[]).await);
     for _ in 0..12 {
-        app.example(3_600, &user).await;
+        app.enqueue_example_job(3_600, &user).await;
     }
     let started = || async { app.app.queue.queue("default").await.unwrap().unwrap().started };
     eventually("the worker runs jobs of the user", || async { (started().await >= 5).then_some(()) }).await;
@@ -156,7 +160,7 @@ async fn a_flag_turns_the_system_queue_off() {
         (&["--burst"], State::Finished),
     ];
     for (args, wanted) in args {
-        run(app.worker(args).await).await.succeeded();
+        run(app.worker_command(args).await).await.succeeded();
         assert_eq!(state().await, wanted, "{args:?}");
     }
 }
@@ -175,6 +179,6 @@ async fn jobs_that_an_earlier_release_queued_elsewhere_still_run() {
     old.hset(key("jobs"), &id, envelope).del(key("queue:system")).rpush(key("queue:default"), &id);
     old.sadd(key("queues"), "default");
     old.query_async::<()>(&mut redis).await.unwrap();
-    run(app.worker(&["--burst"]).await).await.succeeded();
+    run(app.worker_command(&["--burst"]).await).await.succeeded();
     assert_eq!(app.app.queue.status(&id).await.unwrap().unwrap().state, State::Finished);
 }

@@ -23,14 +23,14 @@ struct Backend {
 }
 
 /// Returns the id of the PostgreSQL process that serves a pooled connection.
-async fn backend(db: &Db) -> i32 {
+async fn backend_pid(db: &Db) -> i32 {
     let pid = "SELECT pg_backend_pid() AS pid";
     let get =
         async |conn: &mut AsyncPgConnection| Ok(diesel::sql_query(pid).get_result::<Backend>(conn).await?);
     db.run(get).await.unwrap().pid
 }
 
-async fn raise(db: &Db, code: &str) -> Error {
+async fn raise_error(db: &Db, code: &str) -> Error {
     let sql = format!("DO $$ BEGIN RAISE EXCEPTION 'Störung' USING ERRCODE = '{code}'; END $$");
     let run = async |conn: &mut AsyncPgConnection| -> Result<()> { Ok(conn.batch_execute(&sql).await?) };
     db.run(run).await.unwrap_err()
@@ -40,11 +40,11 @@ async fn raise(db: &Db, code: &str) -> Error {
 async fn a_server_that_cannot_serve_now_is_unavailable() {
     let app = TestApp::with(&["--database-pool-size=1"]).await;
     for code in ["25006", "40001", "40P01", "53300", "55P03", "57014", "57P01", "57P03", "08006"] {
-        let error = raise(&app.app.db, code).await;
+        let error = raise_error(&app.app.db, code).await;
         assert!(matches!(error, Error::Unavailable { what: "Database", .. }), "{code}: {error:?}");
     }
     for code in ["22012", "42P01", "XX000", "P0001"] {
-        let error = raise(&app.app.db, code).await;
+        let error = raise_error(&app.app.db, code).await;
         assert!(matches!(error, Error::Internal(_)), "{code}: {error:?}");
     }
 }
@@ -52,15 +52,15 @@ async fn a_server_that_cannot_serve_now_is_unavailable() {
 #[tokio::test]
 async fn a_connection_that_cannot_be_used_any_more_is_replaced() {
     let app = TestApp::with(&["--database-pool-size=1"]).await;
-    let mut last = backend(&app.app.db).await;
+    let mut last = backend_pid(&app.app.db).await;
     for code in ["25006", "0A000", "26000", "57P01"] {
-        raise(&app.app.db, code).await;
-        let now = backend(&app.app.db).await;
+        raise_error(&app.app.db, code).await;
+        let now = backend_pid(&app.app.db).await;
         assert_ne!(now, last, "{code}");
         last = now;
     }
-    raise(&app.app.db, "57014").await;
-    assert_eq!(backend(&app.app.db).await, last, "a canceled statement leaves its connection usable");
+    raise_error(&app.app.db, "57014").await;
+    assert_eq!(backend_pid(&app.app.db).await, last, "a canceled statement leaves its connection usable");
 }
 
 /// A migration of the next release may do this while this release still runs.
@@ -109,7 +109,7 @@ const DEADLOCK: &str = "DO $$ BEGIN
 END $$";
 
 #[derive(Clone, Copy, Debug)]
-enum Way {
+enum QueryKind {
     Statement,
     LongStatement,
     Transaction,
@@ -120,8 +120,13 @@ enum Way {
 async fn what_loses_a_deadlock_runs_again() {
     let app = TestApp::start().await;
     app.database.sql("CREATE TABLE locked (id int PRIMARY KEY, changes int NOT NULL); INSERT INTO locked VALUES (1, 0), (2, 0)").await;
-    let ways = [Way::Statement, Way::LongStatement, Way::Transaction, Way::CommandTransaction];
-    for (round, way) in ways.into_iter().enumerate() {
+    let kinds = [
+        QueryKind::Statement,
+        QueryKind::LongStatement,
+        QueryKind::Transaction,
+        QueryKind::CommandTransaction,
+    ];
+    for (round, kind) in kinds.into_iter().enumerate() {
         let (opponent, connection) =
             tokio_postgres::connect(&app.database.url, tokio_postgres::NoTls).await.unwrap();
         tokio::spawn(connection);
@@ -133,11 +138,11 @@ async fn what_loses_a_deadlock_runs_again() {
         let work = async |conn: &mut AsyncPgConnection| -> Result<()> { Ok(conn.batch_execute(&sql).await?) };
         let db = &app.app.db;
         let victim = async {
-            match way {
-                Way::Statement => db.run(work).await,
-                Way::LongStatement => db.run_for(TEST_TIMEOUT, work).await,
-                Way::Transaction => db.transaction(work).await,
-                Way::CommandTransaction => {
+            match kind {
+                QueryKind::Statement => db.run(work).await,
+                QueryKind::LongStatement => db.run_for(TEST_TIMEOUT, work).await,
+                QueryKind::Transaction => db.transaction(work).await,
+                QueryKind::CommandTransaction => {
                     let mut conn = saas::db::connect(&app.database.settings()).await.unwrap();
                     saas::db::transaction(&mut conn, work).await
                 }
@@ -153,11 +158,11 @@ async fn what_loses_a_deadlock_runs_again() {
             opponent.batch_execute("UPDATE locked SET changes = changes + 1 WHERE id = 1; COMMIT").await
         };
         let (victim, attack) = tokio::join!(victim, attack);
-        victim.unwrap_or_else(|error| panic!("{way:?}: {error:?}"));
+        victim.unwrap_or_else(|error| panic!("{kind:?}: {error:?}"));
         attack.unwrap();
         let changes = (2 * (round + 1)).to_string();
         let found = column(&app.database, "SELECT changes FROM locked ORDER BY id").await;
-        assert_eq!(found, [changes.clone(), changes], "{way:?}");
+        assert_eq!(found, [changes.clone(), changes], "{kind:?}");
     }
 }
 

@@ -10,17 +10,17 @@ use crate::support::{TestApp, app::Answer};
 const LINK: &str = "https://app.example.com/verify-email#token=abc";
 
 /// An application in development mode. Its captured mails are removed with it.
-struct Dev {
+struct DevApp {
     app: TestApp,
 }
 
-impl Drop for Dev {
+impl Drop for DevApp {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(self.mail_dir());
     }
 }
 
-impl Dev {
+impl DevApp {
     async fn start() -> Self {
         Self { app: TestApp::dev().await }
     }
@@ -41,7 +41,7 @@ impl Dev {
 
 #[tokio::test]
 async fn smoke_captured_mails_are_listed_newest_first() {
-    let dev = Dev::start().await;
+    let dev = DevApp::start().await;
     let none = dev.get("/dev/mail").await;
     assert_eq!(none.status, StatusCode::OK, "{}", none.text);
     assert!(none.text.contains("No mail has been captured yet"), "{}", none.text);
@@ -61,7 +61,7 @@ async fn smoke_captured_mails_are_listed_newest_first() {
 
 #[tokio::test]
 async fn both_versions_of_a_mail_are_shown_and_no_script_runs() {
-    let dev = Dev::start().await;
+    let dev = DevApp::start().await;
     let html = "<h1 title=\"Hi\">Hi & bye</h1><script>alert(1)</script>";
     dev.capture("mail-1", "Both", &format!("Open {LINK}.\n<i>Bye</i>"), Some(html)).await;
     let page = dev.get("/dev/mail/mail-1").await;
@@ -86,7 +86,7 @@ async fn both_versions_of_a_mail_are_shown_and_no_script_runs() {
 
 #[tokio::test]
 async fn a_plain_text_mail_has_no_frame() {
-    let dev = Dev::start().await;
+    let dev = DevApp::start().await;
     dev.capture("mail-1", "Text", "Hello", None).await;
     let page = dev.get("/dev/mail/mail-1").await;
     assert!(page.text.contains("Hello") && !page.text.contains("<iframe"), "{}", page.text);
@@ -94,7 +94,7 @@ async fn a_plain_text_mail_has_no_frame() {
 
 #[tokio::test]
 async fn only_captured_mails_are_found() {
-    let dev = Dev::start().await;
+    let dev = DevApp::start().await;
     dev.capture("mail-1", "Hi", "Hello", None).await;
     // A file next to the directory, which a path traversal would find.
     let outside = dev.mail_dir().with_extension("eml");
@@ -110,7 +110,7 @@ async fn only_captured_mails_are_found() {
 
 #[tokio::test]
 async fn requests_for_other_hosts_are_refused() {
-    let dev = Dev::start().await;
+    let dev = DevApp::start().await;
     dev.capture("mail-1", "Hi", "Hello", None).await;
     for (host, status) in [
         ("localhost:8000", 200),
@@ -129,7 +129,7 @@ async fn requests_for_other_hosts_are_refused() {
 
 #[tokio::test]
 async fn requests_through_a_proxy_are_refused() {
-    let dev = Dev::start().await;
+    let dev = DevApp::start().await;
     for name in ["x-forwarded-for", "x-forwarded-host", "forwarded", "via", "x-real-ip"] {
         let request = dev.app.at_root(Method::GET, "/dev/mail").header(name, "203.0.113.9");
         Answer::of(request).await.is_problem(404, "not_found", "Not Found");

@@ -23,8 +23,8 @@ const SPELLINGS: [&str; 9] = [
     "ada@b\u{FF55}\u{308}cher.example",
     "ada@bücher\u{3002}example",
 ];
-const STORED: &str = "ada@bücher.example";
-const MAILED: &str = "ada@xn--bcher-kva.example";
+const STORED_ADDRESS: &str = "ada@bücher.example";
+const MAILED_ADDRESS: &str = "ada@xn--bcher-kva.example";
 
 /// Addresses that are refused wherever one is stored.
 const REFUSED: [&str; 9] = [
@@ -51,7 +51,7 @@ async fn register(app: &TestApp, email: &str) -> User {
 }
 
 /// Runs a command on the database of an application.
-async fn command(app: &TestApp, args: &[&str]) -> Ended {
+async fn run_saas(app: &TestApp, args: &[&str]) -> Ended {
     let mut command = saas(args);
     command.env("DATABASE_URL", &app.database.url).env("BCRYPT_COST", "4").env("ALLOW_WEAK_HASHES", "true");
     run(command).await
@@ -61,8 +61,8 @@ async fn command(app: &TestApp, args: &[&str]) -> Ended {
 async fn smoke_all_spellings_are_one_account() {
     let app = TestApp::start().await;
     let (admin, user) = (app.admin().await, register(&app, SPELLINGS[0]).await);
-    assert_eq!(app.get("/users/me", Some(&user)).await.body["email"], STORED);
-    let to_verify = app.mailed_token(MAILED).await;
+    assert_eq!(app.get("/users/me", Some(&user)).await.body["email"], STORED_ADDRESS);
+    let to_verify = app.mailed_token(MAILED_ADDRESS).await;
     assert_eq!(app.post("/auth/verify-email", None, json!({ "token": to_verify })).await.status, 204);
     for spelling in SPELLINGS {
         let again = app.post("/auth/register", None, credentials(spelling)).await;
@@ -70,13 +70,13 @@ async fn smoke_all_spellings_are_one_account() {
         let invited = app.post("/users", Some(&admin), json!({ "email": spelling })).await;
         invited.is_some_problem(400, "email_taken");
         let login = app.login(spelling, PASSWORD).await;
-        let me = app.get("/users/me", Some(&User::signed_in(user.id, STORED, &login))).await;
+        let me = app.get("/users/me", Some(&User::signed_in(user.id, STORED_ADDRESS, &login))).await;
         assert_eq!(me.body["id"], user.id, "{spelling:?}");
         let own = app.post("/users/me/email", Some(&user), credentials(spelling)).await;
         assert_eq!(own.invalid_fields(), fields(&[("body.email", "value_error")]), "{spelling:?}");
     }
     let args = ["create-admin", "--email", SPELLINGS[4], "--promote"];
-    assert!(command(&app, &args).await.succeeded().stdout.contains(STORED));
+    assert!(run_saas(&app, &args).await.succeeded().stdout.contains(STORED_ADDRESS));
     assert_eq!(column(&app.database, "SELECT count(*) FROM users WHERE role = 'admin'").await, ["2"]);
 }
 
@@ -104,7 +104,8 @@ async fn spellings_share_the_rate_limits() {
         app.move_waits(60).await;
     }
     let mails = app.mails().await;
-    let resets = mails.iter().filter(|mail| mail.to == MAILED && mail.subject == "Reset your password");
+    let resets =
+        mails.iter().filter(|mail| mail.to == MAILED_ADDRESS && mail.subject == "Reset your password");
     assert_eq!(resets.count(), 3, "the limit of the mailbox");
     let app = TestApp::start().await;
     register(&app, SPELLINGS[0]).await;
@@ -123,7 +124,7 @@ async fn an_address_that_is_registered_meanwhile_cannot_be_confirmed() {
     let user = app.user().await;
     let change = app.post("/users/me/email", Some(&user), credentials(SPELLINGS[0])).await;
     assert_eq!(change.status, 202);
-    let token = json!({ "token": app.mailed_token(MAILED).await });
+    let token = json!({ "token": app.mailed_token(MAILED_ADDRESS).await });
     let faster = register(&app, SPELLINGS[1]).await;
     app.post("/auth/confirm-email", None, token).await.is_some_problem(400, "email_taken");
     // Without the other account, the address can be confirmed. Its key changes too.
@@ -132,7 +133,7 @@ async fn an_address_that_is_registered_meanwhile_cannot_be_confirmed() {
     assert_eq!(app.call(reqwest::Method::DELETE, &path, &admin).await.status, 204);
     let change = app.post("/users/me/email", Some(&user), credentials(SPELLINGS[2])).await;
     assert_eq!(change.status, 202);
-    let token = json!({ "token": app.mailed_token(MAILED).await });
+    let token = json!({ "token": app.mailed_token(MAILED_ADDRESS).await });
     assert_eq!(app.post("/auth/confirm-email", None, token).await.status, 204);
     assert_eq!(app.login(SPELLINGS[1], PASSWORD).await.status, 200);
     app.login(&user.email, PASSWORD).await.is_some_problem(401, "bad_credentials");
@@ -163,7 +164,7 @@ async fn an_invalid_address_is_refused_everywhere() {
         app.login(refused, PASSWORD).await.is_some_problem(401, "bad_credentials");
     }
     let args = ["create-admin", "--email", "a@1.2", "--password-stdin"];
-    command(&app, &args).await.failed(1, &["--email", "a@1.2"]);
+    run_saas(&app, &args).await.failed(1, &["--email", "a@1.2"]);
 }
 
 #[tokio::test]
@@ -193,7 +194,7 @@ async fn accounts_of_one_address_are_kept_and_reported() {
         app.sql(&format!("INSERT INTO users {columns} VALUES ('{email}', '{hash}', {times})")).await;
     }
     let ids = column(&app.database, "SELECT id FROM users ORDER BY id").await;
-    command(&app, &["migrate", "up"]).await.succeeded();
+    run_saas(&app, &["migrate", "up"]).await.succeeded();
     let keys = "SELECT email_key FROM users ORDER BY id";
     // `column` returns an empty text for null.
     let filled = ["", "eve@example.com", "", "bob@xn--bcher-kva.example"];
@@ -213,7 +214,7 @@ async fn accounts_of_one_address_are_kept_and_reported() {
     let taken = app.post("/auth/register", None, credentials("eve@exam\u{AD}ple.com")).await;
     taken.is_some_problem(400, "email_taken");
 
-    let doctor = command(&app, &["doctor"]).await.stdout;
+    let doctor = run_saas(&app, &["doctor"]).await.stdout;
     assert!(doctor.contains("warn  addresses"), "{doctor}");
     assert!(
         doctor.contains(&format!("user {} has the address of user {} in another spelling", ids[0], ids[1])),

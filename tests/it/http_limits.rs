@@ -21,8 +21,8 @@ use tokio::{
 use crate::support::{TEST_TIMEOUT, eventually};
 
 pub const GET_ROOT: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
-const SHORT: Duration = Duration::from_millis(150);
-pub const UNLIMITED: Duration = Duration::from_secs(3_600);
+const SHORT_TIMEOUT: Duration = Duration::from_millis(150);
+pub const NO_TIMEOUT: Duration = Duration::from_secs(3_600);
 
 /// The HTTP server of the product with an endpoint of the test.
 pub struct Server {
@@ -63,7 +63,7 @@ impl Server {
 }
 
 /// Reads until the server closes the connection.
-pub async fn rest(mut stream: TcpStream) -> String {
+pub async fn read_until_closed(mut stream: TcpStream) -> String {
     let mut bytes = Vec::new();
     // The error is ignored, because a reset closes the connection too.
     let _ = tokio::time::timeout(TEST_TIMEOUT, stream.read_to_end(&mut bytes))
@@ -73,7 +73,7 @@ pub async fn rest(mut stream: TcpStream) -> String {
 }
 
 /// Reads the next response of a connection.
-pub async fn next(stream: &mut TcpStream) -> String {
+pub async fn read_response(stream: &mut TcpStream) -> String {
     let (mut text, mut buffer) = (String::new(), [0; 1024]);
     while !text.ends_with("hello") {
         let read = tokio::time::timeout(TEST_TIMEOUT, stream.read(&mut buffer))
@@ -88,14 +88,14 @@ pub async fn next(stream: &mut TcpStream) -> String {
 
 #[tokio::test]
 async fn smoke_an_incomplete_head_times_out() {
-    let server = Server::hello(Limits { head: SHORT, ..Limits::default() });
+    let server = Server::hello(Limits { head: SHORT_TIMEOUT, ..Limits::default() });
     for part in [&b""[..], b"G", b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nhost: x\r\nx-more: "] {
-        assert_eq!(rest(server.send(part).await).await, "");
+        assert_eq!(read_until_closed(server.send(part).await).await, "");
     }
     // The time limit also applies to a client that keeps sending header lines, and to the second request of a
     // connection.
     let mut trickle = server.send(GET_ROOT).await;
-    assert!(next(&mut trickle).await.starts_with("HTTP/1.1 200"));
+    assert!(read_response(&mut trickle).await.starts_with("HTTP/1.1 200"));
     trickle.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
     let dripping = async {
         let mut tick = tokio::time::interval(Duration::from_millis(10));
@@ -117,9 +117,9 @@ async fn only_an_idle_connection_is_closed() {
     while begun.elapsed() < 3 * idle {
         pace.tick().await;
         stream.write_all(GET_ROOT).await.unwrap();
-        assert!(next(&mut stream).await.ends_with("hello"));
+        assert!(read_response(&mut stream).await.ends_with("hello"));
     }
-    assert_eq!(rest(stream).await, "");
+    assert_eq!(read_until_closed(stream).await, "");
 }
 
 #[tokio::test]
@@ -134,14 +134,15 @@ async fn a_request_may_take_longer_than_its_head() {
             Ok::<_, poem::Error>(Response::builder().body("hello"))
         }
     });
-    let server = Server::start(endpoint, Limits { head: SHORT, idle: SHORT, ..Limits::default() });
+    let server =
+        Server::start(endpoint, Limits { head: SHORT_TIMEOUT, idle: SHORT_TIMEOUT, ..Limits::default() });
     let mut stream = server.send(GET_ROOT).await;
     begun.notified().await;
     // Meanwhile, other connections time out.
-    rest(server.connect().await).await;
-    rest(server.send(b"G").await).await;
+    read_until_closed(server.connect().await).await;
+    read_until_closed(server.send(b"G").await).await;
     go.notify_one();
-    assert!(next(&mut stream).await.starts_with("HTTP/1.1 200"));
+    assert!(read_response(&mut stream).await.starts_with("HTTP/1.1 200"));
 }
 
 #[tokio::test]
@@ -150,10 +151,10 @@ async fn a_head_that_is_too_long_is_refused() {
     let long = format!("GET / HTTP/1.1\r\nhost: x\r\nx-long: {}\r\n\r\n", "y".repeat(40_000));
     let many = format!("GET / HTTP/1.1\r\nhost: x\r\n{}\r\n", "x-one: y\r\n".repeat(101));
     for head in [many, long] {
-        let answer = rest(server.send(head.as_bytes()).await).await;
+        let answer = read_until_closed(server.send(head.as_bytes()).await).await;
         assert!(answer.starts_with("HTTP/1.1 431"), "{answer:?}");
     }
-    let answer = rest(server.send(b"nonsense\r\n\r\n").await).await;
+    let answer = read_until_closed(server.send(b"nonsense\r\n\r\n").await).await;
     assert!(answer.starts_with("HTTP/1.1 400"), "{answer:?}");
 }
 
@@ -171,7 +172,8 @@ async fn a_burst_of_connections_is_served_within_the_limit() {
         }
     });
     let server = Server::start(endpoint, Limits { connections: 4, ..Limits::default() });
-    let burst = join_all((0..300).map(|_| async { rest(server.send(GET_ROOT).await).await })).await;
+    let burst =
+        join_all((0..300).map(|_| async { read_until_closed(server.send(GET_ROOT).await).await })).await;
     assert!(burst.iter().all(|answer| answer.starts_with("HTTP/1.1 200")));
     assert!(most.load(Ordering::SeqCst) <= 4);
 }
@@ -180,24 +182,24 @@ async fn a_burst_of_connections_is_served_within_the_limit() {
 async fn disconnected_clients_free_their_connections() {
     // With these limits, no connection times out.
     let server =
-        Server::hello(Limits { connections: 2, head: UNLIMITED, idle: UNLIMITED, ..Limits::default() });
+        Server::hello(Limits { connections: 2, head: NO_TIMEOUT, idle: NO_TIMEOUT, ..Limits::default() });
     for _ in 0..20 {
         let reset = server.send(b"GET / HTT").await;
         reset.set_zero_linger().unwrap();
         drop(reset);
         let mut half = server.send(b"GET / HTTP/1.1\r\n").await;
         half.shutdown().await.unwrap();
-        assert_eq!(rest(half).await, "");
+        assert_eq!(read_until_closed(half).await, "");
     }
-    assert!(next(&mut server.send(GET_ROOT).await).await.ends_with("hello"));
+    assert!(read_response(&mut server.send(GET_ROOT).await).await.ends_with("hello"));
 }
 
 #[tokio::test]
 async fn a_half_closed_connection_receives_its_response() {
-    let server = Server::hello(Limits { head: UNLIMITED, idle: UNLIMITED, ..Limits::default() });
+    let server = Server::hello(Limits { head: NO_TIMEOUT, idle: NO_TIMEOUT, ..Limits::default() });
     let mut stream = server.send(GET_ROOT).await;
     stream.shutdown().await.unwrap();
-    let answer = rest(stream).await;
+    let answer = read_until_closed(stream).await;
     assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("hello"), "{answer:?}");
 }
 
@@ -228,10 +230,10 @@ async fn smoke_a_request_that_has_reached_the_port_is_answered_before_shutdown()
     let in_backlog = TcpStream::from_std(in_backlog).unwrap();
     eventually("both requests are running", || async { (begun.load(Ordering::SeqCst) == 2).then_some(()) })
         .await;
-    assert_eq!(rest(idle).await, "", "a connection without a request is closed");
+    assert_eq!(read_until_closed(idle).await, "", "a connection without a request is closed");
     go.notify_waiters();
     for stream in [running, in_backlog] {
-        let answer = rest(stream).await;
+        let answer = read_until_closed(stream).await;
         assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("connection: close"), "{answer:?}");
     }
     server.ended.await.unwrap().unwrap();
@@ -249,7 +251,7 @@ async fn a_shutdown_under_load_answers_accepted_connections() {
             while let Ok(mut stream) = TcpStream::connect(address).await {
                 stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
                 assert!(
-                    rest(stream).await.ends_with("hello"),
+                    read_until_closed(stream).await.ends_with("hello"),
                     "the connection was accepted and not answered"
                 );
                 answered.fetch_add(1, Ordering::SeqCst);
@@ -276,7 +278,7 @@ async fn a_shutdown_under_load_answers_accepted_connections() {
 #[tokio::test]
 async fn a_request_that_exceeds_the_grace_period_is_dropped() {
     let endpoint = make(async |_| std::future::pending::<poem::Result<Response>>().await);
-    let mut server = Server::start(endpoint, Limits { grace: SHORT, ..Limits::default() });
+    let mut server = Server::start(endpoint, Limits { grace: SHORT_TIMEOUT, ..Limits::default() });
     let _stuck = server.send(GET_ROOT).await;
     server.stop();
     tokio::time::timeout(TEST_TIMEOUT, &mut server.ended)
@@ -293,9 +295,10 @@ async fn a_client_that_does_not_read_its_response_times_out() {
         let length = if request.uri().path() == "/large" { 64 << 20 } else { 0 };
         Ok::<_, poem::Error>(Response::builder().body("x".repeat(length) + "hello"))
     });
-    let server = Server::start(endpoint, Limits { connections: 1, write: SHORT, ..Limits::default() });
+    let server =
+        Server::start(endpoint, Limits { connections: 1, write: SHORT_TIMEOUT, ..Limits::default() });
     let stalled = server.send(b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n").await;
     // The next client waits until the only permitted connection is closed.
-    assert!(next(&mut server.send(GET_ROOT).await).await.ends_with("hello"));
+    assert!(read_response(&mut server.send(GET_ROOT).await).await.ends_with("hello"));
     drop(stalled);
 }

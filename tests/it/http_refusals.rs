@@ -4,7 +4,7 @@ use serde_json::Value;
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::{
-    http_limits::rest,
+    http_limits::read_until_closed,
     support::{
         TestApp, eventually,
         process::{production_command, start_server},
@@ -15,35 +15,35 @@ use crate::{
 const HEALTH: &str = "GET /api/v1/health HTTP/1.1\r\nHost: x\r\n";
 
 /// Sends bytes. Returns all bytes that the server sends until it closes the connection.
-async fn exchange(address: &str, octets: &[u8]) -> String {
+async fn send_and_read(address: &str, octets: &[u8]) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(octets).await.unwrap();
-    rest(stream).await
+    read_until_closed(stream).await
 }
 
 /// The last response of a connection.
-struct Last<'a> {
+struct LastResponse<'a> {
     status: u16,
     head: &'a str,
     body: Value,
 }
 
-impl<'a> Last<'a> {
+impl<'a> LastResponse<'a> {
     fn of(received: &'a str) -> Self {
         let start = received.rfind("HTTP/1.1 4").unwrap_or_else(|| panic!("no refusal: {received:?}"));
         let (head, body) = received[start..].split_once("\r\n\r\n").unwrap();
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        assert_eq!(header(head, "content-length"), Some(body.len().to_string().as_str()), "{received}");
+        assert_eq!(find_header(head, "content-length"), Some(body.len().to_string().as_str()), "{received}");
         Self { status, head, body: serde_json::from_str(body).unwrap() }
     }
 
     fn header(&self, name: &str) -> Option<&'a str> {
-        header(self.head, name)
+        find_header(self.head, name)
     }
 }
 
 /// Returns the value of a header. Fails if the header is repeated.
-fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+fn find_header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     let lines = head.lines().filter_map(|line| line.split_once(": "));
     let mut values = lines.filter(|(other, _)| *other == name).map(|(_, value)| value);
     let value = values.next();
@@ -52,7 +52,7 @@ fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
 }
 
 /// Requests that the HTTP library refuses, with the status and the code of the response.
-fn unreadable() -> Vec<(Vec<u8>, u16, &'static str)> {
+fn unparsable_requests() -> Vec<(Vec<u8>, u16, &'static str)> {
     let malformed = [
         "nonsense\r\n\r\n".to_owned(),
         "GET  /api/v1/health HTTP/1.1\r\nHost: x\r\n\r\n".into(),
@@ -94,9 +94,9 @@ fn unreadable() -> Vec<(Vec<u8>, u16, &'static str)> {
 async fn smoke_what_cannot_be_read_is_refused_like_everything_else() {
     let app = TestApp::with(&["--public-url=https://api.example.com"]).await;
     let address = app.url.strip_prefix("http://").unwrap();
-    for (octets, status, code) in unreadable() {
-        let received = exchange(address, &octets).await;
-        let refusal = Last::of(&received);
+    for (octets, status, code) in unparsable_requests() {
+        let received = send_and_read(address, &octets).await;
+        let refusal = LastResponse::of(&received);
         assert_eq!((refusal.status, &refusal.body["code"]), (status, &Value::from(code)), "{received}");
         assert_eq!(refusal.body["status"], status);
         assert_eq!(refusal.header("content-type"), Some("application/problem+json"));
@@ -114,9 +114,9 @@ async fn unparsable_requests_are_logged() {
     let database = TestDatabase::migrated().await;
     let command = production_command(&["serve", "--port", "0"], &database, &format!("r{}", unique())).await;
     let (server, address) = start_server(command).await;
-    for (octets, status, _) in unreadable() {
-        let received = exchange(&address, &octets).await;
-        let id = Last::of(&received).header("x-request-id").unwrap().to_owned();
+    for (octets, status, _) in unparsable_requests() {
+        let received = send_and_read(&address, &octets).await;
+        let id = LastResponse::of(&received).header("x-request-id").unwrap().to_owned();
         let line = eventually("the refusal is logged", || async {
             let output = server.output();
             let (lines, _) = output.rsplit_once('\n')?;
@@ -151,9 +151,9 @@ async fn a_response_without_the_body_of_its_request_closes_the_connection() {
     ] {
         for expect in ["", "expect: 100-continue\r\n"] {
             let head = format!("{target} HTTP/1.1\r\nHost: x\r\n{headers}{expect}\r\n");
-            let received = exchange(address, head.as_bytes()).await;
+            let received = send_and_read(address, head.as_bytes()).await;
             assert!(received.starts_with("HTTP/1.1 4"), "the body is not asked for: {received}");
-            let refusal = Last::of(&received);
+            let refusal = LastResponse::of(&received);
             assert_eq!((refusal.status, refusal.header("connection")), (status, Some("close")), "{received}");
         }
     }
@@ -171,7 +171,7 @@ async fn a_refused_request_whose_body_is_read_keeps_the_connection() {
         "POST /api/v1/nothing HTTP/1.1\r\nHost: x\r\ncontent-length: 0\r\n\r\n".into(),
     ] {
         let received =
-            exchange(address, format!("{first}{HEALTH}connection: close\r\n\r\n").as_bytes()).await;
+            send_and_read(address, format!("{first}{HEALTH}connection: close\r\n\r\n").as_bytes()).await;
         assert!(received.starts_with("HTTP/1.1 4") && received.contains("HTTP/1.1 200"), "{received}");
         assert_eq!(received.matches("connection: close").count(), 1, "{received}");
     }

@@ -7,17 +7,17 @@ use poem::{Endpoint, Request, Response, endpoint::make};
 use saas::api::Limits;
 use tokio::sync::Notify;
 
-use crate::http_limits::{GET_ROOT, Server, UNLIMITED, next, rest};
+use crate::http_limits::{GET_ROOT, NO_TIMEOUT, Server, read_response, read_until_closed};
 
 /// Starts a server that accepts two connections, on which no client times out.
-fn full_at_two(endpoint: impl Endpoint<Output = Response> + 'static) -> Server {
-    let (head, idle, write) = (UNLIMITED, UNLIMITED, UNLIMITED);
+fn start_with_two_connections(endpoint: impl Endpoint<Output = Response> + 'static) -> Server {
+    let (head, idle, write) = (NO_TIMEOUT, NO_TIMEOUT, NO_TIMEOUT);
     let limits =
         Limits { connections: 2, reclaim_after: Duration::ZERO, head, idle, write, ..Limits::default() };
     Server::start(endpoint, limits)
 }
 
-fn hello() -> impl Endpoint<Output = Response> + 'static {
+fn hello_endpoint() -> impl Endpoint<Output = Response> + 'static {
     make(async |mut request: Request| {
         let _ = request.take_body().into_bytes().await;
         // A large response does not fit into the socket buffers, so the server waits for the client to read.
@@ -36,18 +36,18 @@ async fn smoke_a_client_that_holds_all_connections_does_not_shut_others_out() {
         GET_ROOT,
     ];
     for bytes in held {
-        let server = full_at_two(hello());
+        let server = start_with_two_connections(hello_endpoint());
         let mut holders = [server.send(bytes).await, server.send(bytes).await];
         if bytes == GET_ROOT {
             for holder in &mut holders {
-                next(holder).await;
+                read_response(holder).await;
             }
         }
         // More clients than the limit, so they also replace each other.
         let mut others = Vec::new();
         for _ in 0..4 {
             let mut other = server.send(GET_ROOT).await;
-            assert!(next(&mut other).await.starts_with("HTTP/1.1 200"), "{bytes:?}");
+            assert!(read_response(&mut other).await.starts_with("HTTP/1.1 200"), "{bytes:?}");
             others.push(other);
         }
     }
@@ -57,7 +57,7 @@ async fn smoke_a_client_that_holds_all_connections_does_not_shut_others_out() {
 async fn a_request_that_is_being_handled_keeps_its_connection() {
     let (go, begun) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (wait, notify) = (go.clone(), begun.clone());
-    let server = full_at_two(make(move |request: Request| {
+    let server = start_with_two_connections(make(move |request: Request| {
         let (wait, notify) = (wait.clone(), notify.clone());
         async move {
             if request.uri().path() == "/slow" {
@@ -70,14 +70,14 @@ async fn a_request_that_is_being_handled_keeps_its_connection() {
     let mut slow = server.send(b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n").await;
     begun.notified().await;
     let mut idle = server.send(GET_ROOT).await;
-    next(&mut idle).await;
+    read_response(&mut idle).await;
     for _ in 0..3 {
         // The slow request has waited the longest, but for the server and not for its client.
         let mut other = server.send(GET_ROOT).await;
-        next(&mut other).await;
-        assert_eq!(rest(idle).await, "");
+        read_response(&mut other).await;
+        assert_eq!(read_until_closed(idle).await, "");
         idle = other;
     }
     go.notify_one();
-    assert!(next(&mut slow).await.starts_with("HTTP/1.1 200"));
+    assert!(read_response(&mut slow).await.starts_with("HTTP/1.1 200"));
 }

@@ -11,7 +11,7 @@ use crate::support::{TestApp, User, app::PASSWORD, proxy::Proxy, servers::TestDa
 /// Longer than any test, so that no copy expires. Only a change by the process itself discards copies.
 const LONG_CACHE: &str = "--identity-cache-ms=60000";
 
-async fn role(app: &TestApp, user: &User) -> Result<String, u16> {
+async fn read_role(app: &TestApp, user: &User) -> Result<String, u16> {
     let answer = app.get("/users/me", Some(user)).await;
     match answer.status.as_u16() {
         200 => Ok(answer.body["role"].as_str().unwrap().to_owned()),
@@ -19,7 +19,7 @@ async fn role(app: &TestApp, user: &User) -> Result<String, u16> {
     }
 }
 
-async fn change(app: &TestApp, method: Method, path: &str, user: &User, body: Option<Value>) {
+async fn send_change(app: &TestApp, method: Method, path: &str, user: &User, body: Option<Value>) {
     let mut request = app.request(method, path).bearer_auth(&user.token);
     if let Some(body) = body {
         request = request.json(&body);
@@ -32,15 +32,15 @@ async fn change(app: &TestApp, method: Method, path: &str, user: &User, body: Op
 async fn smoke_a_copy_is_used_until_it_expires() {
     let app = TestApp::with(&[LONG_CACHE]).await;
     let user = app.user().await;
-    assert_eq!(role(&app, &user).await.unwrap(), "user");
+    assert_eq!(read_role(&app, &user).await.unwrap(), "user");
     app.database.sql("UPDATE users SET role = 'admin'").await;
-    assert_eq!(role(&app, &user).await.unwrap(), "user");
+    assert_eq!(read_role(&app, &user).await.unwrap(), "user");
 
     let app = TestApp::with(&["--identity-cache-ms=0"]).await;
     let user = app.user().await;
-    assert_eq!(role(&app, &user).await.unwrap(), "user");
+    assert_eq!(read_role(&app, &user).await.unwrap(), "user");
     app.database.sql("UPDATE users SET role = 'admin'").await;
-    assert_eq!(role(&app, &user).await.unwrap(), "admin");
+    assert_eq!(read_role(&app, &user).await.unwrap(), "admin");
 }
 
 #[tokio::test]
@@ -49,44 +49,44 @@ async fn a_change_is_effective_at_once_in_its_own_process() {
     let admin = app.admin().await;
     let cached = async || {
         let user = app.user().await;
-        assert_eq!(role(&app, &user).await.unwrap(), "user");
+        assert_eq!(read_role(&app, &user).await.unwrap(), "user");
         user
     };
 
     let user = cached().await;
     let path = format!("/users/{}", user.id);
-    change(&app, Method::PATCH, &path, &admin, Some(json!({ "role": "admin" }))).await;
-    assert_eq!(role(&app, &user).await, Err(401), "a new admin has to sign in again");
+    send_change(&app, Method::PATCH, &path, &admin, Some(json!({ "role": "admin" }))).await;
+    assert_eq!(read_role(&app, &user).await, Err(401), "a new admin has to sign in again");
     let user = User::signed_in(user.id, &user.email, &app.login(&user.email, PASSWORD).await);
-    assert_eq!(role(&app, &user).await.unwrap(), "admin");
-    change(&app, Method::PATCH, &path, &admin, Some(json!({ "is_active": false }))).await;
-    assert_eq!(role(&app, &user).await, Err(403));
+    assert_eq!(read_role(&app, &user).await.unwrap(), "admin");
+    send_change(&app, Method::PATCH, &path, &admin, Some(json!({ "is_active": false }))).await;
+    assert_eq!(read_role(&app, &user).await, Err(403));
 
     let user = cached().await;
-    change(&app, Method::PATCH, "/users/me", &user, Some(json!({ "full_name": "Ada" }))).await;
+    send_change(&app, Method::PATCH, "/users/me", &user, Some(json!({ "full_name": "Ada" }))).await;
     assert_eq!(app.get("/users/me", Some(&user)).await.body["full_name"], "Ada");
 
     for (method, path) in [(Method::POST, "/auth/logout"), (Method::POST, "/auth/logout-all")] {
         let user = cached().await;
-        change(&app, method, path, &user, None).await;
-        assert_eq!(role(&app, &user).await, Err(401), "{path}");
+        send_change(&app, method, path, &user, None).await;
+        assert_eq!(read_role(&app, &user).await, Err(401), "{path}");
     }
 
     let user = cached().await;
-    change(&app, Method::DELETE, &format!("/users/{}", user.id), &admin, None).await;
-    assert_eq!(role(&app, &user).await, Err(401));
+    send_change(&app, Method::DELETE, &format!("/users/{}", user.id), &admin, None).await;
+    assert_eq!(read_role(&app, &user).await, Err(401));
 
     let user = cached().await;
-    change(&app, Method::DELETE, "/users/me", &user, Some(json!({ "password": PASSWORD }))).await;
-    assert_eq!(role(&app, &user).await, Err(401));
+    send_change(&app, Method::DELETE, "/users/me", &user, Some(json!({ "password": PASSWORD }))).await;
+    assert_eq!(read_role(&app, &user).await, Err(401));
 
     let user = cached().await;
     let other = app.login(&user.email, PASSWORD).await.body["access_token"].as_str().unwrap().to_owned();
     let other = User { token: other, ..user.clone() };
-    assert_eq!(role(&app, &other).await.unwrap(), "user");
+    assert_eq!(read_role(&app, &other).await.unwrap(), "user");
     let new = json!({ "current_password": PASSWORD, "new_password": "another good password" });
-    change(&app, Method::POST, "/users/me/password", &user, Some(new)).await;
-    assert_eq!((role(&app, &user).await, role(&app, &other).await), (Ok("user".into()), Err(401)));
+    send_change(&app, Method::POST, "/users/me/password", &user, Some(new)).await;
+    assert_eq!((read_role(&app, &user).await, read_role(&app, &other).await), (Ok("user".into()), Err(401)));
 }
 
 /// The change may have been committed, so the process must not use earlier copies.
@@ -96,8 +96,8 @@ async fn a_lost_response_to_commit_discards_the_copies() {
     let (proxy, url) = Proxy::before(&database.url).await;
     let app = TestApp::on(database, &[LONG_CACHE, &format!("--database-url={url}")]).await;
     let (admin, user) = (app.admin().await, app.user().await);
-    assert_eq!(role(&app, &user).await.unwrap(), "user");
-    assert_eq!(role(&app, &admin).await.unwrap(), "admin");
+    assert_eq!(read_role(&app, &user).await.unwrap(), "user");
+    assert_eq!(read_role(&app, &admin).await.unwrap(), "admin");
     proxy.lose_answer("COMMIT");
     let path = format!("/users/{}", user.id);
     let body = json!({ "is_active": false });
@@ -105,7 +105,7 @@ async fn a_lost_response_to_commit_discards_the_copies() {
         app.request(Method::PATCH, &path).bearer_auth(&admin.token).json(&body).send().await.unwrap();
     assert!(proxy.has_lost_it());
     assert_eq!(answer.status(), 503);
-    assert_eq!(role(&app, &user).await, Err(403));
+    assert_eq!(read_role(&app, &user).await, Err(403));
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use crate::support::{
 const WORKER_CONNECTIONS: usize = 5;
 
 /// Returns the logged warnings and errors about connections.
-fn complaints(process: &Running) -> Vec<String> {
+fn connection_warnings(process: &Running) -> Vec<String> {
     let is_about_connections = |line: &&str| {
         let is_loud = line.contains("\"level\":\"warn\"") || line.contains("\"level\":\"error\"");
         let words = ["Redis connection", "heartbeat", "periodic", "unavailable"];
@@ -26,7 +26,7 @@ fn complaints(process: &Running) -> Vec<String> {
     process.output().lines().filter(is_about_connections).map(str::to_owned).collect()
 }
 
-async fn until_logged(process: &Running, words: &str, times: usize) {
+async fn wait_until_logged(process: &Running, words: &str, times: usize) {
     eventually(&format!("{words:?} is logged {times} times"), || async {
         (process.output().matches(words).count() >= times).then_some(())
     })
@@ -42,21 +42,21 @@ async fn a_worker_replaces_closed_connections_silently_and_warns_if_it_cannot() 
     command.env("REDIS_URL", url).env("LOG_LEVEL", "debug");
     let worker = Running::start(command);
     let (connected, closed) = ("connected to Redis", "Redis connection was closed, reconnecting");
-    until_logged(&worker, connected, WORKER_CONNECTIONS).await;
+    wait_until_logged(&worker, connected, WORKER_CONNECTIONS).await;
     proxy.close_all();
-    until_logged(&worker, closed, WORKER_CONNECTIONS).await;
-    until_logged(&worker, connected, 2 * WORKER_CONNECTIONS).await;
+    wait_until_logged(&worker, closed, WORKER_CONNECTIONS).await;
+    wait_until_logged(&worker, connected, 2 * WORKER_CONNECTIONS).await;
     let job = app.call(Method::POST, "/jobs/example?name=x&duration=0", &user).await;
     let path = format!("/jobs/{}/status", job.body["job_id"].as_str().unwrap());
     eventually("the job has finished", || async {
         (app.get(&path, Some(&user)).await.body["status"] == "finished").then_some(())
     })
     .await;
-    assert_eq!(complaints(&worker), [""; 0]);
+    assert_eq!(connection_warnings(&worker), [""; 0]);
 
     proxy.set(Link::Cut);
-    until_logged(&worker, "Redis connection failed, reconnecting", 1).await;
-    until_logged(&worker, "heartbeat failed, retrying", 1).await;
+    wait_until_logged(&worker, "Redis connection failed, reconnecting", 1).await;
+    wait_until_logged(&worker, "heartbeat failed, retrying", 1).await;
 }
 
 #[tokio::test]
@@ -77,5 +77,5 @@ async fn the_api_replaces_closed_connections_silently() {
         assert_eq!(Answer::of(enqueue()).await.status, 200);
         redis.close_all();
     }
-    assert_eq!(complaints(&server), [""; 0]);
+    assert_eq!(connection_warnings(&server), [""; 0]);
 }

@@ -20,7 +20,7 @@ type ModulePath = Vec<String>;
 
 #[test]
 fn source_files_have_no_import_cycles() {
-    let tree = Tree::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
+    let tree = SourceTree::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
     let cycles = tree.cycles();
     assert!(cycles.is_empty(), "files import each other:\n{}", cycles.join("\n"));
 }
@@ -29,7 +29,7 @@ fn source_files_have_no_import_cycles() {
 fn an_import_cycle_is_detected() {
     let cycles = |files: &[(&str, &str)]| {
         let files = files.iter().map(|(path, text)| (PathBuf::from(path), (*text).to_owned()));
-        Tree::new(files.collect()).cycles()
+        SourceTree::new(files.collect()).cycles()
     };
     let parent = ("a/mod.rs", "mod b;\nmod c;\npub use b::{B, make as build};\npub struct A;");
     let c = ("a/c.rs", "use super::{A, B};\npub struct C(A, B);");
@@ -60,7 +60,7 @@ fn an_import_cycle_is_detected() {
 }
 
 /// The source files of the crate, by module.
-struct Tree {
+struct SourceTree {
     modules: BTreeMap<ModulePath, Module>,
 }
 
@@ -78,7 +78,7 @@ struct Import {
     is_reexport: bool,
 }
 
-impl Tree {
+impl SourceTree {
     fn read(src: &Path) -> Self {
         let mut files = Vec::new();
         let mut folders = vec![src.to_owned()];
@@ -104,7 +104,7 @@ impl Tree {
                 "mod" | "lib" => {}
                 name => module.push(name.to_owned()),
             }
-            let (imports, code) = split(&text);
+            let (imports, code) = split_imports(&text);
             Some((module, Module { file: path.to_str().unwrap().to_owned(), code, imports }))
         });
         Self { modules: modules.collect() }
@@ -216,7 +216,7 @@ impl Target {
 }
 
 /// Splits a source text into its imports and the rest of its code.
-fn split(text: &str) -> (Vec<Import>, String) {
+fn split_imports(text: &str) -> (Vec<Import>, String) {
     let text = text.split("#[cfg(test)]").next().unwrap();
     let mut code: String =
         text.lines().map(|line| line.split("//").next().unwrap().to_owned() + "\n").collect();

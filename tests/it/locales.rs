@@ -28,7 +28,7 @@ const NAMES: [(u32, &str, &[&str]); 8] = [
     (8, "100％ \\ A_b", &["100%", "100％", "\\", "a_B"]),
 ];
 
-async fn found(app: &TestApp, admin: &User, search: &str) -> Vec<String> {
+async fn find_emails(app: &TestApp, admin: &User, search: &str) -> Vec<String> {
     let request = app.request(Method::GET, "/users").bearer_auth(&admin.token);
     let answer = Answer::of(request.query(&[("search", search)])).await;
     let items = answer.body["items"].as_array().unwrap_or_else(|| panic!("{search}: {}", answer.text));
@@ -53,7 +53,7 @@ async fn a_search_ignores_case_in_every_locale() {
         for (number, _, searches) in NAMES {
             let email = format!("p{number}-isti@example.com");
             for search in searches.iter().copied().chain([&*email, &*email.to_uppercase()]) {
-                assert_eq!(found(&app, &admin, search).await, [&*email], "{locale}: {search}");
+                assert_eq!(find_emails(&app, &admin, search).await, [&*email], "{locale}: {search}");
             }
         }
     }

@@ -7,7 +7,7 @@ use saas::mail::{Mail, Sent};
 
 use crate::support::{TestApp, smtp::SmtpServer};
 
-fn plain<'a>(id: &'a str, to: &'a str, subject: &'a str, text: &'a str) -> Mail<'a> {
+fn plain_mail<'a>(id: &'a str, to: &'a str, subject: &'a str, text: &'a str) -> Mail<'a> {
     Mail { id, to, subject, text, html: None }
 }
 
@@ -20,7 +20,7 @@ async fn smoke_a_mail_reaches_the_smtp_server() {
     let sent = app
         .app
         .mailer
-        .send(&plain("id-1", "bob@example.com", "Grüße an alle", "Schöne Grüße\n.\nEnde"))
+        .send(&plain_mail("id-1", "bob@example.com", "Grüße an alle", "Schöne Grüße\n.\nEnde"))
         .await
         .unwrap();
     assert_eq!(sent, Sent::Accepted);
@@ -58,7 +58,7 @@ async fn a_mail_with_html_has_both_versions() {
 async fn a_captured_mail_is_one_complete_file() {
     let app = TestApp::start().await;
     for text in ["Hello", "Hello again"] {
-        let sent = app.app.mailer.send(&plain("id-3", "bob@example.com", "Hi", text)).await.unwrap();
+        let sent = app.app.mailer.send(&plain_mail("id-3", "bob@example.com", "Hi", text)).await.unwrap();
         assert_eq!(sent, Sent::Captured);
     }
     let dir = &app.app.config.mail.mail_dir;
@@ -73,7 +73,7 @@ async fn a_temporarily_refused_mail_can_be_sent_again() {
     let smtp = SmtpServer::start().await;
     smtp.refuse(1);
     let app = TestApp::with(&[&format!("--smtp-url={}", smtp.url)]).await;
-    let mail = plain("id-4", "bob@example.com", "Hi", "Hello");
+    let mail = plain_mail("id-4", "bob@example.com", "Hi", "Hello");
     let send = || app.app.mailer.send(&mail);
     let error = send().await.unwrap_err();
     assert_eq!(error.to_string(), "Mail server is unavailable");
@@ -85,14 +85,16 @@ async fn headers_cannot_be_injected() {
     let smtp = SmtpServer::start().await;
     let app = TestApp::with(&[&format!("--smtp-url={}", smtp.url)]).await;
     let send = async |mail: Mail<'_>| app.app.mailer.send(&mail).await;
-    send(plain("id-5", "bob@example.com", "Hi\r\nBcc: eve@example.com", "Hello")).await.unwrap();
+    send(plain_mail("id-5", "bob@example.com", "Hi\r\nBcc: eve@example.com", "Hello")).await.unwrap();
     let mail = &smtp.mails()[0];
     assert!(!mail.text.lines().any(|line| line.starts_with("Bcc")), "{}", mail.text);
     assert_eq!(mail.to, ["bob@example.com"]);
-    assert!(send(plain("id-6", "bob@example.com\r\nRCPT TO:<eve@example.com>", "Hi", "")).await.is_err());
+    assert!(
+        send(plain_mail("id-6", "bob@example.com\r\nRCPT TO:<eve@example.com>", "Hi", "")).await.is_err()
+    );
 }
 
-fn mode(path: &Path) -> u32 {
+fn file_mode(path: &Path) -> u32 {
     std::fs::metadata(path).unwrap().permissions().mode() & 0o777
 }
 
@@ -100,13 +102,13 @@ fn mode(path: &Path) -> u32 {
 async fn only_its_user_can_read_captured_mails() {
     let app = TestApp::start().await;
     let dir = &app.app.config.mail.mail_dir;
-    app.app.mailer.send(&plain("id-7", "bob@example.com", "Hi", "Hello")).await.unwrap();
-    assert_eq!((mode(dir), mode(&dir.join("id-7.eml"))), (0o700, 0o600));
+    app.app.mailer.send(&plain_mail("id-7", "bob@example.com", "Hi", "Hello")).await.unwrap();
+    assert_eq!((file_mode(dir), file_mode(&dir.join("id-7.eml"))), (0o700, 0o600));
 
     // An existing directory keeps its mode. New mails in it are still private.
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755)).unwrap();
-    app.app.mailer.send(&plain("id-8", "bob@example.com", "Hi", "Hello")).await.unwrap();
-    assert_eq!(mode(&dir.join("id-8.eml")), 0o600);
+    app.app.mailer.send(&plain_mail("id-8", "bob@example.com", "Hi", "Hello")).await.unwrap();
+    assert_eq!(file_mode(&dir.join("id-8.eml")), 0o600);
 }
 
 #[tokio::test]

@@ -25,14 +25,14 @@ struct Settings {
 }
 
 /// Creates a mailer with settings from flags.
-pub fn mailer(flags: &[&str]) -> Mailer {
+pub fn create_mailer(flags: &[&str]) -> Mailer {
     Mailer::new(&Settings::parse_from([&["test"], flags].concat()).config).unwrap()
 }
 
 /// Sends a mail with `url` as `SMTP_URL`.
 pub async fn send(url: &str, to: &str) -> Result<(), SendError> {
     let mail = Mail { id: "id", to, subject: "Hi", text: "Hello", html: None };
-    mailer(&[&format!("--smtp-url={url}")]).send(&mail).await.map(drop)
+    create_mailer(&[&format!("--smtp-url={url}")]).send(&mail).await.map(drop)
 }
 
 #[tokio::test]
@@ -122,7 +122,8 @@ async fn smoke_a_refused_mail_fails_at_once_and_a_delayed_one_is_retried() {
 #[tokio::test]
 async fn domains_are_sent_in_ascii() {
     let smtp = SmtpServer::start().await;
-    let mailer = mailer(&[&format!("--smtp-url={}", smtp.url), "--mail-from=Shop <hello@straße.example>"]);
+    let mailer =
+        create_mailer(&[&format!("--smtp-url={}", smtp.url), "--mail-from=Shop <hello@straße.example>"]);
     for (to, outgoing) in [
         ("ada@bücher.example", "ada@xn--bcher-kva.example"),
         ("ada@BÜCHER.example", "ada@xn--bcher-kva.example"),

@@ -16,12 +16,12 @@ use crate::{
 
 const TO: &str = "bob@example.com";
 
-fn offering(extensions: &[&'static str], tls: Tls) -> Behavior {
+fn offer(extensions: &[&'static str], tls: Tls) -> Behavior {
     Behavior { extensions: [extensions, &["AUTH PLAIN LOGIN"]].concat(), tls, replies: Vec::new() }
 }
 
 /// Returns the first word of each SMTP command, with `TLS ` before those that were encrypted.
-fn verbs(smtp: &SmtpServer) -> Vec<String> {
+fn command_verbs(smtp: &SmtpServer) -> Vec<String> {
     let verb = |line: &String| {
         let (prefix, rest) = line.strip_prefix("TLS ").map_or(("", line.as_str()), |rest| ("TLS ", rest));
         format!("{prefix}{}", rest.split([' ', ':']).next().unwrap())
@@ -29,21 +29,21 @@ fn verbs(smtp: &SmtpServer) -> Vec<String> {
     smtp.commands().iter().map(verb).collect()
 }
 
-fn has_sent_something(smtp: &SmtpServer) -> bool {
+fn has_received_login_or_mail(smtp: &SmtpServer) -> bool {
     smtp.commands().iter().any(|line| line.contains("AUTH") || line.contains("MAIL"))
 }
 
 #[tokio::test]
 async fn smoke_starttls_is_used_if_it_is_offered() {
-    let smtp = SmtpServer::with(offering(&[], Tls::Upgrade)).await;
+    let smtp = SmtpServer::with(offer(&[], Tls::Upgrade)).await;
     send(&smtp.url_with_password(), TO).await.unwrap();
     let wanted = ["EHLO", "STARTTLS", "TLS EHLO", "TLS AUTH", "TLS MAIL", "TLS RCPT", "TLS DATA"];
-    assert_eq!(verbs(&smtp), wanted);
+    assert_eq!(command_verbs(&smtp), wanted);
     assert_eq!(smtp.mails().len(), 1);
 
-    let smtp = SmtpServer::with(offering(&[], Tls::Upgrade)).await;
+    let smtp = SmtpServer::with(offer(&[], Tls::Upgrade)).await;
     send(&smtp.url, TO).await.unwrap();
-    assert!(verbs(&smtp).contains(&"TLS MAIL".to_owned()), "{:?}", smtp.commands());
+    assert!(command_verbs(&smtp).contains(&"TLS MAIL".to_owned()), "{:?}", smtp.commands());
 }
 
 #[tokio::test]
@@ -59,19 +59,19 @@ async fn nothing_is_sent_in_clear_if_starttls_is_offered_and_fails() {
                 chain(&error)
             );
         }
-        assert!(!has_sent_something(&smtp), "{reply}: {:?}", smtp.commands());
+        assert!(!has_received_login_or_mail(&smtp), "{reply}: {:?}", smtp.commands());
     }
 }
 
 #[tokio::test]
 async fn required_encryption_needs_a_server_that_offers_it_and_a_valid_certificate() {
     for (tls, problem) in [(Tls::Off, "does not offer STARTTLS"), (Tls::Upgrade, "certificate")] {
-        let smtp = SmtpServer::with(offering(&[], tls)).await;
+        let smtp = SmtpServer::with(offer(&[], tls)).await;
         let error = send(&format!("{}?tls=required", smtp.url_with_password()), TO).await.unwrap_err();
         assert!(!error.is_permanent() && chain(&error).contains(problem), "{}", chain(&error));
-        assert!(!has_sent_something(&smtp), "{:?}", smtp.commands());
+        assert!(!has_received_login_or_mail(&smtp), "{:?}", smtp.commands());
     }
-    let smtp = SmtpServer::with(offering(&[], Tls::Wrapper)).await;
+    let smtp = SmtpServer::with(offer(&[], Tls::Wrapper)).await;
     let error = send(&smtp.url_with_password(), TO).await.unwrap_err();
     assert!(!error.is_permanent() && chain(&error).contains("certificate"), "{}", chain(&error));
     assert!(smtp.commands().is_empty());
@@ -79,15 +79,15 @@ async fn required_encryption_needs_a_server_that_offers_it_and_a_valid_certifica
 
 #[tokio::test]
 async fn encryption_can_be_turned_off() {
-    let smtp = SmtpServer::with(offering(&[], Tls::Upgrade)).await;
+    let smtp = SmtpServer::with(offer(&[], Tls::Upgrade)).await;
     send(&format!("{}?tls=none", smtp.url_with_password()), TO).await.unwrap();
-    assert_eq!(verbs(&smtp), ["EHLO", "AUTH", "MAIL", "RCPT", "DATA"]);
+    assert_eq!(command_verbs(&smtp), ["EHLO", "AUTH", "MAIL", "RCPT", "DATA"]);
 }
 
 #[tokio::test]
 async fn a_worker_sends_to_a_server_whose_certificate_the_system_trusts() {
     for (tls, parameter) in [(Tls::Wrapper, ""), (Tls::Upgrade, "?tls=required")] {
-        let smtp = SmtpServer::with(offering(&[], tls)).await;
+        let smtp = SmtpServer::with(offer(&[], tls)).await;
         let app = TestApp::with(&["--debug=false"]).await;
         let body = json!({ "email": "ada@example.com", "password": PASSWORD });
         assert_eq!(app.post("/auth/register", None, body).await.status, 201);
@@ -96,6 +96,6 @@ async fn a_worker_sends_to_a_server_whose_certificate_the_system_trusts() {
         worker.env("SMTP_URL", format!("{url}{parameter}")).env("SSL_CERT_FILE", CERTIFICATE_FILE);
         run(worker).await.succeeded();
         assert_eq!(smtp.mails()[0].to, ["ada@example.com"]);
-        assert!(verbs(&smtp).contains(&"TLS AUTH".to_owned()), "{:?}", smtp.commands());
+        assert!(command_verbs(&smtp).contains(&"TLS AUTH".to_owned()), "{:?}", smtp.commands());
     }
 }

@@ -29,12 +29,12 @@ async fn register(app: &TestApp, email: &str) {
 }
 
 /// Returns the kinds of the messages in the outbox, oldest first.
-async fn waiting(app: &TestApp) -> Vec<String> {
+async fn list_waiting_kinds(app: &TestApp) -> Vec<String> {
     column(&app.database, "SELECT letter ->> 'kind' FROM outbox ORDER BY id").await
 }
 
 /// Starts an application on the same database and key prefix, with a mail server.
-async fn with_server(app: &TestApp, smtp: &SmtpServer) -> TestApp {
+async fn start_with_mail_server(app: &TestApp, smtp: &SmtpServer) -> TestApp {
     let (url, prefix) = (format!("--smtp-url={}", smtp.url), format!("--redis-key-prefix={}", app.prefix));
     TestApp::on(app.database.clone(), &[PRODUCTION, &url, &prefix]).await
 }
@@ -50,11 +50,11 @@ async fn smoke_mails_wait_in_the_outbox_until_there_is_a_server() {
         app.app.queue.enqueue(&RelayOutbox {}, Origin::default()).await.unwrap();
         app.run_jobs().await;
     }
-    assert_eq!(waiting(&app).await, ["verify_email"; 3]);
+    assert_eq!(list_waiting_kinds(&app).await, ["verify_email"; 3]);
     assert_eq!(column(&app.database, "SELECT count(*) FROM one_time_tokens").await, ["0"]);
 
     let smtp = SmtpServer::start().await;
-    let app = with_server(&app, &smtp).await;
+    let app = start_with_mail_server(&app, &smtp).await;
     assert_eq!(hand_over(&app.app, &RequestContext::default()).await.unwrap(), 3);
     let mut jobs = app.app.queue.list(SYSTEM_QUEUE, State::Queued, 0, 10).await.unwrap();
     jobs.retain(|job| job.task == "send_email_message");
@@ -66,7 +66,7 @@ async fn smoke_mails_wait_in_the_outbox_until_there_is_a_server() {
     let mut to: Vec<_> = smtp.mails().into_iter().flat_map(|mail| mail.to).collect();
     to.sort();
     assert_eq!(to, emails);
-    assert!(waiting(&app).await.is_empty());
+    assert!(list_waiting_kinds(&app).await.is_empty());
 }
 
 #[tokio::test]
@@ -77,7 +77,7 @@ async fn a_worker_sends_what_has_waited_when_it_starts() {
     let without = run(worker().await).await.succeeded().stderr;
     assert!(without.contains("mails wait in the outbox"), "{without}");
     assert!(!without.contains("captured") && !without.contains("send_email_message"), "{without}");
-    assert_eq!(waiting(&app).await, ["verify_email"]);
+    assert_eq!(list_waiting_kinds(&app).await, ["verify_email"]);
 
     let smtp = SmtpServer::start().await;
     let mut with = worker().await;
@@ -103,7 +103,7 @@ async fn mails_that_are_too_old_are_dropped() {
     ) AS rows (letter, age)"#;
     app.sql(rows).await;
     assert_eq!(hand_over(&app.app, &RequestContext::default()).await.unwrap(), 0);
-    assert_eq!(waiting(&app).await, ["reset_password", "resend_verification", "verify_email"]);
+    assert_eq!(list_waiting_kinds(&app).await, ["reset_password", "resend_verification", "verify_email"]);
     let again = run(production_command(&["worker", "--burst"], &app.database, &app.prefix).await).await;
     assert!(!again.succeeded().stderr.contains("dropped: they are too old"), "only once");
 
@@ -126,7 +126,7 @@ async fn a_worker_without_a_server_loses_no_job() {
     let app = TestApp::with(&[PRODUCTION]).await;
     register(&app, "ada@example.com").await;
     let smtp = SmtpServer::start().await;
-    let api = with_server(&app, &smtp).await;
+    let api = start_with_mail_server(&app, &smtp).await;
     let admin = api.admin().await;
     hand_over(&api.app, &RequestContext::default()).await.unwrap();
     let id = api.enqueue("/jobs/send-email?to=bob@example.com&subject=Hi&body=Hello", &admin).await;

@@ -14,7 +14,7 @@ use crate::support::{
 };
 
 /// Returns the API document that a server serves.
-pub async fn document() -> Value {
+pub async fn fetch_document() -> Value {
     let app = TestApp::start().await;
     let answer = Answer::of(app.at_root(Method::GET, "/openapi.json")).await;
     assert_eq!((answer.status.as_u16(), answer.header("content-type")), (200, "application/json"));
@@ -22,7 +22,7 @@ pub async fn document() -> Value {
 }
 
 /// Returns the path and the method of each operation.
-pub fn operations(document: &Value) -> Vec<(String, String, &Value)> {
+pub fn list_operations(document: &Value) -> Vec<(String, String, &Value)> {
     let paths = document["paths"].as_object().unwrap();
     let each = paths.iter().flat_map(|(path, methods)| {
         let methods = methods.as_object().unwrap().iter();
@@ -32,7 +32,7 @@ pub fn operations(document: &Value) -> Vec<(String, String, &Value)> {
 }
 
 /// Resolves a `$ref` of the document. Returns any other node unchanged.
-pub fn resolved<'a>(document: &'a Value, node: &'a Value) -> &'a Value {
+pub fn resolve_ref<'a>(document: &'a Value, node: &'a Value) -> &'a Value {
     let reference = node["$ref"].as_str();
     reference
         .map_or(node, |text| document.pointer(&text[1..]).unwrap_or_else(|| panic!("{text} is not there")))
@@ -42,7 +42,7 @@ pub fn resolved<'a>(document: &'a Value, node: &'a Value) -> &'a Value {
 #[tokio::test]
 async fn openapi_snapshot() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/openapi.json");
-    let now = format!("{}\n", serde_json::to_string_pretty(&document().await).unwrap());
+    let now = format!("{}\n", serde_json::to_string_pretty(&fetch_document().await).unwrap());
     if std::env::var_os("BLESS").is_some() {
         std::fs::write(path, now).unwrap();
         return;
@@ -56,8 +56,8 @@ async fn openapi_snapshot() {
 
 #[tokio::test]
 async fn smoke_every_operation_is_described() {
-    let document = document().await;
-    let all = operations(&document);
+    let document = fetch_document().await;
+    let all = list_operations(&document);
     let mut ids = BTreeSet::new();
     for (path, method, operation) in &all {
         let name = format!("{method} {path}");
@@ -69,7 +69,7 @@ async fn smoke_every_operation_is_described() {
         assert!(operation["summary"].is_string(), "{name} has no summary");
         assert!(operation["tags"][0].is_string(), "{name} has no tag");
         assert!(operation["description"].is_string(), "{name} has no description");
-        let error = resolved(&document, &operation["responses"]["default"]);
+        let error = resolve_ref(&document, &operation["responses"]["default"]);
         let problem = &error["content"]["application/problem+json"];
         assert!(problem["schema"].is_object(), "{name} does not document its errors");
         for parameter in operation["parameters"].as_array().into_iter().flatten() {
@@ -81,7 +81,7 @@ async fn smoke_every_operation_is_described() {
 
 #[tokio::test]
 async fn the_document_corrects_the_errors_of_the_framework() {
-    let document = document().await;
+    let document = fetch_document().await;
     assert_eq!(document["openapi"], "3.1.0");
     let flow = &document["components"]["securitySchemes"]["OAuth2PasswordBearer"]["flows"]["password"];
     assert_eq!(flow["tokenUrl"], "/api/v1/auth/login");
@@ -95,7 +95,7 @@ async fn the_document_corrects_the_errors_of_the_framework() {
 
 #[tokio::test]
 async fn the_document_describes_the_token_endpoints_to_oauth_clients() {
-    let document = document().await;
+    let document = fetch_document().await;
     let components = &document["components"];
     let flow = &components["securitySchemes"]["OAuth2PasswordBearer"]["flows"]["password"];
     assert_eq!(flow["refreshUrl"], "/api/v1/auth/refresh");
@@ -152,7 +152,7 @@ async fn the_documentation_pages_have_the_name_of_the_product_and_fit_on_a_phone
 
 #[tokio::test]
 async fn the_document_begins_with_what_a_client_needs_first() {
-    let document = document().await;
+    let document = fetch_document().await;
     let tags: Vec<_> = document["tags"].as_array().unwrap().iter().map(|tag| &tag["name"]).collect();
     assert_eq!(
         (&tags[..2], tags.last().unwrap().as_str()),
@@ -269,7 +269,7 @@ async fn a_long_response_is_compressed() {
 async fn the_binary_prints_the_same_document() {
     let printed = run(saas(&["openapi"])).await.succeeded();
     let printed: Value = serde_json::from_str(&printed.stdout).unwrap();
-    assert_eq!(printed, document().await);
+    assert_eq!(printed, fetch_document().await);
     let named = run(saas(&["openapi", "--project-name", "My Product"])).await.succeeded();
     assert!(named.stdout.contains("\"title\": \"My Product\""));
 }

@@ -6,7 +6,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    openapi::{document, operations, resolved},
+    openapi::{fetch_document, list_operations, resolve_ref},
     support::{
         TestApp, User,
         app::{Answer, PASSWORD},
@@ -16,19 +16,19 @@ use crate::{
 const JSON: &str = "application/json";
 
 /// Calls `visit` with each object of the document that can be a schema.
-fn walk(node: &Value, visit: &mut dyn FnMut(&Value)) {
+fn visit_schemas(node: &Value, visit: &mut dyn FnMut(&Value)) {
     match node {
         Value::Object(fields) => {
             visit(node);
             for (name, value) in fields {
                 if !["example", "default"].contains(&name.as_str()) || value["type"].is_string() {
-                    walk(value, visit);
+                    visit_schemas(value, visit);
                 }
             }
         }
         Value::Array(items) => {
             for item in items {
-                walk(item, visit);
+                visit_schemas(item, visit);
             }
         }
         _ => {}
@@ -36,13 +36,13 @@ fn walk(node: &Value, visit: &mut dyn FnMut(&Value)) {
 }
 
 /// Collects the names of the schemas that a node references, directly or through other schemas.
-fn schemas_below(document: &Value, node: &Value, names: &mut BTreeSet<String>) {
-    walk(node, &mut |node| {
+fn collect_schemas(document: &Value, node: &Value, names: &mut BTreeSet<String>) {
+    visit_schemas(node, &mut |node| {
         let name = node["$ref"].as_str().and_then(|text| text.strip_prefix("#/components/schemas/"));
         if let Some(name) = name
             && names.insert(name.to_owned())
         {
-            schemas_below(document, &document["components"]["schemas"][name], names);
+            collect_schemas(document, &document["components"]["schemas"][name], names);
         }
     });
 }
@@ -55,9 +55,9 @@ fn allows_null(schema: &Value) -> bool {
 
 #[tokio::test]
 async fn schemas_have_no_part_that_generators_cannot_use() {
-    let document = document().await;
+    let document = fetch_document().await;
     let mut schemas = 0;
-    walk(&document, &mut |node| {
+    visit_schemas(&document, &mut |node| {
         schemas += 1;
         assert!(node.get("nullable").is_none(), "OpenAPI 3.1 has no nullable: {node}");
         for part in node["allOf"].as_array().into_iter().flatten() {
@@ -75,11 +75,11 @@ async fn schemas_have_no_part_that_generators_cannot_use() {
 #[tokio::test]
 async fn a_body_may_have_the_documented_fields_and_nulls_only() {
     let app = TestApp::start().await;
-    let (document, admin) = (document().await, app.admin().await);
+    let (document, admin) = (fetch_document().await, app.admin().await);
     let user = app.user().await;
     let mut asked = 0;
-    for (path, method, operation) in operations(&document) {
-        let schema = resolved(&document, &operation["requestBody"]["content"][JSON]["schema"]);
+    for (path, method, operation) in list_operations(&document) {
+        let schema = resolve_ref(&document, &operation["requestBody"]["content"][JSON]["schema"]);
         let Some(properties) = schema["properties"].as_object() else { continue };
         assert_eq!(schema["additionalProperties"], false, "{path}");
         let path = path.replace("{id}", &user.id.to_string()).replace("{name}", "chores");
@@ -104,11 +104,11 @@ async fn a_body_may_have_the_documented_fields_and_nulls_only() {
 
 #[tokio::test]
 async fn nullable_fields_of_responses_are_required() {
-    let document = document().await;
+    let document = fetch_document().await;
     let (mut sent, mut returned) = (BTreeSet::new(), BTreeSet::new());
-    for (_, _, operation) in operations(&document) {
-        schemas_below(&document, &operation["requestBody"], &mut sent);
-        schemas_below(&document, &operation["responses"], &mut returned);
+    for (_, _, operation) in list_operations(&document) {
+        collect_schemas(&document, &operation["requestBody"], &mut sent);
+        collect_schemas(&document, &operation["responses"], &mut returned);
     }
     let mut nullable = 0;
     for name in returned.difference(&sent) {
@@ -125,7 +125,7 @@ async fn nullable_fields_of_responses_are_required() {
 
 /// Asserts that a value has the fields and types of its schema.
 fn assert_valid(document: &Value, schema: &Value, value: &Value, at: &str) {
-    let schema = resolved(document, schema);
+    let schema = resolve_ref(document, schema);
     for key in ["allOf", "anyOf"] {
         let parts: Vec<_> = schema[key].as_array().into_iter().flatten().collect();
         if let Some(part) = parts.iter().find(|part| value.is_null() == (part["type"] == "null")) {
@@ -162,10 +162,10 @@ fn assert_valid(document: &Value, schema: &Value, value: &Value, at: &str) {
 #[tokio::test]
 async fn answers_have_the_documented_fields_and_headers() {
     let app = TestApp::start().await;
-    let (document, admin) = (document().await, app.admin().await);
+    let (document, admin) = (fetch_document().await, app.admin().await);
     let job = app.enqueue("/jobs/example?name=x", &admin).await;
     let mut seen = 0;
-    let all = operations(&document).into_iter();
+    let all = list_operations(&document).into_iter();
     for (path, method, operation) in all.filter(|(_, method, _)| method == "get") {
         let id = if path.contains("/jobs/") { job.clone() } else { admin.id.to_string() };
         let url = path.replace("{id}", &id).replace("{name}", "default");
@@ -176,7 +176,7 @@ async fn answers_have_the_documented_fields_and_headers() {
             }
             let answer = Answer::of(request).await;
             let name = format!("{method} {path} {}", answer.status.as_u16());
-            let response = resolved(&document, &operation["responses"][answer.status.as_str()]);
+            let response = resolve_ref(&document, &operation["responses"][answer.status.as_str()]);
             let content = &response["content"][answer.header("content-type")];
             assert!(content.is_object(), "{name} is not documented");
             assert_valid(&document, &content["schema"], &answer.body, &name);
@@ -199,9 +199,9 @@ async fn answers_have_the_documented_fields_and_headers() {
 
 #[tokio::test]
 async fn each_operation_documents_its_responses() {
-    let document = document().await;
+    let document = fetch_document().await;
     let mut texts = BTreeMap::<&str, Vec<String>>::new();
-    for (path, method, operation) in operations(&document) {
+    for (path, method, operation) in list_operations(&document) {
         let name = format!("{method} {path}");
         let responses = operation["responses"].as_object().unwrap();
         let has = |status: &str| assert!(responses.contains_key(status), "{name} does not document {status}");
@@ -222,7 +222,7 @@ async fn each_operation_documents_its_responses() {
             }
         }
         for (status, response) in responses {
-            let response = resolved(&document, response);
+            let response = resolve_ref(&document, response);
             assert!(response["headers"]["X-Request-Id"].is_object(), "{name} {status}");
             let text = response["description"].as_str().unwrap();
             assert!(text.ends_with('.') && text.starts_with(char::is_uppercase), "{name} {status}: {text}");

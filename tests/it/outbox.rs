@@ -20,16 +20,16 @@ use crate::support::{
     records::{column, keys},
 };
 
-const NO_REDIS: [&str; 2] = ["--redis-url=redis://127.0.0.1:1/", "--redis-timeout-ms=200"];
+const UNREACHABLE_REDIS: [&str; 2] = ["--redis-url=redis://127.0.0.1:1/", "--redis-timeout-ms=200"];
 
 /// Returns the kinds of the messages in the outbox, oldest first.
-async fn waiting(app: &TestApp) -> Vec<String> {
+async fn list_waiting_kinds(app: &TestApp) -> Vec<String> {
     let sql = "SELECT coalesce(letter -> 'notice' #>> '{}', letter ->> 'kind') FROM outbox ORDER BY id";
     column(&app.database, sql).await
 }
 
 /// Creates an account like a process that crashes right after the commit: the message stays in the outbox.
-async fn register(app: &TestApp, email: &str) {
+async fn register_without_hand_over(app: &TestApp, email: &str) {
     let (context, effects) = Default::default();
     let insert = async |conn: &mut AsyncPgConnection| {
         let new = NewUser {
@@ -47,7 +47,7 @@ async fn register(app: &TestApp, email: &str) {
 }
 
 /// Returns the recipients of all sent mails, sorted.
-async fn recipients(app: &TestApp) -> Vec<String> {
+async fn list_recipients(app: &TestApp) -> Vec<String> {
     let mut to: Vec<_> = app.mails().await.into_iter().map(|mail| mail.to).collect();
     to.sort();
     to
@@ -55,7 +55,7 @@ async fn recipients(app: &TestApp) -> Vec<String> {
 
 #[tokio::test]
 async fn smoke_without_redis_accounts_change_and_messages_wait() {
-    let away = TestApp::with(&NO_REDIS).await;
+    let away = TestApp::with(&UNREACHABLE_REDIS).await;
     let admin = away.admin().await;
     let body = json!({ "email": "ada@example.com", "password": PASSWORD });
     let made = away.post("/auth/register", None, body).await;
@@ -66,11 +66,11 @@ async fn smoke_without_redis_accounts_change_and_messages_wait() {
     assert_eq!(away.post("/users/me/password", Some(&admin), change).await.status, 204);
     let error = hand_over(&away.app, &RequestContext::default()).await.unwrap_err();
     assert_eq!(error.to_string(), "Redis is unavailable");
-    assert_eq!(waiting(&away).await, ["verify_email", "invite", "password_changed"]);
+    assert_eq!(list_waiting_kinds(&away).await, ["verify_email", "invite", "password_changed"]);
 
     let app = TestApp::on(away.database.clone(), &[]).await;
     assert_eq!(hand_over(&app.app, &RequestContext::default()).await.unwrap(), 3);
-    assert!(waiting(&app).await.is_empty());
+    assert!(list_waiting_kinds(&app).await.is_empty());
     let mails = app.mails().await;
     let sent: Vec<_> = mails.iter().map(|mail| (&*mail.to, &*mail.subject)).collect();
     let wanted = [
@@ -87,12 +87,12 @@ async fn smoke_without_redis_accounts_change_and_messages_wait() {
 
 #[tokio::test]
 async fn a_failed_change_sends_no_message() {
-    let app = TestApp::with(&NO_REDIS).await;
-    register(&app, "ada@example.com").await;
+    let app = TestApp::with(&UNREACHABLE_REDIS).await;
+    register_without_hand_over(&app, "ada@example.com").await;
     let again = Registration { email: "Ada@example.com".into(), password: PASSWORD.into(), full_name: None };
     let error = services::users::register(&app.app, &RequestContext::default(), again).await.err().unwrap();
     assert_eq!(error.to_string(), "Email already registered");
-    assert_eq!(waiting(&app).await, ["verify_email"]);
+    assert_eq!(list_waiting_kinds(&app).await, ["verify_email"]);
 }
 
 #[tokio::test]
@@ -100,9 +100,10 @@ async fn smoke_a_request_hands_its_messages_over() {
     let app = TestApp::start().await;
     let body = json!({ "email": "ada@example.com", "password": PASSWORD });
     assert_eq!(app.post("/auth/register", None, body).await.status, 201);
-    eventually("the outbox is empty", || async { waiting(&app).await.is_empty().then_some(()) }).await;
+    eventually("the outbox is empty", || async { list_waiting_kinds(&app).await.is_empty().then_some(()) })
+        .await;
     app.run_jobs().await;
-    assert_eq!(recipients(&app).await, ["ada@example.com"]);
+    assert_eq!(list_recipients(&app).await, ["ada@example.com"]);
 }
 
 #[tokio::test]
@@ -110,28 +111,28 @@ async fn concurrent_hand_overs_send_each_message_once() {
     let app = TestApp::start().await;
     let emails: Vec<_> = (0..5).map(|n| format!("user{n}@example.com")).collect();
     for email in &emails {
-        register(&app, email).await;
+        register_without_hand_over(&app, email).await;
     }
     let twin = TestApp::on(app.database.clone(), &[&format!("--redis-key-prefix={}", app.prefix)]).await;
     let context = RequestContext::default();
     let apps = (0..3).flat_map(|_| [&app, &twin]);
     let handed = join_all(apps.map(|app| hand_over(&app.app, &context))).await;
     let handed: usize = handed.into_iter().map(Result::unwrap).sum();
-    assert_eq!((handed, waiting(&app).await.len()), (5, 0));
-    assert_eq!(recipients(&app).await, emails);
-    assert_eq!(recipients(&app).await, emails, "no mail is sent later");
+    assert_eq!((handed, list_waiting_kinds(&app).await.len()), (5, 0));
+    assert_eq!(list_recipients(&app).await, emails);
+    assert_eq!(list_recipients(&app).await, emails, "no mail is sent later");
 }
 
 #[tokio::test]
 async fn a_message_that_was_handed_over_but_not_removed_is_sent_once() {
     let app = TestApp::start().await;
-    register(&app, "ada@example.com").await;
+    register_without_hand_over(&app, "ada@example.com").await;
     app.sql("CREATE TABLE again AS SELECT * FROM outbox").await;
-    assert_eq!(recipients(&app).await, ["ada@example.com"]);
+    assert_eq!(list_recipients(&app).await, ["ada@example.com"]);
     // The state after a process has enqueued the job and crashed before it deleted the row.
     app.sql("INSERT INTO outbox OVERRIDING SYSTEM VALUE SELECT * FROM again").await;
     assert_eq!(hand_over(&app.app, &RequestContext::default()).await.unwrap(), 1);
-    assert_eq!(recipients(&app).await, ["ada@example.com"]);
+    assert_eq!(list_recipients(&app).await, ["ada@example.com"]);
 }
 
 #[tokio::test]
@@ -139,37 +140,37 @@ async fn a_recreated_database_with_the_same_ids_sends_its_messages() {
     let (first, second) = (TestApp::start().await, TestApp::start().await);
     let first =
         TestApp::on(first.database.clone(), &[&format!("--redis-key-prefix={}", second.prefix)]).await;
-    register(&first, "ada@example.com").await;
-    register(&second, "bob@example.com").await;
+    register_without_hand_over(&first, "ada@example.com").await;
+    register_without_hand_over(&second, "bob@example.com").await;
     assert_eq!(column(&first.database, "SELECT id FROM outbox").await, ["1"]);
     assert_eq!(column(&second.database, "SELECT id FROM outbox").await, ["1"]);
-    assert_eq!(recipients(&first).await, ["ada@example.com"]);
-    assert_eq!(recipients(&second).await, ["bob@example.com"]);
+    assert_eq!(list_recipients(&first).await, ["ada@example.com"]);
+    assert_eq!(list_recipients(&second).await, ["bob@example.com"]);
 }
 
 #[tokio::test]
 async fn a_message_that_is_no_longer_needed_is_not_sent() {
     let app = TestApp::start().await;
     for name in ["verified", "gone", "inactive", "pending"] {
-        register(&app, &format!("{name}@example.com")).await;
+        register_without_hand_over(&app, &format!("{name}@example.com")).await;
     }
     let sql = "UPDATE users SET email_verified_at = now() WHERE email LIKE 'verified%';
                UPDATE users SET is_active = false WHERE email LIKE 'inactive%';
                DELETE FROM users WHERE email LIKE 'gone%'";
     app.sql(sql).await;
     assert_eq!(hand_over(&app.app, &RequestContext::default()).await.unwrap(), 4);
-    assert_eq!(recipients(&app).await, ["pending@example.com"]);
+    assert_eq!(list_recipients(&app).await, ["pending@example.com"]);
     assert_eq!(column(&app.database, "SELECT count(*) FROM one_time_tokens").await, ["1"]);
 }
 
 #[tokio::test]
 async fn the_relay_job_hands_over_what_is_left() {
     let app = TestApp::start().await;
-    register(&app, "ada@example.com").await;
+    register_without_hand_over(&app, "ada@example.com").await;
     app.app.queue.enqueue(&RelayOutbox {}, Origin::default()).await.unwrap();
     app.run_jobs().await;
-    assert!(waiting(&app).await.is_empty());
-    assert_eq!(recipients(&app).await, ["ada@example.com"]);
+    assert!(list_waiting_kinds(&app).await.is_empty());
+    assert_eq!(list_recipients(&app).await, ["ada@example.com"]);
 }
 
 #[tokio::test]
@@ -177,10 +178,10 @@ async fn a_message_of_an_unknown_kind_waits_and_does_not_block_others() {
     let app = TestApp::start().await;
     let unknown = "INSERT INTO outbox (letter) SELECT '{\"kind\": \"unknown\"}' FROM generate_series(1, 150)";
     app.sql(unknown).await;
-    register(&app, "ada@example.com").await;
+    register_without_hand_over(&app, "ada@example.com").await;
     assert_eq!(hand_over(&app.app, &RequestContext::default()).await.unwrap(), 1);
-    assert_eq!(recipients(&app).await, ["ada@example.com"]);
-    assert_eq!(waiting(&app).await, ["unknown"; 150]);
+    assert_eq!(list_recipients(&app).await, ["ada@example.com"]);
+    assert_eq!(list_waiting_kinds(&app).await, ["unknown"; 150]);
 }
 
 #[tokio::test]
@@ -198,7 +199,7 @@ async fn an_unreadable_message_is_set_aside_after_a_day_with_one_error() {
     assert_eq!(errors, 1);
     let set_aside = "SELECT letter ->> 'kind' FROM outbox WHERE set_aside_at IS NOT NULL";
     assert_eq!(column(&app.database, set_aside).await, ["old"]);
-    assert_eq!(waiting(&app).await, ["old", "new"], "nothing is lost");
+    assert_eq!(list_waiting_kinds(&app).await, ["old", "new"], "nothing is lost");
 
     // A newer release can read the message after an operator has put it back.
     let put_back =
@@ -211,18 +212,18 @@ async fn an_unreadable_message_is_set_aside_after_a_day_with_one_error() {
 #[tokio::test]
 async fn jobs_under_the_old_name_are_sent() {
     let app = TestApp::start().await;
-    register(&app, "ada@example.com").await;
+    register_without_hand_over(&app, "ada@example.com").await;
     app.sql("DELETE FROM outbox").await;
     let old: SendLetter =
         serde_json::from_value(json!({ "message": { "kind": "verify_email", "user_id": 1 } })).unwrap();
     app.app.queue.enqueue(&old, Origin::default()).await.unwrap();
-    assert_eq!(recipients(&app).await, ["ada@example.com"]);
+    assert_eq!(list_recipients(&app).await, ["ada@example.com"]);
 }
 
 #[tokio::test]
 async fn a_failed_message_leaves_no_secret() {
     let app = TestApp::with(&["--smtp-url=smtp://127.0.0.1:1"]).await;
-    register(&app, "ada@example.com").await;
+    register_without_hand_over(&app, "ada@example.com").await;
     let forgot = app.post("/auth/forgot-password", None, json!({ "email": "ada@example.com" })).await;
     assert_eq!(forgot.status, 202, "{}", forgot.text);
     hand_over(&app.app, &RequestContext::default()).await.unwrap();

@@ -22,30 +22,30 @@ use crate::support::{
 };
 
 #[derive(QueryableByName)]
-struct Answer {
+struct TextRow {
     #[diesel(sql_type = Text)]
     value: String,
 }
 
 /// Connects as the product does. Returns the result of a query as text, or the error message.
-async fn ask(url: &str, question: &str) -> Result<String, String> {
+async fn connect_and_query(url: &str, query: &str) -> Result<String, String> {
     let mut conn = db::connect(&database_settings(url)).await.map_err(|error| format!("{error:#}"))?;
-    let sql = format!("SELECT ({question})::text AS value");
-    Ok(diesel::sql_query(sql).get_result::<Answer>(&mut conn).await.unwrap().value)
+    let sql = format!("SELECT ({query})::text AS value");
+    Ok(diesel::sql_query(sql).get_result::<TextRow>(&mut conn).await.unwrap().value)
 }
 
 const IS_ENCRYPTED: &str = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
 
-fn certificate(name: &str) -> PathBuf {
+fn certificate_path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/certificates").join(name)
 }
 
 /// Starts a server that offers TLS.
-async fn tls_server() -> Server {
+async fn start_tls_server() -> Server {
     let server = Server::postgres(&test_dir().unwrap(), Purpose::Test).await.unwrap();
     let url = server.url.expose_secret();
     for (from, to) in [("server.pem", "server.crt"), ("server.key", "server.key")] {
-        let pem = std::fs::read_to_string(certificate(from)).unwrap();
+        let pem = std::fs::read_to_string(certificate_path(from)).unwrap();
         // PostgreSQL writes the file, because it may run under another account than this test.
         let write =
             format!("COPY (SELECT regexp_split_to_table('{pem}', '\\n')) TO PROGRAM 'umask 077; cat > {to}'");
@@ -54,7 +54,7 @@ async fn tls_server() -> Server {
     execute(url, "ALTER SYSTEM SET ssl = on").await;
     execute(url, "SELECT pg_reload_conf()").await;
     eventually("the server offers TLS", || async {
-        ask(&format!("{url}?sslmode=require"), "SELECT 1").await.ok()
+        connect_and_query(&format!("{url}?sslmode=require"), "SELECT 1").await.ok()
     })
     .await;
     server
@@ -62,9 +62,9 @@ async fn tls_server() -> Server {
 
 #[tokio::test]
 async fn connections_are_encrypted_as_the_parameters_say() {
-    let server = tls_server().await;
+    let server = start_tls_server().await;
     let url = server.url.expose_secret();
-    let authority = certificate("ca.pem");
+    let authority = certificate_path("ca.pem");
     let authority = authority.to_str().unwrap();
     let with_authority = |mode: &str| format!("sslmode={mode}&sslrootcert={authority}");
     for (query, expected) in [
@@ -82,21 +82,25 @@ async fn connections_are_encrypted_as_the_parameters_say() {
         ("sslmode=require&channel_binding=disable".into(), "true"),
         ("sslmode=require&ssl_min_protocol_version=TLSv1.3&sslsni=0&gssencmode=disable".into(), "true"),
     ] {
-        assert_eq!(ask(&format!("{url}?{query}"), IS_ENCRYPTED).await.as_deref(), Ok(expected), "{query}");
+        assert_eq!(
+            connect_and_query(&format!("{url}?{query}"), IS_ENCRYPTED).await.as_deref(),
+            Ok(expected),
+            "{query}"
+        );
     }
     let other_name = url.replace("127.0.0.1", "127.0.0.2");
     let other = with_authority("verify-full");
     for (url, why) in [
         // The certificate is not trusted, or is for another name.
         (
-            format!("{url}?sslmode=verify-ca&sslrootcert={}", certificate("server.pem").display()),
+            format!("{url}?sslmode=verify-ca&sslrootcert={}", certificate_path("server.pem").display()),
             "certificate",
         ),
         (format!("{url}?hostaddr=127.0.0.1&host=db.example.com&{other}"), "certificate"),
         (format!("{other_name}?hostaddr=127.0.0.1&{other}"), "certificate"),
         (format!("{url}?sslmode=require&sslcert=/nowhere.pem&sslkey=/nowhere.key"), "/nowhere.key"),
     ] {
-        let error = ask(&url, IS_ENCRYPTED).await.unwrap_err();
+        let error = connect_and_query(&url, IS_ENCRYPTED).await.unwrap_err();
         assert!(error.contains(why), "{url}: {error}");
     }
     server.stop().await;
@@ -106,7 +110,7 @@ async fn connections_are_encrypted_as_the_parameters_say() {
 async fn a_server_without_tls_is_refused_if_the_parameters_need_it() {
     let database = TestDatabase::empty().await;
     for query in ["", "sslmode=prefer", "sslmode=allow", "channel_binding=prefer"] {
-        let encrypted = ask(&format!("{}?{query}", database.url), IS_ENCRYPTED).await;
+        let encrypted = connect_and_query(&format!("{}?{query}", database.url), IS_ENCRYPTED).await;
         assert_eq!(encrypted.as_deref(), Ok("false"), "{query}");
     }
     for (query, why) in [
@@ -116,7 +120,7 @@ async fn a_server_without_tls_is_refused_if_the_parameters_need_it() {
         ("sslmode=require&channel_binding=require", "channel_binding=require needs TLS"),
         ("sslmode=disable&channel_binding=require", "channel_binding=require needs TLS"),
     ] {
-        let error = ask(&format!("{}?{query}", database.url), IS_ENCRYPTED).await.unwrap_err();
+        let error = connect_and_query(&format!("{}?{query}", database.url), IS_ENCRYPTED).await.unwrap_err();
         assert!(error.contains(why), "{query}: {error}");
     }
 }
@@ -152,9 +156,10 @@ async fn a_server_that_cannot_be_used_is_passed_over() {
         format!("{login}@/{name}?host=/nowhere,{socket}&port=7&sslmode=verify-full"),
         format!("{login}@/{name}?host=/nowhere,127.0.0.1,{socket}&port=7,{port},7"),
     ] {
-        assert_eq!(ask(&url, "SELECT current_database()").await.as_deref(), Ok(name), "{url}");
+        assert_eq!(connect_and_query(&url, "SELECT current_database()").await.as_deref(), Ok(name), "{url}");
     }
-    let error = ask(&format!("{login}@127.0.0.1:1,127.0.0.1:2/{name}"), "SELECT 1").await.unwrap_err();
+    let error =
+        connect_and_query(&format!("{login}@127.0.0.1:1,127.0.0.1:2/{name}"), "SELECT 1").await.unwrap_err();
     assert!(error.contains("127.0.0.1:1: ") && error.contains("127.0.0.1:2: "), "{error}");
 }
 
@@ -177,7 +182,7 @@ async fn target_session_attrs_choose_the_server() {
         (&read_only.url, "read-only", Ok(())),
         (&read_only.url, "primary", Ok(())),
     ] {
-        let answer = ask(&format!("{url}?target_session_attrs={attrs}"), "SELECT 1").await;
+        let answer = connect_and_query(&format!("{url}?target_session_attrs={attrs}"), "SELECT 1").await;
         match expected {
             Ok(()) => assert_eq!(answer.as_deref(), Ok("1"), "{attrs}"),
             Err(why) => assert!(answer.as_ref().unwrap_err().contains(why), "{attrs}: {answer:?}"),

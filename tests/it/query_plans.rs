@@ -12,7 +12,7 @@ const ROWS: u32 = 20_000;
 const LARGE_TABLE_ROWS: u32 = 10_000;
 
 /// Selects the foreign keys without an index that begins with their columns, in any order.
-const WITHOUT_INDEX: &str = "
+const FOREIGN_KEYS_WITHOUT_INDEX: &str = "
     SELECT format('%s (%s)', f.conrelid::regclass, (
         SELECT string_agg(quote_ident(attname), ', ' ORDER BY array_position(f.conkey, attnum))
         FROM pg_attribute WHERE attrelid = f.conrelid AND attnum = ANY (f.conkey)))
@@ -97,7 +97,7 @@ async fn call_all_operations(app: &TestApp, user: &User, admin: &User) {
 #[tokio::test]
 async fn every_foreign_key_has_an_index() {
     let database = TestDatabase::migrated().await;
-    let missing: Vec<_> = column(&database, WITHOUT_INDEX)
+    let missing: Vec<_> = column(&database, FOREIGN_KEYS_WITHOUT_INDEX)
         .await
         .iter()
         .map(|key| {
@@ -138,7 +138,7 @@ async fn a_foreign_key_without_an_index_is_found() {
             database.sql(&format!("CREATE INDEX ON {name} {index}")).await;
         }
     }
-    let found = column(&database, WITHOUT_INDEX).await;
+    let found = column(&database, FOREIGN_KEYS_WITHOUT_INDEX).await;
     assert_eq!(found, ["bad1 (a)", "bad2 (a)", "bad3 (a)", "bad4 (a)", "bad5 (a)", "bad6 (b, c)"]);
 }
 

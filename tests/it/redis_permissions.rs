@@ -15,7 +15,7 @@ use crate::support::{
 
 const GUIDE: &str = "docs/databases.md";
 
-fn read(path: &str) -> String {
+fn read_file(path: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
 }
 
@@ -40,7 +40,7 @@ impl OwnRedis {
         format!("redis://saas:password@{place}")
     }
 
-    async fn process(&self, args: &[&str], database: &TestDatabase) -> Command {
+    async fn saas_command(&self, args: &[&str], database: &TestDatabase) -> Command {
         let mut command = production_command(args, database, "rq").await;
         command.env("REDIS_URL", self.url());
         command
@@ -49,18 +49,18 @@ impl OwnRedis {
 
 #[tokio::test]
 async fn the_documented_permissions_are_enough() {
-    let guide = read(GUIDE);
+    let guide = read_file(GUIDE);
     let line = guide.lines().find(|line| line.starts_with("ACL SETUSER saas ")).unwrap();
     let redis = OwnRedis::start().await;
     redis.command::<()>(&line.split_whitespace().collect::<Vec<_>>()).await;
     let app = TestApp::with(&[&format!("--redis-url={}", redis.url()), "--redis-key-prefix=rq"]).await;
     let user = app.user().await;
 
-    let doctor = run(redis.process(&["doctor"], &app.database).await).await.succeeded().stdout;
+    let doctor = run(redis.saas_command(&["doctor"], &app.database).await).await.succeeded().stdout;
     assert!(doctor.contains("ok    redis") && !doctor.contains("may not"), "{doctor}");
 
     // The worker starts before the first job, so that a job has to wake it.
-    let mut worker = Running::start(redis.process(&["worker"], &app.database).await);
+    let mut worker = Running::start(redis.saas_command(&["worker"], &app.database).await);
     worker.wait_for_output("worker started").await;
     let enqueue = |seconds: u32| {
         let path = format!("/jobs/example?name=x&duration={seconds}");
@@ -104,7 +104,7 @@ async fn the_documented_permissions_are_enough() {
         &["queue", "resume", "default"],
         &["queue", "limit", "default", "--concurrency", "2"],
     ] {
-        run(redis.process(command, &app.database).await).await.succeeded();
+        run(redis.saas_command(command, &app.database).await).await.succeeded();
     }
     worker.signal("TERM");
     assert!(worker.end().await.success());
@@ -140,12 +140,12 @@ async fn a_missing_permission_is_named_by_doctor_and_at_start() {
     {
         let user = [&["ACL", "SETUSER", "saas", "reset", "on", ">password"][..], permissions].concat();
         redis.command::<()>(&user).await;
-        let doctor = run(redis.process(&["doctor"], &database).await).await;
+        let doctor = run(redis.saas_command(&["doctor"], &database).await).await;
         let line = doctor.stdout.lines().find(|line| line.starts_with("FAIL  redis")).unwrap_or_default();
         assert!(doctor.code == Some(1) && line.contains(problem) && line.contains(GUIDE), "{doctor:?}");
         // `worker` and `serve` run the same checks.
         let command = if at % 2 == 0 { &["worker", "--burst"][..] } else { &["serve", "--port", "0"] };
-        run(redis.process(command, &database).await).await.failed(1, &[problem]);
+        run(redis.saas_command(command, &database).await).await.failed(1, &[problem]);
     }
 }
 
@@ -154,11 +154,11 @@ async fn the_permission_to_read_the_state_of_the_server_is_optional() {
     let database = TestDatabase::migrated().await;
     let redis = OwnRedis::start().await;
     redis.command::<()>(&["ACL", "SETUSER", "saas", "on", ">password", "~*", "+@all", "-info"]).await;
-    let doctor = run(redis.process(&["doctor"], &database).await).await.succeeded().stdout;
+    let doctor = run(redis.saas_command(&["doctor"], &database).await).await.succeeded().stdout;
     assert!(doctor.contains("warn  redis") && doctor.contains("may not run INFO"), "{doctor}");
-    let worker = run(redis.process(&["worker", "--burst"], &database).await).await.succeeded();
+    let worker = run(redis.saas_command(&["worker", "--burst"], &database).await).await.succeeded();
     assert!(worker.stderr.contains("may not run INFO"), "{}", worker.stderr);
-    let (mut server, _) = start_server(redis.process(&["serve", "--port", "0"], &database).await).await;
+    let (mut server, _) = start_server(redis.saas_command(&["serve", "--port", "0"], &database).await).await;
     server.wait_for_output("may not run INFO").await;
 }
 
@@ -168,8 +168,8 @@ async fn the_probe_tries_every_command_of_the_scripts() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/queue/scripts");
     let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let mut scripts: String = files.map(|path| std::fs::read_to_string(path).unwrap()).collect();
-    scripts.push_str(&read("src/attempts/attempts.lua"));
-    let probe = read("src/queue/scripts/probe.lua");
+    scripts.push_str(&read_file("src/attempts/attempts.lua"));
+    let probe = read_file("src/queue/scripts/probe.lua");
     let tried: Vec<_> = probe.split(|c: char| !c.is_ascii_uppercase()).collect();
     // Takes the text from each quote to the next, instead of pairs of quotes, because comments have
     // apostrophes.

@@ -12,9 +12,9 @@ use crate::support::{
     records::column,
 };
 
-const PROXIED: &str = "--trusted-proxies=1";
-const HERE: &str = "203.0.113.7";
-const ELSEWHERE: &str = "198.51.100.7";
+const BEHIND_PROXY: &str = "--trusted-proxies=1";
+const ADDRESS: &str = "203.0.113.7";
+const OTHER_ADDRESS: &str = "198.51.100.7";
 
 /// Sends a POST request from a client address.
 async fn post(app: &TestApp, address: &str, path: &str, user: Option<&User>, body: Value) -> Answer {
@@ -42,7 +42,7 @@ fn assert_throttled(answer: &Answer) {
 
 #[tokio::test]
 async fn smoke_the_addresses_of_a_mailbox_share_the_limit_of_registrations() {
-    let app = TestApp::with(&[PROXIED]).await;
+    let app = TestApp::with(&[BEHIND_PROXY]).await;
     // Each registration is from another network, so that only the limit of the mailbox applies.
     let from = |n: usize| format!("203.0.113.{n}");
     for (n, email) in
@@ -64,15 +64,15 @@ async fn smoke_the_addresses_of_a_mailbox_share_the_limit_of_registrations() {
     assert_eq!(column(&app.database, "SELECT count(*) FROM users").await, ["4"]);
     assert_eq!(app.mails().await.len(), 4);
     app.move_waits(-1_200).await;
-    assert_eq!(register(&app, HERE, "victim+4@gmail.com").await.status, 201);
+    assert_eq!(register(&app, ADDRESS, "victim+4@gmail.com").await.status, 201);
 }
 
 #[tokio::test]
 async fn smoke_one_network_cannot_make_the_product_write_to_many_strangers() {
-    let app = TestApp::with(&[PROXIED]).await;
+    let app = TestApp::with(&[BEHIND_PROXY]).await;
     let user = app.user().await;
     let emails: Vec<_> = (0..30).map(|n| format!("stranger{n}@example.com")).collect();
-    for answer in four_at_a_time(emails.iter().map(|email| register(&app, HERE, email))).await {
+    for answer in four_at_a_time(emails.iter().map(|email| register(&app, ADDRESS, email))).await {
         assert_eq!(answer.status, 201, "{}", answer.text);
     }
     assert_eq!(app.move_waits(600).await, 1, "the limit of the network");
@@ -84,24 +84,24 @@ async fn smoke_one_network_cannot_make_the_product_write_to_many_strangers() {
         ("/auth/verify-email/resend", None, address),
         ("/users/me/email", Some(&user), new_email),
     ] {
-        assert_throttled(&post(&app, HERE, path, user, body).await);
+        assert_throttled(&post(&app, ADDRESS, path, user, body).await);
     }
-    assert_eq!(register(&app, ELSEWHERE, "another@example.com").await.status, 201);
-    assert_eq!(login(&app, HERE, &user.email).await.status, 200, "only mails are limited");
+    assert_eq!(register(&app, OTHER_ADDRESS, "another@example.com").await.status, 201);
+    assert_eq!(login(&app, ADDRESS, &user.email).await.status, 200, "only mails are limited");
 }
 
 /// Covers every operation that sends a mail to an address that is not verified.
 #[tokio::test]
 async fn every_way_to_write_to_an_unverified_mailbox_is_limited() {
-    let app = TestApp::with(&[PROXIED]).await;
+    let app = TestApp::with(&[BEHIND_PROXY]).await;
     let (user, admin) = (app.user().await, app.admin().await);
     // Unverified accounts that share a mailbox, and an unverified account that changes its password
     // repeatedly.
     let accounts = "INSERT INTO users (email, hashed_password) SELECT kind || '+' || n || '@example.com', 'x'
                     FROM generate_series(0, 24) n, unnest(ARRAY['forgot', 'resend']) kind";
     app.sql(accounts).await;
-    assert_eq!(register(&app, ELSEWHERE, "notice@example.com").await.status, 201);
-    let unverified = User::signed_in(0, "", &login(&app, ELSEWHERE, "notice@example.com").await);
+    assert_eq!(register(&app, OTHER_ADDRESS, "notice@example.com").await.status, 201);
+    let unverified = User::signed_in(0, "", &login(&app, OTHER_ADDRESS, "notice@example.com").await);
     let before = app.mails().await.len();
 
     let passwords = [PASSWORD, "another horse battery"];
@@ -144,17 +144,17 @@ async fn every_way_to_write_to_an_unverified_mailbox_is_limited() {
 /// Requests for sub-addresses do not prevent a link to the verified address.
 #[tokio::test]
 async fn a_verified_address_has_a_limit_of_its_own() {
-    let app = TestApp::with(&[PROXIED]).await;
+    let app = TestApp::with(&[BEHIND_PROXY]).await;
     let user = app.user().await;
     let sub_address = user.email.replace('@', "+x@");
     for _ in 0..4 {
         let body = json!({ "email": sub_address });
-        assert_eq!(post(&app, ELSEWHERE, "/auth/forgot-password", None, body).await.status, 202);
+        assert_eq!(post(&app, OTHER_ADDRESS, "/auth/forgot-password", None, body).await.status, 202);
         app.move_waits(600).await;
     }
-    assert_eq!(register(&app, ELSEWHERE, &sub_address).await.status, 201);
+    assert_eq!(register(&app, OTHER_ADDRESS, &sub_address).await.status, 201);
     let body = json!({ "email": user.email });
-    assert_eq!(post(&app, HERE, "/auth/forgot-password", None, body).await.status, 202);
+    assert_eq!(post(&app, ADDRESS, "/auth/forgot-password", None, body).await.status, 202);
     let sent = app.mails().await;
     assert!(
         sent.iter().any(|mail| mail.to == user.email && mail.subject == "Reset your password"),
@@ -163,7 +163,7 @@ async fn a_verified_address_has_a_limit_of_its_own() {
 }
 
 /// Takes all hash permits of a share, as a flood of requests does.
-async fn take_all(app: &TestApp, caller: HashFor) -> Vec<HashPermit> {
+async fn take_all_permits(app: &TestApp, caller: HashFor) -> Vec<HashPermit> {
     let passwords = &app.app.passwords;
     join_all(
         (0..passwords.share_size(caller)).map(|_| async move { passwords.permit(caller).await.unwrap() }),
@@ -173,50 +173,50 @@ async fn take_all(app: &TestApp, caller: HashFor) -> Vec<HashPermit> {
 
 #[tokio::test]
 async fn smoke_hashes_of_strangers_do_not_delay_those_of_known_callers() {
-    let app = TestApp::with(&[PROXIED]).await;
+    let app = TestApp::with(&[BEHIND_PROXY]).await;
     let user = app.user().await;
-    assert_eq!(login(&app, HERE, &user.email).await.status, 200);
-    let registrations = take_all(&app, HashFor::Registration).await;
-    register(&app, HERE, "a@example.com").await.is_some_problem(503, "unavailable");
-    assert_eq!(login(&app, ELSEWHERE, &user.email).await.status, 200, "from a new network");
+    assert_eq!(login(&app, ADDRESS, &user.email).await.status, 200);
+    let registrations = take_all_permits(&app, HashFor::Registration).await;
+    register(&app, ADDRESS, "a@example.com").await.is_some_problem(503, "unavailable");
+    assert_eq!(login(&app, OTHER_ADDRESS, &user.email).await.status, 200, "from a new network");
 
-    let logins = take_all(&app, HashFor::Login).await;
+    let logins = take_all_permits(&app, HashFor::Login).await;
     login(&app, "192.0.2.1", &user.email).await.is_some_problem(503, "unavailable");
-    assert_eq!(login(&app, HERE, &user.email).await.status, 200, "from a known network");
+    assert_eq!(login(&app, ADDRESS, &user.email).await.status, 200, "from a known network");
     let change = json!({ "current_password": PASSWORD, "new_password": "another horse battery" });
     assert_eq!(post(&app, "192.0.2.1", "/users/me/password", Some(&user), change).await.status, 204);
     drop((registrations, logins));
-    assert_eq!(register(&app, HERE, "a@example.com").await.status, 201);
+    assert_eq!(register(&app, ADDRESS, "a@example.com").await.status, 201);
 }
 
 /// An attacker can register accounts and sign in to them, so that their network becomes known. This must not
 /// delay the owners of other accounts.
 #[tokio::test]
 async fn many_logins_from_one_network_do_not_delay_those_from_other_known_networks() {
-    let app = TestApp::with(&[PROXIED]).await;
+    let app = TestApp::with(&[BEHIND_PROXY]).await;
     let (owner, attackers) = (app.user().await, join_all((0..8).map(|_| app.user())).await);
-    assert_eq!(login(&app, ELSEWHERE, &owner.email).await.status, 200);
+    assert_eq!(login(&app, OTHER_ADDRESS, &owner.email).await.status, 200);
     for _ in 0..26 {
-        let logins = attackers.iter().map(|attacker| login(&app, HERE, &attacker.email));
+        let logins = attackers.iter().map(|attacker| login(&app, ADDRESS, &attacker.email));
         assert!(four_at_a_time(logins).await.iter().all(|answer| answer.status == 200));
     }
-    let logins = take_all(&app, HashFor::Login).await;
-    login(&app, HERE, &attackers[0].email).await.is_some_problem(503, "unavailable");
-    assert_eq!(login(&app, ELSEWHERE, &owner.email).await.status, 200);
+    let logins = take_all_permits(&app, HashFor::Login).await;
+    login(&app, ADDRESS, &attackers[0].email).await.is_some_problem(503, "unavailable");
+    assert_eq!(login(&app, OTHER_ADDRESS, &owner.email).await.status, 200);
     drop(logins);
-    assert_eq!(login(&app, HERE, &attackers[0].email).await.status, 200, "not refused");
+    assert_eq!(login(&app, ADDRESS, &attackers[0].email).await.status, 200, "not refused");
 }
 
 /// A right password costs as much CPU time as a wrong one, so it counts too.
 #[tokio::test]
 async fn logins_of_one_account_are_limited_even_with_the_right_password() {
-    let app = TestApp::with(&[PROXIED]).await;
+    let app = TestApp::with(&[BEHIND_PROXY]).await;
     let (user, other) = (app.user().await, app.user().await);
     // After 30 logins, each one doubles the wait, so some of the 60 are refused even on a slow machine.
-    let answers = four_at_a_time((0..60).map(|_| login(&app, HERE, &user.email))).await;
+    let answers = four_at_a_time((0..60).map(|_| login(&app, ADDRESS, &user.email))).await;
     let (accepted, refused): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 200);
     assert!(accepted.len() >= 30 && !refused.is_empty(), "{} of 60", accepted.len());
     refused.into_iter().for_each(assert_throttled);
-    assert_eq!(login(&app, ELSEWHERE, &user.email).await.status, 200, "another network");
-    assert_eq!(login(&app, HERE, &other.email).await.status, 200, "another account");
+    assert_eq!(login(&app, OTHER_ADDRESS, &user.email).await.status, 200, "another network");
+    assert_eq!(login(&app, ADDRESS, &other.email).await.status, 200, "another account");
 }

@@ -35,7 +35,13 @@ impl Replica {
         Self { _process: process, url: format!("http://{address}/api/v1"), client: Client::new() }
     }
 
-    async fn ask(&self, method: Method, path: &str, token: &str, body: Option<Value>) -> (StatusCode, Value) {
+    async fn send_request(
+        &self,
+        method: Method,
+        path: &str,
+        token: &str,
+        body: Option<Value>,
+    ) -> (StatusCode, Value) {
         let mut request = self.client.request(method, format!("{}{path}", self.url)).bearer_auth(token);
         if let Some(body) = body {
             request = request.json(&body);
@@ -44,15 +50,15 @@ impl Replica {
         (answer.status(), answer.json().await.unwrap_or_default())
     }
 
-    async fn change(&self, method: Method, path: &str, token: &str, body: Option<Value>) -> Value {
-        let (status, answer) = self.ask(method, path, token, body).await;
+    async fn send_ok(&self, method: Method, path: &str, token: &str, body: Option<Value>) -> Value {
+        let (status, answer) = self.send_request(method, path, token, body).await;
         assert!(status.is_success(), "{path}: {answer}");
         answer
     }
 
     /// Returns the user of a token, or the status of the refusal.
-    async fn me(&self, token: &str) -> Result<Value, StatusCode> {
-        let (status, me) = self.ask(Method::GET, "/users/me", token, None).await;
+    async fn read_user(&self, token: &str) -> Result<Value, StatusCode> {
+        let (status, me) = self.send_request(Method::GET, "/users/me", token, None).await;
         if status.is_success() { Ok(me) } else { Err(status) }
     }
 
@@ -85,19 +91,19 @@ impl Pair {
     async fn user(&self) -> TestUser {
         let email = format!("replica{}@example.com", unique());
         let body = json!({ "email": email, "password": PASSWORD });
-        let made = self.here.change(Method::POST, "/auth/register", &self.admin, Some(body)).await;
+        let made = self.here.send_ok(Method::POST, "/auth/register", &self.admin, Some(body)).await;
         let token = self.here.sign_in((&email, PASSWORD)).await;
         for replica in [&self.there, &self.here, &self.there, &self.here, &self.there] {
-            assert_eq!(replica.me(&token).await.unwrap()["role"], "user");
+            assert_eq!(replica.read_user(&token).await.unwrap()["role"], "user");
         }
         TestUser { id: made["id"].as_i64().unwrap(), email, token }
     }
 
     /// Asserts that this replica refuses a user, and waits until the other one does.
     async fn assert_refused(&self, user: &TestUser, status: u16) {
-        assert_eq!(self.here.me(&user.token).await.unwrap_err(), status);
+        assert_eq!(self.here.read_user(&user.token).await.unwrap_err(), status);
         eventually("the other replica refuses the user", || async {
-            let answer = self.there.me(&user.token).await;
+            let answer = self.there.read_user(&user.token).await;
             (answer.err()? == status).then_some(())
         })
         .await;
@@ -113,36 +119,36 @@ async fn smoke_a_change_is_effective_on_every_replica() {
     let user = pair.user().await;
     let path = format!("/users/{}", user.id);
     database.sql("UPDATE users SET email_verified_at = now()").await;
-    here.change(Method::PATCH, &path, admin, Some(json!({ "role": "admin" }))).await;
+    here.send_ok(Method::PATCH, &path, admin, Some(json!({ "role": "admin" }))).await;
     pair.assert_refused(&user, 401).await;
     let token = here.sign_in((&user.email, PASSWORD)).await;
     for replica in [here, &pair.there] {
-        assert_eq!(replica.me(&token).await.unwrap()["role"], "admin");
+        assert_eq!(replica.read_user(&token).await.unwrap()["role"], "admin");
     }
-    here.change(Method::PATCH, &path, admin, Some(json!({ "role": "user" }))).await;
-    assert_eq!(here.me(&token).await.unwrap()["role"], "user", "at once in the process of the change");
+    here.send_ok(Method::PATCH, &path, admin, Some(json!({ "role": "user" }))).await;
+    assert_eq!(here.read_user(&token).await.unwrap()["role"], "user", "at once in the process of the change");
     eventually("the other replica has the new role", || async {
-        (pair.there.me(&token).await.unwrap()["role"] == "user").then_some(())
+        (pair.there.read_user(&token).await.unwrap()["role"] == "user").then_some(())
     })
     .await;
 
-    here.change(Method::PATCH, &path, admin, Some(json!({ "is_active": false }))).await;
+    here.send_ok(Method::PATCH, &path, admin, Some(json!({ "is_active": false }))).await;
     pair.assert_refused(&user, 403).await;
 
     let user = pair.user().await;
-    here.change(Method::POST, "/auth/logout", &user.token, None).await;
+    here.send_ok(Method::POST, "/auth/logout", &user.token, None).await;
     pair.assert_refused(&user, 401).await;
 
     let user = pair.user().await;
-    here.change(Method::DELETE, &format!("/users/{}", user.id), admin, None).await;
+    here.send_ok(Method::DELETE, &format!("/users/{}", user.id), admin, None).await;
     pair.assert_refused(&user, 401).await;
 
     let user = pair.user().await;
     let elsewhere = pair.there.sign_in((&user.email, PASSWORD)).await;
     let new = json!({ "current_password": PASSWORD, "new_password": "another good password" });
-    pair.there.change(Method::POST, "/users/me/password", &elsewhere, Some(new)).await;
-    eventually("the other sessions are revoked", || async { here.me(&user.token).await.err() }).await;
-    here.me(&elsewhere).await.unwrap();
+    pair.there.send_ok(Method::POST, "/users/me/password", &elsewhere, Some(new)).await;
+    eventually("the other sessions are revoked", || async { here.read_user(&user.token).await.err() }).await;
+    here.read_user(&elsewhere).await.unwrap();
 }
 
 #[tokio::test]
@@ -155,16 +161,16 @@ async fn a_change_is_effective_without_redis() {
         let pair = Pair::start(&database, &redis, &redis).await;
         let user = pair.user().await;
         proxy.set(link);
-        pair.here.change(Method::POST, "/auth/logout", &user.token, None).await;
+        pair.here.send_ok(Method::POST, "/auth/logout", &user.token, None).await;
         pair.assert_refused(&user, 401).await;
         // After the outage, no stale data is read from Redis.
         proxy.set(Link::Up);
         for _ in 0..20 {
-            assert_eq!(pair.there.me(&user.token).await.unwrap_err(), 401);
+            assert_eq!(pair.there.read_user(&user.token).await.unwrap_err(), 401);
         }
         // A new replica refuses the token too.
         let third = Replica::start(&database, &pair.prefix, &redis).await;
-        assert_eq!(third.me(&user.token).await.unwrap_err(), 401);
+        assert_eq!(third.read_user(&user.token).await.unwrap_err(), 401);
     }
 }
 
@@ -177,13 +183,13 @@ async fn a_replica_without_database_does_not_answer_from_copies() {
         let pair = Pair::start(&database, &[], &[("DATABASE_URL", &url)]).await;
         let user = pair.user().await;
         proxy.set(link);
-        pair.here.change(Method::POST, "/auth/logout", &user.token, None).await;
+        pair.here.send_ok(Method::POST, "/auth/logout", &user.token, None).await;
         eventually("the copies have expired", || async {
-            (pair.there.me(&user.token).await.err()? == 503).then_some(())
+            (pair.there.read_user(&user.token).await.err()? == 503).then_some(())
         })
         .await;
         for _ in 0..3 {
-            assert_eq!(pair.there.me(&user.token).await.unwrap_err(), 503, "{link:?}");
+            assert_eq!(pair.there.read_user(&user.token).await.unwrap_err(), 503, "{link:?}");
         }
         proxy.set(Link::Up);
         pair.assert_refused(&user, 401).await;

@@ -69,14 +69,14 @@ async fn a_body_is_utf8_and_not_compressed() {
 }
 
 /// Operations and their limits of the request body in bytes: the default limit, documents, and emails.
-const LIMITS: [(&str, usize); 3] =
+const BODY_LIMITS: [(&str, usize); 3] =
     [("/auth/register", 16 * 1024), ("/jobs/process-data", 64 * 1024), ("/jobs/send-email", 512 * 1024)];
 
 #[tokio::test]
 async fn a_body_that_is_too_large_is_refused() {
     let app = TestApp::start().await;
     let user = app.user().await;
-    for (path, limit) in LIMITS {
+    for (path, limit) in BODY_LIMITS {
         let post = || {
             let request = app.request(Method::POST, path).header("content-type", "application/json");
             request.bearer_auth(&user.token)
@@ -133,7 +133,7 @@ fn unknown_fields(bytes: usize, name: impl Fn(usize) -> String) -> String {
 async fn the_size_of_an_answer_is_bounded() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
-    let limit = LIMITS[0].1;
+    let limit = BODY_LIMITS[0].1;
     let post = |path: &str, body: String| {
         let request = app.request(Method::POST, path).header("content-type", "application/json");
         Answer::of(request.bearer_auth(&user.token).body(body))
@@ -153,7 +153,7 @@ async fn the_size_of_an_answer_is_bounded() {
         for body in &bodies {
             let answer = post(path, body.clone()).await;
             answer.is_some_problem(422, "validation_error");
-            is_short(&answer);
+            assert_is_short(&answer);
         }
     }
     // The limit also applies to 20 concurrent requests.
@@ -161,7 +161,7 @@ async fn the_size_of_an_answer_is_bounded() {
     for answer in futures_util::future::join_all(flood).await {
         assert_eq!(answer.body["errors"].as_array().unwrap().len(), 50);
         assert_eq!(answer.body["errors"][49]["type"], "too_many_errors");
-        is_short(&answer);
+        assert_is_short(&answer);
     }
 
     let long = "x".repeat(12_000);
@@ -175,17 +175,17 @@ async fn the_size_of_an_answer_is_bounded() {
         format!("/jobs/{long}/status"),
         format!("/{long}"),
     ] {
-        is_short(&app.get(&query, Some(&admin)).await);
+        assert_is_short(&app.get(&query, Some(&admin)).await);
     }
     for header in ["content-type", "authorization", "cookie", "origin", "x-request-id", "accept"] {
         let request = app.request(Method::POST, "/auth/forgot-password").body("{}");
-        is_short(&Answer::of(request.header(header, long.as_str())).await);
+        assert_is_short(&Answer::of(request.header(header, long.as_str())).await);
     }
 }
 
 /// Asserts that a response to an invalid request is short in all its parts.
 #[track_caller]
-fn is_short(answer: &Answer) {
+fn assert_is_short(answer: &Answer) {
     assert!(answer.status.is_client_error(), "{}", answer.status);
     let head: usize = answer.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     assert!(answer.text.len() < 32 * 1024 && head < 2_048, "{} and {head} bytes", answer.text.len());

@@ -15,7 +15,7 @@ type Lines<'a> = &'a [&'a [u8]];
 /// Settings without and with TLS, which changes the names of the cookies.
 const MODES: [&[&str]; 2] = [&[], &["--public-url=https://api.example.com"]];
 
-fn with(request: RequestBuilder, name: &str, lines: Lines<'_>) -> RequestBuilder {
+fn with_lines(request: RequestBuilder, name: &str, lines: Lines<'_>) -> RequestBuilder {
     lines.iter().fold(request, |request, line| request.header(name, *line))
 }
 
@@ -35,7 +35,7 @@ impl Cookie {
         };
         let lines: Vec<_> = lines.iter().map(fill).collect();
         let lines: Vec<_> = lines.iter().map(Vec::as_slice).collect();
-        Answer::of(with(request, header, &lines)).await
+        Answer::of(with_lines(request, header, &lines)).await
     }
 
     /// Sends a request from a page of the API's own origin.
@@ -187,9 +187,15 @@ async fn an_unreadable_bearer_token_does_not_fall_back_to_the_cookie() {
 }
 
 /// Logs in with a header. Returns a field of the new session.
-async fn new_session(app: &TestApp, user: &User, header: &str, lines: Lines<'_>, field: &str) -> Value {
+async fn log_in_and_read_session(
+    app: &TestApp,
+    user: &User,
+    header: &str,
+    lines: Lines<'_>,
+    field: &str,
+) -> Value {
     let form = app.form("/auth/login", &[("username", user.email.as_str()), ("password", PASSWORD)]);
-    let login = Answer::of(with(form, header, lines)).await;
+    let login = Answer::of(with_lines(form, header, lines)).await;
     let list = app.get("/users/me/sessions", Some(&User::signed_in(user.id, &user.email, &login))).await;
     let sessions = list.body.as_array().unwrap();
     sessions.iter().find(|session| session["current"] == true).unwrap()[field].clone()
@@ -205,7 +211,7 @@ async fn a_user_agent_is_kept_as_far_as_it_can_be_read() {
         (b"a\xc2\x85b\tc", "abc"),
     ];
     for (agent, device) in agents {
-        assert_eq!(new_session(&app, &user, "user-agent", &[agent], "device").await, device);
+        assert_eq!(log_in_and_read_session(&app, &user, "user-agent", &[agent], "device").await, device);
     }
 }
 
@@ -234,7 +240,7 @@ async fn each_entry_of_x_forwarded_for_is_read_alone() {
         (&[], json!("127.0.0.1")),
     ];
     for (lines, address) in cases {
-        let found = new_session(&app, &user, "x-forwarded-for", lines, "address").await;
+        let found = log_in_and_read_session(&app, &user, "x-forwarded-for", lines, "address").await;
         assert_eq!(found, address, "{lines:?}");
     }
 }
@@ -249,7 +255,7 @@ async fn an_entry_that_a_trusted_proxy_has_not_added_is_unknown() {
         (&[], json!("127.0.0.1")),
     ];
     for (lines, address) in cases {
-        let found = new_session(&app, &user, "x-forwarded-for", lines, "address").await;
+        let found = log_in_and_read_session(&app, &user, "x-forwarded-for", lines, "address").await;
         assert_eq!(found, address, "{lines:?}");
     }
 }
@@ -260,7 +266,8 @@ async fn other_headers_are_read_as_octets() {
     let user = app.user().await;
     let encodings: [Lines<'_>; 2] = [&[b"\xf8, gzip"], &[b"\xf8", b"br;x=\xf8, GZIP;q=0.5"]];
     for lines in encodings {
-        let docs = with(app.at_root(Method::GET, "/docs"), "accept-encoding", lines).send().await.unwrap();
+        let docs =
+            with_lines(app.at_root(Method::GET, "/docs"), "accept-encoding", lines).send().await.unwrap();
         assert_eq!(docs.headers().get("content-encoding").unwrap(), "gzip", "{lines:?}");
     }
     let patch = async |content_type: &[u8]| {

@@ -17,7 +17,7 @@ const ADMIN: (&str, &str) = ("admin@example.com", "a password of ours");
 const TWO_FACTOR_KEY: &str = "c2f7a90b5e1d48637f20b9a4d6e8135c0a7b9d2e4f6081c3";
 
 /// Returns the texts of the mails to an address.
-fn sent(smtp: &SmtpServer, to: &str) -> Vec<String> {
+fn read_mails(smtp: &SmtpServer, to: &str) -> Vec<String> {
     let own = smtp.mails().into_iter().filter(|mail| mail.to == [to]);
     let read = |mail: Mail| {
         let message = MessageParser::default().parse(&mail.text).unwrap();
@@ -27,14 +27,14 @@ fn sent(smtp: &SmtpServer, to: &str) -> Vec<String> {
 }
 
 /// Waits for a mail with a link that was not seen before, and returns its token.
-async fn next_token(smtp: &SmtpServer, seen: &Mutex<BTreeSet<String>>, to: &str) -> String {
+async fn wait_for_next_token(smtp: &SmtpServer, seen: &Mutex<BTreeSet<String>>, to: &str) -> String {
     eventually("a mail with a link arrives", || async {
         let token = |text: String| {
             let (_, after) = text.split_once("#token=")?;
             Some(after.chars().take_while(char::is_ascii_alphanumeric).collect::<String>())
         };
         let mut seen = seen.lock().unwrap();
-        sent(smtp, to).into_iter().filter_map(token).find(|token| seen.insert(token.clone()))
+        read_mails(smtp, to).into_iter().filter_map(token).find(|token| seen.insert(token.clone()))
     })
     .await
 }
@@ -54,10 +54,10 @@ async fn no_secret_is_logged() {
 
     let seen = Mutex::new(BTreeSet::new());
     let mut secrets =
-        AccountScenario::run(&url, ADMIN, async |to: &str| next_token(&smtp, &seen, to).await).await;
+        AccountScenario::run(&url, ADMIN, async |to: &str| wait_for_next_token(&smtp, &seen, to).await).await;
     secrets.extend([SECRET.to_owned(), TWO_FACTOR_KEY.to_owned(), database.url.clone()]);
     eventually("the last mail is sent", || async {
-        let last = sent(&smtp, "lovelace@example.com");
+        let last = read_mails(&smtp, "lovelace@example.com");
         last.iter().any(|text| text.contains("will be deleted")).then_some(())
     })
     .await;

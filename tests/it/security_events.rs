@@ -14,17 +14,17 @@ const ADA: &str = "ada@example.com";
 const STRANGER: &str = "stranger@example.com";
 const ADMIN: &str = "admin@example.com";
 const ADMIN_PASSWORD: &str = "a password of ours";
-const WRONG: &str = "wrong horse battery";
-const ADDRESS: &str = "203.0.113.7";
+const WRONG_PASSWORD: &str = "wrong horse battery";
+const CLIENT_ADDRESS: &str = "203.0.113.7";
 
 /// A running `saas serve` with production settings, and a client of its proxy.
-struct Served {
+struct TestServer {
     process: Running,
     url: String,
     client: Client,
 }
 
-impl Served {
+impl TestServer {
     async fn start(database: &TestDatabase, settings: &[(&str, &str)]) -> Self {
         let prefix = format!("e{}", unique());
         let mut command = production_command(&["serve", "--port", "0"], database, &prefix).await;
@@ -35,7 +35,8 @@ impl Served {
 
     async fn send(&self, method: Method, path: &str, token: &str, body: Value) -> Answer {
         let mut request = self.client.request(method, format!("{}{path}", self.url));
-        request = request.header("x-forwarded-for", ADDRESS).header("x-request-id", "forged-by-client");
+        request =
+            request.header("x-forwarded-for", CLIENT_ADDRESS).header("x-request-id", "forged-by-client");
         if !token.is_empty() {
             request = request.bearer_auth(token);
         }
@@ -47,7 +48,8 @@ impl Served {
 
     async fn log_in(&self, email: &str, password: &str) -> Answer {
         let request = self.client.post(format!("{}/auth/login", self.url));
-        let request = request.header("x-forwarded-for", ADDRESS).header("x-request-id", "forged-by-client");
+        let request =
+            request.header("x-forwarded-for", CLIENT_ADDRESS).header("x-request-id", "forged-by-client");
         Answer::of(request.form(&[("username", email), ("password", password)])).await
     }
 
@@ -61,18 +63,18 @@ impl Served {
     }
 }
 
-fn text<'a>(body: &'a Value, field: &str) -> &'a str {
+fn text_field<'a>(body: &'a Value, field: &str) -> &'a str {
     body[field].as_str().unwrap_or_else(|| panic!("{field} is not in {body}"))
 }
 
-fn events(lines: &[Value]) -> Vec<&Value> {
+fn security_events(lines: &[Value]) -> Vec<&Value> {
     lines.iter().filter(|line| line["target"] == "saas::security").collect()
 }
 
 #[tokio::test]
 async fn smoke_each_refusal_is_one_event_with_client_and_account() {
     let database = TestDatabase::migrated().await;
-    let served = Served::start(&database, &[("ALLOWED_HOSTS", "api.example.com")]).await;
+    let served = TestServer::start(&database, &[("ALLOWED_HOSTS", "api.example.com")]).await;
     let post = |path: &'static str, token: &str, body: Value| {
         let token = token.to_owned();
         let served = &served;
@@ -81,13 +83,13 @@ async fn smoke_each_refusal_is_one_event_with_client_and_account() {
     let new = json!({ "email": ADA, "password": PASSWORD });
     let ada = post("/auth/register", "", new.clone()).await.body["id"].as_i64().unwrap();
     post("/auth/register", "", new).await.is_some_problem(400, "email_taken");
-    served.log_in(ADA, WRONG).await.is_some_problem(401, "bad_credentials");
-    served.log_in(STRANGER, WRONG).await.is_some_problem(401, "bad_credentials");
+    served.log_in(ADA, WRONG_PASSWORD).await.is_some_problem(401, "bad_credentials");
+    served.log_in(STRANGER, WRONG_PASSWORD).await.is_some_problem(401, "bad_credentials");
     let login = served.log_in(ADA, PASSWORD).await.body;
     let (token, refresh_token) =
-        (text(&login, "access_token"), json!({ "refresh_token": login["refresh_token"] }));
+        (text_field(&login, "access_token"), json!({ "refresh_token": login["refresh_token"] }));
     served.send(Method::GET, "/users", token, Value::Null).await.is_some_problem(403, "forbidden");
-    let change = json!({ "current_password": WRONG, "new_password": "another horse battery" });
+    let change = json!({ "current_password": WRONG_PASSWORD, "new_password": "another horse battery" });
     post("/users/me/password", token, change).await.is_some_problem(400, "wrong_password");
     let link = json!({ "token": "0".repeat(64), "password": "another horse battery" });
     post("/auth/reset-password", "", link).await.is_some_problem(400, "invalid_link");
@@ -99,17 +101,18 @@ async fn smoke_each_refusal_is_one_event_with_client_and_account() {
     post("/auth/refresh", "", refresh_token).await.is_some_problem(401, "invalid_token");
     let admin = served.log_in(ADMIN, ADMIN_PASSWORD).await.body;
     let paused = json!({ "paused": true });
-    let queue = served.send(Method::PATCH, "/admin/queues/mine", text(&admin, "access_token"), paused).await;
+    let queue =
+        served.send(Method::PATCH, "/admin/queues/mine", text_field(&admin, "access_token"), paused).await;
     assert_eq!(queue.status, 200, "{}", queue.text);
     let rebound = served.client.get(format!("{}/health", served.url)).header("host", "evil.example");
-    Answer::of(rebound.header("x-forwarded-for", ADDRESS)).await.is_some_problem(421, "unknown_host");
+    Answer::of(rebound.header("x-forwarded-for", CLIENT_ADDRESS)).await.is_some_problem(421, "unknown_host");
     let mut failures = 0;
-    while served.log_in(ADA, WRONG).await.status != 429 {
+    while served.log_in(ADA, WRONG_PASSWORD).await.status != 429 {
         failures += 1;
     }
 
     let lines = served.stop().await;
-    let events = events(&lines);
+    let events = security_events(&lines);
     let mut names = vec![
         "user.registered",
         "registration.refused",
@@ -128,34 +131,45 @@ async fn smoke_each_refusal_is_one_event_with_client_and_account() {
     ];
     names.extend(std::iter::repeat_n("login.refused", failures));
     names.push("attempt.throttled");
-    assert_eq!(events.iter().map(|event| text(event, "event")).collect::<Vec<_>>(), names);
+    assert_eq!(events.iter().map(|event| text_field(event, "event")).collect::<Vec<_>>(), names);
     for event in &events {
-        assert_eq!((text(event, "client_address"), text(event, "level")), (ADDRESS, "info"), "{event}");
-        assert_eq!(text(event, "request_id").len(), 36, "{event}");
+        assert_eq!(
+            (text_field(event, "client_address"), text_field(event, "level")),
+            (CLIENT_ADDRESS, "info"),
+            "{event}"
+        );
+        assert_eq!(text_field(event, "request_id").len(), 36, "{event}");
     }
-    let ids: std::collections::BTreeSet<_> = events.iter().map(|event| text(event, "request_id")).collect();
+    let ids: std::collections::BTreeSet<_> =
+        events.iter().map(|event| text_field(event, "request_id")).collect();
     assert_eq!(ids.len(), events.len(), "no client can choose the id");
 
     let [registered, taken, wrong, unknown, accepted, forbidden, confirmed, ..] = &events[..] else {
         panic!()
     };
-    assert_eq!((text(wrong, "reason"), text(unknown, "reason")), ("wrong_password", "unknown_account"));
+    assert_eq!(
+        (text_field(wrong, "reason"), text_field(unknown, "reason")),
+        ("wrong_password", "unknown_account")
+    );
     for event in [registered, wrong, accepted, forbidden, confirmed, &events[10]] {
         assert_eq!(event["user_id"], ada, "{event}");
     }
-    let session = text(accepted, "session_id");
+    let session = text_field(accepted, "session_id");
     for event in [forbidden, confirmed, &events[10]] {
-        assert_eq!(text(event, "session_id"), session, "{event}");
+        assert_eq!(text_field(event, "session_id"), session, "{event}");
     }
-    let account = text(registered, "account_hash");
+    let account = text_field(registered, "account_hash");
     for event in [taken, wrong, accepted, events.last().unwrap()] {
-        assert_eq!(text(event, "account_hash"), account, "{event}");
+        assert_eq!(text_field(event, "account_hash"), account, "{event}");
     }
-    assert_ne!(text(unknown, "account_hash"), account);
-    assert_eq!((text(events[12], "action"), text(events[12], "object")), ("queue.changed", "mine"));
-    assert_eq!(text(events.last().unwrap(), "rule"), "pair");
-    assert_eq!(text(wrong, "client_request_id"), "forged-by-client");
-    for secret in [ADA, STRANGER, PASSWORD, WRONG, token] {
+    assert_ne!(text_field(unknown, "account_hash"), account);
+    assert_eq!(
+        (text_field(events[12], "action"), text_field(events[12], "object")),
+        ("queue.changed", "mine")
+    );
+    assert_eq!(text_field(events.last().unwrap(), "rule"), "pair");
+    assert_eq!(text_field(wrong, "client_request_id"), "forged-by-client");
+    for secret in [ADA, STRANGER, PASSWORD, WRONG_PASSWORD, token] {
         assert!(lines.iter().all(|line| !line.to_string().contains(secret)), "{secret} is in the log");
     }
 }
@@ -164,37 +178,37 @@ async fn smoke_each_refusal_is_one_event_with_client_and_account() {
 async fn a_sign_in_that_waits_for_a_code_is_challenged_and_not_refused() {
     let database = TestDatabase::migrated().await;
     let key = SECRET.replace('a', "z");
-    let served = Served::start(&database, &[("TWO_FACTOR_KEY", key.as_str())]).await;
+    let served = TestServer::start(&database, &[("TWO_FACTOR_KEY", key.as_str())]).await;
     let post =
         async |path: &str, token: &str, body: Value| served.send(Method::POST, path, token, body).await;
     let new = json!({ "email": ADA, "password": PASSWORD });
     assert_eq!(post("/auth/register", "", new).await.status, 201);
     database.sql("UPDATE users SET email_verified_at = now()").await;
     let login = served.log_in(ADA, PASSWORD).await.body;
-    let token = text(&login, "access_token");
+    let token = text_field(&login, "access_token");
     let setup = post("/users/me/two-factor", token, json!({ "password": PASSWORD })).await.body;
-    let authenticator = Authenticator::with_secret(text(&setup, "secret"));
+    let authenticator = Authenticator::with_secret(text_field(&setup, "secret"));
     let code = json!({ "code": authenticator.code() });
     assert_eq!(post("/users/me/two-factor/confirm", token, code).await.status, 200);
     served.log_in(ADA, PASSWORD).await.is_some_problem(403, "two_factor_required");
 
     let lines = served.stop().await;
-    let names: Vec<_> = events(&lines).into_iter().map(|event| text(event, "event")).collect();
+    let names: Vec<_> = security_events(&lines).into_iter().map(|event| text_field(event, "event")).collect();
     assert_eq!(names, ["user.registered", "login.accepted", "login.challenged"]);
 }
 
 #[tokio::test]
 async fn client_addresses_can_be_kept_out_of_the_log() {
     let database = TestDatabase::migrated().await;
-    let served = Served::start(&database, &[("LOG_CLIENT_ADDRESS", "false")]).await;
-    served.log_in(STRANGER, WRONG).await.is_some_problem(401, "bad_credentials");
-    served.log_in(ADA, WRONG).await.is_some_problem(401, "bad_credentials");
+    let served = TestServer::start(&database, &[("LOG_CLIENT_ADDRESS", "false")]).await;
+    served.log_in(STRANGER, WRONG_PASSWORD).await.is_some_problem(401, "bad_credentials");
+    served.log_in(ADA, WRONG_PASSWORD).await.is_some_problem(401, "bad_credentials");
     let lines = served.stop().await;
     assert!(lines.iter().any(|line| line["message"] == "request"));
-    assert!(lines.iter().all(|line| !line.to_string().contains(ADDRESS)), "{lines:#?}");
-    let events = events(&lines);
+    assert!(lines.iter().all(|line| !line.to_string().contains(CLIENT_ADDRESS)), "{lines:#?}");
+    let events = security_events(&lines);
     let [one, other] = &events[..] else { panic!("{lines:#?}") };
     // Both lines have the same hash, so they can be attributed to one client.
-    assert_eq!(text(one, "client_address_hash").len(), 16);
+    assert_eq!(text_field(one, "client_address_hash").len(), 16);
     assert_eq!(one["client_address_hash"], other["client_address_hash"]);
 }

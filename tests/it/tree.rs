@@ -13,15 +13,15 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn sources(dir: &Path) -> Vec<PathBuf> {
+fn list_sources(dir: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
     let (dirs, files): (Vec<_>, Vec<_>) = entries.partition(|path| path.is_dir());
     let own = files.into_iter().filter(|path| path.extension().is_some_and(|end| end == "rs"));
-    own.chain(dirs.iter().flat_map(|dir| sources(dir))).collect()
+    own.chain(dirs.iter().flat_map(|dir| list_sources(dir))).collect()
 }
 
 /// Returns the modules of the crate that a source file imports.
-fn used(text: &str) -> BTreeSet<String> {
+fn imported_modules(text: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     let word = |text: &str| text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
     for (_, after) in text.match_indices("crate::").map(|(at, found)| (at, &text[at + found.len()..])) {
@@ -73,15 +73,15 @@ fn modules_import_only_what_the_table_allows() {
     let missing: Vec<_> = modules.filter(|name| *name != "schema" && !table.contains_key(*name)).collect();
     assert!(missing.is_empty(), "add a row to the table in src/lib.rs for {missing:?}");
     let mut found = Vec::new();
-    for file in sources(&root().join("src")) {
+    for file in list_sources(&root().join("src")) {
         let relative = file.strip_prefix(root().join("src")).unwrap();
         let first = relative.components().next().unwrap().as_os_str().to_str().unwrap();
         let module = first.trim_end_matches(".rs").to_owned();
         let Some(may) = table.get(&module).filter(|may| !may.contains("everything")) else { continue };
         let text = fs::read_to_string(&file).unwrap();
-        for name in used(&text) {
+        for name in imported_modules(&text) {
             let is_base = module != "queue" && base.contains(&name.as_str());
-            if name != module && !is_base && !may.contains(&name) && sources_have(&name) {
+            if name != module && !is_base && !may.contains(&name) && is_module(&name) {
                 found.push(format!("{} uses {name}", relative.display()));
             }
         }
@@ -89,7 +89,7 @@ fn modules_import_only_what_the_table_allows() {
     assert!(found.is_empty(), "not allowed by the table in src/lib.rs: {found:#?}");
 }
 
-fn sources_have(module: &str) -> bool {
+fn is_module(module: &str) -> bool {
     let src = root().join("src");
     src.join(format!("{module}.rs")).exists() || src.join(module).is_dir()
 }
@@ -97,7 +97,7 @@ fn sources_have(module: &str) -> bool {
 #[test]
 fn imports_in_groups_are_found() {
     let text = "use crate::{\n a::{b, c},\n d, e::f,\n};\nfn x() { crate::g::h() }";
-    assert_eq!(used(text).into_iter().collect::<Vec<_>>(), ["a", "d", "e", "g"]);
+    assert_eq!(imported_modules(text).into_iter().collect::<Vec<_>>(), ["a", "d", "e", "g"]);
 }
 
 /// `.env.example` has exactly the settings of the commands.
@@ -145,7 +145,7 @@ fn changes_without_an_actor_are_known() {
         ("Session::revoke_all(", vec!["sessions.rs"]),
     ];
     for (call, files) in allowed {
-        let mut found: Vec<_> = sources(&root().join("src/services"))
+        let mut found: Vec<_> = list_sources(&root().join("src/services"))
             .into_iter()
             .filter(|file| fs::read_to_string(file).unwrap().contains(call))
             .map(|file| file.file_name().unwrap().to_str().unwrap().to_owned())

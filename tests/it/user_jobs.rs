@@ -16,16 +16,16 @@ use crate::support::{
 };
 
 /// A worker with the options of `saas worker`. It stops when this value is dropped.
-struct Work(CancellationToken);
+struct RunningWorker(CancellationToken);
 
-impl Drop for Work {
+impl Drop for RunningWorker {
     fn drop(&mut self) {
         self.0.cancel();
     }
 }
 
 impl TestApp {
-    fn work(&self) -> Work {
+    fn start_worker(&self) -> RunningWorker {
         let options = Options {
             burst: false,
             grace: std::time::Duration::ZERO,
@@ -36,25 +36,25 @@ impl TestApp {
         let stop = CancellationToken::new();
         let worker = Worker::new(&self.app.queue, jobs::ALL, self.app.clone(), options).unwrap();
         tokio::spawn(worker.run(stop.clone(), stop.clone()));
-        Work(stop)
+        RunningWorker(stop)
     }
 
-    async fn example_job(&self, seconds: u32, user: &User) -> Answer {
+    async fn post_example_job(&self, seconds: u32, user: &User) -> Answer {
         self.call(Method::POST, &format!("/jobs/example?name=x&duration={seconds}"), user).await
     }
 
     /// Enqueues an email from a user to their own address. Returns the id of the job.
-    async fn own_email(&self, user: &User) -> String {
+    async fn enqueue_own_email(&self, user: &User) -> String {
         let path = format!("/jobs/send-email?to={}&subject=Hi&body=Hello", user.email);
-        id(&self.call(Method::POST, &path, user).await)
+        job_id(&self.call(Method::POST, &path, user).await)
     }
 
-    async fn state_of(&self, id: &str) -> Option<State> {
+    async fn find_job_state(&self, id: &str) -> Option<State> {
         self.app.queue.status(id).await.unwrap().map(|job| job.state)
     }
 
-    async fn wait_until_gone(&self, id: &str) {
-        let gone = || async { self.state_of(id).await.is_none().then_some(()) };
+    async fn wait_until_job_is_deleted(&self, id: &str) {
+        let gone = || async { self.find_job_state(id).await.is_none().then_some(()) };
         eventually("the job is gone", gone).await;
     }
 
@@ -66,12 +66,12 @@ impl TestApp {
         eventually(&format!("{jobs} jobs run"), started).await;
     }
 
-    fn subjects_of_mails(&self) -> Vec<String> {
+    fn captured_subjects(&self) -> Vec<String> {
         mail::read_captured(&self.app.config.mail.mail_dir).into_iter().map(|mail| mail.subject).collect()
     }
 }
 
-fn id(answer: &Answer) -> String {
+fn job_id(answer: &Answer) -> String {
     assert_eq!(answer.status, 200, "{}", answer.text);
     answer.body["job_id"].as_str().unwrap().to_owned()
 }
@@ -80,17 +80,17 @@ fn id(answer: &Answer) -> String {
 async fn twelve_long_jobs_of_a_new_user_delay_neither_mails_nor_other_users() {
     let app = TestApp::start().await;
     let (user, other) = (app.user().await, app.user().await);
-    let _work = app.work();
+    let _worker = app.start_worker();
     for _ in 0..12 {
-        id(&app.example_job(3_600, &user).await);
+        job_id(&app.post_example_job(3_600, &user).await);
     }
     app.wait_until_started(5).await;
     let body = json!({ "email": "ada@example.com", "password": PASSWORD });
     assert_eq!(app.post("/auth/register", None, body).await.status, 201);
-    eventually("the mail is sent", || async { (!app.subjects_of_mails().is_empty()).then_some(()) }).await;
-    let job = id(&app.example_job(0, &other).await);
+    eventually("the mail is sent", || async { (!app.captured_subjects().is_empty()).then_some(()) }).await;
+    let job = job_id(&app.post_example_job(0, &other).await);
     eventually("the job of the other user has finished", || async {
-        (app.state_of(&job).await == Some(State::Finished)).then_some(())
+        (app.find_job_state(&job).await == Some(State::Finished)).then_some(())
     })
     .await;
 }
@@ -102,17 +102,17 @@ async fn a_user_at_the_limit_gets_429_and_others_still_enqueue() {
     let email = format!("/jobs/send-email?to={}&subject=Hi&body=Hello", user.email);
     for who in [&user, &admin] {
         for _ in 0..3 {
-            id(&app.example_job(0, who).await);
+            job_id(&app.post_example_job(0, who).await);
         }
-        let refused = app.example_job(0, who).await;
+        let refused = app.post_example_job(0, who).await;
         refused.is_some_problem(429, "too_many_jobs");
         assert_eq!(refused.header("retry-after"), "10");
         app.call(Method::POST, &email, who).await.is_some_problem(429, "too_many_jobs");
         app.post("/jobs/process-data", Some(who), json!({})).await.is_some_problem(429, "too_many_jobs");
     }
-    id(&app.example_job(0, &other).await);
+    job_id(&app.post_example_job(0, &other).await);
     assert_eq!(app.run_jobs().await.finished, 7);
-    id(&app.example_job(0, &user).await);
+    job_id(&app.post_example_job(0, &user).await);
 }
 
 #[tokio::test]
@@ -120,13 +120,13 @@ async fn a_user_enqueues_so_many_jobs_an_hour() {
     let app = TestApp::with(&["--user-max-jobs-per-hour=2"]).await;
     let (user, other) = (app.user().await, app.user().await);
     for _ in 0..2 {
-        id(&app.example_job(0, &user).await);
+        job_id(&app.post_example_job(0, &user).await);
         app.run_jobs().await;
     }
-    let refused = app.example_job(0, &user).await;
+    let refused = app.post_example_job(0, &user).await;
     refused.is_some_problem(429, "too_many_jobs");
     assert!((1_700..=1_801).contains(&refused.header("retry-after").parse().unwrap()));
-    id(&app.example_job(0, &other).await);
+    job_id(&app.post_example_job(0, &other).await);
 }
 
 #[tokio::test]
@@ -148,7 +148,7 @@ async fn replicas_share_the_limits() {
     let prefix = format!("--redis-key-prefix={}", app.prefix);
     let twin = TestApp::on(app.database.clone(), &["--user-max-queued-jobs=10", &prefix]).await;
     let user = app.user().await;
-    let answers = join_all((0..60).map(|n| [&app, &twin][n % 2].example_job(0, &user))).await;
+    let answers = join_all((0..60).map(|n| [&app, &twin][n % 2].post_example_job(0, &user))).await;
     let count = |status: u16| answers.iter().filter(|answer| answer.status.as_u16() == status).count();
     assert_eq!((count(200), count(429)), (10, 50));
     assert_eq!(twin.run_jobs().await.finished, 10);
@@ -158,19 +158,19 @@ async fn replicas_share_the_limits() {
 async fn a_deactivated_users_mail_does_not_go_out() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
-    let email = app.own_email(&user).await;
+    let email = app.enqueue_own_email(&user).await;
     let path = format!("/users/{}", user.id);
     let change = async |body: Value| {
         let request = app.request(Method::PATCH, &path).bearer_auth(&admin.token).json(&body);
         assert_eq!(Answer::of(request).await.status, 200);
     };
     change(json!({ "full_name": "Ada" })).await;
-    assert_eq!(app.state_of(&email).await, Some(State::Queued), "other changes purge nothing");
+    assert_eq!(app.find_job_state(&email).await, Some(State::Queued), "other changes purge nothing");
     change(json!({ "is_active": false })).await;
-    app.wait_until_gone(&email).await;
+    app.wait_until_job_is_deleted(&email).await;
     change(json!({ "is_active": true })).await;
     app.run_jobs().await;
-    assert!(app.subjects_of_mails().is_empty());
+    assert!(app.captured_subjects().is_empty());
 }
 
 #[tokio::test]
@@ -183,21 +183,21 @@ async fn a_worker_does_not_run_jobs_of_an_inactive_user() {
     ] {
         let user = app.user().await;
         // A change by SQL purges no jobs, like a change by the API while Redis is unavailable.
-        let email = app.own_email(&user).await;
+        let email = app.enqueue_own_email(&user).await;
         app.sql(&format!("{change}{}", user.id)).await;
         app.run_jobs().await;
         let job = app.app.queue.status(&email).await.unwrap().unwrap();
         assert_eq!(job.state, State::Canceled, "{change}");
         assert_eq!(job.error.as_deref(), Some("The account of the owner is not active"));
     }
-    assert!(app.subjects_of_mails().is_empty());
+    assert!(app.captured_subjects().is_empty());
 }
 
 #[tokio::test]
 async fn without_postgresql_a_job_of_a_user_waits() {
     let app = TestApp::start().await;
     let user = app.user().await;
-    let job = id(&app.example_job(0, &user).await);
+    let job = job_id(&app.post_example_job(0, &user).await);
     let prefix = format!("--redis-key-prefix={}", app.prefix);
     let flags = ["--database-url=postgres://127.0.0.1:1/x", "--database-timeout-ms=200", &prefix];
     TestApp::on(app.database.clone(), &flags).await.run_jobs().await;
@@ -211,7 +211,7 @@ async fn deletion_purges_the_jobs_of_a_user_and_leaves_the_products_mails() {
     let admin = app.admin().await;
     for by_admin in [true, false] {
         let user = app.user().await;
-        let jobs = [app.own_email(&user).await, id(&app.example_job(0, &user).await)];
+        let jobs = [app.enqueue_own_email(&user).await, job_id(&app.post_example_job(0, &user).await)];
         let deleted = match by_admin {
             true => app.call(Method::DELETE, &format!("/users/{}", user.id), &admin).await.status,
             false => {
@@ -221,7 +221,7 @@ async fn deletion_purges_the_jobs_of_a_user_and_leaves_the_products_mails() {
         };
         assert!(deleted.is_success(), "{deleted}");
         for job in &jobs {
-            app.wait_until_gone(job).await;
+            app.wait_until_job_is_deleted(job).await;
         }
         let sent: Vec<_> = app.mails().await.into_iter().filter(|mail| mail.to == user.email).collect();
         let subjects: Vec<_> = sent.iter().map(|mail| mail.subject.as_str()).collect();
@@ -234,13 +234,13 @@ async fn deletion_purges_the_jobs_of_a_user_and_leaves_the_products_mails() {
 async fn deactivation_stops_running_jobs() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
-    let job = id(&app.example_job(3_600, &user).await);
-    let _work = app.work();
+    let job = job_id(&app.post_example_job(3_600, &user).await);
+    let _worker = app.start_worker();
     app.wait_until_started(1).await;
     let request = app.request(Method::PATCH, &format!("/users/{}", user.id)).bearer_auth(&admin.token);
     assert_eq!(Answer::of(request.json(&json!({ "is_active": false }))).await.status, 200);
     eventually("the job is canceled", || async {
-        (app.state_of(&job).await == Some(State::Canceled)).then_some(())
+        (app.find_job_state(&job).await == Some(State::Canceled)).then_some(())
     })
     .await;
 }

@@ -7,7 +7,7 @@ use saas::{
 };
 use serde_json::{Value, json};
 
-use super::{Chore, ask, do_chores, enqueue, enqueue_after, enqueue_in_an_hour, ids};
+use super::{Chore, call_ok, enqueue, enqueue_after, enqueue_in_an_hour, ids, run_chores};
 use crate::support::{TestApp, app::fields};
 
 #[tokio::test]
@@ -22,7 +22,7 @@ async fn jobs_are_listed_page_by_page() {
         let mut pages = Vec::new();
         for offset in [0, 2, 4, 6] {
             let path = format!("/admin/jobs?queue=chores&status={status}&offset={offset}&limit=2");
-            let page = ask(&app, Method::GET, &path, &admin).await;
+            let page = call_ok(&app, Method::GET, &path, &admin).await;
             let about = (&page["total"], &page["offset"], &page["limit"]);
             assert_eq!(about, (&json!(5), &json!(offset), &json!(2)), "{status}");
             pages.push(ids(&page));
@@ -31,7 +31,7 @@ async fn jobs_are_listed_page_by_page() {
         pages.concat()
     };
     assert_eq!(pages("queued").await, enqueued, "the next job comes first");
-    do_chores(&app).await;
+    run_chores(&app).await;
     let failed: BTreeSet<String> = pages("failed").await.into_iter().collect();
     assert_eq!(failed, BTreeSet::from_iter(enqueued));
 }
@@ -44,11 +44,11 @@ async fn scheduled_and_deferred_jobs_are_listed() {
     let deferred = enqueue_after(&app, &scheduled).await;
     for (status, id) in [("scheduled", &scheduled), ("deferred", &deferred)] {
         let path = format!("/admin/jobs?queue=chores&status={status}");
-        let page = ask(&app, Method::GET, &path, &admin).await;
+        let page = call_ok(&app, Method::GET, &path, &admin).await;
         assert_eq!((ids(&page), &page["total"]), (vec![id.clone()], &json!(1)));
         assert_eq!(page["items"][0]["status"], status);
     }
-    let job = ask(&app, Method::GET, &format!("/admin/jobs/{scheduled}"), &admin).await;
+    let job = call_ok(&app, Method::GET, &format!("/admin/jobs/{scheduled}"), &admin).await;
     assert!(job["due_at"].is_string() && job["started_at"].is_null() && job["ended_at"].is_null());
 }
 
@@ -59,9 +59,9 @@ async fn the_list_defaults_to_the_failed_jobs_of_the_default_queue() {
     let mail = SendEmail { to: "x".into(), subject: "Hi".into(), body: "Hello".into(), permitted: true };
     let id = app.app.queue.enqueue(&mail, Origin::default()).await.unwrap();
     enqueue(&app, Chore::Fail).await;
-    do_chores(&app).await;
+    run_chores(&app).await;
     app.run_jobs().await;
-    let page = ask(&app, Method::GET, "/admin/jobs", &admin).await;
+    let page = call_ok(&app, Method::GET, "/admin/jobs", &admin).await;
     assert_eq!(ids(&page), [id]);
     assert_eq!((&page["total"], &page["offset"], &page["limit"]), (&json!(1), &json!(0), &json!(50)));
     assert_eq!(page["items"][0]["error"], "The address of the recipient is not valid");
@@ -90,7 +90,7 @@ async fn every_invalid_list_parameter_is_reported() {
         let answer = app.call(Method::GET, &format!("/admin/jobs?{query}"), &admin).await;
         assert_eq!(answer.invalid_fields(), fields(&wrong), "{query}");
     }
-    ask(&app, Method::GET, "/admin/jobs?limit=200&offset=1000000", &admin).await;
+    call_ok(&app, Method::GET, "/admin/jobs?limit=200&offset=1000000", &admin).await;
 }
 
 #[tokio::test]
@@ -99,8 +99,8 @@ async fn smoke_a_job_is_shown_with_all_its_details() {
     let admin = app.admin().await;
     let origin = Origin { owner: Some(admin.id), request_id: Some("request-1".into()), traceparent: None };
     let id = app.app.queue.enqueue(&Chore::Fail, origin).await.unwrap();
-    do_chores(&app).await;
-    let mut job = ask(&app, Method::GET, &format!("/admin/jobs/{id}"), &admin).await;
+    run_chores(&app).await;
+    let mut job = call_ok(&app, Method::GET, &format!("/admin/jobs/{id}"), &admin).await;
     assert!(job["enqueued_at"].take().is_string() && job["ended_at"].take().is_string());
     let expected = json!({
         "job_id": id,
@@ -125,8 +125,8 @@ async fn smoke_a_job_is_shown_with_all_its_details() {
     assert_eq!(job, expected);
 
     let id = enqueue(&app, Chore::Succeed).await;
-    do_chores(&app).await;
-    let job = ask(&app, Method::GET, &format!("/admin/jobs/{id}"), &admin).await;
+    run_chores(&app).await;
+    let job = call_ok(&app, Method::GET, &format!("/admin/jobs/{id}"), &admin).await;
     assert_eq!(
         (&job["status"], &job["result"], &job["payload"], &job["owner"]),
         (&json!("finished"), &json!("done"), &Value::Null, &Value::Null)
@@ -144,16 +144,16 @@ async fn a_failed_job_is_requeued() {
         answer.is_problem(409, "conflict", "Only failed jobs can be requeued");
     };
     refused().await;
-    do_chores(&app).await;
-    let answer = ask(&app, Method::POST, &path, &admin).await;
+    run_chores(&app).await;
+    let answer = call_ok(&app, Method::POST, &path, &admin).await;
     assert_eq!(answer, json!({ "job_id": id, "status": "queued" }));
-    let job = ask(&app, Method::GET, &format!("/admin/jobs/{id}"), &admin).await;
+    let job = call_ok(&app, Method::GET, &format!("/admin/jobs/{id}"), &admin).await;
     assert_eq!(
         (&job["status"], &job["attempts"], &job["error"]),
         (&json!("queued"), &json!(0), &Value::Null)
     );
     refused().await;
-    assert_eq!(do_chores(&app).await.failed, 1);
+    assert_eq!(run_chores(&app).await.failed, 1);
 }
 
 #[tokio::test]
@@ -162,15 +162,15 @@ async fn a_waiting_job_is_canceled_at_once() {
     let admin = app.admin().await;
     for id in [enqueue(&app, Chore::Succeed).await, enqueue_in_an_hour(&app).await] {
         let path = format!("/admin/jobs/{id}");
-        let answer = ask(&app, Method::DELETE, &path, &admin).await;
+        let answer = call_ok(&app, Method::DELETE, &path, &admin).await;
         assert_eq!(answer, json!({ "message": "Job canceled", "job_id": id, "status": "canceled" }));
-        assert_eq!(ask(&app, Method::GET, &path, &admin).await["status"], "canceled");
+        assert_eq!(call_ok(&app, Method::GET, &path, &admin).await["status"], "canceled");
         let again = app.call(Method::DELETE, &path, &admin).await;
         again.is_problem(409, "conflict", "Job has already ended");
     }
-    assert_eq!(do_chores(&app).await, Summary::default());
+    assert_eq!(run_chores(&app).await, Summary::default());
     let failed = enqueue(&app, Chore::Fail).await;
-    do_chores(&app).await;
+    run_chores(&app).await;
     let answer = app.call(Method::DELETE, &format!("/admin/jobs/{failed}"), &admin).await;
     answer.is_problem(409, "conflict", "Job has already ended");
 }

@@ -67,12 +67,12 @@ async fn enqueue_after(app: &TestApp, id: &str) -> String {
     app.app.queue.enqueue_with(&Chore::Succeed, Origin::default(), options).await.unwrap()
 }
 
-async fn do_chores(app: &TestApp) -> Summary {
+async fn run_chores(app: &TestApp) -> Summary {
     app.app.queue.run_jobs(CHORES, app.app.clone()).await.unwrap()
 }
 
 /// Returns the body of the response to a request that must succeed.
-async fn ask(app: &TestApp, method: Method, path: &str, admin: &User) -> Value {
+async fn call_ok(app: &TestApp, method: Method, path: &str, admin: &User) -> Value {
     let answer = app.call(method, path, admin).await;
     assert_eq!(answer.status, 200, "{path}: {}", answer.text);
     answer.body
@@ -112,13 +112,13 @@ async fn smoke_only_admins_may_operate_queues() {
 async fn a_worker_is_listed_with_its_running_job() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
-    assert_eq!(ask(&app, Method::GET, "/admin/workers", &admin).await, json!([]));
+    assert_eq!(call_ok(&app, Method::GET, "/admin/workers", &admin).await, json!([]));
     let id = enqueue(&app, Chore::Wait).await;
     let worker = Worker::new(&app.app.queue, CHORES, app.app.clone(), options(&["chores"])).unwrap();
     let never = CancellationToken::new();
     let work = tokio::spawn(worker.run(never.clone(), never));
     let job = eventually("the job starts", || async {
-        let page = ask(&app, Method::GET, "/admin/jobs?queue=chores&status=started", &admin).await;
+        let page = call_ok(&app, Method::GET, "/admin/jobs?queue=chores&status=started", &admin).await;
         (page["total"] == 1 && ids(&page) == [id.as_str()]).then(|| page["items"][0].clone())
     })
     .await;
@@ -126,7 +126,7 @@ async fn a_worker_is_listed_with_its_running_job() {
     assert_eq!((&job["status"], &job["attempts"]), (&json!("started"), &json!(1)));
 
     let worker = eventually("the worker is listed", || async {
-        let workers = ask(&app, Method::GET, "/admin/workers", &admin).await;
+        let workers = call_ok(&app, Method::GET, "/admin/workers", &admin).await;
         workers.as_array().unwrap().first().cloned()
     })
     .await;
@@ -138,7 +138,7 @@ async fn a_worker_is_listed_with_its_running_job() {
     assert!(worker["host"].is_string() && worker["running"].is_u64());
     assert!(worker["started_at"].is_string() && worker["last_beat_at"].is_string());
 
-    let answer = ask(&app, Method::DELETE, &format!("/admin/jobs/{id}"), &admin).await;
+    let answer = call_ok(&app, Method::DELETE, &format!("/admin/jobs/{id}"), &admin).await;
     assert_eq!(answer, json!({ "message": "The job was asked to stop", "job_id": id, "status": "started" }));
     assert_eq!(work.await.unwrap().unwrap().canceled, 1);
 }

@@ -1,20 +1,20 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{Chore, ask, do_chores, enqueue, enqueue_after, enqueue_in_an_hour};
+use super::{Chore, call_ok, enqueue, enqueue_after, enqueue_in_an_hour, run_chores};
 use crate::support::{
     TestApp, User,
     app::{Answer, fields},
 };
 
-async fn change(app: &TestApp, name: &str, admin: &User, body: Value) -> Answer {
+async fn update_queue(app: &TestApp, name: &str, admin: &User, body: Value) -> Answer {
     let request = app.request(Method::PATCH, &format!("/admin/queues/{name}")).json(&body);
     Answer::of(request.bearer_auth(&admin.token)).await
 }
 
 /// Returns the queue `chores` from the list of queues.
-async fn listed(app: &TestApp, admin: &User) -> Option<Value> {
-    let queues = ask(app, Method::GET, "/admin/queues", admin).await;
+async fn find_chores_queue(app: &TestApp, admin: &User) -> Option<Value> {
+    let queues = call_ok(app, Method::GET, "/admin/queues", admin).await;
     queues.as_array().unwrap().iter().find(|queue| queue["name"] == "chores").cloned()
 }
 
@@ -22,13 +22,13 @@ async fn listed(app: &TestApp, admin: &User) -> Option<Value> {
 async fn smoke_queues_are_listed_with_their_numbers_of_jobs() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
-    assert_eq!(listed(&app, &admin).await, None);
+    assert_eq!(find_chores_queue(&app, &admin).await, None);
     enqueue(&app, Chore::Fail).await;
-    assert_eq!(do_chores(&app).await.failed, 1);
+    assert_eq!(run_chores(&app).await.failed, 1);
     let first = enqueue(&app, Chore::Succeed).await;
     enqueue_in_an_hour(&app).await;
     enqueue_after(&app, &first).await;
-    let mut queue = listed(&app, &admin).await.unwrap();
+    let mut queue = find_chores_queue(&app, &admin).await.unwrap();
     assert!(queue["latency_seconds"].take().as_f64().unwrap() >= 0.0);
     let expected = json!({
         "name": "chores",
@@ -59,19 +59,19 @@ async fn a_queue_update_changes_only_the_given_fields() {
     let rate = json!({ "jobs": 50, "per_seconds": 60 });
     let all = json!({ "paused": true, "concurrency_limit": 3, "rate_limit": rate });
     let expected = [json!(true), json!(3), rate.clone()];
-    assert_eq!(settings(change(&app, "chores", &admin, all).await), expected);
-    assert_eq!(settings(change(&app, "chores", &admin, json!({})).await), expected);
+    assert_eq!(settings(update_queue(&app, "chores", &admin, all).await), expected);
+    assert_eq!(settings(update_queue(&app, "chores", &admin, json!({})).await), expected);
 
     enqueue(&app, Chore::Succeed).await;
-    assert_eq!(do_chores(&app).await.finished, 0);
+    assert_eq!(run_chores(&app).await.finished, 0);
     let resumed = json!({ "paused": false, "concurrency_limit": null });
     let expected = [json!(false), Value::Null, rate];
-    assert_eq!(settings(change(&app, "chores", &admin, resumed).await), expected);
-    assert_eq!(do_chores(&app).await.finished, 1);
+    assert_eq!(settings(update_queue(&app, "chores", &admin, resumed).await), expected);
+    assert_eq!(run_chores(&app).await.finished, 1);
     let unlimited = json!({ "rate_limit": null });
     let expected = [json!(false), Value::Null, Value::Null];
-    assert_eq!(settings(change(&app, "chores", &admin, unlimited).await), expected);
-    let queue = listed(&app, &admin).await.unwrap();
+    assert_eq!(settings(update_queue(&app, "chores", &admin, unlimited).await), expected);
+    let queue = find_chores_queue(&app, &admin).await.unwrap();
     assert_eq!((&queue["totals"]["finished"], &queue["latency_seconds"]), (&json!(1), &Value::Null));
 }
 
@@ -104,10 +104,10 @@ async fn every_invalid_field_of_an_update_is_reported() {
             vec![("body.rate_limit.jobs", "less_than_equal")],
         ),
     ] {
-        let answer = change(&app, "chores", &admin, body.clone()).await;
+        let answer = update_queue(&app, "chores", &admin, body.clone()).await;
         assert_eq!(answer.invalid_fields(), fields(&wrong), "{body}");
     }
-    assert_eq!(listed(&app, &admin).await, None);
+    assert_eq!(find_chores_queue(&app, &admin).await, None);
 }
 
 #[tokio::test]
@@ -117,7 +117,7 @@ async fn an_invalid_queue_name_is_refused() {
     let long = "x".repeat(101);
     for (name, kind) in [("a%20b", "value_error"), ("a:1", "value_error"), (&*long, "string_too_long")] {
         let wrong = fields(&[("path.name", kind)]);
-        let changed = change(&app, name, &admin, json!({ "paused": true })).await;
+        let changed = update_queue(&app, name, &admin, json!({ "paused": true })).await;
         assert_eq!(changed.invalid_fields(), wrong, "{name}");
         let requeued = app.call(Method::POST, &format!("/admin/queues/{name}/requeue"), &admin).await;
         assert_eq!(requeued.invalid_fields(), wrong, "{name}");
@@ -127,7 +127,7 @@ async fn an_invalid_queue_name_is_refused() {
         assert_eq!(list.invalid_fields(), fields(&[("query.queue", kind)]), "{name}");
     }
     let longest = "x".repeat(100);
-    assert_eq!(change(&app, &longest, &admin, json!({ "paused": true })).await.status, 200);
+    assert_eq!(update_queue(&app, &longest, &admin, json!({ "paused": true })).await.status, 200);
 }
 
 #[tokio::test]
@@ -135,13 +135,13 @@ async fn an_unused_queue_is_not_found() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     for answer in [
-        change(&app, "unused", &admin, json!({})).await,
+        update_queue(&app, "unused", &admin, json!({})).await,
         app.call(Method::POST, "/admin/queues/unused/requeue", &admin).await,
         app.call(Method::DELETE, "/admin/queues/unused/jobs?status=failed", &admin).await,
     ] {
         answer.is_problem(404, "not_found", "Queue not found");
     }
-    let page = ask(&app, Method::GET, "/admin/jobs?queue=unused", &admin).await;
+    let page = call_ok(&app, Method::GET, "/admin/jobs?queue=unused", &admin).await;
     assert_eq!(page, json!({ "items": [], "total": 0, "offset": 0, "limit": 50 }));
 }
 
@@ -150,7 +150,7 @@ async fn a_purge_deletes_the_jobs_of_one_state() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     enqueue(&app, Chore::Fail).await;
-    do_chores(&app).await;
+    run_chores(&app).await;
     let first = enqueue(&app, Chore::Succeed).await;
     enqueue_in_an_hour(&app).await;
     enqueue_after(&app, &first).await;
@@ -159,14 +159,18 @@ async fn a_purge_deletes_the_jobs_of_one_state() {
     for (n, state) in states.into_iter().enumerate() {
         let path = format!("/admin/queues/chores/jobs?status={state}");
         for count in [1, 0] {
-            assert_eq!(ask(&app, Method::DELETE, &path, &admin).await, json!({ "count": count }), "{state}");
+            assert_eq!(
+                call_ok(&app, Method::DELETE, &path, &admin).await,
+                json!({ "count": count }),
+                "{state}"
+            );
         }
-        let queue = listed(&app, &admin).await.unwrap();
+        let queue = find_chores_queue(&app, &admin).await.unwrap();
         for (m, state) in states.into_iter().enumerate() {
             assert_eq!(queue[state], u8::from(m > n), "{state}");
         }
     }
-    assert_eq!(listed(&app, &admin).await.unwrap()["totals"]["canceled"], 3);
+    assert_eq!(find_chores_queue(&app, &admin).await.unwrap()["totals"]["canceled"], 3);
 
     for (query, kind) in [("", "missing"), ("?status=started", "enum"), ("?status=", "enum")] {
         let path = format!("/admin/queues/chores/jobs{query}");
@@ -182,15 +186,15 @@ async fn the_failed_jobs_of_a_queue_are_requeued() {
     for _ in 0..3 {
         enqueue(&app, Chore::Fail).await;
     }
-    do_chores(&app).await;
+    run_chores(&app).await;
     for count in [3, 0] {
-        let answer = ask(&app, Method::POST, "/admin/queues/chores/requeue", &admin).await;
+        let answer = call_ok(&app, Method::POST, "/admin/queues/chores/requeue", &admin).await;
         assert_eq!(answer, json!({ "count": count }));
     }
-    let queue = listed(&app, &admin).await.unwrap();
+    let queue = find_chores_queue(&app, &admin).await.unwrap();
     assert_eq!(
         (&queue["queued"], &queue["failed"], &queue["totals"]["requeued"]),
         (&json!(3), &json!(0), &json!(3))
     );
-    assert_eq!(do_chores(&app).await.failed, 3);
+    assert_eq!(run_chores(&app).await.failed, 3);
 }

@@ -19,9 +19,9 @@ enum Removal {
     Delete,
 }
 
-const WAYS: [Removal; 3] = [Removal::Demote, Removal::Deactivate, Removal::Delete];
+const REMOVALS: [Removal; 3] = [Removal::Demote, Removal::Deactivate, Removal::Delete];
 
-async fn remove(app: &TestApp, how: Removal, admin: &User, other: &User) -> Answer {
+async fn remove_admin(app: &TestApp, how: Removal, admin: &User, other: &User) -> Answer {
     match how {
         Removal::Demote => patch(app, admin, other.id, json!({ "role": "user" })).await,
         Removal::Deactivate => patch(app, admin, other.id, json!({ "is_active": false })).await,
@@ -39,7 +39,7 @@ fn assert_is_last_admin(answer: &Answer) {
     answer.is_problem(409, "last_admin", "This is the last active admin; add another one first");
 }
 
-async fn active_admins(app: &TestApp) -> Vec<String> {
+async fn list_active_admins(app: &TestApp) -> Vec<String> {
     let sql = "SELECT id FROM users WHERE role = 'admin' AND is_active ORDER BY id";
     column(&app.database, sql).await
 }
@@ -48,8 +48,8 @@ async fn active_admins(app: &TestApp) -> Vec<String> {
 async fn smoke_the_only_admin_cannot_be_removed() {
     let app = TestApp::start().await;
     let (_user, admin) = (app.user().await, app.admin().await);
-    for how in WAYS {
-        assert_is_last_admin(&remove(&app, how, &admin, &admin).await);
+    for how in REMOVALS {
+        assert_is_last_admin(&remove_admin(&app, how, &admin, &admin).await);
     }
     let both = json!({ "role": "user", "is_active": false, "full_name": "Gone" });
     assert_is_last_admin(&patch(&app, &admin, admin.id, both).await);
@@ -63,13 +63,13 @@ async fn smoke_the_only_admin_cannot_be_removed() {
 
 #[tokio::test]
 async fn one_of_two_admins_can_be_removed() {
-    for how in WAYS {
+    for how in REMOVALS {
         let app = TestApp::start().await;
         let (one, other) = (app.admin().await, app.admin().await);
-        let gone = remove(&app, how, &one, &one).await;
+        let gone = remove_admin(&app, how, &one, &one).await;
         assert!(gone.status.is_success(), "{how:?}: {}", gone.text);
-        assert_eq!(active_admins(&app).await, [other.id.to_string()]);
-        assert_is_last_admin(&remove(&app, how, &other, &other).await);
+        assert_eq!(list_active_admins(&app).await, [other.id.to_string()]);
+        assert_is_last_admin(&remove_admin(&app, how, &other, &other).await);
     }
     let app = TestApp::start().await;
     let (one, other) = (app.admin().await, app.admin().await);
@@ -84,8 +84,8 @@ async fn an_unusable_admin_does_not_count_as_another_admin() {
     for state in ["is_active = false", "deletion_due_at = now() + interval '1 day'", "hashed_password = NULL"]
     {
         app.sql(&format!("UPDATE users SET {state} WHERE id = {}", other.id)).await;
-        for how in WAYS {
-            assert_is_last_admin(&remove(&app, how, &admin, &admin).await);
+        for how in REMOVALS {
+            assert_is_last_admin(&remove_admin(&app, how, &admin, &admin).await);
         }
         assert_is_last_admin(&delete_own_account(&app, &admin).await);
         app.database
@@ -97,21 +97,21 @@ async fn an_unusable_admin_does_not_count_as_another_admin() {
     }
     let invite = json!({ "email": "bob@example.com", "role": "admin" });
     app.post("/users", Some(&admin), invite).await;
-    assert_eq!(remove(&app, Removal::Delete, &admin, &other).await.status, 204);
-    assert_is_last_admin(&remove(&app, Removal::Demote, &admin, &admin).await);
+    assert_eq!(remove_admin(&app, Removal::Delete, &admin, &other).await.status, 204);
+    assert_is_last_admin(&remove_admin(&app, Removal::Demote, &admin, &admin).await);
 }
 
 #[tokio::test]
 async fn the_last_usable_admin_can_remove_unusable_admins() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
-    for how in WAYS {
+    for how in REMOVALS {
         for state in
             ["is_active = false", "deletion_due_at = now()", "hashed_password = NULL", "role = 'user'"]
         {
             let other = app.admin().await;
             app.sql(&format!("UPDATE users SET {state} WHERE id = {}", other.id)).await;
-            let removed = remove(&app, how, &admin, &other).await;
+            let removed = remove_admin(&app, how, &admin, &other).await;
             assert!(removed.status.is_success(), "{how:?}, {state}: {}", removed.text);
         }
     }
@@ -124,8 +124,8 @@ async fn only_one_of_two_concurrent_demotions_succeeds() {
     for round in 0..10 {
         app.sql("UPDATE users SET role = 'admin'").await;
         let (first, second) = tokio::join!(
-            remove(&app, Removal::Demote, &one, &other),
-            remove(&app, Removal::Demote, &other, &one)
+            remove_admin(&app, Removal::Demote, &one, &other),
+            remove_admin(&app, Removal::Demote, &other, &one)
         );
         let (good, bad) = if first.status == 200 { (first, second) } else { (second, first) };
         assert_eq!(good.status, 200, "round {round}: {}", good.text);
@@ -133,13 +133,13 @@ async fn only_one_of_two_concurrent_demotions_succeeds() {
         // admin.
         let refused = (bad.status.as_u16(), bad.body["code"].as_str().unwrap());
         assert!([(409, "last_admin"), (403, "forbidden")].contains(&refused), "{}", bad.text);
-        assert_eq!(active_admins(&app).await.len(), 1);
+        assert_eq!(list_active_admins(&app).await.len(), 1);
     }
 }
 
 #[tokio::test]
 async fn the_second_of_two_concurrent_removals_sees_the_first() {
-    for how in WAYS {
+    for how in REMOVALS {
         let app = TestApp::start().await;
         let (one, other) = (app.admin().await, app.admin().await);
         let (holder, connection) =
@@ -155,8 +155,11 @@ async fn the_second_of_two_concurrent_removals_sees_the_first() {
             .await;
             holder.batch_execute("COMMIT").await.unwrap();
         };
-        let (first, second, ()) =
-            tokio::join!(remove(&app, how, &one, &other), remove(&app, how, &other, &one), release);
+        let (first, second, ()) = tokio::join!(
+            remove_admin(&app, how, &one, &other),
+            remove_admin(&app, how, &other, &one),
+            release
+        );
         let (good, bad) = if first.status.is_success() { (first, second) } else { (second, first) };
         assert!(good.status.is_success(), "{how:?}: {}", good.text);
         // The first removal has removed the caller of the second one, or the second one would remove the last
@@ -167,6 +170,6 @@ async fn the_second_of_two_concurrent_removals_sees_the_first() {
             "{}",
             bad.text
         );
-        assert_eq!(active_admins(&app).await.len(), 1);
+        assert_eq!(list_active_admins(&app).await.len(), 1);
     }
 }

@@ -9,16 +9,17 @@ use crate::support::{
 };
 
 /// Inserts four users at `list.example`. The other users of a test have another domain.
-const SOME: &str = "INSERT INTO users (email, hashed_password, full_name, role, is_active, created_at) VALUES
+const INSERT_USERS: &str =
+    "INSERT INTO users (email, hashed_password, full_name, role, is_active, created_at) VALUES
     ('ada@list.example', 'x', 'Cleo 100%', 'user', true, '2001-01-01'),
     ('bob_x@list.example', 'x', 'Ada of \\list', 'admin', true, '2002-01-01'),
     ('bobyx@list.example', 'x', NULL, 'user', false, '2003-01-01'),
     ('carl@list.example', 'x', 'Bert', 'admin', false, '2000-01-01')";
 
-async fn start() -> (TestApp, User) {
+async fn start_with_users() -> (TestApp, User) {
     let app = TestApp::start().await;
     let admin = app.admin().await;
-    app.sql(SOME).await;
+    app.sql(INSERT_USERS).await;
     (app, admin)
 }
 
@@ -30,7 +31,7 @@ async fn list(app: &TestApp, admin: &User, query: &[(&str, &str)]) -> Value {
 }
 
 /// Returns the local part of the address of each listed user.
-async fn found(app: &TestApp, admin: &User, query: &[(&str, &str)]) -> Vec<String> {
+async fn find_names(app: &TestApp, admin: &User, query: &[(&str, &str)]) -> Vec<String> {
     let page = list(app, admin, query).await;
     let name = |user: &Value| user["email"].as_str().unwrap().split('@').next().unwrap().to_owned();
     let names: Vec<_> = page["items"].as_array().unwrap().iter().map(name).collect();
@@ -40,7 +41,7 @@ async fn found(app: &TestApp, admin: &User, query: &[(&str, &str)]) -> Vec<Strin
 
 #[tokio::test]
 async fn smoke_a_page_has_its_users_and_the_total() {
-    let (app, admin) = start().await;
+    let (app, admin) = start_with_users().await;
     for (offset, limit, names) in [
         (0, 2, &["ada", "bob_x"][..]),
         (1, 2, &["bob_x", "bobyx"]),
@@ -65,7 +66,7 @@ async fn smoke_a_page_has_its_users_and_the_total() {
 
 #[tokio::test]
 async fn a_search_matches_any_part_of_the_address_or_name_in_any_case() {
-    let (app, admin) = start().await;
+    let (app, admin) = start_with_users().await;
     for (search, names) in [
         ("ADA", &["ada", "bob_x"][..]),
         ("cleo 100", &["ada"]),
@@ -75,16 +76,20 @@ async fn a_search_matches_any_part_of_the_address_or_name_in_any_case() {
         ("unknown", &[]),
         ("' OR true --", &[]),
     ] {
-        assert_eq!(found(&app, &admin, &[("search", search), ("sort", "email")]).await, names, "{search}");
+        assert_eq!(
+            find_names(&app, &admin, &[("search", search), ("sort", "email")]).await,
+            names,
+            "{search}"
+        );
     }
     for nothing in ["", "  "] {
-        assert_eq!(found(&app, &admin, &[("search", nothing)]).await.len(), 5);
+        assert_eq!(find_names(&app, &admin, &[("search", nothing)]).await.len(), 5);
     }
 }
 
 #[tokio::test]
 async fn wildcards_in_a_search_are_literal() {
-    let (app, admin) = start().await;
+    let (app, admin) = start_with_users().await;
     for (search, names) in [
         ("%", &["ada"][..]),
         ("100%", &["ada"]),
@@ -95,22 +100,26 @@ async fn wildcards_in_a_search_are_literal() {
         ("%a%", &[]),
         ("___", &[]),
     ] {
-        assert_eq!(found(&app, &admin, &[("search", search), ("sort", "email")]).await, names, "{search}");
+        assert_eq!(
+            find_names(&app, &admin, &[("search", search), ("sort", "email")]).await,
+            names,
+            "{search}"
+        );
     }
 }
 
 #[tokio::test]
 async fn a_name_beyond_ascii_is_found() {
-    let (app, admin) = start().await;
+    let (app, admin) = start_with_users().await;
     app.sql("UPDATE users SET full_name = 'Ümit ÇELIK' WHERE email = 'bobyx@list.example'").await;
     for search in ["Ümit", "mit ç", "ÜMIT", "ümit"] {
-        assert_eq!(found(&app, &admin, &[("search", search)]).await, ["bobyx"], "{search}");
+        assert_eq!(find_names(&app, &admin, &[("search", search)]).await, ["bobyx"], "{search}");
     }
 }
 
 #[tokio::test]
 async fn filters_are_combined() {
-    let (app, admin) = start().await;
+    let (app, admin) = start_with_users().await;
     for (filters, names) in [
         (&[("role", "user")][..], &["ada", "bobyx"][..]),
         (&[("role", "admin")], &["bob_x", "carl"]),
@@ -119,14 +128,14 @@ async fn filters_are_combined() {
         (&[("role", "admin"), ("is_active", "false")], &["carl"]),
     ] {
         let query = [&[("search", "list.example"), ("sort", "email")], filters].concat();
-        assert_eq!(found(&app, &admin, &query).await, names, "{filters:?}");
+        assert_eq!(find_names(&app, &admin, &query).await, names, "{filters:?}");
     }
-    assert_eq!(found(&app, &admin, &[("role", "admin"), ("search", "user")]).await.len(), 1);
+    assert_eq!(find_names(&app, &admin, &[("role", "admin"), ("search", "user")]).await.len(), 1);
 }
 
 #[tokio::test]
 async fn each_sort_order_can_be_reversed() {
-    let (app, admin) = start().await;
+    let (app, admin) = start_with_users().await;
     for (sort, names) in [
         ("created_at", ["carl", "ada", "bob_x", "bobyx"]),
         ("-created_at", ["bobyx", "bob_x", "ada", "carl"]),
@@ -136,15 +145,19 @@ async fn each_sort_order_can_be_reversed() {
         ("full_name", ["bob_x", "carl", "ada", "bobyx"]),
         ("-full_name", ["ada", "carl", "bob_x", "bobyx"]),
     ] {
-        assert_eq!(found(&app, &admin, &[("search", "list.example"), ("sort", sort)]).await, names, "{sort}");
+        assert_eq!(
+            find_names(&app, &admin, &[("search", "list.example"), ("sort", sort)]).await,
+            names,
+            "{sort}"
+        );
     }
-    let newest_first = found(&app, &admin, &[("search", "list.example")]).await;
+    let newest_first = find_names(&app, &admin, &[("search", "list.example")]).await;
     assert_eq!(newest_first, ["bobyx", "bob_x", "ada", "carl"]);
 }
 
 #[tokio::test]
 async fn pages_with_equal_sort_keys_neither_repeat_nor_skip_users() {
-    let (app, admin) = start().await;
+    let (app, admin) = start_with_users().await;
     app.sql("UPDATE users SET created_at = '2001-01-01', full_name = 'Same'").await;
     for sort in ["created_at", "-created_at", "full_name", "-full_name"] {
         let mut ids = Vec::new();
@@ -161,7 +174,7 @@ async fn pages_with_equal_sort_keys_neither_repeat_nor_skip_users() {
 
 #[tokio::test]
 async fn every_invalid_parameter_is_reported() {
-    let (app, admin) = start().await;
+    let (app, admin) = start_with_users().await;
     let long = format!("search={}", "x".repeat(256));
     for (query, wrong) in [
         ("limit=0", vec![("query.limit", "greater_than_equal")]),

@@ -21,19 +21,19 @@ async fn create_admin(app: &TestApp, args: &[&str]) -> Ended {
     run_with_input(command, "battery staple\n").await
 }
 
-async fn users(app: &TestApp) -> Vec<String> {
+async fn list_users(app: &TestApp) -> Vec<String> {
     let sql = "SELECT email || ' ' || role || ' ' || coalesce(hashed_password, '') FROM users ORDER BY id";
     column(&app.database, sql).await
 }
 
 /// Returns recipient and subject of each mail.
-async fn sent(app: &TestApp) -> Vec<(String, String)> {
+async fn list_sent(app: &TestApp) -> Vec<(String, String)> {
     app.mails().await.into_iter().map(|mail| (mail.to, mail.subject)).collect()
 }
 
 /// The credentials of a user before a promotion: a session, a login challenge with a code, and the tokens of
 /// links.
-struct Before {
+struct Credentials {
     user: User,
     challenge: String,
     code: String,
@@ -41,7 +41,7 @@ struct Before {
     new_email: String,
 }
 
-impl Before {
+impl Credentials {
     async fn of(app: &TestApp) -> Self {
         let user = app.user().await;
         let authenticator = turn_on(app, &user).await;
@@ -59,7 +59,7 @@ impl Before {
         }
     }
 
-    async fn assert_gone(&self, app: &TestApp) {
+    async fn assert_revoked(&self, app: &TestApp) {
         assert_signed_out(app, &self.user).await;
         let code = json!({ "challenge_token": self.challenge, "code": self.code });
         app.post("/auth/login/two-factor", None, code).await.is_some_problem(400, "invalid_code");
@@ -74,7 +74,7 @@ async fn a_new_admin_keeps_nothing_and_all_admins_are_notified() {
     let app = TestApp::with(&["--identity-cache-ms=0"]).await;
     let (admin, other) = (app.admin().await, app.admin().await);
     for by_command in [false, true] {
-        let before = Before::of(&app).await;
+        let before = Credentials::of(&app).await;
         let (id, email) = (before.user.id, before.user.email.clone());
         let earlier = app.mails().await.len();
         if by_command {
@@ -82,7 +82,7 @@ async fn a_new_admin_keeps_nothing_and_all_admins_are_notified() {
         } else {
             assert_eq!(patch(&app, &admin, id, json!({ "role": "admin" })).await.status, 200);
         }
-        before.assert_gone(&app).await;
+        before.assert_revoked(&app).await;
         assert_eq!(app.login(&email, PASSWORD).await.status, 403, "the password is kept");
         let mails = &app.mails().await[earlier..];
         let notice = |to: &User| mails.iter().find(|mail| mail.to == to.email).unwrap();
@@ -108,7 +108,7 @@ async fn an_admin_who_is_activated_again_is_a_new_admin() {
     refused.is_some_problem(409, "user_not_verified");
     app.sql("UPDATE users SET email_verified_at = now()").await;
     assert_eq!(patch(&app, &admin, other.id, json!({ "is_active": true })).await.status, 200);
-    assert!(sent(&app).await.contains(&(admin.email.clone(), NEW_ADMIN.into())));
+    assert!(list_sent(&app).await.contains(&(admin.email.clone(), NEW_ADMIN.into())));
 }
 
 #[tokio::test]
@@ -136,7 +136,7 @@ async fn smoke_an_unverified_user_does_not_become_an_admin() {
     let admin = app.admin().await;
     let register = json!({ "email": "cfo@example.com", "password": PASSWORD });
     let id = app.post("/auth/register", None, register).await.body["id"].as_i64().unwrap();
-    let before = users(&app).await;
+    let before = list_users(&app).await;
     for change in [
         json!({ "role": "admin" }),
         json!({ "role": "admin", "is_active": true, "full_name": "Ada" }),
@@ -150,7 +150,7 @@ async fn smoke_an_unverified_user_does_not_become_an_admin() {
         1,
         &["cfo@example.com", "not confirmed", "Confirm your email address", "nothing was changed"],
     );
-    assert_eq!(users(&app).await, before);
+    assert_eq!(list_users(&app).await, before);
 
     let token = json!({ "token": app.mailed_token("cfo@example.com").await });
     assert_eq!(app.post("/auth/verify-email", None, token).await.status, 204);
@@ -163,30 +163,30 @@ async fn promotion_changes_only_an_existing_active_user() {
     let app = TestApp::start().await;
     let user = app.user().await;
     app.sql("UPDATE users SET is_active = false").await;
-    let before = users(&app).await;
+    let before = list_users(&app).await;
     for (email, words) in [
         ("ghost@example.com", &["ghost@example.com", "without --promote", "nothing was changed"]),
         (&*user.email, &[&*user.email, "is deactivated", "nothing was changed"]),
     ] {
         create_admin(&app, &["--promote", "--email", email]).await.failed(1, words);
     }
-    assert_eq!(users(&app).await, before);
+    assert_eq!(list_users(&app).await, before);
 }
 
 #[tokio::test]
 async fn the_operator_resets_the_password_of_an_admin() {
     let app = TestApp::with(&["--identity-cache-ms=0"]).await;
     for args in [&["--set-password"][..], &["--set-password", "--disable-two-factor"]] {
-        let before = Before::of(&app).await;
+        let before = Credentials::of(&app).await;
         let email = before.user.email.clone();
         app.sql(&format!("UPDATE users SET role = 'admin' WHERE id = {}", before.user.id)).await;
         let done = create_admin(&app, &[args, &["--email", &*email]].concat()).await.succeeded();
-        before.assert_gone(&app).await;
+        before.assert_revoked(&app).await;
         app.login(&email, PASSWORD).await.is_some_problem(401, "bad_credentials");
         let expected = if args.len() == 1 { 403 } else { 200 };
         assert_eq!(app.login(&email, "battery staple").await.status, expected);
         assert_eq!(done.stdout.contains("two-factor authentication was turned off"), args.len() == 2);
-        let last: Vec<_> = sent(&app).await.into_iter().filter(|(to, _)| *to == email).collect();
+        let last: Vec<_> = list_sent(&app).await.into_iter().filter(|(to, _)| *to == email).collect();
         assert!(last.iter().any(|(_, subject)| subject == "Your password was changed"), "{last:?}");
         let disabled = last.iter().any(|(_, subject)| subject == "Two-factor sign-in was switched off");
         assert_eq!(disabled, args.len() == 2, "{last:?}");

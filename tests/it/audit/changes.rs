@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{count, patch, trail};
+use super::{count_rows, patch, read_trail};
 use crate::support::{
     TestApp, User,
     app::{Answer, PASSWORD},
@@ -35,7 +35,7 @@ async fn session_id(app: &TestApp, user: &User) -> Value {
     current["id"].clone()
 }
 
-async fn done(app: &TestApp, method: Method, path: &str, user: Option<&User>, body: Value) {
+async fn send_ok(app: &TestApp, method: Method, path: &str, user: Option<&User>, body: Value) {
     let mut request = app.request(method, path);
     if let Some(user) = user {
         request = request.bearer_auth(&user.token);
@@ -44,7 +44,7 @@ async fn done(app: &TestApp, method: Method, path: &str, user: Option<&User>, bo
     assert!(answer.status.is_success(), "{path}: {}", answer.text);
 }
 
-fn opened(session: &Value, second_factor: bool) -> Value {
+fn session_opened(session: &Value, second_factor: bool) -> Value {
     json!({ "session_id": session, "second_factor": second_factor })
 }
 
@@ -53,28 +53,28 @@ async fn every_change_of_an_own_account_is_recorded() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let (old, new) = ("ada@example.com", "lovelace@example.com");
-    let post = |path: &'static str, body: Value| done(&app, Method::POST, path, None, body);
+    let post = |path: &'static str, body: Value| send_ok(&app, Method::POST, path, None, body);
     let registered = app.post("/auth/register", None, json!({ "email": old, "password": PASSWORD })).await;
     let id = registered.body["id"].as_i64().unwrap();
     post("/auth/verify-email", json!({ "token": app.mailed_token(old).await })).await;
     let ada = sign_in(&app, id, old, PASSWORD).await;
     let first = session_id(&app, &ada).await;
-    done(&app, Method::PATCH, "/users/me", Some(&ada), json!({ "full_name": "Ada" })).await;
+    send_ok(&app, Method::PATCH, "/users/me", Some(&ada), json!({ "full_name": "Ada" })).await;
     let change = json!({ "current_password": PASSWORD, "new_password": NEW_PASSWORD });
-    done(&app, Method::POST, "/users/me/password", Some(&ada), change).await;
+    send_ok(&app, Method::POST, "/users/me/password", Some(&ada), change).await;
     post("/auth/forgot-password", json!({ "email": old })).await;
     post("/auth/reset-password", json!({ "token": app.mailed_token(old).await, "password": PASSWORD })).await;
     let ada = sign_in(&app, id, old, PASSWORD).await;
     let second = session_id(&app, &ada).await;
     let change = json!({ "email": new, "password": PASSWORD });
-    done(&app, Method::POST, "/users/me/email", Some(&ada), change).await;
+    send_ok(&app, Method::POST, "/users/me/email", Some(&ada), change).await;
     post("/auth/confirm-email", json!({ "token": app.mailed_token(new).await })).await;
     let delete = app.request(Method::DELETE, "/users/me").bearer_auth(&ada.token);
     let due = Answer::of(delete.json(&json!({ "password": PASSWORD }))).await.body["deletion_due_at"].clone();
     let ada = sign_in(&app, id, new, PASSWORD).await;
     let third = session_id(&app, &ada).await;
 
-    let trail = trail(&app, &admin, id).await;
+    let trail = read_trail(&app, &admin, id).await;
     let scheduled = trail.iter().find(|entry| entry["action"] == "user.deletion_scheduled").unwrap();
     // The response and the trail format the time zone differently.
     let kept = scheduled["after"]["deletion_due_at"].as_str().unwrap();
@@ -86,16 +86,16 @@ async fn every_change_of_an_own_account_is_recorded() {
     let expected = [
         ("user.registered", me, none.clone(), fields),
         ("email.verified", me, json!({ "email_verified": false }), json!({ "email_verified": true })),
-        ("session.opened", me, none.clone(), opened(&first, false)),
+        ("session.opened", me, none.clone(), session_opened(&first, false)),
         ("user.updated", me, json!({ "full_name": null }), json!({ "full_name": "Ada" })),
         ("password.changed", me, none.clone(), none.clone()),
         ("password.reset", me, json!({}), json!({})),
-        ("session.opened", me, none.clone(), opened(&second, false)),
+        ("session.opened", me, none.clone(), session_opened(&second, false)),
         ("email.change_requested", me, none.clone(), json!({ "email": new })),
         ("email.changed", me, json!({ "email": old }), json!({ "email": new })),
         ("user.deletion_scheduled", me, none.clone(), kept),
         ("user.deletion_cancelled", me, none.clone(), none.clone()),
-        ("session.opened", me, none, opened(&third, false)),
+        ("session.opened", me, none, session_opened(&third, false)),
     ];
     assert_entries(&trail, &expected);
 }
@@ -108,8 +108,8 @@ async fn a_password_reset_records_the_verification_and_the_canceled_deletion() {
     app.sql(&format!("UPDATE users SET {state} WHERE id = {}", user.id)).await;
     app.post("/auth/forgot-password", None, json!({ "email": user.email })).await;
     let reset = json!({ "token": app.mailed_token(&user.email).await, "password": NEW_PASSWORD });
-    done(&app, Method::POST, "/auth/reset-password", None, reset).await;
-    let trail = trail(&app, &admin, user.id).await;
+    send_ok(&app, Method::POST, "/auth/reset-password", None, reset).await;
+    let trail = read_trail(&app, &admin, user.id).await;
     let me = Some(user.id);
     let expected = [
         ("password.reset", me, json!({ "email_verified": false }), json!({ "email_verified": true })),
@@ -122,21 +122,21 @@ async fn a_password_reset_records_the_verification_and_the_canceled_deletion() {
 async fn changes_of_sessions_and_of_the_second_factor_are_recorded() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
-    let before = trail(&app, &admin, user.id).await.len();
+    let before = read_trail(&app, &admin, user.id).await.len();
     let (id, email) = (user.id, &*user.email);
     let again = || sign_in(&app, id, email, PASSWORD);
     let other = again().await;
     let second = session_id(&app, &other).await;
     let path = format!("/users/me/sessions/{}", second.as_str().unwrap());
-    done(&app, Method::DELETE, &path, Some(&user), json!({})).await;
-    done(&app, Method::POST, "/auth/logout-all", Some(&user), json!({})).await;
+    send_ok(&app, Method::DELETE, &path, Some(&user), json!({})).await;
+    send_ok(&app, Method::POST, "/auth/logout-all", Some(&user), json!({})).await;
     let user = again().await;
     let third = session_id(&app, &user).await;
     let authenticator = turn_on(&app, &user).await;
     let code = json!({ "code": authenticator.code() });
-    done(&app, Method::POST, "/users/me/two-factor/recovery-codes", Some(&user), code).await;
+    send_ok(&app, Method::POST, "/users/me/two-factor/recovery-codes", Some(&user), code).await;
     let next = json!({ "password": PASSWORD, "code": authenticator.next_code() });
-    done(&app, Method::DELETE, "/users/me/two-factor", Some(&user), next).await;
+    send_ok(&app, Method::DELETE, "/users/me/two-factor", Some(&user), next).await;
     let authenticator = turn_on(&app, &user).await;
     let login = app.login(email, PASSWORD).await;
     let answer = json!({
@@ -146,7 +146,7 @@ async fn changes_of_sessions_and_of_the_second_factor_are_recorded() {
     let user = User::signed_in(id, email, &login);
     let fourth = session_id(&app, &user).await;
     let spent = json!({ "refresh_token": user.refresh_token });
-    done(&app, Method::POST, "/auth/refresh", None, spent.clone()).await;
+    send_ok(&app, Method::POST, "/auth/refresh", None, spent.clone()).await;
     app.sql("UPDATE refresh_tokens SET spent_at = spent_at - interval '1 minute'").await;
     app.post("/auth/refresh", None, spent).await.is_some_problem(401, "invalid_token");
 
@@ -154,20 +154,20 @@ async fn changes_of_sessions_and_of_the_second_factor_are_recorded() {
     let plain = |action| (action, me, none.clone(), none.clone());
     let ended = |session: &Value| json!({ "session_id": session });
     let expected = [
-        ("session.opened", me, none.clone(), opened(&second, false)),
+        ("session.opened", me, none.clone(), session_opened(&second, false)),
         ("session.revoked", me, none.clone(), ended(&second)),
         plain("sessions.revoked"),
-        ("session.opened", me, none.clone(), opened(&third, false)),
+        ("session.opened", me, none.clone(), session_opened(&third, false)),
         plain("two_factor.enabled"),
         plain("recovery_codes.replaced"),
         plain("two_factor.disabled"),
         plain("two_factor.enabled"),
         plain("recovery_code.used"),
-        ("session.opened", me, none.clone(), opened(&fourth, true)),
+        ("session.opened", me, none.clone(), session_opened(&fourth, true)),
         // The entry has no actor, because the server cannot know who replayed the token.
         ("session.replayed", None, none.clone(), ended(&fourth)),
     ];
-    assert_entries(&trail(&app, &admin, id).await[before..], &expected);
+    assert_entries(&read_trail(&app, &admin, id).await[before..], &expected);
 }
 
 #[tokio::test]
@@ -175,8 +175,8 @@ async fn a_logout_is_recorded() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
     let session = session_id(&app, &user).await;
-    done(&app, Method::POST, "/auth/logout", Some(&user), json!({})).await;
-    let trail = trail(&app, &admin, user.id).await;
+    send_ok(&app, Method::POST, "/auth/logout", Some(&user), json!({})).await;
+    let trail = read_trail(&app, &admin, user.id).await;
     let after = json!({ "session_id": session });
     assert_entries(&trail[trail.len() - 1..], &[("session.revoked", Some(user.id), Value::Null, after)]);
 }
@@ -185,7 +185,7 @@ async fn a_logout_is_recorded() {
 async fn every_change_by_an_admin_is_recorded() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
-    let by_admin = async |method, path: String| done(&app, method, &path, Some(&admin), json!({})).await;
+    let by_admin = async |method, path: String| send_ok(&app, method, &path, Some(&admin), json!({})).await;
     let email = "bob@example.com";
     let invited = app.post("/users", Some(&admin), json!({ "email": email, "role": "admin" })).await;
     let id = invited.body["id"].as_i64().unwrap();
@@ -193,7 +193,7 @@ async fn every_change_by_an_admin_is_recorded() {
     let accept = json!({
         "token": app.mailed_token(email).await, "password": PASSWORD, "full_name": "Bob",
     });
-    done(&app, Method::POST, "/auth/accept-invite", None, accept).await;
+    send_ok(&app, Method::POST, "/auth/accept-invite", None, accept).await;
     let bob = sign_in(&app, id, email, PASSWORD).await;
     let session = session_id(&app, &bob).await;
     turn_on(&app, &bob).await;
@@ -218,7 +218,7 @@ async fn every_change_by_an_admin_is_recorded() {
             json!({ "full_name": null, "email_verified": false }),
             json!({ "full_name": "Bob", "email_verified": true }),
         ),
-        ("session.opened", bob, none.clone(), opened(&session, false)),
+        ("session.opened", bob, none.clone(), session_opened(&session, false)),
         ("two_factor.enabled", bob, none.clone(), none.clone()),
         ("two_factor.disabled", admin_id, none.clone(), none.clone()),
         ("sessions.revoked", admin_id, none.clone(), none.clone()),
@@ -230,18 +230,18 @@ async fn every_change_by_an_admin_is_recorded() {
         ),
         ("user.deleted", admin_id, fields(Value::Null, "user", false, true), none),
     ];
-    assert_entries(&trail(&app, &admin, id).await, &expected);
+    assert_entries(&read_trail(&app, &admin, id).await, &expected);
 }
 
 #[tokio::test]
 async fn a_request_that_changes_nothing_writes_no_entry() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
-    let before = count(&app, "audit_log").await;
+    let before = count_rows(&app, "audit_log").await;
     for (body, status) in [(json!({}), 200), (json!({ "role": null }), 422)] {
         assert_eq!(patch(&app, &admin, user.id, body).await.status, status);
     }
-    done(&app, Method::PATCH, "/users/me", Some(&user), json!({})).await;
+    send_ok(&app, Method::PATCH, "/users/me", Some(&user), json!({})).await;
     assert_eq!(app.get("/users", Some(&admin)).await.status, 200);
-    assert_eq!(count(&app, "audit_log").await, before);
+    assert_eq!(count_rows(&app, "audit_log").await, before);
 }

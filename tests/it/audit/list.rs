@@ -3,11 +3,11 @@
 use saas::services::housekeeping;
 use serde_json::{Value, json};
 
-use super::{count, trail};
+use super::{count_rows, read_trail};
 use crate::support::{TestApp, User, app::fields, records::column};
 
 /// Inserts audit entries that differ only in their ids.
-async fn add(app: &TestApp, actor: i64, action: &str, user: i64, entries: u32) {
+async fn insert_entries(app: &TestApp, actor: i64, action: &str, user: i64, entries: u32) {
     let sql = format!(
         "INSERT INTO audit_log (actor_id, action, target_type, target_id)
          SELECT {actor}, '{action}', 'user', '{user}' FROM generate_series(1, {entries})"
@@ -29,7 +29,7 @@ fn ids(page: &Value) -> Vec<i64> {
 async fn smoke_pages_start_with_the_newest_entry_and_are_contiguous() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
-    add(&app, 7, "test.made", 8, 7).await;
+    insert_entries(&app, 7, "test.made", 8, 7).await;
     let all = ids(&list(&app, &admin, "action=test.made").await);
     assert!(all.len() == 7 && all.is_sorted_by(|one, next| one > next), "{all:?}");
     let (mut seen, mut before, mut sizes) = (Vec::new(), String::new(), Vec::new());
@@ -37,7 +37,7 @@ async fn smoke_pages_start_with_the_newest_entry_and_are_contiguous() {
         let page = list(&app, &admin, &format!("action=test.made&limit=3{before}")).await;
         let some = ids(&page);
         // New entries must not shift the next pages.
-        add(&app, 7, "test.made", 8, 2).await;
+        insert_entries(&app, 7, "test.made", 8, 2).await;
         sizes.push(some.len());
         seen.extend(some);
         match page["next"].as_i64() {
@@ -55,7 +55,7 @@ async fn smoke_pages_start_with_the_newest_entry_and_are_contiguous() {
 async fn the_page_size_defaults_to_fifty() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
-    add(&app, 7, "test.made", 8, 250).await;
+    insert_entries(&app, 7, "test.made", 8, 250).await;
     assert_eq!(ids(&list(&app, &admin, "").await).len(), 50);
     assert_eq!(ids(&list(&app, &admin, "limit=200").await).len(), 200);
     assert_eq!(ids(&list(&app, &admin, "limit=1").await).len(), 1);
@@ -65,9 +65,9 @@ async fn the_page_size_defaults_to_fifty() {
 async fn filters_are_combined() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
-    add(&app, 1_001, "test.made", 2_001, 1).await;
-    add(&app, 1_001, "test.broken", 2_002, 2).await;
-    add(&app, 1_002, "test.made", 2_002, 4).await;
+    insert_entries(&app, 1_001, "test.made", 2_001, 1).await;
+    insert_entries(&app, 1_001, "test.broken", 2_002, 2).await;
+    insert_entries(&app, 1_002, "test.made", 2_002, 4).await;
     app.database
         .sql("INSERT INTO audit_log (action, target_type, target_id) VALUES ('test.made', 'queue', '2002')")
         .await;
@@ -121,7 +121,7 @@ async fn smoke_the_retention_deletes_old_entries_only() {
     for (flags, days) in [(&[][..], 365), (&["--audit-retention-days=30"], 30)] {
         let app = TestApp::with(flags).await;
         let (user, admin) = (app.user().await, app.admin().await);
-        let fresh = trail(&app, &admin, user.id).await;
+        let fresh = read_trail(&app, &admin, user.id).await;
         for (action, days) in [("test.old", days + 1), ("test.oldest", 3_650), ("test.younger", days - 1)] {
             let sql = format!(
                 "INSERT INTO audit_log (created_at, action, target_type, target_id)
@@ -129,13 +129,13 @@ async fn smoke_the_retention_deletes_old_entries_only() {
             );
             app.sql(&sql).await;
         }
-        let all: usize = count(&app, "audit_log").await.parse().unwrap();
+        let all: usize = count_rows(&app, "audit_log").await.parse().unwrap();
         let removed = housekeeping::run(&app.app).await.unwrap();
         assert_eq!((removed.audit_entries, removed.users), (2, 0));
         let left = column(&app.database, "SELECT action FROM audit_log WHERE target_id = '0'").await;
         assert_eq!(left, ["test.younger"]);
-        assert_eq!(count(&app, "audit_log").await, (all - 2).to_string());
-        assert_eq!(trail(&app, &admin, user.id).await, fresh);
+        assert_eq!(count_rows(&app, "audit_log").await, (all - 2).to_string());
+        assert_eq!(read_trail(&app, &admin, user.id).await, fresh);
         assert_eq!(housekeeping::run(&app.app).await.unwrap().audit_entries, 0);
     }
 }
@@ -147,5 +147,5 @@ async fn one_run_deletes_any_number_of_old_entries() {
                SELECT now() - interval '366 days', 'test.old', 'user', '0' FROM generate_series(1, 2500)";
     app.sql(sql).await;
     assert_eq!(housekeeping::run(&app.app).await.unwrap().audit_entries, 2_500);
-    assert_eq!(count(&app, "audit_log").await, "0");
+    assert_eq!(count_rows(&app, "audit_log").await, "0");
 }

@@ -23,7 +23,7 @@ use crate::support::{
 };
 
 /// Returns the audit entries about a user, the oldest first.
-async fn trail(app: &TestApp, admin: &User, user_id: i64) -> Vec<Value> {
+async fn read_trail(app: &TestApp, admin: &User, user_id: i64) -> Vec<Value> {
     let page = app.get(&format!("/audit?user_id={user_id}&limit=200"), Some(admin)).await;
     assert_eq!(page.status, 200, "{}", page.text);
     page.body["items"].as_array().unwrap().iter().rev().cloned().collect()
@@ -34,7 +34,7 @@ async fn patch(app: &TestApp, admin: &User, id: i64, body: Value) -> Answer {
     Answer::of(request.header("x-request-id", "mine-1").json(&body)).await
 }
 
-async fn count(app: &TestApp, table: &str) -> String {
+async fn count_rows(app: &TestApp, table: &str) -> String {
     column(&app.database, &format!("SELECT count(*) FROM {table}")).await.concat()
 }
 
@@ -44,7 +44,7 @@ async fn smoke_an_entry_has_actor_action_target_and_origin() {
     let (user, admin) = (app.user().await, app.admin().await);
     let change = json!({ "role": "admin", "full_name": "Ada", "is_active": true });
     assert_eq!(patch(&app, &admin, user.id, change).await.status, 200);
-    let mut entry = trail(&app, &admin, user.id).await.pop().unwrap();
+    let mut entry = read_trail(&app, &admin, user.id).await.pop().unwrap();
     assert!(entry["id"].take().is_i64() && entry["created_at"].take().is_string());
     // The id that the server has generated, not the `mine-1` that the client has sent.
     assert_eq!(entry["request_id"].take().as_str().unwrap().len(), 36);
@@ -71,7 +71,7 @@ async fn the_entry_has_the_client_address_behind_a_proxy() {
     let request = app.request(Method::PATCH, "/users/me").bearer_auth(&user.token);
     let request = request.header("x-forwarded-for", "10.9.8.7, 2001:db8::7");
     assert_eq!(Answer::of(request.json(&json!({ "full_name": "Ada" }))).await.status, 200);
-    let entry = trail(&app, &admin, user.id).await.pop().unwrap();
+    let entry = read_trail(&app, &admin, user.id).await.pop().unwrap();
     assert_eq!((&entry["actor_id"], &entry["address"]), (&json!(user.id), &json!("2001:db8::7")));
 }
 
@@ -92,11 +92,11 @@ async fn a_change_by_a_command_or_a_job_has_no_actor() {
     app.sql(&format!("UPDATE users SET deletion_due_at = now() WHERE id = {}", user.id)).await;
     assert_eq!(housekeeping::run(&app.app).await.unwrap().users, 1);
 
-    let of_root = trail(&app, &admin, root).await;
+    let of_root = read_trail(&app, &admin, root).await;
     assert_eq!(of_root.len(), 1, "the second call changes nothing: {of_root:?}");
     assert_eq!((&of_root[0]["action"], &of_root[0]["before"]), (&json!("user.created"), &Value::Null));
     assert_eq!(of_root[0]["after"]["role"], "admin");
-    let of_user = trail(&app, &admin, user.id).await;
+    let of_user = read_trail(&app, &admin, user.id).await;
     let [.., promoted, deleted] = &of_user[..] else { panic!("{of_user:?}") };
     assert_eq!(promoted["action"], "user.updated");
     assert_eq!(
@@ -121,7 +121,7 @@ async fn a_refused_request_writes_no_entry() {
     let link = json!({ "token": app.mailed_token("new@example.com").await });
     let taker = json!({ "email": "new@example.com", "password": PASSWORD });
     assert_eq!(app.post("/auth/register", None, taker.clone()).await.status, 201);
-    let before = (app.mails().await.len(), count(&app, "audit_log").await);
+    let before = (app.mails().await.len(), count_rows(&app, "audit_log").await);
 
     patch(&app, &admin, admin.id, json!({ "role": "user" })).await.is_some_problem(409, "last_admin");
     patch(&app, &admin, 0, json!({ "role": "user" })).await.is_some_problem(404, "not_found");
@@ -134,7 +134,7 @@ async fn a_refused_request_writes_no_entry() {
     let wrong = json!({ "current_password": "another password", "new_password": "another horse battery" });
     app.post("/users/me/password", Some(&user), wrong).await.is_some_problem(400, "wrong_password");
     app.login(&user.email, "another password").await.is_some_problem(401, "bad_credentials");
-    assert_eq!((app.mails().await.len(), count(&app, "audit_log").await), before);
+    assert_eq!((app.mails().await.len(), count_rows(&app, "audit_log").await), before);
 }
 
 /// The entry and the change are written in one transaction.
@@ -142,7 +142,7 @@ async fn a_refused_request_writes_no_entry() {
 async fn a_change_is_rolled_back_if_its_entry_cannot_be_written() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
-    let (me, sessions) = (app.get("/users/me", Some(&user)).await.body, count(&app, "sessions").await);
+    let (me, sessions) = (app.get("/users/me", Some(&user)).await.body, count_rows(&app, "sessions").await);
     app.sql("ALTER TABLE audit_log ADD CONSTRAINT no_room CHECK (false) NOT VALID").await;
     let new = json!({ "email": "new@example.com", "password": PASSWORD });
     let change = json!({ "current_password": PASSWORD, "new_password": "another horse battery" });
@@ -160,7 +160,10 @@ async fn a_change_is_rolled_back_if_its_entry_cannot_be_written() {
     }
     app.sql("ALTER TABLE audit_log DROP CONSTRAINT no_room").await;
     assert_eq!(app.get("/users/me", Some(&user)).await.body, me);
-    assert_eq!((count(&app, "sessions").await, count(&app, "outbox").await), (sessions, "0".into()));
+    assert_eq!(
+        (count_rows(&app, "sessions").await, count_rows(&app, "outbox").await),
+        (sessions, "0".into())
+    );
     assert_eq!(app.login(&user.email, PASSWORD).await.status, 200);
     assert_eq!(app.post("/auth/register", None, new).await.status, 201);
 }
@@ -187,10 +190,10 @@ async fn the_table_is_append_only() {
         assert_eq!(refusal(&app.database, sql).await, "audit_log is append-only", "{sql}");
     }
     assert_eq!(column(&app.database, "SELECT a::text FROM audit_log a ORDER BY id").await, before);
-    let entries = trail(&app, &admin, user.id).await.len();
+    let entries = read_trail(&app, &admin, user.id).await.len();
     assert_eq!(app.call(Method::DELETE, &format!("/users/{}", user.id), &admin).await.status, 204);
     assert_eq!(
-        trail(&app, &admin, user.id).await.len(),
+        read_trail(&app, &admin, user.id).await.len(),
         entries + 1,
         "entries are kept after the user is deleted"
     );

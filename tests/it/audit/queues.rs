@@ -9,11 +9,11 @@ use saas::{
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
-use super::count;
+use super::count_rows;
 use crate::support::{TestApp, User, app::Answer, queue::connect};
 
 /// Returns the audit entries about queues and jobs, the oldest first.
-async fn operations(app: &TestApp, admin: &User) -> Vec<Value> {
+async fn read_operations(app: &TestApp, admin: &User) -> Vec<Value> {
     let page = app.get(&format!("/audit?actor_id={}&limit=200", admin.id), Some(admin)).await;
     let items = page.body["items"].as_array().unwrap().iter().rev();
     items.filter(|entry| entry["target_type"] != "user").cloned().collect()
@@ -30,7 +30,7 @@ async fn enqueue(app: &TestApp, owner: Option<i64>) -> String {
 }
 
 /// Enqueues a job and lets it fail.
-async fn failed_job(app: &TestApp) -> String {
+async fn create_failed_job(app: &TestApp) -> String {
     let mail = SendEmail { to: "x".into(), subject: "Hi".into(), body: "Hello".into(), permitted: true };
     let id = app.app.queue.enqueue(&mail, Origin::default()).await.unwrap();
     app.run_jobs().await;
@@ -41,7 +41,7 @@ async fn failed_job(app: &TestApp) -> String {
 async fn smoke_every_operation_of_an_admin_writes_an_entry() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
-    let failed = failed_job(&app).await;
+    let failed = create_failed_job(&app).await;
     let (first, second) = (enqueue(&app, None).await, enqueue(&app, Some(user.id)).await);
     enqueue(&app, Some(user.id)).await;
     let limits =
@@ -75,7 +75,7 @@ async fn smoke_every_operation_of_an_admin_writes_an_entry() {
         // Two jobs: the remaining one of the user, and the requeued one.
         ("queue.purged", ("queue", "default"), json!({ "status": "queued", "jobs": 2 }), none),
     ];
-    let entries = operations(&app, &admin).await;
+    let entries = read_operations(&app, &admin).await;
     assert_eq!(entries.len(), expected.len(), "{entries:#?}");
     for (entry, (action, (target_type, target_id), before, after)) in entries.iter().zip(expected) {
         assert_eq!(entry["action"], action);
@@ -89,8 +89,8 @@ async fn smoke_every_operation_of_an_admin_writes_an_entry() {
 async fn an_operation_that_changes_nothing_writes_no_entry() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
-    let (failed, own) = (failed_job(&app).await, enqueue(&app, Some(user.id)).await);
-    let before = count(&app, "audit_log").await;
+    let (failed, own) = (create_failed_job(&app).await, enqueue(&app, Some(user.id)).await);
+    let before = count_rows(&app, "audit_log").await;
     assert_eq!(app.call(Method::DELETE, &format!("/jobs/{own}"), &user).await.status, 200, "an own job");
     for (status, method, path, body) in [
         (200, Method::PATCH, "/admin/queues/default".to_owned(), json!({})),
@@ -104,7 +104,7 @@ async fn an_operation_that_changes_nothing_writes_no_entry() {
     }
     let refused = call(&app, Method::PATCH, "/admin/queues/default", &user, json!({ "paused": true })).await;
     refused.is_some_problem(403, "forbidden");
-    assert_eq!(count(&app, "audit_log").await, before);
+    assert_eq!(count_rows(&app, "audit_log").await, before);
 }
 
 #[tokio::test]
@@ -136,7 +136,7 @@ async fn an_operation_that_redis_refuses_has_a_second_entry() {
     let paused = json!({ "paused": true });
     let refused = call(&app, Method::PATCH, "/admin/queues/default", &admin, paused.clone()).await;
     refused.is_some_problem(503, "unavailable");
-    let entries = operations(&app, &admin).await;
+    let entries = read_operations(&app, &admin).await;
     let [changed, failed] = &entries[..] else { panic!("{entries:#?}") };
     assert_eq!((&changed["action"], &changed["after"]), (&json!("queue.changed"), &paused));
     assert_eq!((&failed["action"], &failed["target_id"]), (&json!("operation.failed"), &json!("default")));

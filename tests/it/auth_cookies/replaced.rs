@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::json;
 
-use super::{Browser, OWN_PAGE, login, with};
+use super::{Browser, OWN_PAGE, login, with_headers};
 use crate::support::{
     TestApp,
     app::{Answer, PASSWORD},
@@ -13,7 +13,7 @@ use crate::support::{
 
 /// The cookies that a browser sends when it signs in again.
 #[derive(Clone, Copy, Debug)]
-enum Sent {
+enum SentCookies {
     Both,
     /// The access token has expired.
     RefreshTokenOnly,
@@ -21,12 +21,12 @@ enum Sent {
 }
 
 impl Browser<'_> {
-    fn cookies(&self, sent: Sent) -> String {
+    fn cookies(&self, sent: SentCookies) -> String {
         let (access, refresh) = self.cookies.split_once("; ").unwrap();
         match sent {
-            Sent::Both => self.cookies.clone(),
-            Sent::RefreshTokenOnly => refresh.to_owned(),
-            Sent::AccessTokenOnly => access.to_owned(),
+            SentCookies::Both => self.cookies.clone(),
+            SentCookies::RefreshTokenOnly => refresh.to_owned(),
+            SentCookies::AccessTokenOnly => access.to_owned(),
         }
     }
 }
@@ -35,7 +35,7 @@ impl Browser<'_> {
 async fn smoke_a_sign_in_replaces_the_session_of_the_browser() {
     let app = TestApp::start().await;
     let (user, other) = (app.user().await, app.user().await);
-    for sent in [Sent::Both, Sent::RefreshTokenOnly, Sent::AccessTokenOnly] {
+    for sent in [SentCookies::Both, SentCookies::RefreshTokenOnly, SentCookies::AccessTokenOnly] {
         for next in [&user, &other] {
             let (old, elsewhere) = (Browser::of(&app, &user).await, Browser::of(&app, &user).await);
             let cookies = old.cookies(sent);
@@ -60,7 +60,7 @@ async fn a_sign_in_with_two_factors_replaces_the_session_when_it_is_complete() {
     let complete = async |code: &str, cookies: &str| {
         let body = json!({ "challenge_token": challenge(&app, &user).await, "code": code });
         let request = app.request(Method::POST, "/auth/login/two-factor?delivery=cookie");
-        Answer::of(with(request, OWN_PAGE).header("cookie", cookies).json(&body)).await
+        Answer::of(with_headers(request, OWN_PAGE).header("cookie", cookies).json(&body)).await
     };
     let first = complete(&authenticator.recovery_codes[0], "").await;
     let old = Browser { app: &app, cookies: String::new() }.with_cookies(&first);
@@ -83,7 +83,7 @@ async fn a_sign_in_that_replaces_no_cookie_revokes_no_session() {
     assert_eq!(Answer::of(in_body).await.status, 200);
     let wrong = [("username", &*user.email), ("password", "another password")];
     let wrong = app.form("/auth/login?delivery=cookie", &wrong).header("cookie", &browser.cookies);
-    Answer::of(with(wrong, OWN_PAGE)).await.is_some_problem(401, "bad_credentials");
+    Answer::of(with_headers(wrong, OWN_PAGE)).await.is_some_problem(401, "bad_credentials");
     assert_eq!(browser.me().await.status, 200);
 
     // Cookies without an active session do not prevent a sign-in.

@@ -12,7 +12,7 @@ use crate::support::{
 
 /// An action that revokes the sessions of a user or replaces the second factor.
 #[derive(Clone, Copy, Debug)]
-enum End {
+enum Revocation {
     LogoutAll,
     AdminLogout,
     PasswordChange,
@@ -25,17 +25,17 @@ enum End {
     NewAuthenticator,
 }
 
-const ENDS: [End; 10] = [
-    End::LogoutAll,
-    End::AdminLogout,
-    End::PasswordChange,
-    End::PasswordReset,
-    End::AddressChange,
-    End::Deactivation,
-    End::Deletion,
-    End::Promotion,
-    End::Demotion,
-    End::NewAuthenticator,
+const REVOCATIONS: [Revocation; 10] = [
+    Revocation::LogoutAll,
+    Revocation::AdminLogout,
+    Revocation::PasswordChange,
+    Revocation::PasswordReset,
+    Revocation::AddressChange,
+    Revocation::Deactivation,
+    Revocation::Deletion,
+    Revocation::Promotion,
+    Revocation::Demotion,
+    Revocation::NewAuthenticator,
 ];
 
 async fn send(app: &TestApp, method: Method, path: &str, user: &User, body: Value) {
@@ -43,9 +43,9 @@ async fn send(app: &TestApp, method: Method, path: &str, user: &User, body: Valu
     assert!(answer.status.is_success(), "{path}: {}", answer.text);
 }
 
-impl End {
+impl Revocation {
     /// Runs the action. Returns the authenticator that is valid afterwards.
-    async fn make(
+    async fn run(
         self,
         app: &TestApp,
         admin: &User,
@@ -102,13 +102,13 @@ impl End {
 async fn a_pending_challenge_ends_with_the_sessions() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
-    for end in ENDS {
+    for revocation in REVOCATIONS {
         let user = app.user().await;
         let authenticator = turn_on(&app, &user).await;
         let pending = challenge(&app, &user).await;
-        let authenticator = end.make(&app, &admin, &user, authenticator).await;
+        let authenticator = revocation.run(&app, &admin, &user, authenticator).await;
         let refused = answer(&app, &pending, &authenticator.recovery_codes[0]).await;
-        assert_eq!(refused.status, 400, "{end:?}: {}", refused.text);
+        assert_eq!(refused.status, 400, "{revocation:?}: {}", refused.text);
         assert_invalid_code(&refused);
     }
     // Without such an action, the same kind of code is accepted.

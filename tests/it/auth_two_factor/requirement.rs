@@ -11,11 +11,11 @@ use crate::support::{
     process::{run, saas},
 };
 
-const OF_ALL: &str = "--require-two-factor=all";
+const REQUIRE_OF_ALL: &str = "--require-two-factor=all";
 
 #[tokio::test]
 async fn smoke_all_users_have_to_set_up_a_second_factor() {
-    let app = TestApp::with(&[OF_ALL]).await;
+    let app = TestApp::with(&[REQUIRE_OF_ALL]).await;
     let user = app.user().await;
     for path in ["/users/me", PATH] {
         assert_eq!(app.get(path, Some(&user)).await.status, 200, "{path}");
@@ -42,7 +42,7 @@ async fn smoke_all_users_have_to_set_up_a_second_factor() {
 /// request.
 #[tokio::test]
 async fn a_change_is_refused_in_its_transaction_too() {
-    let app = TestApp::with(&[OF_ALL, "--identity-cache-ms=60000"]).await;
+    let app = TestApp::with(&[REQUIRE_OF_ALL, "--identity-cache-ms=60000"]).await;
     let user = app.user().await;
     turn_on(&app, &user).await;
     assert_eq!(app.get("/users/me/sessions", Some(&user)).await.status, 200);
@@ -60,8 +60,8 @@ async fn each_setting_requires_it_of_its_users() {
         (&["--require-two-factor=admins"], false, true),
         (&["--require-admin-two-factor"], false, true),
         (&["--require-two-factor=none", "--require-admin-two-factor=true"], false, true),
-        (&[OF_ALL, "--require-admin-two-factor=true"], true, true),
-        (&[OF_ALL, "--require-admin-two-factor=false"], true, true),
+        (&[REQUIRE_OF_ALL, "--require-admin-two-factor=true"], true, true),
+        (&[REQUIRE_OF_ALL, "--require-admin-two-factor=false"], true, true),
     ];
     for (flags, of_users, of_admins) in cases {
         let app = TestApp::with(flags).await;

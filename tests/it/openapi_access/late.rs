@@ -14,15 +14,15 @@ use super::*;
 
 /// Statements that revoke the permissions of the caller, and the status and code of the response to the
 /// request.
-const LOSSES: &[(&str, u16, &str)] = &[
+const REVOCATIONS: &[(&str, u16, &str)] = &[
     ("UPDATE sessions SET revoked_at = now() WHERE user_id = {id}", 401, "invalid_token"),
     ("UPDATE users SET is_active = false WHERE id = {id}", 403, "inactive_user"),
     ("DELETE FROM users WHERE id = {id}", 401, "invalid_token"),
 ];
-/// As [`LOSSES`], for operations of admins only.
+/// As [`REVOCATIONS`], for operations of admins only.
 const DEMOTION: (&str, u16, &str) = ("UPDATE users SET role = 'user' WHERE id = {id}", 403, "forbidden");
 
-const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+const CONTINUE_RESPONSE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// A request whose head was sent. The server waits for its body.
 struct HeldRequest(TcpStream);
@@ -38,9 +38,9 @@ impl HeldRequest {
         );
         stream.write_all(head.as_bytes()).await.unwrap();
         // The server sends `100 Continue` when it starts to read the body, so the token is already verified.
-        let mut interim = [0; CONTINUE.len()];
+        let mut interim = [0; CONTINUE_RESPONSE.len()];
         stream.read_exact(&mut interim).await.unwrap();
-        assert_eq!(interim, CONTINUE, "{}", operation.id);
+        assert_eq!(interim, CONTINUE_RESPONSE, "{}", operation.id);
         Self(stream)
     }
 
@@ -59,10 +59,10 @@ impl HeldRequest {
 #[tokio::test]
 async fn a_request_is_refused_if_permissions_are_revoked_before_its_body_arrives() {
     let app = TestApp::start().await;
-    let operations = secured(&app).await;
+    let operations = secured_operations(&app).await;
     for operation in operations.iter().filter(|operation| operation.method != Method::GET) {
         let is_for_admins = ADMINS.contains(&&*operation.id);
-        for (sql, status, code) in LOSSES.iter().chain(is_for_admins.then_some(&DEMOTION)) {
+        for (sql, status, code) in REVOCATIONS.iter().chain(is_for_admins.then_some(&DEMOTION)) {
             let caller = app.admin().await;
             let request = HeldRequest::send(&app, operation, &caller.token).await;
             app.sql(&sql.replace("{id}", &caller.id.to_string())).await;
@@ -116,7 +116,7 @@ async fn a_request_is_refused_if_permissions_are_revoked_before_its_transaction(
     app.admin().await;
     for (changes, is_for_admins) in [(own, false), (admin, true)] {
         for (method, path, body) in changes {
-            for (sql, status, code) in LOSSES.iter().chain(is_for_admins.then_some(&DEMOTION)) {
+            for (sql, status, code) in REVOCATIONS.iter().chain(is_for_admins.then_some(&DEMOTION)) {
                 let caller = app.admin().await;
                 let sessions = app.get("/users/me/sessions", Some(&caller)).await.body;
                 let path = path

@@ -104,7 +104,7 @@ impl Operation {
     }
 }
 
-async fn operations(app: &TestApp) -> Vec<Operation> {
+async fn read_operations(app: &TestApp) -> Vec<Operation> {
     let document = Answer::of(app.at_root(Method::GET, "/openapi.json")).await.body;
     let mut operations = Vec::new();
     for (path, methods) in document["paths"].as_object().unwrap() {
@@ -117,8 +117,8 @@ async fn operations(app: &TestApp) -> Vec<Operation> {
 }
 
 /// Returns the operations that require authentication.
-async fn secured(app: &TestApp) -> Vec<Operation> {
-    operations(app).await.into_iter().filter(|operation| !operation.security.is_empty()).collect()
+async fn secured_operations(app: &TestApp) -> Vec<Operation> {
+    read_operations(app).await.into_iter().filter(|operation| !operation.security.is_empty()).collect()
 }
 
 /// Asserts that a list in this file has exactly the operations in `found`. The message says which line to add
@@ -171,7 +171,7 @@ fn a_change_of_the_operations_names_the_line_to_change() {
 /// admin, who may otherwise call all operations.
 async fn assert_all_refuse(app: &TestApp, token: Option<&str>, status: u16, code: &str) {
     let mut others = Vec::new();
-    let operations = secured(app).await;
+    let operations = secured_operations(app).await;
     for operation in &operations {
         let answer = operation.call(app, token).await;
         if (answer.status.as_u16(), &answer.body["code"]) != (status, &json!(code)) {
@@ -190,7 +190,7 @@ async fn assert_all_refuse(app: &TestApp, token: Option<&str>, status: u16, code
 async fn smoke_the_list_of_public_operations_is_complete() {
     let app = TestApp::start().await;
     let (mut public, mut ways) = (BTreeSet::new(), BTreeSet::new());
-    for operation in operations(&app).await {
+    for operation in read_operations(&app).await {
         if operation.security.is_empty() {
             public.insert(operation.id);
         } else {
@@ -211,7 +211,7 @@ async fn smoke_the_list_of_public_operations_is_complete() {
 
 /// Signs a user in again if an operation has revoked the session. Logins are rate-limited, so a login before
 /// each operation would be refused.
-async fn still_signed_in(app: &TestApp, user: User) -> User {
+async fn ensure_signed_in(app: &TestApp, user: User) -> User {
     match app.get("/users/me", Some(&user)).await.status.as_u16() {
         401 => User::signed_in(user.id, &user.email, &app.login(&user.email, PASSWORD).await),
         _ => user,
@@ -223,8 +223,8 @@ async fn smoke_a_user_is_refused_exactly_the_admin_operations() {
     let app = TestApp::start().await;
     let mut user = app.user().await;
     let mut refused = BTreeSet::new();
-    for operation in secured(&app).await {
-        user = still_signed_in(&app, user).await;
+    for operation in secured_operations(&app).await {
+        user = ensure_signed_in(&app, user).await;
         let answer = operation.call(&app, Some(&user.token)).await;
         match answer.status.as_u16() {
             403 => {
@@ -244,8 +244,8 @@ async fn smoke_a_user_is_refused_exactly_the_admin_operations() {
 async fn without_a_required_second_factor_only_its_setup_is_possible() {
     let app = TestApp::with(&["--require-two-factor=all"]).await;
     let (mut user, mut allowed) = (app.admin().await, BTreeSet::new());
-    for operation in secured(&app).await {
-        user = still_signed_in(&app, user).await;
+    for operation in secured_operations(&app).await {
+        user = ensure_signed_in(&app, user).await;
         let answer = operation.call(&app, Some(&user.token)).await;
         match answer.body["code"] == "two_factor_required" {
             true => answer.is_some_problem(403, "two_factor_required"),
@@ -259,7 +259,7 @@ async fn without_a_required_second_factor_only_its_setup_is_possible() {
 async fn an_admin_may_call_every_admin_operation() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
-    for mut operation in secured(&app).await {
+    for mut operation in secured_operations(&app).await {
         if ADMINS.contains(&&*operation.id) {
             // Acts on a user other than the calling admin.
             operation.path = operation.path.replace("/users/1", &format!("/users/{}", user.id));

@@ -70,7 +70,7 @@ impl<M: AsyncFn(&str) -> String> AccountScenario<M> {
         let spent = json!({ "refresh_token": login.body["refresh_token"] });
         let next = self.post(200, "/auth/refresh", "", spent).await;
         self.sign_in_with_cookies().await;
-        text(&next, "access_token")
+        text_field(&next, "access_token")
     }
 
     async fn sign_in_with_cookies(&mut self) {
@@ -81,7 +81,7 @@ impl<M: AsyncFn(&str) -> String> AccountScenario<M> {
         let mut jar = Vec::new();
         for cookie in answer.headers.get_all("set-cookie") {
             let cookie = cookie.to_str().unwrap().split(';').next().unwrap();
-            self.keep(cookie.split_once('=').unwrap().1);
+            self.record_secret(cookie.split_once('=').unwrap().1);
             jar.push(cookie);
         }
         assert_eq!(jar.len(), 2);
@@ -103,23 +103,23 @@ impl<M: AsyncFn(&str) -> String> AccountScenario<M> {
     /// Turns two-factor authentication on and signs in with it. Returns the access token and an unused
     /// recovery code.
     async fn turn_on_two_factor(&mut self) -> (String, String) {
-        let access = text(&self.sign_in(200, EMAIL, PASSWORDS[2]).await, "access_token");
+        let access = text_field(&self.sign_in(200, EMAIL, PASSWORDS[2]).await, "access_token");
         let begin = json!({ "password": PASSWORDS[2] });
-        let secret = text(&self.post(200, "/users/me/two-factor", &access, begin).await, "secret");
+        let secret = text_field(&self.post(200, "/users/me/two-factor", &access, begin).await, "secret");
         let authenticator = Authenticator::with_secret(&secret);
         let bytes = authenticator.secret().iter().map(|byte| format!("{byte:02x}"));
-        self.keep(&bytes.collect::<String>());
+        self.record_secret(&bytes.collect::<String>());
         let code = json!({ "code": authenticator.code() });
         let codes = self.post(200, "/users/me/two-factor/confirm", &access, code).await;
         self.post(204, "/auth/logout", &access, Value::Null).await;
 
-        let challenge = text(&self.sign_in(403, EMAIL, PASSWORDS[2]).await, "challenge_token");
+        let challenge = text_field(&self.sign_in(403, EMAIL, PASSWORDS[2]).await, "challenge_token");
         let answer = |code: &str| json!({ "challenge_token": challenge, "code": code });
         self.post(400, "/auth/login/two-factor", "", answer("aaaa-bbbb-cccc-dddd")).await;
         let [one, other] =
             [0, 1].map(|n: usize| codes.body["recovery_codes"][n].as_str().unwrap().to_owned());
         let login = self.post(200, "/auth/login/two-factor", "", answer(&one)).await;
-        (text(&login, "access_token"), other)
+        (text_field(&login, "access_token"), other)
     }
 
     /// Changes the address, and turns two-factor authentication off.
@@ -133,7 +133,7 @@ impl<M: AsyncFn(&str) -> String> AccountScenario<M> {
     }
 
     async fn invite(&mut self, (email, password): (&str, &str)) {
-        let access = text(&self.sign_in(200, email, password).await, "access_token");
+        let access = text_field(&self.sign_in(200, email, password).await, "access_token");
         let invited = self.post(201, "/users", &access, json!({ "email": INVITED })).await;
         let token = (self.mailed_token)(INVITED).await;
         let accept = json!({ "token": token, "password": PASSWORDS[3] });
@@ -169,7 +169,7 @@ impl<M: AsyncFn(&str) -> String> AccountScenario<M> {
     async fn sign_in(&mut self, status: u16, email: &str, password: &str) -> Answer {
         let form = [("username", email), ("password", password)];
         let answer = Answer::of(self.request(Method::POST, "/auth/login").form(&form)).await;
-        self.keep(password);
+        self.record_secret(password);
         self.check_response(status, &answer);
         answer
     }
@@ -187,7 +187,7 @@ impl<M: AsyncFn(&str) -> String> AccountScenario<M> {
             request = request.json(&body);
         }
         let answer = Answer::of(request).await;
-        self.keep_fields(&body);
+        self.record_secret_fields(&body);
         self.check_response(status, &answer);
         answer
     }
@@ -195,11 +195,11 @@ impl<M: AsyncFn(&str) -> String> AccountScenario<M> {
     #[track_caller]
     fn check_response(&mut self, status: u16, answer: &Answer) {
         assert_eq!(answer.status.as_u16(), status, "{}", answer.text);
-        self.keep_fields(&answer.body);
+        self.record_secret_fields(&answer.body);
         for code in answer.body["recovery_codes"].as_array().into_iter().flatten() {
             let code = code.as_str().unwrap();
             for form in [code.to_owned(), code.replace('-', ""), code.replace('-', "").to_uppercase()] {
-                self.keep(&form);
+                self.record_secret(&form);
             }
         }
     }
@@ -208,17 +208,17 @@ impl<M: AsyncFn(&str) -> String> AccountScenario<M> {
         self.client.request(method, format!("{}{path}", self.url))
     }
 
-    fn keep_fields(&mut self, body: &Value) {
+    fn record_secret_fields(&mut self, body: &Value) {
         let found = SECRET_FIELDS.iter().filter_map(|name| body[*name].as_str());
-        found.for_each(|secret| self.keep(secret));
+        found.for_each(|secret| self.record_secret(secret));
     }
 
-    fn keep(&mut self, secret: &str) {
+    fn record_secret(&mut self, secret: &str) {
         assert!(secret.len() >= 12, "{secret:?} is too short to search for");
         self.secrets.insert(secret.to_owned());
     }
 }
 
-fn text(answer: &Answer, name: &str) -> String {
+fn text_field(answer: &Answer, name: &str) -> String {
     answer.body[name].as_str().unwrap().to_owned()
 }

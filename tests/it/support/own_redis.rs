@@ -22,7 +22,7 @@ impl OwnRedis {
         let dir = TempDir::in_memory();
         let process = Self::spawn(&dir, settings);
         let redis = Self { dir, process, settings: settings.to_vec() };
-        redis.until_up().await;
+        redis.wait_until_up().await;
         redis
     }
 
@@ -52,7 +52,7 @@ impl OwnRedis {
         calls.sum()
     }
 
-    pub async fn until_up(&self) {
+    pub async fn wait_until_up(&self) {
         eventually("Redis is up", || async { self.command::<String>(&["PING"]).await.ok() }).await;
     }
 
@@ -63,7 +63,7 @@ impl OwnRedis {
 
     pub async fn restart(&mut self) {
         self.process = Self::spawn(&self.dir, &self.settings);
-        self.until_up().await;
+        self.wait_until_up().await;
     }
 
     pub fn queue(&self) -> TestQueue {

@@ -107,18 +107,18 @@ impl SmtpServer {
 impl Dialog {
     async fn serve(self, stream: TcpStream) -> Option<()> {
         if self.behavior.tls == Tls::Wrapper {
-            let stream = acceptor().accept(stream).await.ok()?;
-            self.talk(stream, true, true).await?;
+            let stream = tls_acceptor().accept(stream).await.ok()?;
+            self.serve_commands(stream, true, true).await?;
             return Some(());
         }
-        let plain = self.talk(stream, true, false).await?;
-        let encrypted = acceptor().accept(plain).await.ok()?;
-        self.talk(encrypted, false, true).await?;
+        let plain = self.serve_commands(stream, true, false).await?;
+        let encrypted = tls_acceptor().accept(plain).await.ok()?;
+        self.serve_commands(encrypted, false, true).await?;
         Some(())
     }
 
     /// Serves a client until it disconnects. Returns the stream if the client has sent STARTTLS.
-    async fn talk<S: AsyncRead + AsyncWrite + Unpin>(
+    async fn serve_commands<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         stream: S,
         greets: bool,
@@ -127,39 +127,39 @@ impl Dialog {
         let mut stream = BufReader::new(stream);
         let mut mail = Mail::default();
         if greets {
-            write(&mut stream, self.scripted("").unwrap_or("220 test")).await?;
+            write_line(&mut stream, self.scripted_reply("").unwrap_or("220 test")).await?;
         }
         loop {
             let line = read_line(&mut stream).await?;
             let prefix = if is_encrypted { "TLS " } else { "" };
             self.state.lock().unwrap().commands.push(format!("{prefix}{line}"));
             let command = line.split([' ', ':']).next()?.to_uppercase();
-            let reply = match (self.scripted(&command), command.as_str()) {
+            let reply = match (self.scripted_reply(&command), command.as_str()) {
                 (Some(reply), _) => reply.to_owned(),
                 (None, "EHLO") => self.extensions(is_encrypted),
                 (None, "STARTTLS") => {
-                    write(&mut stream, "220 go on").await?;
+                    write_line(&mut stream, "220 go on").await?;
                     return Some(stream.into_inner());
                 }
                 (None, "AUTH") => "235 welcome".into(),
                 (None, "MAIL") if self.take_refusal() => "451 not now".into(),
                 (None, "MAIL") => {
-                    mail = Mail { from: address(&line), ..Mail::default() };
+                    mail = Mail { from: parse_address(&line), ..Mail::default() };
                     "250 ok".into()
                 }
                 (None, "RCPT") => {
-                    mail.to.push(address(&line));
+                    mail.to.push(parse_address(&line));
                     "250 ok".into()
                 }
                 (None, "DATA") => {
-                    write(&mut stream, "354 go on").await?;
+                    write_line(&mut stream, "354 go on").await?;
                     loop {
                         match read_line(&mut stream).await? {
                             end if end == "." => break,
                             text => mail.text.extend([text.as_str(), "\n"]),
                         }
                     }
-                    match self.scripted(".") {
+                    match self.scripted_reply(".") {
                         Some(reply) => reply.to_owned(),
                         None => {
                             self.state.lock().unwrap().mails.push(std::mem::take(&mut mail));
@@ -170,11 +170,11 @@ impl Dialog {
                 (None, "QUIT") => "221 bye".into(),
                 _ => "250 ok".into(),
             };
-            write(&mut stream, &reply).await?;
+            write_line(&mut stream, &reply).await?;
         }
     }
 
-    fn scripted(&self, command: &str) -> Option<&'static str> {
+    fn scripted_reply(&self, command: &str) -> Option<&'static str> {
         self.behavior.replies.iter().find(|(name, _)| *name == command).map(|(_, reply)| *reply)
     }
 
@@ -197,7 +197,7 @@ impl Dialog {
     }
 }
 
-fn acceptor() -> TlsAcceptor {
+fn tls_acceptor() -> TlsAcceptor {
     let pem = include_bytes!("localhost.pem");
     let certificate = CertificateDer::from_pem_slice(pem).unwrap();
     let key = PrivateKeyDer::from_pem_slice(pem).unwrap();
@@ -218,12 +218,12 @@ async fn read_line<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut BufReader<S>)
     }
 }
 
-async fn write<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut BufReader<S>, reply: &str) -> Option<()> {
+async fn write_line<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut BufReader<S>, reply: &str) -> Option<()> {
     stream.write_all(format!("{reply}\r\n").as_bytes()).await.ok()?;
     // A TLS stream may buffer the written bytes.
     stream.flush().await.ok()
 }
 
-fn address(line: &str) -> String {
+fn parse_address(line: &str) -> String {
     line.split(['<', '>']).nth(1).unwrap_or_default().to_owned()
 }
