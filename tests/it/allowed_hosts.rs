@@ -41,7 +41,7 @@ async fn send_raw(app: &TestApp, head: &str) -> String {
 }
 
 #[tokio::test]
-async fn development_serves_the_names_of_this_machine_only() {
+async fn development_serves_only_the_names_of_this_machine() {
     let app = TestApp::dev().await;
     let foreign = [
         "rebind.evil.example",
@@ -73,7 +73,7 @@ async fn development_serves_the_names_of_this_machine_only() {
 }
 
 #[tokio::test]
-async fn a_request_names_exactly_one_host() {
+async fn a_request_must_name_exactly_one_host() {
     let app = TestApp::dev().await;
     for (head, status) in [
         ("GET /api/v1/health HTTP/1.1\r\nHost: localhost", "200"),
@@ -105,7 +105,7 @@ async fn a_request_names_exactly_one_host() {
 
 /// A request with cookies is accepted only if its `Origin` header names the host that the request is for.
 #[tokio::test]
-async fn an_absolute_target_decides_which_origin_is_the_own() {
+async fn the_host_of_an_absolute_target_is_compared_with_the_origin() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let body = format!("username={}&password={}", user.email, PASSWORD.replace(' ', "+"));
@@ -128,7 +128,7 @@ async fn an_absolute_target_decides_which_origin_is_the_own() {
 }
 
 #[tokio::test]
-async fn production_serves_any_host_unless_some_are_named() {
+async fn production_serves_any_host_unless_hosts_are_configured() {
     let app = TestApp::start().await;
     assert_eq!(get(&app, "/api/v1/health", "anything.example").await.status, 200);
     assert!(send_raw(&app, "GET /api/v1/health HTTP/1.1\r\nX-None: 1").await.starts_with("HTTP/1.1 400"));
@@ -151,7 +151,7 @@ async fn production_serves_any_host_unless_some_are_named() {
 }
 
 #[tokio::test]
-async fn serve_reads_the_hosts_and_stays_healthy() {
+async fn serve_reads_the_allowed_hosts_and_stays_healthy() {
     let database = TestDatabase::migrated().await;
     let command = async |hosts: &str| {
         let args = ["serve", "--port", "0"];

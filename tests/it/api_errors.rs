@@ -22,7 +22,7 @@ async fn smoke_unknown_paths_and_methods_are_refused() {
 }
 
 #[tokio::test]
-async fn equal_paths_lead_to_one_operation() {
+async fn equivalent_paths_reach_the_same_operation() {
     let app = TestApp::start().await;
     for path in ["/health/", "/health/db/", "/%68ealth", "/h%65alt%68/%64b", "/%68ealth/?x=%2F"] {
         assert_eq!(app.get(path, None).await.status, 200, "{path}");

@@ -195,7 +195,7 @@ async fn without_smtp_a_mail_is_captured_in_a_file() {
 /// Clients of earlier releases send the fields in the query, some of them with an unrelated body or content
 /// type.
 #[tokio::test]
-async fn an_email_is_in_the_body_or_in_the_query() {
+async fn an_email_is_accepted_in_the_body_or_in_the_query() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let (path, query) = ("/jobs/send-email", "/jobs/send-email?to=bob@example.com&subject=Hi&body=Hello");
@@ -302,7 +302,7 @@ async fn the_owner_of_a_failed_job_does_not_see_internal_details() {
 }
 
 #[tokio::test]
-async fn a_payload_stays_in_redis_unless_it_is_shown() {
+async fn a_payload_is_read_from_redis_only_to_show_it() {
     const LARGE: u64 = 60_000;
     let (proxy, url) = Proxy::before(&servers().await.redis_url()).await;
     let app = TestApp::with(&[&format!("--redis-url={url}")]).await;

@@ -170,7 +170,7 @@ async fn users_can_read_their_account_without_redis() {
 }
 
 #[tokio::test]
-async fn closed_connections_to_redis_fail_no_command() {
+async fn no_command_fails_after_redis_connections_were_closed() {
     let (proxy, app) = with_proxied_redis().await;
     let redis = &app.app.redis;
     // Concurrent commands open all connections of the pool.

@@ -3,7 +3,7 @@ use serde_json::json;
 use crate::support::{TestApp, app::Answer};
 
 #[tokio::test]
-async fn smoke_an_admin_operation_requires_the_role() {
+async fn smoke_an_admin_operation_requires_the_role_admin() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
     app.get("/users/admin-only", None).await.is_problem(401, "not_authenticated", "Not authenticated");

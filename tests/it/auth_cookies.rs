@@ -126,7 +126,7 @@ async fn with_tls_the_cookies_are_secure_and_bound_to_the_host() {
 }
 
 #[tokio::test]
-async fn with_tls_a_page_of_the_host_over_http_is_foreign() {
+async fn with_tls_a_page_of_the_host_over_http_is_cross_site() {
     let app = TestApp::with(&["--public-url=https://api.example.com"]).await;
     let user = app.user().await;
     for host in ["api.example.com", "other.example.com:443"] {

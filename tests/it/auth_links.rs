@@ -246,7 +246,7 @@ async fn a_refused_password_does_not_use_up_the_link() {
 }
 
 #[tokio::test]
-async fn links_to_one_address_are_limited_without_telling_the_caller() {
+async fn links_to_one_address_are_limited_and_the_response_does_not_reveal_it() {
     let app = TestApp::start().await;
     let (user, other) = (app.user().await, app.user().await);
     let ask = async |email: &str| {

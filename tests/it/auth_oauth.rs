@@ -111,7 +111,7 @@ async fn smoke_every_refused_token_request_has_an_oauth_code() {
 }
 
 #[tokio::test]
-async fn a_client_can_tell_a_busy_or_failing_server_from_wrong_credentials() {
+async fn a_client_can_distinguish_a_busy_or_failing_server_from_wrong_credentials() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let throttled = loop {
@@ -198,7 +198,7 @@ async fn a_form_never_uses_or_sets_a_cookie() {
 }
 
 #[tokio::test]
-async fn smoke_a_sign_in_that_needs_a_code_is_no_success_and_no_failure() {
+async fn smoke_a_sign_in_that_needs_a_code_is_neither_a_success_nor_a_failure() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let authenticator = turn_on(&app, &user).await;
@@ -230,7 +230,7 @@ async fn an_unverified_address_is_an_invalid_grant() {
 }
 
 #[tokio::test]
-async fn smoke_only_a_token_that_was_refused_is_called_invalid() {
+async fn smoke_only_a_refused_token_is_reported_as_invalid() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let me = || app.request(Method::GET, "/users/me");

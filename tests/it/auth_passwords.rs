@@ -21,7 +21,7 @@ async fn assert_logs_in(app: &TestApp, email: &str, password: &str) {
 }
 
 #[tokio::test]
-async fn smoke_both_forms_of_a_password_log_in() {
+async fn smoke_both_unicode_forms_of_a_password_are_accepted() {
     let app = TestApp::start().await;
     for (email, password) in [("c@example.com", COMPOSED), ("d@example.com", DECOMPOSED)] {
         assert_eq!(register(&app, email, password).await.status, 201);

@@ -99,7 +99,7 @@ async fn the_wait_grows_to_five_minutes() {
 }
 
 #[tokio::test]
-async fn an_unknown_address_is_treated_like_a_known_one() {
+async fn an_unregistered_address_is_throttled_like_a_registered_one() {
     let app = TestApp::with(&[BEHIND_PROXY]).await;
     let user = app.user().await;
     let mut seen = Vec::new();
@@ -188,7 +188,7 @@ async fn a_forged_forwarded_header_does_not_evade_the_limit() {
 }
 
 #[tokio::test]
-async fn clients_with_an_unreadable_address_share_a_network_of_their_own() {
+async fn clients_with_an_unreadable_address_count_as_one_network() {
     let app = TestApp::with(&[BEHIND_PROXY]).await;
     let user = app.user().await;
     fail_logins(&app, 5, "unknown", &user.email).await;
@@ -199,7 +199,7 @@ async fn clients_with_an_unreadable_address_share_a_network_of_their_own() {
 }
 
 #[tokio::test]
-async fn a_stolen_session_cannot_guess_the_password() {
+async fn password_guesses_from_a_session_are_throttled() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let change = async |current: &str| {

@@ -99,7 +99,7 @@ async fn smoke_attempts_are_counted_without_redis() {
 }
 
 #[tokio::test]
-async fn attempts_are_counted_in_a_full_redis() {
+async fn attempts_are_counted_while_redis_is_full() {
     let redis = OwnRedis::start().await;
     let app = redis.app().await;
     let (user, other) = (app.user().await, app.user().await);
@@ -113,7 +113,7 @@ async fn attempts_are_counted_in_a_full_redis() {
 }
 
 #[tokio::test]
-async fn attempts_are_counted_beside_a_redis_that_is_read_only() {
+async fn attempts_are_counted_while_redis_is_read_only() {
     let redis = OwnRedis::start().await;
     let app = redis.app().await;
     let user = app.user().await;
@@ -125,7 +125,7 @@ async fn attempts_are_counted_beside_a_redis_that_is_read_only() {
 
 /// Each process counts attempts even while Redis works, so its counters are current when Redis fails.
 #[tokio::test]
-async fn an_outage_gives_no_new_attempts() {
+async fn an_outage_of_redis_does_not_reset_the_counters() {
     let redis = OwnRedis::start().await;
     let app = redis.app().await;
     let user = app.user().await;
@@ -141,7 +141,7 @@ async fn an_outage_gives_no_new_attempts() {
 }
 
 #[tokio::test]
-async fn a_redis_that_cannot_be_used_is_named_and_changes_no_status() {
+async fn an_unusable_redis_is_reported_and_readiness_stays_200() {
     let redis = OwnRedis::start().await;
     let app = redis.app().await;
     let check = async |state: &str| {
@@ -171,7 +171,7 @@ static RULE: Rule = Rule {
 };
 
 #[tokio::test]
-async fn counters_have_a_bounded_number_of_keys_that_are_not_evicted() {
+async fn counters_have_a_limited_number_of_keys_that_are_not_evicted() {
     let redis = OwnRedis::start().await;
     let app = redis.app().await;
     let attempts = &app.app.attempts;
@@ -224,7 +224,7 @@ async fn try_codes(first: &TestApp, user: &User, authenticator: &Authenticator) 
 }
 
 #[tokio::test]
-async fn codes_of_a_user_are_bounded_without_redis_and_over_all_processes() {
+async fn wrong_codes_of_a_user_are_limited_over_all_processes_without_redis() {
     let app = TestApp::with(&UNREACHABLE_REDIS).await;
     let (user, other) = (app.user().await, app.user().await);
     let (authenticator, of_other) = (turn_on(&app, &user).await, turn_on(&app, &other).await);

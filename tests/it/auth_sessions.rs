@@ -306,7 +306,7 @@ async fn a_deactivated_user_cannot_refresh() {
 }
 
 #[tokio::test]
-async fn a_setting_requires_a_verified_address() {
+async fn require_verified_email_refuses_logins_with_unverified_addresses() {
     let app = TestApp::with(&["--require-verified-email=true"]).await;
     let email = "ada@example.com";
     app.post("/auth/register", None, json!({ "email": email, "password": PASSWORD })).await;

@@ -96,7 +96,7 @@ async fn migrate_applies_and_reverts() {
 }
 
 #[tokio::test]
-async fn smoke_create_admin() {
+async fn smoke_create_admin_creates_and_promotes_admins() {
     let app = TestApp::start().await;
     let create = |args: &[&'static str], input: &'static str| {
         let mut command = saas(&[&["create-admin"], args].concat());
@@ -164,7 +164,7 @@ async fn create_admin_takes_the_password_from_the_environment() {
 
 /// In a container, every command has FIRST_SUPERUSER_PASSWORD in its environment.
 #[tokio::test]
-async fn another_admin_does_not_get_the_password_of_the_first() {
+async fn create_admin_does_not_use_the_password_of_the_first_admin_for_another() {
     let app = TestApp::start().await;
     for (setting, email) in
         [("FIRST_SUPERUSER_EMAIL", "first@example.com"), ("PROJECT_NAME", "the default address of the first")]
@@ -283,7 +283,7 @@ async fn a_worker_refuses_invalid_queues() {
 }
 
 #[tokio::test]
-async fn a_closed_output_is_not_a_failure() {
+async fn a_closed_output_pipe_is_not_a_failure() {
     let binary = env!("CARGO_BIN_EXE_saas");
     for args in ["openapi", "completions bash", "--help"] {
         let mut shell = std::process::Command::new("/bin/sh");

@@ -89,7 +89,7 @@ async fn login(api: &str) -> u16 {
 }
 
 #[tokio::test]
-async fn smoke_dev_runs_everything_and_keeps_its_data() {
+async fn smoke_dev_runs_the_whole_product_and_keeps_its_data() {
     let dir = TempDir::new();
     let mut first = start(dev_command(dir.path(), &[])).await;
     assert_eq!(login(&first.api).await, 200);
@@ -158,7 +158,7 @@ fn collect_accessible_to_others(dir: &Path, found: &mut Vec<PathBuf>) {
 }
 
 #[tokio::test]
-async fn other_users_cannot_access_the_state() {
+async fn other_users_cannot_access_the_state_directory() {
     let dir = TempDir::new();
     let state = dir.path().join(".saas");
     let old_mail = state.join("mail/old.eml");
@@ -185,7 +185,7 @@ async fn other_users_cannot_access_the_state() {
 }
 
 #[tokio::test]
-async fn after_a_kill_nothing_runs_and_it_starts_again() {
+async fn after_a_kill_no_server_runs_and_dev_starts_again() {
     let dir = TempDir::new();
     for signal in ["KILL", "HUP"] {
         let mut product = start(dev_command(dir.path(), &[])).await;
@@ -203,7 +203,7 @@ async fn after_a_kill_nothing_runs_and_it_starts_again() {
 }
 
 #[tokio::test]
-async fn after_an_interrupt_during_start_nothing_runs() {
+async fn after_an_interrupt_during_start_no_server_runs() {
     let dir = TempDir::new();
     let mut starting = Running::start(dev_command(dir.path(), &[]));
     eventually("its servers are starting", || async { (!processes_of(dir.path()).is_empty()).then_some(()) })
@@ -218,7 +218,7 @@ async fn after_an_interrupt_during_start_nothing_runs() {
 }
 
 #[tokio::test]
-async fn other_commands_in_the_directory_use_its_servers() {
+async fn other_commands_in_the_directory_use_the_servers_of_dev() {
     let dir = TempDir::new();
     let command = |args: &[&str]| {
         let mut command = saas(args);

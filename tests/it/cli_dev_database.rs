@@ -47,7 +47,7 @@ async fn login(api: &str, email: &str, password: &str) -> u16 {
 }
 
 #[tokio::test]
-async fn pending_migrations_are_not_applied_unasked() {
+async fn pending_migrations_are_not_applied_without_a_flag() {
     let database = TestDatabase::empty().await;
     let refused = ["pending migrations", "2026-11-22-000000_users", "saas dev --migrate", "saas migrate up"];
     let url = database.url.strip_prefix("postgres://").unwrap();

@@ -301,7 +301,7 @@ async fn without_redis_the_error_says_what_to_check() {
 }
 
 #[tokio::test]
-async fn a_table_reads_no_payloads() {
+async fn job_tables_read_no_payloads() {
     let queue = TestQueue::new().await;
     let (proxy, url) = Proxy::before(&servers().await.redis_url()).await;
     for _ in 0..3 {

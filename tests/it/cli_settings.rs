@@ -48,7 +48,7 @@ async fn smoke_production_reports_all_unsafe_settings_together() {
 }
 
 #[tokio::test]
-async fn serve_explains_what_is_missing() {
+async fn serve_reports_what_is_missing() {
     let mut command = saas(&["serve"]);
     command.env("SECRET_KEY", SECRET).env("FIRST_SUPERUSER_PASSWORD", "a password of ours");
     run(command).await.failed(1, &["DATABASE_URL", "POSTGRES_SERVER", "saas dev"]);
@@ -150,7 +150,7 @@ async fn old_names_of_settings_keep_working() {
 }
 
 #[tokio::test]
-async fn plain_connections_are_warned_of_at_start_and_by_doctor() {
+async fn unencrypted_connections_cause_a_warning_at_start_and_in_doctor() {
     let database = TestDatabase::migrated().await;
     let command = async |args: &[&str]| {
         let mut command = production_command(args, &database, "p").await;

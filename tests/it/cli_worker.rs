@@ -97,7 +97,7 @@ async fn smoke_another_worker_takes_over_after_a_kill() {
 }
 
 #[tokio::test]
-async fn sigterm_returns_unfinished_jobs_to_the_queue() {
+async fn sigterm_releases_unfinished_jobs_to_the_queue() {
     let app = TestApp::start().await;
     let user = app.user().await;
     for signals in [1, 2] {
@@ -166,7 +166,7 @@ async fn a_flag_turns_the_system_queue_off() {
 }
 
 #[tokio::test]
-async fn jobs_that_an_earlier_release_queued_elsewhere_still_run() {
+async fn jobs_that_an_earlier_release_put_into_another_queue_run() {
     let app = TestApp::start().await;
     let id = app.app.queue.enqueue(&Housekeeping {}, Origin::default()).await.unwrap();
     // Moves the job to the queue of the users' jobs, where earlier releases have put it.

@@ -29,7 +29,7 @@ async fn states(database: &TestDatabase) -> Vec<State> {
 }
 
 #[tokio::test]
-async fn smoke_migrations_go_up_down_and_up_again() {
+async fn smoke_migrations_are_applied_reverted_and_applied_again() {
     let database = TestDatabase::empty().await;
     let (settings, migrations) = (database.settings(), Migrations::embedded());
     let down = async |count| {
@@ -145,7 +145,7 @@ async fn the_database_enforces_its_constraints() {
 }
 
 #[tokio::test]
-async fn concurrent_creations_of_an_admin_create_one() {
+async fn concurrent_creations_of_an_admin_create_one_account() {
     let app = TestApp::start().await;
     let passwords = Passwords::new(4);
     let settings = app.database.settings();

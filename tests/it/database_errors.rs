@@ -37,7 +37,7 @@ async fn raise_error(db: &Db, code: &str) -> Error {
 }
 
 #[tokio::test]
-async fn a_server_that_cannot_serve_now_is_unavailable() {
+async fn errors_of_an_unusable_server_are_reported_as_unavailable() {
     let app = TestApp::with(&["--database-pool-size=1"]).await;
     for code in ["25006", "40001", "40P01", "53300", "55P03", "57014", "57P01", "57P03", "08006"] {
         let error = raise_error(&app.app.db, code).await;
@@ -50,7 +50,7 @@ async fn a_server_that_cannot_serve_now_is_unavailable() {
 }
 
 #[tokio::test]
-async fn a_connection_that_cannot_be_used_any_more_is_replaced() {
+async fn an_unusable_connection_is_replaced() {
     let app = TestApp::with(&["--database-pool-size=1"]).await;
     let mut last = backend_pid(&app.app.db).await;
     for code in ["25006", "0A000", "26000", "57P01"] {
@@ -65,7 +65,7 @@ async fn a_connection_that_cannot_be_used_any_more_is_replaced() {
 
 /// A migration of the next release may do this while this release still runs.
 #[tokio::test]
-async fn a_column_that_changes_its_type_costs_no_request() {
+async fn no_request_fails_when_a_column_changes_its_type() {
     let app = TestApp::with(&["--database-pool-size=4", "--identity-cache-ms=0"]).await;
     let user = app.user().await;
     let ask = || async { app.get("/users/me", Some(&user)).await.status.as_u16() };
@@ -77,7 +77,7 @@ async fn a_column_that_changes_its_type_costs_no_request() {
 }
 
 #[tokio::test]
-async fn a_transaction_that_loses_a_deadlock_runs_again() {
+async fn a_transaction_is_retried_after_a_deadlock() {
     let app = TestApp::start().await;
     app.database.sql("CREATE TABLE locked (id int PRIMARY KEY, changes int NOT NULL); INSERT INTO locked VALUES (1, 0), (2, 0)").await;
     let both = Barrier::new(2);
@@ -117,7 +117,7 @@ enum QueryKind {
 }
 
 #[tokio::test]
-async fn what_loses_a_deadlock_runs_again() {
+async fn every_kind_of_query_is_retried_after_a_deadlock() {
     let app = TestApp::start().await;
     app.database.sql("CREATE TABLE locked (id int PRIMARY KEY, changes int NOT NULL); INSERT INTO locked VALUES (1, 0), (2, 0)").await;
     let kinds = [
@@ -182,7 +182,7 @@ async fn a_closed_connection_is_not_handed_out() {
 }
 
 #[tokio::test]
-async fn a_read_only_server_is_not_connected_to() {
+async fn a_read_only_server_is_not_used_by_default() {
     let app = TestApp::start().await;
     let user = app.user().await;
     app.database.sql("DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_read_only = on', current_database()); END $$").await;

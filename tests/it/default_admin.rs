@@ -61,7 +61,7 @@ async fn serve_refuses_an_admin_with_the_default_password_until_it_is_replaced()
 }
 
 #[tokio::test]
-async fn serve_ignores_inactive_admins_and_plain_users() {
+async fn serve_accepts_inactive_admins_and_plain_users_with_the_default_password() {
     let database = TestDatabase::migrated().await;
     plant_admin(&database).await;
     for change in ["is_active = false", "is_active = true, role = 'user'"] {

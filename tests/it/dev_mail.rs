@@ -137,7 +137,7 @@ async fn requests_through_a_proxy_are_refused() {
 }
 
 #[tokio::test]
-async fn production_has_no_such_pages() {
+async fn production_does_not_serve_captured_mails() {
     let app = TestApp::start().await;
     for path in ["/dev/mail", "/dev/mail/mail-1"] {
         Answer::of(app.at_root(Method::GET, path)).await.is_problem(404, "not_found", "Not Found");

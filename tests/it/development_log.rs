@@ -15,7 +15,7 @@ fn request_id(response: &reqwest::Response) -> String {
 }
 
 #[tokio::test]
-async fn a_failed_request_shows_why_and_a_page_that_reloads_itself_is_quiet() {
+async fn a_refused_request_logs_its_reason_and_a_reloading_page_logs_nothing() {
     let dir = TempDir::new();
     let mut command = saas(&["dev", "--port", "0", "--bcrypt-cost", "4"]);
     command.current_dir(dir.path());
@@ -49,7 +49,7 @@ async fn a_failed_request_shows_why_and_a_page_that_reloads_itself_is_quiet() {
 }
 
 #[tokio::test]
-async fn debug_shows_statements_and_jobs_and_a_job_without_work_is_quiet() {
+async fn the_level_debug_shows_statements_and_jobs_without_work() {
     let app = TestApp::start().await;
     let user = app.user().await;
     app.call(Method::POST, "/jobs/example?name=x&duration=0", &user).await;

@@ -230,7 +230,7 @@ async fn accounts_of_one_address_are_kept_and_reported() {
 
 /// The previous release and plain SQL change an address without its key.
 #[tokio::test]
-async fn an_address_that_was_changed_without_its_key_has_none() {
+async fn an_address_that_was_changed_without_its_key_loses_the_key() {
     let app = TestApp::start().await;
     let user = register(&app, SPELLINGS[0]).await;
     app.sql(&format!("UPDATE users SET email = 'new@example.com' WHERE id = {}", user.id)).await;

@@ -109,7 +109,7 @@ async fn smoke_an_incomplete_head_times_out() {
 }
 
 #[tokio::test]
-async fn only_an_idle_connection_is_closed() {
+async fn only_an_idle_connection_times_out() {
     let idle = Duration::from_millis(500);
     let server = Server::hello(Limits { idle, ..Limits::default() });
     let (mut stream, begun) = (server.connect().await, Instant::now());
@@ -123,7 +123,7 @@ async fn only_an_idle_connection_is_closed() {
 }
 
 #[tokio::test]
-async fn a_request_may_take_longer_than_its_head() {
+async fn a_request_may_run_longer_than_the_time_limit_of_its_head() {
     let (go, begun) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (wait, notify) = (go.clone(), begun.clone());
     let endpoint = make(move |_| {

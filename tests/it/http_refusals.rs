@@ -91,7 +91,7 @@ fn unparsable_requests() -> Vec<(Vec<u8>, u16, &'static str)> {
 }
 
 #[tokio::test]
-async fn smoke_what_cannot_be_read_is_refused_like_everything_else() {
+async fn smoke_an_unparsable_request_gets_a_complete_problem_response() {
     let app = TestApp::with(&["--public-url=https://api.example.com"]).await;
     let address = app.url.strip_prefix("http://").unwrap();
     for (octets, status, code) in unparsable_requests() {
@@ -131,7 +131,7 @@ async fn unparsable_requests_are_logged() {
 }
 
 #[tokio::test]
-async fn a_response_without_the_body_of_its_request_closes_the_connection() {
+async fn a_response_before_the_body_was_read_closes_the_connection() {
     let app = TestApp::start().await;
     let address = app.url.strip_prefix("http://").unwrap();
     let json = "content-type: application/json\r\n";

@@ -99,7 +99,7 @@ fn file_mode(path: &Path) -> u32 {
 }
 
 #[tokio::test]
-async fn only_its_user_can_read_captured_mails() {
+async fn only_the_user_of_the_process_can_read_captured_mails() {
     let app = TestApp::start().await;
     let dir = &app.app.config.mail.mail_dir;
     app.app.mailer.send(&plain_mail("id-7", "bob@example.com", "Hi", "Hello")).await.unwrap();

@@ -74,7 +74,7 @@ async fn refusals_of_the_mail_are_final_and_those_of_the_server_are_not() {
 }
 
 #[tokio::test]
-async fn an_error_has_the_codes_and_nothing_of_the_mail() {
+async fn an_error_has_the_reply_codes_and_no_text_of_the_mail() {
     let smtp = SmtpServer::replying(".", "554 5.7.1 Spam: https://app.example.com#token=secret").await;
     let refused = send(&smtp.url, "bob@example.com").await.unwrap_err();
     let text = chain(&refused);
@@ -140,7 +140,7 @@ async fn domains_are_sent_in_ascii() {
 }
 
 #[tokio::test]
-async fn other_letters_before_the_at_sign_need_a_server_that_accepts_them() {
+async fn non_ascii_local_parts_require_smtputf8() {
     let to = "jürgen@bücher.example";
     let plain = SmtpServer::start().await;
     let error = send(&plain.url, to).await.unwrap_err();

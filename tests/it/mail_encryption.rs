@@ -47,7 +47,7 @@ async fn smoke_starttls_is_used_if_it_is_offered() {
 }
 
 #[tokio::test]
-async fn nothing_is_sent_in_clear_if_starttls_is_offered_and_fails() {
+async fn nothing_is_sent_unencrypted_if_starttls_is_offered_and_fails() {
     for reply in ["454 4.7.0 Not now", "500 5.5.1 Unknown command", "220 Go on, but this is not TLS"] {
         let behavior = Behavior { replies: vec![("STARTTLS", reply)], ..offering(&["STARTTLS"], Tls::Off) };
         let smtp = SmtpServer::with(behavior).await;
@@ -64,7 +64,7 @@ async fn nothing_is_sent_in_clear_if_starttls_is_offered_and_fails() {
 }
 
 #[tokio::test]
-async fn required_encryption_needs_a_server_that_offers_it_and_a_valid_certificate() {
+async fn required_encryption_needs_starttls_and_a_valid_certificate() {
     for (tls, problem) in [(Tls::Off, "does not offer STARTTLS"), (Tls::Upgrade, "certificate")] {
         let smtp = SmtpServer::with(offer(&[], tls)).await;
         let error = send(&format!("{}?tls=required", smtp.url_with_password()), TO).await.unwrap_err();

@@ -18,7 +18,7 @@ async fn mails_to(app: &TestApp, email: &str) -> String {
 }
 
 #[tokio::test]
-async fn smoke_mails_to_an_unverified_address_have_no_text_of_a_stranger() {
+async fn smoke_mails_to_an_unverified_address_contain_no_text_of_a_user() {
     let app = TestApp::start().await;
     let (victim, third) = ("victim@example.com", "third@example.com");
     let new = json!({ "email": victim, "password": PASSWORD, "full_name": STRANGERS_NAME });

@@ -40,7 +40,7 @@ async fn start_with_mail_server(app: &TestApp, smtp: &SmtpServer) -> TestApp {
 }
 
 #[tokio::test]
-async fn smoke_mails_wait_in_the_outbox_until_there_is_a_server() {
+async fn smoke_mails_wait_in_the_outbox_until_a_server_is_configured() {
     let app = TestApp::with(&[PRODUCTION]).await;
     let emails = ["ada@example.com", "bob@example.com", "eve@example.com"];
     for email in emails {
@@ -70,7 +70,7 @@ async fn smoke_mails_wait_in_the_outbox_until_there_is_a_server() {
 }
 
 #[tokio::test]
-async fn a_worker_sends_what_has_waited_when_it_starts() {
+async fn a_worker_sends_waiting_mails_when_it_starts() {
     let app = TestApp::with(&[PRODUCTION]).await;
     register(&app, "ada@example.com").await;
     let worker = || production_command(&["worker", "--burst"], &app.database, &app.prefix);

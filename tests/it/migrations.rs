@@ -17,7 +17,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn a_failed_migration_says_where_it_failed_and_what_to_do() {
+async fn a_failed_migration_reports_the_place_and_the_fix() {
     for (up, words) in [
         (
             "CREATE TABLE a (id INT);\nCREATE TABEL b ();",
@@ -69,7 +69,7 @@ async fn a_migration_that_waits_for_a_lock_respects_lock_timeout() {
 }
 
 #[tokio::test]
-async fn a_failed_migration_says_if_a_part_is_in_effect() {
+async fn a_failed_migration_reports_parts_that_are_in_effect() {
     let database = TestDatabase::empty().await;
     let folder = Folder::with_second("CREATE TABLE a (id INT); COMMIT; SELECT nosuch;");
     let error = folder.migrations().up(&database.settings()).await.unwrap_err().to_string();
@@ -101,7 +101,7 @@ async fn concurrent_processes_can_create_an_index_concurrently() {
 }
 
 #[tokio::test]
-async fn a_role_without_privileges_is_told_which_it_needs() {
+async fn the_error_names_the_privileges_that_a_role_lacks() {
     let database = TestDatabase::empty().await;
     let role = format!("limited_{}", unique());
     database
@@ -145,7 +145,7 @@ async fn a_role_without_privileges_is_told_which_it_needs() {
 }
 
 #[tokio::test]
-async fn a_role_is_told_that_a_table_belongs_to_another() {
+async fn the_error_names_a_table_that_belongs_to_another_role() {
     let database = TestDatabase::migrated().await;
     let role = format!("limited_{}", unique());
     database
@@ -246,7 +246,7 @@ async fn concurrent_processes_revert_a_migration_once() {
 }
 
 #[tokio::test]
-async fn a_redo_that_fails_says_what_was_reverted() {
+async fn a_redo_that_fails_reports_what_was_reverted() {
     let database = TestDatabase::empty().await;
     let settings = database.settings();
     let folder = Folder::with_second("CREATE TABLE b ();");

@@ -40,7 +40,7 @@ pub fn resolve_ref<'a>(document: &'a Value, node: &'a Value) -> &'a Value {
 
 /// Makes every change of the API document visible in review.
 #[tokio::test]
-async fn openapi_snapshot() {
+async fn the_document_matches_the_snapshot() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/openapi.json");
     let now = format!("{}\n", serde_json::to_string_pretty(&fetch_document().await).unwrap());
     if std::env::var_os("BLESS").is_some() {
@@ -80,7 +80,7 @@ async fn smoke_every_operation_is_described() {
 }
 
 #[tokio::test]
-async fn the_document_corrects_the_errors_of_the_framework() {
+async fn the_document_has_no_known_errors_of_the_framework() {
     let document = fetch_document().await;
     assert_eq!(document["openapi"], "3.1.0");
     let flow = &document["components"]["securitySchemes"]["OAuth2PasswordBearer"]["flows"]["password"];
@@ -212,7 +212,7 @@ async fn the_documentation_pages_are_compressed_for_clients_that_accept_it() {
 }
 
 #[tokio::test]
-async fn the_documentation_is_downloaded_once() {
+async fn the_documentation_is_downloaded_again_only_after_a_change() {
     let app = TestApp::start().await;
     for path in ["/docs", "/redoc", "/openapi.json", "/api/v1/openapi.json"] {
         let get = async |encoding: &str, known: &str| {

@@ -54,7 +54,7 @@ fn allows_null(schema: &Value) -> bool {
 }
 
 #[tokio::test]
-async fn schemas_have_no_part_that_generators_cannot_use() {
+async fn schemas_have_only_parts_that_client_generators_support() {
     let document = fetch_document().await;
     let mut schemas = 0;
     visit_schemas(&document, &mut |node| {
@@ -73,7 +73,7 @@ async fn schemas_have_no_part_that_generators_cannot_use() {
 
 /// The server refuses null and unknown fields exactly where the document does not allow them.
 #[tokio::test]
-async fn a_body_may_have_the_documented_fields_and_nulls_only() {
+async fn a_body_may_have_only_the_documented_fields_and_nulls() {
     let app = TestApp::start().await;
     let (document, admin) = (fetch_document().await, app.admin().await);
     let user = app.user().await;
@@ -160,7 +160,7 @@ fn assert_valid(document: &Value, schema: &Value, value: &Value, at: &str) {
 }
 
 #[tokio::test]
-async fn answers_have_the_documented_fields_and_headers() {
+async fn responses_have_the_documented_fields_and_headers() {
     let app = TestApp::start().await;
     let (document, admin) = (fetch_document().await, app.admin().await);
     let job = app.enqueue("/jobs/example?name=x", &admin).await;

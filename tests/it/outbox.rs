@@ -164,7 +164,7 @@ async fn a_message_that_is_no_longer_needed_is_not_sent() {
 }
 
 #[tokio::test]
-async fn the_relay_job_hands_over_what_is_left() {
+async fn the_relay_job_hands_over_remaining_messages() {
     let app = TestApp::start().await;
     register_without_hand_over(&app, "ada@example.com").await;
     app.app.queue.enqueue(&RelayOutbox {}, Origin::default()).await.unwrap();
@@ -210,7 +210,7 @@ async fn an_unreadable_message_is_set_aside_after_a_day_with_one_error() {
 }
 
 #[tokio::test]
-async fn jobs_under_the_old_name_are_sent() {
+async fn jobs_with_the_old_task_name_send_their_mail() {
     let app = TestApp::start().await;
     register_without_hand_over(&app, "ada@example.com").await;
     app.sql("DELETE FROM outbox").await;

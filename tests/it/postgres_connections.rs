@@ -61,7 +61,7 @@ async fn start_tls_server() -> Server {
 }
 
 #[tokio::test]
-async fn connections_are_encrypted_as_the_parameters_say() {
+async fn connections_are_encrypted_according_to_the_parameters() {
     let server = start_tls_server().await;
     let url = server.url.expose_secret();
     let authority = certificate_path("ca.pem");
@@ -107,7 +107,7 @@ async fn connections_are_encrypted_as_the_parameters_say() {
 }
 
 #[tokio::test]
-async fn a_server_without_tls_is_refused_if_the_parameters_need_it() {
+async fn a_server_without_tls_is_refused_if_the_parameters_require_tls() {
     let database = TestDatabase::empty().await;
     for query in ["", "sslmode=prefer", "sslmode=allow", "channel_binding=prefer"] {
         let encrypted = connect_and_query(&format!("{}?{query}", database.url), IS_ENCRYPTED).await;
@@ -126,7 +126,7 @@ async fn a_server_without_tls_is_refused_if_the_parameters_need_it() {
 }
 
 #[tokio::test]
-async fn a_server_that_cannot_be_used_is_passed_over() {
+async fn an_unusable_server_is_skipped() {
     let database = TestDatabase::empty().await;
     let (login, rest) = database.url.split_once('@').unwrap();
     let (address, name) = rest.split_once('/').unwrap();
@@ -191,7 +191,7 @@ async fn target_session_attrs_choose_the_server() {
 }
 
 #[tokio::test]
-async fn the_parts_of_the_address_are_used_as_they_are() {
+async fn the_postgres_settings_may_contain_any_character() {
     let database = TestDatabase::migrated().await;
     let (user, password) = (format!("u:@/?#%20 {}", unique()), "p:@/?#%41 ü");
     servers().await.sql(&format!("CREATE ROLE \"{user}\" SUPERUSER LOGIN PASSWORD '{password}'")).await;

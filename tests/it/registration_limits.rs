@@ -41,7 +41,7 @@ fn assert_throttled(answer: &Answer) {
 }
 
 #[tokio::test]
-async fn smoke_the_addresses_of_a_mailbox_share_the_limit_of_registrations() {
+async fn smoke_all_addresses_of_a_mailbox_share_a_limit_of_registrations() {
     let app = TestApp::with(&[BEHIND_PROXY]).await;
     // Each registration is from another network, so that only the limit of the mailbox applies.
     let from = |n: usize| format!("203.0.113.{n}");
@@ -68,7 +68,7 @@ async fn smoke_the_addresses_of_a_mailbox_share_the_limit_of_registrations() {
 }
 
 #[tokio::test]
-async fn smoke_one_network_cannot_make_the_product_write_to_many_strangers() {
+async fn smoke_the_mails_that_one_network_causes_are_limited() {
     let app = TestApp::with(&[BEHIND_PROXY]).await;
     let user = app.user().await;
     let emails: Vec<_> = (0..30).map(|n| format!("stranger{n}@example.com")).collect();
@@ -92,7 +92,7 @@ async fn smoke_one_network_cannot_make_the_product_write_to_many_strangers() {
 
 /// Covers every operation that sends a mail to an address that is not verified.
 #[tokio::test]
-async fn every_way_to_write_to_an_unverified_mailbox_is_limited() {
+async fn every_operation_that_mails_an_unverified_address_is_limited() {
     let app = TestApp::with(&[BEHIND_PROXY]).await;
     let (user, admin) = (app.user().await, app.admin().await);
     // Unverified accounts that share a mailbox, and an unverified account that changes its password
@@ -143,7 +143,7 @@ async fn every_way_to_write_to_an_unverified_mailbox_is_limited() {
 
 /// Requests for sub-addresses do not prevent a link to the verified address.
 #[tokio::test]
-async fn a_verified_address_has_a_limit_of_its_own() {
+async fn a_verified_address_has_a_separate_limit() {
     let app = TestApp::with(&[BEHIND_PROXY]).await;
     let user = app.user().await;
     let sub_address = user.email.replace('@', "+x@");
@@ -172,7 +172,7 @@ async fn take_all_permits(app: &TestApp, caller: HashFor) -> Vec<HashPermit> {
 }
 
 #[tokio::test]
-async fn smoke_hashes_of_strangers_do_not_delay_those_of_known_callers() {
+async fn smoke_hashes_for_unknown_callers_do_not_delay_those_for_known_callers() {
     let app = TestApp::with(&[BEHIND_PROXY]).await;
     let user = app.user().await;
     assert_eq!(login(&app, ADDRESS, &user.email).await.status, 200);

@@ -175,7 +175,7 @@ async fn a_change_is_effective_without_redis() {
 }
 
 #[tokio::test]
-async fn a_replica_without_database_does_not_answer_from_copies() {
+async fn a_replica_without_a_database_does_not_respond_from_copies() {
     let database = TestDatabase::migrated().await;
     let (proxy, url) = Proxy::before(&database.url).await;
     for link in [Link::Stalled, Link::Cut] {

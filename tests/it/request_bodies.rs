@@ -33,7 +33,7 @@ async fn a_malformed_body_is_refused() {
 }
 
 #[tokio::test]
-async fn a_body_is_utf8_and_not_compressed() {
+async fn a_body_must_be_utf8_and_not_compressed() {
     let app = TestApp::start().await;
     let register = |kind: &str| app.request(Method::POST, "/auth/register").header("content-type", kind);
     let login = |kind: &str| app.request(Method::POST, "/auth/login").header("content-type", kind);
@@ -94,7 +94,7 @@ async fn a_body_that_is_too_large_is_refused() {
 }
 
 #[tokio::test]
-async fn a_form_that_is_too_large() {
+async fn a_form_that_is_too_large_is_refused() {
     let app = TestApp::start().await;
     let form =
         |bytes: usize| format!("username=a&password={}", "x".repeat(bytes - "username=a&password=".len()));
@@ -130,7 +130,7 @@ fn unknown_fields(bytes: usize, name: impl Fn(usize) -> String) -> String {
 
 /// Errors repeat parts of the request. The limits keep the response small for a large request.
 #[tokio::test]
-async fn the_size_of_an_answer_is_bounded() {
+async fn the_size_of_a_response_is_limited() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
     let limit = BODY_LIMITS[0].1;

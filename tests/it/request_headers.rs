@@ -82,7 +82,7 @@ async fn sign_in(app: &TestApp, user: &User) -> [Cookie; 2] {
 }
 
 #[tokio::test]
-async fn smoke_a_cookie_is_matched_octet_for_octet() {
+async fn smoke_a_cookie_name_is_matched_byte_by_byte() {
     let accepted: [Lines<'_>; 9] = [
         &[b"NAME=TOKEN"],
         &[b"utm=Unders\xf8; NAME=TOKEN"],
@@ -202,7 +202,7 @@ async fn log_in_and_read_session(
 }
 
 #[tokio::test]
-async fn a_user_agent_is_kept_as_far_as_it_can_be_read() {
+async fn a_user_agent_is_stored_with_replacement_characters() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let agents: [(&[u8], &str); 3] = [
@@ -216,7 +216,7 @@ async fn a_user_agent_is_kept_as_far_as_it_can_be_read() {
 }
 
 #[tokio::test]
-async fn each_entry_of_x_forwarded_for_is_read_alone() {
+async fn each_entry_of_x_forwarded_for_is_parsed_independently() {
     let app = TestApp::with(&["--trusted-proxies=1"]).await;
     let user = app.user().await;
     let cases: [(Lines<'_>, Value); 16] = [
@@ -261,7 +261,7 @@ async fn an_entry_that_a_trusted_proxy_has_not_added_is_unknown() {
 }
 
 #[tokio::test]
-async fn other_headers_are_read_as_octets() {
+async fn other_headers_are_read_as_bytes() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let encodings: [Lines<'_>; 2] = [&[b"\xf8, gzip"], &[b"\xf8", b"br;x=\xf8, GZIP;q=0.5"]];

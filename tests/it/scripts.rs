@@ -74,7 +74,7 @@ async fn create_env_never_changes_an_existing_file() {
 }
 
 #[tokio::test]
-async fn a_missing_compiler_is_named_before_the_build() {
+async fn a_missing_compiler_is_reported_before_the_build() {
     let dir = TempDir::new();
     let check = || {
         let mut command = Command::new("/bin/sh");

@@ -175,7 +175,7 @@ async fn smoke_each_refusal_is_one_event_with_client_and_account() {
 }
 
 #[tokio::test]
-async fn a_sign_in_that_waits_for_a_code_is_challenged_and_not_refused() {
+async fn a_sign_in_that_waits_for_a_code_is_logged_as_challenged() {
     let database = TestDatabase::migrated().await;
     let key = SECRET.replace('a', "z");
     let served = TestServer::start(&database, &[("TWO_FACTOR_KEY", key.as_str())]).await;
@@ -198,7 +198,7 @@ async fn a_sign_in_that_waits_for_a_code_is_challenged_and_not_refused() {
 }
 
 #[tokio::test]
-async fn client_addresses_can_be_kept_out_of_the_log() {
+async fn client_addresses_can_be_excluded_from_the_log() {
     let database = TestDatabase::migrated().await;
     let served = TestServer::start(&database, &[("LOG_CLIENT_ADDRESS", "false")]).await;
     served.log_in(STRANGER, WRONG_PASSWORD).await.is_some_problem(401, "bad_credentials");

@@ -25,7 +25,7 @@ async fn without_password(args: &[&str], database: &TestDatabase) -> Command {
 }
 
 #[tokio::test]
-async fn the_password_is_the_one_that_was_written() {
+async fn a_password_is_read_exactly_as_it_was_written() {
     let database = TestDatabase::migrated().await;
     let dir = TempDir::new();
     let file = dir.path().join("secret");
@@ -55,7 +55,7 @@ async fn the_password_is_the_one_that_was_written() {
 }
 
 #[tokio::test]
-async fn a_line_that_would_change_a_value_is_refused_with_its_number() {
+async fn an_ambiguous_line_of_dotenv_is_refused_with_its_number() {
     let dir = TempDir::new();
     for (line, fix) in [
         ("FIRST_SUPERUSER_PASSWORD=hunter2$word", "single quotes"),
@@ -161,7 +161,7 @@ async fn secrets_are_read_from_files() {
 }
 
 #[tokio::test]
-async fn doctor_lists_every_invalid_setting_and_goes_on() {
+async fn doctor_lists_every_invalid_setting_and_continues() {
     let database = TestDatabase::migrated().await;
     let invalid = [
         ("PORT", "abc"),
@@ -224,7 +224,7 @@ async fn a_connection_that_fails_names_the_server_and_its_setting() {
 }
 
 #[tokio::test]
-async fn misspelled_names_in_dotenv_are_warned_of() {
+async fn misspelled_names_in_dotenv_cause_a_warning() {
     let database = TestDatabase::migrated().await;
     let dir = TempDir::new();
     std::fs::write(dir.path().join(".env"), "STRIPE_KEY=x\nSECRET_KYE=hunter2\nredis_url=x\n").unwrap();

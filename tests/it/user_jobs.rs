@@ -116,7 +116,7 @@ async fn a_user_at_the_limit_gets_429_and_others_still_enqueue() {
 }
 
 #[tokio::test]
-async fn a_user_enqueues_so_many_jobs_an_hour() {
+async fn a_user_has_a_limit_of_jobs_per_hour() {
     let app = TestApp::with(&["--user-max-jobs-per-hour=2"]).await;
     let (user, other) = (app.user().await, app.user().await);
     for _ in 0..2 {
@@ -130,7 +130,7 @@ async fn a_user_enqueues_so_many_jobs_an_hour() {
 }
 
 #[tokio::test]
-async fn documents_have_a_limit_each_and_in_total() {
+async fn documents_have_a_size_limit_each_and_in_total() {
     let app = TestApp::with(&["--user-max-queued-bytes=150000"]).await;
     let user = app.user().await;
     let document = |bytes: usize| json!({ "text": "x".repeat(bytes) });
@@ -155,7 +155,7 @@ async fn replicas_share_the_limits() {
 }
 
 #[tokio::test]
-async fn a_deactivated_users_mail_does_not_go_out() {
+async fn queued_mails_of_a_deactivated_user_are_not_sent() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
     let email = app.enqueue_own_email(&user).await;

@@ -19,7 +19,7 @@ async fn find_chores_queue(app: &TestApp, admin: &User) -> Option<Value> {
 }
 
 #[tokio::test]
-async fn smoke_queues_are_listed_with_their_numbers_of_jobs() {
+async fn smoke_queues_are_listed_with_their_job_counts() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     assert_eq!(find_chores_queue(&app, &admin).await, None);

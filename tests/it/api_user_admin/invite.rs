@@ -53,7 +53,7 @@ async fn smoke_an_invited_user_can_sign_in_after_accepting() {
 }
 
 #[tokio::test]
-async fn an_invitation_is_valid_once_and_a_forged_one_never() {
+async fn an_invitation_is_valid_once_and_a_forged_token_is_refused() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     invite(&app, &admin).await;
@@ -92,7 +92,7 @@ async fn an_invitation_expires_after_seven_days() {
 }
 
 #[tokio::test]
-async fn an_open_invitation_allows_no_login_and_stays_valid() {
+async fn a_pending_invitation_allows_no_login_and_stays_valid() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     invite(&app, &admin).await;

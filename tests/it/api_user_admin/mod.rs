@@ -31,7 +31,7 @@ async fn assert_signed_out(app: &TestApp, user: &User) {
 }
 
 #[tokio::test]
-async fn an_admin_sees_a_user_in_the_format_of_their_own_account() {
+async fn an_admin_reads_a_user_in_the_same_format_as_the_user() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
     let shown = app.get(&format!("/users/{}", user.id), Some(&admin)).await;

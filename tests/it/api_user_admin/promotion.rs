@@ -70,7 +70,7 @@ impl Credentials {
 }
 
 #[tokio::test]
-async fn a_new_admin_keeps_nothing_and_all_admins_are_notified() {
+async fn a_promotion_revokes_sessions_and_links_and_notifies_all_admins() {
     let app = TestApp::with(&["--identity-cache-ms=0"]).await;
     let (admin, other) = (app.admin().await, app.admin().await);
     for by_command in [false, true] {
@@ -99,7 +99,7 @@ async fn a_new_admin_keeps_nothing_and_all_admins_are_notified() {
 }
 
 #[tokio::test]
-async fn an_admin_who_is_activated_again_is_a_new_admin() {
+async fn reactivating_an_admin_has_the_rules_of_a_promotion() {
     let app = TestApp::start().await;
     let (admin, other) = (app.admin().await, app.admin().await);
     patch(&app, &admin, other.id, json!({ "is_active": false })).await;

@@ -108,7 +108,7 @@ async fn an_operation_that_changes_nothing_writes_no_entry() {
 }
 
 #[tokio::test]
-async fn an_operation_is_not_done_if_its_entry_cannot_be_written() {
+async fn an_operation_is_not_run_if_its_entry_cannot_be_written() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let job = enqueue(&app, None).await;
@@ -126,7 +126,7 @@ async fn an_operation_is_not_done_if_its_entry_cannot_be_written() {
 }
 
 #[tokio::test]
-async fn an_operation_that_redis_refuses_has_a_second_entry() {
+async fn an_operation_that_redis_refuses_writes_a_second_entry() {
     let redis = Server::redis(&test_dir().unwrap(), Purpose::Test).await.unwrap();
     let app = TestApp::with(&[&format!("--redis-url={}", redis.url.expose_secret())]).await;
     let admin = app.admin().await;

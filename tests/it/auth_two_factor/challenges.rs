@@ -99,7 +99,7 @@ impl Revocation {
 }
 
 #[tokio::test]
-async fn a_pending_challenge_ends_with_the_sessions() {
+async fn a_pending_challenge_is_invalidated_with_the_sessions() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     for revocation in REVOCATIONS {

@@ -240,7 +240,7 @@ async fn a_password_change_or_deactivation_invalidates_a_challenge() {
 }
 
 #[tokio::test]
-async fn the_second_step_can_set_cookies() {
+async fn the_second_step_of_a_login_can_set_cookies() {
     let app = TestApp::start().await;
     let user = app.user().await;
     let authenticator = turn_on(&app, &user).await;

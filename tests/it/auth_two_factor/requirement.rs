@@ -53,7 +53,7 @@ async fn a_change_is_refused_in_its_transaction_too() {
 }
 
 #[tokio::test]
-async fn each_setting_requires_it_of_its_users() {
+async fn each_setting_requires_a_second_factor_of_its_users() {
     let cases: [(&[&str], bool, bool); 7] = [
         (&[], false, false),
         (&["--require-two-factor=none"], false, false),

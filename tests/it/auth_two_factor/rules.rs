@@ -177,7 +177,7 @@ async fn two_factor_requires_a_verified_address() {
 }
 
 #[tokio::test]
-async fn a_setting_requires_two_factor_for_admin_operations() {
+async fn require_admin_two_factor_protects_admin_operations() {
     let app = TestApp::with(&["--require-admin-two-factor=true"]).await;
     let (user, admin) = (app.user().await, app.admin().await);
     app.get("/users", Some(&user)).await.is_problem(403, "forbidden", "Not enough permissions");

@@ -151,7 +151,7 @@ fn list_changes(
 }
 
 #[test]
-fn a_change_of_the_operations_names_the_line_to_change() {
+fn a_difference_of_the_operations_names_the_line_to_change() {
     let found: BTreeSet<_> = ["a", "c", "e"].map(str::to_owned).into();
     assert_eq!(list_changes("LIST", &["a", "c", "e"], &found, "x", "y"), [""; 0]);
     let changes = list_changes("LIST", &["b", "c", "d"], &found, "is open. If so", "is closed");
@@ -241,7 +241,7 @@ async fn smoke_a_user_is_refused_exactly_the_admin_operations() {
 }
 
 #[tokio::test]
-async fn without_a_required_second_factor_only_its_setup_is_possible() {
+async fn without_a_required_second_factor_only_its_setup_is_allowed() {
     let app = TestApp::with(&["--require-two-factor=all"]).await;
     let (mut user, mut allowed) = (app.admin().await, BTreeSet::new());
     for operation in secured_operations(&app).await {

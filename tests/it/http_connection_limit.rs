@@ -27,7 +27,7 @@ fn hello_endpoint() -> impl Endpoint<Output = Response> + 'static {
 }
 
 #[tokio::test]
-async fn smoke_a_client_that_holds_all_connections_does_not_shut_others_out() {
+async fn smoke_a_client_that_holds_all_connections_does_not_block_others() {
     let held: [&[u8]; 5] = [
         b"",
         b"GET / HTT",
