@@ -1,9 +1,10 @@
--- A login of a user on one device. It ends when it is revoked or expires.
+-- A login of a user on one device. It is valid until it is revoked or expires.
 CREATE TABLE sessions (
     id            UUID PRIMARY KEY,
     user_id       BIGINT NOT NULL REFERENCES users ON DELETE CASCADE,
     -- The `User-Agent` header, truncated.
     user_agent    TEXT CHECK (char_length(user_agent) <= 255),
+    -- The IP address of the client at the login.
     address       TEXT CHECK (char_length(address) <= 45),
     -- Whether the user has logged in with a second factor.
     second_factor BOOLEAN NOT NULL DEFAULT false,
@@ -19,7 +20,7 @@ CREATE INDEX sessions_expires_at_idx ON sessions (expires_at);
 -- The refresh tokens of a session. Each can be used once. Used tokens stay, to detect a replay (RFC 9700 section
 -- 4.14.2).
 CREATE TABLE refresh_tokens (
-    -- SHA-256; only the client has the token.
+    -- SHA-256 of the token. Only the client has the token itself.
     hash       BYTEA PRIMARY KEY CHECK (octet_length(hash) = 32),
     session_id UUID NOT NULL REFERENCES sessions ON DELETE CASCADE,
     created_at TIMESTAMPTZ NOT NULL DEFAULT now(),

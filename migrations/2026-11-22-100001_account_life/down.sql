@@ -12,7 +12,7 @@ UPDATE users SET hashed_password = '$2b$12$abcdefghijklmnopqrstuu1234567890ABCDE
     WHERE hashed_password IS NULL;
 ALTER TABLE users
     DROP COLUMN deletion_due_at,
-        DROP COLUMN password_set_at,
+    DROP COLUMN password_set_at,
     DROP COLUMN pending_email,
     DROP COLUMN email_verified_at,
     ALTER COLUMN hashed_password SET NOT NULL;

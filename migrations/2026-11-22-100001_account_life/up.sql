@@ -1,26 +1,28 @@
 -- An invited user has no password until they set one.
 ALTER TABLE users
     ALTER COLUMN hashed_password DROP NOT NULL,
-        ADD COLUMN email_verified_at TIMESTAMPTZ,
-    -- The new address of the user, until the link that was sent to it is opened.
+    ADD COLUMN email_verified_at TIMESTAMPTZ,
+    -- The requested new address of the user, until it is confirmed with the link that was sent to it.
     ADD COLUMN pending_email TEXT CHECK (char_length(pending_email) <= 255),
-    -- When the user last set a password. A rehash of the same password does not change it.
+    -- When the user last set a password. Hashing the same password again, at a higher cost, does not change this time.
     ADD COLUMN password_set_at TIMESTAMPTZ NOT NULL DEFAULT now(),
-    -- When the account is deleted, unless its owner logs in before.
+    -- When the account will be deleted. Null unless the user has requested the deletion.
     ADD COLUMN deletion_due_at TIMESTAMPTZ;
 
 -- Removes the placeholder that `down.sql` sets.
 UPDATE users SET hashed_password = NULL
     WHERE hashed_password = '$2b$12$abcdefghijklmnopqrstuu1234567890ABCDEFGHIJKLMNOPQRSTS';
--- The operator of the server has created the admins. They must be able to log in with REQUIRE_VERIFIED_EMAIL.
+-- Existing admins were created by the operator, so their addresses count as verified. Otherwise REQUIRE_VERIFIED_EMAIL
+-- would lock them out.
 UPDATE users SET email_verified_at = now() WHERE role = 'admin';
 
 CREATE INDEX users_deletion_due_at_idx ON users (deletion_due_at) WHERE deletion_due_at IS NOT NULL;
 CREATE INDEX users_created_at_idx ON users (created_at, id);
 CREATE INDEX users_admins_idx ON users (id) WHERE role = 'admin';
 
--- For a search of any part of an address or a name. pg_trgm is a trusted extension: a role that may create objects in the
--- database can create it. Hosts of PostgreSQL install it in a schema that may be outside of the search path.
+-- pg_trgm provides an index for the search of any part of an address or a name. It is a trusted extension: a role with the
+-- privilege CREATE on the database can create it. A hosting provider may have installed it in a schema that is not in the
+-- search path, so the name of the operator class is qualified.
 CREATE EXTENSION IF NOT EXISTS pg_trgm;
 DO $$
 BEGIN
@@ -36,12 +38,12 @@ $$;
 
 -- Tokens of links in mails and of login challenges. Each can be used once.
 CREATE TABLE one_time_tokens (
-    -- SHA-256; only the mail or the client has the token.
+    -- SHA-256 of the token. Only the mail or the client has the token itself.
     hash       BYTEA PRIMARY KEY CHECK (octet_length(hash) = 32),
     user_id    BIGINT NOT NULL REFERENCES users ON DELETE CASCADE,
     purpose    TEXT NOT NULL
         CHECK (purpose IN ('verify_email', 'reset_password', 'change_email', 'accept_invite', 'second_factor')),
-    -- The address that the token was sent to. A client that has the token has access to this mailbox.
+    -- The address that the token was sent to. A client that presents the token has access to this mailbox.
     email      TEXT CHECK (char_length(email) <= 255),
     tries      INTEGER NOT NULL DEFAULT 0,
     created_at TIMESTAMPTZ NOT NULL DEFAULT now(),
@@ -69,8 +71,8 @@ CREATE TABLE recovery_codes (
     PRIMARY KEY (user_id, hash)
 );
 
--- Mails to send, written in the transaction of the change that they report. A job moves them to the job queue, which
--- may be unavailable at the time of the change.
+-- Mails to send. A mail is written in the transaction of the change that it reports, and moved to the job queue after the
+-- commit, because the queue may be unavailable during the transaction.
 CREATE TABLE outbox (
     id         BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     letter     JSONB NOT NULL,

@@ -1,8 +1,8 @@
--- Actions of users, written in the transaction of the action. Entries stay when their users are deleted.
+-- Actions of users. An entry is written in the transaction of its action, and is kept when the user is deleted.
 CREATE TABLE audit_log (
     id          BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     created_at  TIMESTAMPTZ NOT NULL DEFAULT now(),
-    -- Null for an action of a command or a job, which have no signed-in user.
+    -- Null for an action without a signed-in user, such as that of a command or a job.
     actor_id    BIGINT,
     action      TEXT NOT NULL,
     target_type TEXT NOT NULL,
@@ -19,7 +19,7 @@ CREATE INDEX audit_log_target_idx ON audit_log (target_type, target_id, id);
 CREATE INDEX audit_log_action_idx ON audit_log (action, id);
 CREATE INDEX audit_log_created_at_idx ON audit_log (created_at);
 
--- Refuses to change or delete entries. Only the retention job deletes old ones; it sets `saas.audit_retention` to `on`.
+-- Refuses to change or delete entries. Only the nightly job may delete old ones: it sets `saas.audit_retention` to `on`.
 CREATE FUNCTION audit_log_is_append_only() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF TG_OP = 'DELETE' AND current_setting('saas.audit_retention', true) = 'on' THEN

@@ -1,5 +1,5 @@
--- Notify listeners that a row has changed, and in which transaction. PostgreSQL delivers the notification after the
--- commit. Attach both functions to every table whose rows are cached and whose key is `id`.
+-- Both functions notify listeners that rows have changed, and in which transaction. PostgreSQL delivers a notification
+-- after the commit. Every table whose rows are cached has triggers that call them. The key of such a table is `id`.
 CREATE FUNCTION tell_of_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF TG_OP = 'DELETE' OR OLD.* IS DISTINCT FROM NEW.* THEN
@@ -29,6 +29,6 @@ CREATE TRIGGER sessions_tell_of_truncate
     AFTER TRUNCATE ON sessions
     FOR EACH STATEMENT EXECUTE FUNCTION tell_of_truncate();
 
--- Fires also for rows that logical replication writes.
+-- With ALWAYS, the triggers also fire for rows that logical replication writes.
 ALTER TABLE users ENABLE ALWAYS TRIGGER users_tell_of_change, ENABLE ALWAYS TRIGGER users_tell_of_truncate;
 ALTER TABLE sessions ENABLE ALWAYS TRIGGER sessions_tell_of_change, ENABLE ALWAYS TRIGGER sessions_tell_of_truncate;

@@ -1,5 +1,5 @@
--- Attempts with wrong codes, over all challenges and operations of the user. They bound how many codes can be guessed.
+-- Counts the wrong codes of a user, over all challenges and operations, to limit how many codes can be guessed.
 ALTER TABLE two_factor
     ADD COLUMN failures INTEGER NOT NULL DEFAULT 0,
-    -- The first of these failures. They are forgotten together.
+    -- The time of the first of these failures. The count starts again 15 minutes later.
     ADD COLUMN failures_since TIMESTAMPTZ NOT NULL DEFAULT now();

@@ -1,10 +1,11 @@
--- The same text for all spellings of a mailbox, so that a mailbox has at most one account. The application computes it.
--- Null in rows from before this column until the application has filled them, and in those of accounts that share a
--- mailbox with an earlier one.
+-- The same text for all spellings of an address, so that an address has at most one account. The application computes it.
+-- In existing rows it is null until the application has filled it. It stays null if another account has the same key, or
+-- if the address is not valid any more.
 ALTER TABLE users ADD COLUMN email_key TEXT UNIQUE;
 CREATE INDEX users_without_email_key_idx ON users (id) WHERE email_key IS NULL;
 
--- A client that does not know the column, such as the previous release, has changed the address: the old key is wrong.
+-- Clears the key if a client has changed the address without the key. The previous release does this, since it does not
+-- know the column.
 CREATE FUNCTION clear_email_key() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     NEW.email_key = NULL;
@@ -16,7 +17,7 @@ CREATE TRIGGER users_clear_email_key
     FOR EACH ROW WHEN (OLD.email IS DISTINCT FROM NEW.email AND OLD.email_key IS NOT DISTINCT FROM NEW.email_key)
     EXECUTE FUNCTION clear_email_key();
 
--- Filling the column does not count as a change of the user.
+-- `updated_at` does not change when the application fills the column.
 DROP TRIGGER users_set_updated_at ON users;
 CREATE TRIGGER users_set_updated_at
     BEFORE UPDATE ON users

@@ -9,11 +9,11 @@ BEGIN
 END
 $$;
 
--- Returns a text without the differences that a search ignores: case, and the ways in which Unicode encodes a letter. The
--- collation is fixed, because without it the case of letters depends on the locale of the database: C knows only ASCII,
--- and in Turkish the lower case of I is not i. First upper and then lower case, so that ß matches SS; the capital ẞ has no
--- such upper case, so it is replaced before. The last step
--- unites the two forms of the Greek sigma, and removes the dot above that İ leaves.
+-- Returns a text without the differences that a search ignores: case, and the Unicode encoding of a letter.
+-- - The collation is fixed. Otherwise the case of letters depends on the locale of the database: C converts only ASCII
+--   letters, and in Turkish the lower case of I is not i.
+-- - `upper` comes before `lower`, so that ß matches SS. The capital ẞ is its own upper case, so it is replaced first.
+-- - `translate` replaces the final sigma by the other one, and removes the combining dot that İ leaves in lower case.
 CREATE FUNCTION search_fold(value TEXT) RETURNS TEXT LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
     SELECT translate(
         lower(upper(replace(normalize(value, NFKC), chr(7838), 'SS') COLLATE "und-x-icu")),
