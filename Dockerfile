@@ -13,7 +13,7 @@ RUN mkdir -p src tests/it tests/bench \
 FROM dependencies AS build
 COPY migrations migrations
 COPY src src
-# The placeholder sources of the first stage may be newer, and cargo compares times.
+# Cargo compares modification times, and the placeholder sources of the first stage may be newer than these files.
 RUN find src -name '*.rs' -exec touch {} + && cargo build --release --locked --bin saas
 
 FROM debian:bookworm-slim
