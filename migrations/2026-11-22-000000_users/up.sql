@@ -1,4 +1,5 @@
--- Sets `updated_at` at each update, whichever client makes it. Every table with this column has a trigger that calls it.
+-- Sets `updated_at` at each update, whichever client makes it. Every table with this column has a trigger that calls
+-- it.
 CREATE FUNCTION set_updated_at() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     NEW.updated_at = now();

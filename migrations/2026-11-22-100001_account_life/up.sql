@@ -20,9 +20,9 @@ CREATE INDEX users_deletion_due_at_idx ON users (deletion_due_at) WHERE deletion
 CREATE INDEX users_created_at_idx ON users (created_at, id);
 CREATE INDEX users_admins_idx ON users (id) WHERE role = 'admin';
 
--- pg_trgm provides an index for the search of any part of an address or a name. It is a trusted extension: a role with the
--- privilege CREATE on the database can create it. A hosting provider may have installed it in a schema that is not in the
--- search path, so the name of the operator class is qualified.
+-- pg_trgm provides an index for the search of any part of an address or a name. It is a trusted extension: a role with
+-- the privilege CREATE on the database can create it. A hosting provider may have installed it in a schema that is not
+-- in the search path, so the name of the operator class is qualified.
 CREATE EXTENSION IF NOT EXISTS pg_trgm;
 DO $$
 BEGIN
@@ -71,8 +71,8 @@ CREATE TABLE recovery_codes (
     PRIMARY KEY (user_id, hash)
 );
 
--- Mails to send. A mail is written in the transaction of the change that it reports, and moved to the job queue after the
--- commit, because the queue may be unavailable during the transaction.
+-- Mails to send. A mail is written in the transaction of the change that it reports, and moved to the job queue after
+-- the commit, because the queue may be unavailable during the transaction.
 CREATE TABLE outbox (
     id         BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     letter     JSONB NOT NULL,

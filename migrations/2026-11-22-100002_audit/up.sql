@@ -19,7 +19,8 @@ CREATE INDEX audit_log_target_idx ON audit_log (target_type, target_id, id);
 CREATE INDEX audit_log_action_idx ON audit_log (action, id);
 CREATE INDEX audit_log_created_at_idx ON audit_log (created_at);
 
--- Refuses to change or delete entries. Only the nightly job may delete old ones: it sets `saas.audit_retention` to `on`.
+-- Refuses to change or delete entries. Only the nightly job may delete old ones: it sets `saas.audit_retention` to
+-- `on`.
 CREATE FUNCTION audit_log_is_append_only() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF TG_OP = 'DELETE' AND current_setting('saas.audit_retention', true) = 'on' THEN
