@@ -40,7 +40,7 @@ async fn a_mail_with_html_has_both_versions() {
     let smtp = SmtpServer::start().await;
     let app = TestApp::with(&[&format!("--smtp-url={}", smtp.url)]).await;
     let (text, html) = ("Schöne Grüße\nBob", "<!doctype html>\n<p class=\"big\">Schöne Grüße</p>");
-    let mail = Mail { html: Some(html), ..plain("id-2", "bob@example.com", "Grüße", text) };
+    let mail = Mail { html: Some(html), ..plain_mail("id-2", "bob@example.com", "Grüße", text) };
     assert_eq!(app.app.mailer.send(&mail).await.unwrap(), Sent::Accepted);
     let sent = &smtp.mails()[0].text;
     assert!(sent.contains("Content-Type: multipart/alternative;"), "{sent}");
@@ -118,7 +118,8 @@ async fn every_line_of_a_mail_ends_in_crlf() {
     let long = "long line\r".repeat(200);
     for text in ["a\r.\rb", "\r", "a\rb\nc\r\nd\r\r\ne\n\r.\r\n", &*long] {
         for html in [None, Some(text)] {
-            let mail = Mail { html, ..plain("id-9", "bob@example.com", "Hi\r.\rBcc: eve@example.com", text) };
+            let mail =
+                Mail { html, ..plain_mail("id-9", "bob@example.com", "Hi\r.\rBcc: eve@example.com", text) };
             app.app.mailer.send(&mail).await.unwrap();
             let sent = std::fs::read_to_string(&file).unwrap();
             let rest = sent.replace("\r\n", "");

@@ -49,7 +49,7 @@ async fn smoke_starttls_is_used_if_it_is_offered() {
 #[tokio::test]
 async fn nothing_is_sent_unencrypted_if_starttls_is_offered_and_fails() {
     for reply in ["454 4.7.0 Not now", "500 5.5.1 Unknown command", "220 Go on, but this is not TLS"] {
-        let behavior = Behavior { replies: vec![("STARTTLS", reply)], ..offering(&["STARTTLS"], Tls::Off) };
+        let behavior = Behavior { replies: vec![("STARTTLS", reply)], ..offer(&["STARTTLS"], Tls::Off) };
         let smtp = SmtpServer::with(behavior).await;
         for url in [smtp.url_with_password(), smtp.url.clone()] {
             let error = send(&url, TO).await.unwrap_err();
