@@ -66,7 +66,12 @@ impl App {
             Some(key) => key.to_owned(),
             None => format!("{}{}", Uuid::new_v4(), Uuid::new_v4()),
         };
-        let tokens = Tokens::new(&key, secret(&auth.secret_key_previous), auth.access_token_expire_minutes);
+        let tokens = Tokens::new(
+            &key,
+            secret(&auth.secret_key_previous),
+            auth.access_token_expire_minutes,
+            auth.token_leeway_seconds,
+        );
         let sealing_keys =
             secret(&auth.two_factor_key).into_iter().chain(secret(&auth.two_factor_key_previous));
         let redis = RedisPool::new(&config.redis).context("cannot set up the Redis pool")?;

@@ -102,6 +102,9 @@ pub struct Auth {
     /// Lifetime of an access token, in minutes.
     #[arg(long, env, default_value_t = 30, value_name = "MINUTES", value_parser = clap::value_parser!(u32).range(1..=527_040))]
     pub access_token_expire_minutes: u32,
+    /// Seconds for which an access token is still accepted after it has expired, because the clocks of replicas may differ.
+    #[arg(long, env, default_value_t = 30, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=300))]
+    pub token_leeway_seconds: u64,
     /// Key that encrypts the secrets of two-factor authentication, at least 32 bytes and not SECRET_KEY. Without it,
     /// users cannot turn on two-factor authentication.
     #[arg(long, env, hide_env_values = true, value_name = "KEY")]

@@ -50,13 +50,14 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// Signs with `key`; verifies with `key` and `previous`, so that tokens stay valid after a key rotation.
-    pub fn new(key: &str, previous: Option<&str>, lifetime_minutes: u32) -> Self {
+    /// Signs with `key`; verifies with `key` and `previous`, so that tokens stay valid after a key rotation. An expired
+    /// token is accepted for `leeway_seconds`, because the clocks of replicas may differ (RFC 7519 section 4.1.4).
+    pub fn new(key: &str, previous: Option<&str>, lifetime_minutes: u32, leeway_seconds: u64) -> Self {
         // The server fixes the algorithm and ignores the one in the token (RFC 8725 section 3.1).
         let mut validation = Validation::new(Algorithm::HS256);
         validation.set_required_spec_claims(&["exp", "iss", "sub"]);
         validation.set_issuer(&[ISSUER]);
-        validation.leeway = 0;
+        validation.leeway = leeway_seconds;
         let keys = || [Some(key), previous].into_iter().flatten().map(str::as_bytes);
         Self {
             signing: EncodingKey::from_secret(key.as_bytes()),
@@ -92,7 +93,7 @@ impl Tokens {
     /// [`Error::InvalidToken`], without the reason, so that an attacker does not learn it.
     pub fn verify(&self, token: &str) -> Result<TokenSubject> {
         if let Some((subject, exp)) = self.verified.get(token)
-            && exp >= get_current_timestamp()
+            && exp.saturating_add(self.validation.leeway) >= get_current_timestamp()
         {
             return Ok(subject);
         }

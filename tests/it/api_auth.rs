@@ -1,4 +1,5 @@
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode, get_current_timestamp};
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -200,7 +201,7 @@ async fn smoke_forged_tokens_are_refused() {
     let payload = user.token.split('.').nth(1).unwrap();
     let (head, tail) = user.token.split_at(user.token.len() - 4);
     for forged in [
-        with("exp", json!(now - 1)),
+        with("exp", json!(now - 31)),
         with("exp", Value::Null),
         with("exp", json!("tomorrow")),
         with("iss", json!("another issuer")),
@@ -245,6 +246,38 @@ async fn a_key_rotation_keeps_users_signed_in() {
     old.get_me_with_token(fresh).await.is_some_problem(401, "invalid_token");
     let finished = TestApp::on(old.database.clone(), &[new_key]).await;
     finished.get("/users/me", Some(&user)).await.is_some_problem(401, "invalid_token");
+}
+
+/// RFC 7519 section 4.1.4. Each token is presented twice, because the result of the first verification is kept.
+#[tokio::test]
+async fn an_expired_token_is_accepted_within_the_leeway_only() {
+    let (none, long) = ("--token-leeway-seconds=0", "--token-leeway-seconds=300");
+    for (flag, leeway) in [(None, 30), (Some(none), 0), (Some(long), 300)] {
+        let app = TestApp::with(flag.as_slice()).await;
+        let user = app.user().await;
+        let session = app.get("/users/me/sessions", Some(&user)).await.body[0]["id"].clone();
+        let now = get_current_timestamp();
+        let expired_at = |exp: u64| {
+            let claims = json!({
+                "sub": user.id.to_string(), "sid": session, "iss": "saas", "iat": now - 3_600, "exp": exp,
+            });
+            token(SECRET, Algorithm::HS256, &claims)
+        };
+        let late = expired_at(now - leeway - 1);
+        for _ in 0..2 {
+            app.get_with(late.clone()).await.is_some_problem(401, "invalid_token");
+        }
+        if leeway > 0 {
+            // As late as a slow machine allows.
+            let accepted = expired_at(now - leeway / 3);
+            for _ in 0..2 {
+                assert_eq!(app.get_with(accepted.clone()).await.status, 200, "a leeway of {leeway} s");
+            }
+            assert_eq!(app.call(Method::POST, "/auth/logout-all", &user).await.status, 204);
+            app.get_with(accepted).await.is_some_problem(401, "invalid_token");
+        }
+        assert_eq!(app.login(&user.email, PASSWORD).await.body["expires_in"], 1_800);
+    }
 }
 
 #[tokio::test]

@@ -193,7 +193,7 @@ impl Fixture {
         let make = "INSERT INTO sessions (id, user_id, address, expires_at) \
                     SELECT gen_random_uuid(), id, '127.0.0.1', now() + interval '30 days' FROM users \
                     WHERE role = 'user' ORDER BY id LIMIT $1 RETURNING user_id, id::text";
-        let tokens = Tokens::new(&self.secret, None, TOKEN_MINUTES);
+        let tokens = Tokens::new(&self.secret, None, TOKEN_MINUTES, 0);
         let mut issued = Vec::new();
         for row in self.sql.query(make, &[&count]).await? {
             let session_id = Uuid::parse_str(row.try_get(1)?)?;
