@@ -7,6 +7,7 @@ use super::{Context, JobResult, SYSTEM_QUEUE, send_failure};
 use crate::{
     app::App,
     mail::Mail,
+    models::clock::DatabaseClock,
     queue::{Failure, Job},
     services::outbox::SendEmailMessage,
 };
@@ -25,9 +26,12 @@ impl Job for SendEmailMessage {
     const TIMEOUT: Duration = Duration::from_secs(60);
 
     async fn run(self, ctx: Context) -> JobResult {
-        if self.written_at.is_some_and(|at| self.message.is_too_old(at)) {
-            tracing::warn!("a mail was dropped: it is too old to be sent, see docs/auth.md#mails");
-            return Err(Failure::discard("The message is too old to be sent"));
+        if let Some(written_at) = self.written_at {
+            let now = ctx.state.db.run(async |conn| Ok(DatabaseClock::read(conn).await?)).await?.now();
+            if self.message.is_too_old(written_at, now) {
+                tracing::warn!("a mail was dropped: it is too old to be sent, see docs/auth.md#mails");
+                return Err(Failure::discard("The message is too old to be sent"));
+            }
         }
         if !ctx.state.mailer.can_send() {
             tracing::warn!("a mail waits, because this worker has no mail server: set SMTP_URL");

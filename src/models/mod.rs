@@ -4,6 +4,7 @@
 //! documentation has no `# Errors`.
 
 pub mod audit;
+pub mod clock;
 pub mod email_key;
 pub mod one_time_token;
 pub mod outbox;
@@ -72,6 +73,9 @@ use text_enum;
 #[diesel::declare_sql_function]
 extern "SQL" {
     fn lower(text: Text) -> Text;
+
+    /// The present time by the clock of the database, also in a transaction that has begun earlier.
+    fn clock_timestamp() -> Timestamptz;
 }
 
 /// Returns the time at which the transaction began, by the clock of the database, which all replicas share.
@@ -80,11 +84,16 @@ fn now() -> SqlLiteral<Timestamptz> {
 }
 
 /// Returns the time `span` before [`now`].
-fn ago(span: PgInterval) -> Ago {
+fn ago(span: PgInterval) -> Shifted {
     sql("now() - ").bind::<Interval, _>(span)
 }
 
-type Ago = UncheckedBind<
+/// The time `span` after [`now`].
+fn after(span: PgInterval) -> Shifted {
+    sql("now() + ").bind::<Interval, _>(span)
+}
+
+type Shifted = UncheckedBind<
     SqlLiteral<Timestamptz>,
     <PgInterval as diesel::expression::AsExpression<Interval>>::Expression,
 >;

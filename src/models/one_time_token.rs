@@ -1,10 +1,10 @@
 //! The table `one_time_tokens`: hashes of the tokens of links in mails and of login challenges.
 
-use chrono::{Duration, Utc};
-use diesel::{deserialize::FromSqlRow, expression::AsExpression, prelude::*};
+use chrono::Duration;
+use diesel::{deserialize::FromSqlRow, dsl::IntervalDsl as _, expression::AsExpression, prelude::*};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
-use super::{delete_batch, now, text_enum, user::User};
+use super::{after, delete_batch, now, text_enum, user::User};
 use crate::db::Tx;
 use crate::schema::{one_time_tokens, users};
 
@@ -44,7 +44,7 @@ impl OneTimeToken {
                 one_time_tokens::user_id.eq(user_id),
                 one_time_tokens::purpose.eq(purpose),
                 one_time_tokens::email.eq(email),
-                one_time_tokens::expires_at.eq(Utc::now() + lifetime),
+                one_time_tokens::expires_at.eq(after(lifetime.num_seconds().seconds())),
             ))
             .execute(&mut conn)
             .await

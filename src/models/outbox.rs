@@ -7,7 +7,7 @@ use diesel::{data_types::PgInterval, prelude::*};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use serde_json::Value;
 
-use super::{ago, now};
+use super::{ago, clock::DatabaseClock, clock_timestamp, now};
 use crate::schema::outbox;
 
 /// A message that is not in the job queue yet.
@@ -18,6 +18,8 @@ pub struct OutboxRow {
     #[diesel(column_name = letter)]
     pub message: Value,
     pub created_at: DateTime<Utc>,
+    #[diesel(select_expression = clock_timestamp())]
+    pub clock: DatabaseClock,
 }
 
 impl OutboxRow {

@@ -4,7 +4,7 @@ use chrono::{DateTime, Duration, Utc};
 use diesel::{prelude::*, sql_types::Interval};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
-use super::now;
+use super::{clock::DatabaseClock, clock_timestamp, now};
 use crate::db::Tx;
 use crate::schema::{recovery_codes, two_factor};
 
@@ -16,6 +16,8 @@ pub struct TwoFactor {
     pub secret: Vec<u8>,
     /// `None` until the user has entered a first code; the second factor is not enabled before.
     pub confirmed_at: Option<DateTime<Utc>>,
+    #[diesel(select_expression = clock_timestamp())]
+    pub clock: DatabaseClock,
 }
 
 impl TwoFactor {
@@ -69,7 +71,7 @@ impl TwoFactor {
 
     /// Counts an attempt as failed, and returns `None`. After a success, the caller calls
     /// [`reset_failures`](Self::reset_failures). If the user has had `max_failures` within `window`, counts
-    /// nothing and returns the end of the window.
+    /// nothing and returns the rest of the window.
     ///
     /// Call it outside of the transaction that verifies the code: the attempt must stay counted if that
     /// transaction is rolled back.
@@ -78,7 +80,7 @@ impl TwoFactor {
         user_id: i64,
         max_failures: i32,
         window: Duration,
-    ) -> QueryResult<Option<DateTime<Utc>>> {
+    ) -> QueryResult<Option<Duration>> {
         let row = two_factor::table.find(user_id);
         let is_over = two_factor::failures_since.le(now() - window.into_sql::<Interval>());
         let begun = diesel::update(row.filter(is_over))
@@ -95,8 +97,9 @@ impl TwoFactor {
         if counted == 1 {
             return Ok(None);
         }
-        let since = row.select(two_factor::failures_since).first(&mut conn).await.optional()?;
-        Ok(since.map(|since: DateTime<Utc>| since + window))
+        let times = row.select((two_factor::failures_since, clock_timestamp()));
+        let times = times.first::<(DateTime<Utc>, DateTime<Utc>)>(&mut conn).await.optional()?;
+        Ok(times.map(|(since, now)| since + window - now))
     }
 
     /// Sets the number of failures of a user to 0.

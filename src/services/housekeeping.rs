@@ -9,6 +9,7 @@ use crate::{
     error::Result,
     models::{
         audit::AuditEntry,
+        clock::DatabaseClock,
         one_time_token::OneTimeToken,
         session::{RefreshToken, Session},
         user::User,
@@ -112,7 +113,8 @@ async fn delete_due_users(app: &App) -> Result<usize> {
 async fn delete_if_due(app: &App, id: i64) -> Result<bool> {
     change_by_job(app, BATCH_TIMEOUT, async |tx| {
         let user = User::lock(tx, id).await?;
-        let due = |user: &User| user.deletion_due_at.is_some_and(|due| due <= chrono::Utc::now());
+        let now = DatabaseClock::read(tx).await?.now();
+        let due = |user: &User| user.deletion_due_at.is_some_and(|due| due <= now);
         let Some(user) = user.filter(due) else { return Ok(false) };
         erase(tx, &user).await?;
         Ok(true)

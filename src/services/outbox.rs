@@ -93,9 +93,9 @@ impl OutboxMessage {
     }
 
     /// Returns whether a message that was written at this time is too old to be sent: its recipient does not expect it
-    /// any more.
-    pub fn is_too_old(&self, written_at: DateTime<Utc>) -> bool {
-        Utc::now() - written_at > self.max_age()
+    /// any more. Both times are of the database.
+    pub fn is_too_old(&self, written_at: DateTime<Utc>, now: DateTime<Utc>) -> bool {
+        now - written_at > self.max_age()
     }
 
     fn max_age(&self) -> Duration {

@@ -74,7 +74,7 @@ async fn hand_over_batch(
 ) -> Result<()> {
     for row in batch {
         match serde_json::from_value::<OutboxMessage>(row.message.clone()) {
-            Ok(message) if message.is_too_old(row.created_at) => rows.too_old.push(row.id),
+            Ok(message) if message.is_too_old(row.created_at, row.clock.now()) => rows.too_old.push(row.id),
             Ok(_) if !app.mailer.can_send() => rows.waiting += 1,
             Ok(message) => {
                 let unique = Unique {

@@ -18,6 +18,7 @@ use crate::{
     error::{Error, Result},
     mail::Notice,
     models::{
+        clock::DatabaseClock,
         one_time_token::{OneTimeToken, Purpose},
         user::{User, UserChanges},
     },
@@ -109,10 +110,11 @@ pub async fn delete(app: &App, actor: &Actor, password: String) -> Result<DateTi
     let user = actor.user();
     confirm_password(app, actor, password).await?;
     Throttle::notice(app, actor.context(), user).await?;
-    let due = Utc::now() + Duration::days(app.config.auth.account_deletion_grace_days.into());
+    let grace = Duration::days(app.config.auth.account_deletion_grace_days.into());
     change(app, actor, Affected::UserAndAdmins(user.id), async |tx, locked| {
         locked.ensure_another_admin(user.id)?;
         let user = locked.actor_with_password_of(user)?;
+        let due = DatabaseClock::read(tx).await?.now() + grace;
         let changes =
             UserChanges { deletion_due_at: Some(Some(due)), pending_email: Some(None), ..Default::default() };
         User::update(tx, user.id, &changes).await?;

@@ -202,13 +202,13 @@ async fn run_throttled<T>(
 /// # Errors
 /// [`Error::TooManyAttempts`] if the user has had too many failures.
 pub async fn count_attempt(app: &App, context: &RequestContext, user_id: i64) -> Result<()> {
-    let over = app
+    let refused = app
         .db
         .run(async |conn| Ok(TwoFactor::count_attempt(conn, user_id, MAX_FAILURES, FAILURE_WINDOW).await?));
-    match over.await? {
+    match refused.await? {
         None => Ok(()),
-        Some(over) => {
-            let seconds = (over - chrono::Utc::now()).num_seconds().clamp(1, FAILURE_WINDOW.num_seconds());
+        Some(rest) => {
+            let seconds = rest.num_seconds().clamp(1, FAILURE_WINDOW.num_seconds());
             let event = SecurityEvent::new(Event::AttemptThrottled { rule: "codes" });
             event.user(Some(user_id)).log(app, context);
             Err(Error::TooManyAttempts { retry_after: seconds.unsigned_abs() })
@@ -236,7 +236,8 @@ pub async fn verify_code(app: &App, tx: &Tx<'_>, user: &User, code: &str) -> Res
 
 async fn verify_totp(app: &App, tx: &Tx<'_>, user: &User, two_factor: &TwoFactor, code: &str) -> Result<()> {
     let secret = app.sealer.open(&secret_aad(user.id), &two_factor.secret)?;
-    let now = chrono::Utc::now().timestamp().unsigned_abs();
+    // The clock of the database, so that all replicas accept the same codes.
+    let now = two_factor.clock.now().timestamp().unsigned_abs();
     let step = totp(app, &user.email, &secret)?.check(&digits(code), now).ok_or(Error::InvalidCode)?;
     let step = i64::try_from(step).map_err(Error::internal)?;
     // Each use of a TOTP code re-encrypts the secret with the current key, so that a key rotation reaches this user.

@@ -1,0 +1,41 @@
+//! The clock of the database, which all replicas share.
+
+use std::time::Instant;
+
+use chrono::{DateTime, Utc};
+use diesel::{
+    QueryResult,
+    deserialize::{self, FromSql, FromSqlRow},
+    pg::{Pg, PgValue},
+    sql_types::Timestamptz,
+};
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+
+use super::clock_timestamp;
+
+/// The clock of the database when a row was read, and what has passed since then by the monotonic clock of this process.
+///
+/// Times of the database are compared with this one and never with `Utc::now()`: the clocks of replicas may differ.
+#[derive(Clone, Copy, Debug, FromSqlRow)]
+pub struct DatabaseClock {
+    time: DateTime<Utc>,
+    read_at: Instant,
+}
+
+impl DatabaseClock {
+    /// Reads the clock.
+    pub async fn read(mut conn: &AsyncPgConnection) -> QueryResult<Self> {
+        diesel::select(clock_timestamp()).get_result(&mut conn).await
+    }
+
+    /// Returns the present time of the database.
+    pub fn now(&self) -> DateTime<Utc> {
+        self.time + self.read_at.elapsed()
+    }
+}
+
+impl FromSql<Timestamptz, Pg> for DatabaseClock {
+    fn from_sql(value: PgValue<'_>) -> deserialize::Result<Self> {
+        Ok(Self { time: FromSql::<Timestamptz, Pg>::from_sql(value)?, read_at: Instant::now() })
+    }
+}
