@@ -16,7 +16,7 @@ use crate::{
     attempts::Attempts,
     cache::Cache,
     config::{self, Config, secret},
-    db::{Db, RecentReads},
+    db::{Db, PendingUses, RecentReads},
     error::Error,
     mail::Mailer,
     models::session::Identity,
@@ -25,6 +25,8 @@ use crate::{
     security::{Passwords, Pseudonyms, Sealer, Tokens},
 };
 
+/// The most sessions whose use is not written yet. They need up to 8 MB.
+const MAX_PENDING_SESSIONS: usize = 100_000;
 /// `Retry-After` for a client with too many unfinished jobs. An estimate, because the time at which they
 /// finish is unknown.
 const JOBS_RETRY_AFTER_SECONDS: u64 = 10;
@@ -43,6 +45,8 @@ pub struct Inner {
     pub cache: Cache,
     /// Cached sessions and their users, by session id.
     pub identities: RecentReads<Uuid, Identity>,
+    /// The last uses of sessions, by session id. `services::session_uses` writes them.
+    pub session_uses: PendingUses<Uuid>,
     pub queue: Queue,
     pub mailer: Mailer,
     pub passwords: Passwords,
@@ -79,6 +83,7 @@ impl App {
             attempts: Attempts::new(redis.clone(), &config.redis.redis_key_prefix, &key),
             cache: Cache::new(redis.clone(), &config.redis.redis_key_prefix),
             identities: RecentReads::new(Duration::from_millis(auth.identity_cache_ms)),
+            session_uses: PendingUses::new(MAX_PENDING_SESSIONS),
             db: Db::new(&config.database, &config.database_pool)?,
             queue: queue(&redis, &config.redis).limit_owners(OwnerLimits {
                 jobs: config.user_jobs.user_max_queued_jobs,

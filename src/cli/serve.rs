@@ -18,6 +18,7 @@ use crate::{
     config::{Config, Core, Http, Listen},
     db::{self, migrations},
     logging,
+    services::session_uses,
 };
 
 /// Connections that may wait to be accepted. Clients beyond that retry after a second.
@@ -120,7 +121,7 @@ async fn check_migrations(app: &App, migrate: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Serves requests until a shutdown is requested, then finishes the running ones.
+/// Serves requests until a shutdown is requested, then finishes the running ones and writes the last uses of sessions.
 ///
 /// # Errors
 /// If a setting is invalid or the listener fails.
@@ -141,9 +142,8 @@ pub(super) async fn serve(
     };
     tracing::info!(%address, "listening");
     let delay = Duration::from_secs(http.shutdown_delay_seconds);
-    let graceful = shutdown.graceful.clone();
-    let stopping = async move {
-        graceful.cancelled().await;
+    let stopping = async {
+        shutdown.graceful.cancelled().await;
         // The readiness check fails first, so that load balancers stop sending requests before the port is closed.
         app.begin_stopping();
         tracing::info!("stopping: finishing running requests");
@@ -151,7 +151,12 @@ pub(super) async fn serve(
     };
     tokio::select! {
         ended = api::serve(listener, endpoint, stopping, limits) => ended?,
+        () = session_uses::flush_regularly(&app) => {}
         () = shutdown.immediate.cancelled() => tracing::warn!("stopping at once: running requests are dropped"),
+    }
+    tokio::select! {
+        () = session_uses::flush_last(&app) => {}
+        () = shutdown.immediate.cancelled() => {}
     }
     tracing::info!("stopped");
     Ok(())

@@ -11,6 +11,7 @@ mod connect;
 mod connector;
 mod error;
 pub mod migrations;
+mod pending;
 mod recent;
 mod session;
 mod sqlstate;
@@ -31,6 +32,7 @@ use futures_util::FutureExt;
 use tokio::time::timeout_at;
 
 pub use connect::connect;
+pub use pending::PendingUses;
 pub use recent::RecentReads;
 pub use tx::{Effects, Tx};
 

@@ -9,6 +9,7 @@ pub mod email_key;
 pub mod one_time_token;
 pub mod outbox;
 pub mod session;
+pub mod session_use;
 pub mod two_factor;
 pub mod user;
 pub mod user_list;
@@ -16,7 +17,7 @@ pub mod user_list;
 use diesel::{
     QueryResult,
     data_types::PgInterval,
-    dsl::sql,
+    dsl::{IntervalDsl as _, sql},
     expression::{SqlLiteral, UncheckedBind},
     sql_types::{Interval, Text, Timestamptz},
 };
@@ -91,6 +92,11 @@ fn ago(span: PgInterval) -> Shifted {
 /// The time `span` after [`now`].
 fn after(span: PgInterval) -> Shifted {
     sql("now() + ").bind::<Interval, _>(span)
+}
+
+/// Returns an interval of 24 hours for each day. A day of PostgreSQL may have 23 or 25 in the time zone of the role.
+fn days(number: i32) -> PgInterval {
+    (number * 24).hours()
 }
 
 type Shifted = UncheckedBind<

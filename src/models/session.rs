@@ -1,5 +1,7 @@
 //! The tables `sessions` and `refresh_tokens`.
 
+use std::time::Instant;
+
 use chrono::{DateTime, Duration, Utc};
 use diesel::{
     dsl::{IntervalDsl as _, sql},
@@ -9,18 +11,21 @@ use diesel::{
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use uuid::Uuid;
 
-use super::{ago, delete_batch, now, user::User};
+use super::{after, ago, clock::DatabaseClock, clock_timestamp, days, delete_batch, now, user::User};
 use crate::db::Tx;
 use crate::schema::{refresh_tokens, sessions, users};
 
 /// A session and its refresh tokens expire after this time without use.
 pub const IDLE_TIMEOUT_DAYS: i32 = 30;
 /// A session expires after this time, even if it is used.
-pub const MAX_LIFETIME_DAYS: i64 = 90;
+pub const MAX_LIFETIME_DAYS: i32 = 90;
 /// How long a retry of a refresh returns the same token.
 const RETRY_WINDOW_SECONDS: i32 = 10;
-/// Minimum time between two updates of `last_seen_at`, to avoid a write at each request.
-const TOUCH_INTERVAL_SECONDS: i32 = 300;
+/// Minimum time between two updates of `last_seen_at`.
+pub(super) const TOUCH_INTERVAL_SECONDS: i32 = 300;
+/// A use in this time before the idle timeout is written at once: another replica would end the session before the next
+/// batch of uses is written.
+const IDLE_MARGIN_SECONDS: i64 = 60;
 
 /// A login of a user on one device.
 #[derive(Clone, Debug, HasQuery, Identifiable)]
@@ -36,9 +41,11 @@ pub struct Session {
     pub last_seen_at: DateTime<Utc>,
     pub expires_at: DateTime<Utc>,
     pub revoked_at: Option<DateTime<Utc>>,
+    #[diesel(select_expression = clock_timestamp())]
+    pub clock: DatabaseClock,
 }
 
-/// A session to insert.
+/// A session to insert. It expires after [`MAX_LIFETIME_DAYS`].
 #[derive(Insertable)]
 #[diesel(table_name = sessions)]
 pub struct NewSession<'a> {
@@ -47,7 +54,6 @@ pub struct NewSession<'a> {
     pub user_agent: Option<&'a str>,
     pub address: Option<&'a str>,
     pub second_factor: bool,
-    pub expires_at: DateTime<Utc>,
 }
 
 /// A session and its user, without the password hash. A cached one was read at most `IDENTITY_CACHE_MS` ago.
@@ -67,14 +73,33 @@ impl Identity {
 impl Session {
     /// Returns whether the session is revoked or expired.
     pub fn has_ended(&self) -> bool {
-        let now = Utc::now();
-        let idle = self.last_seen_at + Duration::days(IDLE_TIMEOUT_DAYS.into()) <= now;
-        self.revoked_at.is_some() || self.expires_at <= now || idle
+        let now = self.clock.now();
+        self.revoked_at.is_some() || self.expires_at <= now || self.idle_at() <= now
     }
 
-    /// Returns whether `last_seen_at` is old enough for [`Self::touch`].
+    /// Returns the time at which the session expires if it is not used before.
+    fn idle_at(&self) -> DateTime<Utc> {
+        self.last_seen_at + Duration::days(IDLE_TIMEOUT_DAYS.into())
+    }
+
+    /// Returns the time until the session expires, by the maximum lifetime.
+    pub fn time_left(&self) -> Duration {
+        self.expires_at - self.clock.now()
+    }
+
+    /// Returns whether `last_seen_at` is old enough to be updated.
     pub fn is_touch_due(&self) -> bool {
-        self.last_seen_at + Duration::seconds(TOUCH_INTERVAL_SECONDS.into()) < Utc::now()
+        self.last_seen_at + Duration::seconds(TOUCH_INTERVAL_SECONDS.into()) < self.clock.now()
+    }
+
+    /// Returns whether the session expires within a minute if it is not used.
+    pub fn is_almost_idle(&self) -> bool {
+        self.idle_at() - self.clock.now() <= Duration::seconds(IDLE_MARGIN_SECONDS)
+    }
+
+    /// Takes a use into account that is not written yet.
+    pub fn add_pending_use(&mut self, used_at: Instant) {
+        self.last_seen_at = self.last_seen_at.max(self.clock.now() - used_at.elapsed());
     }
 
     /// Returns a session and its user. The session may have ended.
@@ -94,7 +119,7 @@ impl Session {
             .filter(sessions::user_id.eq(user_id))
             .filter(sessions::revoked_at.is_null())
             .filter(sessions::expires_at.gt(now()))
-            .filter(sessions::last_seen_at.gt(ago(IDLE_TIMEOUT_DAYS.days())))
+            .filter(sessions::last_seen_at.gt(ago(days(IDLE_TIMEOUT_DAYS))))
             .order((sessions::last_seen_at.desc(), sessions::id))
             .limit(200)
             .load(&mut conn)
@@ -178,7 +203,11 @@ impl NewSession<'_> {
     /// Inserts the session.
     pub async fn insert(&self, tx: &Tx<'_>) -> QueryResult<usize> {
         let mut conn = tx.conn();
-        diesel::insert_into(sessions::table).values(self).execute(&mut conn).await
+        let expires_at = after(days(MAX_LIFETIME_DAYS));
+        diesel::insert_into(sessions::table)
+            .values((self, sessions::expires_at.eq(expires_at)))
+            .execute(&mut conn)
+            .await
     }
 }
 
@@ -205,7 +234,7 @@ impl RefreshToken {
     /// Returns the state of a token. The caller must have locked its session.
     pub async fn state(mut conn: &AsyncPgConnection, hash: &[u8]) -> QueryResult<Option<TokenState>> {
         let recently = refresh_tokens::spent_at.gt(ago(RETRY_WINDOW_SECONDS.seconds()).nullable());
-        let idle = refresh_tokens::created_at.lt(ago(IDLE_TIMEOUT_DAYS.days()));
+        let idle = refresh_tokens::created_at.lt(ago(days(IDLE_TIMEOUT_DAYS)));
         let row: Option<(Option<bool>, bool)> =
             refresh_tokens::table.find(hash).select((recently, idle)).first(&mut conn).await.optional()?;
         Ok(row.map(|row| match row {
@@ -239,7 +268,7 @@ impl RefreshToken {
 
     /// Deletes at most `limit` tokens that have expired, used or not. Returns how many.
     pub async fn purge(conn: &AsyncPgConnection, limit: i64) -> QueryResult<usize> {
-        let old = format!("created_at < now() - interval '{IDLE_TIMEOUT_DAYS} days'");
+        let old = format!("created_at < now() - {IDLE_TIMEOUT_DAYS} * interval '24 hours'");
         delete_batch(conn, "refresh_tokens", &old, limit).await
     }
 }

@@ -14,6 +14,7 @@ pub mod profile;
 pub mod queue_admin;
 pub mod recovery;
 pub mod security_event;
+pub mod session_uses;
 pub mod sessions;
 mod throttle;
 mod throttle_rules;

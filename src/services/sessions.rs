@@ -4,9 +4,9 @@
 //! client or an attacker has a stolen copy. The server cannot distinguish them, so it revokes the session (RFC 9700
 //! section 4.14.2, OWASP ASVS 5, 10.4.5).
 
-use std::sync::Arc;
+use std::{cmp::Reverse, sync::Arc};
 
-use chrono::{DateTime, Duration, Utc};
+use chrono::Duration;
 use uuid::Uuid;
 
 use super::{
@@ -14,6 +14,7 @@ use super::{
     audit::{Action, Entry},
     outbox::OutboxMessage,
     security_event::{Event, SecurityEvent},
+    session_uses,
     transaction::{change, change_without_actor},
 };
 use crate::{
@@ -58,14 +59,12 @@ pub async fn open(app: &App, tx: &Tx<'_>, user: &User, second_factor: bool) -> R
         .as_ref()
         .map(|text| text.chars().filter(|c| !c.is_control()).take(MAX_USER_AGENT_CHARS).collect());
     let (id, token) = (Uuid::new_v4(), OpaqueToken::random()?);
-    let expires_at = Utc::now() + Duration::days(MAX_LIFETIME_DAYS);
     let session = NewSession {
         id,
         user_id: user.id,
         user_agent: user_agent.as_deref(),
         address: address.as_deref(),
         second_factor,
-        expires_at,
     };
     session.insert(tx).await?;
     RefreshToken::insert(tx, id, &token.hash).await?;
@@ -73,12 +72,14 @@ pub async fn open(app: &App, tx: &Tx<'_>, user: &User, second_factor: bool) -> R
         .after(serde_json::json!({ "session_id": id, "second_factor": second_factor }))
         .write(tx)
         .await?;
-    grant(app, TokenSubject { user_id: user.id, session_id: id }, token, expires_at)
+    let left = Duration::days(MAX_LIFETIME_DAYS.into());
+    grant(app, TokenSubject { user_id: user.id, session_id: id }, token, left)
 }
 
-fn grant(app: &App, subject: TokenSubject, token: OpaqueToken, session_ends: DateTime<Utc>) -> Result<Grant> {
+/// Issues tokens of a session that ends after `left`.
+fn grant(app: &App, subject: TokenSubject, token: OpaqueToken, left: Duration) -> Result<Grant> {
     let (access_token, expires_in) = app.tokens.issue(subject)?;
-    let left = Duration::days(IDLE_TIMEOUT_DAYS.into()).min(session_ends - Utc::now());
+    let left = Duration::days(IDLE_TIMEOUT_DAYS.into()).min(left);
     let refresh_expires_in = left.num_seconds().max(0).unsigned_abs();
     let session_id = subject.session_id;
     Ok(Grant { session_id, access_token, expires_in, refresh_token: token.text, refresh_expires_in })
@@ -153,7 +154,7 @@ async fn rotate(app: &App, tx: &Tx<'_>, token: &str) -> Result<Refreshed> {
             next
         }
     };
-    Ok(Refreshed::Granted(grant(app, subject, next, session.expires_at)?))
+    Ok(Refreshed::Granted(grant(app, subject, next, session.time_left())?))
 }
 
 async fn revoke_replayed(tx: &Tx<'_>, user: &User, session: &Session) -> Result<()> {
@@ -174,13 +175,7 @@ pub async fn identify(app: &App, subject: TokenSubject) -> Result<Arc<Identity>>
     let found = app.identities.get_or_load(subject.session_id, load).await?;
     let identity =
         found.filter(|found| found.session.user_id == subject.user_id).ok_or(Error::InvalidToken)?;
-    if identity.session.is_touch_due() && !identity.session.has_ended() {
-        let touched = app.db.run(async |conn| Ok(Session::touch(conn, identity.session.id).await?)).await;
-        if let Err(error) = touched {
-            // A later request updates it. This one may only read.
-            tracing::warn!(error = crate::error::chain(&error), "cannot record that a session is in use");
-        }
-    }
+    session_uses::record(app, &identity.session).await;
     Ok(identity)
 }
 
@@ -205,7 +200,14 @@ pub async fn find_by_refresh_token(app: &App, token: &str) -> Result<TokenSubjec
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL does not answer.
 pub async fn list(app: &App, user_id: i64) -> Result<Vec<Session>> {
-    app.db.run(async |conn| Ok(Session::list(conn, user_id).await?)).await
+    let mut list = app.db.run(async |conn| Ok(Session::list(conn, user_id).await?)).await?;
+    for session in &mut list {
+        if let Some(used_at) = app.session_uses.get(&session.id) {
+            session.add_pending_use(used_at);
+        }
+    }
+    list.sort_by_key(|session| Reverse(session.last_seen_at));
+    Ok(list)
 }
 
 /// Revokes a session of the actor.

@@ -81,6 +81,7 @@ mod request_headers;
 mod scripts;
 mod secrets_in_logs;
 mod security_events;
+mod session_uses;
 mod settings_sources;
 mod tree;
 mod user_jobs;

@@ -74,6 +74,9 @@ async fn call_all_operations(app: &TestApp, user: &User, admin: &User) {
     ] {
         get(&path, admin).await;
     }
+    let session = column(&app.database, "SELECT id FROM sessions ORDER BY id LIMIT 1").await;
+    app.app.session_uses.record(session[0].parse().unwrap());
+    saas::services::session_uses::flush(&app.app).await.unwrap();
     let refreshed = app.post("/auth/refresh", None, json!({ "refresh_token": user.refresh_token })).await;
     assert_eq!(refreshed.status, 200);
     assert_eq!(app.login(&user.email, PASSWORD).await.status, 200);
