@@ -9,7 +9,7 @@ use super::{
     shutdown::Shutdown,
     startup::{
         check_settings, create_first_admin, log_warnings, migrate as apply_migrations,
-        refuse_default_password, refused_settings, wait_for_usable_redis,
+        refuse_default_password, refused_settings, wait_for_usable_redis, warn_of_clock_difference,
     },
 };
 use crate::{
@@ -61,6 +61,7 @@ impl Args {
         check_migrations(&app, migrate).await?;
         refuse_default_password(&app, listen.host).await?;
         create_first_admin(&app).await?;
+        warn_of_clock_difference(&app).await?;
         // Without Redis, the API still serves requests that enqueue no jobs. A Redis that may lose jobs stops
         // the server.
         let (queue, redis) = (app.queue.clone(), app.config.redis.clone());

@@ -3,7 +3,9 @@
 use std::{net::IpAddr, time::Duration};
 
 use anyhow::{Context, bail};
+use chrono::Utc;
 use clap::Args;
+use diesel_async::AsyncPgConnection;
 use tokio::time::sleep;
 
 use crate::{
@@ -11,7 +13,7 @@ use crate::{
     config::{Config, Database, FirstAdmin, Http, Redis},
     db::{self, migrations},
     email_address::EmailAddress,
-    models::user::User,
+    models::{clock::DatabaseClock, user::User},
     queue::{Queue, Server, is_transient},
     services::{
         admin_password,
@@ -23,6 +25,8 @@ use crate::{
 
 /// What to do if there is no admin.
 pub(super) const CREATE_ADMIN: &str = "run `saas create-admin --email you@example.com`";
+/// Largest accepted difference between this clock and the database's, in seconds.
+const MAX_CLOCK_OFFSET_SECONDS: f64 = 2.0;
 /// Time between two attempts to reach Redis.
 const REDIS_RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -172,6 +176,33 @@ pub(super) fn default_password_problem(admins: &[String]) -> Option<String> {
          create-admin --email {first} --set-password`",
         admins.join(", ")
     ))
+}
+
+/// Logs a difference between this clock and the database's.
+///
+/// # Errors
+/// If the database does not answer.
+pub(super) async fn warn_of_clock_difference(app: &App) -> anyhow::Result<()> {
+    let conn = app.db.get().await?;
+    if let Some(problem) = clock_problem(&conn).await? {
+        tracing::warn!("the clock of this machine {problem}");
+    }
+    Ok(())
+}
+
+/// Compares this clock with the database's, and describes a difference with the fix. Access tokens contain times, so the
+/// clocks of all replicas must agree.
+///
+/// # Errors
+/// If the database does not answer.
+pub(super) async fn clock_problem(conn: &AsyncPgConnection) -> anyhow::Result<Option<String>> {
+    let offset = Utc::now() - DatabaseClock::read(conn).await?.now();
+    let seconds = offset.abs().num_milliseconds() as f64 / 1e3;
+    Ok((seconds > MAX_CLOCK_OFFSET_SECONDS).then(|| {
+        format!(
+            "differs from the database's by {seconds:.1} s: synchronize the clocks of both machines with NTP"
+        )
+    }))
 }
 
 /// Returns whether only this machine can connect to the address.

@@ -35,6 +35,7 @@ mod cli_queue_control;
 mod cli_serve;
 mod cli_settings;
 mod cli_worker;
+mod clocks;
 mod database;
 mod database_errors;
 mod default_admin;

@@ -3,13 +3,12 @@ mod settings;
 use std::{io::Write, process::ExitCode};
 
 use anyhow::{Context, bail};
-use chrono::Utc;
 use diesel::{QueryableByName, sql_types::Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use super::{
     environment::Findings,
-    startup::{CREATE_ADMIN, default_password_problem},
+    startup::{CREATE_ADMIN, clock_problem, default_password_problem},
 };
 use crate::{
     app,
@@ -60,8 +59,6 @@ enum Finding {
 use Finding::{Passed, Warning};
 
 const MIN_FREE_DISK_MB: u64 = 512;
-/// Largest accepted difference between this clock and the database's, in seconds.
-const MAX_CLOCK_OFFSET_SECONDS: f64 = 2.0;
 
 /// The most waiting mails that are counted.
 const MAX_COUNTED_MAILS: i64 = 1_000;
@@ -238,17 +235,12 @@ async fn check_privileges(conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
     }
 }
 
-/// Compares the clock with the database's. Tokens contain times, so the clocks of all replicas must agree.
+/// Compares the clock with the database's.
 async fn check_clock(conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
-    let theirs: f64 =
-        query_text(conn, "SELECT extract(epoch FROM clock_timestamp())::text AS value").await?.parse()?;
-    let offset = (Utc::now().timestamp_micros() as f64 / 1e6 - theirs).abs();
-    if offset > MAX_CLOCK_OFFSET_SECONDS {
-        bail!(
-            "differs from the database's by {offset:.1} s: synchronize the clocks of both machines with NTP"
-        );
+    match clock_problem(conn).await? {
+        None => Ok(Passed("agrees with the database's".into())),
+        Some(problem) => bail!(problem),
     }
-    Ok(Passed("agrees with the database's".into()))
 }
 
 async fn check_redis(config: &Config) -> anyhow::Result<Vec<anyhow::Result<Finding>>> {
