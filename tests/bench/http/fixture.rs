@@ -202,6 +202,13 @@ impl Fixture {
         Ok(issued)
     }
 
+    /// Makes the last use of all sessions an hour old, so that the use by the next request is recorded.
+    pub async fn age_sessions(&self) -> Result<()> {
+        self.sql.batch_execute("UPDATE sessions SET last_seen_at = now() - interval '1 hour'").await?;
+        // A test server has no autovacuum.
+        Ok(self.sql.batch_execute("VACUUM ANALYZE sessions").await?)
+    }
+
     /// Enqueues a job of the user of a token, runs it and returns its id.
     pub async fn finished_job(&self, token: &str) -> Result<String> {
         let job = text_field(&self.send(&enqueue(token)).await?, "job_id")?;
