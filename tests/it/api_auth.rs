@@ -261,20 +261,24 @@ async fn an_expired_token_is_accepted_within_the_leeway_only() {
             let claims = json!({
                 "sub": user.id.to_string(), "sid": session, "iss": "saas", "iat": now - 3_600, "exp": exp,
             });
-            token(SECRET, Algorithm::HS256, &claims)
+            sign_token(SECRET, Algorithm::HS256, &claims)
         };
         let late = expired_at(now - leeway - 1);
         for _ in 0..2 {
-            app.get_with(late.clone()).await.is_some_problem(401, "invalid_token");
+            app.get_me_with_token(late.clone()).await.is_some_problem(401, "invalid_token");
         }
         if leeway > 0 {
             // As late as a slow machine allows.
             let accepted = expired_at(now - leeway / 3);
             for _ in 0..2 {
-                assert_eq!(app.get_with(accepted.clone()).await.status, 200, "a leeway of {leeway} s");
+                assert_eq!(
+                    app.get_me_with_token(accepted.clone()).await.status,
+                    200,
+                    "a leeway of {leeway} s"
+                );
             }
             assert_eq!(app.call(Method::POST, "/auth/logout-all", &user).await.status, 204);
-            app.get_with(accepted).await.is_some_problem(401, "invalid_token");
+            app.get_me_with_token(accepted).await.is_some_problem(401, "invalid_token");
         }
         assert_eq!(app.login(&user.email, PASSWORD).await.body["expires_in"], 1_800);
     }

@@ -213,7 +213,7 @@ impl<'a> Bench<'a> {
         figures.postgres.rate.push(baselines::measure_postgres_reads(fixture, &self.session, seconds).await?);
         figures.me.add(self.run_load(&self.me).await?);
         figures.uncached.add(self.run_load(&self.uncached).await?);
-        stage.age_sessions().await?;
+        fixture.age_sessions().await?;
         figures.touched.add(self.run_load(&self.uncached).await?);
         sleep(PAUSE_BETWEEN_LOADS).await;
         figures.logged.add(self.me.run(&fixture.other_url(), fixture.dir(), seconds).await?);
