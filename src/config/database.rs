@@ -21,6 +21,10 @@ pub struct Database {
     /// accepts writes is used, also if the URL lists several.
     #[arg(long, env, hide_env_values = true, value_name = "URL")]
     pub database_url: Option<SecretString>,
+    /// PostgreSQL connection URL for `saas migrate` and `saas serve --migrate`, if DATABASE_URL leads to a pooler such as
+    /// PgBouncer: of the same database, without the pooler.
+    #[arg(long, env, hide_env_values = true, value_name = "URL")]
+    pub database_direct_url: Option<SecretString>,
     /// PostgreSQL host, if there is no DATABASE_URL. A path is the directory of its socket.
     #[arg(long, env, value_name = "HOST")]
     pub postgres_server: Option<String>,
@@ -57,6 +61,10 @@ pub struct DatabasePool {
     /// 503.
     #[arg(long, env, default_value_t = 1_400, value_name = "MS", value_parser = clap::value_parser!(u64).range(100..=600_000))]
     pub database_timeout_ms: u64,
+    /// Seconds that `saas serve` and `saas worker` wait at start for a PostgreSQL that cannot be reached, accepts no writes or
+    /// has no free connection, before they exit.
+    #[arg(long, env, default_value_t = 60, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=3600))]
+    pub database_wait_seconds: u64,
 }
 
 impl Database {
@@ -64,6 +72,7 @@ impl Database {
     pub fn at(url: SecretString) -> Self {
         Self {
             database_url: Some(url),
+            database_direct_url: None,
             postgres_server: None,
             postgres_port: DEFAULT_PORT.into(),
             postgres_user: String::new(),
@@ -81,7 +90,20 @@ impl Database {
 
     /// Returns what is invalid in these settings, with its fix.
     pub fn problem(&self) -> Option<String> {
-        self.options().err().map(|error| error.to_string())
+        self.options().and_then(|_| self.direct_options()).err().map(|error| error.to_string())
+    }
+
+    /// Returns why an attacker on the network could read or redirect a connection, with the fix.
+    pub fn weakness(&self) -> Option<String> {
+        let weakness = self.options().ok().and_then(|options| options.weakness("DATABASE_URL"));
+        let direct =
+            || self.direct_options().ok().and_then(|options| options.weakness("DATABASE_DIRECT_URL"));
+        weakness.or_else(direct)
+    }
+
+    /// Returns whether migrations have a URL of their own.
+    pub fn has_direct_url(&self) -> bool {
+        secret(&self.database_direct_url).is_some()
     }
 
     /// Returns the settings that name the server, the database and the login, for messages.
@@ -97,6 +119,15 @@ impl Database {
                 database: "DATABASE_URL",
                 login: "DATABASE_URL, where a password has %40 for @, %3A for :, %2F for /, %3F for ? and %25 for %",
             },
+        }
+    }
+
+    /// As [`Self::setting_names`], for a connection that migrations use.
+    pub fn direct_setting_names(&self) -> DatabaseSettingNames {
+        const DIRECT: &str = "DATABASE_DIRECT_URL";
+        match self.has_direct_url() {
+            true => DatabaseSettingNames { server: DIRECT, database: DIRECT, login: DIRECT },
+            false => self.setting_names(),
         }
     }
 
@@ -116,14 +147,7 @@ impl Database {
     /// If no database is configured, or the settings are invalid. The message has no user and no password.
     pub fn options(&self) -> anyhow::Result<PostgresOptions> {
         if let Some(url) = secret(&self.database_url) {
-            let Some((scheme, rest)) = url.split_once("://") else {
-                bail!("DATABASE_URL is not a URL; write postgres://user:password@host:5432/name");
-            };
-            if !matches!(scheme.split('+').next(), Some("postgres" | "postgresql")) {
-                bail!("DATABASE_URL must begin with postgres://, not {scheme}://");
-            }
-            let options = parameters(rest).and_then(|parameters| PostgresOptions::parse(&parameters));
-            return options.map_err(|problem| anyhow!("DATABASE_URL cannot be read: {problem}"));
+            return url_options("DATABASE_URL", url);
         }
         let Some(host) = given(self.postgres_server.as_deref()) else {
             bail!(
@@ -149,6 +173,32 @@ impl Database {
             anyhow!("{setting}: {problem}")
         })
     }
+
+    /// Returns how migrations connect: by `DATABASE_DIRECT_URL`, or as [`Self::options`] without it.
+    ///
+    /// # Errors
+    /// As [`Self::options`].
+    pub fn direct_options(&self) -> anyhow::Result<PostgresOptions> {
+        match secret(&self.database_direct_url) {
+            Some(url) => url_options("DATABASE_DIRECT_URL", url),
+            None => self.options(),
+        }
+    }
+}
+
+/// Reads a URL from the setting `name`.
+///
+/// # Errors
+/// If the URL is invalid. The message has no user and no password.
+fn url_options(name: &str, url: &str) -> anyhow::Result<PostgresOptions> {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        bail!("{name} is not a URL; write postgres://user:password@host:5432/name");
+    };
+    if !matches!(scheme.split('+').next(), Some("postgres" | "postgresql")) {
+        bail!("{name} must begin with postgres://, not {scheme}://");
+    }
+    let options = parameters(rest).and_then(|parameters| PostgresOptions::parse(&parameters));
+    options.map_err(|problem| anyhow!("{name} cannot be read: {problem}"))
 }
 
 impl PostgresOptions {
@@ -228,7 +278,14 @@ mod tests {
 
     #[test]
     fn the_invalid_setting_is_named_without_the_password() {
-        let cases: [(&[&str], &str); 8] = [
+        let cases: [(&[&str], &str); 9] = [
+            (
+                &[
+                    "--database-url=postgres://h/d",
+                    "--database-direct-url=postgres://u:hunter2@h/d?pgbouncer=true",
+                ],
+                "DATABASE_DIRECT_URL cannot be read: the parameter pgbouncer",
+            ),
             (&["--postgres-server=db", "--postgres-port=tcp://10.0.0.1:5432"], "POSTGRES_PORT is \"tcp://"),
             (&["--postgres-server=db:5433"], "write db, and 5433 into POSTGRES_PORT"),
             (&["--postgres-server=postgres://u:hunter2@db"], "write a URL into DATABASE_URL"),
@@ -242,7 +299,7 @@ mod tests {
             (&["--database-url=postgres://h:hunter2/d"], "/ as %2F"),
         ];
         for (flags, problem) in cases {
-            let found = with(flags).options().unwrap_err().to_string();
+            let found = with(flags).problem().unwrap();
             assert!(found.contains(problem) && !found.contains("hunter2"), "{flags:?}: {found}");
         }
     }

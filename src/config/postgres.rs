@@ -106,10 +106,11 @@ pub(super) struct ParsedParameters {
 
 impl PostgresOptions {
     /// Returns why an attacker on the network could read or redirect the connection, with the fix. `None` if all servers
-    /// are local or authenticated.
-    pub(super) fn weakness(&self) -> Option<String> {
-        const FIX: &str =
-            "set sslmode=verify-full in DATABASE_URL, or POSTGRES_SSLMODE=verify-full if there is no URL";
+    /// are local or authenticated. `setting` has the URL.
+    pub(super) fn weakness(&self, setting: &str) -> Option<String> {
+        let fix = format!(
+            "set sslmode=verify-full in {setting}, or POSTGRES_SSLMODE=verify-full if there is no URL"
+        );
         let is_remote = |server: &PostgresServer| match server {
             PostgresServer::Unix(_) => false,
             PostgresServer::Tcp { name, address, .. } => {
@@ -121,10 +122,10 @@ impl PostgresOptions {
         let is_bound = self.connection.get_channel_binding() == ChannelBinding::Require;
         match self.tls.mode {
             SslMode::Disable | SslMode::Allow | SslMode::Prefer if !is_bound => {
-                Some(format!("connections to PostgreSQL at {server} may be unencrypted: {FIX}"))
+                Some(format!("connections to PostgreSQL at {server} may be unencrypted: {fix}"))
             }
             SslMode::Require if !is_bound => {
-                Some(format!("the certificate of PostgreSQL at {server} is not verified: {FIX}"))
+                Some(format!("the certificate of PostgreSQL at {server} is not verified: {fix}"))
             }
             _ => None,
         }
@@ -287,7 +288,7 @@ mod tests {
 
     #[test]
     fn weak_connections_beyond_this_machine_are_found() {
-        let is_weak = |url: &str| parse(url).weakness().is_some();
+        let is_weak = |url: &str| parse(url).weakness("DATABASE_URL").is_some();
         for url in [
             "h",
             "db.example.com?sslmode=require",

@@ -41,7 +41,7 @@ impl Config {
             }
         }
         list.extend(self.mail.weaknesses());
-        list.extend(self.database.options().ok().and_then(|options| options.weakness()));
+        list.extend(self.database.weakness());
         list.extend(self.redis.weakness());
         list
     }
