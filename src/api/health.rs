@@ -1,5 +1,6 @@
 //! Health checks for load balancers and orchestrators.
 
+use diesel::result::Error as DieselError;
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use poem_openapi::{
     ApiResponse, Object, OpenApi,
@@ -79,7 +80,7 @@ impl Example for RedisHealth {
 struct Readiness {
     /// `healthy` or `unhealthy`.
     status: String,
-    /// `ok` or `error`.
+    /// `ok`, or `error` if it does not answer or accepts no writes.
     database: String,
     /// `ok`, `pending` or `error`.
     migrations: String,
@@ -161,11 +162,13 @@ impl Health {
         log_failure("outbox", count).and_then(|count| u32::try_from(count).ok())
     }
 
-    /// Returns whether all migrations are applied; `None` if the database does not answer.
+    /// Returns whether all migrations are applied; `None` if the database does not answer or accepts no writes.
     async fn migrated(&self) -> Option<bool> {
-        let query =
-            async |conn: &mut AsyncPgConnection| migrations::pending(conn).await.map_err(Error::internal);
-        log_failure("migrations", self.0.db.run(query).await).map(|pending| pending.is_empty())
+        // As an error of the database, so that the pool discards a connection that is useless.
+        let converted =
+            |error: anyhow::Error| error.downcast::<DieselError>().map_or_else(Error::internal, Error::from);
+        let query = async |conn: &mut AsyncPgConnection| migrations::pending(conn).await.map_err(converted);
+        log_failure("migrations", self.0.db.run_on_primary(query).await).map(|pending| pending.is_empty())
     }
 }
 
@@ -212,8 +215,8 @@ impl Health {
 
     /// Checks that the process can serve requests.
     ///
-    /// For readiness probes: checks the database and its migrations, and fails during a shutdown. Redis and a missing mail
-    /// server are reported beside it.
+    /// For readiness probes: checks the database and its migrations, and fails during a shutdown. A standby is not ready.
+    /// Redis and a missing mail server are reported beside it.
     #[oai(path = "/ready", method = "get", operation_id = "health_ready")]
     async fn ready(&self) -> HealthResponse<Readiness> {
         let (migrated, redis, waiting_mails) =

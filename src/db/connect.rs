@@ -1,17 +1,17 @@
 //! Opens connections to PostgreSQL, and cancels their statements.
 
 use std::{
+    collections::VecDeque,
     fmt, io,
     net::SocketAddr,
     path::PathBuf,
-    sync::Arc,
-    time::{Duration, Instant},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
-use anyhow::bail;
-use diesel::{ConnectionError, ConnectionResult, QueryableByName, sql_types::Text};
+use diesel::{ConnectionError, ConnectionResult};
 use diesel_async::AsyncPgConnection;
-use futures_util::future::join_all;
+use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
 use tokio::{
     net::{UnixStream, lookup_host},
     time::timeout,
@@ -30,18 +30,20 @@ use super::{
     tls,
 };
 use crate::{
-    config::{Database, DatabaseSettingNames, PostgresOptions, PostgresServer, SessionAttrs},
+    config::{PostgresOptions, PostgresServer, SessionAttrs},
     error::BoxError,
 };
 
-/// Time limit for all addresses together if there are several. It is shorter than a request waits for a connection by default,
-/// so that a frozen server delays only the first requests.
-const FAILOVER_TIMEOUT: Duration = Duration::from_millis(1_200);
-/// Time limit for opening a connection, including TLS and login, on all addresses together. `connect_timeout` replaces it
-/// by a limit for each address.
+/// Time limit for an address: for the TCP connection, TLS, the login and the check of the server together.
+/// `connect_timeout` replaces it.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time after which the next address is tried beside one that has not answered yet, as RFC 8305 section 5 does it. Short
+/// enough for a request to wait for the second and the third server.
+const NEXT_ADDRESS_DELAY: Duration = Duration::from_millis(300);
 /// Time limit for looking up a host name.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(3);
+/// The same if there are several servers: a name that cannot be looked up must not hold up the others.
+const SHARED_LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The address of PostgreSQL and how to connect, parsed from the settings.
 #[derive(Clone)]
@@ -49,6 +51,8 @@ pub(super) struct Target {
     options: Arc<PostgresOptions>,
     /// The ways to connect over TCP, in the order in which they are tried. `None` is plain text.
     ways: Vec<Option<Encrypted>>,
+    /// The address of the newest connection. It is tried first, because the one before it may be frozen.
+    last_used: Arc<Mutex<Option<String>>>,
 }
 
 /// An address that a connection is tried to.
@@ -58,47 +62,47 @@ enum Address {
 }
 
 impl Target {
-    /// Parses the settings.
+    /// Reads the files that the options name.
     ///
     /// # Errors
-    /// If the settings name no database or are invalid, or a file that they name cannot be read.
-    pub(super) fn new(settings: &Database) -> anyhow::Result<Self> {
-        let options = settings.options()?;
+    /// If one cannot be read or is invalid.
+    pub(super) fn new(options: PostgresOptions) -> anyhow::Result<Self> {
         // TLS is used for TCP only, as in libpq.
         let uses_tcp = options.servers.iter().any(|server| matches!(server, PostgresServer::Tcp { .. }));
         let ways = match uses_tcp {
             true => tls::attempts(&options.tls, requires_binding(&options))?,
             false => Vec::new(),
         };
-        Ok(Self { options: options.into(), ways })
+        Ok(Self { options: options.into(), ways, last_used: Arc::default() })
     }
 
-    /// Opens a connection to the first server that accepts it and is of the wanted kind.
+    /// Opens a connection to the first server that accepts it and is of the wanted kind. An address that does not answer
+    /// holds up the next one for [`NEXT_ADDRESS_DELAY`] only; then both are tried.
     ///
     /// # Errors
     /// If no server can be reached in time, accepts the login and is of the wanted kind. The message has all reasons.
     pub(super) async fn connect(&self) -> ConnectionResult<AsyncPgConnection> {
-        let started = Instant::now();
         let (addresses, mut failures) = self.addresses().await;
-        let passes = passes(self.options.session);
-        let mut left = passes.len() * addresses.len();
-        let total = if left > 1 { FAILOVER_TIMEOUT } else { CONNECT_TIMEOUT };
-        for session in passes {
-            for address in &addresses {
-                // The limit includes the login: a frozen server accepts TCP connections but does not answer. Each
-                // address gets its share, so that a frozen one leaves time for the others.
-                let share = total.saturating_sub(started.elapsed()).div_f64(left as f64);
-                let limit = self.options.connect_timeout.unwrap_or(share);
-                left -= 1;
-                let failure = match timeout(limit, self.connect_to(address, session)).await {
-                    Ok(Ok(mut conn)) => {
-                        log_statements(&mut conn);
-                        return Ok(conn);
-                    }
-                    Ok(Err(error)) => crate::error::chain(&*error),
-                    Err(_) => format!("no answer within {:.1} seconds", limit.as_secs_f64()),
-                };
-                failures.push((address.to_string(), failure));
+        let mut waiting = VecDeque::new();
+        for session in passes(self.options.session) {
+            waiting.extend(addresses.iter().map(|address| (address, session)));
+        }
+        let mut attempts = FuturesUnordered::new();
+        loop {
+            if let Some((address, session)) = waiting.pop_front() {
+                attempts.push(self.attempt(address, session));
+            }
+            let ended = match waiting.is_empty() {
+                true => attempts.next().await,
+                false => match timeout(NEXT_ADDRESS_DELAY, attempts.next()).await {
+                    Ok(ended) => ended,
+                    Err(_) => continue,
+                },
+            };
+            match ended {
+                Some(Ok(conn)) => return Ok(conn),
+                Some(Err(failure)) => failures.push(failure),
+                None => break,
             }
         }
         Err(ConnectionError::BadConnection(format!(
@@ -109,10 +113,36 @@ impl Target {
         )))
     }
 
-    /// Returns the addresses of all servers, and the names that cannot be looked up, each with the reason.
+    /// Opens a connection to one address. A failure has the address and the reason.
+    async fn attempt(
+        &self,
+        address: &Address,
+        session: SessionAttrs,
+    ) -> Result<AsyncPgConnection, (String, String)> {
+        // The limit includes the login: a frozen server accepts TCP connections but does not answer.
+        let limit = self.options.connect_timeout.unwrap_or(CONNECT_TIMEOUT);
+        let failure = match timeout(limit, self.connect_to(address, session)).await {
+            Ok(Ok(mut conn)) => {
+                log_statements(&mut conn);
+                *self.last_used() = Some(address.to_string());
+                return Ok(conn);
+            }
+            Ok(Err(error)) => crate::error::chain(&*error),
+            Err(_) => format!("no answer within {:.1} seconds", limit.as_secs_f64()),
+        };
+        Err((address.to_string(), failure))
+    }
+
+    fn last_used(&self) -> MutexGuard<'_, Option<String>> {
+        self.last_used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the addresses of all servers in the order in which they are tried, and the names that cannot be looked up,
+    /// each with the reason.
     async fn addresses(&self) -> (Vec<Address>, Vec<(String, String)>) {
         let servers = &self.options.servers;
-        let lookups = servers.iter().map(|server| timeout(LOOKUP_TIMEOUT, look_up(server)));
+        let limit = if servers.len() > 1 { SHARED_LOOKUP_TIMEOUT } else { LOOKUP_TIMEOUT };
+        let lookups = servers.iter().map(|server| timeout(limit, look_up(server)));
         let (mut addresses, mut failures) = (Vec::new(), Vec::new());
         for (server, found) in servers.iter().zip(join_all(lookups).await) {
             match found {
@@ -123,6 +153,9 @@ impl Target {
         }
         if self.options.random_order {
             addresses.sort_by_cached_key(|_| uuid::Uuid::new_v4());
+        } else {
+            let first = self.last_used().clone();
+            addresses.sort_by_cached_key(|address| first.as_ref() != Some(&address.to_string()));
         }
         (addresses, failures)
     }
@@ -254,54 +287,4 @@ impl fmt::Display for Address {
 fn is_about_encryption(error: &BoxError) -> bool {
     let code = error.downcast_ref::<tokio_postgres::Error>().map(|error| error.code());
     code.is_some_and(|code| code.is_none_or(|code| code.code().starts_with("28")))
-}
-
-/// Opens a connection to PostgreSQL outside the pool, for a command or the start of a server.
-///
-/// # Errors
-/// If the settings are invalid, the server cannot be reached or refuses the login, or the database cannot store all text.
-pub async fn connect(settings: &Database) -> anyhow::Result<AsyncPgConnection> {
-    use diesel_async::RunQueryDsl;
-    let mut conn = match Target::new(settings)?.connect().await {
-        Ok(conn) => conn,
-        Err(error) => {
-            let problem = error.to_string();
-            bail!("{problem}. {}", advice(&problem, settings.setting_names()));
-        }
-    };
-    let setting = diesel::sql_query("SELECT current_setting('server_encoding') AS value");
-    let encoding = setting.get_result::<Setting>(&mut conn).await?.value;
-    if encoding != "UTF8" {
-        bail!(
-            "the database has the encoding {encoding}, which cannot store all names and addresses; create one with \
-             CREATE DATABASE name ENCODING 'UTF8' LOCALE 'C' TEMPLATE template0, and name it in DATABASE_URL"
-        );
-    }
-    Ok(conn)
-}
-
-/// Returns what to do about a failed connection.
-fn advice(problem: &str, settings: DatabaseSettingNames) -> String {
-    const UNREACHABLE: [&str; 6] =
-        ["refused", "no answer within", "lookup", "look-up", "No such file", "unreachable"];
-    let has = |text: &str| problem.contains(text);
-    if has("[28P01]") || has("[28000]") || has("password missing") {
-        return format!("Correct the user or the password in {}", settings.login);
-    }
-    if has("[3D000]") {
-        return format!("Create the database, or correct its name in {}", settings.database);
-    }
-    if has("does not support TLS") {
-        return "Turn TLS on at the server, or change sslmode in DATABASE_URL, or POSTGRES_SSLMODE".into();
-    }
-    match UNREACHABLE.into_iter().any(has) {
-        true => format!("Start the server, or correct {}", settings.server),
-        false => format!("Check {}", settings.server),
-    }
-}
-
-#[derive(QueryableByName)]
-struct Setting {
-    #[diesel(sql_type = Text)]
-    value: String,
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use diesel::result::{DatabaseErrorKind as Kind, Error as DieselError};
 
-use super::sqlstate::sqlstate;
+use super::{sqlstate::sqlstate, standalone::POOLER_FIX};
 use crate::error::{Error, chain};
 
 /// Maximum attempts of a statement or transaction that fails with a deadlock or serialization failure.
@@ -16,7 +16,11 @@ const CONFLICT_PAUSE: Duration = Duration::from_millis(10);
 /// memory, shutdown; a read-only server after a fail-over; a lock or statement timeout; a conflict with other transactions.
 const UNAVAILABLE: &[&str] = &["08", "53", "57P", "25006", "55P03", "57014", "40001", "40P01"];
 /// Those after which a new connection helps: to another server, or without the prepared statements of this one.
-const CONNECTION_IS_USELESS: &[&str] = &["08", "57P", "25006", "0A000", "26000"];
+const CONNECTION_IS_USELESS: &[&str] = &["08", "57P", "25006", "0A000", "26000", "42P05"];
+/// A write on a standby or a read-only server.
+const READ_ONLY: &[&str] = &["25006"];
+/// A prepared statement that the server does not have, or has already: a pooler has given the session to another client.
+const STATEMENT_IS_LOST: &[&str] = &["26000", "42P05"];
 /// A prepared statement that does not fit any more: its result type has changed, or a pooler has lost it.
 const STATEMENT_IS_STALE: &[&str] = &["0A000", "26000"];
 /// A serialization failure and a deadlock: another attempt can succeed.
@@ -24,6 +28,9 @@ const CONFLICT: &[&str] = &["40001", "40P01"];
 
 impl From<DieselError> for Error {
     fn from(error: DieselError) -> Self {
+        if sqlstate(&error).is_some_and(|code| is_one_of(code, STATEMENT_IS_LOST)) {
+            return Self::unavailable("Database", LostStatement(error));
+        }
         let is_unavailable = match &error {
             DieselError::DatabaseError(Kind::UnableToSendCommand | Kind::ClosedConnection, _)
             | DieselError::BrokenTransactionManager => true,
@@ -33,9 +40,26 @@ impl From<DieselError> for Error {
     }
 }
 
+/// The server accepts no writes, although it is connected to.
+#[derive(Debug, thiserror::Error)]
+#[error("the server accepts no writes: it is a standby or read-only")]
+pub(super) struct ReadOnlyServer;
+
+/// An error about a prepared statement that a pooler has lost or mixed up, with the fix.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {}", .0, POOLER_FIX)]
+struct LostStatement(DieselError);
+
 /// Returns whether the connection that reported an error must not be used again.
 pub(super) fn ends_connection(error: &Error) -> bool {
-    has_code(error, CONNECTION_IS_USELESS)
+    has_code(error, CONNECTION_IS_USELESS) || is_read_only(error)
+}
+
+/// Returns whether the server accepts no writes, so that other connections to it are useless too.
+pub(super) fn is_read_only(error: &Error) -> bool {
+    let is_refused_by_us =
+        matches!(error, Error::Unavailable { source, .. } if source.is::<ReadOnlyServer>());
+    is_refused_by_us || has_code(error, READ_ONLY)
 }
 
 /// Returns whether the same statement can succeed on a new connection.
@@ -67,7 +91,9 @@ impl Conflicts {
 
 fn has_code(error: &Error, codes: &[&str]) -> bool {
     let (Error::Internal(source) | Error::Unavailable { source, .. }) = error else { return false };
-    let code = source.downcast_ref::<DieselError>().and_then(sqlstate);
+    let error = source.downcast_ref::<DieselError>();
+    let error = error.or_else(|| source.downcast_ref::<LostStatement>().map(|lost| &lost.0));
+    let code = error.and_then(sqlstate);
     code.is_some_and(|code| is_one_of(code, codes))
 }
 

@@ -1,39 +1,37 @@
 //! The PostgreSQL pool.
 //!
-//! The pool is bb8 with the connection manager of diesel-async. A checkout costs no round trip: it skips connections
-//! that are known to be closed, and TCP keepalive closes those whose server is unreachable.
+//! The pool is bb8 with a connection manager of its own (`manager`), which finds out when all connections lead to a server
+//! that cannot be used any more.
 //!
 //! No code relies on a session `SET`, so the pool works behind a transaction pooler such as PgBouncer. Each transaction
-//! sets its own isolation level and statement timeout.
+//! sets its own isolation level and statement timeout. Migrations need a session: `standalone::connect_directly`.
 
 mod channel_binding;
 mod connect;
+mod connection_budget;
 mod connector;
 mod error;
+mod manager;
 pub mod migrations;
 mod pending;
 mod recent;
 mod session;
 mod sqlstate;
+mod standalone;
 mod statement_log;
 mod tls;
 mod tx;
 
 use std::time::{Duration, Instant};
 
-use diesel_async::{
-    AnsiTransactionManager, AsyncPgConnection, TransactionManager,
-    pooled_connection::{
-        AsyncDieselConnectionManager, ManagerConfig, PoolableConnection, RecyclingMethod,
-        bb8::{Pool, PooledConnection},
-    },
-};
-use futures_util::FutureExt;
+use diesel_async::{AnsiTransactionManager, AsyncPgConnection, TransactionManager};
 use tokio::time::timeout_at;
 
-pub use connect::connect;
+pub use connection_budget::ConnectionBudget;
 pub use pending::PendingUses;
 pub use recent::RecentReads;
+pub use session::accepts_writes;
+pub use standalone::{ConnectFailure, connect, connect_directly, pooler_fix};
 pub use tx::{Effects, Tx};
 
 use crate::{
@@ -42,12 +40,13 @@ use crate::{
     pool::LastError,
 };
 use connect::Target;
-use error::{Conflicts, ends_connection, is_stale_statement};
+use error::{Conflicts, ReadOnlyServer, ends_connection, is_read_only, is_stale_statement};
+use manager::{Doubts, Manager};
 
 /// The server cancels a statement of a transaction that runs longer.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
-/// An idle connection is closed after this time.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(600);
+/// An idle connection is closed after this time, and the server has room for another process.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Maximum age of a connection. An older one is closed once it is idle.
 const MAX_LIFETIME: Duration = Duration::from_secs(1_800);
 /// A longer wait for a connection is logged at `debug`.
@@ -56,15 +55,16 @@ const LOGGED_WAIT: Duration = Duration::from_millis(10);
 /// A pool of connections to PostgreSQL; a clone shares it.
 #[derive(Clone)]
 pub struct Db {
-    pool: Pool<AsyncPgConnection>,
+    pool: bb8::Pool<Manager>,
     pool_size: u32,
     target: Target,
+    doubts: Doubts,
     timeout: Duration,
     last_error: LastError,
 }
 
 /// A connection of the pool, which returns to it on drop.
-pub type Guard<'a> = PooledConnection<'a, AsyncPgConnection>;
+pub type Guard<'a> = bb8::PooledConnection<'a, Manager>;
 
 impl Db {
     /// Creates the pool; the first query connects.
@@ -74,16 +74,21 @@ impl Db {
     pub fn new(database: &Database, settings: &DatabasePool) -> anyhow::Result<Self> {
         let timeout = Duration::from_millis(settings.database_timeout_ms);
         let last_error = LastError::default();
-        let target = Target::new(database)?;
+        let (target, doubts) = (Target::new(database.options()?)?, Doubts::default());
+        // A connection that is asked, and then a new one, must fit into the wait of one request.
+        let manager = Manager::new(target.clone(), doubts.clone(), timeout / 3);
         let pool = bb8::Pool::builder()
             .max_size(settings.database_pool_size)
             .connection_timeout(timeout)
             .idle_timeout(Some(IDLE_TIMEOUT))
             .max_lifetime(Some(MAX_LIFETIME))
+            // The connection that was used last, so that the others become idle and are closed.
+            .queue_strategy(bb8::QueueStrategy::Lifo)
             .test_on_check_out(true)
             .error_sink(Box::new(last_error.clone()))
-            .build_unchecked(manager(target.clone()));
-        Ok(Self { pool, pool_size: settings.database_pool_size, target, timeout, last_error })
+            .build_unchecked(manager);
+        let pool_size = settings.database_pool_size;
+        Ok(Self { pool, pool_size, target, doubts, timeout, last_error })
     }
 
     /// Returns `DATABASE_TIMEOUT_MS`: how long a request waits for a connection, and then again for its queries.
@@ -178,12 +183,16 @@ impl Db {
         work: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T>,
     ) -> Result<T> {
         // The guard also cancels the statement if the client disconnects, because that drops this future.
-        let mut guard = CancelOnDrop { conn: self.get().await?, target: &self.target, finished: false };
+        let conn = self.get().await?;
+        let mut guard = CancelOnDrop { conn, db: self, started_at: Instant::now(), finished: false };
         match tokio::time::timeout(timeout, work(&mut guard.conn)).await {
             Ok(result) => {
                 guard.finished = true;
                 if result.as_ref().is_err_and(ends_connection) {
                     discard(&mut guard.conn);
+                }
+                if result.as_ref().is_err_and(is_read_only) {
+                    self.doubts.discard_opened_until(guard.started_at);
                 }
                 result
             }
@@ -191,6 +200,24 @@ impl Db {
                 Err(Error::unavailable("Database", format!("no answer within {} ms", timeout.as_millis())))
             }
         }
+    }
+
+    /// As [`Db::run`], on a server that accepts writes.
+    ///
+    /// # Errors
+    /// As [`Db::run`]; [`Error::Unavailable`] also if the server is a standby or read-only. The pool then discards its
+    /// connections.
+    pub async fn run_on_primary<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T> + Clone,
+    ) -> Result<T> {
+        let checked = async |conn: &mut AsyncPgConnection| {
+            if !accepts_writes(conn).await? {
+                return Err(Error::unavailable("Database", ReadOnlyServer));
+            }
+            work.clone()(conn).await
+        };
+        self.run(checked).await
     }
 
     /// Takes a connection out of the pool.
@@ -212,22 +239,6 @@ impl Db {
         }
         Ok(guard)
     }
-}
-
-fn manager(target: Target) -> AsyncDieselConnectionManager<AsyncPgConnection> {
-    let mut config = ManagerConfig::default();
-    config.custom_setup = Box::new(move |_| {
-        let target = target.clone();
-        async move { target.connect().await }.boxed()
-    });
-    // The default method would ping the server at each checkout.
-    config.recycling_method = RecyclingMethod::CustomFunction(Box::new(|conn: &mut AsyncPgConnection| {
-        let usable =
-            if conn.is_broken() { Err(diesel::result::Error::BrokenTransactionManager) } else { Ok(()) };
-        std::future::ready(usable).boxed()
-    }));
-    // `custom_setup` ignores the URL.
-    AsyncDieselConnectionManager::new_with_config(String::new(), config)
 }
 
 /// Runs `work` in a transaction on a connection, and commits if it succeeds. For commands; it retries as
@@ -274,7 +285,8 @@ async fn transaction_once<T>(
 /// the statement.
 struct CancelOnDrop<'a> {
     conn: Guard<'a>,
-    target: &'a Target,
+    db: &'a Db,
+    started_at: Instant,
     finished: bool,
 }
 
@@ -284,7 +296,8 @@ impl Drop for CancelOnDrop<'_> {
             return;
         }
         discard(&mut self.conn);
-        let (target, token) = (self.target.clone(), self.conn.cancel_token());
+        self.db.doubts.ask_if_silent_since(self.started_at);
+        let (target, token) = (self.db.target.clone(), self.conn.cancel_token());
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move { target.cancel(token).await });
         }

@@ -1,5 +1,7 @@
-//! `target_session_attrs`: which kind of server a connection is kept to.
+//! Which kind of server a connection leads to: `target_session_attrs`, and whether it accepts writes now.
 
+use diesel::{QueryResult, dsl::sql, sql_types::Text};
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_postgres::{Client, Connection, SimpleQueryMessage};
 
@@ -50,4 +52,11 @@ where
         true => Ok(()),
         false => Err(format!("{refusal} (see target_session_attrs)").into()),
     }
+}
+
+/// Returns whether the server accepts writes: it is neither a standby nor read-only. A pooler or a proxy may have another
+/// server behind an open connection than at its beginning.
+pub async fn accepts_writes(mut conn: &AsyncPgConnection) -> QueryResult<bool> {
+    let is_read_only = diesel::select(sql::<Text>("current_setting('transaction_read_only')"));
+    Ok(is_read_only.get_result::<String>(&mut conn).await? == "off")
 }

@@ -82,8 +82,17 @@ impl Migrations {
     /// Applies the pending migrations and returns their names.
     ///
     /// # Errors
-    /// If the server cannot be reached, a migration is empty or one fails. Those before the failed one stay applied.
+    /// If the server cannot be reached, a migration is empty or one fails. Those before the failed one stay applied. Also if
+    /// one is pending and the server is a pooler.
     pub async fn up(&self, settings: &Database) -> anyhow::Result<Vec<String>> {
+        // Without a pending migration there is nothing to lock, so each start of a replica works through a pooler too.
+        let conn = db::connect(settings).await?;
+        let pending = self.pending(&conn).await?;
+        self.check(&pending)?;
+        if pending.is_empty() {
+            return Ok(Vec::new());
+        }
+        drop(conn);
         let conn = run::lock(settings).await?;
         let pending = self.pending(&conn).await?;
         self.check(&pending)?;

@@ -60,12 +60,13 @@ pub(super) enum Effect {
     Unknown,
 }
 
-/// Opens a connection that holds the advisory lock. Closing it releases the lock.
+/// Opens a connection that holds the advisory lock. Closing it releases the lock. The session must be its own: with a pooler
+/// in transaction mode, several runs would hold the lock at the same time, and it would stay behind.
 ///
 /// # Errors
-/// If the server cannot be reached.
+/// If the server cannot be reached, or is a pooler.
 pub(super) async fn lock(settings: &Database) -> anyhow::Result<AsyncPgConnection> {
-    let mut conn = db::connect(settings).await?;
+    let mut conn = db::connect_directly(settings).await?;
     let failed = "cannot acquire the lock for migrations";
     // A migration may take long, but a statement that waits for a lock holds up all requests to its table. The harness begins its transactions with the isolation level of the session.
     let session = "SET statement_timeout = 0; SET lock_timeout = '10s'; SET default_transaction_isolation = 'read committed'";

@@ -1,0 +1,128 @@
+//! The connections of the pool: how they are opened, and which of them may be handed out again.
+//!
+//! A checkout costs no round trip: it skips connections that are known to be closed, and TCP keepalive closes those whose
+//! server is unreachable. Only after a statement without an answer are the other connections asked before they are used.
+
+use std::{
+    ops::{Deref, DerefMut},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use diesel_async::{AsyncPgConnection, SimpleAsyncConnection, pooled_connection::PoolableConnection};
+use tokio::time::timeout;
+
+use super::connect::Target;
+use crate::error::BoxError;
+
+/// What one connection has shown about the others, because they lead to the same server.
+#[derive(Clone, Default)]
+pub(super) struct Doubts(Arc<Mutex<DoubtTimes>>);
+
+#[derive(Clone, Copy, Default)]
+struct DoubtTimes {
+    /// Connections that were opened earlier are useless.
+    useless: Option<Instant>,
+    /// Connections that have answered last at this time or earlier may be useless.
+    doubtful: Option<Instant>,
+}
+
+impl Doubts {
+    /// Records that a server which refused a statement at `at` refuses those of all connections that were open then.
+    pub(super) fn discard_opened_until(&self, at: Instant) {
+        self.update(|times| times.useless = times.useless.max(Some(at)));
+    }
+
+    /// Records that a statement which was sent at `at` has no answer, so that the server may be frozen.
+    pub(super) fn ask_if_silent_since(&self, at: Instant) {
+        self.update(|times| times.doubtful = times.doubtful.max(Some(at)));
+    }
+
+    fn update(&self, change: impl FnOnce(&mut DoubtTimes)) {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn times(&self) -> DoubtTimes {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Opens the connections of the pool, and decides which may be used again.
+pub struct Manager {
+    target: Target,
+    doubts: Doubts,
+    /// Time limit for the answer of a connection that is asked.
+    answer_timeout: Duration,
+}
+
+/// A connection of the pool.
+pub struct PooledPgConnection {
+    conn: AsyncPgConnection,
+    opened_at: Instant,
+    /// When it was returned to the pool, or has answered.
+    answered_at: Instant,
+    /// Whether it is being asked, or this was interrupted.
+    is_asked: bool,
+}
+
+impl Deref for PooledPgConnection {
+    type Target = AsyncPgConnection;
+    fn deref(&self) -> &AsyncPgConnection {
+        &self.conn
+    }
+}
+
+impl DerefMut for PooledPgConnection {
+    fn deref_mut(&mut self) -> &mut AsyncPgConnection {
+        &mut self.conn
+    }
+}
+
+impl Manager {
+    pub(super) fn new(target: Target, doubts: Doubts, answer_timeout: Duration) -> Self {
+        Self { target, doubts, answer_timeout }
+    }
+}
+
+impl bb8::ManageConnection for Manager {
+    type Connection = PooledPgConnection;
+    type Error = BoxError;
+
+    async fn connect(&self) -> Result<PooledPgConnection, BoxError> {
+        let opened_at = Instant::now();
+        let conn = self.target.connect().await?;
+        Ok(PooledPgConnection { conn, opened_at, answered_at: Instant::now(), is_asked: false })
+    }
+
+    async fn is_valid(&self, pooled: &mut PooledPgConnection) -> Result<(), BoxError> {
+        let DoubtTimes { useless, doubtful } = self.doubts.times();
+        if pooled.conn.is_broken() {
+            return Err("the server has closed the connection".into());
+        }
+        if useless.is_some_and(|at| pooled.opened_at <= at) {
+            return Err("the server of this connection cannot be used any more".into());
+        }
+        if doubtful.is_none_or(|at| pooled.answered_at > at) {
+            return Ok(());
+        }
+        let asked_at = Instant::now();
+        // A checkout that times out drops this future. The flag then stays set, and the pool discards the connection.
+        pooled.is_asked = true;
+        match timeout(self.answer_timeout, pooled.conn.batch_execute("SELECT 1")).await {
+            Ok(answer) => answer?,
+            Err(_) => {
+                // The others would each cost a request the same wait.
+                self.doubts.discard_opened_until(asked_at);
+                return Err("the server of this connection does not answer".into());
+            }
+        }
+        pooled.is_asked = false;
+        pooled.answered_at = Instant::now();
+        Ok(())
+    }
+
+    fn has_broken(&self, pooled: &mut PooledPgConnection) -> bool {
+        pooled.answered_at = Instant::now();
+        pooled.is_asked || std::thread::panicking() || pooled.conn.is_broken()
+    }
+}

@@ -1,0 +1,210 @@
+//! Connections outside the pool: for a command, the start of a server, and migrations.
+
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use diesel::{QueryResult, QueryableByName, sql_types::Text};
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use tokio::time::{Instant, sleep};
+
+use super::connect::Target;
+use crate::config::{Database, DatabaseSettingNames};
+
+/// How long a command waits for a server that has no free connection or is just starting.
+const FREE_CONNECTION_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time between two attempts of this wait.
+const FREE_CONNECTION_INTERVAL: Duration = Duration::from_millis(250);
+/// SQLSTATEs of such a server: too_many_connections and cannot_connect_now. The product puts them in front of messages.
+const FULL_OR_STARTING: &[&str] = &["[53300]", "[57P03]"];
+/// Parts of messages about a server that is away or cannot be used now.
+const AWAY: &[&str] = &["refused", "no answer within", "lookup", "look-up", "No such file", "unreachable"];
+/// The same for a connection that ended during the login, as while a server or a proxy is shutting down.
+const ENDED: &[&str] = &["[57P", "[08", "closed", "reset by peer", "Broken pipe"];
+/// Part of the message about a server of another kind than `target_session_attrs` asks for.
+const OTHER_KIND: &str = "see target_session_attrs";
+/// Parts of messages about something that only a change of the settings or of the server can fix.
+const PERMANENT: &[&str] = &[
+    "[28",
+    "[3D000]",
+    "[42",
+    "[26000]",
+    "password missing",
+    "does not support TLS",
+    "certificate",
+    "startup parameter",
+];
+
+/// A parameter of the session that only a server can accept: no pooler knows it.
+const SESSION_MARK: &str = "-c saas.session=own";
+const HAS_SESSION_MARK: &str = "SELECT coalesce(current_setting('saas.session', true), '') AS value";
+const ENCODING: &str = "SELECT current_setting('server_encoding') AS value";
+
+/// What to do about a pooler that loses prepared statements or mixes them up.
+pub(super) const POOLER_FIX: &str = "A pooler loses prepared statements: use PgBouncer 1.21 or newer with max_prepared_statements \
+                          greater than 0, or pool_mode = session";
+
+/// Why a connection cannot be opened, and what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct ConnectFailure {
+    message: String,
+    /// Whether the reason can pass without a change of the settings: the server is away, full, starting or a standby.
+    pub is_transient: bool,
+}
+
+/// Opens a connection to PostgreSQL outside the pool, for a command or the start of a server. Waits up to 5 seconds for a
+/// free connection.
+///
+/// # Errors
+/// If the settings are invalid, or the database cannot store all text. [`ConnectFailure`] if the server cannot be reached,
+/// refuses the login or has no free connection.
+pub async fn connect(settings: &Database) -> anyhow::Result<AsyncPgConnection> {
+    let conn = open(&Target::new(settings.options()?)?, settings.setting_names()).await?;
+    check_encoding(conn).await
+}
+
+/// Opens a connection with a session of its own, for migrations: to `DATABASE_DIRECT_URL`, or as [`connect`] without it.
+///
+/// A pooler in transaction mode gives each transaction to another session, so a lock of the session protects nothing and
+/// stays behind. Such a connection is refused. A pooler is recognized by a parameter that it does not hand on.
+///
+/// # Errors
+/// As [`connect`], and if there is a pooler.
+pub async fn connect_directly(settings: &Database) -> anyhow::Result<AsyncPgConnection> {
+    let names = settings.direct_setting_names();
+    let plain = settings.direct_options()?;
+    let mut marked = plain.clone();
+    let own = plain.connection.get_options().map(|options| format!("{options} {SESSION_MARK}"));
+    marked.connection.options(own.unwrap_or_else(|| SESSION_MARK.to_owned()));
+    let refusal = match open(&Target::new(marked)?, names).await {
+        Ok(mut conn) => {
+            if text(&mut conn, HAS_SESSION_MARK).await? == "own" {
+                return check_encoding(conn).await;
+            }
+            "it ignores the parameters of a session".to_owned()
+        }
+        Err(failure) if failure.is_transient => return Err(failure.into()),
+        // Without the parameter, either the connection or the message is better.
+        Err(failure) => match open(&Target::new(plain)?, names).await {
+            Ok(_) => failure.message,
+            Err(failure) => return Err(failure.into()),
+        },
+    };
+    bail!(
+        "the server of {} is a pooler, where migrations cannot hold their lock ({refusal}): set DATABASE_DIRECT_URL to the \
+         URL of PostgreSQL itself",
+        names.server
+    )
+}
+
+/// Returns what to do about an error message of a pooler that loses prepared statements; `None` for other messages.
+pub fn pooler_fix(message: &str) -> Option<&'static str> {
+    let is_about_pooler = message.contains("[42P05]") || message.contains("[26000]");
+    (is_about_pooler && !message.contains(POOLER_FIX)).then_some(POOLER_FIX)
+}
+
+async fn open(target: &Target, names: DatabaseSettingNames) -> Result<AsyncPgConnection, ConnectFailure> {
+    let deadline = Instant::now() + FREE_CONNECTION_TIMEOUT;
+    loop {
+        let problem = match target.connect().await {
+            Ok(conn) => return Ok(conn),
+            Err(error) => error.to_string(),
+        };
+        if !has(&problem, FULL_OR_STARTING) || Instant::now() >= deadline {
+            return Err(ConnectFailure {
+                is_transient: is_transient(&problem),
+                message: format!("{problem}. {}", advice(&problem, names)),
+            });
+        }
+        sleep(FREE_CONNECTION_INTERVAL).await;
+    }
+}
+
+async fn check_encoding(mut conn: AsyncPgConnection) -> anyhow::Result<AsyncPgConnection> {
+    let encoding = text(&mut conn, ENCODING).await.context("cannot read the encoding of the database")?;
+    if encoding != "UTF8" {
+        bail!(
+            "the database has the encoding {encoding}, which cannot store all names and addresses; create one with \
+             CREATE DATABASE name ENCODING 'UTF8' LOCALE 'C' TEMPLATE template0, and name it in DATABASE_URL"
+        );
+    }
+    Ok(conn)
+}
+
+fn is_transient(problem: &str) -> bool {
+    let can_pass = [FULL_OR_STARTING, AWAY, ENDED, &[OTHER_KIND]].iter().any(|texts| has(problem, texts));
+    can_pass && !has(problem, PERMANENT)
+}
+
+/// Returns what to do about a failed connection.
+fn advice(problem: &str, settings: DatabaseSettingNames) -> String {
+    if has(problem, &["[28P01]", "[28000]", "password missing"]) {
+        return format!("Correct the user or the password in {}", settings.login);
+    }
+    if has(problem, &["[3D000]"]) {
+        return format!("Create the database, or correct its name in {}", settings.database);
+    }
+    if has(problem, &["does not support TLS"]) {
+        return "Turn TLS on at the server, or change sslmode in DATABASE_URL, or POSTGRES_SSLMODE".into();
+    }
+    if let Some(fix) = pooler_fix(problem) {
+        return fix.into();
+    }
+    if has(problem, &["[53300]"]) {
+        return "Lower DATABASE_POOL_SIZE or the number of processes, or raise max_connections of the server"
+            .into();
+    }
+    if has(problem, &[OTHER_KIND]) {
+        return format!(
+            "Name the primary in {}, or all servers, separated by commas: the one that accepts writes is used",
+            settings.server
+        );
+    }
+    match has(problem, AWAY) {
+        true => format!("Start the server, or correct {}", settings.server),
+        false => format!("Check {}", settings.server),
+    }
+}
+
+fn has(text: &str, parts: &[&str]) -> bool {
+    parts.iter().any(|part| text.contains(part))
+}
+
+#[derive(QueryableByName)]
+struct Answer {
+    #[diesel(sql_type = Text)]
+    value: String,
+}
+
+async fn text(conn: &mut AsyncPgConnection, sql: &str) -> QueryResult<String> {
+    Ok(diesel::sql_query(sql).get_result::<Answer>(conn).await?.value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_helps_only_if_the_reason_can_pass() {
+        for problem in [
+            "cannot reach PostgreSQL at db:5432 (database app): Connection refused (os error 111)",
+            "db error: FATAL: [53300] sorry, too many clients already",
+            "db error: FATAL: [57P03] the database system is starting up",
+            "no answer within 5.0 seconds",
+            "10.0.0.1:5432: Connection refused; 10.0.0.2:5432: the server does not accept writes (see target_session_attrs)",
+            "failed to lookup address information: Name or service not known",
+            "connection closed",
+        ] {
+            assert!(is_transient(problem), "{problem}");
+        }
+        for problem in [
+            "db error: FATAL: [28P01] password authentication failed for user \"u\"",
+            "10.0.0.1:5432: Connection refused; 10.0.0.2:5432: [3D000] database \"app\" does not exist",
+            "error performing TLS handshake: server does not support TLS",
+            "db error: FATAL: [08P01] unsupported startup parameter: options",
+            "[42P05] prepared statement \"s0\" already exists",
+        ] {
+            assert!(!is_transient(problem), "{problem}");
+        }
+    }
+}
