@@ -86,7 +86,10 @@ impl Cli {
             // The reader of the output has closed the pipe, as in `saas openapi | head`.
             Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
             Err(error) => {
-                let text = crate::error::chain(error.as_ref());
+                let mut text = crate::error::chain(error.as_ref());
+                if let Some(fix) = crate::db::pooler_fix(&text) {
+                    text = format!("{text}. {fix}");
+                }
                 let places = findings.places_of(&text);
                 print_error(&[text].into_iter().chain(places).collect::<Vec<_>>().join("\nnote: "));
                 ExitCode::FAILURE

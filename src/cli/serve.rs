@@ -1,6 +1,7 @@
 use std::{io, net::SocketAddr, process::ExitCode, time::Duration};
 
 use anyhow::{Context, bail};
+use diesel_async::AsyncPgConnection;
 use tokio::net::TcpSocket;
 
 use super::{
@@ -9,14 +10,15 @@ use super::{
     shutdown::Shutdown,
     startup::{
         check_settings, create_first_admin, log_warnings, migrate as apply_migrations,
-        refuse_default_password, refused_settings, wait_for_usable_redis, warn_of_clock_difference,
+        refuse_default_password, refused_settings, wait_for_database, wait_for_usable_redis,
+        warn_of_clock_difference,
     },
 };
 use crate::{
     api,
     app::App,
     config::{Config, Core, Http, Listen},
-    db::{self, migrations},
+    db::migrations,
     logging,
     services::session_uses,
 };
@@ -57,8 +59,13 @@ impl Args {
         let shutdown = Shutdown::on_signals()?;
         let core = config.core.clone();
         let app = App::new(config)?;
+        // The port is closed meanwhile, so a readiness probe fails at once.
+        let conn = tokio::select! {
+            conn = wait_for_database(&app.config) => conn?,
+            () = shutdown.graceful.cancelled() => return Ok(ExitCode::SUCCESS),
+        };
         let listener = bind(&listen)?;
-        check_migrations(&app, migrate).await?;
+        check_migrations(&app, migrate, conn).await?;
         refuse_default_password(&app, listen.host).await?;
         create_first_admin(&app).await?;
         warn_of_clock_difference(&app).await?;
@@ -104,14 +111,14 @@ fn listen_on(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     socket.listen(LISTEN_BACKLOG)?.into_std()
 }
 
-async fn check_migrations(app: &App, migrate: bool) -> anyhow::Result<()> {
+async fn check_migrations(app: &App, migrate: bool, conn: AsyncPgConnection) -> anyhow::Result<()> {
     if migrate {
+        drop(conn);
         for name in apply_migrations(&app.config.database).await? {
             tracing::info!(migration = name, "migration applied");
         }
         return Ok(());
     }
-    let conn = db::connect(&app.config.database).await?;
     let pending = migrations::pending(&conn).await?;
     if !pending.is_empty() {
         bail!(

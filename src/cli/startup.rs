@@ -6,13 +6,14 @@ use anyhow::{Context, bail};
 use chrono::Utc;
 use clap::Args;
 use diesel_async::AsyncPgConnection;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::{
     app::App,
     config::{Config, Database, FirstAdmin, Http, Redis},
-    db::{self, migrations},
+    db::{self, ConnectFailure, ConnectionBudget, migrations},
     email_address::EmailAddress,
+    error::chain,
     models::{clock::DatabaseClock, user::User},
     queue::{Queue, Server, is_transient},
     services::{
@@ -29,6 +30,9 @@ pub(super) const CREATE_ADMIN: &str = "run `saas create-admin --email you@exampl
 const MAX_CLOCK_OFFSET_SECONDS: f64 = 2.0;
 /// Time between two attempts to reach Redis.
 const REDIS_RETRY_INTERVAL: Duration = Duration::from_millis(500);
+/// The first pause between two attempts to reach PostgreSQL. It doubles up to the second one.
+const DATABASE_RETRY_INTERVAL: Duration = Duration::from_millis(250);
+const MAX_DATABASE_RETRY_INTERVAL: Duration = Duration::from_secs(4);
 
 /// Refuses invalid settings, and those that are unsafe in production. Reports all of them together.
 ///
@@ -238,6 +242,40 @@ fn secrets_on_command_line() -> Vec<String> {
     flags
         .filter(|flag| std::env::args().any(|given| given.split('=').next() == Some(flag.as_str())))
         .collect()
+}
+
+/// Waits until PostgreSQL can be used, up to `DATABASE_WAIT_SECONDS`, and warns if it has too few connections for this
+/// process. Returns the connection.
+///
+/// # Errors
+/// If it cannot be used after that time, or for a reason that does not pass, such as a wrong password.
+pub(super) async fn wait_for_database(config: &Config) -> anyhow::Result<AsyncPgConnection> {
+    let limit = Duration::from_secs(config.database_pool.database_wait_seconds);
+    let (deadline, mut pause) = (Instant::now() + limit, DATABASE_RETRY_INTERVAL);
+    let conn = loop {
+        let error = match db::connect(&config.database).await {
+            Ok(conn) => break conn,
+            Err(error) => error,
+        };
+        let can_pass = error.downcast_ref::<ConnectFailure>().is_some_and(|failure| failure.is_transient);
+        if !can_pass || Instant::now() + pause >= deadline {
+            return Err(error);
+        }
+        if pause == DATABASE_RETRY_INTERVAL {
+            tracing::warn!(
+                error = chain(error.as_ref()),
+                wait_seconds = limit.as_secs(),
+                "cannot use PostgreSQL, retrying"
+            );
+        }
+        sleep(pause).await;
+        pause = (2 * pause).min(MAX_DATABASE_RETRY_INTERVAL);
+    };
+    let budget = ConnectionBudget::read(&conn, config.database_pool.database_pool_size).await?;
+    if let Some(problem) = budget.problem() {
+        tracing::warn!("PostgreSQL connections: {problem}");
+    }
+    Ok(conn)
 }
 
 /// Waits until Redis answers and accepts writes, and checks that it does not lose jobs and that its user has all permissions.

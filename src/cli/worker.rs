@@ -3,7 +3,7 @@ use std::{process::ExitCode, time::Duration};
 use super::{
     environment::Findings,
     shutdown::Shutdown,
-    startup::{check_settings, log_warnings, refused_settings, wait_for_usable_redis},
+    startup::{check_settings, log_warnings, refused_settings, wait_for_database, wait_for_usable_redis},
 };
 use crate::{
     app::App,
@@ -85,7 +85,7 @@ pub(super) fn retention(settings: &config::Worker) -> Retention {
 /// Runs jobs until a shutdown is requested.
 ///
 /// # Errors
-/// If Redis cannot be used or the worker fails.
+/// If PostgreSQL or Redis cannot be used, or the worker fails.
 pub(super) async fn work(app: App, options: Options, shutdown: &Shutdown) -> anyhow::Result<()> {
     for name in options.queues.names() {
         if !jobs::ALL.iter().any(|job| job.queue == name) {
@@ -95,6 +95,8 @@ pub(super) async fn work(app: App, options: Options, shutdown: &Shutdown) -> any
     let sends_mails = options.reserved.is_some();
     let worker = Worker::new(&app.queue, jobs::ALL, app.clone(), options)?;
     let ready = async {
+        // Jobs without a database would only use up their attempts.
+        wait_for_database(&app.config).await?;
         wait_for_usable_redis(&app.queue, &app.config.redis).await?;
         // Mails may have waited for a mail server, which this worker now has.
         if sends_mails && let Err(error) = hand_over(&app, &RequestContext::default()).await {

@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use crate::{
-    config::Config,
+    config::{Config, Database},
     dev::{Purpose, RunningServers, Server},
 };
 
@@ -20,7 +20,8 @@ impl Servers {
     pub(super) async fn start(&mut self, config: &mut Config, dir: &Path) -> anyhow::Result<()> {
         if !config.database.is_set() {
             let server = Server::postgres(dir, Purpose::Development).await?;
-            config.database.database_url = Some(server.url.clone());
+            // No setting of another database may apply to this one.
+            config.database = Database::at(server.url.clone());
             self.postgres = Some(server);
         }
         if !config.redis.is_set() {

@@ -1,3 +1,4 @@
+mod database;
 mod settings;
 
 use std::{io::Write, process::ExitCode};
@@ -28,8 +29,8 @@ use crate::{
 
 /// Check that the product can run here.
 ///
-/// Prints one line for each check, and the fix beside each failure: settings, mail, PostgreSQL, migrations, privileges, admins,
-/// addresses, Redis, clock, disk. The settings are those of `saas serve` and `saas worker`. While `saas dev` runs in this
+/// Prints one line for each check, and the fix beside each failure: settings, mail, PostgreSQL, its connections, migrations,
+/// privileges, admins, addresses, Redis, clock, disk. The settings are those of `saas serve` and `saas worker`. While `saas dev` runs in this
 /// directory, and no other servers are configured, its servers are checked.
 /// Exits with 1 if a check fails.
 #[derive(clap::Args)]
@@ -80,7 +81,9 @@ impl Report<'_> {
             Ok(Warning(text)) => ("warn", text),
             Err(error) => {
                 self.failures += 1;
-                ("FAIL", crate::error::chain(error.as_ref()))
+                let text = crate::error::chain(error.as_ref());
+                let fix = db::pooler_fix(&text).map(|fix| format!(". {fix}")).unwrap_or_default();
+                ("FAIL", text + &fix)
             }
         };
         let places = self.findings.places_of(&text);
@@ -102,7 +105,9 @@ impl Args {
         self.check_settings(&mut report);
         match db::connect(&self.config.database).await {
             Ok(conn) => {
-                report.add("database", check_version(&conn).await);
+                report.add("database", database::server(&conn, &self.config.database).await);
+                report.add("session", database::session(&conn, &self.config.database).await);
+                report.add("connections", self.connections(&conn).await);
                 let migrated = check_migrations(&conn).await;
                 let has_tables = migrated.is_ok();
                 report.add("migrations", migrated);
@@ -169,11 +174,6 @@ struct TextRow {
 
 async fn query_text(mut conn: &AsyncPgConnection, sql: &str) -> anyhow::Result<String> {
     Ok(diesel::sql_query(sql).get_result::<TextRow>(&mut conn).await?.value)
-}
-
-async fn check_version(conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
-    let version = query_text(conn, "SELECT current_setting('server_version') AS value").await?;
-    Ok(Passed(format!("PostgreSQL {version} answers")))
 }
 
 /// Checks that no migration is pending. Recommends to apply pending ones unless a known obstacle prevents it.

@@ -226,9 +226,13 @@ impl Settings {
     /// Adds the servers of the `saas dev` that runs in this directory, for each database that is not
     /// configured.
     fn add_dev_servers(&mut self, unset: &[&str], has_database: bool) {
-        let is_unset = |names: [&str; 2]| names.iter().all(|name| unset.contains(name));
-        let (database, redis) =
-            (is_unset(["DATABASE_URL", "POSTGRES_SERVER"]), is_unset(["REDIS_URL", "REDIS_HOST"]));
+        let is_unset = |names: &[&str]| names.iter().all(|name| unset.contains(name));
+        // Migrations would go to DATABASE_DIRECT_URL, which belongs to another database.
+        let database_settings: &[&str] = match has_database {
+            true => &["DATABASE_URL", "POSTGRES_SERVER", "DATABASE_DIRECT_URL"],
+            false => &["DATABASE_URL", "POSTGRES_SERVER"],
+        };
+        let (database, redis) = (is_unset(database_settings), is_unset(&["REDIS_URL", "REDIS_HOST"]));
         if !database && !redis {
             return;
         }

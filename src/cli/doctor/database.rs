@@ -1,0 +1,62 @@
+//! The checks of the PostgreSQL server and of the way to it.
+
+use anyhow::{Context, bail};
+use diesel_async::AsyncPgConnection;
+
+use super::{
+    Args,
+    Finding::{self, Passed, Warning},
+    ask,
+};
+use crate::{
+    config::Database,
+    db::{self, ConnectionBudget},
+};
+
+/// Names a database of a running server. All roles may ask this.
+const WHICH_DATABASE: &str =
+    "SELECT current_database() || ' of the server that started at ' || pg_postmaster_start_time() AS value";
+
+impl Args {
+    /// Compares the connections of the server with those that a process opens.
+    pub(super) async fn connections(&self, conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
+        let budget = ConnectionBudget::read(conn, self.config.database_pool.database_pool_size).await?;
+        match budget.problem() {
+            None => Ok(Passed(budget.summary())),
+            Some(problem) if budget.is_too_small() => bail!(problem),
+            Some(problem) => Ok(Warning(problem)),
+        }
+    }
+}
+
+/// Asks for the version, and whether the server accepts writes. `target_session_attrs` can allow a standby.
+pub(super) async fn server(conn: &AsyncPgConnection, settings: &Database) -> anyhow::Result<Finding> {
+    let version = ask(conn, "SELECT current_setting('server_version') AS value").await?;
+    if !db::accepts_writes(conn).await? {
+        bail!(
+            "PostgreSQL {version} answers, but accepts no writes: it is a standby or read-only. Name the primary in {}, or \
+             all servers, separated by commas, and remove target_session_attrs",
+            settings.setting_names().server
+        );
+    }
+    Ok(Passed(format!("PostgreSQL {version} answers and accepts writes")))
+}
+
+/// Checks that migrations get a session of their own, in the database of the product.
+pub(super) async fn session(conn: &AsyncPgConnection, settings: &Database) -> anyhow::Result<Finding> {
+    let direct = match db::connect_directly(settings).await {
+        Ok(direct) => direct,
+        Err(error) if settings.has_direct_url() => {
+            return Err(error).context("`saas migrate` cannot use DATABASE_DIRECT_URL");
+        }
+        Err(error) => return Ok(Warning(format!("`saas migrate` cannot run: {error:#}"))),
+    };
+    let (direct, own) = (ask(&direct, WHICH_DATABASE).await?, ask(conn, WHICH_DATABASE).await?);
+    if direct != own {
+        bail!(
+            "DATABASE_DIRECT_URL leads to {direct}, but {} to {own}: name the same database in both",
+            settings.setting_names().server
+        );
+    }
+    Ok(Passed("migrations have a session of their own".into()))
+}
