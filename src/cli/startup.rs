@@ -253,7 +253,7 @@ pub(super) async fn wait_for_database(config: &Config) -> anyhow::Result<AsyncPg
     let limit = Duration::from_secs(config.database_pool.database_wait_seconds);
     let (deadline, mut pause) = (Instant::now() + limit, DATABASE_RETRY_INTERVAL);
     let conn = loop {
-        let error = match db::connect(&config.database).await {
+        let error = match db::try_connect(&config.database).await {
             Ok(conn) => break conn,
             Err(error) => error,
         };

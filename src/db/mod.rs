@@ -31,7 +31,7 @@ pub use connection_budget::ConnectionBudget;
 pub use pending::PendingUses;
 pub use recent::RecentReads;
 pub use session::accepts_writes;
-pub use standalone::{ConnectFailure, connect, connect_directly, pooler_fix};
+pub use standalone::{ConnectFailure, connect, connect_directly, pooler_fix, try_connect};
 pub use tx::{Effects, Tx};
 
 use crate::{

@@ -19,7 +19,7 @@ const FULL_OR_STARTING: &[&str] = &["[53300]", "[57P03]"];
 /// Parts of messages about a server that is away or cannot be used now.
 const AWAY: &[&str] = &["refused", "no answer within", "lookup", "look-up", "No such file", "unreachable"];
 /// The same for a connection that ended during the login, as while a server or a proxy is shutting down.
-const ENDED: &[&str] = &["[57P", "[08", "closed", "reset by peer", "Broken pipe"];
+const ENDED: &[&str] = &["[57P", "[08", "closed", "reset by peer", "Broken pipe", "eof", "end of file"];
 /// Part of the message about a server of another kind than `target_session_attrs` asks for.
 const OTHER_KIND: &str = "see target_session_attrs";
 /// Parts of messages about something that only a change of the settings or of the server can fix.
@@ -60,6 +60,15 @@ pub struct ConnectFailure {
 /// refuses the login or has no free connection.
 pub async fn connect(settings: &Database) -> anyhow::Result<AsyncPgConnection> {
     let conn = open(&Target::new(settings.options()?)?, settings.setting_names()).await?;
+    check_encoding(conn).await
+}
+
+/// As [`connect`], without waiting.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn try_connect(settings: &Database) -> anyhow::Result<AsyncPgConnection> {
+    let conn = try_open(&Target::new(settings.options()?)?, settings.setting_names()).await?;
     check_encoding(conn).await
 }
 
@@ -106,18 +115,21 @@ pub fn pooler_fix(message: &str) -> Option<&'static str> {
 async fn open(target: &Target, names: DatabaseSettingNames) -> Result<AsyncPgConnection, ConnectFailure> {
     let deadline = Instant::now() + FREE_CONNECTION_TIMEOUT;
     loop {
-        let problem = match target.connect().await {
-            Ok(conn) => return Ok(conn),
-            Err(error) => error.to_string(),
-        };
-        if !has(&problem, FULL_OR_STARTING) || Instant::now() >= deadline {
-            return Err(ConnectFailure {
-                is_transient: is_transient(&problem),
-                message: format!("{problem}. {}", advice(&problem, names)),
-            });
+        match try_open(target, names).await {
+            Err(failure) if has(&failure.message, FULL_OR_STARTING) && Instant::now() < deadline => {
+                sleep(FREE_CONNECTION_INTERVAL).await;
+            }
+            result => return result,
         }
-        sleep(FREE_CONNECTION_INTERVAL).await;
     }
+}
+
+async fn try_open(target: &Target, names: DatabaseSettingNames) -> Result<AsyncPgConnection, ConnectFailure> {
+    target.connect().await.map_err(|error| {
+        let problem = error.to_string();
+        let message = format!("{problem}. {}", advice(&problem, names));
+        ConnectFailure { message, is_transient: is_transient(&problem) }
+    })
 }
 
 async fn check_encoding(mut conn: AsyncPgConnection) -> anyhow::Result<AsyncPgConnection> {

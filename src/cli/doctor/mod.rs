@@ -106,8 +106,9 @@ impl Args {
         match db::connect(&self.config.database).await {
             Ok(conn) => {
                 report.add("database", database::server(&conn, &self.config.database).await);
-                report.add("session", database::session(&conn, &self.config.database).await);
+                // Before the next check, which opens another connection.
                 report.add("connections", self.connections(&conn).await);
+                report.add("session", database::session(&conn, &self.config.database).await);
                 let migrated = check_migrations(&conn).await;
                 let has_tables = migrated.is_ok();
                 report.add("migrations", migrated);
