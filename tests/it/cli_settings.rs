@@ -59,6 +59,7 @@ async fn serve_reports_what_is_missing() {
 
     let mut unreachable = production_command(&["serve", "--port", "0"], &empty, "p").await;
     unreachable.env("DATABASE_URL", "postgres://someone:hunter2@127.0.0.1:9/z");
+    unreachable.env("DATABASE_WAIT_SECONDS", "0");
     let ended = run(unreachable).await.failed(1, &["cannot reach PostgreSQL at 127.0.0.1:9", "DATABASE_URL"]);
     assert!(!ended.stderr.contains("hunter2"));
 

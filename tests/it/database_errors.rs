@@ -53,8 +53,10 @@ async fn errors_of_an_unusable_server_are_reported_as_unavailable() {
 async fn an_unusable_connection_is_replaced() {
     let app = TestApp::with(&["--database-pool-size=1"]).await;
     let mut last = backend_pid(&app.app.db).await;
-    for code in ["25006", "0A000", "26000", "57P01"] {
-        raise_error(&app.app.db, code).await;
+    for code in ["25006", "0A000", "26000", "42P05", "57P01"] {
+        let error = raise_error(&app.app.db, code).await;
+        let names_fix = saas::error::chain(&error).contains("max_prepared_statements");
+        assert_eq!(names_fix, ["26000", "42P05"].contains(&code), "{error:?}");
         let now = backend_pid(&app.app.db).await;
         assert_ne!(now, last, "{code}");
         last = now;

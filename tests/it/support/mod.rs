@@ -6,6 +6,8 @@ pub mod authenticator;
 pub mod mail;
 pub mod migrations;
 pub mod own_redis;
+pub mod pgbouncer;
+pub mod postgres_pair;
 pub mod process;
 pub mod proxy;
 pub mod queue;

@@ -26,6 +26,7 @@ pub enum Link {
 
 pub struct Proxy {
     pub address: SocketAddr,
+    target: Arc<Mutex<SocketAddr>>,
     link: watch::Sender<Link>,
     /// Each new value closes the open connections.
     closing: watch::Sender<()>,
@@ -48,12 +49,15 @@ impl Proxy {
         let closing = watch::Sender::new(());
         let answers = Answers::default();
         let (carried, closed) = (answers.clone(), closing.clone());
+        let target = Arc::new(Mutex::new(target));
+        let current = target.clone();
         tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
+                let target = *current.lock().unwrap();
                 tokio::spawn(carry(near, target, state.clone(), closed.subscribe(), carried.clone()));
             }
         });
-        Self { address, link, closing, answers }
+        Self { address, target, link, closing, answers }
     }
 
     /// Starts a proxy for the server of a URL. Returns the proxy and its URL.
@@ -68,6 +72,11 @@ impl Proxy {
 
     pub fn set(&self, link: Link) {
         self.link.send_replace(link);
+    }
+
+    /// Leads new connections to another server, as after a change of a name. Open ones stay where they are.
+    pub fn repoint(&self, target: SocketAddr) {
+        *self.target.lock().unwrap() = target;
     }
 
     /// Closes all open connections, as a server does with idle ones. New ones are possible at once.

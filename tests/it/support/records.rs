@@ -10,14 +10,19 @@ use super::{
 
 /// Returns the first column of each row of a query as text. Null becomes an empty text.
 pub async fn column(database: &TestDatabase, sql: &str) -> Vec<String> {
-    let (client, connection) = tokio_postgres::connect(&database.url, NoTls).await.unwrap();
+    column_at(&database.url, sql).await.unwrap()
+}
+
+/// Returns the first column of the rows of a query on the server of a URL.
+pub async fn column_at(url: &str, sql: &str) -> Result<Vec<String>, tokio_postgres::Error> {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
     tokio::spawn(connection);
-    let messages = client.simple_query(sql).await.unwrap();
+    let messages = client.simple_query(sql).await?;
     let rows = messages.iter().filter_map(|message| match message {
         SimpleQueryMessage::Row(row) => Some(row),
         _ => None,
     });
-    rows.map(|row| row.get(0).unwrap_or_default().to_owned()).collect()
+    Ok(rows.map(|row| row.get(0).unwrap_or_default().to_owned()).collect())
 }
 
 /// Runs a statement that must fail, and returns the error message.
