@@ -30,8 +30,8 @@ use crate::{
 /// Check that the product can run here.
 ///
 /// Prints one line for each check, and the fix beside each failure: settings, mail, PostgreSQL, its connections, migrations,
-/// privileges, admins, addresses, Redis, clock, disk. The settings are those of `saas serve` and `saas worker`. While `saas dev` runs in this
-/// directory, and no other servers are configured, its servers are checked.
+/// privileges, admins, addresses, Redis, clock, disk. The settings are those of `saas serve` and `saas worker`. While
+/// `saas dev` runs in this directory, and no other servers are configured, its servers are checked.
 /// Exits with 1 if a check fails.
 #[derive(clap::Args)]
 #[command(

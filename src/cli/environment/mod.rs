@@ -228,11 +228,8 @@ impl Settings {
     fn add_dev_servers(&mut self, unset: &[&str], has_database: bool) {
         let is_unset = |names: &[&str]| names.iter().all(|name| unset.contains(name));
         // Migrations would go to DATABASE_DIRECT_URL, which belongs to another database.
-        let database_settings: &[&str] = match has_database {
-            true => &["DATABASE_URL", "POSTGRES_SERVER", "DATABASE_DIRECT_URL"],
-            false => &["DATABASE_URL", "POSTGRES_SERVER"],
-        };
-        let (database, redis) = (is_unset(database_settings), is_unset(&["REDIS_URL", "REDIS_HOST"]));
+        let database = is_unset(&["DATABASE_URL", "POSTGRES_SERVER", "DATABASE_DIRECT_URL"]);
+        let redis = is_unset(&["REDIS_URL", "REDIS_HOST"]);
         if !database && !redis {
             return;
         }
