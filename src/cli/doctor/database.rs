@@ -6,14 +6,14 @@ use diesel_async::AsyncPgConnection;
 use super::{
     Args,
     Finding::{self, Passed, Warning},
-    ask,
+    query_text,
 };
 use crate::{
     config::Database,
     db::{self, ConnectionBudget},
 };
 
-/// Names a database of a running server. All roles may ask this.
+/// Names a database of a running server. All roles may read this.
 const WHICH_DATABASE: &str =
     "SELECT current_database() || ' of the server that started at ' || pg_postmaster_start_time() AS value";
 
@@ -31,7 +31,7 @@ impl Args {
 
 /// Asks for the version, and whether the server accepts writes. `target_session_attrs` can allow a standby.
 pub(super) async fn server(conn: &AsyncPgConnection, settings: &Database) -> anyhow::Result<Finding> {
-    let version = ask(conn, "SELECT current_setting('server_version') AS value").await?;
+    let version = query_text(conn, "SELECT current_setting('server_version') AS value").await?;
     if !db::accepts_writes(conn).await? {
         bail!(
             "PostgreSQL {version} answers, but accepts no writes: it is a standby or read-only. Name the primary in {}, or \
@@ -51,7 +51,7 @@ pub(super) async fn session(conn: &AsyncPgConnection, settings: &Database) -> an
         }
         Err(error) => return Ok(Warning(format!("`saas migrate` cannot run: {error:#}"))),
     };
-    let (direct, own) = (ask(&direct, WHICH_DATABASE).await?, ask(conn, WHICH_DATABASE).await?);
+    let (direct, own) = (query_text(&direct, WHICH_DATABASE).await?, query_text(conn, WHICH_DATABASE).await?);
     if direct != own {
         bail!(
             "DATABASE_DIRECT_URL leads to {direct}, but {} to {own}: name the same database in both",
