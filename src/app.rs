@@ -39,9 +39,11 @@ pub struct App(Arc<Inner>);
 pub struct Inner {
     pub config: Config,
     pub db: Db,
+    /// The server of the jobs and of the counters of attempts.
     pub redis: RedisPool,
     /// Counts failed attempts at passwords and codes, and requests for mails.
     pub attempts: Attempts,
+    /// On the server of `CACHE_REDIS_URL`, if it is set.
     pub cache: Cache,
     /// Cached sessions and their users, by session id.
     pub identities: RecentReads<Uuid, Identity>,
@@ -79,9 +81,15 @@ impl App {
         let sealing_keys =
             secret(&auth.two_factor_key).into_iter().chain(secret(&auth.two_factor_key_previous));
         let redis = RedisPool::new(&config.redis).context("cannot set up the Redis pool")?;
+        let cache_redis = match config.redis_options.cache(&config.redis) {
+            Some(settings) => {
+                RedisPool::new(&settings).context("cannot set up the Redis pool of the cache")?
+            }
+            None => redis.clone(),
+        };
         Ok(Self(Arc::new(Inner {
             attempts: Attempts::new(redis.clone(), &config.redis.redis_key_prefix, &key),
-            cache: Cache::new(redis.clone(), &config.redis.redis_key_prefix),
+            cache: Cache::new(cache_redis, &config.redis.redis_key_prefix),
             identities: RecentReads::new(Duration::from_millis(auth.identity_cache_ms)),
             session_uses: PendingUses::new(MAX_PENDING_SESSIONS),
             db: Db::new(&config.database, &config.database_pool)?,

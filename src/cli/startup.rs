@@ -76,6 +76,7 @@ pub(super) fn check_dev_settings(config: &Config, http: &Http) -> anyhow::Result
     if config.redis.is_set() {
         problems.extend(config.redis.problems());
     }
+    problems.extend(config.cache_problems());
     problems.extend(config.mail.problems());
     problems.extend(http.problems());
     problems.extend(check_admin(&config.auth.admin).err().map(|error| error.to_string()));

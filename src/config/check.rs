@@ -79,8 +79,14 @@ impl Config {
     pub fn problems(&self) -> Vec<String> {
         let mut problems: Vec<_> = self.logs.problem().into_iter().chain(self.database.problem()).collect();
         problems.extend(self.redis.problems());
+        problems.extend(self.cache_problems());
         problems.extend(self.mail.problems());
         problems
+    }
+
+    /// Returns what is invalid in the settings of the cache, each problem with its fix.
+    pub fn cache_problems(&self) -> Vec<String> {
+        self.redis_options.cache(&self.redis).map(|cache| cache.problems()).unwrap_or_default()
     }
 
     /// Returns the settings that are unsafe outside development, each with its fix. Empty if `DEBUG` is on.

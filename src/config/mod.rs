@@ -26,6 +26,7 @@ mod logs;
 mod postgres;
 mod postgres_parameters;
 mod postgres_url;
+mod redis_options;
 mod redis_server;
 mod site;
 mod smtp;
@@ -44,6 +45,7 @@ pub use database::{Database, DatabasePool, DatabaseSettingNames};
 pub use jobs::{UserJobs, Worker};
 pub use logs::{LogFormat, Logs};
 pub use postgres::{PostgresOptions, PostgresServer, SessionAttrs, SslMode, TlsOptions};
+pub use redis_options::RedisOptions;
 pub use redis_server::Redis;
 pub use site::{Hosts, Origins};
 use site::{base_url, hosts, listen_address, origins, public_url};
@@ -212,6 +214,8 @@ pub struct Config {
     pub database_pool: DatabasePool,
     #[command(flatten)]
     pub redis: Redis,
+    #[command(flatten)]
+    pub redis_options: RedisOptions,
     #[command(flatten)]
     pub auth: Auth,
     #[command(flatten)]

@@ -12,6 +12,7 @@ use super::{
 };
 
 const DEFAULT_PORT: u16 = 6379;
+const URL_SETTING: &str = "REDIS_URL";
 
 /// Where Redis is, and how long to wait for it.
 #[derive(Args, Clone, Debug)]
@@ -37,9 +38,17 @@ pub struct Redis {
     /// with 503.
     #[arg(long, env, default_value_t = 900, value_name = "MS", value_parser = clap::value_parser!(u64).range(100..=600_000))]
     pub redis_timeout_ms: u64,
+    /// The setting that `redis_url` comes from, for messages.
+    #[arg(skip = URL_SETTING)]
+    url_setting: &'static str,
 }
 
 impl Redis {
+    /// Returns these settings for another server, whose URL comes from `setting`.
+    pub fn at(&self, setting: &'static str, url: SecretString) -> Self {
+        Self { redis_url: Some(url), url_setting: setting, ..self.clone() }
+    }
+
     /// Returns how to connect, from `REDIS_URL` or the `REDIS_*` parts.
     ///
     /// # Errors
@@ -55,15 +64,16 @@ impl Redis {
         // An unescaped special character of a password ends the host early. What follows may be a part of the password.
         let is_cut = Url::parse(url)
             .is_ok_and(|url| !url.scheme().ends_with("unix") && url[Position::AfterPort..].contains('@'));
-        if let Some(problem) = unknown_parameter(url).filter(|_| !is_cut) {
+        if let Some(problem) = unknown_parameter(self.url_setting, url).filter(|_| !is_cut) {
             bail!(problem);
         }
         // The parser's message may repeat the URL.
         match url.into_connection_info() {
             Ok(connection) if !is_cut => Ok(connection),
             _ => bail!(
-                "REDIS_URL cannot be read; write redis://:password@host:6379/0, and in the password %40 for @, %3A for :, \
-                 %2F for /, %3F for ?, %23 for # and %25 for %"
+                "{} cannot be read; write redis://:password@host:6379/0, and in the password %40 for @, %3A for :, \
+                 %2F for /, %3F for ?, %23 for # and %25 for %",
+                self.url_setting
             ),
         }
     }
@@ -77,7 +87,7 @@ impl Redis {
     pub fn setting_name(&self) -> &'static str {
         match secret(&self.redis_url).is_none() && self.redis_host.is_set() {
             true => "REDIS_HOST",
-            false => "REDIS_URL",
+            false => self.url_setting,
         }
     }
 
@@ -96,13 +106,13 @@ impl Redis {
 
     /// Returns why connections may be read by others, with the fix.
     pub(super) fn weakness(&self) -> Option<String> {
-        let connection = self.connection().ok()?;
+        let (connection, setting) = (self.connection().ok()?, self.url_setting);
         match connection.addr() {
             ConnectionAddr::Tcp(host, _) if !is_local(host) => Some(format!(
-                "connections to Redis at {host} are unencrypted, with the password and the jobs: use rediss:// in REDIS_URL"
+                "connections to Redis at {host} are unencrypted, with the password and the data: use rediss:// in {setting}"
             )),
             ConnectionAddr::TcpTls { host, insecure: true, .. } if !is_local(host) => Some(format!(
-                "the certificate of Redis at {host} is not verified: remove #insecure from REDIS_URL"
+                "the certificate of Redis at {host} is not verified: remove #insecure from {setting}"
             )),
             _ => None,
         }
@@ -110,7 +120,7 @@ impl Redis {
 }
 
 /// Returns what is wrong with the parameters of a URL, which the parser would ignore.
-fn unknown_parameter(url: &str) -> Option<String> {
+fn unknown_parameter(setting: &str, url: &str) -> Option<String> {
     let url = Url::parse(url).ok()?;
     let known: &[&str] = match url.scheme() {
         scheme if scheme.ends_with("unix") => &["db", "user", "pass", "protocol"],
@@ -121,7 +131,7 @@ fn unknown_parameter(url: &str) -> Option<String> {
         "db" => "write the number of the database after the host, as in redis://host:6379/3",
         _ => "remove it",
     };
-    Some(format!("REDIS_URL has the parameter {name:?}, which is not supported: {fix}"))
+    Some(format!("{setting} has the parameter {name:?}, which is not supported: {fix}"))
 }
 
 fn place(address: &ConnectionAddr) -> String {

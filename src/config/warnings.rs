@@ -43,6 +43,7 @@ impl Config {
         list.extend(self.mail.weaknesses());
         list.extend(self.database.weakness());
         list.extend(self.redis.weakness());
+        list.extend(self.redis_options.cache(&self.redis).and_then(|cache| cache.weakness()));
         list
     }
 }
@@ -119,6 +120,8 @@ mod tests {
             ("--database-url=postgres://u:hunter2@db/app?sslmode=require", "certificate of PostgreSQL"),
             ("--redis-url=redis://:hunter2@redis:6379/0", "Redis at redis are unencrypted"),
             ("--redis-url=rediss://:hunter2@redis:6379/0#insecure", "certificate of Redis"),
+            ("--cache-redis-url=redis://:hunter2@cache:6379/0", "use rediss:// in CACHE_REDIS_URL"),
+            ("--cache-redis-url=rediss://:hunter2@cache#insecure", "remove #insecure from CACHE_REDIS_URL"),
         ] {
             let found = weaknesses(&[flag]).join("\n");
             assert!(found.contains(expected) && !found.contains("hunter2"), "{flag}: {found}");
@@ -133,6 +136,8 @@ mod tests {
             "--database-url=postgres://u@%2Frun%2Fpostgresql/app",
             "--redis-url=redis://[::1]:6379",
             "--redis-url=unix:///run/redis.sock",
+            "--cache-redis-url=redis://localhost",
+            "--cache-redis-url=rediss://cache.example.com",
         ] {
             assert_eq!(weaknesses(&[flag]), [""; 0], "{flag}");
         }

@@ -10,10 +10,13 @@ use std::{
 
 use futures_util::future::join_all;
 use redis::AsyncCommands;
+use reqwest::Method;
 use saas::error::Error;
 
 use crate::support::{
     TestApp,
+    own_redis::OwnRedis,
+    process::{production_command, run},
     proxy::{Link, Proxy},
     queue::connect,
     servers::{TestDatabase, servers, unique},
@@ -111,6 +114,44 @@ async fn every_call_loads_while_redis_is_unavailable() {
 }
 
 #[tokio::test]
+async fn the_cache_may_have_a_server_of_its_own_that_evicts() {
+    let database = Arc::new(TestDatabase::migrated().await);
+    let mut redis = OwnRedis::start(&["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"]).await;
+    let one = Replica::on(database.clone(), &[&format!("--cache-redis-url={}", redis.url())]).await;
+    let (app, prefix) = (&one.app, &one.app.prefix);
+    assert_eq!((one.get("a").await, one.get("a").await), ("load 0".to_owned(), "load 0".to_owned()));
+    let user = app.user().await;
+    app.login(&user.email, "wrong password").await;
+    let enqueue = async || app.call(Method::POST, "/jobs/example?name=x&duration=0", &user).await.status;
+    assert_eq!(enqueue().await, 200);
+    let there: Vec<String> = redis.command(&["KEYS", "*"]).await.unwrap();
+    let is_value = |key: &String| key.starts_with(&format!("{prefix}:cache:"));
+    assert!(there.contains(&format!("{prefix}:cache:a")) && there.iter().all(is_value), "{there:?}");
+    let mut main = connect(&servers().await.redis_url()).await.unwrap();
+    let here: Vec<String> = main.keys(format!("{prefix}:*")).await.unwrap();
+    for part in ["jobs", "throttle:"] {
+        assert!(here.iter().any(|key| key.starts_with(&format!("{prefix}:{part}"))), "{part} in {here:?}");
+    }
+    assert!(!here.iter().any(is_value), "{here:?}");
+
+    let url = redis.url();
+    let doctor = async || {
+        let mut command = production_command(&["doctor"], &database, prefix).await;
+        command.env("CACHE_REDIS_URL", &url);
+        run(command).await
+    };
+    let healthy = doctor().await.succeeded().stdout;
+    assert!(healthy.contains("ok    cache") && !healthy.contains("allkeys-lru"), "{healthy}");
+    redis.kill().await;
+    assert_eq!((one.get("a").await, one.get("a").await), ("load 1".to_owned(), "load 2".to_owned()));
+    assert_eq!(enqueue().await, 200, "the jobs are on the other server");
+    let broken = doctor().await;
+    let line = broken.stdout.lines().find(|line| line.starts_with("FAIL  cache")).unwrap_or_default();
+    assert!(broken.code == Some(1) && line.contains("check CACHE_REDIS_URL"), "{broken:?}");
+    assert!(broken.stdout.contains("ok    redis"), "{broken:?}");
+}
+
+#[tokio::test]
 async fn the_number_of_users_is_cached_and_updated_after_each_change() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
@@ -125,6 +166,6 @@ async fn the_number_of_users_is_cached_and_updated_after_each_change() {
         201
     );
     assert_eq!(total().await, 4);
-    app.call(reqwest::Method::DELETE, &format!("/users/{}", user.id), &admin).await;
+    app.call(Method::DELETE, &format!("/users/{}", user.id), &admin).await;
     assert_eq!(total().await, 3);
 }

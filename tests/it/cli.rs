@@ -49,6 +49,7 @@ async fn help_shows_no_secret() {
         "SECRET_KEY_PREVIOUS",
         "DATABASE_URL",
         "REDIS_URL",
+        "CACHE_REDIS_URL",
         "SMTP_URL",
         "POSTGRES_PASSWORD",
         "FIRST_SUPERUSER_PASSWORD",

@@ -78,6 +78,7 @@ async fn invalid_settings_are_named() {
         ("DATABASE_URL", "postgres://someone:hunter2@host:port/db", "DATABASE_URL cannot be read"),
         ("DATABASE_URL", "postgres://someone:hunter2@host/db?sslmode=perhaps", "sslmode=perhaps"),
         ("REDIS_URL", "http://:hunter2@host", "REDIS_URL cannot be read"),
+        ("CACHE_REDIS_URL", "http://:hunter2@host", "CACHE_REDIS_URL cannot be read"),
         ("SMTP_URL", "http://someone:hunter2@host", "SMTP_URL cannot be read"),
         ("MAIL_FROM", "invalid", "MAIL_FROM \"invalid\" is not an address"),
         ("BACKEND_CORS_ORIGINS", "[\"https://a.example.com\"", "BACKEND_CORS_ORIGINS is not a JSON list"),

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     app,
-    config::{self, Config, Http, Listen},
+    config::{self, Config, Http, Listen, Redis},
     db::{
         self,
         migrations::{self, Migrations},
@@ -30,7 +30,7 @@ use crate::{
 /// Check that the product can run here.
 ///
 /// Prints one line for each check, and the fix beside each failure: settings, mail, PostgreSQL, its connections, migrations,
-/// privileges, admins, addresses, Redis, clock, disk. The settings are those of `saas serve` and `saas worker`. While
+/// privileges, admins, addresses, Redis, cache, clock, disk. The settings are those of `saas serve` and `saas worker`. While
 /// `saas dev` runs in this directory, and no other servers are configured, its servers are checked.
 /// Exits with 1 if a check fails.
 #[derive(clap::Args)]
@@ -130,6 +130,9 @@ impl Args {
                 let hint = format!("cannot use Redis: check {name} and that a server is running at {server}");
                 report.add("redis", Err(error.context(hint)));
             }
+        }
+        if let Some(settings) = self.config.redis_options.cache(&self.config.redis) {
+            report.add("cache", check_cache(&settings).await);
         }
         report.add("disk", check_disk());
         Ok(if report.failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -250,6 +253,16 @@ async fn check_redis(config: &Config) -> anyhow::Result<Vec<anyhow::Result<Findi
     list.extend(server.problems.into_iter().map(|problem| Err(anyhow::anyhow!(problem))));
     list.extend(server.warnings.into_iter().map(|warning| Ok(Warning(warning))));
     Ok(list)
+}
+
+/// Checks that the Redis of the cache answers and accepts writes. It may evict, and needs no persistence.
+async fn check_cache(settings: &Redis) -> anyhow::Result<Finding> {
+    let pool = RedisPool::new(settings)?;
+    let (name, server) = (settings.setting_name(), settings.location());
+    pool.probe(&format!("{}:cache:probe", settings.redis_key_prefix)).await.with_context(|| {
+        format!("cannot use the cache: check {name} and that a server is running at {server}")
+    })?;
+    Ok(Passed(format!("Redis at {server} answers")))
 }
 
 /// Checks the free space of the file system of the working directory.
