@@ -93,11 +93,13 @@ impl App {
             identities: RecentReads::new(Duration::from_millis(auth.identity_cache_ms)),
             session_uses: PendingUses::new(MAX_PENDING_SESSIONS),
             db: Db::new(&config.database, &config.database_pool)?,
-            queue: queue(&redis, &config.redis).limit_owners(OwnerLimits {
-                jobs: config.user_jobs.user_max_queued_jobs,
-                bytes: config.user_jobs.user_max_queued_bytes,
-                per_hour: Some(config.user_jobs.user_max_jobs_per_hour),
-            }),
+            queue: queue(&redis, &config.redis)
+                .wait_for_replicas(config.redis_options.queue_wait_replicas)
+                .limit_owners(OwnerLimits {
+                    jobs: config.user_jobs.user_max_queued_jobs,
+                    bytes: config.user_jobs.user_max_queued_bytes,
+                    per_hour: Some(config.user_jobs.user_max_jobs_per_hour),
+                }),
             redis,
             mailer: Mailer::new(&config)?,
             passwords: Passwords::new(auth.hashing.bcrypt_cost),

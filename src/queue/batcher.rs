@@ -6,21 +6,20 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use futures_util::future::join_all;
 use tokio::sync::oneshot;
 
 use super::{
     enqueue_options::EnqueueOptions,
     error::{Error, Result},
     owner::OwnerLimits,
-    push::{batch_size, push},
-    script_client::ScriptClient,
+    push::{Push, batch_size},
+    push_client::PushClient,
 };
 
 /// Enqueues jobs in batches: jobs that arrive while one batch is being pushed form the next. Clones share the batches.
 #[derive(Clone)]
 pub(super) struct EnqueueBatcher {
-    scripts: ScriptClient,
+    pushes: PushClient,
     state: Arc<Mutex<BatcherState>>,
 }
 
@@ -51,8 +50,8 @@ struct PendingJob {
 type Reply = Result<(), Arc<Error>>;
 
 impl EnqueueBatcher {
-    pub(super) fn new(scripts: ScriptClient) -> Self {
-        Self { scripts, state: Arc::default() }
+    pub(super) fn new(pushes: PushClient) -> Self {
+        Self { pushes, state: Arc::default() }
     }
 
     /// Enqueues a job in the next batch, and returns when Redis has it.
@@ -107,38 +106,45 @@ impl EnqueueBatcher {
         for job in batch {
             destinations.entry(job.destination.clone()).or_default().push(job);
         }
-        let pushes = destinations.into_iter().map(async |(destination, jobs)| {
-            let reply = self.push_jobs(&destination, &jobs).await;
+        let groups: Vec<_> = destinations.into_iter().collect();
+        let replies = self.push_groups(&groups).await;
+        let mut single = Vec::new();
+        for ((destination, jobs), reply) in groups.into_iter().zip(replies) {
             let is_limit = reply.as_ref().is_err_and(|error| matches!(**error, Error::OwnerLimit(_)));
             if is_limit && jobs.len() > 1 {
                 // The limit may have room for some of them.
-                join_all(jobs.into_iter().map(async |job| {
-                    let reply = self.push_jobs(&destination, std::slice::from_ref(&job)).await;
-                    let _ = job.reply.send(reply);
-                }))
-                .await;
-                return;
+                single.extend(jobs.into_iter().map(|job| (destination.clone(), vec![job])));
+            } else {
+                send(jobs, &reply);
             }
-            for job in jobs {
-                let _ = job.reply.send(reply.clone());
-            }
-        });
-        join_all(pushes).await;
+        }
+        if !single.is_empty() {
+            let replies = self.push_groups(&single).await;
+            single.into_iter().zip(replies).for_each(|((_, jobs), reply)| send(jobs, &reply));
+        }
     }
 
-    /// Enqueues jobs of one destination, all or none.
-    async fn push_jobs(&self, destination: &Destination, jobs: &[PendingJob]) -> Reply {
-        let Destination { queue, group, limits } = destination;
-        let options = EnqueueOptions { group: group.clone(), ..EnqueueOptions::default() };
-        let envelopes: Vec<_> = jobs.iter().map(|job| (job.id.as_str(), job.envelope.as_str())).collect();
-        let pushed = push(&self.scripts, queue, &envelopes, &options, *limits).await;
-        let reply = pushed.map(drop).map_err(Arc::new);
-        if let Err(error) = &reply
-            && matches!(**error, Error::Unavailable(_))
-        {
+    /// Enqueues the jobs of each destination, all or none of them. Returns a reply for each destination.
+    async fn push_groups(&self, groups: &[(Destination, Vec<PendingJob>)]) -> Vec<Reply> {
+        let mut prepared = Vec::with_capacity(groups.len());
+        for (destination, jobs) in groups {
+            let options = EnqueueOptions { group: destination.group.clone(), ..EnqueueOptions::default() };
+            let jobs: Vec<_> = jobs.iter().map(|job| (job.id.as_str(), job.envelope.as_str())).collect();
+            prepared.push((destination, options, jobs));
+        }
+        let mut calls = Vec::with_capacity(groups.len());
+        for (destination, options, jobs) in &prepared {
+            let Destination { queue, limits, .. } = destination;
+            calls.push(Push { queue, jobs, options, limits: *limits });
+        }
+        let answers = self.pushes.push_all(&calls).await;
+        let replies: Vec<Reply> =
+            answers.into_iter().map(|answer| answer.map(drop).map_err(Arc::new)).collect();
+        let mut errors = replies.iter().filter_map(|reply| reply.as_ref().err());
+        if let Some(error) = errors.find(|error| matches!(***error, Error::Unavailable(_))) {
             self.fail_pending(error);
         }
-        reply
+        replies
     }
 
     /// Fails the jobs that arrived meanwhile too: they would otherwise wait for one time-out after the other.
@@ -151,6 +157,12 @@ impl EnqueueBatcher {
     fn lock(&self) -> MutexGuard<'_, BatcherState> {
         // Nothing panics while holding the lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn send(jobs: Vec<PendingJob>, reply: &Reply) {
+    for job in jobs {
+        let _ = job.reply.send(reply.clone());
     }
 }
 

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use redis::{FromRedisValue, Script, ScriptInvocation, aio::ConnectionLike};
 
-use super::{batcher::EnqueueBatcher, error::Result, owner::OwnerLimits, script_client::ScriptClient};
+use super::{
+    batcher::EnqueueBatcher, error::Result, owner::OwnerLimits, push_client::PushClient,
+    script_client::ScriptClient,
+};
 
 /// The settings of a [`Queue`].
 #[derive(Debug, Clone)]
@@ -19,6 +22,7 @@ pub struct QueueOptions {
 #[derive(Clone)]
 pub struct Queue {
     scripts: ScriptClient,
+    pushes: PushClient,
     batcher: EnqueueBatcher,
     client: redis::Client,
     owner_limits: Option<OwnerLimits>,
@@ -34,7 +38,15 @@ impl Queue {
         options: &QueueOptions,
     ) -> Self {
         let scripts = ScriptClient::new(connection, &options.prefix, options.timeout);
-        Self { batcher: EnqueueBatcher::new(scripts.clone()), scripts, client, owner_limits: None }
+        let pushes = PushClient::new(scripts.clone());
+        Self { batcher: EnqueueBatcher::new(pushes.clone()), pushes, scripts, client, owner_limits: None }
+    }
+
+    /// Makes each call that enqueues wait until `replicas` replicas of Redis have the jobs, for one timeout at most; 0
+    /// does not wait.
+    pub fn wait_for_replicas(self, replicas: u32) -> Self {
+        let pushes = self.pushes.wait_for_replicas(&self.client, replicas);
+        Self { batcher: EnqueueBatcher::new(pushes.clone()), pushes, ..self }
     }
 
     /// Limits how much each owner may enqueue with this client.
@@ -60,6 +72,10 @@ impl Queue {
 
     pub(super) fn scripts(&self) -> &ScriptClient {
         &self.scripts
+    }
+
+    pub(super) fn pushes(&self) -> &PushClient {
+        &self.pushes
     }
 
     pub(super) fn batcher(&self) -> &EnqueueBatcher {

@@ -15,7 +15,7 @@ use super::{
     job::Job,
     limits::check_depth,
     outcome::time_of_id,
-    push::{batch_size, push},
+    push::{Push, batch_size},
     queues::Queues,
 };
 
@@ -23,11 +23,12 @@ use super::{
 const MAX_ENVELOPE_BYTES: usize = 1024 * 1024;
 
 impl Queue {
-    /// Enqueues a job and returns its id. Redis has stored the job when this returns.
+    /// Enqueues a job and returns its id. Redis has stored the job when this returns, and so have as many replicas as
+    /// [`wait_for_replicas`](Self::wait_for_replicas) says.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if Redis does not answer, in which case it may have stored the job, or is full;
-    /// [`Error::TooLarge`] and [`Error::TooDeep`] for the arguments; [`Error::OwnerLimit`] if the owner has too many jobs.
+    /// [`Error::Unavailable`] if Redis does not answer, in which case it may have stored the job, is full, or too few
+    /// replicas have the job in time; [`Error::TooLarge`] and [`Error::TooDeep`] for the arguments; [`Error::OwnerLimit`] if the owner has too many jobs.
     pub async fn enqueue<J: Job>(&self, job: &J, origin: Origin) -> Result<String> {
         let options = EnqueueOptions::default().for_owner(origin.owner)?;
         let (id, envelope) = write(job, &origin, &options)?;
@@ -88,8 +89,10 @@ impl Queue {
     ) -> Result<String> {
         let options = options.for_owner(origin.owner)?;
         let (id, envelope) = write(job, &origin, &options)?;
-        let known =
-            push(self.scripts(), J::QUEUE, &[(&id, &envelope)], &options, self.owner_limits()).await?;
+        let jobs = [(id.as_str(), envelope.as_str())];
+        let limits = self.owner_limits();
+        let push = Push { queue: J::QUEUE, jobs: &jobs, options: &options, limits };
+        let known = self.pushes().push(push).await?;
         let is_duplicate = !known.is_empty();
         let id = known.into_iter().next().unwrap_or(id);
         tracing::debug!(job_id = id, task = J::NAME, queue = J::QUEUE, is_duplicate, "job enqueued");
@@ -125,7 +128,8 @@ impl Queue {
             batches.reverse();
         }
         for batch in &batches {
-            push(self.scripts(), J::QUEUE, batch, &options, self.owner_limits()).await?;
+            let limits = self.owner_limits();
+            self.pushes().push(Push { queue: J::QUEUE, jobs: batch, options: &options, limits }).await?;
         }
         Ok(jobs.into_iter().map(|(id, _)| id).collect())
     }

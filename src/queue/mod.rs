@@ -8,7 +8,7 @@
 //! | `job`, `failure`, `schedule`, `job_type` | what the author of a job works with, and the table of jobs |
 //! | `envelope`, `outcome`, `state`, `limits` | what is stored about a job |
 //! | `client` | the client of the queue, which the following extend |
-//! | `enqueue`, `enqueue_options`, `push`, `batcher` | enqueue jobs, one or many, now or later |
+//! | `enqueue`, `enqueue_options`, `push`, `push_client`, `batcher` | enqueue jobs, one or many, now or later |
 //! | `owner` | the jobs of users: who may enqueue them, how many |
 //! | `inspect`, `status`, `control`, `rate` | inspect and operate queues and jobs |
 //! | `server` | checks whether a Redis server is safe for jobs |
@@ -42,6 +42,7 @@ mod outcome;
 mod owner;
 mod prefetch;
 mod push;
+mod push_client;
 mod queues;
 mod rate;
 mod reconnecting_connection;

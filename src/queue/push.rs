@@ -22,22 +22,27 @@ pub(super) fn batch_size(sizes: impl ExactSizeIterator<Item = usize>) -> usize {
     sizes.take(MAX_JOBS_PER_CALL).take_while(fits).count().max(1).min(count)
 }
 
-/// Enqueues jobs, given as pairs of id and envelope. Repeating a push is harmless, because the caller makes the ids.
+/// Jobs that one call enqueues.
+#[derive(Clone, Copy)]
+pub(super) struct Push<'a> {
+    pub(super) queue: &'a str,
+    /// Pairs of id and envelope.
+    pub(super) jobs: &'a [(&'a str, &'a str)],
+    pub(super) options: &'a EnqueueOptions,
+    /// They apply if the jobs have an owner.
+    pub(super) limits: Option<OwnerLimits>,
+}
+
+/// Enqueues jobs. Repeating a push is harmless, because the caller makes the ids.
 ///
-/// `limits` apply if the jobs have an owner. Returns the ids that already existed, or the id of the existing job with
-/// the same unique key.
+/// Returns the ids that already existed, or the id of the existing job with the same unique key.
 ///
 /// # Errors
 /// [`Error::UnknownJob`](super::Error::UnknownJob) if a job in `after` does not exist;
 /// [`Error::OwnerLimit`](super::Error::OwnerLimit);
 /// [`Error::Unavailable`](super::Error::Unavailable) if Redis does not answer.
-pub(super) async fn push(
-    client: &ScriptClient,
-    queue: &str,
-    jobs: &[(&str, &str)],
-    options: &EnqueueOptions,
-    limits: Option<OwnerLimits>,
-) -> Result<Vec<String>> {
+pub(super) async fn push(client: &ScriptClient, push: &Push<'_>) -> Result<Vec<String>> {
+    let Push { queue, jobs, options, limits } = *push;
     let when = match options.when {
         When::Now => "0".to_owned(),
         When::In(delay) => format!("+{}", delay.as_millis()),

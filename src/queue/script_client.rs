@@ -28,6 +28,11 @@ impl ScriptClient {
         Self { connection: AnyConnection(Box::new(connection)), prefix: prefix.into(), timeout }
     }
 
+    /// Returns a client of the same queue on another connection.
+    pub(super) fn on(&self, connection: impl ConnectionLike + Clone + Send + Sync + 'static) -> Self {
+        Self { connection: AnyConnection(Box::new(connection)), ..self.clone() }
+    }
+
     pub(super) fn prefix(&self) -> &str {
         &self.prefix
     }

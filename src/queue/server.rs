@@ -70,6 +70,18 @@ impl Server {
     }
 }
 
+/// Returns a warning if too few replicas are connected for the jobs that wait for them.
+fn missing_replicas(info: &str, wanted: u32) -> Option<String> {
+    let count = info.lines().find_map(|line| line.trim().strip_prefix("connected_slaves:"));
+    let connected: u32 = count?.parse().ok()?;
+    (connected < wanted).then(|| {
+        format!(
+            "QUEUE_WAIT_REPLICAS is {wanted}, and Redis has {connected} replicas: enqueuing fails with 503 until more are \
+             connected"
+        )
+    })
+}
+
 /// Returns whether an error is temporary, unlike a wrong password.
 pub fn is_transient(error: &RedisError) -> bool {
     use ServerErrorKind::{BusyLoading, ClusterDown, MasterDown, Moved, ReadOnly, TryAgain};
@@ -142,14 +154,19 @@ impl Queue {
             .set_response_timeout(Some(self.timeout()));
         let mut conn = self.client().get_multiplexed_async_connection_with_config(&config).await?;
         let mut server = match redis::cmd("INFO").query_async::<String>(&mut conn).await {
-            Ok(info) => Server::parse(&info, self.prefix()),
+            Ok(info) => {
+                let mut server = Server::parse(&info, self.prefix());
+                server.warnings.extend(missing_replicas(&info, self.pushes().replicas()));
+                server
+            }
             Err(error) if is_denied(&error) => Server::unknown(),
             Err(error) => return Err(error),
         };
         // A server with a problem, such as one that is too old, may not be able to run scripts.
         if server.problems.is_empty() {
+            let waits: &[&str] = if self.pushes().replicas() > 0 { &["WAIT"] } else { &[] };
             let (missing, keys_refused): (Vec<String>, bool) =
-                scripts::PROBE.key(self.prefix()).invoke_async(&mut conn).await?;
+                scripts::PROBE.key(self.prefix()).arg(waits).invoke_async(&mut conn).await?;
             if !missing.is_empty() {
                 server.problems.push(describe_missing_commands(&missing));
             }
@@ -171,6 +188,14 @@ mod tests {
     fn with(from: &str, to: &str, prefix: &str) -> (usize, usize) {
         let server = Server::parse(&GOOD.replace(from, to), prefix);
         (server.problems.len(), server.warnings.len())
+    }
+
+    #[test]
+    fn missing_replicas_are_detected() {
+        let info = "# Replication\r\nrole:master\r\nconnected_slaves:1\r\n";
+        assert!([0, 1].into_iter().all(|wanted| missing_replicas(info, wanted).is_none()));
+        assert!(missing_replicas(info, 2).unwrap().contains("is 2, and Redis has 1 replicas"));
+        assert_eq!(missing_replicas("", 2), None);
     }
 
     #[test]

@@ -76,6 +76,7 @@ mod queue_operations;
 mod queue_owners;
 mod queue_processes;
 mod queue_redis;
+mod queue_replicas;
 mod queue_reserved;
 mod redis_permissions;
 mod registration_limits;

@@ -248,7 +248,9 @@ async fn check_clock(conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
 }
 
 async fn check_redis(config: &Config) -> anyhow::Result<Vec<anyhow::Result<Finding>>> {
-    let server = app::queue(&RedisPool::new(&config.redis)?, &config.redis).server().await?;
+    let queue = app::queue(&RedisPool::new(&config.redis)?, &config.redis)
+        .wait_for_replicas(config.redis_options.queue_wait_replicas);
+    let server = queue.server().await?;
     let mut list = vec![Ok(Passed(format!("{} answers", server.name)))];
     list.extend(server.problems.into_iter().map(|problem| Err(anyhow::anyhow!(problem))));
     list.extend(server.warnings.into_iter().map(|warning| Ok(Warning(warning))));

@@ -1,4 +1,5 @@
 -- Checks that the user may do what the product does, and that the server accepts writes: writes a key and deletes it.
+-- ARGV: commands without a key that only some settings need
 -- Returns {the commands that the user may not run, 1 if keys that begin with the prefix and a colon are refused, else 0}
 local key, missing, keys_refused = P .. ':probe', {}, 0
 -- In the scripts of this folder and of the rate limits; then alone: for the cache, to wake a worker.
@@ -13,6 +14,9 @@ if redis.acl_check_cmd then -- some compatible servers have no such function
   end
   for _, command in ipairs({ 'PING', 'TIME' }) do
     if not redis.acl_check_cmd(command) then missing[#missing + 1] = command end
+  end
+  for _, command in ipairs(ARGV) do
+    if not redis.acl_check_cmd(command, '0', '0') then missing[#missing + 1] = command end
   end
   if not redis.acl_check_cmd('SCRIPT', 'LOAD', '') then missing[#missing + 1] = 'SCRIPT|LOAD' end
 end

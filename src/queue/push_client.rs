@@ -1,0 +1,200 @@
+//! Pushes jobs, and waits for replicas if the client of the queue asks for that.
+//!
+//! `WAIT` blocks its connection, and covers what that connection has written. So a push and its `WAIT` use a connection that
+//! no other call uses at the same time. Pushes of one batch share one `WAIT`.
+
+use std::{
+    error::Error as _,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use futures_util::future::join_all;
+use redis::{AsyncConnectionConfig, RedisError, RedisResult, aio::MultiplexedConnection};
+use tokio::{sync::Semaphore, time::timeout};
+
+use super::{
+    error::{Error, Result},
+    push::{Push, push},
+    script_client::ScriptClient,
+};
+
+/// The most connections that wait for replicas at the same time.
+const MAX_CONNECTIONS: usize = 8;
+/// A connection that was idle for longer is pinged before it is used.
+const PING_AFTER_IDLE: Duration = Duration::from_millis(500);
+/// TTL of the key that is written before each `WAIT`.
+const MARK_TTL_MS: u64 = 1_000;
+
+/// The answers to some pushes, as of [`push`].
+pub(super) type Answers = Vec<Result<Vec<String>>>;
+
+/// Pushes jobs; clones share the connections.
+#[derive(Clone)]
+pub(super) struct PushClient {
+    scripts: ScriptClient,
+    replication: Option<Arc<Replication>>,
+}
+
+impl PushClient {
+    /// Creates a client that does not wait for replicas.
+    pub(super) fn new(scripts: ScriptClient) -> Self {
+        Self { scripts, replication: None }
+    }
+
+    /// Makes each push wait until `replicas` replicas have its jobs; 0 for none. `client` opens the connections.
+    pub(super) fn wait_for_replicas(self, client: &redis::Client, replicas: u32) -> Self {
+        let replication = (replicas > 0).then(|| {
+            let permits = Semaphore::new(MAX_CONNECTIONS);
+            Arc::new(Replication { client: client.clone(), replicas, permits, idle: Mutex::default() })
+        });
+        Self { replication, ..self }
+    }
+
+    /// Returns how many replicas must have a job.
+    pub(super) fn replicas(&self) -> u32 {
+        self.replication.as_ref().map_or(0, |replication| replication.replicas)
+    }
+
+    /// Pushes once, like [`push`].
+    ///
+    /// # Errors
+    /// Those of [`push`]; [`Error::Unavailable`] if too few replicas have the jobs in time. The jobs may run all the same.
+    pub(super) async fn push(&self, call: Push<'_>) -> Result<Vec<String>> {
+        let answer = self.push_all(&[call]).await.pop();
+        answer.unwrap_or_else(|| Err(Error::internal("a push has no answer")))
+    }
+
+    /// Pushes concurrently, and returns an answer for each call, in the same order.
+    pub(super) async fn push_all(&self, calls: &[Push<'_>]) -> Answers {
+        let Some(replication) = &self.replication else {
+            return push_on(&self.scripts, calls).await;
+        };
+        // Two attempts to push, as without replicas, and the wait for the replicas.
+        match timeout(3 * self.scripts.timeout(), replication.push_all(&self.scripts, calls)).await {
+            Ok(answers) => answers,
+            Err(elapsed) => {
+                calls.iter().map(|_| Err(Error::Unavailable(elapsed.to_string().into()))).collect()
+            }
+        }
+    }
+}
+
+async fn push_on(scripts: &ScriptClient, calls: &[Push<'_>]) -> Answers {
+    join_all(calls.iter().map(|call| push(scripts, call))).await
+}
+
+/// Pushes whose jobs some replicas must have.
+struct Replication {
+    client: redis::Client,
+    replicas: u32,
+    permits: Semaphore,
+    idle: Mutex<Vec<IdleConnection>>,
+}
+
+struct IdleConnection {
+    connection: MultiplexedConnection,
+    since: Instant,
+}
+
+/// Why the replicas are not known to have some jobs.
+#[derive(Debug, Clone, thiserror::Error)]
+enum WaitError {
+    #[error(
+        "{reached} of {wanted} replicas of Redis have the job after {limit_ms} ms (QUEUE_WAIT_REPLICAS); it may run all \
+         the same"
+    )]
+    TooFew { reached: u32, wanted: u32, limit_ms: u128 },
+    #[error("cannot wait for the replicas of Redis")]
+    Redis(#[source] RedisError),
+}
+
+impl Replication {
+    /// Pushes, and repeats that on a new connection if the connection was closed. A push may be repeated.
+    async fn push_all(&self, scripts: &ScriptClient, calls: &[Push<'_>]) -> Answers {
+        // The semaphore is never closed.
+        let _permit = self.permits.acquire().await;
+        let answers = self.attempt(scripts, calls).await;
+        match answers.iter().any(is_closed) {
+            true => self.attempt(scripts, calls).await,
+            false => answers,
+        }
+    }
+
+    async fn attempt(&self, scripts: &ScriptClient, calls: &[Push<'_>]) -> Answers {
+        let connection = match self.connect(scripts.timeout()).await {
+            Ok(connection) => connection,
+            Err(error) => return calls.iter().map(|_| Err(error.clone().into())).collect(),
+        };
+        let answers = push_on(&scripts.on(connection.clone()), calls).await;
+        let waited = match answers.iter().any(Result::is_ok) {
+            true => self.wait(connection.clone(), scripts).await,
+            false => Ok(()),
+        };
+        let is_unavailable = |answer: &Result<_>| matches!(answer, Err(Error::Unavailable(_)));
+        if !answers.iter().any(is_unavailable) && !matches!(waited, Err(WaitError::Redis(_))) {
+            self.idle().push(IdleConnection { connection, since: Instant::now() });
+        }
+        let waited = || waited.clone().map_err(|error| Error::Unavailable(error.into()));
+        answers.into_iter().map(|answer| answer.and_then(|known| waited().map(|()| known))).collect()
+    }
+
+    /// Waits until the replicas have what was written on a connection.
+    async fn wait(
+        &self,
+        mut connection: MultiplexedConnection,
+        scripts: &ScriptClient,
+    ) -> Result<(), WaitError> {
+        let limit = scripts.timeout();
+        let mut commands = redis::pipe();
+        // A connection that has written nothing does not wait: a push writes nothing if its jobs are there already, although
+        // a replica may not have them yet. So the connection writes a key of its own.
+        commands.cmd("PSETEX").arg(format!("{}:waited", scripts.prefix())).arg(MARK_TTL_MS).arg("").ignore();
+        commands.cmd("WAIT").arg(self.replicas).arg(limit.as_millis() as u64);
+        let (reached,): (u32,) = commands.query_async(&mut connection).await.map_err(WaitError::Redis)?;
+        match reached < self.replicas {
+            true => Err(WaitError::TooFew { reached, wanted: self.replicas, limit_ms: limit.as_millis() }),
+            false => Ok(()),
+        }
+    }
+
+    /// Returns an idle connection that works, or a new one.
+    async fn connect(&self, limit: Duration) -> RedisResult<MultiplexedConnection> {
+        while let Some(IdleConnection { mut connection, since }) = self.take_idle() {
+            if since.elapsed() < PING_AFTER_IDLE {
+                return Ok(connection);
+            }
+            let answer: RedisResult<()> = redis::cmd("PING").query_async(&mut connection).await;
+            if answer.is_ok() {
+                return Ok(connection);
+            }
+        }
+        // Longer than a push and a `WAIT`, which have limits of their own.
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(limit))
+            .set_response_timeout(Some(2 * limit));
+        self.client.get_multiplexed_async_connection_with_config(&config).await
+    }
+
+    fn take_idle(&self) -> Option<IdleConnection> {
+        self.idle().pop()
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<IdleConnection>> {
+        // Nothing panics while holding the lock.
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Returns whether a connection was closed, unlike one that does not answer in time.
+fn is_closed(answer: &Result<Vec<String>>) -> bool {
+    let Err(error @ Error::Unavailable(_)) = answer else { return false };
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<RedisError>() {
+            return error.is_io_error() && !error.is_timeout();
+        }
+        cause = error.source();
+    }
+    false
+}
