@@ -54,6 +54,13 @@ impl Queue {
         Self { owner_limits: Some(limits), ..self }
     }
 
+    /// Returns a client of another prefix on the same server, which does not wait for replicas.
+    pub(super) fn with_prefix(&self, prefix: &str) -> Self {
+        let scripts = self.scripts.with_prefix(prefix);
+        let pushes = PushClient::new(scripts.clone());
+        Self { batcher: EnqueueBatcher::new(pushes.clone()), pushes, scripts, ..self.clone() }
+    }
+
     pub(super) fn owner_limits(&self) -> Option<OwnerLimits> {
         self.owner_limits
     }

@@ -11,6 +11,7 @@
 //! | `enqueue`, `enqueue_options`, `push`, `push_client`, `batcher` | enqueue jobs, one or many, now or later |
 //! | `owner` | the jobs of users: who may enqueue them, how many |
 //! | `inspect`, `status`, `control`, `rate` | inspect and operate queues and jobs |
+//! | `relocate` | moves jobs to another prefix or server |
 //! | `server` | checks whether a Redis server is safe for jobs |
 //! | `worker`, `worker_options`, `runner`, `slots`, `prefetch`, `shutdown` | the life of a worker: fetch, run, settle, stop |
 //! | `broker_session`, `reconnecting_connection`, `idle_notifier` | a worker's connections to Redis |
@@ -46,6 +47,7 @@ mod push_client;
 mod queues;
 mod rate;
 mod reconnecting_connection;
+mod relocate;
 mod runner;
 mod schedule;
 mod scheduler;
@@ -73,6 +75,7 @@ pub use job_type::JobType;
 pub use owner::{EnqueueBy, OwnerLimits, PurgedOwner};
 pub use queues::Queues;
 pub use rate::Rate;
+pub use relocate::{MoveError, Moved, OtherPrefix};
 pub use schedule::{Missed, Schedule};
 pub use server::{Server, is_transient};
 pub use state::State;

@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use redis::{
-    Cmd, ErrorKind, FromRedisValue, Pipeline, RedisFuture, Script, ScriptInvocation, ServerErrorKind, Value,
-    aio::ConnectionLike,
+    Cmd, ErrorKind, FromRedisValue, Pipeline, RedisFuture, RedisResult, Script, ScriptInvocation,
+    ServerErrorKind, Value, aio::ConnectionLike,
 };
 use tokio::time::timeout;
 
@@ -31,6 +31,11 @@ impl ScriptClient {
     /// Returns a client of the same queue on another connection.
     pub(super) fn on(&self, connection: impl ConnectionLike + Clone + Send + Sync + 'static) -> Self {
         Self { connection: AnyConnection(Box::new(connection)), ..self.clone() }
+    }
+
+    /// Returns a client of another prefix on the same connection.
+    pub(super) fn with_prefix(&self, prefix: &str) -> Self {
+        Self { prefix: prefix.into(), ..self.clone() }
     }
 
     pub(super) fn prefix(&self) -> &str {
@@ -62,6 +67,18 @@ impl ScriptClient {
                 }
             }
         };
+        self.within_limit(answer).await
+    }
+
+    /// Runs a command, which the connection may send twice.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if Redis does not answer in time, or refuses the command.
+    pub(super) async fn command<T: FromRedisValue>(&self, command: &Cmd) -> Result<T> {
+        self.within_limit(command.query_async(&mut self.connection.clone())).await
+    }
+
+    async fn within_limit<T>(&self, answer: impl Future<Output = RedisResult<T>>) -> Result<T> {
         match timeout(2 * self.timeout, answer).await {
             Ok(answer) => Ok(answer?),
             Err(elapsed) => Err(Error::Unavailable(elapsed.into())),

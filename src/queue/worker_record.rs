@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{client::Queue, error::Result, scripts};
 
 /// How long after its last heartbeat a worker is listed.
-const LISTED_FOR: Duration = Duration::from_secs(30);
+pub(super) const LISTED_FOR: Duration = Duration::from_secs(30);
 
 /// What a worker stores about itself with every heartbeat.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]

@@ -70,7 +70,7 @@ async fn help_has_examples_and_lists_its_settings() {
     let all = run(saas(&["queue", "--help"])).await.succeeded().stdout;
     assert!(all.contains("Examples:\n"), "{all}");
     for action in [
-        "stats", "failed", "jobs", "show", "requeue", "cancel", "pause", "resume", "limit", "purge",
+        "stats", "failed", "jobs", "show", "requeue", "cancel", "pause", "resume", "limit", "purge", "move",
         "workers",
     ] {
         assert!(all.contains(&format!("\n  {action} ")), "{action} is not in {all}");

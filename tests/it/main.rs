@@ -72,6 +72,7 @@ mod queue_edges;
 mod queue_enqueue;
 mod queue_faults;
 mod queue_full;
+mod queue_move;
 mod queue_operations;
 mod queue_owners;
 mod queue_processes;

@@ -19,6 +19,7 @@ use crate::{
         migrations::{self, Migrations},
     },
     models::{outbox::OutboxRow, user::User},
+    queue::OtherPrefix,
     redis_pool::RedisPool,
     security::{self, Passwords},
     services::{
@@ -63,6 +64,8 @@ const MIN_FREE_DISK_MB: u64 = 512;
 
 /// The most waiting mails that are counted.
 const MAX_COUNTED_MAILS: i64 = 1_000;
+/// The most prefixes with jobs that are listed.
+const MAX_LISTED_PREFIXES: usize = 5;
 /// The most accounts without an address key that are listed.
 const MAX_LISTED_ADDRESSES: i64 = 20;
 /// The most admins whose passwords are verified, those with the newest passwords first.
@@ -254,6 +257,12 @@ async fn check_redis(config: &Config) -> anyhow::Result<Vec<anyhow::Result<Findi
     let mut list = vec![Ok(Passed(format!("{} answers", server.name)))];
     list.extend(server.problems.into_iter().map(|problem| Err(anyhow::anyhow!(problem))));
     list.extend(server.warnings.into_iter().map(|warning| Ok(Warning(warning))));
+    for OtherPrefix { prefix, jobs } in queue.other_prefixes().await.into_iter().take(MAX_LISTED_PREFIXES) {
+        list.push(Ok(Warning(format!(
+            "the prefix {prefix} has jobs ({jobs}), and no worker uses it: if they are of this product, as after a \
+             change of REDIS_KEY_PREFIX, run `saas queue move --from {prefix}`"
+        ))));
+    }
     Ok(list)
 }
 

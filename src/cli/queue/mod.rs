@@ -5,6 +5,7 @@
 //! | `stats`, `workers` | the state of the queues, and the running workers |
 //! | `jobs` | the jobs of a queue, and one job |
 //! | `control`, `purge` | requeue, cancel, pause, resume, limit; delete |
+//! | `relocate` | move jobs to another prefix or server |
 //! | `table` | the format of tables, times and texts |
 //! | `common` | what the commands share |
 
@@ -12,6 +13,7 @@ mod common;
 mod control;
 mod jobs;
 mod purge;
+mod relocate;
 mod stats;
 mod table;
 mod workers;
@@ -37,7 +39,8 @@ use crate::config::Redis;
     saas queue pause default                         stop workers from taking jobs\n  \
     saas queue limit default --concurrency 5 --rate 100/m\n  \
     saas queue purge default --status queued --yes   delete the waiting jobs\n  \
-    saas queue purge --owner 7                       delete all jobs that user 7 has enqueued"
+    saas queue purge --owner 7                       delete all jobs that user 7 has enqueued\n  \
+    saas queue move --from rq                        move the jobs of the prefix rq to REDIS_KEY_PREFIX"
 )]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -56,6 +59,7 @@ enum Action {
     Resume(control::Resume),
     Limit(control::Limit),
     Purge(purge::Args),
+    Move(relocate::Args),
     Workers(workers::Args),
 }
 
@@ -79,6 +83,7 @@ impl Action {
             Self::Resume(args) => &args.target.redis,
             Self::Limit(args) => &args.target.redis,
             Self::Purge(args) => &args.redis,
+            Self::Move(args) => &args.redis,
             Self::Workers(args) => &args.redis,
         }
     }
@@ -95,6 +100,7 @@ impl Action {
             Self::Resume(args) => args.run().await,
             Self::Limit(args) => args.run().await,
             Self::Purge(args) => args.run().await,
+            Self::Move(args) => args.run().await,
             Self::Workers(args) => args.run().await,
         }
     }

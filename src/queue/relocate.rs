@@ -1,0 +1,202 @@
+//! Moves all jobs of one prefix or server to another, and finds jobs that a change of the prefix has left behind.
+//!
+//! A script takes a batch out of the old place, which keeps it in a list of its own. Another script adds it to the new place.
+//! The next call at the old place says that the batch has arrived, so that it is deleted there. The new place stores the
+//! number of the last batch, so that a batch that is sent again is added once. So a move that dies loses and repeats
+//! nothing: the next one continues with the same batch.
+
+use std::collections::BTreeSet;
+
+use redis::Cmd;
+use uuid::Uuid;
+
+use super::{
+    client::Queue,
+    error::{Error, Result},
+    scripts,
+    worker_record::LISTED_FOR,
+};
+
+/// Settings first, so that no job of a paused queue starts. Last, once more: what the moved jobs have added to the totals.
+const STEPS: [&str; 5] = ["settings", "jobs", "outcomes", "keys", "settings"];
+/// Deletes the old place, unless jobs are left.
+const LAST_STEP: &str = "finish";
+
+/// How many calls of `SCAN` look for other prefixes, and how many keys each examines.
+const MAX_SCANS: usize = 1_000;
+const KEYS_PER_SCAN: usize = 1_000;
+/// The most prefixes that are examined.
+const MAX_PREFIXES: usize = 100;
+/// TTL of a key that tells whether two places are the same, in milliseconds.
+const MARK_TTL_MS: u64 = 10_000;
+
+/// What a move has moved.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Moved {
+    pub jobs: u64,
+    pub outcomes: u64,
+}
+
+/// Why a move has stopped. Another one continues it.
+#[derive(Debug, thiserror::Error)]
+pub enum MoveError {
+    /// The old and the new place are the same.
+    #[error("the jobs are there already")]
+    SamePlace,
+    /// Workers of the old place are running.
+    #[error("workers of the old prefix are running")]
+    Workers,
+    /// These jobs of the old place are in no list, so they cannot be moved.
+    #[error("{0} jobs are in no list")]
+    Left(u64),
+    #[error("the old place cannot be used")]
+    Source(#[source] Error),
+    #[error("the new place cannot be used")]
+    Target(#[source] Error),
+}
+
+/// Jobs under another prefix of the same server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OtherPrefix {
+    pub prefix: String,
+    pub jobs: u64,
+}
+
+struct Move<'a> {
+    source: &'a Queue,
+    target: &'a Queue,
+    id: String,
+    /// The number of the last batch that has arrived.
+    arrived: u64,
+    moved: Moved,
+}
+
+impl Queue {
+    /// Moves everything from another prefix or server to this one: jobs, outcomes, schedules, limits, pauses, totals, and
+    /// the keys of unique jobs. Jobs that were running are moved as jobs of a crashed worker. `report` is called after
+    /// each batch.
+    ///
+    /// # Errors
+    /// [`MoveError`]; what was moved until then stays here.
+    pub async fn move_from(&self, source: &Self, mut report: impl FnMut(Moved)) -> Result<Moved, MoveError> {
+        if self.is_same_place(source).await? {
+            return Err(MoveError::SamePlace);
+        }
+        let id = Uuid::new_v4().simple().to_string();
+        let mut moving = Move { source, target: self, id, arrived: 0, moved: Moved::default() };
+        loop {
+            let before = moving.moved.jobs;
+            for step in STEPS {
+                moving.run(step, &mut report).await?;
+            }
+            let left = moving.run(LAST_STEP, &mut report).await?;
+            if left == 0 {
+                break;
+            }
+            // Jobs that were enqueued there meanwhile are moved by the next round.
+            if moving.moved.jobs == before {
+                return Err(MoveError::Left(left));
+            }
+        }
+        let mut forget = self.prepare(&scripts::MOVE_IN);
+        forget.arg(&moving.id);
+        self.run::<(u64, u64)>(&forget).await.map_err(MoveError::Target)?;
+        Ok(moving.moved)
+    }
+
+    /// Returns whether both clients use the same keys of the same server.
+    async fn is_same_place(&self, other: &Self) -> Result<bool, MoveError> {
+        if self.prefix() != other.prefix() {
+            return Ok(false);
+        }
+        let (key, mark) = (format!("{}:moving:mark", self.prefix()), Uuid::new_v4().simple().to_string());
+        let written = other.scripts().command::<()>(&Cmd::pset_ex(&key, &mark, MARK_TTL_MS)).await;
+        written.map_err(MoveError::Source)?;
+        let found: Option<String> =
+            self.scripts().command(&Cmd::get(&key)).await.map_err(MoveError::Target)?;
+        Ok(found == Some(mark))
+    }
+
+    /// Returns the other prefixes of this server whose jobs no worker serves, as after a change of the prefix. Looks at a
+    /// limited number of keys, and leaves out what the user of Redis may not read.
+    pub async fn other_prefixes(&self) -> Vec<OtherPrefix> {
+        let mut others = Vec::new();
+        for prefix in self.possible_prefixes().await {
+            let other = self.with_prefix(&prefix);
+            let Ok(queues) = other.queues().await else { continue };
+            let in_queue =
+                queues.iter().map(|queue| queue.queued + queue.scheduled + queue.deferred + queue.failed);
+            let jobs: u64 = in_queue.sum();
+            if jobs > 0 && other.workers().await.is_ok_and(|workers| workers.is_empty()) {
+                others.push(OtherPrefix { prefix, jobs });
+            }
+        }
+        others
+    }
+
+    /// Returns other prefixes that have the key of all jobs. `SCAN` needs no permission for the keys.
+    async fn possible_prefixes(&self) -> BTreeSet<String> {
+        let mut prefixes = BTreeSet::new();
+        let mut cursor = "0".to_owned();
+        for _ in 0..MAX_SCANS {
+            let mut scan = redis::cmd("SCAN");
+            scan.arg(&cursor)
+                .arg("MATCH")
+                .arg("*:jobs")
+                .arg("COUNT")
+                .arg(KEYS_PER_SCAN)
+                .arg("TYPE")
+                .arg("hash");
+            let Ok((next, keys)) = self.scripts().command::<(String, Vec<Vec<u8>>)>(&scan).await else {
+                break;
+            };
+            let keys = keys.into_iter().filter_map(|key| String::from_utf8(key).ok());
+            prefixes.extend(keys.filter_map(|key| Some(key.strip_suffix(":jobs")?.to_owned())));
+            cursor = next;
+            if cursor == "0" || prefixes.len() >= MAX_PREFIXES {
+                break;
+            }
+        }
+        prefixes.remove(self.prefix());
+        prefixes
+    }
+}
+
+impl Move<'_> {
+    /// Runs a step until its end. The last step returns how many jobs are left.
+    async fn run(&mut self, step: &str, report: &mut impl FnMut(Moved)) -> Result<u64, MoveError> {
+        let mut argument = String::new();
+        loop {
+            let mut take = self.source.prepare(&scripts::MOVE_OUT);
+            take.arg(step).arg(&self.id).arg(self.arrived).arg(LISTED_FOR.as_millis() as u64).arg(&argument);
+            let (id, batch, records, next): (String, u64, Vec<Vec<u8>>, String) =
+                self.source.run(&take).await.map_err(MoveError::Source)?;
+            self.id = id;
+            if !records.is_empty() {
+                self.add(batch, &records).await.map_err(MoveError::Target)?;
+                report(self.moved);
+            }
+            argument = match next.as_str() {
+                "end" => return Ok(0),
+                "workers" => return Err(MoveError::Workers),
+                left if step == LAST_STEP && records.is_empty() => {
+                    return left.parse::<u64>().map_err(|error| MoveError::Source(Error::internal(error)));
+                }
+                _ => next,
+            };
+        }
+    }
+
+    async fn add(&mut self, batch: u64, records: &[Vec<u8>]) -> Result<()> {
+        let mut add = self.target.prepare(&scripts::MOVE_IN);
+        add.arg(&self.id).arg(batch);
+        for record in records {
+            add.arg(record.as_slice());
+        }
+        let (jobs, outcomes): (u64, u64) = self.target.run(&add).await?;
+        self.arrived = batch;
+        self.moved.jobs += jobs;
+        self.moved.outcomes += outcomes;
+        Ok(())
+    }
+}

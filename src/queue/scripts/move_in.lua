@@ -1,0 +1,69 @@
+-- Adds what `move_out` has taken out of another prefix. Each batch is added once, however often it is sent.
+-- ARGV: id of the move, number of the batch, records..; or id of the move alone, if it has ended
+-- Returns {number of jobs, number of outcomes} in the batch
+local MOVE = ARGV[1]
+if #ARGV == 1 then
+  rc('HDEL', P .. ':moved', MOVE)
+  return { 0, 0 }
+end
+local FIELDS = { 'att', 'crash', 'err', 'unknown', 'group', 'key', 'waits' }
+local add = {}
+
+function add.settings(record)
+  for _, q in ipairs(record.queues) do rc('SADD', P .. ':queues', q) end
+  for _, q in ipairs(record.paused) do rc('SADD', P .. ':paused', q) end
+  -- What is set here already wins.
+  for _, name in ipairs({ 'limits', 'cron' }) do
+    local all = record[name]
+    for i = 1, #all, 2 do rc('HSETNX', P .. ':' .. name, all[i], all[i + 1]) end
+  end
+  for i = 1, #record.stats, 2 do rc('HINCRBY', P .. ':stats', record.stats[i], record.stats[i + 1]) end
+end
+
+function add.job(job)
+  if rc('HEXISTS', P .. ':jobs', job.id) == 1 or outcome(job.id) then return end
+  rc('HSET', P .. ':jobs', job.id, job.envelope)
+  for _, field in ipairs(FIELDS) do
+    if job[field] then rc('HSET', P .. ':' .. field, job.id, job[field]) end
+  end
+  if job.unique_ms then rc('SET', P .. ':uniq:' .. job.key, job.id, 'NX', 'PX', math.max(1, job.unique_ms)) end
+  for base = 1, #job.dependents, CHUNK do
+    rc('RPUSH', P .. ':then:' .. job.id, unpack(job.dependents, base, math.min(base + CHUNK - 1, #job.dependents)))
+  end
+  if #job.dependents > 0 then rc('HSET', P .. ':then', job.id, #job.dependents) end
+  local account = account_of(job.group)
+  if account and job.place == 'failed' then rc('RPUSH', account .. ':failed', job.id)
+  elseif account then charge(account, { job.id, #job.envelope }) end
+  rc('SADD', P .. ':queues', job.queue)
+  if job.place == 'ready' then make_ready(job.queue, { job.id })
+  else rc('ZADD', P .. ':' .. job.place .. ':' .. job.queue, job.at, job.id) end
+end
+
+function add.outcome(record)
+  local bucket = P .. ':done:' .. record.ttl .. ':' .. record.slot
+  if rc('EXISTS', bucket) == 0 then rc('ZADD', P .. ':buckets', record.expiry, bucket) end
+  rc('HSETNX', bucket, record.id, record.text)
+  rc('PEXPIREAT', bucket, integer(record.expiry + 60000))
+end
+
+function add.key(record)
+  local key = P .. ':' .. record.name
+  if string.find(record.name, '^uniq:') then
+    rc('SET', key, record.value, 'NX', 'PX', record.ttl)
+  elseif tonumber(record.value) > tonumber(rc('GET', key) or 0) then
+    -- When the bucket of a rate limit will be full again: the later time counts.
+    rc('SET', key, record.value, 'PX', record.ttl)
+  end
+end
+
+local records, jobs, outcomes = {}, 0, 0
+for i = 3, #ARGV do
+  local record = cmsgpack.unpack(ARGV[i])
+  records[i - 2] = record
+  if record.kind == 'job' then jobs = jobs + 1 elseif record.kind == 'outcome' then outcomes = outcomes + 1 end
+end
+if tonumber(rc('HGET', P .. ':moved', MOVE) or 0) < tonumber(ARGV[2]) then
+  for _, record in ipairs(records) do add[record.kind](record) end
+  rc('HSET', P .. ':moved', MOVE, ARGV[2])
+end
+return { jobs, outcomes }

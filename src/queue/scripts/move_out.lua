@@ -1,0 +1,174 @@
+-- Takes what `saas queue move` moves out of this prefix, a batch in each call. A batch is stored in the list `moving`, where
+-- no worker finds its jobs, until a later call says that it has arrived. So a move that dies continues with the same batch.
+-- ARGV:
+--   step (settings, jobs, outcomes, keys, finish)
+--   id of the move, if none has begun
+--   number of the batch that has arrived, or 0
+--   longest time since the last heartbeat of a running worker (ms)
+--   argument of the step: '' at first, then what the previous call returned
+-- Returns {id of the move, number of the batch, records, argument of the next call, or 'end'}. The argument is 'workers' if
+-- workers are running; the step `finish` returns the number of jobs that are left, if there are any.
+local step, silence, argument = ARGV[1], tonumber(ARGV[4]), ARGV[5]
+local MAX_RECORDS, MAX_BYTES, MAX_EXAMINED = 250, 4194304, 5000
+local FIELDS = { 'att', 'crash', 'err', 'unknown', 'group', 'key', 'waits' }
+local moving, state, t = P .. ':moving', P .. ':move', now()
+local records, bytes, examined = 0, 0, 0
+
+local function add(record, size)
+  rc('RPUSH', moving, cmsgpack.pack(record))
+  records, bytes = records + 1, bytes + size
+end
+local function is_full() return records >= MAX_RECORDS or bytes >= MAX_BYTES or examined >= MAX_EXAMINED end
+
+-- Takes a job that is in no list any more. An id without an envelope is that of a canceled job.
+local function take_job(id, q, place, at)
+  examined = examined + 1
+  local envelope = rc('HGET', P .. ':jobs', id)
+  if not envelope then return end
+  local record = { kind = 'job', id = id, queue = q, place = place, at = at, envelope = envelope,
+    dependents = rc('LRANGE', P .. ':then:' .. id, 0, -1) }
+  for _, field in ipairs(FIELDS) do record[field] = rc('HGET', P .. ':' .. field, id) or nil end
+  local unique = record.key and P .. ':uniq:' .. record.key
+  if unique and rc('GET', unique) == id then record.unique_ms = rc('PTTL', unique) end
+  add(record, #envelope + 40 * #record.dependents)
+  release_keys({ id })
+  delete_jobs({ id })
+  rc('DEL', P .. ':then:' .. id)
+  rc('HDEL', P .. ':then', id)
+end
+
+local function take_waiting(q, place)
+  local set = P .. ':' .. place .. ':' .. q
+  while not is_full() do
+    local found = rc('ZRANGE', set, 0, 0, 'WITHSCORES')
+    if #found == 0 then return end
+    rc('ZREM', set, found[1])
+    take_job(found[1], q, place, found[2])
+  end
+end
+
+local function take_ready(q)
+  while not is_full() do
+    local id = take(q, 1, 0)[1]
+    if not id then return end
+    take_job(id, q, 'ready')
+  end
+end
+
+-- Takes the jobs of workers that were killed, as `tick` recovers them. Another form of lease is one of RQ.
+local function take_running(q)
+  local wip = P .. ':wip:' .. q
+  for _, lease in ipairs(rc('ZREVRANGE', wip, 0, 99)) do
+    local ids, holder = jobs_of(lease)
+    for _, id in ipairs(ids) do
+      if is_full() then return end
+      if string.find(holder, AHEAD .. '|', 1, true) then rc('HSETNX', P .. ':crash', id, 0)
+      else
+        rc('HINCRBY', P .. ':crash', id, 1)
+        rc('HSET', P .. ':err', id, cjson.encode({ message = 'The worker that ran this job died', detail = holder, at = t }))
+      end
+      rc('HDEL', P .. ':run', id)
+      count_running(q, { id }, -1)
+      cancel_requested({ id }, t)
+      take_job(id, q, 'ready')
+    end
+    if string.find(lease, '|', 1, true) then rc('ZREM', wip, lease) end
+  end
+end
+
+-- The set has other members if it is also that of RQ.
+local function own_queues()
+  local names = {}
+  for _, q in ipairs(rc('SMEMBERS', P .. ':queues')) do
+    if not string.find(q, ':', 1, true) then names[#names + 1] = q end
+  end
+  return names
+end
+
+local steps = {}
+
+function steps.settings()
+  local record = { kind = 'settings', queues = own_queues(), paused = rc('SMEMBERS', P .. ':paused'),
+    limits = rc('HGETALL', P .. ':limits'), cron = rc('HGETALL', P .. ':cron'), stats = {} }
+  local stats = rc('HGETALL', P .. ':stats')
+  for i = 1, #stats, 2 do
+    if not string.find(stats[i], ':running$') then
+      record.stats[#record.stats + 1], record.stats[#record.stats + 2] = stats[i], stats[i + 1]
+      rc('HDEL', P .. ':stats', stats[i])
+    end
+  end
+  if #record.queues + #record.cron > 0 then add(record, 0) end
+  return 'end'
+end
+
+function steps.jobs()
+  if #rc('ZRANGEBYSCORE', P .. ':alive', t - silence, '+inf', 'LIMIT', 0, 1) > 0 then return 'workers' end
+  if process_notifications(500, t) then return 'more' end
+  local queues = own_queues()
+  -- A job that waits for others arrives before them, so that it is there when they end.
+  for _, q in ipairs(queues) do take_waiting(q, 'deferred') end
+  for _, q in ipairs(queues) do
+    take_ready(q)
+    take_waiting(q, 'scheduled')
+    take_waiting(q, 'failed')
+    take_running(q)
+  end
+  return (records > 0 or is_full()) and 'more' or 'end'
+end
+
+function steps.outcomes()
+  while not is_full() do
+    local bucket = rc('ZRANGE', P .. ':buckets', 0, 0, 'WITHSCORES')
+    if #bucket == 0 then return records > 0 and 'more' or 'end' end
+    local ttl, slot = string.match(bucket[1], ':done:(%d+):(%d+)$')
+    local ids = ttl and rc('HRANDFIELD', bucket[1], MAX_RECORDS) or {}
+    for _, id in ipairs(ids) do
+      if is_full() then break end
+      local text = rc('HGET', bucket[1], id)
+      add({ kind = 'outcome', ttl = ttl, slot = slot, expiry = bucket[2], id = id, text = text }, #text)
+      rc('HDEL', bucket[1], id)
+    end
+    if rc('EXISTS', bucket[1]) == 0 or not ttl then rc('ZREM', P .. ':buckets', bucket[1]) end
+  end
+  return 'more'
+end
+
+-- The keys that outlive a job: of unique jobs, and of rate limits.
+function steps.keys()
+  local pattern = string.gsub(P, '[%*%?%[%]%^\\]', '\\%0') .. ':*'
+  local page = rc('SCAN', argument == '' and '0' or argument, 'MATCH', pattern, 'COUNT', 1000, 'TYPE', 'string')
+  for _, key in ipairs(page[2]) do
+    local name = string.sub(key, #P + 2)
+    if string.find(name, '^uniq:') or string.find(name, '^rate:') or string.find(name, '^owner:%-?%d+:pace$') then
+      local value, ttl = rc('GET', key), rc('PTTL', key)
+      if value and ttl > 0 then add({ kind = 'key', name = name, value = value, ttl = ttl }, #value) end
+      rc('DEL', key)
+    end
+  end
+  return page[1] == '0' and 'end' or page[1]
+end
+
+function steps.finish()
+  local left = rc('HLEN', P .. ':jobs')
+  if left == 0 and rc('EXISTS', P .. ':buckets') == 0 then
+    for _, q in ipairs(own_queues()) do
+      rc('SREM', P .. ':queues', q)
+      rc('DEL', P .. ':wake:' .. q)
+    end
+    for _, name in ipairs({ 'paused', 'limits', 'stats', 'cron', 'alive', 'card', 'tick', 'grace', 'held', 'move' }) do
+      rc('DEL', P .. ':' .. name)
+    end
+  end
+  return left == 0 and 'end' or integer(left)
+end
+
+rc('HSETNX', state, 'id', ARGV[2])
+rc('HSETNX', state, 'batch', 1)
+local id, batch = unpack(rc('HMGET', state, 'id', 'batch'))
+if batch == ARGV[3] then
+  rc('DEL', moving)
+  batch = integer(rc('HINCRBY', state, 'batch', 1))
+end
+local next = argument
+if rc('EXISTS', moving) == 0 then next = steps[step]() end
+return { id, batch, rc('LRANGE', moving, 0, -1), next }
