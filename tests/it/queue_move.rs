@@ -34,7 +34,7 @@ impl TestQueue {
     }
 
     /// Runs all jobs, and returns how often each ran.
-    async fn runs(&self) -> BTreeMap<String, usize> {
+    async fn run_counts(&self) -> BTreeMap<String, usize> {
         self.drain().await;
         let mut runs = BTreeMap::new();
         for name in self.log.ran() {
@@ -103,7 +103,7 @@ async fn check(new: &TestQueue, jobs: &BTreeMap<&'static str, (String, State)>) 
 
     new.drain_until(&jobs["child"].0, State::Finished).await;
     let names = ["child", "crashed", "first", "grouped", "kept", "owned", "second"];
-    assert_eq!(new.runs().await, BTreeMap::from(names.map(|name| (name.to_owned(), 1))));
+    assert_eq!(new.run_counts().await, BTreeMap::from(names.map(|name| (name.to_owned(), 1))));
     assert!(new.queue.requeue(&jobs["failed"].0).await.unwrap());
 }
 
@@ -144,7 +144,7 @@ async fn jobs_are_moved_to_another_server_beside_those_that_are_there() {
     }
     new.drain_until(&jobs["child"].0, State::Finished).await;
     let names = ["child", "crashed", "first", "grouped", "kept", "owned", "second", "there"];
-    assert_eq!(new.runs().await, BTreeMap::from(names.map(|name| (name.to_owned(), 1))));
+    assert_eq!(new.run_counts().await, BTreeMap::from(names.map(|name| (name.to_owned(), 1))));
 }
 
 /// Where a move dies.
@@ -192,7 +192,7 @@ async fn a_move_that_died_is_continued() {
         old.push("d", Behavior::Succeed).await;
         new.prints(&["move", "--from", &old.prefix]).await;
         let once = ["a", "b", "c", "d"].map(|name| (name.to_owned(), 1));
-        assert_eq!(new.runs().await, BTreeMap::from(once), "{death:?}");
+        assert_eq!(new.run_counts().await, BTreeMap::from(once), "{death:?}");
         assert_eq!(old.keys().await, [""; 0], "{death:?}");
     }
 }
@@ -224,7 +224,7 @@ async fn a_move_that_is_killed_loses_and_repeats_no_job() {
     eventually("all jobs have run", || async { (new.log.ran().len() >= JOBS).then_some(()) }).await;
     stop.cancel();
     work.await.unwrap().unwrap();
-    let runs = new.runs().await;
+    let runs = new.run_counts().await;
     assert_eq!(runs.len(), JOBS);
     assert!(runs.values().all(|count| *count == 1));
     assert_eq!(old.keys().await, [""; 0]);
