@@ -18,7 +18,7 @@ use super::{
 };
 
 /// Settings first, so that no job of a paused queue starts. Last, once more: what the moved jobs have added to the totals.
-const STEPS: [&str; 5] = ["settings", "jobs", "outcomes", "keys", "settings"];
+const STEPS: [&str; 5] = ["settings", "jobs", "ended", "keys", "settings"];
 /// Deletes the old place, unless jobs are left.
 const LAST_STEP: &str = "finish";
 
@@ -34,7 +34,8 @@ const MARK_TTL_MS: u64 = 10_000;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Moved {
     pub jobs: u64,
-    pub outcomes: u64,
+    /// States of ended jobs, with their outcomes.
+    pub ended: u64,
 }
 
 /// Why a move has stopped. Another one continues it.
@@ -193,10 +194,10 @@ impl Move<'_> {
         for record in records {
             add.arg(record.as_slice());
         }
-        let (jobs, outcomes): (u64, u64) = self.target.run(&add).await?;
+        let (jobs, ended): (u64, u64) = self.target.run(&add).await?;
         self.arrived = batch;
         self.moved.jobs += jobs;
-        self.moved.outcomes += outcomes;
+        self.moved.ended += ended;
         Ok(())
     }
 }

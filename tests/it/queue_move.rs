@@ -63,7 +63,7 @@ async fn fill(old: &TestQueue) -> BTreeMap<&'static str, (String, State)> {
     let waits = EnqueueOptions { after: vec![first.clone()], ..EnqueueOptions::default() };
     let child = old.with("child", waits).await;
     let kept = old.with("kept", unique("k")).await;
-    let later = old.later("later").await;
+    let later = old.push_scheduled("later").await;
     old.queue.pause("urgent").await.unwrap();
     old.queue.limit_concurrency("default", Some(5)).await.unwrap();
     old.queue.limit_rate("urgent", Some(Rate { jobs: 7, per: Duration::from_secs(60) })).await.unwrap();
@@ -112,14 +112,14 @@ async fn jobs_of_every_state_are_moved_to_another_prefix_and_run() {
     let (old, new) = (TestQueue::new().await, TestQueue::new().await);
     let jobs = fill(&old).await;
     let before = old.keys().await;
-    let would = new.prints(&["move", "--from", &old.prefix, "--dry-run"]).await;
+    let would = new.stdout_of(&["move", "--from", &old.prefix, "--dry-run"]).await;
     assert!(would.contains("would move 9 jobs") && would.contains("SCHEDULED"), "{would}");
     assert_eq!(old.keys().await.len(), before.len(), "--dry-run changes nothing");
-    let moved = new.prints(&["move", "--from", &old.prefix]).await;
-    assert!(moved.contains("moved 9 jobs and 2 outcomes from"), "{moved}");
+    let moved = new.stdout_of(&["move", "--from", &old.prefix]).await;
+    assert!(moved.contains("moved 9 jobs and 2 ended jobs from"), "{moved}");
     assert_eq!(old.keys().await, [""; 0]);
     check(&new, &jobs).await;
-    let again = new.prints(&["move", "--from", &old.prefix]).await;
+    let again = new.stdout_of(&["move", "--from", &old.prefix]).await;
     assert!(again.contains("there is nothing to move"), "{again}");
     assert_eq!(old.keys().await, [""; 0]);
 }
@@ -135,7 +135,7 @@ async fn jobs_are_moved_to_another_server_beside_those_that_are_there() {
     let mut command = new.command(&["move", "--from", &old.prefix]).await;
     command.env("REDIS_URL", redis.url()).env("MOVE_FROM_REDIS_URL", servers().await.redis_url());
     let moved = run(command).await.succeeded().stdout;
-    assert!(moved.contains("moved 9 jobs and 2 outcomes"), "{moved}");
+    assert!(moved.contains("moved 9 jobs and 2 ended jobs"), "{moved}");
     assert_eq!(old.keys().await, [""; 0]);
     assert_eq!(new.status(&there).await.state, State::Finished);
     assert!(new.queue.queue("other").await.unwrap().unwrap().paused);
@@ -152,7 +152,7 @@ async fn jobs_are_moved_to_another_server_beside_those_that_are_there() {
 enum Death {
     Taken,
     Added,
-    /// The jobs have run at the new place, and their outcomes have expired.
+    /// The jobs have run at the new place, and their records have expired.
     AddedAndRun,
 }
 
@@ -186,11 +186,11 @@ async fn a_move_that_died_is_continued() {
         }
         if death == Death::AddedAndRun {
             assert_eq!(new.drain().await.finished, 3);
-            new.redis::<u32>(&["DEL", "{}:buckets"]).await;
+            new.redis::<u32>(&["DEL", "{}:ended", "{}:done"]).await;
         }
         // It was enqueued meanwhile.
         old.push("d", Behavior::Succeed).await;
-        new.prints(&["move", "--from", &old.prefix]).await;
+        new.stdout_of(&["move", "--from", &old.prefix]).await;
         let once = ["a", "b", "c", "d"].map(|name| (name.to_owned(), 1));
         assert_eq!(new.run_counts().await, BTreeMap::from(once), "{death:?}");
         assert_eq!(old.keys().await, [""; 0], "{death:?}");
@@ -220,7 +220,7 @@ async fn a_move_that_is_killed_loses_and_repeats_no_job() {
         moving.end().await;
     }
     println!("killed {kills} times");
-    new.prints(&["move", "--from", &old.prefix]).await;
+    new.stdout_of(&["move", "--from", &old.prefix]).await;
     eventually("all jobs have run", || async { (new.log.ran().len() >= JOBS).then_some(()) }).await;
     stop.cancel();
     work.await.unwrap().unwrap();
@@ -242,7 +242,7 @@ async fn a_move_that_would_do_harm_is_refused() {
     })
     .await;
     old.push("two", Behavior::Succeed).await;
-    let refused = new.cli(&["move", "--from", &old.prefix]).await;
+    let refused = new.run_cli(&["move", "--from", &old.prefix]).await;
     refused.failed(1, &["workers of", "are running: stop them first", &std::process::id().to_string()]);
     // Also if the worker starts in the middle of a move.
     let answer: (String, String, Vec<Vec<u8>>, String) =
@@ -253,7 +253,7 @@ async fn a_move_that_would_do_harm_is_refused() {
     stop.cancel();
     work.await.unwrap().unwrap();
 
-    let same = old.cli(&["move", "--from", &old.prefix]).await;
+    let same = old.run_cli(&["move", "--from", &old.prefix]).await;
     same.failed(1, &["there already", "Set REDIS_KEY_PREFIX or REDIS_URL"]);
     let mut same = old.command(&["move", "--from", &old.prefix]).await;
     same.env("MOVE_FROM_REDIS_URL", servers().await.redis_url());

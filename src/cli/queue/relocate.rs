@@ -26,7 +26,7 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Move all jobs of another prefix, or of another Redis, to the configured ones.
 ///
-/// Use it after REDIS_KEY_PREFIX was changed, or for a new server. Moves jobs of every state, outcomes, schedules, limits
+/// Use it after REDIS_KEY_PREFIX was changed, or for a new server. Moves jobs of every state, records of ended jobs, schedules, limits
 /// and pauses, in small batches. Jobs that are there already stay. Stop the processes that use the old prefix or server
 /// first: workers are refused, and jobs that another process enqueues there later need another run.
 ///
@@ -57,7 +57,7 @@ impl Args {
         if self.dry_run {
             let jobs = queues.iter().map(|info| row(info).iter().sum::<u64>()).sum();
             write!(out, "{}", table(&queues))?;
-            writeln!(out, "would move {} {way}, and the outcomes of others", counted(jobs, "job"))?;
+            writeln!(out, "would move {} {way}, and the records of ended jobs", counted(jobs, "job"))?;
             return Ok(ExitCode::SUCCESS);
         }
         refuse_workers(&source.workers().await.map_err(of_source)?, &old)?;
@@ -106,7 +106,7 @@ fn place(settings: &Redis) -> String {
 }
 
 fn text(moved: Moved) -> String {
-    format!("moved {} and {}", counted(moved.jobs, "job"), counted(moved.outcomes, "outcome"))
+    format!("moved {} and {}", counted(moved.jobs, "job"), counted(moved.ended, "ended job"))
 }
 
 /// Refuses to move jobs while workers run: their jobs would run twice.

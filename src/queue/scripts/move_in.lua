@@ -1,6 +1,6 @@
 -- Adds what `move_out` has taken out of another prefix. Each batch is added once, however often it is sent.
 -- ARGV: id of the move, number of the batch, records..; or id of the move alone, if it has ended
--- Returns {number of jobs, number of outcomes} in the batch
+-- Returns {number of jobs, number of ended jobs} in the batch
 local MOVE = ARGV[1]
 if #ARGV == 1 then
   rc('HDEL', P .. ':moved', MOVE)
@@ -21,7 +21,7 @@ function add.settings(record)
 end
 
 function add.job(job)
-  if rc('HEXISTS', P .. ':jobs', job.id) == 1 or outcome(job.id) then return end
+  if rc('HEXISTS', P .. ':jobs', job.id) == 1 or find_record(STATE, job.id) then return end
   rc('HSET', P .. ':jobs', job.id, job.envelope)
   for _, field in ipairs(FIELDS) do
     if job[field] then rc('HSET', P .. ':' .. field, job.id, job[field]) end
@@ -39,10 +39,13 @@ function add.job(job)
   else rc('ZADD', P .. ':' .. job.place .. ':' .. job.queue, job.at, job.id) end
 end
 
-function add.outcome(record)
-  local bucket = P .. ':done:' .. record.ttl .. ':' .. record.slot
-  if rc('EXISTS', bucket) == 0 then rc('ZADD', P .. ':buckets', record.expiry, bucket) end
-  rc('HSETNX', bucket, record.id, record.text)
+-- A state or an outcome.
+function add.record(record)
+  local bucket = P .. record.of .. record.bucket
+  if rc('EXISTS', bucket) == 0 then rc('ZADD', P .. record.of, record.expiry, bucket) end
+  if rc('HSETNX', bucket, record.field, record.text) == 1 and record.of == OUTCOME then
+    rc('HINCRBY', P .. ':bytes', bucket, #record.text)
+  end
   rc('PEXPIREAT', bucket, integer(record.expiry + 60000))
 end
 
@@ -56,14 +59,14 @@ function add.key(record)
   end
 end
 
-local records, jobs, outcomes = {}, 0, 0
+local records, jobs, ended = {}, 0, 0
 for i = 3, #ARGV do
   local record = cmsgpack.unpack(ARGV[i])
   records[i - 2] = record
-  if record.kind == 'job' then jobs = jobs + 1 elseif record.kind == 'outcome' then outcomes = outcomes + 1 end
+  if record.kind == 'job' then jobs = jobs + 1 elseif record.of == STATE then ended = ended + 1 end
 end
 if tonumber(rc('HGET', P .. ':moved', MOVE) or 0) < tonumber(ARGV[2]) then
   for _, record in ipairs(records) do add[record.kind](record) end
   rc('HSET', P .. ':moved', MOVE, ARGV[2])
 end
-return { jobs, outcomes }
+return { jobs, ended }

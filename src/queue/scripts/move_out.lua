@@ -1,7 +1,7 @@
 -- Takes what `saas queue move` moves out of this prefix, a batch in each call. A batch is stored in the list `moving`, where
 -- no worker finds its jobs, until a later call says that it has arrived. So a move that dies continues with the same batch.
 -- ARGV:
---   step (settings, jobs, outcomes, keys, finish)
+--   step (settings, jobs, ended, keys, finish)
 --   id of the move, if none has begun
 --   number of the batch that has arrived, or 0
 --   longest time since the last heartbeat of a running worker (ms)
@@ -116,21 +116,22 @@ function steps.jobs()
   return (records > 0 or is_full()) and 'more' or 'end'
 end
 
-function steps.outcomes()
-  while not is_full() do
-    local bucket = rc('ZRANGE', P .. ':buckets', 0, 0, 'WITHSCORES')
-    if #bucket == 0 then return records > 0 and 'more' or 'end' end
-    local ttl, slot = string.match(bucket[1], ':done:(%d+):(%d+)$')
-    local ids = ttl and rc('HRANDFIELD', bucket[1], MAX_RECORDS) or {}
-    for _, id in ipairs(ids) do
-      if is_full() then break end
-      local text = rc('HGET', bucket[1], id)
-      add({ kind = 'outcome', ttl = ttl, slot = slot, expiry = bucket[2], id = id, text = text }, #text)
-      rc('HDEL', bucket[1], id)
+-- Takes the states and outcomes of ended jobs.
+function steps.ended()
+  for _, kind in ipairs({ STATE, OUTCOME }) do
+    while not is_full() do
+      local key, expiry = unpack(rc('ZRANGE', P .. kind, 0, 0, 'WITHSCORES'))
+      if not key then break end
+      for _, field in ipairs(rc('HRANDFIELD', key, MAX_RECORDS)) do
+        if is_full() then break end
+        local text, bucket = rc('HGET', key, field), string.sub(key, #P + #kind + 1)
+        add({ kind = 'record', of = kind, bucket = bucket, expiry = expiry, field = field, text = text }, #text)
+        rc('HDEL', key, field)
+      end
+      if rc('EXISTS', key) == 0 then forget_bucket(kind, key) end
     end
-    if rc('EXISTS', bucket[1]) == 0 or not ttl then rc('ZREM', P .. ':buckets', bucket[1]) end
   end
-  return 'more'
+  return records > 0 and 'more' or 'end'
 end
 
 -- The keys that outlive a job: of unique jobs, and of rate limits.
@@ -150,12 +151,12 @@ end
 
 function steps.finish()
   local left = rc('HLEN', P .. ':jobs')
-  if left == 0 and rc('EXISTS', P .. ':buckets') == 0 then
+  if left == 0 and rc('EXISTS', P .. STATE, P .. OUTCOME) == 0 then
     for _, q in ipairs(own_queues()) do
       rc('SREM', P .. ':queues', q)
       rc('DEL', P .. ':wake:' .. q)
     end
-    for _, name in ipairs({ 'paused', 'limits', 'stats', 'cron', 'alive', 'card', 'tick', 'grace', 'held', 'move' }) do
+    for _, name in ipairs({ 'paused', 'limits', 'stats', 'cron', 'alive', 'card', 'tick', 'grace', 'held', 'move', 'bytes' }) do
       rc('DEL', P .. ':' .. name)
     end
   end
