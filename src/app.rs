@@ -10,6 +10,8 @@ use std::{
 };
 
 use anyhow::Context;
+use redis::{RedisFuture, RedisResult, aio::MultiplexedConnection};
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::{
@@ -20,8 +22,9 @@ use crate::{
     error::Error,
     mail::Mailer,
     models::session::Identity,
-    queue::{self, OwnerLimit, OwnerLimits, Queue, QueueOptions},
+    queue::{self, Connector, OwnerLimit, OwnerLimits, Queue, QueueOptions},
     redis_pool::RedisPool,
+    redis_servers::RedisServers,
     security::{Passwords, Pseudonyms, Sealer, Tokens},
 };
 
@@ -128,13 +131,32 @@ pub fn queue(redis: &RedisPool, settings: &config::Redis) -> Queue {
         prefix: settings.redis_key_prefix.clone(),
         timeout: Duration::from_millis(settings.redis_timeout_ms),
     };
-    Queue::new(redis.clone(), redis.client().clone(), &options)
+    Queue::new(redis.clone(), redis.servers().clone(), &options)
 }
 
 impl Deref for App {
     type Target = Inner;
     fn deref(&self) -> &Inner {
         &self.0
+    }
+}
+
+// In this module, because `redis_servers` and `queue` must not import each other.
+impl Connector for RedisServers {
+    fn connect(
+        &self,
+        connect_timeout: Duration,
+        response_timeout: Duration,
+    ) -> RedisFuture<'_, (MultiplexedConnection, u64)> {
+        Box::pin(Self::connect(self, connect_timeout, response_timeout))
+    }
+
+    fn connect_blocking(&self, connect_timeout: Duration) -> RedisResult<redis::Connection> {
+        Self::connect_blocking(self, connect_timeout)
+    }
+
+    fn primary_changes(&self) -> watch::Receiver<u64> {
+        self.subscribe()
     }
 }
 

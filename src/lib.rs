@@ -25,7 +25,7 @@
 //! | [`email_address`] | which addresses are accepted, and when two spellings are the same address | |
 //! | [`dev`] | the private servers of `saas dev` and of the tests | |
 //! | [`config`] | the settings, part of the base | email_address |
-//! | [`error`], [`logging`], [`pool`], [`redis_pool`] | the base, which every module except `queue` may import, as `config` | |
+//! | [`error`], [`logging`], [`pool`], [`redis_pool`], [`redis_servers`] | the base, which every module except `queue` may import, as `config` | |
 //!
 //! The test `tree::modules_import_only_what_the_table_allows` reads this table, and `import_cycles` finds files that import
 //! each other.
@@ -48,6 +48,7 @@ pub mod models;
 pub mod pool;
 pub mod queue;
 pub mod redis_pool;
+pub mod redis_servers;
 pub mod schema;
 pub mod security;
 pub mod services;

@@ -1,8 +1,8 @@
 //! The Redis pool. The cache, the rate limits and the clients of the queue use it; workers have their own connections.
 //!
 //! Connections are multiplexed. A connection returns to the pool before its command is answered, so it carries the
-//! commands of many callers at the same time. bb8-redis pings at every checkout and never reports a connection as
-//! broken. This pool pings only connections that were idle, and discards those that have failed.
+//! commands of many callers at the same time. The pool pings only connections that were idle. It discards those that have
+//! failed, and all of them when another server becomes the primary.
 
 use std::{
     io,
@@ -13,7 +13,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bb8_redis::RedisConnectionManager;
 use futures_util::FutureExt;
 use redis::{
     Cmd, ConnectionInfo, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisFuture, RedisResult,
@@ -21,15 +20,20 @@ use redis::{
     aio::{ConnectionLike, MultiplexedConnection},
     io::tcp::socket2::TcpKeepalive,
 };
-use tokio::time::timeout_at;
+use tokio::time::{sleep, timeout_at};
 
 use crate::{
     config::Redis,
     error::{Error, Result},
     pool::LastError,
+    redis_servers::RedisServers,
 };
 
 const POOL_SIZE: u32 = 8;
+/// How long a connection may take. A checkout waits for `REDIS_TIMEOUT_MS`; the next ones use the connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time between two attempts at a command that the server refuses because it is not the primary.
+const FAILOVER_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 /// A connection that was idle for longer is pinged before it is used.
 const PING_AFTER_IDLE: Duration = Duration::from_secs(1);
 /// Probes keep an idle connection open in firewalls, which drop it silently otherwise, and find an unreachable server.
@@ -44,13 +48,13 @@ const OPEN_FOR: Duration = Duration::from_secs(1);
 
 /// Connections to Redis; clones share them.
 ///
-/// A command whose connection fails is sent again on another connection, so every command must be safe to repeat. All
-/// attempts together take at most twice the timeout.
+/// A command whose connection fails is sent again on another connection, and so is one that a server refuses during a
+/// failover. So every command must be safe to repeat. All attempts together take at most twice the timeout.
 #[derive(Clone)]
 pub struct RedisPool {
     connections: bb8::Pool<Manager>,
-    client: Arc<redis::Client>,
-    /// Host and port, for messages.
+    servers: RedisServers,
+    /// Hosts and ports, for messages.
     location: Arc<str>,
     timeout: Duration,
     /// The deadline of all commands of this clone. `None` allows each command twice the timeout.
@@ -65,32 +69,24 @@ impl RedisPool {
     /// # Errors
     /// If `REDIS_URL` or the `REDIS_*` parts are invalid.
     pub fn new(settings: &Redis) -> anyhow::Result<Self> {
-        let client = redis::Client::open(with_keepalive(settings.connection()?))?;
         let timeout = Duration::from_millis(settings.redis_timeout_ms);
-        let inner = RedisConnectionManager::new(client.get_connection_info().clone())?;
+        let endpoints = settings.endpoints()?.map_connections(with_keepalive);
+        let servers = RedisServers::new(endpoints, &settings.redis_key_prefix, timeout / 3);
         let last_error = LastError::default();
         let connections = bb8::Pool::builder()
             .max_size(POOL_SIZE)
             .connection_timeout(timeout)
             .test_on_check_out(true)
             .error_sink(Box::new(last_error.clone()))
-            .build_unchecked(Manager { inner, timeout });
+            .build_unchecked(Manager { servers: servers.clone(), timeout });
         let breaker = CircuitBreaker::new(timeout / 3);
         let location = settings.location().into();
-        Ok(Self {
-            connections,
-            client: client.into(),
-            location,
-            timeout,
-            deadline: None,
-            last_error,
-            breaker,
-        })
+        Ok(Self { connections, servers, location, timeout, deadline: None, last_error, breaker })
     }
 
-    /// Returns the client of the pool, for callers that need their own connection.
-    pub fn client(&self) -> &redis::Client {
-        &self.client
+    /// Returns the servers of the pool, for callers that need their own connection.
+    pub fn servers(&self) -> &RedisServers {
+        &self.servers
     }
 
     /// Checks that Redis answers.
@@ -144,15 +140,16 @@ impl RedisPool {
     }
 
     /// Sends a request. If the connection fails, sends it again on another one: after a restart of Redis all connections
-    /// of the pool have failed.
+    /// of the pool have failed. If the server is not the primary any more, tries again until another one is.
     async fn request<T, A>(&self, send: impl Fn(MultiplexedConnection) -> A) -> RedisResult<T>
     where
         A: Future<Output = RedisResult<T>>,
     {
         let deadline = self.deadline.unwrap_or_else(|| Instant::now() + 2 * self.timeout);
         let mut attempts = 0;
+        let mut refusal: Option<RedisError> = None;
         loop {
-            let late = |_| timed_out("no answer in time");
+            let late = |_| refusal.clone().unwrap_or_else(|| timed_out("no answer in time"));
             let connection = timeout_at(deadline.into(), self.checkout()).await.map_err(late)??;
             let answer = timeout_at(deadline.into(), send(connection.inner)).await.map_err(late).flatten();
             let error = match answer {
@@ -160,12 +157,21 @@ impl RedisPool {
                 Err(error) => error,
             };
             let is_broken = error.is_io_error() || error.is_unrecoverable_error();
-            if is_broken || is_unusable_server(&error) {
+            let is_refused = is_unusable_server(&error);
+            if is_broken || is_refused {
                 connection.failed.store(true, Ordering::Relaxed);
             }
             attempts += 1;
-            if !is_broken || attempts > POOL_SIZE || Instant::now() >= deadline {
+            let may_retry = match is_refused {
+                true => self.servers.has_failover(),
+                false => is_broken && attempts <= POOL_SIZE,
+            };
+            if !may_retry || Instant::now() >= deadline {
                 return Err(error);
+            }
+            if is_refused {
+                refusal = Some(error);
+                sleep(FAILOVER_RETRY_INTERVAL).await;
             }
         }
     }
@@ -195,7 +201,7 @@ impl ConnectionLike for RedisPool {
     }
 
     fn get_db(&self) -> i64 {
-        self.client.get_connection_info().redis_settings().db()
+        self.servers.database()
     }
 }
 
@@ -205,11 +211,14 @@ fn with_keepalive(info: ConnectionInfo) -> ConnectionInfo {
     info.set_tcp_settings(settings)
 }
 
-/// Returns whether the server refuses commands because of its role or state, as after a failover. A new connection may
-/// reach another server.
+/// Returns whether the server refuses commands because of its role or state, as after a failover, also for commands of a
+/// script. A new connection may reach another server.
 fn is_unusable_server(error: &RedisError) -> bool {
-    use ServerErrorKind::{BusyLoading, ClusterDown, MasterDown, ReadOnly};
-    matches!(error.kind(), ErrorKind::Server(BusyLoading | ClusterDown | MasterDown | ReadOnly))
+    use ServerErrorKind::{Ask, BusyLoading, ClusterDown, MasterDown, Moved, ReadOnly};
+    matches!(
+        error.kind(),
+        ErrorKind::Server(Ask | BusyLoading | ClusterDown | MasterDown | Moved | ReadOnly)
+    )
 }
 
 fn timed_out(why: impl Into<String>) -> RedisError {
@@ -257,14 +266,22 @@ impl CircuitBreaker {
 struct Connection {
     inner: MultiplexedConnection,
     failed: Arc<AtomicBool>,
+    /// The number of changes of the primary when it was opened.
+    primary_changes: u64,
     last_used: Instant,
     /// Whether a ping is in progress or was interrupted.
     is_pinged: bool,
 }
 
 struct Manager {
-    inner: RedisConnectionManager,
+    servers: RedisServers,
     timeout: Duration,
+}
+
+impl Manager {
+    fn is_usable(&self, connection: &Connection) -> bool {
+        !connection.failed.load(Ordering::Relaxed) && connection.primary_changes == self.servers.changes()
+    }
 }
 
 impl bb8::ManageConnection for Manager {
@@ -272,13 +289,14 @@ impl bb8::ManageConnection for Manager {
     type Error = RedisError;
 
     async fn connect(&self) -> RedisResult<Connection> {
-        let mut inner = self.inner.connect().await?;
-        inner.set_response_timeout(self.timeout);
-        Ok(Connection { inner, failed: Arc::default(), last_used: Instant::now(), is_pinged: false })
+        let connect_timeout = CONNECT_TIMEOUT.max(self.timeout);
+        let (inner, primary_changes) = self.servers.connect(connect_timeout, self.timeout).await?;
+        let failed = Arc::default();
+        Ok(Connection { inner, failed, primary_changes, last_used: Instant::now(), is_pinged: false })
     }
 
     async fn is_valid(&self, connection: &mut Connection) -> RedisResult<()> {
-        if connection.failed.load(Ordering::Relaxed) {
+        if !self.is_usable(connection) {
             return Err(io::Error::from(io::ErrorKind::NotConnected).into());
         }
         if connection.last_used.elapsed() < PING_AFTER_IDLE {
@@ -286,13 +304,13 @@ impl bb8::ManageConnection for Manager {
         }
         // A checkout that times out drops this future. The flag then stays set, and the pool discards the connection.
         connection.is_pinged = true;
-        self.inner.is_valid(&mut connection.inner).await?;
+        redis::cmd("PING").query_async::<()>(&mut connection.inner).await?;
         connection.is_pinged = false;
         Ok(())
     }
 
     fn has_broken(&self, connection: &mut Connection) -> bool {
         connection.last_used = Instant::now();
-        connection.is_pinged || connection.failed.load(Ordering::Relaxed)
+        connection.is_pinged || !self.is_usable(connection)
     }
 }

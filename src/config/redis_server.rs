@@ -2,11 +2,12 @@
 
 use anyhow::{anyhow, bail};
 use clap::Args;
-use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
+use redis::{ConnectionAddr, IntoConnectionInfo};
 use secrecy::SecretString;
-use url::{Host, Position, Url};
+use url::Host;
 
 use super::{
+    redis_url::{self, RedisEndpoints, RedisTopology, hash_tag},
     site::{host, is_local},
     value::{Setting, database_number, port, secret, setting},
 };
@@ -18,7 +19,9 @@ const URL_SETTING: &str = "REDIS_URL";
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Redis settings")]
 pub struct Redis {
-    /// Redis connection URL: redis://user:password@host:6379/0, or rediss:// for TLS. Overrides the REDIS_* settings.
+    /// Redis connection URL: redis://user:password@host:6379/0, or rediss:// for TLS. Overrides the REDIS_* settings. For high
+    /// availability, redis+sentinel://host:26379,host:26379/master-name or redis-cluster://host:6379,host:6379; see
+    /// docs/scaling.md.
     #[arg(long, env, hide_env_values = true, value_name = "URL")]
     pub redis_url: Option<SecretString>,
     /// Redis host, if there is no REDIS_URL. The default is localhost.
@@ -49,33 +52,33 @@ impl Redis {
         Self { redis_url: Some(url), url_setting: setting, ..self.clone() }
     }
 
-    /// Returns how to connect, from `REDIS_URL` or the `REDIS_*` parts.
+    /// Returns the servers and how to connect to them, from `REDIS_URL` or the `REDIS_*` parts.
     ///
     /// # Errors
     /// If a setting is invalid; the message names it and has no part of the URL.
-    pub fn connection(&self) -> anyhow::Result<ConnectionInfo> {
-        let Some(url) = secret(&self.redis_url) else {
-            let host = self.redis_host.get()?.map_or_else(|| "localhost".into(), ToString::to_string);
-            let port = self.redis_port.get()?.copied().unwrap_or(DEFAULT_PORT);
-            let database = self.redis_db.get()?.copied().unwrap_or_default();
-            let connection = format!("redis://{host}:{port}/{database}").as_str().into_connection_info();
-            return connection.map_err(|error| anyhow!("REDIS_HOST {host} cannot be used: {error}"));
-        };
-        // An unescaped special character of a password ends the host early. What follows may be a part of the password.
-        let is_cut = Url::parse(url)
-            .is_ok_and(|url| !url.scheme().ends_with("unix") && url[Position::AfterPort..].contains('@'));
-        if let Some(problem) = unknown_parameter(self.url_setting, url).filter(|_| !is_cut) {
-            bail!(problem);
+    pub fn endpoints(&self) -> anyhow::Result<RedisEndpoints> {
+        let endpoints = self.servers()?;
+        let prefix = &self.redis_key_prefix;
+        if endpoints.topology == RedisTopology::Cluster && hash_tag(prefix).is_none() {
+            bail!(
+                "REDIS_KEY_PREFIX is {prefix:?}, but all keys must be in one slot of the cluster: set \
+                 REDIS_KEY_PREFIX={{{prefix}}}"
+            );
         }
-        // The parser's message may repeat the URL.
-        match url.into_connection_info() {
-            Ok(connection) if !is_cut => Ok(connection),
-            _ => bail!(
-                "{} cannot be read; write redis://:password@host:6379/0, and in the password %40 for @, %3A for :, \
-                 %2F for /, %3F for ?, %23 for # and %25 for %",
-                self.url_setting
-            ),
+        Ok(endpoints)
+    }
+
+    fn servers(&self) -> anyhow::Result<RedisEndpoints> {
+        if let Some(url) = secret(&self.redis_url) {
+            return redis_url::parse(url)
+                .map_err(|error| anyhow!(error.to_string().replace("REDIS_URL", self.url_setting)));
         }
+        let host = self.redis_host.get()?.map_or_else(|| "localhost".into(), ToString::to_string);
+        let port = self.redis_port.get()?.copied().unwrap_or(DEFAULT_PORT);
+        let database = self.redis_db.get()?.copied().unwrap_or_default();
+        let connection = format!("redis://{host}:{port}/{database}").as_str().into_connection_info();
+        let connection = connection.map_err(|error| anyhow!("REDIS_HOST {host} cannot be used: {error}"))?;
+        Ok(RedisEndpoints::single(connection))
     }
 
     /// Returns whether a server is configured, by `REDIS_URL` or `REDIS_HOST`.
@@ -91,55 +94,29 @@ impl Redis {
         }
     }
 
-    /// Describes the server without user and password, as in `redis.example.com:6379`.
+    /// Describes the servers without user and password, as in `redis.example.com:6379`.
     pub fn location(&self) -> String {
-        match self.connection() {
-            Ok(connection) => place(connection.addr()),
-            Err(_) => "the configured address".into(),
-        }
+        self.servers().map_or_else(|_| "the configured address".into(), |servers| servers.location())
     }
 
     /// Returns what is invalid in these settings, each problem with its fix.
     pub fn problems(&self) -> Vec<String> {
-        self.connection().err().map(|error| error.to_string()).into_iter().collect()
+        self.endpoints().err().map(|error| error.to_string()).into_iter().collect()
     }
 
     /// Returns why connections may be read by others, with the fix.
     pub(super) fn weakness(&self) -> Option<String> {
-        let (connection, setting) = (self.connection().ok()?, self.url_setting);
-        match connection.addr() {
+        let (servers, setting) = (self.servers().ok()?, self.url_setting);
+        let scheme = servers.tls_scheme();
+        servers.seeds.iter().find_map(|seed| match seed.addr() {
             ConnectionAddr::Tcp(host, _) if !is_local(host) => Some(format!(
-                "connections to Redis at {host} are unencrypted, with the password and the data: use rediss:// in {setting}"
+                "connections to Redis at {host} are unencrypted, with the password and the data: use {scheme} in {setting}"
             )),
             ConnectionAddr::TcpTls { host, insecure: true, .. } if !is_local(host) => Some(format!(
                 "the certificate of Redis at {host} is not verified: remove #insecure from {setting}"
             )),
             _ => None,
-        }
-    }
-}
-
-/// Returns what is wrong with the parameters of a URL, which the parser would ignore.
-fn unknown_parameter(setting: &str, url: &str) -> Option<String> {
-    let url = Url::parse(url).ok()?;
-    let known: &[&str] = match url.scheme() {
-        scheme if scheme.ends_with("unix") => &["db", "user", "pass", "protocol"],
-        _ => &["protocol"],
-    };
-    let (name, _) = url.query_pairs().find(|(name, _)| !known.contains(&&**name))?;
-    let fix = match &*name {
-        "db" => "write the number of the database after the host, as in redis://host:6379/3",
-        _ => "remove it",
-    };
-    Some(format!("{setting} has the parameter {name:?}, which is not supported: {fix}"))
-}
-
-fn place(address: &ConnectionAddr) -> String {
-    match address {
-        ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } if host.contains(':') => {
-            format!("[{host}]:{port}")
-        }
-        address => address.to_string(),
+        })
     }
 }
 
@@ -185,6 +162,17 @@ mod tests {
         for (flags, wanted) in cases {
             let redis = with(flags);
             assert_eq!(redis.location(), wanted, "{flags:?}: {:?}", redis.problems());
+        }
+    }
+
+    #[test]
+    fn a_cluster_needs_a_prefix_with_a_hash_tag() {
+        for (prefix, is_usable) in [("rq", false), ("rq{}", false), ("{rq}", true), ("app:{rq}", true)] {
+            let prefix = format!("--redis-key-prefix={prefix}");
+            let problems = with(&["--redis-url=redis-cluster://h:7", &prefix]).problems();
+            assert_eq!(problems.is_empty(), is_usable, "{prefix}: {problems:?}");
+            assert!(problems.iter().all(|problem| problem.contains("set REDIS_KEY_PREFIX={")), "{problems:?}");
+            assert_eq!(with(&["--redis-url=redis://h:7", &prefix]).problems(), [""; 0]);
         }
     }
 

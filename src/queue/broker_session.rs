@@ -69,7 +69,7 @@ pub(super) struct FlushResult {
 impl BrokerSession {
     pub(super) fn new(queue: &Queue, worker: &str, options: &Options, leases: Leases) -> Self {
         Self {
-            connection: ReconnectingConnection::new(queue.client(), "worker"),
+            connection: ReconnectingConnection::new(queue.connector(), "worker"),
             prefix: queue.prefix().to_owned(),
             worker: worker.to_owned(),
             queues: options.queues.clone(),
@@ -109,7 +109,14 @@ impl BrokerSession {
         let fetching =
             OptionFuture::from(token.as_deref().map(|token| self.fetch(token, want, conn.clone())));
         let releasing = OptionFuture::from(lost.as_deref().map(|token| self.release(token, conn.clone())));
-        let ((settled, fetched), released) = join(join(settling, fetching), releasing).await;
+        let exchange = join(join(settling, fetching), releasing);
+        let ((settled, fetched), released) = match self.connection.answer(exchange).await {
+            Ok(answers) => answers,
+            Err(error) => {
+                self.connection.record_failure(&error);
+                return flushed;
+            }
+        };
 
         let mut failure = None;
         for (batch, result) in std::mem::take(&mut self.unsettled).into_iter().zip(settled) {

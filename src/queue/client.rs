@@ -1,11 +1,11 @@
 //! The client of the queue: enqueues, inspects and operates.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use redis::{FromRedisValue, Script, ScriptInvocation, aio::ConnectionLike};
 
 use super::{
-    batcher::EnqueueBatcher, error::Result, owner::OwnerLimits, push_client::PushClient,
+    batcher::EnqueueBatcher, connector::Connector, error::Result, owner::OwnerLimits, push_client::PushClient,
     script_client::ScriptClient,
 };
 
@@ -24,28 +24,30 @@ pub struct Queue {
     scripts: ScriptClient,
     pushes: PushClient,
     batcher: EnqueueBatcher,
-    client: redis::Client,
+    connector: Arc<dyn Connector>,
     owner_limits: Option<OwnerLimits>,
 }
 
 impl Queue {
     /// Creates a client that sends its commands on `connection`.
     ///
-    /// The connection may repeat a command whose answer was lost. Workers open connections of their own with `client`.
+    /// The connection may repeat a command whose answer was lost. Workers open connections of their own with
+    /// `connector`.
     pub fn new(
         connection: impl ConnectionLike + Clone + Send + Sync + 'static,
-        client: redis::Client,
+        connector: impl Connector,
         options: &QueueOptions,
     ) -> Self {
         let scripts = ScriptClient::new(connection, &options.prefix, options.timeout);
         let pushes = PushClient::new(scripts.clone());
-        Self { batcher: EnqueueBatcher::new(pushes.clone()), pushes, scripts, client, owner_limits: None }
+        let batcher = EnqueueBatcher::new(pushes.clone());
+        Self { batcher, pushes, scripts, connector: Arc::new(connector), owner_limits: None }
     }
 
     /// Makes each call that enqueues wait until `replicas` replicas of Redis have the jobs, for one timeout at most; 0
     /// does not wait.
     pub fn wait_for_replicas(self, replicas: u32) -> Self {
-        let pushes = self.pushes.wait_for_replicas(&self.client, replicas);
+        let pushes = self.pushes.wait_for_replicas(&self.connector, replicas);
         Self { batcher: EnqueueBatcher::new(pushes.clone()), pushes, ..self }
     }
 
@@ -65,8 +67,8 @@ impl Queue {
         self.owner_limits
     }
 
-    pub(super) fn client(&self) -> &redis::Client {
-        &self.client
+    pub(super) fn connector(&self) -> &Arc<dyn Connector> {
+        &self.connector
     }
 
     pub(super) fn prefix(&self) -> &str {

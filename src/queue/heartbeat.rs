@@ -14,7 +14,7 @@ use redis::RedisError;
 use tokio::sync::oneshot;
 
 use super::{
-    leases::Leases, reconnecting_connection::is_closed, scripts, signals::StopReason,
+    connector::Connector, leases::Leases, reconnecting_connection::is_closed, scripts, signals::StopReason,
     worker_record::WorkerRecord,
 };
 
@@ -63,7 +63,7 @@ impl Drop for Heartbeat {
 
 /// Sends the heartbeats of one worker.
 pub(super) struct HeartbeatLoop {
-    pub(super) client: redis::Client,
+    pub(super) connector: Arc<dyn Connector>,
     pub(super) prefix: String,
     pub(super) worker: String,
     pub(super) record: WorkerRecord,
@@ -83,7 +83,12 @@ impl HeartbeatLoop {
         // At least once a second, because heartbeats also tell running jobs that they were canceled.
         let interval = (self.lease / 4).min(Duration::from_secs(1));
         let mut conn = None;
+        let mut primary_changes = self.connector.primary_changes();
         loop {
+            if primary_changes.has_changed().unwrap_or(false) {
+                primary_changes.mark_unchanged();
+                conn = None;
+            }
             let held = leases.held();
             self.record.running = leases.running_jobs();
             let (progress, is_reused) = (leases.take_progress(), conn.is_some());
@@ -140,7 +145,7 @@ impl HeartbeatLoop {
         let conn = match conn {
             Some(conn) => conn,
             None => {
-                let fresh = self.client.get_connection_with_timeout(timeout)?;
+                let fresh = self.connector.connect_blocking(timeout)?;
                 tracing::debug!(connection = "heartbeat", "connected to Redis");
                 fresh.set_read_timeout(Some(timeout))?;
                 fresh.set_write_timeout(Some(timeout))?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::reconnecting_connection::ReconnectingConnection;
+use super::{connector::Connector, reconnecting_connection::ReconnectingConnection};
 
 /// Maximum wait for a wake-up. Then the worker fetches anyway.
 const BLOCK_TIMEOUT_SECS: f64 = 5.0;
@@ -22,10 +22,10 @@ pub(super) struct IdleNotifier {
 }
 
 impl IdleNotifier {
-    pub(super) fn start(client: &redis::Client, prefix: &str, queues: &[&str]) -> Self {
+    pub(super) fn start(connector: &Arc<dyn Connector>, prefix: &str, queues: &[&str]) -> Self {
         let (arm, woken) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let keys: Vec<_> = queues.iter().map(|queue| format!("{prefix}:wake:{queue}")).collect();
-        let mut connection = ReconnectingConnection::blocking(client, "notifier");
+        let mut connection = ReconnectingConnection::blocking(connector, "notifier");
         let (armed, notify) = (arm.clone(), woken.clone());
         let task = tokio::spawn(async move {
             loop {
@@ -33,7 +33,8 @@ impl IdleNotifier {
                 if let Some(mut conn) = connection.get().await {
                     let mut command = redis::cmd("BZPOPMIN");
                     command.arg(&keys).arg(BLOCK_TIMEOUT_SECS);
-                    match command.query_async::<redis::Value>(&mut conn).await {
+                    let answer = command.query_async::<redis::Value>(&mut conn);
+                    match connection.answer(answer).await.flatten() {
                         Ok(_) => connection.record_success(),
                         Err(error) => connection.record_failure(&error),
                     }

@@ -14,7 +14,7 @@
 //! | `relocate` | moves jobs to another prefix or server |
 //! | `server` | checks whether a Redis server is safe for jobs |
 //! | `worker`, `worker_options`, `runner`, `slots`, `prefetch`, `shutdown` | the life of a worker: fetch, run, settle, stop |
-//! | `broker_session`, `reconnecting_connection`, `idle_notifier` | a worker's connections to Redis |
+//! | `broker_session`, `connector`, `reconnecting_connection`, `idle_notifier` | a worker's connections to Redis |
 //! | `delivery`, `disposition`, `signals` | one job from fetch to outcome |
 //! | `leases`, `heartbeat`, `worker_record` | the leases of a worker and the threads that renew them |
 //! | `scheduler`, `cron`, `queues` | due and periodic jobs, recovery of lost ones, the order of queues |
@@ -23,6 +23,7 @@
 mod batcher;
 mod broker_session;
 mod client;
+mod connector;
 mod control;
 mod cron;
 mod delivery;
@@ -64,6 +65,7 @@ mod worker_options;
 mod worker_record;
 
 pub use client::{Queue, QueueOptions};
+pub use connector::Connector;
 pub use control::Cancel;
 pub use enqueue_options::{EnqueueOptions, OnDuplicate, Unique, When};
 pub use envelope::Origin;

@@ -10,10 +10,11 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use redis::{AsyncConnectionConfig, RedisError, RedisResult, aio::MultiplexedConnection};
+use redis::{ErrorKind, RedisError, RedisResult, ServerErrorKind, aio::MultiplexedConnection};
 use tokio::{sync::Semaphore, time::timeout};
 
 use super::{
+    connector::Connector,
     error::{Error, Result},
     push::{Push, push},
     script_client::ScriptClient,
@@ -42,11 +43,11 @@ impl PushClient {
         Self { scripts, replication: None }
     }
 
-    /// Makes each push wait until `replicas` replicas have its jobs; 0 for none. `client` opens the connections.
-    pub(super) fn wait_for_replicas(self, client: &redis::Client, replicas: u32) -> Self {
+    /// Makes each push wait until `replicas` replicas have its jobs; 0 for none. `connector` opens the connections.
+    pub(super) fn wait_for_replicas(self, connector: &Arc<dyn Connector>, replicas: u32) -> Self {
         let replication = (replicas > 0).then(|| {
             let permits = Semaphore::new(MAX_CONNECTIONS);
-            Arc::new(Replication { client: client.clone(), replicas, permits, idle: Mutex::default() })
+            Arc::new(Replication { connector: connector.clone(), replicas, permits, idle: Mutex::default() })
         });
         Self { replication, ..self }
     }
@@ -86,7 +87,7 @@ async fn push_on(scripts: &ScriptClient, calls: &[Push<'_>]) -> Answers {
 
 /// Pushes whose jobs some replicas must have.
 struct Replication {
-    client: redis::Client,
+    connector: Arc<dyn Connector>,
     replicas: u32,
     permits: Semaphore,
     idle: Mutex<Vec<IdleConnection>>,
@@ -94,6 +95,8 @@ struct Replication {
 
 struct IdleConnection {
     connection: MultiplexedConnection,
+    /// The number of changes of the primary when it was opened.
+    changes: u64,
     since: Instant,
 }
 
@@ -110,7 +113,8 @@ enum WaitError {
 }
 
 impl Replication {
-    /// Pushes, and repeats that on a new connection if the connection was closed. A push may be repeated.
+    /// Pushes, and repeats that on a new connection if the connection was closed, or its server is no longer the primary. A push
+    /// may be repeated.
     async fn push_all(&self, scripts: &ScriptClient, calls: &[Push<'_>]) -> Answers {
         // The semaphore is never closed.
         let _permit = self.permits.acquire().await;
@@ -122,8 +126,8 @@ impl Replication {
     }
 
     async fn attempt(&self, scripts: &ScriptClient, calls: &[Push<'_>]) -> Answers {
-        let connection = match self.connect(scripts.timeout()).await {
-            Ok(connection) => connection,
+        let (connection, changes) = match self.connect(scripts.timeout()).await {
+            Ok(opened) => opened,
             Err(error) => return calls.iter().map(|_| Err(error.clone().into())).collect(),
         };
         let answers = push_on(&scripts.on(connection.clone()), calls).await;
@@ -133,7 +137,7 @@ impl Replication {
         };
         let is_unavailable = |answer: &Result<_>| matches!(answer, Err(Error::Unavailable(_)));
         if !answers.iter().any(is_unavailable) && !matches!(waited, Err(WaitError::Redis(_))) {
-            self.idle().push(IdleConnection { connection, since: Instant::now() });
+            self.idle().push(IdleConnection { connection, changes, since: Instant::now() });
         }
         let waited = || waited.clone().map_err(|error| Error::Unavailable(error.into()));
         answers.into_iter().map(|answer| answer.and_then(|known| waited().map(|()| known))).collect()
@@ -158,22 +162,22 @@ impl Replication {
         }
     }
 
-    /// Returns an idle connection that works, or a new one.
-    async fn connect(&self, limit: Duration) -> RedisResult<MultiplexedConnection> {
-        while let Some(IdleConnection { mut connection, since }) = self.take_idle() {
+    /// Returns an idle connection that works, or a new one, with the number of changes of the primary that it belongs to.
+    async fn connect(&self, limit: Duration) -> RedisResult<(MultiplexedConnection, u64)> {
+        while let Some(IdleConnection { mut connection, changes, since }) = self.take_idle() {
+            if changes != *self.connector.primary_changes().borrow() {
+                continue;
+            }
             if since.elapsed() < PING_AFTER_IDLE {
-                return Ok(connection);
+                return Ok((connection, changes));
             }
             let answer: RedisResult<()> = redis::cmd("PING").query_async(&mut connection).await;
             if answer.is_ok() {
-                return Ok(connection);
+                return Ok((connection, changes));
             }
         }
         // Longer than a push and a `WAIT`, which have limits of their own.
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(limit))
-            .set_response_timeout(Some(2 * limit));
-        self.client.get_multiplexed_async_connection_with_config(&config).await
+        self.connector.connect(limit, 2 * limit).await
     }
 
     fn take_idle(&self) -> Option<IdleConnection> {
@@ -186,13 +190,14 @@ impl Replication {
     }
 }
 
-/// Returns whether a connection was closed, unlike one that does not answer in time.
+/// Returns whether a connection was closed, or leads to a replica, unlike one that does not answer in time.
 fn is_closed(answer: &Result<Vec<String>>) -> bool {
     let Err(error @ Error::Unavailable(_)) = answer else { return false };
     let mut cause = error.source();
     while let Some(error) = cause {
         if let Some(error) = error.downcast_ref::<RedisError>() {
-            return error.is_io_error() && !error.is_timeout();
+            let is_replica = error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly);
+            return is_replica || error.is_io_error() && !error.is_timeout();
         }
         cause = error.source();
     }

@@ -1,8 +1,15 @@
 //! A connection of a worker that reconnects after an error.
 
-use std::time::{Duration, Instant};
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use redis::{AsyncConnectionConfig, RedisError, RedisResult, aio::MultiplexedConnection};
+use redis::{RedisError, RedisResult, aio::MultiplexedConnection};
+use tokio::sync::watch;
+
+use super::connector::Connector;
 
 /// Longer than any script takes, and shorter than the default lease.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -14,11 +21,16 @@ const PING_AFTER_IDLE: Duration = Duration::from_millis(500);
 /// A dedicated connection that reconnects with back-off.
 ///
 /// Servers, poolers and firewalls close idle connections. So a closed connection is replaced without a warning, unless it
-/// is closed at once again. A failure to replace it is logged.
+/// is closed at once again. A failure to replace it is logged. When another server becomes the primary, the connection is
+/// replaced at once.
 pub(super) struct ReconnectingConnection {
-    client: redis::Client,
-    config: AsyncConnectionConfig,
-    conn: Option<MultiplexedConnection>,
+    connector: Arc<dyn Connector>,
+    response_timeout: Duration,
+    primary_changes: watch::Receiver<u64>,
+    /// The connection, and the number of changes of the primary when it was opened.
+    conn: Option<(MultiplexedConnection, u64)>,
+    /// The number of changes before the last attempt to connect.
+    attempted_at: u64,
     /// When Redis last answered, or accepted the connection.
     answered_at: Instant,
     /// Whether the connection replaces a closed one, and Redis has not answered since.
@@ -29,23 +41,22 @@ pub(super) struct ReconnectingConnection {
 }
 
 impl ReconnectingConnection {
-    pub(super) fn new(client: &redis::Client, name: &'static str) -> Self {
-        Self::with_timeout(client, name, RESPONSE_TIMEOUT)
+    pub(super) fn new(connector: &Arc<dyn Connector>, name: &'static str) -> Self {
+        Self::with_timeout(connector, name, RESPONSE_TIMEOUT)
     }
 
     /// Creates a connection for commands that block for up to 10 s.
-    pub(super) fn blocking(client: &redis::Client, name: &'static str) -> Self {
-        Self::with_timeout(client, name, 2 * RESPONSE_TIMEOUT)
+    pub(super) fn blocking(connector: &Arc<dyn Connector>, name: &'static str) -> Self {
+        Self::with_timeout(connector, name, 2 * RESPONSE_TIMEOUT)
     }
 
-    fn with_timeout(client: &redis::Client, name: &'static str, timeout: Duration) -> Self {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(Some(timeout));
+    fn with_timeout(connector: &Arc<dyn Connector>, name: &'static str, response_timeout: Duration) -> Self {
         Self {
-            client: client.clone(),
-            config,
+            connector: connector.clone(),
+            response_timeout,
+            primary_changes: connector.primary_changes(),
             conn: None,
+            attempted_at: 0,
             answered_at: Instant::now(),
             is_replacement: false,
             backoff: Duration::ZERO,
@@ -56,25 +67,56 @@ impl ReconnectingConnection {
     /// Returns the connection. If there is none, makes one attempt to connect, after the back-off; `None` if that fails.
     pub(super) async fn get(&mut self) -> Option<MultiplexedConnection> {
         self.discard_if_closed().await;
+        if self.is_outdated() {
+            (self.conn, self.backoff) = (None, Duration::ZERO);
+        }
         if self.conn.is_none() {
-            tokio::time::sleep(self.backoff).await;
-            match self.client.get_multiplexed_async_connection_with_config(&self.config).await {
-                Ok(conn) => {
+            tokio::select! {
+                () = tokio::time::sleep(self.backoff) => {}
+                () = changed_from(self.attempted_at, self.primary_changes.clone()) => {
+                    self.backoff = Duration::ZERO;
+                }
+            }
+            self.attempted_at = *self.primary_changes.borrow();
+            match self.connector.connect(CONNECT_TIMEOUT, self.response_timeout).await {
+                Ok(opened) => {
                     tracing::debug!(connection = self.name, "connected to Redis");
-                    self.conn = Some(conn);
+                    self.conn = Some(opened);
                     self.answered_at = Instant::now();
                 }
                 Err(error) => self.record_failure(&error),
             }
         }
-        self.conn.clone()
+        self.conn.as_ref().map(|(conn, _)| conn.clone())
+    }
+
+    /// Awaits an answer of the connection.
+    ///
+    /// # Errors
+    /// If another server becomes the primary meanwhile: the old one may never answer.
+    pub(super) async fn answer<T>(&self, answer: impl Future<Output = T>) -> RedisResult<T> {
+        let opened_at = self.conn.as_ref().map_or(0, |(_, changes)| *changes);
+        tokio::select! {
+            biased;
+            answer = answer => Ok(answer),
+            () = changed_from(opened_at, self.primary_changes.clone()) => {
+                let changed = "another server has become the primary of Redis";
+                Err(io::Error::new(io::ErrorKind::ConnectionAborted, changed).into())
+            }
+        }
+    }
+
+    /// Returns whether the primary has changed since the connection was opened.
+    fn is_outdated(&self) -> bool {
+        self.conn.as_ref().is_some_and(|(_, changes)| *changes != *self.primary_changes.borrow())
     }
 
     /// Pings an idle connection, and discards it if it does not answer.
     async fn discard_if_closed(&mut self) {
         let is_idle = self.answered_at.elapsed() >= PING_AFTER_IDLE;
-        let Some(conn) = self.conn.as_mut().filter(|_| is_idle) else { return };
-        let answer: RedisResult<()> = redis::cmd("PING").query_async(conn).await;
+        let Some((conn, _)) = self.conn.as_ref().filter(|_| is_idle) else { return };
+        let (mut conn, ping) = (conn.clone(), redis::cmd("PING"));
+        let answer: RedisResult<()> = self.answer(ping.query_async(&mut conn)).await.flatten();
         match answer {
             Err(error) if error.is_io_error() => self.discard(&error),
             // Also an error of the server shows that the connection works.
@@ -115,6 +157,15 @@ impl ReconnectingConnection {
         }
         let next = (self.backoff * 2).max(Duration::from_millis(100));
         self.backoff = next.min(MAX_BACKOFF);
+    }
+}
+
+/// Waits until the number of changes of the primary is not `before`.
+async fn changed_from(before: u64, mut primary_changes: watch::Receiver<u64>) {
+    let has_changed = primary_changes.wait_for(|changes| *changes != before).await.is_ok();
+    if !has_changed {
+        // Nothing can change it any more.
+        std::future::pending::<()>().await;
     }
 }
 

@@ -2,11 +2,12 @@
 //!
 //! Every worker runs one. There is no leader, since the scripts may run on several workers at once.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use redis::aio::MultiplexedConnection;
+use redis::{RedisResult, aio::MultiplexedConnection};
 
 use super::{
+    connector::Connector,
     cron::CronSchedules,
     reconnecting_connection::{ReconnectingConnection, is_closed},
     scripts,
@@ -36,12 +37,12 @@ pub(super) struct Scheduler {
 
 impl Scheduler {
     pub(super) fn new(
-        client: &redis::Client,
+        connector: &Arc<dyn Connector>,
         prefix: &str,
         options: &Options,
         schedules: CronSchedules,
     ) -> Self {
-        let connection = ReconnectingConnection::new(client, "scheduler");
+        let connection = ReconnectingConnection::new(connector, "scheduler");
         Self {
             connection,
             prefix: prefix.to_owned(),
@@ -75,7 +76,7 @@ impl Scheduler {
         let mut conn = self.connection.get().await?;
         let mut all_freed = 0;
         loop {
-            let is_full = is_full(&mut conn).await;
+            let is_full = self.connection.answer(is_full(&mut conn)).await.unwrap_or(false);
             let mut call = scripts::TICK.key(&self.prefix);
             // After a longer gap between ticks, leases get time to be renewed before they count as expired. A worker
             // that could not renew for half a lease still has the other half.
@@ -90,7 +91,8 @@ impl Scheduler {
                 .arg(self.retention.outcomes)
                 .arg(self.retention.outcome_bytes)
                 .arg(self.retention.states);
-            let answer: Result<(u64, u64, u64, u8, u64, u64), _> = call.invoke_async(&mut conn).await;
+            let answer: RedisResult<(u64, u64, u64, u8, u64, u64)> =
+                self.connection.answer(call.invoke_async(&mut conn)).await.flatten();
             let (promoted, recovered, dead, more, retry_after_ms, freed) = match answer {
                 Ok(answer) => answer,
                 Err(error) => {
@@ -125,7 +127,7 @@ impl Scheduler {
     /// only the first of several failures is logged.
     async fn fire_schedules(&mut self) {
         let Some(mut conn) = self.connection.get().await else { return };
-        let answer = self.schedules.fire(&self.prefix, &mut conn).await;
+        let answer = self.connection.answer(self.schedules.fire(&self.prefix, &mut conn)).await.flatten();
         match &answer {
             Ok(0) => {}
             Ok(fired) => tracing::debug!(fired, "periodic jobs enqueued"),

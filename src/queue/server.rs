@@ -1,6 +1,6 @@
 //! Checks whether a Redis server is safe for jobs, and whether its user may do what the product does.
 
-use redis::{AsyncConnectionConfig, ErrorKind, RedisError, RedisResult, ServerErrorKind};
+use redis::{ErrorKind, RedisError, RedisResult, RetryMethod, ServerErrorKind};
 
 use super::{client::Queue, scripts};
 
@@ -54,7 +54,7 @@ impl Server {
             None => warnings
                 .push("whether appendonly is on is unknown; without it, a crash of Redis loses jobs".into()),
         }
-        if field("cluster_enabled") == Some("1") && !(prefix.contains('{') && prefix.contains('}')) {
+        if field("cluster_enabled") == Some("1") && !has_hash_tag(prefix) {
             problems.push(format!(
                 "the server is in cluster mode, where all keys of the queue must be in one slot: set REDIS_KEY_PREFIX={{{prefix}}}"
             ));
@@ -82,13 +82,23 @@ fn missing_replicas(info: &str, wanted: u32) -> Option<String> {
     })
 }
 
+/// Returns whether all keys with this prefix are in one slot of a cluster (Redis Cluster specification, "Hash tags").
+fn has_hash_tag(prefix: &str) -> bool {
+    let tag = prefix.split_once('{').and_then(|(_, rest)| rest.split_once('}'));
+    tag.is_some_and(|(tag, _)| !tag.is_empty())
+}
+
 /// Returns whether an error is temporary, unlike a wrong password.
 pub fn is_transient(error: &RedisError) -> bool {
-    use ServerErrorKind::{BusyLoading, ClusterDown, MasterDown, Moved, ReadOnly, TryAgain};
+    use ServerErrorKind::{Ask, BusyLoading, ClusterDown, MasterDown, Moved, ReadOnly, TryAgain};
+    // What a retry does not resolve, such as a certificate with an invalid name.
+    if error.is_io_error() && matches!(error.retry_method(), RetryMethod::NoRetry) {
+        return false;
+    }
     // After a failover, the address may lead to a server that accepts writes.
     let is_unusable = matches!(
         error.kind(),
-        ErrorKind::Server(BusyLoading | ClusterDown | MasterDown | Moved | ReadOnly | TryAgain)
+        ErrorKind::Server(Ask | BusyLoading | ClusterDown | MasterDown | Moved | ReadOnly | TryAgain)
     );
     let refuses_writes = error.code().is_some_and(|code| REFUSES_WRITES_CODES.contains(&code));
     is_unusable
@@ -149,10 +159,7 @@ impl Queue {
     }
 
     async fn examine(&self) -> RedisResult<Server> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.timeout()))
-            .set_response_timeout(Some(self.timeout()));
-        let mut conn = self.client().get_multiplexed_async_connection_with_config(&config).await?;
+        let (mut conn, _) = self.connector().connect(self.timeout(), self.timeout()).await?;
         let mut server = match redis::cmd("INFO").query_async::<String>(&mut conn).await {
             Ok(info) => {
                 let mut server = Server::parse(&info, self.prefix());
@@ -205,7 +212,9 @@ mod tests {
         assert_eq!(with("noeviction", "allkeys-lru", "rq"), (1, 0));
         assert_eq!(with("noeviction", "volatile-lru", "rq"), (0, 1));
         assert_eq!(with("aof_enabled:1", "aof_enabled:0", "rq"), (0, 1));
-        assert_eq!(with("cluster_enabled:0", "cluster_enabled:1", "rq"), (1, 0));
+        for prefix in ["rq", "{}rq", "}rq{"] {
+            assert_eq!(with("cluster_enabled:0", "cluster_enabled:1", prefix), (1, 0), "{prefix}");
+        }
         assert_eq!(with("cluster_enabled:0", "cluster_enabled:1", "{rq}"), (0, 0));
         let valkey = Server::parse(&GOOD.replace("7.0.15", "7.2.4\r\nvalkey_version:8.0.1"), "rq");
         assert_eq!((valkey.name.as_str(), valkey.problems.len()), ("Valkey 8.0.1", 0));

@@ -1,6 +1,10 @@
 //! The slots of a worker: how many jobs it may fetch, from which queues, and when a fetch may find any.
 
-use super::{broker_session::Room, idle_notifier::IdleNotifier, worker_options::Options};
+use std::sync::Arc;
+
+use super::{
+    broker_session::Room, connector::Connector, idle_notifier::IdleNotifier, worker_options::Options,
+};
 
 /// The slots of one worker, and the notifiers that wake it when there are jobs for free slots.
 ///
@@ -51,9 +55,9 @@ impl Share {
 }
 
 impl Slots {
-    pub(super) fn new(client: &redis::Client, prefix: &str, options: &Options) -> Self {
+    pub(super) fn new(connector: &Arc<dyn Connector>, prefix: &str, options: &Options) -> Self {
         let notifier =
-            |names: &[&str]| (!names.is_empty()).then(|| IdleNotifier::start(client, prefix, names));
+            |names: &[&str]| (!names.is_empty()).then(|| IdleNotifier::start(connector, prefix, names));
         let reserved: Vec<_> = options.reserved_name().into_iter().collect();
         let mut all = Share::new(options.concurrency, notifier(&reserved));
         all.may_find_jobs = !reserved.is_empty();

@@ -3,7 +3,7 @@
 //! One round trip settles and fetches. Jobs that complete during a round trip are settled by the next one, so that
 //! under load many jobs share a round trip, while an idle worker settles a job at once.
 
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -11,6 +11,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use super::{
     broker_session::{BrokerSession, FlushResult, Room},
     client::Queue,
+    connector::Connector,
     cron::CronSchedules,
     heartbeat::{Heartbeat, HeartbeatLoop},
     job::JobState,
@@ -34,7 +35,7 @@ pub struct Worker<S: 'static> {
     prefix: String,
     session: BrokerSession,
     leases: Leases,
-    client: redis::Client,
+    connector: Arc<dyn Connector>,
     schedules: CronSchedules,
 }
 
@@ -60,7 +61,7 @@ impl<S: JobState> Worker<S> {
             state,
             prefix: queue.prefix().to_owned(),
             leases,
-            client: queue.client().clone(),
+            connector: queue.connector().clone(),
             schedules: CronSchedules::parse(jobs)?,
         })
     }
@@ -76,7 +77,7 @@ impl<S: JobState> Worker<S> {
         let Options { concurrency, burst, scheduler, lease, .. } = &self.options;
         let queues = self.options.describe_queues();
         let heartbeats = HeartbeatLoop {
-            client: self.client.clone(),
+            connector: self.connector.clone(),
             prefix: self.prefix.clone(),
             worker: self.id.clone(),
             record: WorkerRecord::new(queues.clone(), *concurrency),
@@ -85,7 +86,7 @@ impl<S: JobState> Worker<S> {
         let heartbeat = Heartbeat::start(self.leases.clone(), heartbeats)?;
         tracing::info!(worker = self.id, %queues, concurrency, "worker started");
         let schedules = std::mem::take(&mut self.schedules);
-        let mut ticks = Scheduler::new(&self.client, &self.prefix, &self.options, schedules);
+        let mut ticks = Scheduler::new(&self.connector, &self.prefix, &self.options, schedules);
         let _scheduler = match (scheduler, burst) {
             (false, _) => None,
             (true, false) => Some(AbortOnDropHandle::new(tokio::spawn(ticks.run()))),
@@ -97,7 +98,7 @@ impl<S: JobState> Worker<S> {
                 None
             }
         };
-        let slots = Slots::new(&self.client, &self.prefix, &self.options);
+        let slots = Slots::new(&self.connector, &self.prefix, &self.options);
         let mut runner = Runner::new(self.jobs, self.state.clone(), slots);
         self.work(&mut runner, Shutdown::watch(stop, stop_now, self.options.grace)).await;
         heartbeat.stop().await;

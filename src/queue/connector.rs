@@ -1,0 +1,27 @@
+//! How workers connect to Redis.
+
+use std::time::Duration;
+
+use redis::{RedisFuture, RedisResult, aio::MultiplexedConnection};
+use tokio::sync::watch;
+
+/// Connects to the Redis server that accepts writes, called the primary.
+pub trait Connector: Send + Sync + 'static {
+    /// Connects within `connect_timeout`. Commands fail if they are not answered within `response_timeout`. Also returns the
+    /// value of [`Self::primary_changes`] that the connection belongs to.
+    fn connect(
+        &self,
+        connect_timeout: Duration,
+        response_timeout: Duration,
+    ) -> RedisFuture<'_, (MultiplexedConnection, u64)>;
+
+    /// Connects a thread without an async runtime within `connect_timeout`.
+    ///
+    /// # Errors
+    /// If the server does not answer.
+    fn connect_blocking(&self, connect_timeout: Duration) -> RedisResult<redis::Connection>;
+
+    /// Returns a channel whose value changes when another server has become the primary. A connection from before must not be
+    /// used then: the old primary may still accept writes, which are lost.
+    fn primary_changes(&self) -> watch::Receiver<u64>;
+}

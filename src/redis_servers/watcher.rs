@@ -1,0 +1,164 @@
+//! The thread that asks the Sentinels or the nodes of a cluster which server is the primary.
+//!
+//! It is a thread with a runtime of its own: jobs that block the runtime of a worker must not delay a failover.
+
+use std::{
+    io,
+    sync::{Arc, Weak},
+    thread,
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use redis::{ConnectionAddr, RedisError, RetryMethod};
+use tokio::{runtime, sync::Notify, time};
+
+use super::{
+    Inner,
+    node::{Answer, Node, Primary, Question},
+};
+
+/// How often all Sentinels or nodes are asked.
+const ASK_INTERVAL: Duration = Duration::from_millis(500);
+/// The least time between two questions, also after failed connections.
+const MIN_PAUSE: Duration = Duration::from_millis(50);
+
+/// Starts the thread. It ends soon after all [`super::RedisServers`] are dropped.
+///
+/// # Errors
+/// If the system cannot start a thread.
+pub(super) fn start(inner: &Arc<Inner>) -> io::Result<()> {
+    let (ask_now, inner) = (inner.ask_now.clone(), Arc::downgrade(inner));
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    thread::Builder::new().name("redis-watcher".into()).spawn(move || runtime.block_on(watch(inner, ask_now)))?;
+    Ok(())
+}
+
+async fn watch(inner: Weak<Inner>, ask_now: Arc<Notify>) {
+    let mut nodes = Vec::new();
+    loop {
+        let Some(inner) = inner.upgrade() else { return };
+        if nodes.is_empty() {
+            nodes = inner.endpoints.seeds.iter().cloned().map(Node::new).collect();
+        }
+        inner.ask_all(&mut nodes).await;
+        drop(inner);
+        time::sleep(MIN_PAUSE).await;
+        let _ = time::timeout(ASK_INTERVAL, ask_now.notified()).await;
+    }
+}
+
+impl Inner {
+    /// Asks all nodes at the same time, so that one that does not answer delays the others by `ask_timeout` at most.
+    async fn ask_all(&self, nodes: &mut Vec<Node>) {
+        let asked = nodes.iter_mut().map(|node| node.ask(&self.question, self.ask_timeout));
+        let (mut answers, mut errors) = (Vec::new(), Vec::new());
+        for result in join_all(asked).await {
+            match result {
+                Ok(answer) => answers.push(answer),
+                Err(error) => errors.push(error),
+            }
+        }
+        if matches!(self.question, Question::Cluster { .. }) && !answers.is_empty() {
+            self.learn(nodes, &answers);
+        }
+        self.publish(&answers, errors);
+    }
+
+    /// Also asks the nodes of the shard from now on: the seeds may be gone when its primary fails.
+    fn learn(&self, nodes: &mut Vec<Node>, answers: &[Answer]) {
+        let is_in_shard = |address: &ConnectionAddr| answers.iter().any(|answer| answer.shard.contains(address));
+        let is_seed =
+            |address: &ConnectionAddr| self.endpoints.seeds.iter().any(|seed| seed.addr() == address);
+        nodes.retain(|node| is_seed(node.address()) || is_in_shard(node.address()));
+        for address in answers.iter().flat_map(|answer| &answer.shard) {
+            if !nodes.iter().any(|node| node.address() == address) {
+                nodes.push(Node::new(self.endpoints.server.clone().set_addr(address.clone())));
+            }
+        }
+    }
+
+    fn publish(&self, answers: &[Answer], errors: Vec<RedisError>) {
+        let mut changed = None;
+        self.found.send_modify(|found| {
+            let primary = elect(answers, found.primary.as_ref());
+            // Without an answer, the last known primary remains.
+            if primary.is_some() && primary != found.primary {
+                (found.primary, found.changes) = (primary, found.changes + 1);
+                changed = found.primary.as_ref().map(|primary| (primary.address.clone(), found.changes));
+            }
+            // What the settings cause explains more than a server that is down.
+            let explains = |error: &RedisError| matches!(error.retry_method(), RetryMethod::NoRetry);
+            found.error = match answers.is_empty() {
+                true => errors.into_iter().max_by_key(explains),
+                false => None,
+            };
+        });
+        if let Some((address, changes)) = changed {
+            tracing::info!(%address, "found the primary of Redis");
+            self.changes.send_replace(changes);
+        }
+    }
+}
+
+/// Returns the server that most answers name. Of equally many, the present primary wins.
+///
+/// The majority is right during a partition, in which some Sentinels or nodes have not seen the last failover.
+fn elect(answers: &[Answer], present: Option<&Primary>) -> Option<Primary> {
+    let votes = |id: &str| answers.iter().filter(|answer| answer.id == id).count();
+    let is_present = |id: &str| present.is_some_and(|primary| primary.id == id);
+    let winner = answers.iter().max_by_key(|answer| (votes(&answer.id), is_present(&answer.id)))?;
+    let mut same = answers.iter().filter(|answer| answer.id == winner.id);
+    if let Some(present) = present.filter(|primary| primary.id == winner.id)
+        && same.clone().any(|answer| answer.announced == present.announced)
+    {
+        return Some(present.clone());
+    }
+    // An address that works, such as a forwarded port, is better than what the node announces.
+    let reached = same.find_map(|answer| answer.reached.clone());
+    Some(Primary {
+        id: winner.id.clone(),
+        announced: winner.announced.clone(),
+        address: reached.unwrap_or_else(|| winner.announced.clone()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(host: &str) -> ConnectionAddr {
+        ConnectionAddr::Tcp(host.into(), 1)
+    }
+
+    fn answer(id: &str, announced: &str, reached: Option<&str>) -> Answer {
+        Answer { id: id.into(), announced: at(announced), reached: reached.map(at), shard: Vec::new() }
+    }
+
+    fn elected(answers: &[Answer], present: Option<&Primary>) -> Option<ConnectionAddr> {
+        elect(answers, present).map(|primary| primary.address)
+    }
+
+    #[test]
+    fn the_majority_names_the_primary() {
+        let votes = |ids: &[&str]| ids.iter().map(|id| answer(id, id, None)).collect::<Vec<_>>();
+        let old = elect(&votes(&["a", "a", "b"]), None).unwrap();
+        assert_eq!(old.address, at("a"));
+        // The first who know of a failover do not decide alone.
+        assert_eq!(elected(&votes(&["b", "a"]), Some(&old)), Some(at("a")));
+        assert_eq!(elected(&votes(&["b", "a", "b"]), Some(&old)), Some(at("b")));
+        assert_eq!(elected(&votes(&["b"]), Some(&old)), Some(at("b")));
+        assert_eq!(elected(&[], Some(&old)), None);
+    }
+
+    #[test]
+    fn a_primary_is_used_at_the_address_that_works() {
+        let seed = [answer("x", "10.0.0.1", Some("forwarded")), answer("x", "10.0.0.1", None)];
+        let primary = elect(&seed, None).unwrap();
+        assert_eq!(primary.address, at("forwarded"));
+        // Once it is chosen, an address stays, also if the node itself does not answer.
+        assert_eq!(elected(&seed[1..], Some(&primary)), Some(at("forwarded")));
+        // Unless the node has moved.
+        assert_eq!(elected(&[answer("x", "10.0.0.2", None)], Some(&primary)), Some(at("10.0.0.2")));
+    }
+}
