@@ -32,6 +32,8 @@ use crate::{
 const POOL_SIZE: u32 = 8;
 /// How long a connection may take. A checkout waits for `REDIS_TIMEOUT_MS`; the next ones use the connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// The longest time for which a Sentinel or a node of a cluster that does not answer delays the answers of the others.
+const MAX_ASK_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time between two attempts at a command that the server refuses because it is not the primary.
 const FAILOVER_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 /// A connection that was idle for longer is pinged before it is used.
@@ -71,7 +73,8 @@ impl RedisPool {
     pub fn new(settings: &Redis) -> anyhow::Result<Self> {
         let timeout = Duration::from_millis(settings.redis_timeout_ms);
         let endpoints = settings.endpoints()?.map_connections(with_keepalive);
-        let servers = RedisServers::new(endpoints, &settings.redis_key_prefix, timeout / 3);
+        let servers =
+            RedisServers::new(endpoints, &settings.redis_key_prefix, MAX_ASK_TIMEOUT.min(timeout / 3));
         let last_error = LastError::default();
         let connections = bb8::Pool::builder()
             .max_size(POOL_SIZE)
@@ -215,10 +218,7 @@ fn with_keepalive(info: ConnectionInfo) -> ConnectionInfo {
 /// script. A new connection may reach another server.
 fn is_unusable_server(error: &RedisError) -> bool {
     use ServerErrorKind::{Ask, BusyLoading, ClusterDown, MasterDown, Moved, ReadOnly};
-    matches!(
-        error.kind(),
-        ErrorKind::Server(Ask | BusyLoading | ClusterDown | MasterDown | Moved | ReadOnly)
-    )
+    matches!(error.kind(), ErrorKind::Server(Ask | BusyLoading | ClusterDown | MasterDown | Moved | ReadOnly))
 }
 
 fn timed_out(why: impl Into<String>) -> RedisError {

@@ -171,7 +171,10 @@ mod tests {
             let prefix = format!("--redis-key-prefix={prefix}");
             let problems = with(&["--redis-url=redis-cluster://h:7", &prefix]).problems();
             assert_eq!(problems.is_empty(), is_usable, "{prefix}: {problems:?}");
-            assert!(problems.iter().all(|problem| problem.contains("set REDIS_KEY_PREFIX={")), "{problems:?}");
+            assert!(
+                problems.iter().all(|problem| problem.contains("set REDIS_KEY_PREFIX={")),
+                "{problems:?}"
+            );
             assert_eq!(with(&["--redis-url=redis://h:7", &prefix]).problems(), [""; 0]);
         }
     }

@@ -7,7 +7,8 @@ use url::{Position, Url};
 
 const REDIS_PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;
-const ESCAPES: &str = "and in the password %40 for @, %3A for :, %2F for /, %3F for ?, %23 for # and %25 for %";
+const ESCAPES: &str =
+    "and in the password %40 for @, %3A for :, %2F for /, %3F for ?, %23 for # and %25 for %";
 
 /// The Redis servers of the settings.
 #[derive(Clone, Debug)]
@@ -171,7 +172,9 @@ impl Several<'_> {
             }
             let (name, database) = path.split_once('/').unwrap_or((path, "0"));
             let Ok(database) = database.parse::<u8>() else {
-                bail!("REDIS_URL has a database that is not a number from 0 to 255 after the name of the master");
+                bail!(
+                    "REDIS_URL has a database that is not a number from 0 to 255 after the name of the master"
+                );
             };
             (RedisTopology::Sentinel { master: self.decode(name)? }, database)
         };
@@ -290,7 +293,10 @@ mod tests {
             ("redis+sentinel://hunter2/main/x", "not a number from 0 to 255"),
             ("redis+sentinel://hunter2/main/0/1", "not a number from 0 to 255"),
             ("redis+sentinel://hunter2/main?db=3", "as in /<master-name>/3"),
-            ("redis+sentinel://hunter2/main?password=x", "the parameter \"password\", which is not supported"),
+            (
+                "redis+sentinel://hunter2/main?password=x",
+                "the parameter \"password\", which is not supported",
+            ),
             ("redis+sentinel://hunter2:1,,b/main", "REDIS_URL cannot be read; write redis+sentinel://"),
             ("redis+sentinel://hunter2:many/main", "REDIS_URL cannot be read; write redis+sentinel://"),
             ("redis+sentinel://:12/hunter2@h/main", "%2F for /"),

@@ -14,6 +14,8 @@ use super::{
 };
 
 const BIN_DIRS: &[&str] = &["/opt/homebrew/bin", "/usr/local/bin", "/usr/bin", "/usr/sbin"];
+/// Environment variable with the name of the program to start, such as `valkey-server`.
+const PROGRAM_VARIABLE: &str = "REDIS_SERVER";
 /// Lowest major version with the commands and the Lua API that the scripts of the queue use.
 const MIN_MAJOR_VERSION: u32 = 7;
 const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -25,7 +27,9 @@ impl Server {
     /// # Errors
     /// If Redis is not installed, is too old or does not start; the message has the end of its log.
     pub async fn redis(dir: &Path, purpose: Purpose) -> anyhow::Result<Self> {
-        let program = find_program(&["redis-server", "valkey-server"], BIN_DIRS, "redis-server")?;
+        let chosen = std::env::var(PROGRAM_VARIABLE).ok().filter(|name| !name.is_empty());
+        let names = chosen.as_deref().map_or(vec!["redis-server", "valkey-server"], |name| vec![name]);
+        let program = find_program(&names, BIN_DIRS, "redis-server")?;
         let account = Account::unprivileged()?;
         let dir = server_dir(dir, "redis", account.as_ref())?;
         let (config, log, port_file) = (dir.join("conf"), dir.join("log"), dir.join("port"));

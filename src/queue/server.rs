@@ -23,8 +23,7 @@ pub struct Server {
 
 impl Server {
     fn parse(info: &str, prefix: &str) -> Self {
-        let field =
-            |name: &str| info.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'));
+        let field = |name: &str| info_field(info, name);
         let (mut problems, mut warnings) = (Vec::new(), Vec::new());
         // Valkey also reports a compatible Redis version, for old clients.
         let version = field("redis_version").unwrap_or("of unknown version");
@@ -72,14 +71,37 @@ impl Server {
 
 /// Returns a warning if too few replicas are connected for the jobs that wait for them.
 fn missing_replicas(info: &str, wanted: u32) -> Option<String> {
-    let count = info.lines().find_map(|line| line.trim().strip_prefix("connected_slaves:"));
-    let connected: u32 = count?.parse().ok()?;
+    let count = info_field(info, "connected_slaves")?;
+    let connected: u32 = count.parse().ok()?;
     (connected < wanted).then(|| {
         format!(
             "QUEUE_WAIT_REPLICAS is {wanted}, and Redis has {connected} replicas: enqueuing fails with 503 until more are \
              connected"
         )
     })
+}
+
+/// Returns a field of the answer to INFO.
+fn info_field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    info.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'))
+}
+
+/// Refuses a replica. The error is temporary: the replica may become the primary.
+fn refuse_replica(info: &str) -> RedisResult<()> {
+    let field = |name: &str| info_field(info, name);
+    if field("role") != Some("slave") {
+        return Ok(());
+    }
+    let primary = match (field("master_host"), field("master_port")) {
+        (Some(host), Some(port)) => format!(" {host}:{port}"),
+        _ => String::new(),
+    };
+    let fix = format!(
+        "set REDIS_URL to its primary{primary}, or to the Sentinels or the cluster that it belongs to; docs/scaling.md has the \
+         forms"
+    );
+    let read_only = ErrorKind::Server(ServerErrorKind::ReadOnly);
+    Err((read_only, "the Redis server is a replica, which accepts no writes", fix).into())
 }
 
 /// Returns whether all keys with this prefix are in one slot of a cluster (Redis Cluster specification, "Hash tags").
@@ -162,6 +184,7 @@ impl Queue {
         let (mut conn, _) = self.connector().connect(self.timeout(), self.timeout()).await?;
         let mut server = match redis::cmd("INFO").query_async::<String>(&mut conn).await {
             Ok(info) => {
+                refuse_replica(&info)?;
                 let mut server = Server::parse(&info, self.prefix());
                 server.warnings.extend(missing_replicas(&info, self.pushes().replicas()));
                 server

@@ -1,6 +1,6 @@
 //! What a server says about itself when a client connects.
 
-use std::{collections::HashMap, io};
+use std::collections::HashMap;
 
 use redis::{ConnectionAddr, RedisResult, Value, aio::MultiplexedConnection, from_redis_value_ref};
 
@@ -38,25 +38,17 @@ impl Hello {
         }
     }
 
-    /// Refuses a server that cannot store anything.
+    /// Refuses a Sentinel as the server with the keys.
     ///
     /// # Errors
-    /// If it is a Sentinel or a replica; the message has the fix.
-    pub(super) fn check_single(&self, address: &ConnectionAddr) -> RedisResult<()> {
-        if self.is_sentinel {
-            return Err(misconfigured(format!(
+    /// If it is a Sentinel; the message has the fix.
+    pub(super) fn refuse_sentinel(&self, address: &ConnectionAddr) -> RedisResult<()> {
+        match self.is_sentinel {
+            true => Err(misconfigured(format!(
                 "the server at {address} is a Redis Sentinel, which stores no data: set \
                  REDIS_URL=redis+sentinel://{address}/<master-name>"
-            )));
+            ))),
+            false => Ok(()),
         }
-        if self.is_replica {
-            // After a failover, the same address may lead to the new primary.
-            return Err(io::Error::other(format!(
-                "the server at {address} is a replica, which accepts no writes: set REDIS_URL to its primary, or to the \
-                 Sentinels that know it, as in redis+sentinel://host:26379/<master-name>"
-            ))
-            .into());
-        }
-        Ok(())
     }
 }

@@ -81,10 +81,11 @@ impl RedisServers {
     }
 
     /// Connects to the primary within `connect_timeout`. Commands fail if they are not answered within `response_timeout`. Also
-    /// returns the number of [`Self::changes`] that the connection belongs to.
+    /// returns the number of [`Self::changes`] that the connection belongs to. A single server may be a replica: reads work
+    /// there.
     ///
     /// # Errors
-    /// If the primary is not known or does not answer. If `REDIS_URL` leads to a replica or a Sentinel; the message has the fix.
+    /// If the primary is not known or does not answer, or `REDIS_URL` does not fit the servers; then the message has the fix.
     pub async fn connect(
         &self,
         connect_timeout: Duration,
@@ -94,7 +95,7 @@ impl RedisServers {
             let address = self.0.endpoints.server.addr();
             let (connection, hello) = self.open(address, connect_timeout, response_timeout).await?;
             if !hello.is_cluster {
-                hello.check_single(address)?;
+                hello.refuse_sentinel(address)?;
                 return Ok((connection, 0));
             }
         }
@@ -159,7 +160,8 @@ impl RedisServers {
             let error: RedisError = match opened {
                 Ok((connection, hello)) if !hello.is_replica => return Ok((connection, changes)),
                 Ok(_) => {
-                    io::Error::other(format!("the server at {address} is a replica, no longer the primary")).into()
+                    io::Error::other(format!("the server at {address} is a replica, no longer the primary"))
+                        .into()
                 }
                 Err(error) => error,
             };
@@ -173,8 +175,8 @@ impl RedisServers {
     /// Waits until [`Self::changes`] is another number.
     async fn changed_from(&self, changes: u64) {
         let mut next = self.subscribe();
-        let has_changed = next.wait_for(|next| *next > changes).await.is_ok();
-        debug_assert!(has_changed, "the sender lives as long as this");
+        // It cannot fail, since the sender lives as long as `self`.
+        drop(next.wait_for(|next| *next != changes).await);
     }
 
     /// Waits for the next answers of the Sentinels or nodes. Returns the primary like [`Self::primary`], also if it is only

@@ -88,7 +88,11 @@ impl Node {
 }
 
 impl Question {
-    async fn ask(&self, connection: &mut MultiplexedConnection, asked: &ConnectionAddr) -> RedisResult<Answer> {
+    async fn ask(
+        &self,
+        connection: &mut MultiplexedConnection,
+        asked: &ConnectionAddr,
+    ) -> RedisResult<Answer> {
         match self {
             Self::Sentinel { master } => ask_sentinel(connection, asked, master).await,
             Self::Cluster { slot } => ask_cluster(connection, asked, *slot).await,
@@ -152,7 +156,9 @@ async fn ask_cluster(
     let row = slots.iter().find(is_owned);
     let mut shard = row.into_iter().flat_map(|row| row.iter().skip(2)).filter_map(|node| parse(node, asked));
     let (id, announced) = shard.next().ok_or_else(|| {
-        io::Error::other(format!("no node of the cluster has slot {slot} with the keys, says the one at {asked}"))
+        io::Error::other(format!(
+            "no node of the cluster has slot {slot} with the keys, says the one at {asked}"
+        ))
     })?;
     let reached = (myself.as_deref() == Some(id.as_str())).then(|| asked.clone());
     let shard = iter::once(announced.clone()).chain(shard.map(|(_, address)| address)).collect();

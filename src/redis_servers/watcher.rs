@@ -30,7 +30,9 @@ const MIN_PAUSE: Duration = Duration::from_millis(50);
 pub(super) fn start(inner: &Arc<Inner>) -> io::Result<()> {
     let (ask_now, inner) = (inner.ask_now.clone(), Arc::downgrade(inner));
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-    thread::Builder::new().name("redis-watcher".into()).spawn(move || runtime.block_on(watch(inner, ask_now)))?;
+    thread::Builder::new()
+        .name("redis-watcher".into())
+        .spawn(move || runtime.block_on(watch(inner, ask_now)))?;
     Ok(())
 }
 
@@ -67,7 +69,8 @@ impl Inner {
 
     /// Also asks the nodes of the shard from now on: the seeds may be gone when its primary fails.
     fn learn(&self, nodes: &mut Vec<Node>, answers: &[Answer]) {
-        let is_in_shard = |address: &ConnectionAddr| answers.iter().any(|answer| answer.shard.contains(address));
+        let is_in_shard =
+            |address: &ConnectionAddr| answers.iter().any(|answer| answer.shard.contains(address));
         let is_seed =
             |address: &ConnectionAddr| self.endpoints.seeds.iter().any(|seed| seed.addr() == address);
         nodes.retain(|node| is_seed(node.address()) || is_in_shard(node.address()));

@@ -79,6 +79,8 @@ mod queue_processes;
 mod queue_redis;
 mod queue_replicas;
 mod queue_reserved;
+mod redis_failover;
+mod redis_failover_under_load;
 mod redis_permissions;
 mod registration_limits;
 mod replicas;

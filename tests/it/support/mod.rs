@@ -12,6 +12,7 @@ pub mod process;
 pub mod proxy;
 pub mod queue;
 pub mod records;
+pub mod redis_topology;
 pub mod servers;
 pub mod smtp;
 

@@ -8,6 +8,14 @@ use super::{
     queue::{TestQueue, connect},
 };
 
+/// Returns the name of the server program: `REDIS_SERVER`, or what is installed.
+pub fn redis_server() -> String {
+    let is_installed = |name: &String| Command::new(name).arg("--version").output().is_ok();
+    let chosen = std::env::var("REDIS_SERVER").ok().filter(|name| !name.is_empty());
+    let names = chosen.into_iter().chain(["redis-server", "valkey-server"].map(str::to_owned));
+    names.into_iter().find(is_installed).expect("redis-server or valkey-server is installed")
+}
+
 /// A Redis server that a test may kill and restart with its data and address.
 pub struct OwnRedis {
     dir: TempDir,
@@ -27,8 +35,7 @@ impl OwnRedis {
     }
 
     fn spawn(dir: &TempDir, settings: &[&str]) -> Running {
-        let there = |name: &&str| Command::new(name).arg("--version").output().is_ok();
-        let mut command = Command::new(["redis-server", "valkey-server"].into_iter().find(there).unwrap());
+        let mut command = Command::new(redis_server());
         command.args(["--port", "0", "--save", "", "--dir"]).arg(dir.path());
         command.arg("--unixsocket").arg(dir.path().join("socket")).args(settings);
         Running::start(command)

@@ -20,7 +20,7 @@ use super::{
 pub fn saas(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_saas"));
     command.args(args).env_clear().current_dir("/");
-    for name in ["PATH", "HOME", "TMPDIR", "LLVM_PROFILE_FILE"] {
+    for name in ["PATH", "HOME", "TMPDIR", "LLVM_PROFILE_FILE", "REDIS_SERVER"] {
         if let Some(value) = std::env::var_os(name) {
             command.env(name, value);
         }
