@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bb8_redis::bb8;
 use futures_util::FutureExt;
 use redis::{
     Cmd, ConnectionInfo, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisFuture, RedisResult,

@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use redis::{FromRedisValue, Script, ScriptInvocation, aio::ConnectionLike};
 
 use super::{
-    batcher::EnqueueBatcher, connector::Connector, error::Result, owner::OwnerLimits, push_client::PushClient,
-    script_client::ScriptClient,
+    batcher::EnqueueBatcher, connector::Connector, error::Result, owner::OwnerLimits,
+    push_client::PushClient, script_client::ScriptClient,
 };
 
 /// The settings of a [`Queue`].

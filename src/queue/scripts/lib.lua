@@ -68,7 +68,7 @@ local function store(kind, t, ttl, records, bytes)
   if n < BUCKET_RECORDS and total < BUCKET_BYTES then return end
   -- The name becomes free for the next bucket.
   local full = key .. '.' .. integer(t)
-  rc('RENAME', key, full)
+  if rc('RENAMENX', key, full) == 0 then return end
   rc('ZREM', P .. kind, key)
   rc('ZADD', P .. kind, t + ttl, full)
   if bytes > 0 then rc('HSET', P .. ':bytes', full, total) end
