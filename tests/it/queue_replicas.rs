@@ -9,7 +9,7 @@ use crate::support::{
     TestApp, eventually,
     own_redis::OwnRedis,
     process::{production_command, run},
-    queue::{Behavior, Task, TestQueue},
+    queue::{Behavior, Task, TestQueue, connect},
     servers::TestDatabase,
 };
 
@@ -32,11 +32,18 @@ impl Pair {
     }
 
     async fn until_connected(&self) {
-        eventually("the replica has the data", || async {
-            let info: String = self.replica.command(&["INFO", "replication"]).await.ok()?;
-            info.contains("master_link_status:up").then_some(())
+        let mut conn = connect(&self.primary.url()).await.unwrap();
+        eventually("the replica has confirmed a write", || {
+            let mut conn = conn.clone();
+            async move {
+                let mut commands = redis::pipe();
+                commands.cmd("SET").arg("confirmed").arg("").ignore().cmd("WAIT").arg(1).arg(100);
+                let (replicas,): (u32,) = commands.query_async(&mut conn).await.unwrap();
+                (replicas == 1).then_some(())
+            }
         })
         .await;
+        redis::cmd("DEL").arg("confirmed").query_async::<()>(&mut conn).await.unwrap();
     }
 
     /// Returns a queue that waits for the replica.

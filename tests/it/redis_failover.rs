@@ -14,11 +14,14 @@ use crate::support::{
     servers::TestDatabase,
 };
 
+fn task(name: &str) -> Task {
+    Task { name: name.into(), behavior: Behavior::Succeed }
+}
+
 /// Enqueues a job as soon as that works, and waits until a worker has finished it. Returns its id.
 async fn run_job(queue: &TestQueue, name: &str) -> String {
-    let task = Task { name: name.into(), behavior: Behavior::Succeed };
     let id = eventually("a job is enqueued", || async {
-        queue.queue.enqueue(&task, Origin::default()).await.ok()
+        queue.queue.enqueue(&task(name), Origin::default()).await.ok()
     })
     .await;
     until_finished(queue, &id).await;
@@ -73,15 +76,16 @@ async fn a_planned_failover_of_sentinel_is_followed_before_the_old_primary_refus
     let work = tokio::spawn(queue.worker(steady(2)).run(stop.clone(), CancellationToken::new()));
     run_job(&queue, "before").await;
     old.replicate().await;
-    group.sentinels[0].command::<()>(&["SENTINEL", "FAILOVER", MASTER_NAME]).await.unwrap();
     let finished = || async { new.command::<u64>(&["HGET", "rq:stats", "default:finished"]).await.ok() };
+    let finished_before = finished().await.unwrap();
+    group.sentinels[0].command::<()>(&["SENTINEL", "FAILOVER", MASTER_NAME]).await.unwrap();
     eventually("the new primary has the jobs", || async {
         if !new.is_primary().await {
             return None;
         }
-        let before = finished().await?;
-        run_job(&queue, "meanwhile").await;
-        (finished().await? > before).then_some(())
+        // A job that the old primary still accepts after the promotion is lost.
+        let _ = queue.queue.enqueue(&task("meanwhile"), Origin::default()).await;
+        (finished().await? > finished_before).then_some(())
     })
     .await;
     // Sentinel demotes it more than eight seconds after the promotion.
