@@ -22,6 +22,9 @@ use super::{
     worker_options::Options,
 };
 
+/// How many jobs of weighted queues one fetch takes ahead of free slots.
+const MAX_AHEAD_OF_WEIGHTED: usize = 10;
+
 /// Fetches and settles the jobs of one worker, and repeats what Redis did not answer.
 pub(super) struct BrokerSession {
     connection: ReconnectingConnection,
@@ -156,6 +159,9 @@ impl BrokerSession {
         mut conn: MultiplexedConnection,
     ) -> RedisResult<(Vec<Delivery>, u64)> {
         type Batch = (String, Vec<String>, Vec<Vec<u8>>, Vec<Option<u32>>, Vec<Option<u32>>, String);
+        // Each fetch draws the queue that comes first. With small fetches, the weights hold after few jobs.
+        let ahead =
+            want.ahead.min(if self.queues.are_weighted() { MAX_AHEAD_OF_WEIGHTED } else { usize::MAX });
         let mut call = scripts::FETCH.key(&self.prefix);
         call.arg(&self.worker)
             .arg(token)
@@ -163,7 +169,7 @@ impl BrokerSession {
             .arg(want.total)
             .arg(want.shared)
             .arg(self.max_running_per_owner)
-            .arg(want.ahead)
+            .arg(ahead)
             .arg(self.reserved.as_deref().unwrap_or_default());
         // Without room for their jobs, the shared queues are not even examined: that would take or set their wake-ups.
         if want.shared + want.ahead > 0 {

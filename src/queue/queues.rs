@@ -66,6 +66,11 @@ impl Queues {
         &self.names
     }
 
+    /// Returns whether the queues take turns by weight.
+    pub(super) fn are_weighted(&self) -> bool {
+        !self.weights.is_empty()
+    }
+
     /// Returns the order for one fetch. A weighted order is random, so that no queue is starved.
     pub(super) fn order(&self) -> Vec<&str> {
         let mut remaining: Vec<_> =

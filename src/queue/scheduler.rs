@@ -21,8 +21,8 @@ const CRASH_BACKOFF: Duration = Duration::from_secs(5);
 /// How many failed jobs a queue keeps, and for how long.
 const MAX_FAILED_JOBS: u32 = 100_000;
 const MAX_FAILED_AGE: Duration = Duration::from_secs(90 * 24 * 60 * 60);
-/// Redis counts as full above this part of `maxmemory`. It refuses jobs at 1.
-const FULL: f64 = 0.95;
+/// Redis counts as nearly full from this part of `maxmemory` on. It refuses jobs above 1.
+const NEARLY_FULL: f64 = 0.95;
 
 /// Runs the periodic work of all queues.
 pub(super) struct Scheduler {
@@ -76,7 +76,8 @@ impl Scheduler {
         let mut conn = self.connection.get().await?;
         let mut all_freed = 0;
         loop {
-            let is_full = self.connection.answer(is_full(&mut conn)).await.unwrap_or(false);
+            let fullness = self.connection.answer(Fullness::ask(&mut conn, &self.prefix)).await;
+            let fullness = fullness.unwrap_or(Fullness::HasRoom);
             let mut call = scripts::TICK.key(&self.prefix);
             // After a longer gap between ticks, leases get time to be renewed before they count as expired. A worker
             // that could not renew for half a lease still has the other half.
@@ -87,7 +88,7 @@ impl Scheduler {
                 .arg(uuid::Uuid::new_v4().as_u128() as u32)
                 .arg(MAX_FAILED_JOBS)
                 .arg(MAX_FAILED_AGE.as_millis() as u64)
-                .arg(u8::from(is_full))
+                .arg(fullness as u8)
                 .arg(self.retention.outcomes)
                 .arg(self.retention.outcome_bytes)
                 .arg(self.retention.states);
@@ -142,14 +143,41 @@ impl Scheduler {
     }
 }
 
-/// Returns whether Redis is nearly full, as far as the user of Redis may know that.
-async fn is_full(conn: &mut MultiplexedConnection) -> bool {
-    let Ok(info) = redis::cmd("INFO").arg("memory").query_async::<String>(conn).await else { return false };
-    let field = |name: &str| {
-        let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        line.and_then(|number| number.trim().parse::<f64>().ok()).unwrap_or(0.0)
-    };
-    let limit = field("maxmemory");
-    // Redis frees the memory of deleted outcomes in the background.
-    limit > 0.0 && field("lazyfree_pending_objects") == 0.0 && field("used_memory") > FULL * limit
+/// How full Redis is.
+#[derive(Clone, Copy)]
+enum Fullness {
+    HasRoom = 0,
+    NearlyFull = 1,
+    /// It refuses jobs.
+    Full = 2,
+}
+
+impl Fullness {
+    async fn ask(conn: &mut MultiplexedConnection, prefix: &str) -> Self {
+        match redis::cmd("INFO").arg("memory").query_async::<String>(conn).await {
+            Ok(info) => Self::of(&info),
+            // The user may not run INFO.
+            Err(error) if !error.is_io_error() => {
+                match scripts::NOTHING.key(prefix).invoke_async::<u8>(conn).await {
+                    Err(error) if error.code() == Some("OOM") => Self::Full,
+                    _ => Self::HasRoom,
+                }
+            }
+            Err(_) => Self::HasRoom,
+        }
+    }
+
+    /// Compares the memory with `maxmemory`, as Redis itself does: without buffers of replicas and of the AOF.
+    fn of(info: &str) -> Self {
+        let field = |name: &str| {
+            let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            line.and_then(|number| number.trim().parse::<f64>().ok()).unwrap_or(0.0)
+        };
+        let (limit, used) = (field("maxmemory"), field("used_memory") - field("mem_not_counted_for_evict"));
+        // Redis frees the memory of deleted records in the background.
+        if limit == 0.0 || field("lazyfree_pending_objects") > 0.0 || used < NEARLY_FULL * limit {
+            return Self::HasRoom;
+        }
+        if used > limit { Self::Full } else { Self::NearlyFull }
+    }
 }

@@ -40,6 +40,9 @@ pub(super) static MOVE_IN: LazyLock<Script> = script!(REFUSED_WHEN_FULL, "move_i
 pub(super) static PURGE: LazyLock<Script> = script!(RUNS_WHEN_FULL, "purge");
 pub(super) static PURGE_OWNER: LazyLock<Script> = script!(RUNS_WHEN_FULL, "purge_owner");
 pub(super) static CONTROL: LazyLock<Script> = script!(RUNS_WHEN_FULL, "control");
+/// Does nothing, and is refused if Redis refuses jobs.
+pub(super) static NOTHING: LazyLock<Script> =
+    LazyLock::new(|| Script::new(&[REFUSED_WHEN_FULL, "return 1"].concat()));
 pub(super) static PROBE: LazyLock<Script> = script!(RUNS_WHEN_FULL, "probe");
 pub(super) static STATUS: LazyLock<Script> = script!(READ_ONLY, "status");
 pub(super) static INSPECT: LazyLock<Script> = script!(READ_ONLY, "inspect");

@@ -83,12 +83,12 @@ async fn the_oldest_states_are_deleted_when_there_are_too_many() {
     let id = queue.push("one", Behavior::Succeed).await;
     queue.drain().await;
     let buckets: Vec<(String, u64)> = queue.redis(&["ZRANGE", "{}:ended", "0", "-1", "WITHSCORES"]).await;
-    let (bucket, expires_at) = &buckets[0];
+    let (bucket, latest) = &buckets[0];
     // As when the bucket is full and the next one begins.
     let full = format!("{bucket}.1");
     queue.redis::<String>(&["RENAME", bucket, &full]).await;
     queue.redis::<u32>(&["ZREM", "{}:ended", bucket]).await;
-    queue.redis::<u32>(&["ZADD", "{}:ended", &(expires_at - 1).to_string(), &full]).await;
+    queue.redis::<u32>(&["ZADD", "{}:ended", &(latest - 1).to_string(), &full]).await;
     let newer = queue.push("two", Behavior::Succeed).await;
     queue.drain().await;
     assert_eq!(queue.status(&id).await.state, State::Finished);
@@ -97,6 +97,27 @@ async fn the_oldest_states_are_deleted_when_there_are_too_many() {
     queue.worker(options).run(CancellationToken::new(), CancellationToken::new()).await.unwrap();
     assert_eq!(queue.status(&newer).await.state, State::Finished);
     assert!(queue.queue.status(&id).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn the_oldest_results_are_deleted_first_whatever_their_ttl() {
+    let queue = TestQueue::new().await;
+    let id = queue.push("one", Behavior::Double).await;
+    queue.drain().await;
+    // Written six days ago, to be kept for a week.
+    let (week, written_at) = (604_800_000, chrono::Utc::now().timestamp_millis() - 518_400_000);
+    let old = format!("{}:done:{week}:1", queue.prefix);
+    for n in 0..10 {
+        queue.redis::<u32>(&["HSET", &old, &format!("old {n}"), "{}"]).await;
+    }
+    queue.redis::<u32>(&["ZADD", "{}:done", &written_at.to_string(), &old]).await;
+    queue.drain().await;
+    assert!(queue.redis::<bool>(&["EXISTS", &old]).await, "there is room for them");
+    let retention = Retention { outcomes: 5, ..Retention::default() };
+    let options = Options { retention, ..options(&["default"]) };
+    queue.worker(options).run(CancellationToken::new(), CancellationToken::new()).await.unwrap();
+    assert!(!queue.redis::<bool>(&["EXISTS", &old]).await);
+    assert!(queue.status(&id).await.result.is_some());
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::support::{
     app::options,
     eventually,
-    queue::{Behavior, Task, TestQueue, steady},
+    queue::{Behavior, Task, TestQueue, UrgentTask, steady},
 };
 
 pub fn task(name: &str) -> Task {
@@ -232,15 +232,16 @@ async fn a_rate_limit_holds_jobs_back() {
 #[tokio::test]
 async fn weighted_queues_share_a_worker() {
     let queue = TestQueue::new().await;
-    for n in 0..200 {
-        queue.push(&format!("default {n}"), Behavior::Succeed).await;
-        let urgent = crate::support::queue::UrgentTask { name: format!("urgent {n}") };
-        queue.queue.enqueue(&urgent, Origin::default()).await.unwrap();
-    }
+    let named = |kind: &str| (0..1_000).map(|n| format!("{kind} {n}")).collect::<Vec<_>>();
+    let urgent: Vec<_> = named("urgent").into_iter().map(|name| UrgentTask { name }).collect();
+    let default = named("default").into_iter().map(|name| Task { name, behavior: Behavior::Succeed });
+    let default: Vec<_> = default.collect();
+    queue.queue.enqueue_all(&urgent, Origin::default(), EnqueueOptions::default()).await.unwrap();
+    queue.queue.enqueue_all(&default, Origin::default(), EnqueueOptions::default()).await.unwrap();
     let never = CancellationToken::new();
     let weighted =
         Options { concurrency: 1, queues: "urgent:3,default:1".parse().unwrap(), ..options(&["x"]) };
     queue.worker(weighted).run(never.clone(), never).await.unwrap();
-    let half = queue.log.ran().into_iter().take(200).filter(|name| name.starts_with("urgent")).count();
-    assert!((110..190).contains(&half), "{half} of the first 200 were urgent, about 150 should be");
+    let half = queue.log.ran().into_iter().take(1_000).filter(|name| name.starts_with("urgent")).count();
+    assert!((550..950).contains(&half), "{half} of the first 1,000 were urgent, about 750 should be");
 }

@@ -68,3 +68,29 @@ async fn a_full_redis_accepts_jobs_again_when_the_queue_is_drained() {
     let ran = queue.log.ran().len();
     assert_eq!(ran, ids.len() + 1, "each job ran once");
 }
+
+/// A worker whose Redis user may not run INFO notices the refusal.
+#[tokio::test]
+async fn a_full_redis_frees_the_states_of_ended_jobs_if_nothing_else_is_left() {
+    for may_run_info in [true, false] {
+        let redis = OwnRedis::start(&[]).await;
+        let queue = redis.queue();
+        queue.push("one", Behavior::Succeed).await;
+        queue.drain().await;
+        let buckets: Vec<String> = queue.redis(&["ZRANGE", "{}:ended", "0", "-1"]).await;
+        for n in 0..3_000 {
+            queue.redis::<u32>(&["HSET", &buckets[0], &format!("ended {n}"), "f"]).await;
+        }
+        let outcomes: Vec<String> = queue.redis(&["ZRANGE", "{}:done", "0", "-1"]).await;
+        queue.redis::<u32>(&["DEL", "{}:done", &outcomes[0]]).await;
+        let permission = if may_run_info { "+info" } else { "-info" };
+        redis.command::<()>(&["ACL", "SETUSER", "default", permission]).await.unwrap();
+        redis.command::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await.unwrap();
+        // The limit stays exceeded, so all states go.
+        queue.drain().await;
+        assert!(!queue.redis::<bool>(&["EXISTS", "{}:ended"]).await, "{permission}");
+        redis.command::<()>(&["CONFIG", "SET", "maxmemory", "0"]).await.unwrap();
+        let id = queue.push("two", Behavior::Succeed).await;
+        queue.drain_until(&id, State::Finished).await;
+    }
+}

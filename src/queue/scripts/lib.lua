@@ -41,11 +41,13 @@ end
 -- push and a late poll find it, and its outcome with the result, for RESULT_TTL. The state is `f` (finished) or `c`
 -- (canceled) and the id of the owner.
 -- Records are stored in hashes (buckets), one for each eighth of the time that they are kept, and a new one when a bucket is
--- large. The sorted set of a kind has its buckets with the times at which they expire: the last record is then as old as
--- its TTL. `tick` unlinks expired buckets, which does not block Redis. If no scheduler runs, the expiry of the key deletes a
--- bucket a minute later.
+-- large: the name has the TTL. The sorted set of a kind has its buckets with the latest time of their records. `tick` unlinks
+-- a bucket one TTL after that, which does not block Redis. If no scheduler runs, the expiry of the key deletes it a minute
+-- later.
 local STATE, OUTCOME = ':ended', ':done'
-local BUCKET_RECORDS, BUCKET_BYTES = 65000, 8 * 1024 * 1024 -- a hash table has a power of two of places
+-- Just below powers of two, which are the sizes of hash tables. A push looks for its job in each bucket of the last minutes,
+-- so buckets of states are large.
+local BUCKET_RECORDS, BUCKET_BYTES = { [STATE] = 520000, [OUTCOME] = 65000 }, 8 * 1024 * 1024
 -- Returns the field of a job in a bucket. The time at the beginning of a UUIDv7 is left out, because it takes memory.
 local function field_of(id) return #id == 32 and string.sub(id, 13) or id end
 local function forget_bucket(kind, key)
@@ -58,19 +60,19 @@ local function store(kind, t, ttl, records, bytes)
   ttl = math.max(8000, math.min(ttl, 366 * DAY)) -- any RESULT_TTL is valid: nothing here may raise an error
   local slice = math.ceil(ttl / 8)
   local slot = math.floor(t / slice)
-  local key, expiry = P .. kind .. ':' .. integer(ttl) .. ':' .. integer(slot), (slot + 1) * slice + ttl
+  local key, last = P .. kind .. ':' .. integer(ttl) .. ':' .. integer(slot), (slot + 1) * slice
   rc('HSET', key, unpack(records))
   local total, n = bytes > 0 and rc('HINCRBY', P .. ':bytes', key, bytes) or 0, rc('HLEN', key)
   if n == #records / 2 then
-    rc('ZADD', P .. kind, expiry, key)
-    rc('PEXPIREAT', key, expiry + 60000)
+    rc('ZADD', P .. kind, last, key)
+    rc('PEXPIREAT', key, last + ttl + 60000)
   end
-  if n < BUCKET_RECORDS and total < BUCKET_BYTES then return end
+  if n < BUCKET_RECORDS[kind] and total < BUCKET_BYTES then return end
   -- The name becomes free for the next bucket.
   local full = key .. '.' .. integer(t)
   if rc('RENAMENX', key, full) == 0 then return end
   rc('ZREM', P .. kind, key)
-  rc('ZADD', P .. kind, t + ttl, full)
+  rc('ZADD', P .. kind, t, full)
   if bytes > 0 then rc('HSET', P .. ':bytes', full, total) end
   rc('HDEL', P .. ':bytes', key)
 end

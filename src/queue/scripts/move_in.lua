@@ -42,11 +42,11 @@ end
 -- A state or an outcome.
 function add.record(record)
   local bucket = P .. record.of .. record.bucket
-  if rc('EXISTS', bucket) == 0 then rc('ZADD', P .. record.of, record.expiry, bucket) end
+  if rc('EXISTS', bucket) == 0 then rc('ZADD', P .. record.of, record.last, bucket) end
   if rc('HSETNX', bucket, record.field, record.text) == 1 and record.of == OUTCOME then
     rc('HINCRBY', P .. ':bytes', bucket, #record.text)
   end
-  rc('PEXPIREAT', bucket, integer(record.expiry + 60000))
+  rc('PEXPIREAT', bucket, integer(record.last + string.match(record.bucket, '^:(%d+):') + 60000))
 end
 
 function add.key(record)

@@ -120,12 +120,12 @@ end
 function steps.ended()
   for _, kind in ipairs({ STATE, OUTCOME }) do
     while not is_full() do
-      local key, expiry = unpack(rc('ZRANGE', P .. kind, 0, 0, 'WITHSCORES'))
+      local key, last = unpack(rc('ZRANGE', P .. kind, 0, 0, 'WITHSCORES'))
       if not key then break end
       for _, field in ipairs(rc('HRANDFIELD', key, MAX_RECORDS)) do
         if is_full() then break end
         local text, bucket = rc('HGET', key, field), string.sub(key, #P + #kind + 1)
-        add({ kind = 'record', of = kind, bucket = bucket, expiry = expiry, field = field, text = text }, #text)
+        add({ kind = 'record', of = kind, bucket = bucket, last = last, field = field, text = text }, #text)
         rc('HDEL', key, field)
       end
       if rc('EXISTS', key) == 0 then forget_bucket(kind, key) end

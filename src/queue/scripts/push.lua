@@ -28,7 +28,8 @@ local t = now()
 local due = string.sub(when, 1, 1) == '+' and t + tonumber(string.sub(when, 2)) or tonumber(when)
 if due <= t then due = 0 end
 
--- A job cannot have ended before its id was made, so older buckets need no search. Clocks may differ by an hour.
+-- A job cannot have ended before its id was made, so older buckets need no search. A clock may be two minutes ahead; if it is
+-- more, a push is known for two minutes.
 local made = t
 for i = 1, n do
   local ms = string.match(ARGV[IDS + i], '^(%x%x%x%x%x%x%x%x%x%x%x%x)7')
@@ -36,8 +37,7 @@ for i = 1, n do
 end
 local buckets, all = {}, rc('ZREVRANGE', P .. STATE, 0, -1, 'WITHSCORES')
 for i = 1, #all, 2 do
-  local ttl = string.match(all[i], ':(%d+):[%d.]+$')
-  if all[i + 1] - ttl >= made - HOUR then buckets[#buckets + 1] = all[i] end
+  if tonumber(all[i + 1]) >= made - 120000 then buckets[#buckets + 1] = all[i] end
 end
 local known, new, seen = {}, {}, {}
 for base = 0, n - 1, CHUNK do

@@ -1,7 +1,8 @@
 -- The periodic work: makes due jobs ready, recovers the jobs of crashed workers, deletes old outcomes and failed jobs, and
 -- wakes a worker for every queue that has jobs, in case a wake-up was lost. Several workers may tick at once.
 -- ARGV: lease (ms), longest normal gap between ticks (ms), maximum of crashes, back-off after a crash (ms), a random number
---   below 2^32, how many failed jobs a queue keeps, and for how long (ms), 1 if Redis is full, then how many outcomes are
+--   below 2^32, how many failed jobs a queue keeps, and for how long (ms), 1 if Redis is nearly full or 2 if it refuses
+--   jobs, how many outcomes are
 --   kept, how many bytes of them, and how many states of ended jobs
 -- Returns {promoted, recovered, dead, 1 if there is more to do now, ms until there is more to recover, or 0, freed outcomes}
 local lease, gap, max_crashes, backoff, jitter, max_failed, max_age = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]),
@@ -90,14 +91,16 @@ local function limit_records(kind, max_records, max_bytes)
     records, bytes = records + n, bytes + (rc('HGET', P .. ':bytes', keys[i]) or 0)
     -- The newest bucket remains, whatever its size.
     local is_excess = i > 1 and (records > max_records or bytes > max_bytes)
-    if is_excess or tonumber(keys[i + 1]) <= t then forget_bucket(kind, keys[i]) end
+    local ttl = string.match(keys[i], ':(%d+):[%d.]+$')
+    if is_excess or keys[i + 1] + ttl <= t then forget_bucket(kind, keys[i]) end
   end
 end
 limit_records(OUTCOME, tonumber(ARGV[9]), tonumber(ARGV[10]))
 limit_records(STATE, tonumber(ARGV[11]), math.huge)
--- The oldest records make room for new jobs: whole buckets of them, or a part of a bucket that takes records.
-for _, kind in ipairs(ARGV[8] == '1' and { OUTCOME, STATE } or {}) do
-  local key = rc('ZRANGE', P .. kind, 0, 0)[1]
+-- The oldest records make room for new jobs: whole buckets of them, or a part of a bucket that takes records. States only if
+-- Redis refuses jobs: without them a repeated push is a second job.
+for _, kind in ipairs({ OUTCOME, ARGV[8] == '2' and STATE or nil }) do
+  local key = ARGV[8] ~= '0' and rc('ZRANGE', P .. kind, 0, 0)[1]
   if key and freed == 0 then
     local n = rc('HLEN', key)
     if string.find(key, '%.%d+$') or n <= CHUNK then
@@ -105,7 +108,8 @@ for _, kind in ipairs(ARGV[8] == '1' and { OUTCOME, STATE } or {}) do
       freed = math.max(n, 1)
     else
       freed = rc('HDEL', key, unpack(rc('HRANDFIELD', key, CHUNK)))
-      rc('HINCRBY', P .. ':bytes', key, -math.floor((rc('HGET', P .. ':bytes', key) or 0) * freed / n))
+      local bytes = math.floor((rc('HGET', P .. ':bytes', key) or 0) * freed / n)
+      if bytes > 0 then rc('HINCRBY', P .. ':bytes', key, -bytes) end
     end
   end
 end
