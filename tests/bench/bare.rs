@@ -155,7 +155,8 @@ async fn read_info(conn: &mut MultiplexedConnection, section: &str) -> Result<St
     Ok(redis::cmd("INFO").arg(section).query_async(conn).await?)
 }
 
-fn info_field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+/// Returns the value of a field in the answer to INFO.
+pub fn info_field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     info.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'))
 }
 

@@ -3,6 +3,7 @@
 //! Each benchmark starts private servers and stops them at the end.
 
 mod bare;
+mod faults;
 mod http;
 mod queue;
 mod table;
@@ -16,7 +17,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const USAGE: &str = "Usage: ./scripts/bench <WHAT> [OPTIONS]\n\n  \
     http    the API, beside a bare handler, PostgreSQL and Redis\n  \
     soak    ten minutes of mixed load: memory, errors\n  \
-    queue   the job engine, beside a bare loop over the same scripts";
+    queue   the job engine, beside a bare loop over the same scripts\n  \
+    faults  what faults of Redis, PostgreSQL, workers and networks cost";
 
 fn main() -> anyhow::Result<ExitCode> {
     // Cargo passes `--bench` to every benchmark.
@@ -25,6 +27,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Some("http") => http::main(args)?,
         Some("soak") => http::soak::main(args)?,
         Some("queue") => queue::main(args)?,
+        Some("faults") => faults::main(args)?,
         Some(http::BARE_HANDLER) => http::serve_bare()?,
         None | Some("-h" | "--help") => println!("{USAGE}"),
         Some(other) => {

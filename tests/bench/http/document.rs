@@ -1,4 +1,4 @@
-//! Writes the results into `docs/performance.md`, with the machine that they were measured on.
+//! Writes the results into a file of `docs`, with the machine that they were measured on.
 
 use std::{fs, process::Command};
 
@@ -7,20 +7,21 @@ use anyhow::{Context, Result};
 use super::fixture::Fixture;
 use crate::bare;
 
-const RESULTS_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/performance.md");
+pub const PERFORMANCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/performance.md");
+pub const SCALING: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/scaling.md");
 const PLOT_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/performance.svg");
 
-/// Fails if the file has no marks for a section. Called before the measurement, so that its results are not
+/// Fails if a file has no marks for a section. Called before the measurement, so that its results are not
 /// lost.
-pub fn check(section: &str) -> Result<()> {
-    split_around(section).map(drop)
+pub fn check(file: &str, section: &str) -> Result<()> {
+    split_around(file, section).map(drop)
 }
 
 /// Replaces the results of a section.
-pub fn write(section: &str, text: &str) -> Result<()> {
-    let [before, after] = split_around(section)?;
-    fs::write(RESULTS_FILE, format!("{before}\n{}\n\n{after}", text.trim_end()))?;
-    println!("\nwritten to {RESULTS_FILE}");
+pub fn write(file: &str, section: &str, text: &str) -> Result<()> {
+    let [before, after] = split_around(file, section)?;
+    fs::write(file, format!("{before}\n{}\n\n{after}", text.trim_end()))?;
+    println!("\nwritten to {file}");
     Ok(())
 }
 
@@ -29,25 +30,29 @@ pub fn write_plot(svg: &str) -> Result<()> {
 }
 
 /// Returns the text before and after the results of a section.
-fn split_around(section: &str) -> Result<[String; 2]> {
-    let text = fs::read_to_string(RESULTS_FILE).with_context(|| format!("cannot read {RESULTS_FILE}"))?;
+fn split_around(file: &str, section: &str) -> Result<[String; 2]> {
+    let text = fs::read_to_string(file).with_context(|| format!("cannot read {file}"))?;
     let (begin, end) = (format!("<!-- {section}: begin -->\n"), format!("<!-- {section}: end -->"));
     let parts = || {
         let (before, rest) = text.split_once(&begin)?;
         Some([format!("{before}{begin}"), format!("{end}{}", rest.split_once(&end)?.1)])
     };
-    parts().with_context(|| format!("{RESULTS_FILE} lacks the lines {} and {end}", begin.trim_end()))
+    parts().with_context(|| format!("{file} lacks the lines {} and {end}", begin.trim_end()))
 }
 
 /// Describes the date, the machine and the servers in one line.
 pub async fn describe_environment(fixture: &Fixture) -> Result<String> {
     let redis = bare::describe(&mut bare::connect(fixture.redis_url()).await?).await?;
+    Ok(format!("{}; {}, fsync off; {redis}", describe_machine()?, fixture.postgres_version().await?))
+}
+
+/// Describes the date and the machine.
+pub fn describe_machine() -> Result<String> {
     Ok(format!(
-        "{}; {} cores, {}, shared by clients and servers; {}, fsync off; {redis}",
+        "{}; {} cores, {}, shared by clients and servers",
         chrono::Utc::now().format("%Y-%m-%d"),
         std::thread::available_parallelism()?,
-        processor_name(),
-        fixture.postgres_version().await?
+        processor_name()
     ))
 }
 

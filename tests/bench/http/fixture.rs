@@ -5,14 +5,14 @@ use std::{
     fs,
     net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
 use reqwest::{Method, StatusCode};
 use saas::{
     dev::{self, Purpose, Server},
-    security::{self, TokenSubject, Tokens},
+    security,
 };
 use secrecy::ExposeSecret;
 use serde_json::Value;
@@ -21,6 +21,7 @@ use tokio_postgres::NoTls;
 use uuid::Uuid;
 
 use super::{
+    database,
     process::{self, Running},
     wrk::Request,
 };
@@ -29,12 +30,14 @@ pub const API: &str = "/api/v1";
 pub const HEALTH: &str = "/api/v1/health";
 /// The password of all users.
 pub const PASSWORD: &str = "a password of ours";
-const ADMIN: &str = "admin@example.com";
+pub const ADMIN: &str = "admin@example.com";
 pub const USERS: usize = 20_000;
 /// The default bcrypt cost of `saas serve`.
 pub const COST: u32 = 12;
 /// Longer than any measurement.
-const TOKEN_MINUTES: u32 = 2 * 24 * 60;
+pub const TOKEN_MINUTES: u32 = 2 * 24 * 60;
+/// How long to wait until all jobs have ended.
+const JOBS_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub struct Fixture {
     postgres: Server,
@@ -61,12 +64,11 @@ impl Fixture {
         tokio::spawn(connection);
         let client = reqwest::Client::builder().no_proxy().build()?;
         let (dir, secret) = (PrivateDir::new()?, security::random_secret()?);
-        let free = || anyhow::Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port());
-        let (port, other_port) = (free()?, free()?);
+        let (port, other_port) = (free_port()?, free_port()?);
         let fixture = Self { postgres, redis, sql, client, dir, secret, port, other_port };
         fixture.run(&["migrate", "up"]).await?;
         fixture.run(&["create-admin", "--email", ADMIN]).await?;
-        fixture.create_users().await?;
+        database::create_users(&fixture.sql, USERS).await?;
         Ok(fixture)
     }
 
@@ -76,20 +78,8 @@ impl Fixture {
         self.redis.stop().await;
     }
 
-    async fn create_users(&self) -> Result<()> {
-        let hash = bcrypt::hash(PASSWORD, COST)?;
-        let make = format!(
-            "INSERT INTO users (email, hashed_password, full_name, email_verified_at) \
-             SELECT 'user' || n || '@example.com', '{hash}', 'User ' || n, now() \
-             FROM generate_series(1, {USERS}) n"
-        );
-        self.sql.batch_execute(&make).await?;
-        // A test server has no autovacuum.
-        Ok(self.sql.batch_execute("VACUUM ANALYZE").await?)
-    }
-
     pub fn dir(&self) -> &Path {
-        &self.dir.0
+        self.dir.path()
     }
 
     pub fn url(&self) -> String {
@@ -112,28 +102,8 @@ impl Fixture {
         self.redis.url.expose_secret()
     }
 
-    /// Creates a `saas` command with production settings and a minimal environment.
     fn saas(&self, args: &[&str]) -> Command {
-        let mut command = process::command(env!("CARGO_BIN_EXE_saas"));
-        command.args(args).env_clear();
-        for name in ["PATH", "HOME", "TMPDIR"] {
-            if let Some(value) = std::env::var_os(name) {
-                command.env(name, value);
-            }
-        }
-        command
-            .env("DATABASE_URL", self.postgres_url())
-            .env("REDIS_URL", self.redis_url())
-            .env("SECRET_KEY", &self.secret)
-            // One user enqueues all jobs, so the limits for each user must be high.
-            .env("USER_MAX_QUEUED_JOBS", "1000000000")
-            .env("USER_MAX_QUEUED_BYTES", "1000000000000")
-            .env("USER_MAX_JOBS_PER_HOUR", "1000000000")
-            .env("FIRST_SUPERUSER_PASSWORD", PASSWORD)
-            .env("ACCESS_TOKEN_EXPIRE_MINUTES", TOKEN_MINUTES.to_string())
-            .env("PUBLIC_URL", "https://api.example.com")
-            .env("LOG_LEVEL", "warn");
-        command
+        saas_command(args, self.postgres_url(), self.redis_url(), &self.secret)
     }
 
     /// Runs a `saas` command until it exits.
@@ -187,19 +157,9 @@ impl Fixture {
         Ok(self.sql.query_one(find, &[&email]).await?.try_get(0)?)
     }
 
-    /// Inserts a session for each of `count` users, without hashing a password. Returns their access tokens.
-    /// Later logins of these users count as logins from a known network.
+    /// Inserts a session for each of `count` users. Returns their access tokens.
     pub async fn sign_in_many(&self, count: i64) -> Result<Vec<String>> {
-        let make = "INSERT INTO sessions (id, user_id, address, expires_at) \
-                    SELECT gen_random_uuid(), id, '127.0.0.1', now() + interval '30 days' FROM users \
-                    WHERE role = 'user' ORDER BY id LIMIT $1 RETURNING user_id, id::text";
-        let tokens = Tokens::new(&self.secret, None, TOKEN_MINUTES, 0);
-        let mut issued = Vec::new();
-        for row in self.sql.query(make, &[&count]).await? {
-            let session_id = Uuid::parse_str(row.try_get(1)?)?;
-            issued.push(tokens.issue(TokenSubject { user_id: row.try_get(0)?, session_id })?.0);
-        }
-        Ok(issued)
+        database::sign_in_many(&self.sql, &self.secret, "user", count).await
     }
 
     /// Makes the last use of all sessions an hour old, so that the use by the next request is recorded.
@@ -218,34 +178,71 @@ impl Fixture {
         Ok(job)
     }
 
-    /// Waits up to 30 seconds until no job waits or runs. Returns the number of jobs that still wait or run,
-    /// and the number of failed jobs.
+    /// Waits until no job waits or runs. Returns the number of jobs that still wait or run, and the number of
+    /// failed jobs.
     pub async fn jobs_left(&self, admin: &str) -> Result<[u64; 2]> {
-        let request = Request::get(format!("{API}/admin/queues")).with_token(admin);
-        let mut left = [0; 2];
-        for _ in 0..60 {
-            let queues = self.send(&request).await?;
-            let count = |name: &str| {
-                let of_each = queues.as_array().into_iter().flatten().map(|queue| queue[name].as_u64());
-                of_each.sum::<Option<u64>>().with_context(|| format!("no {name} in {queues}"))
-            };
-            left = [count("queued")? + count("scheduled")? + count("started")?, count("failed")?];
-            if left[0] == 0 {
-                break;
-            }
-            sleep(Duration::from_millis(500)).await;
-        }
-        Ok(left)
+        jobs_left(&self.client, &self.url(), admin, JOBS_TIMEOUT).await
     }
 
     /// Returns the version of PostgreSQL.
     pub async fn postgres_version(&self) -> Result<String> {
-        let version: String = self.sql.query_one("SHOW server_version", &[]).await?.try_get(0)?;
-        Ok(format!("PostgreSQL {}", version.split(' ').next().unwrap_or_default()))
+        database::describe_postgres(&self.sql).await
     }
 }
 
-fn text_field(answer: &Value, name: &str) -> Result<String> {
+/// Creates a `saas` command with production settings and a minimal environment.
+pub fn saas_command(args: &[&str], postgres_url: &str, redis_url: &str, secret: &str) -> Command {
+    let mut command = process::command(env!("CARGO_BIN_EXE_saas"));
+    command.args(args).env_clear();
+    for name in ["PATH", "HOME", "TMPDIR"] {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
+    }
+    command
+        .env("DATABASE_URL", postgres_url)
+        .env("REDIS_URL", redis_url)
+        .env("SECRET_KEY", secret)
+        // One user enqueues all jobs, so the limits for each user must be high.
+        .env("USER_MAX_QUEUED_JOBS", "1000000000")
+        .env("USER_MAX_QUEUED_BYTES", "1000000000000")
+        .env("USER_MAX_JOBS_PER_HOUR", "1000000000")
+        .env("FIRST_SUPERUSER_PASSWORD", PASSWORD)
+        .env("ACCESS_TOKEN_EXPIRE_MINUTES", TOKEN_MINUTES.to_string())
+        .env("PUBLIC_URL", "https://api.example.com")
+        .env("LOG_LEVEL", "warn");
+    command
+}
+
+/// Waits until no job waits or runs, at most for `limit`. Returns the number of jobs that still wait or run,
+/// and the number of failed jobs.
+pub async fn jobs_left(
+    client: &reqwest::Client,
+    url: &str,
+    admin: &str,
+    limit: Duration,
+) -> Result<[u64; 2]> {
+    let (request, begun) = (Request::get(format!("{API}/admin/queues")).with_token(admin), Instant::now());
+    loop {
+        let queues = request.send(client, url).await?;
+        let count = |name: &str| {
+            let of_each = queues.as_array().into_iter().flatten().map(|queue| queue[name].as_u64());
+            of_each.sum::<Option<u64>>().with_context(|| format!("no {name} in {queues}"))
+        };
+        let left = [count("queued")? + count("scheduled")? + count("started")?, count("failed")?];
+        if left[0] == 0 || begun.elapsed() > limit {
+            return Ok(left);
+        }
+        sleep(Duration::from_millis(500)).await;
+    }
+}
+
+/// Returns a port of the loopback interface that is free at the moment.
+pub fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}
+
+pub fn text_field(answer: &Value, name: &str) -> Result<String> {
     Ok(answer[name].as_str().with_context(|| format!("no {name} in {answer}"))?.to_owned())
 }
 
@@ -260,7 +257,12 @@ pub fn login(email: &str) -> Request {
 }
 
 pub fn enqueue(token: &str) -> Request {
-    Request::new(Method::POST, format!("{API}/jobs/example?name=x&duration=0")).with_token(token)
+    enqueue_lasting(token, 0)
+}
+
+/// Returns the request that enqueues a job of so many seconds.
+pub fn enqueue_lasting(token: &str, seconds: u32) -> Request {
+    Request::new(Method::POST, format!("{API}/jobs/example?name=x&duration={seconds}")).with_token(token)
 }
 
 pub fn job_status(job: &str, token: &str) -> Request {
@@ -280,14 +282,18 @@ pub fn user_list(admin: &str) -> Request {
 }
 
 /// A directory that only this account can read. It is deleted on drop.
-struct PrivateDir(PathBuf);
+pub struct PrivateDir(PathBuf);
 
 impl PrivateDir {
-    fn new() -> Result<Self> {
+    pub fn new() -> Result<Self> {
         use std::os::unix::fs::DirBuilderExt;
         let dir = std::env::temp_dir().join(format!("saas-bench-{}", Uuid::new_v4().simple()));
         fs::DirBuilder::new().mode(0o700).create(&dir)?;
         Ok(Self(dir))
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
     }
 }
 

@@ -3,23 +3,24 @@
 //!
 //! | file | concern |
 //! |---|---|
-//! | `fixture` | servers, users, `saas serve` |
+//! | `fixture`, `database` | servers, users, `saas serve` |
 //! | `process` | starting and stopping processes |
 //! | `wrk` | load, and its results |
 //! | `baselines` | the rates that the machine allows |
-//! | `report`, `plot`, `document` | the figures as a table, as bars, in `docs/performance.md` |
+//! | `report`, `plot`, `document` | the figures as a table, as bars, in the files of `docs` |
 //! | `stop` | shutdown under load |
 //! | `soak` | mixed load over a long time |
 
 mod baselines;
-mod document;
-mod fixture;
+pub mod database;
+pub mod document;
+pub mod fixture;
 mod plot;
-mod process;
+pub mod process;
 mod report;
 pub mod soak;
 mod stop;
-mod wrk;
+pub mod wrk;
 
 use std::time::{Duration, Instant};
 
@@ -76,7 +77,7 @@ pub fn main(args: impl Iterator<Item = String>) -> Result<()> {
         (args.rounds, args.seconds) = (2, 2);
     }
     if args.write {
-        document::check("http")?;
+        document::check(document::PERFORMANCE, "http")?;
     }
     process::block_on(async {
         let fixture = Fixture::set_up().await?;
@@ -119,7 +120,8 @@ async fn measure(fixture: &Fixture, args: &Args) -> Result<()> {
     if args.write {
         let rounds = format!("{rounds}; `./scripts/bench http --write`");
         let plot = "![Requests per second](performance.svg)";
-        document::write("http", &format!("{environment}; {rounds}.\n\n{}\n{plot}\n", table.markdown()))?;
+        let text = format!("{environment}; {rounds}.\n\n{}\n{plot}\n", table.markdown());
+        document::write(document::PERFORMANCE, "http", &text)?;
         document::write_plot(&plot::draw_bars("Requests per second", &figures.bars()))?;
     }
     Ok(())

@@ -36,7 +36,7 @@ struct Args {
 pub fn main(args: impl Iterator<Item = String>) -> Result<()> {
     let args = Args::parse_from(args);
     if args.write {
-        document::check("soak")?;
+        document::check(document::PERFORMANCE, "soak")?;
     }
     process::block_on(async {
         let fixture = Fixture::set_up().await?;
@@ -92,7 +92,8 @@ async fn measure(fixture: &Fixture, args: &Args) -> Result<()> {
     if args.write {
         let how = format!("`./scripts/bench soak --minutes {} --write`", args.minutes);
         let tables = format!("{}\n{}", load.markdown(), growth.markdown());
-        document::write("soak", &format!("{environment}; {how}.\n\n{tables}\n{errors}.\n"))?;
+        let text = format!("{environment}; {how}.\n\n{tables}\n{errors}.\n");
+        document::write(document::PERFORMANCE, "soak", &text)?;
     }
     Ok(())
 }

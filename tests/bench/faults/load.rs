@@ -1,0 +1,111 @@
+//! A steady load: 100 enqueues and 100 reads of `/users/me` per second, whatever the responses are.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+use chrono::{DateTime, Utc};
+use tokio::{task::JoinSet, time::interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::http::{
+    fixture::{enqueue_lasting, me},
+    wrk::Request,
+};
+
+/// Time between two requests of a kind.
+const INTERVAL: Duration = Duration::from_millis(10);
+/// Longer than the server lets a request wait.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Every tenth job takes a second, so that a worker always runs some jobs; the others end at once.
+const LONG_JOB_EVERY: usize = 10;
+
+/// The requests of a load. Each user sends one of each kind in turn.
+pub struct Load {
+    client: reqwest::Client,
+    url: Arc<str>,
+    enqueues: Vec<Request>,
+    reads: Vec<Request>,
+}
+
+/// A request and its response.
+pub struct Sample {
+    pub sent: Instant,
+    pub answered: Instant,
+    pub is_success: bool,
+    /// The id of the accepted job.
+    pub job: Option<String>,
+}
+
+/// What a load has measured.
+pub struct Samples {
+    pub enqueues: Vec<Sample>,
+    pub reads: Vec<Sample>,
+    pub begun: Instant,
+    /// When the last request was sent.
+    pub ended: Instant,
+    /// The same by the clock that the logs use.
+    pub ended_at: DateTime<Utc>,
+}
+
+impl Load {
+    pub fn new(url: &str, tokens: &[String]) -> Result<Self> {
+        let seconds = |user: usize| u32::from(user.is_multiple_of(LONG_JOB_EVERY));
+        let enqueue = |(user, token): (usize, &String)| enqueue_lasting(token, seconds(user));
+        Ok(Self {
+            client: reqwest::Client::builder().no_proxy().timeout(RESPONSE_TIMEOUT).build()?,
+            url: url.into(),
+            enqueues: tokens.iter().enumerate().map(enqueue).collect(),
+            reads: tokens.iter().map(|token| me(token)).collect(),
+        })
+    }
+
+    /// Sends requests until `stop` is canceled, and waits for all responses.
+    pub async fn run(&self, stop: &CancellationToken) -> Samples {
+        let (mut enqueues, mut reads) = (JoinSet::new(), JoinSet::new());
+        let (mut ticks, begun) = (interval(INTERVAL), Instant::now());
+        for (enqueue, read) in self.enqueues.iter().zip(&self.reads).cycle() {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                _ = ticks.tick() => {}
+            }
+            enqueues.spawn(send(self.client.clone(), self.url.clone(), enqueue.clone()));
+            reads.spawn(send(self.client.clone(), self.url.clone(), read.clone()));
+        }
+        let (ended, ended_at) = (Instant::now(), Utc::now());
+        let (enqueues, reads) = (enqueues.join_all().await, reads.join_all().await);
+        Samples { enqueues, reads, begun, ended, ended_at }
+    }
+}
+
+async fn send(client: reqwest::Client, url: Arc<str>, request: Request) -> Sample {
+    let sent = Instant::now();
+    let answer = request.send(&client, &url).await;
+    let job = answer.as_ref().ok().and_then(|answer| answer["job_id"].as_str()).map(str::to_owned);
+    Sample { sent, answered: Instant::now(), is_success: answer.is_ok(), job }
+}
+
+impl Samples {
+    /// Returns the ids of the accepted jobs.
+    pub fn accepted(&self) -> Vec<String> {
+        self.enqueues.iter().filter_map(|sample| sample.job.clone()).collect()
+    }
+
+    /// Returns the time from `over`, when the cause of the fault had ended, until the last request was sent that
+    /// failed.
+    pub fn recovery(&self, over: Instant) -> Duration {
+        let failed = self.enqueues.iter().chain(&self.reads).filter(|sample| !sample.is_success);
+        failed.map(|sample| sample.sent.saturating_duration_since(over)).max().unwrap_or_default()
+    }
+
+    /// Returns the longest time without a successful response.
+    pub fn outage(&self, samples: &[Sample]) -> Duration {
+        let successes = samples.iter().filter(|sample| sample.is_success);
+        let mut times: Vec<_> = successes.map(|sample| sample.answered).collect();
+        times.extend([self.begun, self.ended]);
+        times.sort_unstable();
+        times.windows(2).map(|pair| pair[1].saturating_duration_since(pair[0])).max().unwrap_or_default()
+    }
+}

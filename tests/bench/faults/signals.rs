@@ -1,0 +1,42 @@
+//! Signals to the processes of a server.
+
+use anyhow::{Context, Result};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Processes that are suspended until this value is dropped.
+#[derive(Default)]
+pub struct Frozen(Vec<Pid>);
+
+impl Frozen {
+    /// Suspends a process.
+    ///
+    /// # Errors
+    /// If it has ended.
+    pub fn freeze(&mut self, process: i32) -> Result<()> {
+        let process = parse(process)?;
+        kill_process(process, Signal::STOP)?;
+        self.0.push(process);
+        Ok(())
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        for process in &self.0 {
+            // It may have ended.
+            let _ = kill_process(*process, Signal::CONT);
+        }
+    }
+}
+
+/// Kills a process.
+///
+/// # Errors
+/// If it has ended.
+pub fn kill(process: i32) -> Result<()> {
+    Ok(kill_process(parse(process)?, Signal::KILL)?)
+}
+
+fn parse(process: i32) -> Result<Pid> {
+    Pid::from_raw(process).context("0 is no process")
+}

@@ -1,0 +1,42 @@
+//! SQL of the fixture: users and their sessions.
+
+use anyhow::Result;
+use saas::security::{TokenSubject, Tokens};
+use tokio_postgres::Client;
+use uuid::Uuid;
+
+use super::fixture::{COST, PASSWORD, TOKEN_MINUTES};
+
+/// Creates users, who all have the password [`PASSWORD`].
+pub async fn create_users(sql: &Client, count: usize) -> Result<()> {
+    let hash = bcrypt::hash(PASSWORD, COST)?;
+    let make = format!(
+        "INSERT INTO users (email, hashed_password, full_name, email_verified_at) \
+         SELECT 'user' || n || '@example.com', '{hash}', 'User ' || n, now() \
+         FROM generate_series(1, {count}) n"
+    );
+    sql.batch_execute(&make).await?;
+    // A test server has no autovacuum.
+    Ok(sql.batch_execute("VACUUM ANALYZE").await?)
+}
+
+/// Inserts a session for each of `count` users with a role, without hashing a password. Returns their access
+/// tokens. Later logins of these users count as logins from a known network.
+pub async fn sign_in_many(sql: &Client, secret: &str, role: &str, count: i64) -> Result<Vec<String>> {
+    let make = "INSERT INTO sessions (id, user_id, address, expires_at) \
+                SELECT gen_random_uuid(), id, '127.0.0.1', now() + interval '30 days' FROM users \
+                WHERE role = $1 ORDER BY id LIMIT $2 RETURNING user_id, id::text";
+    let tokens = Tokens::new(secret, None, TOKEN_MINUTES, 0);
+    let mut issued = Vec::new();
+    for row in sql.query(make, &[&role, &count]).await? {
+        let session_id = Uuid::parse_str(row.try_get(1)?)?;
+        issued.push(tokens.issue(TokenSubject { user_id: row.try_get(0)?, session_id })?.0);
+    }
+    Ok(issued)
+}
+
+/// Returns the version of PostgreSQL.
+pub async fn describe_postgres(sql: &Client) -> Result<String> {
+    let version: String = sql.query_one("SHOW server_version", &[]).await?.try_get(0)?;
+    Ok(format!("PostgreSQL {}", version.split(' ').next().unwrap_or_default()))
+}
