@@ -16,7 +16,8 @@ use crate::{
     bare,
     http::{
         database,
-        fixture::{ADMIN, HEALTH, PrivateDir, free_port, job_status, jobs_left, saas_command, text_field},
+        fixture::{ADMIN, HEALTH, free_port, job_status, jobs_left, saas_command, text_field},
+        private_dir::PrivateDir,
         process::{self, Running},
     },
 };

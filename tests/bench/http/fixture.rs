@@ -2,9 +2,8 @@
 //! production settings.
 
 use std::{
-    fs,
     net::{Ipv4Addr, TcpListener},
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -18,10 +17,10 @@ use secrecy::ExposeSecret;
 use serde_json::Value;
 use tokio::{process::Command, time::sleep};
 use tokio_postgres::NoTls;
-use uuid::Uuid;
 
 use super::{
     database,
+    private_dir::PrivateDir,
     process::{self, Running},
     wrk::Request,
 };
@@ -279,26 +278,4 @@ pub fn logout(token: &str) -> Request {
 
 pub fn user_list(admin: &str) -> Request {
     Request::get(format!("{API}/users?limit=20")).with_token(admin)
-}
-
-/// A directory that only this account can read. It is deleted on drop.
-pub struct PrivateDir(PathBuf);
-
-impl PrivateDir {
-    pub fn new() -> Result<Self> {
-        use std::os::unix::fs::DirBuilderExt;
-        let dir = std::env::temp_dir().join(format!("saas-bench-{}", Uuid::new_v4().simple()));
-        fs::DirBuilder::new().mode(0o700).create(&dir)?;
-        Ok(Self(dir))
-    }
-
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for PrivateDir {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }

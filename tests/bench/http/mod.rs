@@ -3,7 +3,7 @@
 //!
 //! | file | concern |
 //! |---|---|
-//! | `fixture`, `database` | servers, users, `saas serve` |
+//! | `fixture`, `database`, `private_dir` | servers, users, `saas serve`, files |
 //! | `process` | starting and stopping processes |
 //! | `wrk` | load, and its results |
 //! | `baselines` | the rates that the machine allows |
@@ -16,6 +16,7 @@ pub mod database;
 pub mod document;
 pub mod fixture;
 mod plot;
+pub mod private_dir;
 pub mod process;
 mod report;
 pub mod soak;
