@@ -11,22 +11,49 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::{api::PREFIX, config::Listen};
+use super::liveness_file;
+use crate::{
+    api::PREFIX,
+    config::{Listen, WorkerHealth},
+};
 
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(4);
 /// Bytes of the response that are read: the status line is in them.
 const MAX_RESPONSE_BYTES: u64 = 4_096;
 
-/// Exit with 0 if the local server is up, for a container's health check.
+/// Exit with 0 if the local server is up, for a container's health check. With --worker, if the workers make progress.
+///
+/// --worker checks the workers that this user runs on this machine or in this container. A worker that waits for Redis or
+/// PostgreSQL, or whose jobs run for hours, is healthy. One that is stopped, hangs, or whose jobs block the async runtime is
+/// not.
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  saas healthcheck && echo up")]
+#[command(after_help = "Examples:\n  saas healthcheck && echo up\n  saas healthcheck --worker")]
 pub(super) struct Args {
+    /// Check the workers instead of the server.
+    #[arg(long)]
+    worker: bool,
+    /// With --worker: after how many seconds without progress a worker is unhealthy. During an outage of Redis, one step of
+    /// a healthy worker takes up to 20 seconds.
+    #[arg(long, requires = "worker", default_value_t = 30, value_name = "SECONDS",
+        value_parser = clap::value_parser!(u64).range(5..=3600))]
+    max_age_seconds: u64,
+    #[command(flatten)]
+    health: WorkerHealth,
     #[command(flatten)]
     listen: Listen,
 }
 
 impl Args {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
+        match self.worker {
+            true => liveness_file::check(&self.health, Duration::from_secs(self.max_age_seconds))?,
+            false => self.check_server().await?,
+        }
+        writeln!(std::io::stdout(), "healthy")?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    async fn check_server(&self) -> anyhow::Result<()> {
         // A server that listens on all interfaces is reached on the loopback interface.
         let host = match self.listen.host {
             IpAddr::V4(host) if host.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -41,8 +68,7 @@ impl Args {
         if !status.contains(" 200 ") {
             bail!("the server at {address} responds with {status:?}");
         }
-        writeln!(std::io::stdout(), "healthy")?;
-        Ok(ExitCode::SUCCESS)
+        Ok(())
     }
 }
 

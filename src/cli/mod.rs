@@ -6,6 +6,7 @@ mod dev;
 mod doctor;
 mod environment;
 mod healthcheck;
+mod liveness_file;
 mod migrate;
 mod open_files;
 mod openapi;

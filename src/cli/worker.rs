@@ -2,12 +2,13 @@ use std::{process::ExitCode, time::Duration};
 
 use super::{
     environment::Findings,
+    liveness_file,
     shutdown::Shutdown,
     startup::{check_settings, log_warnings, refused_settings, wait_for_database, wait_for_usable_redis},
 };
 use crate::{
     app::App,
-    config::{self, Config},
+    config::{self, Config, WorkerHealth},
     context::RequestContext,
     error::chain,
     jobs, logging,
@@ -63,7 +64,7 @@ impl Args {
             max_running_per_owner: Some(self.config.user_jobs.user_max_running_jobs),
             retention: retention(&self.worker),
         };
-        work(App::new(self.config)?, options, &shutdown).await?;
+        work(App::new(self.config)?, options, &self.worker.health, &shutdown).await?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -82,11 +83,17 @@ pub(super) fn retention(settings: &config::Worker) -> Retention {
     }
 }
 
-/// Runs jobs until a shutdown is requested.
+/// Runs jobs until a shutdown is requested. Shows in a file that the worker is running, also while it waits for PostgreSQL
+/// or Redis: a restart would not help then.
 ///
 /// # Errors
 /// If PostgreSQL or Redis cannot be used, or the worker fails.
-pub(super) async fn work(app: App, options: Options, shutdown: &Shutdown) -> anyhow::Result<()> {
+pub(super) async fn work(
+    app: App,
+    options: Options,
+    health: &WorkerHealth,
+    shutdown: &Shutdown,
+) -> anyhow::Result<()> {
     for name in options.queues.names() {
         if !jobs::ALL.iter().any(|job| job.queue == name) {
             tracing::warn!(queue = name, "no job of this product uses this queue: check the name");
@@ -94,6 +101,8 @@ pub(super) async fn work(app: App, options: Options, shutdown: &Shutdown) -> any
     }
     let sends_mails = options.reserved.is_some();
     let worker = Worker::new(&app.queue, jobs::ALL, app.clone(), options)?;
+    let liveness = worker.liveness();
+    let _reports = liveness_file::report_regularly(health.clone(), worker.id(), liveness.clone());
     let ready = async {
         // Jobs without a database would only use up their attempts.
         wait_for_database(&app.config).await?;
@@ -109,6 +118,7 @@ pub(super) async fn work(app: App, options: Options, shutdown: &Shutdown) -> any
     };
     tokio::select! {
         usable = ready => usable?,
+        () = liveness.record_regularly() => {}
         () = shutdown.graceful.cancelled() => return Ok(()),
     }
     worker.run(shutdown.graceful.clone(), shutdown.immediate.clone()).await?;

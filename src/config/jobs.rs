@@ -1,5 +1,7 @@
 //! Settings of the workers and of the jobs of users.
 
+use std::path::PathBuf;
+
 use clap::{ArgAction, Args, builder::BoolishValueParser};
 
 /// How jobs are run.
@@ -34,6 +36,18 @@ pub struct Worker {
     /// others need it, and so does a push that is repeated.
     #[arg(long, env, default_value_t = 5_000_000, value_name = "N", value_parser = clap::value_parser!(u64).range(1_000..=1_000_000_000))]
     pub queue_max_states: u64,
+    #[command(flatten)]
+    pub health: WorkerHealth,
+}
+
+/// Where workers show that they are running.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Worker settings")]
+pub struct WorkerHealth {
+    /// Directory of the files by which workers show that they are running. `saas healthcheck --worker` reads them. The
+    /// default is `saas-` and the number of the user, in the directory for temporary files.
+    #[arg(long = "health-dir", env = "WORKER_HEALTH_DIR", value_name = "DIR")]
+    pub worker_health_dir: Option<PathBuf>,
 }
 
 /// How many jobs one user may have. The limits apply to admins too.

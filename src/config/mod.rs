@@ -43,7 +43,7 @@ use secrecy::SecretString;
 use url::Url;
 
 pub use database::{Database, DatabasePool, DatabaseSettingNames};
-pub use jobs::{UserJobs, Worker};
+pub use jobs::{UserJobs, Worker, WorkerHealth};
 pub use logs::{LogFormat, Logs};
 pub use postgres::{PostgresOptions, PostgresServer, SessionAttrs, SslMode, TlsOptions};
 pub use redis_options::RedisOptions;

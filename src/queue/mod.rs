@@ -13,7 +13,7 @@
 //! | `inspect`, `status`, `control`, `rate` | inspect and operate queues and jobs |
 //! | `relocate` | moves jobs to another prefix or server |
 //! | `server` | checks whether a Redis server is safe for jobs |
-//! | `worker`, `worker_options`, `runner`, `slots`, `prefetch`, `shutdown` | the life of a worker: fetch, run, settle, stop |
+//! | `worker`, `worker_options`, `runner`, `slots`, `prefetch`, `shutdown`, `liveness` | the life of a worker: fetch, run, settle, stop |
 //! | `broker_session`, `connector`, `reconnecting_connection`, `idle_notifier` | a worker's connections to Redis |
 //! | `delivery`, `disposition`, `signals` | one job from fetch to outcome |
 //! | `leases`, `heartbeat`, `worker_record` | the leases of a worker and the threads that renew them |
@@ -40,6 +40,7 @@ mod job;
 mod job_type;
 mod leases;
 mod limits;
+mod liveness;
 mod outcome;
 mod owner;
 mod prefetch;
@@ -74,6 +75,7 @@ pub use failure::Failure;
 pub use inspect::{QueueInfo, Totals};
 pub use job::{Context, Job, JobState};
 pub use job_type::JobType;
+pub use liveness::Liveness;
 pub use owner::{EnqueueBy, OwnerLimits, PurgedOwner};
 pub use queues::Queues;
 pub use rate::Rate;

@@ -17,6 +17,7 @@ use super::{
     job::JobState,
     job_type::JobType,
     leases::Leases,
+    liveness::{Liveness, RECORD_INTERVAL},
     runner::Runner,
     scheduler::Scheduler,
     shutdown::{STOP_TIMEOUT, Shutdown},
@@ -35,6 +36,7 @@ pub struct Worker<S: 'static> {
     prefix: String,
     session: BrokerSession,
     leases: Leases,
+    liveness: Liveness,
     connector: Arc<dyn Connector>,
     schedules: CronSchedules,
 }
@@ -61,9 +63,20 @@ impl<S: JobState> Worker<S> {
             state,
             prefix: queue.prefix().to_owned(),
             leases,
+            liveness: Liveness::default(),
             connector: queue.connector().clone(),
             schedules: CronSchedules::parse(jobs)?,
         })
+    }
+
+    /// Returns the id of the worker, under which Redis lists it.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Returns what the loop of the worker records while it is running.
+    pub fn liveness(&self) -> Liveness {
+        self.liveness.clone()
     }
 
     /// Runs jobs until `stop` is canceled or, with `burst`, until the queues are empty.
@@ -93,6 +106,7 @@ impl<S: JobState> Worker<S> {
             (true, true) => {
                 tokio::select! {
                     () = ticks.catch_up() => {}
+                    () = self.liveness.record_regularly() => {}
                     () = stop.cancelled() => {}
                 }
                 None
@@ -110,6 +124,7 @@ impl<S: JobState> Worker<S> {
     async fn work(&mut self, runner: &mut Runner<S>, shutdown: Shutdown) {
         let mut rate_limited_until: Option<Instant> = None;
         loop {
+            self.liveness.record();
             let stop = shutdown.requested.is_cancelled();
             if stop || runner.waiting_deadline().is_some_and(|deadline| deadline <= Instant::now()) {
                 runner.release_waiting();
@@ -136,11 +151,13 @@ impl<S: JobState> Worker<S> {
             if !stop {
                 runner.slots.arm();
             }
-            let waiting_deadline = runner.waiting_deadline();
-            let wait_until = [rate_limited_until, waiting_deadline].into_iter().flatten().min();
+            // Also a worker without a free slot, whose jobs run for hours, has to record that it is running.
+            let next_record = Instant::now() + RECORD_INTERVAL;
+            let deadlines = [rate_limited_until, runner.waiting_deadline()];
+            let wait_until = deadlines.into_iter().flatten().fold(next_record, Instant::min);
             tokio::select! {
                 () = runner.wait_until_completed_or_woken() => {}
-                () = sleep_until(wait_until) => {}
+                () = tokio::time::sleep_until(wait_until) => {}
                 () = shutdown.requested.cancelled(), if !stop => {}
                 () = shutdown.grace_over.cancelled() => break,
             }
@@ -202,14 +219,6 @@ impl<S: JobState> Worker<S> {
                 }
             }
         }
-    }
-}
-
-/// Sleeps until `deadline`; forever if there is none.
-async fn sleep_until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
     }
 }
 

@@ -139,6 +139,39 @@ async fn each_request_logs_one_line_without_secrets() {
     assert_eq!(requests[3]["path"], "-");
 }
 
+/// Probes come every few seconds, so their requests are logged at `info` only if they fail.
+#[tokio::test]
+async fn successful_health_checks_are_logged_at_debug() {
+    let database = TestDatabase::migrated().await;
+    for (level, expected) in [("info", None), ("debug", Some("DEBUG"))] {
+        let args = ["--shutdown-delay-seconds", "300", "--log-level", level];
+        let (mut server, address) = start(&args, &database).await;
+        let get = async |path: &str| {
+            reqwest::get(format!("http://{address}/api/v1/health{path}")).await.unwrap().status()
+        };
+        for path in ["", "/live", "/db", "/redis", "/ready"] {
+            assert_eq!(get(path).await, 200, "{path}");
+        }
+        server.signal("TERM");
+        eventually("it is not ready", || async { (get("/ready").await == 503).then_some(()) }).await;
+        server.wait_for_output("\"status\":503").await;
+        server.signal("TERM");
+        server.end().await;
+        let output = server.output();
+        let lines = output.lines().map(|line| serde_json::from_str::<Value>(line).expect(line));
+        let requests: Vec<_> = lines.filter(|line| line["message"] == "request").collect();
+        let succeeded: Vec<_> = requests.iter().filter(|line| line["status"] == 200).collect();
+        assert_eq!(!succeeded.is_empty(), expected.is_some(), "{requests:#?}");
+        for line in succeeded {
+            let found = line["level"].as_str().map(str::to_uppercase);
+            assert_eq!(found.as_deref(), expected, "{line}");
+        }
+        let failed = requests.iter().find(|line| line["status"] == 503).unwrap();
+        assert_eq!(failed["path"], "/api/v1/health/ready");
+        assert_eq!(failed["level"].as_str().map(str::to_uppercase).as_deref(), Some("INFO"));
+    }
+}
+
 /// Sends one request and reads its response. Returns whether the connection stays open.
 async fn send_request(stream: &mut TcpStream, request: &[u8]) -> std::io::Result<bool> {
     stream.write_all(request).await?;

@@ -27,7 +27,8 @@ async fn a_refused_request_logs_its_reason_and_a_reloading_page_logs_nothing() {
     let get = |path: &str| client.get(format!("{root}{path}")).send();
 
     assert_eq!(get("/dev/mail").await.unwrap().status(), 200);
-    let healthy = request_id(&get("/api/v1/health").await.unwrap());
+    assert_eq!(get("/api/v1/health").await.unwrap().status(), 200);
+    let read = request_id(&get("/docs").await.unwrap());
     let refused = client.post(format!("{api}/auth/register")).json(&json!({})).send().await.unwrap();
     let refused = request_id(&refused);
     get("/dev/mail/unknown").await.unwrap();
@@ -39,9 +40,10 @@ async fn a_refused_request_logs_its_reason_and_a_reloading_page_logs_nothing() {
     }
     product.wait_for_output("GET /dev/mail/{id} 404 not_found ").await;
     product.wait_for_output("GET /nothing/here 404 not_found ").await;
-    let line = product.wait_for_output("GET /api/v1/health 200 ").await;
-    assert!(!line.contains(&healthy) && line.contains(&healthy[28..]), "{line}");
+    let line = product.wait_for_output("GET /docs 200 ").await;
+    assert!(!line.contains(&read) && line.contains(&read[28..]), "{line}");
     let output = product.output();
+    assert!(!output.contains("GET /api/v1/health"), "{output}");
     assert!(!output.contains("hunter2"), "{output}");
     assert_eq!(output.matches("GET /dev/mail").count(), 1, "{output}");
     product.signal("TERM");

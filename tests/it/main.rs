@@ -93,3 +93,4 @@ mod session_uses;
 mod settings_sources;
 mod tree;
 mod user_jobs;
+mod worker_health;

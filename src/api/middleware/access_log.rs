@@ -7,7 +7,7 @@ use poem::{PathPattern, Response};
 use super::Received;
 use crate::{
     api::{
-        paths::PREFIX,
+        paths::{PREFIX, api_path},
         problem::{Reason, RouteCatalog},
     },
     context::trace_id,
@@ -15,6 +15,9 @@ use crate::{
 
 /// The most characters of an unknown path in the log.
 const MAX_PATH_CHARS: usize = 100;
+
+/// The path of the health checks, which probes request every few seconds.
+const HEALTH: &str = api_path!("/health");
 
 /// Writes one log line per request.
 pub(super) struct AccessLog {
@@ -26,7 +29,7 @@ pub(super) struct AccessLog {
 }
 
 /// Marks the response to a request that a page repeats by itself. Unless the request failed, its log line has
-/// the level `debug`.
+/// the level `debug`, as that of a health check.
 #[derive(Clone)]
 pub(in crate::api) struct RoutineRequest;
 
@@ -59,7 +62,8 @@ impl AccessLog {
                 )
             };
         }
-        match response.data::<RoutineRequest>().is_some() && response.status().is_success() {
+        let is_routine = response.data::<RoutineRequest>().is_some() || is_health_check(path);
+        match is_routine && response.status().is_success() {
             true => log!(debug),
             false => log!(info),
         }
@@ -70,6 +74,11 @@ impl AccessLog {
         let PathPattern(pattern) = pattern.filter(|pattern| &*pattern.0 != PREFIX)?;
         Some(self.catalog.path(pattern).unwrap_or_else(|| openapi_path(pattern).into()))
     }
+}
+
+/// Returns whether a route is one of the health checks.
+fn is_health_check(path: &str) -> bool {
+    path.strip_prefix(HEALTH).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// Returns a pattern of the router in the notation of the OpenAPI document: `/dev/mail/{id}` for `/dev/mail/:id`.
@@ -98,6 +107,19 @@ mod tests {
             ("/account/verify-email", "/account/verify-email"),
         ] {
             assert_eq!(openapi_path(pattern), path);
+        }
+    }
+
+    #[test]
+    fn only_health_checks_are_routine() {
+        for (path, expected) in [
+            ("/api/v1/health", true),
+            ("/api/v1/health/ready", true),
+            ("/api/v1/healthy", false),
+            ("/api/v1/users/me", false),
+            ("-", false),
+        ] {
+            assert_eq!(is_health_check(path), expected, "{path}");
         }
     }
 

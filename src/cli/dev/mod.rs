@@ -173,7 +173,10 @@ impl Args {
             max_running_per_owner: Some(app.config.user_jobs.user_max_running_jobs),
             retention: retention(&worker),
         };
-        tokio::try_join!(serve(app.clone(), &core, &http, listener, shutdown), work(app, options, shutdown))?;
+        tokio::try_join!(
+            serve(app.clone(), &core, &http, listener, shutdown),
+            work(app, options, &worker.health, shutdown)
+        )?;
         Ok(())
     }
 }

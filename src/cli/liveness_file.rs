@@ -1,0 +1,280 @@
+//! The files by which workers show that they are running, and their check.
+//!
+//! A worker locks its file and changes its time while it makes progress. The lock of a process that has ended is gone, while
+//! a process that hangs keeps it. The check needs no port and no Redis, so it does not fail during an outage of Redis: a
+//! worker that waits for Redis is healthy.
+
+use std::{
+    fs::{self, DirBuilder, File, TryLockError},
+    io,
+    os::unix::fs::{DirBuilderExt, MetadataExt},
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use anyhow::{Context, bail};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::{config::WorkerHealth, queue::Liveness};
+
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+const PREFIX: &str = "worker-";
+const SUFFIX: &str = ".alive";
+
+/// Reports that a worker is running while `liveness` grows, until the handle is dropped.
+///
+/// The reports come from a task of the async runtime, not from a thread: if jobs block all threads of the runtime, they end.
+pub(super) fn report_regularly(
+    settings: WorkerHealth,
+    worker: &str,
+    liveness: Liveness,
+) -> AbortOnDropHandle<()> {
+    let mut reporter =
+        Reporter { settings, worker: worker.to_owned(), file: None, reported_count: None, has_failed: false };
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        loop {
+            reporter.report(liveness.count());
+            tokio::time::sleep(REPORT_INTERVAL).await;
+        }
+    }))
+}
+
+/// Checks that a worker runs and that each one has made progress in the last `max_age`.
+///
+/// # Errors
+/// If no worker runs, one makes no progress, or the files cannot be read; the message says which.
+pub(super) fn check(settings: &WorkerHealth, max_age: Duration) -> anyhow::Result<()> {
+    let dir = directory(settings);
+    let unreadable = || format!("cannot read the files of the workers in {}", dir.display());
+    if settings.worker_health_dir.is_none() && dir.exists() {
+        refuse_directory_of_others(&dir).with_context(unreadable)?;
+    }
+    let mut workers = list(&dir).with_context(unreadable)?;
+    workers.retain(|worker| worker.is_running);
+    if workers.is_empty() {
+        bail!(
+            "no worker reports in {}: check that it runs on this machine as the same user, and that both have the same \
+             WORKER_HEALTH_DIR",
+            dir.display()
+        );
+    }
+    let silent: Vec<_> = workers
+        .iter()
+        .filter(|worker| worker.age > max_age)
+        .map(|worker| format!("worker {} has made no progress for {} s", worker.id, worker.age.as_secs()))
+        .collect();
+    if !silent.is_empty() {
+        bail!("{}", silent.join("; "));
+    }
+    Ok(())
+}
+
+/// Returns the directory of the files.
+fn directory(settings: &WorkerHealth) -> PathBuf {
+    let of_user = || std::env::temp_dir().join(format!("saas-{}", rustix::process::geteuid().as_raw()));
+    settings.worker_health_dir.clone().unwrap_or_else(of_user)
+}
+
+/// Creates the directory of the files. The default one is in a directory that all users can write to, so only this user may
+/// change it: another user could hide that a worker hangs.
+fn create_directory(settings: &WorkerHealth) -> io::Result<PathBuf> {
+    let dir = directory(settings);
+    if settings.worker_health_dir.is_some() {
+        fs::create_dir_all(&dir)?;
+        return Ok(dir);
+    }
+    match DirBuilder::new().mode(0o700).create(&dir) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => refuse_directory_of_others(&dir)?,
+    }
+    Ok(dir)
+}
+
+fn refuse_directory_of_others(dir: &Path) -> io::Result<()> {
+    // Does not follow a symbolic link, which belongs to the user who has created it.
+    let found = fs::symlink_metadata(dir)?;
+    match found.is_dir() && found.uid() == rustix::process::geteuid().as_raw() {
+        true => Ok(()),
+        false => Err(io::Error::new(io::ErrorKind::PermissionDenied, "it belongs to another user")),
+    }
+}
+
+/// A file that was found.
+struct FoundFile {
+    path: PathBuf,
+    /// The id of the worker.
+    id: String,
+    is_running: bool,
+    /// The time since the worker has last reported progress.
+    age: Duration,
+}
+
+/// Returns the files in a directory. Those that disappear meanwhile are left out.
+fn list(dir: &Path) -> io::Result<Vec<FoundFile>> {
+    let mut found = Vec::new();
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        let id = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX));
+        let Some(id) = id.filter(|_| entry.file_type().is_ok_and(|kind| kind.is_file())) else { continue };
+        match inspect(entry.path(), id.replacen('-', ":", 1)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            file => found.push(file?),
+        }
+    }
+    Ok(found)
+}
+
+fn inspect(path: PathBuf, id: String) -> io::Result<FoundFile> {
+    let file = File::open(&path)?;
+    // A shared lock, so that checks at the same time do not take each other for the worker.
+    let is_running = match file.try_lock_shared() {
+        Ok(()) => false,
+        Err(TryLockError::WouldBlock) => true,
+        Err(TryLockError::Error(error)) => return Err(error),
+    };
+    let modified = file.metadata()?.modified()?;
+    // The clock may have been set back. Then a worker that is running reports again within a second.
+    let age = SystemTime::now().duration_since(modified).unwrap_or_else(|early| early.duration());
+    Ok(FoundFile { path, id, is_running, age })
+}
+
+/// The file of this process, removed when this is dropped.
+struct LivenessFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl LivenessFile {
+    /// Creates the file, and removes those of workers that have ended without removing theirs.
+    fn create(dir: &Path, worker: &str) -> io::Result<Self> {
+        for dead in list(dir)?.iter().filter(|file| !file.is_running) {
+            let _ = fs::remove_file(&dead.path);
+        }
+        let path = dir.join(format!("{PREFIX}{}{SUFFIX}", worker.replacen(':', "-", 1)));
+        // Gets its name when it is locked, because a file without a lock is that of a dead worker.
+        let unnamed = path.with_extension("new");
+        let file = File::options().write(true).create_new(true).open(&unnamed)?;
+        let mut created = Self { path: unnamed, file };
+        created.file.lock()?;
+        fs::rename(&created.path, &path)?;
+        created.path = path;
+        Ok(created)
+    }
+
+    /// Returns whether the file was deleted, as programs that clean `/tmp` do.
+    fn is_deleted(&self) -> bool {
+        self.file.metadata().is_ok_and(|found| found.nlink() == 0)
+    }
+}
+
+impl Drop for LivenessFile {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+struct Reporter {
+    settings: WorkerHealth,
+    worker: String,
+    file: Option<LivenessFile>,
+    reported_count: Option<u64>,
+    /// Whether the last report has failed.
+    has_failed: bool,
+}
+
+impl Reporter {
+    /// Changes the time of the file if the count has changed.
+    fn report(&mut self, count: u64) {
+        if self.reported_count.replace(count) == Some(count) {
+            return;
+        }
+        let failure = self.write().err();
+        if let Some(error) = failure.as_ref().filter(|_| !self.has_failed) {
+            let dir = directory(&self.settings);
+            tracing::warn!(
+                %error,
+                dir = %dir.display(),
+                "cannot write the file for `saas healthcheck --worker`, which fails now: set WORKER_HEALTH_DIR to a \
+                 directory that this user can write to"
+            );
+        }
+        self.has_failed = failure.is_some();
+    }
+
+    fn write(&mut self) -> io::Result<()> {
+        self.file.take_if(|file| file.is_deleted());
+        match &self.file {
+            Some(file) => file.file.set_modified(SystemTime::now()),
+            None => {
+                self.file = Some(LivenessFile::create(&create_directory(&self.settings)?, &self.worker)?);
+                Ok(())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dev::test_dir;
+
+    const MAX_AGE: Duration = Duration::from_secs(30);
+
+    fn reporter(dir: &Path, worker: &str) -> Reporter {
+        let settings = WorkerHealth { worker_health_dir: Some(dir.to_owned()) };
+        Reporter { settings, worker: worker.into(), file: None, reported_count: None, has_failed: false }
+    }
+
+    /// Changes the time of the last report.
+    fn set_time(reporter: &Reporter, time: SystemTime) {
+        reporter.file.as_ref().unwrap().file.set_modified(time).unwrap();
+    }
+
+    fn error_of(reporter: &Reporter) -> String {
+        check(&reporter.settings, MAX_AGE).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn only_progress_counts_as_a_report() {
+        let dir = test_dir().unwrap();
+        let mut worker = reporter(&dir, "7:abc");
+        assert!(error_of(&worker).contains("no worker reports in"));
+        worker.report(1);
+        check(&worker.settings, MAX_AGE).unwrap();
+        // Also a time in the future is wrong: the clock was set back.
+        for time in [SystemTime::now() - 2 * MAX_AGE, SystemTime::now() + 2 * MAX_AGE] {
+            set_time(&worker, time);
+            worker.report(1);
+            assert!(error_of(&worker).contains("worker 7:abc has made no progress for "));
+        }
+        worker.report(2);
+        check(&worker.settings, MAX_AGE).unwrap();
+        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn dead_workers_and_deleted_files_do_not_matter() {
+        let dir = test_dir().unwrap();
+        let (mut worker, mut other) = (reporter(&dir, "7:abc"), reporter(&dir, "8:def"));
+        worker.report(1);
+        fs::write(dir.join("worker-9-killed.alive"), "").unwrap();
+        check(&worker.settings, MAX_AGE).unwrap();
+        other.report(1);
+        assert!(!dir.join("worker-9-killed.alive").exists());
+        set_time(&other, SystemTime::now() - 2 * MAX_AGE);
+        assert!(error_of(&worker).starts_with("worker 8:def "));
+        drop(other);
+        fs::remove_file(dir.join("worker-7-abc.alive")).unwrap();
+        assert!(error_of(&worker).contains("no worker reports in"));
+        worker.report(2);
+        check(&worker.settings, MAX_AGE).unwrap();
+        drop(worker);
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
+        fs::remove_dir_all(&dir).unwrap();
+    }
+}
