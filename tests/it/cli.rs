@@ -265,6 +265,8 @@ fn scripts_are_executable() {
         "scripts/ensure-servers",
         "scripts/ensure-toolchain",
         ".ci/run",
+        ".ci/image",
+        "ops/compose/create-role.sh",
     ] {
         let mode = std::fs::metadata(root.join(script)).unwrap().permissions().mode();
         assert_eq!(mode & 0o111, 0o111, "{script}");

@@ -36,6 +36,7 @@ mod cli_serve;
 mod cli_settings;
 mod cli_worker;
 mod clocks;
+mod containers;
 mod database;
 mod database_errors;
 mod default_admin;

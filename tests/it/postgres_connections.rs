@@ -259,3 +259,24 @@ async fn doctor_checks_the_privileges_of_the_postgresql_role() {
     let body = json!({ "email": "ada@example.com", "password": "correct horse" });
     assert_eq!(app.post("/auth/register", None, body).await.status, 201);
 }
+
+/// Runs the statements of the guide, and then the migrations as the owner of the tables.
+#[tokio::test]
+async fn migrations_can_run_as_another_role_than_the_product() {
+    let database = TestDatabase::empty().await;
+    let role = format!("product_{}", unique());
+    let guide =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/databases.md")).unwrap();
+    for beginning in ["CREATE ROLE saas", "GRANT SELECT, INSERT", "ALTER DEFAULT PRIVILEGES"] {
+        let statement = guide.lines().map(str::trim).find(|line| line.starts_with(beginning)).unwrap();
+        database.sql(&statement.replace(" saas", &format!(" {role}")).replace("'...'", "'x'")).await;
+    }
+    let (_, place) = database.url.split_once('@').unwrap();
+    let url = format!("postgres://{role}:x@{place}");
+    let mut migrate = production_command(&["migrate", "up"], &database, "p").await;
+    migrate.env("DATABASE_URL", &url).env("DATABASE_DIRECT_URL", &database.url);
+    run(migrate).await.succeeded();
+    let mut doctor = production_command(&["doctor"], &database, "p").await;
+    doctor.env("DATABASE_URL", &url);
+    assert!(run(doctor).await.succeeded().stdout.contains("ok    privileges"));
+}
