@@ -100,19 +100,10 @@ fn logs_are_limited_and_only_the_proxy_is_public() {
 #[test]
 fn each_process_has_a_health_check_and_time_to_stop() {
     let compose = read("compose.yaml");
-    for (name, check, settings) in [
-        (
-            "api",
-            r#"["CMD", "saas", "healthcheck"]"#,
-            &["SHUTDOWN_DELAY_SECONDS", "SHUTDOWN_TIMEOUT_SECONDS"][..],
-        ),
-        (
-            "api-2",
-            r#"["CMD", "saas", "healthcheck"]"#,
-            &["SHUTDOWN_DELAY_SECONDS", "SHUTDOWN_TIMEOUT_SECONDS"],
-        ),
-        ("worker", r#"["CMD", "saas", "healthcheck", "--worker"]"#, &["WORKER_SHUTDOWN_GRACE_SECONDS"][..]),
-    ] {
+    let api =
+        (r#"["CMD", "saas", "healthcheck"]"#, &["SHUTDOWN_DELAY_SECONDS", "SHUTDOWN_TIMEOUT_SECONDS"][..]);
+    let worker = (r#"["CMD", "saas", "healthcheck", "--worker"]"#, &["WORKER_SHUTDOWN_GRACE_SECONDS"][..]);
+    for (name, (check, settings)) in [("api", api), ("api-2", api), ("worker", worker)] {
         let service = service(&compose, name);
         assert_eq!(value_of(&service, "test"), check, "{name}");
         let time = value_of(&service, "stop_grace_period");
