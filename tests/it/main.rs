@@ -60,6 +60,7 @@ mod migrations;
 mod openapi;
 mod openapi_access;
 mod openapi_rules;
+mod ops;
 mod outbox;
 mod postgres_connections;
 mod postgres_failover;
