@@ -30,16 +30,17 @@ fn calls(text: &str) -> Vec<Vec<String>> {
         let line = line.replace([';', ')'], " | ").replace("%i", "1");
         let words: Vec<_> = line.split_whitespace().collect();
         for (at, word) in words.iter().enumerate() {
-            let is_call = word
-                .strip_suffix("saas")
-                .is_some_and(|before| before.is_empty() || before.ends_with('(') || before.ends_with("/bin/"));
+            let is_call = word.strip_suffix("saas").is_some_and(|before| {
+                before.is_empty() || before.ends_with('(') || before.ends_with("/bin/")
+            });
             let args: Vec<_> = words[at + 1..]
                 .iter()
                 .take_while(|arg| !arg.starts_with(['|', '&', '>', '#']))
                 .map(|arg| (*arg).to_owned())
                 .collect();
             // Elsewhere `saas` is the name of a role or a secret.
-            if is_call && args.first().is_some_and(|name| name.starts_with(|c: char| c.is_ascii_lowercase())) {
+            if is_call && args.first().is_some_and(|name| name.starts_with(|c: char| c.is_ascii_lowercase()))
+            {
                 calls.push(args);
             }
         }
@@ -132,9 +133,7 @@ fn the_paths_exist() {
 /// Returns the numbers that follow a key, in quotes or not.
 fn numbers(text: &str, key: &str) -> Vec<u64> {
     let after = text.match_indices(key).map(|(at, _)| text[at + key.len()..].trim_start_matches('"'));
-    after
-        .filter_map(|rest| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok())
-        .collect()
+    after.filter_map(|rest| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()).collect()
 }
 
 /// An orchestrator that kills a process too early drops requests, and jobs run again.
@@ -154,7 +153,10 @@ fn a_process_has_enough_time_to_stop() {
     let needed = worker.max(api(numbers(&read(GUIDE), "SHUTDOWN_DELAY_SECONDS=")));
     for path in &UNITS[..2] {
         let unit = read(path);
-        assert!(numbers(&unit, "TimeoutStopSec=")[0] > needed, "TimeoutStopSec of {path} is not more than {needed}");
+        assert!(
+            numbers(&unit, "TimeoutStopSec=")[0] > needed,
+            "TimeoutStopSec of {path} is not more than {needed}"
+        );
     }
     // `serve` waits for the database before it answers.
     let starting = numbers(&read(UNITS[0]), "TimeoutStartSec=")[0];
