@@ -1,6 +1,7 @@
 //! Edge cases: unknown tasks, malformed and oversized jobs, repeated and late calls.
 
 use saas::queue::{Cancel, JobType, Origin, State, Worker};
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{
@@ -109,6 +110,27 @@ async fn a_push_repeated_after_the_job_has_ended_is_ignored() {
     };
     assert_eq!(known, [id]);
     assert_eq!(queue.drain().await.finished, 0);
+}
+
+#[tokio::test]
+async fn records_that_are_not_listed_are_listed_again_and_expire() {
+    let queue = TestQueue::new().await;
+    queue.push("one", Behavior::Double).await;
+    queue.drain().await;
+    for kind in ["{}:ended", "{}:done"] {
+        for bucket in queue.redis::<Vec<String>>(&["ZRANGE", kind, "0", "-1"]).await {
+            queue.redis::<u32>(&["PERSIST", &bucket]).await;
+        }
+        queue.redis::<u32>(&["DEL", kind]).await;
+    }
+    let id = queue.push("two", Behavior::Double).await;
+    queue.drain().await;
+    assert_eq!(queue.status(&id).await.result, Some(json!("twotwo")));
+    for kind in ["{}:ended", "{}:done"] {
+        let buckets: Vec<String> = queue.redis(&["ZRANGE", kind, "0", "-1"]).await;
+        assert_eq!(buckets.len(), 1, "{kind}");
+        assert!(queue.redis::<i64>(&["TTL", &buckets[0]]).await > 0, "{kind} expires");
+    }
 }
 
 #[tokio::test]

@@ -63,8 +63,8 @@ local function store(kind, t, ttl, records, bytes)
   local key, last = P .. kind .. ':' .. integer(ttl) .. ':' .. integer(slot), (slot + 1) * slice
   rc('HSET', key, unpack(records))
   local total, n = bytes > 0 and rc('HINCRBY', P .. ':bytes', key, bytes) or 0, rc('HLEN', key)
-  if n == #records / 2 then
-    rc('ZADD', P .. kind, last, key)
+  -- A bucket that is not in the set would neither be found nor be deleted.
+  if rc('ZADD', P .. kind, 'NX', last, key) == 1 or n == #records / 2 then
     rc('PEXPIREAT', key, last + ttl + 60000)
   end
   if n < BUCKET_RECORDS[kind] and total < BUCKET_BYTES then return end
