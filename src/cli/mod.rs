@@ -82,6 +82,11 @@ pub fn main() -> ExitCode {
 
 impl Cli {
     fn run(self, findings: &Findings) -> ExitCode {
+        if !self.command.reports_warnings()
+            && let Some(warning) = findings.exposed_secrets()
+        {
+            let _ = writeln!(std::io::stderr(), "warning: {warning}");
+        }
         match block_on(self.command.run(findings)) {
             Ok(code) => code,
             // The reader of the output has closed the pipe, as in `saas openapi | head`.
@@ -133,6 +138,11 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
 }
 
 impl Command {
+    /// Returns whether the command itself logs or prints the warnings about its settings that matter to it.
+    fn reports_warnings(&self) -> bool {
+        matches!(self, Self::Dev(_) | Self::Serve(_) | Self::Worker(_) | Self::Doctor(_))
+    }
+
     /// Returns what the command would refuse of the settings that could be parsed.
     fn refused_settings(&self) -> Vec<String> {
         match self {

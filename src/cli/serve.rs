@@ -55,7 +55,7 @@ impl Args {
         let Self { migrate, listen, http, config } = self;
         check_settings(&config, Some(&http))?;
         let _log = logging::init(&config.core, &config.logs)?;
-        log_warnings(&config, &findings.warnings);
+        log_warnings(&config, findings);
         let shutdown = Shutdown::on_signals()?;
         let core = config.core.clone();
         let app = App::new(config)?;

@@ -4,10 +4,10 @@ use std::{net::IpAddr, time::Duration};
 
 use anyhow::{Context, bail};
 use chrono::Utc;
-use clap::Args;
 use diesel_async::AsyncPgConnection;
 use tokio::time::{Instant, sleep};
 
+use super::environment::Findings;
 use crate::{
     app::App,
     config::{Config, Database, FirstAdmin, Http, Redis},
@@ -216,33 +216,18 @@ pub(super) fn is_loopback(host: IpAddr) -> bool {
 }
 
 /// Logs settings that work, but are unsafe in production or probably not what was meant.
-pub(super) fn log_warnings(config: &Config, others: &[String]) {
-    for warning in config.warnings().iter().chain(&weaknesses(config)).chain(others) {
+pub(super) fn log_warnings(config: &Config, findings: &Findings) {
+    for warning in config.warnings().iter().chain(&weaknesses(config, findings)) {
         tracing::warn!("{warning}");
     }
 }
 
-/// Returns the settings that are unsafe in production but do not stop a process, each with its fix.
-pub(super) fn weaknesses(config: &Config) -> Vec<String> {
+/// Returns the settings that are unsafe in production or misspelled but do not stop a process, each with its fix.
+pub(super) fn weaknesses(config: &Config, findings: &Findings) -> Vec<String> {
     let mut weaknesses = config.weaknesses();
-    let flags = secrets_on_command_line();
-    if !flags.is_empty() {
-        weaknesses.push(format!(
-            "every user of this machine can read the arguments of a process: use the environment or .env instead of {}",
-            flags.join(", ")
-        ));
-    }
+    weaknesses.extend(findings.exposed_secrets());
+    weaknesses.extend(findings.warnings.iter().cloned());
     weaknesses
-}
-
-/// Returns the flags of this process whose values are secrets.
-fn secrets_on_command_line() -> Vec<String> {
-    let command = Config::augment_args(clap::Command::new("saas"));
-    let secrets = command.get_arguments().filter(|arg| arg.is_hide_env_values_set());
-    let flags = secrets.filter_map(|arg| Some(format!("--{}", arg.get_long()?)));
-    flags
-        .filter(|flag| std::env::args().any(|given| given.split('=').next() == Some(flag.as_str())))
-        .collect()
 }
 
 /// Waits until PostgreSQL can be used, up to `DATABASE_WAIT_SECONDS`, and warns if it has too few connections for this

@@ -51,7 +51,7 @@ impl Args {
     pub(super) async fn run(self, findings: &Findings) -> anyhow::Result<ExitCode> {
         check_settings(&self.config, None)?;
         let _log = logging::init(&self.config.core, &self.config.logs)?;
-        log_warnings(&self.config, &findings.warnings);
+        log_warnings(&self.config, findings);
         let shutdown = Shutdown::on_signals()?;
         let options = Options {
             queues: self.queues,

@@ -295,6 +295,10 @@ async fn without_redis_the_error_says_what_to_check() {
         let ended = run(command).await.failed(1, &["error: cannot use Redis", "REDIS_URL"]);
         assert!(!ended.stderr.contains("hunter2") && ended.stdout.is_empty(), "{ended:?}");
     }
+    let away = "--redis-url=redis://:hunter2@127.0.0.1:9/0";
+    let ended = run(saas(&["queue", "stats", "--redis-timeout-ms=200", away])).await;
+    let ended = ended.failed(1, &["warning: every user", ".env instead of --redis-url", "error: cannot use"]);
+    assert!(!ended.stderr.contains("hunter2"), "{ended:?}");
     let mut unreadable = saas(&["queue", "stats"]);
     unreadable.env("REDIS_URL", "http://:hunter2@host");
     run(unreadable).await.failed(1, &["REDIS_URL cannot be read"]);

@@ -24,8 +24,7 @@ impl Args {
         problems.extend(check_admin(&self.config.auth.admin).err().map(|error| error.to_string()));
         let unsafe_settings = self.config.unsafe_settings().into_iter();
         problems.extend(unsafe_settings.filter(|problem| !report.findings.explains(problem)));
-        let mut weaknesses = weaknesses(&self.config);
-        weaknesses.extend(report.findings.warnings.iter().cloned());
+        let weaknesses = weaknesses(&self.config, report.findings);
         if problems.is_empty() && !self.config.core.debug {
             let text = match (weaknesses.is_empty(), self.sends_mail()) {
                 (true, true) => "safe for production",

@@ -11,6 +11,8 @@ pub(in crate::cli) struct Findings {
     /// Settings whose value is not from the environment variable with their name, each with the place that it
     /// is from.
     pub(super) places: Vec<(String, String)>,
+    /// The flags of the command line whose values are secrets.
+    pub(super) exposed: Vec<String>,
 }
 
 /// Where a value comes from.
@@ -50,6 +52,16 @@ impl Findings {
         let name = problem.split(' ').next();
         let is_name = |c: char| c.is_alphanumeric() || c == '_';
         self.problems.iter().any(|cause| cause.split(|c| !is_name(c)).any(|word| Some(word) == name))
+    }
+
+    /// Returns a warning about secrets on the command line, if there are any.
+    pub(in crate::cli) fn exposed_secrets(&self) -> Option<String> {
+        (!self.exposed.is_empty()).then(|| {
+            format!(
+                "every user of this machine can read the arguments of a process: use the environment or .env instead of {}",
+                self.exposed.join(", ")
+            )
+        })
     }
 
     /// Returns where the settings that a message names come from, such as `DATABASE_URL is from line 3 of .env`.

@@ -121,6 +121,9 @@ impl Environment {
             let Some(name) = arg.get_env().and_then(OsStr::to_str) else { continue };
             reads_settings = true;
             if given.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine) {
+                if let Some(long) = arg.get_long().filter(|_| arg.is_hide_env_values_set()) {
+                    settings.findings.exposed.push(format!("--{long}"));
+                }
                 continue;
             }
             match self.find(name, arg.is_hide_env_values_set()) {

@@ -36,7 +36,8 @@ pub(super) struct Args {
     /// The prefix that the jobs have now.
     #[arg(long, value_name = "PREFIX", value_parser = NonEmptyStringValueParser::new())]
     from: String,
-    /// The Redis that has the jobs now, in the form of REDIS_URL. The default is the configured one.
+    /// The Redis that has the jobs now, in the form of REDIS_URL. The default is the configured one. For a URL with a
+    /// password, use the variable: other users of the machine can read arguments.
     #[arg(long, env = "MOVE_FROM_REDIS_URL", hide_env_values = true, value_name = "URL")]
     from_url: Option<SecretString>,
     /// Only print what would be moved.
