@@ -66,9 +66,8 @@ pub struct OtherPrefix {
 struct Move<'a> {
     source: &'a Queue,
     target: &'a Queue,
-    id: String,
-    /// The number of the last batch that has arrived.
-    arrived: u64,
+    /// The last batch that has arrived: the id of its move and its number. Empty at first.
+    arrived: String,
     moved: Moved,
 }
 
@@ -83,8 +82,11 @@ impl Queue {
         if self.is_same_place(source).await? {
             return Err(MoveError::SamePlace);
         }
-        let id = Uuid::new_v4().simple().to_string();
-        let mut moving = Move { source, target: self, id, arrived: 0, moved: Moved::default() };
+        // A step after that of the jobs needs this permission, and it is too late then.
+        let mut scan = redis::cmd("SCAN");
+        scan.arg(0);
+        source.scripts().command::<redis::Value>(&scan).await.map_err(MoveError::Source)?;
+        let mut moving = Move { source, target: self, arrived: String::new(), moved: Moved::default() };
         loop {
             let before = moving.moved.jobs;
             for step in STEPS {
@@ -99,9 +101,6 @@ impl Queue {
                 return Err(MoveError::Left(left));
             }
         }
-        let mut forget = self.prepare(&scripts::MOVE_IN);
-        forget.arg(&moving.id);
-        self.run::<(u64, u64)>(&forget).await.map_err(MoveError::Target)?;
         Ok(moving.moved)
     }
 
@@ -169,12 +168,12 @@ impl Move<'_> {
         let mut argument = String::new();
         loop {
             let mut take = self.source.prepare(&scripts::MOVE_OUT);
-            take.arg(step).arg(&self.id).arg(self.arrived).arg(LISTED_FOR.as_millis() as u64).arg(&argument);
+            let new_id = Uuid::new_v4().simple().to_string();
+            take.arg(step).arg(new_id).arg(&self.arrived).arg(LISTED_FOR.as_millis() as u64).arg(&argument);
             let (id, batch, records, next): (String, u64, Vec<Vec<u8>>, String) =
                 self.source.run(&take).await.map_err(MoveError::Source)?;
-            self.id = id;
             if !records.is_empty() {
-                self.add(batch, &records).await.map_err(MoveError::Target)?;
+                self.add(&id, batch, &records).await.map_err(MoveError::Target)?;
                 report(self.moved);
             }
             argument = match next.as_str() {
@@ -188,14 +187,14 @@ impl Move<'_> {
         }
     }
 
-    async fn add(&mut self, batch: u64, records: &[Vec<u8>]) -> Result<()> {
+    async fn add(&mut self, id: &str, batch: u64, records: &[Vec<u8>]) -> Result<()> {
         let mut add = self.target.prepare(&scripts::MOVE_IN);
-        add.arg(&self.id).arg(batch);
+        add.arg(id).arg(batch);
         for record in records {
             add.arg(record.as_slice());
         }
         let (jobs, ended): (u64, u64) = self.target.run(&add).await?;
-        self.arrived = batch;
+        self.arrived = format!("{id}:{batch}");
         self.moved.jobs += jobs;
         self.moved.ended += ended;
         Ok(())

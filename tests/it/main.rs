@@ -75,6 +75,7 @@ mod queue_enqueue;
 mod queue_faults;
 mod queue_full;
 mod queue_move;
+mod queue_move_faults;
 mod queue_operations;
 mod queue_owners;
 mod queue_processes;

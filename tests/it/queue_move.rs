@@ -9,8 +9,8 @@ use tokio_util::sync::CancellationToken;
 use crate::support::{
     eventually,
     own_redis::OwnRedis,
-    process::{Running, production_command, run},
-    queue::{Behavior, Task, TestQueue, connect, steady},
+    process::{production_command, run},
+    queue::{Behavior, Task, TestQueue, steady},
     servers::{TestDatabase, servers},
 };
 
@@ -29,12 +29,12 @@ impl TestQueue {
         self.queue.enqueue_with(&task(name), Origin::default(), options).await.unwrap()
     }
 
-    async fn keys(&self) -> Vec<String> {
+    pub async fn keys(&self) -> Vec<String> {
         self.redis(&["KEYS", "{}:*"]).await
     }
 
     /// Runs all jobs, and returns how often each ran.
-    async fn run_counts(&self) -> BTreeMap<String, usize> {
+    pub async fn run_counts(&self) -> BTreeMap<String, usize> {
         self.drain().await;
         let mut runs = BTreeMap::new();
         for name in self.log.ran() {
@@ -147,89 +147,6 @@ async fn jobs_are_moved_to_another_server_beside_those_that_are_there() {
     assert_eq!(new.run_counts().await, BTreeMap::from(names.map(|name| (name.to_owned(), 1))));
 }
 
-/// Where a move dies.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Death {
-    Taken,
-    Added,
-    /// The jobs have run at the new place, and their records have expired.
-    AddedAndRun,
-}
-
-#[tokio::test]
-async fn a_move_that_died_is_continued() {
-    type Batch = (String, String, Vec<Vec<u8>>, String);
-    for death in [Death::Taken, Death::Added, Death::AddedAndRun] {
-        let (old, new) = (TestQueue::new().await, TestQueue::new().await);
-        for name in ["a", "b", "c"] {
-            old.push(name, Behavior::Succeed).await;
-        }
-        let (id, batch, records, _): Batch = old.script("move_out", &["jobs", "m", "0", "30000", ""]).await;
-        assert_eq!(records.len(), 3);
-        assert!(!old.redis::<bool>(&["EXISTS", "{}:queue:default"]).await, "no worker finds them");
-        if death != Death::Taken {
-            let script = |name: &str| {
-                let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/queue/scripts");
-                std::fs::read_to_string(dir.join(name)).unwrap()
-            };
-            let script = redis::Script::new(&(script("lib.lua") + &script("move_in.lua")));
-            let mut call = script.key(&new.prefix);
-            call.arg(id).arg(batch);
-            for record in &records {
-                call.arg(record.as_slice());
-            }
-            let mut conn = connect(&servers().await.redis_url()).await.unwrap();
-            for _ in 0..2 {
-                let counts: (u64, u64) = call.invoke_async(&mut conn).await.unwrap();
-                assert_eq!(counts, (3, 0));
-            }
-        }
-        if death == Death::AddedAndRun {
-            assert_eq!(new.drain().await.finished, 3);
-            new.redis::<u32>(&["DEL", "{}:ended", "{}:done"]).await;
-        }
-        // It was enqueued meanwhile.
-        old.push("d", Behavior::Succeed).await;
-        new.stdout_of(&["move", "--from", &old.prefix]).await;
-        let once = ["a", "b", "c", "d"].map(|name| (name.to_owned(), 1));
-        assert_eq!(new.run_counts().await, BTreeMap::from(once), "{death:?}");
-        assert_eq!(old.keys().await, [""; 0], "{death:?}");
-    }
-}
-
-#[tokio::test]
-async fn a_move_that_is_killed_loses_and_repeats_no_job() {
-    const JOBS: usize = 5_000;
-    let (old, new) = (TestQueue::new().await, TestQueue::new().await);
-    let tasks: Vec<_> = (0..JOBS).map(|n| task(&n.to_string())).collect();
-    old.queue.enqueue_all(&tasks, Origin::default(), EnqueueOptions::default()).await.unwrap();
-    let stop = CancellationToken::new();
-    let work = tokio::spawn(new.worker(steady(20)).run(stop.clone(), CancellationToken::new()));
-    let mut kills = 0;
-    for round in 0..5 {
-        let ran = new.log.ran().len();
-        let mut moving = Running::start(new.command(&["move", "--from", &old.prefix]).await);
-        eventually("the move has begun or ended", || async {
-            (new.log.ran().len() > ran + 100 * round || ran + 100 * round >= JOBS).then_some(())
-        })
-        .await;
-        if !moving.has_ended() {
-            moving.signal("KILL");
-            kills += 1;
-        }
-        moving.end().await;
-    }
-    println!("killed {kills} times");
-    new.stdout_of(&["move", "--from", &old.prefix]).await;
-    eventually("all jobs have run", || async { (new.log.ran().len() >= JOBS).then_some(()) }).await;
-    stop.cancel();
-    work.await.unwrap().unwrap();
-    let runs = new.run_counts().await;
-    assert_eq!(runs.len(), JOBS);
-    assert!(runs.values().all(|count| *count == 1));
-    assert_eq!(old.keys().await, [""; 0]);
-}
-
 #[tokio::test]
 async fn a_move_that_would_do_harm_is_refused() {
     let (old, new) = (TestQueue::new().await, TestQueue::new().await);
@@ -261,7 +178,8 @@ async fn a_move_that_would_do_harm_is_refused() {
     let away = ["move", "--from", "rq", "--from-url", "redis://:hunter2@127.0.0.1:9/0"];
     let mut command = new.command(&away).await;
     command.env("REDIS_TIMEOUT_MS", "200");
-    let ended = run(command).await.failed(1, &["cannot use Redis: check --from-url", "127.0.0.1:9"]);
+    let unavailable = ["cannot use Redis: check --from-url", "127.0.0.1:9"];
+    let ended = run(command).await.failed(1, &unavailable).failed(1, &[".env instead of --from-url"]);
     assert!(!ended.stderr.contains("hunter2"), "{}", ended.stderr);
     let evicting = OwnRedis::start(&["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"]).await;
     let mut command = new.command(&["move", "--from", "rq"]).await;

@@ -8,12 +8,14 @@ use secrecy::ExposeSecret;
 
 use crate::support::{
     TestApp, eventually,
-    process::{Running, production_command, run, start_server},
-    queue::connect,
+    process::{Running, production_command, run, saas, start_server},
+    queue::{Behavior, TestQueue, connect},
     servers::{TestDatabase, servers},
 };
 
 const GUIDE: &str = "docs/databases.md";
+/// Commands of the scripts that the probe tries without a key, or not at all: only `saas queue move` needs SCAN with TYPE.
+const NOT_TRIED_WITH_A_KEY: [&str; 5] = ["PING", "SCRIPT", "TIME", "SCAN", "TYPE"];
 
 fn read_file(path: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
@@ -163,6 +165,19 @@ async fn the_permission_to_read_the_state_of_the_server_is_optional() {
 }
 
 #[tokio::test]
+async fn a_move_without_the_permission_to_scan_is_refused_before_it_moves_a_job() {
+    let redis = OwnRedis::start().await;
+    redis.command::<()>(&["ACL", "SETUSER", "saas", "on", ">password", "~*", "+@all", "-scan"]).await;
+    let old = TestQueue::on(redis.server.url.expose_secret(), "old");
+    old.push("one", Behavior::Succeed).await;
+    let mut command = saas(&["queue", "move", "--from", "old"]);
+    command.env("REDIS_URL", redis.url());
+    run(command).await.failed(1, &["'scan'"]);
+    let left: u64 = redis.command(&["LLEN", "old:queue:default"]).await;
+    assert_eq!(left, 1);
+}
+
+#[tokio::test]
 async fn the_probe_tries_every_command_of_the_scripts() {
     let mut conn = connect(&servers().await.redis_url()).await.unwrap();
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/queue/scripts");
@@ -170,7 +185,10 @@ async fn the_probe_tries_every_command_of_the_scripts() {
     let mut scripts: String = files.map(|path| std::fs::read_to_string(path).unwrap()).collect();
     scripts.push_str(&read_file("src/attempts/attempts.lua"));
     let probe = read_file("src/queue/scripts/probe.lua");
-    let tried: Vec<_> = probe.split(|c: char| !c.is_ascii_uppercase()).collect();
+    let (_, list) = probe.split_once("local COMMANDS = ").unwrap();
+    let (list, _) = list.split_once("\nif ").unwrap();
+    let mut tried: Vec<_> = list.split(|c: char| !c.is_ascii_uppercase()).collect();
+    tried.extend(NOT_TRIED_WITH_A_KEY);
     // Takes the text from each quote to the next, instead of pairs of quotes, because comments have
     // apostrophes.
     let quoted = scripts.match_indices('\'').filter_map(|(at, _)| scripts[at + 1..].split('\'').next());

@@ -1,11 +1,10 @@
--- Adds what `move_out` has taken out of another prefix. Each batch is added once, however often it is sent.
--- ARGV: id of the move, number of the batch, records..; or id of the move alone, if it has ended
+-- Adds what `move_out` has taken out of another prefix. Each batch is added once, however often it is sent: the hash `moved`
+-- has the number of the last batch of each move. It also outlives a move that has ended, because another process may still
+-- send a batch of it.
+-- ARGV: id of the move, number of the batch, records..
 -- Returns {number of jobs, number of ended jobs} in the batch
 local MOVE = ARGV[1]
-if #ARGV == 1 then
-  rc('HDEL', P .. ':moved', MOVE)
-  return { 0, 0 }
-end
+local REMEMBERED = 30 * DAY -- how long after its last batch a move can be continued
 local FIELDS = { 'att', 'crash', 'err', 'unknown', 'group', 'key', 'waits' }
 local add = {}
 
@@ -42,7 +41,7 @@ end
 -- A state or an outcome.
 function add.record(record)
   local bucket = P .. record.of .. record.bucket
-  if rc('EXISTS', bucket) == 0 then rc('ZADD', P .. record.of, record.last, bucket) end
+  rc('ZADD', P .. record.of, 'NX', record.last, bucket)
   if rc('HSETNX', bucket, record.field, record.text) == 1 and record.of == OUTCOME then
     rc('HINCRBY', P .. ':bytes', bucket, #record.text)
   end
@@ -68,5 +67,6 @@ end
 if tonumber(rc('HGET', P .. ':moved', MOVE) or 0) < tonumber(ARGV[2]) then
   for _, record in ipairs(records) do add[record.kind](record) end
   rc('HSET', P .. ':moved', MOVE, ARGV[2])
+  rc('PEXPIREAT', P .. ':moved', integer(now() + REMEMBERED))
 end
 return { jobs, ended }

@@ -2,8 +2,8 @@
 -- no worker finds its jobs, until a later call says that it has arrived. So a move that dies continues with the same batch.
 -- ARGV:
 --   step (settings, jobs, ended, keys, finish)
---   id of the move, if none has begun
---   number of the batch that has arrived, or 0
+--   id of the move, if none has begun: a new one in each call, because the new place remembers the batches of an id
+--   the batch that has arrived, as `id of the move:number`, or another text
 --   longest time since the last heartbeat of a running worker (ms)
 --   argument of the step: '' at first, then what the previous call returned
 -- Returns {id of the move, number of the batch, records, argument of the next call, or 'end'}. The argument is 'workers' if
@@ -166,7 +166,7 @@ end
 rc('HSETNX', state, 'id', ARGV[2])
 rc('HSETNX', state, 'batch', 1)
 local id, batch = unpack(rc('HMGET', state, 'id', 'batch'))
-if batch == ARGV[3] then
+if id .. ':' .. batch == ARGV[3] then
   rc('DEL', moving)
   batch = integer(rc('HINCRBY', state, 'batch', 1))
 end
