@@ -238,9 +238,9 @@ pub(super) fn weaknesses(config: &Config, findings: &Findings) -> Vec<String> {
 pub(super) async fn wait_for_database(config: &Config) -> anyhow::Result<AsyncPgConnection> {
     let limit = Duration::from_secs(config.database_pool.database_wait_seconds);
     let (deadline, mut pause) = (Instant::now() + limit, DATABASE_RETRY_INTERVAL);
-    let conn = loop {
-        let error = match db::try_connect(&config.database).await {
-            Ok(conn) => break conn,
+    loop {
+        let error = match connect(config).await {
+            Ok(conn) => return Ok(conn),
             Err(error) => error,
         };
         let can_pass = error.downcast_ref::<ConnectFailure>().is_some_and(|failure| failure.is_transient);
@@ -256,12 +256,25 @@ pub(super) async fn wait_for_database(config: &Config) -> anyhow::Result<AsyncPg
         }
         sleep(pause).await;
         pause = (2 * pause).min(MAX_DATABASE_RETRY_INTERVAL);
-    };
-    let budget = ConnectionBudget::read(&conn, config.database_pool.database_pool_size).await?;
-    if let Some(problem) = budget.problem() {
-        tracing::warn!("PostgreSQL connections: {problem}");
     }
-    Ok(conn)
+}
+
+/// Connects to PostgreSQL once, and warns if it has too few connections for this process.
+async fn connect(config: &Config) -> anyhow::Result<AsyncPgConnection> {
+    let conn = db::try_connect(&config.database).await?;
+    match ConnectionBudget::read(&conn, config.database_pool.database_pool_size).await {
+        Ok(budget) => {
+            if let Some(problem) = budget.problem() {
+                tracing::warn!("PostgreSQL connections: {problem}");
+            }
+            Ok(conn)
+        }
+        Err(error) => {
+            tracing::warn!(error = chain(&error), "cannot read how many connections PostgreSQL has");
+            // The first one may have ended.
+            db::try_connect(&config.database).await
+        }
+    }
 }
 
 /// Waits until Redis answers and accepts writes, and checks that it does not lose jobs and that its user has all permissions.

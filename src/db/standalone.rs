@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, bail};
-use diesel::{QueryResult, QueryableByName, sql_types::Text};
+use anyhow::bail;
+use diesel::{QueryResult, QueryableByName, result::Error as DieselError, sql_types::Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use tokio::time::{Instant, sleep};
 
 use super::connect::Target;
-use crate::config::{Database, DatabaseSettingNames};
+use crate::{
+    config::{Database, DatabaseSettingNames},
+    error::Error,
+};
 
 /// How long a command waits for a server that has no free connection or is just starting.
 const FREE_CONNECTION_TIMEOUT: Duration = Duration::from_secs(5);
@@ -43,7 +46,7 @@ const ENCODING: &str = "SELECT current_setting('server_encoding') AS value";
 pub(super) const POOLER_FIX: &str = "A pooler loses prepared statements: use PgBouncer 1.21 or newer with max_prepared_statements \
                           greater than 0, or pool_mode = session";
 
-/// Why a connection cannot be opened, and what to do.
+/// Why a connection cannot be opened or used, and what to do.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct ConnectFailure {
@@ -133,7 +136,7 @@ async fn try_open(target: &Target, names: DatabaseSettingNames) -> Result<AsyncP
 }
 
 async fn check_encoding(mut conn: AsyncPgConnection) -> anyhow::Result<AsyncPgConnection> {
-    let encoding = text(&mut conn, ENCODING).await.context("cannot read the encoding of the database")?;
+    let encoding = text(&mut conn, ENCODING).await.map_err(encoding_unknown)?;
     if encoding != "UTF8" {
         bail!(
             "the database has the encoding {encoding}, which cannot store all names and addresses; create one with \
@@ -141,6 +144,13 @@ async fn check_encoding(mut conn: AsyncPgConnection) -> anyhow::Result<AsyncPgCo
         );
     }
     Ok(conn)
+}
+
+/// The connection can end before the answer, as while a server or a proxy is shutting down.
+fn encoding_unknown(error: DieselError) -> ConnectFailure {
+    let message = format!("cannot read the encoding of the database: {error}");
+    let is_unavailable = matches!(Error::from(error), Error::Unavailable { .. });
+    ConnectFailure { is_transient: is_unavailable && !has(&message, PERMANENT), message }
 }
 
 fn is_transient(problem: &str) -> bool {

@@ -69,6 +69,27 @@ async fn a_process_waits_at_start_for_a_server_that_is_away() {
 }
 
 #[tokio::test]
+async fn a_connection_that_ends_during_the_checks_at_start_is_replaced() {
+    let database = TestDatabase::migrated().await;
+    let (proxy, url) = Proxy::before(&database.url).await;
+    // The names of columns in the answers: about the encoding, and about the limits.
+    for (column, logged) in [
+        ("value", "cannot use PostgreSQL, retrying"),
+        ("usable", "cannot read how many connections PostgreSQL has"),
+    ] {
+        for (args, started) in STARTED {
+            proxy.lose_answer(column);
+            let mut command = production_command(args, &database, "p").await;
+            command.env("DATABASE_URL", &url);
+            let mut process = Running::start(command);
+            process.wait_for_output(logged).await;
+            process.wait_for_output(started).await;
+            assert!(proxy.has_lost_it(), "{column}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_process_waits_at_start_for_a_free_connection_but_not_for_a_password() {
     let database = TestDatabase::migrated().await;
     let role = Role::create(&database, 0).await;
