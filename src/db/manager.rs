@@ -25,6 +25,8 @@ struct DoubtTimes {
     useless: Option<Instant>,
     /// Connections that have answered last at this time or earlier may be useless.
     doubtful: Option<Instant>,
+    /// When a connection was found that does not answer, if none has answered since.
+    silent: Option<Instant>,
 }
 
 impl Doubts {
@@ -35,7 +37,31 @@ impl Doubts {
 
     /// Records that a statement which was sent at `at` has no answer, so that the server may be frozen.
     pub(super) fn ask_if_silent_since(&self, at: Instant) {
-        self.update(|times| times.doubtful = times.doubtful.max(Some(at)));
+        self.update(|times| {
+            times.doubtful = times.doubtful.max(Some(at));
+            // A connection could be used after that time.
+            times.silent = times.silent.filter(|found_at| *found_at >= at);
+        });
+    }
+
+    /// Records that a connection which was asked at `asked_at` does not answer. If another one was found silent before, the
+    /// server is frozen: all are useless, because each of them would cost a request the same wait. A single one may be silent
+    /// because this process was too busy to read the answer.
+    fn record_silence(&self, asked_at: Instant) {
+        self.update(|times| match times.silent {
+            None => times.silent = Some(Instant::now()),
+            // Both were asked during the same pause.
+            Some(found_at) if asked_at < found_at => {}
+            Some(_) => {
+                times.useless = times.useless.max(Some(asked_at));
+                times.silent = None;
+            }
+        });
+    }
+
+    /// Records that a connection has answered, so that those before it were silent for another reason than the server.
+    fn record_answer(&self) {
+        self.update(|times| times.silent = None);
     }
 
     fn update(&self, change: impl FnOnce(&mut DoubtTimes)) {
@@ -111,12 +137,12 @@ impl bb8::ManageConnection for Manager {
         match timeout(self.answer_timeout, pooled.conn.batch_execute("SELECT 1")).await {
             Ok(answer) => answer?,
             Err(_) => {
-                // The others would each cost a request the same wait.
-                self.doubts.discard_opened_until(asked_at);
+                self.doubts.record_silence(asked_at);
                 return Err("the server of this connection does not answer".into());
             }
         }
         pooled.is_asked = false;
+        self.doubts.record_answer();
         pooled.answered_at = Instant::now();
         Ok(())
     }
@@ -124,5 +150,32 @@ impl bb8::ManageConnection for Manager {
     fn has_broken(&self, pooled: &mut PooledPgConnection) -> bool {
         pooled.answered_at = Instant::now();
         pooled.is_asked || std::thread::panicking() || pooled.conn.is_broken()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_are_useless_only_after_a_second_one_is_silent() {
+        let doubts = Doubts::default();
+        let later = || Instant::now() + Duration::from_secs(60);
+        let begun = Instant::now();
+        while Instant::now() == begun {}
+        doubts.record_silence(begun);
+        doubts.record_silence(begun);
+        assert_eq!(doubts.times().useless, None, "asked at the same time");
+        doubts.record_answer();
+        doubts.record_silence(later());
+        assert_eq!(doubts.times().useless, None, "another one has answered");
+        doubts.ask_if_silent_since(later());
+        doubts.record_silence(later());
+        assert_eq!(doubts.times().useless, None, "another one was used");
+        let second = later();
+        doubts.record_silence(second);
+        assert_eq!(doubts.times().useless, Some(second));
+        doubts.record_silence(later());
+        assert_eq!(doubts.times().useless, Some(second), "the first one of another server");
     }
 }

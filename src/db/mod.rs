@@ -75,8 +75,8 @@ impl Db {
         let timeout = Duration::from_millis(settings.database_timeout_ms);
         let last_error = LastError::default();
         let (target, doubts) = (Target::new(database.options()?)?, Doubts::default());
-        // A connection that is asked, and then a new one, must fit into the wait of one request.
-        let manager = Manager::new(target.clone(), doubts.clone(), timeout / 3);
+        // Two connections that are asked, and then a new one, must fit into the wait of one request.
+        let manager = Manager::new(target.clone(), doubts.clone(), timeout / 4);
         let pool = bb8::Pool::builder()
             .max_size(settings.database_pool_size)
             .connection_timeout(timeout)
