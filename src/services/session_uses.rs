@@ -26,12 +26,21 @@ pub(super) async fn record(app: &App, session: &Session) {
     if !session.is_touch_due() || session.has_ended() {
         return;
     }
+    // A use that is pending already is being written by another request, or is written by the next flush.
+    let is_pending = app.session_uses.get(&session.id).is_some();
     app.session_uses.record(session.id);
-    if session.is_almost_idle()
-        && let Err(error) = write(app, &[(session.id, Instant::now())]).await
-    {
+    if is_pending || !session.is_almost_idle() {
+        return;
+    }
+    // No use is recorded if too many are pending.
+    let used_at = app.session_uses.get(&session.id).unwrap_or_else(Instant::now);
+    match write(app, &[(session.id, used_at)]).await {
+        // Each request that has a copy from before the write would write again.
+        Ok(()) => app.identities.invalidate_all(),
         // It is still pending.
-        tracing::warn!(error = chain(&error), "cannot record that a session is in use; retrying");
+        Err(error) => {
+            tracing::warn!(error = chain(&error), "cannot record that a session is in use; retrying");
+        }
     }
 }
 

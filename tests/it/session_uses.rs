@@ -152,8 +152,9 @@ async fn a_failed_flush_is_repeated() {
 
 /// Another replica would end the session before the next flush.
 #[tokio::test]
-async fn the_use_of_a_session_that_is_almost_idle_is_written_at_once() {
-    let app = TestApp::start().await;
+async fn the_use_of_a_session_that_is_almost_idle_is_written_once_and_at_once() {
+    // Longer than the test.
+    let app = TestApp::with(&["--identity-cache-ms=60000"]).await;
     let user = app.user().await;
     let ids = open(&app, &user, 2).await;
     for (id, left, expected) in [(ids[0], "1 hour", false), (ids[1], "55 seconds", true)] {
@@ -162,6 +163,10 @@ async fn the_use_of_a_session_that_is_almost_idle_is_written_at_once() {
         assert!(app.is_signed_in(&with_session(&app, &user, id)).await);
         assert_eq!(is_written(&app.database, id).await, expected, "{left}");
     }
+    assert_eq!(pending(&app), [ids[0]], "no flush writes it again");
+    // Nor does the next request, because it reads the session again.
+    app.sql(&format!("UPDATE sessions SET revoked_at = now() WHERE id = '{}'", ids[1])).await;
+    assert!(!app.is_signed_in(&with_session(&app, &user, ids[1])).await);
 }
 
 #[tokio::test]
