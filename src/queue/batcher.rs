@@ -54,10 +54,11 @@ impl EnqueueBatcher {
         Self { pushes, state: Arc::default() }
     }
 
-    /// Enqueues a job in the next batch, and returns when Redis has it.
+    /// Enqueues a job in the next batch, and returns when Redis has it. The time limit of [`PushClient::in_time`] includes the
+    /// wait for the batch before.
     ///
     /// # Errors
-    /// [`Error::OwnerLimit`] if the owner has too many jobs; [`Error::Unavailable`] if Redis does not answer.
+    /// [`Error::OwnerLimit`] if the owner has too many jobs; [`Error::Unavailable`] if Redis does not answer in time.
     pub(super) async fn push(&self, destination: Destination, id: String, envelope: String) -> Result<()> {
         let (reply, answer) = oneshot::channel();
         let is_first = {
@@ -70,7 +71,8 @@ impl EnqueueBatcher {
             let guard = PushGuard { batcher: self.clone(), done: false };
             tokio::spawn(self.clone().push_batches(guard));
         }
-        match answer.await {
+        let in_time = self.pushes.in_time(answer).await;
+        match in_time.map_err(|late| Error::Unavailable(late.into()))? {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(match *error {
                 Error::OwnerLimit(limit) => Error::OwnerLimit(limit),

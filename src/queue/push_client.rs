@@ -17,6 +17,7 @@ use super::{
     connector::Connector,
     error::{Error, Result},
     push::{Push, push},
+    reconnecting_connection::before_change,
     script_client::ScriptClient,
 };
 
@@ -24,6 +25,8 @@ use super::{
 const MAX_CONNECTIONS: usize = 8;
 /// A connection that was idle for longer is pinged before it is used.
 const PING_AFTER_IDLE: Duration = Duration::from_millis(500);
+/// A connection that was idle for longer is closed by the next push.
+const MAX_IDLE: Duration = Duration::from_secs(60);
 /// TTL of the key that is written before each `WAIT`.
 const MARK_TTL_MS: u64 = 1_000;
 
@@ -71,13 +74,24 @@ impl PushClient {
         let Some(replication) = &self.replication else {
             return push_on(&self.scripts, calls).await;
         };
-        // Two attempts to push, as without replicas, and the wait for the replicas.
-        match timeout(3 * self.scripts.timeout(), replication.push_all(&self.scripts, calls)).await {
+        match self.in_time(replication.push_all(&self.scripts, calls)).await {
             Ok(answers) => answers,
-            Err(elapsed) => {
-                calls.iter().map(|_| Err(Error::Unavailable(elapsed.to_string().into()))).collect()
-            }
+            Err(late) => calls.iter().map(|_| Err(Error::Unavailable(late.clone().into()))).collect(),
         }
+    }
+
+    /// Awaits what a caller waits for, for three times the timeout of an attempt at most: two attempts to push, and the wait
+    /// for the replicas.
+    ///
+    /// # Errors
+    /// If that is over. The jobs may run all the same.
+    pub(super) async fn in_time<T>(&self, answer: impl Future<Output = T>) -> Result<T, WaitError> {
+        let limit = 3 * self.scripts.timeout();
+        let limit_ms = limit.as_millis();
+        timeout(limit, answer).await.map_err(|_| match self.replicas() {
+            0 => WaitError::Late { limit_ms },
+            wanted => WaitError::LateReplicas { wanted, limit_ms },
+        })
     }
 }
 
@@ -100,9 +114,9 @@ struct IdleConnection {
     since: Instant,
 }
 
-/// Why the replicas are not known to have some jobs.
+/// Why Redis or the replicas are not known to have some jobs.
 #[derive(Debug, Clone, thiserror::Error)]
-enum WaitError {
+pub(super) enum WaitError {
     #[error(
         "{reached} of {wanted} replicas of Redis have the job after {limit_ms} ms (QUEUE_WAIT_REPLICAS); it may run all \
          the same"
@@ -110,6 +124,13 @@ enum WaitError {
     TooFew { reached: u32, wanted: u32, limit_ms: u128 },
     #[error("cannot wait for the replicas of Redis")]
     Redis(#[source] RedisError),
+    #[error("Redis has not confirmed the job after {limit_ms} ms; it may run all the same")]
+    Late { limit_ms: u128 },
+    #[error(
+        "Redis and {wanted} replicas (QUEUE_WAIT_REPLICAS) have not confirmed the job after {limit_ms} ms; it may run all the \
+         same"
+    )]
+    LateReplicas { wanted: u32, limit_ms: u128 },
 }
 
 impl Replication {
@@ -128,12 +149,20 @@ impl Replication {
     async fn attempt(&self, scripts: &ScriptClient, calls: &[Push<'_>]) -> Answers {
         let (connection, changes) = match self.connect(scripts.timeout()).await {
             Ok(opened) => opened,
-            Err(error) => return calls.iter().map(|_| Err(error.clone().into())).collect(),
+            Err(error) => return failed(calls, &error),
         };
-        let answers = push_on(&scripts.on(connection.clone()), calls).await;
-        let waited = match answers.iter().any(Result::is_ok) {
-            true => self.wait(connection.clone(), scripts).await,
-            false => Ok(()),
+        let pushing = async {
+            let answers = push_on(&scripts.on(connection.clone()), calls).await;
+            let waited = match answers.iter().any(Result::is_ok) {
+                true => self.wait(connection.clone(), scripts).await,
+                false => Ok(()),
+            };
+            (answers, waited)
+        };
+        let primary_changes = self.connector.primary_changes();
+        let (answers, waited) = match before_change(changes, primary_changes, pushing).await {
+            Ok(ended) => ended,
+            Err(error) => return failed(calls, &error),
         };
         let is_unavailable = |answer: &Result<_>| matches!(answer, Err(Error::Unavailable(_)));
         if !answers.iter().any(is_unavailable) && !matches!(waited, Err(WaitError::Redis(_))) {
@@ -171,7 +200,9 @@ impl Replication {
             if since.elapsed() < PING_AFTER_IDLE {
                 return Ok((connection, changes));
             }
-            let answer: RedisResult<()> = redis::cmd("PING").query_async(&mut connection).await;
+            let command = redis::cmd("PING");
+            let ping = command.query_async::<()>(&mut connection);
+            let answer = before_change(changes, self.connector.primary_changes(), ping).await.flatten();
             if answer.is_ok() {
                 return Ok((connection, changes));
             }
@@ -181,13 +212,20 @@ impl Replication {
     }
 
     fn take_idle(&self) -> Option<IdleConnection> {
-        self.idle().pop()
+        let mut idle = self.idle();
+        idle.retain(|unused| unused.since.elapsed() < MAX_IDLE);
+        idle.pop()
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<IdleConnection>> {
         // Nothing panics while holding the lock.
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Returns the same error as the answer to each call.
+fn failed(calls: &[Push<'_>], error: &RedisError) -> Answers {
+    calls.iter().map(|_| Err(error.clone().into())).collect()
 }
 
 /// Returns whether a connection was closed, or leads to a replica, unlike one that does not answer in time.

@@ -96,14 +96,7 @@ impl ReconnectingConnection {
     /// If another server becomes the primary meanwhile: the old one may never answer.
     pub(super) async fn answer<T>(&self, answer: impl Future<Output = T>) -> RedisResult<T> {
         let opened_at = self.conn.as_ref().map_or(0, |(_, changes)| *changes);
-        tokio::select! {
-            biased;
-            answer = answer => Ok(answer),
-            () = changed_from(opened_at, self.primary_changes.clone()) => {
-                let changed = "another server has become the primary of Redis";
-                Err(io::Error::new(io::ErrorKind::ConnectionAborted, changed).into())
-            }
-        }
+        before_change(opened_at, self.primary_changes.clone(), answer).await
     }
 
     /// Returns whether the primary has changed since the connection was opened.
@@ -157,6 +150,25 @@ impl ReconnectingConnection {
         }
         let next = (self.backoff * 2).max(Duration::from_millis(100));
         self.backoff = next.min(MAX_BACKOFF);
+    }
+}
+
+/// Awaits an answer of a connection that was opened when the number of changes of the primary was `opened_at`.
+///
+/// # Errors
+/// If another server becomes the primary meanwhile: the old one may never answer.
+pub(super) async fn before_change<T>(
+    opened_at: u64,
+    primary_changes: watch::Receiver<u64>,
+    answer: impl Future<Output = T>,
+) -> RedisResult<T> {
+    tokio::select! {
+        biased;
+        answer = answer => Ok(answer),
+        () = changed_from(opened_at, primary_changes) => {
+            let changed = "another server has become the primary of Redis";
+            Err(io::Error::new(io::ErrorKind::ConnectionAborted, changed).into())
+        }
     }
 }
 

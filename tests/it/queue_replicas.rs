@@ -138,6 +138,21 @@ async fn a_job_is_refused_while_too_few_replicas_have_it() {
 }
 
 #[tokio::test]
+async fn a_call_that_cannot_even_wait_for_the_replicas_names_the_setting() {
+    let pair = Pair::start().await;
+    let queue = pair.queue();
+    pair.replica.process.signal("STOP");
+    // Eight wait for the replica at the same time, each for a third of the time that the last ones have.
+    let tasks: Vec<_> = (0..40).map(|n| task(&n.to_string())).collect();
+    let client = &queue.queue;
+    let calls = tasks.iter().map(|task| client.enqueue_with(task, Origin::default(), EnqueueOptions::default()));
+    let answers = futures_util::future::join_all(calls).await;
+    let texts: Vec<_> = answers.into_iter().map(|answer| saas::error::chain(&answer.unwrap_err())).collect();
+    let is_late = |text: &String| text.contains("1 replicas (QUEUE_WAIT_REPLICAS) have not confirmed the job");
+    assert!(texts.iter().any(is_late), "{texts:?}");
+}
+
+#[tokio::test]
 async fn an_accepted_job_survives_a_promotion() {
     let mut pair = Pair::start().await;
     let queue = pair.queue();
