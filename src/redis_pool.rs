@@ -143,8 +143,9 @@ impl RedisPool {
         Ok(guard.clone())
     }
 
-    /// Sends a request. If the connection fails, sends it again on another one: after a restart of Redis all connections
-    /// of the pool have failed. If the server is not the primary any more, tries again until another one is.
+    /// Sends a request. If the connection fails, or another server becomes the primary, sends it again on another one: after
+    /// a restart of Redis all connections of the pool have failed. If the server refuses the request because it is not the
+    /// primary any more, tries again until another one is.
     async fn request<T, A>(&self, send: impl Fn(MultiplexedConnection) -> A) -> RedisResult<T>
     where
         A: Future<Output = RedisResult<T>>,
@@ -155,7 +156,9 @@ impl RedisPool {
         loop {
             let late = |_| refusal.clone().unwrap_or_else(|| timed_out("no answer in time"));
             let connection = timeout_at(deadline.into(), self.checkout()).await.map_err(late)??;
-            let answer = timeout_at(deadline.into(), send(connection.inner)).await.map_err(late).flatten();
+            let sent = send(connection.inner);
+            let answer = self.servers.before_change(connection.primary_changes, sent);
+            let answer = timeout_at(deadline.into(), answer).await.map_err(late).flatten();
             let error = match answer {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
@@ -305,7 +308,9 @@ impl bb8::ManageConnection for Manager {
         }
         // A checkout that times out drops this future. The flag then stays set, and the pool discards the connection.
         connection.is_pinged = true;
-        redis::cmd("PING").query_async::<()>(&mut connection.inner).await?;
+        let command = redis::cmd("PING");
+        let ping = command.query_async::<()>(&mut connection.inner);
+        self.servers.before_change(connection.primary_changes, ping).await?;
         connection.is_pinged = false;
         Ok(())
     }

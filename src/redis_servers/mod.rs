@@ -143,6 +143,25 @@ impl RedisServers {
         self.0.endpoints.server.redis_settings().db()
     }
 
+    /// Awaits an answer of a connection that was opened when [`Self::changes`] was `opened_at`.
+    ///
+    /// # Errors
+    /// If another server becomes the primary meanwhile: the old one may never answer. Otherwise the error of the answer.
+    pub async fn before_change<T>(
+        &self,
+        opened_at: u64,
+        answer: impl Future<Output = RedisResult<T>>,
+    ) -> RedisResult<T> {
+        tokio::select! {
+            biased;
+            answer = answer => answer,
+            () = self.changed_from(opened_at) => {
+                let changed = "another server has become the primary of Redis";
+                Err(io::Error::new(io::ErrorKind::ConnectionAborted, changed).into())
+            }
+        }
+    }
+
     async fn connect_to_primary(
         &self,
         connect_timeout: Duration,
