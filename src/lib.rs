@@ -25,7 +25,7 @@
 //! | [`email_address`] | which addresses are accepted, and when two spellings are the same address | |
 //! | [`dev`] | the private servers of `saas dev` and of the tests | |
 //! | [`config`] | the settings, part of the base | email_address |
-//! | [`error`], [`logging`], [`pool`], [`redis_pool`], [`redis_servers`] | the base, which every module except `queue` may import, as `config` | |
+//! | [`error`], [`logging`], [`lookups`], [`pool`], [`redis_pool`], [`redis_servers`] | the base, which every module except `queue` may import, as `config` | |
 //!
 //! The test `tree::modules_import_only_what_the_table_allows` reads this table, and `import_cycles` finds files that import
 //! each other.
@@ -43,6 +43,7 @@ pub mod email_address;
 pub mod error;
 pub mod jobs;
 pub mod logging;
+pub mod lookups;
 pub mod mail;
 pub mod models;
 pub mod pool;

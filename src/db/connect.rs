@@ -12,10 +12,7 @@ use std::{
 use diesel::{ConnectionError, ConnectionResult};
 use diesel_async::AsyncPgConnection;
 use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
-use tokio::{
-    net::{UnixStream, lookup_host},
-    time::timeout,
-};
+use tokio::{net::UnixStream, time::timeout};
 use tokio_postgres::{
     CancelToken, Config, NoTls, Socket,
     config::{ChannelBinding as BindingMode, SslMode, SslNegotiation},
@@ -32,6 +29,7 @@ use super::{
 use crate::{
     config::{PostgresOptions, PostgresServer, SessionAttrs},
     error::BoxError,
+    lookups::Lookups,
 };
 
 /// Time limit for an address: for the TCP connection, TLS, the login and the check of the server together.
@@ -53,6 +51,7 @@ pub(super) struct Target {
     ways: Vec<Option<Encrypted>>,
     /// The address of the newest connection. It is tried first, because the one before it may be frozen.
     last_used: Arc<Mutex<Option<String>>>,
+    lookups: Lookups,
 }
 
 /// An address that a connection is tried to.
@@ -73,7 +72,8 @@ impl Target {
             true => tls::attempts(&options.tls, requires_binding(&options))?,
             false => Vec::new(),
         };
-        Ok(Self { options: options.into(), ways, last_used: Arc::default() })
+        let (last_used, lookups) = (Arc::default(), Lookups::default());
+        Ok(Self { options: options.into(), ways, last_used, lookups })
     }
 
     /// Opens a connection to the first server that accepts it and is of the wanted kind. An address that does not answer
@@ -142,7 +142,7 @@ impl Target {
     async fn addresses(&self) -> (Vec<Address>, Vec<(String, String)>) {
         let servers = &self.options.servers;
         let limit = if servers.len() > 1 { SHARED_LOOKUP_TIMEOUT } else { LOOKUP_TIMEOUT };
-        let lookups = servers.iter().map(|server| timeout(limit, look_up(server)));
+        let lookups = servers.iter().map(|server| timeout(limit, look_up(&self.lookups, server)));
         let (mut addresses, mut failures) = (Vec::new(), Vec::new());
         for (server, found) in servers.iter().zip(join_all(lookups).await) {
             match found {
@@ -255,7 +255,7 @@ where
     Ok(AsyncPgConnection::try_from_client_and_connection(client, connection).await?)
 }
 
-async fn look_up(server: &PostgresServer) -> io::Result<Vec<Address>> {
+async fn look_up(lookups: &Lookups, server: &PostgresServer) -> io::Result<Vec<Address>> {
     let (name, port) = match server {
         PostgresServer::Unix(path) => return Ok(vec![Address::Unix(path.clone())]),
         PostgresServer::Tcp { name, address: Some(ip), port } => {
@@ -263,7 +263,7 @@ async fn look_up(server: &PostgresServer) -> io::Result<Vec<Address>> {
         }
         PostgresServer::Tcp { name, address: None, port } => (name, *port),
     };
-    let found = lookup_host((name.as_str(), port)).await?;
+    let found = lookups.look_up(name, port).await?.into_iter();
     let list: Vec<_> = found.map(|address| Address::Tcp { name: name.clone(), address }).collect();
     if list.is_empty() { Err(io::Error::other("the name has no address")) } else { Ok(list) }
 }
