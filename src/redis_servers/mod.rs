@@ -27,7 +27,10 @@ use tokio::{
     time::timeout,
 };
 
-use crate::config::{RedisEndpoints, RedisTopology};
+use crate::{
+    config::{RedisEndpoints, RedisTopology},
+    lookups::Lookups,
+};
 use hello::Hello;
 use node::{Primary, Question, key_slot};
 
@@ -38,6 +41,7 @@ pub struct RedisServers(Arc<Inner>);
 struct Inner {
     endpoints: RedisEndpoints,
     question: Question,
+    lookups: Lookups,
     /// How long a Sentinel or a node may take to answer.
     ask_timeout: Duration,
     /// Whether the thread that looks for the primary is running.
@@ -72,6 +76,7 @@ impl RedisServers {
         Self(Arc::new(Inner {
             endpoints,
             question,
+            lookups: Lookups::default(),
             ask_timeout,
             is_watched: AtomicBool::new(false),
             ask_now: Arc::default(),
@@ -226,7 +231,8 @@ impl RedisServers {
     ) -> RedisResult<(MultiplexedConnection, Hello)> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(None)
-            .set_response_timeout(Some(response_timeout));
+            .set_response_timeout(Some(response_timeout))
+            .set_dns_resolver(self.0.lookups.clone());
         let client = self.client(address)?;
         let opened = async {
             let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;

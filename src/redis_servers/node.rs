@@ -1,6 +1,6 @@
 //! Asks a Sentinel or a node of a cluster which server is the primary.
 
-use std::{io, iter, time::Duration};
+use std::{io, time::Duration};
 
 use redis::{
     AsyncConnectionConfig, ConnectionAddr, ConnectionInfo, RedisError, RedisResult, Value,
@@ -9,7 +9,7 @@ use redis::{
 use tokio::time::timeout;
 
 use super::{misconfigured, timed_out};
-use crate::config::hash_tag;
+use crate::{config::hash_tag, lookups::Lookups};
 
 /// What is asked.
 pub(super) enum Question {
@@ -32,23 +32,28 @@ pub(super) struct Primary {
 
 /// What one Sentinel or node answers.
 pub(super) struct Answer {
+    /// The id of the asked node, or the address at which it was asked if it does not tell.
+    pub(super) voter: String,
+    /// Whether the asked server takes part in elections: a Sentinel, or a primary of the cluster.
+    pub(super) elects: bool,
     pub(super) id: String,
     pub(super) announced: ConnectionAddr,
     /// The address at which the asked node was reached, if it is the primary itself.
     pub(super) reached: Option<ConnectionAddr>,
-    /// The primary and the replicas that can replace it, in a cluster.
-    pub(super) shard: Vec<ConnectionAddr>,
+    /// In a cluster, the primary, the replicas that can replace it, and the other primaries, which elect one of them.
+    pub(super) nodes: Vec<ConnectionAddr>,
 }
 
 /// A Sentinel or a node that is asked, and the connection to it.
 pub(super) struct Node {
     info: ConnectionInfo,
+    lookups: Lookups,
     connection: Option<MultiplexedConnection>,
 }
 
 impl Node {
-    pub(super) fn new(info: ConnectionInfo) -> Self {
-        Self { info, connection: None }
+    pub(super) fn new(info: ConnectionInfo, lookups: Lookups) -> Self {
+        Self { info, lookups, connection: None }
     }
 
     pub(super) fn address(&self) -> &ConnectionAddr {
@@ -79,7 +84,10 @@ impl Node {
             return Ok((connection, answer));
         }
         // The caller limits the time.
-        let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(None)
+            .set_response_timeout(None)
+            .set_dns_resolver(self.lookups.clone());
         let client = redis::Client::open(self.info.clone())?;
         let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
         let answer = question.ask(&mut connection, self.info.addr()).await?;
@@ -128,7 +136,14 @@ async fn ask_sentinel(
         ))
     })?;
     let announced = address(asked, Some(host), port);
-    Ok(Answer { id: announced.to_string(), announced, reached: None, shard: Vec::new() })
+    Ok(Answer {
+        voter: asked.to_string(),
+        elects: true,
+        id: announced.to_string(),
+        announced,
+        reached: None,
+        nodes: Vec::new(),
+    })
 }
 
 async fn ask_cluster(
@@ -147,22 +162,36 @@ async fn ask_cluster(
             false => error,
         }
     })?;
-    // Only to recognize the asked node. The user may lack the permission.
+    // To recognize the asked node. The user may lack the permission.
     let myself: Option<String> = redis::cmd("CLUSTER").arg("MYID").query_async(connection).await.ok();
-    let is_owned = |row: &&Vec<Value>| {
+    let is_owned = |row: &[Value]| {
         let bound = |at: usize| row.get(at).and_then(|value| from_redis_value_ref::<u16>(value).ok());
         matches!((bound(0), bound(1)), (Some(first), Some(last)) if (first..=last).contains(&slot))
     };
-    let row = slots.iter().find(is_owned);
-    let mut shard = row.into_iter().flat_map(|row| row.iter().skip(2)).filter_map(|node| parse(node, asked));
-    let (id, announced) = shard.next().ok_or_else(|| {
+    let (mut owner, mut nodes, mut elects) = (None, Vec::new(), false);
+    for row in &slots {
+        let mut shard = row.iter().skip(2).filter_map(|node| parse(node, asked));
+        let Some((id, address)) = shard.next() else { continue };
+        elects |= myself.as_ref() == Some(&id);
+        let mut members = vec![address.clone()];
+        if is_owned(row) {
+            members.extend(shard.map(|(_, address)| address));
+            owner = Some((id, address));
+        }
+        for address in members {
+            if !nodes.contains(&address) {
+                nodes.push(address);
+            }
+        }
+    }
+    let (id, announced) = owner.ok_or_else(|| {
         io::Error::other(format!(
             "no node of the cluster has slot {slot} with the keys, says the one at {asked}"
         ))
     })?;
     let reached = (myself.as_deref() == Some(id.as_str())).then(|| asked.clone());
-    let shard = iter::once(announced.clone()).chain(shard.map(|(_, address)| address)).collect();
-    Ok(Answer { id, announced, reached, shard })
+    let voter = myself.unwrap_or_else(|| asked.to_string());
+    Ok(Answer { voter, elects, id, announced, reached, nodes })
 }
 
 /// Parses the id and the address of a node in an answer to CLUSTER SLOTS.

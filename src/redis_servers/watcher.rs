@@ -3,6 +3,7 @@
 //! It is a thread with a runtime of its own: jobs that block the runtime of a worker must not delay a failover.
 
 use std::{
+    collections::HashSet,
     io,
     sync::{Arc, Weak},
     thread,
@@ -41,7 +42,8 @@ async fn watch(inner: Weak<Inner>, ask_now: Arc<Notify>) {
     loop {
         let Some(inner) = inner.upgrade() else { return };
         if nodes.is_empty() {
-            nodes = inner.endpoints.seeds.iter().cloned().map(Node::new).collect();
+            let seeds = inner.endpoints.seeds.iter().cloned();
+            nodes = seeds.map(|seed| Node::new(seed, inner.lookups.clone())).collect();
         }
         inner.ask_all(&mut nodes).await;
         drop(inner);
@@ -67,16 +69,17 @@ impl Inner {
         self.publish(&answers, errors);
     }
 
-    /// Also asks the nodes of the shard from now on: the seeds may be gone when its primary fails.
+    /// Also asks the nodes of the shard from now on, since the seeds may be gone when its primary fails, and the other
+    /// primaries, which elect the next one.
     fn learn(&self, nodes: &mut Vec<Node>, answers: &[Answer]) {
-        let is_in_shard =
-            |address: &ConnectionAddr| answers.iter().any(|answer| answer.shard.contains(address));
+        let is_known = |address: &ConnectionAddr| answers.iter().any(|answer| answer.nodes.contains(address));
         let is_seed =
             |address: &ConnectionAddr| self.endpoints.seeds.iter().any(|seed| seed.addr() == address);
-        nodes.retain(|node| is_seed(node.address()) || is_in_shard(node.address()));
-        for address in answers.iter().flat_map(|answer| &answer.shard) {
+        nodes.retain(|node| is_seed(node.address()) || is_known(node.address()));
+        for address in answers.iter().flat_map(|answer| &answer.nodes) {
             if !nodes.iter().any(|node| node.address() == address) {
-                nodes.push(Node::new(self.endpoints.server.clone().set_addr(address.clone())));
+                let info = self.endpoints.server.clone().set_addr(address.clone());
+                nodes.push(Node::new(info, self.lookups.clone()));
             }
         }
     }
@@ -104,11 +107,16 @@ impl Inner {
     }
 }
 
-/// Returns the server that most answers name. Of equally many, the present primary wins.
+/// Returns the server that most voters name. Of equally many, the present primary wins.
 ///
-/// The majority is right during a partition, in which some Sentinels or nodes have not seen the last failover.
+/// The majority is right during a partition, in which some Sentinels or nodes have not seen the last failover. Replicas do not
+/// elect, so they have a vote only if no primary answers. A server that is asked at two addresses has one vote.
 fn elect(answers: &[Answer], present: Option<&Primary>) -> Option<Primary> {
-    let votes = |id: &str| answers.iter().filter(|answer| answer.id == id).count();
+    let has_electors = answers.iter().any(|answer| answer.elects);
+    let votes = |id: &str| {
+        let named = answers.iter().filter(|answer| answer.id == id && answer.elects == has_electors);
+        named.map(|answer| &answer.voter).collect::<HashSet<_>>().len()
+    };
     let is_present = |id: &str| present.is_some_and(|primary| primary.id == id);
     let winner = answers.iter().max_by_key(|answer| (votes(&answer.id), is_present(&answer.id)))?;
     let mut same = answers.iter().filter(|answer| answer.id == winner.id);
@@ -134,8 +142,9 @@ mod tests {
         ConnectionAddr::Tcp(host.into(), 1)
     }
 
-    fn answer(id: &str, announced: &str, reached: Option<&str>) -> Answer {
-        Answer { id: id.into(), announced: at(announced), reached: reached.map(at), shard: Vec::new() }
+    fn answer(voter: &str, id: &str, announced: &str, reached: Option<&str>) -> Answer {
+        let (announced, reached) = (at(announced), reached.map(at));
+        Answer { voter: voter.into(), elects: true, id: id.into(), announced, reached, nodes: Vec::new() }
     }
 
     fn elected(answers: &[Answer], present: Option<&Primary>) -> Option<ConnectionAddr> {
@@ -144,7 +153,10 @@ mod tests {
 
     #[test]
     fn the_majority_names_the_primary() {
-        let votes = |ids: &[&str]| ids.iter().map(|id| answer(id, id, None)).collect::<Vec<_>>();
+        let votes = |ids: &[&str]| {
+            let voters = ids.iter().enumerate();
+            voters.map(|(voter, id)| answer(&voter.to_string(), id, id, None)).collect::<Vec<_>>()
+        };
         let old = elect(&votes(&["a", "a", "b"]), None).unwrap();
         assert_eq!(old.address, at("a"));
         // The first who know of a failover do not decide alone.
@@ -155,13 +167,26 @@ mod tests {
     }
 
     #[test]
+    fn each_primary_has_one_vote_and_replicas_only_without_a_primary() {
+        let vote = |voter: &str, id: &str, elects| Answer { elects, ..answer(voter, id, id, None) };
+        let old = elect(&[vote("a", "a", true)], None).unwrap();
+        // The old primary is isolated with its replicas, and is asked at two addresses.
+        let mut answers = vec![vote("a", "a", true), vote("a", "a", true)];
+        answers.extend(["replica", "another"].map(|replica| vote(replica, "a", false)));
+        answers.extend(["c", "d"].map(|primary| vote(primary, "b", true)));
+        assert_eq!(elected(&answers, Some(&old)), Some(at("b")));
+        let replicas = [vote("a", "b", false), vote("e", "b", false), vote("f", "a", false)];
+        assert_eq!(elected(&replicas, Some(&old)), Some(at("b")));
+    }
+
+    #[test]
     fn a_primary_is_used_at_the_address_that_works() {
-        let seed = [answer("x", "10.0.0.1", Some("forwarded")), answer("x", "10.0.0.1", None)];
+        let seed = [answer("x", "x", "10.0.0.1", Some("forwarded")), answer("y", "x", "10.0.0.1", None)];
         let primary = elect(&seed, None).unwrap();
         assert_eq!(primary.address, at("forwarded"));
         // Once it is chosen, an address stays, also if the node itself does not answer.
         assert_eq!(elected(&seed[1..], Some(&primary)), Some(at("forwarded")));
         // Unless the node has moved.
-        assert_eq!(elected(&[answer("x", "10.0.0.2", None)], Some(&primary)), Some(at("10.0.0.2")));
+        assert_eq!(elected(&[answer("y", "x", "10.0.0.2", None)], Some(&primary)), Some(at("10.0.0.2")));
     }
 }
