@@ -145,10 +145,12 @@ async fn a_call_that_cannot_even_wait_for_the_replicas_names_the_setting() {
     // Eight wait for the replica at the same time, each for a third of the time that the last ones have.
     let tasks: Vec<_> = (0..40).map(|n| task(&n.to_string())).collect();
     let client = &queue.queue;
-    let calls = tasks.iter().map(|task| client.enqueue_with(task, Origin::default(), EnqueueOptions::default()));
+    let calls =
+        tasks.iter().map(|task| client.enqueue_with(task, Origin::default(), EnqueueOptions::default()));
     let answers = futures_util::future::join_all(calls).await;
     let texts: Vec<_> = answers.into_iter().map(|answer| saas::error::chain(&answer.unwrap_err())).collect();
-    let is_late = |text: &String| text.contains("1 replicas (QUEUE_WAIT_REPLICAS) have not confirmed the job");
+    let is_late =
+        |text: &String| text.contains("1 replicas (QUEUE_WAIT_REPLICAS) have not confirmed the job");
     assert!(texts.iter().any(is_late), "{texts:?}");
 }
 

@@ -7,9 +7,9 @@ use saas::queue::{Origin, State};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{
-    TestApp, eventually,
+    TEST_TIMEOUT, TestApp, eventually,
     process::{production_command, run},
-    queue::{Behavior, Task, TestQueue, steady},
+    queue::{Behavior, Task, TestQueue, client_with, steady},
     redis_topology::{CLUSTER_PREFIX, Cluster, MASTER_NAME, SentinelGroup},
     servers::TestDatabase,
 };
@@ -55,6 +55,7 @@ async fn workers_and_the_api_follow_a_failover_of_sentinel() {
     group.servers[0].replicate().await;
     group.servers[0].process.signal("KILL");
     group.servers[0].process.end().await;
+    group.fail_over_soon().await;
     run_job(&queue, "after").await;
     assert!(group.servers[1].is_primary().await);
     until_finished(&queue, &before).await;
@@ -76,6 +77,8 @@ async fn a_planned_failover_of_sentinel_is_followed_before_the_old_primary_refus
     let work = tokio::spawn(queue.worker(steady(2)).run(stop.clone(), CancellationToken::new()));
     run_job(&queue, "before").await;
     old.replicate().await;
+    // Sentinel demotes the old primary about ten seconds after the promotion. Here it never does.
+    old.command::<()>(&["ACL", "SETUSER", "default", "-slaveof", "-replicaof"]).await.unwrap();
     let finished = || async { new.command::<u64>(&["HGET", "rq:stats", "default:finished"]).await.ok() };
     let finished_before = finished().await.unwrap();
     group.sentinels[0].command::<()>(&["SENTINEL", "FAILOVER", MASTER_NAME]).await.unwrap();
@@ -88,10 +91,35 @@ async fn a_planned_failover_of_sentinel_is_followed_before_the_old_primary_refus
         (finished().await? > finished_before).then_some(())
     })
     .await;
-    // Sentinel demotes it more than eight seconds after the promotion.
-    assert!(old.is_primary().await, "the product was as late as Sentinel");
+    assert!(old.is_primary().await);
     stop.cancel();
     work.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn calls_that_wait_for_a_frozen_primary_are_repeated_on_the_new_one() {
+    let group = SentinelGroup::start(2, 1).await;
+    // Longer than a test may take.
+    let queue = client_with(&group.url(), "rq", &["--redis-timeout-ms=600000"]);
+    let replicated = queue.clone().wait_for_replicas(1);
+    let id = replicated.enqueue(&task("before"), Origin::default()).await.unwrap();
+    queue.status(&id).await.unwrap();
+    group.servers[0].process.signal("STOP");
+    group.fail_over_soon().await;
+    let (enqueued, frozen) = (task("meanwhile"), task("replicated"));
+    let calls = async {
+        tokio::join!(
+            queue.status(&id),
+            queue.enqueue(&enqueued, Origin::default()),
+            replicated.enqueue(&frozen, Origin::default()),
+        )
+    };
+    let answers =
+        tokio::time::timeout(TEST_TIMEOUT, calls).await.expect("the calls wait for the old primary");
+    answers.0.unwrap();
+    for id in [answers.1.unwrap(), answers.2.unwrap()] {
+        assert_eq!(queue.status(&id).await.unwrap().unwrap().state, State::Queued);
+    }
 }
 
 #[tokio::test]
@@ -125,11 +153,25 @@ async fn a_cluster_is_used_from_any_node_and_followed_when_the_slot_changes_hand
     cluster.nodes[3].replicate().await;
     cluster.nodes[3].process.signal("KILL");
     cluster.nodes[3].process.end().await;
+    cluster.fail_over_soon().await;
     for queue in &queues {
         run_job(queue, "at last").await;
     }
     stop.cancel();
     work.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_primary_that_the_others_have_replaced_without_its_knowledge_is_left() {
+    let cluster = Cluster::start().await;
+    let isolated = cluster.isolated_owner().await;
+    let queue = TestQueue::on(&isolated.url(), CLUSTER_PREFIX);
+    let id = eventually("a job is enqueued", || async {
+        queue.queue.enqueue(&task("elsewhere"), Origin::default()).await.ok()
+    })
+    .await;
+    let is_queued: bool = cluster.owner().command(&["HEXISTS", "{rq}:jobs", &id]).await.unwrap();
+    assert!(is_queued && isolated.is_primary().await);
 }
 
 #[tokio::test]

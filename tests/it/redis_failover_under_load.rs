@@ -158,7 +158,10 @@ async fn failovers_under_load_lose_nothing_that_was_replicated() {
         .await;
         let failover = async {
             match kill {
-                true => old.process.signal("KILL"),
+                true => {
+                    old.process.signal("KILL");
+                    group.fail_over_soon().await;
+                }
                 false => {
                     let words = ["SENTINEL", "FAILOVER", MASTER_NAME];
                     group.sentinels[0].command::<()>(&words).await.unwrap();
@@ -173,7 +176,10 @@ async fn failovers_under_load_lose_nothing_that_was_replicated() {
         let queue = TestQueue::on(&cluster.url(), CLUSTER_PREFIX);
         let failover = async {
             match kill {
-                true => cluster.owner().process.signal("KILL"),
+                true => {
+                    cluster.owner().process.signal("KILL");
+                    cluster.fail_over_soon().await;
+                }
                 false => cluster.replica().command::<()>(&["CLUSTER", "FAILOVER"]).await.unwrap(),
             }
         };

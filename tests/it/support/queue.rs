@@ -239,8 +239,13 @@ pub async fn connect(url: &str) -> redis::RedisResult<redis::aio::MultiplexedCon
 }
 
 pub fn client(url: &str, prefix: &str) -> Queue {
+    client_with(url, prefix, &[])
+}
+
+pub fn client_with(url: &str, prefix: &str, flags: &[&str]) -> Queue {
     use clap::Parser;
-    let settings = RedisSettings::parse_from(["test", "--redis-url", url, "--queue-prefix", prefix]);
+    let words = ["test", "--redis-url", url, "--queue-prefix", prefix];
+    let settings = RedisSettings::parse_from(words.iter().chain(flags));
     saas::app::queue(&RedisPool::new(&settings.redis).unwrap(), &settings.redis)
 }
 

@@ -31,7 +31,10 @@ fn free_ports(count: usize) -> Vec<u16> {
 
 impl Node {
     fn start(port: u16, settings: &[&str]) -> Self {
-        let dir = TempDir::in_memory();
+        Self::start_in(TempDir::in_memory(), port, settings)
+    }
+
+    fn start_in(dir: TempDir, port: u16, settings: &[&str]) -> Self {
         let mut command = Command::new(redis_server());
         command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"]);
         // By default, a replica waits five seconds for others that need the same data.
@@ -44,7 +47,7 @@ impl Node {
         let config = dir.path().join("conf");
         let text = format!(
             "port {port}\nbind 127.0.0.1\ndir \"{}\"\nsentinel monitor {MASTER_NAME} 127.0.0.1 {master} {quorum}\n\
-             sentinel down-after-milliseconds {MASTER_NAME} 500\nsentinel failover-timeout {MASTER_NAME} 5000\n",
+             sentinel down-after-milliseconds {MASTER_NAME} 5000\nsentinel failover-timeout {MASTER_NAME} 5000\n",
             dir.path().display()
         );
         std::fs::write(&config, text).unwrap();
@@ -132,6 +135,14 @@ impl SentinelGroup {
         group
     }
 
+    /// Makes the Sentinels replace a primary that has just failed. Before, they do not replace a server that only pauses.
+    pub async fn fail_over_soon(&self) {
+        for sentinel in &self.sentinels {
+            let words = ["SENTINEL", "SET", MASTER_NAME, "down-after-milliseconds", "500"];
+            sentinel.command::<()>(&words).await.unwrap();
+        }
+    }
+
     /// What a Sentinel knows about the replicas.
     pub async fn replicas_of(&self, sentinel: &Node) -> Option<Vec<HashMap<String, String>>> {
         sentinel.command(&["SENTINEL", "REPLICAS", MASTER_NAME]).await.ok()
@@ -151,17 +162,15 @@ pub struct Cluster {
 
 const PRIMARIES: usize = 3;
 
+fn cluster_settings(bus: &str) -> [&str; 6] {
+    ["--cluster-enabled", "yes", "--cluster-node-timeout", "5000", "--cluster-port", bus]
+}
+
 impl Cluster {
     pub async fn start() -> Self {
         let ports = free_ports(4 * PRIMARIES);
         let (ports, bus_ports) = ports.split_at(2 * PRIMARIES);
-        let start = |(port, bus): (&u16, &u16)| {
-            let bus = bus.to_string();
-            Node::start(
-                *port,
-                &["--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-port", &bus],
-            )
-        };
+        let start = |(port, bus): (&u16, &u16)| Node::start(*port, &cluster_settings(&bus.to_string()));
         let cluster = Self { nodes: ports.iter().zip(bus_ports).map(start).collect() };
         for node in &cluster.nodes {
             node.until_up().await;
@@ -207,6 +216,35 @@ impl Cluster {
             })
             .await;
         }
+    }
+
+    /// Makes the nodes replace a primary that has just ended. Before, they do not replace a server that only pauses.
+    pub async fn fail_over_soon(&self) {
+        for node in &self.nodes {
+            // The one that has ended does not answer.
+            let _ = node.command::<()>(&["CONFIG", "SET", "cluster-node-timeout", "1000"]).await;
+        }
+    }
+
+    /// Starts a server that takes itself for the owner: it has lost the other primaries before they replaced it, and it is not
+    /// reached by them.
+    pub async fn isolated_owner(&self) -> Node {
+        let ports = free_ports(2);
+        let (port, bus) = (ports[0], ports[1].to_string());
+        let myself = "a".repeat(40);
+        let mut known = format!("{myself} 127.0.0.1:{port}@{bus} myself,master - 0 0 1 connected 0-5460\n");
+        for (node, slots) in self.nodes[1..].iter().zip(["5461-10922", "10923-16383"]) {
+            let id: String = node.command(&["CLUSTER", "MYID"]).await.unwrap();
+            // Nothing listens at this port of the cluster bus.
+            let at = format!("127.0.0.1:{}@9", node.port);
+            known += &format!("{id} {at} master,fail - 0 0 2 disconnected {slots}\n");
+        }
+        known += "vars currentEpoch 2 lastVoteEpoch 0\n";
+        let dir = TempDir::in_memory();
+        std::fs::write(dir.path().join("nodes.conf"), known).unwrap();
+        let isolated = Node::start_in(dir, port, &cluster_settings(&bus));
+        isolated.until_up().await;
+        isolated
     }
 
     pub fn owner(&self) -> &Node {
