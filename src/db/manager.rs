@@ -121,7 +121,7 @@ impl bb8::ManageConnection for Manager {
     }
 
     async fn is_valid(&self, pooled: &mut PooledPgConnection) -> Result<(), BoxError> {
-        let DoubtTimes { useless, doubtful } = self.doubts.times();
+        let DoubtTimes { useless, doubtful, .. } = self.doubts.times();
         if pooled.conn.is_broken() {
             return Err("the server has closed the connection".into());
         }
