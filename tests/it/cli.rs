@@ -30,7 +30,7 @@ async fn smoke_help_lists_commands_examples_and_settings() {
         assert!(help.contains("Example"), "{command} has no example");
         assert!(help.contains("Usage: saas"));
     }
-    for action in ["up", "down", "redo", "status", "new", "schema"] {
+    for action in ["up", "down", "redo", "status", "new", "lint", "schema"] {
         run(saas(&["migrate", action, "--help"])).await.succeeded();
     }
     let worker = run(saas(&["worker", "--help"])).await.succeeded().stdout;

@@ -56,6 +56,7 @@ mod mail_delivery;
 mod mail_encryption;
 mod mail_greetings;
 mod mail_without_server;
+mod migration_lint;
 mod migrations;
 mod openapi;
 mod openapi_access;

@@ -1,4 +1,5 @@
 mod confirm;
+mod lint;
 mod new;
 mod schema;
 
@@ -25,6 +26,7 @@ use crate::{
     after_help = "Examples:\n  saas migrate up                      apply pending migrations\n  \
     saas migrate down -n 2               revert the last two, after a confirmation\n  \
     saas migrate new \"add products\"      create the files of a new one\n  \
+    saas migrate lint                    find dangerous statements\n  \
     saas migrate schema                  write src/schema.rs"
 )]
 pub(super) struct Args {
@@ -69,6 +71,17 @@ enum Action {
         /// Directory of the migrations.
         #[arg(long, default_value = "migrations")]
         dir: PathBuf,
+    },
+    /// Find statements that are dangerous while requests are served. Exits with 1 if there is one.
+    ///
+    /// Reads the files up.sql, and needs no database. Names the line, what goes wrong, and the safe way.
+    Lint {
+        /// Directory of the migrations.
+        #[arg(long, default_value = "migrations")]
+        dir: PathBuf,
+        /// Check also the migrations of release 0.1.0 and before.
+        #[arg(long)]
+        all: bool,
     },
     /// Write src/schema.rs, the tables as diesel sees them.
     ///
@@ -129,6 +142,7 @@ impl Args {
             }
             Action::Status(target) => return status(&target).await,
             Action::New { description, dir } => new::create(&description, &dir)?,
+            Action::Lint { dir, all } => return lint::check(&dir, all),
             Action::Schema { dir, out } => schema::write(&dir, &out).await?,
         }
         Ok(ExitCode::SUCCESS)

@@ -8,8 +8,10 @@
 //! | `privileges` | the privileges that a role needs |
 //! | `query` | queries that return one column of text |
 //! | `tables` | the text of `src/schema.rs` |
+//! | `lint` | finds dangerous statements |
 
 mod failure;
+pub mod lint;
 mod privileges;
 mod query;
 mod run;

@@ -1,0 +1,72 @@
+//! A linter for migrations: finds statements that are dangerous while requests are served, or that break the release that is
+//! being replaced.
+//!
+//! | file | concern |
+//! |---|---|
+//! | `token` | splits SQL into tokens and statements |
+//! | `cursor` | reads a statement from left to right |
+//! | `rules` | the rules, with the reason and the safe way of each |
+//! | `state` | what is known while a script is read |
+//! | `column`, `alter_table`, `writes`, `statement` | the checks |
+//! | `script` | statements, bodies of DO, and markers |
+//!
+//! It knows only the scripts, and not the tables. It does not read the bodies of functions, since a migration creates but
+//! seldom calls them.
+
+mod alter_table;
+mod column;
+mod cursor;
+mod rules;
+mod script;
+mod state;
+mod statement;
+mod token;
+mod writes;
+
+pub use rules::{RULES, Rule};
+
+use super::source::Migrations;
+
+/// The version of the newest migration of release 0.1.0. It and those before it are not checked: no release ran before them.
+const BASELINE: &str = "20261126400001";
+
+/// The result of [`Migrations::lint`].
+pub struct Report {
+    /// The number of migrations that were checked.
+    pub checked: usize,
+    pub findings: Vec<Finding>,
+}
+
+/// A dangerous statement of a migration.
+pub struct Finding {
+    /// The name of the migration.
+    pub migration: String,
+    /// The number of the line in `up.sql`, from 1.
+    pub line: usize,
+    /// The text of this line.
+    pub text: String,
+    pub rule: &'static Rule,
+}
+
+impl Migrations {
+    /// Searches `up.sql` of the migrations for dangerous statements: of those that are newer than release 0.1.0, or of `all`.
+    pub fn lint(&self, all: bool) -> Report {
+        let mut report = Report { checked: 0, findings: Vec::new() };
+        let mut checks = Vec::new();
+        for migration in &self.0 {
+            // Also those that are not checked, because later ones rely on their constraints.
+            let found = script::lint(&migration.up, migration.in_transaction, &mut checks);
+            if !all && migration.version().as_str() <= BASELINE {
+                continue;
+            }
+            report.checked += 1;
+            report.findings.extend(found.into_iter().map(|found| Finding {
+                migration: migration.name.to_string(),
+                line: found.line,
+                text: migration.up.lines().nth(found.line - 1).unwrap_or_default().trim().to_owned(),
+                rule: found.rule,
+            }));
+        }
+        report
+    }
+}

@@ -1,0 +1,83 @@
+//! What the linter knows while it reads a script.
+
+use std::collections::BTreeSet;
+
+use super::{
+    rules::{self, Rule},
+    token::Token,
+};
+
+/// A rule that a line of a script breaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Found {
+    pub line: usize,
+    pub rule: &'static Rule,
+}
+
+/// A constraint `CHECK (column IS NOT NULL)`. If it is valid, SET NOT NULL does not read the table.
+#[derive(Clone)]
+pub(super) struct NotNullCheck {
+    pub table: String,
+    pub name: String,
+    pub column: String,
+    pub is_valid: bool,
+}
+
+/// Where a statement is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    Script,
+    /// In the body of a DO statement.
+    Body {
+        has_loop: bool,
+        has_commit: bool,
+    },
+}
+
+/// Reads the statements of a script one after the other.
+pub(super) struct Linter<'a> {
+    /// Whether the runner begins a transaction for the script.
+    pub in_transaction: bool,
+    /// Whether the script has a single statement.
+    pub is_single: bool,
+    pub place: Place,
+    /// The objects that the script creates, other than tables and indexes: their kinds and names.
+    pub created: BTreeSet<(&'static str, String)>,
+    /// The tables and materialized views that the script has created. No other session can use them yet.
+    pub new_tables: BTreeSet<String>,
+    pub new_indexes: BTreeSet<String>,
+    /// The other tables that the transaction has locked against writes, or against all queries.
+    pub locked: BTreeSet<String>,
+    /// The constraints that this and earlier migrations have added.
+    pub checks: &'a mut Vec<NotNullCheck>,
+    pub found: Vec<Found>,
+}
+
+impl Linter<'_> {
+    pub fn report(&mut self, rule: &'static Rule, at: &Token) {
+        let found = Found { line: at.line, rule };
+        if !self.found.contains(&found) {
+            self.found.push(found);
+        }
+    }
+
+    pub fn is_new(&self, table: &str) -> bool {
+        self.new_tables.contains(table)
+    }
+
+    /// Notes that the transaction locks a table until it ends.
+    pub fn lock(&mut self, table: &str, at: &Token) {
+        if self.is_new(table) {
+            return;
+        }
+        if self.locked.insert(table.to_owned()) && self.locked.len() > 1 {
+            self.report(rules::SEVERAL_TABLES, at);
+        }
+    }
+
+    /// Returns whether the current statement runs outside of a transaction. Several statements of a script share one even if
+    /// the runner begins none (documentation of PostgreSQL, section 55.2.2.1).
+    pub fn is_outside_of_transaction(&self) -> bool {
+        !self.in_transaction && self.is_single && self.place == Place::Script
+    }
+}
