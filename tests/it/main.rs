@@ -91,6 +91,7 @@ mod replicas;
 mod request_bodies;
 mod request_headers;
 mod scripts;
+mod scripts_deploy;
 mod secrets_in_logs;
 mod security_events;
 mod session_uses;

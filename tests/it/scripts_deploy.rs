@@ -1,0 +1,174 @@
+//! `scripts/deploy`, with a stand-in for docker that keeps the containers and their images in a file.
+
+use std::{fs, path::Path, process::Command};
+
+use crate::support::process::{Ended, TempDir, run};
+
+/// A directory with the script and the stand-in.
+struct Host(TempDir);
+
+impl Host {
+    /// Creates a host that runs an image: `scripts/deploy` starts the services.
+    async fn with_image(image: &str) -> Self {
+        let host = Self(TempDir::new());
+        // A shell writes the programs, and not this process: see the test of `scripts/migrate`.
+        let set_up = "mkdir -p scripts bin fake/images; cp \"$ROOT/scripts/deploy\" scripts/
+            cp \"$ROOT/tests/it/support/fake_docker.sh\" bin/docker; printf '#!/bin/sh\\n' >bin/sleep; chmod +x bin/*
+            printf 'postgres\\nmigrate\\nworker\\napi\\napi-2\\ncaddy\\n' >fake/services
+            echo 0 >fake/next; touch fake/calls fake/containers";
+        host.shell(set_up).await;
+        host.deploy(&[], &[("SOURCE", image)]).await.succeeded();
+        assert_eq!(host.containers(), [format!("worker {image}"), format!("api {image}")]);
+        host.calls();
+        host
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let path = format!("{}/bin:{}", self.0.path().display(), std::env::var("PATH").unwrap());
+        let mut command = Command::new(program);
+        command
+            .current_dir(self.0.path())
+            .env_clear()
+            .env("PATH", path)
+            .env("FAKE", self.0.path().join("fake"))
+            .env("ROOT", env!("CARGO_MANIFEST_DIR"));
+        command
+    }
+
+    async fn shell(&self, text: &str) {
+        let mut shell = self.command("/bin/sh");
+        shell.args(["-euc", text]);
+        run(shell).await.succeeded();
+    }
+
+    async fn deploy(&self, args: &[&str], variables: &[(&str, &str)]) -> Ended {
+        let mut script = self.command("/bin/sh");
+        script.arg("scripts/deploy").args(args).envs(variables.iter().copied());
+        run(script).await
+    }
+
+    fn read(&self, file: &str) -> String {
+        fs::read_to_string(Path::join(self.0.path(), "fake").join(file)).unwrap()
+    }
+
+    /// Returns the commands since the last call of this function.
+    fn calls(&self) -> Vec<String> {
+        let calls = self.read("calls").lines().map(str::to_owned).collect();
+        fs::write(self.0.path().join("fake/calls"), "").unwrap();
+        calls
+    }
+
+    /// Returns the service and the image of each container, the oldest first.
+    fn containers(&self) -> Vec<String> {
+        let lines = self.read("containers");
+        lines.lines().map(|line| line.split_once(' ').unwrap().1.to_owned()).collect()
+    }
+}
+
+#[tokio::test]
+async fn a_deployment_migrates_first_and_lets_old_workers_finish_last() {
+    let host = Host::with_image("sha256:one").await;
+    host.shell("docker compose up --scale worker=2 worker; : >fake/calls").await;
+    let new = [("SOURCE", "sha256:two")];
+    let deployed = host.deploy(&[], &new).await.succeeded();
+    assert!(deployed.stdout.contains("--rollback"), "{deployed:?}");
+    let expected = [
+        "build migrate as saas:next",
+        "run --rm --no-deps --no-TTY migrate with sha256:two",
+        "up --detach --no-deps --no-recreate --scale worker=4 worker",
+        "up --detach --no-deps --scale api=1 api",
+        "stop worker-1 worker-3",
+        "up --detach --no-deps --scale worker=2 worker",
+    ];
+    assert_eq!(host.calls(), expected);
+    let after = ["worker sha256:two", "worker sha256:two", "api sha256:two"];
+    assert_eq!(host.containers(), after);
+
+    // Without a change, it replaces nothing.
+    host.deploy(&[], &new).await.succeeded();
+    assert_eq!(host.containers(), after);
+    assert!(!host.calls().iter().any(|call| call.starts_with("stop")));
+
+    // The rollback does not touch the schema, and a second one does not go forward again.
+    for _ in 0..2 {
+        host.deploy(&["--rollback"], &[]).await.succeeded();
+        assert_eq!(host.containers(), ["worker sha256:one", "worker sha256:one", "api sha256:one"]);
+        assert!(!host.calls().iter().any(|call| call.starts_with("run") || call.starts_with("build")));
+    }
+}
+
+#[tokio::test]
+async fn a_failure_leaves_the_old_version_running() {
+    let host = Host::with_image("sha256:one").await;
+    host.deploy(&["--rollback"], &[]).await.failed(1, &["no image of an earlier deployment"]);
+    host.deploy(&[], &[("SOURCE", "sha256:two")]).await.succeeded();
+    let before = host.containers();
+    host.calls();
+    let new = ("SOURCE", "sha256:three");
+
+    let failed = host.deploy(&[], &[new, ("MIGRATE_STATUS", "1")]).await;
+    failed.failed(1, &["the migrations failed", "the old version goes on"]);
+    assert_eq!(host.containers(), before);
+    assert_eq!(host.read("images/saas").trim(), "sha256:two", "`docker compose up` would start this image");
+    assert_eq!(host.calls().len(), 2);
+
+    for service in ["worker", "api"] {
+        let broken = format!("{service} sha256:three");
+        let failed = host.deploy(&[], &[new, ("BROKEN", &broken)]).await;
+        failed.failed(1, &["is not healthy", "log of", "the old one runs again"]);
+        let mut images = host.containers();
+        images.sort();
+        assert_eq!(images, ["api sha256:two", "worker sha256:two"], "{service}");
+        assert_eq!(host.read("images/saas").trim(), "sha256:two");
+        assert_eq!(host.read("images/saas_previous").trim(), "sha256:one");
+    }
+    host.deploy(&["--rollback"], &[]).await.succeeded();
+    assert!(host.containers().iter().all(|container| container.ends_with("sha256:one")));
+}
+
+#[tokio::test]
+async fn replicas_are_replaced_one_after_the_other() {
+    let host = Host::with_image("sha256:one").await;
+    host.shell("docker compose up --scale api-2=1 api-2; : >fake/calls").await;
+    host.deploy(&["--image", "registry.example.com/saas:2"], &[("SOURCE", "sha256:two"), ("WORKERS", "3")])
+        .await
+        .succeeded();
+    let expected = [
+        "pull registry.example.com/saas:2",
+        "run --rm --no-deps --no-TTY migrate with sha256:two",
+        "up --detach --no-deps --no-recreate --scale worker=4 worker",
+        "up --detach --no-deps --scale api=1 api",
+        "up --detach --no-deps --scale api-2=1 api-2",
+        "stop worker-1",
+        "up --detach --no-deps --scale worker=3 worker",
+    ];
+    assert_eq!(host.calls(), expected);
+
+    // Replicas of one service start beside the old ones, which stop when the new ones are healthy.
+    host.shell("docker compose up --scale api=2 api; : >fake/calls").await;
+    let image = "registry.example.com/saas:3";
+    host.deploy(&[], &[("SOURCE", "sha256:three"), ("SAAS_IMAGE", image), ("WORKERS", "1")])
+        .await
+        .succeeded();
+    let calls = host.calls();
+    assert_eq!(calls[0], format!("pull {image}"));
+    let beside = calls.iter().position(|call| call.ends_with("--no-recreate --scale api=4 api")).unwrap();
+    assert!(calls[beside + 1].starts_with("stop api-"), "{calls:?}");
+    assert_eq!(host.containers().len(), 4);
+}
+
+#[tokio::test]
+async fn an_interrupted_deployment_continues() {
+    let host = Host::with_image("sha256:one").await;
+    // The new worker had started, and the API had been replaced.
+    host.shell(
+        "printf '%s\\n' 'a worker sha256:one' 'b worker sha256:two' 'c api sha256:two' >fake/containers; : >fake/calls",
+    )
+    .await;
+    host.deploy(&[], &[("SOURCE", "sha256:two")]).await.succeeded();
+    assert_eq!(host.containers(), ["worker sha256:two", "api sha256:two"]);
+    assert_eq!(host.calls().iter().filter(|call| call.starts_with("stop")).collect::<Vec<_>>(), ["stop a"]);
+    assert_eq!(host.read("images/saas_previous").trim(), "sha256:one");
+    host.deploy(&["--image"], &[]).await.failed(1, &["--image needs the name"]);
+    host.deploy(&["--now"], &[]).await.failed(1, &["unknown argument --now"]);
+}

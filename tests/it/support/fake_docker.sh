@@ -1,0 +1,136 @@
+#!/bin/sh
+# A stand-in for docker, for the test of scripts/deploy. It keeps tags and containers as files in $FAKE:
+#   images/<name>    the id of the image with this tag
+#   containers       one line for each: id, service, image
+#   calls            the commands that change something
+# $MIGRATE_STATUS is the exit code of `migrate up`. $BROKEN is a service and an image that is not healthy there. $SOURCE is the
+# id of an image that is built or pulled.
+set -eu
+
+tag_file() {
+    echo "$FAKE/images/$(echo "$1" | tr '/:' '__')"
+}
+
+image_id() {
+    case "$1" in
+    sha256:*) echo "$1" ;;
+    *) cat "$(tag_file "$1")" 2>/dev/null ;;
+    esac
+}
+
+record() {
+    echo "$*" >>"$FAKE/calls"
+}
+
+add_container() {
+    next=$(($(cat "$FAKE/next") + 1))
+    echo "$next" >"$FAKE/next"
+    echo "$1-$next $1 $(image_id "${SAAS_IMAGE:-saas}")" >>"$FAKE/containers"
+}
+
+remove_container() {
+    grep -v "^$1 " "$FAKE/containers" >"$FAKE/rest" || true
+    mv "$FAKE/rest" "$FAKE/containers"
+}
+
+ids_of() {
+    awk -v service="$1" '$2 == service { print $1 }' "$FAKE/containers"
+}
+
+# docker compose up: containers with another image are replaced, unless there is --no-recreate.
+compose_up() {
+    recreate=yes scale='' services=''
+    while [ $# -gt 0 ]; do
+        case "$1" in
+        --no-recreate) recreate=no ;;
+        --scale)
+            scale=${2#*=}
+            shift
+            ;;
+        -*) ;;
+        *) services="$services $1" ;;
+        esac
+        shift
+    done
+    for service in ${services:-worker api}; do
+        for id in $(ids_of "$service"); do
+            current=$(awk -v id="$id" '$1 == id { print $3 }' "$FAKE/containers")
+            if [ "$recreate" = yes ] && [ "$current" != "$(image_id "${SAAS_IMAGE:-saas}")" ]; then
+                remove_container "$id"
+                add_container "$service"
+            fi
+        done
+        # shellcheck disable=SC2046
+        set -- $(ids_of "$service")
+        wanted=${scale:-$#}
+        [ -n "$services" ] || wanted=1
+        while [ $# -lt "$wanted" ]; do
+            add_container "$service"
+            set -- "$@" new
+        done
+        while [ $# -gt "$wanted" ]; do
+            remove_container "$1"
+            shift
+        done
+    done
+}
+
+compose() {
+    if [ "$1" = --profile ]; then
+        shift 2
+    fi
+    case "$1" in
+    version) ;;
+    config) [ "$2" = --quiet ] || cat "$FAKE/services" ;;
+    ps) ids_of "$3" ;;
+    rm) ;;
+    build)
+        record "build $2 as ${SAAS_IMAGE:-saas}"
+        echo "$SOURCE" >"$(tag_file "${SAAS_IMAGE:-saas}")"
+        ;;
+    run)
+        record "$* with $(image_id "${SAAS_IMAGE:-saas}")"
+        exit "${MIGRATE_STATUS:-0}"
+        ;;
+    up)
+        record "$*"
+        shift
+        compose_up "$@"
+        ;;
+    *) exit 64 ;;
+    esac
+}
+
+case "$1" in
+compose)
+    shift
+    compose "$@"
+    ;;
+tag)
+    id=$(image_id "$2")
+    echo "$id" >"$(tag_file "$3")"
+    ;;
+pull)
+    record "$*"
+    echo "$SOURCE" >"$(tag_file "$2")"
+    ;;
+image) image_id "$5" ;;
+inspect)
+    container=$(awk -v id="$4" '$1 == id { print $2, $3 }' "$FAKE/containers")
+    case "$3 $container" in
+    *" ") exit 1 ;;
+    "{{.Image}} "*) echo "${container#* }" ;;
+    *" ${BROKEN:-none}") echo "1 unhealthy" ;;
+    *) echo "0 healthy" ;;
+    esac
+    ;;
+stop) record "$*" ;;
+rm)
+    shift
+    for id in "$@"; do
+        remove_container "$id"
+    done
+    ;;
+logs) echo "log of $4" ;;
+*) exit 64 ;;
+esac
