@@ -87,6 +87,7 @@ mod redis_failover;
 mod redis_failover_under_load;
 mod redis_permissions;
 mod registration_limits;
+mod release_upgrade;
 mod replicas;
 mod request_bodies;
 mod request_headers;
