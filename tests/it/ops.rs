@@ -95,8 +95,8 @@ fn all_settings() -> BTreeMap<String, String> {
 #[test]
 fn the_settings_exist() {
     let settings = all_settings();
-    // The password of `redis-cli`, and the families of addresses in systemd.
-    let others = ["REDISCLI_AUTH", "AF_INET", "AF_INET6", "AF_UNIX"];
+    // Settings of `redis-cli` and Compose, and the families of addresses in systemd.
+    let others = ["REDISCLI_AUTH", "COMPOSE_PROFILES", "AF_INET", "AF_INET6", "AF_UNIX"];
     let mut count = 0;
     for (path, text) in list_ops().into_iter().chain([(GUIDE, read(GUIDE))]) {
         let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
