@@ -260,8 +260,9 @@ pub struct Http {
     /// Whether captured mails are shown at /dev/mail. `saas dev` sets this; there is no flag.
     #[arg(skip)]
     pub dev_pages: bool,
-    /// Maximum number of simultaneous connections. More connections wait in the queue of the operating system, and those
-    /// that wait for their client make room: first of the client network with the most connections.
+    /// Maximum number of simultaneous connections. More connections wait in the queue of the operating system.
+    /// While some wait there, open connections that are idle or have a slow client are closed. Those of the
+    /// client network with the most connections are closed first.
     #[arg(long, env, default_value_t = 10_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_connections: u32,
     /// Seconds between the first 503 of the readiness check and the end of accepting connections. Set it to the time

@@ -30,7 +30,7 @@ const MAX_IDLE: Duration = Duration::from_secs(60);
 /// TTL of the key that is written before each `WAIT`.
 const MARK_TTL_MS: u64 = 1_000;
 
-/// The answers to some pushes, as of [`push`].
+/// An answer for each of some pushes, in the same order. Each is what [`push`] returns.
 pub(super) type Answers = Vec<Result<Vec<String>>>;
 
 /// Pushes jobs; clones share the connections.
@@ -80,11 +80,11 @@ impl PushClient {
         }
     }
 
-    /// Awaits what a caller waits for, for three times the timeout of an attempt at most: two attempts to push, and the wait
-    /// for the replicas.
+    /// Awaits `answer`, for at most three times the timeout of one attempt. That is enough for two attempts
+    /// to push and the wait for the replicas.
     ///
     /// # Errors
-    /// If that is over. The jobs may run all the same.
+    /// [`WaitError::Late`] or [`WaitError::LateReplicas`] if the time is over. The jobs may run all the same.
     pub(super) async fn in_time<T>(&self, answer: impl Future<Output = T>) -> Result<T, WaitError> {
         let limit = 3 * self.scripts.timeout();
         let limit_ms = limit.as_millis();

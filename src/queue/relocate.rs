@@ -17,7 +17,8 @@ use super::{
     worker_record::LISTED_FOR,
 };
 
-/// Settings first, so that no job of a paused queue starts. Last, once more: what the moved jobs have added to the totals.
+/// Settings come first, so that no job of a paused queue starts. They come last again, because the totals move
+/// with them, and the moved jobs may have added to the totals.
 const STEPS: [&str; 5] = ["settings", "jobs", "ended", "keys", "settings"];
 /// Deletes the old place, unless jobs are left.
 const LAST_STEP: &str = "finish";

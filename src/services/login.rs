@@ -276,15 +276,15 @@ async fn rehash(app: &App, user: &User, password: String, result: PasswordMatch)
     }
 }
 
-/// Verifies the password of a signed-in user, before an action that a stolen session must not allow. Returns
-/// the share of password hashing in which the caller may compute another hash.
+/// Verifies the password of a signed-in user, before an action that a stolen session must not allow.
+/// Returns the kind of caller. If the caller then hashes a new password, the share of this kind is used.
 ///
 /// # Errors
 /// [`Error::WrongPassword`]; [`Error::TooManyAttempts`] after failed attempts; [`Error::Unavailable`] if too many
 /// passwords are being hashed.
 pub async fn confirm_password(app: &App, actor: &Actor, password: String) -> Result<HashFor> {
     let user = actor.user();
-    // The user of an `Identity` has no hash.
+    // An `Identity` keeps its user without the password hash, so the user is read again.
     let found = app.db.run(async |conn| Ok(User::find(conn, user.id).await?)).await?;
     let hash = found.ok_or(Error::InvalidToken)?.hashed_password;
     let (attempt, result) =

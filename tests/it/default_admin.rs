@@ -16,7 +16,7 @@ use crate::support::{
 const PROBLEM: &[&str] = &["default password", "planted@example.com", "saas create-admin", "--set-password"];
 
 /// Inserts an active admin with the default password. Earlier releases created such an admin.
-async fn plant_admin(database: &TestDatabase) {
+async fn insert_admin_with_default_password(database: &TestDatabase) {
     let hash = bcrypt::hash(DEFAULT_ADMIN_PASSWORD, 4).unwrap();
     database
         .sql(&format!(
@@ -44,7 +44,7 @@ async fn serve_refuses_an_admin_with_the_default_password_until_it_is_replaced()
     let (mut first, _) = start_server(start().await).await;
     first.signal("TERM");
     first.end().await;
-    plant_admin(&database).await;
+    insert_admin_with_default_password(&database).await;
     // The second time, the result comes from the cache.
     for _ in 0..2 {
         run(start().await).await.failed(1, PROBLEM);
@@ -63,7 +63,7 @@ async fn serve_refuses_an_admin_with_the_default_password_until_it_is_replaced()
 #[tokio::test]
 async fn serve_accepts_inactive_admins_and_plain_users_with_the_default_password() {
     let database = TestDatabase::migrated().await;
-    plant_admin(&database).await;
+    insert_admin_with_default_password(&database).await;
     for change in ["is_active = false", "is_active = true, role = 'user'"] {
         database.sql(&format!("UPDATE users SET {change} WHERE email = 'planted@example.com'")).await;
         start_server(serve_command(&database, &[]).await).await;
@@ -73,7 +73,7 @@ async fn serve_accepts_inactive_admins_and_plain_users_with_the_default_password
 #[tokio::test]
 async fn serve_with_debug_warns_of_the_default_password_and_listens_on_loopback_only() {
     let database = TestDatabase::migrated().await;
-    plant_admin(&database).await;
+    insert_admin_with_default_password(&database).await;
     let mut debug = serve_command(&database, &["--debug", "--log-format=json"]).await;
     debug.env("FIRST_SUPERUSER_PASSWORD", "");
     let (mut server, address) = start_server(debug).await;
@@ -88,7 +88,7 @@ async fn serve_with_debug_warns_of_the_default_password_and_listens_on_loopback_
 async fn a_running_server_refuses_the_login_of_an_admin_with_the_default_password() {
     let database = TestDatabase::migrated().await;
     let (server, address) = start_server(serve_command(&database, &[]).await).await;
-    plant_admin(&database).await;
+    insert_admin_with_default_password(&database).await;
     assert_eq!(login(&address, "planted@example.com", DEFAULT_ADMIN_PASSWORD).await, 401);
     eventually("the reason is logged", || async {
         server.output().contains("this admin has the default password").then_some(())
@@ -104,7 +104,7 @@ async fn doctor_reports_an_admin_with_the_default_password() {
         run(production_command(&[&["doctor"], args].concat(), &database, "p").await).await
     };
     assert!(doctor(&[]).await.succeeded().stdout.contains("ok    admins"));
-    plant_admin(&database).await;
+    insert_admin_with_default_password(&database).await;
     let found = doctor(&[]).await;
     assert_eq!(found.code, Some(1));
     for word in PROBLEM.iter().chain(&["FAIL  admins"]) {

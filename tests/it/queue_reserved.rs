@@ -17,7 +17,7 @@ fn reserved(slots: usize) -> Option<ReservedQueue> {
 
 impl TestQueue {
     /// Waits until exactly this number of jobs is running.
-    async fn runs(&self, jobs: u32) {
+    async fn wait_until_running(&self, jobs: u32) {
         let runs = || async { (self.log.now.load(Ordering::SeqCst) == jobs).then_some(()) };
         eventually(&format!("{jobs} jobs run"), runs).await;
     }
@@ -55,7 +55,7 @@ async fn a_slot_is_kept_for_the_reserved_queue() {
     let stop = CancellationToken::new();
     let options = Options { reserved: reserved(1), ..steady(4) };
     let work = tokio::spawn(queue.worker(options).run(stop.clone(), CancellationToken::new()));
-    queue.runs(3).await;
+    queue.wait_until_running(3).await;
     for n in 0..3 {
         let id = queue.urgent(&n.to_string()).await;
         queue.ends(&id).await;
@@ -91,9 +91,9 @@ async fn a_job_is_picked_up_at_once_after_the_slots_were_full() {
     let work = tokio::spawn(queue.worker(options).run(stop.clone(), CancellationToken::new()));
     for round in 0..5 {
         queue.push("long", Behavior::WaitForTest).await;
-        queue.runs(1).await;
+        queue.wait_until_running(1).await;
         queue.log.open.notify_one();
-        queue.runs(0).await;
+        queue.wait_until_running(0).await;
         let id = queue.push("short", Behavior::Succeed).await;
         // Without a wake-up, the worker fetches only every five seconds. Nothing but the new job wakes it
         // here.
@@ -111,7 +111,7 @@ async fn a_burst_runs_the_reserved_queue_beside_long_jobs() {
     let never = CancellationToken::new();
     let options = Options { concurrency: 2, reserved: reserved(1), ..options(&["default"]) };
     let work = tokio::spawn(queue.worker(options).run(never.clone(), never));
-    queue.runs(1).await;
+    queue.wait_until_running(1).await;
     let urgent = queue.urgent("urgent").await;
     queue.ends(&urgent).await;
     queue.log.open.notify_one();

@@ -32,7 +32,7 @@ struct RefreshIn {
     refresh_token: Option<String>,
 }
 
-/// JSON, or the form of an OAuth2 client. Only JSON can omit the refresh token, for one in a cookie.
+/// JSON, or the form of an OAuth2 client. Only JSON can omit the refresh token. It is then read from the cookie.
 // Browsers let any page send a form, so a form must not use the cookie.
 #[derive(ApiRequest)]
 enum RefreshRequest {

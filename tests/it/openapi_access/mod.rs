@@ -32,7 +32,8 @@ const PUBLIC: &[&str] = &[
     "verify_email",
 ];
 
-/// Operations for admins, in alphabetical order. All others are for any signed-in user, and need no entry.
+/// Operations for admins, in alphabetical order. An operation that is neither here nor in `PUBLIC` is for any
+/// signed-in user.
 const ADMINS: &[&str] = &[
     "cancel_any_job",
     "change_queue",

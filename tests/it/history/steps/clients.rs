@@ -232,7 +232,7 @@ impl History {
         Ok(())
     }
 
-    pub(super) fn control(&mut self) -> Check {
+    pub(super) fn control_queue(&mut self) -> Check {
         let queue = QUEUES[self.below(2)];
         let (what, value) = match self.below(4) {
             0 if self.paused.len() < 2 => {

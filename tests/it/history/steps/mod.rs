@@ -110,7 +110,7 @@ impl History {
             935..=949 => self.requeue()?,
             950..=959 => self.purge()?,
             960..=964 => self.purge_owner()?,
-            965..=979 => self.control()?,
+            965..=979 => self.control_queue()?,
             _ => self.release()?,
         }
         if self.chance(2) {
