@@ -3,6 +3,7 @@
 //! both.
 
 mod concurrency;
+mod replicas;
 
 use std::{
     sync::Arc,
@@ -148,6 +149,7 @@ async fn measure(args: Args, url: &str) -> Result<()> {
         slow: bare::slow_calls(&mut bench.conn).await?,
     };
     print!("{}", figures.table());
+    println!("\n{}", bench.measure_replica_wait().await?);
     if let Some(worst) = &figures.slow.1 {
         println!("\nThe slowest call of a script took {worst}");
     }
