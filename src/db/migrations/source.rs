@@ -159,15 +159,15 @@ pub(super) fn without_comments(sql: &str) -> String {
         let comment = &rest[at..];
         rest = match comment.starts_with("--") {
             true => comment.find('\n').map_or("", |end| &comment[end..]),
-            false => after_block_comment(comment),
+            false => &comment[block_comment_length(comment)..],
         };
     }
     text + rest
 }
 
-/// Returns what follows the block comment at the beginning of a text. Block comments nest.
-fn after_block_comment(text: &str) -> &str {
-    let (mut depth, mut at) = (0, 0);
+/// Returns the number of bytes of the block comment at the beginning of a text. Block comments nest.
+pub(super) fn block_comment_length(text: &str) -> usize {
+    let (mut depth, mut at) = (0_usize, 0);
     while let Some(found) = text.as_bytes().get(at..at + 2) {
         at += match found {
             b"/*" => {
@@ -181,10 +181,10 @@ fn after_block_comment(text: &str) -> &str {
             _ => 1,
         };
         if depth == 0 {
-            return &text[at..];
+            return at;
         }
     }
-    ""
+    text.len()
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use super::super::source::block_comment_length;
+
 /// A part of SQL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Token {
@@ -187,28 +189,6 @@ fn is_name_part(c: char) -> bool {
 
 fn length_while(text: &str, is_part: impl Fn(char) -> bool) -> usize {
     text.find(|c: char| !is_part(c)).unwrap_or(text.len())
-}
-
-/// Returns the number of bytes of the comment at the beginning of a text. Such comments nest.
-fn block_comment_length(text: &str) -> usize {
-    let (mut depth, mut at) = (0_usize, 0);
-    while let Some(found) = text.as_bytes().get(at..at + 2) {
-        at += match found {
-            b"/*" => {
-                depth += 1;
-                2
-            }
-            b"*/" => {
-                depth -= 1;
-                2
-            }
-            _ => 1,
-        };
-        if depth == 0 {
-            return at;
-        }
-    }
-    text.len()
 }
 
 /// Returns the statements of a script, each without its semicolon. The body of a function in standard SQL (`BEGIN ATOMIC`)
