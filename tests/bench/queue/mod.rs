@@ -3,12 +3,11 @@
 //! both.
 
 mod concurrency;
+mod enqueue;
+mod pick_up;
 mod replicas;
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
@@ -23,14 +22,11 @@ use saas::{
 };
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
-use tokio::{
-    sync::mpsc,
-    time::{sleep, timeout},
-};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    bare::{self, BareClient, CALLERS, QUEUE, new_ids, run_callers},
+    bare::{self, BareClient, QUEUE},
     table::{EngineAndBaseline, Figures, Rounds, Sample, number},
 };
 
@@ -38,8 +34,6 @@ use crate::{
 const JOBS_PER_CALL: usize = 250;
 /// The short backlog is drained this many times in a round, since one drain is too short to measure.
 const DRAINS_PER_ROUND: usize = 5;
-/// The pause between two jobs, in which the worker becomes idle.
-const PAUSE: Duration = Duration::from_millis(5);
 /// Padding of a payload. With it, the envelope of a job has 250 bytes.
 const PADDING_BYTES: usize = 144;
 
@@ -234,50 +228,6 @@ impl Bench {
         Ok(size)
     }
 
-    async fn measure_bulk_enqueue(&self) -> Result<EngineAndBaseline> {
-        let ((queue, bare), jobs) = (self.engine_and_baseline("bulk").await?, self.size(100_000));
-        let mut both = EngineAndBaseline::default();
-        for round in 1..=self.rounds(3) {
-            eprintln!("enqueue, 250 a call: round {round}");
-            let engine = self.measure(jobs, self.fill(&queue, jobs)).await?;
-            self.flush().await?;
-            let ids = new_ids(jobs);
-            let baseline = self.measure(jobs, bare.push_all(&ids, JOBS_PER_CALL, &self.envelope)).await?;
-            self.flush().await?;
-            both.add(&[engine, baseline]);
-        }
-        Ok(both)
-    }
-
-    async fn measure_single_enqueue(&self) -> Result<EngineAndBaseline> {
-        let ((queue, bare), each) = (self.engine_and_baseline("single").await?, self.size(60_000) / CALLERS);
-        let envelope: Arc<str> = self.envelope.as_str().into();
-        let mut both = EngineAndBaseline::default();
-        for round in 1..=self.rounds(3) {
-            eprintln!("enqueue, one by one, {CALLERS} at once: round {round}");
-            let enqueuing = run_callers(|_| {
-                let (queue, job) = (queue.clone(), self.batch[0].clone());
-                async move {
-                    for _ in 0..each {
-                        queue.enqueue(&job, Origin::default()).await?;
-                    }
-                    anyhow::Ok(())
-                }
-            });
-            let engine = self.measure(each * CALLERS, enqueuing).await?;
-            self.flush().await?;
-            let ids: Arc<[String]> = new_ids(each * CALLERS).into();
-            let pushing = run_callers(|caller| {
-                let (bare, ids, envelope) = (bare.clone(), ids.clone(), envelope.clone());
-                async move { bare.push_all(&ids[caller * each..][..each], 1, &envelope).await }
-            });
-            let baseline = self.measure(each * CALLERS, pushing).await?;
-            self.flush().await?;
-            both.add(&[engine, baseline]);
-        }
-        Ok(both)
-    }
-
     /// Runs all queued jobs with a new worker.
     async fn run_worker(&self, queue: &Queue, jobs: usize) -> Result<Sample> {
         self.run_worker_at(queue, self.args.concurrency.into(), jobs).await
@@ -323,49 +273,6 @@ impl Bench {
             both.add(&samples);
         }
         Ok(both)
-    }
-
-    /// Measures the milliseconds from enqueuing a job to its start, and those of a PING. Returns the median,
-    /// the 99th percentile and the maximum.
-    async fn measure_pick_up(&self) -> Result<[[Rounds; 2]; 3]> {
-        let ((queue, _), mut conn) =
-            (self.engine_and_baseline("idle").await?, bare::connect(&self.url).await?);
-        let (sender, mut begun) = mpsc::unbounded_channel();
-        let (stop, never) = (CancellationToken::new(), CancellationToken::new());
-        let worker = Worker::new(&queue, JOBS, Probe(Some(sender)), options(10, false)?)?;
-        let working = tokio::spawn(worker.run(stop.clone(), never));
-        sleep(100 * PAUSE).await;
-        let mut found = <[[Rounds; 2]; 3]>::default();
-        let mut most = [0.0_f64; 2];
-        for round in 1..=self.rounds(3) {
-            eprintln!("pick-up by an idle worker: round {round}");
-            let mut times = [Vec::new(), Vec::new()];
-            for _ in 0..self.size(500) {
-                sleep(PAUSE).await;
-                let asked = Instant::now();
-                queue.enqueue(&self.batch[0], Origin::default()).await?;
-                let begun = timeout(Duration::from_secs(30), begun.recv()).await?;
-                let begun = begun.context("the worker has ended")?;
-                times[0].push(begun.duration_since(asked).as_secs_f64() * 1e3);
-                sleep(PAUSE).await;
-                let asked = Instant::now();
-                redis::cmd("PING").query_async::<()>(&mut conn).await?;
-                times[1].push(asked.elapsed().as_secs_f64() * 1e3);
-            }
-            for (side, times) in times.iter_mut().enumerate() {
-                times.sort_by(f64::total_cmp);
-                found[0][side].push(times[times.len() / 2]);
-                found[1][side].push(times[times.len() * 99 / 100]);
-                most[side] = times.iter().copied().fold(most[side], f64::max);
-            }
-        }
-        for (side, most) in most.into_iter().enumerate() {
-            found[2][side].push(most);
-        }
-        stop.cancel();
-        working.await??;
-        self.flush().await?;
-        Ok(found)
     }
 
     /// Measures the bytes of a queued job, of a finished one, and of one whose result is no longer kept.

@@ -11,9 +11,9 @@ use saas::{
 use secrecy::ExposeSecret;
 use url::Url;
 
-use super::{Bench, CALLERS};
+use super::Bench;
 use crate::{
-    bare,
+    bare::{self, CALLERS},
     table::{PER_SECOND, Rounds, Table, number},
 };
 
