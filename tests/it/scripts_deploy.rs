@@ -169,6 +169,10 @@ async fn an_interrupted_deployment_continues() {
     assert_eq!(host.containers(), ["worker sha256:two", "api sha256:two"]);
     assert_eq!(host.calls().iter().filter(|call| call.starts_with("stop")).collect::<Vec<_>>(), ["stop a"]);
     assert_eq!(host.read("images/saas_previous").trim(), "sha256:one");
+    let lock = fs::File::create(host.0.path().join(".deploy.lock")).unwrap();
+    lock.lock().unwrap();
+    host.deploy(&[], &[("SOURCE", "sha256:three")]).await.failed(1, &["another deployment"]);
+    drop(lock);
     host.deploy(&["--image"], &[]).await.failed(1, &["--image needs the name"]);
     host.deploy(&["--now"], &[]).await.failed(1, &["unknown argument --now"]);
 }
