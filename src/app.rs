@@ -23,6 +23,7 @@ use crate::{
     mail::Mailer,
     models::session::Identity,
     queue::{self, Connector, OwnerLimit, OwnerLimits, Queue, QueueOptions},
+    rate_limits::RateLimits,
     redis_pool::RedisPool,
     redis_servers::RedisServers,
     security::{Passwords, Pseudonyms, Sealer, Tokens},
@@ -42,10 +43,12 @@ pub struct App(Arc<Inner>);
 pub struct Inner {
     pub config: Config,
     pub db: Db,
-    /// The server of the jobs and of the counters of attempts.
+    /// The server of the jobs, of the counters of attempts and of the rate limits.
     pub redis: RedisPool,
     /// Counts failed attempts at passwords and codes, and requests for mails.
     pub attempts: Attempts,
+    /// Counts the requests of each caller.
+    pub rate_limits: RateLimits,
     /// On the server of `CACHE_REDIS_URL`, if it is set.
     pub cache: Cache,
     /// Cached sessions and their users, by session id.
@@ -92,6 +95,7 @@ impl App {
         };
         Ok(Self(Arc::new(Inner {
             attempts: Attempts::new(redis.clone(), &config.redis.redis_key_prefix, &key),
+            rate_limits: RateLimits::new(redis.clone(), &config.redis.redis_key_prefix, &key),
             cache: Cache::new(cache_redis, &config.redis.redis_key_prefix),
             identities: RecentReads::new(Duration::from_millis(auth.identity_cache_ms)),
             session_uses: PendingUses::new(MAX_PENDING_SESSIONS),

@@ -10,17 +10,18 @@
 //! | module | contains | may import |
 //! |---|---|---|
 //! | [`cli`] | one file per subcommand | everything |
-//! | [`api`] | one file per resource: contract types and operations | services, models, jobs, queue, app, db, security, context, email_address |
+//! | [`api`] | one file per resource: contract types and operations | services, models, jobs, queue, app, db, rate_limits, security, context, email_address |
 //! | [`services`] | business rules that span queries, and the transaction | models, queue, security, app, attempts, cache, db, mail, context, email_address |
 //! | [`jobs`] | the tasks, one file each, and the list of them | services, models, app, mail, queue, context |
 //! | [`queue`] | the job engine, which depends on Redis only | |
 //! | [`models`] | the tables and their queries | schema, db, email_address |
-//! | [`app`] | the composition root | attempts, cache, db, queue, mail, security, models |
+//! | [`app`] | the composition root | attempts, cache, db, queue, mail, rate_limits, security, models |
 //! | [`attempts`] | counters of attempts, in Redis and in the process | |
 //! | [`cache`] | typed cache-aside over Redis | |
 //! | [`context`] | the request that a service works for | queue |
 //! | [`db`] | the PostgreSQL pool, transactions, migrations | context |
 //! | [`mail`] | messages, their templates, SMTP | email_address |
+//! | [`rate_limits`] | token buckets of requests, in the process and settled with Redis | context |
 //! | [`security`] | passwords, tokens, encryption | |
 //! | [`email_address`] | which addresses are accepted, and when two spellings are the same address | |
 //! | [`dev`] | the private servers of `saas dev` and of the tests | |
@@ -48,6 +49,7 @@ pub mod mail;
 pub mod models;
 pub mod pool;
 pub mod queue;
+pub mod rate_limits;
 pub mod redis_pool;
 pub mod redis_servers;
 pub mod schema;

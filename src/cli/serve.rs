@@ -160,6 +160,7 @@ pub(super) async fn serve(
     tokio::select! {
         ended = api::serve(listener, endpoint, stopping, limits) => ended?,
         () = session_uses::flush_regularly(&app) => {}
+        () = app.rate_limits.settle_regularly() => {}
         () = shutdown.immediate.cancelled() => tracing::warn!("stopping at once: running requests are dropped"),
     }
     tokio::select! {

@@ -26,6 +26,7 @@ mod logs;
 mod postgres;
 mod postgres_parameters;
 mod postgres_url;
+mod rate_limits;
 mod redis_options;
 mod redis_server;
 mod redis_url;
@@ -46,6 +47,7 @@ pub use database::{Database, DatabasePool, DatabaseSettingNames};
 pub use jobs::{UserJobs, Worker, WorkerHealth};
 pub use logs::{LogFormat, Logs};
 pub use postgres::{PostgresOptions, PostgresServer, SessionAttrs, SslMode, TlsOptions};
+pub use rate_limits::RequestLimits;
 pub use redis_options::RedisOptions;
 pub use redis_server::Redis;
 pub use redis_url::{RedisEndpoints, RedisTopology, hash_tag};
@@ -274,4 +276,6 @@ pub struct Http {
     #[arg(long, env, alias = "shutdown-timeout", default_value_t = 25, value_name = "SECONDS",
         value_parser = clap::value_parser!(u64).range(0..=3600))]
     pub shutdown_timeout_seconds: u64,
+    #[command(flatten)]
+    pub request_limits: RequestLimits,
 }

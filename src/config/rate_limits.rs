@@ -1,0 +1,26 @@
+//! Settings of the rate limits of requests.
+
+use clap::{ArgAction, Args, builder::BoolishValueParser};
+
+/// How many requests a caller may send in a minute, and at once.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Rate limits of requests")]
+pub struct RequestLimits {
+    /// Whether the API limits the requests of each caller: a user, or a client network if the request is not
+    /// authenticated. Behind a proxy, set TRUSTED_PROXIES too, or all clients are one network.
+    #[arg(long, env, default_value_t = true, action = ArgAction::Set, num_args = 0..=1,
+        default_missing_value = "true", require_equals = true, value_parser = BoolishValueParser::new())]
+    pub rate_limits: bool,
+    /// Requests to /auth that a caller may send at once, and again within a minute. More are refused with 429.
+    #[arg(long, env, default_value_t = 120, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub rate_limit_auth_per_minute: u32,
+    /// The same for other requests with GET and HEAD.
+    #[arg(long, env, default_value_t = 1_200, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub rate_limit_read_per_minute: u32,
+    /// The same for requests that change something, except those that enqueue a job.
+    #[arg(long, env, default_value_t = 300, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub rate_limit_write_per_minute: u32,
+    /// The same for requests that enqueue a job. USER_MAX_JOBS_PER_HOUR limits the jobs too.
+    #[arg(long, env, default_value_t = 1_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub rate_limit_enqueue_per_minute: u32,
+}

@@ -1,0 +1,168 @@
+//! A token bucket, stored as the time at which it is full again (generic cell rate algorithm, ITU-T I.371). All times are
+//! those of [`Clock`](super::Clock), in nanoseconds.
+
+use super::subject::{Caller, Class, Subject};
+
+/// The time in which an empty bucket becomes full.
+pub(super) const WINDOW: u64 = 60 * SECOND;
+/// Time between two refusals of a subject that are logged.
+const REPORT_INTERVAL: u64 = 60 * SECOND;
+const SECOND: u64 = 1_000_000_000;
+
+/// How many requests are allowed: as many at once as in a minute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    quota: u32,
+    /// Time in which the bucket gets one token.
+    interval: u64,
+}
+
+impl Limit {
+    /// Allows `quota` requests a minute, at least 1.
+    pub const fn per_minute(quota: u32) -> Self {
+        let quota = if quota == 0 { 1 } else { quota };
+        Self { quota, interval: WINDOW / quota as u64 }
+    }
+}
+
+/// Whether a request is allowed, and the state of its bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decision {
+    pub is_allowed: bool,
+    /// The requests that are allowed now.
+    pub remaining: u32,
+    /// Whole seconds until the bucket is full or, if no request remains, until the next one is allowed. At least 1.
+    pub reset_seconds: u64,
+    /// Whether to log the refusal: it is the first one of this subject in a minute.
+    pub is_reported: bool,
+}
+
+/// The bucket of a subject. A bucket that is full has no state, so it can be replaced by one of another subject.
+#[derive(Clone, Copy)]
+pub(super) struct Bucket {
+    pub(super) subject: Subject,
+    /// When the bucket is full again. It is empty a minute before. An earlier time is a debt.
+    pub(super) full_at: u64,
+    interval: u64,
+    report_at: u64,
+    /// Requests that Redis does not know.
+    unsettled: u32,
+}
+
+impl Bucket {
+    /// A full bucket of any subject.
+    pub(super) const UNUSED: Self = Self::new(Subject { caller: Caller::Network(None), class: Class::Auth });
+
+    /// Creates a full bucket.
+    pub(super) const fn new(subject: Subject) -> Self {
+        Self { subject, full_at: 0, interval: 0, report_at: 0, unsettled: 0 }
+    }
+
+    /// Takes a token. A refused request takes none.
+    pub(super) fn take(&mut self, now: u64, limit: Limit) -> Decision {
+        let Limit { quota, interval } = limit;
+        self.interval = interval;
+        let full_at = self.full_at.max(now) + interval;
+        let is_allowed = full_at <= now + WINDOW;
+        if is_allowed {
+            self.full_at = full_at;
+            self.unsettled = self.unsettled.saturating_add(1);
+        }
+        let is_reported = !is_allowed && self.report_at <= now;
+        if is_reported {
+            self.report_at = now + REPORT_INTERVAL;
+        }
+        let missing = self.full_at.max(now) - now;
+        let remaining = WINDOW.saturating_sub(missing) / interval;
+        // Less than one token remains, so the sum is greater than the window.
+        let wait = if remaining > 0 { missing } else { (missing + interval).saturating_sub(WINDOW) };
+        Decision {
+            is_allowed,
+            remaining: u32::try_from(remaining).unwrap_or(quota).min(quota - 1),
+            reset_seconds: wait.div_ceil(SECOND).max(1),
+            is_reported,
+        }
+    }
+
+    /// Takes the requests that Redis does not know. Returns their cost: the time in microseconds by which they delay that
+    /// the bucket is full. `None` if there are none.
+    pub(super) fn take_unsettled(&mut self) -> Option<u64> {
+        let requests = std::mem::take(&mut self.unsettled);
+        (requests > 0).then(|| (u64::from(requests) * self.interval).div_ceil(1_000))
+    }
+
+    /// Takes the use by all processes into account. `full_at` is the time at which the shared bucket is full.
+    ///
+    /// A bucket never gets fuller by this, so that a Redis that lost its data does not refill it.
+    pub(super) fn settle(&mut self, full_at: u64) {
+        self.full_at = self.full_at.max(full_at + u64::from(self.unsettled) * self.interval);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Limit = Limit::per_minute(3);
+    const START: u64 = 1_000 * SECOND;
+
+    /// Returns whether a request is allowed, what remains, and the seconds until it is reset.
+    fn take(bucket: &mut Bucket, seconds: u64) -> (bool, u32, u64) {
+        let decision = bucket.take(START + seconds * SECOND, LIMIT);
+        (decision.is_allowed, decision.remaining, decision.reset_seconds)
+    }
+
+    #[test]
+    fn a_bucket_has_the_quota_at_once_and_refills_evenly() {
+        let mut bucket = Bucket::UNUSED;
+        for (second, expected) in [
+            (0, (true, 2, 20)),
+            (0, (true, 1, 40)),
+            (0, (true, 0, 20)),
+            (0, (false, 0, 20)),
+            (19, (false, 0, 1)),
+            (20, (true, 0, 20)),
+            (20, (false, 0, 20)),
+            // The refused requests have taken no tokens.
+            (60, (true, 1, 40)),
+            (1_000, (true, 2, 20)),
+        ] {
+            assert_eq!(take(&mut bucket, second), expected, "after {second} s");
+        }
+    }
+
+    #[test]
+    fn every_quota_is_exact_at_once() {
+        for quota in [1, 7, 60, 1_001, 99_999] {
+            let (mut bucket, limit) = (Bucket::UNUSED, Limit::per_minute(quota));
+            assert_eq!(bucket.take(START, limit).remaining, quota - 1);
+            let allowed = (0..quota).filter(|_| bucket.take(START, limit).is_allowed).count();
+            assert_eq!(allowed + 1, quota as usize);
+        }
+    }
+
+    #[test]
+    fn the_use_by_other_processes_counts_and_is_never_forgotten() {
+        let mut bucket = Bucket::UNUSED;
+        take(&mut bucket, 0);
+        assert_eq!(bucket.take_unsettled(), Some(20_000_000));
+        take(&mut bucket, 0);
+        // The other process has used two tokens. The request since the report is not among the three that Redis knows.
+        bucket.settle(START + 60 * SECOND);
+        assert_eq!(take(&mut bucket, 39), (false, 0, 1));
+        assert_eq!(take(&mut bucket, 40), (true, 0, 20));
+        bucket.settle(0);
+        assert_eq!(take(&mut bucket, 40), (false, 0, 20), "Redis has lost its data");
+        assert_eq!((bucket.take_unsettled(), bucket.take_unsettled()), (Some(40_000_000), None));
+    }
+
+    #[test]
+    fn a_refusal_is_reported_once_a_minute() {
+        let mut bucket = Bucket::UNUSED;
+        let mut reported = |second: u64| bucket.take(START + second * SECOND, LIMIT).is_reported;
+        let at_once: Vec<_> = (0..6).map(|_| reported(0)).collect();
+        assert_eq!(at_once, [false, false, false, true, false, false]);
+        let later: Vec<_> = [60, 60, 60, 60, 60].into_iter().map(reported).collect();
+        assert_eq!(later, [false, false, false, true, false]);
+    }
+}

@@ -1,0 +1,171 @@
+//! Rate limits of requests: token buckets in each process, which are settled with Redis in the background.
+//!
+//! A request takes a token of a local bucket, so it waits for no round trip. At most five times a second, the process
+//! reports to Redis which tokens were taken, and learns what all processes have taken together.
+//!
+//! # What several processes allow together
+//!
+//! A process does not know what others have allowed since its last settlement. So N processes allow at most what one
+//! would, and N - 1 times the quota once. A caller who sends requests more slowly gets at most what the other N - 1
+//! processes receive between two settlements. This surplus is a debt: it is subtracted from later minutes, up to ten of
+//! them, so it does not repeat.
+//!
+//! # Without Redis
+//!
+//! Each process limits by its own buckets. So N processes allow N times the limit. Use that could not be reported is not
+//! reported later, because it would then count as new.
+//!
+//! # Memory
+//!
+//! The number of local buckets is fixed: see `table.rs`. In Redis, a bucket has a key until it is full again.
+
+mod bucket;
+mod clock;
+mod subject;
+mod table;
+
+use std::{
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use aws_lc_rs::hmac;
+use redis::Script;
+use tokio::{sync::Notify, time::sleep};
+
+pub use self::{
+    bucket::{Decision, Limit},
+    clock::Clock,
+    subject::{Caller, Class},
+};
+use self::{
+    bucket::WINDOW,
+    subject::Subject,
+    table::{Table, Usage},
+};
+use crate::{
+    error::{Error, Result, chain},
+    redis_pool::RedisPool,
+};
+
+static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("settle.lua")));
+
+/// Time between the first use of a bucket and the settlement with Redis.
+const SETTLE_INTERVAL: Duration = Duration::from_millis(200);
+/// The same after a settlement has failed.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// Buckets that one call of the script settles. It takes less than a millisecond of Redis.
+const BATCH_BUCKETS: usize = 250;
+/// Minutes for which a caller has to wait at most.
+const MAX_DEBT_WINDOWS: u64 = 10;
+
+/// The rate limits of this process.
+pub struct RateLimits {
+    redis: RedisPool,
+    prefix: Arc<str>,
+    /// HMAC key that maps a subject to a key in Redis, so that Redis stores no user id or IP address.
+    key: hmac::Key,
+    clock: Clock,
+    /// Created by the first request, because only some processes limit requests.
+    table: LazyLock<Table>,
+    /// Whether a bucket was used since the last settlement began.
+    is_used: AtomicBool,
+    used: Notify,
+}
+
+impl RateLimits {
+    /// Creates full buckets. Keys in Redis are `<prefix>:requests:<class>:<id>`. The id is derived from `secret`.
+    pub fn new(redis: RedisPool, prefix: &str, secret: &str) -> Self {
+        Self {
+            redis,
+            prefix: prefix.into(),
+            key: hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes()),
+            clock: Clock::new(),
+            table: LazyLock::new(Table::new),
+            is_used: AtomicBool::new(false),
+            used: Notify::new(),
+        }
+    }
+
+    /// Counts a request of a caller. A refused request is not counted.
+    pub fn take(&self, caller: Caller, class: Class, limit: Limit) -> Decision {
+        let decision = self.table.take(Subject { caller, class }, limit, self.clock.now());
+        // Most requests only read the flag, so that cores do not compete for it.
+        let was_used = || self.is_used.load(Ordering::Relaxed) || self.is_used.swap(true, Ordering::Relaxed);
+        if decision.is_allowed && !was_used() {
+            self.used.notify_one();
+        }
+        decision
+    }
+
+    /// Settles the buckets while the process runs. Never returns. While no request arrives, it does not wake up.
+    pub async fn settle_regularly(&self) {
+        let mut failed = false;
+        loop {
+            self.used.notified().await;
+            sleep(if failed { RETRY_INTERVAL } else { SETTLE_INTERVAL }).await;
+            let result = self.settle().await;
+            match &result {
+                Err(error) if !failed => tracing::warn!(
+                    error = chain(error),
+                    "cannot share the rate limits of requests: this process counts by itself"
+                ),
+                Ok(()) if failed => tracing::info!("the rate limits of requests are shared again"),
+                _ => {}
+            }
+            failed = result.is_err();
+        }
+    }
+
+    /// Reports to Redis what was used since the last call, and takes the use by all processes into account.
+    ///
+    /// The pool repeats a command whose connection fails. The use of one interval may then count twice.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if Redis does not answer. The use is then not reported.
+    pub async fn settle(&self) -> Result<()> {
+        // Before the buckets are read: a request that takes a token later sets the flag again.
+        self.is_used.store(false, Ordering::Relaxed);
+        for batch in self.table.take_unsettled().chunks(BATCH_BUCKETS) {
+            self.settle_batch(batch).await?;
+        }
+        Ok(())
+    }
+
+    async fn settle_batch(&self, batch: &[Usage]) -> Result<()> {
+        // Redis measures the time until a bucket is full later than this. So no bucket seems emptier than it is.
+        let sent_at = self.clock.now();
+        let mut invocation = SCRIPT.prepare_invoke();
+        for usage in batch {
+            invocation.key(self.key_of(&usage.subject));
+        }
+        invocation.arg((1 + MAX_DEBT_WINDOWS) * WINDOW / 1_000);
+        for usage in batch {
+            invocation.arg(usage.cost_micros);
+        }
+        let missing: Vec<u64> = invocation
+            .invoke_async(&mut self.redis.clone())
+            .await
+            .map_err(|error| Error::unavailable("Redis", error))?;
+        for (usage, micros) in batch.iter().zip(missing) {
+            self.table.settle(&usage.subject, sent_at + 1_000 * micros);
+        }
+        Ok(())
+    }
+
+    /// Returns the clock, which tests stop.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    fn key_of(&self, subject: &Subject) -> String {
+        let class = subject.class.as_str();
+        let tag = hmac::sign(&self.key, format!("requests\0{class}\0{}", subject.caller).as_bytes());
+        let mut id = [0; 8];
+        id.copy_from_slice(&tag.as_ref()[..8]);
+        format!("{}:requests:{class}:{:016x}", self.prefix, u64::from_be_bytes(id))
+    }
+}

@@ -1,0 +1,62 @@
+//! What a bucket counts.
+
+use std::{fmt, net::IpAddr};
+
+use crate::context::client_network;
+
+/// The caller of a request, for whom it is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Caller {
+    User(i64),
+    ApiKey(i64),
+    /// A caller who is not authenticated. Use [`Caller::network`] to create one.
+    Network(Option<IpAddr>),
+}
+
+impl Caller {
+    /// Returns the network of a client. Clients with an unknown address share one, so that they do not evade the limits.
+    pub fn network(ip: Option<IpAddr>) -> Self {
+        Self::Network(ip.map(client_network))
+    }
+}
+
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::User(id) => write!(f, "user:{id}"),
+            Self::ApiKey(id) => write!(f, "key:{id}"),
+            Self::Network(Some(network)) => write!(f, "network:{network}"),
+            Self::Network(None) => f.write_str("network:unknown"),
+        }
+    }
+}
+
+/// A class of operations. Each has a limit of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// Registration, sign-in, tokens, links.
+    Auth,
+    Read,
+    Write,
+    /// Operations that enqueue a job.
+    Enqueue,
+}
+
+impl Class {
+    /// Returns the name: in headers, keys and log lines.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auth => "auth",
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Enqueue => "enqueue",
+        }
+    }
+}
+
+/// The caller and the class of a request. Each subject has a bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Subject {
+    pub(super) caller: Caller,
+    pub(super) class: Class,
+}
