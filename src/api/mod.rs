@@ -19,6 +19,7 @@ mod jobs;
 mod middleware;
 mod paths;
 mod problem;
+mod quotas;
 mod respond;
 mod server;
 mod tag;
@@ -107,6 +108,7 @@ pub fn endpoint(
         hosts: host_rules(&app, http)?,
         https,
         trusted_proxies: http.trusted_proxies.into(),
+        quotas: quotas::Quotas::new(&app, &http.request_limits, http.trusted_proxies)?,
     };
     Ok(middleware::wrap(routes.data(app.clone()).data(Arc::new(cookies)), app, settings))
 }

@@ -36,6 +36,10 @@ pub enum Event<'a> {
     AttemptThrottled {
         rule: &'static str,
     },
+    /// A caller has exceeded a rate limit of requests. Logged once a minute for each caller and limit.
+    RequestThrottled {
+        rule: &'static str,
+    },
     /// A used refresh token was presented again, so its session was revoked.
     TokenReplayed,
     AccessForbidden {
@@ -63,6 +67,7 @@ impl Event<'_> {
             Self::UserRegistered => "user.registered",
             Self::RegistrationRefused { .. } => "registration.refused",
             Self::AttemptThrottled { .. } => "attempt.throttled",
+            Self::RequestThrottled { .. } => "request.throttled",
             Self::TokenReplayed => "token.replayed",
             Self::AccessForbidden { .. } => "access.forbidden",
             Self::CrossSiteRefused => "cross_site.refused",
@@ -116,7 +121,9 @@ impl<'a> SecurityEvent<'a> {
             Event::LoginRefused { reason: why }
             | Event::RegistrationRefused { reason: why }
             | Event::AccessForbidden { reason: why } => reason = Some(why),
-            Event::AttemptThrottled { rule: name } => rule = Some(name),
+            Event::AttemptThrottled { rule: name } | Event::RequestThrottled { rule: name } => {
+                rule = Some(name)
+            }
             Event::LoginAccepted { second_factor: used } => second_factor = Some(used),
             Event::QueueOperation { action, target } => operation = Some((action, target)),
             _ => {}

@@ -15,11 +15,13 @@ use crate::{
     api::{
         cookies,
         problem::{ApiError, Result},
+        quotas::charge,
     },
     app::App,
     context::RequestContext,
     error::Error,
     models::session::Identity,
+    rate_limits::Caller,
     security::TokenSubject,
     services::{
         actor::{Actor, AdminActor},
@@ -53,10 +55,12 @@ impl LoggedUser {
     }
 }
 
-/// The argument of operations without authentication.
+/// The argument of operations without authentication. They are limited by the client's network.
 impl<'a> FromRequest<'a> for RequestContext {
     async fn from_request(request: &'a Request, _body: &mut RequestBody) -> poem::Result<Self> {
-        Ok(context(request))
+        let context = context(request);
+        charge(request, Caller::network(context.ip))?;
+        Ok(context)
     }
 }
 
@@ -126,7 +130,7 @@ async fn logout_session(app: &App, request: &Request, body: &mut RequestBody) ->
     let Some(token) = cookies::refresh_token(request)? else { return Err(refused) };
     cookies::refuse_cross_site(request)?;
     let session = sessions::find_by_refresh_token(app, token).await?;
-    Ok(LogoutSession { session, context: authenticated(request, session.user_id, session.session_id) })
+    Ok(LogoutSession { session, context: authenticated(request, session.user_id, session.session_id)? })
 }
 
 /// Authenticates the caller. The body is read before the identity, so that a session that is revoked while the client
@@ -147,15 +151,17 @@ async fn identify(
     let subject = app.tokens.verify(token)?;
     buffer(request, body).await?;
     let identity = sessions::identify(app, subject).await?;
-    let context = authenticated(request, identity.user.id, identity.session.id);
+    let context = authenticated(request, identity.user.id, identity.session.id)?;
     Ok((identity, context))
 }
 
-/// Returns the context of the request with its user and session. Also sets the ids for the logs.
-fn authenticated(request: &Request, user_id: i64, session_id: Uuid) -> RequestContext {
+/// Returns the context of the request with its user and session. Also sets the ids for the logs, and charges the request
+/// to the user.
+fn authenticated(request: &Request, user_id: i64, session_id: Uuid) -> Result<RequestContext> {
     if let Some(LoggedUser(ids)) = request.data::<LoggedUser>() {
         // Fails if the user is set already. A request has only one user.
         let _ = ids.set((user_id, session_id));
     }
-    context(request).signed_in(user_id, session_id)
+    charge(request, Caller::User(user_id))?;
+    Ok(context(request).signed_in(user_id, session_id))
 }

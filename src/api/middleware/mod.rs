@@ -27,7 +27,11 @@ use poem::{
 use tracing::Instrument;
 
 use self::{access_log::AccessLog, cors::Cors, headers::DefaultHeaders, problems::Problems};
-use super::{extract::LoggedUser, problem::RouteCatalog};
+use super::{
+    extract::LoggedUser,
+    problem::RouteCatalog,
+    quotas::{Charge, Quotas},
+};
 use crate::{app::App, context::RequestContext, error::Error};
 
 /// The configuration of the middleware.
@@ -41,6 +45,8 @@ pub(super) struct Settings {
     pub(super) https: bool,
     /// Number of trusted proxies in front of the server.
     pub(super) trusted_proxies: usize,
+    /// The rate limits; `None` if they are turned off.
+    pub(super) quotas: Option<Arc<Quotas>>,
 }
 
 /// Wraps the routes in the middleware.
@@ -48,12 +54,13 @@ pub(super) fn wrap<E>(routes: E, app: App, settings: Settings) -> impl Endpoint<
 where
     E: Endpoint + 'static,
 {
-    let Settings { routes: catalog, cors_origins, hosts, https, trusted_proxies } = settings;
+    let Settings { routes: catalog, cors_origins, hosts, https, trusted_proxies, quotas } = settings;
     let catalog = Arc::new(catalog);
     let (log_client_address, debug) = (app.config.logs.log_client_address, app.config.core.debug);
     Middleware {
         handler: routes.map_to_response().with(CookieJarManager::new()),
         trusted_proxies,
+        quotas,
         log: AccessLog { catalog: catalog.clone(), log_client_address, debug },
         headers: DefaultHeaders::new(app.clone(), https),
         hosts,
@@ -65,6 +72,7 @@ where
 struct Middleware<E> {
     handler: E,
     trusted_proxies: usize,
+    quotas: Option<Arc<Quotas>>,
     log: AccessLog,
     headers: DefaultHeaders,
     hosts: HostRules,
@@ -131,12 +139,21 @@ impl<E: Endpoint<Output = Response>> Middleware<E> {
     /// Runs the handler. A panic is an internal error.
     async fn handle(&self, mut req: Request, received: &Received) -> Response {
         let accepts_gzip = accepts_gzip(&req);
-        let result = match normal_path::normalize(&mut req) {
+        let normalized = normal_path::normalize(&mut req);
+        let charge =
+            self.quotas.as_ref().and_then(|quotas| Charge::attach(quotas, &mut req, &received.context));
+        let result = match normalized {
             Ok(()) => AssertUnwindSafe(self.handler.call(req)).catch_unwind().await,
             Err(error) => Ok(Err(error.into())),
         };
-        let result = result.unwrap_or_else(|_| Err(Error::internal("handler panicked").into()));
-        let response = result.unwrap_or_else(|error| self.problems.render(&error, received));
+        let mut result = result.unwrap_or_else(|_| Err(Error::internal("handler panicked").into()));
+        if let Some(charge) = &charge {
+            result = charge.close(result);
+        }
+        let mut response = result.unwrap_or_else(|error| self.problems.render(&error, received));
+        if let Some(charge) = &charge {
+            charge.add_headers(&mut response);
+        }
         compression::compress(response, accepts_gzip).await
     }
 }

@@ -41,6 +41,9 @@ fn event(error: &poem::Error) -> Option<Event<'static>> {
     let error = match error.downcast_ref::<ApiError>()? {
         ApiError::CrossSite => return Some(Event::CrossSiteRefused),
         ApiError::UnknownHost => return Some(Event::HostRefused),
+        ApiError::RateLimited { class, is_reported: true, .. } => {
+            return Some(Event::RequestThrottled { rule: class.as_str() });
+        }
         ApiError::Domain(error) => error,
         _ => return None,
     };

@@ -3,6 +3,7 @@
 use crate::{
     api::server::Refusal,
     error::{Error, FieldError},
+    rate_limits::Class,
     services::login::Challenge,
 };
 
@@ -26,6 +27,14 @@ pub enum ApiError {
     /// A page of another site made the browser send the request with its cookies.
     #[error("Cross-site request refused")]
     CrossSite,
+    /// The caller has sent too many requests of a class.
+    #[error("Too many requests, try again in {retry_after} seconds")]
+    RateLimited {
+        class: Class,
+        retry_after: u64,
+        /// Whether to log the refusal as a security event.
+        is_reported: bool,
+    },
     /// hyper could not parse the request.
     #[error("{0}")]
     Refused(Refusal),

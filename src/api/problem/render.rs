@@ -110,7 +110,8 @@ impl Failure {
         };
         log(error);
         let header = match error {
-            ApiError::Domain(
+            ApiError::RateLimited { retry_after, .. }
+            | ApiError::Domain(
                 Error::TooManyAttempts { retry_after } | Error::TooManyJobs { retry_after, .. },
             ) => Some((header::RETRY_AFTER, HeaderValue::from(*retry_after))),
             // Tells the client which encoding to use (RFC 9110 section 12.5.3).

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 
 use super::{Object, operations, schema_name};
+use crate::api::quotas::is_limited;
 
 /// The documented errors: status, name and description.
 const ERRORS: [(u16, &str, &str); 12] = [
@@ -21,7 +22,7 @@ const ERRORS: [(u16, &str, &str); 12] = [
     (415, "UnsupportedMediaType", "The operation does not accept this media type."),
     (421, "MisdirectedRequest", "This server does not serve the host of the request."),
     (422, "UnprocessableContent", "Fields are invalid: `errors` lists them."),
-    (429, "TooManyRequests", "Too many attempts or jobs: `Retry-After` says when to try again."),
+    (429, "TooManyRequests", "Too many requests, attempts or jobs: `Retry-After` says when to try again."),
     (503, "ServiceUnavailable", "The server cannot do this now: `code` says why."),
 ];
 
@@ -29,8 +30,10 @@ const ERRORS: [(u16, &str, &str); 12] = [
 const OTHER_ERROR: &str = "Error";
 
 /// The documented headers: name, type and description.
-const HEADERS: [(&str, &str, &str); 5] = [
+const HEADERS: [(&str, &str, &str); 7] = [
     ("Location", "string", "URI of the created resource."),
+    ("RateLimit", "string", "Requests that remain, and seconds until they are reset: `\"read\";r=1199;t=1`."),
+    ("RateLimit-Policy", "string", "Allowed requests, and in how many seconds: `\"read\";q=1200;w=60`."),
     ("Retry-After", "integer", "Seconds after which to try again."),
     ("Set-Cookie", "string", "Sets or removes a cookie with a token."),
     ("WWW-Authenticate", "string", "The authentication scheme (RFC 6750 section 3)."),
@@ -54,7 +57,7 @@ pub(super) fn complete(spec: &mut Value) {
             if response["description"] == "" {
                 response["description"] = describe(response, &summary, &schemas).into();
             }
-            response["headers"] = headers(status, response);
+            response["headers"] = headers(status, response, is_limited(path));
         }
         for (status, name, _) in ERRORS.iter().filter(|(status, ..)| statuses.contains(status)) {
             responses.entry(status.to_string()).or_insert(reference("responses", name));
@@ -65,10 +68,10 @@ pub(super) fn complete(spec: &mut Value) {
     let mut errors = Object::new();
     for (status, name, description) in ERRORS.iter().filter(|(status, ..)| used.contains(status)) {
         let mut response = json!({ "description": description, "content": other_error["content"] });
-        response["headers"] = headers(&status.to_string(), &response);
+        response["headers"] = headers(&status.to_string(), &response, *status == 429);
         errors.insert((*name).into(), response);
     }
-    other_error["headers"] = headers("default", &other_error);
+    other_error["headers"] = headers("default", &other_error, false);
     errors.insert(OTHER_ERROR.into(), other_error);
     spec["components"]["responses"] = errors.into();
     spec["components"]["headers"] = Value::Object(HEADERS.map(header).into_iter().collect());
@@ -104,9 +107,10 @@ fn describe(response: &Value, summary: &str, schemas: &BTreeMap<String, String>)
 fn error_statuses(path: &str, operation: &Object) -> BTreeSet<u16> {
     let security = operation.get("security").and_then(Value::as_array);
     let responses = operation.get("responses").and_then(Value::as_object);
-    let rules: [(bool, &[u16]); 6] = [
+    let rules: [(bool, &[u16]); 7] = [
         // If the server has ALLOWED_HOSTS.
         (true, &[421]),
+        (is_limited(path), &[429]),
         (security.is_some_and(|ways| !ways.is_empty()), &[401, 403]),
         // A page of another site cannot make a browser set cookies.
         (responses.is_some_and(|all| all.values().any(sets_cookies)), &[403]),
@@ -129,10 +133,12 @@ fn sets_cookies(response: &Value) -> bool {
     response["description"].as_str().is_some_and(|description| description.contains("cookie"))
 }
 
-/// Returns the headers of a response.
-fn headers(status: &str, response: &Value) -> Value {
+/// Returns the headers of a response. `is_limited` says whether it has those of a rate limit.
+fn headers(status: &str, response: &Value, is_limited: bool) -> Value {
     let rules = [
         ("Location", status == "201"),
+        ("RateLimit", is_limited),
+        ("RateLimit-Policy", is_limited),
         ("Retry-After", ["429", "503", "default"].contains(&status)),
         ("Set-Cookie", sets_cookies(response)),
         ("WWW-Authenticate", status == "401"),

@@ -1,0 +1,246 @@
+//! Rate limits of requests: who a request is charged to, and the headers of its response.
+//!
+//! Each request below `/api/v1` is charged once, as soon as its caller is known:
+//!
+//! - to the user, by the extractor that has authenticated it;
+//! - to the client's network, by the extractor `RequestContext` of operations without authentication;
+//! - to the client's network, after any other failure, such as an invalid token or an unknown path. The failure is then
+//!   replaced by 429 if the network has no requests left.
+//!
+//! So a client that guesses tokens does not use up the requests of a user, and users do not share the limit of their
+//! network. [`class_of`] has the only rule by which an operation gets its limit.
+
+use std::{
+    io::Write,
+    sync::{Arc, OnceLock},
+};
+
+use poem::{
+    PathPattern, Request, Response,
+    http::{HeaderName, HeaderValue, Method},
+};
+
+use super::{
+    paths::PREFIX,
+    problem::{ApiError, Result},
+};
+use crate::{
+    app::App,
+    config::RequestLimits,
+    context::RequestContext,
+    rate_limits::{Caller, Class, Decision, Limit},
+};
+
+const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// Longer than any value of the header `RateLimit`.
+const MAX_VALUE_BYTES: usize = 64;
+
+/// The limits of all classes.
+pub(super) struct Quotas {
+    app: App,
+    /// Whether the header `X-Forwarded-For` is ignored.
+    ignores_proxies: bool,
+    auth: Quota,
+    read: Quota,
+    write: Quota,
+    enqueue: Quota,
+}
+
+/// The limit of a class.
+struct Quota {
+    limit: Limit,
+    /// The value of the header `RateLimit-Policy`.
+    policy: HeaderValue,
+}
+
+impl Quota {
+    fn new(class: Class, per_minute: u32) -> anyhow::Result<Self> {
+        let policy = format!("\"{}\";q={per_minute};w=60", class.as_str());
+        Ok(Self { limit: Limit::per_minute(per_minute), policy: policy.try_into()? })
+    }
+}
+
+impl Quotas {
+    /// Creates the limits from the settings; `None` if they are turned off.
+    ///
+    /// # Errors
+    /// Never: the names of the classes are valid in a header.
+    pub(super) fn new(
+        app: &App,
+        settings: &RequestLimits,
+        trusted_proxies: u8,
+    ) -> anyhow::Result<Option<Arc<Self>>> {
+        if !settings.rate_limits {
+            return Ok(None);
+        }
+        Ok(Some(Arc::new(Self {
+            app: app.clone(),
+            ignores_proxies: trusted_proxies == 0,
+            auth: Quota::new(Class::Auth, settings.rate_limit_auth_per_minute)?,
+            read: Quota::new(Class::Read, settings.rate_limit_read_per_minute)?,
+            write: Quota::new(Class::Write, settings.rate_limit_write_per_minute)?,
+            enqueue: Quota::new(Class::Enqueue, settings.rate_limit_enqueue_per_minute)?,
+        })))
+    }
+
+    fn of(&self, class: Class) -> &Quota {
+        match class {
+            Class::Auth => &self.auth,
+            Class::Read => &self.read,
+            Class::Write => &self.write,
+            Class::Enqueue => &self.enqueue,
+        }
+    }
+}
+
+/// Returns the class of a request by its method and its normalized path; `None` if it is not limited.
+fn class_of(method: &Method, path: &str) -> Option<Class> {
+    let mut steps = path.strip_prefix(PREFIX)?.strip_prefix('/')?.split('/');
+    let resource = match steps.next()? {
+        "health" => return None,
+        "auth" => return Some(Class::Auth),
+        // `/orgs/{org}/jobs` has the class of `/jobs`.
+        "orgs" => steps.nth(1).unwrap_or("orgs"),
+        resource => resource,
+    };
+    match *method {
+        Method::OPTIONS => None,
+        Method::GET | Method::HEAD => Some(Class::Read),
+        Method::POST if resource == "jobs" => Some(Class::Enqueue),
+        _ => Some(Class::Write),
+    }
+}
+
+/// Returns whether the operations of a documented path are limited.
+pub(super) fn is_limited(path: &str) -> bool {
+    class_of(&Method::GET, path).is_some()
+}
+
+/// Charges a request to its caller, unless it is charged already.
+///
+/// # Errors
+/// [`ApiError::RateLimited`] if the caller has no requests of this class left.
+pub(super) fn charge(request: &Request, caller: Caller) -> Result<()> {
+    request.data::<Charge>().map_or(Ok(()), |charge| charge.take(caller))
+}
+
+/// The charge of a request: whom it was counted for, and with which result. Clones share it.
+#[derive(Clone)]
+pub(super) struct Charge(Arc<Inner>);
+
+struct Inner {
+    quotas: Arc<Quotas>,
+    class: Class,
+    /// The caller of a request that is not authenticated.
+    network: Caller,
+    /// Whether the client's address is probably that of a proxy.
+    has_unknown_proxy: bool,
+    decision: OnceLock<Decision>,
+}
+
+impl Charge {
+    /// Attaches the charge to a request, so that extractors find it. `None` if the request is not limited.
+    pub(super) fn attach(quotas: &Arc<Quotas>, req: &mut Request, context: &RequestContext) -> Option<Self> {
+        let charge = Self(Arc::new(Inner {
+            class: class_of(req.method(), req.uri().path())?,
+            network: Caller::network(context.ip),
+            has_unknown_proxy: quotas.ignores_proxies && req.headers().contains_key(FORWARDED_FOR),
+            quotas: quotas.clone(),
+            decision: OnceLock::new(),
+        }));
+        req.set_data(charge.clone());
+        Some(charge)
+    }
+
+    fn take(&self, caller: Caller) -> Result<()> {
+        let Inner { quotas, class, .. } = &*self.0;
+        let count = || quotas.app.rate_limits.take(caller, *class, quotas.of(*class).limit);
+        let decision = self.0.decision.get_or_init(count);
+        if decision.is_allowed {
+            return Ok(());
+        }
+        if decision.is_reported && self.0.has_unknown_proxy && matches!(caller, Caller::Network(_)) {
+            tracing::warn!(
+                "a rate limit refuses requests with the header X-Forwarded-For: if a proxy is in front, set \
+                 TRUSTED_PROXIES, or all clients count as one"
+            );
+        }
+        let (retry_after, is_reported) = (decision.reset_seconds, decision.is_reported);
+        Err(ApiError::RateLimited { class: *class, retry_after, is_reported })
+    }
+
+    /// Charges a request whose caller was not found to the client's network, unless the server itself has failed.
+    ///
+    /// # Errors
+    /// Those of the request, or [`ApiError::RateLimited`] in their place.
+    pub(super) fn close(&self, result: poem::Result<Response>) -> poem::Result<Response> {
+        let is_server_error = result.as_ref().is_err_and(|error| error.status().is_server_error());
+        if self.0.decision.get().is_some() || is_server_error {
+            return result;
+        }
+        match (self.take(self.0.network), result) {
+            (Err(refusal), Err(error)) => {
+                let mut refusal = poem::Error::from(refusal);
+                // The access log has the route.
+                if let Some(pattern) = error.data::<PathPattern>() {
+                    refusal.set_data(pattern.clone());
+                }
+                Err(refusal)
+            }
+            // What an operation has done cannot be refused any more.
+            (_, result) => result,
+        }
+    }
+
+    /// Adds the headers `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers, version 10).
+    pub(super) fn add_headers(&self, response: &mut Response) {
+        let Inner { quotas, class, decision, .. } = &*self.0;
+        let Some(Decision { remaining, reset_seconds, .. }) = decision.get() else { return };
+        let headers = response.headers_mut();
+        headers.insert(RATE_LIMIT_POLICY, quotas.of(*class).policy.clone());
+        let mut value = [0; MAX_VALUE_BYTES];
+        let mut rest = &mut value[..];
+        let written = write!(rest, "\"{}\";r={remaining};t={reset_seconds}", class.as_str());
+        let length = MAX_VALUE_BYTES - rest.len();
+        if let (Ok(()), Ok(value)) = (written, HeaderValue::from_bytes(&value[..length])) {
+            headers.insert(RATE_LIMIT, value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_class_follows_from_the_method_and_the_path() {
+        use Class::{Auth, Enqueue, Read, Write};
+        for (method, path, class) in [
+            (Method::POST, "/api/v1/auth/login", Some(Auth)),
+            (Method::GET, "/api/v1/auth/unknown", Some(Auth)),
+            (Method::GET, "/api/v1/users/me", Some(Read)),
+            (Method::HEAD, "/api/v1/users/me", Some(Read)),
+            (Method::PATCH, "/api/v1/users/me", Some(Write)),
+            (Method::from_bytes(b"BREW").unwrap(), "/api/v1/users/me", Some(Write)),
+            (Method::POST, "/api/v1/jobs/example", Some(Enqueue)),
+            (Method::GET, "/api/v1/jobs/1/status", Some(Read)),
+            (Method::DELETE, "/api/v1/jobs/1", Some(Write)),
+            (Method::POST, "/api/v1/admin/jobs/1/requeue", Some(Write)),
+            (Method::POST, "/api/v1/orgs", Some(Write)),
+            (Method::POST, "/api/v1/orgs/7/products", Some(Write)),
+            (Method::POST, "/api/v1/orgs/7/jobs", Some(Enqueue)),
+            (Method::GET, "/api/v1/healthy", Some(Read)),
+            (Method::GET, "/api/v1/nothing", Some(Read)),
+            (Method::GET, "/api/v1/health", None),
+            (Method::GET, "/api/v1/health/ready", None),
+            (Method::OPTIONS, "/api/v1/users/me", None),
+            (Method::GET, "/api/v10/users/me", None),
+            (Method::GET, "/docs", None),
+            (Method::POST, "/account/reset-password", None),
+        ] {
+            assert_eq!(class_of(&method, path), class, "{method} {path}");
+        }
+    }
+}
