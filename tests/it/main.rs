@@ -83,6 +83,7 @@ mod queue_processes;
 mod queue_redis;
 mod queue_replicas;
 mod queue_reserved;
+mod rate_limits;
 mod redis_failover;
 mod redis_failover_under_load;
 mod redis_permissions;

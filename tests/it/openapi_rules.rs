@@ -161,7 +161,7 @@ fn assert_valid(document: &Value, schema: &Value, value: &Value, at: &str) {
 
 #[tokio::test]
 async fn responses_have_the_documented_fields_and_headers() {
-    let app = TestApp::start().await;
+    let app = TestApp::with(&["--rate-limits=true"]).await;
     let (document, admin) = (fetch_document().await, app.admin().await);
     let job = app.enqueue("/jobs/example?name=x", &admin).await;
     let mut seen = 0;
@@ -180,7 +180,8 @@ async fn responses_have_the_documented_fields_and_headers() {
             let content = &response["content"][answer.header("content-type")];
             assert!(content.is_object(), "{name} is not documented");
             assert_valid(&document, &content["schema"], &answer.body, &name);
-            for header in ["x-request-id", "www-authenticate", "retry-after", "set-cookie", "location"] {
+            let plain = ["x-request-id", "www-authenticate", "retry-after", "set-cookie", "location"];
+            for header in plain.into_iter().chain(["ratelimit", "ratelimit-policy"]) {
                 let headers = response["headers"].as_object().unwrap();
                 let is_documented = headers.keys().any(|name| name.eq_ignore_ascii_case(header));
                 assert!(is_documented || !answer.headers.contains_key(header), "{name} has {header}");
@@ -206,8 +207,9 @@ async fn each_operation_documents_its_responses() {
         let responses = operation["responses"].as_object().unwrap();
         let has = |status: &str| assert!(responses.contains_key(status), "{name} does not document {status}");
         let security = operation["security"].as_array().unwrap_or_else(|| panic!("{name} has no security"));
-        let rules: [(bool, &[&str]); 4] = [
+        let rules: [(bool, &[&str]); 5] = [
             (true, &["421", "default"]),
+            (!path.contains("/health"), &["429"]),
             (!security.is_empty(), &["401", "403"]),
             (operation["requestBody"].is_object(), &["400", "413", "415", "422"]),
             (path.contains('{'), &["404"]),

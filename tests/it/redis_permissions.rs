@@ -184,6 +184,7 @@ async fn the_probe_tries_every_command_of_the_scripts() {
     let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let mut scripts: String = files.map(|path| std::fs::read_to_string(path).unwrap()).collect();
     scripts.push_str(&read_file("src/attempts/attempts.lua"));
+    scripts.push_str(&read_file("src/rate_limits/settle.lua"));
     let probe = read_file("src/queue/scripts/probe.lua");
     let (_, list) = probe.split_once("local COMMANDS = ").unwrap();
     let (list, _) = list.split_once("\nif ").unwrap();

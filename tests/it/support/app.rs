@@ -112,6 +112,8 @@ impl TestApp {
             // Longer than the defaults, so that tests do not fail on a loaded machine.
             "--database-timeout-ms=20000".into(),
             "--redis-timeout-ms=20000".into(),
+            // Tests send many requests from one address. Those of the rate limits turn them on.
+            "--rate-limits=false".into(),
             format!("--secret-key={SECRET}"),
             format!("--two-factor-key={}", SECRET.replace('a', "z")),
             format!("--mail-dir={}", mail_dir.display()),

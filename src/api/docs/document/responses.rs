@@ -68,10 +68,11 @@ pub(super) fn complete(spec: &mut Value) {
     let mut errors = Object::new();
     for (status, name, description) in ERRORS.iter().filter(|(status, ..)| used.contains(status)) {
         let mut response = json!({ "description": description, "content": other_error["content"] });
-        response["headers"] = headers(&status.to_string(), &response, *status == 429);
+        // A host is refused before the request is counted.
+        response["headers"] = headers(&status.to_string(), &response, *status != 421);
         errors.insert((*name).into(), response);
     }
-    other_error["headers"] = headers("default", &other_error, false);
+    other_error["headers"] = headers("default", &other_error, true);
     errors.insert(OTHER_ERROR.into(), other_error);
     spec["components"]["responses"] = errors.into();
     spec["components"]["headers"] = Value::Object(HEADERS.map(header).into_iter().collect());
