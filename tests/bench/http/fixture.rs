@@ -48,6 +48,8 @@ pub struct Fixture {
     port: u16,
     /// The port of a second `saas serve`.
     other_port: u16,
+    /// The port of a third `saas serve`, which limits requests.
+    limited_port: u16,
 }
 
 impl Fixture {
@@ -63,8 +65,8 @@ impl Fixture {
         tokio::spawn(connection);
         let client = reqwest::Client::builder().no_proxy().build()?;
         let (dir, secret) = (PrivateDir::new()?, security::random_secret()?);
-        let (port, other_port) = (free_port()?, free_port()?);
-        let fixture = Self { postgres, redis, sql, client, dir, secret, port, other_port };
+        let (port, other_port, limited_port) = (free_port()?, free_port()?, free_port()?);
+        let fixture = Self { postgres, redis, sql, client, dir, secret, port, other_port, limited_port };
         fixture.run(&["migrate", "up"]).await?;
         fixture.run(&["create-admin", "--email", ADMIN]).await?;
         database::create_users(&fixture.sql, USERS).await?;
@@ -87,6 +89,10 @@ impl Fixture {
 
     pub fn other_url(&self) -> String {
         format!("http://127.0.0.1:{}", self.other_port)
+    }
+
+    pub fn limited_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.limited_port)
     }
 
     pub fn port(&self) -> u16 {
@@ -124,6 +130,15 @@ impl Fixture {
         command.env("LOG_LEVEL", "info");
         let mut server = Running::start(command, &self.dir().join("other.log"))?;
         server.wait_for_first_response(self.other_port, HEALTH).await.context("another saas serve")?;
+        Ok(server)
+    }
+
+    /// Starts a third `saas serve`, with rate limits that no load exceeds.
+    pub async fn serve_limited(&self) -> Result<Running> {
+        let mut command = self.saas(&["serve", "--port", &self.limited_port.to_string()]);
+        command.env("RATE_LIMITS", "true").env("RATE_LIMIT_READ_PER_MINUTE", "1000000");
+        let mut server = Running::start(command, &self.dir().join("limited.log"))?;
+        server.wait_for_first_response(self.limited_port, HEALTH).await.context("saas serve with limits")?;
         Ok(server)
     }
 
@@ -202,6 +217,8 @@ pub fn saas_command(args: &[&str], postgres_url: &str, redis_url: &str, secret: 
         .env("DATABASE_URL", postgres_url)
         .env("REDIS_URL", redis_url)
         .env("SECRET_KEY", secret)
+        // All loads come from one address and a few users.
+        .env("RATE_LIMITS", "false")
         // One user enqueues all jobs, so the limits for each user must be high.
         .env("USER_MAX_QUEUED_JOBS", "1000000000")
         .env("USER_MAX_QUEUED_BYTES", "1000000000000")

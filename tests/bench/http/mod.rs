@@ -101,13 +101,16 @@ async fn measure(fixture: &Fixture, args: &Args) -> Result<()> {
     let idle = Duration::from_secs(if args.quick { 3 } else { 10 });
     measure_at_rest(&server, idle, &mut figures, 0).await;
     let mut other = fixture.serve_other().await?;
+    let mut limited = fixture.serve_limited().await?;
     let bench = Bench::prepare(fixture, args.seconds).await?;
     for round in 1..=args.rounds {
         eprintln!("round {round} of {}", args.rounds);
         bench.run_round(&mut figures).await?;
         server.check()?;
         other.check()?;
+        limited.check()?;
     }
+    limited.stop().await?;
     measure_at_rest(&server, idle, &mut figures, 1).await;
     eprintln!("logouts, until another replica refuses the token");
     bench.measure_logouts(&mut figures).await?;
@@ -220,6 +223,12 @@ impl<'a> Bench<'a> {
         figures.touched.add(self.run_load(&self.uncached).await?);
         sleep(PAUSE_BETWEEN_LOADS).await;
         figures.logged.add(self.me.run(&fixture.other_url(), fixture.dir(), seconds).await?);
+        for (load, series) in
+            [(&self.health, &mut figures.limited_health), (&self.me, &mut figures.limited_me)]
+        {
+            sleep(PAUSE_BETWEEN_LOADS).await;
+            series.add(load.run(&fixture.limited_url(), fixture.dir(), seconds).await?);
+        }
         figures.list.add(self.run_load(&self.list).await?);
         figures.redis.add(baselines::measure_redis_reads(fixture, seconds).await?);
         figures.status.add(self.run_load(&self.status).await?);

@@ -49,6 +49,10 @@ pub struct Figures {
     pub touched: Series,
     /// `/users/me` with the access log.
     pub logged: Series,
+    /// `/health` of a server that limits requests, which never limits this one.
+    pub limited_health: Series,
+    /// `/users/me` with rate limits.
+    pub limited_me: Series,
     pub list: Series,
     pub enqueue: Series,
     pub status: Series,
@@ -81,6 +85,8 @@ impl Figures {
             uncached: Series::new("GET /users/me of 20,000 users", "that with recent uses"),
             touched: Series::new("GET /users/me of 20,000 users, last used an hour ago", ""),
             logged: Series::new("GET /users/me with the access log", ""),
+            limited_health: Series::new("GET /health with RATE_LIMITS", ""),
+            limited_me: Series::new("GET /users/me with RATE_LIMITS", ""),
             list: Series::new("GET /users?limit=20", ""),
             enqueue: Series::new("POST /jobs/example", ""),
             status: Series::new("GET /jobs/{id}/status", ""),
@@ -104,7 +110,7 @@ impl Figures {
         let mut table =
             Table::new(["what", "figure", "p50", "p99", "errors", "ratio to baselines", "target"]);
         let Self { health, me, uncached, touched, logged, list, .. } = self;
-        let Self { enqueue, status, login, alone, beside, flood, .. } = self;
+        let Self { enqueue, status, login, alone, beside, flood, limited_health, limited_me, .. } = self;
         let flooded =
             beside.rate.ratio_to(&alone.rate) >= 0.3 && beside.p99.max() < 100.0 && beside.errors == 0;
         let refused = format!("{} refused with 503", number(flood.refused as f64, 0));
@@ -114,6 +120,8 @@ impl Figures {
             (uncached, vec![health, &self.postgres], String::new()),
             (touched, vec![uncached], String::new()),
             (logged, vec![me], String::new()),
+            (limited_health, vec![health], String::new()),
+            (limited_me, vec![me], String::new()),
             (list, vec![health, &self.postgres], String::new()),
             (enqueue, vec![health, &self.redis], goal(enqueue, 0.35, health)),
             (status, vec![health, &self.redis], String::new()),
