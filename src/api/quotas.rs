@@ -66,7 +66,7 @@ impl Quotas {
     /// Creates the limits from the settings; `None` if they are turned off.
     ///
     /// # Errors
-    /// Never: the names of the classes are valid in a header.
+    /// If a policy is not a valid header, which no setting causes.
     pub(super) fn new(
         app: &App,
         settings: &RequestLimits,

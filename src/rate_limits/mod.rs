@@ -36,15 +36,15 @@ use aws_lc_rs::hmac;
 use redis::Script;
 use tokio::{sync::Notify, time::sleep};
 
-pub use self::{
-    bucket::{Decision, Limit},
-    clock::Clock,
-    subject::{Caller, Class},
-};
 use self::{
     bucket::WINDOW,
     subject::Subject,
     table::{Table, Usage},
+};
+pub use self::{
+    bucket::{Decision, Limit},
+    clock::Clock,
+    subject::{Caller, Class},
 };
 use crate::{
     error::{Error, Result, chain},

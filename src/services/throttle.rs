@@ -9,7 +9,7 @@
 //! for mails. So the limits also hold without Redis.
 //!
 //! Every operation that hashes a password, or sends a mail to an address that the caller may not own, must use a
-//! [`Throttle`].
+//! [`Throttle`]. The limits of `src/rate_limits` apply to the requests of all operations, and know no accounts.
 
 use std::{fmt, net::IpAddr};
 
