@@ -41,7 +41,7 @@ pub struct Decision {
 #[derive(Clone, Copy)]
 pub(super) struct Bucket {
     pub(super) subject: Subject,
-    /// When the bucket is full again. It is empty a minute before. An earlier time is a debt.
+    /// When the bucket is full again. In a minute: it is empty. Later than that: it has a debt.
     pub(super) full_at: u64,
     interval: u64,
     report_at: u64,
