@@ -18,7 +18,7 @@ use crate::{
     attempts::Attempts,
     cache::Cache,
     config::{self, Config, secret},
-    db::{Db, PendingUses, RecentReads},
+    db::{CommittedIds, Db, PendingUses, RecentReads},
     error::Error,
     mail::Mailer,
     models::session::Identity,
@@ -56,6 +56,8 @@ pub struct Inner {
     /// The last uses of sessions, by session id. `services::session_uses` writes them.
     pub session_uses: PendingUses<Uuid>,
     pub queue: Queue,
+    /// Jobs that this process has committed, until `services::job_relay` enqueues them.
+    pub committed_jobs: CommittedIds,
     pub mailer: Mailer,
     pub passwords: Passwords,
     /// Replaces addresses in log lines.
@@ -107,6 +109,7 @@ impl App {
                     bytes: config.user_jobs.user_max_queued_bytes,
                     per_hour: Some(config.user_jobs.user_max_jobs_per_hour),
                 }),
+            committed_jobs: CommittedIds::default(),
             redis,
             mailer: Mailer::new(&config)?,
             passwords: Passwords::new(auth.hashing.bcrypt_cost),
@@ -179,6 +182,7 @@ impl From<queue::Error> for Error {
             }
             queue::Error::TooLarge { limit } => Self::JobTooLarge { limit },
             queue::Error::TooDeep => Self::JobTooDeep,
+            queue::Error::Forgotten(_) => Self::internal(error),
             queue::Error::Unavailable(source) => Self::Unavailable { what: "Redis", source },
             queue::Error::Internal(source) => Self::Internal(source),
         }

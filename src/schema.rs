@@ -17,6 +17,21 @@ diesel::table! {
 }
 
 diesel::table! {
+    job_outbox (id) {
+        id -> Uuid,
+        queue -> Text,
+        task -> Text,
+        owner -> Nullable<Int8>,
+        envelope -> Text,
+        options -> Json,
+        created_at -> Timestamptz,
+        claimed_until -> Nullable<Timestamptz>,
+        tried_at -> Nullable<Timestamptz>,
+        set_aside_at -> Nullable<Timestamptz>,
+    }
+}
+
+diesel::table! {
     one_time_tokens (hash) {
         hash -> Bytea,
         user_id -> Int8,
@@ -98,6 +113,7 @@ diesel::table! {
 
 diesel::allow_tables_to_appear_in_same_query! {
     audit_log,
+    job_outbox,
     one_time_tokens,
     outbox,
     recovery_codes,

@@ -13,11 +13,11 @@ use crate::{
     app::App,
     db::migrations,
     error::{Error, Result},
-    models::outbox::OutboxRow,
+    services::job_relay::{self, Waiting},
 };
 
-/// The most waiting mails that the readiness check counts.
-const MAX_COUNTED_MAILS: i64 = 1_000;
+/// The most jobs of the outbox that the readiness check counts.
+const MAX_COUNTED_JOBS: i64 = 1_000;
 
 /// Health checks.
 pub(super) struct Health(pub(super) App);
@@ -91,6 +91,9 @@ struct Readiness {
     mail: Option<String>,
     /// How many mails wait for a server, at most 1000; absent if there is one.
     waiting_mails: Option<u32>,
+    /// How many jobs were set aside because they cannot be enqueued, at most 1000; absent if there are none. Does not change the
+    /// status. The log and `saas doctor` say more.
+    set_aside_jobs: Option<u32>,
     /// Whether this process is shutting down.
     stopping: bool,
 }
@@ -104,6 +107,7 @@ impl Example for Readiness {
             redis: check_text(true),
             mail: None,
             waiting_mails: None,
+            set_aside_jobs: None,
             stopping: false,
         }
     }
@@ -152,14 +156,9 @@ impl Health {
         log_failure("redis", self.0.redis.probe(&key).await).is_some()
     }
 
-    /// Returns how many mails wait for a server; `None` if there is one or the database does not answer.
-    async fn waiting_mails(&self) -> Option<u32> {
-        if self.0.mailer.can_send() {
-            return None;
-        }
-        let count =
-            self.0.db.run(async |conn| Ok(OutboxRow::count_waiting(conn, MAX_COUNTED_MAILS).await?)).await;
-        log_failure("outbox", count).and_then(|count| u32::try_from(count).ok())
+    /// Counts the jobs of the outbox; `None` if the database does not answer.
+    async fn outbox(&self) -> Option<Waiting> {
+        log_failure("outbox", self.0.db.run(async |conn| job_relay::count(conn, MAX_COUNTED_JOBS).await).await)
     }
 
     /// Returns whether all migrations are applied; `None` if the database does not answer or accepts no writes.
@@ -219,8 +218,12 @@ impl Health {
     /// Redis and a missing mail server are reported beside it.
     #[oai(path = "/ready", method = "get", operation_id = "health_ready")]
     async fn ready(&self) -> HealthResponse<Readiness> {
-        let (migrated, redis, waiting_mails) =
-            tokio::join!(self.migrated(), self.redis_works(), self.waiting_mails());
+        let (migrated, redis, outbox) = tokio::join!(self.migrated(), self.redis_works(), self.outbox());
+        let can_send = self.0.mailer.can_send();
+        let count = |count: usize| u32::try_from(count).ok();
+        let waiting_mails = outbox.as_ref().filter(|_| !can_send).and_then(|outbox| count(outbox.mails));
+        let set_aside_jobs =
+            outbox.filter(|outbox| outbox.set_aside > 0).and_then(|outbox| count(outbox.set_aside));
         let stopping = self.0.is_stopping();
         let healthy = migrated == Some(true) && !stopping;
         let migrations = match migrated {
@@ -235,8 +238,9 @@ impl Health {
                 database: check_text(migrated.is_some()),
                 migrations: migrations.into(),
                 redis: if redis { "ok" } else { "degraded" }.into(),
-                mail: (!self.0.mailer.can_send()).then(|| "no server".into()),
+                mail: (!can_send).then(|| "no server".into()),
                 waiting_mails,
+                set_aside_jobs,
                 stopping,
             },
         )

@@ -9,11 +9,10 @@ use super::{
 use crate::{
     app::App,
     config::{self, Config, WorkerHealth},
-    context::RequestContext,
     error::chain,
     jobs, logging,
     queue::{Options, Queues, ReservedQueue, Retention, Worker},
-    services::outbox_relay::hand_over,
+    services::job_relay::sweep,
 };
 
 /// Run background jobs.
@@ -108,10 +107,10 @@ pub(super) async fn work(
         wait_for_database(&app.config).await?;
         wait_for_usable_redis(&app.queue, &app.config.redis).await?;
         // Mails may have waited for a mail server, which this worker now has.
-        if sends_mails && let Err(error) = hand_over(&app, &RequestContext::default()).await {
+        if sends_mails && let Err(error) = sweep(&app).await {
             tracing::warn!(
                 error = chain(&error),
-                "cannot enqueue the mails of the outbox; retrying in a minute"
+                "cannot enqueue the jobs of the outbox; retrying in a minute"
             );
         }
         anyhow::Ok(())

@@ -7,6 +7,7 @@
 //! sets its own isolation level and statement timeout. Migrations need a session: `standalone::connect_directly`.
 
 mod channel_binding;
+mod committed;
 mod connect;
 mod connection_budget;
 mod connector;
@@ -27,6 +28,7 @@ use std::time::{Duration, Instant};
 use diesel_async::{AnsiTransactionManager, AsyncPgConnection, TransactionManager};
 use tokio::time::timeout_at;
 
+pub use committed::{CommittedIds, Turn};
 pub use connection_budget::ConnectionBudget;
 pub use pending::PendingUses;
 pub use recent::RecentReads;

@@ -12,6 +12,7 @@ use std::{
 };
 
 use diesel_async::AsyncPgConnection;
+use uuid::Uuid;
 
 use crate::context::RequestContext;
 
@@ -26,10 +27,10 @@ pub struct Tx<'a> {
 /// What has to happen outside the database after the commit.
 #[derive(Default)]
 pub struct Effects {
-    mail_written: AtomicBool,
     identities_unchanged: AtomicBool,
     committing: AtomicBool,
     inactive_users: Mutex<Vec<i64>>,
+    jobs: Mutex<Vec<Uuid>>,
 }
 
 impl Deref for Tx<'_> {
@@ -51,9 +52,9 @@ impl<'a> Tx<'a> {
         Self { conn, context, effects }
     }
 
-    /// Records that this transaction has written a mail to the outbox.
-    pub fn set_mail_written(&self) {
-        self.effects.mail_written.store(true, Ordering::Relaxed);
+    /// Records that this transaction has written a job to the table `job_outbox`. It is enqueued after the commit.
+    pub fn add_job(&self, id: Uuid) {
+        self.effects.jobs.lock().unwrap_or_else(PoisonError::into_inner).push(id);
     }
 
     /// Records that this transaction deactivates or deletes a user, whose jobs are purged after the commit.
@@ -71,14 +72,15 @@ impl<'a> Tx<'a> {
 impl Effects {
     /// Forgets the effects of an attempt that was rolled back.
     pub fn reset(&self) {
-        self.mail_written.store(false, Ordering::Relaxed);
         self.identities_unchanged.store(false, Ordering::Relaxed);
         self.committing.store(false, Ordering::Relaxed);
         self.take_inactive_users();
+        self.take_jobs();
     }
 
-    pub fn mail_written(&self) -> bool {
-        self.mail_written.load(Ordering::Relaxed)
+    /// Returns the jobs that the transaction has written, and forgets them.
+    pub fn take_jobs(&self) -> Vec<Uuid> {
+        std::mem::take(&mut *self.jobs.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub fn take_inactive_users(&self) -> Vec<i64> {

@@ -6,13 +6,12 @@ use serde_json::{Value, json};
 use super::{Context, JobResult, SYSTEM_QUEUE};
 use crate::{
     app::App,
-    context::RequestContext,
     queue::{Failure, Job, Schedule},
-    services::outbox_relay::hand_over,
+    services::job_relay::sweep,
 };
 
-/// Enqueues the messages that are still in the outbox, every minute. Messages stay there if Redis was
-/// unavailable or a process crashed.
+/// Enqueues the jobs that transactions have written and that are not in the queue yet, every minute. Jobs stay in the table
+/// `job_outbox` if Redis was unavailable or a process crashed.
 #[derive(Serialize, Deserialize)]
 pub struct RelayOutbox {}
 
@@ -26,12 +25,12 @@ impl Job for RelayOutbox {
     const SCHEDULE: Option<Schedule<Self>> = Some(Schedule::new("* * * * *", "UTC", || Self {}));
 
     fn had_nothing_to_do(result: &Value) -> bool {
-        result["letters"] == 0
+        result["jobs"] == 0
     }
 
     async fn run(self, ctx: Context) -> JobResult {
-        match hand_over(&ctx.state, &RequestContext::default()).await {
-            Ok(messages) => Ok(json!({ "letters": messages })),
+        match sweep(&ctx.state).await {
+            Ok(jobs) => Ok(json!({ "jobs": jobs })),
             // Do not keep a failed job, because the next run follows in a minute.
             Err(error) => Err(Failure::discard(error.to_string())),
         }

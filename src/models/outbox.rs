@@ -1,4 +1,5 @@
-//! The table `outbox`: messages to send, written in the transaction of the change that they report.
+//! The table `outbox`: messages that release 0.1.0 has written, also while it runs beside this one. This release writes them
+//! to the table `job_outbox`.
 //!
 //! A message that no running release can parse is set aside: its row stays in the table, but is not read again.
 
@@ -27,11 +28,6 @@ impl OutboxRow {
     /// database.
     pub fn key(&self) -> String {
         format!("letter-{}-{}", self.id, self.created_at.timestamp_micros())
-    }
-
-    /// Inserts a message.
-    pub async fn insert(mut conn: &AsyncPgConnection, message: &Value) -> QueryResult<usize> {
-        diesel::insert_into(outbox::table).values(outbox::letter.eq(message)).execute(&mut conn).await
     }
 
     /// Returns the next rows after `id` that are not set aside, in the order of their ids.

@@ -1,9 +1,11 @@
 //! Group commit: jobs that are enqueued concurrently share one round trip.
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use tokio::sync::oneshot;
@@ -33,11 +35,13 @@ struct BatcherState {
 /// What the jobs of one push have in common.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct Destination {
-    pub(super) queue: &'static str,
+    pub(super) queue: Cow<'static, str>,
     /// The group of an owner, or `None`.
     pub(super) group: Option<String>,
     /// The limits of that owner.
     pub(super) limits: Option<OwnerLimits>,
+    /// Whether the jobs were accepted before, and are pushed for the first time.
+    pub(super) accepted: bool,
 }
 
 struct PendingJob {
@@ -136,8 +140,9 @@ impl EnqueueBatcher {
         }
         let mut calls = Vec::with_capacity(groups.len());
         for (destination, options, jobs) in &prepared {
-            let Destination { queue, limits, .. } = destination;
-            calls.push(Push { queue, jobs, options, limits: *limits });
+            let accepted = destination.accepted.then_some(Duration::ZERO);
+            let (queue, limits) = (&*destination.queue, destination.limits);
+            calls.push(Push { queue, jobs, options, limits, accepted });
         }
         let answers = self.pushes.push_all(&calls).await;
         let replies: Vec<Reply> =

@@ -92,7 +92,7 @@ impl Queue {
     }
 
     /// Returns a call of a script, which still needs its arguments.
-    pub(super) fn prepare(&self, script: &'static Script) -> ScriptInvocation<'static> {
+    pub(super) fn prepare_call(&self, script: &'static Script) -> ScriptInvocation<'static> {
         self.scripts.prepare(script)
     }
 

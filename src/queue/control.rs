@@ -33,9 +33,24 @@ impl Queue {
     /// # Errors
     /// [`Error::Unavailable`] if Redis does not answer.
     pub async fn cancel(&self, id: &str) -> Result<Cancel> {
+        self.cancel_or_record(id, "").await
+    }
+
+    /// As [`cancel`](Self::cancel), for a job that another process may be about to enqueue with
+    /// [`enqueue_prepared`](Self::enqueue_prepared). An unknown job is recorded as canceled, so that it is not enqueued later.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if Redis does not answer.
+    pub async fn cancel_prepared(&self, id: &str, owner: Option<i64>) -> Result<Cancel> {
+        let owner = owner.map(|owner| owner.to_string()).unwrap_or_default();
+        self.cancel_or_record(id, &format!("c{owner}")).await
+    }
+
+    /// Cancels a job. `record` becomes the state of an unknown one, unless it is empty.
+    async fn cancel_or_record(&self, id: &str, record: &str) -> Result<Cancel> {
         let caller = Uuid::new_v4().simple().to_string();
-        let mut call = self.prepare(&scripts::CANCEL);
-        call.arg(id).arg(&caller);
+        let mut call = self.prepare_call(&scripts::CANCEL);
+        call.arg(id).arg(&caller).arg(record);
         let answer: String = self.run(&call).await?;
         Ok(match answer.as_str() {
             "canceled" => Cancel::Canceled,
@@ -51,7 +66,7 @@ impl Queue {
     /// [`Error::Unavailable`] if Redis does not answer.
     pub async fn requeue(&self, id: &str) -> Result<bool> {
         let caller = Uuid::new_v4().simple().to_string();
-        let mut call = self.prepare(&scripts::REQUEUE);
+        let mut call = self.prepare_call(&scripts::REQUEUE);
         call.arg("").arg(&caller).arg(id);
         let n: u64 = self.run(&call).await?;
         Ok(n > 0)
@@ -64,7 +79,7 @@ impl Queue {
     pub async fn requeue_failed(&self, queue: &QueueInfo) -> Result<u64> {
         let mut total = 0;
         loop {
-            let mut call = self.prepare(&scripts::REQUEUE);
+            let mut call = self.prepare_call(&scripts::REQUEUE);
             call.arg(&queue.name).arg(queue.seen_at.timestamp_millis()).arg(JOBS_PER_CALL);
             let n: u64 = self.run(&call).await?;
             total += n;
@@ -92,7 +107,7 @@ impl Queue {
         let (mut total, mut remaining) = (0, Vec::<String>::new());
         loop {
             // A call may delete nothing because it has seen only new jobs, so its answer says what remains.
-            let mut call = self.prepare(&scripts::PURGE);
+            let mut call = self.prepare_call(&scripts::PURGE);
             call.arg(&queue.name).arg(state.as_str()).arg(JOBS_PER_CALL).arg(started_at).arg(&last_id);
             call.arg(&remaining);
             let (n, rest): (u64, Vec<String>) = self.run(&call).await?;
@@ -112,7 +127,7 @@ impl Queue {
         let mut purged = PurgedOwner::default();
         let mut remaining = "lists".to_owned();
         while !remaining.is_empty() {
-            let mut call = self.prepare(&scripts::PURGE_OWNER);
+            let mut call = self.prepare_call(&scripts::PURGE_OWNER);
             call.arg(owner).arg(JOBS_PER_CALL).arg(&remaining);
             let (deleted, stopping, rest): (u64, u64, String) = self.run(&call).await?;
             purged.deleted += deleted;
@@ -159,7 +174,7 @@ impl Queue {
     }
 
     async fn control(&self, queue: &str, what: &str, value: &str) -> Result<()> {
-        let mut call = self.prepare(&scripts::CONTROL);
+        let mut call = self.prepare_call(&scripts::CONTROL);
         call.arg(queue).arg(what).arg(value);
         self.run(&call).await
     }

@@ -32,7 +32,12 @@ impl Queue {
     pub async fn enqueue<J: Job>(&self, job: &J, origin: Origin) -> Result<String> {
         let options = EnqueueOptions::default().for_owner(origin.owner)?;
         let (id, envelope) = write(job, &origin, &options)?;
-        let destination = Destination { queue: J::QUEUE, group: options.group, limits: self.owner_limits() };
+        let destination = Destination {
+            queue: J::QUEUE.into(),
+            group: options.group,
+            limits: self.owner_limits(),
+            accepted: false,
+        };
         self.batcher().push(destination, id.clone(), envelope).await?;
         tracing::debug!(job_id = id, task = J::NAME, queue = J::QUEUE, "job enqueued");
         Ok(id)
@@ -91,7 +96,7 @@ impl Queue {
         let (id, envelope) = write(job, &origin, &options)?;
         let jobs = [(id.as_str(), envelope.as_str())];
         let limits = self.owner_limits();
-        let push = Push { queue: J::QUEUE, jobs: &jobs, options: &options, limits };
+        let push = Push { queue: J::QUEUE, jobs: &jobs, options: &options, limits, accepted: None };
         let known = self.pushes().push(push).await?;
         let is_duplicate = !known.is_empty();
         let id = known.into_iter().next().unwrap_or(id);
@@ -129,14 +134,15 @@ impl Queue {
         }
         for batch in &batches {
             let limits = self.owner_limits();
-            self.pushes().push(Push { queue: J::QUEUE, jobs: batch, options: &options, limits }).await?;
+            let push = Push { queue: J::QUEUE, jobs: batch, options: &options, limits, accepted: None };
+            self.pushes().push(push).await?;
         }
         Ok(jobs.into_iter().map(|(id, _)| id).collect())
     }
 }
 
 /// Returns the id and the envelope of a new job.
-fn write<J: Job>(job: &J, origin: &Origin, options: &EnqueueOptions) -> Result<(String, String)> {
+pub(super) fn write<J: Job>(job: &J, origin: &Origin, options: &EnqueueOptions) -> Result<(String, String)> {
     // Workers refuse invalid names, so nothing would run the job.
     Queues::check_name(J::QUEUE).map_err(|problem| Error::internal(format!("{:?}: {problem}", J::QUEUE)))?;
     let id = Uuid::now_v7().simple().to_string();

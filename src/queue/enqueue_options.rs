@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 
 use super::{
     error::{Error, Result},
@@ -14,7 +15,8 @@ const MAX_DEPENDENCIES: usize = 100;
 const MAX_UNIQUE_WINDOW: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
 /// When and where a job is enqueued. By default it goes to the end of its queue, now.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct EnqueueOptions {
     pub when: When,
     /// Whether the job goes before all waiting jobs of its queue.
@@ -31,7 +33,8 @@ pub struct EnqueueOptions {
 }
 
 /// When a job may start, by the clock of Redis.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum When {
     #[default]
     Now,
@@ -41,7 +44,7 @@ pub enum When {
 
 /// Allows one job per key: until the window is over, or the job fails for good or is canceled. A job that has finished
 /// counts until the window is over.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Unique {
     /// 1 to 255 bytes.
     pub key: String,
@@ -51,7 +54,8 @@ pub struct Unique {
 }
 
 /// What happens to a job whose key another job has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum OnDuplicate {
     /// The new job is not enqueued; the caller gets the id of the existing one.
     KeepExisting,
@@ -75,6 +79,11 @@ impl EnqueueOptions {
             (Some(owner), None) => Ok(Self { group: Some(owner_group(owner)), ..self }),
             (Some(_), Some(_)) => Err(Error::invalid("group", "a job with an owner is in the owner's group")),
         }
+    }
+
+    /// Returns whether the job just goes to the end of its queue or group, so that it can share a push with others.
+    pub(super) fn is_plain(&self) -> bool {
+        self.when == When::Now && !self.front && self.unique.is_none() && self.after.is_empty()
     }
 
     /// Checks the lengths of the names, the window, and the number of dependencies.

@@ -22,6 +22,9 @@ pub enum Error {
     /// last hour.
     #[error("{0}")]
     OwnerLimit(OwnerLimit),
+    /// A job may have been enqueued before, so long ago that the queue no longer knows whether it has ended.
+    #[error("job {0} may have been enqueued before, and its state is no longer kept")]
+    Forgotten(String),
     /// The arguments of a job exceed `limit` bytes as JSON.
     #[error("The job is larger than {limit} bytes")]
     TooLarge { limit: usize },
@@ -74,9 +77,12 @@ impl Error {
 
 impl From<RedisError> for Error {
     fn from(error: RedisError) -> Self {
+        let id = || error.detail().and_then(|text| text.split_whitespace().next()).unwrap_or_default().to_owned();
         if error.code() == Some(scripts::UNKNOWN_JOB_CODE) {
-            let id = error.detail().and_then(|text| text.split_whitespace().next()).unwrap_or_default();
-            return Self::UnknownJob(id.to_owned());
+            return Self::UnknownJob(id());
+        }
+        if error.code() == Some(scripts::FORGOTTEN_CODE) {
+            return Self::Forgotten(id());
         }
         if error.code() == Some(scripts::OWNER_LIMIT_CODE) {
             return Self::OwnerLimit(OwnerLimit::parse(error.detail().unwrap_or_default()));

@@ -102,7 +102,7 @@ impl Queue {
     }
 
     async fn inspect(&self, name: Option<&str>) -> Result<Vec<QueueInfo>> {
-        let mut call = self.prepare(&scripts::INSPECT);
+        let mut call = self.prepare_call(&scripts::INSPECT);
         call.arg("queues").arg(name);
         let (now, rows): (i64, Vec<Vec<Value>>) = self.run(&call).await?;
         let parse = |row| Row(row).parse(now).map_err(Error::internal);
@@ -163,7 +163,7 @@ impl Queue {
             let message = "finished and canceled jobs are not listed; get one by its id";
             return Err(Error::invalid("status", message));
         }
-        let mut call = self.prepare(&scripts::INSPECT);
+        let mut call = self.prepare_call(&scripts::INSPECT);
         call.arg("page").arg(queue).arg(state.as_str()).arg(offset).arg(count);
         let ids: Vec<String> = self.run(&call).await?;
         let mut jobs = Vec::with_capacity(ids.len());
@@ -175,7 +175,7 @@ impl Queue {
 
     /// Returns the status of each job that exists. Omits the payload of an envelope of more than `max_payload` bytes.
     async fn statuses(&self, ids: &[String], max_payload: usize) -> Result<Vec<JobStatus>> {
-        let mut call = self.prepare(&scripts::STATUS);
+        let mut call = self.prepare_call(&scripts::STATUS);
         call.arg(max_payload).arg(ids);
         let answers: Vec<Vec<Value>> = self.run(&call).await?;
         ids.iter().zip(answers).filter_map(|(id, answer)| JobStatus::parse(id, answer).transpose()).collect()

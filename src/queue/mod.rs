@@ -9,6 +9,7 @@
 //! | `envelope`, `outcome`, `state`, `limits` | what is stored about a job |
 //! | `client` | the client of the queue, which the following extend |
 //! | `enqueue`, `enqueue_options`, `push`, `push_client`, `batcher` | enqueue jobs, one or many, now or later |
+//! | `prepared` | jobs that are written elsewhere first, as in a transaction, and enqueued later |
 //! | `owner` | the jobs of users: who may enqueue them, how many |
 //! | `inspect`, `status`, `control`, `rate` | inspect and operate queues and jobs |
 //! | `relocate` | moves jobs to another prefix or server |
@@ -44,6 +45,7 @@ mod liveness;
 mod outcome;
 mod owner;
 mod prefetch;
+mod prepared;
 mod push;
 mod push_client;
 mod queues;
@@ -77,6 +79,7 @@ pub use job::{Context, Job, JobState};
 pub use job_type::JobType;
 pub use liveness::Liveness;
 pub use owner::{EnqueueBy, OwnerLimits, PurgedOwner};
+pub use prepared::PreparedJob;
 pub use queues::Queues;
 pub use rate::Rate;
 pub use relocate::{MoveError, Moved, OtherPrefix};

@@ -1,5 +1,7 @@
 //! Calls the script that enqueues jobs.
 
+use std::time::Duration;
+
 use super::{
     enqueue_options::{EnqueueOptions, OnDuplicate, When},
     error::Result,
@@ -31,6 +33,9 @@ pub(super) struct Push<'a> {
     pub(super) options: &'a EnqueueOptions,
     /// They apply if the jobs have an owner.
     pub(super) limits: Option<OwnerLimits>,
+    /// For jobs that were accepted before: the time since they may first have been pushed, zero if this is the first time.
+    /// They count for their owner, but are not refused.
+    pub(super) accepted: Option<Duration>,
 }
 
 /// Enqueues jobs. Repeating a push is harmless, because the caller makes the ids.
@@ -39,10 +44,11 @@ pub(super) struct Push<'a> {
 ///
 /// # Errors
 /// [`Error::UnknownJob`](super::Error::UnknownJob) if a job in `after` does not exist;
-/// [`Error::OwnerLimit`](super::Error::OwnerLimit);
+/// [`Error::OwnerLimit`](super::Error::OwnerLimit); [`Error::Forgotten`](super::Error::Forgotten) if a job that was accepted
+/// before may have ended, but its state is not kept;
 /// [`Error::Unavailable`](super::Error::Unavailable) if Redis does not answer.
 pub(super) async fn push(client: &ScriptClient, push: &Push<'_>) -> Result<Vec<String>> {
-    let Push { queue, jobs, options, limits } = *push;
+    let Push { queue, jobs, options, limits, accepted } = *push;
     let when = match options.when {
         When::Now => "0".to_owned(),
         When::In(delay) => format!("+{}", delay.as_millis()),
@@ -63,6 +69,7 @@ pub(super) async fn push(client: &ScriptClient, push: &Push<'_>) -> Result<Vec<S
     let limit = |value: Option<u64>| value.map(|value| value.to_string()).unwrap_or_default();
     call.arg(limit(limits.map(|limits| limits.jobs))).arg(limit(limits.map(|limits| limits.bytes)));
     call.arg(limit(limits.and_then(|limits| limits.per_hour)));
+    call.arg(limit(accepted.map(|age| age.as_millis() as u64)));
     for (id, _) in jobs {
         call.arg(*id);
     }

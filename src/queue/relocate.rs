@@ -168,7 +168,7 @@ impl Move<'_> {
     async fn run(&mut self, step: &str, report: &mut impl FnMut(Moved)) -> Result<u64, MoveError> {
         let mut argument = String::new();
         loop {
-            let mut take = self.source.prepare(&scripts::MOVE_OUT);
+            let mut take = self.source.prepare_call(&scripts::MOVE_OUT);
             let new_id = Uuid::new_v4().simple().to_string();
             take.arg(step).arg(new_id).arg(&self.arrived).arg(LISTED_FOR.as_millis() as u64).arg(&argument);
             let (id, batch, records, next): (String, u64, Vec<Vec<u8>>, String) =
@@ -189,7 +189,7 @@ impl Move<'_> {
     }
 
     async fn add(&mut self, id: &str, batch: u64, records: &[Vec<u8>]) -> Result<()> {
-        let mut add = self.target.prepare(&scripts::MOVE_IN);
+        let mut add = self.target.prepare_call(&scripts::MOVE_IN);
         add.arg(id).arg(batch);
         for record in records {
             add.arg(record.as_slice());

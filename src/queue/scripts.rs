@@ -14,6 +14,8 @@ const READ_ONLY: &str = "#!lua flags=no-writes\n";
 pub(super) const UNKNOWN_JOB_CODE: &str = "NOJOB";
 /// Error code when a push exceeds a limit of the owner.
 pub(super) const OWNER_LIMIT_CODE: &str = "QUOTA";
+/// Error code when a job is pushed again after its state may have been deleted.
+pub(super) const FORGOTTEN_CODE: &str = "FORGOTTEN";
 
 macro_rules! script {
     ($kind:expr, $file:literal) => {
@@ -34,6 +36,7 @@ pub(super) static RELEASE: LazyLock<Script> = script!(RUNS_WHEN_FULL, "release")
 pub(super) static TICK: LazyLock<Script> = script!(RUNS_WHEN_FULL, "tick");
 pub(super) static CRON: LazyLock<Script> = script!(REFUSED_WHEN_FULL, "cron");
 pub(super) static CANCEL: LazyLock<Script> = script!(RUNS_WHEN_FULL, "cancel");
+pub(super) static CHECK_OWNER: LazyLock<Script> = script!(RUNS_WHEN_FULL, "check_owner");
 pub(super) static REQUEUE: LazyLock<Script> = script!(RUNS_WHEN_FULL, "requeue");
 pub(super) static MOVE_OUT: LazyLock<Script> = script!(RUNS_WHEN_FULL, "move_out");
 pub(super) static MOVE_IN: LazyLock<Script> = script!(REFUSED_WHEN_FULL, "move_in");

@@ -71,7 +71,7 @@ impl JobStatus {
         })
     }
 
-    fn new(id: &str, state: State, envelope: Envelope) -> Self {
+    pub(super) fn new(id: &str, state: State, envelope: Envelope) -> Self {
         Self {
             id: id.to_owned(),
             state,

@@ -66,7 +66,7 @@ impl Queue {
     /// # Errors
     /// [`Error::Unavailable`](super::Error::Unavailable) if Redis does not answer.
     pub async fn workers(&self) -> Result<Vec<WorkerInfo>> {
-        let mut call = self.prepare(&scripts::INSPECT);
+        let mut call = self.prepare_call(&scripts::INSPECT);
         call.arg("workers").arg(LISTED_FOR.as_millis() as u64);
         let (now, rows): (i64, Vec<(String, String, i64)>) = self.run(&call).await?;
         let parse = |(id, text, beat): (String, String, i64)| {

@@ -1,27 +1,29 @@
-//! Messages that report a change. They are written in the transaction of the change and sent later by a job.
+//! Messages that report a change. A job sends them, which the transaction of the change enqueues.
 //!
-//! A message contains no secret. The job that sends it creates the token of its link, so the token is neither in the
-//! outbox nor in the queue.
+//! A message contains no secret. The job that sends it creates the token of its link, so the token is neither in the table
+//! `job_outbox` nor in the queue.
 
 use chrono::{DateTime, Duration, Utc};
 use diesel_async::AsyncPgConnection;
 use serde::{Deserialize, Serialize};
 
+use super::job_outbox;
 use crate::{
     app::App,
     db::Tx,
     email_address::EmailLookup,
-    error::{Error, Result},
+    error::Result,
     mail::{LinkEmail, Notice, RenderedEmail, link},
     models::{
+        clock::DatabaseClock,
         one_time_token::{OneTimeToken, Purpose},
-        outbox::OutboxRow,
         user::User,
     },
+    queue::{EnqueueOptions, PreparedJob},
     security::OpaqueToken,
 };
 
-/// A message to a user, in the form in which the outbox and the queue store it.
+/// A message to a user, in the form in which the queue stores it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum OutboxMessage {
@@ -55,7 +57,7 @@ pub enum OutboxMessage {
 #[derive(Serialize, Deserialize)]
 pub struct SendEmailMessage {
     pub message: OutboxMessage,
-    /// When the message was written to the outbox. Jobs of earlier releases do not have it.
+    /// When the message was written, by the clock of the database. Jobs of earlier releases do not have it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub written_at: Option<DateTime<Utc>>,
 }
@@ -81,15 +83,17 @@ impl OutboxMessage {
         Self::Notice { to: user.email.clone(), name, notice }
     }
 
-    /// Writes the message to the outbox. It is sent after the transaction commits.
+    /// Enqueues the job that sends the message, if the transaction commits. As `enqueue_in_tx`, without a queue, which commands do
+    /// not have.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if PostgreSQL does not answer.
+    /// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer.
     pub async fn send(&self, tx: &Tx<'_>) -> Result<()> {
-        let message = serde_json::to_value(self).map_err(Error::internal)?;
-        OutboxRow::insert(tx, &message).await?;
-        tx.set_mail_written();
-        Ok(())
+        let written_at = Some(DatabaseClock::read(tx).await?.now());
+        let job = SendEmailMessage { message: self.clone(), written_at };
+        // Without an owner: the mail to a user whose account is deleted is sent, too.
+        let job = PreparedJob::new(&job, &tx.context.origin(None), EnqueueOptions::default())?;
+        job_outbox::write(tx, job).await.map(drop)
     }
 
     /// Returns whether a message that was written at this time is too old to be sent: its recipient does not expect it
@@ -112,7 +116,7 @@ impl OutboxMessage {
     /// Returns the recipient and the rendered message, or `None` if it is no longer needed.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if PostgreSQL does not answer.
+    /// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer.
     pub async fn render(&self, app: &App) -> Result<Option<(String, RenderedEmail)>> {
         let product = &*app.config.core.project_name;
         if let Self::Notice { to, name, notice } = self {

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use super::{
     actor::{Actor, AdminActor, Affected},
     audit::{Action, Entry},
+    job_outbox,
     security_event::{Event, SecurityEvent},
     transaction::change,
 };
@@ -128,7 +129,7 @@ pub async fn cancel_job(app: &App, actor: &AdminActor, job: &JobStatus) -> Resul
         return Ok(Cancel::Ended);
     }
     let entry = Entry::job(&job.id, Action::JobCanceled).before(job_fields(job));
-    run_audited(app, actor, entry, async || match app.queue.cancel(&job.id).await? {
+    run_audited(app, actor, entry, async || match job_outbox::cancel(app, &job.id).await? {
         Cancel::Ended => Err(Error::Conflict("Job has already ended")),
         Cancel::Unknown => Err(Error::NotFound("Job")),
         canceled => Ok(canceled),

@@ -6,7 +6,7 @@ use diesel_async::AsyncPgConnection;
 
 use super::{
     actor::{Actor, Affected, LockedUsers},
-    outbox_relay, user_jobs,
+    job_relay, user_jobs,
 };
 use crate::{
     app::App,
@@ -18,8 +18,8 @@ use crate::{
 /// Makes a change for a signed-in caller: locks the affected users, checks that the actor may still make it, and runs
 /// `work`, in one transaction.
 ///
-/// After the commit the cached identities of this process are invalidated, and a background task hands the
-/// mails of the outbox over to the queue. Another task purges the jobs of users whom the transaction has
+/// After the commit the cached identities of this process are invalidated, and a background task enqueues the jobs that the
+/// transaction has written, such as mails. Another task purges the jobs of users whom the transaction has
 /// deactivated or deleted.
 ///
 /// # Errors
@@ -81,9 +81,7 @@ async fn commit<T>(
         Ok(done)
     };
     let done = app.db.transaction_for(timeout, run).await?;
-    if effects.mail_written() {
-        outbox_relay::hand_over_soon(app, context);
-    }
+    job_relay::relay_soon(app, effects.take_jobs());
     user_jobs::purge_soon(app, effects.take_inactive_users());
     Ok(done)
 }

@@ -3,7 +3,8 @@
 use crate::{
     app::App,
     error::{Result, chain},
-    models::user::User,
+    models::{job_outbox::JobOutboxRow, user::User},
+    queue::PurgedOwner,
 };
 
 /// Returns whether the jobs of a user may run: those of an active user whose account is not going to be deleted.
@@ -23,7 +24,7 @@ pub(super) fn purge_soon(app: &App, user_ids: Vec<i64>) {
     let app = app.clone();
     tokio::spawn(async move {
         for user_id in user_ids {
-            match app.queue.purge_owner(user_id).await {
+            match purge(&app, user_id).await {
                 Ok(purged) => tracing::info!(
                     user_id,
                     deleted = purged.deleted,
@@ -40,4 +41,13 @@ pub(super) fn purge_soon(app: &App, user_ids: Vec<i64>) {
             }
         }
     });
+}
+
+/// Deletes the jobs of a user, those that wait in the table `job_outbox` first. A relay may enqueue one of them meanwhile; it is
+/// canceled when it is due.
+async fn purge(app: &App, user_id: i64) -> Result<PurgedOwner> {
+    let waiting = app.db.run(async |conn| Ok(JobOutboxRow::delete_of_owner(conn, user_id).await?)).await;
+    let purged = app.queue.purge_owner(user_id).await?;
+    waiting?;
+    Ok(purged)
 }

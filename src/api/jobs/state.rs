@@ -7,6 +7,7 @@ use crate::{
     app::App,
     error::Error,
     queue::{Cancel, JobStatus, State},
+    services::job_outbox,
 };
 
 /// The state of a job.
@@ -57,21 +58,24 @@ impl Example for Canceled {
     }
 }
 
-/// Returns a job of any owner, without its payload. A text that is not a valid id is not sent to Redis.
+/// Returns a job of any owner, without its payload. A text that is not a valid id is not looked up.
 ///
 /// # Errors
-/// [`Error::NotFound`] if there is no such job; [`Error::Unavailable`] without Redis.
-pub(in crate::api) async fn find(app: &App, JobId(id): &JobId) -> Result<JobStatus> {
-    let job = if is_id(id) { app.queue.status_without_payload(id).await? } else { None };
-    Ok(job.ok_or(Error::NotFound("Job"))?)
+/// [`Error::NotFound`] if there is no such job; [`Error::Unavailable`] without Redis, unless the job waits in PostgreSQL.
+pub(in crate::api) async fn find(app: &App, id: &JobId) -> Result<JobStatus> {
+    look_up(app, id, false).await
 }
 
 /// As [`find`], with the payload.
 ///
 /// # Errors
 /// As [`find`].
-pub(in crate::api) async fn find_with_payload(app: &App, JobId(id): &JobId) -> Result<JobStatus> {
-    let job = if is_id(id) { app.queue.status(id).await? } else { None };
+pub(in crate::api) async fn find_with_payload(app: &App, id: &JobId) -> Result<JobStatus> {
+    look_up(app, id, true).await
+}
+
+async fn look_up(app: &App, JobId(id): &JobId, with_payload: bool) -> Result<JobStatus> {
+    let job = if is_id(id) { job_outbox::find(app, id, with_payload).await? } else { None };
     Ok(job.ok_or(Error::NotFound("Job"))?)
 }
 

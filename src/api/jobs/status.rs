@@ -9,7 +9,7 @@ use crate::{
     error::Error,
     models::session::Identity,
     queue::JobStatus,
-    services::{actor::is_admin, queue_admin},
+    services::{actor::is_admin, job_outbox, queue_admin},
 };
 
 /// Operations of users on their jobs.
@@ -115,7 +115,7 @@ impl Jobs {
     ) -> Result<Json<Canceled>> {
         let job = self.find_visible(actor.identity(), &id.0).await?;
         let result = match job.owner == Some(actor.user().id) {
-            true => self.0.queue.cancel(&id.0.0).await?,
+            true => job_outbox::cancel(&self.0, &id.0.0).await?,
             // Only an admin sees the job of another user.
             false => queue_admin::cancel_job(&self.0, &actor.as_admin(&self.0)?, &job).await?,
         };

@@ -18,13 +18,14 @@ use crate::{
         self,
         migrations::{self, Migrations},
     },
-    models::{outbox::OutboxRow, user::User},
+    models::user::User,
     queue::OtherPrefix,
     redis_pool::RedisPool,
     security::{self, Passwords},
     services::{
         admin_password,
         email_keys::{self, Cause},
+        job_relay,
     },
 };
 
@@ -62,8 +63,8 @@ use Finding::{Passed, Warning};
 
 const MIN_FREE_DISK_MB: u64 = 512;
 
-/// The most waiting mails that are counted.
-const MAX_COUNTED_MAILS: i64 = 1_000;
+/// The most jobs of the outbox that are counted.
+const MAX_COUNTED_JOBS: i64 = 1_000;
 /// The most prefixes with jobs that are listed.
 const MAX_LISTED_PREFIXES: usize = 5;
 /// The most accounts without an address key that are listed.
@@ -161,14 +162,27 @@ impl Args {
         }
     }
 
-    /// Counts the mails that wait in the outbox. With a mail server, they leave it within a minute.
+    /// Counts the jobs of the outbox. They leave it within two minutes, except for mails without a mail server.
     async fn check_outbox(&self, conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
-        let count = OutboxRow::count_waiting(conn, MAX_COUNTED_MAILS).await?;
-        let more = if count as i64 == MAX_COUNTED_MAILS { " or more" } else { "" };
-        Ok(match count {
-            0 => Passed("no mail waits".into()),
-            _ if self.sends_mail() => Passed(format!("mails that a worker will send: {count}{more}")),
-            _ => Warning(format!("mails that wait for a mail server: {count}{more}")),
+        let waiting = job_relay::count(conn, MAX_COUNTED_JOBS).await?;
+        let number = |count: usize| {
+            let more = if count as i64 == MAX_COUNTED_JOBS { " or more" } else { "" };
+            format!("{count}{more}")
+        };
+        let set_aside = format!(
+            "jobs that were set aside: {}, see docs/jobs.md#enqueuing-in-a-transaction",
+            number(waiting.set_aside)
+        );
+        let mails = format!("mails that wait for a mail server: {}", number(waiting.mails));
+        let are_held = waiting.mails > 0 && !self.sends_mail();
+        Ok(match (waiting.set_aside > 0, are_held) {
+            (true, true) => Warning(format!("{mails}; {set_aside}")),
+            (true, false) => Warning(set_aside),
+            (false, true) => Warning(mails),
+            (false, false) if waiting.jobs > 0 => {
+                Passed(format!("jobs that a worker will enqueue: {}", number(waiting.jobs)))
+            }
+            (false, false) => Passed("no job waits".into()),
         })
     }
 }

@@ -1,10 +1,17 @@
 -- Cancels a job that has not ended, or tells it to stop if it is running.
--- ARGV: id, id of the call
+-- ARGV: id, id of the call, and of a job that may not have been pushed yet `c` and the id of its owner, or '': if the job is
+--   unknown, this becomes its state, so that a push that arrives later finds a job that has ended
 -- Returns unknown, ended, requested (it is running) or canceled
-local id, by = ARGV[1], ARGV[2]
+local id, by, ahead = ARGV[1], ARGV[2], ARGV[3] or ''
 local envelope = rc('HGET', P .. ':jobs', id)
 if not envelope then
-  if not find_record(STATE, id) then return 'unknown' end
+  local state = find_record(STATE, id)
+  if ahead ~= '' then
+    if not state then store(STATE, now(), DAY, { field_of(id), ahead }, 0) end
+    -- It may be that of a previous call, whose answer was lost.
+    return string.sub(state or ahead, 1, 1) == 'c' and 'canceled' or 'ended'
+  end
+  if not state then return 'unknown' end
   -- Repeated because the first answer was lost.
   return string.find(find_record(OUTCOME, id) or '', '{"by":"' .. by .. '"', 1, true) == 1 and 'canceled' or 'ended'
 end

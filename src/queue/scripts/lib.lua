@@ -150,6 +150,23 @@ local function recount(account, t)
   else rc('HSET', account, 'jobs', jobs, 'bytes', bytes, 'running', running, 'counted', integer(t)) end
 end
 
+-- Returns which limit of an owner new jobs would exceed, `jobs` or `bytes`, or nil.
+local function exceeded_limit(account, jobs, bytes, max_jobs, max_bytes, t)
+  local function exceeded()
+    local have, used = unpack(rc('HMGET', account, 'jobs', 'bytes'))
+    if (have or 0) + jobs > max_jobs then return 'jobs' end
+    if (used or 0) + bytes > max_bytes then return 'bytes' end
+  end
+  if exceeded() then recount(account, t) end
+  return exceeded()
+end
+-- Outcomes need memory too, so there is a limit of jobs that end at once: a bucket as in `fetch`. Returns how long an owner
+-- has to wait before `jobs` more are within the limit, at most 0 if they are now, and the level of the bucket with them.
+local function pace_of(account, jobs, max_rate, t)
+  local level = math.min(math.max(t, tonumber(rc('GET', account .. ':pace') or 0)), t + HOUR) + jobs * HOUR / max_rate
+  return math.ceil(level - t - HOUR - 0.001), level
+end
+
 -- The jobs of a group wait in a list of their own, and groups take turns: `turns` contains each group that has jobs
 -- once, and '' for the jobs without a group.
 local function group_list(q, group) return P .. ':group:' .. q .. ':' .. group end

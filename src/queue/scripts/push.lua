@@ -14,6 +14,9 @@
 --   limit of the jobs of an owner ('' for none)
 --   limit of their bytes ('' for none)
 --   limit of jobs that an owner enqueues in an hour ('' for none)
+--   of a job that a transaction has accepted, the time since it may first have been pushed (ms, 0 if this is the first time);
+--     '' for others. It is counted for its owner, but not refused, and only the error FORGOTTEN is possible: the job may have
+--     ended, but its state is not kept any more
 -- then these lists:
 --   n ids
 --   n envelopes
@@ -22,15 +25,15 @@
 local q, n, when, front, group = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4] == '1', ARGV[5]
 local key, window, on_duplicate, waits, policy = ARGV[6], tonumber(ARGV[7]), ARGV[8], tonumber(ARGV[9]), ARGV[10]
 local max_jobs, max_bytes = tonumber(ARGV[11]) or math.huge, tonumber(ARGV[12]) or math.huge
-local max_rate = tonumber(ARGV[13])
-local IDS, TEXTS, PARENTS = 13, 13 + n, 13 + 2 * n
+local max_rate, age = tonumber(ARGV[13]), tonumber(ARGV[14])
+local IDS, TEXTS, PARENTS = 14, 14 + n, 14 + 2 * n
 local t = now()
 local due = string.sub(when, 1, 1) == '+' and t + tonumber(string.sub(when, 2)) or tonumber(when)
 if due <= t then due = 0 end
 
 -- A job cannot have ended before its id was made, so older buckets need no search. A clock may be two minutes ahead; if it is
--- more, a push is known for two minutes.
-local made = t
+-- more, a push is known for two minutes, and a push with an age for that long before it.
+local made = t - (age or 0)
 for i = 1, n do
   local ms = string.match(ARGV[IDS + i], '^(%x%x%x%x%x%x%x%x%x%x%x%x)7')
   made = math.min(made, ms and tonumber(ms, 16) or 0)
@@ -56,6 +59,10 @@ for base = 0, n - 1, CHUNK do
 end
 if #new == 0 then return known end
 
+-- States are kept for a day, and `tick` may delete them earlier. Before that time, an unknown job may have ended.
+if age and age > 0 and t - age - 120000 < math.max(t - DAY, tonumber(rc('GET', P .. ':forgotten') or 0)) then
+  return redis.error_reply('FORGOTTEN ' .. ARGV[IDS + new[1]])
+end
 for i = 1, waits do
   local parent = ARGV[PARENTS + i]
   if rc('HEXISTS', P .. ':jobs', parent) == 0 and not find_record(STATE, parent) then return redis.error_reply('NOJOB ' .. parent) end
@@ -66,21 +73,12 @@ local account = account_of(group)
 if account then
   local bytes = 0
   for _, i in ipairs(new) do bytes = bytes + #ARGV[TEXTS + i] end
-  local function exceeded()
-    local jobs, used = unpack(rc('HMGET', account, 'jobs', 'bytes'))
-    if (jobs or 0) + #new > max_jobs then return 'jobs' end
-    if (used or 0) + bytes > max_bytes then return 'bytes' end
-  end
-  if exceeded() then recount(account, t) end
-  local what = exceeded()
+  local what = not age and exceeded_limit(account, #new, bytes, max_jobs, max_bytes, t)
   if what then return redis.error_reply('QUOTA ' .. what) end
-  -- Outcomes need memory too, so there is a limit of jobs that end at once: a bucket as in `fetch`.
   if max_rate then
-    local gap, pace = HOUR / max_rate, account .. ':pace'
-    local full = math.min(math.max(t, tonumber(rc('GET', pace) or 0)), t + HOUR) + #new * gap
-    local wait = math.ceil(full - t - HOUR - 0.001)
-    if wait > 0 then return redis.error_reply('QUOTA rate ' .. integer(wait)) end
-    rc('SET', pace, string.format('%.3f', full), 'PX', 2 * HOUR)
+    local wait, full = pace_of(account, #new, max_rate, t)
+    if wait > 0 and not age then return redis.error_reply('QUOTA rate ' .. integer(wait)) end
+    rc('SET', account .. ':pace', string.format('%.3f', full), 'PX', 2 * HOUR)
   end
 end
 if key ~= '' then

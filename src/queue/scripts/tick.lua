@@ -81,6 +81,13 @@ for _, q in ipairs(rc('SMEMBERS', P .. ':queues')) do
     if #old == 100 then more = 1 end
   end
 end
+-- Records that states of jobs that have ended until a time are deleted before they expire: `push` must not take such a job for
+-- a new one.
+local function record_loss(kind, ended)
+  if kind ~= STATE then return end
+  local latest = math.max(math.min(tonumber(ended), t), tonumber(rc('GET', P .. ':forgotten') or 0))
+  rc('SET', P .. ':forgotten', integer(latest), 'PX', DAY)
+end
 -- Deletes the oldest buckets of a kind beyond its limits, and those that have expired.
 local freed = 0
 local function limit_records(kind, max_records, max_bytes)
@@ -92,7 +99,9 @@ local function limit_records(kind, max_records, max_bytes)
     -- The newest bucket remains, whatever its size.
     local is_excess = i > 1 and (records > max_records or bytes > max_bytes)
     local ttl = string.match(keys[i], ':(%d+):[%d.]+$')
-    if is_excess or keys[i + 1] + ttl <= t then forget_bucket(kind, keys[i]) end
+    local is_expired = keys[i + 1] + ttl <= t
+    if is_excess and not is_expired then record_loss(kind, keys[i + 1]) end
+    if is_excess or is_expired then forget_bucket(kind, keys[i]) end
   end
 end
 limit_records(OUTCOME, tonumber(ARGV[9]), tonumber(ARGV[10]))
@@ -100,8 +109,9 @@ limit_records(STATE, tonumber(ARGV[11]), math.huge)
 -- The oldest records make room for new jobs: whole buckets of them, or a part of a bucket that takes records. States only if
 -- Redis refuses jobs: without them a repeated push is a second job.
 for _, kind in ipairs({ OUTCOME, ARGV[8] == '2' and STATE or nil }) do
-  local key = ARGV[8] ~= '0' and rc('ZRANGE', P .. kind, 0, 0)[1]
+  local key, ended = unpack(ARGV[8] ~= '0' and rc('ZRANGE', P .. kind, 0, 0, 'WITHSCORES') or {})
   if key and freed == 0 then
+    record_loss(kind, ended)
     local n = rc('HLEN', key)
     if string.find(key, '%.%d+$') or n <= CHUNK then
       forget_bucket(kind, key)

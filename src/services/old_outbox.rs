@@ -1,4 +1,6 @@
-//! Moves messages from the outbox to the job queue.
+//! Moves the messages of release 0.1.0 from the table `outbox` to the job queue.
+//!
+//! While both releases run, each enqueues the messages with the same unique keys, so no message is sent twice.
 
 use std::time::Duration;
 
@@ -7,10 +9,9 @@ use diesel::data_types::PgInterval;
 use super::outbox::{OutboxMessage, SendEmailMessage};
 use crate::{
     app::App,
-    context::RequestContext,
-    error::{Result, chain},
+    error::Result,
     models::outbox::OutboxRow,
-    queue::{EnqueueOptions, OnDuplicate, Unique},
+    queue::{EnqueueOptions, OnDuplicate, Origin, Unique},
 };
 
 /// Rows that one query reads from the outbox.
@@ -40,7 +41,7 @@ struct SortedRows {
 /// # Errors
 /// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL or Redis does not answer. Messages that were
 /// not enqueued stay in the outbox.
-pub async fn hand_over(app: &App, context: &RequestContext) -> Result<usize> {
+pub(super) async fn drain(app: &App) -> Result<usize> {
     let (mut count, mut waiting, mut last_id) = (0, 0, 0);
     loop {
         let batch = app.db.run(async |conn| Ok(OutboxRow::after(conn, last_id, BATCH_ROWS).await?)).await?;
@@ -49,7 +50,7 @@ pub async fn hand_over(app: &App, context: &RequestContext) -> Result<usize> {
             None => break,
         }
         let mut rows = SortedRows::default();
-        let result = hand_over_batch(app, context, &batch, &mut rows).await;
+        let result = enqueue_batch(app, &batch, &mut rows).await;
         // Deleted before an error is returned: these rows are enqueued.
         count += app.db.run(async |conn| Ok(OutboxRow::delete(conn, &rows.enqueued).await?)).await?;
         waiting += rows.waiting;
@@ -58,7 +59,7 @@ pub async fn hand_over(app: &App, context: &RequestContext) -> Result<usize> {
         result?;
     }
     if count > 0 {
-        tracing::debug!(count, "mails of the outbox enqueued");
+        tracing::debug!(count, "mails of the old outbox enqueued");
     }
     if waiting > 0 {
         tracing::warn!(waiting, "mails wait in the outbox, because there is no mail server: set SMTP_URL");
@@ -66,12 +67,7 @@ pub async fn hand_over(app: &App, context: &RequestContext) -> Result<usize> {
     Ok(count)
 }
 
-async fn hand_over_batch(
-    app: &App,
-    context: &RequestContext,
-    batch: &[OutboxRow],
-    rows: &mut SortedRows,
-) -> Result<()> {
+async fn enqueue_batch(app: &App, batch: &[OutboxRow], rows: &mut SortedRows) -> Result<()> {
     for row in batch {
         match serde_json::from_value::<OutboxMessage>(row.message.clone()) {
             Ok(message) if message.is_too_old(row.created_at, row.clock.now()) => rows.too_old.push(row.id),
@@ -84,7 +80,7 @@ async fn hand_over_batch(
                 };
                 let options = EnqueueOptions { unique: Some(unique), ..EnqueueOptions::default() };
                 let job = SendEmailMessage { message, written_at: Some(row.created_at) };
-                app.queue.enqueue_with(&job, context.origin(None), options).await?;
+                app.queue.enqueue_with(&job, Origin::default(), options).await?;
                 rows.enqueued.push(row.id);
             }
             Err(error) => {
@@ -122,21 +118,4 @@ async fn set_aside(app: &App, unreadable: &[i64]) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// Starts [`hand_over`] in the background. If it fails, the job `RelayOutbox` enqueues the messages within a
-/// minute. Without a mail server, only that job reads the outbox.
-pub(super) fn hand_over_soon(app: &App, context: &RequestContext) {
-    if !app.mailer.can_send() {
-        return;
-    }
-    let (app, context) = (app.clone(), context.clone());
-    tokio::spawn(async move {
-        if let Err(error) = hand_over(&app, &context).await {
-            tracing::warn!(
-                error = chain(&error),
-                "cannot enqueue the mails of the outbox; retrying in a minute"
-            );
-        }
-    });
 }

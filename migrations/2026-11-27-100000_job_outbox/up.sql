@@ -1,0 +1,23 @@
+-- Jobs that a transaction enqueues. A row is written in the transaction, and deleted when the queue has the job. The table
+-- `outbox` keeps the messages that release 0.1.0 writes.
+CREATE TABLE job_outbox (
+    -- The id of the job: a UUID of version 7, so the order of the ids is that of the time.
+    id            UUID PRIMARY KEY,
+    queue         TEXT NOT NULL,
+    task          TEXT NOT NULL,
+    -- The user whose job it is. Without a foreign key: the row of a deleted user is deleted by the purge of the user's jobs.
+    owner         BIGINT,
+    -- The JSON for Redis, byte by byte.
+    envelope      TEXT NOT NULL,
+    -- Not JSONB, which refuses the character U+0000.
+    options       JSON NOT NULL,
+    created_at    TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp(),
+    -- Until then, one relay works on the row.
+    claimed_until TIMESTAMPTZ,
+    -- When a relay first tried to enqueue the job, so that the queue may have had it since then.
+    tried_at      TIMESTAMPTZ,
+    -- When the row was set aside, because the job cannot be enqueued. No relay reads it.
+    set_aside_at  TIMESTAMPTZ
+);
+CREATE INDEX job_outbox_owner_idx ON job_outbox (owner) WHERE owner IS NOT NULL;
+CREATE INDEX job_outbox_set_aside_idx ON job_outbox (id) WHERE set_aside_at IS NOT NULL;

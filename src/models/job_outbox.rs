@@ -1,0 +1,191 @@
+//! The table `job_outbox`: jobs that a transaction enqueues, until the job queue has them.
+//!
+//! A job that cannot be enqueued is set aside: its row stays in the table, but no relay reads it.
+
+use chrono::{DateTime, Utc};
+use diesel::{
+    data_types::PgInterval,
+    prelude::*,
+    sql_types::{Array, BigInt, Nullable, Text, Timestamptz, Uuid as SqlUuid},
+};
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::{ago, clock::DatabaseClock, clock_timestamp, now};
+use crate::schema::job_outbox;
+
+/// Claims rows that no other relay works on, the oldest first. A claim ends before the relay of the next minute begins, so a
+/// row whose job could not be enqueued is tried again by then. `$1` is a task whose rows are left alone, or null.
+macro_rules! claim {
+    ($condition:literal) => {
+        concat!(
+            "WITH free AS (
+                SELECT id, tried_at FROM job_outbox
+                WHERE set_aside_at IS NULL AND (claimed_until IS NULL OR claimed_until <= clock_timestamp())
+                  AND ($1 IS NULL OR task <> $1) AND ",
+            $condition,
+            "
+                ORDER BY id LIMIT 100
+                FOR UPDATE SKIP LOCKED
+            )
+            UPDATE job_outbox SET claimed_until = clock_timestamp() + interval '50 seconds',
+                tried_at = coalesce(job_outbox.tried_at, clock_timestamp())
+            FROM free WHERE job_outbox.id = free.id
+            RETURNING job_outbox.id, job_outbox.queue, job_outbox.task, job_outbox.owner, job_outbox.envelope,
+                job_outbox.options, job_outbox.created_at, clock_timestamp() AS clock, free.tried_at AS tried_before"
+        )
+    };
+}
+
+/// A job to insert. The id is that of the job, made by the caller, so that the insert needs no privilege to read.
+#[derive(Insertable)]
+#[diesel(table_name = job_outbox)]
+pub struct NewJobOutboxRow<'a> {
+    pub id: Uuid,
+    pub queue: &'a str,
+    pub task: &'a str,
+    pub owner: Option<i64>,
+    pub envelope: &'a str,
+    pub options: Value,
+}
+
+impl NewJobOutboxRow<'_> {
+    /// Inserts the job.
+    pub async fn insert(&self, mut conn: &AsyncPgConnection) -> QueryResult<usize> {
+        diesel::insert_into(job_outbox::table).values(self).execute(&mut conn).await
+    }
+}
+
+/// A job that the queue may not have yet.
+#[derive(HasQuery, QueryableByName)]
+#[diesel(table_name = job_outbox)]
+pub struct JobOutboxRow {
+    pub id: Uuid,
+    pub queue: String,
+    pub task: String,
+    pub owner: Option<i64>,
+    pub envelope: String,
+    pub options: Value,
+    pub created_at: DateTime<Utc>,
+    #[diesel(select_expression = clock_timestamp(), sql_type = Timestamptz)]
+    pub clock: DatabaseClock,
+}
+
+/// A job that the caller has claimed.
+#[derive(QueryableByName)]
+pub struct ClaimedJob {
+    #[diesel(embed)]
+    pub row: JobOutboxRow,
+    /// When a relay first claimed the row before this one. Since then, the queue may have the job.
+    #[diesel(sql_type = Nullable<Timestamptz>)]
+    pub tried_before: Option<DateTime<Utc>>,
+}
+
+/// The jobs of an owner that wait in the table.
+#[derive(QueryableByName)]
+pub struct OwnerJobs {
+    #[diesel(sql_type = BigInt)]
+    pub jobs: i64,
+    #[diesel(sql_type = BigInt)]
+    pub bytes: i64,
+}
+
+impl JobOutboxRow {
+    /// Claims up to 100 rows. Those of the task `except` are left alone.
+    pub async fn claim(mut conn: &AsyncPgConnection, except: Option<&str>) -> QueryResult<Vec<ClaimedJob>> {
+        diesel::sql_query(claim!("true")).bind::<Nullable<Text>, _>(except).load(&mut conn).await
+    }
+
+    /// As [`claim`](Self::claim), of these rows.
+    pub async fn claim_these(
+        mut conn: &AsyncPgConnection,
+        ids: &[Uuid],
+        except: Option<&str>,
+    ) -> QueryResult<Vec<ClaimedJob>> {
+        diesel::sql_query(claim!("id = ANY ($2)"))
+            .bind::<Nullable<Text>, _>(except)
+            .bind::<Array<SqlUuid>, _>(ids.to_vec())
+            .load(&mut conn)
+            .await
+    }
+
+    /// Returns a row, also one that was set aside.
+    pub async fn find(mut conn: &AsyncPgConnection, id: Uuid) -> QueryResult<Option<Self>> {
+        Self::query().filter(job_outbox::id.eq(id)).first(&mut conn).await.optional()
+    }
+
+    /// Returns the next rows of a task after `id` that are not set aside, in the order of their ids.
+    pub async fn after(
+        mut conn: &AsyncPgConnection,
+        task: &str,
+        id: Uuid,
+        limit: i64,
+    ) -> QueryResult<Vec<Self>> {
+        Self::query()
+            .filter(job_outbox::id.gt(id))
+            .filter(job_outbox::task.eq(task))
+            .filter(job_outbox::set_aside_at.is_null())
+            .order(job_outbox::id)
+            .limit(limit)
+            .load(&mut conn)
+            .await
+    }
+
+    /// Returns the number of jobs that wait to be enqueued, at most `limit`: those of a task, or all of them.
+    pub async fn count_waiting(
+        mut conn: &AsyncPgConnection,
+        task: Option<&str>,
+        limit: i64,
+    ) -> QueryResult<usize> {
+        let mut rows = job_outbox::table.filter(job_outbox::set_aside_at.is_null()).into_boxed();
+        if let Some(task) = task {
+            rows = rows.filter(job_outbox::task.eq(task));
+        }
+        Ok(rows.select(job_outbox::id).limit(limit).load::<Uuid>(&mut conn).await?.len())
+    }
+
+    /// Returns the number of jobs that were set aside, at most `limit`.
+    pub async fn count_set_aside(mut conn: &AsyncPgConnection, limit: i64) -> QueryResult<usize> {
+        let rows = job_outbox::table.filter(job_outbox::set_aside_at.is_not_null());
+        Ok(rows.select(job_outbox::id).limit(limit).load::<Uuid>(&mut conn).await?.len())
+    }
+
+    /// Returns how many jobs of an owner wait, and their size.
+    pub async fn of_owner(mut conn: &AsyncPgConnection, owner: i64) -> QueryResult<OwnerJobs> {
+        diesel::sql_query(
+            "SELECT count(*) AS jobs, coalesce(sum(octet_length(envelope)), 0)::bigint AS bytes FROM job_outbox
+             WHERE owner = $1",
+        )
+        .bind::<BigInt, _>(owner)
+        .get_result(&mut conn)
+        .await
+    }
+
+    /// Sets aside the rows in `ids` that are at least `age` old. Returns the ids of the rows that this call has set aside.
+    pub async fn set_aside(
+        mut conn: &AsyncPgConnection,
+        ids: &[Uuid],
+        age: PgInterval,
+    ) -> QueryResult<Vec<Uuid>> {
+        let rows = job_outbox::table
+            .filter(job_outbox::id.eq_any(ids))
+            .filter(job_outbox::set_aside_at.is_null())
+            .filter(job_outbox::created_at.le(ago(age)));
+        diesel::update(rows)
+            .set(job_outbox::set_aside_at.eq(now().nullable()))
+            .returning(job_outbox::id)
+            .get_results(&mut conn)
+            .await
+    }
+
+    /// Deletes rows. Returns how many.
+    pub async fn delete(mut conn: &AsyncPgConnection, ids: &[Uuid]) -> QueryResult<usize> {
+        diesel::delete(job_outbox::table.filter(job_outbox::id.eq_any(ids))).execute(&mut conn).await
+    }
+
+    /// Deletes the rows of an owner. Returns how many.
+    pub async fn delete_of_owner(mut conn: &AsyncPgConnection, owner: i64) -> QueryResult<usize> {
+        diesel::delete(job_outbox::table.filter(job_outbox::owner.eq(owner))).execute(&mut conn).await
+    }
+}

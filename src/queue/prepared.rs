@@ -1,0 +1,146 @@
+//! Jobs that are written elsewhere first, such as in a transaction, and enqueued later.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{
+    batcher::Destination,
+    client::Queue,
+    enqueue::write,
+    enqueue_options::{EnqueueOptions, When},
+    envelope::{Envelope, Origin},
+    error::Result,
+    job::Job,
+    push::Push,
+    scripts,
+    state::State,
+    status::JobStatus,
+};
+
+/// A job that has its id, but is not enqueued.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PreparedJob {
+    pub id: String,
+    pub queue: String,
+    /// The name of the job.
+    pub task: String,
+    pub owner: Option<i64>,
+    /// The JSON that Redis stores. It must not be changed.
+    pub envelope: String,
+    pub options: EnqueueOptions,
+}
+
+impl PreparedJob {
+    /// Creates the id and the envelope of a job, and checks its options.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`](super::Error::Invalid) for invalid options; [`Error::TooLarge`](super::Error::TooLarge) and
+    /// [`Error::TooDeep`](super::Error::TooDeep) for the arguments; [`Error::Internal`](super::Error::Internal) if `origin`
+    /// has an owner, and users may not enqueue the job.
+    pub fn new<J: Job>(job: &J, origin: &Origin, options: EnqueueOptions) -> Result<Self> {
+        let options = options.for_owner(origin.owner)?;
+        let (id, envelope) = write(job, origin, &options)?;
+        Ok(Self { id, queue: J::QUEUE.into(), task: J::NAME.into(), owner: origin.owner, envelope, options })
+    }
+
+    /// Returns the job with the rest of a delay ([`When::In`]) of which `waited` has passed.
+    pub fn after_waiting(mut self, waited: Duration) -> Self {
+        if let When::In(delay) = self.options.when {
+            self.options.when = When::In(delay.saturating_sub(waited));
+        }
+        self
+    }
+
+    /// Returns whether the job just goes to the end of its queue or group, so that it can share a push with others.
+    pub fn is_plain(&self) -> bool {
+        self.options.is_plain()
+    }
+
+    /// Returns the arguments; `None` if the envelope cannot be parsed.
+    pub fn payload(&self) -> Option<Value> {
+        serde_json::from_str::<Envelope>(&self.envelope).ok().map(|envelope| envelope.payload)
+    }
+
+    /// Returns the status of the job before it is enqueued: queued.
+    pub fn status(&self) -> JobStatus {
+        let envelope = serde_json::from_str(&self.envelope)
+            .unwrap_or_else(|_| Envelope::new(&self.task, &self.queue, Value::Null, 0, 0));
+        JobStatus::new(&self.id, State::Queued, envelope)
+    }
+}
+
+impl Queue {
+    /// As [`PreparedJob::new`].
+    ///
+    /// # Errors
+    /// As [`PreparedJob::new`].
+    pub fn prepare<J: Job>(&self, job: &J, origin: Origin, options: EnqueueOptions) -> Result<PreparedJob> {
+        PreparedJob::new(job, &origin, options)
+    }
+
+    /// Enqueues a job for the first time, and returns its id, or that of the existing job if
+    /// [`OnDuplicate::KeepExisting`](super::OnDuplicate::KeepExisting) applies.
+    ///
+    /// The job counts for its owner, but the limits do not refuse it: [`check_owner`](Self::check_owner) asks before. A
+    /// repeated call is recognized by the id of the job. If it may follow a call of long ago, use
+    /// [`enqueue_prepared_again`](Self::enqueue_prepared_again).
+    ///
+    /// # Errors
+    /// [`Error::UnknownJob`](super::Error::UnknownJob) if the job depends on one that does not exist;
+    /// [`Error::Unavailable`](super::Error::Unavailable) if Redis does not answer, in which case it may have stored the job.
+    pub async fn enqueue_prepared(&self, job: &PreparedJob) -> Result<String> {
+        if !job.is_plain() {
+            return self.enqueue_prepared_again(job, Duration::ZERO).await;
+        }
+        let destination = Destination {
+            queue: job.queue.clone().into(),
+            group: job.options.group.clone(),
+            limits: self.owner_limits(),
+            accepted: true,
+        };
+        self.batcher().push(destination, job.id.clone(), job.envelope.clone()).await?;
+        tracing::debug!(job_id = job.id, task = job.task, queue = job.queue, "job enqueued");
+        Ok(job.id.clone())
+    }
+
+    /// As [`enqueue_prepared`](Self::enqueue_prepared), for a job that may have been enqueued before, by a call that began at
+    /// most `since` ago.
+    ///
+    /// # Errors
+    /// [`Error::Forgotten`](super::Error::Forgotten) if the job is unknown and the state of a job that has ended since then may
+    /// have been deleted, as it is after a day; and as [`enqueue_prepared`](Self::enqueue_prepared).
+    pub async fn enqueue_prepared_again(&self, job: &PreparedJob, since: Duration) -> Result<String> {
+        let jobs = [(job.id.as_str(), job.envelope.as_str())];
+        let limits = self.owner_limits();
+        let push =
+            Push { queue: &job.queue, jobs: &jobs, options: &job.options, limits, accepted: Some(since) };
+        let known = self.pushes().push(push).await?;
+        let is_duplicate = !known.is_empty();
+        let id = known.into_iter().next().unwrap_or_else(|| job.id.clone());
+        tracing::debug!(job_id = id, task = job.task, queue = job.queue, is_duplicate, "job enqueued");
+        Ok(id)
+    }
+
+    /// Checks whether an owner may enqueue `jobs` more jobs of `bytes` in total. Does not count them.
+    ///
+    /// # Errors
+    /// [`Error::OwnerLimit`](super::Error::OwnerLimit) if not; [`Error::Unavailable`](super::Error::Unavailable) if Redis does
+    /// not answer.
+    pub async fn check_owner_for(&self, owner: i64, jobs: u64, bytes: u64) -> Result<()> {
+        let Some(limits) = self.owner_limits() else { return Ok(()) };
+        let mut call = self.prepare_call(&scripts::CHECK_OWNER);
+        call.arg(owner).arg(jobs).arg(bytes).arg(limits.jobs).arg(limits.bytes);
+        call.arg(limits.per_hour.map(|jobs| jobs.to_string()).unwrap_or_default());
+        self.run::<u8>(&call).await.map(drop)
+    }
+
+    /// As [`check_owner_for`](Self::check_owner_for), for one job.
+    ///
+    /// # Errors
+    /// As [`check_owner_for`](Self::check_owner_for).
+    pub async fn check_owner(&self, owner: i64, bytes: u64) -> Result<()> {
+        self.check_owner_for(owner, 1, bytes).await
+    }
+}
