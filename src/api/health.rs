@@ -158,7 +158,10 @@ impl Health {
 
     /// Counts the jobs of the outbox; `None` if the database does not answer.
     async fn outbox(&self) -> Option<Waiting> {
-        log_failure("outbox", self.0.db.run(async |conn| job_relay::count(conn, MAX_COUNTED_JOBS).await).await)
+        log_failure(
+            "outbox",
+            self.0.db.run(async |conn| job_relay::count(conn, MAX_COUNTED_JOBS).await).await,
+        )
     }
 
     /// Returns whether all migrations are applied; `None` if the database does not answer or accepts no writes.

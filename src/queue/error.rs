@@ -77,7 +77,8 @@ impl Error {
 
 impl From<RedisError> for Error {
     fn from(error: RedisError) -> Self {
-        let id = || error.detail().and_then(|text| text.split_whitespace().next()).unwrap_or_default().to_owned();
+        let id =
+            || error.detail().and_then(|text| text.split_whitespace().next()).unwrap_or_default().to_owned();
         if error.code() == Some(scripts::UNKNOWN_JOB_CODE) {
             return Self::UnknownJob(id());
         }

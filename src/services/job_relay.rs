@@ -17,11 +17,7 @@ use diesel_async::AsyncPgConnection;
 use futures_util::future::join_all;
 use uuid::Uuid;
 
-use super::{
-    job_outbox::parse,
-    old_outbox,
-    outbox::SendEmailMessage,
-};
+use super::{job_outbox::parse, old_outbox, outbox::SendEmailMessage};
 use crate::{
     app::App,
     error::{Error, Result, chain},
@@ -186,12 +182,15 @@ async fn relay(app: &App, mut claimed: Vec<ClaimedJob>) -> Result<usize> {
 /// Returns the job of a row, and the message of a mail; `None` if this release cannot read it.
 fn read(row: JobOutboxRow) -> Option<(PreparedJob, Option<SendEmailMessage>)> {
     let id = row.id;
-    let job = parse(row).inspect_err(|error| tracing::debug!(%id, %error, "cannot parse a row of the outbox")).ok()?;
+    let job = parse(row)
+        .inspect_err(|error| tracing::debug!(%id, %error, "cannot parse a row of the outbox"))
+        .ok()?;
     if job.task != MAIL_TASK {
         return Some((job, None));
     }
     let mail = serde_json::from_value(job.payload()?);
-    let mail = mail.inspect_err(|error| tracing::debug!(%id, %error, "cannot parse a mail of the outbox")).ok()?;
+    let mail =
+        mail.inspect_err(|error| tracing::debug!(%id, %error, "cannot parse a mail of the outbox")).ok()?;
     Some((job, Some(mail)))
 }
 
@@ -215,7 +214,11 @@ impl Sorted {
             Err(error @ queue::Error::Unavailable(_)) => self.unavailable = Some(error.into()),
             Err(queue::Error::Forgotten(_)) => self.forgotten.push(relay.id),
             Err(error) => {
-                tracing::debug!(job_id = relay.job.id, error = chain(&error), "cannot enqueue a job of the outbox");
+                tracing::debug!(
+                    job_id = relay.job.id,
+                    error = chain(&error),
+                    "cannot enqueue a job of the outbox"
+                );
                 self.refused.push(relay.id);
             }
         }

@@ -95,7 +95,7 @@ impl BareClient {
     async fn push(&self, ids: &[String], envelope: &str) -> Result<()> {
         let mut call = PUSH.key(self.prefix);
         call.arg(QUEUE).arg(ids.len()).arg("0").arg(0).arg("");
-        call.arg("").arg(0).arg("").arg(0).arg("good").arg("").arg("").arg("");
+        call.arg("").arg(0).arg("").arg(0).arg("good").arg("").arg("").arg("").arg("");
         for id in ids {
             call.arg(id);
         }

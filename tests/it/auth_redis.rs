@@ -67,7 +67,7 @@ async fn assert_password_attempts_are_limited(app: &TestApp, user: &User) {
 /// two mails are written to the outbox.
 async fn assert_links_are_sent(app: &TestApp, user: &User) {
     let outbox =
-        async || column(&app.database, "SELECT count(*) FROM outbox").await[0].parse::<u32>().unwrap();
+        async || column(&app.database, "SELECT count(*) FROM job_outbox").await[0].parse::<u32>().unwrap();
     let before = outbox().await;
     for path in ["/auth/forgot-password", "/auth/verify-email/resend"] {
         for _ in 0..3 {

@@ -3,12 +3,10 @@
 use clap::Parser;
 use saas::{
     config::Config,
-    context::RequestContext,
     error::chain,
     jobs::SYSTEM_QUEUE,
     mail::{Mail, Mailer, SendError},
     queue::State,
-    services::outbox_relay::hand_over,
 };
 use serde_json::json;
 
@@ -105,7 +103,7 @@ async fn smoke_a_refused_mail_fails_at_once_and_a_delayed_one_is_retried() {
         let body = json!({ "email": "ada@example.com", "password": PASSWORD });
         assert_eq!(app.post("/auth/register", None, body).await.status, 201);
         let id = app.enqueue("/jobs/send-email?to=bob@example.com&subject=Hi&body=Hello", &admin).await;
-        hand_over(&app.app, &RequestContext::default()).await.unwrap();
+        app.relay().await;
         app.run_jobs().await;
         let commands = smtp.commands();
         let attempts = commands.iter().filter(|command| command.starts_with("RCPT")).count();

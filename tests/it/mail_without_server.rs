@@ -3,12 +3,11 @@
 use chrono::{Duration, Utc};
 use reqwest::Method;
 use saas::{
-    context::RequestContext,
     jobs::{RelayOutbox, SYSTEM_QUEUE},
     queue::{JobStatus, Origin, State},
     services::{
+        job_relay::sweep,
         outbox::{OutboxMessage, SendEmailMessage},
-        outbox_relay::hand_over,
     },
 };
 use serde_json::json;
@@ -30,7 +29,8 @@ async fn register(app: &TestApp, email: &str) {
 
 /// Returns the kinds of the messages in the outbox, oldest first.
 async fn list_waiting_kinds(app: &TestApp) -> Vec<String> {
-    column(&app.database, "SELECT letter ->> 'kind' FROM outbox ORDER BY id").await
+    let sql = "SELECT envelope::json -> 'payload' -> 'message' ->> 'kind' FROM job_outbox ORDER BY id";
+    column(&app.database, sql).await
 }
 
 /// Starts an application on the same database and key prefix, with a mail server.
@@ -55,7 +55,7 @@ async fn smoke_mails_wait_in_the_outbox_until_a_server_is_configured() {
 
     let smtp = SmtpServer::start().await;
     let app = start_with_mail_server(&app, &smtp).await;
-    assert_eq!(hand_over(&app.app, &RequestContext::default()).await.unwrap(), 3);
+    assert_eq!(sweep(&app.app).await.unwrap(), 3);
     let mut jobs = app.app.queue.list(SYSTEM_QUEUE, State::Queued, 0, 10).await.unwrap();
     jobs.retain(|job| job.task == "send_email_message");
     jobs.sort_by(|a, b| a.id.cmp(&b.id));
@@ -88,8 +88,7 @@ async fn a_worker_sends_waiting_mails_when_it_starts() {
 
 #[tokio::test]
 async fn mails_that_are_too_old_are_dropped() {
-    let app = TestApp::with(&[PRODUCTION]).await;
-    let rows = r#"INSERT INTO outbox (letter, created_at) SELECT letter::jsonb, now() - age::interval FROM (VALUES
+    const ROWS: &str = r#"(VALUES
         ('{"kind": "reset_password", "email": "a@example.com"}', '20 minutes'),
         ('{"kind": "reset_password", "email": "a@example.com"}', '31 minutes'),
         ('{"kind": "reset_password", "email": "a@example.com"}', '3 days'),
@@ -101,11 +100,28 @@ async fn mails_that_are_too_old_are_dropped() {
         ('{"kind": "invite", "user_id": 1}', '8 days'),
         ('{"kind": "notice", "to": "a@example.com", "name": null, "notice": "password_changed"}', '8 days')
     ) AS rows (letter, age)"#;
-    app.sql(rows).await;
-    assert_eq!(hand_over(&app.app, &RequestContext::default()).await.unwrap(), 0);
-    assert_eq!(list_waiting_kinds(&app).await, ["reset_password", "resend_verification", "verify_email"]);
-    let again = run(production_command(&["worker", "--burst"], &app.database, &app.prefix).await).await;
-    assert!(!again.succeeded().stderr.contains("dropped: they are too old"), "only once");
+    // Release 0.1.0 writes the other table.
+    const OLD: [&str; 2] = [
+        "INSERT INTO outbox (letter, created_at) SELECT letter::jsonb, now() - age::interval FROM",
+        "SELECT letter ->> 'kind' FROM outbox ORDER BY id",
+    ];
+    const NEW: [&str; 2] = [
+        "INSERT INTO job_outbox (id, queue, task, envelope, options, created_at)
+         SELECT lpad(row_number() OVER ()::text, 32, '0')::uuid, 'system', 'send_email_message', json_build_object(
+             'v', 1, 'task', 'send_email_message', 'queue', 'system', 'ttl', 0, 'at', 0,
+             'payload', json_build_object('message', letter::json)
+         )::text, '{}', now() - age::interval FROM",
+        "SELECT envelope::json #>> '{payload,message,kind}' FROM job_outbox ORDER BY id",
+    ];
+    for [insert, select] in [OLD, NEW] {
+        let app = TestApp::with(&[PRODUCTION]).await;
+        app.sql(&format!("{insert} {ROWS}")).await;
+        assert_eq!(sweep(&app.app).await.unwrap(), 0);
+        let kinds = column(&app.database, select).await;
+        assert_eq!(kinds, ["reset_password", "resend_verification", "verify_email"]);
+        let again = run(production_command(&["worker", "--burst"], &app.database, &app.prefix).await).await;
+        assert!(!again.succeeded().stderr.contains("dropped: they are too old"), "only once");
+    }
 
     // A message can become too old while its job waits.
     let app = TestApp::start().await;
@@ -128,7 +144,7 @@ async fn a_worker_without_a_server_loses_no_job() {
     let smtp = SmtpServer::start().await;
     let api = start_with_mail_server(&app, &smtp).await;
     let admin = api.admin().await;
-    hand_over(&api.app, &RequestContext::default()).await.unwrap();
+    api.relay().await;
     let id = api.enqueue("/jobs/send-email?to=bob@example.com&subject=Hi&body=Hello", &admin).await;
 
     app.run_jobs().await;

@@ -50,6 +50,8 @@ mod http_refusals;
 mod identity_copies;
 mod idle_connections;
 mod import_cycles;
+mod job_outbox;
+mod job_outbox_history;
 mod locales;
 mod mail;
 mod mail_delivery;

@@ -1,4 +1,4 @@
-//! Messages in the outbox, from the transaction that writes them until the mail is sent.
+//! Messages to users, from the transaction that writes them until the mail is sent, and the messages of release 0.1.0.
 
 use diesel_async::AsyncPgConnection;
 use futures_util::future::join_all;
@@ -8,28 +8,39 @@ use saas::{
     jobs::{RelayOutbox, SYSTEM_QUEUE, SendLetter},
     models::user::{NewUser, Role},
     queue::{Origin, State},
-    services::{self, outbox::OutboxMessage, outbox_relay::hand_over, users::Registration},
+    services::{self, job_relay::sweep, outbox::OutboxMessage, users::Registration},
 };
 use serde_json::json;
 
 use crate::support::{
     TestApp,
     app::PASSWORD,
-    eventually,
+    eventually, mail,
     process::{production_command, run},
     records::{column, keys},
 };
 
 const UNREACHABLE_REDIS: [&str; 2] = ["--redis-url=redis://127.0.0.1:1/", "--redis-timeout-ms=200"];
 
-/// Returns the kinds of the messages in the outbox, oldest first.
+/// Returns the kinds of the messages that wait, oldest first.
 async fn list_waiting_kinds(app: &TestApp) -> Vec<String> {
-    let sql = "SELECT coalesce(letter -> 'notice' #>> '{}', letter ->> 'kind') FROM outbox ORDER BY id";
+    let sql = "SELECT coalesce(message -> 'notice' #>> '{}', message ->> 'kind')
+        FROM (SELECT id, envelope::json #> '{payload,message}' AS message FROM job_outbox) AS messages ORDER BY id";
     column(&app.database, sql).await
 }
 
+/// Returns the kinds of the messages that release 0.1.0 has left, oldest first.
+async fn list_old_kinds(app: &TestApp) -> Vec<String> {
+    column(&app.database, "SELECT letter ->> 'kind' FROM outbox ORDER BY id").await
+}
+
+/// Moves the messages that wait into the table of release 0.1.0, as if it had written them.
+const AS_THE_FIRST_RELEASE: &str = "
+    INSERT INTO outbox (letter) SELECT envelope::jsonb #> '{payload,message}' FROM job_outbox ORDER BY id;
+    DELETE FROM job_outbox";
+
 /// Creates an account like a process that crashes right after the commit: the message stays in the outbox.
-async fn register_without_hand_over(app: &TestApp, email: &str) {
+async fn register_without_relay(app: &TestApp, email: &str) {
     let (context, effects) = Default::default();
     let insert = async |conn: &mut AsyncPgConnection| {
         let new = NewUser {
@@ -64,12 +75,12 @@ async fn smoke_without_redis_accounts_change_and_messages_wait() {
     assert_eq!(invited.status, 201, "{}", invited.text);
     let change = json!({ "current_password": PASSWORD, "new_password": "another horse battery" });
     assert_eq!(away.post("/users/me/password", Some(&admin), change).await.status, 204);
-    let error = hand_over(&away.app, &RequestContext::default()).await.unwrap_err();
+    let error = sweep(&away.app).await.unwrap_err();
     assert_eq!(error.to_string(), "Redis is unavailable");
     assert_eq!(list_waiting_kinds(&away).await, ["verify_email", "invite", "password_changed"]);
 
     let app = TestApp::on(away.database.clone(), &[]).await;
-    assert_eq!(hand_over(&app.app, &RequestContext::default()).await.unwrap(), 3);
+    assert_eq!(sweep(&app.app).await.unwrap(), 3);
     assert!(list_waiting_kinds(&app).await.is_empty());
     let mails = app.mails().await;
     let sent: Vec<_> = mails.iter().map(|mail| (&*mail.to, &*mail.subject)).collect();
@@ -88,7 +99,7 @@ async fn smoke_without_redis_accounts_change_and_messages_wait() {
 #[tokio::test]
 async fn a_failed_change_sends_no_message() {
     let app = TestApp::with(&UNREACHABLE_REDIS).await;
-    register_without_hand_over(&app, "ada@example.com").await;
+    register_without_relay(&app, "ada@example.com").await;
     let again = Registration { email: "Ada@example.com".into(), password: PASSWORD.into(), full_name: None };
     let error = services::users::register(&app.app, &RequestContext::default(), again).await.err().unwrap();
     assert_eq!(error.to_string(), "Email already registered");
@@ -96,43 +107,50 @@ async fn a_failed_change_sends_no_message() {
 }
 
 #[tokio::test]
-async fn smoke_a_request_hands_its_messages_over() {
+async fn smoke_a_request_enqueues_its_messages() {
     let app = TestApp::start().await;
     let body = json!({ "email": "ada@example.com", "password": PASSWORD });
     assert_eq!(app.post("/auth/register", None, body).await.status, 201);
-    eventually("the outbox is empty", || async { list_waiting_kinds(&app).await.is_empty().then_some(()) })
+    eventually("no message waits", || async { list_waiting_kinds(&app).await.is_empty().then_some(()) })
         .await;
     app.run_jobs().await;
     assert_eq!(list_recipients(&app).await, ["ada@example.com"]);
 }
 
 #[tokio::test]
-async fn concurrent_hand_overs_send_each_message_once() {
-    let app = TestApp::start().await;
-    let emails: Vec<_> = (0..5).map(|n| format!("user{n}@example.com")).collect();
-    for email in &emails {
-        register_without_hand_over(&app, email).await;
+async fn concurrent_sweeps_send_each_message_once() {
+    for as_first_release in [false, true] {
+        let app = TestApp::start().await;
+        let emails: Vec<_> = (0..5).map(|n| format!("user{n}@example.com")).collect();
+        for email in &emails {
+            register_without_relay(&app, email).await;
+        }
+        if as_first_release {
+            app.sql(AS_THE_FIRST_RELEASE).await;
+        }
+        let twin = TestApp::on(app.database.clone(), &[&format!("--redis-key-prefix={}", app.prefix)]).await;
+        let apps = (0..3).flat_map(|_| [&app, &twin]);
+        let enqueued = join_all(apps.map(|app| sweep(&app.app))).await;
+        let enqueued: usize = enqueued.into_iter().map(Result::unwrap).sum();
+        assert_eq!((enqueued, list_waiting_kinds(&app).await.len()), (5, 0));
+        assert!(list_old_kinds(&app).await.is_empty());
+        assert_eq!(list_recipients(&app).await, emails);
+        assert_eq!(list_recipients(&app).await, emails, "no mail is sent later");
     }
-    let twin = TestApp::on(app.database.clone(), &[&format!("--redis-key-prefix={}", app.prefix)]).await;
-    let context = RequestContext::default();
-    let apps = (0..3).flat_map(|_| [&app, &twin]);
-    let handed = join_all(apps.map(|app| hand_over(&app.app, &context))).await;
-    let handed: usize = handed.into_iter().map(Result::unwrap).sum();
-    assert_eq!((handed, list_waiting_kinds(&app).await.len()), (5, 0));
-    assert_eq!(list_recipients(&app).await, emails);
-    assert_eq!(list_recipients(&app).await, emails, "no mail is sent later");
 }
 
 #[tokio::test]
-async fn a_message_that_was_handed_over_but_not_removed_is_sent_once() {
-    let app = TestApp::start().await;
-    register_without_hand_over(&app, "ada@example.com").await;
-    app.sql("CREATE TABLE again AS SELECT * FROM outbox").await;
-    assert_eq!(list_recipients(&app).await, ["ada@example.com"]);
-    // The state after a process has enqueued the job and crashed before it deleted the row.
-    app.sql("INSERT INTO outbox OVERRIDING SYSTEM VALUE SELECT * FROM again").await;
-    assert_eq!(hand_over(&app.app, &RequestContext::default()).await.unwrap(), 1);
-    assert_eq!(list_recipients(&app).await, ["ada@example.com"]);
+async fn a_message_that_was_enqueued_but_not_deleted_is_sent_once() {
+    for (setup, table) in [("", "job_outbox"), (AS_THE_FIRST_RELEASE, "outbox")] {
+        let app = TestApp::start().await;
+        register_without_relay(&app, "ada@example.com").await;
+        app.sql(&format!("{setup}; CREATE TABLE again AS SELECT * FROM {table}")).await;
+        assert_eq!(list_recipients(&app).await, ["ada@example.com"]);
+        // The state after a process has enqueued the job and crashed before it deleted the row.
+        app.sql(&format!("INSERT INTO {table} OVERRIDING SYSTEM VALUE SELECT * FROM again")).await;
+        assert_eq!(sweep(&app.app).await.unwrap(), 1);
+        assert_eq!(list_recipients(&app).await, ["ada@example.com"], "{table}");
+    }
 }
 
 #[tokio::test]
@@ -140,8 +158,10 @@ async fn a_recreated_database_with_the_same_ids_sends_its_messages() {
     let (first, second) = (TestApp::start().await, TestApp::start().await);
     let first =
         TestApp::on(first.database.clone(), &[&format!("--redis-key-prefix={}", second.prefix)]).await;
-    register_without_hand_over(&first, "ada@example.com").await;
-    register_without_hand_over(&second, "bob@example.com").await;
+    register_without_relay(&first, "ada@example.com").await;
+    register_without_relay(&second, "bob@example.com").await;
+    first.sql(AS_THE_FIRST_RELEASE).await;
+    second.sql(AS_THE_FIRST_RELEASE).await;
     assert_eq!(column(&first.database, "SELECT id FROM outbox").await, ["1"]);
     assert_eq!(column(&second.database, "SELECT id FROM outbox").await, ["1"]);
     assert_eq!(list_recipients(&first).await, ["ada@example.com"]);
@@ -152,13 +172,13 @@ async fn a_recreated_database_with_the_same_ids_sends_its_messages() {
 async fn a_message_that_is_no_longer_needed_is_not_sent() {
     let app = TestApp::start().await;
     for name in ["verified", "gone", "inactive", "pending"] {
-        register_without_hand_over(&app, &format!("{name}@example.com")).await;
+        register_without_relay(&app, &format!("{name}@example.com")).await;
     }
     let sql = "UPDATE users SET email_verified_at = now() WHERE email LIKE 'verified%';
                UPDATE users SET is_active = false WHERE email LIKE 'inactive%';
                DELETE FROM users WHERE email LIKE 'gone%'";
     app.sql(sql).await;
-    assert_eq!(hand_over(&app.app, &RequestContext::default()).await.unwrap(), 4);
+    assert_eq!(sweep(&app.app).await.unwrap(), 4);
     assert_eq!(list_recipients(&app).await, ["pending@example.com"]);
     assert_eq!(column(&app.database, "SELECT count(*) FROM one_time_tokens").await, ["1"]);
 }
@@ -166,7 +186,7 @@ async fn a_message_that_is_no_longer_needed_is_not_sent() {
 #[tokio::test]
 async fn the_relay_job_hands_over_remaining_messages() {
     let app = TestApp::start().await;
-    register_without_hand_over(&app, "ada@example.com").await;
+    register_without_relay(&app, "ada@example.com").await;
     app.app.queue.enqueue(&RelayOutbox {}, Origin::default()).await.unwrap();
     app.run_jobs().await;
     assert!(list_waiting_kinds(&app).await.is_empty());
@@ -178,10 +198,22 @@ async fn a_message_of_an_unknown_kind_waits_and_does_not_block_others() {
     let app = TestApp::start().await;
     let unknown = "INSERT INTO outbox (letter) SELECT '{\"kind\": \"unknown\"}' FROM generate_series(1, 150)";
     app.sql(unknown).await;
-    register_without_hand_over(&app, "ada@example.com").await;
-    assert_eq!(hand_over(&app.app, &RequestContext::default()).await.unwrap(), 1);
-    assert_eq!(list_recipients(&app).await, ["ada@example.com"]);
+    app.sql(&unknown_messages("lpad(n::text, 32, '0')::uuid", "now()", 150)).await;
+    register_without_relay(&app, "ada@example.com").await;
+    assert_eq!(sweep(&app.app).await.unwrap(), 1);
+    app.run_jobs().await;
+    assert_eq!(mail::read_captured(&app.app.config.mail.mail_dir)[0].to, "ada@example.com");
+    assert_eq!(list_old_kinds(&app).await, ["unknown"; 150]);
     assert_eq!(list_waiting_kinds(&app).await, ["unknown"; 150]);
+}
+
+/// Returns a statement that inserts messages of an unknown kind, with an id and a time for each number `n`.
+fn unknown_messages(id: &str, created_at: &str, count: u32) -> String {
+    let envelope = r#"{"v":1,"task":"send_email_message","queue":"system","ttl":0,"at":0,"payload":{"message":{"kind":"unknown"}}}"#;
+    format!(
+        "INSERT INTO job_outbox (id, queue, task, envelope, options, created_at)
+         SELECT {id}, 'system', 'send_email_message', '{envelope}', '{{}}', {created_at} FROM generate_series(1, {count}) n"
+    )
 }
 
 #[tokio::test]
@@ -190,30 +222,36 @@ async fn an_unreadable_message_is_set_aside_after_a_day_with_one_error() {
     let rows = "INSERT INTO outbox (letter, created_at) VALUES
         ('{\"kind\": \"old\"}', now() - interval '25 hours'), ('{\"kind\": \"new\"}', now() - interval '23 hours')";
     app.sql(rows).await;
+    app.sql(&unknown_messages("gen_random_uuid()", "now() - n * interval '23 hours'", 2)).await;
     let mut errors = 0;
     for _ in 0..2 {
         app.app.queue.enqueue(&RelayOutbox {}, Origin::default()).await.unwrap();
         let worker = production_command(&["worker", "--burst"], &app.database, &app.prefix).await;
-        errors += run(worker).await.succeeded().stderr.matches("it is set aside").count();
+        let log = run(worker).await.succeeded().stderr;
+        errors += log.matches("it is set aside").count()
+            + 10 * log.matches("a job of the outbox is set aside").count();
     }
-    assert_eq!(errors, 1);
+    assert_eq!(errors, 11, "one of each table");
     let set_aside = "SELECT letter ->> 'kind' FROM outbox WHERE set_aside_at IS NOT NULL";
     assert_eq!(column(&app.database, set_aside).await, ["old"]);
-    assert_eq!(list_waiting_kinds(&app).await, ["old", "new"], "nothing is lost");
+    assert_eq!(list_old_kinds(&app).await, ["old", "new"], "nothing is lost");
+    let ages = "SELECT created_at < now() - interval '1 day' FROM job_outbox WHERE set_aside_at IS NOT NULL";
+    assert_eq!(column(&app.database, ages).await, ["t"]);
+    assert_eq!(list_waiting_kinds(&app).await.len(), 2, "nothing is lost");
 
     // A newer release can read the message after an operator has put it back.
     let put_back =
         "UPDATE outbox SET set_aside_at = NULL, letter = '{\"kind\": \"verify_email\", \"user_id\": 1}'
         WHERE set_aside_at IS NOT NULL";
     app.sql(put_back).await;
-    assert_eq!(hand_over(&app.app, &RequestContext::default()).await.unwrap(), 1);
+    assert_eq!(sweep(&app.app).await.unwrap(), 1);
 }
 
 #[tokio::test]
 async fn jobs_with_the_old_task_name_send_their_mail() {
     let app = TestApp::start().await;
-    register_without_hand_over(&app, "ada@example.com").await;
-    app.sql("DELETE FROM outbox").await;
+    register_without_relay(&app, "ada@example.com").await;
+    app.sql("DELETE FROM job_outbox").await;
     let old: SendLetter =
         serde_json::from_value(json!({ "message": { "kind": "verify_email", "user_id": 1 } })).unwrap();
     app.app.queue.enqueue(&old, Origin::default()).await.unwrap();
@@ -223,10 +261,10 @@ async fn jobs_with_the_old_task_name_send_their_mail() {
 #[tokio::test]
 async fn a_failed_message_leaves_no_secret() {
     let app = TestApp::with(&["--smtp-url=smtp://127.0.0.1:1"]).await;
-    register_without_hand_over(&app, "ada@example.com").await;
+    register_without_relay(&app, "ada@example.com").await;
     let forgot = app.post("/auth/forgot-password", None, json!({ "email": "ada@example.com" })).await;
     assert_eq!(forgot.status, 202, "{}", forgot.text);
-    hand_over(&app.app, &RequestContext::default()).await.unwrap();
+    app.relay().await;
     assert_eq!(app.run_jobs().await.failed, 2);
     let written = column(&app.database, "SELECT purpose FROM one_time_tokens ORDER BY purpose").await;
     assert_eq!(written, ["reset_password", "verify_email"], "both tokens were created");

@@ -105,7 +105,7 @@ async fn a_push_repeated_after_the_job_has_ended_is_ignored() {
     let envelope: String = queue.redis(&["HGET", "{}:jobs", &id]).await;
     queue.drain().await;
     let known: Vec<String> = {
-        let plain = ["default", "1", "0", "0", "", "", "0", "", "0", "good", "", "", ""];
+        let plain = ["default", "1", "0", "0", "", "", "0", "", "0", "good", "", "", "", ""];
         queue.script("push", &[&plain[..], &[&id, &envelope]].concat()).await
     };
     assert_eq!(known, [id]);

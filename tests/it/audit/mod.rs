@@ -161,7 +161,7 @@ async fn a_change_is_rolled_back_if_its_entry_cannot_be_written() {
     app.sql("ALTER TABLE audit_log DROP CONSTRAINT no_room").await;
     assert_eq!(app.get("/users/me", Some(&user)).await.body, me);
     assert_eq!(
-        (count_rows(&app, "sessions").await, count_rows(&app, "outbox").await),
+        (count_rows(&app, "sessions").await, count_rows(&app, "job_outbox").await),
         (sessions, "0".into())
     );
     assert_eq!(app.login(&user.email, PASSWORD).await.status, 200);

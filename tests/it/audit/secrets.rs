@@ -1,7 +1,5 @@
 //! Secrets are not stored in plain text.
 
-use saas::{context::RequestContext, services::outbox_relay::hand_over};
-
 use crate::support::{
     TestApp,
     account_scenario::{AccountScenario, assert_none_in},
@@ -14,11 +12,11 @@ const COPY_MESSAGES: &str = "
     CREATE TABLE copied_messages (message TEXT NOT NULL);
     CREATE FUNCTION copy_message() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
-        INSERT INTO copied_messages VALUES (NEW.letter::text);
+        INSERT INTO copied_messages VALUES (NEW.envelope);
         RETURN NEW;
     END
     $$;
-    CREATE TRIGGER copy_message AFTER INSERT ON outbox FOR EACH ROW EXECUTE FUNCTION copy_message();";
+    CREATE TRIGGER copy_message AFTER INSERT ON job_outbox FOR EACH ROW EXECUTE FUNCTION copy_message();";
 
 #[tokio::test]
 async fn secrets_are_neither_in_the_database_nor_in_redis() {
@@ -28,7 +26,7 @@ async fn secrets_are_neither_in_the_database_nor_in_redis() {
     let queued = std::sync::Mutex::new(String::new());
     let secrets = AccountScenario::run(&app.url, (&admin.email, PASSWORD), async |to: &str| {
         // After this call, all messages are in the queue, and no email is rendered yet.
-        hand_over(&app.app, &RequestContext::default()).await.unwrap();
+        app.relay().await;
         let held = keys(&app.prefix).await;
         queued.lock().unwrap().push_str(&held);
         app.mailed_token(to).await

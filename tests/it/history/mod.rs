@@ -113,7 +113,7 @@ bugs! {
     a_deleted_job_stays_in_the_account: "lib", "  discharge(ids)\n  each_owned(ids, function(account, id) rc('LREM'" => "  each_owned(ids, function(account, id) rc('LREM'";
     a_requeued_job_is_not_in_the_account: "requeue", "charge(account, { id, rc('HSTRLEN', P .. ':jobs', id) })" => "";
     a_repeated_push_is_charged_twice: "push", "if account then charge(account, sizes) end" => "if account then for i = 1, n do charge(account, { ARGV[IDS + i], #ARGV[TEXTS + i] }) end end";
-    an_owner_has_one_job_too_many: "push", "if (jobs or 0) + #new > max_jobs" => "if (jobs or 0) + #new > max_jobs + 1";
+    an_owner_has_one_job_too_many: "lib", "if (have or 0) + jobs > max_jobs" => "if (have or 0) + jobs > max_jobs + 1";
     an_owner_runs_one_job_too_many: "lib", "return owner_max - (rc" => "return owner_max + 1 - (rc";
     a_purge_of_an_owner_leaves_scheduled_jobs: "purge_owner", "rc('ZREM', P .. ':scheduled:' .. q, id)" => "";
     a_purge_does_not_notify_dependents: "purge", "notify_dependents(ids, false)" => "";

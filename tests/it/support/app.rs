@@ -9,15 +9,15 @@ use saas::{
     api::{self, Limits},
     app::App,
     config::{Config, Http},
-    context::RequestContext,
     jobs,
     queue::{Options, Retention, Summary},
-    services::{outbox_relay::hand_over, users::USER_COUNT},
+    services::{job_relay::sweep, users::USER_COUNT},
 };
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 use super::{
+    eventually,
     mail::{self, CapturedMail},
     records::column,
     servers::{TestDatabase, servers, unique},
@@ -211,7 +211,7 @@ impl TestApp {
 
     /// Sends the messages of the outbox. Returns all captured mails, the oldest first.
     pub async fn mails(&self) -> Vec<CapturedMail> {
-        hand_over(&self.app, &RequestContext::default()).await.unwrap();
+        self.relay().await;
         self.run_jobs().await;
         mail::read_captured(&self.app.config.mail.mail_dir)
     }
@@ -221,6 +221,17 @@ impl TestApp {
         let mails = self.mails().await;
         let with_link = mails.iter().rfind(|mail| mail.to == to && mail.text.contains("#token="));
         with_link.unwrap_or_else(|| panic!("no link was sent to {to}: {mails:#?}")).token()
+    }
+
+    /// Enqueues the jobs of the outbox, and waits for another relay that works on some of them.
+    pub async fn relay(&self) {
+        sweep(&self.app).await.unwrap();
+        let claimed =
+            "SELECT id FROM job_outbox WHERE claimed_until > clock_timestamp() AND set_aside_at IS NULL";
+        eventually("no relay works on a row", || async {
+            column(&self.database, claimed).await.is_empty().then_some(())
+        })
+        .await;
     }
 
     /// Runs the queued jobs in this task.

@@ -5,6 +5,7 @@ pub mod app;
 pub mod authenticator;
 pub mod mail;
 pub mod migrations;
+pub mod own_postgres;
 pub mod own_redis;
 pub mod pgbouncer;
 pub mod postgres_pair;

@@ -50,7 +50,7 @@ impl History {
             &if keep_first { "first" } else { "last" },
         ]));
         args.extend(strings(&[&after.len(), &if after_failures { "any" } else { "good" }]));
-        args.extend(strings(&[&max_jobs, &max_bytes, &""]));
+        args.extend(strings(&[&max_jobs, &max_bytes, &"", &""]));
         args.extend(ids.iter().cloned().chain(ids.iter().map(envelope)).chain(after.iter().cloned()));
         let first = key.as_ref().and_then(|key| self.holder_of(key));
         let waits = first.as_ref().is_some_and(|(id, _)| {
