@@ -7,8 +7,8 @@
 //! its row, and the queue ignores a job whose id it knows, also after the job has ended.
 //!
 //! The queue knows an ended job for a day, or less if its memory is full. The claim records when a job was first tried. If the
-//! queue does not know a job that was tried before what it still knows, nobody can tell whether the job has run. Then the row
-//! is set aside for an operator. A row that was never tried is enqueued at any age.
+//! queue does not know a job that was tried before the time that its records cover, it is unknown whether the job has run. Then
+//! the row is set aside for an operator. A row that was never tried is enqueued at any age.
 
 use std::time::Duration;
 

@@ -6,6 +6,7 @@ mod concurrency;
 mod enqueue;
 mod pick_up;
 mod replicas;
+mod transactions;
 
 use std::time::{Duration, Instant};
 
@@ -144,6 +145,7 @@ async fn measure(args: Args, url: &str) -> Result<()> {
     };
     print!("{}", figures.table());
     println!("\n{}", bench.measure_replica_wait().await?);
+    println!("\n{}", bench.measure_transactions().await?);
     if let Some(worst) = &figures.slow.1 {
         println!("\nThe slowest call of a script took {worst}");
     }
