@@ -76,7 +76,7 @@ pub struct JobOutboxRow {
 #[derive(QueryableByName)]
 pub struct ClaimedJob {
     #[diesel(embed)]
-    pub row: JobOutboxRow,
+    pub job: JobOutboxRow,
     /// When a relay first claimed the row before this one. Since then, the queue may have the job.
     #[diesel(sql_type = Nullable<Timestamptz>)]
     pub tried_before: Option<DateTime<Utc>>,

@@ -149,10 +149,10 @@ async fn check_redis(app: &App) -> Result<()> {
 
 /// Enqueues claimed jobs, and deletes the rows of those that the queue has. Returns how many.
 async fn relay(app: &App, mut claimed: Vec<ClaimedJob>) -> Result<usize> {
-    claimed.sort_by_key(|claimed| claimed.row.id);
+    claimed.sort_by_key(|claimed| claimed.job.id);
     let mut sorted = Sorted::default();
     let mut jobs = Vec::new();
-    for ClaimedJob { row, tried_before } in claimed {
+    for ClaimedJob { job: row, tried_before } in claimed {
         let (id, now) = (row.id, row.clock.now());
         let tried = tried_before.map(|tried_at| (now - tried_at).to_std().unwrap_or(Duration::ZERO));
         let created_at = row.created_at;

@@ -71,11 +71,11 @@ async fn smoke_a_job_exists_if_and_only_if_its_transaction_commits() {
         app.app.queue.enqueue_in_tx(tx, &job, Origin::default(), EnqueueOptions::default()).await
     };
     let fail = async |tx: &Tx<'_>| -> Result<String> {
-        write.clone()(tx).await?;
+        write(tx).await?;
         Err(Error::Conflict("no"))
     };
     change_without_actor(&app.app, &context, fail).await.unwrap_err();
-    let id = change_without_actor(&app.app, &context, write.clone()).await.unwrap();
+    let id = change_without_actor(&app.app, &context, write).await.unwrap();
     eventually("the process that has committed enqueues it", || async {
         app.app.queue.status(&id).await.unwrap().filter(|job| job.task == "example_task")
     })
@@ -197,7 +197,7 @@ async fn a_job_that_may_have_run_is_set_aside() {
     ))
     .await;
     assert_eq!(sweep(&app.app).await.unwrap(), 4, "that of `forgotten` is new");
-    assert_eq!(waiting(&app).await, [old.clone()]);
+    assert_eq!(waiting(&app).await, std::slice::from_ref(&old));
     assert_eq!(app.run_jobs().await.finished, 3, "`done` does not run again");
 
     // Another one waits after a crash, and the queue has had to delete states meanwhile.

@@ -14,7 +14,7 @@ use super::{Bench, JOBS, Probe, options};
 use crate::{bare, table::Rounds};
 
 /// The pause between two jobs, in which the worker becomes idle.
-const PAUSE: Duration = Duration::from_millis(5);
+pub(super) const PAUSE: Duration = Duration::from_millis(5);
 
 impl Bench {
     /// Measures the milliseconds from enqueuing a job to its start, and those of a PING. Returns the median,

@@ -19,8 +19,11 @@ use saas::{
 use secrecy::ExposeSecret;
 use tokio::time::sleep;
 
-use super::{Bench, CALLERS, PAUSE};
-use crate::table::{PER_SECOND, Rounds, Table, number};
+use super::{Bench, pick_up::PAUSE};
+use crate::{
+    bare::CALLERS,
+    table::{PER_SECOND, Rounds, Table, number},
+};
 
 #[derive(Parser)]
 struct Settings {

@@ -99,10 +99,9 @@ impl Operation {
             if *commits { Ok(()) } else { Err(Error::Conflict("rolled back")) }
         };
         if self.relays_soon {
-            return change_without_actor(app, &context, work.clone()).await;
+            return change_without_actor(app, &context, work).await;
         }
-        let transaction =
-            async |conn: &mut AsyncPgConnection| work.clone()(&Tx::on(conn, &context, &effects)).await;
+        let transaction = async |conn: &mut AsyncPgConnection| work(&Tx::on(conn, &context, &effects)).await;
         app.db.transaction(transaction).await
     }
 }
@@ -110,9 +109,9 @@ impl Operation {
 /// A relay with the bug that it loses jobs in a crash.
 async fn delete_then_enqueue(app: &App) -> Result<()> {
     let claimed = app.db.run(async |conn| Ok(JobOutboxRow::claim(conn, None).await?)).await?;
-    let ids: Vec<_> = claimed.iter().map(|claimed| claimed.row.id).collect();
+    let ids: Vec<_> = claimed.iter().map(|claimed| claimed.job.id).collect();
     app.db.run(async |conn| Ok(JobOutboxRow::delete(conn, &ids).await?)).await?;
-    for row in claimed.into_iter().map(|claimed| claimed.row) {
+    for row in claimed.into_iter().map(|claimed| claimed.job) {
         let JobOutboxRow { queue, task, owner, envelope, .. } = row;
         let (id, options) = (row.id.simple().to_string(), EnqueueOptions::default());
         app.queue.enqueue_prepared(&PreparedJob { id, queue, task, owner, envelope, options }).await?;
