@@ -1,0 +1,20 @@
+-- The answers to requests with the header `Idempotency-Key`, written in the transaction of their effect. A request with the
+-- same key gets the same answer again for 24 hours. Control data: read before an organization is known, so without a policy.
+CREATE TABLE idempotency_keys (
+    -- Who has sent the request, such as `user:7`. Text, since not every caller is a user.
+    caller      TEXT NOT NULL,
+    -- The id of the operation in the API document.
+    operation   TEXT NOT NULL,
+    key         TEXT NOT NULL,
+    -- SHA-256 of what the client has asked for.
+    fingerprint BYTEA NOT NULL,
+    status      SMALLINT NOT NULL,
+    -- Pairs of name and value.
+    headers     JSONB NOT NULL,
+    -- Text, not JSONB, which would not keep the bytes.
+    body        TEXT NOT NULL,
+    created_at  TIMESTAMPTZ NOT NULL DEFAULT now(),
+    PRIMARY KEY (caller, operation, key)
+);
+-- For the deletion of old rows.
+CREATE INDEX idempotency_keys_created_at_idx ON idempotency_keys (created_at);
