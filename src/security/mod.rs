@@ -1,5 +1,6 @@
 //! Password hashing, tokens, encryption of stored secrets, and keyed hashes for logs.
 
+mod digest;
 mod opaque_token;
 mod password;
 mod password_form;
@@ -7,6 +8,7 @@ mod pseudonym;
 mod sealed;
 mod token;
 
+pub use digest::hash_parts;
 pub use opaque_token::{OpaqueToken, hash, hex, random_bytes};
 pub use password::{HashFor, HashPermit, Passwords, is_common};
 pub use password_form::{MAX_PASSWORD_BYTES, PasswordMatch, normalize_password};
