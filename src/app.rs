@@ -18,7 +18,7 @@ use crate::{
     attempts::Attempts,
     cache::Cache,
     config::{self, Config, secret},
-    db::{CommittedIds, Db, PendingUses, RecentReads},
+    db::{CommittedIds, Db, KeysInUse, PendingUses, RecentReads},
     error::Error,
     mail::Mailer,
     models::session::Identity,
@@ -55,6 +55,8 @@ pub struct Inner {
     pub identities: RecentReads<Uuid, Identity>,
     /// The last uses of sessions, by session id. `services::session_uses` writes them.
     pub session_uses: PendingUses<Uuid>,
+    /// The idempotency keys of the requests that this process works on, by the numbers of their locks.
+    pub idempotency_keys: KeysInUse<i64>,
     pub queue: Queue,
     /// Jobs that this process has committed, until `services::job_relay` enqueues them.
     pub committed_jobs: CommittedIds,
@@ -101,6 +103,7 @@ impl App {
             cache: Cache::new(cache_redis, &config.redis.redis_key_prefix),
             identities: RecentReads::new(Duration::from_millis(auth.identity_cache_ms)),
             session_uses: PendingUses::new(MAX_PENDING_SESSIONS),
+            idempotency_keys: KeysInUse::default(),
             db: Db::new(&config.database, &config.database_pool)?,
             queue: queue(&redis, &config.redis)
                 .wait_for_replicas(config.redis_options.queue_wait_replicas)

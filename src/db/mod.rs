@@ -12,6 +12,7 @@ mod connect;
 mod connection_budget;
 mod connector;
 mod error;
+mod in_use;
 mod manager;
 pub mod migrations;
 mod pending;
@@ -30,6 +31,7 @@ use tokio::time::timeout_at;
 
 pub use committed::{CommittedIds, Turn};
 pub use connection_budget::ConnectionBudget;
+pub use in_use::{KeyInUse, KeysInUse};
 pub use pending::PendingUses;
 pub use recent::RecentReads;
 pub use session::accepts_writes;
