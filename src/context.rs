@@ -34,6 +34,11 @@ impl RequestContext {
         Self { actor: Some(actor), session: Some(session), ..self.clone() }
     }
 
+    /// Returns the name of the signed-in caller, by which idempotency keys are kept apart. See [`user_caller`].
+    pub fn caller(&self) -> Option<String> {
+        self.actor.map(user_caller)
+    }
+
     /// Returns the request id of the response: the client's id if it has sent a valid one, else the id of
     /// this process.
     pub fn response_id(&self) -> Arc<str> {
@@ -45,6 +50,11 @@ impl RequestContext {
         let text = |value: &Option<Arc<str>>| value.as_deref().map(str::to_owned);
         Origin { owner, request_id: text(&self.request_id), traceparent: text(&self.trace) }
     }
+}
+
+/// Returns the name of a user as a caller, such as `user:7`. Other kinds of callers have other prefixes.
+pub fn user_caller(id: i64) -> String {
+    format!("user:{id}")
 }
 
 /// Returns the network of a client: an IPv4 address, or an IPv6 /64, since each subscriber has 2^64 addresses.

@@ -50,6 +50,15 @@ pub enum Error {
     TooManyJobs { message: String, retry_after: u64 },
     #[error("Not enough permissions")]
     Forbidden,
+    /// Another request with the same `Idempotency-Key` is in progress.
+    #[error("A request with this Idempotency-Key is in progress; try again in a moment")]
+    IdempotencyKeyInUse,
+    /// The `Idempotency-Key` belongs to an answer to something else that the client has asked for.
+    #[error("This Idempotency-Key was used for a different request; use a new key")]
+    IdempotencyKeyReused,
+    /// The answer is not stored, so a repeated request could have a second effect.
+    #[error("This operation does not support Idempotency-Key; send the request without the header")]
+    IdempotencyNotSupported,
     #[error("{0}")]
     Conflict(&'static str),
     /// No SMTP server is configured, and `DEBUG` is off.

@@ -10,6 +10,7 @@ use crate::{
     models::{
         audit::AuditEntry,
         clock::DatabaseClock,
+        idempotency_key::StoredAnswer,
         one_time_token::OneTimeToken,
         session::{RefreshToken, Session},
         user::User,
@@ -47,9 +48,11 @@ pub struct Removed {
     pub sessions: usize,
     pub tokens: usize,
     pub audit_entries: usize,
+    /// Answers to requests with an idempotency key.
+    pub answers: usize,
 }
 
-/// Deletes the accounts whose grace period is over, expired sessions and tokens, and audit trail entries
+/// Deletes the accounts whose grace period is over, expired sessions, tokens and answers, and audit trail entries
 /// older than `AUDIT_RETENTION_DAYS`. Then fills in the [keys of addresses](email_keys).
 ///
 /// # Errors
@@ -67,6 +70,9 @@ pub async fn run(app: &App) -> Result<Removed> {
     let sessions = repeat_until_empty!(
         db.run_for(BATCH_TIMEOUT, async |conn| Ok(Session::purge(conn, BATCH_ROWS).await?)).await?
     );
+    let answers = repeat_until_empty!(
+        db.run_for(BATCH_TIMEOUT, async |conn| Ok(StoredAnswer::purge(conn, BATCH_ROWS).await?)).await?
+    );
     let old = async |conn: &mut AsyncPgConnection| Ok(AuditEntry::purge(conn, days, BATCH_ROWS).await?);
     let audit_entries = repeat_until_empty!(db.transaction_for(BATCH_TIMEOUT, old).await?);
     let users = repeat_until_empty!(delete_due_users(app).await?);
@@ -80,7 +86,7 @@ pub async fn run(app: &App) -> Result<Removed> {
             }
         }
     }
-    Ok(Removed { users, sessions, tokens: refresh + one_time, audit_entries })
+    Ok(Removed { users, sessions, tokens: refresh + one_time, audit_entries, answers })
 }
 
 /// Deletes a batch of accounts whose grace period is over. Returns how many were deleted.

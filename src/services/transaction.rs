@@ -32,7 +32,22 @@ pub async fn change<T>(
     affected: Affected,
     work: impl AsyncFnOnce(&Tx<'_>, &LockedUsers) -> Result<T> + Clone,
 ) -> Result<T> {
+    change_after(app, actor, async |_: &Tx<'_>| Ok(()), affected, work).await
+}
+
+/// As [`change`]. Runs `first` before it locks rows, so before it waits for any other transaction.
+///
+/// # Errors
+/// As [`change`], and those of `first`.
+pub(super) async fn change_after<T>(
+    app: &App,
+    actor: &Actor,
+    first: impl AsyncFnOnce(&Tx<'_>) -> Result<()> + Clone,
+    affected: Affected,
+    work: impl AsyncFnOnce(&Tx<'_>, &LockedUsers) -> Result<T> + Clone,
+) -> Result<T> {
     let checked = async |tx: &Tx<'_>| {
+        first.clone()(tx).await?;
         let locked = actor.lock(app, tx, affected).await?;
         work.clone()(tx, &locked).await
     };

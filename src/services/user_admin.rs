@@ -6,6 +6,7 @@ use super::{
     actor::{AdminActor, Affected},
     admins,
     audit::{Action, Entry, audit_fields},
+    idempotency::{Answered, Once},
     outbox::OutboxMessage,
     sessions,
     throttle::Throttle,
@@ -15,10 +16,12 @@ use super::{
 };
 use crate::{
     app::App,
+    context::user_caller,
     db::Tx,
     error::{Error, Result},
     mail::Notice,
     models::{
+        idempotency_key::StoredAnswer,
         one_time_token::{OneTimeToken, Purpose},
         user::{NewUser, Role, User, UserChanges},
         user_list::Listing,
@@ -103,39 +106,42 @@ pub async fn update(app: &App, actor: &AdminActor, id: i64, changes: &Changes) -
 ///
 /// # Errors
 /// [`Error::EmailTaken`] if the address is registered; [`Error::Invalid`] if the address is invalid;
-/// [`Error::TooManyAttempts`] after many invitations to the mailbox; and those of [`change`].
+/// [`Error::TooManyAttempts`] after many invitations to the mailbox; and those of [`Once::change`].
 pub async fn invite(
     app: &App,
     actor: &AdminActor,
+    once: &Once<'_, User>,
     email: &str,
     full_name: Option<&str>,
     role: Role,
-) -> Result<User> {
+) -> Result<Answered> {
     let email = parse_email(email)?.stored;
-    Throttle::invitation(app, actor.context(), &email).await?;
-    let user = change(app, actor, Affected::Actor, async |tx, locked| {
-        let row = NewUser { email: &email, hashed_password: None, full_name, role, email_verified_at: None };
-        let user = map_email_taken(row.insert(tx).await)?;
-        Entry::new(user.id, Action::UserInvited).after(audit_fields(&user).into()).write(tx).await?;
-        OutboxMessage::Invite { user_id: user.id }.send(tx).await?;
-        if role == Role::Admin {
-            admins::notify_others(tx, &user, Some(&locked.actor().email)).await?;
-        }
-        Ok(user)
-    })
-    .await?;
+    let throttle = async || Throttle::invitation(app, actor.context(), &email).await;
+    let answered = once
+        .change(app, actor, Affected::Actor, throttle, async |tx, locked| {
+            let row =
+                NewUser { email: &email, hashed_password: None, full_name, role, email_verified_at: None };
+            let user = map_email_taken(row.insert(tx).await)?;
+            Entry::new(user.id, Action::UserInvited).after(audit_fields(&user).into()).write(tx).await?;
+            OutboxMessage::Invite { user_id: user.id }.send(tx).await?;
+            if role == Role::Admin {
+                admins::notify_others(tx, &user, Some(&locked.actor().email)).await?;
+            }
+            Ok(user)
+        })
+        .await?;
     app.cache.invalidate(USER_COUNT).await;
-    Ok(user)
+    Ok(answered)
 }
 
 /// Sends the invitation again.
 ///
 /// # Errors
 /// [`Error::NotFound`] if the user does not exist; [`Error::Conflict`] if the user has accepted the invitation;
-/// [`Error::TooManyAttempts`] after many invitations to the mailbox; and those of [`change`].
-pub async fn invite_again(app: &App, actor: &AdminActor, id: i64) -> Result<()> {
-    Throttle::invitation(app, actor.context(), &find(app, id).await?.email).await?;
-    change(app, actor, Affected::User(id), async |tx, locked| {
+/// [`Error::TooManyAttempts`] after many invitations to the mailbox; and those of [`Once::change`].
+pub async fn invite_again(app: &App, actor: &AdminActor, once: &Once<'_, ()>, id: i64) -> Result<Answered> {
+    let throttle = async || Throttle::invitation(app, actor.context(), &find(app, id).await?.email).await;
+    once.change(app, actor, Affected::User(id), throttle, async |tx, locked| {
         if locked.user(id)?.hashed_password.is_some() {
             return Err(Error::Conflict("The invitation has already been accepted"));
         }
@@ -164,6 +170,7 @@ pub async fn delete(app: &App, actor: &AdminActor, id: i64) -> Result<()> {
 /// Deletes a user with all sessions, tokens and codes. The audit trail entries stay until `AUDIT_RETENTION_DAYS`.
 pub(super) async fn erase(tx: &Tx<'_>, user: &User) -> Result<()> {
     User::delete(tx, user.id).await?;
+    StoredAnswer::delete_all_of(tx, &user_caller(user.id)).await?;
     tx.set_inactive(user.id);
     Entry::new(user.id, Action::UserDeleted).before(audit_fields(user).into()).write(tx).await?;
     OutboxMessage::notice(user, Notice::AccountDeleted).send(tx).await

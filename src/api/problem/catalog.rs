@@ -117,7 +117,7 @@ impl DocumentedPath {
 }
 
 /// Removes the names of parameters from a path or a pattern of the router.
-fn without_names(pattern: &str) -> String {
+pub fn without_names(pattern: &str) -> String {
     let mut text = String::with_capacity(pattern.len());
     for step in pattern.split('/').skip(1) {
         text.push('/');

@@ -8,7 +8,7 @@ mod render;
 mod status;
 
 pub(super) use self::{
-    catalog::{FailedRequest, RouteCatalog},
+    catalog::{FailedRequest, RouteCatalog, without_names},
     error::{ApiError, Result},
     render::{Reason, render},
 };

@@ -27,6 +27,9 @@ use crate::{
 const REFUSED_TOKEN: &str =
     "Bearer error=\"invalid_token\", error_description=\"The token is invalid, expired or revoked\"";
 
+/// `Retry-After` while another request with the same `Idempotency-Key` is in progress: longer than most requests take.
+const KEY_IN_USE_RETRY_AFTER_SECONDS: u64 = 1;
+
 /// The most invalid fields that the access log names.
 const MAX_LOGGED_FIELDS: usize = 3;
 
@@ -114,6 +117,9 @@ impl Failure {
             | ApiError::Domain(
                 Error::TooManyAttempts { retry_after } | Error::TooManyJobs { retry_after, .. },
             ) => Some((header::RETRY_AFTER, HeaderValue::from(*retry_after))),
+            ApiError::Domain(Error::IdempotencyKeyInUse) => {
+                Some((header::RETRY_AFTER, HeaderValue::from(KEY_IN_USE_RETRY_AFTER_SECONDS)))
+            }
             // Tells the client which encoding to use (RFC 9110 section 12.5.3).
             ApiError::UnsupportedEncoding => {
                 Some((header::ACCEPT_ENCODING, HeaderValue::from_static("identity")))

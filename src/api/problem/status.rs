@@ -66,6 +66,9 @@ fn domain_code(error: &Error) -> &'static str {
         Error::TooManyAttempts { .. } => "too_many_attempts",
         Error::TooManyJobs { .. } => "too_many_jobs",
         Error::Forbidden => "forbidden",
+        Error::IdempotencyKeyInUse => "idempotency_key_in_use",
+        Error::IdempotencyKeyReused => "idempotency_key_reused",
+        Error::IdempotencyNotSupported => "idempotency_not_supported",
         Error::Conflict(_) => "conflict",
         Error::NoMailServer => "no_mail_server",
         Error::JobTooLarge { .. } => "too_large",
@@ -80,6 +83,7 @@ fn domain_status(error: &Error) -> StatusCode {
     match error {
         Error::NotFound(_) => StatusCode::NOT_FOUND,
         Error::EmailTaken
+        | Error::IdempotencyNotSupported
         | Error::JobTooDeep
         | Error::WrongPassword
         | Error::InvalidCode
@@ -88,10 +92,12 @@ fn domain_status(error: &Error) -> StatusCode {
         Error::Inactive | Error::Forbidden | Error::EmailNotVerified | Error::TwoFactorRequired => {
             StatusCode::FORBIDDEN
         }
-        Error::Conflict(_) | Error::LastAdmin | Error::UserNotVerified => StatusCode::CONFLICT,
+        Error::Conflict(_) | Error::IdempotencyKeyInUse | Error::LastAdmin | Error::UserNotVerified => {
+            StatusCode::CONFLICT
+        }
         Error::TooManyAttempts { .. } | Error::TooManyJobs { .. } => StatusCode::TOO_MANY_REQUESTS,
         Error::JobTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-        Error::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
+        Error::IdempotencyKeyReused | Error::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
         Error::Unavailable { .. } | Error::NoMailServer => StatusCode::SERVICE_UNAVAILABLE,
         Error::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
     }

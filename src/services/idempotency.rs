@@ -1,0 +1,234 @@
+//! Requests that a client may repeat without a second effect: `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header).
+//!
+//! The answer is stored in the transaction of the effect, so both exist or neither does, wherever a process dies. In this
+//! transaction:
+//!
+//! 1. [`Once::lock`] takes an advisory lock on caller, operation and key. It does not wait: while another transaction holds
+//!    the lock, the request is refused with 409. Before this, nothing waits for locks of rows.
+//! 2. The actor is authorized again.
+//! 3. [`Once::find`] looks for a stored answer. It is a statement of its own, after the lock: it sees what the transaction
+//!    that held the lock before has committed.
+//! 4. Otherwise the change is made, and [`Once::store`] stores its answer. A failure is not stored, since it is rolled back.
+//!
+//! [`Once::change`] does all of this for changes of users. A transaction of another kind calls the three methods itself:
+//! `lock` and `find` before it changes the database role, and `store` after the change, which needs INSERT only.
+
+use serde_json::json;
+
+use super::{
+    actor::{Actor, Affected, LockedUsers},
+    transaction::{change, change_after},
+};
+use crate::{
+    app::App,
+    context::RequestContext,
+    db::Tx,
+    error::{Error, OnConstraint, Result},
+    models::idempotency_key::{KeyId, NewStoredAnswer, StoredAnswer},
+    security::hash_parts,
+};
+
+/// The longest body of an answer that is stored. An operation with longer answers must not take a key.
+const MAX_BODY_BYTES: usize = 64 * 1024;
+
+/// The key of a request, which the client has chosen.
+pub struct RequestKey {
+    /// The id of the operation in the API document.
+    pub operation: &'static str,
+    pub key: String,
+    /// SHA-256 of what the client has asked for.
+    pub fingerprint: Vec<u8>,
+}
+
+/// An answer, in the form in which it is stored and sent.
+pub struct Answer {
+    pub status: u16,
+    /// Pairs of name and value.
+    pub headers: Vec<(String, String)>,
+    pub body: String,
+}
+
+/// An answer to send, and whether an earlier request has got it too.
+pub struct Answered {
+    pub answer: Answer,
+    pub is_replayed: bool,
+}
+
+/// How a request is answered: at most once for its key, if it has one, with the answer that the API renders from the result
+/// of the change.
+pub struct Once<'a, T> {
+    key: Option<&'a RequestKey>,
+    render: Box<dyn Fn(&T) -> Result<Answer> + Send + Sync + 'a>,
+}
+
+impl RequestKey {
+    fn id<'a>(&'a self, caller: &'a str) -> KeyId<'a> {
+        KeyId { caller, operation: self.operation, key: &self.key }
+    }
+}
+
+impl<'a, T> Once<'a, T> {
+    /// Creates it for the key of a request. `render` returns the answer for the result of the change.
+    pub fn new(
+        key: Option<&'a RequestKey>,
+        render: impl Fn(&T) -> Result<Answer> + Send + Sync + 'a,
+    ) -> Self {
+        Self { key, render: Box::new(render) }
+    }
+
+    /// Returns whether the request has a key, so that its answer has to be stored.
+    pub fn has_key(&self) -> bool {
+        self.key.is_some()
+    }
+
+    /// Makes a change as [`transaction::change`](change) does, at most once for the key of the request.
+    ///
+    /// `before` runs ahead of the transaction, unless there is an answer already: it checks limits, which a repeated request
+    /// must neither use up nor be refused by.
+    ///
+    /// # Errors
+    /// [`Error::IdempotencyKeyInUse`] while another request with the key is in progress; [`Error::IdempotencyKeyReused`] if
+    /// the client has asked for something else with the key; those of `before` and of [`change`]; and those of
+    /// [`Self::store`].
+    pub async fn change(
+        &self,
+        app: &App,
+        actor: &Actor,
+        affected: Affected,
+        before: impl AsyncFnOnce() -> Result<()>,
+        work: impl AsyncFnOnce(&Tx<'_>, &LockedUsers) -> Result<T> + Clone,
+    ) -> Result<Answered> {
+        let Some(key) = self.key else {
+            before().await?;
+            let done = change(app, actor, affected, work).await?;
+            return self.answer(&done);
+        };
+        let caller = caller(actor.context())?;
+        let id = key.id(&caller);
+        // Equal requests at once would each count in the limits, and hold a connection.
+        let _in_use = app.idempotency_keys.try_use(lock_number(id)).ok_or(Error::IdempotencyKeyInUse)?;
+        if let Some(answered) = self.replay(app, actor, id).await? {
+            return Ok(answered);
+        }
+        before().await?;
+        let lock = async |tx: &Tx<'_>| self.lock(tx).await;
+        let change_unless_done = async |tx: &Tx<'_>, locked: &LockedUsers| {
+            if let Some(answered) = self.find(tx).await? {
+                tx.set_identities_unchanged();
+                return Ok(answered);
+            }
+            let done = work.clone()(tx, locked).await?;
+            self.store(tx, &done).await
+        };
+        change_after(app, actor, lock, affected, change_unless_done).await
+    }
+
+    /// Returns the stored answer, if there is one and the actor may still make the change.
+    async fn replay(&self, app: &App, actor: &Actor, id: KeyId<'_>) -> Result<Option<Answered>> {
+        // Most keys are new, and then this is the only query.
+        let is_stored = app.db.run(async |conn| Ok(StoredAnswer::find(conn, id).await?.is_some())).await?;
+        if !is_stored {
+            return Ok(None);
+        }
+        change(app, actor, Affected::Actor, async |tx, _| {
+            tx.set_identities_unchanged();
+            self.find(tx).await
+        })
+        .await
+    }
+
+    /// Takes the lock of the key until the transaction ends.
+    ///
+    /// # Errors
+    /// [`Error::IdempotencyKeyInUse`] if another transaction holds it; [`Error::Unavailable`] if PostgreSQL does not answer.
+    pub async fn lock(&self, tx: &Tx<'_>) -> Result<()> {
+        let Some(key) = self.key else { return Ok(()) };
+        let caller = caller(tx.context)?;
+        match StoredAnswer::try_lock(tx, lock_number(key.id(&caller))).await? {
+            true => Ok(()),
+            false => Err(Error::IdempotencyKeyInUse),
+        }
+    }
+
+    /// Returns the stored answer, if there is one. Deletes an expired one, whose key may be used again.
+    ///
+    /// # Errors
+    /// [`Error::IdempotencyKeyReused`] if the client has asked for something else with the key; [`Error::Unavailable`] if
+    /// PostgreSQL does not answer.
+    pub async fn find(&self, tx: &Tx<'_>) -> Result<Option<Answered>> {
+        let Some(key) = self.key else { return Ok(None) };
+        let caller = caller(tx.context)?;
+        let id = key.id(&caller);
+        let Some(stored) = StoredAnswer::find(tx, id).await? else { return Ok(None) };
+        if stored.is_expired() {
+            StoredAnswer::delete(tx, id).await?;
+            return Ok(None);
+        }
+        if stored.fingerprint != key.fingerprint {
+            return Err(Error::IdempotencyKeyReused);
+        }
+        Ok(Some(Answered { answer: Answer::of(stored)?, is_replayed: true }))
+    }
+
+    /// Returns the answer for the result of the change, and stores it if the request has a key.
+    ///
+    /// # Errors
+    /// [`Error::IdempotencyNotSupported`] if the answer has more than 64 KiB; [`Error::Internal`] if it cannot be rendered;
+    /// [`Error::Unavailable`] if PostgreSQL does not answer.
+    pub async fn store(&self, tx: &Tx<'_>, done: &T) -> Result<Answered> {
+        let answered = self.answer(done)?;
+        let Some(key) = self.key else { return Ok(answered) };
+        let Answer { status, headers, body } = &answered.answer;
+        if body.len() > MAX_BODY_BYTES {
+            tracing::warn!(
+                operation = key.operation,
+                bytes = body.len(),
+                "an answer is too large to be stored"
+            );
+            return Err(Error::IdempotencyNotSupported);
+        }
+        let caller = caller(tx.context)?;
+        let stored = NewStoredAnswer {
+            caller: &caller,
+            operation: key.operation,
+            key: &key.key,
+            fingerprint: &key.fingerprint,
+            status: i16::try_from(*status).map_err(Error::internal)?,
+            headers: json!(headers),
+            body,
+        };
+        // Only a transaction without the lock could have inserted it.
+        stored.insert(tx).await.on_constraint("idempotency_keys_pkey", Error::IdempotencyKeyInUse)?;
+        Ok(answered)
+    }
+
+    /// Returns the answer for the result of an operation whose request has no key.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] if it cannot be rendered.
+    pub fn answer(&self, done: &T) -> Result<Answered> {
+        Ok(Answered { answer: (self.render)(done)?, is_replayed: false })
+    }
+}
+
+impl Answer {
+    fn of(stored: StoredAnswer) -> Result<Self> {
+        Ok(Self {
+            status: u16::try_from(stored.status).map_err(Error::internal)?,
+            headers: serde_json::from_value(stored.headers).map_err(Error::internal)?,
+            body: stored.body,
+        })
+    }
+}
+
+/// Returns the name of the caller of a request.
+fn caller(context: &RequestContext) -> Result<String> {
+    context.caller().ok_or_else(|| Error::internal("an idempotency key without a caller"))
+}
+
+/// Returns the number of the advisory lock of a key: 64 bits of a hash. If two keys had the same, requests with one would
+/// be refused while a request with the other is in progress.
+fn lock_number(id: KeyId<'_>) -> i64 {
+    let parts = ["idempotency key", id.caller, id.operation, id.key].map(str::as_bytes);
+    hash_parts(&parts).iter().take(8).fold(0, |number, byte| (number << 8) | i64::from(*byte))
+}
