@@ -14,6 +14,7 @@ mod header_fields;
 mod health;
 mod host;
 mod html;
+mod idempotency;
 mod ids;
 mod jobs;
 mod middleware;
@@ -34,7 +35,7 @@ use std::{collections::HashSet, sync::Arc};
 use poem::{Endpoint, EndpointExt, Response};
 use poem_openapi::{ContactObject, OpenApi, OpenApiService};
 
-use self::middleware::HostRules;
+use self::{idempotency::RefuseKeys, middleware::HostRules};
 use crate::{
     app::App,
     config::{Core, Http, Mail, SecondFactorFor},
@@ -54,12 +55,15 @@ fn resources(app: &App) -> impl OpenApi + use<> {
 
 /// Returns the resources as poem's service, which also has the OpenAPI document.
 fn service(app: &App) -> OpenApiService<impl OpenApi + use<>, ()> {
-    OpenApiService::new(resources(app), &app.config.core.project_name, env!("CARGO_PKG_VERSION"))
+    OpenApiService::new(RefuseKeys(resources(app)), &app.config.core.project_name, env!("CARGO_PKG_VERSION"))
         .url_prefix(PREFIX)
         .contact(ContactObject::new().name(&app.config.core.project_name))
         .description(
             "Errors are problem details (RFC 9457). `detail` is a message for people, `code` is a stable code for \
-             programs, and `errors` lists all invalid fields. Include the `request_id` in support requests.",
+             programs, and `errors` lists all invalid fields. Include the `request_id` in support requests.\n\n\
+             A request that is repeated with the same `Idempotency-Key` has one effect. The operations that support this \
+             have the header among their parameters. All other operations with POST and PATCH refuse it with 400 \
+             `idempotency_not_supported`.",
         )
 }
 

@@ -93,15 +93,29 @@ pub(super) async fn buffer(request: &Request, body: &mut RequestBody) -> Result<
     // A body that announces more is not read: the operation refuses it.
     let is_expected = announced.is_some_and(|length| (1..=MAX_DECLARED_BYTES).contains(&length));
     if is_expected || headers.contains_key(header::TRANSFER_ENCODING) {
-        let BodyBytes { bytes, permit } = BodyBytes::read(request, body, MAX_DECLARED_BYTES).await?;
-        let chunk = async move {
-            // The bytes hold permits until the operation takes them.
-            let _permit = permit;
-            Ok::<_, std::io::Error>(bytes)
-        };
-        *body = RequestBody::new(poem::Body::from_bytes_stream(stream::once(chunk)));
+        peek(request, body, |_| ()).await?;
     }
     Ok(())
+}
+
+/// Reads the body into memory, and puts it back. Returns what `look` returns for its bytes.
+///
+/// # Errors
+/// As [`BodyBytes::read`], for a body of more than [`MAX_DECLARED_BYTES`].
+pub(super) async fn peek<T>(
+    request: &Request,
+    body: &mut RequestBody,
+    look: impl FnOnce(&[u8]) -> T,
+) -> Result<T> {
+    let BodyBytes { bytes, permit } = BodyBytes::read(request, body, MAX_DECLARED_BYTES).await?;
+    let seen = look(&bytes);
+    let chunk = async move {
+        // The bytes hold permits until the operation takes them.
+        let _permit = permit;
+        Ok::<_, std::io::Error>(bytes)
+    };
+    *body = RequestBody::new(poem::Body::from_bytes_stream(stream::once(chunk)));
+    Ok(seen)
 }
 
 /// Refuses a body that has to be decoded first (RFC 9110 section 8.4). `identity` means that the body is not

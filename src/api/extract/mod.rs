@@ -2,6 +2,7 @@
 
 mod body;
 mod body_bytes;
+mod idempotency;
 mod media_type;
 mod paging;
 mod security_scheme;
@@ -9,6 +10,7 @@ mod text;
 mod user;
 
 pub use body::{Body, BodyOrQuery, Form, FormContent, FormFields, parse_form};
+pub use idempotency::{IDEMPOTENCY_KEY, IDEMPOTENCY_KEY_FORMAT, IdempotencyKey, OperationId};
 pub use paging::{Limit, Offset};
 pub use text::{Email, NewPassword, Text};
 pub(in crate::api) use user::LoggedUser;

@@ -6,18 +6,21 @@ use serde_json::{Value, json};
 use super::state::EXAMPLE_ID;
 use crate::{
     api::{
-        extract::{Body, BodyOrQuery, CurrentUser, Email},
+        extract::{Body, BodyOrQuery, CurrentUser, Email, IdempotencyKey},
+        idempotency::Replayable,
         ids::JobId,
         problem::Result,
         tag::Tag,
     },
     app::App,
-    context::RequestContext,
     email_address::{EmailAddress, EmailLookup},
     error::Error,
     jobs::{ExampleTask, ProcessData, SendEmail},
     queue::Job,
-    services::actor::is_admin,
+    services::{
+        actor::{Actor, is_admin},
+        enqueue,
+    },
 };
 
 /// The longest document for `process-data`.
@@ -70,13 +73,17 @@ impl Example for Enqueued {
 impl Enqueue {
     async fn enqueue<J: Job>(
         &self,
-        context: &RequestContext,
+        actor: &Actor,
+        key: &IdempotencyKey,
         job: &J,
         message: &str,
         parameters: Option<Value>,
-    ) -> Result<Json<Enqueued>> {
-        let job_id = JobId(self.0.queue.enqueue_by_user(job, context.origin(context.actor)).await?);
-        Ok(Json(Enqueued { message: message.into(), job_id, task: J::NAME.into(), parameters }))
+    ) -> Result<Replayable<Json<Enqueued>>> {
+        let once = key.once(|id: &String| {
+            let (job_id, task) = (JobId(id.clone()), J::NAME.into());
+            Json(Enqueued { message: message.into(), job_id, task, parameters: parameters.clone() })
+        });
+        Ok(enqueue::enqueue(&self.0, actor, &once, job).await?.into())
     }
 }
 
@@ -89,6 +96,7 @@ impl Enqueue {
     async fn example(
         &self,
         CurrentUser(actor): CurrentUser,
+        key: IdempotencyKey,
         /// A name; it appears in the result.
         #[oai(validator(min_length = 1, max_length = 255))]
         name: Query<String>,
@@ -98,11 +106,11 @@ impl Enqueue {
             validator(minimum(value = "0"), maximum(value = "3600"))
         )]
         duration: Query<i64>,
-    ) -> Result<Json<Enqueued>> {
+    ) -> Result<Replayable<Json<Enqueued>>> {
         let duration = u32::try_from(duration.0).map_err(Error::internal)?;
         let job = ExampleTask { name: name.0, duration };
         let parameters = json!({ "name": job.name, "duration": job.duration });
-        self.enqueue(actor.context(), &job, "Example job enqueued", Some(parameters)).await
+        self.enqueue(&actor, &key, &job, "Example job enqueued", Some(parameters)).await
     }
 
     /// Enqueues a job that sends an email.
@@ -118,8 +126,9 @@ impl Enqueue {
     async fn send_email(
         &self,
         CurrentUser(actor): CurrentUser,
+        key: IdempotencyKey,
         BodyOrQuery(email): BodyOrQuery<SendEmailIn, MAX_EMAIL_BYTES>,
-    ) -> Result<Json<Enqueued>> {
+    ) -> Result<Replayable<Json<Enqueued>>> {
         let user = &actor.user();
         let to = EmailAddress::parse(&email.to.0).map_err(|msg| Error::invalid("to", msg))?;
         let is_own = to.key == EmailLookup::new(&user.email).subject();
@@ -133,7 +142,7 @@ impl Enqueue {
             return Err(Error::NoMailServer.into());
         }
         let job = SendEmail { to: to.stored, subject: email.subject, body: email.body, permitted };
-        self.enqueue(actor.context(), &job, "Email job enqueued", None).await
+        self.enqueue(&actor, &key, &job, "Email job enqueued", None).await
     }
 
     /// Enqueues an example job that processes a JSON object.
@@ -143,10 +152,11 @@ impl Enqueue {
     async fn process_data(
         &self,
         CurrentUser(actor): CurrentUser,
+        key: IdempotencyKey,
         Body(data): Body<BTreeMap<String, Value>, MAX_DOCUMENT_BYTES>,
-    ) -> Result<Json<Enqueued>> {
+    ) -> Result<Replayable<Json<Enqueued>>> {
         let job = ProcessData { data: data.into_iter().collect() };
-        self.enqueue(actor.context(), &job, "Data processing job enqueued", None).await
+        self.enqueue(&actor, &key, &job, "Data processing job enqueued", None).await
     }
 }
 

@@ -17,8 +17,8 @@ const METHODS: &str = "GET, POST, PUT, PATCH, DELETE, OPTIONS";
 const HEADERS: &str = "authorization, baggage, content-type, idempotency-key, if-match, if-none-match, sentry-trace, \
     traceparent, tracestate, x-request-id";
 /// Headers of a response that a page may read, besides the safelisted ones.
-const EXPOSED: &str =
-    "etag, link, location, ratelimit, ratelimit-policy, retry-after, www-authenticate, x-request-id";
+const EXPOSED: &str = "etag, idempotency-replayed, link, location, ratelimit, ratelimit-policy, retry-after, \
+    www-authenticate, x-request-id";
 /// Seconds for which a browser may cache the response to a preflight.
 const MAX_AGE: &str = "600";
 

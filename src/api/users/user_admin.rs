@@ -10,14 +10,18 @@ use poem_openapi::{
 use super::user::{RoleOut, UserOut};
 use crate::{
     api::{
-        extract::{Admin, Body, Email, Limit, Offset, Text},
+        extract::{Admin, Body, Email, IdempotencyKey, Limit, Offset, Text},
+        idempotency::Replayable,
         paths::PREFIX,
         problem::Result,
         respond::{Page, PageItem},
         tag::Tag,
     },
     app::App,
-    models::user_list::{Listing, Sort},
+    models::{
+        user::User,
+        user_list::{Listing, Sort},
+    },
     services::user_admin,
 };
 
@@ -171,12 +175,18 @@ impl UserAdmin {
     /// The invitation has a link to set a password, which is valid for 7 days. Fails with 400 `email_taken` if the
     /// address is registered, and with 429 `too_many_attempts` after many invitations to one mailbox.
     #[oai(path = "/", method = "post", operation_id = "invite_user")]
-    async fn invite(&self, Admin(actor): Admin, Body(body): Body<InviteIn>) -> Result<Invited> {
+    async fn invite(
+        &self,
+        Admin(actor): Admin,
+        key: IdempotencyKey,
+        Body(body): Body<InviteIn>,
+    ) -> Result<Replayable<Invited>> {
         let role = body.role.unwrap_or(RoleOut::User).into();
-        let user =
-            user_admin::invite(&self.0, &actor, &body.email.0, body.full_name.as_deref(), role).await?;
-        let location = format!("{PREFIX}/users/{}", user.id);
-        Ok(Invited::Created(Json(user.into()), location))
+        let once = key.once(|user: &User| {
+            Invited::Created(Json(user.clone().into()), format!("{PREFIX}/users/{}", user.id))
+        });
+        let full_name = body.full_name.as_deref();
+        Ok(user_admin::invite(&self.0, &actor, &once, &body.email.0, full_name, role).await?.into())
     }
 
     /// Returns a user.
@@ -222,9 +232,14 @@ impl UserAdmin {
     ///
     /// Fails with 409 `conflict` if it was accepted.
     #[oai(path = "/:id/invite", method = "post", operation_id = "invite_user_again")]
-    async fn invite_again(&self, Admin(actor): Admin, id: Path<i64>) -> Result<InvitationResent> {
-        user_admin::invite_again(&self.0, &actor, id.0).await?;
-        Ok(InvitationResent::Accepted)
+    async fn invite_again(
+        &self,
+        Admin(actor): Admin,
+        key: IdempotencyKey,
+        id: Path<i64>,
+    ) -> Result<Replayable<InvitationResent>> {
+        let once = key.once(|_: &()| InvitationResent::Accepted);
+        Ok(user_admin::invite_again(&self.0, &actor, &once, id.0).await?.into())
     }
 
     /// Revokes all sessions of a user.

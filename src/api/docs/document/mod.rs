@@ -3,6 +3,7 @@
 //! poem-openapi creates a document for OpenAPI 3.0 from the types of the operations. The rules here complete it: they
 //! hold for all operations, so no operation repeats them. What is true of one field or one operation is in its type.
 
+mod parameters;
 mod responses;
 mod schemas;
 
@@ -47,6 +48,7 @@ pub(in crate::api) fn document(spec: &str, servers: &[String]) -> anyhow::Result
     if let Some(tags) = spec.get_mut("tags").and_then(Value::as_array_mut) {
         tags.sort_by_key(|tag| rank(tag["name"].as_str().unwrap_or_default()));
     }
+    parameters::complete(&mut spec);
     responses::complete(&mut spec);
     schemas::complete(&mut spec);
     Ok(serde_json::to_string_pretty(&spec)?)

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use super::{Object, operations, schema_name};
+use super::{Object, operations, parameters::takes_idempotency_key, schema_name};
 use crate::api::quotas::is_limited;
 
 /// The documented errors: status, name and description.
@@ -30,7 +30,12 @@ const ERRORS: [(u16, &str, &str); 12] = [
 const OTHER_ERROR: &str = "Error";
 
 /// The documented headers: name, type and description.
-const HEADERS: [(&str, &str, &str); 7] = [
+const HEADERS: [(&str, &str, &str); 8] = [
+    (
+        "Idempotency-Replayed",
+        "boolean",
+        "Present if the response is that of an earlier request with the key.",
+    ),
     ("Location", "string", "URI of the created resource."),
     ("RateLimit", "string", "Requests that remain, and seconds until they are reset: `\"read\";r=1199;t=1`."),
     ("RateLimit-Policy", "string", "Allowed requests, and in how many seconds: `\"read\";q=1200;w=60`."),
@@ -48,6 +53,7 @@ pub(super) fn complete(spec: &mut Value) {
     let mut used = BTreeSet::new();
     for (path, operation) in operations(spec) {
         let statuses = error_statuses(path, operation);
+        let takes_key = takes_idempotency_key(operation);
         let summary = text(operation, "summary").to_owned();
         let Some(responses) = operation.get_mut("responses").and_then(Value::as_object_mut) else { continue };
         if let Some(response) = responses.remove("default") {
@@ -58,6 +64,9 @@ pub(super) fn complete(spec: &mut Value) {
                 response["description"] = describe(response, &summary, &schemas).into();
             }
             response["headers"] = headers(status, response, is_limited(path));
+            if takes_key {
+                response["headers"]["Idempotency-Replayed"] = reference("headers", "Idempotency-Replayed");
+            }
         }
         for (status, name, _) in ERRORS.iter().filter(|(status, ..)| statuses.contains(status)) {
             responses.entry(status.to_string()).or_insert(reference("responses", name));
@@ -118,6 +127,7 @@ fn error_statuses(path: &str, operation: &Object) -> BTreeSet<u16> {
         (operation.contains_key("requestBody"), &[400, 408, 413, 415, 422]),
         (operation.contains_key("parameters"), &[422]),
         (path.contains('{'), &[404]),
+        (takes_idempotency_key(operation), &[409, 422]),
     ];
     let by_rule = rules.into_iter().filter(|(applies, _)| *applies).flat_map(|(_, statuses)| statuses);
     by_rule.copied().chain(stated(text(operation, "description"))).collect()

@@ -1,0 +1,240 @@
+//! The header `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header).
+
+use std::borrow::Cow;
+
+use futures_util::FutureExt;
+use poem::{
+    IntoResponse, Request, RequestBody, Response,
+    http::{HeaderMap, HeaderName},
+};
+use poem_openapi::{
+    ApiExtractor, ApiExtractorType, ExtractParamOptions,
+    registry::{MetaParamIn, MetaSchema, MetaSchemaRef},
+};
+use serde_json::Value;
+
+use super::body_bytes::peek;
+use crate::{
+    api::{
+        header_fields::single,
+        problem::{ApiError, Result},
+    },
+    error::{self, Error, FieldError, Loc},
+    security::hash_parts,
+    services::idempotency::{Answer, Once, RequestKey},
+};
+
+/// The name of the header.
+pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// The `format` by which the document recognizes the parameter, whatever the name of the argument is.
+pub const IDEMPOTENCY_KEY_FORMAT: &str = "idempotency-key";
+/// The longest key. The text of the header may be longer, since it may be quoted.
+const MAX_KEY_CHARS: usize = 255;
+/// What [`parse`] accepts.
+const PATTERN: &str = r#"^("([!#-\[\]-~]|\\["\\]){1,255}"|[!#-~][!-~]{0,254})$"#;
+
+/// The key of a request, if the client has sent one.
+///
+/// An operation that takes this argument supports the header, and answers with [`IdempotencyKey::once`]. All other operations
+/// that are not idempotent refuse the header; `api/idempotency.rs` does that.
+pub struct IdempotencyKey(Option<RequestKey>);
+
+/// The id of the operation of a request with the header. It is attached to the request.
+#[derive(Clone, Copy)]
+pub struct OperationId(pub &'static str);
+
+impl IdempotencyKey {
+    /// Returns how to answer the request: at most once for its key, with what `respond` returns for the result of the
+    /// change.
+    pub fn once<'a, T, R: IntoResponse>(
+        &'a self,
+        respond: impl Fn(&T) -> R + Send + Sync + 'a,
+    ) -> Once<'a, T> {
+        Once::new(self.0.as_ref(), move |done: &T| answer(respond(done).into_response()))
+    }
+}
+
+impl<'a> ApiExtractor<'a> for IdempotencyKey {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::Parameter];
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn param_in() -> Option<MetaParamIn> {
+        Some(MetaParamIn::Header)
+    }
+
+    fn param_schema_ref() -> Option<MetaSchemaRef> {
+        Some(MetaSchemaRef::Inline(Box::new(MetaSchema {
+            format: Some(IDEMPOTENCY_KEY_FORMAT),
+            pattern: Some(PATTERN.into()),
+            example: Some("\"01a203c5-1357-763a-a32d-0c63a944ff19\"".into()),
+            ..MetaSchema::new("string")
+        })))
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        body: &mut RequestBody,
+        _options: ExtractParamOptions<()>,
+    ) -> poem::Result<Self> {
+        Ok(Self(read(request, body).await?))
+    }
+}
+
+async fn read(request: &Request, body: &mut RequestBody) -> Result<Option<RequestKey>> {
+    let Some(key) = find(request.headers())? else { return Ok(None) };
+    let operation = request.data::<OperationId>();
+    let OperationId(operation) =
+        *operation.ok_or_else(|| Error::internal("the id of the operation is unknown"))?;
+    let fingerprint = peek(request, body, |bytes| fingerprint(request, bytes)).await?;
+    Ok(Some(RequestKey { operation, key, fingerprint }))
+}
+
+/// Returns the key of a request; `None` without the header.
+fn find(headers: &HeaderMap) -> Result<Option<String>> {
+    if !headers.contains_key(IDEMPOTENCY_KEY) {
+        return Ok(None);
+    }
+    let key = single(headers, IDEMPOTENCY_KEY).and_then(parse);
+    key.map(Some).ok_or_else(|| {
+        let loc = vec![Loc::key("header"), Loc::key("Idempotency-Key")];
+        let msg = format!(
+            "Send one key of 1 to {MAX_KEY_CHARS} visible ASCII characters, such as a UUID in quotes"
+        );
+        ApiError::InvalidFields(vec![FieldError { loc, msg, kind: "value_error" }])
+    })
+}
+
+/// Parses the value of the header: a string (RFC 9651 section 3.3.3). Many clients send the key without quotes, so that is
+/// the same key.
+fn parse(text: &str) -> Option<String> {
+    let key = match text.strip_prefix('"') {
+        Some(rest) => unescape(rest.strip_suffix('"')?)?,
+        None => text.to_owned(),
+    };
+    let is_valid = (1..=MAX_KEY_CHARS).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic());
+    is_valid.then_some(key)
+}
+
+fn unescape(text: &str) -> Option<String> {
+    let (mut key, mut chars) = (String::with_capacity(text.len()), text.chars());
+    while let Some(c) = chars.next() {
+        match c {
+            '"' => return None,
+            '\\' => key.push(chars.next().filter(|c| ['"', '\\'].contains(c))?),
+            c => key.push(c),
+        }
+    }
+    Some(key)
+}
+
+/// Returns the SHA-256 of what the client asks for. Requests that the server does not tell apart have the same one.
+fn fingerprint(request: &Request, body: &[u8]) -> Vec<u8> {
+    let uri = request.uri();
+    let mut query: Vec<_> = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()).collect();
+    // Of repeated parameters the first counts, so they keep their order.
+    query.sort_by(|(one, _), (other, _)| one.cmp(other));
+    let body = canonical(body);
+    let mut parts = vec![request.method().as_str().as_bytes(), uri.path().as_bytes()];
+    for (name, value) in &query {
+        parts.extend([name.as_bytes(), value.as_bytes()]);
+    }
+    parts.push(&body);
+    hash_parts(&parts)
+}
+
+/// Returns JSON without insignificant space and with its fields in order. Any other body as it is.
+fn canonical(body: &[u8]) -> Cow<'_, [u8]> {
+    match serde_json::from_slice::<Value>(body) {
+        Ok(value) => value.to_string().into_bytes().into(),
+        Err(_) => body.into(),
+    }
+}
+
+/// Converts a response to the form in which it is stored.
+fn answer(response: Response) -> error::Result<Answer> {
+    let (parts, body) = response.into_parts();
+    let body = body.into_bytes().now_or_never();
+    let body = body.ok_or_else(|| Error::internal("a stream cannot be stored as an answer"))?;
+    let body = String::from_utf8(body.map_err(Error::internal)?.to_vec()).map_err(Error::internal)?;
+    let mut headers = Vec::new();
+    for (name, value) in &parts.headers {
+        headers.push((name.as_str().to_owned(), value.to_str().map_err(Error::internal)?.to_owned()));
+    }
+    Ok(Answer { status: parts.status.as_u16(), headers, body })
+}
+
+#[cfg(test)]
+mod tests {
+    use poem::http::Uri;
+
+    use super::*;
+
+    #[test]
+    fn a_key_is_a_string_or_bare() {
+        let long = "k".repeat(MAX_KEY_CHARS);
+        let (quoted, slashes) = (format!("\"{long}\""), "\\".repeat(MAX_KEY_CHARS));
+        let escaped = format!("\"{}\"", slashes.replace('\\', r"\\"));
+        for (text, key) in [
+            ("\"8e03978e-40d5-43dd-bc93-6894a57f9324\"", "8e03978e-40d5-43dd-bc93-6894a57f9324"),
+            ("8e03978e-40d5-43dd-bc93-6894a57f9324", "8e03978e-40d5-43dd-bc93-6894a57f9324"),
+            (r#""a\"b\\c""#, r#"a"b\c"#),
+            (r#"a"b\c"#, r#"a"b\c"#),
+            ("\"!#$,;=[]~\"", "!#$,;=[]~"),
+            ("x", "x"),
+            (long.as_str(), long.as_str()),
+            (quoted.as_str(), long.as_str()),
+            (escaped.as_str(), slashes.as_str()),
+        ] {
+            assert_eq!(parse(text).as_deref(), Some(key), "{text}");
+        }
+        for text in [
+            "",
+            "\"",
+            "\"\"",
+            "\"a",
+            "\"a\"b\"",
+            "\"a\" ",
+            "\"a\";b=1",
+            "a b",
+            "\"a b\"",
+            "a\tb",
+            "é",
+            "\"é\"",
+            r#""a\""#,
+            r#""a\b""#,
+            "\u{7f}",
+        ] {
+            assert_eq!(parse(text), None, "{text}");
+        }
+        assert_eq!(parse(&format!("{long}k")), None);
+        assert_eq!(parse(&format!("\"{long}k\"")), None);
+    }
+
+    #[test]
+    fn requests_that_the_server_does_not_tell_apart_have_one_fingerprint() {
+        let hash = |uri: &str, body: &str| {
+            let request = Request::builder().uri(uri.parse::<Uri>().unwrap()).finish();
+            fingerprint(&request, body.as_bytes())
+        };
+        let first = hash("/a?x=1&y=%41", r#"{"a": 1, "b": [2, "c"]}"#);
+        for (uri, body) in [
+            ("/a?y=A&x=%31", r#"{"b":[2,"c"],"a":1}"#),
+            ("/a?x=1&y=A", " {\"b\" : [2,\"\\u0063\"],\n\"a\":1}"),
+        ] {
+            assert_eq!(hash(uri, body), first, "{uri} {body}");
+        }
+        for (uri, body) in [
+            ("/b?x=1&y=A", r#"{"a":1,"b":[2,"c"]}"#),
+            ("/a?x=1", r#"{"a":1,"b":[2,"c"]}"#),
+            ("/a?x=1&y=A&y=A", r#"{"a":1,"b":[2,"c"]}"#),
+            ("/a?x=1&y=A", r#"{"a":1,"b":["c",2]}"#),
+            ("/a?x=1&y=A", r#"{"a":1}"#),
+            ("/a?x=1&y=A", "{"),
+            ("/a?x=1&y=A", ""),
+        ] {
+            assert_ne!(hash(uri, body), first, "{uri} {body}");
+        }
+        assert_ne!(hash("/a?x=1&x=2", ""), hash("/a?x=2&x=1", ""), "the first of repeated ones counts");
+    }
+}
