@@ -112,7 +112,7 @@ async fn cors_allows_only_the_configured_origins() {
         let actual = Answer::of(app.request(Method::GET, "/users/me").header("origin", origin)).await;
         assert_eq!((actual.status.as_u16(), actual.header("access-control-allow-origin")), (401, origin));
         let exposed: Vec<_> = actual.header("access-control-expose-headers").split(", ").collect();
-        for name in ["etag", "link", "location", "ratelimit", "ratelimit-policy"] {
+        for name in ["etag", "idempotency-replayed", "link", "location", "ratelimit", "ratelimit-policy"] {
             assert!(exposed.contains(&name), "{exposed:?}");
         }
         for name in ["retry-after", "www-authenticate", "x-request-id"] {
