@@ -47,6 +47,7 @@ mod history;
 mod http_connection_limit;
 mod http_limits;
 mod http_refusals;
+mod idempotency;
 mod identity_copies;
 mod idle_connections;
 mod import_cycles;
