@@ -155,6 +155,7 @@ struct Bench<'a> {
     uncached: Load,
     list: Load,
     enqueue: Load,
+    keyed: Load,
     status: Load,
     login: Load,
     /// Requests to `/users/me` from fewer connections.
@@ -172,6 +173,7 @@ impl<'a> Bench<'a> {
         let requests = async |users: i64| {
             anyhow::Ok(fixture.sign_in_many(users).await?.iter().map(|token| me(token)).collect::<Vec<_>>())
         };
+        let keyed = fixture.sign_in_many(READERS).await?.iter().map(|token| enqueue(token)).collect();
         let (readers, all) = (requests(READERS).await?, requests(USERS as i64).await?);
         baselines::store_value(fixture).await?;
         // Each of many users logs in a few times, because the logins of one user are rate-limited.
@@ -186,6 +188,11 @@ impl<'a> Bench<'a> {
             uncached: Load { requests: all, ..Load::single("uncached", CONNECTIONS, me(&token)) },
             list: Load::single("list", CONNECTIONS, user_list(&admin)),
             enqueue: Load::single("enqueue", CONNECTIONS, enqueue(&token)),
+            keyed: Load {
+                requests: keyed,
+                with_keys: true,
+                ..Load::single("keyed", CONNECTIONS, enqueue(&token))
+            },
             status: Load::single("status", CONNECTIONS, job_status(&job, &token)),
             login: Load { requests: logins.clone(), ..Load::single("login", 8, login(&email)) },
             few: Load { requests: readers, ..Load::single("few", 16, me(&token)) },
@@ -233,6 +240,10 @@ impl<'a> Bench<'a> {
         figures.redis.add(baselines::measure_redis_reads(fixture, seconds).await?);
         figures.status.add(self.run_load(&self.status).await?);
         figures.enqueue.add(self.run_load(&self.enqueue).await?);
+        self.purge_jobs().await?;
+        figures.keyed.add(self.run_load(&self.keyed).await?);
+        // Until the last jobs are in the queue.
+        sleep(SETTLE_TIME).await;
         self.purge_jobs().await?;
         figures.hashes.rate.push(baselines::measure_hashes(seconds).await?);
         figures.login.add(self.run_load(&self.login).await?);

@@ -55,6 +55,8 @@ pub struct Figures {
     pub limited_me: Series,
     pub list: Series,
     pub enqueue: Series,
+    /// The same by many users, each request with an idempotency key of its own.
+    pub keyed: Series,
     pub status: Series,
     pub login: Series,
     /// `/users/me` from fewer connections, without the flood of logins.
@@ -88,7 +90,8 @@ impl Figures {
             limited_health: Series::new("GET /health with RATE_LIMITS", ""),
             limited_me: Series::new("GET /users/me with RATE_LIMITS", ""),
             list: Series::new("GET /users?limit=20", ""),
-            enqueue: Series::new("POST /jobs/example", ""),
+            enqueue: Series::new("POST /jobs/example", "that without keys"),
+            keyed: Series::new("POST /jobs/example with Idempotency-Key, 200 users", ""),
             status: Series::new("GET /jobs/{id}/status", ""),
             login: Series::new("POST /auth/login, 8 connections", ""),
             alone: Series::new("GET /users/me, 16 connections", "that without the flood"),
@@ -110,7 +113,7 @@ impl Figures {
         let mut table =
             Table::new(["what", "figure", "p50", "p99", "errors", "ratio to baselines", "target"]);
         let Self { health, me, uncached, touched, logged, list, .. } = self;
-        let Self { enqueue, status, login, alone, beside, flood, limited_health, limited_me, .. } = self;
+        let Self { enqueue, keyed, status, login, alone, beside, flood, limited_health, limited_me, .. } = self;
         let flooded =
             beside.rate.ratio_to(&alone.rate) >= 0.3 && beside.p99.max() < 100.0 && beside.errors == 0;
         let refused = format!("{} refused with 503", number(flood.refused as f64, 0));
@@ -124,6 +127,7 @@ impl Figures {
             (limited_me, vec![me], String::new()),
             (list, vec![health, &self.postgres], String::new()),
             (enqueue, vec![health, &self.redis], goal(enqueue, 0.35, health)),
+            (keyed, vec![enqueue, &self.postgres], String::new()),
             (status, vec![health, &self.redis], String::new()),
             (login, vec![&self.hashes], String::new()),
             (alone, vec![], String::new()),

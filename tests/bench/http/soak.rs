@@ -122,6 +122,7 @@ async fn build_loads(fixture: &Fixture, admin: &str) -> Result<[Load; 3]> {
         connections,
         pause_ms,
         allow_503: false,
+        with_keys: false,
     };
     Ok([
         load("reads", 16, 8, reads),

@@ -88,6 +88,8 @@ pub struct Load {
     pub pause_ms: u64,
     /// Whether a 503 with `Retry-After` is not an error.
     pub allow_503: bool,
+    /// Whether each request has an idempotency key of its own. Needs several requests.
+    pub with_keys: bool,
 }
 
 /// The result of one round.
@@ -106,7 +108,7 @@ pub struct Sample {
 impl Load {
     /// Creates a load that repeats one request.
     pub fn single(name: &'static str, connections: usize, request: Request) -> Self {
-        Self { name, requests: vec![request], connections, pause_ms: 0, allow_503: false }
+        Self { name, requests: vec![request], connections, pause_ms: 0, allow_503: false, with_keys: false }
     }
 
     /// Runs the load. `dir` gets the script file.
@@ -139,8 +141,11 @@ impl Load {
             }
             requests => {
                 lua += "local requests, turn = {}, 0\nfunction init()\n";
-                requests.iter().for_each(|request| lua += &format_list_entry(request));
+                requests.iter().for_each(|request| lua += &format_list_entry(request, self.with_keys));
                 lua += SEND_IN_ROTATION;
+                if self.with_keys {
+                    lua += ADD_KEYS;
+                }
             }
         }
         if self.pause_ms > 0 {
@@ -154,9 +159,10 @@ impl Load {
 }
 
 /// Formats a request for the list in the script. `{:?}` quotes it for Lua, which works because it is ASCII.
-fn format_list_entry(request: &Request) -> String {
+fn format_list_entry(request: &Request, with_key: bool) -> String {
     let mut headers = String::new();
-    for (name, value) in request.headers() {
+    let key = with_key.then(|| ("Idempotency-Key", "@KEY@".to_owned()));
+    for (name, value) in request.headers().into_iter().chain(key) {
         headers += &format!("[{name:?}] = {value:?}, ");
     }
     let form = request.form.as_ref().map_or("nil".to_owned(), |form| format!("{form:?}"));
@@ -171,6 +177,14 @@ end
 function request()
   turn = turn % #requests + 1
   return requests[turn]
+end
+"#;
+
+/// Script that gives each request a key, which no other thread and no other round uses.
+const ADD_KEYS: &str = r#"local without_keys, run, sent = request, os.time(), 0
+function request()
+  sent = sent + 1
+  return (without_keys():gsub("@KEY@", run .. "-" .. number .. "-" .. sent, 1))
 end
 "#;
 
