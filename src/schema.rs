@@ -17,6 +17,19 @@ diesel::table! {
 }
 
 diesel::table! {
+    idempotency_keys (caller, operation, key) {
+        caller -> Text,
+        operation -> Text,
+        key -> Text,
+        fingerprint -> Bytea,
+        status -> Int2,
+        headers -> Jsonb,
+        body -> Text,
+        created_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
     job_outbox (id) {
         id -> Uuid,
         queue -> Text,
@@ -113,6 +126,7 @@ diesel::table! {
 
 diesel::allow_tables_to_appear_in_same_query! {
     audit_log,
+    idempotency_keys,
     job_outbox,
     one_time_tokens,
     outbox,

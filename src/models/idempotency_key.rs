@@ -1,10 +1,7 @@
 //! The table `idempotency_keys`: the answers to requests that a client may repeat.
 
 use chrono::{DateTime, Duration, Utc};
-use diesel::{
-    prelude::*,
-    sql_types::{BigInt, Bool},
-};
+use diesel::{prelude::*, sql_types::BigInt};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use serde_json::Value;
 

@@ -6,8 +6,8 @@
 pub mod audit;
 pub mod clock;
 pub mod email_key;
-pub mod job_outbox;
 pub mod idempotency_key;
+pub mod job_outbox;
 pub mod one_time_token;
 pub mod outbox;
 pub mod session;

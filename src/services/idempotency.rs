@@ -58,8 +58,11 @@ pub struct Answered {
 /// of the change.
 pub struct Once<'a, T> {
     key: Option<&'a RequestKey>,
-    render: Box<dyn Fn(&T) -> Result<Answer> + Send + Sync + 'a>,
+    render: Box<Render<'a, T>>,
 }
+
+/// Renders the answer from the result of a change.
+type Render<'a, T> = dyn Fn(&T) -> Result<Answer> + Send + Sync + 'a;
 
 impl RequestKey {
     fn id<'a>(&'a self, caller: &'a str) -> KeyId<'a> {

@@ -113,7 +113,8 @@ impl Figures {
         let mut table =
             Table::new(["what", "figure", "p50", "p99", "errors", "ratio to baselines", "target"]);
         let Self { health, me, uncached, touched, logged, list, .. } = self;
-        let Self { enqueue, keyed, status, login, alone, beside, flood, limited_health, limited_me, .. } = self;
+        let Self { enqueue, keyed, status, login, alone, beside, flood, limited_health, limited_me, .. } =
+            self;
         let flooded =
             beside.rate.ratio_to(&alone.rate) >= 0.3 && beside.p99.max() < 100.0 && beside.errors == 0;
         let refused = format!("{} refused with 503", number(flood.refused as f64, 0));

@@ -117,7 +117,7 @@ fn describe(response: &Value, summary: &str, schemas: &BTreeMap<String, String>)
 fn error_statuses(path: &str, operation: &Object) -> BTreeSet<u16> {
     let security = operation.get("security").and_then(Value::as_array);
     let responses = operation.get("responses").and_then(Value::as_object);
-    let rules: [(bool, &[u16]); 7] = [
+    let rules: [(bool, &[u16]); 8] = [
         // If the server has ALLOWED_HOSTS.
         (true, &[421]),
         (is_limited(path), &[429]),
