@@ -1,12 +1,18 @@
 //! The audit trail.
 
 use chrono::{DateTime, Utc};
-use poem_openapi::{Object, OpenApi, param::Query, payload::Json, types::Example};
+use poem_openapi::{
+    Object, OpenApi,
+    param::Query,
+    registry::{MetaSchema, MetaSchemaRef},
+    types::{Example, Type},
+};
 use serde_json::{Value, json};
 
 use super::{
-    extract::{Admin, Limit, Text},
+    extract::{Admin, Cursor, Limit, Text},
     problem::Result,
+    respond::{Page, PageItem},
     tag::Tag,
 };
 use crate::{
@@ -83,19 +89,14 @@ impl From<AuditEntry> for EntryOut {
     }
 }
 
-/// A page of the audit trail, the newest entries first.
-#[derive(Object)]
-#[oai(example)]
-struct AuditPage {
-    items: Vec<EntryOut>,
-    /// The value of `before` for the next page; null on the last page.
-    #[oai(nullable)]
-    next: Option<i64>,
-}
+impl PageItem for EntryOut {
+    const PAGE: &str = "AuditPage";
+    const PAGE_DESCRIPTION: &str = "A page of the audit trail, the newest entries first.";
 
-impl Example for AuditPage {
-    fn example() -> Self {
-        Self { items: vec![EntryOut::example()], next: None }
+    fn deprecated_fields() -> Vec<(&'static str, MetaSchemaRef, Value)> {
+        let next = "The parameter `before` of the next page; null on the last page.";
+        let next = MetaSchema { description: Some(next), nullable: true, ..MetaSchema::ANY };
+        vec![("next", i64::schema_ref().merge(next), Value::Null)]
     }
 }
 
@@ -103,7 +104,7 @@ impl Example for AuditPage {
 impl Audit {
     /// Returns the entries of the audit trail, the newest first.
     ///
-    /// To read the next page, send `next` of the response as `before`.
+    /// They are sorted by `id`.
     #[oai(path = "/", method = "get", operation_id = "list_audit_entries")]
     async fn list(
         &self,
@@ -115,33 +116,26 @@ impl Audit {
         action: Query<Option<Text>>,
         /// Only entries about this user.
         user_id: Query<Option<i64>>,
-        /// Only entries that are older than the entry with this id.
+        cursor: Cursor,
+        #[oai(default)] limit: Query<Limit>,
+        /// Only entries that are older than the entry with this id. To read the next page, use `cursor`.
+        #[oai(deprecated = true)]
         before: Query<Option<i64>>,
-        /// Maximum number of entries to return.
-        #[oai(default)]
-        limit: Query<Limit>,
-    ) -> Result<Json<AuditPage>> {
+    ) -> Result<Page<EntryOut>> {
         let target_id = user_id.0.map(|id| id.to_string());
+        let after = cursor.after()?;
         let filter = AuditFilter {
             actor_id: actor_id.0,
             action: action.0.as_ref().map(Text::as_ref),
             target_type: target_id.is_some().then_some("user"),
             target_id: target_id.as_deref(),
-            before: before.0,
+            before: after.into_iter().chain(before.0).min(),
             // One more than requested shows whether there is a next page.
             limit: i64::from(limit.0.0) + 1,
         };
-        let mut items: Vec<EntryOut> = self
-            .0
-            .db
-            .run(async |conn| Ok(AuditEntry::list(conn, &filter).await?))
-            .await?
-            .into_iter()
-            .map(Into::into)
-            .collect();
-        let more = items.len() > limit.0.0 as usize;
-        items.truncate(limit.0.0 as usize);
-        let next = items.last().filter(|_| more).map(|entry| entry.id);
-        Ok(Json(AuditPage { items, next }))
+        let entries = self.0.db.run(async |conn| Ok(AuditEntry::list(conn, &filter).await?)).await?;
+        let last = limit.0.0 as usize;
+        let next = entries.get(last).and(entries.get(last - 1)).map(|entry| entry.id);
+        Ok(Page::of(&cursor, limit.0, entries, |entry| entry.id).with_deprecated("next", next))
     }
 }

@@ -100,6 +100,7 @@ pub fn endpoint(
         move || service(&app)
     };
     let requires_second_factor = app.config.auth.second_factor.required_for() == SecondFactorFor::All;
+    let catalog = Arc::new(problem::RouteCatalog::of(&resources(&app), PREFIX));
     let mut routes = docs::routes(documented_service, servers(&app)?)
         .nest(PREFIX, service(&app))
         .nest("/account", account_pages::routes(&core.project_name, requires_second_factor));
@@ -107,14 +108,15 @@ pub fn endpoint(
         routes = routes.nest("/dev/mail", dev_mail::routes(app.config.mail.mail_dir.clone()));
     }
     let settings = middleware::Settings {
-        routes: problem::RouteCatalog::of(&resources(&app), PREFIX),
+        routes: catalog.clone(),
         cors_origins,
         hosts: host_rules(&app, http)?,
         https,
         trusted_proxies: http.trusted_proxies.into(),
         quotas: quotas::Quotas::new(&app, &http.request_limits, http.trusted_proxies)?,
     };
-    Ok(middleware::wrap(routes.data(app.clone()).data(Arc::new(cookies)), app, settings))
+    let routes = routes.data(app.clone()).data(Arc::new(cookies)).data(catalog);
+    Ok(middleware::wrap(routes, app, settings))
 }
 
 /// Returns the hosts that clients may ask for. Any, unless `saas dev` serves or `ALLOWED_HOSTS` is set.

@@ -23,6 +23,8 @@ pub const MAX_LIFETIME_DAYS: i32 = 90;
 const RETRY_WINDOW_SECONDS: i32 = 10;
 /// Minimum time between two updates of `last_seen_at`.
 pub(super) const TOUCH_INTERVAL_SECONDS: i32 = 300;
+/// The most sessions of a user that are listed.
+const MAX_LISTED_SESSIONS: i64 = 1_000;
 /// A use in this time before the idle timeout is written at once: another replica would end the session before the next
 /// batch of uses is written.
 const IDLE_MARGIN_SECONDS: i64 = 60;
@@ -113,7 +115,7 @@ impl Session {
             .optional()
     }
 
-    /// Returns at most 200 active sessions of a user, the last used first.
+    /// Returns at most 1,000 active sessions of a user, the last used first.
     pub async fn list(mut conn: &AsyncPgConnection, user_id: i64) -> QueryResult<Vec<Self>> {
         Self::query()
             .filter(sessions::user_id.eq(user_id))
@@ -121,7 +123,7 @@ impl Session {
             .filter(sessions::expires_at.gt(now()))
             .filter(sessions::last_seen_at.gt(ago(days(IDLE_TIMEOUT_DAYS))))
             .order((sessions::last_seen_at.desc(), sessions::id))
-            .limit(200)
+            .limit(MAX_LISTED_SESSIONS)
             .load(&mut conn)
             .await
     }

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use redis::{FromRedisValue, ParsingError, Value};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     client::Queue,
@@ -16,6 +16,10 @@ use super::{
 /// The most jobs that one call reads, since each may be large.
 const JOBS_PER_STATUS_CALL: usize = 20;
 const MAX_LISTED_PAYLOAD_BYTES: usize = 16 * 1024;
+/// The most jobs of a page by which the next page finds its place.
+const MAX_LAST_JOBS: usize = 5;
+/// The highest number of jobs before a page, more than a queue can hold.
+const MAX_OFFSET: u64 = 1_000_000_000;
 
 /// The state of a queue.
 #[derive(Debug, Clone, Serialize)]
@@ -46,6 +50,22 @@ pub struct Totals {
     pub finished: u64,
     pub failed: u64,
     pub canceled: u64,
+}
+
+/// Where a page of jobs begins: the number of jobs before it, and the ids of the last of them, the last one first.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct JobPosition(u64, Vec<String>);
+
+impl JobPosition {
+    /// Returns the position after the first `offset` jobs.
+    pub fn at(offset: u64) -> Self {
+        Self(offset, Vec::new())
+    }
+
+    /// Returns whether a page can begin here. A client may send any position.
+    pub fn is_valid(&self) -> bool {
+        self.0 <= MAX_OFFSET && self.1.len() <= MAX_LAST_JOBS
+    }
 }
 
 /// The answer of the script for one queue: fields in a fixed order.
@@ -159,13 +179,50 @@ impl Queue {
         count: u64,
         max_payload: usize,
     ) -> Result<Vec<JobStatus>> {
+        let (_, ids) = self.page_ids(queue, state, &JobPosition::at(offset), count).await?;
+        self.all_statuses(&ids, max_payload).await
+    }
+
+    /// Returns `count` jobs of a queue in one state after a position, as [`Self::list`], and the position of the next page.
+    ///
+    /// Jobs that have left or joined the list since the page before do not shift this page, unless they are more than 1,000.
+    ///
+    /// # Errors
+    /// As [`Self::list`].
+    pub async fn page(
+        &self,
+        queue: &str,
+        state: State,
+        after: &JobPosition,
+        count: u64,
+    ) -> Result<(Vec<JobStatus>, Option<JobPosition>)> {
+        let (begin, mut ids) = self.page_ids(queue, state, after, count + 1).await?;
+        let has_more = ids.len() as u64 > count;
+        ids.truncate(count as usize);
+        let last: Vec<_> = ids.iter().rev().take(MAX_LAST_JOBS).cloned().collect();
+        let next = JobPosition(begin + ids.len() as u64, last);
+        let jobs = self.all_statuses(&ids, MAX_LISTED_PAYLOAD_BYTES).await?;
+        Ok((jobs, Some(next).filter(|next| has_more && next.is_valid())))
+    }
+
+    /// Returns where a page begins, and the ids of its jobs.
+    async fn page_ids(
+        &self,
+        queue: &str,
+        state: State,
+        JobPosition(offset, last): &JobPosition,
+        count: u64,
+    ) -> Result<(u64, Vec<String>)> {
         if matches!(state, State::Finished | State::Canceled) {
             let message = "finished and canceled jobs are not listed; get one by its id";
             return Err(Error::invalid("status", message));
         }
         let mut call = self.prepare_call(&scripts::INSPECT);
-        call.arg("page").arg(queue).arg(state.as_str()).arg(offset).arg(count);
-        let ids: Vec<String> = self.run(&call).await?;
+        call.arg("page").arg(queue).arg(state.as_str()).arg(*offset).arg(count).arg(last.as_slice());
+        self.run(&call).await
+    }
+
+    async fn all_statuses(&self, ids: &[String], max_payload: usize) -> Result<Vec<JobStatus>> {
         let mut jobs = Vec::with_capacity(ids.len());
         for ids in ids.chunks(JOBS_PER_STATUS_CALL) {
             jobs.extend(self.statuses(ids, max_payload).await?);

@@ -74,7 +74,7 @@ pub use enqueue_options::{EnqueueOptions, OnDuplicate, Unique, When};
 pub use envelope::Origin;
 pub use error::{BoxError, Error, OwnerLimit};
 pub use failure::Failure;
-pub use inspect::{QueueInfo, Totals};
+pub use inspect::{JobPosition, QueueInfo, Totals};
 pub use job::{Context, Job, JobState};
 pub use job_type::JobType;
 pub use liveness::Liveness;

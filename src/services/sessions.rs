@@ -195,7 +195,7 @@ pub async fn find_by_refresh_token(app: &App, token: &str) -> Result<TokenSubjec
         .await
 }
 
-/// Returns at most 200 active sessions of a user, the last used first.
+/// Returns at most 1,000 active sessions of a user, the last used first.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL does not answer.

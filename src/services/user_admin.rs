@@ -24,7 +24,7 @@ use crate::{
         idempotency_key::StoredAnswer,
         one_time_token::{OneTimeToken, Purpose},
         user::{NewUser, Role, User, UserChanges},
-        user_list::Listing,
+        user_list::{Listing, Position, UserPage},
     },
 };
 
@@ -32,19 +32,41 @@ use crate::{
 /// show after this time.
 const COUNT_TTL: Duration = Duration::from_secs(5);
 
-/// Returns a page of users, and the number of users on all pages up to
-/// [`MAX_COUNTED_USERS`](crate::models::user_list::MAX_COUNTED_USERS).
+/// Where a page of users begins.
+pub enum PageStart {
+    /// After the users of the page before; `None` is the first page.
+    After(Option<Position>),
+    /// After this number of users, as in release 0.1.0. Reading that far takes longer, the larger the number.
+    Offset(i64),
+}
+
+/// Returns a page of users. Its total is the number of users on all pages, up to
+/// [`MAX_COUNTED_USERS`](crate::models::user_list::MAX_COUNTED_USERS); only a page after another has none.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL does not answer.
-pub async fn list(app: &App, listing: &Listing<'_>) -> Result<(Vec<User>, i64)> {
-    let users = app.db.run(async |conn| Ok(listing.load(conn).await?)).await?;
+pub async fn list(app: &App, listing: &Listing<'_>, start: &PageStart) -> Result<UserPage> {
+    let page = app
+        .db
+        .run(async |conn| {
+            Ok(match start {
+                PageStart::After(after) => listing.page(conn, after.as_ref()).await?,
+                PageStart::Offset(offset) => listing.page_at(conn, *offset).await?,
+            })
+        })
+        .await?;
+    if matches!(start, PageStart::After(Some(_))) {
+        return Ok(UserPage { total: None, ..page });
+    }
     let count = async || app.db.run(async |conn| Ok(listing.count(conn).await?)).await;
-    let total = match listing.is_filtered() {
-        true => count().await?,
-        false => app.cache.get_or_load(USER_COUNT, COUNT_TTL, count).await?,
+    let total = match (page.total, listing.filter.is_some()) {
+        (Some(total), _) => total,
+        (None, true) => count().await?,
+        (None, false) => app.cache.get_or_load(USER_COUNT, COUNT_TTL, count).await?,
     };
-    Ok((users, total))
+    // A search is counted among the newest users only.
+    let total = total.max(page.users.len() as i64);
+    Ok(UserPage { total: Some(total), ..page })
 }
 
 /// Returns a user by id.

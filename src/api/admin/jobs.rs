@@ -3,14 +3,15 @@ use poem_openapi::{
     Enum, Object, OpenApi,
     param::{Path, Query},
     payload::Json,
-    types::Example,
+    registry::{MetaSchema, MetaSchemaRef},
+    types::{Example, Type},
 };
 use serde_json::{Value, json};
 
 use super::queue_name::check_queue;
 use crate::{
     api::{
-        extract::{Admin, Limit, Offset},
+        extract::{Admin, Cursor, Limit, Offset},
         ids::{JobId, QueueName},
         jobs::{Canceled, EXAMPLE_ID, StateOut, canceled, find, find_with_payload},
         problem::Result,
@@ -18,7 +19,7 @@ use crate::{
         tag::Tag,
     },
     app::App,
-    queue::{JobStatus, State},
+    queue::{JobPosition, JobStatus, State},
     services::queue_admin,
 };
 
@@ -125,6 +126,16 @@ impl From<JobStatus> for JobOut {
 impl PageItem for JobOut {
     const PAGE: &str = "JobPage";
     const PAGE_DESCRIPTION: &str = "A page of the jobs of a queue in one state.";
+
+    fn deprecated_fields() -> Vec<(&'static str, MetaSchemaRef, Value)> {
+        let total = MetaSchema { description: Some("Number of jobs on all pages."), ..MetaSchema::ANY };
+        let offset = "Number of jobs before this page. Absent if the request has a cursor.";
+        let offset = MetaSchema { description: Some(offset), ..MetaSchema::ANY };
+        vec![
+            ("total", u64::schema_ref().merge(total), json!(1)),
+            ("offset", u64::schema_ref().merge(offset), json!(0)),
+        ]
+    }
 }
 
 /// A job that was put back into its queue.
@@ -171,7 +182,7 @@ impl Jobs {
     /// Returns the jobs of a queue in one state.
     ///
     /// Failed jobs are sorted by the time of the failure, the newest first. Other jobs are in the order in which they
-    /// run.
+    /// run. Jobs that come and go meanwhile do not shift the pages, unless they are more than 1,000.
     #[oai(path = "/jobs", method = "get", operation_id = "list_jobs")]
     async fn list(
         &self,
@@ -182,20 +193,27 @@ impl Jobs {
         /// The state of the jobs.
         #[oai(default)]
         status: Query<ListedState>,
-        /// Number of jobs to skip.
-        #[oai(default)]
-        offset: Query<Offset>,
-        /// Maximum number of jobs to return.
-        #[oai(default)]
-        limit: Query<Limit>,
-    ) -> Result<Json<Page<JobOut>>> {
+        cursor: Cursor,
+        #[oai(default)] limit: Query<Limit>,
+        /// Number of jobs to skip. Use `cursor`.
+        #[oai(deprecated = true)]
+        offset: Query<Option<Offset>>,
+    ) -> Result<Page<JobOut>> {
         let QueueName(queue) = queue.0;
         check_queue("queue", &queue)?;
         let state = State::from(status.0);
+        let after = cursor.after_valid(JobPosition::is_valid)?;
+        if offset.0.is_some() {
+            cursor.excludes("offset")?;
+        }
+        let skipped = offset.0.unwrap_or_default().0;
         let info = self.0.queue.queue(&queue).await?;
-        let jobs = self.0.queue.list(&queue, state, offset.0.0.into(), limit.0.0.into()).await?;
-        let total = info.map_or(0, |info| info.count(state));
-        Ok(Json(Page::new(jobs, total, offset.0, limit.0)))
+        let is_first = after.is_none();
+        let begin = after.unwrap_or_else(|| JobPosition::at(skipped.into()));
+        let (jobs, next) = self.0.queue.page(&queue, state, &begin, limit.0.0.into()).await?;
+        let page = Page::new(&cursor, limit.0, jobs, next);
+        let page = page.with_deprecated("total", info.map_or(0, |info| info.count(state)));
+        Ok(if is_first { page.with_deprecated("offset", skipped) } else { page })
     }
 
     /// Returns a job of any user.

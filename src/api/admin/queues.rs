@@ -10,9 +10,10 @@ use poem_openapi::{
 use super::queue_name::check_queue;
 use crate::{
     api::{
-        extract::{Admin, Body},
+        extract::{Admin, Body, Cursor, Limit},
         ids::QueueName,
         problem::Result,
+        respond::ArrayPage,
         tag::Tag,
     },
     app::App,
@@ -232,11 +233,15 @@ impl Queues {
 impl Queues {
     /// Returns all queues, also empty ones.
     ///
-    /// They are sorted by name. The numbers are those of this moment.
+    /// They are sorted by name. The numbers are those of this moment. Without `limit`, all queues are on one page.
     #[oai(path = "/queues", method = "get", operation_id = "list_queues")]
-    async fn list(&self, _admin: Admin) -> Result<Json<Vec<QueueOut>>> {
-        let queues = self.0.queue.queues().await?;
-        Ok(Json(queues.into_iter().map(Into::into).collect()))
+    async fn list(
+        &self,
+        _admin: Admin,
+        cursor: Cursor,
+        limit: Query<Option<Limit>>,
+    ) -> Result<ArrayPage<QueueOut>> {
+        ArrayPage::of(&cursor, limit.0, self.0.queue.queues().await?, |queue| queue.name.clone())
     }
 
     /// Pauses, resumes or limits a queue.

@@ -1,8 +1,13 @@
 use chrono::{DateTime, Utc};
-use poem_openapi::{Object, OpenApi, payload::Json, types::Example};
+use poem_openapi::{Object, OpenApi, param::Query, types::Example};
 
 use crate::{
-    api::{extract::Admin, problem::Result, tag::Tag},
+    api::{
+        extract::{Admin, Cursor, Limit},
+        problem::Result,
+        respond::ArrayPage,
+        tag::Tag,
+    },
     app::App,
     queue::WorkerInfo,
 };
@@ -71,10 +76,14 @@ impl From<WorkerInfo> for WorkerOut {
 impl Workers {
     /// Returns the running workers.
     ///
-    /// Those whose last heartbeat was in the last 30 seconds.
+    /// Those whose last heartbeat was in the last 30 seconds, sorted by `id`. Without `limit`, all workers are on one page.
     #[oai(path = "/workers", method = "get", operation_id = "list_workers")]
-    async fn list(&self, _admin: Admin) -> Result<Json<Vec<WorkerOut>>> {
-        let workers = self.0.queue.workers().await?;
-        Ok(Json(workers.into_iter().map(Into::into).collect()))
+    async fn list(
+        &self,
+        _admin: Admin,
+        cursor: Cursor,
+        limit: Query<Option<Limit>>,
+    ) -> Result<ArrayPage<WorkerOut>> {
+        ArrayPage::of(&cursor, limit.0, self.0.queue.workers().await?, |worker| worker.id.clone())
     }
 }

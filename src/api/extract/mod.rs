@@ -3,6 +3,7 @@
 mod body;
 mod body_bytes;
 mod idempotency;
+mod cursor;
 mod media_type;
 mod paging;
 mod security_scheme;
@@ -11,6 +12,7 @@ mod user;
 
 pub use body::{Body, BodyOrQuery, Form, FormContent, FormFields, parse_form};
 pub use idempotency::{IDEMPOTENCY_KEY, IDEMPOTENCY_KEY_FORMAT, IdempotencyKey, OperationId};
+pub use cursor::Cursor;
 pub use paging::{Limit, Offset};
 pub use text::{Email, NewPassword, Text};
 pub(in crate::api) use user::LoggedUser;

@@ -17,6 +17,10 @@ pub type Limit = Bounded<1, 200, 50>;
 #[derive(Clone, Copy)]
 pub struct Bounded<const MIN: u32, const MAX: u32, const DEFAULT: u32>(pub u32);
 
+impl<const MIN: u32, const MAX: u32, const DEFAULT: u32> Bounded<MIN, MAX, DEFAULT> {
+    pub const LARGEST: Self = Self(MAX);
+}
+
 impl<const MIN: u32, const MAX: u32, const DEFAULT: u32> Default for Bounded<MIN, MAX, DEFAULT> {
     fn default() -> Self {
         Self(DEFAULT)

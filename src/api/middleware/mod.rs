@@ -36,7 +36,7 @@ use crate::{app::App, context::RequestContext, error::Error};
 
 /// The configuration of the middleware.
 pub(super) struct Settings {
-    pub(super) routes: RouteCatalog,
+    pub(super) routes: Arc<RouteCatalog>,
     /// Origins whose pages may read responses.
     pub(super) cors_origins: HashSet<String>,
     /// The hosts that clients may ask for.
@@ -55,7 +55,6 @@ where
     E: Endpoint + 'static,
 {
     let Settings { routes: catalog, cors_origins, hosts, https, trusted_proxies, quotas } = settings;
-    let catalog = Arc::new(catalog);
     let (log_client_address, debug) = (app.config.logs.log_client_address, app.config.core.debug);
     Middleware {
         handler: routes.map_to_response().with(CookieJarManager::new()),

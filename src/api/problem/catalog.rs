@@ -8,13 +8,17 @@ use std::{
 use poem::http::{Method, Uri};
 use poem_openapi::{
     OpenApi,
-    registry::{MetaOperation, MetaParamIn, Registry},
+    registry::{MetaOperation, MetaParamIn, MetaSchema, MetaSchemaRef, Registry},
 };
+use serde_json::Value;
 
 use crate::{
-    api::validation::check_params,
+    api::validation::{Checker, check_params},
     error::{FieldError, Loc},
 };
+
+/// The parameter that all lists have. An operation with it refuses unknown parameters.
+const CURSOR: &str = "cursor";
 
 /// The documented operations by path. Used to report all invalid parameters of a request, and to log its route.
 pub struct RouteCatalog {
@@ -63,6 +67,16 @@ impl RouteCatalog {
         self.paths.get(&without_names(pattern))
     }
 
+    /// Returns all invalid parameters of a request for a list, if one of them is unknown. `pattern` is that of the router.
+    pub fn unknown_param_errors(&self, pattern: &str, request: &FailedRequest<'_>) -> Vec<FieldError> {
+        let Some(documented) = self.find(pattern) else { return Vec::new() };
+        let is_unknown = |operation| !unknown_params(operation, &query(request)).is_empty();
+        match documented.operation(request.method).is_some_and(is_unknown) {
+            true => self.param_errors(documented, request),
+            false => Vec::new(),
+        }
+    }
+
     /// Returns all invalid query and path parameters of the request.
     pub(super) fn param_errors(
         &self,
@@ -70,8 +84,7 @@ impl RouteCatalog {
         request: &FailedRequest<'_>,
     ) -> Vec<FieldError> {
         let Some(operation) = documented.operation(request.method) else { return Vec::new() };
-        let query: Vec<_> =
-            form_urlencoded::parse(request.uri.query().unwrap_or_default().as_bytes()).into_owned().collect();
+        let query = query(request);
         let steps = documented.path.split('/').zip(request.uri.path().split('/'));
         let path: Vec<_> = steps
             .filter_map(|(documented, value)| {
@@ -79,8 +92,28 @@ impl RouteCatalog {
                 Some((name.to_owned(), value.to_owned()))
             })
             .collect();
-        check_params(&self.registry, &operation.params, &query, &path)
+        let mut errors = check_params(&self.registry, &operation.params, &query, &path);
+        let mut checker = Checker::new(&self.registry, "query", false);
+        let nothing = MetaSchemaRef::Inline(Box::new(MetaSchema::new("object")));
+        checker.check(&nothing, &Value::Object(unknown_params(operation, &query)));
+        errors.extend(checker.finish());
+        errors
     }
+}
+
+/// Returns the parameters in the query of a request.
+fn query(request: &FailedRequest<'_>) -> Vec<(String, String)> {
+    form_urlencoded::parse(request.uri.query().unwrap_or_default().as_bytes()).into_owned().collect()
+}
+
+/// Returns the parameters that the document of a list does not name. Empty for any other operation.
+fn unknown_params(operation: &MetaOperation, query: &[(String, String)]) -> serde_json::Map<String, Value> {
+    let is_known = |name: &str| {
+        let mut params = operation.params.iter();
+        params.any(|param| matches!(param.in_type, MetaParamIn::Query) && param.name == name)
+    };
+    let unknown = query.iter().filter(|(name, _)| is_known(CURSOR) && !is_known(name));
+    unknown.map(|(name, _)| (name.clone(), Value::Null)).collect()
 }
 
 impl DocumentedPath {
@@ -90,6 +123,8 @@ impl DocumentedPath {
     }
 
     fn operation(&self, method: &Method) -> Option<&MetaOperation> {
+        // The router answers HEAD where there is GET.
+        let method = if *method == Method::HEAD { &Method::GET } else { method };
         self.operations.iter().find(|operation| operation.method == *method)
     }
 

@@ -1,10 +1,12 @@
 //! The account of the signed-in user.
 
+use std::cmp::Reverse;
+
 use chrono::{DateTime, Utc};
 use poem::{Request, web::cookie::CookieJar};
 use poem_openapi::{
     ApiResponse, Object, OpenApi,
-    param::Path,
+    param::{Path, Query},
     payload::Json,
     types::{Example, MaybeUndefined},
 };
@@ -14,9 +16,10 @@ use super::user::UserOut;
 use crate::{
     api::{
         cookies,
-        extract::{Body, CurrentUser, Email, NewPassword, SignedIn},
+        extract::{Body, CurrentUser, Cursor, Email, Limit, NewPassword, SignedIn},
         ids::SessionId,
         problem::Result,
+        respond::ArrayPage,
         tag::Tag,
     },
     app::App,
@@ -246,11 +249,20 @@ impl Me {
 
     /// Returns your sessions, the last used first.
     ///
-    /// A session is a sign-in on a device.
+    /// A session is a sign-in on a device. At most the 1,000 sessions that were used last are listed.
     #[oai(path = "/sessions", method = "get", operation_id = "list_sessions")]
-    async fn sessions(&self, CurrentUser(actor): CurrentUser) -> Result<Json<Vec<SessionOut>>> {
+    async fn sessions(
+        &self,
+        CurrentUser(actor): CurrentUser,
+        cursor: Cursor,
+        #[oai(default = "largest_limit")] limit: Query<Limit>,
+    ) -> Result<ArrayPage<SessionOut>> {
         let list = sessions::list(&self.0, actor.user().id).await?;
-        Ok(Json(list.into_iter().map(|session| SessionOut::of(session, actor.session().id)).collect()))
+        let list = list.into_iter().map(|session| SessionOut::of(session, actor.session().id));
+        let position = |session: &SessionOut| {
+            (Reverse(session.last_seen_at.timestamp_micros()), session.id.0.clone())
+        };
+        ArrayPage::of(&cursor, Some(limit.0), list.collect(), position)
     }
 
     /// Revokes one of your sessions.
@@ -267,4 +279,9 @@ impl Me {
         sessions::revoke(&self.0, &actor, id).await?;
         Ok(SessionRevoked::NoContent)
     }
+}
+
+/// Returns the number of sessions that release 0.1.0 lists.
+fn largest_limit() -> Limit {
+    Limit::LARGEST
 }

@@ -4,13 +4,15 @@ use poem_openapi::{
     ApiResponse, Enum, Object, OpenApi,
     param::{Path, Query},
     payload::Json,
-    types::MaybeUndefined,
+    registry::{MetaSchema, MetaSchemaRef},
+    types::{MaybeUndefined, Type},
 };
+use serde_json::{Value, json};
 
 use super::user::{RoleOut, UserOut};
 use crate::{
     api::{
-        extract::{Admin, Body, Email, IdempotencyKey, Limit, Offset, Text},
+        extract::{Admin, Body, Cursor, Email, IdempotencyKey, Limit, Offset, Text},
         idempotency::Replayable,
         paths::PREFIX,
         problem::Result,
@@ -20,9 +22,9 @@ use crate::{
     app::App,
     models::{
         user::User,
-        user_list::{Listing, Sort},
+        user_list::{Filter, Listing, Position, Sort},
     },
-    services::user_admin,
+    services::user_admin::{self, PageStart},
 };
 
 /// Operations of admins on users.
@@ -30,9 +32,20 @@ pub(in crate::api) struct UserAdmin(pub(super) App);
 
 impl PageItem for UserOut {
     const PAGE: &str = "UserPage";
-    const PAGE_DESCRIPTION: &str = "A page of users.";
-    const TOTAL_DESCRIPTION: &str =
-        "Number of users on all pages. Users after the first 10,000 are not counted.";
+    const PAGE_DESCRIPTION: &str =
+        "A page of users. It may have fewer users than `limit`, or none, although `next_cursor` is not null.";
+
+    fn deprecated_fields() -> Vec<(&'static str, MetaSchemaRef, Value)> {
+        let total = "Number of users on all pages, up to 10,000. A search that finds many users counts those among the newest \
+                     15,000 users only; filters alone, those among the newest 50,000. Absent if the request has a cursor.";
+        let total = MetaSchema { description: Some(total), ..MetaSchema::ANY };
+        let offset = "Number of users before this page. Absent if the request has a cursor.";
+        let offset = MetaSchema { description: Some(offset), ..MetaSchema::ANY };
+        vec![
+            ("total", u64::schema_ref().merge(total), json!(1)),
+            ("offset", u64::schema_ref().merge(offset), json!(0)),
+        ]
+    }
 }
 
 /// The order of a list of users; a `-` sorts in descending order.
@@ -134,7 +147,9 @@ enum TwoFactorDisabled {
 impl UserAdmin {
     /// Returns the users that match the filters.
     ///
-    /// Without filters, all users. Deactivated users are among them.
+    /// Without filters, all users. Deactivated users are among them. Users whose sort keys are equal are sorted by `id`, and
+    /// users without a name come last in both directions. A search of many users may need several pages: see
+    /// `next_cursor`.
     #[oai(path = "/", method = "get", operation_id = "list_users")]
     async fn list(
         &self,
@@ -149,25 +164,30 @@ impl UserAdmin {
         /// The order of the list.
         #[oai(default)]
         sort: Query<UserSort>,
-        /// Number of users to skip.
-        #[oai(default)]
-        offset: Query<Offset>,
-        /// Maximum number of users to return.
-        #[oai(default)]
-        limit: Query<Limit>,
-    ) -> Result<Json<Page<UserOut>>> {
+        cursor: Cursor,
+        #[oai(default)] limit: Query<Limit>,
+        /// Number of users to skip. Takes longer, the larger it is: use `cursor`.
+        #[oai(deprecated = true)]
+        offset: Query<Option<Offset>>,
+    ) -> Result<Page<UserOut>> {
         let (column, descending) = sort.0.column();
-        let listing = Listing {
-            search: search.0.as_ref().map(Text::as_ref).filter(|text| !text.trim().is_empty()),
-            role: role.0.map(Into::into),
-            is_active: is_active.0,
-            sort: column,
-            descending,
-            offset: offset.0.0.into(),
-            limit: limit.0.0.into(),
+        let start = match offset.0 {
+            None => PageStart::After(cursor.after_valid(|position: &Position| position.fits(column))?),
+            Some(offset) => {
+                cursor.excludes("offset")?;
+                PageStart::Offset(offset.0.into())
+            }
         };
-        let (users, total) = user_admin::list(&self.0, &listing).await?;
-        Ok(Json(Page::new(users, total.unsigned_abs(), offset.0, limit.0)))
+        let search = search.0.as_ref().map(Text::as_ref).map(str::trim).filter(|text| !text.is_empty());
+        let filter = Filter { search, role: role.0.map(Into::into), is_active: is_active.0 };
+        let listing = Listing { filter, sort: column, descending, limit: limit.0.0.into() };
+        let page = user_admin::list(&self.0, &listing, &start).await?;
+        let skipped = offset.0.unwrap_or_default().0;
+        let users = Page::new(&cursor, limit.0, page.users, page.next);
+        Ok(match page.total {
+            Some(total) => users.with_deprecated("total", total).with_deprecated("offset", skipped),
+            None => users,
+        })
     }
 
     /// Creates a user and sends an invitation.

@@ -1,20 +1,44 @@
 //! The query for a page of users with search, filters and sort order.
+//!
+//! The time of a page is bounded, however many users there are and whatever is searched. No single plan achieves that, and
+//! PostgreSQL cannot choose well, since its statistics say little about parts of texts:
+//!
+//! - Reading users in the order of the list and checking each is fast if many match, and takes seconds if few match.
+//! - The indexes of the search and of the filters are fast if few match, and take long to sort many.
+//!
+//! So [`Listing::page`] begins with the first, turns to the second if it finds little, and ends after a fixed number of rows
+//! in any case. Then the page has fewer users than requested, and the next page continues after the last row.
 
-use diesel::{
-    dsl::sql,
-    pg::Pg,
-    prelude::*,
-    query_builder::{AstPass, Query, QueryFragment, QueryId},
-    sql_types::{BigInt, Bool, Text},
-};
+mod position;
+mod sql;
+
+pub use position::{Position, SortKey};
+
+use diesel::QueryResult;
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
+use self::{
+    position::Range,
+    sql::{Candidates, Count, Rows, Walk},
+};
 use super::user::{Role, User};
-use crate::schema::users;
 
 /// The highest total that a page reports. Further users are not counted, because counting takes as long as
 /// reading them.
 pub const MAX_COUNTED_USERS: i64 = 10_000;
+
+/// Rows that a page reads first in the order of the list. Enough if one user in 20 matches.
+const FIRST_ROWS: i64 = 1_000;
+/// The most rows that a page reads in the order of the list.
+const MAX_ROWS: i64 = 6_000;
+/// The most users that an index may find for a page: a page with more than these is read in the order of the list.
+const MAX_CANDIDATES: i64 = MAX_COUNTED_USERS;
+/// The newest users among whom the matches of a search are counted.
+const COUNTED_SEARCH_ROWS: i64 = 15_000;
+/// As [`COUNTED_SEARCH_ROWS`], for filters alone. Checking them takes a fraction of the time of a search.
+const COUNTED_FILTER_ROWS: i64 = 50_000;
+/// The shortest run of letters and digits that the index of the search can find.
+const MIN_INDEXED_CHARS: usize = 3;
 
 /// The column that a list of users is sorted by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,84 +48,202 @@ pub enum Sort {
     FullName,
 }
 
-/// SQL before the search text: the condition that the address or the name contains it.
-///
-/// PostgreSQL folds the case of both sides with `search_fold`, so they agree in every locale of the database.
-/// The left side must be the expression of the index `users_search_idx`.
-const CONTAINS: &str = "search_fold(email || ' ' || coalesce(full_name, '')) LIKE
-    '%' || replace(replace(replace(search_fold(";
-/// SQL after the search text: it escapes the wildcards of LIKE, so that they match themselves. This happens
-/// after the folding, which can produce wildcards: a full-width `％` becomes `%`.
-const ESCAPED: &str = r"), '\', '\\'), '%', '\%'), '_', '\_') || '%'";
-
-/// A query for a page of users. `None` does not filter.
-#[derive(Debug, Clone)]
-pub struct Listing<'a> {
+/// Which users a list has. `None` does not filter.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Filter<'a> {
     /// A part of the email address or the name, ignoring case.
     pub search: Option<&'a str>,
     pub role: Option<Role>,
     pub is_active: Option<bool>,
+}
+
+/// A query for a page of users.
+#[derive(Debug, Clone)]
+pub struct Listing<'a> {
+    pub filter: Filter<'a>,
     pub sort: Sort,
     pub descending: bool,
-    pub offset: i64,
+    /// The most users of the page.
     pub limit: i64,
 }
 
-impl Listing<'_> {
-    fn filtered(&self) -> users::BoxedQuery<'_, Pg> {
-        let mut query = users::table.into_boxed();
-        if let Some(search) = self.search {
-            query = query.filter(sql::<Bool>(CONTAINS).bind::<Text, _>(search.trim()).sql(ESCAPED));
-        }
-        if let Some(role) = self.role {
-            query = query.filter(users::role.eq(role));
-        }
-        if let Some(is_active) = self.is_active {
-            query = query.filter(users::is_active.eq(is_active));
-        }
-        query
-    }
+/// A page of users.
+pub struct UserPage {
+    /// May be fewer than the limit, although there is a next page.
+    pub users: Vec<User>,
+    /// The page after this one begins after this position; `None` on the last page.
+    pub next: Option<Position>,
+    /// How many users this page and those after it have, up to [`MAX_COUNTED_USERS`]. `None` if the page was found without
+    /// counting them.
+    pub total: Option<i64>,
+}
 
-    /// Returns whether the query has a search or a filter.
-    pub fn is_filtered(&self) -> bool {
+/// Users who were read in the order of the list.
+struct Walked {
+    users: Vec<User>,
+    /// The last row that was read, if there are more.
+    end: Option<Position>,
+}
+
+impl Walked {
+    /// Returns whether these are `wanted` users, or all that there are.
+    fn is_complete(&self, wanted: i64) -> bool {
+        self.users.len() as i64 >= wanted || self.end.is_none()
+    }
+}
+
+impl Filter<'_> {
+    /// Returns whether there is a search or a filter.
+    pub fn is_some(&self) -> bool {
         self.search.is_some() || self.role.is_some() || self.is_active.is_some()
     }
 
-    /// Returns the number of users on all pages, at most [`MAX_COUNTED_USERS`].
-    pub async fn count(&self, mut conn: &AsyncPgConnection) -> QueryResult<i64> {
-        let users = self.filtered().select(users::id).order(users::id).limit(MAX_COUNTED_USERS);
-        CountRows(users).get_result(&mut conn).await
+    /// Returns whether an index finds the users without reading all of them.
+    fn has_index(&self) -> bool {
+        self.has_indexed_text() || self.role == Some(Role::Admin) || self.is_active == Some(false)
     }
 
-    /// Returns the users of the page.
-    pub async fn load(&self, mut conn: &AsyncPgConnection) -> QueryResult<Vec<User>> {
-        let query = self.filtered().offset(self.offset).limit(self.limit);
-        let query = match (self.sort, self.descending) {
-            (Sort::CreatedAt, false) => query.order((users::created_at.asc(), users::id.asc())),
-            (Sort::CreatedAt, true) => query.order((users::created_at.desc(), users::id.desc())),
-            // Uses the unique index, which is on `lower(email)`.
-            (Sort::Email, false) => query.order(sql::<Text>("lower(email)")),
-            (Sort::Email, true) => query.order(sql::<Text>("lower(email) DESC")),
-            (Sort::FullName, false) => query.order((users::full_name.asc().nulls_last(), users::id.asc())),
-            (Sort::FullName, true) => query.order((users::full_name.desc().nulls_last(), users::id.desc())),
+    /// Returns whether the index of the search, which is one of groups of three letters and digits, can find the text.
+    fn has_indexed_text(&self) -> bool {
+        let words = |text: &str| {
+            text.split(|c: char| !c.is_alphanumeric()).any(|word| word.chars().count() >= MIN_INDEXED_CHARS)
         };
-        query.select(User::as_select()).load(&mut conn).await
+        self.search.is_some_and(words)
     }
 }
 
-/// `SELECT count(*)` over a subquery, which diesel cannot express.
-#[derive(QueryId)]
-struct CountRows<T>(T);
+impl Listing<'_> {
+    /// Returns the users after a position, or the first ones.
+    pub async fn page(&self, conn: &AsyncPgConnection, after: Option<&Position>) -> QueryResult<UserPage> {
+        let ranges = after.map_or_else(|| vec![Range::All], |position| position.ranges(self.sort));
+        // One more shows whether there is a next page.
+        let wanted = self.limit + 1;
+        if !self.filter.is_some() {
+            let users = self.first_rows(conn, &ranges, wanted).await?;
+            return Ok(self.cut(Walked { users, end: None }, None));
+        }
+        let mut walked = self.walk(conn, &ranges, FIRST_ROWS).await?;
+        let is_dense = walked.users.len() as i64 * MAX_ROWS >= wanted * FIRST_ROWS;
+        if is_dense && !walked.is_complete(wanted) {
+            walked = self.walk(conn, &ranges, MAX_ROWS).await?;
+        }
+        if walked.is_complete(wanted) {
+            return Ok(self.cut(walked, None));
+        }
+        let has_index = self.filter.has_index();
+        if has_index && let Some((users, total)) = self.candidates(conn, &ranges).await? {
+            return Ok(self.cut(Walked { users, end: None }, Some(total)));
+        }
+        if !is_dense {
+            walked = self.walk(conn, &ranges, MAX_ROWS).await?;
+        }
+        Ok(self.cut(walked, self.filter.has_indexed_text().then_some(MAX_COUNTED_USERS)))
+    }
 
-impl<T: Query> Query for CountRows<T> {
-    type SqlType = BigInt;
+    /// Returns the users after the first `offset`. Its time grows with the offset and the number of users.
+    pub async fn page_at(&self, mut conn: &AsyncPgConnection, offset: i64) -> QueryResult<UserPage> {
+        let rows = Rows::matching(self, &Range::All, self.limit + 1, offset);
+        let users = rows.load(&mut conn).await?;
+        Ok(self.cut(Walked { users, end: None }, None))
+    }
+
+    /// Returns the number of users who match, at most [`MAX_COUNTED_USERS`]. With a search or a filter, counts only among
+    /// the newest users, so that the time is bounded.
+    pub async fn count(&self, mut conn: &AsyncPgConnection) -> QueryResult<i64> {
+        let rows = match (self.filter.search, self.filter.is_some()) {
+            (Some(_), _) => COUNTED_SEARCH_ROWS,
+            (None, true) => COUNTED_FILTER_ROWS,
+            (None, false) => MAX_COUNTED_USERS,
+        };
+        Count { filter: &self.filter, rows, limit: MAX_COUNTED_USERS }.get_result(&mut conn).await
+    }
+
+    /// Returns the first rows of the ranges.
+    async fn first_rows(
+        &self,
+        mut conn: &AsyncPgConnection,
+        ranges: &[Range<'_>],
+        wanted: i64,
+    ) -> QueryResult<Vec<User>> {
+        let mut users: Vec<User> = Vec::new();
+        for range in ranges {
+            let missing = wanted - users.len() as i64;
+            if missing > 0 {
+                let rows = Rows::matching(self, range, missing, 0);
+                users.extend(rows.load::<User>(&mut conn).await?);
+            }
+        }
+        Ok(users)
+    }
+
+    /// Reads at most `size` rows of each range, until a page is full.
+    async fn walk(
+        &self,
+        mut conn: &AsyncPgConnection,
+        ranges: &[Range<'_>],
+        size: i64,
+    ) -> QueryResult<Walked> {
+        let mut users: Vec<User> = Vec::new();
+        for range in ranges {
+            let limit = self.limit + 1 - users.len() as i64;
+            let walk = Walk { rows: Rows::all(self, range, size), limit };
+            let rows: Vec<(User, bool, i64)> = walk.load(&mut conn).await?;
+            let last = rows.last().filter(|(.., number)| *number == size);
+            let end = last.map(|(user, ..)| Position::of(user, self.sort));
+            users.extend(rows.into_iter().filter(|(_, is_match, _)| *is_match).map(|(user, ..)| user));
+            if end.is_some() || users.len() as i64 > self.limit {
+                return Ok(Walked { users, end });
+            }
+        }
+        Ok(Walked { users, end: None })
+    }
+
+    /// Returns the users of the page, and how many match, by an index of the filters. `None` if those are more than
+    /// [`MAX_CANDIDATES`].
+    async fn candidates(
+        &self,
+        mut conn: &AsyncPgConnection,
+        ranges: &[Range<'_>],
+    ) -> QueryResult<Option<(Vec<User>, i64)>> {
+        let size = MAX_CANDIDATES + 1;
+        let query = Candidates::new(self, ranges, size, self.limit + 1);
+        let rows: Vec<(User, i64, i64)> = query.load(&mut conn).await?;
+        if rows.first().is_some_and(|(_, number, _)| *number == size) {
+            return Ok(None);
+        }
+        let total = rows.first().map_or(0, |(.., total)| *total);
+        Ok(Some((rows.into_iter().map(|(user, ..)| user).collect(), total)))
+    }
+
+    /// Makes a page of the users that were read.
+    fn cut(&self, walked: Walked, total: Option<i64>) -> UserPage {
+        let Walked { mut users, mut end } = walked;
+        let limit = usize::try_from(self.limit).unwrap_or_default();
+        if users.len() > limit {
+            users.truncate(limit);
+            end = users.last().map(|user| Position::of(user, self.sort));
+        }
+        UserPage { users, next: end, total }
+    }
 }
 
-impl<T: QueryFragment<Pg>> QueryFragment<Pg> for CountRows<T> {
-    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-        out.push_sql("SELECT count(*) FROM (");
-        self.0.walk_ast(out.reborrow())?;
-        out.push_sql(") AS counted");
-        Ok(())
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_needs_three_letters_in_a_row_for_the_index() {
+        for (text, expected) in [
+            ("ada", true),
+            ("x ada@", true),
+            ("山田太", true),
+            ("ad", false),
+            ("a.d.a", false),
+            ("ad %%% ad", false),
+            ("", false),
+        ] {
+            let filter = Filter { search: Some(text), ..Filter::default() };
+            assert_eq!(filter.has_indexed_text(), expected, "{text}");
+        }
     }
 }

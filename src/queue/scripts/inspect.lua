@@ -1,7 +1,8 @@
 -- Reads queues, the ids of jobs, and workers.
--- ARGV: 'queues' and a name, or no name for all queues; 'page', queue, state, offset, count; or 'workers', longest time
---   since the last heartbeat (ms)
-local MAX_GROUPS = 20000
+-- ARGV: 'queues' and a name, or no name for all queues; 'page', queue, state, offset, count, and the last jobs of the page
+--   before, the last one first; or 'workers', longest time since the last heartbeat (ms)
+-- 'page' returns where the page begins, and its ids.
+local MAX_GROUPS, MAX_SHIFT = 20000, 1000
 if ARGV[1] == 'queues' then
   local names = {}
   if not ARGV[2] then
@@ -32,33 +33,48 @@ if ARGV[1] == 'queues' then
   end
   return { now(), out }
 elseif ARGV[1] == 'page' then
-  local q, state, offset, n = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
-  if state == 'failed' then return rc('ZREVRANGE', P .. ':failed:' .. q, offset, offset + n - 1) end
-  if state == 'scheduled' or state == 'deferred' then
-    return rc('ZRANGE', P .. ':' .. state .. ':' .. q, offset, offset + n - 1)
-  end
-  local ids, skip = {}, offset
-  local function add(more, size)
-    for _, id in ipairs(more) do if #ids < n then ids[#ids + 1] = id end end
-    skip = math.max(0, skip - size)
-  end
-  if state == 'started' then
-    for _, lease in ipairs(rc('ZRANGE', P .. ':wip:' .. q, 0, CHUNK)) do
-      if #ids == n then break end
-      for _, id in ipairs((jobs_of(lease))) do
-        if skip > 0 then skip = skip - 1 elseif #ids < n then ids[#ids + 1] = id end
+  local q, state, n = ARGV[2], ARGV[3], tonumber(ARGV[5])
+  local function page(offset, n)
+    if state == 'failed' then return rc('ZREVRANGE', P .. ':failed:' .. q, offset, offset + n - 1) end
+    if state == 'scheduled' or state == 'deferred' then
+      return rc('ZRANGE', P .. ':' .. state .. ':' .. q, offset, offset + n - 1)
+    end
+    local ids, skip = {}, offset
+    local function add(more, size)
+      for _, id in ipairs(more) do if #ids < n then ids[#ids + 1] = id end end
+      skip = math.max(0, skip - size)
+    end
+    if state == 'started' then
+      for _, lease in ipairs(rc('ZRANGE', P .. ':wip:' .. q, 0, CHUNK)) do
+        if #ids == n then break end
+        for _, id in ipairs((jobs_of(lease))) do
+          if skip > 0 then skip = skip - 1 elseif #ids < n then ids[#ids + 1] = id end
+        end
       end
+      return ids
+    end
+    local lists = { P .. ':queue:' .. q }
+    for _, group in ipairs(rc('LRANGE', P .. ':turns:' .. q, 0, MAX_GROUPS)) do
+      if group ~= '' then lists[#lists + 1] = group_list(q, group) end
+    end
+    for _, list in ipairs(lists) do
+      if #ids < n then add(rc('LRANGE', list, skip, skip + n - #ids - 1), rc('LLEN', list)) end
     end
     return ids
   end
-  local lists = { P .. ':queue:' .. q }
-  for _, group in ipairs(rc('LRANGE', P .. ':turns:' .. q, 0, MAX_GROUPS)) do
-    if group ~= '' then lists[#lists + 1] = group_list(q, group) end
+  -- Jobs may have left or joined the list since the page before. The last of its jobs that is still there shows where it
+  -- ended.
+  local function resume(offset)
+    if #ARGV < 6 then return offset end
+    local from, place = math.max(0, offset - MAX_SHIFT), {}
+    for i, id in ipairs(page(from, 2 * MAX_SHIFT)) do place[id] = from + i end
+    for i = 6, #ARGV do
+      if place[ARGV[i]] then return place[ARGV[i]] end
+    end
+    return from
   end
-  for _, list in ipairs(lists) do
-    if #ids < n then add(rc('LRANGE', list, skip, skip + n - #ids - 1), rc('LLEN', list)) end
-  end
-  return ids
+  local offset = resume(tonumber(ARGV[4]))
+  return { offset, page(offset, n) }
 end
 local since, out = now() - ARGV[2], {}
 for i, id in ipairs(rc('ZRANGEBYSCORE', P .. ':alive', since, '+inf')) do

@@ -1,0 +1,209 @@
+//! The query parameter `cursor` of a list.
+//!
+//! A cursor is the position of the last item of a page, and a digest of the list: its path, its filters and its order. It
+//! is opaque to clients, but not secret and not signed. A forged one only begins the list elsewhere, and what a caller may
+//! see does not depend on it.
+
+use std::sync::Arc;
+
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use poem::{PathPattern, Request, RequestBody, http::Uri};
+use poem_openapi::{
+    ApiExtractor, ApiExtractorType, ExtractParamOptions,
+    registry::{MetaParamIn, MetaSchema, MetaSchemaRef},
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{
+    api::problem::{ApiError, FailedRequest, Result, RouteCatalog},
+    error::Error,
+    security::hash,
+};
+
+/// The name of the parameter.
+const NAME: &str = "cursor";
+/// The parameters that select a page and not a list.
+const PAGE_PARAMS: [&str; 3] = [NAME, "limit", "offset"];
+/// The longest cursor: that of a name of 255 characters, with room to spare.
+const MAX_CURSOR_CHARS: usize = 4_096;
+/// Bytes of the digest of the list at the beginning of a cursor.
+const DIGEST_BYTES: usize = 8;
+const REFUSED: &str = "This cursor is damaged, or belongs to another list, filter or order; begin with the first page";
+
+/// Where a page of a list begins. An operation with this argument refuses query parameters that are not documented, because
+/// a misspelled filter would return too much.
+pub struct Cursor {
+    /// The position as JSON, if the request has a cursor.
+    position: Option<Vec<u8>>,
+    digest: [u8; DIGEST_BYTES],
+    /// The path of the request, and its query without the parameters of the page.
+    path: String,
+    query: Vec<(String, String)>,
+}
+
+impl Cursor {
+    /// Returns the position after which the page begins; `None` for the first page.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for the field `cursor`.
+    pub fn after<P: DeserializeOwned>(&self) -> Result<Option<P>> {
+        self.after_valid(|_| true)
+    }
+
+    /// As [`Self::after`], for a type with values that no item has: the cursor of a position that is not valid is refused.
+    ///
+    /// # Errors
+    /// As [`Self::after`].
+    pub fn after_valid<P: DeserializeOwned>(&self, is_valid: impl Fn(&P) -> bool) -> Result<Option<P>> {
+        let Some(json) = &self.position else { return Ok(None) };
+        let position = serde_json::from_slice(json).ok().filter(is_valid);
+        Ok(Some(position.ok_or_else(|| Error::invalid(NAME, REFUSED))?))
+    }
+
+    /// Refuses a request that has both a cursor and the parameter `name`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for the field `name`.
+    pub fn excludes(&self, name: &str) -> Result<()> {
+        match self.position {
+            None => Ok(()),
+            Some(_) => Err(Error::invalid(name, "A request with a cursor cannot have this parameter").into()),
+        }
+    }
+
+    /// Returns the cursor of the page after a position, and the path and query of that page.
+    pub(in crate::api) fn next(&self, position: &impl Serialize, limit: u32) -> (String, String) {
+        let json = serde_json::to_vec(position).unwrap_or_default();
+        let text = BASE64_URL_SAFE_NO_PAD.encode([&self.digest[..], &json].concat());
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        query.extend_pairs(&self.query).append_pair("limit", &limit.to_string()).append_pair(NAME, &text);
+        let target = format!("{}?{}", self.path, query.finish());
+        (text, target)
+    }
+
+    /// Creates the cursor of the first page of a list. For examples.
+    pub(in crate::api) fn first_page() -> Self {
+        Self { position: None, digest: [0; DIGEST_BYTES], path: String::new(), query: Vec::new() }
+    }
+
+    fn read(uri: &Uri) -> Result<Self> {
+        let all = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()).into_owned();
+        let (page, mut query): (Vec<_>, Vec<_>) =
+            all.partition(|(name, _)| PAGE_PARAMS.contains(&name.as_str()));
+        query.sort();
+        let path = uri.path().trim_end_matches('/').to_owned();
+        let list = form_urlencoded::Serializer::new(String::new()).extend_pairs(&query).finish();
+        let mut digest = [0; DIGEST_BYTES];
+        digest.copy_from_slice(&hash(&format!("{path}?{list}"))[..DIGEST_BYTES]);
+        let mut cursors = page.into_iter().filter(|(name, _)| name == NAME).map(|(_, text)| text);
+        let position = match (cursors.next(), cursors.next()) {
+            (None, _) => None,
+            (Some(text), None) => Some(position(&text, &digest).ok_or_else(|| Error::invalid(NAME, REFUSED))?),
+            (Some(_), Some(_)) => return Err(Error::invalid(NAME, "Send one cursor only").into()),
+        };
+        Ok(Self { position, digest, path, query })
+    }
+}
+
+/// Returns the position in a cursor of the list with this digest.
+fn position(text: &str, digest: &[u8; DIGEST_BYTES]) -> Option<Vec<u8>> {
+    let bytes = BASE64_URL_SAFE_NO_PAD.decode(Some(text).filter(|text| text.len() <= MAX_CURSOR_CHARS)?).ok()?;
+    Some(bytes.strip_prefix(digest)?.to_vec())
+}
+
+/// Refuses query parameters that the operation does not document. Reports all invalid parameters with them.
+fn refuse_unknown_params(request: &Request) -> Result<()> {
+    let catalog = request.data::<Arc<RouteCatalog>>().zip(request.data::<PathPattern>());
+    let (catalog, pattern) = catalog.ok_or_else(|| Error::internal("the route has no catalog"))?;
+    let (method, uri) = (request.method(), request.original_uri());
+    let errors = catalog.unknown_param_errors(&pattern.0, &FailedRequest { id: "", method, uri });
+    if errors.is_empty() { Ok(()) } else { Err(ApiError::InvalidFields(errors)) }
+}
+
+impl<'a> ApiExtractor<'a> for Cursor {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::Parameter];
+    type ParamType = String;
+    type ParamRawType = String;
+
+    fn param_in() -> Option<MetaParamIn> {
+        Some(MetaParamIn::Query)
+    }
+
+    fn param_schema_ref() -> Option<MetaSchemaRef> {
+        Some(MetaSchemaRef::Inline(Box::new(MetaSchema {
+            max_length: Some(MAX_CURSOR_CHARS),
+            ..MetaSchema::new("string")
+        })))
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        _body: &mut RequestBody,
+        _options: ExtractParamOptions<String>,
+    ) -> poem::Result<Self> {
+        refuse_unknown_params(request)?;
+        Ok(Self::read(request.original_uri())?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(target: &str) -> Result<Cursor> {
+        Cursor::read(&target.parse().unwrap())
+    }
+
+    /// Returns the target of the page after `position`.
+    fn target_after(target: &str, position: &impl Serialize) -> String {
+        read(target).unwrap().next(position, 50).1
+    }
+
+    #[test]
+    fn a_cursor_has_the_position_and_keeps_the_other_parameters() {
+        for position in [0, -7, i64::MAX] {
+            let next = target_after("/things/?role=a%26b&limit=3&offset=9&x=%C3%A9", &position);
+            assert!(next.starts_with("/things?role=a%26b&x=%C3%A9&limit=50&cursor="), "{next}");
+            assert_eq!(read(&next).unwrap().after::<i64>().unwrap(), Some(position));
+            // The order of parameters, the size of the page and a slash at the end do not matter.
+            let (_, cursor) = next.rsplit_once("cursor=").unwrap();
+            let other = format!("/things/?cursor={cursor}&x=%C3%A9&limit=7&role=a%26b");
+            assert_eq!(read(&other).unwrap().after::<i64>().unwrap(), Some(position));
+        }
+        assert_eq!(read("/things").unwrap().after::<i64>().unwrap(), None);
+    }
+
+    #[test]
+    fn the_cursor_of_another_list_is_refused() {
+        let next = target_after("/things?role=a", &5);
+        let (_, cursor) = next.rsplit_once("cursor=").unwrap();
+        for target in ["/things?role=a", "/things?role=b", "/things", "/others?role=a", "/things?role=a&role=a"] {
+            let separator = if target.contains('?') { '&' } else { '?' };
+            let is_accepted = read(&format!("{target}{separator}cursor={cursor}")).is_ok();
+            assert_eq!(is_accepted, target == "/things?role=a", "{target}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_cursor_is_refused() {
+        let next = target_after("/things", &5);
+        let (_, cursor) = next.rsplit_once("cursor=").unwrap();
+        for damaged in [
+            String::new(),
+            "!".into(),
+            cursor[1..].into(),
+            format!("{cursor}="),
+            format!("{cursor}&cursor={cursor}"),
+            "A".repeat(MAX_CURSOR_CHARS + 4),
+        ] {
+            assert!(read(&format!("/things?cursor={damaged}")).is_err(), "{damaged}");
+        }
+        // Valid Base64 with another position.
+        let digest = &BASE64_URL_SAFE_NO_PAD.decode(cursor).unwrap()[..DIGEST_BYTES];
+        for json in ["", "x", "null", "\"5\"", "5.5", "9223372036854775808", "[5]", "5 5"] {
+            let cursor = BASE64_URL_SAFE_NO_PAD.encode([digest, json.as_bytes()].concat());
+            let read = read(&format!("/things?cursor={cursor}")).unwrap();
+            assert!(read.after::<i64>().is_err(), "{json}");
+        }
+    }
+}

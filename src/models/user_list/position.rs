@@ -1,0 +1,107 @@
+//! Where a page of users begins.
+
+use chrono::{DateTime, Datelike, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::Sort;
+use crate::models::user::User;
+
+/// The most characters of an address or a name, by the checks of the table.
+const MAX_TEXT_CHARS: usize = 255;
+
+/// The sort key and the id of a user. A page begins with the user after this one, who may have been deleted since.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position(pub SortKey, pub i64);
+
+/// The value that a list is sorted by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum SortKey {
+    /// Microseconds since 1970, the precision of PostgreSQL.
+    Time(i64),
+    /// An address or a name.
+    Text(String),
+    /// A user without a name.
+    Missing,
+}
+
+/// A range of rows that an index has in the order of the list.
+pub(super) enum Range<'a> {
+    All,
+    CreatedAfter(DateTime<Utc>, i64),
+    EmailAfter(&'a str),
+    /// Users with a name.
+    NameAfter(&'a str, i64),
+    Nameless,
+    NamelessAfter(i64),
+}
+
+impl Position {
+    /// Returns the position of a user.
+    pub fn of(user: &User, sort: Sort) -> Self {
+        let key = match sort {
+            Sort::CreatedAt => SortKey::Time(user.created_at.timestamp_micros()),
+            Sort::Email => SortKey::Text(user.email.clone()),
+            Sort::FullName => user.full_name.clone().map_or(SortKey::Missing, SortKey::Text),
+        };
+        Self(key, user.id)
+    }
+
+    /// Returns whether this can be the position of a user. A client may send any.
+    pub fn fits(&self, sort: Sort) -> bool {
+        let is_storable = |text: &str| !text.contains('\0') && text.chars().count() <= MAX_TEXT_CHARS;
+        match (&self.0, sort) {
+            // Years that PostgreSQL can compare.
+            (SortKey::Time(at), Sort::CreatedAt) => {
+                time(*at).is_some_and(|at| (1..=9999).contains(&at.year()))
+            }
+            (SortKey::Text(text), Sort::Email | Sort::FullName) => is_storable(text),
+            (SortKey::Missing, Sort::FullName) => true,
+            _ => false,
+        }
+    }
+
+    /// Returns the ranges of rows after this position, in the order of the list. Users without a name are a range of their
+    /// own: SQL does not compare them with others.
+    pub(super) fn ranges(&self, sort: Sort) -> Vec<Range<'_>> {
+        let Self(key, id) = self;
+        match (key, sort) {
+            (SortKey::Time(at), _) => vec![Range::CreatedAfter(time(*at).unwrap_or_default(), *id)],
+            (SortKey::Text(email), Sort::Email) => vec![Range::EmailAfter(email)],
+            (SortKey::Text(name), _) => vec![Range::NameAfter(name, *id), Range::Nameless],
+            (SortKey::Missing, _) => vec![Range::NamelessAfter(*id)],
+        }
+    }
+}
+
+fn time(microseconds: i64) -> Option<DateTime<Utc>> {
+    DateTime::from_timestamp_micros(microseconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_possible_positions_fit_a_sort_order() {
+        let fits = |json: &str, sort| {
+            serde_json::from_str::<Position>(json).is_ok_and(|position| position.fits(sort))
+        };
+        for (json, expected) in [
+            ("[1767225600000000,5]", [true, false, false]),
+            (r#"["ada@example.com",5]"#, [false, true, true]),
+            ("[null,5]", [false, false, true]),
+            ("[9223372036854775807,5]", [false; 3]),
+            ("[-9223372036854775808,5]", [false; 3]),
+            (r#"["a\u0000",5]"#, [false; 3]),
+            ("[1.5,5]", [false; 3]),
+            ("[null,5,5]", [false; 3]),
+            ("[null]", [false; 3]),
+            ("[[],5]", [false; 3]),
+            ("{}", [false; 3]),
+        ] {
+            let found = [Sort::CreatedAt, Sort::Email, Sort::FullName].map(|sort| fits(json, sort));
+            assert_eq!(found, expected, "{json}");
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! The SQL of the list of users.
+//!
+//! diesel cannot express these queries. They also must not be cached as prepared statements: after a few executions,
+//! PostgreSQL may plan such a statement without its parameters, and the best plan depends on the text that is searched.
+
+use diesel::{
+    dsl::AsSelect,
+    pg::Pg,
+    prelude::*,
+    query_builder::{AstPass, Query, QueryFragment, QueryId},
+    sql_types::{BigInt, Bool, Text, Timestamptz},
+};
+
+use super::{Filter, Listing, Sort, position::Range};
+use crate::models::user::{Role, User};
+
+/// SQL before the search text: the condition that the address or the name contains it.
+///
+/// PostgreSQL folds the case of both sides with `search_fold`, so they agree in every locale of the database.
+/// The left side must be the expression of the index `users_search_idx`.
+const CONTAINS: &str = "search_fold(email || ' ' || coalesce(full_name, '')) LIKE
+    '%' || replace(replace(replace(search_fold(";
+/// SQL after the search text: it escapes the wildcards of LIKE, so that they match themselves. This happens
+/// after the folding, which can produce wildcards: a full-width `％` becomes `%`.
+const ESCAPED: &str = r"), '\', '\\'), '%', '\%'), '_', '\_') || '%'";
+
+/// Users of a range in the order of the list, at most `limit` after the first `offset`.
+pub(super) struct Rows<'a> {
+    listing: &'a Listing<'a>,
+    range: &'a Range<'a>,
+    is_filtered: bool,
+    limit: i64,
+    offset: i64,
+    columns: AsSelect<User, Pg>,
+}
+
+/// Reads `size` users of a range in the order of the list, or fewer if `limit` of them match. Returns those that match,
+/// and the last of the `size` users in any case, each with whether it matches and its number.
+pub(super) struct Walk<'a> {
+    pub(super) rows: Rows<'a>,
+    pub(super) limit: i64,
+}
+
+/// Finds users with an index that does not have the order of the list, and sorts them. At most `size - 1` users: if there
+/// are more, the first row has the number `size`. Each row has its number, and the number of all rows.
+pub(super) struct Candidates<'a> {
+    pub(super) listing: &'a Listing<'a>,
+    pub(super) ranges: &'a [Range<'a>],
+    pub(super) size: i64,
+    pub(super) limit: i64,
+    columns: AsSelect<User, Pg>,
+}
+
+/// Counts the users that match among the newest `rows`, up to `limit`.
+pub(super) struct Count<'a> {
+    pub(super) filter: &'a Filter<'a>,
+    pub(super) rows: i64,
+    pub(super) limit: i64,
+}
+
+impl<'a> Rows<'a> {
+    /// The users who match.
+    pub(super) fn matching(listing: &'a Listing<'a>, range: &'a Range<'a>, limit: i64, offset: i64) -> Self {
+        let columns = User::as_select();
+        Self { listing, range, is_filtered: true, limit, offset, columns }
+    }
+
+    /// The users of the range, whether they match or not.
+    pub(super) fn all(listing: &'a Listing<'a>, range: &'a Range<'a>, limit: i64) -> Self {
+        Self { is_filtered: false, ..Self::matching(listing, range, limit, 0) }
+    }
+}
+
+impl<'a> Candidates<'a> {
+    pub(super) fn new(listing: &'a Listing<'a>, ranges: &'a [Range<'a>], size: i64, limit: i64) -> Self {
+        Self { listing, ranges, size, limit, columns: User::as_select() }
+    }
+}
+
+impl QueryFragment<Pg> for Rows<'_> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        out.unsafe_to_cache_prepared();
+        out.push_sql("SELECT ");
+        self.columns.walk_ast(out.reborrow())?;
+        out.push_sql(" FROM users WHERE ");
+        self.range.push(self.listing.descending, &mut out)?;
+        if self.is_filtered {
+            out.push_sql(" AND ");
+            self.listing.filter.push(&mut out)?;
+        }
+        push_order(self.listing, &mut out);
+        out.push_sql(" LIMIT ");
+        out.push_bind_param::<BigInt, _>(&self.limit)?;
+        if self.offset > 0 {
+            out.push_sql(" OFFSET ");
+            out.push_bind_param::<BigInt, _>(&self.offset)?;
+        }
+        Ok(())
+    }
+}
+
+impl QueryFragment<Pg> for Walk<'_> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        out.push_sql("SELECT * FROM (SELECT users.*, (");
+        self.rows.listing.filter.push(&mut out)?;
+        out.push_sql(") AS is_match, row_number() OVER () AS number FROM (");
+        self.rows.walk_ast(out.reborrow())?;
+        // PostgreSQL reads the rows one by one, until this limit.
+        out.push_sql(") AS users) AS walked WHERE is_match OR number = ");
+        out.push_bind_param::<BigInt, _>(&self.rows.limit)?;
+        out.push_sql(" LIMIT ");
+        out.push_bind_param::<BigInt, _>(&self.limit)
+    }
+}
+
+impl QueryFragment<Pg> for Candidates<'_> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        out.unsafe_to_cache_prepared();
+        let filter = &self.listing.filter;
+        out.push_sql("SELECT *, count(*) OVER () FROM (SELECT users.*, row_number() OVER () AS number FROM (");
+        // PostgreSQL plans a materialized query as if all its rows were read. Otherwise it would scan the table for a text
+        // of which it expects many matches, and that takes long if there are few, or if they are far from the beginning.
+        let by_text = filter.has_indexed_text();
+        out.push_sql(if by_text { "WITH found AS MATERIALIZED (SELECT " } else { "SELECT " });
+        self.columns.walk_ast(out.reborrow())?;
+        out.push_sql(" FROM users WHERE ");
+        if by_text {
+            filter.push(&mut out)?;
+            out.push_sql(") SELECT * FROM found LIMIT ");
+        } else {
+            // These conditions have partial indexes, which are sorted by id.
+            filter.push_flags(&mut out);
+            out.push_sql(" ORDER BY id LIMIT ");
+        }
+        out.push_bind_param::<BigInt, _>(&self.size)?;
+        out.push_sql(") AS users) AS users WHERE (");
+        for (index, range) in self.ranges.iter().enumerate() {
+            out.push_sql(if index == 0 { "(" } else { " OR (" });
+            range.push(self.listing.descending, &mut out)?;
+            out.push_sql(")");
+        }
+        out.push_sql(")");
+        if !by_text {
+            out.push_sql(" AND ");
+            filter.push(&mut out)?;
+        }
+        out.push_sql(" OR number = ");
+        out.push_bind_param::<BigInt, _>(&self.size)?;
+        out.push_sql(" ORDER BY number = ");
+        out.push_bind_param::<BigInt, _>(&self.size)?;
+        out.push_sql(" DESC, ");
+        out.push_sql(order(self.listing));
+        out.push_sql(" LIMIT ");
+        out.push_bind_param::<BigInt, _>(&self.limit)
+    }
+}
+
+impl QueryFragment<Pg> for Count<'_> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        out.unsafe_to_cache_prepared();
+        out.push_sql("SELECT count(*) FROM (SELECT FROM (SELECT email, full_name, role, is_active FROM users");
+        out.push_sql(" ORDER BY id DESC LIMIT ");
+        out.push_bind_param::<BigInt, _>(&self.rows)?;
+        out.push_sql(") AS users WHERE ");
+        self.filter.push(&mut out)?;
+        out.push_sql(" LIMIT ");
+        out.push_bind_param::<BigInt, _>(&self.limit)?;
+        out.push_sql(") AS counted");
+        Ok(())
+    }
+}
+
+/// Makes a fragment a query with this type of rows.
+macro_rules! query {
+    ($name:ident, $row:ty) => {
+        impl Query for $name<'_> {
+            type SqlType = $row;
+        }
+
+        impl QueryId for $name<'_> {
+            type QueryId = ();
+            const HAS_STATIC_QUERY_ID: bool = false;
+        }
+    };
+}
+
+query!(Rows, AsSelect<User, Pg>);
+query!(Walk, (AsSelect<User, Pg>, Bool, BigInt));
+query!(Candidates, (AsSelect<User, Pg>, BigInt, BigInt));
+query!(Count, BigInt);
+
+impl Filter<'_> {
+    /// Writes the condition that a user matches.
+    fn push<'b>(&'b self, out: &mut AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        self.push_flags(out);
+        if let Some(text) = self.search {
+            out.push_sql(" AND ");
+            out.push_sql(CONTAINS);
+            out.push_bind_param::<Text, str>(text)?;
+            out.push_sql(ESCAPED);
+        }
+        Ok(())
+    }
+
+    /// Writes the conditions on the role and the state. Without parameters, because PostgreSQL has to see that they imply
+    /// the conditions of partial indexes.
+    fn push_flags(&self, out: &mut AstPass<'_, '_, Pg>) {
+        out.push_sql(match self.role {
+            None => "true",
+            Some(Role::User) => "role = 'user'",
+            Some(Role::Admin) => "role = 'admin'",
+        });
+        out.push_sql(match self.is_active {
+            None => "",
+            Some(true) => " AND is_active",
+            Some(false) => " AND NOT is_active",
+        });
+    }
+}
+
+impl Range<'_> {
+    /// Writes the condition that a user is in the range.
+    fn push<'b>(&'b self, descending: bool, out: &mut AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        let after = if descending { " < " } else { " > " };
+        match self {
+            Self::All => out.push_sql("true"),
+            Self::CreatedAfter(at, id) => {
+                out.push_sql("(created_at, id)");
+                out.push_sql(after);
+                out.push_sql("(");
+                out.push_bind_param::<Timestamptz, _>(at)?;
+                out.push_sql(", ");
+                out.push_bind_param::<BigInt, _>(id)?;
+                out.push_sql(")");
+            }
+            // Unique, so that the id decides nothing.
+            Self::EmailAfter(email) => {
+                out.push_sql("lower(email)");
+                out.push_sql(after);
+                out.push_sql("lower(");
+                out.push_bind_param::<Text, str>(email)?;
+                out.push_sql(")");
+            }
+            Self::NameAfter(name, id) => {
+                out.push_sql("(full_name, id)");
+                out.push_sql(after);
+                out.push_sql("(");
+                out.push_bind_param::<Text, str>(name)?;
+                out.push_sql(", ");
+                out.push_bind_param::<BigInt, _>(id)?;
+                out.push_sql(")");
+            }
+            Self::Nameless => out.push_sql("full_name IS NULL"),
+            Self::NamelessAfter(id) => {
+                out.push_sql("full_name IS NULL AND id");
+                out.push_sql(after);
+                out.push_bind_param::<BigInt, _>(id)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn push_order(listing: &Listing<'_>, out: &mut AstPass<'_, '_, Pg>) {
+    out.push_sql(" ORDER BY ");
+    out.push_sql(order(listing));
+}
+
+/// Returns the columns of an order. Each has an index, and users without a name come last in both directions.
+fn order(listing: &Listing<'_>) -> &'static str {
+    match (listing.sort, listing.descending) {
+        (Sort::CreatedAt, false) => "created_at, id",
+        (Sort::CreatedAt, true) => "created_at DESC, id DESC",
+        (Sort::Email, false) => "lower(email)",
+        (Sort::Email, true) => "lower(email) DESC",
+        (Sort::FullName, false) => "full_name NULLS LAST, id",
+        (Sort::FullName, true) => "full_name DESC NULLS LAST, id DESC",
+    }
+}
