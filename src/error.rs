@@ -61,6 +61,9 @@ pub enum Error {
     IdempotencyNotSupported,
     #[error("{0}")]
     Conflict(&'static str),
+    /// The state of a resource is none of those that the caller allows to be changed.
+    #[error("This has changed since you read it; read it again, and repeat the change if it still applies")]
+    PreconditionFailed,
     /// No SMTP server is configured, and `DEBUG` is off.
     #[error("No mail server is configured, so no mail can be sent")]
     NoMailServer,

@@ -6,9 +6,11 @@ mod account_pages;
 mod admin;
 mod audit;
 mod auth;
+mod conditional;
 mod cookies;
 mod dev_mail;
 mod docs;
+mod entity_tags;
 mod extract;
 mod header_fields;
 mod health;
@@ -116,6 +118,7 @@ pub fn endpoint(
         quotas: quotas::Quotas::new(&app, &http.request_limits, http.trusted_proxies)?,
     };
     let routes = routes.data(app.clone()).data(Arc::new(cookies)).data(catalog);
+    let routes = routes.data(conditional::RequireIfMatch(http.require_if_match));
     Ok(middleware::wrap(routes, app, settings))
 }
 

@@ -14,6 +14,7 @@ pub mod login;
 mod mailbox;
 mod old_outbox;
 pub mod outbox;
+pub mod precondition;
 pub mod profile;
 pub mod queue_admin;
 pub mod recovery;

@@ -7,6 +7,7 @@ use super::{
     audit::{Action, Entry},
     login::confirm_password,
     outbox::OutboxMessage,
+    precondition::Precondition,
     sessions,
     throttle::{Recipient, Throttle},
     transaction::change,
@@ -24,13 +25,23 @@ use crate::{
     },
 };
 
-/// Changes the name of the actor.
+/// Changes the name of the actor. `None` keeps it.
 ///
 /// # Errors
-/// Those of [`change`].
-pub async fn rename(app: &App, actor: &Actor, full_name: Option<&str>) -> Result<User> {
+/// [`Error::PreconditionFailed`]; and those of [`change`].
+pub async fn rename(
+    app: &App,
+    actor: &Actor,
+    full_name: Option<Option<&str>>,
+    precondition: &Precondition<'_, User>,
+) -> Result<User> {
+    if full_name.is_none() && !precondition.is_some() {
+        return Ok(actor.user().clone());
+    }
     change(app, actor, Affected::Actor, async |tx, locked| {
         let before = locked.actor();
+        precondition.check(before)?;
+        let Some(full_name) = full_name else { return Ok(before.clone()) };
         let row = UserChanges { full_name: Some(full_name), ..Default::default() };
         let after = User::update(tx, before.id, &row).await?;
         Entry::new(before.id, Action::UserUpdated).changed(before, &after).write(tx).await?;

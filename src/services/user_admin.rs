@@ -8,6 +8,7 @@ use super::{
     audit::{Action, Entry, audit_fields},
     idempotency::{Answered, Once},
     outbox::OutboxMessage,
+    precondition::Precondition,
     sessions,
     throttle::Throttle,
     transaction::change,
@@ -90,14 +91,21 @@ pub struct Changes {
 /// and the other admins.
 ///
 /// # Errors
-/// [`Error::NotFound`] if the user does not exist; [`Error::LastAdmin`] if the change removes the last admin who can
-/// log in; [`Error::UserNotVerified`] if the change makes a user an admin whose address is not verified; and those of
-/// [`change`].
-pub async fn update(app: &App, actor: &AdminActor, id: i64, changes: &Changes) -> Result<User> {
+/// [`Error::NotFound`] if the user does not exist; [`Error::PreconditionFailed`]; [`Error::LastAdmin`] if the change removes
+/// the last admin who can log in; [`Error::UserNotVerified`] if the change makes a user an admin whose address is not
+/// verified; and those of [`change`].
+pub async fn update(
+    app: &App,
+    actor: &AdminActor,
+    id: i64,
+    changes: &Changes,
+    precondition: &Precondition<'_, User>,
+) -> Result<User> {
     let may_remove_admin = changes.role == Some(Role::User) || changes.is_active == Some(false);
     let affected = if may_remove_admin { Affected::UserAndAdmins(id) } else { Affected::User(id) };
     change(app, actor, affected, async |tx, locked| {
         let before = locked.user(id)?;
+        precondition.check(before)?;
         if may_remove_admin {
             locked.ensure_another_admin(id)?;
         }

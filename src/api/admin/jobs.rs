@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::queue_name::check_queue;
 use crate::{
     api::{
+        conditional::Tagged,
         extract::{Admin, Cursor, Limit, Offset},
         ids::{JobId, QueueName},
         jobs::{Canceled, EXAMPLE_ID, StateOut, canceled, find, find_with_payload},
@@ -225,8 +226,8 @@ impl Jobs {
         _admin: Admin,
         /// The `job_id` of the response to the enqueue request.
         id: Path<JobId>,
-    ) -> Result<Json<JobOut>> {
-        Ok(Json(find_with_payload(&self.0, &id.0).await?.into()))
+    ) -> Result<Tagged<JobOut>> {
+        Ok(Tagged(find_with_payload(&self.0, &id.0).await?.into()))
     }
 
     /// Puts a failed job back into its queue.

@@ -8,14 +8,11 @@ use hyper::body::Bytes;
 use poem::{
     Endpoint, Request, Response,
     endpoint::make,
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderValue, header},
 };
 
 use crate::{
-    api::{
-        header_fields::items,
-        middleware::{accepts_gzip, gzip},
-    },
+    api::middleware::{accepts_gzip, gzip},
     error::{Error, Result},
 };
 
@@ -53,28 +50,13 @@ impl Variant {
         Ok(Self { bytes: bytes.into(), coding: coding.map(HeaderValue::from_static), etag })
     }
 
-    /// Returns whether the client has this variant (RFC 9110 section 13.1.2).
-    fn is_known(&self, request: &HeaderMap) -> bool {
-        items(request, header::IF_NONE_MATCH, b',').any(|item| {
-            let tag = item.strip_prefix(b"W/").unwrap_or(item);
-            tag == self.etag.as_bytes() || item == b"*"
-        })
-    }
-
     /// Returns the response without the headers that do not depend on the variant.
-    fn response(self, request: &HeaderMap, content_type: &'static str) -> Response {
-        let is_known = self.is_known(request);
+    fn response(self, content_type: &'static str) -> Response {
         let Self { bytes, coding, etag } = self;
-        let mut response = if is_known {
-            Response::builder().status(StatusCode::NOT_MODIFIED).finish()
-        } else {
-            Response::builder().content_type(content_type).body(bytes)
-        };
+        let mut response = Response::builder().content_type(content_type).body(bytes);
         let headers = response.headers_mut();
         headers.insert(header::ETAG, etag);
-        if let Some(coding) = coding.filter(|_| !is_known) {
-            headers.insert(header::CONTENT_ENCODING, coding);
-        }
+        headers.extend(coding.map(|coding| (header::CONTENT_ENCODING, coding)));
         response
     }
 }
@@ -98,11 +80,10 @@ impl Asset {
 
     async fn respond(&self, req: &Request) -> Result<Response> {
         let variant = self.variant(accepts_gzip(req)).await?;
-        let mut response = variant.response(req.headers(), self.0.content_type);
+        let mut response = variant.response(self.0.content_type);
         let headers = response.headers_mut();
         headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-        // Also with 304: a browser replaces the headers that it has stored (RFC 9111 section 4.3.4).
         if let Some(policy) = self.0.content()?.policy.clone() {
             headers.insert(header::CONTENT_SECURITY_POLICY, policy);
         }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::state::{Canceled, EXAMPLE_ID, StateOut, canceled, find};
 use crate::{
-    api::{extract::CurrentUser, ids::JobId, problem::Result, tag::Tag},
+    api::{conditional::Tagged, extract::CurrentUser, ids::JobId, problem::Result, tag::Tag},
     app::App,
     error::Error,
     models::session::Identity,
@@ -82,12 +82,12 @@ impl Jobs {
         CurrentUser(actor): CurrentUser,
         /// The `job_id` of the response to the enqueue request.
         id: Path<JobId>,
-    ) -> Result<Json<StatusOut>> {
+    ) -> Result<Tagged<StatusOut>> {
         let job = self.find_visible(actor.identity(), &id.0).await?;
         // The details of an error may contain host names, paths and personal data.
         let error =
             if is_admin(&self.0, actor.identity()) { job.error_detail.or(job.error) } else { job.error };
-        Ok(Json(StatusOut {
+        Ok(Tagged(StatusOut {
             job_id: id.0,
             status: job.state.into(),
             result: job.result.unwrap_or_default(),

@@ -8,7 +8,7 @@ use poem::{
     http::{HeaderValue, header},
 };
 
-use crate::api::header_fields::items;
+use crate::api::{conditional::mark_compressed, header_fields::items};
 
 /// The minimum size of a response to compress. A shorter one fits into one packet.
 const MIN_COMPRESS_BYTES: usize = 1_024;
@@ -52,6 +52,7 @@ pub(super) async fn compress(mut response: Response, accepted: bool) -> Response
     {
         Some(packed) => {
             response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            mark_compressed(response.headers_mut());
             response.set_body(packed);
         }
         None => response.set_body(Body::from_bytes(bytes)),

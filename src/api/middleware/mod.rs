@@ -20,14 +20,15 @@ use std::{collections::HashSet, panic::AssertUnwindSafe, sync::Arc, time::Instan
 
 use futures_util::FutureExt;
 use poem::{
-    Endpoint, EndpointExt, Request, Response, Result,
-    http::{HeaderValue, Method, Uri, header},
+    Endpoint, EndpointExt, PathPattern, Request, Response, Result,
+    http::{HeaderMap, HeaderValue, Method, Uri, header},
     middleware::CookieJarManager,
 };
 use tracing::Instrument;
 
 use self::{access_log::AccessLog, cors::Cors, headers::DefaultHeaders, problems::Problems};
 use super::{
+    conditional,
     extract::LoggedUser,
     problem::RouteCatalog,
     quotas::{Charge, Quotas},
@@ -138,6 +139,9 @@ impl<E: Endpoint<Output = Response>> Middleware<E> {
     /// Runs the handler. A panic is an internal error.
     async fn handle(&self, mut req: Request, received: &Received) -> Response {
         let accepts_gzip = accepts_gzip(&req);
+        let is_read = matches!(*req.method(), Method::GET | Method::HEAD);
+        let is_conditional = is_read && req.headers().contains_key(header::IF_NONE_MATCH);
+        let conditions = is_conditional.then(|| req.headers().clone());
         let normalized = normal_path::normalize(&mut req);
         let charge =
             self.quotas.as_ref().and_then(|quotas| Charge::attach(quotas, &mut req, &received.context));
@@ -153,6 +157,20 @@ impl<E: Endpoint<Output = Response>> Middleware<E> {
         if let Some(charge) = &charge {
             charge.add_headers(&mut response);
         }
-        compression::compress(response, accepts_gzip).await
+        let response = compression::compress(response, accepts_gzip).await;
+        match conditions {
+            Some(headers) => self.evaluate(&headers, response, received),
+            None => response,
+        }
+    }
+
+    /// Answers 304 if the client has the response already.
+    fn evaluate(&self, headers: &HeaderMap, response: Response, received: &Received) -> Response {
+        let pattern = response.data::<PathPattern>().cloned();
+        conditional::evaluate(headers, response).unwrap_or_else(|error| {
+            let mut error = poem::Error::from(error);
+            pattern.into_iter().for_each(|pattern| error.set_data(pattern));
+            self.problems.render(&error, received)
+        })
     }
 }

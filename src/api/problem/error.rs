@@ -61,6 +61,12 @@ pub enum ApiError {
     BodyTimeout,
     #[error("{0}")]
     MalformedBody(String),
+    /// The header, `If-Match` or `If-None-Match`, is not a list of entity tags.
+    #[error("The header {0} must be *, or a list of entity tags such as \"abc\"")]
+    MalformedTags(&'static str),
+    /// `REQUIRE_IF_MATCH` is on.
+    #[error("This change needs the header If-Match with the ETag of the resource as you have read it")]
+    PreconditionRequired,
 }
 
 /// Lets `?` convert all errors that convert to [`Error`].

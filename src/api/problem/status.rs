@@ -25,6 +25,8 @@ impl ApiError {
             Self::TooManyBodies => "unavailable",
             Self::BodyTimeout => "request_timeout",
             Self::MalformedBody(_) => "malformed",
+            Self::MalformedTags(_) => "invalid_header",
+            Self::PreconditionRequired => "precondition_required",
         }
     }
 }
@@ -44,7 +46,10 @@ impl ResponseError for ApiError {
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooManyBodies => StatusCode::SERVICE_UNAVAILABLE,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
-            Self::MalformedBody(_) | Self::UnsupportedGrantType => StatusCode::BAD_REQUEST,
+            Self::MalformedBody(_) | Self::MalformedTags(_) | Self::UnsupportedGrantType => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::PreconditionRequired => StatusCode::PRECONDITION_REQUIRED,
         }
     }
 }
@@ -70,6 +75,7 @@ fn domain_code(error: &Error) -> &'static str {
         Error::IdempotencyKeyReused => "idempotency_key_reused",
         Error::IdempotencyNotSupported => "idempotency_not_supported",
         Error::Conflict(_) => "conflict",
+        Error::PreconditionFailed => "precondition_failed",
         Error::NoMailServer => "no_mail_server",
         Error::JobTooLarge { .. } => "too_large",
         Error::JobTooDeep => "malformed",
@@ -95,6 +101,7 @@ fn domain_status(error: &Error) -> StatusCode {
         Error::Conflict(_) | Error::IdempotencyKeyInUse | Error::LastAdmin | Error::UserNotVerified => {
             StatusCode::CONFLICT
         }
+        Error::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
         Error::TooManyAttempts { .. } | Error::TooManyJobs { .. } => StatusCode::TOO_MANY_REQUESTS,
         Error::JobTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
         Error::IdempotencyKeyReused | Error::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,

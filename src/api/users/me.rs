@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::user::UserOut;
 use crate::{
     api::{
+        conditional::{IfMatch, Tagged},
         cookies,
         extract::{Body, CurrentUser, Cursor, Email, Limit, NewPassword, SignedIn},
         ids::SessionId,
@@ -167,8 +168,8 @@ impl Me {
     ///
     /// Also allowed to users who still have to set up a required second factor.
     #[oai(path = "/", method = "get", operation_id = "read_me")]
-    async fn me(&self, SignedIn(actor): SignedIn) -> Result<Json<UserOut>> {
-        Ok(Json(actor.user().clone().into()))
+    async fn me(&self, SignedIn(actor): SignedIn) -> Result<Tagged<UserOut>> {
+        Ok(Tagged(actor.user().clone().into()))
     }
 
     /// Changes your name.
@@ -178,15 +179,16 @@ impl Me {
     async fn update(
         &self,
         CurrentUser(actor): CurrentUser,
+        if_match: IfMatch,
         Body(body): Body<ProfileIn>,
-    ) -> Result<Json<UserOut>> {
-        let full_name = match body.full_name {
-            MaybeUndefined::Undefined => return Ok(Json(actor.user().clone().into())),
-            MaybeUndefined::Null => None,
-            MaybeUndefined::Value(name) => Some(name),
+    ) -> Result<Tagged<UserOut>> {
+        let full_name = match &body.full_name {
+            MaybeUndefined::Undefined => None,
+            MaybeUndefined::Null => Some(None),
+            MaybeUndefined::Value(name) => Some(Some(name.as_str())),
         };
-        let user = profile::rename(&self.0, &actor, full_name.as_deref()).await?;
-        Ok(Json(user.into()))
+        let user = profile::rename(&self.0, &actor, full_name, &if_match.on::<UserOut, _>()).await?;
+        Ok(Tagged(user.into()))
     }
 
     /// Changes your password.

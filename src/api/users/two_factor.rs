@@ -4,6 +4,7 @@ use poem_openapi::{ApiResponse, Object, OpenApi, payload::Json, types::Example};
 
 use crate::{
     api::{
+        conditional::Tagged,
         extract::{Body, CurrentUser, SignedIn},
         problem::Result,
         tag::Tag,
@@ -105,10 +106,10 @@ impl TwoFactor {
     ///
     /// Also returns the number of unused recovery codes.
     #[oai(path = "/", method = "get", operation_id = "read_two_factor")]
-    async fn read(&self, SignedIn(actor): SignedIn) -> Result<Json<StatusOut>> {
+    async fn read(&self, SignedIn(actor): SignedIn) -> Result<Tagged<StatusOut>> {
         let two_factor::Status { enabled, recovery_codes_left } =
             two_factor::status(&self.0, actor.user()).await?;
-        Ok(Json(StatusOut { enabled, recovery_codes_left }))
+        Ok(Tagged(StatusOut { enabled, recovery_codes_left }))
     }
 
     /// Creates a secret for an authenticator.

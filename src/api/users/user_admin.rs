@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::user::{RoleOut, UserOut};
 use crate::{
     api::{
+        conditional::{IfMatch, Tagged},
         extract::{Admin, Body, Cursor, Email, IdempotencyKey, Limit, Offset, Text},
         idempotency::Replayable,
         paths::PREFIX,
@@ -213,8 +214,8 @@ impl UserAdmin {
     ///
     /// Also one who is deactivated or has deleted the account, until the account is erased.
     #[oai(path = "/:id", method = "get", operation_id = "read_user")]
-    async fn read(&self, _admin: Admin, id: Path<i64>) -> Result<Json<UserOut>> {
-        Ok(Json(user_admin::find(&self.0, id.0).await?.into()))
+    async fn read(&self, _admin: Admin, id: Path<i64>) -> Result<Tagged<UserOut>> {
+        Ok(Tagged(user_admin::find(&self.0, id.0).await?.into()))
     }
 
     /// Changes a user.
@@ -227,8 +228,9 @@ impl UserAdmin {
         &self,
         Admin(actor): Admin,
         id: Path<i64>,
+        if_match: IfMatch,
         Body(body): Body<MemberIn>,
-    ) -> Result<Json<UserOut>> {
+    ) -> Result<Tagged<UserOut>> {
         let full_name = match body.full_name {
             MaybeUndefined::Undefined => None,
             MaybeUndefined::Null => Some(None),
@@ -236,7 +238,8 @@ impl UserAdmin {
         };
         let changes =
             user_admin::Changes { full_name, role: body.role.map(Into::into), is_active: body.is_active };
-        Ok(Json(user_admin::update(&self.0, &actor, id.0, &changes).await?.into()))
+        let precondition = if_match.on::<UserOut, _>();
+        Ok(Tagged(user_admin::update(&self.0, &actor, id.0, &changes, &precondition).await?.into()))
     }
 
     /// Erases a user at once.

@@ -1,10 +1,22 @@
-//! The parameters: the name and the description of the header `Idempotency-Key`.
+//! The parameters that many operations share, and the headers of conditional requests.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Object, operations};
 use crate::api::extract::IDEMPOTENCY_KEY_FORMAT;
 
+/// The descriptions of parameters that have none: they mean the same in all operations.
+const DESCRIPTIONS: [(&str, &str); 4] = [
+    ("cursor", "Where the page begins: `next_cursor` of the page before, with the same other parameters."),
+    ("limit", "The most items of the page."),
+    (
+        "If-Match",
+        "Changes the resource only if its `ETag` is one of these; else fails with 412. `*` allows any. With the setting \
+         `REQUIRE_IF_MATCH`, a request without this header fails with 428.",
+    ),
+    (IF_NONE_MATCH, "The `ETag` of a response that the client has. If it is still right, the response is 304 without a body."),
+];
+const IF_NONE_MATCH: &str = "If-None-Match";
 const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
 const IDEMPOTENCY_KEY_DESCRIPTION: &str = "\
     A key that you choose for this request, such as a UUID. Send the request again with the same key if you get no response, \
@@ -12,26 +24,87 @@ const IDEMPOTENCY_KEY_DESCRIPTION: &str = "\
     same response again, with the header `Idempotency-Replayed`. Fails with 422 `idempotency_key_reused` if the key was used \
     for a different request. Failures are not stored.";
 
-/// Completes all parameters. The operations may give the argument any name.
+/// Completes the parameters of all operations.
 pub(super) fn complete(spec: &mut Value) {
-    for (_, operation) in operations(spec) {
-        let parameters = operation.get_mut("parameters").and_then(Value::as_array_mut);
-        for parameter in parameters.into_iter().flatten() {
-            if parameter["schema"]["format"] != IDEMPOTENCY_KEY_FORMAT {
-                continue;
-            }
-            parameter["name"] = IDEMPOTENCY_KEY.into();
-            parameter["description"] = IDEMPOTENCY_KEY_DESCRIPTION.into();
-            // Not a format that other programs know.
-            if let Some(schema) = parameter["schema"].as_object_mut() {
-                schema.remove("format");
-            }
+    for operation in reads(spec) {
+        if operation["responses"]["200"]["headers"]["ETag"].is_object() {
+            document_conditional_read(operation);
         }
     }
+    for (_, operation) in operations(spec) {
+        let parameters = operation.get_mut("parameters").and_then(Value::as_array_mut);
+        for parameter in parameters.into_iter().flatten().filter_map(Value::as_object_mut) {
+            complete_parameter(parameter);
+        }
+    }
+}
+
+/// Returns all operations of the method GET.
+fn reads(spec: &mut Value) -> impl Iterator<Item = &mut Value> {
+    let paths = spec.get_mut("paths").and_then(Value::as_object_mut).into_iter().flatten();
+    paths.filter_map(|(_, methods)| methods.get_mut("get"))
+}
+
+fn document_conditional_read(operation: &mut Value) {
+    let header = json!({ "name": IF_NONE_MATCH, "in": "header", "required": false, "schema": { "type": "string" } });
+    match operation["parameters"].as_array_mut() {
+        Some(parameters) => parameters.push(header),
+        None => operation["parameters"] = json!([header]),
+    }
+    // `responses` replaces the headers of this response by references.
+    operation["responses"]["304"] =
+        json!({ "description": "The client has this response already.", "headers": { "ETag": {} } });
 }
 
 /// Returns whether an operation takes the header.
 pub(super) fn takes_idempotency_key(operation: &Object) -> bool {
     let parameters = operation.get("parameters").and_then(Value::as_array);
     parameters.is_some_and(|all| all.iter().any(|parameter| parameter["name"] == IDEMPOTENCY_KEY))
+}
+
+/// Completes the header `Idempotency-Key`. The operations may give the argument any name.
+fn complete_idempotency_key(parameter: &mut Object) {
+    let Some(schema) = parameter.get_mut("schema").and_then(Value::as_object_mut) else { return };
+    if schema.get("format").is_some_and(|format| format == IDEMPOTENCY_KEY_FORMAT) {
+        // Not a format that other programs know.
+        schema.remove("format");
+        parameter.insert("name".into(), IDEMPOTENCY_KEY.into());
+        parameter.insert("description".into(), IDEMPOTENCY_KEY_DESCRIPTION.into());
+    }
+}
+
+fn complete_parameter(parameter: &mut Object) {
+    complete_idempotency_key(parameter);
+    // The arguments of operations have the names of variables.
+    if parameter.get("in").is_some_and(|place| place == "header") {
+        let name = header_name(parameter["name"].as_str().unwrap_or_default());
+        parameter.insert("name".into(), name.into());
+    }
+    let known = DESCRIPTIONS.iter().find(|(name, _)| parameter["name"] == *name);
+    if let Some((_, description)) = known {
+        parameter.entry("description").or_insert((*description).into());
+    }
+}
+
+/// Returns the name of a header for the name of a variable: `If-Match` for `if_match`.
+fn header_name(variable: &str) -> String {
+    let word = |word: &str| {
+        let mut chars = word.chars();
+        chars.next().into_iter().flat_map(char::to_uppercase).chain(chars).collect::<String>()
+    };
+    variable.split(['_', '-']).map(word).collect::<Vec<_>>().join("-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variable_becomes_the_name_of_a_header() {
+        for (variable, header) in
+            [("if_match", "If-Match"), ("If-None-Match", "If-None-Match"), ("x_id", "X-Id")]
+        {
+            assert_eq!(header_name(variable), header);
+        }
+    }
 }

@@ -11,17 +11,19 @@ use super::{Object, operations, parameters::takes_idempotency_key, schema_name};
 use crate::api::quotas::is_limited;
 
 /// The documented errors: status, name and description.
-const ERRORS: [(u16, &str, &str); 12] = [
+const ERRORS: [(u16, &str, &str); 14] = [
     (400, "BadRequest", "The body cannot be parsed, or the request is refused: `code` says why."),
     (401, "Unauthorized", "The credentials are missing or invalid."),
     (403, "Forbidden", "The caller may not do this: `code` says why."),
     (404, "NotFound", "It does not exist, or the caller may not see it."),
     (408, "RequestTimeout", "The body did not arrive in time."),
     (409, "Conflict", "The current state does not allow this: `code` says why."),
+    (412, "PreconditionFailed", "The resource has changed: its `ETag` is none of those in `If-Match`."),
     (413, "ContentTooLarge", "The body is too large."),
     (415, "UnsupportedMediaType", "The operation does not accept this media type."),
     (421, "MisdirectedRequest", "This server does not serve the host of the request."),
     (422, "UnprocessableContent", "Fields are invalid: `errors` lists them."),
+    (428, "PreconditionRequired", "The server requires `If-Match` here, by its setting `REQUIRE_IF_MATCH`."),
     (429, "TooManyRequests", "Too many requests, attempts or jobs: `Retry-After` says when to try again."),
     (503, "ServiceUnavailable", "The server cannot do this now: `code` says why."),
 ];
@@ -30,12 +32,14 @@ const ERRORS: [(u16, &str, &str); 12] = [
 const OTHER_ERROR: &str = "Error";
 
 /// The documented headers: name, type and description.
-const HEADERS: [(&str, &str, &str); 8] = [
+const HEADERS: [(&str, &str, &str); 10] = [
+    ("ETag", "string", "The state of the resource, for `If-None-Match` and `If-Match` (RFC 9110 section 8.8.3)."),
     (
         "Idempotency-Replayed",
         "boolean",
         "Present if the response is that of an earlier request with the key.",
     ),
+    ("Link", "string", "The next page, with `rel=\"next\"` (RFC 8288). Absent on the last page."),
     ("Location", "string", "URI of the created resource."),
     ("RateLimit", "string", "Requests that remain, and seconds until they are reset: `\"read\";r=1199;t=1`."),
     ("RateLimit-Policy", "string", "Allowed requests, and in how many seconds: `\"read\";q=1200;w=60`."),
@@ -117,7 +121,12 @@ fn describe(response: &Value, summary: &str, schemas: &BTreeMap<String, String>)
 fn error_statuses(path: &str, operation: &Object) -> BTreeSet<u16> {
     let security = operation.get("security").and_then(Value::as_array);
     let responses = operation.get("responses").and_then(Value::as_object);
-    let rules: [(bool, &[u16]); 8] = [
+    let parameters = operation.get("parameters").and_then(Value::as_array).into_iter().flatten();
+    let has = |field: &str, values: &[&str]| {
+        let is_one = |parameter: &Value| values.iter().any(|value| parameter[field] == *value);
+        parameters.clone().any(is_one)
+    };
+    let rules: [(bool, &[u16]); 10] = [
         // If the server has ALLOWED_HOSTS.
         (true, &[421]),
         (is_limited(path), &[429]),
@@ -125,7 +134,9 @@ fn error_statuses(path: &str, operation: &Object) -> BTreeSet<u16> {
         // A page of another site cannot make a browser set cookies.
         (responses.is_some_and(|all| all.values().any(sets_cookies)), &[403]),
         (operation.contains_key("requestBody"), &[400, 408, 413, 415, 422]),
-        (operation.contains_key("parameters"), &[422]),
+        (has("in", &["query", "path"]), &[422]),
+        (has("name", &["If-Match", "If-None-Match"]), &[400]),
+        (has("name", &["If-Match"]), &[412, 428]),
         (path.contains('{'), &[404]),
         (takes_idempotency_key(operation), &[409, 422]),
     ];
@@ -146,7 +157,10 @@ fn sets_cookies(response: &Value) -> bool {
 
 /// Returns the headers of a response. `is_limited` says whether it has those of a rate limit.
 fn headers(status: &str, response: &Value, is_limited: bool) -> Value {
+    let declares = |name: &str| response["headers"][name].is_object();
     let rules = [
+        ("ETag", declares("ETag")),
+        ("Link", declares("Link")),
         ("Location", status == "201"),
         ("RateLimit", is_limited),
         ("RateLimit-Policy", is_limited),

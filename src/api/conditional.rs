@@ -1,0 +1,157 @@
+//! Conditional requests (RFC 9110 section 13): entity tags, and the headers `If-None-Match` and `If-Match`.
+//!
+//! A read that returns [`Tagged`] has an `ETag`, and the middleware answers 304 if the client knows it. A change that takes
+//! [`IfMatch`] is only made to the state that the client has seen.
+
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use poem::{
+    IntoResponse, Request, RequestBody, Response,
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+};
+use poem_openapi::{
+    ApiExtractor, ApiExtractorType, ApiResponse, ExtractParamOptions,
+    payload::{Json, Payload},
+    registry::{MetaHeader, MetaParamIn, MetaResponses, MetaSchemaRef, Registry},
+    types::{ToJSON, Type},
+};
+
+use super::{
+    entity_tags::EntityTags,
+    problem::{ApiError, Result},
+};
+use crate::{security::hash, services::precondition::Precondition};
+
+/// Bytes of the digest in an entity tag.
+const DIGEST_BYTES: usize = 16;
+/// The end of the entity tag of a compressed response. Its bytes differ from those without compression, so a strong tag must
+/// differ too (RFC 9110 section 8.8.3.3).
+const GZIP_SUFFIX: &[u8] = b"-gzip";
+
+/// A resource with its entity tag, which is a digest of the JSON. So the tag changes if and only if the representation does,
+/// also if clocks are wrong.
+pub(super) struct Tagged<T>(pub(super) T);
+
+/// Returns the entity tag of a JSON text, without quotes.
+fn tag_of(json: &str) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(&hash(json)[..DIGEST_BYTES])
+}
+
+impl<T: ToJSON> IntoResponse for Tagged<T> {
+    fn into_response(self) -> Response {
+        let json = self.0.to_json_string();
+        let tag = format!("\"{}\"", tag_of(&json));
+        Response::builder().content_type(Json::<T>::CONTENT_TYPE).header(header::ETAG, tag).body(json)
+    }
+}
+
+impl<T: ToJSON> ApiResponse for Tagged<T> {
+    fn meta() -> MetaResponses {
+        let mut meta = Json::<T>::meta();
+        for response in &mut meta.responses {
+            response.headers.push(MetaHeader {
+                name: "ETag".into(),
+                description: None,
+                required: false,
+                deprecated: false,
+                schema: String::schema_ref(),
+            });
+        }
+        meta
+    }
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
+}
+
+/// Whether a change of a resource with an entity tag needs `If-Match`: the setting `REQUIRE_IF_MATCH`.
+#[derive(Clone, Copy)]
+pub(super) struct RequireIfMatch(pub(super) bool);
+
+/// The header `If-Match`: the states of the resource that the client allows to be changed.
+pub(super) struct IfMatch(Option<EntityTags>);
+
+impl IfMatch {
+    /// Returns the condition that a row has one of the tags, as the representation `O`.
+    pub(super) fn on<O: From<R> + ToJSON, R: Clone>(&self) -> Precondition<'_, R> {
+        match &self.0 {
+            None => Precondition::none(),
+            Some(tags) => Precondition::new(move |row: &R| {
+                let tag = tag_of(&O::from(row.clone()).to_json_string());
+                tags.any(|known| {
+                    // The client may have read the resource with or without compression.
+                    let opaque = known.opaque.strip_suffix(GZIP_SUFFIX).unwrap_or(&known.opaque);
+                    !known.is_weak && opaque == tag.as_bytes()
+                })
+            }),
+        }
+    }
+}
+
+impl<'a> ApiExtractor<'a> for IfMatch {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::Parameter];
+    type ParamType = String;
+    type ParamRawType = String;
+
+    fn param_in() -> Option<MetaParamIn> {
+        Some(MetaParamIn::Header)
+    }
+
+    fn param_schema_ref() -> Option<MetaSchemaRef> {
+        Some(String::schema_ref())
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        _body: &mut RequestBody,
+        _options: ExtractParamOptions<String>,
+    ) -> poem::Result<Self> {
+        let tags = read_tags(request.headers(), header::IF_MATCH)?;
+        let is_required = request.data::<RequireIfMatch>().is_some_and(|required| required.0);
+        match tags {
+            None if is_required => Err(ApiError::PreconditionRequired.into()),
+            tags => Ok(Self(tags)),
+        }
+    }
+}
+
+fn read_tags(headers: &HeaderMap, name: HeaderName) -> Result<Option<EntityTags>> {
+    if !headers.contains_key(&name) {
+        return Ok(None);
+    }
+    let header = if name == header::IF_MATCH { "If-Match" } else { "If-None-Match" };
+    let tags = EntityTags::parse(headers.get_all(name).into_iter().map(HeaderValue::as_bytes));
+    Ok(Some(tags.ok_or(ApiError::MalformedTags(header))?))
+}
+
+/// Turns a response into 304 if the client knows its entity tag, by the headers of its GET or HEAD request (RFC 9110 section
+/// 15.4.5). The other headers stay: a client replaces those that it has stored.
+///
+/// # Errors
+/// [`ApiError::MalformedTags`].
+pub(super) fn evaluate(request: &HeaderMap, mut response: Response) -> Result<Response> {
+    if response.status() != StatusCode::OK {
+        return Ok(response);
+    }
+    let Some(own) = response.headers().get(header::ETAG).cloned() else { return Ok(response) };
+    let Some(tags) = read_tags(request, header::IF_NONE_MATCH)? else { return Ok(response) };
+    let own = own.as_bytes().strip_prefix(b"W/").unwrap_or(own.as_bytes());
+    let own = own.strip_prefix(b"\"").and_then(|own| own.strip_suffix(b"\"")).unwrap_or(own);
+    if tags.any(|known| known.opaque == own) {
+        response.set_status(StatusCode::NOT_MODIFIED);
+        drop(response.take_body());
+        for name in [header::CONTENT_TYPE, header::CONTENT_ENCODING, header::CONTENT_LENGTH] {
+            response.headers_mut().remove(name);
+        }
+    }
+    Ok(response)
+}
+
+/// Changes the entity tag of a response that is compressed.
+pub(super) fn mark_compressed(headers: &mut HeaderMap) {
+    let Some(tag) = headers.get(header::ETAG) else { return };
+    let Some(open) = tag.as_bytes().strip_suffix(b"\"") else { return };
+    if let Ok(tag) = HeaderValue::from_bytes(&[open, GZIP_SUFFIX, b"\""].concat()) {
+        headers.insert(header::ETAG, tag);
+    }
+}

@@ -1,0 +1,125 @@
+//! The lists of entity tags in `If-Match` and `If-None-Match` (RFC 9110 sections 8.8.3, 13.1.1 and 13.1.2).
+
+/// What a client knows: any state, or those with one of these tags.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum EntityTags {
+    Any,
+    List(Vec<EntityTag>),
+}
+
+/// An entity tag.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct EntityTag {
+    /// A weak tag names states that are equivalent, but not identical.
+    pub(super) is_weak: bool,
+    /// The text between the quotes.
+    pub(super) opaque: Vec<u8>,
+}
+
+impl EntityTags {
+    /// Parses the lines of a header. Several lines are one list. `None` if they are malformed.
+    pub(super) fn parse<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Option<Self> {
+        let list = lines.collect::<Vec<_>>().join(&b',');
+        let mut rest = list.trim_ascii();
+        if rest == b"*" {
+            return Some(Self::Any);
+        }
+        let mut tags = Vec::new();
+        loop {
+            // A list may have empty items (RFC 9110 section 5.6.1.2).
+            while let Some(after) = rest.strip_prefix(b",") {
+                rest = after.trim_ascii_start();
+            }
+            if rest.is_empty() {
+                break;
+            }
+            let (tag, after) = EntityTag::parse_first(rest)?;
+            tags.push(tag);
+            rest = after.trim_ascii_start();
+            if !rest.is_empty() && !rest.starts_with(b",") {
+                return None;
+            }
+        }
+        (!tags.is_empty()).then_some(Self::List(tags))
+    }
+
+    /// Returns whether one of the tags matches. Any state matches `*`.
+    pub(super) fn any(&self, matches: impl Fn(&EntityTag) -> bool) -> bool {
+        match self {
+            Self::Any => true,
+            Self::List(tags) => tags.iter().any(matches),
+        }
+    }
+}
+
+impl EntityTag {
+    /// Parses the tag at the beginning of a text. Returns the rest too.
+    fn parse_first(text: &[u8]) -> Option<(Self, &[u8])> {
+        let strong = text.strip_prefix(b"W/");
+        let quoted = strong.unwrap_or(text).strip_prefix(b"\"")?;
+        let end = quoted.iter().position(|octet| *octet == b'"')?;
+        let (opaque, rest) = (&quoted[..end], &quoted[end + 1..]);
+        let is_valid = opaque.iter().all(|octet| matches!(*octet, 0x21 | 0x23..=0x7E | 0x80..));
+        is_valid.then(|| (Self { is_weak: strong.is_some(), opaque: opaque.to_vec() }, rest))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(lines: &[&str]) -> Option<EntityTags> {
+        EntityTags::parse(lines.iter().map(|line| line.as_bytes()))
+    }
+
+    /// Returns the tags, with `~` before the weak ones.
+    fn tags(lines: &[&str]) -> Option<Vec<String>> {
+        let EntityTags::List(tags) = parse(lines)? else { return None };
+        let text = |tag: &EntityTag| {
+            format!("{}{}", if tag.is_weak { "~" } else { "" }, String::from_utf8_lossy(&tag.opaque))
+        };
+        Some(tags.iter().map(text).collect())
+    }
+
+    #[test]
+    fn lists_are_parsed() {
+        let cases: [(&[&str], &[&str]); 8] = [
+            (&["\"a\""], &["a"]),
+            (&["W/\"a\""], &["~a"]),
+            (&["\"\""], &[""]),
+            (&["\"a\",W/\"b\" , \"c\""], &["a", "~b", "c"]),
+            (&["\"a,b\", \"*\""], &["a,b", "*"]),
+            (&["\"a\"", "\"b\""], &["a", "b"]),
+            (&[", ,\"a\",,", "", "\t\"b\" "], &["a", "b"]),
+            (&["\"W/\\!\u{e9}\""], &["W/\\!\u{e9}"]),
+        ];
+        for (lines, expected) in cases {
+            let expected: Vec<_> = expected.iter().map(|tag| (*tag).to_owned()).collect();
+            assert_eq!(tags(lines), Some(expected), "{lines:?}");
+        }
+        assert_eq!(parse(&[" * "]), Some(EntityTags::Any));
+    }
+
+    #[test]
+    fn malformed_lists_are_refused() {
+        let cases: [&[&str]; 14] = [
+            &[""],
+            &[" , "],
+            &["a"],
+            &["\"a"],
+            &["a\""],
+            &["w/\"a\""],
+            &["W/ \"a\""],
+            &["W/a"],
+            &["\"a\" \"b\""],
+            &["\"a\"b"],
+            &["\"a b\""],
+            &["\"a\u{7f}\""],
+            &["*, \"a\""],
+            &["*", "*"],
+        ];
+        for lines in cases {
+            assert_eq!(parse(lines), None, "{lines:?}");
+        }
+    }
+}

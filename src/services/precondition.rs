@@ -1,0 +1,34 @@
+//! What a caller requires of the present state of a resource.
+
+use crate::error::{Error, Result};
+
+/// A condition on a row that a change is about to replace (RFC 9110 section 13.1.1). The service checks it on the locked
+/// row, in the transaction of the change: a check before that would miss a concurrent change.
+pub struct Precondition<'a, T>(Option<Box<dyn Fn(&T) -> bool + Send + Sync + 'a>>);
+
+impl<'a, T> Precondition<'a, T> {
+    /// A condition that every row meets.
+    pub fn none() -> Self {
+        Self(None)
+    }
+
+    pub fn new(is_met: impl Fn(&T) -> bool + Send + Sync + 'a) -> Self {
+        Self(Some(Box::new(is_met)))
+    }
+
+    /// Returns whether there is a condition.
+    pub fn is_some(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Checks the locked row.
+    ///
+    /// # Errors
+    /// [`Error::PreconditionFailed`] if the row does not meet the condition.
+    pub fn check(&self, locked: &T) -> Result<()> {
+        match self.0.as_ref().is_none_or(|is_met| is_met(locked)) {
+            true => Ok(()),
+            false => Err(Error::PreconditionFailed),
+        }
+    }
+}
