@@ -17,6 +17,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const USAGE: &str = "Usage: ./scripts/bench <WHAT> [OPTIONS]\n\n  \
     http    the API, beside a bare handler, PostgreSQL and Redis\n  \
     soak    ten minutes of mixed load: memory, errors\n  \
+    search  the list of users at a million users\n  \
     queue   the job engine, beside a bare loop over the same scripts\n  \
     faults  what faults of Redis, PostgreSQL, workers and networks cost";
 
@@ -26,6 +27,7 @@ fn main() -> anyhow::Result<ExitCode> {
     match args.next().as_deref() {
         Some("http") => http::main(args)?,
         Some("soak") => http::soak::main(args)?,
+        Some("search") => http::search::main(args)?,
         Some("queue") => queue::main(args)?,
         Some("faults") => faults::main(args)?,
         Some(http::BARE_HANDLER) => http::serve_bare()?,

@@ -56,12 +56,17 @@ async fn call_all_operations(app: &TestApp, user: &User, admin: &User) {
     for path in ["/users/me", "/users/me/sessions", "/users/me/two-factor"] {
         get(path, user).await;
     }
-    for sort in ["created_at", "email", "full_name"] {
-        get(&format!("/users?limit=20&sort={sort}"), admin).await;
-        get(&format!("/users?limit=20&sort=-{sort}"), admin).await;
-    }
-    for filter in ["role=admin", "role=user", "is_active=true", "is_active=false", "search=crowd1234"] {
-        get(&format!("/users?limit=20&{filter}"), admin).await;
+    let filters = ["", "role=admin", "role=user", "is_active=true", "is_active=false", "search=crowd1234"];
+    let searches = ["search=rowd", "search=zq", "is_active=false&search=zq", "role=user&search=crowd12"];
+    for sort in ["created_at", "-created_at", "email", "-email", "full_name", "-full_name"] {
+        for filter in filters.iter().chain(&searches) {
+            let path = format!("/users?limit=20&sort={sort}&{filter}");
+            let page = app.get(&path, Some(admin)).await;
+            assert_eq!(page.status, 200, "{path}: {}", page.text);
+            if let Some(cursor) = page.body["next_cursor"].as_str() {
+                get(&format!("{path}&cursor={cursor}"), admin).await;
+            }
+        }
     }
     let all = app.get("/users", Some(admin)).await;
     assert_eq!(all.body["total"], 10_000, "the count is limited");
@@ -184,6 +189,12 @@ async fn the_list_of_users_uses_indexes() {
         ("search_fold(email || ' ' || coalesce(full_name, '')) LIKE '%crowd1234%'", "created_at"),
         ("lower(email) = 'crowd7@example.com' OR email_key = 'crowd7@example.com'", "lower(email)"),
         ("email_key IS NULL AND id > 7", "id"),
+        // Pages after another.
+        ("(created_at, id) < (now() - interval '9 days', 7)", "created_at DESC, id DESC"),
+        ("lower(email) > lower('crowd7@example.com')", "lower(email)"),
+        ("(full_name, id) > ('Name 7', 7)", "full_name NULLS LAST, id"),
+        ("(full_name, id) < ('Name 7', 7)", "full_name DESC NULLS LAST, id DESC"),
+        ("full_name IS NULL AND id > 7", "full_name NULLS LAST, id"),
         ("true", "created_at DESC, id DESC"),
         ("true", "lower(email)"),
         ("role = 'admin'", "id"),

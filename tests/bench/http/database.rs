@@ -20,6 +20,23 @@ pub async fn create_users(sql: &Client, count: usize) -> Result<()> {
     Ok(sql.batch_execute("VACUUM ANALYZE").await?)
 }
 
+/// Adds users until there are `count`. A tenth of them was imported first: they are the oldest, and their addresses and
+/// names come last.
+pub async fn add_crowd(sql: &Client, count: u32) -> Result<()> {
+    let make = format!(
+        "INSERT INTO users (email, full_name, created_at) \
+         SELECT CASE WHEN n <= {count} / 10 THEN 'z' ELSE '' END || 'person' || n || '@' || \
+             (ARRAY['example.com', 'example.org', 'globex.example', 'mail.example'])[1 + n % 4], \
+             CASE WHEN n <= {count} / 10 THEN 'Zoe Imported ' || n \
+                  WHEN n % 10 > 0 THEN 'Person ' || n % 1000 || ' Müller' END, \
+             now() - ({count} - n) * interval '1 minute' - interval '1 day' \
+         FROM generate_series(1, {count} - (SELECT count(*) FROM users)) n"
+    );
+    sql.batch_execute(&make).await?;
+    // A test server has no autovacuum.
+    Ok(sql.batch_execute("VACUUM ANALYZE").await?)
+}
+
 /// Inserts a session for each of `count` users with a role, without hashing a password. Returns their access
 /// tokens. Later logins of these users count as logins from a known network.
 pub async fn sign_in_many(sql: &Client, secret: &str, role: &str, count: i64) -> Result<Vec<String>> {

@@ -73,6 +73,11 @@ impl Fixture {
         Ok(fixture)
     }
 
+    /// Adds users without a password, until there are `count`.
+    pub async fn add_crowd(&self, count: u32) -> Result<()> {
+        database::add_crowd(&self.sql, count).await
+    }
+
     /// Stops the servers and waits for their exit.
     pub async fn stop(self) {
         self.postgres.stop().await;

@@ -10,6 +10,7 @@
 //! | `report`, `plot`, `document` | the figures as a table, as bars, in the files of `docs` |
 //! | `stop` | shutdown under load |
 //! | `soak` | mixed load over a long time |
+//! | `search` | the list of users at a million users |
 
 mod baselines;
 pub mod database;
@@ -19,6 +20,7 @@ mod plot;
 pub mod private_dir;
 pub mod process;
 mod report;
+pub mod search;
 pub mod soak;
 mod stop;
 pub mod wrk;

@@ -142,7 +142,7 @@ async fn an_unused_queue_is_not_found() {
         answer.is_problem(404, "not_found", "Queue not found");
     }
     let page = call_ok(&app, Method::GET, "/admin/jobs?queue=unused", &admin).await;
-    assert_eq!(page, json!({ "items": [], "total": 0, "offset": 0, "limit": 50 }));
+    assert_eq!(page, json!({ "items": [], "next_cursor": null, "total": 0, "offset": 0, "limit": 50 }));
 }
 
 #[tokio::test]

@@ -1,0 +1,340 @@
+//! Pages of all lists: cursors, links, bounded searches, and the parameters of release 0.1.0.
+
+use std::collections::BTreeSet;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::{
+    openapi::{fetch_document, list_operations, resolve_ref},
+    support::{
+        TestApp, User,
+        app::{Answer, PASSWORD, fields},
+        records::column,
+    },
+};
+
+const USER_SORTS: [&str; 6] = ["created_at", "-created_at", "email", "-email", "full_name", "-full_name"];
+
+/// Inserts users with equal sort keys, and some without a name.
+const INSERT_PAGED_USERS: &str = "INSERT INTO users (email, hashed_password, full_name, created_at)
+    SELECT 'p' || n || '@pages.example', 'x', CASE WHEN n % 4 > 0 THEN 'Name ' || n % 5 END,
+           '2020-01-01'::timestamptz + n % 3 * interval '1 day'
+    FROM generate_series(1, 40) n";
+
+/// Inserts users who are older, the higher their number is. The search must read thousands of them.
+const INSERT_CROWD: &str = "INSERT INTO users (email, hashed_password, full_name, is_active, created_at)
+    SELECT 'crowd' || n || '@example.com', 'x',
+           CASE WHEN n > 9000 THEN 'Imported' END || CASE n WHEN 19990 THEN ' zq' WHEN 19995 THEN ' Needle' ELSE '' END,
+           n < 19000, now() - n * interval '1 minute'
+    FROM generate_series(1, 20000) n";
+
+/// Returns the path and the query of the next page.
+fn next_target(answer: &Answer) -> Option<String> {
+    let link = answer.headers.get("link")?.to_str().unwrap();
+    let target = link.strip_prefix('<').and_then(|link| link.strip_suffix(">; rel=\"next\""));
+    Some(target.unwrap_or_else(|| panic!("{link}")).to_owned())
+}
+
+fn items(answer: &Answer) -> &[Value] {
+    answer.body.get("items").unwrap_or(&answer.body).as_array().unwrap()
+}
+
+/// Reads all pages of a list by their links. Calls `between` with the items of each page before it reads the next one.
+async fn read_pages(
+    app: &TestApp,
+    user: &User,
+    path: &str,
+    mut between: impl AsyncFnMut(&[Value]),
+) -> Vec<Vec<Value>> {
+    let mut target = format!("/api/v1{path}");
+    let mut pages = Vec::new();
+    loop {
+        let answer = Answer::of(app.at_root(Method::GET, &target).bearer_auth(&user.token)).await;
+        assert_eq!(answer.status, 200, "{target}: {}", answer.text);
+        let next = next_target(&answer);
+        if answer.body.is_object() {
+            let cursor = answer.body["next_cursor"].as_str();
+            assert_eq!(cursor.is_some(), next.is_some(), "{target}");
+            assert!(next.as_ref().is_none_or(|next| next.ends_with(&format!("cursor={}", cursor.unwrap()))));
+        }
+        between(items(&answer)).await;
+        pages.push(items(&answer).to_vec());
+        assert!(pages.len() < 200, "{path} has no last page");
+        match next {
+            Some(next) => target = next,
+            None => return pages,
+        }
+    }
+}
+
+fn ids(pages: &[Vec<Value>]) -> Vec<i64> {
+    pages.concat().iter().map(|item| item["id"].as_i64().unwrap()).collect()
+}
+
+fn assert_no_repetition(ids: &[i64], about: &str) {
+    assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), ids.len(), "{about}: {ids:?}");
+}
+
+#[tokio::test]
+async fn smoke_pages_neither_repeat_nor_miss_users_while_others_come_and_go() {
+    let app = TestApp::start().await;
+    let admin = app.admin().await;
+    let mut serial = 0;
+    for sort in USER_SORTS {
+        for filter in ["", "&search=pages.example", "&role=user", "&is_active=true&search=p"] {
+            app.sql(&format!("DELETE FROM users WHERE id <> {}; {INSERT_PAGED_USERS}", admin.id)).await;
+            let list = format!("/users?sort={sort}{filter}");
+            let before = ids(&read_pages(&app, &admin, &format!("{list}&limit=200"), async |_| {}).await);
+            assert!(before.len() >= 40, "{list}");
+            let mut deleted = BTreeSet::new();
+            let pages = read_pages(&app, &admin, &format!("{list}&limit=7"), async |page| {
+                // The last user of the page, whose position the cursor has, and users at both ends of every order.
+                let last = page.last().map_or(0, |user| user["id"].as_i64().unwrap());
+                if last != admin.id {
+                    deleted.insert(last);
+                    serial += 1;
+                    let sql = format!(
+                        "DELETE FROM users WHERE id = {last};
+                         INSERT INTO users (email, hashed_password, full_name, created_at) VALUES
+                         ('a{serial}@pages.example', 'x', 'A', '2010-01-01'), ('z{serial}@pages.example', 'x', 'Z', now())"
+                    );
+                    app.sql(&sql).await;
+                }
+            })
+            .await;
+            let found = ids(&pages);
+            assert_no_repetition(&found, &list);
+            let known: Vec<_> = found.iter().copied().filter(|id| before.contains(id)).collect();
+            assert_eq!(known, before, "{list}: a deleted user was on the page before");
+            assert!(deleted.len() >= 5 && pages.iter().rev().skip(1).all(|page| page.len() == 7), "{list}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_search_of_many_users_finds_all_matches_in_bounded_steps() {
+    let app = TestApp::start().await;
+    let admin = app.admin().await;
+    app.sql(INSERT_CROWD).await;
+    app.sql("VACUUM ANALYZE users").await;
+    let truth = async |condition: &str| -> BTreeSet<i64> {
+        let rows = column(&app.database, &format!("SELECT id FROM users WHERE {condition}")).await;
+        rows.iter().map(|id| id.parse().unwrap()).collect()
+    };
+    // The number is that of users on the first page.
+    for (query, condition, first) in [
+        ("search=needle", "full_name LIKE '%Needle%'", 1),
+        ("search=needle&sort=email", "full_name LIKE '%Needle%'", 1),
+        // Too short for the index of the search.
+        ("search=zq", "full_name LIKE '%zq%'", 0),
+        ("search=zq&sort=full_name", "full_name LIKE '%zq%'", 0),
+        ("search=zz", "false", 0),
+        ("search=nobody", "false", 0),
+        ("search=wd1999", "email LIKE '%wd1999%'", 11),
+        // More matches than the index is used for, and none of them among the newest users.
+        ("search=imported", "full_name LIKE 'Imported%'", 0),
+        ("search=imported&sort=created_at", "full_name LIKE 'Imported%'", 200),
+        ("search=crowd&sort=-full_name", "email LIKE 'crowd%'", 200),
+        ("is_active=false", "NOT is_active", 200),
+        ("is_active=false&search=zq", "full_name LIKE '%zq%'", 1),
+        ("role=admin&sort=email", "role = 'admin'", 1),
+        ("role=admin&search=zq", "false", 0),
+    ] {
+        let pages = read_pages(&app, &admin, &format!("/users?limit=200&{query}"), async |_| {}).await;
+        let found = ids(&pages);
+        assert_no_repetition(&found, query);
+        assert_eq!(found.iter().copied().collect::<BTreeSet<_>>(), truth(condition).await, "{query}");
+        assert_eq!(pages[0].len(), first, "{query}");
+    }
+    for (query, total) in [("search=needle", 1), ("search=imported", 10_000), ("search=nobody", 0)] {
+        let page = app.get(&format!("/users?{query}"), Some(&admin)).await;
+        assert_eq!(page.body["total"], total, "{query}");
+    }
+}
+
+#[tokio::test]
+async fn pages_of_the_audit_trail_do_not_shift() {
+    let app = TestApp::start().await;
+    let admin = app.admin().await;
+    let insert = "INSERT INTO audit_log (actor_id, action, target_type, target_id)
+                  SELECT 7, 'test.made', 'user', '8' FROM generate_series(1, 10)";
+    app.sql(insert).await;
+    let newest_first = "SELECT id FROM audit_log WHERE action = 'test.made' ORDER BY id DESC";
+    let all: Vec<i64> =
+        column(&app.database, newest_first).await.iter().map(|id| id.parse().unwrap()).collect();
+    let path = "/audit?action=test.made&limit=4";
+    let pages = read_pages(&app, &admin, path, async |_| app.sql(insert).await).await;
+    assert_eq!((ids(&pages), pages.len()), (all.clone(), 3));
+    // `before` is a filter of its own, and stays in the links.
+    let pages = read_pages(&app, &admin, &format!("{path}&before={}", all[2]), async |_| {}).await;
+    assert_eq!(ids(&pages), all[3..]);
+}
+
+#[tokio::test]
+async fn pages_of_jobs_do_not_shift() {
+    let app = TestApp::start().await;
+    let admin = app.admin().await;
+    let mut enqueued = Vec::new();
+    for _ in 0..9 {
+        enqueued.push(app.enqueue("/jobs/example?name=x", &admin).await);
+    }
+    let path = "/admin/jobs?status=queued&limit=2";
+    let mut first = None;
+    let pages = read_pages(&app, &admin, path, async |page| {
+        // A new job at the end of the queue, and a job less at its beginning.
+        app.enqueue("/jobs/example?name=new", &admin).await;
+        if first.is_none() {
+            let id = page[0]["job_id"].as_str().unwrap().to_owned();
+            assert_eq!(app.call(Method::DELETE, &format!("/admin/jobs/{id}"), &admin).await.status, 200);
+            first = Some(id);
+        }
+    })
+    .await;
+    let found: Vec<_> = pages.concat().iter().map(|job| job["job_id"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(found[..9], enqueued);
+    assert_eq!(found.iter().collect::<BTreeSet<_>>().len(), found.len());
+}
+
+#[tokio::test]
+async fn lists_that_are_arrays_have_pages_too() {
+    let app = TestApp::start().await;
+    let admin = app.admin().await;
+    for name in ["b", "d", "a", "c", "e"] {
+        let change = app.request(Method::PATCH, &format!("/admin/queues/{name}")).bearer_auth(&admin.token);
+        assert_eq!(Answer::of(change.json(&json!({ "paused": true }))).await.status, 200);
+    }
+    for _ in 0..4 {
+        assert_eq!(app.login(&admin.email, PASSWORD).await.status, 200);
+    }
+    for path in ["/admin/queues", "/users/me/sessions"] {
+        let all = app.get(path, Some(&admin)).await;
+        assert!(items(&all).len() >= 5 && next_target(&all).is_none(), "{path}: {}", all.text);
+        let pages = read_pages(&app, &admin, &format!("{path}?limit=2"), async |_| {}).await;
+        assert_eq!((pages.concat(), pages[0].len()), (items(&all).to_vec(), 2), "{path}");
+    }
+    let all = app.get("/admin/queues", Some(&admin)).await;
+    assert!(items(&all).is_sorted_by_key(|queue| queue["name"].as_str().unwrap()), "{}", all.text);
+}
+
+#[tokio::test]
+async fn a_cursor_is_accepted_only_by_its_own_list() {
+    let app = TestApp::start().await;
+    let admin = app.admin().await;
+    app.sql(INSERT_PAGED_USERS).await;
+    let page = app.get("/users?search=pages.example&limit=3", Some(&admin)).await;
+    let cursor = page.body["next_cursor"].as_str().unwrap().to_owned();
+    let list = "/users?search=pages.example";
+    for path in [
+        format!("{list}&cursor={cursor}"),
+        format!("/users?cursor={cursor}&limit=200&search=pages.example"),
+    ] {
+        let answer = app.get(&path, Some(&admin)).await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text);
+        let fields = answer.body.as_object().unwrap();
+        assert!(!fields.contains_key("total") && !fields.contains_key("offset"), "{}", answer.text);
+    }
+    let damaged: String = cursor.chars().rev().collect();
+    for path in [
+        format!("/users?cursor={cursor}"),
+        format!("/users?search=pages&cursor={cursor}"),
+        format!("{list}&sort=email&cursor={cursor}"),
+        format!("{list}&role=user&cursor={cursor}"),
+        format!("/audit?cursor={cursor}"),
+        format!("/admin/jobs?cursor={cursor}"),
+        format!("/admin/queues?cursor={cursor}"),
+        format!("/admin/workers?cursor={cursor}"),
+        format!("/users/me/sessions?cursor={cursor}"),
+        format!("{list}&cursor={damaged}"),
+        format!("{list}&cursor={}", &cursor[..cursor.len() - 3]),
+        format!("{list}&cursor={cursor}{cursor}"),
+        format!("{list}&cursor={}", "A".repeat(5_000)),
+        format!("{list}&cursor="),
+        format!("{list}&cursor=%00"),
+        format!("{list}&cursor={cursor}&cursor={cursor}"),
+    ] {
+        let answer = app.get(&path, Some(&admin)).await;
+        assert_eq!(answer.invalid_fields(), fields(&[("query.cursor", "value_error")]), "{path}");
+    }
+    for path in [format!("{list}&cursor={cursor}&offset=0"), format!("{list}&offset=3&cursor={cursor}")] {
+        let answer = app.get(&path, Some(&admin)).await;
+        assert_eq!(answer.invalid_fields(), fields(&[("query.offset", "value_error")]), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_link_keeps_the_other_parameters() {
+    let app = TestApp::start().await;
+    let admin = app.admin().await;
+    app.sql("INSERT INTO users (email, hashed_password, full_name) VALUES ('1@a', 'x', 'é & +'), ('2@a', 'x', 'é & +')")
+        .await;
+    let page = app.get("/users/?limit=1&sort=email&search=%C3%A9+%26+%2B", Some(&admin)).await;
+    let next = next_target(&page).unwrap();
+    let (list, cursor) = next.split_once("&cursor=").unwrap();
+    assert_eq!(list, "/api/v1/users?search=%C3%A9+%26+%2B&sort=email&limit=1");
+    assert_eq!(page.body["next_cursor"], cursor, "a cursor needs no encoding in a URL");
+    let last = Answer::of(app.at_root(Method::GET, &next).bearer_auth(&admin.token)).await;
+    assert_eq!((&last.body["items"][0]["email"], &last.body["next_cursor"]), (&json!("2@a"), &Value::Null));
+    assert!(last.headers.get("link").is_none());
+}
+
+/// The operations of clients that were written for release 0.1.0.
+#[tokio::test]
+async fn pages_by_offset_lead_to_pages_by_cursor() {
+    let app = TestApp::start().await;
+    let admin = app.admin().await;
+    app.sql(INSERT_PAGED_USERS).await;
+    let all = ids(&read_pages(&app, &admin, "/users?sort=full_name&limit=200", async |_| {}).await);
+    for offset in [0, 3, 38] {
+        let path = format!("/users?sort=full_name&limit=5&offset={offset}");
+        let page = app.get(&path, Some(&admin)).await;
+        assert_eq!((&page.body["total"], &page.body["offset"]), (&json!(41), &json!(offset)));
+        let pages = read_pages(&app, &admin, &path, async |_| {}).await;
+        assert_eq!(ids(&pages), all[offset..]);
+    }
+}
+
+/// Every list has pages, refuses unknown parameters, and reports all invalid parameters at once.
+#[tokio::test]
+async fn unknown_parameters_of_every_list_are_refused() {
+    let app = TestApp::start().await;
+    let (document, admin) = (fetch_document().await, app.admin().await);
+    let mut lists = 0;
+    for (path, method, operation) in list_operations(&document) {
+        let names: Vec<_> = operation["parameters"].as_array().into_iter().flatten().map(|p| &p["name"]).collect();
+        let content = operation["responses"]["200"]["content"].as_object().and_then(|all| all.values().next());
+        let schema = content.map_or(&Value::Null, |content| resolve_ref(&document, &content["schema"]));
+        let is_list = schema["type"] == "array" || schema["properties"]["items"]["type"] == "array";
+        for name in ["cursor", "limit"] {
+            assert_eq!(names.contains(&&json!(name)), is_list && method == "get", "{method} {path}: {name}");
+        }
+        if !is_list {
+            continue;
+        }
+        lists += 1;
+        let link = &operation["responses"]["200"]["headers"]["Link"];
+        assert!(link.is_object(), "{path} does not document its header Link");
+        let ask = async |query: &str, user: Option<&User>| {
+            let mut request = app.at_root(Method::GET, &format!("{path}?{query}"));
+            if let Some(user) = user {
+                request = request.bearer_auth(&user.token);
+            }
+            Answer::of(request).await
+        };
+        let unknown = ask("serach=x&limit=0&sorting=y&serach=z", Some(&admin)).await;
+        let expected = [
+            ("query.limit", "greater_than_equal"),
+            ("query.serach", "extra_forbidden"),
+            ("query.sorting", "extra_forbidden"),
+        ];
+        assert_eq!(unknown.invalid_fields(), fields(&expected), "{path}");
+        assert_eq!(ask("Limit=1", Some(&admin)).await.status, 422, "{path}: names are case-sensitive");
+        let many: Vec<_> = (0..100).map(|n| format!("unknown{n}=1")).collect();
+        assert_eq!(ask(&many.join("&"), Some(&admin)).await.invalid_fields().len(), 50, "{path}");
+        ask("serach=x", None).await.is_some_problem(401, "not_authenticated");
+    }
+    assert!(lists >= 6, "{lists}");
+    for path in ["/users/me?x=1", "/health?x=1", &format!("/users/{}?x=1", admin.id)] {
+        assert_eq!(app.get(path, Some(&admin)).await.status, 200, "{path} is no list");
+    }
+}
