@@ -4,7 +4,10 @@ use crate::error::{Error, Result};
 
 /// A condition on a row that a change is about to replace (RFC 9110 section 13.1.1). The service checks it on the locked
 /// row, in the transaction of the change: a check before that would miss a concurrent change.
-pub struct Precondition<'a, T>(Option<Box<dyn Fn(&T) -> bool + Send + Sync + 'a>>);
+pub struct Precondition<'a, T>(Option<Box<Holds<'a, T>>>);
+
+/// Returns whether the row is in the state that the client expects.
+type Holds<'a, T> = dyn Fn(&T) -> bool + Send + Sync + 'a;
 
 impl<'a, T> Precondition<'a, T> {
     /// A condition that every row meets.

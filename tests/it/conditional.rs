@@ -47,25 +47,35 @@ async fn smoke_a_resource_that_the_client_knows_is_not_sent_again() {
         let tag = etag(&app, &path, &admin).await;
         let full = Answer::of(get(&app, &path, &admin)).await;
         let bare = tag.trim_matches('"').to_owned();
-        for known in
-            [tag.clone(), format!("W/{tag}"), format!("\"x,\", W/{tag} , \"y\""), format!(",{tag},"), "*".into()]
-        {
+        for known in [
+            tag.clone(),
+            format!("W/{tag}"),
+            format!("\"x,\", W/{tag} , \"y\""),
+            format!(",{tag},"),
+            "*".into(),
+        ] {
             for method in [Method::GET, Method::HEAD] {
                 let request = app.request(method.clone(), &path).bearer_auth(&admin.token);
                 let answer = Answer::of(request.header("if-none-match", &known)).await;
-                assert_eq!((answer.status.as_u16(), answer.text.as_str()), (304, ""), "{method} {path} {known}");
+                assert_eq!(
+                    (answer.status.as_u16(), answer.text.as_str()),
+                    (304, ""),
+                    "{method} {path} {known}"
+                );
                 for name in ["etag", "cache-control", "content-security-policy", "x-content-type-options"] {
                     assert_eq!(answer.header(name), full.header(name), "{path} {name}");
                 }
                 let vary = |answer: &Answer| {
-                    let lines = answer.headers.get_all("vary").iter().map(|line| line.to_str().unwrap().to_owned());
+                    let lines =
+                        answer.headers.get_all("vary").iter().map(|line| line.to_str().unwrap().to_owned());
                     lines.collect::<BTreeSet<_>>()
                 };
                 assert_eq!(vary(&answer), vary(&full), "{path}");
                 assert!(answer.headers.get("content-type").is_none(), "{path}");
             }
         }
-        let two_lines = get(&app, &path, &admin).header("if-none-match", "\"x\"").header("if-none-match", &tag);
+        let two_lines =
+            get(&app, &path, &admin).header("if-none-match", "\"x\"").header("if-none-match", &tag);
         assert_eq!(Answer::of(two_lines).await.status, 304, "{path}");
         for other in ["\"x\"".to_owned(), format!("\"{bare}x\""), format!("\"W/{bare}\""), "\"*\"".into()] {
             let answer = Answer::of(get(&app, &path, &admin).header("if-none-match", &other)).await;
@@ -105,7 +115,11 @@ async fn the_tag_of_a_user_changes_with_everything_that_the_user_shows() {
         assert_eq!(tags.insert(tag), is_shown, "{change}");
     }
     let own = etag(&app, "/users/me", &admin).await;
-    assert_eq!(own, etag(&app, &format!("/users/{}", admin.id), &admin).await, "one representation has one tag");
+    assert_eq!(
+        own,
+        etag(&app, &format!("/users/{}", admin.id), &admin).await,
+        "one representation has one tag"
+    );
 }
 
 #[tokio::test]
@@ -136,14 +150,19 @@ async fn smoke_a_change_is_made_only_to_the_state_that_the_client_has_seen() {
         let compressed = format!("{}-gzip\"", second.trim_end_matches('"'));
         for (if_match, name) in [(format!("\"x\", {compressed}"), "Two"), ("*".to_owned(), "Three")] {
             let answer = rename(&if_match, name).await;
-            assert_eq!((answer.status.as_u16(), &answer.body["full_name"]), (200, &json!(name)), "{if_match}");
+            assert_eq!(
+                (answer.status.as_u16(), &answer.body["full_name"]),
+                (200, &json!(name)),
+                "{if_match}"
+            );
         }
         for malformed in MALFORMED {
             rename(malformed, "Lost").await.is_some_problem(400, "invalid_header");
         }
         let unknown = Answer::of(patch(&app, &path, &admin, &first, json!({ "name": 1 }))).await;
         unknown.is_some_problem(422, "validation_error");
-        let plain = app.request(Method::PATCH, &path).bearer_auth(&admin.token).json(&json!({ "full_name": null }));
+        let plain =
+            app.request(Method::PATCH, &path).bearer_auth(&admin.token).json(&json!({ "full_name": null }));
         assert_eq!(Answer::of(plain).await.status, 200, "the header is optional");
     }
     let missing = patch(&app, "/users/999999", &admin, "\"x\"", json!({ "full_name": "Lost" }));
@@ -160,7 +179,8 @@ async fn one_of_many_concurrent_changes_of_a_state_is_made() {
         let changes = (0..20).map(|n| {
             Answer::of(patch(&app, &path, &admin, &tag, json!({ "full_name": format!("Name {n}") })))
         });
-        let mut statuses: Vec<_> = join_all(changes).await.iter().map(|answer| answer.status.as_u16()).collect();
+        let mut statuses: Vec<_> =
+            join_all(changes).await.iter().map(|answer| answer.status.as_u16()).collect();
         statuses.sort_unstable();
         assert_eq!((statuses[0], statuses[1], statuses[19]), (200, 412, 412), "{path}: {statuses:?}");
     }
@@ -190,7 +210,8 @@ async fn a_compressed_resource_has_a_tag_of_its_own() {
     let read = async |encoding: &str, known: &str| {
         let request = get(&app, "/users/me", &admin).header("accept-encoding", encoding);
         let response = request.header("if-none-match", known).send().await.unwrap();
-        let header = |name: &str| response.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
+        let header =
+            |name: &str| response.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
         (response.status().as_u16(), header("content-encoding"), header("etag").unwrap())
     };
     let (status, encoding, plain) = read("identity", "\"x\"").await;
@@ -222,7 +243,11 @@ async fn the_document_has_the_conditional_requests() {
         assert_eq!(operation["responses"]["304"]["headers"]["ETag"].is_object(), is_read, "{method} {path}");
         assert_eq!(names.contains("If-Match"), method == "patch" && has_tag, "{method} {path}");
         for status in ["412", "428"] {
-            assert_eq!(operation["responses"][status].is_object(), names.contains("If-Match"), "{method} {path}");
+            assert_eq!(
+                operation["responses"][status].is_object(),
+                names.contains("If-Match"),
+                "{method} {path}"
+            );
         }
         if is_read {
             reads.insert(path);

@@ -225,10 +225,9 @@ async fn a_cursor_is_accepted_only_by_its_own_list() {
     let page = app.get("/users?search=pages.example&limit=3", Some(&admin)).await;
     let cursor = page.body["next_cursor"].as_str().unwrap().to_owned();
     let list = "/users?search=pages.example";
-    for path in [
-        format!("{list}&cursor={cursor}"),
-        format!("/users?cursor={cursor}&limit=200&search=pages.example"),
-    ] {
+    for path in
+        [format!("{list}&cursor={cursor}"), format!("/users?cursor={cursor}&limit=200&search=pages.example")]
+    {
         let answer = app.get(&path, Some(&admin)).await;
         assert_eq!(answer.status, 200, "{path}: {}", answer.text);
         let fields = answer.body.as_object().unwrap();
@@ -301,8 +300,10 @@ async fn unknown_parameters_of_every_list_are_refused() {
     let (document, admin) = (fetch_document().await, app.admin().await);
     let mut lists = 0;
     for (path, method, operation) in list_operations(&document) {
-        let names: Vec<_> = operation["parameters"].as_array().into_iter().flatten().map(|p| &p["name"]).collect();
-        let content = operation["responses"]["200"]["content"].as_object().and_then(|all| all.values().next());
+        let names: Vec<_> =
+            operation["parameters"].as_array().into_iter().flatten().map(|p| &p["name"]).collect();
+        let content =
+            operation["responses"]["200"]["content"].as_object().and_then(|all| all.values().next());
         let schema = content.map_or(&Value::Null, |content| resolve_ref(&document, &content["schema"]));
         let is_list = schema["type"] == "array" || schema["properties"]["items"]["type"] == "array";
         for name in ["cursor", "limit"] {

@@ -28,7 +28,8 @@ const PAGE_PARAMS: [&str; 3] = [NAME, "limit", "offset"];
 const MAX_CURSOR_CHARS: usize = 4_096;
 /// Bytes of the digest of the list at the beginning of a cursor.
 const DIGEST_BYTES: usize = 8;
-const REFUSED: &str = "This cursor is damaged, or belongs to another list, filter or order; begin with the first page";
+const REFUSED: &str =
+    "This cursor is damaged, or belongs to another list, filter or order; begin with the first page";
 
 /// Where a page of a list begins. An operation with this argument refuses query parameters that are not documented, because
 /// a misspelled filter would return too much.
@@ -98,7 +99,9 @@ impl Cursor {
         let mut cursors = page.into_iter().filter(|(name, _)| name == NAME).map(|(_, text)| text);
         let position = match (cursors.next(), cursors.next()) {
             (None, _) => None,
-            (Some(text), None) => Some(position(&text, &digest).ok_or_else(|| Error::invalid(NAME, REFUSED))?),
+            (Some(text), None) => {
+                Some(position(&text, &digest).ok_or_else(|| Error::invalid(NAME, REFUSED))?)
+            }
             (Some(_), Some(_)) => return Err(Error::invalid(NAME, "Send one cursor only").into()),
         };
         Ok(Self { position, digest, path, query })
@@ -107,7 +110,8 @@ impl Cursor {
 
 /// Returns the position in a cursor of the list with this digest.
 fn position(text: &str, digest: &[u8; DIGEST_BYTES]) -> Option<Vec<u8>> {
-    let bytes = BASE64_URL_SAFE_NO_PAD.decode(Some(text).filter(|text| text.len() <= MAX_CURSOR_CHARS)?).ok()?;
+    let bytes =
+        BASE64_URL_SAFE_NO_PAD.decode(Some(text).filter(|text| text.len() <= MAX_CURSOR_CHARS)?).ok()?;
     Some(bytes.strip_prefix(digest)?.to_vec())
 }
 
@@ -177,7 +181,9 @@ mod tests {
     fn the_cursor_of_another_list_is_refused() {
         let next = target_after("/things?role=a", &5);
         let (_, cursor) = next.rsplit_once("cursor=").unwrap();
-        for target in ["/things?role=a", "/things?role=b", "/things", "/others?role=a", "/things?role=a&role=a"] {
+        for target in
+            ["/things?role=a", "/things?role=b", "/things", "/others?role=a", "/things?role=a&role=a"]
+        {
             let separator = if target.contains('?') { '&' } else { '?' };
             let is_accepted = read(&format!("{target}{separator}cursor={cursor}")).is_ok();
             assert_eq!(is_accepted, target == "/things?role=a", "{target}");

@@ -2,8 +2,8 @@
 
 mod body;
 mod body_bytes;
-mod idempotency;
 mod cursor;
+mod idempotency;
 mod media_type;
 mod paging;
 mod security_scheme;
@@ -11,8 +11,8 @@ mod text;
 mod user;
 
 pub use body::{Body, BodyOrQuery, Form, FormContent, FormFields, parse_form};
-pub use idempotency::{IDEMPOTENCY_KEY, IDEMPOTENCY_KEY_FORMAT, IdempotencyKey, OperationId};
 pub use cursor::Cursor;
+pub use idempotency::{IDEMPOTENCY_KEY, IDEMPOTENCY_KEY_FORMAT, IdempotencyKey, OperationId};
 pub use paging::{Limit, Offset};
 pub use text::{Email, NewPassword, Text};
 pub(in crate::api) use user::LoggedUser;

@@ -133,8 +133,10 @@ impl<T: PageItem> Type for Page<T> {
                 nullable: true,
                 ..MetaSchema::ANY
             };
-            let limit =
-                MetaSchema { description: Some("The most items that this page can have."), ..MetaSchema::ANY };
+            let limit = MetaSchema {
+                description: Some("The most items that this page can have."),
+                ..MetaSchema::ANY
+            };
             let mut properties = vec![
                 ("items", Vec::<T>::schema_ref()),
                 ("next_cursor", String::schema_ref().merge(next_cursor)),

@@ -261,9 +261,8 @@ impl Me {
     ) -> Result<ArrayPage<SessionOut>> {
         let list = sessions::list(&self.0, actor.user().id).await?;
         let list = list.into_iter().map(|session| SessionOut::of(session, actor.session().id));
-        let position = |session: &SessionOut| {
-            (Reverse(session.last_seen_at.timestamp_micros()), session.id.0.clone())
-        };
+        let position =
+            |session: &SessionOut| (Reverse(session.last_seen_at.timestamp_micros()), session.id.0.clone());
         ArrayPage::of(&cursor, Some(limit.0), list.collect(), position)
     }
 

@@ -208,10 +208,14 @@ impl Listing<'_> {
         let size = MAX_CANDIDATES + 1;
         let query = Candidates::new(self, ranges, size, self.limit + 1);
         let rows: Vec<(User, i64, i64)> = query.load(&mut conn).await?;
-        if rows.first().is_some_and(|(_, number, _)| *number == size) {
+        // All rows have the same number of candidates and the same total.
+        let (number, total) = match rows.as_slice() {
+            [(_, number, total), ..] => (*number, *total),
+            [] => (0, 0),
+        };
+        if number == size {
             return Ok(None);
         }
-        let total = rows.first().map_or(0, |(.., total)| *total);
         Ok(Some((rows.into_iter().map(|(user, ..)| user).collect(), total)))
     }
 

@@ -117,7 +117,9 @@ impl QueryFragment<Pg> for Candidates<'_> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
         out.unsafe_to_cache_prepared();
         let filter = &self.listing.filter;
-        out.push_sql("SELECT *, count(*) OVER () FROM (SELECT users.*, row_number() OVER () AS number FROM (");
+        out.push_sql(
+            "SELECT *, count(*) OVER () FROM (SELECT users.*, row_number() OVER () AS number FROM (",
+        );
         // PostgreSQL plans a materialized query as if all its rows were read. Otherwise it would scan the table for a text
         // of which it expects many matches, and that takes long if there are few, or if they are far from the beginning.
         let by_text = filter.has_indexed_text();
@@ -158,7 +160,9 @@ impl QueryFragment<Pg> for Candidates<'_> {
 impl QueryFragment<Pg> for Count<'_> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
         out.unsafe_to_cache_prepared();
-        out.push_sql("SELECT count(*) FROM (SELECT FROM (SELECT email, full_name, role, is_active FROM users");
+        out.push_sql(
+            "SELECT count(*) FROM (SELECT FROM (SELECT email, full_name, role, is_active FROM users",
+        );
         out.push_sql(" ORDER BY id DESC LIMIT ");
         out.push_bind_param::<BigInt, _>(&self.rows)?;
         out.push_sql(") AS users WHERE ");

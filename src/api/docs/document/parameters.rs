@@ -14,7 +14,10 @@ const DESCRIPTIONS: [(&str, &str); 4] = [
         "Changes the resource only if its `ETag` is one of these; else fails with 412. `*` allows any. With the setting \
          `REQUIRE_IF_MATCH`, a request without this header fails with 428.",
     ),
-    (IF_NONE_MATCH, "The `ETag` of a response that the client has. If it is still right, the response is 304 without a body."),
+    (
+        IF_NONE_MATCH,
+        "The `ETag` of a response that the client has. If it is still right, the response is 304 without a body.",
+    ),
 ];
 const IF_NONE_MATCH: &str = "If-None-Match";
 const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
@@ -46,7 +49,8 @@ fn reads(spec: &mut Value) -> impl Iterator<Item = &mut Value> {
 }
 
 fn document_conditional_read(operation: &mut Value) {
-    let header = json!({ "name": IF_NONE_MATCH, "in": "header", "required": false, "schema": { "type": "string" } });
+    let header =
+        json!({ "name": IF_NONE_MATCH, "in": "header", "required": false, "schema": { "type": "string" } });
     match operation["parameters"].as_array_mut() {
         Some(parameters) => parameters.push(header),
         None => operation["parameters"] = json!([header]),

@@ -33,7 +33,11 @@ const OTHER_ERROR: &str = "Error";
 
 /// The documented headers: name, type and description.
 const HEADERS: [(&str, &str, &str); 10] = [
-    ("ETag", "string", "The state of the resource, for `If-None-Match` and `If-Match` (RFC 9110 section 8.8.3)."),
+    (
+        "ETag",
+        "string",
+        "The state of the resource, for `If-None-Match` and `If-Match` (RFC 9110 section 8.8.3).",
+    ),
     (
         "Idempotency-Replayed",
         "boolean",
