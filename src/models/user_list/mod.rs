@@ -35,7 +35,7 @@ const MAX_ROWS: i64 = 6_000;
 const MAX_CANDIDATES: i64 = MAX_COUNTED_USERS;
 /// The newest users among whom the matches of a search are counted.
 const COUNTED_SEARCH_ROWS: i64 = 15_000;
-/// As [`COUNTED_SEARCH_ROWS`], for filters alone. Checking them takes a fraction of the time of a search.
+/// As [`COUNTED_SEARCH_ROWS`], for filters without an index. Checking them takes a fraction of the time of a search.
 const COUNTED_FILTER_ROWS: i64 = 50_000;
 /// The shortest run of letters and digits that the index of the search can find.
 const MIN_INDEXED_CHARS: usize = 3;
@@ -147,13 +147,13 @@ impl Listing<'_> {
         Ok(self.cut(Walked { users, end: None }, None))
     }
 
-    /// Returns the number of users who match, at most [`MAX_COUNTED_USERS`]. With a search or a filter, counts only among
-    /// the newest users, so that the time is bounded.
+    /// Returns the number of users who match, at most [`MAX_COUNTED_USERS`]. With a search, or a filter without an index,
+    /// counts only among the newest users, so that the time is bounded.
     pub async fn count(&self, mut conn: &AsyncPgConnection) -> QueryResult<i64> {
-        let rows = match (self.filter.search, self.filter.is_some()) {
-            (Some(_), _) => COUNTED_SEARCH_ROWS,
-            (None, true) => COUNTED_FILTER_ROWS,
-            (None, false) => MAX_COUNTED_USERS,
+        let rows = match self.filter {
+            Filter { search: Some(_), .. } => Some(COUNTED_SEARCH_ROWS),
+            filter if filter.is_some() && !filter.has_index() => Some(COUNTED_FILTER_ROWS),
+            _ => None,
         };
         Count { filter: &self.filter, rows, limit: MAX_COUNTED_USERS }.get_result(&mut conn).await
     }

@@ -51,10 +51,10 @@ pub(super) struct Candidates<'a> {
     columns: AsSelect<User, Pg>,
 }
 
-/// Counts the users that match among the newest `rows`, up to `limit`.
+/// Counts the users that match, up to `limit`: among the newest `rows`, or without that with an index of the filters.
 pub(super) struct Count<'a> {
     pub(super) filter: &'a Filter<'a>,
-    pub(super) rows: i64,
+    pub(super) rows: Option<i64>,
     pub(super) limit: i64,
 }
 
@@ -160,13 +160,17 @@ impl QueryFragment<Pg> for Candidates<'_> {
 impl QueryFragment<Pg> for Count<'_> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
         out.unsafe_to_cache_prepared();
-        out.push_sql(
-            "SELECT count(*) FROM (SELECT FROM (SELECT email, full_name, role, is_active FROM users",
-        );
-        out.push_sql(" ORDER BY id DESC LIMIT ");
-        out.push_bind_param::<BigInt, _>(&self.rows)?;
-        out.push_sql(") AS users WHERE ");
-        self.filter.push(&mut out)?;
+        out.push_sql("SELECT count(*) FROM (SELECT FROM ");
+        if let Some(rows) = &self.rows {
+            out.push_sql("(SELECT email, full_name, role, is_active FROM users ORDER BY id DESC LIMIT ");
+            out.push_bind_param::<BigInt, _>(rows)?;
+            out.push_sql(") AS users WHERE ");
+            self.filter.push(&mut out)?;
+        } else {
+            out.push_sql("users WHERE ");
+            self.filter.push(&mut out)?;
+            out.push_sql(" ORDER BY id");
+        }
         out.push_sql(" LIMIT ");
         out.push_bind_param::<BigInt, _>(&self.limit)?;
         out.push_sql(") AS counted");
