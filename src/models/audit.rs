@@ -25,6 +25,8 @@ pub struct AuditEntry {
     pub address: Option<String>,
     pub request_id: Option<String>,
     pub client_request_id: Option<String>,
+    /// The organization in which the action was made.
+    pub org_id: Option<i64>,
 }
 
 /// An entry to insert; the database sets its id and time.
@@ -42,12 +44,18 @@ pub struct NewAuditEntry<'a> {
     pub address: Option<String>,
     pub request_id: Option<&'a str>,
     pub client_request_id: Option<&'a str>,
+    pub org_id: Option<i64>,
 }
 
 impl NewAuditEntry<'_> {
     /// Inserts the entry.
     pub async fn insert(&self, mut conn: &AsyncPgConnection) -> QueryResult<usize> {
         diesel::insert_into(audit_log::table).values(self).execute(&mut conn).await
+    }
+
+    /// Inserts entries with one statement.
+    pub async fn insert_all(entries: &[Self], mut conn: &AsyncPgConnection) -> QueryResult<usize> {
+        diesel::insert_into(audit_log::table).values(entries).execute(&mut conn).await
     }
 }
 
@@ -58,6 +66,7 @@ pub struct AuditFilter<'a> {
     pub action: Option<&'a str>,
     pub target_type: Option<&'a str>,
     pub target_id: Option<&'a str>,
+    pub org_id: Option<i64>,
     /// Only entries with a lower id, which are older.
     pub before: Option<i64>,
     pub limit: i64,
@@ -78,6 +87,9 @@ impl AuditEntry {
         }
         if let Some(target_id) = filter.target_id {
             query = query.filter(audit_log::target_id.eq(target_id));
+        }
+        if let Some(org_id) = filter.org_id {
+            query = query.filter(audit_log::org_id.eq(org_id));
         }
         if let Some(before) = filter.before {
             query = query.filter(audit_log::id.lt(before));

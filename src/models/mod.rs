@@ -8,7 +8,9 @@ pub mod clock;
 pub mod email_key;
 pub mod idempotency_key;
 pub mod job_outbox;
+pub mod membership;
 pub mod one_time_token;
+pub mod organization;
 pub mod outbox;
 pub mod session;
 pub mod session_use;
@@ -27,6 +29,8 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 diesel::joinable!(crate::schema::sessions -> crate::schema::users (user_id));
 diesel::joinable!(crate::schema::one_time_tokens -> crate::schema::users (user_id));
+diesel::joinable!(crate::schema::memberships -> crate::schema::organizations (org_id));
+diesel::joinable!(crate::schema::memberships -> crate::schema::users (user_id));
 
 /// Defines an enum that is stored as text.
 ///

@@ -11,7 +11,14 @@ use diesel::{
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use uuid::Uuid;
 
-use super::{after, ago, clock::DatabaseClock, clock_timestamp, days, delete_batch, now, user::User};
+use super::{
+    after, ago,
+    clock::DatabaseClock,
+    clock_timestamp, days, delete_batch,
+    membership::{IdentityMembership, IdentityMemberships, MembershipsOfUser},
+    now,
+    user::User,
+};
 use crate::db::Tx;
 use crate::schema::{refresh_tokens, sessions, users};
 
@@ -58,17 +65,29 @@ pub struct NewSession<'a> {
     pub second_factor: bool,
 }
 
-/// A session and its user, without the password hash. A cached one was read at most `IDENTITY_CACHE_MS` ago.
+/// A session, its user without the password hash, and the memberships of the user. A cached one was read at most
+/// `IDENTITY_CACHE_MS` ago.
 pub struct Identity {
     pub user: User,
     pub session: Session,
+    pub memberships: Vec<IdentityMembership>,
 }
 
 impl Identity {
-    /// Returns a session and its user. The session may have ended.
-    pub async fn find(conn: &AsyncPgConnection, session_id: Uuid) -> QueryResult<Option<Self>> {
-        let found = Session::with_user(conn, session_id).await?;
-        Ok(found.map(|(session, user)| Self { user: User { hashed_password: None, ..user }, session }))
+    /// Returns a session, its user and the memberships of the user, with one statement. The session may have ended.
+    pub async fn find(mut conn: &AsyncPgConnection, session_id: Uuid) -> QueryResult<Option<Self>> {
+        let found: Option<(Session, User, IdentityMemberships)> = sessions::table
+            .inner_join(users::table)
+            .filter(sessions::id.eq(session_id))
+            .select((Session::as_select(), User::as_select(), MembershipsOfUser))
+            .first(&mut conn)
+            .await
+            .optional()?;
+        Ok(found.map(|(session, user, IdentityMemberships(memberships))| Self {
+            user: User { hashed_password: None, ..user },
+            session,
+            memberships,
+        }))
     }
 }
 

@@ -1,0 +1,40 @@
+//! The permission to work on the data of one organization.
+
+/// An organization and the user who works on its data. Being handed one proves that the membership was checked.
+///
+/// `services::org_access` creates it. The test `tree::scopes_are_made_in_one_place` holds that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OrgScope {
+    org_id: i64,
+    user_id: i64,
+    via: Via,
+}
+
+/// How the user has authenticated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    Session,
+    /// The id of the API key.
+    ApiKey(i64),
+    /// A job that the user has enqueued.
+    Job,
+}
+
+impl OrgScope {
+    /// Creates a scope. The caller has checked the membership.
+    pub(crate) fn verified(org_id: i64, user_id: i64, via: Via) -> Self {
+        Self { org_id, user_id, via }
+    }
+
+    pub fn org_id(&self) -> i64 {
+        self.org_id
+    }
+
+    pub fn user_id(&self) -> i64 {
+        self.user_id
+    }
+
+    pub fn via(&self) -> Via {
+        self.via
+    }
+}

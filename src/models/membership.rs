@@ -1,0 +1,244 @@
+//! The table `memberships`.
+
+use chrono::{DateTime, Utc};
+use diesel::{
+    deserialize::{self, FromSql, FromSqlRow},
+    expression::{AsExpression, ValidGrouping, is_aggregate},
+    pg::{Pg, PgValue},
+    prelude::*,
+    query_builder::{AstPass, QueryFragment, QueryId},
+    sql_types::Json,
+};
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+
+use super::{organization::Organization, text_enum};
+use crate::{
+    db::Tx,
+    schema::{memberships, organizations, users},
+};
+
+text_enum! {
+    /// What a member may do in an organization, from the lowest role to the highest.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, AsExpression, FromSqlRow, serde::Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    pub enum OrgRole {
+        Viewer = "viewer",
+        Member = "member",
+        Admin = "admin",
+        Owner = "owner",
+    }
+}
+
+/// A user in an organization.
+#[derive(Clone, Debug, HasQuery, Identifiable)]
+#[diesel(primary_key(org_id, user_id))]
+pub struct Membership {
+    pub org_id: i64,
+    pub user_id: i64,
+    pub role: OrgRole,
+    pub suspended_at: Option<DateTime<Utc>>,
+    /// When the user joined.
+    pub created_at: DateTime<Utc>,
+    pub updated_at: DateTime<Utc>,
+}
+
+/// A membership to insert.
+#[derive(Insertable)]
+#[diesel(table_name = memberships)]
+pub struct NewMembership {
+    pub org_id: i64,
+    pub user_id: i64,
+    pub role: OrgRole,
+}
+
+/// Changes to a membership. `None` keeps a column.
+#[derive(AsChangeset, Default)]
+#[diesel(table_name = memberships)]
+pub struct MembershipChanges {
+    pub role: Option<OrgRole>,
+    pub suspended_at: Option<Option<DateTime<Utc>>>,
+}
+
+/// What the product checks of a membership at each request. An [`Identity`](super::session::Identity) has those of its user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+pub struct IdentityMembership {
+    pub org_id: i64,
+    pub role: OrgRole,
+    /// Whether the member is suspended.
+    pub suspended: bool,
+    pub org_suspended: bool,
+    /// Whether the deletion of the organization is scheduled.
+    pub org_deleting: bool,
+}
+
+impl IdentityMembership {
+    /// Returns the checked part of a membership and its organization.
+    pub fn of(org: &Organization, membership: &Membership) -> Self {
+        Self {
+            org_id: org.id,
+            role: membership.role,
+            suspended: membership.suspended_at.is_some(),
+            org_suspended: org.suspended_at.is_some(),
+            org_deleting: org.deletion_due_at.is_some(),
+        }
+    }
+}
+
+/// The memberships of one user, as a column.
+#[derive(Debug, FromSqlRow, serde::Deserialize)]
+#[serde(transparent)]
+pub struct IdentityMemberships(pub Vec<IdentityMembership>);
+
+impl FromSql<Json, Pg> for IdentityMemberships {
+    fn from_sql(value: PgValue<'_>) -> deserialize::Result<Self> {
+        Ok(serde_json::from_slice(value.as_bytes())?)
+    }
+}
+
+/// The expression of [`IdentityMemberships`] in a query on `users`. As a subquery, it adds no statement to the one that reads
+/// a user.
+#[derive(Clone, Copy, Debug, QueryId)]
+pub(super) struct MembershipsOfUser;
+
+const MEMBERSHIPS_OF_USER: &str = "(
+    SELECT coalesce(json_agg(json_build_object(
+        'org_id', m.org_id,
+        'role', m.role,
+        'suspended', m.suspended_at IS NOT NULL,
+        'org_suspended', o.suspended_at IS NOT NULL,
+        'org_deleting', o.deletion_due_at IS NOT NULL
+    )), '[]')
+    FROM memberships m JOIN organizations o ON o.id = m.org_id
+    WHERE m.user_id = users.id
+)";
+
+impl Expression for MembershipsOfUser {
+    type SqlType = Json;
+}
+
+impl QueryFragment<Pg> for MembershipsOfUser {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        out.push_sql(MEMBERSHIPS_OF_USER);
+        Ok(())
+    }
+}
+
+impl<QS> AppearsOnTable<QS> for MembershipsOfUser {}
+impl<QS> SelectableExpression<QS> for MembershipsOfUser {}
+impl<GroupBy> ValidGrouping<GroupBy> for MembershipsOfUser {
+    type IsAggregate = is_aggregate::No;
+}
+
+impl Membership {
+    /// Returns the membership of a user in an organization.
+    pub async fn find(mut conn: &AsyncPgConnection, org_id: i64, user_id: i64) -> QueryResult<Option<Self>> {
+        let row = memberships::org_id.eq(org_id).and(memberships::user_id.eq(user_id));
+        Self::query().filter(row).first(&mut conn).await.optional()
+    }
+
+    /// Returns an organization and the membership of a user in it. `None` if the user is not a member, is deactivated, or has
+    /// scheduled the deletion of the account.
+    pub async fn find_active(
+        mut conn: &AsyncPgConnection,
+        org_id: i64,
+        user_id: i64,
+    ) -> QueryResult<Option<(Organization, Self)>> {
+        memberships::table
+            .inner_join(organizations::table)
+            .inner_join(users::table)
+            .filter(memberships::org_id.eq(org_id))
+            .filter(memberships::user_id.eq(user_id))
+            .filter(users::is_active)
+            .filter(users::deletion_due_at.is_null())
+            .select((Organization::as_select(), Self::as_select()))
+            .first(&mut conn)
+            .await
+            .optional()
+    }
+
+    /// Returns the organizations of a user, each with the membership: the personal one first, the others by name.
+    pub async fn list_of_user(
+        mut conn: &AsyncPgConnection,
+        user_id: i64,
+    ) -> QueryResult<Vec<(Organization, Self)>> {
+        let mut list: Vec<(Organization, Self)> = memberships::table
+            .inner_join(organizations::table)
+            .filter(memberships::user_id.eq(user_id))
+            .order((organizations::name, organizations::id))
+            .select((Organization::as_select(), Self::as_select()))
+            .load(&mut conn)
+            .await?;
+        list.sort_by_key(|(org, _)| org.personal_of != Some(user_id));
+        Ok(list)
+    }
+
+    /// Returns the number of organizations that a user owns, without personal ones.
+    pub async fn count_owned(mut conn: &AsyncPgConnection, user_id: i64) -> QueryResult<i64> {
+        memberships::table
+            .inner_join(organizations::table)
+            .filter(memberships::user_id.eq(user_id))
+            .filter(memberships::role.eq(OrgRole::Owner))
+            .filter(organizations::personal_of.is_null())
+            .count()
+            .get_result(&mut conn)
+            .await
+    }
+
+    /// Locks the organizations that a user owns, as [`Organization::lock`], in the order of their ids. Without those whose
+    /// deletion is scheduled.
+    ///
+    /// The caller has locked the user. A transfer locks both users too, so the owner of these organizations does not change.
+    pub async fn lock_owned(mut conn: &AsyncPgConnection, user_id: i64) -> QueryResult<Vec<Organization>> {
+        let owned = memberships::table
+            .filter(memberships::user_id.eq(user_id))
+            .filter(memberships::role.eq(OrgRole::Owner))
+            .select(memberships::org_id);
+        Organization::query()
+            .filter(organizations::id.eq_any(owned))
+            .filter(organizations::deletion_due_at.is_null())
+            .order(organizations::id)
+            .for_update()
+            .load(&mut conn)
+            .await
+    }
+
+    /// Returns the number of memberships of a user.
+    pub async fn count_of_user(mut conn: &AsyncPgConnection, user_id: i64) -> QueryResult<i64> {
+        memberships::table.filter(memberships::user_id.eq(user_id)).count().get_result(&mut conn).await
+    }
+
+    /// Returns the number of members of an organization, suspended ones included.
+    pub async fn count_of_org(mut conn: &AsyncPgConnection, org_id: i64) -> QueryResult<i64> {
+        memberships::table.filter(memberships::org_id.eq(org_id)).count().get_result(&mut conn).await
+    }
+
+    /// Updates a membership and returns the new row. `None` if it is gone.
+    pub async fn update(
+        tx: &Tx<'_>,
+        org_id: i64,
+        user_id: i64,
+        changes: &MembershipChanges,
+    ) -> QueryResult<Option<Self>> {
+        let mut conn = tx.conn();
+        diesel::update(memberships::table.find((org_id, user_id)))
+            .set(changes)
+            .returning(Self::as_returning())
+            .get_result(&mut conn)
+            .await
+            .optional()
+    }
+
+    /// Deletes a membership. Returns how many were deleted, 0 or 1.
+    pub async fn delete(tx: &Tx<'_>, org_id: i64, user_id: i64) -> QueryResult<usize> {
+        let mut conn = tx.conn();
+        diesel::delete(memberships::table.find((org_id, user_id))).execute(&mut conn).await
+    }
+}
+
+impl NewMembership {
+    /// Inserts memberships with one statement.
+    pub async fn insert_all(rows: &[Self], tx: &Tx<'_>) -> QueryResult<usize> {
+        let mut conn = tx.conn();
+        diesel::insert_into(memberships::table).values(rows).execute(&mut conn).await
+    }
+}
