@@ -10,6 +10,9 @@ pub type BoxError = Box<dyn StdError + Send + Sync>;
 /// A result with [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// What [`Error::NotFound`] names for an organization that does not exist or is another's.
+pub const ORGANIZATION: &str = "Organization";
+
 /// An error of the application.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -43,6 +46,28 @@ pub enum Error {
     TwoFactorRequired,
     #[error("This is the last active admin; add another one first")]
     LastAdmin,
+    /// An organization would be left without its owner. The message names the organizations.
+    #[error("{0}")]
+    LastOwner(String),
+    #[error("{0}")]
+    RoleTooHigh(&'static str),
+    #[error("An admin of the platform has suspended this organization")]
+    OrgSuspended,
+    #[error("Your membership of this organization is suspended")]
+    MemberSuspended,
+    #[error("This organization is scheduled for deletion; its owner can restore it")]
+    OrgDeleting,
+    /// A personal organization belongs to its account.
+    #[error("{0}")]
+    PersonalOrg(&'static str),
+    #[error("This name for URLs is taken; choose another one")]
+    SlugTaken,
+    /// The user owns as many organizations as a user may.
+    #[error("You own {limit} organizations, and cannot create more")]
+    OrgLimit { limit: u32 },
+    /// The user is a member of as many organizations as a user may be.
+    #[error("A user can be a member of at most {limit} organizations")]
+    MembershipLimit { limit: i64 },
     #[error("Too many attempts, try again in {retry_after} seconds")]
     TooManyAttempts { retry_after: u64 },
     /// The user has reached a limit of jobs.

@@ -8,3 +8,19 @@ pub(super) use api_path;
 
 /// The prefix of all paths of the API.
 pub const PREFIX: &str = api_path!("");
+
+/// The path parameter that names the organization.
+pub(super) const ORG_PARAM: &str = "org";
+
+/// The path of an organization. It is the `prefix_path` of the resources below it, so poem-openapi does not convert the
+/// parameter in it, and counts only the parameters of an operation that come after it.
+pub(super) const ORG_PATH: &str = "/orgs/:org";
+
+/// Returns a path as the API document has it: with the parameters of the prefix in braces, too.
+pub(super) fn documented(path: &str) -> String {
+    let step = |step: &str| match step.strip_prefix(':') {
+        Some(name) => format!("{{{name}}}"),
+        None => step.to_owned(),
+    };
+    path.split('/').map(step).collect::<Vec<_>>().join("/")
+}

@@ -4,6 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::{
+    context::RequestContext,
     db::Tx,
     error::{Error, Result},
     models::{audit::NewAuditEntry, user::User},
@@ -39,6 +40,19 @@ pub enum Action {
     QueuePurged,
     JobRequeued,
     JobCanceled,
+    OrgCreated,
+    OrgUpdated,
+    OrgTransferred,
+    OrgDeletionScheduled,
+    OrgDeletionCancelled,
+    OrgDeleted,
+    /// By an admin of the platform.
+    OrgSuspended,
+    /// By an admin of the platform.
+    OrgUnsuspended,
+    MemberUpdated,
+    MemberRemoved,
+    MemberLeft,
     /// Redis has refused an operation on a queue or a job, or has not answered.
     OperationFailed,
 }
@@ -73,6 +87,17 @@ impl Action {
             Self::QueuePurged => "queue.purged",
             Self::JobRequeued => "job.requeued",
             Self::JobCanceled => "job.canceled",
+            Self::OrgCreated => "org.created",
+            Self::OrgUpdated => "org.updated",
+            Self::OrgTransferred => "org.transferred",
+            Self::OrgDeletionScheduled => "org.deletion_scheduled",
+            Self::OrgDeletionCancelled => "org.deletion_cancelled",
+            Self::OrgDeleted => "org.deleted",
+            Self::OrgSuspended => "org.suspended",
+            Self::OrgUnsuspended => "org.unsuspended",
+            Self::MemberUpdated => "member.updated",
+            Self::MemberRemoved => "member.removed",
+            Self::MemberLeft => "member.left",
             Self::OperationFailed => "operation.failed",
         }
     }
@@ -83,6 +108,7 @@ impl Action {
 pub struct Entry {
     action: Action,
     actor: Option<i64>,
+    org_id: Option<i64>,
     target_type: &'static str,
     target_id: String,
     before: Option<Value>,
@@ -105,8 +131,23 @@ impl Entry {
         Self::about("job", id.to_owned(), action)
     }
 
+    /// Creates an entry about an organization, in its own trail.
+    pub fn org(org_id: i64, action: Action) -> Self {
+        Self::about("organization", org_id.to_string(), action).in_org(org_id)
+    }
+
+    /// Creates an entry about a member of an organization, in its trail. The target is the user.
+    pub fn member(org_id: i64, user_id: i64, action: Action) -> Self {
+        Self::about("member", user_id.to_string(), action).in_org(org_id)
+    }
+
+    /// Puts the entry into the trail of an organization, too.
+    pub fn in_org(self, org_id: i64) -> Self {
+        Self { org_id: Some(org_id), ..self }
+    }
+
     fn about(target_type: &'static str, target_id: String, action: Action) -> Self {
-        Self { action, actor: None, target_type, target_id, before: None, after: None }
+        Self { action, actor: None, org_id: None, target_type, target_id, before: None, after: None }
     }
 
     pub fn action(&self) -> Action {
@@ -156,8 +197,22 @@ impl Entry {
         if self.action == Action::UserUpdated && self.before == self.after {
             return Ok(());
         }
-        let context = tx.context;
-        let entry = NewAuditEntry {
+        self.into_row(tx.context).insert(tx).await?;
+        Ok(())
+    }
+
+    /// Writes entries with one statement.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub async fn write_all(entries: Vec<Self>, tx: &Tx<'_>) -> Result<()> {
+        let rows: Vec<_> = entries.into_iter().map(|entry| entry.into_row(tx.context)).collect();
+        NewAuditEntry::insert_all(&rows, tx).await?;
+        Ok(())
+    }
+
+    fn into_row(self, context: &RequestContext) -> NewAuditEntry<'_> {
+        NewAuditEntry {
             actor_id: context.actor.or(self.actor),
             action: self.action.as_str(),
             target_type: self.target_type,
@@ -167,9 +222,8 @@ impl Entry {
             address: context.ip.map(|ip| ip.to_string()),
             request_id: context.request_id.as_deref(),
             client_request_id: context.client_request_id.as_deref(),
-        };
-        entry.insert(tx).await?;
-        Ok(())
+            org_id: self.org_id,
+        }
     }
 }
 

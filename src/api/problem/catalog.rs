@@ -13,7 +13,10 @@ use poem_openapi::{
 use serde_json::Value;
 
 use crate::{
-    api::validation::{Checker, check_params},
+    api::{
+        paths::documented,
+        validation::{Checker, check_params},
+    },
     error::{FieldError, Loc},
 };
 
@@ -48,7 +51,7 @@ impl RouteCatalog {
         A::register(&mut registry);
         let mut paths = HashMap::<_, DocumentedPath>::new();
         for path in A::meta().into_iter().flat_map(|api| api.paths) {
-            let named = format!("{prefix}{}", path.path);
+            let named = format!("{prefix}{}", documented(&path.path));
             let documented = paths.entry(without_names(&named));
             let documented =
                 documented.or_insert(DocumentedPath { path: named.into(), operations: Vec::new() });

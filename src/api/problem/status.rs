@@ -3,7 +3,10 @@
 use poem::{error::ResponseError, http::StatusCode};
 
 use super::error::ApiError;
-use crate::{api::server::Refusal, error::Error};
+use crate::{
+    api::server::Refusal,
+    error::{Error, ORGANIZATION},
+};
 
 impl ApiError {
     pub(super) fn code(&self) -> &'static str {
@@ -56,6 +59,7 @@ impl ResponseError for ApiError {
 
 fn domain_code(error: &Error) -> &'static str {
     match error {
+        Error::NotFound(ORGANIZATION) => "org_not_found",
         Error::NotFound(_) => "not_found",
         Error::EmailTaken => "email_taken",
         Error::BadCredentials => "bad_credentials",
@@ -68,6 +72,15 @@ fn domain_code(error: &Error) -> &'static str {
         Error::InvalidLink => "invalid_link",
         Error::TwoFactorRequired => "two_factor_required",
         Error::LastAdmin => "last_admin",
+        Error::LastOwner(_) => "last_owner",
+        Error::RoleTooHigh(_) => "role_too_high",
+        Error::OrgSuspended => "org_suspended",
+        Error::MemberSuspended => "member_suspended",
+        Error::OrgDeleting => "org_deleting",
+        Error::PersonalOrg(_) => "personal_org",
+        Error::SlugTaken => "slug_taken",
+        Error::OrgLimit { .. } => "org_limit_reached",
+        Error::MembershipLimit { .. } => "membership_limit_reached",
         Error::TooManyAttempts { .. } => "too_many_attempts",
         Error::TooManyJobs { .. } => "too_many_jobs",
         Error::Forbidden => "forbidden",
@@ -102,6 +115,22 @@ fn domain_status(error: &Error) -> StatusCode {
             StatusCode::CONFLICT
         }
         Error::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
+        Error::Inactive
+        | Error::Forbidden
+        | Error::EmailNotVerified
+        | Error::TwoFactorRequired
+        | Error::RoleTooHigh(_)
+        | Error::OrgSuspended
+        | Error::MemberSuspended
+        | Error::OrgDeleting => StatusCode::FORBIDDEN,
+        Error::Conflict(_)
+        | Error::LastAdmin
+        | Error::UserNotVerified
+        | Error::LastOwner(_)
+        | Error::PersonalOrg(_)
+        | Error::SlugTaken
+        | Error::OrgLimit { .. }
+        | Error::MembershipLimit { .. } => StatusCode::CONFLICT,
         Error::TooManyAttempts { .. } | Error::TooManyJobs { .. } => StatusCode::TOO_MANY_REQUESTS,
         Error::JobTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
         Error::IdempotencyKeyReused | Error::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,

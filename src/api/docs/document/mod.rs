@@ -7,7 +7,11 @@ mod parameters;
 mod responses;
 mod schemas;
 
+use std::mem;
+
 use serde_json::{Map, Value, json};
+
+use crate::api::paths::documented;
 
 /// The groups of operations at the beginning and at the end of the document. All others are between them, by name.
 const FIRST_TAGS: [&str; 2] = ["Auth", "Users"];
@@ -36,6 +40,9 @@ pub(in crate::api) fn document(spec: &str, servers: &[String]) -> anyhow::Result
         if let Some(flow) = scheme.pointer_mut("/flows/password").and_then(Value::as_object_mut) {
             flow.entry("scopes").or_insert(json!({}));
         }
+    }
+    if let Some(paths) = spec.get_mut("paths").and_then(Value::as_object_mut) {
+        *paths = mem::take(paths).into_iter().map(|(path, methods)| (documented(&path), methods)).collect();
     }
     for (_, operation) in operations(&mut spec) {
         // An empty list states that the operation needs no authentication. Linters report an operation

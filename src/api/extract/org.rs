@@ -1,0 +1,105 @@
+//! The member of an organization as the caller of an operation.
+
+use std::marker::PhantomData;
+
+use poem::{Request, RequestBody};
+use poem_openapi::{
+    ApiExtractor, ApiExtractorType, ExtractParamOptions,
+    error::ParsePathError,
+    registry::{MetaParamIn, MetaSchemaRef, Registry},
+    types::Type,
+};
+
+use super::{
+    security_scheme,
+    user::{CurrentUser, current_user},
+};
+use crate::{
+    api::paths::ORG_PARAM,
+    app::App,
+    db::OrgScope,
+    error::Error,
+    models::membership::OrgRole,
+    services::{
+        actor::Actor,
+        org_access::{self, OrgAccess},
+        permissions::OrgPermission,
+    },
+};
+
+/// The caller of an operation below `/orgs/{org}`, who is a member of the organization and has the permission `P` there. To
+/// be handed one is the check, which costs no query if the copy of the identity is recent.
+///
+/// It reads the path parameter `org`, and documents it if the argument has that name. The `prefix_path` of the resource is
+/// [`ORG_PATH`](crate::api::paths::ORG_PATH).
+pub struct OrgMember<P> {
+    actor: Actor,
+    access: OrgAccess,
+    permission: PhantomData<fn() -> P>,
+}
+
+impl<P> OrgMember<P> {
+    pub fn actor(&self) -> &Actor {
+        &self.actor
+    }
+
+    /// Returns the checked membership, which a change checks again.
+    pub fn access(&self) -> &OrgAccess {
+        &self.access
+    }
+
+    pub fn scope(&self) -> &OrgScope {
+        self.access.scope()
+    }
+
+    pub fn org_id(&self) -> i64 {
+        self.access.org_id()
+    }
+
+    pub fn role(&self) -> OrgRole {
+        self.access.role()
+    }
+}
+
+impl<'a, P: OrgPermission> ApiExtractor<'a> for OrgMember<P> {
+    const TYPES: &'static [ApiExtractorType] =
+        &[ApiExtractorType::Parameter, ApiExtractorType::SecurityScheme];
+    const PARAM_IS_REQUIRED: bool = true;
+    type ParamType = i64;
+    type ParamRawType = i64;
+
+    fn register(registry: &mut Registry) {
+        security_scheme::register(registry);
+    }
+
+    fn security_schemes() -> Vec<&'static str> {
+        security_scheme::NAMES.to_vec()
+    }
+
+    fn param_in() -> Option<MetaParamIn> {
+        Some(MetaParamIn::Path)
+    }
+
+    fn param_schema_ref() -> Option<MetaSchemaRef> {
+        Some(i64::schema_ref())
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        body: &mut RequestBody,
+        _options: ExtractParamOptions<i64>,
+    ) -> poem::Result<Self> {
+        let app =
+            request.data::<App>().ok_or_else(|| Error::internal("the route has no application data"))?;
+        let CurrentUser(actor) = current_user(app, request, body).await?;
+        let text = request.raw_path_param(ORG_PARAM);
+        let text =
+            text.ok_or_else(|| Error::internal("the route has no path parameter for the organization"))?;
+        let org_id: i64 = text.parse().map_err(|error: std::num::ParseIntError| ParsePathError {
+            name: ORG_PARAM,
+            reason: error.to_string(),
+        })?;
+        let access = org_access::check(actor.identity(), org_id, P::PERMISSION)?;
+        Ok(Self { actor, access, permission: PhantomData })
+    }
+}

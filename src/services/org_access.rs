@@ -1,0 +1,130 @@
+//! Whether a user may act in an organization. This is the only place that makes an [`OrgScope`].
+//!
+//! The check of a request costs no query: the memberships are part of the cached [`Identity`]. A change checks the membership
+//! again, against locked rows.
+
+use crate::{
+    app::App,
+    db::{OrgScope, Tx, Via},
+    error::{Error, ORGANIZATION, Result},
+    models::{
+        membership::{IdentityMembership, Membership, OrgRole},
+        organization::Organization,
+        session::Identity,
+    },
+    services::permissions::Permission,
+};
+
+/// A checked membership: an organization, a member who may act in it now, and the permission that was asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct OrgAccess {
+    scope: OrgScope,
+    role: OrgRole,
+    required: Option<Permission>,
+}
+
+impl OrgAccess {
+    pub fn scope(&self) -> &OrgScope {
+        &self.scope
+    }
+
+    pub fn org_id(&self) -> i64 {
+        self.scope.org_id()
+    }
+
+    /// Returns the role. It may be as old as the copy of the identity, up to `IDENTITY_CACHE_MS`.
+    pub fn role(&self) -> OrgRole {
+        self.role
+    }
+}
+
+/// Checks that the user of a request is a member of an organization, and has a permission there.
+///
+/// # Errors
+/// Those of [`admit`]; [`Error::NotFound`] if the user is not a member, also if there is no such organization.
+pub fn check(
+    identity: &Identity,
+    org_id: i64,
+    permission: impl Into<Option<Permission>>,
+) -> Result<OrgAccess> {
+    let membership = identity.memberships.iter().find(|membership| membership.org_id == org_id);
+    let membership = membership.ok_or(Error::NotFound(ORGANIZATION))?;
+    let scope = OrgScope::verified(org_id, identity.user.id, Via::Session);
+    grant(scope, *membership, permission.into())
+}
+
+/// As [`check`], for a job that a member has enqueued. Reads the membership, which may have changed since.
+///
+/// # Errors
+/// As [`check`]; [`Error::NotFound`] also if the user is deactivated; [`Error::Unavailable`] if PostgreSQL does not answer.
+pub async fn of_job(
+    app: &App,
+    org_id: i64,
+    user_id: i64,
+    permission: impl Into<Option<Permission>>,
+) -> Result<OrgAccess> {
+    let find =
+        async || app.db.run(async |conn| Ok(Membership::find_active(conn, org_id, user_id).await?)).await;
+    let (org, membership) = find().await?.ok_or(Error::NotFound(ORGANIZATION))?;
+    let scope = OrgScope::verified(org_id, user_id, Via::Job);
+    grant(scope, IdentityMembership::of(&org, &membership), permission.into())
+}
+
+fn grant(scope: OrgScope, membership: IdentityMembership, required: Option<Permission>) -> Result<OrgAccess> {
+    admit(membership, required)?;
+    Ok(OrgAccess { scope, role: membership.role, required })
+}
+
+/// Checks that a member may act in the organization, with a permission if one is given.
+///
+/// # Errors
+/// [`Error::MemberSuspended`], [`Error::OrgSuspended`], [`Error::OrgDeleting`]; [`Error::Forbidden`] without the permission.
+pub fn admit(membership: IdentityMembership, required: Option<Permission>) -> Result<()> {
+    if membership.suspended {
+        return Err(Error::MemberSuspended);
+    }
+    if membership.org_suspended {
+        return Err(Error::OrgSuspended);
+    }
+    if membership.org_deleting {
+        return Err(Error::OrgDeleting);
+    }
+    match required.is_none_or(|permission| membership.role.may(permission)) {
+        true => Ok(()),
+        false => Err(Error::Forbidden),
+    }
+}
+
+/// The latest versions of an organization and of the membership of the actor, locked until the transaction ends.
+pub struct LockedOrg {
+    pub org: Organization,
+    pub actor: Membership,
+}
+
+/// Locks an organization for a change of itself or of its members, and checks the access again.
+///
+/// Every change of a membership takes this lock first, so the membership of the actor stays as it is. Locks of users come
+/// before it, see [`Affected`](super::actor::Affected).
+///
+/// # Errors
+/// As [`check`].
+pub async fn lock(tx: &Tx<'_>, access: &OrgAccess) -> Result<LockedOrg> {
+    recheck(tx, access, Organization::lock(tx, access.org_id()).await?).await
+}
+
+/// As [`lock`], for a change of the data of the organization: such changes do not wait for each other, but for changes of
+/// members and of the organization.
+///
+/// # Errors
+/// As [`check`].
+pub async fn lock_shared(tx: &Tx<'_>, access: &OrgAccess) -> Result<LockedOrg> {
+    recheck(tx, access, Organization::lock_shared(tx, access.org_id()).await?).await
+}
+
+async fn recheck(tx: &Tx<'_>, access: &OrgAccess, org: Option<Organization>) -> Result<LockedOrg> {
+    let org = org.ok_or(Error::NotFound(ORGANIZATION))?;
+    let actor = Membership::find(tx, org.id, access.scope.user_id()).await?;
+    let actor = actor.ok_or(Error::NotFound(ORGANIZATION))?;
+    admit(IdentityMembership::of(&org, &actor), access.required)?;
+    Ok(LockedOrg { org, actor })
+}
