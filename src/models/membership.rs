@@ -11,7 +11,7 @@ use diesel::{
 };
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
-use super::{organization::Organization, text_enum};
+use super::{organization::Organization, text_enum, user::User};
 use crate::{
     db::Tx,
     schema::{memberships, organizations, users},
@@ -212,6 +212,21 @@ impl Membership {
         memberships::table.filter(memberships::org_id.eq(org_id)).count().get_result(&mut conn).await
     }
 
+    /// Returns the owner and the admins of an organization who can act in it.
+    pub async fn active_admins(mut conn: &AsyncPgConnection, org_id: i64) -> QueryResult<Vec<User>> {
+        memberships::table
+            .inner_join(users::table)
+            .filter(memberships::org_id.eq(org_id))
+            .filter(memberships::role.eq_any([OrgRole::Owner, OrgRole::Admin]))
+            .filter(memberships::suspended_at.is_null())
+            .filter(users::is_active)
+            .filter(users::deletion_due_at.is_null())
+            .order(users::id)
+            .select(User::as_select())
+            .load(&mut conn)
+            .await
+    }
+
     /// Updates a membership and returns the new row. `None` if it is gone.
     pub async fn update(
         tx: &Tx<'_>,
@@ -236,6 +251,16 @@ impl Membership {
 }
 
 impl NewMembership {
+    /// Inserts the membership and returns the row.
+    pub async fn insert(&self, tx: &Tx<'_>) -> QueryResult<Membership> {
+        let mut conn = tx.conn();
+        diesel::insert_into(memberships::table)
+            .values(self)
+            .returning(Membership::as_returning())
+            .get_result(&mut conn)
+            .await
+    }
+
     /// Inserts memberships with one statement.
     pub async fn insert_all(rows: &[Self], tx: &Tx<'_>) -> QueryResult<usize> {
         let mut conn = tx.conn();

@@ -1,11 +1,22 @@
 //! The table `organizations`.
 
 use chrono::{DateTime, Utc};
-use diesel::prelude::*;
+use diesel::{
+    dsl::{exists, not, sql},
+    prelude::*,
+    sql_types::Bool,
+};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
+use super::{now, user::User};
 use crate::db::Tx;
-use crate::schema::organizations;
+use crate::schema::{organizations, users};
+
+/// The longest name of an organization. A CHECK of the table has the same limit.
+pub const MAX_NAME_CHARS: usize = 100;
+/// The lengths of a slug, as in a CHECK of the table.
+pub const MIN_SLUG_CHARS: usize = 3;
+pub const MAX_SLUG_CHARS: usize = 50;
 
 /// A row of `organizations`.
 #[derive(Clone, Debug, HasQuery, Identifiable)]
@@ -54,6 +65,55 @@ impl Organization {
     /// As [`Self::lock`], but several transactions may hold this lock at the same time.
     pub async fn lock_shared(mut conn: &AsyncPgConnection, id: i64) -> QueryResult<Option<Self>> {
         Self::query().filter(organizations::id.eq(id)).for_share().first(&mut conn).await.optional()
+    }
+
+    /// Returns whether the table exists. It does not before its migration.
+    pub async fn has_table(mut conn: &AsyncPgConnection) -> QueryResult<bool> {
+        diesel::select(sql::<Bool>("to_regclass('memberships') IS NOT NULL")).get_result(&mut conn).await
+    }
+
+    /// Looks at the next `limit` users whose ids are greater than `after`. Returns the last of the ids, and the users without a
+    /// personal organization, locked against deletion. `None` if there are no more users.
+    pub async fn missing_personal(
+        mut conn: &AsyncPgConnection,
+        after: i64,
+        limit: i64,
+    ) -> QueryResult<Option<(i64, Vec<User>)>> {
+        let next = users::table.filter(users::id.gt(after)).order(users::id).limit(limit);
+        let ids: Vec<i64> = next.select(users::id).load(&mut conn).await?;
+        let Some(last) = ids.last().copied() else { return Ok(None) };
+        let personal = organizations::table.filter(organizations::personal_of.eq(users::id.nullable()));
+        let missing = User::query()
+            .filter(users::id.gt(after))
+            .filter(users::id.le(last))
+            .filter(not(exists(personal)))
+            .order(users::id)
+            .for_key_share()
+            .load(&mut conn)
+            .await?;
+        Ok(Some((last, missing)))
+    }
+
+    /// Returns the ids of at most `limit` organizations whose deletion is due and whose ids are greater than `after`.
+    pub async fn due_for_deletion(
+        mut conn: &AsyncPgConnection,
+        after: i64,
+        limit: i64,
+    ) -> QueryResult<Vec<i64>> {
+        organizations::table
+            .filter(organizations::deletion_due_at.le(now().nullable()))
+            .filter(organizations::id.gt(after))
+            .order(organizations::id)
+            .limit(limit)
+            .select(organizations::id)
+            .load(&mut conn)
+            .await
+    }
+
+    /// Deletes an organization with all its data.
+    pub async fn delete(tx: &Tx<'_>, id: i64) -> QueryResult<usize> {
+        let mut conn = tx.conn();
+        diesel::delete(organizations::table.find(id)).execute(&mut conn).await
     }
 
     /// Updates an organization and returns the new row.

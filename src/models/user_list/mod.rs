@@ -13,6 +13,7 @@ mod position;
 mod sql;
 
 pub use position::{Position, SortKey};
+pub(super) use sql::{CONTAINS, ESCAPED};
 
 use diesel::QueryResult;
 use diesel_async::{AsyncPgConnection, RunQueryDsl};

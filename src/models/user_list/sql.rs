@@ -18,11 +18,11 @@ use crate::models::user::{Role, User};
 ///
 /// PostgreSQL folds the case of both sides with `search_fold`, so they agree in every locale of the database.
 /// The left side must be the expression of the index `users_search_idx`.
-const CONTAINS: &str = "search_fold(email || ' ' || coalesce(full_name, '')) LIKE
+pub(in crate::models) const CONTAINS: &str = "search_fold(email || ' ' || coalesce(full_name, '')) LIKE
     '%' || replace(replace(replace(search_fold(";
 /// SQL after the search text: it escapes the wildcards of LIKE, so that they match themselves. This happens
 /// after the folding, which can produce wildcards: a full-width `％` becomes `%`.
-const ESCAPED: &str = r"), '\', '\\'), '%', '\%'), '_', '\_') || '%'";
+pub(in crate::models) const ESCAPED: &str = r"), '\', '\\'), '%', '\%'), '_', '\_') || '%'";
 
 /// Users of a range in the order of the list, at most `limit` after the first `offset`.
 pub(super) struct Rows<'a> {
