@@ -23,6 +23,7 @@ mod database;
 mod jobs;
 mod key_strength;
 mod logs;
+mod organizations;
 mod postgres;
 mod postgres_parameters;
 mod postgres_url;
@@ -46,6 +47,7 @@ use url::Url;
 pub use database::{Database, DatabasePool, DatabaseSettingNames};
 pub use jobs::{UserJobs, Worker, WorkerHealth};
 pub use logs::{LogFormat, Logs};
+pub use organizations::{Organizations, PersonalOrganizations};
 pub use postgres::{PostgresOptions, PostgresServer, SessionAttrs, SslMode, TlsOptions};
 pub use rate_limits::RequestLimits;
 pub use redis_options::RedisOptions;
@@ -124,7 +126,8 @@ pub struct Auth {
     #[arg(long, env, default_value_t = false, action = ArgAction::Set, num_args = 0..=1,
         default_missing_value = "true", require_equals = true, value_parser = BoolishValueParser::new())]
     pub require_verified_email: bool,
-    /// Days between the request to delete an account and its erasure. Signing in cancels the deletion.
+    /// Days between the request to delete an account or an organization and its erasure. Signing in cancels the deletion of
+    /// the account; the owner can restore the organization.
     #[arg(long, env, default_value_t = 14, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(0..=3650))]
     pub account_deletion_grace_days: u32,
     /// Milliseconds for which a process caches users and sessions. A change is known to every replica after
@@ -222,6 +225,8 @@ pub struct Config {
     pub redis_options: RedisOptions,
     #[command(flatten)]
     pub auth: Auth,
+    #[command(flatten)]
+    pub organizations: Organizations,
     #[command(flatten)]
     pub mail: Mail,
     #[command(flatten)]

@@ -1,0 +1,26 @@
+//! Settings of organizations.
+
+use clap::{ArgAction, Args, builder::BoolishValueParser};
+
+/// Organizations and their limits.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Organization settings")]
+pub struct Organizations {
+    #[command(flatten)]
+    pub personal: PersonalOrganizations,
+    /// Maximum number of organizations that one user owns, without the personal one. The user cannot create more, but a
+    /// transfer can add one. With 0, users create none.
+    #[arg(long, env, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=1_000))]
+    pub max_organizations_per_user: u32,
+}
+
+/// Whether users have a personal organization.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Organization settings")]
+pub struct PersonalOrganizations {
+    /// Whether each user has a personal organization. It is created with the account; for existing accounts, after the
+    /// migrations or by the nightly job.
+    #[arg(long, env, default_value_t = true, action = ArgAction::Set, num_args = 0..=1,
+        default_missing_value = "true", require_equals = true, value_parser = BoolishValueParser::new())]
+    pub personal_organizations: bool,
+}
