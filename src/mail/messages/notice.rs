@@ -8,6 +8,11 @@ use crate::error::Result;
 /// The longest valid email address (RFC 5321 section 4.5.3.1.3).
 const MAX_EMAIL_CHARS: usize = 254;
 const IF_NOT_YOU: &str = "If this was not you, reset your password at once.";
+/// The longest name of an organization in a mail.
+const MAX_ORGANIZATION_CHARS: usize = 100;
+/// What replaces the name of an organization and the address of a member for an address that is not verified.
+const HIDDEN: &str = "an organization";
+const HIDDEN_MEMBER: &str = "another member";
 
 /// A change to an account that its owner is notified of, since another person may have made it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +47,28 @@ pub enum Notice {
         /// The address of the admin who has made the change; `None` for the operator of the server.
         by: Option<String>,
     },
+    /// For the old owner.
+    OrganizationTransferred {
+        organization: String,
+        /// The address of the new owner.
+        to: String,
+    },
+    /// For the new owner.
+    OrganizationReceived {
+        organization: String,
+        /// The address of the old owner.
+        from: String,
+    },
+    /// For the owner and the admins of the organization.
+    OrganizationDeletionScheduled {
+        organization: String,
+        /// As in [`Self::DeletionScheduled`].
+        on: String,
+    },
+    /// For the member who was removed.
+    MemberRemoved {
+        organization: String,
+    },
 }
 
 impl Notice {
@@ -50,6 +77,16 @@ impl Notice {
         match self {
             Self::EmailChangeRequested { .. } => Self::EmailChangeRequested { new_email: None },
             Self::EmailChanged { .. } => Self::EmailChanged { new_email: None },
+            Self::OrganizationTransferred { .. } => {
+                Self::OrganizationTransferred { organization: HIDDEN.into(), to: HIDDEN_MEMBER.into() }
+            }
+            Self::OrganizationReceived { .. } => {
+                Self::OrganizationReceived { organization: HIDDEN.into(), from: HIDDEN_MEMBER.into() }
+            }
+            Self::OrganizationDeletionScheduled { on, .. } => {
+                Self::OrganizationDeletionScheduled { organization: HIDDEN.into(), on }
+            }
+            Self::MemberRemoved { .. } => Self::MemberRemoved { organization: HIDDEN.into() },
             other => other,
         }
     }
@@ -152,8 +189,46 @@ impl Notice {
                 ),
                 "If you do not expect this, take the role away, and reset your password if it was done in your name.",
             ),
+            Self::OrganizationTransferred { organization, to } => (
+                "An organization was transferred",
+                format!(
+                    "You have transferred {} at {product} to {}. You are an admin of it now.",
+                    named(organization),
+                    one_line(to, MAX_EMAIL_CHARS)
+                ),
+                IF_NOT_YOU,
+            ),
+            Self::OrganizationReceived { organization, from } => (
+                "You are the owner of an organization now",
+                format!(
+                    "{} at {product} was transferred to you by {}.",
+                    named(organization),
+                    one_line(from, MAX_EMAIL_CHARS)
+                ),
+                "If you do not want it, transfer it to another member, or delete it.",
+            ),
+            Self::OrganizationDeletionScheduled { organization, on } => (
+                "An organization will be deleted",
+                format!(
+                    "{} at {product} will be deleted on {on}, as its owner has requested. Until then, the owner can restore \
+                     it.",
+                    named(organization)
+                ),
+                "If you do not expect this, ask the owner. If you are the owner and have not requested it, reset your password \
+                 at once and restore the organization.",
+            ),
+            Self::MemberRemoved { organization } => (
+                "You were removed from an organization",
+                format!("You are no longer a member of {} at {product}.", named(organization)),
+                "If you do not expect this, ask an admin of the organization.",
+            ),
         }
     }
+}
+
+/// Returns the name of an organization on one line.
+fn named(organization: &str) -> String {
+    one_line(organization, MAX_ORGANIZATION_CHARS)
 }
 
 /// Returns `prefix` followed by the address on one line, or an empty string without an address.
@@ -182,6 +257,10 @@ mod tests {
             Notice::AdminRoleGranted,
             Notice::AdminAdded { email: "eve@example.com".into(), by: Some("ada@example.com".into()) },
             Notice::AdminAdded { email: "eve@example.com".into(), by: None },
+            Notice::OrganizationTransferred { organization: "Beta".into(), to: "eve@example.com".into() },
+            Notice::OrganizationReceived { organization: "Beta".into(), from: "eve@example.com".into() },
+            Notice::OrganizationDeletionScheduled { organization: "Beta".into(), on: "3 May 2026".into() },
+            Notice::MemberRemoved { organization: "Beta".into() },
         ];
         for what in notices {
             let email = what.render("Acme", Some("Ada")).unwrap();
@@ -213,6 +292,23 @@ mod tests {
             let email = notice.without_input().render("Acme", None).unwrap();
             assert!(!email.text.contains("0900") && !email.html.contains("0900"), "{}", email.text);
             assert!(email.text.contains("email address of your account at Acme was"), "{}", email.text);
+        }
+    }
+
+    #[test]
+    fn an_unverified_recipient_does_not_get_the_name_of_an_organization() {
+        let (organization, member) = ("Call 0900".to_owned(), "call-0900@example.com".to_owned());
+        for notice in [
+            Notice::OrganizationTransferred { organization: organization.clone(), to: member.clone() },
+            Notice::OrganizationReceived { organization: organization.clone(), from: member },
+            Notice::OrganizationDeletionScheduled {
+                organization: organization.clone(),
+                on: "3 May 2026".into(),
+            },
+            Notice::MemberRemoved { organization },
+        ] {
+            let email = notice.without_input().render("Acme", None).unwrap();
+            assert!(!email.text.contains("0900") && !email.html.contains("0900"), "{}", email.text);
         }
     }
 
