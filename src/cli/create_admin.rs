@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use diesel_async::AsyncPgConnection;
 
 use crate::{
-    config::{Core, Database, FirstAdmin, Hashing},
+    config::{Core, Database, FirstAdmin, Hashing, PersonalOrganizations},
     db,
     email_address::{EmailAddress, EmailLookup},
     error::Error,
@@ -59,6 +59,8 @@ pub(super) struct Args {
     hashing: Hashing,
     #[command(flatten)]
     admin: FirstAdmin,
+    #[command(flatten)]
+    personal: PersonalOrganizations,
 }
 
 impl Args {
@@ -96,7 +98,7 @@ impl Args {
             None => "",
         };
         let mut out = std::io::stdout();
-        match ensure_admin(&mut conn, &passwords, &email, password).await? {
+        match ensure_admin(&mut conn, &passwords, &email, password, &self.personal).await? {
             EnsureAdminOutcome::Created => writeln!(out, "created admin {email}{source}")?,
             EnsureAdminOutcome::Exists => writeln!(out, "{email} is already an admin; nothing changed")?,
             EnsureAdminOutcome::NotAdmin => {

@@ -114,7 +114,7 @@ fn listen_on(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 async fn check_migrations(app: &App, migrate: bool, conn: AsyncPgConnection) -> anyhow::Result<()> {
     if migrate {
         drop(conn);
-        for name in apply_migrations(&app.config.database).await? {
+        for name in apply_migrations(&app.config.database, &app.config.organizations.personal).await? {
             tracing::info!(migration = name, "migration applied");
         }
         return Ok(());

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 use super::environment::Findings;
 use crate::{
     app::App,
-    config::{Config, Database, FirstAdmin, Http, Redis},
+    config::{Config, Database, FirstAdmin, Http, PersonalOrganizations, Redis},
     db::{self, ConnectFailure, ConnectionBudget, migrations},
     email_address::EmailAddress,
     error::chain,
@@ -19,7 +19,7 @@ use crate::{
     services::{
         admin_password,
         admins::{EnsureAdminOutcome, ensure_admin},
-        email_keys,
+        email_keys, personal_orgs,
         users::check_password,
     },
 };
@@ -123,7 +123,8 @@ pub(super) async fn create_first_admin(app: &App) -> anyhow::Result<bool> {
     };
     let email = &settings.first_superuser_email;
     check_admin(settings)?;
-    let admin = ensure_admin(&mut conn, &app.passwords, email, Some(password.to_owned())).await?;
+    let personal = &app.config.organizations.personal;
+    let admin = ensure_admin(&mut conn, &app.passwords, email, Some(password.to_owned()), personal).await?;
     match admin {
         EnsureAdminOutcome::Created => tracing::info!(email, "first admin created"),
         EnsureAdminOutcome::NotAdmin => tracing::warn!(
@@ -136,24 +137,33 @@ pub(super) async fn create_first_admin(app: &App) -> anyhow::Result<bool> {
     Ok(admin == EnsureAdminOutcome::Created)
 }
 
-/// Applies the pending migrations, then fills in the keys of addresses, which SQL cannot compute. Returns the
-/// names of the applied migrations.
+/// Applies the pending migrations, then [completes the data](complete_data). Returns the names of the applied migrations.
 ///
 /// # Errors
-/// As [`migrations::up`], or if the keys cannot be written.
-pub(super) async fn migrate(database: &Database) -> anyhow::Result<Vec<String>> {
+/// As [`migrations::up`] and [`complete_data`].
+pub(super) async fn migrate(
+    database: &Database,
+    personal: &PersonalOrganizations,
+) -> anyhow::Result<Vec<String>> {
     let applied = migrations::up(database).await?;
-    fill_email_keys(database).await?;
+    complete_data(database, personal).await?;
     Ok(applied)
 }
 
-/// Computes the missing keys of addresses.
+/// Writes what existing accounts lack after a migration: the keys of their addresses, which SQL cannot compute, and personal
+/// organizations if the setting is on.
 ///
 /// # Errors
 /// If the database does not answer.
-pub(super) async fn fill_email_keys(database: &Database) -> anyhow::Result<()> {
-    let conn = db::connect(database).await?;
+pub(super) async fn complete_data(
+    database: &Database,
+    personal: &PersonalOrganizations,
+) -> anyhow::Result<()> {
+    let mut conn = db::connect(database).await?;
     email_keys::fill_missing_keys(&conn).await.context("cannot fill the column users.email_key")?;
+    if personal.personal_organizations {
+        personal_orgs::fill_missing(&mut conn).await.context("cannot create the personal organizations")?;
+    }
     Ok(())
 }
 

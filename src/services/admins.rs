@@ -10,10 +10,11 @@ use diesel_async::AsyncPgConnection;
 use super::{
     audit::{Action, Entry, audit_fields},
     outbox::OutboxMessage,
-    sessions,
+    personal_orgs, sessions,
     users::{map_email_taken, parse_email},
 };
 use crate::{
+    config::PersonalOrganizations,
     context::RequestContext,
     db::{self, Effects, Tx},
     email_address::EmailLookup,
@@ -36,7 +37,7 @@ pub enum EnsureAdminOutcome {
     NotAdmin,
 }
 
-/// Creates an admin unless the address is registered.
+/// Creates an admin unless the address is registered, with a personal organization if the setting is on.
 ///
 /// The call is idempotent, also when several processes make it at the same time. The address of a created
 /// admin counts as verified, because the operator of the server has chosen it. Without a password, no user is
@@ -50,6 +51,7 @@ pub async fn ensure_admin(
     passwords: &Passwords,
     email: &str,
     password: Option<String>,
+    personal: &PersonalOrganizations,
 ) -> Result<EnsureAdminOutcome> {
     let lookup = EmailLookup::new(email);
     if let Some(password) = password
@@ -59,7 +61,7 @@ pub async fn ensure_admin(
         let hashed_password = passwords.hash(password).await?;
         let (context, effects) = (RequestContext::default(), Effects::default());
         match db::transaction(conn, async |conn| {
-            create(&Tx::on(conn, &context, &effects), &address, &hashed_password).await
+            create(&Tx::on(conn, &context, &effects), &address, &hashed_password, personal).await
         })
         .await
         {
@@ -76,7 +78,12 @@ pub async fn ensure_admin(
     })
 }
 
-async fn create(tx: &Tx<'_>, email: &str, hashed_password: &str) -> Result<()> {
+async fn create(
+    tx: &Tx<'_>,
+    email: &str,
+    hashed_password: &str,
+    personal: &PersonalOrganizations,
+) -> Result<()> {
     let row = NewUser {
         email,
         hashed_password: Some(hashed_password),
@@ -86,6 +93,7 @@ async fn create(tx: &Tx<'_>, email: &str, hashed_password: &str) -> Result<()> {
     };
     let user = map_email_taken(row.insert(tx).await)?;
     Entry::new(user.id, Action::UserCreated).after(audit_fields(&user).into()).write(tx).await?;
+    personal_orgs::create(tx, &user, personal).await?;
     notify_others(tx, &user, None).await
 }
 

@@ -7,7 +7,7 @@ use crate::{
     context::RequestContext,
     db::Tx,
     error::{Error, Result},
-    models::{audit::NewAuditEntry, user::User},
+    models::{audit::NewAuditEntry, organization::Organization, user::User},
 };
 
 /// An action that the audit trail records. The texts are part of the API.
@@ -240,4 +240,9 @@ pub fn audit_fields(user: &User) -> Map<String, Value> {
         Value::Object(fields) => fields,
         _ => Map::new(),
     }
+}
+
+/// Returns the fields of an organization that the audit trail contains.
+pub fn org_fields(org: &Organization) -> Value {
+    json!({ "name": org.name, "slug": org.slug, "personal": org.personal_of.is_some() })
 }

@@ -6,6 +6,7 @@ use diesel_async::AsyncPgConnection;
 
 use crate::{
     app::App,
+    db::Tx,
     error::Result,
     models::{
         audit::AuditEntry,
@@ -17,6 +18,7 @@ use crate::{
     },
     services::{
         email_keys::{self, Pass},
+        org_erasure, personal_orgs,
         transaction::change_by_job,
         user_admin::erase,
         users::USER_COUNT,
@@ -45,6 +47,7 @@ macro_rules! repeat_until_empty {
 #[derive(Debug, Default, serde::Serialize)]
 pub struct Removed {
     pub users: usize,
+    pub organizations: usize,
     pub sessions: usize,
     pub tokens: usize,
     pub audit_entries: usize,
@@ -52,8 +55,9 @@ pub struct Removed {
     pub answers: usize,
 }
 
-/// Deletes the accounts whose grace period is over, expired sessions, tokens and answers, and audit trail entries
-/// older than `AUDIT_RETENTION_DAYS`. Then fills in the [keys of addresses](email_keys).
+/// Deletes the accounts and organizations whose grace period is over, expired sessions, tokens and answers, and audit trail
+/// entries older than `AUDIT_RETENTION_DAYS`. Then fills in the [keys of addresses](email_keys) and the missing
+/// [personal organizations](personal_orgs).
 ///
 /// # Errors
 /// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer. Rows that were deleted
@@ -76,6 +80,7 @@ pub async fn run(app: &App) -> Result<Removed> {
     let old = async |conn: &mut AsyncPgConnection| Ok(AuditEntry::purge(conn, days, BATCH_ROWS).await?);
     let audit_entries = repeat_until_empty!(db.transaction_for(BATCH_TIMEOUT, old).await?);
     let users = repeat_until_empty!(delete_due_users(app).await?);
+    let organizations = org_erasure::run(app).await?;
     for pass in Pass::ALL {
         let mut after = i64::MIN;
         loop {
@@ -86,7 +91,14 @@ pub async fn run(app: &App) -> Result<Removed> {
             }
         }
     }
-    Ok(Removed { users, sessions, tokens: refresh + one_time, audit_entries, answers })
+    if app.config.organizations.personal.personal_organizations {
+        let mut after = Some(i64::MIN);
+        while let Some(last) = after {
+            let fill = async |tx: &Tx<'_>| personal_orgs::fill_batch(tx, last).await;
+            after = change_by_job(app, BATCH_TIMEOUT, fill).await?;
+        }
+    }
+    Ok(Removed { users, organizations, sessions, tokens: refresh + one_time, audit_entries, answers })
 }
 
 /// Deletes a batch of accounts whose grace period is over. Returns how many were deleted.

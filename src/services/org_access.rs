@@ -63,9 +63,8 @@ pub async fn of_job(
     user_id: i64,
     permission: impl Into<Option<Permission>>,
 ) -> Result<OrgAccess> {
-    let find =
-        async || app.db.run(async |conn| Ok(Membership::find_active(conn, org_id, user_id).await?)).await;
-    let (org, membership) = find().await?.ok_or(Error::NotFound(ORGANIZATION))?;
+    let found = app.db.run(async |conn| Ok(Membership::find_active(conn, org_id, user_id).await?)).await?;
+    let (org, membership) = found.ok_or(Error::NotFound(ORGANIZATION))?;
     let scope = OrgScope::verified(org_id, user_id, Via::Job);
     grant(scope, IdentityMembership::of(&org, &membership), permission.into())
 }
@@ -86,7 +85,7 @@ pub fn admit(membership: IdentityMembership, required: Option<Permission>) -> Re
     if membership.org_suspended {
         return Err(Error::OrgSuspended);
     }
-    if membership.org_deleting {
+    if membership.org_deleting && required != Some(Permission::OrgRestore) {
         return Err(Error::OrgDeleting);
     }
     match required.is_none_or(|permission| membership.role.may(permission)) {

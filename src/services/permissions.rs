@@ -55,6 +55,8 @@ pub trait OrgPermission {
 permissions! {
     OrgUpdate = "org:update",
     OrgDelete = "org:delete",
+    // Cancels the deletion. It is the only permission that counts while the deletion is scheduled.
+    OrgRestore = "org:restore",
     OrgTransfer = "org:transfer",
     MemberRead = "member:read",
     MemberWrite = "member:write",
@@ -72,7 +74,7 @@ impl OrgRole {
     pub const fn may(self, permission: Permission) -> bool {
         use Permission::*;
         match permission {
-            OrgDelete | OrgTransfer => matches!(self, Self::Owner),
+            OrgDelete | OrgRestore | OrgTransfer => matches!(self, Self::Owner),
             OrgUpdate | MemberWrite | AuditRead | KeyRead | KeyWrite => {
                 matches!(self, Self::Owner | Self::Admin)
             }

@@ -6,6 +6,7 @@ use super::{
     actor::{Actor, Affected},
     audit::{Action, Entry},
     login::confirm_password,
+    members,
     outbox::OutboxMessage,
     precondition::Precondition,
     sessions,
@@ -116,7 +117,7 @@ pub async fn change_email(app: &App, actor: &Actor, new_email: &str, password: S
 ///
 /// # Errors
 /// [`Error::WrongPassword`] if `password` is wrong; [`Error::LastAdmin`] if the user is the last admin who can log in;
-/// [`Error::TooManyAttempts`] after failed attempts; and those of [`change`].
+/// [`Error::LastOwner`] if the user owns an organization with other members; [`Error::TooManyAttempts`] after failed attempts; and those of [`change`].
 pub async fn delete(app: &App, actor: &Actor, password: String) -> Result<DateTime<Utc>> {
     let user = actor.user();
     confirm_password(app, actor, password).await?;
@@ -124,6 +125,7 @@ pub async fn delete(app: &App, actor: &Actor, password: String) -> Result<DateTi
     let grace = Duration::days(app.config.auth.account_deletion_grace_days.into());
     change(app, actor, Affected::UserAndAdmins(user.id), async |tx, locked| {
         locked.ensure_another_admin(user.id)?;
+        members::ensure_not_owner_of_others(tx, user.id).await?;
         let user = locked.actor_with_password_of(user)?;
         let due = DatabaseClock::read(tx).await?.now() + grace;
         let changes =

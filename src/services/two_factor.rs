@@ -142,6 +142,23 @@ pub async fn disable(app: &App, actor: &Actor, code: &str) -> Result<()> {
     .await
 }
 
+/// Verifies a code of an actor who has a second factor, before an action that a stolen session must not allow. Does nothing
+/// for other users.
+///
+/// # Errors
+/// [`Error::Invalid`] without a code; [`Error::InvalidCode`] if it is wrong; [`Error::TooManyAttempts`] after failed attempts;
+/// and those of [`change`].
+pub async fn confirm_code(app: &App, actor: &Actor, code: Option<&str>) -> Result<()> {
+    let user_id = actor.user().id;
+    if !app.db.run(async |conn| Ok(TwoFactor::is_enabled(conn, user_id).await?)).await? {
+        return Ok(());
+    }
+    let code = code.ok_or_else(|| {
+        Error::invalid("code", "You have two-factor authentication: enter a code of the authenticator")
+    })?;
+    run_throttled(app, actor, async |tx: &Tx<'_>, user: &User| verify_code(app, tx, user, code).await).await
+}
+
 /// Disables the second factor without a code. Returns whether it was enabled.
 ///
 /// # Errors

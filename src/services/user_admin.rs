@@ -7,7 +7,9 @@ use super::{
     admins,
     audit::{Action, Entry, audit_fields},
     idempotency::{Answered, Once},
+    members,
     outbox::OutboxMessage,
+    personal_orgs,
     precondition::Precondition,
     sessions,
     throttle::Throttle,
@@ -154,6 +156,7 @@ pub async fn invite(
             let user = map_email_taken(row.insert(tx).await)?;
             Entry::new(user.id, Action::UserInvited).after(audit_fields(&user).into()).write(tx).await?;
             OutboxMessage::Invite { user_id: user.id }.send(tx).await?;
+            personal_orgs::create(tx, &user, &app.config.organizations.personal).await?;
             if role == Role::Admin {
                 admins::notify_others(tx, &user, Some(&locked.actor().email)).await?;
             }
@@ -185,7 +188,7 @@ pub async fn invite_again(app: &App, actor: &AdminActor, once: &Once<'_, ()>, id
 ///
 /// # Errors
 /// [`Error::NotFound`] if the user does not exist; [`Error::LastAdmin`] if the user is the last admin who can log in;
-/// and those of [`change`].
+/// [`Error::LastOwner`] if the user owns an organization with other members; and those of [`change`].
 pub async fn delete(app: &App, actor: &AdminActor, id: i64) -> Result<()> {
     change(app, actor, Affected::UserAndAdmins(id), async |tx, locked| {
         let user = locked.user(id)?;
@@ -197,8 +200,14 @@ pub async fn delete(app: &App, actor: &AdminActor, id: i64) -> Result<()> {
     Ok(())
 }
 
-/// Deletes a user with all sessions, tokens and codes. The audit trail entries stay until `AUDIT_RETENTION_DAYS`.
+/// Deletes a user with all sessions, tokens and codes, and the organizations of which the user is the only member. The audit
+/// trail entries stay until `AUDIT_RETENTION_DAYS`.
+///
+/// # Errors
+/// [`Error::LastOwner`] if the user owns an organization with other members.
 pub(super) async fn erase(tx: &Tx<'_>, user: &User) -> Result<()> {
+    let orgs = members::ensure_not_owner_of_others(tx, user.id).await?;
+    members::delete_with_account(tx, &orgs).await?;
     User::delete(tx, user.id).await?;
     StoredAnswer::delete_all_of(tx, &user_caller(user.id)).await?;
     tx.set_inactive(user.id);

@@ -3,6 +3,7 @@
 use super::{
     audit::{Action, Entry, audit_fields},
     outbox::OutboxMessage,
+    personal_orgs,
     security_event::{Event, SecurityEvent},
     throttle::{Recipient, Throttle},
     transaction::change_without_actor,
@@ -147,6 +148,7 @@ async fn create_user(app: &App, context: &RequestContext, email: &str, new: Regi
         let entry = Entry::by_self(user.id, Action::UserRegistered);
         entry.after(audit_fields(&user).into()).write(tx).await?;
         OutboxMessage::VerifyEmail { user_id: user.id }.send(tx).await?;
+        personal_orgs::create(tx, &user, &app.config.organizations.personal).await?;
         Ok(user)
     })
     .await?;

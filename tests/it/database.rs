@@ -148,10 +148,11 @@ async fn the_database_enforces_its_constraints() {
 async fn concurrent_creations_of_an_admin_create_one_account() {
     let app = TestApp::start().await;
     let passwords = Passwords::new(4);
-    let settings = app.database.settings();
+    let (settings, personal) = (app.database.settings(), &app.app.config.organizations.personal);
     let make = || async {
         let mut conn = db::connect(&settings).await.unwrap();
-        ensure_admin(&mut conn, &passwords, "Root@Example.com", Some(PASSWORD.into())).await.unwrap()
+        let password = Some(PASSWORD.into());
+        ensure_admin(&mut conn, &passwords, "Root@Example.com", password, personal).await.unwrap()
     };
     let made = join_all((0..6).map(|_| make())).await;
     assert_eq!(made.iter().filter(|made| **made == EnsureAdminOutcome::Created).count(), 1);

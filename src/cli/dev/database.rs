@@ -58,7 +58,8 @@ pub(super) async fn create_private_admin(app: &App) -> anyhow::Result<String> {
     let email = &settings.first_superuser_email;
     let password = settings.chosen_password().unwrap_or(DEFAULT_ADMIN_PASSWORD);
     let mut conn = app.db.get().await?;
-    let admin = ensure_admin(&mut conn, &app.passwords, email, Some(password.to_owned())).await?;
+    let personal = &app.config.organizations.personal;
+    let admin = ensure_admin(&mut conn, &app.passwords, email, Some(password.to_owned()), personal).await?;
     if admin == EnsureAdminOutcome::NotAdmin {
         return Ok(format!("{email} is not an admin: run `saas create-admin --promote`"));
     }

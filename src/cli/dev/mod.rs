@@ -153,7 +153,7 @@ impl Args {
 
         let is_private = servers.postgres.is_some();
         if is_private || migrate {
-            for name in apply_migrations(&config.database).await? {
+            for name in apply_migrations(&config.database, &config.organizations.personal).await? {
                 tracing::info!(migration = name, "migration applied");
             }
         }

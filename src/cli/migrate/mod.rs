@@ -9,7 +9,7 @@ use clap::Subcommand;
 
 use super::startup;
 use crate::{
-    config::{Core, Database},
+    config::{Core, Database, PersonalOrganizations},
     db::{
         self,
         migrations::{Migrations, State},
@@ -106,6 +106,8 @@ struct Target {
     core: Core,
     #[command(flatten)]
     database: Database,
+    #[command(flatten)]
+    personal: PersonalOrganizations,
 }
 
 impl Target {
@@ -122,7 +124,7 @@ impl Args {
         match self.action {
             Action::Up(target) => {
                 let applied = target.migrations()?.up(&target.database).await?;
-                startup::fill_email_keys(&target.database).await?;
+                startup::complete_data(&target.database, &target.personal).await?;
                 report("applied", &applied, "nothing to apply")?;
             }
             Action::Down { n, yes, target } => {
@@ -136,8 +138,8 @@ impl Args {
                 let plan = migrations.plan(&target.database, 1).await?;
                 confirm::confirm(&plan, &target.core, &target.database, yes)?;
                 let done = migrations.redo(&target.database, &plan).await?;
-                // The newest migration may be the one that adds the column `users.email_key`.
-                startup::fill_email_keys(&target.database).await?;
+                // The newest migration may be one whose data the product completes.
+                startup::complete_data(&target.database, &target.personal).await?;
                 report("reverted and applied", &done, "nothing to redo")?;
             }
             Action::Status(target) => return status(&target).await,

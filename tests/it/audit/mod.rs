@@ -79,10 +79,11 @@ async fn the_entry_has_the_client_address_behind_a_proxy() {
 async fn a_change_by_a_command_or_a_job_has_no_actor() {
     let app = TestApp::start().await;
     let (user, admin) = (app.user().await, app.admin().await);
-    let passwords = Passwords::new(4);
+    let (passwords, personal) = (Passwords::new(4), &app.app.config.organizations.personal);
     let mut conn = db::connect(&app.database.settings()).await.unwrap();
     for _ in 0..2 {
-        ensure_admin(&mut conn, &passwords, "root@example.com", Some(PASSWORD.into())).await.unwrap();
+        let password = Some(PASSWORD.into());
+        ensure_admin(&mut conn, &passwords, "root@example.com", password, personal).await.unwrap();
     }
     assert!(!promote(&mut conn, "root@example.com").await.unwrap());
     assert!(promote(&mut conn, &user.email).await.unwrap());

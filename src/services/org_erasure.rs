@@ -1,0 +1,104 @@
+//! Erases organizations whose deletion is due, in small batches.
+
+use std::time::Duration;
+
+use diesel_async::AsyncPgConnection;
+
+use super::{
+    audit::{Action, Entry, org_fields},
+    transaction::change_by_job,
+};
+use crate::{
+    app::App,
+    error::{Result, chain},
+    models::{
+        clock::DatabaseClock,
+        org_erasure::{OrgTable, find_ownerless, org_tables},
+        organization::{Organization, OrganizationChanges},
+    },
+};
+
+/// Rows that one statement reads or deletes: few enough that their locks do not delay requests.
+const BATCH_ROWS: i64 = 500;
+/// Time limit of a batch. It is longer than the limit of a request, because no client waits for a batch.
+const BATCH_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Erases the organizations that are due. Returns how many were erased.
+///
+/// # Errors
+/// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer. An organization that cannot be
+/// erased is logged and skipped.
+pub(super) async fn run(app: &App) -> Result<usize> {
+    schedule_abandoned(app).await?;
+    let tables = app.db.run_for(BATCH_TIMEOUT, async |conn| Ok(org_tables(conn).await?)).await?;
+    let (mut erased, mut after) = (0, i64::MIN);
+    loop {
+        let due = async |conn: &mut AsyncPgConnection| {
+            Ok(Organization::due_for_deletion(conn, after, BATCH_ROWS).await?)
+        };
+        let due = app.db.run_for(BATCH_TIMEOUT, due).await?;
+        let Some(last) = due.last().copied() else { return Ok(erased) };
+        after = last;
+        for id in due {
+            match erase(app, &tables, id).await {
+                Ok(done) => erased += usize::from(done),
+                // An organization that cannot be erased must not block the others.
+                Err(error) => tracing::error!(
+                    org_id = id,
+                    error = chain(&error),
+                    "cannot erase an organization whose deletion is due; retrying at the next run"
+                ),
+            }
+        }
+    }
+}
+
+/// Schedules the erasure of organizations without members, and warns of those that have members and no owner. Both come from
+/// SQL, or from the previous release, which deletes accounts without regard to organizations.
+async fn schedule_abandoned(app: &App) -> Result<()> {
+    let mut after = i64::MIN;
+    loop {
+        let batch = async |conn: &mut AsyncPgConnection| Ok(find_ownerless(conn, after, BATCH_ROWS).await?);
+        let Some((last, ownerless)) = app.db.run_for(BATCH_TIMEOUT, batch).await? else { return Ok(()) };
+        after = last;
+        for (id, has_members) in ownerless {
+            if has_members {
+                tracing::warn!(
+                    org_id = id,
+                    "an organization has members and no owner: make one of them the owner with SQL, see \
+                     docs/organizations.md"
+                );
+                continue;
+            }
+            change_by_job(app, BATCH_TIMEOUT, async |tx| {
+                let now = DatabaseClock::read(tx).await?.now();
+                let row = OrganizationChanges { deletion_due_at: Some(Some(now)), ..Default::default() };
+                Organization::update(tx, id, &row).await?;
+                Ok(())
+            })
+            .await?;
+        }
+    }
+}
+
+/// Erases an organization and its data, unless its owner has restored it since the list was read. Returns whether it did.
+///
+/// An organization that is due cannot be restored, so its data can be deleted in several transactions.
+async fn erase(app: &App, tables: &[OrgTable], id: i64) -> Result<bool> {
+    for table in tables {
+        let batch =
+            async |conn: &mut AsyncPgConnection| Ok(table.delete_rows_of_due(conn, id, BATCH_ROWS).await?);
+        while app.db.run_for(BATCH_TIMEOUT, batch).await? > 0 {}
+    }
+    change_by_job(app, BATCH_TIMEOUT, async |tx| {
+        let now = DatabaseClock::read(tx).await?.now();
+        let org = Organization::lock(tx, id).await?;
+        let Some(org) = org.filter(|org| org.deletion_due_at.is_some_and(|due| due <= now)) else {
+            return Ok(false);
+        };
+        Organization::delete(tx, id).await?;
+        Entry::org(id, Action::OrgDeleted).before(org_fields(&org)).write(tx).await?;
+        Ok(true)
+    })
+    .await
+}

@@ -1,0 +1,308 @@
+//! Organizations: create, list, change, transfer, delete and restore.
+
+use chrono::{DateTime, Duration, Utc};
+use serde_json::json;
+
+use super::{
+    actor::{Actor, Affected},
+    audit::{Action, Entry, org_fields},
+    login::confirm_password,
+    members,
+    org_access::{self, LockedOrg, OrgAccess},
+    outbox::OutboxMessage,
+    personal_orgs,
+    throttle::Throttle,
+    transaction::change,
+    two_factor::confirm_code,
+};
+use crate::{
+    app::App,
+    error::{Error, ORGANIZATION, OnConstraint, Result},
+    mail::Notice,
+    models::{
+        clock::DatabaseClock,
+        membership::{Membership, MembershipChanges, OrgRole},
+        organization::{
+            MAX_NAME_CHARS, MAX_SLUG_CHARS, MIN_SLUG_CHARS, NewOrganization, Organization,
+            OrganizationChanges,
+        },
+    },
+};
+
+/// An organization, and the membership of the user who reads it.
+pub type MyOrganization = (Organization, Membership);
+
+/// What a user enters to confirm an action that a stolen session must not allow. Not `Debug`, because it is secret.
+pub struct Confirmation {
+    pub password: String,
+    /// A code of the second factor, which a user who has one needs.
+    pub code: Option<String>,
+}
+
+/// Changes to an organization. `None` keeps a field.
+#[derive(Default)]
+pub struct Changes {
+    pub name: Option<String>,
+    pub slug: Option<Option<String>>,
+}
+
+/// Checks a name for URLs: 3 to 50 lower-case letters, digits and single hyphens, the first one a letter. So it is never
+/// taken for an id.
+///
+/// # Errors
+/// A message for the user.
+pub fn check_slug(slug: &str) -> Result<(), &'static str> {
+    let is_part = |part: &str| {
+        !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+    };
+    let is_valid = (MIN_SLUG_CHARS..=MAX_SLUG_CHARS).contains(&slug.len())
+        && slug.starts_with(|c: char| c.is_ascii_lowercase())
+        && slug.split('-').all(is_part);
+    match is_valid {
+        true => Ok(()),
+        false => Err("Use 3 to 50 lower-case letters, digits and single hyphens, beginning with a letter"),
+    }
+}
+
+/// Trims a name and checks it.
+fn parse_name(name: &str) -> Result<&str> {
+    let name = name.trim();
+    if name.is_empty() {
+        return Err(Error::invalid("name", "The name must not be blank"));
+    }
+    if name.chars().count() > MAX_NAME_CHARS {
+        return Err(Error::invalid(
+            "name",
+            format!("The name must have at most {MAX_NAME_CHARS} characters"),
+        ));
+    }
+    match name.chars().any(char::is_control) {
+        true => Err(Error::invalid("name", "The name must not have control characters")),
+        false => Ok(name),
+    }
+}
+
+fn parse_slug(slug: &str) -> Result<()> {
+    check_slug(slug).map_err(|msg| Error::invalid("slug", msg))
+}
+
+/// Returns the organizations of the actor, the personal one first.
+///
+/// # Errors
+/// [`Error::Unavailable`] if PostgreSQL does not answer; those of [`change`] if the personal one has to be created.
+pub async fn list(app: &App, actor: &Actor) -> Result<Vec<MyOrganization>> {
+    let user_id = actor.user().id;
+    let load = async || app.db.run(async |conn| Ok(Membership::list_of_user(conn, user_id).await?)).await;
+    let list = load().await?;
+    let has_personal = list.iter().any(|(org, _)| org.personal_of == Some(user_id));
+    if has_personal || !app.config.organizations.personal.personal_organizations {
+        return Ok(list);
+    }
+    personal_orgs::ensure(app, actor).await?;
+    load().await
+}
+
+/// Returns an organization and the membership of the actor.
+///
+/// # Errors
+/// [`Error::NotFound`] if the actor is no longer a member; [`Error::Unavailable`] if PostgreSQL does not answer.
+pub async fn find(app: &App, access: &OrgAccess) -> Result<MyOrganization> {
+    let (org_id, user_id) = (access.org_id(), access.scope().user_id());
+    let found = app.db.run(async |conn| Ok(Membership::find_active(conn, org_id, user_id).await?)).await?;
+    found.ok_or(Error::NotFound(ORGANIZATION))
+}
+
+/// Creates an organization with the actor as its owner.
+///
+/// # Errors
+/// [`Error::Invalid`] for the name or the slug; [`Error::SlugTaken`]; [`Error::OrgLimit`] if the actor owns
+/// `MAX_ORGANIZATIONS_PER_USER` already; [`Error::MembershipLimit`]; and those of [`change`].
+pub async fn create(app: &App, actor: &Actor, name: &str, slug: Option<&str>) -> Result<MyOrganization> {
+    let name = parse_name(name)?;
+    slug.map_or(Ok(()), parse_slug)?;
+    let limit = app.config.organizations.max_organizations_per_user;
+    change(app, actor, Affected::Actor, async |tx, locked| {
+        // The lock of the user makes concurrent requests count one after the other.
+        let user_id = locked.actor().id;
+        if Membership::count_owned(tx, user_id).await? >= i64::from(limit) {
+            return Err(Error::OrgLimit { limit });
+        }
+        let row = NewOrganization { name, slug, personal_of: None };
+        let org = row.insert(tx).await.on_constraint("organizations_slug_key", Error::SlugTaken)?;
+        let membership = members::join(tx, org.id, user_id, OrgRole::Owner).await?;
+        Entry::org(org.id, Action::OrgCreated).after(org_fields(&org)).write(tx).await?;
+        Ok((org, membership))
+    })
+    .await
+}
+
+/// Changes the name and the slug.
+///
+/// # Errors
+/// [`Error::Invalid`]; [`Error::SlugTaken`]; those of [`org_access::lock`] and [`change`].
+pub async fn update(
+    app: &App,
+    actor: &Actor,
+    access: &OrgAccess,
+    changes: &Changes,
+) -> Result<MyOrganization> {
+    let name = changes.name.as_deref().map(parse_name).transpose()?;
+    let slug = changes.slug.as_ref().map(Option::as_deref);
+    slug.flatten().map_or(Ok(()), parse_slug)?;
+    change(app, actor, Affected::Actor, async |tx, _| {
+        let LockedOrg { org: before, actor: member } = org_access::lock(tx, access).await?;
+        if name.is_none_or(|name| name == before.name)
+            && slug.is_none_or(|slug| slug == before.slug.as_deref())
+        {
+            return Ok((before, member));
+        }
+        let row = OrganizationChanges { name, slug, ..Default::default() };
+        let after = Organization::update(tx, before.id, &row).await;
+        let after = after.on_constraint("organizations_slug_key", Error::SlugTaken)?;
+        let entry = Entry::org(before.id, Action::OrgUpdated);
+        entry.before(org_fields(&before)).after(org_fields(&after)).write(tx).await?;
+        Ok((after, member))
+    })
+    .await
+}
+
+/// Makes another active member the owner. The old owner becomes an admin, and both get a mail. A personal organization is no
+/// longer personal after that.
+///
+/// # Errors
+/// [`Error::WrongPassword`]; [`Error::InvalidCode`]; [`Error::TooManyAttempts`]; [`Error::Invalid`] if the user is not an
+/// active member; those of [`org_access::lock`] and [`change`].
+pub async fn transfer(
+    app: &App,
+    actor: &Actor,
+    access: &OrgAccess,
+    user_id: i64,
+    confirmation: Confirmation,
+) -> Result<MyOrganization> {
+    confirm(app, actor, confirmation).await?;
+    change(app, actor, Affected::User(user_id), async |tx, locked| {
+        let old = locked.actor_with_password_of(actor.user())?;
+        let LockedOrg { org, .. } = org_access::lock(tx, access).await?;
+        if user_id == old.id {
+            return Err(Error::invalid("user_id", "You are the owner already"));
+        }
+        let not_active =
+            || Error::invalid("user_id", "The new owner must be an active member of the organization");
+        let new = locked.user(user_id).ok().filter(|user| user.is_active && user.deletion_due_at.is_none());
+        let new = new.ok_or_else(not_active)?;
+        let member = Membership::find(tx, org.id, new.id).await?;
+        member.filter(|member| member.suspended_at.is_none()).ok_or_else(not_active)?;
+        let role = |role| MembershipChanges { role: Some(role), ..Default::default() };
+        // In this order, because an index allows one owner.
+        let demoted = Membership::update(tx, org.id, old.id, &role(OrgRole::Admin)).await?;
+        Membership::update(tx, org.id, new.id, &role(OrgRole::Owner)).await?;
+        let org = match org.personal_of {
+            None => org,
+            Some(_) => {
+                let row = OrganizationChanges { personal_of: Some(None), ..Default::default() };
+                Organization::update(tx, org.id, &row).await?
+            }
+        };
+        let entry = Entry::org(org.id, Action::OrgTransferred);
+        entry.before(json!({ "owner_id": old.id })).after(json!({ "owner_id": new.id })).write(tx).await?;
+        let given = Notice::OrganizationTransferred { organization: org.name.clone(), to: new.email.clone() };
+        OutboxMessage::notice(old, given).send(tx).await?;
+        let received =
+            Notice::OrganizationReceived { organization: org.name.clone(), from: old.email.clone() };
+        OutboxMessage::notice(new, received).send(tx).await?;
+        Ok((org, demoted.ok_or(Error::NotFound(ORGANIZATION))?))
+    })
+    .await
+}
+
+/// Schedules the deletion, after which every operation in the organization is refused but [`restore`]. The owner and the
+/// admins get a mail. Returns the time of the erasure, which is `ACCOUNT_DELETION_GRACE_DAYS` from now.
+///
+/// # Errors
+/// [`Error::WrongPassword`]; [`Error::InvalidCode`]; [`Error::TooManyAttempts`]; [`Error::PersonalOrg`]; those of
+/// [`org_access::lock`] and [`change`].
+pub async fn delete(
+    app: &App,
+    actor: &Actor,
+    access: &OrgAccess,
+    confirmation: Confirmation,
+) -> Result<DateTime<Utc>> {
+    confirm(app, actor, confirmation).await?;
+    let grace = Duration::days(app.config.auth.account_deletion_grace_days.into());
+    change(app, actor, Affected::Actor, async |tx, locked| {
+        locked.actor_with_password_of(actor.user())?;
+        let LockedOrg { org, .. } = org_access::lock(tx, access).await?;
+        if org.personal_of.is_some() {
+            return Err(Error::PersonalOrg("A personal organization is deleted with its account"));
+        }
+        let due = DatabaseClock::read(tx).await?.now() + grace;
+        let row = OrganizationChanges { deletion_due_at: Some(Some(due)), ..Default::default() };
+        Organization::update(tx, org.id, &row).await?;
+        let entry = Entry::org(org.id, Action::OrgDeletionScheduled);
+        entry.after(json!({ "deletion_due_at": due })).write(tx).await?;
+        let on = due.format("%-d %B %Y").to_string();
+        for user in Membership::active_admins(tx, org.id).await? {
+            let notice =
+                Notice::OrganizationDeletionScheduled { organization: org.name.clone(), on: on.clone() };
+            OutboxMessage::notice(&user, notice).send(tx).await?;
+        }
+        Ok(due)
+    })
+    .await
+}
+
+/// Cancels the deletion, if it is scheduled and not due.
+///
+/// # Errors
+/// Those of [`org_access::lock`], also once the deletion is due; those of [`change`].
+pub async fn restore(app: &App, actor: &Actor, access: &OrgAccess) -> Result<MyOrganization> {
+    change(app, actor, Affected::Actor, async |tx, _| {
+        let LockedOrg { org, actor: member } = org_access::lock(tx, access).await?;
+        let Some(due) = org.deletion_due_at else { return Ok((org, member)) };
+        // The erasure runs in batches, so an organization that is due may have lost some of its data.
+        if due <= DatabaseClock::read(tx).await?.now() {
+            return Err(Error::NotFound(ORGANIZATION));
+        }
+        let row = OrganizationChanges { deletion_due_at: Some(None), ..Default::default() };
+        let org = Organization::update(tx, org.id, &row).await?;
+        Entry::org(org.id, Action::OrgDeletionCancelled).write(tx).await?;
+        Ok((org, member))
+    })
+    .await
+}
+
+/// Verifies the password of the actor, and a code if the actor has a second factor.
+async fn confirm(app: &App, actor: &Actor, confirmation: Confirmation) -> Result<()> {
+    confirm_password(app, actor, confirmation.password).await?;
+    confirm_code(app, actor, confirmation.code.as_deref()).await?;
+    Throttle::notice(app, actor.context(), actor.user()).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slugs_are_lower_case_words_that_begin_with_a_letter() {
+        for slug in ["abc", "a-b", "acme-2", "x1-2-3", &"a".repeat(50)] {
+            assert_eq!(check_slug(slug), Ok(()), "{slug}");
+        }
+        for slug in [
+            "",
+            "ab",
+            "Acme",
+            "123",
+            "1ab",
+            "-ab",
+            "ab-",
+            "a--b",
+            "a_b",
+            "a b",
+            "été",
+            "ab\n",
+            &"a".repeat(51),
+        ] {
+            assert!(check_slug(slug).is_err(), "{slug}");
+        }
+    }
+}
