@@ -34,9 +34,9 @@ struct EntryOut {
     actor_id: Option<i64>,
     /// The action, such as `user.updated`.
     action: String,
-    /// The type of the target: `user`, `queue` or `job`.
+    /// The type of the target: `user`, `queue`, `job`, `organization` or `member`.
     target_type: String,
-    /// Id of the user or the job, or name of the queue.
+    /// Id of the target, or name of the queue. That of a member is the id of the user.
     target_id: String,
     /// The changed fields with their old values.
     before: Value,
@@ -129,6 +129,7 @@ impl Audit {
             action: action.0.as_ref().map(Text::as_ref),
             target_type: target_id.is_some().then_some("user"),
             target_id: target_id.as_deref(),
+            org_id: None,
             before: after.into_iter().chain(before.0).min(),
             // One more than requested shows whether there is a next page.
             limit: i64::from(limit.0.0) + 1,

@@ -20,6 +20,7 @@ mod idempotency;
 mod ids;
 mod jobs;
 mod middleware;
+mod orgs;
 mod paths;
 mod problem;
 mod quotas;
@@ -49,6 +50,7 @@ fn resources(app: &App) -> impl OpenApi + use<> {
         health::Health(app.clone()),
         auth::resources(app),
         users::resources(app),
+        orgs::resources(app),
         jobs::resources(app),
         audit::Audit(app.clone()),
         admin::resources(app),

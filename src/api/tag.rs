@@ -11,6 +11,8 @@ pub(super) enum Tag {
     Auth,
     /// The account of the caller, and user administration.
     Users,
+    /// Organizations and their members.
+    Organizations,
     /// Background jobs: enqueue, read the status, cancel.
     Jobs,
     /// For admins: the audit trail, queues, jobs and workers.

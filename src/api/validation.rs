@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::{
     email_address::EmailAddress,
     error::{FieldError, Loc},
-    services::users::check_password,
+    services::{organizations::check_slug, users::check_password},
 };
 
 /// The message for the NUL character, which PostgreSQL cannot store in text.
@@ -144,7 +144,7 @@ impl<'a> Checker<'a> {
 
     fn string(&mut self, schema: &MetaSchema, text: &str) {
         // The check of a format has its own messages, also for the length.
-        if let Some(format @ ("email" | "password")) = schema.format {
+        if let Some(format @ ("email" | "password" | "slug")) = schema.format {
             if let Err(msg) = check_format(format, text) {
                 self.report("value_error", msg);
             }
@@ -257,6 +257,7 @@ pub(super) fn check_format(format: &str, text: &str) -> Result<(), &'static str>
     match format {
         "email" => EmailAddress::parse(text).map(drop),
         "password" => check_password(text),
+        "slug" => check_slug(text),
         _ => Ok(()),
     }
 }

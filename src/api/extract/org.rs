@@ -19,7 +19,6 @@ use crate::{
     app::App,
     db::OrgScope,
     error::Error,
-    models::membership::OrgRole,
     services::{
         actor::Actor,
         org_access::{self, OrgAccess},
@@ -35,7 +34,7 @@ use crate::{
 pub struct OrgMember<P> {
     actor: Actor,
     access: OrgAccess,
-    permission: PhantomData<fn() -> P>,
+    _permission: PhantomData<fn() -> P>,
 }
 
 impl<P> OrgMember<P> {
@@ -54,10 +53,6 @@ impl<P> OrgMember<P> {
 
     pub fn org_id(&self) -> i64 {
         self.access.org_id()
-    }
-
-    pub fn role(&self) -> OrgRole {
-        self.access.role()
     }
 }
 
@@ -100,6 +95,6 @@ impl<'a, P: OrgPermission> ApiExtractor<'a> for OrgMember<P> {
             reason: error.to_string(),
         })?;
         let access = org_access::check(actor.identity(), org_id, P::PERMISSION)?;
-        Ok(Self { actor, access, permission: PhantomData })
+        Ok(Self { actor, access, _permission: PhantomData })
     }
 }

@@ -13,6 +13,7 @@ use serde_json::Value;
 use crate::{
     api::validation::{NUL_IN_TEXT, check_format},
     email_address::MAX_EMAIL_CHARS,
+    models::organization::{MAX_SLUG_CHARS, MIN_SLUG_CHARS},
     security::MAX_PASSWORD_BYTES,
     services::users::MIN_PASSWORD_CHARS,
 };
@@ -23,9 +24,13 @@ pub struct Email(pub String);
 /// A new password. It is not `Debug`, so that it cannot be logged by mistake.
 pub struct NewPassword(pub String);
 
-/// Implements the traits of a text type with a format, a minimum and a maximum length, and an example.
+/// A name for URLs.
+pub struct Slug(pub String);
+
+/// Implements the traits of a text type with a format, a minimum and a maximum length, an example, and a pattern if there is
+/// one. The format is what is checked.
 macro_rules! text_type {
-    ($name:ident, $format:literal, $min:expr, $max:expr, $example:literal) => {
+    ($name:ident, $format:literal, $min:expr, $max:expr, $example:literal $(, $pattern:literal)?) => {
         impl Type for $name {
             const IS_REQUIRED: bool = true;
             type RawValueType = Self;
@@ -41,6 +46,7 @@ macro_rules! text_type {
                     min_length: Some($min),
                     max_length: Some($max),
                     example: Some($example.into()),
+                    $(pattern: Some($pattern.into()),)?
                     ..MetaSchema::new("string")
                 }))
             }
@@ -74,6 +80,7 @@ macro_rules! text_type {
 
 text_type!(Email, "email", 3, MAX_EMAIL_CHARS, "ada@example.com");
 text_type!(NewPassword, "password", MIN_PASSWORD_CHARS, MAX_PASSWORD_BYTES, "correct horse battery");
+text_type!(Slug, "slug", MIN_SLUG_CHARS, MAX_SLUG_CHARS, "acme-inc", "^[a-z][a-z0-9]*(-[a-z0-9]+)*$");
 
 // Text without the NUL character, which PostgreSQL cannot store. Not a doc comment, which would change the OpenAPI
 // document.

@@ -103,7 +103,11 @@ auth_extractor!(SignedIn, signed_in);
 auth_extractor!(Admin, admin);
 auth_extractor!(LogoutSession, logout_session);
 
-pub(super) async fn current_user(app: &App, request: &Request, body: &mut RequestBody) -> Result<CurrentUser> {
+pub(super) async fn current_user(
+    app: &App,
+    request: &Request,
+    body: &mut RequestBody,
+) -> Result<CurrentUser> {
     let (identity, context) = identify(app, request, body).await?;
     Ok(CurrentUser(Actor::new(app, identity, context)?))
 }

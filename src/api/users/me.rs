@@ -221,7 +221,8 @@ impl Me {
     /// Schedules the deletion of your account.
     ///
     /// Revokes all your sessions now. The account is erased after a grace period, unless you sign in or reset the
-    /// password before. Fails with 400 `wrong_password`, and with 409 `last_admin` if you are the last admin.
+    /// password before. Fails with 400 `wrong_password`, with 409 `last_admin` if you are the last admin, and with 409
+    /// `last_owner` if you own an organization with other members.
     #[oai(path = "/deletion", method = "post", operation_id = "request_deletion")]
     async fn request_deletion(
         &self,
@@ -237,7 +238,8 @@ impl Me {
 
     /// Schedules the deletion of your account, as `POST /users/me/deletion` does.
     ///
-    /// Not every client can send a body with DELETE. Fails with 400 `wrong_password`, and with 409 `last_admin`.
+    /// Not every client can send a body with DELETE. Fails with 400 `wrong_password`, and with 409 `last_admin` or
+    /// `last_owner`.
     #[oai(path = "/", method = "delete", operation_id = "delete_me", deprecated = true)]
     async fn delete(
         &self,

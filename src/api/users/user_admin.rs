@@ -245,7 +245,8 @@ impl UserAdmin {
 
     /// Erases a user at once.
     ///
-    /// This cannot be undone. Fails with 409 `last_admin` if the user is the last admin.
+    /// This cannot be undone. Fails with 409 `last_admin` if the user is the last admin, and with 409 `last_owner` if the
+    /// user owns an organization with other members.
     #[oai(path = "/:id", method = "delete", operation_id = "delete_user")]
     async fn delete(&self, Admin(actor): Admin, id: Path<i64>) -> Result<UserErased> {
         user_admin::delete(&self.0, &actor, id.0).await?;

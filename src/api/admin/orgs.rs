@@ -1,0 +1,143 @@
+//! All organizations.
+
+use chrono::{DateTime, Utc};
+use poem_openapi::{
+    Object, OpenApi,
+    param::{Path, Query},
+    payload::Json,
+    types::Example,
+};
+
+use crate::{
+    api::{
+        extract::{Admin, Body, Cursor, Limit, Text},
+        problem::Result,
+        respond::{Page, PageItem},
+        tag::Tag,
+    },
+    app::App,
+    models::organization_list::{OrganizationListing, OrganizationOverview},
+    services::org_admin,
+};
+
+/// Operations of admins on all organizations.
+pub(in crate::api) struct AllOrgs(pub(super) App);
+
+/// What an admin of the platform sees of an organization: nothing of its data.
+#[derive(Object)]
+#[oai(rename = "OrgOverview", example)]
+struct OverviewOut {
+    id: i64,
+    name: String,
+    #[oai(nullable)]
+    slug: Option<String>,
+    /// Id of the user whose personal organization it is.
+    #[oai(nullable)]
+    personal_of: Option<i64>,
+    /// Id of the owner.
+    #[oai(nullable)]
+    owner_id: Option<i64>,
+    /// Number of members.
+    members: i64,
+    /// When an admin has suspended it.
+    #[oai(nullable)]
+    suspended_at: Option<DateTime<Utc>>,
+    /// When it is due to be erased.
+    #[oai(nullable)]
+    deletion_due_at: Option<DateTime<Utc>>,
+    created_at: DateTime<Utc>,
+    updated_at: DateTime<Utc>,
+}
+
+impl Example for OverviewOut {
+    fn example() -> Self {
+        let at = DateTime::from_timestamp(1_767_225_600, 0).unwrap_or_default();
+        Self {
+            id: 7,
+            name: "Acme".into(),
+            slug: Some("acme".into()),
+            personal_of: None,
+            owner_id: Some(1),
+            members: 3,
+            suspended_at: None,
+            deletion_due_at: None,
+            created_at: at,
+            updated_at: at,
+        }
+    }
+}
+
+impl From<OrganizationOverview> for OverviewOut {
+    fn from(overview: OrganizationOverview) -> Self {
+        let OrganizationOverview { org, owner_id, members } = overview;
+        Self {
+            id: org.id,
+            name: org.name,
+            slug: org.slug,
+            personal_of: org.personal_of,
+            owner_id,
+            members,
+            suspended_at: org.suspended_at,
+            deletion_due_at: org.deletion_due_at,
+            created_at: org.created_at,
+            updated_at: org.updated_at,
+        }
+    }
+}
+
+impl PageItem for OverviewOut {
+    const PAGE: &str = "OrgOverviewPage";
+    const PAGE_DESCRIPTION: &str = "A page of all organizations, the newest first.";
+}
+
+/// Whether an organization is suspended.
+#[derive(Object)]
+#[oai(deny_unknown_fields)]
+struct SuspensionIn {
+    /// `true` refuses all members of the organization, until it is `false`.
+    suspended: bool,
+}
+
+#[OpenApi(prefix_path = "/admin/orgs", tag = "Tag::Admin")]
+impl AllOrgs {
+    /// Returns the organizations that match the filters, the newest first.
+    ///
+    /// An admin is not a member, and sees nothing of the data of an organization.
+    #[oai(path = "/", method = "get", operation_id = "list_all_orgs")]
+    async fn list(
+        &self,
+        _admin: Admin,
+        /// A part of the name or the slug; case is ignored.
+        #[oai(validator(max_length = 255))]
+        search: Query<Option<Text>>,
+        /// Only suspended organizations (`true`), or only others (`false`).
+        suspended: Query<Option<bool>>,
+        cursor: Cursor,
+        #[oai(default)] limit: Query<Limit>,
+    ) -> Result<Page<OverviewOut>> {
+        let listing = OrganizationListing {
+            search: search.0.as_ref().map(Text::as_ref).filter(|text| !text.trim().is_empty()),
+            is_suspended: suspended.0,
+            before: cursor.after()?,
+            // One more than requested shows whether there is a next page.
+            limit: i64::from(limit.0.0) + 1,
+            ..Default::default()
+        };
+        let orgs = self.0.db.run(async |conn| Ok(listing.load(conn).await?)).await?;
+        Ok(Page::of(&cursor, limit.0, orgs, |overview| overview.org.id))
+    }
+
+    /// Suspends an organization, or ends the suspension.
+    ///
+    /// The members of a suspended organization are refused with 403 `org_suspended`. Nothing is deleted.
+    #[oai(path = "/:org", method = "patch", operation_id = "suspend_org")]
+    async fn suspend(
+        &self,
+        Admin(actor): Admin,
+        /// Id of the organization.
+        org: Path<i64>,
+        Body(body): Body<SuspensionIn>,
+    ) -> Result<Json<OverviewOut>> {
+        Ok(Json(org_admin::set_suspended(&self.0, &actor, org.0, body.suspended).await?.into()))
+    }
+}

@@ -1,0 +1,108 @@
+//! The audit trail of an organization.
+
+use chrono::{DateTime, Utc};
+use poem_openapi::{Object, OpenApi, param::Query, types::Example};
+use serde_json::{Value, json};
+
+use crate::{
+    api::{
+        extract::{Cursor, Limit, OrgMember, Text},
+        paths::ORG_PATH,
+        problem::Result,
+        respond::{Page, PageItem},
+        tag::Tag,
+    },
+    app::App,
+    models::audit::{AuditEntry, AuditFilter},
+    services::permissions::perm,
+};
+
+/// Operations on the audit trail of an organization.
+pub(in crate::api) struct OrgAudit(pub(super) App);
+
+/// An action in an organization. The addresses of clients are not part of it.
+#[derive(Object)]
+#[oai(rename = "OrgAuditEntry", example)]
+struct EntryOut {
+    id: i64,
+    created_at: DateTime<Utc>,
+    /// Id of the user who made the change; null for the product itself.
+    #[oai(nullable)]
+    actor_id: Option<i64>,
+    /// The action, such as `member.updated`.
+    action: String,
+    /// The type of the target, such as `member`.
+    target_type: String,
+    /// Id of the target. That of a member is the id of the user.
+    target_id: String,
+    /// The changed fields with their old values.
+    before: Value,
+    /// The changed fields with their new values.
+    after: Value,
+}
+
+impl Example for EntryOut {
+    fn example() -> Self {
+        Self {
+            id: 17,
+            created_at: DateTime::from_timestamp(1_767_225_600, 0).unwrap_or_default(),
+            actor_id: Some(1),
+            action: "member.updated".into(),
+            target_type: "member".into(),
+            target_id: "2".into(),
+            before: json!({ "role": "member", "suspended": false }),
+            after: json!({ "role": "admin", "suspended": false }),
+        }
+    }
+}
+
+impl From<AuditEntry> for EntryOut {
+    fn from(entry: AuditEntry) -> Self {
+        Self {
+            id: entry.id,
+            created_at: entry.created_at,
+            actor_id: entry.actor_id,
+            action: entry.action,
+            target_type: entry.target_type,
+            target_id: entry.target_id,
+            before: entry.before.unwrap_or_default(),
+            after: entry.after.unwrap_or_default(),
+        }
+    }
+}
+
+impl PageItem for EntryOut {
+    const PAGE: &str = "OrgAuditPage";
+    const PAGE_DESCRIPTION: &str = "A page of the audit trail of an organization, the newest entries first.";
+}
+
+#[OpenApi(prefix_path = ORG_PATH, tag = "Tag::Organizations")]
+impl OrgAudit {
+    /// Returns the entries of the audit trail of the organization, the newest first.
+    ///
+    /// Needs the permission `audit:read`.
+    #[oai(path = "/audit", method = "get", operation_id = "list_org_audit_entries")]
+    async fn list(
+        &self,
+        org: OrgMember<perm::AuditRead>,
+        /// Only entries of this actor.
+        actor_id: Query<Option<i64>>,
+        /// Only entries with this action, such as `member.updated`.
+        #[oai(validator(max_length = 100))]
+        action: Query<Option<Text>>,
+        cursor: Cursor,
+        #[oai(default)] limit: Query<Limit>,
+    ) -> Result<Page<EntryOut>> {
+        let filter = AuditFilter {
+            actor_id: actor_id.0,
+            action: action.0.as_ref().map(Text::as_ref),
+            org_id: Some(org.org_id()),
+            before: cursor.after()?,
+            // One more than requested shows whether there is a next page.
+            limit: i64::from(limit.0.0) + 1,
+            ..Default::default()
+        };
+        let entries = self.0.db.run(async |conn| Ok(AuditEntry::list(conn, &filter).await?)).await?;
+        Ok(Page::of(&cursor, limit.0, entries, |entry| entry.id))
+    }
+}

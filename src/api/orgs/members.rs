@@ -1,0 +1,185 @@
+//! The members of an organization.
+
+use chrono::{DateTime, Utc};
+use poem_openapi::{
+    ApiResponse, Enum, Object, OpenApi,
+    param::{Path, Query},
+    payload::Json,
+    types::Example,
+};
+
+use super::role::RoleOut;
+use crate::{
+    api::{
+        extract::{Body, Cursor, Limit, OrgMember, Text},
+        paths::ORG_PATH,
+        problem::Result,
+        respond::{Page, PageItem},
+        tag::Tag,
+    },
+    app::App,
+    models::member_list::{Member, MemberListing},
+    services::{
+        members::{self, Changes},
+        permissions::perm,
+    },
+};
+
+/// Operations on the members of an organization.
+pub(in crate::api) struct Members(pub(super) App);
+
+/// Whether a member may act in the organization.
+#[derive(Enum, Clone, Copy, Debug, PartialEq, Eq)]
+#[oai(rename_all = "lowercase", rename = "MemberState")]
+enum StateOut {
+    Active,
+    Suspended,
+}
+
+/// A member of an organization.
+#[derive(Object)]
+#[oai(rename = "Member", example)]
+struct MemberOut {
+    /// Id of the user.
+    user_id: i64,
+    email: String,
+    #[oai(nullable)]
+    full_name: Option<String>,
+    role: RoleOut,
+    state: StateOut,
+    /// When the member was suspended.
+    #[oai(nullable)]
+    suspended_at: Option<DateTime<Utc>>,
+    joined_at: DateTime<Utc>,
+}
+
+impl Example for MemberOut {
+    fn example() -> Self {
+        Self {
+            user_id: 1,
+            email: "ada@example.com".into(),
+            full_name: Some("Ada Lovelace".into()),
+            role: RoleOut::Owner,
+            state: StateOut::Active,
+            suspended_at: None,
+            joined_at: DateTime::from_timestamp(1_767_225_600, 0).unwrap_or_default(),
+        }
+    }
+}
+
+impl From<Member> for MemberOut {
+    fn from(member: Member) -> Self {
+        let state = if member.suspended_at.is_some() { StateOut::Suspended } else { StateOut::Active };
+        Self {
+            user_id: member.user_id,
+            email: member.email,
+            full_name: member.full_name,
+            role: member.role.into(),
+            state,
+            suspended_at: member.suspended_at,
+            joined_at: member.created_at,
+        }
+    }
+}
+
+impl PageItem for MemberOut {
+    const PAGE: &str = "MemberPage";
+    const PAGE_DESCRIPTION: &str = "A page of the members of an organization.";
+}
+
+/// A change of a member. Absent fields are not changed.
+#[derive(Object)]
+#[oai(deny_unknown_fields)]
+struct MemberChangeIn {
+    /// Up to your own role, and not `owner`.
+    role: Option<RoleOut>,
+    /// `true` refuses the member in this organization, until it is `false`.
+    suspended: Option<bool>,
+}
+
+#[derive(ApiResponse)]
+enum MemberRemoved {
+    /// The user is no longer a member.
+    #[oai(status = 204)]
+    NoContent,
+}
+
+#[derive(ApiResponse)]
+enum OrgLeft {
+    /// You are no longer a member.
+    #[oai(status = 204)]
+    NoContent,
+}
+
+#[OpenApi(prefix_path = ORG_PATH, tag = "Tag::Organizations")]
+impl Members {
+    /// Returns the members that match the filters.
+    ///
+    /// In the order of the ids of the users. Needs the permission `member:read`.
+    #[oai(path = "/members", method = "get", operation_id = "list_members")]
+    async fn list(
+        &self,
+        org: OrgMember<perm::MemberRead>,
+        /// A part of the email address or name; case is ignored.
+        #[oai(validator(max_length = 255))]
+        search: Query<Option<Text>>,
+        /// Only members with this role.
+        role: Query<Option<RoleOut>>,
+        /// Only members in this state.
+        state: Query<Option<StateOut>>,
+        cursor: Cursor,
+        #[oai(default)] limit: Query<Limit>,
+    ) -> Result<Page<MemberOut>> {
+        let listing = MemberListing {
+            org_id: org.org_id(),
+            search: search.0.as_ref().map(Text::as_ref).filter(|text| !text.trim().is_empty()),
+            role: role.0.map(Into::into),
+            is_suspended: state.0.map(|state| state == StateOut::Suspended),
+            after: cursor.after()?,
+            // One more than requested shows whether there is a next page.
+            limit: i64::from(limit.0.0) + 1,
+        };
+        let members = self.0.db.run(async |conn| Ok(listing.load(conn).await?)).await?;
+        Ok(Page::of(&cursor, limit.0, members, |member| member.user_id))
+    }
+
+    /// Leaves the organization.
+    ///
+    /// Fails with 409 `last_owner` if you are its owner: transfer it first.
+    #[oai(path = "/members/me", method = "delete", operation_id = "leave_org")]
+    async fn leave(&self, org: OrgMember<perm::Member>) -> Result<OrgLeft> {
+        members::leave(&self.0, org.actor(), org.access()).await?;
+        Ok(OrgLeft::NoContent)
+    }
+
+    /// Changes the role of a member, or suspends the member.
+    ///
+    /// Needs the permission `member:write`. Fails with 403 `role_too_high` for the owner and for the role `owner`, which only
+    /// a transfer gives, and with 409 `last_owner` if you are the owner and change yourself.
+    #[oai(path = "/members/:user", method = "patch", operation_id = "update_member")]
+    async fn update(
+        &self,
+        org: OrgMember<perm::MemberWrite>,
+        /// Id of the user.
+        user: Path<i64>,
+        Body(body): Body<MemberChangeIn>,
+    ) -> Result<Json<MemberOut>> {
+        let changes = Changes { role: body.role.map(Into::into), suspended: body.suspended };
+        Ok(Json(members::update(&self.0, org.actor(), org.access(), user.0, &changes).await?.into()))
+    }
+
+    /// Removes a member, who gets a mail.
+    ///
+    /// Needs the permission `member:write`. Fails with 403 `role_too_high` for the owner, and with 409 `last_owner` if you are
+    /// the owner and remove yourself.
+    #[oai(path = "/members/:user", method = "delete", operation_id = "remove_member")]
+    async fn remove(
+        &self,
+        org: OrgMember<perm::MemberWrite>,
+        /// Id of the user.
+        user: Path<i64>,
+    ) -> Result<MemberRemoved> {
+        members::remove(&self.0, org.actor(), org.access(), user.0).await?;
+        Ok(MemberRemoved::NoContent)
+    }
+}

@@ -1,0 +1,24 @@
+//! Organizations: the organization itself, its members, and what belongs to it.
+//!
+//! The operations below an organization have [`ORG_PATH`](super::paths::ORG_PATH) as their prefix, and take
+//! [`OrgMember`](super::extract::OrgMember) as the argument `org`: that is the check. To add a resource of organizations, add
+//! its file and a line in `resources`.
+
+mod audit;
+mod members;
+mod org;
+mod organizations;
+mod role;
+
+use poem_openapi::OpenApi;
+
+use crate::app::App;
+
+pub(super) fn resources(app: &App) -> impl OpenApi + use<> {
+    (
+        organizations::MyOrgs(app.clone()),
+        organizations::Orgs(app.clone()),
+        members::Members(app.clone()),
+        audit::OrgAudit(app.clone()),
+    )
+}

@@ -1,0 +1,80 @@
+//! The representation of an organization for its members.
+
+use chrono::{DateTime, Utc};
+use poem_openapi::{Object, types::Example};
+
+use super::role::{PermissionOut, RoleOut};
+use crate::{
+    models::membership::{IdentityMembership, OrgRole},
+    services::{org_access::admit, organizations::MyOrganization},
+};
+
+/// An organization, and what you may do in it.
+#[derive(Object)]
+#[oai(rename = "Organization", example)]
+pub(super) struct OrgOut {
+    id: i64,
+    name: String,
+    /// A unique name for URLs of a front end.
+    #[oai(nullable)]
+    slug: Option<String>,
+    /// Whether it is a personal organization, which is deleted with its account.
+    personal: bool,
+    /// Your role.
+    role: RoleOut,
+    /// What you may do now. Empty while you or the organization are suspended. While the deletion is scheduled, only the owner
+    /// has a permission, `org:restore`.
+    permissions: Vec<PermissionOut>,
+    /// Whether an admin of the platform has suspended the organization.
+    suspended: bool,
+    /// Whether your membership is suspended.
+    membership_suspended: bool,
+    /// When the organization is due to be erased; null unless its owner has deleted it.
+    #[oai(nullable)]
+    deletion_due_at: Option<DateTime<Utc>>,
+    /// When you have joined.
+    joined_at: DateTime<Utc>,
+    created_at: DateTime<Utc>,
+    updated_at: DateTime<Utc>,
+}
+
+impl Example for OrgOut {
+    fn example() -> Self {
+        let at = DateTime::from_timestamp(1_767_225_600, 0).unwrap_or_default();
+        Self {
+            id: 7,
+            name: "Acme".into(),
+            slug: Some("acme".into()),
+            personal: false,
+            role: RoleOut::Viewer,
+            permissions: OrgRole::Viewer.permissions().map(PermissionOut).collect(),
+            suspended: false,
+            membership_suspended: false,
+            deletion_due_at: None,
+            joined_at: at,
+            created_at: at,
+            updated_at: at,
+        }
+    }
+}
+
+impl From<MyOrganization> for OrgOut {
+    fn from((org, membership): MyOrganization) -> Self {
+        let checked = IdentityMembership::of(&org, &membership);
+        let allowed = membership.role.permissions().filter(|one| admit(checked, Some(*one)).is_ok());
+        Self {
+            id: org.id,
+            personal: org.personal_of.is_some(),
+            role: membership.role.into(),
+            permissions: allowed.map(PermissionOut).collect(),
+            suspended: checked.org_suspended,
+            membership_suspended: checked.suspended,
+            deletion_due_at: org.deletion_due_at,
+            joined_at: membership.created_at,
+            created_at: org.created_at,
+            updated_at: org.updated_at,
+            name: org.name,
+            slug: org.slug,
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! The organizations of the caller.
+
+use chrono::{DateTime, Utc};
+use poem_openapi::{
+    ApiResponse, Object, OpenApi,
+    payload::Json,
+    types::{Example, MaybeUndefined},
+};
+
+use super::org::OrgOut;
+use crate::{
+    api::{
+        extract::{Body, CurrentUser, OrgMember, Slug},
+        paths::{ORG_PATH, PREFIX},
+        problem::Result,
+        tag::Tag,
+    },
+    app::App,
+    services::{
+        organizations::{self, Changes, Confirmation},
+        permissions::perm,
+    },
+};
+
+/// The organizations of the caller.
+pub(in crate::api) struct MyOrgs(pub(super) App);
+
+/// One organization.
+pub(in crate::api) struct Orgs(pub(super) App);
+
+/// A new organization.
+#[derive(Object)]
+#[oai(deny_unknown_fields)]
+struct OrgIn {
+    #[oai(validator(min_length = 1, max_length = 100))]
+    name: String,
+    /// A unique name for URLs: 3 to 50 lower-case letters, digits and single hyphens, beginning with a letter.
+    #[oai(nullable)]
+    slug: Option<Slug>,
+}
+
+/// A change of an organization. Absent fields are not changed.
+#[derive(Object)]
+#[oai(deny_unknown_fields)]
+struct OrgChangeIn {
+    #[oai(validator(min_length = 1, max_length = 100))]
+    name: Option<String>,
+    /// `null` removes it.
+    #[oai(nullable)]
+    slug: MaybeUndefined<Slug>,
+}
+
+/// The confirmation of the owner.
+#[derive(Object)]
+#[oai(deny_unknown_fields)]
+struct OrgDeleteIn {
+    /// The current password.
+    password: String,
+    /// A code of the authenticator, or a recovery code. Required if you have two-factor authentication.
+    #[oai(nullable, validator(max_length = 64))]
+    code: Option<String>,
+}
+
+/// The new owner, and the confirmation of the present one.
+#[derive(Object)]
+#[oai(deny_unknown_fields)]
+struct TransferIn {
+    /// The new owner, who is an active member.
+    user_id: i64,
+    /// The current password.
+    password: String,
+    /// A code of the authenticator, or a recovery code. Required if you have two-factor authentication.
+    #[oai(nullable, validator(max_length = 64))]
+    code: Option<String>,
+}
+
+#[derive(ApiResponse)]
+enum OrgCreated {
+    /// The new organization.
+    #[oai(status = 201)]
+    Created(
+        Json<OrgOut>,
+        /// The path of the organization.
+        #[oai(header = "Location")]
+        String,
+    ),
+}
+
+/// A scheduled deletion of an organization.
+#[derive(Object)]
+#[oai(example)]
+struct OrgDeletion {
+    /// When the organization is due to be erased. Its owner can restore it before.
+    deletion_due_at: DateTime<Utc>,
+}
+
+impl Example for OrgDeletion {
+    fn example() -> Self {
+        Self { deletion_due_at: DateTime::from_timestamp(1_768_435_200, 0).unwrap_or_default() }
+    }
+}
+
+#[derive(ApiResponse)]
+enum OrgDeletionScheduled {
+    /// The organization is closed to its members, and will be erased.
+    #[oai(status = 202)]
+    Accepted(Json<OrgDeletion>),
+}
+
+#[OpenApi(tag = "Tag::Organizations")]
+impl MyOrgs {
+    /// Returns your organizations.
+    ///
+    /// The personal one is the first. Each has your role and your permissions, so a front end needs one request.
+    #[oai(path = "/orgs", method = "get", operation_id = "list_orgs")]
+    async fn list(&self, CurrentUser(actor): CurrentUser) -> Result<Json<Vec<OrgOut>>> {
+        let list = organizations::list(&self.0, &actor).await?;
+        Ok(Json(list.into_iter().map(Into::into).collect()))
+    }
+
+    /// Returns your organizations, as `GET /orgs` does.
+    #[oai(path = "/users/me/orgs", method = "get", operation_id = "list_my_orgs")]
+    async fn list_mine(&self, caller: CurrentUser) -> Result<Json<Vec<OrgOut>>> {
+        self.list(caller).await
+    }
+
+    /// Creates an organization, whose owner you are.
+    ///
+    /// Fails with 409 `slug_taken` if another organization has the slug, and with 409 `org_limit_reached` or
+    /// `membership_limit_reached` if you have too many organizations.
+    #[oai(path = "/orgs", method = "post", operation_id = "create_org")]
+    async fn create(&self, CurrentUser(actor): CurrentUser, Body(body): Body<OrgIn>) -> Result<OrgCreated> {
+        let slug = body.slug.as_ref().map(|slug| slug.0.as_str());
+        let made = organizations::create(&self.0, &actor, &body.name, slug).await?;
+        let location = format!("{PREFIX}/orgs/{}", made.0.id);
+        Ok(OrgCreated::Created(Json(made.into()), location))
+    }
+}
+
+#[OpenApi(prefix_path = ORG_PATH, tag = "Tag::Organizations")]
+impl Orgs {
+    /// Returns an organization.
+    ///
+    /// Fails with 404 `org_not_found` if you are not a member, as all operations in an organization do.
+    #[oai(path = "/", method = "get", operation_id = "read_org")]
+    async fn read(&self, org: OrgMember<perm::Member>) -> Result<Json<OrgOut>> {
+        Ok(Json(organizations::find(&self.0, org.access()).await?.into()))
+    }
+
+    /// Changes the name or the slug.
+    ///
+    /// Fails with 409 `slug_taken`. Needs the permission `org:update`.
+    #[oai(path = "/", method = "patch", operation_id = "update_org")]
+    async fn update(
+        &self,
+        org: OrgMember<perm::OrgUpdate>,
+        Body(body): Body<OrgChangeIn>,
+    ) -> Result<Json<OrgOut>> {
+        let slug = match body.slug {
+            MaybeUndefined::Undefined => None,
+            MaybeUndefined::Null => Some(None),
+            MaybeUndefined::Value(slug) => Some(Some(slug.0)),
+        };
+        let changes = Changes { name: body.name, slug };
+        Ok(Json(organizations::update(&self.0, org.actor(), org.access(), &changes).await?.into()))
+    }
+
+    /// Makes another member the owner.
+    ///
+    /// You become an admin, and both of you get a mail. Only for the owner. Fails with 400 `wrong_password` or
+    /// `invalid_code`, and with 422 if the user is not an active member.
+    #[oai(path = "/transfer", method = "post", operation_id = "transfer_org")]
+    async fn transfer(
+        &self,
+        org: OrgMember<perm::OrgTransfer>,
+        Body(body): Body<TransferIn>,
+    ) -> Result<Json<OrgOut>> {
+        let confirmation = Confirmation { password: body.password, code: body.code };
+        let done =
+            organizations::transfer(&self.0, org.actor(), org.access(), body.user_id, confirmation).await?;
+        Ok(Json(done.into()))
+    }
+
+    /// Schedules the deletion of the organization.
+    ///
+    /// From now on, its members are refused with 403 `org_deleting`. It is erased after a grace period, unless you restore it
+    /// before. The admins get a mail. Only for the owner. Fails with 400 `wrong_password` or `invalid_code`, and with 409
+    /// `personal_org` for a personal organization.
+    #[oai(path = "/deletion", method = "post", operation_id = "delete_org")]
+    async fn delete(
+        &self,
+        org: OrgMember<perm::OrgDelete>,
+        Body(body): Body<OrgDeleteIn>,
+    ) -> Result<OrgDeletionScheduled> {
+        let confirmation = Confirmation { password: body.password, code: body.code };
+        let due = organizations::delete(&self.0, org.actor(), org.access(), confirmation).await?;
+        Ok(OrgDeletionScheduled::Accepted(Json(OrgDeletion { deletion_due_at: due })))
+    }
+
+    /// Schedules the deletion of the organization, as `POST /orgs/{org}/deletion` does.
+    ///
+    /// Not every client can send a body with DELETE. Fails with 400 `wrong_password` or `invalid_code`, and with 409
+    /// `personal_org`.
+    #[oai(path = "/", method = "delete", operation_id = "delete_org_with_body")]
+    async fn delete_with_body(
+        &self,
+        org: OrgMember<perm::OrgDelete>,
+        body: Body<OrgDeleteIn>,
+    ) -> Result<OrgDeletionScheduled> {
+        self.delete(org, body).await
+    }
+
+    /// Cancels the deletion of the organization.
+    ///
+    /// Only for the owner. Fails with 404 `org_not_found` once the deletion is due.
+    #[oai(path = "/restore", method = "post", operation_id = "restore_org")]
+    async fn restore(&self, org: OrgMember<perm::OrgRestore>) -> Result<Json<OrgOut>> {
+        Ok(Json(organizations::restore(&self.0, org.actor(), org.access()).await?.into()))
+    }
+}
