@@ -66,6 +66,7 @@ mod openapi;
 mod openapi_access;
 mod openapi_rules;
 mod ops;
+mod orgs;
 mod outbox;
 mod pagination;
 mod postgres_connections;

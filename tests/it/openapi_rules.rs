@@ -77,12 +77,14 @@ async fn a_body_may_have_only_the_documented_fields_and_nulls() {
     let app = TestApp::start().await;
     let (document, admin) = (fetch_document().await, app.admin().await);
     let user = app.user().await;
+    let org = app.post("/orgs", Some(&admin), json!({ "name": "Acme" })).await.body["id"].to_string();
     let mut asked = 0;
     for (path, method, operation) in list_operations(&document) {
         let schema = resolve_ref(&document, &operation["requestBody"]["content"][JSON]["schema"]);
         let Some(properties) = schema["properties"].as_object() else { continue };
         assert_eq!(schema["additionalProperties"], false, "{path}");
         let path = path.replace("{id}", &user.id.to_string()).replace("{name}", "chores");
+        let path = path.replace("{org}", &org).replace("{user}", &user.id.to_string());
         let mut send = async |field: &str| {
             asked += 1;
             let request =
@@ -164,11 +166,12 @@ async fn responses_have_the_documented_fields_and_headers() {
     let app = TestApp::with(&["--rate-limits=true"]).await;
     let (document, admin) = (fetch_document().await, app.admin().await);
     let job = app.enqueue("/jobs/example?name=x", &admin).await;
+    let org = app.post("/orgs", Some(&admin), json!({ "name": "Acme" })).await.body["id"].to_string();
     let mut seen = 0;
     let all = list_operations(&document).into_iter();
     for (path, method, operation) in all.filter(|(_, method, _)| method == "get") {
         let id = if path.contains("/jobs/") { job.clone() } else { admin.id.to_string() };
-        let url = path.replace("{id}", &id).replace("{name}", "default");
+        let url = path.replace("{id}", &id).replace("{name}", "default").replace("{org}", &org);
         for user in [Some(&admin), None] {
             let mut request = app.at_root(Method::GET, &url);
             if let Some(User { token, .. }) = user {

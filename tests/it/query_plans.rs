@@ -68,6 +68,18 @@ async fn call_all_operations(app: &TestApp, user: &User, admin: &User) {
             }
         }
     }
+    let org = app.post("/orgs", Some(user), json!({ "name": "Acme" })).await.body["id"].to_string();
+    get("/orgs", user).await;
+    for path in [
+        "",
+        "/members",
+        "/members?role=owner&state=active&search=user",
+        "/audit",
+        "/audit?action=org.created",
+    ] {
+        get(&format!("/orgs/{org}{path}"), user).await;
+    }
+    get("/admin/orgs?search=acme", admin).await;
     let all = app.get("/users", Some(admin)).await;
     assert_eq!(all.body["total"], 10_000, "the count is limited");
     for path in [

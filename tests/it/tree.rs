@@ -138,9 +138,9 @@ fn the_paths_in_the_container_files_exist() {
 fn changes_without_an_actor_are_known() {
     let allowed = [
         ("change_without_actor(", vec!["login.rs", "recovery.rs", "sessions.rs", "users.rs"]),
-        ("change_by_job(", vec!["housekeeping.rs"]),
+        ("change_by_job(", vec!["housekeeping.rs", "org_erasure.rs"]),
         (".db.transaction", vec!["transaction.rs"]),
-        ("Tx::on(", vec!["admin_password.rs", "admins.rs", "transaction.rs"]),
+        ("Tx::on(", vec!["admin_password.rs", "admins.rs", "personal_orgs.rs", "transaction.rs"]),
         // `sessions.rs` also revokes pending login challenges, which must not outlive the sessions.
         ("Session::revoke_all(", vec!["sessions.rs"]),
     ];
@@ -153,4 +153,13 @@ fn changes_without_an_actor_are_known() {
         found.sort();
         assert_eq!(found, files, "services that use `{call}`");
     }
+}
+
+/// To have a scope proves that the membership was checked, so only the file that checks it makes one.
+#[test]
+fn scopes_are_made_in_one_place() {
+    let makes_scope = |file: &PathBuf| fs::read_to_string(file).unwrap().contains("OrgScope::verified(");
+    let src = root().join("src");
+    let found: Vec<_> = list_sources(&src).into_iter().filter(makes_scope).collect();
+    assert_eq!(found, [src.join("services/org_access.rs")]);
 }

@@ -41,6 +41,7 @@ const ADMINS: &[&str] = &[
     "end_user_sessions",
     "invite_user",
     "invite_user_again",
+    "list_all_orgs",
     "list_audit_entries",
     "list_jobs",
     "list_queues",
@@ -53,6 +54,7 @@ const ADMINS: &[&str] = &[
     "remove_user_two_factor",
     "requeue_job",
     "requeue_queue",
+    "suspend_org",
     "update_user",
 ];
 
