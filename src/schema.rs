@@ -13,6 +13,7 @@ diesel::table! {
         address -> Nullable<Text>,
         request_id -> Nullable<Text>,
         client_request_id -> Nullable<Text>,
+        org_id -> Nullable<Int8>,
     }
 }
 
@@ -45,6 +46,17 @@ diesel::table! {
 }
 
 diesel::table! {
+    memberships (org_id, user_id) {
+        org_id -> Int8,
+        user_id -> Int8,
+        role -> Text,
+        suspended_at -> Nullable<Timestamptz>,
+        created_at -> Timestamptz,
+        updated_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
     one_time_tokens (hash) {
         hash -> Bytea,
         user_id -> Int8,
@@ -53,6 +65,19 @@ diesel::table! {
         tries -> Int4,
         created_at -> Timestamptz,
         expires_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    organizations (id) {
+        id -> Int8,
+        name -> Text,
+        slug -> Nullable<Text>,
+        personal_of -> Nullable<Int8>,
+        suspended_at -> Nullable<Timestamptz>,
+        deletion_due_at -> Nullable<Timestamptz>,
+        created_at -> Timestamptz,
+        updated_at -> Timestamptz,
     }
 }
 
@@ -128,7 +153,9 @@ diesel::allow_tables_to_appear_in_same_query! {
     audit_log,
     idempotency_keys,
     job_outbox,
+    memberships,
     one_time_tokens,
+    organizations,
     outbox,
     recovery_codes,
     refresh_tokens,

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use poem_openapi::{
     Enum,
     registry::{MetaSchema, MetaSchemaRef},
-    types::{ToJSON, Type},
+    types::{ParseError, ParseFromJSON, ParseResult, ToJSON, Type},
 };
 use serde_json::Value;
 
@@ -68,6 +68,14 @@ impl Type for PermissionOut {
 
     fn raw_element_iter<'a>(&'a self) -> Box<dyn Iterator<Item = &'a Self> + 'a> {
         Box::new(std::iter::once(self))
+    }
+}
+
+impl ParseFromJSON for PermissionOut {
+    fn parse_from_json(value: Option<Value>) -> ParseResult<Self> {
+        let value = value.unwrap_or_default();
+        let known = Permission::ALL.iter().find(|permission| value == permission.as_str());
+        known.map(|permission| Self(*permission)).ok_or_else(|| ParseError::expected_type(value))
     }
 }
 

@@ -108,12 +108,6 @@ fn domain_status(error: &Error) -> StatusCode {
         | Error::InvalidCode
         | Error::InvalidLink => StatusCode::BAD_REQUEST,
         Error::BadCredentials | Error::InvalidToken => StatusCode::UNAUTHORIZED,
-        Error::Inactive | Error::Forbidden | Error::EmailNotVerified | Error::TwoFactorRequired => {
-            StatusCode::FORBIDDEN
-        }
-        Error::Conflict(_) | Error::IdempotencyKeyInUse | Error::LastAdmin | Error::UserNotVerified => {
-            StatusCode::CONFLICT
-        }
         Error::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
         Error::Inactive
         | Error::Forbidden
@@ -124,6 +118,7 @@ fn domain_status(error: &Error) -> StatusCode {
         | Error::MemberSuspended
         | Error::OrgDeleting => StatusCode::FORBIDDEN,
         Error::Conflict(_)
+        | Error::IdempotencyKeyInUse
         | Error::LastAdmin
         | Error::UserNotVerified
         | Error::LastOwner(_)
