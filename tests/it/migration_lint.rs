@@ -83,6 +83,8 @@ fn what_the_running_release_uses_is_not_taken_away() {
             ("ALTER TABLE users ALTER x DROP NOT NULL", &["1 drop-not-null"]),
             ("ALTER TABLE users ALTER x DROP DEFAULT", &["1 drop-default"]),
             ("ALTER TABLE users ENABLE ROW LEVEL SECURITY", &["1 row-security"]),
+            ("SELECT tenant_table('users');", &["1 row-security"]),
+            ("CREATE TABLE a (org_id BIGINT);\nSELECT tenant_table('a');", &[]),
             ("DROP VIEW v", &["1 drop-object"]),
             ("DROP FUNCTION f(int), g", &["1 drop-object"]),
             ("DROP FUNCTION f(int);\nCREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1';", &[]),

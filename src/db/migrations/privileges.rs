@@ -53,7 +53,22 @@ SELECT format('the table %I belongs to the role %I: run the migrations as that r
               'TO %I;', relname, pg_get_userbyid(relowner), pg_get_userbyid(relowner), current_user)
     FROM pg_class
     WHERE relnamespace = to_regnamespace(quote_ident(current_schema())) AND relkind IN ('r', 'p')
-          AND relname = ANY ($2) AND NOT pg_has_role(relowner, 'USAGE')";
+          AND relname = ANY ($2) AND NOT pg_has_role(relowner, 'USAGE')
+UNION ALL
+SELECT format('the role %I has to be a member of the role saas_tenant, and the role %I may not arrange it: as a superuser, run '
+              '%sGRANT saas_tenant TO %I;', product, current_user,
+              CASE WHEN tenant IS NULL THEN 'CREATE ROLE saas_tenant NOLOGIN; ' ELSE '' END, product)
+    FROM (
+        -- `run::lock` sets the role of the product. Since PostgreSQL 16, CREATEROLE alone does not allow to grant a role.
+        SELECT coalesce((SELECT rolname FROM pg_roles WHERE rolname = current_setting('saas.product_role', true)),
+                        current_user) AS product,
+               to_regrole('saas_tenant')::oid AS tenant, current_setting('server_version_num')::int >= 160000 AS is_new
+    ) roles
+    JOIN pg_roles own ON own.rolname = current_user
+    WHERE 'saas_tenant' = ANY ($2)
+          AND NOT coalesce(pg_has_role(product, tenant, CASE WHEN is_new THEN 'SET' ELSE 'MEMBER' END), false)
+          AND NOT (rolsuper OR (rolcreaterole AND (tenant IS NULL OR NOT is_new))
+                   OR coalesce(pg_has_role(tenant, 'MEMBER WITH ADMIN OPTION'), false))";
 
 /// Returns the privileges that the role of the connection lacks for a script, each with the statement that grants it.
 pub(super) async fn missing(mut conn: &AsyncPgConnection, sql: &str) -> QueryResult<Vec<String>> {

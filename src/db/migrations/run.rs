@@ -71,6 +71,10 @@ pub(super) async fn lock(settings: &Database) -> anyhow::Result<AsyncPgConnectio
     // A migration may take long, but a statement that waits for a lock holds up all requests to its table. The harness begins its transactions with the isolation level of the session.
     let session = "SET statement_timeout = 0; SET lock_timeout = '10s'; SET default_transaction_isolation = 'read committed'";
     conn.batch_execute(session).await.context(failed)?;
+    // A migration lets the role of the product use `saas_tenant`, also if it runs as another role.
+    let product = settings.options()?.connection.get_user().unwrap_or_default().replace('\'', "''");
+    let product = format!("SELECT set_config('saas.product_role', '{product}', false)");
+    conn.batch_execute(&product).await.context(failed)?;
     // A statement that waits for the lock would have a snapshot, and CREATE INDEX CONCURRENTLY waits for snapshots.
     let sql = format!("SELECT pg_try_advisory_lock({ADVISORY_LOCK_KEY})::text AS value");
     while texts(&conn, &sql).await.context(failed)? != ["true"] {

@@ -79,7 +79,21 @@ impl Linter<'_> {
             "prepare" if rest.is_at("transaction") => self.transaction(rest, first),
             // They may contain the word UPDATE.
             "grant" | "revoke" | "comment" | "raise" | "set" => {}
-            _ => self.writes(tokens),
+            _ => {
+                self.tenant_tables(tokens);
+                self.writes(tokens);
+            }
+        }
+    }
+
+    /// Checks the calls of the function `tenant_table`, which enables row-level security.
+    fn tenant_tables(&mut self, tokens: &[Token]) {
+        for call in tokens.windows(3) {
+            let Kind::Text(table) = &call[2].kind else { continue };
+            let is_call = call[0].is("tenant_table") && call[1].is_symbol('(');
+            if is_call && !self.is_new(table.trim_start_matches("public.")) {
+                self.report(rules::ROW_SECURITY, &call[0]);
+            }
         }
     }
 
