@@ -15,6 +15,7 @@ mod error;
 mod in_use;
 mod manager;
 pub mod migrations;
+mod org_conn;
 mod org_scope;
 mod pending;
 mod recent;
@@ -22,6 +23,7 @@ mod session;
 mod sqlstate;
 mod standalone;
 mod statement_log;
+mod tenant_role;
 mod tls;
 mod tx;
 
@@ -33,11 +35,13 @@ use tokio::time::timeout_at;
 pub use committed::{CommittedIds, Turn};
 pub use connection_budget::ConnectionBudget;
 pub use in_use::{KeyInUse, KeysInUse};
+pub use org_conn::{OrgConn, OrgTx, enter_org, show_org};
 pub use org_scope::{OrgScope, Via};
 pub use pending::PendingUses;
 pub use recent::RecentReads;
 pub use session::accepts_writes;
 pub use standalone::{ConnectFailure, connect, connect_directly, pooler_fix, try_connect};
+pub use tenant_role::tenant_role_problems;
 pub use tx::{Effects, Tx};
 
 use crate::{

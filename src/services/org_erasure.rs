@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     app::App,
+    db::{Tx, show_org},
     error::{Result, chain},
     models::{
         clock::DatabaseClock,
@@ -86,9 +87,11 @@ async fn schedule_abandoned(app: &App) -> Result<()> {
 /// An organization that is due cannot be restored, so its data can be deleted in several transactions.
 async fn erase(app: &App, tables: &[OrgTable], id: i64) -> Result<bool> {
     for table in tables {
-        let batch =
-            async |conn: &mut AsyncPgConnection| Ok(table.delete_rows_of_due(conn, id, BATCH_ROWS).await?);
-        while app.db.run_for(BATCH_TIMEOUT, batch).await? > 0 {}
+        let batch = async |tx: &Tx<'_>| {
+            show_org(tx, id).await?;
+            Ok(table.delete_rows_of_due(tx, id, BATCH_ROWS).await?)
+        };
+        while change_by_job(app, BATCH_TIMEOUT, batch).await? > 0 {}
     }
     change_by_job(app, BATCH_TIMEOUT, async |tx| {
         let now = DatabaseClock::read(tx).await?.now();

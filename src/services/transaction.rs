@@ -6,12 +6,14 @@ use diesel_async::AsyncPgConnection;
 
 use super::{
     actor::{Actor, Affected, LockedUsers},
-    job_relay, user_jobs,
+    job_relay,
+    org_access::{self, OrgAccess},
+    user_jobs,
 };
 use crate::{
     app::App,
     context::RequestContext,
-    db::{Effects, Tx},
+    db::{Effects, OrgTx, Tx, enter_org},
     error::Result,
 };
 
@@ -77,6 +79,48 @@ pub async fn change_by_job<T>(
     work: impl AsyncFnOnce(&Tx<'_>) -> Result<T> + Clone,
 ) -> Result<T> {
     commit(app, &RequestContext::default(), timeout, work).await
+}
+
+/// Makes a change of the data of an organization: locks the membership, checks that the caller may still make the change, and
+/// runs `work` in the organization, in one transaction. Jobs use it too, with the access that they have read again.
+///
+/// # Errors
+/// Those of [`org_access::check`](super::org_access::check) if the caller may no longer make the change; those of `work`,
+/// after a rollback; those of [`Db::transaction`](crate::db::Db::transaction).
+pub async fn change_in_org<T>(
+    app: &App,
+    context: &RequestContext,
+    access: &OrgAccess,
+    work: impl AsyncFnOnce(&OrgTx<'_>) -> Result<T> + Clone,
+) -> Result<T> {
+    let (first, find) = (async |_: &Tx<'_>| Ok(()), async |_: &Tx<'_>| Ok(None));
+    change_in_org_unless(app, context, access, first, find, work).await
+}
+
+/// As [`change_in_org`]. Runs `first` before it locks rows, and `find` after the check of the access, both in the role of the
+/// product. If `find` returns a value, that is the result, and `work` does not run.
+///
+/// # Errors
+/// As [`change_in_org`], and those of `first` and `find`.
+pub(super) async fn change_in_org_unless<T>(
+    app: &App,
+    context: &RequestContext,
+    access: &OrgAccess,
+    first: impl AsyncFnOnce(&Tx<'_>) -> Result<()> + Clone,
+    find: impl AsyncFnOnce(&Tx<'_>) -> Result<Option<T>> + Clone,
+    work: impl AsyncFnOnce(&OrgTx<'_>) -> Result<T> + Clone,
+) -> Result<T> {
+    let checked = async |tx: &Tx<'_>| {
+        // Neither the queries before `work` nor the role in which it runs change a user or a session.
+        tx.set_identities_unchanged();
+        first.clone()(tx).await?;
+        org_access::lock_shared(tx, access).await?;
+        match find.clone()(tx).await? {
+            Some(done) => Ok(done),
+            None => enter_org(tx, access.scope(), work.clone()).await,
+        }
+    };
+    commit(app, context, app.db.timeout(), checked).await
 }
 
 async fn commit<T>(

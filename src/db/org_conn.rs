@@ -1,0 +1,187 @@
+//! The connection for the data of one organization.
+//!
+//! All statements on it run in one transaction, in the role `saas_tenant`. For this role, the policies of the tables show and
+//! accept only rows of the organization: a query without `WHERE org_id = ..` finds nothing of others. The role and the setting
+//! end with the transaction, so the next user of a pooled connection does not have them.
+
+use std::ops::Deref;
+
+use diesel::{
+    QueryResult,
+    query_builder::{AsQuery, QueryFragment, QueryId},
+};
+use diesel_async::{AsyncConnectionCore, AsyncPgConnection, SimpleAsyncConnection};
+use futures_util::future::join;
+
+use super::{Db, OrgScope, STATEMENT_TIMEOUT, Tx, discard};
+use crate::error::Result;
+
+/// Runs the queries of one organization, and gives no other access to its connection.
+///
+/// The models of an organization's data take it. Only [`Db::in_org`] and `services::transaction::change_in_org` make it, from
+/// an [`OrgScope`], which only a check of the membership makes:
+///
+/// ```compile_fail,E0624
+/// let forged = saas::db::OrgScope::verified(7, 1, saas::db::Via::Session);
+/// ```
+pub struct OrgConn<'a> {
+    conn: &'a AsyncPgConnection,
+    org_id: i64,
+}
+
+impl OrgConn<'_> {
+    /// Returns the id of the organization. Queries name it, although the policies do, because the indexes begin with it.
+    pub fn org_id(&self) -> i64 {
+        self.org_id
+    }
+}
+
+/// An [`OrgConn`] for a change: the membership was checked against the locked row, and the transaction also takes the audit
+/// entry and the jobs of the change.
+pub struct OrgTx<'a> {
+    conn: OrgConn<'a>,
+    tx: &'a Tx<'a>,
+}
+
+impl<'a> OrgTx<'a> {
+    /// Returns the transaction, for an audit entry or a job. In the role `saas_tenant`, it may insert into these tables, and not
+    /// read them.
+    pub fn tx(&self) -> &'a Tx<'a> {
+        self.tx
+    }
+}
+
+impl<'a> Deref for OrgTx<'a> {
+    type Target = OrgConn<'a>;
+    fn deref(&self) -> &OrgConn<'a> {
+        &self.conn
+    }
+}
+
+impl Db {
+    /// Reads the data of an organization, in a transaction. It may run more than once, as [`Db::transaction`].
+    ///
+    /// A change needs `services::transaction::change_in_org`: the membership behind `scope` may be up to
+    /// `IDENTITY_CACHE_MS` old.
+    ///
+    /// # Errors
+    /// As [`Db::run`].
+    pub async fn in_org<T>(
+        &self,
+        scope: &OrgScope,
+        work: impl AsyncFnOnce(&OrgConn<'_>) -> Result<T> + Clone,
+    ) -> Result<T> {
+        let org_id = scope.org_id();
+        self.run(async |conn| read_once(conn, org_id, work.clone()).await).await
+    }
+}
+
+/// Enters the organization in a transaction of the product's role, and runs `work`. For `services::transaction::change_in_org`,
+/// which checks the membership before.
+///
+/// # Errors
+/// Those of `work`; [`Error::Unavailable`](crate::error::Error::Unavailable) or
+/// [`Error::Internal`](crate::error::Error::Internal) if the role cannot be set.
+pub async fn enter_org<T>(
+    tx: &Tx<'_>,
+    scope: &OrgScope,
+    work: impl AsyncFnOnce(&OrgTx<'_>) -> Result<T>,
+) -> Result<T> {
+    let org = OrgTx { conn: OrgConn { conn: tx.conn(), org_id: scope.org_id() }, tx };
+    run_behind(tx.conn(), &enter(scope.org_id()), work(&org)).await
+}
+
+/// Lets a role of the product that owns no table see the rows of an organization, until the end of the transaction. For the
+/// erasure of the organization, which has no member to check.
+///
+/// # Errors
+/// If PostgreSQL does not answer.
+pub async fn show_org(mut conn: &AsyncPgConnection, org_id: i64) -> QueryResult<()> {
+    conn.batch_execute(&set_org(org_id)).await
+}
+
+/// Runs `work` in a transaction of its own. This does not use the transaction manager of diesel, which waits for the answer to
+/// BEGIN.
+async fn read_once<T>(
+    conn: &mut AsyncPgConnection,
+    org_id: i64,
+    work: impl AsyncFnOnce(&OrgConn<'_>) -> Result<T>,
+) -> Result<T> {
+    let begin = format!(
+        "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = {}; {}",
+        STATEMENT_TIMEOUT.as_millis(),
+        enter(org_id)
+    );
+    let org = OrgConn { conn, org_id };
+    let result = run_behind(org.conn, &begin, work(&org)).await;
+    let end = if result.is_ok() { "COMMIT" } else { "ROLLBACK" };
+    let ended = conn.batch_execute(end).await;
+    if ended.is_err() {
+        // The transaction may be open, and the next user of the connection would be in it.
+        discard(conn);
+    }
+    let value = result?;
+    ended?;
+    Ok(value)
+}
+
+/// Returns the statements that enter an organization until the end of the transaction.
+fn enter(org_id: i64) -> String {
+    format!("SET LOCAL ROLE saas_tenant; {}", set_org(org_id))
+}
+
+fn set_org(org_id: i64) -> String {
+    format!("SELECT set_config('app.org_id', '{org_id}', true)")
+}
+
+/// Sends statements that begin or change a transaction, and runs `work` without waiting for their answer, which saves a round
+/// trip.
+///
+/// PostgreSQL runs the statements of a connection in the order in which they were sent, and after a failed one it refuses all
+/// others until the end of the transaction. So no statement of `work` runs outside of what `statements` set.
+async fn run_behind<T>(
+    mut conn: &AsyncPgConnection,
+    statements: &str,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    // `join` polls its futures in this order, and the first poll of a batch sends it.
+    let (begun, done) = join(conn.batch_execute(statements), work).await;
+    begun?;
+    done
+}
+
+impl SimpleAsyncConnection for &OrgConn<'_> {
+    async fn batch_execute(&mut self, query: &str) -> QueryResult<()> {
+        let mut conn = self.conn;
+        conn.batch_execute(query).await
+    }
+}
+
+impl<'a> AsyncConnectionCore for &'a OrgConn<'_> {
+    type LoadFuture<'conn, 'query> = <&'a AsyncPgConnection as AsyncConnectionCore>::LoadFuture<'conn, 'query>;
+    type ExecuteFuture<'conn, 'query> =
+        <&'a AsyncPgConnection as AsyncConnectionCore>::ExecuteFuture<'conn, 'query>;
+    type Stream<'conn, 'query> = <&'a AsyncPgConnection as AsyncConnectionCore>::Stream<'conn, 'query>;
+    type Row<'conn, 'query> = <&'a AsyncPgConnection as AsyncConnectionCore>::Row<'conn, 'query>;
+    type Backend = diesel::pg::Pg;
+
+    fn load<'conn, 'query, T>(&'conn mut self, source: T) -> Self::LoadFuture<'conn, 'query>
+    where
+        T: AsQuery + 'query,
+        T::Query: QueryFragment<Self::Backend> + QueryId + 'query,
+    {
+        let mut conn: &'a AsyncPgConnection = self.conn;
+        AsyncConnectionCore::load(&mut conn, source)
+    }
+
+    fn execute_returning_count<'conn, 'query, T>(
+        &'conn mut self,
+        source: T,
+    ) -> Self::ExecuteFuture<'conn, 'query>
+    where
+        T: QueryFragment<Self::Backend> + QueryId + 'query,
+    {
+        let mut conn: &'a AsyncPgConnection = self.conn;
+        AsyncConnectionCore::execute_returning_count(&mut conn, source)
+    }
+}
