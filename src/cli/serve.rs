@@ -9,7 +9,7 @@ use super::{
     open_files,
     shutdown::Shutdown,
     startup::{
-        check_settings, create_first_admin, log_warnings, migrate as apply_migrations,
+        check_settings, check_tenant_role, create_first_admin, log_warnings, migrate as apply_migrations,
         refuse_default_password, refused_settings, wait_for_database, wait_for_usable_redis,
         warn_of_clock_difference,
     },
@@ -66,6 +66,7 @@ impl Args {
         };
         let listener = bind(&listen)?;
         check_migrations(&app, migrate, conn).await?;
+        check_tenant_role(&app.db.get().await?).await?;
         refuse_default_password(&app, listen.host).await?;
         create_first_admin(&app).await?;
         warn_of_clock_difference(&app).await?;

@@ -287,6 +287,18 @@ async fn connect(config: &Config) -> anyhow::Result<AsyncPgConnection> {
     }
 }
 
+/// Refuses to serve organizations whose data PostgreSQL does not isolate.
+///
+/// # Errors
+/// If the role `saas_tenant` cannot be used, or is not restricted; the message has the statements that help.
+pub(super) async fn check_tenant_role(conn: &AsyncPgConnection) -> anyhow::Result<()> {
+    let problems = db::tenant_role_problems(conn).await?;
+    match problems.is_empty() {
+        true => Ok(()),
+        false => bail!("refusing to start: {}", problems.join(" ")),
+    }
+}
+
 /// Waits until Redis answers and accepts writes, and checks that it does not lose jobs and that its user has all permissions.
 ///
 /// # Errors

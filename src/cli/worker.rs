@@ -4,11 +4,15 @@ use super::{
     environment::Findings,
     liveness_file,
     shutdown::Shutdown,
-    startup::{check_settings, log_warnings, refused_settings, wait_for_database, wait_for_usable_redis},
+    startup::{
+        check_settings, check_tenant_role, log_warnings, refused_settings, wait_for_database,
+        wait_for_usable_redis,
+    },
 };
 use crate::{
     app::App,
     config::{self, Config, WorkerHealth},
+    db::migrations,
     error::chain,
     jobs, logging,
     queue::{Options, Queues, ReservedQueue, Retention, Worker},
@@ -104,7 +108,12 @@ pub(super) async fn work(
     let _reports = liveness_file::report_regularly(health.clone(), worker.id(), liveness.clone());
     let ready = async {
         // Jobs without a database would only use up their attempts.
-        wait_for_database(&app.config).await?;
+        let conn = wait_for_database(&app.config).await?;
+        // The migrations create the role.
+        if migrations::pending(&conn).await?.is_empty() {
+            check_tenant_role(&conn).await?;
+        }
+        drop(conn);
         wait_for_usable_redis(&app.queue, &app.config.redis).await?;
         // Mails may have waited for a mail server, which this worker now has.
         if sends_mails && let Err(error) = sweep(&app).await {

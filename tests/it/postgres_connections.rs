@@ -254,6 +254,8 @@ async fn doctor_checks_the_privileges_of_the_postgresql_role() {
         std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/databases.md")).unwrap();
     let grant = guide.lines().map(str::trim).find(|line| line.starts_with("GRANT SELECT, INSERT")).unwrap();
     database.sql(&grant.replace("TO saas", &format!("TO {role}"))).await;
+    let grant = guide.lines().map(str::trim).find(|line| line.starts_with("GRANT saas_tenant")).unwrap();
+    database.sql(&grant.replace("TO saas;", &format!("TO {role};"))).await;
     assert!(doctor().await.succeeded().stdout.contains("ok    privileges"));
     let app = TestApp::with(&[&format!("--database-url={url}")]).await;
     let body = json!({ "email": "ada@example.com", "password": "correct horse" });

@@ -29,6 +29,7 @@ impl Role {
         for what in ["ALL TABLES", "ALL SEQUENCES"] {
             database.sql(&format!("GRANT ALL ON {what} IN SCHEMA public TO {name}")).await;
         }
+        database.sql(&format!("GRANT saas_tenant TO {name}")).await;
         let (_, place) = database.url.split_once('@').unwrap();
         Self { url: format!("postgres://{name}:x@{place}"), name }
     }

@@ -32,7 +32,7 @@ use crate::{
 /// Check that the product can run here.
 ///
 /// Prints one line for each check, and the fix beside each failure: settings, mail, PostgreSQL, its connections, migrations,
-/// privileges, admins, addresses, Redis, cache, clock, disk. The settings are those of `saas serve` and `saas worker`. While
+/// privileges, tenants, admins, addresses, Redis, cache, clock, disk. The settings are those of `saas serve` and `saas worker`. While
 /// `saas dev` runs in this directory, and no other servers are configured, its servers are checked.
 /// Exits with 1 if a check fails.
 #[derive(clap::Args)]
@@ -118,6 +118,7 @@ impl Args {
                 report.add("migrations", migrated);
                 if has_tables {
                     report.add("privileges", check_privileges(&conn).await);
+                    report.add("tenants", database::tenants(&conn).await);
                     report.add("admins", self.check_admins(&conn).await);
                     report.add("outbox", self.check_outbox(&conn).await);
                     report.add("addresses", check_addresses(&conn).await);
