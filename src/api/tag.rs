@@ -13,6 +13,8 @@ pub(super) enum Tag {
     Users,
     /// Organizations and their members.
     Organizations,
+    /// The products of an organization, the example of a resource.
+    Products,
     /// Background jobs: enqueue, read the status, cancel.
     Jobs,
     /// For admins: the audit trail, queues, jobs and workers.

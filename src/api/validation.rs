@@ -144,7 +144,7 @@ impl<'a> Checker<'a> {
 
     fn string(&mut self, schema: &MetaSchema, text: &str) {
         // The check of a format has its own messages, also for the length.
-        if let Some(format @ ("email" | "password" | "slug")) = schema.format {
+        if let Some(format @ ("currency" | "email" | "password" | "slug")) = schema.format {
             if let Err(msg) = check_format(format, text) {
                 self.report("value_error", msg);
             }
@@ -249,6 +249,14 @@ fn parse_param(registry: &Registry, schema: &MetaSchemaRef, text: &str) -> Value
     parsed.unwrap_or_else(|| text.into())
 }
 
+/// Checks the form of a code. Which codes exist changes with time (ISO 4217).
+fn check_currency(code: &str) -> Result<(), &'static str> {
+    match code.len() == 3 && code.bytes().all(|byte| byte.is_ascii_uppercase()) {
+        true => Ok(()),
+        false => Err("Input should be three capital letters, such as EUR"),
+    }
+}
+
 /// Checks a text against the `format` of a schema.
 ///
 /// # Errors
@@ -258,6 +266,7 @@ pub(super) fn check_format(format: &str, text: &str) -> Result<(), &'static str>
         "email" => EmailAddress::parse(text).map(drop),
         "password" => check_password(text),
         "slug" => check_slug(text),
+        "currency" => check_currency(text),
         _ => Ok(()),
     }
 }

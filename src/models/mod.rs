@@ -15,6 +15,7 @@ pub mod org_erasure;
 pub mod organization;
 pub mod organization_list;
 pub mod outbox;
+pub mod product;
 pub mod session;
 pub mod session_use;
 pub mod two_factor;

@@ -53,6 +53,9 @@ pub enum Action {
     MemberUpdated,
     MemberRemoved,
     MemberLeft,
+    ProductCreated,
+    ProductUpdated,
+    ProductDeleted,
     /// Redis has refused an operation on a queue or a job, or has not answered.
     OperationFailed,
 }
@@ -98,6 +101,9 @@ impl Action {
             Self::MemberUpdated => "member.updated",
             Self::MemberRemoved => "member.removed",
             Self::MemberLeft => "member.left",
+            Self::ProductCreated => "product.created",
+            Self::ProductUpdated => "product.updated",
+            Self::ProductDeleted => "product.deleted",
             Self::OperationFailed => "operation.failed",
         }
     }
@@ -139,6 +145,11 @@ impl Entry {
     /// Creates an entry about a member of an organization, in its trail. The target is the user.
     pub fn member(org_id: i64, user_id: i64, action: Action) -> Self {
         Self::about("member", user_id.to_string(), action).in_org(org_id)
+    }
+
+    /// Creates an entry about a row of the data of an organization, in its trail. `target_type` is such as `product`.
+    pub fn row(org_id: i64, target_type: &'static str, id: i64, action: Action) -> Self {
+        Self::about(target_type, id.to_string(), action).in_org(org_id)
     }
 
     /// Puts the entry into the trail of an organization, too.

@@ -217,3 +217,35 @@ async fn the_list_of_users_uses_indexes() {
         assert!(plan.contains("Index") && !plan.contains("Seq Scan"), "{sql}\n{plan}");
     }
 }
+
+/// Under row-level security too, a query reads the rows of its organization only, and a page in the order of an index.
+#[tokio::test]
+async fn the_products_of_an_organization_are_found_by_indexes() {
+    let database = TestDatabase::migrated().await;
+    database
+        .sql(
+            "INSERT INTO organizations (id, name) SELECT n, 'Org' FROM generate_series(1, 40) n;
+             INSERT INTO products (org_id, sku, name, price, currency, created_at)
+                 SELECT o, n::text, 'Name ' || n, 1, 'EUR', now() - n * interval '1 minute'
+                 FROM generate_series(1, 40) o, generate_series(1, 1000) n",
+        )
+        .await;
+    database.sql("VACUUM ANALYZE products").await;
+    for (condition, order, index) in [
+        ("id = 7", "id", "products_pkey"),
+        ("true", "created_at DESC, id DESC", "products_created_at_idx"),
+        ("(created_at, id) < (now() - interval '1 hour', 9)", "created_at DESC, id DESC", "products_created_at_idx"),
+        ("(name_key, id) > ('name 5', 9)", "name_key, id", "products_name_key_idx"),
+        ("sku = '7'", "id", "products_sku_key"),
+        ("strpos(name_key, (SELECT search_fold('77'))) > 0", "id", "products"),
+    ] {
+        let sql = format!(
+            "BEGIN; SET LOCAL ROLE saas_tenant; SELECT set_config('app.org_id', '3', true);
+             EXPLAIN SELECT * FROM products WHERE org_id = 3 AND {condition} ORDER BY {order} LIMIT 20; ROLLBACK"
+        );
+        let plan = column(&database, &sql).await.join("\n");
+        assert!(plan.contains(index) && !plan.contains("Seq Scan"), "{sql}\n{plan}");
+        let is_page = index.ends_with("_idx");
+        assert!(!is_page || !plan.contains("Sort"), "{sql}\n{plan}");
+    }
+}

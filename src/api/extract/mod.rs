@@ -16,6 +16,6 @@ pub use cursor::Cursor;
 pub use idempotency::{IDEMPOTENCY_KEY, IDEMPOTENCY_KEY_FORMAT, IdempotencyKey, OperationId};
 pub use org::OrgMember;
 pub use paging::{Limit, Offset};
-pub use text::{Email, NewPassword, Slug, Text};
+pub use text::{Currency, Email, NewPassword, Slug, Text};
 pub(in crate::api) use user::LoggedUser;
 pub use user::{Admin, CurrentUser, LogoutSession, SignedIn};

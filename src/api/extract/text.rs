@@ -27,6 +27,9 @@ pub struct NewPassword(pub String);
 /// A name for URLs.
 pub struct Slug(pub String);
 
+/// The code of a currency (ISO 4217).
+pub struct Currency(pub String);
+
 /// Implements the traits of a text type with a format, a minimum and a maximum length, an example, and a pattern if there is
 /// one. The format is what is checked.
 macro_rules! text_type {
@@ -80,6 +83,7 @@ macro_rules! text_type {
 
 text_type!(Email, "email", 3, MAX_EMAIL_CHARS, "ada@example.com");
 text_type!(NewPassword, "password", MIN_PASSWORD_CHARS, MAX_PASSWORD_BYTES, "correct horse battery");
+text_type!(Currency, "currency", 3, 3, "EUR", "^[A-Z]{3}$");
 text_type!(Slug, "slug", MIN_SLUG_CHARS, MAX_SLUG_CHARS, "acme-inc", "^[a-z][a-z0-9]*(-[a-z0-9]+)*$");
 
 // Text without the NUL character, which PostgreSQL cannot store. Not a doc comment, which would change the OpenAPI

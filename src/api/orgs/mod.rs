@@ -8,6 +8,7 @@ mod audit;
 mod members;
 mod org;
 mod organizations;
+mod products;
 mod role;
 
 use poem_openapi::OpenApi;
@@ -20,5 +21,6 @@ pub(super) fn resources(app: &App) -> impl OpenApi + use<> {
         organizations::Orgs(app.clone()),
         members::Members(app.clone()),
         audit::OrgAudit(app.clone()),
+        products::Products(app.clone()),
     )
 }

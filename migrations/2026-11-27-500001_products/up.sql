@@ -1,0 +1,29 @@
+-- The example of a table that belongs to organizations.
+CREATE TABLE products (
+    org_id     BIGINT NOT NULL REFERENCES organizations ON DELETE CASCADE,
+    id         BIGINT GENERATED ALWAYS AS IDENTITY,
+    sku        TEXT NOT NULL CHECK (char_length(sku) BETWEEN 1 AND 64),
+    name       TEXT NOT NULL CHECK (char_length(name) BETWEEN 1 AND 200),
+    -- For search and sort. A search compares it with each row of the organization: an index for the parts of a text is not
+    -- used under row-level security.
+    name_key   TEXT NOT NULL GENERATED ALWAYS AS (search_fold(name)) STORED,
+    -- In the minor unit of the currency, such as cents.
+    price      BIGINT NOT NULL CHECK (price >= 0),
+    -- ISO 4217.
+    currency   TEXT NOT NULL CHECK (currency ~ '^[A-Z]{3}$'),
+    created_at TIMESTAMPTZ NOT NULL DEFAULT now(),
+    updated_at TIMESTAMPTZ NOT NULL DEFAULT now(),
+    -- Every key and index begins with the organization: each query reads one, and no conflict tells of the rows of others.
+    PRIMARY KEY (org_id, id),
+    CONSTRAINT products_sku_key UNIQUE (org_id, sku)
+);
+
+CREATE INDEX products_name_key_idx ON products (org_id, name_key, id);
+CREATE INDEX products_created_at_idx ON products (org_id, created_at, id);
+
+CREATE TRIGGER products_set_updated_at
+    -- A condition cannot compare the rows, because of the generated column.
+    BEFORE UPDATE ON products
+    FOR EACH ROW EXECUTE FUNCTION set_updated_at();
+
+SELECT tenant_table('products');
