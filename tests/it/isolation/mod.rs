@@ -1,0 +1,62 @@
+//! The proof that no organization sees or changes the data of another: what the catalog says, what a query sees that names no
+//! organization, and what every operation answers to a caller who must not see it.
+//!
+//! | file | proves |
+//! |---|---|
+//! | `catalog` | each table, key, view and privilege is as it has to be |
+//! | `connection` | queries see one organization, and nothing of it stays on the connection |
+//! | `role` | the migration creates the role, or says how |
+//! | `sources` | no code gets around the connection of an organization |
+//! | `requests`, `walk` | no operation shows or changes another organization |
+
+mod catalog;
+mod connection;
+mod requests;
+mod role;
+mod sources;
+mod walk;
+
+use serde_json::json;
+
+use crate::support::{TestApp, User, records::column};
+
+/// An organization with an owner, a member and something of each resource. All its texts contain its name.
+pub struct Org {
+    pub id: i64,
+    pub name: String,
+    pub owner: User,
+}
+
+impl Org {
+    pub async fn create(app: &TestApp, name: &str) -> Self {
+        let (owner, member) = (app.user().await, app.user().await);
+        let insert = format!("INSERT INTO organizations (name) VALUES ('{name}') RETURNING id");
+        let id = column(&app.database, &insert).await[0].parse().unwrap();
+        let org = Self { id, name: name.to_owned(), owner };
+        for (user, role) in [(&org.owner, "owner"), (&member, "member")] {
+            org.join(app, user, role).await;
+            let email = format!("{name}{}@example.com", user.id);
+            app.sql(&format!("UPDATE users SET full_name = '{name}', email = '{email}' WHERE id = {}", user.id)).await;
+        }
+        org.add_product(app, name).await;
+        let entry = json!({ "name": name });
+        app.sql(&format!(
+            "INSERT INTO audit_log (org_id, action, target_type, target_id, after)
+                 VALUES ({id}, '{name}', '{name}', '{name}', '{entry}')"
+        ))
+        .await;
+        org
+    }
+
+    /// Makes a user a member.
+    pub async fn join(&self, app: &TestApp, user: &User, role: &str) {
+        let insert = "INSERT INTO memberships (org_id, user_id, role) VALUES";
+        app.sql(&format!("{insert} ({}, {}, '{role}')", self.id, user.id)).await;
+    }
+
+    /// Adds the product "`name` product".
+    pub async fn add_product(&self, app: &TestApp, name: &str) {
+        let insert = "INSERT INTO products (org_id, sku, name, price, currency) VALUES";
+        app.sql(&format!("{insert} ({}, '{name}-1', '{name} product', 100, 'EUR')", self.id)).await;
+    }
+}

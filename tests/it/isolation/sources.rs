@@ -1,0 +1,162 @@
+//! No code reads or changes the data of an organization without its connection, and few files use the tables without policies.
+
+use std::{collections::BTreeSet, fs};
+
+use super::catalog::CONTROL_TABLES;
+use crate::tree::{list_sources, root};
+
+/// The files outside of `models/` that use the models of [`CONTROL_TABLES`], and of `organizations`. Each of them selects the
+/// organization itself: by a checked access, by the caller, or because it works for all organizations. Review each addition with
+/// care.
+const USERS_OF_CONTROL_TABLES: &[&str] = &[
+    "api/admin/orgs.rs",
+    "api/audit.rs",
+    "api/extract/org.rs",
+    "api/extract/text.rs",
+    "api/orgs/audit.rs",
+    "api/orgs/members.rs",
+    "api/orgs/org.rs",
+    "api/orgs/role.rs",
+    "services/audit.rs",
+    "services/housekeeping.rs",
+    "services/members.rs",
+    "services/org_access.rs",
+    "services/org_admin.rs",
+    "services/org_erasure.rs",
+    "services/organizations.rs",
+    "services/permissions.rs",
+    "services/personal_orgs.rs",
+];
+
+/// Returns the code of the sources with their paths below `src`, without comments and unit tests.
+fn codes() -> Vec<(String, String)> {
+    let src = root().join("src");
+    let codes = list_sources(&src).into_iter().map(|file| {
+        let text = fs::read_to_string(&file).unwrap();
+        let lines = text.split("#[cfg(test)]").next().unwrap().lines();
+        let code = lines.map(|line| line.split("//").next().unwrap().to_owned() + "\n").collect();
+        (file.strip_prefix(&src).unwrap().to_str().unwrap().to_owned(), code)
+    });
+    codes.filter(|(file, _)| file != "schema.rs").collect()
+}
+
+/// Returns whether a text has a word that is not part of a longer one.
+fn has_word(text: &str, word: &str) -> bool {
+    let is_part = |c: char| c.is_alphanumeric() || c == '_';
+    let is_whole = |at: usize| !text[..at].ends_with(is_part) && !text[at + word.len()..].starts_with(is_part);
+    text.match_indices(word).any(|(at, _)| is_whole(at))
+}
+
+/// Returns whether some code uses a table, with diesel or in SQL.
+fn uses_table(code: &str, table: &str) -> bool {
+    let paths = [format!("schema::{table}"), format!("{table}::table"), format!("table_name = {table}")];
+    let clauses = ["FROM", "JOIN", "INTO", "UPDATE"].map(|clause| format!("{clause} {table}"));
+    let imports = code.split("use crate::schema::{").skip(1).filter_map(|rest| rest.split('}').next());
+    paths.iter().chain(&clauses).any(|text| has_word(code, text))
+        || imports.into_iter().any(|names| has_word(names, table))
+}
+
+/// Returns the tables in `src/schema.rs` that have a column `org_id`, without the control tables.
+fn isolated_tables() -> Vec<String> {
+    let schema = fs::read_to_string(root().join("src/schema.rs")).unwrap();
+    let tables = schema.split("diesel::table! {").skip(1).filter(|table| table.contains(" org_id -> "));
+    let names = tables.map(|table| table.split_whitespace().next().unwrap().to_owned());
+    names.filter(|name| !CONTROL_TABLES.contains(&name.as_str())).collect()
+}
+
+/// Returns what is wrong with the use of a table of organizations.
+fn problems(codes: &[(String, String)], table: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for (file, code) in codes.iter().filter(|(_, code)| uses_table(code, table)) {
+        if !file.starts_with("models/") {
+            found.push(format!("{file} uses the table {table}, which only its model may use"));
+        }
+        for connection in ["AsyncPgConnection", "Tx", "Db", "Guard"] {
+            if has_word(code, connection) {
+                found.push(format!("{file} takes {connection}: take &OrgConn, or &OrgTx to change {table}"));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn the_data_of_organizations_needs_their_connection() {
+    let (codes, tables) = (codes(), isolated_tables());
+    assert!(tables.iter().any(|table| table == "products"), "{tables:?}");
+    let found: Vec<_> = tables.iter().flat_map(|table| problems(&codes, table)).collect();
+    assert!(found.is_empty(), "{found:#?}");
+    for (file, code) in [
+        ("models/product.rs", "use crate::schema::products;\nasync fn find(mut conn: &AsyncPgConnection) {}"),
+        ("models/product.rs", "use crate::schema::{products, users};\nasync fn update(tx: &Tx<'_>) {}"),
+        ("services/products.rs", "sql_query(\"DELETE FROM products\")"),
+    ] {
+        assert_eq!(problems(&[(file.into(), code.into())], "products").len(), 1, "{code}");
+    }
+}
+
+/// The ways into an organization, and around it, are in few files.
+#[test]
+fn organizations_are_entered_in_one_place() {
+    let codes = codes();
+    for (text, files) in [
+        ("enter_org", &["db/mod.rs", "db/org_conn.rs", "services/transaction.rs"][..]),
+        ("show_org", &["db/mod.rs", "db/org_conn.rs", "services/org_erasure.rs"]),
+        ("app.org_id", &["db/org_conn.rs"]),
+        ("SET LOCAL ROLE", &["db/org_conn.rs", "db/tenant_role.rs"]),
+        ("SET ROLE", &[]),
+        ("RESET ROLE", &[]),
+        ("RESET ALL", &[]),
+    ] {
+        let users = codes.iter().filter(|(_, code)| has_word(code, text)).map(|(file, _)| file.as_str());
+        let users: BTreeSet<_> = users.collect();
+        assert_eq!(users.into_iter().collect::<Vec<_>>(), files, "files with `{text}`");
+    }
+}
+
+/// Returns the names of the models that some code imports, or names by their path.
+fn imported_models(code: &str) -> BTreeSet<&str> {
+    let mut names = BTreeSet::new();
+    for (at, _) in code.match_indices("models::") {
+        let rest = &code[at + "models::".len()..];
+        let (mut depth, mut begins) = (0, true);
+        for (at, c) in rest.char_indices() {
+            match c {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                ',' => begins = depth == 1,
+                c if begins && depth < 2 && c.is_alphabetic() => {
+                    names.insert(rest[at..].split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap());
+                    begins = false;
+                }
+                _ => {}
+            }
+            if depth == 0 && !begins {
+                break;
+            }
+        }
+    }
+    names
+}
+
+#[test]
+fn control_tables_are_used_by_known_files() {
+    let codes = codes();
+    let mut models = BTreeSet::new();
+    for table in CONTROL_TABLES.iter().copied().chain(["organizations"]) {
+        for (file, _) in codes.iter().filter(|(_, code)| uses_table(code, table)) {
+            let model = file.strip_prefix("models/").and_then(|file| file.strip_suffix(".rs"));
+            models.insert(model.unwrap_or_else(|| panic!("{file} uses the table {table}: write a query in a model")));
+        }
+    }
+    let uses = |code: &str| imported_models(code).iter().any(|model| models.contains(model));
+    let users = codes.iter().filter(|(file, code)| !file.starts_with("models/") && uses(code));
+    let users: BTreeSet<_> = users.map(|(file, _)| file.as_str()).collect();
+    assert_eq!(users.into_iter().collect::<Vec<_>>(), USERS_OF_CONTROL_TABLES);
+}
+
+#[test]
+fn imported_models_are_found() {
+    let code = "use crate::{\n app::App,\n models::{\n a::{B, C},\n d::E, f,\n },\n services::g,\n};\nfn x() { models::h::I }";
+    assert_eq!(imported_models(code).into_iter().collect::<Vec<_>>(), ["a", "d", "f", "h"]);
+}

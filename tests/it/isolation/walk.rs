@@ -1,0 +1,179 @@
+//! Every operation of organizations is called by those who must not see the organization. Its data has marked texts: none of
+//! them is in any response, and nothing of it changes.
+
+use reqwest::{Method, RequestBuilder};
+
+use super::{
+    Org,
+    requests::{Operation, operations},
+};
+use crate::support::{TestApp, User, app::Answer, records::column};
+
+/// In each text of the organizations that must not be seen, and in no other.
+const MARK: &str = "canary";
+
+/// Operations that a viewer may call although they change something.
+const OF_EVERY_MEMBER: &[&str] = &["leave_org"];
+
+/// A caller, and the response that all operations must give.
+struct Caller {
+    name: &'static str,
+    /// The organization in the path.
+    org: i64,
+    /// Adds the credentials to a request.
+    sign: Box<dyn Fn(RequestBuilder) -> RequestBuilder>,
+    expected: Expected,
+}
+
+enum Expected {
+    /// This status and code.
+    Refused(u16, &'static str),
+    /// 403 with any code.
+    Forbidden,
+    /// 403 for changes. Reads may succeed, and show the organization.
+    ReadOnly,
+}
+
+impl Caller {
+    fn new(name: &'static str, org: &Org, user: &User, expected: Expected) -> Self {
+        let token = user.token.clone();
+        let sign = Box::new(move |request: RequestBuilder| request.bearer_auth(&token));
+        Self { name, org: org.id, sign, expected }
+    }
+
+    fn check(&self, operation: &Operation, answer: &Answer) {
+        let what = format!("{} by {}: {} {}", operation.id, self.name, answer.status, answer.text);
+        let (status, code) = (answer.status.as_u16(), answer.body["code"].as_str().unwrap_or_default());
+        match self.expected {
+            Expected::Refused(expected, expected_code) => {
+                assert_eq!((status, code), (expected, expected_code), "{what}");
+            }
+            Expected::Forbidden => assert_eq!(status, 403, "{what}"),
+            Expected::ReadOnly if operation.method == Method::GET => {
+                assert!(status == 403 || answer.status.is_success(), "{what}");
+            }
+            Expected::ReadOnly => assert_eq!(status, 403, "{what}"),
+        }
+        if !matches!(self.expected, Expected::ReadOnly) {
+            assert_unmarked(answer, &what);
+        }
+    }
+}
+
+fn assert_unmarked(answer: &Answer, what: &str) {
+    let headers = format!("{:?}", answer.headers);
+    assert!(!answer.text.contains(MARK) && !headers.contains(MARK), "{what} {headers}");
+}
+
+/// Returns all rows that belong to organizations, and the accounts of their members.
+async fn rows_of(app: &TestApp, orgs: &[i64]) -> Vec<String> {
+    let list = orgs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let tables = "SELECT DISTINCT c.relname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+        WHERE c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace AND a.attname = 'org_id' ORDER BY 1";
+    let tables = column(&app.database, tables).await;
+    let selects = tables.iter().map(|table| format!("SELECT '{table} ' || t::text FROM {table} t WHERE org_id IN ({list})"));
+    let organizations = format!("SELECT 'organization ' || o::text FROM organizations o WHERE id IN ({list})");
+    let users = format!(
+        "SELECT 'user ' || u::text FROM users u WHERE id IN (SELECT user_id FROM memberships WHERE org_id IN ({list}))"
+    );
+    let all: Vec<_> = selects.chain([organizations, users]).collect();
+    column(&app.database, &format!("{} ORDER BY 1", all.join(" UNION ALL "))).await
+}
+
+/// Returns the callers who must not see the organizations. A new kind of credentials adds its callers here: one of another
+/// organization, one that is revoked, one of a suspended organization, and one that may only read.
+async fn callers(app: &TestApp, seen: &Org, suspended: &Org, deleted: &Org) -> Vec<Caller> {
+    let stranger = Org::create(app, "plain").await;
+    let (removed, member, viewer, admin) = (app.user().await, app.user().await, app.user().await, app.user().await);
+    seen.join(app, &removed, "admin").await;
+    seen.join(app, &member, "admin").await;
+    seen.join(app, &viewer, "viewer").await;
+    deleted.join(app, &admin, "admin").await;
+    let remove = format!("/orgs/{}/members/{}", seen.id, removed.id);
+    assert_eq!(app.call(Method::DELETE, &remove, &seen.owner).await.status, 204);
+    app.sql(&format!(
+        "UPDATE memberships SET suspended_at = now() WHERE org_id = {} AND user_id = {};
+         UPDATE organizations SET suspended_at = now() WHERE id = {};
+         UPDATE organizations SET deletion_due_at = now() + interval '9 days' WHERE id = {}",
+        seen.id, member.id, suspended.id, deleted.id
+    ))
+    .await;
+    let hidden = || Expected::Refused(404, "org_not_found");
+    let nobody = Caller {
+        name: "nobody",
+        org: seen.id,
+        sign: Box::new(|request| request),
+        expected: Expected::Refused(401, "not_authenticated"),
+    };
+    vec![
+        nobody,
+        Caller::new("an owner of another organization", seen, &stranger.owner, hidden()),
+        Caller::new("an admin of the platform", seen, &app.admin().await, hidden()),
+        Caller::new("a removed member", seen, &removed, hidden()),
+        Caller::new("a suspended member", seen, &member, Expected::Refused(403, "member_suspended")),
+        Caller::new("the owner of a suspended one", suspended, &suspended.owner, Expected::Refused(403, "org_suspended")),
+        Caller::new("an admin of a deleted one", deleted, &admin, Expected::Forbidden),
+        Caller::new("a viewer", seen, &viewer, Expected::ReadOnly),
+    ]
+}
+
+#[tokio::test]
+async fn smoke_no_operation_shows_or_changes_another_organization() {
+    let app = TestApp::start().await;
+    let operations = operations(&app).await;
+    assert!(operations.len() >= 15, "{}", operations.len());
+    let (seen, suspended, deleted) =
+        (Org::create(&app, MARK).await, Org::create(&app, MARK).await, Org::create(&app, MARK).await);
+    let callers = callers(&app, &seen, &suspended, &deleted).await;
+    let orgs = [seen.id, suspended.id, deleted.id];
+    let before = rows_of(&app, &orgs).await;
+    assert!(before.len() > 12, "{before:#?}");
+    for caller in &callers {
+        for operation in &operations {
+            let is_allowed = matches!(caller.expected, Expected::ReadOnly) && OF_EVERY_MEMBER.contains(&&*operation.id);
+            if is_allowed {
+                continue;
+            }
+            let request = operation.request(&app, caller.org, caller.org).await;
+            caller.check(operation, &Answer::of((caller.sign)(request)).await);
+        }
+        assert_eq!(rows_of(&app, &orgs).await, before, "changed by {}", caller.name);
+    }
+}
+
+/// The owner of an organization names what another one has. The same requests succeed with what the own one has, so they are
+/// valid.
+#[tokio::test]
+async fn ids_of_another_organization_are_unknown() {
+    let app = TestApp::start().await;
+    let other = Org::create(&app, MARK).await;
+    let before = rows_of(&app, &[other.id]).await;
+    for operation in &operations(&app).await {
+        // A fresh one for each operation, because some of them delete it.
+        let own = Org::create(&app, "plain").await;
+        let call = async |source: i64| {
+            let request = operation.request(&app, own.id, source).await;
+            Answer::of(request.bearer_auth(&own.owner.token)).await
+        };
+        let foreign = call(other.id).await;
+        let what = format!("{}: {} {}", operation.id, foreign.status, foreign.text);
+        assert_unmarked(&foreign, &what);
+        if operation.has_own_id() {
+            assert_eq!(foreign.status, 404, "{what}");
+        } else if operation.names_member() {
+            assert!(foreign.status.is_client_error(), "{what}");
+        }
+        assert_eq!(rows_of(&app, &[other.id]).await, before, "changed by {what}");
+
+        let own = Org::create(&app, "plain").await;
+        let request = operation.request(&app, own.id, own.id).await;
+        let valid = Answer::of(request.bearer_auth(&own.owner.token)).await;
+        assert!(
+            valid.status.is_success() || valid.status == 409,
+            "{} is not valid, so this test proves nothing: {} {}. If the body is at fault, give its schema an example",
+            operation.id,
+            valid.status,
+            valid.text
+        );
+    }
+}
