@@ -29,6 +29,12 @@ const BODY: &str = r#"{"status":"healthy","service":"saas","version":"0.1.0"}"#;
 /// The query of `/users/me`.
 const READ_SQL: &str = "SELECT sessions.*, users.* FROM sessions INNER JOIN users ON sessions.user_id = users.id \
                     WHERE sessions.id = :session LIMIT 1;\n";
+/// The query of a product.
+const PRODUCT_SQL: &str = "SELECT products.* FROM products WHERE org_id = :org AND id = :id LIMIT 1;\n";
+/// What precedes it in an organization. The product sends this with the query, so pgbench does too.
+const ENTER_SQL: &str = "\\startpipeline\nBEGIN ISOLATION LEVEL READ COMMITTED;\nSET LOCAL statement_timeout = 30000;\n\
+                    SET LOCAL ROLE saas_tenant;\nSELECT set_config('app.org_id', :org::text, true);\n";
+const LEAVE_SQL: &str = "\\endpipeline\nCOMMIT;\n";
 const REDIS_KEY: &str = "bench:value";
 /// The size of the value, which is about that of the outcome of a job.
 const VALUE_BYTES: usize = 250;
@@ -82,17 +88,36 @@ impl BareHandler {
     }
 }
 
-/// Measures reads per second of PostgreSQL with 8 clients.
+/// Measures reads of a session and its user per second.
 pub async fn measure_postgres_reads(fixture: &Fixture, session: &str, seconds: u64) -> Result<f64> {
+    run_pgbench(fixture, READ_SQL, &[("session", session)], seconds).await
+}
+
+/// Measures reads of a product per second: in the role of organizations, or as a statement alone.
+pub async fn measure_product_reads(
+    fixture: &Fixture,
+    [org, id]: [i64; 2],
+    in_role: bool,
+    seconds: u64,
+) -> Result<f64> {
+    let (enter, leave) = if in_role { (ENTER_SQL, LEAVE_SQL) } else { ("", "") };
+    let script = format!("{enter}{PRODUCT_SQL}{leave}");
+    run_pgbench(fixture, &script, &[("org", &org.to_string()), ("id", &id.to_string())], seconds).await
+}
+
+/// Runs a script with 8 clients. Returns how many times a second it ran.
+async fn run_pgbench(fixture: &Fixture, sql: &str, variables: &[(&str, &str)], seconds: u64) -> Result<f64> {
     let script = fixture.dir().join("read.sql");
-    fs::write(&script, READ_SQL)?;
+    fs::write(&script, sql)?;
     let server: tokio_postgres::Config = fixture.postgres_url().parse()?;
     let password = String::from_utf8_lossy(server.get_password().unwrap_or_default()).into_owned();
     let port = server.get_ports().first().context("PostgreSQL has no port")?;
     let mut command = process::command("pgbench");
+    command.args(["-n", "-M", "prepared", "-c", "8", "-j", "2", "-T", &seconds.to_string()]);
+    for (name, value) in variables {
+        command.arg("-D").arg(format!("{name}={value}"));
+    }
     command
-        .args(["-n", "-M", "prepared", "-c", "8", "-j", "2", "-T", &seconds.to_string(), "-D"])
-        .arg(format!("session={session}"))
         .arg("-f")
         .arg(&script)
         .env("PGHOST", "127.0.0.1")

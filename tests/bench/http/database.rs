@@ -37,6 +37,20 @@ pub async fn add_crowd(sql: &Client, count: u32) -> Result<()> {
     Ok(sql.batch_execute("VACUUM ANALYZE").await?)
 }
 
+/// Creates an organization with a product, whose members are the first `members` users. Returns the ids of both.
+pub async fn create_org(sql: &Client, members: i64) -> Result<[i64; 2]> {
+    let make = "WITH org AS (INSERT INTO organizations (name) VALUES ('Acme') RETURNING id), \
+                members AS (INSERT INTO memberships (org_id, user_id, role) SELECT org.id, users.id, 'viewer' FROM org, \
+                    (SELECT id FROM users WHERE role = 'user' ORDER BY id LIMIT $1) users), \
+                items AS (INSERT INTO products (org_id, sku, name, price, currency) \
+                    SELECT id, 'T-' || n, 'Tea ' || n, 100, 'EUR' FROM org, generate_series(1, 1000) n RETURNING org_id, id) \
+                SELECT org_id, max(id) FROM items GROUP BY org_id";
+    let row = sql.query_one(make, &[&members]).await?;
+    // A test server has no autovacuum.
+    sql.batch_execute("VACUUM ANALYZE organizations, memberships, products").await?;
+    Ok([row.try_get(0)?, row.try_get(1)?])
+}
+
 /// Inserts a session for each of `count` users with a role, without hashing a password. Returns their access
 /// tokens. Later logins of these users count as logins from a known network.
 pub async fn sign_in_many(sql: &Client, secret: &str, role: &str, count: i64) -> Result<Vec<String>> {

@@ -181,6 +181,11 @@ impl Fixture {
         database::sign_in_many(&self.sql, &self.secret, "user", count).await
     }
 
+    /// Creates an organization with a product, whose members are the first `members` users. Returns the ids of both.
+    pub async fn create_org(&self, members: i64) -> Result<[i64; 2]> {
+        database::create_org(&self.sql, members).await
+    }
+
     /// Makes the last use of all sessions an hour old, so that the use by the next request is recorded.
     pub async fn age_sessions(&self) -> Result<()> {
         self.sql.batch_execute("UPDATE sessions SET last_seen_at = now() - interval '1 hour'").await?;
@@ -292,6 +297,10 @@ pub fn job_status(job: &str, token: &str) -> Request {
 
 pub fn me(token: &str) -> Request {
     Request::get(format!("{API}/users/me")).with_token(token)
+}
+
+pub fn product([org, id]: [i64; 2], token: &str) -> Request {
+    Request::get(format!("{API}/orgs/{org}/products/{id}")).with_token(token)
 }
 
 pub fn logout(token: &str) -> Request {

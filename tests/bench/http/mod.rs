@@ -34,7 +34,9 @@ use tokio::time::sleep;
 
 use baselines::BareHandler;
 pub use baselines::{BARE_HANDLER, serve_bare};
-use fixture::{Fixture, HEALTH, USERS, enqueue, job_status, login, logout, me, user, user_list};
+use fixture::{
+    Fixture, HEALTH, USERS, enqueue, job_status, login, logout, me, product, user, user_list,
+};
 use process::Running;
 use report::Figures;
 use wrk::{Load, Request, Sample};
@@ -156,6 +158,9 @@ struct Bench<'a> {
     me: Load,
     uncached: Load,
     list: Load,
+    /// The ids of an organization and its product.
+    product_ids: [i64; 2],
+    product: Load,
     enqueue: Load,
     keyed: Load,
     status: Load,
@@ -177,6 +182,9 @@ impl<'a> Bench<'a> {
         };
         let keyed = fixture.sign_in_many(READERS).await?.iter().map(|token| enqueue(token)).collect();
         let (readers, all) = (requests(READERS).await?, requests(USERS as i64).await?);
+        let product_ids = fixture.create_org(READERS).await?;
+        let members = fixture.sign_in_many(READERS).await?;
+        let products = members.iter().map(|token| product(product_ids, token)).collect();
         baselines::store_value(fixture).await?;
         // Each of many users logs in a few times, because the logins of one user are rate-limited.
         let logins: Vec<_> = (0..LOGIN_USERS).map(|n| login(&user(n))).collect();
@@ -189,6 +197,8 @@ impl<'a> Bench<'a> {
             me: Load { requests: readers.clone(), ..Load::single("me", CONNECTIONS, me(&token)) },
             uncached: Load { requests: all, ..Load::single("uncached", CONNECTIONS, me(&token)) },
             list: Load::single("list", CONNECTIONS, user_list(&admin)),
+            product_ids,
+            product: Load { requests: products, ..Load::single("product", CONNECTIONS, me(&token)) },
             enqueue: Load::single("enqueue", CONNECTIONS, enqueue(&token)),
             keyed: Load {
                 requests: keyed,
@@ -200,7 +210,7 @@ impl<'a> Bench<'a> {
             few: Load { requests: readers, ..Load::single("few", 16, me(&token)) },
             flood: Load { requests: logins, allow_503: true, ..Load::single("flood", 64, login(&email)) },
         };
-        for load in [&bench.health, &bench.me, &bench.list, &bench.enqueue, &bench.status] {
+        for load in [&bench.health, &bench.me, &bench.list, &bench.product, &bench.enqueue, &bench.status] {
             for request in load.requests.iter().take(8) {
                 fixture.send(request).await?;
             }
@@ -237,6 +247,11 @@ impl<'a> Bench<'a> {
         {
             sleep(PAUSE_BETWEEN_LOADS).await;
             series.add(load.run(&fixture.limited_url(), fixture.dir(), seconds).await?);
+        }
+        figures.product.add(self.run_load(&self.product).await?);
+        for (series, in_role) in [(&mut figures.tenant, true), (&mut figures.no_tenant, false)] {
+            let rate = baselines::measure_product_reads(fixture, self.product_ids, in_role, seconds).await?;
+            series.rate.push(rate);
         }
         figures.list.add(self.run_load(&self.list).await?);
         figures.redis.add(baselines::measure_redis_reads(fixture, seconds).await?);

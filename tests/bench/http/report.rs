@@ -54,6 +54,8 @@ pub struct Figures {
     /// `/users/me` with rate limits.
     pub limited_me: Series,
     pub list: Series,
+    /// A product of an organization, with recent copies of the identities.
+    pub product: Series,
     pub enqueue: Series,
     /// The same by many users, each request with an idempotency key of its own.
     pub keyed: Series,
@@ -66,6 +68,9 @@ pub struct Figures {
     pub flood: Series,
     pub bare: Series,
     pub postgres: Series,
+    /// The query of a product in the role of organizations, and the same as a statement alone.
+    pub tenant: Series,
+    pub no_tenant: Series,
     pub redis: Series,
     pub hashes: Series,
     /// Milliseconds from the start of `saas serve` to its first response.
@@ -84,12 +89,13 @@ impl Figures {
         Self {
             health: Series::new("GET /health", "/health"),
             me: Series::new("GET /users/me", "/users/me"),
-            uncached: Series::new("GET /users/me of 20,000 users", "that with recent uses"),
+            uncached: Series::new("GET /users/me of 20,000 users", "/users/me of 20,000 users"),
             touched: Series::new("GET /users/me of 20,000 users, last used an hour ago", ""),
             logged: Series::new("GET /users/me with the access log", ""),
             limited_health: Series::new("GET /health with RATE_LIMITS", ""),
             limited_me: Series::new("GET /users/me with RATE_LIMITS", ""),
             list: Series::new("GET /users?limit=20", ""),
+            product: Series::new("GET /orgs/{org}/products/{id}", ""),
             enqueue: Series::new("POST /jobs/example", "that without keys"),
             keyed: Series::new("POST /jobs/example with Idempotency-Key, 200 users", ""),
             status: Series::new("GET /jobs/{id}/status", ""),
@@ -99,6 +105,8 @@ impl Figures {
             flood: Series::new("the flood: 64 connections that log in", ""),
             bare: Series::new("baseline: a bare handler", "the bare handler"),
             postgres: Series::new("baseline: pgbench, the query of /users/me", "pgbench"),
+            tenant: Series::new("pgbench, the query of a product in the role saas_tenant", ""),
+            no_tenant: Series::new("baseline: pgbench, the same without the role", "that without the role"),
             redis: Series::new("baseline: redis-benchmark, GET", "redis-benchmark"),
             hashes: Series::new("baseline: bcrypt on all cores", "bcrypt"),
             cold: Rounds::default(),
@@ -112,7 +120,7 @@ impl Figures {
     pub fn table(&self) -> Table<7> {
         let mut table =
             Table::new(["what", "figure", "p50", "p99", "errors", "ratio to baselines", "target"]);
-        let Self { health, me, uncached, touched, logged, list, .. } = self;
+        let Self { health, me, uncached, touched, logged, list, product, .. } = self;
         let Self { enqueue, keyed, status, login, alone, beside, flood, limited_health, limited_me, .. } =
             self;
         let flooded =
@@ -127,6 +135,7 @@ impl Figures {
             (limited_health, vec![health], String::new()),
             (limited_me, vec![me], String::new()),
             (list, vec![health, &self.postgres], String::new()),
+            (product, vec![uncached, &self.tenant], goal(product, 0.6, uncached)),
             (enqueue, vec![health, &self.redis], goal(enqueue, 0.35, health)),
             (keyed, vec![enqueue, &self.postgres], String::new()),
             (status, vec![health, &self.redis], String::new()),
@@ -136,6 +145,8 @@ impl Figures {
             (flood, vec![&self.hashes], refused),
             (&self.bare, vec![], String::new()),
             (&self.postgres, vec![], String::new()),
+            (&self.tenant, vec![&self.no_tenant], String::new()),
+            (&self.no_tenant, vec![], String::new()),
             (&self.redis, vec![], String::new()),
             (&self.hashes, vec![], String::new()),
         ] {
@@ -198,7 +209,7 @@ impl Figures {
     /// Returns the bars of the plot: name, rate per second, and whether it is a baseline.
     pub fn bars(&self) -> Vec<(&'static str, f64, bool)> {
         let measured =
-            [&self.health, &self.me, &self.uncached, &self.list, &self.enqueue, &self.status, &self.login];
+            [&self.health, &self.me, &self.uncached, &self.list, &self.product, &self.enqueue, &self.status, &self.login];
         let baselines = [&self.bare, &self.postgres, &self.redis, &self.hashes];
         let bar = |baseline: bool| move |series: &&Series| (series.name, series.rate.median(), baseline);
         measured.iter().map(bar(false)).chain(baselines.iter().map(bar(true))).collect()
