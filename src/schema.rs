@@ -91,6 +91,20 @@ diesel::table! {
 }
 
 diesel::table! {
+    products (org_id, id) {
+        org_id -> Int8,
+        id -> Int8,
+        sku -> Text,
+        name -> Text,
+        name_key -> Text,
+        price -> Int8,
+        currency -> Text,
+        created_at -> Timestamptz,
+        updated_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
     recovery_codes (user_id, hash) {
         user_id -> Int8,
         hash -> Bytea,
@@ -157,6 +171,7 @@ diesel::allow_tables_to_appear_in_same_query! {
     one_time_tokens,
     organizations,
     outbox,
+    products,
     recovery_codes,
     refresh_tokens,
     sessions,

@@ -158,7 +158,8 @@ impl SimpleAsyncConnection for &OrgConn<'_> {
 }
 
 impl<'a> AsyncConnectionCore for &'a OrgConn<'_> {
-    type LoadFuture<'conn, 'query> = <&'a AsyncPgConnection as AsyncConnectionCore>::LoadFuture<'conn, 'query>;
+    type LoadFuture<'conn, 'query> =
+        <&'a AsyncPgConnection as AsyncConnectionCore>::LoadFuture<'conn, 'query>;
     type ExecuteFuture<'conn, 'query> =
         <&'a AsyncPgConnection as AsyncConnectionCore>::ExecuteFuture<'conn, 'query>;
     type Stream<'conn, 'query> = <&'a AsyncPgConnection as AsyncConnectionCore>::Stream<'conn, 'query>;

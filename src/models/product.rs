@@ -106,7 +106,9 @@ impl Position {
     /// Returns whether this can be a position in the order of `sort`. A client may send any.
     pub fn fits(&self, sort: Sort) -> bool {
         match self {
-            Self::CreatedAt(at, _) => sort == Sort::CreatedAt && DateTime::from_timestamp_micros(*at).is_some(),
+            Self::CreatedAt(at, _) => {
+                sort == Sort::CreatedAt && DateTime::from_timestamp_micros(*at).is_some()
+            }
             Self::Name(key, _) => sort == Sort::Name && !key.contains('\0'),
         }
     }

@@ -48,9 +48,8 @@ async fn smoke_a_product_is_created_read_changed_and_deleted() {
     assert_eq!((read.status, &read.body), (StatusCode::OK, &created.body));
     assert_eq!(read.body["price"], 1999);
 
-    let change = async |body: Value| {
-        Answer::of(request(&app, Method::PATCH, &one, &org.owner).json(&body)).await
-    };
+    let change =
+        async |body: Value| Answer::of(request(&app, Method::PATCH, &one, &org.owner).json(&body)).await;
     let changed = change(json!({ "price": 5, "name": "Black tea" })).await;
     assert_eq!((changed.status, &changed.body["name"]), (StatusCode::OK, &json!("Black tea")));
     assert_eq!(changed.body["sku"], "TEA-1");
@@ -124,7 +123,9 @@ async fn products_are_listed_in_pages_with_filters_and_order() {
             assert_eq!(page.status, StatusCode::OK, "{target}: {}", page.text);
             let items = page.body["items"].as_array().unwrap();
             found.extend(items.iter().map(|item| item["sku"].as_str().unwrap().to_owned()));
-            next = page.body["next_cursor"].as_str().map(|cursor| format!("{path}?limit=1{query}&cursor={cursor}"));
+            next = page.body["next_cursor"]
+                .as_str()
+                .map(|cursor| format!("{path}?limit=1{query}&cursor={cursor}"));
             assert_eq!(next.is_some(), page.header("link").contains("rel=\"next\""));
         }
         found.join(" ")
@@ -165,7 +166,8 @@ async fn a_change_can_require_the_state_that_was_read() {
         Answer::of(change.json(&json!({ "price": price })))
     });
     let answers = join_all(changes).await;
-    let (made, refused): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == StatusCode::OK);
+    let (made, refused): (Vec<_>, Vec<_>) =
+        answers.iter().partition(|answer| answer.status == StatusCode::OK);
     assert_eq!((made.len(), refused.len()), (1, 5));
     refused.iter().for_each(|answer| answer.is_some_problem(412, "precondition_failed"));
     for (tag, status) in [(tag.as_str(), 412), (made[0].header("etag"), 204)] {
@@ -216,7 +218,8 @@ async fn a_change_checks_the_membership_again() {
         assert_eq!(app.get(&one, Some(&user)).await.status, StatusCode::OK, "{change}");
         let patch = request(&app, Method::PATCH, &one, &user).json(&json!({ "price": 1 }));
         let create = request(&app, Method::POST, &path, &user).json(&tea("TEA-2"));
-        let keyed = request(&app, Method::POST, &path, &user).json(&tea("TEA-2")).header("idempotency-key", "k");
+        let keyed =
+            request(&app, Method::POST, &path, &user).json(&tea("TEA-2")).header("idempotency-key", "k");
         for request in [patch, create, keyed, request(&app, Method::DELETE, &one, &user)] {
             assert_eq!(Answer::of(request).await.status.as_u16(), status, "{change}");
         }

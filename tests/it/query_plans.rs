@@ -234,7 +234,11 @@ async fn the_products_of_an_organization_are_found_by_indexes() {
     for (condition, order, index) in [
         ("id = 7", "id", "products_pkey"),
         ("true", "created_at DESC, id DESC", "products_created_at_idx"),
-        ("(created_at, id) < (now() - interval '1 hour', 9)", "created_at DESC, id DESC", "products_created_at_idx"),
+        (
+            "(created_at, id) < (now() - interval '1 hour', 9)",
+            "created_at DESC, id DESC",
+            "products_created_at_idx",
+        ),
         ("(name_key, id) > ('name 5', 9)", "name_key, id", "products_name_key_idx"),
         ("sku = '7'", "id", "products_sku_key"),
         ("strpos(name_key, (SELECT search_fold('77'))) > 0", "id", "products"),

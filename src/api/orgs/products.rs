@@ -223,11 +223,7 @@ impl Products {
     ///
     /// Needs the permission `product:read`.
     #[oai(path = "/products/:id", method = "get", operation_id = "read_product")]
-    async fn read(
-        &self,
-        org: OrgMember<perm::ProductRead>,
-        id: Path<i64>,
-    ) -> Result<Tagged<ProductOut>> {
+    async fn read(&self, org: OrgMember<perm::ProductRead>, id: Path<i64>) -> Result<Tagged<ProductOut>> {
         let find = async |conn: &OrgConn<'_>| Product::find(conn, id.0).await?.ok_or(NOT_FOUND);
         Ok(Tagged(self.0.db.in_org(org.scope(), find).await?.into()))
     }

@@ -34,9 +34,7 @@ use tokio::time::sleep;
 
 use baselines::BareHandler;
 pub use baselines::{BARE_HANDLER, serve_bare};
-use fixture::{
-    Fixture, HEALTH, USERS, enqueue, job_status, login, logout, me, product, user, user_list,
-};
+use fixture::{Fixture, HEALTH, USERS, enqueue, job_status, login, logout, me, product, user, user_list};
 use process::Running;
 use report::Figures;
 use wrk::{Load, Request, Sample};

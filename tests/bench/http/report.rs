@@ -208,8 +208,16 @@ impl Figures {
 
     /// Returns the bars of the plot: name, rate per second, and whether it is a baseline.
     pub fn bars(&self) -> Vec<(&'static str, f64, bool)> {
-        let measured =
-            [&self.health, &self.me, &self.uncached, &self.list, &self.product, &self.enqueue, &self.status, &self.login];
+        let measured = [
+            &self.health,
+            &self.me,
+            &self.uncached,
+            &self.list,
+            &self.product,
+            &self.enqueue,
+            &self.status,
+            &self.login,
+        ];
         let baselines = [&self.bare, &self.postgres, &self.redis, &self.hashes];
         let bar = |baseline: bool| move |series: &&Series| (series.name, series.rate.median(), baseline);
         measured.iter().map(bar(false)).chain(baselines.iter().map(bar(true))).collect()

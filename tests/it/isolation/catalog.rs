@@ -133,10 +133,14 @@ async fn smoke_every_table_of_organizations_is_isolated() {
          and is in CONTROL_TABLES of {}: {problems:#?}",
         file!()
     );
-    let isolated = format!("SELECT count(*) FROM ({TABLES_OF_ORGANIZATIONS}) t JOIN pg_class USING (oid) WHERE relrowsecurity");
+    let isolated = format!(
+        "SELECT count(*) FROM ({TABLES_OF_ORGANIZATIONS}) t JOIN pg_class USING (oid) WHERE relrowsecurity"
+    );
     assert_ne!(column(&database, &isolated).await, ["0"]);
     assert_eq!(column(&database, KEYS_ACROSS_ORGANIZATIONS).await, [""; 0]);
-    let listed = format!("SELECT relname FROM ({TABLES_OF_ORGANIZATIONS}) t JOIN pg_class USING (oid) WHERE NOT relrowsecurity ORDER BY relname");
+    let listed = format!(
+        "SELECT relname FROM ({TABLES_OF_ORGANIZATIONS}) t JOIN pg_class USING (oid) WHERE NOT relrowsecurity ORDER BY relname"
+    );
     assert_eq!(column(&database, &listed).await, CONTROL_TABLES, "tables without a policy");
 }
 

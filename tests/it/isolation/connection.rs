@@ -89,7 +89,10 @@ async fn smoke_a_query_without_a_condition_sees_only_its_organization() {
             "WITH gone AS (DELETE FROM products RETURNING name) SELECT name AS value FROM gone",
         ] {
             assert_eq!(query(&app, &own, sql).await.unwrap(), ["own product"], "{sql}");
-            assert_eq!(query(&app, &other, "SELECT name AS value FROM products").await.unwrap(), ["other product"]);
+            assert_eq!(
+                query(&app, &other, "SELECT name AS value FROM products").await.unwrap(),
+                ["other product"]
+            );
         }
         let own_count = format!("SELECT count(*)::text AS value FROM products WHERE org_id = {}", other.id);
         assert_eq!(query(&app, &own, &own_count).await.unwrap(), ["0"]);
@@ -99,7 +102,10 @@ async fn smoke_a_query_without_a_condition_sees_only_its_organization() {
             let error = result.unwrap_err();
             assert!(error.contains(why), "{error}");
         };
-        let insert = format!("INSERT INTO products (org_id, sku, name, price, currency) VALUES ({}, 'x', 'x', 1, 'EUR')", other.id);
+        let insert = format!(
+            "INSERT INTO products (org_id, sku, name, price, currency) VALUES ({}, 'x', 'x', 1, 'EUR')",
+            other.id
+        );
         refused(change(&app, &own, &insert).await, "row-level security");
         let moved = format!("UPDATE products SET org_id = {}", other.id);
         refused(change(&app, &own, &moved).await, "row-level security");
@@ -199,11 +205,9 @@ async fn a_product_without_the_role_is_told_how_to_get_it() {
     let app = TestApp::start().await;
     let org = Org::create(&app, "own").await;
     let url = url_for_role(&app, "REVOKE saas_tenant FROM {role};").await;
-    let product = TestApp::on(
-        app.database.clone(),
-        &[&format!("--database-url={url}"), "--database-pool-size=1"],
-    )
-    .await;
+    let product =
+        TestApp::on(app.database.clone(), &[&format!("--database-url={url}"), "--database-pool-size=1"])
+            .await;
     for _ in 0..2 {
         let error = query(&product, &org, "SELECT name AS value FROM products").await.unwrap_err();
         assert!(chain(&error).contains("saas_tenant"), "{}", chain(&error));
@@ -226,7 +230,9 @@ async fn a_product_without_the_role_is_told_how_to_get_it() {
     assert_eq!(query(&product, &org, "SELECT name AS value FROM products").await.unwrap(), ["own product"]);
 
     // As after a restore without the privileges.
-    app.database.sql("REVOKE INSERT ON audit_log FROM saas_tenant; REVOKE UPDATE ON products FROM saas_tenant").await;
+    app.database
+        .sql("REVOKE INSERT ON audit_log FROM saas_tenant; REVOKE UPDATE ON products FROM saas_tenant")
+        .await;
     let doctor = command(&["doctor"]).await.stdout;
     for fix in ["GRANT INSERT ON audit_log", "GRANT SELECT, INSERT, UPDATE, DELETE ON public.products"] {
         assert!(doctor.contains(fix), "{fix} is not in {doctor}");

@@ -36,7 +36,11 @@ impl Org {
         for (user, role) in [(&org.owner, "owner"), (&member, "member")] {
             org.join(app, user, role).await;
             let email = format!("{name}{}@example.com", user.id);
-            app.sql(&format!("UPDATE users SET full_name = '{name}', email = '{email}' WHERE id = {}", user.id)).await;
+            app.sql(&format!(
+                "UPDATE users SET full_name = '{name}', email = '{email}' WHERE id = {}",
+                user.id
+            ))
+            .await;
         }
         org.add_product(app, name).await;
         let entry = json!({ "name": name });

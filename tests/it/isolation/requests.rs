@@ -73,7 +73,9 @@ impl Operation {
                 // Values that depend on the accounts of the test.
                 for (name, value) in body.as_object_mut().into_iter().flatten() {
                     match name.as_str() {
-                        "user_id" => *value = json!(self.id_of(app, "members", source).await.parse::<i64>().unwrap()),
+                        "user_id" => {
+                            *value = json!(self.id_of(app, "members", source).await.parse::<i64>().unwrap())
+                        }
                         "password" => *value = json!(PASSWORD),
                         "email" => *value = json!(format!("someone{}@example.com", unique())),
                         "code" => *value = Value::Null,
@@ -88,7 +90,9 @@ impl Operation {
     /// Returns the id of something that an organization has. `step` is the step of the path before the id.
     async fn id_of(&self, app: &TestApp, step: &str, org: i64) -> String {
         let sql = match step {
-            "members" => format!("SELECT user_id FROM memberships WHERE org_id = {org} AND role = 'member' LIMIT 1"),
+            "members" => {
+                format!("SELECT user_id FROM memberships WHERE org_id = {org} AND role = 'member' LIMIT 1")
+            }
             "jobs" => format!("SELECT replace(id::text, '-', '') FROM org_jobs WHERE org_id = {org} LIMIT 1"),
             step => {
                 let table = step.replace('-', "_");
@@ -100,7 +104,10 @@ impl Operation {
         };
         let found = column(&app.database, &sql).await;
         found.into_iter().next().unwrap_or_else(|| {
-            panic!("{}: the organization has no {step}: add some to `Org::create` in isolation/mod.rs", self.id)
+            panic!(
+                "{}: the organization has no {step}: add some to `Org::create` in isolation/mod.rs",
+                self.id
+            )
         })
     }
 
@@ -110,7 +117,9 @@ impl Operation {
             let target = self.document.pointer(reference.trim_start_matches('#'));
             return self.example(target.unwrap_or_else(|| panic!("{reference} is not in the document")), at);
         }
-        if let Some(example) = [&schema["example"], &schema["examples"][0]].into_iter().find(|value| !value.is_null()) {
+        if let Some(example) =
+            [&schema["example"], &schema["examples"][0]].into_iter().find(|value| !value.is_null())
+        {
             return example.clone();
         }
         for combined in ["allOf", "anyOf", "oneOf"] {
@@ -120,7 +129,9 @@ impl Operation {
             }
         }
         // The last role is the lowest.
-        if let Some(value) = schema["enum"].as_array().and_then(|values| values.iter().rfind(|value| !value.is_null())) {
+        if let Some(value) =
+            schema["enum"].as_array().and_then(|values| values.iter().rfind(|value| !value.is_null()))
+        {
             return value.clone();
         }
         let kind = match &schema["type"] {
@@ -130,7 +141,8 @@ impl Operation {
         match kind.as_str() {
             Some("object") => {
                 let properties = schema["properties"].as_object().into_iter().flatten();
-                let fields = properties.map(|(name, schema)| (name.clone(), self.example(schema, &format!("{at}.{name}"))));
+                let fields = properties
+                    .map(|(name, schema)| (name.clone(), self.example(schema, &format!("{at}.{name}"))));
                 Value::Object(fields.collect::<Map<_, _>>())
             }
             Some("array") => json!([self.example(&schema["items"], &format!("{at}[]"))]),
@@ -139,7 +151,9 @@ impl Operation {
             Some("string") => match (schema["format"].as_str(), schema["pattern"].as_str()) {
                 (Some("date-time"), _) => "2030-01-01T00:00:00Z".into(),
                 (Some("uuid"), _) => "0123456789ab4cde8f0123456789abcd".into(),
-                (_, Some(pattern)) => panic!("{}: give {at}, which must match {pattern}, an example in the document", self.id),
+                (_, Some(pattern)) => {
+                    panic!("{}: give {at}, which must match {pattern}, an example in the document", self.id)
+                }
                 _ => "x".repeat(schema["minLength"].as_u64().unwrap_or(1).max(1) as usize).into(),
             },
             _ => panic!("{}: give {at} an example in the document: {schema}", self.id),

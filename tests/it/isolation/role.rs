@@ -19,7 +19,11 @@ async fn the_migration_creates_the_role_or_names_the_statements() {
     let superuser = server.url.expose_secret();
     let (address, _) = superuser.rsplit_once('/').unwrap();
     let (_, host) = address.split_once('@').unwrap();
-    execute(superuser, "CREATE ROLE limited LOGIN PASSWORD 'x'; CREATE ROLE maker LOGIN PASSWORD 'x' CREATEROLE").await;
+    execute(
+        superuser,
+        "CREATE ROLE limited LOGIN PASSWORD 'x'; CREATE ROLE maker LOGIN PASSWORD 'x' CREATEROLE",
+    )
+    .await;
     let create = async |owner: &str, name: &str| {
         execute(superuser, &format!("CREATE DATABASE {name} OWNER {owner}")).await;
         format!("postgres://{owner}:x@{host}/{name}")
@@ -37,10 +41,13 @@ async fn the_migration_creates_the_role_or_names_the_statements() {
     for number in 0..4 {
         urls.push(create("maker", &format!("other{number}")).await);
     }
-    for result in join_all(urls.iter().map(|url| async { migrations.up(&database_settings(url)).await })).await {
+    for result in
+        join_all(urls.iter().map(|url| async { migrations.up(&database_settings(url)).await })).await
+    {
         result.unwrap();
     }
-    let members = "SELECT DISTINCT member::regrole FROM pg_auth_members WHERE roleid = 'saas_tenant'::regrole";
+    let members =
+        "SELECT DISTINCT member::regrole FROM pg_auth_members WHERE roleid = 'saas_tenant'::regrole";
     assert_eq!(column_at(superuser, members).await.unwrap(), ["maker"]);
 
     let error = format!("{:#}", migrations.up(&database_settings(&url)).await.unwrap_err());
@@ -54,7 +61,8 @@ async fn the_migration_creates_the_role_or_names_the_statements() {
 
     // A role that nothing restricts would isolate nothing.
     execute(superuser, "ALTER ROLE saas_tenant BYPASSRLS").await;
-    let error = format!("{:#}", migrations.up(&database_settings(&create("maker", "last").await)).await.unwrap_err());
+    let error =
+        format!("{:#}", migrations.up(&database_settings(&create("maker", "last").await)).await.unwrap_err());
     assert!(error.contains("NOBYPASSRLS"), "{error}");
     server.stop().await;
 }

@@ -43,7 +43,8 @@ fn codes() -> Vec<(String, String)> {
 /// Returns whether a text has a word that is not part of a longer one.
 fn has_word(text: &str, word: &str) -> bool {
     let is_part = |c: char| c.is_alphanumeric() || c == '_';
-    let is_whole = |at: usize| !text[..at].ends_with(is_part) && !text[at + word.len()..].starts_with(is_part);
+    let is_whole =
+        |at: usize| !text[..at].ends_with(is_part) && !text[at + word.len()..].starts_with(is_part);
     text.match_indices(word).any(|(at, _)| is_whole(at))
 }
 
@@ -126,7 +127,8 @@ fn imported_models(code: &str) -> BTreeSet<&str> {
                 '}' => depth -= 1,
                 ',' => begins = depth == 1,
                 c if begins && depth < 2 && c.is_alphabetic() => {
-                    names.insert(rest[at..].split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap());
+                    names
+                        .insert(rest[at..].split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap());
                     begins = false;
                 }
                 _ => {}
@@ -146,7 +148,9 @@ fn control_tables_are_used_by_known_files() {
     for table in CONTROL_TABLES.iter().copied().chain(["organizations"]) {
         for (file, _) in codes.iter().filter(|(_, code)| uses_table(code, table)) {
             let model = file.strip_prefix("models/").and_then(|file| file.strip_suffix(".rs"));
-            models.insert(model.unwrap_or_else(|| panic!("{file} uses the table {table}: write a query in a model")));
+            models.insert(
+                model.unwrap_or_else(|| panic!("{file} uses the table {table}: write a query in a model")),
+            );
         }
     }
     let uses = |code: &str| imported_models(code).iter().any(|model| models.contains(model));

@@ -71,8 +71,11 @@ async fn rows_of(app: &TestApp, orgs: &[i64]) -> Vec<String> {
     let tables = "SELECT DISTINCT c.relname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
         WHERE c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace AND a.attname = 'org_id' ORDER BY 1";
     let tables = column(&app.database, tables).await;
-    let selects = tables.iter().map(|table| format!("SELECT '{table} ' || t::text FROM {table} t WHERE org_id IN ({list})"));
-    let organizations = format!("SELECT 'organization ' || o::text FROM organizations o WHERE id IN ({list})");
+    let selects = tables
+        .iter()
+        .map(|table| format!("SELECT '{table} ' || t::text FROM {table} t WHERE org_id IN ({list})"));
+    let organizations =
+        format!("SELECT 'organization ' || o::text FROM organizations o WHERE id IN ({list})");
     let users = format!(
         "SELECT 'user ' || u::text FROM users u WHERE id IN (SELECT user_id FROM memberships WHERE org_id IN ({list}))"
     );
@@ -84,7 +87,8 @@ async fn rows_of(app: &TestApp, orgs: &[i64]) -> Vec<String> {
 /// organization, one that is revoked, one of a suspended organization, and one that may only read.
 async fn callers(app: &TestApp, seen: &Org, suspended: &Org, deleted: &Org) -> Vec<Caller> {
     let stranger = Org::create(app, "plain").await;
-    let (removed, member, viewer, admin) = (app.user().await, app.user().await, app.user().await, app.user().await);
+    let (removed, member, viewer, admin) =
+        (app.user().await, app.user().await, app.user().await, app.user().await);
     seen.join(app, &removed, "admin").await;
     seen.join(app, &member, "admin").await;
     seen.join(app, &viewer, "viewer").await;
@@ -111,7 +115,12 @@ async fn callers(app: &TestApp, seen: &Org, suspended: &Org, deleted: &Org) -> V
         Caller::new("an admin of the platform", seen, &app.admin().await, hidden()),
         Caller::new("a removed member", seen, &removed, hidden()),
         Caller::new("a suspended member", seen, &member, Expected::Refused(403, "member_suspended")),
-        Caller::new("the owner of a suspended one", suspended, &suspended.owner, Expected::Refused(403, "org_suspended")),
+        Caller::new(
+            "the owner of a suspended one",
+            suspended,
+            &suspended.owner,
+            Expected::Refused(403, "org_suspended"),
+        ),
         Caller::new("an admin of a deleted one", deleted, &admin, Expected::Forbidden),
         Caller::new("a viewer", seen, &viewer, Expected::ReadOnly),
     ]
@@ -130,7 +139,8 @@ async fn smoke_no_operation_shows_or_changes_another_organization() {
     assert!(before.len() > 12, "{before:#?}");
     for caller in &callers {
         for operation in &operations {
-            let is_allowed = matches!(caller.expected, Expected::ReadOnly) && OF_EVERY_MEMBER.contains(&&*operation.id);
+            let is_allowed =
+                matches!(caller.expected, Expected::ReadOnly) && OF_EVERY_MEMBER.contains(&&*operation.id);
             if is_allowed {
                 continue;
             }
