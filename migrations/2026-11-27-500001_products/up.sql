@@ -13,7 +13,7 @@ CREATE TABLE products (
     currency   TEXT NOT NULL CHECK (currency ~ '^[A-Z]{3}$'),
     created_at TIMESTAMPTZ NOT NULL DEFAULT now(),
     updated_at TIMESTAMPTZ NOT NULL DEFAULT now(),
-    -- Every key and index begins with the organization: each query reads one, and no conflict tells of the rows of others.
+    -- Every key and index begins with the organization: each query reads one, and no conflict reveals the rows of others.
     PRIMARY KEY (org_id, id),
     CONSTRAINT products_sku_key UNIQUE (org_id, sku)
 );

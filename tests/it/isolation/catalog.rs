@@ -46,7 +46,7 @@ async fn tables_without_isolation(database: &TestDatabase) -> Vec<String> {
 }
 
 /// Selects the unique indexes and the foreign keys of isolated tables that do not begin with the organization or do not contain it.
-/// Such a key tells of rows of other organizations: a conflict, or a reference that exists.
+/// Such a key reveals rows of other organizations, by a conflict or by a reference that is accepted.
 const KEYS_ACROSS_ORGANIZATIONS: &str = "
     WITH isolated AS (SELECT oid, relname FROM pg_class WHERE relrowsecurity),
     org AS (SELECT attrelid, attnum FROM pg_attribute WHERE attname = 'org_id')
@@ -67,7 +67,7 @@ const KEYS_ACROSS_ORGANIZATIONS: &str = "
             AND confrelid = 'organizations'::regclass AND conkey = ARRAY[org.attnum])
     ORDER BY 1";
 
-/// Selects the privileges of the role besides those on isolated tables, those that it has as everybody included.
+/// Selects the privileges of the role besides those on isolated tables, those that every role has included.
 const OTHER_RIGHTS: &str = "
     WITH own AS (SELECT oid FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema')
     SELECT format('%s on %s', privilege, relname)

@@ -103,14 +103,14 @@ async fn callers(app: &TestApp, seen: &Org, suspended: &Org, deleted: &Org) -> V
     ))
     .await;
     let hidden = || Expected::Refused(404, "org_not_found");
-    let nobody = Caller {
-        name: "nobody",
+    let anonymous = Caller {
+        name: "an anonymous client",
         org: seen.id,
         sign: Box::new(|request| request),
         expected: Expected::Refused(401, "not_authenticated"),
     };
     vec![
-        nobody,
+        anonymous,
         Caller::new("an owner of another organization", seen, &stranger.owner, hidden()),
         Caller::new("an admin of the platform", seen, &app.admin().await, hidden()),
         Caller::new("a removed member", seen, &removed, hidden()),
