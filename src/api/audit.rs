@@ -93,6 +93,10 @@ impl PageItem for EntryOut {
     const PAGE: &str = "AuditPage";
     const PAGE_DESCRIPTION: &str = "A page of the audit trail, the newest entries first.";
 
+    fn example_item() -> Option<Self> {
+        Some(Self::example())
+    }
+
     fn deprecated_fields() -> Vec<(&'static str, MetaSchemaRef, Value)> {
         let next = "The parameter `before` of the next page; null on the last page.";
         let next = MetaSchema { description: Some(next), nullable: true, ..MetaSchema::ANY };
@@ -123,7 +127,7 @@ impl Audit {
         before: Query<Option<i64>>,
     ) -> Result<Page<EntryOut>> {
         let target_id = user_id.0.map(|id| id.to_string());
-        let after = cursor.after()?;
+        let after = cursor.after::<i64>()?;
         let filter = AuditFilter {
             actor_id: actor_id.0,
             action: action.0.as_ref().map(Text::as_ref),
@@ -131,12 +135,11 @@ impl Audit {
             target_id: target_id.as_deref(),
             org_id: None,
             before: after.into_iter().chain(before.0).min(),
-            // One more than requested shows whether there is a next page.
-            limit: i64::from(limit.0.0) + 1,
+            limit: limit.rows(),
         };
         let entries = self.0.db.run(async |conn| Ok(AuditEntry::list(conn, &filter).await?)).await?;
-        let last = limit.0.0 as usize;
-        let next = entries.get(last).and(entries.get(last - 1)).map(|entry| entry.id);
+        let size = limit.0.0 as usize;
+        let next = entries.get(size).and(entries.get(size - 1)).map(|entry| entry.id);
         Ok(Page::of(&cursor, limit.0, entries, |entry| entry.id).with_deprecated("next", next))
     }
 }

@@ -66,7 +66,10 @@ impl Args {
         };
         let listener = bind(&listen)?;
         check_migrations(&app, migrate, conn).await?;
-        check_tenant_role(&app.db.get().await?).await?;
+        {
+            let conn = app.db.get().await?;
+            check_tenant_role(&conn).await?;
+        }
         refuse_default_password(&app, listen.host).await?;
         create_first_admin(&app).await?;
         warn_of_clock_difference(&app).await?;

@@ -128,6 +128,10 @@ impl PageItem for JobOut {
     const PAGE: &str = "JobPage";
     const PAGE_DESCRIPTION: &str = "A page of the jobs of a queue in one state.";
 
+    fn example_item() -> Option<Self> {
+        Some(Self::example())
+    }
+
     fn deprecated_fields() -> Vec<(&'static str, MetaSchemaRef, Value)> {
         let total = MetaSchema { description: Some("Number of jobs on all pages."), ..MetaSchema::ANY };
         let offset = "Number of jobs before this page. Absent if the request has a cursor.";

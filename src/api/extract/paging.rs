@@ -19,6 +19,11 @@ pub struct Bounded<const MIN: u32, const MAX: u32, const DEFAULT: u32>(pub u32);
 
 impl<const MIN: u32, const MAX: u32, const DEFAULT: u32> Bounded<MIN, MAX, DEFAULT> {
     pub const LARGEST: Self = Self(MAX);
+
+    /// Returns how many rows to read for a page of this size: one more shows that there is a next page.
+    pub fn rows(self) -> i64 {
+        i64::from(self.0) + 1
+    }
 }
 
 impl<const MIN: u32, const MAX: u32, const DEFAULT: u32> Default for Bounded<MIN, MAX, DEFAULT> {

@@ -10,7 +10,7 @@ use poem_openapi::{
     ApiResponse,
     payload::Json,
     registry::{MetaHeader, MetaResponses, MetaSchema, MetaSchemaRef, Registry},
-    types::{Example, ToJSON, Type},
+    types::{ToJSON, Type},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
@@ -21,11 +21,16 @@ use crate::api::{
 };
 
 /// An item that lists return in pages.
-pub(in crate::api) trait PageItem: Type + ToJSON + Example {
+pub(in crate::api) trait PageItem: Type + ToJSON + Sized {
     /// The name of the page's schema in the API document.
     const PAGE: &'static str;
     /// The description of the page's schema.
     const PAGE_DESCRIPTION: &'static str;
+
+    /// Returns the item that the example of the page has. Without one, the page has no example.
+    fn example_item() -> Option<Self> {
+        None
+    }
 
     /// Returns the fields of the page that release 0.1.0 had, which are deprecated: name, schema and example. New lists have
     /// none.
@@ -142,7 +147,9 @@ impl<T: PageItem> Type for Page<T> {
                 ("next_cursor", String::schema_ref().merge(next_cursor)),
                 ("limit", u64::schema_ref().merge(limit)),
             ];
-            let mut example = Self::of(&Cursor::first_page(), Limit::default(), vec![T::example()], |_| 0);
+            let items: Vec<T> = T::example_item().into_iter().collect();
+            let has_example = !items.is_empty();
+            let mut example = Self::of(&Cursor::first_page(), Limit::default(), items, |_| 0);
             for (name, schema, value) in T::deprecated_fields() {
                 properties.push((name, schema.merge(MetaSchema { deprecated: true, ..MetaSchema::ANY })));
                 example = example.with_deprecated(name, value);
@@ -152,7 +159,7 @@ impl<T: PageItem> Type for Page<T> {
                 description: Some(T::PAGE_DESCRIPTION),
                 required: vec!["items", "next_cursor", "limit"],
                 properties,
-                example: example.to_json(),
+                example: example.to_json().filter(|_| has_example),
                 ..MetaSchema::new("object")
             }
         });

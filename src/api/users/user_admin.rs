@@ -5,7 +5,7 @@ use poem_openapi::{
     param::{Path, Query},
     payload::Json,
     registry::{MetaSchema, MetaSchemaRef},
-    types::{MaybeUndefined, Type},
+    types::{Example, MaybeUndefined, Type},
 };
 use serde_json::{Value, json};
 
@@ -35,6 +35,10 @@ impl PageItem for UserOut {
     const PAGE: &str = "UserPage";
     const PAGE_DESCRIPTION: &str =
         "A page of users. It may have fewer users than `limit`, or none, although `next_cursor` is not null.";
+
+    fn example_item() -> Option<Self> {
+        Some(Self::example())
+    }
 
     fn deprecated_fields() -> Vec<(&'static str, MetaSchemaRef, Value)> {
         let total = "Number of users on all pages, up to 10,000. Can be too low with many users: a search that finds many of \
