@@ -253,3 +253,27 @@ async fn the_products_of_an_organization_are_found_by_indexes() {
         assert!(!is_page || !plan.contains("Sort"), "{sql}\n{plan}");
     }
 }
+
+/// A connection keeps the definitions of indexes that it has used, and PostgreSQL puts the body of `search_fold` into them.
+#[tokio::test]
+async fn open_connections_use_the_search_index_after_its_function_has_changed() {
+    let app = TestApp::start().await;
+    insert_rows(&app).await;
+    let (client, connection) =
+        tokio_postgres::connect(&app.database.url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let explain = "EXPLAIN SELECT FROM users
+                   WHERE search_fold(email || ' ' || coalesce(full_name, '')) LIKE '%crowd1234%'";
+    let uses_index = async || {
+        let plan = client.query(explain, &[]).await.unwrap();
+        plan.iter().any(|row| row.get::<_, String>(0).contains("users_search_idx"))
+    };
+    for script in [
+        include_str!("../../migrations/2026-11-27-300000_faster_search/down.sql"),
+        include_str!("../../migrations/2026-11-27-300000_faster_search/up.sql"),
+    ] {
+        assert!(uses_index().await);
+        app.sql(script).await;
+        assert!(uses_index().await, "{script}");
+    }
+}

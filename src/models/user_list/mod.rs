@@ -144,7 +144,7 @@ impl Listing<'_> {
     /// Returns the users after the first `offset`. Its time grows with the offset and the number of users.
     pub async fn page_at(&self, mut conn: &AsyncPgConnection, offset: i64) -> QueryResult<UserPage> {
         let rows = Rows::matching(self, &Range::All, self.limit + 1, offset);
-        let users = rows.load(&mut conn).await?;
+        let users: Vec<User> = rows.load(&mut conn).await?;
         Ok(self.cut(Walked { users, end: None }, None))
     }
 
@@ -170,8 +170,8 @@ impl Listing<'_> {
         for range in ranges {
             let missing = wanted - users.len() as i64;
             if missing > 0 {
-                let rows = Rows::matching(self, range, missing, 0);
-                users.extend(rows.load::<User>(&mut conn).await?);
+                let more: Vec<User> = Rows::matching(self, range, missing, 0).load(&mut conn).await?;
+                users.extend(more);
             }
         }
         Ok(users)
