@@ -48,7 +48,7 @@ impl RequestContext {
     /// Returns the origin of a job that this request enqueues. `owner` is the user who can see and cancel the job.
     pub fn origin(&self, owner: Option<i64>) -> Origin {
         let text = |value: &Option<Arc<str>>| value.as_deref().map(str::to_owned);
-        Origin { owner, request_id: text(&self.request_id), traceparent: text(&self.trace) }
+        Origin { owner, scope: None, request_id: text(&self.request_id), traceparent: text(&self.trace) }
     }
 }
 

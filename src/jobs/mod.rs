@@ -17,7 +17,7 @@ pub use send_email_message::SendLetter;
 use crate::{
     app::App,
     mail::SendError,
-    queue::{BoxError, EnqueueBy, Failure, JobState, JobType},
+    queue::{BoxError, EnqueueBy, Failure, JobState, JobType, MayRun, Origin},
     services::{outbox::SendEmailMessage, user_jobs},
 };
 
@@ -27,8 +27,8 @@ pub type Context = crate::queue::Context<App>;
 pub type JobResult<T = serde_json::Value> = Result<T, crate::queue::Failure>;
 
 impl JobState for App {
-    async fn may_run_jobs_of(&self, owner: i64) -> Result<bool, BoxError> {
-        Ok(user_jobs::may_run(self, owner).await?)
+    async fn may_run(&self, origin: &Origin) -> Result<MayRun, BoxError> {
+        Ok(user_jobs::may_run(self, origin).await?)
     }
 }
 

@@ -36,7 +36,7 @@ struct BatcherState {
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct Destination {
     pub(super) queue: Cow<'static, str>,
-    /// The group of an owner, or `None`.
+    /// The group of an owner or a scope, or `None`.
     pub(super) group: Option<String>,
     /// The limits of that owner.
     pub(super) limits: Option<OwnerLimits>,

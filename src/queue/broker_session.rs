@@ -257,11 +257,11 @@ impl SettlementBatch {
         }
         for delivery in &self.deliveries {
             let (op, arg, ttl, text) = match &delivery.disposition {
-                Disposition::Finished { outcome, ttl, owner, has_records } => {
-                    ("ok", records_and_owner(*has_records, *owner), *ttl, outcome.as_str())
+                Disposition::Finished { outcome, ttl, origin, has_records } => {
+                    ("ok", records_and_origin(*has_records, origin), *ttl, outcome.as_str())
                 }
-                Disposition::Canceled { outcome, ttl, owner } => {
-                    ("cancel", records_and_owner(true, *owner), *ttl, outcome.as_str())
+                Disposition::Canceled { outcome, ttl, origin } => {
+                    ("cancel", records_and_origin(true, origin), *ttl, outcome.as_str())
                 }
                 Disposition::Retry { after, error } => ("retry", milliseconds(*after), 0, error.as_str()),
                 Disposition::Snooze { after } => ("snooze", milliseconds(*after), 0, ""),
@@ -290,12 +290,12 @@ impl SettlementBatch {
     }
 }
 
-/// Returns the argument of an ended job: whether Redis may hold records of it that must be deleted, and its owner.
-fn records_and_owner(has_records: bool, owner: Option<i64>) -> Cow<'static, str> {
-    match (has_records, owner) {
-        (false, None) => "0".into(),
-        (true, None) => "1".into(),
-        (_, Some(owner)) => format!("{}{owner}", u8::from(has_records)).into(),
+/// Returns the argument of an ended job: whether Redis may hold records of it that must be deleted, and its owner and scope.
+fn records_and_origin(has_records: bool, origin: &str) -> Cow<'static, str> {
+    match (has_records, origin) {
+        (false, "") => "0".into(),
+        (true, "") => "1".into(),
+        _ => format!("{}{origin}", u8::from(has_records)).into(),
     }
 }
 

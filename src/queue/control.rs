@@ -6,7 +6,9 @@ use super::{
     client::Queue,
     error::{Error, Result},
     inspect::QueueInfo,
+    outcome::ended_origin,
     owner::PurgedOwner,
+    prepared::PreparedJob,
     rate::Rate,
     scripts,
     state::State,
@@ -41,9 +43,10 @@ impl Queue {
     ///
     /// # Errors
     /// [`Error::Unavailable`] if Redis does not answer.
-    pub async fn cancel_prepared(&self, id: &str, owner: Option<i64>) -> Result<Cancel> {
-        let owner = owner.map(|owner| owner.to_string()).unwrap_or_default();
-        self.cancel_or_record(id, &format!("c{owner}")).await
+    pub async fn cancel_prepared(&self, job: &PreparedJob) -> Result<Cancel> {
+        let origin = job.origin();
+        let record = format!("c{}", ended_origin(origin.owner, origin.scope.as_deref()));
+        self.cancel_or_record(&job.id, &record).await
     }
 
     /// Cancels a job. `record` becomes the state of an unknown one, unless it is empty.

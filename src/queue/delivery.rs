@@ -12,10 +12,10 @@ use super::{
     envelope::{Envelope, ErrorRecord, to_json},
     error::chain,
     failure::{Failure, FailureAction},
-    job::{Context, JobState},
+    job::{Context, JobState, MayRun},
     job_type::{JobType, Running},
     limits::{check_depth, truncate},
-    outcome::{Outcome, time_of_id},
+    outcome::{Outcome, ended_origin, time_of_id},
     signals::{JobSignals, StopReason},
 };
 
@@ -27,8 +27,8 @@ const MAX_RESULT_BYTES: usize = 1024 * 1024;
 /// workers for that long before they fail.
 const UNKNOWN_TASK_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 const UNKNOWN_TASK_RETRY_AFTER: Duration = Duration::from_secs(15);
-/// When a job runs whose owner could not be checked.
-const OWNER_CHECK_RETRY_AFTER: Duration = Duration::from_secs(5);
+/// When a job runs of which it is not known whether it may run.
+const ORIGIN_CHECK_RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// A fetched job.
 pub(super) struct Delivery {
@@ -103,7 +103,7 @@ impl Delivery {
             let Some(job) = job.filter(|_| envelope.v <= Envelope::VERSION) else {
                 return self.unknown_task(&envelope.task, envelope.v);
             };
-            if let Some(disposition) = self.check_owner(&envelope, &state).await {
+            if let Some(disposition) = self.check_origin(&envelope, &state).await {
                 return disposition;
             }
             tracing::debug!(queue = &*self.queue, "job started");
@@ -117,25 +117,28 @@ impl Delivery {
         .await
     }
 
-    /// Returns what happens to the job instead if its owner may not run jobs, or that is not known.
-    async fn check_owner<S: JobState>(&self, envelope: &Envelope, state: &S) -> Option<Disposition> {
+    /// Returns what happens to a job with an owner or a scope instead if it may not run, or that is not known.
+    async fn check_origin<S: JobState>(&self, envelope: &Envelope, state: &S) -> Option<Disposition> {
+        if envelope.owner.is_none() && envelope.scope.is_none() {
+            return None;
+        }
+        let origin = envelope.origin();
         let answer = tokio::select! {
-            answer = state.may_run_jobs_of(envelope.owner?) => answer,
+            answer = state.may_run(&origin) => answer,
             () = self.signals.token().cancelled() => {
                 let reason = self.signals.reason().unwrap_or(StopReason::Shutdown);
                 return Some(self.after_stop(reason, envelope, Duration::ZERO));
             }
         };
         match answer {
-            Ok(true) => None,
-            Ok(false) => {
-                tracing::info!("job canceled: its owner is not active");
-                let reason = OutcomeDetail::Reason("The account of the owner is not active".into());
-                Some(self.canceled(envelope, Duration::ZERO, reason))
+            Ok(MayRun::Yes) => None,
+            Ok(MayRun::No(reason)) => {
+                tracing::info!(reason, "job canceled: it may not run");
+                Some(self.canceled(envelope, Duration::ZERO, OutcomeDetail::Reason(reason.into())))
             }
             Err(error) => {
-                tracing::warn!(error = chain(&*error), "cannot check the owner of a job, retrying");
-                Some(Disposition::Snooze { after: OWNER_CHECK_RETRY_AFTER })
+                tracing::warn!(error = chain(&*error), "cannot check whether a job may run, retrying");
+                Some(Disposition::Snooze { after: ORIGIN_CHECK_RETRY_AFTER })
             }
         }
     }
@@ -216,7 +219,8 @@ impl Delivery {
             return self.dead("The job's result is nested too deeply", &error.to_string());
         }
         let has_records = self.has_records || envelope.has_extras() || self.signals.has_reported();
-        Disposition::Finished { outcome, ttl: envelope.ttl, owner: envelope.owner, has_records }
+        let origin = ended_origin(envelope.owner, envelope.scope.as_deref());
+        Disposition::Finished { outcome, ttl: envelope.ttl, origin, has_records }
     }
 
     fn after_failure<S>(
@@ -274,7 +278,8 @@ impl Delivery {
 
     fn canceled(&self, envelope: &Envelope, took: Duration, detail: OutcomeDetail) -> Disposition {
         let outcome = self.outcome(envelope, took, detail);
-        Disposition::Canceled { outcome, ttl: envelope.ttl, owner: envelope.owner }
+        let origin = ended_origin(envelope.owner, envelope.scope.as_deref());
+        Disposition::Canceled { outcome, ttl: envelope.ttl, origin }
     }
 
     fn outcome(&self, envelope: &Envelope, took: Duration, detail: OutcomeDetail) -> String {

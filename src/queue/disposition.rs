@@ -19,14 +19,15 @@ pub(super) enum Disposition {
     Finished {
         outcome: String,
         ttl: u64,
-        owner: Option<i64>,
+        /// The owner and the scope, as the record of the ended job has them.
+        origin: String,
         /// Whether Redis may hold attempts, progress or other records that must be deleted with the job.
         has_records: bool,
     },
     Canceled {
         outcome: String,
         ttl: u64,
-        owner: Option<i64>,
+        origin: String,
     },
     Retry {
         after: Duration,

@@ -15,6 +15,7 @@ use super::{
     job::Job,
     limits::check_depth,
     outcome::time_of_id,
+    owner::shared_group,
     push::{Push, batch_size},
     queues::Queues,
 };
@@ -30,7 +31,7 @@ impl Queue {
     /// [`Error::Unavailable`] if Redis does not answer, in which case it may have stored the job, is full, or too few
     /// replicas have the job in time; [`Error::TooLarge`] and [`Error::TooDeep`] for the arguments; [`Error::OwnerLimit`] if the owner has too many jobs.
     pub async fn enqueue<J: Job>(&self, job: &J, origin: Origin) -> Result<String> {
-        let options = EnqueueOptions::default().for_owner(origin.owner)?;
+        let options = EnqueueOptions::default().for_origin(&origin)?;
         let (id, envelope) = write(job, &origin, &options)?;
         let destination = Destination {
             queue: J::QUEUE.into(),
@@ -92,7 +93,7 @@ impl Queue {
         origin: Origin,
         options: EnqueueOptions,
     ) -> Result<String> {
-        let options = options.for_owner(origin.owner)?;
+        let options = options.for_origin(&origin)?;
         let (id, envelope) = write(job, &origin, &options)?;
         let jobs = [(id.as_str(), envelope.as_str())];
         let limits = self.owner_limits();
@@ -115,7 +116,7 @@ impl Queue {
         origin: Origin,
         options: EnqueueOptions,
     ) -> Result<Vec<String>> {
-        let options = options.for_owner(origin.owner)?;
+        let options = options.for_origin(&origin)?;
         if options.unique.is_some() || !options.after.is_empty() {
             return Err(Error::invalid("unique", "only a single job can be unique or wait for other jobs"));
         }
@@ -149,9 +150,10 @@ pub(super) fn write<J: Job>(job: &J, origin: &Origin, options: &EnqueueOptions) 
     let now = time_of_id(&id).unwrap_or_default();
     let envelope = Envelope {
         owner: origin.owner,
+        scope: origin.scope.clone(),
         req: origin.request_id.clone(),
         trace: origin.traceparent.clone(),
-        group: options.group.clone(),
+        group: options.group.as_deref().map(|group| shared_group(group).to_owned()),
         key: options.unique.as_ref().map(|unique| unique.key.clone()),
         ..Envelope::new(J::NAME, J::QUEUE, job, J::RESULT_TTL.as_millis() as u64, now)
     };

@@ -6,8 +6,9 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    envelope::Origin,
     error::{Error, Result},
-    owner::{OWNER_GROUP_PREFIX, owner_group},
+    owner::{check_scope, group_of, is_reserved_group},
 };
 
 const MAX_NAME_BYTES: usize = 255;
@@ -21,8 +22,8 @@ pub struct EnqueueOptions {
     pub when: When,
     /// Whether the job goes before all waiting jobs of its queue.
     pub front: bool,
-    /// Groups take turns. With one group per tenant, no tenant can starve another. 1 to 255 bytes. Jobs with an owner are
-    /// in the group of their owner.
+    /// Groups take turns. With one group per tenant, no tenant can starve another. 1 to 255 bytes. Jobs with a scope are in
+    /// the group of their scope, other jobs with an owner in that of their owner.
     pub group: Option<String>,
     pub unique: Option<Unique>,
     /// Ids of up to 100 jobs that must finish before this one starts. If one of them fails or is canceled, this job
@@ -64,20 +65,24 @@ pub enum OnDuplicate {
 }
 
 impl EnqueueOptions {
-    /// Checks the options, and puts the job of an owner into the group of the owner.
+    /// Checks the options, and puts the job of a scope or of an owner into the group of that.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a name, key or window out of range, too many dependencies, or a group that is not the caller's
-    /// to choose.
-    pub(super) fn for_owner(self, owner: Option<i64>) -> Result<Self> {
+    /// [`Error::Invalid`] for a name, scope, key or window out of range, too many dependencies, or a group that is not the
+    /// caller's to choose.
+    pub(super) fn for_origin(self, origin: &Origin) -> Result<Self> {
         self.check()?;
-        match (owner, &self.group) {
-            (None, Some(group)) if group.starts_with(OWNER_GROUP_PREFIX) => {
-                Err(Error::invalid("group", "must not be that of an owner"))
+        origin.scope.as_deref().map_or(Ok(()), check_scope)?;
+        let own = group_of(origin);
+        match (&own, &self.group) {
+            (None, Some(group)) if is_reserved_group(group) => {
+                Err(Error::invalid("group", "must not be that of an owner or a scope"))
+            }
+            (Some(_), Some(_)) => {
+                Err(Error::invalid("group", "a job with an owner or a scope is in the group of that"))
             }
             (None, _) => Ok(self),
-            (Some(owner), None) => Ok(Self { group: Some(owner_group(owner)), ..self }),
-            (Some(_), Some(_)) => Err(Error::invalid("group", "a job with an owner is in the owner's group")),
+            (Some(_), None) => Ok(Self { group: own, ..self }),
         }
     }
 

@@ -8,6 +8,10 @@ use serde_json::Value;
 pub struct Origin {
     /// Id of the user who may see and cancel the job. Without an owner, only admins may.
     pub owner: Option<i64>,
+    /// What the product says about the job besides its owner, such as the tenant that it belongs to. The engine does not
+    /// interpret it: it is stored with the job, is part of the status, and its jobs are in one group. 1 to 100 letters,
+    /// digits, `:`, `-`, `_` and `.`.
+    pub scope: Option<String>,
     pub request_id: Option<String>,
     /// Trace context of the request (W3C Trace Context).
     pub traceparent: Option<String>,
@@ -35,6 +39,8 @@ pub(super) struct Envelope<P = Value> {
     pub(super) queue: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) owner: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) scope: Option<String>,
     /// Id of the request that enqueued the job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) req: Option<String>,
@@ -68,12 +74,17 @@ impl Envelope {
     }
 
     pub(super) fn origin(&self) -> Origin {
-        Origin { owner: self.owner, request_id: self.req.clone(), traceparent: self.trace.clone() }
+        Origin {
+            owner: self.owner,
+            scope: self.scope.clone(),
+            request_id: self.req.clone(),
+            traceparent: self.trace.clone(),
+        }
     }
 }
 
 impl<P> Envelope<P> {
-    /// Creates an envelope without owner, request, group or key.
+    /// Creates an envelope without owner, scope, request, group or key.
     pub(super) fn new(task: &str, queue: &str, payload: P, ttl: u64, at: i64) -> Self {
         Self {
             v: Envelope::VERSION,
@@ -81,6 +92,7 @@ impl<P> Envelope<P> {
             queue: queue.into(),
             payload,
             owner: None,
+            scope: None,
             req: None,
             trace: None,
             group: None,

@@ -13,8 +13,9 @@ use super::{
     status::JobStatus,
 };
 
-/// The most jobs that one call reads, since each may be large.
+/// The most jobs that one call reads: with payloads or results, each may be large.
 const JOBS_PER_STATUS_CALL: usize = 20;
+const SMALL_JOBS_PER_STATUS_CALL: usize = 200;
 const MAX_LISTED_PAYLOAD_BYTES: usize = 16 * 1024;
 /// The most jobs of a page by which the next page finds its place.
 const MAX_LAST_JOBS: usize = 5;
@@ -134,7 +135,7 @@ impl Queue {
     /// # Errors
     /// [`Error::Unavailable`] if Redis does not answer.
     pub async fn status(&self, id: &str) -> Result<Option<JobStatus>> {
-        Ok(self.statuses(&[id.to_owned()], usize::MAX).await?.pop())
+        Ok(self.read_statuses(&[id.to_owned()], usize::MAX, usize::MAX).await?.pop())
     }
 
     /// As [`Self::status`], without the payload, which may have a megabyte. For reads that do not show it.
@@ -142,7 +143,19 @@ impl Queue {
     /// # Errors
     /// As [`Self::status`].
     pub async fn status_without_payload(&self, id: &str) -> Result<Option<JobStatus>> {
-        Ok(self.statuses(&[id.to_owned()], 0).await?.pop())
+        Ok(self.read_statuses(&[id.to_owned()], 0, usize::MAX).await?.pop())
+    }
+
+    /// Returns the status of each of these jobs that exists, without payloads and results. Reads 200 jobs in one call.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub async fn statuses(&self, ids: &[String]) -> Result<Vec<JobStatus>> {
+        let mut jobs = Vec::with_capacity(ids.len());
+        for ids in ids.chunks(SMALL_JOBS_PER_STATUS_CALL) {
+            jobs.extend(self.read_statuses(ids, 0, 0).await?);
+        }
+        Ok(jobs)
     }
 
     /// Returns `count` jobs of a queue in one state, after the first `offset`. Failed jobs are sorted by the time of
@@ -225,15 +238,21 @@ impl Queue {
     async fn all_statuses(&self, ids: &[String], max_payload: usize) -> Result<Vec<JobStatus>> {
         let mut jobs = Vec::with_capacity(ids.len());
         for ids in ids.chunks(JOBS_PER_STATUS_CALL) {
-            jobs.extend(self.statuses(ids, max_payload).await?);
+            jobs.extend(self.read_statuses(ids, max_payload, usize::MAX).await?);
         }
         Ok(jobs)
     }
 
-    /// Returns the status of each job that exists. Omits the payload of an envelope of more than `max_payload` bytes.
-    async fn statuses(&self, ids: &[String], max_payload: usize) -> Result<Vec<JobStatus>> {
+    /// Returns the status of each job that exists. Omits the payload of an envelope of more than `max_payload` bytes, and
+    /// the result of an outcome of more than `max_outcome` bytes.
+    async fn read_statuses(
+        &self,
+        ids: &[String],
+        max_payload: usize,
+        max_outcome: usize,
+    ) -> Result<Vec<JobStatus>> {
         let mut call = self.prepare_call(&scripts::STATUS);
-        call.arg(max_payload).arg(ids);
+        call.arg(max_payload).arg(max_outcome).arg(ids);
         let answers: Vec<Vec<Value>> = self.run(&call).await?;
         ids.iter().zip(answers).filter_map(|(id, answer)| JobStatus::parse(id, answer).transpose()).collect()
     }

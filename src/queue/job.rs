@@ -12,11 +12,19 @@ use super::{
 
 /// The part of the application that jobs use.
 pub trait JobState: Clone + Send + Sync + 'static {
-    /// Returns whether the jobs of this owner may run. A worker asks before each run of a job with an owner: if they may
-    /// not, the job is canceled; after an error, it runs later.
-    fn may_run_jobs_of(&self, _owner: i64) -> impl Future<Output = Result<bool, BoxError>> + Send {
-        async { Ok(true) }
+    /// Returns whether a job may run. A worker asks before each run of a job with an owner or a scope: if it may not, the
+    /// job is canceled; after an error, it runs later.
+    fn may_run(&self, _origin: &Origin) -> impl Future<Output = Result<MayRun, BoxError>> + Send {
+        async { Ok(MayRun::Yes) }
     }
+}
+
+/// Whether a job may run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MayRun {
+    Yes,
+    /// The job is canceled for this reason, which its owner can read.
+    No(&'static str),
 }
 
 /// A job: its fields are the arguments, [`run`](Job::run) is what it does.

@@ -10,7 +10,7 @@
 //! | `client` | the client of the queue, which the following extend |
 //! | `enqueue`, `enqueue_options`, `push`, `push_client`, `batcher` | enqueue jobs, one or many, now or later |
 //! | `prepared` | jobs that are written elsewhere first, as in a transaction, and enqueued later |
-//! | `owner` | the jobs of users: who may enqueue them, how many |
+//! | `owner` | the jobs of users and of scopes: who may enqueue them, how many, who is next |
 //! | `inspect`, `status`, `control`, `rate` | inspect and operate queues and jobs |
 //! | `relocate` | moves jobs to another prefix or server |
 //! | `server` | checks whether a Redis server is safe for jobs |
@@ -75,7 +75,7 @@ pub use envelope::Origin;
 pub use error::{BoxError, Error, OwnerLimit};
 pub use failure::Failure;
 pub use inspect::{JobPosition, QueueInfo, Totals};
-pub use job::{Context, Job, JobState};
+pub use job::{Context, Job, JobState, MayRun};
 pub use job_type::JobType;
 pub use liveness::Liveness;
 pub use owner::{EnqueueBy, OwnerLimits, PurgedOwner};

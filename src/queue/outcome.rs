@@ -1,4 +1,4 @@
-//! What Redis keeps about a job that has ended: its state and owner for a day, and its outcome for `RESULT_TTL`.
+//! What Redis keeps about a job that has ended: its state, owner and scope for a day, and its outcome for `RESULT_TTL`.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -41,15 +41,29 @@ pub(super) struct CanceledRecord {
     pub(super) envelope: Envelope,
 }
 
-/// Parses what is kept longest about a job: its final state and owner, such as `f12`.
-pub(super) fn parse_ended(record: &str) -> Option<(State, Option<i64>)> {
-    let owner = record.get(1..)?;
+/// Returns what the record of an ended job has after the state: the owner and the scope, such as `12`, `12|tenant-7` or
+/// `|tenant-7`; empty without both.
+pub(super) fn ended_origin(owner: Option<i64>, scope: Option<&str>) -> String {
+    let owner = owner.map(|owner| owner.to_string()).unwrap_or_default();
+    match scope {
+        Some(scope) => format!("{owner}|{scope}"),
+        None => owner,
+    }
+}
+
+/// Parses what is kept longest about a job: its final state, owner and scope, such as `f12|tenant-7`.
+pub(super) fn parse_ended(record: &str) -> Option<(State, Option<i64>, Option<String>)> {
+    let origin = record.get(1..)?;
     let state = match record.as_bytes()[0] {
         b'f' => State::Finished,
         b'c' => State::Canceled,
         _ => return None,
     };
-    Some((state, owner.parse().ok()))
+    let (owner, scope) = match origin.split_once('|') {
+        Some((owner, scope)) => (owner, Some(scope.to_owned())),
+        None => (origin, None),
+    };
+    Some((state, owner.parse().ok(), scope))
 }
 
 /// Returns when the id of a job was made, in milliseconds since the epoch, if it is a UUID with a time.

@@ -1,6 +1,13 @@
-//! Jobs that belong to a user: who may enqueue them, how many, and how to purge them.
+//! Jobs that belong to a user or to a scope: who may enqueue them, how many, who is next, and how to purge them.
 //!
 //! Redis has an account of the jobs of each owner, which the scripts keep, so the limits hold for any number of replicas.
+//! A scope is a text of the product, such as the id of a tenant. The jobs of a scope share the turns of one group, and each
+//! still counts for its owner.
+
+use super::{
+    envelope::Origin,
+    error::{Error, Result},
+};
 
 /// Who may enqueue jobs of a type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,10 +51,43 @@ pub struct PurgedOwner {
     pub stopping: u64,
 }
 
-/// Returns the group of the jobs of an owner. Groups take turns, so no owner delays another.
-pub(super) fn owner_group(owner: i64) -> String {
-    format!("{OWNER_GROUP_PREFIX}{owner}")
+/// The beginning of the group of an owner, and of that of a scope. The scripts know them too.
+const OWNER_GROUP_PREFIX: &str = "owner:";
+const SCOPE_GROUP_PREFIX: &str = "scope:";
+
+/// The longest scope, in bytes.
+const MAX_SCOPE_BYTES: usize = 100;
+
+/// Returns the group that Redis stores for a job with an owner, a scope or both; `None` for other jobs. Groups take turns, so
+/// no owner and no scope delays another. That of a scope ends with the owner, so that the scripts find the account.
+pub(super) fn group_of(origin: &Origin) -> Option<String> {
+    let owner = origin.owner.map(|owner| format!("{OWNER_GROUP_PREFIX}{owner}"));
+    let Some(scope) = &origin.scope else { return owner };
+    let owner = owner.map(|owner| format!("|{owner}")).unwrap_or_default();
+    Some(format!("{SCOPE_GROUP_PREFIX}{scope}{owner}"))
 }
 
-/// The beginning of such a group. The scripts know it too.
-pub(super) const OWNER_GROUP_PREFIX: &str = "owner:";
+/// Returns whether only jobs with an owner or a scope may be in a group.
+pub(super) fn is_reserved_group(group: &str) -> bool {
+    group.starts_with(OWNER_GROUP_PREFIX) || group.starts_with(SCOPE_GROUP_PREFIX)
+}
+
+/// Returns the group with which a job takes turns: that of a scope without the owner.
+pub(super) fn shared_group(group: &str) -> &str {
+    match group.split_once('|') {
+        Some((shared, _)) if group.starts_with(SCOPE_GROUP_PREFIX) => shared,
+        _ => group,
+    }
+}
+
+/// Checks a scope: 1 to 100 letters, digits, `:`, `-`, `_` and `.`.
+///
+/// # Errors
+/// [`Error::Invalid`].
+pub(super) fn check_scope(scope: &str) -> Result<()> {
+    let is_valid = |byte: u8| byte.is_ascii_alphanumeric() || b":-_.".contains(&byte);
+    match (1..=MAX_SCOPE_BYTES).contains(&scope.len()) && scope.bytes().all(is_valid) {
+        true => Ok(()),
+        false => Err(Error::invalid("scope", "must have 1 to 100 letters, digits, `:`, `-`, `_` and `.`")),
+    }
+}

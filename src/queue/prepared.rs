@@ -40,7 +40,7 @@ impl PreparedJob {
     /// [`Error::TooDeep`](super::Error::TooDeep) for the arguments; [`Error::Internal`](super::Error::Internal) if `origin`
     /// has an owner, and users may not enqueue the job.
     pub fn new<J: Job>(job: &J, origin: &Origin, options: EnqueueOptions) -> Result<Self> {
-        let options = options.for_owner(origin.owner)?;
+        let options = options.for_origin(origin)?;
         let (id, envelope) = write(job, origin, &options)?;
         Ok(Self { id, queue: J::QUEUE.into(), task: J::NAME.into(), owner: origin.owner, envelope, options })
     }
@@ -65,9 +65,17 @@ impl PreparedJob {
 
     /// Returns the status of the job before it is enqueued: queued.
     pub fn status(&self) -> JobStatus {
-        let envelope = serde_json::from_str(&self.envelope)
-            .unwrap_or_else(|_| Envelope::new(&self.task, &self.queue, Value::Null, 0, 0));
-        JobStatus::new(&self.id, State::Queued, envelope)
+        JobStatus::new(&self.id, State::Queued, self.parse_envelope())
+    }
+
+    /// Returns who has enqueued the job, and its scope.
+    pub(super) fn origin(&self) -> Origin {
+        Origin { owner: self.owner, ..self.parse_envelope().origin() }
+    }
+
+    fn parse_envelope(&self) -> Envelope {
+        serde_json::from_str(&self.envelope)
+            .unwrap_or_else(|_| Envelope::new(&self.task, &self.queue, Value::Null, 0, 0))
     }
 }
 

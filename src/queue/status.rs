@@ -23,6 +23,7 @@ pub struct JobStatus {
     pub task: String,
     pub queue: String,
     pub owner: Option<i64>,
+    pub scope: Option<String>,
     /// The arguments; for admins only. Not kept after the job has finished.
     pub payload: Option<Value>,
     pub group: Option<String>,
@@ -60,9 +61,9 @@ impl JobStatus {
             [_, ended, outcome] => {
                 let text = |value| String::from_redis_value_ref(value).map_err(Error::internal);
                 let ended = text(ended)?;
-                let (state, owner) = parse_ended(&ended)
+                let (state, owner, scope) = parse_ended(&ended)
                     .ok_or_else(|| Error::internal(format!("{id} has ended as {ended:?}")))?;
-                Some(Self { owner, ..Self::ended(id, state, &text(outcome)?)? })
+                Some(Self { owner, scope, ..Self::ended(id, state, &text(outcome)?)? })
             }
             _ => {
                 let live = Live::from_redis_value(redis::Value::Array(answer)).map_err(Error::internal)?;
@@ -78,6 +79,7 @@ impl JobStatus {
             task: envelope.task,
             queue: envelope.queue,
             owner: envelope.owner,
+            scope: envelope.scope,
             payload: Some(envelope.payload),
             group: envelope.group,
             request_id: envelope.req,

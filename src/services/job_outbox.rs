@@ -136,8 +136,9 @@ pub async fn cancel(app: &App, id: &str) -> Result<Cancel> {
         return Ok(app.queue.cancel(id).await?);
     };
     // A relay may be about to enqueue the job. So the queue records first that the job is canceled, and ignores it then.
-    let answer = app.queue.cancel_prepared(id, row.owner).await?;
-    app.db.run(async |conn| Ok(JobOutboxRow::delete(conn, &[row.id]).await?)).await?;
+    let row_id = row.id;
+    let answer = app.queue.cancel_prepared(&with_options(row, EnqueueOptions::default())).await?;
+    app.db.run(async |conn| Ok(JobOutboxRow::delete(conn, &[row_id]).await?)).await?;
     Ok(answer)
 }
 

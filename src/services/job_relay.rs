@@ -202,7 +202,7 @@ async fn enqueue(app: &App, relay: &Relay) -> Result<(), queue::Error> {
     };
     if id != job.id {
         // Another job has the unique key. The caller knows the id of this one, whose status says what became of it.
-        app.queue.cancel_prepared(&job.id, job.owner).await?;
+        app.queue.cancel_prepared(job).await?;
     }
     Ok(())
 }

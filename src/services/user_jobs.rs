@@ -4,19 +4,23 @@ use crate::{
     app::App,
     error::{Result, chain},
     models::{job_outbox::JobOutboxRow, user::User},
-    queue::PurgedOwner,
+    queue::{MayRun, Origin, PurgedOwner},
 };
 
-/// Returns whether the jobs of a user may run: those of an active user whose account is not going to be deleted.
+const OWNER_IS_NOT_ACTIVE: MayRun = MayRun::No("The account of the owner is not active");
+
+/// Returns whether a job may run: the owner is an active user whose account is not going to be deleted.
 ///
 /// # Errors
 /// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer.
-pub async fn may_run(app: &App, user_id: i64) -> Result<bool> {
-    app.db.run(async |conn| Ok(User::is_active(conn, user_id).await?)).await
+pub async fn may_run(app: &App, origin: &Origin) -> Result<MayRun> {
+    let Some(user_id) = origin.owner else { return Ok(MayRun::Yes) };
+    let is_active = app.db.run(async |conn| Ok(User::is_active(conn, user_id).await?)).await?;
+    Ok(if is_active { MayRun::Yes } else { OWNER_IS_NOT_ACTIVE })
 }
 
 /// Purges the jobs of users who were deactivated or deleted, in the background. If Redis is unavailable, they stay, and
-/// workers cancel them when they are due, because [`may_run`] is false.
+/// workers cancel them when they are due, because [`may_run`] says no.
 pub(super) fn purge_soon(app: &App, user_ids: Vec<i64>) {
     if user_ids.is_empty() {
         return;

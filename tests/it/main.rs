@@ -92,6 +92,7 @@ mod queue_redis;
 mod queue_replicas;
 mod queue_reserved;
 mod rate_limits;
+mod queue_scopes;
 mod redis_failover;
 mod redis_failover_under_load;
 mod redis_permissions;

@@ -160,7 +160,7 @@ async fn only_the_latest_failed_jobs_are_kept() {
 async fn a_job_has_its_owner_and_request() {
     let queue = TestQueue::new().await;
     let task = Task { name: "one".into(), behavior: Behavior::Succeed };
-    let origin = Origin { owner: Some(7), request_id: Some("request-1".into()), traceparent: None };
+    let origin = Origin { owner: Some(7), request_id: Some("request-1".into()), ..Origin::default() };
     let id = queue.queue.enqueue(&task, origin).await.unwrap();
     let envelope: String = queue.redis(&["HGET", "{}:jobs", &id]).await;
     assert!(envelope.contains("\"req\":\"request-1\""), "{envelope}");

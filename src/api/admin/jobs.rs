@@ -39,6 +39,9 @@ struct JobOut {
     /// Id of the user who owns the job; null for a job without an owner.
     #[oai(nullable)]
     owner: Option<i64>,
+    /// What the job belongs to besides its owner, such as `org:7`; null without it.
+    #[oai(nullable)]
+    scope: Option<String>,
     /// The arguments; null after the job has finished. The list omits arguments of more than 16 KiB.
     payload: Value,
     /// The group; jobs of different groups take turns.
@@ -82,6 +85,7 @@ impl Example for JobOut {
             task: "send_email_task".into(),
             queue: "default".into(),
             owner: Some(1),
+            scope: None,
             payload: json!({ "to": "ada@example.com", "subject": "Hi", "body": "Hello", "permitted": true }),
             group: None,
             request_id: Some("01a203c5-1357-763a-a32d-0c63a944ff19".into()),
@@ -107,6 +111,7 @@ impl From<JobStatus> for JobOut {
             task: job.task,
             queue: job.queue,
             owner: job.owner,
+            scope: job.scope,
             payload: job.payload.unwrap_or_default(),
             group: job.group,
             request_id: job.request_id,

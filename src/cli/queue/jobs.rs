@@ -208,6 +208,7 @@ fn lines(job: &JobStatus) -> String {
         ("queue:", Some(job.queue.clone())),
         ("attempts:", Some(job.attempts.to_string())),
         ("owner:", job.owner.map(|owner| owner.to_string())),
+        ("scope:", job.scope.clone()),
         ("group:", job.group.clone()),
         ("request:", job.request_id.clone()),
         ("worker:", job.worker.clone()),

@@ -1,6 +1,6 @@
 -- Cancels a job that has not ended, or tells it to stop if it is running.
--- ARGV: id, id of the call, and of a job that may not have been pushed yet `c` and the id of its owner, or '': if the job is
---   unknown, this becomes its state, so that a push that arrives later finds a job that has ended
+-- ARGV: id, id of the call, and of a job that may not have been pushed yet `c`, its owner and its scope, or '': if the job
+--   is unknown, this becomes its state, so that a push that arrives later finds a job that has ended
 -- Returns unknown, ended, requested (it is running) or canceled
 local id, by, ahead = ARGV[1], ARGV[2], ARGV[3] or ''
 local envelope = rc('HGET', P .. ':jobs', id)

@@ -39,7 +39,7 @@ end
 
 -- Of a job that has finished or was canceled, two records remain: its state, for at least a day, so that `after`, a repeated
 -- push and a late poll find it, and its outcome with the result, for RESULT_TTL. The state is `f` (finished) or `c`
--- (canceled) and the id of the owner.
+-- (canceled), the id of the owner and, after a bar, the scope.
 -- Records are stored in hashes (buckets), one for each eighth of the time that they are kept, and a new one when a bucket is
 -- large: the name has the TTL. The sorted set of a kind has its buckets with the latest time of their records. `tick` unlinks
 -- a bucket one TTL after that, which does not block Redis. If no scheduler runs, the expiry of the key deletes it a minute
@@ -89,13 +89,25 @@ end
 -- Owners. A job with an owner is in the group `owner:<id>`. The hash `<prefix>:owner:<id>`, the account of the owner, has
 -- the size in bytes of each job that waits or runs, and the sums `jobs`, `bytes` and `running`. The list
 -- `<prefix>:owner:<id>:failed` has the failed jobs, oldest first.
+-- Scopes. The group of a job with a scope is `scope:<scope>|owner:<id>`, or `scope:<scope>` without an owner. The jobs of a
+-- scope take turns as one group, `scope:<scope>`. `take` sets those aside whose owners are at their limit: they wait in the
+-- list of their whole group, so that they do not delay the other owners of the scope.
 local MAX_FAILED_OF_OWNER = 100
 local MAX_RECOUNTED = 10000
 local SUMS = { jobs = true, bytes = true, running = true, counted = true }
 -- Returns the key of the account of a group, or nil. A purge renames groups.
 local function account_of(group)
-  local owner = group and (string.match(group, '^owner:%-?%d+$') or string.match(group, '^purged up to .* (owner:%-?%d+)$'))
+  local owner = group and (string.match(group, '^owner:%-?%d+$') or string.match(group, '^scope:[^|]*|(owner:%-?%d+)$')
+    or string.match(group, '^purged up to .*[ |](owner:%-?%d+)$'))
   return owner and P .. ':' .. owner
+end
+-- Returns the group with which a job takes turns.
+local function shared_group(group) return string.match(group, '^(scope:[^|]*)|') or group end
+-- Returns the owner and the scope of a group as the state of an ended job has them.
+local function ended_origin(group)
+  local scope, rest = string.match(group, '^scope:([^|]*)(.*)$')
+  local owner = string.match(rest or '|' .. group, '^|owner:(%-?%d+)$') or ''
+  return scope and owner .. '|' .. scope or owner
 end
 -- Calls `change(account, id)` for each job that has an owner. `account` is the key of the owner's hash.
 local function each_owned(ids, change)
@@ -177,23 +189,26 @@ local function enqueue_in_group(q, group, id, front)
     rc('RPUSH', turns, group)
   end
 end
+-- The lists of a scope have jobs of several owners, also if a purge has renamed them.
+local function is_scope(group) return string.match(group, '^scope:[^|]*$') or string.match(group, '^purged up to .* scope:[^|]*$') end
 local function has_ready(q) return rc('EXISTS', P .. ':queue:' .. q, P .. ':turns:' .. q) > 0 end
 -- Makes jobs ready to be fetched: after the waiting ones or, with `front`, before them, the last of `ids` first.
 local function make_ready(q, ids, front)
   local groups = rc('EXISTS', P .. ':group') == 1 and rc('HMGET', P .. ':group', unpack(ids)) or {}
   local plain = {}
   for i, id in ipairs(ids) do
-    if groups[i] then enqueue_in_group(q, groups[i], id, front) else plain[#plain + 1] = id end
+    if groups[i] then enqueue_in_group(q, shared_group(groups[i]), id, front) else plain[#plain + 1] = id end
   end
   if #plain > 0 then rc(front and 'LPUSH' or 'RPUSH', P .. ':queue:' .. q, unpack(plain)) end
   wake(q)
 end
+local MAX_MOVES = 100 -- the most jobs that one call moves between a scope and what was set aside from it
 -- Removes and returns up to `want` (at most CHUNK) ids of ready jobs. At most `owner_max` jobs of one owner may run, 0 for
 -- any number. Also returns whether that held all remaining jobs back.
 local function take(q, want, owner_max)
   local list, turns = P .. ':queue:' .. q, P .. ':turns:' .. q
   if rc('EXISTS', turns) == 0 then return rc('LPOP', list, want) or {}, false end
-  local ids, room, passed, held = {}, {}, 0, false
+  local ids, room, passed, held, moves = {}, {}, 0, false, owner_max > 0 and MAX_MOVES or 0
   local function is_full(account)
     if not room[account] then
       local function free() return owner_max - (rc('HGET', account, 'running') or 0) end
@@ -202,14 +217,35 @@ local function take(q, want, owner_max)
     end
     return room[account] <= 0
   end
+  -- Returns the account of the next job of a scope, after setting those aside whose owners are at their limit.
+  local function account_of_next(scope, from)
+    while true do
+      local id = rc('LINDEX', from, 0)
+      local group = id and rc('HGET', P .. ':group', id)
+      local account = account_of(group)
+      if not account or shared_group(group) ~= scope or moves == 0 or not is_full(account) then return account end
+      rc('LPOP', from)
+      enqueue_in_group(q, group, id)
+      moves = moves - 1
+    end
+  end
   while #ids < want do
     local group = rc('LPOP', turns)
     if not group then break end
     local from, account = group == '' and list or group_list(q, group), owner_max > 0 and account_of(group)
+    if owner_max > 0 and not account and is_scope(group) then account = account_of_next(group, from) end
     local full = account and is_full(account)
     local id = not full and rc('LPOP', from)
-    if id then ids[#ids + 1], passed, held = id, 0, false else passed, held = passed + 1, held or full end
-    if id and account then room[account] = room[account] - 1 end
+    if id and moves > 0 and shared_group(group) ~= group then
+      -- It was set aside, and its owner has room again: it is next when it is the turn of its scope.
+      enqueue_in_group(q, shared_group(group), id, true)
+      moves, passed = moves - 1, 0
+    elseif id then
+      ids[#ids + 1], passed, held = id, 0, false
+      if account then room[account] = room[account] - 1 end
+    else
+      passed, held = passed + 1, held or full
+    end
     -- '' remains as long as there is a group.
     if rc('EXISTS', group == '' and turns or from) == 1 then rc('RPUSH', turns, group) end
     if passed > 0 and passed >= rc('LLEN', turns) then break end
@@ -217,7 +253,7 @@ local function take(q, want, owner_max)
   if #ids < want then
     for _, id in ipairs(rc('LPOP', list, want - #ids) or {}) do ids[#ids + 1] = id end
   end
-  return ids, held and #ids < want
+  return ids, held and #ids < want and moves > 0
 end
 
 -- Releases the unique keys of jobs.
@@ -309,28 +345,34 @@ end
 -- Cancels a job that is not running and has not failed. Its id is removed from a list only near either end. Deeper in
 -- the list it stays, and fetches skip it.
 local DEPTH = 10000
-local function remove_from(list, id)
-  if rc('LPOS', list, id, 'RANK', -1, 'MAXLEN', DEPTH) then return rc('LREM', list, -1, id) end
-  if rc('LPOS', list, id, 'MAXLEN', DEPTH) then return rc('LREM', list, 1, id) end
+local function remove_from(list, id, depth)
+  if rc('LPOS', list, id, 'RANK', -1, 'MAXLEN', depth) then return rc('LREM', list, -1, id) end
+  if rc('LPOS', list, id, 'MAXLEN', depth) then return rc('LREM', list, 1, id) end
+end
+local function remove_from_group(q, group, id, depth)
+  if not remove_from(group_list(q, group), id, depth) then return false end
+  if rc('EXISTS', group_list(q, group)) == 0 then rc('LREM', P .. ':turns:' .. q, 1, group) end
+  return true
+end
+-- Removes a job from the lists of its group: it waits there, or was set aside.
+local function remove_ready(q, group, id, depth)
+  local shared = shared_group(group)
+  if not remove_from_group(q, shared, id, depth) and shared ~= group then remove_from_group(q, group, id, depth) end
 end
 local function cancel(id, envelope, t, by)
   local q = queue_of(envelope)
   if rc('ZREM', P .. ':scheduled:' .. q, id) == 0 and rc('ZREM', P .. ':deferred:' .. q, id) == 0 then
     local group = rc('HGET', P .. ':group', id)
-    if not group then
-      remove_from(P .. ':queue:' .. q, id)
-    elseif remove_from(group_list(q, group), id) and rc('EXISTS', group_list(q, group)) == 0 then
-      rc('LREM', P .. ':turns:' .. q, 1, group)
-    end
+    if group then remove_ready(q, group, id, DEPTH) else remove_from(P .. ':queue:' .. q, id, DEPTH) end
   end
   local attempts = (rc('HGET', P .. ':att', id) or 0) + (rc('HGET', P .. ':crash', id) or 0)
-  local owner = string.match(rc('HGET', P .. ':group', id) or '', 'owner:(%-?%d+)$') or ''
+  local origin = ended_origin(rc('HGET', P .. ':group', id) or '')
   release_keys({ id })
   delete_jobs({ id })
   local text = '{"by":"' .. by .. '","attempts":' .. integer(attempts) .. ',"ended":' .. integer(t) .. ',"envelope":'
     .. envelope .. '}'
   store(OUTCOME, t, HOUR, { field_of(id), text }, #text)
-  store(STATE, t, DAY, { field_of(id), 'c' .. owner }, 0)
+  store(STATE, t, DAY, { field_of(id), 'c' .. origin }, 0)
   count(q, 'canceled', 1)
   notify_dependents({ id }, false)
   process_notifications(100, t)

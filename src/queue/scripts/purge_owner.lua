@@ -3,6 +3,8 @@
 -- Returns {number of deleted jobs, number of jobs told to stop, remaining work, '' at the end}
 local group, max = 'owner:' .. ARGV[1], tonumber(ARGV[2])
 local account, deleted, stopped = account_of(group), 0, 0
+-- Jobs of a scope are between those of other owners. Deeper in the list an id stays, and fetches skip it.
+local SCOPE_DEPTH = 500
 
 local function delete(ids)
   local canceled, gone = {}, {}
@@ -15,6 +17,8 @@ local function delete(ids)
       if rc('ZREM', P .. ':failed:' .. q, id) == 0 then
         rc('ZREM', P .. ':scheduled:' .. q, id)
         rc('ZREM', P .. ':deferred:' .. q, id)
+        local whole = rc('HGET', P .. ':group', id)
+        if whole and whole ~= group then remove_ready(q, whole, id, SCOPE_DEPTH) end
         count(q, 'canceled', 1)
         canceled[#canceled + 1] = id
       end
@@ -38,7 +42,7 @@ if ARGV[3] == 'lists' then
   process_notifications(100, now())
   return { deleted, 0, #ids == max and 'lists' or '0' }
 end
--- What remains is running, scheduled or deferred.
+-- What remains is running, scheduled, deferred or of a scope.
 local cursor, found = unpack(rc('HSCAN', account, ARGV[3], 'COUNT', max))
 local ids = {}
 for i = 1, #found, 2 do

@@ -97,7 +97,7 @@ async fn every_invalid_list_parameter_is_reported() {
 async fn smoke_a_job_is_shown_with_all_its_details() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
-    let origin = Origin { owner: Some(admin.id), request_id: Some("request-1".into()), traceparent: None };
+    let origin = Origin { owner: Some(admin.id), request_id: Some("request-1".into()), ..Origin::default() };
     let id = app.app.queue.enqueue(&Chore::Fail, origin).await.unwrap();
     run_chores(&app).await;
     let mut job = call_ok(&app, Method::GET, &format!("/admin/jobs/{id}"), &admin).await;
@@ -108,6 +108,7 @@ async fn smoke_a_job_is_shown_with_all_its_details() {
         "task": "chore",
         "queue": "chores",
         "owner": admin.id,
+        "scope": null,
         "payload": "Fail",
         "group": format!("owner:{}", admin.id),
         "request_id": "request-1",

@@ -116,5 +116,8 @@ bugs! {
     an_owner_has_one_job_too_many: "lib", "if (have or 0) + jobs > max_jobs" => "if (have or 0) + jobs > max_jobs + 1";
     an_owner_runs_one_job_too_many: "lib", "return owner_max - (rc" => "return owner_max + 1 - (rc";
     a_purge_of_an_owner_leaves_scheduled_jobs: "purge_owner", "rc('ZREM', P .. ':scheduled:' .. q, id)" => "";
+    a_job_that_is_set_aside_is_lost: "lib", "enqueue_in_group(q, group, id)\n      moves" => "moves";
+    a_purge_of_an_owner_leaves_ids_in_the_list_of_a_scope: "purge_owner", "if whole and whole ~= group then remove_ready(q, whole, id, SCOPE_DEPTH) end" => "";
+    a_job_of_a_scope_is_not_in_the_account: "lib", "or string.match(group, '^scope:[^|]*|(owner:%-?%d+)$')" => "";
     a_purge_does_not_notify_dependents: "purge", "notify_dependents(ids, false)" => "";
 }

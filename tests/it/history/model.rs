@@ -56,6 +56,16 @@ pub enum Place {
     Failed,
 }
 
+/// Returns the owner of the jobs of a group, as in the key of the account.
+pub fn owner_of(group: &str) -> Option<&str> {
+    group.rsplit('|').next().filter(|owner| owner.starts_with("owner:"))
+}
+
+/// Returns whether the limit of an owner may hold jobs of a group back.
+pub fn may_be_held(group: &str) -> bool {
+    group.starts_with("owner:") || group.starts_with("scope:")
+}
+
 /// Returns the place of each job without an outcome: every job is in exactly one.
 pub fn places(now: &Snapshot) -> Check<HashMap<&str, (Place, &'static str)>> {
     let mut all = HashMap::new();
@@ -160,7 +170,8 @@ impl Model {
     /// most 100 failed jobs.
     fn check_accounts(&mut self, places: &HashMap<&str, (Place, &'static str)>, now: &Snapshot) -> Check {
         for (owner, account) in &now.accounts {
-            let is_owned = |id: &&str| self.jobs[*id].group.as_ref() == Some(owner);
+            let is_owned =
+                |id: &&str| self.jobs[*id].group.as_deref().and_then(owner_of) == Some(owner.as_str());
             let of_owner: Vec<_> = places.iter().filter(|(id, _)| is_owned(id)).collect();
             let in_place = |wanted: &dyn Fn(Place) -> bool| -> BTreeSet<&str> {
                 of_owner.iter().filter(|(_, (place, _))| wanted(*place)).map(|(id, _)| **id).collect()
@@ -194,8 +205,14 @@ impl Model {
         let queue = &now.queues[name];
         let lists = queue.groups.iter().flat_map(|(group, ids)| ids.iter().map(move |id| (id, Some(group))));
         for (id, group) in queue.list.iter().map(|id| (id, None)).chain(lists) {
-            let own = self.jobs.get(id).and_then(|job| job.group.as_ref());
-            holds!(own == group, "{id} of group {own:?} waits in {group:?}");
+            let own = self.jobs.get(id).and_then(|job| job.group.as_deref());
+            // The jobs of a scope wait in one list, and in that of their whole group if they were set aside.
+            let shared = own.and_then(|own| own.split_once('|')).map(|(scope, _)| scope);
+            let list = group.map(String::as_str);
+            holds!(
+                own == list || shared.is_some() && shared == list,
+                "{id} of group {own:?} waits in {list:?}"
+            );
         }
         let mut turns: Vec<_> = queue.turns.iter().filter(|group| !group.is_empty()).collect();
         turns.sort();

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use redis::{Connection, FromRedisValue, RedisResult};
 
 pub const QUEUES: [&str; 2] = ["a", "b"];
-pub const GROUPS: [&str; 3] = ["tenant 0", "owner:1", "owner:2"];
+pub const GROUPS: [&str; 6] =
+    ["tenant 0", "owner:1", "owner:2", "scope:x|owner:1", "scope:x|owner:2", "scope:y"];
 
 /// A change that breaks a script: the file, the text to replace, and the replacement.
 pub type Mutation = (&'static str, &'static str, &'static str);
@@ -39,7 +40,7 @@ const SNAPSHOT: &str = "
 local out = {}
 for i, q in ipairs(ARGV) do
   local groups = {}
-  for _, group in ipairs({ 'tenant 0', 'owner:1', 'owner:2' }) do
+  for _, group in ipairs({ 'tenant 0', 'owner:1', 'owner:2', 'scope:x', 'scope:x|owner:1', 'scope:x|owner:2', 'scope:y' }) do
     local ids = rc('LRANGE', group_list(q, group), 0, -1)
     if #ids > 0 then groups[#groups + 1] = { group, ids } end
   end

@@ -9,8 +9,8 @@ use std::{
 };
 
 use saas::queue::{
-    Context, EnqueueBy, Failure, Job, JobState, JobStatus, JobType, Options, Origin, Queue, State, Summary,
-    Worker,
+    BoxError, Context, EnqueueBy, Failure, Job, JobState, JobStatus, JobType, MayRun, Options, Origin, Queue,
+    State, Summary, Worker,
 };
 use saas::redis_pool::RedisPool;
 use serde::{Deserialize, Serialize};
@@ -36,6 +36,10 @@ pub struct Log {
     pub open: Arc<tokio::sync::Notify>,
     /// The number of runs that were dropped before they ended.
     pub dropped: Arc<AtomicU32>,
+    /// The origins of the jobs for which a worker has asked whether they may run, in order.
+    pub asked: Arc<Mutex<Vec<Origin>>>,
+    /// Why jobs with an owner or a scope may not run, if they may not.
+    pub refusal: Arc<Mutex<Option<&'static str>>>,
 }
 
 /// Counts a run as dropped, unless it is set to `None` before.
@@ -85,7 +89,12 @@ pub enum Behavior {
     RetryIn(u64),
 }
 
-impl JobState for Log {}
+impl JobState for Log {
+    async fn may_run(&self, origin: &Origin) -> Result<MayRun, BoxError> {
+        self.asked.lock().unwrap().push(origin.clone());
+        Ok(self.refusal.lock().unwrap().map_or(MayRun::Yes, MayRun::No))
+    }
+}
 
 impl Job for Task {
     type State = Log;

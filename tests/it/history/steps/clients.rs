@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{History, strings};
 use crate::history::{
-    model::{Accepted, Check, holds},
+    model::{Accepted, Check, holds, owner_of},
     scripts::{GROUPS, QUEUES},
 };
 
@@ -17,7 +17,7 @@ impl History {
             2 => (self.model.before.now + self.below(60) as i64).to_string(),
             _ => "0".into(),
         };
-        let group = self.chance(35).then(|| GROUPS[self.below(3)].to_owned());
+        let group = self.chance(35).then(|| GROUPS[self.below(GROUPS.len())].to_owned());
         let key = (n == 1 && self.chance(20)).then(|| format!("key {}", self.below(4)));
         let keep_first = self.chance(50);
         let mut after = Vec::new();
@@ -113,7 +113,8 @@ impl History {
 
     /// Fails unless the owner would exceed a limit with the new jobs `ids`.
     fn is_over_limit(&self, group: Option<&str>, ids: &[String], max_jobs: usize, max_bytes: usize) -> Check {
-        let Some(account) = group.and_then(|group| self.model.before.accounts.get(group)) else {
+        let Some(account) = group.and_then(owner_of).and_then(|owner| self.model.before.accounts.get(owner))
+        else {
             return Err("without an owner there is no limit".into());
         };
         let new: BTreeSet<_> = ids.iter().filter(|id| !self.model.jobs.contains_key(*id)).collect();
@@ -132,7 +133,11 @@ impl History {
     pub(super) fn purge_owner(&mut self) -> Check {
         let owner = 1 + self.below(2);
         let group = format!("owner:{owner}");
-        let owned = self.model.jobs.iter().filter(|(_, job)| job.group.as_ref() == Some(&group));
+        let owned = self
+            .model
+            .jobs
+            .iter()
+            .filter(|(_, job)| job.group.as_deref().and_then(owner_of) == Some(group.as_str()));
         let owned: BTreeSet<String> = owned.map(|(id, _)| id.clone()).collect();
         let before = &self.model.before;
         let waits = |id: &&String| owned.contains(*id) && !before.run.contains_key(*id);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::{CRASHES, Held, History, LEASE, strings};
 use crate::history::{
-    model::{Check, holds},
+    model::{Check, holds, may_be_held},
     scripts::{Account, QUEUES, Snapshot},
 };
 
@@ -80,15 +80,12 @@ impl History {
                 "{queue}: {ids:?} were fetched while {running} ran, with a limit of {limit}"
             );
             // Groups that still have jobs must have had the same number of turns, or one less.
-            let turns =
-                |group: &Option<String>| ids.iter().filter(|id| self.model.jobs[*id].group == *group).count();
-            let waited = before.groups.iter().map(|(group, ids)| (Some(group.clone()), ids.len()));
-            let is_held = |group: &Option<String>| {
-                owner_max > 0 && group.as_ref().is_some_and(|group| group.starts_with("owner:"))
-            };
-            let left: Vec<_> = waited
-                .filter(|(group, _)| !is_held(group))
-                .filter_map(|(group, waited)| Some(turns(&group)).filter(|turns| *turns < waited))
+            let turns = |waited: &[String]| ids.iter().filter(|id| waited.contains(*id)).count();
+            let left: Vec<_> = before
+                .groups
+                .iter()
+                .filter(|(group, _)| owner_max == 0 || !may_be_held(group))
+                .filter_map(|(_, waited)| Some(turns(waited)).filter(|turns| *turns < waited.len()))
                 .collect();
             let spread = left.iter().max().zip(left.iter().min()).map_or(0, |(most, least)| most - least);
             holds!(spread <= 1, "{queue}: turns of groups with jobs left: {left:?}");
@@ -137,8 +134,7 @@ impl History {
             let must_wait = self.limits.contains_key(first) || !queue.groups.is_empty();
             // Jobs of owners are ignored: the limit of an owner may hold them back, so they do not wait for a
             // slot.
-            let mut waiting =
-                queue.groups.keys().filter(|group| owner_max == 0 || !group.starts_with("owner:"));
+            let mut waiting = queue.groups.keys().filter(|group| owner_max == 0 || !may_be_held(group));
             let is_ready = !queue.list.is_empty() || waiting.next().is_some();
             if must_wait && is_ready && !self.paused.contains(first) {
                 let passed = order[at + 1..].iter().find(|queue| ahead_of.contains(queue));
