@@ -115,6 +115,12 @@ impl JobOutboxRow {
         Self::query().filter(job_outbox::id.eq(id)).first(&mut conn).await.optional()
     }
 
+    /// Returns which of these jobs are in the table.
+    pub async fn known(mut conn: &AsyncPgConnection, ids: &[Uuid]) -> QueryResult<Vec<Uuid>> {
+        let rows = job_outbox::table.filter(job_outbox::id.eq_any(ids));
+        rows.select(job_outbox::id).load(&mut conn).await
+    }
+
     /// Returns the next rows of a task after `id` that are not set aside, in the order of their ids.
     pub async fn after(
         mut conn: &AsyncPgConnection,

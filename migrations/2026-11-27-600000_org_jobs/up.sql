@@ -1,0 +1,19 @@
+-- The jobs of organizations, each written in the transaction that enqueues it. The state and the result of a job are in Redis;
+-- a row says to which organization the job belongs, and is in the list of its jobs for 30 days.
+CREATE TABLE org_jobs (
+    org_id     BIGINT NOT NULL REFERENCES organizations ON DELETE CASCADE,
+    -- The id of the job: a UUID of version 7, so the order of the ids is that of the time.
+    id         UUID NOT NULL,
+    task       TEXT NOT NULL,
+    -- The member who has enqueued the job.
+    created_by BIGINT REFERENCES users ON DELETE SET NULL,
+    created_at TIMESTAMPTZ NOT NULL DEFAULT now(),
+    PRIMARY KEY (org_id, id)
+);
+
+CREATE INDEX org_jobs_task_idx ON org_jobs (org_id, task, id);
+CREATE INDEX org_jobs_created_by_idx ON org_jobs (created_by);
+-- For the deletion of old rows.
+CREATE INDEX org_jobs_created_at_idx ON org_jobs (created_at);
+
+SELECT tenant_table('org_jobs');
