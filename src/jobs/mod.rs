@@ -2,6 +2,7 @@
 
 mod example_task;
 mod housekeeping;
+mod import_products;
 mod process_data;
 mod relay_outbox;
 mod send_email;
@@ -9,16 +10,23 @@ mod send_email_message;
 
 pub use example_task::ExampleTask;
 pub use housekeeping::Housekeeping;
+pub use import_products::ImportProducts;
 pub use process_data::ProcessData;
 pub use relay_outbox::RelayOutbox;
 pub use send_email::SendEmail;
 pub use send_email_message::SendLetter;
 
+use std::sync::Arc;
+
 use crate::{
     app::App,
+    context::RequestContext,
+    error::Error,
     mail::SendError,
     queue::{BoxError, EnqueueBy, Failure, JobState, JobType, MayRun, Origin},
-    services::{outbox::SendEmailMessage, user_jobs},
+    services::{
+        org_access::OrgAccess, org_jobs, outbox::SendEmailMessage, permissions::Permission, user_jobs,
+    },
 };
 
 /// The context of a running job; `ctx.state` is the application.
@@ -28,7 +36,39 @@ pub type JobResult<T = serde_json::Value> = Result<T, crate::queue::Failure>;
 
 impl JobState for App {
     async fn may_run(&self, origin: &Origin) -> Result<MayRun, BoxError> {
-        Ok(user_jobs::may_run(self, origin).await?)
+        Ok(match origin.scope {
+            None => user_jobs::may_run(self, origin).await?,
+            Some(_) => org_jobs::may_run(self, origin).await?,
+        })
+    }
+}
+
+impl Context {
+    /// Returns the access to the organization of this job, with a permission that its owner needs. Reads the membership again.
+    ///
+    /// # Errors
+    /// If the owner may not act in the organization now, the job is canceled. Without PostgreSQL, it is retried.
+    pub async fn org(&self, permission: Permission) -> JobResult<OrgAccess> {
+        org_jobs::access(&self.state, &self.origin, permission).await.map_err(org_failure)
+    }
+
+    /// Returns the request for which the job works: changes name its owner and its id in the audit trail.
+    pub fn request(&self) -> RequestContext {
+        let text = |value: &Option<String>| value.as_deref().map(Arc::from);
+        RequestContext {
+            actor: self.origin.owner,
+            request_id: text(&self.origin.request_id),
+            trace: text(&self.origin.traceparent),
+            ..RequestContext::default()
+        }
+    }
+}
+
+/// Converts an error of a job of an organization. The job is canceled if its owner may not act there now.
+fn org_failure(error: Error) -> Failure {
+    match org_jobs::refusal(&error) {
+        Some(reason) => Failure::discard(reason),
+        None => error.into(),
     }
 }
 
@@ -40,6 +80,7 @@ pub const ALL: &[JobType<App>] = &[
     JobType::of::<ExampleTask>(),
     JobType::of::<SendEmail>(),
     JobType::of::<ProcessData>(),
+    JobType::of::<ImportProducts>(),
     JobType::of::<SendEmailMessage>(),
     JobType::of::<SendLetter>(),
     JobType::of::<RelayOutbox>(),

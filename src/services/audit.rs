@@ -56,6 +56,7 @@ pub enum Action {
     ProductCreated,
     ProductUpdated,
     ProductDeleted,
+    ProductsImported,
     /// Redis has refused an operation on a queue or a job, or has not answered.
     OperationFailed,
 }
@@ -104,6 +105,7 @@ impl Action {
             Self::ProductCreated => "product.created",
             Self::ProductUpdated => "product.updated",
             Self::ProductDeleted => "product.deleted",
+            Self::ProductsImported => "products.imported",
             Self::OperationFailed => "operation.failed",
         }
     }
@@ -173,7 +175,8 @@ impl Entry {
     pub fn failed(&self, error: &Error) -> Self {
         let after = json!({ "action": self.action.as_str(), "error": error.to_string() });
         let target_id = self.target_id.clone();
-        Self::about(self.target_type, target_id, Action::OperationFailed).after(after)
+        let entry = Self::about(self.target_type, target_id, Action::OperationFailed).after(after);
+        Self { org_id: self.org_id, ..entry }
     }
 
     /// Creates an entry about `user`, who is also the actor if the request has no signed-in user. For links in mails

@@ -13,6 +13,7 @@ use crate::{
         clock::DatabaseClock,
         idempotency_key::StoredAnswer,
         one_time_token::OneTimeToken,
+        org_job_retention::purge_org_jobs,
         session::{RefreshToken, Session},
         user::User,
     },
@@ -53,11 +54,13 @@ pub struct Removed {
     pub audit_entries: usize,
     /// Answers to requests with an idempotency key.
     pub answers: usize,
+    /// In the lists of organizations. The jobs themselves are in Redis.
+    pub org_jobs: usize,
 }
 
-/// Deletes the accounts and organizations whose grace period is over, expired sessions, tokens and answers, and audit trail
-/// entries older than `AUDIT_RETENTION_DAYS`. Then fills in the [keys of addresses](email_keys) and the missing
-/// [personal organizations](personal_orgs).
+/// Deletes the accounts and organizations whose grace period is over, expired sessions, tokens and answers, audit trail
+/// entries older than `AUDIT_RETENTION_DAYS`, and jobs older than 30 days from the lists of organizations. Then fills in the
+/// [keys of addresses](email_keys) and the missing [personal organizations](personal_orgs).
 ///
 /// # Errors
 /// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer. Rows that were deleted
@@ -79,6 +82,9 @@ pub async fn run(app: &App) -> Result<Removed> {
     );
     let old = async |conn: &mut AsyncPgConnection| Ok(AuditEntry::purge(conn, days, BATCH_ROWS).await?);
     let audit_entries = repeat_until_empty!(db.transaction_for(BATCH_TIMEOUT, old).await?);
+    let org_jobs = repeat_until_empty!(
+        db.run_for(BATCH_TIMEOUT, async |conn| Ok(purge_org_jobs(conn, BATCH_ROWS).await?)).await?
+    );
     let users = repeat_until_empty!(delete_due_users(app).await?);
     let organizations = org_erasure::run(app).await?;
     for pass in Pass::ALL {
@@ -98,7 +104,15 @@ pub async fn run(app: &App) -> Result<Removed> {
             after = change_by_job(app, BATCH_TIMEOUT, fill).await?;
         }
     }
-    Ok(Removed { users, organizations, sessions, tokens: refresh + one_time, audit_entries, answers })
+    Ok(Removed {
+        users,
+        organizations,
+        sessions,
+        tokens: refresh + one_time,
+        audit_entries,
+        answers,
+        org_jobs,
+    })
 }
 
 /// Deletes a batch of accounts whose grace period is over. Returns how many were deleted.

@@ -9,7 +9,7 @@ use crate::{
 
 const OWNER_IS_NOT_ACTIVE: MayRun = MayRun::No("The account of the owner is not active");
 
-/// Returns whether a job may run: the owner is an active user whose account is not going to be deleted.
+/// Returns whether a job without a scope may run: the owner is an active user whose account is not going to be deleted.
 ///
 /// # Errors
 /// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer.
