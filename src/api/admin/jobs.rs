@@ -39,10 +39,11 @@ struct JobOut {
     /// Id of the user who owns the job; null for a job without an owner.
     #[oai(nullable)]
     owner: Option<i64>,
-    /// What the job belongs to besides its owner, such as `org:7`; null without it.
+    /// The organization that the job belongs to, such as `org:7`; null without one.
     #[oai(nullable)]
     scope: Option<String>,
-    /// The arguments; null after the job has finished. The list omits arguments of more than 16 KiB.
+    /// The arguments; null after the job has finished, and for a job of an organization. The list omits arguments of more
+    /// than 16 KiB.
     payload: Value,
     /// The group; jobs of different groups take turns.
     #[oai(nullable)]
@@ -53,7 +54,7 @@ struct JobOut {
     /// Id of the worker that runs the job.
     #[oai(nullable)]
     worker: Option<String>,
-    /// The result of a finished job; deleted after one day by default.
+    /// The result of a finished job; deleted after one day by default. Null for a job of an organization.
     result: Value,
     /// The error of the last attempt, as the owner sees it.
     #[oai(nullable)]
@@ -61,7 +62,7 @@ struct JobOut {
     /// The error of the last attempt with all details.
     #[oai(nullable)]
     error_detail: Option<String>,
-    /// The progress that the task has reported.
+    /// The progress that the task has reported. Null for a job of an organization.
     progress: Value,
     /// Number of started attempts.
     attempts: u32,
@@ -104,7 +105,11 @@ impl Example for JobOut {
 }
 
 impl From<JobStatus> for JobOut {
-    fn from(job: JobStatus) -> Self {
+    fn from(mut job: JobStatus) -> Self {
+        // The data of an organization is for its members.
+        if job.scope.is_some() {
+            (job.payload, job.result, job.progress) = (None, None, None);
+        }
         Self {
             job_id: JobId(job.id),
             status: job.state.into(),

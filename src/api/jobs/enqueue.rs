@@ -48,7 +48,7 @@ struct SendEmailIn {
 /// A job that was enqueued.
 #[derive(Object)]
 #[oai(skip_serializing_if_is_none, example)]
-struct Enqueued {
+pub(in crate::api) struct Enqueued {
     /// What was done, for people.
     message: String,
     /// Id of the job. `GET /jobs/{id}/status` returns its status.
@@ -57,6 +57,12 @@ struct Enqueued {
     task: String,
     /// The arguments of the job.
     parameters: Option<Value>,
+}
+
+impl Enqueued {
+    pub(in crate::api) fn new(message: &str, id: &str, task: &str, parameters: Option<Value>) -> Self {
+        Self { message: message.into(), job_id: JobId(id.into()), task: task.into(), parameters }
+    }
 }
 
 impl Example for Enqueued {

@@ -4,7 +4,9 @@ mod enqueue;
 mod state;
 mod status;
 
+pub(super) use enqueue::Enqueued;
 pub(super) use state::{Canceled, EXAMPLE_ID, StateOut, canceled, find, find_with_payload};
+pub(super) use status::StatusOut;
 
 use poem_openapi::OpenApi;
 

@@ -9,7 +9,14 @@ use crate::{
     error::Error,
     models::session::Identity,
     queue::JobStatus,
-    services::{actor::is_admin, job_outbox, queue_admin},
+    services::{
+        actor::is_admin,
+        job_outbox,
+        org_access::{self, OrgAccess},
+        org_jobs,
+        permissions::Permission,
+        queue_admin,
+    },
 };
 
 /// Operations of users on their jobs.
@@ -18,7 +25,7 @@ pub(in crate::api) struct Jobs(pub(super) App);
 /// The status of a job.
 #[derive(Object)]
 #[oai(rename = "JobStatus", example)]
-struct StatusOut {
+pub(in crate::api) struct StatusOut {
     job_id: JobId,
     status: StateOut,
     /// The result of a finished job; deleted after one day by default.
@@ -60,38 +67,14 @@ impl Example for StatusOut {
     }
 }
 
-impl Jobs {
-    /// Returns a job if the user owns it or is an admin. For other users it does not exist.
-    async fn find_visible(&self, identity: &Identity, id: &JobId) -> Result<JobStatus> {
-        let job = find(&self.0, id).await?;
-        match is_admin(&self.0, identity) || job.owner == Some(identity.user.id) {
-            true => Ok(job),
-            false => Err(Error::NotFound("Job").into()),
-        }
-    }
-}
-
-#[OpenApi(prefix_path = "/jobs", tag = "Tag::Jobs")]
-impl Jobs {
-    /// Returns the status of a job.
-    ///
-    /// Fails with 404 `not_found` if the job has expired, or belongs to another user and the caller is not an admin.
-    #[oai(path = "/:id/status", method = "get", operation_id = "read_job_status")]
-    async fn status(
-        &self,
-        CurrentUser(actor): CurrentUser,
-        /// The `job_id` of the response to the enqueue request.
-        id: Path<JobId>,
-    ) -> Result<Tagged<StatusOut>> {
-        let job = self.find_visible(actor.identity(), &id.0).await?;
-        // The details of an error may contain host names, paths and personal data.
-        let error =
-            if is_admin(&self.0, actor.identity()) { job.error_detail.or(job.error) } else { job.error };
-        Ok(Tagged(StatusOut {
-            job_id: id.0,
+impl StatusOut {
+    /// Creates the status of a job as its owner sees it.
+    pub(in crate::api) fn new(job_id: JobId, job: JobStatus) -> Self {
+        Self {
+            job_id,
             status: job.state.into(),
             result: job.result.unwrap_or_default(),
-            error,
+            error: job.error,
             progress: job.progress.unwrap_or_default(),
             attempts: job.attempts,
             queue: job.queue,
@@ -99,13 +82,72 @@ impl Jobs {
             enqueued_at: job.enqueued_at,
             started_at: job.started_at,
             ended_at: job.ended_at,
-        }))
+        }
+    }
+}
+
+/// Why a caller sees a job.
+enum Visible {
+    Owned,
+    /// The caller has the permission in the organization of the job.
+    InOrg(OrgAccess),
+    ToAdmin,
+}
+
+impl Jobs {
+    /// Returns a job if the caller owns it or is an admin. For other callers it does not exist. A job of an organization exists
+    /// for the members only, who need a permission.
+    async fn find_visible(
+        &self,
+        identity: &Identity,
+        id: &JobId,
+        permission: Permission,
+    ) -> Result<(JobStatus, Visible)> {
+        const NOT_FOUND: Error = Error::NotFound("Job");
+        let job = find(&self.0, id).await?;
+        let visible = match &job.scope {
+            Some(scope) => {
+                let org_id = org_jobs::org_of(scope).ok_or(NOT_FOUND)?;
+                match org_access::check(identity, org_id, permission) {
+                    Ok(access) => Visible::InOrg(access),
+                    Err(Error::NotFound(_)) => return Err(NOT_FOUND.into()),
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            None if job.owner == Some(identity.user.id) => Visible::Owned,
+            None if is_admin(&self.0, identity) => Visible::ToAdmin,
+            None => return Err(NOT_FOUND.into()),
+        };
+        Ok((job, visible))
+    }
+}
+
+#[OpenApi(prefix_path = "/jobs", tag = "Tag::Jobs")]
+impl Jobs {
+    /// Returns the status of a job.
+    ///
+    /// Fails with 404 `not_found` if the job has expired, or belongs to another user and the caller is not an admin. A job of an
+    /// organization needs the permission `job:read` there.
+    #[oai(path = "/:id/status", method = "get", operation_id = "read_job_status")]
+    async fn status(
+        &self,
+        CurrentUser(actor): CurrentUser,
+        /// The `job_id` of the response to the enqueue request.
+        id: Path<JobId>,
+    ) -> Result<Tagged<StatusOut>> {
+        let (mut job, visible) = self.find_visible(actor.identity(), &id.0, Permission::JobRead).await?;
+        // The details of an error may contain host names, paths and personal data.
+        let is_member = matches!(visible, Visible::InOrg(_));
+        if !is_member && is_admin(&self.0, actor.identity()) {
+            job.error = job.error_detail.take().or(job.error);
+        }
+        Ok(Tagged(StatusOut::new(id.0, job)))
     }
 
     /// Cancels a job.
     ///
     /// A waiting job is canceled at once. A running job is signaled to stop. Fails with 409 `conflict` if the job has
-    /// already ended.
+    /// already ended. A job of an organization needs the permission `job:write` there.
     #[oai(path = "/:id", method = "delete", operation_id = "cancel_job")]
     async fn cancel(
         &self,
@@ -113,11 +155,11 @@ impl Jobs {
         /// The `job_id` of the response to the enqueue request.
         id: Path<JobId>,
     ) -> Result<Json<Canceled>> {
-        let job = self.find_visible(actor.identity(), &id.0).await?;
-        let result = match job.owner == Some(actor.user().id) {
-            true => job_outbox::cancel(&self.0, &id.0.0).await?,
-            // Only an admin sees the job of another user.
-            false => queue_admin::cancel_job(&self.0, &actor.as_admin(&self.0)?, &job).await?,
+        let (job, visible) = self.find_visible(actor.identity(), &id.0, Permission::JobWrite).await?;
+        let result = match visible {
+            Visible::Owned => job_outbox::cancel(&self.0, &id.0.0).await?,
+            Visible::InOrg(access) => org_jobs::cancel(&self.0, actor.context(), &access, &job).await?,
+            Visible::ToAdmin => queue_admin::cancel_job(&self.0, &actor.as_admin(&self.0)?, &job).await?,
         };
         canceled(result, id.0)
     }

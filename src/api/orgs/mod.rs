@@ -5,10 +5,12 @@
 //! its file and a line in `resources`.
 
 mod audit;
+mod jobs;
 mod members;
 mod org;
 mod organizations;
 mod products;
+mod product_import;
 mod role;
 
 use poem_openapi::OpenApi;
@@ -22,5 +24,7 @@ pub(super) fn resources(app: &App) -> impl OpenApi + use<> {
         members::Members(app.clone()),
         audit::OrgAudit(app.clone()),
         products::Products(app.clone()),
+        jobs::OrgJobs(app.clone()),
+        product_import::ProductImport(app.clone()),
     )
 }

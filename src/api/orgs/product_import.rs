@@ -1,0 +1,113 @@
+//! The import of products, an example of a job of an organization.
+
+use std::collections::HashSet;
+
+use poem_openapi::{Object, OpenApi, payload::Json, types::Example};
+
+use crate::{
+    api::{
+        extract::{Body, IdempotencyKey, OrgMember},
+        idempotency::Replayable,
+        jobs::Enqueued,
+        paths::ORG_PATH,
+        problem::Result,
+        tag::Tag,
+    },
+    app::App,
+    error::{Error, FieldError, Loc},
+    jobs::ImportProducts,
+    queue::Job,
+    services::{org_jobs, permissions::perm, product_import::ImportedProduct},
+};
+
+/// The longest request with products.
+const MAX_IMPORT_BYTES: usize = 256 * 1024;
+/// The most invalid fields that a response lists.
+const MAX_ERRORS: usize = 50;
+
+/// Operations that import products.
+pub(in crate::api) struct ProductImport(pub(super) App);
+
+/// A product to create, or to change if the organization has one with this SKU.
+#[derive(Object)]
+#[oai(deny_unknown_fields)]
+struct ImportedProductIn {
+    /// Once in a request.
+    #[oai(validator(min_length = 1, max_length = 64))]
+    sku: String,
+    #[oai(validator(min_length = 1, max_length = 200))]
+    name: String,
+    /// In the minor unit of the currency, such as cents.
+    #[oai(validator(minimum(value = "0")))]
+    price: i64,
+    /// Three capital letters (ISO 4217), such as `EUR`.
+    #[oai(validator(min_length = 3, max_length = 3))]
+    currency: String,
+}
+
+/// Products to import.
+#[derive(Object)]
+#[oai(deny_unknown_fields, example)]
+struct ImportIn {
+    #[oai(validator(min_items = 1, max_items = 1000))]
+    products: Vec<ImportedProductIn>,
+}
+
+impl Example for ImportIn {
+    fn example() -> Self {
+        let (sku, name) = ("CHAIR-1".into(), "Chair".into());
+        Self { products: vec![ImportedProductIn { sku, name, price: 4_900, currency: "EUR".into() }] }
+    }
+}
+
+#[OpenApi(prefix_path = ORG_PATH, tag = "Tag::Jobs")]
+impl ProductImport {
+    /// Enqueues a job that creates or changes up to 1,000 products.
+    ///
+    /// Needs the permission `product:write`, also when the job runs. `GET /orgs/{org}/jobs/{id}` has its progress. Fails with
+    /// 429 `too_many_jobs` and `Retry-After` if the caller has too many jobs.
+    #[oai(path = "/products/import", method = "post", operation_id = "import_products")]
+    async fn import(
+        &self,
+        org: OrgMember<perm::ProductWrite>,
+        key: IdempotencyKey,
+        Body(body): Body<ImportIn, MAX_IMPORT_BYTES>,
+    ) -> Result<Replayable<Json<Enqueued>>> {
+        let problems = find_problems(&body.products);
+        if !problems.is_empty() {
+            return Err(Error::Invalid(problems).into());
+        }
+        let job = ImportProducts { products: body.products.into_iter().map(Into::into).collect() };
+        let once =
+            key.once(|id: &String| Json(Enqueued::new("Import enqueued", id, ImportProducts::NAME, None)));
+        let answered =
+            org_jobs::enqueue_once(&self.0, org.actor().context(), org.access(), &once, &job).await?;
+        Ok(answered.into())
+    }
+}
+
+/// Returns the problems that the schema does not find.
+fn find_problems(products: &[ImportedProductIn]) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let mut report = |index: usize, field: &str, msg: &str| {
+        let loc = vec![Loc::key("products"), Loc::Index(index), Loc::key(field)];
+        errors.push(FieldError { loc, msg: msg.into(), kind: "value_error" });
+    };
+    let mut skus = HashSet::new();
+    for (index, product) in products.iter().enumerate() {
+        if !skus.insert(&product.sku) {
+            report(index, "sku", "A product before this one has the same SKU");
+        }
+        if !product.currency.bytes().all(|byte| byte.is_ascii_uppercase()) {
+            report(index, "currency", "Must be three capital letters (ISO 4217)");
+        }
+    }
+    errors.truncate(MAX_ERRORS);
+    errors
+}
+
+impl From<ImportedProductIn> for ImportedProduct {
+    fn from(ImportedProductIn { sku, name, price, currency }: ImportedProductIn) -> Self {
+        Self { sku, name, price, currency }
+    }
+}
