@@ -69,6 +69,7 @@ mod openapi_access;
 mod openapi_rules;
 mod ops;
 mod orgs;
+mod org_jobs;
 mod outbox;
 mod pagination;
 mod postgres_connections;

@@ -16,6 +16,7 @@ mod role;
 mod sources;
 mod walk;
 
+use saas::{jobs::ImportProducts, queue::Origin, services::product_import::ImportedProduct};
 use serde_json::json;
 
 use crate::support::{TestApp, User, records::column};
@@ -43,6 +44,7 @@ impl Org {
             .await;
         }
         org.add_product(app, name).await;
+        org.add_job(app, name).await;
         let entry = json!({ "name": name });
         app.sql(&format!(
             "INSERT INTO audit_log (org_id, action, target_type, target_id, after)
@@ -56,6 +58,18 @@ impl Org {
     pub async fn join(&self, app: &TestApp, user: &User, role: &str) {
         let insert = "INSERT INTO memberships (org_id, user_id, role) VALUES";
         app.sql(&format!("{insert} ({}, {}, '{role}')", self.id, user.id)).await;
+    }
+
+    /// Adds a job that waits, with arguments that contain `name`.
+    pub async fn add_job(&self, app: &TestApp, name: &str) {
+        let (sku, name, currency) = (format!("{name}-2"), name.to_owned(), "EUR".to_owned());
+        let job = ImportProducts { products: vec![ImportedProduct { sku, name, price: 100, currency }] };
+        let scope = Some(format!("org:{}", self.id));
+        let origin = Origin { owner: Some(self.owner.id), scope, ..Origin::default() };
+        let job_id = app.app.queue.enqueue(&job, origin).await.unwrap();
+        let insert = "INSERT INTO org_jobs (org_id, id, task, created_by) VALUES";
+        let row = format!("({}, '{job_id}', 'import_products', {})", self.id, self.owner.id);
+        app.sql(&format!("{insert} {row}")).await;
     }
 
     /// Adds the product "`name` product".

@@ -1,0 +1,345 @@
+//! Jobs of organizations: the membership is read again when they run, members see them by permission, and organizations take
+//! turns.
+
+use reqwest::Method;
+use saas::{
+    jobs,
+    queue::{Options, State, Worker},
+    services::housekeeping,
+};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    isolation::Org,
+    support::{
+        TestApp, User,
+        app::{Answer, fields, options},
+        eventually,
+        queue::connect,
+        records::column,
+        servers::servers,
+    },
+};
+
+fn product(sku: &str) -> Value {
+    json!({ "sku": sku, "name": format!("{sku} name"), "price": 100, "currency": "EUR" })
+}
+
+impl TestApp {
+    async fn post_import(&self, org: &Org, user: &User, skus: &[&str]) -> Answer {
+        let products: Vec<_> = skus.iter().map(|sku| product(sku)).collect();
+        let path = format!("/orgs/{}/products/import", org.id);
+        self.post(&path, Some(user), json!({ "products": products })).await
+    }
+
+    /// Enqueues an import, and returns its id when the queue has it.
+    async fn enqueue_import(&self, org: &Org, user: &User, skus: &[&str]) -> String {
+        let answer = self.post_import(org, user, skus).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        let id = answer.body["job_id"].as_str().unwrap().to_owned();
+        let enqueued = || async { self.app.queue.status(&id).await.unwrap().map(drop) };
+        eventually("the job is in the queue", enqueued).await;
+        id
+    }
+
+    async fn call_org_job(&self, method: Method, org: &Org, id: &str, user: &User) -> Answer {
+        self.call(method, &format!("/orgs/{}/jobs/{id}", org.id), user).await
+    }
+
+    async fn list_org_jobs(&self, org: &Org, query: &str, user: &User) -> Answer {
+        self.call(Method::GET, &format!("/orgs/{}/jobs{query}", org.id), user).await
+    }
+
+    /// Returns the SKUs of the imported products of an organization.
+    async fn imported_skus(&self, org: &Org) -> Vec<String> {
+        let sql =
+            format!("SELECT sku FROM products WHERE org_id = {} AND sku LIKE 'new-%' ORDER BY sku", org.id);
+        column(&self.database, &sql).await
+    }
+
+    /// Cancels the job that [`Org::create`] has enqueued.
+    async fn empty_org(&self, name: &str) -> Org {
+        let org = Org::create(self, name).await;
+        for id in column(&self.database, &format!("SELECT id FROM org_jobs WHERE org_id = {}", org.id)).await
+        {
+            self.app.queue.cancel(&id.replace('-', "")).await.unwrap();
+        }
+        self.sql(&format!("DELETE FROM org_jobs WHERE org_id = {}", org.id)).await;
+        org
+    }
+
+    async fn redis_command(&self, command: &[&str]) {
+        let mut conn = connect(&servers().await.redis_url()).await.unwrap();
+        let mut cmd = redis::Cmd::new();
+        for word in command {
+            cmd.arg(word.replace("{}", &self.prefix));
+        }
+        cmd.query_async::<redis::Value>(&mut conn).await.unwrap();
+    }
+}
+
+fn ids(list: &Answer) -> Vec<&str> {
+    assert_eq!(list.status, 200, "{}", list.text);
+    list.body["items"].as_array().unwrap().iter().map(|job| job["job_id"].as_str().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn smoke_members_see_the_jobs_of_their_organization_by_permission() {
+    let app = TestApp::start().await;
+    let (org, other) = (app.empty_org("one").await, app.empty_org("two").await);
+    let (member, colleague, viewer) = (app.user().await, app.user().await, app.user().await);
+    for (user, role) in [(&member, "member"), (&colleague, "member"), (&viewer, "viewer")] {
+        org.join(&app, user, role).await;
+    }
+    let (stranger, admin) = (app.user().await, app.admin().await);
+    let id = app.enqueue_import(&org, &member, &["new-1", "new-2"]).await;
+    app.redis_command(&["HSET", "{}:prog", &id, r#"{"percent":40,"message":"one of two"}"#]).await;
+    for user in [&member, &colleague, &viewer, &org.owner] {
+        let job = app.call_org_job(Method::GET, &org, &id, user).await;
+        assert_eq!((job.status.as_u16(), &job.body["status"]), (200, &json!("queued")), "{}", job.text);
+        assert_eq!(job.body["progress"]["percent"], 40);
+        let listed = app.list_org_jobs(&org, "", user).await.body["items"][0].take();
+        assert_eq!(listed["progress"]["message"], "one of two");
+        assert_eq!((&listed["task"], &listed["created_by"]), (&json!("import_products"), &json!(member.id)));
+    }
+    app.run_jobs().await;
+    assert_eq!(app.imported_skus(&org).await, ["new-1", "new-2"]);
+    let status = format!("/jobs/{id}/status");
+    for user in [&member, &colleague, &viewer] {
+        let job = app.call_org_job(Method::GET, &org, &id, user).await;
+        assert_eq!(job.body["result"], json!({ "products": 2 }));
+        assert_eq!(app.get(&status, Some(user)).await.body, job.body);
+    }
+    for user in [&stranger, &other.owner, &admin] {
+        app.call_org_job(Method::GET, &org, &id, user).await.is_some_problem(404, "org_not_found");
+        app.list_org_jobs(&org, "", user).await.is_some_problem(404, "org_not_found");
+        app.get(&status, Some(user)).await.is_some_problem(404, "not_found");
+        app.call(Method::DELETE, &format!("/jobs/{id}"), user).await.is_some_problem(404, "not_found");
+    }
+    app.call_org_job(Method::GET, &other, &id, &other.owner).await.is_some_problem(404, "not_found");
+    app.call_org_job(Method::DELETE, &other, &id, &other.owner).await.is_some_problem(404, "not_found");
+    assert_eq!(ids(&app.list_org_jobs(&other, "", &other.owner).await), [""; 0]);
+    for bad in ["x", "0123456789ab4cde8f0123456789abcd", &id.to_uppercase()] {
+        app.call_org_job(Method::GET, &org, bad, &viewer).await.is_some_problem(404, "not_found");
+    }
+    // The enqueuer has left the organization.
+    let leave = format!("/orgs/{}/members/me", org.id);
+    assert_eq!(app.call(Method::DELETE, &leave, &member).await.status, 204);
+    app.get(&status, Some(&member)).await.is_some_problem(404, "not_found");
+    // The queue keeps the state longer than the outcome.
+    app.redis_command(&["DEL", "{}:done"]).await;
+    app.get(&status, Some(&member)).await.is_some_problem(404, "not_found");
+    assert_eq!(app.get(&status, Some(&viewer)).await.body["status"], "finished");
+}
+
+#[tokio::test]
+async fn the_membership_is_read_again_when_a_job_runs() {
+    let app = TestApp::start().await;
+    const GONE: &str = "The owner of the job is no longer an active member of the organization";
+    const CLOSED: &str = "The organization is suspended or is going to be deleted";
+    let in_org = "WHERE org_id = {org} AND user_id = {user}";
+    for (change, reason) in [
+        (format!("DELETE FROM memberships {in_org}"), GONE),
+        (format!("UPDATE memberships SET suspended_at = now() {in_org}"), GONE),
+        ("UPDATE users SET is_active = false WHERE id = {user}".into(), GONE),
+        ("DELETE FROM users WHERE id = {user}".into(), GONE),
+        ("UPDATE organizations SET suspended_at = now() WHERE id = {org}".into(), CLOSED),
+        ("UPDATE organizations SET deletion_due_at = now() WHERE id = {org}".into(), CLOSED),
+        ("DELETE FROM organizations WHERE id = {org}".into(), GONE),
+        (
+            format!("UPDATE memberships SET role = 'viewer' {in_org}"),
+            "The owner of the job no longer has the permission that it needs",
+        ),
+    ] {
+        let (org, member) = (app.empty_org("one").await, app.user().await);
+        org.join(&app, &member, "member").await;
+        let id = app.enqueue_import(&org, &member, &["new-1"]).await;
+        // A change by SQL purges no jobs, like a change by the API while Redis is unavailable.
+        app.sql(&change.replace("{org}", &org.id.to_string()).replace("{user}", &member.id.to_string()))
+            .await;
+        app.run_jobs().await;
+        let job = app.app.queue.status(&id).await.unwrap().unwrap();
+        assert_eq!((job.state, job.error.as_deref()), (State::Canceled, Some(reason)), "{change}");
+        assert_eq!(app.imported_skus(&org).await, [""; 0], "{change}");
+    }
+    // The same job of a member runs.
+    let (org, member) = (app.empty_org("one").await, app.user().await);
+    org.join(&app, &member, "member").await;
+    let id = app.enqueue_import(&org, &member, &["new-1"]).await;
+    app.run_jobs().await;
+    assert_eq!(app.app.queue.status(&id).await.unwrap().unwrap().state, State::Finished);
+    let entry =
+        format!("SELECT actor_id || ' ' || (after->>'products') FROM audit_log WHERE org_id = {}", org.id);
+    let entry = format!("{entry} AND action = 'products.imported'");
+    assert_eq!(column(&app.database, &entry).await, [format!("{} 1", member.id)]);
+}
+
+#[tokio::test]
+async fn organizations_take_turns() {
+    let app = TestApp::start().await;
+    let (busy, other) = (app.empty_org("busy").await, app.empty_org("other").await);
+    let colleague = app.user().await;
+    busy.join(&app, &colleague, "member").await;
+    for n in 0..6 {
+        let user = if n % 2 == 0 { &busy.owner } else { &colleague };
+        app.enqueue_import(&busy, user, &[&format!("new-{n}")]).await;
+    }
+    for n in 0..3 {
+        app.enqueue_import(&other, &other.owner, &[&format!("new-{n}")]).await;
+    }
+    let never = CancellationToken::new();
+    let one_slot = Options { concurrency: 1, max_running_per_owner: Some(5), ..options(&["default"]) };
+    let worker = Worker::new(&app.app.queue, jobs::ALL, app.app.clone(), one_slot).unwrap();
+    assert_eq!(worker.run(never.clone(), never).await.unwrap().finished, 9);
+    let order = "SELECT org_id FROM audit_log WHERE action = 'products.imported' ORDER BY id";
+    let (busy, other) = (busy.id.to_string(), other.id.to_string());
+    let ran = column(&app.database, order).await;
+    assert_eq!(ran[..6], [&busy, &other, &busy, &other, &busy, &other].map(String::clone), "{ran:?}");
+}
+
+#[tokio::test]
+async fn the_list_has_pages_a_filter_and_the_states() {
+    let app = TestApp::start().await;
+    let org = app.empty_org("one").await;
+    let mut jobs = Vec::new();
+    for n in 0..5 {
+        jobs.push(app.enqueue_import(&org, &org.owner, &[&format!("new-{n}")]).await);
+    }
+    jobs.reverse();
+    let first = app.list_org_jobs(&org, "?limit=2", &org.owner).await;
+    assert_eq!(ids(&first), jobs[..2]);
+    let next = |page: &Answer| format!("?limit=2&cursor={}", page.body["next_cursor"].as_str().unwrap());
+    let second = app.list_org_jobs(&org, &next(&first), &org.owner).await;
+    let third = app.list_org_jobs(&org, &next(&second), &org.owner).await;
+    assert_eq!((ids(&second), ids(&third)), (jobs[2..4].iter().map(|id| &**id).collect(), vec![&*jobs[4]]));
+    assert_eq!(third.body["next_cursor"], Value::Null);
+    app.sql(&format!("UPDATE org_jobs SET task = 'another' WHERE id = '{}'", jobs[3])).await;
+    assert_eq!(ids(&app.list_org_jobs(&org, "?task=another", &org.owner).await), [&jobs[3]]);
+    assert_eq!(ids(&app.list_org_jobs(&org, "?task=nothing", &org.owner).await), [""; 0]);
+
+    app.run_jobs().await;
+    // Of a job that ended long ago, only the row is left; another one has just been committed.
+    let old = "01890000000070008000000000000000";
+    let new = "ffffffffffff7000800000000000000f";
+    let row =
+        |id: &str| format!("INSERT INTO org_jobs (org_id, id, task) VALUES ({}, '{id}', 'old');", org.id);
+    let envelope = r#"{"v":1,"task":"old","queue":"default","ttl":1,"at":1,"payload":{}}"#;
+    app.sql(&format!(
+        "{}{} INSERT INTO job_outbox (id, queue, task, envelope, options, claimed_until)
+             VALUES ('{new}', 'default', 'old', '{envelope}', '{{}}', now() + interval '1 hour')",
+        row(old),
+        row(new)
+    ))
+    .await;
+    let list = app.list_org_jobs(&org, "", &org.owner).await;
+    let states: Vec<_> =
+        list.body["items"].as_array().unwrap().iter().map(|job| job["status"].clone()).collect();
+    let finished = json!("finished");
+    assert_eq!(
+        states,
+        [&json!("queued"), &finished, &finished, &finished, &finished, &finished, &Value::Null]
+            .map(Value::clone)
+    );
+    assert!(list.body["items"][1]["ended_at"].is_string() && list.body["items"][6]["ended_at"].is_null());
+    app.call_org_job(Method::GET, &org, old, &org.owner).await.is_some_problem(404, "not_found");
+
+    // Housekeeping deletes rows of more than 30 days.
+    app.sql(&format!("UPDATE org_jobs SET created_at = now() - interval '31 days' WHERE task = 'old'")).await;
+    assert_eq!(housekeeping::run(&app.app).await.unwrap().org_jobs, 2);
+    assert_eq!(ids(&app.list_org_jobs(&org, "", &org.owner).await), jobs);
+}
+
+#[tokio::test]
+async fn without_redis_the_list_of_jobs_is_unavailable() {
+    let app = TestApp::start().await;
+    let org = app.empty_org("one").await;
+    let flags = ["--redis-url=redis://127.0.0.1:1/0", "--redis-timeout-ms=200"];
+    let away = TestApp::on(app.database.clone(), &flags).await;
+    app.enqueue_import(&org, &org.owner, &["new-1"]).await;
+    away.list_org_jobs(&org, "", &org.owner).await.is_some_problem(503, "unavailable");
+}
+
+#[tokio::test]
+async fn cancellation_needs_a_permission_and_is_in_the_trail() {
+    let app = TestApp::start().await;
+    let org = app.empty_org("one").await;
+    let (member, viewer) = (app.user().await, app.user().await);
+    org.join(&app, &member, "member").await;
+    org.join(&app, &viewer, "viewer").await;
+    let id = app.enqueue_import(&org, &org.owner, &["new-1"]).await;
+    app.call_org_job(Method::DELETE, &org, &id, &viewer).await.is_some_problem(403, "forbidden");
+    app.call(Method::DELETE, &format!("/jobs/{id}"), &viewer).await.is_some_problem(403, "forbidden");
+    let canceled = app.call_org_job(Method::DELETE, &org, &id, &member).await;
+    assert_eq!((canceled.status.as_u16(), &canceled.body["status"]), (200, &json!("canceled")));
+    app.call_org_job(Method::DELETE, &org, &id, &member).await.is_some_problem(409, "conflict");
+    let entries = format!("SELECT actor_id || ' ' || target_id FROM audit_log WHERE org_id = {}", org.id);
+    let entries = format!("{entries} AND action = 'job.canceled'");
+    assert_eq!(column(&app.database, &entries).await, [format!("{} {id}", member.id)]);
+    app.run_jobs().await;
+    assert_eq!(app.imported_skus(&org).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn admins_of_the_platform_do_not_see_the_data_of_a_job() {
+    let app = TestApp::start().await;
+    let (org, admin) = (app.empty_org("one").await, app.admin().await);
+    let id = app.enqueue_import(&org, &org.owner, &["new-canary"]).await;
+    app.redis_command(&["HSET", "{}:prog", &id, r#"{"percent":40,"message":"canary"}"#]).await;
+    let path = format!("/admin/jobs/{id}");
+    let waiting = app.call(Method::GET, &path, &admin).await;
+    assert_eq!(
+        (&waiting.body["scope"], &waiting.body["owner"]),
+        (&json!(format!("org:{}", org.id)), &json!(org.owner.id))
+    );
+    let listed = app.call(Method::GET, "/admin/jobs?status=queued", &admin).await;
+    assert_eq!(listed.body["items"][0]["job_id"], json!(id));
+    app.run_jobs().await;
+    let finished = app.call(Method::GET, &path, &admin).await;
+    assert_eq!((&finished.body["status"], &finished.body["result"]), (&json!("finished"), &Value::Null));
+    for answer in [waiting, listed, finished] {
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        assert!(!answer.text.contains("canary"), "{}", answer.text);
+    }
+}
+
+#[tokio::test]
+async fn imports_are_checked_limited_and_repeatable() {
+    let app = TestApp::with(&["--user-max-queued-jobs=2"]).await;
+    let (org, viewer) = (app.empty_org("one").await, app.user().await);
+    org.join(&app, &viewer, "viewer").await;
+    app.post_import(&org, &viewer, &["new-1"]).await.is_some_problem(403, "forbidden");
+    let path = format!("/orgs/{}/products/import", org.id);
+    let post =
+        async |products: Value| app.post(&path, Some(&org.owner), json!({ "products": products })).await;
+    let euro = json!({ "sku": "new-1", "name": "One", "price": 1, "currency": "eur" });
+    for (products, wrong) in [
+        (json!([]), vec![("body.products", "too_short")]),
+        (json!([product("new-1"), product("new-1")]), vec![("body.products.1.sku", "value_error")]),
+        (json!([euro]), vec![("body.products.0.currency", "value_error")]),
+    ] {
+        assert_eq!(post(products.clone()).await.invalid_fields(), fields(&wrong), "{products}");
+    }
+    let many: Vec<_> = (0..250).map(|n| product(&format!("new-{n:03}"))).collect();
+    let relayed = || async {
+        let waiting = column(&app.database, "SELECT count(*) FROM job_outbox").await;
+        (waiting == ["0"]).then_some(())
+    };
+    for _ in 0..2 {
+        assert_eq!(post(json!(many)).await.status, 200);
+        eventually("the job is in the queue", relayed).await;
+    }
+    let refused = app.post_import(&org, &org.owner, &["new-1"]).await;
+    refused.is_some_problem(429, "too_many_jobs");
+    app.run_jobs().await;
+    assert_eq!(app.imported_skus(&org).await.len(), 250, "the second import changes nothing more");
+
+    let mut answers = Vec::new();
+    for _ in 0..2 {
+        let request = app.request(Method::POST, &path).bearer_auth(&org.owner.token);
+        let request =
+            request.header("idempotency-key", "one").json(&json!({ "products": [product("new-x")] }));
+        answers.push(Answer::of(request).await.body["job_id"].clone());
+    }
+    assert!(answers[0].is_string() && answers[0] == answers[1], "{answers:?}");
+}
