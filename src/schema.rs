@@ -69,6 +69,16 @@ diesel::table! {
 }
 
 diesel::table! {
+    org_jobs (org_id, id) {
+        org_id -> Int8,
+        id -> Uuid,
+        task -> Text,
+        created_by -> Nullable<Int8>,
+        created_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
     organizations (id) {
         id -> Int8,
         name -> Text,
@@ -169,6 +179,7 @@ diesel::allow_tables_to_appear_in_same_query! {
     job_outbox,
     memberships,
     one_time_tokens,
+    org_jobs,
     organizations,
     outbox,
     products,

@@ -245,7 +245,7 @@ async fn the_list_has_pages_a_filter_and_the_states() {
     app.call_org_job(Method::GET, &org, old, &org.owner).await.is_some_problem(404, "not_found");
 
     // Housekeeping deletes rows of more than 30 days.
-    app.sql(&format!("UPDATE org_jobs SET created_at = now() - interval '31 days' WHERE task = 'old'")).await;
+    app.sql("UPDATE org_jobs SET created_at = now() - interval '31 days' WHERE task = 'old'").await;
     assert_eq!(housekeeping::run(&app.app).await.unwrap().org_jobs, 2);
     assert_eq!(ids(&app.list_org_jobs(&org, "", &org.owner).await), jobs);
 }

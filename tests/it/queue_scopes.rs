@@ -53,14 +53,14 @@ async fn smoke_a_job_keeps_its_scope_until_its_record_expires() {
     assert!(envelope.contains(r#""owner":7,"scope":"tenant:1""#), "{envelope}");
     assert_eq!(old.status(&id).await.group.as_deref(), Some("scope:tenant:1"));
     old.drain_until(&id, State::Failed).await;
-    assert_eq!(old.asked(), [origin.clone()]);
+    assert_eq!(old.asked(), std::slice::from_ref(&origin));
     assert_eq!(old.origin_of(&id).await, expected, "failed");
     assert!(old.queue.requeue(&id).await.unwrap());
     queue.queue.move_from(&old.queue, |_| ()).await.unwrap();
     assert_eq!(queue.origin_of(&id).await, expected, "moved");
     assert_eq!(queue.redis::<u32>(&["HGET", "{}:owner:7", "jobs"]).await, 1, "the owner has the job there");
     queue.drain_until(&id, State::Failed).await;
-    assert_eq!(queue.asked(), [origin.clone()]);
+    assert_eq!(queue.asked(), std::slice::from_ref(&origin));
 
     let retried = queue.push_scoped("tenant:1", 7, "two", Behavior::Fail(1)).await;
     queue.drain_until(&retried, State::Finished).await;

@@ -9,8 +9,8 @@ mod jobs;
 mod members;
 mod org;
 mod organizations;
-mod products;
 mod product_import;
+mod products;
 mod role;
 
 use poem_openapi::OpenApi;
