@@ -2,7 +2,7 @@
 //! at the first.
 
 use poem_openapi::registry::{MetaOperationParam, MetaParamIn, MetaSchema, MetaSchemaRef, Registry};
-use serde_json::Value;
+use serde_json::{Number, Value};
 
 use crate::{
     email_address::EmailAddress,
@@ -58,8 +58,9 @@ impl<'a> Checker<'a> {
         self.path.pop();
     }
 
-    /// Checks a value against a schema.
-    pub(super) fn check(&mut self, schema: &MetaSchemaRef, value: &Value) {
+    /// Checks a value against a schema. A whole number in another form, such as `1.0`, becomes an integer where the schema
+    /// has one: JSON Schema does not distinguish them (validation vocabulary, section 6.1.1), but the parser does.
+    pub(super) fn check(&mut self, schema: &MetaSchemaRef, value: &mut Value) {
         let schema = match schema {
             MetaSchemaRef::Inline(schema) => schema,
             MetaSchemaRef::Reference(name) => match self.registry.schemas.get(name) {
@@ -70,6 +71,12 @@ impl<'a> Checker<'a> {
         for part in &schema.all_of {
             self.check(part, value);
         }
+        if schema.ty == "integer"
+            && let Some(whole) = value.as_f64().filter(|_| value.is_f64()).and_then(whole_number)
+        {
+            *value = whole.into();
+        }
+        let is_null = value.is_null();
         match (schema.ty, value) {
             ("", _) => {}
             ("object", Value::Object(fields)) => self.object(schema, fields),
@@ -89,13 +96,13 @@ impl<'a> Checker<'a> {
                     "number" => ("float_type", "a number"),
                     _ => ("bool_type", "true or false"),
                 };
-                let not_null = if value.is_null() { ", not null" } else { "" };
+                let not_null = if is_null { ", not null" } else { "" };
                 self.report(kind, format!("Input should be {what}{not_null}"));
             }
         }
     }
 
-    fn object(&mut self, schema: &MetaSchema, fields: &serde_json::Map<String, Value>) {
+    fn object(&mut self, schema: &MetaSchema, fields: &mut serde_json::Map<String, Value>) {
         for name in &schema.required {
             if !fields.contains_key(*name) {
                 self.at(Loc::key(name), |this| this.report("missing", "Field required"));
@@ -119,7 +126,7 @@ impl<'a> Checker<'a> {
         }
     }
 
-    fn array(&mut self, schema: &MetaSchema, items: &[Value]) {
+    fn array(&mut self, schema: &MetaSchema, items: &mut [Value]) {
         if schema.min_items.is_some_and(|min| items.len() < min) {
             self.report(
                 "too_short",
@@ -133,7 +140,7 @@ impl<'a> Checker<'a> {
             );
         }
         if let Some(item_schema) = &schema.items {
-            for (index, item) in items.iter().enumerate() {
+            for (index, item) in items.iter_mut().enumerate() {
                 if self.is_full {
                     return;
                 }
@@ -166,7 +173,8 @@ impl<'a> Checker<'a> {
         }
     }
 
-    fn number(&mut self, schema: &MetaSchema, number: &serde_json::Number) {
+    fn number(&mut self, schema: &MetaSchema, number: &Number) {
+        let reported = self.errors.len();
         let value = number.as_f64().unwrap_or(f64::NAN);
         if let Some(min) = schema.minimum {
             let exclusive = schema.exclusive_minimum == Some(true);
@@ -194,10 +202,16 @@ impl<'a> Checker<'a> {
             Some("uint64") => number.as_u64().is_some(),
             _ => true,
         };
-        if !fits && schema.minimum.is_none() && schema.maximum.is_none() {
+        if !fits && self.errors.len() == reported {
             self.report("int_range", "Input is too large or too small");
         }
     }
+}
+
+/// Returns a number without a fraction as an integer. Above 2^53, the digits of the client are lost already.
+fn whole_number(number: f64) -> Option<i64> {
+    const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
+    (number.fract() == 0.0 && number.abs() < MAX_EXACT).then_some(number as i64)
 }
 
 /// Returns whether the document allows null for a field. poem-openapi writes `nullable` beside the reference
@@ -223,7 +237,7 @@ pub(super) fn check_params(
         let mut checker = Checker::new(registry, root, false);
         let value = sent.iter().find(|(name, _)| *name == param.name).map(|(_, value)| value);
         checker.at(Loc::key(&param.name), |this| match value {
-            Some(text) => this.check(&param.schema, &parse_param(registry, &param.schema, text)),
+            Some(text) => this.check(&param.schema, &mut parse_param(registry, &param.schema, text)),
             None if param.required => this.report("missing", "Field required"),
             None => {}
         });
@@ -242,7 +256,9 @@ fn parse_param(registry: &Registry, schema: &MetaSchemaRef, text: &str) -> Value
         MetaSchemaRef::Reference(name) => registry.schemas.get(name).map_or("", |schema| schema.ty),
     };
     let parsed = match ty {
-        "integer" | "number" => text.parse().ok().map(Value::Number),
+        // The framework parses only digits.
+        "integer" => text.parse().ok().filter(|number: &Number| !number.is_f64()).map(Value::Number),
+        "number" => text.parse().ok().map(Value::Number),
         "boolean" => text.parse().ok().map(Value::Bool),
         _ => None,
     };
@@ -280,27 +296,27 @@ mod tests {
     #[test]
     fn a_check_ends_after_as_many_errors_as_a_response_lists() {
         let registry = Registry::new();
-        let check = |schema: &MetaSchemaRef, value: &Value| {
+        let check = |schema: &MetaSchemaRef, mut value: Value| {
             let mut checker = Checker::new(&registry, "body", false);
-            checker.check(schema, value);
+            checker.check(schema, &mut value);
             checker.finish()
         };
         let list = Vec::<bool>::schema_ref();
-        let errors = check(&list, &vec![0; 50].into());
+        let errors = check(&list, vec![0; 50].into());
         assert_eq!((errors.len(), errors[49].kind), (50, "bool_type"));
         // The check ends at the first error that is not listed, however many follow.
         for faults in [51, 100_000] {
-            let errors = check(&list, &vec![0; faults].into());
+            let errors = check(&list, vec![0; faults].into());
             assert_eq!(
                 (errors.len(), errors[48].kind, errors[49].kind),
                 (50, "bool_type", "too_many_errors")
             );
         }
         let lists = Vec::<Vec<bool>>::schema_ref();
-        assert_eq!(check(&lists, &vec![vec![0; 1_000]; 1_000].into()).len(), 50);
+        assert_eq!(check(&lists, vec![vec![0; 1_000]; 1_000].into()).len(), 50);
         let object = MetaSchemaRef::Inline(Box::new(MetaSchema::new("object")));
         let fields = (0..1_000).map(|n| (format!("{n}{}", "é".repeat(1_000)), Value::Null));
-        let errors = check(&object, &Value::Object(fields.collect()));
+        let errors = check(&object, Value::Object(fields.collect()));
         assert_eq!(errors.len(), 50);
         let Some(Loc::Key(name)) = errors[0].loc.last() else { panic!("{errors:?}") };
         assert!(name.chars().count() == 64 && name.ends_with("é…"), "{name}");

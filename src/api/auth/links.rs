@@ -127,7 +127,8 @@ impl Links {
 
     /// Sets a new password with the token of a link.
     ///
-    /// The token is valid once, for 30 minutes. Revokes all sessions of the user. Fails with 400 `invalid_link`.
+    /// The token is valid once, for 30 minutes. Revokes all sessions of the user. Fails with 400 `invalid_link`, and
+    /// with 429 `too_many_attempts` after many requests for one account.
     #[oai(path = "/reset-password", method = "post", operation_id = "reset_password")]
     async fn reset_password(
         &self,
@@ -154,7 +155,8 @@ impl Links {
 
     /// Accepts an invitation with the token of its link, and sets the password.
     ///
-    /// The token is valid once, for 7 days. Fails with 400 `invalid_link`.
+    /// The token is valid once, for 7 days. Fails with 400 `invalid_link`, and with 429 `too_many_attempts` after many
+    /// requests for one account.
     #[oai(path = "/accept-invite", method = "post", operation_id = "accept_invite")]
     async fn accept_invite(
         &self,

@@ -80,7 +80,7 @@ impl Login {
     /// Completes the sign-in with a code of the second factor.
     ///
     /// Fails with 400 `invalid_code` for a wrong or used code, and for a challenge that has expired or has no attempts
-    /// left.
+    /// left. Fails with 429 `too_many_attempts` after several failures.
     #[oai(path = "/login/two-factor", method = "post", operation_id = "login_two_factor")]
     async fn second_factor(
         &self,

@@ -197,9 +197,9 @@ fn missing_body() -> ApiError {
 }
 
 /// Validates and parses a value. `root` is the part of the request that it comes from.
-fn parse<T: ParseFromJSON + Any>(root: &str, value: Value, lenient: bool) -> Result<T> {
+fn parse<T: ParseFromJSON + Any>(root: &str, mut value: Value, lenient: bool) -> Result<T> {
     let mut checker = Checker::new(registry_of::<T>(), root, lenient);
-    checker.check(&T::schema_ref(), &value);
+    checker.check(&T::schema_ref(), &mut value);
     let errors = checker.finish();
     if !errors.is_empty() {
         return Err(ApiError::InvalidFields(errors));

@@ -193,7 +193,8 @@ impl Me {
 
     /// Changes your password.
     ///
-    /// Revokes your other sessions. Fails with 400 `wrong_password` if the current password is wrong.
+    /// Revokes your other sessions. Fails with 400 `wrong_password` if the current password is wrong, and with 429
+    /// `too_many_attempts` after several failures.
     #[oai(path = "/password", method = "post", operation_id = "change_password")]
     async fn password(
         &self,
@@ -207,7 +208,7 @@ impl Me {
     /// Requests a change of your email address.
     ///
     /// Sends a link to the new address and a notice to the old one. Same response whether or not the new address is
-    /// registered. Fails with 400 `wrong_password`.
+    /// registered. Fails with 400 `wrong_password`, and with 429 `too_many_attempts` after several failures or mails.
     #[oai(path = "/email", method = "post", operation_id = "change_email")]
     async fn email(
         &self,
@@ -221,8 +222,8 @@ impl Me {
     /// Schedules the deletion of your account.
     ///
     /// Revokes all your sessions now. The account is erased after a grace period, unless you sign in or reset the
-    /// password before. Fails with 400 `wrong_password`, with 409 `last_admin` if you are the last admin, and with 409
-    /// `last_owner` if you own an organization with other members.
+    /// password before. Fails with 400 `wrong_password`, with 409 `last_admin` if you are the last admin, with 409
+    /// `last_owner` if you own an organization with other members, and with 429 `too_many_attempts` after several failures.
     #[oai(path = "/deletion", method = "post", operation_id = "request_deletion")]
     async fn request_deletion(
         &self,
@@ -238,8 +239,8 @@ impl Me {
 
     /// Schedules the deletion of your account, as `POST /users/me/deletion` does.
     ///
-    /// Not every client can send a body with DELETE. Fails with 400 `wrong_password`, and with 409 `last_admin` or
-    /// `last_owner`.
+    /// Not every client can send a body with DELETE. Fails with 400 `wrong_password`, with 409 `last_admin` or `last_owner`,
+    /// and with 429 `too_many_attempts`.
     #[oai(path = "/", method = "delete", operation_id = "delete_me", deprecated = true)]
     async fn delete(
         &self,

@@ -115,7 +115,8 @@ impl TwoFactor {
     /// Creates a secret for an authenticator.
     ///
     /// Two-factor authentication is off until a code confirms the secret. Fails with 400 `wrong_password`, and with 403
-    /// `email_not_verified`. Fails with 409 `conflict` if it is already on, or if the server has no `TWO_FACTOR_KEY`.
+    /// `email_not_verified`. Fails with 409 `conflict` if it is already on, or if the server has no `TWO_FACTOR_KEY`. Fails
+    /// with 429 `too_many_attempts` after several failures.
     #[oai(path = "/", method = "post", operation_id = "begin_two_factor")]
     async fn begin(&self, SignedIn(actor): SignedIn, Body(body): Body<BeginIn>) -> Result<Json<SetupOut>> {
         confirm_password(&self.0, &actor, body.password).await?;
@@ -125,7 +126,8 @@ impl TwoFactor {
 
     /// Turns two-factor authentication on and returns recovery codes.
     ///
-    /// Revokes your other sessions. Fails with 400 `invalid_code`.
+    /// Revokes your other sessions. Fails with 400 `invalid_code`, and with 429 `too_many_attempts` after several failures.
+    /// Fails with 409 `conflict` if it is already on, or if no secret was requested.
     #[oai(path = "/confirm", method = "post", operation_id = "confirm_two_factor")]
     async fn confirm(
         &self,
@@ -138,7 +140,7 @@ impl TwoFactor {
 
     /// Turns two-factor authentication off.
     ///
-    /// Fails with 400 `wrong_password` or `invalid_code`.
+    /// Fails with 400 `wrong_password` or `invalid_code`, and with 429 `too_many_attempts` after several failures.
     #[oai(path = "/disable", method = "post", operation_id = "turn_off_two_factor")]
     async fn turn_off(
         &self,
@@ -152,7 +154,8 @@ impl TwoFactor {
 
     /// Turns two-factor authentication off, as `POST /users/me/two-factor/disable` does.
     ///
-    /// Not every client can send a body with DELETE. Fails with 400 `wrong_password` or `invalid_code`.
+    /// Not every client can send a body with DELETE. Fails with 400 `wrong_password` or `invalid_code`, and with 429
+    /// `too_many_attempts`.
     #[oai(path = "/", method = "delete", operation_id = "disable_two_factor", deprecated = true)]
     async fn disable(&self, caller: CurrentUser, body: Body<PasswordAndCodeIn>) -> Result<TwoFactorDisabled> {
         self.turn_off(caller, body).await
@@ -160,7 +163,7 @@ impl TwoFactor {
 
     /// Replaces the recovery codes. The old ones become invalid.
     ///
-    /// Fails with 400 `invalid_code`.
+    /// Fails with 400 `invalid_code`, and with 429 `too_many_attempts` after several failures.
     #[oai(path = "/recovery-codes", method = "post", operation_id = "replace_recovery_codes")]
     async fn replace(
         &self,

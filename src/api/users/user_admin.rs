@@ -259,7 +259,7 @@ impl UserAdmin {
 
     /// Sends the invitation again.
     ///
-    /// Fails with 409 `conflict` if it was accepted.
+    /// Fails with 409 `conflict` if it was accepted, and with 429 `too_many_attempts` after many invitations to one mailbox.
     #[oai(path = "/:id/invite", method = "post", operation_id = "invite_user_again")]
     async fn invite_again(
         &self,

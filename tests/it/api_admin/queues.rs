@@ -61,6 +61,9 @@ async fn a_queue_update_changes_only_the_given_fields() {
     let expected = [json!(true), json!(3), rate.clone()];
     assert_eq!(settings(update_queue(&app, "chores", &admin, all).await), expected);
     assert_eq!(settings(update_queue(&app, "chores", &admin, json!({})).await), expected);
+    // 3.0 is an integer in JSON Schema.
+    let same = json!({ "concurrency_limit": 3.0, "rate_limit": { "jobs": 50.0, "per_seconds": 60.0 } });
+    assert_eq!(settings(update_queue(&app, "chores", &admin, same).await), expected);
 
     enqueue(&app, Chore::Succeed).await;
     assert_eq!(run_chores(&app).await.finished, 0);
