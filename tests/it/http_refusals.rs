@@ -110,6 +110,24 @@ async fn smoke_an_unparsable_request_gets_a_complete_problem_response() {
 }
 
 #[tokio::test]
+async fn an_unparsable_head_request_gets_no_body() {
+    let app = TestApp::start().await;
+    let address = app.url.strip_prefix("http://").unwrap();
+    let long = "x".repeat(40_000);
+    for (request, status) in [
+        ("HEAD /api/v1/health HTTP/1.1\r\nHost: x\r\nno colon\r\n\r\n".to_owned(), "400"),
+        (format!("HEAD /api/v1/health HTTP/1.1\r\nHost: x\r\nx: {long}\r\n\r\n"), "431"),
+        (format!("HEAD /{long} HTTP/1.1\r\nHost: x\r\n\r\n"), "414"),
+    ] {
+        let received = send_and_read(address, request.as_bytes()).await;
+        assert!(received.starts_with(&format!("HTTP/1.1 {status} ")), "{received}");
+        let (head, body) = received.split_once("\r\n\r\n").unwrap();
+        let length: usize = find_header(head, "content-length").unwrap().parse().unwrap();
+        assert!(length > 0 && body.is_empty(), "{received}");
+    }
+}
+
+#[tokio::test]
 async fn unparsable_requests_are_logged() {
     let database = TestDatabase::migrated().await;
     let command = production_command(&["serve", "--port", "0"], &database, &format!("r{}", unique())).await;

@@ -27,6 +27,9 @@ use super::{
 /// 400, but closes the connection without an answer after the full preface.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
 
+/// The beginning of a request without a body in its response (RFC 9110 section 9.3.2).
+const HEAD: &[u8; 5] = b"HEAD ";
+
 /// Returns the endpoint's response to a request that hyper has refused, if it has one.
 type Refuse = Box<dyn Fn(Refusal) -> Option<Response> + Send>;
 
@@ -63,20 +66,28 @@ impl Connection {
     }
 }
 
-/// The length of the first line of a head, as far as it has arrived.
+/// The first line of a head, as far as it has arrived: its length and its first octets.
 #[derive(Default)]
 struct FirstLine {
     bytes: usize,
     is_complete: bool,
+    start: [u8; HEAD.len()],
 }
 
 impl FirstLine {
     fn read(&mut self, head: &[u8]) {
         if !self.is_complete {
+            for (place, octet) in self.start.iter_mut().skip(self.bytes).zip(head) {
+                *place = *octet;
+            }
             let end = head.iter().position(|octet| *octet == b'\n');
             self.bytes += end.unwrap_or(head.len());
             self.is_complete = end.is_some();
         }
+    }
+
+    fn is_head_request(&self) -> bool {
+        self.start == *HEAD
     }
 }
 
@@ -174,7 +185,7 @@ impl Connection {
                 return None;
             }
             let response = (self.refuse)(Refusal::of(bytes, self.first_line.bytes)?)?;
-            let rest = encode(response, bytes)?.into();
+            let rest = encode(response, bytes, self.first_line.is_head_request())?.into();
             self.replacement = Some(Replacement { rest, replaced_bytes: bytes.len() });
         }
         loop {

@@ -66,8 +66,8 @@ impl Refusal {
 }
 
 /// Returns the bytes of a response after which the connection is closed. The date is taken from `replaced`,
-/// the response of hyper.
-pub(super) fn encode(mut response: Response, replaced: &[u8]) -> Option<Vec<u8>> {
+/// the response of hyper. A response to HEAD has the length of the body, but not the body.
+pub(super) fn encode(mut response: Response, replaced: &[u8], is_head_request: bool) -> Option<Vec<u8>> {
     let body = response.take_body().into_bytes().now_or_never()?.ok()?;
     let (status, length) = (response.status(), body.len());
     let head = format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {length}\r\n");
@@ -81,6 +81,8 @@ pub(super) fn encode(mut response: Response, replaced: &[u8]) -> Option<Vec<u8>>
         }
     }
     bytes.extend_from_slice(b"\r\n");
-    bytes.extend_from_slice(&body);
+    if !is_head_request {
+        bytes.extend_from_slice(&body);
+    }
     Some(bytes)
 }
