@@ -133,6 +133,9 @@ impl EmailLookup {
 }
 
 #[cfg(test)]
+mod properties;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -55,3 +55,8 @@ pub mod redis_servers;
 pub mod schema;
 pub mod security;
 pub mod services;
+
+// The file of the integration tests, which use it too.
+#[cfg(test)]
+#[path = "../tests/it/support/property.rs"]
+mod property;

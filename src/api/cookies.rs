@@ -187,7 +187,11 @@ pub(super) fn refuse_cross_site(request: &Request) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use poem::http::HeaderValue;
+    use proptest::{collection::vec, sample::select};
+
     use super::*;
+    use crate::property::property;
 
     #[test]
     fn an_origin_has_a_scheme_a_host_and_a_port() {
@@ -238,5 +242,54 @@ mod tests {
         }
         let listed_only = Settings { secure: false, origins: HashSet::new() };
         assert!(!listed_only.trusts("http://api.example.com", None));
+    }
+
+    /// Creates a request with these lines of a header.
+    fn request(name: HeaderName, lines: &[Vec<u8>]) -> Request {
+        let mut request = Request::builder().finish();
+        request.set_data(Arc::new(Settings { secure: false, origins: HashSet::new() }));
+        for line in lines {
+            request.headers_mut().append(name.clone(), HeaderValue::from_bytes(line).unwrap());
+        }
+        request
+    }
+
+    /// Returns the token if there is exactly one value, and it is text.
+    fn only_one(values: &[&[u8]]) -> Result<Option<String>, ()> {
+        match values {
+            [] => Ok(None),
+            [value] => String::from_utf8(value.to_vec()).map(Some).map_err(drop),
+            _ => Err(()),
+        }
+    }
+
+    #[test]
+    fn a_cookie_counts_only_if_no_other_has_its_name() {
+        let name = select(vec!["access_token", "access_token", "Access_token", "xaccess_token", "a", ""]);
+        let value = vec(select(b"aZ9.=\"%,\xf8\xc3\xb8".to_vec()), 0..5);
+        property(1, vec(vec((name, value), 0..4), 0..3), |lines| {
+            let pair = |(name, value): &(&str, Vec<u8>)| [name.as_bytes(), b"=", value.as_slice()].concat();
+            let text = |pairs: &Vec<_>| pairs.iter().map(pair).collect::<Vec<_>>().join(&b"; "[..]);
+            let request = request(header::COOKIE, &lines.iter().map(text).collect::<Vec<_>>());
+            let own = lines.iter().flatten().filter(|(name, _)| *name == PLAIN_ACCESS);
+            let values: Vec<_> = own.map(|(_, value)| value.as_slice()).collect();
+            let found = access_token(&request).map(|token| token.map(str::to_owned)).map_err(drop);
+            assert_eq!(found, only_one(&values).map(|token| token.filter(|token| !token.is_empty())));
+        });
+    }
+
+    #[test]
+    fn a_bearer_token_counts_only_if_there_is_no_other() {
+        let scheme = select(vec!["Bearer ", "bearer ", "BEARER ", "Bearer", "Basic ", ""]);
+        let token = vec(select(b"a.= \xf8\xc3\xb8".to_vec()), 0..5);
+        property(1, vec((scheme, token), 0..3), |values| {
+            let lines: Vec<_> =
+                values.iter().map(|(scheme, token)| [scheme.as_bytes(), token.as_slice()].concat()).collect();
+            let is_bearer = |line: &&Vec<u8>| line.to_ascii_lowercase().starts_with(b"bearer ");
+            let tokens: Vec<_> = lines.iter().filter(is_bearer).map(|line| line[7..].trim_ascii()).collect();
+            let request = request(header::AUTHORIZATION, &lines);
+            let found = bearer(&request).map(|token| token.map(str::to_owned)).map_err(drop);
+            assert_eq!(found, only_one(&tokens));
+        });
     }
 }

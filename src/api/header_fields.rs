@@ -27,8 +27,10 @@ pub(super) fn single(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use poem::http::{HeaderValue, header};
+    use proptest::{collection::vec, sample::select};
 
     use super::*;
+    use crate::property::property;
 
     fn headers(lines: &[&[u8]]) -> HeaderMap {
         let line = |line: &&[u8]| (header::ACCEPT, HeaderValue::from_bytes(line).unwrap());
@@ -50,5 +52,16 @@ mod tests {
         assert_eq!(accept(&[b"one"]).as_deref(), Some("one"));
         let none: [&[&[u8]]; 3] = [&[], &[b"one", b"one"], &[b"one\xf8"]];
         assert!(none.into_iter().all(|lines| accept(lines).is_none()));
+    }
+
+    #[test]
+    fn joined_items_are_split_again() {
+        let item = vec(select(b"a=;\"\t \xf8".to_vec()), 0..4);
+        property(1, vec(vec(item, 1..4), 0..3), |lines| {
+            let joined: Vec<_> = lines.iter().map(|items| items.join(&b',')).collect();
+            let joined: Vec<_> = joined.iter().map(Vec::as_slice).collect();
+            let expected = lines.iter().flatten().map(|item| item.trim_ascii());
+            assert!(items(&headers(&joined), header::ACCEPT, b',').eq(expected));
+        });
     }
 }

@@ -60,7 +60,10 @@ pub fn hex(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, prelude::any};
+
     use super::*;
+    use crate::property::property;
 
     #[test]
     fn tokens_have_256_bits_and_differ() {
@@ -77,5 +80,16 @@ mod tests {
         assert_ne!(next.text, next_refresh_token(&key(b"a"), "other").text);
         assert_ne!(next.text, next_refresh_token(&key(b"b"), "token").text);
         assert_eq!(next.text.len(), 64);
+    }
+
+    #[test]
+    fn hexadecimal_has_two_lower_case_digits_for_each_byte() {
+        property(1, vec(any::<u8>(), 0..40), |bytes| {
+            let text = hex(&bytes);
+            assert!(text.bytes().all(|digit| digit.is_ascii_digit() || (b'a'..=b'f').contains(&digit)));
+            let pairs = text.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).unwrap());
+            let read = pairs.map(|pair| u8::from_str_radix(pair, 16).unwrap());
+            assert!(text.len() == 2 * bytes.len() && read.eq(bytes));
+        });
     }
 }

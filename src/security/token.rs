@@ -111,3 +111,74 @@ impl Tokens {
         self.refresh_keys.iter().map(move |key| next_refresh_token(key, token))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::{
+        prelude::{Just, Strategy, any, prop_oneof},
+        sample::{Index, select},
+    };
+    use serde_json::json;
+
+    use super::*;
+    use crate::property::{property, text};
+
+    const KEY: &str = "0f1e2d3c4b5a69788796a5b4c3d2e1f0";
+    const LEEWAY_SECONDS: u64 = 60;
+    const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.";
+
+    fn tokens() -> Tokens {
+        Tokens::new(KEY, None, 30, LEEWAY_SECONDS)
+    }
+
+    #[test]
+    fn a_token_identifies_its_subject_and_no_changed_token_is_valid() {
+        let tokens = tokens();
+        let inputs = (any::<i64>(), any::<u128>(), any::<Index>(), select(DIGITS));
+        property(4, inputs, |(user_id, session_id, at, digit)| {
+            let subject = TokenSubject { user_id, session_id: Uuid::from_u128(session_id) };
+            let (token, _) = tokens.issue(subject).unwrap();
+            assert_eq!(tokens.verify(&token).unwrap(), subject);
+            let at = at.index(token.len());
+            let changed = format!("{}{}{}", &token[..at], char::from(digit), &token[at + 1..]);
+            let shorter = &token[..at];
+            assert!(changed == token || tokens.verify(&changed).is_err(), "{changed}");
+            assert!(tokens.verify(shorter).is_err() && tokens.verify(&format!("{token}{shorter}.")).is_err());
+        });
+    }
+
+    #[test]
+    fn a_signed_token_is_valid_if_its_claims_are() {
+        let (tokens, now) = (tokens(), get_current_timestamp());
+        let sub = prop_oneof![
+            2 => any::<i64>().prop_map(|id| json!(id.to_string())),
+            1 => any::<i64>().prop_map(|id| json!(id)),
+            1 => text("1 - + 0x 9223372036854775807", 3).prop_map(|text| json!(text)),
+        ];
+        let expires_in = prop_oneof![2 => -30..3_600_i64, 1 => -3_600..-120_i64];
+        let issuer = prop_oneof![3 => Just(ISSUER), 1 => Just("Saas"), 1 => Just("")];
+        let algorithms = [Algorithm::HS256, Algorithm::HS256, Algorithm::HS384, Algorithm::HS512];
+        let algorithm = select(algorithms.to_vec());
+        let key = prop_oneof![3 => Just(KEY), 1 => Just("another key of at least 32 octets")];
+        let inputs = (sub, expires_in, issuer, algorithm, key);
+        property(4, inputs, |(sub, expires_in, issuer, algorithm, key)| {
+            let exp = now.saturating_add_signed(expires_in);
+            let claims = json!({ "sub": sub, "sid": Uuid::nil(), "iss": issuer, "iat": now, "exp": exp });
+            let key_bytes = EncodingKey::from_secret(key.as_bytes());
+            let token = encode(&Header::new(algorithm), &claims, &key_bytes).unwrap();
+            let is_signed = algorithm == Algorithm::HS256 && key == KEY;
+            let is_valid = is_signed && issuer == ISSUER && expires_in > -60;
+            let expected = sub.as_str().filter(|_| is_valid).and_then(|text| text.parse::<i64>().ok());
+            assert_eq!(tokens.verify(&token).ok().map(|subject| subject.user_id), expected);
+        });
+    }
+
+    #[test]
+    fn any_other_text_is_an_invalid_token() {
+        let tokens = tokens();
+        let parts = ". eyJhbGciOiJub25lIn0 eyJhbGciOiJIUzI1NiJ9 e30 = - _ null";
+        property(1, text(parts, 8), |token| {
+            assert!(matches!(tokens.verify(&token), Err(Error::InvalidToken)));
+        });
+    }
+}

@@ -46,6 +46,7 @@ mod dev_mail;
 mod development_log;
 mod email_addresses;
 mod history;
+mod hostile_requests;
 mod http_connection_limit;
 mod http_limits;
 mod http_refusals;

@@ -227,3 +227,42 @@ fn registry_of<T: Type + Any>() -> &'static Registry {
     }
     registry
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::any};
+
+    use super::*;
+    use crate::property::property;
+
+    #[test]
+    fn a_form_is_read_as_it_is_written_unless_it_repeats_a_field() {
+        property(1, vec(("[a-c&=+% \u{e9}]{0,2}", any::<String>()), 0..8), |pairs| {
+            let form = form_urlencoded::Serializer::new(String::new()).extend_pairs(&pairs).finish();
+            let names: BTreeSet<_> = pairs.iter().map(|(name, _)| name.as_str()).collect();
+            let is_repeated =
+                |name: &&&str| pairs.iter().filter(|(other, _)| other.as_str() == **name).count() > 1;
+            match form_fields(form.as_bytes()) {
+                Ok(fields) => {
+                    let expected = pairs.iter().map(|(name, value)| (name.clone(), value.clone().into()));
+                    assert_eq!(fields, expected.collect::<FormFields>());
+                    assert_eq!(fields.len(), pairs.len());
+                }
+                Err(ApiError::InvalidFields(errors)) => {
+                    assert_eq!(errors.len(), names.iter().filter(is_repeated).count());
+                    assert!(!errors.is_empty() && errors.iter().all(|error| error.kind == "repeated"));
+                }
+                Err(other) => panic!("{other}"),
+            }
+        });
+    }
+
+    #[test]
+    fn any_octets_are_a_form() {
+        property(1, vec(any::<u8>(), 0..60), |octets| {
+            let fields = octets.split(|octet| *octet == b'&').filter(|field| !field.is_empty()).count();
+            let read = form_fields(&octets).map_or(0, |read| read.len());
+            assert!(read <= fields);
+        });
+    }
+}

@@ -32,7 +32,14 @@ fn split_outside_quotes(text: &str) -> impl Iterator<Item = &str> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{
+        collection::vec,
+        prelude::{Strategy, prop_oneof},
+        sample::select,
+    };
+
     use super::*;
+    use crate::property::{property, text};
 
     #[test]
     fn a_charset_is_absent_or_utf8() {
@@ -60,5 +67,37 @@ mod tests {
         ] {
             assert_eq!(utf8_media_type(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn parameters_are_read_as_they_are_written() {
+        let utf8 = select(vec!["utf-8", "UTF-8", "utf8", "\"utf-8\"", "\"UTF8\""]);
+        let other_charset = select(vec!["latin1", "\"utf-16\"", "", "\"\"", "utf-88"]);
+        let quoted = |text: String| format!("\"{}\"", text.replace('\\', r"\\").replace('"', "\\\""));
+        let parts = r#"a ; = " \ ;charset=latin1"#;
+        // A name, its value, and whether the parameter permits UTF-8.
+        let parameter = prop_oneof![
+            2 => utf8.prop_map(|charset| ("Charset", charset.to_owned(), true)),
+            1 => other_charset.prop_map(|charset| ("charset", charset.to_owned(), false)),
+            3 => text(parts, 6).prop_map(move |text| ("title", quoted(text), true)),
+        ];
+        let separator = select(vec![";", "; ", " ;\t"]);
+        property(1, vec((separator, parameter), 0..5), |parameters| {
+            let mut content_type = "a/b".to_owned();
+            for (separator, (name, value, _)) in &parameters {
+                content_type.push_str(&format!("{separator}{name}={value}"));
+            }
+            let is_utf8 = parameters.iter().all(|(_, (_, _, is_utf8))| *is_utf8);
+            assert_eq!(utf8_media_type(&content_type), is_utf8.then_some("a/b"), "{content_type}");
+        });
+    }
+
+    #[test]
+    fn any_media_type_is_the_beginning_of_the_header() {
+        let parts = r#"a/b ; charset = utf-8 " \ ,"#;
+        property(1, text(parts, 10), |text| {
+            let found = utf8_media_type(&text);
+            assert!(found.is_none_or(|media_type| text.trim_start().starts_with(media_type)));
+        });
     }
 }

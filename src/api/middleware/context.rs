@@ -86,3 +86,93 @@ fn traceparent(headers: &HeaderMap) -> Option<Arc<str>> {
     let valid = lengths && parts[0] == "00" && parts.iter().all(|part| hex(part));
     (valid && some(parts[1]) && some(parts[2])).then(|| text.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::{
+        collection::vec,
+        prelude::any,
+        sample::{Index, select},
+    };
+
+    use super::*;
+    use crate::property::{property, text};
+
+    fn request(name: HeaderName, lines: &[String]) -> Request {
+        let mut request = Request::builder().finish();
+        for line in lines {
+            request.headers_mut().append(name.clone(), HeaderValue::from_bytes(line.as_bytes()).unwrap());
+        }
+        request
+    }
+
+    #[test]
+    fn the_client_is_the_entry_that_the_outermost_trusted_proxy_has_added() {
+        let written = |(ip, form): &(IpAddr, u8)| match form {
+            0 => ip.to_string(),
+            1 => SocketAddr::new(*ip, 443).to_string(),
+            2 => format!("[{ip}]"),
+            _ => format!("\t{ip} "),
+        };
+        let inputs = (vec((any::<IpAddr>(), 0..4_u8), 1..6), 1..8_usize, any::<bool>());
+        property(1, inputs, |(entries, proxies, in_one_line)| {
+            let lines: Vec<_> = entries.iter().map(written).collect();
+            let lines = if in_one_line { vec![lines.join(",")] } else { lines };
+            let added = entries.iter().rev().nth(proxies - 1).map(|(ip, _)| ip.to_canonical());
+            assert_eq!(client_address(&request(FORWARDED_FOR, &lines), proxies), added);
+        });
+    }
+
+    #[test]
+    fn an_address_is_read_again_as_itself() {
+        let parts = "1 255 . : :: [ ] ::1 127.0.0.1 :80 f %";
+        property(1, text(parts, 6), |text| {
+            if let Some(ip) = address(text.as_bytes()) {
+                assert_eq!(address(ip.to_string().as_bytes()), Some(ip));
+                assert_eq!(ip, ip.to_canonical());
+            }
+        });
+    }
+
+    #[test]
+    fn an_id_of_a_client_is_short_and_safe_in_a_log() {
+        let read = |id: &str| client_request_id(request(REQUEST_ID, &[id.to_owned()]).headers());
+        property(1, "[A-Za-z0-9._:-]{1,128}", |id| assert_eq!(read(&id).as_deref(), Some(&*id)));
+        let unsafe_octet = "[ -,/;-@\\[-^`{-~\u{e0}]";
+        let inputs = ("[A-Za-z0-9]{0,9}", unsafe_octet, "[A-Za-z0-9]{0,9}");
+        property(1, inputs, |(before, octet, after)| {
+            assert_eq!(read(&format!("{before}{octet}{after}")), None);
+        });
+        assert_eq!((read(""), read(&"x".repeat(129))), (None, None));
+    }
+
+    #[test]
+    fn a_trace_context_has_its_form() {
+        let read = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("traceparent", HeaderValue::from_str(text).unwrap());
+            traceparent(&headers)
+        };
+        let other = select(b"gxAF-_ ~".to_vec());
+        let inputs = ("00-[1-9a-f][0-9a-f]{31}-[1-9a-f][0-9a-f]{15}-[0-9a-f]{2}", any::<Index>(), other);
+        property(1, inputs, |(text, at, other)| {
+            assert_eq!(read(&text).as_deref(), Some(&*text));
+            let (at, other) = (at.index(text.len()), char::from(other));
+            let changed = format!("{}{other}{}", &text[..at], &text[at + 1..]);
+            assert!(changed == text || read(&changed).is_none(), "{changed}");
+            assert!(read(&text[..at]).is_none() && read(&format!("{text}{other}")).is_none());
+        });
+    }
+
+    #[test]
+    fn a_media_type_becomes_readable_and_keeps_its_ascii() {
+        property(1, vec(0x20..=0xff_u8, 0..40), |octets| {
+            let Ok(value) = HeaderValue::from_bytes(&octets) else { return };
+            let mut headers = HeaderMap::from_iter([(header::CONTENT_TYPE, value)]);
+            make_content_type_readable(&mut headers);
+            let readable = headers[header::CONTENT_TYPE].to_str().unwrap();
+            let expected = octets.iter().map(|octet| if octet.is_ascii() { *octet } else { b'?' });
+            assert!(readable.bytes().eq(expected), "{readable}");
+        });
+    }
+}

@@ -65,7 +65,10 @@ fn decode_unreserved(path: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use percent_encoding::percent_decode_str;
+
     use super::*;
+    use crate::property::{property, text};
 
     #[test]
     fn equal_paths_have_one_form() {
@@ -84,5 +87,21 @@ mod tests {
         ] {
             assert_eq!(normal_form(path), normal, "{path}");
         }
+    }
+
+    #[test]
+    fn the_normal_form_is_the_same_path_and_its_own_normal_form() {
+        let parts = "/ % 61 %61 %2F %2f %7e %25 %c3 a ~ 2";
+        property(1, text(parts, 8), |text| {
+            let path = format!("/{text}");
+            let normal = normal_form(&path).into_owned();
+            let same = path.strip_suffix('/').filter(|rest| !rest.is_empty()).unwrap_or(&path);
+            assert!(percent_decode_str(&normal).eq(percent_decode_str(same)), "{path} and {normal}");
+            assert!(normal.len() <= path.len() && normal.starts_with('/'));
+            // A path with an empty segment is refused.
+            if !path.contains("//") {
+                assert_eq!(normal_form(&normal), normal);
+            }
+        });
     }
 }

@@ -10,6 +10,7 @@ pub mod own_redis;
 pub mod pgbouncer;
 pub mod postgres_pair;
 pub mod process;
+pub mod property;
 pub mod proxy;
 pub mod queue;
 pub mod records;
