@@ -18,8 +18,14 @@ pub(in crate::api) fn accepts_gzip(req: &Request) -> bool {
     items(req.headers(), header::ACCEPT_ENCODING, b',').any(|item| {
         let mut parts = item.split(|octet| *octet == b';').map(<[u8]>::trim_ascii);
         let is_gzip = parts.next().is_some_and(|coding| coding.eq_ignore_ascii_case(b"gzip"));
-        is_gzip && !parts.any(|q| matches!(q, b"q=0" | b"q=0.0" | b"q=0.00" | b"q=0.000"))
+        is_gzip && !parts.any(is_weight_zero)
     })
+}
+
+/// Returns whether a parameter is the weight 0 (RFC 9110 section 12.4.2): `q=0`, with or without a point and more zeros.
+fn is_weight_zero(parameter: &[u8]) -> bool {
+    let [b'q' | b'Q', b'=', b'0', rest @ ..] = parameter else { return false };
+    rest.is_empty() || rest.strip_prefix(b".").is_some_and(|zeros| zeros.iter().all(|zero| *zero == b'0'))
 }
 
 /// Compresses bytes; `None` if that fails.
@@ -58,4 +64,33 @@ pub(super) async fn compress(mut response: Response, accepted: bool) -> Response
         None => response.set_body(Body::from_bytes(bytes)),
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, sample::select};
+
+    use super::*;
+    use crate::property::property;
+
+    #[test]
+    fn gzip_is_accepted_unless_its_weight_is_zero() {
+        let zero: &[&str] = &["q=0", "q=0.", "q=0.0", "Q=0.000"];
+        let coding = select(vec!["gzip", "GZip", "br", "identity", "x-gzip", "*", ""]);
+        let weight =
+            select(vec!["", "q=0", "q=0.", "q=0.0", "Q=0.000", "q=1", "q=0.001", "Q=0.5", "q=1.000"]);
+        let separator = select(vec![";", " ; ", ";\t"]);
+        property(1, vec((coding, separator, weight), 0..5), |items| {
+            let text = |(coding, separator, weight): &(&str, &str, &str)| match weight.is_empty() {
+                true => (*coding).to_owned(),
+                false => format!("{coding}{separator}{weight}"),
+            };
+            let line = items.iter().map(text).collect::<Vec<_>>().join(", ");
+            let request = Request::builder().header(header::ACCEPT_ENCODING, line).finish();
+            let expected = items
+                .iter()
+                .any(|(coding, _, weight)| coding.eq_ignore_ascii_case("gzip") && !zero.contains(weight));
+            assert_eq!(accepts_gzip(&request), expected);
+        });
+    }
 }
