@@ -69,11 +69,12 @@ pub(super) fn without_final_dot(host: Host) -> Host {
 /// Parses a host with or without a port, as in the header `Host`.
 fn parse(text: &str) -> Option<Host> {
     let name = host_of(text)?;
+    let name = name.strip_suffix('.').unwrap_or(name);
     let ip = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(name);
     if let Ok(ip) = ip.parse() {
         return Some(ip_host(ip));
     }
-    Some(Host::Domain(name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()))
+    Some(Host::Domain(name.to_ascii_lowercase()))
 }
 
 /// Returns the host of a text with or without a port. `None` if the text has another form (RFC 9110 section
@@ -112,6 +113,7 @@ fn is_name(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::property::{property, text};
 
     fn local(text: &str) -> bool {
         parse(text).is_some_and(|host| is_local(&host))
@@ -126,6 +128,7 @@ mod tests {
             "app.localhost",
             "127.0.0.1",
             "127.1.2.3:80",
+            "127.0.0.1.",
             "[::1]",
             "[::1]:80",
             "[::ffff:127.0.0.1]",
@@ -198,5 +201,22 @@ mod tests {
         ] {
             assert!(host_of(text).is_none(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_host_is_read_again_as_itself() {
+        let parts = "a B . - %4A 127.0.0.1 [::1] [ ] localhost : 80 @ /";
+        property(1, text(parts, 5), |text| {
+            let Some(name) = host_of(&text) else { return assert_eq!(parse(&text), None) };
+            let rest = &text[name.len()..];
+            assert!(rest.is_empty() || rest.starts_with(':'), "{text}");
+            assert!(name.is_ascii() && !name.contains(['@', '/', ' ']), "{text}");
+            let host = parse(&text).unwrap();
+            assert_eq!(parse(&format!("{name}:80")), Some(host.clone()));
+            // Of several dots at the end, only one makes no difference.
+            if !name.ends_with("..") {
+                assert_eq!(parse(&host.to_string()), Some(host));
+            }
+        });
     }
 }
