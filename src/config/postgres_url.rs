@@ -63,7 +63,11 @@ pub(super) fn decode(text: &str) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
+    use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+    use proptest::{collection::vec, prelude::any};
+
     use super::*;
+    use crate::property::{property, text};
 
     fn of(url: &str) -> String {
         let list = parameters(url).unwrap();
@@ -89,5 +93,46 @@ mod tests {
         for url in ["[::1", "[::1]x", "h?sslmode", "u:p@x@h/d", "u:p@x/y@h/d", "h/%ff", "h/a%00b"] {
             assert!(parameters(url).is_err(), "{url}");
         }
+    }
+
+    #[test]
+    fn encoded_parts_are_read_as_they_were() {
+        let word = "\\PC{1,8}";
+        let servers = vec((word, 1..=u16::MAX), 1..4);
+        property(1, (word, word, servers, word, vec((word, any::<String>()), 0..3)), |parts| {
+            let (user, password, servers, database, pairs) = parts;
+            let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+            let places = servers.iter().map(|(host, port)| format!("{}:{port}", encode(host)));
+            let query = pairs.iter().map(|(name, value)| format!("{}={}", encode(name), encode(value)));
+            let url = format!(
+                "{}:{}@{}/{}?{}",
+                encode(&user),
+                encode(&password),
+                places.collect::<Vec<_>>().join(","),
+                encode(&database),
+                query.collect::<Vec<_>>().join("&")
+            );
+            let hosts = servers.iter().map(|(host, _)| host.as_str()).collect::<Vec<_>>().join(",");
+            let ports = servers.iter().map(|(_, port)| port.to_string()).collect::<Vec<_>>().join(",");
+            let mut expected = vec![
+                ("user".to_owned(), user),
+                ("password".to_owned(), password),
+                ("host".to_owned(), hosts),
+                ("port".to_owned(), ports),
+                ("dbname".to_owned(), database),
+            ];
+            expected.extend(pairs);
+            assert_eq!(parameters(&url), Ok(expected));
+        });
+    }
+
+    #[test]
+    fn no_problem_repeats_a_part_of_the_url() {
+        let parts = ": @ / ? # & = % %ff %00 , [ ] h 1";
+        property(1, (text(parts, 6), text(parts, 6)), |(before, after)| {
+            if let Err(problem) = parameters(&format!("{before}hunter2{after}")) {
+                assert!(!problem.contains("hunter2"), "{problem}");
+            }
+        });
     }
 }

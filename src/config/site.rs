@@ -31,6 +31,13 @@ pub(super) fn public_url(text: &str) -> Result<Url, String> {
     if url.path() == "/" {
         return Ok(url);
     }
+    // An unescaped special character of a password ends the host early, and the path is the rest of the password.
+    if text.contains('@') {
+        return Err(
+            "has a path, but the API and its pages are at the root of a host; write https://api.example.com"
+                .into(),
+        );
+    }
     Err(format!(
         "{text:?} has the path {}, but the API and its pages are at the root of a host; use a host of its own, and write {}",
         url.path(),
@@ -49,18 +56,27 @@ pub(super) fn origins(text: &str) -> Result<Origins, String> {
 fn origin(text: &str) -> Result<String, String> {
     if text.contains('*') {
         return Err(format!(
-            "has {text:?}: a wildcard does not work with credentials, so list each origin, such as https://app.example.com"
+            "has {}: a wildcard does not work with credentials, so list each origin, such as https://app.example.com",
+            shown(text)
         ));
     }
     let url = base_url(text).map_err(|_| {
-        let shown = if text.contains('@') { "an item".to_owned() } else { format!("{text:?}") };
+        let shown = shown(text);
         format!("has {shown}, which is not an origin; write scheme and host, such as https://app.example.com")
     })?;
     let origin = url.origin().ascii_serialization();
     match url.path() {
         "/" => Ok(origin),
+        _ if text.contains('@') => {
+            Err("has an item with a path; write scheme and host, such as https://app.example.com".into())
+        }
         path => Err(format!("has {text:?}, but an origin has no path: remove {path} and write {origin}")),
     }
+}
+
+/// Returns an item as a message shows it. The text before an @ may contain a password.
+fn shown(item: &str) -> String {
+    if item.contains('@') { "an item".to_owned() } else { format!("{item:?}") }
 }
 
 /// Splits a list: a JSON list, or separated by commas. Blank items are dropped.
@@ -95,10 +111,12 @@ pub(super) fn hosts(text: &str) -> Result<Hosts, String> {
 pub(super) fn host(text: &str) -> Result<Host, String> {
     if text.contains('*') {
         return Err(format!(
-            "has {text:?}: a wildcard is not a host, so list each host, such as api.example.com"
+            "has {}: a wildcard is not a host, so list each host, such as api.example.com",
+            shown(text)
         ));
     }
-    let ip = text.trim_matches(['[', ']']).parse().ok().map(Host::Ipv6);
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    let ip = bare.parse().ok().map(Host::Ipv6);
     ip.or_else(|| Host::parse(text).ok()).ok_or_else(|| {
         // Not a host: a user with a password, several words, or a path. The message must not repeat a
         // password.
@@ -143,6 +161,9 @@ pub(super) fn is_local(host: &str) -> bool {
 }
 
 #[cfg(test)]
+mod properties;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -176,6 +197,8 @@ mod tests {
         }
         let problem = public_url("https://example.com/app").unwrap_err();
         assert!(problem.contains("/app") && problem.ends_with("write https://example.com"), "{problem}");
+        let problem = public_url("https://u:1/hunter2@example.com").unwrap_err();
+        assert!(problem.contains("has a path") && !problem.contains("hunter2"), "{problem}");
     }
 
     #[test]
@@ -196,6 +219,8 @@ mod tests {
             ("app.example.com", "write scheme and host"),
             ("null", "write scheme and host"),
             ("https://u:hunter2@a.example", "an item"),
+            ("https://u:hunter2@*.example", "wildcard"),
+            ("https://u:1/hunter2@a.example", "an item with a path"),
             ("[1]", "JSON list"),
         ] {
             let found = origins(bad).unwrap_err();
@@ -214,6 +239,7 @@ mod tests {
         for (bad, problem) in [
             ("*", "wildcard"),
             ("*.example.com", "wildcard"),
+            ("u:hunter2@*", "wildcard"),
             ("api.example.com:443", "write api.example.com"),
             ("https://API.example.com", "write api.example.com"),
             ("redis://cache:6379/0", "write cache"),

@@ -70,17 +70,23 @@ pub(super) fn port(text: &str) -> Result<u16, String> {
     match text.parse::<u16>() {
         Ok(port @ 1..) => Ok(port),
         // Kubernetes sets such a variable in every pod of a namespace with a service of this name.
-        _ if text.contains("://") => Err(format!(
+        _ if text.contains("://") && !text.contains('@') => Err(format!(
             "is {text:?}, which Kubernetes sets because of a service with this name: set the URL of the server instead, \
              or `enableServiceLinks: false` in the pod"
         )),
-        _ => Err(format!("has {text:?}, which is not a number from 1 to 65535")),
+        _ => Err(not_a_number(text, "1 to 65535")),
     }
 }
 
 /// Parses the number of a Redis database.
 pub(super) fn database_number(text: &str) -> Result<u8, String> {
-    text.parse().map_err(|_| format!("has {text:?}, which is not a number from 0 to 255"))
+    text.parse().map_err(|_| not_a_number(text, "0 to 255"))
+}
+
+/// Describes a text that is not a number of a range. A text with an @ may be a URL with a password, so it is not repeated.
+fn not_a_number(text: &str, range: &str) -> String {
+    let shown = if text.contains('@') { "a text with an @".to_owned() } else { format!("{text:?}") };
+    format!("has {shown}, which is not a number from {range}")
 }
 
 /// Parses a mail address, with or without a name. The domain becomes ASCII.
@@ -112,6 +118,7 @@ pub(super) fn password(value: &Option<SecretString>) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::property::{property, text};
 
     #[test]
     fn ports_are_checked() {
@@ -122,6 +129,11 @@ mod tests {
             assert!(port(bad).unwrap_err().contains("not a number"), "{bad}");
         }
         assert!(port("tcp://10.0.0.1:6379").unwrap_err().contains("enableServiceLinks: false"));
+        for problem in
+            [port("redis://:hunter2@h:1").unwrap_err(), database_number("u:hunter2@h").unwrap_err()]
+        {
+            assert!(problem.contains("not a number") && !problem.contains("hunter2"), "{problem}");
+        }
     }
 
     #[test]
@@ -165,5 +177,20 @@ mod tests {
         assert_eq!(parse(" 6379\n").get().unwrap(), Some(&6379));
         let error = parse("nonsense").get().unwrap_err().to_string();
         assert!(error.starts_with("REDIS_PORT has \"nonsense\""), "{error}");
+    }
+
+    #[test]
+    fn a_password_is_its_text_without_line_ends() {
+        property(1, text("a @", 8), |text| {
+            let setting = Some(text.as_str().into());
+            match password(&setting) {
+                Some(password) => {
+                    let rest = text.strip_prefix(password).unwrap();
+                    assert!(rest.chars().all(|c| "\r\n".contains(c)) && !password.ends_with(['\r', '\n']));
+                }
+                None => assert_eq!(text.trim(), ""),
+            }
+            assert_eq!(secret(&setting), given(Some(&text)));
+        });
     }
 }

@@ -231,6 +231,9 @@ impl Dotenv {
 }
 
 #[cfg(test)]
+mod properties;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

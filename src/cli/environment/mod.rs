@@ -32,7 +32,7 @@ use crate::{
 use dotenv::Dotenv;
 use findings::Place;
 use names::{Names, file_variable};
-use value::{check, normal_form, read_secret, trimmed};
+use value::{check, double_quoted, normal_form, read_secret, trimmed};
 
 const DOTENV_FILE: &str = ".env";
 
@@ -104,10 +104,7 @@ impl Environment {
     /// variable that is already set keeps its value.
     pub(super) fn export_other_variables(&self) {
         let others = self.dotenv.variables.iter().filter(|variable| !self.names.has(&variable.name));
-        let escaped = |value: &str| {
-            value.replace('\\', r"\\").replace('"', "\\\"").replace('$', "\\$").replace('\n', "\\n")
-        };
-        let lines = others.map(|variable| format!("{}=\"{}\"\n", variable.name, escaped(&variable.value)));
+        let lines = others.map(|variable| format!("{}={}\n", variable.name, double_quoted(&variable.value)));
         // Cannot fail: the input is generated above.
         let _ = dotenvy::from_read(lines.collect::<String>().as_bytes());
     }

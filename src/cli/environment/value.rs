@@ -28,6 +28,12 @@ pub(super) fn trimmed(value: &OsStr) -> OsString {
     value.to_str().map_or_else(|| value.to_owned(), |text| text.trim().into())
 }
 
+/// Writes a value in double quotes, as `.env` and dotenvy read it.
+pub(super) fn double_quoted(value: &str) -> String {
+    let escaped = value.replace('\\', r"\\").replace('"', "\\\"").replace('$', "\\$").replace('\n', "\\n");
+    format!("\"{escaped}\"")
+}
+
 /// Parses a flag alone, so that the invalid values of all settings are found.
 ///
 /// # Errors
