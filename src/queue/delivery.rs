@@ -79,6 +79,11 @@ impl Delivery {
         CompletedDelivery { id: self.id, token: self.token, queue: self.queue, disposition }
     }
 
+    /// Returns the number of this attempt, from 1.
+    fn attempt(&self) -> u32 {
+        self.failures.saturating_add(self.crashes).saturating_add(1)
+    }
+
     /// Starts the job, unless it was stopped before or the task is unknown.
     async fn start<S: JobState>(
         &self,
@@ -86,7 +91,7 @@ impl Delivery {
         jobs: &'static [JobType<S>],
         state: S,
     ) -> Disposition {
-        let attempt = self.failures + self.crashes + 1;
+        let attempt = self.attempt();
         let span = tracing::info_span!(
             "job",
             job_id = &*self.id,
@@ -244,7 +249,7 @@ impl Delivery {
             }
             FailureAction::Retry(_) | FailureAction::Fail => {}
         }
-        let attempts = self.failures + 1;
+        let attempts = self.failures.saturating_add(1);
         let mut error = failure.record(self.fetched_at + took.as_millis() as i64);
         truncate(&mut error.message);
         error.detail.iter_mut().for_each(truncate);
@@ -293,9 +298,9 @@ impl Delivery {
             queue: envelope.queue.clone(),
             result,
             reason,
-            attempts: self.failures + self.crashes + 1,
+            attempts: self.attempt(),
             enqueued_at_ms: Some(envelope.at).filter(|at| time_of_id(&self.id) != Some(*at)),
-            waited_ms: self.fetched_at - envelope.at,
+            waited_ms: self.fetched_at.saturating_sub(envelope.at),
             ran_ms: took.as_millis() as i64,
         })
     }
@@ -306,3 +311,6 @@ pub(super) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied().map(str::to_owned);
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod properties;

@@ -116,13 +116,14 @@ impl JobStatus {
     fn ran(id: &str, state: State, made_at: i64, outcome: Outcome) -> Self {
         let enqueued_at = outcome.enqueued_at_ms.unwrap_or(made_at);
         let envelope = Envelope::new(&outcome.task, &outcome.queue, Value::Null, 0, enqueued_at);
+        let started_at = enqueued_at.saturating_add(outcome.waited_ms);
         Self {
             payload: None,
             result: outcome.result,
             error: outcome.reason,
             attempts: outcome.attempts,
-            started_at: time(enqueued_at + outcome.waited_ms),
-            ended_at: time(enqueued_at + outcome.waited_ms + outcome.ran_ms),
+            started_at: time(started_at),
+            ended_at: time(started_at.saturating_add(outcome.ran_ms)),
             ..Self::new(id, state, envelope)
         }
     }
@@ -134,12 +135,12 @@ impl JobStatus {
         let error: Option<ErrorRecord> = error.and_then(|text| serde_json::from_str(&text).ok());
         let progress = progress.and_then(|text| serde_json::from_str(&text).ok());
         let state = State::parse(&state).unwrap_or(State::Queued);
-        let ended_attempts = failures.unwrap_or(0) + crashes.unwrap_or(0);
+        let ended_attempts = failures.unwrap_or(0).saturating_add(crashes.unwrap_or(0));
         let mut status = Self {
             error: error.as_ref().map(|error| error.message.clone()),
             error_detail: error.and_then(|error| error.detail),
             progress,
-            attempts: ended_attempts + u32::from(state == State::Started),
+            attempts: ended_attempts.saturating_add(u32::from(state == State::Started)),
             ..Self::new(id, state, envelope)
         };
         // `token|worker|started at` for a running job, else the time at which the job failed or is due.
@@ -159,3 +160,6 @@ impl JobStatus {
         status
     }
 }
+
+#[cfg(test)]
+mod properties;
