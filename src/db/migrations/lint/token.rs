@@ -245,6 +245,9 @@ pub(super) fn procedural_statements(tokens: &[Token]) -> Vec<Range<usize>> {
 }
 
 #[cfg(test)]
+mod properties;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
