@@ -103,6 +103,7 @@ mod release_upgrade;
 mod replicas;
 mod request_bodies;
 mod request_headers;
+mod schemathesis;
 mod scripts;
 mod scripts_deploy;
 mod secrets_in_logs;
