@@ -98,7 +98,7 @@ impl RouteCatalog {
         let mut errors = check_params(&self.registry, &operation.params, &query, &path);
         let mut checker = Checker::new(&self.registry, "query", false);
         let nothing = MetaSchemaRef::Inline(Box::new(MetaSchema::new("object")));
-        checker.check(&nothing, &Value::Object(unknown_params(operation, &query)));
+        checker.check(&nothing, &mut Value::Object(unknown_params(operation, &query)));
         errors.extend(checker.finish());
         errors
     }
