@@ -155,7 +155,8 @@ async fn the_cache_may_have_a_server_of_its_own_that_evicts() {
 async fn the_number_of_users_is_cached_and_updated_after_each_change() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
-    let total = async || app.get("/users", Some(&admin)).await.body["total"].as_i64().unwrap();
+    // A page that has all users needs no count.
+    let total = async || app.get("/users?limit=1", Some(&admin)).await.body["total"].as_i64().unwrap();
     assert_eq!(total().await, 1);
     app.database.sql("INSERT INTO users (email) VALUES ('unseen@example.com')").await;
     assert_eq!(total().await, 1, "a change by SQL is visible when the value expires");

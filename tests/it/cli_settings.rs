@@ -159,6 +159,7 @@ async fn unencrypted_connections_cause_a_warning_at_start_and_in_doctor() {
         command
             .env("DEBUG", "true")
             .env("DATABASE_URL", "postgres://u:hunter2@db.invalid/app?sslmode=require")
+            .env("DATABASE_WAIT_SECONDS", "1")
             .env("REDIS_URL", "redis://:hunter2@redis.invalid:6379/0")
             .env("SMTP_URL", "smtp://mail.invalid")
             .env("PUBLIC_URL", "http://api.example.com");

@@ -31,10 +31,11 @@ async fn database_ahead_by(seconds: i64) -> Arc<TestDatabase> {
          DECLARE col record;
          BEGIN
              FOR col IN
-                 SELECT table_name, column_name FROM information_schema.columns
-                 WHERE table_schema = 'public' AND column_default = 'now()'
+                 SELECT table_name, column_name, column_default FROM information_schema.columns
+                 WHERE table_schema = 'public' AND column_default IN ('now()', 'clock_timestamp()')
              LOOP
-                 EXECUTE format('ALTER TABLE public.%I ALTER %I SET DEFAULT public.now()', col.table_name, col.column_name);
+                 EXECUTE format('ALTER TABLE public.%I ALTER %I SET DEFAULT public.%s',
+                     col.table_name, col.column_name, col.column_default);
              END LOOP;
              EXECUTE format('ALTER DATABASE %I SET search_path = public, pg_catalog', current_database());
          END $$"

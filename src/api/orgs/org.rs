@@ -5,6 +5,7 @@ use poem_openapi::{Object, types::Example};
 
 use super::role::{PermissionOut, RoleOut};
 use crate::{
+    api::respond::PageItem,
     models::membership::{IdentityMembership, OrgRole},
     services::{org_access::admit, organizations::MyOrganization},
 };
@@ -76,5 +77,14 @@ impl From<MyOrganization> for OrgOut {
             name: org.name,
             slug: org.slug,
         }
+    }
+}
+
+impl PageItem for OrgOut {
+    const PAGE: &str = "OrganizationPage";
+    const PAGE_DESCRIPTION: &str = "A page of your organizations.";
+
+    fn example_item() -> Option<Self> {
+        Some(Self::example())
     }
 }

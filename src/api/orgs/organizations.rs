@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use poem_openapi::{
     ApiResponse, Object, OpenApi,
+    param::Query,
     payload::Json,
     types::{Example, MaybeUndefined},
 };
@@ -10,14 +11,15 @@ use poem_openapi::{
 use super::org::OrgOut;
 use crate::{
     api::{
-        extract::{Body, CurrentUser, OrgMember, Slug},
+        extract::{Body, CurrentUser, Cursor, Limit, OrgMember, Slug},
         paths::{ORG_PATH, PREFIX},
         problem::Result,
+        respond::Page,
         tag::Tag,
     },
     app::App,
     services::{
-        organizations::{self, Changes, Confirmation},
+        organizations::{self, Changes, Confirmation, MyOrganization},
         permissions::perm,
     },
 };
@@ -113,15 +115,27 @@ impl MyOrgs {
     ///
     /// The personal one is the first. Each has your role and your permissions, so a front end needs one request.
     #[oai(path = "/orgs", method = "get", operation_id = "list_orgs")]
-    async fn list(&self, CurrentUser(actor): CurrentUser) -> Result<Json<Vec<OrgOut>>> {
+    async fn list(
+        &self,
+        CurrentUser(actor): CurrentUser,
+        cursor: Cursor,
+        #[oai(default = "largest_limit")] limit: Query<Limit>,
+    ) -> Result<Page<OrgOut>> {
         let list = organizations::list(&self.0, &actor).await?;
-        Ok(Json(list.into_iter().map(Into::into).collect()))
+        let own = Some(actor.user().id);
+        let position = |(org, _): &MyOrganization| (org.personal_of != own, org.name.clone(), org.id);
+        Page::of_all(&cursor, limit.0, list, position)
     }
 
     /// Returns your organizations, as `GET /orgs` does.
     #[oai(path = "/users/me/orgs", method = "get", operation_id = "list_my_orgs")]
-    async fn list_mine(&self, caller: CurrentUser) -> Result<Json<Vec<OrgOut>>> {
-        self.list(caller).await
+    async fn list_mine(
+        &self,
+        caller: CurrentUser,
+        cursor: Cursor,
+        #[oai(default = "largest_limit")] limit: Query<Limit>,
+    ) -> Result<Page<OrgOut>> {
+        self.list(caller, cursor, limit).await
     }
 
     /// Creates an organization, whose owner you are.
@@ -135,6 +149,11 @@ impl MyOrgs {
         let location = format!("{PREFIX}/orgs/{}", made.0.id);
         Ok(OrgCreated::Created(Json(made.into()), location))
     }
+}
+
+/// A user has few organizations, so that one page has all of them.
+fn largest_limit() -> Limit {
+    Limit::LARGEST
 }
 
 #[OpenApi(prefix_path = ORG_PATH, tag = "Tag::Organizations")]

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use poem_openapi::{Object, OpenApi, payload::Json, types::Example};
+use poem_openapi::{ApiResponse, Object, OpenApi, payload::Json, types::Example};
 
 use crate::{
     api::{
@@ -60,6 +60,13 @@ impl Example for ImportIn {
     }
 }
 
+#[derive(ApiResponse)]
+enum ImportEnqueued {
+    /// The job that imports the products.
+    #[oai(status = 200)]
+    Ok(Json<Enqueued>),
+}
+
 #[OpenApi(prefix_path = ORG_PATH, tag = "Tag::Jobs")]
 impl ProductImport {
     /// Enqueues a job that creates or changes up to 1,000 products.
@@ -72,14 +79,16 @@ impl ProductImport {
         org: OrgMember<perm::ProductWrite>,
         key: IdempotencyKey,
         Body(body): Body<ImportIn, MAX_IMPORT_BYTES>,
-    ) -> Result<Replayable<Json<Enqueued>>> {
+    ) -> Result<Replayable<ImportEnqueued>> {
         let problems = find_problems(&body.products);
         if !problems.is_empty() {
             return Err(Error::Invalid(problems).into());
         }
         let job = ImportProducts { products: body.products.into_iter().map(Into::into).collect() };
-        let once =
-            key.once(|id: &String| Json(Enqueued::new("Import enqueued", id, ImportProducts::NAME, None)));
+        let once = key.once(|id: &String| {
+            let enqueued = Enqueued::new("Import enqueued", id, ImportProducts::NAME, None);
+            ImportEnqueued::Ok(Json(enqueued))
+        });
         let answered =
             org_jobs::enqueue_once(&self.0, org.actor().context(), org.access(), &once, &job).await?;
         Ok(answered.into())

@@ -96,6 +96,20 @@ impl<T> Page<T> {
         Self { items, next: Next::new(cursor, limit.0, next), limit, deprecated: Map::new() }
     }
 
+    /// Creates a page of a complete list, which is short. `position` is as in [`ArrayPage::of`].
+    ///
+    /// # Errors
+    /// As [`Cursor::after`].
+    pub(in crate::api) fn of_all<R: Into<T>, P: Serialize + DeserializeOwned + Ord>(
+        cursor: &Cursor,
+        limit: Limit,
+        rows: Vec<R>,
+        position: impl Fn(&R) -> P,
+    ) -> Result<Self> {
+        let (rows, next) = cut(cursor, Some(limit), rows, position)?;
+        Ok(Self::new(cursor, limit, rows, next))
+    }
+
     /// Adds one of [`PageItem::deprecated_fields`].
     pub(in crate::api) fn with_deprecated(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.deprecated.insert(name.into(), value.into());
@@ -209,20 +223,31 @@ impl<T> ArrayPage<T> {
     pub(in crate::api) fn of<R: Into<T>, P: Serialize + DeserializeOwned + Ord>(
         cursor: &Cursor,
         limit: Option<Limit>,
-        mut rows: Vec<R>,
+        rows: Vec<R>,
         position: impl Fn(&R) -> P,
     ) -> Result<Self> {
-        rows.sort_by_key(&position);
-        if let Some(after) = cursor.after::<P>()? {
-            rows.retain(|row| position(row) > after);
-        }
-        let size = limit.map_or(usize::MAX, |limit| limit.0 as usize);
-        let has_more = rows.len() > size;
-        rows.truncate(size);
-        let last = rows.last().filter(|_| has_more).map(position);
+        let (rows, last) = cut(cursor, limit, rows, position)?;
         let next = Next::new(cursor, limit.unwrap_or_default().0, last);
         Ok(Self { items: rows.into_iter().map(Into::into).collect(), next })
     }
+}
+
+/// Returns the rows of a page of a complete list, and the position of the last row if there are more.
+fn cut<R, P: Serialize + DeserializeOwned + Ord>(
+    cursor: &Cursor,
+    limit: Option<Limit>,
+    mut rows: Vec<R>,
+    position: impl Fn(&R) -> P,
+) -> Result<(Vec<R>, Option<P>)> {
+    rows.sort_by_key(&position);
+    if let Some(after) = cursor.after::<P>()? {
+        rows.retain(|row| position(row) > after);
+    }
+    let size = limit.map_or(usize::MAX, |limit| limit.0 as usize);
+    let has_more = rows.len() > size;
+    rows.truncate(size);
+    let last = rows.last().filter(|_| has_more).map(position);
+    Ok((rows, last))
 }
 
 impl<T: ToJSON> IntoResponse for ArrayPage<T> {

@@ -74,7 +74,7 @@ async fn an_organization_of_one_member_goes_with_the_account() {
     assert_status(&delete_account(&app, &ada).await, 202);
     housekeeping::run(&app.app).await.unwrap();
     let ada = User::signed_in(ada.id, &ada.email, &app.login(&ada.email, PASSWORD).await);
-    assert_eq!(app.get("/orgs", Some(&ada)).await.body.as_array().unwrap().len(), 2);
+    assert_eq!(app.get("/orgs", Some(&ada)).await.body["items"].as_array().unwrap().len(), 2);
 
     assert_status(&delete_account(&app, &ada).await, 202);
     app.sql("UPDATE users SET deletion_due_at = deletion_due_at - interval '15 days'").await;

@@ -25,7 +25,7 @@ async fn smoke_the_owner_can_restore_a_deleted_organization() {
     expected.sort();
     assert_eq!(told, expected, "the owner and the admins get a mail");
     assert!(mails[0].subject == "An organization will be deleted" && mails[0].text.contains("Acme at saas"));
-    let list = app.get("/orgs", Some(&viewer)).await.body;
+    let list = app.get("/orgs", Some(&viewer)).await.body["items"].clone();
     let org = list.as_array().unwrap().iter().find(|org| org["id"] == id).unwrap();
     assert_eq!((&org["deletion_due_at"].is_string(), &org["permissions"]), (&true, &json!([])));
 
@@ -89,7 +89,7 @@ async fn an_organization_that_cannot_be_erased_is_skipped() {
 async fn a_personal_organization_cannot_be_deleted() {
     let app = TestApp::start().await;
     let user = app.user().await;
-    let id = app.get("/orgs", Some(&user)).await.body[0]["id"].as_i64().unwrap();
+    let id = app.get("/orgs", Some(&user)).await.body["items"][0]["id"].as_i64().unwrap();
     delete(&app, id, &user).await.is_some_problem(409, "personal_org");
     assert_eq!(app.get(&format!("/orgs/{id}"), Some(&user)).await.status, 200);
 }

@@ -27,7 +27,7 @@ async fn smoke_one_request_lists_the_organizations_with_roles_and_permissions() 
     {
         let list = app.get("/orgs", Some(user)).await;
         assert_status(&list, 200);
-        let [personal, acme] = &list.body.as_array().unwrap()[..] else { panic!("{}", list.text) };
+        let [personal, acme] = &list.body["items"].as_array().unwrap()[..] else { panic!("{}", list.text) };
         assert_eq!((&personal["personal"], &personal["role"]), (&json!(true), &json!("owner")));
         assert_eq!(
             (&acme["id"], &acme["role"], &acme["permissions"]),
@@ -143,7 +143,7 @@ async fn the_number_of_memberships_is_limited() {
     let kept = column(&app.database, "SELECT count(*) FROM organizations WHERE name = 'Acme'").await;
     assert_eq!(kept, ["0"], "the refused organization is rolled back");
     assert_eq!(
-        app.get("/orgs", Some(&user)).await.body.as_array().unwrap().len(),
+        app.get("/orgs", Some(&user)).await.body["items"].as_array().unwrap().len(),
         101,
         "and the personal one"
     );
@@ -156,7 +156,7 @@ async fn the_permissions_are_those_that_count_now() {
     let id = create(&app, &owner, "Acme").await;
     let admin = member(&app, id, "admin").await;
     let read = async |user: &User| {
-        let list = app.get("/orgs", Some(user)).await.body;
+        let list = app.get("/orgs", Some(user)).await.body["items"].clone();
         let found = list.as_array().unwrap().iter().find(|org| org["id"] == id).unwrap().clone();
         (found["permissions"].as_array().unwrap().clone(), found)
     };

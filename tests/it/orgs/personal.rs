@@ -51,7 +51,8 @@ async fn smoke_a_new_account_has_a_personal_organization() {
     ];
     assert_eq!(found, expected);
     let ada = app.login("ada@example.com", PASSWORD).await;
-    let list = app.get("/orgs", Some(&User::signed_in(0, "ada@example.com", &ada))).await.body;
+    let list =
+        app.get("/orgs", Some(&User::signed_in(0, "ada@example.com", &ada))).await.body["items"].clone();
     assert_eq!(
         (&list[0]["name"], &list[0]["personal"], &list[1]),
         (&json!("Ada L."), &json!(true), &json!(null))
@@ -101,7 +102,7 @@ async fn the_nightly_job_and_the_first_list_create_missing_ones() {
         housekeeping::run(&app.app).await.unwrap();
         assert_eq!(personal_orgs(&app.database).await.len(), 2);
     }
-    let list = app.get("/orgs", Some(&bob)).await.body;
+    let list = app.get("/orgs", Some(&bob)).await.body["items"].clone();
     assert_eq!((&list[0]["personal"], &list[0]["role"]), (&json!(true), &json!("owner")));
     let id = list[0]["id"].as_i64().unwrap();
     leave(&app, id, &bob).await.is_some_problem(409, "last_owner");
@@ -123,8 +124,8 @@ async fn the_setting_turns_them_off() {
         .await
         .unwrap();
     housekeeping::run(&app.app).await.unwrap();
-    assert_eq!(app.get("/orgs", Some(&user)).await.body, json!([]));
+    assert_eq!(app.get("/orgs", Some(&user)).await.body["items"], json!([]));
     assert_eq!(column(&app.database, "SELECT count(*) FROM organizations").await, ["0"]);
     create(&app, &user, "Acme").await;
-    assert_eq!(app.get("/orgs", Some(&user)).await.body.as_array().unwrap().len(), 1);
+    assert_eq!(app.get("/orgs", Some(&user)).await.body["items"].as_array().unwrap().len(), 1);
 }

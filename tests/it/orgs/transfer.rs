@@ -107,12 +107,12 @@ async fn a_transfer_and_a_deletion_need_the_password_and_the_second_factor() {
 async fn a_personal_organization_is_not_personal_after_a_transfer() {
     let app = TestApp::start().await;
     let ada = app.user().await;
-    let id = app.get("/orgs", Some(&ada)).await.body[0]["id"].as_i64().unwrap();
+    let id = app.get("/orgs", Some(&ada)).await.body["items"][0]["id"].as_i64().unwrap();
     let bob = member(&app, id, "member").await;
     let done = transfer(&app, id, &ada, &bob).await;
     assert_status(&done, 200);
     assert_eq!(done.body["personal"], false);
-    let list = app.get("/orgs", Some(&ada)).await.body;
+    let list = app.get("/orgs", Some(&ada)).await.body["items"].clone();
     let found: Vec<_> = list.as_array().unwrap().iter().map(|org| (&org["personal"], &org["role"])).collect();
     assert_eq!(
         found,
