@@ -99,7 +99,7 @@ impl Example for ProductIn {
 
 /// A change of a product. Absent fields are not changed.
 #[derive(Object)]
-#[oai(deny_unknown_fields, example)]
+#[oai(deny_unknown_fields, skip_serializing_if_is_none, example)]
 struct ProductChangeIn {
     /// Unique in the organization.
     #[oai(validator(min_length = 1, max_length = 64))]
