@@ -8,6 +8,8 @@ pub mod clock;
 pub mod email_key;
 pub mod idempotency_key;
 pub mod job_outbox;
+pub mod invitation;
+pub mod invitation_list;
 pub mod member_list;
 pub mod membership;
 pub mod one_time_token;
@@ -36,6 +38,8 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 diesel::joinable!(crate::schema::sessions -> crate::schema::users (user_id));
 diesel::joinable!(crate::schema::one_time_tokens -> crate::schema::users (user_id));
+diesel::joinable!(crate::schema::invitations -> crate::schema::organizations (org_id));
+diesel::joinable!(crate::schema::invitations -> crate::schema::users (invited_by));
 diesel::joinable!(crate::schema::memberships -> crate::schema::organizations (org_id));
 diesel::joinable!(crate::schema::memberships -> crate::schema::users (user_id));
 
