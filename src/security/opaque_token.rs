@@ -3,6 +3,7 @@
 //! Unlike passwords, tokens need no slow hash: 2^256 values cannot be guessed (OWASP ASVS 5, 7.2.3 and 11.4).
 
 use aws_lc_rs::{digest, hmac, rand};
+use uuid::Uuid;
 
 use crate::error::{Error, Result};
 
@@ -53,6 +54,14 @@ pub(super) fn next_refresh_token(key: &hmac::Key, token: &str) -> OpaqueToken {
     OpaqueToken::from_text(hex(tag.as_ref()))
 }
 
+/// Returns the token of an invitation, by the id of its link.
+///
+/// As an HMAC of the id, it can be computed again at each attempt to send it, although the database stores only its hash.
+pub(super) fn invitation_token(key: &hmac::Key, link_id: Uuid) -> OpaqueToken {
+    let tag = hmac::sign(key, &[b"link of an invitation\0", &link_id.as_bytes()[..]].concat());
+    OpaqueToken::from_text(hex(tag.as_ref()))
+}
+
 /// Returns bytes in lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -91,5 +100,16 @@ mod tests {
             let read = pairs.map(|pair| u8::from_str_radix(pair, 16).unwrap());
             assert!(text.len() == 2 * bytes.len() && read.eq(bytes));
         });
+    }
+
+    #[test]
+    fn the_token_of_an_invitation_depends_on_its_link_and_the_key() {
+        let key = |text: &[u8]| hmac::Key::new(hmac::HMAC_SHA256, text);
+        let (one, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let token = invitation_token(&key(b"a"), one);
+        assert_eq!((token.text.len(), &token.hash), (64, &hash(&token.text)));
+        assert_eq!(token.text, invitation_token(&key(b"a"), one).text);
+        assert_ne!(token.text, invitation_token(&key(b"a"), other).text);
+        assert_ne!(token.text, invitation_token(&key(b"b"), one).text);
     }
 }

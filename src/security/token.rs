@@ -1,4 +1,4 @@
-//! Access tokens, which are JWTs (RFC 7519) signed with HS256, and the derivation of refresh tokens.
+//! Access tokens, which are JWTs (RFC 7519) signed with HS256, and the derivation of refresh tokens and invitation tokens.
 
 use aws_lc_rs::hmac;
 use jsonwebtoken::{
@@ -8,7 +8,7 @@ use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::opaque_token::{OpaqueToken, next_refresh_token};
+use super::opaque_token::{OpaqueToken, invitation_token, next_refresh_token};
 use crate::error::{Error, Result};
 
 const ISSUER: &str = "saas";
@@ -35,13 +35,13 @@ pub struct TokenSubject {
     pub session_id: Uuid,
 }
 
-/// Issues and verifies access tokens, and derives refresh tokens.
+/// Issues and verifies access tokens, and derives refresh tokens and invitation tokens.
 pub struct Tokens {
     signing: EncodingKey,
     /// The current key, then the previous one.
     verifying: Vec<DecodingKey>,
-    /// The same keys, for refresh tokens.
-    refresh_keys: Vec<hmac::Key>,
+    /// The same keys, for refresh tokens and invitations.
+    mac_keys: Vec<hmac::Key>,
     validation: Validation,
     /// Lifetime of an access token in seconds.
     lifetime: u64,
@@ -62,7 +62,7 @@ impl Tokens {
         Self {
             signing: EncodingKey::from_secret(key.as_bytes()),
             verifying: keys().map(DecodingKey::from_secret).collect(),
-            refresh_keys: keys().map(|key| hmac::Key::new(hmac::HMAC_SHA256, key)).collect(),
+            mac_keys: keys().map(|key| hmac::Key::new(hmac::HMAC_SHA256, key)).collect(),
             validation,
             lifetime: u64::from(lifetime_minutes) * 60,
             verified: Cache::new(VERIFIED_CACHE_TOKENS),
@@ -105,10 +105,16 @@ impl Tokens {
         Ok(subject)
     }
 
+    /// Returns the tokens of an invitation, by the id of its link: the one derived with the current key, then the one with the
+    /// previous key.
+    pub fn invitation_tokens(&self, link_id: Uuid) -> impl Iterator<Item = OpaqueToken> {
+        self.mac_keys.iter().map(move |key| invitation_token(key, link_id))
+    }
+
     /// Returns the refresh tokens that replace `token`: the one derived with the current key, then the one with the
     /// previous key.
     pub fn next_refresh_tokens(&self, token: &str) -> impl Iterator<Item = OpaqueToken> {
-        self.refresh_keys.iter().map(move |key| next_refresh_token(key, token))
+        self.mac_keys.iter().map(move |key| next_refresh_token(key, token))
     }
 }
 
