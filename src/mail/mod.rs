@@ -5,6 +5,7 @@
 //! | `mailer` | sends a mail by SMTP, or captures it in development |
 //! | `smtp` | the SMTP client: which replies are final, and when a password may be sent |
 //! | `messages/link` | the mails with a link: one row each |
+//! | `messages/invitation` | the invitation to an organization |
 //! | `messages/notice` | the mails about a change to an account: one variant each |
 //! | `messages/content` | renders a message as text and HTML |
 //! | `templates/` | the layout of all messages |
@@ -34,5 +35,5 @@ mod send_error;
 mod smtp;
 
 pub use mailer::{Mail, Mailer, Sent, recipient};
-pub use messages::{LinkEmail, Notice, RenderedEmail, link};
+pub use messages::{INVITATION_PAGE, LinkEmail, Notice, OrgInvitation, RenderedEmail, link};
 pub use send_error::SendError;

@@ -66,9 +66,9 @@ impl EmailContent<'_> {
 
 /// Returns the name in one line, or `None` if it contains a link.
 ///
-/// Anyone can register with another person's address and choose the name, so a name with a link would be a way to send
-/// spam.
-fn printable_name(name: &str) -> Option<String> {
+/// Anyone can register with another person's address and choose the name, or invite another person to an organization with
+/// any name. So a name with a link would be a way to send spam.
+pub(super) fn printable_name(name: &str) -> Option<String> {
     let line = one_line(name, usize::MAX);
     let lower = line.to_lowercase();
     // Mail readers turn bare domains into links. In "J. Smith" and "J.R. Smith" at most one letter follows a dot.

@@ -13,6 +13,8 @@ const MAX_ORGANIZATION_CHARS: usize = 100;
 /// What replaces the name of an organization and the address of a member for an address that is not verified.
 const HIDDEN: &str = "an organization";
 const HIDDEN_MEMBER: &str = "another member";
+/// As [`HIDDEN_MEMBER`], for the address of an invited person, at the beginning of a sentence.
+const HIDDEN_GUEST: &str = "The invited person";
 
 /// A change to an account that its owner is notified of, since another person may have made it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +71,18 @@ pub enum Notice {
     MemberRemoved {
         organization: String,
     },
+    /// For the inviter.
+    InvitationAccepted {
+        organization: String,
+        /// The invited address.
+        email: String,
+    },
+    /// For the inviter.
+    InvitationDeclined {
+        organization: String,
+        /// The invited address.
+        email: String,
+    },
 }
 
 impl Notice {
@@ -87,6 +101,12 @@ impl Notice {
                 Self::OrganizationDeletionScheduled { organization: HIDDEN.into(), on }
             }
             Self::MemberRemoved { .. } => Self::MemberRemoved { organization: HIDDEN.into() },
+            Self::InvitationAccepted { .. } => {
+                Self::InvitationAccepted { organization: HIDDEN.into(), email: HIDDEN_GUEST.into() }
+            }
+            Self::InvitationDeclined { .. } => {
+                Self::InvitationDeclined { organization: HIDDEN.into(), email: HIDDEN_GUEST.into() }
+            }
             other => other,
         }
     }
@@ -222,6 +242,25 @@ impl Notice {
                 format!("You are no longer a member of {} at {product}.", named(organization)),
                 "If you do not expect this, ask an admin of the organization.",
             ),
+            Self::InvitationAccepted { organization, email } => (
+                "Your invitation was accepted",
+                format!(
+                    "{} has accepted your invitation to {} at {product}, and is a member now.",
+                    one_line(email, MAX_EMAIL_CHARS),
+                    named(organization)
+                ),
+                "If you do not expect this, remove the member, and reset your password if the invitation was sent in your \
+                 name.",
+            ),
+            Self::InvitationDeclined { organization, email } => (
+                "Your invitation was declined",
+                format!(
+                    "{} has declined your invitation to {} at {product}.",
+                    one_line(email, MAX_EMAIL_CHARS),
+                    named(organization)
+                ),
+                "You do not have to do anything.",
+            ),
         }
     }
 }
@@ -261,6 +300,8 @@ mod tests {
             Notice::OrganizationReceived { organization: "Beta".into(), from: "eve@example.com".into() },
             Notice::OrganizationDeletionScheduled { organization: "Beta".into(), on: "3 May 2026".into() },
             Notice::MemberRemoved { organization: "Beta".into() },
+            Notice::InvitationAccepted { organization: "Beta".into(), email: "eve@example.com".into() },
+            Notice::InvitationDeclined { organization: "Beta".into(), email: "eve@example.com".into() },
         ];
         for what in notices {
             let email = what.render("Acme", Some("Ada")).unwrap();
@@ -298,6 +339,7 @@ mod tests {
     #[test]
     fn an_unverified_recipient_does_not_get_the_name_of_an_organization() {
         let (organization, member) = ("Call 0900".to_owned(), "call-0900@example.com".to_owned());
+        let guest = member.clone();
         for notice in [
             Notice::OrganizationTransferred { organization: organization.clone(), to: member.clone() },
             Notice::OrganizationReceived { organization: organization.clone(), from: member },
@@ -305,7 +347,9 @@ mod tests {
                 organization: organization.clone(),
                 on: "3 May 2026".into(),
             },
-            Notice::MemberRemoved { organization },
+            Notice::MemberRemoved { organization: organization.clone() },
+            Notice::InvitationAccepted { organization: organization.clone(), email: guest.clone() },
+            Notice::InvitationDeclined { organization, email: guest },
         ] {
             let email = notice.without_input().render("Acme", None).unwrap();
             assert!(!email.text.contains("0900") && !email.html.contains("0900"), "{}", email.text);
