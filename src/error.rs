@@ -68,6 +68,19 @@ pub enum Error {
     /// The user is a member of as many organizations as a user may be.
     #[error("A user can be a member of at most {limit} organizations")]
     MembershipLimit { limit: i64 },
+    /// The organization has as many members and pending invitations as it may.
+    #[error("All {limit} seats of the organization are taken by members and pending invitations")]
+    SeatLimit { limit: u32 },
+    #[error("This address is that of a member of the organization")]
+    AlreadyMember,
+    /// The invitation is unknown, accepted, declined, revoked, replaced or void.
+    #[error("This invitation is not valid any more; ask for a new one")]
+    InvitationInvalid,
+    #[error("This invitation has expired; ask for a new one")]
+    InvitationExpired,
+    /// The invitation is for another address than that of the account. The text is the address, with most of it hidden.
+    #[error("This invitation is for {0}; sign in with the account of that address")]
+    InvitationOtherAddress(String),
     #[error("Too many attempts, try again in {retry_after} seconds")]
     TooManyAttempts { retry_after: u64 },
     /// The user has reached a limit of jobs.

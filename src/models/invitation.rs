@@ -134,7 +134,11 @@ impl Invitation {
     }
 
     /// Returns an invitation of an organization.
-    pub async fn find_in_org(mut conn: &AsyncPgConnection, org_id: i64, id: i64) -> QueryResult<Option<Self>> {
+    pub async fn find_in_org(
+        mut conn: &AsyncPgConnection,
+        org_id: i64,
+        id: i64,
+    ) -> QueryResult<Option<Self>> {
         let row = invitations::id.eq(id).and(invitations::org_id.eq(org_id));
         Self::query().filter(row).first(&mut conn).await.optional()
     }

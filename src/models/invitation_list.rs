@@ -101,11 +101,8 @@ impl InvitationDetails {
         let page = query.order(invitations::id.desc()).limit(filter.limit);
         let rows: Vec<(Invitation, String, Option<String>, Option<DateTime<Utc>>)> =
             page.load(&mut conn).await?;
-        let details = |(invitation, organization, inviter, verified_at): (_, _, _, Option<DateTime<Utc>>)| Self {
-            invitation,
-            organization,
-            inviter,
-            inviter_is_verified: verified_at.is_some(),
+        let details = |(invitation, organization, inviter, verified_at): (_, _, _, Option<DateTime<Utc>>)| {
+            Self { invitation, organization, inviter, inviter_is_verified: verified_at.is_some() }
         };
         Ok(rows.into_iter().map(details).collect())
     }

@@ -57,6 +57,11 @@ pub enum Action {
     ProductUpdated,
     ProductDeleted,
     ProductsImported,
+    InvitationCreated,
+    InvitationResent,
+    InvitationRevoked,
+    InvitationAccepted,
+    InvitationDeclined,
     /// Redis has refused an operation on a queue or a job, or has not answered.
     OperationFailed,
 }
@@ -106,6 +111,11 @@ impl Action {
             Self::ProductUpdated => "product.updated",
             Self::ProductDeleted => "product.deleted",
             Self::ProductsImported => "products.imported",
+            Self::InvitationCreated => "invitation.created",
+            Self::InvitationResent => "invitation.resent",
+            Self::InvitationRevoked => "invitation.revoked",
+            Self::InvitationAccepted => "invitation.accepted",
+            Self::InvitationDeclined => "invitation.declined",
             Self::OperationFailed => "operation.failed",
         }
     }
@@ -154,6 +164,11 @@ impl Entry {
         Self::about(target_type, id.to_string(), action).in_org(org_id)
     }
 
+    /// Creates an entry about an invitation to an organization, in its trail.
+    pub fn invitation(org_id: i64, id: i64, action: Action) -> Self {
+        Self::about("invitation", id.to_string(), action).in_org(org_id)
+    }
+
     /// Puts the entry into the trail of an organization, too.
     pub fn in_org(self, org_id: i64) -> Self {
         Self { org_id: Some(org_id), ..self }
@@ -183,6 +198,11 @@ impl Entry {
     /// and for logins.
     pub fn by_self(user: i64, action: Action) -> Self {
         Self { actor: Some(user), ..Self::new(user, action) }
+    }
+
+    /// Sets the actor of a request without a signed-in user.
+    pub fn by(self, user: i64) -> Self {
+        Self { actor: Some(user), ..self }
     }
 
     /// Sets the state after the change.

@@ -17,8 +17,8 @@ use super::{
     mailbox::mailbox_of,
     security_event::{Event, SecurityEvent},
     throttle_rules::{
-        HASHES, HASHES_OF_KNOWN_CLIENT, INVITATIONS_PER_RECIPIENT, MAILS_PER_CLIENT, MAILS_PER_RECIPIENT,
-        PER_ACCOUNT, PER_ACCOUNT_AND_CLIENT, PER_CLIENT,
+        HASHES, HASHES_OF_KNOWN_CLIENT, INVITATIONS_PER_INVITER, INVITATIONS_PER_RECIPIENT, MAILS_PER_CLIENT,
+        MAILS_PER_RECIPIENT, PER_ACCOUNT, PER_ACCOUNT_AND_CLIENT, PER_CLIENT,
     },
 };
 use crate::{
@@ -207,6 +207,23 @@ impl<'a> Throttle<'a> {
     pub async fn invitation(app: &App, context: &RequestContext, email: &str) -> Result<()> {
         let counter = app.attempts.counter(&INVITATIONS_PER_RECIPIENT, &mailbox_of(email));
         refuse(app, context, email, app.attempts.wait(Operation::Acquire, &[counter]).await)
+    }
+
+    /// Counts an invitation to an organization, which any user can send.
+    ///
+    /// # Errors
+    /// [`Error::TooManyAttempts`] if the inviter has sent too many, or too many were sent to the mailbox.
+    pub async fn org_invitation(
+        app: &App,
+        context: &RequestContext,
+        inviter_id: i64,
+        email: &str,
+    ) -> Result<()> {
+        let counters = [
+            app.attempts.counter(&INVITATIONS_PER_INVITER, &inviter_id.to_string()),
+            app.attempts.counter(&INVITATIONS_PER_RECIPIENT, &mailbox_of(email)),
+        ];
+        refuse(app, context, email, app.attempts.wait(Operation::Acquire, &counters).await)
     }
 
     /// Counts the attempt as failed.

@@ -63,6 +63,14 @@ pub(super) static MAILS_PER_CLIENT: Rule = Rule {
     ttl_seconds: 3_600,
 };
 
+/// Invitations to organizations that one user sends. Any user can create an organization and invite strangers.
+pub(super) static INVITATIONS_PER_INVITER: Rule = Rule {
+    name: "inviter",
+    free_attempts: 100,
+    free_attempts_without_redis: 20,
+    max_wait_seconds: 600,
+    ttl_seconds: 3_600,
+};
 /// Invitations to one mailbox. An admin may need to repeat an invitation, but must not flood a stranger with
 /// mails.
 pub(super) static INVITATIONS_PER_RECIPIENT: Rule = Rule {

@@ -55,7 +55,8 @@ fn event(error: &poem::Error) -> Option<Event<'static>> {
         Error::OrgSuspended => Event::AccessForbidden { reason: "org_suspended" },
         Error::RoleTooHigh(_) => Event::AccessForbidden { reason: "role_too_high" },
         Error::WrongPassword => Event::PasswordRefused,
-        Error::InvalidLink => Event::LinkRefused,
+        Error::InvitationOtherAddress(_) => Event::AccessForbidden { reason: "invitation_other_address" },
+        Error::InvalidLink | Error::InvitationInvalid | Error::InvitationExpired => Event::LinkRefused,
         _ => return None,
     })
 }

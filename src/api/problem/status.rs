@@ -81,6 +81,11 @@ fn domain_code(error: &Error) -> &'static str {
         Error::SlugTaken => "slug_taken",
         Error::OrgLimit { .. } => "org_limit_reached",
         Error::MembershipLimit { .. } => "membership_limit_reached",
+        Error::SeatLimit { .. } => "seat_limit_reached",
+        Error::AlreadyMember => "already_member",
+        Error::InvitationInvalid => "invitation_invalid",
+        Error::InvitationExpired => "invitation_expired",
+        Error::InvitationOtherAddress(_) => "invitation_other_address",
         Error::TooManyAttempts { .. } => "too_many_attempts",
         Error::TooManyJobs { .. } => "too_many_jobs",
         Error::Forbidden => "forbidden",
@@ -106,7 +111,9 @@ fn domain_status(error: &Error) -> StatusCode {
         | Error::JobTooDeep
         | Error::WrongPassword
         | Error::InvalidCode
-        | Error::InvalidLink => StatusCode::BAD_REQUEST,
+        | Error::InvalidLink
+        | Error::InvitationInvalid
+        | Error::InvitationExpired => StatusCode::BAD_REQUEST,
         Error::BadCredentials | Error::InvalidToken => StatusCode::UNAUTHORIZED,
         Error::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
         Error::Inactive
@@ -116,7 +123,8 @@ fn domain_status(error: &Error) -> StatusCode {
         | Error::RoleTooHigh(_)
         | Error::OrgSuspended
         | Error::MemberSuspended
-        | Error::OrgDeleting => StatusCode::FORBIDDEN,
+        | Error::OrgDeleting
+        | Error::InvitationOtherAddress(_) => StatusCode::FORBIDDEN,
         Error::Conflict(_)
         | Error::IdempotencyKeyInUse
         | Error::LastAdmin
@@ -125,7 +133,9 @@ fn domain_status(error: &Error) -> StatusCode {
         | Error::PersonalOrg(_)
         | Error::SlugTaken
         | Error::OrgLimit { .. }
-        | Error::MembershipLimit { .. } => StatusCode::CONFLICT,
+        | Error::MembershipLimit { .. }
+        | Error::SeatLimit { .. }
+        | Error::AlreadyMember => StatusCode::CONFLICT,
         Error::TooManyAttempts { .. } | Error::TooManyJobs { .. } => StatusCode::TOO_MANY_REQUESTS,
         Error::JobTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
         Error::IdempotencyKeyReused | Error::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
