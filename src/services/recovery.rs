@@ -17,6 +17,7 @@ use super::{
 use crate::{
     app::App,
     context::RequestContext,
+    db::Tx,
     email_address::{EmailAddress, EmailLookup},
     error::{Error, Result},
     mail::Notice,
@@ -207,18 +208,8 @@ async fn set_password(
         if email.as_deref() != Some(&*user.email) {
             return Err(Error::InvalidLink);
         }
-        let changes = UserChanges {
-            full_name: request.full_name.as_deref().map(Some),
-            email_verified_at: Some(user.email_verified_at.or_else(|| Some(Utc::now()))),
-            deletion_due_at: Some(None),
-            ..UserChanges::password(&hashed_password)
-        };
-        let after = User::update(tx, user.id, &changes).await?;
-        sessions::revoke_access(tx, user.id, None, Purpose::ALL).await?;
-        Entry::by_self(user.id, action).changed(&user, &after).write(tx).await?;
-        if user.deletion_due_at.is_some() {
-            Entry::by_self(user.id, Action::UserDeletionCancelled).write(tx).await?;
-        }
+        let full_name = request.full_name.as_deref().map(Some);
+        let after = take_over(tx, &user, &hashed_password, full_name, action).await?;
         if request.purpose == Purpose::ResetPassword {
             // An attacker with the old password can no longer enter wrong codes, so their count starts again.
             TwoFactor::reset_failures(tx, user.id).await?;
@@ -229,4 +220,31 @@ async fn set_password(
         Ok(after)
     })
     .await
+}
+
+/// Gives an account to a person who has proven to own its address: sets the password, marks the address as verified, revokes
+/// all sessions and links, and cancels a scheduled deletion. So another person, who may have registered the address earlier,
+/// loses access. `full_name` is the new name, or `None` to keep it.
+///
+/// The caller has locked the user.
+pub(super) async fn take_over(
+    tx: &Tx<'_>,
+    user: &User,
+    hashed_password: &str,
+    full_name: Option<Option<&str>>,
+    action: Action,
+) -> Result<User> {
+    let changes = UserChanges {
+        full_name,
+        email_verified_at: Some(user.email_verified_at.or_else(|| Some(Utc::now()))),
+        deletion_due_at: Some(None),
+        ..UserChanges::password(hashed_password)
+    };
+    let after = User::update(tx, user.id, &changes).await?;
+    sessions::revoke_access(tx, user.id, None, Purpose::ALL).await?;
+    Entry::by_self(user.id, action).changed(user, &after).write(tx).await?;
+    if user.deletion_due_at.is_some() {
+        Entry::by_self(user.id, Action::UserDeletionCancelled).write(tx).await?;
+    }
+    Ok(after)
 }
