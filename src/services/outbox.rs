@@ -6,8 +6,9 @@
 use chrono::{DateTime, Duration, Utc};
 use diesel_async::AsyncPgConnection;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
-use super::job_outbox;
+use super::{invitation_link, job_outbox};
 use crate::{
     app::App,
     db::Tx,
@@ -45,6 +46,11 @@ pub enum OutboxMessage {
     ConfirmNewEmail {
         user_id: i64,
         email: String,
+    },
+    /// An invitation to an organization. It is outdated if the invitation has another link now.
+    OrgInvitation {
+        invitation_id: i64,
+        link_id: Uuid,
     },
     Notice {
         to: String,
@@ -109,7 +115,10 @@ impl OutboxMessage {
             Self::ResendVerification { .. } => link::VERIFY_EMAIL.lifetime.duration(),
             Self::ConfirmNewEmail { .. } => link::CONFIRM_NEW_EMAIL.lifetime.duration(),
             // Still needed until the account is verified or the invitation accepted.
-            Self::VerifyEmail { .. } | Self::Invite { .. } | Self::Notice { .. } => MAX_AGE,
+            Self::VerifyEmail { .. }
+            | Self::Invite { .. }
+            | Self::OrgInvitation { .. }
+            | Self::Notice { .. } => MAX_AGE,
         }
     }
 
@@ -121,6 +130,9 @@ impl OutboxMessage {
         let product = &*app.config.core.project_name;
         if let Self::Notice { to, name, notice } = self {
             return Ok(Some((to.clone(), notice.render(product, name.as_deref())?)));
+        }
+        if let Self::OrgInvitation { invitation_id, link_id } = self {
+            return invitation_link::render(app, *invitation_id, *link_id).await;
         }
         let Some(draft) = app.db.run(async |conn| self.link_email(conn).await).await? else {
             return Ok(None);
@@ -166,7 +178,7 @@ impl OutboxMessage {
                 let is_taken = User::find_by_email(conn, &EmailLookup::new(email)).await?.is_some();
                 (user.filter(|_| !is_taken), &link::CONFIRM_NEW_EMAIL, Purpose::ChangeEmail, |_| true)
             }
-            Self::Notice { .. } => return Ok(None),
+            Self::OrgInvitation { .. } | Self::Notice { .. } => return Ok(None),
         };
         let user = user.filter(|user| user.is_active && is_needed(user));
         Ok(user.map(|user| {
