@@ -12,6 +12,9 @@ pub struct Organizations {
     /// transfer can add one. With 0, users create none.
     #[arg(long, env, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=1_000))]
     pub max_organizations_per_user: u32,
+    /// Maximum number of members and pending invitations of one organization. A lower number removes no member.
+    #[arg(long, env, default_value_t = 1_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub max_organization_seats: u32,
 }
 
 /// Whether users have a personal organization.

@@ -12,6 +12,7 @@ use crate::{
         audit::AuditEntry,
         clock::DatabaseClock,
         idempotency_key::StoredAnswer,
+        invitation::Invitation,
         one_time_token::OneTimeToken,
         org_job_retention::purge_org_jobs,
         session::{RefreshToken, Session},
@@ -52,14 +53,15 @@ pub struct Removed {
     pub sessions: usize,
     pub tokens: usize,
     pub audit_entries: usize,
+    pub invitations: usize,
     /// Answers to requests with an idempotency key.
     pub answers: usize,
     /// In the lists of organizations. The jobs themselves are in Redis.
     pub org_jobs: usize,
 }
 
-/// Deletes the accounts and organizations whose grace period is over, expired sessions, tokens and answers, audit trail
-/// entries older than `AUDIT_RETENTION_DAYS`, and jobs older than 30 days from the lists of organizations. Then fills in the
+/// Deletes the accounts and organizations whose grace period is over, expired sessions, tokens and answers, old invitations, audit
+/// trail entries older than `AUDIT_RETENTION_DAYS`, and jobs older than 30 days from the lists of organizations. Then fills in the
 /// [keys of addresses](email_keys) and the missing [personal organizations](personal_orgs).
 ///
 /// # Errors
@@ -79,6 +81,9 @@ pub async fn run(app: &App) -> Result<Removed> {
     );
     let answers = repeat_until_empty!(
         db.run_for(BATCH_TIMEOUT, async |conn| Ok(StoredAnswer::purge(conn, BATCH_ROWS).await?)).await?
+    );
+    let invitations = repeat_until_empty!(
+        db.run_for(BATCH_TIMEOUT, async |conn| Ok(Invitation::purge(conn, BATCH_ROWS).await?)).await?
     );
     let old = async |conn: &mut AsyncPgConnection| Ok(AuditEntry::purge(conn, days, BATCH_ROWS).await?);
     let audit_entries = repeat_until_empty!(db.transaction_for(BATCH_TIMEOUT, old).await?);
@@ -110,6 +115,7 @@ pub async fn run(app: &App) -> Result<Removed> {
         sessions,
         tokens: refresh + one_time,
         audit_entries,
+        invitations,
         answers,
         org_jobs,
     })

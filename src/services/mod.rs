@@ -9,6 +9,7 @@ pub mod enqueue;
 pub mod housekeeping;
 pub mod idempotency;
 pub mod invitation_claims;
+pub mod invitation_guests;
 mod invitation_link;
 pub mod invitations;
 pub mod job_outbox;

@@ -21,10 +21,12 @@ use crate::{
     app::App,
     context::user_caller,
     db::Tx,
+    email_address::EmailLookup,
     error::{Error, Result},
     mail::Notice,
     models::{
         idempotency_key::StoredAnswer,
+        invitation::Invitation,
         one_time_token::{OneTimeToken, Purpose},
         user::{NewUser, Role, User, UserChanges},
         user_list::{Listing, Position, UserPage},
@@ -209,6 +211,10 @@ pub(super) async fn erase(tx: &Tx<'_>, user: &User) -> Result<()> {
     let orgs = members::ensure_not_owner_of_others(tx, user.id).await?;
     members::delete_with_account(tx, &orgs).await?;
     User::delete(tx, user.id).await?;
+    if user.email_verified_at.is_some() {
+        // The lists of organizations must not keep the address of the user.
+        Invitation::delete_ended_to(tx, EmailLookup::new(&user.email).subject()).await?;
+    }
     StoredAnswer::delete_all_of(tx, &user_caller(user.id)).await?;
     tx.set_inactive(user.id);
     Entry::new(user.id, Action::UserDeleted).before(audit_fields(user).into()).write(tx).await?;

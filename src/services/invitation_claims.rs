@@ -1,0 +1,215 @@
+//! What the invited person does with an account: list the invitations to the own address, accept, decline.
+//!
+//! A claim locks the user, then the organization, then the invitation, so an invitation is claimed once. The account must
+//! have the invited address, and must have verified it: another person may have registered the address earlier, and has no
+//! part in the organization. The lock of the organization keeps the membership of the inviter, who must still be able to invite.
+//!
+//! Without a mail server, no address can be verified, and the inviter passes the link on. Only such a link is accepted without
+//! a verified address.
+
+use super::{
+    actor::{Actor, Affected},
+    audit::{Action, Entry},
+    invitations::fields,
+    members,
+    organizations::MyOrganization,
+    outbox::OutboxMessage,
+    transaction::change,
+};
+use crate::{
+    app::App,
+    db::Tx,
+    email_address::EmailLookup,
+    error::{Error, Result},
+    mail::Notice,
+    models::{
+        invitation::{Ending, Invitation, InvitationState},
+        invitation_list::{DetailsFilter, InvitationDetails},
+        membership::Membership,
+        organization::Organization,
+        user::User,
+    },
+    security,
+};
+
+const NOT_FOUND: Error = Error::NotFound("Invitation");
+
+/// How a signed-in user names an invitation.
+#[derive(Clone, Copy)]
+pub enum Claim<'a> {
+    /// By the token of its link.
+    Token(&'a str),
+    /// By its id, as one of those to the verified address of the user.
+    Id(i64),
+}
+
+/// Returns a page of the pending invitations to the verified address of the actor, the newest first.
+///
+/// # Errors
+/// [`Error::Unavailable`] if PostgreSQL does not answer.
+pub async fn list(
+    app: &App,
+    actor: &Actor,
+    before: Option<i64>,
+    limit: i64,
+) -> Result<Vec<InvitationDetails>> {
+    let Some(key) = verified_key(actor.user()) else { return Ok(Vec::new()) };
+    let (email_key, state) = (Some(key.as_str()), Some(InvitationState::Pending));
+    let filter = DetailsFilter { email_key, state, before, limit, ..Default::default() };
+    app.db.run(async |conn| Ok(InvitationDetails::load(conn, &filter).await?)).await
+}
+
+/// Makes the actor a member. Changes nothing about the membership of an actor who is one already.
+///
+/// # Errors
+/// [`Error::InvitationInvalid`], or [`Error::NotFound`] for an id; [`Error::InvitationExpired`];
+/// [`Error::InvitationOtherAddress`]; [`Error::EmailNotVerified`]; [`Error::SeatLimit`]; [`Error::MembershipLimit`]; and those
+/// of [`change`].
+pub async fn accept(app: &App, actor: &Actor, claim: Claim<'_>) -> Result<MyOrganization> {
+    change(app, actor, Affected::Actor, async |tx, locked| {
+        let user = locked.actor();
+        let (org, invitation) = lock_claimed(tx, claim, user).await?;
+        check_address(&invitation, user)?;
+        join(app, tx, org, &invitation, user).await
+    })
+    .await
+}
+
+/// Declines an invitation to the actor, by its id.
+///
+/// # Errors
+/// [`Error::NotFound`]; [`Error::InvitationInvalid`]; [`Error::InvitationExpired`]; and those of [`change`].
+pub async fn decline(app: &App, actor: &Actor, id: i64) -> Result<()> {
+    change(app, actor, Affected::Actor, async |tx, locked| {
+        tx.set_identities_unchanged();
+        let (org, invitation) = lock_claimed(tx, Claim::Id(id), locked.actor()).await?;
+        end_declined(tx, &org, &invitation).await
+    })
+    .await
+}
+
+/// Returns the key of the address of a user, if the address is verified.
+fn verified_key(user: &User) -> Option<String> {
+    user.email_verified_at.and_then(|_| EmailLookup::new(&user.email).key)
+}
+
+async fn lock_claimed(tx: &Tx<'_>, claim: Claim<'_>, user: &User) -> Result<(Organization, Invitation)> {
+    match claim {
+        Claim::Token(token) => lock_by_token(tx, &security::hash(token)).await,
+        Claim::Id(id) => {
+            let key = verified_key(user).ok_or(NOT_FOUND)?;
+            let found = Invitation::find_addressed(tx, id, &key).await?.ok_or(NOT_FOUND)?;
+            lock(tx, &found).await
+        }
+    }
+}
+
+/// Locks what the token of a link names, as [`lock`].
+pub(super) async fn lock_by_token(tx: &Tx<'_>, hash: &[u8]) -> Result<(Organization, Invitation)> {
+    let found = Invitation::find_by_token(tx, hash).await?.ok_or(Error::InvitationInvalid)?;
+    let (org, invitation) = lock(tx, &found).await?;
+    // It may have been sent again meanwhile, with a new link.
+    match invitation.token_hash == hash {
+        true => Ok((org, invitation)),
+        false => Err(Error::InvitationInvalid),
+    }
+}
+
+/// Locks the organization, then the invitation, and checks that it is pending.
+async fn lock(tx: &Tx<'_>, found: &Invitation) -> Result<(Organization, Invitation)> {
+    let org = Organization::lock(tx, found.org_id).await?.ok_or(Error::InvitationInvalid)?;
+    let invitation = Invitation::lock(tx, found.id).await?.ok_or(Error::InvitationInvalid)?;
+    check_pending(&invitation)?;
+    Ok((org, invitation))
+}
+
+pub(super) fn check_pending(invitation: &Invitation) -> Result<()> {
+    match invitation.state {
+        InvitationState::Pending => Ok(()),
+        InvitationState::Expired => Err(Error::InvitationExpired),
+        _ => Err(Error::InvitationInvalid),
+    }
+}
+
+/// Checks that the invitation is for the address of a user, who has verified it.
+fn check_address(invitation: &Invitation, user: &User) -> Result<()> {
+    if EmailLookup::new(&user.email).subject() != invitation.email_key {
+        return Err(Error::InvitationOtherAddress(masked(&invitation.email)));
+    }
+    match user.email_verified_at.is_some() || invitation.link_shown {
+        true => Ok(()),
+        false => Err(Error::EmailNotVerified),
+    }
+}
+
+/// Makes a user a member, unless the user is one, and ends the invitation. Members are counted again, since the limit may be
+/// lower than when the invitation was sent.
+pub(super) async fn join(
+    app: &App,
+    tx: &Tx<'_>,
+    org: Organization,
+    invitation: &Invitation,
+    user: &User,
+) -> Result<MyOrganization> {
+    let membership = match Membership::find(tx, org.id, user.id).await? {
+        // An invitation neither changes a role nor ends a suspension.
+        Some(membership) => membership,
+        None => {
+            let limit = app.config.organizations.max_organization_seats;
+            if Membership::count_of_org(tx, org.id).await? >= i64::from(limit) {
+                return Err(Error::SeatLimit { limit });
+            }
+            members::join(tx, org.id, user.id, invitation.role).await?
+        }
+    };
+    Invitation::end(tx, invitation.id, Ending::Accepted).await?;
+    let entry = Entry::invitation(org.id, invitation.id, Action::InvitationAccepted).by(user.id);
+    entry.after(fields(invitation)).write(tx).await?;
+    let notice =
+        Notice::InvitationAccepted { organization: org.name.clone(), email: invitation.email.clone() };
+    notify_inviter(tx, invitation, notice).await?;
+    Ok((org, membership))
+}
+
+/// Ends an invitation that is declined.
+pub(super) async fn end_declined(tx: &Tx<'_>, org: &Organization, invitation: &Invitation) -> Result<()> {
+    Invitation::end(tx, invitation.id, Ending::Declined).await?;
+    let entry = Entry::invitation(org.id, invitation.id, Action::InvitationDeclined);
+    entry.before(fields(invitation)).write(tx).await?;
+    let notice =
+        Notice::InvitationDeclined { organization: org.name.clone(), email: invitation.email.clone() };
+    notify_inviter(tx, invitation, notice).await
+}
+
+async fn notify_inviter(tx: &Tx<'_>, invitation: &Invitation, notice: Notice) -> Result<()> {
+    let Some(id) = invitation.invited_by else { return Ok(()) };
+    match User::find(tx, id).await? {
+        Some(inviter) => OutboxMessage::notice(&inviter, notice).send(tx).await,
+        None => Ok(()),
+    }
+}
+
+/// Returns an address with most of its local part hidden, such as `a***@example.com`. So a person with several accounts knows
+/// which one is meant, and the holder of a stolen link does not learn the address.
+pub fn masked(email: &str) -> String {
+    let (local, domain) = email.rsplit_once('@').unwrap_or((email, ""));
+    let first: String = local.chars().take(usize::from(local.chars().count() > 2)).collect();
+    format!("{first}***@{domain}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_masked_address_hides_the_local_part() {
+        for (email, wanted) in [
+            ("ada@example.com", "a***@example.com"),
+            ("él.lovelace@bücher.example", "é***@bücher.example"),
+            ("ab@example.com", "***@example.com"),
+            ("a@example.com", "***@example.com"),
+        ] {
+            assert_eq!(masked(email), wanted);
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! Invitations of an organization: send, send again, revoke. `invitation_claims` and `invitation_guests` have what the
+//! invited person does.
+//!
+//! Members and pending invitations share the seats of an organization. The lock of the organization makes concurrent
+//! invitations count one after the other.
+
+use serde_json::{Value, json};
+
+use super::{
+    actor::{Actor, Affected},
+    audit::{Action, Entry},
+    idempotency::{Answered, Once},
+    invitation_link::InvitationLink,
+    org_access::{self, LockedOrg, OrgAccess},
+    outbox::OutboxMessage,
+    throttle::Throttle,
+    transaction::change,
+    users::parse_email,
+};
+use crate::{
+    app::App,
+    db::Tx,
+    email_address::EmailLookup,
+    error::{Error, Result},
+    models::{
+        invitation::{Ending, Invitation, InvitationState, NewInvitation, NewLink},
+        membership::{Membership, OrgRole},
+        user::User,
+    },
+};
+
+const NOT_FOUND: Error = Error::NotFound("Invitation");
+const OWNER_IS_TRANSFERRED: &str = "Only a transfer makes a member the owner of an organization";
+const ABOVE_OWN_ROLE: &str = "This role is above your own";
+
+/// An invitation with a new link.
+pub struct Issued {
+    pub invitation: Invitation,
+    /// The link, for the inviter to pass on. `None` if it is sent by mail.
+    pub link: Option<String>,
+}
+
+/// Invites the owner of an address, and voids an earlier invitation to the address. Inviting is at most once for the key of
+/// the request.
+///
+/// # Errors
+/// [`Error::Invalid`] for the address; [`Error::RoleTooHigh`] for the owner's role and for one above that of the actor;
+/// [`Error::AlreadyMember`]; [`Error::SeatLimit`]; [`Error::TooManyAttempts`] after many invitations of the actor or to the
+/// mailbox; [`Error::IdempotencyNotSupported`] for a key if the answer has the link; those of [`org_access::lock`] and
+/// [`Once::change`].
+pub async fn invite(
+    app: &App,
+    actor: &Actor,
+    access: &OrgAccess,
+    once: &Once<'_, Issued>,
+    email: &str,
+    role: OrgRole,
+) -> Result<Answered> {
+    let address = parse_email(email)?;
+    refuse_to_store_link(app, once)?;
+    let throttle =
+        async || Throttle::org_invitation(app, actor.context(), actor.user().id, &address.stored).await;
+    once.change(app, actor, Affected::Actor, throttle, async |tx, _| {
+        tx.set_identities_unchanged();
+        let locked = org_access::lock(tx, access).await?;
+        check_role(&locked, role)?;
+        let org_id = locked.org.id;
+        let earlier = Invitation::find_open(tx, org_id, &address.key).await?.map(|earlier| earlier.id);
+        ensure_seat(app, tx, org_id, &address.stored, earlier).await?;
+        if let Some(earlier) = earlier {
+            Invitation::end(tx, earlier, Ending::Revoked).await?;
+        }
+        let link = InvitationLink::new(app)?;
+        let shown = link.for_inviter(app);
+        let row = NewInvitation {
+            org_id,
+            email: &address.stored,
+            email_key: &address.key,
+            role,
+            invited_by: locked.actor.user_id,
+            link_id: link.id,
+            token_hash: link.hash(),
+            link_shown: shown.is_some(),
+        };
+        let invitation = row.insert(tx).await?;
+        let before = json!({ "replaced": earlier });
+        send(tx, invitation, Action::InvitationCreated, before, shown).await
+    })
+    .await
+}
+
+/// Sends an invitation again, with a new link. The old link is void, the actor is the inviter now, and the seven days begin
+/// again.
+///
+/// # Errors
+/// [`Error::NotFound`]; [`Error::Conflict`] if the invitation was accepted, declined or revoked; and those of [`invite`].
+pub async fn resend(
+    app: &App,
+    actor: &Actor,
+    access: &OrgAccess,
+    once: &Once<'_, Issued>,
+    id: i64,
+) -> Result<Answered> {
+    refuse_to_store_link(app, once)?;
+    let org_id = access.org_id();
+    let found = app.db.run(async |conn| Ok(Invitation::find_in_org(conn, org_id, id).await?)).await?;
+    let email = found.ok_or(NOT_FOUND)?.email;
+    let throttle = async || Throttle::org_invitation(app, actor.context(), actor.user().id, &email).await;
+    once.change(app, actor, Affected::Actor, throttle, async |tx, _| {
+        tx.set_identities_unchanged();
+        let locked = org_access::lock(tx, access).await?;
+        let before = find_open(tx, org_id, id).await?;
+        check_role(&locked, before.role)?;
+        ensure_seat(app, tx, org_id, &before.email, Some(id)).await?;
+        let link = InvitationLink::new(app)?;
+        let shown = link.for_inviter(app);
+        let row = NewLink {
+            invited_by: locked.actor.user_id,
+            link_id: link.id,
+            token_hash: link.hash(),
+            link_shown: shown.is_some(),
+        };
+        let after = Invitation::renew(tx, id, &row).await?;
+        send(tx, after, Action::InvitationResent, fields(&before), shown).await
+    })
+    .await
+}
+
+/// Revokes an invitation that is not accepted or declined. Does nothing if it is revoked.
+///
+/// # Errors
+/// [`Error::NotFound`]; [`Error::Conflict`] if the invitation was accepted or declined; those of [`org_access::lock`] and
+/// [`change`].
+pub async fn revoke(app: &App, actor: &Actor, access: &OrgAccess, id: i64) -> Result<()> {
+    change(app, actor, Affected::Actor, async |tx, _| {
+        tx.set_identities_unchanged();
+        let org_id = org_access::lock(tx, access).await?.org.id;
+        let found = Invitation::find_in_org(tx, org_id, id).await?.ok_or(NOT_FOUND)?;
+        if found.state == InvitationState::Revoked {
+            return Ok(());
+        }
+        let invitation = find_open(tx, org_id, id).await?;
+        Invitation::end(tx, id, Ending::Revoked).await?;
+        let entry = Entry::invitation(org_id, id, Action::InvitationRevoked);
+        entry.before(fields(&invitation)).write(tx).await
+    })
+    .await
+}
+
+/// Writes the audit entry and the mail of an invitation with a new link.
+async fn send(
+    tx: &Tx<'_>,
+    invitation: Invitation,
+    action: Action,
+    before: Value,
+    link: Option<String>,
+) -> Result<Issued> {
+    let entry = Entry::invitation(invitation.org_id, invitation.id, action);
+    entry.before(before).after(fields(&invitation)).write(tx).await?;
+    let message = OutboxMessage::OrgInvitation { invitation_id: invitation.id, link_id: invitation.link_id };
+    message.send(tx).await?;
+    Ok(Issued { invitation, link })
+}
+
+/// Refuses an idempotency key if the answer has the link, because the answer would be stored with it. Without a key, to
+/// invite again is safe: it voids the earlier invitation.
+fn refuse_to_store_link(app: &App, once: &Once<'_, Issued>) -> Result<()> {
+    match once.has_key() && !app.mailer.can_send() {
+        true => Err(Error::IdempotencyNotSupported),
+        false => Ok(()),
+    }
+}
+
+/// Checks that the actor may grant a role.
+fn check_role(locked: &LockedOrg, role: OrgRole) -> Result<()> {
+    if role == OrgRole::Owner {
+        return Err(Error::RoleTooHigh(OWNER_IS_TRANSFERRED));
+    }
+    match role > locked.actor.role {
+        true => Err(Error::RoleTooHigh(ABOVE_OWN_ROLE)),
+        false => Ok(()),
+    }
+}
+
+/// Returns an invitation that has not ended. It may be expired or void.
+async fn find_open(tx: &Tx<'_>, org_id: i64, id: i64) -> Result<Invitation> {
+    use InvitationState::*;
+    let invitation = Invitation::find_in_org(tx, org_id, id).await?.ok_or(NOT_FOUND)?;
+    match invitation.state {
+        Pending | Expired | Void => Ok(invitation),
+        Accepted => Err(Error::Conflict("The invitation was accepted")),
+        Declined => Err(Error::Conflict("The invitation was declined; invite the address again")),
+        Revoked => Err(Error::Conflict("The invitation was revoked; invite the address again")),
+    }
+}
+
+/// Checks that the address is not a member's, and that a seat is free for it. The invitation with the id `own` does not count.
+async fn ensure_seat(app: &App, tx: &Tx<'_>, org_id: i64, email: &str, own: Option<i64>) -> Result<()> {
+    if let Some(user) = User::find_by_email(tx, &EmailLookup::new(email)).await?
+        && Membership::find(tx, org_id, user.id).await?.is_some()
+    {
+        return Err(Error::AlreadyMember);
+    }
+    let limit = app.config.organizations.max_organization_seats;
+    let taken =
+        Membership::count_of_org(tx, org_id).await? + Invitation::count_pending(tx, org_id, own).await?;
+    match taken < i64::from(limit) {
+        true => Ok(()),
+        false => Err(Error::SeatLimit { limit }),
+    }
+}
+
+/// Returns the fields of an invitation that the audit trail contains.
+pub(super) fn fields(invitation: &Invitation) -> Value {
+    json!({ "email": invitation.email, "role": invitation.role.as_str() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{models::invitation::INVITER_ROLES, services::permissions::Permission};
+
+    /// The state of an invitation knows the inviters by their roles. See [`INVITER_ROLES`].
+    #[test]
+    fn the_roles_that_may_invite_can_grant_every_role_but_the_owners() {
+        let may_invite = |role: &OrgRole| role.may(Permission::MemberWrite);
+        let inviters: Vec<_> = OrgRole::ALL.iter().copied().filter(may_invite).collect();
+        assert_eq!(inviters, INVITER_ROLES);
+        assert!(inviters.iter().all(|role| *role >= OrgRole::Admin));
+    }
+}
