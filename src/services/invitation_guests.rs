@@ -68,7 +68,7 @@ pub async fn preview(app: &App, token: &str) -> Result<Preview> {
 ///
 /// # Errors
 /// [`Error::InvitationInvalid`]; [`Error::InvitationExpired`]; [`Error::Unavailable`] if PostgreSQL does not answer.
-pub async fn decline_by_token(app: &App, context: &RequestContext, token: &str) -> Result<()> {
+pub async fn decline(app: &App, context: &RequestContext, token: &str) -> Result<()> {
     let hash = security::hash(token);
     change_without_actor(app, context, async |tx| {
         tx.set_identities_unchanged();

@@ -40,6 +40,16 @@ pub struct Issued {
     pub link: Option<String>,
 }
 
+/// Returns an invitation of an organization.
+///
+/// # Errors
+/// [`Error::NotFound`]; [`Error::Unavailable`] if PostgreSQL does not answer.
+pub async fn find(app: &App, access: &OrgAccess, id: i64) -> Result<Invitation> {
+    let org_id = access.org_id();
+    let found = app.db.run(async |conn| Ok(Invitation::find_in_org(conn, org_id, id).await?)).await?;
+    found.ok_or(NOT_FOUND)
+}
+
 /// Invites the owner of an address, and voids an earlier invitation to the address. Inviting is at most once for the key of
 /// the request.
 ///
@@ -102,9 +112,7 @@ pub async fn resend(
     id: i64,
 ) -> Result<Answered> {
     refuse_to_store_link(app, once)?;
-    let org_id = access.org_id();
-    let found = app.db.run(async |conn| Ok(Invitation::find_in_org(conn, org_id, id).await?)).await?;
-    let email = found.ok_or(NOT_FOUND)?.email;
+    let (org_id, email) = (access.org_id(), find(app, access, id).await?.email);
     let throttle = async || Throttle::org_invitation(app, actor.context(), actor.user().id, &email).await;
     once.change(app, actor, Affected::Actor, throttle, async |tx, _| {
         tx.set_identities_unchanged();

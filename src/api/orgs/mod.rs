@@ -6,7 +6,10 @@
 
 mod audit;
 mod jobs;
+mod invitation_links;
+mod invitations;
 mod members;
+mod my_invitations;
 mod org;
 mod organizations;
 mod product_import;
@@ -22,6 +25,9 @@ pub(super) fn resources(app: &App) -> impl OpenApi + use<> {
         organizations::MyOrgs(app.clone()),
         organizations::Orgs(app.clone()),
         members::Members(app.clone()),
+        invitations::Invitations(app.clone()),
+        my_invitations::MyInvitations(app.clone()),
+        invitation_links::InvitationLinks(app.clone()),
         audit::OrgAudit(app.clone()),
         products::Products(app.clone()),
         jobs::OrgJobs(app.clone()),

@@ -1,0 +1,167 @@
+//! The links of invitations. A token is only accepted in the body of a POST: some mail servers open every link.
+
+use chrono::{DateTime, Utc};
+use poem_openapi::{ApiResponse, Enum, Object, OpenApi, payload::Json, types::Example};
+
+use super::{org::OrgOut, role::RoleOut};
+use crate::{
+    api::{
+        extract::{Body, CurrentUser, NewPassword},
+        problem::Result,
+        tag::Tag,
+    },
+    app::App,
+    context::RequestContext,
+    services::{
+        invitation_claims::{self, Claim, masked},
+        invitation_guests::{self, Preview, SignUp},
+    },
+};
+
+/// Operations that accept the token of the link of an invitation.
+pub(in crate::api) struct InvitationLinks(pub(super) App);
+
+/// The token of an invitation.
+#[derive(Object)]
+#[oai(deny_unknown_fields)]
+struct InvitationTokenIn {
+    /// The token of the link: the text after `#token=`.
+    #[oai(validator(max_length = 128))]
+    token: String,
+}
+
+/// The token of an invitation, and what the new user chooses.
+#[derive(Object)]
+#[oai(deny_unknown_fields)]
+struct InvitationRegisterIn {
+    /// The token of the link: the text after `#token=`.
+    #[oai(validator(max_length = 128))]
+    token: String,
+    /// 8 characters to 72 bytes. Common passwords and your own name or address are refused.
+    password: NewPassword,
+    #[oai(nullable, validator(max_length = 255))]
+    full_name: Option<String>,
+}
+
+/// How an invited person becomes a member. `new`: by registering with the invitation. `existing`: the address has an account,
+/// which accepts the invitation.
+#[derive(Enum, Clone, Copy)]
+#[oai(rename_all = "lowercase", rename = "InvitedAccount")]
+enum AccountOut {
+    New,
+    Existing,
+}
+
+/// What the holder of a link sees of the invitation.
+#[derive(Object)]
+#[oai(rename = "InvitationPreview", example)]
+struct PreviewOut {
+    /// Name of the organization.
+    organization: String,
+    /// Name of the inviter, if there is one.
+    #[oai(nullable)]
+    inviter: Option<String>,
+    /// The invited address, with most of it hidden.
+    email: String,
+    /// The role of the new member.
+    role: RoleOut,
+    account: AccountOut,
+    expires_at: DateTime<Utc>,
+}
+
+impl Example for PreviewOut {
+    fn example() -> Self {
+        Self {
+            organization: "Acme".into(),
+            inviter: Some("Grace Hopper".into()),
+            email: "a***@example.com".into(),
+            role: RoleOut::Member,
+            account: AccountOut::New,
+            expires_at: DateTime::from_timestamp(1_767_830_400, 0).unwrap_or_default(),
+        }
+    }
+}
+
+impl From<Preview> for PreviewOut {
+    fn from(Preview { details, can_register }: Preview) -> Self {
+        Self {
+            organization: details.organization,
+            inviter: details.inviter,
+            email: masked(&details.invitation.email),
+            role: details.invitation.role.into(),
+            account: if can_register { AccountOut::New } else { AccountOut::Existing },
+            expires_at: details.invitation.expires_at,
+        }
+    }
+}
+
+#[derive(ApiResponse)]
+enum InvitationDeclined {
+    /// The invitation is declined.
+    #[oai(status = 204)]
+    NoContent,
+}
+
+#[OpenApi(prefix_path = "/invitations", tag = "Tag::Organizations")]
+impl InvitationLinks {
+    /// Returns what an invitation is for.
+    ///
+    /// Changes nothing. Fails with 400 `invitation_expired`, and with 400 `invitation_invalid` if the invitation is accepted,
+    /// declined, revoked, replaced by a newer one, or if its inviter may no longer invite.
+    #[oai(path = "/preview", method = "post", operation_id = "preview_invitation")]
+    async fn preview(
+        &self,
+        _context: RequestContext,
+        Body(body): Body<InvitationTokenIn>,
+    ) -> Result<Json<PreviewOut>> {
+        Ok(Json(invitation_guests::preview(&self.0, &body.token).await?.into()))
+    }
+
+    /// Accepts an invitation.
+    ///
+    /// The token is valid once. Returns the organization. If you are a member already, your role does not change.
+    ///
+    /// Fails with 400 `invitation_invalid` or `invitation_expired`. Fails with 403 `invitation_other_address` if your account
+    /// has another email address, and with 403 `email_not_verified`. Fails with 409 `seat_limit_reached` if the organization has
+    /// as many members as it may, and with 409 `membership_limit_reached`.
+    #[oai(path = "/accept", method = "post", operation_id = "accept_invitation")]
+    async fn accept(
+        &self,
+        CurrentUser(actor): CurrentUser,
+        Body(body): Body<InvitationTokenIn>,
+    ) -> Result<Json<OrgOut>> {
+        let claim = Claim::Token(&body.token);
+        Ok(Json(invitation_claims::accept(&self.0, &actor, claim).await?.into()))
+    }
+
+    /// Declines an invitation.
+    ///
+    /// Needs no account. The inviter gets a mail. Fails with 400 `invitation_invalid` or `invitation_expired`.
+    #[oai(path = "/decline", method = "post", operation_id = "decline_invitation")]
+    async fn decline(
+        &self,
+        context: RequestContext,
+        Body(body): Body<InvitationTokenIn>,
+    ) -> Result<InvitationDeclined> {
+        invitation_guests::decline(&self.0, &context, &body.token).await?;
+        Ok(InvitationDeclined::NoContent)
+    }
+
+    /// Creates an account with the invited email address, and accepts the invitation.
+    ///
+    /// The address counts as verified if the link was sent by mail. If there is an account whose address is not verified, its
+    /// password is replaced and its sessions are revoked. Returns the organization. Sign in with `POST /auth/login` next.
+    ///
+    /// Fails with 400 `invitation_invalid` or `invitation_expired`. Fails with 400 `email_taken` if the address has an account:
+    /// sign in and accept. Fails with 409 `seat_limit_reached` if the organization has as many members as it may. Fails with 429
+    /// `too_many_attempts` after many attempts.
+    #[oai(path = "/register", method = "post", operation_id = "register_with_invitation")]
+    async fn register(
+        &self,
+        context: RequestContext,
+        Body(body): Body<InvitationRegisterIn>,
+    ) -> Result<Json<OrgOut>> {
+        let new = SignUp { token: &body.token, password: body.password.0, full_name: body.full_name };
+        Ok(Json(invitation_guests::register(&self.0, &context, new).await?.into()))
+    }
+}

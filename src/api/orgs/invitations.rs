@@ -1,0 +1,256 @@
+//! The invitations of an organization.
+
+use chrono::{DateTime, Utc};
+use poem_openapi::{
+    ApiResponse, Enum, Object, OpenApi,
+    param::{Path, Query},
+    payload::Json,
+    types::Example,
+};
+
+use super::role::RoleOut;
+use crate::{
+    api::{
+        extract::{Body, Cursor, Email, IdempotencyKey, Limit, OrgMember},
+        idempotency::Replayable,
+        paths::{ORG_PATH, PREFIX},
+        problem::Result,
+        respond::{Page, PageItem},
+        tag::Tag,
+    },
+    app::App,
+    models::{
+        invitation::{Invitation, InvitationState},
+        invitation_list::InvitationListing,
+    },
+    services::{
+        invitations::{self, Issued},
+        permissions::perm,
+    },
+};
+
+/// Operations on the invitations of an organization.
+pub(in crate::api) struct Invitations(pub(super) App);
+
+/// A new invitation.
+#[derive(Object)]
+#[oai(deny_unknown_fields)]
+struct InvitationIn {
+    email: Email,
+    /// Up to your own role, and not `owner`.
+    role: RoleOut,
+}
+
+/// The state of an invitation. `void`: the inviter may no longer invite, or the organization is suspended or will be deleted.
+#[derive(Enum, Clone, Copy)]
+#[oai(rename_all = "lowercase", rename = "InvitationState")]
+enum StateOut {
+    Pending,
+    Accepted,
+    Declined,
+    Revoked,
+    Expired,
+    Void,
+}
+
+impl From<InvitationState> for StateOut {
+    fn from(state: InvitationState) -> Self {
+        match state {
+            InvitationState::Pending => Self::Pending,
+            InvitationState::Accepted => Self::Accepted,
+            InvitationState::Declined => Self::Declined,
+            InvitationState::Revoked => Self::Revoked,
+            InvitationState::Expired => Self::Expired,
+            InvitationState::Void => Self::Void,
+        }
+    }
+}
+
+impl From<StateOut> for InvitationState {
+    fn from(state: StateOut) -> Self {
+        match state {
+            StateOut::Pending => Self::Pending,
+            StateOut::Accepted => Self::Accepted,
+            StateOut::Declined => Self::Declined,
+            StateOut::Revoked => Self::Revoked,
+            StateOut::Expired => Self::Expired,
+            StateOut::Void => Self::Void,
+        }
+    }
+}
+
+/// An invitation of an email address to an organization.
+#[derive(Object)]
+#[oai(rename = "Invitation", example)]
+struct InvitationOut {
+    id: i64,
+    email: String,
+    /// The role of the new member.
+    role: RoleOut,
+    state: StateOut,
+    /// Id of the inviter; null if the account is deleted.
+    #[oai(nullable)]
+    invited_by: Option<i64>,
+    created_at: DateTime<Utc>,
+    expires_at: DateTime<Utc>,
+    /// The link for the invited person, and for no other. Only while the server cannot send mails, and only in the
+    /// response to the request that creates the link; else null.
+    #[oai(nullable)]
+    invite_url: Option<String>,
+}
+
+impl Example for InvitationOut {
+    fn example() -> Self {
+        Self {
+            id: 5,
+            email: "ada@example.com".into(),
+            role: RoleOut::Member,
+            state: StateOut::Pending,
+            invited_by: Some(1),
+            created_at: DateTime::from_timestamp(1_767_225_600, 0).unwrap_or_default(),
+            expires_at: DateTime::from_timestamp(1_767_830_400, 0).unwrap_or_default(),
+            invite_url: None,
+        }
+    }
+}
+
+impl From<Invitation> for InvitationOut {
+    fn from(invitation: Invitation) -> Self {
+        Self {
+            id: invitation.id,
+            email: invitation.email,
+            role: invitation.role.into(),
+            state: invitation.state.into(),
+            invited_by: invitation.invited_by,
+            created_at: invitation.created_at,
+            expires_at: invitation.expires_at,
+            invite_url: None,
+        }
+    }
+}
+
+impl From<&Issued> for InvitationOut {
+    fn from(issued: &Issued) -> Self {
+        Self { invite_url: issued.link.clone(), ..issued.invitation.clone().into() }
+    }
+}
+
+impl PageItem for InvitationOut {
+    const PAGE: &str = "InvitationPage";
+    const PAGE_DESCRIPTION: &str = "A page of the invitations of an organization, the newest first.";
+}
+
+#[derive(ApiResponse)]
+enum InvitationCreated {
+    /// The invitation was created, and a mail was sent.
+    #[oai(status = 201)]
+    Created(
+        Json<InvitationOut>,
+        /// The path of the invitation.
+        #[oai(header = "Location")]
+        String,
+    ),
+}
+
+#[derive(ApiResponse)]
+enum InvitationRevoked {
+    /// The invitation is revoked, and its link is void.
+    #[oai(status = 204)]
+    NoContent,
+}
+
+#[OpenApi(prefix_path = ORG_PATH, tag = "Tag::Organizations")]
+impl Invitations {
+    /// Returns the invitations of the organization, the newest first.
+    ///
+    /// An invitation is deleted 30 days after it has expired. Needs the permission `member:write`.
+    #[oai(path = "/invitations", method = "get", operation_id = "list_invitations")]
+    async fn list(
+        &self,
+        org: OrgMember<perm::MemberWrite>,
+        /// Only invitations in this state.
+        state: Query<Option<StateOut>>,
+        cursor: Cursor,
+        #[oai(default)] limit: Query<Limit>,
+    ) -> Result<Page<InvitationOut>> {
+        let listing = InvitationListing {
+            org_id: org.org_id(),
+            state: state.0.map(Into::into),
+            before: cursor.after()?,
+            // One more than requested shows whether there is a next page.
+            limit: i64::from(limit.0.0) + 1,
+        };
+        let invitations = self.0.db.run(async |conn| Ok(listing.load(conn).await?)).await?;
+        Ok(Page::of(&cursor, limit.0, invitations, |invitation| invitation.id))
+    }
+
+    /// Invites the owner of an email address, who may have no account yet.
+    ///
+    /// The mail has a link, which is valid once, for 7 days. If the server cannot send mails, the response has the link in
+    /// `invite_url`. An earlier invitation to the address is void then. Needs the permission `member:write`.
+    ///
+    /// Fails with 403 `role_too_high` for a role above your own and for `owner`, with 409 `already_member`, and with 409
+    /// `seat_limit_reached` if all seats are taken by members and pending invitations. Fails with 429 `too_many_attempts`
+    /// after many invitations. Fails with 400 `idempotency_not_supported` for a key if the response would have the link.
+    #[oai(path = "/invitations", method = "post", operation_id = "create_invitation")]
+    async fn create(
+        &self,
+        org: OrgMember<perm::MemberWrite>,
+        key: IdempotencyKey,
+        Body(body): Body<InvitationIn>,
+    ) -> Result<Replayable<InvitationCreated>> {
+        let org_id = org.org_id();
+        let once = key.once(|issued: &Issued| {
+            let location = format!("{PREFIX}/orgs/{org_id}/invitations/{}", issued.invitation.id);
+            InvitationCreated::Created(Json(issued.into()), location)
+        });
+        let role = body.role.into();
+        let done =
+            invitations::invite(&self.0, org.actor(), org.access(), &once, &body.email.0, role).await?;
+        Ok(done.into())
+    }
+
+    /// Returns an invitation.
+    ///
+    /// Needs the permission `member:write`.
+    #[oai(path = "/invitations/:invitation", method = "get", operation_id = "read_invitation")]
+    async fn read(
+        &self,
+        org: OrgMember<perm::MemberWrite>,
+        /// Id of the invitation.
+        invitation: Path<i64>,
+    ) -> Result<Json<InvitationOut>> {
+        Ok(Json(invitations::find(&self.0, org.access(), invitation.0).await?.into()))
+    }
+
+    /// Sends an invitation again, with a new link.
+    ///
+    /// The old link is void, and the new one is valid for 7 days. You are the inviter now. Needs the permission
+    /// `member:write`. Fails as creating an invitation does, and with 409 `conflict` if the invitation was accepted, declined
+    /// or revoked.
+    #[oai(path = "/invitations/:invitation/resend", method = "post", operation_id = "resend_invitation")]
+    async fn resend(
+        &self,
+        org: OrgMember<perm::MemberWrite>,
+        key: IdempotencyKey,
+        /// Id of the invitation.
+        invitation: Path<i64>,
+    ) -> Result<Replayable<Json<InvitationOut>>> {
+        let once = key.once(|issued: &Issued| Json(InvitationOut::from(issued)));
+        Ok(invitations::resend(&self.0, org.actor(), org.access(), &once, invitation.0).await?.into())
+    }
+
+    /// Revokes an invitation.
+    ///
+    /// Needs the permission `member:write`. Fails with 409 `conflict` if the invitation was accepted or declined.
+    #[oai(path = "/invitations/:invitation", method = "delete", operation_id = "revoke_invitation")]
+    async fn revoke(
+        &self,
+        org: OrgMember<perm::MemberWrite>,
+        /// Id of the invitation.
+        invitation: Path<i64>,
+    ) -> Result<InvitationRevoked> {
+        invitations::revoke(&self.0, org.actor(), org.access(), invitation.0).await?;
+        Ok(InvitationRevoked::NoContent)
+    }
+}
