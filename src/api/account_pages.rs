@@ -19,6 +19,7 @@ use super::{html::page, paths::PREFIX};
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; img-src data:; \
     connect-src 'self'; form-action 'none'; frame-ancestors 'none'; base-uri 'none'";
 const SCRIPT: &str = include_str!("templates/account.js");
+const INVITATION_SCRIPT: &str = include_str!("templates/invitation.js");
 
 /// The form of a page. Its script sends the input to the operation with the same name.
 struct Form {
@@ -84,15 +85,20 @@ static FORMS: [Form; 4] = [
 /// all users must have a second factor.
 pub(super) fn routes(product: &str, requires_second_factor: bool) -> Route {
     let product: Arc<str> = product.into();
-    let route = Route::new().at("/account.js", get(make_sync(|_| script())));
+    let second_factor_note = if requires_second_factor { SECOND_FACTOR_NOTE } else { "" };
+    let invitation = InvitationPage { note: second_factor_note, product: product.clone() };
+    let route = Route::new()
+        .at("/account.js", get(make_sync(|_| script(SCRIPT))))
+        .at("/invitation.js", get(make_sync(|_| script(INVITATION_SCRIPT))))
+        .at("/invitation", get(invitation));
     FORMS.iter().fold(route, |route, form| {
-        let note = if form.is_sign_up && requires_second_factor { SECOND_FACTOR_NOTE } else { "" };
+        let note = if form.is_sign_up { second_factor_note } else { "" };
         route.at(format!("/{}", form.name), get(FormPage { form, note, product: product.clone() }))
     })
 }
 
-fn script() -> Response {
-    let mut response = Response::builder().content_type("text/javascript; charset=utf-8").body(SCRIPT);
+fn script(text: &'static str) -> Response {
+    let mut response = Response::builder().content_type("text/javascript; charset=utf-8").body(text);
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     response
 }
@@ -118,6 +124,29 @@ impl Endpoint for FormPage {
 
     async fn call(&self, _: Request) -> poem::Result<Response> {
         Ok(page(&View { product: &self.product, form: self.form, note: self.note, api: PREFIX }, POLICY)?)
+    }
+}
+
+/// The endpoint of the page of an invitation to an organization. Its recipient may have an account or not.
+struct InvitationPage {
+    note: &'static str,
+    product: Arc<str>,
+}
+
+#[derive(Template)]
+#[template(path = "api/templates/invitation.html", config = "src/askama.toml")]
+struct InvitationView<'a> {
+    product: &'a str,
+    note: &'a str,
+    api: &'static str,
+}
+
+impl Endpoint for InvitationPage {
+    type Output = Response;
+
+    async fn call(&self, _: Request) -> poem::Result<Response> {
+        let view = InvitationView { product: &self.product, note: self.note, api: PREFIX };
+        Ok(page(&view, POLICY)?)
     }
 }
 
@@ -154,16 +183,35 @@ mod tests {
     async fn a_new_user_is_told_that_a_second_factor_is_required() {
         for form in &FORMS {
             let path = format!("/{}", form.name);
-            let (_, html) = get_page_of(routes("Acme", true), &path).await;
+            let (_, html) = get_page_of(routes("Acme", true), "/invitation").await;
             assert_eq!(html.contains("Two-factor authentication is required"), form.is_sign_up, "{html}");
             assert!(!get_page(&path).await.1.contains("Two-factor authentication"));
         }
     }
 
     #[tokio::test]
-    async fn the_script_has_the_media_type_of_javascript() {
-        let (response, text) = get_page("/account.js").await;
-        assert_eq!(response.content_type(), Some("text/javascript; charset=utf-8"));
-        assert_eq!(text, SCRIPT);
+    async fn the_scripts_have_the_media_type_of_javascript() {
+        for (path, script) in [("/account.js", SCRIPT), ("/invitation.js", INVITATION_SCRIPT)] {
+            let (response, text) = get_page(path).await;
+            assert_eq!(response.content_type(), Some("text/javascript; charset=utf-8"));
+            assert_eq!(text, script);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_page_of_an_invitation_runs_only_its_script_and_labels_every_field() {
+        let (response, html) = get_page("/invitation").await;
+        assert_eq!(response.headers()[header::CONTENT_SECURITY_POLICY], POLICY);
+        assert_eq!(html.matches("<script").count(), 1);
+        assert!(html.contains("<script src=\"/account/invitation.js\" defer></script>"), "{html}");
+        assert!(html.contains("data-api=\"/api/v1\"") && html.contains("R&#38;D &#60;Labs&#62;"), "{html}");
+        assert!(html.contains("<noscript><p class=\"bad\">This page needs JavaScript"), "{html}");
+        let (_, with_note) = get_page_of(routes("Acme", true), &path).await;
+        assert!(with_note.contains("Two-factor authentication is required") && !html.contains("Two-factor"));
+        for field in ["full_name", "username", "password", "repeat", "code"] {
+            assert!(html.contains(&format!("<label for=\"{field}\">")), "{field}");
+            assert!(html.contains(&format!("aria-describedby=\"{field}-error\"")), "{field}");
+            assert!(html.contains(&format!("<p id=\"{field}-error\"")), "{field}");
+        }
     }
 }

@@ -1,0 +1,222 @@
+// Shows an invitation. Its recipient registers or signs in, and accepts, or declines without an account.
+"use strict";
+
+const invitation = document.getElementById("invitation");
+const summary = document.getElementById("summary");
+const intro = document.getElementById("intro");
+const form = document.querySelector("form");
+const accept = document.getElementById("accept");
+const decline = document.getElementById("decline");
+const problem = document.getElementById("problem");
+const done = document.getElementById("done");
+const { api, note } = invitation.dataset;
+
+// What a step of the form says. The fields of a step name it in `data-steps`.
+const STEPS = {
+  "sign-up": {
+    intro: "Choose a password to create your account. If you have registered with this address before, it replaces the old password.",
+    button: "Create account and accept",
+    password: "new-password",
+  },
+  "sign-in": { intro: "Sign in with the account of this address.", button: "Sign in and accept", password: "current-password" },
+  code: { intro: "Enter a code to complete the sign-in.", button: "Accept the invitation", password: "current-password" },
+};
+
+let token = null;
+let organization = "";
+let step = null;
+let challenge = null;
+
+// Reads the token, and removes it from the address bar at once, so that it is not in the history or in bookmarks.
+async function takeToken() {
+  const found = new URLSearchParams(location.hash.slice(1)).get("token");
+  history.replaceState(null, "", location.pathname);
+  token = found || token;
+  done.textContent = "";
+  invitation.hidden = true;
+  clearProblems();
+  if (token) await preview();
+  else showProblem("This link is incomplete. Open it from the mail again.");
+}
+
+// Sends a request. Returns the response with its body, or null if there is no response; then the problem is shown.
+async function post(path, body, headers) {
+  try {
+    const response = await fetch(`${api}${path}`, { method: "POST", headers, body });
+    return { ok: response.ok, status: response.status, body: await response.json().catch(() => null) };
+  } catch {
+    showProblem("The server is not reachable. Try again in a moment.");
+    return null;
+  }
+}
+
+function postJson(path, body, headers) {
+  return post(path, JSON.stringify(body), { "content-type": "application/json", ...headers });
+}
+
+async function preview() {
+  const asked = token;
+  const response = await postJson("/invitations/preview", { token });
+  if (asked !== token) return;
+  if (!response?.ok) {
+    if (response) showErrors(response);
+    // Unless the link is void, the user can load the page again.
+    if (response?.status !== 400) history.replaceState(null, "", `#token=${token}`);
+    return;
+  }
+  const { inviter, role, email, account, expires_at } = response.body;
+  organization = response.body.organization;
+  const until = new Date(expires_at).toLocaleDateString("en", { dateStyle: "long" });
+  summary.textContent =
+    `${inviter || "A member"} invites ${email} to join ${organization} as ${role}. The invitation is valid until ${until}.`;
+  invitation.hidden = false;
+  showStep(account === "new" ? "sign-up" : "sign-in");
+}
+
+function showStep(name) {
+  step = name;
+  form.elements.code.value = "";
+  intro.textContent = STEPS[step].intro;
+  accept.textContent = STEPS[step].button;
+  form.elements.password.autocomplete = STEPS[step].password;
+  for (const field of form.querySelectorAll("[data-steps]")) field.hidden = !field.dataset.steps.split(" ").includes(step);
+}
+
+function visibleInputs() {
+  return [...form.querySelectorAll("input")].filter((input) => !input.closest("[hidden]"));
+}
+
+function showProblem(text) {
+  problem.textContent = text;
+}
+
+function showFieldProblem(input, text) {
+  const message = document.getElementById(`${input.id}-error`);
+  message.textContent = text;
+  message.hidden = !text;
+  if (text) input.setAttribute("aria-invalid", "true");
+  else input.removeAttribute("aria-invalid");
+}
+
+function clearProblems() {
+  showProblem("");
+  for (const input of form.querySelectorAll("input")) showFieldProblem(input, "");
+}
+
+// Returns whether the input is complete. The server validates it.
+function checkInput() {
+  for (const input of visibleInputs()) {
+    if (input.required && !input.value) showFieldProblem(input, "This field is required.");
+  }
+  const { password, repeat } = form.elements;
+  if (step === "sign-up" && password.value && repeat.value && password.value !== repeat.value) {
+    showFieldProblem(repeat, "The two passwords differ.");
+  }
+  return focusInvalid();
+}
+
+// Returns whether all visible fields are valid. Moves the focus to the first invalid one.
+function focusInvalid() {
+  const invalid = visibleInputs().find((input) => input.hasAttribute("aria-invalid"));
+  if (invalid) invalid.focus();
+  return !invalid;
+}
+
+// Shows the errors of a response (problem details, RFC 9457) at their fields, and the others above the form.
+function showErrors({ status, body }) {
+  const errors = Array.isArray(body?.errors) ? body.errors : [];
+  const others = errors.filter(({ loc, msg }) => {
+    const input = visibleInputs().find((input) => input.id === String(loc?.at(-1)));
+    if (input) showFieldProblem(input, msg);
+    return !input;
+  });
+  if (others.length) showProblem(others.map(({ msg }) => msg).join(" "));
+  else if (!errors.length) showProblem(body?.detail || `The request failed with status ${status}. Try again.`);
+  focusInvalid();
+}
+
+// Creates the account, and accepts the invitation with it.
+async function signUp() {
+  const { password, full_name } = form.elements;
+  const body = { token, password: password.value };
+  if (full_name.value.trim()) body.full_name = full_name.value;
+  const response = await postJson("/invitations/register", body);
+  if (!response) return;
+  if (response.ok) {
+    finish(`Your account is ready, and you are a member of ${organization} now. You can sign in with your address and the new password.${note}`);
+    return;
+  }
+  showErrors(response);
+  if (response.body?.code === "email_taken") showStep("sign-in");
+}
+
+// Signs in with the password, or with the code after it, and accepts the invitation.
+async function signIn() {
+  const { username, password, code } = form.elements;
+  const response =
+    step === "code"
+      ? await postJson("/auth/login/two-factor", { challenge_token: challenge, code: code.value })
+      : await post("/auth/login", new URLSearchParams({ username: username.value, password: password.value }));
+  if (!response) return;
+  if (response.ok) {
+    await acceptWith(response.body.access_token);
+  } else if (response.body?.challenge_token) {
+    challenge = response.body.challenge_token;
+    showStep("code");
+    code.focus();
+  } else {
+    // A challenge has a limit of attempts, so a wrong code needs a new one.
+    showStep("sign-in");
+    showErrors(response);
+  }
+}
+
+// Accepts the invitation, and ends the session, which serves for this alone. Its token is only in this function.
+async function acceptWith(accessToken) {
+  const headers = { authorization: `Bearer ${accessToken}` };
+  const response = await postJson("/invitations/accept", { token }, headers);
+  await fetch(`${api}/auth/logout`, { method: "POST", headers }).catch(() => null);
+  showStep("sign-in");
+  if (response?.ok) finish(`You are a member of ${organization} now. You can close this page.`);
+  else if (response) showErrors(response);
+}
+
+async function sendDecline() {
+  const response = await postJson("/invitations/decline", { token });
+  if (response?.ok) finish("You have declined the invitation. You can close this page.");
+  else if (response) showErrors(response);
+}
+
+function finish(text) {
+  token = null;
+  form.reset();
+  invitation.hidden = true;
+  done.textContent = text;
+  done.focus();
+}
+
+// Runs an action unless another one is running.
+async function run(action) {
+  if (accept.disabled) return;
+  const focused = document.activeElement;
+  accept.disabled = decline.disabled = true;
+  await action();
+  accept.disabled = decline.disabled = false;
+  // A button that is disabled loses the focus.
+  if (document.activeElement === document.body) focused.focus();
+}
+
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  clearProblems();
+  if (checkInput()) run(step === "sign-up" ? signUp : signIn);
+});
+
+decline.addEventListener("click", () => {
+  clearProblems();
+  run(sendDecline);
+});
+
+// If another link is opened on this page, only the fragment changes, and the page is not loaded again.
+addEventListener("hashchange", takeToken);
+takeToken();
