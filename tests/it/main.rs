@@ -57,6 +57,7 @@ mod import_cycles;
 mod isolation;
 mod job_outbox;
 mod job_outbox_history;
+mod invitations;
 mod locales;
 mod mail;
 mod mail_delivery;

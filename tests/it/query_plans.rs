@@ -43,7 +43,17 @@ async fn insert_rows(app: &TestApp) {
          INSERT INTO two_factor (user_id, secret, confirmed_at)
              SELECT id, 'x', now() FROM users WHERE hashed_password = 'x';
          INSERT INTO audit_log (actor_id, action, target_type, target_id)
-             SELECT n, 'crowd.' || n % 100, 'user', n::text FROM generate_series(1, {ROWS}) n"
+             SELECT n, 'crowd.' || n % 100, 'user', n::text FROM generate_series(1, {ROWS}) n;
+         INSERT INTO organizations (name) SELECT 'Crowd ' || n FROM generate_series(1, 200) n;
+         INSERT INTO memberships (org_id, user_id, role)
+             SELECT o.id, u.id, 'owner'
+             FROM (SELECT id, row_number() OVER () AS number FROM organizations WHERE name LIKE 'Crowd %') o
+             JOIN (SELECT id, row_number() OVER () AS number FROM users WHERE hashed_password = 'x') u USING (number);
+         INSERT INTO invitations (org_id, email, email_key, role, invited_by, link_id, token_hash, link_shown, expires_at)
+             SELECT o.org_id, 'guest' || n || '@example.com', 'guest' || n || '@example.com', 'member', o.user_id,
+                 gen_random_uuid(), sha256(('invitation ' || n)::bytea), false, now() + interval '7 days'
+             FROM generate_series(1, {ROWS}) n
+             JOIN (SELECT *, row_number() OVER () AS number FROM memberships) o ON o.number = n % 200 + 1"
     );
     app.sql(&sql).await;
     // Does the work of autovacuum, which test servers do not run. It also moves pending entries into the
@@ -76,9 +86,19 @@ async fn call_all_operations(app: &TestApp, user: &User, admin: &User) {
         "/members?role=owner&state=active&search=user",
         "/audit",
         "/audit?action=org.created",
+        "/invitations",
+        "/invitations?state=pending&limit=5",
     ] {
         get(&format!("/orgs/{org}{path}"), user).await;
     }
+    get("/users/me/invitations", user).await;
+    let guest = "guest7@example.com";
+    let body = json!({ "email": guest, "role": "member" });
+    assert_eq!(app.post(&format!("/orgs/{org}/invitations"), Some(user), body).await.status, 201);
+    let token = app.mailed_token(guest).await;
+    assert_eq!(app.post("/invitations/preview", None, json!({ "token": token })).await.status, 200);
+    let sign_up = json!({ "token": token, "password": PASSWORD });
+    assert_eq!(app.post("/invitations/register", None, sign_up).await.status, 200);
     get("/admin/orgs?search=acme", admin).await;
     let all = app.get("/users", Some(admin)).await;
     assert_eq!(all.body["total"], 10_000, "the count is limited");

@@ -93,6 +93,9 @@ async fn a_request_is_refused_if_permissions_are_revoked_before_its_transaction(
         (Method::DELETE, "/users/me/two-factor", both),
         (Method::POST, "/users/me/two-factor/recovery-codes", code),
         (Method::POST, "/auth/logout-all", Value::Null),
+        (Method::POST, "/invitations/accept", json!({ "token": "0" })),
+        (Method::POST, "/users/me/invitations/1/accept", Value::Null),
+        (Method::POST, "/users/me/invitations/1/decline", Value::Null),
     ];
     let admin: &[(Method, &str, Value)] = &[
         (Method::POST, "/users", json!({ "email": "ghost@example.com", "role": "admin" })),

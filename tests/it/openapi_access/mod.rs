@@ -17,6 +17,7 @@ use crate::support::{
 const PUBLIC: &[&str] = &[
     "accept_invite",
     "confirm_email",
+    "decline_invitation",
     "forgot_password",
     "health",
     "health_db",
@@ -25,8 +26,10 @@ const PUBLIC: &[&str] = &[
     "health_redis",
     "login",
     "login_two_factor",
+    "preview_invitation",
     "refresh",
     "register",
+    "register_with_invitation",
     "resend_verification",
     "reset_password",
     "verify_email",

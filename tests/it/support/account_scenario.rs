@@ -11,6 +11,7 @@ use super::{app::Answer, authenticator::Authenticator};
 const EMAIL: &str = "ada@example.com";
 const NEW_EMAIL: &str = "lovelace@example.com";
 const INVITED: &str = "bob@example.com";
+const GUEST: &str = "eve@example.com";
 const PASSWORDS: [&str; 4] =
     ["first horse battery", "second horse battery", "third horse battery", "fourth horse battery"];
 const WRONG_PASSWORD: &str = "no-horse-battery-at-all";
@@ -140,6 +141,22 @@ impl<M: AsyncFn(&str) -> String> AccountScenario<M> {
         self.post(204, "/auth/accept-invite", "", accept).await;
         let path = format!("/users/{}", invited.body["id"]);
         self.send(200, Method::PATCH, &path, &access, json!({ "role": "admin" })).await;
+        self.invite_to_org(&access).await;
+    }
+
+    /// Invites a person without an account to an organization, twice, who registers with the second link.
+    async fn invite_to_org(&mut self, access: &str) {
+        let org = self.post(201, "/orgs", access, json!({ "name": "Acme" })).await;
+        let path = format!("/orgs/{}/invitations", org.body["id"]);
+        let made = self.post(201, &path, access, json!({ "email": GUEST, "role": "member" })).await;
+        let first = (self.mailed_token)(GUEST).await;
+        self.post(200, &format!("{path}/{}/resend", made.body["id"]), access, Value::Null).await;
+        let token = (self.mailed_token)(GUEST).await;
+        self.post(400, "/invitations/accept", access, json!({ "token": first })).await;
+        self.post(403, "/invitations/accept", access, json!({ "token": token })).await;
+        self.post(200, "/invitations/preview", "", json!({ "token": token })).await;
+        let sign_up = json!({ "token": token, "password": PASSWORDS[3] });
+        self.post(200, "/invitations/register", "", sign_up).await;
     }
 
     /// Sends secrets in URLs, unknown fields and truncated bodies.

@@ -1,0 +1,136 @@
+//! What the holder of a link does without an account.
+
+use serde_json::json;
+
+use super::*;
+use crate::support::app::fields;
+
+const GUESSED: &str = "a password of Mallory";
+
+#[tokio::test]
+async fn smoke_a_person_without_an_account_registers_with_an_invitation() {
+    let app = TestApp::start().await;
+    let org = Org::create(&app).await;
+    org.invite(&app, "Bob@Example.com").await;
+    let token = app.mailed_token(BOB).await;
+    let seen = preview(&app, &token).await;
+    assert_status(&seen, 200);
+    let found = ["organization", "inviter", "email", "role", "account"].map(|name| &seen.body[name]);
+    let wanted = ["Acme", "Ada Lovelace", "b***@example.com", "member", "new"].map(|text| json!(text));
+    assert_eq!(found, wanted.each_ref());
+
+    let joined = sign_up(&app, &token, PASSWORD).await;
+    assert_status(&joined, 200);
+    assert_eq!((&joined.body["id"], &joined.body["role"]), (&json!(org.id), &json!("member")));
+    let bob = User::signed_in(0, BOB, &app.login(BOB, PASSWORD).await);
+    let me = app.get("/users/me", Some(&bob)).await.body;
+    let found = ["email", "full_name", "email_verified"].map(|name| &me[name]);
+    assert_eq!(found, [&json!(BOB), &json!("Bob"), &json!(true)]);
+    assert_eq!(app.get(&org.path("/members"), Some(&bob)).await.status, 200);
+    let verification = app.mails().await.into_iter().filter(|mail| mail.subject.contains("Confirm")).count();
+    assert_eq!(verification, 0, "the invitation has verified the address");
+    let actor = "SELECT actor_id FROM audit_log WHERE action = 'invitation.accepted'";
+    assert_eq!(column(&app.database, actor).await, [me["id"].to_string()]);
+    assert_refused(&app, &org, &bob, &token, "invitation_invalid").await;
+}
+
+#[tokio::test]
+async fn a_refused_password_does_not_use_up_the_invitation() {
+    let app = TestApp::start().await;
+    let org = Org::create(&app).await;
+    org.invite(&app, BOB).await;
+    let token = app.mailed_token(BOB).await;
+    for bad in ["iloveyou", "short", BOB, &"x".repeat(73)] {
+        let refused = sign_up(&app, &token, bad).await;
+        assert_eq!(refused.invalid_fields(), fields(&[("body.password", "value_error")]), "{bad}");
+    }
+    assert_eq!(org.members(&app).await.len(), 1);
+    assert_status(&sign_up(&app, &token, PASSWORD).await, 200);
+}
+
+#[tokio::test]
+async fn the_owner_of_a_verified_account_signs_in() {
+    let app = TestApp::start().await;
+    let (org, bob) = (Org::create(&app).await, user_with(&app, BOB).await);
+    org.invite(&app, BOB).await;
+    let token = app.mailed_token(BOB).await;
+    assert_eq!(preview(&app, &token).await.body["account"], "existing");
+    sign_up(&app, &token, "another password").await.is_some_problem(400, "email_taken");
+    assert_status(&app.login(BOB, PASSWORD).await, 200);
+    app.sql("UPDATE users SET is_active = false WHERE email = 'bob@example.com'").await;
+    sign_up(&app, &token, "another password").await.is_some_problem(400, "email_taken");
+    app.sql("UPDATE users SET is_active = true").await;
+    assert_status(&accept(&app, &bob, &token).await, 200);
+}
+
+/// An attacker who has registered the address of the victim earlier gains nothing (pre-hijacking).
+#[tokio::test]
+async fn an_earlier_registration_by_another_person_gains_nothing() {
+    let app = TestApp::start().await;
+    let org = Org::create(&app).await;
+    let mallory = register(&app, BOB, GUESSED).await;
+    let move_away = json!({ "email": "mallory@example.com", "password": GUESSED });
+    assert_status(&app.post("/users/me/email", Some(&mallory), move_away).await, 202);
+    let to_change = app.mailed_token("mallory@example.com").await;
+    let id = org.invite(&app, BOB).await;
+    let token = app.mailed_token(BOB).await;
+
+    // Without the mail, and with the browser of the victim, who has the mail.
+    assert!(list_mine(&app, &mallory).await.is_empty());
+    accept_by_id(&app, &mallory, id).await.is_some_problem(404, "not_found");
+    accept(&app, &mallory, &token).await.is_some_problem(403, "email_not_verified");
+    assert_eq!(org.members(&app).await.len(), 1);
+
+    assert_eq!(preview(&app, &token).await.body["account"], "new");
+    assert_status(&sign_up(&app, &token, PASSWORD).await, 200);
+    app.assert_signed_out(&mallory).await;
+    app.login(BOB, GUESSED).await.is_some_problem(401, "bad_credentials");
+    let confirm = app.post("/auth/confirm-email", None, json!({ "token": to_change })).await;
+    confirm.is_some_problem(400, "invalid_link");
+    let bob = User::signed_in(mallory.id, BOB, &app.login(BOB, PASSWORD).await);
+    let me = app.get("/users/me", Some(&bob)).await.body;
+    let found = ["email", "full_name", "email_verified"].map(|name| &me[name]);
+    assert_eq!(found, [&json!(BOB), &json!("Bob"), &json!(true)]);
+    assert_eq!(org.members(&app).await[1], format!("{} member", bob.id));
+    let mails = app.mails().await;
+    assert!(mails.iter().any(|mail| mail.to == BOB && mail.subject == "Your password was reset"));
+}
+
+/// The inviter has got the link, so that to have it proves nothing about the address.
+#[tokio::test]
+async fn a_link_that_was_not_mailed_verifies_nothing() {
+    let app = TestApp::with(&[WITHOUT_MAIL]).await;
+    let org = Org::create(&app).await;
+    let link = async |email: &str| {
+        token_of(&org.invite_as(&app, &org.owner, email, "member").await.body["invite_url"])
+    };
+    let token = link(BOB).await;
+    assert_eq!(preview(&app, &token).await.body["account"], "new");
+    assert_status(&sign_up(&app, &token, PASSWORD).await, 200);
+    let bob = User::signed_in(0, BOB, &app.login(BOB, PASSWORD).await);
+    let me = app.get("/users/me", Some(&bob)).await.body;
+    assert_eq!((&me["email_verified"], org.members(&app).await.len()), (&json!(false), 2));
+
+    // It replaces no password, and only the invited account accepts it.
+    let eve = register(&app, "eve@example.com", GUESSED).await;
+    let token = link(&eve.email).await;
+    assert_eq!(preview(&app, &token).await.body["account"], "existing");
+    sign_up(&app, &token, PASSWORD).await.is_some_problem(400, "email_taken");
+    accept(&app, &bob, &token).await.is_some_problem(403, "invitation_other_address");
+    assert!(list_mine(&app, &eve).await.is_empty());
+    assert_status(&accept(&app, &eve, &token).await, 200);
+    assert_eq!(app.get("/users/me", Some(&eve)).await.body["email_verified"], false);
+}
+
+#[tokio::test]
+async fn a_person_without_an_account_declines() {
+    let app = TestApp::start().await;
+    let (org, bob) = (Org::create(&app).await, app.user().await);
+    org.invite(&app, BOB).await;
+    let token = app.mailed_token(BOB).await;
+    assert_status(&decline(&app, &token).await, 204);
+    assert_refused(&app, &org, &bob, &token, "invitation_invalid").await;
+    assert_eq!(org.states(&app).await, ["bob@example.com declined"]);
+    let notice = app.mails().await.pop().unwrap();
+    assert_eq!((&*notice.to, &*notice.subject), (&*org.owner.email, "Your invitation was declined"));
+}
