@@ -31,6 +31,25 @@ diesel::table! {
 }
 
 diesel::table! {
+    invitations (id) {
+        id -> Int8,
+        org_id -> Int8,
+        email -> Text,
+        email_key -> Text,
+        role -> Text,
+        invited_by -> Nullable<Int8>,
+        link_id -> Uuid,
+        token_hash -> Bytea,
+        link_shown -> Bool,
+        created_at -> Timestamptz,
+        expires_at -> Timestamptz,
+        accepted_at -> Nullable<Timestamptz>,
+        declined_at -> Nullable<Timestamptz>,
+        revoked_at -> Nullable<Timestamptz>,
+    }
+}
+
+diesel::table! {
     job_outbox (id) {
         id -> Uuid,
         queue -> Text,
@@ -176,6 +195,7 @@ diesel::table! {
 diesel::allow_tables_to_appear_in_same_query! {
     audit_log,
     idempotency_keys,
+    invitations,
     job_outbox,
     memberships,
     one_time_tokens,

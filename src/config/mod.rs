@@ -202,7 +202,7 @@ pub struct Mail {
         value_parser = setting("PUBLIC_URL", public_url))]
     pub public_url: Setting<Url>,
     /// URL of the front end, such as `https://app.example.com`. Links in mails lead to its pages verify-email,
-    /// confirm-email, reset-password and accept-invite.
+    /// confirm-email, reset-password, accept-invite and invitation.
     #[arg(long, env, default_value = "", hide_default_value = true, value_name = "URL",
         value_parser = setting("FRONTEND_URL", base_url))]
     pub frontend_url: Setting<Url>,

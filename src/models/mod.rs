@@ -7,9 +7,9 @@ pub mod audit;
 pub mod clock;
 pub mod email_key;
 pub mod idempotency_key;
-pub mod job_outbox;
 pub mod invitation;
 pub mod invitation_list;
+pub mod job_outbox;
 pub mod member_list;
 pub mod membership;
 pub mod one_time_token;
@@ -48,11 +48,11 @@ diesel::joinable!(crate::schema::memberships -> crate::schema::users (user_id));
 /// The column has a CHECK instead of a PostgreSQL enum type: clients cache the ids of enum types, and the ids change if
 /// a type is recreated.
 macro_rules! text_enum {
-    ($(#[$attribute:meta])* pub enum $name:ident { $($variant:ident = $text:literal,)+ }) => {
+    ($(#[$attribute:meta])* pub enum $name:ident { $($(#[$doc:meta])* $variant:ident = $text:literal,)+ }) => {
         $(#[$attribute])*
         #[diesel(sql_type = diesel::sql_types::Text)]
         pub enum $name {
-            $($variant,)+
+            $($(#[$doc])* $variant,)+
         }
 
         impl $name {

@@ -5,9 +5,9 @@
 //! its file and a line in `resources`.
 
 mod audit;
-mod jobs;
 mod invitation_links;
 mod invitations;
+mod jobs;
 mod members;
 mod my_invitations;
 mod org;
