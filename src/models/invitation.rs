@@ -20,7 +20,7 @@ pub const LIFETIME_DAYS: i32 = 7;
 /// How long an expired invitation, open or not, stays in the list of its organization.
 const RETENTION_DAYS: i32 = 30;
 
-/// The roles of members who may invite. [`STATE`] has the same ones.
+/// The roles of members who may invite. The SQL of [`Invitation::state`] has the same ones.
 pub const INVITER_ROLES: [OrgRole; 2] = [OrgRole::Admin, OrgRole::Owner];
 
 text_enum! {
