@@ -206,7 +206,7 @@ mod tests {
         assert!(html.contains("<script src=\"/account/invitation.js\" defer></script>"), "{html}");
         assert!(html.contains("data-api=\"/api/v1\"") && html.contains("R&#38;D &#60;Labs&#62;"), "{html}");
         assert!(html.contains("<noscript><p class=\"bad\">This page needs JavaScript"), "{html}");
-        let (_, with_note) = get_page_of(routes("Acme", true), &path).await;
+        let (_, with_note) = get_page_of(routes("Acme", true), "/invitation").await;
         assert!(with_note.contains("Two-factor authentication is required") && !html.contains("Two-factor"));
         for field in ["full_name", "username", "password", "repeat", "code"] {
             assert!(html.contains(&format!("<label for=\"{field}\">")), "{field}");

@@ -58,6 +58,9 @@ pub struct DetailsFilter<'a> {
     pub limit: i64,
 }
 
+/// An invitation, the name of the organization, and the name of the inviter with the time of the verification of the address.
+type DetailsRow = (Invitation, String, Option<String>, Option<DateTime<Utc>>);
+
 impl InvitationDetails {
     /// Returns an invitation by id.
     pub async fn find(conn: &AsyncPgConnection, id: i64) -> QueryResult<Option<Self>> {
@@ -99,10 +102,12 @@ impl InvitationDetails {
             query = query.filter(invitations::id.lt(before));
         }
         let page = query.order(invitations::id.desc()).limit(filter.limit);
-        let rows: Vec<(Invitation, String, Option<String>, Option<DateTime<Utc>>)> =
-            page.load(&mut conn).await?;
-        let details = |(invitation, organization, inviter, verified_at): (_, _, _, Option<DateTime<Utc>>)| {
-            Self { invitation, organization, inviter, inviter_is_verified: verified_at.is_some() }
+        let rows: Vec<DetailsRow> = page.load(&mut conn).await?;
+        let details = |(invitation, organization, inviter, verified_at): DetailsRow| Self {
+            invitation,
+            organization,
+            inviter,
+            inviter_is_verified: verified_at.is_some(),
         };
         Ok(rows.into_iter().map(details).collect())
     }
