@@ -1,5 +1,6 @@
 //! Password hashing, tokens, encryption of stored secrets, and keyed hashes for logs.
 
+pub mod api_key;
 mod digest;
 mod opaque_token;
 mod password;
