@@ -27,6 +27,8 @@ pub struct AuditEntry {
     pub client_request_id: Option<String>,
     /// The organization in which the action was made.
     pub org_id: Option<i64>,
+    /// The API key that the actor has used.
+    pub api_key_id: Option<i64>,
 }
 
 /// An entry to insert; the database sets its id and time.
@@ -45,6 +47,7 @@ pub struct NewAuditEntry<'a> {
     pub request_id: Option<&'a str>,
     pub client_request_id: Option<&'a str>,
     pub org_id: Option<i64>,
+    pub api_key_id: Option<i64>,
 }
 
 impl NewAuditEntry<'_> {
@@ -67,6 +70,7 @@ pub struct AuditFilter<'a> {
     pub target_type: Option<&'a str>,
     pub target_id: Option<&'a str>,
     pub org_id: Option<i64>,
+    pub api_key_id: Option<i64>,
     /// Only entries with a lower id, which are older.
     pub before: Option<i64>,
     pub limit: i64,
@@ -90,6 +94,9 @@ impl AuditEntry {
         }
         if let Some(org_id) = filter.org_id {
             query = query.filter(audit_log::org_id.eq(org_id));
+        }
+        if let Some(api_key_id) = filter.api_key_id {
+            query = query.filter(audit_log::api_key_id.eq(api_key_id));
         }
         if let Some(before) = filter.before {
             query = query.filter(audit_log::id.lt(before));

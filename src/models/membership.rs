@@ -227,6 +227,25 @@ impl Membership {
             .await
     }
 
+    /// Returns the owner of an organization and another of its members, as far as they can act in it.
+    pub async fn active_owner_and(
+        mut conn: &AsyncPgConnection,
+        org_id: i64,
+        user_id: i64,
+    ) -> QueryResult<Vec<User>> {
+        memberships::table
+            .inner_join(users::table)
+            .filter(memberships::org_id.eq(org_id))
+            .filter(memberships::role.eq(OrgRole::Owner).or(memberships::user_id.eq(user_id)))
+            .filter(memberships::suspended_at.is_null())
+            .filter(users::is_active)
+            .filter(users::deletion_due_at.is_null())
+            .order(users::id)
+            .select(User::as_select())
+            .load(&mut conn)
+            .await
+    }
+
     /// Updates a membership and returns the new row. `None` if it is gone.
     pub async fn update(
         tx: &Tx<'_>,

@@ -3,6 +3,8 @@
 //! All queries return [`QueryResult`]. They fail if PostgreSQL does not answer or a constraint is violated, so their
 //! documentation has no `# Errors`.
 
+pub mod api_key;
+pub mod api_key_use;
 pub mod audit;
 pub mod clock;
 pub mod email_key;
@@ -36,6 +38,8 @@ use diesel::{
 };
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
+diesel::joinable!(crate::schema::api_keys -> crate::schema::organizations (org_id));
+diesel::joinable!(crate::schema::api_keys -> crate::schema::users (created_by));
 diesel::joinable!(crate::schema::sessions -> crate::schema::users (user_id));
 diesel::joinable!(crate::schema::one_time_tokens -> crate::schema::users (user_id));
 diesel::joinable!(crate::schema::invitations -> crate::schema::organizations (org_id));

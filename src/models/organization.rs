@@ -56,6 +56,11 @@ pub struct OrganizationChanges<'a> {
 }
 
 impl Organization {
+    /// Returns an organization by id.
+    pub async fn find(mut conn: &AsyncPgConnection, id: i64) -> QueryResult<Option<Self>> {
+        Self::query().filter(organizations::id.eq(id)).first(&mut conn).await.optional()
+    }
+
     /// Locks an organization against changes of itself and of its members until the transaction ends, and returns the latest
     /// version of the row.
     pub async fn lock(mut conn: &AsyncPgConnection, id: i64) -> QueryResult<Option<Self>> {

@@ -1,0 +1,330 @@
+//! The table `api_keys`.
+
+use std::time::Instant;
+
+use chrono::{DateTime, Utc};
+use diesel::prelude::*;
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+
+use super::{
+    after,
+    clock::DatabaseClock,
+    clock_timestamp, days, delete_batch,
+    membership::{IdentityMembership, OrgRole},
+    now,
+};
+use crate::{
+    db::Tx,
+    schema::{api_keys, memberships, organizations, users},
+};
+
+/// A key that has ended is deleted after this time.
+const KEEP_ENDED_DAYS: i32 = 90;
+
+/// A key of an organization, without its hash.
+#[derive(Clone, Debug, HasQuery, Identifiable)]
+pub struct ApiKey {
+    pub id: i64,
+    pub org_id: i64,
+    /// The member in whose name the key acts.
+    pub created_by: i64,
+    pub name: String,
+    /// The permissions, separated by spaces.
+    pub scopes: String,
+    /// The beginning and the end of the key.
+    pub hint: String,
+    /// Until when the key before the last rotation is valid.
+    pub previous_expires_at: Option<DateTime<Utc>>,
+    /// How long the key is valid, from its creation or last rotation. `None` if it does not expire.
+    pub lifetime_days: Option<i32>,
+    pub expires_at: Option<DateTime<Utc>>,
+    pub created_at: DateTime<Utc>,
+    pub rotated_at: Option<DateTime<Utc>>,
+    pub last_used_at: Option<DateTime<Utc>>,
+    pub revoked_at: Option<DateTime<Utc>>,
+    #[diesel(select_expression = clock_timestamp())]
+    pub clock: DatabaseClock,
+}
+
+/// A key to insert.
+#[derive(Insertable)]
+#[diesel(table_name = api_keys)]
+pub struct NewApiKey<'a> {
+    pub org_id: i64,
+    pub created_by: i64,
+    pub name: &'a str,
+    pub scopes: &'a str,
+    pub hash: &'a [u8],
+    pub hint: &'a str,
+    pub lifetime_days: Option<i32>,
+    pub expires_at: Option<DateTime<Utc>>,
+}
+
+/// Changes to a key. `None` keeps a column.
+#[derive(AsChangeset, Default)]
+#[diesel(table_name = api_keys)]
+pub struct ApiKeyChanges<'a> {
+    pub name: Option<&'a str>,
+    pub scopes: Option<&'a str>,
+    pub lifetime_days: Option<Option<i32>>,
+    pub expires_at: Option<Option<DateTime<Utc>>>,
+    pub expiry_notified_at: Option<Option<DateTime<Utc>>>,
+}
+
+/// A new secret of a key.
+pub struct Rotation<'a> {
+    pub hash: &'a [u8],
+    pub hint: &'a str,
+    pub lifetime_days: Option<i32>,
+    /// When the present secret stops to be valid.
+    pub previous_expires_at: DateTime<Utc>,
+    pub expires_at: Option<DateTime<Utc>>,
+}
+
+/// A key, and what its creator may do in the organization. A cached one was read at most `IDENTITY_CACHE_MS` ago.
+pub struct KeyIdentity {
+    pub key: ApiKey,
+    /// Whether the request has the secret from before the last rotation.
+    pub is_previous: bool,
+    /// Whether the account of the creator is active, and not scheduled for deletion.
+    pub is_creator_active: bool,
+    /// `None` if the creator is no longer a member.
+    pub membership: Option<IdentityMembership>,
+}
+
+impl KeyIdentity {
+    /// Returns the key with this hash, its creator and its organization, with one statement. The key may have ended.
+    pub async fn find(mut conn: &AsyncPgConnection, hash: &[u8]) -> QueryResult<Option<Self>> {
+        let of_creator =
+            memberships::org_id.eq(api_keys::org_id).and(memberships::user_id.eq(api_keys::created_by));
+        type Row = (ApiKey, bool, bool, bool, bool, Option<OrgRole>, Option<DateTime<Utc>>);
+        let found: Option<Row> = api_keys::table
+            .inner_join(users::table)
+            .inner_join(organizations::table)
+            .left_join(memberships::table.on(of_creator))
+            .filter(api_keys::hash.eq(hash).or(api_keys::previous_hash.assume_not_null().eq(hash)))
+            .select((
+                ApiKey::as_select(),
+                api_keys::hash.ne(hash),
+                users::is_active.and(users::deletion_due_at.is_null()),
+                organizations::suspended_at.is_not_null(),
+                organizations::deletion_due_at.is_not_null(),
+                memberships::role.nullable(),
+                memberships::suspended_at.nullable(),
+            ))
+            .first(&mut conn)
+            .await
+            .optional()?;
+        Ok(found.map(|(key, is_previous, is_creator_active, org_suspended, org_deleting, role, suspended_at)| {
+            let membership = role.map(|role| IdentityMembership {
+                org_id: key.org_id,
+                role,
+                suspended: suspended_at.is_some(),
+                org_suspended,
+                org_deleting,
+            });
+            Self { key, is_previous, is_creator_active, membership }
+        }))
+    }
+
+    /// Returns whether the secret of the request has ended: the key is revoked or expired, or it was rotated and the overlap
+    /// is over.
+    pub fn has_ended(&self) -> bool {
+        let is_rotated_out = || self.key.previous_expires_at.is_none_or(|until| until <= self.key.clock.now());
+        self.key.has_ended() || (self.is_previous && is_rotated_out())
+    }
+}
+
+impl ApiKey {
+    /// Returns whether the key is revoked or expired.
+    pub fn has_ended(&self) -> bool {
+        self.revoked_at.is_some() || self.expires_at.is_some_and(|expires_at| expires_at <= self.clock.now())
+    }
+
+    /// Takes a use into account that is not written yet.
+    pub fn add_pending_use(&mut self, used_at: Instant) {
+        let used_at = self.clock.now() - used_at.elapsed();
+        self.last_used_at = Some(self.last_used_at.map_or(used_at, |written| written.max(used_at)));
+    }
+
+    /// Returns whether the key has a scope, such as `product:read`.
+    pub fn has_scope(&self, scope: &str) -> bool {
+        self.scopes.split(' ').any(|own| own == scope)
+    }
+
+    /// Returns at most `limit` keys of an organization, the newest first. `before` is the id of a newer key.
+    pub async fn list(
+        mut conn: &AsyncPgConnection,
+        org_id: i64,
+        before: Option<i64>,
+        limit: i64,
+    ) -> QueryResult<Vec<Self>> {
+        let mut query = Self::query().filter(api_keys::org_id.eq(org_id)).into_boxed();
+        if let Some(before) = before {
+            query = query.filter(api_keys::id.lt(before));
+        }
+        query.order(api_keys::id.desc()).limit(limit).load(&mut conn).await
+    }
+
+    /// Returns a key of an organization.
+    pub async fn find(mut conn: &AsyncPgConnection, org_id: i64, id: i64) -> QueryResult<Option<Self>> {
+        let own = api_keys::org_id.eq(org_id).and(api_keys::id.eq(id));
+        Self::query().filter(own).first(&mut conn).await.optional()
+    }
+
+    /// Locks a key of an organization until the transaction ends, and returns the latest version of the row.
+    pub async fn lock(mut conn: &AsyncPgConnection, org_id: i64, id: i64) -> QueryResult<Option<Self>> {
+        let own = api_keys::org_id.eq(org_id).and(api_keys::id.eq(id));
+        Self::query().filter(own).for_update().first(&mut conn).await.optional()
+    }
+
+    /// Locks a key of any organization.
+    pub async fn lock_by_id(mut conn: &AsyncPgConnection, id: i64) -> QueryResult<Option<Self>> {
+        Self::query().filter(api_keys::id.eq(id)).for_update().first(&mut conn).await.optional()
+    }
+
+    /// Locks a key against changes. Several transactions may hold this lock at the same time.
+    pub async fn lock_shared(mut conn: &AsyncPgConnection, id: i64) -> QueryResult<Option<Self>> {
+        Self::query().filter(api_keys::id.eq(id)).for_share().first(&mut conn).await.optional()
+    }
+
+    /// Returns whether one of the hashes is that of a key, whatever its state.
+    pub async fn any_has_hash(mut conn: &AsyncPgConnection, hashes: &[Vec<u8>]) -> QueryResult<bool> {
+        let found = api_keys::table.filter(
+            api_keys::hash.eq_any(hashes).or(api_keys::previous_hash.assume_not_null().eq_any(hashes)),
+        );
+        diesel::select(diesel::dsl::exists(found)).get_result(&mut conn).await
+    }
+
+    /// Locks the keys with these hashes, in the order of their ids. Returns each with whether a hash is that of its present
+    /// secret, and not only that of the one before.
+    pub async fn lock_by_hashes(tx: &Tx<'_>, hashes: &[Vec<u8>]) -> QueryResult<Vec<(Self, bool)>> {
+        let mut conn = tx.conn();
+        api_keys::table
+            .filter(
+                api_keys::hash.eq_any(hashes).or(api_keys::previous_hash.assume_not_null().eq_any(hashes)),
+            )
+            .order(api_keys::id)
+            .select((Self::as_select(), api_keys::hash.eq_any(hashes)))
+            .for_update()
+            .load(&mut conn)
+            .await
+    }
+
+    /// Returns the number of keys of an organization that have not ended.
+    pub async fn count_active(mut conn: &AsyncPgConnection, org_id: i64) -> QueryResult<i64> {
+        let is_unexpired = api_keys::expires_at.is_null().or(api_keys::expires_at.assume_not_null().gt(now()));
+        api_keys::table
+            .filter(api_keys::org_id.eq(org_id))
+            .filter(api_keys::revoked_at.is_null())
+            .filter(is_unexpired)
+            .count()
+            .get_result(&mut conn)
+            .await
+    }
+
+    /// Updates a key and returns the new row. `changes` must change something.
+    pub async fn update(tx: &Tx<'_>, id: i64, changes: &ApiKeyChanges<'_>) -> QueryResult<Self> {
+        let mut conn = tx.conn();
+        diesel::update(api_keys::table.find(id))
+            .set(changes)
+            .returning(Self::as_returning())
+            .get_result(&mut conn)
+            .await
+    }
+
+    /// Replaces the secret of a key and returns the new row.
+    pub async fn rotate(tx: &Tx<'_>, id: i64, new: &Rotation<'_>) -> QueryResult<Self> {
+        let mut conn = tx.conn();
+        diesel::update(api_keys::table.find(id))
+            .set((
+                api_keys::previous_hash.eq(api_keys::hash.nullable()),
+                api_keys::previous_expires_at.eq(Some(new.previous_expires_at)),
+                api_keys::hash.eq(new.hash),
+                api_keys::hint.eq(new.hint),
+                api_keys::rotated_at.eq(now().nullable()),
+                api_keys::lifetime_days.eq(new.lifetime_days),
+                api_keys::expires_at.eq(new.expires_at),
+                api_keys::expiry_notified_at.eq(None::<DateTime<Utc>>),
+            ))
+            .returning(Self::as_returning())
+            .get_result(&mut conn)
+            .await
+    }
+
+    /// Revokes a key. Returns how many were revoked, 0 or 1.
+    pub async fn revoke(tx: &Tx<'_>, id: i64) -> QueryResult<usize> {
+        let mut conn = tx.conn();
+        diesel::update(api_keys::table.find(id).filter(api_keys::revoked_at.is_null()))
+            .set(api_keys::revoked_at.eq(now().nullable()))
+            .execute(&mut conn)
+            .await
+    }
+
+    /// Ends the overlap of a rotation: only the present secret stays valid. Returns how many keys were changed, 0 or 1.
+    pub async fn end_overlap(tx: &Tx<'_>, id: i64) -> QueryResult<usize> {
+        let mut conn = tx.conn();
+        let lasts = api_keys::previous_expires_at.assume_not_null().gt(now());
+        diesel::update(api_keys::table.find(id).filter(lasts))
+            .set(api_keys::previous_expires_at.eq(now().nullable()))
+            .execute(&mut conn)
+            .await
+    }
+
+    /// Revokes the keys that a member of an organization has created. Returns their ids.
+    pub async fn revoke_of_member(tx: &Tx<'_>, org_id: i64, user_id: i64) -> QueryResult<Vec<i64>> {
+        let mut conn = tx.conn();
+        let own = api_keys::org_id.eq(org_id).and(api_keys::created_by.eq(user_id));
+        diesel::update(api_keys::table.filter(own.and(api_keys::revoked_at.is_null())))
+            .set(api_keys::revoked_at.eq(now().nullable()))
+            .returning(api_keys::id)
+            .get_results(&mut conn)
+            .await
+    }
+
+    /// Locks at most `limit` keys that expire within `notice_days` and whose expiry no mail has announced. Leaves out those
+    /// with a shorter lifetime, and skips those that another transaction has locked.
+    pub async fn lock_expiring(tx: &Tx<'_>, notice_days: i32, limit: i64) -> QueryResult<Vec<Self>> {
+        let mut conn = tx.conn();
+        let expires_at = || api_keys::expires_at.assume_not_null();
+        Self::query()
+            .filter(api_keys::revoked_at.is_null())
+            .filter(api_keys::expiry_notified_at.is_null())
+            .filter(expires_at().gt(now()))
+            .filter(expires_at().le(after(days(notice_days))))
+            .filter(api_keys::lifetime_days.assume_not_null().gt(notice_days))
+            .order(api_keys::expires_at)
+            .limit(limit)
+            .for_update()
+            .skip_locked()
+            .load(&mut conn)
+            .await
+    }
+
+    /// Records that mails announce the expiry of keys.
+    pub async fn mark_expiry_notified(tx: &Tx<'_>, ids: &[i64]) -> QueryResult<usize> {
+        let mut conn = tx.conn();
+        diesel::update(api_keys::table.filter(api_keys::id.eq_any(ids)))
+            .set(api_keys::expiry_notified_at.eq(now().nullable()))
+            .execute(&mut conn)
+            .await
+    }
+
+    /// Deletes at most `limit` keys that ended over 90 days ago. Returns how many.
+    pub async fn purge(conn: &AsyncPgConnection, limit: i64) -> QueryResult<usize> {
+        let old = format!("least(revoked_at, expires_at) < now() - {KEEP_ENDED_DAYS} * interval '24 hours'");
+        delete_batch(conn, "api_keys", &old, limit).await
+    }
+}
+
+impl NewApiKey<'_> {
+    /// Inserts the key and returns the row.
+    pub async fn insert(&self, tx: &Tx<'_>) -> QueryResult<ApiKey> {
+        let mut conn = tx.conn();
+        diesel::insert_into(api_keys::table)
+            .values(self)
+            .returning(ApiKey::as_returning())
+            .get_result(&mut conn)
+            .await
+    }
+}
