@@ -78,6 +78,16 @@ impl<K: Hash + Eq + Clone, V> RecentReads<K, V> {
         Self { copies: Arc::new(Cache::new(MAX_COPIES)), max_age, epoch: Arc::default() }
     }
 
+    /// Creates an empty cache whose copies are discarded together with those of `other`: for values that the same changes
+    /// affect.
+    pub fn discarded_with<L, W>(other: &RecentReads<L, W>) -> Self {
+        Self {
+            copies: Arc::new(Cache::new(MAX_COPIES)),
+            max_age: other.max_age,
+            epoch: other.epoch.clone(),
+        }
+    }
+
     /// Returns the copy of `key` if it is recent enough, otherwise the result of `load`.
     ///
     /// # Errors
@@ -186,6 +196,18 @@ mod tests {
         };
         assert_eq!(*counted.reads.get_or_load(1, load).await.unwrap().unwrap(), 7);
         assert_eq!(counted.get().await, 1);
+    }
+
+    #[tokio::test]
+    async fn caches_that_are_discarded_together_have_one_epoch() {
+        let counted = CountedLoads::new(LONG);
+        let other = RecentReads::<u8, usize>::discarded_with(&counted.reads);
+        let load = async |value: usize| *other.get_or_load(1, async || Ok(Some(value))).await.unwrap().unwrap();
+        assert_eq!((counted.get().await, load(7).await, load(8).await), (0, 7, 7));
+        counted.reads.invalidate_all();
+        assert_eq!((load(9).await, counted.get().await), (9, 1));
+        other.invalidate_all();
+        assert_eq!(counted.get().await, 2);
     }
 
     #[tokio::test]
