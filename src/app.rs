@@ -21,7 +21,7 @@ use crate::{
     db::{CommittedIds, Db, KeysInUse, PendingUses, RecentReads},
     error::Error,
     mail::Mailer,
-    models::session::Identity,
+    models::{api_key::KeyIdentity, session::Identity},
     queue::{self, Connector, OwnerLimit, OwnerLimits, Queue, QueueOptions},
     rate_limits::RateLimits,
     redis_pool::RedisPool,
@@ -31,6 +31,8 @@ use crate::{
 
 /// The most sessions whose use is not written yet. They need up to 8 MB.
 const MAX_PENDING_SESSIONS: usize = 100_000;
+/// The most API keys whose use is not written yet.
+const MAX_PENDING_KEYS: usize = 100_000;
 /// `Retry-After` for a client with too many unfinished jobs. An estimate, because the time at which they
 /// finish is unknown.
 const JOBS_RETRY_AFTER_SECONDS: u64 = 10;
@@ -53,6 +55,10 @@ pub struct Inner {
     pub cache: Cache,
     /// Cached sessions and their users, by session id.
     pub identities: RecentReads<Uuid, Identity>,
+    /// Cached API keys and their creators, by the hash of the key. The changes that discard `identities` discard them, too.
+    pub key_identities: RecentReads<Vec<u8>, KeyIdentity>,
+    /// The last uses of API keys, by id. `services::api_key_uses` writes them.
+    pub key_uses: PendingUses<i64>,
     /// The last uses of sessions, by session id. `services::session_uses` writes them.
     pub session_uses: PendingUses<Uuid>,
     /// The idempotency keys of the requests that this process works on, by the numbers of their locks.
@@ -97,11 +103,14 @@ impl App {
             }
             None => redis.clone(),
         };
+        let identities = RecentReads::new(Duration::from_millis(auth.identity_cache_ms));
         Ok(Self(Arc::new(Inner {
             attempts: Attempts::new(redis.clone(), &config.redis.redis_key_prefix, &key),
             rate_limits: RateLimits::new(redis.clone(), &config.redis.redis_key_prefix, &key),
             cache: Cache::new(cache_redis, &config.redis.redis_key_prefix),
-            identities: RecentReads::new(Duration::from_millis(auth.identity_cache_ms)),
+            key_identities: RecentReads::discarded_with(&identities),
+            key_uses: PendingUses::new(MAX_PENDING_KEYS),
+            identities,
             session_uses: PendingUses::new(MAX_PENDING_SESSIONS),
             idempotency_keys: KeysInUse::default(),
             db: Db::new(&config.database, &config.database_pool)?,

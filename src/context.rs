@@ -16,6 +16,8 @@ pub struct RequestContext {
     pub actor: Option<i64>,
     /// The session of the signed-in user.
     pub session: Option<Uuid>,
+    /// The API key by which the user acts, instead of a session.
+    pub api_key: Option<i64>,
     /// The IP address of the client, if it is known.
     pub ip: Option<IpAddr>,
     /// The header `User-Agent`.
@@ -34,9 +36,18 @@ impl RequestContext {
         Self { actor: Some(actor), session: Some(session), ..self.clone() }
     }
 
-    /// Returns the name of the signed-in caller, by which idempotency keys are kept apart. See [`user_caller`].
+    /// Returns the context with an API key, which acts in the name of a user.
+    pub fn with_key(&self, actor: i64, api_key: i64) -> Self {
+        Self { actor: Some(actor), api_key: Some(api_key), ..self.clone() }
+    }
+
+    /// Returns the name of the authenticated caller, by which idempotency keys are kept apart: that of the API key, such as
+    /// `key:12`, or of the user, as [`user_caller`].
     pub fn caller(&self) -> Option<String> {
-        self.actor.map(user_caller)
+        match self.api_key {
+            Some(id) => Some(format!("key:{id}")),
+            None => self.actor.map(user_caller),
+        }
     }
 
     /// Returns the request id of the response: the client's id if it has sent a valid one, else the id of

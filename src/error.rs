@@ -81,6 +81,17 @@ pub enum Error {
     /// The invitation is for another address than that of the account. The text is the address, with most of it hidden.
     #[error("This invitation is for {0}; sign in with the account of that address")]
     InvitationOtherAddress(String),
+    /// The operation does not accept API keys.
+    #[error("An API key cannot do this: sign in")]
+    SessionRequired,
+    #[error("This API key does not have the scope {0}")]
+    ScopeMissing(&'static str),
+    /// A revoked or expired API key cannot be changed.
+    #[error("This API key is revoked or has expired; create a new one")]
+    KeyEnded,
+    /// The organization has as many API keys as it may have.
+    #[error("An organization can have at most {limit} valid API keys; revoke one first")]
+    KeyLimit { limit: i64 },
     #[error("Too many attempts, try again in {retry_after} seconds")]
     TooManyAttempts { retry_after: u64 },
     /// The user has reached a limit of jobs.

@@ -8,6 +8,7 @@ use crate::{
     db::{OrgScope, Tx, Via},
     error::{Error, ORGANIZATION, Result},
     models::{
+        api_key::{ApiKey, KeyIdentity},
         membership::{IdentityMembership, Membership, OrgRole},
         organization::Organization,
         session::Identity,
@@ -51,6 +52,32 @@ pub fn check(
     let membership = membership.ok_or(Error::NotFound(ORGANIZATION))?;
     let scope = OrgScope::verified(org_id, identity.user.id, Via::Session);
     grant(scope, *membership, permission.into())
+}
+
+/// As [`check`], for a request with an API key: it may do what both its scopes and the role of its creator allow.
+///
+/// # Errors
+/// As [`check`]; [`Error::NotFound`] also if the key is of another organization; [`Error::ScopeMissing`];
+/// [`Error::SessionRequired`] if the permission is no scope.
+pub fn check_key(
+    identity: &KeyIdentity,
+    org_id: i64,
+    permission: impl Into<Option<Permission>>,
+) -> Result<OrgAccess> {
+    let (key, required): (_, Option<Permission>) = (&identity.key, permission.into());
+    let membership = identity.membership.filter(|membership| membership.org_id == org_id);
+    let membership = membership.ok_or(Error::NotFound(ORGANIZATION))?;
+    ensure_scope(key, required)?;
+    grant(OrgScope::verified(org_id, key.created_by, Via::ApiKey(key.id)), membership, required)
+}
+
+fn ensure_scope(key: &ApiKey, required: Option<Permission>) -> Result<()> {
+    // A key may do nothing for which it has no scope.
+    let scope = required.filter(|permission| permission.is_scope()).ok_or(Error::SessionRequired)?;
+    match key.has_scope(scope.as_str()) {
+        true => Ok(()),
+        false => Err(Error::ScopeMissing(scope.as_str())),
+    }
 }
 
 /// As [`check`], for a job that a member has enqueued. Reads the membership, which may have changed since.
@@ -106,7 +133,7 @@ pub struct LockedOrg {
 /// before it, see [`Affected`](super::actor::Affected).
 ///
 /// # Errors
-/// As [`check`].
+/// As [`check`] and [`check_key`]; [`Error::InvalidToken`] if the API key of the request has ended.
 pub async fn lock(tx: &Tx<'_>, access: &OrgAccess) -> Result<LockedOrg> {
     recheck(tx, access, Organization::lock(tx, access.org_id()).await?).await
 }
@@ -115,7 +142,7 @@ pub async fn lock(tx: &Tx<'_>, access: &OrgAccess) -> Result<LockedOrg> {
 /// members and of the organization.
 ///
 /// # Errors
-/// As [`check`].
+/// As [`lock`].
 pub async fn lock_shared(tx: &Tx<'_>, access: &OrgAccess) -> Result<LockedOrg> {
     recheck(tx, access, Organization::lock_shared(tx, access.org_id()).await?).await
 }
@@ -125,5 +152,10 @@ async fn recheck(tx: &Tx<'_>, access: &OrgAccess, org: Option<Organization>) -> 
     let actor = Membership::find(tx, org.id, access.scope.user_id()).await?;
     let actor = actor.ok_or(Error::NotFound(ORGANIZATION))?;
     admit(IdentityMembership::of(&org, &actor), access.required)?;
+    if let Via::ApiKey(id) = access.scope.via() {
+        // A revocation waits for this transaction, or this one sees it.
+        let key = ApiKey::lock_shared(tx, id).await?.filter(|key| !key.has_ended());
+        ensure_scope(&key.ok_or(Error::InvalidToken)?, access.required)?;
+    }
     Ok(LockedOrg { org, actor })
 }

@@ -1,10 +1,15 @@
-//! What each role may do in an organization: the one place that says so.
+//! What each role may do in an organization, and what an API key can be allowed to do: the one place that says so.
 
+use super::{
+    actor::Actor,
+    org_caller::{AcceptedCaller, OrgCaller},
+};
 use crate::models::membership::OrgRole;
 
-/// Defines the permissions with their texts, and a type for each, by which an operation asks for it.
+/// Defines the permissions with their texts and the callers who may have them, and a type for each, by which an operation asks
+/// for it.
 macro_rules! permissions {
-    ($($name:ident = $text:literal,)+) => {
+    ($($name:ident = $text:literal for $caller:ident,)+) => {
         /// A permission in an organization. The texts are part of the API.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Permission {
@@ -21,17 +26,25 @@ macro_rules! permissions {
                     $(Self::$name => $text,)+
                 }
             }
+
+            /// Returns whether an API key can have the permission as a scope.
+            pub const fn is_scope(self) -> bool {
+                match self {
+                    $(Self::$name => <$caller as AcceptedCaller>::ACCEPTS_KEYS,)+
+                }
+            }
         }
 
         /// The permissions as types: `OrgMember<perm::ProductRead>`.
         pub mod perm {
-            use super::{OrgPermission, Permission};
+            use super::{Actor, OrgCaller, OrgPermission, Permission};
 
             /// Any member who is not suspended.
             pub struct Member;
 
             impl OrgPermission for Member {
                 const PERMISSION: Option<Permission> = None;
+                type Caller = Actor;
             }
 
             $(
@@ -40,6 +53,7 @@ macro_rules! permissions {
 
                 impl OrgPermission for $name {
                     const PERMISSION: Option<Permission> = Some(Permission::$name);
+                    type Caller = $caller;
                 }
             )+
         }
@@ -50,23 +64,27 @@ macro_rules! permissions {
 pub trait OrgPermission {
     /// `None` if any member may call the operation.
     const PERMISSION: Option<Permission>;
+    /// `Actor` if the operation needs a session; `OrgCaller` if it accepts an API key with the permission, too.
+    type Caller: AcceptedCaller;
 }
 
+// A permission for `OrgCaller` is a scope that an API key can have. Those about the organization itself, its members and its
+// keys are for `Actor`: a stolen key must not extend its own rights.
 permissions! {
-    OrgUpdate = "org:update",
-    OrgDelete = "org:delete",
+    OrgUpdate = "org:update" for Actor,
+    OrgDelete = "org:delete" for Actor,
     // Cancels the deletion. It is the only permission that counts while the deletion is scheduled.
-    OrgRestore = "org:restore",
-    OrgTransfer = "org:transfer",
-    MemberRead = "member:read",
-    MemberWrite = "member:write",
-    AuditRead = "audit:read",
-    KeyRead = "key:read",
-    KeyWrite = "key:write",
-    JobRead = "job:read",
-    JobWrite = "job:write",
-    ProductRead = "product:read",
-    ProductWrite = "product:write",
+    OrgRestore = "org:restore" for Actor,
+    OrgTransfer = "org:transfer" for Actor,
+    MemberRead = "member:read" for Actor,
+    MemberWrite = "member:write" for Actor,
+    AuditRead = "audit:read" for OrgCaller,
+    KeyRead = "key:read" for Actor,
+    KeyWrite = "key:write" for Actor,
+    JobRead = "job:read" for OrgCaller,
+    JobWrite = "job:write" for OrgCaller,
+    ProductRead = "product:read" for OrgCaller,
+    ProductWrite = "product:write" for OrgCaller,
 }
 
 impl OrgRole {

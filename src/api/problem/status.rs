@@ -86,6 +86,10 @@ fn domain_code(error: &Error) -> &'static str {
         Error::InvitationInvalid => "invitation_invalid",
         Error::InvitationExpired => "invitation_expired",
         Error::InvitationOtherAddress(_) => "invitation_other_address",
+        Error::SessionRequired => "session_required",
+        Error::ScopeMissing(_) => "scope_missing",
+        Error::KeyEnded => "key_ended",
+        Error::KeyLimit { .. } => "key_limit_reached",
         Error::TooManyAttempts { .. } => "too_many_attempts",
         Error::TooManyJobs { .. } => "too_many_jobs",
         Error::Forbidden => "forbidden",
@@ -125,6 +129,8 @@ fn domain_status(error: &Error) -> StatusCode {
         | Error::MemberSuspended
         | Error::OrgDeleting
         | Error::InvitationOtherAddress(_) => StatusCode::FORBIDDEN,
+        | Error::SessionRequired
+        | Error::ScopeMissing(_) => StatusCode::FORBIDDEN,
         Error::Conflict(_)
         | Error::IdempotencyKeyInUse
         | Error::LastAdmin
@@ -136,6 +142,9 @@ fn domain_status(error: &Error) -> StatusCode {
         | Error::MembershipLimit { .. }
         | Error::SeatLimit { .. }
         | Error::AlreadyMember => StatusCode::CONFLICT,
+        | Error::MembershipLimit { .. }
+        | Error::KeyEnded
+        | Error::KeyLimit { .. } => StatusCode::CONFLICT,
         Error::TooManyAttempts { .. } | Error::TooManyJobs { .. } => StatusCode::TOO_MANY_REQUESTS,
         Error::JobTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
         Error::IdempotencyKeyReused | Error::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,

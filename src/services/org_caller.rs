@@ -1,0 +1,101 @@
+//! The caller of an operation in an organization: a signed-in user, or an API key that acts in the name of its creator.
+
+use std::sync::Arc;
+
+use super::actor::Actor;
+use crate::{
+    context::RequestContext,
+    error::{Error, Result},
+    models::{api_key::KeyIdentity, session::Identity},
+};
+
+/// A caller of any kind.
+pub enum OrgCaller {
+    Session(Actor),
+    Key(KeyCaller),
+}
+
+/// A valid API key, whose creator has an active account.
+pub struct KeyCaller {
+    identity: Arc<KeyIdentity>,
+    context: RequestContext,
+}
+
+/// What a caller was authenticated by.
+pub enum Credentials<'a> {
+    Session(&'a Identity),
+    Key(&'a KeyIdentity),
+}
+
+/// The callers that an operation accepts: [`Actor`] for signed-in users only, [`OrgCaller`] for API keys, too.
+pub trait AcceptedCaller: Sized {
+    const ACCEPTS_KEYS: bool;
+
+    /// Returns the caller, if it is of an accepted kind.
+    ///
+    /// # Errors
+    /// [`Error::SessionRequired`] for an API key that is not accepted.
+    fn accept(caller: OrgCaller) -> Result<Self>;
+
+    fn context(&self) -> &RequestContext;
+
+    fn credentials(&self) -> Credentials<'_>;
+}
+
+impl KeyCaller {
+    /// Creates the caller of a request with an API key. `context` has the ids of the key and its creator.
+    ///
+    /// # Errors
+    /// [`Error::InvalidToken`] if the key has ended or was rotated out; [`Error::Inactive`] if its creator is deactivated or
+    /// about to be deleted.
+    pub fn new(identity: Arc<KeyIdentity>, context: RequestContext) -> Result<Self> {
+        if identity.has_ended() {
+            return Err(Error::InvalidToken);
+        }
+        match identity.is_creator_active {
+            true => Ok(Self { identity, context }),
+            false => Err(Error::Inactive),
+        }
+    }
+}
+
+impl AcceptedCaller for Actor {
+    const ACCEPTS_KEYS: bool = false;
+
+    fn accept(caller: OrgCaller) -> Result<Self> {
+        match caller {
+            OrgCaller::Session(actor) => Ok(actor),
+            OrgCaller::Key(_) => Err(Error::SessionRequired),
+        }
+    }
+
+    fn context(&self) -> &RequestContext {
+        Actor::context(self)
+    }
+
+    fn credentials(&self) -> Credentials<'_> {
+        Credentials::Session(self.identity())
+    }
+}
+
+impl AcceptedCaller for OrgCaller {
+    const ACCEPTS_KEYS: bool = true;
+
+    fn accept(caller: OrgCaller) -> Result<Self> {
+        Ok(caller)
+    }
+
+    fn context(&self) -> &RequestContext {
+        match self {
+            Self::Session(actor) => actor.context(),
+            Self::Key(key) => &key.context,
+        }
+    }
+
+    fn credentials(&self) -> Credentials<'_> {
+        match self {
+            Self::Session(actor) => actor.credentials(),
+            Self::Key(key) => Credentials::Key(&key.identity),
+        }
+    }
+}
