@@ -1,5 +1,6 @@
 //! The jobs of this product, one file each, and the table of jobs that a worker runs.
 
+mod announce_key_expiry;
 mod example_task;
 mod housekeeping;
 mod import_products;
@@ -8,6 +9,7 @@ mod relay_outbox;
 mod send_email;
 mod send_email_message;
 
+pub use announce_key_expiry::AnnounceKeyExpiry;
 pub use example_task::ExampleTask;
 pub use housekeeping::Housekeeping;
 pub use import_products::ImportProducts;
@@ -85,6 +87,7 @@ pub const ALL: &[JobType<App>] = &[
     JobType::of::<SendLetter>(),
     JobType::of::<RelayOutbox>(),
     JobType::of::<Housekeeping>(),
+    JobType::of::<AnnounceKeyExpiry>(),
 ];
 
 /// Converts an error of sending a mail. A permanent error is not retried.

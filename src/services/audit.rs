@@ -62,6 +62,13 @@ pub enum Action {
     InvitationRevoked,
     InvitationAccepted,
     InvitationDeclined,
+    ApiKeyCreated,
+    ApiKeyUpdated,
+    /// The key has a new secret.
+    ApiKeyRotated,
+    ApiKeyRevoked,
+    /// The secret from before the last rotation was revoked. The present one stays valid.
+    ApiKeyOverlapEnded,
     /// Redis has refused an operation on a queue or a job, or has not answered.
     OperationFailed,
 }
@@ -116,6 +123,11 @@ impl Action {
             Self::InvitationRevoked => "invitation.revoked",
             Self::InvitationAccepted => "invitation.accepted",
             Self::InvitationDeclined => "invitation.declined",
+            Self::ApiKeyCreated => "api_key.created",
+            Self::ApiKeyUpdated => "api_key.updated",
+            Self::ApiKeyRotated => "api_key.rotated",
+            Self::ApiKeyRevoked => "api_key.revoked",
+            Self::ApiKeyOverlapEnded => "api_key.overlap_ended",
             Self::OperationFailed => "operation.failed",
         }
     }
@@ -257,6 +269,7 @@ impl Entry {
             request_id: context.request_id.as_deref(),
             client_request_id: context.client_request_id.as_deref(),
             org_id: self.org_id,
+            api_key_id: context.api_key,
         }
     }
 }

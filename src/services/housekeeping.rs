@@ -9,6 +9,7 @@ use crate::{
     db::Tx,
     error::Result,
     models::{
+        api_key::ApiKey,
         audit::AuditEntry,
         clock::DatabaseClock,
         idempotency_key::StoredAnswer,
@@ -51,6 +52,8 @@ pub struct Removed {
     pub users: usize,
     pub organizations: usize,
     pub sessions: usize,
+    /// API keys that ended long ago.
+    pub api_keys: usize,
     pub tokens: usize,
     pub audit_entries: usize,
     pub invitations: usize,
@@ -85,6 +88,9 @@ pub async fn run(app: &App) -> Result<Removed> {
     let invitations = repeat_until_empty!(
         db.run_for(BATCH_TIMEOUT, async |conn| Ok(Invitation::purge(conn, BATCH_ROWS).await?)).await?
     );
+    let api_keys = repeat_until_empty!(
+        db.run_for(BATCH_TIMEOUT, async |conn| Ok(ApiKey::purge(conn, BATCH_ROWS).await?)).await?
+    );
     let old = async |conn: &mut AsyncPgConnection| Ok(AuditEntry::purge(conn, days, BATCH_ROWS).await?);
     let audit_entries = repeat_until_empty!(db.transaction_for(BATCH_TIMEOUT, old).await?);
     let org_jobs = repeat_until_empty!(
@@ -113,6 +119,7 @@ pub async fn run(app: &App) -> Result<Removed> {
         users,
         organizations,
         sessions,
+        api_keys,
         tokens: refresh + one_time,
         audit_entries,
         invitations,

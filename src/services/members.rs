@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::{
     actor::{Actor, Affected},
+    api_key_revocation::revoke_of_member,
     audit::{Action, Entry},
     org_access::{self, LockedOrg, OrgAccess},
     outbox::OutboxMessage,
@@ -128,11 +129,13 @@ async fn find_changeable(tx: &Tx<'_>, locked: &LockedOrg, user_id: i64) -> Resul
     Ok(member)
 }
 
-/// Deletes a membership. The entry says whether the member has left or was removed.
+/// Deletes a membership, and revokes the API keys that the member has created. The entry says whether the member has left or was removed.
 async fn end(tx: &Tx<'_>, locked: &LockedOrg, member: &Membership) -> Result<()> {
     if Membership::delete(tx, member.org_id, member.user_id).await? == 0 {
         return Err(NOT_A_MEMBER);
     }
+    // They would be valid again if the user came back.
+    revoke_of_member(tx, member.org_id, member.user_id).await?;
     let action = match member.user_id == locked.actor.user_id {
         true => Action::MemberLeft,
         false => Action::MemberRemoved,

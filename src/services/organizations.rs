@@ -65,7 +65,7 @@ pub fn check_slug(slug: &str) -> Result<(), &'static str> {
 }
 
 /// Trims a name and checks it.
-fn parse_name(name: &str) -> Result<&str> {
+pub(super) fn parse_name(name: &str) -> Result<&str> {
     let name = name.trim();
     if name.is_empty() {
         return Err(Error::invalid("name", "The name must not be blank"));

@@ -45,6 +45,8 @@ pub enum Event<'a> {
     AccessForbidden {
         reason: &'static str,
     },
+    /// An API key was reported as leaked, so it was revoked.
+    ApiKeyLeaked,
     CrossSiteRefused,
     HostRefused,
     /// An operation of an admin on a queue or a job. `action` and `target` are as in the audit trail.
@@ -70,6 +72,7 @@ impl Event<'_> {
             Self::RequestThrottled { .. } => "request.throttled",
             Self::TokenReplayed => "token.replayed",
             Self::AccessForbidden { .. } => "access.forbidden",
+            Self::ApiKeyLeaked => "api_key.leaked",
             Self::CrossSiteRefused => "cross_site.refused",
             Self::HostRefused => "host.refused",
             Self::QueueOperation { .. } => "queue.operation",
@@ -82,13 +85,14 @@ pub struct SecurityEvent<'a> {
     event: Event<'a>,
     user_id: Option<i64>,
     session_id: Option<Uuid>,
+    api_key_id: Option<i64>,
     email: Option<&'a str>,
 }
 
 impl<'a> SecurityEvent<'a> {
     /// Creates an event about the signed-in user of the request, if there is one.
     pub fn new(event: Event<'a>) -> Self {
-        Self { event, user_id: None, session_id: None, email: None }
+        Self { event, user_id: None, session_id: None, api_key_id: None, email: None }
     }
 
     /// Sets the user whom the event is about.
@@ -99,6 +103,11 @@ impl<'a> SecurityEvent<'a> {
     /// Sets the session that the event is about.
     pub fn session(self, session_id: Uuid) -> Self {
         Self { session_id: Some(session_id), ..self }
+    }
+
+    /// Sets the API key that the event is about.
+    pub fn api_key(self, id: i64) -> Self {
+        Self { api_key_id: Some(id), ..self }
     }
 
     /// Sets the email address that the client has entered. The line contains a keyed hash of the address,
@@ -135,6 +144,7 @@ impl<'a> SecurityEvent<'a> {
             client_address_hash = address_hash.as_deref(),
             user_id = self.user_id.or(context.actor),
             session_id = self.session_id.or(context.session).map(display),
+            api_key_id = self.api_key_id.or(context.api_key),
             account_hash = account_hash.as_deref(),
             reason,
             rule,

@@ -15,6 +15,9 @@ const HIDDEN: &str = "an organization";
 const HIDDEN_MEMBER: &str = "another member";
 /// As [`HIDDEN_MEMBER`], for the address of an invited person, at the beginning of a sentence.
 const HIDDEN_GUEST: &str = "The invited person";
+/// The longest name of an API key in a mail.
+const MAX_KEY_CHARS: usize = 100;
+const HIDDEN_KEY: &str = "(hidden)";
 
 /// A change to an account that its owner is notified of, since another person may have made it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +85,28 @@ pub enum Notice {
         organization: String,
         /// The invited address.
         email: String,
+    /// For the creator of the key and the owner of the organization, as the next ones.
+    ApiKeyCreated {
+        organization: String,
+        /// The name of the key.
+        key: String,
+        /// The address of the creator.
+        by: String,
+        /// The date in words; `None` if the key does not expire.
+        expires_on: Option<String>,
+    },
+    ApiKeyExpires {
+        organization: String,
+        key: String,
+        /// As in [`Self::DeletionScheduled`].
+        on: String,
+    },
+    /// The key was reported as leaked, so it was revoked.
+    ApiKeyLeaked {
+        organization: String,
+        key: String,
+        /// Whether only the secret from before the last rotation was revoked.
+        present_is_valid: bool,
     },
 }
 
@@ -107,6 +132,20 @@ impl Notice {
             Self::InvitationDeclined { .. } => {
                 Self::InvitationDeclined { organization: HIDDEN.into(), email: HIDDEN_GUEST.into() }
             }
+            Self::ApiKeyCreated { expires_on, .. } => Self::ApiKeyCreated {
+                organization: HIDDEN.into(),
+                key: HIDDEN_KEY.into(),
+                by: HIDDEN_MEMBER.into(),
+                expires_on,
+            },
+            Self::ApiKeyExpires { on, .. } => {
+                Self::ApiKeyExpires { organization: HIDDEN.into(), key: HIDDEN_KEY.into(), on }
+            }
+            Self::ApiKeyLeaked { present_is_valid, .. } => Self::ApiKeyLeaked {
+                organization: HIDDEN.into(),
+                key: HIDDEN_KEY.into(),
+                present_is_valid,
+            },
             other => other,
         }
     }
@@ -260,6 +299,41 @@ impl Notice {
                     named(organization)
                 ),
                 "You do not have to do anything.",
+            Self::ApiKeyCreated { organization, key, by, expires_on } => (
+                "An API key was created",
+                format!(
+                    "{} has created the API key {} of {} at {product}. It {}.",
+                    one_line(by, MAX_EMAIL_CHARS),
+                    one_line(key, MAX_KEY_CHARS),
+                    named(organization),
+                    match expires_on {
+                        Some(on) => format!("expires on {on}"),
+                        None => "does not expire".to_owned(),
+                    }
+                ),
+                "If you do not expect this, revoke the key at once. If it was created in your name, reset your password, too.",
+            ),
+            Self::ApiKeyExpires { organization, key, on } => (
+                "An API key expires soon",
+                format!(
+                    "The API key {} of {} at {product} expires on {on}. Programs that use it are refused from then on.",
+                    one_line(key, MAX_KEY_CHARS),
+                    named(organization)
+                ),
+                "If it is still needed, rotate it before then, and give the new key to the programs that use it.",
+            ),
+            Self::ApiKeyLeaked { organization, key, present_is_valid } => (
+                "A leaked API key was revoked",
+                format!(
+                    "The API key {} of {} at {product} was found in a public place. {}",
+                    one_line(key, MAX_KEY_CHARS),
+                    named(organization),
+                    match present_is_valid {
+                        true => "It is the key from before the last rotation, and was revoked. The present key stays valid.",
+                        false => "It was revoked: programs that use it are refused.",
+                    }
+                ),
+                "Remove it from the place where it was found. The audit trail of the organization shows what was done with it.",
             ),
         }
     }
@@ -302,6 +376,15 @@ mod tests {
             Notice::MemberRemoved { organization: "Beta".into() },
             Notice::InvitationAccepted { organization: "Beta".into(), email: "eve@example.com".into() },
             Notice::InvitationDeclined { organization: "Beta".into(), email: "eve@example.com".into() },
+            Notice::ApiKeyCreated {
+                organization: "Beta".into(),
+                key: "CI".into(),
+                by: "eve@example.com".into(),
+                expires_on: Some("3 May 2026".into()),
+            },
+            Notice::ApiKeyExpires { organization: "Beta".into(), key: "CI".into(), on: "3 May 2026".into() },
+            Notice::ApiKeyLeaked { organization: "Beta".into(), key: "CI".into(), present_is_valid: true },
+            Notice::ApiKeyLeaked { organization: "Beta".into(), key: "CI".into(), present_is_valid: false },
         ];
         for what in notices {
             let email = what.render("Acme", Some("Ada")).unwrap();
@@ -349,7 +432,23 @@ mod tests {
             },
             Notice::MemberRemoved { organization: organization.clone() },
             Notice::InvitationAccepted { organization: organization.clone(), email: guest.clone() },
-            Notice::InvitationDeclined { organization, email: guest },
+            Notice::InvitationDeclined { organization: organization.clone(), email: guest },
+            Notice::ApiKeyCreated {
+                organization: organization.clone(),
+                key: organization.clone(),
+                by: "call-0900@example.com".into(),
+                expires_on: None,
+            },
+            Notice::ApiKeyExpires {
+                organization: organization.clone(),
+                key: organization.clone(),
+                on: "3 May 2026".into(),
+            },
+            Notice::ApiKeyLeaked {
+                organization: organization.clone(),
+                key: organization,
+                present_is_valid: false,
+            },
         ] {
             let email = notice.without_input().render("Acme", None).unwrap();
             assert!(!email.text.contains("0900") && !email.html.contains("0900"), "{}", email.text);

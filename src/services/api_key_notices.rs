@@ -1,0 +1,66 @@
+//! Mails about API keys, to the creator of the key and the owner of the organization.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use super::{outbox::OutboxMessage, transaction::change_by_job};
+use crate::{
+    app::App,
+    db::Tx,
+    error::Result,
+    mail::Notice,
+    models::{api_key::ApiKey, membership::Membership, organization::Organization},
+};
+
+/// How long before its expiry a key is announced.
+const NOTICE_DAYS: i32 = 7;
+/// Keys that one transaction announces.
+const BATCH_KEYS: i64 = 50;
+/// Time limit of a batch. It is longer than the limit of a request, because no client waits for a batch.
+const BATCH_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Sends a notice to the creator of a key and to the owner of its organization, if they can act in it.
+///
+/// # Errors
+/// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer.
+pub(super) async fn send(tx: &Tx<'_>, key: &ApiKey, notice: &Notice) -> Result<()> {
+    for user in Membership::active_owner_and(tx, key.org_id, key.created_by).await? {
+        OutboxMessage::notice(&user, notice.clone()).send(tx).await?;
+    }
+    Ok(())
+}
+
+/// Returns a date in words, such as `3 May 2026`.
+pub(super) fn in_words(date: DateTime<Utc>) -> String {
+    date.format("%-d %B %Y").to_string()
+}
+
+/// Announces the keys that expire within a week, each once. Returns how many.
+///
+/// # Errors
+/// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer.
+pub async fn announce_expiries(app: &App) -> Result<usize> {
+    let mut announced = 0;
+    loop {
+        match change_by_job(app, BATCH_TIMEOUT, async |tx: &Tx<'_>| announce_batch(tx).await).await? {
+            0 => return Ok(announced),
+            number => announced += number,
+        }
+    }
+}
+
+async fn announce_batch(tx: &Tx<'_>) -> Result<usize> {
+    tx.set_identities_unchanged();
+    let keys = ApiKey::lock_expiring(tx, NOTICE_DAYS, BATCH_KEYS).await?;
+    for key in &keys {
+        let (Some(expires_at), Some(org)) = (key.expires_at, Organization::find(tx, key.org_id).await?) else {
+            continue;
+        };
+        let (name, on) = (key.name.clone(), in_words(expires_at));
+        send(tx, key, &Notice::ApiKeyExpires { organization: org.name, key: name, on }).await?;
+    }
+    let ids: Vec<_> = keys.iter().map(|key| key.id).collect();
+    ApiKey::mark_expiry_notified(tx, &ids).await?;
+    Ok(keys.len())
+}

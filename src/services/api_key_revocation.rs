@@ -1,0 +1,128 @@
+//! Ends API keys without a request of the members: keys that have leaked, and those of a member who is gone.
+//!
+//! To have a key is all the authorization that its revocation needs.
+
+use diesel_async::AsyncPgConnection;
+use serde_json::json;
+
+use super::{
+    api_key_notices,
+    audit::{Action, Entry},
+    security_event::{Event, SecurityEvent},
+    transaction::change_without_actor,
+};
+use crate::{
+    app::App,
+    context::RequestContext,
+    db::{self, Effects, Tx},
+    error::{Error, Result},
+    mail::Notice,
+    models::{api_key::ApiKey, organization::Organization},
+    security::{self, api_key},
+};
+
+/// A key that was revoked because it has leaked.
+pub struct Leaked {
+    pub key: ApiKey,
+    /// Whether only the secret from before the last rotation has leaked, and was revoked. The present one stays valid.
+    pub present_is_valid: bool,
+}
+
+/// Revokes those of the texts that are valid keys. The creator of each and the owner of its organization get a mail.
+///
+/// # Errors
+/// [`Error::Unavailable`] if PostgreSQL does not answer.
+pub async fn report_leaks(app: &App, context: &RequestContext, texts: &[String]) -> Result<()> {
+    let hashes = hashes_of(texts);
+    // Most reports name no key, and need no transaction.
+    let any_exists = async |conn: &mut AsyncPgConnection| Ok(ApiKey::any_has_hash(conn, &hashes).await?);
+    if hashes.is_empty() || !app.db.run(any_exists).await? {
+        return Ok(());
+    }
+    let revoke = async |tx: &Tx<'_>| revoke_leaked(tx, &hashes).await;
+    for Leaked { key, .. } in change_without_actor(app, context, revoke).await? {
+        let event = SecurityEvent::new(Event::ApiKeyLeaked).user(Some(key.created_by));
+        event.api_key(key.id).log(app, context);
+    }
+    Ok(())
+}
+
+/// As [`report_leaks`], for a command and one key. `None` if the text is no valid key.
+///
+/// # Errors
+/// [`Error::Unavailable`] if PostgreSQL does not answer.
+pub async fn revoke_by_text(conn: &mut AsyncPgConnection, text: &str) -> Result<Option<Leaked>> {
+    let hashes = hashes_of(&[text.to_owned()]);
+    let (context, effects) = (RequestContext::default(), Effects::default());
+    db::transaction(conn, async |conn| {
+        Ok(revoke_leaked(&Tx::on(conn, &context, &effects), &hashes).await?.pop())
+    })
+    .await
+}
+
+/// Revokes a key by its id, for a command, with a mail as in [`report_leaks`]. `None` if it has ended already.
+///
+/// # Errors
+/// [`Error::NotFound`] if there is no such key; [`Error::Unavailable`] if PostgreSQL does not answer.
+pub async fn revoke_by_id(conn: &mut AsyncPgConnection, id: i64) -> Result<Option<Leaked>> {
+    let (context, effects) = (RequestContext::default(), Effects::default());
+    db::transaction(conn, async |conn| {
+        let tx = &Tx::on(conn, &context, &effects);
+        let key = ApiKey::lock_by_id(tx, id).await?.ok_or(Error::NotFound("API key"))?;
+        end(tx, key, true).await
+    })
+    .await
+}
+
+/// Revokes the keys that a member has created, whose membership ends. Only the audit trail says so.
+///
+/// # Errors
+/// [`Error::Unavailable`] if PostgreSQL does not answer.
+pub(super) async fn revoke_of_member(tx: &Tx<'_>, org_id: i64, user_id: i64) -> Result<()> {
+    let ids = ApiKey::revoke_of_member(tx, org_id, user_id).await?;
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let entry = |id| Entry::row(org_id, "api_key", id, Action::ApiKeyRevoked);
+    let entries = ids.into_iter().map(|id| entry(id).after(json!({ "reason": "membership_ended" })));
+    Entry::write_all(entries.collect(), tx).await
+}
+
+/// Returns the hashes of the texts that have the form of a key.
+fn hashes_of(texts: &[String]) -> Vec<Vec<u8>> {
+    let keys = texts.iter().map(|text| text.trim()).filter(|text| api_key::is_well_formed(text));
+    keys.map(security::hash).collect()
+}
+
+async fn revoke_leaked(tx: &Tx<'_>, hashes: &[Vec<u8>]) -> Result<Vec<Leaked>> {
+    let mut revoked = Vec::new();
+    for (key, has_present) in ApiKey::lock_by_hashes(tx, hashes).await? {
+        revoked.extend(end(tx, key, has_present).await?);
+    }
+    if revoked.is_empty() {
+        tx.set_identities_unchanged();
+    }
+    Ok(revoked)
+}
+
+/// Ends a locked key that has leaked, or only its secret from before the last rotation. `None` if that has ended already.
+async fn end(tx: &Tx<'_>, key: ApiKey, present_has_leaked: bool) -> Result<Option<Leaked>> {
+    if key.has_ended() {
+        return Ok(None);
+    }
+    let (ended, action) = match present_has_leaked {
+        true => (ApiKey::revoke(tx, key.id).await?, Action::ApiKeyRevoked),
+        false => (ApiKey::end_overlap(tx, key.id).await?, Action::ApiKeyOverlapEnded),
+    };
+    if ended == 0 {
+        return Ok(None);
+    }
+    let entry = Entry::row(key.org_id, "api_key", key.id, action);
+    entry.after(json!({ "reason": "leaked" })).write(tx).await?;
+    if let Some(org) = Organization::find(tx, key.org_id).await? {
+        let (name, present_is_valid) = (key.name.clone(), !present_has_leaked);
+        let notice = Notice::ApiKeyLeaked { organization: org.name, key: name, present_is_valid };
+        api_key_notices::send(tx, &key, &notice).await?;
+    }
+    Ok(Some(Leaked { key, present_is_valid: !present_has_leaked }))
+}
