@@ -11,6 +11,7 @@ mod migrate;
 mod open_files;
 mod openapi;
 mod queue;
+mod revoke_key;
 mod serve;
 mod shutdown;
 mod startup;
@@ -42,6 +43,7 @@ enum Command {
     Queue(Box<queue::Args>),
     Migrate(Box<migrate::Args>),
     CreateAdmin(Box<create_admin::Args>),
+    RevokeKey(Box<revoke_key::Args>),
     Openapi(Box<openapi::Args>),
     Doctor(Box<doctor::Args>),
     Healthcheck(healthcheck::Args),
@@ -160,6 +162,7 @@ impl Command {
             Self::Queue(args) => args.run().await,
             Self::Migrate(args) => args.run().await,
             Self::CreateAdmin(args) => args.run().await,
+            Self::RevokeKey(args) => args.run().await,
             Self::Openapi(args) => args.run(),
             Self::Doctor(args) => args.run(findings).await,
             Self::Healthcheck(args) => args.run().await,

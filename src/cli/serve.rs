@@ -20,7 +20,7 @@ use crate::{
     config::{Config, Core, Http, Listen},
     db::migrations,
     logging,
-    services::session_uses,
+    services::{api_key_uses, session_uses},
 };
 
 /// Connections that may wait to be accepted. Clients beyond that retry after a second.
@@ -133,7 +133,8 @@ async fn check_migrations(app: &App, migrate: bool, conn: AsyncPgConnection) -> 
     Ok(())
 }
 
-/// Serves requests until a shutdown is requested, then finishes the running ones and writes the last uses of sessions.
+/// Serves requests until a shutdown is requested, then finishes the running ones and writes the last uses of sessions and API
+/// keys.
 ///
 /// # Errors
 /// If a setting is invalid or the listener fails.
@@ -164,11 +165,13 @@ pub(super) async fn serve(
     tokio::select! {
         ended = api::serve(listener, endpoint, stopping, limits) => ended?,
         () = session_uses::flush_regularly(&app) => {}
+        () = api_key_uses::flush_regularly(&app) => {}
         () = app.rate_limits.settle_regularly() => {}
         () = shutdown.immediate.cancelled() => tracing::warn!("stopping at once: running requests are dropped"),
     }
+    let flush_last = async { tokio::join!(session_uses::flush_last(&app), api_key_uses::flush_last(&app)) };
     tokio::select! {
-        () = session_uses::flush_last(&app) => {}
+        _ = flush_last => {}
         () = shutdown.immediate.cancelled() => {}
     }
     tracing::info!("stopped");
