@@ -32,9 +32,12 @@ struct EntryOut {
     /// Id of the user who made the change; null for a command, a job or an anonymous request.
     #[oai(nullable)]
     actor_id: Option<i64>,
+    /// Id of the API key by which the actor made the change; null for a session.
+    #[oai(nullable)]
+    api_key_id: Option<i64>,
     /// The action, such as `user.updated`.
     action: String,
-    /// The type of the target: `user`, `queue`, `job`, `organization` or `member`.
+    /// The type of the target: `user`, `queue`, `job`, `organization`, `member` or `api_key`.
     target_type: String,
     /// Id of the target, or name of the queue. That of a member is the id of the user.
     target_id: String,
@@ -59,6 +62,7 @@ impl Example for EntryOut {
             id: 17,
             created_at: DateTime::from_timestamp(1_767_225_600, 0).unwrap_or_default(),
             actor_id: Some(1),
+            api_key_id: None,
             action: "user.updated".into(),
             target_type: "user".into(),
             target_id: "2".into(),
@@ -77,6 +81,7 @@ impl From<AuditEntry> for EntryOut {
             id: entry.id,
             created_at: entry.created_at,
             actor_id: entry.actor_id,
+            api_key_id: entry.api_key_id,
             action: entry.action,
             target_type: entry.target_type,
             target_id: entry.target_id,
@@ -135,6 +140,7 @@ impl Audit {
             target_id: target_id.as_deref(),
             org_id: None,
             before: after.into_iter().chain(before.0).min(),
+            api_key_id: None,
             limit: limit.rows(),
         };
         let entries = self.0.db.run(async |conn| Ok(AuditEntry::list(conn, &filter).await?)).await?;

@@ -25,6 +25,7 @@ mod paths;
 mod problem;
 mod quotas;
 mod respond;
+mod secret_scanning;
 mod server;
 mod tag;
 mod users;
@@ -53,6 +54,7 @@ fn resources(app: &App) -> impl OpenApi + use<> {
         orgs::resources(app),
         jobs::resources(app),
         audit::Audit(app.clone()),
+        secret_scanning::SecretScanning(app.clone()),
         admin::resources(app),
     )
 }

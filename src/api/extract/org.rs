@@ -1,7 +1,5 @@
 //! The member of an organization as the caller of an operation.
 
-use std::marker::PhantomData;
-
 use poem::{Request, RequestBody};
 use poem_openapi::{
     ApiExtractor, ApiExtractorType, ExtractParamOptions,
@@ -10,18 +8,17 @@ use poem_openapi::{
     types::Type,
 };
 
-use super::{
-    security_scheme,
-    user::{CurrentUser, current_user},
-};
+use super::{security_scheme, user::org_caller};
 use crate::{
     api::paths::ORG_PARAM,
     app::App,
+    context::RequestContext,
     db::OrgScope,
     error::Error,
     services::{
         actor::Actor,
         org_access::{self, OrgAccess},
+        org_caller::{AcceptedCaller, Credentials},
         permissions::OrgPermission,
     },
 };
@@ -29,17 +26,27 @@ use crate::{
 /// The caller of an operation below `/orgs/{org}`, who is a member of the organization and has the permission `P` there. To
 /// be handed one is the check, which costs no query if the copy of the identity is recent.
 ///
+/// If `P` is a scope, the caller may be an API key, and [`Self::actor`] does not exist: use [`Self::context`].
+///
 /// It reads the path parameter `org`, and documents it if the argument has that name. The `prefix_path` of the resource is
 /// [`ORG_PATH`](crate::api::paths::ORG_PATH).
-pub struct OrgMember<P> {
-    actor: Actor,
+pub struct OrgMember<P: OrgPermission> {
+    caller: P::Caller,
     access: OrgAccess,
     _permission: PhantomData<fn() -> P>,
 }
 
-impl<P> OrgMember<P> {
+impl<P: OrgPermission<Caller = Actor>> OrgMember<P> {
+    /// Returns the signed-in caller of an operation that needs a session.
     pub fn actor(&self) -> &Actor {
-        &self.actor
+        &self.caller
+    }
+}
+
+impl<P: OrgPermission> OrgMember<P> {
+    /// Returns the context with the ids of the user, and of the session or the API key.
+    pub fn context(&self) -> &RequestContext {
+        self.caller.context()
     }
 
     /// Returns the checked membership, which a change checks again.
@@ -68,7 +75,7 @@ impl<'a, P: OrgPermission> ApiExtractor<'a> for OrgMember<P> {
     }
 
     fn security_schemes() -> Vec<&'static str> {
-        security_scheme::NAMES.to_vec()
+        security_scheme::names(P::Caller::ACCEPTS_KEYS)
     }
 
     fn param_in() -> Option<MetaParamIn> {
@@ -86,7 +93,7 @@ impl<'a, P: OrgPermission> ApiExtractor<'a> for OrgMember<P> {
     ) -> poem::Result<Self> {
         let app =
             request.data::<App>().ok_or_else(|| Error::internal("the route has no application data"))?;
-        let CurrentUser(actor) = current_user(app, request, body).await?;
+        let caller = P::Caller::accept(org_caller(app, request, body).await?)?;
         let text = request.raw_path_param(ORG_PARAM);
         let text =
             text.ok_or_else(|| Error::internal("the route has no path parameter for the organization"))?;
@@ -96,5 +103,10 @@ impl<'a, P: OrgPermission> ApiExtractor<'a> for OrgMember<P> {
         })?;
         let access = org_access::check(actor.identity(), org_id, P::PERMISSION)?;
         Ok(Self { actor, access, _permission: PhantomData })
+        let access = match caller.credentials() {
+            Credentials::Session(identity) => org_access::check(identity, org_id, P::PERMISSION)?,
+            Credentials::Key(identity) => org_access::check_key(identity, org_id, P::PERMISSION)?,
+        };
+        Ok(Self { caller, access })
     }
 }

@@ -7,14 +7,20 @@ use crate::api::{cookies, paths::api_path};
 const PASSWORD_FLOW: &str = "OAuth2PasswordBearer";
 const BEARER: &str = "HTTPBearer";
 const COOKIE: &str = "AccessTokenCookie";
-/// The names of the schemes; a request needs one of them.
-pub(super) const NAMES: [&str; 3] = [PASSWORD_FLOW, BEARER, COOKIE];
+const API_KEY: &str = "ApiKey";
+
+/// Returns the names of the schemes of an operation; a request needs one of them.
+pub(super) fn names(accepts_keys: bool) -> Vec<&'static str> {
+    let key = accepts_keys.then_some(API_KEY);
+    [PASSWORD_FLOW, BEARER, COOKIE].into_iter().chain(key).collect()
+}
 
 /// Adds the schemes to the document.
 pub(super) fn register(registry: &mut Registry) {
     registry.create_security_scheme(PASSWORD_FLOW, password_flow());
     registry.create_security_scheme(BEARER, bearer());
     registry.create_security_scheme(COOKIE, cookie());
+    registry.create_security_scheme(API_KEY, api_key());
 }
 
 fn password_flow() -> MetaSecurityScheme {
@@ -46,6 +52,15 @@ fn bearer() -> MetaSecurityScheme {
         "`."
     );
     MetaSecurityScheme { scheme: Some("bearer"), ..scheme("http", description) }
+}
+
+fn api_key() -> MetaSecurityScheme {
+    let description = "An API key of the organization, which begins with `saas_`. It needs the scope that the operation names.";
+    MetaSecurityScheme {
+        scheme: Some("bearer"),
+        bearer_format: Some("saas_ and 47 characters"),
+        ..scheme("http", description)
+    }
 }
 
 fn cookie() -> MetaSecurityScheme {

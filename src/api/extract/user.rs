@@ -3,6 +3,8 @@
 //! The access token is in the header `Authorization: Bearer` or in a cookie. A browser adds the cookie to requests of
 //! any page, also of other sites. So a request with a cookie that changes data must come from a trusted origin (OWASP
 //! Cross-Site Request Forgery Prevention Cheat Sheet, "Verifying Origin").
+//!
+//! An API key is in the header, too. Only `OrgMember` accepts one, since no other extractor yields its scopes.
 
 use std::sync::{Arc, OnceLock};
 
@@ -22,9 +24,11 @@ use crate::{
     error::Error,
     models::session::Identity,
     rate_limits::Caller,
-    security::TokenSubject,
+    security::{TokenSubject, api_key},
     services::{
         actor::{Actor, AdminActor},
+        api_key_access::{self, KeyHash},
+        org_caller::{KeyCaller, OrgCaller},
         sessions,
     },
 };
@@ -45,13 +49,51 @@ pub struct LogoutSession {
     pub context: RequestContext,
 }
 
-/// The ids of the authenticated user and the session. The extractor sets them, and the logs read them after the response.
+/// The ids of the authenticated caller. The extractor sets them, and the logs read them after the response.
 #[derive(Clone, Default)]
-pub(in crate::api) struct LoggedUser(Arc<OnceLock<(i64, Uuid)>>);
+pub(in crate::api) struct LoggedUser(Arc<OnceLock<CallerIds>>);
+
+/// The user, and the session or the API key by which the user was authenticated.
+#[derive(Clone, Copy)]
+pub(in crate::api) enum CallerIds {
+    Session { user_id: i64, session_id: Uuid },
+    Key { user_id: i64, key_id: i64 },
+}
 
 impl LoggedUser {
-    pub(in crate::api) fn get(&self) -> Option<(i64, Uuid)> {
+    pub(in crate::api) fn get(&self) -> Option<CallerIds> {
         self.0.get().copied()
+    }
+}
+
+impl CallerIds {
+    /// Returns a context with these ids.
+    pub(in crate::api) fn in_context(self, context: &RequestContext) -> RequestContext {
+        match self {
+            Self::Session { user_id, session_id } => context.signed_in(user_id, session_id),
+            Self::Key { user_id, key_id } => context.with_key(user_id, key_id),
+        }
+    }
+
+    pub(in crate::api) fn user_id(self) -> i64 {
+        match self {
+            Self::Session { user_id, .. } | Self::Key { user_id, .. } => user_id,
+        }
+    }
+
+    pub(in crate::api) fn key_id(self) -> Option<i64> {
+        match self {
+            Self::Session { .. } => None,
+            Self::Key { key_id, .. } => Some(key_id),
+        }
+    }
+
+    /// Returns for whom the request is counted.
+    fn caller(self) -> Caller {
+        match self {
+            Self::Session { user_id, .. } => Caller::User(user_id),
+            Self::Key { key_id, .. } => Caller::ApiKey(key_id),
+        }
     }
 }
 
@@ -81,7 +123,7 @@ macro_rules! auth_extractor {
             }
 
             fn security_schemes() -> Vec<&'static str> {
-                security_scheme::NAMES.to_vec()
+                security_scheme::names(false)
             }
 
             async fn from_request(
@@ -103,7 +145,7 @@ auth_extractor!(SignedIn, signed_in);
 auth_extractor!(Admin, admin);
 auth_extractor!(LogoutSession, logout_session);
 
-pub(super) async fn current_user(
+async fn current_user(
     app: &App,
     request: &Request,
     body: &mut RequestBody,
@@ -134,17 +176,19 @@ async fn logout_session(app: &App, request: &Request, body: &mut RequestBody) ->
     let Some(token) = cookies::refresh_token(request)? else { return Err(refused) };
     cookies::refuse_cross_site(request)?;
     let session = sessions::find_by_refresh_token(app, token).await?;
-    Ok(LogoutSession { session, context: authenticated(request, session.user_id, session.session_id)? })
+    let ids = CallerIds::Session { user_id: session.user_id, session_id: session.session_id };
+    Ok(LogoutSession { session, context: authenticated(request, ids)? })
 }
 
-/// Authenticates the caller. The body is read before the identity, so that a session that is revoked while the client
-/// sends the body is refused.
-async fn identify(
-    app: &App,
-    request: &Request,
-    body: &mut RequestBody,
-) -> Result<(Arc<Identity>, RequestContext)> {
+/// What a request is authenticated by, checked as far as that needs no query.
+enum Credentials {
+    Session(TokenSubject),
+    Key(KeyHash),
+}
+
+fn credentials(app: &App, request: &Request) -> Result<Credentials> {
     let token = match cookies::bearer(request)? {
+        Some(token) if api_key::has_prefix(token) => return Ok(Credentials::Key(KeyHash::parse(token)?)),
         Some(token) => token,
         None => {
             let token = cookies::access_token(request)?.ok_or(ApiError::NotAuthenticated)?;
@@ -152,20 +196,66 @@ async fn identify(
             token
         }
     };
-    let subject = app.tokens.verify(token)?;
+    Ok(Credentials::Session(app.tokens.verify(token)?))
+}
+
+/// Authenticates a signed-in caller. The body is read before the identity, so that a session that is revoked while the client
+/// sends the body is refused.
+async fn identify(
+    app: &App,
+    request: &Request,
+    body: &mut RequestBody,
+) -> Result<(Arc<Identity>, RequestContext)> {
+    let credentials = credentials(app, request)?;
     buffer(request, body).await?;
+    match credentials {
+        Credentials::Session(subject) => identify_session(app, request, subject).await,
+        // Only a valid key gets this error, so the client does not look for a fault in the key.
+        Credentials::Key(hash) => {
+            identify_key(app, request, &hash).await?;
+            Err(Error::SessionRequired.into())
+        }
+    }
+}
+
+/// Authenticates a signed-in caller or an API key, as [`identify`].
+pub(super) async fn org_caller(app: &App, request: &Request, body: &mut RequestBody) -> Result<OrgCaller> {
+    let credentials = credentials(app, request)?;
+    buffer(request, body).await?;
+    Ok(match credentials {
+        Credentials::Session(subject) => {
+            let (identity, context) = identify_session(app, request, subject).await?;
+            OrgCaller::Session(Actor::new(app, identity, context)?)
+        }
+        Credentials::Key(hash) => OrgCaller::Key(identify_key(app, request, &hash).await?),
+    })
+}
+
+async fn identify_session(
+    app: &App,
+    request: &Request,
+    subject: TokenSubject,
+) -> Result<(Arc<Identity>, RequestContext)> {
     let identity = sessions::identify(app, subject).await?;
-    let context = authenticated(request, identity.user.id, identity.session.id)?;
+    let ids = CallerIds::Session { user_id: identity.user.id, session_id: identity.session.id };
+    let context = authenticated(request, ids)?;
     Ok((identity, context))
 }
 
-/// Returns the context of the request with its user and session. Also sets the ids for the logs, and charges the request
-/// to the user.
-fn authenticated(request: &Request, user_id: i64, session_id: Uuid) -> Result<RequestContext> {
-    if let Some(LoggedUser(ids)) = request.data::<LoggedUser>() {
-        // Fails if the user is set already. A request has only one user.
-        let _ = ids.set((user_id, session_id));
+async fn identify_key(app: &App, request: &Request, hash: &KeyHash) -> Result<KeyCaller> {
+    let identity = api_key_access::identify(app, hash).await?;
+    let ids = CallerIds::Key { user_id: identity.key.created_by, key_id: identity.key.id };
+    let context = authenticated(request, ids)?;
+    Ok(KeyCaller::new(identity, context)?)
+}
+
+/// Returns the context of the request with the ids of its caller. Also sets them for the logs, and charges the request to the
+/// caller.
+fn authenticated(request: &Request, ids: CallerIds) -> Result<RequestContext> {
+    if let Some(LoggedUser(logged)) = request.data::<LoggedUser>() {
+        // Fails if the ids are set already. A request has only one caller.
+        let _ = logged.set(ids);
     }
-    charge(request, Caller::User(user_id))?;
-    Ok(context(request).signed_in(user_id, session_id))
+    charge(request, ids.caller())?;
+    Ok(ids.in_context(&context(request)))
 }

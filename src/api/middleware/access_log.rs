@@ -7,6 +7,7 @@ use poem::{PathPattern, Response};
 use super::Received;
 use crate::{
     api::{
+        extract::CallerIds,
         paths::{PREFIX, api_path},
         problem::{Reason, RouteCatalog},
     },
@@ -57,7 +58,8 @@ impl AccessLog {
                     request_id = context.request_id.as_deref(),
                     client_request_id = context.client_request_id.as_deref(),
                     trace_id = context.trace.as_deref().and_then(trace_id),
-                    user_id = user.map(|(id, _)| id),
+                    user_id = user.map(CallerIds::user_id),
+                    api_key_id = user.and_then(CallerIds::key_id),
                     "request"
                 )
             };

@@ -23,8 +23,8 @@ impl Problems {
     pub(super) fn render(&self, error: &poem::Error, request: &Received) -> Response {
         let Received { context, user, method, uri, .. } = request;
         if let Some(event) = event(error) {
-            let signed_in = user.get().map(|(user_id, session_id)| context.signed_in(user_id, session_id));
-            SecurityEvent::new(event).log(&self.app, signed_in.as_ref().unwrap_or(context));
+            let authenticated = user.get().map(|ids| ids.in_context(context));
+            SecurityEvent::new(event).log(&self.app, authenticated.as_ref().unwrap_or(context));
         }
         let id = context.response_id();
         let mut response = render(error, &FailedRequest { id: &id, method, uri }, &self.catalog);
@@ -53,6 +53,8 @@ fn event(error: &poem::Error) -> Option<Event<'static>> {
         Error::Inactive => Event::AccessForbidden { reason: "inactive_user" },
         Error::MemberSuspended => Event::AccessForbidden { reason: "member_suspended" },
         Error::OrgSuspended => Event::AccessForbidden { reason: "org_suspended" },
+        Error::SessionRequired => Event::AccessForbidden { reason: "session_required" },
+        Error::ScopeMissing(_) => Event::AccessForbidden { reason: "scope_missing" },
         Error::RoleTooHigh(_) => Event::AccessForbidden { reason: "role_too_high" },
         Error::WrongPassword => Event::PasswordRefused,
         Error::InvitationOtherAddress(_) => Event::AccessForbidden { reason: "invitation_other_address" },

@@ -29,6 +29,9 @@ struct EntryOut {
     /// Id of the user who made the change; null for the product itself.
     #[oai(nullable)]
     actor_id: Option<i64>,
+    /// Id of the API key by which the actor made the change; null for a session.
+    #[oai(nullable)]
+    api_key_id: Option<i64>,
     /// The action, such as `member.updated`.
     action: String,
     /// The type of the target, such as `member`.
@@ -47,6 +50,7 @@ impl Example for EntryOut {
             id: 17,
             created_at: DateTime::from_timestamp(1_767_225_600, 0).unwrap_or_default(),
             actor_id: Some(1),
+            api_key_id: None,
             action: "member.updated".into(),
             target_type: "member".into(),
             target_id: "2".into(),
@@ -62,6 +66,7 @@ impl From<AuditEntry> for EntryOut {
             id: entry.id,
             created_at: entry.created_at,
             actor_id: entry.actor_id,
+            api_key_id: entry.api_key_id,
             action: entry.action,
             target_type: entry.target_type,
             target_id: entry.target_id,
@@ -87,6 +92,8 @@ impl OrgAudit {
         org: OrgMember<perm::AuditRead>,
         /// Only entries of this actor.
         actor_id: Query<Option<i64>>,
+        /// Only changes that were made by this API key.
+        api_key_id: Query<Option<i64>>,
         /// Only entries with this action, such as `member.updated`.
         #[oai(validator(max_length = 100))]
         action: Query<Option<Text>>,

@@ -4,6 +4,7 @@
 //! [`OrgMember`](super::extract::OrgMember) as the argument `org`: that is the check. To add a resource of organizations, add
 //! its file and a line in `resources`.
 
+mod api_keys;
 mod audit;
 mod invitation_links;
 mod invitations;
@@ -15,6 +16,7 @@ mod organizations;
 mod product_import;
 mod products;
 mod role;
+mod scope;
 
 use poem_openapi::OpenApi;
 
@@ -32,5 +34,6 @@ pub(super) fn resources(app: &App) -> impl OpenApi + use<> {
         products::Products(app.clone()),
         jobs::OrgJobs(app.clone()),
         product_import::ProductImport(app.clone()),
+        api_keys::ApiKeys(app.clone()),
     )
 }

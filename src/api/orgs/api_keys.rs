@@ -1,0 +1,340 @@
+//! The API keys of an organization.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use poem_openapi::{
+    ApiResponse, Enum, Object, OpenApi,
+    param::{Path, Query},
+    payload::Json,
+    types::Example,
+};
+
+use super::scope::Scope;
+use crate::{
+    api::{
+        cursor_page::{CursorItem, CursorList, CursorPage},
+        extract::{Body, Limit, OrgMember, Text},
+        paths::{ORG_PATH, PREFIX},
+        problem::Result,
+        tag::Tag,
+    },
+    app::App,
+    error::Error,
+    models::api_key::ApiKey,
+    services::{
+        api_keys::{self, Changes, DEFAULT_LIFETIME_DAYS, Lifetime, MAX_OVERLAP_HOURS, NewKey, WithSecret},
+        permissions::{Permission, perm},
+    },
+};
+
+/// Operations on the API keys of an organization. They need a session: a stolen key must not create others.
+pub(in crate::api) struct ApiKeys(pub(super) App);
+
+/// Whether a key is accepted.
+#[derive(Enum, Clone, Copy, Debug, PartialEq, Eq)]
+#[oai(rename_all = "lowercase", rename = "ApiKeyState")]
+enum StateOut {
+    Active,
+    Expired,
+    Revoked,
+}
+
+/// An API key, without its secret.
+#[derive(Object)]
+#[oai(rename = "ApiKey", example)]
+struct ApiKeyOut {
+    id: i64,
+    name: String,
+    /// The first 8 and the last 4 characters of the key.
+    hint: String,
+    /// What the key may do, if its creator may do it, too.
+    scopes: Vec<Scope>,
+    state: StateOut,
+    /// Id of the user in whose name the key acts.
+    created_by: i64,
+    created_at: DateTime<Utc>,
+    /// When the key is refused; null if it is valid until it is revoked.
+    #[oai(nullable)]
+    expires_at: Option<DateTime<Utc>>,
+    /// When the key was last rotated.
+    #[oai(nullable)]
+    rotated_at: Option<DateTime<Utc>>,
+    /// Until when the key from before the last rotation is valid.
+    #[oai(nullable)]
+    previous_expires_at: Option<DateTime<Utc>>,
+    /// The last request with the key. Accurate to a minute.
+    #[oai(nullable)]
+    last_used_at: Option<DateTime<Utc>>,
+    #[oai(nullable)]
+    revoked_at: Option<DateTime<Utc>>,
+}
+
+impl Example for ApiKeyOut {
+    fn example() -> Self {
+        let at = |days: i64| DateTime::from_timestamp(1_767_225_600 + days * 86_400, 0);
+        Self {
+            id: 12,
+            name: "Continuous integration".into(),
+            hint: "saas_4fG…9aXk".into(),
+            scopes: vec![Scope(Permission::ProductRead), Scope(Permission::ProductWrite)],
+            state: StateOut::Active,
+            created_by: 1,
+            created_at: at(0).unwrap_or_default(),
+            expires_at: at(DEFAULT_LIFETIME_DAYS.into()),
+            rotated_at: None,
+            previous_expires_at: None,
+            last_used_at: at(1),
+            revoked_at: None,
+        }
+    }
+}
+
+impl From<ApiKey> for ApiKeyOut {
+    fn from(key: ApiKey) -> Self {
+        let state = match (key.revoked_at, key.has_ended()) {
+            (Some(_), _) => StateOut::Revoked,
+            (None, true) => StateOut::Expired,
+            (None, false) => StateOut::Active,
+        };
+        Self {
+            id: key.id,
+            scopes: Scope::list(&key.scopes),
+            name: key.name,
+            hint: key.hint,
+            state,
+            created_by: key.created_by,
+            created_at: key.created_at,
+            expires_at: key.expires_at,
+            rotated_at: key.rotated_at,
+            previous_expires_at: key.previous_expires_at,
+            last_used_at: key.last_used_at,
+            revoked_at: key.revoked_at,
+        }
+    }
+}
+
+impl CursorItem for ApiKeyOut {
+    const PAGE: &str = "ApiKeyPage";
+    const PAGE_DESCRIPTION: &str = "A page of the API keys of an organization, the newest first.";
+
+    fn id(&self) -> i64 {
+        self.id
+    }
+}
+
+/// A key with its secret. No other response has the secret.
+#[derive(Object)]
+#[oai(rename = "NewApiKey", example)]
+struct NewApiKeyOut {
+    key: ApiKeyOut,
+    /// The key itself, to be sent as `Authorization: Bearer <secret>`. Store it now: the server keeps only its hash.
+    secret: String,
+}
+
+impl Example for NewApiKeyOut {
+    fn example() -> Self {
+        Self { key: ApiKeyOut::example(), secret: "saas_4fG…9aXk (52 characters)".into() }
+    }
+}
+
+impl From<WithSecret> for NewApiKeyOut {
+    fn from(new: WithSecret) -> Self {
+        Self { key: new.key.into(), secret: new.secret }
+    }
+}
+
+/// A new key.
+#[derive(Object)]
+#[oai(deny_unknown_fields)]
+struct ApiKeyIn {
+    /// What the key is for.
+    #[oai(validator(min_length = 1, max_length = 100))]
+    name: String,
+    /// The permissions of the key. It never has more than you have at the moment of a request.
+    #[oai(validator(min_items = 1, max_items = 50))]
+    scopes: Vec<Scope>,
+    /// After how many days the key expires; 90 by default.
+    #[oai(validator(minimum(value = "1"), maximum(value = "365")))]
+    expires_in_days: Option<i32>,
+    /// `true` for a key that is valid until it is revoked.
+    #[oai(default)]
+    never_expires: bool,
+}
+
+/// A change of a key. Absent fields are not changed.
+#[derive(Object)]
+#[oai(deny_unknown_fields)]
+struct ApiKeyChangeIn {
+    #[oai(validator(min_length = 1, max_length = 100))]
+    name: Option<String>,
+    #[oai(validator(min_items = 1, max_items = 50))]
+    scopes: Option<Vec<Scope>>,
+    /// Days from now.
+    #[oai(validator(minimum(value = "1"), maximum(value = "365")))]
+    expires_in_days: Option<i32>,
+    /// `true` makes the key valid until it is revoked.
+    #[oai(default)]
+    never_expires: bool,
+}
+
+/// How to rotate a key.
+#[derive(Object)]
+#[oai(deny_unknown_fields)]
+struct RotationIn {
+    /// For how many hours the present key stays valid; 24 by default. `0` ends it at once.
+    #[oai(default = "default_overlap_hours", validator(minimum(value = "0"), maximum(value = "24")))]
+    overlap_hours: u64,
+    /// After how many days the new key expires; by default as many as before.
+    #[oai(validator(minimum(value = "1"), maximum(value = "365")))]
+    expires_in_days: Option<i32>,
+    /// `true` for a key that is valid until it is revoked.
+    #[oai(default)]
+    never_expires: bool,
+}
+
+fn default_overlap_hours() -> u64 {
+    MAX_OVERLAP_HOURS
+}
+
+/// Returns the lifetime that a client has chosen.
+fn lifetime(days: Option<i32>, never_expires: bool) -> Result<Option<Lifetime>> {
+    match (days, never_expires) {
+        (Some(_), true) => {
+            Err(Error::invalid("never_expires", "Send either this or expires_in_days, not both").into())
+        }
+        (None, true) => Ok(Some(Lifetime::Unlimited)),
+        (days, false) => Ok(days.map(Lifetime::Days)),
+    }
+}
+
+fn permissions(scopes: Vec<Scope>) -> Vec<Permission> {
+    scopes.into_iter().map(|Scope(permission)| permission).collect()
+}
+
+#[derive(ApiResponse)]
+enum KeyCreated {
+    /// The new key with its secret.
+    #[oai(status = 201)]
+    Created(
+        Json<NewApiKeyOut>,
+        /// The path of the key.
+        #[oai(header = "Location")]
+        String,
+    ),
+}
+
+#[derive(ApiResponse)]
+enum KeyRevoked {
+    /// The key is refused from now on, by every replica within a fraction of a second.
+    #[oai(status = 204)]
+    NoContent,
+}
+
+#[OpenApi(prefix_path = ORG_PATH, tag = "Tag::Organizations")]
+impl ApiKeys {
+    /// Returns the API keys, the newest first.
+    ///
+    /// Needs the permission `key:read`. Keys that have ended are listed for 90 days.
+    #[oai(path = "/api-keys", method = "get", operation_id = "list_api_keys")]
+    async fn list(
+        &self,
+        org: OrgMember<perm::KeyRead>,
+        /// `next_cursor` of the page before.
+        #[oai(validator(max_length = 100))]
+        cursor: Query<Option<Text>>,
+        /// Maximum number of keys to return.
+        #[oai(default)]
+        limit: Query<Limit>,
+    ) -> Result<Json<CursorPage<ApiKeyOut>>> {
+        let list = CursorList::new(&format!("api keys of {}", org.org_id()));
+        let before = list.parse(cursor.0.as_ref())?;
+        let keys = api_keys::list(&self.0, org.access(), before, i64::from(limit.0.0) + 1).await?;
+        Ok(Json(CursorPage::new(keys, limit.0, &list)))
+    }
+
+    /// Creates an API key, which acts in your name.
+    ///
+    /// The response has the secret, which is shown only once, so `Idempotency-Key` is refused. You and the owner get a mail.
+    /// Needs the permission `key:write`. Fails with 409 `key_limit_reached` at 100 valid keys.
+    #[oai(path = "/api-keys", method = "post", operation_id = "create_api_key")]
+    async fn create(
+        &self,
+        org: OrgMember<perm::KeyWrite>,
+        Body(body): Body<ApiKeyIn>,
+    ) -> Result<KeyCreated> {
+        let lifetime = lifetime(body.expires_in_days, body.never_expires)?;
+        let new = NewKey {
+            name: body.name,
+            scopes: permissions(body.scopes),
+            lifetime: lifetime.unwrap_or(Lifetime::Days(DEFAULT_LIFETIME_DAYS)),
+        };
+        let made = api_keys::create(&self.0, org.actor(), org.access(), &new).await?;
+        let location = format!("{PREFIX}/orgs/{}/api-keys/{}", org.org_id(), made.key.id);
+        Ok(KeyCreated::Created(Json(made.into()), location))
+    }
+
+    /// Returns an API key.
+    ///
+    /// Needs the permission `key:read`.
+    #[oai(path = "/api-keys/:id", method = "get", operation_id = "read_api_key")]
+    async fn read(
+        &self,
+        org: OrgMember<perm::KeyRead>,
+        /// Id of the key.
+        id: Path<i64>,
+    ) -> Result<Json<ApiKeyOut>> {
+        Ok(Json(api_keys::find(&self.0, org.access(), id.0).await?.into()))
+    }
+
+    /// Changes the name, the scopes or the expiry of an API key.
+    ///
+    /// Needs the permission `key:write`. Fails with 409 `key_ended` for a key that is revoked or has expired, and with 403
+    /// `role_too_high` if its creator has a higher role than you.
+    #[oai(path = "/api-keys/:id", method = "patch", operation_id = "update_api_key")]
+    async fn update(
+        &self,
+        org: OrgMember<perm::KeyWrite>,
+        /// Id of the key.
+        id: Path<i64>,
+        Body(body): Body<ApiKeyChangeIn>,
+    ) -> Result<Json<ApiKeyOut>> {
+        let lifetime = lifetime(body.expires_in_days, body.never_expires)?;
+        let changes = Changes { name: body.name, scopes: body.scopes.map(permissions), lifetime };
+        Ok(Json(api_keys::update(&self.0, org.actor(), org.access(), id.0, &changes).await?.into()))
+    }
+
+    /// Gives an API key a new secret.
+    ///
+    /// The present secret stays valid for up to 24 hours, so that programs can change to the new one without a gap. A secret
+    /// from an earlier rotation ends now. The key keeps its id, name and scopes, and is valid as long again as before. The
+    /// response has the new secret, which is shown only once. Needs the permission `key:write`. Fails with 409 `key_ended` and
+    /// 403 `role_too_high` as a change does.
+    #[oai(path = "/api-keys/:id/rotate", method = "post", operation_id = "rotate_api_key")]
+    async fn rotate(
+        &self,
+        org: OrgMember<perm::KeyWrite>,
+        /// Id of the key.
+        id: Path<i64>,
+        Body(body): Body<RotationIn>,
+    ) -> Result<Json<NewApiKeyOut>> {
+        let lifetime = lifetime(body.expires_in_days, body.never_expires)?;
+        let overlap = Duration::from_secs(3_600 * body.overlap_hours);
+        let rotated = api_keys::rotate(&self.0, org.actor(), org.access(), id.0, overlap, lifetime).await?;
+        Ok(Json(rotated.into()))
+    }
+
+    /// Revokes an API key.
+    ///
+    /// Needs the permission `key:write`. A key that is revoked already stays so.
+    #[oai(path = "/api-keys/:id", method = "delete", operation_id = "revoke_api_key")]
+    async fn revoke(
+        &self,
+        org: OrgMember<perm::KeyWrite>,
+        /// Id of the key.
+        id: Path<i64>,
+    ) -> Result<KeyRevoked> {
+        api_keys::revoke(&self.0, org.actor(), org.access(), id.0).await?;
+        Ok(KeyRevoked::NoContent)
+    }
+}
