@@ -147,6 +147,6 @@ impl OrgJobs {
     ) -> Result<Json<Canceled>> {
         org_jobs::ensure_of_org(&self.0, org.access(), &id.0.0).await?;
         let job = find(&self.0, &id.0).await?;
-        canceled(org_jobs::cancel(&self.0, org.actor().context(), org.access(), &job).await?, id.0)
+        canceled(org_jobs::cancel(&self.0, org.context(), org.access(), &job).await?, id.0)
     }
 }

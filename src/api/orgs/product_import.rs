@@ -90,7 +90,7 @@ impl ProductImport {
             ImportEnqueued::Ok(Json(enqueued))
         });
         let answered =
-            org_jobs::enqueue_once(&self.0, org.actor().context(), org.access(), &once, &job).await?;
+            org_jobs::enqueue_once(&self.0, org.context(), org.access(), &once, &job).await?;
         Ok(answered.into())
     }
 }

@@ -216,7 +216,7 @@ impl Products {
         });
         let ProductIn { sku, name, price, currency } = &body;
         let product = NewProduct { sku, name, price: *price, currency: &currency.0 };
-        Ok(products::create(&self.0, org.actor().context(), org.access(), &once, &product).await?.into())
+        Ok(products::create(&self.0, org.context(), org.access(), &once, &product).await?.into())
     }
 
     /// Returns a product.
@@ -246,7 +246,7 @@ impl Products {
             price: body.price,
             currency: body.currency.as_ref().map(|currency| currency.0.as_str()),
         };
-        let (context, condition) = (org.actor().context(), if_match.on::<ProductOut, _>());
+        let (context, condition) = (org.context(), if_match.on::<ProductOut, _>());
         let product = products::update(&self.0, context, org.access(), id.0, &changes, &condition).await?;
         Ok(Tagged(product.into()))
     }
@@ -262,7 +262,7 @@ impl Products {
         id: Path<i64>,
         if_match: IfMatch,
     ) -> Result<ProductDeleted> {
-        let (context, condition) = (org.actor().context(), if_match.on::<ProductOut, _>());
+        let (context, condition) = (org.context(), if_match.on::<ProductOut, _>());
         products::delete(&self.0, context, org.access(), id.0, &condition).await?;
         Ok(ProductDeleted::NoContent)
     }
