@@ -129,7 +129,8 @@ async fn find_changeable(tx: &Tx<'_>, locked: &LockedOrg, user_id: i64) -> Resul
     Ok(member)
 }
 
-/// Deletes a membership, and revokes the API keys that the member has created. The entry says whether the member has left or was removed.
+/// Deletes a membership, and revokes the API keys that the member has created. The entry says whether the member has left or
+/// was removed.
 async fn end(tx: &Tx<'_>, locked: &LockedOrg, member: &Membership) -> Result<()> {
     if Membership::delete(tx, member.org_id, member.user_id).await? == 0 {
         return Err(NOT_A_MEMBER);

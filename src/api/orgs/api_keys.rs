@@ -13,10 +13,10 @@ use poem_openapi::{
 use super::scope::Scope;
 use crate::{
     api::{
-        cursor_page::{CursorItem, CursorList, CursorPage},
-        extract::{Body, Limit, OrgMember, Text},
+        extract::{Body, Cursor, Limit, OrgMember},
         paths::{ORG_PATH, PREFIX},
         problem::Result,
+        respond::{Page, PageItem},
         tag::Tag,
     },
     app::App,
@@ -114,13 +114,9 @@ impl From<ApiKey> for ApiKeyOut {
     }
 }
 
-impl CursorItem for ApiKeyOut {
+impl PageItem for ApiKeyOut {
     const PAGE: &str = "ApiKeyPage";
     const PAGE_DESCRIPTION: &str = "A page of the API keys of an organization, the newest first.";
-
-    fn id(&self) -> i64 {
-        self.id
-    }
 }
 
 /// A key with its secret. No other response has the secret.
@@ -240,17 +236,13 @@ impl ApiKeys {
     async fn list(
         &self,
         org: OrgMember<perm::KeyRead>,
-        /// `next_cursor` of the page before.
-        #[oai(validator(max_length = 100))]
-        cursor: Query<Option<Text>>,
-        /// Maximum number of keys to return.
-        #[oai(default)]
-        limit: Query<Limit>,
-    ) -> Result<Json<CursorPage<ApiKeyOut>>> {
-        let list = CursorList::new(&format!("api keys of {}", org.org_id()));
-        let before = list.parse(cursor.0.as_ref())?;
-        let keys = api_keys::list(&self.0, org.access(), before, i64::from(limit.0.0) + 1).await?;
-        Ok(Json(CursorPage::new(keys, limit.0, &list)))
+        cursor: Cursor,
+        #[oai(default)] limit: Query<Limit>,
+    ) -> Result<Page<ApiKeyOut>> {
+        // One more than requested shows whether there is a next page.
+        let most = i64::from(limit.0.0) + 1;
+        let keys = api_keys::list(&self.0, org.access(), cursor.after()?, most).await?;
+        Ok(Page::of(&cursor, limit.0, keys, |key| key.id))
     }
 
     /// Creates an API key, which acts in your name.
