@@ -12,6 +12,7 @@ mod api_auth;
 mod api_errors;
 mod api_health;
 mod api_jobs;
+mod api_keys;
 mod api_me;
 mod api_outage;
 mod api_products;

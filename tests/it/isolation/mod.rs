@@ -7,10 +7,11 @@
 //! | `connection` | queries see one organization, and nothing of it stays on the connection |
 //! | `role` | the migration creates the role, or says how |
 //! | `sources` | no code gets around the connection of an organization |
-//! | `requests`, `walk` | no operation shows or changes another organization |
+//! | `requests`, `walk`, `keys` | no operation shows or changes another organization |
 
 mod catalog;
 mod connection;
+mod keys;
 mod requests;
 mod role;
 mod sources;
@@ -44,6 +45,7 @@ impl Org {
             .await;
         }
         org.add_product(app, name).await;
+        org.add_key(app, name).await;
         org.add_job(app, name).await;
         let entry = json!({ "name": name });
         app.sql(&format!(
@@ -69,6 +71,13 @@ impl Org {
         let job_id = app.app.queue.enqueue(&job, origin).await.unwrap();
         let insert = "INSERT INTO org_jobs (org_id, id, task, created_by) VALUES";
         let row = format!("({}, '{job_id}', 'import_products', {})", self.id, self.owner.id);
+        app.sql(&format!("{insert} {row}")).await;
+    }
+
+    /// Adds an API key with this name. Nothing knows its secret.
+    pub async fn add_key(&self, app: &TestApp, name: &str) {
+        let insert = "INSERT INTO api_keys (org_id, created_by, name, scopes, hash, hint) VALUES";
+        let row = format!("({}, {}, '{name}', 'job:read', sha256(gen_random_uuid()::text::bytea), '{name}')", self.id, self.owner.id);
         app.sql(&format!("{insert} {row}")).await;
     }
 

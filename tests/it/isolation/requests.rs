@@ -57,6 +57,13 @@ impl Operation {
         self.body.as_ref().is_some_and(|schema| self.example(schema, "body")["user_id"].is_number())
     }
 
+    /// Returns whether an API key is one of the documented ways to authenticate.
+    pub fn accepts_keys(&self) -> bool {
+        let method = self.method.as_str().to_lowercase();
+        let security = &self.document["paths"][&self.path][&method]["security"];
+        security.as_array().unwrap().iter().any(|way| way["ApiKey"].is_array())
+    }
+
     /// Builds the request to the organization `org`, with the ids of what the organization `source` has.
     pub async fn request(&self, app: &TestApp, org: i64, source: i64) -> RequestBuilder {
         let mut path = self.path.replace("{org}", &org.to_string());

@@ -10,7 +10,7 @@ use super::{
 use crate::support::{TestApp, User, app::Answer, records::column};
 
 /// In each text of the organizations that must not be seen, and in no other.
-const MARK: &str = "canary";
+pub const MARK: &str = "canary";
 
 /// Operations that a viewer may call although they change something.
 const OF_EVERY_MEMBER: &[&str] = &["leave_org"];
@@ -60,13 +60,13 @@ impl Caller {
     }
 }
 
-fn assert_unmarked(answer: &Answer, what: &str) {
+pub fn assert_unmarked(answer: &Answer, what: &str) {
     let headers = format!("{:?}", answer.headers);
     assert!(!answer.text.contains(MARK) && !headers.contains(MARK), "{what} {headers}");
 }
 
 /// Returns all rows that belong to organizations, and the accounts of their members.
-async fn rows_of(app: &TestApp, orgs: &[i64]) -> Vec<String> {
+pub async fn rows_of(app: &TestApp, orgs: &[i64]) -> Vec<String> {
     let list = orgs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let tables = "SELECT DISTINCT c.relname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
         WHERE c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace AND a.attname = 'org_id' ORDER BY 1";
@@ -83,8 +83,8 @@ async fn rows_of(app: &TestApp, orgs: &[i64]) -> Vec<String> {
     column(&app.database, &format!("{} ORDER BY 1", all.join(" UNION ALL "))).await
 }
 
-/// Returns the callers who must not see the organizations. A new kind of credentials adds its callers here: one of another
-/// organization, one that is revoked, one of a suspended organization, and one that may only read.
+/// Returns the callers who must not see the organizations. `keys.rs` has those with API keys. A new kind of credentials adds its
+/// callers here: one of another organization, one that is revoked, one of a suspended organization, and one that may only read.
 async fn callers(app: &TestApp, seen: &Org, suspended: &Org, deleted: &Org) -> Vec<Caller> {
     let stranger = Org::create(app, "plain").await;
     let (removed, member, viewer, admin) =

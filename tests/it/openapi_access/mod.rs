@@ -8,9 +8,12 @@ use jsonwebtoken::{EncodingKey, Header, encode, get_current_timestamp};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::{
-    TestApp, User,
-    app::{Answer, PASSWORD, SECRET},
+use crate::{
+    api_keys::{SCOPES, create_key, create_org},
+    support::{
+        TestApp, User,
+        app::{Answer, PASSWORD, SECRET},
+    },
 };
 
 /// Operations without authentication, in alphabetical order. Review each addition with care.
@@ -30,6 +33,7 @@ const PUBLIC: &[&str] = &[
     "refresh",
     "register",
     "register_with_invitation",
+    "report_leaked_keys",
     "resend_verification",
     "reset_password",
     "verify_email",
@@ -208,11 +212,10 @@ async fn smoke_the_list_of_public_operations_is_complete() {
     let needs_some = "needs authentication";
     assert_list("PUBLIC", PUBLIC, &public, needs_none, needs_some);
     let either = json!([{ "OAuth2PasswordBearer": [] }, { "HTTPBearer": [] }, { "AccessTokenCookie": [] }]);
-    assert_eq!(
-        ways.into_iter().collect::<Vec<_>>(),
-        [either.to_string()],
-        "all operations have the same requirement"
-    );
+    let mut or_key = either.clone();
+    or_key.as_array_mut().unwrap().push(json!({ "ApiKey": [] }));
+    let expected: BTreeSet<_> = [either.to_string(), or_key.to_string()].into();
+    assert_eq!(ways, expected, "operations need a session, or a session or an API key");
 }
 
 /// Signs a user in again if an operation has revoked the session. Logins are rate-limited, so a login before
@@ -321,6 +324,36 @@ async fn smoke_an_inactive_user_is_refused() {
     let user = app.admin().await;
     app.sql("UPDATE users SET is_active = false").await;
     assert_all_refuse(&app, Some(&user.token), 403, "inactive_user").await;
+}
+
+/// The key has all scopes, and its creator is an admin of the platform.
+#[tokio::test]
+async fn smoke_a_valid_key_is_refused_exactly_where_a_session_is_needed() {
+    let app = TestApp::start().await;
+    let admin = app.admin().await;
+    let org = create_org(&app, &admin).await;
+    let key = create_key(&app, org, &admin, &SCOPES).await;
+    let (mut others, mut accepted) = (Vec::new(), 0);
+    for operation in secured_operations(&app).await {
+        let answer = operation.call(&app, Some(&key.secret)).await;
+        let is_refused = answer.body["code"] == "session_required";
+        let accepts_keys = operation.security.iter().any(|way| way["ApiKey"].is_array());
+        accepted += u32::from(accepts_keys);
+        if is_refused == accepts_keys || (is_refused && answer.status != 403) || answer.status == 401 {
+            others.push(format!("{}: {} {}", operation.id, answer.status, answer.text));
+        }
+    }
+    assert!(others.is_empty() && accepted >= 6, "{others:#?}");
+}
+
+#[tokio::test]
+async fn smoke_a_revoked_key_is_refused() {
+    let app = TestApp::start().await;
+    let admin = app.admin().await;
+    let org = create_org(&app, &admin).await;
+    let key = create_key(&app, org, &admin, &SCOPES).await;
+    app.sql("UPDATE api_keys SET revoked_at = now()").await;
+    assert_all_refuse(&app, Some(&key.secret), 401, "invalid_token").await;
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use reqwest::{Client, Method, RequestBuilder};
+use saas::security::api_key;
 use serde_json::{Value, json};
 
 use super::{app::Answer, authenticator::Authenticator};
@@ -35,11 +36,28 @@ pub struct AccountScenario<M> {
     secrets: BTreeSet<String>,
 }
 
-/// Asserts that a text contains none of the secrets.
+/// Asserts that a text contains none of the secrets, and nothing with the form of an API key.
 #[track_caller]
 pub fn assert_none_in(secrets: &BTreeSet<String>, place: &str, text: &str) {
     let found: Vec<_> = secrets.iter().filter(|secret| text.contains(*secret)).collect();
     assert!(found.is_empty(), "{place} has {found:?}");
+    assert_eq!(find_api_key(text), None, "{place}");
+}
+
+/// Returns an API key in a text. Secret scanners find keys in this way.
+fn find_api_key(text: &str) -> Option<&str> {
+    let length = api_key::PREFIX.len() + 40 + 1 + 6;
+    let starts = text.match_indices(api_key::PREFIX).map(|(at, _)| at);
+    starts.filter_map(|at| text.get(at..at + length)).find(|candidate| api_key::is_well_formed(candidate))
+}
+
+#[test]
+fn an_api_key_is_found_in_a_text() {
+    let key = api_key::random().unwrap();
+    for text in [key.clone(), format!("saas_{key}"), format!("{{\"token\":\"{key}\"}}"), format!("é{key}é")] {
+        assert_eq!(find_api_key(&text), Some(key.as_str()), "{text}");
+    }
+    assert_eq!(find_api_key(&format!("{} saas_ saas", &key[..50])), None);
 }
 
 impl<M: AsyncFn(&str) -> String> AccountScenario<M> {
@@ -51,6 +69,7 @@ impl<M: AsyncFn(&str) -> String> AccountScenario<M> {
         let (client, url) = (Client::new(), format!("{url}/api/v1"));
         let mut scenario = Self { client, url, mailed_token, secrets: BTreeSet::new() };
         let access = scenario.register().await;
+        scenario.use_api_keys(&access).await;
         scenario.change_passwords(&access).await;
         let (access, recovery_code) = scenario.turn_on_two_factor().await;
         scenario.change_email(&access, &recovery_code).await;
@@ -131,6 +150,34 @@ impl<M: AsyncFn(&str) -> String> AccountScenario<M> {
         self.post(204, "/auth/confirm-email", "", json!({ "token": token })).await;
         let off = json!({ "password": PASSWORDS[2], "code": recovery_code });
         self.send(204, Method::DELETE, "/users/me/two-factor", access, off).await;
+    }
+
+    /// Creates, uses, rotates and reports an API key, and sends it where it does not belong.
+    async fn use_api_keys(&mut self, access: &str) {
+        let org = self.post(201, "/orgs", access, json!({ "name": "Acme" })).await.body["id"].clone();
+        let (keys, products) = (format!("/orgs/{org}/api-keys"), format!("/orgs/{org}/products"));
+        let new = json!({ "name": "CI", "scopes": ["product:read", "product:write"] });
+        let created = self.post(201, &keys, access, new).await;
+        let key = text_field(&created, "secret");
+        // The random part, which a shortened key contains, too.
+        self.record_secret(&key[api_key::PREFIX.len()..45]);
+        let product = json!({ "sku": "T-1", "name": "Tea", "price": 100, "currency": "EUR" });
+        self.post(201, &products, &key, product.clone()).await;
+        self.post(422, &products, &key, product).await;
+        self.send(200, Method::GET, &products, &key, Value::Null).await;
+        self.send(403, Method::GET, "/users/me", &key, Value::Null).await;
+        self.send(401, Method::GET, &products, &key[..51], Value::Null).await;
+        for path in [format!("/users/{key}/{key}"), format!("{products}?cursor={key}"), format!("{products}/{key}")] {
+            let answer = Answer::of(self.request(Method::GET, &path).bearer_auth(access)).await;
+            assert!(answer.status.is_client_error(), "{}", answer.text);
+        }
+        self.post(422, &keys, access, json!({ "name": key, "scopes": [key] })).await;
+        let rotate = format!("{keys}/{}/rotate", created.body["key"]["id"]);
+        let rotated = self.post(200, &rotate, access, json!({ "overlap_hours": 0 })).await;
+        self.send(401, Method::GET, &products, &key, Value::Null).await;
+        let next = text_field(&rotated, "secret");
+        self.post(204, "/secret-scanning/revoke", "", json!({ "keys": [key, next] })).await;
+        self.send(401, Method::GET, &products, &next, Value::Null).await;
     }
 
     async fn invite(&mut self, (email, password): (&str, &str)) {

@@ -61,7 +61,7 @@ pub async fn run(command: Command) -> Ended {
 }
 
 /// Runs a command with `input` on its standard input until it ends.
-pub async fn run_with_input(command: Command, input: &'static str) -> Ended {
+pub async fn run_with_input(command: Command, input: &str) -> Ended {
     let mut command = tokio::process::Command::from(command);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().unwrap();
