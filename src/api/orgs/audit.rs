@@ -102,6 +102,7 @@ impl OrgAudit {
     ) -> Result<Page<EntryOut>> {
         let filter = AuditFilter {
             actor_id: actor_id.0,
+            api_key_id: api_key_id.0,
             action: action.0.as_ref().map(Text::as_ref),
             org_id: Some(org.org_id()),
             before: cursor.after()?,

@@ -1,7 +1,7 @@
 //! SQL of the fixture: users and their sessions.
 
 use anyhow::Result;
-use saas::security::{TokenSubject, Tokens};
+use saas::security::{TokenSubject, Tokens, api_key, hash};
 use tokio_postgres::Client;
 use uuid::Uuid;
 
@@ -49,6 +49,21 @@ pub async fn create_org(sql: &Client, members: i64) -> Result<[i64; 2]> {
     // A test server has no autovacuum.
     sql.batch_execute("VACUUM ANALYZE organizations, memberships, products").await?;
     Ok([row.try_get(0)?, row.try_get(1)?])
+}
+
+/// Creates an API key for each member of an organization. Returns the keys.
+pub async fn create_keys(sql: &Client, org: i64) -> Result<Vec<String>> {
+    let mut keys = Vec::new();
+    for row in sql.query("SELECT user_id FROM memberships WHERE org_id = $1", &[&org]).await? {
+        let (creator, key): (i64, _) = (row.try_get(0)?, api_key::random()?);
+        let make = "INSERT INTO api_keys (org_id, created_by, name, scopes, hash, hint, lifetime_days, expires_at) \
+                    VALUES ($1, $2, 'bench', 'product:read', $3, '', 90, now() + interval '90 days')";
+        sql.execute(make, &[&org, &creator, &hash(&key)]).await?;
+        keys.push(key);
+    }
+    // A test server has no autovacuum.
+    sql.batch_execute("VACUUM ANALYZE api_keys").await?;
+    Ok(keys)
 }
 
 /// Inserts a session for each of `count` users with a role, without hashing a password. Returns their access

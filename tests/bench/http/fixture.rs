@@ -186,6 +186,11 @@ impl Fixture {
         database::create_org(&self.sql, members).await
     }
 
+    /// Creates an API key for each member of an organization. Returns the keys.
+    pub async fn create_keys(&self, org: i64) -> Result<Vec<String>> {
+        database::create_keys(&self.sql, org).await
+    }
+
     /// Makes the last use of all sessions an hour old, so that the use by the next request is recorded.
     pub async fn age_sessions(&self) -> Result<()> {
         self.sql.batch_execute("UPDATE sessions SET last_seen_at = now() - interval '1 hour'").await?;

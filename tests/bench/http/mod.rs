@@ -159,6 +159,8 @@ struct Bench<'a> {
     /// The ids of an organization and its product.
     product_ids: [i64; 2],
     product: Load,
+    /// The same with API keys instead of access tokens.
+    product_by_key: Load,
     enqueue: Load,
     keyed: Load,
     status: Load,
@@ -183,6 +185,8 @@ impl<'a> Bench<'a> {
         let product_ids = fixture.create_org(READERS).await?;
         let members = fixture.sign_in_many(READERS).await?;
         let products = members.iter().map(|token| product(product_ids, token)).collect();
+        let keys = fixture.create_keys(product_ids[0]).await?;
+        let by_key = keys.iter().map(|key| product(product_ids, key)).collect();
         baselines::store_value(fixture).await?;
         // Each of many users logs in a few times, because the logins of one user are rate-limited.
         let logins: Vec<_> = (0..LOGIN_USERS).map(|n| login(&user(n))).collect();
@@ -197,6 +201,7 @@ impl<'a> Bench<'a> {
             list: Load::single("list", CONNECTIONS, user_list(&admin)),
             product_ids,
             product: Load { requests: products, ..Load::single("product", CONNECTIONS, me(&token)) },
+            product_by_key: Load { requests: by_key, ..Load::single("product_by_key", CONNECTIONS, me(&token)) },
             enqueue: Load::single("enqueue", CONNECTIONS, enqueue(&token)),
             keyed: Load {
                 requests: keyed,
@@ -208,7 +213,7 @@ impl<'a> Bench<'a> {
             few: Load { requests: readers, ..Load::single("few", 16, me(&token)) },
             flood: Load { requests: logins, allow_503: true, ..Load::single("flood", 64, login(&email)) },
         };
-        for load in [&bench.health, &bench.me, &bench.list, &bench.product, &bench.enqueue, &bench.status] {
+        for load in [&bench.health, &bench.me, &bench.list, &bench.product, &bench.product_by_key, &bench.enqueue, &bench.status] {
             for request in load.requests.iter().take(8) {
                 fixture.send(request).await?;
             }
@@ -247,6 +252,7 @@ impl<'a> Bench<'a> {
             series.add(load.run(&fixture.limited_url(), fixture.dir(), seconds).await?);
         }
         figures.product.add(self.run_load(&self.product).await?);
+        figures.product_by_key.add(self.run_load(&self.product_by_key).await?);
         for (series, in_role) in [(&mut figures.tenant, true), (&mut figures.no_tenant, false)] {
             let rate = baselines::measure_product_reads(fixture, self.product_ids, in_role, seconds).await?;
             series.rate.push(rate);

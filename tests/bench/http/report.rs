@@ -56,6 +56,8 @@ pub struct Figures {
     pub list: Series,
     /// A product of an organization, with recent copies of the identities.
     pub product: Series,
+    /// The same with API keys instead of access tokens.
+    pub product_by_key: Series,
     pub enqueue: Series,
     /// The same by many users, each request with an idempotency key of its own.
     pub keyed: Series,
@@ -95,7 +97,8 @@ impl Figures {
             limited_health: Series::new("GET /health with RATE_LIMITS", ""),
             limited_me: Series::new("GET /users/me with RATE_LIMITS", ""),
             list: Series::new("GET /users?limit=20", ""),
-            product: Series::new("GET /orgs/{org}/products/{id}", ""),
+            product: Series::new("GET /orgs/{org}/products/{id}", "that with a token"),
+            product_by_key: Series::new("GET /orgs/{org}/products/{id} with an API key", ""),
             enqueue: Series::new("POST /jobs/example", "that without keys"),
             keyed: Series::new("POST /jobs/example with Idempotency-Key, 200 users", ""),
             status: Series::new("GET /jobs/{id}/status", ""),
@@ -120,7 +123,7 @@ impl Figures {
     pub fn table(&self) -> Table<7> {
         let mut table =
             Table::new(["what", "figure", "p50", "p99", "errors", "ratio to baselines", "target"]);
-        let Self { health, me, uncached, touched, logged, list, product, .. } = self;
+        let Self { health, me, uncached, touched, logged, list, product, product_by_key, .. } = self;
         let Self { enqueue, keyed, status, login, alone, beside, flood, limited_health, limited_me, .. } =
             self;
         let flooded =
@@ -136,6 +139,7 @@ impl Figures {
             (limited_me, vec![me], String::new()),
             (list, vec![health, &self.postgres], String::new()),
             (product, vec![uncached, &self.tenant], goal(product, 0.6, uncached)),
+            (product_by_key, vec![product], goal(product_by_key, 0.95, product)),
             (enqueue, vec![health, &self.redis], goal(enqueue, 0.35, health)),
             (keyed, vec![enqueue, &self.postgres], String::new()),
             (status, vec![health, &self.redis], String::new()),
