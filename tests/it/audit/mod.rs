@@ -52,6 +52,7 @@ async fn smoke_an_entry_has_actor_action_target_and_origin() {
         "id": null,
         "created_at": null,
         "actor_id": admin.id,
+        "api_key_id": null,
         "action": "user.updated",
         "target_type": "user",
         "target_id": user.id.to_string(),

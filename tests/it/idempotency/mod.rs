@@ -178,13 +178,15 @@ async fn an_invalid_key_is_refused() {
 }
 
 /// Operations whose response has a secret that is shown once.
-const SHOW_SECRETS: [&str; 6] = [
+const SHOW_SECRETS: [&str; 8] = [
     "begin_two_factor",
     "confirm_two_factor",
+    "create_api_key",
     "login",
     "login_two_factor",
     "refresh",
     "replace_recovery_codes",
+    "rotate_api_key",
 ];
 
 #[tokio::test]
