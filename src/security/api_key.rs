@@ -76,6 +76,9 @@ fn crc32(bytes: &[u8]) -> u32 {
 }
 
 #[cfg(test)]
+mod properties;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
