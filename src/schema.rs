@@ -1,6 +1,27 @@
 // The tables as diesel sees them, generated from the migrations by `./scripts/migrate schema`. A test compares them.
 
 diesel::table! {
+    api_keys (id) {
+        id -> Int8,
+        org_id -> Int8,
+        created_by -> Int8,
+        name -> Text,
+        scopes -> Text,
+        hash -> Bytea,
+        hint -> Text,
+        previous_hash -> Nullable<Bytea>,
+        previous_expires_at -> Nullable<Timestamptz>,
+        lifetime_days -> Nullable<Int4>,
+        expires_at -> Nullable<Timestamptz>,
+        created_at -> Timestamptz,
+        rotated_at -> Nullable<Timestamptz>,
+        last_used_at -> Nullable<Timestamptz>,
+        revoked_at -> Nullable<Timestamptz>,
+        expiry_notified_at -> Nullable<Timestamptz>,
+    }
+}
+
+diesel::table! {
     audit_log (id) {
         id -> Int8,
         created_at -> Timestamptz,
@@ -14,6 +35,7 @@ diesel::table! {
         request_id -> Nullable<Text>,
         client_request_id -> Nullable<Text>,
         org_id -> Nullable<Int8>,
+        api_key_id -> Nullable<Int8>,
     }
 }
 
@@ -193,6 +215,7 @@ diesel::table! {
 }
 
 diesel::allow_tables_to_appear_in_same_query! {
+    api_keys,
     audit_log,
     idempotency_keys,
     invitations,

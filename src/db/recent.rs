@@ -81,11 +81,7 @@ impl<K: Hash + Eq + Clone, V> RecentReads<K, V> {
     /// Creates an empty cache whose copies are discarded together with those of `other`: for values that the same changes
     /// affect.
     pub fn discarded_with<L, W>(other: &RecentReads<L, W>) -> Self {
-        Self {
-            copies: Arc::new(Cache::new(MAX_COPIES)),
-            max_age: other.max_age,
-            epoch: other.epoch.clone(),
-        }
+        Self { copies: Arc::new(Cache::new(MAX_COPIES)), max_age: other.max_age, epoch: other.epoch.clone() }
     }
 
     /// Returns the copy of `key` if it is recent enough, otherwise the result of `load`.
@@ -202,7 +198,8 @@ mod tests {
     async fn caches_that_are_discarded_together_have_one_epoch() {
         let counted = CountedLoads::new(LONG);
         let other = RecentReads::<u8, usize>::discarded_with(&counted.reads);
-        let load = async |value: usize| *other.get_or_load(1, async || Ok(Some(value))).await.unwrap().unwrap();
+        let load =
+            async |value: usize| *other.get_or_load(1, async || Ok(Some(value))).await.unwrap().unwrap();
         assert_eq!((counted.get().await, load(7).await, load(8).await), (0, 7, 7));
         counted.reads.invalidate_all();
         assert_eq!((load(9).await, counted.get().await), (9, 1));

@@ -115,22 +115,25 @@ impl KeyIdentity {
             .first(&mut conn)
             .await
             .optional()?;
-        Ok(found.map(|(key, is_previous, is_creator_active, org_suspended, org_deleting, role, suspended_at)| {
-            let membership = role.map(|role| IdentityMembership {
-                org_id: key.org_id,
-                role,
-                suspended: suspended_at.is_some(),
-                org_suspended,
-                org_deleting,
-            });
-            Self { key, is_previous, is_creator_active, membership }
-        }))
+        Ok(found.map(
+            |(key, is_previous, is_creator_active, org_suspended, org_deleting, role, suspended_at)| {
+                let membership = role.map(|role| IdentityMembership {
+                    org_id: key.org_id,
+                    role,
+                    suspended: suspended_at.is_some(),
+                    org_suspended,
+                    org_deleting,
+                });
+                Self { key, is_previous, is_creator_active, membership }
+            },
+        ))
     }
 
     /// Returns whether the secret of the request has ended: the key is revoked or expired, or it was rotated and the overlap
     /// is over.
     pub fn has_ended(&self) -> bool {
-        let is_rotated_out = || self.key.previous_expires_at.is_none_or(|until| until <= self.key.clock.now());
+        let is_rotated_out =
+            || self.key.previous_expires_at.is_none_or(|until| until <= self.key.clock.now());
         self.key.has_ended() || (self.is_previous && is_rotated_out())
     }
 }
@@ -213,7 +216,8 @@ impl ApiKey {
 
     /// Returns the number of keys of an organization that have not ended.
     pub async fn count_active(mut conn: &AsyncPgConnection, org_id: i64) -> QueryResult<i64> {
-        let is_unexpired = api_keys::expires_at.is_null().or(api_keys::expires_at.assume_not_null().gt(now()));
+        let is_unexpired =
+            api_keys::expires_at.is_null().or(api_keys::expires_at.assume_not_null().gt(now()));
         api_keys::table
             .filter(api_keys::org_id.eq(org_id))
             .filter(api_keys::revoked_at.is_null())

@@ -43,7 +43,8 @@ pub fn has_prefix(text: &str) -> bool {
 /// Returns whether a text has the form of a key and the right checksum.
 pub fn is_well_formed(text: &str) -> bool {
     let Some((key, given)) = text.rsplit_once('_') else { return false };
-    let is_random = |part: &str| part.len() == RANDOM_CHARS && part.bytes().all(|b| b.is_ascii_alphanumeric());
+    let is_random =
+        |part: &str| part.len() == RANDOM_CHARS && part.bytes().all(|b| b.is_ascii_alphanumeric());
     key.strip_prefix(PREFIX).is_some_and(is_random) && checksum(key) == given
 }
 
@@ -94,11 +95,16 @@ mod tests {
         let keys: Vec<_> = (0..200).map(|_| random().unwrap()).collect();
         for key in &keys {
             assert!(is_well_formed(key) && has_prefix(key), "{key}");
-            assert_eq!((key.len(), key.rfind('_')), (PREFIX.len() + 40 + 1 + 6, Some(PREFIX.len() + 40)), "{key}");
+            assert_eq!(
+                (key.len(), key.rfind('_')),
+                (PREFIX.len() + 40 + 1 + 6, Some(PREFIX.len() + 40)),
+                "{key}"
+            );
         }
         let distinct: std::collections::BTreeSet<_> = keys.iter().collect();
         assert_eq!(distinct.len(), keys.len());
-        let used: std::collections::BTreeSet<_> = keys.concat().bytes().filter(u8::is_ascii_alphanumeric).collect();
+        let used: std::collections::BTreeSet<_> =
+            keys.concat().bytes().filter(u8::is_ascii_alphanumeric).collect();
         assert_eq!(used.len(), DIGITS.len(), "8,000 characters contain every digit");
     }
 

@@ -54,7 +54,8 @@ async fn announce_batch(tx: &Tx<'_>) -> Result<usize> {
     tx.set_identities_unchanged();
     let keys = ApiKey::lock_expiring(tx, NOTICE_DAYS, BATCH_KEYS).await?;
     for key in &keys {
-        let (Some(expires_at), Some(org)) = (key.expires_at, Organization::find(tx, key.org_id).await?) else {
+        let (Some(expires_at), Some(org)) = (key.expires_at, Organization::find(tx, key.org_id).await?)
+        else {
             continue;
         };
         let (name, on) = (key.name.clone(), in_words(expires_at));

@@ -210,11 +210,14 @@ pub async fn rotate(
             hash: &secret_hash,
             hint: &hint,
             lifetime_days,
-            previous_expires_at: before.expires_at.map_or(overlap_ends, |expires_at| expires_at.min(overlap_ends)),
+            previous_expires_at: before
+                .expires_at
+                .map_or(overlap_ends, |expires_at| expires_at.min(overlap_ends)),
             expires_at: lifetime_days.map(|days| now + in_days(days)),
         };
         let after = ApiKey::rotate(tx, id, &new).await?;
-        let until = json!({ "previous_expires_at": after.previous_expires_at, "expires_at": after.expires_at });
+        let until =
+            json!({ "previous_expires_at": after.previous_expires_at, "expires_at": after.expires_at });
         entry(&after, Action::ApiKeyRotated).after(until).write(tx).await?;
         Ok(after)
     })
@@ -249,7 +252,9 @@ async fn lock_changeable(tx: &Tx<'_>, access: &OrgAccess, id: i64) -> Result<Api
     }
     let creator = Membership::find(tx, org.id, key.created_by).await?;
     match creator.is_some_and(|creator| creator.role > actor.role) {
-        true => Err(Error::RoleTooHigh("This key acts in the name of a member with a higher role than yours")),
+        true => {
+            Err(Error::RoleTooHigh("This key acts in the name of a member with a higher role than yours"))
+        }
         false => Ok(key),
     }
 }

@@ -142,10 +142,22 @@ fn changes_without_an_actor_are_known() {
             vec!["invitation_guests.rs", "login.rs", "recovery.rs", "sessions.rs", "users.rs"],
         ),
         ("change_by_job(", vec!["housekeeping.rs", "org_erasure.rs"]),
-        ("change_without_actor(", vec!["api_key_revocation.rs", "login.rs", "recovery.rs", "sessions.rs", "users.rs"]),
+        (
+            "change_without_actor(",
+            vec!["api_key_revocation.rs", "login.rs", "recovery.rs", "sessions.rs", "users.rs"],
+        ),
         ("change_by_job(", vec!["api_key_notices.rs", "housekeeping.rs", "org_erasure.rs"]),
         (".db.transaction", vec!["transaction.rs"]),
-        ("Tx::on(", vec!["admin_password.rs", "admins.rs", "api_key_revocation.rs", "personal_orgs.rs", "transaction.rs"]),
+        (
+            "Tx::on(",
+            vec![
+                "admin_password.rs",
+                "admins.rs",
+                "api_key_revocation.rs",
+                "personal_orgs.rs",
+                "transaction.rs",
+            ],
+        ),
         // `sessions.rs` also revokes pending login challenges, which must not outlive the sessions.
         ("Session::revoke_all(", vec!["sessions.rs"]),
     ];

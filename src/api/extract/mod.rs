@@ -17,7 +17,5 @@ pub use idempotency::{IDEMPOTENCY_KEY, IDEMPOTENCY_KEY_FORMAT, IdempotencyKey, O
 pub use org::OrgMember;
 pub use paging::{Limit, Offset};
 pub use text::{Currency, Email, NewPassword, Slug, Text};
-pub(in crate::api) use user::LoggedUser;
-pub use text::{Email, NewPassword, Slug, Text};
-pub(in crate::api) use user::{CallerIds, LoggedUser};
 pub use user::{Admin, CurrentUser, LogoutSession, SignedIn};
+pub(in crate::api) use user::{CallerIds, LoggedUser};

@@ -33,7 +33,6 @@ use crate::{
 pub struct OrgMember<P: OrgPermission> {
     caller: P::Caller,
     access: OrgAccess,
-    _permission: PhantomData<fn() -> P>,
 }
 
 impl<P: OrgPermission<Caller = Actor>> OrgMember<P> {
@@ -101,8 +100,6 @@ impl<'a, P: OrgPermission> ApiExtractor<'a> for OrgMember<P> {
             name: ORG_PARAM,
             reason: error.to_string(),
         })?;
-        let access = org_access::check(actor.identity(), org_id, P::PERMISSION)?;
-        Ok(Self { actor, access, _permission: PhantomData })
         let access = match caller.credentials() {
             Credentials::Session(identity) => org_access::check(identity, org_id, P::PERMISSION)?,
             Credentials::Key(identity) => org_access::check_key(identity, org_id, P::PERMISSION)?,

@@ -145,11 +145,7 @@ auth_extractor!(SignedIn, signed_in);
 auth_extractor!(Admin, admin);
 auth_extractor!(LogoutSession, logout_session);
 
-async fn current_user(
-    app: &App,
-    request: &Request,
-    body: &mut RequestBody,
-) -> Result<CurrentUser> {
+async fn current_user(app: &App, request: &Request, body: &mut RequestBody) -> Result<CurrentUser> {
     let (identity, context) = identify(app, request, body).await?;
     Ok(CurrentUser(Actor::new(app, identity, context)?))
 }

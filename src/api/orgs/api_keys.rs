@@ -250,11 +250,7 @@ impl ApiKeys {
     /// The response has the secret, which is shown only once, so `Idempotency-Key` is refused. You and the owner get a mail.
     /// Needs the permission `key:write`. Fails with 409 `key_limit_reached` at 100 valid keys.
     #[oai(path = "/api-keys", method = "post", operation_id = "create_api_key")]
-    async fn create(
-        &self,
-        org: OrgMember<perm::KeyWrite>,
-        Body(body): Body<ApiKeyIn>,
-    ) -> Result<KeyCreated> {
+    async fn create(&self, org: OrgMember<perm::KeyWrite>, Body(body): Body<ApiKeyIn>) -> Result<KeyCreated> {
         let lifetime = lifetime(body.expires_in_days, body.never_expires)?;
         let new = NewKey {
             name: body.name,

@@ -89,8 +89,7 @@ impl ProductImport {
             let enqueued = Enqueued::new("Import enqueued", id, ImportProducts::NAME, None);
             ImportEnqueued::Ok(Json(enqueued))
         });
-        let answered =
-            org_jobs::enqueue_once(&self.0, org.context(), org.access(), &once, &job).await?;
+        let answered = org_jobs::enqueue_once(&self.0, org.context(), org.access(), &once, &job).await?;
         Ok(answered.into())
     }
 }

@@ -128,7 +128,7 @@ fn domain_status(error: &Error) -> StatusCode {
         | Error::OrgSuspended
         | Error::MemberSuspended
         | Error::OrgDeleting
-        | Error::InvitationOtherAddress(_) => StatusCode::FORBIDDEN,
+        | Error::InvitationOtherAddress(_)
         | Error::SessionRequired
         | Error::ScopeMissing(_) => StatusCode::FORBIDDEN,
         Error::Conflict(_)
@@ -141,8 +141,7 @@ fn domain_status(error: &Error) -> StatusCode {
         | Error::OrgLimit { .. }
         | Error::MembershipLimit { .. }
         | Error::SeatLimit { .. }
-        | Error::AlreadyMember => StatusCode::CONFLICT,
-        | Error::MembershipLimit { .. }
+        | Error::AlreadyMember
         | Error::KeyEnded
         | Error::KeyLimit { .. } => StatusCode::CONFLICT,
         Error::TooManyAttempts { .. } | Error::TooManyJobs { .. } => StatusCode::TOO_MANY_REQUESTS,

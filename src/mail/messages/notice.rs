@@ -85,6 +85,7 @@ pub enum Notice {
         organization: String,
         /// The invited address.
         email: String,
+    },
     /// For the creator of the key and the owner of the organization, as the next ones.
     ApiKeyCreated {
         organization: String,
@@ -141,11 +142,9 @@ impl Notice {
             Self::ApiKeyExpires { on, .. } => {
                 Self::ApiKeyExpires { organization: HIDDEN.into(), key: HIDDEN_KEY.into(), on }
             }
-            Self::ApiKeyLeaked { present_is_valid, .. } => Self::ApiKeyLeaked {
-                organization: HIDDEN.into(),
-                key: HIDDEN_KEY.into(),
-                present_is_valid,
-            },
+            Self::ApiKeyLeaked { present_is_valid, .. } => {
+                Self::ApiKeyLeaked { organization: HIDDEN.into(), key: HIDDEN_KEY.into(), present_is_valid }
+            }
             other => other,
         }
     }
@@ -299,6 +298,7 @@ impl Notice {
                     named(organization)
                 ),
                 "You do not have to do anything.",
+            ),
             Self::ApiKeyCreated { organization, key, by, expires_on } => (
                 "An API key was created",
                 format!(
@@ -329,7 +329,8 @@ impl Notice {
                     one_line(key, MAX_KEY_CHARS),
                     named(organization),
                     match present_is_valid {
-                        true => "It is the key from before the last rotation, and was revoked. The present key stays valid.",
+                        true =>
+                            "It is the key from before the last rotation, and was revoked. The present key stays valid.",
                         false => "It was revoked: programs that use it are refused.",
                     }
                 ),

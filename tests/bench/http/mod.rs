@@ -201,7 +201,10 @@ impl<'a> Bench<'a> {
             list: Load::single("list", CONNECTIONS, user_list(&admin)),
             product_ids,
             product: Load { requests: products, ..Load::single("product", CONNECTIONS, me(&token)) },
-            product_by_key: Load { requests: by_key, ..Load::single("product_by_key", CONNECTIONS, me(&token)) },
+            product_by_key: Load {
+                requests: by_key,
+                ..Load::single("product_by_key", CONNECTIONS, me(&token))
+            },
             enqueue: Load::single("enqueue", CONNECTIONS, enqueue(&token)),
             keyed: Load {
                 requests: keyed,
@@ -213,7 +216,15 @@ impl<'a> Bench<'a> {
             few: Load { requests: readers, ..Load::single("few", 16, me(&token)) },
             flood: Load { requests: logins, allow_503: true, ..Load::single("flood", 64, login(&email)) },
         };
-        for load in [&bench.health, &bench.me, &bench.list, &bench.product, &bench.product_by_key, &bench.enqueue, &bench.status] {
+        for load in [
+            &bench.health,
+            &bench.me,
+            &bench.list,
+            &bench.product,
+            &bench.product_by_key,
+            &bench.enqueue,
+            &bench.status,
+        ] {
             for request in load.requests.iter().take(8) {
                 fixture.send(request).await?;
             }

@@ -125,11 +125,15 @@ async fn the_keys_of_a_member_who_leaves_stay_revoked() {
             false => app.call(Method::DELETE, &path(admin.id), &owner).await,
         };
         assert_eq!(ended.status, 204, "{}", ended.text);
-        let again = format!("INSERT INTO memberships (org_id, user_id, role) VALUES ({org}, {}, 'admin')", admin.id);
+        let again =
+            format!("INSERT INTO memberships (org_id, user_id, role) VALUES ({org}, {}, 'admin')", admin.id);
         app.sql(&again).await;
         assert_eq!(read(&app, &key).await, is(401, "invalid_token"));
         assert_eq!(read(&app, &other).await, is(200, ""));
-        let entry = format!("SELECT after ->> 'reason' FROM audit_log WHERE action = 'api_key.revoked' AND target_id = '{}'", key.id);
+        let entry = format!(
+            "SELECT after ->> 'reason' FROM audit_log WHERE action = 'api_key.revoked' AND target_id = '{}'",
+            key.id
+        );
         assert_eq!(column(&app.database, &entry).await, ["membership_ended"]);
     }
 }
@@ -138,8 +142,7 @@ async fn the_keys_of_a_member_who_leaves_stay_revoked() {
 async fn a_malformed_key_is_refused_without_a_query() {
     let database = Arc::new(TestDatabase::migrated().await);
     let (proxy, url) = Proxy::before(&database.url).await;
-    let app =
-        TestApp::on(database, &[&format!("--database-url={url}"), "--database-timeout-ms=500"]).await;
+    let app = TestApp::on(database, &[&format!("--database-url={url}"), "--database-timeout-ms=500"]).await;
     let key = api_key::random().unwrap();
     proxy.set(Link::Cut);
     let (last, rest) = (key.chars().last().unwrap(), &key[..key.len() - 1]);
@@ -156,7 +159,9 @@ async fn a_malformed_key_is_refused_without_a_query() {
         format!("saas_{}", "0".repeat(9_000)),
     ] {
         for path in ["/orgs/1/products", "/users/me"] {
-            let request = app.request(Method::GET, path).header("authorization", format!("Bearer {malformed}").as_bytes());
+            let request = app
+                .request(Method::GET, path)
+                .header("authorization", format!("Bearer {malformed}").as_bytes());
             let answer = Answer::of(request).await;
             assert_eq!(outcome(&answer), is(401, "invalid_token"), "{malformed}");
             assert!(answer.header("www-authenticate").contains("invalid_token"));

@@ -15,13 +15,18 @@ async fn smoke_the_secret_of_a_key_is_shown_once() {
     let app = TestApp::start().await;
     let owner = app.user().await;
     let org = create_org(&app, &owner).await;
-    let made = post_key(&app, org, &owner, json!({ "name": " CI ", "scopes": ["product:write", "product:read"] })).await;
+    let made =
+        post_key(&app, org, &owner, json!({ "name": " CI ", "scopes": ["product:write", "product:read"] }))
+            .await;
     assert_eq!(made.status, 201, "{}", made.text);
     let secret = made.body["secret"].as_str().unwrap();
     let (key, id) = (&made.body["key"], &made.body["key"]["id"]);
     assert_eq!(secret.len(), 52, "{secret}");
     assert_eq!(key["hint"], format!("{}…{}", &secret[..8], &secret[48..]));
-    assert_eq!((&key["name"], &key["state"], &key["created_by"]), (&json!("CI"), &json!("active"), &json!(owner.id)));
+    assert_eq!(
+        (&key["name"], &key["state"], &key["created_by"]),
+        (&json!("CI"), &json!("active"), &json!(owner.id))
+    );
     assert_eq!(key["scopes"], json!(["product:read", "product:write"]));
     assert_eq!(made.header("location"), format!("/api/v1/orgs/{org}/api-keys/{id}"));
     assert_eq!(made.header("cache-control"), "no-store");
@@ -29,7 +34,8 @@ async fn smoke_the_secret_of_a_key_is_shown_once() {
     assert_eq!(column(&app.database, days).await, ["90"]);
 
     let path = format!("/orgs/{org}/api-keys");
-    let (list, one) = (app.get(&path, Some(&owner)).await, app.get(&format!("{path}/{id}"), Some(&owner)).await);
+    let (list, one) =
+        (app.get(&path, Some(&owner)).await, app.get(&format!("{path}/{id}"), Some(&owner)).await);
     assert_eq!((&list.body["items"][0], &one.body), (key, key));
     for answer in [&list, &one] {
         assert!(!answer.text.contains(secret), "{}", answer.text);
@@ -68,18 +74,24 @@ async fn the_input_of_a_key_is_checked() {
         body[field] = value;
         let created = post_key(&app, org, &owner, body.clone()).await;
         assert_eq!(created.invalid_fields()[0].0, error, "{body}");
-        let changed = send(&app, Method::PATCH, &key.path(), &owner.token, json!({ field: body[field] })).await;
+        let changed =
+            send(&app, Method::PATCH, &key.path(), &owner.token, json!({ field: body[field] })).await;
         assert_eq!(changed.invalid_fields()[0].0, error, "{body}");
     }
-    let both = json!({ "name": "CI", "scopes": ["product:read"], "expires_in_days": 7, "never_expires": true });
+    let both =
+        json!({ "name": "CI", "scopes": ["product:read"], "expires_in_days": 7, "never_expires": true });
     let refused = post_key(&app, org, &owner, both).await;
     assert_eq!(refused.invalid_fields(), fields(&[("body.never_expires", "value_error")]));
-    for (body, field) in [(json!({ "overlap_hours": 25 }), "body.overlap_hours"), (json!({ "overlap_hours": -1 }), "body.overlap_hours")] {
+    for (body, field) in [
+        (json!({ "overlap_hours": 25 }), "body.overlap_hours"),
+        (json!({ "overlap_hours": -1 }), "body.overlap_hours"),
+    ] {
         assert_eq!(rotate(&app, &key, &owner, body).await.invalid_fields()[0].0, field);
     }
 
     for path in [format!("/orgs/{org}/api-keys"), format!("{}/rotate", key.path())] {
-        let request = app.request(Method::POST, &path).bearer_auth(&owner.token).header("idempotency-key", "k");
+        let request =
+            app.request(Method::POST, &path).bearer_auth(&owner.token).header("idempotency-key", "k");
         assert_eq!(outcome(&Answer::of(request.json(&valid)).await), is(400, "idempotency_not_supported"));
     }
     let count = column(&app.database, "SELECT count(*) FROM api_keys").await;
@@ -118,7 +130,9 @@ async fn only_members_who_may_write_keys_manage_them() {
     };
     let list = format!("/orgs/{org}/api-keys");
     let new = json!({ "name": "CI", "scopes": ["product:read"] });
-    for (role, expected) in [("member", is(403, "forbidden")), ("viewer", is(403, "forbidden")), ("", is(404, "org_not_found"))] {
+    for (role, expected) in
+        [("member", is(403, "forbidden")), ("viewer", is(403, "forbidden")), ("", is(404, "org_not_found"))]
+    {
         let user = if role.is_empty() { stranger.clone() } else { member(&app, org, role).await };
         for (method, path, body) in [
             (Method::GET, list.clone(), Value::Null),
@@ -128,7 +142,11 @@ async fn only_members_who_may_write_keys_manage_them() {
             (Method::POST, format!("{}/rotate", key.path()), json!({})),
             (Method::DELETE, key.path(), Value::Null),
         ] {
-            assert_eq!(call(method.clone(), &path, &user, body).await, expected, "{method} {path} by {role:?}");
+            assert_eq!(
+                call(method.clone(), &path, &user, body).await,
+                expected,
+                "{method} {path} by {role:?}"
+            );
         }
     }
 
@@ -144,7 +162,9 @@ async fn only_members_who_may_write_keys_manage_them() {
     // The keys of another organization.
     let other = create_org(&app, &stranger).await;
     let foreign = format!("/orgs/{other}/api-keys/{}", own.id);
-    for (method, body) in [(Method::GET, Value::Null), (Method::PATCH, json!({ "name": "x" })), (Method::DELETE, Value::Null)] {
+    for (method, body) in
+        [(Method::GET, Value::Null), (Method::PATCH, json!({ "name": "x" })), (Method::DELETE, Value::Null)]
+    {
         assert_eq!(call(method, &foreign, &stranger, body).await, is(404, "not_found"));
     }
     assert_eq!(read(&app, &own).await, is(200, ""));
@@ -158,7 +178,8 @@ async fn a_key_that_has_ended_cannot_be_changed() {
     for (end, state) in [("revoked_at = now()", "revoked"), ("expires_at = now()", "expired")] {
         let key = create_key(&app, org, &owner, &SCOPES).await;
         app.sql(&format!("UPDATE api_keys SET {end} WHERE id = {}", key.id)).await;
-        let changed = send(&app, Method::PATCH, &key.path(), &owner.token, json!({ "expires_in_days": 9 })).await;
+        let changed =
+            send(&app, Method::PATCH, &key.path(), &owner.token, json!({ "expires_in_days": 9 })).await;
         assert_eq!(outcome(&changed), is(409, "key_ended"));
         assert_eq!(outcome(&rotate(&app, &key, &owner, json!({})).await), is(409, "key_ended"));
         assert_eq!(app.get(&key.path(), Some(&owner)).await.body["state"], state);
@@ -183,7 +204,8 @@ async fn changes_are_in_the_trail_without_a_secret() {
     for _ in 0..2 {
         assert_eq!(app.call(Method::DELETE, &key.path(), &owner).await.status, 204);
     }
-    let trail = format!("SELECT action FROM audit_log WHERE target_type = 'api_key' AND org_id = {org} ORDER BY id");
+    let trail =
+        format!("SELECT action FROM audit_log WHERE target_type = 'api_key' AND org_id = {org} ORDER BY id");
     let expected = ["api_key.created", "api_key.updated", "api_key.rotated", "api_key.revoked"];
     assert_eq!(column(&app.database, &trail).await, expected);
     let all = column(&app.database, "SELECT a::text FROM audit_log a").await.concat();
@@ -208,7 +230,8 @@ async fn the_number_of_valid_keys_is_limited() {
     app.sql(&fill(99, "created_at")).await;
     app.sql(&fill(5, "revoked_at")).await;
     let new = json!({ "name": "CI", "scopes": ["product:read"] });
-    let (one, other) = tokio::join!(post_key(&app, org, &owner, new.clone()), post_key(&app, org, &owner, new));
+    let (one, other) =
+        tokio::join!(post_key(&app, org, &owner, new.clone()), post_key(&app, org, &owner, new));
     let mut outcomes = [outcome(&one), outcome(&other)];
     outcomes.sort();
     assert_eq!(outcomes, [is(201, ""), is(409, "key_limit_reached")]);

@@ -27,7 +27,9 @@ async fn the_creator_and_the_owner_hear_of_a_new_key() {
     let owner = app.user().await;
     let org = create_org(&app, &owner).await;
     let (admin, other) = (member(&app, org, "admin").await, member(&app, org, "admin").await);
-    let key = post_key(&app, org, &admin, json!({ "name": "Nightly", "scopes": SCOPES, "never_expires": true })).await;
+    let key =
+        post_key(&app, org, &admin, json!({ "name": "Nightly", "scopes": SCOPES, "never_expires": true }))
+            .await;
     let (recipients, text) = mails(&app, SUBJECT).await;
     assert_eq!(recipients, sorted(&[&owner.email, &admin.email]));
     for part in ["Nightly", "Acme", &admin.email, "does not expire"] {
@@ -73,7 +75,11 @@ async fn a_key_is_announced_once_seven_days_before_it_expires() {
     // A rotated key is announced again when it expires.
     assert_eq!(rotate(&app, &announced[0], &admin, json!({ "expires_in_days": 8 })).await.status, 200);
     assert_eq!(announce_expiries(&app.app).await.unwrap(), 0);
-    app.sql(&format!("UPDATE api_keys SET expires_at = now() + interval '6 days' WHERE id = {}", announced[0].id)).await;
+    app.sql(&format!(
+        "UPDATE api_keys SET expires_at = now() + interval '6 days' WHERE id = {}",
+        announced[0].id
+    ))
+    .await;
     assert_eq!(announce_expiries(&app.app).await.unwrap(), 1);
 }
 

@@ -51,8 +51,10 @@ async fn the_overlap_is_as_long_as_chosen_and_ends_with_the_key() {
         (json!(0), "9 days", Duration::zero()),
     ] {
         let old = create_key(&app, org, &owner, &SCOPES).await;
-        app.sql(&format!("UPDATE api_keys SET expires_at = now() + interval '{left}' WHERE id = {}", old.id)).await;
-        let rotated = rotate(&app, &old, &owner, json!({ "overlap_hours": hours, "expires_in_days": 30 })).await;
+        app.sql(&format!("UPDATE api_keys SET expires_at = now() + interval '{left}' WHERE id = {}", old.id))
+            .await;
+        let rotated =
+            rotate(&app, &old, &owner, json!({ "overlap_hours": hours, "expires_in_days": 30 })).await;
         let key = &rotated.body["key"];
         assert_after_rotation(key, "previous_expires_at", expected);
         assert_after_rotation(key, "expires_at", Duration::days(30));

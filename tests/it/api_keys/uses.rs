@@ -26,14 +26,19 @@ async fn smoke_requests_write_no_key_and_a_flush_writes_each_once_a_minute() {
     let app = TestApp::start().await;
     let owner = app.user().await;
     let org = create_org(&app, &owner).await;
-    let (one, other) = (create_key(&app, org, &owner, &SCOPES).await, create_key(&app, org, &owner, &SCOPES).await);
+    let (one, other) =
+        (create_key(&app, org, &owner, &SCOPES).await, create_key(&app, org, &owner, &SCOPES).await);
     let before = versions(&app).await;
     for _ in 0..3 {
         assert_eq!(read(&app, &one).await, is(200, ""));
     }
     assert_eq!(versions(&app).await, before, "no request writes");
     let listed = app.get(&one.path(), Some(&owner)).await;
-    assert!(listed.body["last_used_at"].is_string(), "the use is known before it is written: {}", listed.text);
+    assert!(
+        listed.body["last_used_at"].is_string(),
+        "the use is known before it is written: {}",
+        listed.text
+    );
     flush(&app.app).await.unwrap();
     assert!(is_written(&app, &one).await && !is_written(&app, &other).await);
 
@@ -73,13 +78,18 @@ async fn a_locked_key_stays_pending() {
     let app = TestApp::with(&[LONG_CACHE]).await;
     let owner = app.user().await;
     let org = create_org(&app, &owner).await;
-    let (locked, free) = (create_key(&app, org, &owner, &SCOPES).await, create_key(&app, org, &owner, &SCOPES).await);
+    let (locked, free) =
+        (create_key(&app, org, &owner, &SCOPES).await, create_key(&app, org, &owner, &SCOPES).await);
     for key in [&locked, &free] {
         assert_eq!(read(&app, key).await, is(200, ""));
     }
-    let (client, connection) = tokio_postgres::connect(&app.database.url, tokio_postgres::NoTls).await.unwrap();
+    let (client, connection) =
+        tokio_postgres::connect(&app.database.url, tokio_postgres::NoTls).await.unwrap();
     tokio::spawn(connection);
-    client.batch_execute(&format!("BEGIN; SELECT FROM api_keys WHERE id = {} FOR UPDATE", locked.id)).await.unwrap();
+    client
+        .batch_execute(&format!("BEGIN; SELECT FROM api_keys WHERE id = {} FOR UPDATE", locked.id))
+        .await
+        .unwrap();
     flush(&app.app).await.unwrap();
     assert!(is_written(&app, &free).await && !is_written(&app, &locked).await);
     assert_eq!(app.app.key_uses.all().iter().map(|(id, _)| *id).collect::<Vec<_>>(), [locked.id]);
@@ -93,11 +103,13 @@ async fn a_server_writes_uses_while_it_runs_and_when_it_stops() {
     let app = TestApp::start().await;
     let owner = app.user().await;
     let org = create_org(&app, &owner).await;
-    let (one, other) = (create_key(&app, org, &owner, &SCOPES).await, create_key(&app, org, &owner, &SCOPES).await);
+    let (one, other) =
+        (create_key(&app, org, &owner, &SCOPES).await, create_key(&app, org, &owner, &SCOPES).await);
     let command = production_command(&["serve", "--port", "0"], &app.database, &app.prefix).await;
     let (mut server, address) = start_server(command).await;
     let url = format!("http://{address}/api/v1/orgs/{org}/products");
-    let request = async |key: &Key| Client::new().get(&url).bearer_auth(&key.secret).send().await.unwrap().status();
+    let request =
+        async |key: &Key| Client::new().get(&url).bearer_auth(&key.secret).send().await.unwrap().status();
     assert_eq!(request(&one).await, 200);
     eventually("the use is written", || async { is_written(&app, &one).await.then_some(()) }).await;
     assert_eq!(request(&other).await, 200);

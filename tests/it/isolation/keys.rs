@@ -47,7 +47,8 @@ async fn insert_key(app: &TestApp, org: i64, creator: &User, scopes: &str) -> St
 async fn callers(app: &TestApp, seen: &Org, suspended: &Org, deleted: &Org) -> Vec<Caller> {
     let stranger = Org::create(app, "plain").await;
     let mut callers = Vec::new();
-    let mut add = |name, org: &Org, secret, expected| callers.push(Caller { name, org: org.id, secret, expected });
+    let mut add =
+        |name, org: &Org, secret, expected| callers.push(Caller { name, org: org.id, secret, expected });
     let foreign = insert_key(app, stranger.id, &stranger.owner, ALL_SCOPES).await;
     add("a key of another organization", seen, foreign, Expected::Refused(404, "org_not_found"));
     let scopeless = insert_key(app, seen.id, &seen.owner, "other:read").await;
@@ -66,7 +67,11 @@ async fn callers(app: &TestApp, seen: &Org, suspended: &Org, deleted: &Org) -> V
     }
     // What becomes of the creator.
     for (name, change, expected) in [
-        ("a demoted creator", "UPDATE memberships SET role = 'viewer' WHERE user_id = {}", Expected::ReadOnly),
+        (
+            "a demoted creator",
+            "UPDATE memberships SET role = 'viewer' WHERE user_id = {}",
+            Expected::ReadOnly,
+        ),
         (
             "a suspended creator",
             "UPDATE memberships SET suspended_at = now() WHERE user_id = {}",
@@ -100,7 +105,11 @@ async fn callers(app: &TestApp, seen: &Org, suspended: &Org, deleted: &Org) -> V
         ("a key of a deleted organization", deleted, "deletion_due_at", "org_deleting"),
     ] {
         let secret = insert_key(app, org.id, &org.owner, ALL_SCOPES).await;
-        app.sql(&format!("UPDATE organizations SET {column} = now() + interval '9 days' WHERE id = {}", org.id)).await;
+        app.sql(&format!(
+            "UPDATE organizations SET {column} = now() + interval '9 days' WHERE id = {}",
+            org.id
+        ))
+        .await;
         add(name, org, secret, Expected::Refused(403, code));
     }
     callers

@@ -77,7 +77,10 @@ impl Org {
     /// Adds an API key with this name. Nothing knows its secret.
     pub async fn add_key(&self, app: &TestApp, name: &str) {
         let insert = "INSERT INTO api_keys (org_id, created_by, name, scopes, hash, hint) VALUES";
-        let row = format!("({}, {}, '{name}', 'job:read', sha256(gen_random_uuid()::text::bytea), '{name}')", self.id, self.owner.id);
+        let row = format!(
+            "({}, {}, '{name}', 'job:read', sha256(gen_random_uuid()::text::bytea), '{name}')",
+            self.id, self.owner.id
+        );
         app.sql(&format!("{insert} {row}")).await;
     }
 

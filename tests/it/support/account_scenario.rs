@@ -54,7 +54,8 @@ fn find_api_key(text: &str) -> Option<&str> {
 #[test]
 fn an_api_key_is_found_in_a_text() {
     let key = api_key::random().unwrap();
-    for text in [key.clone(), format!("saas_{key}"), format!("{{\"token\":\"{key}\"}}"), format!("é{key}é")] {
+    for text in [key.clone(), format!("saas_{key}"), format!("{{\"token\":\"{key}\"}}"), format!("é{key}é")]
+    {
         assert_eq!(find_api_key(&text), Some(key.as_str()), "{text}");
     }
     assert_eq!(find_api_key(&format!("{} saas_ saas", &key[..50])), None);
@@ -167,7 +168,9 @@ impl<M: AsyncFn(&str) -> String> AccountScenario<M> {
         self.send(200, Method::GET, &products, &key, Value::Null).await;
         self.send(403, Method::GET, "/users/me", &key, Value::Null).await;
         self.send(401, Method::GET, &products, &key[..51], Value::Null).await;
-        for path in [format!("/users/{key}/{key}"), format!("{products}?cursor={key}"), format!("{products}/{key}")] {
+        for path in
+            [format!("/users/{key}/{key}"), format!("{products}?cursor={key}"), format!("{products}/{key}")]
+        {
             let answer = Answer::of(self.request(Method::GET, &path).bearer_auth(access)).await;
             assert!(answer.status.is_client_error(), "{}", answer.text);
         }
