@@ -37,13 +37,14 @@ struct EntryOut {
     api_key_id: Option<i64>,
     /// The action, such as `user.updated`.
     action: String,
-    /// The type of the target: `user`, `queue`, `job`, `organization`, `member` or `api_key`.
+    /// The type of the target: `user`, `queue`, `job`, `organization`, `member`, `api_key`, or a type of the data of
+    /// organizations.
     target_type: String,
     /// Id of the target, or name of the queue. That of a member is the id of the user.
     target_id: String,
-    /// The changed fields with their old values.
+    /// The changed fields with their old values. Null for the data of an organization, which only its members see.
     before: Value,
-    /// The changed fields with their new values.
+    /// The changed fields with their new values. Null as `before` is.
     after: Value,
     /// IP address of the client.
     #[oai(nullable)]
@@ -75,8 +76,19 @@ impl Example for EntryOut {
     }
 }
 
+/// The beginnings of the actions about an organization itself and who may act in it.
+const ABOUT_ORG: [&str; 4] = ["org.", "member.", "invitation.", "api_key."];
+
+/// Returns whether an entry has data of an organization, which an admin of the platform must not see.
+fn has_data_of_org(entry: &AuditEntry) -> bool {
+    entry.org_id.is_some() && !ABOUT_ORG.iter().any(|prefix| entry.action.starts_with(prefix))
+}
+
 impl From<AuditEntry> for EntryOut {
-    fn from(entry: AuditEntry) -> Self {
+    fn from(mut entry: AuditEntry) -> Self {
+        if has_data_of_org(&entry) {
+            (entry.before, entry.after) = (None, None);
+        }
         Self {
             id: entry.id,
             created_at: entry.created_at,

@@ -3,11 +3,16 @@
 
 use reqwest::{Method, RequestBuilder};
 
+use serde_json::json;
+
 use super::{
     Org,
     requests::{Operation, operations},
 };
-use crate::support::{TestApp, User, app::Answer, records::column};
+use crate::{
+    openapi::{fetch_document, list_operations},
+    support::{TestApp, User, app::Answer, records::column},
+};
 
 /// In each text of the organizations that must not be seen, and in no other.
 pub const MARK: &str = "canary";
@@ -186,4 +191,63 @@ async fn ids_of_another_organization_are_unknown() {
             valid.text
         );
     }
+}
+
+/// A job, a member or a list that is not below `/orgs/{org}` shows nothing of an organization to others either.
+#[tokio::test]
+async fn operations_outside_of_organizations_show_nothing_of_them() {
+    let app = TestApp::start().await;
+    let (seen, stranger) = (Org::create(&app, MARK).await, Org::create(&app, "plain").await);
+    let removed = app.user().await;
+    seen.join(&app, &removed, "admin").await;
+    let remove = format!("/orgs/{}/members/{}", seen.id, removed.id);
+    assert_eq!(app.call(Method::DELETE, &remove, &seen.owner).await.status, 204);
+    let job = format!("SELECT replace(id::text, '-', '') FROM org_jobs WHERE org_id = {}", seen.id);
+    let job = column(&app.database, &job).await.remove(0);
+    let before = rows_of(&app, &[seen.id]).await;
+    let mut asked = 0;
+    let document = fetch_document().await;
+    for (path, method, operation) in list_operations(&document) {
+        let is_of_job = path.starts_with("/api/v1/jobs/{id}");
+        if path.contains("/orgs/{org}") || !(method == "get" || is_of_job) {
+            continue;
+        }
+        let id = if path.contains("/jobs/") { job.clone() } else { seen.owner.id.to_string() };
+        let target = path.replace("{id}", &id).replace("{name}", "default");
+        for user in [&stranger.owner, &removed] {
+            let request = app.at_root(method.to_uppercase().parse().unwrap(), &target);
+            let answer = Answer::of(request.bearer_auth(&user.token)).await;
+            let what = format!("{}: {} {}", operation["operationId"], answer.status, answer.text);
+            assert_unmarked(&answer, &what);
+            assert!(!is_of_job || answer.status == 404, "{what}");
+            asked += 1;
+        }
+    }
+    assert!(asked > 20, "{asked}");
+    assert_eq!(rows_of(&app, &[seen.id]).await, before);
+}
+
+/// The trail of the platform says who has changed what and where, and not the data.
+#[tokio::test]
+async fn an_admin_of_the_platform_sees_no_data_in_the_trail() {
+    let app = TestApp::start().await;
+    let (org, admin) = (Org::create(&app, "plain").await, app.admin().await);
+    let path = format!("/orgs/{}/products", org.id);
+    let product = json!({ "sku": MARK, "name": MARK, "price": 1, "currency": "EUR" });
+    let created = app.post(&path, Some(&org.owner), product).await;
+    assert_eq!(created.status, 201, "{}", created.text);
+    let path = format!("{path}/{}", created.body["id"]);
+    let change = app.request(Method::PATCH, &path).bearer_auth(&org.owner.token);
+    assert_eq!(Answer::of(change.json(&json!({ "price": 2 }))).await.status, 200);
+    assert_eq!(app.call(Method::DELETE, &path, &org.owner).await.status, 204);
+    let platform = app.get("/audit", Some(&admin)).await;
+    for action in ["product.created", "product.updated", "product.deleted"] {
+        let entries = platform.body["items"].as_array().unwrap();
+        let entry = entries.iter().find(|entry| entry["action"] == action).unwrap();
+        assert_eq!((&entry["actor_id"], &entry["target_type"]), (&json!(org.owner.id), &json!("product")));
+        assert!(entry["before"].is_null() && entry["after"].is_null(), "{entry}");
+    }
+    assert_unmarked(&platform, &platform.text);
+    let own = app.get(&format!("/orgs/{}/audit", org.id), Some(&org.owner)).await;
+    assert_eq!(own.text.matches(MARK).count(), 8, "{}", own.text);
 }
