@@ -174,6 +174,11 @@ impl Session {
         Self::query().filter(sessions::id.eq(id)).for_update().first(&mut conn).await.optional()
     }
 
+    /// As [`Self::lock`], but several transactions may hold this lock at the same time.
+    pub async fn lock_shared(mut conn: &AsyncPgConnection, id: Uuid) -> QueryResult<Option<Self>> {
+        Self::query().filter(sessions::id.eq(id)).for_share().first(&mut conn).await.optional()
+    }
+
     /// Marks all sessions of a user as logged in without a second factor, after that was disabled.
     pub async fn clear_second_factor(tx: &Tx<'_>, user_id: i64) -> QueryResult<usize> {
         let mut conn = tx.conn();

@@ -121,6 +121,11 @@ impl User {
         Self::query().filter(users::id.eq(id)).for_update().first(&mut conn).await.optional()
     }
 
+    /// As [`Self::lock`], but several transactions may hold this lock at the same time.
+    pub async fn lock_shared(mut conn: &AsyncPgConnection, id: i64) -> QueryResult<Option<Self>> {
+        Self::query().filter(users::id.eq(id)).for_share().first(&mut conn).await.optional()
+    }
+
     /// As [`Self::lock`], but returns `None` if the user was deactivated or the password was set since `checked` was
     /// read.
     pub async fn lock_if_unchanged(conn: &AsyncPgConnection, checked: &Self) -> QueryResult<Option<Self>> {

@@ -3,6 +3,12 @@
 //! The check of a request costs no query: the memberships are part of the cached [`Identity`]. A change checks the membership
 //! again, against locked rows.
 
+use uuid::Uuid;
+
+use super::{
+    actor::{self, Requirement},
+    permissions::Permission,
+};
 use crate::{
     app::App,
     db::{OrgScope, Tx, Via},
@@ -11,9 +17,9 @@ use crate::{
         api_key::{ApiKey, KeyIdentity},
         membership::{IdentityMembership, Membership, OrgRole},
         organization::Organization,
-        session::Identity,
+        session::{Identity, Session},
+        user::User,
     },
-    services::permissions::Permission,
 };
 
 /// A checked membership: an organization, a member who may act in it now, and the permission that was asked for.
@@ -22,6 +28,8 @@ pub struct OrgAccess {
     scope: OrgScope,
     role: OrgRole,
     required: Option<Permission>,
+    /// The session of a request; `None` for an API key and for a job.
+    session: Option<Uuid>,
 }
 
 impl OrgAccess {
@@ -51,7 +59,8 @@ pub fn check(
     let membership = identity.memberships.iter().find(|membership| membership.org_id == org_id);
     let membership = membership.ok_or(Error::NotFound(ORGANIZATION))?;
     let scope = OrgScope::verified(org_id, identity.user.id, Via::Session);
-    grant(scope, *membership, permission.into())
+    let access = grant(scope, *membership, permission.into())?;
+    Ok(OrgAccess { session: Some(identity.session.id), ..access })
 }
 
 /// As [`check`], for a request with an API key: it may do what both its scopes and the role of its creator allow.
@@ -98,7 +107,7 @@ pub async fn of_job(
 
 fn grant(scope: OrgScope, membership: IdentityMembership, required: Option<Permission>) -> Result<OrgAccess> {
     admit(membership, required)?;
-    Ok(OrgAccess { scope, role: membership.role, required })
+    Ok(OrgAccess { scope, role: membership.role, required, session: None })
 }
 
 /// Checks that a member may act in the organization, with a permission if one is given.
@@ -145,6 +154,30 @@ pub async fn lock(tx: &Tx<'_>, access: &OrgAccess) -> Result<LockedOrg> {
 /// As [`lock`].
 pub async fn lock_shared(tx: &Tx<'_>, access: &OrgAccess) -> Result<LockedOrg> {
     recheck(tx, access, Organization::lock_shared(tx, access.org_id()).await?).await
+}
+
+/// Locks the account of the caller, then the session of a request, and checks that they are still valid. The locks are shared,
+/// so the changes of one user do not wait for each other.
+///
+/// A change calls it before it locks the organization, as all changes lock users first. A row of a job locks the account too,
+/// by its foreign key.
+///
+/// # Errors
+/// Those of [`actor::check`]; [`Error::InvalidToken`] if the account or the session is gone; [`Error::Inactive`] if the creator
+/// of an API key is deactivated or about to be deleted; for a job, [`Error::NotFound`] instead.
+pub async fn lock_caller(app: &App, tx: &Tx<'_>, access: &OrgAccess) -> Result<()> {
+    let user = User::lock_shared(tx, access.scope.user_id()).await?;
+    if let Some(session_id) = access.session {
+        let user = user.ok_or(Error::InvalidToken)?;
+        let session = Session::lock_shared(tx, session_id).await?.ok_or(Error::InvalidToken)?;
+        return actor::check(app, &user, &session, Requirement::User);
+    }
+    let is_active = user.is_some_and(|user| user.is_active && user.deletion_due_at.is_none());
+    match access.scope.via() {
+        _ if is_active => Ok(()),
+        Via::Job => Err(Error::NotFound(ORGANIZATION)),
+        Via::Session | Via::ApiKey(_) => Err(Error::Inactive),
+    }
 }
 
 async fn recheck(tx: &Tx<'_>, access: &OrgAccess, org: Option<Organization>) -> Result<LockedOrg> {

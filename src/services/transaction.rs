@@ -81,12 +81,13 @@ pub async fn change_by_job<T>(
     commit(app, &RequestContext::default(), timeout, work).await
 }
 
-/// Makes a change of the data of an organization: locks the membership, checks that the caller may still make the change, and
-/// runs `work` in the organization, in one transaction. Jobs use it too, with the access that they have read again.
+/// Makes a change of the data of an organization: locks the caller and the organization, checks that the caller may still make
+/// the change, and runs `work` in the organization, in one transaction. Jobs use it too, with the access that they have read
+/// again.
 ///
 /// # Errors
-/// Those of [`org_access::check`](super::org_access::check) if the caller may no longer make the change; those of `work`,
-/// after a rollback; those of [`Db::transaction`](crate::db::Db::transaction).
+/// Those of [`org_access::lock_caller`] and [`org_access::lock_shared`] if the caller may no longer make the change; those of
+/// `work`, after a rollback; those of [`Db::transaction`](crate::db::Db::transaction).
 pub async fn change_in_org<T>(
     app: &App,
     context: &RequestContext,
@@ -114,6 +115,7 @@ pub(super) async fn change_in_org_unless<T>(
         // Neither the queries before `work` nor the role in which it runs change a user or a session.
         tx.set_identities_unchanged();
         first.clone()(tx).await?;
+        org_access::lock_caller(app, tx, access).await?;
         org_access::lock_shared(tx, access).await?;
         match find.clone()(tx).await? {
             Some(done) => Ok(done),

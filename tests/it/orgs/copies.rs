@@ -88,6 +88,7 @@ async fn a_check_uses_the_copy_of_the_identity() {
 #[tokio::test]
 async fn every_change_checks_the_membership_in_its_transaction() {
     let app = TestApp::with(&[LONG_CACHE]).await;
+    let product = json!({ "sku": "TEA-1", "name": "Tea", "price": 1, "currency": "EUR" });
     let password = json!({ "password": PASSWORD });
     let changes: &[(Method, &str, Value)] = &[
         (Method::PATCH, "", json!({ "name": "Changed" })),
@@ -98,6 +99,10 @@ async fn every_change_checks_the_membership_in_its_transaction() {
         (Method::PATCH, "/members/{other}", json!({ "role": "admin" })),
         (Method::DELETE, "/members/{other}", Value::Null),
         (Method::DELETE, "/members/me", Value::Null),
+        (Method::POST, "/products", product.clone()),
+        (Method::PATCH, "/products/1", json!({ "price": 2 })),
+        (Method::DELETE, "/products/1", Value::Null),
+        (Method::POST, "/products/import", json!({ "products": [product] })),
     ];
     let revocations: &[(&str, u16, &str)] = &[
         ("DELETE FROM memberships WHERE user_id = {id}", 404, "org_not_found"),
