@@ -1,16 +1,25 @@
-//! The deletion of old rows of `org_jobs`, in all organizations at once. It has the rights of the product, as the erasure of
-//! organizations.
+//! The deletion of old rows of `org_jobs`. It has the rights of the product, as the erasure of organizations.
 
-use diesel::QueryResult;
-use diesel_async::AsyncPgConnection;
+use diesel::{QueryResult, dsl::sql, sql_types::Bool};
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use super::delete_batch;
 
 /// How long the list of an organization has a job.
 const ORG_JOB_DAYS: u32 = 30;
 
-/// Deletes at most `limit` rows of jobs that were enqueued more than 30 days ago. Returns how many.
-pub async fn purge_org_jobs(conn: &AsyncPgConnection, limit: i64) -> QueryResult<usize> {
-    let old = format!("created_at < now() - interval '{ORG_JOB_DAYS} days'");
+/// Returns whether the role of the connection sees the rows of all organizations. A role that does not own the table sees those
+/// of one organization at a time.
+pub async fn sees_all_org_jobs(mut conn: &AsyncPgConnection) -> QueryResult<bool> {
+    diesel::select(sql::<Bool>("NOT row_security_active('org_jobs')")).get_result(&mut conn).await
+}
+
+/// Deletes at most `limit` rows of jobs that were enqueued more than 30 days ago, of one organization or of all. Returns how
+/// many.
+pub async fn purge_org_jobs(conn: &AsyncPgConnection, org_id: Option<i64>, limit: i64) -> QueryResult<usize> {
+    let mut old = format!("created_at < now() - interval '{ORG_JOB_DAYS} days'");
+    if let Some(org_id) = org_id {
+        old = format!("org_id = {org_id} AND {old}");
+    }
     delete_batch(conn, "org_jobs", &old, limit).await
 }

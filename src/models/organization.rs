@@ -99,6 +99,12 @@ impl Organization {
         Ok(Some((last, missing)))
     }
 
+    /// Returns the ids of at most `limit` organizations whose ids are greater than `after`.
+    pub async fn ids_after(mut conn: &AsyncPgConnection, after: i64, limit: i64) -> QueryResult<Vec<i64>> {
+        let next = organizations::table.filter(organizations::id.gt(after)).order(organizations::id);
+        next.limit(limit).select(organizations::id).load(&mut conn).await
+    }
+
     /// Returns the ids of at most `limit` organizations whose deletion is due and whose ids are greater than `after`.
     pub async fn due_for_deletion(
         mut conn: &AsyncPgConnection,

@@ -15,13 +15,12 @@ use crate::{
         idempotency_key::StoredAnswer,
         invitation::Invitation,
         one_time_token::OneTimeToken,
-        org_job_retention::purge_org_jobs,
         session::{RefreshToken, Session},
         user::User,
     },
     services::{
         email_keys::{self, Pass},
-        org_erasure, personal_orgs,
+        org_erasure, org_retention, personal_orgs,
         transaction::change_by_job,
         user_admin::erase,
         users::USER_COUNT,
@@ -93,9 +92,7 @@ pub async fn run(app: &App) -> Result<Removed> {
     );
     let old = async |conn: &mut AsyncPgConnection| Ok(AuditEntry::purge(conn, days, BATCH_ROWS).await?);
     let audit_entries = repeat_until_empty!(db.transaction_for(BATCH_TIMEOUT, old).await?);
-    let org_jobs = repeat_until_empty!(
-        db.run_for(BATCH_TIMEOUT, async |conn| Ok(purge_org_jobs(conn, BATCH_ROWS).await?)).await?
-    );
+    let org_jobs = org_retention::purge_jobs(app).await?;
     let users = repeat_until_empty!(delete_due_users(app).await?);
     let organizations = org_erasure::run(app).await?;
     for pass in Pass::ALL {

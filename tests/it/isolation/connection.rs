@@ -64,7 +64,7 @@ async fn change(app: &TestApp, org: &Org, sql: &str) -> Result<usize, String> {
 }
 
 /// Returns a URL of the database for a new role, after statements in which `{role}` is its name.
-async fn url_for_role(app: &TestApp, statements: &str) -> String {
+pub async fn url_for_role(app: &TestApp, statements: &str) -> String {
     let role = format!("product_{}", unique());
     let grants = "CREATE ROLE {role} LOGIN PASSWORD 'x'; GRANT saas_tenant TO {role};
                   GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role};";

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `catalog` | each table, key, view and privilege is as it has to be |
 //! | `connection` | queries see one organization, and nothing of it stays on the connection |
+//! | `plain_role` | a product that owns no table, to which the policies apply too, deletes what is due |
 //! | `role` | the migration creates the role, or says how |
 //! | `sources` | no code gets around the connection of an organization |
 //! | `requests`, `walk`, `keys` | no operation shows or changes another organization |
@@ -12,6 +13,7 @@
 mod catalog;
 mod connection;
 mod keys;
+mod plain_role;
 mod requests;
 mod role;
 mod sources;

@@ -30,6 +30,7 @@ const USERS_OF_CONTROL_TABLES: &[&str] = &[
     "services/org_admin.rs",
     "services/org_caller.rs",
     "services/org_erasure.rs",
+    "services/org_retention.rs",
     "services/organizations.rs",
     "services/permissions.rs",
     "services/personal_orgs.rs",
@@ -109,7 +110,10 @@ fn organizations_are_entered_in_one_place() {
     let codes = codes();
     let rules: [(&str, &[&str]); 7] = [
         ("enter_org", &["db/mod.rs", "db/org_conn.rs", "services/transaction.rs"]),
-        ("show_org", &["db/mod.rs", "db/org_conn.rs", "services/org_erasure.rs"]),
+        (
+            "show_org",
+            &["db/mod.rs", "db/org_conn.rs", "services/org_erasure.rs", "services/org_retention.rs"],
+        ),
         ("app.org_id", &["db/org_conn.rs"]),
         ("SET LOCAL ROLE", &["db/org_conn.rs", "db/tenant_role.rs"]),
         ("SET ROLE", &[]),

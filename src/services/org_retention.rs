@@ -1,0 +1,71 @@
+//! Deletes old rows of the data of organizations, in small batches.
+
+use std::time::Duration;
+
+use diesel_async::AsyncPgConnection;
+
+use super::transaction::change_by_job;
+use crate::{
+    app::App,
+    db::{Tx, show_org},
+    error::Result,
+    models::{
+        org_job_retention::{purge_org_jobs, sees_all_org_jobs},
+        organization::Organization,
+    },
+};
+
+/// Rows that one statement deletes: few enough that their locks do not delay requests.
+const BATCH_ROWS: i64 = 500;
+/// Organizations that one transaction looks at.
+const BATCH_ORGS: i64 = 200;
+/// Time limit of a batch. It is longer than the limit of a request, because no client waits for a batch.
+const BATCH_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Deletes the old rows of the lists of jobs. Returns how many.
+///
+/// # Errors
+/// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer. Rows that were deleted before the
+/// error stay deleted.
+pub(super) async fn purge_jobs(app: &App) -> Result<usize> {
+    let sees_all = async |conn: &mut AsyncPgConnection| Ok(sees_all_org_jobs(conn).await?);
+    if !app.db.run_for(BATCH_TIMEOUT, sees_all).await? {
+        return purge_jobs_of_each(app).await;
+    }
+    let mut purged = 0;
+    loop {
+        let batch = async |conn: &mut AsyncPgConnection| Ok(purge_org_jobs(conn, None, BATCH_ROWS).await?);
+        match app.db.run_for(BATCH_TIMEOUT, batch).await? {
+            0 => return Ok(purged),
+            deleted => purged += deleted,
+        }
+    }
+}
+
+/// As [`purge_jobs`], for a role of the product that does not own the table: one organization after the other.
+async fn purge_jobs_of_each(app: &App) -> Result<usize> {
+    let (mut purged, mut after) = (0, i64::MIN);
+    loop {
+        let next = async |conn: &mut AsyncPgConnection| {
+            Ok(Organization::ids_after(conn, after, BATCH_ORGS).await?)
+        };
+        let ids = app.db.run_for(BATCH_TIMEOUT, next).await?;
+        let Some(last) = ids.last().copied() else { return Ok(purged) };
+        after = last;
+        let batch = async |tx: &Tx<'_>| {
+            tx.set_identities_unchanged();
+            let mut deleted = 0;
+            for id in &ids {
+                show_org(tx, *id).await?;
+                deleted += purge_org_jobs(tx, Some(*id), BATCH_ROWS).await?;
+            }
+            Ok(deleted)
+        };
+        loop {
+            match change_by_job(app, BATCH_TIMEOUT, batch).await? {
+                0 => break,
+                deleted => purged += deleted,
+            }
+        }
+    }
+}
