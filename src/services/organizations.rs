@@ -6,11 +6,13 @@ use serde_json::json;
 use super::{
     actor::{Actor, Affected},
     audit::{Action, Entry, org_fields},
+    idempotency::{Answered, Once},
     login::confirm_password,
     members,
     org_access::{self, LockedOrg, OrgAccess},
     outbox::OutboxMessage,
     personal_orgs,
+    precondition::Precondition,
     throttle::Throttle,
     transaction::change,
     two_factor::confirm_code,
@@ -112,16 +114,22 @@ pub async fn find(app: &App, access: &OrgAccess) -> Result<MyOrganization> {
     found.ok_or(Error::NotFound(ORGANIZATION))
 }
 
-/// Creates an organization with the actor as its owner.
+/// Creates an organization with the actor as its owner, at most once for the key of the request.
 ///
 /// # Errors
 /// [`Error::Invalid`] for the name or the slug; [`Error::SlugTaken`]; [`Error::OrgLimit`] if the actor owns
-/// `MAX_ORGANIZATIONS_PER_USER` already; [`Error::MembershipLimit`]; and those of [`change`].
-pub async fn create(app: &App, actor: &Actor, name: &str, slug: Option<&str>) -> Result<MyOrganization> {
+/// `MAX_ORGANIZATIONS_PER_USER` already; [`Error::MembershipLimit`]; and those of [`Once::change`].
+pub async fn create(
+    app: &App,
+    actor: &Actor,
+    once: &Once<'_, MyOrganization>,
+    name: &str,
+    slug: Option<&str>,
+) -> Result<Answered> {
     let name = parse_name(name)?;
     slug.map_or(Ok(()), parse_slug)?;
     let limit = app.config.organizations.max_organizations_per_user;
-    change(app, actor, Affected::Actor, async |tx, locked| {
+    once.change(app, actor, Affected::Actor, async || Ok(()), async |tx, locked| {
         // The lock of the user makes concurrent requests count one after the other.
         let user_id = locked.actor().id;
         if Membership::count_owned(tx, user_id).await? >= i64::from(limit) {
@@ -139,18 +147,22 @@ pub async fn create(app: &App, actor: &Actor, name: &str, slug: Option<&str>) ->
 /// Changes the name and the slug.
 ///
 /// # Errors
-/// [`Error::Invalid`]; [`Error::SlugTaken`]; those of [`org_access::lock`] and [`change`].
+/// [`Error::Invalid`]; [`Error::PreconditionFailed`]; [`Error::SlugTaken`]; those of [`org_access::lock`] and [`change`].
 pub async fn update(
     app: &App,
     actor: &Actor,
     access: &OrgAccess,
     changes: &Changes,
+    precondition: &Precondition<'_, MyOrganization>,
 ) -> Result<MyOrganization> {
     let name = changes.name.as_deref().map(parse_name).transpose()?;
     let slug = changes.slug.as_ref().map(Option::as_deref);
     slug.flatten().map_or(Ok(()), parse_slug)?;
     change(app, actor, Affected::Actor, async |tx, _| {
-        let LockedOrg { org: before, actor: member } = org_access::lock(tx, access).await?;
+        let LockedOrg { org, actor: member } = org_access::lock(tx, access).await?;
+        let found = (org, member);
+        precondition.check(&found)?;
+        let (before, member) = found;
         if name.is_none_or(|name| name == before.name)
             && slug.is_none_or(|slug| slug == before.slug.as_deref())
         {

@@ -11,7 +11,9 @@ use poem_openapi::{
 use super::org::OrgOut;
 use crate::{
     api::{
-        extract::{Body, CurrentUser, Cursor, Limit, OrgMember, Slug},
+        conditional::{IfMatch, Tagged},
+        extract::{Body, CurrentUser, Cursor, IdempotencyKey, Limit, OrgMember, Slug},
+        idempotency::Replayable,
         paths::{ORG_PATH, PREFIX},
         problem::Result,
         respond::Page,
@@ -143,11 +145,18 @@ impl MyOrgs {
     /// Fails with 409 `slug_taken` if another organization has the slug, and with 409 `org_limit_reached` or
     /// `membership_limit_reached` if you have too many organizations.
     #[oai(path = "/orgs", method = "post", operation_id = "create_org")]
-    async fn create(&self, CurrentUser(actor): CurrentUser, Body(body): Body<OrgIn>) -> Result<OrgCreated> {
+    async fn create(
+        &self,
+        CurrentUser(actor): CurrentUser,
+        key: IdempotencyKey,
+        Body(body): Body<OrgIn>,
+    ) -> Result<Replayable<OrgCreated>> {
         let slug = body.slug.as_ref().map(|slug| slug.0.as_str());
-        let made = organizations::create(&self.0, &actor, &body.name, slug).await?;
-        let location = format!("{PREFIX}/orgs/{}", made.0.id);
-        Ok(OrgCreated::Created(Json(made.into()), location))
+        let once = key.once(|made: &MyOrganization| {
+            let location = format!("{PREFIX}/orgs/{}", made.0.id);
+            OrgCreated::Created(Json(made.clone().into()), location)
+        });
+        Ok(organizations::create(&self.0, &actor, &once, &body.name, slug).await?.into())
     }
 }
 
@@ -162,26 +171,30 @@ impl Orgs {
     ///
     /// Fails with 404 `org_not_found` if you are not a member, as all operations in an organization do.
     #[oai(path = "/", method = "get", operation_id = "read_org")]
-    async fn read(&self, org: OrgMember<perm::Member>) -> Result<Json<OrgOut>> {
-        Ok(Json(organizations::find(&self.0, org.access()).await?.into()))
+    async fn read(&self, org: OrgMember<perm::Member>) -> Result<Tagged<OrgOut>> {
+        Ok(Tagged(organizations::find(&self.0, org.access()).await?.into()))
     }
 
     /// Changes the name or the slug.
     ///
-    /// Fails with 409 `slug_taken`. Needs the permission `org:update`.
+    /// Fails with 409 `slug_taken`, and with 412 `precondition_failed` if the organization is not in the state of `If-Match`.
+    /// Needs the permission `org:update`.
     #[oai(path = "/", method = "patch", operation_id = "update_org")]
     async fn update(
         &self,
         org: OrgMember<perm::OrgUpdate>,
+        if_match: IfMatch,
         Body(body): Body<OrgChangeIn>,
-    ) -> Result<Json<OrgOut>> {
+    ) -> Result<Tagged<OrgOut>> {
         let slug = match body.slug {
             MaybeUndefined::Undefined => None,
             MaybeUndefined::Null => Some(None),
             MaybeUndefined::Value(slug) => Some(Some(slug.0)),
         };
         let changes = Changes { name: body.name, slug };
-        Ok(Json(organizations::update(&self.0, org.actor(), org.access(), &changes).await?.into()))
+        let condition = if_match.on::<OrgOut, _>();
+        let org = organizations::update(&self.0, org.actor(), org.access(), &changes, &condition).await?;
+        Ok(Tagged(org.into()))
     }
 
     /// Makes another member the owner.

@@ -217,8 +217,16 @@ async fn an_operation_takes_a_key_or_refuses_it() {
             false => answer.is_some_problem(400, "idempotency_not_supported"),
         }
     }
-    let wanted =
-        ["enqueue_example", "enqueue_process_data", "enqueue_send_email", "invite_user", "invite_user_again"];
+    let wanted = [
+        "create_org",
+        "create_product",
+        "enqueue_example",
+        "enqueue_process_data",
+        "enqueue_send_email",
+        "import_products",
+        "invite_user",
+        "invite_user_again",
+    ];
     assert!(wanted.iter().all(|id| taking.contains(id)), "{taking:?}");
     assert!(SHOW_SECRETS.iter().all(|id| !taking.contains(id)), "{taking:?}");
     // The logout was refused before it had an effect, and a method that is idempotent ignores the header.

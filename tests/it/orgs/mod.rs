@@ -10,6 +10,7 @@ mod members;
 mod personal;
 mod platform;
 mod races;
+mod repeats;
 mod transfer;
 
 use reqwest::Method;
