@@ -22,7 +22,7 @@ use super::{
 use crate::{
     app::App,
     context::RequestContext,
-    db::Tx,
+    db::{KeyInUse, Tx},
     error::{Error, OnConstraint, Result},
     models::idempotency_key::{KeyId, NewStoredAnswer, StoredAnswer},
     security::hash_parts,
@@ -101,16 +101,13 @@ impl<'a, T> Once<'a, T> {
         before: impl AsyncFnOnce() -> Result<()>,
         work: impl AsyncFnOnce(&Tx<'_>, &LockedUsers) -> Result<T> + Clone,
     ) -> Result<Answered> {
-        let Some(key) = self.key else {
+        if !self.has_key() {
             before().await?;
             let done = change(app, actor, affected, work).await?;
             return self.answer(&done);
-        };
-        let caller = caller(actor.context())?;
-        let id = key.id(&caller);
-        // Equal requests at once would each count in the limits, and hold a connection.
-        let _in_use = app.idempotency_keys.try_use(lock_number(id)).ok_or(Error::IdempotencyKeyInUse)?;
-        if let Some(answered) = self.replay(app, actor, id).await? {
+        }
+        let _in_use = self.use_key(app, actor.context())?;
+        if let Some(answered) = self.replay(app, actor).await? {
             return Ok(answered);
         }
         before().await?;
@@ -127,10 +124,8 @@ impl<'a, T> Once<'a, T> {
     }
 
     /// Returns the stored answer, if there is one and the actor may still make the change.
-    async fn replay(&self, app: &App, actor: &Actor, id: KeyId<'_>) -> Result<Option<Answered>> {
-        // Most keys are new, and then this is the only query.
-        let is_stored = app.db.run(async |conn| Ok(StoredAnswer::find(conn, id).await?.is_some())).await?;
-        if !is_stored {
+    async fn replay(&self, app: &App, actor: &Actor) -> Result<Option<Answered>> {
+        if !self.is_stored(app, actor.context()).await? {
             return Ok(None);
         }
         change(app, actor, Affected::Actor, async |tx, _| {
@@ -138,6 +133,34 @@ impl<'a, T> Once<'a, T> {
             self.find(tx).await
         })
         .await
+    }
+
+    /// Uses the key in this process until the returned value is dropped. Equal requests at once would each count in the limits,
+    /// and hold a connection.
+    ///
+    /// # Errors
+    /// [`Error::IdempotencyKeyInUse`] if another request uses it.
+    pub(super) fn use_key<'k>(
+        &self,
+        app: &'k App,
+        context: &RequestContext,
+    ) -> Result<Option<KeyInUse<'k, i64>>> {
+        let Some(key) = self.key else { return Ok(None) };
+        let caller = caller(context)?;
+        let used = app.idempotency_keys.try_use(lock_number(key.id(&caller)));
+        used.map(Some).ok_or(Error::IdempotencyKeyInUse)
+    }
+
+    /// Returns whether there is an answer, which may be expired. Most keys are new, and then this is the only query before the
+    /// change.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if PostgreSQL does not answer.
+    pub(super) async fn is_stored(&self, app: &App, context: &RequestContext) -> Result<bool> {
+        let Some(key) = self.key else { return Ok(false) };
+        let caller = caller(context)?;
+        let id = key.id(&caller);
+        app.db.run(async |conn| Ok(StoredAnswer::find(conn, id).await?.is_some())).await
     }
 
     /// Takes the lock of the key until the transaction ends.

@@ -34,3 +34,38 @@ pub async fn change_in_org_once<T>(
     };
     change_in_org_unless(app, context, access, lock, find, change).await
 }
+
+/// As [`change_in_org_once`]. `before` runs ahead of the transaction, unless there is an answer already: it checks limits, which a
+/// repeated request must neither use up nor be refused by.
+///
+/// # Errors
+/// As [`change_in_org_once`], and those of `before`.
+pub async fn change_in_org_once_after<T>(
+    app: &App,
+    context: &RequestContext,
+    access: &OrgAccess,
+    once: &Once<'_, T>,
+    before: impl AsyncFnOnce() -> Result<()>,
+    work: impl AsyncFnOnce(&OrgTx<'_>) -> Result<T> + Clone,
+) -> Result<Answered> {
+    let _in_use = once.use_key(app, context)?;
+    if once.is_stored(app, context).await?
+        && let Some(answered) = replay(app, context, access, once).await?
+    {
+        return Ok(answered);
+    }
+    before().await?;
+    change_in_org_once(app, context, access, once, work).await
+}
+
+/// Returns the stored answer, if there is one and the caller may still make the change.
+async fn replay<T>(
+    app: &App,
+    context: &RequestContext,
+    access: &OrgAccess,
+    once: &Once<'_, T>,
+) -> Result<Option<Answered>> {
+    let first = async |_: &Tx<'_>| Ok(());
+    let find = async |tx: &Tx<'_>| Ok(Some(once.find(tx).await?));
+    change_in_org_unless(app, context, access, first, find, async |_: &OrgTx<'_>| Ok(None)).await
+}

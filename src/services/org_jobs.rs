@@ -13,7 +13,7 @@ use super::{
     idempotency::{Answered, Once},
     job_outbox::{self, EnqueueInTx, check_owner},
     org_access::{self, OrgAccess},
-    org_change::change_in_org_once,
+    org_change::change_in_org_once_after,
     permissions::Permission,
     transaction::change_in_org,
 };
@@ -67,7 +67,7 @@ pub async fn enqueue<J: Job>(app: &App, tx: &OrgTx<'_>, access: &OrgAccess, job:
 /// Enqueues a job of an organization, at most once for the key of the request. The result is the id of the job.
 ///
 /// # Errors
-/// [`Error::TooManyJobs`] if the member has too many jobs; those of [`change_in_org_once`] and [`enqueue`].
+/// [`Error::TooManyJobs`] if the member has too many jobs; those of [`change_in_org_once_after`] and [`enqueue`].
 pub async fn enqueue_once<J: Job>(
     app: &App,
     context: &RequestContext,
@@ -76,9 +76,9 @@ pub async fn enqueue_once<J: Job>(
     job: &J,
 ) -> Result<Answered> {
     let bytes = serde_json::to_vec(job).map_err(Error::internal)?.len() as u64;
-    check_owner(app, access.scope().user_id(), bytes).await?;
-    change_in_org_once(app, context, access, once, async |tx: &OrgTx<'_>| enqueue(app, tx, access, job).await)
-        .await
+    let before = async || check_owner(app, access.scope().user_id(), bytes).await;
+    let work = async |tx: &OrgTx<'_>| enqueue(app, tx, access, job).await;
+    change_in_org_once_after(app, context, access, once, before, work).await
 }
 
 /// Returns the access of the owner of a job to its organization. Reads the membership, which may have changed since the job

@@ -334,12 +334,17 @@ async fn imports_are_checked_limited_and_repeatable() {
     app.run_jobs().await;
     assert_eq!(app.imported_skus(&org).await.len(), 250, "the second import changes nothing more");
 
-    let mut answers = Vec::new();
-    for _ in 0..2 {
+    let once = async || {
         let request = app.request(Method::POST, &path).bearer_auth(&org.owner.token);
-        let request =
-            request.header("idempotency-key", "one").json(&json!({ "products": [product("new-x")] }));
-        answers.push(Answer::of(request).await.body["job_id"].clone());
-    }
-    assert!(answers[0].is_string() && answers[0] == answers[1], "{answers:?}");
+        let request = request.header("idempotency-key", "one");
+        Answer::of(request.json(&json!({ "products": [product("new-x")] }))).await
+    };
+    let first = once().await;
+    assert_eq!(first.status, 200, "{}", first.text);
+    eventually("the job is in the queue", relayed).await;
+    assert_eq!(app.post_import(&org, &org.owner, &["new-y"]).await.status, 200);
+    eventually("the job is in the queue", relayed).await;
+    app.post_import(&org, &org.owner, &["new-z"]).await.is_some_problem(429, "too_many_jobs");
+    let again = once().await;
+    assert_eq!((again.status.as_u16(), &again.text), (200, &first.text), "a repetition is not refused by the limit");
 }
