@@ -313,10 +313,13 @@ async fn imports_are_checked_limited_and_repeatable() {
     let post =
         async |products: Value| app.post(&path, Some(&org.owner), json!({ "products": products })).await;
     let euro = json!({ "sku": "new-1", "name": "One", "price": 1, "currency": "eur" });
+    // The same limits as those of POST /products.
+    let costly = json!({ "sku": "new-1", "name": "One", "price": 1_000_000_000_001_i64, "currency": "EUR" });
     for (products, wrong) in [
         (json!([]), vec![("body.products", "too_short")]),
         (json!([product("new-1"), product("new-1")]), vec![("body.products.1.sku", "value_error")]),
         (json!([euro]), vec![("body.products.0.currency", "value_error")]),
+        (json!([costly]), vec![("body.products.0.price", "less_than_equal")]),
     ] {
         assert_eq!(post(products.clone()).await.invalid_fields(), fields(&wrong), "{products}");
     }

@@ -38,7 +38,7 @@ struct ImportedProductIn {
     #[oai(validator(min_length = 1, max_length = 200))]
     name: String,
     /// In the minor unit of the currency, such as cents.
-    #[oai(validator(minimum(value = "0")))]
+    #[oai(validator(minimum(value = "0"), maximum(value = "1000000000000")))]
     price: i64,
     /// Three capital letters (ISO 4217), such as `EUR`.
     #[oai(validator(min_length = 3, max_length = 3))]
