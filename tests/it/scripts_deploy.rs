@@ -74,6 +74,7 @@ async fn a_deployment_migrates_first_and_lets_old_workers_finish_last() {
     assert!(deployed.stdout.contains("--rollback"), "{deployed:?}");
     let expected = [
         "build migrate as saas:next",
+        "exec postgres psql",
         "run --rm --no-deps --no-TTY migrate with sha256:two",
         "up --detach --no-deps --no-recreate --scale worker=4 worker",
         "up --detach --no-deps --scale api=1 api",
@@ -84,8 +85,10 @@ async fn a_deployment_migrates_first_and_lets_old_workers_finish_last() {
     let after = ["worker sha256:two", "worker sha256:two", "api sha256:two"];
     assert_eq!(host.containers(), after);
 
-    // Without a change, it replaces nothing.
-    host.deploy(&[], &new).await.succeeded();
+    assert!(host.read("sql").contains("CREATE ROLE saas_tenant NOLOGIN"), "{}", host.read("sql"));
+
+    // Without a change, it replaces nothing. In a volume of release 0.1.0, the superuser has another name.
+    host.deploy(&[], &[new[0], ("EXEC_STATUS", "2")]).await.succeeded();
     assert_eq!(host.containers(), after);
     assert!(!host.calls().iter().any(|call| call.starts_with("stop")));
 
@@ -93,7 +96,7 @@ async fn a_deployment_migrates_first_and_lets_old_workers_finish_last() {
     for _ in 0..2 {
         host.deploy(&["--rollback"], &[]).await.succeeded();
         assert_eq!(host.containers(), ["worker sha256:one", "worker sha256:one", "api sha256:one"]);
-        assert!(!host.calls().iter().any(|call| call.starts_with("run") || call.starts_with("build")));
+        assert!(!host.calls().iter().any(|call| ["run", "build", "exec"].iter().any(|word| call.starts_with(word))));
     }
 }
 
@@ -110,7 +113,7 @@ async fn a_failure_leaves_the_old_version_running() {
     failed.failed(1, &["the migrations failed", "the old version goes on"]);
     assert_eq!(host.containers(), before);
     assert_eq!(host.read("images/saas").trim(), "sha256:two", "`docker compose up` would start this image");
-    assert_eq!(host.calls().len(), 2);
+    assert_eq!(host.calls().len(), 3);
 
     for service in ["worker", "api"] {
         let broken = format!("{service} sha256:three");
@@ -135,6 +138,7 @@ async fn replicas_are_replaced_one_after_the_other() {
         .succeeded();
     let expected = [
         "pull registry.example.com/saas:2",
+        "exec postgres psql",
         "run --rm --no-deps --no-TTY migrate with sha256:two",
         "up --detach --no-deps --no-recreate --scale worker=4 worker",
         "up --detach --no-deps --scale api=1 api",

@@ -3,7 +3,7 @@
 #   images/<name>    the id of the image with this tag
 #   containers       one line for each: id, service, image
 #   calls            the commands that change something
-# $MIGRATE_STATUS is the exit code of `migrate up`. $BROKEN is a service and an image that is not healthy there. $SOURCE is the
+# $MIGRATE_STATUS is the exit code of `migrate up`, $EXEC_STATUS that of a command in a running container. $BROKEN is a service and an image that is not healthy there. $SOURCE is the
 # id of an image that is built or pulled.
 set -eu
 
@@ -91,6 +91,11 @@ compose() {
     run)
         record "$* with $(image_id "${SAAS_IMAGE:-saas}")"
         exit "${MIGRATE_STATUS:-0}"
+        ;;
+    exec)
+        record "exec $3 $4"
+        cat >"$FAKE/sql"
+        exit "${EXEC_STATUS:-0}"
         ;;
     up)
         record "$*"
