@@ -46,9 +46,8 @@ pub(super) async fn purge_jobs(app: &App) -> Result<usize> {
 async fn purge_jobs_of_each(app: &App) -> Result<usize> {
     let (mut purged, mut after) = (0, i64::MIN);
     loop {
-        let next = async |conn: &mut AsyncPgConnection| {
-            Ok(Organization::ids_after(conn, after, BATCH_ORGS).await?)
-        };
+        let next =
+            async |conn: &mut AsyncPgConnection| Ok(Organization::ids_after(conn, after, BATCH_ORGS).await?);
         let ids = app.db.run_for(BATCH_TIMEOUT, next).await?;
         let Some(last) = ids.last().copied() else { return Ok(purged) };
         after = last;

@@ -129,18 +129,24 @@ pub async fn create(
     let name = parse_name(name)?;
     slug.map_or(Ok(()), parse_slug)?;
     let limit = app.config.organizations.max_organizations_per_user;
-    once.change(app, actor, Affected::Actor, async || Ok(()), async |tx, locked| {
-        // The lock of the user makes concurrent requests count one after the other.
-        let user_id = locked.actor().id;
-        if Membership::count_owned(tx, user_id).await? >= i64::from(limit) {
-            return Err(Error::OrgLimit { limit });
-        }
-        let row = NewOrganization { name, slug, personal_of: None };
-        let org = row.insert(tx).await.on_constraint("organizations_slug_key", Error::SlugTaken)?;
-        let membership = members::join(tx, org.id, user_id, OrgRole::Owner).await?;
-        Entry::org(org.id, Action::OrgCreated).after(org_fields(&org)).write(tx).await?;
-        Ok((org, membership))
-    })
+    once.change(
+        app,
+        actor,
+        Affected::Actor,
+        async || Ok(()),
+        async |tx, locked| {
+            // The lock of the user makes concurrent requests count one after the other.
+            let user_id = locked.actor().id;
+            if Membership::count_owned(tx, user_id).await? >= i64::from(limit) {
+                return Err(Error::OrgLimit { limit });
+            }
+            let row = NewOrganization { name, slug, personal_of: None };
+            let org = row.insert(tx).await.on_constraint("organizations_slug_key", Error::SlugTaken)?;
+            let membership = members::join(tx, org.id, user_id, OrgRole::Owner).await?;
+            Entry::org(org.id, Action::OrgCreated).after(org_fields(&org)).write(tx).await?;
+            Ok((org, membership))
+        },
+    )
     .await
 }
 

@@ -349,5 +349,9 @@ async fn imports_are_checked_limited_and_repeatable() {
     eventually("the job is in the queue", relayed).await;
     app.post_import(&org, &org.owner, &["new-z"]).await.is_some_problem(429, "too_many_jobs");
     let again = once().await;
-    assert_eq!((again.status.as_u16(), &again.text), (200, &first.text), "a repetition is not refused by the limit");
+    assert_eq!(
+        (again.status.as_u16(), &again.text),
+        (200, &first.text),
+        "a repetition is not refused by the limit"
+    );
 }

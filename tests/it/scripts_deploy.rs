@@ -96,7 +96,12 @@ async fn a_deployment_migrates_first_and_lets_old_workers_finish_last() {
     for _ in 0..2 {
         host.deploy(&["--rollback"], &[]).await.succeeded();
         assert_eq!(host.containers(), ["worker sha256:one", "worker sha256:one", "api sha256:one"]);
-        assert!(!host.calls().iter().any(|call| ["run", "build", "exec"].iter().any(|word| call.starts_with(word))));
+        assert!(
+            !host
+                .calls()
+                .iter()
+                .any(|call| ["run", "build", "exec"].iter().any(|word| call.starts_with(word)))
+        );
     }
 }
 

@@ -41,7 +41,11 @@ async fn housekeeping_deletes_rows_of_organizations_that_the_role_does_not_own()
     let (_, role) = url.split_once("://").unwrap();
     let (role, _) = role.split_once(':').unwrap();
     let deleted = "SELECT role || ' ' || count(*) FROM deletions GROUP BY role";
-    assert_eq!(column(&app.database, deleted).await, [format!("{role} 701")], "in batches, before the cascade");
+    assert_eq!(
+        column(&app.database, deleted).await,
+        [format!("{role} 701")],
+        "in batches, before the cascade"
+    );
     let left = "SELECT DISTINCT org_id FROM products";
     assert_eq!(column(&app.database, left).await, [kept.id.to_string()]);
 }
