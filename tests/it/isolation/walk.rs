@@ -11,7 +11,11 @@ use super::{
 };
 use crate::{
     openapi::{fetch_document, list_operations},
-    support::{TestApp, User, app::Answer, records::column},
+    support::{
+        TestApp, User,
+        app::{Answer, fields},
+        records::column,
+    },
 };
 
 /// In each text of the organizations that must not be seen, and in no other.
@@ -191,6 +195,42 @@ async fn ids_of_another_organization_are_unknown() {
             valid.text
         );
     }
+}
+
+/// The cursor of a list belongs to one organization. A stranger does not learn either whether a query is valid.
+#[tokio::test]
+async fn lists_refuse_the_cursors_of_other_organizations_and_unknown_parameters() {
+    let app = TestApp::start().await;
+    let (one, other) = (Org::create(&app, "plain").await, Org::create(&app, MARK).await);
+    let stranger = app.user().await;
+    other.join(&app, &one.owner, "admin").await;
+    // Two of each, so that there is a second page.
+    one.add_product(&app, "second").await;
+    one.add_job(&app, "second").await;
+    let entry = "INSERT INTO audit_log (org_id, action, target_type, target_id) VALUES";
+    app.sql(&format!("{entry} ({}, 'x', 'x', 'x')", one.id)).await;
+    let (operations, mut lists) = (operations(&app).await, 0);
+    for operation in operations.iter().filter(|operation| operation.id.starts_with("list_")) {
+        lists += 1;
+        let ask = async |org: &Org, name: &str, value: &str, user: &User| {
+            let request = operation.request(&app, org.id, org.id).await.query(&[(name, value)]);
+            Answer::of(request.bearer_auth(&user.token)).await
+        };
+        let page = ask(&one, "limit", "1", &one.owner).await;
+        let cursor = page.body["next_cursor"].as_str();
+        let cursor =
+            cursor.unwrap_or_else(|| panic!("{}: give `one` two items: {}", operation.id, page.text));
+        assert_eq!(ask(&one, "cursor", cursor, &one.owner).await.status, 200, "{}", operation.id);
+        let moved = ask(&other, "cursor", cursor, &one.owner).await;
+        assert_eq!(moved.invalid_fields(), fields(&[("query.cursor", "value_error")]), "{}", operation.id);
+        assert_unmarked(&moved, &operation.id);
+        let unknown = ask(&one, "serach", "x", &one.owner).await;
+        assert_eq!(unknown.invalid_fields(), fields(&[("query.serach", "extra_forbidden")]));
+        for (name, value) in [("cursor", cursor), ("serach", "x"), ("limit", "0")] {
+            ask(&one, name, value, &stranger).await.is_some_problem(404, "org_not_found");
+        }
+    }
+    assert!(lists >= 4, "{lists}");
 }
 
 /// A job, a member or a list that is not below `/orgs/{org}` shows nothing of an organization to others either.
