@@ -181,6 +181,19 @@ async fn every_operation_but_health_checks_is_refused_before_it_acts() {
 }
 
 #[tokio::test]
+async fn conditional_reads_have_the_headers_of_the_limits() {
+    let app = limited(&["--rate-limit-read-per-minute=6"]).await;
+    let user = app.user().await;
+    for (known, status, remaining) in [("\"x\"", 200, 5), ("*", 304, 4), ("x", 400, 3)] {
+        let request = app.request(Method::GET, "/users/me").bearer_auth(&user.token);
+        let answer = Answer::of(request.header("if-none-match", known)).await;
+        assert_eq!((answer.status.as_u16(), answer.header("ratelimit-policy")), (status, "\"read\";q=6;w=60"));
+        let start = format!("\"read\";r={remaining};");
+        assert!(answer.header("ratelimit").starts_with(&start), "{known}: {}", answer.header("ratelimit"));
+    }
+}
+
+#[tokio::test]
 async fn pages_and_preflights_are_not_limited() {
     let app = limited(&[]).await;
     exhaust(&app, Caller::network(Some(ADDRESS.parse().unwrap())));

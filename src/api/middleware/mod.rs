@@ -153,15 +153,16 @@ impl<E: Endpoint<Output = Response>> Middleware<E> {
         if let Some(charge) = &charge {
             result = charge.close(result);
         }
-        let mut response = result.unwrap_or_else(|error| self.problems.render(&error, received));
+        let response = result.unwrap_or_else(|error| self.problems.render(&error, received));
+        let mut response = compression::compress(response, accepts_gzip).await;
+        if let Some(headers) = conditions {
+            response = self.evaluate(&headers, response, received);
+        }
+        // Last, because a malformed condition replaces the response.
         if let Some(charge) = &charge {
             charge.add_headers(&mut response);
         }
-        let response = compression::compress(response, accepts_gzip).await;
-        match conditions {
-            Some(headers) => self.evaluate(&headers, response, received),
-            None => response,
-        }
+        response
     }
 
     /// Answers 304 if the client has the response already.
