@@ -108,7 +108,7 @@ fn class_of(method: &Method, path: &str) -> Option<Class> {
     match *method {
         Method::OPTIONS => None,
         Method::GET | Method::HEAD => Some(Class::Read),
-        Method::POST if resource == "jobs" => Some(Class::Enqueue),
+        Method::POST if resource == "jobs" || path.ends_with("/import") => Some(Class::Enqueue),
         _ => Some(Class::Write),
     }
 }
@@ -231,6 +231,8 @@ mod tests {
             (Method::POST, "/api/v1/orgs", Some(Write)),
             (Method::POST, "/api/v1/orgs/7/products", Some(Write)),
             (Method::POST, "/api/v1/orgs/7/jobs", Some(Enqueue)),
+            (Method::POST, "/api/v1/orgs/7/products/import", Some(Enqueue)),
+            (Method::GET, "/api/v1/orgs/7/products/import", Some(Read)),
             (Method::GET, "/api/v1/healthy", Some(Read)),
             (Method::GET, "/api/v1/nothing", Some(Read)),
             (Method::GET, "/api/v1/health", None),

@@ -169,6 +169,9 @@ async fn every_operation_but_health_checks_is_refused_before_it_acts() {
             continue;
         }
         assert_eq!(anonymous.body["code"], "rate_limited", "{method} {path}: {}", anonymous.text);
+        let enqueues = operation["responses"]["200"].to_string().contains("/schemas/Enqueued\"");
+        let is_enqueue = anonymous.header("ratelimit").starts_with("\"enqueue\"");
+        assert_eq!(is_enqueue, enqueues, "{method} {path}: {}", anonymous.header("ratelimit"));
         if !is_public {
             let own = send_from(&app, "203.0.113.8", method.clone(), &url, Some(&admin.token)).await;
             assert_eq!(own.body["code"], "rate_limited", "{method} {path}: {}", own.text);
