@@ -82,11 +82,11 @@ pub struct ClaimedJob {
     pub tried_before: Option<DateTime<Utc>>,
 }
 
-/// The jobs of an owner that wait in the table.
+/// A job of an owner that waits in the table.
 #[derive(QueryableByName)]
-pub struct OwnerJobs {
-    #[diesel(sql_type = BigInt)]
-    pub jobs: i64,
+pub struct OwnerJob {
+    #[diesel(sql_type = SqlUuid)]
+    pub id: Uuid,
     #[diesel(sql_type = BigInt)]
     pub bytes: i64,
 }
@@ -157,14 +157,14 @@ impl JobOutboxRow {
         Ok(rows.select(job_outbox::id).limit(limit).load::<Uuid>(&mut conn).await?.len())
     }
 
-    /// Returns how many jobs of an owner wait, and their size.
-    pub async fn of_owner(mut conn: &AsyncPgConnection, owner: i64) -> QueryResult<OwnerJobs> {
+    /// Returns the jobs of an owner that wait to be enqueued, the newest first.
+    pub async fn of_owner(mut conn: &AsyncPgConnection, owner: i64) -> QueryResult<Vec<OwnerJob>> {
         diesel::sql_query(
-            "SELECT count(*) AS jobs, coalesce(sum(octet_length(envelope)), 0)::bigint AS bytes FROM job_outbox
-             WHERE owner = $1",
+            "SELECT id, octet_length(envelope)::bigint AS bytes FROM job_outbox
+             WHERE owner = $1 AND set_aside_at IS NULL ORDER BY id DESC",
         )
         .bind::<BigInt, _>(owner)
-        .get_result(&mut conn)
+        .load(&mut conn)
         .await
     }
 

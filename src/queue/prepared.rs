@@ -19,6 +19,9 @@ use super::{
     status::JobStatus,
 };
 
+/// The most jobs of which a check of an owner asks whether they are enqueued. More count in any case.
+const MAX_LOOKED_UP: usize = 200;
+
 /// A job that has its id, but is not enqueued.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PreparedJob {
@@ -131,24 +134,22 @@ impl Queue {
         Ok(id)
     }
 
-    /// Checks whether an owner may enqueue `jobs` more jobs of `bytes` in total. Does not count them.
+    /// Checks whether an owner may enqueue one more job, of `bytes`, besides jobs that are written elsewhere: the id and the
+    /// size of each. Those that are enqueued meanwhile count once. Does not count the job.
     ///
     /// # Errors
     /// [`Error::OwnerLimit`](super::Error::OwnerLimit) if not; [`Error::Unavailable`](super::Error::Unavailable) if Redis does
     /// not answer.
-    pub async fn check_owner_for(&self, owner: i64, jobs: u64, bytes: u64) -> Result<()> {
+    pub async fn check_owner(&self, owner: i64, bytes: u64, written: &[(String, u64)]) -> Result<()> {
         let Some(limits) = self.owner_limits() else { return Ok(()) };
+        let (looked_up, others) = written.split_at(written.len().min(MAX_LOOKED_UP));
+        let bytes = others.iter().fold(bytes, |sum, (_, bytes)| sum.saturating_add(*bytes));
         let mut call = self.prepare_call(&scripts::CHECK_OWNER);
-        call.arg(owner).arg(jobs).arg(bytes).arg(limits.jobs).arg(limits.bytes);
+        call.arg(owner).arg(1 + others.len()).arg(bytes).arg(limits.jobs).arg(limits.bytes);
         call.arg(limits.per_hour.map(|jobs| jobs.to_string()).unwrap_or_default());
+        for (id, bytes) in looked_up {
+            call.arg(id.as_str()).arg(*bytes);
+        }
         self.run::<u8>(&call).await.map(drop)
-    }
-
-    /// As [`check_owner_for`](Self::check_owner_for), for one job.
-    ///
-    /// # Errors
-    /// As [`check_owner_for`](Self::check_owner_for).
-    pub async fn check_owner(&self, owner: i64, bytes: u64) -> Result<()> {
-        self.check_owner_for(owner, 1, bytes).await
     }
 }

@@ -88,8 +88,9 @@ fn with_options(row: JobOutboxRow, options: EnqueueOptions) -> PreparedJob {
 /// [`Error::TooManyJobs`] if not; [`Error::Unavailable`] if PostgreSQL or Redis does not answer.
 pub async fn check_owner(app: &App, owner: i64, bytes: u64) -> Result<()> {
     let waiting = app.db.run(async |conn| Ok(JobOutboxRow::of_owner(conn, owner).await?)).await?;
-    let (jobs, used) = (waiting.jobs.unsigned_abs(), waiting.bytes.unsigned_abs());
-    Ok(app.queue.check_owner_for(owner, jobs + 1, used.saturating_add(bytes)).await?)
+    // With their ids, because a row is deleted a moment after its job was enqueued. Until then, the job is in both places.
+    let waiting = waiting.iter().map(|job| (job.id.simple().to_string(), job.bytes.unsigned_abs()));
+    Ok(app.queue.check_owner(owner, bytes, &waiting.collect::<Vec<_>>()).await?)
 }
 
 /// Returns the status of a job, with its arguments if `with_payload` is set; `None` if it does not exist or has expired. A job

@@ -282,7 +282,7 @@ async fn the_limits_of_an_owner_count_jobs_that_wait() {
     app.enqueue("/jobs/example?name=x&duration=0", &owner).await;
     add().await;
     check_owner(&app.app, owner.id, 100).await.unwrap();
-    app.app.queue.check_owner(owner.id, 100).await.unwrap();
+    app.app.queue.check_owner(owner.id, 100, &[]).await.unwrap();
     add().await;
     let error = check_owner(&app.app, owner.id, 100).await.unwrap_err();
     assert!(matches!(error, Error::TooManyJobs { .. }), "{error:?}");
@@ -299,7 +299,42 @@ async fn the_limits_of_an_owner_count_jobs_that_wait() {
     app.run_jobs().await;
     let refused = app.call(Method::POST, "/jobs/example?name=x&duration=0", &owner).await;
     refused.is_some_problem(429, "too_many_jobs");
-    assert!(app.app.queue.check_owner(owner.id, 100).await.is_err(), "six within an hour");
+    assert!(app.app.queue.check_owner(owner.id, 100, &[]).await.is_err(), "six within an hour");
+}
+
+/// A row is deleted after its job was enqueued, and stays if the process crashes between the two.
+#[tokio::test]
+async fn a_job_counts_once_for_its_owner_also_while_its_row_is_left() {
+    let app = TestApp::with(&["--user-max-queued-jobs=3", "--user-max-queued-bytes=100000"]).await;
+    let owner = app.user().await;
+    let check = async || check_owner(&app.app, owner.id, 100).await;
+    for name in ["a", "b"] {
+        enqueue_without_relay(&app.app, name, origin(&owner), EnqueueOptions::default()).await;
+    }
+    app.sql("CREATE TABLE copied AS SELECT * FROM job_outbox").await;
+    assert_eq!(sweep(&app.app).await.unwrap(), 2);
+    app.sql("INSERT INTO job_outbox SELECT * FROM copied").await;
+    check().await.unwrap();
+    app.enqueue("/jobs/example?name=c&duration=0", &owner).await;
+    assert!(matches!(check().await, Err(Error::TooManyJobs { .. })));
+    assert_eq!(app.run_jobs().await.finished, 3);
+    check().await.unwrap();
+
+    // Rows of other jobs count, unless they were set aside, so that no relay will enqueue them.
+    let add = "INSERT INTO job_outbox (id, queue, task, owner, envelope, options)
+               SELECT gen_random_uuid(), queue, task, owner, envelope, options FROM copied";
+    app.sql(add).await;
+    check().await.unwrap();
+    app.sql(add).await;
+    assert!(matches!(check().await, Err(Error::TooManyJobs { .. })));
+    app.sql("UPDATE job_outbox SET set_aside_at = now()").await;
+    check().await.unwrap();
+    let one = "(SELECT id FROM job_outbox WHERE id NOT IN (SELECT id FROM copied) LIMIT 1)";
+    app.sql(&format!("UPDATE job_outbox SET set_aside_at = NULL WHERE id = {one}")).await;
+    check().await.unwrap();
+    app.sql("UPDATE job_outbox SET envelope = envelope || repeat(' ', 100000) WHERE set_aside_at IS NULL")
+        .await;
+    assert!(matches!(check().await, Err(Error::TooManyJobs { .. })), "a row has a size too");
 }
 
 #[tokio::test]

@@ -190,7 +190,10 @@ async fn conditional_reads_have_the_headers_of_the_limits() {
     for (known, status, remaining) in [("\"x\"", 200, 5), ("*", 304, 4), ("x", 400, 3)] {
         let request = app.request(Method::GET, "/users/me").bearer_auth(&user.token);
         let answer = Answer::of(request.header("if-none-match", known)).await;
-        assert_eq!((answer.status.as_u16(), answer.header("ratelimit-policy")), (status, "\"read\";q=6;w=60"));
+        assert_eq!(
+            (answer.status.as_u16(), answer.header("ratelimit-policy")),
+            (status, "\"read\";q=6;w=60")
+        );
         let start = format!("\"read\";r={remaining};");
         assert!(answer.header("ratelimit").starts_with(&start), "{known}: {}", answer.header("ratelimit"));
     }
