@@ -68,6 +68,7 @@ async fn fill(old: &TestQueue) -> BTreeMap<&'static str, (String, State)> {
     old.queue.limit_concurrency("default", Some(5)).await.unwrap();
     old.queue.limit_rate("urgent", Some(Rate { jobs: 7, per: Duration::from_secs(60) })).await.unwrap();
     old.redis::<u32>(&["HSET", "{}:cron", "weekly|0 3 * * 1|UTC", "1764000000000"]).await;
+    old.redis::<String>(&["SET", "{}:forgotten", "1764000000000", "PX", "86400000"]).await;
     BTreeMap::from([
         ("failed", (failed, State::Failed)),
         ("ab", (double, State::Finished)),
@@ -98,6 +99,9 @@ async fn check(new: &TestQueue, jobs: &BTreeMap<&'static str, (String, State)>) 
     assert_eq!((default.totals.enqueued, default.totals.finished, default.totals.failed), (10, 2, 1));
     let due: Option<String> = new.redis(&["HGET", "{}:cron", "weekly|0 3 * * 1|UTC"]).await;
     assert_eq!(due.as_deref(), Some("1764000000000"));
+    // Jobs that ended before this time may not be enqueued again from the outbox.
+    let forgotten: Option<String> = new.redis(&["GET", "{}:forgotten"]).await;
+    assert_eq!(forgotten.as_deref(), Some("1764000000000"));
     let waiting: Option<u64> = new.redis(&["HGET", "{}:owner:7", "jobs"]).await;
     assert_eq!(waiting, Some(1));
 

@@ -53,7 +53,7 @@ function add.key(record)
   if string.find(record.name, '^uniq:') then
     rc('SET', key, record.value, 'NX', 'PX', record.ttl)
   elseif tonumber(record.value) > tonumber(rc('GET', key) or 0) then
-    -- When the bucket of a rate limit will be full again: the later time counts.
+    -- When the bucket of a rate limit will be full again, or until when states are forgotten: the later time counts.
     rc('SET', key, record.value, 'PX', record.ttl)
   end
 end

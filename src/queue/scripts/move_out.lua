@@ -134,13 +134,14 @@ function steps.ended()
   return records > 0 and 'more' or 'end'
 end
 
--- The keys that outlive a job: of unique jobs, and of rate limits.
+-- The keys that outlive a job: of unique jobs, of rate limits, and the time until which states are forgotten.
 function steps.keys()
   local pattern = string.gsub(P, '[%*%?%[%]%^\\]', '\\%0') .. ':*'
   local page = rc('SCAN', argument == '' and '0' or argument, 'MATCH', pattern, 'COUNT', 1000, 'TYPE', 'string')
   for _, key in ipairs(page[2]) do
     local name = string.sub(key, #P + 2)
-    if string.find(name, '^uniq:') or string.find(name, '^rate:') or string.find(name, '^owner:%-?%d+:pace$') then
+    local is_limit = string.find(name, '^rate:') or string.find(name, '^owner:%-?%d+:pace$')
+    if is_limit or string.find(name, '^uniq:') or name == 'forgotten' then
       local value, ttl = rc('GET', key), rc('PTTL', key)
       if value and ttl > 0 then add({ kind = 'key', name = name, value = value, ttl = ttl }, #value) end
       rc('DEL', key)
