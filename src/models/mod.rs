@@ -29,6 +29,7 @@ pub mod two_factor;
 pub mod user;
 pub mod user_list;
 
+use chrono::{DateTime, Datelike, Utc};
 use diesel::{
     QueryResult,
     data_types::PgInterval,
@@ -124,6 +125,12 @@ type Shifted = UncheckedBind<
     SqlLiteral<Timestamptz>,
     <PgInterval as diesel::expression::AsExpression<Interval>>::Expression,
 >;
+
+/// Returns the time in the position of a page, in microseconds since 1970. A client may send any number: `None` for one that is
+/// not a time of the years 1 to 9999, because PostgreSQL refuses to compare some of those that chrono can express.
+fn time_of_position(microseconds: i64) -> Option<DateTime<Utc>> {
+    DateTime::from_timestamp_micros(microseconds).filter(|time| (1..=9999).contains(&time.year()))
+}
 
 /// Deletes at most `limit` rows that meet a condition. Returns how many. `table` and `condition` become part of the SQL
 /// text, so they must not contain user input.

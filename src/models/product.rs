@@ -12,6 +12,7 @@ use diesel::{
 use diesel_async::RunQueryDsl;
 use serde::{Deserialize, Serialize};
 
+use super::time_of_position;
 use crate::db::{OrgConn, OrgTx};
 use crate::schema::products;
 
@@ -106,9 +107,7 @@ impl Position {
     /// Returns whether this can be a position in the order of `sort`. A client may send any.
     pub fn fits(&self, sort: Sort) -> bool {
         match self {
-            Self::CreatedAt(at, _) => {
-                sort == Sort::CreatedAt && DateTime::from_timestamp_micros(*at).is_some()
-            }
+            Self::CreatedAt(at, _) => sort == Sort::CreatedAt && time_of_position(*at).is_some(),
             Self::Name(key, _) => sort == Sort::Name && !key.contains('\0'),
         }
     }
@@ -130,7 +129,7 @@ impl ProductListing<'_> {
         match self.after {
             None => {}
             Some(Position::CreatedAt(at, id)) => {
-                let at = DateTime::from_timestamp_micros(*at).unwrap_or_default();
+                let at = time_of_position(*at).unwrap_or_default();
                 let after = sql::<Bool>(&follows("created_at")).bind::<Timestamptz, _>(at).sql(", ");
                 query = query.filter(after.bind::<BigInt, _>(*id).sql(")"));
             }

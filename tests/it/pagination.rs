@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -258,6 +259,62 @@ async fn a_cursor_is_accepted_only_by_its_own_list() {
     for path in [format!("{list}&cursor={cursor}&offset=0"), format!("{list}&offset=3&cursor={cursor}")] {
         let answer = app.get(&path, Some(&admin)).await;
         assert_eq!(answer.invalid_fields(), fields(&[("query.offset", "value_error")]), "{path}");
+    }
+}
+
+/// A cursor is not signed: a client can write any position into it, behind the digest of the list.
+#[tokio::test]
+async fn a_forged_position_begins_a_page_or_is_refused() {
+    let app = TestApp::start().await;
+    let admin = app.admin().await;
+    app.sql(INSERT_PAGED_USERS).await;
+    app.post("/orgs", Some(&admin), json!({ "name": "Other" })).await;
+    let org = app.post("/orgs", Some(&admin), json!({ "name": "Acme" })).await.body["id"].to_string();
+    let products = format!("/orgs/{org}/products");
+    for name in ["one", "two"] {
+        let product = json!({ "sku": name, "name": name, "price": 1, "currency": "EUR" });
+        assert_eq!(app.post(&products, Some(&admin), product).await.status, 201);
+        let user = json!({ "email": format!("{name}@example.com") });
+        assert_eq!(app.post("/users", Some(&admin), user).await.status, 201);
+    }
+    for list in [
+        format!("{products}?sort=created_at&"),
+        format!("{products}?"),
+        format!("{products}?sort=name&"),
+        format!("/orgs/{org}/audit?"),
+        "/audit?".into(),
+        "/admin/orgs?".into(),
+        "/orgs?".into(),
+        "/users?".into(),
+        "/users?sort=email&".into(),
+        "/users?sort=-full_name&".into(),
+        "/users?sort=full_name&search=name&".into(),
+    ] {
+        let page = app.get(&format!("{list}limit=1"), Some(&admin)).await;
+        let cursor = page.body["next_cursor"].as_str().unwrap_or_else(|| panic!("{list}: {}", page.text));
+        let digest = &BASE64_URL_SAFE_NO_PAD.decode(cursor).unwrap()[..8];
+        for position in [
+            "0",
+            "-9223372036854775808",
+            "9223372036854775807",
+            "[0,-9223372036854775808]",
+            // Times that PostgreSQL, or chrono, cannot express.
+            "[-300000000000000000,1]",
+            "[-8000000000000000000,1]",
+            "[8200000000000000000,1]",
+            "[9223372036854775807,1]",
+            "[\"\\u0000\",1]",
+            "[\"\u{1f600}\",1]",
+            "[null,1]",
+            "[false,\"\\u0000\",1]",
+        ] {
+            let forged = BASE64_URL_SAFE_NO_PAD.encode([digest, position.as_bytes()].concat());
+            let answer = app.get(&format!("{list}cursor={forged}"), Some(&admin)).await;
+            if answer.status != 200 {
+                let refused = fields(&[("query.cursor", "value_error")]);
+                assert_eq!(answer.invalid_fields(), refused, "{list}{position}: {}", answer.text);
+            }
+        }
     }
 }
 

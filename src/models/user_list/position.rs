@@ -1,10 +1,10 @@
 //! Where a page of users begins.
 
-use chrono::{DateTime, Datelike, Utc};
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::Sort;
-use crate::models::user::User;
+use crate::models::{time_of_position, user::User};
 
 /// The most characters of an address or a name, by the checks of the table.
 const MAX_TEXT_CHARS: usize = 255;
@@ -51,10 +51,7 @@ impl Position {
     pub fn fits(&self, sort: Sort) -> bool {
         let is_storable = |text: &str| !text.contains('\0') && text.chars().count() <= MAX_TEXT_CHARS;
         match (&self.0, sort) {
-            // Years that PostgreSQL can compare.
-            (SortKey::Time(at), Sort::CreatedAt) => {
-                time(*at).is_some_and(|at| (1..=9999).contains(&at.year()))
-            }
+            (SortKey::Time(at), Sort::CreatedAt) => time_of_position(*at).is_some(),
             (SortKey::Text(text), Sort::Email | Sort::FullName) => is_storable(text),
             (SortKey::Missing, Sort::FullName) => true,
             _ => false,
@@ -66,7 +63,9 @@ impl Position {
     pub(super) fn ranges(&self, sort: Sort) -> Vec<Range<'_>> {
         let Self(key, id) = self;
         match (key, sort) {
-            (SortKey::Time(at), _) => vec![Range::CreatedAfter(time(*at).unwrap_or_default(), *id)],
+            (SortKey::Time(at), _) => {
+                vec![Range::CreatedAfter(time_of_position(*at).unwrap_or_default(), *id)]
+            }
             (SortKey::Text(email), Sort::Email) => vec![Range::EmailAfter(email)],
             (SortKey::Text(name), _) => vec![Range::NameAfter(name, *id), Range::Nameless],
             (SortKey::Missing, _) => vec![Range::NamelessAfter(*id)],
@@ -74,13 +73,41 @@ impl Position {
     }
 }
 
-fn time(microseconds: i64) -> Option<DateTime<Utc>> {
-    DateTime::from_timestamp_micros(microseconds)
-}
-
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::{Just, Strategy, any, prop_oneof};
+
     use super::*;
+    use crate::property::property;
+
+    #[test]
+    fn a_position_is_read_as_it_is_written_and_fits_one_kind_of_order() {
+        let microseconds = prop_oneof![any::<i64>(), -100_000_000_000_000_000..300_000_000_000_000_000_i64];
+        let key = prop_oneof![
+            microseconds.prop_map(SortKey::Time),
+            any::<String>().prop_map(SortKey::Text),
+            Just(SortKey::Missing),
+        ];
+        property(1, (key, any::<i64>()), |(key, id)| {
+            let position = Position(key, id);
+            let json = serde_json::to_string(&position).unwrap();
+            assert_eq!(serde_json::from_str::<Position>(&json).unwrap(), position);
+            let fitting = [Sort::CreatedAt, Sort::Email, Sort::FullName].map(|sort| position.fits(sort));
+            match &position.0 {
+                SortKey::Time(at) => {
+                    assert_eq!(
+                        fitting,
+                        [(-62_135_596_800_000_000..253_402_300_800_000_000).contains(at), false, false]
+                    );
+                }
+                SortKey::Text(text) => {
+                    let is_storable = !text.contains('\0') && text.chars().count() <= MAX_TEXT_CHARS;
+                    assert_eq!(fitting, [false, is_storable, is_storable]);
+                }
+                SortKey::Missing => assert_eq!(fitting, [false, false, true]),
+            }
+        });
+    }
 
     #[test]
     fn only_possible_positions_fit_a_sort_order() {
