@@ -66,7 +66,44 @@ impl EntityTag {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{
+        collection::vec,
+        prelude::{Strategy, any},
+        sample::select,
+    };
+
     use super::*;
+    use crate::property::{property, text};
+
+    /// Writes a tag as in a header.
+    fn written(tag: &EntityTag) -> Vec<u8> {
+        let start: &[u8] = if tag.is_weak { b"W/\"" } else { b"\"" };
+        [start, &tag.opaque, b"\""].concat()
+    }
+
+    #[test]
+    fn a_list_is_read_as_it_is_written() {
+        let octet = select([0x21, 0x23, b'W', b'/', b',', b'*', b'\\', 0x7e, 0x80, 0xff].to_vec());
+        let tag =
+            (any::<bool>(), vec(octet, 0..6)).prop_map(|(is_weak, opaque)| EntityTag { is_weak, opaque });
+        let separator = select(vec![",", ", ", " ,\t", ",,", " , ,"]);
+        property(1, (vec(tag, 1..6), separator, any::<bool>()), |(tags, separator, in_one_line)| {
+            let all: Vec<_> = tags.iter().map(written).collect();
+            let lines = if in_one_line { vec![all.join(separator.as_bytes())] } else { all };
+            assert_eq!(EntityTags::parse(lines.iter().map(Vec::as_slice)), Some(EntityTags::List(tags)));
+        });
+    }
+
+    #[test]
+    fn any_text_is_a_list_or_malformed() {
+        property(1, text("\" \"a\" W/\"b\" W/ , * \\ a", 8), |text| {
+            if let Some(EntityTags::List(tags)) = parse(&[&text]) {
+                let line = tags.iter().map(written).collect::<Vec<_>>().join(&b',');
+                assert_eq!(EntityTags::parse([line.as_slice()].into_iter()), Some(EntityTags::List(tags)));
+                assert_eq!(line.iter().filter(|octet| **octet == b'"').count(), text.matches('"').count());
+            }
+        });
+    }
 
     fn parse(lines: &[&str]) -> Option<EntityTags> {
         EntityTags::parse(lines.iter().map(|line| line.as_bytes()))

@@ -152,7 +152,10 @@ impl<'a> ApiExtractor<'a> for Cursor {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, prelude::any};
+
     use super::*;
+    use crate::property::{property, text};
 
     fn read(target: &str) -> Result<Cursor> {
         Cursor::read(&target.parse().unwrap())
@@ -175,6 +178,57 @@ mod tests {
             assert_eq!(read(&other).unwrap().after::<i64>().unwrap(), Some(position));
         }
         assert_eq!(read("/things").unwrap().after::<i64>().unwrap(), None);
+    }
+
+    #[test]
+    fn a_link_leads_to_the_position_in_the_same_list_only() {
+        let inputs = (vec(any::<(String, String)>(), 0..4), any::<(String, i64)>(), 1..=200_u32);
+        property(1, inputs, |(params, position, limit)| {
+            let mut params: Vec<_> =
+                params.into_iter().map(|(name, value)| (format!("p{name}"), value)).collect();
+            let query = |params: &[(String, String)]| {
+                form_urlencoded::Serializer::new(String::new()).extend_pairs(params).finish()
+            };
+            let list = read(&format!("/things?limit=7&{}&offset=9", query(&params))).unwrap();
+            let (cursor, next) = list.next(&position, limit);
+            let page = read(&next).unwrap();
+            assert_eq!(page.after::<(String, i64)>().unwrap(), Some(position));
+            assert!(page.after::<bool>().is_err());
+            let uri: Uri = next.parse().unwrap();
+            let mut sent: Vec<_> =
+                form_urlencoded::parse(uri.query().unwrap().as_bytes()).into_owned().collect();
+            let page_params = [("limit".to_owned(), limit.to_string()), (NAME.to_owned(), cursor.clone())];
+            assert_eq!(sent.split_off(params.len()), page_params);
+            params.sort();
+            assert_eq!(sent, params);
+            params.push(("p".into(), "another filter".into()));
+            assert!(read(&format!("/things?{}&cursor={cursor}", query(&params))).is_err());
+            assert!(read(&next.replacen("things", "others", 1)).is_err());
+        });
+    }
+
+    #[test]
+    fn any_text_is_a_cursor_of_the_list_or_refused() {
+        let digest = read("/things").unwrap().digest;
+        let inputs = (any::<bool>(), text("A eyJ WzUs XQ - _ = + / %", 8));
+        property(1, inputs, |(has_digest, text)| {
+            let start = if has_digest {
+                BASE64_URL_SAFE_NO_PAD.encode([&digest[..], b"["].concat())
+            } else {
+                String::new()
+            };
+            let cursor = format!("{start}{text}");
+            let query = form_urlencoded::Serializer::new(String::new()).append_pair(NAME, &cursor).finish();
+            let bytes = BASE64_URL_SAFE_NO_PAD.decode(&cursor);
+            let is_own = bytes.is_ok_and(|bytes| bytes.starts_with(&digest));
+            let page = read(&format!("/things?{query}"));
+            assert_eq!(page.is_ok(), is_own, "{cursor}");
+            // A position that no item has, such as half a number, is an error and no panic.
+            assert!(
+                page.is_err() || page.is_ok_and(|page| page.after::<i64>().is_err()),
+                "it begins with a bracket"
+            );
+        });
     }
 
     #[test]

@@ -167,8 +167,50 @@ fn answer(response: Response) -> error::Result<Answer> {
 #[cfg(test)]
 mod tests {
     use poem::http::Uri;
+    use proptest::{
+        collection::{btree_map, vec},
+        prelude::any,
+    };
 
     use super::*;
+    use crate::property::{property, text};
+
+    /// Writes a key as a string (RFC 9651 section 3.3.3).
+    fn quoted(key: &str) -> String {
+        format!("\"{}\"", key.replace('\\', r"\\").replace('"', r#"\""#))
+    }
+
+    #[test]
+    fn a_key_is_read_as_it_is_written() {
+        property(1, vec(0x21..=0x7e_u8, 1..MAX_KEY_CHARS), |octets| {
+            let key = String::from_utf8(octets).unwrap();
+            assert_eq!(parse(&quoted(&key)).as_ref(), Some(&key));
+            assert!(key.starts_with('"') || parse(&key).as_ref() == Some(&key), "{key}");
+        });
+        property(1, text(r#"" \ \" \\ a k1 ;"#, 8), |text| {
+            if let Some(key) = parse(&text) {
+                assert_eq!(parse(&quoted(&key)), Some(key));
+            }
+        });
+    }
+
+    #[test]
+    fn the_fingerprint_is_that_of_the_value() {
+        let hash = |body: &str| fingerprint(&Request::builder().finish(), body.as_bytes());
+        let fields = btree_map(any::<String>(), any::<i32>(), 1..5);
+        property(1, fields, |fields| {
+            let first = hash(&serde_json::to_string(&fields).unwrap());
+            assert_eq!(hash(&serde_json::to_string_pretty(&fields).unwrap()), first);
+            let pair = |(name, value): (&String, &i32)| format!("{}:{value}", Value::from(name.as_str()));
+            let reversed: Vec<_> = fields.iter().rev().map(pair).collect();
+            assert_eq!(hash(&format!("{{{}}}", reversed.join(" , "))), first);
+            for name in fields.keys() {
+                let mut other = fields.clone();
+                other.entry(name.clone()).and_modify(|value| *value ^= 1);
+                assert_ne!(hash(&serde_json::to_string(&other).unwrap()), first, "{name}");
+            }
+        });
+    }
 
     #[test]
     fn a_key_is_a_string_or_bare() {

@@ -2,13 +2,17 @@
 
 use proptest::{
     collection::vec,
+    option,
     prelude::{Just, Strategy, any, prop_oneof},
     sample::select,
 };
 use redis::Value;
 
 use super::{JobStatus, State};
-use crate::property::{property, text};
+use crate::{
+    property::{property, text},
+    queue::outcome::ended_origin,
+};
 
 fn bytes(text: impl Into<Vec<u8>>) -> Value {
     Value::BulkString(text.into())
@@ -28,16 +32,23 @@ fn outcome() -> impl Strategy<Value = String> {
 }
 
 #[test]
-fn the_status_of_an_ended_job_has_its_state_and_owner() {
-    let inputs = (any::<Option<i64>>(), any::<bool>(), outcome());
-    property(1, inputs, |(owner, is_finished, outcome)| {
-        let (state, letter) = if is_finished { (State::Finished, 'f') } else { (State::Canceled, 'c') };
-        let owner_text = owner.map_or_else(String::new, |owner| owner.to_string());
-        let answer = vec![Value::Nil, bytes(format!("{letter}{owner_text}")), bytes(outcome)];
-        let status = JobStatus::parse("id", answer).unwrap().unwrap();
-        assert_eq!((&*status.id, status.state, status.owner), ("id", state, owner));
-        assert!(serde_json::to_value(&status).is_ok());
-    });
+fn the_status_of_an_ended_job_has_its_state_owner_and_scope() {
+    let scope = option::of("[a-zA-Z0-9:._-]{1,9}");
+    property(
+        1,
+        (any::<Option<i64>>(), scope, any::<bool>(), outcome()),
+        |(owner, scope, is_finished, outcome)| {
+            let (state, letter) = if is_finished { (State::Finished, 'f') } else { (State::Canceled, 'c') };
+            let origin = ended_origin(owner, scope.as_deref());
+            let answer = vec![Value::Nil, bytes(format!("{letter}{origin}")), bytes(outcome)];
+            let status = JobStatus::parse("id", answer).unwrap().unwrap();
+            assert_eq!(
+                (&*status.id, status.state, status.owner, status.scope.clone()),
+                ("id", state, owner, scope)
+            );
+            assert!(serde_json::to_value(&status).is_ok());
+        },
+    );
 }
 
 #[test]
