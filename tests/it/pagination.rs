@@ -393,6 +393,10 @@ async fn unknown_parameters_of_every_list_are_refused() {
         ask("serach=x", None).await.is_some_problem(401, "not_authenticated");
     }
     assert!(lists >= 6, "{lists}");
+    // The path is right, in whatever form it is written.
+    let encoded: String = org.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let unknown = app.get(&format!("/orgs/{encoded}/members?serach=x"), Some(&admin)).await;
+    assert_eq!(unknown.invalid_fields(), fields(&[("query.serach", "extra_forbidden")]));
     for path in ["/users/me?x=1", "/health?x=1", &format!("/users/{}?x=1", admin.id)] {
         assert_eq!(app.get(path, Some(&admin)).await.status, 200, "{path} is no list");
     }

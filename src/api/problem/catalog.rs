@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
 };
 
+use percent_encoding::percent_decode_str;
 use poem::http::{Method, Uri};
 use poem_openapi::{
     OpenApi,
@@ -92,7 +93,8 @@ impl RouteCatalog {
         let path: Vec<_> = steps
             .filter_map(|(documented, value)| {
                 let name = documented.strip_prefix('{')?.strip_suffix('}')?;
-                Some((name.to_owned(), value.to_owned()))
+                // Decoded, as the router hands it to the operation.
+                Some((name.to_owned(), percent_decode_str(value).decode_utf8_lossy().into_owned()))
             })
             .collect();
         let mut errors = check_params(&self.registry, &operation.params, &query, &path);
