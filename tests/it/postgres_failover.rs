@@ -151,7 +151,7 @@ async fn a_standby_is_refused_and_left_as_soon_as_the_primary_can_be_reached() {
     }
     fill_pool(&lenient).await;
     proxy.repoint(pair.primary.address());
-    // One write finds out for all connections.
+    // The first write that the standby refuses makes the pool discard all open connections.
     app_is_unavailable_once(&lenient, &user).await;
     eventually("the primary is used", || async {
         (strict.login(&user.email, PASSWORD).await.status == 200).then_some(())

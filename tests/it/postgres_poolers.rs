@@ -88,7 +88,8 @@ async fn migrations_through_a_pooler_are_refused_and_need_the_direct_url() {
     assert_eq!(applied.len(), 1, "one process applies the migrations");
     assert_eq!(column(&database, LEFT_BEHIND).await, ["0"]);
 
-    // A statement that cannot run in a transaction needs the session for longer than one.
+    // This statement cannot run in a transaction. Outside of one, a pooler does not keep a session, so the migration needs the
+    // direct connection.
     let folder = Folder::new(&[["9999_index", "CREATE INDEX CONCURRENTLY i ON users (full_name)", ""]]);
     folder.write("9999_index/metadata.toml", "run_in_transaction = false");
     folder.migrations().up(&settings).await.unwrap();

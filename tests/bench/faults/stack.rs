@@ -22,7 +22,8 @@ use crate::{
     },
 };
 
-/// Enough that most requests read PostgreSQL, because the copies of a user and a session have expired.
+/// With so many, a user sends requests only every two seconds. The cached user and session have expired by then, so most
+/// requests read PostgreSQL.
 const USERS: usize = 200;
 const WORKERS: usize = 2;
 /// The log of a worker has a line for each start and each end of a job.

@@ -291,7 +291,7 @@ pub fn enqueue(token: &str) -> Request {
     enqueue_lasting(token, 0)
 }
 
-/// Returns the request that enqueues a job of so many seconds.
+/// Returns the request that enqueues a job that takes `seconds` seconds.
 pub fn enqueue_lasting(token: &str, seconds: u32) -> Request {
     Request::new(Method::POST, format!("{API}/jobs/example?name=x&duration={seconds}")).with_token(token)
 }

@@ -26,8 +26,8 @@ const SEARCHES: [(&str, &str); 9] = [
     ("finds 10 %, at one end of each order", "search=imported"),
     ("finds 25 %, evenly", "search=globex"),
     ("finds all", "search=example"),
-    ("finds nobody", "search=xqzzy"),
-    ("two characters that find nobody", "search=zq"),
+    ("finds no user", "search=xqzzy"),
+    ("two characters that find no user", "search=zq"),
 ];
 
 /// Measures the list of users with many users. The requests are sent one after the other.

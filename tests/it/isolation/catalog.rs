@@ -3,8 +3,8 @@
 use crate::support::{records::column, servers::TestDatabase};
 
 /// Tables with a column `org_id`, or with a reference to an organization, that are read before an organization is known. They have
-/// no policy. The test `tree::control_tables_are_used_by_known_files` lists the files that may use them.
-pub const CONTROL_TABLES: &[&str] = &["api_keys", "audit_log", "memberships"];
+/// no policy. The test `control_tables_are_used_by_known_files` lists the files that may use them.
+pub const CONTROL_TABLES: &[&str] = &["api_keys", "audit_log", "invitations", "memberships"];
 
 /// What `tenant_table` makes of a table.
 const ISOLATED: &str = "rls=t force=f policies=tenant(all, permissive, saas_tenant): \

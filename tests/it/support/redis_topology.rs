@@ -37,7 +37,7 @@ impl Node {
     fn start_in(dir: TempDir, port: u16, settings: &[&str]) -> Self {
         let mut command = Command::new(redis_server());
         command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"]);
-        // By default, a replica waits five seconds for others that need the same data.
+        // By default, a primary waits five seconds for more replicas before it sends its data.
         command.arg(dir.path()).args(["--repl-diskless-sync-delay", "0"]).args(settings);
         Self { process: Running::start(command), port, _dir: dir }
     }
@@ -135,7 +135,8 @@ impl SentinelGroup {
         group
     }
 
-    /// Makes the Sentinels replace a primary that has just failed. Before, they do not replace a server that only pauses.
+    /// Makes the Sentinels replace a primary that has just failed, by a shorter `down-after-milliseconds`. Until this call, it is
+    /// five seconds, so that they do not replace a server that only pauses.
     pub async fn fail_over_soon(&self) {
         for sentinel in &self.sentinels {
             let words = ["SENTINEL", "SET", MASTER_NAME, "down-after-milliseconds", "500"];
