@@ -21,7 +21,7 @@ const CRASH_BACKOFF: Duration = Duration::from_secs(5);
 /// How many failed jobs a queue keeps, and for how long.
 const MAX_FAILED_JOBS: u32 = 100_000;
 const MAX_FAILED_AGE: Duration = Duration::from_secs(90 * 24 * 60 * 60);
-/// Redis counts as nearly full from this part of `maxmemory` on. It refuses jobs above 1.
+/// The part of `maxmemory` from which on Redis counts as nearly full. Above `maxmemory`, Redis refuses jobs.
 const NEARLY_FULL: f64 = 0.95;
 
 /// Runs the periodic work of all queues.
@@ -70,7 +70,8 @@ impl Scheduler {
         }
     }
 
-    /// Does what is due now. Returns when to continue, if that is known.
+    /// Does the periodic work that is due. Returns the time until jobs of crashed workers can be recovered; `None` if no job
+    /// waits for that, or Redis does not answer.
     async fn tick(&mut self) -> Option<Duration> {
         self.fire_schedules().await;
         let mut conn = self.connection.get().await?;

@@ -88,7 +88,7 @@ fn grant(app: &App, subject: TokenSubject, token: OpaqueToken, left: Duration) -
 enum Refreshed {
     Granted(Grant),
     Refused,
-    /// The token was used before, so its session is revoked.
+    /// The token was used more than 10 seconds ago, so its session is revoked.
     Revoked(TokenSubject),
 }
 

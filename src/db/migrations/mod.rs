@@ -187,7 +187,7 @@ impl Migrations {
         Ok(self.0.iter().filter(|migration| !applied.contains(&migration.version())).collect())
     }
 
-    /// Returns the `count` migrations that were applied last, newest first.
+    /// Returns the `count` applied migrations with the highest versions, the highest first.
     async fn newest_applied(
         &self,
         conn: &AsyncPgConnection,
