@@ -54,7 +54,7 @@ impl<A: OpenApi> OpenApi for RefuseKeys<A> {
     }
 }
 
-/// Returns the ids of the operations that take a key, by their path without names and by their method.
+/// Returns the ids of the operations that take a key, by path and method. The paths have no names of parameters.
 fn operations_with_key(meta: Vec<MetaApi>) -> HashMap<(String, Method), OperationId> {
     let mut found = HashMap::new();
     for path in meta.into_iter().flat_map(|api| api.paths) {

@@ -41,7 +41,7 @@ impl CommittedIds {
 }
 
 impl Turn {
-    /// Takes up to `max` ids, those first that were added first. If there are none, the turn is over.
+    /// Takes up to `max` ids, the oldest first. If there are none, the turn is over.
     pub fn take(&mut self, max: usize) -> Vec<Uuid> {
         let mut waiting = self.waiting.lock();
         let count = waiting.ids.len().min(max);

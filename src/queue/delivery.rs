@@ -27,7 +27,7 @@ const MAX_RESULT_BYTES: usize = 1024 * 1024;
 /// workers for that long before they fail.
 const UNKNOWN_TASK_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 const UNKNOWN_TASK_RETRY_AFTER: Duration = Duration::from_secs(15);
-/// When a job runs of which it is not known whether it may run.
+/// Delay before a job is tried again, if the check whether it may run has failed.
 const ORIGIN_CHECK_RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// A fetched job.

@@ -91,7 +91,7 @@ impl<'a, T> Once<'a, T> {
     ///
     /// # Errors
     /// [`Error::IdempotencyKeyInUse`] while another request with the key is in progress; [`Error::IdempotencyKeyReused`] if
-    /// the client has asked for something else with the key; those of `before` and of [`change`]; and those of
+    /// the client has used the key for a different request; those of `before` and of [`change`]; and those of
     /// [`Self::store`].
     pub async fn change(
         &self,
@@ -179,7 +179,7 @@ impl<'a, T> Once<'a, T> {
     /// Returns the stored answer, if there is one. Deletes an expired one, whose key may be used again.
     ///
     /// # Errors
-    /// [`Error::IdempotencyKeyReused`] if the client has asked for something else with the key; [`Error::Unavailable`] if
+    /// [`Error::IdempotencyKeyReused`] if the client has used the key for a different request; [`Error::Unavailable`] if
     /// PostgreSQL does not answer.
     pub async fn find(&self, tx: &Tx<'_>) -> Result<Option<Answered>> {
         let Some(key) = self.key else { return Ok(None) };

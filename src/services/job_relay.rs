@@ -50,7 +50,7 @@ struct Sorted {
     too_old: Vec<Uuid>,
     /// Cannot be enqueued as they are.
     refused: Vec<Uuid>,
-    /// May have run, but the queue does not know any more.
+    /// Jobs that may have run already, and of which the queue no longer has a record.
     forgotten: Vec<Uuid>,
     unavailable: Option<Error>,
 }

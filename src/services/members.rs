@@ -26,7 +26,8 @@ use crate::{
     },
 };
 
-/// How many organizations a user can be a member of, besides the personal one. Each request of a user reads them.
+/// A user with so many memberships cannot join or create another organization. The membership in the personal one counts, but
+/// that one is created without this check. Each request of a user reads the memberships.
 pub const MAX_MEMBERSHIPS: i64 = 100;
 
 const OWNER_IS_TRANSFERRED: &str = "Only a transfer changes the owner of an organization";

@@ -17,8 +17,8 @@ use crate::{
 ///
 /// # Errors
 /// [`Error::IdempotencyKeyInUse`](crate::error::Error::IdempotencyKeyInUse) while another request with the key is in progress;
-/// [`Error::IdempotencyKeyReused`](crate::error::Error::IdempotencyKeyReused) if the client has asked for something else with
-/// the key; and those of `change_in_org`.
+/// [`Error::IdempotencyKeyReused`](crate::error::Error::IdempotencyKeyReused) if the client has used the key for a different
+/// request; and those of `change_in_org`.
 pub async fn change_in_org_once<T>(
     app: &App,
     context: &RequestContext,

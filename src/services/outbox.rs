@@ -103,7 +103,7 @@ impl OutboxMessage {
     }
 
     /// Returns whether a message that was written at this time is too old to be sent: its recipient does not expect it
-    /// any more. Both times are of the database.
+    /// any more. Both times are by the clock of the database.
     pub fn is_too_old(&self, written_at: DateTime<Utc>, now: DateTime<Utc>) -> bool {
         now - written_at > self.max_age()
     }

@@ -20,7 +20,7 @@ macro_rules! permissions {
             /// All permissions, in the order in which the API lists them.
             pub const ALL: &[Self] = &[$(Self::$name,)+];
 
-            /// Returns the text in the API.
+            /// Returns the name in the API, such as `product:read`.
             pub const fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$name => $text,)+

@@ -19,8 +19,8 @@ pub async fn may_run(app: &App, origin: &Origin) -> Result<MayRun> {
     Ok(if is_active { MayRun::Yes } else { OWNER_IS_NOT_ACTIVE })
 }
 
-/// Purges the jobs of users who were deactivated or deleted, in the background. If Redis is unavailable, they stay, and
-/// workers cancel them when they are due, because [`may_run`] says no.
+/// Purges the jobs of users who were deactivated or deleted, in the background. If Redis is unavailable, the jobs
+/// stay, and workers cancel them when they are due, because [`may_run`] refuses them.
 pub(super) fn purge_soon(app: &App, user_ids: Vec<i64>) {
     if user_ids.is_empty() {
         return;
