@@ -94,7 +94,7 @@ impl PageItem for OverviewOut {
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct SuspensionIn {
-    /// `true` refuses all members of the organization, until it is `false`.
+    /// `true` suspends the organization, and `false` ends the suspension.
     suspended: bool,
 }
 

@@ -91,9 +91,9 @@ impl PageItem for MemberOut {
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct MemberChangeIn {
-    /// Up to your own role, and not `owner`.
+    /// The new role, which is not above your own, and not `owner`.
     role: Option<RoleOut>,
-    /// `true` refuses the member in this organization, until it is `false`.
+    /// `true` suspends the member in this organization, and `false` ends the suspension.
     suspended: Option<bool>,
 }
 
