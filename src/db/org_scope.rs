@@ -1,8 +1,8 @@
 //! The permission to work on the data of one organization.
 
-/// An organization and the user who works on its data. Being handed one proves that the membership was checked.
+/// An organization and the user who works on its data. A value of this type proves that the membership was checked.
 ///
-/// `services::org_access` creates it. The test `tree::scopes_are_made_in_one_place` holds that.
+/// Only `services::org_access` creates it: the test `tree::scopes_are_made_in_one_place` checks that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OrgScope {
     org_id: i64,

@@ -81,8 +81,8 @@ pub async fn change_by_job<T>(
     commit(app, &RequestContext::default(), timeout, work).await
 }
 
-/// Makes a change of the data of an organization: locks the caller and the organization, checks that the caller may still make
-/// the change, and runs `work` in the organization, in one transaction. Jobs use it too, with the access that they have read
+/// Makes a change of the data of an organization, in one transaction: locks the caller and the organization, checks that the
+/// caller may still make the change, and runs `work` in the organization. Jobs use it too, with the access that they have read
 /// again.
 ///
 /// # Errors
