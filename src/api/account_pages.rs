@@ -183,7 +183,7 @@ mod tests {
     async fn a_new_user_is_told_that_a_second_factor_is_required() {
         for form in &FORMS {
             let path = format!("/{}", form.name);
-            let (_, html) = get_page_of(routes("Acme", true), "/invitation").await;
+            let (_, html) = get_page_of(routes("Acme", true), &path).await;
             assert_eq!(html.contains("Two-factor authentication is required"), form.is_sign_up, "{html}");
             assert!(!get_page(&path).await.1.contains("Two-factor authentication"));
         }

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use poem_openapi::{ApiResponse, Enum, Object, OpenApi, payload::Json, types::Example};
 
-use super::{org::OrgOut, role::RoleOut};
+use super::{org::Joined, role::RoleOut};
 use crate::{
     api::{
         extract::{Body, CurrentUser, NewPassword},
@@ -129,9 +129,9 @@ impl InvitationLinks {
         &self,
         CurrentUser(actor): CurrentUser,
         Body(body): Body<InvitationTokenIn>,
-    ) -> Result<Json<OrgOut>> {
+    ) -> Result<Joined> {
         let claim = Claim::Token(&body.token);
-        Ok(Json(invitation_claims::accept(&self.0, &actor, claim).await?.into()))
+        Ok(Joined::Ok(Json(invitation_claims::accept(&self.0, &actor, claim).await?.into())))
     }
 
     /// Declines an invitation.
@@ -160,8 +160,8 @@ impl InvitationLinks {
         &self,
         context: RequestContext,
         Body(body): Body<InvitationRegisterIn>,
-    ) -> Result<Json<OrgOut>> {
+    ) -> Result<Joined> {
         let new = SignUp { token: &body.token, password: body.password.0, full_name: body.full_name };
-        Ok(Json(invitation_guests::register(&self.0, &context, new).await?.into()))
+        Ok(Joined::Ok(Json(invitation_guests::register(&self.0, &context, new).await?.into())))
     }
 }

@@ -8,7 +8,7 @@ use poem_openapi::{
     types::Example,
 };
 
-use super::{org::OrgOut, role::RoleOut};
+use super::{org::Joined, role::RoleOut};
 use crate::{
     api::{
         extract::{CurrentUser, Cursor, Limit},
@@ -112,9 +112,9 @@ impl MyInvitations {
         CurrentUser(actor): CurrentUser,
         /// Id of the invitation.
         invitation: Path<i64>,
-    ) -> Result<Json<OrgOut>> {
+    ) -> Result<Joined> {
         let claim = Claim::Id(invitation.0);
-        Ok(Json(invitation_claims::accept(&self.0, &actor, claim).await?.into()))
+        Ok(Joined::Ok(Json(invitation_claims::accept(&self.0, &actor, claim).await?.into())))
     }
 
     /// Declines an invitation to your verified email address.

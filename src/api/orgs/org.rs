@@ -1,7 +1,7 @@
 //! The representation of an organization for its members.
 
 use chrono::{DateTime, Utc};
-use poem_openapi::{Object, types::Example};
+use poem_openapi::{ApiResponse, Object, payload::Json, types::Example};
 
 use super::role::{PermissionOut, RoleOut};
 use crate::{
@@ -87,4 +87,12 @@ impl PageItem for OrgOut {
     fn example_item() -> Option<Self> {
         Some(Self::example())
     }
+}
+
+/// The response to an accepted invitation.
+#[derive(ApiResponse)]
+pub(super) enum Joined {
+    /// The organization, of which you are a member now.
+    #[oai(status = 200)]
+    Ok(Json<OrgOut>),
 }

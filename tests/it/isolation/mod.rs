@@ -48,6 +48,7 @@ impl Org {
         }
         org.add_product(app, name).await;
         org.add_key(app, name).await;
+        org.add_invitation(app, name).await;
         org.add_job(app, name).await;
         let entry = json!({ "name": name });
         app.sql(&format!(
@@ -81,6 +82,19 @@ impl Org {
         let insert = "INSERT INTO api_keys (org_id, created_by, name, scopes, hash, hint) VALUES";
         let row = format!(
             "({}, {}, '{name}', 'job:read', sha256(gen_random_uuid()::text::bytea), '{name}')",
+            self.id, self.owner.id
+        );
+        app.sql(&format!("{insert} {row}")).await;
+    }
+
+    /// Adds a pending invitation to an address that contains `name`. Nothing knows its token.
+    pub async fn add_invitation(&self, app: &TestApp, name: &str) {
+        let insert = "INSERT INTO invitations
+            (org_id, email, email_key, role, invited_by, link_id, token_hash, link_shown, expires_at) VALUES";
+        let email = format!("{name}{}@guest.example.com", self.owner.id);
+        let row = format!(
+            "({}, '{email}', '{email}', 'viewer', {}, gen_random_uuid(), sha256(gen_random_uuid()::text::bytea), false,
+              now() + interval '7 days')",
             self.id, self.owner.id
         );
         app.sql(&format!("{insert} {row}")).await;

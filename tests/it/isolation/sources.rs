@@ -14,7 +14,9 @@ const USERS_OF_CONTROL_TABLES: &[&str] = &[
     "api/extract/text.rs",
     "api/orgs/api_keys.rs",
     "api/orgs/audit.rs",
+    "api/orgs/invitations.rs",
     "api/orgs/members.rs",
+    "api/orgs/my_invitations.rs",
     "api/orgs/org.rs",
     "api/orgs/role.rs",
     "app.rs",
@@ -25,6 +27,10 @@ const USERS_OF_CONTROL_TABLES: &[&str] = &[
     "services/api_keys.rs",
     "services/audit.rs",
     "services/housekeeping.rs",
+    "services/invitation_claims.rs",
+    "services/invitation_guests.rs",
+    "services/invitation_link.rs",
+    "services/invitations.rs",
     "services/members.rs",
     "services/org_access.rs",
     "services/org_admin.rs",
@@ -34,6 +40,7 @@ const USERS_OF_CONTROL_TABLES: &[&str] = &[
     "services/organizations.rs",
     "services/permissions.rs",
     "services/personal_orgs.rs",
+    "services/user_admin.rs",
 ];
 
 /// Returns the code of the sources with their paths below `src`, without comments and unit tests.
