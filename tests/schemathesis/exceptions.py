@@ -23,15 +23,30 @@ def is_refusal(failure, status):
 
 def refused_by_state(failure, case, response, problem):
     """A document says which requests are well-formed, not which passwords, links and addresses exist."""
-    codes = {"wrong_password", "invalid_link", "invalid_code", "email_taken"}
-    return is_refusal(failure, 400) and problem.get("code") in codes
+    codes = {
+        400: {"wrong_password", "invalid_link", "invalid_code", "email_taken", "invitation_invalid", "invitation_expired"},
+        412: {"precondition_failed"},
+        422: {"idempotency_key_reused"},
+    }
+    return any(is_refusal(failure, status) and problem.get("code") in known for status, known in codes.items())
+
+
+def unknown_cursor(failure, case, response, problem):
+    """A cursor comes from the page before. JSON Schema cannot say which ones exist."""
+    refused = [error["loc"] for error in problem.get("errors", [])]
+    return is_refusal(failure, 422) and refused == [["query", "cursor"]]
+
+
+def too_long_target(failure, case, response, problem):
+    """The server refuses a long request line before it knows the operation. The document has this as a default response."""
+    return problem.get("code") == "target_too_long" and response.status_code == 414
 
 
 def refused_text(failure, case, response, problem):
     """JSON Schema has no keyword for common passwords and for a password that is the caller's own name, and only a pattern
-    on every text could exclude the NUL character, which PostgreSQL cannot store."""
+    on every text could exclude the NUL character, which PostgreSQL cannot store, and the control characters in names."""
     errors = problem.get("errors", [])
-    refused = [error["loc"][-1] in {"password", "new_password"} or "NUL character" in error["msg"] for error in errors]
+    refused = [error["loc"][-1] in {"password", "new_password"} or any(text in error["msg"] for text in ("NUL character", "control characters")) for error in errors]
     return is_refusal(failure, 422) and bool(refused) and all(refused)
 
 
@@ -49,4 +64,11 @@ def refresh_without_token(failure, case, response, problem):
     return is_refresh and missing and is_refusal(failure, 422)
 
 
-ACCEPTED = [refused_by_state, refused_text, repeated_form_field, refresh_without_token]
+ACCEPTED = [
+    refused_by_state,
+    refused_text,
+    repeated_form_field,
+    refresh_without_token,
+    too_long_target,
+    unknown_cursor,
+]

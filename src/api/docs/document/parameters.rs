@@ -10,7 +10,7 @@ const DESCRIPTIONS: [(&str, &str); 4] = [
     ("cursor", "Where the page begins: `next_cursor` of the page before, with the same other parameters."),
     ("limit", "The most items of the page."),
     (
-        "If-Match",
+        IF_MATCH,
         "Changes the resource only if its `ETag` is one of these; else fails with 412. `*` allows any. With the setting \
          `REQUIRE_IF_MATCH`, a request without this header fails with 428.",
     ),
@@ -19,7 +19,10 @@ const DESCRIPTIONS: [(&str, &str); 4] = [
         "The `ETag` of a response that the client has. If it is still right, the response is 304 without a body.",
     ),
 ];
+const IF_MATCH: &str = "If-Match";
 const IF_NONE_MATCH: &str = "If-None-Match";
+/// The grammar of `If-Match` and `If-None-Match` (RFC 9110 section 13.1), for ASCII.
+const ENTITY_TAGS: &str = r#"^(\*|(W/)?"[!#-~]*"([ \t]*,[ \t]*(W/)?"[!#-~]*")*)$"#;
 const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
 const IDEMPOTENCY_KEY_DESCRIPTION: &str = "\
     A key that you choose for this request, such as a UUID. Send the request again with the same key if you get no response, \
@@ -83,6 +86,9 @@ fn complete_parameter(parameter: &mut Object) {
     if parameter.get("in").is_some_and(|place| place == "header") {
         let name = header_name(parameter["name"].as_str().unwrap_or_default());
         parameter.insert("name".into(), name.into());
+    }
+    if [IF_MATCH, IF_NONE_MATCH].iter().any(|name| parameter["name"] == *name) {
+        parameter["schema"]["pattern"] = ENTITY_TAGS.into();
     }
     let known = DESCRIPTIONS.iter().find(|(name, _)| parameter["name"] == *name);
     if let Some((_, description)) = known {
