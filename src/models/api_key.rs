@@ -286,6 +286,17 @@ impl ApiKey {
             .await
     }
 
+    /// Revokes all keys that a user has created. Returns the organization and the id of each.
+    pub async fn revoke_of_user(tx: &Tx<'_>, user_id: i64) -> QueryResult<Vec<(i64, i64)>> {
+        let mut conn = tx.conn();
+        let own = api_keys::created_by.eq(user_id).and(api_keys::revoked_at.is_null());
+        diesel::update(api_keys::table.filter(own))
+            .set(api_keys::revoked_at.eq(now().nullable()))
+            .returning((api_keys::org_id, api_keys::id))
+            .get_results(&mut conn)
+            .await
+    }
+
     /// Locks at most `limit` keys that expire within `notice_days` and whose expiry no mail has announced. Leaves out those
     /// with a shorter lifetime, and skips those that another transaction has locked.
     pub async fn lock_expiring(tx: &Tx<'_>, notice_days: i32, limit: i64) -> QueryResult<Vec<Self>> {

@@ -193,6 +193,20 @@ impl Invitation {
         }
     }
 
+    /// Revokes all open invitations that a user has sent. Returns the organization and the id of each.
+    pub async fn revoke_of_inviter(tx: &Tx<'_>, user_id: i64) -> QueryResult<Vec<(i64, i64)>> {
+        let mut conn = tx.conn();
+        diesel::update(invitations::table)
+            .filter(invitations::invited_by.eq(user_id))
+            .filter(invitations::accepted_at.is_null())
+            .filter(invitations::declined_at.is_null())
+            .filter(invitations::revoked_at.is_null())
+            .set(invitations::revoked_at.eq(now().nullable()))
+            .returning((invitations::org_id, invitations::id))
+            .get_results(&mut conn)
+            .await
+    }
+
     /// Replaces the link and its inviter, and begins the lifetime again. Returns the new row.
     pub async fn renew(tx: &Tx<'_>, id: i64, link: &NewLink<'_>) -> QueryResult<Self> {
         let mut conn = tx.conn();

@@ -80,11 +80,26 @@ pub async fn revoke_by_id(conn: &mut AsyncPgConnection, id: i64) -> Result<Optio
 /// [`Error::Unavailable`] if PostgreSQL does not answer.
 pub(super) async fn revoke_of_member(tx: &Tx<'_>, org_id: i64, user_id: i64) -> Result<()> {
     let ids = ApiKey::revoke_of_member(tx, org_id, user_id).await?;
-    if ids.is_empty() {
+    let keys = ids.into_iter().map(|id| (org_id, id)).collect();
+    write_revoked(tx, keys, "membership_ended").await
+}
+
+/// Revokes all keys that the account of a user has created, which belongs to another person now. Only the audit trails say so.
+///
+/// # Errors
+/// [`Error::Unavailable`] if PostgreSQL does not answer.
+pub(super) async fn revoke_of_user(tx: &Tx<'_>, user_id: i64) -> Result<()> {
+    write_revoked(tx, ApiKey::revoke_of_user(tx, user_id).await?, "account_taken_over").await
+}
+
+/// Writes the audit entries of keys that were revoked, each an organization and an id.
+async fn write_revoked(tx: &Tx<'_>, keys: Vec<(i64, i64)>, reason: &'static str) -> Result<()> {
+    if keys.is_empty() {
         return Ok(());
     }
-    let entry = |id| Entry::row(org_id, "api_key", id, Action::ApiKeyRevoked);
-    let entries = ids.into_iter().map(|id| entry(id).after(json!({ "reason": "membership_ended" })));
+    let entries = keys.into_iter().map(|(org_id, id)| {
+        Entry::row(org_id, "api_key", id, Action::ApiKeyRevoked).after(json!({ "reason": reason }))
+    });
     Entry::write_all(entries.collect(), tx).await
 }
 

@@ -155,6 +155,23 @@ pub async fn revoke(app: &App, actor: &Actor, access: &OrgAccess, id: i64) -> Re
     .await
 }
 
+/// Revokes all open invitations that the account of a user has sent, which belongs to another person now. Only the audit trails
+/// say so.
+///
+/// # Errors
+/// [`Error::Unavailable`] if PostgreSQL does not answer.
+pub(super) async fn revoke_of_inviter(tx: &Tx<'_>, user_id: i64) -> Result<()> {
+    let revoked = Invitation::revoke_of_inviter(tx, user_id).await?;
+    if revoked.is_empty() {
+        return Ok(());
+    }
+    let entries = revoked.into_iter().map(|(org_id, id)| {
+        let entry = Entry::invitation(org_id, id, Action::InvitationRevoked);
+        entry.after(json!({ "reason": "account_taken_over" }))
+    });
+    Entry::write_all(entries.collect(), tx).await
+}
+
 /// Writes the audit entry and the mail of an invitation with a new link.
 async fn send(
     tx: &Tx<'_>,

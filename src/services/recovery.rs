@@ -7,7 +7,9 @@ use chrono::Utc;
 use diesel_async::AsyncPgConnection;
 
 use super::{
+    api_key_revocation::revoke_of_user,
     audit::{Action, Entry},
+    invitations::revoke_of_inviter,
     outbox::OutboxMessage,
     sessions,
     throttle::{Recipient, Throttle},
@@ -224,7 +226,8 @@ async fn set_password(
 
 /// Gives an account to a person who has proven to own its address: sets the password, marks the address as verified, revokes
 /// all sessions and links, and cancels a scheduled deletion. So another person, who may have registered the address earlier,
-/// loses access. `full_name` is the new name, or `None` to keep it.
+/// loses access. If the address was not verified before, that person may also have created API keys and sent invitations in the
+/// name of the owner, so these are revoked. `full_name` is the new name, or `None` to keep it.
 ///
 /// The caller has locked the user.
 pub(super) async fn take_over(
@@ -242,6 +245,10 @@ pub(super) async fn take_over(
     };
     let after = User::update(tx, user.id, &changes).await?;
     sessions::revoke_access(tx, user.id, None, Purpose::ALL).await?;
+    if user.email_verified_at.is_none() {
+        revoke_of_user(tx, user.id).await?;
+        revoke_of_inviter(tx, user.id).await?;
+    }
     Entry::by_self(user.id, action).changed(user, &after).write(tx).await?;
     if user.deletion_due_at.is_some() {
         Entry::by_self(user.id, Action::UserDeletionCancelled).write(tx).await?;

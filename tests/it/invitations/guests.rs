@@ -96,6 +96,47 @@ async fn an_earlier_registration_by_another_person_gains_nothing() {
     assert!(mails.iter().any(|mail| mail.to == BOB && mail.subject == "Your password was reset"));
 }
 
+/// What such an attacker has made in the account ends with the take-over, by an invitation and by a reset of the password.
+#[tokio::test]
+async fn keys_and_invitations_of_an_earlier_registration_end() {
+    for by_invitation in [true, false] {
+        let app = TestApp::start().await;
+        let mallory = register(&app, BOB, GUESSED).await;
+        let made = app.post("/orgs", Some(&mallory), json!({ "name": "Trap" })).await;
+        assert_status(&made, 201);
+        let trap = made.body["id"].as_i64().unwrap();
+        let key = json!({ "name": "CI", "scopes": ["product:read"] });
+        let key = app.post(&format!("/orgs/{trap}/api-keys"), Some(&mallory), key).await;
+        assert_status(&key, 201);
+        let secret = key.body["secret"].as_str().unwrap();
+        let read = async || {
+            Answer::of(app.request(Method::GET, &format!("/orgs/{trap}/products")).bearer_auth(secret)).await
+        };
+        assert_status(&read().await, 200);
+        let eve = json!({ "email": "eve@example.com", "role": "admin" });
+        assert_status(&app.post(&format!("/orgs/{trap}/invitations"), Some(&mallory), eve).await, 201);
+        let to_eve = app.mailed_token("eve@example.com").await;
+        assert_status(&preview(&app, &to_eve).await, 200);
+
+        if by_invitation {
+            Org::create(&app).await.invite(&app, BOB).await;
+            assert_status(&sign_up(&app, &app.mailed_token(BOB).await, PASSWORD).await, 200);
+        } else {
+            let forgot = app.post("/auth/forgot-password", None, json!({ "email": BOB })).await;
+            assert!(forgot.status.is_success(), "{}", forgot.text);
+            let reset = json!({ "token": app.mailed_token(BOB).await, "password": PASSWORD });
+            assert!(app.post("/auth/reset-password", None, reset).await.status.is_success());
+        }
+        read().await.is_some_problem(401, "invalid_token");
+        preview(&app, &to_eve).await.is_some_problem(400, "invitation_invalid");
+        let revoked = format!(
+            "SELECT action FROM audit_log WHERE org_id = {trap} AND after ->> 'reason' = 'account_taken_over'
+             ORDER BY action"
+        );
+        assert_eq!(column(&app.database, &revoked).await, ["api_key.revoked", "invitation.revoked"]);
+    }
+}
+
 /// The inviter has got the link, so that to have it proves nothing about the address.
 #[tokio::test]
 async fn a_link_that_was_not_mailed_verifies_nothing() {
