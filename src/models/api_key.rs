@@ -84,6 +84,8 @@ pub struct Rotation<'a> {
 /// A key, and what its creator may do in the organization. A cached one was read at most `IDENTITY_CACHE_MS` ago.
 pub struct KeyIdentity {
     pub key: ApiKey,
+    /// The SHA-256 of the secret of the request.
+    pub hash: Vec<u8>,
     /// Whether the request has the secret from before the last rotation.
     pub is_previous: bool,
     /// Whether the account of the creator is active, and not scheduled for deletion.
@@ -124,17 +126,14 @@ impl KeyIdentity {
                     org_suspended,
                     org_deleting,
                 });
-                Self { key, is_previous, is_creator_active, membership }
+                Self { key, hash: hash.to_vec(), is_previous, is_creator_active, membership }
             },
         ))
     }
 
-    /// Returns whether the secret of the request has ended: the key is revoked or expired, or it was rotated and the overlap
-    /// is over.
+    /// As [`ApiKey::secret_has_ended`], for the secret of the request.
     pub fn has_ended(&self) -> bool {
-        let is_rotated_out =
-            || self.key.previous_expires_at.is_none_or(|until| until <= self.key.clock.now());
-        self.key.has_ended() || (self.is_previous && is_rotated_out())
+        self.key.secret_has_ended(self.is_previous)
     }
 }
 
@@ -142,6 +141,13 @@ impl ApiKey {
     /// Returns whether the key is revoked or expired.
     pub fn has_ended(&self) -> bool {
         self.revoked_at.is_some() || self.expires_at.is_some_and(|expires_at| expires_at <= self.clock.now())
+    }
+
+    /// Returns whether a secret of the key has ended: the key is revoked or expired, or the secret is the one from before the
+    /// last rotation and the overlap is over.
+    pub fn secret_has_ended(&self, is_previous: bool) -> bool {
+        let is_rotated_out = || self.previous_expires_at.is_none_or(|until| until <= self.clock.now());
+        self.has_ended() || (is_previous && is_rotated_out())
     }
 
     /// Takes a use into account that is not written yet.
@@ -186,9 +192,21 @@ impl ApiKey {
         Self::query().filter(api_keys::id.eq(id)).for_update().first(&mut conn).await.optional()
     }
 
-    /// Locks a key against changes. Several transactions may hold this lock at the same time.
-    pub async fn lock_shared(mut conn: &AsyncPgConnection, id: i64) -> QueryResult<Option<Self>> {
-        Self::query().filter(api_keys::id.eq(id)).for_share().first(&mut conn).await.optional()
+    /// Locks a key against changes, and returns it with whether the secret with this hash is the one from before the last
+    /// rotation. `None` if the key no longer has the secret. Several transactions may hold this lock at the same time.
+    pub async fn lock_shared(
+        mut conn: &AsyncPgConnection,
+        id: i64,
+        hash: &[u8],
+    ) -> QueryResult<Option<(Self, bool)>> {
+        api_keys::table
+            .filter(api_keys::id.eq(id))
+            .filter(api_keys::hash.eq(hash).or(api_keys::previous_hash.assume_not_null().eq(hash)))
+            .select((Self::as_select(), api_keys::hash.ne(hash)))
+            .for_share()
+            .first(&mut conn)
+            .await
+            .optional()
     }
 
     /// Returns whether one of the hashes is that of a key, whatever its state.

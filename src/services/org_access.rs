@@ -30,6 +30,8 @@ pub struct OrgAccess {
     required: Option<Permission>,
     /// The session of a request; `None` for an API key and for a job.
     session: Option<Uuid>,
+    /// The SHA-256 of the API key of a request. A key has two secrets after a rotation.
+    key_hash: Option<[u8; 32]>,
 }
 
 impl OrgAccess {
@@ -77,7 +79,10 @@ pub fn check_key(
     let membership = identity.membership.filter(|membership| membership.org_id == org_id);
     let membership = membership.ok_or(Error::NotFound(ORGANIZATION))?;
     ensure_scope(key, required)?;
-    grant(OrgScope::verified(org_id, key.created_by, Via::ApiKey(key.id)), membership, required)
+    let scope = OrgScope::verified(org_id, key.created_by, Via::ApiKey(key.id));
+    let access = grant(scope, membership, required)?;
+    let key_hash: [u8; 32] = identity.hash.as_slice().try_into().map_err(Error::internal)?;
+    Ok(OrgAccess { key_hash: Some(key_hash), ..access })
 }
 
 fn ensure_scope(key: &ApiKey, required: Option<Permission>) -> Result<()> {
@@ -107,7 +112,7 @@ pub async fn of_job(
 
 fn grant(scope: OrgScope, membership: IdentityMembership, required: Option<Permission>) -> Result<OrgAccess> {
     admit(membership, required)?;
-    Ok(OrgAccess { scope, role: membership.role, required, session: None })
+    Ok(OrgAccess { scope, role: membership.role, required, session: None, key_hash: None })
 }
 
 /// Checks that a member may act in the organization, with a permission if one is given.
@@ -142,7 +147,7 @@ pub struct LockedOrg {
 /// before it, see [`Affected`](super::actor::Affected).
 ///
 /// # Errors
-/// As [`check`] and [`check_key`]; [`Error::InvalidToken`] if the API key of the request has ended.
+/// As [`check`] and [`check_key`]; [`Error::InvalidToken`] if the API key of the request has ended or was rotated out.
 pub async fn lock(tx: &Tx<'_>, access: &OrgAccess) -> Result<LockedOrg> {
     recheck(tx, access, Organization::lock(tx, access.org_id()).await?).await
 }
@@ -187,8 +192,9 @@ async fn recheck(tx: &Tx<'_>, access: &OrgAccess, org: Option<Organization>) -> 
     admit(IdentityMembership::of(&org, &actor), access.required)?;
     if let Via::ApiKey(id) = access.scope.via() {
         // A revocation waits for this transaction, or this one sees it.
-        let key = ApiKey::lock_shared(tx, id).await?.filter(|key| !key.has_ended());
-        ensure_scope(&key.ok_or(Error::InvalidToken)?, access.required)?;
+        let found = ApiKey::lock_shared(tx, id, &access.key_hash.unwrap_or_default()).await?;
+        let valid = found.filter(|(key, is_previous)| !key.secret_has_ended(*is_previous));
+        ensure_scope(&valid.ok_or(Error::InvalidToken)?.0, access.required)?;
     }
     Ok(LockedOrg { org, actor })
 }

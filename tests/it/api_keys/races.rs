@@ -56,6 +56,12 @@ async fn a_change_with_an_older_copy_of_the_key_is_refused() {
     for (change, expected) in [
         ("revoked_at = now()", is(401, "invalid_token")),
         ("expires_at = now()", is(401, "invalid_token")),
+        // Rotated without an overlap, and rotated twice.
+        (
+            "previous_hash = hash, previous_expires_at = now(), hash = sha256(gen_random_uuid()::text::bytea)",
+            is(401, "invalid_token"),
+        ),
+        ("hash = sha256(gen_random_uuid()::text::bytea)", is(401, "invalid_token")),
         ("scopes = 'product:read'", is(403, "scope_missing")),
     ] {
         let key = create_key(&app, org, &owner, &SCOPES).await;
