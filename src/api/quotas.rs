@@ -100,7 +100,8 @@ fn class_of(method: &Method, path: &str) -> Option<Class> {
     let mut steps = path.strip_prefix(PREFIX)?.strip_prefix('/')?.split('/');
     let resource = match steps.next()? {
         "health" => return None,
-        "auth" => return Some(Class::Auth),
+        // Without an account, and each request tries a secret.
+        "auth" | "invitations" | "secret-scanning" => return Some(Class::Auth),
         // `/orgs/{org}/jobs` has the class of `/jobs`.
         "orgs" => steps.nth(1).unwrap_or("orgs"),
         resource => resource,
@@ -220,6 +221,10 @@ mod tests {
         for (method, path, class) in [
             (Method::POST, "/api/v1/auth/login", Some(Auth)),
             (Method::GET, "/api/v1/auth/unknown", Some(Auth)),
+            (Method::POST, "/api/v1/invitations/register", Some(Auth)),
+            (Method::POST, "/api/v1/secret-scanning/revoke", Some(Auth)),
+            (Method::POST, "/api/v1/orgs/7/invitations", Some(Write)),
+            (Method::GET, "/api/v1/users/me/invitations", Some(Read)),
             (Method::GET, "/api/v1/users/me", Some(Read)),
             (Method::HEAD, "/api/v1/users/me", Some(Read)),
             (Method::PATCH, "/api/v1/users/me", Some(Write)),

@@ -11,7 +11,8 @@ pub struct RequestLimits {
     #[arg(long, env, default_value_t = true, action = ArgAction::Set, num_args = 0..=1,
         default_missing_value = "true", require_equals = true, value_parser = BoolishValueParser::new())]
     pub rate_limits: bool,
-    /// Requests to /auth that a caller may send at once, and again within a minute. More are refused with 429.
+    /// Requests to /auth, /invitations and /secret-scanning that a caller may send at once, and again within a minute. More
+    /// are refused with 429.
     #[arg(long, env, default_value_t = 120, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub rate_limit_auth_per_minute: u32,
     /// The same for other requests with GET and HEAD.

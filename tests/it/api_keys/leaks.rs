@@ -91,7 +91,7 @@ async fn a_report_is_checked() {
     }
     let many: Vec<_> = (0..100).map(|_| api_key::random().unwrap()).collect();
     assert_eq!(report(&app, json!(many)).await.status, 204);
-    let app = TestApp::with(&["--rate-limits=true", "--rate-limit-write-per-minute=2"]).await;
+    let app = TestApp::with(&["--rate-limits=true", "--rate-limit-auth-per-minute=2"]).await;
     app.app.rate_limits.clock().stop_at(std::time::Duration::from_secs(100));
     let mut answers = Vec::new();
     for _ in 0..3 {
