@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use super::actor::Actor;
 use crate::{
+    app::App,
+    config::SecondFactorFor,
     context::RequestContext,
     error::{Error, Result},
     models::{api_key::KeyIdentity, session::Identity},
@@ -47,14 +49,19 @@ impl KeyCaller {
     ///
     /// # Errors
     /// [`Error::InvalidToken`] if the key has ended or was rotated out; [`Error::Inactive`] if its creator is deactivated or
-    /// about to be deleted.
-    pub fn new(identity: Arc<KeyIdentity>, context: RequestContext) -> Result<Self> {
+    /// about to be deleted; [`Error::TwoFactorRequired`] if the server requires a second factor of all users, and the creator
+    /// has none.
+    pub fn new(app: &App, identity: Arc<KeyIdentity>, context: RequestContext) -> Result<Self> {
         if identity.has_ended() {
             return Err(Error::InvalidToken);
         }
-        match identity.is_creator_active {
-            true => Ok(Self { identity, context }),
-            false => Err(Error::Inactive),
+        if !identity.is_creator_active {
+            return Err(Error::Inactive);
+        }
+        let is_required = app.config.auth.second_factor.required_for() == SecondFactorFor::All;
+        match is_required && !identity.has_second_factor {
+            true => Err(Error::TwoFactorRequired),
+            false => Ok(Self { identity, context }),
         }
     }
 }

@@ -242,7 +242,7 @@ async fn identify_key(app: &App, request: &Request, hash: &KeyHash) -> Result<Ke
     let identity = api_key_access::identify(app, hash).await?;
     let ids = CallerIds::Key { user_id: identity.key.created_by, key_id: identity.key.id };
     let context = authenticated(request, ids)?;
-    Ok(KeyCaller::new(identity, context)?)
+    Ok(KeyCaller::new(app, identity, context)?)
 }
 
 /// Returns the context of the request with the ids of its caller. Also sets them for the logs, and charges the request to the

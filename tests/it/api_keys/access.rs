@@ -110,6 +110,25 @@ async fn a_key_has_no_rights_that_its_creator_has_lost() {
     }
 }
 
+/// A creator who may do nothing without a second factor does it by a key neither.
+#[tokio::test]
+async fn a_key_needs_the_second_factor_that_its_creator_needs() {
+    let app = TestApp::start().await;
+    let owner = app.user().await;
+    let org = create_org(&app, &owner).await;
+    let key = create_key(&app, org, &owner, &SCOPES).await;
+    let strict = TestApp::on(app.database.clone(), &["--require-two-factor=all"]).await;
+    let for_admins = TestApp::on(app.database.clone(), &["--require-two-factor=admins"]).await;
+    assert_eq!(read(&app, &key).await, is(200, ""));
+    assert_eq!(read(&for_admins, &key).await, is(200, ""));
+    assert_eq!(read(&strict, &key).await, is(403, "two_factor_required"));
+    let begin = format!("INSERT INTO two_factor (user_id, secret) VALUES ({}, 'x')", owner.id);
+    strict.sql(&begin).await;
+    assert_eq!(read(&strict, &key).await, is(403, "two_factor_required"));
+    strict.sql("UPDATE two_factor SET confirmed_at = now()").await;
+    assert_eq!(read(&strict, &key).await, is(200, ""));
+}
+
 #[tokio::test]
 async fn the_keys_of_a_member_who_leaves_stay_revoked() {
     let app = TestApp::start().await;
