@@ -120,6 +120,11 @@ impl Failure {
             ApiError::Domain(Error::IdempotencyKeyInUse) => {
                 Some((header::RETRY_AFTER, HeaderValue::from(KEY_IN_USE_RETRY_AFTER_SECONDS)))
             }
+            // RFC 6750 section 3.1.
+            ApiError::Domain(Error::ScopeMissing(scope)) => {
+                let value = format!("Bearer error=\"insufficient_scope\", scope=\"{scope}\"");
+                HeaderValue::from_str(&value).ok().map(|value| (header::WWW_AUTHENTICATE, value))
+            }
             // Tells the client which encoding to use (RFC 9110 section 12.5.3).
             ApiError::UnsupportedEncoding => {
                 Some((header::ACCEPT_ENCODING, HeaderValue::from_static("identity")))

@@ -26,6 +26,8 @@ async fn smoke_a_key_may_do_what_its_scopes_allow() {
     );
     let refused = add_product(&app, org, &reader.secret, "T-1").await;
     refused.is_problem(403, "scope_missing", "This API key does not have the scope product:write");
+    let challenge = "Bearer error=\"insufficient_scope\", scope=\"product:write\"";
+    assert_eq!(refused.header("www-authenticate"), challenge);
     assert_eq!(add_product(&app, org, &writer.secret, "T-1").await.status, 201);
     for key in [&reader, &writer] {
         let list = read_products(&app, org, &key.secret).await;

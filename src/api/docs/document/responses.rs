@@ -170,7 +170,7 @@ fn headers(status: &str, response: &Value, is_limited: bool) -> Value {
         ("RateLimit-Policy", is_limited),
         ("Retry-After", ["429", "503", "default"].contains(&status)),
         ("Set-Cookie", sets_cookies(response)),
-        ("WWW-Authenticate", status == "401"),
+        ("WWW-Authenticate", ["401", "403"].contains(&status)),
         ("X-Request-Id", true),
     ];
     let names = rules.into_iter().filter(|(_, applies)| *applies).map(|(name, _)| name);
