@@ -162,7 +162,7 @@ impl ApiKey {
 
     /// Takes a use into account that is not written yet.
     pub fn add_pending_use(&mut self, used_at: Instant) {
-        let used_at = self.clock.now() - used_at.elapsed();
+        let used_at = self.clock.at(used_at);
         self.last_used_at = Some(self.last_used_at.map_or(used_at, |written| written.max(used_at)));
     }
 

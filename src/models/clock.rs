@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SubsecRound, Utc};
 use diesel::{
     QueryResult,
     deserialize::{self, FromSql, FromSqlRow},
@@ -28,9 +28,14 @@ impl DatabaseClock {
         diesel::select(clock_timestamp()).get_result(&mut conn).await
     }
 
-    /// Returns the present time of the database.
+    /// Returns the present time of the database, in microseconds: PostgreSQL stores no shorter ones.
     pub fn now(&self) -> DateTime<Utc> {
-        self.time + self.read_at.elapsed()
+        self.at(Instant::now())
+    }
+
+    /// Returns the time of the database at an instant in the past, in microseconds.
+    pub fn at(&self, instant: Instant) -> DateTime<Utc> {
+        (self.time + self.read_at.elapsed() - instant.elapsed()).trunc_subsecs(6)
     }
 }
 

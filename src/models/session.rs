@@ -120,7 +120,7 @@ impl Session {
 
     /// Takes a use into account that is not written yet.
     pub fn add_pending_use(&mut self, used_at: Instant) {
-        self.last_seen_at = self.last_seen_at.max(self.clock.now() - used_at.elapsed());
+        self.last_seen_at = self.last_seen_at.max(self.clock.at(used_at));
     }
 
     /// Returns a session and its user. The session may have ended.

@@ -27,7 +27,7 @@ async fn smoke_the_owner_can_restore_a_deleted_organization() {
     assert!(mails[0].subject == "An organization will be deleted" && mails[0].text.contains("Acme at saas"));
     let list = app.get("/orgs", Some(&viewer)).await.body["items"].clone();
     let org = list.as_array().unwrap().iter().find(|org| org["id"] == id).unwrap();
-    assert_eq!((&org["deletion_due_at"].is_string(), &org["permissions"]), (&true, &json!([])));
+    assert_eq!((&org["deletion_due_at"], &org["permissions"]), (&json!(due), &json!([])));
 
     assert_eq!(housekeeping::run(&app.app).await.unwrap().organizations, 0, "not yet");
     for _ in ["cancels the deletion", "changes nothing"] {
