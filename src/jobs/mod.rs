@@ -27,7 +27,11 @@ use crate::{
     mail::SendError,
     queue::{BoxError, EnqueueBy, Failure, JobState, JobType, MayRun, Origin},
     services::{
-        org_access::OrgAccess, org_jobs, outbox::SendEmailMessage, permissions::Permission, user_jobs,
+        org_access::OrgAccess,
+        org_jobs,
+        outbox::{SendEmailMessage, SendNewEmailMessage},
+        permissions::Permission,
+        user_jobs,
     },
 };
 
@@ -84,6 +88,7 @@ pub const ALL: &[JobType<App>] = &[
     JobType::of::<ProcessData>(),
     JobType::of::<ImportProducts>(),
     JobType::of::<SendEmailMessage>(),
+    JobType::of::<SendNewEmailMessage>(),
     JobType::of::<SendLetter>(),
     JobType::of::<RelayOutbox>(),
     JobType::of::<Housekeeping>(),

@@ -9,7 +9,7 @@ use crate::{
     mail::Mail,
     models::clock::DatabaseClock,
     queue::{Failure, Job},
-    services::outbox::SendEmailMessage,
+    services::outbox::{SendEmailMessage, SendNewEmailMessage},
 };
 
 /// Time to the next attempt if this worker has no mail server. Another worker may have one.
@@ -61,6 +61,20 @@ impl Job for SendLetter {
     type State = App;
     type Output = Value;
     const NAME: &'static str = "send_letter";
+    const QUEUE: &'static str = SYSTEM_QUEUE;
+    const MAX_ATTEMPTS: u32 = SendEmailMessage::MAX_ATTEMPTS;
+    const BACKOFF: Duration = SendEmailMessage::BACKOFF;
+    const TIMEOUT: Duration = SendEmailMessage::TIMEOUT;
+
+    async fn run(self, ctx: Context) -> JobResult {
+        self.0.run(ctx).await
+    }
+}
+
+impl Job for SendNewEmailMessage {
+    type State = App;
+    type Output = Value;
+    const NAME: &'static str = "send_email_message_2";
     const QUEUE: &'static str = SYSTEM_QUEUE;
     const MAX_ATTEMPTS: u32 = SendEmailMessage::MAX_ATTEMPTS;
     const BACKOFF: Duration = SendEmailMessage::BACKOFF;

@@ -28,6 +28,9 @@
 //!
 //! A variant of [`Notice`] and its text, both in `mail/messages/notice.rs`. Then
 //! `OutboxMessage::notice(&user, Notice::YourVariant).send(tx)` sends it.
+//!
+//! Workers of an earlier release cannot read a message of a new kind, and fail its job for good. `OutboxMessage::send` writes the
+//! kinds that release 0.1.0 does not know under another job name.
 
 mod mailer;
 mod messages;

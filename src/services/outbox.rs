@@ -20,7 +20,7 @@ use crate::{
         one_time_token::{OneTimeToken, Purpose},
         user::User,
     },
-    queue::{EnqueueOptions, PreparedJob},
+    queue::{EnqueueOptions, Job, PreparedJob},
     security::OpaqueToken,
 };
 
@@ -68,6 +68,12 @@ pub struct SendEmailMessage {
     pub written_at: Option<DateTime<Utc>>,
 }
 
+/// The job of a message that release 0.1.0 cannot read. Its workers fail such a [`SendEmailMessage`] for good, but leave a job
+/// whose name they do not know to other workers.
+#[derive(Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SendNewEmailMessage(pub SendEmailMessage);
+
 /// Age limit of a message. A message that a person has requested and waits for has a shorter limit.
 const MAX_AGE: Duration = Duration::days(7);
 
@@ -98,8 +104,28 @@ impl OutboxMessage {
         let written_at = Some(DatabaseClock::read(tx).await?.now());
         let job = SendEmailMessage { message: self.clone(), written_at };
         // Without an owner: the mail to a user whose account is deleted is sent, too.
-        let job = PreparedJob::new(&job, &tx.context.origin(None), EnqueueOptions::default())?;
+        let (origin, options) = (tx.context.origin(None), EnqueueOptions::default());
+        let job = match self.is_known_to_0_1_0() {
+            true => PreparedJob::new(&job, &origin, options)?,
+            false => {
+                let job = PreparedJob::new(&SendNewEmailMessage(job), &origin, options)?;
+                // In the table, all mails have one task, because they wait there together for a mail server.
+                PreparedJob { task: SendEmailMessage::NAME.into(), ..job }
+            }
+        };
         job_outbox::write(tx, job).await.map(drop)
+    }
+
+    fn is_known_to_0_1_0(&self) -> bool {
+        match self {
+            Self::VerifyEmail { .. }
+            | Self::ResetPassword { .. }
+            | Self::ResendVerification { .. }
+            | Self::Invite { .. }
+            | Self::ConfirmNewEmail { .. } => true,
+            Self::OrgInvitation { .. } => false,
+            Self::Notice { notice, .. } => notice.is_known_to_0_1_0(),
+        }
     }
 
     /// Returns whether a message that was written at this time is too old to be sent: its recipient does not expect it

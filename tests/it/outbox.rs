@@ -6,11 +6,13 @@ use saas::{
     context::RequestContext,
     db::Tx,
     jobs::{RelayOutbox, SYSTEM_QUEUE, SendLetter},
+    mail::Notice,
     models::user::{NewUser, Role},
     queue::{Origin, State},
     services::{self, job_relay::sweep, outbox::OutboxMessage, users::Registration},
 };
 use serde_json::json;
+use uuid::Uuid;
 
 use crate::support::{
     TestApp,
@@ -55,6 +57,16 @@ async fn register_without_relay(app: &TestApp, email: &str) {
         OutboxMessage::VerifyEmail { user_id }.send(tx).await
     };
     app.app.db.transaction(insert).await.unwrap();
+}
+
+/// Writes a message like a process that crashes right after the commit.
+async fn send_without_relay(app: &TestApp, message: &OutboxMessage) {
+    let (context, effects) = Default::default();
+    let write = async |conn: &mut AsyncPgConnection| {
+        let tx = &Tx::on(conn, &context, &effects);
+        message.send(tx).await
+    };
+    app.app.db.transaction(write).await.unwrap();
 }
 
 /// Returns the recipients of all sent mails, sorted.
@@ -255,6 +267,26 @@ async fn jobs_with_the_old_task_name_send_their_mail() {
     let old: SendLetter =
         serde_json::from_value(json!({ "message": { "kind": "verify_email", "user_id": 1 } })).unwrap();
     app.app.queue.enqueue(&old, Origin::default()).await.unwrap();
+    assert_eq!(list_recipients(&app).await, ["ada@example.com"]);
+}
+
+#[tokio::test]
+async fn workers_of_0_1_0_get_no_message_that_they_cannot_read() {
+    let app = TestApp::start().await;
+    let notice = |notice| OutboxMessage::Notice { to: "ada@example.com".into(), name: None, notice };
+    let removed = || notice(Notice::MemberRemoved { organization: "Acme".into() });
+    for (message, task) in [
+        (OutboxMessage::VerifyEmail { user_id: 1 }, "send_email_message"),
+        (notice(Notice::PasswordChanged), "send_email_message"),
+        (OutboxMessage::OrgInvitation { invitation_id: 1, link_id: Uuid::nil() }, "send_email_message_2"),
+        (removed(), "send_email_message_2"),
+    ] {
+        send_without_relay(&app, &message).await;
+        let written = column(&app.database, "SELECT envelope::json ->> 'task' FROM job_outbox").await;
+        assert_eq!(written, [task], "{message:?}");
+        app.sql("DELETE FROM job_outbox").await;
+    }
+    send_without_relay(&app, &removed()).await;
     assert_eq!(list_recipients(&app).await, ["ada@example.com"]);
 }
 

@@ -112,6 +112,25 @@ pub enum Notice {
 }
 
 impl Notice {
+    /// Returns whether release 0.1.0 can read the notice.
+    pub fn is_known_to_0_1_0(&self) -> bool {
+        matches!(
+            self,
+            Self::PasswordChanged
+                | Self::PasswordReset
+                | Self::EmailChangeRequested { .. }
+                | Self::EmailChanged { .. }
+                | Self::TwoFactorEnabled
+                | Self::TwoFactorDisabled
+                | Self::RecoveryCodeUsed
+                | Self::SessionRevoked
+                | Self::DeletionScheduled { .. }
+                | Self::AccountDeleted
+                | Self::AdminRoleGranted
+                | Self::AdminAdded { .. }
+        )
+    }
+
     /// Returns the notice without what the user has entered, for an address that the user has not verified.
     pub fn without_input(self) -> Self {
         match self {
