@@ -17,13 +17,14 @@ use crate::{
 /// replica refuses it within IDENTITY_CACHE_MS. The creator of the key and the owner of the organization get a mail. Fails if
 /// the key is not valid, or was revoked before.
 #[derive(clap::Args)]
+#[command(group = clap::ArgGroup::new("which").required(true).args(["key_stdin", "id"]))]
 #[command(after_help = "Examples:\n  saas revoke-key --key-stdin < leaked.txt\n  saas revoke-key --id 12")]
 pub(super) struct Args {
     /// Read the key from standard input. If it is the one from before the last rotation, the present key stays valid.
     #[arg(long)]
     key_stdin: bool,
     /// The id of the key, as the API, the audit trail and the logs have it.
-    #[arg(long, required_unless_present = "key_stdin", conflicts_with = "key_stdin")]
+    #[arg(long)]
     id: Option<i64>,
     #[command(flatten)]
     database: Database,

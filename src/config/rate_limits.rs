@@ -6,7 +6,7 @@ use clap::{ArgAction, Args, builder::BoolishValueParser};
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Rate limits of requests")]
 pub struct RequestLimits {
-    /// Whether the API limits the requests of each caller: a user, or a client network if the request is not
+    /// Whether the API limits the requests of each caller: a user, an API key, or a client network if the request is not
     /// authenticated. Behind a proxy, set TRUSTED_PROXIES too, or all clients are one network.
     #[arg(long, env, default_value_t = true, action = ArgAction::Set, num_args = 0..=1,
         default_missing_value = "true", require_equals = true, value_parser = BoolishValueParser::new())]

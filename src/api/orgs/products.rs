@@ -8,8 +8,13 @@
 //! | operations | this file |
 //! | tests | `tests/it/api_products.rs` |
 //!
-//! To delete it, delete the last four files, their `mod` lines, and what the compiler then reports: the line in `resources`, the
-//! permissions, the actions of the audit trail, the tag and the table in `src/schema.rs`. A new migration drops the table.
+//! The import is the example of a job: `product_import.rs` beside this file, in `src/services` and in `src/models`, and
+//! `src/jobs/import_products.rs`.
+//!
+//! To delete both, delete all these files except the migration, their `mod` lines, and what the compiler then reports: the
+//! lines in `resources` and in the table of jobs, the permissions, the actions of the audit trail, the tag and the table in
+//! `src/schema.rs`. A new migration drops the table. Some tests and benchmarks use products as the data of an organization,
+//! such as those of API keys: give them another resource (`grep -rl products tests`).
 
 use chrono::{DateTime, Utc};
 use poem_openapi::{

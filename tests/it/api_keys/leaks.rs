@@ -131,7 +131,7 @@ async fn the_operator_revokes_keys_from_a_shell() {
     }
     run(command(&["--id", &id]).await).await.failed(1, &[not_valid]);
     run(command(&["--id", "999"]).await).await.failed(1, &["API key not found"]);
-    run(command(&[]).await).await.failed(2, &["--id"]);
+    run(command(&[]).await).await.failed(2, &["--id", "--key-stdin"]);
     run(command(&["--id", &id, "--key-stdin"]).await).await.failed(2, &["--key-stdin"]);
     run(command(&[&by_text.secret]).await).await.failed(2, &[]);
 }
