@@ -67,8 +67,9 @@ async function preview() {
   const { inviter, role, email, account, expires_at } = response.body;
   organization = response.body.organization;
   const until = new Date(expires_at).toLocaleDateString("en", { dateStyle: "long" });
+  const article = role === "admin" ? "an" : "a";
   summary.textContent =
-    `${inviter || "A member"} invites ${email} to join ${organization} as ${role}. The invitation is valid until ${until}.`;
+    `${inviter || "A member"} invites ${email} to join ${organization} as ${article} ${role}. The invitation is valid until ${until}.`;
   invitation.hidden = false;
   showStep(account === "new" ? "sign-up" : "sign-in");
 }
