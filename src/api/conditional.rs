@@ -1,7 +1,8 @@
 //! Conditional requests (RFC 9110 section 13): entity tags, and the headers `If-None-Match` and `If-Match`.
 //!
 //! A read that returns [`Tagged`] has an `ETag`, and the middleware answers 304 if the client knows it. A change that takes
-//! [`IfMatch`] is only made to the state that the client has seen.
+//! [`IfMatch`] is only made to the state that the client has seen. All other changes refuse the header
+//! ([`RefuseUnsupported`](super::unsupported_headers::RefuseUnsupported)).
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use poem::{
@@ -16,16 +17,18 @@ use poem_openapi::{
 };
 
 use super::{
-    entity_tags::EntityTags,
+    entity_tags::{EntityTag, EntityTags},
     problem::{ApiError, Result},
 };
-use crate::{security::hash, services::precondition::Precondition};
+use crate::{error::Error, security::hash, services::precondition::Precondition};
 
 /// Bytes of the digest in an entity tag.
 const DIGEST_BYTES: usize = 16;
 /// The end of the entity tag of a compressed response. Its bytes differ from those without compression, so a strong tag must
 /// differ too (RFC 9110 section 8.8.3.3).
 const GZIP_SUFFIX: &[u8] = b"-gzip";
+/// The name of the argument of type [`IfMatch`]. The document has the name of the header for it.
+pub(super) const IF_MATCH_ARGUMENT: &str = "if_match";
 
 /// A resource with its entity tag, which is a digest of the JSON. So the tag changes if and only if the representation does,
 /// also if clocks are wrong.
@@ -36,27 +39,76 @@ fn tag_of(json: &str) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(&hash(json)[..DIGEST_BYTES])
 }
 
+/// Returns a response with a JSON text of type `T` and its tag.
+fn response<T: ToJSON>(json: String, tag: &str) -> Response {
+    let tag = format!("\"{tag}\"");
+    Response::builder().content_type(Json::<T>::CONTENT_TYPE).header(header::ETAG, tag).body(json)
+}
+
+/// Returns the documentation of [`response`].
+fn meta<T: ToJSON>() -> MetaResponses {
+    let mut meta = Json::<T>::meta();
+    for response in &mut meta.responses {
+        response.headers.push(MetaHeader {
+            name: "ETag".into(),
+            description: None,
+            required: false,
+            deprecated: false,
+            schema: String::schema_ref(),
+        });
+    }
+    meta
+}
+
 impl<T: ToJSON> IntoResponse for Tagged<T> {
     fn into_response(self) -> Response {
         let json = self.0.to_json_string();
-        let tag = format!("\"{}\"", tag_of(&json));
-        Response::builder().content_type(Json::<T>::CONTENT_TYPE).header(header::ETAG, tag).body(json)
+        let tag = tag_of(&json);
+        response::<T>(json, &tag)
     }
 }
 
 impl<T: ToJSON> ApiResponse for Tagged<T> {
     fn meta() -> MetaResponses {
-        let mut meta = Json::<T>::meta();
-        for response in &mut meta.responses {
-            response.headers.push(MetaHeader {
-                name: "ETag".into(),
-                description: None,
-                required: false,
-                deprecated: false,
-                schema: String::schema_ref(),
-            });
+        meta::<T>()
+    }
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
+}
+
+/// A resource with fields that change without a PATCH, such as the number of jobs of a queue.
+pub(super) trait Volatile: ToJSON {
+    /// The names of these fields.
+    const VOLATILE_FIELDS: &'static [&'static str];
+
+    /// Returns the digest of all other fields.
+    fn stable_tag(&self) -> String {
+        let mut json = self.to_json().unwrap_or_default();
+        if let Some(fields) = json.as_object_mut() {
+            fields.retain(|name, _| !Self::VOLATILE_FIELDS.contains(&name.as_str()));
         }
-        meta
+        tag_of(&json.to_string())
+    }
+}
+
+/// As [`Tagged`], for a resource with volatile fields. Its tag has the digest of the stable fields, a dot, and the digest of
+/// all. `If-Match` compares the first part only: the resource may change all the time, but not by the changes that a client
+/// must not overwrite.
+pub(super) struct TaggedVolatile<T>(pub(super) T);
+
+impl<T: Volatile> IntoResponse for TaggedVolatile<T> {
+    fn into_response(self) -> Response {
+        let json = self.0.to_json_string();
+        let tag = format!("{}.{}", self.0.stable_tag(), tag_of(&json));
+        response::<T>(json, &tag)
+    }
+}
+
+impl<T: Volatile> ApiResponse for TaggedVolatile<T> {
+    fn meta() -> MetaResponses {
+        meta::<T>()
     }
 
     fn register(registry: &mut Registry) {
@@ -72,20 +124,37 @@ pub(super) struct RequireIfMatch(pub(super) bool);
 pub(super) struct IfMatch(Option<EntityTags>);
 
 impl IfMatch {
-    /// Returns the condition that a row has one of the tags, as the representation `O`.
+    /// Returns the condition that a row has one of the tags, as the representation `O` in [`Tagged`].
     pub(super) fn on<O: From<R> + ToJSON, R: Clone>(&self) -> Precondition<'_, R> {
         match &self.0 {
             None => Precondition::none(),
             Some(tags) => Precondition::new(move |row: &R| {
                 let tag = tag_of(&O::from(row.clone()).to_json_string());
-                tags.any(|known| {
-                    // The client may have read the resource with or without compression.
-                    let opaque = known.opaque.strip_suffix(GZIP_SUFFIX).unwrap_or(&known.opaque);
-                    !known.is_weak && opaque == tag.as_bytes()
-                })
+                tags.any(|known| !known.is_weak && without_gzip(&known.opaque) == tag.as_bytes())
             }),
         }
     }
+
+    /// As [`Self::on`], for the representation `O` in [`TaggedVolatile`].
+    pub(super) fn on_stable<O: From<R> + Volatile, R: Clone>(&self) -> Precondition<'_, R> {
+        match &self.0 {
+            None => Precondition::none(),
+            Some(tags) => Precondition::new(move |row: &R| {
+                let tag = O::from(row.clone()).stable_tag();
+                tags.any(|known| !known.is_weak && stable_part(&known.opaque) == tag.as_bytes())
+            }),
+        }
+    }
+}
+
+/// Returns the tag of a resource that the client may have read with or without compression.
+fn without_gzip(opaque: &[u8]) -> &[u8] {
+    opaque.strip_suffix(GZIP_SUFFIX).unwrap_or(opaque)
+}
+
+/// Returns the first part of the tag of a [`TaggedVolatile`].
+fn stable_part(opaque: &[u8]) -> &[u8] {
+    opaque.split(|octet| *octet == b'.').next().unwrap_or(opaque)
 }
 
 impl<'a> ApiExtractor<'a> for IfMatch {
@@ -128,15 +197,21 @@ fn read_tags(headers: &HeaderMap, name: HeaderName) -> Result<Option<EntityTags>
 /// 15.4.5). The other headers stay: a client replaces those that it has stored.
 ///
 /// # Errors
-/// [`ApiError::MalformedTags`].
+/// [`ApiError::MalformedTags`]; [`Error::PreconditionFailed`] if the request has `If-Match` with other tags only.
 pub(super) fn evaluate(request: &HeaderMap, mut response: Response) -> Result<Response> {
     if response.status() != StatusCode::OK {
         return Ok(response);
     }
     let Some(own) = response.headers().get(header::ETAG).cloned() else { return Ok(response) };
-    let Some(tags) = read_tags(request, header::IF_NONE_MATCH)? else { return Ok(response) };
     let own = own.as_bytes().strip_prefix(b"W/").unwrap_or(own.as_bytes());
     let own = own.strip_prefix(b"\"").and_then(|own| own.strip_suffix(b"\"")).unwrap_or(own);
+    // In this order (RFC 9110 section 13.2.2).
+    let required = read_tags(request, header::IF_MATCH)?;
+    let is_required = |known: &EntityTag| !known.is_weak && without_gzip(&known.opaque) == without_gzip(own);
+    if required.is_some_and(|tags| !tags.any(is_required)) {
+        return Err(Error::PreconditionFailed.into());
+    }
+    let Some(tags) = read_tags(request, header::IF_NONE_MATCH)? else { return Ok(response) };
     if tags.any(|known| known.opaque == own) {
         response.set_status(StatusCode::NOT_MODIFIED);
         drop(response.take_body());

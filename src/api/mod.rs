@@ -28,6 +28,7 @@ mod respond;
 mod secret_scanning;
 mod server;
 mod tag;
+mod unsupported_headers;
 mod users;
 mod validation;
 
@@ -39,7 +40,7 @@ use std::{collections::HashSet, sync::Arc};
 use poem::{Endpoint, EndpointExt, Response};
 use poem_openapi::{ContactObject, OpenApi, OpenApiService};
 
-use self::{idempotency::RefuseKeys, middleware::HostRules};
+use self::{middleware::HostRules, unsupported_headers::RefuseUnsupported};
 use crate::{
     app::App,
     config::{Core, Http, Mail, SecondFactorFor},
@@ -61,7 +62,8 @@ fn resources(app: &App) -> impl OpenApi + use<> {
 
 /// Returns the resources as poem's service, which also has the OpenAPI document.
 fn service(app: &App) -> OpenApiService<impl OpenApi + use<>, ()> {
-    OpenApiService::new(RefuseKeys(resources(app)), &app.config.core.project_name, env!("CARGO_PKG_VERSION"))
+    let resources = RefuseUnsupported(resources(app));
+    OpenApiService::new(resources, &app.config.core.project_name, env!("CARGO_PKG_VERSION"))
         .url_prefix(PREFIX)
         .contact(ContactObject::new().name(&app.config.core.project_name))
         .description(
@@ -70,7 +72,10 @@ fn service(app: &App) -> OpenApiService<impl OpenApi + use<>, ()> {
              pages: send `next_cursor` of a page as `cursor`, or follow its header `Link`.\n\n\
              A request that is repeated with the same `Idempotency-Key` has one effect. The operations that support this \
              have the header among their parameters. All other operations with POST and PATCH refuse it with 400 \
-             `idempotency_not_supported`.",
+             `idempotency_not_supported`.\n\n\
+             Reads have an `ETag`: send it as `If-None-Match` to read again only what has changed, and as `If-Match` with PATCH \
+             to change only what you have seen. Changes that do not take `If-Match` refuse it with 400 \
+             `precondition_not_supported`.",
         )
 }
 

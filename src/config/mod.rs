@@ -264,7 +264,7 @@ pub struct Http {
     /// the outermost of them appended. With 0, the header is ignored.
     #[arg(long, env, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=10))]
     pub trusted_proxies: u8,
-    /// Require the header If-Match with changes of users, organizations and products, so that no change overwrites one that
+    /// Require the header If-Match with all PATCH requests and with deletions of products, so that no change overwrites one that
     /// the client has not seen. A request without it gets 428.
     #[arg(long, env, default_value_t = false, action = ArgAction::Set, num_args = 0..=1,
         default_missing_value = "true", require_equals = true, value_parser = BoolishValueParser::new())]

@@ -29,6 +29,30 @@ pub enum Cancel {
     Unknown,
 }
 
+/// Changes of the settings of a queue. `None` keeps a setting; the inner `None` removes a limit.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct QueueChanges {
+    /// Whether workers take no jobs of the queue. Running jobs continue, and jobs can still be enqueued.
+    pub paused: Option<bool>,
+    /// How many jobs of the queue run at once, in all workers together.
+    pub concurrency_limit: Option<Option<u32>>,
+    /// How many jobs of the queue start per period, in all workers together.
+    pub rate_limit: Option<Option<Rate>>,
+}
+
+// The values of the settings as in Redis: empty for none.
+fn paused_value(paused: bool) -> &'static str {
+    if paused { "1" } else { "" }
+}
+
+fn concurrency_value(limit: Option<u32>) -> String {
+    limit.map(|limit| limit.to_string()).unwrap_or_default()
+}
+
+fn rate_value(rate: Option<Rate>) -> String {
+    rate.map(|rate| format!("{}/{}", rate.jobs, rate.per.as_millis())).unwrap_or_default()
+}
+
 impl Queue {
     /// Cancels a waiting job at once, and tells a running one to stop.
     ///
@@ -140,12 +164,48 @@ impl Queue {
         Ok(purged)
     }
 
+    /// Changes settings of a queue, which need not exist yet, in one step. With `expected`, only if the queue still has the
+    /// settings of that state. Returns false, and changes nothing, if it has others.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if the rate has no jobs or no period; [`Error::Unavailable`] if Redis does not answer.
+    pub async fn change(
+        &self,
+        queue: &str,
+        changes: &QueueChanges,
+        expected: Option<&QueueInfo>,
+    ) -> Result<bool> {
+        let rate = changes.rate_limit.flatten();
+        if rate.is_some_and(|rate| rate.jobs == 0 || rate.per.as_millis() == 0) {
+            return Err(Error::invalid("rate_limit", "must be at least one job in at least a millisecond"));
+        }
+        let required = expected.map(|info| {
+            let (concurrency, rate) =
+                (concurrency_value(info.concurrency_limit), rate_value(info.rate_limit));
+            format!("{}|{concurrency}|{rate}", paused_value(info.paused))
+        });
+        let mut call = self.prepare_call(&scripts::CONTROL);
+        call.arg(queue).arg(required.unwrap_or_default());
+        if let Some(paused) = changes.paused {
+            call.arg("paused").arg(paused_value(paused));
+        }
+        if let Some(limit) = changes.concurrency_limit {
+            call.arg("concurrency").arg(concurrency_value(limit));
+        }
+        if let Some(rate) = changes.rate_limit {
+            call.arg("rate").arg(rate_value(rate));
+        }
+        let changed: u8 = self.run(&call).await?;
+        Ok(changed == 1)
+    }
+
     /// Stops workers from taking jobs of a queue. Running jobs continue, and jobs can still be enqueued.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if Redis does not answer.
     pub async fn pause(&self, queue: &str) -> Result<()> {
-        self.control(queue, "pause", "").await
+        let changes = QueueChanges { paused: Some(true), ..QueueChanges::default() };
+        self.change(queue, &changes, None).await.map(drop)
     }
 
     /// Lets workers take jobs of a paused queue again.
@@ -153,7 +213,8 @@ impl Queue {
     /// # Errors
     /// [`Error::Unavailable`] if Redis does not answer.
     pub async fn resume(&self, queue: &str) -> Result<()> {
-        self.control(queue, "resume", "").await
+        let changes = QueueChanges { paused: Some(false), ..QueueChanges::default() };
+        self.change(queue, &changes, None).await.map(drop)
     }
 
     /// Limits how many jobs of a queue run at once, in all workers together; `None` removes the limit.
@@ -161,24 +222,16 @@ impl Queue {
     /// # Errors
     /// [`Error::Unavailable`] if Redis does not answer.
     pub async fn limit_concurrency(&self, queue: &str, limit: Option<u32>) -> Result<()> {
-        self.control(queue, "concurrency", &limit.map(|limit| limit.to_string()).unwrap_or_default()).await
+        let changes = QueueChanges { concurrency_limit: Some(limit), ..QueueChanges::default() };
+        self.change(queue, &changes, None).await.map(drop)
     }
 
     /// Limits how many jobs of a queue start per period, in all workers together; `None` removes the limit.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the rate has no jobs or no period; [`Error::Unavailable`] if Redis does not answer.
+    /// As [`Self::change`].
     pub async fn limit_rate(&self, queue: &str, rate: Option<Rate>) -> Result<()> {
-        if rate.is_some_and(|rate| rate.jobs == 0 || rate.per.as_millis() == 0) {
-            return Err(Error::invalid("rate_limit", "must be at least one job in at least a millisecond"));
-        }
-        let text = rate.map(|rate| format!("{}/{}", rate.jobs, rate.per.as_millis()));
-        self.control(queue, "rate", &text.unwrap_or_default()).await
-    }
-
-    async fn control(&self, queue: &str, what: &str, value: &str) -> Result<()> {
-        let mut call = self.prepare_call(&scripts::CONTROL);
-        call.arg(queue).arg(what).arg(value);
-        self.run(&call).await
+        let changes = QueueChanges { rate_limit: Some(rate), ..QueueChanges::default() };
+        self.change(queue, &changes, None).await.map(drop)
     }
 }

@@ -69,7 +69,7 @@ mod worker_record;
 
 pub use client::{Queue, QueueOptions};
 pub use connector::Connector;
-pub use control::Cancel;
+pub use control::{Cancel, QueueChanges};
 pub use enqueue_options::{EnqueueOptions, OnDuplicate, Unique, When};
 pub use envelope::Origin;
 pub use error::{BoxError, Error, OwnerLimit};

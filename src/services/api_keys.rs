@@ -11,6 +11,7 @@ use super::{
     org_access::{self, LockedOrg, OrgAccess},
     organizations::parse_name,
     permissions::Permission,
+    precondition::Precondition,
     transaction::change,
 };
 use crate::{
@@ -151,18 +152,20 @@ pub async fn create(app: &App, actor: &Actor, access: &OrgAccess, new: &NewKey) 
 ///
 /// # Errors
 /// [`Error::Invalid`] for the name or the scopes; [`Error::NotFound`]; [`Error::KeyEnded`]; [`Error::RoleTooHigh`] if the role
-/// of its creator is above that of the actor; those of [`org_access::lock`] and [`change`].
+/// of its creator is above that of the actor; [`Error::PreconditionFailed`]; those of [`org_access::lock`] and [`change`].
 pub async fn update(
     app: &App,
     actor: &Actor,
     access: &OrgAccess,
     id: i64,
     changes: &Changes,
+    condition: &Precondition<'_, ApiKey>,
 ) -> Result<ApiKey> {
     let name = changes.name.as_deref().map(parse_name).transpose()?;
     let scopes = changes.scopes.as_deref().map(parse_scopes).transpose()?;
     let key = change(app, actor, Affected::Actor, async |tx, _| {
         let before = lock_changeable(tx, access, id).await?;
+        condition.check(&before)?;
         let now = DatabaseClock::read(tx).await?.now();
         let lifetime_days = changes.lifetime.map(Lifetime::days);
         let row = ApiKeyChanges {

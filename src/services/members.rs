@@ -10,6 +10,7 @@ use super::{
     audit::{Action, Entry},
     org_access::{self, LockedOrg, OrgAccess},
     outbox::OutboxMessage,
+    precondition::Precondition,
     transaction::change,
 };
 use crate::{
@@ -50,18 +51,29 @@ pub(super) async fn join(tx: &Tx<'_>, org_id: i64, user_id: i64, role: OrgRole) 
     Ok(NewMembership { org_id, user_id, role }.insert(tx).await?)
 }
 
+/// Returns a member.
+///
+/// # Errors
+/// [`Error::NotFound`] if the user is not a member; [`Error::Unavailable`] if PostgreSQL does not answer.
+pub async fn find(app: &App, access: &OrgAccess, user_id: i64) -> Result<Member> {
+    let org_id = access.org_id();
+    let found = app.db.run(async |conn| Ok(Member::find(conn, org_id, user_id).await?)).await?;
+    found.ok_or(NOT_A_MEMBER)
+}
+
 /// Changes the role of a member, and suspends the member or ends the suspension.
 ///
 /// # Errors
 /// [`Error::NotFound`] if the user is not a member; [`Error::RoleTooHigh`] if the member or the new role is above the role of
-/// the actor, or is the owner's; [`Error::LastOwner`] if the actor is the owner and the member; those of [`org_access::lock`]
-/// and [`change`].
+/// the actor, or is the owner's; [`Error::LastOwner`] if the actor is the owner and the member; [`Error::PreconditionFailed`];
+/// those of [`org_access::lock`] and [`change`].
 pub async fn update(
     app: &App,
     actor: &Actor,
     access: &OrgAccess,
     user_id: i64,
     changes: &Changes,
+    condition: &Precondition<'_, Member>,
 ) -> Result<Member> {
     change(app, actor, Affected::Actor, async |tx, _| {
         let locked = org_access::lock(tx, access).await?;
@@ -69,6 +81,7 @@ pub async fn update(
         if changes.role.is_some_and(|role| role == OrgRole::Owner || role > locked.actor.role) {
             return Err(Error::RoleTooHigh(OWNER_IS_TRANSFERRED));
         }
+        condition.check(&Member::find(tx, locked.org.id, user_id).await?.ok_or(NOT_A_MEMBER)?)?;
         let role = changes.role.filter(|role| *role != before.role);
         let suspended = changes.suspended.filter(|suspended| *suspended != before.suspended_at.is_some());
         if role.is_some() || suspended.is_some() {

@@ -1,14 +1,16 @@
 //! Administration of organizations. An admin of the platform is not a member: the admin may list and suspend them, and sees
 //! nothing of their data.
 
+use diesel_async::AsyncPgConnection;
+
 use super::{
     actor::{AdminActor, Affected},
     audit::{Action, Entry},
+    precondition::Precondition,
     transaction::change,
 };
 use crate::{
     app::App,
-    db::Tx,
     error::{Error, ORGANIZATION, Result},
     models::{
         clock::DatabaseClock,
@@ -17,18 +19,28 @@ use crate::{
     },
 };
 
+/// Returns an organization.
+///
+/// # Errors
+/// [`Error::NotFound`] if it does not exist; [`Error::Unavailable`] if PostgreSQL does not answer.
+pub async fn find(app: &App, id: i64) -> Result<OrganizationOverview> {
+    app.db.run(async |conn| read(conn, id).await).await
+}
+
 /// Suspends an organization, whose members are then refused, or ends the suspension.
 ///
 /// # Errors
-/// [`Error::NotFound`] if it does not exist; and those of [`change`].
+/// [`Error::NotFound`] if it does not exist; [`Error::PreconditionFailed`]; and those of [`change`].
 pub async fn set_suspended(
     app: &App,
     actor: &AdminActor,
     id: i64,
     suspended: bool,
+    condition: &Precondition<'_, OrganizationOverview>,
 ) -> Result<OrganizationOverview> {
     change(app, actor, Affected::Actor, async |tx, _| {
         let org = Organization::lock(tx, id).await?.ok_or(Error::NotFound(ORGANIZATION))?;
+        condition.check(&read(tx, id).await?)?;
         if org.suspended_at.is_some() != suspended {
             let now = DatabaseClock::read(tx).await?.now();
             let row =
@@ -37,12 +49,12 @@ pub async fn set_suspended(
             let action = if suspended { Action::OrgSuspended } else { Action::OrgUnsuspended };
             Entry::org(id, action).write(tx).await?;
         }
-        find(tx, id).await
+        read(tx, id).await
     })
     .await
 }
 
-async fn find(tx: &Tx<'_>, id: i64) -> Result<OrganizationOverview> {
+async fn read(conn: &AsyncPgConnection, id: i64) -> Result<OrganizationOverview> {
     let listing = OrganizationListing { id: Some(id), limit: 1, ..Default::default() };
-    listing.load(tx).await?.pop().ok_or(Error::NotFound(ORGANIZATION))
+    listing.load(conn).await?.pop().ok_or(Error::NotFound(ORGANIZATION))
 }

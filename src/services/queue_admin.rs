@@ -10,77 +10,70 @@ use super::{
     actor::{Actor, AdminActor, Affected},
     audit::{Action, Entry},
     job_outbox,
+    precondition::Precondition,
     security_event::{Event, SecurityEvent},
     transaction::change,
 };
 use crate::{
     app::App,
     error::{Error, Result, chain},
-    queue::{Cancel, JobStatus, QueueInfo, Rate, State},
+    queue::{Cancel, JobStatus, QueueChanges, QueueInfo, State},
 };
 
-/// Changes of a queue. `None` keeps a field; the inner `None` removes a limit.
-#[derive(Default)]
-pub struct QueueChanges {
-    pub paused: Option<bool>,
-    pub concurrency_limit: Option<Option<u32>>,
-    pub rate_limit: Option<Option<Rate>>,
-}
-
-impl QueueChanges {
-    fn audit_fields(&self) -> Map<String, Value> {
-        let mut fields = Map::new();
-        if let Some(paused) = self.paused {
-            fields.insert("paused".into(), json!(paused));
-        }
-        if let Some(limit) = self.concurrency_limit {
-            fields.insert("concurrency_limit".into(), json!(limit));
-        }
-        if let Some(limit) = self.rate_limit {
-            fields.insert("rate_limit".into(), json!(limit));
-        }
-        fields
-    }
-}
-
-/// Pauses, resumes or limits a queue, which need not exist yet.
+/// Pauses, resumes or limits a queue, which need not exist yet. No queue that does not exist meets a condition.
 ///
 /// # Errors
-/// [`Error::Unavailable`] if Redis does not answer; and those of [`change`].
-pub async fn change_queue(app: &App, actor: &AdminActor, name: &str, changes: &QueueChanges) -> Result<()> {
-    let after = changes.audit_fields();
+/// [`Error::PreconditionFailed`], also if the settings change between the check and the change; [`Error::Unavailable`] if Redis
+/// does not answer; and those of [`change`].
+pub async fn change_queue(
+    app: &App,
+    actor: &AdminActor,
+    name: &str,
+    changes: &QueueChanges,
+    condition: &Precondition<'_, QueueInfo>,
+) -> Result<()> {
+    let found = app.queue.queue(name).await?;
+    match &found {
+        Some(info) => condition.check(info)?,
+        None if condition.is_some() => return Err(Error::PreconditionFailed),
+        None => {}
+    }
+    let after = setting_fields(changes);
     if after.is_empty() {
         return Ok(());
     }
-    let queue = &app.queue;
-    let before = queue.queue(name).await?.map(|info| {
-        let all = QueueChanges {
+    let before = found.as_ref().map(|info| {
+        let mut before = setting_fields(&QueueChanges {
             paused: Some(info.paused),
             concurrency_limit: Some(info.concurrency_limit),
             rate_limit: Some(info.rate_limit),
-        };
-        let mut before = all.audit_fields();
+        });
         before.retain(|field, _| after.contains_key(field));
         before
     });
     let entry = Entry::queue(name, Action::QueueChanged).before(json!(before)).after(json!(after));
-    run_audited(app, actor, entry, async || {
-        // Pause before and resume after setting the limits, so that no job starts without them.
-        if changes.paused == Some(true) {
-            queue.pause(name).await?;
-        }
-        if let Some(limit) = changes.concurrency_limit {
-            queue.limit_concurrency(name, limit).await?;
-        }
-        if let Some(limit) = changes.rate_limit {
-            queue.limit_rate(name, limit).await?;
-        }
-        if changes.paused == Some(false) {
-            queue.resume(name).await?;
-        }
-        Ok(())
+    // Redis has no lock that lasts from the check to the change, so it compares the settings again.
+    let expected = found.as_ref().filter(|_| condition.is_some());
+    run_audited(app, actor, entry, async || match app.queue.change(name, changes, expected).await? {
+        true => Ok(()),
+        false => Err(Error::PreconditionFailed),
     })
     .await
+}
+
+/// Returns the fields of the changes that the audit trail contains.
+fn setting_fields(changes: &QueueChanges) -> Map<String, Value> {
+    let mut fields = Map::new();
+    if let Some(paused) = changes.paused {
+        fields.insert("paused".into(), json!(paused));
+    }
+    if let Some(limit) = changes.concurrency_limit {
+        fields.insert("concurrency_limit".into(), json!(limit));
+    }
+    if let Some(limit) = changes.rate_limit {
+        fields.insert("rate_limit".into(), json!(limit));
+    }
+    fields
 }
 
 /// Puts the failed jobs of a queue back into it. Returns how many.

@@ -4,12 +4,12 @@ use chrono::{DateTime, Utc};
 use poem_openapi::{
     Object, OpenApi,
     param::{Path, Query},
-    payload::Json,
     types::Example,
 };
 
 use crate::{
     api::{
+        conditional::{IfMatch, Tagged},
         extract::{Admin, Body, Cursor, Limit, Text},
         problem::Result,
         respond::{Page, PageItem},
@@ -127,6 +127,19 @@ impl AllOrgs {
         Ok(Page::of(&cursor, limit.0, orgs, |overview| overview.org.id))
     }
 
+    /// Returns an organization.
+    ///
+    /// An admin is not a member, and sees nothing of the data of an organization.
+    #[oai(path = "/:org", method = "get", operation_id = "read_org_overview")]
+    async fn read(
+        &self,
+        _admin: Admin,
+        /// Id of the organization.
+        org: Path<i64>,
+    ) -> Result<Tagged<OverviewOut>> {
+        Ok(Tagged(org_admin::find(&self.0, org.0).await?.into()))
+    }
+
     /// Suspends an organization, or ends the suspension.
     ///
     /// The members of a suspended organization are refused with 403 `org_suspended`. Nothing is deleted.
@@ -136,8 +149,11 @@ impl AllOrgs {
         Admin(actor): Admin,
         /// Id of the organization.
         org: Path<i64>,
+        if_match: IfMatch,
         Body(body): Body<SuspensionIn>,
-    ) -> Result<Json<OverviewOut>> {
-        Ok(Json(org_admin::set_suspended(&self.0, &actor, org.0, body.suspended).await?.into()))
+    ) -> Result<Tagged<OverviewOut>> {
+        let condition = if_match.on::<OverviewOut, _>();
+        let org = org_admin::set_suspended(&self.0, &actor, org.0, body.suspended, &condition).await?;
+        Ok(Tagged(org.into()))
     }
 }

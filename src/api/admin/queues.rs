@@ -10,6 +10,7 @@ use poem_openapi::{
 use super::queue_name::check_queue;
 use crate::{
     api::{
+        conditional::{IfMatch, TaggedVolatile, Volatile},
         extract::{Admin, Body, Cursor, Limit},
         ids::QueueName,
         problem::Result,
@@ -18,8 +19,8 @@ use crate::{
     },
     app::App,
     error::Error,
-    queue::{QueueInfo, Rate, State, Totals},
-    services::queue_admin::{self, QueueChanges},
+    queue::{QueueChanges, QueueInfo, Rate, State, Totals},
+    services::queue_admin,
 };
 
 /// Operations of admins on the queues.
@@ -151,6 +152,11 @@ impl From<QueueInfo> for QueueOut {
     }
 }
 
+impl Volatile for QueueOut {
+    const VOLATILE_FIELDS: &[&str] =
+        &["queued", "scheduled", "deferred", "started", "failed", "latency_seconds", "totals"];
+}
+
 /// A change of a queue. Absent fields are not changed.
 #[derive(Object)]
 #[oai(deny_unknown_fields, example)]
@@ -244,9 +250,24 @@ impl Queues {
         ArrayPage::of(&cursor, limit.0, self.0.queue.queues().await?, |queue| queue.name.clone())
     }
 
+    /// Returns a queue.
+    ///
+    /// The numbers are those of this moment. `If-Match` of a change compares only `paused` and the limits.
+    #[oai(path = "/queues/:name", method = "get", operation_id = "read_queue")]
+    async fn read(
+        &self,
+        _admin: Admin,
+        /// The name of the queue: letters, digits, `-`, `_` and `.`.
+        #[oai(validator(max_length = 100))]
+        name: Path<QueueName>,
+    ) -> Result<TaggedVolatile<QueueOut>> {
+        Ok(TaggedVolatile(self.find(&name.0.0).await?.into()))
+    }
+
     /// Pauses, resumes or limits a queue.
     ///
-    /// Running jobs continue, and jobs can still be enqueued. The queue need not contain jobs yet.
+    /// Running jobs continue, and jobs can still be enqueued. The queue need not contain jobs yet. With `If-Match`, it must
+    /// exist.
     #[oai(path = "/queues/:name", method = "patch", operation_id = "change_queue")]
     async fn change(
         &self,
@@ -254,12 +275,14 @@ impl Queues {
         /// The name of the queue: letters, digits, `-`, `_` and `.`.
         #[oai(validator(max_length = 100))]
         name: Path<QueueName>,
+        if_match: IfMatch,
         Body(change): Body<QueueChange>,
-    ) -> Result<Json<QueueOut>> {
+    ) -> Result<TaggedVolatile<QueueOut>> {
         let QueueName(name) = name.0;
         check_queue("name", &name)?;
-        queue_admin::change_queue(&self.0, &actor, &name, &change.into()).await?;
-        Ok(Json(self.find(&name).await?.into()))
+        let condition = if_match.on_stable::<QueueOut, _>();
+        queue_admin::change_queue(&self.0, &actor, &name, &change.into(), &condition).await?;
+        Ok(TaggedVolatile(self.find(&name).await?.into()))
     }
 
     /// Puts all failed jobs of a queue back into it.

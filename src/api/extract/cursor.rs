@@ -32,7 +32,7 @@ const REFUSED: &str =
     "This cursor is damaged, or belongs to another list, filter or order; begin with the first page";
 
 /// Where a page of a list begins. An operation with this argument refuses query parameters that are not documented, because
-/// a misspelled filter would return too much.
+/// a misspelled filter would return too much, and those that are repeated, because all but the first would be ignored.
 pub struct Cursor {
     /// The position as JSON, if the request has a cursor.
     position: Option<Vec<u8>>,
@@ -115,12 +115,12 @@ fn position(text: &str, digest: &[u8; DIGEST_BYTES]) -> Option<Vec<u8>> {
     Some(bytes.strip_prefix(digest)?.to_vec())
 }
 
-/// Refuses query parameters that the operation does not document. Reports all invalid parameters with them.
-fn refuse_unknown_params(request: &Request) -> Result<()> {
+/// Refuses query parameters that the operation does not document, and repeated ones. Reports all invalid parameters with them.
+fn refuse_ignored_params(request: &Request) -> Result<()> {
     let catalog = request.data::<Arc<RouteCatalog>>().zip(request.data::<PathPattern>());
     let (catalog, pattern) = catalog.ok_or_else(|| Error::internal("the route has no catalog"))?;
     let (method, uri) = (request.method(), request.original_uri());
-    let errors = catalog.unknown_param_errors(&pattern.0, &FailedRequest { id: "", method, uri });
+    let errors = catalog.ignored_param_errors(&pattern.0, &FailedRequest { id: "", method, uri });
     if errors.is_empty() { Ok(()) } else { Err(ApiError::InvalidFields(errors)) }
 }
 
@@ -145,7 +145,7 @@ impl<'a> ApiExtractor<'a> for Cursor {
         _body: &mut RequestBody,
         _options: ExtractParamOptions<String>,
     ) -> poem::Result<Self> {
-        refuse_unknown_params(request)?;
+        refuse_ignored_params(request)?;
         Ok(Self::read(request.original_uri())?)
     }
 }

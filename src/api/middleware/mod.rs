@@ -140,7 +140,8 @@ impl<E: Endpoint<Output = Response>> Middleware<E> {
     async fn handle(&self, mut req: Request, received: &Received) -> Response {
         let accepts_gzip = accepts_gzip(&req);
         let is_read = matches!(*req.method(), Method::GET | Method::HEAD);
-        let is_conditional = is_read && req.headers().contains_key(header::IF_NONE_MATCH);
+        let names = [header::IF_MATCH, header::IF_NONE_MATCH];
+        let is_conditional = is_read && names.iter().any(|name| req.headers().contains_key(name));
         let conditions = is_conditional.then(|| req.headers().clone());
         let normalized = normal_path::normalize(&mut req);
         let charge =
@@ -165,7 +166,7 @@ impl<E: Endpoint<Output = Response>> Middleware<E> {
         response
     }
 
-    /// Answers 304 if the client has the response already.
+    /// Answers 304 if the client has the response already, and 412 if it requires another one.
     fn evaluate(&self, headers: &HeaderMap, response: Response, received: &Received) -> Response {
         let pattern = response.data::<PathPattern>().cloned();
         conditional::evaluate(headers, response).unwrap_or_else(|error| {

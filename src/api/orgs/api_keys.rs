@@ -13,6 +13,7 @@ use poem_openapi::{
 use super::scope::Scope;
 use crate::{
     api::{
+        conditional::{IfMatch, TaggedVolatile, Volatile},
         extract::{Body, Cursor, Limit, OrgMember},
         paths::{ORG_PATH, PREFIX},
         problem::Result,
@@ -112,6 +113,10 @@ impl From<ApiKey> for ApiKeyOut {
             revoked_at: key.revoked_at,
         }
     }
+}
+
+impl Volatile for ApiKeyOut {
+    const VOLATILE_FIELDS: &[&str] = &["last_used_at"];
 }
 
 impl PageItem for ApiKeyOut {
@@ -271,25 +276,28 @@ impl ApiKeys {
         org: OrgMember<perm::KeyRead>,
         /// Id of the key.
         id: Path<i64>,
-    ) -> Result<Json<ApiKeyOut>> {
-        Ok(Json(api_keys::find(&self.0, org.access(), id.0).await?.into()))
+    ) -> Result<TaggedVolatile<ApiKeyOut>> {
+        Ok(TaggedVolatile(api_keys::find(&self.0, org.access(), id.0).await?.into()))
     }
 
     /// Changes the name, the scopes or the expiry of an API key.
     ///
     /// Needs the permission `key:write`. Fails with 409 `key_ended` for a key that is revoked or has expired, and with 403
-    /// `role_too_high` if its creator has a higher role than you.
+    /// `role_too_high` if its creator has a higher role than you. `If-Match` compares all fields but `last_used_at`.
     #[oai(path = "/api-keys/:id", method = "patch", operation_id = "update_api_key")]
     async fn update(
         &self,
         org: OrgMember<perm::KeyWrite>,
         /// Id of the key.
         id: Path<i64>,
+        if_match: IfMatch,
         Body(body): Body<ApiKeyChangeIn>,
-    ) -> Result<Json<ApiKeyOut>> {
+    ) -> Result<TaggedVolatile<ApiKeyOut>> {
         let lifetime = lifetime(body.expires_in_days, body.never_expires)?;
         let changes = Changes { name: body.name, scopes: body.scopes.map(permissions), lifetime };
-        Ok(Json(api_keys::update(&self.0, org.actor(), org.access(), id.0, &changes).await?.into()))
+        let (actor, condition) = (org.actor(), if_match.on_stable::<ApiKeyOut, _>());
+        let key = api_keys::update(&self.0, actor, org.access(), id.0, &changes, &condition).await?;
+        Ok(TaggedVolatile(key.into()))
     }
 
     /// Gives an API key a new secret.

@@ -11,6 +11,7 @@ use poem_openapi::{
 use super::role::RoleOut;
 use crate::{
     api::{
+        conditional::Tagged,
         extract::{Body, Cursor, Email, IdempotencyKey, Limit, OrgMember},
         idempotency::Replayable,
         paths::{ORG_PATH, PREFIX},
@@ -219,8 +220,8 @@ impl Invitations {
         org: OrgMember<perm::MemberWrite>,
         /// Id of the invitation.
         invitation: Path<i64>,
-    ) -> Result<Json<InvitationOut>> {
-        Ok(Json(invitations::find(&self.0, org.access(), invitation.0).await?.into()))
+    ) -> Result<Tagged<InvitationOut>> {
+        Ok(Tagged(invitations::find(&self.0, org.access(), invitation.0).await?.into()))
     }
 
     /// Sends an invitation again, with a new link.

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::{
     api::{
+        conditional::Tagged,
         extract::{Cursor, Limit, OrgMember, Text},
         ids::JobId,
         jobs::{Canceled, EXAMPLE_ID, StateOut, StatusOut, canceled, find},
@@ -128,10 +129,10 @@ impl OrgJobs {
         org: OrgMember<perm::JobRead>,
         /// The `job_id` of the response to the enqueue request.
         id: Path<JobId>,
-    ) -> Result<Json<StatusOut>> {
+    ) -> Result<Tagged<StatusOut>> {
         org_jobs::ensure_of_org(&self.0, org.access(), &id.0.0).await?;
         let job = find(&self.0, &id.0).await?;
-        Ok(Json(StatusOut::new(id.0, job)))
+        Ok(Tagged(StatusOut::new(id.0, job)))
     }
 
     /// Cancels a job of the organization.

@@ -4,13 +4,13 @@ use chrono::{DateTime, Utc};
 use poem_openapi::{
     ApiResponse, Enum, Object, OpenApi,
     param::{Path, Query},
-    payload::Json,
     types::Example,
 };
 
 use super::role::RoleOut;
 use crate::{
     api::{
+        conditional::{IfMatch, Tagged},
         extract::{Body, Cursor, Limit, OrgMember, Text},
         paths::ORG_PATH,
         problem::Result,
@@ -152,6 +152,19 @@ impl Members {
         Ok(OrgLeft::NoContent)
     }
 
+    /// Returns a member.
+    ///
+    /// Needs the permission `member:read`.
+    #[oai(path = "/members/:user", method = "get", operation_id = "read_member")]
+    async fn read(
+        &self,
+        org: OrgMember<perm::MemberRead>,
+        /// Id of the user.
+        user: Path<i64>,
+    ) -> Result<Tagged<MemberOut>> {
+        Ok(Tagged(members::find(&self.0, org.access(), user.0).await?.into()))
+    }
+
     /// Changes the role of a member, or suspends the member.
     ///
     /// Needs the permission `member:write`. Fails with 403 `role_too_high` for the owner and for the role `owner`, which only
@@ -162,10 +175,13 @@ impl Members {
         org: OrgMember<perm::MemberWrite>,
         /// Id of the user.
         user: Path<i64>,
+        if_match: IfMatch,
         Body(body): Body<MemberChangeIn>,
-    ) -> Result<Json<MemberOut>> {
+    ) -> Result<Tagged<MemberOut>> {
         let changes = Changes { role: body.role.map(Into::into), suspended: body.suspended };
-        Ok(Json(members::update(&self.0, org.actor(), org.access(), user.0, &changes).await?.into()))
+        let (actor, condition) = (org.actor(), if_match.on::<MemberOut, _>());
+        let member = members::update(&self.0, actor, org.access(), user.0, &changes, &condition).await?;
+        Ok(Tagged(member.into()))
     }
 
     /// Removes a member, who gets a mail.

@@ -71,11 +71,15 @@ impl RouteCatalog {
         self.paths.get(&without_names(pattern))
     }
 
-    /// Returns all invalid parameters of a request for a list, if one of them is unknown. `pattern` is that of the router.
-    pub fn unknown_param_errors(&self, pattern: &str, request: &FailedRequest<'_>) -> Vec<FieldError> {
+    /// Returns all invalid parameters of a request for a list, if one of them is unknown or repeated. The parser ignores both.
+    /// `pattern` is that of the router.
+    pub fn ignored_param_errors(&self, pattern: &str, request: &FailedRequest<'_>) -> Vec<FieldError> {
         let Some(documented) = self.find(pattern) else { return Vec::new() };
-        let is_unknown = |operation| !unknown_params(operation, &query(request)).is_empty();
-        match documented.operation(request.method).is_some_and(is_unknown) {
+        let query = query(request);
+        let has_ignored = |operation| {
+            !unknown_params(operation, &query).is_empty() || !repeated_params(operation, &query).is_empty()
+        };
+        match documented.operation(request.method).is_some_and(has_ignored) {
             true => self.param_errors(documented, request),
             false => Vec::new(),
         }
@@ -102,6 +106,11 @@ impl RouteCatalog {
         let nothing = MetaSchemaRef::Inline(Box::new(MetaSchema::new("object")));
         checker.check(&nothing, &mut Value::Object(unknown_params(operation, &query)));
         errors.extend(checker.finish());
+        errors.extend(repeated_params(operation, &query).into_iter().map(|name| FieldError {
+            loc: vec![Loc::key("query"), Loc::key(name)],
+            msg: "Send this parameter once".into(),
+            kind: "value_error",
+        }));
         errors
     }
 }
@@ -111,14 +120,26 @@ fn query(request: &FailedRequest<'_>) -> Vec<(String, String)> {
     form_urlencoded::parse(request.uri.query().unwrap_or_default().as_bytes()).into_owned().collect()
 }
 
+/// Returns the names of the query parameters that the document of a list has. `None` for any other operation.
+fn list_params(operation: &MetaOperation) -> Option<BTreeSet<&str>> {
+    let params = operation.params.iter().filter(|param| matches!(param.in_type, MetaParamIn::Query));
+    let names: BTreeSet<_> = params.map(|param| param.name.as_str()).collect();
+    Some(names).filter(|names| names.contains(CURSOR))
+}
+
 /// Returns the parameters that the document of a list does not name. Empty for any other operation.
 fn unknown_params(operation: &MetaOperation, query: &[(String, String)]) -> serde_json::Map<String, Value> {
-    let is_known = |name: &str| {
-        let mut params = operation.params.iter();
-        params.any(|param| matches!(param.in_type, MetaParamIn::Query) && param.name == name)
-    };
-    let unknown = query.iter().filter(|(name, _)| is_known(CURSOR) && !is_known(name));
+    let Some(known) = list_params(operation) else { return serde_json::Map::new() };
+    let unknown = query.iter().filter(|(name, _)| !known.contains(name.as_str()));
     unknown.map(|(name, _)| (name.clone(), Value::Null)).collect()
+}
+
+/// Returns the documented parameters of a list that a request has more than once. Empty for any other operation.
+fn repeated_params<'a>(operation: &MetaOperation, query: &'a [(String, String)]) -> BTreeSet<&'a str> {
+    let Some(known) = list_params(operation) else { return BTreeSet::new() };
+    let mut seen = BTreeSet::new();
+    let names = query.iter().map(|(name, _)| name.as_str());
+    names.filter(|name| known.contains(name) && !seen.insert(*name)).collect()
 }
 
 impl DocumentedPath {

@@ -64,6 +64,9 @@ pub enum ApiError {
     /// The header, `If-Match` or `If-None-Match`, is not a list of entity tags.
     #[error("The header {0} must be *, or a list of entity tags such as \"abc\"")]
     MalformedTags(&'static str),
+    /// A change with a condition that the operation does not evaluate.
+    #[error("This operation does not support the header {0}; send the request without it")]
+    PreconditionNotSupported(&'static str),
     /// `REQUIRE_IF_MATCH` is on.
     #[error("This change needs the header If-Match with the ETag of the resource as you have read it")]
     PreconditionRequired,

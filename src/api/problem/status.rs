@@ -29,6 +29,7 @@ impl ApiError {
             Self::BodyTimeout => "request_timeout",
             Self::MalformedBody(_) => "malformed",
             Self::MalformedTags(_) => "invalid_header",
+            Self::PreconditionNotSupported(_) => "precondition_not_supported",
             Self::PreconditionRequired => "precondition_required",
         }
     }
@@ -49,9 +50,10 @@ impl ResponseError for ApiError {
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooManyBodies => StatusCode::SERVICE_UNAVAILABLE,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
-            Self::MalformedBody(_) | Self::MalformedTags(_) | Self::UnsupportedGrantType => {
-                StatusCode::BAD_REQUEST
-            }
+            Self::MalformedBody(_)
+            | Self::MalformedTags(_)
+            | Self::PreconditionNotSupported(_)
+            | Self::UnsupportedGrantType => StatusCode::BAD_REQUEST,
             Self::PreconditionRequired => StatusCode::PRECONDITION_REQUIRED,
         }
     }

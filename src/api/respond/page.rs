@@ -8,7 +8,6 @@ use poem::{
 };
 use poem_openapi::{
     ApiResponse,
-    payload::Json,
     registry::{MetaHeader, MetaResponses, MetaSchema, MetaSchemaRef, Registry},
     types::{ToJSON, Type},
 };
@@ -16,6 +15,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
 use crate::api::{
+    conditional::Tagged,
     extract::{Cursor, Limit},
     problem::Result,
 };
@@ -39,7 +39,8 @@ pub(in crate::api) trait PageItem: Type + ToJSON + Sized {
     }
 }
 
-/// One page of a list. The header `Link` leads to the next one (RFC 8288).
+/// One page of a list. The header `Link` leads to the next one (RFC 8288). The page has an entity tag, so that a client that
+/// polls the list reads it again only if it has changed.
 pub(in crate::api) struct Page<T> {
     items: Vec<T>,
     next: Next,
@@ -193,13 +194,13 @@ impl<T: PageItem> IntoResponse for Page<T> {
         let next = std::mem::take(&mut self.next);
         // The field stays in the body.
         self.next.cursor = next.cursor.clone();
-        next.add_to(Json(self).into_response())
+        next.add_to(Tagged(self).into_response())
     }
 }
 
 impl<T: PageItem> ApiResponse for Page<T> {
     fn meta() -> MetaResponses {
-        with_link(Json::<Self>::meta())
+        with_link(Tagged::<Self>::meta())
     }
 
     fn register(registry: &mut Registry) {
@@ -252,13 +253,13 @@ fn cut<R, P: Serialize + DeserializeOwned + Ord>(
 
 impl<T: ToJSON> IntoResponse for ArrayPage<T> {
     fn into_response(self) -> Response {
-        self.next.add_to(Json(self.items).into_response())
+        self.next.add_to(Tagged(self.items).into_response())
     }
 }
 
 impl<T: ToJSON> ApiResponse for ArrayPage<T> {
     fn meta() -> MetaResponses {
-        with_link(Json::<Vec<T>>::meta())
+        with_link(Tagged::<Vec<T>>::meta())
     }
 
     fn register(registry: &mut Registry) {

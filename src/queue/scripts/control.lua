@@ -1,9 +1,25 @@
--- Pauses, resumes or limits a queue.
--- ARGV: queue, then pause, resume, or a limit (concurrency, rate) and its value, '' for none
-local q, what, value = ARGV[1], ARGV[2], ARGV[3]
-if what == 'pause' or value ~= '' then rc('SADD', P .. ':queues', q) end
-if what == 'pause' then rc('SADD', P .. ':paused', q)
-elseif what == 'resume' then rc('SREM', P .. ':paused', q)
-elseif value == '' then rc('HDEL', P .. ':limits', q .. ':' .. what)
-else rc('HSET', P .. ':limits', q .. ':' .. what, value) end
+-- Changes the settings of a queue.
+-- ARGV: queue; the settings that it must have, as `paused|concurrency|rate`, or '' for any; then a setting and its new value,
+--   '' for none, a setting and its new value, ... `paused` is '1' or ''.
+-- Returns 0, and changes nothing, if the queue has other settings than it must. A call that is repeated finds its own
+-- changes, so a queue that has all the new values already is right, too.
+local q, required = ARGV[1], ARGV[2]
+local function value_of(what)
+  if what == 'paused' then return rc('SISMEMBER', P .. ':paused', q) == 1 and '1' or '' end
+  return rc('HGET', P .. ':limits', q .. ':' .. what) or ''
+end
+if required ~= '' then
+  local is_done = true
+  for i = 3, #ARGV, 2 do is_done = is_done and value_of(ARGV[i]) == ARGV[i + 1] end
+  local found = value_of('paused') .. '|' .. value_of('concurrency') .. '|' .. value_of('rate')
+  if found ~= required and not is_done then return 0 end
+end
+for i = 3, #ARGV, 2 do
+  local what, value = ARGV[i], ARGV[i + 1]
+  if value ~= '' then rc('SADD', P .. ':queues', q) end
+  if what == 'paused' then rc(value == '' and 'SREM' or 'SADD', P .. ':paused', q)
+  elseif value == '' then rc('HDEL', P .. ':limits', q .. ':' .. what)
+  else rc('HSET', P .. ':limits', q .. ':' .. what, value) end
+end
 if has_ready(q) then wake(q) end
+return 1

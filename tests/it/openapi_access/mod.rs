@@ -57,6 +57,8 @@ const ADMINS: &[&str] = &[
     "purge_queue",
     "read_admin_only",
     "read_job",
+    "read_org_overview",
+    "read_queue",
     "read_user",
     "remove_user_two_factor",
     "requeue_job",

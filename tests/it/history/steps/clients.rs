@@ -242,7 +242,7 @@ impl History {
         let (what, value) = match self.below(4) {
             0 if self.paused.len() < 2 => {
                 self.paused.insert(queue);
-                ("pause", String::new())
+                ("paused", "1".to_owned())
             }
             1 => {
                 let limit = 1 + self.below(6);
@@ -255,9 +255,11 @@ impl History {
             }
             _ => {
                 self.paused.remove(queue);
-                ("resume", String::new())
+                ("paused", String::new())
             }
         };
-        self.call::<()>("control", &strings(&[&queue, &what, &value]))
+        let changed: u8 = self.call("control", &strings(&[&queue, &"", &what, &value]))?;
+        holds!(changed == 1, "{what} of {queue} was not changed");
+        Ok(())
     }
 }
