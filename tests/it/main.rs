@@ -39,6 +39,7 @@ mod cli_settings;
 mod cli_worker;
 mod clocks;
 mod conditional;
+mod conditional_resources;
 mod containers;
 mod database;
 mod database_errors;

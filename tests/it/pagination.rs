@@ -388,6 +388,13 @@ async fn unknown_parameters_of_every_list_are_refused() {
         ];
         assert_eq!(unknown.invalid_fields(), fields(&expected), "{path}");
         assert_eq!(ask("Limit=1", Some(&admin)).await.status, 422, "{path}: names are case-sensitive");
+        for twice in ["limit=1&limit=2", "limit=1&cursor=&%6Cimit=1", "limit=3&serach=x&limit=3"] {
+            let found = ask(twice, Some(&admin)).await.invalid_fields();
+            assert!(
+                found.contains(&("query.limit".into(), "value_error".into())),
+                "{path}?{twice}: {found:?}"
+            );
+        }
         let many: Vec<_> = (0..100).map(|n| format!("unknown{n}=1")).collect();
         assert_eq!(ask(&many.join("&"), Some(&admin)).await.invalid_fields().len(), 50, "{path}");
         ask("serach=x", None).await.is_some_problem(401, "not_authenticated");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use saas::queue::{Cancel, EnqueueOptions, Origin, QueueInfo, State, When};
+use saas::queue::{Cancel, EnqueueOptions, Origin, QueueChanges, QueueInfo, Rate, State, When};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -35,6 +35,25 @@ async fn a_paused_queue_keeps_its_jobs() {
     eventually("the job has run", || async { (queue.log.ran().len() == 1).then_some(()) }).await;
     stop.cancel();
     work.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn settings_are_changed_only_in_the_expected_state() {
+    let queue = TestQueue::new().await;
+    queue.queue.limit_concurrency("default", Some(2)).await.unwrap();
+    let seen = queue.info().await;
+    let rate = Rate { jobs: 7, per: Duration::from_millis(1_500) };
+    let pause = QueueChanges { paused: Some(true), rate_limit: Some(Some(rate)), ..QueueChanges::default() };
+    let unlimit = QueueChanges { concurrency_limit: Some(None), ..QueueChanges::default() };
+    // The connection may send a call twice.
+    for _ in 0..2 {
+        assert!(queue.queue.change("default", &pause, Some(&seen)).await.unwrap());
+    }
+    assert!(!queue.queue.change("default", &unlimit, Some(&seen)).await.unwrap());
+    let info = queue.info().await;
+    assert_eq!((info.paused, info.concurrency_limit, info.rate_limit), (true, Some(2), Some(rate)));
+    assert!(queue.queue.change("default", &unlimit, Some(&info)).await.unwrap());
+    assert_eq!(queue.info().await.concurrency_limit, None);
 }
 
 #[tokio::test]

@@ -34,7 +34,7 @@ impl Key {
         Self { org, id: answer.body["key"]["id"].as_i64().unwrap(), secret }
     }
 
-    fn path(&self) -> String {
+    pub fn path(&self) -> String {
         format!("/orgs/{}/api-keys/{}", self.org, self.id)
     }
 }
