@@ -127,6 +127,9 @@ async fn the_tag_of_a_user_changes_with_everything_that_the_user_shows() {
     );
 }
 
+/// Makes the body of the change with a number.
+type MakeChange = fn(usize) -> Value;
+
 #[tokio::test]
 async fn smoke_a_change_is_made_only_to_the_state_that_the_client_has_seen() {
     let app = TestApp::start().await;
@@ -182,7 +185,7 @@ async fn one_of_many_concurrent_changes_of_a_state_is_made() {
     let key = create_key(&app, create_org(&app, &admin).await, &admin, &["product:read"]).await;
     app.app.queue.pause("chores").await.unwrap();
     let rename: fn(usize) -> Value = |n| json!({ "full_name": format!("Name {n}") });
-    let cases: [(String, fn(usize) -> Value); 4] = [
+    let cases: [(String, MakeChange); 4] = [
         ("/users/me".into(), rename),
         (format!("/users/{}", user.id), rename),
         (key.path(), |n| json!({ "name": format!("Name {n}") })),
