@@ -129,8 +129,8 @@ impl History {
     /// Runs a single worker without faults, until every job has ended.
     pub fn finish(&mut self) -> Check {
         for queue in QUEUES {
-            for (what, value) in [("resume", ""), ("concurrency", "")] {
-                self.call::<()>("control", &strings(&[&queue, &what, &value]))?;
+            for what in ["paused", "concurrency"] {
+                self.call::<u8>("control", &strings(&[&queue, &"", &what, &""]))?;
             }
         }
         (self.paused, self.limits, self.workers) = Default::default();
