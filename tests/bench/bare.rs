@@ -1,5 +1,5 @@
-//! The baseline of the job engine: loops that only call the Lua scripts of the engine. Also reads statistics
-//! of Redis.
+//! The baseline of the job engine: loops that only call the Lua scripts of the engine. This module also reads
+//! statistics of Redis.
 
 use std::{sync::LazyLock, time::Duration};
 
@@ -12,11 +12,11 @@ use uuid::Uuid;
 pub const QUEUE: &str = "default";
 /// The number of concurrent callers that enqueue one job at a time.
 pub const CALLERS: usize = 50;
-/// Time limit of a Redis command. Deleting a million jobs takes less.
+/// Time limit of a Redis command. The longest command deletes a million jobs, and takes less.
 const REDIS_TIMEOUT: Duration = Duration::from_secs(120);
 
-// Builds the same text as `src/queue/scripts.rs`, so that Redis has the same hash for both and statistics
-// cover both.
+// Builds the same script text as `src/queue/scripts.rs`. Redis then has one hash for both, and its statistics cover
+// both.
 macro_rules! script {
     ($header:literal, $file:literal) => {
         LazyLock::new(|| {
@@ -64,7 +64,7 @@ where
     Ok(())
 }
 
-/// A Redis connection that calls the scripts of the engine directly.
+/// A client that calls the scripts of the engine directly over one Redis connection.
 #[derive(Clone)]
 pub struct BareClient {
     conn: MultiplexedConnection,

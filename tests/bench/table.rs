@@ -154,7 +154,7 @@ pub struct Figures {
     pub pick_up: [[Rounds; 2]; 3],
     /// Bytes of a queued job and of its envelope.
     pub memory: [Rounds; 2],
-    /// Bytes of a finished job whose result is kept, and of one of which only the state is kept.
+    /// Bytes of a finished job whose result is stored, and of a finished job whose result was deleted.
     pub ended: [Rounds; 2],
     /// The number of script calls above 10 ms, and a description of the slowest.
     pub slow: (usize, Option<String>),

@@ -1,4 +1,4 @@
-//! The faults.
+//! The faults that the benchmark injects.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use tokio::time::sleep;
 use super::{redis_servers::Topology, stack::Stack};
 use crate::bare::info_field;
 
-/// How long servers are frozen and networks are cut.
+/// How long a server is frozen or a network is cut.
 const PAUSE: Duration = Duration::from_secs(5);
-/// How long it takes to notice that the primary of PostgreSQL has failed.
+/// The simulated time in which an operator or a tool notices that the primary of PostgreSQL has failed.
 const DETECTION: Duration = Duration::from_secs(2);
-/// How long no jobs are taken from the queue of a full Redis.
+/// How long the queue is paused, so that its jobs fill Redis.
 const FULL: Duration = Duration::from_secs(20);
-/// Memory that Redis gets for jobs before it is full.
+/// The bytes that Redis can still allocate before it is full.
 const FREE_BYTES: u64 = 300_000;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -79,7 +79,8 @@ impl Fault {
         }
     }
 
-    /// Injects the fault. Returns when its cause has ended, such as when a server has started again.
+    /// Injects the fault. Returns when the cause of the fault has ended: for example, when the killed server runs
+    /// again.
     pub async fn inject(self, stack: &mut Stack) -> Result<()> {
         match self {
             Self::WorkerKilled => stack.replace_worker().await,
@@ -117,8 +118,8 @@ impl Fault {
     }
 }
 
-/// Limits the memory of Redis, and lets jobs pile up until it is full. The limit stays, so that only the workers and
-/// the scheduler make room.
+/// Limits the memory of Redis, and pauses the queue until its jobs have filled Redis. The limit stays in effect
+/// afterwards, so that only workers and the scheduler free memory.
 async fn fill_redis(stack: &Stack) -> Result<()> {
     let redis = stack.redis.primary();
     stack.run(&["queue", "pause", "default"]).await?;

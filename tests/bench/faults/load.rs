@@ -15,9 +15,9 @@ use crate::http::{
     wrk::Request,
 };
 
-/// Time between two requests of a kind.
+/// Time between two requests of the same kind.
 const INTERVAL: Duration = Duration::from_millis(10);
-/// Longer than the server lets a request wait.
+/// Time limit of a request. The server answers earlier, if only with an error.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Every tenth job takes a second, so that a worker always runs some jobs; the others end at once.
 const LONG_JOB_EVERY: usize = 10;
@@ -39,14 +39,14 @@ pub struct Sample {
     pub job: Option<String>,
 }
 
-/// What a load has measured.
+/// The responses of a load.
 pub struct Samples {
     pub enqueues: Vec<Sample>,
     pub reads: Vec<Sample>,
     pub begun: Instant,
     /// When the last request was sent.
     pub ended: Instant,
-    /// The same by the clock that the logs use.
+    /// The same moment by the clock of the logs.
     pub ended_at: DateTime<Utc>,
 }
 

@@ -1,5 +1,5 @@
-//! Injects faults under a steady load of the real binary, and counts what each costs. Each fault has servers and
-//! processes of its own.
+//! Injects faults while the real binary serves a steady load, and counts failed requests and lost jobs. Each fault has
+//! servers and processes of its own.
 //!
 //! | file | concern |
 //! |---|---|
@@ -39,7 +39,7 @@ use stack::Stack;
 const LOAD_BEFORE: Duration = Duration::from_secs(3);
 const LOAD_AFTER: Duration = Duration::from_secs(10);
 
-/// Injects faults under load, and counts what they cost.
+/// Injects faults under load, and counts failed requests and lost jobs.
 #[derive(Parser)]
 #[command(name = "./scripts/bench faults", no_binary_name = true)]
 struct Args {

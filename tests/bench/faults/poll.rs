@@ -12,7 +12,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(15);
 /// Polls until `ask` returns a value.
 ///
 /// # Errors
-/// If it returns none for a minute.
+/// If `ask` returns `None` for a minute.
 pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> Result<T> {
     let begun = Instant::now();
     loop {

@@ -20,7 +20,8 @@ use crate::http::process;
 
 pub struct Postgres {
     server: Server,
-    /// Servers that were killed. Their guards have ended; dropping a value before that would delete the data.
+    /// The killed servers. They are kept until the end, because dropping a server whose guard process still runs
+    /// deletes the data.
     killed: Vec<Server>,
     /// A connection as the superuser.
     pub sql: Client,
@@ -98,7 +99,7 @@ impl Postgres {
         let others = self.other_processes().await?;
         signals::kill(main)?;
         for process in others {
-            // It may have noticed that the main process has ended.
+            // The process may have exited already, because the main process has ended.
             let _ = signals::kill(process);
         }
         Ok(())
@@ -106,7 +107,7 @@ impl Postgres {
 
     /// Starts the killed server again with its data and address.
     pub async fn start_again(&mut self) -> Result<()> {
-        // It refuses to start while processes of the killed server remain.
+        // PostgreSQL refuses to start while processes of the killed server remain.
         let server = eventually("PostgreSQL has restarted", async || {
             Server::postgres(&self.dir.0, Purpose::Test).await.ok()
         })
@@ -121,10 +122,10 @@ impl Postgres {
     /// Suspends all processes of the server until the returned value is dropped. Connections stay open.
     pub async fn freeze(&self) -> Result<Frozen> {
         let mut frozen = Frozen::default();
-        // First, so that no process is added.
+        // The main process is frozen first, so that it starts no more processes.
         frozen.freeze(self.main_process().await?)?;
         for process in self.other_processes().await? {
-            // It may have ended.
+            // The process may have ended.
             let _ = frozen.freeze(process);
         }
         Ok(frozen)
@@ -157,7 +158,7 @@ async fn connect(url: &str) -> Result<Client> {
     Ok(sql)
 }
 
-/// A directory that is deleted on drop. The guard of a server does that too, unless the server was killed.
+/// A directory that is deleted on drop. The guard process of a server deletes it too, unless the server was killed.
 struct DataDir(PathBuf);
 
 impl Drop for DataDir {

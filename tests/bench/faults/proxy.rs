@@ -30,7 +30,8 @@ impl Proxy {
         Ok(Self { port, is_cut })
     }
 
-    /// Cuts or restores the network. Connections stay open, as with lost packets, and data passes afterwards.
+    /// Cuts or restores the network. Open connections stay open, as with lost packets. Data that was held back arrives
+    /// when the network is restored.
     pub fn set_cut(&self, is_cut: bool) {
         self.is_cut.send_replace(is_cut);
     }
@@ -39,7 +40,7 @@ impl Proxy {
 async fn carry(near: TcpStream, target: u16, state: watch::Receiver<bool>) {
     let Ok(far) = TcpStream::connect((Ipv4Addr::LOCALHOST, target)).await else { return };
     for side in [&near, &far] {
-        // Else, small packets wait for others.
+        // Without TCP_NODELAY, the system delays small packets.
         let _ = side.set_nodelay(true);
     }
     let ((near_read, near_write), (far_read, far_write)) = (near.into_split(), far.into_split());

@@ -125,7 +125,7 @@ impl Node {
         self.replication().await.is_ok_and(|info| info.contains("role:master"))
     }
 
-    /// Waits until so many replicas follow this server.
+    /// Waits until exactly `replicas` replicas are connected to this server.
     pub async fn wait_for_replicas(&self, replicas: usize) -> Result<()> {
         eventually("the replicas are connected", async || {
             (self.replication().await.ok()?.matches("state=online").count() == replicas).then_some(())

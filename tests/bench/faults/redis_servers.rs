@@ -18,7 +18,7 @@ const QUORUM: usize = 2;
 const CLUSTER_PRIMARIES: usize = 3;
 /// The slots of each primary. The first one has the keys with the prefix `{rq}`.
 const CLUSTER_SLOTS: [[&str; 2]; CLUSTER_PRIMARIES] = [["0", "5460"], ["5461", "10922"], ["10923", "16383"]];
-/// How long a server is silent before the others call it down, in milliseconds.
+/// The time without a response after which the other servers consider a server down, in milliseconds.
 const DOWN_AFTER_MS: &str = "2000";
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -109,13 +109,13 @@ impl RedisServers {
         Ok(Self { topology: Topology::Cluster, nodes, sentinels: Vec::new() })
     }
 
-    /// Returns the URL for the product.
+    /// Returns the `REDIS_URL` of these servers.
     pub fn url(&self) -> String {
         let list = |nodes: &[Node]| nodes.iter().map(Node::address).collect::<Vec<_>>().join(",");
         match self.topology {
             Topology::Single => self.primary().url(),
             Topology::Sentinel => format!("redis+sentinel://{}/{MASTER_NAME}", list(&self.sentinels)),
-            // Not the owner of the slot.
+            // The URL lists only nodes that do not own the slot of the queue.
             Topology::Cluster => format!("redis-cluster://{}", list(&self.nodes[1..CLUSTER_PRIMARIES])),
         }
     }
@@ -136,13 +136,13 @@ impl RedisServers {
         self.nodes[0].start().await
     }
 
-    /// Kills the primary, and waits until a replica was elected.
+    /// Kills the primary, and waits until a replica has become the primary.
     pub async fn kill_primary(&mut self) -> Result<()> {
         self.nodes[0].kill().await?;
         self.wait_for_promotion().await
     }
 
-    /// Replaces the primary in a planned way, and waits until a replica is the primary.
+    /// Requests a planned failover, and waits until a replica is the primary.
     pub async fn switch_primary(&self) -> Result<()> {
         match self.sentinels.first() {
             Some(sentinel) => sentinel.command::<()>(&["SENTINEL", "FAILOVER", MASTER_NAME]).await?,
@@ -169,7 +169,7 @@ impl RedisServers {
     }
 }
 
-/// Returns whether a Sentinel knows the others, and that all replicas can be promoted.
+/// Returns whether a Sentinel knows all other Sentinels, and whether all replicas can be promoted.
 async fn knows_all(sentinel: &Node) -> bool {
     let others = sentinel.command::<Vec<redis::Value>>(&["SENTINEL", "SENTINELS", MASTER_NAME]).await;
     let replicas =
@@ -181,11 +181,11 @@ async fn knows_all(sentinel: &Node) -> bool {
         && replicas.is_ok_and(|all| all.iter().filter(|fields| is_usable(fields)).count() == REPLICAS)
 }
 
-/// Returns whether a node of a cluster accepts commands, and knows the replica of each primary.
+/// Returns whether a node of a cluster accepts commands, and knows a replica of each primary.
 async fn is_complete(node: &Node) -> bool {
     let info = node.command::<String>(&["CLUSTER", "INFO"]).await;
     let slots = node.command::<Vec<Vec<redis::Value>>>(&["CLUSTER", "SLOTS"]).await;
-    // The first slot, the last one, the primary, the replica.
+    // Each range of slots has four entries: its first slot, its last slot, the primary and the replica.
     info.is_ok_and(|info| info.contains("cluster_state:ok"))
         && slots
             .is_ok_and(|slots| slots.len() == CLUSTER_PRIMARIES && slots.iter().all(|range| range.len() == 4))

@@ -1,4 +1,4 @@
-//! Counts what a fault has cost.
+//! Counts the failed requests and lost jobs of a fault.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -14,7 +14,7 @@ use crate::table::{Table, Unit, number};
 const COLUMNS: usize = 10;
 const SECONDS: Unit = Unit { suffix: " s", digits: 1 };
 
-/// What the workers have logged about jobs.
+/// The runs of jobs, as the logs of the workers report them.
 pub struct Runs {
     /// The number of starts of each job.
     starts: HashMap<String, usize>,
@@ -58,13 +58,13 @@ impl Runs {
     }
 }
 
-/// What is known about a fault after it.
+/// The results of one fault.
 pub struct Measurement {
     pub samples: Samples,
     /// When the cause of the fault had ended.
     pub over: Instant,
     pub runs: Runs,
-    /// The accepted jobs, each with its state unless it is unknown.
+    /// The accepted jobs, each with its state, or `None` if the API does not know the job.
     pub jobs: Vec<(String, Option<String>)>,
 }
 
@@ -74,7 +74,7 @@ impl Measurement {
         let seconds = |duration: Duration| SECONDS.format(duration.as_secs_f64());
         let count = |found: usize| number(found as f64, 0);
         let unknown = jobs.iter().filter(|(_, state)| state.is_none()).count();
-        // A worker that was killed may not have logged the end of a job whose outcome is stored.
+        // A killed worker may have stored the outcome of a job, but not logged it.
         let never_ran = jobs
             .iter()
             .filter(|(id, state)| state.as_deref() != Some("finished") && !runs.finished.contains(id));

@@ -23,7 +23,7 @@ impl Frozen {
 impl Drop for Frozen {
     fn drop(&mut self) {
         for process in &self.0 {
-            // It may have ended.
+            // The process may have ended.
             let _ = kill_process(*process, Signal::CONT);
         }
     }

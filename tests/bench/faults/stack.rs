@@ -1,4 +1,4 @@
-//! What a fault is injected into: private servers, `saas serve` and two workers.
+//! The system that a fault is injected into: private servers, `saas serve` and two workers.
 
 use std::{fs, time::Duration};
 
@@ -22,13 +22,13 @@ use crate::{
     },
 };
 
-/// With so many, a user sends requests only every two seconds. The cached user and session have expired by then, so most
-/// requests read PostgreSQL.
+/// With this number of users, each user sends a request only every two seconds. The copies of the user and the session
+/// have expired by then, so most requests read PostgreSQL.
 const USERS: usize = 200;
 const WORKERS: usize = 2;
 /// The log of a worker has a line for each start and each end of a job.
 const WORKER_LOG_LEVEL: &str = "warn,saas::queue=debug";
-/// Longer than the lease of a worker and the back-off of a job.
+/// Time limit until all jobs have ended. It is longer than the lease of a worker plus the back-off of a job.
 const JOBS_TIMEOUT: Duration = Duration::from_secs(90);
 /// The number of jobs whose status is read at the same time.
 const CONCURRENT_READS: usize = 8;
@@ -77,7 +77,7 @@ impl Settings {
 }
 
 impl Stack {
-    /// Starts everything that a fault needs.
+    /// Starts the servers and processes that a fault needs.
     pub async fn start(fault: Fault) -> Result<Self> {
         let dir = PrivateDir::new()?;
         let (postgres, redis) =
@@ -171,12 +171,12 @@ impl Stack {
         Ok(format!("{}, fsync off; {redis}", database::describe_postgres(&self.postgres.sql).await?))
     }
 
-    /// Waits until no job waits or runs.
+    /// Waits until no job is queued or running.
     pub async fn wait_for_jobs(&self) -> Result<()> {
         jobs_left(&self.client, &self.settings.url(), &self.admin, JOBS_TIMEOUT).await.map(drop)
     }
 
-    /// Returns the state of each job, or `None` if it is unknown.
+    /// Returns the state of each job, or `None` if the API does not know the job.
     pub async fn states(&self, jobs: &[String]) -> Result<Vec<Option<String>>> {
         stream::iter(jobs.iter().map(|job| self.state(job))).buffered(CONCURRENT_READS).try_collect().await
     }
@@ -210,7 +210,7 @@ impl Stack {
         self.workers.iter_mut().try_for_each(|worker| worker.check().context("saas worker"))
     }
 
-    /// Stops everything.
+    /// Stops all processes and servers.
     pub async fn stop(self) -> Result<()> {
         self.server.stop().await?;
         for worker in self.workers {

@@ -31,12 +31,13 @@ const READ_SQL: &str = "SELECT sessions.*, users.* FROM sessions INNER JOIN user
                     WHERE sessions.id = :session LIMIT 1;\n";
 /// The query of a product.
 const PRODUCT_SQL: &str = "SELECT products.* FROM products WHERE org_id = :org AND id = :id LIMIT 1;\n";
-/// What precedes it in an organization. The product sends this with the query, so pgbench does too.
+/// The statements before the query of a product, which enter the organization. The product sends them in one pipeline
+/// with the query, so pgbench does too.
 const ENTER_SQL: &str = "\\startpipeline\nBEGIN ISOLATION LEVEL READ COMMITTED;\nSET LOCAL statement_timeout = 30000;\n\
                     SET LOCAL ROLE saas_tenant;\nSELECT set_config('app.org_id', :org::text, true);\n";
 const LEAVE_SQL: &str = "\\endpipeline\nCOMMIT;\n";
 const REDIS_KEY: &str = "bench:value";
-/// The size of the value, which is about that of the outcome of a job.
+/// The size of the value in Redis, about that of the outcome of a job.
 const VALUE_BYTES: usize = 250;
 
 /// A handler that returns a constant response.
@@ -93,7 +94,8 @@ pub async fn measure_postgres_reads(fixture: &Fixture, session: &str, seconds: u
     run_pgbench(fixture, READ_SQL, &[("session", session)], seconds).await
 }
 
-/// Measures reads of a product per second: in the role of organizations, or as a statement alone.
+/// Measures reads of a product per second: with `in_role`, in the role of organizations, otherwise without a
+/// transaction.
 pub async fn measure_product_reads(
     fixture: &Fixture,
     [org, id]: [i64; 2],

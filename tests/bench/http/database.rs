@@ -20,8 +20,8 @@ pub async fn create_users(sql: &Client, count: usize) -> Result<()> {
     Ok(sql.batch_execute("VACUUM ANALYZE").await?)
 }
 
-/// Adds users until there are `count`. A tenth of them was imported first: they are the oldest, and their addresses and
-/// names come last.
+/// Adds users until there are `count`. A tenth of `count` are imported users: they are the oldest, and sort last by
+/// address and by name.
 pub async fn add_crowd(sql: &Client, count: u32) -> Result<()> {
     let make = format!(
         "INSERT INTO users (email, full_name, created_at) \
@@ -37,7 +37,8 @@ pub async fn add_crowd(sql: &Client, count: u32) -> Result<()> {
     Ok(sql.batch_execute("VACUUM ANALYZE").await?)
 }
 
-/// Creates an organization with a product, whose members are the first `members` users. Returns the ids of both.
+/// Creates an organization with a product. Its members are the first `members` users. Returns the ids of the
+/// organization and the product.
 pub async fn create_org(sql: &Client, members: i64) -> Result<[i64; 2]> {
     let make = "WITH org AS (INSERT INTO organizations (name) VALUES ('Acme') RETURNING id), \
                 members AS (INSERT INTO memberships (org_id, user_id, role) SELECT org.id, users.id, 'viewer' FROM org, \

@@ -11,7 +11,7 @@ pub const PERFORMANCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/perform
 pub const SCALING: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/scaling.md");
 const PLOT_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/performance.svg");
 
-/// Fails if a file has no marks for a section. Called before the measurement, so that its results are not
+/// Fails if a file has no marks for a section. Callers run this check before the measurement, so that no results are
 /// lost.
 pub fn check(file: &str, section: &str) -> Result<()> {
     split_around(file, section).map(drop)

@@ -33,7 +33,7 @@ pub const ADMIN: &str = "admin@example.com";
 pub const USERS: usize = 20_000;
 /// The default bcrypt cost of `saas serve`.
 pub const COST: u32 = 12;
-/// Longer than any measurement.
+/// Lifetime of access tokens. It is longer than any measurement.
 pub const TOKEN_MINUTES: u32 = 2 * 24 * 60;
 /// How long to wait until all jobs have ended.
 const JOBS_TIMEOUT: Duration = Duration::from_secs(30);
@@ -181,7 +181,8 @@ impl Fixture {
         database::sign_in_many(&self.sql, &self.secret, "user", count).await
     }
 
-    /// Creates an organization with a product, whose members are the first `members` users. Returns the ids of both.
+    /// Creates an organization with a product. Its members are the first `members` users. Returns the ids of the
+    /// organization and the product.
     pub async fn create_org(&self, members: i64) -> Result<[i64; 2]> {
         database::create_org(&self.sql, members).await
     }
@@ -191,14 +192,14 @@ impl Fixture {
         database::create_keys(&self.sql, org).await
     }
 
-    /// Makes the last use of all sessions an hour old, so that the use by the next request is recorded.
+    /// Sets the last use of all sessions to an hour ago, so that the next request of each session records its use.
     pub async fn age_sessions(&self) -> Result<()> {
         self.sql.batch_execute("UPDATE sessions SET last_seen_at = now() - interval '1 hour'").await?;
         // A test server has no autovacuum.
         Ok(self.sql.batch_execute("VACUUM ANALYZE sessions").await?)
     }
 
-    /// Enqueues a job of the user of a token, runs it and returns its id.
+    /// Enqueues a job as the user of a token, runs it and returns its id.
     pub async fn finished_job(&self, token: &str) -> Result<String> {
         let job = text_field(&self.send(&enqueue(token)).await?, "job_id")?;
         self.run(&["worker", "--burst"]).await?;
@@ -207,8 +208,7 @@ impl Fixture {
         Ok(job)
     }
 
-    /// Waits until no job waits or runs. Returns the number of jobs that still wait or run, and the number of
-    /// failed jobs.
+    /// Waits until no job is queued or running. Returns the number of queued and running jobs, and of failed jobs.
     pub async fn jobs_left(&self, admin: &str) -> Result<[u64; 2]> {
         jobs_left(&self.client, &self.url(), admin, JOBS_TIMEOUT).await
     }
@@ -234,7 +234,7 @@ pub fn saas_command(args: &[&str], postgres_url: &str, redis_url: &str, secret: 
         .env("SECRET_KEY", secret)
         // All loads come from one address and a few users.
         .env("RATE_LIMITS", "false")
-        // One user enqueues all jobs, so the limits for each user must be high.
+        // One user enqueues all jobs, so the limits of a user must be high.
         .env("USER_MAX_QUEUED_JOBS", "1000000000")
         .env("USER_MAX_QUEUED_BYTES", "1000000000000")
         .env("USER_MAX_JOBS_PER_HOUR", "1000000000")
@@ -245,8 +245,8 @@ pub fn saas_command(args: &[&str], postgres_url: &str, redis_url: &str, secret: 
     command
 }
 
-/// Waits until no job waits or runs, at most for `limit`. Returns the number of jobs that still wait or run,
-/// and the number of failed jobs.
+/// Waits until no job is queued or running, for at most `limit`. Returns the number of queued and running jobs, and of
+/// failed jobs.
 pub async fn jobs_left(
     client: &reqwest::Client,
     url: &str,
@@ -277,7 +277,7 @@ pub fn text_field(answer: &Value, name: &str) -> Result<String> {
     Ok(answer[name].as_str().with_context(|| format!("no {name} in {answer}"))?.to_owned())
 }
 
-/// Returns the email address of the user with this number. Numbers above [`USERS`] start again.
+/// Returns the email address of the user with this number, which starts at 0. Numbers from [`USERS`] on wrap around.
 pub fn user(n: usize) -> String {
     format!("user{}@example.com", n % USERS + 1)
 }

@@ -1,5 +1,5 @@
-//! Measures the API under load, which wrk generates. Most figures are compared with a baseline. Both are
-//! measured in alternating rounds of one run, so that a slow or busy machine affects both.
+//! Measures the API under load, which wrk generates. Most figures are compared with a baseline. The rounds of a figure
+//! and of its baseline alternate in one run, so that a slow or busy machine affects both.
 //!
 //! | file | concern |
 //! |---|---|
@@ -45,9 +45,9 @@ const COLD_STARTS: usize = 5;
 const CONNECTIONS: usize = 32;
 /// Time for the server to finish the work of the last load, such as hashes for disconnected clients.
 const SETTLE_TIME: Duration = Duration::from_millis(1_500);
-/// The number of users that request `/users/me` in turns.
+/// The number of users that request `/users/me` in rotation.
 const READERS: i64 = 200;
-/// The number of users that log in in turns.
+/// The number of users that log in in rotation.
 const LOGIN_USERS: usize = 1_000;
 /// The number of measured logouts.
 const LOGOUTS: i64 = 50;
@@ -159,13 +159,13 @@ struct Bench<'a> {
     /// The ids of an organization and its product.
     product_ids: [i64; 2],
     product: Load,
-    /// The same with API keys instead of access tokens.
+    /// Reads of the product with API keys instead of access tokens.
     product_by_key: Load,
     enqueue: Load,
     keyed: Load,
     status: Load,
     login: Load,
-    /// Requests to `/users/me` from fewer connections.
+    /// Requests to `/users/me` from 16 connections.
     few: Load,
     flood: Load,
 }
@@ -274,7 +274,7 @@ impl<'a> Bench<'a> {
         figures.enqueue.add(self.run_load(&self.enqueue).await?);
         self.purge_jobs().await?;
         figures.keyed.add(self.run_load(&self.keyed).await?);
-        // Until the last jobs are in the queue.
+        // Waits until the last jobs are in the queue.
         sleep(SETTLE_TIME).await;
         self.purge_jobs().await?;
         figures.hashes.rate.push(baselines::measure_hashes(seconds).await?);
@@ -288,8 +288,8 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
-    /// Measures the time from a logout until the second server refuses the token. That server is under load,
-    /// and has copies of the session.
+    /// Measures the time from a logout until a second server refuses the token. The second server is under load, and
+    /// has a copy of the session.
     async fn measure_logouts(&self, figures: &mut Figures) -> Result<()> {
         let fixture = self.fixture;
         let logouts = async {

@@ -1,4 +1,5 @@
-//! Starts and stops the processes of a benchmark, which end with it. Also measures their memory and wake-ups.
+//! Starts and stops the processes of a benchmark. No process outlives the benchmark. Also measures memory and wake-ups
+//! of processes.
 
 use std::{
     collections::BTreeMap,
@@ -106,7 +107,7 @@ impl Running {
         Ok(self.child.kill().await?)
     }
 
-    /// Sends SIGTERM and waits for the exit. Returns how long this took, in milliseconds.
+    /// Sends SIGTERM and waits for the exit. Returns the duration of the shutdown in milliseconds.
     ///
     /// # Errors
     /// If the exit code is not 0.

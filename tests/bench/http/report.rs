@@ -16,7 +16,7 @@ const PER_SECOND_EXACT: Unit = Unit { suffix: "/s", digits: 1 };
 pub struct Series {
     /// The name in the table.
     pub name: &'static str,
-    /// The name in other rows that have this series as a baseline.
+    /// The name in the rows of other series that use this series as a baseline.
     short: &'static str,
     pub rate: Rounds,
     p50: Rounds,
@@ -45,32 +45,32 @@ pub struct Figures {
     pub me: Series,
     /// `/users/me` with so many users that each request reads PostgreSQL.
     pub uncached: Series,
-    /// The same, when the last use of each session is so old that it has to be written.
+    /// As `uncached`, but the last use of each session is so old that the request writes it.
     pub touched: Series,
     /// `/users/me` with the access log.
     pub logged: Series,
-    /// `/health` of a server that limits requests, which never limits this one.
+    /// `/health` of a server with rate limits, which do not apply to `/health`.
     pub limited_health: Series,
     /// `/users/me` with rate limits.
     pub limited_me: Series,
     pub list: Series,
     /// A product of an organization, with recent copies of the identities.
     pub product: Series,
-    /// The same with API keys instead of access tokens.
+    /// Reads of the product with API keys instead of access tokens.
     pub product_by_key: Series,
     pub enqueue: Series,
-    /// The same by many users, each request with an idempotency key of its own.
+    /// Enqueues by many users, each request with an idempotency key of its own.
     pub keyed: Series,
     pub status: Series,
     pub login: Series,
-    /// `/users/me` from fewer connections, without the flood of logins.
+    /// `/users/me` from 16 connections, without the flood of logins.
     pub alone: Series,
-    /// The same during the flood.
+    /// `/users/me` from 16 connections, during the flood of logins.
     pub beside: Series,
     pub flood: Series,
     pub bare: Series,
     pub postgres: Series,
-    /// The query of a product in the role of organizations, and the same as a statement alone.
+    /// The query of a product in the role of organizations (`tenant`), and without the role (`no_tenant`).
     pub tenant: Series,
     pub no_tenant: Series,
     pub redis: Series,

@@ -1,4 +1,4 @@
-//! The list of users at a million users: how long a page takes, by what is searched, by the order, and by its depth.
+//! The list of users with a million users: the time of a page by search, by sort order and by depth.
 
 use std::time::Instant;
 
@@ -14,10 +14,10 @@ use super::{
 };
 use crate::table::{Rounds, Table, number, target};
 
-/// The time of a page that is the target, in milliseconds.
+/// The target for the time of a page, in milliseconds.
 const MAX_MS: f64 = 50.0;
 const SORTS: [&str; 6] = ["created_at", "-created_at", "email", "-email", "full_name", "-full_name"];
-/// What each search is about.
+/// A description and the query parameter of each search.
 const SEARCHES: [(&str, &str); 9] = [
     ("nothing is searched", ""),
     ("finds one user", "search=person777777%40"),
@@ -30,7 +30,7 @@ const SEARCHES: [(&str, &str); 9] = [
     ("two characters that find no user", "search=zq"),
 ];
 
-/// Measures the list of users with many users. The requests are sent one after the other.
+/// Measures the list of users with many users. Requests are sent one at a time.
 #[derive(Parser)]
 #[command(name = "./scripts/bench search", no_binary_name = true)]
 struct Args {

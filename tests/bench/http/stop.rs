@@ -1,4 +1,4 @@
-//! Shuts the server down under load, and counts the requests that it loses.
+//! Shuts the server down under load, and counts the requests that are lost.
 
 use std::{
     sync::{
@@ -26,7 +26,7 @@ const LOAD_BEFORE_STOP: Duration = Duration::from_secs(2);
 #[derive(Default)]
 pub struct Outcome {
     pub answered: u64,
-    /// Requests over an open connection without a response.
+    /// Requests over an open connection that got no response.
     pub lost: u64,
     /// Connections that were closed before their first response.
     pub turned_away: u64,
@@ -34,11 +34,11 @@ pub struct Outcome {
     pub took: f64,
 }
 
-/// The numbers of answered, lost and turned-away requests, which all clients share.
+/// The numbers of answered, lost and turned-away requests. All clients add to the same counts.
 #[derive(Default)]
 struct Counts([AtomicU64; 3]);
 
-/// Sends 5,000 requests per second over keep-alive connections, and stops the server after two seconds.
+/// Sends 5,000 requests per second over keep-alive connections, and stops the server after two seconds of load.
 pub async fn measure(fixture: &Fixture, server: Running, request: &Request) -> Result<Outcome> {
     let (counts, text) = (Arc::new(Counts::default()), request.text());
     let mut clients = JoinSet::new();

@@ -128,7 +128,7 @@ impl Load {
 
     fn script(&self) -> String {
         let mut lua = String::new();
-        // wrk formats a single request only once, without a call of Lua for each.
+        // With a single request, wrk formats the request once. With several, it calls Lua for each request.
         match &self.requests[..] {
             [request] => {
                 lua += &format!("wrk.method, wrk.path = {:?}, {:?}\n", request.method.as_str(), request.path);
@@ -180,7 +180,7 @@ function request()
 end
 "#;
 
-/// Script that gives each request a key, which no other thread and no other round uses.
+/// Script that gives each request an idempotency key. No other thread and no other round uses the same key.
 const ADD_KEYS: &str = r#"local without_keys, run, sent = request, os.time(), 0
 function request()
   sent = sent + 1

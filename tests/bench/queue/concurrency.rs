@@ -37,8 +37,8 @@ impl Job for Nap {
 }
 
 impl Bench {
-    /// Measures the worker at each concurrency, with no-op jobs, with no-op jobs in groups, and with jobs of
-    /// 1 ms. The baseline of the latter is a loop that does the same work without a queue.
+    /// Measures the worker at each concurrency: with no-op jobs, with no-op jobs in groups, and with jobs of 1 ms. The
+    /// baseline of the jobs of 1 ms is a loop that does the same work without a queue.
     pub(super) async fn measure_by_concurrency(&self) -> Result<Table<7>> {
         let head = [
             "concurrency",

@@ -1,6 +1,5 @@
-//! Measures the job engine under load. Each figure is compared with a baseline: a loop that only calls the
-//! scripts of the engine. Both are measured alternately in one run, so that a slow or busy machine affects
-//! both.
+//! Measures the job engine under load. Each figure is compared with a baseline: a loop that only calls the scripts of
+//! the engine. The rounds of both alternate in one run, so that a slow or busy machine affects both.
 
 mod concurrency;
 mod enqueue;
@@ -33,7 +32,7 @@ use crate::{
 
 /// The number of jobs that one call enqueues.
 const JOBS_PER_CALL: usize = 250;
-/// The short backlog is drained this many times in a round, since one drain is too short to measure.
+/// The number of times that a round drains the short backlog. One drain is too short to measure.
 const DRAINS_PER_ROUND: usize = 5;
 /// Padding of a payload. With it, the envelope of a job has 250 bytes.
 const PADDING_BYTES: usize = 144;
@@ -60,7 +59,7 @@ struct RedisSettings {
     redis: saas::config::Redis,
 }
 
-/// The state of the jobs. It sends the time at which each job starts, in measurements that need it.
+/// The state that the jobs share. In some measurements, each job sends the time of its start to the channel.
 #[derive(Clone, Default)]
 struct Probe(Option<mpsc::UnboundedSender<Instant>>);
 
@@ -277,7 +276,7 @@ impl Bench {
         Ok(both)
     }
 
-    /// Measures the bytes of a queued job, of a finished one, and of one whose result is no longer kept.
+    /// Measures the bytes of a queued job, of a finished job, and of a job whose result was deleted.
     async fn measure_memory(&self) -> Result<[Rounds; 3]> {
         let ((queue, _), jobs) = (self.engine_and_baseline("memory").await?, self.size(100_000));
         let mut conn = self.conn.clone();

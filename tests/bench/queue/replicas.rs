@@ -1,4 +1,4 @@
-//! What `QUEUE_WAIT_REPLICAS` costs.
+//! Measures the cost of `QUEUE_WAIT_REPLICAS`.
 
 use std::time::Instant;
 
@@ -17,12 +17,12 @@ use crate::{
     table::{PER_SECOND, Rounds, Table, number},
 };
 
-/// How often the bench asks whether the replica has everything. Each question waits for up to 100 ms.
+/// The number of writes that the benchmark sends until the replica confirms one. Each waits up to 100 ms.
 const MAX_QUESTIONS: usize = 300;
 
 impl Bench {
-    /// Measures callers that enqueue one job at a time, with and without a wait for a replica on the same machine. The replica
-    /// is connected in both cases.
+    /// Measures callers that enqueue one job at a time, with and without a wait for a replica on the same machine. The
+    /// replica is connected in both cases.
     pub(super) async fn measure_replica_wait(&self) -> Result<Table<4>> {
         let replica = Server::redis(&dev::test_dir()?, Purpose::Test).await?;
         let table = self.compare_with_replica(replica.url.expose_secret()).await;
@@ -65,7 +65,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Makes a server a replica, and waits until it confirms writes.
+    /// Makes the server at `replica` a replica, and waits until it confirms a write.
     async fn connect_replica(&self, replica: &str) -> Result<()> {
         let primary: Url = self.url.parse()?;
         let mut conn = bare::connect(replica).await?;

@@ -1,4 +1,4 @@
-//! What it costs to enqueue a job in a transaction.
+//! Measures the cost of enqueuing a job in a transaction.
 
 use std::time::Instant;
 
@@ -32,7 +32,8 @@ struct Settings {
 }
 
 impl Bench {
-    /// Measures callers that change a row and enqueue a job, after the commit or in the transaction, until the queue has all jobs.
+    /// Measures callers that change a row and enqueue a job, either after the commit or in the transaction. The time
+    /// ends when the queue has all jobs.
     pub(super) async fn measure_transactions(&self) -> Result<Table<4>> {
         let postgres = Server::postgres(&dev::test_dir()?, Purpose::Test).await?;
         let table = self.compare_transactions(postgres.url.expose_secret()).await;
