@@ -65,7 +65,8 @@ async fn concurrent_registrations_of_one_address_create_one_account() {
     let statuses: Vec<_> = answers.iter().map(|answer| answer.status.as_u16()).collect();
     let (made, others): (Vec<_>, Vec<_>) = statuses.iter().partition(|status| **status == 201);
     assert_eq!(made.len(), 1, "{statuses:?}");
-    // 429: each registration sends a mail to the same mailbox, and the mails to one mailbox are rate-limited.
+    // A registration may also get 429: each one sends a mail to the same mailbox, and mails to a mailbox are
+    // rate-limited.
     assert!(others.iter().all(|status| [400, 429].contains(*status)), "{statuses:?}");
     assert_eq!(column(&app.database, "SELECT count(*) FROM users").await, ["1"]);
     assert_eq!(app.mails().await.len(), 1);
@@ -248,7 +249,8 @@ async fn a_key_rotation_keeps_users_signed_in() {
     finished.get("/users/me", Some(&user)).await.is_some_problem(401, "invalid_token");
 }
 
-/// RFC 7519 section 4.1.4. Each token is presented twice, because the result of the first verification is kept.
+/// RFC 7519 section 4.1.4. The test sends each token twice, because the server caches the result of the first
+/// verification.
 #[tokio::test]
 async fn an_expired_token_is_accepted_within_the_leeway_only() {
     let (none, long) = ("--token-leeway-seconds=0", "--token-leeway-seconds=300");
@@ -268,7 +270,7 @@ async fn an_expired_token_is_accepted_within_the_leeway_only() {
             app.get_me_with_token(late.clone()).await.is_some_problem(401, "invalid_token");
         }
         if leeway > 0 {
-            // As late as a slow machine allows.
+            // Two thirds of the leeway are left, in case the machine is slow.
             let accepted = expired_at(now - leeway / 3);
             for _ in 0..2 {
                 assert_eq!(

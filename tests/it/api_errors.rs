@@ -122,8 +122,7 @@ async fn cors_allows_only_the_configured_origins() {
     for unknown in ["https://evil.example.com", "http://app.example.com", "null"] {
         let answer = preflight(unknown).await;
         assert!(answer.headers.get("access-control-allow-origin").is_none());
-        // The browser enforces CORS, not the API: requests from the API's own pages have an `Origin` header
-        // too.
+        // The browser enforces CORS, not the API: requests from pages of the API itself also have an `Origin` header.
         let actual = Answer::of(app.request(Method::GET, "/health").header("origin", unknown)).await;
         assert_eq!(actual.status, 200);
         assert!(actual.headers.get("access-control-allow-origin").is_none());

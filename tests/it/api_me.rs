@@ -195,7 +195,7 @@ async fn only_the_last_requested_address_can_be_confirmed() {
     let first = app.mailed_token("first@example.com").await;
     assert_eq!(change_email(&app, &user, "second@example.com", PASSWORD).await.status, 202);
     assert_eq!(change_email(&app, &user, "third@example.com", PASSWORD).await.status, 202);
-    // The second mail may or may not be sent before the third address is requested.
+    // The worker may send the second mail before or after the third address is requested.
     let mails = app.mails().await;
     let second = mails.iter().find(|mail| mail.to == "second@example.com");
     for token in [Some(first), second.map(|mail| mail.token())].into_iter().flatten() {

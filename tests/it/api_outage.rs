@@ -16,7 +16,7 @@ use crate::support::{
 /// hangs, so they add [`SLOW_MACHINE_ALLOWANCE`] for a loaded machine.
 const MAX_RESPONSE_TIME: Duration = Duration::from_secs(3);
 const SLOW_MACHINE_ALLOWANCE: Duration = Duration::from_secs(12);
-/// The default time limits of PostgreSQL and Redis. Other tests use longer ones.
+/// The default values of both settings. The other tests use longer ones.
 const TIMEOUTS: [&str; 2] = ["--database-timeout-ms=1400", "--redis-timeout-ms=900"];
 
 async fn with_proxied_database() -> (Proxy, TestApp) {
@@ -55,12 +55,12 @@ async fn requests_recover_after_a_database_outage() {
         let user = app.user().await;
         assert_eq!(app.get("/users/me", Some(&user)).await.status, 200);
         proxy.set(link);
-        // The server keeps copies of the user and the session for up to 100 ms.
+        // The server may answer from copies of the user and the session for up to 100 ms.
         eventually("requests fail", || async {
             (app.get("/users/me", Some(&user)).await.status == 503).then_some(())
         })
         .await;
-        // The pool may hand out a connection that only seems usable. The request must then fail, not hang.
+        // The pool may return a connection that is broken but seems usable. The request must then fail, not hang.
         for _ in 0..3 {
             tokio::time::timeout(MAX_RESPONSE_TIME + SLOW_MACHINE_ALLOWANCE, async {
                 app.get("/users/me", Some(&user)).await.is_some_problem(503, "unavailable");
@@ -190,8 +190,8 @@ async fn a_push_with_a_lost_response_enqueues_one_job() {
     let (proxy, app) = with_proxied_redis().await;
     assert_eq!(app.get("/health/redis", None).await.status, 200);
     proxy.lose_answer("");
-    // Enqueues directly: an HTTP request may send another command to Redis first, which would lose its
-    // response instead.
+    // Enqueues without HTTP. A request could send another command to Redis first, and the response to that command
+    // would be lost.
     let job = ExampleTask { name: "x".into(), duration: 0 };
     app.app.queue.enqueue(&job, Origin::default()).await.unwrap();
     assert!(proxy.has_lost_it());

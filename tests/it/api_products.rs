@@ -1,4 +1,4 @@
-//! The products of organizations, as an example of the tests of a resource.
+//! The products of organizations. These tests are an example for the tests of other resources.
 
 use futures_util::future::join_all;
 use reqwest::{Method, RequestBuilder, StatusCode};
@@ -53,7 +53,7 @@ async fn smoke_a_product_is_created_read_changed_and_deleted() {
     let changed = change(json!({ "price": 5, "name": "Black tea" })).await;
     assert_eq!((changed.status, &changed.body["name"]), (StatusCode::OK, &json!("Black tea")));
     assert_eq!(changed.body["sku"], "TEA-1");
-    // What changes nothing leaves the product, its entity tag and the trail as they are.
+    // A request without a change does not affect the product, its entity tag or the audit trail.
     for body in [json!({}), json!({ "price": 5 })] {
         let same = change(body).await;
         assert_eq!((same.status, &same.body), (StatusCode::OK, &changed.body));
@@ -101,7 +101,7 @@ async fn invalid_products_are_refused_with_the_field() {
     }
     let missing = app.post(&path, Some(&org.owner), json!({})).await.invalid_fields();
     assert_eq!(missing.len(), 4, "{missing:?}");
-    // Another organization may have the SKU.
+    // Two organizations may use the same SKU.
     let other = Org::create(&app, "other").await;
     create(&app, &format!("/orgs/{}/products", other.id), &other.owner, tea("TEA-1")).await;
 }
@@ -160,7 +160,7 @@ async fn a_change_can_require_the_state_that_was_read() {
     let tag = app.get(&one, Some(&org.owner)).await.header("etag").to_owned();
     let unchanged = request(&app, Method::GET, &one, &org.owner).header("if-none-match", &tag);
     assert_eq!(Answer::of(unchanged).await.status, StatusCode::NOT_MODIFIED);
-    // Of several changes of one state at once, one is made.
+    // One of several concurrent changes of the same state succeeds.
     let changes = (0..6).map(|price| {
         let change = request(&app, Method::PATCH, &one, &org.owner).header("if-match", &tag);
         Answer::of(change.json(&json!({ "price": price })))
@@ -198,7 +198,8 @@ async fn the_role_decides_what_a_member_may_do() {
     }
 }
 
-/// The membership of a request may be as old as the copy of the identity. A change reads it again, and locks it.
+/// A request checks the membership in a copy of the identity, which may be stale. A change also reads and locks the
+/// membership.
 #[tokio::test]
 async fn a_change_checks_the_membership_again() {
     let app = TestApp::with(&["--identity-cache-ms=60000"]).await;
@@ -213,7 +214,7 @@ async fn a_change_checks_the_membership_again() {
         (format!("UPDATE memberships SET role = 'member', suspended_at = now() {of_user}"), 403),
         (format!("DELETE FROM memberships {of_user}"), 404),
     ] {
-        // The copy stays, so a read does not notice it yet.
+        // The copy is still used, so a read does not see the change.
         app.database.sql(&change).await;
         assert_eq!(app.get(&one, Some(&user)).await.status, StatusCode::OK, "{change}");
         let patch = request(&app, Method::PATCH, &one, &user).json(&json!({ "price": 1 }));
@@ -242,7 +243,7 @@ async fn a_repeated_creation_with_a_key_makes_one_product() {
     assert_eq!(second.header("location"), first.header("location"));
     let count = format!("SELECT count(*) FROM products WHERE org_id = {}", org.id);
     assert_eq!(column(&app.database, &count).await, ["1"]);
-    // The answer is for members only.
+    // Only members of the organization get the stored response.
     app.sql(&format!("UPDATE organizations SET suspended_at = now() WHERE id = {}", org.id)).await;
     send().await.is_some_problem(403, "org_suspended");
 }

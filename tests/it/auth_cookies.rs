@@ -246,7 +246,7 @@ async fn smoke_a_logout_removes_the_cookies() {
         let pairs: Vec<_> =
             removed.iter().map(|cookie| (cookie.name.as_str(), cookie.value.as_str())).collect();
         assert_eq!(pairs, [("access_token", ""), ("refresh_token", "")]);
-        // A browser removes a cookie only if the path is the same.
+        // A browser removes a cookie only if the path of both cookies is the same.
         assert!(removed[0].attributes.is_superset(&attributes(&["Path=/", "Max-Age=0"])));
         assert!(removed[1].attributes.is_superset(&attributes(&["Path=/", "Max-Age=0"])));
         browser.me().await.is_some_problem(401, "invalid_token");

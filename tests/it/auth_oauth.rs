@@ -14,7 +14,7 @@ const REFRESH: &str = "/auth/refresh";
 const FORM: &str = "application/x-www-form-urlencoded";
 const JSON: &str = "application/json";
 
-/// The begin of the `WWW-Authenticate` header for a refused token (RFC 6750 section 3.1).
+/// The beginning of the `WWW-Authenticate` header for a refused token (RFC 6750 section 3.1).
 const REFUSED_TOKEN: &str = "Bearer error=\"invalid_token\"";
 
 async fn post_body(app: &TestApp, path: &str, content_type: &str, body: &str) -> Answer {

@@ -1,4 +1,4 @@
-//! Rate limits on passwords, codes and links: they slow an attacker down and lock no user out.
+//! Rate limits on passwords, codes and links. They slow an attacker down, and do not lock a user out.
 
 use futures_util::future::join_all;
 use serde_json::json;
@@ -18,7 +18,8 @@ const ADDRESS: &str = "203.0.113.7";
 const OTHER_ADDRESS: &str = "198.51.100.7";
 
 impl TestApp {
-    /// Moves the end of every wait of the throttle by a number of seconds. Returns the number of waits.
+    /// Moves the end of every wait of the throttle by `seconds`. Negative values end waits. Returns the number of
+    /// waits.
     pub async fn move_waits(&self, seconds: i32) -> usize {
         let mut conn = connect(&servers().await.redis_url()).await.unwrap();
         let pattern = format!("{}:throttle:*", self.prefix);
@@ -70,8 +71,8 @@ async fn smoke_five_wrong_passwords_delay_the_next_attempt() {
     for password in [WRONG_PASSWORD, PASSWORD] {
         retry_after(&log_in_from(&app, ADDRESS, &user.email, password).await);
     }
-    // Another network and another account do not have to wait. Their success does not end the wait of this
-    // pair.
+    // The wait is for one network and one account: other networks and other accounts do not wait. Their successful
+    // logins do not end it.
     assert_eq!(log_in_from(&app, OTHER_ADDRESS, &user.email, PASSWORD).await.status, 200);
     assert_eq!(log_in_from(&app, ADDRESS, &other.email, PASSWORD).await.status, 200);
     retry_after(&log_in_from(&app, ADDRESS, &user.email.to_uppercase(), PASSWORD).await);
@@ -93,8 +94,8 @@ async fn the_wait_grows_to_five_minutes() {
         waits.push(retry_after(&log_in_from(&app, ADDRESS, &user.email, PASSWORD).await) + 60 - 1_000);
         app.move_waits(-1_000).await;
     }
-    // The waits are 1, 64 and 300 seconds. Each value is 60 seconds higher, less the time that the test has
-    // taken.
+    // The waits are 1, 64 and 300 seconds. The code above adds 60 to each, so that the duration of the test makes none
+    // negative.
     assert!(waits.is_sorted_by(|one, next| one < next) && waits[2] <= 360, "{waits:?}");
 }
 
@@ -141,7 +142,7 @@ async fn smoke_an_attacker_cannot_lock_a_user_out() {
     assert_eq!(log_in_from(&app, "192.0.2.1", &other.email, PASSWORD).await.status, 200);
     assert_eq!(log_in_from(&app, ADDRESS, &user.email, PASSWORD).await.status, 200, "a known network");
     retry_after(&log_in_from(&app, "192.0.2.1", &user.email, PASSWORD).await);
-    // The limit of the pair applies on a known network too.
+    // On a known network, the limit of a network and an account applies too.
     fail_logins(&app, 5, ADDRESS, &user.email).await;
     app.move_waits(60).await;
     retry_after(&log_in_from(&app, ADDRESS, &user.email, PASSWORD).await);

@@ -37,7 +37,7 @@ impl OwnRedis {
         redis::cmd(command[0]).arg(&command[1..]).query_async(&mut conn).await.unwrap()
     }
 
-    /// Makes Redis refuse every command that needs memory.
+    /// Sets `maxmemory` to a byte, so that Redis refuses every command that needs memory.
     async fn fill_up(&self) {
         self.run::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
     }
@@ -85,7 +85,7 @@ async fn smoke_attempts_are_counted_without_redis() {
     assert_password_attempts_are_limited(&app, &user).await;
     assert_eq!(app.login(&other.email, PASSWORD).await.status, 200);
     assert_links_are_sent(&app, &other).await;
-    // The process also counts the links of one network to all addresses.
+    // The process also counts the requests of one network for links, over all addresses.
     let mut refused = 0;
     for n in 0..20 {
         let email = format!("other{n}@example.com");
@@ -188,15 +188,15 @@ async fn counters_have_a_limited_number_of_keys_that_are_not_evicted() {
     assert!((12_000..=16_384).contains(&keys.len()), "{} keys", keys.len());
     assert!(run(Operation::Check, "victim").await > 1, "its failures are still known");
     assert_eq!(run(Operation::Check, "unknown").await, 0);
-    // The keys have no time to live, so that a policy such as `volatile-lru` does not evict them.
+    // The keys have no TTL, so a policy such as `volatile-lru` does not evict them.
     assert_eq!(redis.run::<i64>(&["TTL", &keys[0]]).await, -1);
     run(Operation::Reset, "victim").await;
     assert_eq!(run(Operation::Check, "victim").await, 0);
     redis.0.stop().await;
 }
 
-/// Tries wrong codes on four servers without Redis, whose own counters are empty. Returns the number of codes
-/// that were checked.
+/// Tries wrong codes on four servers without Redis. The counters of each server start empty. Returns the number of
+/// codes that were checked.
 async fn try_codes(first: &TestApp, user: &User, authenticator: &Authenticator) -> usize {
     let mut tried = 0;
     for _ in 0..4 {
@@ -229,7 +229,7 @@ async fn wrong_codes_of_a_user_are_limited_over_all_processes_without_redis() {
     let (user, other) = (app.user().await, app.user().await);
     let (authenticator, of_other) = (turn_on(&app, &user).await, turn_on(&app, &other).await);
     assert_eq!(try_codes(&app, &user, &authenticator).await, 10);
-    // Now the right code is refused too. The codes of another user are accepted.
+    // The right code is now refused too. Codes of another user are accepted.
     let fresh = TestApp::on(app.database.clone(), &UNREACHABLE_REDIS).await;
     let right = authenticator.code();
     answer(&fresh, &challenge(&fresh, &user).await, &right).await.is_some_problem(429, "too_many_attempts");

@@ -1,4 +1,4 @@
-//! The cache in Redis: all replicas share it, and the product works without it.
+//! The cache in Redis. All replicas share it, and the product works while Redis is unavailable.
 
 use std::{
     sync::{
@@ -72,7 +72,7 @@ async fn values_are_stored_below_the_prefix_and_expire() {
     let key = format!("{}:cache:a", one.app.app.config.redis.redis_key_prefix);
     assert_eq!(redis.get::<_, String>(&key).await.unwrap(), "\"load 0\"");
     assert!((3_500..=3_600).contains(&redis.ttl::<_, i64>(&key).await.unwrap()));
-    // A value that cannot be read: from another program, or from a release that stores another type.
+    // Values that cannot be parsed: from another program, or from a release that stores another type.
     for other in ["{", "17"] {
         let () = redis.set(&key, other).await.unwrap();
         let before = one.loads();
@@ -155,7 +155,7 @@ async fn the_cache_may_have_a_server_of_its_own_that_evicts() {
 async fn the_number_of_users_is_cached_and_updated_after_each_change() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
-    // A page that has all users needs no count.
+    // A page that contains all users needs no count, so the limit is 1.
     let total = async || app.get("/users?limit=1", Some(&admin)).await.body["total"].as_i64().unwrap();
     assert_eq!(total().await, 1);
     app.database.sql("INSERT INTO users (email) VALUES ('unseen@example.com')").await;

@@ -142,7 +142,7 @@ async fn smoke_dev_runs_the_whole_product_and_keeps_its_data() {
     second.wait_until_gone(dir.path()).await;
 }
 
-/// Adds to `found` the entries below a directory that users other than their owner may access.
+/// Adds the entries below a directory to `found` that users other than their owner may access.
 fn collect_accessible_to_others(dir: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();

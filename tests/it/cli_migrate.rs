@@ -21,7 +21,7 @@ async fn nothing_is_reverted_without_a_confirmation() {
     }
     let every = run(migrate(&database, &["down", "-n", count.as_str()])).await.failed(1, &["--yes"]);
     assert!(every.stderr.contains(first), "{every:?}");
-    // With DEBUG on, one migration may be reverted without `--yes`, but not several.
+    // With `DEBUG`, `saas migrate` reverts one migration without `--yes`, but not several.
     let debug = |args: &[&str]| {
         let mut command = migrate(&database, args);
         command.env("DEBUG", "true");
@@ -100,8 +100,8 @@ async fn migrate_schema_needs_only_the_migrations() {
     assert_eq!(fs::read_to_string(&out).unwrap(), text);
 }
 
-/// A developer who uses a new table before src/schema.rs has it cannot compile, and must still be able to
-/// migrate.
+/// A developer may use a new table in the code before src/schema.rs has it. The code then does not compile, but the
+/// migration must still run.
 #[tokio::test]
 async fn the_script_uses_the_last_binary_if_the_code_does_not_compile() {
     let dir = TempDir::new();

@@ -1,4 +1,4 @@
-//! Replicas whose clock differs from that of the database: the database decides what has expired.
+//! Replicas whose clock differs from that of the database. The clock of the database decides what has expired.
 
 use std::sync::Arc;
 
@@ -18,8 +18,8 @@ use crate::support::{
 const HOUR: i64 = 3_600;
 const DAY: i64 = 24 * HOUR;
 
-/// Creates a database whose clock is ahead of the clock of this process by so many seconds: PostgreSQL finds these
-/// functions before its own.
+/// Creates a database whose clock is `seconds` ahead of the clock of this process: functions in another schema replace
+/// those of PostgreSQL.
 async fn database_ahead_by(seconds: i64) -> Arc<TestDatabase> {
     let database = TestDatabase::migrated().await;
     let shift = format!(

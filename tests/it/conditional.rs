@@ -148,13 +148,13 @@ async fn smoke_a_change_is_made_only_to_the_state_that_the_client_has_seen() {
         assert_eq!(second, etag(&app, &path, &admin).await, "the change returns the new tag");
         for stale in [first.clone(), format!("W/{second}"), "\"x\", \"y\"".into(), "\"*\"".into()] {
             rename(&stale, "Lost").await.is_some_problem(412, "precondition_failed");
-            // Also without a change, so that a client can ask.
+            // An empty change also gets 412, so a client can check its tag without changing anything.
             let empty = Answer::of(patch(&app, &path, &admin, &stale, json!({}))).await;
             empty.is_some_problem(412, "precondition_failed");
         }
         assert_eq!(second, etag(&app, &path, &admin).await, "nothing was changed");
         assert_eq!(Answer::of(patch(&app, &path, &admin, &second, json!({}))).await.status, 200);
-        // The state of the resource has the same tag for a client that reads it compressed.
+        // `If-Match` also accepts the tag of the compressed response.
         let compressed = format!("{}-gzip\"", second.trim_end_matches('"'));
         for (if_match, name) in [(format!("\"x\", {compressed}"), "Two"), ("*".to_owned(), "Three")] {
             let answer = rename(&if_match, name).await;
@@ -256,7 +256,7 @@ async fn the_document_has_the_conditional_requests() {
         let is_read = method == "get" && has_tag;
         assert_eq!(names.contains("If-None-Match"), is_read, "{method} {path}");
         assert_eq!(operation["responses"]["304"]["headers"]["ETag"].is_object(), is_read, "{method} {path}");
-        // A deletion may also take it, and has no response with a tag.
+        // A deletion may accept `If-Match` too, and its response has no tag.
         if method != "delete" {
             assert_eq!(names.contains("If-Match"), method == "patch" && has_tag, "{method} {path}");
         }

@@ -18,7 +18,7 @@ fn read(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
 }
 
-/// Returns the lines that belong to the line that begins with `head`, because they are indented further.
+/// Returns the indented lines that follow the line that begins with `head`.
 fn block<'a>(text: &'a str, head: &str) -> Vec<&'a str> {
     let indentation = |line: &str| line.len() - line.trim_start().len();
     let after_head = text.lines().skip_while(|line| !line.starts_with(head)).skip(1);
@@ -111,7 +111,7 @@ fn each_process_has_a_health_check_and_time_to_stop() {
             let default =
                 time.split_once(&format!("${{{setting}:-")).unwrap_or_else(|| panic!("{setting}")).1;
             let default = default.split('}').next().unwrap();
-            // Either the service sets it to the same value, or this is the default of the product.
+            // The service sets the setting to `default`, or leaves it unset and the product has the same default.
             let is_set = service.contains(&&*format!("    {setting}: ${{{setting}:-{default}}}"));
             assert!(is_set || default_of(setting) == default, "{name}: {setting} is not {default}");
         }
@@ -127,7 +127,7 @@ fn default_of(setting: &str) -> String {
     arg.get_default_values()[0].to_str().unwrap().to_owned()
 }
 
-/// Runs the statements of the script on a server of its own, because they end the login of the superuser.
+/// Runs the statements of the script on a private server, because they disable the login of the superuser.
 #[tokio::test]
 async fn the_role_of_the_product_is_no_superuser() {
     let server = Server::postgres(&test_dir().unwrap(), Purpose::Test).await.unwrap();

@@ -160,7 +160,7 @@ async fn concurrent_creations_of_an_admin_create_one_account() {
     assert_eq!(app.login("root@example.com", PASSWORD).await.status, 200);
 }
 
-/// Covers the connections of the pool and those of commands.
+/// Checks the connections of the pool and those of commands.
 #[tokio::test]
 async fn each_transaction_sets_its_isolation_level_and_statement_timeout() {
     let app = TestApp::start().await;

@@ -84,7 +84,7 @@ fn ids(page: &Value) -> Vec<String> {
     items.map(|job| job["job_id"].as_str().unwrap().to_owned()).collect()
 }
 
-/// Walks the API document, so operations that are added below `/admin` later are covered too.
+/// The operations come from the API document, so the test covers operations that are added below `/admin` later.
 #[tokio::test]
 async fn smoke_only_admins_may_operate_queues() {
     let app = TestApp::start().await;

@@ -157,7 +157,7 @@ async fn a_purge_deletes_the_jobs_of_one_state() {
     let first = enqueue(&app, Chore::Succeed).await;
     enqueue_in_an_hour(&app).await;
     enqueue_after(&app, &first).await;
-    // The deferred job comes first: it would fail if the job that it waits for were deleted.
+    // The deferred job is purged first: purging the job that it depends on would make it fail.
     let states = ["deferred", "queued", "scheduled", "failed"];
     for (n, state) in states.into_iter().enumerate() {
         let path = format!("/admin/queues/chores/jobs?status={state}");

@@ -1,4 +1,4 @@
-//! What a key may do: its scopes, as far as its creator has them now.
+//! The permissions of an API key: its scopes, limited to the permissions that its creator has now.
 
 use std::sync::Arc;
 
@@ -47,7 +47,7 @@ async fn smoke_a_key_may_do_what_its_scopes_allow() {
 #[tokio::test]
 async fn a_key_has_no_rights_that_its_creator_has_lost() {
     let app = TestApp::start().await;
-    // The change, and the responses to a read and to a write.
+    // Each entry: the change, the response to a read, the response to a write.
     for (change, read_expected, write_expected) in [
         ("UPDATE memberships SET role = 'viewer' WHERE {member}", is(200, ""), is(403, "forbidden")),
         (
@@ -188,7 +188,7 @@ async fn a_malformed_key_is_refused_without_a_query() {
             assert!(answer.header("www-authenticate").contains("invalid_token"));
         }
     }
-    // A key with the right checksum is looked up.
+    // A key with a valid checksum causes a query.
     assert_eq!(outcome(&read_products(&app, 1, &key).await), is(503, "unavailable"));
     proxy.set(Link::Up);
 }

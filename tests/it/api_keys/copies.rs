@@ -1,4 +1,5 @@
-//! Copies of keys: a change by this process is known at once, and one by another replica within `IDENTITY_CACHE_MS`.
+//! Cached copies of keys. A change by this process is effective at once, and a change by another replica within
+//! `IDENTITY_CACHE_MS`.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -42,7 +43,7 @@ async fn a_copy_is_used_until_this_process_changes_the_key() {
     change(Method::POST, "/secret-scanning/revoke", json!({ "keys": [key.secret] })).await;
     assert_eq!(read(&app, &key).await, is(401, "invalid_token"));
 
-    // The rights of the creator, too.
+    // A change of the creator's membership or account also discards the copy.
     let admin = member(&app, org, "admin").await;
     let key = create_key(&app, org, &admin, &SCOPES).await;
     assert_eq!(read(&app, &key).await, is(200, ""));

@@ -1,4 +1,4 @@
-//! The revocation of keys that have leaked: by anyone who has found one, and by the operator.
+//! The revocation of leaked keys: a finder reports a key, or the operator runs a command.
 
 use saas::security::api_key;
 use serde_json::{Value, json};
@@ -51,7 +51,7 @@ async fn smoke_a_reported_key_is_revoked() {
     );
     assert_eq!(column(&app.database, &entry).await, ["leaked"]);
 
-    // Nothing happens to a key that has ended.
+    // A report of a revoked or expired key has no effect.
     assert_eq!(report(&app, json!([leaked.secret])).await.status, 204);
     app.sql(&format!("UPDATE api_keys SET expires_at = now() WHERE id = {}", other.id)).await;
     assert_eq!(report(&app, json!([other.secret])).await.status, 204);
@@ -69,7 +69,7 @@ async fn a_report_of_the_secret_before_the_rotation_keeps_the_present_one() {
     assert_eq!(report(&app, json!([old.secret])).await.status, 204);
     assert_eq!((read(&app, &old).await, read(&app, &new).await), (is(401, "invalid_token"), is(200, "")));
     assert_eq!(recipients(&app).await, std::slice::from_ref(&owner.email));
-    // The overlap is over.
+    // The second report has no effect, because the first one has ended the overlap.
     assert_eq!(report(&app, json!([old.secret])).await.status, 204);
     assert_eq!(recipients(&app).await.len(), 1);
     assert_eq!(report(&app, json!([old.secret, new.secret])).await.status, 204);

@@ -150,7 +150,7 @@ async fn only_members_who_may_write_keys_manage_them() {
         }
     }
 
-    // An admin may end what acts in the name of the owner, and not take it over.
+    // An admin may revoke a key of the owner, but not change or rotate it.
     let admin = member(&app, org, "admin").await;
     let too_high = is(403, "role_too_high");
     assert_eq!(call(Method::PATCH, &key.path(), &admin, json!({ "name": "x" })).await, too_high);
@@ -159,7 +159,7 @@ async fn only_members_who_may_write_keys_manage_them() {
     assert_eq!(call(Method::PATCH, &own.path(), &owner, json!({ "name": "x" })).await, is(200, ""));
     assert_eq!(call(Method::DELETE, &key.path(), &admin, Value::Null).await, is(204, ""));
 
-    // The keys of another organization.
+    // The path names another organization than that of the key.
     let other = create_org(&app, &stranger).await;
     let foreign = format!("/orgs/{other}/api-keys/{}", own.id);
     for (method, body) in

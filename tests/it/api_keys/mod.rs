@@ -1,4 +1,4 @@
-//! API keys: what they may do, how they end, and who hears of it.
+//! API keys: their permissions, how they end, and the mails about them.
 
 mod access;
 mod copies;

@@ -95,7 +95,7 @@ async fn many_keys_are_announced_in_batches() {
         owner.id
     );
     app.sql(&insert).await;
-    // Two workers at the same time announce each key once, too.
+    // Two concurrent runs also announce each key only once.
     let (one, other) = tokio::join!(announce_expiries(&app.app), announce_expiries(&app.app));
     assert_eq!(one.unwrap() + other.unwrap(), 120);
     assert_eq!(mails(&app, "An API key expires soon").await.0.len(), 120);

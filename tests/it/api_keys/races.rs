@@ -1,4 +1,5 @@
-//! Keys that are used, revoked and rotated at the same time. A transaction of the test holds a row until the requests wait.
+//! Keys that are used, revoked and rotated at the same time. A transaction of the test holds a row lock until the
+//! requests wait.
 
 use futures_util::future::join_all;
 use reqwest::Method;
@@ -8,7 +9,7 @@ use tokio_postgres::{Client, NoTls};
 use super::{Key, LONG_CACHE, SCOPES, add_product, create_key, create_org, is, outcome, read, rotate};
 use crate::support::{TestApp, eventually, records::column};
 
-/// Begins a transaction with these statements.
+/// Begins a transaction, and runs statements in it.
 async fn hold(app: &TestApp, sql: &str) -> Client {
     let (client, connection) = tokio_postgres::connect(&app.database.url, NoTls).await.unwrap();
     tokio::spawn(connection);
@@ -31,7 +32,7 @@ async fn a_revocation_waits_for_a_change_that_has_begun() {
     let owner = app.user().await;
     let org = create_org(&app, &owner).await;
     let key = create_key(&app, org, &owner, &SCOPES).await;
-    // The change has checked the key, and waits for the SKU.
+    // The request has checked the key, and waits for the uncommitted product with the same SKU.
     let insert = "INSERT INTO products (org_id, sku, name, price, currency) VALUES";
     let blocker = hold(&app, &format!("{insert} ({org}, 'T-1', 'Tea', 1, 'EUR')")).await;
     let change = add_product(&app, org, &key.secret, "T-1");

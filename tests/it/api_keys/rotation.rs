@@ -1,4 +1,4 @@
-//! Rotation: a new secret, and an overlap in which the old one is valid.
+//! Key rotation: the key gets a new secret, and the old secret stays valid during an overlap.
 
 use chrono::{DateTime, Duration, Utc};
 use reqwest::Method;
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{Key, SCOPES, create_key, create_org, is, read, rotate};
 use crate::support::{TestApp, records::column};
 
-/// Asserts that a time of a key is this long after its rotation. The statements of a rotation read the clock a moment apart.
+/// Asserts that the time in `field` is `expected` after the rotation, within a minute.
 #[track_caller]
 fn assert_after_rotation(key: &Value, field: &str, expected: Duration) {
     let time = |field: &str| {
@@ -30,7 +30,7 @@ async fn smoke_both_secrets_are_valid_during_the_overlap() {
     assert!(new.id == old.id && new.secret != old.secret);
     let key = &rotated.body["key"];
     assert_after_rotation(key, "previous_expires_at", Duration::hours(24));
-    // As long again as before.
+    // The key gets its original lifetime again.
     assert_after_rotation(key, "expires_at", Duration::days(90));
     assert_eq!(column(&app.database, "SELECT expiry_notified_at IS NULL FROM api_keys").await, ["t"]);
     assert_eq!((read(&app, &old).await, read(&app, &new).await), (is(200, ""), is(200, "")));

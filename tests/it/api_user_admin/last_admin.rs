@@ -129,7 +129,7 @@ async fn only_one_of_two_concurrent_demotions_succeeds() {
         );
         let (good, bad) = if first.status == 200 { (first, second) } else { (second, first) };
         assert_eq!(good.status, 200, "round {round}: {}", good.text);
-        // 403 if the first demotion is complete before the second checks its caller, who is then no longer an
+        // 403 if the first demotion is complete before the second request is authorized: its caller is no longer an
         // admin.
         let refused = (bad.status.as_u16(), bad.body["code"].as_str().unwrap());
         assert!([(409, "last_admin"), (403, "forbidden")].contains(&refused), "{}", bad.text);
@@ -162,7 +162,7 @@ async fn the_second_of_two_concurrent_removals_sees_the_first() {
         );
         let (good, bad) = if first.status.is_success() { (first, second) } else { (second, first) };
         assert!(good.status.is_success(), "{how:?}: {}", good.text);
-        // The first removal has removed the caller of the second one, or the second one would remove the last
+        // Either the first removal has removed the caller of the second one, or the second one would remove the last
         // admin.
         let refused = bad.body["code"].as_str().unwrap();
         assert!(

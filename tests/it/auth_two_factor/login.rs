@@ -48,7 +48,7 @@ async fn a_login_during_the_confirmation_of_the_second_factor_gets_a_challenge()
     let (confirming, connection) =
         tokio_postgres::connect(&app.database.url, tokio_postgres::NoTls).await.unwrap();
     tokio::spawn(connection);
-    // These are the steps of `confirm`: it locks the user, and then enables the second factor.
+    // These are the steps of the operation `confirm`: it locks the user, and then enables the second factor.
     let steps = "BEGIN; SELECT id FROM users FOR UPDATE; UPDATE two_factor SET confirmed_at = now()";
     confirming.batch_execute(steps).await.unwrap();
     let waiting = "SELECT pid FROM pg_stat_activity

@@ -93,7 +93,7 @@ async fn two_factor_cannot_be_set_up_without_a_key() {
     assert_eq!(app.login(&user.email, PASSWORD).await.status, 200);
 }
 
-/// Tries wrong codes until one is throttled. Each failure doubles the wait, so this happens on a slow machine
+/// Tries wrong codes until a code is throttled. Each failure doubles the wait, so that a slow machine reaches the limit
 /// too.
 async fn assert_rate_limited(ask: impl AsyncFn() -> Answer) {
     for tried in 0..14 {
@@ -163,7 +163,7 @@ async fn concurrent_wrong_codes_do_not_evade_the_limit() {
     let tries = challenges.iter().cycle().take(30).map(|token| answer(&app, token, &wrong));
     let answers = futures_util::future::join_all(tries).await;
     let checked = answers.iter().filter(|answer| answer.status == 400).count();
-    // Each checked code extends the wait, so a slow machine may check a few more than five.
+    // Each checked code extends the wait, so a slow machine may check a few more than five codes.
     assert!((5..12).contains(&checked), "{checked} of 30 codes were checked");
 }
 
