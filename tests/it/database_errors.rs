@@ -65,7 +65,7 @@ async fn an_unusable_connection_is_replaced() {
     assert_eq!(backend_pid(&app.app.db).await, last, "a canceled statement leaves its connection usable");
 }
 
-/// A migration of the next release may do this while this release still runs.
+/// A migration of the next release may change the type of a column while this release still runs.
 #[tokio::test]
 async fn no_request_fails_when_a_column_changes_its_type() {
     let app = TestApp::with(&["--database-pool-size=4", "--identity-cache-ms=0"]).await;
@@ -99,9 +99,9 @@ async fn a_transaction_is_retried_after_a_deadlock() {
     assert_eq!(column(&app.database, "SELECT changes FROM locked ORDER BY id").await, ["2", "2"]);
 }
 
-/// Locks row 1, waits until the opponent waits for that row, and then locks row 2, which the opponent holds.
-/// The `deadlock_timeout` of the opponent is an hour, so this statement is the victim. When it is retried,
-/// the opponent has committed.
+/// Locks row 1, waits until the opponent (another connection) waits for that row, and then locks row 2, which the
+/// opponent holds. The `deadlock_timeout` of the opponent is an hour, so PostgreSQL cancels this statement. On the
+/// retry, the opponent has committed.
 const DEADLOCK: &str = "DO $$ BEGIN
     UPDATE locked SET changes = changes + 1 WHERE id = 1;
     WHILE EXISTS (SELECT FROM pg_locks WHERE pid = {opponent})

@@ -1,5 +1,5 @@
-//! The default password of the first admin: it is public, so only a private database of `saas dev` may have
-//! an admin with it.
+//! The default password of the first admin. It is public, so only a private database of `saas dev` may have an admin
+//! with this password.
 
 use std::process::Command;
 
@@ -15,7 +15,7 @@ use crate::support::{
 
 const PROBLEM: &[&str] = &["default password", "planted@example.com", "saas create-admin", "--set-password"];
 
-/// Inserts an active admin with the default password. Earlier releases created such an admin.
+/// Inserts an active admin with the default password, as earlier releases did.
 async fn insert_admin_with_default_password(database: &TestDatabase) {
     let hash = bcrypt::hash(DEFAULT_ADMIN_PASSWORD, 4).unwrap();
     database
@@ -45,7 +45,7 @@ async fn serve_refuses_an_admin_with_the_default_password_until_it_is_replaced()
     first.signal("TERM");
     first.end().await;
     insert_admin_with_default_password(&database).await;
-    // The second time, the result comes from the cache.
+    // The second start reads the result of the check from the cache.
     for _ in 0..2 {
         run(start().await).await.failed(1, PROBLEM);
     }

@@ -69,7 +69,7 @@ async fn both_versions_of_a_mail_are_shown_and_no_script_runs() {
     let policy = page.header("content-security-policy");
     assert!(policy.contains("default-src 'none'") && !policy.contains("script-src"), "{policy}");
 
-    // The mail is escaped, so it cannot end the attribute `srcdoc`.
+    // The mail is escaped, so it cannot end the attribute `srcdoc`, which contains it.
     let escaped =
         "&#60;base target=&#34;_blank&#34;&#62;&#60;h1 title=&#34;Hi&#34;&#62;Hi &#38; bye&#60;/h1&#62;";
     assert!(page.text.contains(&format!("srcdoc=\"{escaped}")), "{}", page.text);
@@ -96,7 +96,7 @@ async fn a_plain_text_mail_has_no_frame() {
 async fn only_captured_mails_are_found() {
     let dev = DevApp::start().await;
     dev.capture("mail-1", "Hi", "Hello", None).await;
-    // A file next to the directory, which a path traversal would find.
+    // A file outside of the directory of mails. A path traversal would read it.
     let outside = dev.mail_dir().with_extension("eml");
     std::fs::write(&outside, "Subject: Secret\r\n\r\nSecret").unwrap();
     let name = outside.file_stem().unwrap().to_str().unwrap();

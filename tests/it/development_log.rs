@@ -1,5 +1,5 @@
-//! The log in development: the reason of a refused request, statements and jobs at the level `debug`, and no
-//! lines for requests and jobs that only repeat.
+//! The log in development. It has the reason of each refused request, and statements and jobs at the level `debug`. It
+//! has no lines for periodic requests and jobs without work.
 
 use reqwest::Method;
 use saas::{jobs::RelayOutbox, queue::Origin};

@@ -1,4 +1,4 @@
-//! An address has one account, however it is spelled.
+//! All spellings of an email address belong to one account.
 
 use saas::services::housekeeping;
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use crate::support::{
     smtp::SmtpServer,
 };
 
-/// Spellings of one address. Its account is registered with the first one.
+/// Spellings of one address. The tests register the account with the first spelling.
 const SPELLINGS: [&str; 9] = [
     "ada@bücher.example",
     "ada@xn--bcher-kva.example",
@@ -26,7 +26,7 @@ const SPELLINGS: [&str; 9] = [
 const STORED_ADDRESS: &str = "ada@bücher.example";
 const MAILED_ADDRESS: &str = "ada@xn--bcher-kva.example";
 
-/// Addresses that are refused wherever one is stored.
+/// Addresses that every operation refuses, except the login.
 const REFUSED: [&str; 9] = [
     "a@[127.0.0.1]",
     "a@127.0.0.1",
@@ -50,7 +50,7 @@ async fn register(app: &TestApp, email: &str) -> User {
     User::signed_in(id, made.body["email"].as_str().unwrap(), &app.login(email, PASSWORD).await)
 }
 
-/// Runs a command on the database of an application.
+/// Runs a `saas` command on the database of an application.
 async fn run_saas(app: &TestApp, args: &[&str]) -> Ended {
     let mut command = saas(args);
     command.env("DATABASE_URL", &app.database.url).env("BCRYPT_COST", "4").env("ALLOW_WEAK_HASHES", "true");
@@ -100,7 +100,7 @@ async fn spellings_share_the_rate_limits() {
     for spelling in SPELLINGS {
         let body = json!({ "email": spelling });
         assert_eq!(app.post("/auth/forgot-password", None, body).await.status, 202);
-        // Extends the waits, so that they do not end on a slow machine.
+        // Extends the waits, so that they do not end during the test on a slow machine.
         app.move_waits(60).await;
     }
     let mails = app.mails().await;
@@ -127,7 +127,8 @@ async fn an_address_that_is_registered_meanwhile_cannot_be_confirmed() {
     let token = json!({ "token": app.mailed_token(MAILED_ADDRESS).await });
     let faster = register(&app, SPELLINGS[1]).await;
     app.post("/auth/confirm-email", None, token).await.is_some_problem(400, "email_taken");
-    // Without the other account, the address can be confirmed. Its key changes too.
+    // Without the account of the same address, the new address can be confirmed. The key of the address (`email_key`)
+    // changes with it.
     let path = format!("/users/{}", faster.id);
     let admin = app.admin().await;
     assert_eq!(app.call(reqwest::Method::DELETE, &path, &admin).await.status, 204);
@@ -160,7 +161,7 @@ async fn an_invalid_address_is_refused_everywhere() {
         let query = [("to", refused), ("subject", "s"), ("body", "b")];
         let request = app.request(reqwest::Method::POST, "/jobs/send-email").bearer_auth(&admin.token);
         assert_eq!(request.query(&query).send().await.unwrap().status(), 422, "{refused:?}");
-        // A login does not validate the address: no account has it, so the credentials are wrong.
+        // A login does not validate the address. No account has it, so the credentials are wrong.
         app.login(refused, PASSWORD).await.is_some_problem(401, "bad_credentials");
     }
     let args = ["create-admin", "--email", "a@1.2", "--password-stdin"];
@@ -182,7 +183,7 @@ async fn mails_go_to_the_domain_in_ascii() {
     assert!(mails[0].text.contains("To: zoe@xn--exmple-cua.example"), "{}", mails[0].text);
 }
 
-/// Earlier releases accepted several accounts for one address, and addresses that are refused now.
+/// Earlier releases accepted several accounts for spellings of one address, and addresses that this release refuses.
 #[tokio::test]
 async fn accounts_of_one_address_are_kept_and_reported() {
     let app = TestApp::start().await;
@@ -222,13 +223,13 @@ async fn accounts_of_one_address_are_kept_and_reported() {
     );
     assert!(doctor.contains(&format!("user {} has no valid address", ids[2])), "{doctor}");
     assert!(!doctor.contains(&format!("user {}", ids[3])), "{doctor}");
-    // No other account has the address any more, so this one gets its key.
+    // The other accounts with this address are gone, so housekeeping sets the key of the remaining account.
     app.sql(&format!("DELETE FROM users WHERE id = {}", ids[1])).await;
     housekeeping::run(&app.app).await.unwrap();
     assert_eq!(column(&app.database, keys).await, ["eve@example.com", "", "bob@xn--bcher-kva.example"]);
 }
 
-/// The previous release and plain SQL change an address without its key.
+/// The previous release and plain SQL change an address, but not its key (`email_key`).
 #[tokio::test]
 async fn an_address_that_was_changed_without_its_key_loses_the_key() {
     let app = TestApp::start().await;
@@ -236,7 +237,7 @@ async fn an_address_that_was_changed_without_its_key_loses_the_key() {
     app.sql(&format!("UPDATE users SET email = 'new@example.com' WHERE id = {}", user.id)).await;
     for spelling in SPELLINGS {
         app.login(spelling, PASSWORD).await.is_some_problem(401, "bad_credentials");
-        // Resets the failures and ends the waits, so that the next attempts are not throttled.
+        // The successful login resets the failures, and the waits end, so that the next attempts are not throttled.
         assert_eq!(app.login("new@example.com", PASSWORD).await.status, 200);
         app.move_waits(-1_000).await;
     }

@@ -18,10 +18,10 @@ use crate::support::{
     property::{property, text},
 };
 
-/// How many times more than a unit test a request costs.
+/// The cost of a request, relative to a case of a unit test.
 const REQUEST_COST: u32 = 2;
 
-/// A request as bytes, of which a part may be missing.
+/// A request as bytes. Parts of the request may be missing.
 fn request() -> impl Strategy<Value = Vec<u8>> {
     let method =
         select(vec!["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "get", "X-Y"]);
@@ -107,7 +107,7 @@ const HEADERS: &[&str] = &[
     "x-request-id",
 ];
 
-/// Headers that change where a request ends, or what it is for. Most values of them are refused.
+/// Headers that determine the end or the target of a request. The server refuses most of their random values.
 const FRAMING_HEADERS: &[&str] = &["content-length", "host", "transfer-encoding"];
 
 fn header_value() -> impl Strategy<Value = Vec<u8>> {
@@ -142,7 +142,8 @@ struct Parsed<'a> {
 }
 
 impl<'a> Parsed<'a> {
-    /// Reads the response at the beginning of `bytes`. Returns the bytes that follow it, too. A response to HEAD has no body.
+    /// Parses the response at the beginning of `bytes`. A response to HEAD has no body. Returns the response and the
+    /// bytes after it.
     fn read(bytes: &'a [u8], is_head: bool) -> (Self, &'a [u8]) {
         let end = bytes.windows(4).position(|octets| octets == b"\r\n\r\n").expect("the head is complete");
         let head = std::str::from_utf8(&bytes[..end]).expect("the head is text");
@@ -202,18 +203,18 @@ async fn each_response_is_well_formed_and_no_request_is_an_internal_error() {
     let inputs = (request(), any::<bool>());
     let send = async |request: &[u8], is_signed_in: bool| {
         let mut request = request.to_vec();
-        // After the first line.
+        // The header is inserted after the first line.
         let line = request.windows(2).position(|octets| octets == b"\r\n").filter(|_| is_signed_in);
         if let Some(at) = line {
             let header = format!("authorization: Bearer {}\r\n", user.token);
             request.splice(at + 2..at + 2, header.into_bytes());
         }
         let mut stream = TcpStream::connect(address).await.unwrap();
-        // The server may close the connection before it has read everything.
+        // The server may close the connection before it has read the whole request.
         let _ = stream.write_all(&request).await;
         let _ = stream.shutdown().await;
         let mut received = Vec::new();
-        // A reset closes the connection too.
+        // The server may also reset the connection.
         let _ = tokio::time::timeout(TEST_TIMEOUT, stream.read_to_end(&mut received))
             .await
             .expect("the server does not close the connection");

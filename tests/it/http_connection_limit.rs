@@ -1,5 +1,5 @@
-//! The limit of connections. At the limit, connections that wait for their client are closed in favor of new
-//! ones.
+//! The limit of connections. At the limit, the server closes a connection that waits for its client, and accepts a new
+//! connection.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use crate::http_limits::{GET_ROOT, NO_TIMEOUT, Server, read_response, read_until_closed};
 
-/// Starts a server that accepts two connections, on which no client times out.
+/// Starts a server that accepts two connections. No time limit applies to clients.
 fn start_with_two_connections(endpoint: impl Endpoint<Output = Response> + 'static) -> Server {
     let (head, idle, write) = (NO_TIMEOUT, NO_TIMEOUT, NO_TIMEOUT);
     let limits =
@@ -43,7 +43,7 @@ async fn smoke_a_client_that_holds_all_connections_does_not_block_others() {
                 read_response(holder).await;
             }
         }
-        // More clients than the limit, so they also replace each other.
+        // More clients than the limit, so the clients also replace each other.
         let mut others = Vec::new();
         for _ in 0..4 {
             let mut other = server.send(GET_ROOT).await;
@@ -72,7 +72,7 @@ async fn a_request_that_is_being_handled_keeps_its_connection() {
     let mut idle = server.send(GET_ROOT).await;
     read_response(&mut idle).await;
     for _ in 0..3 {
-        // The slow request has waited the longest, but for the server and not for its client.
+        // The connection of the slow request is the oldest, but it waits for the server and not for its client.
         let mut other = server.send(GET_ROOT).await;
         read_response(&mut other).await;
         assert_eq!(read_until_closed(idle).await, "");

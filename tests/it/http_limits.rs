@@ -1,4 +1,4 @@
-//! The HTTP server with clients that are slow, numerous, oversized or disconnected, and its shutdown.
+//! The HTTP server with slow, numerous, oversized or disconnected clients, and its shutdown.
 
 use std::{
     sync::{
@@ -24,7 +24,7 @@ pub const GET_ROOT: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
 const SHORT_TIMEOUT: Duration = Duration::from_millis(150);
 pub const NO_TIMEOUT: Duration = Duration::from_secs(3_600);
 
-/// The HTTP server of the product with an endpoint of the test.
+/// The HTTP server of the product, with an endpoint that the test provides.
 pub struct Server {
     address: std::net::SocketAddr,
     stop: Option<oneshot::Sender<()>>,
@@ -92,8 +92,8 @@ async fn smoke_an_incomplete_head_times_out() {
     for part in [&b""[..], b"G", b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nhost: x\r\nx-more: "] {
         assert_eq!(read_until_closed(server.send(part).await).await, "");
     }
-    // The time limit also applies to a client that keeps sending header lines, and to the second request of a
-    // connection.
+    // The time limit of the head also applies to a client that keeps sending header lines, and to the second request of
+    // a connection.
     let mut trickle = server.send(GET_ROOT).await;
     assert!(read_response(&mut trickle).await.starts_with("HTTP/1.1 200"));
     trickle.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
@@ -138,7 +138,7 @@ async fn a_request_may_run_longer_than_the_time_limit_of_its_head() {
         Server::start(endpoint, Limits { head: SHORT_TIMEOUT, idle: SHORT_TIMEOUT, ..Limits::default() });
     let mut stream = server.send(GET_ROOT).await;
     begun.notified().await;
-    // Meanwhile, other connections time out.
+    // During the slow request, other connections time out.
     read_until_closed(server.connect().await).await;
     read_until_closed(server.send(b"G").await).await;
     go.notify_one();
@@ -180,7 +180,7 @@ async fn a_burst_of_connections_is_served_within_the_limit() {
 
 #[tokio::test]
 async fn disconnected_clients_free_their_connections() {
-    // With these limits, no connection times out.
+    // No time limit applies to clients here.
     let server =
         Server::hello(Limits { connections: 2, head: NO_TIMEOUT, idle: NO_TIMEOUT, ..Limits::default() });
     for _ in 0..20 {
@@ -270,8 +270,7 @@ async fn a_shutdown_under_load_answers_accepted_connections() {
         .unwrap()
         .unwrap();
     let lost = join_all(clients).await.iter().filter(|client| client.is_err()).count();
-    // One client may connect just before the port is closed. The server cannot accept this connection any
-    // more.
+    // One client may connect just before the port is closed. The server can no longer accept that connection.
     assert!(lost <= 1, "{lost} clients failed after {} responses", answered.load(Ordering::SeqCst));
 }
 
@@ -298,7 +297,7 @@ async fn a_client_that_does_not_read_its_response_times_out() {
     let server =
         Server::start(endpoint, Limits { connections: 1, write: SHORT_TIMEOUT, ..Limits::default() });
     let stalled = server.send(b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n").await;
-    // The next client waits until the only permitted connection is closed.
+    // The only permitted connection is taken, so the next client waits until the server closes it.
     assert!(read_response(&mut server.send(GET_ROOT).await).await.ends_with("hello"));
     drop(stalled);
 }

@@ -82,7 +82,7 @@ fn unparsable_requests() -> Vec<(Vec<u8>, u16, &'static str)> {
         (format!("{HEALTH}{}\r\n", "x: y\r\n".repeat(101)), 431, "head_too_large"),
         (format!("GET /{long} HTTP/1.1\r\nHost: x\r\n\r\n"), 414, "target_too_long"),
         (format!("GET /api/v1/health?{long} HTTP/1.1\r\nHost: x\r\n\r\n"), 414, "target_too_long"),
-        // The rest of the head never arrives.
+        // The client never sends the rest of the head.
         (format!("{HEALTH}x: {long}"), 431, "head_too_large"),
         (format!("GET /{long}"), 414, "target_too_long"),
         (format!("{HEALTH}\r\nGET /{long}"), 414, "target_too_long"),

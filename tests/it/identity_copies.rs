@@ -1,5 +1,5 @@
-//! Copies of users and sessions are never older than `IDENTITY_CACHE_MS`, or than a change by the same
-//! process.
+//! Cached copies of users and sessions. A copy is at most `IDENTITY_CACHE_MS` old. A change by the same process
+//! discards the copy at once.
 
 use std::sync::Arc;
 
@@ -89,7 +89,7 @@ async fn a_change_is_effective_at_once_in_its_own_process() {
     assert_eq!((read_role(&app, &user).await, read_role(&app, &other).await), (Ok("user".into()), Err(401)));
 }
 
-/// The change may have been committed, so the process must not use earlier copies.
+/// The process cannot know whether the change was committed, so it must discard its copies.
 #[tokio::test]
 async fn a_lost_response_to_commit_discards_the_copies() {
     let database = Arc::new(TestDatabase::migrated().await);

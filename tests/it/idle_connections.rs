@@ -1,5 +1,5 @@
-//! Connections that a server, a pooler or a firewall closes while they are idle. This is not an error: it is
-//! logged at the level `debug` only, and no request or job fails.
+//! Idle connections that a server, a pooler or a firewall closes. This is not an error: it is logged only at the level
+//! `debug`, and no request or job fails.
 
 use reqwest::Method;
 
@@ -12,8 +12,8 @@ use crate::support::{
     servers::servers,
 };
 
-/// The number of Redis connections of an idle worker: for heartbeats, the scheduler, settling and fetching,
-/// and one for the notifier of its queues.
+/// The number of Redis connections of an idle worker: one each for heartbeats, the scheduler, settling, fetching, and
+/// the notifier of its queues.
 const WORKER_CONNECTIONS: usize = 5;
 
 /// Returns the logged warnings and errors about connections.

@@ -59,7 +59,7 @@ fn an_import_cycle_is_detected() {
     assert_eq!(cycles(&[parent, uses_d, d, e]), ["a/mod.rs -> a/b.rs -> d/mod.rs -> a/mod.rs"]);
 }
 
-/// The source files of the crate, by module.
+/// The source files of the crate by module path.
 struct SourceTree {
     modules: BTreeMap<ModulePath, Module>,
 }
@@ -110,7 +110,7 @@ impl SourceTree {
         Self { modules: modules.collect() }
     }
 
-    /// Returns each cycle as `a -> b -> a`, starting with its first file in the order of names.
+    /// Returns each cycle as `a -> b -> a`. A cycle starts with its first file in alphabetical order.
     fn cycles(&self) -> Vec<String> {
         let edges: BTreeMap<_, _> =
             self.modules.keys().map(|module| (module, self.dependencies(module))).collect();
@@ -118,7 +118,7 @@ impl SourceTree {
         for start in edges.keys() {
             let mut paths = vec![vec![*start]];
             let mut seen = BTreeSet::new();
-            // Breadth first: the shortest cycle through `start`.
+            // A breadth-first search finds the shortest cycle through `start`.
             while let Some(path) = (!paths.is_empty()).then(|| paths.remove(0)) {
                 for next in &edges[path[path.len() - 1]] {
                     if next == *start {
@@ -139,7 +139,7 @@ impl SourceTree {
         found.into_iter().collect()
     }
 
-    /// Returns the modules that define the names that a module uses.
+    /// Returns the modules that define the names that `module` uses.
     fn dependencies(&self, module: &ModulePath) -> BTreeSet<ModulePath> {
         let own = &self.modules[module];
         let mut found = BTreeSet::new();
@@ -239,7 +239,7 @@ fn split_imports(text: &str) -> (Vec<Import>, String) {
     (imports, rest)
 }
 
-/// Flattens the tree of a `use`.
+/// Flattens the tree of a `use` statement.
 fn expand(prefix: &[String], tree: &str, is_reexport: bool, imports: &mut Vec<Import>) {
     let (steps, group) = match tree.split_once('{') {
         Some((steps, group)) => (steps, group.rsplit_once('}').map(|(group, _)| group)),
@@ -269,7 +269,7 @@ fn expand(prefix: &[String], tree: &str, is_reexport: bool, imports: &mut Vec<Im
     imports.push(Import { path, name, is_reexport });
 }
 
-/// Returns the paths in some code that start with `root::`, without the root.
+/// Returns the paths in `code` that start with `root::`, without the root.
 fn paths_after(code: &str, root: &str) -> Vec<ModulePath> {
     let is_word = |c: char| c.is_alphanumeric() || c == '_';
     let root = format!("{root}::");

@@ -1,5 +1,5 @@
-//! Random histories of what clients, workers, schedulers and operators do. All invariants are checked after
-//! every step. Further tests mutate a script, and require that the checks detect the mutation.
+//! Random histories of steps by clients, workers, schedulers and operators. The test checks all invariants after every
+//! step. Other tests break a script on purpose, and require that the checks detect the broken script.
 //!
 //! `./scripts/test --full` runs more and longer histories. A failure reports its seed: `HISTORY_SEED=7
 //! ./scripts/test random_histories` repeats it.

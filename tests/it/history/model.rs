@@ -42,7 +42,7 @@ pub struct Model {
     pub outcomes: HashMap<String, String>,
     pub purged: HashSet<String>,
     pub before: Snapshot,
-    /// The jobs that the current step may end, and a text that their outcomes then contain.
+    /// The jobs that the current step may end. The value is a text that the outcome of the job then contains.
     pub may_end: HashMap<String, String>,
     pub may_be_deleted: HashSet<String>,
 }
@@ -56,17 +56,17 @@ pub enum Place {
     Failed,
 }
 
-/// Returns the owner of the jobs of a group, as in the key of the account.
+/// Returns the owner of the jobs of a group, in the form `owner:ID` as in the key of the account.
 pub fn owner_of(group: &str) -> Option<&str> {
     group.rsplit('|').next().filter(|owner| owner.starts_with("owner:"))
 }
 
-/// Returns whether the limit of an owner may hold jobs of a group back.
+/// Returns whether the limit of an owner may delay jobs of a group.
 pub fn may_be_held(group: &str) -> bool {
     group.starts_with("owner:") || group.starts_with("scope:")
 }
 
-/// Returns the place of each job without an outcome: every job is in exactly one.
+/// Returns the place of each job without an outcome. Fails unless every job is in exactly one place.
 pub fn places(now: &Snapshot) -> Check<HashMap<&str, (Place, &'static str)>> {
     let mut all = HashMap::new();
     for name in QUEUES {
@@ -103,7 +103,7 @@ pub fn places(now: &Snapshot) -> Check<HashMap<&str, (Place, &'static str)>> {
 }
 
 impl Model {
-    /// Checks a snapshot; `outcomes` reads the outcomes of jobs.
+    /// Checks a snapshot of the state. `outcomes` reads the outcomes of jobs.
     pub fn check(&mut self, now: Snapshot, outcomes: impl FnOnce(&[String]) -> Vec<String>) -> Check {
         let places = places(&now)?;
         for (id, (place, queue)) in &places {
@@ -166,8 +166,8 @@ impl Model {
         Ok(())
     }
 
-    /// Checks that each account has the waiting and running jobs of its owner with their sums, and keeps at
-    /// most 100 failed jobs.
+    /// Checks that each account lists the waiting and running jobs of its owner with correct sums, and has at most 100
+    /// failed jobs.
     fn check_accounts(&mut self, places: &HashMap<&str, (Place, &'static str)>, now: &Snapshot) -> Check {
         for (owner, account) in &now.accounts {
             let is_owned =
@@ -206,7 +206,7 @@ impl Model {
         let lists = queue.groups.iter().flat_map(|(group, ids)| ids.iter().map(move |id| (id, Some(group))));
         for (id, group) in queue.list.iter().map(|id| (id, None)).chain(lists) {
             let own = self.jobs.get(id).and_then(|job| job.group.as_deref());
-            // The jobs of a scope wait in one list, and in that of their whole group if they were set aside.
+            // A job of a scope waits in the list of the scope, or, if it was set aside, in the list of its full group.
             let shared = own.and_then(|own| own.split_once('|')).map(|(scope, _)| scope);
             let list = group.map(String::as_str);
             holds!(
@@ -229,8 +229,8 @@ impl Model {
         Ok(())
     }
 
-    /// Checks that a deferred job waits until its dependencies have ended as it requires, and fails if they
-    /// cannot.
+    /// Checks that a deferred job waits until all its dependencies have ended in the required state. It fails if a
+    /// dependency can no longer end in that state.
     fn check_dependencies(&mut self, places: &HashMap<&str, (Place, &'static str)>, now: &Snapshot) -> Check {
         let failed: Vec<_> = now.queues.values().flat_map(|queue| &queue.failed).cloned().collect();
         for id in failed {
@@ -243,9 +243,9 @@ impl Model {
         for id in waited.chain(new) {
             let job = &self.jobs[id];
             let parents = || job.after.iter().map(|id| &self.jobs[id]);
-            // `ended` and `good` below also cover dependencies that may have ended in this step.
+            // `ended` and `good` also count dependencies that may have ended in the current step.
             let ended = |parent: &String| {
-                // A job that was told to stop is canceled when it is no longer running.
+                // A job that was signaled to stop is canceled once it no longer runs.
                 let canceled = self.before.cancel.contains(parent) && !places.contains_key(parent.as_str());
                 self.jobs[parent].ended
                     || canceled
@@ -276,7 +276,7 @@ impl Model {
     }
 }
 
-/// Checks the totals of a queue: each job that was enqueued or requeued exists or has ended.
+/// Checks the totals of a queue: each enqueued or requeued job is still in the queue or has ended.
 fn count(name: &str, now: &Snapshot, places: &HashMap<&str, (Place, &'static str)>) -> Check {
     let stat = |what: &str| now.stats.get(&format!("{name}:{what}")).copied().unwrap_or(0);
     let here = |wanted: &[Place]| {

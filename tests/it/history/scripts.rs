@@ -1,4 +1,4 @@
-//! Calls the scripts of the engine, and reads all of their state.
+//! Calls the scripts of the engine, and reads their whole state.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -35,7 +35,7 @@ const NAMES: [&str; 13] = [
     "status",
 ];
 
-/// Reads all state except the outcomes, which only grow.
+/// Reads all state except the outcomes, which [`Engine::outcomes`] reads.
 const SNAPSHOT: &str = "
 local out = {}
 for i, q in ipairs(ARGV) do
@@ -90,7 +90,7 @@ pub struct Queue {
     pub scheduled: HashSet<String>,
     pub deferred: HashSet<String>,
     pub failed: HashSet<String>,
-    /// Leases, and when they expire.
+    /// The time at which each lease expires.
     pub leases: HashMap<String, i64>,
 }
 
@@ -104,15 +104,15 @@ pub struct Snapshot {
     pub records: Vec<(String, Vec<String>)>,
     pub cancel: HashSet<String>,
     pub waited_for: HashSet<String>,
-    /// The numbers of stored states and outcomes.
+    /// The number of stored states, and of stored outcomes.
     pub kept: [usize; 2],
     pub accounts: HashMap<String, Account>,
 }
 
-/// The jobs of an owner.
+/// The account of an owner: its jobs.
 #[derive(Clone, Default)]
 pub struct Account {
-    /// The size of each job that waits or runs, and the sums.
+    /// The size of each waiting or running job, and the sums.
     pub sizes: BTreeMap<String, i64>,
     pub failed: Vec<String>,
 }

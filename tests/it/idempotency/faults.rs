@@ -1,4 +1,4 @@
-//! Equal requests at once, requests that end in the middle, and outages.
+//! Equal requests at the same time, requests that are interrupted, and outages.
 
 use std::sync::{
     Arc,
@@ -17,12 +17,12 @@ use crate::support::{
     servers::{TestDatabase, servers, unique},
 };
 
-/// Locks that requests hold for their keys.
+/// Counts the locks that requests hold for their idempotency keys.
 const HELD_KEYS: &str = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
      WHERE locktype = 'advisory' AND datname = current_database()";
 
-/// A transaction that holds the rows of all users, until it is dropped. A request with a key has the lock of its key when it
-/// waits for these rows.
+/// A transaction that locks the rows of all users until it is dropped. A request with an idempotency key waits for
+/// these rows while it holds the lock of its key.
 struct HeldUsers {
     _client: tokio_postgres::Client,
 }
@@ -95,7 +95,7 @@ async fn a_request_does_not_wait_for_an_equal_one() {
     let (app, caller) = (here.clone(), admin.clone());
     let first = tokio::spawn(async move { app.invite_once(&caller, "k", bob()).await });
     wait_for_held_keys(&here.database, "1").await;
-    // Neither in the same process nor in another one.
+    // The same process and another process both refuse the request.
     for app in [&*here, &there] {
         let refused = app.invite_once(&admin, "k", bob()).await;
         refused.is_some_problem(409, "idempotency_key_in_use");

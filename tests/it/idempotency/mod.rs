@@ -48,7 +48,7 @@ fn bob() -> Value {
     json!({ "email": BOB, "full_name": "Bob" })
 }
 
-/// Asserts that a response is the replay of an earlier one: the same but for the headers of each request.
+/// Asserts that a response replays an earlier one. Only headers that differ for every request may differ.
 #[track_caller]
 fn assert_replay(again: &Answer, first: &Answer) {
     assert_eq!((first.header(REPLAYED), again.header(REPLAYED)), ("", "true"), "{}", again.text);
@@ -68,7 +68,7 @@ async fn smoke_a_repeated_request_gets_the_first_response_again() {
     let first = app.invite_once(&admin, "\"k1\"", bob()).await;
     assert_eq!(first.status, 201, "{}", first.text);
     assert!(first.header("location").ends_with(&first.body["id"].to_string()));
-    // A bare key is the same one, and so is JSON with its fields in another order.
+    // The key without quotes is the same key. JSON with its fields in another order is the same request.
     for (key, text) in
         [("\"k1\"", bob().to_string()), ("k1", format!(r#"{{"full_name":"Bob", "email":"{BOB}"}}"#))]
     {
@@ -111,7 +111,7 @@ async fn a_key_is_refused_for_a_different_request() {
     for body in [json!({ "email": BOB }), json!({ "email": "eve@example.com", "full_name": "Bob" })] {
         app.invite_once(&admin, "k", body).await.is_some_problem(422, "idempotency_key_reused");
     }
-    // The path and the query count too.
+    // A request with another path or query is a different request.
     let other = app.invite_once(&admin, "other", json!({ "email": "eve@example.com" })).await;
     let resend =
         async |id: &Value| Answer::of(app.with_key(&format!("/users/{id}/invite"), &admin, "k")).await;
@@ -140,7 +140,7 @@ async fn callers_and_operations_have_keys_of_their_own() {
         jobs.insert(job.body["job_id"].to_string());
     }
     assert_eq!((jobs.len(), &*app.stored_answers().await), (2, "4"));
-    // The answers to a caller are erased with the account.
+    // The deletion of an account also deletes the stored responses to its requests.
     assert_eq!(app.call(Method::DELETE, &format!("/users/{}", one.id), &other).await.status, 204);
     assert_eq!(app.stored_answers().await, "2");
 }
@@ -177,7 +177,7 @@ async fn an_invalid_key_is_refused() {
     }
 }
 
-/// Operations whose response has a secret that is shown once.
+/// Operations whose response contains a secret that is shown only once.
 const SHOW_SECRETS: [&str; 8] = [
     "begin_two_factor",
     "confirm_two_factor",
@@ -229,7 +229,7 @@ async fn an_operation_takes_a_key_or_refuses_it() {
     ];
     assert!(wanted.iter().all(|id| taking.contains(id)), "{taking:?}");
     assert!(SHOW_SECRETS.iter().all(|id| !taking.contains(id)), "{taking:?}");
-    // The logout was refused before it had an effect, and a method that is idempotent ignores the header.
+    // The logout was refused before it had an effect, so the session is active. GET ignores the header.
     let read = app.request(Method::GET, "/users/me").bearer_auth(&admin.token).header(KEY, "k");
     assert_eq!(Answer::of(read).await.status, 200);
 }
@@ -282,7 +282,7 @@ async fn an_answer_is_kept_for_24_hours() {
     assert_replay(&app.enqueue_once(&user, "k").await, &first);
     assert_eq!(housekeeping::run(&app.app).await.unwrap().answers, 0);
     age("24").await;
-    // Also for a different request.
+    // After 24 hours, a different request may use the same key.
     let second = Answer::of(app.with_key("/jobs/example?name=y&duration=0", &user, "k")).await;
     assert_eq!((second.status.as_u16(), second.header(REPLAYED)), (200, ""), "{}", second.text);
     assert_ne!(first.body["job_id"], second.body["job_id"]);
@@ -311,7 +311,7 @@ async fn a_failure_is_not_stored() {
 
     let job = app.enqueue_once(&user, "k").await;
     app.enqueue_once(&user, "next").await.is_some_problem(429, "too_many_jobs");
-    // A limit that was reached meanwhile refuses no repetition.
+    // A replay does not count for a limit, so it succeeds although the limit was reached meanwhile.
     assert_replay(&app.enqueue_once(&user, "k").await, &job);
     assert_eq!(app.stored_answers().await, "2");
 }

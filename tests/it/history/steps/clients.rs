@@ -1,4 +1,4 @@
-//! Random steps of a history: what clients enqueue, and what operators cancel, retry and purge.
+//! Random steps of a history: clients enqueue jobs, and operators cancel, requeue and purge jobs.
 
 use std::collections::BTreeSet;
 
@@ -30,7 +30,7 @@ impl History {
         for _ in 0..n {
             let again =
                 if key.is_none() && after.is_empty() && self.chance(5) { self.some_job() } else { None };
-            // A purged job is unknown, and no client pushes it again.
+            // Clients do not push a purged job again: the engine no longer knows its id.
             let again = again.filter(|id| !self.model.purged.contains(id));
             ids.push(match again {
                 Some(id) => id,
@@ -111,7 +111,7 @@ impl History {
         Ok(())
     }
 
-    /// Fails unless the owner would exceed a limit with the new jobs `ids`.
+    /// Returns an error unless the new jobs `ids` would exceed a limit of the owner.
     fn is_over_limit(&self, group: Option<&str>, ids: &[String], max_jobs: usize, max_bytes: usize) -> Check {
         let Some(account) = group.and_then(owner_of).and_then(|owner| self.model.before.accounts.get(owner))
         else {
@@ -129,7 +129,7 @@ impl History {
         Ok(())
     }
 
-    /// Deletes the waiting jobs of an owner, and stops the running ones. The jobs of others stay.
+    /// Deletes the waiting jobs of an owner, and signals the running jobs to stop. The jobs of other owners stay.
     pub(super) fn purge_owner(&mut self) -> Check {
         let owner = 1 + self.below(2);
         let group = format!("owner:{owner}");
@@ -142,7 +142,7 @@ impl History {
         let before = &self.model.before;
         let waits = |id: &&String| owned.contains(*id) && !before.run.contains_key(*id);
         let gone: Vec<_> = before.jobs.iter().filter(waits).cloned().collect();
-        // A job that is told to stop for the second time does not count.
+        // The script does not count a job that was already signaled to stop.
         let stops = |id: &&String| owned.contains(*id) && !before.cancel.contains(*id);
         let running: Vec<_> = before.run.keys().filter(stops).cloned().collect();
         self.model.may_be_deleted.extend(gone.iter().cloned());
@@ -188,7 +188,7 @@ impl History {
             "canceled"
         };
         for _ in 0..2 {
-            // A repeated call must return the same, because the response to the first one may have been lost.
+            // A repeated call must return the same result, because the response to the first call may have been lost.
             let answer: String = self.call("cancel", &[id.clone(), by.clone()])?;
             holds!(answer == expected, "cancel of {id} returns {answer} instead of {expected}");
         }
@@ -224,7 +224,7 @@ impl History {
         loop {
             let args = [strings(&[&queue, &state, &most, &"+inf", &"g"]), left].concat();
             let (n, rest): (usize, Vec<String>) = self.call("purge", &args)?;
-            // ZSCAN returns all entries of a small set in one call, so the limit does not apply.
+            // ZSCAN returns all entries of a small set in one call, so the limit does not apply to these states.
             let at_once = ["scheduled", "deferred"].contains(&state);
             holds!(n <= most || at_once, "{n} were purged in one call with a limit of {most}");
             gone += n;

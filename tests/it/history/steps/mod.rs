@@ -15,16 +15,16 @@ use super::{
 
 /// The duration of a lease in milliseconds.
 const LEASE: i64 = 40;
-/// A job fails after it has crashed this number of workers.
+/// A job fails after this number of its workers have crashed.
 const CRASHES: u32 = 5;
 
-/// A lease that a worker believes to hold.
+/// A lease that a worker believes to hold, although it may have expired.
 struct Held {
     queue: &'static str,
     token: String,
     lease: String,
-    /// Jobs, and whether Redis may have records of them besides their envelopes, such as attempts or
-    /// progress.
+    /// The jobs of the lease. The value says whether Redis may have records of the job besides its envelope, such as
+    /// attempts or progress.
     jobs: BTreeMap<String, bool>,
 }
 
@@ -81,7 +81,7 @@ impl History {
 
     fn some_job(&mut self) -> Option<String> {
         let n = self.model.jobs.len().checked_sub(1)?;
-        // Prefers recent jobs.
+        // Prefers one of the 40 latest jobs.
         let window = if self.chance(80) { (n + 1).min(40) } else { n + 1 };
         let back = self.below(window);
         self.model.jobs.keys().rev().nth(back).cloned()
@@ -114,7 +114,7 @@ impl History {
             _ => self.release()?,
         }
         if self.chance(2) {
-            // Gives leases time to expire.
+            // Lets some leases expire.
             std::thread::sleep(Duration::from_millis(20));
         }
         self.check()

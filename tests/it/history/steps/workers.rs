@@ -37,9 +37,9 @@ impl History {
         Ok(())
     }
 
-    /// Fetches up to `max` jobs for free slots, and up to `ahead` jobs before a slot is free. Returns the
-    /// number of fetched jobs. With `shared`, the first queue is reserved: at most `shared` jobs for slots
-    /// may be from other queues.
+    /// Fetches up to `max` jobs for free slots, and up to `ahead` jobs before a slot is free. Returns the number of
+    /// fetched jobs. With `shared`, the first queue is reserved: at most `shared` of the jobs for free slots may be
+    /// from other queues.
     pub(super) fn take(
         &mut self,
         worker: &str,
@@ -79,7 +79,7 @@ impl History {
                 running + ids.len() <= limit,
                 "{queue}: {ids:?} were fetched while {running} ran, with a limit of {limit}"
             );
-            // Groups that still have jobs must have had the same number of turns, or one less.
+            // The numbers of turns of the groups that still have jobs differ by at most 1.
             let turns = |waited: &[String]| ids.iter().filter(|id| waited.contains(*id)).count();
             let left: Vec<_> = before
                 .groups
@@ -119,8 +119,7 @@ impl History {
         Ok(came + came_ahead)
     }
 
-    /// Checks that no jobs are fetched ahead from a queue while one of higher priority has jobs that wait for
-    /// slots.
+    /// Checks that no job is fetched ahead from a queue while a queue of higher priority has jobs that wait for slots.
     fn check_priority(
         &mut self,
         order: &[&str],
@@ -132,7 +131,7 @@ impl History {
         for (at, first) in order.iter().enumerate().skip(usize::from(reserved)) {
             let queue = &after.queues[first];
             let must_wait = self.limits.contains_key(first) || !queue.groups.is_empty();
-            // Jobs of owners are ignored: the limit of an owner may hold them back, so they do not wait for a
+            // Groups of owners are ignored: the limit of an owner may delay their jobs, so these jobs do not wait for a
             // slot.
             let mut waiting = queue.groups.keys().filter(|group| owner_max == 0 || !may_be_held(group));
             let is_ready = !queue.list.is_empty() || waiting.next().is_some();
@@ -144,8 +143,8 @@ impl History {
         Ok(())
     }
 
-    /// Checks that jobs are fetched ahead only without limits and groups, and unless they may have crashed a
-    /// worker.
+    /// Checks that each job that was fetched ahead has no group, is from a queue without a limit, and is not suspected
+    /// to have crashed a worker.
     fn check_ahead(&self, queue: &str, ids: &[String], reserved: bool) -> Check {
         let before = &self.model.before;
         holds!(!reserved, "{ids:?} were fetched ahead from the reserved queue");
@@ -166,7 +165,7 @@ impl History {
             for lease in held.iter_mut().filter(|held| held.queue == queue) {
                 for (id, extras) in lease.jobs.clone() {
                     if self.chance(4) {
-                        // Settles with the token of a worker that lost the job long ago.
+                        // Settles the job with an old token, like a worker that has lost the lease.
                         entries.push(self.disposition(id, "t0.0", extras));
                     } else if self.chance(50) {
                         lease.jobs.remove(&id);
@@ -201,7 +200,7 @@ impl History {
         [op.into(), id, token.to_owned(), arg.to_string(), "600000".into(), text]
     }
 
-    /// Settles, sometimes twice in one call or in two calls, and checks which entries are applied.
+    /// Settles jobs, sometimes twice in one call or in two calls. Checks which dispositions are applied.
     pub(super) fn deliver(&mut self, queue: &str, over: &[String], entries: Vec<[String; 6]>) -> Check {
         let twice = self.chance(15);
         let again = self.chance(15);
@@ -266,7 +265,7 @@ impl History {
         Ok(())
     }
 
-    /// Runs a tick of the scheduler. Right after an outage, no job may be recovered.
+    /// Runs a tick of the scheduler. The first tick after an outage must not recover a job.
     pub(super) fn tick(&mut self, after_outage: bool) -> Check {
         if after_outage {
             self.engine.redis::<()>("SET", "tick", &["1"]);
@@ -287,7 +286,7 @@ impl History {
             &100_000_000,
             &100_000,
         ]);
-        // The script reports whether work remains; the scheduler then ticks again at once.
+        // The script returns 1 if work remains. The scheduler then runs the next tick at once.
         while self.call::<Vec<i64>>("tick", &args)?[3] == 1 {}
         let after = self.engine.snapshot();
         let in_grace: bool = self.engine.redis("EXISTS", "grace", &[]);
@@ -332,7 +331,7 @@ impl History {
         Ok(())
     }
 
-    /// Releases a fetch whose response was lost. The fetch arrives again afterwards, and must get no jobs.
+    /// Releases a fetch whose response was lost. The fetch then arrives again, and must return no jobs.
     pub(super) fn release(&mut self) -> Check {
         let Some(token) = self.lost.pop() else { return Ok(()) };
         self.call::<u64>("release", &[token.clone(), "a".into(), "b".into()])?;
