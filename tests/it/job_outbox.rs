@@ -1,4 +1,4 @@
-//! Jobs that are enqueued in a transaction, from the row of the table `job_outbox` to the job of the queue.
+//! Jobs that are enqueued in a transaction: from the row in the table `job_outbox` to the job in the queue.
 
 use std::time::Duration;
 
@@ -53,12 +53,12 @@ async fn enqueue_plain(app: &TestApp, name: &str) -> String {
     enqueue_without_relay(&app.app, name, Origin::default(), EnqueueOptions::default()).await
 }
 
-/// Returns the ids of the waiting jobs in the form of the queue, the oldest first.
+/// Returns the ids of the jobs in the outbox in the format of the queue, the oldest first.
 async fn waiting(app: &TestApp) -> Vec<String> {
     column(&app.database, "SELECT replace(id::text, '-', '') FROM job_outbox ORDER BY id").await
 }
 
-/// Returns how many jobs the queue has ever taken.
+/// Returns the total number of jobs that were enqueued to the queue.
 async fn total_enqueued(app: &TestApp) -> u64 {
     app.app.queue.queue("default").await.unwrap().map_or(0, |queue| queue.totals.enqueued)
 }
@@ -84,7 +84,7 @@ async fn smoke_a_job_exists_if_and_only_if_its_transaction_commits() {
     assert_eq!((app.run_jobs().await.finished, total_enqueued(&app).await), (1, 1));
     assert!(waiting(&app).await.is_empty());
 
-    // Without Redis it waits, and no attempt counts.
+    // While Redis is unavailable, the job waits, and no attempt is counted.
     let away = TestApp::on(app.database.clone(), &UNREACHABLE_REDIS).await;
     let write = async |tx: &Tx<'_>| {
         away.app.queue.enqueue_in_tx(tx, &job, Origin::default(), EnqueueOptions::default()).await
@@ -121,7 +121,7 @@ async fn a_waiting_job_has_a_status_and_can_be_canceled() {
         let canceled = app.call(Method::DELETE, &path, caller).await;
         assert_eq!((canceled.status.as_u16(), &canceled.body["status"]), (200, &json!("canceled")));
         assert!(waiting(&app).await.is_empty());
-        // A relay that has read the row before enqueues the job now.
+        // Simulates a relay that has read the row before the cancellation, and enqueues the job now.
         app.sql("INSERT INTO job_outbox SELECT * FROM copied; DROP TABLE copied").await;
         assert_eq!(sweep(&app.app).await.unwrap(), 1);
         assert_eq!(app.run_jobs().await.finished, 0);
@@ -181,7 +181,7 @@ async fn a_job_that_may_have_run_is_set_aside() {
     app.sql("CREATE TABLE again AS SELECT * FROM job_outbox").await;
     sweep(&app.app).await.unwrap();
     app.run_jobs().await;
-    // Crashes have left these rows. Only the first job has run.
+    // Simulates crashes that have left these rows. Only the job `done` has run.
     app.sql("INSERT INTO job_outbox SELECT * FROM again").await;
     let (lost, old, forgotten) = (
         enqueue_plain(&app, "lost").await,
@@ -200,7 +200,7 @@ async fn a_job_that_may_have_run_is_set_aside() {
     assert_eq!(waiting(&app).await, std::slice::from_ref(&old));
     assert_eq!(app.run_jobs().await.finished, 3, "`done` does not run again");
 
-    // Another one waits after a crash, and the queue has had to delete states meanwhile.
+    // Simulates another crash. Since then, the queue has deleted states because their number is limited.
     let forgotten = enqueue_plain(&app, "forgotten").await;
     let mut redis = connect(&servers().await.redis_url()).await.unwrap();
     let (key, now) = (format!("{}:forgotten", app.prefix), Utc::now().timestamp_millis());
@@ -226,7 +226,7 @@ async fn a_job_that_may_have_run_is_set_aside() {
     {
         assert_eq!(app.status(id, &admin).await["status"], status);
     }
-    // What the docs tell an operator to do.
+    // The documentation tells operators to run this statement.
     app.sql("UPDATE job_outbox SET set_aside_at = NULL, tried_at = NULL, claimed_until = NULL").await;
     assert_eq!(sweep(&app.app).await.unwrap(), 2);
 }
@@ -236,7 +236,7 @@ async fn the_queue_knows_what_it_has_forgotten() {
     let queue = TestQueue::new().await;
     queue.push("ended", Behavior::Succeed).await;
     queue.drain().await;
-    // A bucket of states that ends an hour ago, beyond the limit of one state.
+    // Adds a full bucket of states from an hour ago. Together with the state above, it exceeds the limit of one state.
     let hour_ago = (Utc::now().timestamp_millis() - 3_600_000).to_string();
     let _: () = queue.redis(&["ZADD", "{}:ended", &hour_ago, "{}:ended:86400000:1"]).await;
     let _: () = queue.redis(&["HSET", "{}:ended:86400000:1", "a", "f"]).await;
@@ -286,7 +286,7 @@ async fn the_limits_of_an_owner_count_jobs_that_wait() {
     add().await;
     let error = check_owner(&app.app, owner.id, 100).await.unwrap_err();
     assert!(matches!(error, Error::TooManyJobs { .. }), "{error:?}");
-    // A committed job is not refused, and counts.
+    // The queue does not refuse a committed job, and counts it for the limit.
     add().await;
     assert_eq!(sweep(&app.app).await.unwrap(), 3);
     let refused = app.call(Method::POST, "/jobs/example?name=x&duration=0", &owner).await;
@@ -302,7 +302,7 @@ async fn the_limits_of_an_owner_count_jobs_that_wait() {
     assert!(app.app.queue.check_owner(owner.id, 100, &[]).await.is_err(), "six within an hour");
 }
 
-/// A row is deleted after its job was enqueued, and stays if the process crashes between the two.
+/// The relay deletes a row after it has enqueued the job. If the process crashes between the two steps, the row stays.
 #[tokio::test]
 async fn a_job_counts_once_for_its_owner_also_while_its_row_is_left() {
     let app = TestApp::with(&["--user-max-queued-jobs=3", "--user-max-queued-bytes=100000"]).await;
@@ -320,7 +320,8 @@ async fn a_job_counts_once_for_its_owner_also_while_its_row_is_left() {
     assert_eq!(app.run_jobs().await.finished, 3);
     check().await.unwrap();
 
-    // Rows of other jobs count, unless they were set aside, so that no relay will enqueue them.
+    // Rows of other jobs count for the limit. A row that was set aside does not count, because no relay will enqueue
+    // it.
     let add = "INSERT INTO job_outbox (id, queue, task, owner, envelope, options)
                SELECT gen_random_uuid(), queue, task, owner, envelope, options FROM copied";
     app.sql(add).await;

@@ -1,4 +1,4 @@
-//! Accept and decline with an account.
+//! Signed-in users accept and decline invitations.
 
 use serde_json::json;
 
@@ -30,7 +30,7 @@ async fn an_invitation_is_for_the_verified_address_only() {
     assert_eq!(org.members(&app).await[1], format!("{} member", bob.id));
 }
 
-/// The invited address and that of the account are spelled in different ways.
+/// The invitation and the account have different spellings of the same address.
 #[tokio::test]
 async fn spellings_of_an_address_are_equal() {
     let app = TestApp::start().await;
@@ -66,7 +66,7 @@ async fn an_invitation_is_used_once() {
     assert_status(&accept(&app, &bob, &token).await, 200);
     assert_refused(&app, &org, &bob, &token, "invitation_invalid").await;
     accept_by_id(&app, &bob, id).await.is_some_problem(400, "invitation_invalid");
-    // Not even after the member has left.
+    // The token stays used after the member has left.
     assert_status(&app.call(Method::DELETE, &org.path("/members/me"), &bob).await, 204);
     assert_refused(&app, &org, &bob, &token, "invitation_invalid").await;
 }
@@ -113,7 +113,7 @@ async fn a_declined_invitation_is_void() {
     assert_eq!(org.states(&app).await, ["bob@example.com pending", "bob@example.com declined"]);
 }
 
-/// An invitation changes neither the role of a member nor a suspension.
+/// A member who accepts an invitation keeps the role and any suspension.
 #[tokio::test]
 async fn accepting_as_a_member_is_harmless() {
     let app = TestApp::start().await;
@@ -121,7 +121,7 @@ async fn accepting_as_a_member_is_harmless() {
     let made = org.invite_as(&app, &org.owner, BOB, "admin").await;
     assert_status(&made, 201);
     let token = app.mailed_token(BOB).await;
-    // The member gets the invited address after the invitation.
+    // The member changes to the invited address after the invitation.
     let member = org.member(&app, "viewer").await;
     app.sql(&format!(
         "UPDATE users SET email = '{BOB}', email_key = '{BOB}' WHERE id = {id};
@@ -153,7 +153,7 @@ async fn the_limits_are_checked_again_when_an_invitation_is_accepted() {
     accept(&app, &bob, &token).await.is_some_problem(409, "membership_limit_reached");
     app.sql(&format!("DELETE FROM memberships WHERE user_id = {}", bob.id)).await;
 
-    // The limit of seats is lower now.
+    // The number of seats is lower than before.
     let lower = TestApp::on(app.database.clone(), &["--max-organization-seats=1"]).await;
     accept(&lower, &bob, &token).await.is_some_problem(409, "seat_limit_reached");
     assert_eq!(org.states(&app).await, ["bob@example.com pending"]);

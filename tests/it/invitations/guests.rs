@@ -1,4 +1,4 @@
-//! What the holder of a link does without an account.
+//! The holder of a link without an account: registration, sign-in and decline.
 
 use serde_json::json;
 
@@ -63,7 +63,7 @@ async fn the_owner_of_a_verified_account_signs_in() {
     assert_status(&accept(&app, &bob, &token).await, 200);
 }
 
-/// An attacker who has registered the address of the victim earlier gains nothing (pre-hijacking).
+/// An attacker who registered the address of the victim before the invitation gains no access (account pre-hijacking).
 #[tokio::test]
 async fn an_earlier_registration_by_another_person_gains_nothing() {
     let app = TestApp::start().await;
@@ -75,7 +75,7 @@ async fn an_earlier_registration_by_another_person_gains_nothing() {
     let id = org.invite(&app, BOB).await;
     let token = app.mailed_token(BOB).await;
 
-    // Without the mail, and with the browser of the victim, who has the mail.
+    // First, the attacker has no mail. Then the attacker has the token and the session of the unverified account.
     assert!(list_mine(&app, &mallory).await.is_empty());
     accept_by_id(&app, &mallory, id).await.is_some_problem(404, "not_found");
     accept(&app, &mallory, &token).await.is_some_problem(403, "email_not_verified");
@@ -152,7 +152,7 @@ async fn a_link_that_was_not_mailed_verifies_nothing() {
     let me = app.get("/users/me", Some(&bob)).await.body;
     assert_eq!((&me["email_verified"], org.members(&app).await.len()), (&json!(false), 2));
 
-    // It replaces no password, and only the invited account accepts it.
+    // A link that was not mailed replaces no password. Only the invited account accepts it.
     let eve = register(&app, "eve@example.com", GUESSED).await;
     let token = link(&eve.email).await;
     assert_eq!(preview(&app, &token).await.body["account"], "existing");

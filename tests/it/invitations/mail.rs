@@ -1,4 +1,4 @@
-//! The mails with invitations, their links, and what happens without a mail server.
+//! The mails with invitations, their links, and invitations without a mail server.
 
 use serde_json::json;
 
@@ -19,7 +19,7 @@ async fn smoke_the_link_leads_to_the_page_or_to_the_front_end() {
         let page = Answer::of(app.at_root(Method::GET, "/account/invitation")).await;
         assert_eq!((page.status.as_u16(), page.header("content-type")), (200, "text/html; charset=utf-8"));
         assert!(page.header("content-security-policy").contains("script-src 'self'"));
-        // The page sends to these operations.
+        // The page sends requests to these operations.
         let script = Answer::of(app.at_root(Method::GET, "/account/invitation.js")).await;
         for path in ["preview", "register", "accept", "decline"] {
             assert!(script.text.contains(&format!("\"/invitations/{path}\"")), "{path}");
@@ -27,14 +27,14 @@ async fn smoke_the_link_leads_to_the_page_or_to_the_front_end() {
     }
 }
 
-/// The worker has another key than the server that has created the invitation.
+/// The worker has another `SECRET_KEY` than the server that created the invitation.
 #[tokio::test]
 async fn a_mail_never_has_a_dead_link() {
     let app = TestApp::start().await;
     let (org, bob) = (Org::create(&app).await, user_with(&app, BOB).await);
     org.invite(&app, BOB).await;
     let first = app.mailed_token(BOB).await;
-    // The mail is sent again, as after a lost answer of the mail server.
+    // Renders the mail again, as after a lost reply of the mail server.
     let link = column(&app.database, "SELECT link_id FROM invitations").await[0].parse().unwrap();
     let id = column(&app.database, "SELECT id FROM invitations").await[0].parse().unwrap();
     let message = saas::services::outbox::OutboxMessage::OrgInvitation { invitation_id: id, link_id: link };
@@ -78,7 +78,7 @@ async fn smoke_without_a_mail_server_the_inviter_gets_the_link() {
     let second = token_of(&sent.body["invite_url"]);
     assert_refused(&app, &org, &bob, &first, "invitation_invalid").await;
 
-    // The link must not be stored with the answer.
+    // The stored response must not contain the link.
     for (path, body) in [
         (org.path("/invitations"), json!({ "email": BOB, "role": "member" })),
         (org.path(&format!("/invitations/{id}/resend")), json!(null)),

@@ -1,5 +1,4 @@
-//! Invitations to organizations: who may send them, who may accept them, and what always holds, also for requests at the same
-//! time.
+//! Invitations to organizations: who may send them, who may accept them, and invariants under concurrent requests.
 
 mod claims;
 mod guests;
@@ -18,7 +17,7 @@ use crate::support::{
 };
 
 const BOB: &str = "bob@example.com";
-/// In production without a mail server.
+/// Production settings without a mail server.
 const WITHOUT_MAIL: &str = "--debug=false";
 
 /// An organization and its owner.
@@ -40,7 +39,7 @@ impl Org {
         format!("/orgs/{}{rest}", self.id)
     }
 
-    /// Creates a user who is a member.
+    /// Creates a user, and makes the user a member of the organization.
     async fn member(&self, app: &TestApp, role: &str) -> User {
         let user = app.user().await;
         let (org, id) = (self.id, user.id);
@@ -79,7 +78,7 @@ impl Org {
         items.map(|item| format!("{} {}", text(item, "email"), text(item, "state"))).collect()
     }
 
-    /// Returns the members as `id role`, in the order of the ids. A suspended one ends in `suspended`.
+    /// Returns the members as `id role`, sorted by id. The text of a suspended member ends in `suspended`.
     async fn members(&self, app: &TestApp) -> Vec<String> {
         let sql = format!(
             "SELECT concat_ws(' ', user_id, role, CASE WHEN suspended_at IS NOT NULL THEN 'suspended' END)
@@ -131,25 +130,25 @@ async fn decline(app: &TestApp, token: &str) -> Answer {
     app.post("/invitations/decline", None, json!({ "token": token })).await
 }
 
-/// Registers with an invitation.
+/// Registers a new account with an invitation.
 async fn sign_up(app: &TestApp, token: &str, password: &str) -> Answer {
     let body = json!({ "token": token, "password": password, "full_name": "Bob" });
     app.post("/invitations/register", None, body).await
 }
 
-/// Returns the ids of the organizations in the invitations to a user.
+/// Returns the ids of the organizations that have invited a user.
 async fn list_mine(app: &TestApp, user: &User) -> Vec<i64> {
     let list = app.get("/users/me/invitations", Some(user)).await;
     assert_status(&list, 200);
     list.body["items"].as_array().unwrap().iter().map(|item| item["org_id"].as_i64().unwrap()).collect()
 }
 
-/// Returns the token of a link that the inviter has got.
+/// Returns the token of a link that the API has shown to the inviter.
 fn token_of(url: &Value) -> String {
     url.as_str().unwrap().split_once("/account/invitation#token=").unwrap().1.to_owned()
 }
 
-/// Asserts that a token is refused by all operations with this code, and that nothing has changed.
+/// Asserts that all operations refuse a token with this code, and that the members have not changed.
 async fn assert_refused(app: &TestApp, org: &Org, user: &User, token: &str, code: &str) {
     let members = org.members(app).await;
     preview(app, token).await.is_some_problem(400, code);

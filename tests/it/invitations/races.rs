@@ -1,4 +1,5 @@
-//! Requests at the same time. A transaction of the test holds a row until all of them wait, so that they do run at once.
+//! Concurrent requests. A transaction of the test holds a row lock until all requests wait, so that they really run at
+//! once.
 
 use futures_util::future::join_all;
 use serde_json::json;
@@ -6,7 +7,7 @@ use serde_json::json;
 use super::*;
 use crate::support::eventually;
 
-/// A transaction that holds what a statement has locked.
+/// A transaction that holds the row locks of a statement.
 struct Hold(tokio_postgres::Client);
 
 impl Hold {
@@ -22,7 +23,7 @@ impl Hold {
         Self::on(app, &format!("SELECT id FROM organizations WHERE id = {} FOR UPDATE", org.id)).await
     }
 
-    /// Commits once this number of requests wait for a lock.
+    /// Commits once `requests` requests wait for a lock.
     async fn commit_when_waiting(self, app: &TestApp, requests: usize) {
         let waiting = "SELECT pid FROM pg_stat_activity
                        WHERE datname = current_database() AND wait_event_type = 'Lock'";
@@ -90,7 +91,7 @@ async fn an_invitation_that_is_accepted_twice_at_once_is_accepted_once() {
     let id = org.invite(&app, BOB).await;
     let token = app.mailed_token(BOB).await;
     let other = app.signed_in_again(&bob).await;
-    // The requests of a user wait for the row of the user first.
+    // The requests of a user first lock the row of the user.
     let hold = Hold::on(&app, &format!("SELECT id FROM users WHERE id = {} FOR UPDATE", bob.id)).await;
     let (one, two, three, ()) = tokio::join!(
         accept(&app, &bob, &token),
@@ -121,7 +122,7 @@ async fn two_registrations_with_one_invitation_make_one_account() {
     assert_eq!(column(&app.database, users).await, ["1"]);
 }
 
-/// The change is made in a transaction that the claim waits for.
+/// The transaction that makes the change also holds the lock that the claim waits for.
 #[tokio::test]
 async fn what_changes_while_an_invitation_is_accepted_is_seen() {
     let causes = [
@@ -149,7 +150,8 @@ async fn what_changes_while_an_invitation_is_accepted_is_seen() {
             .replace("{by}", &admin.id.to_string())
             .replace("{org}", &org.id.to_string())
             .replace("{bob}", &bob.id.to_string());
-        // The row that the claim waits for: that of the user, or else that of the organization.
+        // The row that the claim waits for: the row of the user, if the change updates it, and otherwise that of the
+        // organization.
         let locked = match cause.contains("UPDATE users") {
             true => format!("SELECT id FROM users WHERE id = {} FOR UPDATE", bob.id),
             false => format!("SELECT id FROM organizations WHERE id = {} FOR UPDATE", org.id),

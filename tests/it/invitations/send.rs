@@ -1,4 +1,4 @@
-//! Send, list, send again and revoke.
+//! Sending, listing, resending and revoking invitations.
 
 use reqwest::Method;
 use serde_json::json;
@@ -118,7 +118,7 @@ async fn inviting_again_voids_the_earlier_invitation() {
     let (org, bob) = (Org::create(&app).await, user_with(&app, BOB).await);
     org.invite(&app, BOB).await;
     let first = app.mailed_token(BOB).await;
-    // Another spelling of the address, and two invitations before a mail is sent.
+    // The second invitation has another spelling of the address. Both are created before a mail is sent.
     org.invite(&app, "Bob@example.com").await;
     let last = org.invite_as(&app, &org.owner, "\"bob\"@example.com", "viewer").await;
     assert_status(&last, 201);

@@ -1,11 +1,11 @@
-//! An invitation is void once its inviter may no longer invite, or its organization is closed.
+//! An invitation is void while its inviter may not invite, or while its organization is suspended or deleted.
 
 use serde_json::json;
 
 use super::*;
 
-/// What ends the right to invite: SQL with the ids of the inviter and the organization, and SQL that restores it, if that is
-/// possible.
+/// Each entry ends the right to invite: SQL with the ids of the inviter and the organization, and SQL that restores the
+/// right. The second text is empty if the right cannot be restored.
 const CAUSES: &[(&str, &str)] = &[
     (
         "UPDATE memberships SET role = 'member' WHERE user_id = {by}",
@@ -59,7 +59,7 @@ async fn an_invitation_is_void_while_its_inviter_may_not_invite() {
         assert_eq!(column(&app.database, state).await, ["t"], "{cause}");
         if cure.is_empty() {
             assert_eq!(org.states(&app).await, [format!("{} void", guest.email)]);
-            // Another member takes it over by sending it again.
+            // The owner takes the invitation over by sending it again.
             assert_status(&org.resend(&app, &org.owner, id).await, 200);
             let token = app.mailed_token(&guest.email).await;
             assert_status(&accept(&app, &guest, &token).await, 200);
@@ -71,7 +71,7 @@ async fn an_invitation_is_void_while_its_inviter_may_not_invite() {
     }
 }
 
-/// The same through the operations that end a membership, without SQL.
+/// As above, but the API ends the membership instead of SQL.
 #[tokio::test]
 async fn the_invitations_of_a_removed_member_are_void_at_once() {
     let app = TestApp::start().await;

@@ -1,12 +1,12 @@
-//! What the catalog of PostgreSQL says about the isolation of organizations: policies, privileges, keys and views.
+//! Checks of the PostgreSQL catalog for the isolation of organizations: policies, privileges, keys and views.
 
 use crate::support::{records::column, servers::TestDatabase};
 
-/// Tables with a column `org_id`, or with a reference to an organization, that are read before an organization is known. They have
-/// no policy. The test `control_tables_are_used_by_known_files` lists the files that may use them.
+/// The tables of organizations that requests read before the organization is known. They have no policy. The test
+/// `control_tables_are_used_by_known_files` lists the files that may use them.
 pub const CONTROL_TABLES: &[&str] = &["api_keys", "audit_log", "invitations", "memberships"];
 
-/// What `tenant_table` makes of a table.
+/// The state of a table after the SQL function `tenant_table` has isolated it.
 const ISOLATED: &str = "rls=t force=f policies=tenant(all, permissive, saas_tenant): \
      (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint) / \
      (org_id = (NULLIF(current_setting('app.org_id'::text, true), ''::text))::bigint) \
@@ -20,7 +20,7 @@ const TABLES_OF_ORGANIZATIONS: &str = "
         OR EXISTS (SELECT FROM pg_constraint
                    WHERE conrelid = c.oid AND contype = 'f' AND confrelid = 'organizations'::regclass))";
 
-/// Selects the name of each table of organizations, and how it is isolated, as [`ISOLATED`].
+/// Selects the name of each table of organizations, and its isolation in the format of [`ISOLATED`].
 fn isolation() -> String {
     format!(
         "SELECT format('%s rls=%s force=%s policies=%s grants=%s required=%s', relname, relrowsecurity, relforcerowsecurity,
@@ -37,7 +37,7 @@ fn isolation() -> String {
     )
 }
 
-/// Returns the problem of each table of organizations that is neither isolated nor in [`CONTROL_TABLES`].
+/// Returns each table of organizations that is neither isolated nor in [`CONTROL_TABLES`], with its actual state.
 async fn tables_without_isolation(database: &TestDatabase) -> Vec<String> {
     let found = column(database, &isolation()).await;
     let rows = found.iter().map(|row| row.split_once(' ').unwrap());
@@ -45,8 +45,9 @@ async fn tables_without_isolation(database: &TestDatabase) -> Vec<String> {
     unlisted.filter(|(_, how)| *how != ISOLATED).map(|(table, how)| format!("{table}: {how}")).collect()
 }
 
-/// Selects the unique indexes and the foreign keys of isolated tables that do not begin with the organization or do not contain it.
-/// Such a key reveals rows of other organizations, by a conflict or by a reference that is accepted.
+/// Selects the keys of isolated tables that cross organizations: unique indexes that do not begin with `org_id`, and
+/// foreign keys that do not contain it. Such a key reveals rows of other organizations by a conflict, or by an accepted
+/// reference.
 const KEYS_ACROSS_ORGANIZATIONS: &str = "
     WITH isolated AS (SELECT oid, relname FROM pg_class WHERE relrowsecurity),
     org AS (SELECT attrelid, attnum FROM pg_attribute WHERE attname = 'org_id')
@@ -67,7 +68,8 @@ const KEYS_ACROSS_ORGANIZATIONS: &str = "
             AND confrelid = 'organizations'::regclass AND conkey = ARRAY[org.attnum])
     ORDER BY 1";
 
-/// Selects the privileges of the role besides those on isolated tables, those that every role has included.
+/// Selects the privileges of the role `saas_tenant`, except those on isolated tables. Includes privileges that all
+/// roles have.
 const OTHER_RIGHTS: &str = "
     WITH own AS (SELECT oid FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema')
     SELECT format('%s on %s', privilege, relname)
@@ -109,10 +111,10 @@ const OTHER_RIGHTS: &str = "
     FROM pg_default_acl CROSS JOIN aclexplode(defaclacl) WHERE grantee IN ('saas_tenant'::regrole, 0)
     ORDER BY 1";
 
-/// The rows that a change of an organization may write besides its own.
+/// The tables without a policy into which the role may insert rows.
 const INSERTED: &[&str] = &["INSERT on audit_log", "INSERT on idempotency_keys", "INSERT on job_outbox"];
 
-/// Selects the views that read with the rights of their owner, and copies of tables, which have no policies.
+/// Selects views that bypass the policies: those that read with the rights of their owner, and materialized views.
 const VIEWS_PAST_THE_POLICIES: &str = "
     SELECT format('%s: add WITH (security_invoker = true)', c.oid::regclass) FROM pg_class c
     WHERE relkind = 'v' AND relnamespace::regnamespace::text !~ '^(pg_|information_schema)'
@@ -151,7 +153,7 @@ async fn the_role_of_organizations_has_no_other_right() {
     assert_eq!(column(&database, VIEWS_PAST_THE_POLICIES).await, [""; 0]);
 }
 
-/// The checks find what a migration can forget.
+/// The checks detect the mistakes that a migration can make.
 #[tokio::test]
 async fn what_breaks_the_isolation_is_found() {
     let database = TestDatabase::migrated().await;

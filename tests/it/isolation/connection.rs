@@ -1,4 +1,5 @@
-//! Queries in an organization: what they see, under which role the product signs in, and what stays behind on the connection.
+//! Queries in an organization: the rows they see, the roles that the product can sign in as, and the state of the
+//! connection afterwards.
 
 use diesel::{QueryableByName, sql_types::Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
@@ -57,13 +58,14 @@ async fn query(app: &TestApp, org: &Org, sql: &str) -> Result<Vec<String>> {
     app.app.db.in_org(&scope(app, org).await, async |conn: &OrgConn<'_>| texts(conn, sql).await).await
 }
 
-/// Runs a statement in an organization, and returns the number of rows, or the error with its causes.
+/// Runs a statement in an organization. Returns the number of rows, or the error with its causes.
 async fn change(app: &TestApp, org: &Org, sql: &str) -> Result<usize, String> {
     let run = async |conn: &OrgConn<'_>| execute(conn, sql).await;
     app.app.db.in_org(&scope(app, org).await, run).await.map_err(|error| chain(&error))
 }
 
-/// Returns a URL of the database for a new role, after statements in which `{role}` is its name.
+/// Creates a role, and runs the statements, in which `{role}` is replaced by its name. Returns the database URL of the
+/// role.
 pub async fn url_for_role(app: &TestApp, statements: &str) -> String {
     let role = format!("product_{}", unique());
     let grants = "CREATE ROLE {role} LOGIN PASSWORD 'x'; GRANT saas_tenant TO {role};
@@ -72,7 +74,8 @@ pub async fn url_for_role(app: &TestApp, statements: &str) -> String {
     format!("postgres://{role}:x@{}", app.database.url.split_once('@').unwrap().1)
 }
 
-/// The policies hold for a superuser, for the owner of the tables and for a role with few privileges.
+/// The policies apply if the product signs in as a superuser, as the owner of the tables, or as a role with few
+/// privileges.
 #[tokio::test]
 async fn smoke_a_query_without_a_condition_sees_only_its_organization() {
     let first = TestApp::start().await;
@@ -128,7 +131,7 @@ async fn smoke_a_query_without_a_condition_sees_only_its_organization() {
     }
 }
 
-/// The role and the organization end with the transaction, however it ends.
+/// The role and the organization are reset when the transaction ends, for any reason.
 #[tokio::test]
 async fn a_pooled_connection_does_not_keep_the_organization() {
     let app = TestApp::with(&["--database-pool-size=1"]).await;
@@ -198,8 +201,8 @@ async fn organizations_are_isolated_behind_a_pooler() {
     join_all(reads).await;
 }
 
-/// Without the right to use the role, nothing runs outside of it, and the connection can be used again. The message of `saas
-/// doctor` has the statement that helps.
+/// If the product may not use the role, no query runs without it, and the connection stays usable. `saas doctor` prints
+/// the statement that grants the role.
 #[tokio::test]
 async fn a_product_without_the_role_is_told_how_to_get_it() {
     let app = TestApp::start().await;
@@ -230,7 +233,7 @@ async fn a_product_without_the_role_is_told_how_to_get_it() {
     let first = "SELECT name AS value FROM products ORDER BY id LIMIT 1";
     assert_eq!(query(&product, &org, first).await.unwrap(), ["own product"]);
 
-    // As after a restore without the privileges.
+    // A restore of a backup without privileges leaves this state.
     app.database
         .sql("REVOKE INSERT ON audit_log FROM saas_tenant; REVOKE UPDATE ON products FROM saas_tenant")
         .await;

@@ -1,4 +1,5 @@
-//! Every operation of organizations is called with API keys that must not see the organization, or may do only a part of it.
+//! Calls every operation of organizations with API keys that must not see the organization, or that have only some
+//! permissions.
 
 use reqwest::Method;
 use saas::security::api_key;
@@ -12,8 +13,8 @@ use crate::support::{TestApp, User, app::Answer};
 
 const ALL_SCOPES: &str = "audit:read job:read job:write product:read product:write";
 
-/// A key, and the response of the operations that accept keys. All others refuse it with 403 `session_required`, unless the key
-/// is not valid at all.
+/// A key, and the expected response of operations that accept keys. Other operations refuse a valid key with 403
+/// `session_required`.
 struct Caller {
     name: &'static str,
     /// The organization in the path.
@@ -24,9 +25,9 @@ struct Caller {
 
 #[derive(Clone, Copy)]
 enum Expected {
-    /// From all operations.
+    /// All operations respond with this status and code.
     Invalid(u16, &'static str),
-    /// From the operations that accept keys.
+    /// The operations that accept keys respond with this status and code.
     Refused(u16, &'static str),
     /// 403 `forbidden` for changes. Reads succeed, if the role of the creator allows them.
     ReadOnly,
@@ -65,7 +66,7 @@ async fn callers(app: &TestApp, seen: &Org, suspended: &Org, deleted: &Org) -> V
         app.sql(&format!("UPDATE api_keys SET {end} WHERE hash = sha256('{secret}')")).await;
         add(name, seen, secret, Expected::Invalid(401, "invalid_token"));
     }
-    // What becomes of the creator.
+    // Changes of the creator or the membership.
     for (name, change, expected) in [
         (
             "a demoted creator",
@@ -149,7 +150,7 @@ async fn smoke_no_key_shows_or_changes_another_organization() {
     }
 }
 
-/// The operations that document keys accept them, and a key with all scopes may do all of them in its own organization.
+/// Every operation whose documentation allows keys accepts a key with all scopes in its own organization.
 #[tokio::test]
 async fn a_key_with_all_scopes_may_call_every_operation_that_accepts_keys() {
     let app = TestApp::start().await;

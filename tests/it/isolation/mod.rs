@@ -1,5 +1,5 @@
-//! The proof that no organization sees or changes the data of another: what the catalog says, what a query sees that names no
-//! organization, and what every operation answers to a caller who must not see it.
+//! Tests that no organization can see or change the data of another: the catalog of PostgreSQL, queries without a
+//! condition on the organization, and every operation with callers who must not see the organization.
 //!
 //! | file | proves |
 //! |---|---|
@@ -24,7 +24,7 @@ use serde_json::json;
 
 use crate::support::{TestApp, User, records::column};
 
-/// An organization with an owner, a member and something of each resource. All its texts contain its name.
+/// An organization with an owner, a member and at least one row of each resource. All its texts contain its name.
 pub struct Org {
     pub id: i64,
     pub name: String,
@@ -65,7 +65,7 @@ impl Org {
         app.sql(&format!("{insert} ({}, {}, '{role}')", self.id, user.id)).await;
     }
 
-    /// Adds a job that waits, with arguments that contain `name`.
+    /// Adds a queued job whose arguments contain `name`.
     pub async fn add_job(&self, app: &TestApp, name: &str) {
         let (sku, name, currency) = (format!("{name}-2"), name.to_owned(), "EUR".to_owned());
         let job = ImportProducts { products: vec![ImportedProduct { sku, name, price: 100, currency }] };
@@ -77,7 +77,7 @@ impl Org {
         app.sql(&format!("{insert} {row}")).await;
     }
 
-    /// Adds an API key with this name. Nothing knows its secret.
+    /// Adds an API key with this name. Its secret is not stored anywhere.
     pub async fn add_key(&self, app: &TestApp, name: &str) {
         let insert = "INSERT INTO api_keys (org_id, created_by, name, scopes, hash, hint) VALUES";
         let row = format!(
@@ -87,7 +87,7 @@ impl Org {
         app.sql(&format!("{insert} {row}")).await;
     }
 
-    /// Adds a pending invitation to an address that contains `name`. Nothing knows its token.
+    /// Adds a pending invitation to an address that contains `name`. Its token is not stored anywhere.
     pub async fn add_invitation(&self, app: &TestApp, name: &str) {
         let insert = "INSERT INTO invitations
             (org_id, email, email_key, role, invited_by, link_id, token_hash, link_shown, expires_at) VALUES";

@@ -1,11 +1,12 @@
-//! A product whose role owns no table: outside of an organization, the policies hide all rows of organizations from it.
+//! A product whose role owns no table. Without an organization, the policies hide all rows of organizations from this
+//! role.
 
 use saas::services::housekeeping;
 
 use super::{Org, connection::url_for_role};
 use crate::support::{TestApp, records::column};
 
-/// Records which role deletes a product. `ON DELETE CASCADE` runs in that of the owner of the table.
+/// Records the role that deletes a product. `ON DELETE CASCADE` runs as the owner of the table.
 const RECORD_DELETIONS: &str = "
     CREATE TABLE deletions (role TEXT);
     GRANT INSERT ON deletions TO PUBLIC;
@@ -19,7 +20,7 @@ async fn housekeeping_deletes_rows_of_organizations_that_the_role_does_not_own()
     let url = url_for_role(&owner, "").await;
     let app = TestApp::on(owner.database.clone(), &[&format!("--database-url={url}")]).await;
     let (gone, kept) = (Org::create(&app, "gone").await, Org::create(&app, "kept").await);
-    // More than a batch, in an organization of which nothing else is due too.
+    // Inserts more rows than one batch deletes, also into an organization that is not due for deletion.
     app.sql(
         "INSERT INTO org_jobs (org_id, id, task, created_at)
          SELECT o.id, gen_random_uuid(), 'old', now() - interval '31 days'

@@ -1,4 +1,5 @@
-//! Requests to the operations of organizations, made from the API document: a new operation needs no line here.
+//! Requests to the operations of organizations. They are built from the API document, so a new operation needs no code
+//! here.
 
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Map, Value, json};
@@ -21,7 +22,8 @@ pub struct Operation {
     document: Value,
 }
 
-/// Returns the operations of members: those whose paths begin with an organization. Admins of the platform have others.
+/// Returns the operations of members: those whose path begins with an organization. Operations of platform admins are
+/// not among them.
 pub async fn operations(app: &TestApp) -> Vec<Operation> {
     let document = Answer::of(app.at_root(Method::GET, "/openapi.json")).await.body;
     let mut found = Vec::new();
@@ -47,12 +49,12 @@ pub async fn operations(app: &TestApp) -> Vec<Operation> {
 }
 
 impl Operation {
-    /// Returns whether the path names something in the organization, such as a product.
+    /// Returns whether the path contains the id of a resource of the organization, such as a product.
     pub fn has_own_id(&self) -> bool {
         self.path.matches('{').count() > 1
     }
 
-    /// Returns whether the body names a member of the organization.
+    /// Returns whether the body contains the id of a member of the organization.
     pub fn names_member(&self) -> bool {
         self.body.as_ref().is_some_and(|schema| self.example(schema, "body")["user_id"].is_number())
     }
@@ -64,7 +66,7 @@ impl Operation {
         security.as_array().unwrap().iter().any(|way| way["ApiKey"].is_array())
     }
 
-    /// Builds the request to the organization `org`, with the ids of what the organization `source` has.
+    /// Builds the request to the organization `org`, with ids of resources of the organization `source`.
     pub async fn request(&self, app: &TestApp, org: i64, source: i64) -> RequestBuilder {
         let mut path = self.path.replace("{org}", &org.to_string());
         while let Some((before, after)) = path.split_once('{') {
@@ -77,7 +79,7 @@ impl Operation {
             None => request,
             Some(schema) => {
                 let mut body = self.example(schema, "body");
-                // Values that depend on the accounts of the test.
+                // Replaces values that depend on the accounts of the test.
                 for (name, value) in body.as_object_mut().into_iter().flatten() {
                     match name.as_str() {
                         "user_id" => {
@@ -94,7 +96,7 @@ impl Operation {
         }
     }
 
-    /// Returns the id of something that an organization has. `step` is the step of the path before the id.
+    /// Returns the id of a resource of an organization. `step` is the segment of the path before the id.
     async fn id_of(&self, app: &TestApp, step: &str, org: i64) -> String {
         let sql = match step {
             "members" => {
@@ -135,7 +137,7 @@ impl Operation {
                 return self.example(part, at);
             }
         }
-        // The last role is the lowest.
+        // Takes the last role, which is the lowest.
         if let Some(value) =
             schema["enum"].as_array().and_then(|values| values.iter().rfind(|value| !value.is_null()))
         {

@@ -1,4 +1,5 @@
-//! The role `saas_tenant`, which belongs to a whole server: migrations of several databases create it at once, or may not.
+//! The role `saas_tenant`, which all databases of a server share. Migrations of several databases create it
+//! concurrently, or lack the privilege to create it.
 
 use futures_util::future::join_all;
 use saas::{
@@ -12,7 +13,7 @@ use crate::support::{
     servers::{database_settings, execute},
 };
 
-/// Uses a server of its own, because all tests share the role of theirs.
+/// Uses a private server, because the other tests share one server and its role.
 #[tokio::test]
 async fn the_migration_creates_the_role_or_names_the_statements() {
     let server = Server::postgres(&test_dir().unwrap(), Purpose::Test).await.unwrap();
@@ -36,7 +37,7 @@ async fn the_migration_creates_the_role_or_names_the_statements() {
     let fix = fix.lines().next().unwrap();
     assert_eq!(fix, "CREATE ROLE saas_tenant NOLOGIN; GRANT saas_tenant TO limited;", "{error}");
 
-    // Of several migrations at once, one creates the role, and one grants it.
+    // Four migrations run concurrently. Each succeeds, although only one of them creates the role.
     let mut urls = Vec::new();
     for number in 0..4 {
         urls.push(create("maker", &format!("other{number}")).await);
@@ -52,14 +53,14 @@ async fn the_migration_creates_the_role_or_names_the_statements() {
 
     let error = format!("{:#}", migrations.up(&database_settings(&url)).await.unwrap_err());
     assert!(error.contains("run GRANT saas_tenant TO limited;"), "{error}");
-    // The role of the product gets the right, also if the migrations run as another role.
+    // The role of the product is granted `saas_tenant`, even if the migrations run as another role.
     let mut settings = database_settings(&url);
     settings.database_direct_url = Some(format!("{address}/first").into());
     migrations.up(&settings).await.unwrap();
     let uses_role = "SET ROLE saas_tenant; SELECT current_user";
     assert_eq!(column_at(&url, uses_role).await.unwrap(), ["saas_tenant"]);
 
-    // A role that nothing restricts would isolate nothing.
+    // Policies do not apply to a role with BYPASSRLS, so the migration refuses it.
     execute(superuser, "ALTER ROLE saas_tenant BYPASSRLS").await;
     let error =
         format!("{:#}", migrations.up(&database_settings(&create("maker", "last").await)).await.unwrap_err());

@@ -1,4 +1,5 @@
-//! No code reads or changes the data of an organization without its connection, and few files use the tables without policies.
+//! All code that uses the data of an organization does so over a connection of that organization. Few files use the
+//! tables without policies.
 
 use std::{collections::BTreeSet, fs};
 
@@ -55,7 +56,7 @@ fn codes() -> Vec<(String, String)> {
     codes.filter(|(file, _)| file != "schema.rs").collect()
 }
 
-/// Returns whether a text has a word that is not part of a longer one.
+/// Returns whether a text contains a word that is not part of a longer word.
 fn has_word(text: &str, word: &str) -> bool {
     let is_part = |c: char| c.is_alphanumeric() || c == '_';
     let is_whole =
@@ -63,7 +64,7 @@ fn has_word(text: &str, word: &str) -> bool {
     text.match_indices(word).any(|(at, _)| is_whole(at))
 }
 
-/// Returns whether some code uses a table, with diesel or in SQL.
+/// Returns whether `code` uses a table, with diesel or in SQL.
 fn uses_table(code: &str, table: &str) -> bool {
     let paths = [format!("schema::{table}"), format!("{table}::table"), format!("table_name = {table}")];
     let clauses = ["FROM", "JOIN", "INTO", "UPDATE"].map(|clause| format!("{clause} {table}"));
@@ -80,7 +81,7 @@ fn isolated_tables() -> Vec<String> {
     names.filter(|name| !CONTROL_TABLES.contains(&name.as_str())).collect()
 }
 
-/// Returns what is wrong with the use of a table of organizations.
+/// Returns the problems of the code that uses a table of organizations.
 fn problems(codes: &[(String, String)], table: &str) -> Vec<String> {
     let mut found = Vec::new();
     for (file, code) in codes.iter().filter(|(_, code)| uses_table(code, table)) {
@@ -111,7 +112,7 @@ fn the_data_of_organizations_needs_their_connection() {
     }
 }
 
-/// The ways into an organization, and around it, are in few files.
+/// Only the listed files enter an organization or bypass its policies.
 #[test]
 fn organizations_are_entered_in_one_place() {
     let codes = codes();
@@ -134,7 +135,7 @@ fn organizations_are_entered_in_one_place() {
     }
 }
 
-/// Returns the names of the models that some code imports, or names by their path.
+/// Returns the names of the models that `code` imports or uses by their path.
 fn imported_models(code: &str) -> BTreeSet<&str> {
     let mut names = BTreeSet::new();
     for (at, _) in code.match_indices("models::") {

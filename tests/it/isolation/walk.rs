@@ -1,5 +1,5 @@
-//! Every operation of organizations is called by those who must not see the organization. Its data has marked texts: none of
-//! them is in any response, and nothing of it changes.
+//! Calls every operation of organizations as callers who must not see the organization. The texts of the organization
+//! are marked: no response may contain the mark, and no row may change.
 
 use reqwest::{Method, RequestBuilder};
 
@@ -18,13 +18,13 @@ use crate::{
     },
 };
 
-/// In each text of the organizations that must not be seen, and in no other.
+/// Part of every text of the organizations that callers must not see, and of no other text.
 pub const MARK: &str = "canary";
 
-/// Operations that a viewer may call although they change something.
+/// Operations that every member may call, even viewers, although they change data.
 const OF_EVERY_MEMBER: &[&str] = &["leave_org"];
 
-/// A caller, and the response that all operations must give.
+/// A caller, and the response that all operations must return.
 struct Caller {
     name: &'static str,
     /// The organization in the path.
@@ -92,8 +92,8 @@ pub async fn rows_of(app: &TestApp, orgs: &[i64]) -> Vec<String> {
     column(&app.database, &format!("{} ORDER BY 1", all.join(" UNION ALL "))).await
 }
 
-/// Returns the callers who must not see the organizations. `keys.rs` has those with API keys. A new kind of credentials adds its
-/// callers here: one of another organization, one that is revoked, one of a suspended organization, and one that may only read.
+/// Returns the callers who must not see the organizations. `keys.rs` has the callers with API keys. A new kind of
+/// credentials adds four callers here: of another organization, revoked, of a suspended organization, and read-only.
 async fn callers(app: &TestApp, seen: &Org, suspended: &Org, deleted: &Org) -> Vec<Caller> {
     let stranger = Org::create(app, "plain").await;
     let (removed, member, viewer, admin) =
@@ -160,15 +160,15 @@ async fn smoke_no_operation_shows_or_changes_another_organization() {
     }
 }
 
-/// The owner of an organization names what another one has. The same requests succeed with what the own one has, so they are
-/// valid.
+/// The owner of an organization uses ids of another organization. The same requests succeed with ids of the own
+/// organization, which proves that they are valid.
 #[tokio::test]
 async fn ids_of_another_organization_are_unknown() {
     let app = TestApp::start().await;
     let other = Org::create(&app, MARK).await;
     let before = rows_of(&app, &[other.id]).await;
     for operation in &operations(&app).await {
-        // A fresh one for each operation, because some of them delete it.
+        // Creates an organization for each operation, because some operations delete it.
         let own = Org::create(&app, "plain").await;
         let call = async |source: i64| {
             let request = operation.request(&app, own.id, source).await;
@@ -197,14 +197,14 @@ async fn ids_of_another_organization_are_unknown() {
     }
 }
 
-/// The cursor of a list belongs to one organization. A stranger does not learn either whether a query is valid.
+/// A cursor is valid in one organization only. A stranger gets 404, also if the query is invalid.
 #[tokio::test]
 async fn lists_refuse_the_cursors_of_other_organizations_and_unknown_parameters() {
     let app = TestApp::start().await;
     let (one, other) = (Org::create(&app, "plain").await, Org::create(&app, MARK).await);
     let stranger = app.user().await;
     other.join(&app, &one.owner, "admin").await;
-    // Two of each, so that there is a second page.
+    // The organization has two rows of each resource, so that each list has a second page.
     one.add_product(&app, "second").await;
     one.add_job(&app, "second").await;
     one.add_key(&app, "second").await;
@@ -232,7 +232,7 @@ async fn lists_refuse_the_cursors_of_other_organizations_and_unknown_parameters(
     assert!(lists >= 5, "{lists}: give `one` two of each");
 }
 
-/// A job, a member or a list that is not below `/orgs/{org}` shows nothing of an organization to others either.
+/// Operations outside of `/orgs/{org}` also show nothing of an organization to users who are not members.
 #[tokio::test]
 async fn operations_outside_of_organizations_show_nothing_of_them() {
     let app = TestApp::start().await;
@@ -266,7 +266,7 @@ async fn operations_outside_of_organizations_show_nothing_of_them() {
     assert_eq!(rows_of(&app, &[seen.id]).await, before);
 }
 
-/// The trail of the platform says who has changed what and where, and not the data.
+/// The audit trail of the platform has the actor, the action and the target, but not the data.
 #[tokio::test]
 async fn an_admin_of_the_platform_sees_no_data_in_the_trail() {
     let app = TestApp::start().await;

@@ -1,5 +1,5 @@
-//! Random crashes while jobs are enqueued in transactions: of processes of the API, relays, Redis and PostgreSQL. In the end, a
-//! job exists if and only if its transaction has committed, and it was enqueued once.
+//! Random crashes while jobs are enqueued in transactions: of API processes, relays, Redis and PostgreSQL. At the end,
+//! each committed transaction has exactly one job, which was enqueued once, and other transactions have none.
 //!
 //! `./scripts/test --full` runs more and longer histories. A failure reports its seed: `HISTORY_SEED=7 ./scripts/test
 //! job_outbox_history` repeats its steps. Further tests break the relay, and require that the check detects that.
@@ -21,7 +21,7 @@ struct History {
     redis: OwnRedis,
     redis_is_up: bool,
     app: App,
-    /// The worker, which never crashes, so each job that is enqueued once runs once.
+    /// The queue with its worker. The worker never crashes, so a job that is enqueued once runs once.
     queue: TestQueue,
     bug: Option<Bug>,
     random: u64,
@@ -30,7 +30,7 @@ struct History {
 
 impl History {
     async fn new(seed: u64, bug: Option<Bug>) -> Self {
-        // A write is answered when it is on disk, so a crash loses nothing that was answered.
+        // Redis answers a write after it is on disk, so a crash loses no answered write.
         let redis = OwnRedis::start(&["--appendonly", "yes", "--appendfsync", "always"]).await;
         let postgres = OwnPostgres::start().await;
         execute(&postgres.url(), LEDGER).await;
@@ -51,7 +51,7 @@ impl History {
         self.below(100) < percent
     }
 
-    /// Returns a transaction or a relay, which may crash.
+    /// Returns a transaction or a relay. It may crash.
     fn operation(&mut self) -> impl Future<Output = ()> + use<> {
         self.named += 1;
         let operation = Operation {
@@ -71,7 +71,7 @@ impl History {
 
     async fn step(&mut self) {
         let mut operation = Box::pin(self.operation());
-        // A server crashes after so many polls of the operation, which goes on without it.
+        // The server crashes after `polls` polls of the operation. The operation continues without it.
         let polls = self.below(15);
         match self.below(100) {
             0..=9 if self.redis_is_up => {
@@ -104,7 +104,7 @@ impl History {
         }
     }
 
-    /// Starts a process that commits transactions without a pause, and kills it after some of them.
+    /// Starts a process that commits transactions continuously, and kills it after some commits.
     async fn run_api_until_killed(&mut self) {
         let url = self.postgres.url();
         let count = async || column_at(&url, "SELECT name FROM ledger").await.unwrap().len();
@@ -120,7 +120,7 @@ impl History {
         api.end().await;
     }
 
-    /// Lets everything end without more crashes, and checks the jobs.
+    /// Completes all pending work without crashes, and checks the jobs.
     async fn finish(mut self) -> Result<(), String> {
         self.start_redis().await;
         let url = self.postgres.url();

@@ -1,4 +1,4 @@
-//! What processes do in a history: transactions that enqueue a job, and relays.
+//! The operations of a history: transactions that enqueue a job, and relays.
 
 use std::{future::poll_fn, pin::pin, task::Poll};
 
@@ -18,10 +18,10 @@ use saas::{
 
 use crate::support::queue::{Behavior, Task};
 
-/// Each committed transaction has a row, and its job has the same name.
+/// The table to which each transaction adds a row. The job of the transaction has the same name as the row.
 pub const LEDGER: &str = "CREATE TABLE ledger (id UUID PRIMARY KEY, name TEXT NOT NULL UNIQUE)";
 
-/// A wrong order of steps that the check has to detect.
+/// A wrong order of steps, which the check must detect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bug {
     DeletesRowsFirst,
@@ -47,21 +47,21 @@ pub fn start_app(database: &str, redis: &str) -> App {
     App::new(Settings::parse_from(flags).config).unwrap()
 }
 
-/// One operation of a process of the API or of a worker.
+/// One operation of an API process or of a worker.
 pub struct Operation {
     pub app: App,
     pub bug: Option<Bug>,
     pub name: String,
     pub is_relay: bool,
-    /// For a relay: whether the claims of relays that have crashed are over.
+    /// For a relay: whether the claims of crashed relays have expired.
     pub claims_are_over: bool,
     pub commits: bool,
-    /// Whether the process lives on after the commit.
+    /// Whether the process survives the commit.
     pub relays_soon: bool,
 }
 
 impl Operation {
-    /// Runs the operation. Errors are part of the history, since servers may be away.
+    /// Runs the operation. Ignores errors, because the servers may be unavailable.
     pub async fn run(&self) {
         let _ = match self.is_relay {
             true => self.relay().await,
@@ -106,7 +106,7 @@ impl Operation {
     }
 }
 
-/// A relay with the bug that it loses jobs in a crash.
+/// A relay with a bug: it deletes the rows before it enqueues the jobs, so a crash loses jobs.
 async fn delete_then_enqueue(app: &App) -> Result<()> {
     let claimed = app.db.run(async |conn| Ok(JobOutboxRow::claim(conn, None).await?)).await?;
     let ids: Vec<_> = claimed.iter().map(|claimed| claimed.job.id).collect();
@@ -119,7 +119,7 @@ async fn delete_then_enqueue(app: &App) -> Result<()> {
     Ok(())
 }
 
-/// Polls a future at most a number of times, and drops it, as a crash does. Returns whether it has ended.
+/// Polls a future at most `polls` times, and then drops it, like a crash. Returns whether the future has completed.
 pub async fn cut<F: Future>(future: F, mut polls: usize) -> bool {
     let mut future = pin!(future);
     poll_fn(|context| {
