@@ -12,11 +12,10 @@ use crate::support::{
     servers::TestDatabase,
 };
 
-/// Locales with other rules for case: C converts only ASCII letters, and in Turkish the lower case of I is
-/// not i.
+/// Locales with different rules for case. C converts only ASCII letters. In Turkish, the lower case of I is not i.
 const LOCALES: [&str; 2] = ["LOCALE 'C'", "LOCALE_PROVIDER icu ICU_LOCALE 'tr-TR'"];
 
-/// The number of a user, the name, and searches that find only this user.
+/// The number and the name of a user, and searches that find only this user.
 const NAMES: [(u32, &str, &[&str]); 8] = [
     (1, "Élodie Dupont", &["Élodie", "élodie", "ÉLODIE", "E\u{301}LODIE", "É", "é"]),
     (2, "ISABEL", &["ISABEL", "isabel", "Isabel", "SAB"]),

@@ -1,4 +1,5 @@
-//! Replies of SMTP servers, which are final or retried, and the form in which addresses are sent.
+//! Replies of SMTP servers: final refusals and refusals that are retried. Also the format of addresses in SMTP
+//! commands.
 
 use clap::Parser;
 use saas::{

@@ -1,5 +1,4 @@
-//! Encryption of the connection to an SMTP server: when it is used, and when mails and passwords are sent
-//! without it.
+//! Encryption of the connection to an SMTP server: when it is used, and when mails and passwords are sent unencrypted.
 
 use saas::error::chain;
 use serde_json::json;
@@ -20,7 +19,7 @@ fn offer(extensions: &[&'static str], tls: Tls) -> Behavior {
     Behavior { extensions: [extensions, &["AUTH PLAIN LOGIN"]].concat(), tls, replies: Vec::new() }
 }
 
-/// Returns the first word of each SMTP command, with `TLS ` before those that were encrypted.
+/// Returns the first word of each SMTP command. Commands that were encrypted have the prefix `TLS `.
 fn command_verbs(smtp: &SmtpServer) -> Vec<String> {
     let verb = |line: &String| {
         let (prefix, rest) = line.strip_prefix("TLS ").map_or(("", line.as_str()), |rest| ("TLS ", rest));

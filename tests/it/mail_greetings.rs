@@ -1,4 +1,4 @@
-//! Text that a user has entered, such as a name, is only in mails to a verified address of this user.
+//! Mails contain text that a user has entered, such as a name, only if they go to a verified address of this user.
 
 use reqwest::Method;
 use serde_json::json;
@@ -35,7 +35,7 @@ async fn smoke_mails_to_an_unverified_address_contain_no_text_of_a_user() {
     let change = json!({ "current_password": PASSWORD, "new_password": NEW_PASSWORD });
     assert_eq!(app.post("/users/me/password", Some(&stranger), change).await.status, 204);
     let reset = app.reset_token(victim).await;
-    // Ends the waits, because notices to an unverified address are rate-limited.
+    // Ends the waits: notices to an unverified address are rate-limited.
     app.move_waits(-1_200).await;
     let delete = app.request(Method::DELETE, "/users/me").bearer_auth(&stranger.token);
     assert_eq!(Answer::of(delete.json(&json!({ "password": NEW_PASSWORD }))).await.status, 202);

@@ -100,7 +100,7 @@ async fn mails_that_are_too_old_are_dropped() {
         ('{"kind": "invite", "user_id": 1}', '8 days'),
         ('{"kind": "notice", "to": "a@example.com", "name": null, "notice": "password_changed"}', '8 days')
     ) AS rows (letter, age)"#;
-    // Release 0.1.0 writes the other table.
+    // Release 0.1.0 writes messages to the table `outbox`.
     const OLD: [&str; 2] = [
         "INSERT INTO outbox (letter, created_at) SELECT letter::jsonb, now() - age::interval FROM",
         "SELECT letter ->> 'kind' FROM outbox ORDER BY id",

@@ -1,4 +1,4 @@
-//! The linter for migrations, and that the migrations of this release pass it.
+//! The linter for migrations. The migrations of this release pass it.
 
 use std::{fs, path::Path};
 
@@ -30,7 +30,7 @@ fn assert_rules(cases: &[(&str, &[&str])], in_transaction: bool) {
     }
 }
 
-/// A new migration must let the release before it go on. See docs/migrations.md.
+/// The previous release must keep working after a new migration. See docs/migrations.md.
 #[test]
 fn the_migrations_are_safe_beside_the_last_release() {
     let migrations = Migrations::embedded();
@@ -46,7 +46,7 @@ fn the_migrations_are_safe_beside_the_last_release() {
         })
         .collect();
     assert!(found.is_empty(), "{found:#?}");
-    // Those of release 0.1.0 would not pass: the linter reads them.
+    // The migrations of release 0.1.0 would not pass, which shows that the linter reads them.
     assert!(broken_rules(&migrations, true).len() > 10);
     assert_eq!(migrations.lint(true).checked, migrations.names().count());
 }
@@ -133,7 +133,7 @@ fn tables_in_use_are_not_locked_for_long() {
             ),
             ("ALTER TABLE a ADD CONSTRAINT c CHECK (x > 0) NOT VALID,\n    VALIDATE CONSTRAINT c;", &["2 lock-held"]),
             ("ALTER TABLE a VALIDATE CONSTRAINT c; ALTER TABLE a ALTER x SET STATISTICS 9;", &[]),
-            // A table that the script creates is not in use.
+            // The rules do not apply to a table that the script creates.
             (
                 "CREATE TABLE t (a INT); CREATE INDEX i ON t (a); ALTER TABLE t ADD UNIQUE (a), ALTER a SET NOT NULL;
                  CREATE TABLE u (a INT REFERENCES t); UPDATE public.t SET a = 1; TRUNCATE t, u; DROP INDEX i; DROP TABLE t;",
@@ -277,10 +277,10 @@ fn a_valid_constraint_allows_set_not_null() {
     assert_eq!(rules(format!("{validate};\n{set};\n{drop};")), [""; 0]);
     assert_eq!(rules(set.into()), ["1 not-null"]);
     assert_eq!(rules(format!("{validate};\n{drop};\n{set};")), ["3 not-null"]);
-    // PostgreSQL drops the constraint first.
+    // PostgreSQL drops the constraint before it sets NOT NULL.
     assert_eq!(rules(format!("{validate};\n{set}, DROP CONSTRAINT c;")), ["2 not-null"]);
     assert_eq!(rules(format!("{validate};\n{};", set.replace('x', "y"))), ["2 not-null"]);
-    // Also if the migration before is older than those that are checked.
+    // An older migration, which the linter does not check, may have added the constraint.
     let folder = Folder::new(&[
         ["2020-01-01-000000_a", &format!("{add}; {validate};"), ""],
         ["2099-01-01-000000_b", set, ""],

@@ -87,8 +87,8 @@ async fn a_failed_migration_reports_parts_that_are_in_effect() {
     assert_eq!(states(&folder.migrations(), &database).await, [State::Applied, State::Pending]);
 }
 
-/// CREATE INDEX CONCURRENTLY waits for older snapshots in other sessions, so a process must not block in a
-/// statement that waits for the advisory lock.
+/// CREATE INDEX CONCURRENTLY waits for older snapshots in other sessions. So a process that waits for the advisory lock
+/// must poll, not block in a statement.
 #[tokio::test]
 async fn concurrent_processes_can_create_an_index_concurrently() {
     let database = TestDatabase::empty().await;
@@ -122,7 +122,7 @@ async fn the_error_names_the_privileges_that_a_role_lacks() {
             "CREATE SCHEMA extensions; CREATE EXTENSION pg_trgm SCHEMA extensions".to_owned(),
         ),
         (grant("USAGE ON SCHEMA extensions"), grant("USAGE ON SCHEMA extensions")),
-        // Another database of the server has created it.
+        // Another database of the server has already created this role.
         (grant("saas_tenant"), grant("saas_tenant")),
     ] {
         let doctor = as_role(&["doctor"]).await.stdout;
@@ -167,7 +167,7 @@ async fn the_error_names_a_table_that_belongs_to_another_role() {
     }
 }
 
-/// The rehearsal of an empty database finds any problem, and leaves nothing behind.
+/// `saas doctor` rehearses the migrations of an empty database. It reports any problem, and changes nothing.
 #[tokio::test]
 async fn doctor_does_not_recommend_a_migration_that_would_fail() {
     let database = TestDatabase::empty().await;
@@ -180,7 +180,7 @@ async fn doctor_does_not_recommend_a_migration_that_would_fail() {
         column(&database, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'").await,
         [""; 0]
     );
-    // Another product has created a table with the name of one of ours.
+    // Another product has created a table with the name of a table of this product.
     database.sql("CREATE TABLE sessions ()").await;
     let found = doctor().await;
     assert!(found.contains("2026-11-22-100000_sessions failed") && found.contains("42P07"), "{found}");

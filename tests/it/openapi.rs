@@ -38,7 +38,7 @@ pub fn resolve_ref<'a>(document: &'a Value, node: &'a Value) -> &'a Value {
         .map_or(node, |text| document.pointer(&text[1..]).unwrap_or_else(|| panic!("{text} is not there")))
 }
 
-/// Makes every change of the API document visible in review.
+/// A snapshot makes every change of the API document visible in review.
 #[tokio::test]
 async fn the_document_matches_the_snapshot() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/openapi.json");

@@ -1,5 +1,5 @@
-//! The files in `ops/` and the commands in `docs/deployment.md` agree with the product: its commands, settings, paths and
-//! times. `scripts/check-ops` checks their syntax.
+//! The files in `ops/` and the commands in `docs/deployment.md` match the product: its commands, settings, paths and
+//! time limits. `scripts/check-ops` checks their syntax.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -38,7 +38,7 @@ fn calls(text: &str) -> Vec<Vec<String>> {
                 .take_while(|arg| !arg.starts_with(['|', '&', '>', '#']))
                 .map(|arg| (*arg).to_owned())
                 .collect();
-            // Elsewhere `saas` is the name of a role or a secret.
+            // In other places, `saas` is the name of a role or a secret.
             if is_call && args.first().is_some_and(|name| name.starts_with(|c: char| c.is_ascii_lowercase()))
             {
                 calls.push(args);
@@ -48,7 +48,7 @@ fn calls(text: &str) -> Vec<Vec<String>> {
     calls
 }
 
-/// Returns the lists in brackets of a manifest that are command lines.
+/// Returns the command lines of a manifest: the lists in brackets after `args` or `command`.
 fn manifest_calls(manifest: &str) -> Vec<Vec<String>> {
     let lists = manifest.lines().filter_map(|line| {
         let (_, list) = line.split_once("args: [").or_else(|| line.split_once("command: [saas, "))?;
@@ -59,7 +59,7 @@ fn manifest_calls(manifest: &str) -> Vec<Vec<String>> {
 
 #[test]
 fn the_commands_exist() {
-    // Between two backticks, or two groups of three, is code.
+    // Text between two backticks or two groups of three backticks is code.
     let guide = read(GUIDE);
     let code: Vec<_> = guide.split('`').skip(1).step_by(2).collect();
     let mut found: Vec<_> = calls(&code.join("\n"));
@@ -136,7 +136,7 @@ fn numbers(text: &str, key: &str) -> Vec<u64> {
     after.filter_map(|rest| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()).collect()
 }
 
-/// An orchestrator that kills a process too early drops requests, and jobs run again.
+/// If an orchestrator kills a process too early, requests are dropped and jobs run again.
 #[test]
 fn a_process_has_enough_time_to_stop() {
     let settings = all_settings();
@@ -161,7 +161,7 @@ fn a_process_has_enough_time_to_stop() {
     // `serve` waits for the database before it answers.
     let starting = numbers(&read(UNITS[0]), "TimeoutStartSec=")[0];
     assert!(starting > default("DATABASE_WAIT_SECONDS"));
-    // Each process may have this many connections.
+    // A process may have `MAX_CONNECTIONS` client connections, plus other open files.
     assert!(numbers(&read(UNITS[0]), "LimitNOFILE=")[0] > default("MAX_CONNECTIONS") + 100);
 }
 

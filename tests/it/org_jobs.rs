@@ -1,5 +1,5 @@
-//! Jobs of organizations: the membership is read again when they run, members see them by permission, and organizations take
-//! turns.
+//! Jobs of organizations: a job checks the membership again when it runs, members see jobs by permission, and
+//! organizations take turns.
 
 use reqwest::Method;
 use saas::{
@@ -33,7 +33,7 @@ impl TestApp {
         self.post(&path, Some(user), json!({ "products": products })).await
     }
 
-    /// Enqueues an import, and returns its id when the queue has it.
+    /// Enqueues an import. Returns its id once the job is in the queue.
     async fn enqueue_import(&self, org: &Org, user: &User, skus: &[&str]) -> String {
         let answer = self.post_import(org, user, skus).await;
         assert_eq!(answer.status, 200, "{}", answer.text);
@@ -58,7 +58,7 @@ impl TestApp {
         column(&self.database, &sql).await
     }
 
-    /// Cancels the job that [`Org::create`] has enqueued.
+    /// Creates an organization without queued jobs: cancels the job that [`Org::create`] has enqueued.
     async fn empty_org(&self, name: &str) -> Org {
         let org = Org::create(self, name).await;
         for id in column(&self.database, &format!("SELECT id FROM org_jobs WHERE org_id = {}", org.id)).await
@@ -123,11 +123,11 @@ async fn smoke_members_see_the_jobs_of_their_organization_by_permission() {
     for bad in ["x", "0123456789ab4cde8f0123456789abcd", &id.to_uppercase()] {
         app.call_org_job(Method::GET, &org, bad, &viewer).await.is_some_problem(404, "not_found");
     }
-    // The enqueuer has left the organization.
+    // The member who enqueued the job leaves the organization.
     let leave = format!("/orgs/{}/members/me", org.id);
     assert_eq!(app.call(Method::DELETE, &leave, &member).await.status, 204);
     app.get(&status, Some(&member)).await.is_some_problem(404, "not_found");
-    // The queue keeps the state longer than the outcome.
+    // The queue keeps the state of a job longer than its outcome, so the outcome can be missing.
     app.redis_command(&["DEL", "{}:done"]).await;
     app.get(&status, Some(&member)).await.is_some_problem(404, "not_found");
     assert_eq!(app.get(&status, Some(&viewer)).await.body["status"], "finished");
@@ -155,7 +155,7 @@ async fn the_membership_is_read_again_when_a_job_runs() {
         let (org, member) = (app.empty_org("one").await, app.user().await);
         org.join(&app, &member, "member").await;
         let id = app.enqueue_import(&org, &member, &["new-1"]).await;
-        // A change by SQL purges no jobs, like a change by the API while Redis is unavailable.
+        // A change by SQL does not purge jobs. The API also purges no jobs while Redis is unavailable.
         app.sql(&change.replace("{org}", &org.id.to_string()).replace("{user}", &member.id.to_string()))
             .await;
         app.run_jobs().await;
@@ -163,7 +163,7 @@ async fn the_membership_is_read_again_when_a_job_runs() {
         assert_eq!((job.state, job.error.as_deref()), (State::Canceled, Some(reason)), "{change}");
         assert_eq!(app.imported_skus(&org).await, [""; 0], "{change}");
     }
-    // The same job of a member runs.
+    // The same job runs if the user is a member.
     let (org, member) = (app.empty_org("one").await, app.user().await);
     org.join(&app, &member, "member").await;
     let id = app.enqueue_import(&org, &member, &["new-1"]).await;
@@ -219,7 +219,8 @@ async fn the_list_has_pages_a_filter_and_the_states() {
     assert_eq!(ids(&app.list_org_jobs(&org, "?task=nothing", &org.owner).await), [""; 0]);
 
     app.run_jobs().await;
-    // Of a job that ended long ago, only the row is left; another one has just been committed.
+    // `old` is a job that ended long ago: only its row in `org_jobs` is left. `new` is a job that has just been
+    // committed.
     let old = "01890000000070008000000000000000";
     let new = "ffffffffffff7000800000000000000f";
     let row =
@@ -244,7 +245,7 @@ async fn the_list_has_pages_a_filter_and_the_states() {
     assert!(list.body["items"][1]["ended_at"].is_string() && list.body["items"][6]["ended_at"].is_null());
     app.call_org_job(Method::GET, &org, old, &org.owner).await.is_some_problem(404, "not_found");
 
-    // Housekeeping deletes rows of more than 30 days.
+    // Housekeeping deletes rows that are older than 30 days.
     app.sql("UPDATE org_jobs SET created_at = now() - interval '31 days' WHERE task = 'old'").await;
     assert_eq!(housekeeping::run(&app.app).await.unwrap().org_jobs, 2);
     assert_eq!(ids(&app.list_org_jobs(&org, "", &org.owner).await), jobs);

@@ -36,7 +36,7 @@ async fn list_old_kinds(app: &TestApp) -> Vec<String> {
     column(&app.database, "SELECT letter ->> 'kind' FROM outbox ORDER BY id").await
 }
 
-/// Moves the messages that wait into the table of release 0.1.0, as if it had written them.
+/// Moves the waiting messages into the table of release 0.1.0, as if that release had written them.
 const AS_THE_FIRST_RELEASE: &str = "
     INSERT INTO outbox (letter) SELECT envelope::jsonb #> '{payload,message}' FROM job_outbox ORDER BY id;
     DELETE FROM job_outbox";
@@ -251,7 +251,7 @@ async fn an_unreadable_message_is_set_aside_after_a_day_with_one_error() {
     assert_eq!(column(&app.database, ages).await, ["t"]);
     assert_eq!(list_waiting_kinds(&app).await.len(), 2, "nothing is lost");
 
-    // A newer release can read the message after an operator has put it back.
+    // An operator makes the message readable and puts it back. It is then sent.
     let put_back =
         "UPDATE outbox SET set_aside_at = NULL, letter = '{\"kind\": \"verify_email\", \"user_id\": 1}'
         WHERE set_aside_at IS NOT NULL";
@@ -304,7 +304,7 @@ async fn a_failed_message_leaves_no_secret() {
     let kept = keys(&app.prefix).await;
     assert!(kept.contains("Mail server is unavailable") && kept.contains("verify_email"), "{kept}");
     assert!(!kept.contains("token=") && !kept.contains("Hello"), "{kept}");
-    // A token and its hash have 64 hexadecimal digits.
+    // Tokens and their hashes have 64 hexadecimal digits.
     let hexadecimal = kept.split(|c: char| !c.is_ascii_hexdigit());
     assert!(hexadecimal.map(str::len).all(|length| length < 64), "{kept}");
     let failed = app.app.queue.list(SYSTEM_QUEUE, State::Scheduled, 0, 10).await.unwrap();

@@ -23,7 +23,7 @@ const INSERT_PAGED_USERS: &str = "INSERT INTO users (email, hashed_password, ful
            '2020-01-01'::timestamptz + n % 3 * interval '1 day'
     FROM generate_series(1, 40) n";
 
-/// Inserts users who are older, the higher their number is. The search must read thousands of them.
+/// Inserts users. A higher number means an earlier creation. The searches must read thousands of these users.
 const INSERT_CROWD: &str = "INSERT INTO users (email, hashed_password, full_name, is_active, created_at)
     SELECT 'crowd' || n || '@example.com', 'x',
            CASE WHEN n > 9000 THEN 'Imported' END || CASE n WHEN 19990 THEN ' zq' WHEN 19995 THEN ' Needle' ELSE '' END,
@@ -41,7 +41,7 @@ fn items(answer: &Answer) -> &[Value] {
     answer.body.get("items").unwrap_or(&answer.body).as_array().unwrap()
 }
 
-/// Reads all pages of a list by their links. Calls `between` with the items of each page before it reads the next one.
+/// Reads all pages of a list by their links. Calls `between` with the items of each page before it reads the next page.
 async fn read_pages(
     app: &TestApp,
     user: &User,
@@ -90,7 +90,8 @@ async fn smoke_pages_neither_repeat_nor_miss_users_while_others_come_and_go() {
             assert!(before.len() >= 40, "{list}");
             let mut deleted = BTreeSet::new();
             let pages = read_pages(&app, &admin, &format!("{list}&limit=7"), async |page| {
-                // The last user of the page, whose position the cursor has, and users at both ends of every order.
+                // Deletes the last user of the page, whose position is in the cursor, and adds users at both ends of
+                // every sort order.
                 let last = page.last().map_or(0, |user| user["id"].as_i64().unwrap());
                 if last != admin.id {
                     deleted.insert(last);
@@ -123,17 +124,17 @@ async fn a_search_of_many_users_finds_all_matches_in_bounded_steps() {
         let rows = column(&app.database, &format!("SELECT id FROM users WHERE {condition}")).await;
         rows.iter().map(|id| id.parse().unwrap()).collect()
     };
-    // The number is that of users on the first page.
+    // Each entry: the query, the condition in SQL, and the number of users on the first page.
     for (query, condition, first) in [
         ("search=needle", "full_name LIKE '%Needle%'", 1),
         ("search=needle&sort=email", "full_name LIKE '%Needle%'", 1),
-        // Too short for the index of the search.
+        // These texts are too short for the search index.
         ("search=zq", "full_name LIKE '%zq%'", 0),
         ("search=zq&sort=full_name", "full_name LIKE '%zq%'", 0),
         ("search=zz", "false", 0),
         ("search=nobody", "false", 0),
         ("search=wd1999", "email LIKE '%wd1999%'", 11),
-        // More matches than the index is used for, and none of them among the newest users.
+        // These searches match more users than the index is used for. None of the newest users match `imported`.
         ("search=imported", "full_name LIKE 'Imported%'", 0),
         ("search=imported&sort=created_at", "full_name LIKE 'Imported%'", 200),
         ("search=crowd&sort=-full_name", "email LIKE 'crowd%'", 200),
@@ -167,7 +168,7 @@ async fn pages_of_the_audit_trail_do_not_shift() {
     let path = "/audit?action=test.made&limit=4";
     let pages = read_pages(&app, &admin, path, async |_| app.sql(insert).await).await;
     assert_eq!((ids(&pages), pages.len()), (all.clone(), 3));
-    // `before` is a filter of its own, and stays in the links.
+    // The filter `before` is independent of the cursor, and stays in the links.
     let pages = read_pages(&app, &admin, &format!("{path}&before={}", all[2]), async |_| {}).await;
     assert_eq!(ids(&pages), all[3..]);
 }
@@ -183,7 +184,7 @@ async fn pages_of_jobs_do_not_shift() {
     let path = "/admin/jobs?status=queued&limit=2";
     let mut first = None;
     let pages = read_pages(&app, &admin, path, async |page| {
-        // A new job at the end of the queue, and a job less at its beginning.
+        // Adds a job at the end of the queue, and removes one at its beginning.
         app.enqueue("/jobs/example?name=new", &admin).await;
         if first.is_none() {
             let id = page[0]["job_id"].as_str().unwrap().to_owned();
@@ -262,7 +263,7 @@ async fn a_cursor_is_accepted_only_by_its_own_list() {
     }
 }
 
-/// A cursor is not signed: a client can write any position into it, behind the digest of the list.
+/// A cursor is not signed: a client can put any position into it after the digest of the list.
 #[tokio::test]
 async fn a_forged_position_begins_a_page_or_is_refused() {
     let app = TestApp::start().await;
@@ -298,7 +299,7 @@ async fn a_forged_position_begins_a_page_or_is_refused() {
             "-9223372036854775808",
             "9223372036854775807",
             "[0,-9223372036854775808]",
-            // Times that PostgreSQL, or chrono, cannot express.
+            // Times outside of the range of PostgreSQL or of chrono.
             "[-300000000000000000,1]",
             "[-8000000000000000000,1]",
             "[8200000000000000000,1]",
@@ -334,7 +335,7 @@ async fn a_link_keeps_the_other_parameters() {
     assert!(last.headers.get("link").is_none());
 }
 
-/// The operations of clients that were written for release 0.1.0.
+/// Pages by offset, for clients that were written for release 0.1.0.
 #[tokio::test]
 async fn pages_by_offset_lead_to_pages_by_cursor() {
     let app = TestApp::start().await;
@@ -400,7 +401,7 @@ async fn unknown_parameters_of_every_list_are_refused() {
         ask("serach=x", None).await.is_some_problem(401, "not_authenticated");
     }
     assert!(lists >= 6, "{lists}");
-    // The path is right, in whatever form it is written.
+    // The encoding of the path does not matter.
     let encoded: String = org.bytes().map(|byte| format!("%{byte:02X}")).collect();
     let unknown = app.get(&format!("/orgs/{encoded}/members?serach=x"), Some(&admin)).await;
     assert_eq!(unknown.invalid_fields(), fields(&[("query.serach", "extra_forbidden")]));

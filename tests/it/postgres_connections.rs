@@ -27,7 +27,7 @@ struct TextRow {
     value: String,
 }
 
-/// Connects as the product does. Returns the result of a query as text, or the error message.
+/// Connects as the product does. Returns the text result of a query, or the error message.
 async fn connect_and_query(url: &str, query: &str) -> Result<String, String> {
     let mut conn = db::connect(&database_settings(url)).await.map_err(|error| format!("{error:#}"))?;
     let sql = format!("SELECT ({query})::text AS value");
@@ -46,7 +46,7 @@ async fn start_tls_server() -> Server {
     let url = server.url.expose_secret();
     for (from, to) in [("server.pem", "server.crt"), ("server.key", "server.key")] {
         let pem = std::fs::read_to_string(certificate_path(from)).unwrap();
-        // PostgreSQL writes the file, because it may run under another account than this test.
+        // PostgreSQL writes the file, because the server may run under another account than this test.
         let write =
             format!("COPY (SELECT regexp_split_to_table('{pem}', '\\n')) TO PROGRAM 'umask 077; cat > {to}'");
         execute(url, &write).await;
@@ -91,7 +91,7 @@ async fn connections_are_encrypted_according_to_the_parameters() {
     let other_name = url.replace("127.0.0.1", "127.0.0.2");
     let other = with_authority("verify-full");
     for (url, why) in [
-        // The certificate is not trusted, or is for another name.
+        // The certificate is not trusted, or it is for another name.
         (
             format!("{url}?sslmode=verify-ca&sslrootcert={}", certificate_path("server.pem").display()),
             "certificate",
@@ -134,7 +134,7 @@ async fn an_unusable_server_is_skipped() {
     let frozen = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let frozen = frozen.local_addr().unwrap();
 
-    // A Unix socket, like that of a server on this machine.
+    // A Unix socket, as of a server on this machine.
     let (dir, target) = (TempDir::in_memory(), address.to_owned());
     let listener = UnixListener::bind(dir.path().join(".s.PGSQL.7")).unwrap();
     tokio::spawn(async move {
@@ -262,7 +262,7 @@ async fn doctor_checks_the_privileges_of_the_postgresql_role() {
     assert_eq!(app.post("/auth/register", None, body).await.status, 201);
 }
 
-/// Runs the statements of the guide, and then the migrations as the owner of the tables.
+/// Runs the statements of docs/ that create the roles, and then the migrations as the owner of the tables.
 #[tokio::test]
 async fn migrations_can_run_as_another_role_than_the_product() {
     let database = TestDatabase::empty().await;

@@ -1,4 +1,4 @@
-//! A primary that fails and a standby that takes over: what stops, for how long, and what is lost.
+//! A failover from a failed primary to a standby: failed requests, the length of the outage, and lost data.
 
 use std::time::Instant;
 
@@ -17,7 +17,7 @@ use crate::support::{
     servers::{TestDatabase, unique},
 };
 
-/// The default of the setting, and no copies of sessions, so that each request asks the database.
+/// The default time limit, and no cached identities, so that each request reads the database.
 const SETTINGS: [&str; 2] = ["--database-timeout-ms=1400", "--identity-cache-ms=0"];
 const POOL_SIZE: usize = 10;
 
@@ -58,7 +58,7 @@ async fn a_killed_primary_is_replaced_by_the_promoted_standby() {
     pair.until_replicated().await;
 
     pair.primary.kill().await;
-    // The standby can be reached, but is no primary.
+    // The standby accepts connections, but no writes.
     assert_eq!((me(&app, &user).await, me(&app, &revoked).await), (503, 503));
     assert_eq!(app.get("/health/ready", None).await.status, 503);
     app.login(&user.email, PASSWORD).await.is_some_problem(503, "unavailable");
@@ -92,7 +92,7 @@ async fn a_frozen_primary_does_not_hold_up_the_other_server() {
     pair.primary.freeze().await;
     pair.promote().await;
     let promoted = Instant::now();
-    // One request waits for an answer. It must not take one for each connection of the pool.
+    // Only the first requests fail. The number of failed requests must stay far below the number of pooled connections.
     let mut failed = 0;
     loop {
         let status = me(&app, &user).await;
@@ -140,7 +140,7 @@ async fn a_standby_is_refused_and_left_as_soon_as_the_primary_can_be_reached() {
         assert!(found.code == Some(1) && has_all, "{query}: {found:?}");
     }
 
-    // The name of the server leads to the standby, and then to the primary. Connections stay open.
+    // The host name first leads to the standby, and then to the primary. Open connections stay open.
     let (proxy, url) = Proxy::before(&pair.standby.url()).await;
     let strict = app_on(&url).await;
     let lenient = app_on(&format!("{url}?target_session_attrs=any")).await;

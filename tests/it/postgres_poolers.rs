@@ -1,4 +1,4 @@
-//! PostgreSQL behind PgBouncer in transaction mode, which gives each transaction to another session.
+//! PostgreSQL behind PgBouncer in transaction mode. Each transaction may run in another session.
 
 use futures_util::future::join_all;
 use reqwest::Method;
@@ -15,7 +15,7 @@ use crate::support::{
     servers::{TestDatabase, database_settings},
 };
 
-/// Session state that would be left behind for the next client of a connection.
+/// Counts advisory locks, which a session would keep for the next client.
 const LEFT_BEHIND: &str = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
     WHERE d.datname = current_database() AND l.locktype = 'advisory'";
 const TIMEOUTS: &str =
@@ -88,8 +88,8 @@ async fn migrations_through_a_pooler_are_refused_and_need_the_direct_url() {
     assert_eq!(applied.len(), 1, "one process applies the migrations");
     assert_eq!(column(&database, LEFT_BEHIND).await, ["0"]);
 
-    // This statement cannot run in a transaction. Outside of one, a pooler does not keep a session, so the migration needs the
-    // direct connection.
+    // This statement cannot run in a transaction. Outside of a transaction, a pooler does not keep a session for a
+    // client, so the migration needs the direct connection.
     let folder = Folder::new(&[["9999_index", "CREATE INDEX CONCURRENTLY i ON users (full_name)", ""]]);
     folder.write("9999_index/metadata.toml", "run_in_transaction = false");
     folder.migrations().up(&settings).await.unwrap();
@@ -98,7 +98,7 @@ async fn migrations_through_a_pooler_are_refused_and_need_the_direct_url() {
         ["t"]
     );
 
-    // Nothing is pending, so a start needs no session.
+    // No migration is pending, so `up` works through the pooler.
     let mut up = saas(&["migrate", "up"]);
     up.env("DATABASE_URL", &pooler.url);
     assert!(run(up).await.succeeded().stdout.contains("nothing to apply"));
@@ -119,7 +119,7 @@ async fn a_pooler_that_mixes_up_prepared_statements_is_named_with_the_fix() {
     let database = TestDatabase::migrated().await;
     let settings = ["max_prepared_statements = 0", "default_pool_size = 1"];
     let Some(pooler) = PgBouncer::before(&database, &settings).await else { return };
-    // The names that the first statements of a process have. The only session keeps them.
+    // Prepares statements with the names that a new process uses first. The only session of the pooler keeps them.
     let (client, connection) = tokio_postgres::connect(&pooler.url, NoTls).await.unwrap();
     tokio::spawn(connection);
     for number in 0..10 {

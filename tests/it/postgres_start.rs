@@ -1,4 +1,4 @@
-//! The start of a process while PostgreSQL is away or has no free connection, and what the connections of a process need.
+//! The start of a process while PostgreSQL is unavailable or has no free connection, and the limits of connections.
 
 use std::time::{Duration, Instant};
 
@@ -12,11 +12,11 @@ use crate::support::{
     servers::{TestDatabase, servers, unique},
 };
 
-/// What a process prints when it has started.
+/// Each entry: the arguments of a process, and the text that it logs when it has started.
 const STARTED: [(&[&str], &str); 2] =
     [(&["serve", "--port", "0"], "\"address\":\""), (&["worker"], "worker started")];
 
-/// A role without privileges of a superuser, who may exceed all limits.
+/// A role without superuser privileges. Connection limits do not apply to superusers.
 struct Role {
     name: String,
     url: String,
@@ -54,7 +54,7 @@ async fn a_process_waits_at_start_for_a_server_that_is_away() {
         process.signal("TERM");
         assert!(process.end().await.success());
     }
-    // It stops at once while it waits, and ends after the time limit.
+    // While it waits, a process exits at once on SIGTERM. Without SIGTERM, it fails after DATABASE_WAIT_SECONDS.
     proxy.set(Link::Cut);
     for args in STARTED.map(|(args, _)| args) {
         let mut command = production_command(args, &database, "p").await;
@@ -73,7 +73,7 @@ async fn a_process_waits_at_start_for_a_server_that_is_away() {
 async fn a_connection_that_ends_during_the_checks_at_start_is_replaced() {
     let database = TestDatabase::migrated().await;
     let (proxy, url) = Proxy::before(&database.url).await;
-    // The names of columns in the answers: about the encoding, and about the limits.
+    // A column in the result of each check: of the encoding, and of the limits.
     for (column, logged) in [
         ("value", "cannot use PostgreSQL, retrying"),
         ("usable", "cannot read how many connections PostgreSQL has"),
@@ -139,7 +139,7 @@ async fn doctor_and_start_compare_the_pool_with_the_limits() {
     assert!(warning.contains("lower DATABASE_POOL_SIZE"), "{warning}");
 }
 
-/// Without this, an idle process keeps connections that another one needs.
+/// The pool closes idle connections, so that other processes can use them.
 #[tokio::test]
 #[ignore = "waits for a minute and a half"]
 async fn idle_connections_are_given_back() {
@@ -152,7 +152,7 @@ async fn idle_connections_are_given_back() {
         WHERE datname = current_database() AND application_name = 'saas'";
     assert_eq!(column(&app.database, count).await, ["10"]);
     let begun = Instant::now();
-    // A client that comes now and then needs only one of them.
+    // Occasional requests of one client need only one connection.
     while column(&app.database, count).await != ["1"] {
         assert!(begun.elapsed() < LIMIT, "the connections are kept");
         assert_eq!(app.get("/health/db", None).await.status, 200);

@@ -5,10 +5,9 @@ use serde_json::json;
 
 use crate::support::{TestApp, User, app::PASSWORD, eventually, records::column, servers::TestDatabase};
 
-/// Rows that the tests insert into each table.
+/// The number of rows that the tests insert into each table.
 const ROWS: u32 = 20_000;
-/// A table with more rows counts as large. PostgreSQL may scan a small table, because that is faster than an
-/// index.
+/// A table with more rows counts as large. PostgreSQL may scan a smaller table, because that is faster than an index.
 const LARGE_TABLE_ROWS: u32 = 10_000;
 
 /// Selects the foreign keys without an index that begins with their columns, in any order.
@@ -153,7 +152,7 @@ async fn every_foreign_key_has_an_index() {
     );
 }
 
-/// The check also finds foreign keys of tables without rows.
+/// The check also finds foreign keys of empty tables.
 #[tokio::test]
 async fn a_foreign_key_without_an_index_is_found() {
     let database = TestDatabase::migrated().await;
@@ -182,8 +181,7 @@ async fn a_foreign_key_without_an_index_is_found() {
     assert_eq!(found, ["bad1 (a)", "bad2 (a)", "bad3 (a)", "bad4 (a)", "bad5 (a)", "bad6 (b, c)"]);
 }
 
-/// Checks only the tables that [`insert_rows`] fills. PostgreSQL may scan the others, because they are small
-/// here.
+/// Checks only the tables that [`insert_rows`] fills. The other tables are small here, so PostgreSQL may scan them.
 #[tokio::test]
 async fn no_query_scans_a_large_table() {
     let app = TestApp::start().await;
@@ -198,7 +196,7 @@ async fn no_query_scans_a_large_table() {
     app.sql("SELECT pg_stat_reset()").await;
     call_all_operations(&app, &user, &admin).await;
     drop(app);
-    // A connection may report its statistics only when it ends.
+    // A connection may report its statistics only when it is closed.
     let others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()";
     eventually("all connections have ended", || async {
         (column(&database, others).await == ["0"]).then_some(())
@@ -221,7 +219,7 @@ async fn the_list_of_users_uses_indexes() {
         ("search_fold(email || ' ' || coalesce(full_name, '')) LIKE '%crowd1234%'", "created_at"),
         ("lower(email) = 'crowd7@example.com' OR email_key = 'crowd7@example.com'", "lower(email)"),
         ("email_key IS NULL AND id > 7", "id"),
-        // Pages after another.
+        // Conditions of the second and later pages.
         ("(created_at, id) < (now() - interval '9 days', 7)", "created_at DESC, id DESC"),
         ("lower(email) > lower('crowd7@example.com')", "lower(email)"),
         ("(full_name, id) > ('Name 7', 7)", "full_name NULLS LAST, id"),
@@ -238,7 +236,7 @@ async fn the_list_of_users_uses_indexes() {
     }
 }
 
-/// Under row-level security too, a query reads the rows of its organization only, and a page in the order of an index.
+/// With row-level security too, a query reads only rows of its organization, and a page follows the order of an index.
 #[tokio::test]
 async fn the_products_of_an_organization_are_found_by_indexes() {
     let database = TestDatabase::migrated().await;
@@ -274,7 +272,7 @@ async fn the_products_of_an_organization_are_found_by_indexes() {
     }
 }
 
-/// A connection keeps the definitions of indexes that it has used, and PostgreSQL puts the body of `search_fold` into them.
+/// A connection caches the definitions of indexes, and PostgreSQL inlines the body of `search_fold` into them.
 #[tokio::test]
 async fn open_connections_use_the_search_index_after_its_function_has_changed() {
     let app = TestApp::start().await;

@@ -51,7 +51,7 @@ async fn results_expire() {
     assert!(queue.queue.status(&id).await.unwrap().is_none());
 }
 
-/// Each of the results has 600 kB, so a bucket of 8 MiB is full with 14 of them, and 33 have 20 MB.
+/// Each result has 600 kB. A bucket of 8 MiB is full with 14 results, and 33 results fit into the limit of 20 MB.
 #[tokio::test]
 async fn the_oldest_results_are_deleted_when_they_are_too_large_in_total() {
     let queue = TestQueue::new().await;
@@ -62,7 +62,7 @@ async fn the_oldest_results_are_deleted_when_they_are_too_large_in_total() {
     }
     let retention = Retention { outcome_bytes: 20_000_000, ..Retention::default() };
     for _ in 0..2 {
-        // The scheduler ticks before the worker runs the jobs.
+        // The scheduler ticks before the worker runs the jobs, so the second worker deletes the results.
         let options = Options { retention, concurrency: 1, ..options(&["default"]) };
         queue.worker(options).run(CancellationToken::new(), CancellationToken::new()).await.unwrap();
     }
@@ -84,7 +84,7 @@ async fn the_oldest_states_are_deleted_when_there_are_too_many() {
     queue.drain().await;
     let buckets: Vec<(String, u64)> = queue.redis(&["ZRANGE", "{}:ended", "0", "-1", "WITHSCORES"]).await;
     let (bucket, latest) = &buckets[0];
-    // As when the bucket is full and the next one begins.
+    // Simulates a full bucket, after which the next bucket begins.
     let full = format!("{bucket}.1");
     queue.redis::<String>(&["RENAME", bucket, &full]).await;
     queue.redis::<u32>(&["ZREM", "{}:ended", bucket]).await;
@@ -104,7 +104,7 @@ async fn the_oldest_results_are_deleted_first_whatever_their_ttl() {
     let queue = TestQueue::new().await;
     let id = queue.push("one", Behavior::Double).await;
     queue.drain().await;
-    // Written six days ago, to be kept for a week.
+    // The bucket was written six days ago, and is kept for a week.
     let (week, written_at) = (604_800_000, chrono::Utc::now().timestamp_millis() - 518_400_000);
     let old = format!("{}:done:{week}:1", queue.prefix);
     for n in 0..10 {
@@ -288,7 +288,7 @@ async fn a_running_job_is_canceled_with_or_without_its_cooperation() {
             Some(queue.status(&id).await.state).filter(|state| *state != State::Started)
         })
         .await;
-        // A job that stops in time by itself has finished.
+        // A job that stops by itself in time counts as finished.
         let expected = if behavior == Behavior::Wait { State::Finished } else { State::Canceled };
         assert_eq!(ended, expected);
         stop.cancel();

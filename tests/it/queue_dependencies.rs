@@ -36,7 +36,7 @@ async fn a_job_runs_after_its_dependencies() {
     );
     queue.drain_until(&after_that, State::Finished).await;
     assert_eq!(queue.log.ran(), ["one", "two", "two", "last", "after that"]);
-    // A dependency that has ended already is ignored.
+    // A dependency that has already ended is ignored.
     let late = queue.after("late", &[&one]).await;
     assert_eq!(queue.status(&late).await.state, State::Queued);
     queue.drain().await;

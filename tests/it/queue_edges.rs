@@ -27,7 +27,7 @@ async fn a_job_of_an_unknown_task_waits_for_a_worker_that_knows_it() {
 async fn a_job_of_an_unknown_task_fails_after_an_hour() {
     let queue = TestQueue::new().await;
     let id = queue.queue.enqueue(&TaskOfTomorrow, Origin::default()).await.unwrap();
-    // A worker fetches the job every 15 s for an hour. This is the state after 239 times.
+    // A worker fetches the job every 15 s for an hour, which is 240 times. This is the state after 239 times.
     queue.redis::<u32>(&["HSET", "{}:unknown", &id, "239"]).await;
     queue.drain().await;
     assert_eq!(queue.status(&id).await.state, State::Scheduled);
@@ -137,7 +137,7 @@ async fn records_that_are_not_listed_are_listed_again_and_expire() {
 async fn a_canceled_job_that_is_released_does_not_run_again() {
     let queue = TestQueue::new().await;
     let id = queue.push("one", Behavior::Succeed).await;
-    // The state of a job that was signaled to stop, but was released before the signal arrived.
+    // The state of a job that was signaled to stop, and was released before the signal arrived.
     queue.redis::<u32>(&["SADD", "{}:cancel", &id]).await;
     assert_eq!(queue.queue.cancel(&id).await.unwrap(), Cancel::Canceled);
     assert!(!queue.redis::<bool>(&["EXISTS", "{}:cancel"]).await);

@@ -1,4 +1,4 @@
-//! The options of enqueuing: delays, front, groups, unique keys; and the limits of queues.
+//! Options of enqueuing: delays, front of the queue, groups and unique keys. Also the limits of queues.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -124,9 +124,9 @@ async fn a_unique_key_keeps_the_first_or_the_last_job() {
     let status = queue.status(&first).await;
     assert_eq!((status.state, status.task.as_str()), (State::Canceled, "test_task"));
     assert_eq!(queue.one_by_one().await, ["other", "last"]);
-    // A finished job keeps its key until the window is over.
+    // A finished job keeps its unique key until the window has passed.
     assert_eq!(queue.enqueue("again", unique("digest", OnDuplicate::KeepExisting)).await, last);
-    // A canceled job does not keep its key.
+    // A canceled job releases its unique key.
     let gone = queue.enqueue("gone", unique("third", OnDuplicate::KeepExisting)).await;
     assert_eq!(queue.queue.cancel(&gone).await.unwrap(), Cancel::Canceled);
     assert_ne!(queue.enqueue("new", unique("third", OnDuplicate::KeepExisting)).await, gone);

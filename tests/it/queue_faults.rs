@@ -77,7 +77,7 @@ async fn a_settlement_with_a_lost_answer_counts_once() {
     let worker = queue.worker(Options { scheduler: false, ..steady(1) });
     let work = tokio::spawn(worker.run(stop.clone(), CancellationToken::new()));
     queue.until_running(1).await;
-    // The lost response is that of the settlement, or of a heartbeat or a wake-up that comes first.
+    // The lost response is that of the settlement, or an earlier one of a heartbeat or a wake-up.
     proxy.lose_answer("");
     queue.log.open.notify_one();
     eventually("an answer is lost", || async { proxy.has_lost_it().then_some(()) }).await;
@@ -101,7 +101,7 @@ async fn a_result_is_stored_when_redis_is_back() {
         let work = tokio::spawn(queue.worker(steady(2)).run(stop.clone(), CancellationToken::new()));
         queue.until_running(1).await;
         proxy.set(link);
-        // Waits until the clients have noticed the outage.
+        // Waits until the client has noticed the outage.
         eventually("Redis is unavailable", || async { queue.queue.queues().await.is_err().then_some(()) })
             .await;
         queue.log.open.notify_one();
@@ -111,7 +111,7 @@ async fn a_result_is_stored_when_redis_is_back() {
         .await;
         proxy.set(Link::Up);
         eventually("the result is stored", || async {
-            // The first requests may use broken connections.
+            // The first requests may use closed connections.
             let status = queue.queue.status(&id).await.ok().flatten()?;
             (status.state == State::Finished).then_some(())
         })
@@ -285,7 +285,7 @@ async fn no_job_is_recovered_right_after_an_outage() {
     let work = tokio::spawn(worker.run(never.clone(), never.clone()));
     queue.until_running(1).await;
     work.abort();
-    // The state after a long time without a scheduler, in which the lease has expired.
+    // Simulates a long time without a scheduler, in which the lease has expired.
     queue.redis::<redis::Value>(&["SET", "{}:tick", "1"]).await;
     let lease: Vec<String> = queue.redis(&["ZRANGE", "{}:wip:default", "0", "-1"]).await;
     queue.redis::<u32>(&["ZADD", "{}:wip:default", "1", &lease[0]]).await;
@@ -314,12 +314,12 @@ async fn burst_workers_recover_the_jobs_of_a_crashed_one() {
     let queue = TestQueue::new().await;
     let id = queue.push("one", Behavior::WaitForTest).await;
     let never = CancellationToken::new();
-    // Longer than the longest gap between ticks that the scheduler takes as normal.
+    // Longer than the maximum gap between ticks that the scheduler considers normal.
     let five_seconds = || Options { lease: Duration::from_secs(5), ..options(&["default"]) };
     let dead = tokio::spawn(queue.worker(five_seconds()).run(never.clone(), never.clone()));
     queue.until_running(1).await;
     dead.abort();
-    // The state after a long time without workers.
+    // Simulates a long time without workers.
     queue.redis::<redis::Value>(&["SET", "{}:tick", "1"]).await;
     let lease: Vec<String> = queue.redis(&["ZRANGE", "{}:wip:default", "0", "-1"]).await;
     queue.redis::<u32>(&["ZADD", "{}:wip:default", "1", &lease[0]]).await;

@@ -1,4 +1,4 @@
-//! A full Redis.
+//! The queue while Redis is full.
 
 use saas::{
     dev::{Purpose, Server, test_dir},
@@ -37,7 +37,7 @@ async fn a_full_redis_rejects_new_jobs_and_drains() {
     server.stop().await;
 }
 
-/// The outcomes of these jobs are larger than their envelopes, so Redis stays full when they have run.
+/// The outcomes of these jobs are larger than their envelopes, so Redis is still full after the jobs have run.
 #[tokio::test]
 async fn a_full_redis_accepts_jobs_again_when_the_queue_is_drained() {
     let redis = OwnRedis::start(&[]).await;
@@ -69,7 +69,7 @@ async fn a_full_redis_accepts_jobs_again_when_the_queue_is_drained() {
     assert_eq!(ran, ids.len() + 1, "each job ran once");
 }
 
-/// A worker whose Redis user may not run INFO notices the refusal.
+/// A worker whose Redis user may not run INFO learns from a refused command that Redis is full.
 #[tokio::test]
 async fn a_full_redis_frees_the_states_of_ended_jobs_if_nothing_else_is_left() {
     for may_run_info in [true, false] {
@@ -86,7 +86,7 @@ async fn a_full_redis_frees_the_states_of_ended_jobs_if_nothing_else_is_left() {
         let permission = if may_run_info { "+info" } else { "-info" };
         redis.command::<()>(&["ACL", "SETUSER", "default", permission]).await.unwrap();
         redis.command::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await.unwrap();
-        // The limit stays exceeded, so all states go.
+        // Redis stays above the limit, so the worker deletes all states.
         queue.drain().await;
         assert!(!queue.redis::<bool>(&["EXISTS", "{}:ended"]).await, "{permission}");
         redis.command::<()>(&["CONFIG", "SET", "maxmemory", "0"]).await.unwrap();

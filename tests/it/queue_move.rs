@@ -1,4 +1,4 @@
-//! `saas queue move`: jobs that a change of the prefix or of the server has left behind.
+//! `saas queue move`: moves jobs that are left under another prefix or on another server.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -33,7 +33,7 @@ impl TestQueue {
         self.redis(&["KEYS", "{}:*"]).await
     }
 
-    /// Runs all jobs, and returns how often each ran.
+    /// Runs all jobs. Returns the number of runs of each job.
     pub async fn run_counts(&self) -> BTreeMap<String, usize> {
         self.drain().await;
         let mut runs = BTreeMap::new();
@@ -44,14 +44,14 @@ impl TestQueue {
     }
 }
 
-/// Adds a job in each state. Returns the ids and states of those that do not run by themselves after the move.
+/// Adds a job in each state. Returns the ids and states of the jobs that do not run by themselves after the move.
 async fn fill(old: &TestQueue) -> BTreeMap<&'static str, (String, State)> {
     let failed = old.failed("failed").await;
     let double = old.push("ab", Behavior::Double).await;
     let once = old.with("ended", unique("ended")).await;
     old.drain().await;
     let crashed = old.push("crashed", Behavior::Succeed).await;
-    // A worker that was killed before its first heartbeat.
+    // Simulates a worker that fetched a job and was killed before its first heartbeat.
     let fetch = ["w", "t", "60000", "1", "1", "0", "0", "", "default"];
     old.script::<redis::Value>("fetch", &fetch).await;
     let first = old.push("first", Behavior::Succeed).await;
@@ -99,7 +99,7 @@ async fn check(new: &TestQueue, jobs: &BTreeMap<&'static str, (String, State)>) 
     assert_eq!((default.totals.enqueued, default.totals.finished, default.totals.failed), (10, 2, 1));
     let due: Option<String> = new.redis(&["HGET", "{}:cron", "weekly|0 3 * * 1|UTC"]).await;
     assert_eq!(due.as_deref(), Some("1764000000000"));
-    // Jobs that ended before this time may not be enqueued again from the outbox.
+    // The outbox may not enqueue jobs again that ended before this time.
     let forgotten: Option<String> = new.redis(&["GET", "{}:forgotten"]).await;
     assert_eq!(forgotten.as_deref(), Some("1764000000000"));
     let waiting: Option<u64> = new.redis(&["HGET", "{}:owner:7", "jobs"]).await;
@@ -165,7 +165,7 @@ async fn a_move_that_would_do_harm_is_refused() {
     old.push("two", Behavior::Succeed).await;
     let refused = new.run_cli(&["move", "--from", &old.prefix]).await;
     refused.failed(1, &["workers of", "are running: stop them first", &std::process::id().to_string()]);
-    // Also if the worker starts in the middle of a move.
+    // The move is also refused if a worker starts in the middle of it.
     let answer: (String, String, Vec<Vec<u8>>, String) =
         old.script("move_out", &["jobs", "m", "0", "30000", ""]).await;
     assert_eq!((answer.2.len(), answer.3.as_str()), (0, "workers"));
@@ -206,7 +206,7 @@ async fn doctor_finds_the_jobs_of_another_prefix() {
     let found = doctor().await;
     let line = found.lines().find(|line| line.contains("saas queue move --from rq")).unwrap_or_default();
     assert!(line.starts_with("warn  redis") && line.contains("the prefix rq has jobs (1)"), "{found}");
-    // A prefix with workers belongs to another product.
+    // If a prefix has workers, another product uses it.
     let stop = CancellationToken::new();
     old.queue.pause("default").await.unwrap();
     let work = tokio::spawn(old.worker(steady(1)).run(stop.clone(), CancellationToken::new()));

@@ -1,4 +1,4 @@
-//! `saas queue move` that dies, or that runs twice at the same time.
+//! `saas queue move` is interrupted, or runs twice at the same time.
 
 use std::{collections::BTreeMap, mem, path::Path};
 
@@ -16,12 +16,12 @@ use crate::support::{
 /// The answer of `move_out`: the id of the move, the number of the batch, its records, and the argument of the next call.
 type Batch = (String, String, Vec<Vec<u8>>, String);
 
-/// Takes the jobs of a queue, as a move that has just begun.
+/// Takes the first batch out of a queue, like a move that has just begun.
 async fn take(old: &TestQueue) -> Batch {
     old.script("move_out", &["jobs", "m", "", "30000", ""]).await
 }
 
-/// Adds a batch to a queue. Returns how many jobs and ended jobs it has.
+/// Adds a batch to a queue. Returns the numbers of added jobs and of added ended jobs.
 async fn add(new: &TestQueue, (id, number, records, _): &Batch) -> (u64, u64) {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/queue/scripts");
     let read = |name: &str| std::fs::read_to_string(dir.join(name)).unwrap();
@@ -35,17 +35,17 @@ async fn add(new: &TestQueue, (id, number, records, _): &Batch) -> (u64, u64) {
     call.invoke_async(&mut conn).await.unwrap()
 }
 
-/// Returns the counts of jobs that have each run once.
+/// Returns the expected counts if each of these jobs has run once.
 fn once<const N: usize>(names: [&str; N]) -> BTreeMap<String, usize> {
     BTreeMap::from(names.map(|name| (name.to_owned(), 1)))
 }
 
-/// Where a move dies.
+/// The point at which a move is interrupted.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Death {
     Taken,
     Added,
-    /// The jobs have run at the new place, and their records have expired.
+    /// The jobs have run at the destination, and their records have expired.
     AddedAndRun,
 }
 
@@ -68,7 +68,7 @@ async fn a_move_that_died_is_continued() {
             assert_eq!(new.drain().await.finished, 3);
             new.redis::<u32>(&["DEL", "{}:ended", "{}:done"]).await;
         }
-        // It was enqueued meanwhile.
+        // This job was enqueued after the interruption.
         old.push("d", Behavior::Succeed).await;
         new.stdout_of(&["move", "--from", &old.prefix]).await;
         assert_eq!(new.run_counts().await, once(["a", "b", "c", "d"]), "{death:?}");
@@ -110,7 +110,7 @@ async fn a_move_that_is_killed_loses_and_repeats_no_job() {
     assert_eq!(old.keys().await, [""; 0]);
 }
 
-/// A second move of the same jobs still has a batch that the first one has added before it ended.
+/// A slow second move adds a batch that the first move has already added. The first move has ended.
 #[tokio::test]
 async fn a_batch_that_arrives_after_the_end_of_its_move_is_not_added_again() {
     let (old, new) = (TestQueue::new().await, TestQueue::new().await);
@@ -118,7 +118,7 @@ async fn a_batch_that_arrives_after_the_end_of_its_move_is_not_added_again() {
     let batch = take(&old).await;
     new.stdout_of(&["move", "--from", &old.prefix]).await;
     assert_eq!(new.run_counts().await, once(["a"]));
-    // As when the record of the job has expired.
+    // Simulates that the record of the ended job has expired.
     new.redis::<u32>(&["DEL", "{}:ended", "{}:done"]).await;
     add(&new, &batch).await;
     assert_eq!(new.run_counts().await, once(["a"]));

@@ -1,4 +1,4 @@
-//! Operations: lists, totals, pause, requeue, purge, running workers.
+//! Operations on queues: lists, totals, pause, requeue, purge, running workers.
 
 use std::time::Duration;
 
@@ -193,7 +193,7 @@ async fn a_purge_keeps_jobs_that_are_enqueued_after_it_started() {
     queue.drain().await;
     queue.push("old", Behavior::Succeed).await;
     let asked = queue.info().await;
-    // Ids of the same millisecond count as old.
+    // Jobs with ids of the same millisecond count as old, so the test waits for the next millisecond.
     eventually("a millisecond has passed", || async {
         (queue.info().await.seen_at > asked.seen_at).then_some(())
     })

@@ -1,4 +1,4 @@
-//! Jobs with an owner: the owners take turns, and each has limits.
+//! Jobs with an owner. Owners take turns, and each owner has limits.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -47,7 +47,7 @@ impl TestQueue {
         self.queue.enqueue(&task(name, behavior), of(owner)).await.unwrap()
     }
 
-    /// Asserts that no job is charged to an owner.
+    /// Asserts that the account of an owner is empty.
     async fn owes_nothing(&self, owner: i64) {
         for key in [format!("{{}}:owner:{owner}"), format!("{{}}:owner:{owner}:failed")] {
             assert!(!self.redis::<bool>(&["EXISTS", &key]).await, "{key} is left over");
@@ -256,7 +256,7 @@ async fn a_purge_of_an_owner_deletes_jobs_that_fail_because_of_it() {
     };
     let first = queue.push_owned(1, "first", Behavior::Succeed).await;
     let second = enqueue_after(&enqueue_after(&first).await).await;
-    // More dependents than one call of the script notifies.
+    // More dependents than one call of the script handles.
     for _ in 0..120 {
         enqueue_after(&second).await;
     }
@@ -308,7 +308,7 @@ async fn a_purge_of_an_owner_leaves_the_jobs_of_others() {
 #[tokio::test]
 async fn an_account_that_is_wrong_is_corrected() {
     let queue = TestQueue::with_limits(limits(2, 1_000_000)).await;
-    // The state after a worker of an earlier release has ended jobs without updating the account.
+    // The state after a worker of an earlier release has ended jobs without updating the account of the owner.
     for id in ["gone", "gone too"] {
         queue.redis::<u32>(&["HSET", "{}:owner:1", id, "100"]).await;
     }

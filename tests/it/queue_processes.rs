@@ -128,7 +128,7 @@ impl Fleet {
         Path::join(self.dir.path(), "notes")
     }
 
-    /// Returns how often each job has started.
+    /// Returns the number of starts of each job.
     fn ran(&self) -> HashMap<String, u32> {
         let mut all = HashMap::new();
         for name in std::fs::read_to_string(self.notes()).unwrap_or_default().lines() {
@@ -145,7 +145,7 @@ impl Fleet {
     async fn until_finished(&self, jobs: u64) {
         eventually("all jobs have finished", || async {
             let info = self.queue.queue.queue("default").await.unwrap().unwrap();
-            // A job whose worker was killed three times has failed. Requeues it, as an operator would do.
+            // A job whose worker was killed three times has failed. The test requeues it, as an operator would.
             if info.failed > 0 && info.queued + info.scheduled + info.started == 0 {
                 self.queue.queue.requeue_failed(&info).await.unwrap();
             }
@@ -162,7 +162,7 @@ async fn no_job_is_lost_when_workers_are_killed() {
     let mut fleet = Fleet::new(3, 100).await;
     let ids = fleet.enqueue(0..jobs, 20).await;
     for kill in 0..kills {
-        // Waits until more jobs have started, so that the worker is killed while it runs jobs.
+        // Waits until more jobs have started, so that the victim runs jobs when it is killed.
         let begun = kill * jobs / (kills + 1);
         eventually("some jobs have started", || async { (fleet.ran().len() >= begun).then_some(()) }).await;
         let victim = kill % fleet.workers.len();
@@ -192,7 +192,7 @@ async fn a_job_that_aborts_its_process_fails_and_others_do_not() {
         })
         .await;
         fleet.workers[0].end().await;
-        // Restart the worker, as an orchestrator does.
+        // Restarts the worker, as an orchestrator does.
         fleet.workers[0] = fleet.start(10);
     }
     fleet.queue.until(&poison, State::Failed).await;

@@ -1,4 +1,4 @@
-//! Faults of Redis: crash, hang, flush, read-only replica; and Redis Cluster.
+//! Faults of Redis: crash, hang, flush and read-only replica. Also Redis Cluster.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -28,7 +28,7 @@ async fn restart_under_load(fsync: &'static str) {
     for round in 0..3 {
         let (client, enough) = (queue.queue.clone(), CancellationToken::new());
         let over = enough.clone();
-        // A request that was in flight at the kill may succeed or fail; only accepted jobs must exist.
+        // A request that was in flight when Redis was killed may succeed or fail. Only accepted jobs must exist.
         let enqueuing = tokio::spawn(async move {
             let mut ids = Vec::new();
             while !over.is_cancelled() {
@@ -65,8 +65,8 @@ async fn no_accepted_job_is_lost_when_redis_is_killed_with_fsync_always() {
     restart_under_load("always").await;
 }
 
-/// Redis calls write() before it responds. Only the process is killed, not the machine, so the kernel keeps
-/// these bytes.
+/// Redis calls write() before it responds. The test kills the process, not the machine, so the kernel keeps the written
+/// bytes.
 #[tokio::test]
 async fn no_accepted_job_is_lost_when_redis_is_killed_with_fsync_everysec() {
     restart_under_load("everysec").await;

@@ -1,4 +1,4 @@
-//! `QUEUE_WAIT_REPLICAS`: an accepted job is on the replicas of Redis.
+//! `QUEUE_WAIT_REPLICAS`: Redis replicas have every accepted job.
 
 use std::time::Duration;
 
@@ -62,7 +62,7 @@ fn task(name: &str) -> Task {
     Task { name: name.into(), behavior: Behavior::Succeed }
 }
 
-/// Options with which the first job is kept.
+/// Enqueue options with a unique key. A duplicate returns the existing job.
 fn unique() -> EnqueueOptions {
     let on_duplicate = OnDuplicate::KeepExisting;
     let unique = Unique { key: "k".into(), window: Duration::from_secs(600), on_duplicate };
@@ -86,7 +86,7 @@ async fn an_accepted_job_is_on_the_replica() {
     for id in [&ids[0], &ids[599]] {
         assert!(pair.replica_has(id).await);
     }
-    // Callers at the same time share the wait.
+    // Concurrent callers share one wait for the replica.
     let mut callers = tokio::task::JoinSet::new();
     for n in 0..50 {
         let client = client.clone();
@@ -110,7 +110,7 @@ async fn a_job_is_refused_while_too_few_replicas_have_it() {
     let refused = [
         client.enqueue(&task("one"), Origin::default()).await.unwrap_err(),
         client.enqueue_with(&task("two"), Origin::default(), unique()).await.unwrap_err(),
-        // It writes nothing, since the first one is there already.
+        // This duplicate of the first job writes nothing, and is refused too.
         client.enqueue_with(&task("three"), Origin::default(), unique()).await.unwrap_err(),
         client.enqueue_all(&many, Origin::default(), EnqueueOptions::default()).await.unwrap_err(),
     ];
@@ -119,7 +119,7 @@ async fn a_job_is_refused_while_too_few_replicas_have_it() {
         let text = saas::error::chain(&error);
         assert!(text.contains("0 of 1 replicas of Redis have the job") && text.contains("may run"), "{text}");
     }
-    // Without the setting, the same job is accepted.
+    // Without `QUEUE_WAIT_REPLICAS`, a job is accepted.
     pair.primary.queue().push("accepted", Behavior::Succeed).await;
     pair.replica.process.signal("CONT");
     let id = eventually("jobs are accepted again", || async {
@@ -142,7 +142,8 @@ async fn a_call_that_cannot_even_wait_for_the_replicas_names_the_setting() {
     let pair = Pair::start().await;
     let queue = pair.queue();
     pair.replica.process.signal("STOP");
-    // Eight wait for the replica at the same time, each for a third of the time that the last ones have.
+    // At most eight calls wait for the replica at a time. A wait takes a third of the time limit of a call, so the last
+    // calls time out before their wait starts.
     let tasks: Vec<_> = (0..40).map(|n| task(&n.to_string())).collect();
     let client = &queue.queue;
     let calls =
@@ -179,7 +180,7 @@ async fn a_closed_connection_is_replaced() {
     let queue = pair.queue();
     for round in 0..5 {
         queue.push(&round.to_string(), Behavior::Succeed).await;
-        // Also those of the pool and of the worker.
+        // The connections of the pool and of the worker are closed too.
         pair.primary.command::<u32>(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await.unwrap();
     }
     assert_eq!(queue.drain().await.finished, 5);

@@ -1,4 +1,4 @@
-//! The reserved queue of a worker: its jobs run first, and slots are kept free for them.
+//! The reserved queue of a worker. Its jobs run first, and the worker keeps slots free for them.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -95,8 +95,8 @@ async fn a_job_is_picked_up_at_once_after_the_slots_were_full() {
         queue.log.open.notify_one();
         queue.wait_until_running(0).await;
         let id = queue.push("short", Behavior::Succeed).await;
-        // Without a wake-up, the worker fetches only every five seconds. Nothing but the new job wakes it
-        // here.
+        // Without a wake-up, the worker fetches only every five seconds. In this test, only the new job can wake the
+        // worker.
         let found = tokio::time::timeout(Duration::from_secs(4), queue.ends(&id)).await;
         assert!(found.is_ok(), "round {round}");
     }

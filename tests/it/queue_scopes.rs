@@ -1,4 +1,4 @@
-//! Jobs with a scope: the engine carries it, scopes take turns, and each job still counts for its owner.
+//! Jobs with a scope. The engine stores the scope, scopes take turns, and each job still counts for its owner.
 
 use saas::queue::{
     Cancel, EnqueueOptions, Error, Options, Origin, OwnerLimit, OwnerLimits, PurgedOwner, State,
@@ -25,7 +25,7 @@ impl TestQueue {
         self.queue.enqueue(&task(name, behavior), of(scope, owner)).await.unwrap()
     }
 
-    /// Runs all due jobs in one slot, and returns their names in the order of the runs.
+    /// Runs all due jobs in one slot. Returns their names in the order of the runs.
     async fn run_one_by_one(&self, max_running_per_owner: Option<u32>) -> Vec<String> {
         let never = CancellationToken::new();
         let alone = Options { concurrency: 1, max_running_per_owner, ..options(&["default"]) };
@@ -96,7 +96,7 @@ async fn envelopes_and_records_without_a_scope_and_with_unknown_fields_are_read(
         queue.drain_until(&id, State::Finished).await;
         assert_eq!(queue.origin_of(&id).await, origin, "{fields}");
     }
-    // The record of a job that an earlier release has ended.
+    // The record of a job that was ended by an earlier release.
     let id = queue.push("x", Behavior::Succeed).await;
     queue.drain().await;
     let bucket = queue.redis::<Vec<String>>(&["ZRANGE", "{}:ended", "0", "0"]).await.remove(0);
@@ -158,7 +158,7 @@ async fn an_owner_at_the_limit_delays_no_other_owner_of_any_scope() {
     assert_eq!(queue.redis::<u32>(&["HGET", "{}:owner:1", "running"]).await, 1);
     let info = queue.queue.queue("default").await.unwrap().unwrap();
     assert_eq!((info.started, info.queued), (1, 150), "jobs that were set aside are counted");
-    // Each end lets the next one run, and a canceled job is removed wherever it waits.
+    // The end of each job lets the next one run. A canceled job is removed from any list it waits in.
     assert_eq!(queue.queue.cancel(&held[149]).await.unwrap(), Cancel::Canceled);
     for done in 1..=3_u64 {
         queue.log.open.notify_one();

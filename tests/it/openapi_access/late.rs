@@ -12,8 +12,7 @@ use tokio::{
 
 use super::*;
 
-/// Statements that revoke the permissions of the caller, and the status and code of the response to the
-/// request.
+/// Each entry: a statement that revokes the permissions of the caller, and the status and code of the response.
 const REVOCATIONS: &[(&str, u16, &str)] = &[
     ("UPDATE sessions SET revoked_at = now() WHERE user_id = {id}", 401, "invalid_token"),
     ("UPDATE users SET is_active = false WHERE id = {id}", 403, "inactive_user"),
@@ -115,7 +114,7 @@ async fn a_request_is_refused_if_permissions_are_revoked_before_its_transaction(
     let job = ExampleTask { name: "late".into(), duration: 0 };
     let job = app.app.queue.enqueue(&job, Origin::default()).await.unwrap();
     let other = app.user().await;
-    // Another admin, so that no change is refused because of the last admin.
+    // A second admin exists, so that no change is refused because it removes the last admin.
     app.admin().await;
     for (changes, is_for_admins) in [(own, false), (admin, true)] {
         for (method, path, body) in changes {

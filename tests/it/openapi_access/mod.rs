@@ -67,7 +67,7 @@ const ADMINS: &[&str] = &[
     "update_user",
 ];
 
-/// Operations for users who still have to set up the second factor that the server requires of all. Review
+/// Operations that remain available to users without a second factor when the server requires it of all users. Review
 /// each addition with care.
 const WITHOUT_SECOND_FACTOR: &[&str] =
     &["begin_two_factor", "confirm_two_factor", "logout", "logout_all", "read_me", "read_two_factor"];
@@ -133,8 +133,8 @@ async fn secured_operations(app: &TestApp) -> Vec<Operation> {
     read_operations(app).await.into_iter().filter(|operation| !operation.security.is_empty()).collect()
 }
 
-/// Asserts that a list in this file has exactly the operations in `found`. The message says which line to add
-/// or remove, for developers who have added an operation.
+/// Asserts that a list in this file contains exactly the operations in `found`. The error message names the line to add
+/// or remove.
 fn assert_list(name: &str, list: &[&str], found: &BTreeSet<String>, unlisted: &str, not_found: &str) {
     let changes = list_changes(name, list, found, unlisted, not_found);
     assert!(changes.is_empty(), "{}", changes.join("\n"));
@@ -179,8 +179,8 @@ fn a_difference_of_the_operations_names_the_line_to_change() {
     );
 }
 
-/// Asserts that every secured operation is refused with this status and code. The tests use the token of an
-/// admin, who may otherwise call all operations.
+/// Asserts that every secured operation refuses the request with this status and code. The tests use the token of an
+/// admin, who could otherwise call all operations.
 async fn assert_all_refuse(app: &TestApp, token: Option<&str>, status: u16, code: &str) {
     let mut others = Vec::new();
     let operations = secured_operations(app).await;
@@ -220,8 +220,8 @@ async fn smoke_the_list_of_public_operations_is_complete() {
     assert_eq!(ways, expected, "operations need a session, or a session or an API key");
 }
 
-/// Signs a user in again if an operation has revoked the session. Logins are rate-limited, so a login before
-/// each operation would be refused.
+/// Signs a user in again if an operation has revoked the session. A login before each operation would exceed the rate
+/// limit of logins.
 async fn ensure_signed_in(app: &TestApp, user: User) -> User {
     match app.get("/users/me", Some(&user)).await.status.as_u16() {
         401 => User::signed_in(user.id, &user.email, &app.login(&user.email, PASSWORD).await),
@@ -272,7 +272,7 @@ async fn an_admin_may_call_every_admin_operation() {
     let (user, admin) = (app.user().await, app.admin().await);
     for mut operation in secured_operations(&app).await {
         if ADMINS.contains(&&*operation.id) {
-            // Acts on a user other than the calling admin.
+            // The operation acts on a user other than the calling admin.
             operation.path = operation.path.replace("/users/1", &format!("/users/{}", user.id));
             let answer = operation.call(&app, Some(&admin.token)).await;
             let status = answer.status.as_u16();

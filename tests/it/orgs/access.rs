@@ -1,4 +1,4 @@
-//! Who may call which operation: the matrix of roles and permissions, and the callers who are refused everywhere.
+//! Authorization in organizations: the matrix of roles and permissions, and callers whom all operations refuse.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -28,7 +28,7 @@ impl Operation {
     }
 }
 
-/// Returns all operations in an organization of the API document, with a harmless value for each other parameter.
+/// Returns the operations of the API document in the organization, with a harmless value for each other parameter.
 async fn read_operations(app: &TestApp) -> Vec<Operation> {
     let document = Answer::of(app.at_root(Method::GET, "/openapi.json")).await.body;
     let mut operations = Vec::new();
@@ -58,7 +58,7 @@ async fn read_operations(app: &TestApp) -> Vec<Operation> {
     operations
 }
 
-/// Asserts that every operation refuses a user, but for those named in `except`.
+/// Asserts that every operation refuses a user, except the operations in `except`.
 async fn assert_all_refuse(app: &TestApp, org: i64, user: &User, status: u16, code: &str, except: &[&str]) {
     for operation in read_operations(app).await {
         if except.contains(&&*operation.id) {
@@ -77,8 +77,8 @@ async fn a_role_may_call_exactly_its_operations() {
     let id = create(&app, &owner, "Acme").await;
     let target = member(&app, id, "member").await;
     let other = format!("/members/{}", target.id);
-    // The operations, each with the number of roles, from the owner down, that may call it. The bodies are refused later
-    // than the permission, and change nothing.
+    // Each operation with the number of roles that may call it, counted from the owner down. The permission is checked
+    // before the body. The bodies are invalid or change nothing.
     let operations: &[(Method, &str, Value, usize)] = &[
         (Method::GET, "", Value::Null, 4),
         (Method::GET, "/members", Value::Null, 4),

@@ -1,4 +1,4 @@
-//! What the deletion and the deactivation of an account mean for the organizations of its user.
+//! The effects of deleting or deactivating an account on the organizations of the user.
 
 use reqwest::Method;
 use saas::services::housekeeping;
@@ -70,7 +70,7 @@ async fn an_organization_of_one_member_goes_with_the_account() {
         create(&app, user, "Alone").await;
     }
     assert_eq!(count_orgs(&app).await, "4");
-    // During the grace period, everything stays.
+    // During the grace period, the organization stays.
     assert_status(&delete_account(&app, &ada).await, 202);
     housekeeping::run(&app.app).await.unwrap();
     let ada = User::signed_in(ada.id, &ada.email, &app.login(&ada.email, PASSWORD).await);
@@ -86,7 +86,7 @@ async fn an_organization_of_one_member_goes_with_the_account() {
     assert_eq!(column(&app.database, left).await, ["0"]);
 }
 
-/// The previous release schedules the deletion of any account.
+/// The previous release schedules the deletion of an account even if the user owns organizations with other members.
 #[tokio::test]
 async fn a_due_account_stays_until_its_organizations_have_another_owner() {
     let app = TestApp::start().await;
@@ -102,7 +102,7 @@ async fn a_due_account_stays_until_its_organizations_have_another_owner() {
     assert_eq!((removed.users, removed.organizations), (1, 2), "the other one is the personal organization");
 }
 
-/// The previous release deletes accounts without regard to organizations.
+/// The previous release deletes an account even if the user owns organizations.
 #[tokio::test]
 async fn abandoned_organizations_are_erased_and_members_stay() {
     let app = TestApp::start().await;

@@ -17,7 +17,7 @@ async fn smoke_each_change_writes_an_entry() {
     let app = TestApp::start().await;
     let (owner, platform) = (app.user().await, app.admin().await);
     let id = create(&app, &owner, "Acme").await;
-    // Another organization, whose entries are not part of the trail.
+    // Entries of another organization are not part of the trail.
     create(&app, &owner, "Beta").await;
     let (bob, eve) = (member(&app, id, "member").await, member(&app, id, "viewer").await);
     let ok = async |method: Method, path: String, user: &User, body: Value| {
@@ -40,7 +40,7 @@ async fn smoke_each_change_writes_an_entry() {
     assert_status(&delete(&app, id, &bob).await, 202);
     ok(Method::POST, format!("/orgs/{id}/restore"), &bob, Value::Null).await;
     assert_status(&leave(&app, id, &owner).await, 204);
-    // Refused requests write none.
+    // A refused request writes no entry.
     leave(&app, id, &bob).await.is_some_problem(409, "last_owner");
 
     let found = trail(&app, id, &bob, "").await;

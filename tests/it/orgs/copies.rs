@@ -1,5 +1,5 @@
-//! A change of a membership is effective at once in its own process, and within the age of a copy in the others. A change in
-//! an organization checks the membership in its transaction.
+//! Cached copies of memberships. A change is effective at once in its own process, and in other processes when their
+//! copies expire. A change in an organization checks the membership in its transaction.
 
 use std::sync::Arc;
 
@@ -70,7 +70,7 @@ async fn a_change_is_known_to_other_processes_within_the_age_of_a_copy() {
     .await;
 }
 
-/// A check costs no query while the copy is fresh: a stale one is used until it expires.
+/// A check reads no membership from the database while the copy is valid, so a stale copy is used until it expires.
 #[tokio::test]
 async fn a_check_uses_the_copy_of_the_identity() {
     let app = TestApp::with(&[LONG_CACHE]).await;
@@ -120,7 +120,7 @@ async fn every_change_checks_the_membership_in_its_transaction() {
     let other = app.user().await;
     for (method, path, body) in changes {
         for (sql, status, code) in revocations {
-            // Any member may leave.
+            // Every member may leave, so a lower role does not forbid this operation.
             if *code == "forbidden" && *path == "/members/me" {
                 continue;
             }

@@ -116,7 +116,7 @@ async fn the_number_of_own_organizations_is_limited_also_for_concurrent_requests
     for refused in made.iter().filter(|answer| answer.status != 201) {
         refused.is_problem(409, "org_limit_reached", "You own 3 organizations, and cannot create more");
     }
-    // Nor do organizations of others.
+    // Organizations of other owners do not count either.
     let other = app.user().await;
     add(&app, made.iter().find_map(|answer| answer.body["id"].as_i64()).unwrap(), &other, "admin").await;
     for _ in 0..3 {
@@ -124,7 +124,7 @@ async fn the_number_of_own_organizations_is_limited_also_for_concurrent_requests
     }
 }
 
-/// Each request of a user reads the memberships, so their number is bounded.
+/// Each request of a user reads all memberships of the user, so their number is limited.
 #[tokio::test]
 async fn the_number_of_memberships_is_limited() {
     let app = TestApp::start().await;

@@ -1,4 +1,4 @@
-//! The members: their list, roles, suspension and departure.
+//! The members of an organization: list, roles, suspension and departure.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -100,7 +100,7 @@ async fn a_member_leaves_and_the_owner_cannot() {
         "last_owner",
         "You are the owner of Acme: transfer it first",
     );
-    // By the id of the own account, too.
+    // A member may also leave by removing the id of the own account.
     let admin = member(&app, id, "admin").await;
     assert_eq!(remove_member(&app, id, &admin, &admin).await.status, 204);
     assert_eq!(list_members(&app, id).await, [format!("{} owner", owner.id)]);

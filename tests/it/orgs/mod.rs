@@ -1,4 +1,4 @@
-//! Organizations: who may do what in them, and what always holds, also for concurrent requests.
+//! Organizations: permissions, and invariants that also hold for concurrent requests.
 
 mod access;
 mod accounts;
@@ -47,7 +47,7 @@ async fn add(app: &TestApp, org: i64, user: &User, role: &str) {
     app.sql(&format!("INSERT INTO memberships (org_id, user_id, role) VALUES ({org}, {id}, '{role}')")).await;
 }
 
-/// Creates a user who is a member.
+/// Creates a user, and makes the user a member of the organization.
 async fn member(app: &TestApp, org: i64, role: &str) -> User {
     let user = app.user().await;
     add(app, org, &user, role).await;
@@ -79,7 +79,7 @@ async fn delete_account(app: &TestApp, user: &User) -> Answer {
     app.post("/users/me/deletion", Some(user), json!({ "password": PASSWORD })).await
 }
 
-/// Returns the members as `id role`, in the order of the ids. A suspended one ends in `suspended`.
+/// Returns the members as `id role`, sorted by id. The text of a suspended member ends in `suspended`.
 async fn list_members(app: &TestApp, org: i64) -> Vec<String> {
     let sql = format!(
         "SELECT concat_ws(' ', user_id, role, CASE WHEN suspended_at IS NOT NULL THEN 'suspended' END)

@@ -13,7 +13,7 @@ use crate::support::{
     servers::TestDatabase,
 };
 
-/// Returns the names of the personal organizations, each with its owner, in the order of the ids of the users.
+/// Returns the name and the owner of each personal organization, sorted by the id of the owner.
 async fn personal_orgs(database: &TestDatabase) -> Vec<String> {
     let sql = "SELECT o.name || ' ' || u.email FROM organizations o
                JOIN memberships m ON m.org_id = o.id AND m.user_id = o.personal_of AND m.role = 'owner'
@@ -94,7 +94,7 @@ async fn the_nightly_job_and_the_first_list_create_missing_ones() {
     let app = TestApp::start().await;
     let (ada, bob) = (app.user().await, app.user().await);
     assert!(personal_orgs(&app.database).await.is_empty());
-    // Concurrent requests create one.
+    // Concurrent requests create only one organization.
     let (one, other) = tokio::join!(app.get("/orgs", Some(&ada)), app.get("/users/me/orgs", Some(&ada)));
     assert_eq!((one.status.as_u16(), &one.body), (200, &other.body));
     assert_eq!(personal_orgs(&app.database).await.len(), 1);

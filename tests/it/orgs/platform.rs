@@ -1,4 +1,4 @@
-//! What an admin of the platform may do with organizations: list and suspend them.
+//! Operations of platform admins on organizations: list and suspend.
 
 use reqwest::Method;
 use serde_json::{Value, json};

@@ -1,5 +1,5 @@
-//! Requests that arrive at the same time. A transaction of the test holds the row of the organization until all of them wait,
-//! so that they do run at the same time.
+//! Concurrent requests. A transaction of the test holds the row lock of the organization until all requests wait, so
+//! that they really run at once.
 
 use futures_util::future::join_all;
 use serde_json::json;
@@ -58,7 +58,7 @@ async fn only_one_of_two_concurrent_transfers_succeeds() {
     assert_eq!(owner_id(&app, id).await, [new.id.to_string()]);
 }
 
-/// The owner leaves from two devices at once.
+/// The owner sends two concurrent requests to leave.
 #[tokio::test]
 async fn an_owner_cannot_leave_also_not_twice_at_once() {
     let app = TestApp::start().await;
@@ -72,7 +72,7 @@ async fn an_owner_cannot_leave_also_not_twice_at_once() {
     assert_eq!(owner_id(&app, id).await, [owner.id.to_string()]);
 }
 
-/// The last two owners are those before and after a transfer: whatever comes first, the organization has one.
+/// The member who becomes the owner leaves at the same time. In either order, the organization has one owner.
 #[tokio::test]
 async fn the_new_owner_leaves_while_the_organization_is_transferred() {
     for _ in 0..5 {
@@ -112,7 +112,7 @@ async fn the_old_owner_leaves_while_the_organization_is_transferred() {
         hold.commit_when_waiting(&app, 2, "")
     );
     assert_status(&moved, 200);
-    // 409 if the departure was first.
+    // 409 if the request to leave ran before the transfer.
     assert!([(204, ""), (409, "last_owner")].contains(&outcome(&left)), "{}", left.text);
     assert_eq!(owner_id(&app, id).await, [bob.id.to_string()]);
 }
@@ -157,7 +157,7 @@ async fn only_one_of_two_admins_who_remove_each_other_succeeds() {
     assert_eq!(list_members(&app, id).await.len(), 2);
 }
 
-/// A member who is suspended or demoted while the request waits is refused.
+/// A request is refused if its caller is suspended or demoted while the request waits.
 #[tokio::test]
 async fn a_member_loses_the_rights_while_acting() {
     for (change, status, code) in [
@@ -180,7 +180,7 @@ async fn a_member_loses_the_rights_while_acting() {
     }
 }
 
-/// The only member requests the deletion of the account while another user joins.
+/// The only member requests the deletion of the account while another user joins the organization.
 #[tokio::test]
 async fn an_account_is_not_deleted_while_another_user_joins_its_organization() {
     let app = TestApp::start().await;

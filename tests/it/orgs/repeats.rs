@@ -1,4 +1,4 @@
-//! Requests that a client repeats, or that depend on the state it has seen: `Idempotency-Key`, `ETag`, `If-Match`.
+//! Repeated requests (`Idempotency-Key`) and conditional requests (`ETag`, `If-Match`) for organizations.
 
 use reqwest::Method;
 use serde_json::json;
@@ -47,11 +47,11 @@ async fn an_organization_is_changed_only_in_the_state_that_the_client_has_seen()
     assert_eq!((changed.status.as_u16(), &changed.body["name"]), (200, &json!("Beta")));
     let second = changed.header("etag").to_owned();
     assert_eq!(read(&first).await.header("etag"), second, "the change returns the new tag");
-    // Also without a change, so that a client can ask.
+    // A rename to the current name also gets 412, so a client can check its tag without changing anything.
     for name in ["Lost", "Beta"] {
         rename(&first, name).await.is_some_problem(412, "precondition_failed");
     }
-    // What the caller may do is part of the state.
+    // The role of the caller is part of the state, so it changes the tag.
     for role in ["viewer", "admin"] {
         assert_status(&patch_member(&app, id, &owner, &bob, json!({ "role": role })).await, 200);
         assert_eq!(read(&second).await.status.as_u16(), if role == "viewer" { 200 } else { 304 });
