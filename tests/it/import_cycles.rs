@@ -1,13 +1,12 @@
 //! No two source files import each other, directly or through others.
 //!
-//! How imports are read:
+//! The test finds imports by these rules:
 //! - A path is in a `use`, or in the code after `crate::`, `super::`, an imported module or a child module.
-//!   It depends on the file that defines its first name that is not a module. A re-exported name depends on
-//!   the file that defines it, so `use super::Job` in a child of `queue` depends on `queue/job.rs`.
-//! - A re-export (`pub use`) defines a name and depends on nothing. The import of a module is not a
-//!   dependency, only the use of its names.
-//! - A file may use names that the `mod.rs` of its own or of a parent folder defines. All other imports must
-//!   be acyclic, also between folders.
+//!   The importing file depends on the file that defines the first name of the path that is not a module. A re-exported
+//!   name depends on the file that defines it, so `use super::Job` in a child of `queue` depends on `queue/job.rs`.
+//! - A re-export (`pub use`) is not a dependency. The import of a module is not a dependency, only the use of its names.
+//! - A file may use names that the `mod.rs` of its own folder or of a parent folder defines. All other imports must be
+//!   acyclic, also between folders.
 //! - Unit tests and comments are ignored.
 
 use std::{

@@ -1,6 +1,6 @@
-//! Rate limits of requests: whom a request counts for, what is refused, and what several replicas allow together.
+//! Rate limits of requests: the caller that a request counts for, the refusals, and limits that replicas share.
 //!
-//! The clock of the limits is stopped, so that no bucket gets tokens while a test sends requests.
+//! The tests stop the clock of the limits, so that no bucket gains tokens while a test sends requests.
 
 use std::{iter, sync::Arc, time::Duration};
 
@@ -35,14 +35,14 @@ fn set_clock(limits: &RateLimits, seconds: u64) {
     limits.clock().stop_at(Duration::from_secs(seconds));
 }
 
-/// Takes all requests of a caller.
+/// Uses up all requests that a caller may send.
 fn exhaust(app: &TestApp, caller: Caller) {
     for class in CLASSES {
         while app.app.rate_limits.take(caller, class, Limit::per_minute(1)).is_allowed {}
     }
 }
 
-/// Sends a request without a body as a client with this address.
+/// Sends a request without a body from a client address.
 async fn send_from(app: &TestApp, address: &str, method: Method, path: &str, token: Option<&str>) -> Answer {
     let request = app.at_root(method, path).header("x-forwarded-for", address);
     Answer::of(match token {
@@ -52,7 +52,7 @@ async fn send_from(app: &TestApp, address: &str, method: Method, path: &str, tok
     .await
 }
 
-/// Asserts that the response is 429 of a class, with a wait of so many seconds.
+/// Asserts that the response is 429 for a class of operations, with a wait of `wait` seconds.
 #[track_caller]
 fn assert_limited(answer: &Answer, class: &str, wait: u64) {
     answer.is_problem(429, "rate_limited", &format!("Too many requests, try again in {wait} seconds"));
@@ -104,7 +104,7 @@ async fn requests_without_a_user_count_for_the_network_of_the_client() {
         ["203.0.113.8", "203.0.113.8", "203.0.113.8"],
         ["2001:db8:1:2::1", "2001:db8:1:2:ffff::9", "[2001:db8:1:2::3]:4711"],
         ["2001:db8:1:3::1", "2001:db8:1:3::2", "2001:db8:1:3::3"],
-        // The address is unknown. It is not that of the proxy.
+        // Here the client has no known address. The address of the proxy must not count instead.
         ["unknown", "", "203.0.113"],
     ] {
         let mut codes = Vec::new();
@@ -149,7 +149,7 @@ async fn failed_requests_count_for_the_network_and_not_for_its_users() {
     }
 }
 
-/// A new operation is limited without being registered anywhere.
+/// The test reads the operations from the API document, so it covers new operations.
 #[tokio::test]
 async fn every_operation_but_health_checks_is_refused_before_it_acts() {
     let app = limited(&[]).await;
@@ -234,7 +234,7 @@ async fn replicas_share_a_limit_through_redis() {
     let read = async |app: &TestApp| app.get("/users/me", Some(&user)).await.status.as_u16();
     assert_eq!((read(&here).await, read(&here).await, read(&here).await), (200, 200, 429));
     here.app.rate_limits.settle().await.unwrap();
-    // A replica learns of the others when it reports a request of its own.
+    // A replica reads the totals of the other replicas when it reports a request of its own.
     assert_eq!(read(&there).await, 200);
     there.app.rate_limits.settle().await.unwrap();
     assert_eq!(read(&there).await, 429);
@@ -255,7 +255,7 @@ async fn replicas_exceed_a_limit_once_and_pay_for_it() {
     let replica = || RateLimits::new(app.app.redis.clone(), &app.prefix, SECRET);
     let take = |replica: &RateLimits| replica.take(Caller::User(7), Class::Write, Limit::per_minute(4));
     let replicas = [replica(), replica(), replica()];
-    // Returns how many requests the replicas allow at a time, until all refuse.
+    // Returns how many requests all replicas together allow before they refuse.
     let allowed = |seconds| -> usize {
         let each = replicas.iter().map(|replica| {
             set_clock(replica, seconds);
@@ -268,15 +268,15 @@ async fn replicas_exceed_a_limit_once_and_pay_for_it() {
             replica.settle().await.unwrap();
         }
     };
-    // Before the first settlement, none knows of the others. So there is a surplus of 2 * 4.
+    // Before the first settlement, no replica knows the requests of the others. The surplus is 2 * 4.
     assert_eq!(allowed(1), 12);
     settle().await;
-    // The replica that has settled first does not know what the others reported after it.
+    // The replica that settled first does not know the later reports of the others.
     assert_eq!(allowed(16), 1);
     settle().await;
     assert_eq!(allowed(40), 0, "replicas that do not share would have allowed 6");
 
-    // The debt is bounded, so that a jump of the clock of Redis blocks no caller for long.
+    // The debt is limited, so that a jump of the Redis clock does not block a caller for long.
     for _ in 0..20 {
         let another = replica();
         while take(&another).is_allowed {}
@@ -319,7 +319,7 @@ async fn limits_are_on_by_default_and_a_refusal_is_logged_once_a_minute() {
     }
     assert_eq!(statuses, [401, 429, 429, 429]);
 
-    // The process settles by itself.
+    // The process settles periodically.
     let redis_url = servers().await.redis_url();
     eventually("the use is in Redis", || async {
         let mut conn = connect(&redis_url).await.ok()?;

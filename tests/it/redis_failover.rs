@@ -1,4 +1,4 @@
-//! Redis Sentinel and Redis Cluster: the product finds the server that accepts writes, and follows a failover.
+//! Redis Sentinel and Redis Cluster: the product finds the server that accepts writes, also after a failover.
 
 use std::net::TcpListener;
 
@@ -39,7 +39,7 @@ async fn until_finished(queue: &TestQueue, id: &str) {
 #[tokio::test]
 async fn workers_and_the_api_follow_a_failover_of_sentinel() {
     let mut group = SentinelGroup::start(1, 1).await;
-    // A Sentinel that accepts connections and never answers comes first.
+    // The first Sentinel in the URL accepts connections and never answers.
     let frozen = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = group.url().replace("://", &format!("://{},", frozen.local_addr().unwrap()));
     let app = TestApp::with(&[&format!("--redis-url={url}"), "--redis-timeout-ms=900"]).await;
@@ -77,7 +77,7 @@ async fn a_planned_failover_of_sentinel_is_followed_before_the_old_primary_refus
     let work = tokio::spawn(queue.worker(steady(2)).run(stop.clone(), CancellationToken::new()));
     run_job(&queue, "before").await;
     old.replicate().await;
-    // Sentinel demotes the old primary about ten seconds after the promotion. Here it never does.
+    // Sentinel demotes the old primary about ten seconds after the promotion. The ACL prevents that here.
     old.command::<()>(&["ACL", "SETUSER", "default", "-slaveof", "-replicaof"]).await.unwrap();
     let finished = || async { new.command::<u64>(&["HGET", "rq:stats", "default:finished"]).await.ok() };
     let finished_before = finished().await.unwrap();
@@ -99,7 +99,7 @@ async fn a_planned_failover_of_sentinel_is_followed_before_the_old_primary_refus
 #[tokio::test]
 async fn calls_that_wait_for_a_frozen_primary_are_repeated_on_the_new_one() {
     let group = SentinelGroup::start(2, 1).await;
-    // Longer than a test may take.
+    // The time limit of a command is longer than the test may take.
     let queue = client_with(&group.url(), "rq", &["--redis-timeout-ms=600000"]);
     let replicated = queue.clone().wait_for_replicas(1);
     let id = replicated.enqueue(&task("before"), Origin::default()).await.unwrap();
@@ -130,7 +130,7 @@ async fn a_cluster_is_used_from_any_node_and_followed_when_the_slot_changes_hand
         cluster.owner().url(),
         cluster.replica().url(),
         cluster.nodes[1].url(),
-        // A node that is down.
+        // The first node in the URL is down.
         format!("redis-cluster://127.0.0.1:9,{}", cluster.nodes[2].address()),
     ];
     let queues: Vec<_> = urls.iter().map(|url| TestQueue::on(url, CLUSTER_PREFIX)).collect();
@@ -149,7 +149,7 @@ async fn a_cluster_is_used_from_any_node_and_followed_when_the_slot_changes_hand
     for queue in &queues {
         run_job(queue, "after").await;
     }
-    // The seed of one queue is gone, and the slot is where it began.
+    // The node in the URL of one queue is killed. The first node owns the slot again.
     cluster.nodes[3].replicate().await;
     cluster.nodes[3].process.signal("KILL");
     cluster.nodes[3].process.end().await;
@@ -197,7 +197,7 @@ async fn a_server_that_stores_nothing_is_refused_with_the_fix() {
         let doctor = run(doctor).await;
         let line = doctor.stdout.lines().find(|line| line.starts_with("FAIL") && line.contains(problem));
         assert!(doctor.code == Some(1) && line.is_some(), "{url}: {}", doctor.stdout);
-        // A replica may be promoted: the worker waits.
+        // The worker waits for a replica, because it may be promoted. Other problems are permanent.
         if is_permanent {
             let mut worker = production_command(&["worker", "--burst"], &database, prefix).await;
             worker.env("REDIS_URL", url);

@@ -1,4 +1,4 @@
-//! What a failover of Redis costs under load. Prints a row of the table in docs/scaling.md for each kind of failover.
+//! Measures failovers of Redis under load. Prints a row of the table in docs/scaling.md for each kind of failover.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -18,9 +18,9 @@ use crate::support::{
     redis_topology::{CLUSTER_PREFIX, Cluster, MASTER_NAME, Node, SentinelGroup},
 };
 
-/// Time between two jobs that are enqueued.
+/// Time between two enqueues.
 const ENQUEUE_INTERVAL: Duration = Duration::from_millis(10);
-/// Jobs that are accepted before the failover, and after it has begun.
+/// The number of jobs accepted before the failover, and from its beginning on.
 const JOBS_BEFORE: usize = 200;
 const JOBS_AFTER: usize = 1_500;
 
@@ -64,7 +64,7 @@ impl Load {
         eventually("jobs are accepted", || async { (self.accepted().len() >= jobs).then_some(()) }).await;
     }
 
-    /// The longest time without an accepted job.
+    /// Returns the longest time without an accepted job.
     fn outage(&self) -> Duration {
         let mut times: Vec<_> = self.accepted().into_iter().map(|(_, _, at)| at).collect();
         times.sort();
@@ -72,8 +72,8 @@ impl Load {
     }
 }
 
-/// Runs workers and enqueues jobs during `failover`, which `promoted` ends. All jobs that were replicated before, and all that
-/// are accepted after it, have to run.
+/// Runs workers and enqueues jobs during `failover`, in which `promoted` replaces `old` as the primary. All jobs that were
+/// replicated before it, and all jobs accepted after it, must run.
 async fn measure(
     name: &str,
     queue: &TestQueue,
@@ -145,7 +145,7 @@ async fn failovers_under_load_lose_nothing_that_was_replicated() {
     for kill in [true, false] {
         let group = SentinelGroup::start(2, 3).await;
         let queue = TestQueue::on(&group.url(), "rq");
-        // Which replica is promoted is up to the Sentinels: the other one must not be.
+        // The Sentinels may choose any replica to promote. Priority 0 excludes the other replica.
         let [old, promoted, other] = &group.servers[..] else { unreachable!() };
         other.command::<()>(&["CONFIG", "SET", "replica-priority", "0"]).await.unwrap();
         eventually("the Sentinels know the priority", || async {

@@ -1,4 +1,4 @@
-//! The permissions that the Redis user needs, and what is reported if one is missing.
+//! The permissions that the Redis user needs, and the error messages about missing permissions.
 
 use std::{collections::BTreeSet, path::Path, process::Command, time::Duration};
 
@@ -14,7 +14,8 @@ use crate::support::{
 };
 
 const GUIDE: &str = "docs/databases.md";
-/// Commands of the scripts that the probe tries without a key, or not at all: only `saas queue move` needs SCAN with TYPE.
+/// Commands of the scripts that the probe tries without a key or not at all. Only `saas queue move` needs SCAN with
+/// TYPE.
 const NOT_TRIED_WITH_A_KEY: [&str; 5] = ["PING", "SCRIPT", "TIME", "SCAN", "TYPE"];
 
 fn read_file(path: &str) -> String {
@@ -61,7 +62,7 @@ async fn the_documented_permissions_are_enough() {
     let doctor = run(redis.saas_command(&["doctor"], &app.database).await).await.succeeded().stdout;
     assert!(doctor.contains("ok    redis") && !doctor.contains("may not"), "{doctor}");
 
-    // The worker starts before the first job, so that a job has to wake it.
+    // The worker starts before the first job, so the job has to wake the worker.
     let mut worker = Running::start(redis.saas_command(&["worker"], &app.database).await);
     worker.wait_for_output("worker started").await;
     let enqueue = |seconds: u32| {
@@ -190,8 +191,7 @@ async fn the_probe_tries_every_command_of_the_scripts() {
     let (list, _) = list.split_once("\nif ").unwrap();
     let mut tried: Vec<_> = list.split(|c: char| !c.is_ascii_uppercase()).collect();
     tried.extend(NOT_TRIED_WITH_A_KEY);
-    // Takes the text from each quote to the next, instead of pairs of quotes, because comments have
-    // apostrophes.
+    // Takes the text from each quote to the next quote. Quotes cannot be paired, because comments contain apostrophes.
     let quoted = scripts.match_indices('\'').filter_map(|(at, _)| scripts[at + 1..].split('\'').next());
     let is_word = |text: &&str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_uppercase());
     let words: BTreeSet<_> = quoted.filter(is_word).collect();

@@ -1,4 +1,4 @@
-//! Limits of the mails and password hashes that unknown clients can cause.
+//! Limits of the mails and password hashes that unauthenticated clients can cause.
 
 use futures_util::future::join_all;
 use reqwest::Method;
@@ -43,7 +43,7 @@ fn assert_throttled(answer: &Answer) {
 #[tokio::test]
 async fn smoke_all_addresses_of_a_mailbox_share_a_limit_of_registrations() {
     let app = TestApp::with(&[BEHIND_PROXY]).await;
-    // Each registration is from another network, so that only the limit of the mailbox applies.
+    // Each registration comes from another network, so only the limit of the mailbox applies.
     let from = |n: usize| format!("203.0.113.{n}");
     for (n, email) in
         ["victim@gmail.com", "victim+1@gmail.com", "v.ictim+2@googlemail.com"].iter().enumerate()
@@ -90,7 +90,7 @@ async fn smoke_the_mails_that_one_network_causes_are_limited() {
     assert_eq!(login(&app, ADDRESS, &user.email).await.status, 200, "only mails are limited");
 }
 
-/// Covers every operation that sends a mail to an address that is not verified.
+/// Covers every operation that sends a mail to an unverified address.
 #[tokio::test]
 async fn every_operation_that_mails_an_unverified_address_is_limited() {
     let app = TestApp::with(&[BEHIND_PROXY]).await;
@@ -128,7 +128,7 @@ async fn every_operation_that_mails_an_unverified_address_is_limited() {
                 _ => assert_throttled(&answer),
             }
         }
-        // Extends the waits, so that none ends.
+        // Extends the waits, so that none ends during the test.
         app.move_waits(600).await;
     }
     // The operations that send links accept every request, so that the response does not reveal whether a
@@ -137,11 +137,11 @@ async fn every_operation_that_mails_an_unverified_address_is_limited() {
     let mails = app.mails().await;
     let to = |kind: &str| mails[before..].iter().filter(|mail| mail.to.starts_with(kind)).count();
     assert_eq!(["register", "forgot", "resend", "invite", "notice"].map(to), [3, 3, 3, 20, 3]);
-    // Each change replaces the address of the previous one, whose mail may not have been sent yet.
+    // A change replaces the address of the previous change, whose mail may not have been sent yet.
     assert!(to("change") <= 3);
 }
 
-/// Requests for sub-addresses do not prevent a link to the verified address.
+/// The verified address has a limit of its own: requests for sub-addresses of the mailbox do not use it up.
 #[tokio::test]
 async fn a_verified_address_has_a_separate_limit() {
     let app = TestApp::with(&[BEHIND_PROXY]).await;
@@ -162,7 +162,7 @@ async fn a_verified_address_has_a_separate_limit() {
     );
 }
 
-/// Takes all hash permits of a share, as a flood of requests does.
+/// Takes all hash permits of a class of callers, like a flood of requests.
 async fn take_all_permits(app: &TestApp, caller: HashFor) -> Vec<HashPermit> {
     let passwords = &app.app.passwords;
     join_all(
@@ -189,8 +189,8 @@ async fn smoke_hashes_for_unknown_callers_do_not_delay_those_for_known_callers()
     assert_eq!(register(&app, ADDRESS, "a@example.com").await.status, 201);
 }
 
-/// An attacker can register accounts and sign in to them, so that their network becomes known. This must not
-/// delay the owners of other accounts.
+/// An attacker can register accounts and sign in to them, which makes the network of the attacker a known network. This
+/// must not delay other users on other known networks.
 #[tokio::test]
 async fn many_logins_from_one_network_do_not_delay_those_from_other_known_networks() {
     let app = TestApp::with(&[BEHIND_PROXY]).await;
@@ -207,7 +207,7 @@ async fn many_logins_from_one_network_do_not_delay_those_from_other_known_networ
     assert_eq!(login(&app, ADDRESS, &attackers[0].email).await.status, 200, "not refused");
 }
 
-/// A right password costs as much CPU time as a wrong one, so it counts too.
+/// A correct password costs as much CPU time as a wrong one, so the login counts too.
 #[tokio::test]
 async fn logins_of_one_account_are_limited_even_with_the_right_password() {
     let app = TestApp::with(&[BEHIND_PROXY]).await;

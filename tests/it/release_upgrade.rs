@@ -1,6 +1,7 @@
-//! The first release and this one side by side on one database and one Redis, as during an upgrade and after a rollback.
+//! Release 0.1.0 and this release on the same database and Redis, as during an upgrade and after a rollback.
 //!
-//! The binary of the first release is `OLD_SAAS`, or is built from the commit that added the release to CHANGELOG.md.
+//! `OLD_SAAS` is the path of the binary of release 0.1.0. Without it, the tests build the commit that added the release
+//! to CHANGELOG.md.
 
 use std::{
     fs,
@@ -145,7 +146,7 @@ impl Api {
         ids
     }
 
-    /// Waits until jobs have finished, as this API sees them.
+    /// Waits until this API reports the jobs as finished.
     async fn wait_until_finished(&self, admin: &str, ids: &[String]) {
         for id in ids {
             eventually("the job has finished", || async {
@@ -157,7 +158,7 @@ impl Api {
         }
     }
 
-    /// Reads the user again and again, until the token is canceled. Returns the number of requests, which all succeeded.
+    /// Reads the user repeatedly until `stop` is canceled. Each request must succeed. Returns the number of requests.
     fn load(&self, token: &str, stop: CancellationToken) -> JoinHandle<u64> {
         let (client, url, token) = (Client::new(), format!("{}/users/me", self.url), token.to_owned());
         tokio::spawn(async move {
@@ -184,7 +185,7 @@ async fn stop(mut process: Running) -> String {
     process.output()
 }
 
-/// The life of an account whose requests alternate between two releases.
+/// Uses one account from registration to deletion. The requests alternate between two releases.
 async fn use_an_account(here: &Api, there: &Api, admin: &str, smtp: &SmtpServer) {
     let email = format!("upgrade{}@example.com", unique());
     let account = json!({ "email": email, "password": PASSWORD });
@@ -211,7 +212,7 @@ async fn use_an_account(here: &Api, there: &Api, admin: &str, smtp: &SmtpServer)
     .await;
     let list = here.send(Method::GET, &format!("/users?search={email}"), admin, None).await;
     assert!(list.to_string().contains(&email), "{list}");
-    // A worker has sent the mail of the registration from the outbox.
+    // A worker sends the mail of the registration.
     eventually("the user has got a mail", || async {
         smtp.mails().iter().any(|mail| mail.to.contains(&email)).then_some(())
     })
@@ -240,17 +241,17 @@ async fn the_first_release_and_this_one_work_side_by_side() {
     let finished = CancellationToken::new();
     let load = old_api.load(admin, finished.clone());
 
-    // The new schema and the new API, with an old worker.
+    // The new schema and the new API with an old worker.
     new.migrate().await;
     let new_api = new.serve().await;
     old_api.wait_until_finished(admin, &new_api.enqueue(admin).await).await;
-    // Workers of both.
+    // Workers of both releases.
     let new_worker = new.work().await;
     let jobs = [old_api.enqueue(admin).await, new_api.enqueue(admin).await].concat();
     new_api.wait_until_finished(admin, &jobs).await;
     use_an_account(&old_api, &new_api, admin, &smtp).await;
     use_an_account(&new_api, &old_api, admin, &smtp).await;
-    // The old API, with a new worker.
+    // The old API with a new worker.
     let mut outputs = vec![stop(old_worker).await];
     new_api.wait_until_finished(admin, &old_api.enqueue(admin).await).await;
     finished.cancel();

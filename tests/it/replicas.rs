@@ -1,4 +1,4 @@
-//! Two processes of `saas serve`: a change in one is effective in the other, although each keeps copies.
+//! Two processes of `saas serve` with cached copies. A change in one process is effective in both.
 
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
@@ -19,7 +19,7 @@ struct Replica {
     client: Client,
 }
 
-/// Two replicas with copies of their own: `here` makes the changes, `there` observes them.
+/// Two replicas with separate caches. `here` makes the changes, and `there` observes them.
 struct Pair {
     here: Replica,
     there: Replica,
@@ -78,7 +78,7 @@ struct TestUser {
 }
 
 impl Pair {
-    /// Starts both replicas. The arguments are the settings of each.
+    /// Starts both replicas, each with its own settings.
     async fn start(database: &TestDatabase, here: &[(&str, &str)], there: &[(&str, &str)]) -> Self {
         let prefix = format!("r{}", unique());
         let here = Replica::start(database, &prefix, here).await;
@@ -87,7 +87,7 @@ impl Pair {
         Self { here, there, admin, prefix }
     }
 
-    /// Registers a user and reads it through both replicas, so that both have copies.
+    /// Registers a user and reads it through both replicas, so that both have cached copies.
     async fn user(&self) -> TestUser {
         let email = format!("replica{}@example.com", unique());
         let body = json!({ "email": email, "password": PASSWORD });
@@ -99,7 +99,7 @@ impl Pair {
         TestUser { id: made["id"].as_i64().unwrap(), email, token }
     }
 
-    /// Asserts that this replica refuses a user, and waits until the other one does.
+    /// Asserts that `here` refuses a user with this status, and waits until `there` refuses the user too.
     async fn assert_refused(&self, user: &TestUser, status: u16) {
         assert_eq!(self.here.read_user(&user.token).await.unwrap_err(), status);
         eventually("the other replica refuses the user", || async {
@@ -163,12 +163,12 @@ async fn a_change_is_effective_without_redis() {
         proxy.set(link);
         pair.here.send_ok(Method::POST, "/auth/logout", &user.token, None).await;
         pair.assert_refused(&user, 401).await;
-        // After the outage, no stale data is read from Redis.
+        // After the outage, the replica reads no stale data from Redis.
         proxy.set(Link::Up);
         for _ in 0..20 {
             assert_eq!(pair.there.read_user(&user.token).await.unwrap_err(), 401);
         }
-        // A new replica refuses the token too.
+        // A new replica refuses the token, although it starts without a cache.
         let third = Replica::start(&database, &pair.prefix, &redis).await;
         assert_eq!(third.read_user(&user.token).await.unwrap_err(), 401);
     }

@@ -1,4 +1,4 @@
-//! Request bodies that are refused, and the size of the responses to them.
+//! Request bodies that are refused, and the size of the error responses.
 
 use reqwest::Method;
 use serde_json::json;
@@ -68,7 +68,7 @@ async fn a_body_must_be_utf8_and_not_compressed() {
     assert_eq!(empty.body["title"], "Unprocessable Content");
 }
 
-/// Operations and their limits of the request body in bytes: the default limit, documents, and emails.
+/// Operations and their limits of the request body in bytes: the default limit, that of documents, and that of emails.
 const BODY_LIMITS: [(&str, usize); 3] =
     [("/auth/register", 16 * 1024), ("/jobs/process-data", 64 * 1024), ("/jobs/send-email", 512 * 1024)];
 
@@ -88,7 +88,7 @@ async fn a_body_that_is_too_large_is_refused() {
         let refused = Answer::of(post().body(body(limit + 1))).await;
         refused.is_problem(413, "too_large", &detail);
         assert_eq!(refused.body["title"], "Content Too Large");
-        // Without a Content-Length header.
+        // The second request has no Content-Length header.
         Answer::of(post().body(chunked(&body(limit + 1)))).await.is_problem(413, "too_large", &detail);
     }
 }
@@ -128,7 +128,7 @@ fn unknown_fields(bytes: usize, name: impl Fn(usize) -> String) -> String {
     text + "}"
 }
 
-/// Errors repeat parts of the request. The limits keep the response small for a large request.
+/// Error responses repeat parts of the request. Their size is limited, also for a large request.
 #[tokio::test]
 async fn the_size_of_a_response_is_limited() {
     let app = TestApp::start().await;

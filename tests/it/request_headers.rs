@@ -1,5 +1,5 @@
-//! Headers are byte sequences: an item that is not UTF-8 does not hide the others. Cookie names are matched
-//! byte by byte.
+//! Headers are byte sequences. A header item that is not UTF-8 does not affect the other items. Cookie names are
+//! compared byte by byte.
 
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
@@ -9,10 +9,10 @@ use crate::support::{
     app::{Answer, PASSWORD},
 };
 
-/// The lines of a header. `NAME` and `TOKEN` are replaced by the name and the value of a cookie.
+/// The lines of a header. The tests replace `NAME` and `TOKEN` by the name and the value of a cookie.
 type Lines<'a> = &'a [&'a [u8]];
 
-/// Settings without and with TLS, which changes the names of the cookies.
+/// Settings without TLS and with TLS. TLS changes the names of the cookies.
 const MODES: [&[&str]; 2] = [&[], &["--public-url=https://api.example.com"]];
 
 fn with_lines(request: RequestBuilder, name: &str, lines: Lines<'_>) -> RequestBuilder {
@@ -27,7 +27,7 @@ struct Cookie {
 impl Cookie {
     /// Sends a request with a header that contains this cookie.
     async fn send(&self, request: RequestBuilder, header: &str, lines: Lines<'_>) -> Answer {
-        // Each byte becomes one character, so that the text can be replaced and converted back.
+        // Converts each byte to one character, so that the text can be replaced and converted back.
         let fill = |line: &&[u8]| -> Vec<u8> {
             let text: String = line.iter().map(|octet| char::from(*octet)).collect();
             let text = text.replace("NAME", &self.name).replace("TOKEN", &self.token);
@@ -225,8 +225,8 @@ async fn each_entry_of_x_forwarded_for_is_parsed_independently() {
         (&[b"198.51.100.1", b"\xf8,203.0.113.7:4711"], json!("203.0.113.7")),
         (&[b"[2001:db8::7]"], json!("2001:db8::7")),
         (&[b"[2001:db8::7]:443"], json!("2001:db8::7")),
-        // The last entry, which the proxy has added, is not an address. The client then has no known address:
-        // its own entry is not trusted, and the address of the connection is that of the proxy.
+        // The last entry, which the proxy has added, is not an address. So the client address is unknown: the server
+        // does not trust the other entries, and the connection has the address of the proxy.
         (&[b"203.0.113.7, \xf8"], Value::Null),
         (&[b"203.0.113.7", b"unknown"], Value::Null),
         (&[b"203.0.113.7,"], Value::Null),

@@ -19,7 +19,7 @@ use crate::{
 };
 
 const EXAMPLES: &str = "100";
-/// A run uses another account after each logout, deletion or deactivation of its own.
+/// The number of accounts of a run. A run needs a new account after each logout, deletion or deactivation.
 const ACCOUNTS: usize = 300;
 /// Longer than a run takes on a loaded machine.
 const RUN_TIMEOUT: Duration = Duration::from_secs(30 * 60);
@@ -140,6 +140,6 @@ async fn schemathesis_finds_no_fault_as_a_user() {
 #[ignore = "needs Python, and takes minutes"]
 async fn schemathesis_finds_no_fault_as_an_admin() {
     let printed = run(Caller::Admin).await;
-    // Otherwise the admin has lost the role, and the operations were not tested.
+    // If the admin has lost the role, all operations respond with 401 or 403, and the run tests nothing.
     assert!(!printed.contains("returned only 401/403 responses"), "{printed}");
 }

@@ -1,17 +1,18 @@
-//! `scripts/deploy`, with a stand-in for docker that keeps the containers and their images in a file.
+//! `scripts/deploy`, with a fake docker that stores the containers and their images in files.
 
 use std::{fs, path::Path, process::Command};
 
 use crate::support::process::{Ended, TempDir, run};
 
-/// A directory with the script and the stand-in.
+/// A directory with the script and the fake docker.
 struct Host(TempDir);
 
 impl Host {
     /// Creates a host that runs an image: `scripts/deploy` starts the services.
     async fn with_image(image: &str) -> Self {
         let host = Self(TempDir::new());
-        // A shell writes the programs, and not this process: see the test of `scripts/migrate`.
+        // A shell writes the programs, because a child of this process could inherit an open file. See the test of
+        // `scripts/migrate`.
         let set_up = "mkdir -p scripts bin fake/images; cp \"$ROOT/scripts/deploy\" scripts/
             cp \"$ROOT/tests/it/support/fake_docker.sh\" bin/docker; printf '#!/bin/sh\\n' >bin/sleep; chmod +x bin/*
             printf 'postgres\\nmigrate\\nworker\\napi\\napi-2\\ncaddy\\n' >fake/services
@@ -87,12 +88,13 @@ async fn a_deployment_migrates_first_and_lets_old_workers_finish_last() {
 
     assert!(host.read("sql").contains("CREATE ROLE saas_tenant NOLOGIN"), "{}", host.read("sql"));
 
-    // Without a change, it replaces nothing. In a volume of release 0.1.0, the superuser has another name.
+    // A deployment without a change replaces nothing. EXEC_STATUS simulates a volume of release 0.1.0, which has no
+    // role `postgres`.
     host.deploy(&[], &[new[0], ("EXEC_STATUS", "2")]).await.succeeded();
     assert_eq!(host.containers(), after);
     assert!(!host.calls().iter().any(|call| call.starts_with("stop")));
 
-    // The rollback does not touch the schema, and a second one does not go forward again.
+    // A rollback does not change the schema. A second rollback does not deploy the newer image again.
     for _ in 0..2 {
         host.deploy(&["--rollback"], &[]).await.succeeded();
         assert_eq!(host.containers(), ["worker sha256:one", "worker sha256:one", "api sha256:one"]);
@@ -153,7 +155,7 @@ async fn replicas_are_replaced_one_after_the_other() {
     ];
     assert_eq!(host.calls(), expected);
 
-    // Replicas of one service start beside the old ones, which stop when the new ones are healthy.
+    // New replicas of one service start beside the old replicas, which stop when the new ones are healthy.
     host.shell("docker compose up --scale api=2 api; : >fake/calls").await;
     let image = "registry.example.com/saas:3";
     host.deploy(&[], &[("SOURCE", "sha256:three"), ("SAAS_IMAGE", image), ("WORKERS", "1")])
@@ -169,7 +171,7 @@ async fn replicas_are_replaced_one_after_the_other() {
 #[tokio::test]
 async fn an_interrupted_deployment_continues() {
     let host = Host::with_image("sha256:one").await;
-    // The new worker had started, and the API had been replaced.
+    // Simulates a deployment that was interrupted after it had started the new worker and replaced the API.
     host.shell(
         "printf '%s\\n' 'a worker sha256:one' 'b worker sha256:two' 'c api sha256:two' >fake/containers; : >fake/calls",
     )

@@ -1,4 +1,4 @@
-//! Security events: each event of an attack names the client and the account, and contains no secret.
+//! Security events in the log. Each event of an attack contains the client and the account, and no secret.
 
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ const ADMIN_PASSWORD: &str = "a password of ours";
 const WRONG_PASSWORD: &str = "wrong horse battery";
 const CLIENT_ADDRESS: &str = "203.0.113.7";
 
-/// A running `saas serve` with production settings, and a client of its proxy.
+/// A running `saas serve` with production settings. The tests connect as the proxy in front of it.
 struct TestServer {
     process: Running,
     url: String,
@@ -208,7 +208,7 @@ async fn client_addresses_can_be_excluded_from_the_log() {
     assert!(lines.iter().all(|line| !line.to_string().contains(CLIENT_ADDRESS)), "{lines:#?}");
     let events = security_events(&lines);
     let [one, other] = &events[..] else { panic!("{lines:#?}") };
-    // Both lines have the same hash, so they can be attributed to one client.
+    // Both lines have the same hash, so an operator can attribute them to one client.
     assert_eq!(text_field(one, "client_address_hash").len(), 16);
     assert_eq!(one["client_address_hash"], other["client_address_hash"]);
 }

@@ -1,4 +1,4 @@
-//! The last use of sessions: collected in the process, and written in batches.
+//! The last use of sessions: the process collects uses, and writes them in batches.
 
 use reqwest::Client;
 use saas::{security::TokenSubject, services::session_uses::flush};
@@ -14,7 +14,7 @@ use crate::support::{
     servers::{TestDatabase, unique},
 };
 
-/// Opens sessions of a user that were last used an hour ago, without a login.
+/// Inserts sessions of a user whose last use was an hour ago, without a login.
 async fn open(app: &TestApp, user: &User, count: usize) -> Vec<Uuid> {
     let insert = format!(
         "INSERT INTO sessions (id, user_id, last_seen_at, expires_at)
@@ -30,12 +30,12 @@ fn with_session(app: &TestApp, user: &User, session_id: Uuid) -> User {
     User { token, ..user.clone() }
 }
 
-/// Returns the version of each row of `sessions`, which every update changes, and the last use.
+/// Returns the id, the row version and the last use of each session. Every update of a row changes its version.
 async fn versions(app: &TestApp) -> Vec<String> {
     column(&app.database, "SELECT id || ' ' || ctid || ' ' || last_seen_at FROM sessions ORDER BY id").await
 }
 
-/// Returns whether a session was used in the last minutes, according to the database.
+/// Returns whether the database has a use of the session within the last four minutes.
 async fn is_written(database: &TestDatabase, id: Uuid) -> bool {
     let sql = format!(
         "SELECT last_seen_at BETWEEN now() - interval '4 minutes' AND now() FROM sessions WHERE id = '{id}'"
@@ -150,10 +150,10 @@ async fn a_failed_flush_is_repeated() {
     assert!(pending(&replica).is_empty());
 }
 
-/// Another replica would end the session before the next flush.
+/// Without an immediate write, another replica could expire the session before the next flush.
 #[tokio::test]
 async fn the_use_of_a_session_that_is_almost_idle_is_written_once_and_at_once() {
-    // Longer than the test.
+    // The cache time is longer than the test.
     let app = TestApp::with(&["--identity-cache-ms=60000"]).await;
     let user = app.user().await;
     let ids = open(&app, &user, 2).await;
@@ -164,7 +164,7 @@ async fn the_use_of_a_session_that_is_almost_idle_is_written_once_and_at_once() 
         assert_eq!(is_written(&app.database, id).await, expected, "{left}");
     }
     assert_eq!(pending(&app), [ids[0]], "no flush writes it again");
-    // Nor does the next request, because it reads the session again.
+    // The next request writes nothing either. It reads the session again, so it sees the revocation.
     app.sql(&format!("UPDATE sessions SET revoked_at = now() WHERE id = '{}'", ids[1])).await;
     assert!(!app.is_signed_in(&with_session(&app, &user, ids[1])).await);
 }
@@ -193,7 +193,7 @@ async fn the_list_of_sessions_has_uses_that_are_not_written() {
     assert!(apart < chrono::Duration::minutes(5), "{}", both.text);
 }
 
-/// `saas serve` whose requests read each session, so that a change in the database is known at once.
+/// Starts `saas serve` without cached identities, so that each request reads the session from the database.
 async fn serve(database: &TestDatabase) -> (Running, String) {
     let prefix = format!("u{}", unique());
     let mut command = production_command(&["serve", "--port", "0"], database, &prefix).await;
@@ -236,7 +236,7 @@ async fn a_server_writes_uses_while_it_runs_and_when_it_stops() {
     assert_eq!(server.end().await.code(), Some(0));
     assert!(is_written(&database, id).await, "written at the end");
 
-    // A process that is killed loses pending uses only, and no session.
+    // A killed process loses pending uses, but no session.
     let (mut killed, url) = serve(&database).await;
     let (other_token, other) = sign_in(&url).await;
     age(other).await;

@@ -1,5 +1,5 @@
-//! Rules of the source tree: imports between modules, settings, container files, and calls that bypass
-//! authorization.
+//! Rules of the source tree: imports between modules, settings, container files, and changes without an authorized
+//! actor.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -132,8 +132,8 @@ fn the_paths_in_the_container_files_exist() {
     }
 }
 
-/// A change without an actor is not authorized by a role or a session. So this test lists all files that make
-/// such changes, and the file that revokes sessions.
+/// No role or session authorizes a change without an actor. So this test lists all files that make such changes, and
+/// the file that revokes sessions.
 #[test]
 fn changes_without_an_actor_are_known() {
     let allowed = [
@@ -177,7 +177,7 @@ fn changes_without_an_actor_are_known() {
     }
 }
 
-/// To have a scope proves that the membership was checked, so only the file that checks it makes one.
+/// A scope proves that the membership was checked. So only the file that checks the membership may create a scope.
 #[test]
 fn scopes_are_made_in_one_place() {
     let makes_scope = |file: &PathBuf| {

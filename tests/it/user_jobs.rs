@@ -182,7 +182,7 @@ async fn a_worker_does_not_run_jobs_of_an_inactive_user() {
         "DELETE FROM users WHERE id = ",
     ] {
         let user = app.user().await;
-        // A change by SQL purges no jobs, like a change by the API while Redis is unavailable.
+        // A change by SQL does not purge jobs. The API also purges no jobs while Redis is unavailable.
         let email = app.enqueue_own_email(&user).await;
         app.sql(&format!("{change}{}", user.id)).await;
         app.run_jobs().await;

@@ -1,4 +1,4 @@
-//! `saas healthcheck --worker`, with workers as processes.
+//! `saas healthcheck --worker` with worker processes.
 
 use std::{os::unix::fs::symlink, path::Path, process::Command};
 
@@ -13,14 +13,14 @@ use crate::support::{
     queue::{Behavior, TestQueue},
 };
 
-/// Returns a worker whose file is in the default place of `temporary`.
+/// Returns a worker whose health file is in the default directory below `temporary`.
 async fn worker_command(app: &TestApp, temporary: &Path) -> Command {
     let mut command = production_command(&["worker"], &app.database, &app.prefix).await;
     command.env("TMPDIR", temporary);
     command
 }
 
-/// Runs the health check of the workers whose files are below `temporary`.
+/// Checks the workers whose health files are below `temporary`.
 async fn check(temporary: &Path) -> Ended {
     let mut command = saas(&["healthcheck", "--worker", "--max-age-seconds", "5"]);
     command.env("TMPDIR", temporary);
@@ -63,7 +63,7 @@ async fn a_worker_that_hangs_is_unhealthy() {
     wait_until_unhealthy(dir.path(), "has made no progress for").await;
     one.signal("KILL");
     one.end().await;
-    // The killed worker has left its file, and does not matter: the other one is healthy.
+    // The killed worker has left its file. The check ignores the file, because the other worker is healthy.
     wait_until_healthy(dir.path()).await;
     other.signal("TERM");
     assert_eq!(other.end().await.code(), Some(0));
@@ -103,7 +103,7 @@ async fn the_directory_can_be_set_and_must_be_usable() {
     command.env("WORKER_HEALTH_DIR", dir.path().join("file"));
     let mut worker = Running::start(command);
     worker.wait_for_output("cannot write the file for `saas healthcheck --worker`").await;
-    // It works all the same.
+    // The worker runs without a usable directory.
     worker.wait_for_output("worker started").await;
 
     // Another user may have created a link in a directory that all users can write to.

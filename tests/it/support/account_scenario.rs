@@ -1,4 +1,4 @@
-//! A scenario with one account over HTTP, from registration to deletion. It collects every secret that it
+//! A scenario with one account over HTTP, from registration to deletion. The scenario collects every secret that it
 //! uses.
 
 use std::collections::BTreeSet;
@@ -36,7 +36,7 @@ pub struct AccountScenario<M> {
     secrets: BTreeSet<String>,
 }
 
-/// Asserts that a text contains none of the secrets, and nothing with the form of an API key.
+/// Asserts that a text contains none of the secrets, and no text in the format of an API key.
 #[track_caller]
 pub fn assert_none_in(secrets: &BTreeSet<String>, place: &str, text: &str) {
     let found: Vec<_> = secrets.iter().filter(|secret| text.contains(*secret)).collect();
@@ -44,7 +44,7 @@ pub fn assert_none_in(secrets: &BTreeSet<String>, place: &str, text: &str) {
     assert_eq!(find_api_key(text), None, "{place}");
 }
 
-/// Returns an API key in a text. Secret scanners find keys in this way.
+/// Returns the first API key in a text, as a secret scanner finds it.
 fn find_api_key(text: &str) -> Option<&str> {
     let length = api_key::PREFIX.len() + 40 + 1 + 6;
     let starts = text.match_indices(api_key::PREFIX).map(|(at, _)| at);
@@ -62,8 +62,7 @@ fn an_api_key_is_found_in_a_text() {
 }
 
 impl<M: AsyncFn(&str) -> String> AccountScenario<M> {
-    /// Runs the scenario on a server. Returns the passwords, tokens, keys and recovery codes that it has
-    /// used.
+    /// Runs the scenario on a server. Returns the passwords, tokens, keys and recovery codes of the scenario.
     ///
     /// `mailed_token` returns the token of the last link that was sent to an address.
     pub async fn run(url: &str, admin: (&str, &str), mailed_token: M) -> BTreeSet<String> {
@@ -153,14 +152,14 @@ impl<M: AsyncFn(&str) -> String> AccountScenario<M> {
         self.send(204, Method::DELETE, "/users/me/two-factor", access, off).await;
     }
 
-    /// Creates, uses, rotates and reports an API key, and sends it where it does not belong.
+    /// Creates, uses, rotates and reports an API key. Also sends the key in places where keys are not accepted.
     async fn use_api_keys(&mut self, access: &str) {
         let org = self.post(201, "/orgs", access, json!({ "name": "Acme" })).await.body["id"].clone();
         let (keys, products) = (format!("/orgs/{org}/api-keys"), format!("/orgs/{org}/products"));
         let new = json!({ "name": "CI", "scopes": ["product:read", "product:write"] });
         let created = self.post(201, &keys, access, new).await;
         let key = text_field(&created, "secret");
-        // The random part, which a shortened key contains, too.
+        // The random part of the key is a secret too, because a shortened key would contain it.
         self.record_secret(&key[api_key::PREFIX.len()..45]);
         let product = json!({ "sku": "T-1", "name": "Tea", "price": 100, "currency": "EUR" });
         self.post(201, &products, &key, product.clone()).await;
@@ -194,7 +193,7 @@ impl<M: AsyncFn(&str) -> String> AccountScenario<M> {
         self.invite_to_org(&access).await;
     }
 
-    /// Invites a person without an account to an organization, twice, who registers with the second link.
+    /// Invites a person without an account to an organization twice. The person registers with the second link.
     async fn invite_to_org(&mut self, access: &str) {
         let org = self.post(201, "/orgs", access, json!({ "name": "Acme" })).await;
         let path = format!("/orgs/{}/invitations", org.body["id"]);

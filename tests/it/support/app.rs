@@ -112,7 +112,7 @@ impl TestApp {
             // Longer than the defaults, so that tests do not fail on a loaded machine.
             "--database-timeout-ms=20000".into(),
             "--redis-timeout-ms=20000".into(),
-            // Tests send many requests from one address. Those of the rate limits turn them on.
+            // Tests send many requests from one address. The tests of rate limits turn them on.
             "--rate-limits=false".into(),
             format!("--secret-key={SECRET}"),
             format!("--two-factor-key={}", SECRET.replace('a', "z")),
@@ -223,7 +223,7 @@ impl TestApp {
         with_link.unwrap_or_else(|| panic!("no link was sent to {to}: {mails:#?}")).token()
     }
 
-    /// Enqueues the jobs of the outbox, and waits for another relay that works on some of them.
+    /// Enqueues the jobs of the outbox, and waits until no other relay works on rows of the outbox.
     pub async fn relay(&self) {
         sweep(&self.app).await.unwrap();
         let claimed =
@@ -234,7 +234,7 @@ impl TestApp {
         .await;
     }
 
-    /// Runs the queued jobs in this task.
+    /// Runs all due jobs in the current task.
     pub async fn run_jobs(&self) -> Summary {
         self.app.queue.run_jobs(jobs::ALL, self.app.clone()).await.unwrap()
     }

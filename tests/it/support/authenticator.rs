@@ -49,7 +49,7 @@ fn unix_seconds() -> u64 {
     chrono::Utc::now().timestamp().unsigned_abs()
 }
 
-/// Turns two-factor authentication on for a user. Afterwards no code counts as used.
+/// Turns two-factor authentication on for a user. Afterwards, no code counts as used.
 pub async fn turn_on(app: &TestApp, user: &User) -> Authenticator {
     let setup = app.post("/users/me/two-factor", Some(user), json!({ "password": PASSWORD })).await;
     assert_eq!(setup.status, 200, "{}", setup.text);

@@ -3,8 +3,9 @@
 #   images/<name>    the id of the image with this tag
 #   containers       one line for each: id, service, image
 #   calls            the commands that change something
-# $MIGRATE_STATUS is the exit code of `migrate up`, $EXEC_STATUS that of a command in a running container. $BROKEN is a service and an image that is not healthy there. $SOURCE is the
-# id of an image that is built or pulled.
+# $MIGRATE_STATUS is the exit code of `migrate up`, and $EXEC_STATUS that of a command in a running container.
+# $BROKEN is a service and an image: containers of this service with this image are not healthy.
+# $SOURCE is the id of the image that is built or pulled.
 set -eu
 
 tag_file() {

@@ -24,10 +24,10 @@ use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, stream};
 
-/// Longer than any step takes on a loaded machine. Only a failing test waits this long.
+/// Time limit of a step. Only a failing test waits this long, even on a loaded machine.
 pub const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Awaits the futures, four at a time: on a slow machine more of them would wait too long for a password
+/// Awaits the futures, four at a time. On a slow machine, more concurrent requests would wait too long for a password
 /// hash.
 pub async fn four_at_a_time<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
     stream::iter(futures).buffered(4).collect().await

@@ -44,7 +44,7 @@ impl OwnPostgres {
     fn spawn(programs: &std::path::Path, dir: &TempDir, port: u16) -> Running {
         let mut command = Command::new(programs.join("postgres"));
         command.arg("-D").arg(dir.path().join("data")).args(["-p", &port.to_string()]);
-        // A crash of the server, unlike one of the machine, loses nothing without fsync.
+        // A crash of the server, unlike one of the machine, loses no data without fsync.
         for setting in ["listen_addresses=127.0.0.1", "unix_socket_directories=", "fsync=off"] {
             command.args(["-c", setting]);
         }

@@ -8,7 +8,7 @@ use super::{
     queue::{TestQueue, connect},
 };
 
-/// Returns the name of the server program: `REDIS_SERVER`, or what is installed.
+/// Returns the name of the server program: `REDIS_SERVER`, or an installed one.
 pub fn redis_server() -> String {
     let is_installed = |name: &String| Command::new(name).arg("--version").output().is_ok();
     let chosen = std::env::var("REDIS_SERVER").ok().filter(|name| !name.is_empty());
@@ -25,7 +25,7 @@ pub struct OwnRedis {
 
 impl OwnRedis {
     pub async fn start(settings: &[&'static str]) -> Self {
-        // On a slow disk, `appendfsync everysec` responds before it writes: it postpones a write while an
+        // With `appendfsync everysec` on a slow disk, Redis may respond before it writes: it postpones a write while an
         // fsync runs.
         let dir = TempDir::in_memory();
         let process = Self::spawn(&dir, settings);

@@ -13,7 +13,7 @@ use super::{
     servers::TestDatabase,
 };
 
-/// PgBouncer knows prepared statements in transaction mode since this version.
+/// The first version of PgBouncer that supports prepared statements in transaction mode.
 const MIN_VERSION: (u32, u32) = (1, 21);
 
 pub struct PgBouncer {
@@ -24,8 +24,9 @@ pub struct PgBouncer {
 }
 
 impl PgBouncer {
-    /// Starts PgBouncer in transaction mode with 5 connections to the server, unless `settings` say otherwise. Without a
-    /// PgBouncer 1.21 or newer in the variable `PGBOUNCER` or in `PATH`, prints that the test was not tried.
+    /// Starts PgBouncer in transaction mode with 5 connections to the server, unless `settings` override this. Without
+    /// PgBouncer 1.21 or later in the variable `PGBOUNCER` or in `PATH`, prints that the test is skipped and returns
+    /// `None`.
     pub async fn before(database: &TestDatabase, settings: &[&str]) -> Option<Self> {
         let program = match find_program() {
             Ok(program) => program,

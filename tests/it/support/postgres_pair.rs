@@ -16,12 +16,13 @@ use super::{
     servers::{database_settings, execute, servers},
 };
 
-/// The account that runs the servers of a test whose process runs as root, which PostgreSQL and PgBouncer refuse.
+/// The account of the servers of a test. If the test runs as root, it is another account: PostgreSQL and PgBouncer
+/// refuse to run as root.
 #[derive(Clone, Copy)]
 pub struct Account(Option<(u32, u32)>);
 
 impl Account {
-    /// Returns the account `postgres` for root, and the own one for all others.
+    /// Returns the account `postgres` if this process runs as root, and otherwise the account of this process.
     pub fn unprivileged() -> Self {
         let id = |args: &[&str]| -> Option<u32> {
             let output = Command::new("id").args(args).stderr(Stdio::null()).output().ok()?;
@@ -68,7 +69,7 @@ pub struct PostgresPair {
 pub struct Node {
     pub port: u16,
     process: Running,
-    /// Processes that are frozen, and do not notice that their server was killed.
+    /// The frozen processes. They do not end when their server is killed.
     frozen: Vec<String>,
 }
 
@@ -115,7 +116,7 @@ impl PostgresPair {
         format!("postgres://saas@127.0.0.1:{},127.0.0.1:{}/app", self.primary.port, self.standby.port)
     }
 
-    /// Waits until the standby has everything that the primary has committed.
+    /// Waits until the standby has applied everything that the primary has committed.
     pub async fn until_replicated(&self) {
         let written = column_at(&self.primary.url(), "SELECT pg_current_wal_lsn()").await.unwrap().remove(0);
         let replayed = format!("SELECT pg_last_wal_replay_lsn() >= '{written}'");
@@ -125,7 +126,7 @@ impl PostgresPair {
         .await;
     }
 
-    /// Makes the standby a primary, and waits until it is.
+    /// Promotes the standby to a primary, and waits until the promotion is complete.
     pub async fn promote(&self) {
         execute(&self.standby.url(), "SELECT pg_promote()").await;
     }
@@ -155,7 +156,7 @@ impl Node {
         self.process.end().await;
     }
 
-    /// Stops all processes of the server. Connections stay open, and new ones are accepted by the system alone.
+    /// Suspends all processes of the server. Open connections stay open. The system still accepts new connections.
     pub async fn freeze(&mut self) {
         self.frozen = column_at(&self.url(), "SELECT pid FROM pg_stat_activity").await.unwrap();
         self.frozen.push(self.process.id().to_string());
@@ -169,7 +170,7 @@ impl Drop for Node {
     }
 }
 
-/// Sends a signal to processes, of which some may have ended.
+/// Sends a signal to processes. Ignores processes that have ended.
 fn send(signal: &str, processes: &[String]) {
     for process in processes {
         let mut kill = Command::new("/bin/sh");

@@ -37,7 +37,7 @@ pub async fn production_command(args: &[&str], database: &TestDatabase, prefix: 
         .env("REDIS_KEY_PREFIX", prefix)
         .env("SECRET_KEY", SECRET)
         .env("FIRST_SUPERUSER_PASSWORD", "a password of ours")
-        // Tests send many requests from one address. Those of the rate limits turn them on.
+        // Tests send many requests from one address. The tests of rate limits turn them on.
         .env("RATE_LIMITS", "false")
         .env("BCRYPT_COST", "4")
         .env("ALLOW_WEAK_HASHES", "true");
@@ -65,7 +65,7 @@ pub async fn run_with_input(command: Command, input: &str) -> Ended {
     let mut command = tokio::process::Command::from(command);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().unwrap();
-    // A process that does not read its input may have ended.
+    // The process may exit without reading its input.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes()).await;
     let output = tokio::time::timeout(TEST_TIMEOUT, child.wait_with_output()).await;
     Ended::of(output.expect("the process does not end").unwrap())
@@ -161,7 +161,7 @@ impl Running {
     }
 
     pub fn signal(&self, signal: &str) {
-        // Uses the builtin of the shell, because not every system has the program `kill`.
+        // Uses the builtin of the shell, because some systems have no program `kill`.
         let status = Command::new("/bin/sh")
             .args(["-c", "kill -s \"$0\" \"$1\"", signal, &self.id().to_string()])
             .status();

@@ -1,7 +1,7 @@
-//! Properties that hold for all inputs, tried with random ones. The unit tests of the crate use this file too.
+//! Properties that hold for all inputs, checked with random inputs. The unit tests of the crate use this file too.
 //!
-//! `./scripts/test --full` tries a hundred times as many. A failure prints the smallest input that was found, and the
-//! command that repeats it: `PROPERTY_SEED=7 PROPERTY_CASES=256 ./scripts/test NAME`. Nothing is kept in files.
+//! `./scripts/test --full` checks a hundred times as many inputs. A failure prints the smallest input that was found,
+//! and the command that repeats the run: `PROPERTY_SEED=7 PROPERTY_CASES=256 ./scripts/test NAME`. No file stores the inputs.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
@@ -12,12 +12,12 @@ use proptest::{
     test_runner::{Config, RngSeed, TestRunner},
 };
 
-/// The inputs of a property that costs little.
+/// The number of inputs of a property with `cost` 1.
 const CASES: u32 = 256;
 const FULL_CASES: u32 = 100 * CASES;
 
-/// Checks that `holds` does not panic for any input. `cost` is how many times more than usual a case costs: the property
-/// gets as many times fewer cases.
+/// Checks that `holds` does not panic for any input. The number of inputs is divided by `cost`, the relative cost of
+/// one check.
 ///
 /// # Panics
 /// With the smallest input that fails, and how to repeat it.
@@ -51,8 +51,8 @@ fn setting<T: std::str::FromStr>(name: &str) -> Option<T> {
     Some(text.parse().unwrap_or_else(|_| panic!("{name} is not a number: {text:?}")))
 }
 
-/// Generates texts of up to `length` parts: those of a list that is separated by spaces, which a parser treats in a special
-/// way, blanks, and any characters.
+/// Generates texts of up to `length` parts. A part is a word of `parts` (separated by spaces), which a parser treats in
+/// a special way, a blank, or any character.
 pub fn text(parts: &'static str, length: usize) -> impl Strategy<Value = String> {
     let part = prop_oneof![
         8 => select(parts.split(' ').collect::<Vec<_>>()).prop_map(str::to_owned),

@@ -74,18 +74,18 @@ impl Proxy {
         self.link.send_replace(link);
     }
 
-    /// Leads new connections to another server, as after a change of a name. Open ones stay where they are.
+    /// Connects new clients to another server, as after a change of DNS. Open connections stay connected to the old
+    /// server.
     pub fn repoint(&self, target: SocketAddr) {
         *self.target.lock().unwrap() = target;
     }
 
-    /// Closes all open connections, as a server does with idle ones. New ones are possible at once.
+    /// Closes all open connections, as a server does with idle ones. Clients can reconnect at once.
     pub fn close_all(&self) {
         self.closing.send_replace(());
     }
 
-    /// Loses the next response that contains this text, and closes its connection. The server has executed
-    /// the request.
+    /// Drops the next response that contains this text, and closes its connection. The server has executed the request.
     pub fn lose_answer(&self, with: &str) {
         *self.answers.to_lose.lock().unwrap() = Some(with.into());
     }

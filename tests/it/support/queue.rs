@@ -38,11 +38,11 @@ pub struct Log {
     pub dropped: Arc<AtomicU32>,
     /// The origins of the jobs for which a worker has asked whether they may run, in order.
     pub asked: Arc<Mutex<Vec<Origin>>>,
-    /// Why jobs with an owner or a scope may not run, if they may not.
+    /// If set, jobs with an owner or a scope may not run, for this reason.
     pub refusal: Arc<Mutex<Option<&'static str>>>,
 }
 
-/// Counts a run as dropped, unless it is set to `None` before.
+/// Counts a run as dropped, unless the value is set to `None` before.
 struct CountDropped(Option<Arc<AtomicU32>>);
 
 impl Drop for CountDropped {
@@ -263,7 +263,7 @@ impl TestQueue {
         Self::at(&servers().await.redis_url()).await
     }
 
-    /// Creates a queue that connects to `url`, such as that of a proxy before the shared server.
+    /// Creates a queue that connects to `url`, for example that of a proxy in front of the shared server.
     pub async fn at(url: &str) -> Self {
         let direct = servers().await.redis_url();
         Self { direct, ..Self::on(url, &format!("q{}", unique())) }

@@ -13,7 +13,7 @@ pub async fn column(database: &TestDatabase, sql: &str) -> Vec<String> {
     column_at(&database.url, sql).await.unwrap()
 }
 
-/// Returns the first column of the rows of a query on the server of a URL.
+/// Returns the first column of each row of a query on the database of a URL. Null becomes an empty text.
 pub async fn column_at(url: &str, sql: &str) -> Result<Vec<String>, tokio_postgres::Error> {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
     tokio::spawn(connection);

@@ -16,7 +16,7 @@ pub const MASTER_NAME: &str = "main";
 /// The slot of keys with the prefix `{rq}` belongs to the first of three nodes.
 pub const CLUSTER_PREFIX: &str = "{rq}";
 
-/// A server at a port of its own. It is stopped when this is dropped.
+/// A server at its own port. The server is stopped when this value is dropped.
 pub struct Node {
     pub process: Running,
     pub port: u16,
@@ -88,10 +88,10 @@ impl Node {
         .await;
     }
 
-    /// Waits until a replica has everything that was written before.
+    /// Waits until a replica has all earlier writes.
     pub async fn replicate(&self) {
         let mut conn = connect(&self.url()).await.unwrap();
-        // WAIT only counts from the last write of its own connection.
+        // WAIT counts only from the last write of its own connection.
         redis::cmd("SET").arg("{rq}:replicated").arg(1).query_async::<()>(&mut conn).await.unwrap();
         let replicas: u32 = redis::cmd("WAIT").arg(1).arg(10_000).query_async(&mut conn).await.unwrap();
         assert!(replicas >= 1, "no replica has answered");
@@ -113,7 +113,7 @@ impl SentinelGroup {
         servers[0].until_up().await;
         let replica = |port: &u16| Node::start(*port, &["--replicaof", "127.0.0.1", &primary]);
         servers.extend(ports[1..=replicas].iter().map(replica));
-        // Sentinels learn of replicas at once only if these are connected.
+        // The Sentinels learn of a replica at once only if it is already connected.
         servers[0].until_replicated_to(replicas).await;
         let quorum = sentinels / 2 + 1;
         let sentinel = |port: &u16| Node::sentinel(*port, first, quorum);
@@ -124,7 +124,7 @@ impl SentinelGroup {
                 let others: Vec<redis::Value> =
                     sentinel.command(&["SENTINEL", "SENTINELS", MASTER_NAME]).await.ok()?;
                 let replicas = group.replicas_of(sentinel).await?;
-                // Before, it has not asked them yet and does not promote them.
+                // Before that, a Sentinel has not queried the replicas, and does not promote them.
                 let usable = replicas.iter().filter(|fields| fields["master-link-status"] == "ok");
                 let is_complete =
                     others.len() + 1 == group.sentinels.len() && usable.count() + 1 == group.servers.len();
@@ -135,8 +135,8 @@ impl SentinelGroup {
         group
     }
 
-    /// Makes the Sentinels replace a primary that has just failed, by a shorter `down-after-milliseconds`. Until this call, it is
-    /// five seconds, so that they do not replace a server that only pauses.
+    /// Makes the Sentinels replace a failed primary soon, by a shorter `down-after-milliseconds`. Until this call, the
+    /// limit is five seconds, so that the Sentinels do not replace a server that only pauses.
     pub async fn fail_over_soon(&self) {
         for sentinel in &self.sentinels {
             let words = ["SENTINEL", "SET", MASTER_NAME, "down-after-milliseconds", "500"];
@@ -144,7 +144,7 @@ impl SentinelGroup {
         }
     }
 
-    /// What a Sentinel knows about the replicas.
+    /// Returns the replicas that a Sentinel knows.
     pub async fn replicas_of(&self, sentinel: &Node) -> Option<Vec<HashMap<String, String>>> {
         sentinel.command(&["SENTINEL", "REPLICAS", MASTER_NAME]).await.ok()
     }
@@ -197,7 +197,7 @@ impl Cluster {
         cluster
     }
 
-    /// Waits until the cluster accepts writes, and each node knows the replica of the owner.
+    /// Waits until the cluster accepts writes, and each node knows the replica of the owner of the slot.
     async fn until_complete(&self) {
         for node in &self.nodes {
             eventually("the cluster is up", || async {
@@ -207,28 +207,28 @@ impl Cluster {
             .await;
         }
         self.owner().until_replicated_to(1).await;
-        // A replica without data is not listed.
+        // The cluster does not list a replica without data.
         self.owner().replicate().await;
         for node in &self.nodes {
             eventually("the node knows the replica", || async {
                 let slots: Vec<Vec<redis::Value>> = node.command(&["CLUSTER", "SLOTS"]).await.ok()?;
-                // The first slot, the last one, the primary, the replica.
+                // A range of slots has four entries: its first slot, its last slot, the primary and the replica.
                 (slots.len() == PRIMARIES && slots[0].len() == 4).then_some(())
             })
             .await;
         }
     }
 
-    /// Makes the nodes replace a primary that has just ended. Before, they do not replace a server that only pauses.
+    /// Makes the nodes replace a failed primary soon. Until this call, they do not replace a server that only pauses.
     pub async fn fail_over_soon(&self) {
         for node in &self.nodes {
-            // The one that has ended does not answer.
+            // The failed node does not answer.
             let _ = node.command::<()>(&["CONFIG", "SET", "cluster-node-timeout", "1000"]).await;
         }
     }
 
-    /// Starts a server that takes itself for the owner: it has lost the other primaries before they replaced it, and it is not
-    /// reached by them.
+    /// Starts a server that considers itself the owner of the slot. It lost contact to the other primaries before they
+    /// replaced it.
     pub async fn isolated_owner(&self) -> Node {
         let ports = free_ports(2);
         let (port, bus) = (ports[0], ports[1].to_string());
@@ -236,7 +236,7 @@ impl Cluster {
         let mut known = format!("{myself} 127.0.0.1:{port}@{bus} myself,master - 0 0 1 connected 0-5460\n");
         for (node, slots) in self.nodes[1..].iter().zip(["5461-10922", "10923-16383"]) {
             let id: String = node.command(&["CLUSTER", "MYID"]).await.unwrap();
-            // Nothing listens at this port of the cluster bus.
+            // No server listens at this port of the cluster bus.
             let at = format!("127.0.0.1:{}@9", node.port);
             known += &format!("{id} {at} master,fail - 0 0 2 disconnected {slots}\n");
         }
@@ -252,12 +252,12 @@ impl Cluster {
         &self.nodes[0]
     }
 
-    /// The replica of the owner.
+    /// Returns the replica of the owner of the slot.
     pub fn replica(&self) -> &Node {
         &self.nodes[PRIMARIES]
     }
 
-    /// A URL with two nodes that do not own the slot.
+    /// Returns a URL with two nodes that do not own the slot.
     pub fn url(&self) -> String {
         format!("redis-cluster://{},{}", self.nodes[1].address(), self.nodes[2].address())
     }

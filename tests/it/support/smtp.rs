@@ -28,8 +28,8 @@ pub struct Mail {
 pub struct Behavior {
     /// The extensions in the reply to EHLO.
     pub extensions: Vec<&'static str>,
-    /// Commands and the replies to them. The greeting is the reply to the empty command. The command `.` is
-    /// the end of a mail.
+    /// Commands and their replies. The empty command has the greeting as its reply. The command `.` is the end of a
+    /// mail.
     pub replies: Vec<(&'static str, &'static str)>,
     pub tls: Tls,
 }
