@@ -5,17 +5,17 @@ WORKDIR /build
 COPY Cargo.toml Cargo.lock ./
 COPY migrations migrations
 COPY src src
-# The caches have the dependencies, so a change of the sources builds only this crate. Cargo compares modification times, and
-# the cache may be newer than these files, for example after a checkout of an older version. The tests are not copied, but
-# Cargo.toml names them.
+# The cache mounts contain the compiled dependencies, so a change of the sources rebuilds only this crate. Cargo compares
+# modification times, and the cache may be newer than the sources, for example after a checkout of an older version. So
+# `touch` updates their times. The tests are not copied, but Cargo.toml names them.
 RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     --mount=type=cache,target=/build/target,sharing=locked \
     mkdir -p tests/it tests/bench && touch tests/it/main.rs tests/bench/main.rs \
     && find src migrations -type f -exec touch {} + \
     && cargo build --release --locked --bin saas \
     && cp target/release/saas /usr/local/bin/saas
-# All files of the image: the program, the libraries that it is linked to, the certificates of the authorities, the names of
-# the user, the order in which names of hosts are looked up. The last line checks that no library is missing.
+# All files of the image: the program, the shared libraries it needs, the CA certificates, the user, and the order of host
+# name lookups. The last line checks that no library is missing.
 RUN install -D /usr/local/bin/saas /image/usr/local/bin/saas \
     && ldd /usr/local/bin/saas | grep -o '/[^ ]*' | while read -r library; do install -D "$library" "/image$library"; done \
     && install -D -m 644 /etc/ssl/certs/ca-certificates.crt /image/etc/ssl/certs/ca-certificates.crt \
@@ -27,7 +27,7 @@ RUN install -D /usr/local/bin/saas /image/usr/local/bin/saas \
 
 FROM scratch
 COPY --from=build /image /
-# Numbers, because Kubernetes cannot check whether a name is root.
+# Numbers instead of names, because Kubernetes cannot check whether a name is root.
 USER 10001:10001
 ENV PATH=/usr/local/bin HOST=0.0.0.0 PORT=8000
 EXPOSE 8000

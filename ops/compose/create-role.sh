@@ -8,7 +8,7 @@ psql -v ON_ERROR_STOP=1 --no-password --username "$POSTGRES_USER" --dbname "$POS
 \getenv database POSTGRES_DB
 CREATE ROLE app LOGIN PASSWORD :'password';
 ALTER DATABASE :"database" OWNER TO app;
--- The role in which the queries of organizations run. The product may not create it.
+-- The role that isolates the queries of organizations. The role of the product may not create roles.
 CREATE ROLE saas_tenant NOLOGIN;
 GRANT saas_tenant TO app;
 ALTER ROLE CURRENT_USER PASSWORD NULL;
