@@ -38,9 +38,10 @@ pub(super) struct Destination {
     pub(super) queue: Cow<'static, str>,
     /// The group of an owner or a scope, or `None`.
     pub(super) group: Option<String>,
-    /// The limits of that owner.
+    /// The limits of the owner, if the jobs have one.
     pub(super) limits: Option<OwnerLimits>,
-    /// Whether the jobs were accepted before, and are pushed for the first time.
+    /// Whether the jobs are prepared jobs, which a transaction has accepted. They count for their owner, but no limit refuses
+    /// them.
     pub(super) accepted: bool,
 }
 
@@ -58,8 +59,8 @@ impl EnqueueBatcher {
         Self { pushes, state: Arc::default() }
     }
 
-    /// Enqueues a job in the next batch, and returns when Redis has it. The time limit of [`PushClient::in_time`] includes the
-    /// wait for the batch before.
+    /// Enqueues a job in the next batch, and returns when Redis has the job. The time limit of [`PushClient::in_time`]
+    /// includes the wait for the batch that is being pushed.
     ///
     /// # Errors
     /// [`Error::OwnerLimit`] if the owner has too many jobs; [`Error::Unavailable`] if Redis does not answer in time.
@@ -71,7 +72,7 @@ impl EnqueueBatcher {
             !std::mem::replace(&mut state.pushing, true)
         };
         if is_first {
-            // In a task, because the batch also has the jobs of other callers, and this caller may be dropped.
+            // A task pushes the batch: it also has the jobs of other callers, and the future of this caller may be dropped.
             let guard = PushGuard { batcher: self.clone(), done: false };
             tokio::spawn(self.clone().push_batches(guard));
         }
@@ -100,7 +101,7 @@ impl EnqueueBatcher {
     /// Takes the next batch. If it is empty, the next call of [`push`](Self::push) starts a new task.
     fn next_batch(&self) -> Vec<PendingJob> {
         let mut state = self.lock();
-        // The callers of these were dropped.
+        // Jobs whose callers no longer wait are not enqueued.
         state.pending.retain(|job| !job.reply.is_closed());
         let n = batch_size(state.pending.iter().map(|job| job.envelope.len()));
         state.pushing = n > 0;
@@ -118,7 +119,7 @@ impl EnqueueBatcher {
         for ((destination, jobs), reply) in groups.into_iter().zip(replies) {
             let is_limit = reply.as_ref().is_err_and(|error| matches!(**error, Error::OwnerLimit(_)));
             if is_limit && jobs.len() > 1 {
-                // The limit may have room for some of them.
+                // The limit may have room for some of these jobs, so each is pushed again by itself.
                 single.extend(jobs.into_iter().map(|job| (destination.clone(), vec![job])));
             } else {
                 send(jobs, &reply);
@@ -154,7 +155,8 @@ impl EnqueueBatcher {
         replies
     }
 
-    /// Fails the jobs that arrived meanwhile too: they would otherwise wait for one time-out after the other.
+    /// Fails the pending jobs too, if Redis is unavailable: otherwise each of their batches would wait for a time-out of its
+    /// own.
     fn fail_pending(&self, error: &Arc<Error>) {
         for job in self.lock().pending.drain(..) {
             let _ = job.reply.send(Err(error.clone()));

@@ -22,17 +22,17 @@ use super::{
     worker_options::Options,
 };
 
-/// How many jobs of weighted queues one fetch takes ahead of free slots.
+/// Maximum number of jobs that one fetch takes ahead of free slots from weighted queues.
 const MAX_AHEAD_OF_WEIGHTED: usize = 10;
 
-/// Fetches and settles the jobs of one worker, and repeats what Redis did not answer.
+/// Fetches and settles the jobs of one worker, and repeats settlements that Redis did not answer.
 pub(super) struct BrokerSession {
     connection: ReconnectingConnection,
     prefix: String,
     worker: String,
     queues: Queues,
     reserved: Option<String>,
-    /// 0 for any number.
+    /// How many jobs of one owner may run, in all workers together. 0 for no limit.
     max_running_per_owner: u32,
     lease: Duration,
     leases: Leases,
@@ -61,11 +61,11 @@ impl Room {
 /// The result of one round trip.
 pub(super) struct FlushResult {
     pub(super) fetched: Vec<Delivery>,
-    /// How long a rate limit holds more jobs back.
+    /// Time until a rate limit allows more jobs. `None` if no rate limit holds jobs back.
     pub(super) retry_after: Option<Duration>,
-    /// Whether Redis answered everything.
+    /// Whether Redis answered all calls, and no lost fetch had to be released before the next fetch.
     pub(super) complete: bool,
-    /// Whether jobs were settled, which may have made others ready.
+    /// Whether jobs were to be settled. Jobs that depend on them may have become ready.
     pub(super) settled: bool,
 }
 
@@ -98,8 +98,8 @@ impl BrokerSession {
 
     /// Settles completed deliveries and fetches jobs, in one round trip.
     ///
-    /// The next flush repeats what Redis did not answer, even if this future is dropped. Both may be repeated: a token
-    /// settles a job once, and a fetch whose answer was lost is released by its token.
+    /// Even if this future is dropped, the next flush repeats settlements that Redis did not answer, and releases a fetch
+    /// whose answer was lost. A repeated settlement has no effect, because a token settles a job once.
     pub(super) async fn flush(&mut self, want: Room) -> FlushResult {
         let settled = !self.unsettled.is_empty();
         let mut flushed = FlushResult { fetched: Vec::new(), retry_after: None, complete: false, settled };
@@ -151,7 +151,7 @@ impl BrokerSession {
         flushed
     }
 
-    /// Fetches jobs. Also returns for how many milliseconds a rate limit holds more back, or 0.
+    /// Fetches jobs. Also returns for how many milliseconds a rate limit holds more jobs back; 0 if none does.
     async fn fetch(
         &self,
         token: &str,
@@ -159,7 +159,8 @@ impl BrokerSession {
         mut conn: MultiplexedConnection,
     ) -> RedisResult<(Vec<Delivery>, u64)> {
         type Batch = (String, Vec<String>, Vec<Vec<u8>>, Vec<Option<u32>>, Vec<Option<u32>>, String);
-        // Each fetch draws the queue that comes first. With small fetches, the weights hold after few jobs.
+        // Each fetch draws a random order of weighted queues, and serves the first one first. Small fetches draw more often,
+        // so the shares of the queues approach their weights after few jobs.
         let ahead =
             want.ahead.min(if self.queues.are_weighted() { MAX_AHEAD_OF_WEIGHTED } else { usize::MAX });
         let mut call = scripts::FETCH.key(&self.prefix);
@@ -171,7 +172,8 @@ impl BrokerSession {
             .arg(self.max_running_per_owner)
             .arg(ahead)
             .arg(self.reserved.as_deref().unwrap_or_default());
-        // Without room for their jobs, the shared queues are not even examined: that would take or set their wake-ups.
+        // Without room for their jobs, the fetch leaves the shared queues out. For a queue that has jobs, the script would
+        // set a wake-up, although this worker cannot run them.
         if want.shared + want.ahead > 0 {
             let is_shared = |name: &&str| Some(*name) != self.reserved.as_deref();
             call.arg(self.queues.order().into_iter().filter(is_shared).collect::<Vec<_>>());
@@ -290,7 +292,8 @@ impl SettlementBatch {
     }
 }
 
-/// Returns the argument of an ended job: whether Redis may hold records of it that must be deleted, and its owner and scope.
+/// Returns the argument `arg` of the settle script for an ended job: 1 if Redis may hold records of the job that must be
+/// deleted, else 0, followed by its owner and scope.
 fn records_and_origin(has_records: bool, origin: &str) -> Cow<'static, str> {
     match (has_records, origin) {
         (false, "") => "0".into(),

@@ -44,8 +44,8 @@ impl Queue {
         Self { batcher, pushes, scripts, connector: Arc::new(connector), owner_limits: None }
     }
 
-    /// Makes each call that enqueues wait until `replicas` replicas of Redis have the jobs, for one timeout at most; 0
-    /// does not wait.
+    /// Makes each call that enqueues wait until `replicas` replicas of Redis have the jobs, at most for
+    /// [`QueueOptions::timeout`]. With 0, no call waits.
     pub fn wait_for_replicas(self, replicas: u32) -> Self {
         let pushes = self.pushes.wait_for_replicas(&self.connector, replicas);
         Self { batcher: EnqueueBatcher::new(pushes.clone()), pushes, ..self }

@@ -21,7 +21,7 @@ pub trait Connector: Send + Sync + 'static {
     /// If the server does not answer.
     fn connect_blocking(&self, connect_timeout: Duration) -> RedisResult<redis::Connection>;
 
-    /// Returns a channel whose value changes when another server has become the primary. A connection from before must not be
-    /// used then: the old primary may still accept writes, which are lost.
+    /// Returns a channel whose value changes when another server has become the primary. The caller must then replace older
+    /// connections: the old primary may still accept writes, which are lost.
     fn primary_changes(&self) -> watch::Receiver<u64>;
 }

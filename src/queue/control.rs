@@ -14,7 +14,7 @@ use super::{
     state::State,
 };
 
-/// The most jobs that one call of a script moves.
+/// Maximum number of jobs that one call of a script requeues or examines for a purge.
 const JOBS_PER_CALL: u64 = 1_000;
 
 /// The result of [`Queue::cancel`].
@@ -54,7 +54,7 @@ fn rate_value(rate: Option<Rate>) -> String {
 }
 
 impl Queue {
-    /// Cancels a waiting job at once, and tells a running one to stop.
+    /// Cancels a waiting job at once, and tells a running job to stop.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if Redis does not answer.
@@ -73,7 +73,7 @@ impl Queue {
         self.cancel_or_record(&job.id, &record).await
     }
 
-    /// Cancels a job. `record` becomes the state of an unknown one, unless it is empty.
+    /// Cancels a job. If the job is unknown and `record` is not empty, `record` is stored as its state.
     async fn cancel_or_record(&self, id: &str, record: &str) -> Result<Cancel> {
         let caller = Uuid::new_v4().simple().to_string();
         let mut call = self.prepare_call(&scripts::CANCEL);
@@ -99,7 +99,8 @@ impl Queue {
         Ok(n > 0)
     }
 
-    /// Puts the failed jobs of a queue back into it, and returns how many. Jobs that fail after `queue` was read stay.
+    /// Puts the failed jobs of a queue back into the queue, and returns how many. Jobs that fail after `queue` was read stay
+    /// failed.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if Redis does not answer.
@@ -116,8 +117,8 @@ impl Queue {
         }
     }
 
-    /// Deletes the jobs of a queue that are queued, scheduled, deferred or failed, and returns how many. Jobs that are
-    /// enqueued or fail after `queue` was read stay.
+    /// Deletes the jobs of a queue that are in one state: queued, scheduled, deferred or failed. Returns how many. Keeps jobs
+    /// that are enqueued or fail after `queue` was read.
     ///
     /// # Errors
     /// [`Error::Invalid`] for any other state; [`Error::Unavailable`] if Redis does not answer.
@@ -129,11 +130,11 @@ impl Queue {
             ));
         }
         let started_at = queue.seen_at.timestamp_millis();
-        // Ids begin with the time of their creation in milliseconds.
+        // Ids begin with the time of their creation: milliseconds, as 12 hexadecimal digits. `g` sorts after all digits.
         let last_id = format!("{started_at:012x}g");
         let (mut total, mut remaining) = (0, Vec::<String>::new());
         loop {
-            // A call may delete nothing because it has seen only new jobs, so its answer says what remains.
+            // A call that saw only new jobs deletes nothing, although old jobs remain. So the answer says what remains.
             let mut call = self.prepare_call(&scripts::PURGE);
             call.arg(&queue.name).arg(state.as_str()).arg(JOBS_PER_CALL).arg(started_at).arg(&last_id);
             call.arg(&remaining);

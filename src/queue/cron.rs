@@ -1,9 +1,11 @@
 //! Periodic jobs.
 //!
-//! Redis has the time at which each schedule is next due. The scheduler of every worker compares it with the clock. One
-//! script call replaces that time and enqueues the job, and does so only if the time is still the one that was read, so
-//! each time fires once. The key of a schedule contains its expression: while a new version with another expression is
-//! rolled out, the old and the new workers each use their own.
+//! Redis has the time at which each schedule is next due. The scheduler of every worker compares this time with the clock of
+//! Redis. For a due schedule, a script replaces the time and enqueues the job. The script does nothing if the time has
+//! changed since the scheduler read it, so each due time fires once.
+//!
+//! The key of a schedule contains its expression. While a new version with another expression is rolled out, the old and the
+//! new workers use different keys.
 
 use anyhow::Context;
 use chrono::{DateTime, Utc};
@@ -21,7 +23,7 @@ use super::{
     scripts,
 };
 
-/// A job that is due for no longer than this was not missed.
+/// A run that has been due for at most this time is not missed, in milliseconds.
 const ON_TIME_MS: i64 = 60_000;
 
 /// One parsed schedule.

@@ -21,13 +21,13 @@ use super::{
 
 /// How long a job may continue after it was told to stop; then it is dropped.
 const CANCEL_GRACE: Duration = Duration::from_secs(1);
-/// A larger result belongs in a table or a file, with its key as the result.
+/// Maximum size of an outcome in bytes of JSON. A larger result belongs in a table or a file, and its key is the result.
 const MAX_RESULT_BYTES: usize = 1024 * 1024;
-/// A task that this build does not know may belong to a newer one that is being rolled out. Its jobs are left to other
-/// workers for that long before they fail.
+/// How long other workers may take a job whose task this build does not know, before the job fails. A newer build that is
+/// being rolled out may know the task.
 const UNKNOWN_TASK_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 const UNKNOWN_TASK_RETRY_AFTER: Duration = Duration::from_secs(15);
-/// Delay before a job is tried again, if the check whether it may run has failed.
+/// Delay before a job is delivered again, if the check whether it may run returned an error.
 const ORIGIN_CHECK_RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// A fetched job.
@@ -122,7 +122,8 @@ impl Delivery {
         .await
     }
 
-    /// Returns what happens to a job with an owner or a scope instead if it may not run, or that is not known.
+    /// Checks whether a job with an owner or a scope may run, and returns `None` if it may. Otherwise, returns what happens
+    /// instead: the job is canceled, or delivered again if the check fails.
     async fn check_origin<S: JobState>(&self, envelope: &Envelope, state: &S) -> Option<Disposition> {
         if envelope.owner.is_none() && envelope.scope.is_none() {
             return None;
@@ -153,8 +154,8 @@ impl Delivery {
         let started_at = Instant::now();
         let mut running = AssertUnwindSafe(running).catch_unwind();
         let mut timed_out = false;
-        // A job that was told to stop may clean up; its result still counts. If the lease is lost, another worker may
-        // be running the job, and the result would be rejected.
+        // A job that was told to stop may clean up, and its result still counts. If the lease is lost, the job is dropped at
+        // once: another worker may be running it, and Redis would reject the result.
         let answer = tokio::select! {
             answer = &mut running => Some(answer),
             () = self.signals.token().cancelled() => match self.signals.reason() {

@@ -19,7 +19,7 @@ pub(super) enum Disposition {
     Finished {
         outcome: String,
         ttl: u64,
-        /// The owner and the scope, as the record of the ended job has them.
+        /// The owner and the scope, in the form of [`ended_origin`](super::outcome::ended_origin).
         origin: String,
         /// Whether Redis may hold attempts, progress or other records that must be deleted with the job.
         has_records: bool,
@@ -36,7 +36,8 @@ pub(super) enum Disposition {
     Snooze {
         after: Duration,
     },
-    /// This worker does not know the task: other workers get the job, until it was delivered `max_deliveries` times.
+    /// This worker does not know the task. The job is delivered again, to any worker, and fails after `max_deliveries` such
+    /// deliveries.
     UnknownTask {
         after: Duration,
         max_deliveries: u64,
@@ -62,8 +63,8 @@ impl Disposition {
     }
 }
 
-/// Returns how long to wait before a retry: `base`, doubled with each failure, with a jitter of 25 % so that jobs that
-/// failed together do not retry together.
+/// Returns how long to wait before a retry: `base`, doubled with each failure, up to an hour. A jitter of ±25 % keeps jobs
+/// that failed together from retrying together.
 pub(super) fn backoff(base: Duration, failures: u32) -> Duration {
     let full = base.saturating_mul(2u32.saturating_pow(failures.saturating_sub(1))).min(MAX_BACKOFF);
     let jitter = (uuid::Uuid::new_v4().as_u128() % 1_000) as f32 / 1_000.0;

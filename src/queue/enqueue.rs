@@ -20,7 +20,7 @@ use super::{
     queues::Queues,
 };
 
-/// A larger payload belongs in a table or a file, with its key in the job.
+/// Maximum size of an envelope in bytes. A larger payload belongs in a table or a file, and the job has its key.
 const MAX_ENVELOPE_BYTES: usize = 1024 * 1024;
 
 impl Queue {
@@ -28,8 +28,9 @@ impl Queue {
     /// [`wait_for_replicas`](Self::wait_for_replicas) says.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if Redis does not answer, in which case it may have stored the job, is full, or too few
-    /// replicas have the job in time; [`Error::TooLarge`] and [`Error::TooDeep`] for the arguments; [`Error::OwnerLimit`] if the owner has too many jobs.
+    /// [`Error::Unavailable`] if Redis is full, does not answer, or too few replicas have the job in time. In the last two
+    /// cases, the job may be enqueued. [`Error::TooLarge`] and [`Error::TooDeep`] for the arguments. [`Error::OwnerLimit`] if
+    /// the owner has reached a limit.
     pub async fn enqueue<J: Job>(&self, job: &J, origin: Origin) -> Result<String> {
         let options = EnqueueOptions::default().for_origin(&origin)?;
         let (id, envelope) = write(job, &origin, &options)?;
@@ -44,8 +45,8 @@ impl Queue {
         Ok(id)
     }
 
-    /// Enqueues a job for a user: `origin` has its owner. A job whose [`ENQUEUE_BY`](Job::ENQUEUE_BY) does not permit that
-    /// does not compile:
+    /// Enqueues a job for a user, who is the owner in `origin`. The call does not compile if the
+    /// [`ENQUEUE_BY`](Job::ENQUEUE_BY) of the job does not permit users:
     ///
     /// ```compile_fail,E0080
     /// # async fn of_a_user(app: saas::app::App) {
@@ -81,7 +82,7 @@ impl Queue {
         self.enqueue_with(job, origin, options).await
     }
 
-    /// Enqueues a job with options, and returns its id, or that of the existing job if
+    /// Enqueues a job with options, and returns its id. Returns the id of the existing job instead if
     /// [`OnDuplicate::KeepExisting`](super::OnDuplicate::KeepExisting) applies.
     ///
     /// # Errors
@@ -130,7 +131,7 @@ impl Queue {
             rest = later;
         }
         if options.front {
-            // Each batch goes before the one that was pushed last.
+            // Each push goes before all jobs that are already in the queue, so the last batch is pushed first.
             batches.reverse();
         }
         for batch in &batches {
@@ -144,7 +145,7 @@ impl Queue {
 
 /// Returns the id and the envelope of a new job.
 pub(super) fn write<J: Job>(job: &J, origin: &Origin, options: &EnqueueOptions) -> Result<(String, String)> {
-    // Workers refuse invalid names, so nothing would run the job.
+    // Workers refuse invalid names of queues, so no worker would run the job.
     Queues::check_name(J::QUEUE).map_err(|problem| Error::internal(format!("{:?}: {problem}", J::QUEUE)))?;
     let id = Uuid::now_v7().simple().to_string();
     let now = time_of_id(&id).unwrap_or_default();
@@ -168,9 +169,9 @@ pub(super) fn write<J: Job>(job: &J, origin: &Origin, options: &EnqueueOptions) 
     Ok((id, text))
 }
 
-/// Returns the size of the arguments in an envelope, of which they are the last field.
+/// Returns the size of the arguments in an envelope, in bytes. They are the last field.
 fn payload_bytes(envelope: &str) -> usize {
-    // Quotes within the fields before it are escaped.
+    // No earlier field contains this text, because JSON escapes quotes within strings.
     envelope.split_once(",\"payload\":").map_or(0, |(_, payload)| payload.len() - 1)
 }
 

@@ -22,14 +22,15 @@ pub struct EnqueueOptions {
     pub when: When,
     /// Whether the job goes before all waiting jobs of its queue.
     pub front: bool,
-    /// Groups take turns. With one group per tenant, no tenant can starve another. 1 to 255 bytes. Jobs with a scope are in
-    /// the group of their scope, other jobs with an owner in that of their owner.
+    /// The group of the job, 1 to 255 bytes. Groups take turns: with one group per tenant, no tenant can starve another. Must
+    /// be `None` for a job with a scope or an owner: such a job is in the group of its scope or, without a scope, of its
+    /// owner.
     pub group: Option<String>,
     pub unique: Option<Unique>,
     /// Ids of up to 100 jobs that must finish before this one starts. If one of them fails or is canceled, this job
     /// fails too.
     pub after: Vec<String>,
-    /// Whether the job also runs if one of those fails or is canceled.
+    /// Whether the job also runs if a job in `after` fails or is canceled.
     pub after_failures: bool,
 }
 
@@ -43,8 +44,8 @@ pub enum When {
     At(DateTime<Utc>),
 }
 
-/// Allows one job per key: until the window is over, or the job fails for good or is canceled. A job that has finished
-/// counts until the window is over.
+/// Allows one job per key. The key is free again when the window is over, or when the job fails for good or is canceled. A
+/// job that has finished keeps the key until the window is over.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Unique {
     /// 1 to 255 bytes.
@@ -58,18 +59,18 @@ pub struct Unique {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnDuplicate {
-    /// The new job is not enqueued; the caller gets the id of the existing one.
+    /// The new job is not enqueued; the caller gets the id of the existing job.
     KeepExisting,
-    /// The new job is enqueued and takes the key; the existing one is canceled if it still waits.
+    /// The new job is enqueued and takes the key; the existing job is canceled if it still waits.
     Replace,
 }
 
 impl EnqueueOptions {
-    /// Checks the options, and puts the job of a scope or of an owner into the group of that.
+    /// Checks the options, and sets the group of a job with a scope or an owner.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a name, scope, key or window out of range, too many dependencies, or a group that is not the
-    /// caller's to choose.
+    /// [`Error::Invalid`] for a name, scope, key or window out of range, or too many dependencies. Also for any group of a
+    /// job with an owner or a scope, and for a group with a reserved name.
     pub(super) fn for_origin(self, origin: &Origin) -> Result<Self> {
         self.check()?;
         origin.scope.as_deref().map_or(Ok(()), check_scope)?;

@@ -3,14 +3,14 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Who and which request enqueued a job.
+/// The user, the scope and the request for which a job is enqueued.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Origin {
     /// Id of the user who may see and cancel the job. Without an owner, only admins may.
     pub owner: Option<i64>,
-    /// What the product says about the job besides its owner, such as the tenant that it belongs to. The engine does not
-    /// interpret it: it is stored with the job, is part of the status, and its jobs are in one group. 1 to 100 letters,
-    /// digits, `:`, `-`, `_` and `.`.
+    /// A text of the product, such as the id of the tenant that the job belongs to. The engine does not interpret the scope,
+    /// but puts the jobs of a scope into one group. The status of a job has its scope. 1 to 100 letters, digits, `:`, `-`,
+    /// `_` and `.`.
     pub scope: Option<String>,
     pub request_id: Option<String>,
     /// Trace context of the request (W3C Trace Context).
@@ -56,14 +56,14 @@ pub(super) struct Envelope<P = Value> {
     pub(super) ttl: u64,
     /// When the job was enqueued, in milliseconds since the epoch.
     pub(super) at: i64,
-    /// The last field, so that the others can be read without it.
+    /// The arguments. Must be the last field: scripts omit the payload from a large envelope by cutting off its end.
     pub(super) payload: P,
 }
 
 impl Envelope {
     pub(super) const VERSION: u8 = 1;
 
-    /// Returns whether Redis has more about the job than its envelope.
+    /// Returns whether Redis stores a group or a unique key of the job besides its envelope.
     pub(super) fn has_extras(&self) -> bool {
         self.group.is_some() || self.key.is_some()
     }

@@ -18,11 +18,11 @@ pub enum Error {
     /// A job was to wait for a job that does not exist.
     #[error("there is no job {0}; it may have expired")]
     UnknownJob(String),
-    /// The owner of the job has too many jobs that wait or run, they are too large in total, or there were too many in the
-    /// last hour.
+    /// The owner of the job has reached a limit: of the number or the total size of waiting and running jobs, or of jobs per
+    /// hour.
     #[error("{0}")]
     OwnerLimit(OwnerLimit),
-    /// A job may have been enqueued before, so long ago that the queue no longer knows whether it has ended.
+    /// The job may have been enqueued before and have ended. That would be so long ago that its state is no longer kept.
     #[error("job {0} may have been enqueued before, and its state is no longer kept")]
     Forgotten(String),
     /// The arguments of a job exceed `limit` bytes as JSON.
@@ -52,7 +52,7 @@ pub enum OwnerLimit {
 }
 
 impl OwnerLimit {
-    /// Parses what the push script says.
+    /// Parses the text of the error [`scripts::OWNER_LIMIT_CODE`].
     fn parse(text: &str) -> Self {
         let mut words = text.split_whitespace();
         match (words.next(), words.next()) {

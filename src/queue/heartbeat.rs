@@ -1,7 +1,7 @@
 //! The threads that renew the leases of a worker, and stop jobs whose lease is about to expire.
 //!
-//! They are threads with a connection of their own, not tasks: a job that blocks the async runtime must not cost the
-//! other jobs their leases.
+//! They are threads, and heartbeats have a connection of their own. A job that blocks the async runtime would delay a task,
+//! and the leases of the other jobs would expire.
 
 use std::{
     io,
@@ -72,7 +72,8 @@ pub(super) struct HeartbeatLoop {
 
 /// What Redis answers to a heartbeat.
 struct Beat {
-    /// When the heartbeat was sent. Leases count from here, so that they never seem longer than they are in Redis.
+    /// When the heartbeat was sent. The worker counts leases from this time, so that they expire in the worker before they
+    /// expire in Redis.
     sent_at: Instant,
     lost: Vec<String>,
     canceled: Vec<String>,
@@ -126,7 +127,8 @@ impl HeartbeatLoop {
         }
     }
 
-    /// Removes the worker from the list. If that fails, the worker disappears from it after a while.
+    /// Removes the worker from the list of workers. If that fails, the list omits the worker 30 seconds after its last
+    /// heartbeat.
     fn sign_off(&self, conn: &mut redis::Connection) {
         let mut both = redis::pipe();
         both.zrem(format!("{}:alive", self.prefix), &self.worker).ignore();

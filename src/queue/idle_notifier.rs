@@ -39,7 +39,7 @@ impl IdleNotifier {
                         Err(error) => connection.record_failure(&error),
                     }
                 }
-                // Also after an error: the fetch of the worker then waits for Redis.
+                // Also wakes the worker after an error: its next fetch then waits for Redis.
                 notify.notify_one();
             }
         });

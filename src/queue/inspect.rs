@@ -13,13 +13,13 @@ use super::{
     status::JobStatus,
 };
 
-/// The most jobs that one call reads: with payloads or results, each may be large.
+/// Maximum number of jobs that one call reads with payloads or results, which may be large.
 const JOBS_PER_STATUS_CALL: usize = 20;
 const SMALL_JOBS_PER_STATUS_CALL: usize = 200;
 const MAX_LISTED_PAYLOAD_BYTES: usize = 16 * 1024;
-/// The most jobs of a page by which the next page finds its place.
+/// Maximum number of ids in a [`JobPosition`].
 const MAX_LAST_JOBS: usize = 5;
-/// The highest number of jobs before a page, more than a queue can hold.
+/// Maximum number of jobs before a page. No queue holds that many jobs.
 const MAX_OFFSET: u64 = 1_000_000_000;
 
 /// The state of a queue.
@@ -34,7 +34,8 @@ pub struct QueueInfo {
     pub deferred: u64,
     pub started: u64,
     pub failed: u64,
-    /// How long ago the next job was enqueued, in seconds. This includes the time of a delay or of retries.
+    /// Seconds since the oldest of the jobs that are next in the queue or in a group was enqueued. Includes the time of a
+    /// delay or of retries. `None` if no job is queued.
     pub latency_seconds: Option<f64>,
     pub totals: Totals,
     /// How many jobs may run at once, in all workers together.
@@ -63,7 +64,7 @@ impl JobPosition {
         Self(offset, Vec::new())
     }
 
-    /// Returns whether a page can begin here. A client may send any position.
+    /// Returns whether the position is within the limits. A client may send any position.
     pub fn is_valid(&self) -> bool {
         self.0 <= MAX_OFFSET && self.1.len() <= MAX_LAST_JOBS
     }
@@ -138,7 +139,7 @@ impl Queue {
         Ok(self.read_statuses(&[id.to_owned()], usize::MAX, usize::MAX).await?.pop())
     }
 
-    /// As [`Self::status`], without the payload, which may have a megabyte. For reads that do not show it.
+    /// As [`Self::status`], without the payload, which may have a megabyte. For callers that do not show the payload.
     ///
     /// # Errors
     /// As [`Self::status`].
@@ -158,8 +159,9 @@ impl Queue {
         Ok(jobs)
     }
 
-    /// Returns `count` jobs of a queue in one state, after the first `offset`. Failed jobs are sorted by the time of
-    /// their failure, latest first; other jobs in the order in which they are next.
+    /// Returns `count` jobs of a queue in one state, after the first `offset`. Failed jobs are sorted by the time of their
+    /// failure, latest first. Scheduled and deferred jobs are sorted by the time at which they are due. Queued jobs without a
+    /// group come first, then each group.
     ///
     /// Payloads of more than 16 KiB are omitted; [`status`](Self::status) has them.
     ///
@@ -198,7 +200,7 @@ impl Queue {
 
     /// Returns `count` jobs of a queue in one state after a position, as [`Self::list`], and the position of the next page.
     ///
-    /// Jobs that have left or joined the list since the page before do not shift this page, unless they are more than 1,000.
+    /// This page follows the previous one even if up to 1,000 jobs have left or joined the list meanwhile.
     ///
     /// # Errors
     /// As [`Self::list`].

@@ -12,8 +12,8 @@ use super::{
 
 /// The part of the application that jobs use.
 pub trait JobState: Clone + Send + Sync + 'static {
-    /// Returns whether a job may run. A worker asks before each run of a job with an owner or a scope: if it may not, the
-    /// job is canceled; after an error, it runs later.
+    /// Returns whether a job may run. A worker calls this before each run of a job with an owner or a scope. If the job may
+    /// not run, the worker cancels it. After an error, the job is delivered again later.
     fn may_run(&self, _origin: &Origin) -> impl Future<Output = Result<MayRun, BoxError>> + Send {
         async { Ok(MayRun::Yes) }
     }
@@ -36,11 +36,11 @@ pub trait Job: Serialize + DeserializeOwned + Send + 'static {
     /// The result, which is kept for [`RESULT_TTL`](Job::RESULT_TTL).
     type Output: Serialize + Send;
 
-    /// The name in Redis. Jobs that are queued under an old name fail.
+    /// The name in Redis. If it changes, jobs that are queued under the old name fail after an hour.
     const NAME: &'static str;
     /// The queue: 1 to 100 letters, digits, `-`, `_` and `.`.
     const QUEUE: &'static str = "default";
-    /// Who may enqueue the job, and how much at once. Unless a job says otherwise, users may not.
+    /// Who may enqueue the job, and the largest size of its arguments. By default, users may not enqueue it.
     const ENQUEUE_BY: EnqueueBy = EnqueueBy::System;
     /// How many attempts may fail before the job has failed for good.
     const MAX_ATTEMPTS: u32 = 3;
@@ -73,7 +73,7 @@ pub struct Context<S> {
     pub job_id: Arc<str>,
     /// Counts from 1.
     pub attempt: u32,
-    /// Who and which request enqueued the job; pass it on to jobs that this one enqueues.
+    /// The owner, the scope and the request of the job. Pass it on to jobs that this job enqueues.
     pub origin: Origin,
     pub(super) signals: JobSignals,
 }

@@ -54,8 +54,8 @@ impl Leases {
         self.0.1.notify_all();
     }
 
-    /// Marks a job as completed, and returns the lease if it was its last job. The lease is renewed until it is
-    /// [removed](Self::remove), since Redis does not have the outcome yet.
+    /// Marks a job as completed, and returns its lease if no other job of the lease is running. The worker renews the lease
+    /// until it is [removed](Self::remove), because Redis does not have the outcome yet.
     pub(super) fn complete(&self, token: &str, id: &str) -> Option<Arc<str>> {
         let mut table = self.lock();
         let lease = table.leases.get_mut(token)?;
@@ -142,7 +142,7 @@ impl Leases {
         !self.0.1.wait_while(self.lock(), is_idle).unwrap_or_else(PoisonError::into_inner).closed
     }
 
-    /// Ends the threads that wait.
+    /// Closes the leases, which ends the waits of all threads.
     pub(super) fn close(&self) {
         self.lock().closed = true;
         self.0.1.notify_all();

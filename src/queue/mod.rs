@@ -9,7 +9,7 @@
 //! | `envelope`, `outcome`, `state`, `limits` | what is stored about a job |
 //! | `client` | the client of the queue, which the following extend |
 //! | `enqueue`, `enqueue_options`, `push`, `push_client`, `batcher` | enqueue jobs, one or many, now or later |
-//! | `prepared` | jobs that are written elsewhere first, as in a transaction, and enqueued later |
+//! | `prepared` | jobs that are written elsewhere first, such as in a transaction, and enqueued later |
 //! | `owner` | the jobs of users and of scopes: who may enqueue them, how many, who is next |
 //! | `inspect`, `status`, `control`, `rate` | inspect and operate queues and jobs |
 //! | `relocate` | moves jobs to another prefix or server |

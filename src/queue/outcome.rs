@@ -1,4 +1,5 @@
-//! What Redis keeps about a job that has ended: its state, owner and scope for a day, and its outcome for `RESULT_TTL`.
+//! What Redis keeps about a job that has ended: its outcome for `RESULT_TTL`, and its state, owner and scope for at least a
+//! day.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -22,10 +23,10 @@ pub(super) struct Outcome {
     pub(super) reason: Option<String>,
     #[serde(rename = "n")]
     pub(super) attempts: u32,
-    /// Since the epoch. `None` for the time in the id of the job.
+    /// Since the epoch. `None` if the id of the job contains this time.
     #[serde(rename = "at", default, skip_serializing_if = "Option::is_none")]
     pub(super) enqueued_at_ms: Option<i64>,
-    /// From that time until the last attempt was fetched.
+    /// Time from the enqueuing of the job to the fetch of the last attempt.
     #[serde(rename = "w")]
     pub(super) waited_ms: i64,
     /// Run time of the last attempt.
@@ -41,8 +42,8 @@ pub(super) struct CanceledRecord {
     pub(super) envelope: Envelope,
 }
 
-/// Returns what the record of an ended job has after the state: the owner and the scope, such as `12`, `12|tenant-7` or
-/// `|tenant-7`; empty without both.
+/// Returns the owner and the scope of a job for the record of its final state: `12`, `12|tenant-7` or `|tenant-7`. Empty for
+/// a job with neither.
 pub(super) fn ended_origin(owner: Option<i64>, scope: Option<&str>) -> String {
     let owner = owner.map(|owner| owner.to_string()).unwrap_or_default();
     match scope {
@@ -51,7 +52,7 @@ pub(super) fn ended_origin(owner: Option<i64>, scope: Option<&str>) -> String {
     }
 }
 
-/// Parses what is kept longest about a job: its final state, owner and scope, such as `f12|tenant-7`.
+/// Parses the record of a job's final state, owner and scope, such as `f12|tenant-7`.
 pub(super) fn parse_ended(record: &str) -> Option<(State, Option<i64>, Option<String>)> {
     let origin = record.get(1..)?;
     let state = match record.as_bytes()[0] {
@@ -66,7 +67,7 @@ pub(super) fn parse_ended(record: &str) -> Option<(State, Option<i64>, Option<St
     Some((state, owner.parse().ok(), scope))
 }
 
-/// Returns when the id of a job was made, in milliseconds since the epoch, if it is a UUID with a time.
+/// Returns when the id of a job was created, in milliseconds since the epoch. `None` if the id is not a UUID with a time.
 pub(super) fn time_of_id(id: &str) -> Option<i64> {
     let (seconds, nanoseconds) = Uuid::try_parse(id).ok()?.get_timestamp()?.to_unix();
     Some(seconds as i64 * 1_000 + i64::from(nanoseconds / 1_000_000))

@@ -1,8 +1,8 @@
 //! Jobs that belong to a user or to a scope: who may enqueue them, how many, who is next, and how to purge them.
 //!
-//! Redis has an account of the jobs of each owner, which the scripts keep, so the limits hold for any number of replicas.
-//! A scope is a text of the product, such as the id of a tenant. The jobs of a scope share the turns of one group, and each
-//! still counts for its owner.
+//! Redis has an account for each owner, with the owner's waiting and running jobs. The scripts update it, so the limits hold
+//! for all replicas of the product together. A scope is a text of the product, such as the id of a tenant. The jobs of a
+//! scope take turns as one group, and each still counts for its owner.
 
 use super::{
     envelope::Origin,
@@ -38,7 +38,7 @@ pub struct OwnerLimits {
     pub jobs: u64,
     /// The total size of these jobs in Redis, in bytes.
     pub bytes: u64,
-    /// How many jobs may be enqueued at once, and in an hour after that. `None` for any number.
+    /// The size of a token bucket that refills in an hour: each enqueued job takes a token. `None` for no limit.
     pub per_hour: Option<u64>,
 }
 
@@ -51,7 +51,7 @@ pub struct PurgedOwner {
     pub stopping: u64,
 }
 
-/// The beginning of the group of an owner, and of that of a scope. The scripts know them too.
+/// Prefixes of the names of groups: of an owner, and of a scope. `scripts/lib.lua` has the same prefixes.
 const OWNER_GROUP_PREFIX: &str = "owner:";
 const SCOPE_GROUP_PREFIX: &str = "scope:";
 
@@ -59,7 +59,8 @@ const SCOPE_GROUP_PREFIX: &str = "scope:";
 const MAX_SCOPE_BYTES: usize = 100;
 
 /// Returns the group that Redis stores for a job with an owner, a scope or both; `None` for other jobs. Groups take turns, so
-/// no owner and no scope delays another. That of a scope ends with the owner, so that the scripts find the account.
+/// no owner and no scope delays another. The group of a job with both ends with the owner, so that the scripts find the
+/// account.
 pub(super) fn group_of(origin: &Origin) -> Option<String> {
     let owner = origin.owner.map(|owner| format!("{OWNER_GROUP_PREFIX}{owner}"));
     let Some(scope) = &origin.scope else { return owner };
@@ -72,7 +73,7 @@ pub(super) fn is_reserved_group(group: &str) -> bool {
     group.starts_with(OWNER_GROUP_PREFIX) || group.starts_with(SCOPE_GROUP_PREFIX)
 }
 
-/// Returns the group with which a job takes turns: that of a scope without the owner.
+/// Returns the group with which a job takes turns: without the owner, if the job has a scope.
 pub(super) fn shared_group(group: &str) -> &str {
     match group.split_once('|') {
         Some((shared, _)) if group.starts_with(SCOPE_GROUP_PREFIX) => shared,
@@ -83,7 +84,7 @@ pub(super) fn shared_group(group: &str) -> &str {
 /// Checks a scope: 1 to 100 letters, digits, `:`, `-`, `_` and `.`.
 ///
 /// # Errors
-/// [`Error::Invalid`].
+/// [`Error::Invalid`] for any other text.
 pub(super) fn check_scope(scope: &str) -> Result<()> {
     let is_valid = |byte: u8| byte.is_ascii_alphanumeric() || b":-_.".contains(&byte);
     match (1..=MAX_SCOPE_BYTES).contains(&scope.len()) && scope.bytes().all(is_valid) {

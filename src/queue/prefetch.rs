@@ -12,13 +12,13 @@ const MIN_ROUND_TRIP_PER_RUN: f64 = 0.1;
 const MAX_WAITING: usize = 500;
 /// If no waiting job starts for this long, all of them go back to their queues, where another worker may have a free slot.
 const MAX_WAIT: Duration = Duration::from_millis(100);
-/// The weight of a new value in a mean.
+/// The weight of a new value in an exponential moving average.
 const WEIGHT: f64 = 0.125;
 
 /// Fetched jobs that wait for a slot, and how many to fetch.
 ///
-/// A short job ends before the round trip that would replace it, so its slot is mostly idle. While jobs are short, the
-/// worker holds twice as many of them as end between two round trips.
+/// A short job ends long before the next round trip fetches another, so its slot is mostly idle. While jobs are short, the
+/// worker prefetches twice as many jobs as end between two round trips.
 #[derive(Default)]
 pub(super) struct Prefetch {
     waiting: VecDeque<Delivery>,
@@ -41,11 +41,11 @@ impl Prefetch {
         self.mean_run_seconds += WEIGHT * (took.as_secs_f64() - self.mean_run_seconds);
     }
 
-    /// Records a round trip, and how many jobs have ended since the one before.
+    /// Records the time of a round trip, and how many jobs have ended since the previous round trip.
     pub(super) fn record_round_trip(&mut self, took: Duration, ended: usize) {
         self.mean_round_trip_seconds += WEIGHT * (took.as_secs_f64() - self.mean_round_trip_seconds);
         let pays = self.mean_round_trip_seconds > MIN_ROUND_TRIP_PER_RUN * self.mean_run_seconds;
-        // Jobs may end in bursts, so a round trip after few of them lowers the target only by a part.
+        // Jobs may end in bursts, so one round trip lowers the target by an eighth at most.
         let lower = self.target - self.target.div_ceil(8);
         self.target = if pays { (2 * ended).clamp(lower, MAX_WAITING) } else { 0 };
     }

@@ -19,7 +19,7 @@ use super::{
     status::JobStatus,
 };
 
-/// The most jobs of which a check of an owner asks whether they are enqueued. More count in any case.
+/// Maximum number of written jobs that [`Queue::check_owner`] looks up in Redis. Further jobs count as not enqueued.
 const MAX_LOOKED_UP: usize = 200;
 
 /// A job that has its id, but is not enqueued.
@@ -48,7 +48,7 @@ impl PreparedJob {
         Ok(Self { id, queue: J::QUEUE.into(), task: J::NAME.into(), owner: origin.owner, envelope, options })
     }
 
-    /// Returns the job with the rest of a delay ([`When::In`]) of which `waited` has passed.
+    /// Returns the job with a delay ([`When::In`]) that is shorter by `waited`, the time since the job was prepared.
     pub fn after_waiting(mut self, waited: Duration) -> Self {
         if let When::In(delay) = self.options.when {
             self.options.when = When::In(delay.saturating_sub(waited));
@@ -66,12 +66,12 @@ impl PreparedJob {
         serde_json::from_str::<Envelope>(&self.envelope).ok().map(|envelope| envelope.payload)
     }
 
-    /// Returns the status of the job before it is enqueued: queued.
+    /// Returns the status of the job while it is not enqueued. Its state is [`State::Queued`].
     pub fn status(&self) -> JobStatus {
         JobStatus::new(&self.id, State::Queued, self.parse_envelope())
     }
 
-    /// Returns who has enqueued the job, and its scope.
+    /// Returns the owner, the scope and the request of the job.
     pub(super) fn origin(&self) -> Origin {
         Origin { owner: self.owner, ..self.parse_envelope().origin() }
     }
@@ -91,12 +91,12 @@ impl Queue {
         PreparedJob::new(job, &origin, options)
     }
 
-    /// Enqueues a job for the first time, and returns its id, or that of the existing job if
+    /// Enqueues a job for the first time, and returns its id. Returns the id of the existing job instead if
     /// [`OnDuplicate::KeepExisting`](super::OnDuplicate::KeepExisting) applies.
     ///
-    /// The job counts for its owner, but the limits do not refuse it: [`check_owner`](Self::check_owner) asks before. A
-    /// repeated call is recognized by the id of the job. If it may follow a call of long ago, use
-    /// [`enqueue_prepared_again`](Self::enqueue_prepared_again).
+    /// The job counts for its owner, but no limit refuses it: call [`check_owner`](Self::check_owner) before the job is
+    /// written. A repeated call enqueues nothing, because Redis knows the id of the job. If the earlier call may be long ago,
+    /// use [`enqueue_prepared_again`](Self::enqueue_prepared_again).
     ///
     /// # Errors
     /// [`Error::UnknownJob`](super::Error::UnknownJob) if the job depends on one that does not exist;
@@ -120,8 +120,9 @@ impl Queue {
     /// most `since` ago.
     ///
     /// # Errors
-    /// [`Error::Forgotten`](super::Error::Forgotten) if the job is unknown and the state of a job that has ended since then may
-    /// have been deleted, as it is after a day; and as [`enqueue_prepared`](Self::enqueue_prepared).
+    /// [`Error::Forgotten`](super::Error::Forgotten) if the job is unknown, and may have ended and its state have been
+    /// deleted. Redis keeps states for a day, or less if it is full. Also the errors of
+    /// [`enqueue_prepared`](Self::enqueue_prepared).
     pub async fn enqueue_prepared_again(&self, job: &PreparedJob, since: Duration) -> Result<String> {
         let jobs = [(job.id.as_str(), job.envelope.as_str())];
         let limits = self.owner_limits();
@@ -134,8 +135,10 @@ impl Queue {
         Ok(id)
     }
 
-    /// Checks whether an owner may enqueue one more job, of `bytes`, besides jobs that are written elsewhere: the id and the
-    /// size of each. Those that are enqueued meanwhile count once. Does not count the job.
+    /// Checks whether an owner may enqueue one more job, of `bytes`. Does not count the new job for its owner.
+    ///
+    /// `written` has the id and the size of each job that is written elsewhere and may not be enqueued yet. These jobs count
+    /// too; a job that is enqueued already counts once.
     ///
     /// # Errors
     /// [`Error::OwnerLimit`](super::Error::OwnerLimit) if not; [`Error::Unavailable`](super::Error::Unavailable) if Redis does

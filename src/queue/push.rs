@@ -33,19 +33,19 @@ pub(super) struct Push<'a> {
     pub(super) options: &'a EnqueueOptions,
     /// They apply if the jobs have an owner.
     pub(super) limits: Option<OwnerLimits>,
-    /// For jobs that were accepted before: the time since they may first have been pushed, zero if this is the first time.
-    /// They count for their owner, but are not refused.
+    /// For prepared jobs: the time since they may first have been pushed, zero if this is the first push. They count for
+    /// their owner, but no limit refuses them. `None` for other jobs.
     pub(super) accepted: Option<Duration>,
 }
 
-/// Enqueues jobs. Repeating a push is harmless, because the caller makes the ids.
+/// Enqueues jobs. A repeated push enqueues nothing, because the caller creates the ids.
 ///
 /// Returns the ids that already existed, or the id of the existing job with the same unique key.
 ///
 /// # Errors
 /// [`Error::UnknownJob`](super::Error::UnknownJob) if a job in `after` does not exist;
-/// [`Error::OwnerLimit`](super::Error::OwnerLimit); [`Error::Forgotten`](super::Error::Forgotten) if a job that was accepted
-/// before may have ended, but its state is not kept;
+/// [`Error::OwnerLimit`](super::Error::OwnerLimit) if the owner has reached a limit;
+/// [`Error::Forgotten`](super::Error::Forgotten) if a prepared job may have ended, but its state is not kept;
 /// [`Error::Unavailable`](super::Error::Unavailable) if Redis does not answer.
 pub(super) async fn push(client: &ScriptClient, push: &Push<'_>) -> Result<Vec<String>> {
     let Push { queue, jobs, options, limits, accepted } = *push;

@@ -30,7 +30,7 @@ const MAX_IDLE: Duration = Duration::from_secs(60);
 /// TTL of the key that is written before each `WAIT`.
 const MARK_TTL_MS: u64 = 1_000;
 
-/// An answer for each of some pushes, in the same order. Each is what [`push`] returns.
+/// The results of [`push`] for several pushes, in the same order.
 pub(super) type Answers = Vec<Result<Vec<String>>>;
 
 /// Pushes jobs; clones share the connections.
@@ -60,7 +60,7 @@ impl PushClient {
         self.replication.as_ref().map_or(0, |replication| replication.replicas)
     }
 
-    /// Pushes once, like [`push`].
+    /// Pushes like [`push`], and waits for the replicas.
     ///
     /// # Errors
     /// Those of [`push`]; [`Error::Unavailable`] if too few replicas have the jobs in time. The jobs may run all the same.
@@ -99,7 +99,7 @@ async fn push_on(scripts: &ScriptClient, calls: &[Push<'_>]) -> Answers {
     join_all(calls.iter().map(|call| push(scripts, call))).await
 }
 
-/// Pushes whose jobs some replicas must have.
+/// Pushes jobs and waits until replicas have them.
 struct Replication {
     connector: Arc<dyn Connector>,
     replicas: u32,
@@ -114,7 +114,7 @@ struct IdleConnection {
     since: Instant,
 }
 
-/// Why Redis or the replicas are not known to have some jobs.
+/// Why a push is not confirmed by Redis and its replicas.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(super) enum WaitError {
     #[error(
@@ -134,8 +134,8 @@ pub(super) enum WaitError {
 }
 
 impl Replication {
-    /// Pushes, and repeats that on a new connection if the connection was closed, or its server is no longer the primary. A push
-    /// may be repeated.
+    /// Pushes and waits. Repeats both on another connection if the connection was closed, or its server is no longer the
+    /// primary. Repeating a push is safe.
     async fn push_all(&self, scripts: &ScriptClient, calls: &[Push<'_>]) -> Answers {
         // The semaphore is never closed.
         let _permit = self.permits.acquire().await;
@@ -180,8 +180,8 @@ impl Replication {
     ) -> Result<(), WaitError> {
         let limit = scripts.timeout();
         let mut commands = redis::pipe();
-        // A connection that has written nothing does not wait: a push writes nothing if its jobs are there already, although
-        // a replica may not have them yet. So the connection writes a key of its own.
+        // `WAIT` does not wait if the connection has written nothing. A push writes nothing if Redis has its jobs already,
+        // although a replica may not have them yet. So the connection writes a key of its own.
         commands.cmd("PSETEX").arg(format!("{}:waited", scripts.prefix())).arg(MARK_TTL_MS).arg("").ignore();
         commands.cmd("WAIT").arg(self.replicas).arg(limit.as_millis() as u64);
         let (reached,): (u32,) = commands.query_async(&mut connection).await.map_err(WaitError::Redis)?;
@@ -191,7 +191,7 @@ impl Replication {
         }
     }
 
-    /// Returns an idle connection that works, or a new one, with the number of changes of the primary that it belongs to.
+    /// Returns an idle connection that works, or a new one, and the number of changes of the primary when it was opened.
     async fn connect(&self, limit: Duration) -> RedisResult<(MultiplexedConnection, u64)> {
         while let Some(IdleConnection { mut connection, changes, since }) = self.take_idle() {
             if changes != *self.connector.primary_changes().borrow() {
@@ -207,7 +207,7 @@ impl Replication {
                 return Ok((connection, changes));
             }
         }
-        // Longer than a push and a `WAIT`, which have limits of their own.
+        // The response timeout must be longer than those of a push and of a `WAIT`.
         self.connector.connect(limit, 2 * limit).await
     }
 
@@ -228,7 +228,7 @@ fn failed(calls: &[Push<'_>], error: &RedisError) -> Answers {
     calls.iter().map(|_| Err(error.clone().into())).collect()
 }
 
-/// Returns whether a connection was closed, or leads to a replica, unlike one that does not answer in time.
+/// Returns whether a push failed because its connection was closed or leads to a replica. A time-out is neither.
 fn is_closed(answer: &Result<Vec<String>>) -> bool {
     let Err(error @ Error::Unavailable(_)) = answer else { return false };
     let mut cause = error.source();

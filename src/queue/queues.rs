@@ -52,7 +52,7 @@ impl Queues {
     /// Checks the name of a queue, which becomes part of keys and of lists of names.
     ///
     /// # Errors
-    /// What a name looks like, if `name` is not one.
+    /// The form of a valid name, if `name` is invalid.
     pub fn check_name(name: &str) -> Result<(), &'static str> {
         let fits = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
         match (1..=100).contains(&name.len()) && name.bytes().all(fits) {

@@ -36,7 +36,7 @@ impl std::str::FromStr for Rate {
     /// Parses `100/s`, `30/m`, `1000/h` or `5/10s`.
     ///
     /// # Errors
-    /// If the text has another form, or is less than a job or outside of a second to a day.
+    /// If the text has another form, the number of jobs is 0, or the period is not a second to a day.
     fn from_str(text: &str) -> Result<Self, String> {
         let invalid = || format!("{text:?} is not a rate: write for example 100/s, 30/m or 5/10s");
         let (jobs, per) = text.split_once('/').ok_or_else(invalid)?;

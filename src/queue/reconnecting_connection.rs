@@ -20,23 +20,23 @@ const PING_AFTER_IDLE: Duration = Duration::from_millis(500);
 
 /// A dedicated connection that reconnects with back-off.
 ///
-/// Servers, poolers and firewalls close idle connections. So a closed connection is replaced without a warning, unless it
-/// is closed at once again. A failure to replace it is logged. When another server becomes the primary, the connection is
-/// replaced at once.
+/// Servers, poolers and firewalls close idle connections. So a closed connection is replaced without a warning, unless the
+/// new connection is closed at once, too. A failure to connect is logged. When another server becomes the primary, the
+/// connection is replaced at once.
 pub(super) struct ReconnectingConnection {
     connector: Arc<dyn Connector>,
     response_timeout: Duration,
     primary_changes: watch::Receiver<u64>,
     /// The connection, and the number of changes of the primary when it was opened.
     conn: Option<(MultiplexedConnection, u64)>,
-    /// The number of changes before the last attempt to connect.
+    /// The number of changes of the primary when the last attempt to connect began.
     attempted_at: u64,
     /// When Redis last answered, or accepted the connection.
     answered_at: Instant,
     /// Whether the connection replaces a closed one, and Redis has not answered since.
     is_replacement: bool,
     backoff: Duration,
-    /// Its name in the log.
+    /// The name of the connection in the log.
     name: &'static str,
 }
 
@@ -176,12 +176,12 @@ pub(super) async fn before_change<T>(
 async fn changed_from(before: u64, mut primary_changes: watch::Receiver<u64>) {
     let has_changed = primary_changes.wait_for(|changes| *changes != before).await.is_ok();
     if !has_changed {
-        // Nothing can change it any more.
+        // The sender is dropped, so the number does not change again.
         std::future::pending::<()>().await;
     }
 }
 
-/// Returns whether an error says that a connection was closed, unlike one that does not answer in time.
+/// Returns whether an error says that a connection was closed. A time-out does not.
 pub(super) fn is_closed(error: &RedisError) -> bool {
     error.is_io_error() && !error.is_timeout()
 }

@@ -1,9 +1,11 @@
 //! Moves all jobs of one prefix or server to another, and finds jobs that a change of the prefix has left behind.
 //!
-//! A script takes a batch out of the old place, which keeps it in a list of its own. Another script adds it to the new place.
-//! The next call at the old place says that the batch has arrived, so that it is deleted there. The new place stores the
-//! number of the last batch, so that a batch that is sent again is added once. So a move that dies loses and repeats
-//! nothing: the next one continues with the same batch.
+//! The old and the new place are each a prefix on a server. A script takes a batch of jobs out of the queues of the old place
+//! and stores it there in a separate list. Another script adds the batch to the new place. The next call at the old place
+//! confirms that the batch has arrived, and deletes the list.
+//!
+//! The new place stores the number of the last batch, so a batch that is sent twice is added once. If a move is interrupted,
+//! no job is lost or duplicated: the next move continues with the same batch.
 
 use std::collections::BTreeSet;
 
@@ -20,18 +22,18 @@ use super::{
 /// Settings come first, so that no job of a paused queue starts. They come last again, because the totals move
 /// with them, and the moved jobs may have added to the totals.
 const STEPS: [&str; 5] = ["settings", "jobs", "ended", "keys", "settings"];
-/// Deletes the old place, unless jobs are left.
+/// Deletes the remaining keys of the old place, unless jobs are left.
 const LAST_STEP: &str = "finish";
 
 /// How many calls of `SCAN` look for other prefixes, and how many keys each examines.
 const MAX_SCANS: usize = 1_000;
 const KEYS_PER_SCAN: usize = 1_000;
-/// The most prefixes that are examined.
+/// Maximum number of prefixes that are examined.
 const MAX_PREFIXES: usize = 100;
 /// TTL of a key that tells whether two places are the same, in milliseconds.
 const MARK_TTL_MS: u64 = 10_000;
 
-/// What a move has moved.
+/// How much a move has moved.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Moved {
     pub jobs: u64,
@@ -39,7 +41,7 @@ pub struct Moved {
     pub ended: u64,
 }
 
-/// Why a move has stopped. Another one continues it.
+/// Why a move has stopped. The next call of [`Queue::move_from`] continues the move.
 #[derive(Debug, thiserror::Error)]
 pub enum MoveError {
     /// The old and the new place are the same.
@@ -73,17 +75,17 @@ struct Move<'a> {
 }
 
 impl Queue {
-    /// Moves everything from another prefix or server to this one: jobs, outcomes, schedules, limits, pauses, totals, and
-    /// the keys of unique jobs. Jobs that were running are moved as jobs of a crashed worker. `report` is called after
-    /// each batch.
+    /// Moves everything from `source` to this queue: jobs, outcomes, schedules, limits, pauses, totals, and the keys of
+    /// unique jobs. `source` has another prefix or server. Jobs that were running are moved as jobs of a crashed worker.
+    /// `report` is called after each batch.
     ///
     /// # Errors
-    /// [`MoveError`]; what was moved until then stays here.
+    /// [`MoveError`]. What was moved until then stays in this queue.
     pub async fn move_from(&self, source: &Self, mut report: impl FnMut(Moved)) -> Result<Moved, MoveError> {
         if self.is_same_place(source).await? {
             return Err(MoveError::SamePlace);
         }
-        // A step after that of the jobs needs this permission, and it is too late then.
+        // Checks the permission to run SCAN, which the step `keys` needs: a refusal after the jobs have moved is too late.
         let mut scan = redis::cmd("SCAN");
         scan.arg(0);
         source.scripts().command::<redis::Value>(&scan).await.map_err(MoveError::Source)?;
@@ -97,7 +99,7 @@ impl Queue {
             if left == 0 {
                 break;
             }
-            // Jobs that were enqueued there meanwhile are moved by the next round.
+            // The next round moves jobs that were enqueued in the old place meanwhile.
             if moving.moved.jobs == before {
                 return Err(MoveError::Left(left));
             }
@@ -135,7 +137,7 @@ impl Queue {
         others
     }
 
-    /// Returns other prefixes that have the key of all jobs. `SCAN` needs no permission for the keys.
+    /// Returns other prefixes that have a key `<prefix>:jobs`, the hash of all jobs. `SCAN` needs no permission for the keys.
     async fn possible_prefixes(&self) -> BTreeSet<String> {
         let mut prefixes = BTreeSet::new();
         let mut cursor = "0".to_owned();

@@ -30,7 +30,7 @@ pub(super) struct Runner<S: 'static> {
     sender: mpsc::UnboundedSender<CompletedDelivery>,
     receiver: mpsc::UnboundedReceiver<CompletedDelivery>,
     received: Vec<CompletedDelivery>,
-    /// To be settled.
+    /// Deliveries that the next flush settles.
     completed: Vec<CompletedDelivery>,
     pub(super) summary: Summary,
 }
@@ -111,7 +111,7 @@ impl<S: JobState> Runner<S> {
         });
     }
 
-    /// Waits until at least one job ends, and starts waiting jobs in its slot. Cancel safe.
+    /// Waits until at least one job ends, and starts waiting jobs in the freed slots. Cancel safe.
     pub(super) async fn wait_until_completed(&mut self) {
         self.receiver.recv_many(&mut self.received, RECEIVE_BATCH_SIZE).await;
         self.record_received();
@@ -153,7 +153,7 @@ impl<S: JobState> Runner<S> {
         self.start_waiting();
     }
 
-    /// Records a round trip, and how many jobs had ended since the one before.
+    /// Records the time of a round trip, and how many jobs had ended since the previous round trip.
     pub(super) fn record_round_trip(&mut self, took: Duration, ended: usize) {
         self.prefetch.record_round_trip(took, ended);
     }

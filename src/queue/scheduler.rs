@@ -21,7 +21,7 @@ const CRASH_BACKOFF: Duration = Duration::from_secs(5);
 /// How many failed jobs a queue keeps, and for how long.
 const MAX_FAILED_JOBS: u32 = 100_000;
 const MAX_FAILED_AGE: Duration = Duration::from_secs(90 * 24 * 60 * 60);
-/// The part of `maxmemory` from which on Redis counts as nearly full. Above `maxmemory`, Redis refuses jobs.
+/// Redis counts as nearly full above this part of `maxmemory`. Above `maxmemory`, Redis refuses jobs.
 const NEARLY_FULL: f64 = 0.95;
 
 /// Runs the periodic work of all queues.
@@ -70,8 +70,8 @@ impl Scheduler {
         }
     }
 
-    /// Does the periodic work that is due. Returns the time until jobs of crashed workers can be recovered; `None` if no job
-    /// waits for that, or Redis does not answer.
+    /// Does the periodic work that is due. Returns the time until jobs of crashed workers can be recovered. Returns `None` if
+    /// there are no such jobs, or Redis does not answer.
     async fn tick(&mut self) -> Option<Duration> {
         self.fire_schedules().await;
         let mut conn = self.connection.get().await?;
@@ -80,8 +80,8 @@ impl Scheduler {
             let fullness = self.connection.answer(Fullness::ask(&mut conn, &self.prefix)).await;
             let fullness = fullness.unwrap_or(Fullness::HasRoom);
             let mut call = scripts::TICK.key(&self.prefix);
-            // After a longer gap between ticks, leases get time to be renewed before they count as expired. A worker
-            // that could not renew for half a lease still has the other half.
+            // The longest normal gap between ticks. After a longer gap, workers get time to renew their leases before these
+            // count as expired. If the gap is at most half a lease, a worker still has the other half to renew it.
             call.arg(self.lease.as_millis() as u64)
                 .arg((self.lease / 2).max(2 * TICK_INTERVAL).as_millis() as u64)
                 .arg(MAX_CRASHES)
@@ -133,7 +133,7 @@ impl Scheduler {
         match &answer {
             Ok(0) => {}
             Ok(fired) => tracing::debug!(fired, "periodic jobs enqueued"),
-            // The next tick repeats it.
+            // The next tick tries again.
             Err(error) if is_closed(error) => return self.connection.record_failure(error),
             Err(error) if !self.cron_failed => {
                 tracing::warn!(error = %error, "cannot enqueue periodic jobs")
@@ -157,7 +157,7 @@ impl Fullness {
     async fn ask(conn: &mut MultiplexedConnection, prefix: &str) -> Self {
         match redis::cmd("INFO").arg("memory").query_async::<String>(conn).await {
             Ok(info) => Self::of(&info),
-            // The user may not run INFO.
+            // The Redis user may not run INFO. A full Redis refuses the script `NOTHING`.
             Err(error) if !error.is_io_error() => {
                 match scripts::NOTHING.key(prefix).invoke_async::<u8>(conn).await {
                     Err(error) if error.code() == Some("OOM") => Self::Full,

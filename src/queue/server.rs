@@ -164,7 +164,7 @@ fn describe_missing_keys(prefix: &str) -> String {
 }
 
 impl Queue {
-    /// Reads the properties of the server, and tries what the product does with it. A missing permission is a problem of
+    /// Reads the properties of the server, and checks the permissions of the Redis user. A missing permission is a problem of
     /// the server, unless only this check needs it.
     ///
     /// # Errors

@@ -52,7 +52,7 @@ impl JobSignals {
         &self.0.token
     }
 
-    /// Returns why the job must stop, unless it timed out.
+    /// Returns why the job must stop. `None` if it need not stop, or has timed out.
     pub(super) fn reason(&self) -> Option<StopReason> {
         self.0.reason.get().copied()
     }

@@ -69,7 +69,7 @@ impl Slots {
         }
     }
 
-    /// Returns how many jobs to fetch now; up to `ahead` of them before there are slots.
+    /// Returns how many jobs to fetch now, and how many more, up to `ahead`, before there are slots for them.
     pub(super) fn room(&self, ahead: usize) -> Room {
         let free = self.all.free_slots();
         let shared = self.shared.free_slots().min(free);
@@ -88,8 +88,8 @@ impl Slots {
         self.shared.free_slots().min(self.all.free_slots()) > 0
     }
 
-    /// Records what a fetch has found: where it found as many jobs as it had room for, there may be more. `queues` are those of
-    /// the jobs for free slots.
+    /// Records the result of a fetch. Queues that filled the room of the fetch may have more jobs. `queues` has the queue of
+    /// each job that was fetched for a free slot.
     pub(super) fn record_fetch<'a>(&mut self, room: Room, queues: impl Iterator<Item = &'a str>) {
         if room.total == 0 {
             return;
@@ -125,13 +125,13 @@ impl Slots {
         self.all.used -= 1;
         self.shared.used -= usize::from(!self.is_reserved(queue));
         if self.burst {
-            // The job may have enqueued others, and no notifier says so.
+            // The job may have enqueued other jobs, and a burst does not wait for the notifier of the shared queues.
             self.set_may_find_jobs();
         }
     }
 
-    /// Asks the notifiers to wake the worker when there are jobs for free slots. A burst waits for reserved jobs only, and
-    /// only while it runs others.
+    /// Asks the notifiers to wake the worker when there are jobs for free slots. A burst asks for jobs of the reserved queue
+    /// only, because it ends when no job runs.
     pub(super) fn arm(&mut self) {
         self.all.arm();
         if !self.burst {

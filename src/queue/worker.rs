@@ -52,7 +52,7 @@ impl<S: JobState> Worker<S> {
         state: S,
         options: Options,
     ) -> anyhow::Result<Self> {
-        // Unique to the process: the heartbeats of a worker with the same id would keep the leases of a crashed one.
+        // Workers with the same id would overwrite each other's record in the list of workers.
         let id = format!("{}:{}", std::process::id(), uuid::Uuid::new_v4().simple());
         let leases = Leases::default();
         Ok(Self {
@@ -74,7 +74,7 @@ impl<S: JobState> Worker<S> {
         &self.id
     }
 
-    /// Returns what the loop of the worker records while it is running.
+    /// Returns the counter that the loop of the worker increments while it is running.
     pub fn liveness(&self) -> Liveness {
         self.liveness.clone()
     }
@@ -188,7 +188,8 @@ impl<S: JobState> Worker<S> {
             let fetched = flushed.fetched.iter().filter(|delivery| !delivery.is_ahead);
             runner.slots.record_fetch(want, fetched.map(|delivery| &*delivery.queue));
             if flushed.settled && self.options.burst {
-                // Redis may have run the fetch before the settlements of the same round trip.
+                // Redis may have run the fetch before the settlements of the same round trip, which make dependent jobs
+                // ready.
                 runner.slots.set_may_find_jobs();
             }
         }

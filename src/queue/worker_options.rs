@@ -25,15 +25,16 @@ pub struct Options {
     pub retention: Retention,
 }
 
-/// How much Redis keeps about ended jobs, in all queues together. The oldest records are deleted first, even before their
-/// time has passed.
+/// How much Redis keeps about ended jobs, in all queues together. Beyond a limit, the oldest records are deleted before they
+/// expire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retention {
     /// Number of outcomes, which have the results.
     pub outcomes: u64,
     /// Total size of the outcomes in bytes.
     pub outcome_bytes: u64,
-    /// Number of jobs whose final state is known. Jobs that wait for other jobs and repeated pushes need it.
+    /// Number of ended jobs whose state is kept. A push reads the states of its dependencies, and the state of its own job if
+    /// it is repeated.
     pub states: u64,
 }
 
@@ -47,7 +48,7 @@ impl Default for Retention {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReservedQueue {
     pub name: String,
-    /// How many slots other queues leave free. At least one slot is left for them.
+    /// How many slots other queues leave free. At least one slot remains for the other queues.
     pub slots: usize,
 }
 

@@ -1,6 +1,7 @@
 -- Cancels a job that has not ended, or tells it to stop if it is running.
--- ARGV: id, id of the call, and of a job that may not have been pushed yet `c`, its owner and its scope, or '': if the job
---   is unknown, this becomes its state, so that a push that arrives later finds a job that has ended
+-- ARGV: id; id of the call; for a job that may not have been pushed yet, its state as a canceled job (`c`, owner, scope),
+-- else ''
+-- If such a job is unknown, the script stores this state, so that a later push finds a job that has ended.
 -- Returns unknown, ended, requested (it is running) or canceled
 local id, by, ahead = ARGV[1], ARGV[2], ARGV[3] or ''
 local envelope = rc('HGET', P .. ':jobs', id)
@@ -8,11 +9,11 @@ if not envelope then
   local state = find_record(STATE, id)
   if ahead ~= '' then
     if not state then store(STATE, now(), DAY, { field_of(id), ahead }, 0) end
-    -- It may be that of a previous call, whose answer was lost.
+    -- A previous call, whose answer was lost, may have stored the state.
     return string.sub(state or ahead, 1, 1) == 'c' and 'canceled' or 'ended'
   end
   if not state then return 'unknown' end
-  -- Repeated because the first answer was lost.
+  -- If the outcome has the id of this call, the call is repeated, because its first answer was lost.
   return string.find(find_record(OUTCOME, id) or '', '{"by":"' .. by .. '"', 1, true) == 1 and 'canceled' or 'ended'
 end
 if rc('HEXISTS', P .. ':run', id) == 1 then

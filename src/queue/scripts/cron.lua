@@ -1,5 +1,5 @@
--- Periodic jobs. Reads when schedules are due, or enqueues their jobs. An entry applies only if the schedule is still due
--- when the caller believes it is, so that each run is enqueued once.
+-- Periodic jobs. Reads when schedules are due, or enqueues their jobs. An entry is applied only if the due time in Redis is
+-- still the one that the caller has read, so that each run is enqueued once.
 -- ARGV: 'due', names..; or 'fire', then entries of (name, current due time or '', next due time, queue, id, envelope or '')
 -- Returns {now, {due (ms) or '', ..}}, or {now, {1 if the entry was applied, else 0, ..}}
 local t, out = now(), {}
@@ -9,7 +9,7 @@ if ARGV[1] == 'due' then
     mine[ARGV[i]] = true
     out[#out + 1] = rc('HGET', P .. ':cron', ARGV[i]) or ''
   end
-  -- A schedule that is an hour late is not declared by any running version.
+  -- A schedule that is more than an hour late belongs to no running version, which would have fired it.
   local all = rc('HGETALL', P .. ':cron')
   for i = 1, #all, 2 do
     if not mine[all[i]] and all[i + 1] + 3600000 < t then rc('HDEL', P .. ':cron', all[i]) end

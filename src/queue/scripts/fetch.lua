@@ -1,14 +1,14 @@
 -- Fetches jobs for a worker: removes them from their queues, leases them, and marks them as running.
--- ARGV: worker, token, lease (ms), max, how many of these may come from the queues that are not reserved, how many jobs of
---   one owner may run (0 for any number), how many jobs to take ahead of free slots, the reserved queue (served first) or
---   '', queues.. (in order of priority)
+-- ARGV: worker, token, lease (ms), maximum number of jobs, how many of these may come from the queues that are not reserved,
+-- how many jobs of one owner may run (0 for no limit), how many jobs to take ahead of free slots, the reserved queue (served
+-- first) or '', queues.. (in order of priority)
 -- Returns {now, {{queue, ids, envelopes, failures, crashes, mark}, ..}, ms until a rate limit allows more, or 0}
 -- Jobs ahead of free slots have leases of their own, whose tokens end with the mark AHEAD: if the worker crashes, they have
 -- probably not started.
 local worker, token, lease, max, others = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local owner_max, ahead, RESERVED = tonumber(ARGV[6]), tonumber(ARGV[7]), 8
 local t, out, paused, retry_after = now(), {}, {}, 0
--- The worker has released this token already, so nothing would run the jobs.
+-- The worker has released this token already, so it would not run the jobs.
 if rc('EXISTS', P .. ':void:' .. token) == 1 then return { t, out, 0 } end
 for _, q in ipairs(rc('SMEMBERS', P .. ':paused')) do paused[q] = true end
 local limited = rc('EXISTS', P .. ':limits') == 1
@@ -52,8 +52,8 @@ local function lease_jobs(q, ids, mark)
   return #live
 end
 
--- Removes and returns jobs without a group that may be taken ahead. A job that may have crashed a worker waits for a slot,
--- as do those behind it: then a crash is counted.
+-- Removes and returns jobs without a group that may be taken ahead. A job that may have crashed a worker, and the jobs behind
+-- it, are taken only for free slots, where a crash counts.
 local function take_ahead(q)
   local list = P .. ':queue:' .. q
   local ids = rc('LPOP', list, math.min(ahead, CHUNK)) or {}
@@ -82,8 +82,8 @@ for a = ARGV[RESERVED] == '' and RESERVED + 1 or RESERVED, #ARGV do
   end
   if held then rc('SADD', P .. ':held', q) end
   if ahead > 0 and taken >= free and a ~= RESERVED and not paused[q] then
-    -- Limits and groups decide about a job when a slot is free for it. Until then, queues of a lower priority must not fill
-    -- the slots.
+    -- Jobs of queues with limits or groups are not taken ahead: their turn is decided when a slot is free. If such a queue
+    -- has jobs, no jobs of queues with a lower priority are taken ahead, because they would fill the slots.
     if has_limit or rc('EXISTS', P .. ':turns:' .. q) == 1 then
       if has_ready(q) then ahead = 0 end
     else

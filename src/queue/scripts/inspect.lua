@@ -62,8 +62,8 @@ elseif ARGV[1] == 'page' then
     end
     return ids
   end
-  -- Jobs may have left or joined the list since the page before. The last of its jobs that is still there shows where it
-  -- ended.
+  -- Jobs may have left or joined the list since the previous page. The last job of that page that is still in the list shows
+  -- where the page ended.
   local function resume(offset)
     if #ARGV < 6 then return offset end
     local from, place = math.max(0, offset - MAX_SHIFT), {}

@@ -16,7 +16,7 @@ local function queue_of(envelope)
   return ok and type(decoded) == 'table' and decoded.queue or ''
 end
 
--- Returns the queue in which a job has failed, or nil. A malformed envelope has no queue, so all are searched.
+-- Returns the queue in which a job has failed, or nil. A malformed envelope names no queue, so all queues are searched.
 local function failed_in(id, envelope)
   local q = queue_of(envelope)
   for _, name in ipairs(q ~= '' and { q } or rc('SMEMBERS', P .. ':queues')) do
@@ -37,18 +37,18 @@ local function jobs_of(lease)
   return ids, found
 end
 
--- Of a job that has finished or was canceled, two records remain: its state, for at least a day, so that `after`, a repeated
--- push and a late poll find it, and its outcome with the result, for RESULT_TTL. The state is `f` (finished) or `c`
+-- When a job has finished or was canceled, two records remain. Its outcome, with the result, is kept for RESULT_TTL. Its
+-- state is kept for at least a day: `after`, a repeated push and a late poll read it. The state is `f` (finished) or `c`
 -- (canceled), the id of the owner and, after a bar, the scope.
--- Records are stored in hashes (buckets), one for each eighth of the time that they are kept, and a new one when a bucket is
--- large: the name has the TTL. The sorted set of a kind has its buckets with the latest time of their records. `tick` unlinks
--- a bucket one TTL after that, which does not block Redis. If no scheduler runs, the expiry of the key deletes it a minute
--- later.
+-- Records are stored in hashes (buckets). Each bucket has the records of an eighth of their TTL; a full bucket is followed by
+-- another. The name of a bucket contains the TTL. A sorted set for each kind of record has the names of the buckets, with the
+-- latest time of their records. `tick` unlinks a bucket one TTL after this time, which does not block Redis. If no scheduler
+-- runs, the key expires a minute later.
 local STATE, OUTCOME = ':ended', ':done'
--- Just below powers of two, which are the sizes of hash tables. A push looks for its job in each bucket of the last minutes,
--- so buckets of states are large.
+-- Maximum number of records in a bucket: just below a power of two, the size of a hash table. Buckets of states are large,
+-- because a push looks for its job in each bucket of the last minutes.
 local BUCKET_RECORDS, BUCKET_BYTES = { [STATE] = 520000, [OUTCOME] = 65000 }, 8 * 1024 * 1024
--- Returns the field of a job in a bucket. The time at the beginning of a UUIDv7 is left out, because it takes memory.
+-- Returns the field of a job in a bucket: its id. The time at the beginning of a UUIDv7 is left out to save memory.
 local function field_of(id) return #id == 32 and string.sub(id, 13) or id end
 local function forget_bucket(kind, key)
   rc('UNLINK', key)
@@ -63,12 +63,12 @@ local function store(kind, t, ttl, records, bytes)
   local key, last = P .. kind .. ':' .. integer(ttl) .. ':' .. integer(slot), (slot + 1) * slice
   rc('HSET', key, unpack(records))
   local total, n = bytes > 0 and rc('HINCRBY', P .. ':bytes', key, bytes) or 0, rc('HLEN', key)
-  -- A bucket that is not in the set would neither be found nor be deleted.
+  -- A bucket must be in the sorted set, or it is neither found nor deleted.
   if rc('ZADD', P .. kind, 'NX', last, key) == 1 or n == #records / 2 then
     rc('PEXPIREAT', key, last + ttl + 60000)
   end
   if n < BUCKET_RECORDS[kind] and total < BUCKET_BYTES then return end
-  -- The name becomes free for the next bucket.
+  -- Renames the full bucket, so that the next bucket can have the name.
   local full = key .. '.' .. integer(t)
   if rc('RENAMENX', key, full) == 0 then return end
   rc('ZREM', P .. kind, key)
@@ -86,16 +86,16 @@ local function find_record(kind, id)
   return false
 end
 
--- Owners. A job with an owner is in the group `owner:<id>`. The hash `<prefix>:owner:<id>`, the account of the owner, has
--- the size in bytes of each job that waits or runs, and the sums `jobs`, `bytes` and `running`. The list
+-- Owners. A job with an owner and no scope is in the group `owner:<id>`. The hash `<prefix>:owner:<id>`, the account of the
+-- owner, has the size in bytes of each job that waits or runs, and the sums `jobs`, `bytes` and `running`. The list
 -- `<prefix>:owner:<id>:failed` has the failed jobs, oldest first.
 -- Scopes. The group of a job with a scope is `scope:<scope>|owner:<id>`, or `scope:<scope>` without an owner. The jobs of a
--- scope take turns as one group, `scope:<scope>`. `take` sets those aside whose owners are at their limit: they wait in the
--- list of their whole group, so that they do not delay the other owners of the scope.
+-- scope take turns as one group, `scope:<scope>`. If an owner is at the limit of running jobs, `take` sets the owner's jobs
+-- aside: it moves them to the list `scope:<scope>|owner:<id>`, so that they do not delay the other owners of the scope.
 local MAX_FAILED_OF_OWNER = 100
 local MAX_RECOUNTED = 10000
 local SUMS = { jobs = true, bytes = true, running = true, counted = true }
--- Returns the key of the account of a group, or nil. A purge renames groups.
+-- Returns the key of the account of a group, or nil. Also recognizes the names that a purge gives to groups.
 local function account_of(group)
   local owner = group and (string.match(group, '^owner:%-?%d+$') or string.match(group, '^scope:[^|]*|(owner:%-?%d+)$')
     or string.match(group, '^purged up to .*[ |](owner:%-?%d+)$'))
@@ -147,7 +147,7 @@ local function count_running(q, ids, n)
   for _, held in ipairs(rc('SMEMBERS', P .. ':held')) do wake(held) end
   rc('DEL', P .. ':held')
 end
--- Corrects an account, at most once a minute: workers of earlier releases end jobs without a change to it.
+-- Corrects an account, at most once a minute: workers of earlier releases end jobs without updating it.
 local function recount(account, t)
   local before, total = unpack(rc('HMGET', account, 'counted', 'jobs'))
   if t - (before or 0) < 60000 or tonumber(total or 0) > MAX_RECOUNTED then return end
@@ -172,8 +172,9 @@ local function exceeded_limit(account, jobs, bytes, max_jobs, max_bytes, t)
   if exceeded() then recount(account, t) end
   return exceeded()
 end
--- Outcomes need memory too, so there is a limit of jobs that end at once: a bucket as in `fetch`. Returns how long an owner
--- has to wait before `jobs` more are within the limit, at most 0 if they are now, and the level of the bucket with them.
+-- Limits the jobs that an owner enqueues in an hour with a token bucket, as in `fetch`. Without it, the outcomes of many
+-- short jobs could fill the memory. Returns the milliseconds until `jobs` more are within the limit (0 or less if they are
+-- now), and the level of the bucket with these jobs.
 local function pace_of(account, jobs, max_rate, t)
   local level = math.min(math.max(t, tonumber(rc('GET', account .. ':pace') or 0)), t + HOUR) + jobs * HOUR / max_rate
   return math.ceil(level - t - HOUR - 0.001), level
@@ -189,7 +190,8 @@ local function enqueue_in_group(q, group, id, front)
     rc('RPUSH', turns, group)
   end
 end
--- The lists of a scope have jobs of several owners, also if a purge has renamed them.
+-- Returns whether a group is that of a scope, or was before a purge renamed it. The list of such a group has jobs of several
+-- owners.
 local function is_scope(group) return string.match(group, '^scope:[^|]*$') or string.match(group, '^purged up to .* scope:[^|]*$') end
 local function has_ready(q) return rc('EXISTS', P .. ':queue:' .. q, P .. ':turns:' .. q) > 0 end
 -- Makes jobs ready to be fetched: after the waiting ones or, with `front`, before them, the last of `ids` first.
@@ -203,8 +205,8 @@ local function make_ready(q, ids, front)
   wake(q)
 end
 local MAX_MOVES = 100 -- the most jobs that one call moves between a scope and what was set aside from it
--- Removes and returns up to `want` (at most CHUNK) ids of ready jobs. At most `owner_max` jobs of one owner may run, 0 for
--- any number. Also returns whether that held all remaining jobs back.
+-- Removes and returns up to `want` (at most CHUNK) ids of ready jobs. At most `owner_max` jobs of one owner may run; 0 for no
+-- limit. Also returns whether this limit holds back all remaining jobs.
 local function take(q, want, owner_max)
   local list, turns = P .. ':queue:' .. q, P .. ':turns:' .. q
   if rc('EXISTS', turns) == 0 then return rc('LPOP', list, want) or {}, false end
@@ -217,7 +219,7 @@ local function take(q, want, owner_max)
     end
     return room[account] <= 0
   end
-  -- Returns the account of the next job of a scope, after setting those aside whose owners are at their limit.
+  -- Returns the account of the next job of a scope. First sets jobs aside whose owners are at their limit.
   local function account_of_next(scope, from)
     while true do
       local id = rc('LINDEX', from, 0)
@@ -237,7 +239,7 @@ local function take(q, want, owner_max)
     local full = account and is_full(account)
     local id = not full and rc('LPOP', from)
     if id and moves > 0 and shared_group(group) ~= group then
-      -- It was set aside, and its owner has room again: it is next when it is the turn of its scope.
+      -- The job was set aside, and its owner has room again. It goes to the front of the list of its scope.
       enqueue_in_group(q, shared_group(group), id, true)
       moves, passed = moves - 1, 0
     elseif id then
@@ -377,7 +379,7 @@ local function cancel(id, envelope, t, by)
   notify_dependents({ id }, false)
   process_notifications(100, t)
 end
--- Cancels those of the jobs, no longer running, that were told to stop.
+-- Cancels jobs that have stopped running without an outcome, if a call of `cancel` has asked for that.
 local function cancel_requested(ids, t)
   if rc('EXISTS', P .. ':cancel') == 0 then return end
   for i, asked in ipairs(rc('SMISMEMBER', P .. ':cancel', unpack(ids))) do

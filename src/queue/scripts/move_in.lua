@@ -1,6 +1,6 @@
 -- Adds what `move_out` has taken out of another prefix. Each batch is added once, however often it is sent: the hash `moved`
--- has the number of the last batch of each move. It also outlives a move that has ended, because another process may still
--- send a batch of it.
+-- has the number of the last batch of each move. The number is kept after the end of a move, because another process may
+-- still send one of its batches.
 -- ARGV: id of the move, number of the batch, records..
 -- Returns {number of jobs, number of ended jobs} in the batch
 local MOVE = ARGV[1]
@@ -11,7 +11,7 @@ local add = {}
 function add.settings(record)
   for _, q in ipairs(record.queues) do rc('SADD', P .. ':queues', q) end
   for _, q in ipairs(record.paused) do rc('SADD', P .. ':paused', q) end
-  -- What is set here already wins.
+  -- Settings that this prefix already has remain.
   for _, name in ipairs({ 'limits', 'cron' }) do
     local all = record[name]
     for i = 1, #all, 2 do rc('HSETNX', P .. ':' .. name, all[i], all[i + 1]) end
@@ -53,7 +53,8 @@ function add.key(record)
   if string.find(record.name, '^uniq:') then
     rc('SET', key, record.value, 'NX', 'PX', record.ttl)
   elseif tonumber(record.value) > tonumber(rc('GET', key) or 0) then
-    -- When the bucket of a rate limit will be full again, or until when states are forgotten: the later time counts.
+    -- The value is the time at which the bucket of a rate limit will be full again, or the end of the time from which states
+    -- were deleted early. The later time wins.
     rc('SET', key, record.value, 'PX', record.ttl)
   end
 end

@@ -1,9 +1,10 @@
 -- Takes what `saas queue move` moves out of this prefix, a batch in each call. A batch is stored in the list `moving`, where
--- no worker finds its jobs, until a later call says that it has arrived. So a move that dies continues with the same batch.
+-- no worker finds its jobs, until a later call confirms that it has arrived. So an interrupted move continues with the same
+-- batch.
 -- ARGV:
 --   step (settings, jobs, ended, keys, finish)
---   id of the move, if none has begun: a new one in each call, because the new place remembers the batches of an id
---   the batch that has arrived, as `id of the move:number`, or another text
+--   new id for a move, used if no move has begun
+--   the batch that has arrived, as `id of the move:number`; '' if none has
 --   longest time since the last heartbeat of a running worker (ms)
 --   argument of the step: '' at first, then what the previous call returned
 -- Returns {id of the move, number of the batch, records, argument of the next call, or 'end'}. The argument is 'workers' if
@@ -20,7 +21,7 @@ local function add(record, size)
 end
 local function is_full() return records >= MAX_RECORDS or bytes >= MAX_BYTES or examined >= MAX_EXAMINED end
 
--- Takes a job that is in no list any more. An id without an envelope is that of a canceled job.
+-- Takes a job whose id was removed from its list before. An id without an envelope is that of a canceled job.
 local function take_job(id, q, place, at)
   examined = examined + 1
   local envelope = rc('HGET', P .. ':jobs', id)
@@ -55,7 +56,7 @@ local function take_ready(q)
   end
 end
 
--- Takes the jobs of workers that were killed, as `tick` recovers them. Another form of lease is one of RQ.
+-- Takes the jobs of workers that were killed, and counts the crash as `tick` does. A lease of another form belongs to RQ.
 local function take_running(q)
   local wip = P .. ':wip:' .. q
   for _, lease in ipairs(rc('ZREVRANGE', wip, 0, 99)) do
@@ -76,7 +77,7 @@ local function take_running(q)
   end
 end
 
--- The set has other members if it is also that of RQ.
+-- Returns the queues of this engine. RQ may use the same set with other members, which contain a colon.
 local function own_queues()
   local names = {}
   for _, q in ipairs(rc('SMEMBERS', P .. ':queues')) do
@@ -105,7 +106,7 @@ function steps.jobs()
   if #rc('ZRANGEBYSCORE', P .. ':alive', t - silence, '+inf', 'LIMIT', 0, 1) > 0 then return 'workers' end
   if process_notifications(500, t) then return 'more' end
   local queues = own_queues()
-  -- A job that waits for others arrives before them, so that it is there when they end.
+  -- A deferred job is moved before the jobs that it waits for, so that it has arrived when they end.
   for _, q in ipairs(queues) do take_waiting(q, 'deferred') end
   for _, q in ipairs(queues) do
     take_ready(q)
@@ -134,7 +135,7 @@ function steps.ended()
   return records > 0 and 'more' or 'end'
 end
 
--- The keys that outlive a job: of unique jobs, of rate limits, and the time until which states are forgotten.
+-- Takes the keys that outlive a job: of unique jobs, of rate limits, and the time up to which states were deleted early.
 function steps.keys()
   local pattern = string.gsub(P, '[%*%?%[%]%^\\]', '\\%0') .. ':*'
   local page = rc('SCAN', argument == '' and '0' or argument, 'MATCH', pattern, 'COUNT', 1000, 'TYPE', 'string')

@@ -2,8 +2,8 @@
 -- ARGV: commands without a key that only some settings need
 -- Returns {the commands that the user may not run, 1 if keys that begin with the prefix and a colon are refused, else 0}
 local key, missing, keys_refused = P .. ':probe', {}, 0
--- In the scripts of this folder and of the rate limits; then alone: for the cache, to wake a worker.
--- Not SCAN with TYPE, which only `saas queue move` needs.
+-- The commands of the scripts in this folder and of the rate limits; then those that are sent alone: PSETEX for the cache,
+-- and BZPOPMIN for the notifier of a worker. SCAN is missing, because only `saas queue move` needs it.
 local COMMANDS = 'DEL EXISTS GET PEXPIREAT PTTL RENAMENX SET UNLINK HDEL HEXISTS HGET HGETALL HINCRBY HLEN HMGET HRANDFIELD HSCAN HSET '
   .. 'HSETNX HSTRLEN LINDEX LLEN LPOP LPOS LPUSH LRANGE LREM RPOP RPUSH SADD SISMEMBER SMEMBERS SMISMEMBER SREM ZADD ZCARD '
   .. 'ZRANGE ZRANGEBYSCORE ZREM ZREVRANGE ZSCAN ZSCORE PSETEX BZPOPMIN'

@@ -6,7 +6,7 @@ local q, state, max, started_at, last_id = ARGV[1], ARGV[2], tonumber(ARGV[3]), 
 local from = P .. ':' .. state .. ':' .. q
 local ids, remaining = {}, {}
 
--- Adds the old ones of some jobs to `ids`, and returns the new ones.
+-- Adds the jobs that were enqueued before the purge to `ids`, and returns the newer jobs.
 local function select_old(found)
   local new = {}
   for _, id in ipairs(found) do
@@ -21,7 +21,7 @@ if state == 'failed' then
 elseif state == 'queued' then
   -- First all lists are renamed, so that jobs that are enqueued from now on, even in front, are not examined. Each renamed
   -- list is then purged from its end, and its new jobs go back to the front of the queue. A renamed list is a normal group:
-  -- workers fetch from it, also if the purge never continues.
+  -- workers fetch from it, even if the purge never continues.
   local turns, lists, at, examined, moved = P .. ':turns:' .. q, {}, 1, 0, tonumber(ARGV[6] or 0)
   local function moved_name(group) return 'purged up to ' .. last_id .. ' ' .. group end
   if not ARGV[6] then
@@ -33,7 +33,7 @@ elseif state == 'queued' then
     moved, examined = moved + 1, examined + 1
     local group = lists[moved]
     local list, name = group == '' and P .. ':queue:' .. q or group_list(q, group), moved_name(group)
-    -- It exists already if this call is repeated because its answer was lost.
+    -- The renamed list exists already if this call is repeated because its answer was lost.
     if rc('EXISTS', list) == 1 and rc('RENAMENX', list, group_list(q, name)) == 1 then
       if group ~= '' then rc('LREM', turns, 1, group) end
       if rc('EXISTS', turns) == 0 then rc('RPUSH', turns, '') end

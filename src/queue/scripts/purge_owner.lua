@@ -3,7 +3,8 @@
 -- Returns {number of deleted jobs, number of jobs told to stop, remaining work, '' at the end}
 local group, max = 'owner:' .. ARGV[1], tonumber(ARGV[2])
 local account, deleted, stopped = account_of(group), 0, 0
--- Jobs of a scope are between those of other owners. Deeper in the list an id stays, and fetches skip it.
+-- How near either end of the list of a scope an id is removed. Deeper in the list, which has jobs of other owners too, the id
+-- stays, and fetches skip it.
 local SCOPE_DEPTH = 500
 
 local function delete(ids)
@@ -13,7 +14,7 @@ local function delete(ids)
     if envelope then
       gone[#gone + 1] = id
       local q = queue_of(envelope)
-      -- A failed job is counted already.
+      -- A failed job already counts in the total `failed`.
       if rc('ZREM', P .. ':failed:' .. q, id) == 0 then
         rc('ZREM', P .. ':scheduled:' .. q, id)
         rc('ZREM', P .. ':deferred:' .. q, id)

@@ -14,9 +14,10 @@
 --   limit of the jobs of an owner ('' for none)
 --   limit of their bytes ('' for none)
 --   limit of jobs that an owner enqueues in an hour ('' for none)
---   of a job that a transaction has accepted, the time since it may first have been pushed (ms, 0 if this is the first time);
---     '' for others. It is counted for its owner, but not refused, and only the error FORGOTTEN is possible: the job may have
---     ended, but its state is not kept any more
+--   age: for a prepared job, the time since it may first have been pushed (ms, 0 if this is the first push); '' for other
+--   jobs.
+--     A prepared job counts for its owner, but no limit refuses it. The error FORGOTTEN says that it may have ended, but its
+--     state is not kept any more
 -- then these lists:
 --   n ids
 --   n envelopes
@@ -31,8 +32,9 @@ local t = now()
 local due = string.sub(when, 1, 1) == '+' and t + tonumber(string.sub(when, 2)) or tonumber(when)
 if due <= t then due = 0 end
 
--- A job cannot have ended before its id was made, so older buckets need no search. A clock may be two minutes ahead; if it is
--- more, a push is known for two minutes, and a push with an age for that long before it.
+-- A job cannot have ended before its id was created, so older buckets are not searched. The clock that created the id may be
+-- two minutes ahead of that of Redis. If it is further ahead, a repeated push is recognized for two minutes after the end of
+-- the job; with an age, for that time longer.
 local made = t - (age or 0)
 for i = 1, n do
   local ms = string.match(ARGV[IDS + i], '^(%x%x%x%x%x%x%x%x%x%x%x%x)7')
@@ -59,7 +61,8 @@ for base = 0, n - 1, CHUNK do
 end
 if #new == 0 then return known end
 
--- States are kept for a day, and `tick` may delete them earlier. Before that time, an unknown job may have ended.
+-- States are kept for a day, or less if `tick` deletes them early. An unknown job that may have been pushed before the oldest
+-- state that is kept may have ended.
 if age and age > 0 and t - age - 120000 < math.max(t - DAY, tonumber(rc('GET', P .. ':forgotten') or 0)) then
   return redis.error_reply('FORGOTTEN ' .. ARGV[IDS + new[1]])
 end
@@ -107,7 +110,7 @@ local defer = #missing > 0 or (failed and policy ~= 'any')
 for base = 1, #new, CHUNK do
   local ids, texts, groups, dues, sizes = {}, {}, {}, {}, {}
   for f = base, math.min(base + CHUNK - 1, #new) do
-    -- In front, jobs are pushed one by one, so the last must come first.
+    -- LPUSH puts each job before the previous one, so with `front` the last job must come first.
     local i = new[front and #new + 1 - f or f]
     local id, k = ARGV[IDS + i], #ids + 1
     ids[k] = id

@@ -16,7 +16,7 @@ if ARGV[1] ~= '' then
   local ids = rc('ZRANGEBYSCORE', P .. ':failed:' .. ARGV[1], '-inf', ARGV[2], 'LIMIT', 0, ARGV[3])
   return #ids > 0 and requeue(ARGV[1], ids) or 0
 end
--- Repeated because the first answer was lost.
+-- The call is repeated, because its first answer was lost.
 local call = P .. ':void:' .. ARGV[2]
 if rc('EXISTS', call) == 1 then return 1 end
 local envelope = rc('HGET', P .. ':jobs', ARGV[3])

@@ -2,7 +2,8 @@
 -- that a batch is never half applied.
 -- ARGV: queue, k, k leases that have ended, then entries of (op, id, token, arg, ttl, text):
 --   ok, cancel   text is the outcome, kept for ttl (ms); arg begins with 1 if Redis may hold attempts, progress or other
---                records that must be deleted with the job, else with 0; the id of the owner follows, if there is one
+--                records that must be deleted with the job, else with 0; the owner and the scope follow, as in the state
+--                of an ended job
 --   retry        again in arg ms, one more failure; text is the error
 --   snooze       again in arg ms, not counted
 --   unknown      again in arg ms, but failed for good after ttl such deliveries; text is the error

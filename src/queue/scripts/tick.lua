@@ -1,9 +1,8 @@
 -- The periodic work: makes due jobs ready, recovers the jobs of crashed workers, deletes old outcomes and failed jobs, and
 -- wakes a worker for every queue that has jobs, in case a wake-up was lost. Several workers may tick at once.
 -- ARGV: lease (ms), longest normal gap between ticks (ms), maximum of crashes, back-off after a crash (ms), a random number
---   below 2^32, how many failed jobs a queue keeps, and for how long (ms), 1 if Redis is nearly full or 2 if it refuses
---   jobs, how many outcomes are
---   kept, how many bytes of them, and how many states of ended jobs
+--   below 2^32, how many failed jobs a queue keeps, and for how long (ms), 1 if Redis is nearly full, 2 if it refuses jobs,
+--   else 0, how many outcomes are kept, how many bytes of them, and how many states of ended jobs
 -- Returns {promoted, recovered, dead, 1 if there is more to do now, ms until there is more to recover, or 0, freed outcomes}
 local lease, gap, max_crashes, backoff, jitter, max_failed, max_age = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]),
   tonumber(ARGV[4]), ARGV[5] / 2 ^ 32, tonumber(ARGV[6]), tonumber(ARGV[7])
@@ -81,8 +80,8 @@ for _, q in ipairs(rc('SMEMBERS', P .. ':queues')) do
     if #old == 100 then more = 1 end
   end
 end
--- Records that states of jobs that have ended until a time are deleted before they expire: `push` must not take such a job for
--- a new one.
+-- Records that states are deleted before they expire, and the latest time at which their jobs ended. `push` must not take
+-- such a job for a new one.
 local function record_loss(kind, ended)
   if kind ~= STATE then return end
   local latest = math.max(math.min(tonumber(ended), t), tonumber(rc('GET', P .. ':forgotten') or 0))
@@ -106,8 +105,9 @@ local function limit_records(kind, max_records, max_bytes)
 end
 limit_records(OUTCOME, tonumber(ARGV[9]), tonumber(ARGV[10]))
 limit_records(STATE, tonumber(ARGV[11]), math.huge)
--- The oldest records make room for new jobs: whole buckets of them, or a part of a bucket that takes records. States only if
--- Redis refuses jobs: without them a repeated push is a second job.
+-- If Redis is nearly full, deletes the oldest outcomes to make room for new jobs: a full bucket at once, or a part of the
+-- bucket that still takes records. Deletes states only if Redis refuses jobs, because without its state a repeated push
+-- enqueues a job again.
 for _, kind in ipairs({ OUTCOME, ARGV[8] == '2' and STATE or nil }) do
   local key, ended = unpack(ARGV[8] ~= '0' and rc('ZRANGE', P .. kind, 0, 0, 'WITHSCORES') or {})
   if key and freed == 0 then

@@ -18,7 +18,7 @@ fn bytes(text: impl Into<Vec<u8>>) -> Value {
     Value::BulkString(text.into())
 }
 
-/// Generates outcomes, some with numbers that no clock shows.
+/// Generates outcomes, some with times that are out of range.
 fn outcome() -> impl Strategy<Value = String> {
     let ran = (any::<u32>(), any::<i64>(), any::<i64>(), any::<i64>());
     let ran = ran.prop_map(|(n, at, waited, ran)| {
