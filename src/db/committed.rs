@@ -1,14 +1,14 @@
-//! Ids of rows that were committed, and that a background task of this process handles.
+//! Ids of committed rows that a background task of this process handles.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use uuid::Uuid;
 
-/// The most ids that wait for the task.
+/// Maximum number of ids that wait for the task.
 const MAX_IDS: usize = 10_000;
 
-/// Ids of committed rows that wait for a background task. At most one task handles them at a time, so that it handles the rows
-/// of many transactions together; clones share it.
+/// Ids of committed rows that wait for a background task; clones share them. At most one task runs at a time, so that it
+/// handles the rows of many transactions together.
 #[derive(Clone, Default)]
 pub struct CommittedIds(Arc<Mutex<Waiting>>);
 
@@ -46,7 +46,7 @@ impl Turn {
         let mut waiting = self.waiting.lock();
         let count = waiting.ids.len().min(max);
         if count == 0 {
-            // Under the lock, so that no id is added in between.
+            // The flag is reset under the lock, so that no id is added after the check and then has no task.
             waiting.has_task = false;
             self.is_over = true;
         }

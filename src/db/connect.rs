@@ -35,12 +35,12 @@ use crate::{
 /// Time limit for an address: for the TCP connection, TLS, the login and the check of the server together.
 /// `connect_timeout` replaces it.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time after which the next address is tried beside one that has not answered yet, as RFC 8305 section 5 does it. Short
-/// enough for a request to wait for the second and the third server.
+/// Time without an answer after which the next address is tried at the same time (RFC 8305 section 5). Short enough for a
+/// request to wait for the third server.
 const NEXT_ADDRESS_DELAY: Duration = Duration::from_millis(300);
 /// Time limit for looking up a host name.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(3);
-/// The same if there are several servers: a name that cannot be looked up must not hold up the others.
+/// Time limit for looking up each of several host names: a name that cannot be looked up must not hold up the other servers.
 const SHARED_LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The address of PostgreSQL and how to connect, parsed from the settings.
@@ -49,7 +49,7 @@ pub(super) struct Target {
     options: Arc<PostgresOptions>,
     /// The ways to connect over TCP, in the order in which they are tried. `None` is plain text.
     ways: Vec<Option<Encrypted>>,
-    /// The address of the newest connection. It is tried first, because the one before it may be frozen.
+    /// The address of the newest connection. It is tried first, because a server earlier in the list may be frozen.
     last_used: Arc<Mutex<Option<String>>>,
     lookups: Lookups,
 }
@@ -64,7 +64,7 @@ impl Target {
     /// Reads the files that the options name.
     ///
     /// # Errors
-    /// If one cannot be read or is invalid.
+    /// If a file cannot be read or is invalid.
     pub(super) fn new(options: PostgresOptions) -> anyhow::Result<Self> {
         // TLS is used for TCP only, as in libpq.
         let uses_tcp = options.servers.iter().any(|server| matches!(server, PostgresServer::Tcp { .. }));
@@ -76,8 +76,8 @@ impl Target {
         Ok(Self { options: options.into(), ways, last_used, lookups })
     }
 
-    /// Opens a connection to the first server that accepts it and is of the wanted kind. An address that does not answer
-    /// holds up the next one for [`NEXT_ADDRESS_DELAY`] only; then both are tried.
+    /// Opens a connection to the first server that accepts it and is of the kind that `target_session_attrs` asks for. If an
+    /// address does not answer within [`NEXT_ADDRESS_DELAY`], the next address is tried at the same time.
     ///
     /// # Errors
     /// If no server can be reached in time, accepts the login and is of the wanted kind. The message has all reasons.
@@ -184,7 +184,7 @@ impl Target {
                 config.ssl_mode(SslMode::Disable);
                 let (client, mut connection) = config.connect_raw(stream, NoTls).await?;
                 check_session(&client, &mut connection, session).await?;
-                // Ends with the client. Its error is the client's too.
+                // The task ends when the client is dropped. The client reports the errors of the connection.
                 tokio::spawn(async move { connection.await.ok() });
                 Ok(AsyncPgConnection::try_from(client).await?)
             }
@@ -209,7 +209,7 @@ impl Target {
         mut config: Config,
         session: SessionAttrs,
     ) -> Result<AsyncPgConnection, BoxError> {
-        // Direct negotiation gives the TCP stream to the connector before a byte is sent, also if that encrypts nothing.
+        // With direct negotiation, the connector gets the TCP stream before a byte is sent. `PlainText` needs that too.
         if way.is_none() || self.options.tls.direct {
             config.ssl_negotiation(SslNegotiation::Direct);
         }
@@ -231,7 +231,7 @@ impl Target {
             if self.ways.iter().any(Option::is_none) && token.cancel_query(PlainText).await.is_ok() {
                 return;
             }
-            // The token does not say which socket it belongs to. The other servers ignore it.
+            // The token does not contain its socket, so all sockets get it. Servers ignore a token of another server.
             for server in &self.options.servers {
                 if let PostgresServer::Unix(path) = server
                     && let Ok(stream) = UnixStream::connect(path).await
@@ -268,7 +268,8 @@ async fn look_up(lookups: &Lookups, server: &PostgresServer) -> io::Result<Vec<A
     if list.is_empty() { Err(io::Error::other("the name has no address")) } else { Ok(list) }
 }
 
-/// Returns whether a connection without channel binding is refused, and so one without TLS.
+/// Returns whether a connection without channel binding is refused. Such a setting also refuses plain text, which has no
+/// channel binding.
 fn requires_binding(options: &PostgresOptions) -> bool {
     options.connection.get_channel_binding() == BindingMode::Require
 }

@@ -9,8 +9,9 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 /// Connections of a process beside its pool: at start, and for migrations.
 const OWN_CONNECTIONS: i64 = 1;
 
-/// The limits that apply to this role, those of the server without the connections that are reserved for superusers. A
-/// backend of another role is counted too: everyone sees its database and its role in `pg_stat_activity`.
+/// Selects the limits that apply to this role: of the server, without the connections that are reserved for superusers, of
+/// the role and of the database. Backends of other roles count too: every role sees their database and role in
+/// `pg_stat_activity`.
 const LIMITS: &str = "
 WITH backend AS (SELECT datid, usesysid FROM pg_stat_activity WHERE datid IS NOT NULL AND usesysid IS NOT NULL)
 SELECT 'max_connections' AS name,
@@ -49,7 +50,7 @@ struct Limit {
 }
 
 impl ConnectionBudget {
-    /// Asks the server. `pool_size` is `DATABASE_POOL_SIZE`.
+    /// Reads the limits from the server. `pool_size` is `DATABASE_POOL_SIZE`.
     ///
     /// # Errors
     /// If the server does not answer.
@@ -65,7 +66,7 @@ impl ConnectionBudget {
         })
     }
 
-    /// Returns the numbers.
+    /// Describes the numbers in one line.
     pub fn summary(&self) -> String {
         let Self { limit, usable, free, needed } = self;
         format!(

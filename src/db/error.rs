@@ -12,10 +12,11 @@ const MAX_ATTEMPTS: u32 = 4;
 /// The pause after the first conflict; it grows with each attempt.
 const CONFLICT_PAUSE: Duration = Duration::from_millis(10);
 
-/// The SQLSTATEs, or their classes, of a server that cannot serve now: connection exception, too many connections or no
-/// memory, shutdown; a read-only server after a fail-over; a lock or statement timeout; a conflict with other transactions.
+/// Prefixes of the SQLSTATEs of a server that cannot serve now: connection exception; too many connections or no memory;
+/// shutdown; a read-only server after a failover; a lock or statement timeout; a conflict with other transactions.
 const UNAVAILABLE: &[&str] = &["08", "53", "57P", "25006", "55P03", "57014", "40001", "40P01"];
-/// Those after which a new connection helps: to another server, or without the prepared statements of this one.
+/// Prefixes of the SQLSTATEs after which a new connection helps: it leads to another server, or has no stale prepared
+/// statements.
 const CONNECTION_IS_USELESS: &[&str] = &["08", "57P", "25006", "0A000", "26000", "42P05"];
 /// A write on a standby or a read-only server.
 const READ_ONLY: &[&str] = &["25006"];
@@ -40,7 +41,7 @@ impl From<DieselError> for Error {
     }
 }
 
-/// The server accepts no writes, although it is connected to.
+/// The error if the server of an open connection accepts no writes.
 #[derive(Debug, thiserror::Error)]
 #[error("the server accepts no writes: it is a standby or read-only")]
 pub(super) struct ReadOnlyServer;
@@ -67,8 +68,8 @@ pub(super) fn is_stale_statement(error: &Error) -> bool {
     has_code(error, STATEMENT_IS_STALE)
 }
 
-/// Counts the deadlocks and serialization failures of one statement or transaction. PostgreSQL has rolled back what failed
-/// in this way, so it can run again.
+/// Counts the deadlocks and serialization failures of one statement or transaction. After such a failure, PostgreSQL has
+/// rolled back the statement or transaction, so it can run again.
 #[derive(Default)]
 pub(super) struct Conflicts(u32);
 

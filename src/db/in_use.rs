@@ -9,7 +9,7 @@ use std::{
 /// Keys in use. A task does not wait for a key; another process can use the same key at the same time.
 pub struct KeysInUse<K>(Mutex<HashSet<K>>);
 
-/// A key that its holder uses until this value is dropped.
+/// A key that is in use until this value is dropped.
 pub struct KeyInUse<'a, K: Hash + Eq> {
     keys: &'a KeysInUse<K>,
     key: K,
@@ -22,7 +22,7 @@ impl<K> Default for KeysInUse<K> {
 }
 
 impl<K: Hash + Eq> KeysInUse<K> {
-    /// Uses a key. `None` if another task uses it.
+    /// Marks a key as used. Returns `None` if another task uses the key.
     pub fn try_use(&self, key: K) -> Option<KeyInUse<'_, K>>
     where
         K: Copy,

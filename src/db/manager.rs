@@ -1,7 +1,8 @@
 //! The connections of the pool: how they are opened, and which of them may be handed out again.
 //!
 //! A checkout costs no round trip: it skips connections that are known to be closed, and TCP keepalive closes those whose
-//! server is unreachable. Only after a statement without an answer are the other connections asked before they are used.
+//! server is unreachable. After a statement has had no answer, a checkout tests the other connections: it sends `SELECT 1`
+//! and waits for the answer.
 
 use std::{
     ops::{Deref, DerefMut},
@@ -15,42 +16,43 @@ use tokio::time::timeout;
 use super::connect::Target;
 use crate::error::BoxError;
 
-/// What one connection has shown about the others, because they lead to the same server.
+/// What one connection has shown about the server, and therefore about the other connections.
 #[derive(Clone, Default)]
 pub(super) struct Doubts(Arc<Mutex<DoubtTimes>>);
 
 #[derive(Clone, Copy, Default)]
 struct DoubtTimes {
-    /// Connections that were opened earlier are useless.
+    /// Connections that were opened at this time or earlier are useless.
     useless: Option<Instant>,
-    /// Connections that have answered last at this time or earlier may be useless.
+    /// Connections whose last answer was at this time or earlier may be useless, so they are tested.
     doubtful: Option<Instant>,
-    /// When a connection was found that does not answer, if none has answered since.
+    /// When a tested connection was found silent. `None` if a connection has answered or was used since.
     silent: Option<Instant>,
 }
 
 impl Doubts {
-    /// Records that a server which refused a statement at `at` refuses those of all connections that were open then.
+    /// Records that the server refuses all statements: connections that were opened at `at` or earlier are discarded.
     pub(super) fn discard_opened_until(&self, at: Instant) {
         self.update(|times| times.useless = times.useless.max(Some(at)));
     }
 
-    /// Records that a statement which was sent at `at` has no answer, so that the server may be frozen.
+    /// Records that a statement which was sent at `at` has no answer, so that the server may be frozen. Connections that have
+    /// not answered since then are tested before they are used.
     pub(super) fn ask_if_silent_since(&self, at: Instant) {
         self.update(|times| {
             times.doubtful = times.doubtful.max(Some(at));
-            // A connection could be used after that time.
+            // The connection of this statement was usable after an earlier silence.
             times.silent = times.silent.filter(|found_at| *found_at >= at);
         });
     }
 
-    /// Records that a connection which was asked at `asked_at` does not answer. If another one was found silent before, the
-    /// server is frozen: all are useless, because each of them would cost a request the same wait. A single one may be silent
-    /// because this process was too busy to read the answer.
+    /// Records that a connection which was tested at `asked_at` does not answer. A single connection may be silent because
+    /// this process was too busy to read the answer. If another connection was found silent before, the server is frozen.
+    /// Then all connections become useless, because testing each would cost a request the same wait.
     fn record_silence(&self, asked_at: Instant) {
         self.update(|times| match times.silent {
             None => times.silent = Some(Instant::now()),
-            // Both were asked during the same pause.
+            // Both connections were tested during the same pause of this process or the server.
             Some(found_at) if asked_at < found_at => {}
             Some(_) => {
                 times.useless = times.useless.max(Some(asked_at));
@@ -59,7 +61,7 @@ impl Doubts {
         });
     }
 
-    /// Records that a connection has answered, so that those before it were silent for another reason than the server.
+    /// Records that a tested connection has answered. So the server was not the reason for earlier silence.
     fn record_answer(&self) {
         self.update(|times| times.silent = None);
     }
@@ -77,7 +79,7 @@ impl Doubts {
 pub struct Manager {
     target: Target,
     doubts: Doubts,
-    /// Time limit for the answer of a connection that is asked.
+    /// Time limit for the answer of a connection that is tested.
     answer_timeout: Duration,
 }
 
@@ -85,9 +87,9 @@ pub struct Manager {
 pub struct PooledPgConnection {
     conn: AsyncPgConnection,
     opened_at: Instant,
-    /// When it was returned to the pool, or has answered.
+    /// When the connection was returned to the pool, or last answered a test.
     answered_at: Instant,
-    /// Whether it is being asked, or this was interrupted.
+    /// Whether the connection is being tested, or a test was interrupted.
     is_asked: bool,
 }
 

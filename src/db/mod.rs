@@ -1,7 +1,7 @@
 //! The PostgreSQL pool.
 //!
-//! The pool is bb8 with a connection manager of its own (`manager`), which finds out when all connections lead to a server
-//! that cannot be used any more.
+//! The pool is bb8 with our own connection manager (`manager`), which detects that all connections lead to a server that
+//! cannot be used any more.
 //!
 //! No code relies on a session `SET`, so the pool works behind a transaction pooler such as PgBouncer. Each transaction
 //! sets its own isolation level and statement timeout. Migrations need a session: `standalone::connect_directly`.
@@ -53,11 +53,11 @@ use connect::Target;
 use error::{Conflicts, ReadOnlyServer, ends_connection, is_read_only, is_stale_statement};
 use manager::{Doubts, Manager};
 
-/// The server cancels a statement of a transaction that runs longer.
+/// Time after which the server cancels a statement of a transaction.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
-/// An idle connection is closed after this time, and the server has room for another process.
+/// An idle connection is closed after this time, so that the server has room for other processes.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// Maximum age of a connection. An older one is closed once it is idle.
+/// Maximum age of a connection. An older connection is closed once it is idle.
 const MAX_LIFETIME: Duration = Duration::from_secs(1_800);
 /// A longer wait for a connection is logged at `debug`.
 const LOGGED_WAIT: Duration = Duration::from_millis(10);
@@ -85,14 +85,14 @@ impl Db {
         let timeout = Duration::from_millis(settings.database_timeout_ms);
         let last_error = LastError::default();
         let (target, doubts) = (Target::new(database.options()?)?, Doubts::default());
-        // Two connections that are asked, and then a new one, must fit into the wait of one request.
+        // A request must have time to test two connections in vain and then open a new one, all within `timeout`.
         let manager = Manager::new(target.clone(), doubts.clone(), timeout / 4);
         let pool = bb8::Pool::builder()
             .max_size(settings.database_pool_size)
             .connection_timeout(timeout)
             .idle_timeout(Some(IDLE_TIMEOUT))
             .max_lifetime(Some(MAX_LIFETIME))
-            // The connection that was used last, so that the others become idle and are closed.
+            // Hands out the connection that was returned last, so that the others become idle and are closed.
             .queue_strategy(bb8::QueueStrategy::Lifo)
             .test_on_check_out(true)
             .error_sink(Box::new(last_error.clone()))
@@ -109,8 +109,8 @@ impl Db {
     /// Runs `work` on a connection, within [`Self::timeout`].
     ///
     /// If a prepared statement has become stale, as after `ALTER TABLE`, `work` runs again on another connection. After a
-    /// deadlock or a serialization failure it runs again too, up to 4 attempts in total and within twice the timeout. So
-    /// it must be one statement, or read only.
+    /// deadlock or a serialization failure, `work` runs again too, up to 4 attempts in total and within twice the timeout. So
+    /// `work` must be one statement, or read only.
     ///
     /// On a timeout the connection is discarded, because it is still busy. Its statement is canceled, and a transaction
     /// on it is rolled back.
@@ -125,7 +125,7 @@ impl Db {
         self.run_for(self.timeout, work).await
     }
 
-    /// As [`Db::run`], in a transaction, so `work` may have several statements. It may run more than once, so it must not
+    /// As [`Db::run`], in a transaction, so `work` may have several statements. `work` may run more than once, so it must not
     /// have an effect outside the transaction.
     ///
     /// # Errors
@@ -158,7 +158,7 @@ impl Db {
         timeout: Duration,
         work: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T> + Clone,
     ) -> Result<T> {
-        // Half for the connection, half for the work, as of one attempt.
+        // All attempts together have the time of one: `timeout` for the connection and `timeout` for the work.
         let deadline = Instant::now() + 2 * timeout;
         let mut conflicts = Conflicts::default();
         loop {

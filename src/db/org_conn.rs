@@ -30,7 +30,8 @@ pub struct OrgConn<'a> {
 }
 
 impl OrgConn<'_> {
-    /// Returns the id of the organization. Queries name it, although the policies do, because the indexes begin with it.
+    /// Returns the id of the organization. Queries compare `org_id` with it, although the policies do too, because the
+    /// indexes begin with this column.
     pub fn org_id(&self) -> i64 {
         self.org_id
     }
@@ -44,7 +45,7 @@ pub struct OrgTx<'a> {
 }
 
 impl<'a> OrgTx<'a> {
-    /// Returns the transaction, for an audit entry or a job. In the role `saas_tenant`, it may insert into these tables, and not
+    /// Returns the transaction, for an audit entry or a job. The role `saas_tenant` may insert into these tables, but not
     /// read them.
     pub fn tx(&self) -> &'a Tx<'a> {
         self.tx
@@ -59,7 +60,7 @@ impl<'a> Deref for OrgTx<'a> {
 }
 
 impl Db {
-    /// Reads the data of an organization, in a transaction. It may run more than once, as [`Db::transaction`].
+    /// Reads the data of an organization, in a transaction. `work` may run more than once, as in [`Db::transaction`].
     ///
     /// A change needs `services::transaction::change_in_org`: the membership behind `scope` may be up to
     /// `IDENTITY_CACHE_MS` old.
@@ -76,8 +77,8 @@ impl Db {
     }
 }
 
-/// Enters the organization in a transaction of the product's role, and runs `work`. For `services::transaction::change_in_org`,
-/// which checks the membership before.
+/// Enters the organization in an open transaction, and runs `work`. For `services::transaction::change_in_org`, which checks
+/// the membership before.
 ///
 /// # Errors
 /// Those of `work`; [`Error::Unavailable`](crate::error::Error::Unavailable) or
@@ -91,8 +92,8 @@ pub async fn enter_org<T>(
     run_behind(tx.conn(), &enter(scope.org_id()), work(&org)).await
 }
 
-/// Lets a role of the product that owns no table see the rows of an organization, until the end of the transaction. For the
-/// erasure of the organization, which has no member to check.
+/// Makes the rows of an organization visible until the end of the transaction, if the role of the product does not own the
+/// tables. For the erasure of the organization, which has no member to check.
 ///
 /// # Errors
 /// If PostgreSQL does not answer.
@@ -137,8 +138,8 @@ fn set_org(org_id: i64) -> String {
 /// Sends statements that begin or change a transaction, and runs `work` without waiting for their answer, which saves a round
 /// trip.
 ///
-/// PostgreSQL runs the statements of a connection in the order in which they were sent, and after a failed one it refuses all
-/// others until the end of the transaction. So no statement of `work` runs outside of what `statements` set.
+/// PostgreSQL runs the statements of a connection in the order in which they were sent. After a failed statement, it refuses
+/// all others until the end of the transaction. So no statement of `work` runs unless `statements` have succeeded.
 async fn run_behind<T>(
     mut conn: &AsyncPgConnection,
     statements: &str,

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 /// The last use of each key, in the memory of this process until it is written to the database.
 ///
 /// - A use stays pending until [`remove`](Self::remove), so a failed or interrupted write is repeated.
-/// - Of each key, the latest use counts, by the monotonic clock.
+/// - The latest use of each key counts, by the monotonic clock.
 /// - At most `max_keys` keys are pending. At that number, uses of other keys are not recorded.
 /// - A process that is killed loses the pending uses.
 pub struct PendingUses<K> {
@@ -22,7 +22,7 @@ pub struct PendingUses<K> {
 }
 
 impl<K: Hash + Eq + Clone> PendingUses<K> {
-    /// Creates it without uses.
+    /// Creates an empty map.
     pub fn new(max_keys: usize) -> Self {
         Self { uses: Mutex::default(), max_keys, recorded: Notify::new() }
     }

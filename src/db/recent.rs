@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::error::{Error, Result};
 
-/// Copies that a process keeps. The cache evicts the least used ones.
+/// Maximum number of results in a cache. Beyond it, the cache evicts results that are seldom used.
 const MAX_COPIES: usize = 10_000;
 
 /// A cache of values that were read from the database at most `max_age` ago; clones share it.
@@ -23,11 +23,11 @@ const MAX_COPIES: usize = 10_000;
 ///   commit.
 /// - Concurrent callers of a key share one query and its failure.
 /// - [`invalidate_all`](Self::invalidate_all) makes a change by this process visible immediately.
-/// - A failed query discards all copies, so that none is used while the database is unavailable.
+/// - A failed query discards all cached results, so that none is used while the database is unavailable.
 pub struct RecentReads<K, V> {
     copies: Arc<Cache<K, CachedRead<V>>>,
     max_age: Duration,
-    /// Incremented when all copies become invalid.
+    /// Incremented when all cached results become invalid.
     epoch: Arc<AtomicU64>,
 }
 
@@ -78,13 +78,12 @@ impl<K: Hash + Eq + Clone, V> RecentReads<K, V> {
         Self { copies: Arc::new(Cache::new(MAX_COPIES)), max_age, epoch: Arc::default() }
     }
 
-    /// Creates an empty cache whose copies are discarded together with those of `other`: for values that the same changes
-    /// affect.
+    /// Creates an empty cache that is invalidated together with `other`: for values that the same changes affect.
     pub fn discarded_with<L, W>(other: &RecentReads<L, W>) -> Self {
         Self { copies: Arc::new(Cache::new(MAX_COPIES)), max_age: other.max_age, epoch: other.epoch.clone() }
     }
 
-    /// Returns the copy of `key` if it is recent enough, otherwise the result of `load`.
+    /// Returns the cached result of `key` if it is recent enough, otherwise the result of `load`.
     ///
     /// # Errors
     /// Those of `load`; [`Error::Unavailable`] if the query that this call shares with a concurrent caller failed.
@@ -127,7 +126,7 @@ impl<K: Hash + Eq + Clone, V> RecentReads<K, V> {
         }
     }
 
-    /// Discards all copies, including those that are being loaded.
+    /// Discards all cached results, including those of queries that are running.
     pub fn invalidate_all(&self) {
         self.epoch.fetch_add(1, Ordering::AcqRel);
     }

@@ -18,7 +18,7 @@ pub(super) fn passes(wanted: SessionAttrs) -> Vec<SessionAttrs> {
 /// Checks that a server is of the wanted kind, as libpq before PostgreSQL 14 does. This also works through poolers.
 ///
 /// # Errors
-/// If it is of another kind, or does not answer.
+/// If the server is of another kind, or does not answer.
 pub(super) async fn check_session<S, T>(
     client: &Client,
     connection: &mut Connection<S, T>,
@@ -54,8 +54,8 @@ where
     }
 }
 
-/// Returns whether the server accepts writes: it is neither a standby nor read-only. A pooler or a proxy may have another
-/// server behind an open connection than at its beginning.
+/// Returns whether the server accepts writes: it is neither a standby nor read-only. The answer may change while a connection
+/// is open, because a pooler or a proxy may switch to another server.
 pub async fn accepts_writes(mut conn: &AsyncPgConnection) -> QueryResult<bool> {
     let is_read_only = diesel::select(sql::<Text>("current_setting('transaction_read_only')"));
     Ok(is_read_only.get_result::<String>(&mut conn).await? == "off")

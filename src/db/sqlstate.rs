@@ -1,7 +1,7 @@
 //! The SQLSTATE of a PostgreSQL error (PostgreSQL documentation, appendix "Error Codes").
 //!
-//! Errors must be told apart by it, because the server translates its messages. diesel hands on no SQLSTATE, so the stream
-//! of a connection puts it in front of the message of each error: `[57014] canceling statement due to …`.
+//! The product distinguishes errors by SQLSTATE, because the server translates its messages. diesel does not return the
+//! SQLSTATE, so the stream of a connection puts it in front of each error message: `[57014] canceling statement due to …`.
 
 use std::{
     io,
@@ -13,7 +13,7 @@ use diesel::result::Error as DieselError;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::tls::{ChannelBinding, TlsStream};
 
-/// A longer error is passed on as it is. PostgreSQL limits its messages to about 8 KB each.
+/// A longer error is passed on unchanged.
 const MAX_ERROR_BYTES: usize = 64 * 1024;
 /// A message of the server begins with its type and its length, which includes itself but not the type.
 const HEADER_BYTES: usize = 5;
@@ -42,7 +42,7 @@ impl<S> SqlStateStream<S> {
         Self { inner, channel_binding, scanner, error: Vec::new(), ready: Vec::new() }
     }
 
-    /// Moves complete errors, rewritten, and what follows them from `error` to `ready`.
+    /// Rewrites complete errors, and moves them and the bytes after them from `error` to `ready`.
     fn rewrite_complete(&mut self) {
         while let Some(length) = self.error.first_chunk::<HEADER_BYTES>().map(message_bytes) {
             if length <= MAX_ERROR_BYTES && self.error.len() < length {
@@ -83,7 +83,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for SqlStateStream<S> {
                 let mut chunk = ReadBuf::new(&mut chunk);
                 ready!(Pin::new(&mut this.inner).poll_read(cx, &mut chunk))?;
                 if chunk.filled().is_empty() {
-                    // The server has gone in the middle of it.
+                    // The connection ended in the middle of an error.
                     this.ready = std::mem::take(&mut this.error);
                     if this.ready.is_empty() {
                         return Poll::Ready(Ok(()));

@@ -15,13 +15,14 @@ use crate::{
 
 /// How long a command waits for a server that has no free connection or is just starting.
 const FREE_CONNECTION_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time between two attempts of this wait.
+/// Time between two attempts to connect during this wait.
 const FREE_CONNECTION_INTERVAL: Duration = Duration::from_millis(250);
-/// SQLSTATEs of such a server: too_many_connections and cannot_connect_now. The product puts them in front of messages.
+/// SQLSTATEs of such a server: too_many_connections and cannot_connect_now. `SqlStateStream` puts them in front of the
+/// messages.
 const FULL_OR_STARTING: &[&str] = &["[53300]", "[57P03]"];
-/// Parts of messages about a server that is away or cannot be used now.
+/// Parts of messages about a server that cannot be reached now.
 const AWAY: &[&str] = &["refused", "no answer within", "lookup", "look-up", "No such file", "unreachable"];
-/// The same for a connection that ended during the login, as while a server or a proxy is shutting down.
+/// Parts of messages about a connection that ended during the login, as while a server or a proxy is shutting down.
 const ENDED: &[&str] = &["[57P", "[08", "closed", "reset by peer", "Broken pipe", "eof", "end of file"];
 /// Part of the message about a server of another kind than `target_session_attrs` asks for.
 const OTHER_KIND: &str = "see target_session_attrs";
@@ -51,7 +52,7 @@ pub(super) const POOLER_FIX: &str = "A pooler loses prepared statements: use PgB
 #[error("{message}")]
 pub struct ConnectFailure {
     message: String,
-    /// Whether the reason can pass without a change of the settings: the server is away, full, starting or a standby.
+    /// Whether a later attempt can succeed without a change of the settings: the server is down, full, starting or a standby.
     pub is_transient: bool,
 }
 
@@ -78,7 +79,8 @@ pub async fn try_connect(settings: &Database) -> anyhow::Result<AsyncPgConnectio
 /// Opens a connection with a session of its own, for migrations: to `DATABASE_DIRECT_URL`, or as [`connect`] without it.
 ///
 /// A pooler in transaction mode gives each transaction to another session, so a lock of the session protects nothing and
-/// stays behind. Such a connection is refused. A pooler is recognized by a parameter that it does not hand on.
+/// stays behind. Such a connection is refused. A pooler does not pass on the parameter `saas.session`, so its connections
+/// lack it.
 ///
 /// # Errors
 /// As [`connect`], and if there is a pooler.
@@ -96,7 +98,8 @@ pub async fn connect_directly(settings: &Database) -> anyhow::Result<AsyncPgConn
             "it ignores the parameters of a session".to_owned()
         }
         Err(failure) if failure.is_transient => return Err(failure.into()),
-        // Without the parameter, either the connection or the message is better.
+        // Tries again without the parameter. If that works, a pooler has refused the parameter. Otherwise, the second error
+        // does not mention it.
         Err(failure) => match open(&Target::new(plain)?, names).await {
             Ok(_) => failure.message,
             Err(failure) => return Err(failure.into()),
@@ -146,7 +149,8 @@ async fn check_encoding(mut conn: AsyncPgConnection) -> anyhow::Result<AsyncPgCo
     Ok(conn)
 }
 
-/// The connection can end before the answer, as while a server or a proxy is shutting down.
+/// Creates the error if the encoding cannot be read. The failure can be transient: a server or a proxy that is shutting down
+/// ends the connection before the answer.
 fn encoding_unknown(error: DieselError) -> ConnectFailure {
     let message = format!("cannot read the encoding of the database: {error}");
     let is_unavailable = matches!(Error::from(error), Error::Unavailable { .. });

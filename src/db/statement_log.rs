@@ -9,7 +9,7 @@ use crate::error::shortened;
 
 /// diesel puts this between a statement and its values, which may be secrets and are not logged.
 const BEFORE_VALUES: &str = " -- binds: ";
-/// The most characters of a statement in the log.
+/// Maximum number of characters of a statement in the log.
 const MAX_SQL_CHARS: usize = 1_000;
 
 /// Logs the statements of one connection.
@@ -36,7 +36,7 @@ impl Instrumentation for StatementLog {
     }
 }
 
-/// Logs the statements of a connection, if that level is on when the connection is opened.
+/// Logs the statements of a connection, if the level `debug` is on when the connection is opened.
 pub(super) fn log_statements(conn: &mut AsyncPgConnection) {
     if tracing::enabled!(tracing::Level::DEBUG) {
         conn.set_instrumentation(StatementLog { started_at: Instant::now() });

@@ -1,4 +1,4 @@
-//! The role `saas_tenant`: whether the product can use it, and whether it has what it needs and no more.
+//! The role `saas_tenant`: whether the product can use it, and whether its privileges are sufficient and restricted.
 
 use diesel::{QueryResult, QueryableByName, sql_types::Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
@@ -21,7 +21,7 @@ SELECT value FROM (
 ) problems
 WHERE value IS NOT NULL";
 
-/// Selects what the role lacks, as after a restore without roles and privileges. Runs in this role.
+/// Selects what the role lacks, as after a restore without roles and privileges. The query runs as `saas_tenant`.
 const MISSING: &str = "
 WITH tenant AS (
     SELECT c.oid, nspname, relrowsecurity, format('%I.%I', nspname, relname) AS name,
@@ -53,8 +53,8 @@ struct Row {
     value: String,
 }
 
-/// Returns why the data of organizations cannot be used, or is not isolated, each with the statements that help. The connection
-/// must not be in a transaction.
+/// Returns why the data of organizations cannot be used or is not isolated, with the statements that fix each problem. The
+/// connection must not be in a transaction.
 ///
 /// # Errors
 /// If PostgreSQL does not answer.

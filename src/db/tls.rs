@@ -20,8 +20,8 @@ use crate::config::{SslMode, TlsOptions};
 /// The protocol that `sslnegotiation=direct` announces (PostgreSQL documentation, "SSL Session Encryption").
 const ALPN_PROTOCOL: &[u8] = b"postgresql";
 
-/// Returns the ways to connect, in the order in which libpq tries them; `None` is plain text. With `tls_only`, only those
-/// with TLS.
+/// Returns the ways to connect, in the order in which libpq tries them; `None` is plain text. With `tls_only`, leaves out
+/// plain text.
 ///
 /// # Errors
 /// If a certificate or key is needed and cannot be read.
@@ -98,8 +98,8 @@ fn cannot_read(parameter: &str, path: &Path) -> String {
     format!("cannot read the file of {parameter}, {}", path.display())
 }
 
-/// Does not verify the host name. With `issuer`, verifies who has issued the certificate (`sslmode=verify-ca`); without, accepts
-/// any certificate (`require`, `prefer` and `allow`).
+/// A verifier that ignores the host name. With `issuer`, verifies the issuer of the certificate (`sslmode=verify-ca`).
+/// Without `issuer`, accepts any certificate (`require`, `prefer` and `allow`).
 #[derive(Debug)]
 struct AnyHostName {
     issuer: Option<Arc<WebPkiServerVerifier>>,

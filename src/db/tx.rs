@@ -70,7 +70,7 @@ impl<'a> Tx<'a> {
 }
 
 impl Effects {
-    /// Forgets the effects of an attempt that was rolled back.
+    /// Removes the effects of an attempt that was rolled back.
     pub fn reset(&self) {
         self.identities_unchanged.store(false, Ordering::Relaxed);
         self.committing.store(false, Ordering::Relaxed);
@@ -78,7 +78,7 @@ impl Effects {
         self.take_jobs();
     }
 
-    /// Returns the jobs that the transaction has written, and forgets them.
+    /// Removes and returns the jobs that the transaction has written.
     pub fn take_jobs(&self) -> Vec<Uuid> {
         std::mem::take(&mut *self.jobs.lock().unwrap_or_else(PoisonError::into_inner))
     }

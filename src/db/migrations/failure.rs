@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{db::sqlstate::sqlstate, error::shortened};
 
-/// The most characters of a line of SQL that a message repeats.
+/// Maximum number of characters of a line of SQL that a message repeats.
 const MAX_LINE_CHARS: usize = 120;
 
 /// SQLSTATEs of a missing privilege, or of a missing extension or schema.
@@ -124,7 +124,8 @@ pub(super) fn outcome(failed: &Failed, done: &[String]) -> String {
     format!("{own}; {before}. After the fix, run `{command}` again.")
 }
 
-/// Returns the number and the text of the line with a character. Characters count from 1, as the server counts them.
+/// Returns the number and the text of the line that contains the character at `position`. Positions count from 1, as in the
+/// errors of the server.
 fn line_at(sql: &str, position: usize) -> Option<(usize, &str)> {
     let at = sql.char_indices().nth(position.checked_sub(1)?).map_or(sql.len(), |(at, _)| at);
     // An error at the end of the script belongs to its last line.

@@ -84,8 +84,8 @@ impl Migrations {
     /// Applies the pending migrations and returns their names.
     ///
     /// # Errors
-    /// If the server cannot be reached, a migration is empty or one fails. Those before the failed one stay applied. Also if
-    /// one is pending and the server is a pooler.
+    /// If the server cannot be reached, a migration is empty or fails, or a migration is pending and the server is a pooler.
+    /// Migrations before the failed one stay applied.
     pub async fn up(&self, settings: &Database) -> anyhow::Result<Vec<String>> {
         // Without a pending migration there is nothing to lock, so each start of a replica works through a pooler too.
         let conn = db::connect(settings).await?;
@@ -159,8 +159,8 @@ impl Migrations {
 
     /// Returns why [`Migrations::up`] would fail in this database, as far as that is known, with the fix.
     ///
-    /// If no migration is applied yet, it applies all in a transaction and rolls it back. Otherwise that could lock the
-    /// tables of a running product, so it only checks the privileges of the role.
+    /// If no migration is applied yet, applies all in a transaction and rolls it back. Otherwise, such a rehearsal could lock
+    /// the tables of a running product, so only the privileges of the role are checked.
     ///
     /// # Errors
     /// If PostgreSQL does not answer.
@@ -175,7 +175,7 @@ impl Migrations {
             if let Some(failed) = failed.filter(|failed| !was_interrupted(failed)) {
                 return Ok(Some(failure::explain(conn, &failed).await.join(" ").replace('\n', " ")));
             }
-            // The rehearsal tries the scripts, but not the record of them.
+            // The rehearsal has tried the scripts, but not their record in `__diesel_schema_migrations`.
             scripts.clear();
         }
         let missing = privileges::missing(conn, &scripts).await?;

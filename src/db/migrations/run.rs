@@ -20,8 +20,8 @@ use crate::{config::Database, db};
 const ADVISORY_LOCK_KEY: i64 = 0x7361_6173;
 /// Time between two attempts to acquire the lock.
 const LOCK_RETRY_INTERVAL: Duration = Duration::from_millis(100);
-/// A transaction makes this setting `yes` before its script. A rollback restores `no`, so `yes` remains only if the script has
-/// a COMMIT of its own.
+/// Before a script, its transaction changes this setting from `no` to `yes`. A rollback restores `no`, so after a failure
+/// `yes` remains only if the script has a COMMIT of its own.
 const NOT_COMMITTED: &str = "SET saas.script_committed = 'no'";
 const COMMITTED: &str = "SET saas.script_committed = 'yes'";
 const HAS_COMMITTED: &str = "SELECT current_setting('saas.script_committed') AS value";
@@ -60,18 +60,20 @@ pub(super) enum Effect {
     Unknown,
 }
 
-/// Opens a connection that holds the advisory lock. Closing it releases the lock. The session must be its own: with a pooler
-/// in transaction mode, several runs would hold the lock at the same time, and it would stay behind.
+/// Opens a connection that holds the advisory lock. Closing the connection releases the lock. The lock belongs to the
+/// session, so the connection must not lead through a pooler in transaction mode: several runs could hold the lock at the
+/// same time, and the pooled session would keep it.
 ///
 /// # Errors
 /// If the server cannot be reached, or is a pooler.
 pub(super) async fn lock(settings: &Database) -> anyhow::Result<AsyncPgConnection> {
     let mut conn = db::connect_directly(settings).await?;
     let failed = "cannot acquire the lock for migrations";
-    // A migration may take long, but a statement that waits for a lock holds up all requests to its table. The harness begins its transactions with the isolation level of the session.
+    // A migration may take long, so it has no statement timeout. A statement that waits for a lock holds up all requests to
+    // its table, so that wait has a limit. The harness begins its transactions with the isolation level of the session.
     let session = "SET statement_timeout = 0; SET lock_timeout = '10s'; SET default_transaction_isolation = 'read committed'";
     conn.batch_execute(session).await.context(failed)?;
-    // A migration lets the role of the product use `saas_tenant`, also if it runs as another role.
+    // A migration grants `saas_tenant` to the role of the product, which may be another role than that of the migration.
     let product = settings.options()?.connection.get_user().unwrap_or_default().replace('\'', "''");
     let product = format!("SELECT set_config('saas.product_role', '{product}', false)");
     conn.batch_execute(&product).await.context(failed)?;
@@ -179,8 +181,8 @@ impl migration::Migration<Pg> for Script {
     }
 }
 
-/// Applies migrations in one transaction and rolls it back. Returns the first that fails, also if it waits 2 s for a lock or
-/// a statement runs for 10 s.
+/// Applies migrations in one transaction and rolls it back. Returns the first migration that fails. A wait of 2 s for a lock
+/// and a statement of 10 s count as failures.
 pub(super) async fn rehearse(
     mut conn: &AsyncPgConnection,
     migrations: &[&Migration],

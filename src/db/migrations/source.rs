@@ -115,7 +115,7 @@ impl Migration {
         !has_statement(&self.up)
     }
 
-    /// Returns whether a rollback undoes `up.sql`. It does not undo what precedes a COMMIT.
+    /// Returns whether a rollback undoes all of `up.sql`, which therefore must not contain COMMIT.
     pub fn can_be_rehearsed(&self) -> bool {
         self.in_transaction && !without_comments(&self.up).to_lowercase().contains("commit")
     }
@@ -149,8 +149,8 @@ fn has_statement(sql: &str) -> bool {
     without_comments(sql).chars().any(|c| !c.is_whitespace() && c != ';')
 }
 
-/// Removes the comments of a script. It takes `--` and `/*` in a quoted text for a comment too, so the result is only good
-/// for a search.
+/// Removes the comments of a script. Also removes text after `--` and `/*` in a quoted text, so the result may only be
+/// searched.
 pub(super) fn without_comments(sql: &str) -> String {
     let (mut text, mut rest) = (String::with_capacity(sql.len()), sql);
     while let Some(at) = [rest.find("--"), rest.find("/*")].into_iter().flatten().min() {

@@ -9,7 +9,7 @@ use super::{
 };
 
 impl Linter<'_> {
-    /// Checks the actions. The cursor is behind ALTER TABLE, and `first` is the first token of the statement.
+    /// Checks the actions of a statement. The cursor is behind ALTER TABLE, and `first` is the first token of the statement.
     pub(super) fn alter_table(&mut self, mut rest: Cursor<'_>, first: &Token) {
         if rest.skip("all in tablespace") {
             self.report(rules::REWRITE, first);

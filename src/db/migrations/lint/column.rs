@@ -96,7 +96,7 @@ pub(super) fn broken_rules(definition: Cursor<'_>) -> Vec<&'static Rule> {
         (differs, rules::VOLATILE_DEFAULT),
         (definition.has("check"), rules::CHECK),
         (definition.has("unique") || definition.has("primary key"), rules::UNIQUE),
-        // PostgreSQL does not check a new column of NULLs.
+        // PostgreSQL checks no references if all values of the new column are NULL.
         (definition.has("references") && value.is_some(), rules::FOREIGN_KEY),
     ]
     .into_iter()

@@ -10,8 +10,8 @@
 //! | `column`, `alter_table`, `writes`, `statement` | the checks |
 //! | `script` | statements, bodies of DO, and markers |
 //!
-//! It knows only the scripts, and not the tables. It does not read the bodies of functions, since a migration creates but
-//! seldom calls them.
+//! The linter reads the scripts only, not the database. It does not read the bodies of functions, because a migration creates
+//! functions, but seldom calls them.
 
 mod alter_table;
 mod column;
@@ -27,7 +27,8 @@ pub use rules::{RULES, Rule};
 
 use super::source::Migrations;
 
-/// The version of the newest migration of release 0.1.0. It and those before it are not checked: no release ran before them.
+/// The version of the newest migration of release 0.1.0. Migrations up to this version are not checked, because no earlier
+/// release ran beside them.
 const BASELINE: &str = "20261126400001";
 
 /// The result of [`Migrations::lint`].
@@ -54,7 +55,7 @@ impl Migrations {
         let mut report = Report { checked: 0, findings: Vec::new() };
         let mut checks = Vec::new();
         for migration in &self.0 {
-            // Also those that are not checked, because later ones rely on their constraints.
+            // Reads also migrations that are not checked, because later migrations rely on their constraints.
             let found = script::lint(&migration.up, migration.in_transaction, &mut checks);
             if !all && migration.version().as_str() <= BASELINE {
                 continue;

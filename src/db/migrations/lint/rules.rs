@@ -1,6 +1,6 @@
 //! The rules, with the reason and the safe way of each. `docs/migrations.md` explains them.
 //!
-//! The locks are those of PostgreSQL's documentation, section 13.3, "Explicit Locking", and of ALTER TABLE.
+//! Source of the locks: PostgreSQL documentation, section 13.3, "Explicit Locking", and ALTER TABLE.
 
 /// A kind of statement that is dangerous while an old and a new release run side by side, or while the table is in use.
 #[derive(Debug, PartialEq, Eq)]

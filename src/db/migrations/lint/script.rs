@@ -9,7 +9,7 @@ use super::{
     token::{Comment, Kind, Token, Tokens, procedural_statements, statements, tokenize},
 };
 
-/// What a text that EXECUTE runs gets in the place of a value that is not known.
+/// Replaces a variable or placeholder in a text that EXECUTE runs, because its value is not known.
 const UNKNOWN: &str = " _unknown_ ";
 
 /// Returns the rules that a script breaks, in the order of its lines. `checks` are the constraints that earlier scripts have
@@ -33,7 +33,7 @@ pub(super) fn lint(sql: &str, in_transaction: bool, checks: &mut Vec<NotNullChec
     found
 }
 
-/// Checks a text whose first line has the given number. `is_body` tells whether it is PL/pgSQL.
+/// Checks a text whose first line has the number `line`. `is_body` says whether the text is PL/pgSQL.
 fn lint_text(linter: &mut Linter<'_>, sql: &str, line: usize, place: Place, is_body: bool) -> Vec<Found> {
     let Tokens { tokens, comments } = tokenize(sql, line);
     let parts = if is_body { procedural_statements(&tokens) } else { statements(&tokens) };
@@ -79,7 +79,7 @@ fn is_assignment(statement: &[Token]) -> bool {
     has_colon || statement.get(1).is_some_and(|second| second.is_symbol('='))
 }
 
-/// Joins the strings of a statement. Returns the line of the first one too.
+/// Joins the strings of a statement. Also returns the line of the first string.
 fn dynamic_sql(statement: &[Token]) -> Option<(usize, String)> {
     let first = statement.iter().position(|token| text_of(token).is_some())?;
     let mut sql = String::new();
@@ -109,7 +109,7 @@ struct Marker {
     line: usize,
     /// The number of tokens before it.
     position: usize,
-    /// The names of rules, and whether the statement breaks each.
+    /// The names of the allowed rules, and whether the statement breaks each of them.
     rules: Vec<(String, bool)>,
 }
 

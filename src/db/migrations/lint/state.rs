@@ -14,7 +14,8 @@ pub(super) struct Found {
     pub rule: &'static Rule,
 }
 
-/// A constraint `CHECK (column IS NOT NULL)`. If it is valid, SET NOT NULL does not read the table.
+/// A constraint `CHECK (column IS NOT NULL)` or `NOT NULL column`. If the constraint is valid, SET NOT NULL does not read the
+/// table.
 #[derive(Clone)]
 pub(super) struct NotNullCheck {
     pub table: String,
@@ -75,8 +76,8 @@ impl Linter<'_> {
         }
     }
 
-    /// Returns whether the current statement runs outside of a transaction. Several statements of a script share one even if
-    /// the runner begins none (documentation of PostgreSQL, section 55.2.2.1).
+    /// Returns whether the current statement runs outside of a transaction. Several statements of a script share a
+    /// transaction even if the runner begins none (PostgreSQL documentation, section 55.2.2.1).
     pub fn is_outside_of_transaction(&self) -> bool {
         !self.in_transaction && self.is_single && self.place == Place::Script
     }

@@ -77,7 +77,7 @@ impl Linter<'_> {
             }
             "begin" | "start" | "commit" | "end" | "rollback" | "abort" => self.transaction(rest, first),
             "prepare" if rest.is_at("transaction") => self.transaction(rest, first),
-            // They may contain the word UPDATE.
+            // These statements change no rows, but may contain the word UPDATE.
             "grant" | "revoke" | "comment" | "raise" | "set" => {}
             _ => {
                 self.tenant_tables(tokens);
@@ -114,7 +114,7 @@ impl Linter<'_> {
 
     /// Checks a statement that begins or ends a transaction.
     fn transaction(&mut self, rest: Cursor<'_>, first: &Token) {
-        // BEGIN and END of a body are no statements of SQL.
+        // In a body of PL/pgSQL, BEGIN and END mark a block and are no statements of SQL.
         let is_block = self.place != Place::Script && !first.is_any(&["commit", "rollback"]);
         let is_to_savepoint = first.is("rollback") && rest.has("to");
         if self.in_transaction && !is_block && !is_to_savepoint {
@@ -126,7 +126,7 @@ impl Linter<'_> {
         rest.skip("or replace");
         rest.skip_any(MODIFIERS);
         if rest.skip("table") || rest.skip("materialized view") {
-            // With IF NOT EXISTS, the table may be an old one.
+            // With IF NOT EXISTS, the table may exist already.
             let may_exist = rest.skip("if not exists");
             self.new_tables.extend(rest.name().filter(|_| !may_exist));
         } else if rest.skip("unique index") || rest.skip("index") {
@@ -143,7 +143,7 @@ impl Linter<'_> {
             self.new_indexes.extend(rest.name());
         }
         rest.skip("on");
-        // An index on the parent of partitions alone has no rows.
+        // CREATE INDEX ON ONLY indexes the parent of partitions alone, which has no rows.
         let is_only = rest.skip("only");
         let Some(table) = rest.name() else { return };
         if is_concurrent {

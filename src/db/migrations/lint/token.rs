@@ -54,7 +54,7 @@ impl Token {
         self.kind == Kind::Symbol(symbol)
     }
 
-    /// Returns the name that this token may be, also if it is a keyword.
+    /// Returns the text of a word or a quoted name. A keyword may be a name too.
     pub fn name(&self) -> Option<&str> {
         match &self.kind {
             Kind::Word(name) | Kind::Quoted(name) => Some(name),
@@ -98,7 +98,7 @@ impl<'a> Lexer<'a> {
         } else if let Some(delimiter) = dollar_delimiter(rest) {
             self.take(delimiter.len());
             let text = self.take(self.rest.find(delimiter).unwrap_or(self.rest.len()));
-            // Nothing is left of a string that is not closed.
+            // A string that is not closed ends with the text, without a delimiter.
             self.take(delimiter.len().min(self.rest.len()));
             self.add(Kind::Text(text.to_owned()), line);
         } else if c.is_ascii_digit() {
@@ -220,7 +220,7 @@ pub(super) fn statements(tokens: &[Token]) -> Vec<Range<usize>> {
 pub(super) fn procedural_statements(tokens: &[Token]) -> Vec<Range<usize>> {
     const ENDS: &[&str] = &["declare", "begin", "then", "else", "loop"];
     let mut list = Vec::new();
-    // The CASE expressions that are open: their THEN and ELSE end nothing.
+    // `cases` counts the open CASE expressions: their THEN and ELSE do not end a part.
     let (mut start, mut depth, mut cases) = (0, 0_usize, 0_usize);
     for (at, token) in tokens.iter().enumerate() {
         let follows_end = at > 0 && tokens[at - 1].is("end");
