@@ -33,7 +33,7 @@ pub struct ApiKey {
     pub scopes: String,
     /// The beginning and the end of the key.
     pub hint: String,
-    /// Until when the key before the last rotation is valid.
+    /// When the secret from before the last rotation expires.
     pub previous_expires_at: Option<DateTime<Utc>>,
     /// How long the key is valid, from its creation or last rotation. `None` if it does not expire.
     pub lifetime_days: Option<i32>,
@@ -76,12 +76,12 @@ pub struct Rotation<'a> {
     pub hash: &'a [u8],
     pub hint: &'a str,
     pub lifetime_days: Option<i32>,
-    /// When the present secret stops to be valid.
+    /// When the present secret, which becomes the previous secret, expires.
     pub previous_expires_at: DateTime<Utc>,
     pub expires_at: Option<DateTime<Utc>>,
 }
 
-/// A key, and what its creator may do in the organization. A cached one was read at most `IDENTITY_CACHE_MS` ago.
+/// A key, and what its creator may do in the organization. A cached value was read at most `IDENTITY_CACHE_MS` ago.
 pub struct KeyIdentity {
     pub key: ApiKey,
     /// The SHA-256 of the secret of the request.
@@ -227,8 +227,8 @@ impl ApiKey {
         diesel::select(diesel::dsl::exists(found)).get_result(&mut conn).await
     }
 
-    /// Locks the keys with these hashes, in the order of their ids. Returns each with whether a hash is that of its present
-    /// secret, and not only that of the one before.
+    /// Locks the keys with these hashes, in the order of their ids. For each key, also returns whether a hash matches its
+    /// present secret. Otherwise, a hash matches only its previous secret.
     pub async fn lock_by_hashes(tx: &Tx<'_>, hashes: &[Vec<u8>]) -> QueryResult<Vec<(Self, bool)>> {
         let mut conn = tx.conn();
         api_keys::table

@@ -11,8 +11,8 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 /// Minimum time between two updates of `last_used_at`.
 pub const INTERVAL_SECONDS: i32 = 60;
 
-/// As the statement in `session_use.rs`: the time of a use is that of the database minus the age of the use, and PostgreSQL
-/// evaluates the conditions again on the latest version of a row that it locks.
+/// Works as the statement in `session_use.rs`. `used_at` is the time of the database minus the age of the use. PostgreSQL
+/// evaluates the conditions of `locked` again on the latest version of a row.
 const WRITE: &str = "
     WITH used AS (
         SELECT id, now() - age * interval '1 second' AS used_at FROM unnest($1, $2) AS uses (id, age)
@@ -29,10 +29,11 @@ const WRITE: &str = "
     )
     SELECT id FROM due EXCEPT SELECT id FROM written";
 
-/// Updates `api_keys.last_used_at` of keys and the times at which they were used, by the monotonic clock of this process. A
-/// use does not count if `last_used_at` is not a minute older.
+/// Updates `api_keys.last_used_at`. `uses` has the ids of keys and when they were used, by the monotonic clock of this
+/// process. A use is ignored if `last_used_at` is less than a minute older.
 ///
-/// Does not wait for locked rows, so it cannot delay a revocation. Returns the ids of those keys, whose uses are not written.
+/// Does not wait for locked rows, so it cannot delay a revocation. Returns the ids of the keys whose rows were locked, so
+/// that their uses are not written.
 pub async fn write(mut conn: &AsyncPgConnection, uses: &[(i64, Instant)]) -> QueryResult<Vec<i64>> {
     let ids: Vec<_> = uses.iter().map(|(id, _)| *id).collect();
     let ages: Vec<_> = uses.iter().map(|(_, used_at)| used_at.elapsed().as_secs_f64()).collect();

@@ -13,9 +13,9 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use super::clock_timestamp;
 
-/// The clock of the database when a row was read, and what has passed since then by the monotonic clock of this process.
+/// The clock of the database: its time when a row was read, plus the time since then by the monotonic clock of this process.
 ///
-/// Times of the database are compared with this one and never with `Utc::now()`: the clocks of replicas may differ.
+/// Compare times from the database with this clock, never with `Utc::now()`: the clocks of replicas may differ.
 #[derive(Clone, Copy, Debug, FromSqlRow)]
 pub struct DatabaseClock {
     time: DateTime<Utc>,

@@ -13,11 +13,11 @@ const LIFETIME_HOURS: i64 = 24;
 
 #[diesel::declare_sql_function]
 extern "SQL" {
-    /// Takes a lock until the transaction ends, if no other transaction holds it. Returns whether it did.
+    /// Acquires a lock until the transaction ends, if no other transaction holds it. Returns whether the lock was acquired.
     fn pg_try_advisory_xact_lock(id: BigInt) -> Bool;
 }
 
-/// Identifies a stored answer: two callers, or two operations, may use the same key.
+/// Identifies a stored answer. The key alone does not: several callers and operations may use the same key.
 #[derive(Clone, Copy)]
 pub struct KeyId<'a> {
     /// Who has sent the request, such as `user:7`.
@@ -63,8 +63,8 @@ impl NewStoredAnswer<'_> {
 }
 
 impl StoredAnswer {
-    /// Takes the lock with this number until the transaction ends, unless another transaction holds it. Returns whether it
-    /// did; it never waits.
+    /// Acquires the lock with this number until the transaction ends, unless another transaction holds it. Returns whether
+    /// the lock was acquired. Never waits.
     pub async fn try_lock(mut conn: &AsyncPgConnection, lock: i64) -> QueryResult<bool> {
         diesel::select(pg_try_advisory_xact_lock(lock)).get_result(&mut conn).await
     }
@@ -80,7 +80,7 @@ impl StoredAnswer {
             .optional()
     }
 
-    /// Returns whether the answer counts no more.
+    /// Returns whether the answer is at least 24 hours old, so that it must not be used.
     pub fn is_expired(&self) -> bool {
         self.clock.now() - self.created_at >= Duration::hours(LIFETIME_HOURS)
     }

@@ -17,10 +17,10 @@ use crate::schema::invitations;
 
 /// Lifetime of an invitation. It begins again when the invitation is sent again.
 pub const LIFETIME_DAYS: i32 = 7;
-/// How long an expired invitation, open or not, stays in the list of its organization.
+/// How long an invitation stays in the list of its organization after `expires_at`, whatever its state.
 const RETENTION_DAYS: i32 = 30;
 
-/// The roles of members who may invite. The SQL of [`Invitation::state`] has the same ones.
+/// The roles of members who may invite. The SQL of [`Invitation::state`] has the same roles.
 pub const INVITER_ROLES: [OrgRole; 2] = [OrgRole::Admin, OrgRole::Owner];
 
 text_enum! {
@@ -38,8 +38,8 @@ text_enum! {
     }
 }
 
-/// The state of an invitation, computed in one place. The lock of the organization keeps it, except for the account of the
-/// inviter and the time.
+/// Computes the state of an invitation. While a transaction holds the lock of the organization, the state changes only by the
+/// account of the inviter or because the invitation expires.
 const STATE: &str = "CASE
     WHEN invitations.accepted_at IS NOT NULL THEN 'accepted'
     WHEN invitations.declined_at IS NOT NULL THEN 'declined'
@@ -72,11 +72,11 @@ pub struct Invitation {
     pub role: OrgRole,
     /// `None` if the account of the inviter is deleted.
     pub invited_by: Option<i64>,
-    /// The token of the link is derived from it.
+    /// The id from which the token of the link is derived.
     pub link_id: Uuid,
     /// The SHA-256 of the token.
     pub token_hash: Vec<u8>,
-    /// Whether the inviter has got the link, so that to have it does not prove to own the address.
+    /// Whether the inviter has seen the link. If so, a client with the link need not be the owner of the address.
     pub link_shown: bool,
     pub created_at: DateTime<Utc>,
     pub expires_at: DateTime<Utc>,
@@ -143,7 +143,8 @@ impl Invitation {
         Self::query().filter(row).first(&mut conn).await.optional()
     }
 
-    /// Returns the invitation of an organization to an address that has not ended. It may be expired.
+    /// Returns the open invitation of an organization to an address: neither accepted, declined nor revoked. It may be
+    /// expired.
     pub async fn find_open(
         mut conn: &AsyncPgConnection,
         org_id: i64,
@@ -166,7 +167,7 @@ impl Invitation {
         Self::query().filter(invitations::id.eq(id)).for_update().first(&mut conn).await.optional()
     }
 
-    /// Returns the number of pending invitations of an organization, without the one with the id `except`.
+    /// Returns the number of pending invitations of an organization. Does not count the invitation with the id `except`.
     pub async fn count_pending(
         mut conn: &AsyncPgConnection,
         org_id: i64,

@@ -58,7 +58,7 @@ pub struct DetailsFilter<'a> {
     pub limit: i64,
 }
 
-/// An invitation, the name of the organization, and the name of the inviter with the time of the verification of the address.
+/// An invitation, the name of the organization, the name of the inviter, and when the inviter verified the address.
 type DetailsRow = (Invitation, String, Option<String>, Option<DateTime<Utc>>);
 
 impl InvitationDetails {

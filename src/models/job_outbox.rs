@@ -1,6 +1,7 @@
 //! The table `job_outbox`: jobs that a transaction enqueues, until the job queue has them.
 //!
-//! A job that cannot be enqueued is set aside: its row stays in the table, but no relay reads it.
+//! A relay, a task of this product, claims rows and enqueues their jobs. A job that cannot be enqueued is set aside: its row
+//! stays in the table, but relays skip it.
 
 use chrono::{DateTime, Utc};
 use diesel::{
@@ -15,8 +16,8 @@ use uuid::Uuid;
 use super::{ago, clock::DatabaseClock, clock_timestamp, now};
 use crate::schema::job_outbox;
 
-/// Claims rows that no other relay works on, the oldest first. A claim ends before the relay of the next minute begins, so a
-/// row whose job could not be enqueued is tried again by then. `$1` is a task whose rows are left alone, or null.
+/// Claims rows that no other relay has claimed, the oldest first. A claim lasts 50 seconds, so the relay of the next minute
+/// tries a row again whose job could not be enqueued. `$1` is a task whose rows are skipped, or null.
 macro_rules! claim {
     ($condition:literal) => {
         concat!(
@@ -38,7 +39,7 @@ macro_rules! claim {
     };
 }
 
-/// A job to insert. The id is that of the job, made by the caller, so that the insert needs no privilege to read.
+/// A job to insert. The caller creates the id of the job, so that the insert needs no privilege to read.
 #[derive(Insertable)]
 #[diesel(table_name = job_outbox)]
 pub struct NewJobOutboxRow<'a> {
@@ -77,7 +78,7 @@ pub struct JobOutboxRow {
 pub struct ClaimedJob {
     #[diesel(embed)]
     pub job: JobOutboxRow,
-    /// When a relay first claimed the row before this one. Since then, the queue may have the job.
+    /// When a relay first claimed the row, if this is not the first claim. The queue may have the job since then.
     #[diesel(sql_type = Nullable<Timestamptz>)]
     pub tried_before: Option<DateTime<Utc>>,
 }
@@ -92,12 +93,12 @@ pub struct OwnerJob {
 }
 
 impl JobOutboxRow {
-    /// Claims up to 100 rows. Those of the task `except` are left alone.
+    /// Claims up to 100 rows. Skips rows of the task `except`.
     pub async fn claim(mut conn: &AsyncPgConnection, except: Option<&str>) -> QueryResult<Vec<ClaimedJob>> {
         diesel::sql_query(claim!("true")).bind::<Nullable<Text>, _>(except).load(&mut conn).await
     }
 
-    /// As [`claim`](Self::claim), of these rows.
+    /// Claims up to 100 rows among `ids`, as [`claim`](Self::claim).
     pub async fn claim_these(
         mut conn: &AsyncPgConnection,
         ids: &[Uuid],
@@ -110,7 +111,7 @@ impl JobOutboxRow {
             .await
     }
 
-    /// Returns a row, also one that was set aside.
+    /// Returns a row, even if it was set aside.
     pub async fn find(mut conn: &AsyncPgConnection, id: Uuid) -> QueryResult<Option<Self>> {
         Self::query().filter(job_outbox::id.eq(id)).first(&mut conn).await.optional()
     }
@@ -138,7 +139,8 @@ impl JobOutboxRow {
             .await
     }
 
-    /// Returns the number of jobs that wait to be enqueued, at most `limit`: those of a task, or all of them.
+    /// Returns the number of jobs that wait to be enqueued, at most `limit`. Counts the jobs of `task`, or of all tasks
+    /// without it.
     pub async fn count_waiting(
         mut conn: &AsyncPgConnection,
         task: Option<&str>,

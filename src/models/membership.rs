@@ -59,7 +59,8 @@ pub struct MembershipChanges {
     pub suspended_at: Option<Option<DateTime<Utc>>>,
 }
 
-/// What the product checks of a membership at each request. An [`Identity`](super::session::Identity) has those of its user.
+/// The part of a membership that the product checks at each request. An [`Identity`](super::session::Identity) has one value
+/// for each membership of its user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
 pub struct IdentityMembership {
     pub org_id: i64,
@@ -95,8 +96,8 @@ impl FromSql<Json, Pg> for IdentityMemberships {
     }
 }
 
-/// The expression of [`IdentityMemberships`] in a query on `users`. As a subquery, it adds no statement to the one that reads
-/// a user.
+/// The expression of [`IdentityMemberships`] in a query on `users`. It is a subquery, so one statement reads the user and the
+/// memberships.
 #[derive(Clone, Copy, Debug, QueryId)]
 pub(super) struct MembershipsOfUser;
 
@@ -156,7 +157,8 @@ impl Membership {
             .optional()
     }
 
-    /// Returns the organizations of a user, each with the membership: the personal one first, the others by name.
+    /// Returns the organizations of a user, each with the membership. The personal organization comes first; the others are
+    /// sorted by name.
     pub async fn list_of_user(
         mut conn: &AsyncPgConnection,
         user_id: i64,
@@ -184,8 +186,8 @@ impl Membership {
             .await
     }
 
-    /// Locks the organizations that a user owns, as [`Organization::lock`], in the order of their ids. Without those whose
-    /// deletion is scheduled.
+    /// Locks the organizations that a user owns, as [`Organization::lock`], in the order of their ids. Leaves out
+    /// organizations whose deletion is scheduled.
     ///
     /// The caller has locked the user. A transfer locks both users too, so the owner of these organizations does not change.
     pub async fn lock_owned(mut conn: &AsyncPgConnection, user_id: i64) -> QueryResult<Vec<Organization>> {
@@ -227,7 +229,7 @@ impl Membership {
             .await
     }
 
-    /// Returns the owner of an organization and another of its members, as far as they can act in it.
+    /// Returns the owner of an organization and the member `user_id`. Leaves out a user who cannot act in the organization.
     pub async fn active_owner_and(
         mut conn: &AsyncPgConnection,
         org_id: i64,

@@ -97,7 +97,7 @@ use text_enum;
 extern "SQL" {
     fn lower(text: Text) -> Text;
 
-    /// The present time by the clock of the database, also in a transaction that has begun earlier.
+    /// Returns the present time by the clock of the database, not the time at which the transaction began.
     fn clock_timestamp() -> Timestamptz;
 }
 
@@ -111,12 +111,12 @@ fn ago(span: PgInterval) -> Shifted {
     sql("now() - ").bind::<Interval, _>(span)
 }
 
-/// The time `span` after [`now`].
+/// Returns the time `span` after [`now`].
 fn after(span: PgInterval) -> Shifted {
     sql("now() + ").bind::<Interval, _>(span)
 }
 
-/// Returns an interval of 24 hours for each day. A day of PostgreSQL may have 23 or 25 in the time zone of the role.
+/// Returns an interval of 24 hours for each day. A day of PostgreSQL may have 23 or 25 hours in the time zone of the role.
 fn days(number: i32) -> PgInterval {
     (number * 24).hours()
 }
@@ -126,8 +126,8 @@ type Shifted = UncheckedBind<
     <PgInterval as diesel::expression::AsExpression<Interval>>::Expression,
 >;
 
-/// Returns the time in the position of a page, in microseconds since 1970. A client may send any number: `None` for one that is
-/// not a time of the years 1 to 9999, because PostgreSQL refuses to compare some of those that chrono can express.
+/// Converts the time in the position of a page, in microseconds since 1970, which a client may set to any number. Returns
+/// `None` outside of the years 1 to 9999: PostgreSQL refuses some times that chrono can express.
 fn time_of_position(microseconds: i64) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp_micros(microseconds).filter(|time| (1..=9999).contains(&time.year()))
 }

@@ -61,7 +61,7 @@ struct Ownerless {
     has_members: bool,
 }
 
-/// Looks at organizations in the order of their ids. Those whose deletion is scheduled count as if they had an owner.
+/// Selects organizations in the order of their ids. An organization whose deletion is scheduled counts as if it had an owner.
 const OWNERLESS: &str = "
     SELECT id,
         deletion_due_at IS NOT NULL
@@ -69,8 +69,8 @@ const OWNERLESS: &str = "
         EXISTS (SELECT FROM memberships WHERE org_id = o.id) AS has_members
     FROM organizations o WHERE id > $1 ORDER BY id LIMIT $2";
 
-/// Looks at the next `limit` organizations whose ids are greater than `after`. Returns the last of the ids, and the
-/// organizations without an owner, each with whether it has members. `None` if there are no more organizations.
+/// Examines the next `limit` organizations whose ids are greater than `after`. Returns the last id, and the organizations
+/// without an owner, each with whether it has members. `None` if there are no more organizations.
 pub async fn find_ownerless(
     mut conn: &AsyncPgConnection,
     after: i64,

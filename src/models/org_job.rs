@@ -1,6 +1,6 @@
 //! The table `org_jobs`: the jobs of organizations. Their states and results are in Redis.
 //!
-//! Its functions take an [`OrgConn`], or an [`OrgTx`] to change something, and no other connection.
+//! The functions of this module take an [`OrgConn`] to read, or an [`OrgTx`] to change rows, and no other connection.
 
 use chrono::{DateTime, Utc};
 use diesel::{pg::Pg, prelude::*};
@@ -42,7 +42,8 @@ impl OrgJob {
         row.select(Self::as_select()).first(&mut conn).await.optional()
     }
 
-    /// Returns the jobs of the organization, the newest first: those of a task if one is given, and those before `before`.
+    /// Returns at most `limit` jobs of the organization, the newest first. Filters by `task`, and by ids below `before`, if
+    /// they are given.
     pub async fn list(
         mut conn: &OrgConn<'_>,
         task: Option<&str>,

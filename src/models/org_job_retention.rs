@@ -1,15 +1,16 @@
-//! The deletion of old rows of `org_jobs`. It has the rights of the product, as the erasure of organizations.
+//! The deletion of old rows of `org_jobs`. Its queries run in the role of the product, not in `saas_tenant`, as those of the
+//! erasure of organizations.
 
 use diesel::{QueryResult, dsl::sql, sql_types::Bool};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use super::delete_batch;
 
-/// How long the list of an organization has a job.
+/// How long a job stays in the list of its organization.
 const ORG_JOB_DAYS: u32 = 30;
 
-/// Returns whether the role of the connection sees the rows of all organizations. A role that does not own the table sees those
-/// of one organization at a time.
+/// Returns whether the role of the connection sees the rows of all organizations. A role that does not own the table sees the
+/// rows of one organization at a time.
 pub async fn sees_all_org_jobs(mut conn: &AsyncPgConnection) -> QueryResult<bool> {
     diesel::select(sql::<Bool>("NOT row_security_active('org_jobs')")).get_result(&mut conn).await
 }

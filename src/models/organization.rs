@@ -72,12 +72,12 @@ impl Organization {
         Self::query().filter(organizations::id.eq(id)).for_share().first(&mut conn).await.optional()
     }
 
-    /// Returns whether the table exists. It does not before its migration.
+    /// Returns whether the tables of organizations exist. They are missing until their migration is applied.
     pub async fn has_table(mut conn: &AsyncPgConnection) -> QueryResult<bool> {
         diesel::select(sql::<Bool>("to_regclass('memberships') IS NOT NULL")).get_result(&mut conn).await
     }
 
-    /// Looks at the next `limit` users whose ids are greater than `after`. Returns the last of the ids, and the users without a
+    /// Examines the next `limit` users whose ids are greater than `after`. Returns the last id, and the users without a
     /// personal organization, locked against deletion. `None` if there are no more users.
     pub async fn missing_personal(
         mut conn: &AsyncPgConnection,
@@ -149,7 +149,8 @@ impl NewOrganization<'_> {
             .await
     }
 
-    /// Inserts organizations with one statement, except the personal ones of users who have one. Returns the new rows.
+    /// Inserts organizations with one statement. Skips a personal organization if the user already has one. Returns the new
+    /// rows.
     pub async fn insert_all(rows: &[Self], tx: &Tx<'_>) -> QueryResult<Vec<Organization>> {
         let mut conn = tx.conn();
         diesel::insert_into(organizations::table)

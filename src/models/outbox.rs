@@ -1,5 +1,5 @@
-//! The table `outbox`: messages that release 0.1.0 has written, also while it runs beside this one. This release writes them
-//! to the table `job_outbox`.
+//! The table `outbox`: messages that release 0.1.0 has written, perhaps while it runs beside this release. This release
+//! writes its messages to the table `job_outbox`.
 //!
 //! A message that no running release can parse is set aside: its row stays in the table, but is not read again.
 

@@ -1,6 +1,6 @@
 //! The table `products`, whose rows belong to organizations.
 //!
-//! Its functions take an [`OrgConn`], or an [`OrgTx`] to change something, and no other connection.
+//! The functions of this module take an [`OrgConn`] to read, or an [`OrgTx`] to change rows, and no other connection.
 
 use chrono::{DateTime, Utc};
 use diesel::{
@@ -16,8 +16,8 @@ use super::time_of_position;
 use crate::db::{OrgConn, OrgTx};
 use crate::schema::products;
 
-/// SQL before and after the search text: the condition that the name contains it. As a subquery, the text is folded once and
-/// not for each row.
+/// SQL before and after the search text: the condition that the name contains the text. A subquery folds the text once, not
+/// for each row.
 const NAME_CONTAINS: [&str; 2] = ["strpos(name_key, (SELECT search_fold(", "))) > 0"];
 
 /// A row of `products`.
@@ -86,7 +86,7 @@ pub struct ProductListing<'a> {
 }
 
 impl ProductChanges<'_> {
-    /// Returns whether they change a row.
+    /// Returns whether the changes differ from `row`.
     pub fn change(&self, row: &Product) -> bool {
         self.sku.is_some_and(|sku| sku != row.sku)
             || self.name.is_some_and(|name| name != row.name)
@@ -104,7 +104,7 @@ impl Position {
         }
     }
 
-    /// Returns whether this can be a position in the order of `sort`. A client may send any.
+    /// Returns whether this can be a position in the order of `sort`. A client may send any value.
     pub fn fits(&self, sort: Sort) -> bool {
         match self {
             Self::CreatedAt(at, _) => sort == Sort::CreatedAt && time_of_position(*at).is_some(),

@@ -30,10 +30,10 @@ pub const MAX_LIFETIME_DAYS: i32 = 90;
 const RETRY_WINDOW_SECONDS: i32 = 10;
 /// Minimum time between two updates of `last_seen_at`.
 pub(super) const TOUCH_INTERVAL_SECONDS: i32 = 300;
-/// The most sessions of a user that are listed.
+/// Maximum number of sessions of a user that are listed.
 const MAX_LISTED_SESSIONS: i64 = 1_000;
-/// A use in this time before the idle timeout is written at once: another replica would end the session before the next
-/// batch of uses is written.
+/// A use in the last minute before the idle timeout is written at once. Otherwise, another replica could end the session
+/// before the next batch of uses is written.
 const IDLE_MARGIN_SECONDS: i64 = 60;
 
 /// A login of a user on one device.
@@ -65,7 +65,7 @@ pub struct NewSession<'a> {
     pub second_factor: bool,
 }
 
-/// A session, its user without the password hash, and the memberships of the user. A cached one was read at most
+/// A session, its user without the password hash, and the memberships of the user. A cached value was read at most
 /// `IDENTITY_CACHE_MS` ago.
 pub struct Identity {
     pub user: User,
@@ -179,7 +179,7 @@ impl Session {
         Self::query().filter(sessions::id.eq(id)).for_share().first(&mut conn).await.optional()
     }
 
-    /// Marks all sessions of a user as logged in without a second factor, after that was disabled.
+    /// Marks all sessions of a user as logged in without a second factor, after the user has disabled the second factor.
     pub async fn clear_second_factor(tx: &Tx<'_>, user_id: i64) -> QueryResult<usize> {
         let mut conn = tx.conn();
         diesel::update(sessions::table.filter(sessions::user_id.eq(user_id)))

@@ -11,9 +11,9 @@ use uuid::Uuid;
 
 use super::session::{IDLE_TIMEOUT_DAYS, TOUCH_INTERVAL_SECONDS};
 
-/// The time of a use is that of the database minus the age of the use, so no other wall clock matters. `due` are the uses
-/// that count; `ANY` lets the planner use the primary key. After a row is locked, PostgreSQL evaluates the conditions of
-/// `locked` again on its latest version.
+/// `used_at` is the time of the database minus the age of the use, so no other wall clock matters. `due` has the uses that
+/// count; `ANY` lets the planner use the primary key. After PostgreSQL locks a row, it evaluates the conditions of `locked`
+/// again on the latest version of the row.
 const WRITE: &str = "
     WITH used AS (
         SELECT id, now() - age * interval '1 second' AS used_at FROM unnest($1, $2) AS uses (id, age)
@@ -32,11 +32,11 @@ const WRITE: &str = "
     )
     SELECT id FROM due EXCEPT SELECT id FROM written";
 
-/// Updates `sessions.last_seen_at` of sessions and the times at which they were used, by the monotonic clock of this
-/// process. A use does not count if the session had ended by then, or if `last_seen_at` is not five minutes older.
+/// Updates `sessions.last_seen_at`. `uses` has the ids of sessions and when they were used, by the monotonic clock of this
+/// process. A use is ignored if the session had ended by then, or if `last_seen_at` is less than five minutes older.
 ///
-/// Does not wait for locked rows, so replicas cannot block each other or a revocation. Returns the ids of those sessions,
-/// whose uses are not written.
+/// Does not wait for locked rows, so replicas cannot block each other or a revocation. Returns the ids of the sessions whose
+/// rows were locked, so that their uses are not written.
 pub async fn write(mut conn: &AsyncPgConnection, uses: &[(Uuid, Instant)]) -> QueryResult<Vec<Uuid>> {
     let ids: Vec<_> = uses.iter().map(|(id, _)| *id).collect();
     let ages: Vec<_> = uses.iter().map(|(_, used_at)| used_at.elapsed().as_secs_f64()).collect();

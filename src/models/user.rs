@@ -87,11 +87,10 @@ impl User {
         Self::query().filter(users::id.eq(id)).first(&mut conn).await.optional()
     }
 
-    /// Returns the user whose stored address is this one, else the user whose address is another spelling of
-    /// it.
+    /// Returns the user whose stored address is `email`, or else the user whose address is another spelling of `email`.
     ///
-    /// Users of a release without the column `email_key` may have spellings of one address. Each of them is
-    /// found by the spelling that is stored.
+    /// Users that an earlier release has created may have different spellings of one address. Each of these users is found by
+    /// the stored spelling.
     pub async fn find_by_email(
         mut conn: &AsyncPgConnection,
         email: &EmailLookup,

@@ -1,13 +1,14 @@
 //! The query for a page of users with search, filters and sort order.
 //!
-//! The time of a page is bounded, however many users there are and whatever is searched. No single plan achieves that, and
-//! PostgreSQL cannot choose well, since its statistics say little about parts of texts:
+//! The time of a page is bounded, for any number of users and any search text. No single query plan achieves that, and
+//! PostgreSQL cannot choose well between two plans, because its statistics say little about parts of texts:
 //!
-//! - Reading users in the order of the list and checking each is fast if many match, and takes seconds if few match.
-//! - The indexes of the search and of the filters are fast if few match, and take long to sort many.
+//! - Reading users in the order of the list and checking each user is fast if many users match. It takes seconds if few
+//! match.
+//! - The indexes of the search and of the filters are fast if few users match. Sorting many matches takes long.
 //!
-//! So [`Listing::page`] begins with the first, turns to the second if it finds little, and ends after a fixed number of rows
-//! in any case. Then the page has fewer users than requested, and the next page continues after the last row.
+//! So [`Listing::page`] begins with the first plan, and uses the second plan if the first finds few users. It reads a limited
+//! number of rows: a page may have fewer users than requested, and the next page continues after the last row.
 
 mod position;
 mod sql;
@@ -30,13 +31,13 @@ pub const MAX_COUNTED_USERS: i64 = 10_000;
 
 /// Rows that a page reads first in the order of the list. Enough if one user in 20 matches.
 const FIRST_ROWS: i64 = 1_000;
-/// The most rows that a page reads in the order of the list.
+/// Maximum number of rows that a page reads in the order of the list.
 const MAX_ROWS: i64 = 6_000;
-/// The most users that an index may find for a page: a page with more than these is read in the order of the list.
+/// Maximum number of users that an index may find for a page. If there are more, the page is read in the order of the list.
 const MAX_CANDIDATES: i64 = MAX_COUNTED_USERS;
-/// The newest users among whom the matches of a search are counted.
+/// Number of the newest users among whom the matches of a search are counted.
 const COUNTED_SEARCH_ROWS: i64 = 15_000;
-/// As [`COUNTED_SEARCH_ROWS`], for filters without an index. Checking them takes a fraction of the time of a search.
+/// As [`COUNTED_SEARCH_ROWS`], for filters without an index. Checking a filter takes a fraction of the time of a search.
 const COUNTED_FILTER_ROWS: i64 = 50_000;
 /// The shortest run of letters and digits that the index of the search can find.
 const MIN_INDEXED_CHARS: usize = 3;
@@ -64,7 +65,7 @@ pub struct Listing<'a> {
     pub filter: Filter<'a>,
     pub sort: Sort,
     pub descending: bool,
-    /// The most users of the page.
+    /// Maximum number of users of the page.
     pub limit: i64,
 }
 
@@ -104,7 +105,8 @@ impl Filter<'_> {
         self.has_indexed_text() || self.role == Some(Role::Admin) || self.is_active == Some(false)
     }
 
-    /// Returns whether the index of the search, which is one of groups of three letters and digits, can find the text.
+    /// Returns whether the index of the search can find the text. It is a trigram index: it has groups of three letters or
+    /// digits.
     fn has_indexed_text(&self) -> bool {
         let words = |text: &str| {
             text.split(|c: char| !c.is_alphanumeric()).any(|word| word.chars().count() >= MIN_INDEXED_CHARS)
@@ -117,7 +119,7 @@ impl Listing<'_> {
     /// Returns the users after a position, or the first ones.
     pub async fn page(&self, conn: &AsyncPgConnection, after: Option<&Position>) -> QueryResult<UserPage> {
         let ranges = after.map_or_else(|| vec![Range::All], |position| position.ranges(self.sort));
-        // One more shows whether there is a next page.
+        // One more user shows whether there is a next page.
         let wanted = self.limit + 1;
         if !self.filter.is_some() {
             let users = self.first_rows(conn, &ranges, wanted).await?;
@@ -141,7 +143,7 @@ impl Listing<'_> {
         Ok(self.cut(walked, self.filter.has_indexed_text().then_some(MAX_COUNTED_USERS)))
     }
 
-    /// Returns the users after the first `offset`. Its time grows with the offset and the number of users.
+    /// Returns the users after the first `offset`. The time of the query grows with the offset and the number of users.
     pub async fn page_at(&self, mut conn: &AsyncPgConnection, offset: i64) -> QueryResult<UserPage> {
         let rows = Rows::matching(self, &Range::All, self.limit + 1, offset);
         let users: Vec<User> = rows.load(&mut conn).await?;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::Sort;
 use crate::models::{time_of_position, user::User};
 
-/// The most characters of an address or a name, by the checks of the table.
+/// Maximum number of characters of an address or a name, as in the checks of the table.
 const MAX_TEXT_CHARS: usize = 255;
 
 /// The sort key and the id of a user. A page begins with the user after this one, who may have been deleted since.
@@ -47,7 +47,7 @@ impl Position {
         Self(key, user.id)
     }
 
-    /// Returns whether this can be the position of a user. A client may send any.
+    /// Returns whether this can be the position of a user. A client may send any value.
     pub fn fits(&self, sort: Sort) -> bool {
         let is_storable = |text: &str| !text.contains('\0') && text.chars().count() <= MAX_TEXT_CHARS;
         match (&self.0, sort) {
@@ -58,8 +58,8 @@ impl Position {
         }
     }
 
-    /// Returns the ranges of rows after this position, in the order of the list. Users without a name are a range of their
-    /// own: SQL does not compare them with others.
+    /// Returns the ranges of rows after this position, in the order of the list. Users without a name are a separate range,
+    /// because SQL does not compare NULL with names.
     pub(super) fn ranges(&self, sort: Sort) -> Vec<Range<'_>> {
         let Self(key, id) = self;
         match (key, sort) {

@@ -14,7 +14,7 @@ use diesel::{
 use super::{Filter, Listing, Sort, position::Range};
 use crate::models::user::{Role, User};
 
-/// SQL before the search text: the condition that the address or the name contains it.
+/// SQL before the search text: the condition that the address or the name contains the text.
 ///
 /// PostgreSQL folds the case of both sides with `search_fold`, so they agree in every locale of the database.
 /// The left side must be the expression of the index `users_search_idx`.
@@ -51,7 +51,8 @@ pub(super) struct Candidates<'a> {
     columns: AsSelect<User, Pg>,
 }
 
-/// Counts the users that match, up to `limit`: among the newest `rows`, or without that with an index of the filters.
+/// Counts the users that match, up to `limit`: among the newest `rows` users, or with an index of the filters if `rows` is
+/// `None`.
 pub(super) struct Count<'a> {
     pub(super) filter: &'a Filter<'a>,
     pub(super) rows: Option<i64>,
@@ -210,8 +211,8 @@ impl Filter<'_> {
         Ok(())
     }
 
-    /// Writes the conditions on the role and the state. Without parameters, because PostgreSQL has to see that they imply
-    /// the conditions of partial indexes.
+    /// Writes the conditions on the role and the state, without parameters: PostgreSQL has to see that they imply the
+    /// conditions of partial indexes.
     fn push_flags(&self, out: &mut AstPass<'_, '_, Pg>) {
         out.push_sql(match self.role {
             None => "true",
@@ -241,7 +242,7 @@ impl Range<'_> {
                 out.push_bind_param::<BigInt, _>(id)?;
                 out.push_sql(")");
             }
-            // Unique, so that the id decides nothing.
+            // Addresses are unique, so the order does not need the id.
             Self::EmailAfter(email) => {
                 out.push_sql("lower(email)");
                 out.push_sql(after);
