@@ -32,8 +32,8 @@ pub struct Worker {
     /// How many bytes of such outcomes Redis keeps.
     #[arg(long, env, default_value_t = 268_435_456, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1_000_000..=1_000_000_000_000))]
     pub queue_max_outcome_bytes: u64,
-    /// Of how many ended jobs Redis knows the final state, for a day. A state takes about 70 bytes. Jobs that wait for
-    /// others need it, and so does a push that is repeated.
+    /// How many final states of ended jobs Redis keeps, each for at least a day. A state takes about 70 bytes. Jobs that wait
+    /// for other jobs need it, and so does a push that is repeated.
     #[arg(long, env, default_value_t = 5_000_000, value_name = "N", value_parser = clap::value_parser!(u64).range(1_000..=1_000_000_000))]
     pub queue_max_states: u64,
     #[command(flatten)]

@@ -1,9 +1,11 @@
 //! Every setting, defined once: its environment variable, flag, default and help.
 //!
-//! A command flattens the groups that it reads, so its `--help` lists exactly those. A value comes from the flag, else
-//! the environment, else `.env`, else the default. A blank value counts as not set. `cli::environment` finds the value and
-//! removes surrounding space. Of a setting with the value name `PASSWORD`, it removes only line ends. A setting with
-//! `hide_env_values` is a secret, which may be in a file: `SECRET_KEY_FILE` is the path of the file.
+//! A command flattens the groups that it reads, so its `--help` lists exactly these settings. A value comes from the flag,
+//! else the environment, else `.env`, else the default. A blank value counts as not set.
+//!
+//! `cli::environment` finds the value and removes surrounding space. For a setting with the value name `PASSWORD`, it removes
+//! only line ends. A setting with `hide_env_values` is a secret, which may be in a file: `SECRET_KEY_FILE` is the path of the
+//! file.
 //!
 //! # Names
 //!

@@ -1,8 +1,8 @@
-//! How to connect to PostgreSQL, in the parameters of libpq (PostgreSQL documentation, "Parameter Key ParsedParameters").
+//! How to connect to PostgreSQL, in the parameters of libpq (PostgreSQL documentation, "Parameter Key Words").
 //!
-//! A parameter means what it means to libpq. One that is not supported is refused: ignoring it could disable a
-//! protection. Two things differ: the default root certificates are those of the operating system and not
-//! `~/.postgresql/root.crt`, and `target_session_attrs` is `read-write` by default.
+//! Parameters mean the same as in libpq. An unsupported parameter is refused: ignoring it could disable a protection. Two
+//! defaults differ: the root certificates are those of the operating system, not `~/.postgresql/root.crt`, and
+//! `target_session_attrs` is `read-write`.
 
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
@@ -25,7 +25,7 @@ pub struct PostgresOptions {
     pub servers: Vec<PostgresServer>,
     /// Whether to try the servers and their addresses in random order (`load_balance_hosts`).
     pub random_order: bool,
-    /// Time limit for each address.
+    /// Time limit for connecting to each address. `None` for the default.
     pub connect_timeout: Option<Duration>,
     pub session: SessionAttrs,
     pub tls: TlsOptions,
@@ -133,7 +133,7 @@ impl PostgresOptions {
 }
 
 impl ParsedParameters {
-    /// Returns the defaults.
+    /// Creates the default parameters.
     pub(super) fn new() -> Self {
         let mut connection = Config::new();
         connection

@@ -77,7 +77,7 @@ impl PostgresOptions {
     }
 }
 
-/// Says why a parameter is refused, and what to do.
+/// Returns why a parameter is refused, and what to do.
 fn refusal(name: &str, parameters: &[(String, String)]) -> String {
     if let Some((_, instead)) = UNSUPPORTED.iter().find(|(known, _)| *known == name) {
         return format!("the parameter {name} is not supported: {instead}");
@@ -151,7 +151,7 @@ impl ParsedParameters {
             ("ssl_min_protocol_version" | "ssl_max_protocol_version", _) => {
                 return Err(format!("{name}={value} is not supported; write TLSv1.2 or TLSv1.3"));
             }
-            // libpq does not compress either.
+            // `sslcompression` has no effect, as in libpq.
             _ => {}
         }
         Ok(())
@@ -189,14 +189,14 @@ impl ParsedParameters {
                 return Err("gssencmode=require is not supported: use sslmode, which encrypts by TLS".into());
             }
             "gssencmode" => choose(name, value, &[("disable", ()), ("prefer", ())])?,
-            // They have an effect with GSSAPI only.
+            // The remaining parameters have an effect with GSSAPI only.
             _ => {}
         }
         Ok(())
     }
 }
 
-/// Returns what a value means.
+/// Returns the choice that a value names.
 fn choose<T: Copy>(name: &str, value: &str, choices: &[(&str, T)]) -> Result<T, String> {
     let chosen = choices.iter().find(|(word, _)| *word == value);
     chosen.map(|(_, meaning)| *meaning).ok_or_else(|| {

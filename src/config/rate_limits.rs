@@ -15,13 +15,13 @@ pub struct RequestLimits {
     /// are refused with 429.
     #[arg(long, env, default_value_t = 120, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub rate_limit_auth_per_minute: u32,
-    /// The same for other requests with GET and HEAD.
+    /// As RATE_LIMIT_AUTH_PER_MINUTE, for other requests with GET and HEAD.
     #[arg(long, env, default_value_t = 1_200, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub rate_limit_read_per_minute: u32,
-    /// The same for requests that change something, except those that enqueue a job.
+    /// As RATE_LIMIT_AUTH_PER_MINUTE, for requests that change something, except those that enqueue a job.
     #[arg(long, env, default_value_t = 300, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub rate_limit_write_per_minute: u32,
-    /// The same for requests that enqueue a job. USER_MAX_JOBS_PER_HOUR limits the jobs too.
+    /// As RATE_LIMIT_AUTH_PER_MINUTE, for requests that enqueue a job. USER_MAX_JOBS_PER_HOUR limits the jobs too.
     #[arg(long, env, default_value_t = 1_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub rate_limit_enqueue_per_minute: u32,
 }

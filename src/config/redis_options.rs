@@ -1,4 +1,4 @@
-//! Settings of Redis that only the processes read that serve requests or run jobs.
+//! Settings of Redis for processes that serve requests or run jobs.
 
 use clap::Args;
 use secrecy::SecretString;
@@ -9,7 +9,7 @@ use super::{redis_server::Redis, value::secret};
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Redis settings")]
 pub struct RedisOptions {
-    /// URL of a second Redis that has only the cache, in the form of REDIS_URL. It may evict keys, unlike the one that has
+    /// URL of a second Redis that has only the cache, in the form of REDIS_URL. It may evict keys, unlike the Redis that has
     /// the jobs. The default is REDIS_URL.
     #[arg(long, env, hide_env_values = true, value_name = "URL")]
     pub cache_redis_url: Option<SecretString>,
@@ -53,7 +53,7 @@ mod tests {
         let found = cache(&flags).unwrap();
         assert_eq!((found.location().as_str(), found.redis_key_prefix.as_str()), ("values:7", "p"));
         assert_eq!(found.setting_name(), "CACHE_REDIS_URL");
-        // The parts have no effect on it.
+        // The parts of REDIS_URL have no effect on the cache.
         let flags = ["--redis-host=jobs", "--redis-port=7", "--cache-redis-url=redis://values"];
         assert_eq!(cache(&flags).unwrap().location(), "values:6379");
     }

@@ -94,7 +94,8 @@ pub(super) fn parse(url: &str) -> anyhow::Result<RedisEndpoints> {
         "rediss+cluster" => Several { base: "rediss", is_cluster: true, authority, tail },
         _ => return parse_single(url, authority, tail),
     };
-    // An unescaped special character of a password ends the hosts early. What follows may be a part of the password.
+    // An unescaped special character of a password ends the list of hosts early. The rest of the URL may be a part of the
+    // password.
     if tail.contains('@') {
         return Err(several.unreadable());
     }
@@ -163,7 +164,7 @@ impl Several<'_> {
             }
             (RedisTopology::Cluster, 0)
         } else {
-            // A number alone is the database of a URL without a name.
+            // If the path is only a number, it is a database, and the name of the master is missing.
             if path.bytes().all(|byte| byte.is_ascii_digit()) {
                 bail!(
                     "REDIS_URL has no name of a master: write redis+sentinel://host:26379,host:26379/<master-name>/0, with a \

@@ -56,7 +56,7 @@ fn parse(text: &str) -> Result<SmtpServer, Cow<'static, str>> {
         _ => return Err("it does not begin with smtp:// or smtps://".into()),
     };
     let host = url.host_str().filter(|host| !host.is_empty()).ok_or("it has no host")?;
-    // An unescaped special character of a password ends the host early. What follows may be a part of the password.
+    // An unescaped special character of a password ends the host early. The rest of the URL may be a part of the password.
     if url.fragment().is_some() || url[Position::AfterPort..].contains('@') {
         return Err("@, /, ? and # in the user or the password must be %40, %2F, %3F and %23".into());
     }

@@ -2,7 +2,7 @@
 
 use clap::{ArgAction, Args, ValueEnum, builder::BoolishValueParser};
 
-/// The users of whom a second factor is required.
+/// The users who must use a second factor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum SecondFactorFor {
     /// It is optional.
@@ -28,7 +28,7 @@ pub struct SecondFactor {
 }
 
 impl SecondFactor {
-    /// Returns of whom a second factor is required, by both settings.
+    /// Returns which users must use a second factor, by both settings.
     pub fn required_for(&self) -> SecondFactorFor {
         match self.require_admin_two_factor {
             true => self.require_two_factor.max(SecondFactorFor::Admins),

@@ -26,8 +26,8 @@ impl Config {
         warnings
     }
 
-    /// Returns what is unsafe in production but does not stop `saas serve` and `saas worker`, each with its
-    /// fix. They do not stop it, because an unencrypted connection may be acceptable in a private network.
+    /// Returns what is unsafe in production, each with its fix. `saas serve` and `saas worker` start all the same, because an
+    /// unencrypted connection may be acceptable in a private network.
     pub fn weaknesses(&self) -> Vec<String> {
         let mut list = Vec::new();
         if self.core.debug {

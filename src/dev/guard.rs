@@ -15,9 +15,9 @@ use anyhow::Context;
 
 use super::private::open_private_file;
 
-/// The script of the shell. Arguments: the signal that stops the child; the directory to remove after the
-/// child was stopped, or an empty text; the command. The parent of that directory is removed too if it is
-/// empty. The umask keeps others out of what the child writes.
+/// The script of the shell. Arguments: the signal that stops the child; the directory to remove after the child was stopped,
+/// or an empty text; the command. The parent of that directory is removed too if it is empty. The umask makes the files of
+/// the child inaccessible to other users.
 const GUARD: &str = r#"
 umask 077
 stop=$1 wipe=$2; shift 2

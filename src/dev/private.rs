@@ -1,5 +1,5 @@
-//! Files and directories that only this user can access. They have their mode from the start: a change afterwards would
-//! leave a moment in which others can open them.
+//! Files and directories that only this user can access. They are created with their mode: if it were changed afterwards,
+//! other users could open them in between.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions},

@@ -20,7 +20,7 @@ pub enum Purpose {
     Test,
 }
 
-/// A running private server. It stops when this value is dropped or this process ends, for whatever reason.
+/// A running private server. It stops when this value is dropped or this process ends, even if this process is killed.
 pub struct Server {
     /// Connection URL, including the password.
     pub url: SecretString,

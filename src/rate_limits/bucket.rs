@@ -29,7 +29,7 @@ impl Limit {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decision {
     pub is_allowed: bool,
-    /// The requests that are allowed now.
+    /// The number of further requests that are allowed now.
     pub remaining: u32,
     /// Whole seconds until the bucket is full or, if no request remains, until the next one is allowed. At least 1.
     pub reset_seconds: u64,
@@ -41,11 +41,11 @@ pub struct Decision {
 #[derive(Clone, Copy)]
 pub(super) struct Bucket {
     pub(super) subject: Subject,
-    /// When the bucket is full again. In a minute: it is empty. Later than that: it has a debt.
+    /// When the bucket is full again. If that is in a minute, the bucket is empty; if later, it has a debt.
     pub(super) full_at: u64,
     interval: u64,
     report_at: u64,
-    /// Requests that Redis does not know.
+    /// Allowed requests that are not reported to Redis yet.
     unsettled: u32,
 }
 
@@ -84,8 +84,8 @@ impl Bucket {
         }
     }
 
-    /// Takes the requests that Redis does not know. Returns their cost: the time in microseconds by which they delay that
-    /// the bucket is full. `None` if there are none.
+    /// Resets the number of unreported requests. Returns their cost: how much later the bucket is full because of them, in
+    /// microseconds. `None` if there are none.
     pub(super) fn take_unsettled(&mut self) -> Option<u64> {
         let requests = std::mem::take(&mut self.unsettled);
         (requests > 0).then(|| (u64::from(requests) * self.interval).div_ceil(1_000))
@@ -93,7 +93,7 @@ impl Bucket {
 
     /// Takes the use by all processes into account. `full_at` is the time at which the shared bucket is full.
     ///
-    /// A bucket never gets fuller by this, so that a Redis that lost its data does not refill it.
+    /// This never adds tokens to the bucket, so that a Redis that lost its data does not refill it.
     pub(super) fn settle(&mut self, full_at: u64) {
         self.full_at = self.full_at.max(full_at + u64::from(self.unsettled) * self.interval);
     }

@@ -5,15 +5,15 @@
 //!
 //! # What several processes allow together
 //!
-//! A process does not know what others have allowed since its last settlement. So N processes allow at most what one
-//! would, and N - 1 times the quota once. A caller who sends requests more slowly gets at most what the other N - 1
-//! processes receive between two settlements. This surplus is a debt: it is subtracted from later minutes, up to ten of
-//! them, so it does not repeat.
+//! A process does not know what other processes have allowed since its last settlement. So N processes together allow at most
+//! the limit and, once, a surplus of N - 1 times the quota. For a caller who sends requests more slowly, the surplus is what
+//! the other N - 1 processes receive between two settlements. The surplus is a debt, which is subtracted from up to ten later
+//! minutes. So it does not repeat.
 //!
 //! # Without Redis
 //!
-//! Each process limits by its own buckets. So N processes allow N times the limit. Use that could not be reported is not
-//! reported later, because it would then count as new.
+//! Each process limits by its own buckets, so N processes allow N times the limit. Use that could not be reported is not
+//! reported later, because Redis would count it as new use.
 //!
 //! # Memory
 //!
@@ -55,11 +55,11 @@ static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("set
 
 /// Time between the first use of a bucket and the settlement with Redis.
 const SETTLE_INTERVAL: Duration = Duration::from_millis(200);
-/// The same after a settlement has failed.
+/// Time between the first use of a bucket and the settlement, after a settlement has failed.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
-/// Buckets that one call of the script settles. It takes less than a millisecond of Redis.
+/// Maximum number of buckets that one call of the script settles. A call occupies Redis for less than a millisecond.
 const BATCH_BUCKETS: usize = 250;
-/// Minutes for which a caller has to wait at most.
+/// Maximum debt of a bucket in minutes: the longest time for which a caller has to wait.
 const MAX_DEBT_WINDOWS: u64 = 10;
 
 /// The rate limits of this process.
@@ -101,7 +101,7 @@ impl RateLimits {
         decision
     }
 
-    /// Settles the buckets while the process runs. Never returns. While no request arrives, it does not wake up.
+    /// Settles the buckets while the process runs. Never returns. The task sleeps while no request arrives.
     pub async fn settle_regularly(&self) {
         let mut failed = false;
         loop {
@@ -127,7 +127,7 @@ impl RateLimits {
     /// # Errors
     /// [`Error::Unavailable`] if Redis does not answer. The use is then not reported.
     pub async fn settle(&self) -> Result<()> {
-        // Before the buckets are read: a request that takes a token later sets the flag again.
+        // The flag is reset before the buckets are read: a request that takes a token later sets it again.
         self.is_used.store(false, Ordering::Relaxed);
         for batch in self.table.take_unsettled().chunks(BATCH_BUCKETS) {
             self.settle_batch(batch).await?;
@@ -136,7 +136,7 @@ impl RateLimits {
     }
 
     async fn settle_batch(&self, batch: &[Usage]) -> Result<()> {
-        // Redis measures the time until a bucket is full later than this. So no bucket seems emptier than it is.
+        // Redis measures the time until a bucket is full at `sent_at` or later. So no bucket seems emptier than it is.
         let sent_at = self.clock.now();
         let mut invocation = SCRIPT.prepare_invoke();
         for usage in batch {

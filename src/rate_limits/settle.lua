@@ -3,7 +3,7 @@
 -- KEYS: the buckets. A value is the time at which the bucket is full, in microseconds of this server's clock. A bucket that
 -- is full has no key.
 -- ARGV[1]: how far in the future that time may be, in microseconds. It bounds what a jump of the clock can do.
--- ARGV[i + 1]: the time by which the use delays that the bucket of KEYS[i] is full.
+-- ARGV[i + 1]: the cost of the use: how much later the bucket of KEYS[i] is full because of it, in microseconds.
 -- Returns for each bucket the microseconds until it is full.
 local time = redis.call('TIME')
 local now, longest = tonumber(time[1]) * 1000000 + tonumber(time[2]), tonumber(ARGV[1])

@@ -4,7 +4,7 @@ use std::{fmt, net::IpAddr};
 
 use crate::context::client_network;
 
-/// The caller of a request, for whom it is counted.
+/// The caller whose limit a request counts against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Caller {
     User(i64),

@@ -19,18 +19,18 @@ type Set = [Bucket; WAYS];
 
 /// A set-associative table of buckets. Its size is fixed.
 ///
-/// In a full set, a new subject replaces the bucket that is full first. So requests of many callers cannot remove the
-/// bucket of a caller who has used more. Which subjects share a set depends on a random key of the process, so a client
-/// cannot choose it.
+/// In a full set, a new subject replaces the bucket that is full again first. So requests of many callers cannot remove the
+/// bucket of a caller who has used more. A random key of the process decides which subjects share a set, so a client cannot
+/// choose them.
 pub(super) struct Table {
     sets: Box<[Mutex<Set>]>,
     hasher: RandomState,
 }
 
-/// The use of a bucket that Redis does not know.
+/// The use of a bucket that is not reported to Redis yet.
 pub(super) struct Usage {
     pub(super) subject: Subject,
-    /// The time by which the use delays that the bucket is full.
+    /// How much later the bucket is full because of the use, in microseconds.
     pub(super) cost_micros: u64,
 }
 
@@ -54,7 +54,7 @@ impl Table {
         decision
     }
 
-    /// Takes the use that Redis does not know, of all buckets.
+    /// Takes the unreported use of all buckets.
     pub(super) fn take_unsettled(&self) -> Vec<Usage> {
         let mut usages = Vec::new();
         for set in self.sets.iter() {
@@ -117,8 +117,8 @@ mod tests {
         }
     }
 
-    /// An attacker with many networks fills the table, and needs as many requests for each bucket as the one that it is
-    /// to replace has taken.
+    /// An attacker with many networks fills the table. To replace a bucket, each bucket of its set must have as many
+    /// requests.
     #[test]
     fn many_callers_do_not_remove_the_bucket_of_one_who_has_used_more() {
         let table = Table::new();

@@ -6,7 +6,7 @@ use redis::{ConnectionAddr, RedisResult, Value, aio::MultiplexedConnection, from
 
 use super::misconfigured;
 
-/// The kind and the role of a server. All are false if the server does not report them. An example is a proxy.
+/// The kind and the role of a server. All fields are false if the server does not report them, as a proxy may do.
 #[derive(Default)]
 pub(super) struct Hello {
     is_sentinel: bool,

@@ -48,9 +48,9 @@ struct Inner {
     is_watched: AtomicBool,
     /// Makes that thread ask at once.
     ask_now: Arc<Notify>,
-    /// What the last questions found out.
+    /// The result of the last questions.
     found: watch::Sender<Found>,
-    /// [`Found::changes`], for those who wait for the next change.
+    /// [`Found::changes`], for tasks that wait for the next change.
     changes: watch::Sender<u64>,
 }
 
@@ -59,13 +59,13 @@ struct Found {
     primary: Option<Primary>,
     /// How often the primary has changed.
     changes: u64,
-    /// Why nothing answered the last time.
+    /// Why no Sentinel and no node answered the last question.
     error: Option<RedisError>,
 }
 
 impl RedisServers {
-    /// Uses the servers without connecting. `key_prefix` determines the slot in a cluster. `ask_timeout` limits how long one
-    /// Sentinel or node may take to answer; the others are asked at the same time.
+    /// Does not connect yet. `key_prefix` determines the slot in a cluster. `ask_timeout` limits how long one Sentinel or
+    /// node may take to answer; all are asked at the same time.
     pub fn new(endpoints: RedisEndpoints, key_prefix: &str, ask_timeout: Duration) -> Self {
         let question = match &endpoints.topology {
             RedisTopology::Sentinel { master } => Question::Sentinel { master: master.clone() },
@@ -108,7 +108,8 @@ impl RedisServers {
         self.connect_to_primary(connect_timeout, response_timeout).await
     }
 
-    /// Connects a thread without an async runtime to the primary that is known. Limits the connection, not its commands.
+    /// Connects a thread without an async runtime to the last known primary. The time limit applies to connecting, not to
+    /// commands.
     ///
     /// # Errors
     /// If the primary is not known or does not answer.
@@ -203,12 +204,12 @@ impl RedisServers {
         drop(next.wait_for(|next| *next != changes).await);
     }
 
-    /// Waits for the next answers of the Sentinels or nodes. Returns the primary like [`Self::primary`], also if it is only
-    /// known from earlier answers.
+    /// Waits for the next answers of the Sentinels or nodes. Returns the primary like [`Self::primary`], even if it is known
+    /// only from earlier answers.
     async fn ask(&self) -> RedisResult<(ConnectionAddr, u64)> {
         let mut found = self.0.found.subscribe();
         self.0.ask_now.notify_one();
-        // The answers to the questions before, and to the next ones.
+        // Long enough for the answers to questions that are already sent, and then to the next questions.
         let _ = timeout(3 * self.0.ask_timeout, found.changed()).await;
         self.primary().ok_or_else(|| {
             let error = self.0.found.borrow().error.clone();

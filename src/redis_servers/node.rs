@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::{misconfigured, timed_out};
 use crate::{config::hash_tag, lookups::Lookups};
 
-/// What is asked.
+/// What a Sentinel or a node is asked.
 pub(super) enum Question {
     /// The address of the primary with this name.
     Sentinel { master: String },
@@ -24,7 +24,7 @@ pub(super) enum Question {
 pub(super) struct Primary {
     /// The id of a node, or the address that a Sentinel names.
     pub(super) id: String,
-    /// The address that was answered.
+    /// The address of the primary in the answer.
     pub(super) announced: ConnectionAddr,
     /// The address to connect to.
     pub(super) address: ConnectionAddr,
@@ -32,7 +32,7 @@ pub(super) struct Primary {
 
 /// What one Sentinel or node answers.
 pub(super) struct Answer {
-    /// The id of the asked node, or the address at which it was asked if it does not tell.
+    /// The id of the asked node, or the address at which it was asked if the id is not known.
     pub(super) voter: String,
     /// Whether the asked server takes part in elections: a Sentinel, or a primary of the cluster.
     pub(super) elects: bool,
@@ -162,7 +162,7 @@ async fn ask_cluster(
             false => error,
         }
     })?;
-    // To recognize the asked node. The user may lack the permission.
+    // The id shows whether the asked node is the primary. The Redis user may lack the permission for the command.
     let myself: Option<String> = redis::cmd("CLUSTER").arg("MYID").query_async(connection).await.ok();
     let is_owned = |row: &[Value]| {
         let bound = |at: usize| row.get(at).and_then(|value| from_redis_value_ref::<u16>(value).ok());
@@ -203,8 +203,8 @@ fn parse(node: &Value, asked: &ConnectionAddr) -> Option<(String, ConnectionAddr
     Some((id, address(asked, host, port)))
 }
 
-/// Returns an address that is used like that of the asked server. A cluster that does not know the host of a node leaves it
-/// out: it is the host that was asked.
+/// Returns an address with the TLS settings of the asked server. A node that does not know its own host leaves the host out;
+/// then it is the host that was asked.
 fn address(asked: &ConnectionAddr, host: Option<String>, port: u16) -> ConnectionAddr {
     let host = host.filter(|host| !host.is_empty() && host != "?");
     match asked {

@@ -21,7 +21,7 @@ use super::{
 
 /// How often all Sentinels or nodes are asked.
 const ASK_INTERVAL: Duration = Duration::from_millis(500);
-/// The least time between two questions, also after failed connections.
+/// Minimum time between two questions, also after failed connections.
 const MIN_PAUSE: Duration = Duration::from_millis(50);
 
 /// Starts the thread. It ends soon after all [`super::RedisServers`] are dropped.
@@ -53,7 +53,7 @@ async fn watch(inner: Weak<Inner>, ask_now: Arc<Notify>) {
 }
 
 impl Inner {
-    /// Asks all nodes at the same time, so that one that does not answer delays the others by `ask_timeout` at most.
+    /// Asks all nodes at the same time, so that a node that does not answer delays the result by `ask_timeout` at most.
     async fn ask_all(&self, nodes: &mut Vec<Node>) {
         let asked = nodes.iter_mut().map(|node| node.ask(&self.question, self.ask_timeout));
         let (mut answers, mut errors) = (Vec::new(), Vec::new());
@@ -69,8 +69,8 @@ impl Inner {
         self.publish(&answers, errors);
     }
 
-    /// Also asks the nodes of the shard from now on, since the seeds may be gone when its primary fails, and the other
-    /// primaries, which elect the next one.
+    /// Adds nodes to ask from now on: the nodes of the shard with the keys, and the other primaries, which elect the next
+    /// primary of the shard. The seeds may be gone when the primary fails.
     fn learn(&self, nodes: &mut Vec<Node>, answers: &[Answer]) {
         let is_known = |address: &ConnectionAddr| answers.iter().any(|answer| answer.nodes.contains(address));
         let is_seed =
@@ -93,7 +93,7 @@ impl Inner {
                 (found.primary, found.changes) = (primary, found.changes + 1);
                 changed = found.primary.as_ref().map(|primary| (primary.address.clone(), found.changes));
             }
-            // What the settings cause explains more than a server that is down.
+            // An error that the settings cause explains more than that of a server that is down.
             let explains = |error: &RedisError| matches!(error.retry_method(), RetryMethod::NoRetry);
             found.error = match answers.is_empty() {
                 true => errors.into_iter().max_by_key(explains),
@@ -107,7 +107,7 @@ impl Inner {
     }
 }
 
-/// Returns the server that most voters name. Of equally many, the present primary wins.
+/// Returns the server that most voters name. In a tie, the present primary wins.
 ///
 /// The majority is right during a partition, in which some Sentinels or nodes have not seen the last failover. Replicas do not
 /// elect, so they have a vote only if no primary answers. A server that is asked at two addresses has one vote.
@@ -159,7 +159,7 @@ mod tests {
         };
         let old = elect(&votes(&["a", "a", "b"]), None).unwrap();
         assert_eq!(old.address, at("a"));
-        // The first who know of a failover do not decide alone.
+        // The first voters that know of a failover do not decide alone.
         assert_eq!(elected(&votes(&["b", "a"]), Some(&old)), Some(at("a")));
         assert_eq!(elected(&votes(&["b", "a", "b"]), Some(&old)), Some(at("b")));
         assert_eq!(elected(&votes(&["b"]), Some(&old)), Some(at("b")));

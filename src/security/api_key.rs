@@ -14,7 +14,8 @@ const RANDOM_CHARS: usize = 40;
 const CHECKSUM_CHARS: usize = 6;
 /// The digits of both parts, by their value.
 const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-/// The number of bytes that are a digit of equal probability: the highest multiple of 62 in a byte.
+/// Random bytes below this limit, the highest multiple of 62 in a byte, give each digit the same probability. Others are
+/// dropped.
 const FAIR_BYTES: u8 = 248;
 /// Characters at the beginning and at the end that a person may see.
 const HINT_START_CHARS: usize = 8;
@@ -35,7 +36,7 @@ pub fn random() -> Result<String> {
     Ok(format!("{key}_{checksum}"))
 }
 
-/// Returns whether a text is meant to be a key: whether it has the prefix. No other credential of the product has it.
+/// Returns whether a text has the prefix of keys. No other credential of the product begins with it.
 pub fn has_prefix(text: &str) -> bool {
     text.starts_with(PREFIX)
 }

@@ -2,8 +2,8 @@
 
 use aws_lc_rs::digest::{Context, SHA256};
 
-/// Returns the SHA-256 of some parts. The length of each is hashed before it, so other parts have another hash also if
-/// their concatenation is the same.
+/// Returns the SHA-256 of a list of parts. The length of each part is hashed before the part, so two lists with the same
+/// concatenation have different hashes.
 pub fn hash_parts(parts: &[&[u8]]) -> Vec<u8> {
     let mut context = Context::new(&SHA256);
     for part in parts {

@@ -54,9 +54,10 @@ pub(super) fn next_refresh_token(key: &hmac::Key, token: &str) -> OpaqueToken {
     OpaqueToken::from_text(hex(tag.as_ref()))
 }
 
-/// Returns the token of an invitation, by the id of its link.
+/// Returns the token of an invitation, derived from the id of its link.
 ///
-/// As an HMAC of the id, it can be computed again at each attempt to send it, although the database stores only its hash.
+/// The token is an HMAC of the id. So each attempt to send the mail can compute it again, although the database stores only
+/// its hash.
 pub(super) fn invitation_token(key: &hmac::Key, link_id: Uuid) -> OpaqueToken {
     let tag = hmac::sign(key, &[b"link of an invitation\0", &link_id.as_bytes()[..]].concat());
     OpaqueToken::from_text(hex(tag.as_ref()))

@@ -1,7 +1,7 @@
 //! Password hashing with bcrypt on its own low-priority threads.
 //!
-//! A hash takes a core for a quarter of a second, and a client without an account can cause one. So each kind
-//! of caller, a [`HashFor`], has a share of the threads: a flood of one kind does not delay the other kinds.
+//! A hash takes a core for a quarter of a second, and a client without an account can cause hashes. So each kind of caller, a
+//! [`HashFor`], has a share of the threads: a flood of one kind does not delay the other kinds.
 
 use std::{
     panic::AssertUnwindSafe,
@@ -28,7 +28,7 @@ pub fn is_common(password: &str) -> bool {
     is_common_password(password) || is_common_password(password.to_lowercase())
 }
 
-/// The most callers of one share that wait at the same time. Further callers get an error immediately.
+/// Maximum number of callers of one share that wait at the same time. Further callers get an error immediately.
 const MAX_WAITING_HASHES: usize = 256;
 /// Niceness (see nice(1)) of the hashing threads, so that many logins do not slow down the requests of signed-in users.
 #[cfg(target_os = "linux")]
@@ -63,9 +63,8 @@ struct Share {
 }
 
 impl Share {
-    /// Creates a share. All shares together have more permits than the machine has cores: the kernel divides
-    /// the CPU time. During a flood of all other callers, known callers get about half of it (a third with
-    /// one core).
+    /// Creates a share. All shares together have more permits than the machine has cores: the kernel divides the CPU time.
+    /// During a flood of all other callers, known callers get about half of the CPU time (a third with one core).
     fn new(caller: HashFor, cores: usize) -> Self {
         let size = match caller {
             HashFor::Known => cores,
@@ -148,7 +147,7 @@ impl Passwords {
     }
 }
 
-/// A counted place in the queue of a share. It is released on drop, also if the client disconnects.
+/// A counted place in the queue of a share. It is released on drop, and so also if the client disconnects.
 struct WaitingSlot(Arc<AtomicUsize>);
 
 impl WaitingSlot {
