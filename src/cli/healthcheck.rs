@@ -77,7 +77,7 @@ async fn status_line(address: SocketAddr) -> anyhow::Result<String> {
     let mut stream = TcpStream::connect(address).await?;
     let request =
         format!("GET {PREFIX}/health/live HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    // Converted to text: `main` would treat a broken pipe as a closed standard output, and report success.
+    // The error is converted to text: `main` would treat a broken pipe as a closed standard output, and report success.
     stream.write_all(request.as_bytes()).await.map_err(|error| anyhow::anyhow!("{error}"))?;
     let mut response = Vec::new();
     stream.take(MAX_RESPONSE_BYTES).read_to_end(&mut response).await?;

@@ -1,8 +1,8 @@
-//! The files by which workers show that they are running, and their check.
+//! The files by which workers show that they are running, and the check of these files.
 //!
-//! A worker locks its file and changes its time while it makes progress. The lock of a process that has ended is gone, while
-//! a process that hangs keeps it. The check needs no port and no Redis, so it does not fail during an outage of Redis: a
-//! worker that waits for Redis is healthy.
+//! A worker locks its file, and updates the modification time of the file while it makes progress. A process that has ended
+//! has no lock, while a process that hangs keeps its lock. The check needs no port and no Redis, so it does not fail during
+//! an outage of Redis: a worker that waits for Redis is healthy.
 
 use std::{
     fs::{self, DirBuilder, File, TryLockError},
@@ -23,7 +23,8 @@ const SUFFIX: &str = ".alive";
 
 /// Reports that a worker is running while `liveness` grows, until the handle is dropped.
 ///
-/// The reports come from a task of the async runtime, not from a thread: if jobs block all threads of the runtime, they end.
+/// The reports come from a task of the async runtime, not from a thread: if jobs block all threads of the runtime, the
+/// reports end.
 pub(super) fn report_regularly(
     settings: WorkerHealth,
     worker: &str,
@@ -39,10 +40,10 @@ pub(super) fn report_regularly(
     }))
 }
 
-/// Checks that a worker runs and that each one has made progress in the last `max_age`.
+/// Checks that at least one worker runs, and that each running worker has made progress in the last `max_age`.
 ///
 /// # Errors
-/// If no worker runs, one makes no progress, or the files cannot be read; the message says which.
+/// If no worker runs, a worker makes no progress, or the files cannot be read; the message says which.
 pub(super) fn check(settings: &WorkerHealth, max_age: Duration) -> anyhow::Result<()> {
     let dir = directory(settings);
     let unreadable = || format!("cannot read the files of the workers in {}", dir.display());
@@ -75,7 +76,7 @@ fn directory(settings: &WorkerHealth) -> PathBuf {
     settings.worker_health_dir.clone().unwrap_or_else(of_user)
 }
 
-/// Creates the directory of the files. The default one is in a directory that all users can write to, so only this user may
+/// Creates the directory of the files. The default directory is in one that all users can write to. So only this user may
 /// change it: another user could hide that a worker hangs.
 fn create_directory(settings: &WorkerHealth) -> io::Result<PathBuf> {
     let dir = directory(settings);
@@ -99,7 +100,7 @@ fn refuse_directory_of_others(dir: &Path) -> io::Result<()> {
     }
 }
 
-/// A file that was found.
+/// The file of a worker, as the check finds it.
 struct FoundFile {
     path: PathBuf,
     /// The id of the worker.
@@ -138,12 +139,13 @@ fn inspect(path: PathBuf, id: String) -> io::Result<FoundFile> {
         Err(TryLockError::Error(error)) => return Err(error),
     };
     let modified = file.metadata()?.modified()?;
-    // The clock may have been set back. Then a worker that is running reports again within a second.
+    // A time in the future means that the clock was set back. The difference counts as the age: a running worker reports
+    // again within a second.
     let age = SystemTime::now().duration_since(modified).unwrap_or_else(|early| early.duration());
     Ok(FoundFile { path, id, is_running, age })
 }
 
-/// The file of this process, removed when this is dropped.
+/// The file of this process, removed when this value is dropped.
 struct LivenessFile {
     path: PathBuf,
     file: File,
@@ -156,7 +158,7 @@ impl LivenessFile {
             let _ = fs::remove_file(&dead.path);
         }
         let path = dir.join(format!("{PREFIX}{}{SUFFIX}", worker.replacen(':', "-", 1)));
-        // Gets its name when it is locked, because a file without a lock is that of a dead worker.
+        // The file gets its final name after it is locked, because a file without a lock counts as that of a dead worker.
         let unnamed = path.with_extension("new");
         let file = File::options().write(true).create_new(true).open(&unnamed)?;
         let mut created = Self { path: unnamed, file };
@@ -188,7 +190,7 @@ struct Reporter {
 }
 
 impl Reporter {
-    /// Changes the time of the file if the count has changed.
+    /// Updates the modification time of the file if the count has changed.
     fn report(&mut self, count: u64) {
         if self.reported_count.replace(count) == Some(count) {
             return;
@@ -246,7 +248,7 @@ mod tests {
         assert!(error_of(&worker).contains("no worker reports in"));
         worker.report(1);
         check(&worker.settings, MAX_AGE).unwrap();
-        // Also a time in the future is wrong: the clock was set back.
+        // A time in the future is wrong too: the clock was set back.
         for time in [SystemTime::now() - 2 * MAX_AGE, SystemTime::now() + 2 * MAX_AGE] {
             set_time(&worker, time);
             worker.report(1);

@@ -54,7 +54,8 @@ enum Command {
 pub fn main() -> ExitCode {
     let mut args: Vec<OsString> = std::env::args_os().collect();
     let command = Cli::command();
-    // First the command line alone: it selects the command, and so the settings that are read.
+    // Parses the command line without settings first: it selects the command, and the command determines which settings are
+    // read.
     let bare = without_variables(command.clone());
     let given = match bare.clone().try_get_matches_from(&args) {
         Ok(given) => given,
@@ -65,7 +66,7 @@ pub fn main() -> ExitCode {
     environment.export_other_variables();
     let settings = environment.settings(&path, selected, given);
     let findings = settings.findings;
-    // `saas doctor` reports them with its other findings.
+    // `saas doctor` does not refuse: it reports the problems with its other findings.
     let is_refused = !findings.problems.is_empty() && path != ["doctor"];
     if settings.uses_dev_servers {
         let _ = writeln!(std::io::stderr(), "using the servers of `saas dev`, which runs in this directory");
@@ -140,7 +141,7 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
 }
 
 impl Command {
-    /// Returns whether the command itself logs or prints the warnings about its settings that matter to it.
+    /// Returns whether the command itself logs or prints the warnings about its settings.
     fn reports_warnings(&self) -> bool {
         matches!(self, Self::Dev(_) | Self::Serve(_) | Self::Worker(_) | Self::Doctor(_))
     }

@@ -26,11 +26,11 @@ use crate::{
 
 /// What to do if there is no admin.
 pub(super) const CREATE_ADMIN: &str = "run `saas create-admin --email you@example.com`";
-/// Largest accepted difference between this clock and the database's, in seconds.
+/// Largest accepted difference between the clocks of this machine and of the database, in seconds.
 const MAX_CLOCK_OFFSET_SECONDS: f64 = 2.0;
 /// Time between two attempts to reach Redis.
 const REDIS_RETRY_INTERVAL: Duration = Duration::from_millis(500);
-/// The first pause between two attempts to reach PostgreSQL. It doubles up to the second one.
+/// The first pause between two attempts to reach PostgreSQL. The pause doubles up to [`MAX_DATABASE_RETRY_INTERVAL`].
 const DATABASE_RETRY_INTERVAL: Duration = Duration::from_millis(250);
 const MAX_DATABASE_RETRY_INTERVAL: Duration = Duration::from_secs(4);
 
@@ -193,7 +193,7 @@ pub(super) fn default_password_problem(admins: &[String]) -> Option<String> {
     ))
 }
 
-/// Logs a difference between this clock and the database's.
+/// Logs a difference between the clock of this machine and that of the database.
 ///
 /// # Errors
 /// If the database does not answer.
@@ -205,8 +205,8 @@ pub(super) async fn warn_of_clock_difference(app: &App) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Compares this clock with the database's, and describes a difference with the fix. Access tokens contain times, so the
-/// clocks of all replicas must agree.
+/// Compares the clock of this machine with that of the database, and describes a difference with the fix. Access tokens
+/// contain times, so the clocks of all replicas must agree.
 ///
 /// # Errors
 /// If the database does not answer.
@@ -244,7 +244,7 @@ pub(super) fn weaknesses(config: &Config, findings: &Findings) -> Vec<String> {
 /// process. Returns the connection.
 ///
 /// # Errors
-/// If it cannot be used after that time, or for a reason that does not pass, such as a wrong password.
+/// If PostgreSQL cannot be used after that time, or for a reason that no retry resolves, such as a wrong password.
 pub(super) async fn wait_for_database(config: &Config) -> anyhow::Result<AsyncPgConnection> {
     let limit = Duration::from_secs(config.database_pool.database_wait_seconds);
     let (deadline, mut pause) = (Instant::now() + limit, DATABASE_RETRY_INTERVAL);
@@ -281,7 +281,7 @@ async fn connect(config: &Config) -> anyhow::Result<AsyncPgConnection> {
         }
         Err(error) => {
             tracing::warn!(error = chain(&error), "cannot read how many connections PostgreSQL has");
-            // The first one may have ended.
+            // The first connection may have ended, so this opens a new one.
             db::try_connect(&config.database).await
         }
     }

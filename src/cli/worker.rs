@@ -109,7 +109,7 @@ pub(super) async fn work(
     let ready = async {
         // Jobs without a database would only use up their attempts.
         let conn = wait_for_database(&app.config).await?;
-        // The migrations create the role.
+        // The migrations create the role, so it is checked only if none is pending.
         if migrations::pending(&conn).await?.is_empty() {
             check_tenant_role(&conn).await?;
         }

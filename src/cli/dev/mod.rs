@@ -34,7 +34,7 @@ use crate::{
 
 /// Longest time to finish requests and jobs on Ctrl-C, in seconds. A developer does not want to wait.
 const MAX_SHUTDOWN_SECONDS: u64 = 3;
-/// The shortest key. A shorter file was not written completely.
+/// Minimum length of a key. A shorter file was not written completely.
 const MIN_KEY_CHARS: usize = 32;
 
 /// Run the whole product in this terminal, for development.
@@ -83,7 +83,7 @@ impl Args {
         if is_private {
             refuse_public_default(self.listen.host, &self.config.auth.admin)?;
         }
-        // Before anything is started, since a port in use is the most common problem.
+        // Binds the port before any server is started, because a port in use is the most common problem.
         let listener = bind(&self.listen)?;
         if !is_private && !self.migrate {
             self.migrate = tokio::select! {
@@ -201,7 +201,7 @@ fn project_key(dir: &Path, name: &str) -> anyhow::Result<SecretString> {
     Ok(key.into())
 }
 
-/// Creates the first admin as the kind of database allows it. Returns how to log in.
+/// Creates the first admin: in the private database, or in an external one under stricter rules. Returns how to log in.
 ///
 /// # Errors
 /// If other machines can connect and an admin has the default password.

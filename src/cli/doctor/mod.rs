@@ -43,7 +43,7 @@ pub(super) struct Args {
     /// Print a new random key and exit.
     #[arg(long)]
     generate_secret: bool,
-    // Not read here: the findings contain the values that cannot be parsed.
+    // These two groups are only parsed: the findings contain the values that cannot be parsed.
     #[command(flatten)]
     _listen: Listen,
     #[command(flatten)]
@@ -63,13 +63,13 @@ use Finding::{Passed, Warning};
 
 const MIN_FREE_DISK_MB: u64 = 512;
 
-/// The most jobs of the outbox that are counted.
+/// Maximum number of jobs of the outbox that are counted.
 const MAX_COUNTED_JOBS: i64 = 1_000;
-/// The most prefixes with jobs that are listed.
+/// Maximum number of prefixes with jobs that are listed.
 const MAX_LISTED_PREFIXES: usize = 5;
-/// The most accounts without an address key that are listed.
+/// Maximum number of accounts without an address key that are listed.
 const MAX_LISTED_ADDRESSES: i64 = 20;
-/// The most admins whose passwords are verified, those with the newest passwords first.
+/// Maximum number of admins whose passwords are verified, those with the newest passwords first.
 const MAX_CHECKED_ADMINS: u32 = 100;
 
 /// Prints the result of each check, and counts the failures.
@@ -92,7 +92,7 @@ impl Report<'_> {
         };
         let places = self.findings.places_of(&text);
         let places = if places.is_empty() { String::new() } else { format!(" ({})", places.join("; ")) };
-        // On one line: a message of a library may have several lines.
+        // Joins the lines of the text: a message of a library may have several lines.
         let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
         // If standard output is closed, the exit code still reports the failure.
         let _ = writeln!(std::io::stdout(), "{mark}  {name:<11} {text}{places}");
@@ -110,7 +110,7 @@ impl Args {
         match db::connect(&self.config.database).await {
             Ok(conn) => {
                 report.add("database", database::server(&conn, &self.config.database).await);
-                // Before the next check, which opens another connection.
+                // Connections are counted before the next check, which opens another one.
                 report.add("connections", self.connections(&conn).await);
                 report.add("session", database::session(&conn, &self.config.database).await);
                 let migrated = check_migrations(&conn).await;
@@ -163,7 +163,8 @@ impl Args {
         }
     }
 
-    /// Counts the jobs of the outbox. They leave it within two minutes, except for mails without a mail server.
+    /// Counts the jobs of the outbox. A job leaves the outbox within two minutes, unless it is a mail and there is no mail
+    /// server.
     async fn check_outbox(&self, conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
         let waiting = job_relay::count(conn, MAX_COUNTED_JOBS).await?;
         let number = |count: usize| {
@@ -257,7 +258,7 @@ async fn check_privileges(conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
     }
 }
 
-/// Compares the clock with the database's.
+/// Compares the clock of this machine with that of the database.
 async fn check_clock(conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
     match clock_problem(conn).await? {
         None => Ok(Passed("agrees with the database's".into())),

@@ -101,7 +101,7 @@ fn is_name(text: &str) -> bool {
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.".contains(&byte))
 }
 
-/// Reads the value at the beginning of a text. Returns what follows its line, too.
+/// Reads the value at the beginning of a text. Also returns the text after the line in which the value ends.
 fn parse_value<'a>(text: &'a str, is_secret: bool, file: &Dotenv) -> Result<(String, &'a str), &'static str> {
     let Some(quote @ ('\'' | '"')) = text.chars().next() else {
         let (line, next) = text.split_once('\n').unwrap_or((text, ""));
@@ -124,7 +124,7 @@ fn parse_value<'a>(text: &'a str, is_secret: bool, file: &Dotenv) -> Result<(Str
     }
 }
 
-/// Reads up to the closing quote. Returns the length of what was read, too.
+/// Reads a value up to the closing quote. Also returns how many bytes were read.
 fn parse_double_quoted(text: &str, file: &Dotenv) -> Result<(String, usize), &'static str> {
     let mut value = String::new();
     let mut chars = text.char_indices();
@@ -181,7 +181,7 @@ fn parse_unquoted(text: &str, is_secret: bool, file: &Dotenv) -> Result<String, 
     Ok(value + rest)
 }
 
-/// Returns the place of the first `#` that is at the beginning or after a space.
+/// Returns the position of the first `#` that is at the beginning or after a space.
 fn comment_start(text: &str) -> Option<usize> {
     let mut hashes = text.match_indices('#').map(|(at, _)| at);
     hashes.find(|at| text[..*at].chars().next_back().is_none_or(char::is_whitespace))
@@ -210,7 +210,7 @@ impl Dotenv {
         self.problems.push(Problem { name: name.map(str::to_owned), text });
     }
 
-    /// Adds a variable. One without a value does not replace one that has a value.
+    /// Adds a variable. If the file sets a variable twice, a blank value does not replace another value.
     fn add(&mut self, name: &str, value: String, line: usize) {
         if value.contains('\0') {
             return self.refuse(line, Some(name), "has a NUL character");

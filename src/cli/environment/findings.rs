@@ -8,8 +8,7 @@ pub(in crate::cli) struct Findings {
     /// Values that cannot be read, each with the place that it comes from.
     pub(in crate::cli) problems: Vec<String>,
     pub(in crate::cli) warnings: Vec<String>,
-    /// Settings whose value is not from the environment variable with their name, each with the place that it
-    /// is from.
+    /// Settings whose value does not come from the environment variable with their name, each with the place of the value.
     pub(super) places: Vec<(String, String)>,
     /// The flags of the command line whose values are secrets.
     pub(super) exposed: Vec<String>,
@@ -71,7 +70,7 @@ impl Findings {
     }
 }
 
-/// Returns whether a text has a name that is not a part of a longer one.
+/// Returns whether a text contains a name that is not a part of a longer name.
 fn mentions(text: &str, name: &str) -> bool {
     let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
     text.match_indices(name)

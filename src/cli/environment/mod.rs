@@ -65,8 +65,8 @@ pub(super) fn without_variables(command: clap::Command) -> clap::Command {
     command.mut_args(|arg| arg.env(None::<&'static str>)).mut_subcommands(without_variables)
 }
 
-/// Chooses the variable that the help of each argument shows: its own, or the one of an earlier release if only that is
-/// set. A blank variable counts as not set.
+/// Chooses the variable that the help of each argument shows: the present name or, if only that is set, the name of an
+/// earlier release. A blank variable counts as not set.
 pub(super) fn with_variables(command: clap::Command) -> clap::Command {
     command.mut_args(choose_variable).mut_subcommands(with_variables)
 }
@@ -164,7 +164,7 @@ impl Environment {
         }
     }
 
-    /// Returns a variable. A blank one counts as not set, also if `.env` has another value.
+    /// Returns a variable. A blank variable of the environment counts as not set, even if `.env` has a value for it.
     fn variable(&self, name: &str) -> Option<Found> {
         let found = match (std::env::var_os(name), self.dotenv.get(name)) {
             (Some(value), _) => Found { value, place: Place::Variable(name.to_owned()) },

@@ -23,7 +23,7 @@ pub(super) fn normal_form(arg: &Arg, value: &OsStr) -> OsString {
     }
 }
 
-/// Removes the space around a value. One that is not UTF-8 text stays as it is.
+/// Removes the space around a value. A value that is not UTF-8 text is not changed.
 pub(super) fn trimmed(value: &OsStr) -> OsString {
     value.to_str().map_or_else(|| value.to_owned(), |text| text.trim().into())
 }

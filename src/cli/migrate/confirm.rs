@@ -7,10 +7,10 @@ use crate::{
     db::migrations::Plan,
 };
 
-/// Prints the migrations that are about to be reverted, and asks the user to type the name of the database. One migration
-/// with `DEBUG` on, and any with `yes`, need no confirmation.
+/// Prints the migrations that are about to be reverted, and asks the user to type the name of the database. With `yes`, no
+/// confirmation is needed, nor for a single migration with `DEBUG` on.
 ///
-/// It holds no connection and no lock while it waits, so Ctrl-C changes nothing.
+/// The function holds no connection and no lock while it waits for the user, so Ctrl-C changes nothing.
 ///
 /// # Errors
 /// If the user does not confirm, or standard input is not a terminal.

@@ -5,7 +5,7 @@ use chrono::{NaiveDate, NaiveDateTime, TimeDelta, Utc};
 
 use crate::db::migrations::Migrations;
 
-/// The most characters of the name of a migration, without its version. Names of files have up to 255 bytes.
+/// Maximum number of characters of the name of a migration, without its version. Names of files have up to 255 bytes.
 const MAX_NAME_CHARS: usize = 100;
 
 /// Creates the folder of a migration that sorts after all others. Prints the files, and what to do next.
@@ -70,8 +70,8 @@ fn version(name: &str) -> String {
     name.split('_').next().unwrap_or_default().replace('-', "")
 }
 
-/// Returns a version with dashes for `now`. If that does not sort after `newest`, returns the version a
-/// second after `newest`, or on the next day if `newest` is not a valid time.
+/// Returns a version with dashes for `now`. If this version does not sort after `newest`, returns the version a second after
+/// `newest`, or on the next day if `newest` is not a valid time.
 fn version_after(newest: &str, now: NaiveDateTime) -> Option<String> {
     let sorted = |time: NaiveDateTime| {
         let candidate = time.format("%Y-%m-%d-%H%M%S").to_string();

@@ -101,7 +101,7 @@ impl Listing {
     }
 }
 
-/// Returns a part of the jobs of a queue in one state. A table shows no payloads, so they are read only if asked for.
+/// Returns a part of the jobs of a queue in one state. A table shows no payloads, so they are read only with `with_payloads`.
 async fn part(
     queue: &Queue,
     info: &QueueInfo,
