@@ -29,12 +29,12 @@ use crate::{
     security::{Passwords, Pseudonyms, Sealer, Tokens},
 };
 
-/// The most sessions whose use is not written yet. They need up to 8 MB.
+/// Maximum number of sessions whose use is not written yet. They need up to 8 MB.
 const MAX_PENDING_SESSIONS: usize = 100_000;
-/// The most API keys whose use is not written yet.
+/// Maximum number of API keys whose use is not written yet.
 const MAX_PENDING_KEYS: usize = 100_000;
-/// `Retry-After` for a client with too many unfinished jobs. An estimate, because the time at which they
-/// finish is unknown.
+/// `Retry-After` for a client with too many unfinished jobs. An estimate, because the time at which the jobs finish is
+/// unknown.
 const JOBS_RETRY_AFTER_SECONDS: u64 = 10;
 
 /// The application, which handlers and jobs share; clones are cheap.

@@ -21,7 +21,7 @@ fn list(migrations: &Path) -> io::Result<String> {
         let folder = entry?.path();
         let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let has = |file: &str| folder.join(file).is_file();
-        // Not a migration. Git leaves such a folder behind on a change of branches if it has an ignored file.
+        // The folder is not a migration. Git leaves such a folder behind on a change of branches if it has an ignored file.
         if name.starts_with('.') || !FILES.iter().any(|file| has(file)) {
             continue;
         }

@@ -22,7 +22,7 @@ use crate::{
 
 /// Time limit of a Redis command. After it, the cache loads the value instead of waiting for Redis.
 const REDIS_TIMEOUT: Duration = Duration::from_millis(100);
-/// The most keys for which a process shares concurrent loads. Loads of further keys are not shared.
+/// Maximum number of keys for which a process shares concurrent loads. Loads of further keys are not shared.
 const MAX_SHARED_LOADS: usize = 1_000;
 
 /// The cache; clones share it. Keys in Redis are `<prefix>:cache:<key>`.

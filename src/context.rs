@@ -41,8 +41,8 @@ impl RequestContext {
         Self { actor: Some(actor), api_key: Some(api_key), ..self.clone() }
     }
 
-    /// Returns the name of the authenticated caller, by which idempotency keys are kept apart: that of the API key, such as
-    /// `key:12`, or of the user, as [`user_caller`].
+    /// Returns the name of the authenticated caller, which idempotency keys are stored with: `key:12` for an API key, or
+    /// [`user_caller`] for a user.
     pub fn caller(&self) -> Option<String> {
         match self.api_key {
             Some(id) => Some(format!("key:{id}")),

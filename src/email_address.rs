@@ -96,8 +96,8 @@ fn domain_forms(domain: &str) -> Option<(String, String)> {
     Some((ascii, readable.into_owned()))
 }
 
-/// Returns a quoted local part without quotes and escapes (RFC 5321 section 4.1.2), and any other one as it is. `None` if
-/// an escape is incomplete.
+/// Removes the quotes and escapes of a quoted local part (RFC 5321 section 4.1.2). Returns any other local part unchanged,
+/// and `None` if an escape is incomplete.
 fn unquoted(local: &str) -> Option<String> {
     let Some(quoted) = local.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) else {
         return Some(local.to_owned());

@@ -10,7 +10,7 @@ pub type BoxError = Box<dyn StdError + Send + Sync>;
 /// A result with [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What [`Error::NotFound`] names for an organization that does not exist or is another's.
+/// The text of [`Error::NotFound`] for an organization that does not exist, or that the caller is not a member of.
 pub const ORGANIZATION: &str = "Organization";
 
 /// An error of the application.
@@ -102,7 +102,7 @@ pub enum Error {
     /// Another request with the same `Idempotency-Key` is in progress.
     #[error("A request with this Idempotency-Key is in progress; try again in a moment")]
     IdempotencyKeyInUse,
-    /// The `Idempotency-Key` belongs to an answer to something else that the client has asked for.
+    /// The `Idempotency-Key` belongs to the answer to a different request.
     #[error("This Idempotency-Key was used for a different request; use a new key")]
     IdempotencyKeyReused,
     /// The answer is not stored, so a repeated request could have a second effect.
@@ -110,7 +110,7 @@ pub enum Error {
     IdempotencyNotSupported,
     #[error("{0}")]
     Conflict(&'static str),
-    /// The state of a resource is none of those that the caller allows to be changed.
+    /// The resource has changed: its state is none of those for which the caller has requested the change.
     #[error("This has changed since you read it; read it again, and repeat the change if it still applies")]
     PreconditionFailed,
     /// No SMTP server is configured, and `DEBUG` is off.
@@ -159,10 +159,10 @@ impl Loc {
     }
 }
 
-/// The most characters of a field's name that an error repeats.
+/// Maximum number of characters of a field's name that an error repeats.
 pub const MAX_NAME_CHARS: usize = 64;
 
-/// The most invalid fields that the text of an error names.
+/// Maximum number of invalid fields that the text of an error names.
 const MAX_SUMMARY_FIELDS: usize = 3;
 
 /// Shortens a text to at most `max_chars` characters. If it was longer, the last character is an ellipsis.

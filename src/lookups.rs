@@ -10,13 +10,13 @@ use std::{
 use redis::{RedisFuture, io::AsyncDNSResolver};
 use tokio::{sync::Semaphore, task::spawn_blocking};
 
-/// The most look-ups of one name at the same time.
+/// Maximum number of look-ups of one name at the same time.
 const MAX_LOOKUPS_PER_NAME: usize = 4;
 
 /// The look-ups of some clients; clones share the limit.
 ///
-/// A look-up occupies a thread, also after its caller has timed out, because the system call cannot be canceled. Callers that
-/// retry would occupy all threads for blocking calls while the resolver does not answer.
+/// A look-up occupies a thread even after its caller has timed out, because the system call cannot be canceled. Without a
+/// limit, callers that retry would occupy all threads for blocking calls while the resolver does not answer.
 #[derive(Clone, Default)]
 pub struct Lookups(Arc<Mutex<HashMap<String, Arc<Semaphore>>>>);
 

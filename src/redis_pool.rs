@@ -31,9 +31,10 @@ use crate::{
 };
 
 const POOL_SIZE: u32 = 8;
-/// How long a connection may take. A checkout waits for `REDIS_TIMEOUT_MS`; the next ones use the connection.
+/// Time limit for opening a connection, or `REDIS_TIMEOUT_MS` if that is longer. A checkout waits for `REDIS_TIMEOUT_MS`
+/// only; later checkouts can use the connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// The longest time for which a Sentinel or a node of a cluster that does not answer delays the answers of the others.
+/// Maximum time for which a Sentinel or a node of a cluster that does not answer delays the answers of the others.
 const MAX_ASK_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time between two attempts at a command that the server refuses because it is not the primary.
 const FAILOVER_RETRY_INTERVAL: Duration = Duration::from_millis(100);
@@ -51,8 +52,8 @@ const OPEN_FOR: Duration = Duration::from_secs(1);
 
 /// Connections to Redis; clones share them.
 ///
-/// A command whose connection fails is sent again on another connection, and so is one that a server refuses during a
-/// failover. So every command must be safe to repeat. All attempts together take at most twice the timeout.
+/// A command is sent again on another connection if its connection fails, or if a server refuses it during a failover. So
+/// every command must be safe to repeat. All attempts together take at most twice the timeout.
 #[derive(Clone)]
 pub struct RedisPool {
     connections: bb8::Pool<Manager>,
@@ -143,9 +144,9 @@ impl RedisPool {
         Ok(guard.clone())
     }
 
-    /// Sends a request. If the connection fails, or another server becomes the primary, sends it again on another one: after
-    /// a restart of Redis all connections of the pool have failed. If the server refuses the request because it is not the
-    /// primary any more, tries again until another one is.
+    /// Sends a request. If the connection fails, or another server becomes the primary, sends the request again on another
+    /// connection. After a restart of Redis, all connections of the pool have failed, so there are several attempts. If the
+    /// server refuses the request because it is no longer the primary, tries again until another server is the primary.
     async fn request<T, A>(&self, send: impl Fn(MultiplexedConnection) -> A) -> RedisResult<T>
     where
         A: Future<Output = RedisResult<T>>,
@@ -218,8 +219,8 @@ fn with_keepalive(info: ConnectionInfo) -> ConnectionInfo {
     info.set_tcp_settings(settings)
 }
 
-/// Returns whether the server refuses commands because of its role or state, as after a failover, also for commands of a
-/// script. A new connection may reach another server.
+/// Returns whether the server refuses commands, also those of a script, because of its role or state, as after a failover. A
+/// new connection may reach another server.
 fn is_unusable_server(error: &RedisError) -> bool {
     use ServerErrorKind::{Ask, BusyLoading, ClusterDown, MasterDown, Moved, ReadOnly};
     matches!(error.kind(), ErrorKind::Server(Ask | BusyLoading | ClusterDown | MasterDown | Moved | ReadOnly))

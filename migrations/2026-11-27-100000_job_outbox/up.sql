@@ -5,14 +5,14 @@ CREATE TABLE job_outbox (
     id            UUID PRIMARY KEY,
     queue         TEXT NOT NULL,
     task          TEXT NOT NULL,
-    -- The user whose job it is. Without a foreign key: the row of a deleted user is deleted by the purge of the user's jobs.
+    -- The user who owns the job. Without a foreign key: the purge of the jobs of a deleted user deletes the row.
     owner         BIGINT,
     -- The JSON for Redis, byte by byte.
     envelope      TEXT NOT NULL,
     -- Not JSONB, which refuses the character U+0000.
     options       JSON NOT NULL,
     created_at    TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp(),
-    -- Until then, one relay works on the row.
+    -- The end of the claim of a relay, the task that enqueues jobs. Other relays skip the row until then.
     claimed_until TIMESTAMPTZ,
     -- When a relay first tried to enqueue the job, so that the queue may have had it since then.
     tried_at      TIMESTAMPTZ,

@@ -1,5 +1,6 @@
 -- The answers to requests with the header `Idempotency-Key`, written in the transaction of their effect. A request with the
--- same key gets the same answer again for 24 hours. Control data: read before an organization is known, so without a policy.
+-- same key gets the same answer again for 24 hours. A row is read before an organization is known, so the table has no
+-- row-level security policy.
 CREATE TABLE idempotency_keys (
     -- Who has sent the request, such as `user:7`. Text, since not every caller is a user.
     caller      TEXT NOT NULL,

@@ -16,8 +16,8 @@ CREATE TABLE organizations (
 CREATE INDEX organizations_deletion_due_at_idx ON organizations (deletion_due_at) WHERE deletion_due_at IS NOT NULL;
 CREATE INDEX organizations_suspended_idx ON organizations (id) WHERE suspended_at IS NOT NULL;
 
--- For the search of any part of a name, as that of users. The extension may be in a schema that is outside of the search
--- path.
+-- For the search of any part of a name or slug, as in the list of users. The extension may be in a schema that is outside of
+-- the search path.
 DO $$
 BEGIN
     EXECUTE format(

@@ -45,7 +45,7 @@ BEGIN
 END
 $$;
 
--- The rows that a change of an organization writes besides its own. The role may not read them.
+-- A change of an organization's data also writes rows of these tables. The role may not read them.
 GRANT INSERT ON audit_log TO saas_tenant;
 GRANT INSERT ON job_outbox TO saas_tenant;
 GRANT INSERT ON idempotency_keys TO saas_tenant;

@@ -1,5 +1,5 @@
--- Keys by which programs act in an organization. A key is found by its hash before an organization is known, so the table has no
--- policy.
+-- Keys by which programs act in an organization. A key is found by its hash before an organization is known, so the table has
+-- no row-level security policy.
 CREATE TABLE api_keys (
     id                  BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     org_id              BIGINT NOT NULL REFERENCES organizations ON DELETE CASCADE,
@@ -12,7 +12,7 @@ CREATE TABLE api_keys (
     hash                BYTEA NOT NULL UNIQUE CHECK (octet_length(hash) = 32),
     -- The beginning and the end of the key, by which a person recognizes it.
     hint                TEXT NOT NULL,
-    -- The key before the last rotation, and until when it is valid.
+    -- The hash of the secret from before the last rotation, and when that secret expires.
     previous_hash       BYTEA UNIQUE CHECK (octet_length(previous_hash) = 32),
     previous_expires_at TIMESTAMPTZ,
     -- How long the key is valid, from its creation or last rotation. Null: until it is revoked.
