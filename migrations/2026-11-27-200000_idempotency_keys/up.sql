@@ -17,5 +17,5 @@ CREATE TABLE idempotency_keys (
     created_at  TIMESTAMPTZ NOT NULL DEFAULT now(),
     PRIMARY KEY (caller, operation, key)
 );
--- For the deletion of old rows.
+-- Finds the old rows to delete.
 CREATE INDEX idempotency_keys_created_at_idx ON idempotency_keys (created_at);

@@ -55,7 +55,7 @@ GRANT INSERT ON idempotency_keys TO saas_tenant;
 -- owner of the table is not restricted: migrations, `ON DELETE CASCADE` and pg_dump work as before.
 CREATE FUNCTION tenant_table(name REGCLASS) RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog AS $$
 DECLARE
-    -- After a transaction that has set it, the setting is '' and not NULL.
+    -- After a transaction that has set it, the setting `app.org_id` is '' and not NULL.
     own CONSTANT TEXT := $own$ org_id = NULLIF(current_setting('app.org_id', true), '')::bigint $own$;
     counter REGCLASS;
 BEGIN

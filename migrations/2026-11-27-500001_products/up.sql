@@ -4,8 +4,8 @@ CREATE TABLE products (
     id         BIGINT GENERATED ALWAYS AS IDENTITY,
     sku        TEXT NOT NULL CHECK (char_length(sku) BETWEEN 1 AND 64),
     name       TEXT NOT NULL CHECK (char_length(name) BETWEEN 1 AND 200),
-    -- For search and sort. A search compares it with each row of the organization: an index for the parts of a text is not
-    -- used under row-level security.
+    -- The name for search and sort. A search reads each row of the organization: PostgreSQL does not use an index for parts
+    -- of a text under row-level security.
     name_key   TEXT NOT NULL GENERATED ALWAYS AS (search_fold(name)) STORED,
     -- In the minor unit of the currency, such as cents.
     price      BIGINT NOT NULL CHECK (price >= 0),

@@ -13,7 +13,7 @@ CREATE TABLE org_jobs (
 
 CREATE INDEX org_jobs_task_idx ON org_jobs (org_id, task, id);
 CREATE INDEX org_jobs_created_by_idx ON org_jobs (created_by);
--- For the deletion of old rows.
+-- Finds the old rows to delete.
 CREATE INDEX org_jobs_created_at_idx ON org_jobs (created_at);
 
 SELECT tenant_table('org_jobs');

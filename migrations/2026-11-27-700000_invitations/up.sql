@@ -30,5 +30,5 @@ CREATE UNIQUE INDEX invitations_open_idx ON invitations (org_id, email_key)
 CREATE INDEX invitations_org_idx ON invitations (org_id, id);
 CREATE INDEX invitations_email_key_idx ON invitations (email_key, id);
 CREATE INDEX invitations_invited_by_idx ON invitations (invited_by) WHERE invited_by IS NOT NULL;
--- For the deletion of old rows.
+-- Finds the old rows to delete.
 CREATE INDEX invitations_expires_at_idx ON invitations (expires_at);

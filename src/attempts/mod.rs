@@ -1,9 +1,9 @@
 //! Counters of attempts, such as failed logins and requested mails: in Redis for all replicas, and in each
 //! process as a fallback.
 //!
-//! Both hold a fixed number of counters, so clients cannot fill memory by failing often. Counters are stored
-//! in sets. In a full set, a new counter replaces the one with the fewest failures. `SECRET_KEY` decides
-//! which counters share a set, so a client cannot choose the counter that is replaced.
+//! Redis and each process hold a fixed number of counters, so clients cannot fill memory by failing often. Counters are
+//! stored in sets. In a full set, a new counter replaces the counter with the fewest failures. `SECRET_KEY` decides which
+//! counters share a set, so a client cannot choose the counter that is replaced.
 
 mod local;
 

@@ -31,7 +31,7 @@ impl Args {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let public_url = self.public_url.unwrap_or_default();
         let settings = ["saas", "--database-url", "postgres://nowhere/none", "--public-url", &public_url];
-        // Without variables: an invalid setting that has no effect is no reason to fail.
+        // The variables of the environment are ignored: an invalid setting that has no effect is no reason to fail.
         let matches = without_variables(Offline::command()).try_get_matches_from(settings)?;
         let Offline { mut config } = Offline::from_arg_matches(&matches)?;
         config.core = self.core;

@@ -133,8 +133,8 @@ async fn check_migrations(app: &App, migrate: bool, conn: AsyncPgConnection) -> 
     Ok(())
 }
 
-/// Serves requests until a shutdown is requested, then finishes the running ones and writes the last uses of sessions and API
-/// keys.
+/// Serves requests until a shutdown is requested. Then finishes running requests, and writes the last uses of sessions and
+/// API keys.
 ///
 /// # Errors
 /// If a setting is invalid or the listener fails.

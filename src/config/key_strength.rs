@@ -6,8 +6,7 @@ use base64::{Engine, prelude::BASE64_STANDARD as STANDARD};
 const MIN_UNPREDICTABLE_BYTES: usize = 16;
 /// A key with fewer distinct bytes is too regular to be random.
 const MIN_DISTINCT_BYTES: usize = 8;
-/// Only so many bytes of a key are examined, because the time to find repetitions grows with the square of
-/// the length.
+/// Maximum number of bytes of a key that are examined. The time to find repetitions grows with the square of the length.
 const MAX_EXAMINED_BYTES: usize = 256;
 /// Length of the shortest repetition that counts.
 const REPETITION_BYTES: usize = 4;
@@ -22,7 +21,7 @@ const PUBLISHED_KEYS: &[&str] = &[
     "09d25e094faa6ca2556c818166b7a9563b93f7099f6f0f4caa6cf63b88e8d3e7",
     "192b9bdd22ab9ed4d12e236c78afcb9a393ec15f71bbf5dc987d54727823bcbf",
 ];
-/// Words of example keys, and rows of a keyboard. A random key has some of the short ones by chance, so a word alone does
+/// Words of example keys, and rows of a keyboard. A random key has some of the short words by chance, so a word alone does
 /// not make a key weak.
 const EXAMPLE_WORDS: &str = "\
     admin and api app at bar base64 baz bit byte change char default demo develop django example \

@@ -82,7 +82,8 @@ fn refusal(name: &str, parameters: &[(String, String)]) -> String {
     if let Some((_, instead)) = UNSUPPORTED.iter().find(|(known, _)| *known == name) {
         return format!("the parameter {name} is not supported: {instead}");
     }
-    // What follows a `?` in a password looks like a parameter, and the `@` after the password like a part of one.
+    // If a password contains an unescaped `?`, its rest looks like a parameter, and the `@` after the password like a part of
+    // that parameter.
     let is_word = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte));
     if !is_word || parameters.iter().any(|(name, value)| name.contains('@') || value.contains('@')) {
         return "a parameter is unknown. In a password, write ? as %3F and @ as %40".into();

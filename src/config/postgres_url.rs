@@ -2,8 +2,8 @@
 
 use percent_encoding::percent_decode_str;
 
-/// Splits what follows `postgres://` into the parameters of libpq and their values, in the order in which later ones
-/// override earlier ones. Several hosts are one value, separated by commas, and so are their ports.
+/// Splits the text after `postgres://` into the parameters of libpq and their values. Later parameters override earlier ones
+/// of the same name. Several hosts are one value, separated by commas, and so are their ports.
 ///
 /// # Errors
 /// If the text is not a URL. The message has no part of it, which may be a part of the password.

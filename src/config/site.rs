@@ -118,8 +118,7 @@ pub(super) fn host(text: &str) -> Result<Host, String> {
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     let ip = bare.parse().ok().map(Host::Ipv6);
     ip.or_else(|| Host::parse(text).ok()).ok_or_else(|| {
-        // Not a host: a user with a password, several words, or a path. The message must not repeat a
-        // password.
+        // The text has a user with a password, several words, or a path. The message must not repeat a password.
         let is_unclear = text.contains(['@', ' ']) || text.starts_with('/');
         // A URL, or a host with its port.
         let url = Url::parse(text).ok().filter(Url::has_host);

@@ -1,4 +1,4 @@
-//! What an error of PostgreSQL means: for the client, for the connection, and for another attempt.
+//! The meaning of PostgreSQL errors: for the client, for the connection, and for retries.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Which kind of server a connection leads to: `target_session_attrs`, and whether it accepts writes now.
+//! Checks the kind of the server of a connection: `target_session_attrs`, and whether the server accepts writes now.
 
 use diesel::{QueryResult, dsl::sql, sql_types::Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};

@@ -17,7 +17,7 @@ use super::{
 /// If this process runs as root, servers run under another account. If that account cannot reach the
 /// directory of the project, the data goes to [`fallback_dir`].
 pub(super) fn server_dir(dir: &Path, name: &str, account: Option<&Account>) -> anyhow::Result<PathBuf> {
-    // Not `create_for`: the directory of all servers keeps its owner.
+    // The directory of all servers keeps its owner, so it is not created with `create_for`.
     create_private_dir(dir).with_context(|| format!("cannot create the directory {}", dir.display()))?;
     let preferred = create_for(&dir.join(name), account)?;
     let Some(account) = account else { return Ok(preferred) };

@@ -93,7 +93,8 @@ impl Server {
 
 /// Creates the database cluster in `dir/data`.
 ///
-/// It is created under a temporary name and then renamed, so that an interrupted attempt leaves no incomplete cluster.
+/// The cluster is created under a temporary name and then renamed, so that an interrupted attempt leaves no incomplete
+/// cluster.
 async fn init_cluster(
     initdb: &Path,
     dir: &Path,
@@ -160,7 +161,7 @@ async fn wait_until_ready(url: &str, process: &mut Guarded) -> anyhow::Result<to
                 process.log_tail()
             );
         }
-        // With a timeout: a process that took the port meanwhile may not speak PostgreSQL's protocol.
+        // The attempt needs a timeout: a process that took the port meanwhile may not speak PostgreSQL's protocol.
         let attempt = tokio::time::timeout(CONNECT_TIMEOUT, config.connect(NoTls)).await;
         match attempt.map_err(anyhow::Error::from).and_then(|result| Ok(result?)) {
             Ok((client, connection)) => {

@@ -14,8 +14,7 @@ use crate::config::{Core, LogFormat, Logs};
 
 /// Size of the buffer of the log, in bytes.
 const BUFFER_BYTES: usize = 64 * 1024;
-/// The most lines that wait for the logging thread. Their queue is allocated at the start, with 40 bytes per
-/// line.
+/// Maximum number of lines that wait for the logging thread. Their queue is allocated at the start, with 40 bytes per line.
 const MAX_WAITING_LINES: usize = 8_192;
 
 /// Starts logging. Call it once, and keep the guard until the command ends: dropping it writes the remaining lines.

@@ -1,6 +1,6 @@
 //! The table `job_outbox`: jobs that a transaction enqueues, until the job queue has them.
 //!
-//! A relay, a task of this product, claims rows and enqueues their jobs. A job that cannot be enqueued is set aside: its row
+//! A relay (`services::job_relay`) claims rows and enqueues their jobs. A job that cannot be enqueued is set aside: its row
 //! stays in the table, but relays skip it.
 
 use chrono::{DateTime, Utc};

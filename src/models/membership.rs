@@ -174,7 +174,7 @@ impl Membership {
         Ok(list)
     }
 
-    /// Returns the number of organizations that a user owns, without personal ones.
+    /// Returns the number of organizations that a user owns, without personal organizations.
     pub async fn count_owned(mut conn: &AsyncPgConnection, user_id: i64) -> QueryResult<i64> {
         memberships::table
             .inner_join(organizations::table)
@@ -209,7 +209,7 @@ impl Membership {
         memberships::table.filter(memberships::user_id.eq(user_id)).count().get_result(&mut conn).await
     }
 
-    /// Returns the number of members of an organization, suspended ones included.
+    /// Returns the number of members of an organization, including suspended members.
     pub async fn count_of_org(mut conn: &AsyncPgConnection, org_id: i64) -> QueryResult<i64> {
         memberships::table.filter(memberships::org_id.eq(org_id)).count().get_result(&mut conn).await
     }

@@ -53,9 +53,8 @@ impl TwoFactor {
             .await
     }
 
-    /// Marks a time step and those before it as used, so that no code is accepted twice (RFC 6238 section
-    /// 5.2), and stores `secret`, which the caller has encrypted again. Returns false if the step was already
-    /// used.
+    /// Marks a time step and all earlier steps as used, so that no code is accepted twice (RFC 6238 section 5.2). Also stores
+    /// `secret`, which the caller has encrypted again. Returns false if the step was already used.
     pub async fn consume_step(
         mut conn: &AsyncPgConnection,
         user_id: i64,

@@ -147,7 +147,7 @@ impl Queue {
         }
     }
 
-    /// Deletes the jobs of an owner that are queued, scheduled, deferred or failed, and tells the running ones to stop.
+    /// Deletes the jobs of an owner that are queued, scheduled, deferred or failed, and tells running jobs to stop.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if Redis does not answer.

@@ -42,7 +42,7 @@ pub(super) struct Delivery {
     pub(super) has_records: bool,
     /// Whether the job was fetched before there was a free slot for it.
     pub(super) is_ahead: bool,
-    /// By the clock of Redis, in milliseconds since the epoch.
+    /// When the job was fetched, by the clock of Redis, in milliseconds since the epoch.
     pub(super) fetched_at: i64,
     pub(super) signals: JobSignals,
 }
@@ -55,7 +55,7 @@ struct EnvelopeHead {
     task: String,
 }
 
-/// What an outcome says besides the state.
+/// The part of an outcome that depends on how the job has ended.
 enum OutcomeDetail {
     Result(Value),
     /// Why the job was discarded or canceled.

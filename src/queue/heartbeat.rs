@@ -1,7 +1,7 @@
 //! The threads that renew the leases of a worker, and stop jobs whose lease is about to expire.
 //!
-//! They are threads, and heartbeats have a connection of their own. A job that blocks the async runtime would delay a task,
-//! and the leases of the other jobs would expire.
+//! They are threads, not tasks, and heartbeats have their own connection. A job that blocks the async runtime would delay a
+//! task, and the leases of all other jobs would expire.
 
 use std::{
     io,

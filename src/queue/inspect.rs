@@ -200,7 +200,7 @@ impl Queue {
 
     /// Returns `count` jobs of a queue in one state after a position, as [`Self::list`], and the position of the next page.
     ///
-    /// This page follows the previous one even if up to 1,000 jobs have left or joined the list meanwhile.
+    /// A page continues where the previous page has ended, even if up to 1,000 jobs have left or joined the list meanwhile.
     ///
     /// # Errors
     /// As [`Self::list`].

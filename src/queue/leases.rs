@@ -14,14 +14,14 @@ pub(super) struct Leases(Arc<(Mutex<LeaseTable>, Condvar)>);
 
 #[derive(Default)]
 struct LeaseTable {
-    /// By their tokens.
+    /// The leases by their tokens.
     leases: HashMap<Arc<str>, Lease>,
     closed: bool,
 }
 
 /// A batch of jobs leased to this worker.
 struct Lease {
-    /// Its text in Redis, `token|id,id..`.
+    /// The text of the lease in Redis, `token|id,id..`.
     member: Arc<str>,
     queue: Arc<str>,
     renewed_at: Instant,

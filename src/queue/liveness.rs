@@ -29,8 +29,8 @@ impl Liveness {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Records once a second that the worker is running, for as long as this is polled. It never returns: it is for a wait
-    /// without a loop, such as the one for Redis at the start.
+    /// Records once a second that the worker is running, for as long as this future is polled. Never returns. For waits
+    /// outside of the loop, such as the wait for Redis at the start.
     pub async fn record_regularly(&self) {
         loop {
             self.record();

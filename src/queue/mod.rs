@@ -1,7 +1,7 @@
 //! The job engine: a state machine in Redis, in which every transition is one atomic script.
 //!
-//! It depends on Redis and the [`Job`] trait and on nothing else of this crate: a worker is given a table of
-//! [`JobType`]s and the state that they run with.
+//! The engine depends on Redis and the [`Job`] trait, and on nothing else of this crate. A worker gets a table of
+//! [`JobType`]s and the state that their jobs use.
 //!
 //! | files | concern |
 //! |---|---|
@@ -14,7 +14,7 @@
 //! | `inspect`, `status`, `control`, `rate` | inspect and operate queues and jobs |
 //! | `relocate` | moves jobs to another prefix or server |
 //! | `server` | checks whether a Redis server is safe for jobs |
-//! | `worker`, `worker_options`, `runner`, `slots`, `prefetch`, `shutdown`, `liveness` | the life of a worker: fetch, run, settle, stop |
+//! | `worker`, `worker_options`, `runner`, `slots`, `prefetch`, `shutdown`, `liveness` | a worker: fetch, run, settle, stop |
 //! | `broker_session`, `connector`, `reconnecting_connection`, `idle_notifier` | a worker's connections to Redis |
 //! | `delivery`, `disposition`, `signals` | one job from fetch to outcome |
 //! | `leases`, `heartbeat`, `worker_record` | the leases of a worker and the threads that renew them |

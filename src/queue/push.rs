@@ -31,7 +31,7 @@ pub(super) struct Push<'a> {
     /// Pairs of id and envelope.
     pub(super) jobs: &'a [(&'a str, &'a str)],
     pub(super) options: &'a EnqueueOptions,
-    /// They apply if the jobs have an owner.
+    /// The limits of the owner, if the jobs have one.
     pub(super) limits: Option<OwnerLimits>,
     /// For prepared jobs: the time since they may first have been pushed, zero if this is the first push. They count for
     /// their owner, but no limit refuses them. `None` for other jobs.

@@ -21,7 +21,7 @@ use super::{
     script_client::ScriptClient,
 };
 
-/// The most connections that wait for replicas at the same time.
+/// Maximum number of connections that wait for replicas at the same time.
 const MAX_CONNECTIONS: usize = 8;
 /// A connection that was idle for longer is pinged before it is used.
 const PING_AFTER_IDLE: Duration = Duration::from_millis(500);

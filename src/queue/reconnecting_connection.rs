@@ -112,7 +112,7 @@ impl ReconnectingConnection {
         let answer: RedisResult<()> = self.answer(ping.query_async(&mut conn)).await.flatten();
         match answer {
             Err(error) if error.is_io_error() => self.discard(&error),
-            // Also an error of the server shows that the connection works.
+            // An error of the server shows that the connection works, too.
             _ => self.record_answer(),
         }
     }

@@ -25,7 +25,8 @@ pub(super) struct Runner<S: 'static> {
     state: S,
     pub(super) slots: Slots,
     prefetch: Prefetch,
-    /// By id and token: a job whose lease was lost may be fetched again while its first run is still stopping.
+    /// The running jobs by id and token: a job whose lease was lost may be fetched again while its first run is still
+    /// stopping.
     running: HashMap<(Arc<str>, Arc<str>), RunningJob>,
     sender: mpsc::UnboundedSender<CompletedDelivery>,
     receiver: mpsc::UnboundedReceiver<CompletedDelivery>,

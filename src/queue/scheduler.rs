@@ -149,7 +149,7 @@ impl Scheduler {
 enum Fullness {
     HasRoom = 0,
     NearlyFull = 1,
-    /// It refuses jobs.
+    /// Redis refuses jobs.
     Full = 2,
 }
 

@@ -113,7 +113,7 @@ fn has_hash_tag(prefix: &str) -> bool {
 /// Returns whether an error is temporary, unlike a wrong password.
 pub fn is_transient(error: &RedisError) -> bool {
     use ServerErrorKind::{Ask, BusyLoading, ClusterDown, MasterDown, Moved, ReadOnly, TryAgain};
-    // What a retry does not resolve, such as a certificate with an invalid name.
+    // A retry does not resolve some errors, such as a certificate with an invalid name.
     if error.is_io_error() && matches!(error.retry_method(), RetryMethod::NoRetry) {
         return false;
     }

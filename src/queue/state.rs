@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 pub enum State {
     Queued,
     Scheduled,
-    /// It waits for other jobs.
+    /// The job waits for other jobs.
     Deferred,
     Started,
     Finished,

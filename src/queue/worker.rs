@@ -1,7 +1,7 @@
 //! The worker: fetches as many jobs as it can run, runs them and settles them.
 //!
-//! One round trip settles and fetches. Jobs that complete during a round trip are settled by the next one, so that
-//! under load many jobs share a round trip, while an idle worker settles a job at once.
+//! One round trip settles and fetches. Jobs that complete during a round trip are settled by the next round trip. So many
+//! jobs share a round trip under load, while an idle worker settles a job at once.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -151,7 +151,7 @@ impl<S: JobState> Worker<S> {
             if !stop {
                 runner.slots.arm();
             }
-            // Also a worker without a free slot, whose jobs run for hours, has to record that it is running.
+            // A worker without a free slot, whose jobs run for hours, must record that it is running, too.
             let next_record = Instant::now() + RECORD_INTERVAL;
             let deadlines = [rate_limited_until, runner.waiting_deadline()];
             let wait_until = deadlines.into_iter().flatten().fold(next_record, Instant::min);

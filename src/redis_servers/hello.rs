@@ -1,4 +1,4 @@
-//! What a server says about itself when a client connects.
+//! The answer of a server to HELLO when a client connects.
 
 use std::collections::HashMap;
 

@@ -200,7 +200,7 @@ impl RedisServers {
     /// Waits until [`Self::changes`] is another number.
     async fn changed_from(&self, changes: u64) {
         let mut next = self.subscribe();
-        // It cannot fail, since the sender lives as long as `self`.
+        // The wait cannot fail, because `self` holds the sender.
         drop(next.wait_for(|next| *next != changes).await);
     }
 

@@ -1,6 +1,6 @@
 //! The thread that asks the Sentinels or the nodes of a cluster which server is the primary.
 //!
-//! It is a thread with a runtime of its own: jobs that block the runtime of a worker must not delay a failover.
+//! The thread has its own runtime: jobs that block the runtime of a worker must not delay a failover.
 
 use std::{
     collections::HashSet,

@@ -89,7 +89,7 @@ impl Passwords {
         let shares = HashFor::ALL.map(|caller| Share::new(caller, cores));
         let (work, queue) = mpsc::channel();
         let queue = Arc::new(Mutex::new(queue));
-        // One thread for each permit, so that a hash with a permit never waits for another hash.
+        // There is one thread for each permit, so that a hash with a permit never waits for another hash.
         let threads: usize = shares.iter().map(|share| share.size).sum();
         for _ in 0..threads {
             let queue = queue.clone();

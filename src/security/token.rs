@@ -53,7 +53,7 @@ impl Tokens {
     /// Signs with `key`; verifies with `key` and `previous`, so that tokens stay valid after a key rotation. An expired
     /// token is accepted for `leeway_seconds`, because the clocks of replicas may differ (RFC 7519 section 4.1.4).
     pub fn new(key: &str, previous: Option<&str>, lifetime_minutes: u32, leeway_seconds: u64) -> Self {
-        // The server fixes the algorithm and ignores the one in the token (RFC 8725 section 3.1).
+        // The server fixes the algorithm and ignores the algorithm in the token (RFC 8725 section 3.1).
         let mut validation = Validation::new(Algorithm::HS256);
         validation.set_required_spec_claims(&["exp", "iss", "sub"]);
         validation.set_issuer(&[ISSUER]);
@@ -105,14 +105,13 @@ impl Tokens {
         Ok(subject)
     }
 
-    /// Returns the tokens of an invitation, by the id of its link: the one derived with the current key, then the one with the
+    /// Returns the tokens of an invitation, derived from the id of its link: first with the current key, then with the
     /// previous key.
     pub fn invitation_tokens(&self, link_id: Uuid) -> impl Iterator<Item = OpaqueToken> {
         self.mac_keys.iter().map(move |key| invitation_token(key, link_id))
     }
 
-    /// Returns the refresh tokens that replace `token`: the one derived with the current key, then the one with the
-    /// previous key.
+    /// Returns the refresh tokens that replace `token`, derived first with the current key, then with the previous key.
     pub fn next_refresh_tokens(&self, token: &str) -> impl Iterator<Item = OpaqueToken> {
         self.mac_keys.iter().map(move |key| next_refresh_token(key, token))
     }

@@ -1,7 +1,7 @@
 //! What `saas dev` writes into the database before it serves: migrations and the first admin.
 //!
-//! It does both in its private database. An external one may be shared or in production, so `saas dev` migrates it only
-//! if the developer asks for it, and never creates an admin with the default password there.
+//! `saas dev` always does both in its private database. An external database may be shared or in production. So `saas dev`
+//! migrates it only if the developer asks for that, and never creates an admin with the default password there.
 
 use std::io::{IsTerminal, Write};
 

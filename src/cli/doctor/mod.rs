@@ -32,8 +32,8 @@ use crate::{
 /// Check that the product can run here.
 ///
 /// Prints one line for each check, and the fix beside each failure: settings, mail, PostgreSQL, its connections, migrations,
-/// privileges, tenants, admins, addresses, Redis, cache, clock, disk. The settings are those of `saas serve` and `saas worker`. While
-/// `saas dev` runs in this directory, and no other servers are configured, its servers are checked.
+/// privileges, tenants, admins, addresses, Redis, cache, clock, disk. The settings are those of `saas serve` and `saas
+/// worker`. While `saas dev` runs in this directory, and no other servers are configured, its servers are checked.
 /// Exits with 1 if a check fails.
 #[derive(clap::Args)]
 #[command(
@@ -199,7 +199,7 @@ async fn query_text(mut conn: &AsyncPgConnection, sql: &str) -> anyhow::Result<S
     Ok(diesel::sql_query(sql).get_result::<TextRow>(&mut conn).await?.value)
 }
 
-/// Checks that no migration is pending. Recommends to apply pending ones unless a known obstacle prevents it.
+/// Checks that no migration is pending. Recommends to apply pending migrations unless a known obstacle prevents that.
 async fn check_migrations(conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
     let pending = migrations::pending(conn).await?;
     if pending.is_empty() {

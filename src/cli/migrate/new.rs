@@ -30,7 +30,7 @@ pub(super) fn create(description: &str, dir: &Path) -> anyhow::Result<()> {
     })?;
     let folder = dir.join(format!("{folder_version}_{name}"));
     fs::create_dir(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    // One line: a second line would be outside the SQL comment.
+    // Joins the lines of the description: a second line would be outside the SQL comment.
     let description = description.split_whitespace().collect::<Vec<_>>().join(" ");
     for (file, text) in [
         ("up.sql", format!("-- {description}\n")),

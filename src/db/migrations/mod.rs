@@ -41,7 +41,7 @@ use crate::{
 pub struct Status {
     pub name: String,
     pub state: State,
-    /// Whether it is pending and has no statement, so that it cannot be applied.
+    /// Whether the migration is pending and has no statement, so that it cannot be applied.
     pub is_empty: bool,
 }
 
@@ -87,7 +87,7 @@ impl Migrations {
     /// If the server cannot be reached, a migration is empty or fails, or a migration is pending and the server is a pooler.
     /// Migrations before the failed one stay applied.
     pub async fn up(&self, settings: &Database) -> anyhow::Result<Vec<String>> {
-        // Without a pending migration there is nothing to lock, so each start of a replica works through a pooler too.
+        // Without a pending migration, no lock is needed. So replicas can start through a pooler.
         let conn = db::connect(settings).await?;
         let pending = self.pending(&conn).await?;
         self.check(&pending)?;
@@ -101,7 +101,8 @@ impl Migrations {
         Ok(run_all(conn, pending.into_iter().map(Script::up)).await?.1)
     }
 
-    /// Returns which migrations [`Migrations::down`] is to revert: the `count` newest ones, or none if none is applied.
+    /// Returns the migrations that [`Migrations::down`] reverts: the `count` newest applied migrations, or none if none is
+    /// applied.
     ///
     /// # Errors
     /// If the server cannot be reached, fewer than `count` migrations are applied, or one of them cannot be reverted.
@@ -220,7 +221,7 @@ impl Migrations {
     /// Returns the migrations of a plan.
     ///
     /// # Errors
-    /// If they are not the newest applied ones any more.
+    /// If the migrations of the plan are no longer the newest applied migrations.
     async fn planned(&self, conn: &AsyncPgConnection, plan: &Plan) -> anyhow::Result<Vec<&Migration>> {
         let newest = self.newest_applied(conn, plan.names.len()).await;
         match newest {

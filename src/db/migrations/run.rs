@@ -30,7 +30,7 @@ const HAS_COMMITTED: &str = "SELECT current_setting('saas.script_committed') AS 
 pub(super) struct Script {
     pub migration: Migration,
     pub direction: Direction,
-    /// The error of the script. If the connection is lost, the harness returns the one of its ROLLBACK instead.
+    /// The error of the script. If the connection is lost, the harness returns the error of its ROLLBACK instead.
     error: OnceLock<DieselError>,
 }
 

@@ -116,7 +116,7 @@ impl Filter<'_> {
 }
 
 impl Listing<'_> {
-    /// Returns the users after a position, or the first ones.
+    /// Returns the users after a position, or the first users.
     pub async fn page(&self, conn: &AsyncPgConnection, after: Option<&Position>) -> QueryResult<UserPage> {
         let ranges = after.map_or_else(|| vec![Range::All], |position| position.ranges(self.sort));
         // One more user shows whether there is a next page.

@@ -121,8 +121,8 @@ impl QueryFragment<Pg> for Candidates<'_> {
         out.push_sql(
             "SELECT *, count(*) OVER () FROM (SELECT users.*, row_number() OVER () AS number FROM (",
         );
-        // PostgreSQL plans a materialized query as if all its rows were read. Otherwise it would scan the table for a text
-        // of which it expects many matches, and that takes long if there are few, or if they are far from the beginning.
+        // PostgreSQL plans a materialized query as if all its rows were read. Otherwise, it would scan the table for a text
+        // of which it expects many matches. That takes long if there are few matches, or if they are far from the beginning.
         let by_text = filter.has_indexed_text();
         out.push_sql(if by_text { "WITH found AS MATERIALIZED (SELECT " } else { "SELECT " });
         self.columns.walk_ast(out.reborrow())?;

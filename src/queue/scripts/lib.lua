@@ -194,7 +194,7 @@ end
 -- owners.
 local function is_scope(group) return string.match(group, '^scope:[^|]*$') or string.match(group, '^purged up to .* scope:[^|]*$') end
 local function has_ready(q) return rc('EXISTS', P .. ':queue:' .. q, P .. ':turns:' .. q) > 0 end
--- Makes jobs ready to be fetched: after the waiting ones or, with `front`, before them, the last of `ids` first.
+-- Makes jobs ready to be fetched: behind the waiting jobs or, with `front`, before them, the last of `ids` first.
 local function make_ready(q, ids, front)
   local groups = rc('EXISTS', P .. ':group') == 1 and rc('HMGET', P .. ':group', unpack(ids)) or {}
   local plain = {}

@@ -53,8 +53,8 @@ function add.key(record)
   if string.find(record.name, '^uniq:') then
     rc('SET', key, record.value, 'NX', 'PX', record.ttl)
   elseif tonumber(record.value) > tonumber(rc('GET', key) or 0) then
-    -- The value is the time at which the bucket of a rate limit will be full again, or the end of the time from which states
-    -- were deleted early. The later time wins.
+    -- The value is a time: when the bucket of a rate limit will be full again, or up to when states were deleted early. The
+    -- later time wins.
     rc('SET', key, record.value, 'PX', record.ttl)
   end
 end

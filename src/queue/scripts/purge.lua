@@ -54,7 +54,8 @@ elseif state == 'queued' then
   if lists[at] then remaining[1] = integer(moved - at + 1) end
   for i = at, #lists do remaining[#remaining + 1] = lists[i] end
 else
-  -- The jobs are sorted by when they are due, so new ones may come first. A scan finds all that stay in the set.
+  -- The jobs are sorted by when they are due, so new jobs may come first. A scan finds all jobs that stay in the set
+  -- meanwhile.
   local cursor, with_scores = unpack(rc('ZSCAN', from, ARGV[6] or 0, 'COUNT', max))
   local found = {}
   for i = 1, #with_scores, 2 do found[#found + 1] = with_scores[i] end
@@ -74,6 +75,6 @@ if #ids > 0 then
     notify_dependents(ids, false)
   end
 end
--- Only at the end: dependents of these jobs may become ready in lists that are still to be examined.
+-- Dependents are notified only at the end: they may become ready in lists that are still to be examined.
 if #remaining == 0 then process_notifications(100, now()) end
 return { #ids, remaining }

@@ -43,7 +43,7 @@ if ARGV[3] == 'lists' then
   process_notifications(100, now())
   return { deleted, 0, #ids == max and 'lists' or '0' }
 end
--- What remains is running, scheduled, deferred or of a scope.
+-- The remaining jobs of the owner are running, scheduled, deferred or of a scope.
 local cursor, found = unpack(rc('HSCAN', account, ARGV[3], 'COUNT', max))
 local ids = {}
 for i = 1, #found, 2 do

@@ -14,10 +14,9 @@
 --   limit of the jobs of an owner ('' for none)
 --   limit of their bytes ('' for none)
 --   limit of jobs that an owner enqueues in an hour ('' for none)
---   age: for a prepared job, the time since it may first have been pushed (ms, 0 if this is the first push); '' for other
---   jobs.
---     A prepared job counts for its owner, but no limit refuses it. The error FORGOTTEN says that it may have ended, but its
---     state is not kept any more
+--   age: for a prepared job, the time since it may first have been pushed (ms, 0 if this is the first push); else ''. Such a
+--     job counts for its owner, but no limit refuses it. The error FORGOTTEN says that it may have ended, but its state is not
+--     kept any more
 -- then these lists:
 --   n ids
 --   n envelopes
@@ -92,7 +91,7 @@ if key ~= '' then
   rc('SET', P .. ':uniq:' .. key, ARGV[IDS + 1], 'PX', window)
   rc('HSET', P .. ':key', ARGV[IDS + 1], key)
 end
--- The dependencies that have not ended, now that one of them may have been replaced.
+-- Collects the dependencies that have not ended. The job that was replaced above may be one of them.
 local missing, failed = {}, false
 for i = 1, waits do
   local parent = ARGV[PARENTS + i]
