@@ -1,7 +1,7 @@
 -- Cancels a job that has not ended, or tells it to stop if it is running.
--- ARGV: id; id of the call; for a job that may not have been pushed yet, its state as a canceled job (`c`, owner, scope),
--- else ''
--- If such a job is unknown, the script stores this state, so that a later push finds a job that has ended.
+-- ARGV: id; id of the call; state
+-- The state is '' or, for a job that may not have been pushed yet, that of a canceled job (`c`, owner, scope). If such a job is
+-- unknown, the script stores its state, so that a later push finds a job that has ended.
 -- Returns unknown, ended, requested (it is running) or canceled
 local id, by, ahead = ARGV[1], ARGV[2], ARGV[3] or ''
 local envelope = rc('HGET', P .. ':jobs', id)

@@ -1,6 +1,6 @@
 -- Checks whether an owner may enqueue more jobs. Changes nothing, except that it corrects an account as a push does.
 -- ARGV: id of the owner, number of new jobs, their size (bytes), limit of the jobs of an owner, limit of their bytes, limit
--- of jobs that an owner enqueues in an hour ('' for none); then the id and the size of each job that may have been pushed
+--   of jobs that an owner enqueues in an hour ('' for none); then the id and the size of each job that may have been pushed
 -- Such a job counts as a new job if it has neither been pushed nor ended.
 -- Returns 1, or the error QUOTA as a push does
 local account, t = P .. ':owner:' .. ARGV[1], now()

@@ -1,7 +1,7 @@
 -- Fetches jobs for a worker: removes them from their queues, leases them, and marks them as running.
 -- ARGV: worker, token, lease (ms), maximum number of jobs, how many of these may come from the queues that are not reserved,
--- how many jobs of one owner may run (0 for no limit), how many jobs to take ahead of free slots, the reserved queue (served
--- first) or '', queues.. (in order of priority)
+--   how many jobs of one owner may run (0 for no limit), how many jobs to take ahead of free slots, the reserved queue
+--   (served first) or '', queues.. (in order of priority)
 -- Returns {now, {{queue, ids, envelopes, failures, crashes, mark}, ..}, ms until a rate limit allows more, or 0}
 -- Jobs ahead of free slots have leases of their own, whose tokens end with the mark AHEAD: if the worker crashes, they have
 -- probably not started.
