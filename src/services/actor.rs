@@ -1,8 +1,8 @@
 //! The caller of a change, and the check that the caller is still allowed to make it.
 //!
-//! An extractor of the API makes an [`Actor`] from a verified access token and a cached identity. The
-//! transaction of the change checks the actor again, against locked rows: the request may have taken long,
-//! and the caller may have lost the admin role meanwhile (OWASP ASVS 5, 8.3.2).
+//! An extractor of the API creates an [`Actor`] from a verified access token and a cached identity. The transaction of
+//! the change checks the actor again, against locked rows: the caller may have lost the admin role since the request
+//! began (OWASP ASVS 5, 8.3.2).
 
 use std::{ops::Deref, sync::Arc};
 
@@ -28,7 +28,7 @@ pub struct Actor {
 /// What a user needs for an operation, besides an active account and a valid session.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Requirement {
-    /// Nothing more. For the operations that set up a second factor, and for logout.
+    /// No second factor and no role. For logout, and for the operations that set up a second factor.
     SignedIn,
     /// The second factor if the server requires it of all users.
     User,
@@ -40,7 +40,7 @@ pub enum Requirement {
 pub struct AdminActor(Actor);
 
 impl Actor {
-    /// Creates the actor of a request. Fails unless the user is active and the session is valid.
+    /// Creates the actor of a request. The session must have the second factor if the server requires it of all users.
     ///
     /// # Errors
     /// As [`check`] with [`Requirement::User`].
@@ -48,7 +48,7 @@ impl Actor {
         Self::require(app, identity, context, Requirement::User)
     }
 
-    /// As [`Self::new`], but without the second factor that the server may require.
+    /// Creates the actor of a request, without requiring a second factor.
     ///
     /// # Errors
     /// As [`check`] with [`Requirement::SignedIn`].
@@ -67,12 +67,13 @@ impl Actor {
         Ok(Self { identity, context, required })
     }
 
-    /// Returns the user, without the password hash. The copy may be up to `IDENTITY_CACHE_MS` old.
+    /// Returns the user, without the password hash. The values come from a cache and may be up to `IDENTITY_CACHE_MS`
+    /// old.
     pub fn user(&self) -> &User {
         &self.identity.user
     }
 
-    /// Returns the session of the request. The copy may be up to `IDENTITY_CACHE_MS` old.
+    /// Returns the session of the request. The values come from a cache and may be up to `IDENTITY_CACHE_MS` old.
     pub fn session(&self) -> &Session {
         &self.identity.session
     }
@@ -132,14 +133,15 @@ impl Deref for AdminActor {
 /// Checks that a user may act in a session.
 ///
 /// # Errors
-/// [`Error::InvalidToken`] if the session has ended or is another user's; [`Error::Inactive`];
-/// [`Error::TwoFactorRequired`]; [`Error::Forbidden`] for a user who has to be an admin.
+/// [`Error::InvalidToken`] if the session has ended or belongs to another user; [`Error::Inactive`];
+/// [`Error::TwoFactorRequired`]; [`Error::Forbidden`] if `required` is [`Requirement::Admin`] and the user is not an
+/// admin.
 pub fn check(app: &App, user: &User, session: &Session, required: Requirement) -> Result<()> {
     if session.user_id != user.id {
         return Err(Error::InvalidToken);
     }
-    // Checked before the session, which deactivation revokes too: `Inactive` is the more helpful of the two
-    // errors.
+    // Checked before the session, because deactivation also revokes the sessions: `Inactive` tells the user more than
+    // `InvalidToken`.
     if !user.is_active {
         return Err(Error::Inactive);
     }
@@ -170,15 +172,15 @@ fn lacks_second_factor(app: &App, session: &Session, required: Requirement) -> b
     is_demanded && !session.second_factor
 }
 
-/// The users whose rows a change reads or writes. One statement locks all of them in the order of their ids,
-/// so that two changes cannot deadlock.
+/// The users whose rows a change reads or writes. One statement locks all these rows in the order of their ids, so that
+/// two changes cannot deadlock.
 #[derive(Clone, Copy)]
 pub enum Affected {
     /// The actor alone.
     Actor,
     /// The actor and the user with this id.
     User(i64),
-    /// The actor, the user with this id, and all admins: for a change that may remove the last admin.
+    /// The actor, the user with this id, and all admins. For a change that may remove the last admin.
     UserAndAdmins(i64),
 }
 
@@ -193,7 +195,7 @@ impl LockedUsers {
         &self.actor
     }
 
-    /// Returns the actor if the password is still the one that `checked` had.
+    /// Returns the actor, unless the password was set since `checked` was read.
     ///
     /// # Errors
     /// [`Error::WrongPassword`] if the password was set since `checked` was read.
@@ -207,7 +209,7 @@ impl LockedUsers {
     /// Returns a locked user by id.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if the user does not exist or is not in [`Affected`].
+    /// [`Error::NotFound`] if the user does not exist or the lock did not include the user (see [`Affected`]).
     pub fn user(&self, id: i64) -> Result<&User> {
         self.users.iter().find(|user| user.id == id).ok_or(Error::NotFound("User"))
     }

@@ -1,9 +1,8 @@
 //! Admins with the default password, and how the command line replaces the password of an admin.
 //!
-//! The default password is public. Only `saas dev` creates an admin with it, in its private database. In any
-//! other database such an admin comes from an earlier release or from SQL, and anyone can log in as this
-//! admin. [`is_refused`] stops that login. [`find_default_passwords`] finds these admins before a server
-//! listens, and for `saas doctor`.
+//! The default password is public. Only `saas dev` creates an admin with it, in its private database. In any other
+//! database, an earlier release or SQL has created such an admin, and anyone could log in as this admin. [`is_refused`]
+//! prevents that login. [`find_default_passwords`] finds these admins before a server listens, and for `saas doctor`.
 
 use std::time::Duration;
 
@@ -31,14 +30,14 @@ use crate::{
     security::{Passwords, hash, hex, normalize_password},
 };
 
-/// The most admins whose passwords a starting server verifies, those with the newest passwords first.
+/// Maximum number of admins whose passwords a server verifies when it starts. It verifies the newest passwords first.
 pub const MAX_AT_START: u32 = 20;
-/// How long the cache keeps the result for a hash: 30 days. The result cannot change: another password has
-/// another hash.
+/// How long the cache keeps the result for a password hash. The result for a hash never changes, because a new password
+/// has another hash.
 const REMEMBER_FOR: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// Returns whether the login of an admin is refused although the password is correct, because the password is
-/// public. With `DEBUG` on, it is allowed, since `saas dev` creates an admin with the default password.
+/// Returns whether to refuse the login of an admin although the password is correct, because the password is public.
+/// With `DEBUG` on, the login is allowed, since `saas dev` creates an admin with the default password.
 pub(super) fn is_refused(app: &App, user: &User, password: &str) -> bool {
     let is_public = is_published_password(&normalize_password(password));
     let refused = !app.config.core.debug && user.role == Role::Admin && is_public;
@@ -52,7 +51,8 @@ pub(super) fn is_refused(app: &App, user: &User, password: &str) -> bool {
     refused
 }
 
-/// Returns the addresses of active admins who have the default password, among the `limit` newest passwords of admins.
+/// Returns the addresses of active admins who have the default password. Checks the admins with the `limit` newest
+/// passwords.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL does not answer.
@@ -65,9 +65,8 @@ pub async fn find_default_passwords(
     find(admins, async |hash| is_default(passwords, hash).await).await
 }
 
-/// As [`find_default_passwords`] with [`MAX_AT_START`], and remembers the result for each hash in Redis, so
-/// that only the first start after a change of a password computes bcrypt. Without Redis, each start computes
-/// it.
+/// Same as [`find_default_passwords`] with [`MAX_AT_START`], but caches the result for each hash in Redis. So only the
+/// first start after a password change computes bcrypt. Without Redis, each start computes it.
 ///
 /// # Errors
 /// As [`find_default_passwords`].
@@ -84,12 +83,13 @@ async fn is_default(passwords: &Passwords, hash: &str) -> Result<bool> {
     passwords.verify(DEFAULT_ADMIN_PASSWORD.into(), Some(hash.to_owned())).await
 }
 
-/// Returns the addresses of the admins for whose hash `has_default` returns true.
+/// Returns the addresses of the admins for whose password hash `has_default` returns true. `admins` are pairs of
+/// address and hash.
 async fn find(
     admins: Vec<(String, String)>,
     has_default: impl AsyncFn(&str) -> Result<bool>,
 ) -> Result<Vec<String>> {
-    // More concurrent hashes would wait for a free core, and that wait has a time limit.
+    // One hash per core: more would wait for a free core, and `Passwords` limits the time of that wait.
     let concurrency = std::thread::available_parallelism().map_or(1, usize::from);
     let has_default = &has_default;
     let checked = stream::iter(admins)
@@ -108,8 +108,8 @@ pub struct Replaced {
 }
 
 /// Sets the password of an admin, and revokes all sessions, links and pending challenges of the admin. With
-/// `disable_two_factor`, also turns two-factor authentication off. For the operator of the server. The caller
-/// must have checked the password.
+/// `disable_two_factor`, also turns two-factor authentication off. The operator of the server calls this from the
+/// command line. The caller must have checked that the password is allowed.
 ///
 /// # Errors
 /// [`Error::NotFound`] if no admin has the address; [`Error::Unavailable`] if PostgreSQL does not answer.
@@ -132,7 +132,7 @@ pub async fn replace(
         sessions::revoke_access(tx, user.id, None, Purpose::ALL).await?;
         Entry::new(user.id, Action::PasswordChanged).write(tx).await?;
         OutboxMessage::notice(&user, Notice::PasswordChanged).send(tx).await?;
-        // An attacker with the old password can no longer enter wrong codes, so their count starts again.
+        // Resets the count of wrong codes: an attacker with the old password can no longer enter codes.
         TwoFactor::reset_failures(tx, user.id).await?;
         let two_factor_disabled = disable_two_factor && two_factor::remove(tx, &user).await?;
         Ok(Replaced { two_factor_disabled, is_active: user.is_active })

@@ -1,8 +1,7 @@
-//! Creates and promotes admins. The operator of the server creates or promotes them; an admin promotes, invites or
-//! activates them.
+//! Creates and promotes admins, and notifies the users concerned.
 //!
-//! Anyone can register with the address of another person. So a promotion requires a verified address, revokes the user's
-//! sessions, links and challenges, and notifies the user and the other admins.
+//! Anyone can register with the address of another person. So a promotion requires a verified address. It also revokes
+//! the user's sessions, links and challenges, and notifies the user and the other admins.
 
 use chrono::Utc;
 use diesel_async::AsyncPgConnection;
@@ -37,11 +36,11 @@ pub enum EnsureAdminOutcome {
     NotAdmin,
 }
 
-/// Creates an admin unless the address is registered, with a personal organization if the setting is on.
+/// Creates an admin unless the address is registered. Also creates a personal organization if `PERSONAL_ORGANIZATIONS`
+/// is on.
 ///
-/// The call is idempotent, also when several processes make it at the same time. The address of a created
-/// admin counts as verified, because the operator of the server has chosen it. Without a password, no user is
-/// created.
+/// The call is idempotent, also if several processes make it at the same time. The address of a created admin counts as
+/// verified, because the operator of the server has chosen it. Without a password, the function only looks the user up.
 ///
 /// # Errors
 /// [`Error::NotFound`] without a password if the address is not registered; [`Error::Invalid`] if the address of a new
@@ -97,8 +96,8 @@ async fn create(
     notify_others(tx, &user, None).await
 }
 
-/// Makes the user with this address an admin, for the operator of the server. Returns false if the user is an
-/// admin already.
+/// Makes the user with this address an admin. The operator of the server calls this from the command line. Returns
+/// false if the user is already an admin.
 ///
 /// # Errors
 /// [`Error::NotFound`] if the address is not registered; [`Error::UserNotVerified`]; [`Error::Inactive`] if the user is
@@ -124,7 +123,7 @@ pub async fn promote(conn: &mut AsyncPgConnection, email: &str) -> Result<bool> 
     .await
 }
 
-/// Returns whether a change gives a user the rights of an admin: by the role, or by the activation of an admin.
+/// Returns whether a change gives a user the rights of an admin: it grants the role, or activates a deactivated admin.
 pub(super) fn grants_rights(before: &User, changes: &UserChanges<'_>) -> bool {
     let is_admin = changes.role.unwrap_or(before.role) == Role::Admin;
     let is_activated = !before.is_active && changes.is_active == Some(true);
@@ -145,7 +144,7 @@ pub(super) async fn grant(
     if before.email_verified_at.is_none() {
         return Err(Error::UserNotVerified);
     }
-    // A change of the address may have been requested in a session that is revoked now.
+    // Cancels a pending change of the address, because a session that is now revoked may have requested it.
     let changes = UserChanges { pending_email: Some(None), ..changes };
     let after = User::update(tx, before.id, &changes).await?;
     sessions::revoke_access(tx, before.id, None, Purpose::ALL).await?;
@@ -154,7 +153,7 @@ pub(super) async fn grant(
     Ok(after)
 }
 
-/// Notifies all other admins of a new admin. `by` is the address of the admin who has made the change, `None` for the
+/// Notifies all other admins about a new admin. `by` is the address of the admin who made the change, or `None` for the
 /// operator of the server.
 pub(super) async fn notify_others(tx: &Tx<'_>, admin: &User, by: Option<&str>) -> Result<()> {
     for other in User::verified_admins(tx).await? {

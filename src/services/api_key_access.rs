@@ -1,4 +1,4 @@
-//! Finds the API key of a request.
+//! Finds the API key that a request presents.
 
 use std::sync::Arc;
 
@@ -10,14 +10,14 @@ use crate::{
     security::{self, api_key},
 };
 
-/// The SHA-256 of a well-formed key, by which it is found.
+/// The SHA-256 hash of a well-formed key. The database stores this hash instead of the key.
 pub struct KeyHash(Vec<u8>);
 
 impl KeyHash {
-    /// Checks the form and the checksum of a key, without a query.
+    /// Checks the format and the checksum of a key, and hashes the key. Runs no query.
     ///
     /// # Errors
-    /// [`Error::InvalidToken`].
+    /// [`Error::InvalidToken`] if the key is malformed.
     pub fn parse(key: &str) -> Result<Self> {
         match api_key::is_well_formed(key) {
             true => Ok(Self(security::hash(key))),
@@ -26,7 +26,8 @@ impl KeyHash {
     }
 }
 
-/// Returns a key and the rights of its creator, as they were read at most `IDENTITY_CACHE_MS` ago. The key may have ended.
+/// Returns the key with this hash and the rights of its creator, from a cache that is up to `IDENTITY_CACHE_MS` old.
+/// The key may be expired or revoked. Records the use of a valid key.
 ///
 /// # Errors
 /// [`Error::InvalidToken`] if there is no such key; [`Error::Unavailable`] if PostgreSQL does not answer.

@@ -13,14 +13,15 @@ use crate::{
     models::{api_key::ApiKey, membership::Membership, organization::Organization},
 };
 
-/// How long before its expiry a key is announced.
+/// How many days before the expiry of a key its notice is sent.
 const NOTICE_DAYS: i32 = 7;
-/// Keys that one transaction announces.
+/// Maximum number of keys whose notices one transaction writes.
 const BATCH_KEYS: i64 = 50;
 /// Time limit of a batch. It is longer than the limit of a request, because no client waits for a batch.
 const BATCH_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Sends a notice to the creator of a key and to the owner of its organization, if they can act in it.
+/// Sends a notice to the creator of a key and to the owner of the organization of the key. Leaves out a user who cannot
+/// act in the organization now.
 ///
 /// # Errors
 /// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer.
@@ -36,7 +37,7 @@ pub(super) fn in_words(date: DateTime<Utc>) -> String {
     date.format("%-d %B %Y").to_string()
 }
 
-/// Announces the keys that expire within a week, each once. Returns how many.
+/// Sends the notices about keys that expire within [`NOTICE_DAYS`], one notice per key. Returns the number of keys.
 ///
 /// # Errors
 /// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer.

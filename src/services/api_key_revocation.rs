@@ -1,6 +1,6 @@
-//! Ends API keys without a request of the members: keys that have leaked, and those of a member who is gone.
+//! Revokes API keys without an actor: leaked keys, and the keys of a user whose membership ends.
 //!
-//! To have a key is all the authorization that its revocation needs.
+//! A report of a leaked key needs no other authorization than the key itself.
 
 use diesel_async::AsyncPgConnection;
 use serde_json::json;
@@ -24,17 +24,18 @@ use crate::{
 /// A key that was revoked because it has leaked.
 pub struct Leaked {
     pub key: ApiKey,
-    /// Whether only the secret from before the last rotation has leaked, and was revoked. The present one stays valid.
+    /// True if only the secret from before the last rotation has leaked. That secret was revoked, and the current
+    /// secret stays valid.
     pub present_is_valid: bool,
 }
 
-/// Revokes those of the texts that are valid keys. The creator of each and the owner of its organization get a mail.
+/// Revokes each of `texts` that is a valid key. The creator of the key and the owner of its organization get a mail.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL does not answer.
 pub async fn report_leaks(app: &App, context: &RequestContext, texts: &[String]) -> Result<()> {
     let hashes = hashes_of(texts);
-    // Most reports name no key, and need no transaction.
+    // Most reports contain no existing key. This query avoids a transaction for them.
     let any_exists = async |conn: &mut AsyncPgConnection| Ok(ApiKey::any_has_hash(conn, &hashes).await?);
     if hashes.is_empty() || !app.db.run(any_exists).await? {
         return Ok(());
@@ -47,7 +48,8 @@ pub async fn report_leaks(app: &App, context: &RequestContext, texts: &[String])
     Ok(())
 }
 
-/// As [`report_leaks`], for a command and one key. `None` if the text is no valid key.
+/// Revokes one key by its text, with the same mail as [`report_leaks`]. For a command. Returns `None` if the text is
+/// not a valid key.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL does not answer.
@@ -60,7 +62,8 @@ pub async fn revoke_by_text(conn: &mut AsyncPgConnection, text: &str) -> Result<
     .await
 }
 
-/// Revokes a key by its id, for a command, with a mail as in [`report_leaks`]. `None` if it has ended already.
+/// Revokes a key by its id, with the same mail as [`report_leaks`]. For a command. Returns `None` if the key is already
+/// expired or revoked.
 ///
 /// # Errors
 /// [`Error::NotFound`] if there is no such key; [`Error::Unavailable`] if PostgreSQL does not answer.
@@ -74,7 +77,8 @@ pub async fn revoke_by_id(conn: &mut AsyncPgConnection, id: i64) -> Result<Optio
     .await
 }
 
-/// Revokes the keys that a member has created, whose membership ends. Only the audit trail says so.
+/// Revokes the keys that a user has created in an organization, when the membership of the user ends. Writes audit
+/// entries, and sends no mail.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL does not answer.
@@ -103,7 +107,7 @@ async fn write_revoked(tx: &Tx<'_>, keys: Vec<(i64, i64)>, reason: &'static str)
     Entry::write_all(entries.collect(), tx).await
 }
 
-/// Returns the hashes of the texts that have the form of a key.
+/// Returns the hashes of the texts that are well-formed keys.
 fn hashes_of(texts: &[String]) -> Vec<Vec<u8>> {
     let keys = texts.iter().map(|text| text.trim()).filter(|text| api_key::is_well_formed(text));
     keys.map(security::hash).collect()
@@ -120,7 +124,8 @@ async fn revoke_leaked(tx: &Tx<'_>, hashes: &[Vec<u8>]) -> Result<Vec<Leaked>> {
     Ok(revoked)
 }
 
-/// Ends a locked key that has leaked, or only its secret from before the last rotation. `None` if that has ended already.
+/// Revokes a locked key that has leaked, or only its secret from before the last rotation. Returns `None` if the key,
+/// or that secret, has already ended.
 async fn end(tx: &Tx<'_>, key: ApiKey, present_has_leaked: bool) -> Result<Option<Leaked>> {
     if key.has_ended() {
         return Ok(None);

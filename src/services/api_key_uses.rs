@@ -1,7 +1,7 @@
-//! When API keys were last used: collected in the process, and written to the database in batches.
+//! Records when API keys were last used. Each process collects the uses and writes them to the database in batches.
 //!
-//! It works as [`session_uses`](super::session_uses), but no key depends on its last use. A process that is killed loses the
-//! uses of the last five seconds.
+//! Works like [`session_uses`](super::session_uses), except that no use is written at once: a session expires without
+//! use, a key does not. A process that is killed loses the uses of the last five seconds.
 
 use std::time::{Duration, Instant};
 
@@ -16,14 +16,14 @@ use crate::{
     },
 };
 
-/// Longest time from the use of a key until it is written.
+/// Delay between the first pending use and the write of a batch.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(5);
-/// Keys that one statement updates.
+/// Maximum number of keys that one statement updates.
 const BATCH_KEYS: usize = 1_000;
-/// After this time of the last flush, a process that stops begins no more batches.
+/// Time limit of the flush at shutdown. No new batch starts after this time.
 const LAST_FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Records the use of a key, unless one of the last minute is written already.
+/// Records the use of a key, unless the database already has a use within the last minute.
 pub(super) fn record(app: &App, key: &ApiKey) {
     let due = key.clock.now() - TimeDelta::seconds(INTERVAL_SECONDS.into());
     if key.last_used_at.is_none_or(|used_at| used_at < due) {
@@ -31,7 +31,7 @@ pub(super) fn record(app: &App, key: &ApiKey) {
     }
 }
 
-/// Writes pending uses while the process runs. Never returns. While no use is pending, it does not wake up.
+/// Writes pending uses while the process runs. Never returns. Sleeps while no use is pending.
 pub async fn flush_regularly(app: &App) {
     let mut failed = false;
     loop {
@@ -47,14 +47,14 @@ pub async fn flush_regularly(app: &App) {
     }
 }
 
-/// Writes the uses that are pending when the process stops, as far as the database answers within a few seconds.
+/// Writes the pending uses when the process shuts down, within [`LAST_FLUSH_TIMEOUT`].
 pub async fn flush_last(app: &App) {
     if let Err(error) = flush_until(app, Some(Instant::now() + LAST_FLUSH_TIMEOUT)).await {
         tracing::warn!(error = chain(&error), "cannot record which API keys were in use");
     }
 }
 
-/// Writes all pending uses. After an error, those that are not written stay pending.
+/// Writes all pending uses. After an error, the unwritten uses stay pending.
 ///
 /// # Errors
 /// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer.

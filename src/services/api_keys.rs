@@ -27,13 +27,13 @@ use crate::{
     security::{api_key, hash},
 };
 
-/// How long a key is valid, unless its creator says otherwise.
+/// Default lifetime of a key.
 pub const DEFAULT_LIFETIME_DAYS: i32 = 90;
-/// The longest lifetime, besides none at all.
+/// Maximum lifetime of a key that expires.
 pub const MAX_LIFETIME_DAYS: i32 = 365;
-/// The longest time for which both secrets are valid after a rotation.
+/// Maximum time for which the old and the new secret are both valid after a rotation.
 pub const MAX_OVERLAP_HOURS: u64 = 24;
-/// The most valid keys of an organization.
+/// Maximum number of valid keys of an organization.
 pub const MAX_KEYS: i64 = 100;
 
 const NOT_FOUND: Error = Error::NotFound("API key");
@@ -67,17 +67,18 @@ pub struct NewKey {
 pub struct Changes {
     pub name: Option<String>,
     pub scopes: Option<Vec<Permission>>,
-    /// From now on.
+    /// The new lifetime, counted from the time of the change.
     pub lifetime: Option<Lifetime>,
 }
 
-/// A key and its secret, which nothing else contains. Not `Debug`.
+/// A key and its secret. The secret cannot be read again later, because the database has only its hash. Not `Debug`, so
+/// that no log contains the secret.
 pub struct WithSecret {
     pub key: ApiKey,
     pub secret: String,
 }
 
-/// Returns at most `limit` keys of an organization, the newest first. `before` is the id of a newer key.
+/// Returns at most `limit` keys of an organization, the newest first: those with an id below `before`, if it is given.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL does not answer.
@@ -104,7 +105,7 @@ fn with_pending_use(app: &App, mut key: ApiKey) -> ApiKey {
     key
 }
 
-/// Creates a key that acts in the name of the actor. The actor and the owner of the organization get a mail.
+/// Creates a key that acts on behalf of the actor. The actor and the owner of the organization get a mail.
 ///
 /// # Errors
 /// [`Error::Invalid`] for the name or the scopes; [`Error::KeyLimit`] if the organization has [`MAX_KEYS`] valid keys; those of
@@ -115,11 +116,11 @@ pub async fn create(app: &App, actor: &Actor, access: &OrgAccess, new: &NewKey) 
     let (secret_hash, hint) = (hash(&secret), api_key::hint(&secret));
     let key = change(app, actor, Affected::Actor, async |tx, locked| {
         let org = org_access::lock(tx, access).await?.org;
-        // The lock makes concurrent requests count one after the other.
+        // The lock of the organization serializes concurrent requests, so the count is exact.
         if ApiKey::count_active(tx, org.id).await? >= MAX_KEYS {
             return Err(Error::KeyLimit { limit: MAX_KEYS });
         }
-        // There is no copy of a key that did not exist.
+        // No cache contains a key that did not exist before.
         tx.set_identities_unchanged();
         let now = DatabaseClock::read(tx).await?.now();
         let lifetime_days = new.lifetime.days();
@@ -189,8 +190,9 @@ pub async fn update(
     Ok(with_pending_use(app, key))
 }
 
-/// Gives a key a new secret. The present one stays valid for `overlap`, at most until the key would have expired. A secret from
-/// before that is no longer valid. Without a lifetime, the key is valid as long again as it was before.
+/// Gives a key a new secret. The current secret stays valid for `overlap`, but not beyond the old expiry of the key. A
+/// secret from before an earlier rotation is no longer valid. If `lifetime` is `None`, the key gets its previous
+/// lifetime again, counted from now.
 ///
 /// # Errors
 /// As [`update`].
@@ -228,7 +230,7 @@ pub async fn rotate(
     Ok(WithSecret { key: with_pending_use(app, key), secret })
 }
 
-/// Revokes a key. A key that is revoked already stays so.
+/// Revokes a key. Does nothing if the key is already revoked.
 ///
 /// # Errors
 /// [`Error::NotFound`]; those of [`org_access::lock`] and [`change`].
@@ -245,8 +247,8 @@ pub async fn revoke(app: &App, actor: &Actor, access: &OrgAccess, id: i64) -> Re
     .await
 }
 
-/// Locks a valid key that the actor may change. A member with a lower role may revoke it, but not extend or take over what acts
-/// in the name of its creator.
+/// Locks a valid key that the actor may change. A member may revoke the key of a creator with a higher role. But the
+/// member must not extend or rotate the key, because it acts on behalf of its creator.
 async fn lock_changeable(tx: &Tx<'_>, access: &OrgAccess, id: i64) -> Result<ApiKey> {
     let LockedOrg { org, actor } = org_access::lock_shared(tx, access).await?;
     let key = ApiKey::lock(tx, org.id, id).await?.ok_or(NOT_FOUND)?;
@@ -262,7 +264,7 @@ async fn lock_changeable(tx: &Tx<'_>, access: &OrgAccess, id: i64) -> Result<Api
     }
 }
 
-/// Returns scopes in the form in which they are stored: each once, in the order of [`Permission::ALL`].
+/// Returns the scopes as stored text: separated by spaces, without duplicates, in the order of [`Permission::ALL`].
 fn parse_scopes(scopes: &[Permission]) -> Result<String> {
     if scopes.is_empty() {
         return Err(Error::invalid("scopes", "Choose at least one scope"));
@@ -283,7 +285,7 @@ fn entry(key: &ApiKey, action: Action) -> Entry {
     Entry::row(key.org_id, "api_key", key.id, action)
 }
 
-/// Returns the fields that the audit trail contains. None of them is secret.
+/// Returns the fields of a key for the audit trail. None of them is secret.
 fn fields(key: &ApiKey) -> Value {
     json!({ "name": key.name, "scopes": key.scopes, "expires_at": key.expires_at })
 }

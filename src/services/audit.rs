@@ -1,5 +1,5 @@
-//! The audit trail: each change of an account writes an entry in its own transaction. So does each operation of an admin on
-//! a queue or a job, before it changes Redis.
+//! The audit trail. Each change of an account or an organization writes an entry in the transaction of the change. An
+//! operation of an admin on a queue or a job writes an entry before it changes Redis.
 
 use serde_json::{Map, Value, json};
 
@@ -67,9 +67,9 @@ pub enum Action {
     /// The key has a new secret.
     ApiKeyRotated,
     ApiKeyRevoked,
-    /// The secret from before the last rotation was revoked. The present one stays valid.
+    /// The secret from before the last rotation was revoked. The current secret stays valid.
     ApiKeyOverlapEnded,
-    /// Redis has refused an operation on a queue or a job, or has not answered.
+    /// Redis refused an operation on a queue or a job, or did not answer.
     OperationFailed,
 }
 
@@ -133,7 +133,8 @@ impl Action {
     }
 }
 
-/// An audit trail entry, built before it is written. The actor is the signed-in user of the request.
+/// An audit trail entry that is not written yet. Its actor is the signed-in user of the request, unless [`Self::by`] or
+/// [`Self::by_self`] set one for a request without.
 #[derive(Clone)]
 pub struct Entry {
     action: Action,
@@ -161,27 +162,28 @@ impl Entry {
         Self::about("job", id.to_owned(), action)
     }
 
-    /// Creates an entry about an organization, in its own trail.
+    /// Creates an entry about an organization, in the trail of this organization.
     pub fn org(org_id: i64, action: Action) -> Self {
         Self::about("organization", org_id.to_string(), action).in_org(org_id)
     }
 
-    /// Creates an entry about a member of an organization, in its trail. The target is the user.
+    /// Creates an entry about a member, in the trail of the organization. The target id is the id of the user.
     pub fn member(org_id: i64, user_id: i64, action: Action) -> Self {
         Self::about("member", user_id.to_string(), action).in_org(org_id)
     }
 
-    /// Creates an entry about a row of the data of an organization, in its trail. `target_type` is such as `product`.
+    /// Creates an entry about a row of the data of an organization, in the trail of the organization. `target_type` is
+    /// the type of the row, for example `product`.
     pub fn row(org_id: i64, target_type: &'static str, id: i64, action: Action) -> Self {
         Self::about(target_type, id.to_string(), action).in_org(org_id)
     }
 
-    /// Creates an entry about an invitation to an organization, in its trail.
+    /// Creates an entry about an invitation, in the trail of the organization.
     pub fn invitation(org_id: i64, id: i64, action: Action) -> Self {
         Self::about("invitation", id.to_string(), action).in_org(org_id)
     }
 
-    /// Puts the entry into the trail of an organization, too.
+    /// Adds the entry to the trail of an organization. Admins of the platform see it in the global trail, too.
     pub fn in_org(self, org_id: i64) -> Self {
         Self { org_id: Some(org_id), ..self }
     }
@@ -206,13 +208,13 @@ impl Entry {
         Self { org_id: self.org_id, ..entry }
     }
 
-    /// Creates an entry about `user`, who is also the actor if the request has no signed-in user. For links in mails
-    /// and for logins.
+    /// Creates an entry about `user`. If the request has no signed-in user, `user` is also the actor. For links in
+    /// mails and for logins.
     pub fn by_self(user: i64, action: Action) -> Self {
         Self { actor: Some(user), ..Self::new(user, action) }
     }
 
-    /// Sets the actor of a request without a signed-in user.
+    /// Sets the actor, for a request without a signed-in user.
     pub fn by(self, user: i64) -> Self {
         Self { actor: Some(user), ..self }
     }
@@ -227,7 +229,8 @@ impl Entry {
         Self { before: Some(before), ..self }
     }
 
-    /// Sets the states before and after the change to the fields of a user that differ.
+    /// Sets the states before and after the change. They contain only the fields that differ between `before` and
+    /// `after`.
     pub fn changed(self, before: &User, after: &User) -> Self {
         let (mut old, mut new) = (audit_fields(before), audit_fields(after));
         old.retain(|name, value| new.get(name) != Some(value));
@@ -235,7 +238,7 @@ impl Entry {
         Self { before: Some(old.into()), after: Some(new.into()), ..self }
     }
 
-    /// Writes the entry, unless it is an update that changes nothing.
+    /// Writes the entry. Skips a `user.updated` entry whose states are equal.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if PostgreSQL does not answer.
@@ -274,7 +277,7 @@ impl Entry {
     }
 }
 
-/// Returns the fields of a user that the audit trail contains. None of them is secret.
+/// Returns the fields of a user for the audit trail. None of them is secret.
 pub fn audit_fields(user: &User) -> Map<String, Value> {
     let fields = json!({
         "email": user.email,
@@ -289,7 +292,7 @@ pub fn audit_fields(user: &User) -> Map<String, Value> {
     }
 }
 
-/// Returns the fields of an organization that the audit trail contains.
+/// Returns the fields of an organization for the audit trail.
 pub fn org_fields(org: &Organization) -> Value {
     json!({ "name": org.name, "slug": org.slug, "personal": org.personal_of.is_some() })
 }

@@ -1,10 +1,9 @@
-//! Fills in missing [keys](crate::email_address::EmailAddress::key) of addresses. A key is missing if an
-//! earlier release or SQL has written the address: SQL cannot compute keys.
+//! Fills in missing [keys](crate::email_address::EmailAddress::key) of email addresses. The key is the normalized form
+//! of an address. It is missing if an earlier release or SQL has written the address, because SQL cannot compute keys.
 //!
-//! This runs after migrations, and also each night, because the previous release writes addresses while this
-//! one is rolled out. Several processes may run it at the same time. Accounts are never merged: if accounts
-//! share an address, one of them gets the key. The others stay without a key, and are found by the spelling
-//! that is stored.
+//! This runs after migrations. It also runs each night, because the previous release writes addresses during a rolling
+//! upgrade. Several processes may run it at the same time. Accounts are never merged: if several accounts share an
+//! address, one of them gets the key. A login finds the other accounts by the stored spelling of the address.
 
 use std::collections::HashSet;
 
@@ -16,31 +15,31 @@ use crate::{
     models::email_key::{self, KeyAssignment},
 };
 
-/// Rows that one statement changes: few enough that their locks do not delay requests.
+/// Maximum number of rows that one statement changes: few enough that their locks do not delay requests.
 const BATCH_ROWS: i64 = 200;
 
-/// Attempts at one batch, if concurrent registrations take its keys.
+/// Maximum number of attempts at one batch. An attempt fails if a concurrent registration takes one of its keys.
 const MAX_ATTEMPTS: u32 = 10;
 
-/// A pass over all users without a key. If users share an address, the first of them gets the key.
+/// A pass over all users without a key. If several users share an address, the first of them gets the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pass {
-    /// Fills in the keys of addresses that equal their key. This pass comes first, so that such a user gets
-    /// the key if several users share the address.
+    /// Fills in the keys of addresses that equal their key. This pass runs first, so that a user with the canonical
+    /// spelling takes precedence over other users with the same address.
     Canonical,
     /// Fills in the keys of all other addresses.
     OtherSpellings,
 }
 
 impl Pass {
-    /// All passes, in their order.
+    /// All passes, in the order in which they run.
     pub const ALL: [Self; 2] = [Self::Canonical, Self::OtherSpellings];
 }
 
 /// Fills in all missing keys.
 ///
 /// # Errors
-/// [`Error::Unavailable`] if PostgreSQL does not answer. Keys that were written before stay.
+/// [`Error::Unavailable`] if PostgreSQL does not answer. Keys that were written before the error stay.
 pub async fn fill_missing_keys(conn: &AsyncPgConnection) -> Result<()> {
     if !email_key::exists(conn).await? {
         return Ok(());
@@ -85,9 +84,9 @@ pub async fn fill_batch(conn: &AsyncPgConnection, pass: Pass, after: i64) -> Res
 /// Why an account has no key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// The user with this id has the same address in another spelling.
+    /// The user with this id has the key, because the addresses of both differ only in spelling.
     SharedWith(i64),
-    /// This release does not accept the address, for this reason. An earlier release did.
+    /// This release does not accept the address, for the given reason. An earlier release accepted it.
     Invalid(&'static str),
     /// [`fill_missing_keys`] has not run since the address was written.
     NotFilled,

@@ -11,15 +11,15 @@ use crate::{
     queue::{EnqueueOptions, Job},
 };
 
-/// Enqueues a job that belongs to the actor, at most once for the key of the request. The result is the id of the job.
+/// Enqueues a job that belongs to the actor, at most once for the idempotency key of the request. The result is the id
+/// of the job.
 ///
-/// Without a key, the job goes to Redis at once. With a key, it is enqueued in the transaction that stores the answer, since
-/// a transaction cannot include Redis.
+/// Without an idempotency key, the job goes to Redis at once. With a key, the transaction that stores the answer also
+/// writes the job into the table `job_outbox`, since a transaction cannot include Redis.
 ///
 /// # Errors
 /// [`Error::TooManyJobs`] if the actor has too many jobs; [`Error::JobTooLarge`] and [`Error::JobTooDeep`] for the
-/// arguments; [`Error::Unavailable`] if Redis does not answer, or with a key, PostgreSQL; and, with a key, those of
-/// [`Once::change`].
+/// arguments; [`Error::Unavailable`] if Redis does not answer; and, with a key, those of [`Once::change`].
 pub async fn enqueue<J: Job>(app: &App, actor: &Actor, once: &Once<'_, String>, job: &J) -> Result<Answered> {
     let origin = actor.context().origin(actor.context().actor);
     if !once.has_key() {

@@ -1,4 +1,5 @@
-//! Deletes expired data in small batches, and fills in missing keys of addresses.
+//! Deletes expired data in small batches, and fills in missing keys of email addresses and missing personal
+//! organizations.
 
 use std::time::Duration;
 
@@ -27,9 +28,9 @@ use crate::{
     },
 };
 
-/// Rows that one statement deletes: few enough that their locks do not delay requests.
+/// Maximum number of rows that one statement deletes: few enough that their locks do not delay requests.
 const BATCH_ROWS: i64 = 500;
-/// Time limit of a batch. It is longer than the limit of a request, because no client waits for a batch.
+/// Time limit of a batch. It is longer than `DATABASE_TIMEOUT_MS`, because no client waits for a batch.
 const BATCH_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Repeats a batch until it deletes nothing. Evaluates to the number of deleted rows.
@@ -51,20 +52,21 @@ pub struct Removed {
     pub users: usize,
     pub organizations: usize,
     pub sessions: usize,
-    /// API keys that ended long ago.
+    /// API keys that expired or were revoked long ago.
     pub api_keys: usize,
     pub tokens: usize,
     pub audit_entries: usize,
     pub invitations: usize,
-    /// Answers to requests with an idempotency key.
+    /// Stored answers to requests with an idempotency key.
     pub answers: usize,
-    /// In the lists of organizations. The jobs themselves are in Redis.
+    /// Rows in the job lists of organizations. The jobs themselves are in Redis.
     pub org_jobs: usize,
 }
 
-/// Deletes the accounts and organizations whose grace period is over, expired sessions, tokens and answers, old invitations, audit
-/// trail entries older than `AUDIT_RETENTION_DAYS`, and jobs older than 30 days from the lists of organizations. Then fills in the
-/// [keys of addresses](email_keys) and the missing [personal organizations](personal_orgs).
+/// Deletes accounts and organizations whose grace period is over, and expired sessions, tokens and stored answers. Also
+/// deletes old invitations, old API keys, audit trail entries older than `AUDIT_RETENTION_DAYS`, and jobs older than 30
+/// days from the job lists of organizations. Then fills in missing [keys of addresses](email_keys) and [personal
+/// organizations](personal_orgs).
 ///
 /// # Errors
 /// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer. Rows that were deleted
@@ -151,7 +153,8 @@ async fn delete_due_users(app: &App) -> Result<usize> {
     Ok(deleted)
 }
 
-/// Deletes an account, unless its owner has canceled the deletion by a login since the batch was read.
+/// Deletes an account, unless its owner has canceled the deletion since the batch was read. Returns whether it was
+/// deleted.
 async fn delete_if_due(app: &App, id: i64) -> Result<bool> {
     change_by_job(app, BATCH_TIMEOUT, async |tx| {
         let user = User::lock(tx, id).await?;

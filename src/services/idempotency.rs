@@ -1,17 +1,21 @@
-//! Requests that a client may repeat without a second effect: `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header).
+//! Idempotent requests: a client may repeat a request with an `Idempotency-Key` without a second effect
+//! (draft-ietf-httpapi-idempotency-key-header).
 //!
-//! The answer is stored in the transaction of the effect, so both exist or neither does, wherever a process dies. In this
-//! transaction:
+//! The transaction of the change also stores the answer, so that both are committed or neither is, even if the process
+//! crashes. The steps of this transaction are:
 //!
-//! 1. [`Once::lock`] takes an advisory lock on caller, operation and key. It does not wait: while another transaction holds
-//!    the lock, the request is refused with 409. Before this, nothing waits for locks of rows.
-//! 2. The actor is authorized again.
-//! 3. [`Once::find`] looks for a stored answer. It is a statement of its own, after the lock: it sees what the transaction
-//!    that held the lock before has committed.
-//! 4. Otherwise the change is made, and [`Once::store`] stores its answer. A failure is not stored, since it is rolled back.
+//! 1. [`Once::lock`] takes an advisory lock on the caller, the operation and the key. It never waits: if another
+//!    transaction holds the lock, the request is refused with 409. This step runs before the transaction waits for any
+//!    row lock.
+//! 2. The service checks again that the actor is allowed to make the change.
+//! 3. [`Once::find`] looks for a stored answer. This is a separate statement after the lock, so it sees what the
+//!    previous holder of the lock has committed.
+//! 4. If there is none, the service makes the change, and [`Once::store`] stores its answer. The rollback after an
+//!    error also discards the answer.
 //!
-//! [`Once::change`] does all of this for changes of users. A transaction of another kind calls the three methods itself:
-//! `lock` and `find` before it changes the database role, and `store` after the change, which needs INSERT only.
+//! [`Once::change`] runs all steps for changes of signed-in users. A transaction of another kind calls the three
+//! methods itself: `lock` and `find` before it changes the database role, and `store` after the change. `store` needs
+//! only the privilege INSERT.
 
 use serde_json::json;
 
@@ -28,34 +32,34 @@ use crate::{
     security::hash_parts,
 };
 
-/// The longest body of an answer that is stored. An operation with longer answers must not take a key.
+/// Maximum size of the body of a stored answer. An operation with larger answers must not accept a key.
 const MAX_BODY_BYTES: usize = 64 * 1024;
 
-/// The key of a request, which the client has chosen.
+/// The idempotency key of a request.
 pub struct RequestKey {
     /// The id of the operation in the API document.
     pub operation: &'static str,
     pub key: String,
-    /// SHA-256 of what the client has asked for.
+    /// SHA-256 hash of the content of the request. It detects a key that is reused for a different request.
     pub fingerprint: Vec<u8>,
 }
 
 /// An answer, in the form in which it is stored and sent.
 pub struct Answer {
     pub status: u16,
-    /// Pairs of name and value.
+    /// Pairs of header name and value.
     pub headers: Vec<(String, String)>,
     pub body: String,
 }
 
-/// An answer to send, and whether an earlier request has got it too.
+/// An answer to send.
 pub struct Answered {
     pub answer: Answer,
     pub is_replayed: bool,
 }
 
-/// How a request is answered: at most once for its key, if it has one, with the answer that the API renders from the result
-/// of the change.
+/// Makes the change of a request at most once per idempotency key, and renders its answer. A request without a key is
+/// not deduplicated.
 pub struct Once<'a, T> {
     key: Option<&'a RequestKey>,
     render: Box<Render<'a, T>>,
@@ -71,7 +75,7 @@ impl RequestKey {
 }
 
 impl<'a, T> Once<'a, T> {
-    /// Creates it for the key of a request. `render` returns the answer for the result of the change.
+    /// Creates the value for a request. `render` returns the answer for the result of the change.
     pub fn new(
         key: Option<&'a RequestKey>,
         render: impl Fn(&T) -> Result<Answer> + Send + Sync + 'a,
@@ -84,10 +88,10 @@ impl<'a, T> Once<'a, T> {
         self.key.is_some()
     }
 
-    /// Makes a change as [`transaction::change`](change) does, at most once for the key of the request.
+    /// Makes a change like [`transaction::change`](change), at most once for the key of the request.
     ///
-    /// `before` runs ahead of the transaction, unless there is an answer already: it checks limits, which a repeated request
-    /// must neither use up nor be refused by.
+    /// `before` runs ahead of the transaction, unless an answer is already stored. It checks limits: a repeated request
+    /// must not use them up, and they must not refuse it.
     ///
     /// # Errors
     /// [`Error::IdempotencyKeyInUse`] while another request with the key is in progress; [`Error::IdempotencyKeyReused`] if
@@ -123,7 +127,7 @@ impl<'a, T> Once<'a, T> {
         change_after(app, actor, lock, affected, change_unless_done).await
     }
 
-    /// Returns the stored answer, if there is one and the actor may still make the change.
+    /// Returns the stored answer, if there is one. Checks first that the actor may still make the change.
     async fn replay(&self, app: &App, actor: &Actor) -> Result<Option<Answered>> {
         if !self.is_stored(app, actor.context()).await? {
             return Ok(None);
@@ -135,11 +139,11 @@ impl<'a, T> Once<'a, T> {
         .await
     }
 
-    /// Uses the key in this process until the returned value is dropped. Equal requests at once would each count in the limits,
-    /// and hold a connection.
+    /// Reserves the key in this process until the returned value is dropped. Without this, concurrent requests with the
+    /// same key would each count against the limits and hold a connection.
     ///
     /// # Errors
-    /// [`Error::IdempotencyKeyInUse`] if another request uses it.
+    /// [`Error::IdempotencyKeyInUse`] if another request has reserved the key.
     pub(super) fn use_key<'k>(
         &self,
         app: &'k App,
@@ -151,8 +155,8 @@ impl<'a, T> Once<'a, T> {
         used.map(Some).ok_or(Error::IdempotencyKeyInUse)
     }
 
-    /// Returns whether there is an answer, which may be expired. Most keys are new, and then this is the only query before the
-    /// change.
+    /// Returns whether an answer is stored for the key. The answer may be expired. Most keys are new, so this is
+    /// usually the only query before the change.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if PostgreSQL does not answer.
@@ -163,10 +167,11 @@ impl<'a, T> Once<'a, T> {
         app.db.run(async |conn| Ok(StoredAnswer::find(conn, id).await?.is_some())).await
     }
 
-    /// Takes the lock of the key until the transaction ends.
+    /// Takes the advisory lock of the key until the transaction ends. Does nothing without a key.
     ///
     /// # Errors
-    /// [`Error::IdempotencyKeyInUse`] if another transaction holds it; [`Error::Unavailable`] if PostgreSQL does not answer.
+    /// [`Error::IdempotencyKeyInUse`] if another transaction holds the lock; [`Error::Unavailable`] if PostgreSQL does
+    /// not answer.
     pub async fn lock(&self, tx: &Tx<'_>) -> Result<()> {
         let Some(key) = self.key else { return Ok(()) };
         let caller = caller(tx.context)?;
@@ -176,7 +181,7 @@ impl<'a, T> Once<'a, T> {
         }
     }
 
-    /// Returns the stored answer, if there is one. Deletes an expired one, whose key may be used again.
+    /// Returns the stored answer, if there is one. Deletes an expired answer, so that its key can be used again.
     ///
     /// # Errors
     /// [`Error::IdempotencyKeyReused`] if the client has used the key for a different request; [`Error::Unavailable`] if
@@ -223,7 +228,8 @@ impl<'a, T> Once<'a, T> {
             headers: json!(headers),
             body,
         };
-        // Only a transaction without the lock could have inserted it.
+        // The lock prevents a second answer for the key. This converts the error of a transaction that inserted without
+        // the lock.
         stored.insert(tx).await.on_constraint("idempotency_keys_pkey", Error::IdempotencyKeyInUse)?;
         Ok(answered)
     }
@@ -247,13 +253,13 @@ impl Answer {
     }
 }
 
-/// Returns the name of the caller of a request.
+/// Returns the name under which the answers of the caller are stored.
 fn caller(context: &RequestContext) -> Result<String> {
     context.caller().ok_or_else(|| Error::internal("an idempotency key without a caller"))
 }
 
-/// Returns the number of the advisory lock of a key: 64 bits of a hash. If two keys had the same, requests with one would
-/// be refused while a request with the other is in progress.
+/// Returns the number of the advisory lock of a key: 64 bits of a hash. If two keys had the same number, a request with
+/// one key would be refused while a request with the other key is in progress.
 fn lock_number(id: KeyId<'_>) -> i64 {
     let parts = ["idempotency key", id.caller, id.operation, id.key].map(str::as_bytes);
     hash_parts(&parts).iter().take(8).fold(0, |number, byte| (number << 8) | i64::from(*byte))

@@ -1,11 +1,12 @@
-//! What the invited person does with an account: list the invitations to the own address, accept, decline.
+//! Operations of an invited user with an account: list the invitations to the user's own address, accept, decline.
 //!
-//! A claim locks the user, then the organization, then the invitation, so an invitation is claimed once. The account must
-//! have the invited address, and must have verified it: another person may have registered the address earlier, and has no
-//! part in the organization. The lock of the organization keeps the membership of the inviter, who must still be able to invite.
+//! To accept or decline an invitation is to claim it. A claim locks the user, then the organization, then the
+//! invitation, so an invitation is claimed at most once. The account must have the invited address, and must have
+//! verified it, because anyone can register an address that belongs to another person. The lock of the organization
+//! also prevents a change of the inviter's membership: the inviter must still be allowed to invite.
 //!
-//! Without a mail server, no address can be verified, and the inviter passes the link on. Only such a link is accepted without
-//! a verified address.
+//! Without a mail server, no address can be verified, so the inviter receives the link and passes it on. An invitation
+//! with such a link does not require a verified address.
 
 use super::{
     actor::{Actor, Affected},
@@ -39,7 +40,7 @@ const NOT_FOUND: Error = Error::NotFound("Invitation");
 pub enum Claim<'a> {
     /// By the token of its link.
     Token(&'a str),
-    /// By its id, as one of those to the verified address of the user.
+    /// By its id. The invitation must be for the verified address of the user.
     Id(i64),
 }
 
@@ -59,7 +60,8 @@ pub async fn list(
     app.db.run(async |conn| Ok(InvitationDetails::load(conn, &filter).await?)).await
 }
 
-/// Makes the actor a member. Changes nothing about the membership of an actor who is one already.
+/// Accepts an invitation and makes the actor a member. If the actor is already a member, the membership does not
+/// change.
 ///
 /// # Errors
 /// [`Error::InvitationInvalid`], or [`Error::NotFound`] for an id; [`Error::InvitationExpired`];
@@ -104,18 +106,18 @@ async fn lock_claimed(tx: &Tx<'_>, claim: Claim<'_>, user: &User) -> Result<(Org
     }
 }
 
-/// Locks what the token of a link names, as [`lock`].
+/// Locks the organization and the invitation of a token, as [`lock`] does.
 pub(super) async fn lock_by_token(tx: &Tx<'_>, hash: &[u8]) -> Result<(Organization, Invitation)> {
     let found = Invitation::find_by_token(tx, hash).await?.ok_or(Error::InvitationInvalid)?;
     let (org, invitation) = lock(tx, &found).await?;
-    // It may have been sent again meanwhile, with a new link.
+    // A concurrent resend may have replaced the link before the lock was taken.
     match invitation.token_hash == hash {
         true => Ok((org, invitation)),
         false => Err(Error::InvitationInvalid),
     }
 }
 
-/// Locks the organization, then the invitation, and checks that it is pending.
+/// Locks the organization, then the invitation, and checks that the invitation is pending.
 async fn lock(tx: &Tx<'_>, found: &Invitation) -> Result<(Organization, Invitation)> {
     let org = Organization::lock(tx, found.org_id).await?.ok_or(Error::InvitationInvalid)?;
     let invitation = Invitation::lock(tx, found.id).await?.ok_or(Error::InvitationInvalid)?;
@@ -131,7 +133,8 @@ pub(super) fn check_pending(invitation: &Invitation) -> Result<()> {
     }
 }
 
-/// Checks that the invitation is for the address of a user, who has verified it.
+/// Checks that the invitation is for the address of the user. The user must have verified the address, unless the
+/// inviter received the link.
 fn check_address(invitation: &Invitation, user: &User) -> Result<()> {
     if EmailLookup::new(&user.email).subject() != invitation.email_key {
         return Err(Error::InvitationOtherAddress(masked(&invitation.email)));
@@ -142,8 +145,8 @@ fn check_address(invitation: &Invitation, user: &User) -> Result<()> {
     }
 }
 
-/// Makes a user a member, unless the user is one, and ends the invitation. Members are counted again, since the limit may be
-/// lower than when the invitation was sent.
+/// Makes a user a member, unless the user already is one, and marks the invitation as accepted. Checks the seat limit
+/// again, because the limit may be lower than when the invitation was sent.
 pub(super) async fn join(
     app: &App,
     tx: &Tx<'_>,
@@ -152,7 +155,7 @@ pub(super) async fn join(
     user: &User,
 ) -> Result<MyOrganization> {
     let membership = match Membership::find(tx, org.id, user.id).await? {
-        // An invitation neither changes a role nor ends a suspension.
+        // An invitation neither changes the role of an existing member nor ends a suspension.
         Some(membership) => membership,
         None => {
             let limit = app.config.organizations.max_organization_seats;
@@ -171,7 +174,7 @@ pub(super) async fn join(
     Ok((org, membership))
 }
 
-/// Ends an invitation that is declined.
+/// Marks an invitation as declined, and notifies the inviter.
 pub(super) async fn end_declined(tx: &Tx<'_>, org: &Organization, invitation: &Invitation) -> Result<()> {
     Invitation::end(tx, invitation.id, Ending::Declined).await?;
     let entry = Entry::invitation(org.id, invitation.id, Action::InvitationDeclined);
@@ -189,8 +192,8 @@ async fn notify_inviter(tx: &Tx<'_>, invitation: &Invitation, notice: Notice) ->
     }
 }
 
-/// Returns an address with most of its local part hidden, such as `a***@example.com`. So a person with several accounts knows
-/// which one is meant, and the holder of a stolen link does not learn the address.
+/// Returns an address with a hidden local part, such as `a***@example.com`. A person with several accounts recognizes
+/// the right one, but the holder of a stolen link does not learn the address.
 pub fn masked(email: &str) -> String {
     let (local, domain) = email.rsplit_once('@').unwrap_or((email, ""));
     let first: String = local.chars().take(usize::from(local.chars().count() > 2)).collect();

@@ -1,11 +1,12 @@
-//! What the holder of the link of an invitation does without signing in: view it, register with it, decline it.
+//! Operations of the holder of an invitation link who is not signed in: preview, register, decline.
 //!
-//! The token proves to own the address if it was only in the mail, so [`register`] makes a verified account. Another person may
-//! have registered the address earlier, with a known password, to get into the account later (pre-hijacking). While the
-//! address is not verified, the holder of the mail replaces that password, and all sessions are revoked. A verified account
-//! has an owner, who signs in.
+//! If the token was only in the mail, it proves that its holder owns the address, so [`register`] creates a verified
+//! account. Another person may have registered the address earlier, with a known password, to get into the account
+//! later (pre-hijacking). While the address of such an account is not verified, [`register`] replaces its password and
+//! revokes all its sessions. The owner of a verified account has to sign in instead.
 //!
-//! Without a mail server, the inviter has got the link. Such a link neither verifies the address nor replaces a password.
+//! Without a mail server, the inviter receives the link. A token from such a link neither verifies the address nor
+//! replaces a password.
 
 use chrono::Utc;
 
@@ -39,11 +40,11 @@ use crate::{
 /// What the holder of a link sees of the invitation.
 pub struct Preview {
     pub details: InvitationDetails,
-    /// Whether [`register`] accepts the token. If not, the address has an account.
+    /// Whether [`register`] accepts the token. False if the address has an account that the token must not take over.
     pub can_register: bool,
 }
 
-/// What a person enters to create an account with an invitation. Not `Debug`, because it is secret.
+/// The input of [`register`]. Not `Debug`, so that no log contains the password or the token.
 pub struct SignUp<'a> {
     pub token: &'a str,
     pub password: String,
@@ -64,7 +65,7 @@ pub async fn preview(app: &App, token: &str) -> Result<Preview> {
     Ok(Preview { details, can_register })
 }
 
-/// Declines an invitation by the token of its link. This needs no account, as to receive the mail does not either.
+/// Declines an invitation by the token of its link. Needs no account.
 ///
 /// # Errors
 /// [`Error::InvitationInvalid`]; [`Error::InvitationExpired`]; [`Error::Unavailable`] if PostgreSQL does not answer.
@@ -78,16 +79,16 @@ pub async fn decline(app: &App, context: &RequestContext, token: &str) -> Result
     .await
 }
 
-/// Creates an account with the invited address, and makes it a member. If there is an account whose address is not verified,
-/// its password is replaced instead and its sessions are revoked: the holder of the mail owns the address.
+/// Creates an account with the invited address, and makes it a member. If an unverified account has the address,
+/// replaces its password and name, and revokes its sessions: the token proves who owns the address.
 ///
 /// # Errors
-/// [`Error::InvitationInvalid`]; [`Error::InvitationExpired`]; [`Error::EmailTaken`] if the owner of the account has to sign
-/// in; [`Error::Invalid`] for the password; [`Error::TooManyAttempts`] after many hashes for this address;
-/// [`Error::SeatLimit`]; [`Error::Unavailable`] if too many passwords are being hashed.
+/// [`Error::InvitationInvalid`]; [`Error::InvitationExpired`]; [`Error::EmailTaken`] if the owner of the account has to
+/// sign in; [`Error::Invalid`] for the password; [`Error::TooManyAttempts`] after too many password hashes for this
+/// address; [`Error::SeatLimit`]; [`Error::Unavailable`] if too many passwords are being hashed.
 pub async fn register(app: &App, context: &RequestContext, new: SignUp<'_>) -> Result<MyOrganization> {
-    // An invalid token must not cost a bcrypt hash, so the token is checked first. It is claimed after hashing, which is too
-    // slow for a transaction.
+    // An invalid token must not cost a bcrypt hash, so the token is checked first. The invitation is claimed after
+    // hashing, because hashing is too slow for a transaction.
     let hash = security::hash(new.token);
     let found = app.db.run(async |conn| Ok(Invitation::find_by_token(conn, &hash).await?)).await?;
     let invitation = found.ok_or(Error::InvitationInvalid)?;
@@ -126,7 +127,8 @@ fn may_take_over(invitation: &Invitation, owner: &User) -> bool {
     owner.is_active && owner.email_verified_at.is_none() && !invitation.link_shown
 }
 
-/// Returns the account of the invited address, and whether it is new.
+/// Creates the account of the invited address, or takes over an unverified account. Returns the account, and whether it
+/// is new.
 async fn claim_account(
     app: &App,
     tx: &Tx<'_>,
@@ -137,7 +139,7 @@ async fn claim_account(
     if let Some(owner) = User::find_by_email(tx, &EmailLookup::new(&invitation.email)).await? {
         let owner = User::lock(tx, owner.id).await?.filter(|owner| may_take_over(invitation, owner));
         let owner = owner.ok_or(Error::EmailTaken)?;
-        // Also the name, which the other person may have chosen.
+        // Replaces the name too, because another person may have chosen it.
         let user = take_over(tx, &owner, hashed_password, Some(full_name), Action::PasswordReset).await?;
         OutboxMessage::notice(&owner, Notice::PasswordReset).send(tx).await?;
         return Ok((user, false));

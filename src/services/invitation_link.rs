@@ -1,7 +1,8 @@
-//! The links of invitations to organizations, and the mails with them.
+//! Links of invitations to organizations, and the mails that contain them.
 //!
-//! The token of a link is derived from `link_id`. So the job that sends a mail again after a lost answer sends the same link, and
-//! no mail has a dead one. The token is in the mail only: the outbox and the queue have the id, and the table has the hash.
+//! The token of a link is derived from `link_id`. If the job sends a mail again because the reply of the mail server
+//! was lost, it sends the same link, so the link in the first mail stays valid. Only the mail contains the token: the
+//! outbox and the queue contain the id, and the table contains the hash.
 
 use uuid::Uuid;
 
@@ -16,29 +17,29 @@ use crate::{
     security::OpaqueToken,
 };
 
-/// A link that was not sent yet.
+/// A new link that is not sent yet.
 pub(super) struct InvitationLink {
     pub(super) id: Uuid,
     token: OpaqueToken,
 }
 
 impl InvitationLink {
-    /// Creates a link.
+    /// Creates a link with a random id.
     ///
     /// # Errors
-    /// [`Error::Internal`] without a key, which does not happen.
+    /// [`Error::Internal`] if there is no key to derive tokens. A running server always has one.
     pub(super) fn new(app: &App) -> Result<Self> {
         let id = Uuid::new_v4();
         Ok(Self { id, token: current_token(app, id)? })
     }
 
-    /// Returns the hash of its token.
+    /// Returns the hash of the token.
     pub(super) fn hash(&self) -> &[u8] {
         &self.token.hash
     }
 
-    /// Returns the link for the inviter if no mail can be sent, and else `None`: the link proves that its holder reads the
-    /// mails to the address.
+    /// Returns the link for the inviter to pass on if no mail can be sent, and otherwise `None`. A link that is sent
+    /// only by mail proves that its holder reads the mails to the address.
     pub(super) fn for_inviter(&self, app: &App) -> Option<String> {
         (!app.mailer.can_send()).then(|| app.mailer.link(INVITATION_PAGE, &self.token.text))
     }
@@ -51,8 +52,8 @@ fn current_token(app: &App, link_id: Uuid) -> Result<OpaqueToken> {
         .ok_or_else(|| Error::internal("there is no key for invitations"))
 }
 
-/// Returns the recipient and the rendered mail of an invitation; `None` if the invitation has another link now, or is not
-/// pending.
+/// Returns the recipient and the rendered mail of an invitation. `None` if the invitation now has another link or is no
+/// longer pending.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL does not answer.
@@ -77,14 +78,14 @@ pub(super) async fn render(
     Ok(Some((invitation.email, email.render(&app.config.core.project_name, &link)?)))
 }
 
-/// Returns the token of an invitation; `None` if the invitation has got another link meanwhile.
+/// Returns the token of an invitation. `None` if the invitation now has another link.
 async fn usable_token(app: &App, invitation: &Invitation) -> Result<Option<String>> {
     let Invitation { id, link_id, token_hash, .. } = invitation;
     if let Some(token) = app.tokens.invitation_tokens(*link_id).find(|token| token.hash == *token_hash) {
         return Ok(Some(token.text));
     }
-    // The token was derived with a key that this process does not have: `SECRET_KEY` was replaced, or is missing in
-    // development, where each process has its own.
+    // This process does not have the key from which the token was derived: `SECRET_KEY` was replaced, or is not set in
+    // development, where each process has a random key. So the invitation gets a new token.
     let token = current_token(app, *link_id)?;
     let replaced = app
         .db

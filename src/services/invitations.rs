@@ -1,8 +1,8 @@
-//! Invitations of an organization: send, send again, revoke. `invitation_claims` and `invitation_guests` have what the
-//! invited person does.
+//! Operations of members on invitations: send, resend, revoke. `invitation_claims` and `invitation_guests` contain the
+//! operations of the invited person.
 //!
-//! Members and pending invitations share the seats of an organization. The lock of the organization makes concurrent
-//! invitations count one after the other.
+//! Members and pending invitations count against the same seat limit of an organization. The lock of the organization
+//! serializes concurrent invitations, so the count is exact.
 
 use serde_json::{Value, json};
 
@@ -36,7 +36,7 @@ const ABOVE_OWN_ROLE: &str = "This role is above your own";
 /// An invitation with a new link.
 pub struct Issued {
     pub invitation: Invitation,
-    /// The link, for the inviter to pass on. `None` if it is sent by mail.
+    /// The link, for the inviter to pass on. `None` if a mail contains the link.
     pub link: Option<String>,
 }
 
@@ -50,14 +50,14 @@ pub async fn find(app: &App, access: &OrgAccess, id: i64) -> Result<Invitation> 
     found.ok_or(NOT_FOUND)
 }
 
-/// Invites the owner of an address, and voids an earlier invitation to the address. Inviting is at most once for the key of
-/// the request.
+/// Invites the owner of an address, at most once for the idempotency key of the request. Revokes an earlier open
+/// invitation to the address.
 ///
 /// # Errors
-/// [`Error::Invalid`] for the address; [`Error::RoleTooHigh`] for the owner's role and for one above that of the actor;
-/// [`Error::AlreadyMember`]; [`Error::SeatLimit`]; [`Error::TooManyAttempts`] after many invitations of the actor or to the
-/// mailbox; [`Error::IdempotencyNotSupported`] for a key if the answer has the link; those of [`org_access::lock`] and
-/// [`Once::change`].
+/// [`Error::Invalid`] for the address; [`Error::RoleTooHigh`] for the role `owner` and for a role above the actor's;
+/// [`Error::AlreadyMember`]; [`Error::SeatLimit`]; [`Error::TooManyAttempts`] after many invitations by the actor or to
+/// the mailbox; [`Error::IdempotencyNotSupported`] for a request with a key if the answer contains the link; those of
+/// [`org_access::lock`] and [`Once::change`].
 pub async fn invite(
     app: &App,
     actor: &Actor,
@@ -99,8 +99,8 @@ pub async fn invite(
     .await
 }
 
-/// Sends an invitation again, with a new link. The old link is void, the actor is the inviter now, and the seven days begin
-/// again.
+/// Sends an invitation again, with a new link. The old link becomes invalid, the actor becomes the inviter, and the
+/// lifetime of seven days starts again.
 ///
 /// # Errors
 /// [`Error::NotFound`]; [`Error::Conflict`] if the invitation was accepted, declined or revoked; and those of [`invite`].
@@ -134,7 +134,7 @@ pub async fn resend(
     .await
 }
 
-/// Revokes an invitation that is not accepted or declined. Does nothing if it is revoked.
+/// Revokes an open invitation. Does nothing if it is already revoked.
 ///
 /// # Errors
 /// [`Error::NotFound`]; [`Error::Conflict`] if the invitation was accepted or declined; those of [`org_access::lock`] and
@@ -187,8 +187,8 @@ async fn send(
     Ok(Issued { invitation, link })
 }
 
-/// Refuses an idempotency key if the answer has the link, because the answer would be stored with it. Without a key, to
-/// invite again is safe: it voids the earlier invitation.
+/// Refuses an idempotency key if the answer contains the link, because the database would then store the link. Inviting
+/// again without a key is safe: it revokes the earlier invitation.
 fn refuse_to_store_link(app: &App, once: &Once<'_, Issued>) -> Result<()> {
     match once.has_key() && !app.mailer.can_send() {
         true => Err(Error::IdempotencyNotSupported),
@@ -207,7 +207,7 @@ fn check_role(locked: &LockedOrg, role: OrgRole) -> Result<()> {
     }
 }
 
-/// Returns an invitation that has not ended. It may be expired or void.
+/// Returns an invitation that is not accepted, declined or revoked. It may be pending, expired or void.
 async fn find_open(tx: &Tx<'_>, org_id: i64, id: i64) -> Result<Invitation> {
     use InvitationState::*;
     let invitation = Invitation::find_in_org(tx, org_id, id).await?.ok_or(NOT_FOUND)?;
@@ -219,7 +219,8 @@ async fn find_open(tx: &Tx<'_>, org_id: i64, id: i64) -> Result<Invitation> {
     }
 }
 
-/// Checks that the address is not a member's, and that a seat is free for it. The invitation with the id `own` does not count.
+/// Checks that the address does not belong to a member, and that the organization has a free seat. The invitation with
+/// the id `own` does not count.
 async fn ensure_seat(app: &App, tx: &Tx<'_>, org_id: i64, email: &str, own: Option<i64>) -> Result<()> {
     if let Some(user) = User::find_by_email(tx, &EmailLookup::new(email)).await?
         && Membership::find(tx, org_id, user.id).await?.is_some()
@@ -235,7 +236,7 @@ async fn ensure_seat(app: &App, tx: &Tx<'_>, org_id: i64, email: &str, own: Opti
     }
 }
 
-/// Returns the fields of an invitation that the audit trail contains.
+/// Returns the fields of an invitation for the audit trail.
 pub(super) fn fields(invitation: &Invitation) -> Value {
     json!({ "email": invitation.email, "role": invitation.role.as_str() })
 }
@@ -245,7 +246,7 @@ mod tests {
     use super::*;
     use crate::{models::invitation::INVITER_ROLES, services::permissions::Permission};
 
-    /// The state of an invitation knows the inviters by their roles. See [`INVITER_ROLES`].
+    /// The SQL that computes the state of an invitation contains the roles that may invite. See [`INVITER_ROLES`].
     #[test]
     fn the_roles_that_may_invite_can_grant_every_role_but_the_owners() {
         let may_invite = |role: &OrgRole| role.may(Permission::MemberWrite);

@@ -1,7 +1,7 @@
-//! Enqueues jobs in a transaction: a job exists if and only if the transaction commits.
+//! Enqueues jobs in a database transaction: a job exists if and only if the transaction commits (transactional outbox).
 //!
-//! The transaction writes a row of the table `job_outbox`, which [`job_relay`](super::job_relay) turns into a job of the queue.
-//! Until then, the status of the job is `queued`.
+//! The transaction writes a row into the table `job_outbox`. After the commit, [`job_relay`](super::job_relay) enqueues
+//! the job of the row in Redis. Until then, the status of the job is `queued`.
 
 use std::time::Duration;
 
@@ -19,9 +19,10 @@ use crate::{
 pub trait EnqueueInTx {
     /// Enqueues a job if the transaction commits, and returns its id. Does not wait for Redis.
     ///
-    /// The job is in the queue right after the commit, or within two minutes if this process crashes or Redis is unavailable.
-    /// A delay begins with this call. The limits of an owner are not checked: [`check_owner`] does, before the transaction. With
-    /// a unique key, the job is canceled if another one has the key by then and is to be kept.
+    /// The job is in the queue right after the commit, or within two minutes if this process crashes or Redis is
+    /// unavailable. A delay is counted from this call. The function does not check the job limits of the owner: call
+    /// [`check_owner`] before the transaction. If another job has the same unique key and the options keep the existing
+    /// job, this job is canceled.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if PostgreSQL does not answer; [`Error::Invalid`], [`Error::JobTooLarge`] and
@@ -48,7 +49,7 @@ impl EnqueueInTx for Queue {
     }
 }
 
-/// Writes a job into the table. It is enqueued if the transaction commits. Returns the id of the job.
+/// Writes a job into the table `job_outbox`. Returns the id of the job.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL does not answer.
@@ -70,7 +71,7 @@ pub(super) async fn write(tx: &Tx<'_>, job: PreparedJob) -> Result<String> {
 /// Returns the job of a row.
 ///
 /// # Errors
-/// If a later release has written options that this one does not know.
+/// If a later release has written options that this release does not know.
 pub(super) fn parse(row: JobOutboxRow) -> serde_json::Result<PreparedJob> {
     let waited = (row.clock.now() - row.created_at).to_std().unwrap_or(Duration::ZERO);
     let options = serde_json::from_value(row.options.clone())?;
@@ -82,19 +83,21 @@ fn with_options(row: JobOutboxRow, options: EnqueueOptions) -> PreparedJob {
     PreparedJob { id: id.simple().to_string(), queue, task, owner, envelope, options }
 }
 
-/// Checks whether an owner may enqueue one more job, whose arguments have `bytes`. Jobs that wait in the table count too.
+/// Checks whether an owner may enqueue one more job, whose arguments have `bytes`. The limit also counts the jobs in
+/// the table `job_outbox`.
 ///
 /// # Errors
-/// [`Error::TooManyJobs`] if not; [`Error::Unavailable`] if PostgreSQL or Redis does not answer.
+/// [`Error::TooManyJobs`] if the owner may not; [`Error::Unavailable`] if PostgreSQL or Redis does not answer.
 pub async fn check_owner(app: &App, owner: i64, bytes: u64) -> Result<()> {
     let waiting = app.db.run(async |conn| Ok(JobOutboxRow::of_owner(conn, owner).await?)).await?;
-    // With their ids, because a row is deleted a moment after its job was enqueued. Until then, the job is in both places.
+    // With their ids, so that no job counts twice: a row is deleted shortly after its job was enqueued, and the job is
+    // in both places until then.
     let waiting = waiting.iter().map(|job| (job.id.simple().to_string(), job.bytes.unsigned_abs()));
     Ok(app.queue.check_owner(owner, bytes, &waiting.collect::<Vec<_>>()).await?)
 }
 
-/// Returns the status of a job, with its arguments if `with_payload` is set; `None` if it does not exist or has expired. A job
-/// that waits in the table is queued, also if Redis does not answer.
+/// Returns the status of a job, with its arguments if `with_payload` is set. Returns `None` if the job does not exist
+/// or has expired. A job in the table `job_outbox` is found even if Redis does not answer.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL or Redis does not answer.
@@ -111,7 +114,7 @@ pub async fn find(app: &App, id: &str, with_payload: bool) -> Result<Option<JobS
     }
     match unanswered {
         Some(error) => Err(error),
-        // The relay may have enqueued the job and deleted the row between the two questions.
+        // The relay may have enqueued the job and deleted the row between the two queries.
         None => find_in_queue(app, id, with_payload).await,
     }
 }
@@ -123,7 +126,7 @@ async fn find_in_queue(app: &App, id: &str, with_payload: bool) -> Result<Option
     })
 }
 
-/// Cancels a job, also one that waits in the table.
+/// Cancels a job in the queue or in the table `job_outbox`.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL or Redis does not answer.
@@ -133,10 +136,11 @@ pub async fn cancel(app: &App, id: &str) -> Result<Cancel> {
         return Ok(answer);
     }
     let Some(row) = find_row(app, id).await? else {
-        // As in `find`.
+        // The relay may have enqueued the job and deleted the row since the first attempt.
         return Ok(app.queue.cancel(id).await?);
     };
-    // A relay may be about to enqueue the job. So the queue records first that the job is canceled, and ignores it then.
+    // A relay may be about to enqueue the job. So the queue first records that the job is canceled. It then ignores the
+    // job if the relay enqueues it.
     let row_id = row.id;
     let answer = app.queue.cancel_prepared(&with_options(row, EnqueueOptions::default())).await?;
     app.db.run(async |conn| Ok(JobOutboxRow::delete(conn, &[row_id]).await?)).await?;
@@ -144,7 +148,7 @@ pub async fn cancel(app: &App, id: &str) -> Result<Cancel> {
 }
 
 async fn find_row(app: &App, id: &str) -> Result<Option<JobOutboxRow>> {
-    // In the form in which the queue has it: PostgreSQL would accept others.
+    // Accepts only the form that the queue uses. PostgreSQL would also accept other forms of a UUID.
     let Some(uuid) = Uuid::try_parse(id).ok().filter(|uuid| uuid.simple().to_string() == id) else {
         return Ok(None);
     };

@@ -1,14 +1,15 @@
-//! Enqueues the jobs of the table `job_outbox`: right after the commit by the process that has committed, and each minute by
-//! [`sweep`], for what a crash or an outage has left.
+//! Enqueues the jobs of the table `job_outbox`. The process that committed the transaction does so right after the
+//! commit. [`sweep`] runs each minute, and enqueues the jobs that remain after a crash or an outage.
 //!
-//! A relay claims rows with one short statement (`FOR UPDATE SKIP LOCKED`), enqueues their jobs, and deletes the rows whose jobs
-//! the queue is known to have. The claim is a time in the row and not a lock, because a transaction must not wait for Redis. So
-//! a relay that is slow or was killed may work on the same rows as the next one. That is harmless: the id of a job is made with
-//! its row, and the queue ignores a job whose id it knows, also after the job has ended.
+//! A relay claims rows with one short statement (`FOR UPDATE SKIP LOCKED`), enqueues their jobs, and deletes the rows
+//! of the jobs that are in the queue. The claim is a timestamp in the row, not a lock, because a transaction must not
+//! wait for Redis. So a slow or killed relay may process the same rows as the next relay. This is harmless: the id of a
+//! job is created with its row, and the queue ignores a job whose id it knows, even if the job has ended.
 //!
-//! The queue knows an ended job for a day, or less if its memory is full. The claim records when a job was first tried. If the
-//! queue does not know a job that was tried before the time that its records cover, it is unknown whether the job has run. Then
-//! the row is set aside for an operator. A row that was never tried is enqueued at any age.
+//! The queue keeps the record of an ended job for one day, or less if its memory is full. The claim also records the
+//! time of the first attempt. If that attempt is older than the records, and the queue has no record of the job, the
+//! job may or may not have run. The relay then sets the row aside for an operator. It enqueues a row without an earlier
+//! attempt at any age.
 
 use std::time::Duration;
 
@@ -28,10 +29,10 @@ use crate::{
     queue::{self, Job, PreparedJob},
 };
 
-/// Rows that one statement reads.
+/// Maximum number of rows that one statement reads.
 const BATCH_ROWS: i64 = 100;
-/// Age in days at which a job that cannot be enqueued is set aside. A younger one may wait for another job, or come from a newer
-/// release that is being rolled out and can read it.
+/// Age in days at which a job that cannot be enqueued is set aside. A younger job may wait for another job. It may also
+/// come from a newer release, which can read it, during a rolling upgrade.
 const SET_ASIDE_AFTER_DAYS: i32 = 1;
 const MAIL_TASK: &str = SendEmailMessage::NAME;
 
@@ -39,25 +40,26 @@ const MAIL_TASK: &str = SendEmailMessage::NAME;
 struct Relay {
     id: Uuid,
     job: PreparedJob,
-    /// Time since the first attempt of an earlier relay.
+    /// Time since the first attempt of an earlier relay; `None` if this is the first attempt.
     tried: Option<Duration>,
 }
 
-/// The ids of the rows of a batch, by what happens to the rows.
+/// The ids of the rows of a batch, grouped by the result of their processing.
 #[derive(Default)]
 struct Sorted {
     enqueued: Vec<Uuid>,
     too_old: Vec<Uuid>,
-    /// Cannot be enqueued as they are.
+    /// Rows that this release cannot read, or whose jobs the queue refused.
     refused: Vec<Uuid>,
-    /// Jobs that may have run already, and of which the queue no longer has a record.
+    /// Jobs that may have run, but of which the queue no longer has a record.
     forgotten: Vec<Uuid>,
     unavailable: Option<Error>,
 }
 
-/// Enqueues all jobs that wait in the tables `job_outbox` and `outbox`. Returns how many.
+/// Enqueues all jobs in the tables `job_outbox` and `outbox`. Returns the number of enqueued jobs.
 ///
-/// Without a mail server, mails stay in the table, until they are too old. Several processes can run this at the same time.
+/// Without a mail server, mails stay in the table until they are too old. Several processes can run this function at
+/// the same time.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL or Redis does not answer. Jobs that were not enqueued stay in the table.
@@ -69,7 +71,7 @@ pub async fn sweep(app: &App) -> Result<usize> {
     check_redis(app).await?;
     loop {
         let claimed = app.db.run(async |conn| Ok(JobOutboxRow::claim(conn, held_task(app)).await?)).await?;
-        // Each row is claimed once, so this ends also if none can be enqueued.
+        // A claim hides a row from the next claims, so the loop ends even if no job can be enqueued.
         if claimed.is_empty() {
             break;
         }
@@ -81,7 +83,8 @@ pub async fn sweep(app: &App) -> Result<usize> {
     Ok(count)
 }
 
-/// Enqueues jobs that this process has committed, in the background. If that fails, [`sweep`] enqueues them.
+/// Enqueues jobs that this process has just committed, in a background task. If the task fails, [`sweep`] enqueues the
+/// jobs.
 pub(super) fn relay_soon(app: &App, ids: Vec<Uuid>) {
     if ids.is_empty() {
         return;
@@ -111,16 +114,16 @@ async fn relay_committed(app: &App, ids: &[Uuid]) -> Result<usize> {
     relay(app, claimed).await
 }
 
-/// What waits in the tables `job_outbox` and `outbox`; each number is at most the limit of [`count`].
+/// The numbers of waiting jobs in the tables `job_outbox` and `outbox`. Each number is at most the limit of [`count`].
 pub struct Waiting {
-    /// Jobs, also mails.
+    /// All waiting jobs, including mails.
     pub jobs: usize,
     pub mails: usize,
     /// Jobs that were set aside.
     pub set_aside: usize,
 }
 
-/// Counts what waits, at most `limit` rows of each kind.
+/// Counts the waiting jobs, at most `limit` of each kind.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL does not answer.
@@ -136,18 +139,19 @@ pub async fn count(conn: &AsyncPgConnection, limit: i64) -> Result<Waiting> {
     })
 }
 
-/// Returns the task whose jobs stay in the table: mails, if none can be sent. In the queue, they would use up their attempts.
+/// Returns the task whose jobs stay in the table: without a mail server, the task that sends mails. In the queue, these
+/// jobs would use up their attempts.
 fn held_task(app: &App) -> Option<&'static str> {
     (!app.mailer.can_send()).then_some(MAIL_TASK)
 }
 
-/// Checks that Redis accepts writes, before rows are claimed: during an outage, no job is then taken for one that may have
-/// been enqueued.
+/// Checks that Redis accepts writes before rows are claimed. Otherwise an outage would mark jobs as attempted that no
+/// relay has sent to the queue.
 async fn check_redis(app: &App) -> Result<()> {
     app.redis.probe(&format!("{}:health", app.config.redis.redis_key_prefix)).await
 }
 
-/// Enqueues claimed jobs, and deletes the rows of those that the queue has. Returns how many.
+/// Enqueues claimed jobs, and deletes the rows of the jobs that are in the queue. Returns the number of these jobs.
 async fn relay(app: &App, mut claimed: Vec<ClaimedJob>) -> Result<usize> {
     claimed.sort_by_key(|claimed| claimed.job.id);
     let mut sorted = Sorted::default();
@@ -162,7 +166,8 @@ async fn relay(app: &App, mut claimed: Vec<ClaimedJob>) -> Result<usize> {
             None => sorted.refused.push(id),
         }
     }
-    // Plain jobs share a round trip. The others come after them one by one, because they may wait for an earlier one.
+    // Plain jobs are enqueued concurrently and share a round trip. The other jobs follow one by one, because a job may
+    // depend on an earlier job.
     let is_plain = |relay: &Relay| relay.tried.is_none() && relay.job.is_plain();
     let (plain, others): (Vec<_>, Vec<_>) = jobs.into_iter().partition(is_plain);
     let answers = join_all(plain.iter().map(|relay| enqueue(app, relay))).await;
@@ -179,7 +184,7 @@ async fn relay(app: &App, mut claimed: Vec<ClaimedJob>) -> Result<usize> {
     finish(app, sorted).await
 }
 
-/// Returns the job of a row, and the message of a mail; `None` if this release cannot read it.
+/// Returns the job of a row, and the message if the job sends a mail. `None` if this release cannot read the row.
 fn read(row: JobOutboxRow) -> Option<(PreparedJob, Option<SendEmailMessage>)> {
     let id = row.id;
     let job = parse(row)
@@ -201,7 +206,8 @@ async fn enqueue(app: &App, relay: &Relay) -> Result<(), queue::Error> {
         Some(since) => app.queue.enqueue_prepared_again(job, since).await?,
     };
     if id != job.id {
-        // Another job has the unique key. The caller knows the id of this one, whose status says what became of it.
+        // Another job has the same unique key. The caller that wrote the row has the id of this job, so the job is
+        // recorded as canceled.
         app.queue.cancel_prepared(job).await?;
     }
     Ok(())
@@ -225,7 +231,8 @@ impl Sorted {
     }
 }
 
-/// Deletes the rows that are done, sets aside those that cannot be, and returns how many jobs were enqueued.
+/// Deletes the rows of enqueued jobs and of mails that are too old, and sets aside the rows that cannot be enqueued.
+/// Returns the number of enqueued jobs.
 async fn finish(app: &App, sorted: Sorted) -> Result<usize> {
     let Sorted { enqueued, too_old, refused, forgotten, unavailable } = sorted;
     let count = delete(app, &enqueued).await?;
@@ -256,7 +263,7 @@ async fn drop_old(app: &App, ids: &[Uuid]) -> Result<()> {
     Ok(())
 }
 
-/// Sets aside the rows that are at least `days` old, and logs one error for each.
+/// Sets aside the rows that are at least `days` old, and logs one error for each row.
 async fn set_aside(app: &App, ids: &[Uuid], days: i32, cause: &'static str) -> Result<()> {
     if ids.is_empty() {
         return Ok(());
@@ -272,8 +279,8 @@ async fn set_aside(app: &App, ids: &[Uuid], days: i32, cause: &'static str) -> R
     Ok(())
 }
 
-/// Looks through the mails that wait for a mail server: drops those that are too old, and sets aside those that no release can
-/// read.
+/// Checks the mails that wait for a mail server: deletes mails that are too old, and sets aside mails that this release
+/// cannot read.
 async fn check_waiting_mails(app: &App) -> Result<()> {
     let (mut waiting, mut last) = (0, Uuid::nil());
     loop {

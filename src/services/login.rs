@@ -28,7 +28,7 @@ use crate::{
     security::{self, HashFor, OpaqueToken, PasswordMatch, TokenSubject},
 };
 
-/// How many codes can be tried with one challenge.
+/// Maximum number of codes that a client can try with one challenge.
 const MAX_CODE_ATTEMPTS: i32 = 5;
 /// Lifetime of a challenge.
 const CHALLENGE_SECONDS: u32 = 300;
@@ -36,7 +36,7 @@ const CHALLENGE_SECONDS: u32 = 300;
 /// The result of [`login`] with a correct password.
 pub enum Login {
     LoggedIn(Grant),
-    /// The user has a second factor, so a code is required too.
+    /// The user has a second factor, so the login also requires a code.
     Challenge(Challenge),
 }
 
@@ -48,20 +48,20 @@ pub struct Challenge {
     pub expires_in: u64,
 }
 
-/// Leaves out the token, which is secret.
+/// Omits the token, which is secret.
 impl fmt::Debug for Challenge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Challenge").field("expires_in", &self.expires_in).finish_non_exhaustive()
     }
 }
 
-/// Logs a user in with a password. The new session replaces the sessions in `replaced`, whose tokens the
+/// Logs a user in with a password. The new session replaces the sessions in `replaced`: those of the tokens that the
 /// browser still has in its cookies.
 ///
 /// # Errors
-/// - [`Error::BadCredentials`] for an unknown address, a wrong password or an inactive user, and without `DEBUG`
-///   for an admin with a published password. All of them take the same time, so that a client cannot find out
-///   which addresses are registered (OWASP ASVS 5, 6.3.8).
+/// - [`Error::BadCredentials`] for an unknown address, a wrong password or an inactive user. Also for an admin with a
+///   published password, unless `DEBUG` is on. All of these take the same time, so that a client cannot find out which
+///   addresses are registered (OWASP ASVS 5, 6.3.8).
 /// - [`Error::TooManyAttempts`] after failed attempts.
 /// - [`Error::EmailNotVerified`] if `REQUIRE_VERIFIED_EMAIL` is set and the address is not verified.
 /// - [`Error::Unavailable`] if too many passwords are being hashed.
@@ -117,8 +117,8 @@ fn refusal(app: &App, found: Option<&User>, matches: bool, password: &str) -> Op
 
 /// Verifies a password within the rate limits.
 ///
-/// The limits are checked before hashing, because a hash is expensive, and again after it: concurrent
-/// attempts may have failed meanwhile, and their failures count too.
+/// The limits are checked before hashing, because a hash is expensive. They are checked again after hashing, because
+/// concurrent attempts may have failed in the meantime.
 async fn verify_password<'a>(
     app: &'a App,
     context: &'a RequestContext,
@@ -143,7 +143,7 @@ async fn open_session_or_challenge(
 ) -> Result<Login> {
     let (token, purpose) = (OpaqueToken::random()?, Purpose::SecondFactor);
     change_without_actor(app, context, async |tx| {
-        // Locked before the second factor is read: a concurrent request may enable it.
+        // Locks the user before the second factor is read, because a concurrent request may enable it.
         let user = lock_unchanged(tx, user).await?;
         if TwoFactor::is_enabled(tx, user.id).await? {
             let lifetime = Duration::seconds(CHALLENGE_SECONDS.into());
@@ -159,11 +159,11 @@ async fn open_session_or_challenge(
     .await
 }
 
-/// Completes a login with the challenge and a code: a code of the authenticator or a recovery code. The new
-/// session replaces the sessions in `replaced`.
+/// Completes a login with the challenge and a code from the authenticator or a recovery code. The new session replaces
+/// the sessions in `replaced`.
 ///
 /// # Errors
-/// [`Error::InvalidCode`] for a wrong code, or a challenge that is unknown, used or expired;
+/// [`Error::InvalidCode`] for a wrong code, and for a challenge that is unknown, used, expired or out of attempts;
 /// [`Error::TooManyAttempts`] after failed attempts.
 pub async fn complete_with_code(
     app: &App,
@@ -202,7 +202,7 @@ async fn accept_code(
     replaced: &[TokenSubject],
 ) -> Result<Grant> {
     let attempt = Throttle::code(app, context, user).await?;
-    // Counted outside the transaction below: the attempt must stay counted if the transaction is rolled back.
+    // Counted outside the transaction below, so that a rollback does not undo the count.
     let is_allowed = app
         .db
         .run(async |conn| {
@@ -234,8 +234,8 @@ async fn lock_unchanged(tx: &Tx<'_>, checked: &User) -> Result<User> {
     User::lock_if_unchanged(tx, checked).await?.ok_or(Error::BadCredentials)
 }
 
-/// Opens a session for a locked user, revokes the sessions that it replaces, and cancels the scheduled
-/// deletion of the account.
+/// Opens a session for a locked user. Revokes the sessions in `replaced`, and cancels a scheduled deletion of the
+/// account.
 async fn open_session(
     app: &App,
     tx: &Tx<'_>,
@@ -255,8 +255,9 @@ async fn open_session(
     sessions::open(app, tx, &user, second_factor).await
 }
 
-/// Replaces a hash whose work factor is below `BCRYPT_COST`, or that was computed from the password as it was
-/// typed. Only a login can do this, because it has the password. If this fails, the next login tries again.
+/// Replaces an outdated hash: its work factor is below `BCRYPT_COST`, or it was computed from the password before
+/// Unicode normalization. Only a login can do this, because it has the password. If this fails, the next login tries
+/// again.
 async fn rehash(app: &App, user: &User, password: String, result: PasswordMatch) {
     let is_outdated = |hash: &&str| result == PasswordMatch::AsTyped || app.passwords.is_outdated(hash);
     let Some(old) = user.hashed_password.as_deref().filter(is_outdated) else {
@@ -276,15 +277,15 @@ async fn rehash(app: &App, user: &User, password: String, result: PasswordMatch)
     }
 }
 
-/// Verifies the password of a signed-in user, before an action that a stolen session must not allow.
-/// Returns the kind of caller. If the caller then hashes a new password, the share of this kind is used.
+/// Verifies the password of a signed-in user, before an action that a stolen session must not allow. Returns the
+/// [`HashFor`] under which the caller may hash a new password.
 ///
 /// # Errors
 /// [`Error::WrongPassword`]; [`Error::TooManyAttempts`] after failed attempts; [`Error::Unavailable`] if too many
 /// passwords are being hashed.
 pub async fn confirm_password(app: &App, actor: &Actor, password: String) -> Result<HashFor> {
     let user = actor.user();
-    // An `Identity` keeps its user without the password hash, so the user is read again.
+    // The user of an `Identity` has no password hash, so the user is read again.
     let found = app.db.run(async |conn| Ok(User::find(conn, user.id).await?)).await?;
     let hash = found.ok_or(Error::InvalidToken)?.hashed_password;
     let (attempt, result) =

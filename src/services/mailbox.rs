@@ -1,10 +1,10 @@
-//! The mailbox that an email address leads to.
+//! Maps email addresses to mailboxes, because one mailbox can have many addresses.
 
 use crate::email_address::EmailLookup;
 
-/// Returns the mailbox of an email address, for the limits of mails. The result is the same for all spellings
-/// of an address, for sub-addresses such as `ada+shop@example.com` (RFC 5233), and, at Gmail, for addresses
-/// that differ in dots.
+/// Returns the mailbox of an email address, for the rate limits of mails. The result is the same for all spellings of
+/// an address and for sub-addresses such as `ada+shop@example.com` (RFC 5233). At Gmail, dots in the local part are
+/// ignored too.
 pub(super) fn mailbox_of(email: &str) -> String {
     let lookup = EmailLookup::new(email);
     let (local, domain) = lookup.subject().rsplit_once('@').unwrap_or((lookup.subject(), ""));

@@ -1,6 +1,7 @@
-//! The members of an organization: their roles, their suspension, and how they leave.
+//! Changes of the members of an organization: role, suspension, removal.
 //!
-//! A member may change others up to the own role. The owner changes only by a transfer, so an organization always has one.
+//! An actor may change members whose role is not above the actor's own role. The owner changes only by a transfer, so
+//! an organization always has an owner.
 
 use serde_json::{Value, json};
 
@@ -27,8 +28,8 @@ use crate::{
     },
 };
 
-/// A user with so many memberships cannot join or create another organization. The membership in the personal one counts, but
-/// that one is created without this check. Each request of a user reads the memberships.
+/// Maximum number of memberships of a user who joins or creates another organization. The limit exists because each
+/// request of a user reads all memberships. The personal organization counts, but it is created without this check.
 pub const MAX_MEMBERSHIPS: i64 = 100;
 
 const OWNER_IS_TRANSFERRED: &str = "Only a transfer changes the owner of an organization";
@@ -40,7 +41,8 @@ pub struct Changes {
     pub suspended: Option<bool>,
 }
 
-/// Adds a user to an organization. The caller has locked the user, then the organization unless it is new.
+/// Adds a user to an organization. The caller must have locked the user, then the organization, unless the organization
+/// is new.
 ///
 /// # Errors
 /// [`Error::MembershipLimit`] if the user is a member of [`MAX_MEMBERSHIPS`] organizations.
@@ -97,7 +99,8 @@ pub async fn update(
     .await
 }
 
-/// Removes a member, who gets a mail. An actor who names the own account leaves.
+/// Removes a member, and notifies the removed user by mail. An actor who removes themselves leaves the organization,
+/// and gets no mail.
 ///
 /// # Errors
 /// As [`update`].
@@ -143,13 +146,13 @@ async fn find_changeable(tx: &Tx<'_>, locked: &LockedOrg, user_id: i64) -> Resul
     Ok(member)
 }
 
-/// Deletes a membership, and revokes the API keys that the member has created. The entry says whether the member has left or
-/// was removed.
+/// Deletes a membership, and revokes the API keys that the member has created. The action of the audit entry shows
+/// whether the member left or was removed.
 async fn end(tx: &Tx<'_>, locked: &LockedOrg, member: &Membership) -> Result<()> {
     if Membership::delete(tx, member.org_id, member.user_id).await? == 0 {
         return Err(NOT_A_MEMBER);
     }
-    // They would be valid again if the user came back.
+    // Without this, the keys would be valid again if the user rejoined.
     revoke_of_member(tx, member.org_id, member.user_id).await?;
     let action = match member.user_id == locked.actor.user_id {
         true => Action::MemberLeft,
@@ -162,11 +165,11 @@ fn fields(member: &Membership) -> Value {
     json!({ "role": member.role.as_str(), "suspended": member.suspended_at.is_some() })
 }
 
-/// Refuses the deletion of an account that owns an organization with other members. Returns the organizations of which the
-/// user is the only member: they go with the account. The caller has locked the user.
+/// Refuses the deletion of an account that owns an organization with other members. Returns the organizations in which
+/// the user is the only member, which are deleted with the account. The caller must have locked the user.
 ///
 /// # Errors
-/// [`Error::LastOwner`], which names the organizations.
+/// [`Error::LastOwner`] with the names of up to three such organizations.
 pub(super) async fn ensure_not_owner_of_others(tx: &Tx<'_>, user_id: i64) -> Result<Vec<Organization>> {
     let (mut own, mut shared) = (Vec::new(), Vec::new());
     for org in Membership::lock_owned(tx, user_id).await? {
@@ -190,7 +193,8 @@ pub(super) async fn ensure_not_owner_of_others(tx: &Tx<'_>, user_id: i64) -> Res
     )))
 }
 
-/// Schedules the erasure of the organizations that go with an account. It runs in batches, and cannot be canceled.
+/// Schedules the erasure of the organizations that are deleted with an account. The erasure runs in batches. It is due
+/// at once, so it cannot be canceled.
 pub(super) async fn delete_with_account(tx: &Tx<'_>, orgs: &[Organization]) -> Result<()> {
     for org in orgs {
         let now = DatabaseClock::read(tx).await?.now();

@@ -1,6 +1,6 @@
 //! Moves the messages of release 0.1.0 from the table `outbox` to the job queue.
 //!
-//! While both releases run, each enqueues the messages with the same unique keys, so no message is sent twice.
+//! While both releases run, each of them enqueues the messages with the same unique keys, so no message is sent twice.
 
 use std::time::Duration;
 
@@ -14,33 +14,33 @@ use crate::{
     queue::{EnqueueOptions, OnDuplicate, Origin, Unique},
 };
 
-/// Rows that one query reads from the outbox.
+/// Maximum number of rows that one query reads from the table `outbox`.
 const BATCH_ROWS: i64 = 100;
-/// How long the queue stores the idempotency key of a row.
+/// How long the queue keeps the unique key of a row, to deduplicate its job.
 const DEDUPLICATION_WINDOW: Duration = Duration::from_secs(3_600);
-/// Age at which an unreadable row is set aside: it is kept, but not read again. A younger row may come from a
-/// newer release that is being rolled out and can read it.
+/// Age in days at which an unreadable row is set aside: the row is kept, but not read again. A younger row may come
+/// from a newer release, which can read it, during a rolling upgrade.
 const SET_ASIDE_AFTER_DAYS: i32 = 1;
 
-/// The ids of the rows of a batch, by what happens to the rows.
+/// The ids of the rows of a batch, grouped by the result of their processing.
 #[derive(Default)]
 struct SortedRows {
     enqueued: Vec<i64>,
     too_old: Vec<i64>,
     unreadable: Vec<i64>,
-    /// Number of rows that stay in the outbox, because there is no mail server.
+    /// Number of rows that stay in the table, because there is no mail server.
     waiting: usize,
 }
 
-/// Enqueues a job for each message of the outbox, and deletes the rows. Returns the number of enqueued
+/// Enqueues a job for each message in the table `outbox`, and deletes the rows. Returns the number of enqueued
 /// messages.
 ///
-/// Without a mail server, the messages stay in the outbox. Messages that are too old are deleted. Several
-/// processes can run this at the same time: the idempotency key of a row prevents duplicate jobs.
+/// Without a mail server, the messages stay in the table. Messages that are too old are deleted. Several processes can
+/// run this at the same time: the unique key of a row prevents duplicate jobs.
 ///
 /// # Errors
 /// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL or Redis does not answer. Messages that were
-/// not enqueued stay in the outbox.
+/// not enqueued stay in the table.
 pub(super) async fn drain(app: &App) -> Result<usize> {
     let (mut count, mut waiting, mut last_id) = (0, 0, 0);
     loop {
@@ -51,7 +51,7 @@ pub(super) async fn drain(app: &App) -> Result<usize> {
         }
         let mut rows = SortedRows::default();
         let result = enqueue_batch(app, &batch, &mut rows).await;
-        // Deleted before an error is returned: these rows are enqueued.
+        // Deletes the rows before an error is returned, because their jobs are already in the queue.
         count += app.db.run(async |conn| Ok(OutboxRow::delete(conn, &rows.enqueued).await?)).await?;
         waiting += rows.waiting;
         drop_old(app, &rows.too_old).await?;
@@ -104,7 +104,7 @@ async fn drop_old(app: &App, ids: &[i64]) -> Result<()> {
     Ok(())
 }
 
-/// Sets aside the rows that are older than [`SET_ASIDE_AFTER_DAYS`], and logs one error for each.
+/// Sets aside the rows that are older than [`SET_ASIDE_AFTER_DAYS`], and logs one error for each row.
 async fn set_aside(app: &App, unreadable: &[i64]) -> Result<()> {
     if unreadable.is_empty() {
         return Ok(());

@@ -1,7 +1,7 @@
-//! Whether a user may act in an organization. This is the only place that makes an [`OrgScope`].
+//! Checks whether a user may act in an organization. Only this module creates an [`OrgScope`].
 //!
-//! The check of a request costs no query: the memberships are part of the cached [`Identity`]. A change checks the membership
-//! again, against locked rows.
+//! The check of a request needs no query, because the memberships are part of the cached [`Identity`]. A change checks
+//! the membership again, against locked rows.
 
 use uuid::Uuid;
 
@@ -22,13 +22,13 @@ use crate::{
     },
 };
 
-/// A checked membership: an organization, a member who may act in it now, and the permission that was asked for.
+/// A checked membership: the organization, the member who may act in it now, and the permission that was required.
 #[derive(Clone, Copy, Debug)]
 pub struct OrgAccess {
     scope: OrgScope,
     role: OrgRole,
     required: Option<Permission>,
-    /// The session of a request; `None` for an API key and for a job.
+    /// The session of the request; `None` for a request with an API key and for a job.
     session: Option<Uuid>,
     /// The SHA-256 of the API key of a request. A key has two secrets after a rotation.
     key_hash: Option<[u8; 32]>,
@@ -43,16 +43,16 @@ impl OrgAccess {
         self.scope.org_id()
     }
 
-    /// Returns the role. It may be as old as the copy of the identity, up to `IDENTITY_CACHE_MS`.
+    /// Returns the role of the member. The role may come from a cache, and be up to `IDENTITY_CACHE_MS` old.
     pub fn role(&self) -> OrgRole {
         self.role
     }
 }
 
-/// Checks that the user of a request is a member of an organization, and has a permission there.
+/// Checks that the user of a request is a member of the organization and has the permission, if one is required.
 ///
 /// # Errors
-/// Those of [`admit`]; [`Error::NotFound`] if the user is not a member, also if there is no such organization.
+/// Those of [`admit`]; [`Error::NotFound`] if the user is not a member or the organization does not exist.
 pub fn check(
     identity: &Identity,
     org_id: i64,
@@ -65,11 +65,12 @@ pub fn check(
     Ok(OrgAccess { session: Some(identity.session.id), ..access })
 }
 
-/// As [`check`], for a request with an API key: it may do what both its scopes and the role of its creator allow.
+/// Like [`check`], for a request with an API key. The operation must be allowed by both the scopes of the key and the
+/// role of its creator.
 ///
 /// # Errors
-/// As [`check`]; [`Error::NotFound`] also if the key is of another organization; [`Error::ScopeMissing`];
-/// [`Error::SessionRequired`] if the permission is no scope.
+/// As [`check`]; [`Error::NotFound`] also if the key belongs to another organization; [`Error::ScopeMissing`];
+/// [`Error::SessionRequired`] if the permission cannot be a scope.
 pub fn check_key(
     identity: &KeyIdentity,
     org_id: i64,
@@ -86,7 +87,7 @@ pub fn check_key(
 }
 
 fn ensure_scope(key: &ApiKey, required: Option<Permission>) -> Result<()> {
-    // A key may do nothing for which it has no scope.
+    // Without a scope that allows it, an operation does not accept keys.
     let scope = required.filter(|permission| permission.is_scope()).ok_or(Error::SessionRequired)?;
     match key.has_scope(scope.as_str()) {
         true => Ok(()),
@@ -94,7 +95,7 @@ fn ensure_scope(key: &ApiKey, required: Option<Permission>) -> Result<()> {
     }
 }
 
-/// As [`check`], for a job that a member has enqueued. Reads the membership, which may have changed since.
+/// Like [`check`], for a job that a member has enqueued. Reads the membership again, because it may have changed since.
 ///
 /// # Errors
 /// As [`check`]; [`Error::NotFound`] also if the user is deactivated; [`Error::Unavailable`] if PostgreSQL does not answer.
@@ -115,10 +116,11 @@ fn grant(scope: OrgScope, membership: IdentityMembership, required: Option<Permi
     Ok(OrgAccess { scope, role: membership.role, required, session: None, key_hash: None })
 }
 
-/// Checks that a member may act in the organization, with a permission if one is given.
+/// Checks that a member may act in the organization, and has the permission, if one is required.
 ///
 /// # Errors
-/// [`Error::MemberSuspended`], [`Error::OrgSuspended`], [`Error::OrgDeleting`]; [`Error::Forbidden`] without the permission.
+/// [`Error::MemberSuspended`], [`Error::OrgSuspended`], [`Error::OrgDeleting`]; [`Error::Forbidden`] if the role lacks
+/// the permission.
 pub fn admit(membership: IdentityMembership, required: Option<Permission>) -> Result<()> {
     if membership.suspended {
         return Err(Error::MemberSuspended);
@@ -135,16 +137,17 @@ pub fn admit(membership: IdentityMembership, required: Option<Permission>) -> Re
     }
 }
 
-/// The latest versions of an organization and of the membership of the actor, locked until the transaction ends.
+/// The current state of an organization and of the actor's membership. The organization is locked until the transaction
+/// ends.
 pub struct LockedOrg {
     pub org: Organization,
     pub actor: Membership,
 }
 
-/// Locks an organization for a change of itself or of its members, and checks the access again.
+/// Locks an organization for a change of the organization or its members, and checks the access again.
 ///
-/// Every change of a membership takes this lock first, so the membership of the actor stays as it is. Locks of users come
-/// before it, see [`Affected`](super::actor::Affected).
+/// Every change of a membership takes this lock first, so the membership of the actor cannot change during the
+/// transaction. Users are locked before the organization, see [`Affected`](super::actor::Affected).
 ///
 /// # Errors
 /// As [`check`] and [`check_key`]; [`Error::InvalidToken`] if the API key of the request has ended or was rotated out.
@@ -152,8 +155,8 @@ pub async fn lock(tx: &Tx<'_>, access: &OrgAccess) -> Result<LockedOrg> {
     recheck(tx, access, Organization::lock(tx, access.org_id()).await?).await
 }
 
-/// As [`lock`], for a change of the data of the organization: such changes do not wait for each other, but for changes of
-/// members and of the organization.
+/// Like [`lock`], but with a shared lock, for a change of the data of the organization. Such changes wait only for
+/// changes of members and of the organization, not for each other.
 ///
 /// # Errors
 /// As [`lock`].
@@ -161,15 +164,16 @@ pub async fn lock_shared(tx: &Tx<'_>, access: &OrgAccess) -> Result<LockedOrg> {
     recheck(tx, access, Organization::lock_shared(tx, access.org_id()).await?).await
 }
 
-/// Locks the account of the caller, then the session of a request, and checks that they are still valid. The locks are shared,
-/// so the changes of one user do not wait for each other.
+/// Locks the account of the caller and the session of the request, and checks that both are still valid. The locks are
+/// shared, so that concurrent changes of one user do not wait for each other.
 ///
-/// A change calls it before it locks the organization, as all changes lock users first. A row of a job locks the account too,
-/// by its foreign key.
+/// Call this before the organization is locked, because all changes lock users first. An insert into `org_jobs` also
+/// locks the account, through its foreign key.
 ///
 /// # Errors
-/// Those of [`actor::check`]; [`Error::InvalidToken`] if the account or the session is gone; [`Error::Inactive`] if the creator
-/// of an API key is deactivated or about to be deleted; for a job, [`Error::NotFound`] instead.
+/// Those of [`actor::check`]; [`Error::InvalidToken`] if the account or the session no longer exists;
+/// [`Error::Inactive`] if the creator of an API key is deactivated, deleted or scheduled for deletion; for a job,
+/// [`Error::NotFound`] in these cases.
 pub async fn lock_caller(app: &App, tx: &Tx<'_>, access: &OrgAccess) -> Result<()> {
     let user = User::lock_shared(tx, access.scope.user_id()).await?;
     if let Some(session_id) = access.session {

@@ -1,5 +1,5 @@
-//! Administration of organizations. An admin of the platform is not a member: the admin may list and suspend them, and sees
-//! nothing of their data.
+//! Administration of organizations. An admin of the platform is not a member. The admin can list and suspend
+//! organizations, but cannot read their data.
 
 use diesel_async::AsyncPgConnection;
 

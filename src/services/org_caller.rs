@@ -1,4 +1,4 @@
-//! The caller of an operation in an organization: a signed-in user, or an API key that acts in the name of its creator.
+//! The caller of an operation in an organization: a signed-in user, or an API key that acts on behalf of its creator.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::{
     models::{api_key::KeyIdentity, session::Identity},
 };
 
-/// A caller of any kind.
+/// A signed-in user or an API key.
 pub enum OrgCaller {
     Session(Actor),
     Key(KeyCaller),
@@ -23,7 +23,7 @@ pub struct KeyCaller {
     context: RequestContext,
 }
 
-/// What a caller was authenticated by.
+/// The credentials that authenticated a caller.
 pub enum Credentials<'a> {
     Session(&'a Identity),
     Key(&'a KeyIdentity),
@@ -33,7 +33,7 @@ pub enum Credentials<'a> {
 pub trait AcceptedCaller: Sized {
     const ACCEPTS_KEYS: bool;
 
-    /// Returns the caller, if it is of an accepted kind.
+    /// Returns the caller, if the operation accepts this kind of caller.
     ///
     /// # Errors
     /// [`Error::SessionRequired`] for an API key that is not accepted.
@@ -45,7 +45,7 @@ pub trait AcceptedCaller: Sized {
 }
 
 impl KeyCaller {
-    /// Creates the caller of a request with an API key. `context` has the ids of the key and its creator.
+    /// Creates the caller of a request with an API key. `context` must contain the ids of the key and its creator.
     ///
     /// # Errors
     /// [`Error::InvalidToken`] if the key has ended or was rotated out; [`Error::Inactive`] if its creator is deactivated or

@@ -1,4 +1,4 @@
-//! Changes of the data of an organization that a client may repeat with an idempotency key.
+//! Idempotent changes of the data of an organization.
 
 use super::{
     idempotency::{Answered, Once},
@@ -12,8 +12,8 @@ use crate::{
     error::Result,
 };
 
-/// Makes a change as [`change_in_org`](super::transaction::change_in_org), at most once for the key of the request. A stored
-/// answer is only returned to a caller who may still make the change.
+/// Makes a change like [`change_in_org`](super::transaction::change_in_org), at most once for the idempotency key of
+/// the request. Checks that the caller may still make the change before it returns a stored answer.
 ///
 /// # Errors
 /// [`Error::IdempotencyKeyInUse`](crate::error::Error::IdempotencyKeyInUse) while another request with the key is in progress;
@@ -35,8 +35,8 @@ pub async fn change_in_org_once<T>(
     change_in_org_unless(app, context, access, lock, find, change).await
 }
 
-/// As [`change_in_org_once`]. `before` runs ahead of the transaction, unless there is an answer already: it checks limits, which a
-/// repeated request must neither use up nor be refused by.
+/// Like [`change_in_org_once`], but runs `before` ahead of the transaction, unless an answer is already stored.
+/// `before` checks limits: a repeated request must not use them up, and they must not refuse it.
 ///
 /// # Errors
 /// As [`change_in_org_once`], and those of `before`.
@@ -58,7 +58,7 @@ pub async fn change_in_org_once_after<T>(
     change_in_org_once(app, context, access, once, work).await
 }
 
-/// Returns the stored answer, if there is one and the caller may still make the change.
+/// Returns the stored answer, if there is one. Checks first that the caller may still make the change.
 async fn replay<T>(
     app: &App,
     context: &RequestContext,

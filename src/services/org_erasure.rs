@@ -19,12 +19,12 @@ use crate::{
     },
 };
 
-/// Rows that one statement reads or deletes: few enough that their locks do not delay requests.
+/// Maximum number of rows that one statement reads or deletes: few enough that their locks do not delay requests.
 const BATCH_ROWS: i64 = 500;
-/// Time limit of a batch. It is longer than the limit of a request, because no client waits for a batch.
+/// Time limit of a batch. It is longer than `DATABASE_TIMEOUT_MS`, because no client waits for a batch.
 const BATCH_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Erases the organizations that are due. Returns how many were erased.
+/// Erases the organizations whose deletion is due. Returns the number of erased organizations.
 ///
 /// # Errors
 /// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer. An organization that cannot be
@@ -54,8 +54,8 @@ pub(super) async fn run(app: &App) -> Result<usize> {
     }
 }
 
-/// Schedules the erasure of organizations without members, and warns of those that have members and no owner. Both come from
-/// SQL, or from the previous release, which deletes accounts without regard to organizations.
+/// Schedules the erasure of organizations without members. Logs a warning for organizations that have members but no
+/// owner. SQL can cause both. So can the previous release, which deletes accounts without their organizations.
 async fn schedule_abandoned(app: &App) -> Result<()> {
     let mut after = i64::MIN;
     loop {
@@ -82,9 +82,10 @@ async fn schedule_abandoned(app: &App) -> Result<()> {
     }
 }
 
-/// Erases an organization and its data, unless its owner has restored it since the list was read. Returns whether it did.
+/// Erases an organization and its data. Returns false if another process has already erased it.
 ///
-/// An organization that is due cannot be restored, so its data can be deleted in several transactions.
+/// The data is deleted in several transactions. This is safe, because an organization whose deletion is due cannot be
+/// restored.
 async fn erase(app: &App, tables: &[OrgTable], id: i64) -> Result<bool> {
     for table in tables {
         let batch = async |tx: &Tx<'_>| {

@@ -1,7 +1,7 @@
-//! The jobs of organizations: enqueued in the transaction of a change, run with the membership of their owner, and visible to
-//! the members.
+//! Jobs of organizations. A job is enqueued in the transaction of a change, runs with the permissions of its owner, and
+//! is visible to the members.
 //!
-//! Such a job has the member who has enqueued it as its owner, and the organization as its scope: `org:<id>`.
+//! The owner of such a job is the member who has enqueued it. Its scope is the organization: `org:<id>`.
 
 use std::collections::{HashMap, HashSet};
 
@@ -37,19 +37,19 @@ const NOT_FOUND: Error = Error::NotFound("Job");
 /// A job in the list of an organization.
 pub struct ListedJob {
     pub job: OrgJob,
-    /// `None` if the queue no longer knows the job.
+    /// `None` if neither the queue nor the table `job_outbox` contains the job.
     pub state: Option<State>,
-    /// `None` if the queue does not know the job, or not yet.
+    /// `None` if the queue does not contain the job: it is not enqueued yet, or its record has expired.
     pub status: Option<JobStatus>,
 }
 
-/// Returns the organization of a scope.
+/// Returns the id of the organization in a scope such as `org:17`.
 pub fn org_of(scope: &str) -> Option<i64> {
     scope.strip_prefix(SCOPE_PREFIX)?.parse().ok()
 }
 
-/// Enqueues a job of an organization if the transaction commits, and returns its id. It belongs to the member who makes the
-/// change. The limits of the member are not checked: [`enqueue_once`] does.
+/// Enqueues a job of an organization if the transaction commits, and returns the id of the job. The job belongs to the
+/// member who makes the change. The function does not check the job limits of the member, unlike [`enqueue_once`].
 ///
 /// # Errors
 /// As [`enqueue_in_tx`](EnqueueInTx::enqueue_in_tx).
@@ -64,7 +64,8 @@ pub async fn enqueue<J: Job>(app: &App, tx: &OrgTx<'_>, access: &OrgAccess, job:
     Ok(id)
 }
 
-/// Enqueues a job of an organization, at most once for the key of the request. The result is the id of the job.
+/// Enqueues a job of an organization, at most once for the idempotency key of the request. The result is the id of the
+/// job.
 ///
 /// # Errors
 /// [`Error::TooManyJobs`] if the member has too many jobs; those of [`change_in_org_once_after`] and [`enqueue`].
@@ -81,8 +82,8 @@ pub async fn enqueue_once<J: Job>(
     change_in_org_once_after(app, context, access, once, before, work).await
 }
 
-/// Returns the access of the owner of a job to its organization. Reads the membership, which may have changed since the job
-/// was enqueued.
+/// Returns the access of a job's owner to the organization of the job. Reads the membership again, because it may have
+/// changed since the job was enqueued.
 ///
 /// # Errors
 /// [`Error::NotFound`] also if the job has no organization or no owner; those of [`org_access::of_job`].
@@ -107,7 +108,7 @@ pub async fn may_run(app: &App, origin: &Origin) -> Result<MayRun> {
     }
 }
 
-/// Returns why a job is canceled after an error of [`access`] or of a change; `None` if it is to be retried.
+/// Returns the reason to cancel a job after an error of [`access`] or of a change. `None` if the job is to be retried.
 pub fn refusal(error: &Error) -> Option<&'static str> {
     match error {
         Error::NotFound(ORGANIZATION) | Error::MemberSuspended => {
@@ -121,8 +122,8 @@ pub fn refusal(error: &Error) -> Option<&'static str> {
     }
 }
 
-/// Returns jobs of an organization with their states, the newest first: those of a task if one is given, and those before
-/// `before`.
+/// Returns at most `limit` jobs of an organization with their states, the newest first. Filters by `task` if it is
+/// given. `before` is the id of a job: only older jobs are returned.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL or Redis does not answer.
@@ -136,7 +137,7 @@ pub async fn list(
     let find = async |conn: &OrgConn<'_>| Ok(OrgJob::list(conn, task, before, limit).await?);
     let jobs = app.db.in_org(access.scope(), find).await?;
     let ids: Vec<Uuid> = jobs.iter().map(|job| job.id).collect();
-    // Before the queue is asked: a job leaves the table when the queue has it.
+    // Reads the table before the queue, because the relay deletes a row only after its job is in the queue.
     let waiting = app.db.run(async |conn| Ok(JobOutboxRow::known(conn, &ids).await?)).await?;
     let waiting: HashSet<Uuid> = waiting.into_iter().collect();
     let ids: Vec<String> = jobs.iter().map(OrgJob::job_id).collect();
@@ -150,19 +151,19 @@ pub async fn list(
     Ok(listed.collect())
 }
 
-/// Checks that a job belongs to an organization.
+/// Checks that a job belongs to the organization.
 ///
 /// # Errors
-/// [`Error::NotFound`] if not; [`Error::Unavailable`] if PostgreSQL does not answer.
+/// [`Error::NotFound`] if it does not; [`Error::Unavailable`] if PostgreSQL does not answer.
 pub async fn ensure_of_org(app: &App, access: &OrgAccess, id: &str) -> Result<()> {
     let id = Uuid::try_parse(id).map_err(|_| NOT_FOUND)?;
     let find = async |conn: &OrgConn<'_>| Ok(OrgJob::find(conn, id).await?);
     app.db.in_org(access.scope(), find).await?.map(drop).ok_or(NOT_FOUND)
 }
 
-/// Cancels a waiting job of an organization, or signals a running one to stop. Returns [`Cancel::Ended`], and changes nothing,
-/// for a job that has already ended. The trail of the organization has an entry, which is committed first; a second one reports
-/// that Redis has refused the operation or has not answered.
+/// Cancels a waiting job of an organization, or signals a running job to stop. For a job that has already ended,
+/// changes nothing and returns [`Cancel::Ended`]. Writes an audit entry into the trail of the organization before it
+/// changes Redis. A second entry reports that Redis refused the operation or did not answer.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL or Redis does not answer; those of [`change_in_org`].

@@ -1,4 +1,4 @@
-//! Deletes old rows of the data of organizations, in small batches.
+//! Deletes old rows from the job lists of organizations, in small batches.
 
 use std::time::Duration;
 
@@ -15,14 +15,14 @@ use crate::{
     },
 };
 
-/// Rows that one statement deletes: few enough that their locks do not delay requests.
+/// Maximum number of rows that one statement deletes: few enough that their locks do not delay requests.
 const BATCH_ROWS: i64 = 500;
-/// Organizations that one transaction looks at.
+/// Maximum number of organizations whose rows one transaction deletes.
 const BATCH_ORGS: i64 = 200;
-/// Time limit of a batch. It is longer than the limit of a request, because no client waits for a batch.
+/// Time limit of a batch. It is longer than `DATABASE_TIMEOUT_MS`, because no client waits for a batch.
 const BATCH_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Deletes the old rows of the lists of jobs. Returns how many.
+/// Deletes rows that are older than 30 days from the job lists. Returns the number of deleted rows.
 ///
 /// # Errors
 /// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer. Rows that were deleted before the
@@ -42,7 +42,8 @@ pub(super) async fn purge_jobs(app: &App) -> Result<usize> {
     }
 }
 
-/// As [`purge_jobs`], for a role of the product that does not own the table: one organization after the other.
+/// Like [`purge_jobs`], but deletes the rows of each organization separately. For a database role that does not own the
+/// table: row-level security shows it the rows of one organization at a time.
 async fn purge_jobs_of_each(app: &App) -> Result<usize> {
     let (mut purged, mut after) = (0, i64::MIN);
     loop {

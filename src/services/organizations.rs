@@ -34,10 +34,11 @@ use crate::{
 /// An organization, and the membership of the user who reads it.
 pub type MyOrganization = (Organization, Membership);
 
-/// What a user enters to confirm an action that a stolen session must not allow. Not `Debug`, because it is secret.
+/// The input by which a user confirms an action that a stolen session must not allow. Not `Debug`, so that no log
+/// contains the password.
 pub struct Confirmation {
     pub password: String,
-    /// A code of the second factor, which a user who has one needs.
+    /// A code of the second factor. Required if the user has a second factor.
     pub code: Option<String>,
 }
 
@@ -48,8 +49,8 @@ pub struct Changes {
     pub slug: Option<Option<String>>,
 }
 
-/// Checks a name for URLs: 3 to 50 lower-case letters, digits and single hyphens, the first one a letter. So it is never
-/// taken for an id.
+/// Checks a slug, the name of an organization in URLs: 3 to 50 lower-case letters, digits and single hyphens. A slug
+/// starts with a letter, so that it is never mistaken for an id.
 ///
 /// # Errors
 /// A message for the user.
@@ -66,7 +67,7 @@ pub fn check_slug(slug: &str) -> Result<(), &'static str> {
     }
 }
 
-/// Trims a name and checks it.
+/// Returns the trimmed name of an organization or an API key, if it is valid.
 pub(super) fn parse_name(name: &str) -> Result<&str> {
     let name = name.trim();
     if name.is_empty() {
@@ -88,10 +89,12 @@ fn parse_slug(slug: &str) -> Result<()> {
     check_slug(slug).map_err(|msg| Error::invalid("slug", msg))
 }
 
-/// Returns the organizations of the actor, the personal one first.
+/// Returns the organizations of the actor, the personal organization first. Creates a missing personal organization if
+/// the setting is on.
 ///
 /// # Errors
-/// [`Error::Unavailable`] if PostgreSQL does not answer; those of [`change`] if the personal one has to be created.
+/// [`Error::Unavailable`] if PostgreSQL does not answer; those of [`change`] if the personal organization has to be
+/// created.
 pub async fn list(app: &App, actor: &Actor) -> Result<Vec<MyOrganization>> {
     let user_id = actor.user().id;
     let load = async || app.db.run(async |conn| Ok(Membership::list_of_user(conn, user_id).await?)).await;
@@ -114,11 +117,11 @@ pub async fn find(app: &App, access: &OrgAccess) -> Result<MyOrganization> {
     found.ok_or(Error::NotFound(ORGANIZATION))
 }
 
-/// Creates an organization with the actor as its owner, at most once for the key of the request.
+/// Creates an organization with the actor as its owner, at most once for the idempotency key of the request.
 ///
 /// # Errors
-/// [`Error::Invalid`] for the name or the slug; [`Error::SlugTaken`]; [`Error::OrgLimit`] if the actor owns
-/// `MAX_ORGANIZATIONS_PER_USER` already; [`Error::MembershipLimit`]; and those of [`Once::change`].
+/// [`Error::Invalid`] for the name or the slug; [`Error::SlugTaken`]; [`Error::OrgLimit`] if the actor already owns
+/// `MAX_ORGANIZATIONS_PER_USER` organizations; [`Error::MembershipLimit`]; and those of [`Once::change`].
 pub async fn create(
     app: &App,
     actor: &Actor,
@@ -135,7 +138,7 @@ pub async fn create(
         Affected::Actor,
         async || Ok(()),
         async |tx, locked| {
-            // The lock of the user makes concurrent requests count one after the other.
+            // The lock of the user serializes concurrent requests, so the count is exact.
             let user_id = locked.actor().id;
             if Membership::count_owned(tx, user_id).await? >= i64::from(limit) {
                 return Err(Error::OrgLimit { limit });
@@ -150,7 +153,7 @@ pub async fn create(
     .await
 }
 
-/// Changes the name and the slug.
+/// Changes the name and the slug of an organization.
 ///
 /// # Errors
 /// [`Error::Invalid`]; [`Error::PreconditionFailed`]; [`Error::SlugTaken`]; those of [`org_access::lock`] and [`change`].
@@ -184,8 +187,8 @@ pub async fn update(
     .await
 }
 
-/// Makes another active member the owner. The old owner becomes an admin, and both get a mail. A personal organization is no
-/// longer personal after that.
+/// Makes another active member the owner. The old owner becomes an admin, and both get a mail. A transferred
+/// organization is no longer a personal organization.
 ///
 /// # Errors
 /// [`Error::WrongPassword`]; [`Error::InvalidCode`]; [`Error::TooManyAttempts`]; [`Error::Invalid`] if the user is not an
@@ -211,7 +214,7 @@ pub async fn transfer(
         let member = Membership::find(tx, org.id, new.id).await?;
         member.filter(|member| member.suspended_at.is_none()).ok_or_else(not_active)?;
         let role = |role| MembershipChanges { role: Some(role), ..Default::default() };
-        // In this order, because an index allows one owner.
+        // Demotes the old owner first, because a unique index allows only one owner.
         let demoted = Membership::update(tx, org.id, old.id, &role(OrgRole::Admin)).await?;
         Membership::update(tx, org.id, new.id, &role(OrgRole::Owner)).await?;
         let org = match org.personal_of {
@@ -233,8 +236,9 @@ pub async fn transfer(
     .await
 }
 
-/// Schedules the deletion, after which every operation in the organization is refused but [`restore`]. The owner and the
-/// admins get a mail. Returns the time of the erasure, which is `ACCOUNT_DELETION_GRACE_DAYS` from now.
+/// Schedules the deletion of an organization. From then on, every operation in the organization except [`restore`] is
+/// refused. The owner and the admins get a mail. Returns the time of the erasure, which is
+/// `ACCOUNT_DELETION_GRACE_DAYS` from now.
 ///
 /// # Errors
 /// [`Error::WrongPassword`]; [`Error::InvalidCode`]; [`Error::TooManyAttempts`]; [`Error::PersonalOrg`]; those of
@@ -269,10 +273,10 @@ pub async fn delete(
     .await
 }
 
-/// Cancels the deletion, if it is scheduled and not due.
+/// Cancels a scheduled deletion that is not due yet. Does nothing if no deletion is scheduled.
 ///
 /// # Errors
-/// Those of [`org_access::lock`], also once the deletion is due; those of [`change`].
+/// [`Error::NotFound`] if the deletion is due; those of [`org_access::lock`] and [`change`].
 pub async fn restore(app: &App, actor: &Actor, access: &OrgAccess) -> Result<MyOrganization> {
     change(app, actor, Affected::Actor, async |tx, _| {
         let LockedOrg { org, actor: member } = org_access::lock(tx, access).await?;
