@@ -9,11 +9,11 @@ use crate::{
     queue::{EnqueueBy, Job},
 };
 
-/// Sleeps for a given time. An example to try the queue.
+/// Sleeps for a given time. An example for trying out the queue.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ExampleTask {
     pub name: String,
-    /// In seconds.
+    /// Time to sleep, in seconds.
     pub duration: u32,
 }
 
@@ -22,7 +22,7 @@ impl Job for ExampleTask {
     type Output = Value;
     const NAME: &'static str = "example_task";
     const ENQUEUE_BY: EnqueueBy = EnqueueBy::User { max_bytes: 4 * 1024 };
-    /// More than the longest duration that the API accepts.
+    /// Longer than the maximum `duration` that the API accepts.
     const TIMEOUT: Duration = Duration::from_secs(3_660);
 
     async fn run(self, _ctx: Context) -> JobResult {

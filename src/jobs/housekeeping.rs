@@ -10,7 +10,7 @@ use crate::{
     services,
 };
 
-/// Deletes accounts whose grace period has ended, and expired data, daily at 03:17 UTC.
+/// Deletes expired data, and accounts and organizations whose grace period has ended. Runs daily at 03:17 UTC.
 #[derive(Serialize, Deserialize)]
 pub struct Housekeeping {}
 

@@ -11,10 +11,10 @@ use crate::{
     },
 };
 
-/// Products in one transaction.
+/// Maximum number of products that one transaction imports.
 const BATCH_ROWS: usize = 100;
 
-/// Creates or changes products of an organization. An example of a job that works on the data of an organization.
+/// Imports products into an organization. An example of a job that changes the data of an organization.
 #[derive(Serialize, Deserialize)]
 pub struct ImportProducts {
     pub products: Vec<ImportedProduct>,

@@ -1,4 +1,4 @@
-//! The jobs of this product, one file each, and the table of jobs that a worker runs.
+//! The jobs of this product, one file each, and the list of jobs that a worker can run.
 
 mod announce_key_expiry;
 mod example_task;
@@ -37,7 +37,7 @@ use crate::{
 
 /// The context of a running job; `ctx.state` is the application.
 pub type Context = crate::queue::Context<App>;
-/// What a job returns: its result, as JSON, or a failure.
+/// The return type of a job: its result, by default JSON, or a failure.
 pub type JobResult<T = serde_json::Value> = Result<T, crate::queue::Failure>;
 
 impl JobState for App {
@@ -50,15 +50,18 @@ impl JobState for App {
 }
 
 impl Context {
-    /// Returns the access to the organization of this job, with a permission that its owner needs. Reads the membership again.
+    /// Returns the access of the job's owner to the organization of this job. The owner must have `permission`. Reads
+    /// the membership again, because it may have changed since the job was enqueued.
     ///
     /// # Errors
-    /// If the owner may not act in the organization now, the job is canceled. Without PostgreSQL, it is retried.
+    /// The error cancels the job if the owner may not act in the organization now. It retries the job if PostgreSQL
+    /// does not answer.
     pub async fn org(&self, permission: Permission) -> JobResult<OrgAccess> {
         org_jobs::access(&self.state, &self.origin, permission).await.map_err(org_failure)
     }
 
-    /// Returns the request for which the job works: changes name its owner and its id in the audit trail.
+    /// Returns the context of the request that enqueued the job. Audit entries of the job then contain its owner and
+    /// the id of this request.
     pub fn request(&self) -> RequestContext {
         let text = |value: &Option<String>| value.as_deref().map(Arc::from);
         RequestContext {
@@ -70,7 +73,8 @@ impl Context {
     }
 }
 
-/// Converts an error of a job of an organization. The job is canceled if its owner may not act there now.
+/// Converts an error of an operation in an organization to a failure. The failure cancels the job if its owner may not
+/// act in the organization now.
 fn org_failure(error: Error) -> Failure {
     match org_jobs::refusal(&error) {
         Some(reason) => Failure::discard(reason),
@@ -78,10 +82,10 @@ fn org_failure(error: Error) -> Failure {
     }
 }
 
-/// The queue of the product's own jobs. Every worker serves it first, and users can never put a job there.
+/// The queue of the product's own jobs. Every worker serves this queue first, and users cannot enqueue jobs in it.
 pub const SYSTEM_QUEUE: &str = "system";
 
-/// The jobs that a worker can run. To add a job, add a file and a row here.
+/// The jobs that a worker can run. To add a job, add a file to `src/jobs` and a row here.
 pub const ALL: &[JobType<App>] = &[
     JobType::of::<ExampleTask>(),
     JobType::of::<SendEmail>(),
@@ -95,7 +99,7 @@ pub const ALL: &[JobType<App>] = &[
     JobType::of::<AnnounceKeyExpiry>(),
 ];
 
-/// Converts an error of sending a mail. A permanent error is not retried.
+/// Converts an error of the mailer to a failure. A permanent error is not retried.
 fn send_failure(error: SendError) -> Failure {
     match error.is_permanent() {
         true => Failure::from(error).permanent(),

@@ -10,15 +10,15 @@ use crate::{
     services::job_relay::sweep,
 };
 
-/// Enqueues the jobs that transactions have written and that are not in the queue yet, every minute. Jobs stay in the table
-/// `job_outbox` if Redis was unavailable or a process crashed.
+/// Enqueues the jobs that remain in the table `job_outbox` because Redis was unavailable or a process crashed. Runs
+/// every minute.
 #[derive(Serialize, Deserialize)]
 pub struct RelayOutbox {}
 
 impl Job for RelayOutbox {
     type State = App;
     type Output = Value;
-    // The name of earlier releases, which may still run beside this one.
+    // The name that earlier releases use. They may run at the same time during a rolling upgrade.
     const NAME: &'static str = "hand_over_letters";
     const QUEUE: &'static str = SYSTEM_QUEUE;
     const RESULT_TTL: Duration = Duration::from_secs(600);
@@ -31,7 +31,7 @@ impl Job for RelayOutbox {
     async fn run(self, ctx: Context) -> JobResult {
         match sweep(&ctx.state).await {
             Ok(jobs) => Ok(json!({ "jobs": jobs })),
-            // Do not keep a failed job, because the next run follows in a minute.
+            // Discards the failed job instead of keeping it, because the next run follows in a minute.
             Err(error) => Err(Failure::discard(error.to_string())),
         }
     }

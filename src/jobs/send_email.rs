@@ -33,7 +33,7 @@ impl Job for SendEmail {
         if recipient(&self.to).is_none() {
             return Err(Failure::new("The address of the recipient is not valid").permanent());
         }
-        // Checked again here, because this worker may have an SMTP server although the API process has none.
+        // Checked again here, because this worker may have an SMTP server even if the API process has none.
         if ctx.state.mailer.has_smtp_server() && !self.permitted {
             return Err(Failure::new("Only admins may write to other addresses than their own").permanent());
         }

@@ -19,7 +19,8 @@ use crate::{
     email_address::EmailAddress,
 };
 
-/// Sends mails by SMTP if `SMTP_URL` is set. Otherwise it captures them with `DEBUG` on, and refuses them with `DEBUG` off.
+/// Sends mails by SMTP if `SMTP_URL` is set. Otherwise, it writes mails to files if `DEBUG` is on, and returns an error
+/// if `DEBUG` is off.
 #[derive(Clone)]
 pub struct Mailer {
     from: Mailbox,
@@ -33,13 +34,14 @@ enum Transport {
     Smtp(Arc<SmtpClient>),
     /// Writes the mail to this directory as an `.eml` file, and logs one line.
     Capture(PathBuf),
-    /// Without a server, and with `DEBUG` off.
+    /// Refuses all mails: `SMTP_URL` is not set, and `DEBUG` is off.
     None,
 }
 
 /// A mail to one recipient.
 pub struct Mail<'a> {
-    /// Becomes the `Message-ID`. A retried job sends the same id again, and mail readers that deduplicate show one mail.
+    /// The local part of the `Message-ID`. A retried job sends the same id again, so a mail reader that deduplicates
+    /// shows only one mail.
     pub id: &'a str,
     pub to: &'a str,
     pub subject: &'a str,
@@ -48,12 +50,12 @@ pub struct Mail<'a> {
     pub html: Option<&'a str>,
 }
 
-/// What [`Mailer::send`] did with a mail.
+/// The result of [`Mailer::send`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sent {
     /// The SMTP server accepted the mail.
     Accepted,
-    /// The mail was written to a file, in development.
+    /// The mail was written to a file instead, in development.
     Captured,
 }
 
@@ -78,10 +80,10 @@ impl Mailer {
         })
     }
 
-    /// Returns the link to a page, for a mail.
+    /// Returns the link to a page with a token, for a mail.
     ///
-    /// The token is in the fragment, which browsers do not send to servers, so that no server logs it. The
-    /// host comes from a setting and never from a request's header `Host` (OWASP, Host header injection).
+    /// The token is in the fragment. Browsers do not send the fragment, so no server logs the token. The host of the
+    /// link comes from a setting, never from the `Host` header of a request (OWASP, Host header injection).
     pub fn link(&self, page: &str, token: &str) -> String {
         let base = |url: &Url| url.as_str().trim_end_matches('/').to_owned();
         match &self.frontend_url {
@@ -90,12 +92,12 @@ impl Mailer {
         }
     }
 
-    /// Returns whether mails leave this machine.
+    /// Returns whether mails are sent by SMTP.
     pub fn has_smtp_server(&self) -> bool {
         matches!(self.transport, Transport::Smtp(_))
     }
 
-    /// Returns whether mails are sent or captured. If not, they have to wait for a server.
+    /// Returns whether mails can be sent or captured. If not, they have to wait for a mail server.
     pub fn can_send(&self) -> bool {
         !matches!(self.transport, Transport::None)
     }
@@ -103,8 +105,9 @@ impl Mailer {
     /// Sends or captures a mail.
     ///
     /// # Errors
-    /// [`SendError::NoServer`] if there is neither a server nor a directory for captured mails, [`SendError::Refused`] if
-    /// an address is invalid or the server refuses the mail for good, and the others if an attempt later may succeed.
+    /// [`SendError::NoServer`] if neither a server nor a directory for captured mails is configured;
+    /// [`SendError::Refused`] if an address is invalid or the server permanently refuses the mail; another error if a
+    /// later attempt may succeed.
     pub async fn send(&self, mail: &Mail<'_>) -> Result<Sent, SendError> {
         let message = self.message(mail)?;
         match &self.transport {
@@ -116,7 +119,7 @@ impl Mailer {
                 let file = write_file(dir, mail.id, &message.formatted()).await.map_err(|error| {
                     SendError::Failed(format!("cannot write to MAIL_DIR {}: {error}", dir.display()).into())
                 })?;
-                // Never log the text: it may contain a link that signs its owner in.
+                // Never log the text, because it may contain a link that sets a password.
                 let file = file.display().to_string();
                 tracing::info!(to = mail.to, file, "mail captured, because SMTP_URL is not set");
                 Ok(Sent::Captured)
@@ -142,21 +145,22 @@ impl Mailer {
     }
 }
 
-/// Returns the address to which a mail for `to` is sent, with the domain in ASCII: not every mail server knows another form
-/// (RFC 6531). An address that only earlier releases have accepted is used as it is. `None` if it is invalid.
+/// Returns the address to which a mail for `to` is sent. Its domain is in ASCII, because not every mail server supports
+/// internationalized domains (RFC 6531). If only an earlier release accepted the address, it is used unchanged. Returns
+/// `None` if the address is invalid.
 pub fn recipient(to: &str) -> Option<Address> {
     EmailAddress::parse(to).map(EmailAddress::for_mail).ok().or_else(|| to.parse().ok())
 }
 
-/// Returns a text whose lines end in LF; lettre makes CRLF of it. A bare CR is not allowed in a mail (RFC 5322 section 2.3),
-/// and some servers take it for a line end: `\r.\r` would then end the mail.
+/// Returns the text with LF line endings, which lettre converts to CRLF. A bare CR is not allowed in a mail (RFC 5322
+/// section 2.3). Some servers treat it as a line ending, so `\r.\r` would end the mail early.
 fn with_lf_endings(text: &str) -> String {
     text.replace("\r\n", "\n").replace('\r', "\n")
 }
 
-/// Writes a mail to a file. The file appears complete, since `/dev/mail` may read it at any time. Only this
-/// user can read it and the directories that are created for it: a client that reads a link in a mail can set
-/// a password.
+/// Writes a mail to a file. The file becomes visible only when it is complete, because `/dev/mail` may read it at any
+/// time. Only the operating system's user of this process can read the file and the created directories: with a link in
+/// a mail, a client can set a password.
 async fn write_file(dir: &Path, id: &str, mail: &[u8]) -> io::Result<PathBuf> {
     tokio::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).await?;
     let file = dir.join(format!("{id}.eml"));

@@ -1,15 +1,15 @@
 use crate::error::BoxError;
 
-/// Why a mail was not sent. No text contains a part of the mail or a password.
+/// Why a mail was not sent. No error text contains a password or a part of the mail.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
     /// There is no `SMTP_URL`, and `DEBUG` is off.
     #[error("No mail server is configured; set SMTP_URL")]
     NoServer,
-    /// The mail cannot be delivered as it is: another attempt would fail too.
+    /// The mail cannot be delivered. Another attempt would fail too.
     #[error("The mail cannot be delivered: {0}")]
     Refused(String),
-    /// The server does not answer, refuses for now, or refuses the settings. Another attempt may succeed.
+    /// The server does not answer, refuses temporarily, or refuses the settings. Another attempt may succeed.
     #[error("Mail server is unavailable")]
     Unavailable(#[source] BoxError),
     /// The mail cannot be created or captured.

@@ -1,7 +1,7 @@
 //! The SMTP client (RFC 5321).
 //!
-//! It sends the commands one by one, because the meaning of a reply depends on the command. lettre's own
-//! transport reports only the code of a reply, not the command.
+//! The client sends the commands one by one, because the meaning of a reply depends on the command. lettre's own
+//! transport reports the code of a reply, but not the command.
 
 use std::{
     error::Error as _,
@@ -33,26 +33,26 @@ use crate::{
 
 /// Timeout of each [`Step`] except [`Step::Content`].
 const STEP_TIMEOUT: Duration = Duration::from_secs(20);
-/// Timeout of the reply to the mail itself, which some servers scan first.
+/// Timeout of [`Step::Content`]. Some servers scan the mail before they reply.
 const CONTENT_TIMEOUT: Duration = Duration::from_secs(40);
-/// Timeout of a connection to one IP address of the host. Then the next address is tried.
+/// Timeout of connecting to one IP address of the host. After the timeout, lettre tries the next address.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
-/// Timeout of the reply to QUIT and to NOOP.
+/// Timeout of QUIT, and of NOOP, which tests an idle connection.
 const QUIT_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a connection is kept for the next mail.
+/// How long an idle connection is kept for the next mail.
 const MAX_IDLE: Duration = Duration::from_secs(60);
 const MAX_IDLE_CONNECTIONS: usize = 10;
-/// The most characters of a reply that an error repeats.
+/// Maximum number of characters of a reply that an error contains.
 const MAX_REPLY_CHARS: usize = 300;
 
-/// Replies about the settings and not about the mail: authentication or encryption is required or has failed (RFC 4954
-/// section 6, RFC 3207 section 4).
+/// Reply codes that concern the settings, not the mail: authentication or encryption is required or has failed (RFC
+/// 4954 section 6, RFC 3207 section 4).
 const SETTINGS_CODES: [u16; 4] = [530, 534, 535, 538];
-/// Some servers reply to RCPT with 552 where 452 is right: too many recipients, or a full mailbox. So it is
-/// treated as temporary (RFC 5321 section 4.5.3.1.10).
+/// Some servers reply to RCPT with 552 instead of 452, for too many recipients or a full mailbox. So 552 is treated as
+/// temporary there (RFC 5321 section 4.5.3.1.10).
 const STORAGE_EXCEEDED: u16 = 552;
 
-/// Sends mails to one server, and keeps idle connections for the next mails.
+/// Sends mails to one server, and keeps idle connections for later mails.
 pub(super) struct SmtpClient {
     server: SmtpServer,
     tls: Option<TlsParameters>,
@@ -70,12 +70,12 @@ impl SmtpClient {
     /// Creates the client without connecting.
     ///
     /// # Errors
-    /// If the certificates of the system cannot be used.
+    /// If the certificates of the operating system cannot be loaded.
     pub(super) fn new(server: &SmtpServer) -> anyhow::Result<Self> {
         let tls = TlsParameters::builder(server.host.clone());
         let tls = match server.tls {
             SmtpTls::None => None,
-            // Encryption with any certificate is better than none.
+            // Opportunistic TLS accepts any certificate, because encryption without authentication is better than none.
             SmtpTls::Opportunistic => Some(
                 tls.certificate_store(CertificateStore::None)
                     .dangerous_accept_invalid_certs(true)
@@ -99,7 +99,7 @@ impl SmtpClient {
     /// Sends a mail.
     ///
     /// # Errors
-    /// [`SendError::Refused`] if the server refuses this mail for good, [`SendError::Unavailable`] otherwise.
+    /// [`SendError::Refused`] if the server permanently refuses this mail; [`SendError::Unavailable`] otherwise.
     pub(super) async fn send(&self, message: &Message) -> Result<(), SendError> {
         let mut connection = self.connection().await?;
         let sent = deliver(&mut connection, message.envelope(), &message.formatted()).await;
@@ -172,7 +172,7 @@ impl SmtpClient {
         Ok(connection)
     }
 
-    /// Returns whether to send STARTTLS. A client that needs encryption never continues without it.
+    /// Returns whether to send STARTTLS.
     fn uses_starttls(&self, info: &ServerInfo) -> Result<bool, SendError> {
         let is_offered = info.supports_feature(Extension::StartTls);
         match self.server.tls {
@@ -203,10 +203,10 @@ async fn deliver(
     Ok(())
 }
 
-/// Returns the parameters of MAIL that the mail needs.
+/// Returns the parameters of the MAIL command that the mail needs.
 ///
 /// # Errors
-/// If the server does not offer one of them.
+/// If the server does not support one of them.
 fn mail_options(
     info: &ServerInfo,
     envelope: &Envelope,
@@ -238,7 +238,7 @@ fn mail_options(
     Ok(options)
 }
 
-/// A step of the dialog with a server.
+/// A step of the SMTP session.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Step {
     Connect,
@@ -247,7 +247,7 @@ enum Step {
     Mail,
     Rcpt,
     Data,
-    /// The mail itself, up to the line with the dot.
+    /// The content of the mail, up to the line with a single dot.
     Content,
 }
 
@@ -261,14 +261,15 @@ async fn run<T>(step: Step, work: impl Future<Output = Result<T, SmtpError>>) ->
 }
 
 impl Step {
-    /// Converts an error of this step.
+    /// Converts an error of lettre in this step.
     fn failure(self, error: &SmtpError) -> SendError {
         let Some(code) = error.status().map(u16::from) else {
             return unavailable(format!("{self}: {}", chain(error)));
         };
         let text = error.source().map(ToString::to_string).unwrap_or_default();
         let text = match self {
-            // A server may quote what it refuses: the password, or a link in the mail.
+            // A server may quote the refused text: the password, or a link in the mail. So only the status code is
+            // kept.
             Self::Auth | Self::Content => enhanced_code(&text),
             _ => text.trim(),
         };

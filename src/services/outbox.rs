@@ -1,7 +1,8 @@
-//! Messages that report a change. A job sends them, which the transaction of the change enqueues.
+//! Mails that a change sends to users. The transaction of the change enqueues a job, and the job renders and sends the
+//! mail.
 //!
-//! A message contains no secret. The job that sends it creates the token of its link, so the token is neither in the table
-//! `job_outbox` nor in the queue.
+//! A message contains no secret. The job creates the token of the link when it renders the mail, so neither the table
+//! `job_outbox` nor the queue contains the token.
 
 use chrono::{DateTime, Duration, Utc};
 use diesel_async::AsyncPgConnection;
@@ -31,12 +32,12 @@ pub enum OutboxMessage {
     VerifyEmail {
         user_id: i64,
     },
-    /// Contains an address that may not be registered. The job looks it up, so neither the response nor its
-    /// time depends on whether it is registered.
+    /// Contains an address that may not be registered. The job looks up the user, so that neither the response to the
+    /// request nor its time shows whether the address is registered.
     ResetPassword {
         email: String,
     },
-    /// Contains an address that may not be registered, as [`Self::ResetPassword`] does.
+    /// Contains an address that may not be registered, like [`Self::ResetPassword`].
     ResendVerification {
         email: String,
     },
@@ -47,7 +48,7 @@ pub enum OutboxMessage {
         user_id: i64,
         email: String,
     },
-    /// An invitation to an organization. It is outdated if the invitation has another link now.
+    /// An invitation to an organization. The message is outdated if the invitation now has another link.
     OrgInvitation {
         invitation_id: i64,
         link_id: Uuid,
@@ -63,7 +64,8 @@ pub enum OutboxMessage {
 #[derive(Serialize, Deserialize)]
 pub struct SendEmailMessage {
     pub message: OutboxMessage,
-    /// When the message was written, by the clock of the database. Jobs of earlier releases do not have it.
+    /// When the message was written, by the clock of the database. `None` for a job that an earlier release has
+    /// enqueued.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub written_at: Option<DateTime<Utc>>,
 }
@@ -77,7 +79,7 @@ pub struct SendNewEmailMessage(pub SendEmailMessage);
 /// Age limit of a message. A message that a person has requested and waits for has a shorter limit.
 const MAX_AGE: Duration = Duration::days(7);
 
-/// A message with a link, before it is rendered.
+/// The recipient and the kind of a message with a link.
 struct LinkDraft {
     user: User,
     to: String,
@@ -89,14 +91,14 @@ impl OutboxMessage {
     /// Creates a message that notifies a user of a change.
     pub fn notice(user: &User, notice: Notice) -> Self {
         let name = name_for(user, &user.email).map(str::to_owned);
-        // An unverified address may belong to another person than the user, who must not receive text that
-        // the user has chosen.
+        // An unverified address may belong to another person. This person must not receive text that the user has
+        // chosen.
         let notice = if user.email_verified_at.is_some() { notice } else { notice.without_input() };
         Self::Notice { to: user.email.clone(), name, notice }
     }
 
-    /// Enqueues the job that sends the message, if the transaction commits. As `enqueue_in_tx`, without a queue, which commands do
-    /// not have.
+    /// Enqueues the job that sends the message, if the transaction commits. Unlike `enqueue_in_tx`, this needs no
+    /// `Queue`, which commands do not have.
     ///
     /// # Errors
     /// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer.
@@ -136,11 +138,11 @@ impl OutboxMessage {
 
     fn max_age(&self) -> Duration {
         match self {
-            // A person has requested the message and waits for it. The limit is the lifetime of its link.
+            // The user has requested the message and waits for it, so the limit is the lifetime of its link.
             Self::ResetPassword { .. } => link::RESET_PASSWORD.lifetime.duration(),
             Self::ResendVerification { .. } => link::VERIFY_EMAIL.lifetime.duration(),
             Self::ConfirmNewEmail { .. } => link::CONFIRM_NEW_EMAIL.lifetime.duration(),
-            // Still needed until the account is verified or the invitation accepted.
+            // These messages stay useful for longer.
             Self::VerifyEmail { .. }
             | Self::Invite { .. }
             | Self::OrgInvitation { .. }
@@ -148,7 +150,7 @@ impl OutboxMessage {
         }
     }
 
-    /// Returns the recipient and the rendered message, or `None` if it is no longer needed.
+    /// Returns the recipient and the rendered message, or `None` if the message is no longer needed.
     ///
     /// # Errors
     /// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer.
@@ -175,7 +177,7 @@ impl OutboxMessage {
         Ok(Some((to, rendered)))
     }
 
-    /// Returns the recipient and kind of a message with a link, or `None` if there is no active user who needs it.
+    /// Returns the recipient and the kind of a message with a link, or `None` if no active user needs the message.
     async fn link_email(&self, conn: &AsyncPgConnection) -> Result<Option<LinkDraft>> {
         let (user, email, purpose, is_needed): (_, _, _, fn(&User) -> bool) = match self {
             Self::VerifyEmail { user_id } => {
@@ -187,7 +189,7 @@ impl OutboxMessage {
                 Purpose::VerifyEmail,
                 is_unverified,
             ),
-            // Also for a user without a password: the link replaces a lost invitation.
+            // This includes an invited user without a password, for whom the link replaces a lost invitation.
             Self::ResetPassword { email } => (
                 User::find_by_email(conn, &EmailLookup::new(email)).await?,
                 &link::RESET_PASSWORD,
@@ -217,8 +219,8 @@ impl OutboxMessage {
     }
 }
 
-/// Returns the name for the greeting of a mail to an address: none unless it is the verified address of the user. A
-/// stranger chooses the name of an account that was registered with the address of another person.
+/// Returns the name for the greeting of a mail. Returns `None` unless `to` is the verified address of the user: a
+/// stranger who registers the address of another person chooses the name.
 fn name_for<'a>(user: &'a User, to: &str) -> Option<&'a str> {
     let is_own = user.email_verified_at.is_some() && user.email == to;
     user.full_name.as_deref().filter(|_| is_own)

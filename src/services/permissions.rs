@@ -1,4 +1,5 @@
-//! What each role may do in an organization, and what an API key can be allowed to do: the one place that says so.
+//! The permissions in an organization: which permissions each role has, and which an API key can have. No other module
+//! defines this.
 
 use super::{
     actor::Actor,
@@ -6,8 +7,8 @@ use super::{
 };
 use crate::models::membership::OrgRole;
 
-/// Defines the permissions with their texts and the callers who may have them, and a type for each, by which an operation asks
-/// for it.
+/// Defines the permissions, their texts, and the callers that can have them. Also defines a type for each permission:
+/// an operation requires a permission by naming this type.
 macro_rules! permissions {
     ($($name:ident = $text:literal for $caller:ident,)+) => {
         /// A permission in an organization. The texts are part of the API.
@@ -39,7 +40,7 @@ macro_rules! permissions {
         pub mod perm {
             use super::{Actor, OrgCaller, OrgPermission, Permission};
 
-            /// Any member who is not suspended.
+            /// Any member who may act in the organization.
             pub struct Member;
 
             impl OrgPermission for Member {
@@ -60,20 +61,22 @@ macro_rules! permissions {
     };
 }
 
-/// A type that says which permission an operation needs.
+/// A type that specifies the permission and the caller that an operation requires.
 pub trait OrgPermission {
     /// `None` if any member may call the operation.
     const PERMISSION: Option<Permission>;
-    /// `Actor` if the operation needs a session; `OrgCaller` if it accepts an API key with the permission, too.
+    /// `Actor` if the operation requires a session. `OrgCaller` if the operation also accepts an API key with the
+    /// permission.
     type Caller: AcceptedCaller;
 }
 
-// A permission for `OrgCaller` is a scope that an API key can have. Those about the organization itself, its members and its
-// keys are for `Actor`: a stolen key must not extend its own rights.
+// An API key can have the permissions for `OrgCaller` as scopes. Permissions about the organization itself, its members
+// and its keys are for `Actor`, because a stolen key must not extend its own rights.
 permissions! {
     OrgUpdate = "org:update" for Actor,
     OrgDelete = "org:delete" for Actor,
-    // Cancels the deletion. It is the only permission that counts while the deletion is scheduled.
+    // Allows canceling the deletion of the organization. No other permission is effective while a deletion is
+    // scheduled.
     OrgRestore = "org:restore" for Actor,
     OrgTransfer = "org:transfer" for Actor,
     MemberRead = "member:read" for Actor,

@@ -1,8 +1,9 @@
 //! Personal organizations: each user has one, unless `PERSONAL_ORGANIZATIONS` is off.
 //!
-//! It is created with the account. [`fill_missing`] creates those of accounts that an earlier release or SQL has created,
-//! after migrations and each night. Until then, the first list of a user's organizations creates it: the previous release
-//! creates accounts while this one is rolled out.
+//! The personal organization is created with the account. The previous release creates accounts without one during a
+//! rolling upgrade, and so does SQL. [`fill_missing`] runs after migrations and creates the missing organizations, and
+//! housekeeping does the same each night. Until then, the first request that lists the organizations of the user
+//! creates it.
 
 use diesel_async::AsyncPgConnection;
 
@@ -24,10 +25,11 @@ use crate::{
     },
 };
 
-/// Users that one transaction looks at: few enough that their locks do not delay requests.
+/// Maximum number of users that one transaction processes: few enough that its locks do not delay requests.
 const BATCH_ROWS: i64 = 500;
 
-/// Creates the personal organization of a user, unless there is one or the setting is off.
+/// Creates the personal organization of a user. Does nothing if the user already has one, or if
+/// `PERSONAL_ORGANIZATIONS` is off.
 ///
 /// # Errors
 /// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer.
@@ -41,7 +43,7 @@ pub(super) async fn create(tx: &Tx<'_>, user: &User, settings: &PersonalOrganiza
     Ok(())
 }
 
-/// As [`create`], for the actor.
+/// Creates the personal organization of the actor, like [`create`], in its own transaction.
 ///
 /// # Errors
 /// Those of [`change`].
@@ -53,8 +55,8 @@ pub(super) async fn ensure(app: &App, actor: &Actor) -> Result<()> {
 /// Creates all missing personal organizations.
 ///
 /// # Errors
-/// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer. Those that were created before
-/// stay.
+/// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer. Organizations that were
+/// created before the error stay.
 pub async fn fill_missing(conn: &mut AsyncPgConnection) -> Result<()> {
     if !Organization::has_table(conn).await? {
         return Ok(());
@@ -69,8 +71,8 @@ pub async fn fill_missing(conn: &mut AsyncPgConnection) -> Result<()> {
     Ok(())
 }
 
-/// Creates the missing personal organizations of a batch of users whose ids are greater than `after`. Returns the last id of
-/// the batch, or `None` if there are no more users. It writes no entries to the audit trail, since no user has acted.
+/// Creates the missing personal organizations of a batch of users whose ids are greater than `after`. Returns the last
+/// id of the batch, or `None` if there are no more users. Writes no audit entries, because no user has made the change.
 ///
 /// # Errors
 /// As [`fill_missing`].
@@ -82,7 +84,8 @@ pub(super) async fn fill_batch(tx: &Tx<'_>, after: i64) -> Result<Option<i64>> {
     Ok(Some(last))
 }
 
-/// Inserts the personal organizations of users who have none, with their memberships. Returns the new ones.
+/// Inserts the missing personal organizations of these users, with the memberships of the owners. Returns the new
+/// organizations.
 async fn insert(tx: &Tx<'_>, users: &[User]) -> Result<Vec<Organization>> {
     let names: Vec<_> = users.iter().map(name_of).collect();
     let rows: Vec<_> = users
@@ -106,7 +109,8 @@ async fn insert(tx: &Tx<'_>, users: &[User]) -> Result<Vec<Organization>> {
     Ok(orgs)
 }
 
-/// Returns the name of the personal organization of a user: that of the user, else the local part of the address.
+/// Returns the name of the personal organization of a user: the name of the user, or the local part of the email
+/// address if there is none.
 fn name_of(user: &User) -> String {
     let local = user.email.split('@').next().unwrap_or_default();
     let shown = |text: &str| {

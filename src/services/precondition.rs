@@ -1,16 +1,16 @@
-//! What a caller requires of the present state of a resource.
+//! The condition under which a caller changes a resource (`If-Match`).
 
 use crate::error::{Error, Result};
 
-/// A condition on a row that a change is about to replace (RFC 9110 section 13.1.1). The service checks it on the locked
-/// row, in the transaction of the change: a check before that would miss a concurrent change.
+/// A condition on the state of a row before a change (RFC 9110 section 13.1.1). The service checks the condition on the
+/// locked row, in the transaction of the change. An earlier check would miss a concurrent change.
 pub struct Precondition<'a, T>(Option<Box<Holds<'a, T>>>);
 
 /// Returns whether the row is in the state that the client expects.
 type Holds<'a, T> = dyn Fn(&T) -> bool + Send + Sync + 'a;
 
 impl<'a, T> Precondition<'a, T> {
-    /// A condition that every row meets.
+    /// Returns a condition that every row meets.
     pub fn none() -> Self {
         Self(None)
     }
@@ -24,7 +24,7 @@ impl<'a, T> Precondition<'a, T> {
         self.0.is_some()
     }
 
-    /// Checks the locked row.
+    /// Checks that the locked row meets the condition.
     ///
     /// # Errors
     /// [`Error::PreconditionFailed`] if the row does not meet the condition.

@@ -1,4 +1,4 @@
-//! The import of many products into an organization, a part in each transaction.
+//! Imports products into an organization, one batch per transaction.
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{app::App, context::RequestContext, db::OrgTx, error::Result, models::product_import::ImportRow};
 
-/// A product to create, or to change if the organization has one with this SKU.
+/// A product to import. If the organization already has a product with this SKU, the import changes that product.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ImportedProduct {
     pub sku: String,
@@ -19,7 +19,8 @@ pub struct ImportedProduct {
     pub currency: String,
 }
 
-/// Creates or changes products of an organization. A repeated call changes nothing more. Each SKU may occur once.
+/// Creates or changes a batch of products in one transaction. Repeating the call has no further effect on the products.
+/// Each SKU may occur only once in `products`.
 ///
 /// # Errors
 /// Those of [`change_in_org`].
@@ -32,7 +33,7 @@ pub async fn import(
     change_in_org(app, context, access, async |tx: &OrgTx<'_>| {
         let org_id = tx.org_id();
         let mut rows: Vec<_> = products.iter().map(|product| row(org_id, product)).collect();
-        // In one order, so that two imports do not wait for each other.
+        // All imports lock the rows in the same order, so that two of them cannot deadlock.
         rows.sort_unstable_by_key(|row| row.sku);
         ImportRow::upsert(rows, tx).await?;
         let entry = Entry::org(org_id, Action::ProductsImported);

@@ -1,4 +1,4 @@
-//! Changes of the products of an organization. Each writes an entry into the trail of the organization.
+//! Changes of the products of an organization. Each change writes an entry into the audit trail of the organization.
 
 use serde_json::{Value, json};
 
@@ -21,10 +21,10 @@ use crate::{
 /// The error for a product that does not exist, or belongs to another organization.
 pub const NOT_FOUND: Error = Error::NotFound("Product");
 
-/// The constraint on `sku`.
+/// The unique constraint on the SKU within an organization.
 const SKU_KEY: &str = "products_sku_key";
 
-/// Creates a product, at most once for the key of the request.
+/// Creates a product, at most once for the idempotency key of the request.
 ///
 /// # Errors
 /// [`Error::Invalid`] if the organization has a product with this SKU; those of [`change_in_org_once`].
@@ -98,7 +98,7 @@ fn entry(tx: &OrgTx<'_>, product: &Product, action: Action) -> Entry {
     Entry::row(tx.org_id(), "product", product.id, action)
 }
 
-/// Returns the fields that the trail contains.
+/// Returns the fields of a product for the audit trail.
 fn fields(product: &Product) -> Value {
     let Product { sku, name, price, currency, .. } = product;
     json!({ "sku": sku, "name": name, "price": price, "currency": currency })

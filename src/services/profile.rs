@@ -26,7 +26,7 @@ use crate::{
     },
 };
 
-/// Changes the name of the actor. `None` keeps it.
+/// Changes the name of the actor. `None` keeps the name; `Some(None)` removes it.
 ///
 /// # Errors
 /// [`Error::PreconditionFailed`]; and those of [`change`].
@@ -51,7 +51,7 @@ pub async fn rename(
     .await
 }
 
-/// Changes the password and revokes the other sessions of the user (OWASP ASVS 5, 7.4.3).
+/// Changes the password of the actor. Revokes the user's other sessions (OWASP ASVS 5, 7.4.3).
 ///
 /// # Errors
 /// [`Error::WrongPassword`] if `current` is wrong; [`Error::Invalid`] if `new` is the email address or name of the
@@ -74,12 +74,12 @@ pub async fn change_password(app: &App, actor: &Actor, current: String, new: Str
     .await
 }
 
-/// Sends a confirmation link to a new email address, and a notice to the current one. The address changes when the link
-/// is opened.
+/// Sends a confirmation link to a new email address, and a notice to the current address. The address changes when the
+/// user confirms the link.
 ///
 /// # Errors
-/// [`Error::WrongPassword`] if `password` is wrong; [`Error::Invalid`] if the address is invalid or the current one;
-/// [`Error::TooManyAttempts`] after failed attempts or too many mails; and those of [`change`].
+/// [`Error::WrongPassword`] if `password` is wrong; [`Error::Invalid`] if the address is invalid, or is already the
+/// user's address; [`Error::TooManyAttempts`] after failed attempts or too many mails; and those of [`change`].
 pub async fn change_email(app: &App, actor: &Actor, new_email: &str, password: String) -> Result<()> {
     let user = actor.user();
     confirm_password(app, actor, password).await?;
@@ -89,8 +89,8 @@ pub async fn change_email(app: &App, actor: &Actor, new_email: &str, password: S
     }
     let email = address.stored;
     let message = OutboxMessage::ConfirmNewEmail { user_id: user.id, email: email.clone() };
-    // The address may belong to a third party, who must not be flooded with mails. The result does not depend
-    // on whether the address is registered, so that the caller does not learn it.
+    // The address may belong to a third party, who must not be flooded with mails. The result is the same whether or
+    // not the address is registered.
     let (context, recipient) = (actor.context(), Recipient::Unverified(&email));
     Throttle::notice(app, context, user).await?;
     Throttle::mail_by_client(app, context, &email).await?;
@@ -110,10 +110,11 @@ pub async fn change_email(app: &App, actor: &Actor, new_email: &str, password: S
     .await
 }
 
-/// Schedules the deletion of the account, revokes all sessions of the user, and purges the jobs that the user enqueued.
+/// Schedules the deletion of the account. Revokes all sessions of the user, and purges the jobs that the user has
+/// enqueued.
 ///
 /// Returns the time of the deletion, which is `ACCOUNT_DELETION_GRACE_DAYS` from now. A login or a password reset
-/// before then cancels it.
+/// before this time cancels the deletion.
 ///
 /// # Errors
 /// [`Error::WrongPassword`] if `password` is wrong; [`Error::LastAdmin`] if the user is the last admin who can log in;

@@ -1,8 +1,8 @@
 //! Operations of admins on queues and jobs. The audit trail has an entry for each.
 //!
-//! The entry is committed first, in the transaction that checks the actor again. Then Redis is changed, so no operation is
-//! without an entry. If Redis refuses the operation or does not answer, a second entry, `operation.failed`, reports that.
-//! The effect of an unanswered operation is unknown.
+//! The entry is committed in the transaction that checks the actor again. Only then is Redis changed, so no operation
+//! lacks an entry. If Redis refuses the operation or does not answer, a second entry, `operation.failed`, reports the
+//! error. If Redis does not answer, it is unknown whether the operation took effect.
 
 use serde_json::{Map, Value, json};
 
@@ -85,7 +85,7 @@ pub async fn requeue_failed(app: &App, actor: &AdminActor, queue: &QueueInfo) ->
     run_audited(app, actor, entry, async || Ok(app.queue.requeue_failed(queue).await?)).await
 }
 
-/// Deletes the jobs of a queue in one state. Returns how many.
+/// Deletes all jobs of a queue that are in `state`. Returns the number of deleted jobs.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if Redis does not answer; and those of [`change`].
@@ -111,12 +111,12 @@ pub async fn requeue_job(app: &App, actor: &AdminActor, job: &JobStatus) -> Resu
     .await
 }
 
-/// Cancels a waiting job of any user, or signals a running one to stop. Returns [`Cancel::Ended`], and changes nothing, for a
-/// job that has already ended.
+/// Cancels a waiting job of any user, or signals a running job to stop. For a job that has already ended, changes
+/// nothing and returns [`Cancel::Ended`].
 ///
 /// # Errors
-/// [`Error::Conflict`] if the job has ended meanwhile; [`Error::Unavailable`] if Redis does not answer; and those of
-/// [`change`].
+/// [`Error::Conflict`] if the job ended after `job` was read; [`Error::Unavailable`] if Redis does not answer; and
+/// those of [`change`].
 pub async fn cancel_job(app: &App, actor: &AdminActor, job: &JobStatus) -> Result<Cancel> {
     if matches!(job.state, State::Finished | State::Failed | State::Canceled) {
         return Ok(Cancel::Ended);
@@ -130,18 +130,17 @@ pub async fn cancel_job(app: &App, actor: &AdminActor, job: &JobStatus) -> Resul
     .await
 }
 
-/// Returns the fields that the audit trail contains about the jobs of a queue in one state.
+/// Returns the audit fields of an operation on all jobs of a queue in one state.
 fn jobs_in(queue: &QueueInfo, state: State) -> Value {
     json!({ "status": state.as_str(), "jobs": queue.count(state) })
 }
 
-/// Returns the fields of a job that the audit trail contains. The arguments are left out, because they may
-/// contain personal data.
+/// Returns the fields of a job for the audit trail. They exclude the arguments, which may contain personal data.
 fn job_fields(job: &JobStatus) -> Value {
     json!({ "task": job.task, "queue": job.queue, "owner": job.owner, "status": job.state.as_str() })
 }
 
-/// Writes the entry, then runs `operate`, and writes a second entry if the operation fails.
+/// Writes the entry, then runs `operate`. Writes a second entry if `operate` fails.
 async fn run_audited<T>(
     app: &App,
     actor: &AdminActor,

@@ -1,7 +1,7 @@
-//! The actions of links in mails: verify an address, reset a password, accept an invitation.
+//! The actions of links in mails: verify an address, confirm a new address, reset a password, accept an invitation.
 //!
-//! A link works once, by POST, for a limited time. Only the hash of its token is stored (OWASP Forgot Password Cheat
-//! Sheet).
+//! A link works once, for a limited time, and only by POST. The database stores only the hash of its token (OWASP
+//! Forgot Password Cheat Sheet).
 
 use chrono::Utc;
 use diesel_async::AsyncPgConnection;
@@ -31,8 +31,8 @@ use crate::{
     security,
 };
 
-/// Sends a new verification link, if the address belongs to an unverified user. The result and its time are
-/// the same if it does not.
+/// Sends a new verification link, if the address belongs to an unverified user. The result and its time are the same
+/// for any other address.
 ///
 /// # Errors
 /// [`Error::TooManyAttempts`] if the client asks for too many mails.
@@ -48,8 +48,8 @@ pub async fn resend_verification(app: &App, context: &RequestContext, email: &st
     .await
 }
 
-/// Sends a link to reset the password, if the address is registered. The result and its time are the same if
-/// it is not.
+/// Sends a link to reset the password, if the address is registered. The result and its time are the same for any other
+/// address.
 ///
 /// # Errors
 /// As [`resend_verification`].
@@ -59,7 +59,7 @@ pub async fn forgot_password(app: &App, context: &RequestContext, email: &str) -
         .await
 }
 
-/// Writes a message with a link to the outbox, within the limits of mails.
+/// Enqueues a message with a link, within the rate limits of mails.
 async fn request_link(
     app: &App,
     context: &RequestContext,
@@ -75,7 +75,7 @@ async fn request_link(
         false => Recipient::Unverified(email),
     };
     if Throttle::mail_to_recipient(app, context, purpose.as_str(), recipient).await.is_err() {
-        // An error would show that others have asked for mails to this address.
+        // Returns no error, because an error would show that others have requested mails to this address.
         return Ok(());
     }
     change_without_actor(app, context, async |tx| {
@@ -87,7 +87,7 @@ async fn request_link(
 
 /// Locks the owner of a token, then consumes the token. Returns the owner and the address that the token was sent to.
 ///
-/// The user is locked before the rows that belong to the user, as in all transactions, to avoid deadlocks.
+/// Locks the user before the user's tokens, like all transactions, to avoid deadlocks.
 async fn consume_token(
     conn: &AsyncPgConnection,
     token: &str,
@@ -118,16 +118,15 @@ pub async fn verify_email(app: &App, context: &RequestContext, token: &str) -> R
     .await
 }
 
-/// Replaces the address of the user with the one that the link was sent to.
+/// Replaces the address of the user with the address that the link was sent to.
 ///
 /// # Errors
-/// [`Error::InvalidLink`] for an unknown, used or expired token, if the user has requested another address since, or if
-/// an earlier release has accepted the address and this one does not; [`Error::EmailTaken`] if another user has the
-/// address.
+/// [`Error::InvalidLink`] for an unknown, used or expired token, if the user has since requested another address, or if
+/// this release does not accept the address; [`Error::EmailTaken`] if another user has the address.
 pub async fn confirm_email(app: &App, context: &RequestContext, token: &str) -> Result<()> {
     change_without_actor(app, context, async |tx| {
         let (user, email) = consume_token(tx, token, Purpose::ChangeEmail).await?;
-        // The user may have requested another address or canceled the change since.
+        // The user may have since requested another address, or canceled the change.
         let email = email.filter(|email| user.pending_email.as_ref() == Some(email));
         let email = EmailAddress::parse(&email.ok_or(Error::InvalidLink)?).map_err(|_| Error::InvalidLink)?;
         let changes = UserChanges {
@@ -146,12 +145,12 @@ pub async fn confirm_email(app: &App, context: &RequestContext, token: &str) -> 
 }
 
 /// Sets a new password and revokes all sessions of the user. Also marks the address as verified, and cancels a
-/// scheduled deletion.
+/// scheduled deletion of the account.
 ///
 /// # Errors
 /// [`Error::InvalidLink`] for an unknown, used or expired token; [`Error::Invalid`] if the password is the email
-/// address or name of the user; [`Error::TooManyAttempts`] after many hashes for this user; [`Error::Unavailable`] if
-/// too many passwords are being hashed.
+/// address or name of the user; [`Error::TooManyAttempts`] after too many password hashes for this user;
+/// [`Error::Unavailable`] if too many passwords are being hashed.
 pub async fn reset_password(
     app: &App,
     context: &RequestContext,
@@ -164,7 +163,7 @@ pub async fn reset_password(
     Ok(())
 }
 
-/// Sets the password of an invited user, and the name if there is one.
+/// Sets the password of an invited user, and the name if `full_name` is given.
 ///
 /// # Errors
 /// As [`reset_password`].
@@ -194,8 +193,8 @@ async fn set_password(
     request: PasswordByLink<'_>,
     action: Action,
 ) -> Result<User> {
-    // An invalid token must not cost a bcrypt hash, so the token is checked first. It is consumed after
-    // hashing, which is too slow for a transaction.
+    // An invalid token must not cost a bcrypt hash, so the token is checked first. It is consumed after hashing,
+    // because hashing is too slow for a transaction.
     let hash = security::hash(request.token);
     let owner = app.db.run(async |conn| Ok(OneTimeToken::owner(conn, &hash, request.purpose).await?)).await?;
     let owner = owner.ok_or(Error::InvalidLink)?;
@@ -213,10 +212,10 @@ async fn set_password(
         let full_name = request.full_name.as_deref().map(Some);
         let after = take_over(tx, &user, &hashed_password, full_name, action).await?;
         if request.purpose == Purpose::ResetPassword {
-            // An attacker with the old password can no longer enter wrong codes, so their count starts again.
+            // Resets the count of wrong codes: an attacker with the old password can no longer enter codes.
             TwoFactor::reset_failures(tx, user.id).await?;
-            // The notice greets with the name before the change: a stranger may have chosen it if the address
-            // was not verified.
+            // The notice uses `user`, the state before the change: if its address was not verified, a stranger may have
+            // chosen the name, and the notice leaves it out.
             OutboxMessage::notice(&user, Notice::PasswordReset).send(tx).await?;
         }
         Ok(after)
@@ -229,7 +228,7 @@ async fn set_password(
 /// loses access. If the address was not verified before, that person may also have created API keys and sent invitations in the
 /// name of the owner, so these are revoked. `full_name` is the new name, or `None` to keep it.
 ///
-/// The caller has locked the user.
+/// The caller must have locked the user.
 pub(super) async fn take_over(
     tx: &Tx<'_>,
     user: &User,

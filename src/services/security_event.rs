@@ -1,14 +1,14 @@
-//! Security events: the log lines by which an operator sees, counts and blocks attacks (OWASP ASVS 5, 16.2.1, 16.3.1 and
+//! Security events: log lines that let operators detect, count and block attacks (OWASP ASVS 5, 16.2.1, 16.3.1 and
 //! 16.3.3).
 //!
-//! `docs/security-events.md` lists the events and their fields. A line has no secret and no email address. The span of the
-//! request adds the request id.
+//! `docs/security-events.md` lists the events and their fields. A log line contains no secret and no email address. The
+//! tracing span of the request adds the request id.
 
 use uuid::Uuid;
 
 use crate::{app::App, context::RequestContext, email_address::EmailLookup};
 
-/// The `tracing` target of the log lines, by which operators filter them.
+/// The `tracing` target of the log lines. Operators filter by it.
 const TARGET: &str = "saas::security";
 
 /// A security event, without the user and the client.
@@ -17,7 +17,7 @@ pub enum Event<'a> {
     LoginAccepted {
         second_factor: bool,
     },
-    /// The password was correct, and a code is required too.
+    /// The password was correct, but the login also requires a code.
     LoginChallenged,
     LoginRefused {
         reason: &'static str,
@@ -32,11 +32,12 @@ pub enum Event<'a> {
     RegistrationRefused {
         reason: &'static str,
     },
-    /// A rate limit of attempts or mails was exceeded.
+    /// A client exceeded a rate limit of passwords, codes or mails (`services/throttle.rs`).
     AttemptThrottled {
         rule: &'static str,
     },
-    /// A caller has exceeded a rate limit of requests. Logged once a minute for each caller and limit.
+    /// A caller exceeded a rate limit of requests (`src/rate_limits`). Logged at most once a minute for each caller and
+    /// limit.
     RequestThrottled {
         rule: &'static str,
     },
@@ -45,7 +46,7 @@ pub enum Event<'a> {
     AccessForbidden {
         reason: &'static str,
     },
-    /// An API key was reported as leaked, so it was revoked.
+    /// An API key was reported as leaked. The key, or its leaked old secret, was revoked.
     ApiKeyLeaked,
     CrossSiteRefused,
     HostRefused,
@@ -80,7 +81,7 @@ impl Event<'_> {
     }
 }
 
-/// An event and the user and session that it is about, built before it is logged.
+/// An event with the user, the session and the API key that it concerns.
 pub struct SecurityEvent<'a> {
     event: Event<'a>,
     user_id: Option<i64>,
@@ -90,28 +91,28 @@ pub struct SecurityEvent<'a> {
 }
 
 impl<'a> SecurityEvent<'a> {
-    /// Creates an event about the signed-in user of the request, if there is one.
+    /// Creates an event about the caller of the request, if the caller is authenticated.
     pub fn new(event: Event<'a>) -> Self {
         Self { event, user_id: None, session_id: None, api_key_id: None, email: None }
     }
 
-    /// Sets the user whom the event is about.
+    /// Sets the user, for an event that is not about the caller.
     pub fn user(self, user_id: Option<i64>) -> Self {
         Self { user_id, ..self }
     }
 
-    /// Sets the session that the event is about.
+    /// Sets the session, for an event that is not about the caller's session.
     pub fn session(self, session_id: Uuid) -> Self {
         Self { session_id: Some(session_id), ..self }
     }
 
-    /// Sets the API key that the event is about.
+    /// Sets the API key, for an event that is not about the caller's key.
     pub fn api_key(self, id: i64) -> Self {
         Self { api_key_id: Some(id), ..self }
     }
 
-    /// Sets the email address that the client has entered. The line contains a keyed hash of the address,
-    /// which is the same for all spellings.
+    /// Sets the email address that the client has entered. The log line contains a keyed hash of the address, which is
+    /// the same for all spellings.
     pub fn email(self, email: &'a str) -> Self {
         Self { email: Some(email), ..self }
     }
@@ -150,7 +151,7 @@ impl<'a> SecurityEvent<'a> {
             rule,
             second_factor,
             action = operation.map(|(action, _)| action),
-            // Not `target`, which is the module of a log line.
+            // Not named `target`, because tracing uses this name for the module of a log line.
             object = operation.map(|(_, target)| target),
             "{}",
             name.replace(['.', '_'], " ")

@@ -1,8 +1,8 @@
-//! When sessions were last used: collected in the process, and written to the database in batches.
+//! Records when sessions were last used. Each process collects the uses and writes them to the database in batches.
 //!
-//! A request does not wait for such a write. A process that is killed loses the uses of the last five seconds. That is
-//! far below the idle timeout and the five minutes to which `last_seen_at` is accurate. The use of a session that is about
-//! to expire is written at once, so that no replica ends a session that is in use.
+//! A request does not wait for the write. A process that is killed loses the uses of the last five seconds. This loss
+//! is harmless: `last_seen_at` is only accurate to five minutes, and the idle timeout is far longer. If a session is
+//! about to expire, its use is written at once, so that no replica ends a session that is in use.
 
 use std::time::{Duration, Instant};
 
@@ -14,37 +14,38 @@ use crate::{
     models::{session::Session, session_use},
 };
 
-/// Longest time from the use of a session until it is written.
+/// Delay between the first pending use and the write of a batch.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(5);
-/// Sessions that one statement updates.
+/// Maximum number of sessions that one statement updates.
 const BATCH_SESSIONS: usize = 1_000;
-/// After this time of the last flush, a process that stops begins no more batches.
+/// Time limit of the flush at shutdown. No new batch starts after this time.
 const LAST_FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Records the use of an active session if that is due.
+/// Records the use of an active session, unless the database has a recent use already.
 pub(super) async fn record(app: &App, session: &Session) {
     if !session.is_touch_due() || session.has_ended() {
         return;
     }
-    // A use that is pending already is being written by another request, or is written by the next flush.
+    // If a use is already pending, another request or the next flush writes it.
     let is_pending = app.session_uses.get(&session.id).is_some();
     app.session_uses.record(session.id);
     if is_pending || !session.is_almost_idle() {
         return;
     }
-    // No use is recorded if too many are pending.
+    // `record` drops the use if too many are pending, so the time may be missing here.
     let used_at = app.session_uses.get(&session.id).unwrap_or_else(Instant::now);
     match write(app, &[(session.id, used_at)]).await {
-        // Each request that has a copy from before the write would write again.
+        // Discards the cached sessions, because each request with a cached session from before the write would write
+        // again.
         Ok(()) => app.identities.invalidate_all(),
-        // It is still pending.
+        // The use stays pending, so the next flush writes it.
         Err(error) => {
             tracing::warn!(error = chain(&error), "cannot record that a session is in use; retrying");
         }
     }
 }
 
-/// Writes pending uses while the process runs. Never returns. While no use is pending, it does not wake up.
+/// Writes pending uses while the process runs. Never returns. Sleeps while no use is pending.
 pub async fn flush_regularly(app: &App) {
     let mut failed = false;
     loop {
@@ -60,14 +61,14 @@ pub async fn flush_regularly(app: &App) {
     }
 }
 
-/// Writes the uses that are pending when the process stops, as far as the database answers within a few seconds.
+/// Writes the pending uses when the process shuts down, within [`LAST_FLUSH_TIMEOUT`].
 pub async fn flush_last(app: &App) {
     if let Err(error) = flush_until(app, Some(Instant::now() + LAST_FLUSH_TIMEOUT)).await {
         tracing::warn!(error = chain(&error), "cannot record which sessions were in use");
     }
 }
 
-/// Writes all pending uses. After an error, those that are not written stay pending.
+/// Writes all pending uses. After an error, the unwritten uses stay pending.
 ///
 /// # Errors
 /// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer.

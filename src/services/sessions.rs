@@ -1,8 +1,8 @@
 //! Sessions, their short-lived access tokens and their refresh tokens.
 //!
-//! A refresh token can be used once, and each use returns the next one. If a used token is presented again, either the
-//! client or an attacker has a stolen copy. The server cannot distinguish them, so it revokes the session (RFC 9700
-//! section 4.14.2, OWASP ASVS 5, 10.4.5).
+//! A refresh token can be used once, and each use returns the next token. If a used token is presented again, it may
+//! have been stolen: the client and an attacker both have it. The server cannot distinguish them, so it revokes the
+//! session (RFC 9700 section 4.14.2, OWASP ASVS 5, 10.4.5).
 
 use std::{cmp::Reverse, sync::Arc};
 
@@ -33,21 +33,21 @@ use crate::{
     security::{self, OpaqueToken, TokenSubject},
 };
 
-/// How much of the `User-Agent` header is stored.
+/// Maximum number of stored characters of the `User-Agent` header.
 const MAX_USER_AGENT_CHARS: usize = 255;
 
-/// The tokens that a client gets from a login or a refresh. Not `Debug`, because they are secret.
+/// The tokens that a client receives from a login or a refresh. Not `Debug`, so that no log contains them.
 pub struct Grant {
     pub session_id: Uuid,
     pub access_token: String,
     /// Lifetime of the access token in seconds.
     pub expires_in: u64,
     pub refresh_token: String,
-    /// Lifetime of the refresh token in seconds, if it is not used.
+    /// Lifetime of the unused refresh token in seconds.
     pub refresh_expires_in: u64,
 }
 
-/// Opens a session for a user. `second_factor` is whether the user has logged in with one.
+/// Opens a session for a user. `second_factor` says whether the user has logged in with a second factor.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL does not answer.
@@ -76,7 +76,7 @@ pub async fn open(app: &App, tx: &Tx<'_>, user: &User, second_factor: bool) -> R
     grant(app, TokenSubject { user_id: user.id, session_id: id }, token, left)
 }
 
-/// Issues tokens of a session that ends after `left`.
+/// Issues an access token for a session. The session ends after `left` at the latest. `token` is the new refresh token.
 fn grant(app: &App, subject: TokenSubject, token: OpaqueToken, left: Duration) -> Result<Grant> {
     let (access_token, expires_in) = app.tokens.issue(subject)?;
     let left = Duration::days(IDLE_TIMEOUT_DAYS.into()).min(left);
@@ -88,14 +88,14 @@ fn grant(app: &App, subject: TokenSubject, token: OpaqueToken, left: Duration) -
 enum Refreshed {
     Granted(Grant),
     Refused,
-    /// The token was used more than 10 seconds ago, so its session is revoked.
+    /// The token was already used more than 10 seconds ago, so its session was revoked.
     Revoked(TokenSubject),
 }
 
-/// Exchanges a refresh token for the next one and an access token.
+/// Exchanges a refresh token for a new refresh token and an access token.
 ///
-/// A token that was used at most 10 seconds ago returns the same next token again: the client may retry after a lost
-/// response, and two browser tabs may refresh at the same time. A token that was used earlier revokes the session.
+/// A token that was used at most 10 seconds ago returns the same new refresh token again. The client may retry after a
+/// lost response, and two browser tabs may refresh at the same time. A token that was used earlier revokes the session.
 ///
 /// # Errors
 /// [`Error::InvalidToken`] for an unknown, used or expired token, an ended session or an inactive user.
@@ -120,7 +120,7 @@ pub async fn refresh(app: &App, context: &RequestContext, token: &str) -> Result
 
 async fn rotate(app: &App, tx: &Tx<'_>, token: &str) -> Result<Refreshed> {
     let hash = security::hash(token);
-    // The session is locked before its tokens, in the order in which a revocation locks them.
+    // Locks the session before its tokens, in the same order as a revocation, to avoid deadlocks.
     let Some(id) = RefreshToken::session_id(tx, &hash).await? else { return Ok(Refreshed::Refused) };
     Session::lock(tx, id).await?;
     let Some((session, user)) = Session::with_user(tx, id).await? else { return Ok(Refreshed::Refused) };
@@ -141,7 +141,8 @@ async fn rotate(app: &App, tx: &Tx<'_>, token: &str) -> Result<Refreshed> {
                     issued = Some(candidate);
                 }
             }
-            // None matches if the key was rotated in these seconds and this replica does not have both keys.
+            // No candidate exists if the key was rotated in these 10 seconds and this replica lacks one of the two
+            // keys.
             let Some(issued) = issued else { return Ok(Refreshed::Refused) };
             issued
         }
@@ -166,7 +167,8 @@ async fn revoke_replayed(tx: &Tx<'_>, user: &User, session: &Session) -> Result<
     OutboxMessage::notice(user, Notice::SessionRevoked).send(tx).await
 }
 
-/// Returns the user and session of a verified access token, as they were read at most `IDENTITY_CACHE_MS` ago.
+/// Returns the user and the session of a verified access token, from a cache that is up to `IDENTITY_CACHE_MS` old. The
+/// session may have ended.
 ///
 /// # Errors
 /// [`Error::InvalidToken`] if the session does not exist.
@@ -179,7 +181,7 @@ pub async fn identify(app: &App, subject: TokenSubject) -> Result<Arc<Identity>>
     Ok(identity)
 }
 
-/// Returns the user and session of a refresh token, without using it.
+/// Returns the user and the session of a refresh token, without marking the token as used.
 ///
 /// # Errors
 /// [`Error::InvalidToken`] for an unknown token or an ended session.
@@ -195,7 +197,7 @@ pub async fn find_by_refresh_token(app: &App, token: &str) -> Result<TokenSubjec
         .await
 }
 
-/// Returns at most 1,000 active sessions of a user, the last used first.
+/// Returns at most 1,000 active sessions of a user, the most recently used first.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL does not answer.
@@ -218,7 +220,7 @@ pub async fn revoke(app: &App, actor: &Actor, id: Uuid) -> Result<()> {
     change(app, actor, Affected::Actor, async |tx, locked| revoke_in(tx, locked.actor().id, id).await).await
 }
 
-/// Revokes the session of an access or refresh token, which is all the authorization that this needs.
+/// Revokes the session of an access or refresh token. The token is the only authorization that this needs.
 ///
 /// # Errors
 /// [`Error::NotFound`] if the session has ended already.
@@ -249,10 +251,10 @@ pub(super) async fn revoke_all_in(tx: &Tx<'_>, user_id: i64) -> Result<()> {
     Entry::new(user_id, Action::SessionsRevoked).write(tx).await
 }
 
-/// Revokes the sessions of a user whose row is locked, except `keep`, the challenges of logins that wait for a code, and
-/// the links with these purposes.
+/// Revokes the sessions of a user except `keep`, and the links with these purposes. Also revokes the challenges of
+/// logins that wait for a code. The caller must have locked the user.
 ///
-/// This is the only way to revoke the sessions of a user, so a pending challenge never outlives them.
+/// All code that revokes the sessions of a user calls this function, so no pending challenge outlives them.
 pub(super) async fn revoke_access(
     tx: &Tx<'_>,
     user_id: i64,
@@ -265,7 +267,8 @@ pub(super) async fn revoke_access(
     Ok(())
 }
 
-/// Revokes the sessions that a login replaces in a browser (OWASP ASVS 5, 7.2.4). Returns whether one of them was active.
+/// Revokes the sessions that a login replaces in a browser (OWASP ASVS 5, 7.2.4). Returns whether any of them was
+/// active.
 pub(super) async fn revoke_replaced(tx: &Tx<'_>, replaced: &[TokenSubject]) -> Result<bool> {
     let mut revoked = false;
     for subject in replaced {

@@ -1,15 +1,15 @@
-//! Rate limits for passwords, codes and mails. Failed attempts are counted in Redis. After the free attempts of a rule, each
-//! failure doubles the wait.
+//! Rate limits for passwords, codes and mails. Redis counts the failed attempts. After the free attempts of a rule,
+//! each failure doubles the time that the next attempt has to wait.
 //!
-//! An attempt has to wait, but no account is locked. If the owner of an account has logged in from the client's network
-//! before, only failures from that network count. So an attacker elsewhere cannot delay the owner (OWASP ASVS 5, 6.1.1
-//! and 6.3.1).
+//! No account is ever locked. If the owner of an account has logged in from the client's network before, only failures
+//! from that network count. So an attacker elsewhere cannot delay the owner (OWASP ASVS 5, 6.1.1 and 6.3.1).
 //!
-//! While Redis is unavailable, each process counts by itself, with the same rules, and with stricter rules
-//! for mails. So the limits also hold without Redis.
+//! While Redis is unavailable, each process counts attempts in memory. It applies the same rules, with lower limits for
+//! mails and invitations. So the limits also hold without Redis.
 //!
 //! Every operation that hashes a password, or sends a mail to an address that the caller may not own, must use a
-//! [`Throttle`]. The limits of `src/rate_limits` apply to the requests of all operations, and know no accounts.
+//! [`Throttle`]. The limits of `src/rate_limits` are separate: they apply to the requests of all operations, regardless
+//! of the account.
 
 use std::{fmt, net::IpAddr};
 
@@ -34,31 +34,31 @@ use crate::{
 /// The recipient of a mail that a request triggers.
 #[derive(Clone, Copy)]
 pub enum Recipient<'a> {
-    /// An address that its owner may not have verified. All addresses of the mailbox are counted together, so that
-    /// sub-addresses do not evade the limit.
+    /// An address that may not be verified. All addresses of a mailbox share one counter, so that sub-addresses do not
+    /// evade the limit.
     Unverified(&'a str),
-    /// The verified address of a user, which is counted alone. Others can ask for mails to sub-addresses of the mailbox,
-    /// and that must not keep the user from a link.
+    /// The verified address of a user, which has its own counter. Otherwise requests for mails to sub-addresses of the
+    /// mailbox could prevent the user from getting a link.
     Verified(&'a str),
 }
 
-/// An id that no user has. It replaces the user id for an address that is not registered.
+/// An id that no user has. Queries for an unregistered address use it instead of a user id.
 const NO_USER: i64 = 0;
 
-/// One attempt and the counters that limit it. All spellings of an address have the same counters.
+/// One attempt and the counters that limit it. All spellings of an address share the same counters.
 pub struct Throttle<'a> {
     app: &'a App,
     context: &'a RequestContext,
     /// The email address of the account.
     email: &'a str,
     counters: Vec<Counter>,
-    /// The share of the hashes that the attempt belongs to.
+    /// The share of the concurrent password hashes from which the attempt takes.
     hash_for: HashFor,
 }
 
 impl<'a> Throttle<'a> {
-    /// Checks that a password of the account with this address may be tried, and counts the hash that this
-    /// costs. `user_id` is the id of the account, if there is one.
+    /// Checks that the client may try a password of the account with this address, and counts the password hash of the
+    /// attempt. `user_id` is the id of the account, if the address is registered.
     ///
     /// # Errors
     /// [`Error::TooManyAttempts`] while a wait is running.
@@ -80,7 +80,7 @@ impl<'a> Throttle<'a> {
         Ok(attempt)
     }
 
-    /// Counts a hash for the account with this address.
+    /// Counts a password hash for the account with this address.
     ///
     /// # Errors
     /// [`Error::TooManyAttempts`] while a wait is running.
@@ -91,7 +91,7 @@ impl<'a> Throttle<'a> {
         refuse(app, context, email, app.attempts.wait_locally(Operation::Acquire, &[counter]))
     }
 
-    /// Returns the share of the hashes that the attempt belongs to.
+    /// Returns the share of the concurrent password hashes from which the attempt takes.
     pub fn hash_for(&self) -> HashFor {
         self.hash_for
     }
@@ -104,10 +104,11 @@ impl<'a> Throttle<'a> {
         self.run(Operation::Check).await
     }
 
-    /// Counts an attempt with a code of this user.
+    /// Counts an attempt to enter a code of this user's second factor.
     ///
-    /// The attempt counts as failed until [`record_success`](Self::record_success), so concurrent attempts cannot pass
-    /// the limit. Codes and passwords have separate counters: a correct password must not reset the counter of codes.
+    /// The attempt counts as failed until [`record_success`](Self::record_success), so that concurrent attempts cannot
+    /// exceed the limit. Codes and passwords have separate counters: a correct password must not reset the counters of
+    /// codes.
     ///
     /// # Errors
     /// [`Error::TooManyAttempts`] while a wait is running.
@@ -117,7 +118,8 @@ impl<'a> Throttle<'a> {
         Ok(attempt)
     }
 
-    /// Resets the password counters of an account for this client, after its owner has proven their identity.
+    /// Resets the password counters of an account for this client, after its owner has proven their identity. Errors
+    /// are ignored.
     pub async fn reset(app: &'a App, context: &'a RequestContext, user: &'a User) {
         if let Ok(attempt) = Self::account(app, context, "", &user.email, Some(user.id)).await {
             attempt.record_success().await;
@@ -137,8 +139,8 @@ impl<'a> Throttle<'a> {
         let network = ClientNetwork::of(context);
         let is_known = match network.cidr() {
             Some(cidr) => {
-                // This query also runs for an unknown address, so that the time does not show whether it is
-                // registered.
+                // This query also runs for an unregistered address, so that the response time does not show whether the
+                // address is registered.
                 let user_id = user_id.unwrap_or(NO_USER);
                 app.db.run(async |conn| Ok(Session::has_login_from(conn, user_id, &cidr).await?)).await?
             }
@@ -155,10 +157,10 @@ impl<'a> Throttle<'a> {
         Ok(Self { app, context, email, counters, hash_for })
     }
 
-    /// Counts a request of this client that makes the product send a mail to `email`.
+    /// Counts a request of this client that sends a mail to `email`.
     ///
     /// # Errors
-    /// [`Error::TooManyAttempts`] if requests from the client's network have asked for too many mails.
+    /// [`Error::TooManyAttempts`] after too many such requests from the client's network.
     pub async fn mail_by_client(app: &App, context: &RequestContext, email: &str) -> Result<()> {
         let network = ClientNetwork::of(context).to_string();
         let counter = app.attempts.counter(&MAILS_PER_CLIENT, &network);
@@ -167,8 +169,8 @@ impl<'a> Throttle<'a> {
 
     /// Counts a mail of this purpose to a recipient.
     ///
-    /// The caller must not return this error to an anonymous client that asks for a link. The error shows
-    /// that others have asked for links to this address.
+    /// The caller must not return this error to an anonymous client that requests a link: the error shows that others
+    /// have requested links to this address.
     ///
     /// # Errors
     /// [`Error::TooManyAttempts`] if too many such mails were requested.
@@ -188,8 +190,8 @@ impl<'a> Throttle<'a> {
         refuse(app, context, email, app.attempts.wait(Operation::Acquire, &[counter]).await)
     }
 
-    /// Counts a change that notifies its user by mail, unless the address of the user is verified. A user who
-    /// has registered the address of a stranger must not flood the stranger with notices.
+    /// Counts a notice to a user whose address is not verified. Does nothing for a verified address. A user who has
+    /// registered the address of a stranger must not flood the stranger with notices.
     ///
     /// # Errors
     /// As [`Self::mail_to_recipient`].
@@ -200,7 +202,7 @@ impl<'a> Throttle<'a> {
         }
     }
 
-    /// Counts an invitation to an address.
+    /// Counts an invitation to the product, which an admin sends to an address.
     ///
     /// # Errors
     /// [`Error::TooManyAttempts`] if too many invitations were sent to the mailbox.
@@ -212,7 +214,7 @@ impl<'a> Throttle<'a> {
     /// Counts an invitation to an organization, which any user can send.
     ///
     /// # Errors
-    /// [`Error::TooManyAttempts`] if the inviter has sent too many, or too many were sent to the mailbox.
+    /// [`Error::TooManyAttempts`] after too many invitations by the inviter or to the mailbox.
     pub async fn org_invitation(
         app: &App,
         context: &RequestContext,
@@ -231,7 +233,8 @@ impl<'a> Throttle<'a> {
         self.app.attempts.run(Operation::Fail, &self.counters).await;
     }
 
-    /// Resets the counters of the account. The counter of the client network stays: it also counts other accounts.
+    /// Resets the counters of the account. Does not reset the counter of the client network, because it also counts
+    /// attempts at other accounts.
     pub async fn record_success(mut self) {
         self.counters.retain(|counter| counter.rule.name != PER_CLIENT.name);
         self.app.attempts.run(Operation::Reset, &self.counters).await;
@@ -243,20 +246,20 @@ impl<'a> Throttle<'a> {
     }
 }
 
-/// Returns an error if an attempt has to wait, and logs the refusal.
+/// Returns an error if the attempt has to wait, and logs the refusal.
 fn refuse(app: &App, context: &RequestContext, email: &str, wait: Option<Wait>) -> Result<()> {
     let Some(Wait { rule, seconds }) = wait else { return Ok(()) };
     SecurityEvent::new(Event::AttemptThrottled { rule }).email(email).log(app, context);
     Err(Error::TooManyAttempts { retry_after: seconds })
 }
 
-/// Returns the subject of a counter for an account and a client network.
+/// Returns the name of the counter for a pair of account and client network.
 fn pair(account: &str, network: &str) -> String {
     format!("{account}\0{network}")
 }
 
-/// The [`client_network`] of a request. Clients with an unknown address share one network, so that they do
-/// not evade the limits.
+/// The [`client_network`] of a request. All clients with an unknown IP address share one network, so that they do not
+/// evade the limits.
 #[derive(Clone, Copy)]
 struct ClientNetwork(Option<IpAddr>);
 
@@ -265,7 +268,7 @@ impl ClientNetwork {
         Self(context.ip.map(client_network))
     }
 
-    /// Returns the network in PostgreSQL's notation, such as `192.0.2.1/32`. `None` if it is unknown.
+    /// Returns the network in PostgreSQL's notation, such as `192.0.2.1/32`. `None` if the IP address is unknown.
     fn cidr(self) -> Option<String> {
         self.0.map(|network| format!("{network}/{}", if network.is_ipv4() { 32 } else { 64 }))
     }

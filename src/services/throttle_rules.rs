@@ -1,4 +1,4 @@
-//! The rules of the rate limits. `docs/auth.md` lists them.
+//! The rules of [`Throttle`](super::throttle::Throttle). `docs/auth.md` lists them.
 
 use crate::attempts::Rule;
 
@@ -26,8 +26,8 @@ pub(super) static PER_CLIENT: Rule = Rule {
     max_wait_seconds: 60,
     ttl_seconds: 3_600,
 };
-/// Hashes for one account from one client network, for right and wrong passwords. Each process counts its own
-/// hashes, because they take its CPU time. A client that logs in less than once a minute never has to wait.
+/// Password hashes for one account from one client network, for correct and wrong passwords. Each process counts its
+/// own hashes, because they use its CPU time. A client that logs in at most once a minute never has to wait.
 pub(super) static HASHES: Rule = Rule {
     name: "hashes",
     free_attempts: 30,
@@ -35,9 +35,10 @@ pub(super) static HASHES: Rule = Rule {
     max_wait_seconds: 60,
     ttl_seconds: 3_600,
 };
-/// Hashes for all accounts from one client network, in the share of known callers. The limit is needed
-/// because a client can register accounts and so become known. Over the limit, the client is not refused: its
-/// hashes then run in the share of all other logins.
+/// Password hashes for all accounts from one client network, in the share of known callers
+/// ([`HashFor::Known`](crate::security::HashFor)). A client can register accounts and so become a known caller, so this
+/// share needs a limit. Over the limit, the client is not refused: its hashes then run in the share of all other
+/// logins.
 pub(super) static HASHES_OF_KNOWN_CLIENT: Rule = Rule {
     name: "known",
     free_attempts: 200,
@@ -45,8 +46,8 @@ pub(super) static HASHES_OF_KNOWN_CLIENT: Rule = Rule {
     max_wait_seconds: 60,
     ttl_seconds: 3_600,
 };
-/// Mails of one purpose to one mailbox. The longest wait is shorter than the lifetime of the links, so a user who cannot
-/// ask for a new link has a valid one.
+/// Mails of one purpose to one mailbox. The longest wait is shorter than the lifetime of the links. So a user who
+/// cannot request a new link still has a valid link.
 pub(super) static MAILS_PER_RECIPIENT: Rule = Rule {
     name: "mailbox",
     free_attempts: 3,
@@ -54,7 +55,7 @@ pub(super) static MAILS_PER_RECIPIENT: Rule = Rule {
     max_wait_seconds: 900,
     ttl_seconds: 86_400,
 };
-/// Mails that one client network asks for.
+/// Mails that clients of one network request.
 pub(super) static MAILS_PER_CLIENT: Rule = Rule {
     name: "mailer",
     free_attempts: 30,
@@ -71,8 +72,7 @@ pub(super) static INVITATIONS_PER_INVITER: Rule = Rule {
     max_wait_seconds: 600,
     ttl_seconds: 3_600,
 };
-/// Invitations to one mailbox. An admin may need to repeat an invitation, but must not flood a stranger with
-/// mails.
+/// Invitations to one mailbox. An admin may need to repeat an invitation, but must not flood a stranger with mails.
 pub(super) static INVITATIONS_PER_RECIPIENT: Rule = Rule {
     name: "invitations",
     free_attempts: 20,

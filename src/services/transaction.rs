@@ -1,4 +1,4 @@
-//! The transaction of a service, and the actions that follow its commit.
+//! The transactions of the services, and the actions after their commit.
 
 use std::time::Duration;
 
@@ -17,11 +17,11 @@ use crate::{
     error::Result,
 };
 
-/// Makes a change for a signed-in caller: locks the affected users, checks that the actor may still make it, and runs
-/// `work`, in one transaction.
+/// Makes a change for a signed-in caller. In one transaction, locks the affected users, checks that the actor is still
+/// allowed to make the change, and runs `work`. `work` may run again after a conflict.
 ///
-/// After the commit the cached identities of this process are invalidated, and a background task enqueues the jobs that the
-/// transaction has written, such as mails. Another task purges the jobs of users whom the transaction has
+/// After the commit, the cached identities of this process are invalidated. A background task enqueues the jobs that
+/// the transaction has written, such as mails. Another task purges the jobs of users whom the transaction has
 /// deactivated or deleted.
 ///
 /// # Errors
@@ -37,7 +37,7 @@ pub async fn change<T>(
     change_after(app, actor, async |_: &Tx<'_>| Ok(()), affected, work).await
 }
 
-/// As [`change`]. Runs `first` before it locks rows, so before it waits for any other transaction.
+/// Like [`change`], but runs `first` before it locks rows, so before it waits for any other transaction.
 ///
 /// # Errors
 /// As [`change`], and those of `first`.
@@ -69,7 +69,7 @@ pub async fn change_without_actor<T>(
     commit(app, context, app.db.timeout(), work).await
 }
 
-/// As [`change_without_actor`], for a job, with a timeout instead of `DATABASE_TIMEOUT_MS`.
+/// Like [`change_without_actor`], for a job, with `timeout` instead of `DATABASE_TIMEOUT_MS`.
 ///
 /// # Errors
 /// As [`change_without_actor`].
@@ -81,9 +81,9 @@ pub async fn change_by_job<T>(
     commit(app, &RequestContext::default(), timeout, work).await
 }
 
-/// Makes a change of the data of an organization, in one transaction: locks the caller and the organization, checks that the
-/// caller may still make the change, and runs `work` in the organization. Jobs use it too, with the access that they have read
-/// again.
+/// Makes a change of the data of an organization. In one transaction, locks the caller and the organization, checks
+/// that the caller is still allowed to make the change, and runs `work` in the organization. A job calls this too, with
+/// the access of its owner.
 ///
 /// # Errors
 /// Those of [`org_access::lock_caller`] and [`org_access::lock_shared`] if the caller may no longer make the change; those of
@@ -98,8 +98,8 @@ pub async fn change_in_org<T>(
     change_in_org_unless(app, context, access, first, find, work).await
 }
 
-/// As [`change_in_org`]. Runs `first` before it locks rows, and `find` after the check of the access, both in the role of the
-/// product. If `find` returns a value, that is the result, and `work` does not run.
+/// Like [`change_in_org`], but runs `first` before it locks rows, and `find` after the check of the access. Both run
+/// with the product's own database role. If `find` returns a value, this is the result, and `work` does not run.
 ///
 /// # Errors
 /// As [`change_in_org`], and those of `first` and `find`.
@@ -112,7 +112,7 @@ pub(super) async fn change_in_org_unless<T>(
     work: impl AsyncFnOnce(&OrgTx<'_>) -> Result<T> + Clone,
 ) -> Result<T> {
     let checked = async |tx: &Tx<'_>| {
-        // Neither the queries before `work` nor the role in which it runs change a user or a session.
+        // The queries before `work` change no user or session, and the database role of `work` cannot change them.
         tx.set_identities_unchanged();
         first.clone()(tx).await?;
         org_access::lock_caller(app, tx, access).await?;
@@ -132,8 +132,8 @@ async fn commit<T>(
     work: impl AsyncFnOnce(&Tx<'_>) -> Result<T> + Clone,
 ) -> Result<T> {
     let effects = Effects::default();
-    // Invalidates on drop, because the change may be committed although the answer to COMMIT is lost or the
-    // client disconnects.
+    // Invalidates on drop, because the change may be committed even if the answer to COMMIT is lost or the client
+    // disconnects.
     let _invalidate = InvalidateIdentities { app, effects: &effects };
     let run = async |conn: &mut AsyncPgConnection| {
         effects.reset();

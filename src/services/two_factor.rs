@@ -30,9 +30,9 @@ use crate::{
 
 const RECOVERY_CODE_COUNT: usize = 10;
 
-/// The most wrong codes of one user within [`FAILURE_WINDOW`], over all challenges and operations. At this
-/// rate, guessing a code of six digits takes several months. Only a client with the password or a session can
-/// enter codes, so a stranger cannot make the owner wait.
+/// Maximum number of wrong codes of one user within [`FAILURE_WINDOW`], over all challenges and operations. At this
+/// rate, guessing a code of six digits takes several months on average. Only a client with the password or a session
+/// can enter codes, so a stranger cannot delay the owner.
 const MAX_FAILURES: i32 = 10;
 const FAILURE_WINDOW: Duration = Duration::minutes(15);
 
@@ -50,7 +50,7 @@ pub struct Setup {
     pub otpauth_uri: String,
 }
 
-/// Returns whether the second factor is enabled, and the number of unused recovery codes.
+/// Returns whether the second factor is enabled, and how many recovery codes are unused.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL does not answer.
@@ -78,7 +78,7 @@ pub async fn begin(app: &App, actor: &Actor) -> Result<Setup> {
     let secret = random_bytes::<20>()?;
     let sealed = app.sealer.seal(&secret_aad(user.id), &secret)?;
     change(app, actor, Affected::Actor, async |tx, locked| {
-        // A user who registered the address of another person could lock its owner out.
+        // Otherwise a user who registered the address of another person could lock its owner out.
         if locked.actor_with_password_of(user)?.email_verified_at.is_none() {
             return Err(Error::EmailNotVerified);
         }
@@ -97,8 +97,8 @@ const ALREADY_ENABLED: Error = Error::Conflict("Two-factor authentication is alr
 
 /// Enables the second factor and returns new recovery codes, which cannot be read again.
 ///
-/// The current session counts as logged in with the second factor. The other sessions are revoked, because they were
-/// opened without it.
+/// The current session then counts as logged in with the second factor. The user's other sessions are revoked, because
+/// they were opened without it.
 ///
 /// # Errors
 /// [`Error::InvalidCode`] if the code is wrong; [`Error::TooManyAttempts`] after failed attempts; [`Error::Conflict`]
@@ -142,12 +142,12 @@ pub async fn disable(app: &App, actor: &Actor, code: &str) -> Result<()> {
     .await
 }
 
-/// Verifies a code of an actor who has a second factor, before an action that a stolen session must not allow. Does nothing
-/// for other users.
+/// Verifies a code of an actor who has a second factor, before an action that a stolen session must not allow. Does
+/// nothing if the actor has no second factor.
 ///
 /// # Errors
-/// [`Error::Invalid`] without a code; [`Error::InvalidCode`] if it is wrong; [`Error::TooManyAttempts`] after failed attempts;
-/// and those of [`change`].
+/// [`Error::Invalid`] if the code is missing; [`Error::InvalidCode`] if the code is wrong; [`Error::TooManyAttempts`]
+/// after failed attempts; and those of [`change`].
 pub async fn confirm_code(app: &App, actor: &Actor, code: Option<&str>) -> Result<()> {
     let user_id = actor.user().id;
     if !app.db.run(async |conn| Ok(TwoFactor::is_enabled(conn, user_id).await?)).await? {
@@ -167,7 +167,7 @@ pub async fn remove(tx: &Tx<'_>, user: &User) -> Result<bool> {
     let was_enabled = TwoFactor::delete(tx, user.id).await?;
     if was_enabled {
         Session::clear_second_factor(tx, user.id).await?;
-        // Pending challenges are revoked too: they must not accept a code of the next authenticator.
+        // Revokes pending challenges too, because they must not accept a code of a new authenticator.
         OneTimeToken::revoke(tx, user.id, &[Purpose::SecondFactor]).await?;
         Entry::new(user.id, Action::TwoFactorDisabled).write(tx).await?;
         OutboxMessage::notice(user, Notice::TwoFactorDisabled).send(tx).await?;
@@ -175,7 +175,7 @@ pub async fn remove(tx: &Tx<'_>, user: &User) -> Result<bool> {
     Ok(was_enabled)
 }
 
-/// Replaces the recovery codes, which requires a code. Returns the new ones.
+/// Replaces the recovery codes, which requires a code. Returns the new recovery codes.
 ///
 /// # Errors
 /// As [`disable`].
@@ -213,8 +213,8 @@ async fn run_throttled<T>(
     result
 }
 
-/// Counts an attempt with a code as failed, until [`TwoFactor::reset_failures`]. PostgreSQL counts, so this
-/// limit also holds without Redis, and for all replicas together.
+/// Counts an attempt with a code as failed, until [`TwoFactor::reset_failures`] resets the count. PostgreSQL stores the
+/// count, so this limit also holds without Redis, and across all replicas.
 ///
 /// # Errors
 /// [`Error::TooManyAttempts`] if the user has had too many failures.
@@ -253,7 +253,7 @@ pub async fn verify_code(app: &App, tx: &Tx<'_>, user: &User, code: &str) -> Res
 
 async fn verify_totp(app: &App, tx: &Tx<'_>, user: &User, two_factor: &TwoFactor, code: &str) -> Result<()> {
     let secret = app.sealer.open(&secret_aad(user.id), &two_factor.secret)?;
-    // The clock of the database, so that all replicas accept the same codes.
+    // Uses the clock of the database, so that all replicas accept the same codes.
     let now = two_factor.clock.now().timestamp().unsigned_abs();
     let step = totp(app, &user.email, &secret)?.check(&digits(code), now).ok_or(Error::InvalidCode)?;
     let step = i64::try_from(step).map_err(Error::internal)?;
@@ -273,10 +273,10 @@ async fn renew_codes(tx: &Tx<'_>, user_id: i64) -> Result<Vec<String>> {
     Ok(codes.iter().map(|code| format_recovery_code(code)).collect())
 }
 
-/// Returns the TOTP of a secret with the parameters that all authenticators support: SHA-1, 6 digits, steps of 30
-/// seconds. A code of the step before or after is accepted.
+/// Returns the TOTP of a secret, with the parameters that all authenticators support: SHA-1, 6 digits, time steps of 30
+/// seconds. Also accepts the code of the previous and the next time step.
 fn totp(app: &App, account: &str, secret: &[u8]) -> Result<Totp> {
-    // In the label of the URI, a colon separates the issuer from the account.
+    // Replaces colons, because a colon separates the issuer from the account in the label of the URI.
     let issuer = app.config.core.project_name.replace(':', " ");
     Builder::new()
         .with_secret(secret)
@@ -295,7 +295,7 @@ fn digits(code: &str) -> String {
     code.chars().filter(char::is_ascii_digit).collect()
 }
 
-/// Returns a recovery code without hyphens and in upper case, as it was hashed.
+/// Returns a recovery code in the form that is hashed: in upper case, without hyphens.
 fn normalize_recovery_code(code: &str) -> String {
     code.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_uppercase()
 }

@@ -33,20 +33,20 @@ use crate::{
     },
 };
 
-/// Lifetime of the cached number of users. The services invalidate it; changes by other means, such as SQL,
-/// show after this time.
+/// Lifetime of the cached number of users. The services invalidate the cache. Changes by other means, such as SQL,
+/// become visible after this time.
 const COUNT_TTL: Duration = Duration::from_secs(5);
 
-/// Where a page of users begins.
+/// The start of a page of users.
 pub enum PageStart {
-    /// After the users of the page before; `None` is the first page.
+    /// After the last user of the previous page; `None` for the first page.
     After(Option<Position>),
-    /// After this number of users, as in release 0.1.0. Reading that far takes longer, the larger the number.
+    /// After this number of users, as in release 0.1.0. A larger number makes the query slower.
     Offset(i64),
 }
 
-/// Returns a page of users. Its total is the number of users on all pages, up to
-/// [`MAX_COUNTED_USERS`](crate::models::user_list::MAX_COUNTED_USERS); only a page after another has none.
+/// Returns a page of users. The total is the number of users on all pages, up to
+/// [`MAX_COUNTED_USERS`](crate::models::user_list::MAX_COUNTED_USERS). A page that follows another page has no total.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL does not answer.
@@ -69,7 +69,8 @@ pub async fn list(app: &App, listing: &Listing<'_>, start: &PageStart) -> Result
         (None, true) => count().await?,
         (None, false) => app.cache.get_or_load(USER_COUNT, COUNT_TTL, count).await?,
     };
-    // A search is counted among the newest users only.
+    // A search counts only matches among the newest users, so the count may be lower than the number of users on the
+    // page.
     let total = total.max(page.users.len() as i64);
     Ok(UserPage { total: Some(total), ..page })
 }
@@ -90,9 +91,9 @@ pub struct Changes {
     pub is_active: Option<bool>,
 }
 
-/// Changes a user. Deactivation revokes all sessions and links of the user, and purges the jobs that the user
-/// enqueued. A change that makes the user an admin also revokes the sessions and links, and notifies the user
-/// and the other admins.
+/// Changes a user. A deactivation revokes all sessions and links of the user, and purges the jobs that the user has
+/// enqueued. A change that makes the user an admin also revokes the sessions and links. It notifies the user and the
+/// other admins.
 ///
 /// # Errors
 /// [`Error::NotFound`] if the user does not exist; [`Error::PreconditionFailed`]; [`Error::LastAdmin`] if the change removes
@@ -135,8 +136,8 @@ pub async fn update(
     .await
 }
 
-/// Creates a user without a password, and sends a link to set one. Notifies the other admins if `role` is
-/// admin.
+/// Creates a user without a password, and sends a link to set a password. Notifies the other admins if `role` is
+/// [`Role::Admin`].
 ///
 /// # Errors
 /// [`Error::EmailTaken`] if the address is registered; [`Error::Invalid`] if the address is invalid;
@@ -169,7 +170,7 @@ pub async fn invite(
     Ok(answered)
 }
 
-/// Sends the invitation again.
+/// Sends the invitation of a user again.
 ///
 /// # Errors
 /// [`Error::NotFound`] if the user does not exist; [`Error::Conflict`] if the user has accepted the invitation;
@@ -202,8 +203,8 @@ pub async fn delete(app: &App, actor: &AdminActor, id: i64) -> Result<()> {
     Ok(())
 }
 
-/// Deletes a user with all sessions, tokens and codes, and the organizations of which the user is the only member. The audit
-/// trail entries stay until `AUDIT_RETENTION_DAYS`.
+/// Deletes a user with all sessions, tokens and codes. Schedules the erasure of the organizations in which the user is
+/// the only member. The user's audit trail entries stay for `AUDIT_RETENTION_DAYS`.
 ///
 /// # Errors
 /// [`Error::LastOwner`] if the user owns an organization with other members.
@@ -212,7 +213,7 @@ pub(super) async fn erase(tx: &Tx<'_>, user: &User) -> Result<()> {
     members::delete_with_account(tx, &orgs).await?;
     User::delete(tx, user.id).await?;
     if user.email_verified_at.is_some() {
-        // The lists of organizations must not keep the address of the user.
+        // The invitation lists of organizations must not keep the address of the user.
         Invitation::delete_ended_to(tx, EmailLookup::new(&user.email).subject()).await?;
     }
     StoredAnswer::delete_all_of(tx, &user_caller(user.id)).await?;

@@ -1,4 +1,4 @@
-//! The jobs that users have enqueued.
+//! Jobs that belong to users.
 
 use crate::{
     app::App,
@@ -9,7 +9,8 @@ use crate::{
 
 const OWNER_IS_NOT_ACTIVE: MayRun = MayRun::No("The account of the owner is not active");
 
-/// Returns whether a job without a scope may run: the owner is an active user whose account is not going to be deleted.
+/// Returns whether a job without a scope may run. The owner, if there is one, must be an active user whose account is
+/// not scheduled for deletion.
 ///
 /// # Errors
 /// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer.
@@ -19,8 +20,8 @@ pub async fn may_run(app: &App, origin: &Origin) -> Result<MayRun> {
     Ok(if is_active { MayRun::Yes } else { OWNER_IS_NOT_ACTIVE })
 }
 
-/// Purges the jobs of users who were deactivated or deleted, in the background. If Redis is unavailable, the jobs
-/// stay, and workers cancel them when they are due, because [`may_run`] refuses them.
+/// Purges the jobs of deactivated or deleted users, in a background task. If Redis is unavailable, the jobs stay in the
+/// queue. A worker then cancels each job when it is due, because [`may_run`] refuses it.
 pub(super) fn purge_soon(app: &App, user_ids: Vec<i64>) {
     if user_ids.is_empty() {
         return;
@@ -47,8 +48,8 @@ pub(super) fn purge_soon(app: &App, user_ids: Vec<i64>) {
     });
 }
 
-/// Deletes the jobs of a user, those that wait in the table `job_outbox` first. A relay may enqueue one of them meanwhile; it is
-/// canceled when it is due.
+/// Deletes the jobs of a user, first in the table `job_outbox`, then in the queue. If a relay enqueues a job in
+/// between, a worker cancels the job when it is due.
 async fn purge(app: &App, user_id: i64) -> Result<PurgedOwner> {
     let waiting = app.db.run(async |conn| Ok(JobOutboxRow::delete_of_owner(conn, user_id).await?)).await;
     let purged = app.queue.purge_owner(user_id).await?;

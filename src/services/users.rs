@@ -21,9 +21,9 @@ use crate::{
     security::{HashFor, MAX_PASSWORD_BYTES, is_common, normalize_password},
 };
 
-/// Cache key of the number of users. It is cached because counting takes longer than reading a page.
+/// Cache key of the number of users. The number is cached because counting takes longer than reading a page.
 pub const USER_COUNT: &str = "users:count";
-/// The shortest password (NIST SP 800-63B section 5.1.1.2).
+/// Minimum length of a password (NIST SP 800-63B section 5.1.1.2).
 pub const MIN_PASSWORD_CHARS: usize = 8;
 
 /// Parses an address that a user has entered.
@@ -38,7 +38,7 @@ pub(super) fn parse_email(email: &str) -> Result<EmailAddress> {
 /// stored address, the other on its key.
 ///
 /// # Errors
-/// [`Error::EmailTaken`], or the converted database error.
+/// [`Error::EmailTaken`], or any other database error, converted.
 pub(super) fn map_email_taken<T>(result: diesel::QueryResult<T>) -> Result<T> {
     result.map_err(|error| match &error {
         diesel::result::Error::DatabaseError(_, info)
@@ -50,9 +50,9 @@ pub(super) fn map_email_taken<T>(result: diesel::QueryResult<T>) -> Result<T> {
     })
 }
 
-/// Checks a new password, in the form in which it is hashed. The rules limit length and common passwords, not
-/// composition (NIST SP 800-63B). Passwords that the documentation has published are refused too; only
-/// `saas dev` creates an admin with the default password.
+/// Checks a new password in its normalized form, which is also the form that is hashed. The rules limit the length and
+/// refuse common passwords, but do not require certain characters (NIST SP 800-63B). Passwords from the documentation
+/// are refused too: only `saas dev` creates an admin with the default password.
 ///
 /// # Errors
 /// A message for the user.
@@ -76,8 +76,8 @@ pub fn check_password(password: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Refuses a password that is the email address, its local part or the name of the user, also with digits or symbols at
-/// its end (OWASP ASVS 5, 6.2.11).
+/// Refuses a password that equals the email address, its local part or the name of the user. Ignores digits and symbols
+/// at the end (OWASP ASVS 5, 6.2.11).
 ///
 /// # Errors
 /// [`Error::Invalid`] for `field`.
@@ -92,14 +92,14 @@ pub fn check_not_personal(field: &str, password: &str, email: &str, full_name: O
     }
 }
 
-/// The data of a new account. The caller has checked the password.
+/// The data of a new account. The caller must have checked the password.
 pub struct Registration {
     pub email: String,
     pub password: String,
     pub full_name: Option<String>,
 }
 
-/// Creates an active user, and sends a link to verify the address.
+/// Creates an active user, and sends a link to verify the email address.
 ///
 /// # Errors
 /// [`Error::EmailTaken`] if the address is registered; [`Error::Invalid`] if the address is invalid or the password is
@@ -126,14 +126,14 @@ pub async fn register(app: &App, context: &RequestContext, new: Registration) ->
 
 async fn create_user(app: &App, context: &RequestContext, email: &str, new: Registration) -> Result<User> {
     let lookup = EmailLookup::new(email);
-    // A taken address costs neither a hash nor a mail. For concurrent registrations, the unique index decides
-    // below.
+    // Checked first, so that a registered address costs neither a hash nor a mail. For concurrent registrations, the
+    // unique index below decides.
     if app.db.run(async |conn| Ok(User::find_by_email(conn, &lookup).await?)).await?.is_some() {
         return Err(Error::EmailTaken);
     }
     Throttle::mail_to_recipient(app, context, Purpose::VerifyEmail.as_str(), Recipient::Unverified(email))
         .await?;
-    // Before the transaction, because hashing is slow and must not hold a connection.
+    // Hashes before the transaction, because hashing is slow and must not hold a connection.
     let permit = app.passwords.permit(HashFor::Registration).await?;
     let hashed_password = permit.hash(new.password).await?;
     let row = NewUser {
@@ -173,12 +173,13 @@ mod tests {
         assert!(check_password(&"x".repeat(73)).is_err());
         assert!(check_password(&"é".repeat(37)).is_err(), "74 bytes");
         assert!(check_password("pass\0word").is_err());
-        // Counted as it is hashed: é is one character of two bytes, also if it was typed as two characters of
-        // three bytes.
+        // Lengths are those of the normalized password: é is one character of two bytes, even if it was typed as two
+        // characters with three bytes in total.
         assert!(check_password("e\u{301}e\u{301}e\u{301}e\u{301}").is_err(), "4 characters");
         assert!(check_password(&"e\u{301}".repeat(36)).is_ok(), "72 bytes");
         assert!(check_password(&"e\u{301}".repeat(37)).is_err(), "74 bytes");
-        // NFC can also be longer: this three-byte character becomes three characters of two bytes.
+        // Normalization (NFC) can also make a password longer: this three-byte character becomes three characters of
+        // two bytes.
         assert!(check_password(&"\u{FB2C}".repeat(13)).is_err(), "78 bytes");
     }
 

@@ -2,10 +2,10 @@ use askama::Template;
 
 use crate::error::{Error, Result};
 
-/// The longest name in a greeting.
+/// Maximum length of a name in a greeting.
 const MAX_NAME_CHARS: usize = 60;
 
-/// A message as text and HTML.
+/// A rendered message, as text and as HTML.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RenderedEmail {
     pub subject: String,
@@ -13,10 +13,10 @@ pub struct RenderedEmail {
     pub html: String,
 }
 
-/// What a message says. The text and the HTML version are rendered from the same content, so they cannot differ.
+/// The content of a message. The text and the HTML version are both rendered from it, so they cannot differ.
 pub(super) struct EmailContent<'a> {
     pub(super) subject: String,
-    /// The name in the greeting. Left out if it looks like a link.
+    /// The name in the greeting. Omitted if it contains a link.
     pub(super) name: Option<&'a str>,
     pub(super) paragraphs: Vec<String>,
     pub(super) button: Option<Button<'a>>,
@@ -49,7 +49,7 @@ struct Text<'a> {
 }
 
 impl EmailContent<'_> {
-    /// Renders the message in the name of `product`.
+    /// Renders the message. `product` is the name of the sender.
     ///
     /// # Errors
     /// If a template fails.
@@ -64,14 +64,15 @@ impl EmailContent<'_> {
     }
 }
 
-/// Returns the name in one line, or `None` if it contains a link.
+/// Returns the name in one line, or `None` if it is empty or contains a link.
 ///
-/// Anyone can register with another person's address and choose the name, or invite another person to an organization with
-/// any name. So a name with a link would be a way to send spam.
+/// Anyone can register with the address of another person and choose the name, or send an invitation with any name of
+/// the organization. So names with links would allow spam.
 pub(super) fn printable_name(name: &str) -> Option<String> {
     let line = one_line(name, usize::MAX);
     let lower = line.to_lowercase();
-    // Mail readers turn bare domains into links. In "J. Smith" and "J.R. Smith" at most one letter follows a dot.
+    // Mail readers turn bare domains into links. In "J. Smith" and "J.R. Smith", at most one letter follows a dot, so
+    // they are not domains.
     let is_domain_end = |rest: &str| rest.chars().take_while(|c| c.is_alphanumeric()).count() >= 2;
     let has_link =
         lower.contains(['/', '\\']) || lower.contains("www.") || lower.split('.').skip(1).any(is_domain_end);
@@ -79,8 +80,8 @@ pub(super) fn printable_name(name: &str) -> Option<String> {
     (!has_link && !name.is_empty()).then_some(name)
 }
 
-/// Returns the text in one line of at most `max_chars` characters, without control characters and marks that change the
-/// writing direction.
+/// Returns the text in one line of at most `max_chars` characters. Removes control characters, and marks that change
+/// the writing direction.
 pub(super) fn one_line(text: &str, max_chars: usize) -> String {
     let is_direction_mark =
         |c: &char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
@@ -112,7 +113,7 @@ mod tests {
         {
             assert_eq!(printable_name(name), None, "{name}");
         }
-        // A link behind the point where a name is cut counts too.
+        // A link after the point where the name is truncated counts too.
         assert_eq!(printable_name(&format!("{}https://evil.example", "x ".repeat(40))), None);
         for name in ["J.R.R. Tolkien", "Martin Luther King Jr.", "Dr. O'Neil-Müller", "李小龍"] {
             assert_eq!(printable_name(name).as_deref(), Some(name));

@@ -1,4 +1,4 @@
-//! The invitation to an organization.
+//! The mail with an invitation to an organization.
 
 use chrono::{DateTime, Utc};
 
@@ -8,14 +8,15 @@ use crate::error::Result;
 /// Path of the page that the link leads to, below `FRONTEND_URL` or the API's own pages.
 pub const PAGE: &str = "invitation";
 
-/// Invites a person to an organization, who may have no account yet.
+/// Invites a person to an organization. The person may have no account yet.
 ///
-/// The recipient may be a stranger, so a name that contains a link is left out.
+/// The recipient may be a stranger to the inviter, so names that contain a link are omitted.
 #[derive(Debug)]
 pub struct OrgInvitation<'a> {
-    /// The name of the organization; `None` for an inviter whose address is not verified, who must not send text to strangers.
+    /// The name of the organization. `None` if the inviter's address is not verified: such an inviter must not send
+    /// text to strangers.
     pub organization: Option<&'a str>,
-    /// The name of the inviter; `None` as for the organization.
+    /// The name of the inviter. `None` if the inviter has no name or no verified address.
     pub inviter: Option<&'a str>,
     pub expires_at: DateTime<Utc>,
 }

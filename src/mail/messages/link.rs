@@ -1,4 +1,4 @@
-//! The messages with a link that works once.
+//! The messages with a single-use link.
 
 use std::fmt;
 
@@ -64,8 +64,8 @@ pub static CONFIRM_NEW_EMAIL: LinkEmail = LinkEmail {
 };
 
 impl LinkEmail {
-    /// Renders the message with its link. `name` is for the greeting; `None` for an address that may belong to another
-    /// person, who must not receive text of a stranger.
+    /// Renders the message with its link. `name` is the name in the greeting. It must be `None` if the address may
+    /// belong to another person, because a stranger may have chosen the name.
     ///
     /// # Errors
     /// If a template fails.

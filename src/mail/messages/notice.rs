@@ -1,4 +1,4 @@
-//! Notices: messages about a change to an account.
+//! Notices: messages about a change to an account or an organization.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,18 +8,18 @@ use crate::error::Result;
 /// The longest valid email address (RFC 5321 section 4.5.3.1.3).
 const MAX_EMAIL_CHARS: usize = 254;
 const IF_NOT_YOU: &str = "If this was not you, reset your password at once.";
-/// The longest name of an organization in a mail.
+/// Maximum length of the name of an organization in a mail.
 const MAX_ORGANIZATION_CHARS: usize = 100;
-/// What replaces the name of an organization and the address of a member for an address that is not verified.
+/// Replaces the name of an organization in a mail to an unverified address.
 const HIDDEN: &str = "an organization";
 const HIDDEN_MEMBER: &str = "another member";
-/// As [`HIDDEN_MEMBER`], for the address of an invited person, at the beginning of a sentence.
+/// Replaces the address of an invited person, at the beginning of a sentence.
 const HIDDEN_GUEST: &str = "The invited person";
-/// The longest name of an API key in a mail.
+/// Maximum length of the name of an API key in a mail.
 const MAX_KEY_CHARS: usize = 100;
 const HIDDEN_KEY: &str = "(hidden)";
 
-/// A change to an account that its owner is notified of, since another person may have made it.
+/// A change that a user is notified about, because another person may have made it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Notice {
@@ -27,7 +27,7 @@ pub enum Notice {
     /// The password was set through the link in a mail.
     PasswordReset,
     EmailChangeRequested {
-        /// `None` if the recipient may be another person than the user.
+        /// `None` if the recipient's address is not verified, so that the recipient may not be the user.
         new_email: Option<String>,
     },
     EmailChanged {
@@ -37,7 +37,7 @@ pub enum Notice {
     TwoFactorEnabled,
     TwoFactorDisabled,
     RecoveryCodeUsed,
-    /// A session was revoked because an old refresh token of it was used again.
+    /// A session was revoked because one of its used refresh tokens was presented again.
     SessionRevoked,
     DeletionScheduled {
         /// The date in words, such as `3 May 2026`.
@@ -46,7 +46,7 @@ pub enum Notice {
     AccountDeleted,
     /// The recipient is an admin now.
     AdminRoleGranted,
-    /// For an admin: another user is an admin now, or is invited as one.
+    /// For the other admins: a user became an admin, or was invited as an admin.
     AdminAdded {
         email: String,
         /// The address of the admin who has made the change; `None` for the operator of the server.
@@ -86,7 +86,7 @@ pub enum Notice {
         /// The invited address.
         email: String,
     },
-    /// For the creator of the key and the owner of the organization, as the next ones.
+    /// For the creator of the key and the owner of the organization, like the other notices about keys.
     ApiKeyCreated {
         organization: String,
         /// The name of the key.
@@ -106,7 +106,7 @@ pub enum Notice {
     ApiKeyLeaked {
         organization: String,
         key: String,
-        /// Whether only the secret from before the last rotation was revoked.
+        /// True if only the secret from before the last rotation was revoked, and the current secret stays valid.
         present_is_valid: bool,
     },
 }
@@ -168,7 +168,7 @@ impl Notice {
         }
     }
 
-    /// Renders the notice. It has no link, so that users do not learn to follow links in such mails.
+    /// Renders the notice. A notice has no link, so that users do not learn to follow links in such mails.
     ///
     /// # Errors
     /// If a template fails.
