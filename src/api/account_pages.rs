@@ -1,7 +1,8 @@
-//! The pages that links in mails lead to if no front end is configured.
+//! The pages that links in mails open if no front end is configured (`FRONTEND_URL`).
 //!
-//! The token is in the fragment of the link. Browsers do not send the fragment, so the token is in no log. The script
-//! of the page sends the token only when the user presses the button, because some mail servers open every link.
+//! The token is in the fragment of the link. Browsers do not send the fragment, so no log contains the token. The
+//! script of the page sends the token only when the user presses the button, because some mail servers open every link
+//! in a mail.
 
 use std::sync::Arc;
 
@@ -21,7 +22,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'unsafe-i
 const SCRIPT: &str = include_str!("templates/account.js");
 const INVITATION_SCRIPT: &str = include_str!("templates/invitation.js");
 
-/// The form of a page. Its script sends the input to the operation with the same name.
+/// The form of a page. The script sends the input to the operation `/auth/<name>`.
 struct Form {
     name: &'static str,
     title: &'static str,
@@ -31,11 +32,11 @@ struct Form {
     button: &'static str,
     /// The message after success.
     done: &'static str,
-    /// Whether a new user signs in next.
+    /// Whether the form completes an account, so that the user signs in next.
     is_sign_up: bool,
 }
 
-/// Text after [`Form::done`] if all users must have a second factor.
+/// Text that follows [`Form::done`] if all users must have a second factor.
 const SECOND_FACTOR_NOTE: &str = " Two-factor authentication is required here: set it up after you sign in.";
 
 static FORMS: [Form; 4] = [
@@ -81,8 +82,8 @@ static FORMS: [Form; 4] = [
     },
 ];
 
-/// Returns the pages and their script. They are mounted at `/account`. `requires_second_factor` says whether
-/// all users must have a second factor.
+/// Returns the routes of the pages and their scripts, which are mounted at `/account`. `requires_second_factor` says
+/// whether all users must have a second factor.
 pub(super) fn routes(product: &str, requires_second_factor: bool) -> Route {
     let product: Arc<str> = product.into();
     let second_factor_note = if requires_second_factor { SECOND_FACTOR_NOTE } else { "" };
@@ -103,7 +104,7 @@ fn script(text: &'static str) -> Response {
     response
 }
 
-/// The endpoint of a page.
+/// The endpoint of a page with a [`Form`].
 struct FormPage {
     form: &'static Form,
     note: &'static str,
@@ -127,7 +128,7 @@ impl Endpoint for FormPage {
     }
 }
 
-/// The endpoint of the page of an invitation to an organization. Its recipient may have an account or not.
+/// The endpoint of the page of an invitation to an organization. The recipient may or may not have an account.
 struct InvitationPage {
     note: &'static str,
     product: Arc<str>,

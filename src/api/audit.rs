@@ -40,11 +40,11 @@ struct EntryOut {
     /// The type of the target: `user`, `queue`, `job`, `organization`, `member`, `api_key`, or a type of the data of
     /// organizations.
     target_type: String,
-    /// Id of the target, or name of the queue. That of a member is the id of the user.
+    /// Id of the target, or name of the queue. For a member, the id of the user.
     target_id: String,
     /// The changed fields with their old values. Null for the data of an organization, which only its members see.
     before: Value,
-    /// The changed fields with their new values. Null as `before` is.
+    /// The changed fields with their new values. Null in the same cases as `before`.
     after: Value,
     /// IP address of the client.
     #[oai(nullable)]
@@ -76,10 +76,10 @@ impl Example for EntryOut {
     }
 }
 
-/// The beginnings of the actions about an organization itself and who may act in it.
+/// Prefixes of the actions that concern an organization itself, its members, invitations and keys, but not its data.
 const ABOUT_ORG: [&str; 4] = ["org.", "member.", "invitation.", "api_key."];
 
-/// Returns whether an entry has data of an organization, which an admin of the platform must not see.
+/// Returns whether an entry contains data of an organization, which an admin of the platform must not see.
 fn has_data_of_org(entry: &AuditEntry) -> bool {
     entry.org_id.is_some() && !ABOUT_ORG.iter().any(|prefix| entry.action.starts_with(prefix))
 }

@@ -24,14 +24,14 @@ use crate::{error::Error, security::hash, services::precondition::Precondition};
 
 /// Bytes of the digest in an entity tag.
 const DIGEST_BYTES: usize = 16;
-/// The end of the entity tag of a compressed response. Its bytes differ from those without compression, so a strong tag must
-/// differ too (RFC 9110 section 8.8.3.3).
+/// The suffix of the entity tag of a compressed response. The compressed bytes differ from the uncompressed bytes, so
+/// their strong tags must differ too (RFC 9110 section 8.8.3.3).
 const GZIP_SUFFIX: &[u8] = b"-gzip";
 /// The name of the argument of type [`IfMatch`]. The document has the name of the header for it.
 pub(super) const IF_MATCH_ARGUMENT: &str = "if_match";
 
-/// A resource with its entity tag, which is a digest of the JSON. So the tag changes if and only if the representation does,
-/// also if clocks are wrong.
+/// A resource that is sent with its entity tag. The tag is a digest of the JSON, so it changes if and only if the JSON
+/// changes, and does not depend on clocks.
 pub(super) struct Tagged<T>(pub(super) T);
 
 /// Returns the entity tag of a JSON text, without quotes.
@@ -116,11 +116,11 @@ impl<T: Volatile> ApiResponse for TaggedVolatile<T> {
     }
 }
 
-/// Whether a change of a resource with an entity tag needs `If-Match`: the setting `REQUIRE_IF_MATCH`.
+/// Whether a change of a resource with an entity tag requires `If-Match`: the setting `REQUIRE_IF_MATCH`.
 #[derive(Clone, Copy)]
 pub(super) struct RequireIfMatch(pub(super) bool);
 
-/// The header `If-Match`: the states of the resource that the client allows to be changed.
+/// The header `If-Match`: the entity tags of the states in which the client allows the change.
 pub(super) struct IfMatch(Option<EntityTags>);
 
 impl IfMatch {
@@ -193,8 +193,8 @@ fn read_tags(headers: &HeaderMap, name: HeaderName) -> Result<Option<EntityTags>
     Ok(Some(tags.ok_or(ApiError::MalformedTags(header))?))
 }
 
-/// Turns a response into 304 if the client knows its entity tag, by the headers of its GET or HEAD request (RFC 9110 section
-/// 15.4.5). The other headers stay: a client replaces those that it has stored.
+/// Converts a response to 304 if the client sent its entity tag in `If-None-Match` (RFC 9110 section 15.4.5). Call it
+/// only for GET and HEAD. The other headers stay, because a client updates its stored headers with them.
 ///
 /// # Errors
 /// [`ApiError::MalformedTags`]; [`Error::PreconditionFailed`] if the request has `If-Match` with other tags only.
@@ -222,7 +222,7 @@ pub(super) fn evaluate(request: &HeaderMap, mut response: Response) -> Result<Re
     Ok(response)
 }
 
-/// Changes the entity tag of a response that is compressed.
+/// Adds the suffix to the entity tag of a compressed response.
 pub(super) fn mark_compressed(headers: &mut HeaderMap) {
     let Some(tag) = headers.get(header::ETAG) else { return };
     let Some(open) = tag.as_bytes().strip_suffix(b"\"") else { return };

@@ -1,9 +1,9 @@
-//! Tokens in cookies, for browsers. Scripts of a page cannot read them, not even injected ones.
+//! Tokens in cookies, for browsers. Scripts cannot read these cookies, not even injected scripts.
 //!
-//! The cookies have the attributes HttpOnly, Secure and SameSite, and a name prefix that browsers enforce
-//! (OWASP ASVS 5, 3.3). This module reads them octet by octet, not with poem's cookie jar. The jar decodes
-//! names: another host of the site could set `%5F_Host-access_token`, which browsers permit, and the jar
-//! would read it as `__Host-access_token`.
+//! The cookies have the attributes HttpOnly, Secure and SameSite, and a name prefix that browsers enforce (OWASP ASVS
+//! 5, 3.3). This module parses the `Cookie` header byte by byte instead of using poem's cookie jar, because the jar
+//! decodes names. Another host of the site could set `%5F_Host-access_token`, which browsers permit, and the jar would
+//! read it as `__Host-access_token`.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -20,15 +20,15 @@ use super::{
 };
 use crate::{error::Error, services::sessions::Grant};
 
-/// The name of the cookie with the access token.
+/// Name of the cookie with the access token.
 pub(super) const SECURE_ACCESS: &str = "__Host-access_token";
 const SECURE_REFRESH: &str = "__Host-refresh_token";
-/// The name in development without TLS, where browsers reject the prefix and `Secure`.
+/// Name of the same cookie in development without TLS, where browsers reject the prefix and `Secure`.
 const PLAIN_ACCESS: &str = "access_token";
 const PLAIN_REFRESH: &str = "refresh_token";
-/// The scheme of an access token in the header `Authorization`. Its case does not matter (RFC 9110 section 11.1).
+/// The scheme of an access token in the header `Authorization`. The scheme is case-insensitive (RFC 9110 section 11.1).
 const BEARER: &[u8] = b"Bearer ";
-/// The header by which a browser compares the site of the page with that of the request (Fetch Metadata).
+/// The header in which a browser says whether the page and the request have the same origin (Fetch Metadata).
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// The configuration of cookies.
@@ -57,8 +57,8 @@ impl Settings {
         if self.secure { SECURE_REFRESH } else { PLAIN_REFRESH }
     }
 
-    /// Returns whether pages of an origin may send requests with cookies to `host`: the origin is listed, or
-    /// it is the host's own. With secure cookies, the http origin of the host is not trusted: an attacker in
+    /// Returns whether pages of an origin may send requests with cookies to `host`: the origin is listed, or it is the
+    /// origin of `host` itself. If cookies are secure, the http origin of `host` is not trusted, because an attacker in
     /// the network can serve its pages.
     fn trusts(&self, origin: &str, host: Option<&str>) -> bool {
         let origin = origin.to_ascii_lowercase();
@@ -78,7 +78,8 @@ impl Settings {
         is_own && (scheme == "https" || !self.secure)
     }
 
-    /// Returns both cookies. The prefix `__Host-` requires `Path=/`, and prevents other hosts from setting the cookies.
+    /// Returns both cookies. The name prefix `__Host-` requires `Path=/`, and prevents other hosts from setting these
+    /// cookies.
     fn cookies(&self, access: &str, refresh: &str) -> [Cookie; 2] {
         let cookie = |name, value: &str, same_site| {
             let mut cookie = Cookie::new_with_str(name, value);
@@ -95,8 +96,8 @@ impl Settings {
 /// Returns the bearer token of the header `Authorization`.
 ///
 /// # Errors
-/// [`Error::InvalidToken`] if the request has several, or one that is not text. Such a request must not be
-/// treated as one without a bearer token: its cookie would then authenticate it.
+/// [`Error::InvalidToken`] if the request has several bearer tokens, or a token that is not valid UTF-8. The request is
+/// refused instead of treated as one without a bearer token, because its cookie would then authenticate it.
 pub(super) fn bearer(request: &Request) -> Result<Option<&str>> {
     let values = request.headers().get_all(header::AUTHORIZATION).into_iter();
     only(values.filter_map(|value| {
@@ -108,7 +109,7 @@ pub(super) fn bearer(request: &Request) -> Result<Option<&str>> {
 /// Returns the access token from its cookie.
 ///
 /// # Errors
-/// [`Error::InvalidToken`] if the request has several of these cookies, or one that is not text.
+/// [`Error::InvalidToken`] if the request has several of these cookies, or its value is not valid UTF-8.
 pub(super) fn access_token(request: &Request) -> Result<Option<&str>> {
     cookie(request, Settings::access)
 }
@@ -126,14 +127,14 @@ fn cookie(request: &Request, name: fn(&Settings) -> &'static str) -> Result<Opti
     Ok(only(cookie_values(request, name))?.filter(|value| !value.is_empty()))
 }
 
-/// Returns the values of all cookies with a name. A cookie that cannot be read is skipped alone.
+/// Returns the values of all cookies with a name. Skips a malformed cookie, but not the others.
 fn cookie_values<'a>(request: &'a Request, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
     let pairs = items(request.headers(), header::COOKIE, b';');
     pairs.filter_map(move |pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
 }
 
-/// Returns the only value. It fails for several values, because it is unknown which one is the user's own
-/// (RFC 6265 section 8.6).
+/// Returns the only value, if there is any. Fails for several values, because it is unknown which of them the server
+/// has set (RFC 6265 section 8.6).
 fn only<'a>(mut values: impl Iterator<Item = &'a [u8]>) -> Result<Option<&'a str>> {
     let Some(value) = values.next() else { return Ok(None) };
     match (std::str::from_utf8(value), values.next()) {
@@ -152,7 +153,7 @@ pub(super) fn set(request: &Request, jar: &CookieJar, grant: &Grant) -> Result<(
     Ok(())
 }
 
-/// Removes the cookies that the browser has sent.
+/// Removes those of the two cookies that the browser has sent.
 pub(super) fn clear(request: &Request, jar: &CookieJar) -> Result<()> {
     let settings = Settings::of(request)?;
     for mut cookie in settings.cookies("", "") {
@@ -165,8 +166,8 @@ pub(super) fn clear(request: &Request, jar: &CookieJar) -> Result<()> {
     Ok(())
 }
 
-/// Refuses a request with an unsafe method unless it comes from a trusted origin. Browsers send the origin in headers
-/// that a page cannot change.
+/// Refuses a request with an unsafe method unless a page of a trusted origin sends it. Browsers name the origin in
+/// headers that a page cannot change.
 ///
 /// # Errors
 /// [`ApiError::CrossSite`] if the origin is not trusted.
@@ -210,7 +211,7 @@ mod tests {
         ] {
             assert!(trusts(true, origin, host) && trusts(false, origin, host), "{origin} for {host}");
         }
-        // An attacker in the network can serve pages over http, so these are not trusted with secure cookies.
+        // An attacker in the network can serve pages over http, so these origins are not trusted if cookies are secure.
         for (origin, host) in [
             ("http://api.example.com", "api.example.com"),
             ("http://localhost", "localhost:80"),
@@ -244,7 +245,7 @@ mod tests {
         assert!(!listed_only.trusts("http://api.example.com", None));
     }
 
-    /// Creates a request with these lines of a header.
+    /// Creates a request whose header `name` has these lines.
     fn request(name: HeaderName, lines: &[Vec<u8>]) -> Request {
         let mut request = Request::builder().finish();
         request.set_data(Arc::new(Settings { secure: false, origins: HashSet::new() }));
@@ -254,7 +255,7 @@ mod tests {
         request
     }
 
-    /// Returns the token if there is exactly one value, and it is text.
+    /// Returns the value if there is exactly one and it is valid UTF-8, and an error for any other value.
     fn only_one(values: &[&[u8]]) -> Result<Option<String>, ()> {
         match values {
             [] => Ok(None),

@@ -1,6 +1,6 @@
 //! The lists of entity tags in `If-Match` and `If-None-Match` (RFC 9110 sections 8.8.3, 13.1.1 and 13.1.2).
 
-/// What a client knows: any state, or those with one of these tags.
+/// The states of a resource that a client names in the header: any state (`*`), or those with one of these tags.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum EntityTags {
     Any,
@@ -10,14 +10,14 @@ pub(super) enum EntityTags {
 /// An entity tag.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct EntityTag {
-    /// A weak tag names states that are equivalent, but not identical.
+    /// Whether the tag is weak: resources with the same weak tag are equivalent, but not identical.
     pub(super) is_weak: bool,
     /// The text between the quotes.
     pub(super) opaque: Vec<u8>,
 }
 
 impl EntityTags {
-    /// Parses the lines of a header. Several lines are one list. `None` if they are malformed.
+    /// Parses the lines of a header. Several lines form one list. `None` if they are malformed.
     pub(super) fn parse<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Option<Self> {
         let list = lines.collect::<Vec<_>>().join(&b',');
         let mut rest = list.trim_ascii();
@@ -26,7 +26,7 @@ impl EntityTags {
         }
         let mut tags = Vec::new();
         loop {
-            // A list may have empty items (RFC 9110 section 5.6.1.2).
+            // A list may contain empty items (RFC 9110 section 5.6.1.2).
             while let Some(after) = rest.strip_prefix(b",") {
                 rest = after.trim_ascii_start();
             }
@@ -43,7 +43,7 @@ impl EntityTags {
         (!tags.is_empty()).then_some(Self::List(tags))
     }
 
-    /// Returns whether one of the tags matches. Any state matches `*`.
+    /// Returns whether any of the tags matches. `*` always matches.
     pub(super) fn any(&self, matches: impl Fn(&EntityTag) -> bool) -> bool {
         match self {
             Self::Any => true,
@@ -53,7 +53,7 @@ impl EntityTags {
 }
 
 impl EntityTag {
-    /// Parses the tag at the beginning of a text. Returns the rest too.
+    /// Parses the tag at the beginning of a text. Also returns the text after the tag.
     fn parse_first(text: &[u8]) -> Option<(Self, &[u8])> {
         let strong = text.strip_prefix(b"W/");
         let quoted = strong.unwrap_or(text).strip_prefix(b"\"")?;
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
     use crate::property::{property, text};
 
-    /// Writes a tag as in a header.
+    /// Returns a tag in the form of a header.
     fn written(tag: &EntityTag) -> Vec<u8> {
         let start: &[u8] = if tag.is_weak { b"W/\"" } else { b"\"" };
         [start, &tag.opaque, b"\""].concat()
@@ -109,7 +109,7 @@ mod tests {
         EntityTags::parse(lines.iter().map(|line| line.as_bytes()))
     }
 
-    /// Returns the tags, with `~` before the weak ones.
+    /// Returns the tags, with `~` before weak tags.
     fn tags(lines: &[&str]) -> Option<Vec<String>> {
         let EntityTags::List(tags) = parse(lines)? else { return None };
         let text = |tag: &EntityTag| {

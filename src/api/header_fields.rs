@@ -1,12 +1,12 @@
 //! Reads the headers of requests.
 //!
-//! The value of a header is octets, not text (RFC 9110 section 5.5). So a list is split before its items are read: an
-//! item that cannot be read does not hide the others.
+//! The value of a header consists of octets, not text (RFC 9110 section 5.5). So a list is split into items before the
+//! items are decoded. An item that cannot be decoded does not affect the other items.
 
 use poem::http::{HeaderMap, HeaderName};
 
-/// Returns the items of a list, without the space around them. Several lines of a header are one list (RFC 9110 section
-/// 5.3).
+/// Returns the items of a list, without surrounding whitespace. Several lines of a header form one list (RFC 9110
+/// section 5.3).
 pub(super) fn items(
     headers: &HeaderMap,
     name: HeaderName,

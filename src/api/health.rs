@@ -16,7 +16,7 @@ use crate::{
     services::job_relay::{self, Waiting},
 };
 
-/// The most jobs of the outbox that the readiness check counts.
+/// Maximum number of outbox jobs that the readiness check counts.
 const MAX_COUNTED_JOBS: i64 = 1_000;
 
 /// Health checks.
@@ -166,7 +166,7 @@ impl Health {
 
     /// Returns whether all migrations are applied; `None` if the database does not answer or accepts no writes.
     async fn migrated(&self) -> Option<bool> {
-        // As an error of the database, so that the pool discards a connection that is useless.
+        // Converts to a database error, so that the pool discards an unusable connection.
         let converted =
             |error: anyhow::Error| error.downcast::<DieselError>().map_or_else(Error::internal, Error::from);
         let query = async |conn: &mut AsyncPgConnection| migrations::pending(conn).await.map_err(converted);
@@ -217,8 +217,8 @@ impl Health {
 
     /// Checks that the process can serve requests.
     ///
-    /// For readiness probes: checks the database and its migrations, and fails during a shutdown. A standby is not ready.
-    /// Redis and a missing mail server are reported beside it.
+    /// For readiness probes: checks the database and its migrations, and fails during a shutdown. A standby is not
+    /// ready. The response also reports Redis and a missing mail server, which do not change the status.
     #[oai(path = "/ready", method = "get", operation_id = "health_ready")]
     async fn ready(&self) -> HealthResponse<Readiness> {
         let (migrated, redis, outbox) = tokio::join!(self.migrated(), self.redis_works(), self.outbox());

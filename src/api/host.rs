@@ -1,4 +1,4 @@
-//! The host that a request is for.
+//! Parses and checks the host of a request.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -10,11 +10,11 @@ use url::Host;
 
 use super::header_fields::single;
 
-/// The characters of a name besides letters, digits and percent-encoding: `unreserved` and `sub-delims` of RFC 3986 section
-/// 2.
+/// The characters of a host name besides letters, digits and percent-encoding: `unreserved` and `sub-delims` of RFC
+/// 3986 section 2.
 const NAME_MARKS: &[u8] = b"-._~!$&'()*+,;=";
 
-/// Returns whether a request names one valid host (RFC 9112 section 3.2). A request of HTTP/1.0 may name none.
+/// Returns whether a request names exactly one valid host (RFC 9112 section 3.2). An HTTP/1.0 request may name no host.
 pub(super) fn names_one_host(req: &Request) -> bool {
     let is_valid = |text: &str| host_of(text).is_some();
     let mut lines = req.headers().get_all(header::HOST).iter();
@@ -26,8 +26,8 @@ pub(super) fn names_one_host(req: &Request) -> bool {
     valid_header && req.original_uri().authority().is_none_or(|authority| is_valid(authority.as_str()))
 }
 
-/// Returns the host and the port that the client asked for, as it has written them. A target in absolute form counts
-/// instead of the header `Host` (RFC 9112 section 3.2.2).
+/// Returns the host and the port of the request, unchanged. The host of a target in absolute form takes precedence over
+/// the header `Host` (RFC 9112 section 3.2.2).
 pub(super) fn authority(req: &Request) -> Option<&str> {
     match req.original_uri().authority() {
         Some(authority) => Some(authority.as_str()),
@@ -35,12 +35,12 @@ pub(super) fn authority(req: &Request) -> Option<&str> {
     }
 }
 
-/// Returns the host that the client asked for. `None` if the request names none, or an invalid one.
+/// Returns the host of the request. `None` if the request names no host, or an invalid one.
 pub(super) fn requested_host(req: &Request) -> Option<Host> {
     parse(authority(req)?)
 }
 
-/// Returns an address as a host.
+/// Returns the IP address as a host. Converts an IPv4-mapped IPv6 address to IPv4.
 pub(super) fn ip_host(ip: IpAddr) -> Host {
     match ip.to_canonical() {
         IpAddr::V4(ip) => Host::Ipv4(ip),
@@ -48,8 +48,8 @@ pub(super) fn ip_host(ip: IpAddr) -> Host {
     }
 }
 
-/// Returns whether the host can only be the machine of the client. A web page of another machine cannot have
-/// such a name.
+/// Returns whether the host name always denotes the client's own machine. A web page of another machine cannot have
+/// such a host (DNS rebinding).
 pub(super) fn is_local(host: &Host) -> bool {
     match host {
         Host::Domain(name) => name == "localhost" || name.ends_with(".localhost"),
@@ -58,7 +58,7 @@ pub(super) fn is_local(host: &Host) -> bool {
     }
 }
 
-/// Returns a name without the dot at its end, which makes no difference in a request.
+/// Returns a host without a final dot, which has no meaning in a request.
 pub(super) fn without_final_dot(host: Host) -> Host {
     match host {
         Host::Domain(name) => Host::Domain(name.strip_suffix('.').unwrap_or(&name).to_owned()),
@@ -66,7 +66,7 @@ pub(super) fn without_final_dot(host: Host) -> Host {
     }
 }
 
-/// Parses a host with or without a port, as in the header `Host`.
+/// Parses a host with an optional port, as in the header `Host`.
 fn parse(text: &str) -> Option<Host> {
     let name = host_of(text)?;
     let name = name.strip_suffix('.').unwrap_or(name);
@@ -77,9 +77,8 @@ fn parse(text: &str) -> Option<Host> {
     Some(Host::Domain(name.to_ascii_lowercase()))
 }
 
-/// Returns the host of a text with or without a port. `None` if the text has another form (RFC 9110 section
-/// 7.2), or the host is empty. A text with a user before an `@` is refused, because parsers disagree on its
-/// host.
+/// Returns the host of a text with an optional port. `None` if the text has another form (RFC 9110 section 7.2) or the
+/// host is empty. A text with user information before an `@` is refused, because parsers disagree about its host.
 fn host_of(text: &str) -> Option<&str> {
     let end = match text.starts_with('[') {
         true => text.find(']')? + 1,
@@ -95,7 +94,8 @@ fn host_of(text: &str) -> Option<&str> {
     (valid_host && valid_port).then_some(host)
 }
 
-/// Returns whether a text is a `reg-name` (RFC 3986 section 3.2.2) of more than dots. An IPv4 address is one too.
+/// Returns whether a text is a `reg-name` (RFC 3986 section 3.2.2) that contains more than dots. This includes IPv4
+/// addresses.
 fn is_name(text: &str) -> bool {
     let mut octets = text.bytes();
     while let Some(octet) = octets.next() {
@@ -213,7 +213,7 @@ mod tests {
             assert!(name.is_ascii() && !name.contains(['@', '/', ' ']), "{text}");
             let host = parse(&text).unwrap();
             assert_eq!(parse(&format!("{name}:80")), Some(host.clone()));
-            // Of several dots at the end, only one makes no difference.
+            // Only one final dot has no meaning.
             if !name.ends_with("..") {
                 assert_eq!(parse(&host.to_string()), Some(host));
             }

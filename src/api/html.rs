@@ -1,11 +1,11 @@
-//! HTML pages.
+//! Responses with HTML pages.
 
 use askama::Template;
 use poem::{IntoResponse, Response, http::header, web::Html};
 
 use crate::error::{Error, Result};
 
-/// Renders a template as a response with a Content-Security-Policy.
+/// Renders a template as a response. `policy` is the Content-Security-Policy of the page.
 ///
 /// # Errors
 /// [`Error::Internal`] if the template fails.

@@ -13,7 +13,7 @@ use poem_openapi::{
 
 use crate::services::idempotency::Answered;
 
-/// The header of an answer that an earlier request has got too.
+/// The header of a replayed answer: the answer of an earlier request with the same key.
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
 /// A response of type `R`, or its stored copy: both have the same status, headers and body.

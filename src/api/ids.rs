@@ -1,6 +1,7 @@
 //! The ids of jobs and sessions and the names of queues, with their patterns in the OpenAPI document.
 //!
-//! As parameters they accept any text. The operation decides what an invalid one means: no job has such an id.
+//! As parameters, the types accept any text. The operation decides how to respond to an invalid text: for example, with
+//! 404, because no job has such an id.
 
 use std::borrow::Cow;
 
@@ -10,7 +11,7 @@ use poem_openapi::{
 };
 use serde_json::Value;
 
-/// Defines a text type. `$field` is the keyword of its schema that describes the text.
+/// Defines a text type. `$field` is the keyword of its JSON schema that restricts the text.
 macro_rules! id_type {
     ($(#[$doc:meta])* $name:ident, $field:ident: $value:expr) => {
         $(#[$doc])*

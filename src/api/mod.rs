@@ -1,6 +1,6 @@
 //! The HTTP API: the resources, their OpenAPI document and the server.
 //!
-//! To add a resource, add a file, its `mod` line and a line in `resources`.
+//! To add a resource, add a file, its `mod` line, and a line in `resources`.
 
 mod account_pages;
 mod admin;
@@ -60,7 +60,7 @@ fn resources(app: &App) -> impl OpenApi + use<> {
     )
 }
 
-/// Returns the resources as poem's service, which also has the OpenAPI document.
+/// Returns the resources as a service of poem-openapi, which also creates the OpenAPI document.
 fn service(app: &App) -> OpenApiService<impl OpenApi + use<>, ()> {
     let resources = RefuseUnsupported(resources(app));
     OpenApiService::new(resources, &app.config.core.project_name, env!("CARGO_PKG_VERSION"))
@@ -82,19 +82,20 @@ fn service(app: &App) -> OpenApiService<impl OpenApi + use<>, ()> {
 /// Returns the OpenAPI document as JSON.
 ///
 /// # Errors
-/// If PUBLIC_URL is invalid, or if the document of the framework cannot be parsed.
+/// If `PUBLIC_URL` is invalid, or if the document of poem-openapi cannot be parsed.
 pub fn document(app: &App) -> anyhow::Result<String> {
     docs::document(&service(app).spec(), &servers(app)?)
 }
 
-/// Returns the URLs of the API for its document: PUBLIC_URL, if it is set, and the server that the document comes from.
+/// Returns the server URLs for the document: `PUBLIC_URL`, if it is set, and the server from which a client downloads
+/// the document.
 fn servers(app: &App) -> anyhow::Result<Vec<String>> {
     let public_url = app.config.mail.public_url.get()?;
     let public_url = public_url.map(|url| url.as_str().trim_end_matches('/').to_owned());
     Ok(public_url.into_iter().chain([docs::THIS_SERVER.to_owned()]).collect())
 }
 
-/// Returns the endpoint of the server: the API with its middleware, the documentation and the pages.
+/// Returns the endpoint of the server: the API, its documentation and the HTML pages, with the middleware.
 ///
 /// # Errors
 /// If a setting is invalid.
@@ -132,7 +133,8 @@ pub fn endpoint(
     Ok(middleware::wrap(routes, app, settings))
 }
 
-/// Returns the hosts that clients may ask for. Any, unless `saas dev` serves or `ALLOWED_HOSTS` is set.
+/// Returns the hosts that requests may name. Any host is allowed, unless `saas dev` runs the server or `ALLOWED_HOSTS`
+/// is set.
 fn host_rules(app: &App, http: &Http) -> anyhow::Result<HostRules> {
     let allowed = http.allowed_hosts.get()?;
     if allowed.is_none() && !http.dev_pages {
@@ -143,7 +145,7 @@ fn host_rules(app: &App, http: &Http) -> anyhow::Result<HostRules> {
     Ok(HostRules::Only { hosts, local: http.dev_pages })
 }
 
-/// Returns the origins whose pages may send requests that are authenticated by cookies.
+/// Returns the origins whose pages may send requests with cookies.
 fn trusted_origins(app: &App, cors_origins: &HashSet<String>) -> anyhow::Result<HashSet<String>> {
     let Mail { public_url, frontend_url, .. } = &app.config.mail;
     let own = [public_url.get()?, frontend_url.get()?];

@@ -1,14 +1,14 @@
-//! Rate limits of requests: who a request is charged to, and the headers of its response.
+//! Rate limits of requests: which caller a request is charged to, and the headers of its response.
 //!
 //! Each request below `/api/v1` is charged once, as soon as its caller is known:
 //!
-//! - to the user, by the extractor that has authenticated it;
+//! - to the user or the API key, by the extractor that authenticates the caller;
 //! - to the client's network, by the extractor `RequestContext` of operations without authentication;
-//! - to the client's network, after any other failure, such as an invalid token or an unknown path. The failure is then
-//!   replaced by 429 if the network has no requests left.
+//! - to the client's network, after any failure before that, such as an invalid token or an unknown path. If the
+//!   network has no requests left, 429 replaces this failure.
 //!
-//! So a client that guesses tokens does not use up the requests of a user, and users do not share the limit of their
-//! network. [`class_of`] has the only rule by which an operation gets its limit.
+//! So a client that guesses tokens does not use up the limit of a user, and users of one network do not share a limit.
+//! [`class_of`] alone decides which limit applies to an operation.
 
 use std::{
     io::Write,
@@ -34,13 +34,13 @@ use crate::{
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-/// Longer than any value of the header `RateLimit`.
+/// Size of the buffer for the header `RateLimit`. No value is longer.
 const MAX_VALUE_BYTES: usize = 64;
 
 /// The limits of all classes.
 pub(super) struct Quotas {
     app: App,
-    /// Whether the header `X-Forwarded-For` is ignored.
+    /// Whether the server ignores the header `X-Forwarded-For`, because `TRUSTED_PROXIES` is 0.
     ignores_proxies: bool,
     auth: Quota,
     read: Quota,
@@ -63,10 +63,10 @@ impl Quota {
 }
 
 impl Quotas {
-    /// Creates the limits from the settings; `None` if they are turned off.
+    /// Creates the limits from the settings. `None` if rate limits are turned off.
     ///
     /// # Errors
-    /// If a policy is not a valid header, which no setting causes.
+    /// If a policy is not a valid header value. No setting can cause this.
     pub(super) fn new(
         app: &App,
         settings: &RequestLimits,
@@ -95,7 +95,7 @@ impl Quotas {
     }
 }
 
-/// Returns the class of a request by its method and its normalized path; `None` if it is not limited.
+/// Returns the class of a request by its method and its normalized path. `None` if the request is not limited.
 fn class_of(method: &Method, path: &str) -> Option<Class> {
     let mut steps = path.strip_prefix(PREFIX)?.strip_prefix('/')?.split('/');
     let resource = match steps.next()? {
@@ -119,7 +119,7 @@ pub(super) fn is_limited(path: &str) -> bool {
     class_of(&Method::GET, path).is_some()
 }
 
-/// Charges a request to its caller, unless it is charged already.
+/// Charges a request to a caller, unless it is already charged.
 ///
 /// # Errors
 /// [`ApiError::RateLimited`] if the caller has no requests of this class left.
@@ -127,22 +127,22 @@ pub(super) fn charge(request: &Request, caller: Caller) -> Result<()> {
     request.data::<Charge>().map_or(Ok(()), |charge| charge.take(caller))
 }
 
-/// The charge of a request: whom it was counted for, and with which result. Clones share it.
+/// The charge of a request to a caller, and its result. Clones share the same charge.
 #[derive(Clone)]
 pub(super) struct Charge(Arc<Inner>);
 
 struct Inner {
     quotas: Arc<Quotas>,
     class: Class,
-    /// The caller of a request that is not authenticated.
+    /// The client's network: the caller of a request that is not authenticated.
     network: Caller,
-    /// Whether the client's address is probably that of a proxy.
+    /// Whether the client's IP address is probably that of a proxy.
     has_unknown_proxy: bool,
     decision: OnceLock<Decision>,
 }
 
 impl Charge {
-    /// Attaches the charge to a request, so that extractors find it. `None` if the request is not limited.
+    /// Attaches the charge to a request, for the extractors. `None` if the request is not limited.
     pub(super) fn attach(quotas: &Arc<Quotas>, req: &mut Request, context: &RequestContext) -> Option<Self> {
         let charge = Self(Arc::new(Inner {
             class: class_of(req.method(), req.uri().path())?,
@@ -172,10 +172,10 @@ impl Charge {
         Err(ApiError::RateLimited { class: *class, retry_after, is_reported })
     }
 
-    /// Charges a request whose caller was not found to the client's network, unless the server itself has failed.
+    /// Charges the client's network for a request that no extractor has charged. Does nothing after a server error.
     ///
     /// # Errors
-    /// Those of the request, or [`ApiError::RateLimited`] in their place.
+    /// The errors of the request, or [`ApiError::RateLimited`] instead of them.
     pub(super) fn close(&self, result: poem::Result<Response>) -> poem::Result<Response> {
         let is_server_error = result.as_ref().is_err_and(|error| error.status().is_server_error());
         if self.0.decision.get().is_some() || is_server_error {
@@ -184,13 +184,13 @@ impl Charge {
         match (self.take(self.0.network), result) {
             (Err(refusal), Err(error)) => {
                 let mut refusal = poem::Error::from(refusal);
-                // The access log has the route.
+                // The access log reads the route from the error.
                 if let Some(pattern) = error.data::<PathPattern>() {
                     refusal.set_data(pattern.clone());
                 }
                 Err(refusal)
             }
-            // What an operation has done cannot be refused any more.
+            // The operation has already succeeded, so the request cannot be refused any more.
             (_, result) => result,
         }
     }

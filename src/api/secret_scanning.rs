@@ -5,7 +5,7 @@ use poem_openapi::{ApiResponse, Object, OpenApi};
 use super::{extract::Body, problem::Result, tag::Tag};
 use crate::{app::App, context::RequestContext, services::api_key_revocation::report_leaks};
 
-/// Operations of programs that look for secrets.
+/// Operations for secret scanners.
 pub(super) struct SecretScanning(pub(super) App);
 
 /// Texts that may be API keys.
@@ -19,7 +19,7 @@ struct LeakReport {
 
 #[derive(ApiResponse)]
 enum LeaksReported {
-    /// Those of the texts that were valid API keys are revoked now.
+    /// Each text that was a valid API key is revoked now.
     #[oai(status = 204)]
     NoContent,
 }

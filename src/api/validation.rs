@@ -1,5 +1,5 @@
-//! Validation of values against the schemas of poem-openapi. It reports all errors; the parser of the framework stops
-//! at the first.
+//! Validates values against the schemas of poem-openapi. It reports all errors, while the parser of poem-openapi stops
+//! at the first error.
 
 use poem_openapi::registry::{MetaOperationParam, MetaParamIn, MetaSchema, MetaSchemaRef, Registry};
 use serde_json::{Number, Value};
@@ -10,21 +10,21 @@ use crate::{
     services::{organizations::check_slug, users::check_password},
 };
 
-/// The message for the NUL character, which PostgreSQL cannot store in text.
+/// The error message for the NUL character, which PostgreSQL cannot store in text.
 pub(super) const NUL_IN_TEXT: &str = "Text cannot contain the NUL character";
 
-/// The most invalid fields that a response lists. A client chooses how many fields it sends, so it must not choose how
-/// many errors are built for it.
+/// Maximum number of invalid fields that a response lists. A client chooses how many fields it sends, so the number of
+/// errors must have a limit.
 pub(super) const MAX_FIELD_ERRORS: usize = 50;
 
-/// Checks one value and collects its errors, until there are more than a response lists.
+/// Checks one value and collects its errors. Stops when there are more than [`MAX_FIELD_ERRORS`].
 pub(super) struct Checker<'a> {
     registry: &'a Registry,
     path: Vec<Loc>,
     errors: Vec<FieldError>,
-    /// Whether there are more errors than `errors` may hold. The check then ends.
+    /// Whether there are more than [`MAX_FIELD_ERRORS`] errors. The check then stops.
     is_full: bool,
-    /// Whether an object may have fields that its schema does not name.
+    /// Whether objects may have fields that are not in their schema.
     lenient: bool,
 }
 
@@ -33,7 +33,7 @@ impl<'a> Checker<'a> {
         Self { registry, path: vec![Loc::key(root)], errors: Vec::new(), is_full: false, lenient }
     }
 
-    /// Returns the errors, at most [`MAX_FIELD_ERRORS`]. If there are more, the last entry says so.
+    /// Returns at most [`MAX_FIELD_ERRORS`] errors. If there are more, the last entry reports this.
     pub(super) fn finish(mut self) -> Vec<FieldError> {
         if self.is_full {
             self.errors.truncate(MAX_FIELD_ERRORS - 1);
@@ -51,15 +51,16 @@ impl<'a> Checker<'a> {
         self.errors.push(FieldError { loc: self.path.clone(), msg: msg.into(), kind });
     }
 
-    /// Runs checks with the path extended by a step.
+    /// Runs a check with `step` appended to the path.
     fn at(&mut self, step: Loc, check: impl FnOnce(&mut Self)) {
         self.path.push(step);
         check(self);
         self.path.pop();
     }
 
-    /// Checks a value against a schema. A whole number in another form, such as `1.0`, becomes an integer where the schema
-    /// has one: JSON Schema does not distinguish them (validation vocabulary, section 6.1.1), but the parser does.
+    /// Checks a value against a schema. Converts a whole number with a fraction, such as `1.0`, to an integer if the
+    /// schema requires an integer. JSON Schema treats both the same (validation vocabulary, section 6.1.1), but the
+    /// parser does not.
     pub(super) fn check(&mut self, schema: &MetaSchemaRef, value: &mut Value) {
         let schema = match schema {
             MetaSchemaRef::Inline(schema) => schema,
@@ -150,7 +151,7 @@ impl<'a> Checker<'a> {
     }
 
     fn string(&mut self, schema: &MetaSchema, text: &str) {
-        // The check of a format has its own messages, also for the length.
+        // `check_format` has its own messages, including those about the length.
         if let Some(format @ ("currency" | "email" | "password" | "slug")) = schema.format {
             if let Err(msg) = check_format(format, text) {
                 self.report("value_error", msg);
@@ -208,19 +209,21 @@ impl<'a> Checker<'a> {
     }
 }
 
-/// Returns a number without a fraction as an integer. Above 2^53, the digits of the client are lost already.
+/// Returns a number without a fraction as an integer. From 2^53 on, a float no longer has all digits that the client
+/// sent, so the result is `None`.
 fn whole_number(number: f64) -> Option<i64> {
     const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
     (number.fract() == 0.0 && number.abs() < MAX_EXACT).then_some(number as i64)
 }
 
-/// Returns whether the document allows null for a field. poem-openapi writes `nullable` beside the reference
-/// to a schema.
+/// Returns whether the schema allows null for a field. If a field refers to another schema, poem-openapi writes
+/// `nullable` next to the reference.
 fn is_nullable(property: &MetaSchemaRef) -> bool {
     matches!(property, MetaSchemaRef::Inline(schema) if schema.nullable)
 }
 
-/// Returns all errors of the query and path parameters of an operation. `query` and `path` are the parameters as sent.
+/// Returns all errors of the query and path parameters of an operation. `query` and `path` are the parameters that the
+/// client sent.
 pub(super) fn check_params(
     registry: &Registry,
     params: &[MetaOperationParam],
@@ -246,7 +249,7 @@ pub(super) fn check_params(
     errors
 }
 
-/// Converts the text of a parameter to the type of its schema. Returns the text if that fails.
+/// Converts the text of a parameter to the type of its schema. Returns the text as a string if this fails.
 fn parse_param(registry: &Registry, schema: &MetaSchemaRef, text: &str) -> Value {
     let ty = match schema {
         MetaSchemaRef::Inline(schema) if schema.ty.is_empty() => {
@@ -256,7 +259,7 @@ fn parse_param(registry: &Registry, schema: &MetaSchemaRef, text: &str) -> Value
         MetaSchemaRef::Reference(name) => registry.schemas.get(name).map_or("", |schema| schema.ty),
     };
     let parsed = match ty {
-        // The framework parses only digits.
+        // The parser of poem-openapi accepts only digits, not `1.0`.
         "integer" => text.parse().ok().filter(|number: &Number| !number.is_f64()).map(Value::Number),
         "number" => text.parse().ok().map(Value::Number),
         "boolean" => text.parse().ok().map(Value::Bool),
@@ -265,7 +268,8 @@ fn parse_param(registry: &Registry, schema: &MetaSchemaRef, text: &str) -> Value
     parsed.unwrap_or_else(|| text.into())
 }
 
-/// Checks the form of a code. Which codes exist changes with time (ISO 4217).
+/// Checks that a currency code has three capital letters. Does not check whether the code exists, because the list of
+/// ISO 4217 changes.
 fn check_currency(code: &str) -> Result<(), &'static str> {
     match code.len() == 3 && code.bytes().all(|byte| byte.is_ascii_uppercase()) {
         true => Ok(()),
@@ -304,7 +308,7 @@ mod tests {
         let list = Vec::<bool>::schema_ref();
         let errors = check(&list, vec![0; 50].into());
         assert_eq!((errors.len(), errors[49].kind), (50, "bool_type"));
-        // The check ends at the first error that is not listed, however many follow.
+        // The check stops at the first error that is not listed, regardless of how many follow.
         for faults in [51, 100_000] {
             let errors = check(&list, vec![0; faults].into());
             assert_eq!(

@@ -106,7 +106,7 @@ impl Example for JobOut {
 
 impl From<JobStatus> for JobOut {
     fn from(mut job: JobStatus) -> Self {
-        // The data of an organization is for its members.
+        // Only members of an organization may see its data.
         if job.scope.is_some() {
             (job.payload, job.result, job.progress) = (None, None, None);
         }
@@ -197,7 +197,8 @@ impl Jobs {
     /// Returns the jobs of a queue in one state.
     ///
     /// Failed jobs are sorted by the time of the failure, the newest first. Other jobs are in the order in which they
-    /// run. Jobs that come and go meanwhile do not shift the pages, unless they are more than 1,000.
+    /// run. Jobs that are added or removed between two requests do not shift the pages, unless there are more than
+    /// 1,000 of them.
     #[oai(path = "/jobs", method = "get", operation_id = "list_jobs")]
     async fn list(
         &self,

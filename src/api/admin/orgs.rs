@@ -1,4 +1,4 @@
-//! All organizations.
+//! Administration of all organizations.
 
 use chrono::{DateTime, Utc};
 use poem_openapi::{
@@ -23,7 +23,7 @@ use crate::{
 /// Operations of admins on all organizations.
 pub(in crate::api) struct AllOrgs(pub(super) App);
 
-/// What an admin of the platform sees of an organization: nothing of its data.
+/// An organization as an admin of the platform sees it, without its data.
 #[derive(Object)]
 #[oai(rename = "OrgOverview", example)]
 struct OverviewOut {

@@ -3,7 +3,7 @@ use crate::{
     queue::Queues,
 };
 
-/// Checks that a name is valid for a queue. `field` is the field of the request that contains it.
+/// Checks that a queue may have this name. `field` is the field or parameter of the request that contains the name.
 ///
 /// # Errors
 /// [`Error::Invalid`] with the reason.

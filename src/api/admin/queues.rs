@@ -228,7 +228,7 @@ impl From<PurgeableState> for State {
 }
 
 impl Queues {
-    /// Returns a queue, or fails with 404 if it does not exist.
+    /// Returns a queue. Fails with 404 if the queue does not exist.
     async fn find(&self, name: &str) -> Result<QueueInfo> {
         check_queue("name", name)?;
         Ok(self.0.queue.queue(name).await?.ok_or(Error::NotFound("Queue"))?)

@@ -76,7 +76,8 @@ impl From<WorkerInfo> for WorkerOut {
 impl Workers {
     /// Returns the running workers.
     ///
-    /// Those whose last heartbeat was in the last 30 seconds, sorted by `id`. Without `limit`, all workers are on one page.
+    /// A worker is running if its last heartbeat is at most 30 seconds old. The workers are sorted by `id`. Without
+    /// `limit`, all workers are on one page.
     #[oai(path = "/workers", method = "get", operation_id = "list_workers")]
     async fn list(
         &self,

@@ -40,8 +40,7 @@ enum RefreshGrant {
     RefreshToken,
 }
 
-/// A form that the login accepts. OAuth2 clients without a refresh URL also refresh their tokens at the
-/// login.
+/// A form that the login accepts. An OAuth2 client without a refresh URL also sends refresh requests to the login.
 pub(super) enum LoginGrant {
     Password(LoginIn),
     Refresh(RefreshFormIn),
@@ -72,8 +71,8 @@ impl FormContent for RefreshFormIn {
     }
 }
 
-/// Removes parameters without a value, which count as omitted (RFC 6749 section 3.2). Credentials stay: an empty password
-/// is a wrong one.
+/// Removes empty parameters, which count as omitted (RFC 6749 section 3.2). Keeps the credentials, because an empty
+/// password is a wrong password.
 fn without_empty(mut fields: FormFields) -> FormFields {
     for name in ["grant_type", "refresh_token"] {
         if fields.get(name).is_some_and(|value| value == "") {

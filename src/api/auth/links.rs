@@ -1,4 +1,4 @@
-//! The links in mails: verify an address, reset a password, change an address, accept an invitation.
+//! The operations of links in mails: verify an address, reset a password, change an address, accept an invitation.
 
 use poem_openapi::{ApiResponse, Object, OpenApi};
 

@@ -33,7 +33,7 @@ struct RefreshIn {
 }
 
 /// JSON, or the form of an OAuth2 client. Only JSON can omit the refresh token. It is then read from the cookie.
-// Browsers let any page send a form, so a form must not use the cookie.
+// Any page can make a browser send a form to another site, so a form must not use the cookie.
 #[derive(ApiRequest)]
 enum RefreshRequest {
     Json(Body<RefreshIn>),
@@ -90,7 +90,7 @@ impl Session {
     async fn logout(&self, request: &Request, jar: &CookieJar, caller: LogoutSession) -> Result<LoggedOut> {
         let LogoutSession { session, context } = caller;
         match sessions::log_out(&self.0, &context, session).await {
-            // Another request has revoked the session at the same time.
+            // `NotFound`: another request has already revoked the session.
             Ok(()) | Err(Error::NotFound(_)) => {}
             Err(other) => return Err(other.into()),
         }

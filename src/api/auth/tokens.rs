@@ -94,11 +94,11 @@ pub(super) fn deliver(
     Ok(Granted::Cookies)
 }
 
-/// Returns the sessions whose tokens the browser has in its cookies. A sign-in with cookies replaces them.
-/// Empty if the tokens are delivered in the body.
+/// Returns the sessions whose tokens the browser has in its cookies, because a sign-in with cookies replaces these
+/// sessions. Empty if the tokens are delivered in the body.
 ///
 /// # Errors
-/// [`ApiError::CrossSite`](crate::api::problem::ApiError::CrossSite) if a page of another site asks for cookies.
+/// [`ApiError::CrossSite`](crate::api::problem::ApiError::CrossSite) if a page of another site requests cookies.
 pub(super) async fn replaced_sessions(
     app: &App,
     request: &Request,
@@ -108,10 +108,10 @@ pub(super) async fn replaced_sessions(
         return Ok(Vec::new());
     }
     cookies::refuse_cross_site(request)?;
-    // A cookie that was sent twice is ignored: it is unknown which one is the user's own.
+    // Ignores a cookie that the browser sends twice, because it is unknown which of the values the server has set.
     let access_token = cookies::access_token(request).ok().flatten();
     let by_access_token = access_token.and_then(|token| app.tokens.verify(token).ok());
-    // Read too, because the access token expires long before the session.
+    // Reads the refresh token too, because the access token expires long before the session.
     let by_refresh_token = match cookies::refresh_token(request).ok().flatten() {
         None => None,
         Some(token) => match sessions::find_by_refresh_token(app, token).await {

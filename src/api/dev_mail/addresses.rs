@@ -1,8 +1,8 @@
-//! Address headers.
+//! Formats the address headers of mails.
 
 use mail_parser::{Addr, Address};
 
-/// Formats the names and addresses of a header.
+/// Returns the names and addresses of a header as `name <address>`, separated by commas.
 pub(super) fn addresses(list: Option<&Address<'_>>) -> String {
     let format_one = |addr: &Addr<'_>| match (addr.name(), addr.address()) {
         (Some(name), Some(address)) => format!("{name} <{address}>"),

@@ -1,18 +1,19 @@
-//! The protection of the pages: their Content-Security-Policy, and a check that the request is local.
+//! Protects the pages with a Content-Security-Policy and a check that the request is local.
 
 use poem::{Request, error::NotFoundError};
 
 use crate::api::host::{is_local, requested_host};
 
-/// Allows images and styles, but no scripts. The policy also applies to the frame that shows a mail.
+/// Content-Security-Policy of the pages: allows images and styles, but no scripts. It also applies to the frame that
+/// shows a mail.
 pub(super) const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' data: http: https:; \
     form-action 'none'; frame-ancestors 'none'; base-uri 'none'";
-/// Headers by which a proxy names its client, besides those that begin with [`FORWARDED_PREFIX`].
+/// Headers that a proxy adds to forwarded requests, besides those that begin with [`FORWARDED_PREFIX`].
 const PROXY_HEADERS: [&str; 3] = ["forwarded", "via", "x-real-ip"];
 const FORWARDED_PREFIX: &str = "x-forwarded-";
 
-/// Responds with "not found" unless the client is on this machine, by a name of this machine, and not through a proxy,
-/// whose client may be anywhere.
+/// Responds with 404 unless the client is on this machine and requests a local host name. Also refuses requests through
+/// a proxy, because the client of a proxy may be on another machine.
 pub(super) fn require_local_request(req: &Request) -> poem::Result<()> {
     let is_here =
         req.remote_addr().as_socket_addr().is_some_and(|peer| peer.ip().to_canonical().is_loopback());

@@ -1,4 +1,4 @@
-//! The list of mails.
+//! The page that lists captured mails.
 
 use std::time::SystemTime;
 
@@ -26,7 +26,7 @@ struct ListPage {
     mails: Vec<MailRow>,
 }
 
-/// A row of the list.
+/// A mail in the list.
 struct MailRow {
     id: String,
     at: String,
@@ -41,7 +41,7 @@ impl Endpoint for List {
         require_local_request(&req)?;
         let mut mails = Vec::new();
         for (at, id) in self.0.latest().await.map_err(Error::internal)? {
-            // A mail may have been deleted since it was listed.
+            // The file of a mail may have been deleted since the directory was read.
             if let Ok(Some(bytes)) = self.0.read(&id).await {
                 mails.push(row(id, at, &bytes));
             }
@@ -53,7 +53,7 @@ impl Endpoint for List {
     }
 }
 
-/// Returns the row of a mail. Parses only its headers.
+/// Returns the row of a mail. Parses only the headers of the mail.
 fn row(id: String, at: SystemTime, bytes: &[u8]) -> MailRow {
     let message = MessageParser::default().parse_headers(bytes);
     let message = message.as_ref();

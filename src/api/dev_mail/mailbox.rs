@@ -7,7 +7,7 @@ use std::{
     time::SystemTime,
 };
 
-/// The maximum number of mails in the list.
+/// Maximum number of mails in the list.
 const MAX_LISTED: usize = 200;
 
 /// The directory of captured mails. The id of a mail is its file name without `.eml`.
@@ -19,7 +19,7 @@ impl Mailbox {
         Self(dir.into())
     }
 
-    /// Returns the newest mails with their capture times, the newest first. At most [`MAX_LISTED`].
+    /// Returns the ids of at most [`MAX_LISTED`] mails with the times of their capture, the newest first.
     pub(super) async fn latest(&self) -> io::Result<Vec<(SystemTime, String)>> {
         let mut entries = match tokio::fs::read_dir(&self.0).await {
             // No mail has been captured yet.
@@ -41,7 +41,7 @@ impl Mailbox {
 
     /// Returns the source of a mail; `None` if it does not exist.
     pub(super) async fn read(&self, id: &str) -> io::Result<Option<Vec<u8>>> {
-        // An id cannot contain a path that leads out of the directory.
+        // This check prevents path traversal out of the directory.
         if !is_id(id) {
             return Ok(None);
         }

@@ -12,8 +12,8 @@ use poem::{Route, get};
 
 use self::{list::List, mailbox::Mailbox, show::Show};
 
-/// Returns the pages of the mails in a directory. They are mounted at `/dev/mail`, and only local requests can read
-/// them.
+/// Returns the routes of the pages that show the mails in a directory. The pages are mounted at `/dev/mail`, and only
+/// local requests can read them.
 pub(super) fn routes(dir: PathBuf) -> Route {
     let mailbox = Mailbox::new(dir);
     Route::new().at("/", get(List(mailbox.clone()))).at("/:id", get(Show(mailbox)))

@@ -1,4 +1,4 @@
-//! The page of a mail.
+//! The page that shows a captured mail.
 
 use askama::Template;
 use mail_parser::{HeaderName, Message, MessageParser};
@@ -19,7 +19,7 @@ pub(super) struct Show(pub(super) Mailbox);
 struct ShowPage<'a> {
     subject: &'a str,
     headers: Vec<(&'static str, String)>,
-    /// The HTML version, which is shown in a frame.
+    /// The HTML version of the mail, which the page shows in a frame.
     html: Option<String>,
     text: Option<Vec<Piece<'a>>>,
 }
@@ -55,13 +55,13 @@ fn show_page<'a>(message: &'a Message<'a>) -> ShowPage<'a> {
         ("Date", message.header_raw(HeaderName::Date).unwrap_or_default().trim().to_owned()),
         ("Message-ID", message.message_id().unwrap_or_default().to_owned()),
     ];
-    // If a version is missing, mail_parser returns the other one.
+    // Filters by type, because mail_parser returns the other version if a version is missing.
     let html = message.html_part(0).filter(|part| part.is_text_html()).and_then(|part| part.text_contents());
     let text = message.text_part(0).filter(|part| !part.is_text_html()).and_then(|part| part.text_contents());
     ShowPage {
         subject,
         headers,
-        // Links open in a new tab, outside of the frame.
+        // The `base` element opens links in a new tab instead of the frame.
         html: html.map(|html| format!("<base target=\"_blank\">{html}")),
         text: text.map(split_links),
     }

@@ -1,4 +1,4 @@
-//! Static texts that are created on the first request.
+//! Static responses that are created on the first request.
 
 use std::sync::{Arc, OnceLock};
 
@@ -16,26 +16,26 @@ use crate::{
     error::{Error, Result},
 };
 
-/// A static text. It is created, and compressed, on the first request that needs it.
+/// A static text. The first request creates it, and the first request that accepts gzip compresses it.
 #[derive(Clone)]
 pub(super) struct Asset(Arc<Inner>);
 
 struct Inner {
     content_type: &'static str,
-    /// Returns the Content-Security-Policy of a page for its text.
+    /// Returns the Content-Security-Policy for the text of a page. `None` if the text is not a page.
     policy: Option<fn(&str) -> String>,
     make: Box<dyn Fn() -> anyhow::Result<String> + Send + Sync>,
     content: OnceLock<Content>,
     gzip: OnceLock<Option<Variant>>,
 }
 
-/// The text without compression, and the headers that follow from it.
+/// The uncompressed text, and its Content-Security-Policy.
 struct Content {
     text: Variant,
     policy: Option<HeaderValue>,
 }
 
-/// The text, compressed or not. Each variant has an entity tag of its own (RFC 9110 section 8.8.3.3).
+/// The compressed or the uncompressed text. Each variant has its own entity tag (RFC 9110 section 8.8.3.3).
 #[derive(Clone)]
 struct Variant {
     bytes: Bytes,
@@ -50,7 +50,7 @@ impl Variant {
         Ok(Self { bytes: bytes.into(), coding: coding.map(HeaderValue::from_static), etag })
     }
 
-    /// Returns the response without the headers that do not depend on the variant.
+    /// Returns the response with only those headers that depend on the variant.
     fn response(self, content_type: &'static str) -> Response {
         let Self { bytes, coding, etag } = self;
         let mut response = Response::builder().content_type(content_type).body(bytes);
@@ -90,8 +90,8 @@ impl Asset {
         Ok(response)
     }
 
-    /// Returns the text, compressed if the client accepts that. The first call creates it on a blocking thread, because
-    /// that takes long.
+    /// Returns the text, compressed if `compressed` is set. The first call creates the text on a blocking thread,
+    /// because this takes long.
     async fn variant(&self, compressed: bool) -> Result<Variant> {
         let asset = self.clone();
         let make = move || {

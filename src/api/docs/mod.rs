@@ -1,5 +1,5 @@
-//! The OpenAPI document and the two pages that show it. The pages work offline, because all their parts are in the
-//! binary.
+//! The OpenAPI document, and the two pages that show it: Swagger UI and Redoc. The pages work offline, because the
+//! binary contains all their parts.
 
 mod asset;
 mod document;
@@ -15,11 +15,11 @@ use serde_json::Value;
 use self::{asset::Asset, policy::policy};
 use super::paths::PREFIX;
 
-/// The icon of all pages, in the page itself: browsers ask for `/favicon.ico` otherwise.
+/// The icon of all pages, as inline HTML. Without it, browsers request `/favicon.ico`.
 const ICON: &str = include_str!("../templates/icon.html");
 
-/// Returns the routes of the document and its pages. They are created on the first request, because they need more
-/// memory than the rest of the process. `servers` are the URLs of the API in the document.
+/// Returns the routes of the document and its pages. The texts are created on the first request, because this needs
+/// more memory than the rest of the process. `servers` are the URLs of the API in the document.
 pub(super) fn routes<T: OpenApi + 'static>(
     service: impl Fn() -> OpenApiService<T, ()> + Clone + Send + Sync + 'static,
     servers: Vec<String>,
@@ -37,7 +37,7 @@ pub(super) fn routes<T: OpenApi + 'static>(
     let swagger = Asset::new("text/html; charset=utf-8", Some(policy), on_demand(swagger));
     let redoc = Asset::new("text/html; charset=utf-8", Some(policy), on_demand(redoc));
     let mut routes = Route::new().at("/", get(make_sync(|_| Redirect::temporary("/docs"))));
-    // At the root, as in FastAPI, and below the prefix, where the rest of the API is.
+    // Serves them at the root, as FastAPI does, and below the prefix, where the rest of the API is.
     for prefix in ["", PREFIX] {
         routes = routes
             .at(format!("{prefix}/openapi.json"), get(json.clone().endpoint()))
@@ -47,9 +47,9 @@ pub(super) fn routes<T: OpenApi + 'static>(
     routes
 }
 
-/// Returns a page of the framework with another HTML head, and with the completed document in place of the
-/// original one. The document is part of a script, so `<` is escaped: a text of the document must not end the
-/// script. A page sends requests only to the server that it comes from.
+/// Returns a page of poem-openapi with another HTML head, and with the completed document instead of the original. The
+/// document is part of a script, so `<` is escaped: a text in the document must not end the script. The document in a
+/// page names only the server of the page, so the page sends requests only to this server.
 fn page<T: OpenApi>(
     service: &OpenApiService<T, ()>,
     html: fn(&OpenApiService<T, ()>) -> String,
@@ -61,8 +61,8 @@ fn page<T: OpenApi>(
     Ok(page.replace(&spec, &document.replace('<', "\\u003c")))
 }
 
-/// Replaces the beginning of a page, up to its title. The framework's page has no document type, and a title
-/// without the product.
+/// Replaces the beginning of a page, up to and including its title. The page of poem-openapi has no doctype, and its
+/// title does not contain the product name.
 fn with_head(page: &str, product: &str) -> anyhow::Result<String> {
     let (_, rest) = page.split_once("</title>").context("the page of the framework has no title")?;
     let product = product.replace('&', "&amp;").replace('<', "&lt;");
@@ -73,7 +73,7 @@ fn with_head(page: &str, product: &str) -> anyhow::Result<String> {
     ))
 }
 
-/// Removes the link to the web fonts of another host. The page then uses fonts of the system.
+/// Removes the link to web fonts on another host. The page then uses system fonts.
 fn without_web_fonts(page: &str) -> String {
     let (before, link) = page.split_once("<link href=\"https://fonts.").unwrap_or((page, ""));
     let (_, after) = link.split_once('>').unwrap_or_default();

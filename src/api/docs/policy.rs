@@ -1,12 +1,13 @@
-//! The Content-Security-Policy of the pages.
+//! The Content-Security-Policy of the documentation pages.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, prelude::BASE64_STANDARD};
 
-/// Returns the Content-Security-Policy of a page: it runs only the scripts in its text, which the policy names by their
-/// hashes (CSP Level 3, section 2.3.1), and it sends requests only to this server.
+/// Returns the Content-Security-Policy of a page. It allows only the scripts in the page, by their hashes (CSP Level 3,
+/// section 2.3.1), and requests only to this server.
 ///
-/// Both pages add styles while they run, and Redoc searches in a worker. Neither needs `eval` or sends a form.
+/// The policy allows inline styles, because both pages add styles at run time. It allows a worker, because Redoc
+/// searches in one. Neither page needs `eval` or sends a form.
 pub(super) fn policy(page: &str) -> String {
     let hashes: String = inline_scripts(page)
         .map(|script| BASE64_STANDARD.encode(digest(&SHA256, script.as_bytes())))
@@ -18,7 +19,7 @@ pub(super) fn policy(page: &str) -> String {
     )
 }
 
-/// Returns the text of each script. A script ends at the first end tag, as in a browser.
+/// Returns the text of each inline script. A script ends at the first end tag, as in a browser.
 fn inline_scripts(page: &str) -> impl Iterator<Item = &str> {
     let mut rest = page;
     std::iter::from_fn(move || {

@@ -1,4 +1,5 @@
-//! Request bodies: JSON and forms. The whole body is validated before it is parsed, so that all errors are reported.
+//! Extractors of request bodies: JSON and forms. The whole body is validated before it is parsed, so that the response
+//! reports all errors.
 
 use std::{
     any::{Any, TypeId},
@@ -27,16 +28,17 @@ use crate::{
     error::{FieldError, Loc},
 };
 
-/// The longest body in bytes, unless the operation declares another limit.
+/// Maximum size of a body in bytes, unless the operation declares another limit.
 const MAX_BODY_BYTES: usize = 16 * 1024;
-/// U+FEFF, with which some programs begin a text. It is not part of the JSON (RFC 8259 section 8.1).
+/// The byte order mark (U+FEFF) that some programs write at the beginning of a text. It is not part of the JSON (RFC
+/// 8259 section 8.1).
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// A JSON body of at most `MAX_BYTES`. All invalid fields are reported, and unknown fields are refused.
 pub struct Body<T, const MAX_BYTES: usize = MAX_BODY_BYTES>(pub T);
 
-/// A form (`application/x-www-form-urlencoded`) of at most `MAX_BYTES`. A field that is repeated is refused (RFC 6749
-/// section 3.2).
+/// A form (`application/x-www-form-urlencoded`) of at most `MAX_BYTES`. Repeated fields are refused (RFC 6749 section
+/// 3.2).
 pub struct Form<T, const MAX_BYTES: usize = MAX_BODY_BYTES>(pub T);
 
 /// The fields of a form. All values are text.
@@ -44,7 +46,7 @@ pub type FormFields = Map<String, Value>;
 
 /// The content of a [`Form`].
 pub trait FormContent: Send + Sized {
-    /// The schema in the OpenAPI document.
+    /// The type whose schema the OpenAPI document contains.
     type Schema: Type;
 
     /// Parses the fields, usually with [`parse_form`].
@@ -54,9 +56,9 @@ pub trait FormContent: Send + Sized {
     fn parse(fields: FormFields) -> Result<Self>;
 }
 
-/// A body as in [`Body`], or its fields in the query if the query has one of them. The OpenAPI document has
-/// only the body: a long query does not fit into the head of a request, and generated clients cannot have a
-/// parameter and a body of one name.
+/// A body like [`Body`], or its fields as query parameters if the query contains at least one of them. The OpenAPI
+/// document describes only the body. A long query does not fit into the head of a request, and generated clients cannot
+/// have a parameter and a body field of the same name.
 pub struct BodyOrQuery<T, const MAX_BYTES: usize = MAX_BODY_BYTES>(pub T);
 
 impl<T: Type, const MAX_BYTES: usize> Payload for Body<T, MAX_BYTES> {
@@ -136,8 +138,8 @@ fn form_fields(bytes: &[u8]) -> Result<FormFields> {
     Err(ApiError::InvalidFields(repeated.iter().take(MAX_FIELD_ERRORS).map(error).collect()))
 }
 
-/// Parses the fields of a form. Unknown fields are ignored, because OAuth2 clients send fields of their own
-/// (RFC 6749 section 3.2).
+/// Parses the fields of a form. Ignores unknown fields, because OAuth2 clients send additional fields (RFC 6749 section
+/// 3.2).
 ///
 /// # Errors
 /// [`ApiError::InvalidFields`] with all invalid fields.
@@ -174,7 +176,7 @@ impl<'a, T: ParseFromJSON + Any, const MAX_BYTES: usize> ApiExtractor<'a> for Bo
     }
 }
 
-/// Returns the parameters in the query that are fields of `T`. Of repeated parameters, the first counts.
+/// Returns the query parameters that are fields of `T`. If a parameter is repeated, its first value is used.
 fn fields_in_query<T: ParseFromJSON + Any>(request: &Request) -> Map<String, Value> {
     let schema = match T::schema_ref() {
         MetaSchemaRef::Reference(name) => registry_of::<T>().schemas.get(&name),
@@ -196,7 +198,8 @@ fn missing_body() -> ApiError {
     ApiError::InvalidFields(vec![FieldError { loc, msg: "Field required".into(), kind: "missing" }])
 }
 
-/// Validates and parses a value. `root` is the part of the request that it comes from.
+/// Validates and parses a value. `root` is the part of the request that contains the value. `lenient` allows unknown
+/// fields.
 fn parse<T: ParseFromJSON + Any>(root: &str, mut value: Value, lenient: bool) -> Result<T> {
     let mut checker = Checker::new(registry_of::<T>(), root, lenient);
     checker.check(&T::schema_ref(), &mut value);
@@ -204,14 +207,14 @@ fn parse<T: ParseFromJSON + Any>(root: &str, mut value: Value, lenient: bool) ->
     if !errors.is_empty() {
         return Err(ApiError::InvalidFields(errors));
     }
-    // The type may have checks that its schema does not contain.
+    // The type may have checks that are not in its schema.
     T::parse_from_json(Some(value)).map_err(|error| {
         let loc = vec![Loc::Key(root.into())];
         ApiError::InvalidFields(vec![FieldError { loc, msg: error.into_message(), kind: "value_error" }])
     })
 }
 
-/// Returns the schemas that `T` refers to. They are created once per type.
+/// Returns the schemas that `T` refers to. The registry of a type is created once.
 fn registry_of<T: Type + Any>() -> &'static Registry {
     static KNOWN: LazyLock<RwLock<HashMap<TypeId, &'static Registry>>> = LazyLock::new(Default::default);
     let id = TypeId::of::<T>();
@@ -220,7 +223,7 @@ fn registry_of<T: Type + Any>() -> &'static Registry {
     }
     let mut registry = Registry::new();
     T::register(&mut registry);
-    // Leaking is bounded: there is one registry per body type of the program.
+    // The leak is bounded, because the program has one registry per body type.
     let registry: &'static Registry = Box::leak(Box::new(registry));
     if let Ok(mut known) = KNOWN.write() {
         known.insert(id, registry);

@@ -14,17 +14,17 @@ use crate::{
     error::Error,
 };
 
-/// How long a client may take to send a body.
+/// Maximum time in which a client must send a body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The highest limit of bodies that an operation may declare. [`buffer`] uses it, because it does not know
-/// the operation.
+/// Maximum body limit that an operation may declare. [`buffer`] applies it to all operations, because it does not know
+/// the limit of the operation.
 pub(super) const MAX_DECLARED_BYTES: usize = 512 * 1024;
 
-/// Limits the memory for request bodies to 64 MiB: one permit per byte.
+/// Limits the memory of all request bodies together to 64 MiB: one permit per byte.
 static BUFFERED_BODY_BYTES: Semaphore = Semaphore::const_new(64 * 1024 * 1024);
 
-/// A body that was read. Its bytes hold permits until it is dropped.
+/// The bytes of a body. They hold their permits until they are dropped.
 pub(super) struct BodyBytes {
     bytes: Vec<u8>,
     permit: SemaphorePermit<'static>,
@@ -82,7 +82,7 @@ impl BodyBytes {
     }
 }
 
-/// Reads the body into memory and puts it back, for an extractor that must run after the client has sent the
+/// Reads the body into memory and puts it back, for an extractor that must run only after the client has sent the whole
 /// body.
 ///
 /// # Errors
@@ -90,7 +90,7 @@ impl BodyBytes {
 pub(super) async fn buffer(request: &Request, body: &mut RequestBody) -> Result<()> {
     let headers = request.headers();
     let announced = headers.get(header::CONTENT_LENGTH).and_then(length);
-    // A body that announces more is not read: the operation refuses it.
+    // A longer body is not read here, because the operation refuses it by its `Content-Length`.
     let is_expected = announced.is_some_and(|length| (1..=MAX_DECLARED_BYTES).contains(&length));
     if is_expected || headers.contains_key(header::TRANSFER_ENCODING) {
         peek(request, body, |_| ()).await?;
@@ -98,7 +98,7 @@ pub(super) async fn buffer(request: &Request, body: &mut RequestBody) -> Result<
     Ok(())
 }
 
-/// Reads the body into memory, and puts it back. Returns what `look` returns for its bytes.
+/// Reads the body into memory, and puts it back. Calls `look` with the bytes, and returns its result.
 ///
 /// # Errors
 /// As [`BodyBytes::read`], for a body of more than [`MAX_DECLARED_BYTES`].
@@ -110,7 +110,7 @@ pub(super) async fn peek<T>(
     let BodyBytes { bytes, permit } = BodyBytes::read(request, body, MAX_DECLARED_BYTES).await?;
     let seen = look(&bytes);
     let chunk = async move {
-        // The bytes hold permits until the operation takes them.
+        // The bytes hold their permits until the operation reads the body again.
         let _permit = permit;
         Ok::<_, std::io::Error>(bytes)
     };
@@ -118,8 +118,8 @@ pub(super) async fn peek<T>(
     Ok(seen)
 }
 
-/// Refuses a body that has to be decoded first (RFC 9110 section 8.4). `identity` means that the body is not
-/// encoded.
+/// Refuses a body with a `Content-Encoding` such as gzip (RFC 9110 section 8.4). The coding `identity` means that the
+/// body is not encoded.
 fn refuse_encoded(request: &Request) -> Result<()> {
     let mut codings = items(request.headers(), header::CONTENT_ENCODING, b',');
     match codings.all(|coding| coding.is_empty() || coding.eq_ignore_ascii_case(b"identity")) {
@@ -170,7 +170,7 @@ mod tests {
             assert_eq!(read.is_ok(), fits);
             assert!(fits || matches!(read, Err(ApiError::BodyTooLarge { limit: 299 })));
         }
-        // Also a body that never ends.
+        // The limit also applies to an endless body.
         let (request, mut body) = request_of(stream::repeat(CHUNK));
         let read = BodyBytes::collect(&request, &mut body, 1_000, memory_limit(10_000)).await;
         assert!(matches!(read, Err(ApiError::BodyTooLarge { .. })));

@@ -1,8 +1,8 @@
 //! The query parameter `cursor` of a list.
 //!
-//! A cursor is the position of the last item of a page, and a digest of the list: its path, its filters and its order. It
-//! is opaque to clients, but not secret and not signed. A forged one only begins the list elsewhere, and what a caller may
-//! see does not depend on it.
+//! A cursor contains the position of the last item of a page, and a digest of the list: its path, its filters and its
+//! order. It is opaque to clients, but neither secret nor signed. A forged cursor only changes where the page begins.
+//! It does not change which items the caller may see.
 
 use std::sync::Arc;
 
@@ -22,11 +22,11 @@ use crate::{
 
 /// The name of the parameter.
 const NAME: &str = "cursor";
-/// The parameters that select a page and not a list.
+/// The parameters that select a page of a list. All other parameters select the list.
 const PAGE_PARAMS: [&str; 3] = [NAME, "limit", "offset"];
-/// The longest cursor: that of a name of 255 characters, with room to spare.
+/// Maximum length of a cursor. A cursor with a name of 255 characters is shorter.
 const MAX_CURSOR_CHARS: usize = 4_096;
-/// Bytes of the digest of the list at the beginning of a cursor.
+/// Length in bytes of the digest of the list at the beginning of a cursor.
 const DIGEST_BYTES: usize = 8;
 const REFUSED: &str =
     "This cursor is damaged, or belongs to another list, filter or order; begin with the first page";
@@ -51,7 +51,7 @@ impl Cursor {
         self.after_valid(|_| true)
     }
 
-    /// As [`Self::after`], for a type with values that no item has: the cursor of a position that is not valid is refused.
+    /// Like [`Self::after`], but also refuses a cursor whose position is not valid according to `is_valid`.
     ///
     /// # Errors
     /// As [`Self::after`].
@@ -72,7 +72,7 @@ impl Cursor {
         }
     }
 
-    /// Returns the cursor of the page after a position, and the path and query of that page.
+    /// Returns the cursor for the page after a position, and the path and query of this page.
     pub(in crate::api) fn next(&self, position: &impl Serialize, limit: u32) -> (String, String) {
         let json = serde_json::to_vec(position).unwrap_or_default();
         let text = BASE64_URL_SAFE_NO_PAD.encode([&self.digest[..], &json].concat());
@@ -82,7 +82,7 @@ impl Cursor {
         (text, target)
     }
 
-    /// Creates the cursor of the first page of a list. For examples.
+    /// Creates a cursor for the first page of a list. For examples in the API document.
     pub(in crate::api) fn first_page() -> Self {
         Self { position: None, digest: [0; DIGEST_BYTES], path: String::new(), query: Vec::new() }
     }
@@ -108,7 +108,7 @@ impl Cursor {
     }
 }
 
-/// Returns the position in a cursor of the list with this digest.
+/// Returns the position in a cursor. `None` if the cursor is malformed or has another digest.
 fn position(text: &str, digest: &[u8; DIGEST_BYTES]) -> Option<Vec<u8>> {
     let bytes =
         BASE64_URL_SAFE_NO_PAD.decode(Some(text).filter(|text| text.len() <= MAX_CURSOR_CHARS)?).ok()?;
@@ -161,7 +161,7 @@ mod tests {
         Cursor::read(&target.parse().unwrap())
     }
 
-    /// Returns the target of the page after `position`.
+    /// Returns the path and query of the page after `position`.
     fn target_after(target: &str, position: &impl Serialize) -> String {
         read(target).unwrap().next(position, 50).1
     }
@@ -223,7 +223,7 @@ mod tests {
             let is_own = bytes.is_ok_and(|bytes| bytes.starts_with(&digest));
             let page = read(&format!("/things?{query}"));
             assert_eq!(page.is_ok(), is_own, "{cursor}");
-            // A position that no item has, such as half a number, is an error and no panic.
+            // An invalid position, such as an incomplete number, is an error and does not panic.
             assert!(
                 page.is_err() || page.is_ok_and(|page| page.after::<i64>().is_err()),
                 "it begins with a bracket"

@@ -1,7 +1,8 @@
 //! The OpenAPI document.
 //!
-//! poem-openapi creates a document for OpenAPI 3.0 from the types of the operations. The rules here complete it: they
-//! hold for all operations, so no operation repeats them. What is true of one field or one operation is in its type.
+//! poem-openapi creates a document for OpenAPI 3.0 from the types of the operations. This module completes it with
+//! rules that apply to all operations, so that no operation repeats them. Descriptions of a single field or operation
+//! are in its type.
 
 mod parameters;
 mod responses;
@@ -13,28 +14,29 @@ use serde_json::{Map, Value, json};
 
 use crate::api::paths::documented;
 
-/// The groups of operations at the beginning and at the end of the document. All others are between them, by name.
+/// The groups of operations at the beginning and at the end of the document. All other groups are in between, in their
+/// existing order.
 const FIRST_TAGS: [&str; 2] = ["Auth", "Users"];
 const LAST_TAGS: [&str; 2] = ["Health", "Admin"];
 
 /// A JSON object.
 type Object = Map<String, Value>;
 
-/// The URL of the server that a document comes from.
+/// The relative URL of the server from which a client downloads the document.
 pub(in crate::api) const THIS_SERVER: &str = "/";
 
-/// Returns the document of poem-openapi as a complete document for OpenAPI 3.1. `servers` are the URLs of the API; the
-/// first is the default of generated clients.
+/// Converts the document of poem-openapi to a complete document for OpenAPI 3.1. `servers` are the URLs of the API.
+/// Generated clients use the first URL by default.
 ///
 /// # Errors
 /// If the document is not valid JSON.
 pub(in crate::api) fn document(spec: &str, servers: &[String]) -> anyhow::Result<String> {
     let mut spec: Value = serde_json::from_str(spec)?;
     spec["openapi"] = json!("3.1.0");
-    // The license of the API of a product, not of this repository. Linters require a license.
+    // The license of the product's API, not of this repository. Linters require a license.
     spec["info"]["license"] = json!({ "name": "Proprietary", "identifier": "LicenseRef-Proprietary" });
     spec["servers"] = servers.iter().map(|url| json!({ "url": url })).collect();
-    // OpenAPI requires `scopes` in an "OAuth Flow Object".
+    // OpenAPI requires the field `scopes` in an "OAuth Flow Object".
     let schemes = spec.pointer_mut("/components/securitySchemes").and_then(Value::as_object_mut);
     for scheme in schemes.into_iter().flat_map(|schemes| schemes.values_mut()) {
         if let Some(flow) = scheme.pointer_mut("/flows/password").and_then(Value::as_object_mut) {
@@ -45,8 +47,7 @@ pub(in crate::api) fn document(spec: &str, servers: &[String]) -> anyhow::Result
         *paths = mem::take(paths).into_iter().map(|(path, methods)| (documented(&path), methods)).collect();
     }
     for (_, operation) in operations(&mut spec) {
-        // An empty list states that the operation needs no authentication. Linters report an operation
-        // without a list.
+        // An empty list says that the operation needs no authentication. Linters report operations without a list.
         operation.entry("security").or_insert(json!([]));
         let summary = operation.get("summary").cloned().unwrap_or_default();
         operation.entry("description").or_insert(summary);
@@ -70,7 +71,7 @@ fn operations(spec: &mut Value) -> impl Iterator<Item = (&str, &mut Object)> {
     })
 }
 
-/// Returns the position of a group, as a key to sort by. Groups with the same key keep their order.
+/// Returns the sort key of a group. Groups with the same key keep their order.
 fn rank(tag: &str) -> (usize, usize) {
     let place = |tags: &[&str]| tags.iter().position(|name| *name == tag);
     match (place(&FIRST_TAGS), place(&LAST_TAGS)) {
@@ -80,7 +81,7 @@ fn rank(tag: &str) -> (usize, usize) {
     }
 }
 
-/// Returns the name of the schema that a reference names.
+/// Returns the name of the schema that a `$ref` refers to.
 fn schema_name(reference: &Value) -> Option<&str> {
     reference.as_str()?.strip_prefix("#/components/schemas/")
 }

@@ -1,11 +1,11 @@
-//! The parameters that many operations share, and the headers of conditional requests.
+//! Documents the parameters that many operations share, and the headers of conditional requests.
 
 use serde_json::{Value, json};
 
 use super::{Object, operations};
 use crate::api::extract::IDEMPOTENCY_KEY_FORMAT;
 
-/// The descriptions of parameters that have none: they mean the same in all operations.
+/// Default descriptions of parameters that have the same meaning in all operations.
 const DESCRIPTIONS: [(&str, &str); 4] = [
     ("cursor", "Where the page begins: `next_cursor` of the page before, with the same other parameters."),
     ("limit", "The most items of the page."),
@@ -58,22 +58,23 @@ fn document_conditional_read(operation: &mut Value) {
         Some(parameters) => parameters.push(header),
         None => operation["parameters"] = json!([header]),
     }
-    // `responses` replaces the headers of this response by references.
+    // The module `responses` replaces the headers of this response with references.
     operation["responses"]["304"] =
         json!({ "description": "The client has this response already.", "headers": { "ETag": {} } });
 }
 
-/// Returns whether an operation takes the header.
+/// Returns whether an operation accepts the header `Idempotency-Key`.
 pub(super) fn takes_idempotency_key(operation: &Object) -> bool {
     let parameters = operation.get("parameters").and_then(Value::as_array);
     parameters.is_some_and(|all| all.iter().any(|parameter| parameter["name"] == IDEMPOTENCY_KEY))
 }
 
-/// Completes the header `Idempotency-Key`. The operations may give the argument any name.
+/// Completes the parameter `Idempotency-Key`. It is found by its format, because operations may give the argument any
+/// name.
 fn complete_idempotency_key(parameter: &mut Object) {
     let Some(schema) = parameter.get_mut("schema").and_then(Value::as_object_mut) else { return };
     if schema.get("format").is_some_and(|format| format == IDEMPOTENCY_KEY_FORMAT) {
-        // Not a format that other programs know.
+        // Removes the format, because other programs do not know it.
         schema.remove("format");
         parameter.insert("name".into(), IDEMPOTENCY_KEY.into());
         parameter.insert("description".into(), IDEMPOTENCY_KEY_DESCRIPTION.into());
@@ -82,7 +83,7 @@ fn complete_idempotency_key(parameter: &mut Object) {
 
 fn complete_parameter(parameter: &mut Object) {
     complete_idempotency_key(parameter);
-    // The arguments of operations have the names of variables.
+    // In the document of poem-openapi, a header has the name of the Rust argument.
     if parameter.get("in").is_some_and(|place| place == "header") {
         let name = header_name(parameter["name"].as_str().unwrap_or_default());
         parameter.insert("name".into(), name.into());
@@ -96,7 +97,7 @@ fn complete_parameter(parameter: &mut Object) {
     }
 }
 
-/// Returns the name of a header for the name of a variable: `If-Match` for `if_match`.
+/// Returns the name of the header for the name of an argument: `If-Match` for `if_match`.
 fn header_name(variable: &str) -> String {
     let word = |word: &str| {
         let mut chars = word.chars();

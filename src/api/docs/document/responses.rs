@@ -1,7 +1,8 @@
-//! The responses: their descriptions and headers, and the errors.
+//! Documents the responses: their descriptions and headers, and the errors.
 //!
-//! Most errors follow from what an operation has, such as a body. The others are in its description, as in
-//! "Fails with 409 `conflict`". A response sets cookies if its description mentions them.
+//! Most errors are derived from the parts of an operation, such as a request body. Its description states the other
+//! errors, as in "Fails with 409 `conflict`". A response has the header `Set-Cookie` if its description contains
+//! "cookie".
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -56,7 +57,7 @@ const HEADERS: [(&str, &str, &str); 10] = [
 /// Completes all responses.
 pub(super) fn complete(spec: &mut Value) {
     let schemas = schema_descriptions(spec);
-    // The response that `ApiError` documents for each operation.
+    // The default response of each operation, which `ApiError` documents.
     let mut other_error = Value::Null;
     let mut used = BTreeSet::new();
     for (path, operation) in operations(spec) {
@@ -85,7 +86,7 @@ pub(super) fn complete(spec: &mut Value) {
     let mut errors = Object::new();
     for (status, name, description) in ERRORS.iter().filter(|(status, ..)| used.contains(status)) {
         let mut response = json!({ "description": description, "content": other_error["content"] });
-        // A host is refused before the request is counted.
+        // A wrong host is refused before the request is counted, so the response has no headers about rate limits.
         response["headers"] = headers(&status.to_string(), &response, *status != 421);
         errors.insert((*name).into(), response);
     }
@@ -110,7 +111,8 @@ fn schema_descriptions(spec: &Value) -> BTreeMap<String, String> {
     described.map(|(name, description)| (name.clone(), description.to_owned())).collect()
 }
 
-/// Returns the description of a response that has none: what the operation returns, by its summary or by the schema.
+/// Returns a description for a response without one. It comes from the summary of the operation ("Returns …") or from
+/// the schema.
 fn describe(response: &Value, summary: &str, schemas: &BTreeMap<String, String>) -> String {
     if let Some(result) = summary.strip_prefix("Returns ") {
         let mut chars = result.chars();
@@ -121,7 +123,7 @@ fn describe(response: &Value, summary: &str, schemas: &BTreeMap<String, String>)
     name.and_then(|name| schemas.get(name)).map_or(summary, String::as_str).to_owned()
 }
 
-/// Returns the statuses of the errors of an operation.
+/// Returns the status codes of the errors of an operation.
 fn error_statuses(path: &str, operation: &Object) -> BTreeSet<u16> {
     let security = operation.get("security").and_then(Value::as_array);
     let responses = operation.get("responses").and_then(Value::as_object);
@@ -131,11 +133,11 @@ fn error_statuses(path: &str, operation: &Object) -> BTreeSet<u16> {
         parameters.clone().any(is_one)
     };
     let rules: [(bool, &[u16]); 10] = [
-        // If the server has ALLOWED_HOSTS.
+        // Applies if `ALLOWED_HOSTS` is set.
         (true, &[421]),
         (is_limited(path), &[429]),
         (security.is_some_and(|ways| !ways.is_empty()), &[401, 403]),
-        // A page of another site cannot make a browser set cookies.
+        // An operation that sets cookies refuses requests from pages of other sites.
         (responses.is_some_and(|all| all.values().any(sets_cookies)), &[403]),
         (operation.contains_key("requestBody"), &[400, 408, 413, 415, 422]),
         (has("in", &["query", "path"]), &[422]),
@@ -148,7 +150,7 @@ fn error_statuses(path: &str, operation: &Object) -> BTreeSet<u16> {
     by_rule.copied().chain(stated(text(operation, "description"))).collect()
 }
 
-/// Returns the statuses in a description: each is followed by a code, as in "Fails with 409 `conflict`".
+/// Returns the status codes in a description. Each is followed by an error code, as in "Fails with 409 `conflict`".
 fn stated(description: &str) -> impl Iterator<Item = u16> {
     let words = description.split_whitespace();
     let pairs = words.clone().zip(words.skip(1));
@@ -159,7 +161,7 @@ fn sets_cookies(response: &Value) -> bool {
     response["description"].as_str().is_some_and(|description| description.contains("cookie"))
 }
 
-/// Returns the headers of a response. `is_limited` says whether it has those of a rate limit.
+/// Returns the headers of a response. `is_limited` says whether these include the headers of rate limits.
 fn headers(status: &str, response: &Value, is_limited: bool) -> Value {
     let declares = |name: &str| response["headers"][name].is_object();
     let rules = [

@@ -1,4 +1,4 @@
-//! The schemas: what the server accepts in requests, and what it always returns.
+//! Completes the schemas: which fields the server accepts in requests, and which fields it always returns.
 
 use std::collections::BTreeSet;
 
@@ -36,7 +36,7 @@ fn named_schemas(spec: &mut Value) -> impl Iterator<Item = (&str, &mut Value)> {
     schemas.into_iter().flatten().map(|(name, schema)| (name.as_str(), schema))
 }
 
-/// Returns the names of all schemas below a part of the operations, also those that other schemas refer to.
+/// Returns the names of all schemas in a part of the operations, including the schemas that these refer to.
 fn names_below(spec: &Value, part: impl Fn(&Value) -> &Value) -> BTreeSet<String> {
     let paths = spec["paths"].as_object().into_iter().flat_map(|paths| paths.values());
     let operations = paths.filter_map(Value::as_object).flat_map(|operations| operations.values());
@@ -62,8 +62,8 @@ fn collect_names(schemas: &Value, node: &Value, names: &mut BTreeSet<String>) {
     }
 }
 
-/// Forbids fields that the schema does not name. The extractor of JSON bodies refuses them; the extractor of
-/// forms ignores them.
+/// Forbids fields that are not in the schema. The extractor of JSON bodies refuses such fields. The extractor of forms
+/// ignores them, so schemas of forms do not forbid them.
 fn forbid_unknown_fields(schema: &mut Value) {
     if schema["type"] == "object"
         && let Some(schema) = schema.as_object_mut()
@@ -72,7 +72,7 @@ fn forbid_unknown_fields(schema: &mut Value) {
     }
 }
 
-/// Makes nullable fields required: a response always has them, with null if there is no value.
+/// Makes nullable fields required, because a response always contains them, with null if there is no value.
 fn require_nullable_fields(schema: &mut Value) {
     let properties = schema["properties"].as_object().into_iter().flatten();
     let nullable = properties.filter(|(_, property)| property["nullable"] == true);
@@ -111,7 +111,7 @@ fn convert_all(schema: &mut Value, convert: &mut dyn FnMut(&mut Object)) {
     }
 }
 
-/// Applies a conversion to all schemas of operations: those of parameters, bodies and headers.
+/// Applies a conversion to all schemas in operations: the schemas of parameters, bodies and headers.
 fn convert_below(node: &mut Value, convert: &mut dyn FnMut(&mut Object)) {
     match node {
         Value::Object(fields) => {
@@ -131,8 +131,8 @@ fn convert_below(node: &mut Value, convert: &mut dyn FnMut(&mut Object)) {
     }
 }
 
-/// Removes the part of an `allOf` that repeats keywords beside the `allOf`. poem-openapi writes such a part
-/// for a reference with a default or a description, and generators treat it as a type.
+/// Removes each part of an `allOf` that only repeats keywords next to the `allOf`. poem-openapi writes such a part for
+/// a reference with a default or a description. Code generators would treat it as a type.
 fn remove_repetition(schema: &mut Object) {
     let Some(Value::Array(mut parts)) = schema.remove("allOf") else { return };
     parts.retain(|part| {
@@ -155,13 +155,13 @@ fn convert_nullable(schema: &mut Object) {
             values.push(Value::Null);
         }
     } else if let Some(Value::Array(mut choices)) = schema.remove("allOf") {
-        // The only part is the reference.
+        // The only remaining part is the reference.
         choices.push(json!({ "type": "null" }));
         schema.insert("anyOf".into(), choices.into());
     }
 }
 
-/// Adds names for the values of an enum that cannot be names in a program, such as `-email`.
+/// Adds `x-enum-varnames` to an enum with values that are not valid identifiers, such as `-email`.
 fn name_values(schema: &mut Object) {
     let values = schema.get("enum").and_then(Value::as_array).into_iter().flatten();
     let values: Vec<_> = values.filter_map(Value::as_str).collect();
