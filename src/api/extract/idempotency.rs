@@ -26,26 +26,27 @@ use crate::{
 
 /// The name of the header.
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-/// The `format` by which the document recognizes the parameter, whatever the name of the argument is.
+/// The `format` of the parameter's schema. The document module recognizes the parameter by it, because the argument of
+/// the operation may have any name.
 pub const IDEMPOTENCY_KEY_FORMAT: &str = "idempotency-key";
-/// The longest key. The text of the header may be longer, since it may be quoted.
+/// Maximum length of a key. The header value may be longer, because quotes and escapes do not count.
 const MAX_KEY_CHARS: usize = 255;
-/// What [`parse`] accepts.
+/// Regular expression of the header values that [`parse`] accepts.
 const PATTERN: &str = r#"^("([!#-\[\]-~]|\\["\\]){1,255}"|[!#-~][!-~]{0,254})$"#;
 
 /// The key of a request, if the client has sent one.
 ///
-/// An operation that takes this argument supports the header, and answers with [`IdempotencyKey::once`]. All other operations
-/// that are not idempotent refuse the header; `api/idempotency.rs` does that.
+/// An operation with this argument supports the header. It responds with [`IdempotencyKey::once`]. All other operations
+/// that are not idempotent refuse the header, see `api/idempotency.rs`.
 pub struct IdempotencyKey(Option<RequestKey>);
 
-/// The id of the operation of a request with the header. It is attached to the request.
+/// The id of the operation. `api/idempotency.rs` attaches it to each request with the header.
 #[derive(Clone, Copy)]
 pub struct OperationId(pub &'static str);
 
 impl IdempotencyKey {
-    /// Returns how to answer the request: at most once for its key, with what `respond` returns for the result of the
-    /// change.
+    /// Returns the [`Once`] that makes the change at most once for the key of the request. `respond` creates the
+    /// response from the result of the change.
     pub fn once<'a, T, R: IntoResponse>(
         &'a self,
         respond: impl Fn(&T) -> R + Send + Sync + 'a,
@@ -90,7 +91,7 @@ async fn read(request: &Request, body: &mut RequestBody) -> Result<Option<Reques
     Ok(Some(RequestKey { operation, key, fingerprint }))
 }
 
-/// Returns the key of a request; `None` without the header.
+/// Returns the key of a request. `None` if the request has no such header.
 fn find(headers: &HeaderMap) -> Result<Option<String>> {
     if !headers.contains_key(IDEMPOTENCY_KEY) {
         return Ok(None);
@@ -105,8 +106,8 @@ fn find(headers: &HeaderMap) -> Result<Option<String>> {
     })
 }
 
-/// Parses the value of the header: a string (RFC 9651 section 3.3.3). Many clients send the key without quotes, so that is
-/// the same key.
+/// Parses the value of the header: a quoted string (RFC 9651 section 3.3.3). Many clients send the key without quotes.
+/// Both forms yield the same key.
 fn parse(text: &str) -> Option<String> {
     let key = match text.strip_prefix('"') {
         Some(rest) => unescape(rest.strip_suffix('"')?)?,
@@ -128,11 +129,12 @@ fn unescape(text: &str) -> Option<String> {
     Some(key)
 }
 
-/// Returns the SHA-256 of what the client asks for. Requests that the server does not tell apart have the same one.
+/// Returns the SHA-256 hash of the method, path, query and body. Requests that mean the same to the server have the
+/// same hash.
 fn fingerprint(request: &Request, body: &[u8]) -> Vec<u8> {
     let uri = request.uri();
     let mut query: Vec<_> = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()).collect();
-    // Of repeated parameters the first counts, so they keep their order.
+    // The sort is stable, so repeated parameters keep their order: the server uses the first of them.
     query.sort_by(|(one, _), (other, _)| one.cmp(other));
     let body = canonical(body);
     let mut parts = vec![request.method().as_str().as_bytes(), uri.path().as_bytes()];
@@ -143,7 +145,7 @@ fn fingerprint(request: &Request, body: &[u8]) -> Vec<u8> {
     hash_parts(&parts)
 }
 
-/// Returns JSON without insignificant space and with its fields in order. Any other body as it is.
+/// Returns JSON without insignificant whitespace and with sorted fields. Returns any other body unchanged.
 fn canonical(body: &[u8]) -> Cow<'_, [u8]> {
     match serde_json::from_slice::<Value>(body) {
         Ok(value) => value.to_string().into_bytes().into(),
@@ -175,7 +177,7 @@ mod tests {
     use super::*;
     use crate::property::{property, text};
 
-    /// Writes a key as a string (RFC 9651 section 3.3.3).
+    /// Returns a key as a quoted string (RFC 9651 section 3.3.3).
     fn quoted(key: &str) -> String {
         format!("\"{}\"", key.replace('\\', r"\\").replace('"', r#"\""#))
     }

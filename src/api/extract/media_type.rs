@@ -1,6 +1,6 @@
 //! The header `Content-Type` of requests.
 
-/// Returns the media type of a text in UTF-8, without parameters. `None` if the parameter `charset` names another encoding
+/// Returns the media type without its parameters. `None` if the parameter `charset` names an encoding other than UTF-8
 /// (RFC 9110 section 8.3.2).
 pub(super) fn utf8_media_type(content_type: &str) -> Option<&str> {
     let mut parts = split_outside_quotes(content_type);
@@ -12,7 +12,7 @@ pub(super) fn utf8_media_type(content_type: &str) -> Option<&str> {
     charsets.all(is_utf8).then_some(media_type)
 }
 
-/// Returns whether a charset is UTF-8. `utf8` is not its registered name, but common.
+/// Returns whether a charset is UTF-8. Also accepts `utf8`, which is not the registered name, but common.
 fn is_utf8(charset: &str) -> bool {
     let quoted = charset.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
     let name = quoted.unwrap_or(charset);

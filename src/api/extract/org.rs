@@ -1,4 +1,4 @@
-//! The member of an organization as the caller of an operation.
+//! The extractor of a member of an organization who calls an operation.
 
 use poem::{Request, RequestBody};
 use poem_openapi::{
@@ -23,13 +23,14 @@ use crate::{
     },
 };
 
-/// The caller of an operation below `/orgs/{org}`, who is a member of the organization and has the permission `P` there. To
-/// be handed one is the check, which costs no query if the copy of the identity is recent.
+/// The caller of an operation below `/orgs/{org}`, who is a member of the organization and has the permission `P` in
+/// it. The extractor checks this, so an operation with this argument needs no other check. The check runs no query if
+/// the identity is cached.
 ///
-/// If `P` is a scope, the caller may be an API key, and [`Self::actor`] does not exist: use [`Self::context`].
+/// If `P` is a scope, the caller may be an API key. [`Self::actor`] is not available then: use [`Self::context`].
 ///
-/// It reads the path parameter `org`, and documents it if the argument has that name. The `prefix_path` of the resource is
-/// [`ORG_PATH`](crate::api::paths::ORG_PATH).
+/// The extractor reads the path parameter `org`. The argument must have the name `org`, so that the document contains
+/// the parameter. The `prefix_path` of the resource must be [`ORG_PATH`](crate::api::paths::ORG_PATH).
 pub struct OrgMember<P: OrgPermission> {
     caller: P::Caller,
     access: OrgAccess,
@@ -43,12 +44,12 @@ impl<P: OrgPermission<Caller = Actor>> OrgMember<P> {
 }
 
 impl<P: OrgPermission> OrgMember<P> {
-    /// Returns the context with the ids of the user, and of the session or the API key.
+    /// Returns the context of the request, with the id of the user and of the session or API key.
     pub fn context(&self) -> &RequestContext {
         self.caller.context()
     }
 
-    /// Returns the checked membership, which a change checks again.
+    /// Returns the checked membership. A change checks it again in its transaction.
     pub fn access(&self) -> &OrgAccess {
         &self.access
     }

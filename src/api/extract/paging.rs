@@ -8,9 +8,9 @@ use poem_openapi::{
 };
 use serde_json::Value;
 
-/// How many items of a list to skip.
+/// Number of items of a list to skip.
 pub type Offset = Bounded<0, 1_000_000, 0>;
-/// How many items of a list to return.
+/// Maximum number of items of a page.
 pub type Limit = Bounded<1, 200, 50>;
 
 /// An integer from `MIN` to `MAX`, with a default.
@@ -20,7 +20,8 @@ pub struct Bounded<const MIN: u32, const MAX: u32, const DEFAULT: u32>(pub u32);
 impl<const MIN: u32, const MAX: u32, const DEFAULT: u32> Bounded<MIN, MAX, DEFAULT> {
     pub const LARGEST: Self = Self(MAX);
 
-    /// Returns how many rows to read for a page of this size: one more shows that there is a next page.
+    /// Returns the number of rows to read for a page of this size. The additional row shows whether there is a next
+    /// page.
     pub fn rows(self) -> i64 {
         i64::from(self.0) + 1
     }

@@ -9,7 +9,7 @@ const BEARER: &str = "HTTPBearer";
 const COOKIE: &str = "AccessTokenCookie";
 const API_KEY: &str = "ApiKey";
 
-/// Returns the names of the schemes of an operation; a request needs one of them.
+/// Returns the names of the schemes that an operation accepts. `accepts_keys` says whether it accepts API keys.
 pub(super) fn names(accepts_keys: bool) -> Vec<&'static str> {
     let key = accepts_keys.then_some(API_KEY);
     [PASSWORD_FLOW, BEARER, COOKIE].into_iter().chain(key).collect()

@@ -18,20 +18,21 @@ use crate::{
     services::users::MIN_PASSWORD_CHARS,
 };
 
-/// An email address as the client has sent it, not normalized.
+/// An email address as the client sent it, not normalized.
 pub struct Email(pub String);
 
 /// A new password. It is not `Debug`, so that it cannot be logged by mistake.
 pub struct NewPassword(pub String);
 
-/// A name for URLs.
+/// The name of an organization in URLs.
 pub struct Slug(pub String);
 
 /// The code of a currency (ISO 4217).
 pub struct Currency(pub String);
 
-/// Implements the traits of a text type with a format, a minimum and a maximum length, an example, and a pattern if there is
-/// one. The format is what is checked.
+/// Implements the traits of a text type. The arguments are its format, its minimum and maximum length, an example, and
+/// an optional pattern. `check_format` validates the text according to the format. The other arguments only document
+/// it.
 macro_rules! text_type {
     ($name:ident, $format:literal, $min:expr, $max:expr, $example:literal $(, $pattern:literal)?) => {
         impl Type for $name {

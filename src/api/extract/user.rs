@@ -1,10 +1,11 @@
 //! The caller of an operation. An operation that takes one of these arguments requires authentication.
 //!
-//! The access token is in the header `Authorization: Bearer` or in a cookie. A browser adds the cookie to requests of
-//! any page, also of other sites. So a request with a cookie that changes data must come from a trusted origin (OWASP
-//! Cross-Site Request Forgery Prevention Cheat Sheet, "Verifying Origin").
+//! The access token is in the header `Authorization: Bearer` or in a cookie. A browser adds the cookie to the requests
+//! of any page, including pages of other sites. So a request with a cookie that changes data must come from a trusted
+//! origin (OWASP Cross-Site Request Forgery Prevention Cheat Sheet, "Verifying Origin").
 //!
-//! An API key is in the header, too. Only `OrgMember` accepts one, since no other extractor yields its scopes.
+//! The header can also contain an API key. Only `OrgMember` accepts API keys, because no other extractor checks their
+//! scopes.
 
 use std::sync::{Arc, OnceLock};
 
@@ -33,23 +34,24 @@ use crate::{
     },
 };
 
-/// An active user and the session of the request, with the second factor if the server requires it of all users.
+/// An active user with a valid session. The session has the second factor if the server requires it of all users.
 pub struct CurrentUser(pub Actor);
 
-/// An active user, also without the second factor that the server requires. For operations that set up the
-/// second factor.
+/// An active user with a valid session, which may lack a required second factor. For operations that set up the second
+/// factor.
 pub struct SignedIn(pub Actor);
 
-/// An active user who is an admin, with the second factor if the server requires one.
+/// An active admin with a valid session. The session has the second factor if the server requires it of admins.
 pub struct Admin(pub AdminActor);
 
-/// The session to log out. A browser whose access token has expired can log out with its refresh token.
+/// The session to revoke at logout. A browser whose access token has expired can log out with its refresh token.
 pub struct LogoutSession {
     pub session: TokenSubject,
     pub context: RequestContext,
 }
 
-/// The ids of the authenticated caller. The extractor sets them, and the logs read them after the response.
+/// The ids of the authenticated caller. The extractor sets them during the request. The access log reads them after the
+/// response.
 #[derive(Clone, Default)]
 pub(in crate::api) struct LoggedUser(Arc<OnceLock<CallerIds>>);
 
@@ -88,7 +90,7 @@ impl CallerIds {
         }
     }
 
-    /// Returns for whom the request is counted.
+    /// Returns the caller to which the rate limits charge the request.
     fn caller(self) -> Caller {
         match self {
             Self::Session { user_id, .. } => Caller::User(user_id),
@@ -97,7 +99,7 @@ impl CallerIds {
     }
 }
 
-/// The argument of operations without authentication. They are limited by the client's network.
+/// The argument of operations without authentication. It charges the request to the client's network.
 impl<'a> FromRequest<'a> for RequestContext {
     async fn from_request(request: &'a Request, _body: &mut RequestBody) -> poem::Result<Self> {
         let context = context(request);
@@ -176,7 +178,7 @@ async fn logout_session(app: &App, request: &Request, body: &mut RequestBody) ->
     Ok(LogoutSession { session, context: authenticated(request, ids)? })
 }
 
-/// What a request is authenticated by, checked as far as that needs no query.
+/// The credentials of a request, checked without a query.
 enum Credentials {
     Session(TokenSubject),
     Key(KeyHash),
@@ -195,8 +197,8 @@ fn credentials(app: &App, request: &Request) -> Result<Credentials> {
     Ok(Credentials::Session(app.tokens.verify(token)?))
 }
 
-/// Authenticates a signed-in caller. The body is read before the identity, so that a session that is revoked while the client
-/// sends the body is refused.
+/// Authenticates a signed-in caller. Reads the body before the identity. So if the session is revoked while the client
+/// sends the body, the request is refused.
 async fn identify(
     app: &App,
     request: &Request,
@@ -206,7 +208,7 @@ async fn identify(
     buffer(request, body).await?;
     match credentials {
         Credentials::Session(subject) => identify_session(app, request, subject).await,
-        // Only a valid key gets this error, so the client does not look for a fault in the key.
+        // An invalid key fails above with `InvalidToken`. So this error tells the client that the key itself is valid.
         Credentials::Key(hash) => {
             identify_key(app, request, &hash).await?;
             Err(Error::SessionRequired.into())
@@ -214,7 +216,7 @@ async fn identify(
     }
 }
 
-/// Authenticates a signed-in caller or an API key, as [`identify`].
+/// Authenticates a signed-in caller or an API key. Reads the body first, like [`identify`].
 pub(super) async fn org_caller(app: &App, request: &Request, body: &mut RequestBody) -> Result<OrgCaller> {
     let credentials = credentials(app, request)?;
     buffer(request, body).await?;
@@ -245,11 +247,11 @@ async fn identify_key(app: &App, request: &Request, hash: &KeyHash) -> Result<Ke
     Ok(KeyCaller::new(app, identity, context)?)
 }
 
-/// Returns the context of the request with the ids of its caller. Also sets them for the logs, and charges the request to the
-/// caller.
+/// Returns the context of the request with the ids of its caller. Also stores the ids for the access log, and charges
+/// the request to the caller.
 fn authenticated(request: &Request, ids: CallerIds) -> Result<RequestContext> {
     if let Some(LoggedUser(logged)) = request.data::<LoggedUser>() {
-        // Fails if the ids are set already. A request has only one caller.
+        // An error means that the ids are already set. A request has only one caller.
         let _ = logged.set(ids);
     }
     charge(request, ids.caller())?;

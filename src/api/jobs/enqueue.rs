@@ -23,10 +23,11 @@ use crate::{
     },
 };
 
-/// The longest document for `process-data`.
+/// Maximum size of the document for `process-data`.
 const MAX_DOCUMENT_BYTES: usize = 64 * 1024;
 
-/// The longest request with an email: 40,000 characters, of which each may be written in 12 bytes, as in `\ud83d\ude00`.
+/// Maximum size of a request with an email: 40,000 characters, each of which may take 12 bytes in JSON, as in
+/// `\ud83d\ude00`.
 const MAX_EMAIL_BYTES: usize = 512 * 1024;
 
 /// Operations that enqueue a job.

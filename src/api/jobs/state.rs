@@ -1,4 +1,4 @@
-//! What the operations of users and of admins on jobs share.
+//! Types and functions that the job operations of users and admins share.
 
 use poem_openapi::{Enum, Object, payload::Json, types::Example};
 
@@ -58,15 +58,16 @@ impl Example for Canceled {
     }
 }
 
-/// Returns a job of any owner, without its payload. A text that is not a valid id is not looked up.
+/// Returns a job of any owner, without its payload. An invalid id is not looked up.
 ///
 /// # Errors
-/// [`Error::NotFound`] if there is no such job; [`Error::Unavailable`] without Redis, unless the job waits in PostgreSQL.
+/// [`Error::NotFound`] if there is no such job; [`Error::Unavailable`] if Redis does not answer, unless the job is
+/// still in the table `job_outbox`.
 pub(in crate::api) async fn find(app: &App, id: &JobId) -> Result<JobStatus> {
     look_up(app, id, false).await
 }
 
-/// As [`find`], with the payload.
+/// Returns a job of any owner, with its payload.
 ///
 /// # Errors
 /// As [`find`].

@@ -86,7 +86,7 @@ impl StatusOut {
     }
 }
 
-/// Why a caller sees a job.
+/// The reason why a caller may see a job.
 enum Visible {
     Owned,
     /// The caller has the permission in the organization of the job.
@@ -95,8 +95,8 @@ enum Visible {
 }
 
 impl Jobs {
-    /// Returns a job if the caller owns it or is an admin. For other callers it does not exist. A job of an organization exists
-    /// for the members only, who need a permission.
+    /// Returns a job if the caller owns it or is an admin. For other callers, returns the same error as for an unknown
+    /// job. A job of an organization is visible only to its members with the permission.
     async fn find_visible(
         &self,
         identity: &Identity,
@@ -136,7 +136,8 @@ impl Jobs {
         id: Path<JobId>,
     ) -> Result<Tagged<StatusOut>> {
         let (mut job, visible) = self.find_visible(actor.identity(), &id.0, Permission::JobRead).await?;
-        // The details of an error may contain host names, paths and personal data.
+        // Only admins see the details of an error, because they may contain host names, paths and personal data. For a
+        // job of an organization, an admin is an ordinary member.
         let is_member = matches!(visible, Visible::InOrg(_));
         if !is_member && is_admin(&self.0, actor.identity()) {
             job.error = job.error_detail.take().or(job.error);

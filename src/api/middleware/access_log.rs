@@ -14,23 +14,24 @@ use crate::{
     context::trace_id,
 };
 
-/// The most characters of an unknown path in the log.
+/// Maximum number of characters of an unknown path in the log.
 const MAX_PATH_CHARS: usize = 100;
 
-/// The path of the health checks, which probes request every few seconds.
+/// The path of the health checks. Load balancers and orchestrators request it every few seconds.
 const HEALTH: &str = api_path!("/health");
 
 /// Writes one log line per request.
 pub(super) struct AccessLog {
     pub(super) catalog: Arc<RouteCatalog>,
-    /// Whether the line has the client's address.
+    /// Whether the line contains the client's IP address.
     pub(super) log_client_address: bool,
-    /// Whether the line has what the developer of a client needs: the invalid fields, and a path that no route matches.
+    /// Whether the line contains details for the developers of clients: the invalid fields, and a path that no route
+    /// matches.
     pub(super) debug: bool,
 }
 
-/// Marks the response to a request that a page repeats by itself. Unless the request failed, its log line has
-/// the level `debug`, as that of a health check.
+/// Marks the response to a request that a page repeats automatically. If the request succeeds, its log line has the
+/// level `debug`, like that of a health check.
 #[derive(Clone)]
 pub(in crate::api) struct RoutineRequest;
 
@@ -40,7 +41,7 @@ impl AccessLog {
         let Received { started, context, method, uri, .. } = request;
         let given_path = self.debug.then(|| printable_path(uri.path()));
         let (user, reason) = (request.user.get(), response.data::<Reason>());
-        // The route, not the path of the request, which may contain an id or a token.
+        // Logs the route instead of the path, because the path may contain an id or a token.
         let path = self.documented_path(response.data::<PathPattern>());
         let path = path.as_deref().or(given_path.as_deref()).unwrap_or("-");
         let fields = reason.filter(|_| self.debug).and_then(|reason| reason.fields.as_deref());
@@ -71,7 +72,7 @@ impl AccessLog {
         }
     }
 
-    /// Returns the path in the notation of the OpenAPI document; `None` if no route matches.
+    /// Returns the route in the notation of the OpenAPI document. `None` if no route matches.
     fn documented_path(&self, pattern: Option<&PathPattern>) -> Option<Arc<str>> {
         let PathPattern(pattern) = pattern.filter(|pattern| &*pattern.0 != PREFIX)?;
         Some(self.catalog.path(pattern).unwrap_or_else(|| openapi_path(pattern).into()))
@@ -83,7 +84,7 @@ fn is_health_check(path: &str) -> bool {
     path.strip_prefix(HEALTH).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// Returns a pattern of the router in the notation of the OpenAPI document: `/dev/mail/{id}` for `/dev/mail/:id`.
+/// Converts a pattern of the router to the notation of the OpenAPI document: `/dev/mail/:id` to `/dev/mail/{id}`.
 fn openapi_path(pattern: &str) -> String {
     let steps = pattern.trim_end_matches('/').split('/').map(|step| match step.strip_prefix(':') {
         Some(name) => format!("{{{name}}}"),
@@ -92,7 +93,7 @@ fn openapi_path(pattern: &str) -> String {
     steps.collect::<Vec<_>>().join("/")
 }
 
-/// Returns the path of a request without characters that cannot be seen, shortened.
+/// Returns the path of a request, shortened, and with escaped control characters.
 fn printable_path(path: &str) -> String {
     path.chars().take(MAX_PATH_CHARS).flat_map(char::escape_debug).collect()
 }

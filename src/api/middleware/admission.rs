@@ -1,4 +1,4 @@
-//! The checks of a request that come before all others.
+//! The checks that run before all other processing of a request.
 
 use std::collections::HashSet;
 
@@ -11,11 +11,12 @@ use crate::api::{
     server::Refusal,
 };
 
-/// Refuses what hyper could not parse, requests without one valid host with 400 (RFC 9112 section 3.2), and requests for
-/// other hosts with 421 (RFC 9110 section 15.5.20).
+/// Refuses a request that hyper could not parse, a request without exactly one valid host with 400 (RFC 9112 section
+/// 3.2), and a request for another host with 421 (RFC 9110 section 15.5.20).
 ///
-/// It runs before anything that can answer a request. A web page can let its own name lead to this server
-/// (DNS rebinding), and browsers then treat the two as one site. Only the header `Host` shows the difference.
+/// This check runs first, so that no other code answers such a request. An attacker can make the DNS name of a web page
+/// resolve to this server (DNS rebinding). Browsers then treat the page and this server as one site. Only the header
+/// `Host` shows the attacker's name.
 ///
 /// # Errors
 /// [`ApiError::Refused`], [`ApiError::InvalidHost`] or [`ApiError::UnknownHost`].
@@ -32,11 +33,11 @@ pub(super) fn admit(req: &Request, hosts: &HostRules) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// The hosts that clients may ask for.
+/// The hosts that requests may name.
 pub(in crate::api) enum HostRules {
     Any,
-    /// These hosts, the address that the client has connected to, and with `local` the names of this machine. An
-    /// address is safe, because DNS rebinding needs a name; health checks use the address.
+    /// Allows `hosts` and the IP address to which the client has connected, which health checks use. An IP address is
+    /// safe, because DNS rebinding needs a name. With `local`, also allows the names of this machine.
     Only {
         hosts: HashSet<Host>,
         local: bool,

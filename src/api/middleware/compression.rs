@@ -1,4 +1,4 @@
-//! Compression of responses. poem's middleware also compresses responses that are too short to benefit.
+//! Compression of responses. poem's own middleware would also compress responses that are too short to benefit.
 
 use std::io::Write;
 
@@ -10,7 +10,7 @@ use poem::{
 
 use crate::api::{conditional::mark_compressed, header_fields::items};
 
-/// The minimum size of a response to compress. A shorter one fits into one packet.
+/// Minimum size of a response to compress. A shorter response fits into one packet.
 const MIN_COMPRESS_BYTES: usize = 1_024;
 
 /// Returns whether the client accepts gzip (RFC 9110 section 12.5.3).
@@ -22,23 +22,25 @@ pub(in crate::api) fn accepts_gzip(req: &Request) -> bool {
     })
 }
 
-/// Returns whether a parameter is the weight 0 (RFC 9110 section 12.4.2): `q=0`, with or without a point and more zeros.
+/// Returns whether a parameter is the weight 0 (RFC 9110 section 12.4.2): `q=0`, optionally with a decimal point and
+/// more zeros.
 fn is_weight_zero(parameter: &[u8]) -> bool {
     let [b'q' | b'Q', b'=', b'0', rest @ ..] = parameter else { return false };
     rest.is_empty() || rest.strip_prefix(b".").is_some_and(|zeros| zeros.iter().all(|zero| *zero == b'0'))
 }
 
-/// Compresses bytes; `None` if that fails.
+/// Compresses bytes. `None` if the compression fails.
 pub(in crate::api) fn gzip(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::default());
     encoder.write_all(bytes).ok()?;
     encoder.finish().ok()
 }
 
-/// Compresses a JSON response of at least [`MIN_COMPRESS_BYTES`]. Other responses, such as streams, are not changed.
+/// Compresses a JSON response of at least [`MIN_COMPRESS_BYTES`], if the client accepts gzip. Does not change other
+/// responses, such as streams.
 pub(super) async fn compress(mut response: Response, accepted: bool) -> Response {
     let json = response.content_type().is_some_and(|kind| kind.starts_with("application/json"));
-    // The response was compressed already, or would be for another client.
+    // A handler that sets `Vary: accept-encoding` has already chosen between compressed and uncompressed.
     let has_variants = items(response.headers(), header::VARY, b',')
         .any(|item| item.eq_ignore_ascii_case(b"accept-encoding"));
     if !json || has_variants {

@@ -15,7 +15,8 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// Creates the context of a request. `trusted_proxies` is the number of proxies whose entries in `X-Forwarded-For` are trusted.
 ///
-/// The logs and the audit trail have an id that no client can choose; the id of the client is beside it.
+/// The server creates an id for the logs and the audit trail that no client can choose. The id that the client sent is
+/// stored separately.
 pub(super) fn create(req: &Request, trusted_proxies: usize) -> RequestContext {
     RequestContext {
         ip: client_address(req, trusted_proxies),
@@ -27,7 +28,7 @@ pub(super) fn create(req: &Request, trusted_proxies: usize) -> RequestContext {
     }
 }
 
-/// Returns the id that the client has sent, if it is valid. An invalid id must not reach the logs.
+/// Returns the request id that the client sent, if it is valid. An invalid id must not reach the logs.
 fn client_request_id(headers: &HeaderMap) -> Option<Arc<str>> {
     let sane = |id: &&str| {
         (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b))
@@ -35,17 +36,18 @@ fn client_request_id(headers: &HeaderMap) -> Option<Arc<str>> {
     headers.get(REQUEST_ID)?.to_str().ok().filter(sane).map(Into::into)
 }
 
-/// Returns the address of the client: the peer of the connection, or the entry of `X-Forwarded-For` that the outermost
-/// trusted proxy has added. The client may have added the entries before that one, so they are ignored.
+/// Returns the IP address of the client. Without trusted proxies, this is the peer of the connection. Otherwise, it is
+/// the entry of `X-Forwarded-For` that the outermost trusted proxy has added. Entries before it are ignored, because
+/// the client may have sent them.
 ///
-/// `None` if that entry is missing or is not an address. The address of the proxy is no substitute, because
-/// all clients share it.
+/// `None` if this entry is missing or is not an IP address. The address of the proxy cannot replace it, because all
+/// clients share that address.
 fn client_address(req: &Request, proxies: usize) -> Option<IpAddr> {
     match proxies.checked_sub(1) {
         Some(back) if req.headers().contains_key(FORWARDED_FOR) => {
             items(req.headers(), FORWARDED_FOR, b',').rev().nth(back).and_then(address)
         }
-        // A request without the header does not come through a proxy.
+        // A request without the header did not come through a proxy.
         _ => req.remote_addr().as_socket_addr().map(|peer| peer.ip().to_canonical()),
     }
 }
@@ -58,13 +60,13 @@ fn address(entry: &[u8]) -> Option<IpAddr> {
     bare.parse().ok().or_else(with_port).map(|address: IpAddr| address.to_canonical())
 }
 
-/// Returns the header `User-Agent`. Octets that are not UTF-8 are replaced.
+/// Returns the header `User-Agent`. Replaces octets that are not valid UTF-8.
 fn user_agent(headers: &HeaderMap) -> Option<Arc<str>> {
     let value = headers.get(header::USER_AGENT)?;
     Some(String::from_utf8_lossy(value.as_bytes()).into())
 }
 
-/// Replaces the octets of a media type that the framework cannot read, since it reads ASCII only.
+/// Replaces the non-ASCII octets in `Content-Type` with `?`, because poem reads only ASCII headers.
 pub(super) fn make_content_type_readable(headers: &mut HeaderMap) {
     let Some(value) = headers.get(header::CONTENT_TYPE).filter(|value| value.to_str().is_err()) else {
         return;

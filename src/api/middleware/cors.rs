@@ -1,7 +1,7 @@
 //! CORS (Fetch standard, section 3.2).
 //!
-//! poem's middleware refuses requests from origins that are not listed, which includes the documentation pages of this
-//! server. In the standard, the server only omits the headers and the browser enforces the policy.
+//! poem's own middleware refuses requests from unlisted origins, including those of this server's documentation pages.
+//! According to the standard, the server only omits the headers, and the browser enforces the policy.
 
 use std::collections::HashSet;
 
@@ -12,11 +12,11 @@ use poem::{
 
 /// Methods that a page of an allowed origin may use.
 const METHODS: &str = "GET, POST, PUT, PATCH, DELETE, OPTIONS";
-/// Headers that a page of an allowed origin may send, besides the safelisted ones. They include the headers
-/// that tracing libraries add to every request.
+/// Request headers that a page of an allowed origin may send, besides the CORS-safelisted headers. They include the
+/// headers that tracing libraries add to every request.
 const HEADERS: &str = "authorization, baggage, content-type, idempotency-key, if-match, if-none-match, sentry-trace, \
     traceparent, tracestate, x-request-id";
-/// Headers of a response that a page may read, besides the safelisted ones.
+/// Response headers that a page may read, besides the CORS-safelisted headers.
 const EXPOSED: &str = "etag, idempotency-replayed, link, location, ratelimit, ratelimit-policy, retry-after, \
     www-authenticate, x-request-id";
 /// Seconds for which a browser may cache the response to a preflight.
@@ -33,7 +33,7 @@ impl Cors {
         origin.to_str().is_ok_and(|origin| self.origins.contains(&origin.to_ascii_lowercase()))
     }
 
-    /// Returns the response to a preflight; `None` for any other request.
+    /// Returns the response to a preflight request. `None` for any other request.
     pub(super) fn preflight(&self, req: &Request) -> Option<Response> {
         let has = |name| req.headers().contains_key(name);
         if req.method() != Method::OPTIONS

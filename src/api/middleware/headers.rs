@@ -7,14 +7,14 @@ use poem::{
 
 use crate::{api::paths::api_path, app::App};
 
-/// Value of `Retry-After`, in seconds, if a dependency is unavailable.
+/// Value of `Retry-After`, in seconds, for responses with status 503.
 const RETRY_AFTER: &str = "2";
 
-/// The prefix of the operations whose responses can have tokens.
+/// Path prefix of the operations whose responses can contain tokens.
 const AUTH_PREFIX: &str = api_path!("/auth/");
 
-/// Turns off the powerful features of browsers, which no page of this server uses. Features that only some browsers know
-/// are left out, since the others log an error for each.
+/// Value of `Permissions-Policy`: turns off browser features, because no page of this server uses them. The list omits
+/// features that only some browsers know, because other browsers log an error for each.
 const PERMISSIONS: &str = "accelerometer=(), autoplay=(), camera=(), display-capture=(), encrypted-media=(), \
     fullscreen=(), geolocation=(), gyroscope=(), magnetometer=(), microphone=(), midi=(), payment=(), \
     publickey-credentials-get=(), screen-wake-lock=(), usb=(), xr-spatial-tracking=()";
@@ -24,8 +24,9 @@ pub(super) struct DefaultHeaders {
     app: App,
     /// The security headers (OWASP REST Security Cheat Sheet, "Security Headers").
     ///
-    /// `Cross-Origin-Resource-Policy` does not apply to CORS requests (Fetch standard, section 3.7). So the pages of
-    /// `BACKEND_CORS_ORIGINS` can read responses, and no page can load one as an image or a script.
+    /// `Cross-Origin-Resource-Policy` does not apply to CORS requests (Fetch standard, section 3.7). So pages of
+    /// `BACKEND_CORS_ORIGINS` can read responses, but no page of another site can load a response as an image or a
+    /// script.
     security: Vec<(HeaderName, HeaderValue)>,
 }
 
@@ -52,9 +53,9 @@ impl DefaultHeaders {
     pub(super) fn set(&self, response: &mut Response, path: &str) {
         let status = response.status();
         let headers = response.headers_mut();
-        // One allocation for these headers and the request id.
+        // Reserves space for these headers and the request id in one allocation.
         headers.reserve(12);
-        // During the shutdown, clients and load balancers must open their next connection to another replica.
+        // During a shutdown, clients and load balancers must open their next connection to another replica.
         if self.app.is_stopping() {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
@@ -65,7 +66,7 @@ impl DefaultHeaders {
         if path.starts_with(AUTH_PREFIX) {
             headers.insert(header::PRAGMA, HeaderValue::from_static("no-cache"));
         }
-        // Pages and the API document set their own values.
+        // `or_insert` keeps the values that pages and the API document have set.
         let policy = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
         headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(policy);
         headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));

@@ -1,7 +1,7 @@
-//! The middleware of all requests.
+//! The middleware that processes all requests.
 //!
-//! It is one endpoint, so that a request is moved and awaited once. What it does before and after the handler is in
-//! functions of one file each, in the order of [`Middleware::call`].
+//! The middleware is one endpoint instead of a chain, so that a request is moved and awaited only once. Each file
+//! contains the functions for one step of [`Middleware::call`] before or after the handler.
 
 mod access_log;
 mod admission;
@@ -40,7 +40,7 @@ pub(super) struct Settings {
     pub(super) routes: Arc<RouteCatalog>,
     /// Origins whose pages may read responses.
     pub(super) cors_origins: HashSet<String>,
-    /// The hosts that clients may ask for.
+    /// The hosts that requests may name.
     pub(super) hosts: HostRules,
     /// Whether clients reach the API over TLS.
     pub(super) https: bool,
@@ -84,7 +84,7 @@ struct Middleware<E> {
 struct Received {
     started: Instant,
     context: RequestContext,
-    /// The user, once an extractor has found one.
+    /// The ids of the caller, after an extractor has authenticated the request.
     user: LoggedUser,
     method: Method,
     uri: Uri,
@@ -103,7 +103,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Middleware<E> {
         );
         let mut response = self.respond(req, &received).instrument(span).await;
         self.headers.set(&mut response, received.uri.path());
-        // The id of the client if it has sent one, since clients find their requests by it.
+        // Returns the client's own id if the client sent one, because clients find their requests by it.
         if let Ok(id) = HeaderValue::from_str(&context.response_id()) {
             response.headers_mut().insert(context::REQUEST_ID, id);
         }
@@ -113,7 +113,8 @@ impl<E: Endpoint<Output = Response>> Endpoint for Middleware<E> {
 }
 
 impl<E: Endpoint<Output = Response>> Middleware<E> {
-    /// Attaches to the request what handlers need. Returns the parts that are needed after the handler.
+    /// Attaches the context and the [`LoggedUser`] to the request, for the handler. Returns the parts that are needed
+    /// after the handler.
     fn receive(&self, req: &mut Request) -> Received {
         let (context, user) = (context::create(req, self.trusted_proxies), LoggedUser::default());
         context::make_content_type_readable(req.headers_mut());
@@ -136,7 +137,7 @@ impl<E: Endpoint<Output = Response>> Middleware<E> {
         response
     }
 
-    /// Runs the handler. A panic is an internal error.
+    /// Runs the handler. A panic of the handler becomes an internal error.
     async fn handle(&self, mut req: Request, received: &Received) -> Response {
         let accepts_gzip = accepts_gzip(&req);
         let is_read = matches!(*req.method(), Method::GET | Method::HEAD);
@@ -159,7 +160,7 @@ impl<E: Endpoint<Output = Response>> Middleware<E> {
         if let Some(headers) = conditions {
             response = self.evaluate(&headers, response, received);
         }
-        // Last, because a malformed condition replaces the response.
+        // Adds the headers last, because a malformed condition replaces the response.
         if let Some(charge) = &charge {
             charge.add_headers(&mut response);
         }

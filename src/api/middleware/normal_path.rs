@@ -1,4 +1,4 @@
-//! Paths that are equal although they are written differently.
+//! Normalization of paths: different spellings of a path are equal.
 
 use std::borrow::Cow;
 
@@ -8,19 +8,19 @@ use poem::{
     http::uri::{PathAndQuery, Uri},
 };
 
-/// Gives the router the normal form of a path (RFC 3986 section 6.2.2.2): characters that need no percent-encoding have
-/// none. A slash at the end is dropped.
+/// Replaces the path of a request with its normal form, for the router (RFC 3986 section 6.2.2.2). Decodes
+/// percent-encoded characters that need no encoding, and removes a final slash.
 ///
 /// # Errors
-/// For a path with an empty segment (`//`). If it were treated as the path with one slash, the rules of a
-/// proxy for that path would not match it.
+/// For a path with an empty segment (`//`). If the router treated `//` as `/`, a client could bypass the path rules of
+/// a proxy.
 pub(super) fn normalize(req: &mut Request) -> Result<(), NotFoundError> {
     let path = req.uri().path();
     if path.contains("//") {
         return Err(NotFoundError);
     }
     let normal = normal_form(path);
-    // The normal form of any other path is shorter.
+    // If the path changes, the normal form is shorter.
     if normal.len() < path.len() {
         let target = match req.uri().query() {
             Some(query) => format!("{normal}?{query}"),
@@ -41,8 +41,8 @@ fn normal_form(path: &str) -> Cow<'_, str> {
     }
 }
 
-/// Decodes the unreserved characters (RFC 3986 section 2.3). All others stay encoded: `%2F` is part of a segment. `None`
-/// if an encoding is invalid, since decoding could complete it.
+/// Decodes the unreserved characters (RFC 3986 section 2.3). All other characters stay encoded: `%2F` is part of a
+/// segment, not a separator. `None` if an encoding is invalid, because decoding could turn it into a valid encoding.
 fn decode_unreserved(path: &str) -> Option<String> {
     let mut text = String::with_capacity(path.len());
     let mut rest = path;
@@ -98,7 +98,7 @@ mod tests {
             let same = path.strip_suffix('/').filter(|rest| !rest.is_empty()).unwrap_or(&path);
             assert!(percent_decode_str(&normal).eq(percent_decode_str(same)), "{path} and {normal}");
             assert!(normal.len() <= path.len() && normal.starts_with('/'));
-            // A path with an empty segment is refused.
+            // `normalize` refuses a path with an empty segment.
             if !path.contains("//") {
                 assert_eq!(normal_form(&normal), normal);
             }

@@ -1,4 +1,4 @@
-//! Errors as responses.
+//! Converts errors to responses.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::{
     services::security_event::{Event, SecurityEvent},
 };
 
-/// Renders errors as problem details (RFC 9457), and logs those that are security events.
+/// Renders errors as problem details (RFC 9457), and logs errors that are security events.
 pub(super) struct Problems {
     pub(super) app: App,
     pub(super) catalog: Arc<RouteCatalog>,
@@ -35,8 +35,8 @@ impl Problems {
     }
 }
 
-/// Returns the security event of an error that any operation can fail with. The services log the other events, since they
-/// know the account.
+/// Returns the security event of an error that any operation can return. The services log all other events, because
+/// they know the account.
 fn event(error: &poem::Error) -> Option<Event<'static>> {
     let error = match error.downcast_ref::<ApiError>()? {
         ApiError::CrossSite => return Some(Event::CrossSiteRefused),

@@ -29,7 +29,8 @@ use crate::{
     },
 };
 
-/// Operations on the API keys of an organization. They need a session: a stolen key must not create others.
+/// Operations on the API keys of an organization. They require a session, because a stolen key must not create other
+/// keys.
 pub(in crate::api) struct ApiKeys(pub(super) App);
 
 /// Whether a key is accepted.
@@ -61,7 +62,7 @@ struct ApiKeyOut {
     /// When the key was last rotated.
     #[oai(nullable)]
     rotated_at: Option<DateTime<Utc>>,
-    /// Until when the key from before the last rotation is valid.
+    /// Until when the secret from before the last rotation is valid.
     #[oai(nullable)]
     previous_expires_at: Option<DateTime<Utc>>,
     /// The last request with the key. Accurate to a minute.
@@ -171,7 +172,7 @@ struct ApiKeyChangeIn {
     name: Option<String>,
     #[oai(validator(min_items = 1, max_items = 50))]
     scopes: Option<Vec<Scope>>,
-    /// Days from now.
+    /// After how many days from now the key expires.
     #[oai(validator(minimum(value = "1"), maximum(value = "365")))]
     expires_in_days: Option<i32>,
     /// `true` makes the key valid until it is revoked.
@@ -183,10 +184,10 @@ struct ApiKeyChangeIn {
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct RotationIn {
-    /// For how many hours the present key stays valid; 24 by default. `0` ends it at once.
+    /// For how many hours the current secret stays valid; 24 by default. `0` ends it at once.
     #[oai(default = "default_overlap_hours", validator(minimum(value = "0"), maximum(value = "24")))]
     overlap_hours: u64,
-    /// After how many days the new key expires; by default as many as before.
+    /// After how many days from now the key expires; by default, the number of days of its current lifetime.
     #[oai(validator(minimum(value = "1"), maximum(value = "365")))]
     expires_in_days: Option<i32>,
     /// `true` for a key that is valid until it is revoked.
@@ -302,10 +303,10 @@ impl ApiKeys {
 
     /// Gives an API key a new secret.
     ///
-    /// The present secret stays valid for up to 24 hours, so that programs can change to the new one without a gap. A secret
-    /// from an earlier rotation ends now. The key keeps its id, name and scopes, and is valid as long again as before. The
-    /// response has the new secret, which is shown only once. Needs the permission `key:write`. Fails with 409 `key_ended` and
-    /// 403 `role_too_high` as a change does.
+    /// The current secret stays valid for up to 24 hours, so that programs can change to the new secret without a gap.
+    /// A secret from an earlier rotation ends now. The key keeps its id, name and scopes, and its lifetime starts
+    /// again. The response has the new secret, which is shown only once. Needs the permission `key:write`. Fails with
+    /// 409 `key_ended` and 403 `role_too_high` as a change does.
     #[oai(path = "/api-keys/:id/rotate", method = "post", operation_id = "rotate_api_key")]
     async fn rotate(
         &self,
@@ -322,7 +323,7 @@ impl ApiKeys {
 
     /// Revokes an API key.
     ///
-    /// Needs the permission `key:write`. A key that is revoked already stays so.
+    /// Needs the permission `key:write`. Does nothing if the key is already revoked.
     #[oai(path = "/api-keys/:id", method = "delete", operation_id = "revoke_api_key")]
     async fn revoke(
         &self,

@@ -36,7 +36,7 @@ struct EntryOut {
     action: String,
     /// The type of the target, such as `member`.
     target_type: String,
-    /// Id of the target. That of a member is the id of the user.
+    /// Id of the target. For a member, the id of the user.
     target_id: String,
     /// The changed fields with their old values.
     before: Value,

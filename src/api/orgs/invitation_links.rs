@@ -1,4 +1,5 @@
-//! The links of invitations. A token is only accepted in the body of a POST: some mail servers open every link.
+//! Operations for the holders of invitation links. They accept a token only in the body of a POST, because some mail
+//! servers open every link in a mail.
 
 use chrono::{DateTime, Utc};
 use poem_openapi::{ApiResponse, Enum, Object, OpenApi, payload::Json, types::Example};
@@ -18,7 +19,7 @@ use crate::{
     },
 };
 
-/// Operations that accept the token of the link of an invitation.
+/// Operations that accept the token of an invitation link.
 pub(in crate::api) struct InvitationLinks(pub(super) App);
 
 /// The token of an invitation.
@@ -104,7 +105,7 @@ enum InvitationDeclined {
 
 #[OpenApi(prefix_path = "/invitations", tag = "Tag::Organizations")]
 impl InvitationLinks {
-    /// Returns what an invitation is for.
+    /// Returns the organization and the role of an invitation.
     ///
     /// Changes nothing. Fails with 400 `invitation_expired`, and with 400 `invitation_invalid` if the invitation is accepted,
     /// declined, revoked, replaced by a newer one, or if its inviter may no longer invite.

@@ -155,7 +155,7 @@ enum InvitationCreated {
 
 #[derive(ApiResponse)]
 enum InvitationRevoked {
-    /// The invitation is revoked, and its link is void.
+    /// The invitation is revoked, and its link is invalid.
     #[oai(status = 204)]
     NoContent,
 }
@@ -187,8 +187,8 @@ impl Invitations {
 
     /// Invites the owner of an email address, who may have no account yet.
     ///
-    /// The mail has a link, which is valid once, for 7 days. If the server cannot send mails, the response has the link in
-    /// `invite_url`. An earlier invitation to the address is void then. Needs the permission `member:write`.
+    /// The mail has a link, which is valid once, for 7 days. If the server cannot send mails, the response has the link
+    /// in `invite_url`. An earlier invitation to the address is revoked. Needs the permission `member:write`.
     ///
     /// Fails with 403 `role_too_high` for a role above your own and for `owner`, with 409 `already_member`, and with 409
     /// `seat_limit_reached` if all seats are taken by members and pending invitations. Fails with 429 `too_many_attempts`
@@ -226,9 +226,9 @@ impl Invitations {
 
     /// Sends an invitation again, with a new link.
     ///
-    /// The old link is void, and the new one is valid for 7 days. You are the inviter now. Needs the permission
-    /// `member:write`. Fails as creating an invitation does, and with 409 `conflict` if the invitation was accepted, declined
-    /// or revoked.
+    /// The old link becomes invalid, and the new link is valid for 7 days. You become the inviter. Needs the permission
+    /// `member:write`. Fails as creating an invitation does, and with 409 `conflict` if the invitation was accepted,
+    /// declined or revoked.
     #[oai(path = "/invitations/:invitation/resend", method = "post", operation_id = "resend_invitation")]
     async fn resend(
         &self,

@@ -115,7 +115,7 @@ enum OrgLeft {
 impl Members {
     /// Returns the members that match the filters.
     ///
-    /// In the order of the ids of the users. Needs the permission `member:read`.
+    /// The members are sorted by `user_id`. Needs the permission `member:read`.
     #[oai(path = "/members", method = "get", operation_id = "list_members")]
     async fn list(
         &self,

@@ -1,8 +1,8 @@
-//! Organizations: the organization itself, its members, and what belongs to it.
+//! Operations on organizations, their members, and their data.
 //!
-//! The operations below an organization have [`ORG_PATH`](super::paths::ORG_PATH) as their prefix, and take
-//! [`OrgMember`](super::extract::OrgMember) as the argument `org`: that is the check. To add a resource of organizations, add
-//! its file and a line in `resources`.
+//! The operations in an organization have the prefix [`ORG_PATH`](super::paths::ORG_PATH). They take the argument `org`
+//! of type [`OrgMember`](super::extract::OrgMember), which checks the permission of the caller. To add a resource of
+//! organizations, add its file and a line in `resources`.
 
 mod api_keys;
 mod audit;

@@ -1,4 +1,4 @@
-//! The invitations to the caller.
+//! The invitations that the caller has received.
 
 use chrono::{DateTime, Utc};
 use poem_openapi::{
@@ -21,7 +21,7 @@ use crate::{
     services::invitation_claims::{self, Claim},
 };
 
-/// Operations on the invitations to the caller.
+/// Operations on the invitations that the caller has received.
 pub(in crate::api) struct MyInvitations(pub(super) App);
 
 /// An invitation to you.

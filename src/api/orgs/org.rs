@@ -1,4 +1,4 @@
-//! The representation of an organization for its members.
+//! The JSON representation of an organization for its members.
 
 use chrono::{DateTime, Utc};
 use poem_openapi::{ApiResponse, Object, payload::Json, types::Example};

@@ -1,4 +1,4 @@
-//! The organizations of the caller.
+//! Operations on organizations: list, create, change, transfer, delete and restore.
 
 use chrono::{DateTime, Utc};
 use poem_openapi::{
@@ -26,10 +26,10 @@ use crate::{
     },
 };
 
-/// The organizations of the caller.
+/// Operations on the list of the caller's organizations.
 pub(in crate::api) struct MyOrgs(pub(super) App);
 
-/// One organization.
+/// Operations on one organization.
 pub(in crate::api) struct Orgs(pub(super) App);
 
 /// A new organization.
@@ -49,7 +49,7 @@ struct OrgIn {
 struct OrgChangeIn {
     #[oai(validator(min_length = 1, max_length = 100))]
     name: Option<String>,
-    /// `null` removes it.
+    /// `null` removes the slug.
     #[oai(nullable)]
     slug: MaybeUndefined<Slug>,
 }
@@ -65,7 +65,7 @@ struct OrgDeleteIn {
     code: Option<String>,
 }
 
-/// The new owner, and the confirmation of the present one.
+/// The new owner, and the confirmation of the current owner.
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct TransferIn {
@@ -160,7 +160,7 @@ impl MyOrgs {
     }
 }
 
-/// A user has few organizations, so that one page has all of them.
+/// Returns the default page size. It is the maximum, so that one page usually contains all organizations of a user.
 fn largest_limit() -> Limit {
     Limit::LARGEST
 }

@@ -20,9 +20,9 @@ use crate::{
     services::{org_jobs, permissions::perm, product_import::ImportedProduct},
 };
 
-/// The longest request with products.
+/// Maximum size of a request with products.
 const MAX_IMPORT_BYTES: usize = 256 * 1024;
-/// The most invalid fields that a response lists.
+/// Maximum number of invalid fields that a response lists.
 const MAX_ERRORS: usize = 50;
 
 /// Operations that import products.
@@ -32,7 +32,7 @@ pub(in crate::api) struct ProductImport(pub(super) App);
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct ImportedProductIn {
-    /// Once in a request.
+    /// Each SKU may occur only once in a request.
     #[oai(validator(min_length = 1, max_length = 64))]
     sku: String,
     #[oai(validator(min_length = 1, max_length = 200))]
@@ -94,7 +94,7 @@ impl ProductImport {
     }
 }
 
-/// Returns the problems that the schema does not find.
+/// Returns the errors that the validation against the schema does not find.
 fn find_problems(products: &[ImportedProductIn]) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let mut report = |index: usize, field: &str, msg: &str| {

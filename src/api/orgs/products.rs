@@ -1,4 +1,5 @@
-//! Products: the example of a resource of organizations. Copy it for your own; the README has a tour of it.
+//! Products: an example of a resource that belongs to organizations. Copy it for your own resources. The README has a
+//! tour of it.
 //!
 //! | part | file |
 //! |---|---|

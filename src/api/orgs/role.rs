@@ -1,4 +1,4 @@
-//! The representation of roles and permissions.
+//! The JSON representation of roles and permissions.
 
 use std::borrow::Cow;
 

@@ -1,4 +1,4 @@
-//! The representation of the scopes of API keys.
+//! The JSON representation of the scopes of API keys.
 
 use std::borrow::Cow;
 
@@ -14,7 +14,7 @@ use crate::services::permissions::Permission;
 pub(super) struct Scope(pub(super) Permission);
 
 impl Scope {
-    /// Returns the scopes in the form in which they are stored. Leaves out those of another release.
+    /// Parses the stored scopes. Skips scopes that this release does not know.
     pub(super) fn list(stored: &str) -> Vec<Self> {
         stored.split(' ').filter_map(Self::parse).collect()
     }

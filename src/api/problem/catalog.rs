@@ -1,4 +1,4 @@
-//! The documented operations.
+//! The catalog of documented operations.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -21,12 +21,13 @@ use crate::{
     error::{FieldError, Loc},
 };
 
-/// The parameter that all lists have. An operation with it refuses unknown parameters.
+/// The parameter of all lists. An operation with this parameter refuses unknown parameters.
 const CURSOR: &str = "cursor";
 
-/// The documented operations by path. Used to report all invalid parameters of a request, and to log its route.
+/// The documented operations by path. It is used to report all invalid parameters of a request, and to log the route of
+/// a request.
 pub struct RouteCatalog {
-    /// The key is the path without the names of parameters.
+    /// The documented paths. The key is the path without the names of its parameters.
     paths: HashMap<String, DocumentedPath>,
     registry: Registry,
 }
@@ -61,7 +62,7 @@ impl RouteCatalog {
         Self { paths, registry }
     }
 
-    /// Returns the documented path of a pattern of the router, which has other names for parameters.
+    /// Returns the documented path for a pattern of the router. The pattern has other names for the parameters.
     pub fn path(&self, pattern: &str) -> Option<Arc<str>> {
         self.find(pattern).map(|documented| documented.path.clone())
     }
@@ -97,7 +98,7 @@ impl RouteCatalog {
         let path: Vec<_> = steps
             .filter_map(|(documented, value)| {
                 let name = documented.strip_prefix('{')?.strip_suffix('}')?;
-                // Decoded, as the router hands it to the operation.
+                // Decodes the value, as the router does for the operation.
                 Some((name.to_owned(), percent_decode_str(value).decode_utf8_lossy().into_owned()))
             })
             .collect();
@@ -149,12 +150,12 @@ impl DocumentedPath {
     }
 
     fn operation(&self, method: &Method) -> Option<&MetaOperation> {
-        // The router answers HEAD where there is GET.
+        // The router handles HEAD like GET.
         let method = if *method == Method::HEAD { &Method::GET } else { method };
         self.operations.iter().find(|operation| operation.method == *method)
     }
 
-    /// Returns the value of the header `Allow` for this path. The router answers HEAD where there is GET.
+    /// Returns the value of the header `Allow` for this path. It includes HEAD if the path has GET.
     pub(super) fn allowed(&self) -> String {
         let mut methods: BTreeSet<_> =
             self.operations.iter().map(|operation| operation.method.as_str()).collect();
@@ -164,8 +165,8 @@ impl DocumentedPath {
         methods.into_iter().collect::<Vec<_>>().join(", ")
     }
 
-    /// Returns the part of the request that contains a field: `query`, `path` or `body`. For fields that a service has
-    /// refused.
+    /// Returns the part of the request that contains a field: `query`, `path` or `body`. For errors of services, which
+    /// do not know this part.
     pub(super) fn root_of(&self, method: &Method, loc: &[Loc]) -> &'static str {
         let params = self.operation(method).map_or(&[][..], |operation| &operation.params);
         let param = params.iter().find(|param| loc.first() == Some(&Loc::Key(param.name.clone())));

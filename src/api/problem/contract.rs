@@ -1,4 +1,4 @@
-//! The representation of errors in the OpenAPI document.
+//! The JSON representation of errors, which is part of the OpenAPI document.
 
 use std::borrow::Cow;
 
@@ -17,10 +17,10 @@ use crate::{
     services::login::Challenge,
 };
 
-// Errors repeat parts of the request. These limits keep the response small for a large request.
+// Errors repeat parts of the request. These limits keep the response small even for a large request.
 const MAX_DETAIL_CHARS: usize = 600;
 const MAX_MSG_CHARS: usize = 200;
-/// The most steps of the path to a field.
+/// Maximum number of steps in the path to a field.
 const MAX_LOC_STEPS: usize = 8;
 
 /// Problem details (RFC 9457).
@@ -85,13 +85,13 @@ impl Problem {
         Self { error: Some(error.into()), error_description, ..self }
     }
 
-    /// Adds the challenge, which the client answers with a code.
+    /// Adds the challenge. The client sends it back together with a code.
     pub(super) fn with_challenge(self, challenge: Challenge) -> Self {
         Self { challenge_token: Some(challenge.token), expires_in: Some(challenge.expires_in), ..self }
     }
 }
 
-/// Returns the name of a status in RFC 9110 section 15. The library has older names for two of them.
+/// Returns the name of a status in RFC 9110 section 15. The `http` crate has outdated names for two of them.
 fn title(status: StatusCode) -> &'static str {
     match status {
         StatusCode::PAYLOAD_TOO_LARGE => "Content Too Large",

@@ -10,15 +10,15 @@ use crate::{
 /// The result of an operation of the API.
 pub type Result<T, E = ApiError> = std::result::Result<T, E>;
 
-/// The error of a request: an error of the services, or one that only exists in HTTP.
+/// The error of a request: an error of the services, or an error of the HTTP layer.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
     #[error(transparent)]
     Domain(Error),
-    /// The request has neither an access token nor a cookie with one.
+    /// The request has no access token, neither in the header `Authorization` nor in a cookie.
     #[error("Not authenticated")]
     NotAuthenticated,
-    /// The password of a sign-in is correct, and a code of the second factor is required too.
+    /// The password of a sign-in is correct, but a code of the second factor is required too.
     #[error("This account has two-factor authentication: complete the sign-in with a code")]
     SecondFactorRequired(Challenge),
     /// A token request with a `grant_type` that the endpoint does not support.
@@ -38,23 +38,23 @@ pub enum ApiError {
     /// hyper could not parse the request.
     #[error("{0}")]
     Refused(Refusal),
-    /// The request has no header `Host`, several, or an invalid one.
+    /// The request has no header `Host`, several of them, or an invalid one.
     #[error("The request must have exactly one header Host, with the name or the address of the server")]
     InvalidHost,
-    /// The request is for a host that is not one of this server's.
+    /// The request is for a host that this server does not serve.
     #[error(
         "This server does not serve the host of the request. Its operator can add the host to ALLOWED_HOSTS"
     )]
     UnknownHost,
-    /// The body is compressed or encoded otherwise.
+    /// The body has a `Content-Encoding`, such as gzip.
     #[error("The encoding of the request body is not supported: send the body without Content-Encoding")]
     UnsupportedEncoding,
-    /// Every invalid field of the request; the location of each begins with `body`, `query` or `path`.
+    /// All invalid fields of the request. The location of each field begins with `body`, `query`, `path` or `header`.
     #[error("{}", Error::Invalid(.0.clone()))]
     InvalidFields(Vec<FieldError>),
     #[error("Request body is larger than {limit} bytes")]
     BodyTooLarge { limit: usize },
-    /// The process holds as many bytes of request bodies as it may.
+    /// The request bodies of this process have reached their memory limit.
     #[error("Too many request bodies are being read, try again in a moment")]
     TooManyBodies,
     #[error("The request body did not arrive in time")]
@@ -72,7 +72,7 @@ pub enum ApiError {
     PreconditionRequired,
 }
 
-/// Lets `?` convert all errors that convert to [`Error`].
+/// Allows `?` for all errors that convert to [`Error`].
 impl<E> From<E> for ApiError
 where
     Error: From<E>,

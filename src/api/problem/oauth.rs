@@ -1,7 +1,7 @@
-//! The members of errors that OAuth2 clients read (RFC 6749 section 5.2).
+//! The error fields that OAuth2 clients read (RFC 6749 section 5.2).
 //!
-//! A client that does not find `error` treats the response as tokens. So all errors of the token endpoints
-//! have this member.
+//! An OAuth2 client treats a response without the field `error` as tokens. So all errors of the token endpoints have
+//! this field.
 
 use poem::http::StatusCode;
 
@@ -14,10 +14,10 @@ pub(super) fn is_token_endpoint(path: &str) -> bool {
     TOKEN_ENDPOINTS.contains(&path)
 }
 
-/// Returns the OAuth2 code of an error with this status and this code of the API.
+/// Returns the OAuth2 code of an error with this status and this API code.
 ///
-/// RFC 6749 section 5.2 has no code for a server that is overloaded or fails, but section 8.5 permits more
-/// codes. So such errors have the codes of section 4.1.2.1.
+/// RFC 6749 section 5.2 has no code for an overloaded or failing server, but section 8.5 permits additional codes. So
+/// such errors use the codes of section 4.1.2.1.
 pub(super) fn error_code(status: StatusCode, code: &'static str) -> &'static str {
     match code {
         "two_factor_required" | "unsupported_grant_type" => code,
@@ -30,7 +30,7 @@ pub(super) fn error_code(status: StatusCode, code: &'static str) -> &'static str
     }
 }
 
-/// Returns a text without the characters that RFC 6749 section 5.2 forbids in `error_description`.
+/// Replaces the characters that RFC 6749 section 5.2 forbids in `error_description`.
 pub(super) fn description(detail: &str) -> String {
     let permitted = |c: char| match c {
         '"' => '\'',

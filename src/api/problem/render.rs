@@ -23,14 +23,15 @@ use crate::{
     services::login::Challenge,
 };
 
-/// The value of `WWW-Authenticate` if a token was refused (RFC 6750 section 3.1), in the header or in a cookie.
+/// Value of `WWW-Authenticate` if the server refuses a token from the header or from a cookie (RFC 6750 section 3.1).
 const REFUSED_TOKEN: &str =
     "Bearer error=\"invalid_token\", error_description=\"The token is invalid, expired or revoked\"";
 
-/// `Retry-After` while another request with the same `Idempotency-Key` is in progress: longer than most requests take.
+/// Value of `Retry-After` while another request with the same `Idempotency-Key` is in progress. Most requests take less
+/// time.
 const KEY_IN_USE_RETRY_AFTER_SECONDS: u64 = 1;
 
-/// The most invalid fields that the access log names.
+/// Maximum number of invalid fields that the access log contains.
 const MAX_LOGGED_FIELDS: usize = 3;
 
 /// Returns the response to a request that failed.
@@ -41,16 +42,16 @@ pub fn render(error: &poem::Error, request: &FailedRequest<'_>, catalog: &RouteC
         Some(ours) => Failure::from_api_error(ours, request, documented),
         None => Failure::from_poem_error(error, request, documented, catalog),
     };
-    // Errors from before the routing have no documented path.
+    // Errors that occur before the routing have no documented path.
     let path = documented.map_or(request.uri.path(), DocumentedPath::path);
     failure.into_response(request.id, oauth::is_token_endpoint(path))
 }
 
-/// Why a request failed, for the access log. It is attached to the response.
+/// The reason why a request failed. It is attached to the response, for the access log.
 #[derive(Clone)]
 pub struct Reason {
     pub code: &'static str,
-    /// The first invalid fields, such as `body.email,body.password`.
+    /// The first invalid fields, such as `body.email,body.password`, and the number of further fields.
     pub fields: Option<Arc<str>>,
 }
 
@@ -101,11 +102,11 @@ impl Failure {
                 };
                 return Self::invalid(fields.iter().map(located).collect());
             }
-            // Only the log has the cause.
+            // Only the log contains the cause.
             ApiError::Domain(Error::Unavailable { what, .. }) => {
                 format!("{what} is unavailable, try again in a moment")
             }
-            // The job was created from the body of the request.
+            // The job contains the body of the request, so this is the same error for the client.
             ApiError::Domain(Error::JobTooLarge { limit }) => {
                 ApiError::BodyTooLarge { limit: *limit }.to_string()
             }
@@ -203,7 +204,7 @@ impl Failure {
     }
 }
 
-/// Logs errors of the server and its dependencies. Errors of the client are not logged.
+/// Logs errors of the server and its dependencies, but not errors that the client caused.
 fn log(error: &ApiError) {
     match error {
         ApiError::Domain(Error::Internal(source)) => {

@@ -27,13 +27,13 @@ pub(in crate::api) trait PageItem: Type + ToJSON + Sized {
     /// The description of the page's schema.
     const PAGE_DESCRIPTION: &'static str;
 
-    /// Returns the item that the example of the page has. Without one, the page has no example.
+    /// Returns the item in the example of the page. If it returns `None`, the page has no example.
     fn example_item() -> Option<Self> {
         None
     }
 
-    /// Returns the fields of the page that release 0.1.0 had, which are deprecated: name, schema and example. New lists have
-    /// none.
+    /// Returns the deprecated fields of the page, which release 0.1.0 introduced: name, schema and example. New lists
+    /// have no such fields.
     fn deprecated_fields() -> Vec<(&'static str, MetaSchemaRef, Value)> {
         Vec::new()
     }
@@ -48,7 +48,7 @@ pub(in crate::api) struct Page<T> {
     deprecated: Map<String, Value>,
 }
 
-/// The cursor of the next page, and the header that leads to it.
+/// The cursor of the next page, and the header `Link` with its URL. Both are `None` on the last page.
 #[derive(Default)]
 struct Next {
     cursor: Option<String>,
@@ -59,7 +59,7 @@ impl Next {
     fn new(cursor: &Cursor, limit: u32, position: Option<impl Serialize>) -> Self {
         let Some(position) = position else { return Self::default() };
         let (text, target) = cursor.next(&position, limit);
-        // Without scheme and host, so that it is right behind every proxy, as `Location` is.
+        // The URL has no scheme and host, like that of `Location`, so that it is correct behind any proxy.
         let link = HeaderValue::try_from(format!("<{target}>; rel=\"next\"")).ok();
         Self { cursor: Some(text), link }
     }
@@ -71,8 +71,8 @@ impl Next {
 }
 
 impl<T> Page<T> {
-    /// Creates a page of rows that were read after the position of `cursor`. One row more than `limit` shows that there is a
-    /// next page. `position` returns the position of a row, such as its id.
+    /// Creates a page of rows that were read after the position of `cursor`. If there are more than `limit` rows, there
+    /// is a next page. `position` returns the position of a row, such as its id.
     pub(in crate::api) fn of<R: Into<T>, P: Serialize>(
         cursor: &Cursor,
         limit: Limit,
@@ -86,7 +86,7 @@ impl<T> Page<T> {
         Self::new(cursor, limit, rows, next)
     }
 
-    /// Creates a page from the position after which the next page begins; `None` on the last page.
+    /// Creates a page. `next` is the position after which the next page begins, or `None` on the last page.
     pub(in crate::api) fn new(
         cursor: &Cursor,
         limit: Limit,
@@ -97,7 +97,7 @@ impl<T> Page<T> {
         Self { items, next: Next::new(cursor, limit.0, next), limit, deprecated: Map::new() }
     }
 
-    /// Creates a page of a complete list, which is short. `position` is as in [`ArrayPage::of`].
+    /// Creates a page from all rows of a short list. `position` is as in [`ArrayPage::of`].
     ///
     /// # Errors
     /// As [`Cursor::after`].
@@ -192,7 +192,7 @@ impl<T: PageItem> Type for Page<T> {
 impl<T: PageItem> IntoResponse for Page<T> {
     fn into_response(mut self) -> Response {
         let next = std::mem::take(&mut self.next);
-        // The field stays in the body.
+        // The body needs the cursor, too.
         self.next.cursor = next.cursor.clone();
         next.add_to(Tagged(self).into_response())
     }
@@ -208,16 +208,16 @@ impl<T: PageItem> ApiResponse for Page<T> {
     }
 }
 
-/// One page of a list whose body is an array, as in release 0.1.0. Only the header `Link` has the cursor of the next page.
-/// New lists return [`Page`].
+/// One page of a list whose body is an array, as in release 0.1.0. Only the header `Link` contains the cursor of the
+/// next page. New lists return [`Page`] instead.
 pub(in crate::api) struct ArrayPage<T> {
     items: Vec<T>,
     next: Next,
 }
 
 impl<T> ArrayPage<T> {
-    /// Creates a page of a complete list. `position` returns the position of a row in the order of the list, which is
-    /// ascending. Without a limit, the page has all rows after the cursor.
+    /// Creates a page from all rows of a list. `position` returns the sort key of a row. The list is sorted by it in
+    /// ascending order. Without a limit, the page has all rows after the cursor.
     ///
     /// # Errors
     /// As [`Cursor::after`].
@@ -233,7 +233,8 @@ impl<T> ArrayPage<T> {
     }
 }
 
-/// Returns the rows of a page of a complete list, and the position of the last row if there are more.
+/// Returns the rows of one page from all rows of a list. Also returns the position of the last of them if there are
+/// more rows.
 fn cut<R, P: Serialize + DeserializeOwned + Ord>(
     cursor: &Cursor,
     limit: Option<Limit>,

@@ -1,5 +1,5 @@
-//! A TCP connection that fails with a time-out if the client is too slow to send a request or to read a
-//! response. It also replaces the responses that hyper sends by itself, without the endpoint.
+//! A TCP connection that times out if the client is too slow to send a request or to read a response. It also replaces
+//! the responses that hyper sends on its own, without calling the endpoint.
 
 use std::{
     io,
@@ -23,22 +23,23 @@ use super::{
     slots::Activity,
 };
 
-/// The HTTP/2 client preface (RFC 9113 section 3.4) without its last 6 bytes. hyper answers this prefix with
-/// 400, but closes the connection without an answer after the full preface.
+/// The HTTP/2 client preface (RFC 9113 section 3.4) without its last 6 bytes. hyper responds to this prefix with 400,
+/// but closes the connection without a response after the full preface.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
 
-/// The beginning of a request without a body in its response (RFC 9110 section 9.3.2).
+/// The beginning of a HEAD request, whose response has no body (RFC 9110 section 9.3.2).
 const HEAD: &[u8; 5] = b"HEAD ";
 
-/// Returns the endpoint's response to a request that hyper has refused, if it has one.
+/// Returns the endpoint's response to a request that hyper has refused. `None` if the endpoint cannot respond to
+/// refusals.
 type Refuse = Box<dyn Fn(Refusal) -> Option<Response> + Send>;
 
 /// A TCP connection with the time limits of [`Limits`].
 pub(super) struct Connection {
     stream: TcpStream,
-    /// What the connection is doing. Reads have no time limit while a request is being handled.
+    /// The state of the connection, which the server shares. Reads have no time limit while a request is being handled.
     activity: Arc<Activity>,
-    /// Whether the head of a request is expected or has arrived in part.
+    /// Whether the time limit of a head applies: the client must send a head, or has sent a part of it.
     in_head: bool,
     first_line: FirstLine,
     read_timeout: Timeout,
@@ -49,12 +50,12 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Wraps a new connection. The caller records in `activity` when it handles a request.
+    /// Wraps a new connection. The caller records the begin and the end of each request in `activity`.
     pub(super) fn new(stream: TcpStream, activity: Arc<Activity>, limits: Limits, refuse: Refuse) -> Self {
         Self {
             stream,
             activity,
-            // A client that connects has to send a request at once, so the time limit of a head applies.
+            // A client must send its first request at once after connecting, so the time limit of a head applies.
             in_head: true,
             first_line: FirstLine::default(),
             read_timeout: Timeout::default(),
@@ -66,7 +67,7 @@ impl Connection {
     }
 }
 
-/// The first line of a head, as far as it has arrived: its length and its first octets.
+/// The length and the first octets of the first line of a head, as far as it has arrived.
 #[derive(Default)]
 struct FirstLine {
     bytes: usize,
@@ -91,14 +92,14 @@ impl FirstLine {
     }
 }
 
-/// A response that is being sent in place of a response of hyper.
+/// A response that is being sent instead of a response of hyper.
 struct Replacement {
     rest: Bytes,
     /// The length of hyper's response.
     replaced_bytes: usize,
 }
 
-/// A time limit for the next read or write. It starts with the first poll after a stop.
+/// A timer for the next read or write. It starts with the first poll after [`Self::stop`].
 #[derive(Default)]
 struct Timeout {
     sleep: Option<Pin<Box<Sleep>>>,
@@ -106,7 +107,7 @@ struct Timeout {
 }
 
 impl Timeout {
-    /// Returns the time-out error when `time` has passed since the first poll.
+    /// Returns a time-out error when `time` has passed since the timer started.
     fn poll(&mut self, cx: &mut Context<'_>, time: Duration) -> Poll<io::Error> {
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(time)));
         if !self.running {
@@ -145,7 +146,7 @@ impl AsyncRead for Connection {
             let time = if this.in_head { this.limits.head } else { this.limits.idle };
             return this.read_timeout.poll(cx, time).map(Err);
         }
-        // The first byte ends the idle time and starts the time of the head.
+        // The first byte of a request ends the idle time and starts the time limit of the head.
         if !this.in_head && buf.filled().len() > before {
             this.in_head = true;
             this.first_line = FirstLine::default();
@@ -160,7 +161,7 @@ impl AsyncRead for Connection {
 }
 
 impl Connection {
-    /// Applies the time limit of writes to the result of a write.
+    /// Returns the result of a write, or an error after the time limit of writes.
     fn limit_write<T>(&mut self, cx: &mut Context<'_>, wrote: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if wrote.is_ready() {
             self.activity.record_progress();
@@ -176,11 +177,11 @@ impl Connection {
         Poll::Ready(Err(ready!(self.write_timeout.poll(cx, self.limits.write))))
     }
 
-    /// Sends the endpoint's response in place of `bytes` if these are a response of hyper. The result is that
-    /// of writing `bytes`, or `None` if they are another response.
+    /// Sends the endpoint's response instead of `bytes`, if `bytes` are a response of hyper. Returns the result of
+    /// writing `bytes`, or `None` if they are not a response of hyper.
     fn poll_replace(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Option<Poll<io::Result<usize>>> {
         if self.replacement.is_none() {
-            // hyper responds itself only while the endpoint has no request.
+            // hyper sends its own responses only while the endpoint has no request.
             if self.activity.is_responding() {
                 return None;
             }
@@ -220,7 +221,7 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        // hyper's own response has no body, so it is one slice.
+        // A response of hyper has no body, so it is a single slice.
         if let [bytes] = slices
             && let Some(replaced) = self.poll_replace(cx, bytes)
         {
@@ -236,9 +237,10 @@ impl AsyncWrite for Connection {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        // hyper flushes after all writes.
+        // hyper flushes after it has written a response.
         this.activity.record_flushed();
-        // hyper may not poll the next read at once. This poll starts the idle time and registers the task to be woken.
+        // hyper may not poll the next read at once. So this poll starts the idle time, and registers the task for a
+        // wake-up.
         if !this.activity.is_busy() && !this.in_head {
             let _ = this.read_timeout.poll(cx, this.limits.idle);
             let _ = this.activity.poll_closed(cx);

@@ -1,8 +1,9 @@
 use std::time::Duration;
 
-/// The maximum size of the head of a request. The response to a larger one is 431, or 414 if most of it is the target.
+/// Maximum size of the head of a request. The response to a larger head is 431, or 414 if the request target takes more
+/// than half of the limit.
 pub(super) const MAX_HEAD_BYTES: usize = 32 * 1024;
-/// The maximum number of headers of a request.
+/// Maximum number of headers of a request.
 pub(super) const MAX_HEADERS: usize = 100;
 
 /// Limits of connections and time limits of the HTTP server.
@@ -10,17 +11,17 @@ pub(super) const MAX_HEADERS: usize = 100;
 pub struct Limits {
     /// Maximum number of open connections. Further connections wait in the backlog of the operating system.
     pub connections: usize,
-    /// How long a connection may keep the server waiting for its client while others wait in the backlog. The
-    /// longer the others wait, the shorter is this time.
+    /// How long the server may wait for the client of a connection while other clients wait in the backlog. This time
+    /// decreases while they wait.
     pub reclaim_after: Duration,
-    /// How long running requests may take after the shutdown begins.
+    /// Maximum time for running requests after a shutdown begins.
     pub grace: Duration,
-    /// How long a client may take to send the head of a request. The time of the first request starts with the
-    /// connection, that of a later request with its first byte.
+    /// Maximum time in which a client must send the head of a request. For the first request, the time starts with the
+    /// connection. For a later request, it starts with the first byte.
     pub head: Duration,
-    /// How long a connection may be idle between two requests.
+    /// Maximum time that a connection may be idle between two requests.
     pub idle: Duration,
-    /// How long a write of the response may block because the client does not read.
+    /// Maximum time that a write may block because the client does not read the response.
     pub write: Duration,
 }
 
@@ -31,8 +32,8 @@ impl Default for Limits {
             reclaim_after: Duration::from_secs(1),
             grace: Duration::from_secs(25),
             head: Duration::from_secs(10),
-            // Longer than the 60 seconds of common load balancers, so that they close idle connections first. A request
-            // that arrives while the server closes the connection would be lost.
+            // Longer than the idle timeout of common load balancers (60 seconds), so that the load balancer closes an
+            // idle connection first. A request that arrives while the server closes the connection would be lost.
             idle: Duration::from_secs(75),
             write: Duration::from_secs(30),
         }

@@ -1,8 +1,8 @@
 //! The HTTP/1.1 server, with limits for connections and slow clients, and with a graceful shutdown.
 //!
-//! It replaces poem's server. poem's server has no time limit for the head of a request, so a client that
-//! sends one byte a minute keeps its connection forever (slowloris). It does not limit the number of
-//! connections. On shutdown, it closes the port while connections still wait in the backlog.
+//! This server replaces poem's server, which has three problems. It has no time limit for the head of a request, so a
+//! client that sends one byte a minute keeps its connection forever (Slowloris). It does not limit the number of
+//! connections. On shutdown, it closes the port while clients still wait in the backlog.
 
 mod connection;
 mod limits;
@@ -37,18 +37,19 @@ use self::{
     slots::{Activity, Slot, Slots},
 };
 
-/// The port is closed when no client has connected for this long during the shutdown.
+/// During a shutdown, the port is closed when no client has connected for this time.
 const DRAIN_QUIET: Duration = Duration::from_millis(20);
-/// The port is closed after this time even if clients still connect. Connections without a request are then closed.
+/// During a shutdown, the port is closed after this time even if clients still connect. Connections without a request
+/// are closed then, too.
 const MAX_DRAIN: Duration = Duration::from_millis(500);
-/// How long to wait before the next accept after a failed one.
+/// Delay before the next accept after a failed accept.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
-/// Serves requests until `stop` completes, then shuts down gracefully: it finishes running requests and serves the
+/// Serves requests until `stop` completes, then shuts down gracefully: finishes the running requests, and serves the
 /// connections in the backlog.
 ///
-/// Idle connections stay open for up to [`MAX_DRAIN`], because a request may already be on its way. During the shutdown
-/// the endpoint should set `Connection: close`.
+/// During the shutdown, idle connections stay open for up to [`MAX_DRAIN`], because a request may already be on its
+/// way. The endpoint should set `Connection: close` in this time.
 ///
 /// # Errors
 /// If the listener cannot be registered with the runtime.
@@ -73,7 +74,8 @@ pub async fn serve(
     }
     let deadline = Instant::now() + MAX_DRAIN;
     drain_backlog(listener, &slots, deadline, spawn).await?;
-    // hyper's shutdown closes connections whose first request it has not read yet, so give it time to read them.
+    // hyper's shutdown closes connections whose first request it has not read. This delay gives hyper time to read
+    // these requests.
     let deadline = deadline.max(Instant::now() + DRAIN_QUIET);
     let _ = timeout_at(deadline, slots.wait_until_empty()).await;
     if timeout(limits.grace, graceful.shutdown()).await.is_err() {
@@ -100,7 +102,8 @@ async fn drain_backlog(
         let Ok(accepted) = timeout_at(until, accept(&listener, slots)).await else { break };
         spawn(accepted);
     }
-    // No await between the last accept and the close: connections that arrive in between are reset.
+    // There must be no await between the last accept and the close, because connections that arrive in between are
+    // reset.
     let listener = listener.into_std()?;
     while let Some(permit) = slots.try_acquire() {
         let Ok((stream, peer)) = listener.accept() else { break };
@@ -112,14 +115,14 @@ async fn drain_backlog(
     Ok(())
 }
 
-/// Waits for a free slot and accepts the next connection. Retries after errors, and logs the first of them.
+/// Waits for a free slot and accepts the next connection. Retries after errors, and logs only the first of them.
 async fn accept(listener: &TcpListener, slots: &Slots) -> AcceptedConnection {
     let mut logged = false;
     loop {
         let permit = slots.acquire(listener).await;
         match listener.accept().await {
             Ok((stream, peer)) => return (stream, peer, slots.open(peer.ip(), permit)),
-            // The client has disconnected already, or the process has too many open files. Both are transient.
+            // The client has disconnected, or the process has too many open files. Both errors are transient.
             Err(error) => {
                 if !std::mem::replace(&mut logged, true) {
                     tracing::warn!(%error, "cannot accept a connection");
@@ -130,7 +133,7 @@ async fn accept(listener: &TcpListener, slots: &Slots) -> AcceptedConnection {
     }
 }
 
-/// What all connections share.
+/// The state that all connections share.
 struct Server<E> {
     endpoint: E,
     limits: Limits,
@@ -140,7 +143,8 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
     /// Spawns a task that serves the requests of a connection.
     fn spawn(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr, slot: Slot, graceful: &GracefulShutdown) {
         let Ok(local) = stream.local_addr() else { return };
-        // A response is written in one call, so Nagle's algorithm (RFC 896) would only delay it.
+        // Disables Nagle's algorithm (RFC 896), which would only delay responses, because each is written with one
+        // call.
         let _ = stream.set_nodelay(true);
         let activity = slot.activity.clone();
         let server = self.clone();
@@ -154,8 +158,8 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
                 let (local, peer) = addresses(local, peer);
                 let request = watch_body((request, local, peer, Scheme::HTTP).into(), &activity);
                 let mut response = server.endpoint.get_response(request).await;
-                // hyper closes the connection if the rest of the body has not arrived. The client has to know, so that
-                // it sends neither the rest nor another request (RFC 9112 section 9.6).
+                // hyper closes the connection if the rest of the request body has not arrived. This header tells the
+                // client, so that it sends neither the rest nor another request (RFC 9112 section 9.6).
                 if activity.has_unread_body() {
                     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
                 }
@@ -164,7 +168,7 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
             }
         });
         let served = http1::Builder::new()
-            // `Connection` has the time limits. hyper's limit would include the idle time.
+            // `Connection` enforces the time limits. The limit of hyper would include the idle time.
             .header_read_timeout(None)
             // A client may close its sending side after the request and still wait for the response.
             .half_close(true)
@@ -174,7 +178,7 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
             .serve_connection(TokioIo::new(connection), service);
         let served = graceful.watch(served);
         tokio::spawn(async move {
-            // The client disconnected or was too slow, which is not an error of the server.
+            // The client disconnected or was too slow. This is not an error of the server.
             if let Err(error) = served.await {
                 tracing::debug!(error = crate::error::chain(&error), "connection failed");
             }
@@ -182,10 +186,10 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
         });
     }
 
-    /// Returns the endpoint's response to a refusal. `None` if the endpoint does not know refusals.
+    /// Returns the endpoint's response to a refusal. `None` if the endpoint does not handle refusals.
     fn refuse(&self, refusal: Refusal, local: SocketAddr, peer: SocketAddr) -> Option<Response> {
         let (local, peer) = addresses(local, peer);
-        // The response is rendered without waiting for anything.
+        // The endpoint responds to refusals without waiting, so one poll is enough.
         let response = self.endpoint.get_response(refusal.request(local, peer)).now_or_never()?;
         (response.status() == refusal.status()).then_some(response)
     }
@@ -195,7 +199,7 @@ fn addresses(local: SocketAddr, peer: SocketAddr) -> (LocalAddr, RemoteAddr) {
     (LocalAddr(Addr::SocketAddr(local)), RemoteAddr(Addr::SocketAddr(peer)))
 }
 
-/// Records in `activity` when the endpoint has read the body of a request to its end.
+/// Wraps the body of a request, so that `activity` records when the endpoint has read it to its end.
 fn watch_body(mut request: Request, activity: &Arc<Activity>) -> Request {
     if activity.has_unread_body() {
         let activity = activity.clone();

@@ -1,7 +1,8 @@
 //! Requests that hyper refuses, because it cannot parse them.
 //!
-//! hyper answers them with a status and an empty body. The connection sends a response of the endpoint instead, which has a
-//! problem document, a request id, the headers of all responses and a line in the access log.
+//! hyper responds to them with a status and an empty body. The connection sends a response of the endpoint instead.
+//! That response has a problem document, a request id and all default headers, and the access log contains a line for
+//! it.
 
 use futures_util::FutureExt;
 use poem::{
@@ -12,8 +13,8 @@ use poem::{
 
 use super::limits::{MAX_HEAD_BYTES, MAX_HEADERS};
 
-/// Why hyper has refused a request. The endpoint receives a placeholder request with this value as an extension. It
-/// contains no input of the client.
+/// The reason why hyper has refused a request. The endpoint receives a placeholder request with this value as an
+/// extension. The value contains no input of the client.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 pub enum Refusal {
     #[error("The request is not valid HTTP/1.1")]
@@ -28,8 +29,8 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// Returns the refusal that hyper reports with a response of its own. `None` if the bytes are anything else. hyper
-    /// has no limit of its own for targets, so the length of the first line decides.
+    /// Returns the refusal that a response of hyper reports. `None` if `bytes` are anything else. hyper has no separate
+    /// limit for request targets, so the length of the first line decides whether the target is too long.
     pub(super) fn of(bytes: &[u8], first_line_bytes: usize) -> Option<Self> {
         let after = bytes.strip_prefix(b"HTTP/1.1 ").or_else(|| bytes.strip_prefix(b"HTTP/1.0 "))?;
         if !bytes.ends_with(b"\r\n\r\n") {
@@ -58,15 +59,15 @@ impl Refusal {
     /// Returns the placeholder request that makes the endpoint build the response.
     pub(super) fn request(self, local: LocalAddr, peer: RemoteAddr) -> Request {
         let (mut parts, ()) = hyper::Request::new(()).into_parts();
-        // Shown in the access log: the method of the client is not known.
+        // The access log shows this method, because the client's method is unknown.
         parts.method = Method::from_bytes(b"-").unwrap_or_default();
         parts.extensions.insert(self);
         Request::from_parts((parts, local, peer, Scheme::HTTP).into(), Body::empty())
     }
 }
 
-/// Returns the bytes of a response after which the connection is closed. The date is taken from `replaced`,
-/// the response of hyper. A response to HEAD has the length of the body, but not the body.
+/// Encodes a response after which the connection is closed. Copies the header `Date` from `replaced`, the response of
+/// hyper. A response to HEAD has the content length of the body, but no body.
 pub(super) fn encode(mut response: Response, replaced: &[u8], is_head_request: bool) -> Option<Vec<u8>> {
     let body = response.take_body().into_bytes().now_or_never()?.ok()?;
     let (status, length) = (response.status(), body.len());

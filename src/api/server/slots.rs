@@ -1,8 +1,9 @@
-//! The open connections, their limit, and which of them are closed to make room for others.
+//! The open connections and their limit. If the limit is reached, this module closes connections to make room for new
+//! ones.
 //!
-//! While the limit is reached and clients wait in the backlog, the connections that keep the server waiting
-//! are closed: idle ones, and those that send a request or read a response slowly. Connections of the client
-//! network with the most connections are closed first, so a client that opens too many shuts out only itself.
+//! While the limit is reached and clients wait in the backlog, the server closes connections that make it wait: idle
+//! connections, and clients that send a request or read a response slowly. It starts with the client network that has
+//! the most connections. So a client that opens too many connections harms only its own network.
 
 use std::{
     cmp::Reverse,
@@ -28,9 +29,10 @@ use tokio::{
 use super::limits::Limits;
 use crate::context::client_network;
 
-/// How often the backlog is checked while the limit is reached.
+/// Interval in which the backlog is checked while the limit is reached.
 const RECLAIM_INTERVAL: Duration = Duration::from_millis(25);
-/// Each pass closes up to 1/64 of the permitted connections, and one more: finding them costs more than closing them.
+/// Each pass closes up to 1/64 of the permitted connections plus one. It closes several at once, because finding them
+/// costs more than closing them.
 const RECLAIM_DIVISOR: usize = 64;
 
 /// The open connections of a server.
@@ -43,7 +45,7 @@ pub(super) struct Slots {
 
 type OpenConnections = Mutex<HashMap<u64, Arc<Activity>>>;
 
-/// A slot for one open connection; released on drop.
+/// A slot for one open connection. It is released on drop.
 pub(super) struct Slot {
     pub(super) activity: Arc<Activity>,
     id: u64,
@@ -68,8 +70,8 @@ impl Slots {
         self.permits.clone().try_acquire_owned().ok()
     }
 
-    /// Waits for a permit. Makes room while clients wait in the backlog: at first only connections that have made the
-    /// server wait for `reclaim_after` are closed, and the longer the client waits, the shorter that time.
+    /// Waits for a permit. While clients wait in the backlog, closes connections to make room. At first, it closes only
+    /// connections that have made the server wait for `reclaim_after`. This time decreases the longer the clients wait.
     pub(super) async fn acquire(&self, listener: &TcpListener) -> OwnedSemaphorePermit {
         let mut full_since = None;
         loop {
@@ -87,7 +89,7 @@ impl Slots {
         }
     }
 
-    /// Adds a connection.
+    /// Registers a connection, and returns its slot.
     pub(super) fn open(&self, peer: IpAddr, permit: OwnedSemaphorePermit) -> Slot {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let activity = Arc::new(Activity::new(peer));
@@ -106,8 +108,8 @@ impl Slots {
         let _ = self.permits.acquire_many(all).await;
     }
 
-    /// Closes connections that have made the server wait for at least `min_wait`: of the network with the most
-    /// connections, those that have waited the longest.
+    /// Closes connections that have made the server wait for at least `min_wait`. It chooses the network with the most
+    /// connections, and closes those that have made the server wait the longest.
     fn reclaim(&self, now: Instant, min_wait: Duration) {
         let open = lock(&self.open);
         let mut sizes: HashMap<IpAddr, usize> = HashMap::new();
@@ -133,26 +135,26 @@ fn lock(open: &OpenConnections) -> MutexGuard<'_, HashMap<u64, Arc<Activity>>> {
     open.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Returns whether clients wait to be accepted.
+/// Returns whether the backlog contains connections that are not accepted yet.
 fn has_backlog(listener: &TcpListener) -> bool {
     let mut listeners = [PollFd::new(listener, PollFlags::IN)];
     poll(&mut listeners, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
 }
 
-/// What a connection is doing. Its task writes this, and [`Slots`] reads it.
+/// The state of a connection. The task of the connection writes it, and [`Slots`] reads it.
 pub(super) struct Activity {
     network: IpAddr,
     opened: Instant,
     /// Whether a request is being handled.
     busy: AtomicBool,
-    /// Whether the endpoint has a request whose response is not sent yet.
+    /// Whether the endpoint has received a request whose response is not sent yet.
     responding: AtomicBool,
-    /// Whether the body of the request is not read to its end.
+    /// Whether the endpoint has not read the body of the request to its end.
     has_unread_body: AtomicBool,
-    /// Whether the client has to send or to read something before the connection can go on.
+    /// Whether the server waits until the client sends or reads data.
     waiting: AtomicBool,
-    /// When the connection, the handling of its last request or its last response began, in milliseconds
-    /// after `opened`. A client that sends or reads single bytes does not change this time.
+    /// When the connection was opened, or when the handling of its last request began or ended, whichever is the
+    /// latest. In milliseconds after `opened`. A client that sends or reads single bytes does not change this time.
     since_ms: AtomicU64,
     closing: AtomicBool,
     waker: AtomicWaker,
@@ -178,7 +180,7 @@ impl Activity {
         self.busy.load(Ordering::Relaxed)
     }
 
-    /// Records that the endpoint begins to handle a request, which may have a body.
+    /// Records that the endpoint begins to handle a request. `has_body` says whether the request has a body.
     pub(super) fn begin_request(&self, has_body: bool) {
         self.has_unread_body.store(has_body, Ordering::Relaxed);
         self.responding.store(true, Ordering::Relaxed);
@@ -218,16 +220,15 @@ impl Activity {
         self.has_unread_body.load(Ordering::Relaxed)
     }
 
-    /// Records that the client has sent or read something.
+    /// Records that the client has sent or read data.
     pub(super) fn record_progress(&self) {
         self.waiting.store(false, Ordering::Relaxed);
-        // The request of an idle connection may arrive just before the connection is closed. Then the request
-        // is served.
+        // A request may arrive on an idle connection just before the server closes it. The server then serves the
+        // request.
         self.closing.store(false, Ordering::Relaxed);
     }
 
-    /// Records that the connection waits for its client. Returns an error if the connection has to close to
-    /// make room.
+    /// Records that the server waits for the client. Returns an error if the connection must close to make room.
     pub(super) fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<io::Error> {
         self.waiting.store(true, Ordering::Relaxed);
         self.waker.register(cx.waker());
@@ -237,7 +238,8 @@ impl Activity {
         }
     }
 
-    /// Returns how long the connection has made the server wait. `None` if it does not, or is being closed.
+    /// Returns how long the connection has made the server wait. `None` if the server does not wait for it, or is
+    /// already closing it.
     fn waited(&self, now: Instant) -> Option<Duration> {
         let is_waiting = self.waiting.load(Ordering::Relaxed) && !self.closing.load(Ordering::Relaxed);
         let since = Duration::from_millis(self.since_ms.load(Ordering::Relaxed));
@@ -256,7 +258,7 @@ mod tests {
 
     const NOW: Duration = Duration::from_secs(100);
 
-    /// Opens a connection. At [`NOW`] after its start, it has made the server wait for `seconds`.
+    /// Opens a connection that, [`NOW`] after its start, has made the server wait for `seconds`.
     fn open(slots: &Slots, peer: &str, seconds: u64) -> Slot {
         let slot = slots.open(peer.parse().unwrap(), slots.try_acquire().unwrap());
         let since = NOW - Duration::from_secs(seconds);
@@ -265,7 +267,8 @@ mod tests {
         slot
     }
 
-    /// Asserts that the next connections that are closed are these, in this order, and no others.
+    /// Asserts that repeated calls of `reclaim` close the connections with the indexes `wanted`, in this order, and no
+    /// others.
     #[track_caller]
     fn assert_closed(slots: &Slots, all: &[&Slot], min_wait: u64, wanted: &[usize]) {
         let is_closing = |slot: &&Slot| slot.activity.closing.load(Ordering::Relaxed);

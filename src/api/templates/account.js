@@ -34,7 +34,7 @@ function clearProblems() {
   for (const input of form.querySelectorAll("input")) showFieldProblem(input, "");
 }
 
-// Returns whether the input is complete. The server validates it.
+// Returns whether the required fields are complete. The server validates their values.
 function checkInput() {
   const { password, repeat } = form.elements;
   if (password && !password.value) showFieldProblem(password, "Choose a password.");
@@ -42,7 +42,7 @@ function checkInput() {
   return focusInvalid();
 }
 
-// Returns whether all fields are valid. Moves the focus to the first invalid one.
+// Returns whether all fields are valid. Moves the focus to the first invalid field.
 function focusInvalid() {
   const invalid = form.querySelector("[aria-invalid]");
   if (invalid) invalid.focus();
@@ -58,7 +58,7 @@ function body() {
   return JSON.stringify(body);
 }
 
-// Shows the errors of a response (problem details, RFC 9457) at their fields, and the others above the form.
+// Shows the errors of a response (problem details, RFC 9457) at their fields, and other errors above the form.
 async function showErrors(response) {
   const details = await response.json().catch(() => null);
   const errors = Array.isArray(details?.errors) ? details.errors : [];
@@ -101,6 +101,6 @@ form.addEventListener("submit", async (event) => {
   button.disabled = false;
 });
 
-// If another link is opened on this page, only the fragment changes, and the page is not loaded again.
+// If the user opens another link to this page, only the fragment changes, and the browser does not reload the page.
 addEventListener("hashchange", takeToken);
 takeToken();

@@ -1,4 +1,4 @@
-// Shows an invitation. Its recipient registers or signs in, and accepts, or declines without an account.
+// Shows an invitation. The recipient registers or signs in to accept it. Declining needs no account.
 "use strict";
 
 const invitation = document.getElementById("invitation");
@@ -11,7 +11,7 @@ const problem = document.getElementById("problem");
 const done = document.getElementById("done");
 const { api, note } = invitation.dataset;
 
-// What a step of the form says. The fields of a step name it in `data-steps`.
+// The texts of each step of the form. Each field names its steps in the attribute `data-steps`.
 const STEPS = {
   "sign-up": {
     intro: "Choose a password to create your account. If you have registered with this address before, it replaces the old password.",
@@ -39,7 +39,7 @@ async function takeToken() {
   else showProblem("This link is incomplete. Open it from the mail again.");
 }
 
-// Sends a request. Returns the response with its body, or null if there is no response; then the problem is shown.
+// Sends a request. Returns the response with its body. Without a response, shows the problem and returns null.
 async function post(path, body, headers) {
   try {
     const response = await fetch(`${api}${path}`, { method: "POST", headers, body });
@@ -60,7 +60,7 @@ async function preview() {
   if (asked !== token) return;
   if (!response?.ok) {
     if (response) showErrors(response);
-    // Unless the link is void, the user can load the page again.
+    // With any status but 400, the link may still be valid. Its token is put back, so that the user can reload the page.
     if (response?.status !== 400) history.replaceState(null, "", `#token=${token}`);
     return;
   }
@@ -104,7 +104,7 @@ function clearProblems() {
   for (const input of form.querySelectorAll("input")) showFieldProblem(input, "");
 }
 
-// Returns whether the input is complete. The server validates it.
+// Returns whether the required fields are complete. The server validates their values.
 function checkInput() {
   for (const input of visibleInputs()) {
     if (input.required && !input.value) showFieldProblem(input, "This field is required.");
@@ -116,14 +116,14 @@ function checkInput() {
   return focusInvalid();
 }
 
-// Returns whether all visible fields are valid. Moves the focus to the first invalid one.
+// Returns whether all visible fields are valid. Moves the focus to the first invalid field.
 function focusInvalid() {
   const invalid = visibleInputs().find((input) => input.hasAttribute("aria-invalid"));
   if (invalid) invalid.focus();
   return !invalid;
 }
 
-// Shows the errors of a response (problem details, RFC 9457) at their fields, and the others above the form.
+// Shows the errors of a response (problem details, RFC 9457) at their fields, and other errors above the form.
 function showErrors({ status, body }) {
   const errors = Array.isArray(body?.errors) ? body.errors : [];
   const others = errors.filter(({ loc, msg }) => {
@@ -136,7 +136,7 @@ function showErrors({ status, body }) {
   focusInvalid();
 }
 
-// Creates the account, and accepts the invitation with it.
+// Creates the account and accepts the invitation, with one request.
 async function signUp() {
   const { password, full_name } = form.elements;
   const body = { token, password: password.value };
@@ -151,7 +151,7 @@ async function signUp() {
   if (response.body?.code === "email_taken") showStep("sign-in");
 }
 
-// Signs in with the password, or with the code after it, and accepts the invitation.
+// Signs in with the password, or in the step after that with a code. Then accepts the invitation.
 async function signIn() {
   const { username, password, code } = form.elements;
   const response =
@@ -166,13 +166,13 @@ async function signIn() {
     showStep("code");
     code.focus();
   } else {
-    // A challenge has a limit of attempts, so a wrong code needs a new one.
+    // Returns to the password after an error, because a challenge allows only a few codes.
     showStep("sign-in");
     showErrors(response);
   }
 }
 
-// Accepts the invitation, and ends the session, which serves for this alone. Its token is only in this function.
+// Accepts the invitation and ends the session, which exists only for this request. No other code stores the access token.
 async function acceptWith(accessToken) {
   const headers = { authorization: `Bearer ${accessToken}` };
   const response = await postJson("/invitations/accept", { token }, headers);
@@ -196,14 +196,14 @@ function finish(text) {
   done.focus();
 }
 
-// Runs an action unless another one is running.
+// Runs an action, unless another action is running.
 async function run(action) {
   if (accept.disabled) return;
   const focused = document.activeElement;
   accept.disabled = decline.disabled = true;
   await action();
   accept.disabled = decline.disabled = false;
-  // A button that is disabled loses the focus.
+  // The disabled button has lost the focus.
   if (document.activeElement === document.body) focused.focus();
 }
 
@@ -218,6 +218,6 @@ decline.addEventListener("click", () => {
   run(sendDecline);
 });
 
-// If another link is opened on this page, only the fragment changes, and the page is not loaded again.
+// If the user opens another link to this page, only the fragment changes, and the browser does not reload the page.
 addEventListener("hashchange", takeToken);
 takeToken();

@@ -252,7 +252,7 @@ impl Me {
         self.request_deletion(request, jar, caller, body).await
     }
 
-    /// Returns your sessions, the last used first.
+    /// Returns your sessions, the most recently used first.
     ///
     /// A session is a sign-in on a device. At most the 1,000 sessions that were used last are listed.
     #[oai(path = "/sessions", method = "get", operation_id = "list_sessions")]
@@ -285,7 +285,7 @@ impl Me {
     }
 }
 
-/// Returns the number of sessions that release 0.1.0 lists.
+/// Returns the default page size. It is the maximum, because release 0.1.0 lists as many sessions.
 fn largest_limit() -> Limit {
     Limit::LARGEST
 }

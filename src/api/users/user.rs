@@ -1,4 +1,4 @@
-//! The representation of a user.
+//! The JSON representation of a user.
 
 use chrono::{DateTime, Utc};
 use poem_openapi::{Enum, Object, types::Example};

@@ -153,9 +153,9 @@ enum TwoFactorDisabled {
 impl UserAdmin {
     /// Returns the users that match the filters.
     ///
-    /// Without filters, all users. Deactivated users are among them. Users whose sort keys are equal are sorted by `id`, and
-    /// users without a name come last in both directions. A search of many users may need several pages: see
-    /// `next_cursor`.
+    /// Without filters, the list contains all users, including deactivated users. Users whose sort keys are equal are
+    /// sorted by `id`, and users without a name come last in both directions. A search of many users may need several
+    /// pages: see `next_cursor`.
     #[oai(path = "/", method = "get", operation_id = "list_users")]
     async fn list(
         &self,
@@ -172,7 +172,7 @@ impl UserAdmin {
         sort: Query<UserSort>,
         cursor: Cursor,
         #[oai(default)] limit: Query<Limit>,
-        /// Number of users to skip. Takes longer, the larger it is: use `cursor`.
+        /// Number of users to skip. A larger number makes the request slower: use `cursor`.
         #[oai(deprecated = true)]
         offset: Query<Option<Offset>>,
     ) -> Result<Page<UserOut>> {
@@ -217,7 +217,7 @@ impl UserAdmin {
 
     /// Returns a user.
     ///
-    /// Also one who is deactivated or has deleted the account, until the account is erased.
+    /// Deactivated users, and users who have deleted their account, are returned until the account is erased.
     #[oai(path = "/:id", method = "get", operation_id = "read_user")]
     async fn read(&self, _admin: Admin, id: Path<i64>) -> Result<Tagged<UserOut>> {
         Ok(Tagged(user_admin::find(&self.0, id.0).await?.into()))
