@@ -30,7 +30,7 @@ struct Form {
     has_name: bool,
     has_password: bool,
     button: &'static str,
-    /// The message after success.
+    /// The message that the page shows after success.
     done: &'static str,
     /// Whether the form completes an account, so that the user signs in next.
     is_sign_up: bool,

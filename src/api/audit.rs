@@ -37,8 +37,8 @@ struct EntryOut {
     api_key_id: Option<i64>,
     /// The action, such as `user.updated`.
     action: String,
-    /// The type of the target: `user`, `queue`, `job`, `organization`, `member`, `api_key`, or a type of the data of
-    /// organizations.
+    /// The type of the target: `user`, `queue`, `job`, `organization`, `member`, `invitation`, `api_key`, or a type of
+    /// the data of organizations, such as `product`.
     target_type: String,
     /// Id of the target, or name of the queue. For a member, the id of the user.
     target_id: String,
@@ -49,7 +49,8 @@ struct EntryOut {
     /// IP address of the client.
     #[oai(nullable)]
     address: Option<String>,
-    /// The server's id of the request that made the change. The log lines of the request have it too.
+    /// Id of the request that made the change, which the server has created. The log lines of the request contain it
+    /// too.
     #[oai(nullable)]
     request_id: Option<String>,
     /// The header `X-Request-Id` of that request. A client can send any id, also that of another request.

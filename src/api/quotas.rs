@@ -1,6 +1,6 @@
 //! Rate limits of requests: which caller a request is charged to, and the headers of its response.
 //!
-//! Each request below `/api/v1` is charged once, as soon as its caller is known:
+//! Each request below `/api/v1`, except health checks, is charged once, as soon as its caller is known:
 //!
 //! - to the user or the API key, by the extractor that authenticates the caller;
 //! - to the client's network, by the extractor `RequestContext` of operations without authentication;
@@ -37,7 +37,7 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// Size of the buffer for the header `RateLimit`. No value is longer.
 const MAX_VALUE_BYTES: usize = 64;
 
-/// The limits of all classes.
+/// The rate limits of all classes of requests.
 pub(super) struct Quotas {
     app: App,
     /// Whether the server ignores the header `X-Forwarded-For`, because `TRUSTED_PROXIES` is 0.
@@ -48,7 +48,7 @@ pub(super) struct Quotas {
     enqueue: Quota,
 }
 
-/// The limit of a class.
+/// The rate limit of one class of requests.
 struct Quota {
     limit: Limit,
     /// The value of the header `RateLimit-Policy`.

@@ -59,7 +59,7 @@ impl<'a> Checker<'a> {
     }
 
     /// Checks a value against a schema. Converts a number such as `1.0` to an integer if the schema requires an
-    /// integer: JSON Schema treats both the same (validation vocabulary, section 6.1.1), but the parser does not.
+    /// integer. JSON Schema treats both the same (validation vocabulary, section 6.1.1), but the parser does not.
     pub(super) fn check(&mut self, schema: &MetaSchemaRef, value: &mut Value) {
         let schema = match schema {
             MetaSchemaRef::Inline(schema) => schema,

@@ -1,9 +1,13 @@
 //! Mails: their content, and how they are sent.
 //!
-//! | file | concern | |---|---| | `mailer` | sends a mail by SMTP, or captures it in development | | `smtp` | the SMTP
-//! client: which errors are permanent, and when a password may be sent | | `messages/link` | the mails with a link: one
-//! row each | | `messages/invitation` | the invitation to an organization | | `messages/notice` | the mails about a
-//! change to an account or organization: one variant each | | `messages/content` | renders a message as text and HTML |
+//! | file | concern |
+//! |---|---|
+//! | `mailer` | sends a mail by SMTP, or captures it in development |
+//! | `smtp` | the SMTP client: which errors are permanent, and when a password may be sent |
+//! | `messages/link` | the mails with a link: one row each |
+//! | `messages/invitation` | the invitation to an organization |
+//! | `messages/notice` | the mails about a change to an account or organization: one variant each |
+//! | `messages/content` | renders a message as text and HTML |
 //! | `templates/` | the layout of all messages |
 //!
 //! A change and its mail are committed in one transaction. A service enqueues an `OutboxMessage`

@@ -1,7 +1,7 @@
 //! The caller of a change, and the check that the caller is still allowed to make it.
 //!
 //! An extractor of the API creates an [`Actor`] from a verified access token and a cached identity. The transaction of
-//! the change checks the actor again, against locked rows: the caller may have lost the admin role since the request
+//! the change checks the actor again, against locked rows. The caller may have lost the admin role since the request
 //! began (OWASP ASVS 5, 8.3.2).
 
 use std::{ops::Deref, sync::Arc};
@@ -184,7 +184,7 @@ pub enum Affected {
     UserAndAdmins(i64),
 }
 
-/// The latest versions of the affected users, locked until the transaction ends.
+/// The current rows of the affected users, locked until the transaction ends.
 pub struct LockedUsers {
     actor: User,
     users: Vec<User>,
@@ -214,7 +214,7 @@ impl LockedUsers {
         self.users.iter().find(|user| user.id == id).ok_or(Error::NotFound("User"))
     }
 
-    /// Fails if a user is the last admin who can log in. Needs [`Affected::UserAndAdmins`].
+    /// Fails if a user is the last admin who can log in. The lock must be [`Affected::UserAndAdmins`].
     ///
     /// # Errors
     /// [`Error::LastAdmin`] if there is no other admin who can log in.

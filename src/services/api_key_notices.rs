@@ -17,7 +17,7 @@ use crate::{
 const NOTICE_DAYS: i32 = 7;
 /// Maximum number of keys whose notices one transaction writes.
 const BATCH_KEYS: i64 = 50;
-/// Time limit of a batch. It is longer than the limit of a request, because no client waits for a batch.
+/// Time limit of a batch. It is longer than `DATABASE_TIMEOUT_MS`, because no client waits for a batch.
 const BATCH_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Sends a notice to the creator of a key and to the owner of the organization of the key. Leaves out a user who cannot
@@ -37,7 +37,7 @@ pub(super) fn in_words(date: DateTime<Utc>) -> String {
     date.format("%-d %B %Y").to_string()
 }
 
-/// Sends the notices about keys that expire within [`NOTICE_DAYS`], one notice per key. Returns the number of keys.
+/// Sends the notices about keys that expire within `NOTICE_DAYS`, one notice per key. Returns the number of keys.
 ///
 /// # Errors
 /// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer.

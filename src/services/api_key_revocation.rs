@@ -21,7 +21,7 @@ use crate::{
     security::{self, api_key},
 };
 
-/// A key that was revoked because it has leaked.
+/// A leaked key that was revoked.
 pub struct Leaked {
     pub key: ApiKey,
     /// True if only the secret from before the last rotation has leaked. That secret was revoked, and the current

@@ -38,11 +38,11 @@ pub const MAX_KEYS: i64 = 100;
 
 const NOT_FOUND: Error = Error::NotFound("API key");
 
-/// How long a key is valid.
+/// The lifetime of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lifetime {
     Days(i32),
-    /// Until it is revoked.
+    /// The key is valid until it is revoked.
     Unlimited,
 }
 

@@ -250,7 +250,7 @@ impl Entry {
         Ok(())
     }
 
-    /// Writes entries with one statement.
+    /// Writes several entries with one statement.
     ///
     /// # Errors
     /// As [`Self::write`].

@@ -81,7 +81,7 @@ pub async fn fill_batch(conn: &AsyncPgConnection, pass: Pass, after: i64) -> Res
     }
 }
 
-/// Why an account has no key.
+/// The reason why an account has no key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
     /// The user with this id has the key, because the addresses of both differ only in spelling.

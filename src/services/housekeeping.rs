@@ -73,7 +73,7 @@ pub struct Removed {
 /// before the error stay deleted. An account that cannot be deleted is logged and skipped.
 pub async fn run(app: &App) -> Result<Removed> {
     let (db, days) = (&app.db, app.config.auth.audit_retention_days);
-    // Tokens first: deleting a session would cascade to all of its tokens in one statement.
+    // Deletes tokens first, because deleting a session would cascade to all of its tokens in one statement.
     let refresh = repeat_until_empty!(
         db.run_for(BATCH_TIMEOUT, async |conn| Ok(RefreshToken::purge(conn, BATCH_ROWS).await?)).await?
     );
@@ -127,7 +127,7 @@ pub async fn run(app: &App) -> Result<Removed> {
     })
 }
 
-/// Deletes a batch of accounts whose grace period is over. Returns how many were deleted.
+/// Deletes a batch of accounts whose grace period is over. Returns the number of deleted accounts.
 async fn delete_due_users(app: &App) -> Result<usize> {
     let due = app
         .db

@@ -35,7 +35,7 @@ use crate::{
 
 const NOT_FOUND: Error = Error::NotFound("Invitation");
 
-/// How a signed-in user names an invitation.
+/// How a signed-in user identifies an invitation.
 #[derive(Clone, Copy)]
 pub enum Claim<'a> {
     /// By the token of its link.
@@ -90,7 +90,8 @@ pub async fn decline(app: &App, actor: &Actor, id: i64) -> Result<()> {
     .await
 }
 
-/// Returns the key of the address of a user, if the address is verified.
+/// Returns the normalized address ([key](crate::email_address::EmailAddress::key)) of a user, if the address is
+/// verified.
 fn verified_key(user: &User) -> Option<String> {
     user.email_verified_at.and_then(|_| EmailLookup::new(&user.email).key)
 }

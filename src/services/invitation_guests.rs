@@ -37,7 +37,7 @@ use crate::{
     security,
 };
 
-/// What the holder of a link sees of the invitation.
+/// The part of an invitation that the holder of its link may see.
 pub struct Preview {
     pub details: InvitationDetails,
     /// Whether [`register`] accepts the token. False if the address has an account that the token must not take over.
@@ -51,7 +51,7 @@ pub struct SignUp<'a> {
     pub full_name: Option<String>,
 }
 
-/// Returns what the holder of a token sees of a pending invitation.
+/// Returns the preview of a pending invitation for the holder of its token.
 ///
 /// # Errors
 /// [`Error::InvitationInvalid`]; [`Error::InvitationExpired`]; [`Error::Unavailable`] if PostgreSQL does not answer.

@@ -1,8 +1,8 @@
 //! Links of invitations to organizations, and the mails that contain them.
 //!
-//! The token of a link is derived from `link_id`. If the job sends a mail again because the reply of the mail server
-//! was lost, it sends the same link, so the link in the first mail stays valid. Only the mail contains the token: the
-//! outbox and the queue contain the id, and the table contains the hash.
+//! The token of a link is derived from `link_id`. If the reply of the mail server is lost, the job sends the mail again
+//! with the same link. So the link in the first mail stays valid. Only the mail contains the token: the outbox and the
+//! queue contain the id, and the table contains the hash.
 
 use uuid::Uuid;
 
@@ -84,8 +84,8 @@ async fn usable_token(app: &App, invitation: &Invitation) -> Result<Option<Strin
     if let Some(token) = app.tokens.invitation_tokens(*link_id).find(|token| token.hash == *token_hash) {
         return Ok(Some(token.text));
     }
-    // This process does not have the key from which the token was derived: `SECRET_KEY` was replaced, or is not set in
-    // development, where each process has a random key. So the invitation gets a new token.
+    // This process does not have the key from which the token was derived. Either `SECRET_KEY` was replaced, or it is
+    // not set in development, where each process has a random key. So the invitation gets a new token.
     let token = current_token(app, *link_id)?;
     let replaced = app
         .db

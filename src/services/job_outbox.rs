@@ -15,7 +15,7 @@ use crate::{
     queue::{Cancel, EnqueueOptions, Job, JobStatus, Origin, PreparedJob, Queue},
 };
 
-/// Enqueues jobs in a transaction.
+/// An extension of [`Queue`] that enqueues jobs in a transaction.
 pub trait EnqueueInTx {
     /// Enqueues a job if the transaction commits, and returns its id. Does not wait for Redis.
     ///
@@ -68,7 +68,7 @@ pub(super) async fn write(tx: &Tx<'_>, job: PreparedJob) -> Result<String> {
     Ok(job.id)
 }
 
-/// Returns the job of a row.
+/// Converts a row to the job that it contains. The time in the table counts towards the delay of the job.
 ///
 /// # Errors
 /// If a later release has written options that this release does not know.
@@ -90,8 +90,8 @@ fn with_options(row: JobOutboxRow, options: EnqueueOptions) -> PreparedJob {
 /// [`Error::TooManyJobs`] if the owner may not; [`Error::Unavailable`] if PostgreSQL or Redis does not answer.
 pub async fn check_owner(app: &App, owner: i64, bytes: u64) -> Result<()> {
     let waiting = app.db.run(async |conn| Ok(JobOutboxRow::of_owner(conn, owner).await?)).await?;
-    // With their ids, so that no job counts twice: a row is deleted shortly after its job was enqueued, and the job is
-    // in both places until then.
+    // Passes the ids, so that no job counts twice. A row is deleted shortly after its job was enqueued, so the job may
+    // be in the table and in the queue.
     let waiting = waiting.iter().map(|job| (job.id.simple().to_string(), job.bytes.unsigned_abs()));
     Ok(app.queue.check_owner(owner, bytes, &waiting.collect::<Vec<_>>()).await?)
 }

@@ -1,10 +1,10 @@
 //! Enqueues the jobs of the table `job_outbox`. The process that committed the transaction does so right after the
 //! commit. [`sweep`] runs each minute, and enqueues the jobs that remain after a crash or an outage.
 //!
-//! A relay claims rows with one short statement (`FOR UPDATE SKIP LOCKED`), enqueues their jobs, and deletes the rows
-//! of the jobs that are in the queue. The claim is a timestamp in the row, not a lock, because a transaction must not
-//! wait for Redis. So a slow or killed relay may process the same rows as the next relay. This is harmless: the id of a
-//! job is created with its row, and the queue ignores a job whose id it knows, even if the job has ended.
+//! A relay claims rows with one short statement (`FOR UPDATE SKIP LOCKED`) and enqueues their jobs. Then it deletes the
+//! rows of the jobs that are in the queue. The claim is a timestamp in the row, not a lock, because a transaction must
+//! not wait for Redis. So a slow or killed relay may process the same rows as the next relay. This is harmless, because
+//! the id of a job is created with its row. The queue ignores a job whose id it knows, even if the job has ended.
 //!
 //! The queue keeps the record of an ended job for one day, or less if its memory is full. The claim also records the
 //! time of the first attempt. If that attempt is older than the records, and the queue has no record of the job, the
@@ -36,7 +36,7 @@ const BATCH_ROWS: i64 = 100;
 const SET_ASIDE_AFTER_DAYS: i32 = 1;
 const MAIL_TASK: &str = SendEmailMessage::NAME;
 
-/// A job to enqueue.
+/// A claimed job that is to be enqueued.
 struct Relay {
     id: Uuid,
     job: PreparedJob,

@@ -226,7 +226,7 @@ async fn accept_code(
     Ok(granted)
 }
 
-/// Locks a user.
+/// Locks a user, if the user is unchanged.
 ///
 /// # Errors
 /// [`Error::BadCredentials`] if the user was deactivated or the password was changed since `checked` was read.

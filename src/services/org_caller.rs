@@ -29,7 +29,8 @@ pub enum Credentials<'a> {
     Key(&'a KeyIdentity),
 }
 
-/// The callers that an operation accepts: [`Actor`] for signed-in users only, [`OrgCaller`] for API keys, too.
+/// A kind of caller that operations accept: [`Actor`] accepts only signed-in users, [`OrgCaller`] also accepts API
+/// keys.
 pub trait AcceptedCaller: Sized {
     const ACCEPTS_KEYS: bool;
 

@@ -97,7 +97,8 @@ pub async fn access(
     org_access::of_job(app, org_id, user_id, permission).await
 }
 
-/// Returns whether a job with a scope may run: its owner is an active member, and the organization is not suspended.
+/// Returns whether a job with a scope may run. Its owner must be an active member, and the organization must not be
+/// suspended or scheduled for deletion.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL does not answer.

@@ -21,7 +21,7 @@ macro_rules! permissions {
             /// All permissions, in the order in which the API lists them.
             pub const ALL: &[Self] = &[$(Self::$name,)+];
 
-            /// Returns the name in the API, such as `product:read`.
+            /// Returns the name of the permission in the API, such as `product:read`.
             pub const fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$name => $text,)+

@@ -109,8 +109,8 @@ async fn insert(tx: &Tx<'_>, users: &[User]) -> Result<Vec<Organization>> {
     Ok(orgs)
 }
 
-/// Returns the name of the personal organization of a user: the name of the user, or the local part of the email
-/// address if there is none.
+/// Returns the name of the personal organization of a user: the user's name, or else the local part of the email
+/// address.
 fn name_of(user: &User) -> String {
     let local = user.email.split('@').next().unwrap_or_default();
     let shown = |text: &str| {

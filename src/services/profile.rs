@@ -65,7 +65,7 @@ pub async fn change_password(app: &App, actor: &Actor, current: String, new: Str
     change(app, actor, Affected::Actor, async |tx, locked| {
         let user = locked.actor_with_password_of(user)?;
         User::update(tx, user.id, &UserChanges::password(&hashed_password)).await?;
-        // An attacker who knew the old password may have requested these links.
+        // Revokes these links too, because an attacker who knew the old password may have requested them.
         let links = [Purpose::ResetPassword, Purpose::ChangeEmail];
         sessions::revoke_access(tx, user.id, Some(actor.session().id), &links).await?;
         Entry::new(user.id, Action::PasswordChanged).write(tx).await?;
@@ -118,7 +118,8 @@ pub async fn change_email(app: &App, actor: &Actor, new_email: &str, password: S
 ///
 /// # Errors
 /// [`Error::WrongPassword`] if `password` is wrong; [`Error::LastAdmin`] if the user is the last admin who can log in;
-/// [`Error::LastOwner`] if the user owns an organization with other members; [`Error::TooManyAttempts`] after failed attempts; and those of [`change`].
+/// [`Error::LastOwner`] if the user owns an organization with other members; [`Error::TooManyAttempts`] after failed
+/// attempts; and those of [`change`].
 pub async fn delete(app: &App, actor: &Actor, password: String) -> Result<DateTime<Utc>> {
     let user = actor.user();
     confirm_password(app, actor, password).await?;

@@ -214,8 +214,8 @@ async fn set_password(
         if request.purpose == Purpose::ResetPassword {
             // Resets the count of wrong codes: an attacker with the old password can no longer enter codes.
             TwoFactor::reset_failures(tx, user.id).await?;
-            // The notice uses `user`, the state before the change: if its address was not verified, a stranger may have
-            // chosen the name, and the notice leaves it out.
+            // The notice uses `user`, the state before the change. If the address was not verified, a stranger may have
+            // chosen the name, so the notice omits it.
             OutboxMessage::notice(&user, Notice::PasswordReset).send(tx).await?;
         }
         Ok(after)

@@ -11,7 +11,7 @@ use crate::{app::App, context::RequestContext, email_address::EmailLookup};
 /// The `tracing` target of the log lines. Operators filter by it.
 const TARGET: &str = "saas::security";
 
-/// A security event, without the user and the client.
+/// The kind of a security event, with the fields that only this kind has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event<'a> {
     LoginAccepted {

@@ -61,7 +61,7 @@ pub async fn flush_regularly(app: &App) {
     }
 }
 
-/// Writes the pending uses when the process shuts down, within [`LAST_FLUSH_TIMEOUT`].
+/// Writes the pending uses when the process shuts down, within `LAST_FLUSH_TIMEOUT`.
 pub async fn flush_last(app: &App) {
     if let Err(error) = flush_until(app, Some(Instant::now() + LAST_FLUSH_TIMEOUT)).await {
         tracing::warn!(error = chain(&error), "cannot record which sessions were in use");

@@ -169,7 +169,7 @@ impl<'a> Throttle<'a> {
 
     /// Counts a mail of this purpose to a recipient.
     ///
-    /// The caller must not return this error to an anonymous client that requests a link: the error shows that others
+    /// The caller must not return this error to an anonymous client that requests a link. The error shows that others
     /// have requested links to this address.
     ///
     /// # Errors

@@ -64,7 +64,8 @@ pub(super) static MAILS_PER_CLIENT: Rule = Rule {
     ttl_seconds: 3_600,
 };
 
-/// Invitations to organizations that one user sends. Any user can create an organization and invite strangers.
+/// Invitations to organizations that one user sends. The limit is needed because any user can create an organization
+/// and invite strangers.
 pub(super) static INVITATIONS_PER_INVITER: Rule = Rule {
     name: "inviter",
     free_attempts: 100,

@@ -81,9 +81,9 @@ pub async fn change_by_job<T>(
     commit(app, &RequestContext::default(), timeout, work).await
 }
 
-/// Makes a change of the data of an organization. In one transaction, locks the caller and the organization, checks
-/// that the caller is still allowed to make the change, and runs `work` in the organization. A job calls this too, with
-/// the access of its owner.
+/// Makes a change of the data of an organization. In one transaction, locks the caller and the organization, checks the
+/// permissions of the caller again, and runs `work` in the organization. A job calls this too, with the access of its
+/// owner.
 ///
 /// # Errors
 /// Those of [`org_access::lock_caller`] and [`org_access::lock_shared`] if the caller may no longer make the change; those of

@@ -44,9 +44,9 @@ pub struct Status {
 
 /// The secret of an authenticator in two forms. Not `Debug`, so that the secret cannot get into a log.
 pub struct Setup {
-    /// Base 32, for typing.
+    /// The secret in Base32, for manual input.
     pub secret: String,
-    /// A URI for a QR code.
+    /// The secret as an `otpauth` URI, for a QR code.
     pub otpauth_uri: String,
 }
 
@@ -63,7 +63,7 @@ pub async fn status(app: &App, user: &User) -> Result<Status> {
         .await
 }
 
-/// Creates a secret for the user. [`confirm`] enables the second factor.
+/// Creates a secret for the actor's authenticator. [`confirm`] then enables the second factor.
 ///
 /// # Errors
 /// [`Error::Conflict`] if the second factor is already enabled or `TWO_FACTOR_KEY` is not set;
@@ -105,7 +105,7 @@ const ALREADY_ENABLED: Error = Error::Conflict("Two-factor authentication is alr
 /// without a secret from [`begin`], or if the second factor is already enabled; and those of [`change`].
 pub async fn confirm(app: &App, actor: &Actor, code: &str) -> Result<Vec<String>> {
     let (session, user_id) = (actor.session().id, actor.user().id);
-    // Checked before the attempt is counted, because a counted attempt would delay the logins of the user.
+    // Checks this before the attempt is counted, because a counted attempt would delay the logins of the user.
     if app.db.run(async |conn| Ok(TwoFactor::is_enabled(conn, user_id).await?)).await? {
         return Err(ALREADY_ENABLED);
     }

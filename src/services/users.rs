@@ -173,8 +173,8 @@ mod tests {
         assert!(check_password(&"x".repeat(73)).is_err());
         assert!(check_password(&"é".repeat(37)).is_err(), "74 bytes");
         assert!(check_password("pass\0word").is_err());
-        // Lengths are those of the normalized password: é is one character of two bytes, even if it was typed as two
-        // characters with three bytes in total.
+        // Lengths are those of the normalized password. é is one character of two bytes, even if it was typed as two
+        // characters (three bytes).
         assert!(check_password("e\u{301}e\u{301}e\u{301}e\u{301}").is_err(), "4 characters");
         assert!(check_password(&"e\u{301}".repeat(36)).is_ok(), "72 bytes");
         assert!(check_password(&"e\u{301}".repeat(37)).is_err(), "74 bytes");

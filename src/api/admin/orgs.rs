@@ -119,7 +119,7 @@ impl AllOrgs {
             search: search.0.as_ref().map(Text::as_ref).filter(|text| !text.trim().is_empty()),
             is_suspended: suspended.0,
             before: cursor.after()?,
-            // One more than requested shows whether there is a next page.
+            // One more row than requested shows whether there is a next page.
             limit: i64::from(limit.0.0) + 1,
             ..Default::default()
         };

@@ -104,7 +104,7 @@ struct QueueOut {
     started: u64,
     /// Number of jobs that have failed after all attempts.
     failed: u64,
-    /// Seconds since the next job was enqueued, including a delay or retries; null if no job is queued.
+    /// Age of the next job: seconds since it was enqueued, including a delay or retries. Null if no job is queued.
     #[oai(nullable)]
     latency_seconds: Option<f64>,
     totals: TotalsOut,
@@ -239,7 +239,7 @@ impl Queues {
 impl Queues {
     /// Returns all queues, also empty ones.
     ///
-    /// They are sorted by name. The numbers are those of this moment. Without `limit`, all queues are on one page.
+    /// The queues are sorted by name. Without `limit`, all queues are on one page.
     #[oai(path = "/queues", method = "get", operation_id = "list_queues")]
     async fn list(
         &self,

@@ -38,7 +38,7 @@ struct SecondFactorIn {
 impl Login {
     /// Signs in with email address and password.
     ///
-    /// With cookies, the new session replaces the one whose cookies the browser sends: that one is revoked.
+    /// With cookies, the new session replaces the session whose cookies the browser sends. That session is revoked.
     ///
     /// Fails with 403 `two_factor_required` if the password is correct and the user has a second factor: send the
     /// `challenge_token` of this response with a code to `POST /auth/login/two-factor`. Fails with 401 `bad_credentials`

@@ -123,9 +123,9 @@ impl Enqueue {
     /// Enqueues a job that sends an email.
     ///
     /// Admins may send to any address. If an SMTP server is configured, other users may only send to their own verified
-    /// address: any other one fails with 403 `forbidden`, an unverified one with 403 `email_not_verified`. Fails with 429
-    /// `too_many_jobs` and `Retry-After` if the caller has too many jobs, and with 503 `no_mail_server` if there is no SMTP
-    /// server.
+    /// address. Any other address fails with 403 `forbidden`, and an unverified address with 403 `email_not_verified`.
+    /// Fails with 429 `too_many_jobs` and `Retry-After` if the caller has too many jobs, and with 503 `no_mail_server`
+    /// if there is no SMTP server.
     ///
     /// The fields of a short email may be in the query instead of the body. The head of a request, with the query, has at
     /// most 32 KiB.

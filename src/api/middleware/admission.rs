@@ -11,8 +11,8 @@ use crate::api::{
     server::Refusal,
 };
 
-/// Refuses a request that hyper could not parse, a request without exactly one valid host with 400 (RFC 9112 section
-/// 3.2), and a request for another host with 421 (RFC 9110 section 15.5.20).
+/// Refuses a request that hyper could not parse. Refuses a request without exactly one valid host with 400 (RFC 9112
+/// section 3.2), and a request for another host with 421 (RFC 9110 section 15.5.20).
 ///
 /// This check runs first, so that no other code answers such a request. An attacker can make the DNS name of a web page
 /// resolve to this server (DNS rebinding). Browsers then treat the page and this server as one site. Only the header

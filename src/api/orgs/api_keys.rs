@@ -50,7 +50,7 @@ struct ApiKeyOut {
     name: String,
     /// The first 8 and the last 4 characters of the key.
     hint: String,
-    /// What the key may do, if its creator may do it, too.
+    /// The permissions of the key. They are effective only while its creator has them, too.
     scopes: Vec<Scope>,
     state: StateOut,
     /// Id of the user in whose name the key acts.
@@ -245,7 +245,7 @@ impl ApiKeys {
         cursor: Cursor,
         #[oai(default)] limit: Query<Limit>,
     ) -> Result<Page<ApiKeyOut>> {
-        // One more than requested shows whether there is a next page.
+        // One more row than requested shows whether there is a next page.
         let most = i64::from(limit.0.0) + 1;
         let keys = api_keys::list(&self.0, org.access(), cursor.after()?, most).await?;
         Ok(Page::of(&cursor, limit.0, keys, |key| key.id))

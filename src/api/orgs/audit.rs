@@ -106,7 +106,7 @@ impl OrgAudit {
             action: action.0.as_ref().map(Text::as_ref),
             org_id: Some(org.org_id()),
             before: cursor.after()?,
-            // One more than requested shows whether there is a next page.
+            // One more row than requested shows whether there is a next page.
             limit: i64::from(limit.0.0) + 1,
             ..Default::default()
         };

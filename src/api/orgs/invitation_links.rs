@@ -107,8 +107,8 @@ enum InvitationDeclined {
 impl InvitationLinks {
     /// Returns the organization and the role of an invitation.
     ///
-    /// Changes nothing. Fails with 400 `invitation_expired`, and with 400 `invitation_invalid` if the invitation is accepted,
-    /// declined, revoked, replaced by a newer one, or if its inviter may no longer invite.
+    /// Changes nothing. Fails with 400 `invitation_expired`, and with 400 `invitation_invalid` if the invitation is
+    /// accepted, declined, revoked, replaced by a newer invitation, or if its inviter may no longer invite.
     #[oai(path = "/preview", method = "post", operation_id = "preview_invitation")]
     async fn preview(
         &self,

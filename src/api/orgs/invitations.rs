@@ -178,7 +178,7 @@ impl Invitations {
             org_id: org.org_id(),
             state: state.0.map(Into::into),
             before: cursor.after()?,
-            // One more than requested shows whether there is a next page.
+            // One more row than requested shows whether there is a next page.
             limit: i64::from(limit.0.0) + 1,
         };
         let invitations = self.0.db.run(async |conn| Ok(listing.load(conn).await?)).await?;

@@ -114,7 +114,7 @@ impl OrgJobs {
         #[oai(default)] limit: Query<Limit>,
     ) -> Result<Page<OrgJobOut>> {
         let task = task.0.as_ref().map(Text::as_ref);
-        // One more than requested shows whether there is a next page.
+        // One more row than requested shows whether there is a next page.
         let most = i64::from(limit.0.0) + 1;
         let jobs = org_jobs::list(&self.0, org.access(), task, cursor.after()?, most).await?;
         Ok(Page::of(&cursor, limit.0, jobs, |listed| listed.job.id))

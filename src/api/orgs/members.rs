@@ -136,7 +136,7 @@ impl Members {
             role: role.0.map(Into::into),
             is_suspended: state.0.map(|state| state == StateOut::Suspended),
             after: cursor.after()?,
-            // One more than requested shows whether there is a next page.
+            // One more row than requested shows whether there is a next page.
             limit: i64::from(limit.0.0) + 1,
         };
         let members = self.0.db.run(async |conn| Ok(listing.load(conn).await?)).await?;

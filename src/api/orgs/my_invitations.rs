@@ -96,7 +96,7 @@ impl MyInvitations {
         #[oai(default)] limit: Query<Limit>,
     ) -> Result<Page<ReceivedOut>> {
         let before = cursor.after()?;
-        // One more than requested shows whether there is a next page.
+        // One more row than requested shows whether there is a next page.
         let size = i64::from(limit.0.0) + 1;
         let found = invitation_claims::list(&self.0, &actor, before, size).await?;
         Ok(Page::of(&cursor, limit.0, found, |details| details.invitation.id))

@@ -115,7 +115,8 @@ enum OrgDeletionScheduled {
 impl MyOrgs {
     /// Returns your organizations.
     ///
-    /// The personal one is the first. Each has your role and your permissions, so a front end needs one request.
+    /// Your personal organization comes first. Each organization has your role and your permissions, so a front end
+    /// needs only one request.
     #[oai(path = "/orgs", method = "get", operation_id = "list_orgs")]
     async fn list(
         &self,

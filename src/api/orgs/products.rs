@@ -198,7 +198,7 @@ impl Products {
             sort: column,
             descending,
             after: after.as_ref(),
-            // One more than requested shows whether there is a next page.
+            // One more row than requested shows whether there is a next page.
             limit: i64::from(limit.0.0) + 1,
         };
         let load = async |conn: &OrgConn<'_>| Ok(listing.load(conn).await?);

@@ -1,9 +1,9 @@
 //! The open connections and their limit. If the limit is reached, this module closes connections to make room for new
 //! ones.
 //!
-//! While the limit is reached and clients wait in the backlog, the server closes connections that make it wait: idle
-//! connections, and clients that send a request or read a response slowly. It starts with the client network that has
-//! the most connections. So a client that opens too many connections harms only its own network.
+//! While the limit is reached and clients wait in the backlog, the server closes connections that make it wait. These
+//! are idle connections, and those of clients that send a request or read a response slowly. It starts with the client
+//! network that has the most connections. So a client that opens too many connections harms only its own network.
 
 use std::{
     cmp::Reverse,
@@ -187,7 +187,7 @@ impl Activity {
         self.set_busy(true);
     }
 
-    /// Records that the endpoint has handled the request. Its response is still to be sent.
+    /// Records that the endpoint has handled the request. Its response is not sent yet.
     pub(super) fn end_request(&self) {
         self.set_busy(false);
     }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::content::{EmailContent, RenderedEmail, one_line};
 use crate::error::Result;
 
-/// The longest valid email address (RFC 5321 section 4.5.3.1.3).
+/// Maximum length of a valid email address (RFC 5321 section 4.5.3.1.3).
 const MAX_EMAIL_CHARS: usize = 254;
 const IF_NOT_YOU: &str = "If this was not you, reset your password at once.";
 /// Maximum length of the name of an organization in a mail.
