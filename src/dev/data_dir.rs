@@ -101,7 +101,7 @@ pub(super) fn write_private_file(path: &Path, text: &str, account: Option<&Accou
     Ok(file.write_all(text.as_bytes())?)
 }
 
-/// Creates a directory for the data of test servers. The [guards](super::guard) of the servers remove it.
+/// Creates a directory for the data of test servers. The guards of the servers remove it.
 ///
 /// # Errors
 /// If the directory cannot be created.

@@ -1,7 +1,7 @@
 //! Admins with the default password, and how the command line replaces the password of an admin.
 //!
 //! The default password is public. Only `saas dev` creates an admin with it, in its private database. In any other
-//! database, an earlier release or SQL has created such an admin, and anyone could log in as this admin. [`is_refused`]
+//! database, an earlier release or SQL has created such an admin, and anyone could log in as this admin. `is_refused`
 //! prevents that login. [`find_default_passwords`] finds these admins before a server listens, and for `saas doctor`.
 
 use std::time::Duration;

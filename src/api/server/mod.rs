@@ -48,7 +48,7 @@ const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 /// Serves requests until `stop` completes, then shuts down gracefully: finishes the running requests, and serves the
 /// connections in the backlog.
 ///
-/// During the shutdown, idle connections stay open for up to [`MAX_DRAIN`], because a request may already be on its
+/// During the shutdown, idle connections stay open for up to `MAX_DRAIN`, because a request may already be on its
 /// way. The endpoint should set `Connection: close` in this time.
 ///
 /// # Errors

@@ -4,7 +4,7 @@
 //! PostgreSQL cannot choose well between two plans, because its statistics say little about parts of texts:
 //!
 //! - Reading users in the order of the list and checking each user is fast if many users match. It takes seconds if few
-//! match.
+//!   match.
 //! - The indexes of the search and of the filters are fast if few users match. Sorting many matches takes long.
 //!
 //! So [`Listing::page`] begins with the first plan, and uses the second plan if the first finds few users. It reads a limited
