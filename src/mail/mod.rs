@@ -26,7 +26,8 @@
 //!
 //! # Add a notice
 //!
-//! A variant of [`Notice`] and its text, both in `mail/messages/notice.rs`. Then
+//! A variant of [`Notice`] in `mail/messages/notice/mod.rs`, and its text in `notice/text.rs`. If it contains what a user has
+//! entered, also an arm in `notice/unverified.rs`. Then
 //! `OutboxMessage::notice(&user, Notice::YourVariant).send(tx)` sends it.
 //!
 //! Workers of an earlier release cannot read a message of a new kind, and fail its job for good. `OutboxMessage::send` writes the
