@@ -21,7 +21,7 @@ use crate::{
     db::{CommittedIds, Db, KeysInUse, PendingUses, RecentReads},
     error::Error,
     mail::Mailer,
-    models::{api_key::KeyIdentity, session::Identity},
+    models::{api_key_identity::KeyIdentity, session::Identity},
     queue::{self, Connector, OwnerLimit, OwnerLimits, Queue, QueueOptions},
     rate_limits::RateLimits,
     redis_pool::RedisPool,

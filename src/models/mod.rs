@@ -4,6 +4,7 @@
 //! documentation has no `# Errors`.
 
 pub mod api_key;
+pub mod api_key_identity;
 pub mod api_key_use;
 pub mod audit;
 pub mod clock;

@@ -6,7 +6,7 @@ use super::api_key_uses;
 use crate::{
     app::App,
     error::{Error, Result},
-    models::api_key::KeyIdentity,
+    models::api_key_identity::KeyIdentity,
     security::{self, api_key},
 };
 

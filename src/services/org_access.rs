@@ -14,7 +14,8 @@ use crate::{
     db::{OrgScope, Tx, Via},
     error::{Error, ORGANIZATION, Result},
     models::{
-        api_key::{ApiKey, KeyIdentity},
+        api_key::ApiKey,
+        api_key_identity::KeyIdentity,
         membership::{IdentityMembership, Membership, OrgRole},
         organization::Organization,
         session::{Identity, Session},

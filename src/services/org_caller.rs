@@ -8,7 +8,7 @@ use crate::{
     config::SecondFactorFor,
     context::RequestContext,
     error::{Error, Result},
-    models::{api_key::KeyIdentity, session::Identity},
+    models::{api_key_identity::KeyIdentity, session::Identity},
 };
 
 /// A signed-in user or an API key.
