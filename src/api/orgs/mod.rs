@@ -4,6 +4,7 @@
 //! of type [`OrgMember`](super::extract::OrgMember), which checks the permission of the caller. To add a resource of
 //! organizations, add its file and a line in `resources`.
 
+mod api_key_out;
 mod api_keys;
 mod audit;
 mod invitation_links;

@@ -13,7 +13,7 @@ const USERS_OF_CONTROL_TABLES: &[&str] = &[
     "api/admin/orgs.rs",
     "api/audit.rs",
     "api/extract/text.rs",
-    "api/orgs/api_keys.rs",
+    "api/orgs/api_key_out.rs",
     "api/orgs/audit.rs",
     "api/orgs/invitations.rs",
     "api/orgs/members.rs",
