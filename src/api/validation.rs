@@ -7,7 +7,7 @@ use serde_json::{Number, Value};
 use crate::{
     email_address::EmailAddress,
     error::{FieldError, Loc},
-    services::{organizations::check_slug, users::check_password},
+    services::{org_names::check_slug, users::check_password},
 };
 
 /// The error message for the NUL character, which PostgreSQL cannot store in text.

@@ -9,7 +9,7 @@ use super::{
     api_key_notices,
     audit::{Action, Entry},
     org_access::{self, LockedOrg, OrgAccess},
-    organizations::parse_name,
+    org_names::parse_name,
     permissions::Permission,
     precondition::Precondition,
     transaction::change,

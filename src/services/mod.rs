@@ -29,6 +29,7 @@ pub mod org_caller;
 pub mod org_change;
 mod org_erasure;
 pub mod org_jobs;
+pub mod org_names;
 mod org_retention;
 pub mod organizations;
 pub mod outbox;

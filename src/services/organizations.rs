@@ -10,6 +10,7 @@ use super::{
     login::confirm_password,
     members,
     org_access::{self, LockedOrg, OrgAccess},
+    org_names::{parse_name, parse_slug},
     outbox::OutboxMessage,
     personal_orgs,
     precondition::Precondition,
@@ -24,10 +25,7 @@ use crate::{
     models::{
         clock::DatabaseClock,
         membership::{Membership, MembershipChanges, OrgRole},
-        organization::{
-            MAX_NAME_CHARS, MAX_SLUG_CHARS, MIN_SLUG_CHARS, NewOrganization, Organization,
-            OrganizationChanges,
-        },
+        organization::{NewOrganization, Organization, OrganizationChanges},
     },
 };
 
@@ -47,46 +45,6 @@ pub struct Confirmation {
 pub struct Changes {
     pub name: Option<String>,
     pub slug: Option<Option<String>>,
-}
-
-/// Checks a slug, the name of an organization in URLs: 3 to 50 lower-case letters, digits and single hyphens. A slug
-/// starts with a letter, so that it is never mistaken for an id.
-///
-/// # Errors
-/// A message for the user.
-pub fn check_slug(slug: &str) -> Result<(), &'static str> {
-    let is_part = |part: &str| {
-        !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
-    };
-    let is_valid = (MIN_SLUG_CHARS..=MAX_SLUG_CHARS).contains(&slug.len())
-        && slug.starts_with(|c: char| c.is_ascii_lowercase())
-        && slug.split('-').all(is_part);
-    match is_valid {
-        true => Ok(()),
-        false => Err("Use 3 to 50 lower-case letters, digits and single hyphens, beginning with a letter"),
-    }
-}
-
-/// Returns the trimmed name of an organization or an API key, if it is valid.
-pub(super) fn parse_name(name: &str) -> Result<&str> {
-    let name = name.trim();
-    if name.is_empty() {
-        return Err(Error::invalid("name", "The name must not be blank"));
-    }
-    if name.chars().count() > MAX_NAME_CHARS {
-        return Err(Error::invalid(
-            "name",
-            format!("The name must have at most {MAX_NAME_CHARS} characters"),
-        ));
-    }
-    match name.chars().any(char::is_control) {
-        true => Err(Error::invalid("name", "The name must not have control characters")),
-        false => Ok(name),
-    }
-}
-
-fn parse_slug(slug: &str) -> Result<()> {
-    check_slug(slug).map_err(|msg| Error::invalid("slug", msg))
 }
 
 /// Returns the organizations of the actor, the personal organization first. Creates a missing personal organization if
@@ -298,33 +256,4 @@ async fn confirm(app: &App, actor: &Actor, confirmation: Confirmation) -> Result
     confirm_password(app, actor, confirmation.password).await?;
     confirm_code(app, actor, confirmation.code.as_deref()).await?;
     Throttle::notice(app, actor.context(), actor.user()).await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn slugs_are_lower_case_words_that_begin_with_a_letter() {
-        for slug in ["abc", "a-b", "acme-2", "x1-2-3", &"a".repeat(50)] {
-            assert_eq!(check_slug(slug), Ok(()), "{slug}");
-        }
-        for slug in [
-            "",
-            "ab",
-            "Acme",
-            "123",
-            "1ab",
-            "-ab",
-            "ab-",
-            "a--b",
-            "a_b",
-            "a b",
-            "été",
-            "ab\n",
-            &"a".repeat(51),
-        ] {
-            assert!(check_slug(slug).is_err(), "{slug}");
-        }
-    }
 }

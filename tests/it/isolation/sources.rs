@@ -37,6 +37,7 @@ const USERS_OF_CONTROL_TABLES: &[&str] = &[
     "services/org_admin.rs",
     "services/org_caller.rs",
     "services/org_erasure.rs",
+    "services/org_names.rs",
     "services/org_retention.rs",
     "services/organizations.rs",
     "services/permissions.rs",
