@@ -41,6 +41,7 @@ pub mod products;
 pub mod profile;
 pub mod queue_admin;
 pub mod recovery;
+mod recovery_codes;
 pub mod security_event;
 pub mod session_uses;
 pub mod sessions;

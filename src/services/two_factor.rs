@@ -2,12 +2,13 @@
 //! authenticator.
 
 use chrono::Duration;
-use totp_rs::{Builder, Secret, Totp};
+use totp_rs::{Builder, Totp};
 
 use super::{
     actor::{Actor, Affected, LockedUsers},
     audit::{Action, Entry},
     outbox::OutboxMessage,
+    recovery_codes::{normalize_recovery_code, renew_codes},
     security_event::{Event, SecurityEvent},
     sessions,
     throttle::Throttle,
@@ -27,8 +28,6 @@ use crate::{
     },
     security::{self, random_bytes},
 };
-
-const RECOVERY_CODE_COUNT: usize = 10;
 
 /// Maximum number of wrong codes of one user within [`FAILURE_WINDOW`], over all challenges and operations. At this
 /// rate, guessing a code of six digits takes several months on average. Only a client with the password or a session
@@ -265,14 +264,6 @@ async fn verify_totp(app: &App, tx: &Tx<'_>, user: &User, two_factor: &TwoFactor
     }
 }
 
-async fn renew_codes(tx: &Tx<'_>, user_id: i64) -> Result<Vec<String>> {
-    let code = || Ok(Secret::new(Box::new(random_bytes::<15>()?)).to_base32());
-    let codes = (0..RECOVERY_CODE_COUNT).map(|_| code()).collect::<Result<Vec<String>>>()?;
-    let hashes: Vec<_> = codes.iter().map(|code| security::hash(code)).collect();
-    RecoveryCode::replace(tx, user_id, &hashes).await?;
-    Ok(codes.iter().map(|code| format_recovery_code(code)).collect())
-}
-
 /// Returns the TOTP of a secret, with the parameters that all authenticators support: SHA-1, 6 digits, time steps of 30
 /// seconds. Also accepts the code of the previous and the next time step.
 fn totp(app: &App, account: &str, secret: &[u8]) -> Result<Totp> {
@@ -293,15 +284,4 @@ fn secret_aad(user_id: i64) -> String {
 
 fn digits(code: &str) -> String {
     code.chars().filter(char::is_ascii_digit).collect()
-}
-
-/// Returns a recovery code in the form that is hashed: in upper case, without hyphens.
-fn normalize_recovery_code(code: &str) -> String {
-    code.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_uppercase()
-}
-
-/// Returns a recovery code in groups of four characters: `abcd-efgh-…`.
-fn format_recovery_code(code: &str) -> String {
-    let chars: Vec<_> = code.chars().collect();
-    chars.chunks(4).map(|group| group.iter().collect::<String>()).collect::<Vec<_>>().join("-").to_lowercase()
 }
