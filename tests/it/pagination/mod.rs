@@ -1,18 +1,17 @@
 //! Pages of all lists: cursors, links, bounded searches, and the parameters of release 0.1.0.
 
+mod cursors;
+mod parameters;
+
 use std::collections::BTreeSet;
 
-use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::{
-    openapi::{fetch_document, list_operations, resolve_ref},
-    support::{
-        TestApp, User,
-        app::{Answer, PASSWORD, fields},
-        records::column,
-    },
+use crate::support::{
+    TestApp, User,
+    app::{Answer, PASSWORD},
+    records::column,
 };
 
 const USER_SORTS: [&str; 6] = ["created_at", "-created_at", "email", "-email", "full_name", "-full_name"];
@@ -217,195 +216,4 @@ async fn lists_that_are_arrays_have_pages_too() {
     }
     let all = app.get("/admin/queues", Some(&admin)).await;
     assert!(items(&all).is_sorted_by_key(|queue| queue["name"].as_str().unwrap()), "{}", all.text);
-}
-
-#[tokio::test]
-async fn a_cursor_is_accepted_only_by_its_own_list() {
-    let app = TestApp::start().await;
-    let admin = app.admin().await;
-    app.sql(INSERT_PAGED_USERS).await;
-    let page = app.get("/users?search=pages.example&limit=3", Some(&admin)).await;
-    let cursor = page.body["next_cursor"].as_str().unwrap().to_owned();
-    let list = "/users?search=pages.example";
-    for path in
-        [format!("{list}&cursor={cursor}"), format!("/users?cursor={cursor}&limit=200&search=pages.example")]
-    {
-        let answer = app.get(&path, Some(&admin)).await;
-        assert_eq!(answer.status, 200, "{path}: {}", answer.text);
-        let fields = answer.body.as_object().unwrap();
-        assert!(!fields.contains_key("total") && !fields.contains_key("offset"), "{}", answer.text);
-    }
-    let damaged: String = cursor.chars().rev().collect();
-    for path in [
-        format!("/users?cursor={cursor}"),
-        format!("/users?search=pages&cursor={cursor}"),
-        format!("{list}&sort=email&cursor={cursor}"),
-        format!("{list}&role=user&cursor={cursor}"),
-        format!("/audit?cursor={cursor}"),
-        format!("/admin/jobs?cursor={cursor}"),
-        format!("/admin/queues?cursor={cursor}"),
-        format!("/admin/workers?cursor={cursor}"),
-        format!("/users/me/sessions?cursor={cursor}"),
-        format!("{list}&cursor={damaged}"),
-        format!("{list}&cursor={}", &cursor[..cursor.len() - 3]),
-        format!("{list}&cursor={cursor}{cursor}"),
-        format!("{list}&cursor={}", "A".repeat(5_000)),
-        format!("{list}&cursor="),
-        format!("{list}&cursor=%00"),
-        format!("{list}&cursor={cursor}&cursor={cursor}"),
-    ] {
-        let answer = app.get(&path, Some(&admin)).await;
-        assert_eq!(answer.invalid_fields(), fields(&[("query.cursor", "value_error")]), "{path}");
-    }
-    for path in [format!("{list}&cursor={cursor}&offset=0"), format!("{list}&offset=3&cursor={cursor}")] {
-        let answer = app.get(&path, Some(&admin)).await;
-        assert_eq!(answer.invalid_fields(), fields(&[("query.offset", "value_error")]), "{path}");
-    }
-}
-
-/// A cursor is not signed: a client can put any position into it after the digest of the list.
-#[tokio::test]
-async fn a_forged_position_begins_a_page_or_is_refused() {
-    let app = TestApp::start().await;
-    let admin = app.admin().await;
-    app.sql(INSERT_PAGED_USERS).await;
-    app.post("/orgs", Some(&admin), json!({ "name": "Other" })).await;
-    let org = app.post("/orgs", Some(&admin), json!({ "name": "Acme" })).await.body["id"].to_string();
-    let products = format!("/orgs/{org}/products");
-    for name in ["one", "two"] {
-        let product = json!({ "sku": name, "name": name, "price": 1, "currency": "EUR" });
-        assert_eq!(app.post(&products, Some(&admin), product).await.status, 201);
-        let user = json!({ "email": format!("{name}@example.com") });
-        assert_eq!(app.post("/users", Some(&admin), user).await.status, 201);
-    }
-    for list in [
-        format!("{products}?sort=created_at&"),
-        format!("{products}?"),
-        format!("{products}?sort=name&"),
-        format!("/orgs/{org}/audit?"),
-        "/audit?".into(),
-        "/admin/orgs?".into(),
-        "/orgs?".into(),
-        "/users?".into(),
-        "/users?sort=email&".into(),
-        "/users?sort=-full_name&".into(),
-        "/users?sort=full_name&search=name&".into(),
-    ] {
-        let page = app.get(&format!("{list}limit=1"), Some(&admin)).await;
-        let cursor = page.body["next_cursor"].as_str().unwrap_or_else(|| panic!("{list}: {}", page.text));
-        let digest = &BASE64_URL_SAFE_NO_PAD.decode(cursor).unwrap()[..8];
-        for position in [
-            "0",
-            "-9223372036854775808",
-            "9223372036854775807",
-            "[0,-9223372036854775808]",
-            // Times outside of the range of PostgreSQL or of chrono.
-            "[-300000000000000000,1]",
-            "[-8000000000000000000,1]",
-            "[8200000000000000000,1]",
-            "[9223372036854775807,1]",
-            "[\"\\u0000\",1]",
-            "[\"\u{1f600}\",1]",
-            "[null,1]",
-            "[false,\"\\u0000\",1]",
-        ] {
-            let forged = BASE64_URL_SAFE_NO_PAD.encode([digest, position.as_bytes()].concat());
-            let answer = app.get(&format!("{list}cursor={forged}"), Some(&admin)).await;
-            if answer.status != 200 {
-                let refused = fields(&[("query.cursor", "value_error")]);
-                assert_eq!(answer.invalid_fields(), refused, "{list}{position}: {}", answer.text);
-            }
-        }
-    }
-}
-
-#[tokio::test]
-async fn a_link_keeps_the_other_parameters() {
-    let app = TestApp::start().await;
-    let admin = app.admin().await;
-    app.sql("INSERT INTO users (email, hashed_password, full_name) VALUES ('1@a', 'x', 'é & +'), ('2@a', 'x', 'é & +')")
-        .await;
-    let page = app.get("/users/?limit=1&sort=email&search=%C3%A9+%26+%2B", Some(&admin)).await;
-    let next = next_target(&page).unwrap();
-    let (list, cursor) = next.split_once("&cursor=").unwrap();
-    assert_eq!(list, "/api/v1/users?search=%C3%A9+%26+%2B&sort=email&limit=1");
-    assert_eq!(page.body["next_cursor"], cursor, "a cursor needs no encoding in a URL");
-    let last = Answer::of(app.at_root(Method::GET, &next).bearer_auth(&admin.token)).await;
-    assert_eq!((&last.body["items"][0]["email"], &last.body["next_cursor"]), (&json!("2@a"), &Value::Null));
-    assert!(last.headers.get("link").is_none());
-}
-
-/// Pages by offset, for clients that were written for release 0.1.0.
-#[tokio::test]
-async fn pages_by_offset_lead_to_pages_by_cursor() {
-    let app = TestApp::start().await;
-    let admin = app.admin().await;
-    app.sql(INSERT_PAGED_USERS).await;
-    let all = ids(&read_pages(&app, &admin, "/users?sort=full_name&limit=200", async |_| {}).await);
-    for offset in [0, 3, 38] {
-        let path = format!("/users?sort=full_name&limit=5&offset={offset}");
-        let page = app.get(&path, Some(&admin)).await;
-        assert_eq!((&page.body["total"], &page.body["offset"]), (&json!(41), &json!(offset)));
-        let pages = read_pages(&app, &admin, &path, async |_| {}).await;
-        assert_eq!(ids(&pages), all[offset..]);
-    }
-}
-
-/// Every list has pages, refuses unknown parameters, and reports all invalid parameters at once.
-#[tokio::test]
-async fn unknown_parameters_of_every_list_are_refused() {
-    let app = TestApp::start().await;
-    let (document, admin) = (fetch_document().await, app.admin().await);
-    let org = app.post("/orgs", Some(&admin), json!({ "name": "Acme" })).await.body["id"].to_string();
-    let mut lists = 0;
-    for (path, method, operation) in list_operations(&document) {
-        let names: Vec<_> =
-            operation["parameters"].as_array().into_iter().flatten().map(|p| &p["name"]).collect();
-        let content =
-            operation["responses"]["200"]["content"].as_object().and_then(|all| all.values().next());
-        let schema = content.map_or(&Value::Null, |content| resolve_ref(&document, &content["schema"]));
-        let is_list = schema["type"] == "array" || schema["properties"]["items"]["type"] == "array";
-        for name in ["cursor", "limit"] {
-            assert_eq!(names.contains(&&json!(name)), is_list && method == "get", "{method} {path}: {name}");
-        }
-        if !is_list {
-            continue;
-        }
-        lists += 1;
-        let link = &operation["responses"]["200"]["headers"]["Link"];
-        assert!(link.is_object(), "{path} does not document its header Link");
-        let ask = async |query: &str, user: Option<&User>| {
-            let mut request = app.at_root(Method::GET, &format!("{path}?{query}").replace("{org}", &org));
-            if let Some(user) = user {
-                request = request.bearer_auth(&user.token);
-            }
-            Answer::of(request).await
-        };
-        let unknown = ask("serach=x&limit=0&sorting=y&serach=z", Some(&admin)).await;
-        let expected = [
-            ("query.limit", "greater_than_equal"),
-            ("query.serach", "extra_forbidden"),
-            ("query.sorting", "extra_forbidden"),
-        ];
-        assert_eq!(unknown.invalid_fields(), fields(&expected), "{path}");
-        assert_eq!(ask("Limit=1", Some(&admin)).await.status, 422, "{path}: names are case-sensitive");
-        for twice in ["limit=1&limit=2", "limit=1&cursor=&%6Cimit=1", "limit=3&serach=x&limit=3"] {
-            let found = ask(twice, Some(&admin)).await.invalid_fields();
-            assert!(
-                found.contains(&("query.limit".into(), "value_error".into())),
-                "{path}?{twice}: {found:?}"
-            );
-        }
-        let many: Vec<_> = (0..100).map(|n| format!("unknown{n}=1")).collect();
-        assert_eq!(ask(&many.join("&"), Some(&admin)).await.invalid_fields().len(), 50, "{path}");
-        ask("serach=x", None).await.is_some_problem(401, "not_authenticated");
-    }
-    assert!(lists >= 6, "{lists}");
-    // The encoding of the path does not matter.
-    let encoded: String = org.bytes().map(|byte| format!("%{byte:02X}")).collect();
-    let unknown = app.get(&format!("/orgs/{encoded}/members?serach=x"), Some(&admin)).await;
-    assert_eq!(unknown.invalid_fields(), fields(&[("query.serach", "extra_forbidden")]));
-    for path in ["/users/me?x=1", "/health?x=1", &format!("/users/{}?x=1", admin.id)] {
-        assert_eq!(app.get(path, Some(&admin)).await.status, 200, "{path} is no list");
-    }
 }
