@@ -13,6 +13,7 @@ mod openapi;
 mod queue;
 mod revoke_key;
 mod serve;
+mod server_checks;
 mod shutdown;
 mod startup;
 mod worker;

@@ -7,11 +7,11 @@ use tokio::net::TcpSocket;
 use super::{
     environment::Findings,
     open_files,
+    server_checks::{check_tenant_role, wait_for_database, wait_for_usable_redis},
     shutdown::Shutdown,
     startup::{
-        check_settings, check_tenant_role, create_first_admin, log_warnings, migrate as apply_migrations,
-        refuse_default_password, refused_settings, wait_for_database, wait_for_usable_redis,
-        warn_of_clock_difference,
+        check_settings, create_first_admin, log_warnings, migrate as apply_migrations,
+        refuse_default_password, refused_settings, warn_of_clock_difference,
     },
 };
 use crate::{

@@ -1,21 +1,18 @@
 //! What `saas serve` and `saas worker` check before they start.
 
-use std::{net::IpAddr, time::Duration};
+use std::net::IpAddr;
 
 use anyhow::{Context, bail};
 use chrono::Utc;
 use diesel_async::AsyncPgConnection;
-use tokio::time::{Instant, sleep};
 
 use super::environment::Findings;
 use crate::{
     app::App,
-    config::{Config, Database, FirstAdmin, Http, PersonalOrganizations, Redis},
-    db::{self, ConnectFailure, ConnectionBudget, migrations},
+    config::{Config, Database, FirstAdmin, Http, PersonalOrganizations},
+    db::{self, migrations},
     email_address::EmailAddress,
-    error::chain,
     models::{clock::DatabaseClock, user::User},
-    queue::{Queue, Server, is_transient},
     services::{
         admin_password,
         admins::{EnsureAdminOutcome, ensure_admin},
@@ -28,11 +25,6 @@ use crate::{
 pub(super) const CREATE_ADMIN: &str = "run `saas create-admin --email you@example.com`";
 /// Largest accepted difference between the clocks of this machine and of the database, in seconds.
 const MAX_CLOCK_OFFSET_SECONDS: f64 = 2.0;
-/// Time between two attempts to reach Redis.
-const REDIS_RETRY_INTERVAL: Duration = Duration::from_millis(500);
-/// The first pause between two attempts to reach PostgreSQL. The pause doubles up to [`MAX_DATABASE_RETRY_INTERVAL`].
-const DATABASE_RETRY_INTERVAL: Duration = Duration::from_millis(250);
-const MAX_DATABASE_RETRY_INTERVAL: Duration = Duration::from_secs(4);
 
 /// Refuses invalid settings, and those that are unsafe in production. Reports all of them together.
 ///
@@ -238,101 +230,4 @@ pub(super) fn weaknesses(config: &Config, findings: &Findings) -> Vec<String> {
     weaknesses.extend(findings.exposed_secrets());
     weaknesses.extend(findings.warnings.iter().cloned());
     weaknesses
-}
-
-/// Waits until PostgreSQL can be used, up to `DATABASE_WAIT_SECONDS`, and warns if it has too few connections for this
-/// process. Returns the connection.
-///
-/// # Errors
-/// If PostgreSQL cannot be used after that time, or for a reason that no retry resolves, such as a wrong password.
-pub(super) async fn wait_for_database(config: &Config) -> anyhow::Result<AsyncPgConnection> {
-    let limit = Duration::from_secs(config.database_pool.database_wait_seconds);
-    let (deadline, mut pause) = (Instant::now() + limit, DATABASE_RETRY_INTERVAL);
-    loop {
-        let error = match connect(config).await {
-            Ok(conn) => return Ok(conn),
-            Err(error) => error,
-        };
-        let can_pass = error.downcast_ref::<ConnectFailure>().is_some_and(|failure| failure.is_transient);
-        if !can_pass || Instant::now() + pause >= deadline {
-            return Err(error);
-        }
-        if pause == DATABASE_RETRY_INTERVAL {
-            tracing::warn!(
-                error = chain(error.as_ref()),
-                wait_seconds = limit.as_secs(),
-                "cannot use PostgreSQL, retrying"
-            );
-        }
-        sleep(pause).await;
-        pause = (2 * pause).min(MAX_DATABASE_RETRY_INTERVAL);
-    }
-}
-
-/// Connects to PostgreSQL once, and warns if it has too few connections for this process.
-async fn connect(config: &Config) -> anyhow::Result<AsyncPgConnection> {
-    let conn = db::try_connect(&config.database).await?;
-    match ConnectionBudget::read(&conn, config.database_pool.database_pool_size).await {
-        Ok(budget) => {
-            if let Some(problem) = budget.problem() {
-                tracing::warn!("PostgreSQL connections: {problem}");
-            }
-            Ok(conn)
-        }
-        Err(error) => {
-            tracing::warn!(error = chain(&error), "cannot read how many connections PostgreSQL has");
-            // The first connection may have ended, so this opens a new one.
-            db::try_connect(&config.database).await
-        }
-    }
-}
-
-/// Refuses to serve organizations whose data PostgreSQL does not isolate.
-///
-/// # Errors
-/// If the role `saas_tenant` cannot be used, or is not restricted; the message has the statements that help.
-pub(super) async fn check_tenant_role(conn: &AsyncPgConnection) -> anyhow::Result<()> {
-    let problems = db::tenant_role_problems(conn).await?;
-    match problems.is_empty() {
-        true => Ok(()),
-        false => bail!("refusing to start: {}", problems.join(" ")),
-    }
-}
-
-/// Waits until Redis answers and accepts writes, and checks that it does not lose jobs and that its user has all permissions.
-///
-/// # Errors
-/// If Redis refuses the connection for good, is configured so that it may lose jobs, or denies an operation
-/// that the product needs.
-pub(super) async fn wait_for_usable_redis(queue: &Queue, settings: &Redis) -> anyhow::Result<()> {
-    let mut logged = false;
-    let server = settings.location();
-    loop {
-        match queue.server().await {
-            Ok(found) => return check_server(&found),
-            Err(error) if !is_transient(&error) => {
-                let name = settings.setting_name();
-                return Err(error).with_context(|| {
-                    format!("cannot use Redis at {server}: check {name}, its user and password")
-                });
-            }
-            Err(error) if !logged => {
-                match error.is_io_error() {
-                    true => tracing::warn!(error = %error, server, "cannot reach Redis, retrying"),
-                    false => tracing::warn!(error = %error, server, "Redis cannot be used now, retrying"),
-                }
-                logged = true;
-            }
-            Err(_) => {}
-        }
-        sleep(REDIS_RETRY_INTERVAL).await;
-    }
-}
-
-fn check_server(server: &Server) -> anyhow::Result<()> {
-    server.warnings.iter().for_each(|warning| tracing::warn!("Redis: {warning}"));
-    if !server.problems.is_empty() {
-        bail!("refusing to keep jobs in this Redis:\n  - {}", server.problems.join("\n  - "));
-    }
-    Ok(())
 }

@@ -3,11 +3,9 @@ use std::{process::ExitCode, time::Duration};
 use super::{
     environment::Findings,
     liveness_file,
+    server_checks::{check_tenant_role, wait_for_database, wait_for_usable_redis},
     shutdown::Shutdown,
-    startup::{
-        check_settings, check_tenant_role, log_warnings, refused_settings, wait_for_database,
-        wait_for_usable_redis,
-    },
+    startup::{check_settings, log_warnings, refused_settings},
 };
 use crate::{
     app::App,

@@ -1,0 +1,117 @@
+//! Waits until PostgreSQL and Redis can be used, and checks them.
+
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use diesel_async::AsyncPgConnection;
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    config::{Config, Redis},
+    db::{self, ConnectFailure, ConnectionBudget},
+    error::chain,
+    queue::{Queue, Server, is_transient},
+};
+
+/// Time between two attempts to reach Redis.
+const REDIS_RETRY_INTERVAL: Duration = Duration::from_millis(500);
+/// The first pause between two attempts to reach PostgreSQL. The pause doubles up to [`MAX_DATABASE_RETRY_INTERVAL`].
+const DATABASE_RETRY_INTERVAL: Duration = Duration::from_millis(250);
+const MAX_DATABASE_RETRY_INTERVAL: Duration = Duration::from_secs(4);
+
+/// Waits until PostgreSQL can be used, up to `DATABASE_WAIT_SECONDS`, and warns if it has too few connections for this
+/// process. Returns the connection.
+///
+/// # Errors
+/// If PostgreSQL cannot be used after that time, or for a reason that no retry resolves, such as a wrong password.
+pub(super) async fn wait_for_database(config: &Config) -> anyhow::Result<AsyncPgConnection> {
+    let limit = Duration::from_secs(config.database_pool.database_wait_seconds);
+    let (deadline, mut pause) = (Instant::now() + limit, DATABASE_RETRY_INTERVAL);
+    loop {
+        let error = match connect(config).await {
+            Ok(conn) => return Ok(conn),
+            Err(error) => error,
+        };
+        let can_pass = error.downcast_ref::<ConnectFailure>().is_some_and(|failure| failure.is_transient);
+        if !can_pass || Instant::now() + pause >= deadline {
+            return Err(error);
+        }
+        if pause == DATABASE_RETRY_INTERVAL {
+            tracing::warn!(
+                error = chain(error.as_ref()),
+                wait_seconds = limit.as_secs(),
+                "cannot use PostgreSQL, retrying"
+            );
+        }
+        sleep(pause).await;
+        pause = (2 * pause).min(MAX_DATABASE_RETRY_INTERVAL);
+    }
+}
+
+/// Connects to PostgreSQL once, and warns if it has too few connections for this process.
+async fn connect(config: &Config) -> anyhow::Result<AsyncPgConnection> {
+    let conn = db::try_connect(&config.database).await?;
+    match ConnectionBudget::read(&conn, config.database_pool.database_pool_size).await {
+        Ok(budget) => {
+            if let Some(problem) = budget.problem() {
+                tracing::warn!("PostgreSQL connections: {problem}");
+            }
+            Ok(conn)
+        }
+        Err(error) => {
+            tracing::warn!(error = chain(&error), "cannot read how many connections PostgreSQL has");
+            // The first connection may have ended, so this opens a new one.
+            db::try_connect(&config.database).await
+        }
+    }
+}
+
+/// Refuses to serve organizations whose data PostgreSQL does not isolate.
+///
+/// # Errors
+/// If the role `saas_tenant` cannot be used, or is not restricted; the message has the statements that help.
+pub(super) async fn check_tenant_role(conn: &AsyncPgConnection) -> anyhow::Result<()> {
+    let problems = db::tenant_role_problems(conn).await?;
+    match problems.is_empty() {
+        true => Ok(()),
+        false => bail!("refusing to start: {}", problems.join(" ")),
+    }
+}
+
+/// Waits until Redis answers and accepts writes, and checks that it does not lose jobs and that its user has all permissions.
+///
+/// # Errors
+/// If Redis refuses the connection for good, is configured so that it may lose jobs, or denies an operation
+/// that the product needs.
+pub(super) async fn wait_for_usable_redis(queue: &Queue, settings: &Redis) -> anyhow::Result<()> {
+    let mut logged = false;
+    let server = settings.location();
+    loop {
+        match queue.server().await {
+            Ok(found) => return check_server(&found),
+            Err(error) if !is_transient(&error) => {
+                let name = settings.setting_name();
+                return Err(error).with_context(|| {
+                    format!("cannot use Redis at {server}: check {name}, its user and password")
+                });
+            }
+            Err(error) if !logged => {
+                match error.is_io_error() {
+                    true => tracing::warn!(error = %error, server, "cannot reach Redis, retrying"),
+                    false => tracing::warn!(error = %error, server, "Redis cannot be used now, retrying"),
+                }
+                logged = true;
+            }
+            Err(_) => {}
+        }
+        sleep(REDIS_RETRY_INTERVAL).await;
+    }
+}
+
+fn check_server(server: &Server) -> anyhow::Result<()> {
+    server.warnings.iter().for_each(|warning| tracing::warn!("Redis: {warning}"));
+    if !server.problems.is_empty() {
+        bail!("refusing to keep jobs in this Redis:\n  - {}", server.problems.join("\n  - "));
+    }
+    Ok(())
+}
