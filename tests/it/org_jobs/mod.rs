@@ -1,11 +1,13 @@
 //! Jobs of organizations: a job checks the membership again when it runs, members see jobs by permission, and
 //! organizations take turns.
 
+mod imports;
+mod list;
+
 use reqwest::Method;
 use saas::{
     jobs,
     queue::{Options, State, Worker},
-    services::housekeeping,
 };
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -14,7 +16,7 @@ use crate::{
     isolation::Org,
     support::{
         TestApp, User,
-        app::{Answer, fields, options},
+        app::{Answer, options},
         eventually,
         queue::connect,
         records::column,
@@ -199,69 +201,6 @@ async fn organizations_take_turns() {
 }
 
 #[tokio::test]
-async fn the_list_has_pages_a_filter_and_the_states() {
-    let app = TestApp::start().await;
-    let org = app.empty_org("one").await;
-    let mut jobs = Vec::new();
-    for n in 0..5 {
-        jobs.push(app.enqueue_import(&org, &org.owner, &[&format!("new-{n}")]).await);
-    }
-    jobs.reverse();
-    let first = app.list_org_jobs(&org, "?limit=2", &org.owner).await;
-    assert_eq!(ids(&first), jobs[..2]);
-    let next = |page: &Answer| format!("?limit=2&cursor={}", page.body["next_cursor"].as_str().unwrap());
-    let second = app.list_org_jobs(&org, &next(&first), &org.owner).await;
-    let third = app.list_org_jobs(&org, &next(&second), &org.owner).await;
-    assert_eq!((ids(&second), ids(&third)), (jobs[2..4].iter().map(|id| &**id).collect(), vec![&*jobs[4]]));
-    assert_eq!(third.body["next_cursor"], Value::Null);
-    app.sql(&format!("UPDATE org_jobs SET task = 'another' WHERE id = '{}'", jobs[3])).await;
-    assert_eq!(ids(&app.list_org_jobs(&org, "?task=another", &org.owner).await), [&jobs[3]]);
-    assert_eq!(ids(&app.list_org_jobs(&org, "?task=nothing", &org.owner).await), [""; 0]);
-
-    app.run_jobs().await;
-    // `old` is a job that ended long ago: only its row in `org_jobs` is left. `new` is a job that has just been
-    // committed.
-    let old = "01890000000070008000000000000000";
-    let new = "ffffffffffff7000800000000000000f";
-    let row =
-        |id: &str| format!("INSERT INTO org_jobs (org_id, id, task) VALUES ({}, '{id}', 'old');", org.id);
-    let envelope = r#"{"v":1,"task":"old","queue":"default","ttl":1,"at":1,"payload":{}}"#;
-    app.sql(&format!(
-        "{}{} INSERT INTO job_outbox (id, queue, task, envelope, options, claimed_until)
-             VALUES ('{new}', 'default', 'old', '{envelope}', '{{}}', now() + interval '1 hour')",
-        row(old),
-        row(new)
-    ))
-    .await;
-    let list = app.list_org_jobs(&org, "", &org.owner).await;
-    let states: Vec<_> =
-        list.body["items"].as_array().unwrap().iter().map(|job| job["status"].clone()).collect();
-    let finished = json!("finished");
-    assert_eq!(
-        states,
-        [&json!("queued"), &finished, &finished, &finished, &finished, &finished, &Value::Null]
-            .map(Value::clone)
-    );
-    assert!(list.body["items"][1]["ended_at"].is_string() && list.body["items"][6]["ended_at"].is_null());
-    app.call_org_job(Method::GET, &org, old, &org.owner).await.is_some_problem(404, "not_found");
-
-    // Housekeeping deletes rows that are older than 30 days.
-    app.sql("UPDATE org_jobs SET created_at = now() - interval '31 days' WHERE task = 'old'").await;
-    assert_eq!(housekeeping::run(&app.app).await.unwrap().org_jobs, 2);
-    assert_eq!(ids(&app.list_org_jobs(&org, "", &org.owner).await), jobs);
-}
-
-#[tokio::test]
-async fn without_redis_the_list_of_jobs_is_unavailable() {
-    let app = TestApp::start().await;
-    let org = app.empty_org("one").await;
-    let flags = ["--redis-url=redis://127.0.0.1:1/0", "--redis-timeout-ms=200"];
-    let away = TestApp::on(app.database.clone(), &flags).await;
-    app.enqueue_import(&org, &org.owner, &["new-1"]).await;
-    away.list_org_jobs(&org, "", &org.owner).await.is_some_problem(503, "unavailable");
-}
-
-#[tokio::test]
 async fn cancellation_needs_a_permission_and_is_in_the_trail() {
     let app = TestApp::start().await;
     let org = app.empty_org("one").await;
@@ -302,57 +241,4 @@ async fn admins_of_the_platform_do_not_see_the_data_of_a_job() {
         assert_eq!(answer.status, 200, "{}", answer.text);
         assert!(!answer.text.contains("canary"), "{}", answer.text);
     }
-}
-
-#[tokio::test]
-async fn imports_are_checked_limited_and_repeatable() {
-    let app = TestApp::with(&["--user-max-queued-jobs=2"]).await;
-    let (org, viewer) = (app.empty_org("one").await, app.user().await);
-    org.join(&app, &viewer, "viewer").await;
-    app.post_import(&org, &viewer, &["new-1"]).await.is_some_problem(403, "forbidden");
-    let path = format!("/orgs/{}/products/import", org.id);
-    let post =
-        async |products: Value| app.post(&path, Some(&org.owner), json!({ "products": products })).await;
-    let euro = json!({ "sku": "new-1", "name": "One", "price": 1, "currency": "eur" });
-    // The same limits as those of POST /products.
-    let costly = json!({ "sku": "new-1", "name": "One", "price": 1_000_000_000_001_i64, "currency": "EUR" });
-    for (products, wrong) in [
-        (json!([]), vec![("body.products", "too_short")]),
-        (json!([product("new-1"), product("new-1")]), vec![("body.products.1.sku", "value_error")]),
-        (json!([euro]), vec![("body.products.0.currency", "value_error")]),
-        (json!([costly]), vec![("body.products.0.price", "less_than_equal")]),
-    ] {
-        assert_eq!(post(products.clone()).await.invalid_fields(), fields(&wrong), "{products}");
-    }
-    let many: Vec<_> = (0..250).map(|n| product(&format!("new-{n:03}"))).collect();
-    let relayed = || async {
-        let waiting = column(&app.database, "SELECT count(*) FROM job_outbox").await;
-        (waiting == ["0"]).then_some(())
-    };
-    for _ in 0..2 {
-        assert_eq!(post(json!(many)).await.status, 200);
-        eventually("the job is in the queue", relayed).await;
-    }
-    let refused = app.post_import(&org, &org.owner, &["new-1"]).await;
-    refused.is_some_problem(429, "too_many_jobs");
-    app.run_jobs().await;
-    assert_eq!(app.imported_skus(&org).await.len(), 250, "the second import changes nothing more");
-
-    let once = async || {
-        let request = app.request(Method::POST, &path).bearer_auth(&org.owner.token);
-        let request = request.header("idempotency-key", "one");
-        Answer::of(request.json(&json!({ "products": [product("new-x")] }))).await
-    };
-    let first = once().await;
-    assert_eq!(first.status, 200, "{}", first.text);
-    eventually("the job is in the queue", relayed).await;
-    assert_eq!(app.post_import(&org, &org.owner, &["new-y"]).await.status, 200);
-    eventually("the job is in the queue", relayed).await;
-    app.post_import(&org, &org.owner, &["new-z"]).await.is_some_problem(429, "too_many_jobs");
-    let again = once().await;
-    assert_eq!(
-        (again.status.as_u16(), &again.text),
-        (200, &first.text),
-        "a repetition is not refused by the limit"
-    );
 }
