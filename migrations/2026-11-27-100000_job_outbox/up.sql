@@ -18,6 +18,7 @@ CREATE TABLE job_outbox (
     tried_at      TIMESTAMPTZ,
     -- When the row was set aside, because the job cannot be enqueued. No relay reads it.
     set_aside_at  TIMESTAMPTZ
-);
+    -- Rows live for milliseconds. By default, VACUUM would wait for a share of the table, and queries would read dead rows.
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 CREATE INDEX job_outbox_owner_idx ON job_outbox (owner) WHERE owner IS NOT NULL;
 CREATE INDEX job_outbox_set_aside_idx ON job_outbox (id) WHERE set_aside_at IS NOT NULL;

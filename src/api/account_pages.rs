@@ -19,8 +19,9 @@ use super::{html::page, paths::PREFIX};
 /// Content-Security-Policy of the pages.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; img-src data:; \
     connect-src 'self'; form-action 'none'; frame-ancestors 'none'; base-uri 'none'";
-const SCRIPT: &str = include_str!("templates/account.js");
-const INVITATION_SCRIPT: &str = include_str!("templates/invitation.js");
+const SCRIPT: &str = concat!(include_str!("templates/form.js"), "\n", include_str!("templates/account.js"));
+const INVITATION_SCRIPT: &str =
+    concat!(include_str!("templates/form.js"), "\n", include_str!("templates/invitation.js"));
 
 /// The form of a page. The script sends the input to the operation `/auth/<name>`.
 struct Form {

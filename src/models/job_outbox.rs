@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use diesel::{
     data_types::PgInterval,
     prelude::*,
-    sql_types::{Array, BigInt, Nullable, Text, Timestamptz, Uuid as SqlUuid},
+    sql_types::{Array, Nullable, Text, Timestamptz, Uuid as SqlUuid},
 };
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use serde_json::Value;
@@ -15,6 +15,11 @@ use uuid::Uuid;
 
 use super::{ago, clock::DatabaseClock, clock_timestamp, now};
 use crate::schema::job_outbox;
+
+#[diesel::declare_sql_function]
+extern "SQL" {
+    fn octet_length(text: Text) -> Integer;
+}
 
 /// Claims rows that no other relay has claimed, the oldest first. A claim lasts 50 seconds, so the relay of the next minute
 /// tries a row again whose job could not be enqueued. `$1` is a task whose rows are skipped, or null.
@@ -84,12 +89,11 @@ pub struct ClaimedJob {
 }
 
 /// A job of an owner that waits in the table.
-#[derive(QueryableByName)]
+#[derive(Queryable)]
 pub struct OwnerJob {
-    #[diesel(sql_type = SqlUuid)]
     pub id: Uuid,
-    #[diesel(sql_type = BigInt)]
-    pub bytes: i64,
+    /// The size of the envelope.
+    pub bytes: i32,
 }
 
 impl JobOutboxRow {
@@ -161,13 +165,13 @@ impl JobOutboxRow {
 
     /// Returns the jobs of an owner that wait to be enqueued, the newest first.
     pub async fn of_owner(mut conn: &AsyncPgConnection, owner: i64) -> QueryResult<Vec<OwnerJob>> {
-        diesel::sql_query(
-            "SELECT id, octet_length(envelope)::bigint AS bytes FROM job_outbox
-             WHERE owner = $1 AND set_aside_at IS NULL ORDER BY id DESC",
-        )
-        .bind::<BigInt, _>(owner)
-        .load(&mut conn)
-        .await
+        job_outbox::table
+            .filter(job_outbox::owner.eq(owner))
+            .filter(job_outbox::set_aside_at.is_null())
+            .order(job_outbox::id.desc())
+            .select((job_outbox::id, octet_length(job_outbox::envelope)))
+            .load(&mut conn)
+            .await
     }
 
     /// Sets aside the rows in `ids` that are at least `age` old. Returns the ids of the rows that this call has set aside.

@@ -92,7 +92,8 @@ pub async fn check_owner(app: &App, owner: i64, bytes: u64) -> Result<()> {
     let waiting = app.db.run(async |conn| Ok(JobOutboxRow::of_owner(conn, owner).await?)).await?;
     // Passes the ids, so that no job counts twice. A row is deleted shortly after its job was enqueued, so the job may
     // be in the table and in the queue.
-    let waiting = waiting.iter().map(|job| (job.id.simple().to_string(), job.bytes.unsigned_abs()));
+    let waiting =
+        waiting.iter().map(|job| (job.id.simple().to_string(), u64::from(job.bytes.unsigned_abs())));
     Ok(app.queue.check_owner(owner, bytes, &waiting.collect::<Vec<_>>()).await?)
 }
 

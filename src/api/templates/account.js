@@ -1,10 +1,6 @@
 // Sends the token of the link and the input of the form to the operation of the form.
-"use strict";
 
-const form = document.querySelector("form");
 const button = form.querySelector("button");
-const problem = document.getElementById("problem");
-const done = document.getElementById("done");
 let token = null;
 
 // Reads the token, and removes it from the address bar at once, so that it is not in the history or in bookmarks.
@@ -17,36 +13,12 @@ function takeToken() {
   showProblem(token ? "" : "This link is incomplete. Open it from the mail again.");
 }
 
-function showProblem(text) {
-  problem.textContent = text;
-}
-
-function showFieldProblem(input, text) {
-  const message = document.getElementById(`${input.id}-error`);
-  message.textContent = text;
-  message.hidden = !text;
-  if (text) input.setAttribute("aria-invalid", "true");
-  else input.removeAttribute("aria-invalid");
-}
-
-function clearProblems() {
-  showProblem("");
-  for (const input of form.querySelectorAll("input")) showFieldProblem(input, "");
-}
-
 // Returns whether the required fields are complete. The server validates their values.
 function checkInput() {
   const { password, repeat } = form.elements;
   if (password && !password.value) showFieldProblem(password, "Choose a password.");
   else if (password && password.value !== repeat.value) showFieldProblem(repeat, "The two passwords differ.");
   return focusInvalid();
-}
-
-// Returns whether all fields are valid. Moves the focus to the first invalid field.
-function focusInvalid() {
-  const invalid = form.querySelector("[aria-invalid]");
-  if (invalid) invalid.focus();
-  return !invalid;
 }
 
 function body() {
@@ -56,20 +28,6 @@ function body() {
     if (name === "full_name" ? value?.trim() : value) body[name] = value;
   }
   return JSON.stringify(body);
-}
-
-// Shows the errors of a response (problem details, RFC 9457) at their fields, and other errors above the form.
-async function showErrors(response) {
-  const details = await response.json().catch(() => null);
-  const errors = Array.isArray(details?.errors) ? details.errors : [];
-  const others = errors.filter(({ loc, msg }) => {
-    const input = form.querySelector(`input#${CSS.escape(String(loc?.at(-1)))}`);
-    if (input) showFieldProblem(input, msg);
-    return !input;
-  });
-  if (others.length) showProblem(others.map(({ msg }) => msg).join(" "));
-  else if (!errors.length) showProblem(details?.detail || `The request failed with status ${response.status}. Try again.`);
-  focusInvalid();
 }
 
 async function send() {
@@ -82,7 +40,7 @@ async function send() {
     return;
   }
   if (!response.ok) {
-    await showErrors(response);
+    showErrors({ status: response.status, body: await response.json().catch(() => null) });
     return;
   }
   token = null;

@@ -1,14 +1,10 @@
 // Shows an invitation. The recipient registers or signs in to accept it. Declining needs no account.
-"use strict";
 
 const invitation = document.getElementById("invitation");
 const summary = document.getElementById("summary");
 const intro = document.getElementById("intro");
-const form = document.querySelector("form");
 const accept = document.getElementById("accept");
 const decline = document.getElementById("decline");
-const problem = document.getElementById("problem");
-const done = document.getElementById("done");
 const { api, note } = invitation.dataset;
 
 // The texts of each step of the form. Each field names its steps in the attribute `data-steps`.
@@ -83,27 +79,6 @@ function showStep(name) {
   for (const field of form.querySelectorAll("[data-steps]")) field.hidden = !field.dataset.steps.split(" ").includes(step);
 }
 
-function visibleInputs() {
-  return [...form.querySelectorAll("input")].filter((input) => !input.closest("[hidden]"));
-}
-
-function showProblem(text) {
-  problem.textContent = text;
-}
-
-function showFieldProblem(input, text) {
-  const message = document.getElementById(`${input.id}-error`);
-  message.textContent = text;
-  message.hidden = !text;
-  if (text) input.setAttribute("aria-invalid", "true");
-  else input.removeAttribute("aria-invalid");
-}
-
-function clearProblems() {
-  showProblem("");
-  for (const input of form.querySelectorAll("input")) showFieldProblem(input, "");
-}
-
 // Returns whether the required fields are complete. The server validates their values.
 function checkInput() {
   for (const input of visibleInputs()) {
@@ -114,26 +89,6 @@ function checkInput() {
     showFieldProblem(repeat, "The two passwords differ.");
   }
   return focusInvalid();
-}
-
-// Returns whether all visible fields are valid. Moves the focus to the first invalid field.
-function focusInvalid() {
-  const invalid = visibleInputs().find((input) => input.hasAttribute("aria-invalid"));
-  if (invalid) invalid.focus();
-  return !invalid;
-}
-
-// Shows the errors of a response (problem details, RFC 9457) at their fields, and other errors above the form.
-function showErrors({ status, body }) {
-  const errors = Array.isArray(body?.errors) ? body.errors : [];
-  const others = errors.filter(({ loc, msg }) => {
-    const input = visibleInputs().find((input) => input.id === String(loc?.at(-1)));
-    if (input) showFieldProblem(input, msg);
-    return !input;
-  });
-  if (others.length) showProblem(others.map(({ msg }) => msg).join(" "));
-  else if (!errors.length) showProblem(body?.detail || `The request failed with status ${status}. Try again.`);
-  focusInvalid();
 }
 
 // Creates the account and accepts the invitation, with one request.

@@ -1,7 +1,8 @@
 //! The SQL of the list of users.
 //!
-//! diesel cannot express these queries. They also must not be cached as prepared statements: after a few executions,
-//! PostgreSQL may plan such a statement without its parameters, and the best plan depends on the text that is searched.
+//! diesel cannot express these queries. Those with a search or a filter also must not be cached as prepared statements: after
+//! a few executions, PostgreSQL may plan such a statement without its parameters, and the best plan depends on the text that
+//! is searched.
 
 use diesel::{
     dsl::AsSelect,
@@ -80,7 +81,10 @@ impl<'a> Candidates<'a> {
 
 impl QueryFragment<Pg> for Rows<'_> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-        out.unsafe_to_cache_prepared();
+        // The best plan of the whole list is always a scan of the index with its order.
+        if self.listing.filter.is_some() {
+            out.unsafe_to_cache_prepared();
+        }
         out.push_sql("SELECT ");
         self.columns.walk_ast(out.reborrow())?;
         out.push_sql(" FROM users WHERE ");

@@ -192,6 +192,11 @@ impl Fixture {
         database::create_keys(&self.sql, org).await
     }
 
+    /// Removes the deleted rows of jobs, which autovacuum does on other servers.
+    pub async fn vacuum_jobs(&self) -> Result<()> {
+        Ok(self.sql.batch_execute("VACUUM ANALYZE job_outbox, idempotency_keys").await?)
+    }
+
     /// Sets the last use of all sessions to an hour ago, so that the next request of each session records its use.
     pub async fn age_sessions(&self) -> Result<()> {
         self.sql.batch_execute("UPDATE sessions SET last_seen_at = now() - interval '1 hour'").await?;

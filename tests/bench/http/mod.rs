@@ -273,6 +273,7 @@ impl<'a> Bench<'a> {
         figures.status.add(self.run_load(&self.status).await?);
         figures.enqueue.add(self.run_load(&self.enqueue).await?);
         self.purge_jobs().await?;
+        fixture.vacuum_jobs().await?;
         figures.keyed.add(self.run_load(&self.keyed).await?);
         // Waits until the last jobs are in the queue.
         sleep(SETTLE_TIME).await;
