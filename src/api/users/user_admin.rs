@@ -42,7 +42,7 @@ impl PageItem for UserOut {
 
     fn deprecated_fields() -> Vec<(&'static str, MetaSchemaRef, Value)> {
         let total = "Number of users on all pages, up to 10,000. Can be too low with many users: a search that finds many of \
-                     them counts only the newest 15,000, and a filter that most of them pass, the newest 50,000. Absent if \
+                     them counts only the newest 5,000, and a filter that most of them pass, the newest 50,000. Absent if \
                      the request has a cursor.";
         let total = MetaSchema { description: Some(total), ..MetaSchema::ANY };
         let offset = "Number of users before this page. Absent if the request has a cursor.";

@@ -36,7 +36,7 @@ const MAX_ROWS: i64 = 6_000;
 /// Maximum number of users that an index may find for a page. If there are more, the page is read in the order of the list.
 const MAX_CANDIDATES: i64 = MAX_COUNTED_USERS;
 /// Number of the newest users among whom the matches of a search are counted.
-const COUNTED_SEARCH_ROWS: i64 = 15_000;
+const COUNTED_SEARCH_ROWS: i64 = 5_000;
 /// As [`COUNTED_SEARCH_ROWS`], for filters without an index. Checking a filter takes a fraction of the time of a search.
 const COUNTED_FILTER_ROWS: i64 = 50_000;
 /// The shortest run of letters and digits that the index of the search can find.
