@@ -32,7 +32,7 @@ pub const MAX_COUNTED_USERS: i64 = 10_000;
 /// Rows that a page reads first in the order of the list. Enough if one user in 20 matches.
 const FIRST_ROWS: i64 = 1_000;
 /// Maximum number of rows that a page reads in the order of the list.
-const MAX_ROWS: i64 = 6_000;
+const MAX_ROWS: i64 = 5_000;
 /// Maximum number of users that an index may find for a page. If there are more, the page is read in the order of the list.
 const MAX_CANDIDATES: i64 = MAX_COUNTED_USERS;
 /// Number of the newest users among whom the matches of a search are counted.

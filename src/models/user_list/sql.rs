@@ -42,8 +42,9 @@ pub(super) struct Walk<'a> {
     pub(super) limit: i64,
 }
 
-/// Finds users with an index that does not have the order of the list, and sorts them. At most `size - 1` users: if there
-/// are more, the first row has the number `size`. Each row has its number, and the number of all rows.
+/// Finds users with an index that does not have the order of the list, and sorts them. Returns the first `limit` users of the
+/// ranges, each with the number of candidates, which is the number of users that the index has found, and with the number of
+/// users of the ranges. If there are `size` candidates or more, returns one user with the number `size` instead.
 pub(super) struct Candidates<'a> {
     pub(super) listing: &'a Listing<'a>,
     pub(super) ranges: &'a [Range<'a>],
@@ -122,25 +123,27 @@ impl QueryFragment<Pg> for Candidates<'_> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
         out.unsafe_to_cache_prepared();
         let filter = &self.listing.filter;
-        out.push_sql(
-            "SELECT *, count(*) OVER () FROM (SELECT users.*, row_number() OVER () AS number FROM (",
-        );
+        let by_text = filter.has_indexed_text();
         // PostgreSQL plans a materialized query as if all its rows were read. Otherwise, it would scan the table for a text
         // of which it expects many matches. That takes long if there are few matches, or if they are far from the beginning.
-        let by_text = filter.has_indexed_text();
-        out.push_sql(if by_text { "WITH found AS MATERIALIZED (SELECT " } else { "SELECT " });
-        self.columns.walk_ast(out.reborrow())?;
-        out.push_sql(" FROM users WHERE ");
+        out.push_sql("WITH found AS ");
+        out.push_sql(if by_text { "MATERIALIZED" } else { "NOT MATERIALIZED" });
+        out.push_sql(" (SELECT id, email, full_name, created_at, role, is_active FROM users WHERE ");
         if by_text {
             filter.push(&mut out)?;
-            out.push_sql(") SELECT * FROM found LIMIT ");
         } else {
             // These conditions have partial indexes, which are sorted by id.
             filter.push_flags(&mut out);
-            out.push_sql(" ORDER BY id LIMIT ");
+            out.push_sql(" ORDER BY id");
         }
+        out.push_sql("), candidates AS MATERIALIZED (SELECT * FROM found LIMIT ");
         out.push_bind_param::<BigInt, _>(&self.size)?;
-        out.push_sql(") AS users) AS users WHERE (");
+        out.push_sql(
+            "), counted AS (SELECT count(*) AS number FROM candidates), \
+             page AS ((SELECT candidates.id, count(*) OVER () AS total FROM candidates, counted WHERE number < ",
+        );
+        out.push_bind_param::<BigInt, _>(&self.size)?;
+        out.push_sql(" AND (");
         for (index, range) in self.ranges.iter().enumerate() {
             out.push_sql(if index == 0 { "(" } else { " OR (" });
             range.push(self.listing.descending, &mut out)?;
@@ -151,14 +154,17 @@ impl QueryFragment<Pg> for Candidates<'_> {
             out.push_sql(" AND ");
             filter.push(&mut out)?;
         }
-        out.push_sql(" OR number = ");
-        out.push_bind_param::<BigInt, _>(&self.size)?;
-        out.push_sql(" ORDER BY number = ");
-        out.push_bind_param::<BigInt, _>(&self.size)?;
-        out.push_sql(" DESC, ");
-        out.push_sql(order(self.listing));
+        push_order(self.listing, &mut out);
         out.push_sql(" LIMIT ");
-        out.push_bind_param::<BigInt, _>(&self.limit)
+        out.push_bind_param::<BigInt, _>(&self.limit)?;
+        // One row, from which the caller sees that there are too many candidates.
+        out.push_sql(") UNION ALL (SELECT candidates.id, 0 FROM candidates, counted WHERE number = ");
+        out.push_bind_param::<BigInt, _>(&self.size)?;
+        out.push_sql(" LIMIT 1)) SELECT ");
+        self.columns.walk_ast(out.reborrow())?;
+        out.push_sql(", number, total FROM page JOIN users USING (id), counted");
+        push_order(self.listing, &mut out);
+        Ok(())
     }
 }
 
