@@ -73,7 +73,7 @@ fn service(app: &App) -> OpenApiService<impl OpenApi + use<>, ()> {
              A request that is repeated with the same `Idempotency-Key` has one effect. The operations that support this \
              have the header among their parameters. All other operations with POST and PATCH refuse it with 400 \
              `idempotency_not_supported`.\n\n\
-             Reads have an `ETag`: send it as `If-None-Match` to read again only what has changed, and as `If-Match` with PATCH \
+             Reads of resources and lists have an `ETag`: send it as `If-None-Match` to read again only what has changed, and as `If-Match` with PATCH \
              to change only what you have seen. Changes that do not take `If-Match` refuse it with 400 \
              `precondition_not_supported`.",
         )
@@ -134,7 +134,7 @@ pub fn endpoint(
 }
 
 /// Returns the hosts that requests may name. Any host is allowed, unless `saas dev` runs the server or `ALLOWED_HOSTS`
-/// is set.
+/// is set. In these two cases, the host of `PUBLIC_URL` is allowed too.
 fn host_rules(app: &App, http: &Http) -> anyhow::Result<HostRules> {
     let allowed = http.allowed_hosts.get()?;
     if allowed.is_none() && !http.dev_pages {
@@ -145,7 +145,8 @@ fn host_rules(app: &App, http: &Http) -> anyhow::Result<HostRules> {
     Ok(HostRules::Only { hosts, local: http.dev_pages })
 }
 
-/// Returns the origins whose pages may send requests with cookies.
+/// Returns the origins whose pages may send requests with cookies: those of `PUBLIC_URL`, of `FRONTEND_URL` and of
+/// `cors_origins`.
 fn trusted_origins(app: &App, cors_origins: &HashSet<String>) -> anyhow::Result<HashSet<String>> {
     let Mail { public_url, frontend_url, .. } = &app.config.mail;
     let own = [public_url.get()?, frontend_url.get()?];

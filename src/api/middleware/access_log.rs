@@ -14,11 +14,11 @@ use crate::{
     context::trace_id,
 };
 
-/// Maximum number of characters of an unknown path in the log.
+/// Maximum number of characters of an unknown path in the log, before characters are escaped.
 const MAX_PATH_CHARS: usize = 100;
 
 /// The path of the health checks. Load balancers and orchestrators request it every few seconds.
-const HEALTH: &str = api_path!("/health");
+const HEALTH_PATH: &str = api_path!("/health");
 
 /// Writes one log line per request.
 pub(super) struct AccessLog {
@@ -81,7 +81,7 @@ impl AccessLog {
 
 /// Returns whether a route is one of the health checks.
 fn is_health_check(path: &str) -> bool {
-    path.strip_prefix(HEALTH).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    path.strip_prefix(HEALTH_PATH).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// Converts a pattern of the router to the notation of the OpenAPI document: `/dev/mail/:id` to `/dev/mail/{id}`.
@@ -93,7 +93,7 @@ fn openapi_path(pattern: &str) -> String {
     steps.collect::<Vec<_>>().join("/")
 }
 
-/// Returns the path of a request, shortened, and with escaped control characters.
+/// Returns the path of a request, shortened to [`MAX_PATH_CHARS`]. Control characters, quotes and backslashes are escaped.
 fn printable_path(path: &str) -> String {
     path.chars().take(MAX_PATH_CHARS).flat_map(char::escape_debug).collect()
 }
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn only_health_checks_are_routine() {
+    fn health_checks_are_recognized_by_their_path() {
         for (path, expected) in [
             ("/api/v1/health", true),
             ("/api/v1/health/ready", true),
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_path_is_short_and_visible() {
+    fn an_unknown_path_is_shortened_and_escaped() {
         assert_eq!(printable_path("/users/m\x1bé"), "/users/m\\u{1b}é");
         assert_eq!(printable_path(&"/x".repeat(999)).len(), MAX_PATH_CHARS);
     }

@@ -1,4 +1,4 @@
-//! The checks that run before all other processing of a request.
+//! The checks of a request that run before CORS and the handler.
 
 use std::collections::HashSet;
 
@@ -11,12 +11,12 @@ use crate::api::{
     server::Refusal,
 };
 
-/// Refuses a request that hyper could not parse. Refuses a request without exactly one valid host with 400 (RFC 9112
-/// section 3.2), and a request for another host with 421 (RFC 9110 section 15.5.20).
+/// Refuses a request that hyper has refused, a request without exactly one valid host with 400 (RFC 9112 section 3.2),
+/// and a request for a host that `hosts` does not allow with 421 (RFC 9110 section 15.5.20).
 ///
-/// This check runs first, so that no other code answers such a request. An attacker can make the DNS name of a web page
-/// resolve to this server (DNS rebinding). Browsers then treat the page and this server as one site. Only the header
-/// `Host` shows the attacker's name.
+/// The check of the host prevents DNS rebinding: an attacker makes the DNS name of a web page resolve to this server.
+/// Browsers then treat the page and this server as the same origin, but the header `Host` contains the attacker's name.
+/// The check runs first, so that no other code responds to such a request.
 ///
 /// # Errors
 /// [`ApiError::Refused`], [`ApiError::InvalidHost`] or [`ApiError::UnknownHost`].
@@ -37,7 +37,7 @@ pub(super) fn admit(req: &Request, hosts: &HostRules) -> Result<(), ApiError> {
 pub(in crate::api) enum HostRules {
     Any,
     /// Allows `hosts` and the IP address to which the client has connected, which health checks use. An IP address is
-    /// safe, because DNS rebinding needs a name. With `local`, also allows the names of this machine.
+    /// safe, because DNS rebinding needs a name. With `local`, also allows `localhost` and loopback addresses.
     Only {
         hosts: HashSet<Host>,
         local: bool,

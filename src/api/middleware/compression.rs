@@ -10,10 +10,10 @@ use poem::{
 
 use crate::api::{conditional::mark_compressed, header_fields::items};
 
-/// Minimum size of a response to compress. A shorter response fits into one packet.
+/// Minimum size of a response body to compress. The compression of a shorter body saves too little.
 const MIN_COMPRESS_BYTES: usize = 1_024;
 
-/// Returns whether the client accepts gzip (RFC 9110 section 12.5.3).
+/// Returns whether `Accept-Encoding` names gzip with a weight other than 0 (RFC 9110 section 12.5.3). Ignores `*`.
 pub(in crate::api) fn accepts_gzip(req: &Request) -> bool {
     items(req.headers(), header::ACCEPT_ENCODING, b',').any(|item| {
         let mut parts = item.split(|octet| *octet == b';').map(<[u8]>::trim_ascii);
@@ -29,15 +29,16 @@ fn is_weight_zero(parameter: &[u8]) -> bool {
     rest.is_empty() || rest.strip_prefix(b".").is_some_and(|zeros| zeros.iter().all(|zero| *zero == b'0'))
 }
 
-/// Compresses bytes. `None` if the compression fails.
+/// Compresses bytes with gzip. `None` if the compression fails.
 pub(in crate::api) fn gzip(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::default());
     encoder.write_all(bytes).ok()?;
     encoder.finish().ok()
 }
 
-/// Compresses a JSON response of at least [`MIN_COMPRESS_BYTES`], if the client accepts gzip. Does not change other
-/// responses, such as streams.
+/// Compresses a JSON response of at least [`MIN_COMPRESS_BYTES`] if `accepted` says that the client accepts gzip. Adds
+/// `Vary: accept-encoding` to shorter and uncompressed JSON responses too. Does not change other responses, such as
+/// HTML pages and problem details.
 pub(super) async fn compress(mut response: Response, accepted: bool) -> Response {
     let json = response.content_type().is_some_and(|kind| kind.starts_with("application/json"));
     // A handler that sets `Vary: accept-encoding` has already chosen between compressed and uncompressed.

@@ -30,15 +30,15 @@ pub(super) fn create(req: &Request, trusted_proxies: usize) -> RequestContext {
 
 /// Returns the request id that the client sent, if it is valid. An invalid id must not reach the logs.
 fn client_request_id(headers: &HeaderMap) -> Option<Arc<str>> {
-    let sane = |id: &&str| {
+    let is_safe = |id: &&str| {
         (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b))
     };
-    headers.get(REQUEST_ID)?.to_str().ok().filter(sane).map(Into::into)
+    headers.get(REQUEST_ID)?.to_str().ok().filter(is_safe).map(Into::into)
 }
 
-/// Returns the IP address of the client. Without trusted proxies, this is the peer of the connection. Otherwise, it is
-/// the entry of `X-Forwarded-For` that the outermost trusted proxy has added. Entries before it are ignored, because
-/// the client may have sent them.
+/// Returns the IP address of the client. Without trusted proxies or without the header `X-Forwarded-For`, this is the
+/// peer of the connection. Otherwise, it is the entry of the header that the outermost trusted proxy has added. Entries
+/// before it are ignored, because the client may have sent them.
 ///
 /// `None` if this entry is missing or is not an IP address. The address of the proxy cannot replace it, because all
 /// clients share that address.
@@ -84,9 +84,9 @@ fn traceparent(headers: &HeaderMap) -> Option<Arc<str>> {
     let parts: Vec<_> = text.split('-').collect();
     let hex = |part: &str| part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
     let lengths = parts.iter().map(|part| part.len()).eq([2, 32, 16, 2]);
-    let some = |part: &str| part.bytes().any(|b| b != b'0');
+    let is_nonzero = |part: &str| part.bytes().any(|b| b != b'0');
     let valid = lengths && parts[0] == "00" && parts.iter().all(|part| hex(part));
-    (valid && some(parts[1]) && some(parts[2])).then(|| text.into())
+    (valid && is_nonzero(parts[1]) && is_nonzero(parts[2])).then(|| text.into())
 }
 
 #[cfg(test)]
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_read_again_as_itself() {
+    fn formatting_and_parsing_an_address_returns_the_same_address() {
         let parts = "1 255 . : :: [ ] ::1 127.0.0.1 :80 f %";
         property(1, text(parts, 6), |text| {
             if let Some(ip) = address(text.as_bytes()) {
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_of_a_client_is_short_and_safe_in_a_log() {
+    fn a_request_id_from_a_client_is_short_and_safe_in_a_log() {
         let read = |id: &str| client_request_id(request(REQUEST_ID, &[id.to_owned()]).headers());
         property(1, "[A-Za-z0-9._:-]{1,128}", |id| assert_eq!(read(&id).as_deref(), Some(&*id)));
         let unsafe_octet = "[ -,/;-@\\[-^`{-~\u{e0}]";
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trace_context_has_its_form() {
+    fn only_a_well_formed_traceparent_is_accepted() {
         let read = |text: &str| {
             let mut headers = HeaderMap::new();
             headers.insert("traceparent", HeaderValue::from_str(text).unwrap());
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_media_type_becomes_readable_and_keeps_its_ascii() {
+    fn non_ascii_octets_of_a_content_type_become_question_marks() {
         property(1, vec(0x20..=0xff_u8, 0..40), |octets| {
             let Ok(value) = HeaderValue::from_bytes(&octets) else { return };
             let mut headers = HeaderMap::from_iter([(header::CONTENT_TYPE, value)]);

@@ -1,4 +1,4 @@
-//! CORS (Fetch standard, section 3.2).
+//! CORS (Fetch standard, section "CORS protocol").
 //!
 //! poem's own middleware refuses requests from unlisted origins, including those of this server's documentation pages.
 //! According to the standard, the server only omits the headers, and the browser enforces the policy.
@@ -11,16 +11,16 @@ use poem::{
 };
 
 /// Methods that a page of an allowed origin may use.
-const METHODS: &str = "GET, POST, PUT, PATCH, DELETE, OPTIONS";
+const ALLOWED_METHODS: &str = "GET, POST, PUT, PATCH, DELETE, OPTIONS";
 /// Request headers that a page of an allowed origin may send, besides the CORS-safelisted headers. They include the
 /// headers that tracing libraries add to every request.
-const HEADERS: &str = "authorization, baggage, content-type, idempotency-key, if-match, if-none-match, sentry-trace, \
-    traceparent, tracestate, x-request-id";
-/// Response headers that a page may read, besides the CORS-safelisted headers.
-const EXPOSED: &str = "etag, idempotency-replayed, link, location, ratelimit, ratelimit-policy, retry-after, \
-    www-authenticate, x-request-id";
+const ALLOWED_HEADERS: &str = "authorization, baggage, content-type, idempotency-key, if-match, if-none-match, \
+    sentry-trace, traceparent, tracestate, x-request-id";
+/// Response headers that a page of an allowed origin may read, besides the CORS-safelisted headers.
+const EXPOSED_HEADERS: &str = "etag, idempotency-replayed, link, location, ratelimit, ratelimit-policy, \
+    retry-after, www-authenticate, x-request-id";
 /// Seconds for which a browser may cache the response to a preflight.
-const MAX_AGE: &str = "600";
+const MAX_AGE_SECONDS: &str = "600";
 
 /// Responds to preflight requests, and allows pages of the listed origins to read responses.
 pub(super) struct Cors {
@@ -45,22 +45,24 @@ impl Cors {
         let response = Response::builder().status(StatusCode::NO_CONTENT);
         Some(match req.headers().get(header::ORIGIN).is_some_and(|origin| self.allows(origin)) {
             true => response
-                .header(header::ACCESS_CONTROL_ALLOW_METHODS, METHODS)
-                .header(header::ACCESS_CONTROL_ALLOW_HEADERS, HEADERS)
-                .header(header::ACCESS_CONTROL_MAX_AGE, MAX_AGE)
+                .header(header::ACCESS_CONTROL_ALLOW_METHODS, ALLOWED_METHODS)
+                .header(header::ACCESS_CONTROL_ALLOW_HEADERS, ALLOWED_HEADERS)
+                .header(header::ACCESS_CONTROL_MAX_AGE, MAX_AGE_SECONDS)
                 .finish(),
             false => response.finish(),
         })
     }
 
-    /// Adds the headers that allow a page of a listed origin to read the response.
+    /// Adds `Vary: origin`, and for a listed origin the headers that allow its pages to read the response. `origin` is the
+    /// header `Origin` of the request.
     pub(super) fn decorate(&self, response: &mut Response, origin: Option<&HeaderValue>) {
         let headers = response.headers_mut();
         headers.append(header::VARY, HeaderValue::from_static("origin"));
         if let Some(origin) = origin.filter(|origin| self.allows(origin)) {
             headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
             headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
-            headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
+            let exposed = HeaderValue::from_static(EXPOSED_HEADERS);
+            headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
         }
     }
 }

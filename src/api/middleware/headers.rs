@@ -1,4 +1,4 @@
-//! Headers that every response has.
+//! The default headers of responses, such as the security headers.
 
 use poem::{
     Response,
@@ -10,23 +10,23 @@ use crate::{api::paths::api_path, app::App};
 /// Value of `Retry-After`, in seconds, for responses with status 503.
 const RETRY_AFTER: &str = "2";
 
-/// Path prefix of the operations whose responses can contain tokens.
+/// Path prefix of the operations whose responses can contain the tokens of a session.
 const AUTH_PREFIX: &str = api_path!("/auth/");
 
 /// Value of `Permissions-Policy`: turns off browser features, because no page of this server uses them. The list omits
 /// features that only some browsers know, because other browsers log an error for each.
-const PERMISSIONS: &str = "accelerometer=(), autoplay=(), camera=(), display-capture=(), encrypted-media=(), \
-    fullscreen=(), geolocation=(), gyroscope=(), magnetometer=(), microphone=(), midi=(), payment=(), \
-    publickey-credentials-get=(), screen-wake-lock=(), usb=(), xr-spatial-tracking=()";
+const PERMISSIONS_POLICY: &str = "accelerometer=(), autoplay=(), camera=(), display-capture=(), \
+    encrypted-media=(), fullscreen=(), geolocation=(), gyroscope=(), magnetometer=(), microphone=(), midi=(), \
+    payment=(), publickey-credentials-get=(), screen-wake-lock=(), usb=(), xr-spatial-tracking=()";
 
-/// The headers that every response has.
+/// Sets the default headers of each response.
 pub(super) struct DefaultHeaders {
     app: App,
     /// The security headers (OWASP REST Security Cheat Sheet, "Security Headers").
     ///
-    /// `Cross-Origin-Resource-Policy` does not apply to CORS requests (Fetch standard, section 3.7). So pages of
-    /// `BACKEND_CORS_ORIGINS` can read responses, but no page of another site can load a response as an image or a
-    /// script.
+    /// `Cross-Origin-Resource-Policy` does not apply to CORS requests (Fetch standard, section
+    /// "`Cross-Origin-Resource-Policy` header"). So pages of `BACKEND_CORS_ORIGINS` can read responses, but no page of
+    /// another origin can load a response as an image or a script.
     security: Vec<(HeaderName, HeaderValue)>,
 }
 
@@ -38,13 +38,13 @@ impl DefaultHeaders {
             header(header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
             header(header::X_FRAME_OPTIONS, "DENY"),
             header(header::REFERRER_POLICY, "no-referrer"),
-            header(HeaderName::from_static("permissions-policy"), PERMISSIONS),
+            header(HeaderName::from_static("permissions-policy"), PERMISSIONS_POLICY),
             header(HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
             header(HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
         ];
         if https {
-            let always = "max-age=31536000; includeSubDomains";
-            security.push(header(header::STRICT_TRANSPORT_SECURITY, always));
+            let hsts = "max-age=31536000; includeSubDomains";
+            security.push(header(header::STRICT_TRANSPORT_SECURITY, hsts));
         }
         Self { app, security }
     }

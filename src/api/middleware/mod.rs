@@ -103,7 +103,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Middleware<E> {
         );
         let mut response = self.respond(req, &received).instrument(span).await;
         self.headers.set(&mut response, received.uri.path());
-        // Returns the client's own id if the client sent one, because clients find their requests by it.
+        // The response has the client's own id if it sent a valid one, because clients find their requests by it.
         if let Ok(id) = HeaderValue::from_str(&context.response_id()) {
             response.headers_mut().insert(context::REQUEST_ID, id);
         }
@@ -137,7 +137,8 @@ impl<E: Endpoint<Output = Response>> Middleware<E> {
         response
     }
 
-    /// Runs the handler. A panic of the handler becomes an internal error.
+    /// Runs the handler, and the steps that need its result: rate limits, the rendering of errors, compression and
+    /// conditional requests. A panic of the handler becomes an internal error.
     async fn handle(&self, mut req: Request, received: &Received) -> Response {
         let accepts_gzip = accepts_gzip(&req);
         let is_read = matches!(*req.method(), Method::GET | Method::HEAD);
@@ -167,7 +168,8 @@ impl<E: Endpoint<Output = Response>> Middleware<E> {
         response
     }
 
-    /// Answers 304 if the client has the response already, and 412 if it requires another one.
+    /// Evaluates the conditions of a request: 304 if the client already has this response, 412 if its tag is not in
+    /// `If-Match`, 400 if a condition is malformed. Otherwise, returns the response unchanged.
     fn evaluate(&self, headers: &HeaderMap, response: Response, received: &Received) -> Response {
         let pattern = response.data::<PathPattern>().cloned();
         conditional::evaluate(headers, response).unwrap_or_else(|error| {

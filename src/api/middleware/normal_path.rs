@@ -1,4 +1,4 @@
-//! Normalization of paths: different spellings of a path are equal.
+//! Normalization of paths, so that equivalent spellings of a path lead to the same operation.
 
 use std::borrow::Cow;
 
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn the_normal_form_is_the_same_path_and_its_own_normal_form() {
+    fn normalization_keeps_the_decoded_path_and_is_idempotent() {
         let parts = "/ % 61 %61 %2F %2f %7e %25 %c3 a ~ 2";
         property(1, text(parts, 8), |text| {
             let path = format!("/{text}");

@@ -35,8 +35,8 @@ impl Problems {
     }
 }
 
-/// Returns the security event of an error that any operation can return. The services log all other events, because
-/// they know the account.
+/// Returns the security event that an error by itself means; `None` for other errors. The services log the events that need
+/// more facts, such as the account.
 fn event(error: &poem::Error) -> Option<Event<'static>> {
     let error = match error.downcast_ref::<ApiError>()? {
         ApiError::CrossSite => return Some(Event::CrossSiteRefused),

@@ -21,8 +21,8 @@ use crate::{
     error::{FieldError, Loc},
 };
 
-/// The parameter of all lists. An operation with this parameter refuses unknown parameters.
-const CURSOR: &str = "cursor";
+/// The query parameter that all lists have. An operation with this parameter refuses unknown query parameters.
+const CURSOR_PARAM: &str = "cursor";
 
 /// The documented operations by path. It is used to report all invalid parameters of a request, and to log the route of
 /// a request.
@@ -34,13 +34,14 @@ pub struct RouteCatalog {
 
 /// A path with its operations.
 pub(super) struct DocumentedPath {
-    /// The path with the names of its parameters, such as `/jobs/{id}/status`.
+    /// The path with the names of its parameters, such as `/api/v1/jobs/{id}/status`.
     path: Arc<str>,
     operations: Vec<MetaOperation>,
 }
 
 /// A request that failed.
 pub struct FailedRequest<'a> {
+    /// The request id that the response contains.
     pub id: &'a str,
     pub method: &'a Method,
     pub uri: &'a Uri,
@@ -62,18 +63,19 @@ impl RouteCatalog {
         Self { paths, registry }
     }
 
-    /// Returns the documented path for a pattern of the router. The pattern has other names for the parameters.
+    /// Returns the documented path for a pattern of the router. The pattern may have other names for the parameters. `None`
+    /// if the path is not documented.
     pub fn path(&self, pattern: &str) -> Option<Arc<str>> {
         self.find(pattern).map(|documented| documented.path.clone())
     }
 
-    /// Returns the documented path and its operations for a pattern of the router.
+    /// Like [`Self::path`], but returns the path with its operations.
     pub(super) fn find(&self, pattern: &str) -> Option<&DocumentedPath> {
         self.paths.get(&without_names(pattern))
     }
 
-    /// Returns all invalid parameters of a request for a list, if one of them is unknown or repeated. The parser ignores both.
-    /// `pattern` is that of the router.
+    /// Returns the errors of all invalid parameters of a request for a list if a query parameter is unknown or repeated, which
+    /// the parser of poem-openapi ignores. Otherwise, returns an empty list. `pattern` is the pattern of the router.
     pub fn ignored_param_errors(&self, pattern: &str, request: &FailedRequest<'_>) -> Vec<FieldError> {
         let Some(documented) = self.find(pattern) else { return Vec::new() };
         let query = query(request);
@@ -86,7 +88,7 @@ impl RouteCatalog {
         }
     }
 
-    /// Returns all invalid query and path parameters of the request.
+    /// Returns the errors of all invalid query and path parameters of the request.
     pub(super) fn param_errors(
         &self,
         documented: &DocumentedPath,
@@ -104,8 +106,8 @@ impl RouteCatalog {
             .collect();
         let mut errors = check_params(&self.registry, &operation.params, &query, &path);
         let mut checker = Checker::new(&self.registry, "query", false);
-        let nothing = MetaSchemaRef::Inline(Box::new(MetaSchema::new("object")));
-        checker.check(&nothing, &mut Value::Object(unknown_params(operation, &query)));
+        let no_fields = MetaSchemaRef::Inline(Box::new(MetaSchema::new("object")));
+        checker.check(&no_fields, &mut Value::Object(unknown_params(operation, &query)));
         errors.extend(checker.finish());
         errors.extend(repeated_params(operation, &query).into_iter().map(|name| FieldError {
             loc: vec![Loc::key("query"), Loc::key(name)],
@@ -121,21 +123,22 @@ fn query(request: &FailedRequest<'_>) -> Vec<(String, String)> {
     form_urlencoded::parse(request.uri.query().unwrap_or_default().as_bytes()).into_owned().collect()
 }
 
-/// Returns the names of the query parameters that the document of a list has. `None` for any other operation.
+/// Returns the names of the documented query parameters of a list. `None` for an operation that is not a list.
 fn list_params(operation: &MetaOperation) -> Option<BTreeSet<&str>> {
     let params = operation.params.iter().filter(|param| matches!(param.in_type, MetaParamIn::Query));
     let names: BTreeSet<_> = params.map(|param| param.name.as_str()).collect();
-    Some(names).filter(|names| names.contains(CURSOR))
+    Some(names).filter(|names| names.contains(CURSOR_PARAM))
 }
 
-/// Returns the parameters that the document of a list does not name. Empty for any other operation.
+/// Returns the undocumented parameters in the query of a request for a list, each with the value null. Empty for an operation
+/// that is not a list.
 fn unknown_params(operation: &MetaOperation, query: &[(String, String)]) -> serde_json::Map<String, Value> {
     let Some(known) = list_params(operation) else { return serde_json::Map::new() };
     let unknown = query.iter().filter(|(name, _)| !known.contains(name.as_str()));
     unknown.map(|(name, _)| (name.clone(), Value::Null)).collect()
 }
 
-/// Returns the documented parameters of a list that a request has more than once. Empty for any other operation.
+/// Returns the documented parameters of a list that a request has more than once. Empty for an operation that is not a list.
 fn repeated_params<'a>(operation: &MetaOperation, query: &'a [(String, String)]) -> BTreeSet<&'a str> {
     let Some(known) = list_params(operation) else { return BTreeSet::new() };
     let mut seen = BTreeSet::new();
@@ -144,7 +147,7 @@ fn repeated_params<'a>(operation: &MetaOperation, query: &'a [(String, String)])
 }
 
 impl DocumentedPath {
-    /// Returns the path template, such as `/users/{id}`.
+    /// Returns the path template, such as `/api/v1/users/{id}`.
     pub(super) fn path(&self) -> &str {
         &self.path
     }
@@ -178,7 +181,7 @@ impl DocumentedPath {
     }
 }
 
-/// Removes the names of parameters from a path or a pattern of the router.
+/// Removes the names of parameters from a path or a pattern of the router: `/jobs/{id}` and `/jobs/:id` become `/jobs/:`.
 pub fn without_names(pattern: &str) -> String {
     let mut text = String::with_capacity(pattern.len());
     for step in pattern.split('/').skip(1) {

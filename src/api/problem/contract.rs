@@ -38,7 +38,7 @@ pub struct Problem {
     detail: String,
     /// A stable code for programs.
     code: String,
-    /// Id of the request: the header `X-Request-Id` if the client has sent a valid one. Include it in support requests.
+    /// Id of the request: its header `X-Request-Id` if that is valid, else an id from the server. Include it in support requests.
     request_id: String,
     /// All invalid fields, up to 50; if there are more, the last entry has the type `too_many_errors`. Absent if the problem
     /// is not about fields.
@@ -47,8 +47,8 @@ pub struct Problem {
     error: Option<String>,
     /// `detail`, in the characters that RFC 6749 permits. Present if `error` is.
     error_description: Option<String>,
-    /// Send it with a code to `POST /auth/login/two-factor`. Only a sign-in that needs a code has it, with the code
-    /// `two_factor_required`.
+    /// Send it with a code of the second factor to `POST /auth/login/two-factor`. Present only if a sign-in needs such a code;
+    /// `code` is `two_factor_required` then.
     challenge_token: Option<String>,
     /// Lifetime of the challenge in seconds. Present if `challenge_token` is.
     expires_in: Option<u64>,
@@ -85,7 +85,7 @@ impl Problem {
         Self { error: Some(error.into()), error_description, ..self }
     }
 
-    /// Adds the challenge. The client sends it back together with a code.
+    /// Adds the challenge. The client sends it back together with a code of the second factor.
     pub(super) fn with_challenge(self, challenge: Challenge) -> Self {
         Self { challenge_token: Some(challenge.token), expires_in: Some(challenge.expires_in), ..self }
     }

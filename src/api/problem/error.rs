@@ -15,7 +15,7 @@ pub type Result<T, E = ApiError> = std::result::Result<T, E>;
 pub enum ApiError {
     #[error(transparent)]
     Domain(Error),
-    /// The request has no access token, neither in the header `Authorization` nor in a cookie.
+    /// The request has no token, neither in the header `Authorization` nor in the cookie that the operation reads.
     #[error("Not authenticated")]
     NotAuthenticated,
     /// The password of a sign-in is correct, but a code of the second factor is required too.
@@ -24,21 +24,25 @@ pub enum ApiError {
     /// A token request with a `grant_type` that the endpoint does not support.
     #[error("This grant type is not supported")]
     UnsupportedGrantType,
-    /// A page of another site made the browser send the request with its cookies.
+    /// A request with an unsafe method uses the cookies with tokens or asks for them, but its headers do not show that a
+    /// page of a trusted origin has sent it. A request without the header `Origin` is refused too, unless it has
+    /// `Sec-Fetch-Site: same-origin`.
     #[error("Cross-site request refused")]
     CrossSite,
     /// The caller has sent too many requests of a class.
     #[error("Too many requests, try again in {retry_after} seconds")]
     RateLimited {
         class: Class,
+        /// Seconds until the next request is allowed.
         retry_after: u64,
         /// Whether to log the refusal as a security event.
         is_reported: bool,
     },
-    /// hyper could not parse the request.
+    /// hyper has refused the request, because it is malformed or its head is too large.
     #[error("{0}")]
     Refused(Refusal),
-    /// The request has no header `Host`, several of them, or an invalid one.
+    /// The request has several headers `Host` or an invalid host, or it has no header `Host` although it is an HTTP/1.1
+    /// request.
     #[error("The request must have exactly one header Host, with the name or the address of the server")]
     InvalidHost,
     /// The request is for a host that this server does not serve.
@@ -46,7 +50,7 @@ pub enum ApiError {
         "This server does not serve the host of the request. Its operator can add the host to ALLOWED_HOSTS"
     )]
     UnknownHost,
-    /// The body has a `Content-Encoding`, such as gzip.
+    /// The body has a `Content-Encoding` other than `identity`, such as gzip.
     #[error("The encoding of the request body is not supported: send the body without Content-Encoding")]
     UnsupportedEncoding,
     /// All invalid fields of the request. The location of each field begins with `body`, `query`, `path` or `header`.
@@ -61,13 +65,13 @@ pub enum ApiError {
     BodyTimeout,
     #[error("{0}")]
     MalformedBody(String),
-    /// The header, `If-Match` or `If-None-Match`, is not a list of entity tags.
+    /// The named header, `If-Match` or `If-None-Match`, is neither `*` nor a list of entity tags.
     #[error("The header {0} must be *, or a list of entity tags such as \"abc\"")]
     MalformedTags(&'static str),
-    /// A change with a condition that the operation does not evaluate.
+    /// A change has the named header, a condition that the operation does not evaluate.
     #[error("This operation does not support the header {0}; send the request without it")]
     PreconditionNotSupported(&'static str),
-    /// `REQUIRE_IF_MATCH` is on.
+    /// `REQUIRE_IF_MATCH` is on, and a change that supports `If-Match` does not have this header.
     #[error("This change needs the header If-Match with the ETag of the resource as you have read it")]
     PreconditionRequired,
 }

@@ -106,7 +106,7 @@ impl Failure {
             ApiError::Domain(Error::Unavailable { what, .. }) => {
                 format!("{what} is unavailable, try again in a moment")
             }
-            // The job contains the body of the request, so this is the same error for the client.
+            // The job contains the body of the request, so the client gets the error for a body that is too large.
             ApiError::Domain(Error::JobTooLarge { limit }) => {
                 ApiError::BodyTooLarge { limit: *limit }.to_string()
             }
@@ -121,7 +121,7 @@ impl Failure {
             ApiError::Domain(Error::IdempotencyKeyInUse) => {
                 Some((header::RETRY_AFTER, HeaderValue::from(KEY_IN_USE_RETRY_AFTER_SECONDS)))
             }
-            // RFC 6750 section 3.1.
+            // The challenge for a missing scope (RFC 6750 section 3.1).
             ApiError::Domain(Error::ScopeMissing(scope)) => {
                 let value = format!("Bearer error=\"insufficient_scope\", scope=\"{scope}\"");
                 HeaderValue::from_str(&value).ok().map(|value| (header::WWW_AUTHENTICATE, value))

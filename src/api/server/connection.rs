@@ -27,8 +27,8 @@ use super::{
 /// but closes the connection without a response after the full preface.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
 
-/// The beginning of a HEAD request, whose response has no body (RFC 9110 section 9.3.2).
-const HEAD: &[u8; 5] = b"HEAD ";
+/// The beginning of a request with the method HEAD, whose response has no body (RFC 9110 section 9.3.2).
+const HEAD_METHOD: &[u8; 5] = b"HEAD ";
 
 /// Returns the endpoint's response to a request that hyper has refused. `None` if the endpoint cannot respond to
 /// refusals.
@@ -37,9 +37,9 @@ type Refuse = Box<dyn Fn(Refusal) -> Option<Response> + Send>;
 /// A TCP connection with the time limits of [`Limits`].
 pub(super) struct Connection {
     stream: TcpStream,
-    /// The state of the connection, which the server shares. Reads have no time limit while a request is being handled.
+    /// The state that this value shares with the rest of the server. Reads have no time limit while the state is busy.
     activity: Arc<Activity>,
-    /// Whether the time limit of a head applies: the client must send a head, or has sent a part of it.
+    /// Whether the time limit of a head applies: the client must send its first request, or has sent a part of a head.
     in_head: bool,
     first_line: FirstLine,
     read_timeout: Timeout,
@@ -50,7 +50,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Wraps a new connection. The caller records the begin and the end of each request in `activity`.
+    /// Wraps a new connection. The caller must record the beginning and the end of each request in `activity`.
     pub(super) fn new(stream: TcpStream, activity: Arc<Activity>, limits: Limits, refuse: Refuse) -> Self {
         Self {
             stream,
@@ -72,7 +72,7 @@ impl Connection {
 struct FirstLine {
     bytes: usize,
     is_complete: bool,
-    start: [u8; HEAD.len()],
+    start: [u8; HEAD_METHOD.len()],
 }
 
 impl FirstLine {
@@ -88,18 +88,19 @@ impl FirstLine {
     }
 
     fn is_head_request(&self) -> bool {
-        self.start == *HEAD
+        self.start == *HEAD_METHOD
     }
 }
 
 /// A response that is being sent instead of a response of hyper.
 struct Replacement {
+    /// The bytes that are not sent yet.
     rest: Bytes,
     /// The length of hyper's response.
     replaced_bytes: usize,
 }
 
-/// A timer for the next read or write. It starts with the first poll after [`Self::stop`].
+/// A timer for the next read or write. The first poll starts it, and so does the first poll after [`Self::stop`].
 #[derive(Default)]
 struct Timeout {
     sleep: Option<Pin<Box<Sleep>>>,
@@ -161,12 +162,13 @@ impl AsyncRead for Connection {
 }
 
 impl Connection {
-    /// Returns the result of a write, or an error after the time limit of writes.
+    /// Returns the result of a write. Returns an error after the time limit of writes, or if the connection must close to
+    /// make room.
     fn limit_write<T>(&mut self, cx: &mut Context<'_>, wrote: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if wrote.is_ready() {
             self.activity.record_progress();
             self.write_timeout.stop();
-            // The response is written, so the connection is idle until the next request.
+            // hyper writes only responses. So the time limit of the head ends, and the idle time begins.
             self.in_head = false;
             self.read_timeout.stop();
             return wrote;
@@ -177,8 +179,9 @@ impl Connection {
         Poll::Ready(Err(ready!(self.write_timeout.poll(cx, self.limits.write))))
     }
 
-    /// Sends the endpoint's response instead of `bytes`, if `bytes` are a response of hyper. Returns the result of
-    /// writing `bytes`, or `None` if they are not a response of hyper.
+    /// Sends the endpoint's response instead of `bytes`, if `bytes` are a response of hyper. Returns the result that a
+    /// write of `bytes` would have. `None` if the caller must write `bytes`: they are not a response of hyper, or the
+    /// endpoint has no response.
     fn poll_replace(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Option<Poll<io::Result<usize>>> {
         if self.replacement.is_none() {
             // hyper sends its own responses only while the endpoint has no request.

@@ -1,9 +1,9 @@
 use std::time::Duration;
 
-/// Maximum size of the head of a request. The response to a larger head is 431, or 414 if the request target takes more
-/// than half of the limit.
+/// Maximum size of the head of a request. The response to a larger head is 431, or 414 if its first line is longer than
+/// half of the limit.
 pub(super) const MAX_HEAD_BYTES: usize = 32 * 1024;
-/// Maximum number of headers of a request.
+/// Maximum number of header lines of a request.
 pub(super) const MAX_HEADERS: usize = 100;
 
 /// Limits of connections and time limits of the HTTP server.
@@ -11,10 +11,10 @@ pub(super) const MAX_HEADERS: usize = 100;
 pub struct Limits {
     /// Maximum number of open connections. Further connections wait in the backlog of the operating system.
     pub connections: usize,
-    /// How long the server may wait for the client of a connection while other clients wait in the backlog. This time
-    /// decreases while they wait.
+    /// While the limit of connections is reached and clients wait in the backlog, the server closes connections that
+    /// have made it wait for this time. The time decreases while the clients wait.
     pub reclaim_after: Duration,
-    /// Maximum time for running requests after a shutdown begins.
+    /// Maximum time for running requests during a shutdown. It starts after the port is closed.
     pub grace: Duration,
     /// Maximum time in which a client must send the head of a request. For the first request, the time starts with the
     /// connection. For a later request, it starts with the first byte.

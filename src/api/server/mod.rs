@@ -37,16 +37,17 @@ use self::{
     slots::{Activity, Slot, Slots},
 };
 
-/// During a shutdown, the port is closed when no client has connected for this time.
+/// During a shutdown, the port is closed when no client has connected for this time and the limit of connections is not
+/// reached. It is also the minimum time in which hyper can read the first requests of accepted connections.
 const DRAIN_QUIET: Duration = Duration::from_millis(20);
 /// During a shutdown, the port is closed after this time even if clients still connect. Connections without a request
-/// are closed then, too.
+/// are closed after this time too, or [`DRAIN_QUIET`] after the port if that is later.
 const MAX_DRAIN: Duration = Duration::from_millis(500);
 /// Delay before the next accept after a failed accept.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
-/// Serves requests until `stop` completes, then shuts down gracefully: finishes the running requests, and serves the
-/// connections in the backlog.
+/// Serves requests until `stop` completes, then shuts down gracefully: serves the connections in the backlog, and
+/// finishes the running requests within `limits.grace`. Requests that take longer are dropped.
 ///
 /// During the shutdown, idle connections stay open for up to `MAX_DRAIN`, because a request may already be on its
 /// way. The endpoint should set `Connection: close` in this time.
@@ -74,8 +75,8 @@ pub async fn serve(
     }
     let deadline = Instant::now() + MAX_DRAIN;
     drain_backlog(listener, &slots, deadline, spawn).await?;
-    // hyper's shutdown closes connections whose first request it has not read. This delay gives hyper time to read
-    // these requests.
+    // The graceful shutdown closes connections whose first request hyper has not read. This delay gives hyper time to
+    // read these requests.
     let deadline = deadline.max(Instant::now() + DRAIN_QUIET);
     let _ = timeout_at(deadline, slots.wait_until_empty()).await;
     if timeout(limits.grace, graceful.shutdown()).await.is_err() {
@@ -102,8 +103,8 @@ async fn drain_backlog(
         let Ok(accepted) = timeout_at(until, accept(&listener, slots)).await else { break };
         spawn(accepted);
     }
-    // There must be no await between the last accept and the close, because connections that arrive in between are
-    // reset.
+    // The operating system resets each connection that arrives between the last accept and the close. There is no await
+    // in between, so that this time is short.
     let listener = listener.into_std()?;
     while let Some(permit) = slots.try_acquire() {
         let Ok((stream, peer)) = listener.accept() else { break };
@@ -122,7 +123,7 @@ async fn accept(listener: &TcpListener, slots: &Slots) -> AcceptedConnection {
         let permit = slots.acquire(listener).await;
         match listener.accept().await {
             Ok((stream, peer)) => return (stream, peer, slots.open(peer.ip(), permit)),
-            // The client has disconnected, or the process has too many open files. Both errors are transient.
+            // The errors are transient: for example, the client has disconnected, or the process has too many open files.
             Err(error) => {
                 if !std::mem::replace(&mut logged, true) {
                     tracing::warn!(%error, "cannot accept a connection");
@@ -143,8 +144,8 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
     /// Spawns a task that serves the requests of a connection.
     fn spawn(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr, slot: Slot, graceful: &GracefulShutdown) {
         let Ok(local) = stream.local_addr() else { return };
-        // Disables Nagle's algorithm (RFC 896), which would only delay responses, because each is written with one
-        // call.
+        // Disables Nagle's algorithm (RFC 896), which combines small writes. It would only delay responses, because hyper
+        // writes most of them with one call.
         let _ = stream.set_nodelay(true);
         let activity = slot.activity.clone();
         let server = self.clone();
@@ -168,7 +169,7 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
             }
         });
         let served = http1::Builder::new()
-            // `Connection` enforces the time limits. The limit of hyper would include the idle time.
+            // The type `Connection` enforces the time limits. The limit of hyper would include the idle time.
             .header_read_timeout(None)
             // A client may close its sending side after the request and still wait for the response.
             .half_close(true)
@@ -178,7 +179,8 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
             .serve_connection(TokioIo::new(connection), service);
         let served = graceful.watch(served);
         tokio::spawn(async move {
-            // The client disconnected or was too slow. This is not an error of the server.
+            // The client disconnected, was too slow or sent a malformed request, or the connection was closed to make room.
+            // None of these is an error of the server.
             if let Err(error) = served.await {
                 tracing::debug!(error = crate::error::chain(&error), "connection failed");
             }
@@ -186,7 +188,7 @@ impl<E: Endpoint<Output = Response> + 'static> Server<E> {
         });
     }
 
-    /// Returns the endpoint's response to a refusal. `None` if the endpoint does not handle refusals.
+    /// Returns the endpoint's response to a request that hyper has refused. `None` if the endpoint does not handle refusals.
     fn refuse(&self, refusal: Refusal, local: SocketAddr, peer: SocketAddr) -> Option<Response> {
         let (local, peer) = addresses(local, peer);
         // The endpoint responds to refusals without waiting, so one poll is enough.

@@ -1,8 +1,8 @@
-//! Requests that hyper refuses, because it cannot parse them.
+//! Requests that hyper refuses, because they are malformed or their head is too large.
 //!
-//! hyper responds to them with a status and an empty body. The connection sends a response of the endpoint instead.
-//! That response has a problem document, a request id and all default headers, and the access log contains a line for
-//! it.
+//! hyper responds to them with a status and an empty body. The type `Connection` sends a response of the endpoint
+//! instead. The endpoint's response has problem details, a request id and all default headers, and the access log
+//! contains a line for the request.
 
 use futures_util::FutureExt;
 use poem::{
@@ -29,8 +29,10 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// Returns the refusal that a response of hyper reports. `None` if `bytes` are anything else. hyper has no separate
-    /// limit for request targets, so the length of the first line decides whether the target is too long.
+    /// Returns the refusal that a response of hyper reports. `None` if `bytes` are anything else.
+    ///
+    /// hyper's own limit for request targets is higher than [`MAX_HEAD_BYTES`]. So for a head that is too large, the
+    /// length of its first line decides whether the target is too long.
     pub(super) fn of(bytes: &[u8], first_line_bytes: usize) -> Option<Self> {
         let after = bytes.strip_prefix(b"HTTP/1.1 ").or_else(|| bytes.strip_prefix(b"HTTP/1.0 "))?;
         if !bytes.ends_with(b"\r\n\r\n") {
@@ -67,7 +69,8 @@ impl Refusal {
 }
 
 /// Encodes a response after which the connection is closed. Copies the header `Date` from `replaced`, the response of
-/// hyper. A response to HEAD has the content length of the body, but no body.
+/// hyper. A response to HEAD has the content length of the body, but no body. `None` if the body is not available at
+/// once.
 pub(super) fn encode(mut response: Response, replaced: &[u8], is_head_request: bool) -> Option<Vec<u8>> {
     let body = response.take_body().into_bytes().now_or_never()?.ok()?;
     let (status, length) = (response.status(), body.len());

@@ -2,8 +2,9 @@
 //! ones.
 //!
 //! While the limit is reached and clients wait in the backlog, the server closes connections that make it wait. These
-//! are idle connections, and those of clients that send a request or read a response slowly. It starts with the client
-//! network that has the most connections. So a client that opens too many connections harms only its own network.
+//! are idle connections, and those of clients that send a request or read a response slowly. The server starts with the
+//! client network (an IPv4 address or an IPv6 /64) that has the most connections. So a client that opens too many
+//! connections first harms its own network.
 
 use std::{
     cmp::Reverse,
@@ -29,10 +30,10 @@ use tokio::{
 use super::limits::Limits;
 use crate::context::client_network;
 
-/// Interval in which the backlog is checked while the limit is reached.
+/// Time between two checks of the backlog while the limit is reached.
 const RECLAIM_INTERVAL: Duration = Duration::from_millis(25);
-/// Each pass closes up to 1/64 of the permitted connections plus one. It closes several at once, because finding them
-/// costs more than closing them.
+/// Each call of [`Slots::reclaim`] closes at most 1/64 of the permitted connections, plus one. It closes several
+/// connections at once, because the search for them costs more than closing them.
 const RECLAIM_DIVISOR: usize = 64;
 
 /// The open connections of a server.
@@ -108,8 +109,9 @@ impl Slots {
         let _ = self.permits.acquire_many(all).await;
     }
 
-    /// Closes connections that have made the server wait for at least `min_wait`. It chooses the network with the most
-    /// connections, and closes those that have made the server wait the longest.
+    /// Closes connections that have made the server wait for at least `min_wait`. Considers only networks with such a
+    /// connection, and chooses the network with the most connections. Closes the connections of this network that have
+    /// made the server wait the longest.
     fn reclaim(&self, now: Instant, min_wait: Duration) {
         let open = lock(&self.open);
         let mut sizes: HashMap<IpAddr, usize> = HashMap::new();
@@ -141,7 +143,7 @@ fn has_backlog(listener: &TcpListener) -> bool {
     poll(&mut listeners, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
 }
 
-/// The state of a connection. The task of the connection writes it, and [`Slots`] reads it.
+/// The state of a connection. The task of the connection records it. [`Slots`] reads it, and sets `closing`.
 pub(super) struct Activity {
     network: IpAddr,
     opened: Instant,
@@ -156,7 +158,9 @@ pub(super) struct Activity {
     /// When the connection was opened, or when the handling of its last request began or ended, whichever is the
     /// latest. In milliseconds after `opened`. A client that sends or reads single bytes does not change this time.
     since_ms: AtomicU64,
+    /// Whether the connection must close to make room for another connection.
     closing: AtomicBool,
+    /// Wakes the task of the connection when `closing` is set.
     waker: AtomicWaker,
 }
 
@@ -223,8 +227,8 @@ impl Activity {
     /// Records that the client has sent or read data.
     pub(super) fn record_progress(&self) {
         self.waiting.store(false, Ordering::Relaxed);
-        // A request may arrive on an idle connection just before the server closes it. The server then serves the
-        // request.
+        // A request may arrive on an idle connection just before the server closes the connection. The server then serves
+        // the request.
         self.closing.store(false, Ordering::Relaxed);
     }
 
@@ -256,12 +260,13 @@ impl Activity {
 mod tests {
     use super::*;
 
-    const NOW: Duration = Duration::from_secs(100);
+    /// The age of the connections when `reclaim` runs.
+    const AGE: Duration = Duration::from_secs(100);
 
-    /// Opens a connection that, [`NOW`] after its start, has made the server wait for `seconds`.
+    /// Opens a connection that has made the server wait for `seconds` when it reaches its [`AGE`].
     fn open(slots: &Slots, peer: &str, seconds: u64) -> Slot {
         let slot = slots.open(peer.parse().unwrap(), slots.try_acquire().unwrap());
-        let since = NOW - Duration::from_secs(seconds);
+        let since = AGE - Duration::from_secs(seconds);
         slot.activity.since_ms.store(since.as_millis() as u64, Ordering::Relaxed);
         slot.activity.waiting.store(true, Ordering::Relaxed);
         slot
@@ -273,7 +278,7 @@ mod tests {
     fn assert_closed(slots: &Slots, all: &[&Slot], min_wait: u64, wanted: &[usize]) {
         let is_closing = |slot: &&Slot| slot.activity.closing.load(Ordering::Relaxed);
         for round in 0..=wanted.len() {
-            let now = Instant::now() + NOW;
+            let now = Instant::now() + AGE;
             slots.reclaim(now, Duration::from_secs(min_wait));
             let closing = all.iter().filter(|slot| is_closing(slot)).count();
             assert_eq!(closing, wanted.len().min(round + 1));
@@ -294,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_waits_for_a_short_time_stays_open() {
+    fn a_connection_that_made_the_server_wait_only_briefly_stays_open() {
         let slots = Slots::new(Limits { connections: 10, ..Limits::default() });
         let (short, long) = (open(&slots, "203.0.113.7", 5), open(&slots, "203.0.113.7", 15));
         assert_closed(&slots, &[&short, &long], 10, &[1]);
