@@ -1,6 +1,6 @@
 //! The pages that links in mails open if no front end is configured (`FRONTEND_URL`).
 //!
-//! The token is in the fragment of the link. Browsers do not send the fragment, so no log contains the token. The
+//! The token is in the fragment of the link. Browsers do not send the fragment, so no server log contains it. The
 //! script of the page sends the token only when the user presses the button, because some mail servers open every link
 //! in a mail.
 
@@ -19,7 +19,8 @@ use super::{html::page, paths::PREFIX};
 /// Content-Security-Policy of the pages.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; img-src data:; \
     connect-src 'self'; form-action 'none'; frame-ancestors 'none'; base-uri 'none'";
-const SCRIPT: &str = concat!(include_str!("templates/form.js"), "\n", include_str!("templates/account.js"));
+const ACCOUNT_SCRIPT: &str =
+    concat!(include_str!("templates/form.js"), "\n", include_str!("templates/account.js"));
 const INVITATION_SCRIPT: &str =
     concat!(include_str!("templates/form.js"), "\n", include_str!("templates/invitation.js"));
 
@@ -33,7 +34,7 @@ struct Form {
     button: &'static str,
     /// The message that the page shows after success.
     done: &'static str,
-    /// Whether the form completes an account, so that the user signs in next.
+    /// Whether the form completes a registration, so that the user signs in next.
     is_sign_up: bool,
 }
 
@@ -90,7 +91,7 @@ pub(super) fn routes(product: &str, requires_second_factor: bool) -> Route {
     let second_factor_note = if requires_second_factor { SECOND_FACTOR_NOTE } else { "" };
     let invitation = InvitationPage { note: second_factor_note, product: product.clone() };
     let route = Route::new()
-        .at("/account.js", get(make_sync(|_| script(SCRIPT))))
+        .at("/account.js", get(make_sync(|_| script(ACCOUNT_SCRIPT))))
         .at("/invitation.js", get(make_sync(|_| script(INVITATION_SCRIPT))))
         .at("/invitation", get(invitation));
     FORMS.iter().fold(route, |route, form| {
@@ -108,6 +109,7 @@ fn script(text: &'static str) -> Response {
 /// The endpoint of a page with a [`Form`].
 struct FormPage {
     form: &'static Form,
+    /// [`SECOND_FACTOR_NOTE`], or empty.
     note: &'static str,
     product: Arc<str>,
 }
@@ -131,6 +133,7 @@ impl Endpoint for FormPage {
 
 /// The endpoint of the page of an invitation to an organization. The recipient may or may not have an account.
 struct InvitationPage {
+    /// [`SECOND_FACTOR_NOTE`], or empty.
     note: &'static str,
     product: Arc<str>,
 }
@@ -193,7 +196,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_scripts_have_the_media_type_of_javascript() {
-        for (path, script) in [("/account.js", SCRIPT), ("/invitation.js", INVITATION_SCRIPT)] {
+        for (path, script) in [("/account.js", ACCOUNT_SCRIPT), ("/invitation.js", INVITATION_SCRIPT)] {
             let (response, text) = get_page(path).await;
             assert_eq!(response.content_type(), Some("text/javascript; charset=utf-8"));
             assert_eq!(text, script);

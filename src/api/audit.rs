@@ -29,10 +29,11 @@ pub(super) struct Audit(pub(super) App);
 struct EntryOut {
     id: i64,
     created_at: DateTime<Utc>,
-    /// Id of the user who made the change; null for a command, a job or an anonymous request.
+    /// Id of the user who made the change, or who owns the job that made it. Null for a command, a job without an owner, or an
+    /// anonymous request.
     #[oai(nullable)]
     actor_id: Option<i64>,
-    /// Id of the API key by which the actor made the change; null for a session.
+    /// Id of the API key by which the actor made the change; null if the actor used no key.
     #[oai(nullable)]
     api_key_id: Option<i64>,
     /// The action, such as `user.updated`.
@@ -46,14 +47,14 @@ struct EntryOut {
     before: Value,
     /// The changed fields with their new values. Null in the same cases as `before`.
     after: Value,
-    /// IP address of the client.
+    /// IP address of the client; null if it is unknown, or if there was no request.
     #[oai(nullable)]
     address: Option<String>,
-    /// Id of the request that made the change, which the server has created. The log lines of the request contain it
+    /// Id that the server gave to the request that made the change or enqueued the job. The log lines of the request contain it
     /// too.
     #[oai(nullable)]
     request_id: Option<String>,
-    /// The header `X-Request-Id` of that request. A client can send any id, also that of another request.
+    /// The header `X-Request-Id` of the request that made the change. A client can send any id, also that of another request.
     #[oai(nullable)]
     client_request_id: Option<String>,
 }
@@ -78,11 +79,11 @@ impl Example for EntryOut {
 }
 
 /// Prefixes of the actions that concern an organization itself, its members, invitations and keys, but not its data.
-const ABOUT_ORG: [&str; 4] = ["org.", "member.", "invitation.", "api_key."];
+const ORG_ACTION_PREFIXES: [&str; 4] = ["org.", "member.", "invitation.", "api_key."];
 
 /// Returns whether an entry contains data of an organization, which an admin of the platform must not see.
 fn has_data_of_org(entry: &AuditEntry) -> bool {
-    entry.org_id.is_some() && !ABOUT_ORG.iter().any(|prefix| entry.action.starts_with(prefix))
+    entry.org_id.is_some() && !ORG_ACTION_PREFIXES.iter().any(|prefix| entry.action.starts_with(prefix))
 }
 
 impl From<AuditEntry> for EntryOut {

@@ -1,8 +1,8 @@
 //! Conditional requests (RFC 9110 section 13): entity tags, and the headers `If-None-Match` and `If-Match`.
 //!
-//! A read that returns [`Tagged`] has an `ETag`, and the middleware answers 304 if the client knows it. A change that takes
-//! [`IfMatch`] is only made to the state that the client has seen. All other changes refuse the header
-//! ([`RefuseUnsupported`](super::unsupported_headers::RefuseUnsupported)).
+//! A read that returns [`Tagged`] has an `ETag`, and the middleware answers 304 if the client sends this tag in
+//! `If-None-Match`. An operation that takes [`IfMatch`] changes a resource only if its tag is in `If-Match`. All other changes
+//! refuse the header ([`RefuseUnsupported`](super::unsupported_headers::RefuseUnsupported)).
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use poem::{
@@ -22,12 +22,13 @@ use super::{
 };
 use crate::{error::Error, security::hash, services::precondition::Precondition};
 
-/// Bytes of the digest in an entity tag.
+/// Number of bytes of a digest in an entity tag, before the encoding as Base64.
 const DIGEST_BYTES: usize = 16;
 /// The suffix of the entity tag of a compressed response. The compressed bytes differ from the uncompressed bytes, so
 /// their strong tags must differ too (RFC 9110 section 8.8.3.3).
 const GZIP_SUFFIX: &[u8] = b"-gzip";
-/// The name of the argument of type [`IfMatch`]. The document has the name of the header for it.
+/// The name that every argument of type [`IfMatch`] must have, so that the API document and the refusal of the header
+/// recognize it.
 pub(super) const IF_MATCH_ARGUMENT: &str = "if_match";
 
 /// A resource that is sent with its entity tag. The tag is a digest of the JSON, so it changes if and only if the JSON
@@ -80,10 +81,10 @@ impl<T: ToJSON> ApiResponse for Tagged<T> {
 
 /// A resource with fields that change without a PATCH, such as the number of jobs of a queue.
 pub(super) trait Volatile: ToJSON {
-    /// The names of these fields.
+    /// The names of the fields that change without a PATCH.
     const VOLATILE_FIELDS: &'static [&'static str];
 
-    /// Returns the digest of all other fields.
+    /// Returns the digest of all fields except [`Self::VOLATILE_FIELDS`].
     fn stable_tag(&self) -> String {
         let mut json = self.to_json().unwrap_or_default();
         if let Some(fields) = json.as_object_mut() {
@@ -93,9 +94,9 @@ pub(super) trait Volatile: ToJSON {
     }
 }
 
-/// As [`Tagged`], for a resource with volatile fields. Its tag has the digest of the stable fields, a dot, and the digest of
-/// all. `If-Match` compares the first part only: the resource may change all the time, but not by the changes that a client
-/// must not overwrite.
+/// Like [`Tagged`], for a resource with volatile fields. The tag is the digest of the stable fields, a dot, and the digest of
+/// all fields. [`IfMatch::on_stable`] compares only the first digest, so that a change of a volatile field does not make a
+/// PATCH fail.
 pub(super) struct TaggedVolatile<T>(pub(super) T);
 
 impl<T: Volatile> IntoResponse for TaggedVolatile<T> {
@@ -120,11 +121,12 @@ impl<T: Volatile> ApiResponse for TaggedVolatile<T> {
 #[derive(Clone, Copy)]
 pub(super) struct RequireIfMatch(pub(super) bool);
 
-/// The header `If-Match`: the entity tags of the states in which the client allows the change.
+/// The header `If-Match`: the entity tags of the states in which the client allows the change. `None` without the header.
 pub(super) struct IfMatch(Option<EntityTags>);
 
 impl IfMatch {
-    /// Returns the condition that a row has one of the tags, as the representation `O` in [`Tagged`].
+    /// Returns the condition that the entity tag of a row is in the header. Reads of the resource return the row as
+    /// [`Tagged<O>`](Tagged). Without the header, every row meets the condition.
     pub(super) fn on<O: From<R> + ToJSON, R: Clone>(&self) -> Precondition<'_, R> {
         match &self.0 {
             None => Precondition::none(),
@@ -135,7 +137,7 @@ impl IfMatch {
         }
     }
 
-    /// As [`Self::on`], for the representation `O` in [`TaggedVolatile`].
+    /// Like [`Self::on`], for a resource whose reads return the row as [`TaggedVolatile<O>`](TaggedVolatile).
     pub(super) fn on_stable<O: From<R> + Volatile, R: Clone>(&self) -> Precondition<'_, R> {
         match &self.0 {
             None => Precondition::none(),
@@ -147,7 +149,7 @@ impl IfMatch {
     }
 }
 
-/// Returns the tag of a resource that the client may have read with or without compression.
+/// Returns a tag without the suffix of compressed responses.
 fn without_gzip(opaque: &[u8]) -> &[u8] {
     opaque.strip_suffix(GZIP_SUFFIX).unwrap_or(opaque)
 }
@@ -193,11 +195,12 @@ fn read_tags(headers: &HeaderMap, name: HeaderName) -> Result<Option<EntityTags>
     Ok(Some(tags.ok_or(ApiError::MalformedTags(header))?))
 }
 
-/// Converts a response to 304 if the client sent its entity tag in `If-None-Match` (RFC 9110 section 15.4.5). Call it
-/// only for GET and HEAD. The other headers stay, because a client updates its stored headers with them.
+/// Converts a response with status 200 to 304 if its entity tag is in `If-None-Match` (RFC 9110 section 15.4.5). Removes
+/// the body and the headers that describe the body. Keeps all other headers, because a client updates its stored headers
+/// with them. Call this function only for GET and HEAD.
 ///
 /// # Errors
-/// [`ApiError::MalformedTags`]; [`Error::PreconditionFailed`] if the request has `If-Match` with other tags only.
+/// [`ApiError::MalformedTags`]; [`Error::PreconditionFailed`] if the request has `If-Match` without the tag.
 pub(super) fn evaluate(request: &HeaderMap, mut response: Response) -> Result<Response> {
     if response.status() != StatusCode::OK {
         return Ok(response);
@@ -205,7 +208,7 @@ pub(super) fn evaluate(request: &HeaderMap, mut response: Response) -> Result<Re
     let Some(own) = response.headers().get(header::ETAG).cloned() else { return Ok(response) };
     let own = own.as_bytes().strip_prefix(b"W/").unwrap_or(own.as_bytes());
     let own = own.strip_prefix(b"\"").and_then(|own| own.strip_suffix(b"\"")).unwrap_or(own);
-    // In this order (RFC 9110 section 13.2.2).
+    // `If-Match` is evaluated before `If-None-Match` (RFC 9110 section 13.2.2).
     let required = read_tags(request, header::IF_MATCH)?;
     let is_required = |known: &EntityTag| !known.is_weak && without_gzip(&known.opaque) == without_gzip(own);
     if required.is_some_and(|tags| !tags.any(is_required)) {
@@ -222,7 +225,7 @@ pub(super) fn evaluate(request: &HeaderMap, mut response: Response) -> Result<Re
     Ok(response)
 }
 
-/// Adds the suffix to the entity tag of a compressed response.
+/// Adds [`GZIP_SUFFIX`] to the entity tag of a compressed response.
 pub(super) fn mark_compressed(headers: &mut HeaderMap) {
     let Some(tag) = headers.get(header::ETAG) else { return };
     let Some(open) = tag.as_bytes().strip_suffix(b"\"") else { return };

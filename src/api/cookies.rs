@@ -23,7 +23,7 @@ use crate::{error::Error, services::sessions::Grant};
 /// Name of the cookie with the access token.
 pub(super) const SECURE_ACCESS: &str = "__Host-access_token";
 const SECURE_REFRESH: &str = "__Host-refresh_token";
-/// Name of the same cookie in development without TLS, where browsers reject the prefix and `Secure`.
+/// Name of the cookie with the access token in development without TLS, where browsers reject the name prefix and `Secure`.
 const PLAIN_ACCESS: &str = "access_token";
 const PLAIN_REFRESH: &str = "refresh_token";
 /// The scheme of an access token in the header `Authorization`. The scheme is case-insensitive (RFC 9110 section 11.1).
@@ -35,7 +35,8 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 pub(super) struct Settings {
     /// Whether to set `Secure` and the name prefix.
     pub(super) secure: bool,
-    /// Origins whose pages may send requests with cookies, in lower case and without default ports.
+    /// Origins whose pages may send requests with cookies, besides the origin of the requested host. In lower case and
+    /// without default ports.
     pub(super) origins: HashSet<String>,
 }
 
@@ -78,8 +79,8 @@ impl Settings {
         is_own && (scheme == "https" || !self.secure)
     }
 
-    /// Returns both cookies. The name prefix `__Host-` requires `Path=/`, and prevents other hosts from setting these
-    /// cookies.
+    /// Returns the cookies with the access token and with the refresh token. The name prefix `__Host-` requires `Path=/`, and
+    /// prevents other hosts from setting these cookies.
     fn cookies(&self, access: &str, refresh: &str) -> [Cookie; 2] {
         let cookie = |name, value: &str, same_site| {
             let mut cookie = Cookie::new_with_str(name, value);
@@ -93,11 +94,11 @@ impl Settings {
     }
 }
 
-/// Returns the bearer token of the header `Authorization`.
+/// Returns the bearer token of the header `Authorization`. `None` if the header is absent or has another scheme.
 ///
 /// # Errors
-/// [`Error::InvalidToken`] if the request has several bearer tokens, or a token that is not valid UTF-8. The request is
-/// refused instead of treated as one without a bearer token, because its cookie would then authenticate it.
+/// [`Error::InvalidToken`] if the request has several bearer tokens, or a token that is not valid UTF-8. If this function
+/// returned `None` instead, a cookie could authenticate the request.
 pub(super) fn bearer(request: &Request) -> Result<Option<&str>> {
     let values = request.headers().get_all(header::AUTHORIZATION).into_iter();
     only(values.filter_map(|value| {
@@ -106,15 +107,15 @@ pub(super) fn bearer(request: &Request) -> Result<Option<&str>> {
     }))
 }
 
-/// Returns the access token from its cookie.
+/// Returns the access token from its cookie. `None` if the cookie is absent or empty.
 ///
 /// # Errors
-/// [`Error::InvalidToken`] if the request has several of these cookies, or its value is not valid UTF-8.
+/// [`Error::InvalidToken`] if the request has several cookies of this name, or the value is not valid UTF-8.
 pub(super) fn access_token(request: &Request) -> Result<Option<&str>> {
     cookie(request, Settings::access)
 }
 
-/// Returns the refresh token from its cookie.
+/// Returns the refresh token from its cookie. `None` if the cookie is absent or empty.
 ///
 /// # Errors
 /// As [`access_token`].
@@ -133,8 +134,8 @@ fn cookie_values<'a>(request: &'a Request, name: &'a str) -> impl Iterator<Item 
     pairs.filter_map(move |pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
 }
 
-/// Returns the only value, if there is any. Fails for several values, because it is unknown which of them the server
-/// has set (RFC 6265 section 8.6).
+/// Returns the value, or `None` if there is none. Fails for several values, because it is unknown which of them the
+/// server has set (RFC 6265 section 8.6).
 fn only<'a>(mut values: impl Iterator<Item = &'a [u8]>) -> Result<Option<&'a str>> {
     let Some(value) = values.next() else { return Ok(None) };
     match (std::str::from_utf8(value), values.next()) {
@@ -143,7 +144,10 @@ fn only<'a>(mut values: impl Iterator<Item = &'a [u8]>) -> Result<Option<&'a str
     }
 }
 
-/// Sets both cookies to the tokens of a session.
+/// Sets the cookies with the access token and the refresh token of a session.
+///
+/// # Errors
+/// [`Error::Internal`] if the route has no cookie settings.
 pub(super) fn set(request: &Request, jar: &CookieJar, grant: &Grant) -> Result<()> {
     let [mut access, mut refresh] = Settings::of(request)?.cookies(&grant.access_token, &grant.refresh_token);
     access.set_max_age(Duration::from_secs(grant.expires_in));
@@ -153,7 +157,10 @@ pub(super) fn set(request: &Request, jar: &CookieJar, grant: &Grant) -> Result<(
     Ok(())
 }
 
-/// Removes those of the two cookies that the browser has sent.
+/// Removes the cookies with the access token and the refresh token, if the browser has sent them.
+///
+/// # Errors
+/// As [`set`].
 pub(super) fn clear(request: &Request, jar: &CookieJar) -> Result<()> {
     let settings = Settings::of(request)?;
     for mut cookie in settings.cookies("", "") {
@@ -166,11 +173,11 @@ pub(super) fn clear(request: &Request, jar: &CookieJar) -> Result<()> {
     Ok(())
 }
 
-/// Refuses a request with an unsafe method unless a page of a trusted origin sends it. Browsers name the origin in
-/// headers that a page cannot change.
+/// Refuses a request with an unsafe method, unless its headers show that a page of a trusted origin has sent it. Browsers
+/// name the origin in headers that a page cannot change.
 ///
 /// # Errors
-/// [`ApiError::CrossSite`] if the origin is not trusted.
+/// [`ApiError::CrossSite`] if the origin is unknown or not trusted.
 pub(super) fn refuse_cross_site(request: &Request) -> Result<()> {
     if request.method().is_safe() {
         return Ok(());
@@ -195,7 +202,7 @@ mod tests {
     use crate::property::property;
 
     #[test]
-    fn an_origin_has_a_scheme_a_host_and_a_port() {
+    fn only_listed_origins_and_the_own_origin_are_trusted() {
         let trusts = |secure, origin: &str, host: &str| {
             let origins = ["https://app.example.com", "http://front.example.com"].map(str::to_owned).into();
             Settings { secure, origins }.trusts(origin, Some(host))
@@ -255,7 +262,7 @@ mod tests {
         request
     }
 
-    /// Returns the value if there is exactly one and it is valid UTF-8, and an error for any other value.
+    /// Returns the value, or `None` if there is none. Fails for several values, and for a value that is not valid UTF-8.
     fn only_one(values: &[&[u8]]) -> Result<Option<String>, ()> {
         match values {
             [] => Ok(None),

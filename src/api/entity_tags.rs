@@ -1,6 +1,6 @@
 //! The lists of entity tags in `If-Match` and `If-None-Match` (RFC 9110 sections 8.8.3, 13.1.1 and 13.1.2).
 
-/// The states of a resource that a client names in the header: any state (`*`), or those with one of these tags.
+/// The states of a resource that a client names in a header: any state (`*`), or the states with one of the listed tags.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum EntityTags {
     Any,
@@ -10,14 +10,14 @@ pub(super) enum EntityTags {
 /// An entity tag.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct EntityTag {
-    /// Whether the tag is weak: resources with the same weak tag are equivalent, but not identical.
+    /// Whether the tag is weak: representations with the same weak tag are equivalent, but may differ in their bytes.
     pub(super) is_weak: bool,
     /// The text between the quotes.
     pub(super) opaque: Vec<u8>,
 }
 
 impl EntityTags {
-    /// Parses the lines of a header. Several lines form one list. `None` if they are malformed.
+    /// Parses the lines of a header. Several lines form one list. `None` if the list is empty or malformed.
     pub(super) fn parse<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Option<Self> {
         let list = lines.collect::<Vec<_>>().join(&b',');
         let mut rest = list.trim_ascii();
@@ -53,14 +53,16 @@ impl EntityTags {
 }
 
 impl EntityTag {
-    /// Parses the tag at the beginning of a text. Also returns the text after the tag.
+    /// Parses the tag at the beginning of a text. Also returns the text after the tag. `None` if the text does not begin
+    /// with a tag.
     fn parse_first(text: &[u8]) -> Option<(Self, &[u8])> {
-        let strong = text.strip_prefix(b"W/");
-        let quoted = strong.unwrap_or(text).strip_prefix(b"\"")?;
+        let after_weak_prefix = text.strip_prefix(b"W/");
+        let quoted = after_weak_prefix.unwrap_or(text).strip_prefix(b"\"")?;
         let end = quoted.iter().position(|octet| *octet == b'"')?;
         let (opaque, rest) = (&quoted[..end], &quoted[end + 1..]);
         let is_valid = opaque.iter().all(|octet| matches!(*octet, 0x21 | 0x23..=0x7E | 0x80..));
-        is_valid.then(|| (Self { is_weak: strong.is_some(), opaque: opaque.to_vec() }, rest))
+        let is_weak = after_weak_prefix.is_some();
+        is_valid.then(|| (Self { is_weak, opaque: opaque.to_vec() }, rest))
     }
 }
 

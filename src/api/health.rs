@@ -16,7 +16,7 @@ use crate::{
     services::job_relay::{self, Waiting},
 };
 
-/// Maximum number of outbox jobs that the readiness check counts.
+/// Maximum number of mails, and of jobs that were set aside, that the readiness check counts in the outbox.
 const MAX_COUNTED_JOBS: i64 = 1_000;
 
 /// Health checks.
@@ -80,19 +80,19 @@ impl Example for RedisHealth {
 struct Readiness {
     /// `healthy` or `unhealthy`.
     status: String,
-    /// `ok`, or `error` if it does not answer or accepts no writes.
+    /// `ok`, or `error` if the database does not answer or accepts no writes.
     database: String,
-    /// `ok`, `pending` or `error`.
+    /// `ok`, `pending` if some migrations are not applied yet, or `error` in the same cases as `database`.
     migrations: String,
     /// `ok`, or `degraded` if Redis does not answer in time or refuses writes. Does not change the status: most
     /// operations work without Redis.
     redis: String,
     /// `no server` if no mail can be sent, because `SMTP_URL` is not set; else absent. Does not change the status.
     mail: Option<String>,
-    /// How many mails wait for a server, at most 1000; absent if there is one.
+    /// Number of mails that wait for a mail server, at most 1000. Absent if mails can be sent, or if the number is unknown.
     waiting_mails: Option<u32>,
-    /// How many jobs were set aside because they cannot be enqueued, at most 1000; absent if there are none. Does not change the
-    /// status. The log and `saas doctor` say more.
+    /// Number of jobs that were set aside because they cannot be enqueued, at most 1000. Absent if there are none, or if the
+    /// number is unknown. Does not change the status. The log and `saas doctor` name the reasons.
     set_aside_jobs: Option<u32>,
     /// Whether this process is shutting down.
     stopping: bool,
@@ -145,7 +145,7 @@ fn log_failure<T>(what: &str, result: Result<T>) -> Option<T> {
 }
 
 impl Health {
-    /// Runs `SELECT 1`; `None` if it fails.
+    /// Returns the result of `SELECT 1`; `None` if the query fails.
     async fn database(&self) -> Option<i32> {
         let one = diesel::select(diesel::dsl::sql::<diesel::sql_types::Integer>("1"));
         log_failure("database", self.0.db.run(async |conn| Ok(one.get_result::<i32>(conn).await?)).await)
@@ -166,7 +166,7 @@ impl Health {
 
     /// Returns whether all migrations are applied; `None` if the database does not answer or accepts no writes.
     async fn migrated(&self) -> Option<bool> {
-        // Converts to a database error, so that the pool discards an unusable connection.
+        // Converts an error of diesel like any other query does, so that the pool discards an unusable connection.
         let converted =
             |error: anyhow::Error| error.downcast::<DieselError>().map_or_else(Error::internal, Error::from);
         let query = async |conn: &mut AsyncPgConnection| migrations::pending(conn).await.map_err(converted);
@@ -217,8 +217,8 @@ impl Health {
 
     /// Checks that the process can serve requests.
     ///
-    /// For readiness probes: checks the database and its migrations, and fails during a shutdown. A standby is not
-    /// ready. The response also reports Redis and a missing mail server, which do not change the status.
+    /// For readiness probes: checks the database and its migrations, and fails during a shutdown. It also fails if the database
+    /// is a read-only standby. The response also reports Redis and a missing mail server, which do not change the status.
     #[oai(path = "/ready", method = "get", operation_id = "health_ready")]
     async fn ready(&self) -> HealthResponse<Readiness> {
         let (migrated, redis, outbox) = tokio::join!(self.migrated(), self.redis_works(), self.outbox());

@@ -27,7 +27,7 @@ pub(super) fn names_one_host(req: &Request) -> bool {
 }
 
 /// Returns the host and the port of the request, unchanged. The host of a target in absolute form takes precedence over
-/// the header `Host` (RFC 9112 section 3.2.2).
+/// the header `Host` (RFC 9112 section 3.2.2). `None` if the header is absent or repeated.
 pub(super) fn authority(req: &Request) -> Option<&str> {
     match req.original_uri().authority() {
         Some(authority) => Some(authority.as_str()),
@@ -48,8 +48,8 @@ pub(super) fn ip_host(ip: IpAddr) -> Host {
     }
 }
 
-/// Returns whether the host name always denotes the client's own machine. A web page of another machine cannot have
-/// such a host (DNS rebinding).
+/// Returns whether the host always denotes the client's own machine: `localhost`, a name below it, or a loopback address.
+/// A web page of another machine cannot have such a host, not even by DNS rebinding.
 pub(super) fn is_local(host: &Host) -> bool {
     match host {
         Host::Domain(name) => name == "localhost" || name.ends_with(".localhost"),
@@ -66,7 +66,7 @@ pub(super) fn without_final_dot(host: Host) -> Host {
     }
 }
 
-/// Parses a host with an optional port, as in the header `Host`.
+/// Parses a host with an optional port, as in the header `Host`. `None` if the text is invalid.
 fn parse(text: &str) -> Option<Host> {
     let name = host_of(text)?;
     let name = name.strip_suffix('.').unwrap_or(name);
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_read_again_as_itself() {
+    fn formatting_and_parsing_a_host_returns_the_same_host() {
         let parts = "a B . - %4A 127.0.0.1 [::1] [ ] localhost : 80 @ /";
         property(1, text(parts, 5), |text| {
             let Some(name) = host_of(&text) else { return assert_eq!(parse(&text), None) };
@@ -213,7 +213,7 @@ mod tests {
             assert!(name.is_ascii() && !name.contains(['@', '/', ' ']), "{text}");
             let host = parse(&text).unwrap();
             assert_eq!(parse(&format!("{name}:80")), Some(host.clone()));
-            // Only one final dot has no meaning.
+            // The parser removes only one final dot.
             if !name.ends_with("..") {
                 assert_eq!(parse(&host.to_string()), Some(host));
             }

@@ -1,4 +1,4 @@
-//! How the stored answer to a request with the header `Idempotency-Key` is sent.
+//! The responses of operations that support the header `Idempotency-Key`.
 
 use std::marker::PhantomData;
 
@@ -13,10 +13,11 @@ use poem_openapi::{
 
 use crate::services::idempotency::Answered;
 
-/// The header of a replayed answer: the answer of an earlier request with the same key.
+/// The header of a response that is the stored answer to an earlier request with the same key.
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
-/// A response of type `R`, or its stored copy: both have the same status, headers and body.
+/// A response of type `R`, or its stored copy. Both have the same status, body and headers, except for
+/// `Idempotency-Replayed`.
 pub(super) struct Replayable<R> {
     answered: Answered,
     response: PhantomData<fn() -> R>,

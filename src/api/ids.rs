@@ -1,4 +1,4 @@
-//! The ids of jobs and sessions and the names of queues, with their patterns in the OpenAPI document.
+//! The ids of jobs and sessions and the names of queues, with their patterns and formats in the OpenAPI document.
 //!
 //! As parameters, the types accept any text. The operation decides how to respond to an invalid text: for example, with
 //! 404, because no job has such an id.

@@ -12,11 +12,12 @@ pub const PREFIX: &str = api_path!("");
 /// The path parameter that names the organization.
 pub(super) const ORG_PARAM: &str = "org";
 
-/// The path of an organization. It is the `prefix_path` of the resources of an organization. poem-openapi does not
-/// convert `:org` in a prefix to `{org}`. For each operation, it counts only the parameters after the prefix.
+/// The path of an organization. It is the `prefix_path` of the resources of an organization. poem-openapi replaces the
+/// parameters in the path of an operation, but not those in a prefix: the router keeps the name `org`, and [`documented`]
+/// converts `:org` to `{org}`.
 pub(super) const ORG_PATH: &str = "/orgs/:org";
 
-/// Returns a path in the form of the API document: the parameters in the prefix are in braces, too.
+/// Returns a path in the form of the API document: all parameters are in braces, including those in the prefix.
 pub(super) fn documented(path: &str) -> String {
     let step = |step: &str| match step.strip_prefix(':') {
         Some(name) => format!("{{{name}}}"),

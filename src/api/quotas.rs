@@ -1,11 +1,14 @@
 //! Rate limits of requests: which caller a request is charged to, and the headers of its response.
 //!
-//! Each request below `/api/v1`, except health checks, is charged once, as soon as its caller is known:
+//! Each request below `/api/v1` is charged once:
 //!
 //! - to the user or the API key, by the extractor that authenticates the caller;
 //! - to the client's network, by the extractor `RequestContext` of operations without authentication;
-//! - to the client's network, after any failure before that, such as an invalid token or an unknown path. If the
-//!   network has no requests left, 429 replaces this failure.
+//! - to the client's network, if no extractor has charged the request before it ends, for example because of an invalid
+//!   token or an unknown path. If the network has no requests left, 429 replaces the error.
+//!
+//! Health checks, `OPTIONS` requests outside of `/auth`, `/invitations` and `/secret-scanning`, and requests that fail with
+//! a server error before an extractor has charged them are not charged.
 //!
 //! So a client that guesses tokens does not use up the limit of a user, and users of one network do not share a limit.
 //! [`class_of`] alone decides which limit applies to an operation.
@@ -100,7 +103,7 @@ fn class_of(method: &Method, path: &str) -> Option<Class> {
     let mut steps = path.strip_prefix(PREFIX)?.strip_prefix('/')?.split('/');
     let resource = match steps.next()? {
         "health" => return None,
-        // Without an account, and each request tries a secret.
+        // Most of these requests need no account, and try a secret such as a password, a token or an API key.
         "auth" | "invitations" | "secret-scanning" => return Some(Class::Auth),
         // `/orgs/{org}/jobs` has the class of `/jobs`.
         "orgs" => steps.nth(1).unwrap_or("orgs"),
@@ -127,7 +130,7 @@ pub(super) fn charge(request: &Request, caller: Caller) -> Result<()> {
     request.data::<Charge>().map_or(Ok(()), |charge| charge.take(caller))
 }
 
-/// The charge of a request to a caller, and its result. Clones share the same charge.
+/// The charge of a request to a caller, and the decision about it. Clones share the same charge.
 #[derive(Clone)]
 pub(super) struct Charge(Arc<Inner>);
 
@@ -136,8 +139,10 @@ struct Inner {
     class: Class,
     /// The client's network: the caller of a request that is not authenticated.
     network: Caller,
-    /// Whether the client's IP address is probably that of a proxy.
+    /// Whether the client's IP address is probably the address of a proxy: the request has the header `X-Forwarded-For`, but
+    /// `TRUSTED_PROXIES` is 0.
     has_unknown_proxy: bool,
+    /// Whether the request is allowed; empty until it is charged.
     decision: OnceLock<Decision>,
 }
 
@@ -175,7 +180,7 @@ impl Charge {
     /// Charges the client's network for a request that no extractor has charged. Does nothing after a server error.
     ///
     /// # Errors
-    /// The errors of the request, or [`ApiError::RateLimited`] instead of them.
+    /// The error in `result`, or [`ApiError::RateLimited`] instead of this error if the network has no requests left.
     pub(super) fn close(&self, result: poem::Result<Response>) -> poem::Result<Response> {
         let is_server_error = result.as_ref().is_err_and(|error| error.status().is_server_error());
         if self.0.decision.get().is_some() || is_server_error {

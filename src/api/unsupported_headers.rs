@@ -24,8 +24,9 @@ use crate::error::Error;
 /// - `Idempotency-Key`, unless the operation takes [`IdempotencyKey`](super::extract::IdempotencyKey): a client would repeat a
 ///   request in the belief that it has no second effect. Methods that are idempotent in HTTP (RFC 9110 section 9.2.2) need no
 ///   key and ignore it.
-/// - `If-Match`, unless the operation takes [`IfMatch`](super::conditional::IfMatch), and `If-None-Match`: a change must not be
-///   made if its condition is false (RFC 9110 sections 13.1.1 and 13.1.2). The middleware evaluates the conditions of reads.
+/// - `If-None-Match` in all changes, and `If-Match` unless the change takes [`IfMatch`](super::conditional::IfMatch): a change
+///   must not be made if its condition is false (RFC 9110 sections 13.1.1 and 13.1.2). The middleware evaluates the conditions
+///   of reads.
 pub(super) struct RefuseUnsupported<A>(pub(super) A);
 
 impl<A: OpenApi> OpenApi for RefuseUnsupported<A> {
@@ -60,12 +61,12 @@ impl<A: OpenApi> OpenApi for RefuseUnsupported<A> {
 /// The headers that an operation evaluates.
 #[derive(Clone, Copy, Default)]
 struct Supported {
-    /// The id of the operation, if it takes a key.
+    /// The id of the operation if it takes an idempotency key.
     key: Option<OperationId>,
     if_match: bool,
 }
 
-/// Returns what the operations evaluate, by path and method. The paths have no names of parameters.
+/// Returns the headers that each operation evaluates, by path and method. The paths have no names of parameters.
 fn supported_headers(meta: Vec<MetaApi>) -> HashMap<(String, Method), Supported> {
     let mut found = HashMap::new();
     for path in meta.into_iter().flat_map(|api| api.paths) {
@@ -91,16 +92,16 @@ fn takes_if_match(operation: &MetaOperation) -> bool {
     params.any(|param| matches!(param.in_type, MetaParamIn::Header) && param.name == IF_MATCH_ARGUMENT)
 }
 
-/// An operation that changes something, with the headers that it evaluates.
+/// An operation with an unsafe method, with the headers that it evaluates.
 struct Guarded {
     endpoint: BoxEndpoint<'static>,
-    /// Whether its method is idempotent in HTTP.
+    /// Whether the method of the operation is idempotent in HTTP.
     is_idempotent: bool,
     supported: Supported,
 }
 
 impl Guarded {
-    /// Returns the name of a condition of the request that the operation would ignore.
+    /// Returns the name of a condition of the request that the operation would ignore. `None` if there is no such condition.
     fn ignored_condition(&self, headers: &HeaderMap) -> Option<&'static str> {
         if headers.contains_key(header::IF_NONE_MATCH) {
             return Some("If-None-Match");

@@ -1,5 +1,5 @@
-//! Validates values against the schemas of poem-openapi. It reports all errors, while the parser of poem-openapi stops
-//! at the first error.
+//! Validates values against the schemas of poem-openapi. Reports all errors up to [`MAX_FIELD_ERRORS`], while the parser
+//! of poem-openapi stops at the first error.
 
 use poem_openapi::registry::{MetaOperationParam, MetaParamIn, MetaSchema, MetaSchemaRef, Registry};
 use serde_json::{Number, Value};
@@ -208,8 +208,8 @@ impl<'a> Checker<'a> {
     }
 }
 
-/// Returns a number without a fraction as an integer. From 2^53 on, a float no longer has all digits that the client
-/// sent, so the result is `None`.
+/// Returns a number without a fraction as an integer. `None` if the number has a fraction, or from 2^53 on, where the
+/// float may differ from the integer that the client sent.
 fn whole_number(number: f64) -> Option<i64> {
     const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
     (number.fract() == 0.0 && number.abs() < MAX_EXACT).then_some(number as i64)
@@ -258,7 +258,7 @@ fn parse_param(registry: &Registry, schema: &MetaSchemaRef, text: &str) -> Value
         MetaSchemaRef::Reference(name) => registry.schemas.get(name).map_or("", |schema| schema.ty),
     };
     let parsed = match ty {
-        // The parser of poem-openapi accepts only digits, not `1.0`.
+        // The parser of poem-openapi accepts `1` for an integer, but not `1.0`.
         "integer" => text.parse().ok().filter(|number: &Number| !number.is_f64()).map(Value::Number),
         "number" => text.parse().ok().map(Value::Number),
         "boolean" => text.parse().ok().map(Value::Bool),
@@ -297,7 +297,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_check_ends_after_as_many_errors_as_a_response_lists() {
+    fn a_check_stops_after_the_maximum_number_of_errors() {
         let registry = Registry::new();
         let check = |schema: &MetaSchemaRef, mut value: Value| {
             let mut checker = Checker::new(&registry, "body", false);

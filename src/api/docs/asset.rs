@@ -90,8 +90,8 @@ impl Asset {
         Ok(response)
     }
 
-    /// Returns the text, compressed if `compressed` is set. The first call creates the text on a blocking thread,
-    /// because this takes long.
+    /// Returns the text, compressed if `compressed` is set and the compression succeeds. If the text is not ready yet,
+    /// creates it on a blocking thread, because this takes long.
     async fn variant(&self, compressed: bool) -> Result<Variant> {
         let asset = self.clone();
         let make = move || {

@@ -18,8 +18,8 @@ use super::paths::PREFIX;
 /// The icon of all pages, as inline HTML. Without it, browsers request `/favicon.ico`.
 const ICON: &str = include_str!("../templates/icon.html");
 
-/// Returns the routes of the document and its pages. The texts are created on the first request, because this needs
-/// more memory than the rest of the process. `servers` are the URLs of the API in the document.
+/// Returns the routes of the document and its pages. The texts are created on the first request and not at start-up,
+/// because this needs much time and memory. `servers` are the URLs of the API in the document.
 pub(super) fn routes<T: OpenApi + 'static>(
     service: impl Fn() -> OpenApiService<T, ()> + Clone + Send + Sync + 'static,
     servers: Vec<String>,
@@ -37,7 +37,7 @@ pub(super) fn routes<T: OpenApi + 'static>(
     let swagger = Asset::new("text/html; charset=utf-8", Some(policy), on_demand(swagger));
     let redoc = Asset::new("text/html; charset=utf-8", Some(policy), on_demand(redoc));
     let mut routes = Route::new().at("/", get(make_sync(|_| Redirect::temporary("/docs"))));
-    // Serves them at the root, as FastAPI does, and below the prefix, where the rest of the API is.
+    // Serves the document and the pages at the root, as FastAPI does, and below the prefix of the API.
     for prefix in ["", PREFIX] {
         routes = routes
             .at(format!("{prefix}/openapi.json"), get(json.clone().endpoint()))

@@ -40,7 +40,7 @@ mod tests {
         let page =
             "<p>1 > 0</p><script charset=\"UTF-8\">\"<script>\"</script>\n<script>alert(1)</script></body>";
         assert!(inline_scripts(page).eq(["\"<script>\"", "alert(1)"]));
-        // printf '%s' 'alert(1)' | openssl dgst -sha256 -binary | base64
+        // The result of: printf '%s' 'alert(1)' | openssl dgst -sha256 -binary | base64
         let wanted = " 'sha256-bhHHL3z2vDgxUt0W3dWQOrprscmda2Y5pLsLg4GF+pI='; style-src";
         assert!(policy(page).contains(wanted), "{}", policy(page));
         assert!(policy("<p>no script</p>").contains("; script-src; "));

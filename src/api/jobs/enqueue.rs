@@ -26,8 +26,8 @@ use crate::{
 /// Maximum size of the document for `process-data`.
 const MAX_DOCUMENT_BYTES: usize = 64 * 1024;
 
-/// Maximum size of a request with an email: 40,000 characters, each of which may take 12 bytes in JSON, as in
-/// `\ud83d\ude00`.
+/// Maximum size of a request body with an email. Its text has up to 40,000 characters, each of which may take 12 bytes in
+/// JSON, as in `\ud83d\ude00`. The rest is for the other fields.
 const MAX_EMAIL_BYTES: usize = 512 * 1024;
 
 /// Operations that enqueue a job.
@@ -54,7 +54,7 @@ pub(in crate::api) struct Enqueued {
     message: String,
     /// Id of the job. `GET /jobs/{id}/status` returns its status.
     job_id: JobId,
-    /// The name of the job.
+    /// The name of the task that the job runs, such as `example_task`.
     task: String,
     /// The arguments of the job.
     parameters: Option<Value>,
@@ -123,9 +123,9 @@ impl Enqueue {
     /// Enqueues a job that sends an email.
     ///
     /// Admins may send to any address. If an SMTP server is configured, other users may only send to their own verified
-    /// address. Any other address fails with 403 `forbidden`, and an unverified address with 403 `email_not_verified`.
-    /// Fails with 429 `too_many_jobs` and `Retry-After` if the caller has too many jobs, and with 503 `no_mail_server`
-    /// if there is no SMTP server.
+    /// address. Any other address fails with 403 `forbidden`, and their own unverified address with 403
+    /// `email_not_verified`. Fails with 429 `too_many_jobs` and `Retry-After` if the caller has too many jobs, and with 503
+    /// `no_mail_server` if the server cannot send mails.
     ///
     /// The fields of a short email may be in the query instead of the body. The head of a request, with the query, has at
     /// most 32 KiB.

@@ -58,11 +58,10 @@ impl Example for Canceled {
     }
 }
 
-/// Returns a job of any owner, without its payload. An invalid id is not looked up.
+/// Returns a job of any owner, without its payload.
 ///
 /// # Errors
-/// [`Error::NotFound`] if there is no such job; [`Error::Unavailable`] if Redis does not answer, unless the job is
-/// still in the table `job_outbox`.
+/// [`Error::NotFound`] if there is no such job, or the id is invalid; those of [`job_outbox::find`].
 pub(in crate::api) async fn find(app: &App, id: &JobId) -> Result<JobStatus> {
     look_up(app, id, false).await
 }

@@ -28,7 +28,7 @@ pub(in crate::api) struct Jobs(pub(super) App);
 pub(in crate::api) struct StatusOut {
     job_id: JobId,
     status: StateOut,
-    /// The result of a finished job; deleted after one day by default.
+    /// The result of a finished job. By default, it is deleted one hour after the end of the job, and is null from then on.
     result: Value,
     /// The error of the last attempt.
     #[oai(nullable)]
@@ -37,8 +37,9 @@ pub(in crate::api) struct StatusOut {
     progress: Value,
     /// Number of started attempts.
     attempts: u32,
+    /// The name of the queue. Empty if only the state of the ended job is still stored.
     queue: String,
-    /// The name of the job.
+    /// The name of the task that the job runs, such as `example_task`. Empty if only the state of the ended job is still stored.
     task: String,
     #[oai(nullable)]
     enqueued_at: Option<DateTime<Utc>>,
@@ -68,7 +69,7 @@ impl Example for StatusOut {
 }
 
 impl StatusOut {
-    /// Creates the status of a job as its owner sees it.
+    /// Creates the status of a job as its owner sees it: without the details of an error.
     pub(in crate::api) fn new(job_id: JobId, job: JobStatus) -> Self {
         Self {
             job_id,
@@ -91,12 +92,17 @@ enum Visible {
     Owned,
     /// The caller has the permission in the organization of the job.
     InOrg(OrgAccess),
+    /// The caller is an admin, and not the owner.
     ToAdmin,
 }
 
 impl Jobs {
-    /// Returns a job if the caller owns it or is an admin. For other callers, returns the same error as for an unknown
-    /// job. A job of an organization is visible only to its members with the permission.
+    /// Returns a job, and the reason why the caller may see it. The owner and admins may see a job without an
+    /// organization. Only the members with `permission` may see a job of an organization.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is no such job, if it belongs to another user, or if the caller is not a member of its
+    /// organization; those of [`org_access::check`] for a member without the permission; those of [`find`].
     async fn find_visible(
         &self,
         identity: &Identity,
@@ -126,8 +132,8 @@ impl Jobs {
 impl Jobs {
     /// Returns the status of a job.
     ///
-    /// Fails with 404 `not_found` if the job has expired, or belongs to another user and the caller is not an admin. A job of an
-    /// organization needs the permission `job:read` there.
+    /// Fails with 404 `not_found` if the job has expired, or belongs to another user and the caller is not an admin. For a job of
+    /// an organization, the caller needs the permission `job:read` in it.
     #[oai(path = "/:id/status", method = "get", operation_id = "read_job_status")]
     async fn status(
         &self,
@@ -148,7 +154,7 @@ impl Jobs {
     /// Cancels a job.
     ///
     /// A waiting job is canceled at once. A running job is signaled to stop. Fails with 409 `conflict` if the job has
-    /// already ended. A job of an organization needs the permission `job:write` there.
+    /// already ended. For a job of an organization, the caller needs the permission `job:write` in it.
     #[oai(path = "/:id", method = "delete", operation_id = "cancel_job")]
     async fn cancel(
         &self,

@@ -39,8 +39,8 @@ pub(in crate::api) trait PageItem: Type + ToJSON + Sized {
     }
 }
 
-/// One page of a list. The header `Link` leads to the next one (RFC 8288). The page has an entity tag, so that a client that
-/// polls the list reads it again only if it has changed.
+/// One page of a list. The header `Link` leads to the next page (RFC 8288). The page has an entity tag, so that a client that
+/// polls the list reads the page again only if the page has changed.
 pub(in crate::api) struct Page<T> {
     items: Vec<T>,
     next: Next,
@@ -192,7 +192,7 @@ impl<T: PageItem> Type for Page<T> {
 impl<T: PageItem> IntoResponse for Page<T> {
     fn into_response(mut self) -> Response {
         let next = std::mem::take(&mut self.next);
-        // The body needs the cursor, too.
+        // The body contains the cursor, too.
         self.next.cursor = next.cursor.clone();
         next.add_to(Tagged(self).into_response())
     }
@@ -216,7 +216,7 @@ pub(in crate::api) struct ArrayPage<T> {
 }
 
 impl<T> ArrayPage<T> {
-    /// Creates a page from all rows of a list. `position` returns the sort key of a row. The list is sorted by it in
+    /// Creates a page from all rows of a list. `position` returns the sort key of a row. The list is sorted by this key in
     /// ascending order. Without a limit, the page has all rows after the cursor.
     ///
     /// # Errors
@@ -233,8 +233,8 @@ impl<T> ArrayPage<T> {
     }
 }
 
-/// Returns the rows of one page from all rows of a list. Also returns the position of the last of them if there are
-/// more rows.
+/// Returns the rows of one page from all rows of a list. Also returns the position of the last row of the page if there
+/// is a next page.
 fn cut<R, P: Serialize + DeserializeOwned + Ord>(
     cursor: &Cursor,
     limit: Option<Limit>,

@@ -13,7 +13,7 @@ function takeToken() {
   showProblem(token ? "" : "This link is incomplete. Open it from the mail again.");
 }
 
-// Returns whether the required fields are complete. The server validates their values.
+// Returns whether the required fields are complete and the two passwords are equal. The server validates the values.
 function checkInput() {
   const { password, repeat } = form.elements;
   if (password && !password.value) showFieldProblem(password, "Choose a password.");

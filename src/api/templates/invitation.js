@@ -56,7 +56,7 @@ async function preview() {
   if (asked !== token) return;
   if (!response?.ok) {
     if (response) showErrors(response);
-    // With any status but 400, the link may still be valid. Its token is put back, so that the user can reload the page.
+    // With any status but 400, the link may still be valid. The token returns to the address bar, so that the user can reload.
     if (response?.status !== 400) history.replaceState(null, "", `#token=${token}`);
     return;
   }
@@ -79,7 +79,7 @@ function showStep(name) {
   for (const field of form.querySelectorAll("[data-steps]")) field.hidden = !field.dataset.steps.split(" ").includes(step);
 }
 
-// Returns whether the required fields are complete. The server validates their values.
+// Returns whether the required fields are complete and the two passwords are equal. The server validates the values.
 function checkInput() {
   for (const input of visibleInputs()) {
     if (input.required && !input.value) showFieldProblem(input, "This field is required.");
@@ -121,7 +121,7 @@ async function signIn() {
     showStep("code");
     code.focus();
   } else {
-    // Returns to the password after an error, because a challenge allows only a few codes.
+    // Shows the password step again after an error, because a challenge allows only a few codes.
     showStep("sign-in");
     showErrors(response);
   }
@@ -158,7 +158,7 @@ async function run(action) {
   accept.disabled = decline.disabled = true;
   await action();
   accept.disabled = decline.disabled = false;
-  // The disabled button has lost the focus.
+  // A button loses the focus when it is disabled.
   if (document.activeElement === document.body) focused.focus();
 }
 

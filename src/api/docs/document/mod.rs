@@ -1,8 +1,8 @@
 //! The OpenAPI document.
 //!
 //! poem-openapi creates a document for OpenAPI 3.0 from the types of the operations. This module completes it with
-//! rules that apply to all operations, so that no operation repeats them. Descriptions of a single field or operation
-//! are in its type.
+//! rules that apply to all operations, so that no operation repeats them. The description of a single field or operation
+//! is its Rust doc comment.
 
 mod parameters;
 mod responses;
@@ -14,9 +14,10 @@ use serde_json::{Map, Value, json};
 
 use crate::api::paths::documented;
 
-/// The groups of operations at the beginning and at the end of the document. All other groups are in between, in their
-/// existing order.
+/// The groups of operations at the beginning of the document. The groups that are neither here nor in [`LAST_TAGS`] follow
+/// in their existing order.
 const FIRST_TAGS: [&str; 2] = ["Auth", "Users"];
+/// The groups of operations at the end of the document.
 const LAST_TAGS: [&str; 2] = ["Health", "Admin"];
 
 /// A JSON object.
@@ -52,7 +53,7 @@ pub(in crate::api) fn document(spec: &str, servers: &[String]) -> anyhow::Result
         let summary = operation.get("summary").cloned().unwrap_or_default();
         operation.entry("description").or_insert(summary);
     }
-    // The pages show the groups in this order.
+    // The documentation pages show the groups in this order.
     if let Some(tags) = spec.get_mut("tags").and_then(Value::as_array_mut) {
         tags.sort_by_key(|tag| rank(tag["name"].as_str().unwrap_or_default()));
     }

@@ -8,7 +8,7 @@ use crate::api::extract::IDEMPOTENCY_KEY_FORMAT;
 /// Default descriptions of parameters that have the same meaning in all operations.
 const DESCRIPTIONS: [(&str, &str); 4] = [
     ("cursor", "Where the page begins: `next_cursor` of the page before, with the same other parameters."),
-    ("limit", "The most items of the page."),
+    ("limit", "Maximum number of items of the page."),
     (
         IF_MATCH,
         "Changes the resource only if its `ETag` is one of these; else fails with 412. `*` allows any. With the setting \
@@ -16,12 +16,12 @@ const DESCRIPTIONS: [(&str, &str); 4] = [
     ),
     (
         IF_NONE_MATCH,
-        "The `ETag` of a response that the client has. If it is still right, the response is 304 without a body.",
+        "The `ETag` of a response that the client has. If this `ETag` is still current, the response is 304 without a body.",
     ),
 ];
 const IF_MATCH: &str = "If-Match";
 const IF_NONE_MATCH: &str = "If-None-Match";
-/// The grammar of `If-Match` and `If-None-Match` (RFC 9110 section 13.1), for ASCII.
+/// The pattern of `If-Match` and `If-None-Match` (RFC 9110 section 13.1) with tags of ASCII characters.
 const ENTITY_TAGS: &str = r#"^(\*|(W/)?"[!#-~]*"([ \t]*,[ \t]*(W/)?"[!#-~]*")*)$"#;
 const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
 const IDEMPOTENCY_KEY_DESCRIPTION: &str = "\
@@ -74,7 +74,7 @@ pub(super) fn takes_idempotency_key(operation: &Object) -> bool {
 fn complete_idempotency_key(parameter: &mut Object) {
     let Some(schema) = parameter.get_mut("schema").and_then(Value::as_object_mut) else { return };
     if schema.get("format").is_some_and(|format| format == IDEMPOTENCY_KEY_FORMAT) {
-        // Removes the format, because other programs do not know it.
+        // Removes the format, because only this program knows it.
         schema.remove("format");
         parameter.insert("name".into(), IDEMPOTENCY_KEY.into());
         parameter.insert("description".into(), IDEMPOTENCY_KEY_DESCRIPTION.into());

@@ -1,8 +1,8 @@
 //! Documents the responses: their descriptions and headers, and the errors.
 //!
-//! Most errors are derived from the parts of an operation, such as a request body. Its description states the other
-//! errors, as in "Fails with 409 `conflict`". A response has the header `Set-Cookie` if its description contains
-//! "cookie".
+//! Most errors are derived from the parts of an operation, such as a request body. The description of the operation
+//! states the other errors, as in "Fails with 409 `conflict`". A response has the header `Set-Cookie` if its description
+//! contains "cookie".
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -57,7 +57,7 @@ const HEADERS: [(&str, &str, &str); 10] = [
 /// Completes all responses.
 pub(super) fn complete(spec: &mut Value) {
     let schemas = schema_descriptions(spec);
-    // The default response of each operation, which `ApiError` documents.
+    // The default response, which `ApiError` documents. It is the same for all operations.
     let mut other_error = Value::Null;
     let mut used = BTreeSet::new();
     for (path, operation) in operations(spec) {
@@ -86,7 +86,7 @@ pub(super) fn complete(spec: &mut Value) {
     let mut errors = Object::new();
     for (status, name, description) in ERRORS.iter().filter(|(status, ..)| used.contains(status)) {
         let mut response = json!({ "description": description, "content": other_error["content"] });
-        // A wrong host is refused before the request is counted, so the response has no headers about rate limits.
+        // A request for a wrong host is refused before it is counted, so the response has no headers about rate limits.
         response["headers"] = headers(&status.to_string(), &response, *status != 421);
         errors.insert((*name).into(), response);
     }
@@ -133,7 +133,7 @@ fn error_statuses(path: &str, operation: &Object) -> BTreeSet<u16> {
         parameters.clone().any(is_one)
     };
     let rules: [(bool, &[u16]); 10] = [
-        // Applies if `ALLOWED_HOSTS` is set.
+        // Documented for every operation, because the document does not depend on the setting `ALLOWED_HOSTS`.
         (true, &[421]),
         (is_limited(path), &[429]),
         (security.is_some_and(|ways| !ways.is_empty()), &[401, 403]),
@@ -188,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_description_states_errors() {
+    fn status_codes_before_error_codes_are_found_in_a_description() {
         let description =
             "Fails with 400 `wrong_password` or `invalid_code`, and with\n409 `conflict` after 5 attempts.";
         assert!(stated(description).eq([400, 409]));

@@ -1,4 +1,5 @@
-//! Completes the schemas: which fields the server accepts in requests, and which fields it always returns.
+//! Completes the schemas: which fields the server accepts in requests, and which fields it always returns. Converts
+//! them to OpenAPI 3.1.
 
 use std::collections::BTreeSet;
 
@@ -161,7 +162,8 @@ fn convert_nullable(schema: &mut Object) {
     }
 }
 
-/// Adds `x-enum-varnames` to an enum with values that are not valid identifiers, such as `-email`.
+/// Adds `x-enum-varnames` to an enum with values that begin with `-`, such as the sort order `-email`. Code generators need
+/// these names, because such a value is not a valid identifier.
 fn name_values(schema: &mut Object) {
     let values = schema.get("enum").and_then(Value::as_array).into_iter().flatten();
     let values: Vec<_> = values.filter_map(Value::as_str).collect();
