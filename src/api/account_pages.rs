@@ -1,6 +1,6 @@
 //! The pages that links in mails open if no front end is configured (`FRONTEND_URL`).
 //!
-//! The token is in the fragment of the link. Browsers do not send the fragment, so no server log contains it. The
+//! The token is in the fragment of the link. Browsers do not send the fragment, so no server log contains the token. The
 //! script of the page sends the token only when the user presses the button, because some mail servers open every link
 //! in a mail.
 

@@ -7,10 +7,11 @@
 //! - to the client's network, if no extractor has charged the request before it ends, for example because of an invalid
 //!   token or an unknown path. If the network has no requests left, 429 replaces the error.
 //!
-//! Health checks, `OPTIONS` requests outside of `/auth`, `/invitations` and `/secret-scanning`, and requests that fail with
-//! a server error before an extractor has charged them are not charged.
-//!
 //! So a client that guesses tokens does not use up the limit of a user, and users of one network do not share a limit.
+//!
+//! Health checks are not charged, nor are `OPTIONS` requests outside of `/auth`, `/invitations` and `/secret-scanning`. A
+//! request is not charged either if it fails with a server error before an extractor has charged it.
+//!
 //! [`class_of`] alone decides which limit applies to an operation.
 
 use std::{

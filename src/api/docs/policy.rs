@@ -6,8 +6,8 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 /// Returns the Content-Security-Policy of a page. It allows only the scripts in the page, by their hashes (CSP Level 3,
 /// section 2.3.1), and requests only to this server.
 ///
-/// The policy allows inline styles, because both pages add styles at run time. It allows a worker, because Redoc
-/// searches in one. Neither page needs `eval` or sends a form.
+/// The policy allows inline styles, because both pages add styles at run time. It allows workers, because the search of
+/// Redoc runs in a worker. Neither page needs `eval` or sends a form.
 pub(super) fn policy(page: &str) -> String {
     let hashes: String = inline_scripts(page)
         .map(|script| BASE64_STANDARD.encode(digest(&SHA256, script.as_bytes())))

@@ -142,8 +142,8 @@ impl Jobs {
         id: Path<JobId>,
     ) -> Result<Tagged<StatusOut>> {
         let (mut job, visible) = self.find_visible(actor.identity(), &id.0, Permission::JobRead).await?;
-        // Only admins see the details of an error, because they may contain host names, paths and personal data. For a
-        // job of an organization, an admin is an ordinary member.
+        // Only admins see the details of an error, because the details may contain host names, paths and personal data.
+        // The job of an organization does not show them to admins either.
         let is_member = matches!(visible, Visible::InOrg(_));
         if !is_member && is_admin(&self.0, actor.identity()) {
             job.error = job.error_detail.take().or(job.error);

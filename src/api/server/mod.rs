@@ -38,7 +38,7 @@ use self::{
 };
 
 /// During a shutdown, the port is closed when no client has connected for this time and the limit of connections is not
-/// reached. It is also the minimum time in which hyper can read the first requests of accepted connections.
+/// reached. Then hyper has at least this time to read the first requests of the accepted connections.
 const DRAIN_QUIET: Duration = Duration::from_millis(20);
 /// During a shutdown, the port is closed after this time even if clients still connect. Connections without a request
 /// are closed after this time too, or [`DRAIN_QUIET`] after the port if that is later.
