@@ -73,9 +73,9 @@ fn service(app: &App) -> OpenApiService<impl OpenApi + use<>, ()> {
              A request that is repeated with the same `Idempotency-Key` has one effect. The operations that support this \
              have the header among their parameters. All other operations with POST and PATCH refuse it with 400 \
              `idempotency_not_supported`.\n\n\
-             Reads of resources and lists have an `ETag`: send it as `If-None-Match` to read again only what has changed, and as `If-Match` with PATCH \
-             to change only what you have seen. Changes that do not take `If-Match` refuse it with 400 \
-             `precondition_not_supported`.",
+             Reads of resources and lists have an `ETag`: send it as `If-None-Match` to read again only what has \
+             changed, and as `If-Match` with PATCH to change only what you have seen. Changes that do not take `If-Match` \
+             refuse it with 400 `precondition_not_supported`.",
         )
 }
 
