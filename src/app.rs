@@ -29,9 +29,9 @@ use crate::{
     security::{Passwords, Pseudonyms, Sealer, Tokens},
 };
 
-/// Maximum number of sessions whose use is not written yet. They need up to 8 MB.
+/// Maximum number of sessions whose last use waits in memory to be written to the database. They need up to 8 MB.
 const MAX_PENDING_SESSIONS: usize = 100_000;
-/// Maximum number of API keys whose use is not written yet.
+/// Maximum number of API keys whose last use waits in memory to be written to the database.
 const MAX_PENDING_KEYS: usize = 100_000;
 /// `Retry-After` for a client with too many unfinished jobs. An estimate, because the time at which the jobs finish is
 /// unknown.
@@ -45,30 +45,30 @@ pub struct App(Arc<Inner>);
 pub struct Inner {
     pub config: Config,
     pub db: Db,
-    /// The server of the jobs, of the counters of attempts and of the rate limits.
+    /// Connections to the server of the jobs, the counters of attempts and the rate limits.
     pub redis: RedisPool,
     /// Counts failed attempts at passwords and codes, and requests for mails.
     pub attempts: Attempts,
     /// Counts the requests of each caller.
     pub rate_limits: RateLimits,
-    /// On the server of `CACHE_REDIS_URL`, if it is set.
+    /// Uses the server of `CACHE_REDIS_URL` if this setting is set, and the connections of `redis` if not.
     pub cache: Cache,
     /// Cached sessions and their users, by session id.
     pub identities: RecentReads<Uuid, Identity>,
-    /// Cached API keys and their creators, by the hash of the key. The changes that discard `identities` discard them, too.
+    /// Cached API keys and their creators, by the hash of the secret. A change that discards `identities` discards them, too.
     pub key_identities: RecentReads<Vec<u8>, KeyIdentity>,
-    /// The last uses of API keys, by id. `services::api_key_uses` writes them.
+    /// The last uses of API keys, by the id of the key, until `services::api_key_uses` writes them to the database.
     pub key_uses: PendingUses<i64>,
-    /// The last uses of sessions, by session id. `services::session_uses` writes them.
+    /// The last uses of sessions, by session id, until `services::session_uses` writes them to the database.
     pub session_uses: PendingUses<Uuid>,
-    /// The idempotency keys of the requests that this process works on, by the numbers of their locks.
+    /// The idempotency keys of the requests in progress in this process. A number is that of the key's advisory lock.
     pub idempotency_keys: KeysInUse<i64>,
     pub queue: Queue,
-    /// Jobs that this process has committed, until `services::job_relay` enqueues them.
+    /// The ids of jobs in the table `job_outbox` that this process has committed, until `services::job_relay` enqueues them.
     pub committed_jobs: CommittedIds,
     pub mailer: Mailer,
     pub passwords: Passwords,
-    /// Replaces addresses in log lines.
+    /// Computes the keyed hashes that replace email and IP addresses in log lines.
     pub pseudonyms: Pseudonyms,
     pub tokens: Tokens,
     /// Encrypts the secrets of two-factor authentication.

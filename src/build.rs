@@ -14,14 +14,16 @@ fn main() -> io::Result<()> {
     fs::write(dir("OUT_DIR").join("migrations.rs"), list(&dir("CARGO_MANIFEST_DIR").join("migrations"))?)
 }
 
-/// Returns the source text of a slice of arrays: the name of each migration, and the contents of its files.
+/// Returns the source text of a slice with one array for each migration: the name of the migration, and the contents of its
+/// files. A missing file counts as empty.
 fn list(migrations: &Path) -> io::Result<String> {
     let mut text = String::from("&[\n");
     for entry in fs::read_dir(migrations)? {
         let folder = entry?.path();
         let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let has = |file: &str| folder.join(file).is_file();
-        // The folder is not a migration. Git leaves such a folder behind on a change of branches if it has an ignored file.
+        // Skips a folder without a migration. Git leaves such a folder behind on a change of branches if the folder has an
+        // ignored file.
         if name.starts_with('.') || !FILES.iter().any(|file| has(file)) {
             continue;
         }

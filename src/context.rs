@@ -9,14 +9,15 @@ use uuid::Uuid;
 
 use crate::queue::Origin;
 
-/// The user and client of a request. [`Default`] is for work without a request: a command or a job.
+/// The user and client of a request. [`Default`] is for work without a request, such as a command or a scheduled job.
 #[derive(Clone, Debug, Default)]
 pub struct RequestContext {
-    /// The signed-in user.
+    /// The id of the signed-in user, of the creator of the API key, or of the owner of the running job. `None` if there is no
+    /// such user.
     pub actor: Option<i64>,
-    /// The session of the signed-in user.
+    /// The id of the session, if the user is signed in.
     pub session: Option<Uuid>,
-    /// The API key by which the user acts, instead of a session.
+    /// The id of the API key, if the request has one instead of a session.
     pub api_key: Option<i64>,
     /// The IP address of the client, if it is known.
     pub ip: Option<IpAddr>,
@@ -36,13 +37,13 @@ impl RequestContext {
         Self { actor: Some(actor), session: Some(session), ..self.clone() }
     }
 
-    /// Returns the context with an API key, which acts in the name of a user.
-    pub fn with_key(&self, actor: i64, api_key: i64) -> Self {
+    /// Returns the context with an API key. `actor` is the creator of the key, in whose name the key acts.
+    pub fn with_api_key(&self, actor: i64, api_key: i64) -> Self {
         Self { actor: Some(actor), api_key: Some(api_key), ..self.clone() }
     }
 
-    /// Returns the name of the authenticated caller, which idempotency keys are stored with: `key:12` for an API key, or
-    /// [`user_caller`] for a user.
+    /// Returns the name of the caller with which idempotency keys are stored: `key:12` for an API key, or [`user_caller`] for a
+    /// signed-in user. `None` if the request is not authenticated.
     pub fn caller(&self) -> Option<String> {
         match self.api_key {
             Some(id) => Some(format!("key:{id}")),
@@ -63,12 +64,12 @@ impl RequestContext {
     }
 }
 
-/// Returns the name of a user as a caller, such as `user:7`. Other kinds of callers have other prefixes.
+/// Returns the name of a user as a caller, such as `user:7`; see [`RequestContext::caller`].
 pub fn user_caller(id: i64) -> String {
     format!("user:{id}")
 }
 
-/// Returns the network of a client: an IPv4 address, or an IPv6 /64, since each subscriber has 2^64 addresses.
+/// Returns the network of a client: an IPv4 address, or an IPv6 /64, because a subscriber usually has at least 2^64 addresses.
 pub fn client_network(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V6(ip) => {
@@ -79,7 +80,7 @@ pub fn client_network(ip: IpAddr) -> IpAddr {
     }
 }
 
-/// Returns the trace id of a `traceparent`.
+/// Returns the trace id of a `traceparent`, which is its second field. `None` if the text has one field only.
 pub fn trace_id(traceparent: &str) -> Option<&str> {
     traceparent.split('-').nth(1)
 }

@@ -115,7 +115,7 @@ fn unquoted(local: &str) -> Option<String> {
 pub struct EmailLookup {
     /// Trimmed and in lower case, as earlier releases have stored addresses.
     pub stored: String,
-    /// The [key](EmailAddress::key) of a valid address.
+    /// The [key](EmailAddress::key) of a valid address. `None` if the address is invalid.
     pub key: Option<String>,
 }
 
@@ -174,7 +174,7 @@ mod tests {
                 assert_eq!((lookup.subject(), lookup.key.as_deref()), (key, Some(key)), "{spelling:?}");
             }
         }
-        // Different letters that look alike are different addresses.
+        // A letter that only looks like another letter makes a different address.
         assert_ne!(EmailLookup::new("\u{430}da@example.com").subject(), "ada@example.com");
         assert_ne!(EmailLookup::new("ada@ex\u{430}mple.com").subject(), "ada@example.com");
     }

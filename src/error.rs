@@ -10,7 +10,7 @@ pub type BoxError = Box<dyn StdError + Send + Sync>;
 /// A result with [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// The text of [`Error::NotFound`] for an organization that does not exist, or that the caller is not a member of.
+/// The value of [`Error::NotFound`] for an organization that does not exist, or that the caller is not a member of.
 pub const ORGANIZATION: &str = "Organization";
 
 /// An error of the application.
@@ -46,7 +46,7 @@ pub enum Error {
     TwoFactorRequired,
     #[error("This is the last active admin; add another one first")]
     LastAdmin,
-    /// An organization would be left without its owner. The message names the organizations.
+    /// The change would leave organizations without their owner. The text names them.
     #[error("{0}")]
     LastOwner(String),
     #[error("{0}")]
@@ -57,7 +57,7 @@ pub enum Error {
     MemberSuspended,
     #[error("This organization is scheduled for deletion; its owner can restore it")]
     OrgDeleting,
-    /// A personal organization belongs to its account.
+    /// A personal organization does not allow the operation, because the organization belongs to an account.
     #[error("{0}")]
     PersonalOrg(&'static str),
     #[error("This name for URLs is taken; choose another one")]
@@ -73,12 +73,14 @@ pub enum Error {
     SeatLimit { limit: u32 },
     #[error("This address is that of a member of the organization")]
     AlreadyMember,
-    /// The invitation is unknown, accepted, declined, revoked, replaced or void.
+    /// The invitation is unknown, accepted, declined, revoked or replaced. Or its inviter may no longer invite, or the
+    /// organization is suspended or scheduled for deletion.
     #[error("This invitation is not valid any more; ask for a new one")]
     InvitationInvalid,
     #[error("This invitation has expired; ask for a new one")]
     InvitationExpired,
-    /// The invitation is for another address than that of the account. The text is the address, with most of it hidden.
+    /// The invitation is for another address than that of the account. The text is the invited address, with most of its local
+    /// part hidden.
     #[error("This invitation is for {0}; sign in with the account of that address")]
     InvitationOtherAddress(String),
     /// The operation does not accept API keys.
@@ -110,7 +112,7 @@ pub enum Error {
     IdempotencyNotSupported,
     #[error("{0}")]
     Conflict(&'static str),
-    /// The resource has changed: its state is none of those for which the caller has requested the change.
+    /// The resource has changed: its state is none of those that the header `If-Match` of the request names.
     #[error("This has changed since you read it; read it again, and repeat the change if it still applies")]
     PreconditionFailed,
     /// No SMTP server is configured, and `DEBUG` is off.
@@ -153,7 +155,8 @@ pub enum Loc {
 }
 
 impl Loc {
-    /// Returns a step with the name of a field that a client may have chosen, shortened to [`MAX_NAME_CHARS`].
+    /// Returns a step with the name of a field. The name is shortened to [`MAX_NAME_CHARS`], because a client may have chosen
+    /// it.
     pub fn key(name: &str) -> Self {
         Self::Key(shortened(name, MAX_NAME_CHARS))
     }
@@ -218,7 +221,7 @@ impl Error {
     }
 }
 
-/// Returns an error and its causes in one line.
+/// Returns the texts of an error and its causes, separated by `: `. Leaves out a cause with whose text the result already ends.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -233,8 +236,8 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Converts a constraint violation into a client error. A query before the insert would not be enough:
-/// another transaction can insert between the two.
+/// Converts a constraint violation into a client error. A query before the insert would not be enough: another transaction can
+/// insert between the query and the insert.
 pub trait OnConstraint<T> {
     /// Replaces the violation of the constraint `name` by `error`, and converts other errors.
     ///

@@ -2,8 +2,8 @@
 //!
 //! [`cli::serve`](cli) starts the server. For each request, [`api`] parses and authenticates it and calls a service.
 //! [`services`] contain the business rules and run the transaction; [`models`] contain the queries. Mails and other
-//! deferred work are jobs: a worker of [`queue`] runs the tasks of [`jobs`]. All of them share [`app::App`], which has
-//! the connections and the settings.
+//! deferred work are jobs: a worker of [`queue`] runs the tasks of [`jobs`]. The API, the services and the jobs share
+//! [`app::App`], which has the connections and the settings.
 //!
 //! # Modules, and what each may import
 //!
@@ -26,7 +26,7 @@
 //! | [`email_address`] | which addresses are accepted, and when two spellings are the same address | |
 //! | [`dev`] | the private servers of `saas dev` and of the tests | |
 //! | [`config`] | the settings, part of the base | email_address |
-//! | [`error`], [`logging`], [`lookups`], [`pool`], [`redis_pool`], [`redis_servers`] | the base, which every module except `queue` may import, as `config` | |
+//! | [`error`], [`logging`], [`lookups`], [`pool`], [`redis_pool`], [`redis_servers`] | the base: every module except `queue` may import these modules and `config` | |
 //!
 //! The test `tree::modules_import_only_what_the_table_allows` reads this table, and `import_cycles` finds files that import
 //! each other.
@@ -56,7 +56,7 @@ pub mod schema;
 pub mod security;
 pub mod services;
 
-// The file of the integration tests, which use it too.
+// The integration tests include this file, too.
 #[cfg(test)]
 #[path = "../tests/it/support/property.rs"]
 mod property;

@@ -1,4 +1,4 @@
-//! Looks up the names of servers.
+//! Looks up the IP addresses of servers by their host names.
 
 use std::{
     collections::HashMap,
@@ -13,7 +13,7 @@ use tokio::{sync::Semaphore, task::spawn_blocking};
 /// Maximum number of look-ups of one name at the same time.
 const MAX_LOOKUPS_PER_NAME: usize = 4;
 
-/// The look-ups of some clients; clones share the limit.
+/// Looks up host names, with a limit on the concurrent look-ups of each name; clones share the limit.
 ///
 /// A look-up occupies a thread even after its caller has timed out, because the system call cannot be canceled. Without a
 /// limit, callers that retry would occupy all threads for blocking calls while the resolver does not answer.
@@ -21,8 +21,8 @@ const MAX_LOOKUPS_PER_NAME: usize = 4;
 pub struct Lookups(Arc<Mutex<HashMap<String, Arc<Semaphore>>>>);
 
 impl Lookups {
-    /// Returns the addresses of a host. If too many look-ups of the name are in progress, waits for one of them; the caller
-    /// limits the time.
+    /// Returns the addresses of a host. If four look-ups of the name are in progress, waits until one of them ends. The caller
+    /// must limit the time.
     ///
     /// # Errors
     /// If the name cannot be looked up.
@@ -31,14 +31,14 @@ impl Lookups {
             return Ok(vec![SocketAddr::new(ip, port)]);
         }
         let name = host.to_owned();
-        self.limit(host, move || -> io::Result<Vec<SocketAddr>> {
+        self.run_blocking(host, move || -> io::Result<Vec<SocketAddr>> {
             Ok((name, port).to_socket_addrs()?.collect())
         })
         .await?
     }
 
-    /// Runs a call that blocks its thread, unless too many calls for the name are in progress.
-    async fn limit<T: Send + 'static>(
+    /// Runs a call that blocks its thread. If four calls for the name are in progress, waits until one of them ends.
+    async fn run_blocking<T: Send + 'static>(
         &self,
         name: &str,
         call: impl FnOnce() -> T + Send + 'static,
@@ -90,9 +90,9 @@ mod tests {
         let resolver = Arc::new(Mutex::new(resolver));
         let look_up = || {
             let (begun, resolver) = (begun.clone(), resolver.clone());
-            lookups.limit("name", move || {
+            lookups.run_blocking("name", move || {
                 begun.fetch_add(1, Ordering::SeqCst);
-                // Until the resolver answers.
+                // Blocks until the test drops `answer`.
                 let _ = resolver.lock().unwrap().recv();
             })
         };
@@ -102,8 +102,8 @@ mod tests {
         while begun.load(Ordering::SeqCst) < MAX_LOOKUPS_PER_NAME {
             tokio::task::yield_now().await;
         }
-        // The other names do not wait.
-        lookups.limit("other", || ()).await.unwrap();
+        // A call for another name does not wait.
+        lookups.run_blocking("other", || ()).await.unwrap();
         drop(answer);
         look_up().await.unwrap();
         assert_eq!(begun.load(Ordering::SeqCst), MAX_LOOKUPS_PER_NAME + 1);

@@ -1,8 +1,9 @@
--- Actions of users. An entry is written in the transaction of its action, and is kept when the user is deleted.
+-- Actions of users, commands and jobs. An entry is kept when the user who has caused it is deleted.
 CREATE TABLE audit_log (
     id          BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     created_at  TIMESTAMPTZ NOT NULL DEFAULT now(),
-    -- Null for an action without a signed-in user, such as that of a command or a job.
+    -- The user who has caused the action: the signed-in user, the creator of the API key, or the owner of the job. Null if
+    -- there is no such user, as for a command or a scheduled job.
     actor_id    BIGINT,
     action      TEXT NOT NULL,
     target_type TEXT NOT NULL,

@@ -13,7 +13,7 @@ use crate::{
     app::App,
     db::migrations,
     error::{Error, Result},
-    services::job_relay::{self, Waiting},
+    services::job_relay::{self, WaitingCounts},
 };
 
 /// Maximum number of mails, and of jobs that were set aside, that the readiness check counts in the outbox.
@@ -157,7 +157,7 @@ impl Health {
     }
 
     /// Counts the jobs of the outbox; `None` if the database does not answer.
-    async fn outbox(&self) -> Option<Waiting> {
+    async fn outbox(&self) -> Option<WaitingCounts> {
         log_failure(
             "outbox",
             self.0.db.run(async |conn| job_relay::count(conn, MAX_COUNTED_JOBS).await).await,

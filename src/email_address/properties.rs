@@ -1,4 +1,4 @@
-//! Properties of email addresses.
+//! Property tests of the parser of email addresses.
 
 use super::{EmailAddress, EmailLookup, MAX_EMAIL_CHARS};
 use crate::property::{property, text};

@@ -1,7 +1,7 @@
-//! The caller of a change, and the check that the caller is still allowed to make it.
+//! The signed-in caller of a service, and the check that this caller is still allowed to make a change.
 //!
 //! An extractor of the API creates an [`Actor`] from a verified access token and a cached identity. The transaction of
-//! the change checks the actor again, against locked rows. The caller may have lost the admin role since the request
+//! a change checks the actor again, against locked rows. The caller may have lost the admin role since the request
 //! began (OWASP ASVS 5, 8.3.2).
 
 use std::{ops::Deref, sync::Arc};
@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// The signed-in caller of a change.
+/// The signed-in user in whose name a service reads or changes data.
 pub struct Actor {
     identity: Arc<Identity>,
     context: RequestContext,
@@ -98,7 +98,8 @@ impl Actor {
     /// change.
     ///
     /// # Errors
-    /// Those of [`check`]; [`Error::InvalidToken`] if the user or the session is gone.
+    /// Those of [`check`]; [`Error::InvalidToken`] if the account or the session of the actor no longer exists;
+    /// [`Error::Unavailable`] if PostgreSQL does not answer.
     pub(super) async fn lock(&self, app: &App, tx: &Tx<'_>, affected: Affected) -> Result<LockedUsers> {
         let id = self.user().id;
         let users = match affected {
@@ -133,9 +134,9 @@ impl Deref for AdminActor {
 /// Checks that a user may act in a session.
 ///
 /// # Errors
-/// [`Error::InvalidToken`] if the session has ended or belongs to another user; [`Error::Inactive`];
-/// [`Error::TwoFactorRequired`]; [`Error::Forbidden`] if `required` is [`Requirement::Admin`] and the user is not an
-/// admin.
+/// [`Error::InvalidToken`] if the session has ended or belongs to another user; [`Error::Inactive`] if the user is
+/// deactivated; [`Error::TwoFactorRequired`] if the session lacks a second factor that `required` demands;
+/// [`Error::Forbidden`] if `required` is [`Requirement::Admin`] and the user is not an admin.
 pub fn check(app: &App, user: &User, session: &Session, required: Requirement) -> Result<()> {
     if session.user_id != user.id {
         return Err(Error::InvalidToken);
@@ -180,7 +181,7 @@ pub enum Affected {
     Actor,
     /// The actor and the user with this id.
     User(i64),
-    /// The actor, the user with this id, and all admins. For a change that may remove the last admin.
+    /// The actor, the user with this id, and all admins who can log in. For a change that may remove the last such admin.
     UserAndAdmins(i64),
 }
 
@@ -195,11 +196,11 @@ impl LockedUsers {
         &self.actor
     }
 
-    /// Returns the actor, unless the password was set since `checked` was read.
+    /// Returns the actor, unless the password was set since `checked` was read. For a change after a check of the password.
     ///
     /// # Errors
     /// [`Error::WrongPassword`] if the password was set since `checked` was read.
-    pub fn actor_with_password_of(&self, checked: &User) -> Result<&User> {
+    pub fn actor_if_password_unchanged(&self, checked: &User) -> Result<&User> {
         match self.actor.password_set_at == checked.password_set_at {
             true => Ok(&self.actor),
             false => Err(Error::WrongPassword),

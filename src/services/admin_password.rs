@@ -2,7 +2,8 @@
 //!
 //! The default password is public. Only `saas dev` creates an admin with it, in its private database. In any other
 //! database, an earlier release or SQL has created such an admin, and anyone could log in as this admin. `is_refused`
-//! prevents that login. [`find_default_passwords`] finds these admins before a server listens, and for `saas doctor`.
+//! prevents that login. [`find_default_passwords_at_start`] finds these admins before a server listens, and
+//! [`find_default_passwords`] finds them for `saas doctor`.
 
 use std::time::Duration;
 
@@ -31,10 +32,10 @@ use crate::{
 };
 
 /// Maximum number of admins whose passwords a server verifies when it starts. It verifies the newest passwords first.
-pub const MAX_AT_START: u32 = 20;
-/// How long the cache keeps the result for a password hash. The result for a hash never changes, because a new password
-/// has another hash.
-const REMEMBER_FOR: Duration = Duration::from_secs(30 * 24 * 3600);
+pub const MAX_ADMINS_AT_START: u32 = 20;
+/// How long the cache keeps whether a password hash is one of the default password. This result never changes, because a new
+/// password has another hash.
+const RESULT_CACHE_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Returns whether to refuse the login of an admin although the password is correct, because the password is public.
 /// With `DEBUG` on, the login is allowed, since `saas dev` creates an admin with the default password.
@@ -65,16 +66,17 @@ pub async fn find_default_passwords(
     find(admins, async |hash| is_default(passwords, hash).await).await
 }
 
-/// Same as [`find_default_passwords`] with [`MAX_AT_START`], but caches the result for each hash in Redis. So only the
-/// first start after a password change computes bcrypt. Without Redis, each start computes it.
+/// Same as [`find_default_passwords`] with [`MAX_ADMINS_AT_START`], but caches the result for each hash in Redis. So a start
+/// computes bcrypt only for hashes without a cached result. Without Redis, each start computes bcrypt for all of them.
 ///
 /// # Errors
 /// As [`find_default_passwords`].
 pub async fn find_default_passwords_at_start(app: &App) -> Result<Vec<String>> {
-    let admins = app.db.run(async |conn| Ok(User::admin_passwords(conn, MAX_AT_START.into()).await?)).await?;
+    let admins =
+        app.db.run(async |conn| Ok(User::admin_passwords(conn, MAX_ADMINS_AT_START.into()).await?)).await?;
     find(admins, async |text| {
         let key = format!("default-password:{}", hex(&hash(text)));
-        app.cache.get_or_load(&key, REMEMBER_FOR, async || is_default(&app.passwords, text).await).await
+        app.cache.get_or_load(&key, RESULT_CACHE_TTL, async || is_default(&app.passwords, text).await).await
     })
     .await
 }
@@ -107,12 +109,13 @@ pub struct Replaced {
     pub is_active: bool,
 }
 
-/// Sets the password of an admin, and revokes all sessions, links and pending challenges of the admin. With
+/// Sets the password of an admin, and revokes all sessions, links and login challenges of the admin. With
 /// `disable_two_factor`, also turns two-factor authentication off. The operator of the server calls this from the
 /// command line. The caller must have checked that the password is allowed.
 ///
 /// # Errors
-/// [`Error::NotFound`] if no admin has the address; [`Error::Unavailable`] if PostgreSQL does not answer.
+/// [`Error::NotFound`] if no admin has the address; [`Error::Unavailable`] if PostgreSQL does not answer or too many passwords
+/// are being hashed.
 pub async fn replace(
     conn: &mut AsyncPgConnection,
     passwords: &Passwords,

@@ -1,7 +1,7 @@
 //! Creates and promotes admins, and notifies the users concerned.
 //!
-//! Anyone can register with the address of another person. So a promotion requires a verified address. It also revokes
-//! the user's sessions, links and challenges, and notifies the user and the other admins.
+//! Anyone can register with the address of another person. So a promotion requires a verified address. A promotion also
+//! revokes the user's sessions, links and login challenges, and notifies the user and the other admins.
 
 use chrono::Utc;
 use diesel_async::AsyncPgConnection;
@@ -130,8 +130,9 @@ pub(super) fn grants_rights(before: &User, changes: &UserChanges<'_>) -> bool {
     is_admin && (before.role != Role::Admin || is_activated)
 }
 
-/// Applies changes that give a locked user the rights of an admin. Revokes the sessions, links and pending challenges of
-/// the user. Notifies the user and the other admins; `by` is the address of the admin who makes the change.
+/// Applies changes that give a locked user the rights of an admin. Revokes the sessions, links and login challenges of the
+/// user. Notifies the user and the other admins. `by` is the address of the admin who makes the change, or `None` for the
+/// operator of the server.
 ///
 /// # Errors
 /// [`Error::UserNotVerified`] if the address of the user is not verified.

@@ -10,11 +10,11 @@ use crate::{
     security::{self, api_key},
 };
 
-/// The SHA-256 hash of a well-formed key. The database stores this hash instead of the key.
+/// The SHA-256 hash of the text of a well-formed key. The database stores this hash instead of the key.
 pub struct KeyHash(Vec<u8>);
 
 impl KeyHash {
-    /// Checks the format and the checksum of a key, and hashes the key. Runs no query.
+    /// Checks the format and the checksum of a key, and hashes the key, without a query.
     ///
     /// # Errors
     /// [`Error::InvalidToken`] if the key is malformed.

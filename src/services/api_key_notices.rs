@@ -13,7 +13,7 @@ use crate::{
     models::{api_key::ApiKey, membership::Membership, organization::Organization},
 };
 
-/// How many days before the expiry of a key its notice is sent.
+/// Number of days before the expiry of a key when its notice is sent.
 const NOTICE_DAYS: i32 = 7;
 /// Maximum number of keys whose notices one transaction writes.
 const BATCH_KEYS: i64 = 50;
@@ -33,11 +33,12 @@ pub(super) async fn send(tx: &Tx<'_>, key: &ApiKey, notice: &Notice) -> Result<(
 }
 
 /// Returns a date in words, such as `3 May 2026`.
-pub(super) fn in_words(date: DateTime<Utc>) -> String {
+pub(super) fn date_in_words(date: DateTime<Utc>) -> String {
     date.format("%-d %B %Y").to_string()
 }
 
-/// Sends the notices about keys that expire within `NOTICE_DAYS`, one notice per key. Returns the number of keys.
+/// Sends the notices about keys that expire within `NOTICE_DAYS`, once for each expiry. Leaves out keys that have a lifetime of
+/// at most `NOTICE_DAYS`. Returns the number of keys.
 ///
 /// # Errors
 /// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer.
@@ -59,7 +60,7 @@ async fn announce_batch(tx: &Tx<'_>) -> Result<usize> {
         else {
             continue;
         };
-        let (name, on) = (key.name.clone(), in_words(expires_at));
+        let (name, on) = (key.name.clone(), date_in_words(expires_at));
         send(tx, key, &Notice::ApiKeyExpires { organization: org.name, key: name, on }).await?;
     }
     let ids: Vec<_> = keys.iter().map(|key| key.id).collect();

@@ -1,4 +1,5 @@
-//! Revokes API keys without an actor: leaked keys, and the keys of a user whose membership ends.
+//! Revokes API keys that have leaked, the keys of a user whose membership ends, and the keys of an account that another
+//! person takes over.
 //!
 //! A report of a leaked key needs no other authorization than the key itself.
 
@@ -29,7 +30,8 @@ pub struct Leaked {
     pub present_is_valid: bool,
 }
 
-/// Revokes each of `texts` that is a valid key. The creator of the key and the owner of its organization get a mail.
+/// Revokes the keys of which `texts` contains the current secret. For the secret from before the last rotation, revokes only
+/// that secret. The creator of the key and the owner of its organization get a mail.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL does not answer.
@@ -48,8 +50,8 @@ pub async fn report_leaks(app: &App, context: &RequestContext, texts: &[String])
     Ok(())
 }
 
-/// Revokes one key by its text, with the same mail as [`report_leaks`]. For a command. Returns `None` if the text is
-/// not a valid key.
+/// Revokes one key or its previous secret by the text of the secret, with the same mail as [`report_leaks`]. For the command
+/// `revoke-key`. Returns `None` if the text is not a valid secret of a key.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL does not answer.
@@ -62,8 +64,8 @@ pub async fn revoke_by_text(conn: &mut AsyncPgConnection, text: &str) -> Result<
     .await
 }
 
-/// Revokes a key by its id, with the same mail as [`report_leaks`]. For a command. Returns `None` if the key is already
-/// expired or revoked.
+/// Revokes a key by its id, with the same mail as [`report_leaks`]. For the command `revoke-key`. Returns
+/// `None` if the key is already expired or revoked.
 ///
 /// # Errors
 /// [`Error::NotFound`] if there is no such key; [`Error::Unavailable`] if PostgreSQL does not answer.
@@ -72,7 +74,7 @@ pub async fn revoke_by_id(conn: &mut AsyncPgConnection, id: i64) -> Result<Optio
     db::transaction(conn, async |conn| {
         let tx = &Tx::on(conn, &context, &effects);
         let key = ApiKey::lock_by_id(tx, id).await?.ok_or(Error::NotFound("API key"))?;
-        end(tx, key, true).await
+        revoke_leaked_secret(tx, key, true).await
     })
     .await
 }
@@ -88,7 +90,8 @@ pub(super) async fn revoke_of_member(tx: &Tx<'_>, org_id: i64, user_id: i64) -> 
     write_revoked(tx, keys, "membership_ended").await
 }
 
-/// Revokes all keys that the account of a user has created, which belongs to another person now. Only the audit trails say so.
+/// Revokes all keys that a user has created, when another person takes over the account. Writes audit entries, and sends no
+/// mail.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL does not answer.
@@ -96,7 +99,7 @@ pub(super) async fn revoke_of_user(tx: &Tx<'_>, user_id: i64) -> Result<()> {
     write_revoked(tx, ApiKey::revoke_of_user(tx, user_id).await?, "account_taken_over").await
 }
 
-/// Writes the audit entries of keys that were revoked, each an organization and an id.
+/// Writes the audit entries of revoked keys. `keys` are pairs of the id of the organization and the id of the key.
 async fn write_revoked(tx: &Tx<'_>, keys: Vec<(i64, i64)>, reason: &'static str) -> Result<()> {
     if keys.is_empty() {
         return Ok(());
@@ -116,7 +119,7 @@ fn hashes_of(texts: &[String]) -> Vec<Vec<u8>> {
 async fn revoke_leaked(tx: &Tx<'_>, hashes: &[Vec<u8>]) -> Result<Vec<Leaked>> {
     let mut revoked = Vec::new();
     for (key, has_present) in ApiKey::lock_by_hashes(tx, hashes).await? {
-        revoked.extend(end(tx, key, has_present).await?);
+        revoked.extend(revoke_leaked_secret(tx, key, has_present).await?);
     }
     if revoked.is_empty() {
         tx.set_identities_unchanged();
@@ -126,7 +129,7 @@ async fn revoke_leaked(tx: &Tx<'_>, hashes: &[Vec<u8>]) -> Result<Vec<Leaked>> {
 
 /// Revokes a locked key that has leaked, or only its secret from before the last rotation. Returns `None` if the key,
 /// or that secret, has already ended.
-async fn end(tx: &Tx<'_>, key: ApiKey, present_has_leaked: bool) -> Result<Option<Leaked>> {
+async fn revoke_leaked_secret(tx: &Tx<'_>, key: ApiKey, present_has_leaked: bool) -> Result<Option<Leaked>> {
     if key.has_ended() {
         return Ok(None);
     }

@@ -1,7 +1,7 @@
 //! Records when API keys were last used. Each process collects the uses and writes them to the database in batches.
 //!
 //! Works like [`session_uses`](super::session_uses), except that no use is written at once: a session expires without
-//! use, a key does not. A process that is killed loses the uses of the last five seconds.
+//! use, a key does not. A process that is killed loses its pending uses, usually those of the last five seconds.
 
 use std::time::{Duration, Instant};
 

@@ -120,7 +120,7 @@ pub async fn create(app: &App, actor: &Actor, access: &OrgAccess, new: &NewKey) 
         if ApiKey::count_active(tx, org.id).await? >= MAX_KEYS {
             return Err(Error::KeyLimit { limit: MAX_KEYS });
         }
-        // No cache contains a key that did not exist before.
+        // No cache contains the new key, so no cached value has to be discarded.
         tx.set_identities_unchanged();
         let now = DatabaseClock::read(tx).await?.now();
         let lifetime_days = new.lifetime.days();
@@ -140,7 +140,7 @@ pub async fn create(app: &App, actor: &Actor, access: &OrgAccess, new: &NewKey) 
             organization: org.name,
             key: key.name.clone(),
             by: locked.actor().email.clone(),
-            expires_on: key.expires_at.map(api_key_notices::in_words),
+            expires_on: key.expires_at.map(api_key_notices::date_in_words),
         };
         api_key_notices::send(tx, &key, &notice).await?;
         Ok(key)
@@ -195,7 +195,8 @@ pub async fn update(
 /// lifetime again, counted from now.
 ///
 /// # Errors
-/// As [`update`].
+/// [`Error::NotFound`]; [`Error::KeyEnded`]; [`Error::RoleTooHigh`] as for [`update`]; those of [`org_access::lock`] and
+/// [`change`].
 pub async fn rotate(
     app: &App,
     actor: &Actor,
@@ -285,7 +286,7 @@ fn entry(key: &ApiKey, action: Action) -> Entry {
     Entry::row(key.org_id, "api_key", key.id, action)
 }
 
-/// Returns the fields of a key for the audit trail. None of them is secret.
+/// Returns the fields of a key for the audit trail, without secrets.
 fn fields(key: &ApiKey) -> Value {
     json!({ "name": key.name, "scopes": key.scopes, "expires_at": key.expires_at })
 }

@@ -1,5 +1,6 @@
-//! The audit trail. Each change of an account or an organization writes an entry in the transaction of the change. An
-//! operation of an admin on a queue or a job writes an entry before it changes Redis.
+//! The audit trail. A change of an account or an organization writes an entry in the transaction of the change. An
+//! operation of an admin on a queue or a job, and the cancellation of a job of an organization, write an entry before they
+//! change Redis.
 
 use serde_json::{Map, Value, json};
 
@@ -10,11 +11,13 @@ use crate::{
     models::{audit::NewAuditEntry, organization::Organization, user::User},
 };
 
-/// An action that the audit trail records. The texts are part of the API.
+/// An action that the audit trail records. The texts of [`Self::as_str`] are part of the API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     UserRegistered,
+    /// The command line or the start of the server has created an admin.
     UserCreated,
+    /// An admin has created a user without a password, or has sent the link to set a password again.
     UserInvited,
     UserUpdated,
     UserDeletionScheduled,
@@ -25,6 +28,7 @@ pub enum Action {
     EmailVerified,
     EmailChangeRequested,
     EmailChanged,
+    /// An invited user has set a password. [`Self::InvitationAccepted`] is about an invitation to an organization.
     InviteAccepted,
     SessionOpened,
     SessionRevoked,
@@ -133,8 +137,8 @@ impl Action {
     }
 }
 
-/// An audit trail entry that is not written yet. Its actor is the signed-in user of the request, unless [`Self::by`] or
-/// [`Self::by_self`] set one for a request without.
+/// An audit trail entry that is not written yet. Its actor is [`RequestContext::actor`]. If the context has no actor, it is the
+/// user that [`Self::by`] or [`Self::by_self`] has set. Without such a user, the entry has no actor.
 #[derive(Clone)]
 pub struct Entry {
     action: Action,
@@ -208,13 +212,13 @@ impl Entry {
         Self { org_id: self.org_id, ..entry }
     }
 
-    /// Creates an entry about `user`. If the request has no signed-in user, `user` is also the actor. For links in
-    /// mails and for logins.
+    /// Creates an entry about `user`. If the request context has no actor, `user` is also the actor. For links in mails and
+    /// for logins.
     pub fn by_self(user: i64, action: Action) -> Self {
         Self { actor: Some(user), ..Self::new(user, action) }
     }
 
-    /// Sets the actor, for a request without a signed-in user.
+    /// Sets the actor for the case that the request context has none.
     pub fn by(self, user: i64) -> Self {
         Self { actor: Some(user), ..self }
     }
@@ -229,7 +233,7 @@ impl Entry {
         Self { before: Some(before), ..self }
     }
 
-    /// Sets the states before and after the change. They contain only the fields that differ between `before` and
+    /// Sets the states before and after the change of a user. They contain only the fields that differ between `before` and
     /// `after`.
     pub fn changed(self, before: &User, after: &User) -> Self {
         let (mut old, mut new) = (audit_fields(before), audit_fields(after));
@@ -277,7 +281,7 @@ impl Entry {
     }
 }
 
-/// Returns the fields of a user for the audit trail. None of them is secret.
+/// Returns the fields of a user for the audit trail, without secrets.
 pub fn audit_fields(user: &User) -> Map<String, Value> {
     let fields = json!({
         "email": user.email,

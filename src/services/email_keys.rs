@@ -1,8 +1,8 @@
 //! Fills in missing [keys](crate::email_address::EmailAddress::key) of email addresses. The key is the normalized form
 //! of an address. It is missing if an earlier release or SQL has written the address, because SQL cannot compute keys.
 //!
-//! This runs after migrations. It also runs each night, because the previous release writes addresses during a rolling
-//! upgrade. Several processes may run it at the same time. Accounts are never merged: if several accounts share an
+//! [`fill_missing_keys`] runs after migrations. The nightly job fills in keys, too, because the previous release writes
+//! addresses during a rolling upgrade. Several processes may do this at the same time. Accounts are never merged: if several accounts share an
 //! address, one of them gets the key. A login finds the other accounts by the stored spelling of the address.
 
 use std::collections::HashSet;
@@ -83,7 +83,7 @@ pub async fn fill_batch(conn: &AsyncPgConnection, pass: Pass, after: i64) -> Res
 
 /// The reason why an account has no key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
+pub enum MissingKeyCause {
     /// The user with this id has the key, because the addresses of both differ only in spelling.
     SharedWith(i64),
     /// This release does not accept the address, for the given reason. An earlier release accepted it.
@@ -96,15 +96,18 @@ pub enum Cause {
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL does not answer.
-pub async fn list_missing_keys(conn: &AsyncPgConnection, limit: i64) -> Result<(Vec<(i64, Cause)>, i64)> {
+pub async fn list_missing_keys(
+    conn: &AsyncPgConnection,
+    limit: i64,
+) -> Result<(Vec<(i64, MissingKeyCause)>, i64)> {
     let total = email_key::count_missing(conn).await?;
     let mut list = Vec::new();
     for (id, email) in email_key::find_missing(conn, i64::MIN, limit).await? {
         let cause = match EmailAddress::parse(&email) {
-            Err(problem) => Cause::Invalid(problem),
-            Ok(address) => {
-                email_key::find_owner(conn, &address.key).await?.map_or(Cause::NotFilled, Cause::SharedWith)
-            }
+            Err(problem) => MissingKeyCause::Invalid(problem),
+            Ok(address) => email_key::find_owner(conn, &address.key)
+                .await?
+                .map_or(MissingKeyCause::NotFilled, MissingKeyCause::SharedWith),
         };
         list.push((id, cause));
     }

@@ -46,9 +46,9 @@ macro_rules! repeat_until_empty {
     }};
 }
 
-/// How many rows of each kind were deleted.
+/// The numbers of deleted rows.
 #[derive(Debug, Default, serde::Serialize)]
-pub struct Removed {
+pub struct DeletedRows {
     pub users: usize,
     pub organizations: usize,
     pub sessions: usize,
@@ -70,8 +70,8 @@ pub struct Removed {
 ///
 /// # Errors
 /// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer. Rows that were deleted
-/// before the error stay deleted. An account that cannot be deleted is logged and skipped.
-pub async fn run(app: &App) -> Result<Removed> {
+/// before the error stay deleted. An account or organization that cannot be deleted is logged and skipped.
+pub async fn run(app: &App) -> Result<DeletedRows> {
     let (db, days) = (&app.db, app.config.auth.audit_retention_days);
     // Deletes tokens first, because deleting a session would cascade to all of its tokens in one statement.
     let refresh = repeat_until_empty!(
@@ -114,7 +114,7 @@ pub async fn run(app: &App) -> Result<Removed> {
             after = change_by_job(app, BATCH_TIMEOUT, fill).await?;
         }
     }
-    Ok(Removed {
+    Ok(DeletedRows {
         users,
         organizations,
         sessions,

@@ -10,12 +10,12 @@
 //! 2. The service checks again that the actor is allowed to make the change.
 //! 3. [`Once::find`] looks for a stored answer. This is a separate statement after the lock, so it sees what the
 //!    previous holder of the lock has committed.
-//! 4. If there is none, the service makes the change, and [`Once::store`] stores its answer. The rollback after an
+//! 4. If no answer is stored, the service makes the change, and [`Once::store`] stores the answer. The rollback after an
 //!    error also discards the answer.
 //!
-//! [`Once::change`] runs all steps for changes of signed-in users. A transaction of another kind calls the three
-//! methods itself: `lock` and `find` before it changes the database role, and `store` after the change. `store` needs
-//! only the privilege INSERT.
+//! [`Once::change`] runs all steps for changes of signed-in users. `org_change` runs them for changes of the data of an
+//! organization: `lock` and `find` before the transaction changes the database role, and `store` after the change. `store`
+//! needs only the privilege INSERT.
 
 use serde_json::json;
 
@@ -58,8 +58,8 @@ pub struct Answered {
     pub is_replayed: bool,
 }
 
-/// Makes the change of a request at most once per idempotency key, and renders its answer. A request without a key is
-/// not deduplicated.
+/// Makes the change of a request at most once per idempotency key, and renders the answer to the request. A request without a
+/// key is not deduplicated.
 pub struct Once<'a, T> {
     key: Option<&'a RequestKey>,
     render: Box<Render<'a, T>>,
@@ -90,23 +90,23 @@ impl<'a, T> Once<'a, T> {
 
     /// Makes a change like [`transaction::change`](change), at most once for the key of the request.
     ///
-    /// `before` runs ahead of the transaction, unless an answer is already stored. It checks limits: a repeated request
-    /// must not use them up, and they must not refuse it.
+    /// `check_limits` runs ahead of the transaction, unless an answer is already stored: a repeated request must neither count
+    /// against a limit nor be refused by one.
     ///
     /// # Errors
     /// [`Error::IdempotencyKeyInUse`] while another request with the key is in progress; [`Error::IdempotencyKeyReused`] if
-    /// the client has used the key for a different request; those of `before` and of [`change`]; and those of
+    /// the client has used the key for a different request; those of `check_limits` and of [`change`]; and those of
     /// [`Self::store`].
     pub async fn change(
         &self,
         app: &App,
         actor: &Actor,
         affected: Affected,
-        before: impl AsyncFnOnce() -> Result<()>,
+        check_limits: impl AsyncFnOnce() -> Result<()>,
         work: impl AsyncFnOnce(&Tx<'_>, &LockedUsers) -> Result<T> + Clone,
     ) -> Result<Answered> {
         if !self.has_key() {
-            before().await?;
+            check_limits().await?;
             let done = change(app, actor, affected, work).await?;
             return self.answer(&done);
         }
@@ -114,7 +114,7 @@ impl<'a, T> Once<'a, T> {
         if let Some(answered) = self.replay(app, actor).await? {
             return Ok(answered);
         }
-        before().await?;
+        check_limits().await?;
         let lock = async |tx: &Tx<'_>| self.lock(tx).await;
         let change_unless_done = async |tx: &Tx<'_>, locked: &LockedUsers| {
             if let Some(answered) = self.find(tx).await? {
@@ -127,7 +127,7 @@ impl<'a, T> Once<'a, T> {
         change_after(app, actor, lock, affected, change_unless_done).await
     }
 
-    /// Returns the stored answer, if there is one. Checks first that the actor may still make the change.
+    /// Checks that the actor may still make the change, and returns the stored answer. `None` if no answer is stored.
     async fn replay(&self, app: &App, actor: &Actor) -> Result<Option<Answered>> {
         if !self.is_stored(app, actor.context()).await? {
             return Ok(None);
@@ -181,7 +181,8 @@ impl<'a, T> Once<'a, T> {
         }
     }
 
-    /// Returns the stored answer, if there is one. Deletes an expired answer, so that its key can be used again.
+    /// Returns the stored answer, or `None` if no answer is stored. Deletes an expired answer, so that its key can be used
+    /// again.
     ///
     /// # Errors
     /// [`Error::IdempotencyKeyReused`] if the client has used the key for a different request; [`Error::Unavailable`] if
@@ -204,7 +205,7 @@ impl<'a, T> Once<'a, T> {
     /// Returns the answer for the result of the change, and stores it if the request has a key.
     ///
     /// # Errors
-    /// [`Error::IdempotencyNotSupported`] if the answer has more than 64 KiB; [`Error::Internal`] if it cannot be rendered;
+    /// [`Error::IdempotencyNotSupported`] if the body has more than 64 KiB; [`Error::Internal`] if the answer cannot be rendered;
     /// [`Error::Unavailable`] if PostgreSQL does not answer.
     pub async fn store(&self, tx: &Tx<'_>, done: &T) -> Result<Answered> {
         let answered = self.answer(done)?;
@@ -234,10 +235,10 @@ impl<'a, T> Once<'a, T> {
         Ok(answered)
     }
 
-    /// Returns the answer for the result of an operation whose request has no key.
+    /// Returns the answer for the result of an operation, without storing the answer.
     ///
     /// # Errors
-    /// [`Error::Internal`] if it cannot be rendered.
+    /// [`Error::Internal`] if the answer cannot be rendered.
     pub fn answer(&self, done: &T) -> Result<Answered> {
         Ok(Answered { answer: (self.render)(done)?, is_replayed: false })
     }
@@ -253,7 +254,7 @@ impl Answer {
     }
 }
 
-/// Returns the name under which the answers of the caller are stored.
+/// Returns the name with which the answers to the caller are stored, see [`RequestContext::caller`].
 fn caller(context: &RequestContext) -> Result<String> {
     context.caller().ok_or_else(|| Error::internal("an idempotency key without a caller"))
 }

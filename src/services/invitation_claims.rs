@@ -44,7 +44,8 @@ pub enum Claim<'a> {
     Id(i64),
 }
 
-/// Returns a page of the pending invitations to the verified address of the actor, the newest first.
+/// Returns at most `limit` pending invitations to the address of the actor, the newest first. With `before`, only invitations
+/// with a lower id. Returns none if the address is not verified.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL does not answer.
@@ -193,8 +194,8 @@ async fn notify_inviter(tx: &Tx<'_>, invitation: &Invitation, notice: Notice) ->
     }
 }
 
-/// Returns an address with a hidden local part, such as `a***@example.com`. A person with several accounts recognizes
-/// the right one, but the holder of a stolen link does not learn the address.
+/// Returns an address with most of its local part hidden, such as `a***@example.com`. A person with several accounts
+/// recognizes the right one, but the holder of a stolen link does not learn the address.
 pub fn masked(email: &str) -> String {
     let (local, domain) = email.rsplit_once('@').unwrap_or((email, ""));
     let first: String = local.chars().take(usize::from(local.chars().count() > 2)).collect();

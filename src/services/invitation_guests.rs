@@ -79,13 +79,13 @@ pub async fn decline(app: &App, context: &RequestContext, token: &str) -> Result
     .await
 }
 
-/// Creates an account with the invited address, and makes it a member. If an unverified account has the address,
-/// replaces its password and name, and revokes its sessions: the token proves who owns the address.
+/// Creates an account with the invited address, and makes the account a member. If an unverified account has the address, and
+/// only a mail contained the token, replaces the password and the name of this account, and revokes its sessions.
 ///
 /// # Errors
 /// [`Error::InvitationInvalid`]; [`Error::InvitationExpired`]; [`Error::EmailTaken`] if the owner of the account has to
 /// sign in; [`Error::Invalid`] for the password; [`Error::TooManyAttempts`] after too many password hashes for this
-/// address; [`Error::SeatLimit`]; [`Error::Unavailable`] if too many passwords are being hashed.
+/// address; [`Error::SeatLimit`]; [`Error::MembershipLimit`]; [`Error::Unavailable`] if too many passwords are being hashed.
 pub async fn register(app: &App, context: &RequestContext, new: SignUp<'_>) -> Result<MyOrganization> {
     // An invalid token must not cost a bcrypt hash, so the token is checked first. The invitation is claimed after
     // hashing, because hashing is too slow for a transaction.

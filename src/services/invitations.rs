@@ -34,7 +34,7 @@ const OWNER_IS_TRANSFERRED: &str = "Only a transfer makes a member the owner of 
 const ABOVE_OWN_ROLE: &str = "This role is above your own";
 
 /// An invitation with a new link.
-pub struct Issued {
+pub struct IssuedInvitation {
     pub invitation: Invitation,
     /// The link, for the inviter to pass on. `None` if a mail contains the link.
     pub link: Option<String>,
@@ -62,7 +62,7 @@ pub async fn invite(
     app: &App,
     actor: &Actor,
     access: &OrgAccess,
-    once: &Once<'_, Issued>,
+    once: &Once<'_, IssuedInvitation>,
     email: &str,
     role: OrgRole,
 ) -> Result<Answered> {
@@ -108,7 +108,7 @@ pub async fn resend(
     app: &App,
     actor: &Actor,
     access: &OrgAccess,
-    once: &Once<'_, Issued>,
+    once: &Once<'_, IssuedInvitation>,
     id: i64,
 ) -> Result<Answered> {
     refuse_to_store_link(app, once)?;
@@ -155,8 +155,8 @@ pub async fn revoke(app: &App, actor: &Actor, access: &OrgAccess, id: i64) -> Re
     .await
 }
 
-/// Revokes all open invitations that the account of a user has sent, which belongs to another person now. Only the audit trails
-/// say so.
+/// Revokes all open invitations that a user has sent, when another person takes over the account. Writes audit entries, and
+/// sends no mail.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL does not answer.
@@ -179,17 +179,17 @@ async fn send(
     action: Action,
     before: Value,
     link: Option<String>,
-) -> Result<Issued> {
+) -> Result<IssuedInvitation> {
     let entry = Entry::invitation(invitation.org_id, invitation.id, action);
     entry.before(before).after(fields(&invitation)).write(tx).await?;
     let message = OutboxMessage::OrgInvitation { invitation_id: invitation.id, link_id: invitation.link_id };
     message.send(tx).await?;
-    Ok(Issued { invitation, link })
+    Ok(IssuedInvitation { invitation, link })
 }
 
 /// Refuses an idempotency key if the answer contains the link, because the database would then store the link. Inviting
 /// again without a key is safe: it revokes the earlier invitation.
-fn refuse_to_store_link(app: &App, once: &Once<'_, Issued>) -> Result<()> {
+fn refuse_to_store_link(app: &App, once: &Once<'_, IssuedInvitation>) -> Result<()> {
     match once.has_key() && !app.mailer.can_send() {
         true => Err(Error::IdempotencyNotSupported),
         false => Ok(()),
@@ -220,8 +220,8 @@ async fn find_open(tx: &Tx<'_>, org_id: i64, id: i64) -> Result<Invitation> {
 }
 
 /// Checks that the address does not belong to a member, and that the organization has a free seat. The invitation with
-/// the id `own` does not count.
-async fn ensure_seat(app: &App, tx: &Tx<'_>, org_id: i64, email: &str, own: Option<i64>) -> Result<()> {
+/// the id `except` does not take a seat.
+async fn ensure_seat(app: &App, tx: &Tx<'_>, org_id: i64, email: &str, except: Option<i64>) -> Result<()> {
     if let Some(user) = User::find_by_email(tx, &EmailLookup::new(email)).await?
         && Membership::find(tx, org_id, user.id).await?.is_some()
     {
@@ -229,7 +229,7 @@ async fn ensure_seat(app: &App, tx: &Tx<'_>, org_id: i64, email: &str, own: Opti
     }
     let limit = app.config.organizations.max_organization_seats;
     let taken =
-        Membership::count_of_org(tx, org_id).await? + Invitation::count_pending(tx, org_id, own).await?;
+        Membership::count_of_org(tx, org_id).await? + Invitation::count_pending(tx, org_id, except).await?;
     match taken < i64::from(limit) {
         true => Ok(()),
         false => Err(Error::SeatLimit { limit }),
@@ -246,9 +246,9 @@ mod tests {
     use super::*;
     use crate::{models::invitation::INVITER_ROLES, services::permissions::Permission};
 
-    /// The SQL that computes the state of an invitation contains the roles that may invite. See [`INVITER_ROLES`].
+    /// The SQL that computes the state of an invitation repeats [`INVITER_ROLES`].
     #[test]
-    fn the_roles_that_may_invite_can_grant_every_role_but_the_owners() {
+    fn inviter_roles_are_the_roles_that_may_invite_and_grant_every_role_except_owner() {
         let may_invite = |role: &OrgRole| role.may(Permission::MemberWrite);
         let inviters: Vec<_> = OrgRole::ALL.iter().copied().filter(may_invite).collect();
         assert_eq!(inviters, INVITER_ROLES);

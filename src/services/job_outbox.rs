@@ -83,11 +83,11 @@ fn with_options(row: JobOutboxRow, options: EnqueueOptions) -> PreparedJob {
     PreparedJob { id: id.simple().to_string(), queue, task, owner, envelope, options }
 }
 
-/// Checks whether an owner may enqueue one more job, whose arguments have `bytes`. The limit also counts the jobs in
+/// Checks that an owner may enqueue one more job, whose arguments have a size of `bytes`. The limits also count the jobs in
 /// the table `job_outbox`.
 ///
 /// # Errors
-/// [`Error::TooManyJobs`] if the owner may not; [`Error::Unavailable`] if PostgreSQL or Redis does not answer.
+/// [`Error::TooManyJobs`] if the job would exceed a limit; [`Error::Unavailable`] if PostgreSQL or Redis does not answer.
 pub async fn check_owner(app: &App, owner: i64, bytes: u64) -> Result<()> {
     let waiting = app.db.run(async |conn| Ok(JobOutboxRow::of_owner(conn, owner).await?)).await?;
     // Passes the ids, so that no job counts twice. A row is deleted shortly after its job was enqueued, so the job may
@@ -127,7 +127,7 @@ async fn find_in_queue(app: &App, id: &str, with_payload: bool) -> Result<Option
     })
 }
 
-/// Cancels a job in the queue or in the table `job_outbox`.
+/// Cancels a job in the queue or in the table `job_outbox`. Signals a running job to stop.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL or Redis does not answer.
@@ -149,7 +149,7 @@ pub async fn cancel(app: &App, id: &str) -> Result<Cancel> {
 }
 
 async fn find_row(app: &App, id: &str) -> Result<Option<JobOutboxRow>> {
-    // Accepts only the form that the queue uses. PostgreSQL would also accept other forms of a UUID.
+    // Accepts only the form that the queue uses, 32 lower-case hexadecimal digits. `Uuid` also parses other forms.
     let Some(uuid) = Uuid::try_parse(id).ok().filter(|uuid| uuid.simple().to_string() == id) else {
         return Ok(None);
     };

@@ -1,5 +1,5 @@
 //! Enqueues the jobs of the table `job_outbox`. The process that committed the transaction does so right after the
-//! commit. [`sweep`] runs each minute, and enqueues the jobs that remain after a crash or an outage.
+//! commit. A scheduled job runs [`sweep`] each minute, which enqueues the jobs that remain after a crash or an outage.
 //!
 //! A relay claims rows with one short statement (`FOR UPDATE SKIP LOCKED`) and enqueues their jobs. Then it deletes the
 //! rows of the jobs that are in the queue. The claim is a timestamp in the row, not a lock, because a transaction must
@@ -31,13 +31,13 @@ use crate::{
 
 /// Maximum number of rows that one statement reads.
 const BATCH_ROWS: i64 = 100;
-/// Age in days at which a job that cannot be enqueued is set aside. A younger job may wait for another job. It may also
-/// come from a newer release, which can read it, during a rolling upgrade.
+/// Age in days at which a job that cannot be enqueued is set aside. A younger job may wait for a job that is not
+/// enqueued yet. Or it may come from a newer release, which can read it, during a rolling upgrade.
 const SET_ASIDE_AFTER_DAYS: i32 = 1;
 const MAIL_TASK: &str = SendEmailMessage::NAME;
 
 /// A claimed job that is to be enqueued.
-struct Relay {
+struct JobToEnqueue {
     id: Uuid,
     job: PreparedJob,
     /// Time since the first attempt of an earlier relay; `None` if this is the first attempt.
@@ -46,13 +46,15 @@ struct Relay {
 
 /// The ids of the rows of a batch, grouped by the result of their processing.
 #[derive(Default)]
-struct Sorted {
+struct SortedRows {
     enqueued: Vec<Uuid>,
+    /// Mails that are too old to be sent.
     too_old: Vec<Uuid>,
     /// Rows that this release cannot read, or whose jobs the queue refused.
     refused: Vec<Uuid>,
     /// Jobs that may have run, but of which the queue no longer has a record.
     forgotten: Vec<Uuid>,
+    /// The error if Redis did not answer. The rows that are in no group stay in the table.
     unavailable: Option<Error>,
 }
 
@@ -115,7 +117,7 @@ async fn relay_committed(app: &App, ids: &[Uuid]) -> Result<usize> {
 }
 
 /// The numbers of waiting jobs in the tables `job_outbox` and `outbox`. Each number is at most the limit of [`count`].
-pub struct Waiting {
+pub struct WaitingCounts {
     /// All waiting jobs, including mails.
     pub jobs: usize,
     pub mails: usize,
@@ -127,12 +129,12 @@ pub struct Waiting {
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL does not answer.
-pub async fn count(conn: &AsyncPgConnection, limit: i64) -> Result<Waiting> {
+pub async fn count(conn: &AsyncPgConnection, limit: i64) -> Result<WaitingCounts> {
     let most = usize::try_from(limit).unwrap_or_default();
     let old_mails = OutboxRow::count_waiting(conn, limit).await?;
     let mails = JobOutboxRow::count_waiting(conn, Some(MAIL_TASK), limit).await?;
     let jobs = JobOutboxRow::count_waiting(conn, None, limit).await?;
-    Ok(Waiting {
+    Ok(WaitingCounts {
         jobs: (jobs + old_mails).min(most),
         mails: (mails + old_mails).min(most),
         set_aside: JobOutboxRow::count_set_aside(conn, limit).await?,
@@ -145,16 +147,16 @@ fn held_task(app: &App) -> Option<&'static str> {
     (!app.mailer.can_send()).then_some(MAIL_TASK)
 }
 
-/// Checks that Redis accepts writes before rows are claimed. Otherwise an outage would mark jobs as attempted that no
-/// relay has sent to the queue.
+/// Checks that Redis accepts writes, before rows are claimed. Without this check, an outage would mark jobs as attempted that
+/// no relay has sent to the queue.
 async fn check_redis(app: &App) -> Result<()> {
     app.redis.probe(&format!("{}:health", app.config.redis.redis_key_prefix)).await
 }
 
-/// Enqueues claimed jobs, and deletes the rows of the jobs that are in the queue. Returns the number of these jobs.
+/// Enqueues claimed jobs, and deletes the rows of the jobs that are now in the queue. Returns the number of these jobs.
 async fn relay(app: &App, mut claimed: Vec<ClaimedJob>) -> Result<usize> {
     claimed.sort_by_key(|claimed| claimed.job.id);
-    let mut sorted = Sorted::default();
+    let mut sorted = SortedRows::default();
     let mut jobs = Vec::new();
     for ClaimedJob { job: row, tried_before } in claimed {
         let (id, now) = (row.id, row.clock.now());
@@ -162,24 +164,24 @@ async fn relay(app: &App, mut claimed: Vec<ClaimedJob>) -> Result<usize> {
         let created_at = row.created_at;
         match read(row) {
             Some((_, Some(mail))) if mail.message.is_too_old(created_at, now) => sorted.too_old.push(id),
-            Some((job, _)) => jobs.push(Relay { id, job, tried }),
+            Some((job, _)) => jobs.push(JobToEnqueue { id, job, tried }),
             None => sorted.refused.push(id),
         }
     }
-    // Plain jobs are enqueued concurrently and share a round trip. The other jobs follow one by one, because a job may
-    // depend on an earlier job.
-    let is_plain = |relay: &Relay| relay.tried.is_none() && relay.job.is_plain();
+    // Plain jobs are enqueued concurrently, so that they share a round trip. The other jobs follow one by one, because a job
+    // may depend on an earlier job.
+    let is_plain = |next: &JobToEnqueue| next.tried.is_none() && next.job.is_plain();
     let (plain, others): (Vec<_>, Vec<_>) = jobs.into_iter().partition(is_plain);
-    let answers = join_all(plain.iter().map(|relay| enqueue(app, relay))).await;
-    for (relay, answer) in plain.iter().zip(answers) {
-        sorted.add(relay, answer);
+    let answers = join_all(plain.iter().map(|next| enqueue(app, next))).await;
+    for (next, answer) in plain.iter().zip(answers) {
+        sorted.add(next, answer);
     }
-    for relay in &others {
+    for next in &others {
         if sorted.unavailable.is_some() {
             break;
         }
-        let answer = enqueue(app, relay).await;
-        sorted.add(relay, answer);
+        let answer = enqueue(app, next).await;
+        sorted.add(next, answer);
     }
     finish(app, sorted).await
 }
@@ -199,9 +201,9 @@ fn read(row: JobOutboxRow) -> Option<(PreparedJob, Option<SendEmailMessage>)> {
     Some((job, Some(mail)))
 }
 
-async fn enqueue(app: &App, relay: &Relay) -> Result<(), queue::Error> {
-    let job = &relay.job;
-    let id = match relay.tried {
+async fn enqueue(app: &App, next: &JobToEnqueue) -> Result<(), queue::Error> {
+    let job = &next.job;
+    let id = match next.tried {
         None => app.queue.enqueue_prepared(job).await?,
         Some(since) => app.queue.enqueue_prepared_again(job, since).await?,
     };
@@ -213,19 +215,19 @@ async fn enqueue(app: &App, relay: &Relay) -> Result<(), queue::Error> {
     Ok(())
 }
 
-impl Sorted {
-    fn add(&mut self, relay: &Relay, answer: Result<(), queue::Error>) {
+impl SortedRows {
+    fn add(&mut self, next: &JobToEnqueue, answer: Result<(), queue::Error>) {
         match answer {
-            Ok(()) => self.enqueued.push(relay.id),
+            Ok(()) => self.enqueued.push(next.id),
             Err(error @ queue::Error::Unavailable(_)) => self.unavailable = Some(error.into()),
-            Err(queue::Error::Forgotten(_)) => self.forgotten.push(relay.id),
+            Err(queue::Error::Forgotten(_)) => self.forgotten.push(next.id),
             Err(error) => {
                 tracing::debug!(
-                    job_id = relay.job.id,
+                    job_id = next.job.id,
                     error = chain(&error),
                     "cannot enqueue a job of the outbox"
                 );
-                self.refused.push(relay.id);
+                self.refused.push(next.id);
             }
         }
     }
@@ -233,13 +235,13 @@ impl Sorted {
 
 /// Deletes the rows of enqueued jobs and of mails that are too old, and sets aside the rows that cannot be enqueued.
 /// Returns the number of enqueued jobs.
-async fn finish(app: &App, sorted: Sorted) -> Result<usize> {
-    let Sorted { enqueued, too_old, refused, forgotten, unavailable } = sorted;
+async fn finish(app: &App, sorted: SortedRows) -> Result<usize> {
+    let SortedRows { enqueued, too_old, refused, forgotten, unavailable } = sorted;
     let count = delete(app, &enqueued).await?;
     drop_old(app, &too_old).await?;
-    let cause = "it cannot be enqueued for a day";
+    let cause = "the queue has refused it for a day, or this release cannot read it";
     set_aside(app, &refused, SET_ASIDE_AFTER_DAYS, cause).await?;
-    let cause = "it may have run, but the queue does not know any more";
+    let cause = "it may have run, but the queue has no record of it any more";
     set_aside(app, &forgotten, 0, cause).await?;
     match unavailable {
         Some(error) => Err(error),
@@ -300,7 +302,7 @@ async fn check_waiting_mails(app: &App) -> Result<()> {
             }
         }
         drop_old(app, &too_old).await?;
-        set_aside(app, &unreadable, SET_ASIDE_AFTER_DAYS, "no release can read it for a day").await?;
+        set_aside(app, &unreadable, SET_ASIDE_AFTER_DAYS, "no running release has been able to read it for a day").await?;
     }
     if waiting > 0 {
         tracing::warn!(waiting, "mails wait in the outbox, because there is no mail server: set SMTP_URL");

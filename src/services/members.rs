@@ -108,7 +108,7 @@ pub async fn remove(app: &App, actor: &Actor, access: &OrgAccess, user_id: i64) 
     change(app, actor, Affected::Actor, async |tx, _| {
         let locked = org_access::lock(tx, access).await?;
         let member = find_changeable(tx, &locked, user_id).await?;
-        end(tx, &locked, &member).await?;
+        end_membership(tx, &locked, &member).await?;
         if user_id == locked.actor.user_id {
             return Ok(());
         }
@@ -127,7 +127,7 @@ pub async fn leave(app: &App, actor: &Actor, access: &OrgAccess) -> Result<()> {
     change(app, actor, Affected::Actor, async |tx, _| {
         let locked = org_access::lock(tx, access).await?;
         let member = find_changeable(tx, &locked, locked.actor.user_id).await?;
-        end(tx, &locked, &member).await
+        end_membership(tx, &locked, &member).await
     })
     .await
 }
@@ -148,7 +148,7 @@ async fn find_changeable(tx: &Tx<'_>, locked: &LockedOrg, user_id: i64) -> Resul
 
 /// Deletes a membership, and revokes the API keys that the member has created. The action of the audit entry shows
 /// whether the member left or was removed.
-async fn end(tx: &Tx<'_>, locked: &LockedOrg, member: &Membership) -> Result<()> {
+async fn end_membership(tx: &Tx<'_>, locked: &LockedOrg, member: &Membership) -> Result<()> {
     if Membership::delete(tx, member.org_id, member.user_id).await? == 0 {
         return Err(NOT_A_MEMBER);
     }

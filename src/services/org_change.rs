@@ -3,7 +3,7 @@
 use super::{
     idempotency::{Answered, Once},
     org_access::OrgAccess,
-    transaction::change_in_org_unless,
+    transaction::change_in_org_unless_found,
 };
 use crate::{
     app::App,
@@ -32,7 +32,7 @@ pub async fn change_in_org_once<T>(
         let done = work.clone()(tx).await?;
         once.store(tx.tx(), &done).await
     };
-    change_in_org_unless(app, context, access, lock, find, change).await
+    change_in_org_unless_found(app, context, access, lock, find, change).await
 }
 
 /// Like [`change_in_org_once`], but runs `before` ahead of the transaction, unless an answer is already stored.
@@ -40,7 +40,7 @@ pub async fn change_in_org_once<T>(
 ///
 /// # Errors
 /// As [`change_in_org_once`], and those of `before`.
-pub async fn change_in_org_once_after<T>(
+pub async fn change_in_org_once_within_limits<T>(
     app: &App,
     context: &RequestContext,
     access: &OrgAccess,
@@ -67,5 +67,5 @@ async fn replay<T>(
 ) -> Result<Option<Answered>> {
     let first = async |_: &Tx<'_>| Ok(());
     let find = async |tx: &Tx<'_>| Ok(Some(once.find(tx).await?));
-    change_in_org_unless(app, context, access, first, find, async |_: &OrgTx<'_>| Ok(None)).await
+    change_in_org_unless_found(app, context, access, first, find, async |_: &OrgTx<'_>| Ok(None)).await
 }

@@ -13,7 +13,7 @@ use super::{
     idempotency::{Answered, Once},
     job_outbox::{self, EnqueueInTx, check_owner},
     org_access::{self, OrgAccess},
-    org_change::change_in_org_once_after,
+    org_change::change_in_org_once_within_limits,
     permissions::Permission,
     transaction::change_in_org,
 };
@@ -68,7 +68,7 @@ pub async fn enqueue<J: Job>(app: &App, tx: &OrgTx<'_>, access: &OrgAccess, job:
 /// job.
 ///
 /// # Errors
-/// [`Error::TooManyJobs`] if the member has too many jobs; those of [`change_in_org_once_after`] and [`enqueue`].
+/// [`Error::TooManyJobs`] if the member has too many jobs; those of [`change_in_org_once_within_limits`] and [`enqueue`].
 pub async fn enqueue_once<J: Job>(
     app: &App,
     context: &RequestContext,
@@ -79,7 +79,7 @@ pub async fn enqueue_once<J: Job>(
     let bytes = serde_json::to_vec(job).map_err(Error::internal)?.len() as u64;
     let before = async || check_owner(app, access.scope().user_id(), bytes).await;
     let work = async |tx: &OrgTx<'_>| enqueue(app, tx, access, job).await;
-    change_in_org_once_after(app, context, access, once, before, work).await
+    change_in_org_once_within_limits(app, context, access, once, before, work).await
 }
 
 /// Returns the access of a job's owner to the organization of the job. Reads the membership again, because it may have

@@ -41,7 +41,7 @@ pub(super) fn parse_name(name: &str) -> Result<&str> {
     }
 }
 
-pub(super) fn parse_slug(slug: &str) -> Result<()> {
+pub(super) fn validate_slug(slug: &str) -> Result<()> {
     check_slug(slug).map_err(|msg| Error::invalid("slug", msg))
 }
 

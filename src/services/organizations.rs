@@ -10,7 +10,7 @@ use super::{
     login::confirm_password,
     members,
     org_access::{self, LockedOrg, OrgAccess},
-    org_names::{parse_name, parse_slug},
+    org_names::{parse_name, validate_slug},
     outbox::OutboxMessage,
     personal_orgs,
     precondition::Precondition,
@@ -88,7 +88,7 @@ pub async fn create(
     slug: Option<&str>,
 ) -> Result<Answered> {
     let name = parse_name(name)?;
-    slug.map_or(Ok(()), parse_slug)?;
+    slug.map_or(Ok(()), validate_slug)?;
     let limit = app.config.organizations.max_organizations_per_user;
     once.change(
         app,
@@ -124,7 +124,7 @@ pub async fn update(
 ) -> Result<MyOrganization> {
     let name = changes.name.as_deref().map(parse_name).transpose()?;
     let slug = changes.slug.as_ref().map(Option::as_deref);
-    slug.flatten().map_or(Ok(()), parse_slug)?;
+    slug.flatten().map_or(Ok(()), validate_slug)?;
     change(app, actor, Affected::Actor, async |tx, _| {
         let LockedOrg { org, actor: member } = org_access::lock(tx, access).await?;
         let found = (org, member);
@@ -160,7 +160,7 @@ pub async fn transfer(
 ) -> Result<MyOrganization> {
     confirm(app, actor, confirmation).await?;
     change(app, actor, Affected::User(user_id), async |tx, locked| {
-        let old = locked.actor_with_password_of(actor.user())?;
+        let old = locked.actor_if_password_unchanged(actor.user())?;
         let LockedOrg { org, .. } = org_access::lock(tx, access).await?;
         if user_id == old.id {
             return Err(Error::invalid("user_id", "You are the owner already"));
@@ -210,7 +210,7 @@ pub async fn delete(
     confirm(app, actor, confirmation).await?;
     let grace = Duration::days(app.config.auth.account_deletion_grace_days.into());
     change(app, actor, Affected::Actor, async |tx, locked| {
-        locked.actor_with_password_of(actor.user())?;
+        locked.actor_if_password_unchanged(actor.user())?;
         let LockedOrg { org, .. } = org_access::lock(tx, access).await?;
         if org.personal_of.is_some() {
             return Err(Error::PersonalOrg("A personal organization is deleted with its account"));

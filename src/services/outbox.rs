@@ -77,7 +77,7 @@ pub struct SendEmailMessage {
 pub struct SendNewEmailMessage(pub SendEmailMessage);
 
 /// Age limit of a message. A message that a person has requested and waits for has a shorter limit.
-const MAX_AGE: Duration = Duration::days(7);
+const MAX_MESSAGE_AGE: Duration = Duration::days(7);
 
 /// The recipient and the kind of a message with a link.
 struct LinkDraft {
@@ -146,7 +146,7 @@ impl OutboxMessage {
             Self::VerifyEmail { .. }
             | Self::Invite { .. }
             | Self::OrgInvitation { .. }
-            | Self::Notice { .. } => MAX_AGE,
+            | Self::Notice { .. } => MAX_MESSAGE_AGE,
         }
     }
 

@@ -63,7 +63,7 @@ pub async fn change_password(app: &App, actor: &Actor, current: String, new: Str
     Throttle::notice(app, actor.context(), user).await?;
     let hashed_password = app.passwords.permit(share).await?.hash(new).await?;
     change(app, actor, Affected::Actor, async |tx, locked| {
-        let user = locked.actor_with_password_of(user)?;
+        let user = locked.actor_if_password_unchanged(user)?;
         User::update(tx, user.id, &UserChanges::password(&hashed_password)).await?;
         // Revokes these links too, because an attacker who knew the old password may have requested them.
         let links = [Purpose::ResetPassword, Purpose::ChangeEmail];
@@ -96,7 +96,7 @@ pub async fn change_email(app: &App, actor: &Actor, new_email: &str, password: S
     Throttle::mail_by_client(app, context, &email).await?;
     Throttle::mail_to_recipient(app, context, Purpose::ChangeEmail.as_str(), recipient).await?;
     change(app, actor, Affected::Actor, async |tx, locked| {
-        let user = locked.actor_with_password_of(user)?;
+        let user = locked.actor_if_password_unchanged(user)?;
         // Only the last requested address can be confirmed.
         let pending = UserChanges { pending_email: Some(Some(&email)), ..Default::default() };
         User::update(tx, user.id, &pending).await?;
@@ -128,7 +128,7 @@ pub async fn delete(app: &App, actor: &Actor, password: String) -> Result<DateTi
     change(app, actor, Affected::UserAndAdmins(user.id), async |tx, locked| {
         locked.ensure_another_admin(user.id)?;
         members::ensure_not_owner_of_others(tx, user.id).await?;
-        let user = locked.actor_with_password_of(user)?;
+        let user = locked.actor_if_password_unchanged(user)?;
         let due = DatabaseClock::read(tx).await?.now() + grace;
         let changes =
             UserChanges { deletion_due_at: Some(Some(due)), pending_email: Some(None), ..Default::default() };

@@ -17,8 +17,9 @@ use super::{
     mailbox::mailbox_of,
     security_event::{Event, SecurityEvent},
     throttle_rules::{
-        HASHES, HASHES_OF_KNOWN_CLIENT, INVITATIONS_PER_INVITER, INVITATIONS_PER_RECIPIENT, MAILS_PER_CLIENT,
-        MAILS_PER_RECIPIENT, PER_ACCOUNT, PER_ACCOUNT_AND_CLIENT, PER_CLIENT,
+        ATTEMPTS_PER_ACCOUNT, ATTEMPTS_PER_ACCOUNT_AND_CLIENT, ATTEMPTS_PER_CLIENT, HASHES_OF_KNOWN_CLIENT,
+        HASHES_PER_ACCOUNT_AND_CLIENT, INVITATIONS_PER_INVITER, INVITATIONS_PER_RECIPIENT, MAILS_PER_CLIENT,
+        MAILS_PER_RECIPIENT,
     },
 };
 use crate::{
@@ -87,7 +88,8 @@ impl<'a> Throttle<'a> {
     pub fn hash(app: &App, context: &RequestContext, email: &str) -> Result<()> {
         let network = ClientNetwork::of(context).to_string();
         let account = EmailLookup::new(email);
-        let counter = app.attempts.counter(&HASHES, &pair(account.subject(), &network));
+        let counter =
+            app.attempts.counter(&HASHES_PER_ACCOUNT_AND_CLIENT, &pair(account.subject(), &network));
         refuse(app, context, email, app.attempts.wait_locally(Operation::Acquire, &[counter]))
     }
 
@@ -148,10 +150,10 @@ impl<'a> Throttle<'a> {
         };
         let network = network.to_string();
         let pair = pair(subject, &network);
-        let mut counters = vec![app.attempts.counter(&PER_ACCOUNT_AND_CLIENT, &pair)];
+        let mut counters = vec![app.attempts.counter(&ATTEMPTS_PER_ACCOUNT_AND_CLIENT, &pair)];
         if !is_known {
-            counters.push(app.attempts.counter(&PER_ACCOUNT, subject));
-            counters.push(app.attempts.counter(&PER_CLIENT, &network));
+            counters.push(app.attempts.counter(&ATTEMPTS_PER_ACCOUNT, subject));
+            counters.push(app.attempts.counter(&ATTEMPTS_PER_CLIENT, &network));
         }
         let hash_for = if is_known || context.actor.is_some() { HashFor::Known } else { HashFor::Login };
         Ok(Self { app, context, email, counters, hash_for })
@@ -236,7 +238,7 @@ impl<'a> Throttle<'a> {
     /// Resets the counters of the account. Does not reset the counter of the client network, because it also counts
     /// attempts at other accounts.
     pub async fn record_success(mut self) {
-        self.counters.retain(|counter| counter.rule.name != PER_CLIENT.name);
+        self.counters.retain(|counter| counter.rule.name != ATTEMPTS_PER_CLIENT.name);
         self.app.attempts.run(Operation::Reset, &self.counters).await;
     }
 

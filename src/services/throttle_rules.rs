@@ -3,7 +3,7 @@
 use crate::attempts::Rule;
 
 /// Attempts at one account from one client network.
-pub(super) static PER_ACCOUNT_AND_CLIENT: Rule = Rule {
+pub(super) static ATTEMPTS_PER_ACCOUNT_AND_CLIENT: Rule = Rule {
     name: "pair",
     free_attempts: 5,
     free_attempts_without_redis: 5,
@@ -11,7 +11,7 @@ pub(super) static PER_ACCOUNT_AND_CLIENT: Rule = Rule {
     ttl_seconds: 86_400,
 };
 /// Attempts at one account from all client networks.
-pub(super) static PER_ACCOUNT: Rule = Rule {
+pub(super) static ATTEMPTS_PER_ACCOUNT: Rule = Rule {
     name: "account",
     free_attempts: 20,
     free_attempts_without_redis: 20,
@@ -19,7 +19,7 @@ pub(super) static PER_ACCOUNT: Rule = Rule {
     ttl_seconds: 86_400,
 };
 /// Attempts at all accounts from one client network.
-pub(super) static PER_CLIENT: Rule = Rule {
+pub(super) static ATTEMPTS_PER_CLIENT: Rule = Rule {
     name: "address",
     free_attempts: 100,
     free_attempts_without_redis: 100,
@@ -28,7 +28,7 @@ pub(super) static PER_CLIENT: Rule = Rule {
 };
 /// Password hashes for one account from one client network, for correct and wrong passwords. Each process counts its
 /// own hashes, because they use its CPU time. A client that logs in at most once a minute never has to wait.
-pub(super) static HASHES: Rule = Rule {
+pub(super) static HASHES_PER_ACCOUNT_AND_CLIENT: Rule = Rule {
     name: "hashes",
     free_attempts: 30,
     free_attempts_without_redis: 30,

@@ -95,7 +95,7 @@ pub async fn change_in_org<T>(
     work: impl AsyncFnOnce(&OrgTx<'_>) -> Result<T> + Clone,
 ) -> Result<T> {
     let (first, find) = (async |_: &Tx<'_>| Ok(()), async |_: &Tx<'_>| Ok(None));
-    change_in_org_unless(app, context, access, first, find, work).await
+    change_in_org_unless_found(app, context, access, first, find, work).await
 }
 
 /// Like [`change_in_org`], but runs `first` before it locks rows, and `find` after the check of the access. Both run
@@ -103,7 +103,7 @@ pub async fn change_in_org<T>(
 ///
 /// # Errors
 /// As [`change_in_org`], and those of `first` and `find`.
-pub(super) async fn change_in_org_unless<T>(
+pub(super) async fn change_in_org_unless_found<T>(
     app: &App,
     context: &RequestContext,
     access: &OrgAccess,

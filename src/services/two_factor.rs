@@ -78,7 +78,7 @@ pub async fn begin(app: &App, actor: &Actor) -> Result<Setup> {
     let sealed = app.sealer.seal(&secret_aad(user.id), &secret)?;
     change(app, actor, Affected::Actor, async |tx, locked| {
         // Otherwise a user who registered the address of another person could lock its owner out.
-        if locked.actor_with_password_of(user)?.email_verified_at.is_none() {
+        if locked.actor_if_password_unchanged(user)?.email_verified_at.is_none() {
             return Err(Error::EmailNotVerified);
         }
         match TwoFactor::begin(tx, user.id, &sealed).await? {
@@ -198,7 +198,7 @@ async fn run_throttled<T>(
     let attempt = Throttle::code(app, actor.context(), user).await?;
     count_attempt(app, actor.context(), user.id).await?;
     let checked = async |tx: &Tx<'_>, locked: &LockedUsers| {
-        let user = locked.actor_with_password_of(user).map_err(|_| Error::InvalidToken)?;
+        let user = locked.actor_if_password_unchanged(user).map_err(|_| Error::InvalidToken)?;
         let result = work.clone()(tx, user).await?;
         TwoFactor::reset_failures(tx, user.id).await?;
         Ok(result)

@@ -73,7 +73,7 @@ impl CallerIds {
     pub(in crate::api) fn in_context(self, context: &RequestContext) -> RequestContext {
         match self {
             Self::Session { user_id, session_id } => context.signed_in(user_id, session_id),
-            Self::Key { user_id, key_id } => context.with_key(user_id, key_id),
+            Self::Key { user_id, key_id } => context.with_api_key(user_id, key_id),
         }
     }
 

@@ -25,7 +25,7 @@ use crate::{
         invitation_list::InvitationListing,
     },
     services::{
-        invitations::{self, Issued},
+        invitations::{self, IssuedInvitation},
         permissions::perm,
     },
 };
@@ -130,8 +130,8 @@ impl From<Invitation> for InvitationOut {
     }
 }
 
-impl From<&Issued> for InvitationOut {
-    fn from(issued: &Issued) -> Self {
+impl From<&IssuedInvitation> for InvitationOut {
+    fn from(issued: &IssuedInvitation) -> Self {
         Self { invite_url: issued.link.clone(), ..issued.invitation.clone().into() }
     }
 }
@@ -201,7 +201,7 @@ impl Invitations {
         Body(body): Body<InvitationIn>,
     ) -> Result<Replayable<InvitationCreated>> {
         let org_id = org.org_id();
-        let once = key.once(|issued: &Issued| {
+        let once = key.once(|issued: &IssuedInvitation| {
             let location = format!("{PREFIX}/orgs/{org_id}/invitations/{}", issued.invitation.id);
             InvitationCreated::Created(Json(issued.into()), location)
         });
@@ -237,7 +237,7 @@ impl Invitations {
         /// Id of the invitation.
         invitation: Path<i64>,
     ) -> Result<Replayable<Json<InvitationOut>>> {
-        let once = key.once(|issued: &Issued| Json(InvitationOut::from(issued)));
+        let once = key.once(|issued: &IssuedInvitation| Json(InvitationOut::from(issued)));
         Ok(invitations::resend(&self.0, org.actor(), org.access(), &once, invitation.0).await?.into())
     }
 

@@ -24,7 +24,7 @@ use crate::{
     security::{self, Passwords},
     services::{
         admin_password,
-        email_keys::{self, Cause},
+        email_keys::{self, MissingKeyCause},
         job_relay,
     },
 };
@@ -221,11 +221,13 @@ async fn check_addresses(conn: &AsyncPgConnection) -> anyhow::Result<Finding> {
     let mut causes: Vec<_> = list
         .iter()
         .map(|(id, cause)| match cause {
-            Cause::SharedWith(other) => {
+            MissingKeyCause::SharedWith(other) => {
                 format!("user {id} has the address of user {other} in another spelling")
             }
-            Cause::Invalid(problem) => format!("user {id} has no valid address ({problem})"),
-            Cause::NotFilled => format!("user {id} is not compared with others yet: run `saas migrate up`"),
+            MissingKeyCause::Invalid(problem) => format!("user {id} has no valid address ({problem})"),
+            MissingKeyCause::NotFilled => {
+                format!("user {id} is not compared with others yet: run `saas migrate up`")
+            }
         })
         .collect();
     let more = total - i64::try_from(list.len())?;
