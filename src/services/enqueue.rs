@@ -11,7 +11,7 @@ use crate::{
     queue::{EnqueueOptions, Job},
 };
 
-/// Enqueues a job that belongs to the actor, at most once for the idempotency key of the request. The result is the id
+/// Enqueues a job that belongs to the actor, at most once for the idempotency key of the request. The answer contains the id
 /// of the job.
 ///
 /// Without an idempotency key, the job goes to Redis at once. With a key, the transaction that stores the answer also

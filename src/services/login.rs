@@ -55,8 +55,8 @@ impl fmt::Debug for Challenge {
     }
 }
 
-/// Logs a user in with a password. The new session replaces the sessions in `replaced`: those of the tokens that the
-/// browser still has in its cookies.
+/// Logs a user in with a password. A login that opens a session revokes the sessions in `replaced`: those of the tokens that
+/// the browser still has in its cookies.
 ///
 /// # Errors
 /// - [`Error::BadCredentials`] for an unknown address, a wrong password or an inactive user. Also for an admin with a
@@ -159,11 +159,12 @@ async fn open_session_or_challenge(
     .await
 }
 
-/// Completes a login with the challenge and a code from the authenticator or a recovery code. The new session replaces
-/// the sessions in `replaced`.
+/// Completes a login with the challenge and a code from the authenticator or a recovery code. Revokes the sessions in
+/// `replaced`, as [`login`] does.
 ///
 /// # Errors
 /// [`Error::InvalidCode`] for a wrong code, and for a challenge that is unknown, used, expired or out of attempts;
+/// [`Error::BadCredentials`] if the user was deactivated or the password was set while the code was checked;
 /// [`Error::TooManyAttempts`] after failed attempts.
 pub async fn complete_with_code(
     app: &App,
@@ -226,10 +227,10 @@ async fn accept_code(
     Ok(granted)
 }
 
-/// Locks a user, if the user is unchanged.
+/// Locks a user whose password was verified.
 ///
 /// # Errors
-/// [`Error::BadCredentials`] if the user was deactivated or the password was changed since `checked` was read.
+/// [`Error::BadCredentials`] if the user was deactivated or the password was set since `checked` was read.
 async fn lock_unchanged(tx: &Tx<'_>, checked: &User) -> Result<User> {
     User::lock_if_unchanged(tx, checked).await?.ok_or(Error::BadCredentials)
 }
@@ -256,7 +257,7 @@ async fn open_session(
 }
 
 /// Replaces an outdated hash: its work factor is below `BCRYPT_COST`, or it was computed from the password before
-/// Unicode normalization. Only a login can do this, because it has the password. If this fails, the next login tries
+/// Unicode normalization. A login does this, because a new hash needs the password. If this fails, the next login tries
 /// again.
 async fn rehash(app: &App, user: &User, password: String, result: PasswordMatch) {
     let is_outdated = |hash: &&str| result == PasswordMatch::AsTyped || app.passwords.is_outdated(hash);

@@ -63,12 +63,12 @@ pub async fn find(app: &App, access: &OrgAccess, user_id: i64) -> Result<Member>
     found.ok_or(NOT_A_MEMBER)
 }
 
-/// Changes the role of a member, and suspends the member or ends the suspension.
+/// Changes the role of a member, suspends the member, or ends the suspension.
 ///
 /// # Errors
-/// [`Error::NotFound`] if the user is not a member; [`Error::RoleTooHigh`] if the member or the new role is above the role of
-/// the actor, or is the owner's; [`Error::LastOwner`] if the actor is the owner and the member; [`Error::PreconditionFailed`];
-/// those of [`org_access::lock`] and [`change`].
+/// [`Error::NotFound`] if the user is not a member; [`Error::RoleTooHigh`] if the member is the owner, or the new role is
+/// `owner` or above the role of the actor; [`Error::LastOwner`] if the actor is the owner and changes their own membership;
+/// [`Error::PreconditionFailed`]; those of [`org_access::lock`] and [`change`].
 pub async fn update(
     app: &App,
     actor: &Actor,
@@ -103,7 +103,7 @@ pub async fn update(
 /// and gets no mail.
 ///
 /// # Errors
-/// As [`update`].
+/// As [`update`], without [`Error::PreconditionFailed`].
 pub async fn remove(app: &App, actor: &Actor, access: &OrgAccess, user_id: i64) -> Result<()> {
     change(app, actor, Affected::Actor, async |tx, _| {
         let locked = org_access::lock(tx, access).await?;
@@ -134,7 +134,7 @@ pub async fn leave(app: &App, actor: &Actor, access: &OrgAccess) -> Result<()> {
 
 const NOT_A_MEMBER: Error = Error::NotFound("Member");
 
-/// Returns a member whom the actor may change.
+/// Returns a member whom the actor may change: any member except the owner.
 async fn find_changeable(tx: &Tx<'_>, locked: &LockedOrg, user_id: i64) -> Result<Membership> {
     let member = Membership::find(tx, locked.org.id, user_id).await?.ok_or(NOT_A_MEMBER)?;
     if member.role == OrgRole::Owner {
@@ -152,7 +152,7 @@ async fn end_membership(tx: &Tx<'_>, locked: &LockedOrg, member: &Membership) ->
     if Membership::delete(tx, member.org_id, member.user_id).await? == 0 {
         return Err(NOT_A_MEMBER);
     }
-    // Without this, the keys would be valid again if the user rejoined.
+    // Without this revocation, the keys would be valid again if the user rejoined.
     revoke_of_member(tx, member.org_id, member.user_id).await?;
     let action = match member.user_id == locked.actor.user_id {
         true => Action::MemberLeft,
@@ -193,8 +193,8 @@ pub(super) async fn ensure_not_owner_of_others(tx: &Tx<'_>, user_id: i64) -> Res
     )))
 }
 
-/// Schedules the erasure of the organizations that are deleted with an account. The erasure runs in batches. It is due
-/// at once, so it cannot be canceled.
+/// Schedules the erasure of the organizations that are deleted with an account. The nightly job erases them in batches. The
+/// erasure is due at once, so it cannot be canceled.
 pub(super) async fn delete_with_account(tx: &Tx<'_>, orgs: &[Organization]) -> Result<()> {
     for org in orgs {
         let now = DatabaseClock::read(tx).await?.now();

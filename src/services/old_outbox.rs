@@ -1,6 +1,7 @@
 //! Moves the messages of release 0.1.0 from the table `outbox` to the job queue.
 //!
-//! While both releases run, each of them enqueues the messages with the same unique keys, so no message is sent twice.
+//! During the upgrade, workers of release 0.1.0 also enqueue the messages, with the same unique keys. So the queue ignores a
+//! second job for a message.
 
 use std::time::Duration;
 
@@ -28,7 +29,7 @@ struct SortedRows {
     enqueued: Vec<i64>,
     too_old: Vec<i64>,
     unreadable: Vec<i64>,
-    /// Number of rows that stay in the table, because there is no mail server.
+    /// Number of rows that stay in the table, because no mail server is configured.
     waiting: usize,
 }
 

@@ -31,7 +31,8 @@ pub struct OrgAccess {
     required: Option<Permission>,
     /// The session of the request; `None` for a request with an API key and for a job.
     session: Option<Uuid>,
-    /// The SHA-256 of the API key of a request. A key has two secrets after a rotation.
+    /// The SHA-256 of the secret in a request with an API key. After a rotation, a key has two secrets for a while, and the
+    /// hash identifies the one in the request.
     key_hash: Option<[u8; 32]>,
 }
 
@@ -88,7 +89,7 @@ pub fn check_key(
 }
 
 fn ensure_scope(key: &ApiKey, required: Option<Permission>) -> Result<()> {
-    // Without a scope that allows it, an operation does not accept keys.
+    // An operation whose permission cannot be a scope does not accept API keys.
     let scope = required.filter(|permission| permission.is_scope()).ok_or(Error::SessionRequired)?;
     match key.has_scope(scope.as_str()) {
         true => Ok(()),
@@ -96,10 +97,12 @@ fn ensure_scope(key: &ApiKey, required: Option<Permission>) -> Result<()> {
     }
 }
 
-/// Like [`check`], for a job that a member has enqueued. Reads the membership again, because it may have changed since.
+/// Like [`check`], for a job that a member has enqueued. Reads the membership again, because it may have changed since the job
+/// was enqueued.
 ///
 /// # Errors
-/// As [`check`]; [`Error::NotFound`] also if the user is deactivated; [`Error::Unavailable`] if PostgreSQL does not answer.
+/// As [`check`]; [`Error::NotFound`] also if the user is deactivated or scheduled for deletion; [`Error::Unavailable`] if
+/// PostgreSQL does not answer.
 pub async fn of_job(
     app: &App,
     org_id: i64,
@@ -117,7 +120,8 @@ fn grant(scope: OrgScope, membership: IdentityMembership, required: Option<Permi
     Ok(OrgAccess { scope, role: membership.role, required, session: None, key_hash: None })
 }
 
-/// Checks that a member may act in the organization, and has the permission, if one is required.
+/// Checks that a member may act in the organization, and has the permission, if one is required. While the deletion of the
+/// organization is scheduled, the only accepted permission is [`Permission::OrgRestore`].
 ///
 /// # Errors
 /// [`Error::MemberSuspended`], [`Error::OrgSuspended`], [`Error::OrgDeleting`]; [`Error::Forbidden`] if the role lacks
@@ -147,8 +151,8 @@ pub struct LockedOrg {
 
 /// Locks an organization for a change of the organization or its members, and checks the access again.
 ///
-/// Every change of a membership takes this lock first, so the membership of the actor cannot change during the
-/// transaction. Users are locked before the organization, see [`Affected`](super::actor::Affected).
+/// Other changes of memberships also take this lock or lock the user, except in the erasure of an organization whose deletion
+/// is due. So the membership of the actor cannot change during the transaction. Users are locked before the organization, see [`Affected`](super::actor::Affected).
 ///
 /// # Errors
 /// As [`check`] and [`check_key`]; [`Error::InvalidToken`] if the API key of the request has ended or was rotated out.
@@ -196,7 +200,7 @@ async fn recheck(tx: &Tx<'_>, access: &OrgAccess, org: Option<Organization>) -> 
     let actor = actor.ok_or(Error::NotFound(ORGANIZATION))?;
     admit(IdentityMembership::of(&org, &actor), access.required)?;
     if let Via::ApiKey(id) = access.scope.via() {
-        // A revocation waits for this transaction, or this one sees it.
+        // The lock makes a later revocation of the key wait for this transaction. An earlier one is visible here.
         let found = ApiKey::lock_shared(tx, id, &access.key_hash.unwrap_or_default()).await?;
         let valid = found.filter(|(key, is_previous)| !key.secret_has_ended(*is_previous));
         ensure_scope(&valid.ok_or(Error::InvalidToken)?.0, access.required)?;

@@ -35,17 +35,17 @@ pub async fn change_in_org_once<T>(
     change_in_org_unless_found(app, context, access, lock, find, change).await
 }
 
-/// Like [`change_in_org_once`], but runs `before` ahead of the transaction, unless an answer is already stored.
-/// `before` checks limits: a repeated request must not use them up, and they must not refuse it.
+/// Like [`change_in_org_once`], but runs `check_limits` ahead of the transaction, unless an answer is already stored: a repeated
+/// request must neither count against a limit nor be refused by one.
 ///
 /// # Errors
-/// As [`change_in_org_once`], and those of `before`.
+/// As [`change_in_org_once`], and those of `check_limits`.
 pub async fn change_in_org_once_within_limits<T>(
     app: &App,
     context: &RequestContext,
     access: &OrgAccess,
     once: &Once<'_, T>,
-    before: impl AsyncFnOnce() -> Result<()>,
+    check_limits: impl AsyncFnOnce() -> Result<()>,
     work: impl AsyncFnOnce(&OrgTx<'_>) -> Result<T> + Clone,
 ) -> Result<Answered> {
     let _in_use = once.use_key(app, context)?;
@@ -54,11 +54,11 @@ pub async fn change_in_org_once_within_limits<T>(
     {
         return Ok(answered);
     }
-    before().await?;
+    check_limits().await?;
     change_in_org_once(app, context, access, once, work).await
 }
 
-/// Returns the stored answer, if there is one. Checks first that the caller may still make the change.
+/// Checks that the caller may still make the change, and returns the stored answer. `None` if no answer is stored.
 async fn replay<T>(
     app: &App,
     context: &RequestContext,

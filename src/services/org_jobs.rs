@@ -43,7 +43,7 @@ pub struct ListedJob {
     pub status: Option<JobStatus>,
 }
 
-/// Returns the id of the organization in a scope such as `org:17`.
+/// Returns the id of the organization in a scope such as `org:17`. `None` for a scope in another form.
 pub fn org_of(scope: &str) -> Option<i64> {
     scope.strip_prefix(SCOPE_PREFIX)?.parse().ok()
 }
@@ -64,7 +64,7 @@ pub async fn enqueue<J: Job>(app: &App, tx: &OrgTx<'_>, access: &OrgAccess, job:
     Ok(id)
 }
 
-/// Enqueues a job of an organization, at most once for the idempotency key of the request. The result is the id of the
+/// Enqueues a job of an organization, at most once for the idempotency key of the request. The answer contains the id of the
 /// job.
 ///
 /// # Errors
@@ -77,16 +77,16 @@ pub async fn enqueue_once<J: Job>(
     job: &J,
 ) -> Result<Answered> {
     let bytes = serde_json::to_vec(job).map_err(Error::internal)?.len() as u64;
-    let before = async || check_owner(app, access.scope().user_id(), bytes).await;
+    let check_limits = async || check_owner(app, access.scope().user_id(), bytes).await;
     let work = async |tx: &OrgTx<'_>| enqueue(app, tx, access, job).await;
-    change_in_org_once_within_limits(app, context, access, once, before, work).await
+    change_in_org_once_within_limits(app, context, access, once, check_limits, work).await
 }
 
 /// Returns the access of a job's owner to the organization of the job. Reads the membership again, because it may have
 /// changed since the job was enqueued.
 ///
 /// # Errors
-/// [`Error::NotFound`] also if the job has no organization or no owner; those of [`org_access::of_job`].
+/// Those of [`org_access::of_job`]; [`Error::NotFound`] also if the job has no organization or no owner.
 pub async fn access(
     app: &App,
     origin: &Origin,
@@ -155,7 +155,7 @@ pub async fn list(
 /// Checks that a job belongs to the organization.
 ///
 /// # Errors
-/// [`Error::NotFound`] if it does not; [`Error::Unavailable`] if PostgreSQL does not answer.
+/// [`Error::NotFound`] if the job is not in the job list of the organization; [`Error::Unavailable`] if PostgreSQL does not answer.
 pub async fn ensure_of_org(app: &App, access: &OrgAccess, id: &str) -> Result<()> {
     let id = Uuid::try_parse(id).map_err(|_| NOT_FOUND)?;
     let find = async |conn: &OrgConn<'_>| Ok(OrgJob::find(conn, id).await?);
@@ -164,7 +164,7 @@ pub async fn ensure_of_org(app: &App, access: &OrgAccess, id: &str) -> Result<()
 
 /// Cancels a waiting job of an organization, or signals a running job to stop. For a job that has already ended,
 /// changes nothing and returns [`Cancel::Ended`]. Writes an audit entry into the trail of the organization before it
-/// changes Redis. A second entry reports that Redis refused the operation or did not answer.
+/// changes Redis. If Redis refuses the operation or does not answer, a second entry reports the error.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL or Redis does not answer; those of [`change_in_org`].

@@ -1,4 +1,4 @@
-//! The names of organizations and of what they own.
+//! Rules for the names and slugs of organizations, and for the names of their API keys.
 
 use crate::{
     error::{Error, Result},
@@ -23,7 +23,10 @@ pub fn check_slug(slug: &str) -> Result<(), &'static str> {
     }
 }
 
-/// Returns the trimmed name of an organization or an API key, if it is valid.
+/// Returns the trimmed name of an organization or an API key.
+///
+/// # Errors
+/// [`Error::Invalid`] for the field `name`.
 pub(super) fn parse_name(name: &str) -> Result<&str> {
     let name = name.trim();
     if name.is_empty() {

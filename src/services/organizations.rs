@@ -48,7 +48,7 @@ pub struct Changes {
 }
 
 /// Returns the organizations of the actor, the personal organization first. Creates a missing personal organization if
-/// the setting is on.
+/// `PERSONAL_ORGANIZATIONS` is on.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL does not answer; those of [`change`] if the personal organization has to be
@@ -149,8 +149,8 @@ pub async fn update(
 /// organization is no longer a personal organization.
 ///
 /// # Errors
-/// [`Error::WrongPassword`]; [`Error::InvalidCode`]; [`Error::TooManyAttempts`]; [`Error::Invalid`] if the user is not an
-/// active member; those of [`org_access::lock`] and [`change`].
+/// [`Error::WrongPassword`]; [`Error::InvalidCode`]; [`Error::TooManyAttempts`]; [`Error::Invalid`] if the code is missing,
+/// or the user is not an active member or is already the owner; those of [`org_access::lock`] and [`change`].
 pub async fn transfer(
     app: &App,
     actor: &Actor,
@@ -199,8 +199,8 @@ pub async fn transfer(
 /// `ACCOUNT_DELETION_GRACE_DAYS` from now.
 ///
 /// # Errors
-/// [`Error::WrongPassword`]; [`Error::InvalidCode`]; [`Error::TooManyAttempts`]; [`Error::PersonalOrg`]; those of
-/// [`org_access::lock`] and [`change`].
+/// [`Error::WrongPassword`]; [`Error::InvalidCode`]; [`Error::TooManyAttempts`]; [`Error::Invalid`] if the code is missing;
+/// [`Error::PersonalOrg`]; those of [`org_access::lock`] and [`change`].
 pub async fn delete(
     app: &App,
     actor: &Actor,
@@ -251,7 +251,8 @@ pub async fn restore(app: &App, actor: &Actor, access: &OrgAccess) -> Result<MyO
     .await
 }
 
-/// Verifies the password of the actor, and a code if the actor has a second factor.
+/// Verifies the password of the actor, and a code if the actor has a second factor. Also counts the notice that the operation
+/// sends to the actor.
 async fn confirm(app: &App, actor: &Actor, confirmation: Confirmation) -> Result<()> {
     confirm_password(app, actor, confirmation.password).await?;
     confirm_code(app, actor, confirmation.code.as_deref()).await?;

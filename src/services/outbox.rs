@@ -48,7 +48,7 @@ pub enum OutboxMessage {
         user_id: i64,
         email: String,
     },
-    /// An invitation to an organization. The message is outdated if the invitation now has another link.
+    /// An invitation to an organization. The message is not sent if the invitation has another link now.
     OrgInvitation {
         invitation_id: i64,
         link_id: Uuid,
@@ -70,8 +70,8 @@ pub struct SendEmailMessage {
     pub written_at: Option<DateTime<Utc>>,
 }
 
-/// The job of a message that release 0.1.0 cannot read. Its workers fail such a [`SendEmailMessage`] for good, but leave a job
-/// whose name they do not know to other workers.
+/// The job of a message that release 0.1.0 cannot read. The workers of that release would fail such a [`SendEmailMessage`]
+/// without a retry, but they leave a job with an unknown name to other workers.
 #[derive(Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SendNewEmailMessage(pub SendEmailMessage);
@@ -97,15 +97,15 @@ impl OutboxMessage {
         Self::Notice { to: user.email.clone(), name, notice }
     }
 
-    /// Enqueues the job that sends the message, if the transaction commits. Unlike `enqueue_in_tx`, this needs no
-    /// `Queue`, which commands do not have.
+    /// Enqueues the job that sends the message, if the transaction commits. Unlike `enqueue_in_tx`, this needs no `Queue`, so
+    /// commands without a connection to Redis can call it.
     ///
     /// # Errors
     /// [`Error::Unavailable`](crate::error::Error::Unavailable) if PostgreSQL does not answer.
     pub async fn send(&self, tx: &Tx<'_>) -> Result<()> {
         let written_at = Some(DatabaseClock::read(tx).await?.now());
         let job = SendEmailMessage { message: self.clone(), written_at };
-        // Without an owner: the mail to a user whose account is deleted is sent, too.
+        // The job has no owner, because the jobs of a deleted user are purged: the mail about the deletion must be sent.
         let (origin, options) = (tx.context.origin(None), EnqueueOptions::default());
         let job = match self.is_known_to_0_1_0() {
             true => PreparedJob::new(&job, &origin, options)?,
@@ -177,7 +177,8 @@ impl OutboxMessage {
         Ok(Some((to, rendered)))
     }
 
-    /// Returns the recipient and the kind of a message with a link, or `None` if no active user needs the message.
+    /// Returns the recipient and the kind of a message with a link. `None` for a message without a link, or if no active user
+    /// needs the message.
     async fn link_email(&self, conn: &AsyncPgConnection) -> Result<Option<LinkDraft>> {
         let (user, email, purpose, is_needed): (_, _, _, fn(&User) -> bool) = match self {
             Self::VerifyEmail { user_id } => {

@@ -1,5 +1,4 @@
-//! The permissions in an organization: which permissions each role has, and which an API key can have. No other module
-//! defines this.
+//! The permissions in an organization: which permissions each role has, and which permissions an API key can have.
 
 use super::{
     actor::Actor,

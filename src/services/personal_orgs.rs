@@ -2,8 +2,8 @@
 //!
 //! The personal organization is created with the account. The previous release creates accounts without one during a
 //! rolling upgrade, and so does SQL. [`fill_missing`] runs after migrations and creates the missing organizations, and
-//! housekeeping does the same each night. Until then, the first request that lists the organizations of the user
-//! creates it.
+//! housekeeping does the same each night. If a user without a personal organization lists the organizations before, the
+//! request creates it.
 
 use diesel_async::AsyncPgConnection;
 
@@ -109,8 +109,8 @@ async fn insert(tx: &Tx<'_>, users: &[User]) -> Result<Vec<Organization>> {
     Ok(orgs)
 }
 
-/// Returns the name of the personal organization of a user: the user's name, or else the local part of the email
-/// address.
+/// Returns the name of the personal organization of a user: the user's name, or the local part of the email address, or
+/// `Personal`. The first of these that is not blank is used.
 fn name_of(user: &User) -> String {
     let local = user.email.split('@').next().unwrap_or_default();
     let shown = |text: &str| {

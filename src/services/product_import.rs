@@ -15,6 +15,7 @@ use crate::{app::App, context::RequestContext, db::OrgTx, error::Result, models:
 pub struct ImportedProduct {
     pub sku: String,
     pub name: String,
+    /// In the minor unit of the currency, such as cents.
     pub price: i64,
     pub currency: String,
 }

@@ -1,6 +1,6 @@
-//! Operations of admins on queues and jobs. The audit trail has an entry for each.
+//! Changes that admins make to queues and jobs. The audit trail has an entry for each of these operations.
 //!
-//! The entry is committed in the transaction that checks the actor again. Only then is Redis changed, so no operation
+//! The entry is committed in the transaction that checks the actor again. Redis is changed after this commit, so no operation
 //! lacks an entry. If Redis refuses the operation or does not answer, a second entry, `operation.failed`, reports the
 //! error. If Redis does not answer, it is unknown whether the operation took effect.
 
@@ -20,7 +20,7 @@ use crate::{
     queue::{Cancel, JobStatus, QueueChanges, QueueInfo, State},
 };
 
-/// Pauses, resumes or limits a queue, which need not exist yet. No queue that does not exist meets a condition.
+/// Pauses, resumes or limits a queue, which need not exist yet. A queue that does not exist meets no condition.
 ///
 /// # Errors
 /// [`Error::PreconditionFailed`], also if the settings change between the check and the change; [`Error::Unavailable`] if Redis
@@ -52,7 +52,7 @@ pub async fn change_queue(
         before
     });
     let entry = Entry::queue(name, Action::QueueChanged).before(json!(before)).after(json!(after));
-    // Redis has no lock that lasts from the check to the change, so it compares the settings again.
+    // No lock in Redis lasts from the check to the change, so the change compares the settings again.
     let expected = found.as_ref().filter(|_| condition.is_some());
     run_audited(app, actor, entry, async || match app.queue.change(name, changes, expected).await? {
         true => Ok(()),
@@ -61,7 +61,7 @@ pub async fn change_queue(
     .await
 }
 
-/// Returns the fields of the changes that the audit trail contains.
+/// Returns the fields of the changes for the audit trail.
 fn setting_fields(changes: &QueueChanges) -> Map<String, Value> {
     let mut fields = Map::new();
     if let Some(paused) = changes.paused {
@@ -115,8 +115,8 @@ pub async fn requeue_job(app: &App, actor: &AdminActor, job: &JobStatus) -> Resu
 /// nothing and returns [`Cancel::Ended`].
 ///
 /// # Errors
-/// [`Error::Conflict`] if the job ended after `job` was read; [`Error::Unavailable`] if Redis does not answer; and
-/// those of [`change`].
+/// [`Error::Conflict`] if the job ended after `job` was read; [`Error::NotFound`] if the job no longer exists;
+/// [`Error::Unavailable`] if Redis does not answer; and those of [`change`].
 pub async fn cancel_job(app: &App, actor: &AdminActor, job: &JobStatus) -> Result<Cancel> {
     if matches!(job.state, State::Finished | State::Failed | State::Canceled) {
         return Ok(Cancel::Ended);

@@ -87,7 +87,7 @@ async fn request_link(
 
 /// Locks the owner of a token, then consumes the token. Returns the owner and the address that the token was sent to.
 ///
-/// Locks the user before the user's tokens, like all transactions, to avoid deadlocks.
+/// Like all transactions, locks the user before the tokens of the user, to avoid deadlocks.
 async fn consume_token(
     conn: &AsyncPgConnection,
     token: &str,
@@ -103,7 +103,8 @@ async fn consume_token(
 /// Marks the address that the link was sent to as verified.
 ///
 /// # Errors
-/// [`Error::InvalidLink`] for an unknown, used or expired token, or if the address of the user has changed since.
+/// [`Error::InvalidLink`] for an unknown, used or expired token, or if the address of the user has changed since the link was
+/// sent.
 pub async fn verify_email(app: &App, context: &RequestContext, token: &str) -> Result<()> {
     change_without_actor(app, context, async |tx| {
         let (user, email) = consume_token(tx, token, Purpose::VerifyEmail).await?;
@@ -226,7 +227,7 @@ async fn set_password(
 /// Gives an account to a person who has proven to own its address: sets the password, marks the address as verified, revokes
 /// all sessions and links, and cancels a scheduled deletion. So another person, who may have registered the address earlier,
 /// loses access. If the address was not verified before, that person may also have created API keys and sent invitations in the
-/// name of the owner, so these are revoked. `full_name` is the new name, or `None` to keep it.
+/// name of the owner, so these keys and invitations are revoked. `full_name` is the new name, or `None` to keep the name.
 ///
 /// The caller must have locked the user.
 pub(super) async fn take_over(

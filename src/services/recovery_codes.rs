@@ -11,6 +11,7 @@ use crate::{
 
 const RECOVERY_CODE_COUNT: usize = 10;
 
+/// Replaces the recovery codes of a user. Returns the new codes, which cannot be read again: the database has only hashes.
 pub(super) async fn renew_codes(tx: &Tx<'_>, user_id: i64) -> Result<Vec<String>> {
     let code = || Ok(Secret::new(Box::new(random_bytes::<15>()?)).to_base32());
     let codes = (0..RECOVERY_CODE_COUNT).map(|_| code()).collect::<Result<Vec<String>>>()?;
@@ -19,7 +20,7 @@ pub(super) async fn renew_codes(tx: &Tx<'_>, user_id: i64) -> Result<Vec<String>
     Ok(codes.iter().map(|code| format_recovery_code(code)).collect())
 }
 
-/// Returns a recovery code in the form that is hashed: in upper case, without hyphens.
+/// Returns a recovery code in the form that is hashed: letters in upper case and digits only.
 pub(super) fn normalize_recovery_code(code: &str) -> String {
     code.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_uppercase()
 }

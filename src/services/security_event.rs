@@ -91,12 +91,13 @@ pub struct SecurityEvent<'a> {
 }
 
 impl<'a> SecurityEvent<'a> {
-    /// Creates an event about the caller of the request, if the caller is authenticated.
+    /// Creates an event about the caller of the request: the user, the session and the API key of the context, if the caller is
+    /// authenticated.
     pub fn new(event: Event<'a>) -> Self {
         Self { event, user_id: None, session_id: None, api_key_id: None, email: None }
     }
 
-    /// Sets the user, for an event that is not about the caller.
+    /// Sets the user, for an event that is not about the caller. `None` changes nothing.
     pub fn user(self, user_id: Option<i64>) -> Self {
         Self { user_id, ..self }
     }

@@ -1,6 +1,7 @@
 //! Records when sessions were last used. Each process collects the uses and writes them to the database in batches.
 //!
-//! A request does not wait for the write. A process that is killed loses the uses of the last five seconds. This loss
+//! A request does not wait for the write. A process that is killed loses its pending uses, usually those of the last five
+//! seconds. This loss
 //! is harmless: `last_seen_at` is only accurate to five minutes, and the idle timeout is far longer. If a session is
 //! about to expire, its use is written at once, so that no replica ends a session that is in use.
 
@@ -21,7 +22,7 @@ const BATCH_SESSIONS: usize = 1_000;
 /// Time limit of the flush at shutdown. No new batch starts after this time.
 const LAST_FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Records the use of an active session, unless the database has a recent use already.
+/// Records the use of an active session, unless `last_seen_at` is at most five minutes old.
 pub(super) async fn record(app: &App, session: &Session) {
     if !session.is_touch_due() || session.has_ended() {
         return;

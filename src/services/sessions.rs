@@ -1,8 +1,8 @@
 //! Sessions, their short-lived access tokens and their refresh tokens.
 //!
-//! A refresh token can be used once, and each use returns the next token. If a used token is presented again, it may
-//! have been stolen: the client and an attacker both have it. The server cannot distinguish them, so it revokes the
-//! session (RFC 9700 section 4.14.2, OWASP ASVS 5, 10.4.5).
+//! A refresh token can be used once, and each use returns the next token. If a used token is presented again later than a
+//! retry, it may have been stolen: the client and an attacker both have it. The server cannot distinguish them, so it
+//! revokes the session (RFC 9700 section 4.14.2, OWASP ASVS 5, 10.4.5).
 
 use std::{cmp::Reverse, sync::Arc};
 
@@ -85,8 +85,10 @@ fn grant(app: &App, subject: TokenSubject, token: OpaqueToken, left: Duration) -
     Ok(Grant { session_id, access_token, expires_in, refresh_token: token.text, refresh_expires_in })
 }
 
+/// The result of [`rotate`].
 enum Refreshed {
     Granted(Grant),
+    /// The token is unknown or expired, the session has ended, or the user is inactive.
     Refused,
     /// The token was already used more than 10 seconds ago, so its session was revoked.
     Revoked(TokenSubject),
@@ -98,7 +100,8 @@ enum Refreshed {
 /// lost response, and two browser tabs may refresh at the same time. A token that was used earlier revokes the session.
 ///
 /// # Errors
-/// [`Error::InvalidToken`] for an unknown, used or expired token, an ended session or an inactive user.
+/// [`Error::InvalidToken`] for an unknown or expired token, a token that was used earlier, an ended session or an inactive
+/// user.
 pub async fn refresh(app: &App, context: &RequestContext, token: &str) -> Result<Grant> {
     let work = async |tx: &Tx<'_>| {
         let outcome = rotate(app, tx, token).await?;
@@ -141,8 +144,8 @@ async fn rotate(app: &App, tx: &Tx<'_>, token: &str) -> Result<Refreshed> {
                     issued = Some(candidate);
                 }
             }
-            // No candidate exists if the key was rotated in these 10 seconds and this replica lacks one of the two
-            // keys.
+            // No candidate exists if `SECRET_KEY` was replaced in these 10 seconds, and this replica does not have the key
+            // from which the next token was derived.
             let Some(issued) = issued else { return Ok(Refreshed::Refused) };
             issued
         }
@@ -215,7 +218,7 @@ pub async fn list(app: &App, user_id: i64) -> Result<Vec<Session>> {
 /// Revokes a session of the actor.
 ///
 /// # Errors
-/// [`Error::NotFound`] if the actor has no such active session; and those of [`change`].
+/// [`Error::NotFound`] if the actor has no such session or it is already revoked; and those of [`change`].
 pub async fn revoke(app: &App, actor: &Actor, id: Uuid) -> Result<()> {
     change(app, actor, Affected::Actor, async |tx, locked| revoke_in(tx, locked.actor().id, id).await).await
 }
@@ -223,7 +226,7 @@ pub async fn revoke(app: &App, actor: &Actor, id: Uuid) -> Result<()> {
 /// Revokes the session of an access or refresh token. The token is the only authorization that this needs.
 ///
 /// # Errors
-/// [`Error::NotFound`] if the session has ended already.
+/// [`Error::NotFound`] if the session is already revoked; [`Error::Unavailable`] if PostgreSQL does not answer.
 pub async fn log_out(app: &App, context: &RequestContext, subject: TokenSubject) -> Result<()> {
     let TokenSubject { user_id, session_id } = subject;
     change_without_actor(app, context, async |tx| revoke_in(tx, user_id, session_id).await).await
@@ -254,7 +257,7 @@ pub(super) async fn revoke_all_in(tx: &Tx<'_>, user_id: i64) -> Result<()> {
 /// Revokes the sessions of a user except `keep`, and the links with these purposes. Also revokes the challenges of
 /// logins that wait for a code. The caller must have locked the user.
 ///
-/// All code that revokes the sessions of a user calls this function, so no pending challenge outlives them.
+/// All code that revokes all sessions of a user calls this function, so no pending challenge outlives the sessions.
 pub(super) async fn revoke_access(
     tx: &Tx<'_>,
     user_id: i64,
@@ -267,8 +270,8 @@ pub(super) async fn revoke_access(
     Ok(())
 }
 
-/// Revokes the sessions that a login replaces in a browser (OWASP ASVS 5, 7.2.4). Returns whether any of them was
-/// active.
+/// Revokes the sessions that a login replaces in a browser (OWASP ASVS 5, 7.2.4). Returns whether any of them was not
+/// revoked before.
 pub(super) async fn revoke_replaced(tx: &Tx<'_>, replaced: &[TokenSubject]) -> Result<bool> {
     let mut revoked = false;
     for subject in replaced {

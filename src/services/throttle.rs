@@ -5,7 +5,7 @@
 //! from that network count. So an attacker elsewhere cannot delay the owner (OWASP ASVS 5, 6.1.1 and 6.3.1).
 //!
 //! While Redis is unavailable, each process counts attempts in memory. It applies the same rules, with lower limits for
-//! mails and invitations. So the limits also hold without Redis.
+//! mails and for the invitations of one user. So the limits also hold without Redis.
 //!
 //! Every operation that hashes a password, or sends a mail to an address that the caller may not own, must use a
 //! [`Throttle`]. The limits of `src/rate_limits` are separate: they apply to the requests of all operations, regardless
@@ -38,8 +38,8 @@ pub enum Recipient<'a> {
     /// An address that may not be verified. All addresses of a mailbox share one counter, so that sub-addresses do not
     /// evade the limit.
     Unverified(&'a str),
-    /// The verified address of a user, which has its own counter. Otherwise requests for mails to sub-addresses of the
-    /// mailbox could prevent the user from getting a link.
+    /// The verified address of a user, which has its own counter. With a shared counter, requests for mails to sub-addresses of
+    /// the mailbox could prevent the user from getting a link.
     Verified(&'a str),
 }
 
@@ -59,7 +59,7 @@ pub struct Throttle<'a> {
 
 impl<'a> Throttle<'a> {
     /// Checks that the client may try a password of the account with this address, and counts the password hash of the
-    /// attempt. `user_id` is the id of the account, if the address is registered.
+    /// attempt. `user_id` is the id of the account, or `None` if the address is not registered.
     ///
     /// # Errors
     /// [`Error::TooManyAttempts`] while a wait is running.
@@ -120,8 +120,8 @@ impl<'a> Throttle<'a> {
         Ok(attempt)
     }
 
-    /// Resets the password counters of an account for this client, after its owner has proven their identity. Errors
-    /// are ignored.
+    /// Resets the counters that limit this client's attempts at the password of an account, after the owner has proven their
+    /// identity. The counter of the client's network stays. Errors are ignored.
     pub async fn reset(app: &'a App, context: &'a RequestContext, user: &'a User) {
         if let Ok(attempt) = Self::account(app, context, "", &user.email, Some(user.id)).await {
             attempt.record_success().await;

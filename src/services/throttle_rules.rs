@@ -2,7 +2,7 @@
 
 use crate::attempts::Rule;
 
-/// Attempts at one account from one client network.
+/// Failed attempts at the password or the code of one account from one client network.
 pub(super) static ATTEMPTS_PER_ACCOUNT_AND_CLIENT: Rule = Rule {
     name: "pair",
     free_attempts: 5,
@@ -10,7 +10,7 @@ pub(super) static ATTEMPTS_PER_ACCOUNT_AND_CLIENT: Rule = Rule {
     max_wait_seconds: 300,
     ttl_seconds: 86_400,
 };
-/// Attempts at one account from all client networks.
+/// Failed attempts at the password or the code of one account from all client networks.
 pub(super) static ATTEMPTS_PER_ACCOUNT: Rule = Rule {
     name: "account",
     free_attempts: 20,
@@ -18,7 +18,7 @@ pub(super) static ATTEMPTS_PER_ACCOUNT: Rule = Rule {
     max_wait_seconds: 60,
     ttl_seconds: 86_400,
 };
-/// Attempts at all accounts from one client network.
+/// Failed attempts at the passwords and codes of all accounts from one client network.
 pub(super) static ATTEMPTS_PER_CLIENT: Rule = Rule {
     name: "address",
     free_attempts: 100,
@@ -73,7 +73,8 @@ pub(super) static INVITATIONS_PER_INVITER: Rule = Rule {
     max_wait_seconds: 600,
     ttl_seconds: 3_600,
 };
-/// Invitations to one mailbox. An admin may need to repeat an invitation, but must not flood a stranger with mails.
+/// Invitations to one mailbox, to the product or to organizations. An inviter may need to repeat an invitation, but must not
+/// flood a stranger with mails.
 pub(super) static INVITATIONS_PER_RECIPIENT: Rule = Rule {
     name: "invitations",
     free_attempts: 20,

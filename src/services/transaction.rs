@@ -20,14 +20,13 @@ use crate::{
 /// Makes a change for a signed-in caller. In one transaction, locks the affected users, checks that the actor is still
 /// allowed to make the change, and runs `work`. `work` may run again after a conflict.
 ///
-/// After the commit, the cached identities of this process are invalidated. A background task enqueues the jobs that
-/// the transaction has written, such as mails. Another task purges the jobs of users whom the transaction has
+/// After the commit, the cached identities of this process are invalidated, unless `work` has called
+/// [`Tx::set_identities_unchanged`]. A background task enqueues the jobs that the transaction has written, such as mails. Another task purges the jobs of users whom the transaction has
 /// deactivated or deleted.
 ///
 /// # Errors
-/// [`Error::InvalidToken`](crate::error::Error::InvalidToken), [`Error::Inactive`](crate::error::Error::Inactive) or
-/// [`Error::Forbidden`](crate::error::Error::Forbidden) if the actor may no longer make the change; those of `work`, after
-/// a rollback; those of [`Db::transaction`](crate::db::Db::transaction).
+/// Those of [`actor::check`](super::actor::check) if the actor may no longer make the change; those of `work`, after a
+/// rollback; those of [`Db::transaction`](crate::db::Db::transaction).
 pub async fn change<T>(
     app: &App,
     actor: &Actor,
@@ -56,8 +55,8 @@ pub(super) async fn change_after<T>(
     commit(app, actor.context(), app.db.timeout(), checked).await
 }
 
-/// Makes a change without a signed-in caller: for a login, a link in a mail, a registration or a job. The
-/// test `tree::changes_without_an_actor_are_known` lists the modules that may call it.
+/// Makes a change without a signed-in caller, such as a login, a registration or the action of a link in a mail. The test
+/// `tree::changes_without_an_actor_are_known` lists the modules that may call this function.
 ///
 /// # Errors
 /// As [`change`], without those about the actor.
@@ -99,7 +98,7 @@ pub async fn change_in_org<T>(
 }
 
 /// Like [`change_in_org`], but runs `first` before it locks rows, and `find` after the check of the access. Both run
-/// with the product's own database role. If `find` returns a value, this is the result, and `work` does not run.
+/// with the product's own database role. If `find` returns a value, this value is the result, and `work` does not run.
 ///
 /// # Errors
 /// As [`change_in_org`], and those of `first` and `find`.

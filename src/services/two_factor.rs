@@ -66,7 +66,8 @@ pub async fn status(app: &App, user: &User) -> Result<Status> {
 ///
 /// # Errors
 /// [`Error::Conflict`] if the second factor is already enabled or `TWO_FACTOR_KEY` is not set;
-/// [`Error::EmailNotVerified`] if the address of the user is not verified; and those of [`change`].
+/// [`Error::EmailNotVerified`] if the address of the user is not verified; [`Error::WrongPassword`] if the password was set
+/// since the request began; and those of [`change`].
 pub async fn begin(app: &App, actor: &Actor) -> Result<Setup> {
     let user = actor.user();
     if !app.sealer.has_key() {
@@ -77,7 +78,8 @@ pub async fn begin(app: &App, actor: &Actor) -> Result<Setup> {
     let secret = random_bytes::<20>()?;
     let sealed = app.sealer.seal(&secret_aad(user.id), &secret)?;
     change(app, actor, Affected::Actor, async |tx, locked| {
-        // Otherwise a user who registered the address of another person could lock its owner out.
+        // Without this check, a user who has registered the address of another person could lock out the owner of the
+        // address.
         if locked.actor_if_password_unchanged(user)?.email_verified_at.is_none() {
             return Err(Error::EmailNotVerified);
         }
@@ -104,7 +106,7 @@ const ALREADY_ENABLED: Error = Error::Conflict("Two-factor authentication is alr
 /// without a secret from [`begin`], or if the second factor is already enabled; and those of [`change`].
 pub async fn confirm(app: &App, actor: &Actor, code: &str) -> Result<Vec<String>> {
     let (session, user_id) = (actor.session().id, actor.user().id);
-    // Checks this before the attempt is counted, because a counted attempt would delay the logins of the user.
+    // Checks the state before the attempt is counted, because a counted attempt would delay the logins of the user.
     if app.db.run(async |conn| Ok(TwoFactor::is_enabled(conn, user_id).await?)).await? {
         return Err(ALREADY_ENABLED);
     }
@@ -166,7 +168,7 @@ pub async fn remove(tx: &Tx<'_>, user: &User) -> Result<bool> {
     let was_enabled = TwoFactor::delete(tx, user.id).await?;
     if was_enabled {
         Session::clear_second_factor(tx, user.id).await?;
-        // Revokes pending challenges too, because they must not accept a code of a new authenticator.
+        // Revokes login challenges too, because they must not accept a code of an authenticator that the user sets up later.
         OneTimeToken::revoke(tx, user.id, &[Purpose::SecondFactor]).await?;
         Entry::new(user.id, Action::TwoFactorDisabled).write(tx).await?;
         OutboxMessage::notice(user, Notice::TwoFactorDisabled).send(tx).await?;
@@ -212,11 +214,11 @@ async fn run_throttled<T>(
     result
 }
 
-/// Counts an attempt with a code as failed, until [`TwoFactor::reset_failures`] resets the count. PostgreSQL stores the
-/// count, so this limit also holds without Redis, and across all replicas.
+/// Counts an attempt with a code as failed. After a correct code, the caller resets the count by
+/// [`TwoFactor::reset_failures`]. PostgreSQL stores the count, so this limit also holds without Redis, and across all replicas.
 ///
 /// # Errors
-/// [`Error::TooManyAttempts`] if the user has had too many failures.
+/// [`Error::TooManyAttempts`] if the user has had `MAX_FAILURES` within `FAILURE_WINDOW`.
 pub async fn count_attempt(app: &App, context: &RequestContext, user_id: i64) -> Result<()> {
     let refused = app
         .db
@@ -256,7 +258,8 @@ async fn verify_totp(app: &App, tx: &Tx<'_>, user: &User, two_factor: &TwoFactor
     let now = two_factor.clock.now().timestamp().unsigned_abs();
     let step = totp(app, &user.email, &secret)?.check(&digits(code), now).ok_or(Error::InvalidCode)?;
     let step = i64::try_from(step).map_err(Error::internal)?;
-    // Each use of a TOTP code re-encrypts the secret with the current key, so that a key rotation reaches this user.
+    // Each use of a TOTP code encrypts the secret again, with the current key. So a rotation of the key
+    // reaches this user.
     let sealed = app.sealer.seal(&secret_aad(user.id), &secret)?;
     match TwoFactor::consume_step(tx, user.id, step, &sealed).await? {
         true => Ok(()),

@@ -46,7 +46,7 @@ pub enum PageStart {
 }
 
 /// Returns a page of users. The total is the number of users on all pages, up to
-/// [`MAX_COUNTED_USERS`](crate::models::user_list::MAX_COUNTED_USERS). A page that follows another page has no total.
+/// [`MAX_COUNTED_USERS`](crate::models::user_list::MAX_COUNTED_USERS). A page after a cursor has no total.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL does not answer.
@@ -69,7 +69,7 @@ pub async fn list(app: &App, listing: &Listing<'_>, start: &PageStart) -> Result
         (None, true) => count().await?,
         (None, false) => app.cache.get_or_load(USER_COUNT, COUNT_TTL, count).await?,
     };
-    // A search counts only matches among the newest users, so the count may be lower than the number of users on the
+    // A search counts only matches among the newest users, so the count may be lower than the number of users on this
     // page.
     let total = total.max(page.users.len() as i64);
     Ok(UserPage { total: Some(total), ..page })
@@ -92,8 +92,8 @@ pub struct Changes {
 }
 
 /// Changes a user. A deactivation revokes all sessions and links of the user, and purges the jobs that the user has
-/// enqueued. A change that makes the user an admin also revokes the sessions and links. It notifies the user and the
-/// other admins.
+/// enqueued. A change that gives the user the rights of an admin also revokes the sessions and links, and notifies the user
+/// and the other admins.
 ///
 /// # Errors
 /// [`Error::NotFound`] if the user does not exist; [`Error::PreconditionFailed`]; [`Error::LastAdmin`] if the change removes
@@ -203,8 +203,8 @@ pub async fn delete(app: &App, actor: &AdminActor, id: i64) -> Result<()> {
     Ok(())
 }
 
-/// Deletes a user with all sessions, tokens and codes. Schedules the erasure of the organizations in which the user is
-/// the only member. The user's audit trail entries stay for `AUDIT_RETENTION_DAYS`.
+/// Deletes a user with all sessions, tokens and codes. Schedules the erasure of the organizations that the user owns: they
+/// have no other members. The user's audit trail entries stay for `AUDIT_RETENTION_DAYS`.
 ///
 /// # Errors
 /// [`Error::LastOwner`] if the user owns an organization with other members.

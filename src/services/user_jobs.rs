@@ -9,7 +9,7 @@ use crate::{
 
 const OWNER_IS_NOT_ACTIVE: MayRun = MayRun::No("The account of the owner is not active");
 
-/// Returns whether a job without a scope may run. The owner, if there is one, must be an active user whose account is
+/// Returns whether a job without a scope may run. If the job has an owner, the owner must be an active user whose account is
 /// not scheduled for deletion.
 ///
 /// # Errors
@@ -48,8 +48,8 @@ pub(super) fn purge_soon(app: &App, user_ids: Vec<i64>) {
     });
 }
 
-/// Deletes the jobs of a user, first in the table `job_outbox`, then in the queue. If a relay enqueues a job in
-/// between, a worker cancels the job when it is due.
+/// Deletes the jobs of a user, first in the table `job_outbox`, then in the queue. If a relay enqueues a job of the user
+/// afterwards, a worker cancels the job when it is due.
 async fn purge(app: &App, user_id: i64) -> Result<PurgedOwner> {
     let waiting = app.db.run(async |conn| Ok(JobOutboxRow::delete_of_owner(conn, user_id).await?)).await;
     let purged = app.queue.purge_owner(user_id).await?;
