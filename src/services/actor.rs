@@ -25,7 +25,7 @@ pub struct Actor {
     required: Requirement,
 }
 
-/// What a user needs for an operation, besides an active account and a valid session.
+/// The requirements of an operation on its caller, besides an active account and a valid session.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Requirement {
     /// No second factor and no role. For logout, and for the operations that set up a second factor.

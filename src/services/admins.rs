@@ -1,4 +1,4 @@
-//! Creates and promotes admins, and notifies the users concerned.
+//! Creates and promotes admins, and notifies the other admins.
 //!
 //! Anyone can register with the address of another person. So a promotion requires a verified address. A promotion also
 //! revokes the user's sessions, links and login challenges, and notifies the user and the other admins.

@@ -13,7 +13,7 @@ use crate::{
     models::{api_key::ApiKey, membership::Membership, organization::Organization},
 };
 
-/// Number of days before the expiry of a key when its notice is sent.
+/// The notice about the expiry of a key is sent this number of days before the expiry.
 const NOTICE_DAYS: i32 = 7;
 /// Maximum number of keys whose notices one transaction writes.
 const BATCH_KEYS: i64 = 50;

@@ -78,7 +78,7 @@ pub struct WithSecret {
     pub secret: String,
 }
 
-/// Returns at most `limit` keys of an organization, the newest first: those with an id below `before`, if it is given.
+/// Returns at most `limit` keys of an organization, the newest first. With `before`, only keys with a lower id.
 ///
 /// # Errors
 /// [`Error::Unavailable`] if PostgreSQL does not answer.

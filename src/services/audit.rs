@@ -1,6 +1,5 @@
-//! The audit trail. A change of an account or an organization writes an entry in the transaction of the change. An
-//! operation of an admin on a queue or a job, and the cancellation of a job of an organization, write an entry before they
-//! change Redis.
+//! The audit trail. A change of an account or an organization writes an entry in the transaction of the change. An admin's
+//! operation on a queue or a job, and the cancellation of an organization's job, write an entry before they change Redis.
 
 use serde_json::{Map, Value, json};
 
@@ -15,7 +14,6 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     UserRegistered,
-    /// The command line or the start of the server has created an admin.
     UserCreated,
     /// An admin has created a user without a password, or has sent the link to set a password again.
     UserInvited,

@@ -2,8 +2,9 @@
 //! of an address. It is missing if an earlier release or SQL has written the address, because SQL cannot compute keys.
 //!
 //! [`fill_missing_keys`] runs after migrations. The nightly job fills in keys, too, because the previous release writes
-//! addresses during a rolling upgrade. Several processes may do this at the same time. Accounts are never merged: if several accounts share an
-//! address, one of them gets the key. A login finds the other accounts by the stored spelling of the address.
+//! addresses during a rolling upgrade. Several processes may do this at the same time. Accounts are never merged: if
+//! several accounts share an address, one of them gets the key. A login finds the other accounts by the stored spelling of
+//! the address.
 
 use std::collections::HashSet;
 

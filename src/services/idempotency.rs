@@ -127,7 +127,7 @@ impl<'a, T> Once<'a, T> {
         change_after(app, actor, lock, affected, change_unless_done).await
     }
 
-    /// Checks that the actor may still make the change, and returns the stored answer. `None` if no answer is stored.
+    /// Checks that the actor may still make the change, and returns the stored answer. `None` if no valid answer is stored.
     async fn replay(&self, app: &App, actor: &Actor) -> Result<Option<Answered>> {
         if !self.is_stored(app, actor.context()).await? {
             return Ok(None);

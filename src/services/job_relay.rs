@@ -1,5 +1,5 @@
 //! Enqueues the jobs of the table `job_outbox`. The process that committed the transaction does so right after the
-//! commit. A scheduled job runs [`sweep`] each minute, which enqueues the jobs that remain after a crash or an outage.
+//! commit. Each minute, a scheduled job runs [`sweep`], which enqueues the jobs that remain after a crash or an outage.
 //!
 //! A relay claims rows with one short statement (`FOR UPDATE SKIP LOCKED`) and enqueues their jobs. Then it deletes the
 //! rows of the jobs that are in the queue. The claim is a timestamp in the row, not a lock, because a transaction must
@@ -302,7 +302,7 @@ async fn check_waiting_mails(app: &App) -> Result<()> {
             }
         }
         drop_old(app, &too_old).await?;
-        set_aside(app, &unreadable, SET_ASIDE_AFTER_DAYS, "no running release has been able to read it for a day").await?;
+        set_aside(app, &unreadable, SET_ASIDE_AFTER_DAYS, "no release could read it for a day").await?;
     }
     if waiting > 0 {
         tracing::warn!(waiting, "mails wait in the outbox, because there is no mail server: set SMTP_URL");

@@ -20,7 +20,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_of_one_mailbox_have_the_same_result() {
+    fn the_addresses_of_one_mailbox_are_mapped_to_it() {
         for (mailbox, addresses) in [
             ("ada@example.com", &["ada+1@example.com", "Ada+a+b@example.com", "\"ada\"@example.com"][..]),
             ("ada@example.com", &["\"a\\da+x\"@example.com", "ada+@example.com"]),

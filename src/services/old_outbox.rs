@@ -1,7 +1,7 @@
 //! Moves the messages of release 0.1.0 from the table `outbox` to the job queue.
 //!
-//! During the upgrade, workers of release 0.1.0 also enqueue the messages, with the same unique keys. So the queue ignores a
-//! second job for a message.
+//! During a rolling upgrade, workers of release 0.1.0 also enqueue the messages, with the same unique keys. So the queue
+//! ignores a second job for a message.
 
 use std::time::Duration;
 

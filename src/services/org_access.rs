@@ -152,7 +152,8 @@ pub struct LockedOrg {
 /// Locks an organization for a change of the organization or its members, and checks the access again.
 ///
 /// Other changes of memberships also take this lock or lock the user, except in the erasure of an organization whose deletion
-/// is due. So the membership of the actor cannot change during the transaction. Users are locked before the organization, see [`Affected`](super::actor::Affected).
+/// is due. So the membership of the actor cannot change during the transaction. Users are locked before the organization, see
+/// [`Affected`](super::actor::Affected).
 ///
 /// # Errors
 /// As [`check`] and [`check_key`]; [`Error::InvalidToken`] if the API key of the request has ended or was rotated out.

@@ -58,7 +58,7 @@ pub async fn change_in_org_once_within_limits<T>(
     change_in_org_once(app, context, access, once, work).await
 }
 
-/// Checks that the caller may still make the change, and returns the stored answer. `None` if no answer is stored.
+/// Checks that the caller may still make the change, and returns the stored answer. `None` if no valid answer is stored.
 async fn replay<T>(
     app: &App,
     context: &RequestContext,

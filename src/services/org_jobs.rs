@@ -155,7 +155,8 @@ pub async fn list(
 /// Checks that a job belongs to the organization.
 ///
 /// # Errors
-/// [`Error::NotFound`] if the job is not in the job list of the organization; [`Error::Unavailable`] if PostgreSQL does not answer.
+/// [`Error::NotFound`] if the job is not in the job list of the organization; [`Error::Unavailable`] if PostgreSQL does not
+/// answer.
 pub async fn ensure_of_org(app: &App, access: &OrgAccess, id: &str) -> Result<()> {
     let id = Uuid::try_parse(id).map_err(|_| NOT_FOUND)?;
     let find = async |conn: &OrgConn<'_>| Ok(OrgJob::find(conn, id).await?);

@@ -2,8 +2,8 @@
 //!
 //! The personal organization is created with the account. The previous release creates accounts without one during a
 //! rolling upgrade, and so does SQL. [`fill_missing`] runs after migrations and creates the missing organizations, and
-//! housekeeping does the same each night. If a user without a personal organization lists the organizations before, the
-//! request creates it.
+//! housekeeping does the same each night. Before that, a request that lists the organizations of a user creates a missing
+//! personal organization.
 
 use diesel_async::AsyncPgConnection;
 

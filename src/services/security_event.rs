@@ -97,7 +97,7 @@ impl<'a> SecurityEvent<'a> {
         Self { event, user_id: None, session_id: None, api_key_id: None, email: None }
     }
 
-    /// Sets the user, for an event that is not about the caller. `None` changes nothing.
+    /// Sets the user, for an event that is not about the caller. With `None`, the event is about the caller.
     pub fn user(self, user_id: Option<i64>) -> Self {
         Self { user_id, ..self }
     }

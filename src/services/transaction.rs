@@ -21,8 +21,8 @@ use crate::{
 /// allowed to make the change, and runs `work`. `work` may run again after a conflict.
 ///
 /// After the commit, the cached identities of this process are invalidated, unless `work` has called
-/// [`Tx::set_identities_unchanged`]. A background task enqueues the jobs that the transaction has written, such as mails. Another task purges the jobs of users whom the transaction has
-/// deactivated or deleted.
+/// [`Tx::set_identities_unchanged`]. A background task enqueues the jobs that the transaction has written, such as mails.
+/// Another task purges the jobs of users whom the transaction has deactivated or deleted.
 ///
 /// # Errors
 /// Those of [`actor::check`](super::actor::check) if the actor may no longer make the change; those of `work`, after a
@@ -81,8 +81,8 @@ pub async fn change_by_job<T>(
 }
 
 /// Makes a change of the data of an organization. In one transaction, locks the caller and the organization, checks the
-/// permissions of the caller again, and runs `work` in the organization. A job calls this too, with the access of its
-/// owner.
+/// permissions of the caller again, and runs `work` in the organization. A job also calls this function, with the access of
+/// its owner.
 ///
 /// # Errors
 /// Those of [`org_access::lock_caller`] and [`org_access::lock_shared`] if the caller may no longer make the change; those of
