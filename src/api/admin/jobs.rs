@@ -33,8 +33,9 @@ pub(in crate::api) struct Jobs(pub(super) App);
 struct JobOut {
     job_id: JobId,
     status: StateOut,
-    /// The name of the job.
+    /// The name of the job. Empty if only the state of an ended job is still stored.
     task: String,
+    /// The queue of the job. Empty in the same case as `task`.
     queue: String,
     /// Id of the user who owns the job; null for a job without an owner.
     #[oai(nullable)]
@@ -42,21 +43,21 @@ struct JobOut {
     /// The organization that the job belongs to, such as `org:7`; null without one.
     #[oai(nullable)]
     scope: Option<String>,
-    /// The arguments; null after the job has finished, and for a job of an organization. The list omits arguments of more
-    /// than 16 KiB.
+    /// The arguments. Null after the job has finished, and for a job of an organization. In the list of jobs, also null for
+    /// arguments of more than 16 KiB.
     payload: Value,
-    /// The group; jobs of different groups take turns.
+    /// The group of the job; null without one. The queue takes jobs from its groups in turn.
     #[oai(nullable)]
     group: Option<String>,
     /// Id of the request that enqueued the job.
     #[oai(nullable)]
     request_id: Option<String>,
-    /// Id of the worker that runs the job.
+    /// Id of the worker that runs the job; null if the job is not running.
     #[oai(nullable)]
     worker: Option<String>,
-    /// The result of a finished job; deleted after one day by default. Null for a job of an organization.
+    /// The result of a finished job, which is deleted after one hour by default. Null for a job of an organization.
     result: Value,
-    /// The error of the last attempt, as the owner sees it.
+    /// The error of the last attempt, as the owner of the job sees it.
     #[oai(nullable)]
     error: Option<String>,
     /// The error of the last attempt with all details.
@@ -68,7 +69,7 @@ struct JobOut {
     attempts: u32,
     #[oai(nullable)]
     enqueued_at: Option<DateTime<Utc>>,
-    /// When a scheduled job is due.
+    /// When a scheduled job is due; null for a job in another state.
     #[oai(nullable)]
     due_at: Option<DateTime<Utc>>,
     #[oai(nullable)]
@@ -106,7 +107,7 @@ impl Example for JobOut {
 
 impl From<JobStatus> for JobOut {
     fn from(mut job: JobStatus) -> Self {
-        // Only members of an organization may see its data.
+        // Only members of an organization may see its data, which these fields may contain.
         if job.scope.is_some() {
             (job.payload, job.result, job.progress) = (None, None, None);
         }
@@ -196,9 +197,10 @@ impl From<ListedState> for State {
 impl Jobs {
     /// Returns the jobs of a queue in one state.
     ///
-    /// Failed jobs are sorted by the time of the failure, the newest first. Other jobs are in the order in which they
-    /// run. Jobs that are added or removed between two requests do not shift the pages, unless there are more than
-    /// 1,000 of them.
+    /// Failed jobs are sorted by the time of the failure, the newest first. Scheduled and deferred jobs are sorted by the time
+    /// at which they are due. Queued jobs without a group come first, then the jobs of each group, each in the order in which
+    /// they run. A page continues where the previous page has ended, even if up to 1,000 jobs were added or removed between
+    /// the two requests.
     #[oai(path = "/jobs", method = "get", operation_id = "list_jobs")]
     async fn list(
         &self,
@@ -234,7 +236,7 @@ impl Jobs {
 
     /// Returns a job of any user.
     ///
-    /// Fails with 404 `not_found` after the job has expired.
+    /// Fails with 404 `not_found` if the job is unknown, or if its state is no longer stored.
     #[oai(path = "/jobs/:id", method = "get", operation_id = "read_job")]
     async fn read(
         &self,
@@ -247,7 +249,7 @@ impl Jobs {
 
     /// Puts a failed job back into its queue.
     ///
-    /// The count of its failures is reset. Fails with 409 `conflict` if the job has not failed.
+    /// The number of failed attempts is reset. Fails with 409 `conflict` if the job has not failed.
     #[oai(path = "/jobs/:id/requeue", method = "post", operation_id = "requeue_job")]
     async fn requeue(
         &self,

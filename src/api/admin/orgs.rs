@@ -31,18 +31,18 @@ struct OverviewOut {
     name: String,
     #[oai(nullable)]
     slug: Option<String>,
-    /// Id of the user whose personal organization it is.
+    /// Id of the user whose personal organization this is; null for any other organization.
     #[oai(nullable)]
     personal_of: Option<i64>,
-    /// Id of the owner.
+    /// Id of the owner; null if the account of the owner was erased.
     #[oai(nullable)]
     owner_id: Option<i64>,
     /// Number of members.
     members: i64,
-    /// When an admin has suspended it.
+    /// When an admin suspended the organization; null if it is not suspended.
     #[oai(nullable)]
     suspended_at: Option<DateTime<Utc>>,
-    /// When it is due to be erased.
+    /// When the organization is due to be erased; null unless its deletion is scheduled.
     #[oai(nullable)]
     deletion_due_at: Option<DateTime<Utc>>,
     created_at: DateTime<Utc>,
@@ -102,7 +102,7 @@ struct SuspensionIn {
 impl AllOrgs {
     /// Returns the organizations that match the filters, the newest first.
     ///
-    /// An admin is not a member, and sees nothing of the data of an organization.
+    /// The admin role gives no access to the data of an organization: for that, you must be a member.
     #[oai(path = "/", method = "get", operation_id = "list_all_orgs")]
     async fn list(
         &self,
@@ -119,8 +119,7 @@ impl AllOrgs {
             search: search.0.as_ref().map(Text::as_ref).filter(|text| !text.trim().is_empty()),
             is_suspended: suspended.0,
             before: cursor.after()?,
-            // One more row than requested shows whether there is a next page.
-            limit: i64::from(limit.0.0) + 1,
+            limit: limit.rows(),
             ..Default::default()
         };
         let orgs = self.0.db.run(async |conn| Ok(listing.load(conn).await?)).await?;
@@ -129,7 +128,7 @@ impl AllOrgs {
 
     /// Returns an organization.
     ///
-    /// An admin is not a member, and sees nothing of the data of an organization.
+    /// The admin role gives no access to the data of an organization: for that, you must be a member.
     #[oai(path = "/:org", method = "get", operation_id = "read_org_overview")]
     async fn read(
         &self,
@@ -142,7 +141,8 @@ impl AllOrgs {
 
     /// Suspends an organization, or ends the suspension.
     ///
-    /// The members of a suspended organization are refused with 403 `org_suspended`. Nothing is deleted.
+    /// The operations of members in a suspended organization fail with 403 `org_suspended`. No data is deleted. Fails with 412
+    /// `precondition_failed` if the current `ETag` of the organization is not in `If-Match`.
     #[oai(path = "/:org", method = "patch", operation_id = "suspend_org")]
     async fn suspend(
         &self,

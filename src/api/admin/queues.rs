@@ -30,7 +30,7 @@ pub(in crate::api) struct Queues(pub(super) App);
 #[derive(Object)]
 #[oai(deny_unknown_fields, example)]
 struct RateLimit {
-    /// Number of jobs in the period.
+    /// Maximum number of jobs in the period.
     #[oai(validator(minimum(value = "1"), maximum(value = "4294967295")))]
     jobs: u32,
     /// The period in seconds.
@@ -96,7 +96,7 @@ struct QueueOut {
     paused: bool,
     /// Number of jobs that wait for a worker.
     queued: u64,
-    /// Number of jobs that are due later.
+    /// Number of jobs that are due later, such as retries.
     scheduled: u64,
     /// Number of jobs that wait for other jobs.
     deferred: u64,
@@ -104,14 +104,15 @@ struct QueueOut {
     started: u64,
     /// Number of jobs that have failed after all attempts.
     failed: u64,
-    /// Age of the next job: seconds since it was enqueued, including a delay or retries. Null if no job is queued.
+    /// Seconds since the oldest of the next jobs was enqueued, including the time of a delay or of retries. The next jobs are
+    /// the first job of the queue and that of each group. Null if no job is queued.
     #[oai(nullable)]
     latency_seconds: Option<f64>,
     totals: TotalsOut,
     /// Maximum number of running jobs, over all workers; null without a limit.
     #[oai(nullable)]
     concurrency_limit: Option<u32>,
-    /// The rate limit; null without a limit.
+    /// The rate limit of started jobs; null without a limit.
     #[oai(nullable)]
     rate_limit: Option<RateLimit>,
 }
@@ -228,7 +229,11 @@ impl From<PurgeableState> for State {
 }
 
 impl Queues {
-    /// Returns a queue. Fails with 404 if the queue does not exist.
+    /// Returns a queue.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an invalid name; [`Error::NotFound`] if the queue does not exist; [`Error::Unavailable`] if
+    /// Redis does not answer.
     async fn find(&self, name: &str) -> Result<QueueInfo> {
         check_queue("name", name)?;
         Ok(self.0.queue.queue(name).await?.ok_or(Error::NotFound("Queue"))?)
@@ -252,7 +257,8 @@ impl Queues {
 
     /// Returns a queue.
     ///
-    /// The numbers are those of this moment. `If-Match` of a change compares only `paused` and the limits.
+    /// The numbers are those at the time of the request. `If-Match` of `PATCH /admin/queues/{name}` compares only the name,
+    /// `paused` and the limits.
     #[oai(path = "/queues/:name", method = "get", operation_id = "read_queue")]
     async fn read(
         &self,
@@ -266,8 +272,8 @@ impl Queues {
 
     /// Pauses, resumes or limits a queue.
     ///
-    /// Running jobs continue, and jobs can still be enqueued. The queue need not contain jobs yet. With `If-Match`, it must
-    /// exist.
+    /// Running jobs continue, and jobs can still be enqueued. Without `If-Match`, the queue need not exist yet. Fails with 412
+    /// `precondition_failed` if the queue does not exist or has changed, and the request has `If-Match`.
     #[oai(path = "/queues/:name", method = "patch", operation_id = "change_queue")]
     async fn change(
         &self,
@@ -287,7 +293,7 @@ impl Queues {
 
     /// Puts all failed jobs of a queue back into it.
     ///
-    /// The counts of their failures are reset. Jobs that fail during the operation are not requeued.
+    /// The number of failed attempts of each job is reset. Jobs that fail during the operation are not requeued.
     #[oai(path = "/queues/:name/requeue", method = "post", operation_id = "requeue_queue")]
     async fn requeue(
         &self,
@@ -303,7 +309,8 @@ impl Queues {
 
     /// Deletes the jobs of a queue in one state.
     ///
-    /// Jobs that reach this state during the operation are not deleted.
+    /// Jobs that are enqueued during the operation are not deleted, and neither are jobs whose last attempt fails during the
+    /// operation.
     #[oai(path = "/queues/:name/jobs", method = "delete", operation_id = "purge_queue")]
     async fn purge(
         &self,

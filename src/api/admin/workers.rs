@@ -20,17 +20,17 @@ pub(in crate::api) struct Workers(pub(super) App);
 #[oai(rename = "Worker", example)]
 struct WorkerOut {
     id: String,
-    /// Host name of its machine.
+    /// Host name of the machine.
     host: String,
-    /// Process id.
+    /// Process id of the worker.
     pid: u32,
-    /// Version of the program.
+    /// Version of `saas` that the worker runs.
     version: String,
-    /// Its queues in order of priority, with weights if there are any.
+    /// The queues of the worker in the order of their priority, with their weights if they have weights.
     queues: String,
-    /// Maximum number of jobs that it runs at once.
+    /// Maximum number of jobs that the worker runs at once.
     concurrency: u64,
-    /// Number of jobs that it runs now.
+    /// Number of jobs that the worker ran at its last heartbeat.
     running: u64,
     #[oai(nullable)]
     started_at: Option<DateTime<Utc>>,

@@ -17,7 +17,7 @@ pub(super) struct LoginIn {
     grant_type: Option<PasswordGrant>,
 }
 
-/// `password`. It may be absent.
+/// The grant type of a sign-in with a password. The field may be absent.
 #[derive(Enum)]
 #[oai(rename_all = "snake_case")]
 enum PasswordGrant {
@@ -33,14 +33,14 @@ pub(super) struct RefreshFormIn {
     grant_type: Option<RefreshGrant>,
 }
 
-/// `refresh_token`. It may be absent.
+/// The grant type of a refresh. The field may be absent.
 #[derive(Enum)]
 #[oai(rename_all = "snake_case")]
 enum RefreshGrant {
     RefreshToken,
 }
 
-/// A form that the login accepts. An OAuth2 client without a refresh URL also sends refresh requests to the login.
+/// A form that the login accepts. An OAuth2 client that knows only one token URL also sends its refresh requests to the login.
 pub(super) enum LoginGrant {
     Password(LoginIn),
     Refresh(RefreshFormIn),
@@ -71,8 +71,8 @@ impl FormContent for RefreshFormIn {
     }
 }
 
-/// Removes empty parameters, which count as omitted (RFC 6749 section 3.2). Keeps the credentials, because an empty
-/// password is a wrong password.
+/// Removes an empty `grant_type` or `refresh_token`: an empty parameter counts as omitted (RFC 6749 section 3.2). Keeps an
+/// empty `username` or `password`, so that the login fails as for wrong credentials.
 fn without_empty(mut fields: FormFields) -> FormFields {
     for name in ["grant_type", "refresh_token"] {
         if fields.get(name).is_some_and(|value| value == "") {

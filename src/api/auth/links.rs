@@ -1,4 +1,5 @@
-//! The operations of links in mails: verify an address, reset a password, change an address, accept an invitation.
+//! The operations of links in mails: verify an address, reset a password, change an address, accept an invitation to the
+//! product.
 
 use poem_openapi::{ApiResponse, Object, OpenApi};
 
@@ -14,7 +15,7 @@ use crate::{
     services::recovery,
 };
 
-/// Operations that send links and that accept their tokens.
+/// Operations that send links by mail, and operations that accept the tokens of such links.
 pub(in crate::api) struct Links(pub(super) App);
 
 /// An email address.
@@ -40,20 +41,20 @@ struct ResetIn {
     /// The token of the link: the text after `#token=`.
     #[oai(validator(max_length = 128))]
     token: String,
-    /// 8 characters to 72 bytes. Common passwords and your own name or address are refused.
+    /// At least 8 characters, and at most 72 bytes in UTF-8. Common passwords and your own name or address are refused.
     password: NewPassword,
 }
 
-/// The token of an invitation, and what the new user chooses.
+/// The token of an invitation, and the password and the name of the new user.
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct AcceptIn {
     /// The token of the link: the text after `#token=`.
     #[oai(validator(max_length = 128))]
     token: String,
-    /// 8 characters to 72 bytes. Common passwords and your own name or address are refused.
+    /// At least 8 characters, and at most 72 bytes in UTF-8. Common passwords and your own name or address are refused.
     password: NewPassword,
-    /// The default is the name in the invitation.
+    /// The default is the name that the admin entered.
     #[oai(nullable, validator(max_length = 255))]
     full_name: Option<String>,
 }
@@ -141,8 +142,8 @@ impl Links {
 
     /// Changes the email address with the token of a link.
     ///
-    /// The token is valid once, for 24 hours. Fails with 400 `invalid_link`, and with 400 `email_taken` if another user
-    /// has registered the address since.
+    /// The token is valid once, for 24 hours. Fails with 400 `invalid_link`, also if you have requested another address since.
+    /// Fails with 400 `email_taken` if another user has registered the address since.
     #[oai(path = "/confirm-email", method = "post", operation_id = "confirm_email")]
     async fn confirm_email(
         &self,

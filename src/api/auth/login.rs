@@ -22,7 +22,7 @@ use crate::{
 /// Operations that sign a user in.
 pub(in crate::api) struct Login(pub(super) App);
 
-/// A challenge and its answer.
+/// The challenge of the first step, and a code of the second factor.
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct SecondFactorIn {
@@ -38,7 +38,8 @@ struct SecondFactorIn {
 impl Login {
     /// Signs in with email address and password.
     ///
-    /// With cookies, the new session replaces the session whose cookies the browser sends. That session is revoked.
+    /// With `delivery=cookie`, the new session replaces the session whose tokens the browser has in its cookies, and that
+    /// session is revoked.
     ///
     /// Fails with 403 `two_factor_required` if the password is correct and the user has a second factor: send the
     /// `challenge_token` of this response with a code to `POST /auth/login/two-factor`. Fails with 401 `bad_credentials`
@@ -79,14 +80,14 @@ impl Login {
 
     /// Completes the sign-in with a code of the second factor.
     ///
-    /// Fails with 400 `invalid_code` for a wrong or used code, and for a challenge that has expired or has no attempts
-    /// left. Fails with 429 `too_many_attempts` after several failures.
+    /// Fails with 400 `invalid_code` for a wrong or used code, and for a challenge that is unknown or used, has expired, or has
+    /// no attempts left. Fails with 429 `too_many_attempts` after several failures.
     #[oai(path = "/login/two-factor", method = "post", operation_id = "login_two_factor")]
     async fn second_factor(
         &self,
         request: &Request,
         jar: &CookieJar,
-        /// How to return the tokens, as in the first step.
+        /// How to return the tokens: in the body, or in cookies that scripts of a page cannot read.
         #[oai(default)]
         delivery: Query<Delivery>,
         context: RequestContext,

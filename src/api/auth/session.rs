@@ -32,7 +32,7 @@ struct RefreshIn {
     refresh_token: Option<String>,
 }
 
-/// JSON, or the form of an OAuth2 client. Only JSON can omit the refresh token. It is then read from the cookie.
+/// JSON, or the form of an OAuth2 client. Only JSON can omit the refresh token, which is then read from the cookie.
 // Any page can make a browser send a form to another site, so a form must not use the cookie.
 #[derive(ApiRequest)]
 enum RefreshRequest {
@@ -58,9 +58,9 @@ enum LoggedOutEverywhere {
 impl Session {
     /// Returns a new access token and a new refresh token.
     ///
-    /// A refresh token is valid once. If it is used again within 10 seconds, the response has the same new refresh
-    /// token; later, the session is revoked. A browser with cookies sends `{}`. OAuth2 clients send the form of RFC 6749
-    /// section 6. Fails with 401 `invalid_token`. Errors have the OAuth2 code in `error`.
+    /// A refresh token is valid once. If it is used again within 10 seconds, the response has the same new refresh token. If it
+    /// is used again later, the session is revoked. A browser that has the refresh token in a cookie sends `{}`. OAuth2
+    /// clients send the form of RFC 6749 section 6. Fails with 401 `invalid_token`. Errors have the OAuth2 code in `error`.
     #[oai(path = "/refresh", method = "post", operation_id = "refresh")]
     async fn refresh(
         &self,
@@ -85,7 +85,7 @@ impl Session {
 
     /// Signs out: revokes the current session.
     ///
-    /// A browser with cookies can also sign out after its access token has expired.
+    /// After the access token has expired, a browser can still sign out with the refresh token in its cookie.
     #[oai(path = "/logout", method = "post", operation_id = "logout")]
     async fn logout(&self, request: &Request, jar: &CookieJar, caller: LogoutSession) -> Result<LoggedOut> {
         let LogoutSession { session, context } = caller;
@@ -100,7 +100,7 @@ impl Session {
 
     /// Signs out everywhere: revokes all your sessions.
     ///
-    /// The current session is one of them.
+    /// This includes the current session.
     #[oai(path = "/logout-all", method = "post", operation_id = "logout_all")]
     async fn logout_all(
         &self,

@@ -36,13 +36,13 @@ impl fmt::Display for Delivery {
 pub(super) struct TokenOut {
     /// Send it in the header `Authorization: Bearer <access_token>`.
     access_token: String,
-    /// `bearer`.
+    /// Always `bearer`.
     token_type: String,
     /// Lifetime of the access token in seconds.
     expires_in: u64,
     /// Send it to `POST /auth/refresh` to get the next tokens. It is valid once.
     refresh_token: String,
-    /// Lifetime of the refresh token in seconds, if it is not used.
+    /// Lifetime of the unused refresh token in seconds.
     refresh_expires_in: u64,
 }
 
@@ -98,7 +98,8 @@ pub(super) fn deliver(
 /// sessions. Empty if the tokens are delivered in the body.
 ///
 /// # Errors
-/// [`ApiError::CrossSite`](crate::api::problem::ApiError::CrossSite) if a page of another site requests cookies.
+/// [`ApiError::CrossSite`](crate::api::problem::ApiError::CrossSite) if a page of another site requests cookies;
+/// [`Error::Unavailable`] if PostgreSQL does not answer.
 pub(super) async fn replaced_sessions(
     app: &App,
     request: &Request,

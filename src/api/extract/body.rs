@@ -1,5 +1,5 @@
-//! Extractors of request bodies: JSON and forms. The whole body is validated before it is parsed, so that the response
-//! reports all errors.
+//! Extractors of request bodies: JSON and forms. The whole body is validated against its schema before it is converted to
+//! its Rust type. So the response reports all invalid fields, up to [`MAX_FIELD_ERRORS`].
 
 use std::{
     any::{Any, TypeId},
@@ -30,11 +30,11 @@ use crate::{
 
 /// Maximum size of a body in bytes, unless the operation declares another limit.
 const MAX_BODY_BYTES: usize = 16 * 1024;
-/// The byte order mark (U+FEFF) that some programs write at the beginning of a text. It is not part of the JSON (RFC
-/// 8259 section 8.1).
+/// The byte order mark (U+FEFF) in UTF-8, which some programs write at the beginning of a text. A parser of JSON may ignore
+/// it (RFC 8259 section 8.1).
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// A JSON body of at most `MAX_BYTES`. All invalid fields are reported, and unknown fields are refused.
+/// A JSON body of at most `MAX_BYTES`. Unknown fields are refused.
 pub struct Body<T, const MAX_BYTES: usize = MAX_BODY_BYTES>(pub T);
 
 /// A form (`application/x-www-form-urlencoded`) of at most `MAX_BYTES`. Repeated fields are refused (RFC 6749 section
@@ -52,13 +52,15 @@ pub trait FormContent: Send + Sized {
     /// Parses the fields, usually with [`parse_form`].
     ///
     /// # Errors
-    /// If a field is invalid.
+    /// If a field is invalid, or has a value that the operation does not support.
     fn parse(fields: FormFields) -> Result<Self>;
 }
 
-/// A body like [`Body`], or its fields as query parameters if the query contains at least one of them. The OpenAPI
-/// document describes only the body. A long query does not fit into the head of a request, and generated clients cannot
-/// have a parameter and a body field of the same name.
+/// The fields of `T` as query parameters, if the query contains at least one of them or the request has no `Content-Type`.
+/// Otherwise, a body like [`Body`].
+///
+/// The OpenAPI document describes only the body, for two reasons: a long query does not fit into the head of a request, and
+/// generated clients cannot have a parameter and a body field of the same name.
 pub struct BodyOrQuery<T, const MAX_BYTES: usize = MAX_BODY_BYTES>(pub T);
 
 impl<T: Type, const MAX_BYTES: usize> Payload for Body<T, MAX_BYTES> {
@@ -166,7 +168,8 @@ impl<'a, T: ParseFromJSON + Any, const MAX_BYTES: usize> ApiExtractor<'a> for Bo
         options: ExtractParamOptions<()>,
     ) -> PoemResult<Self> {
         let fields = fields_in_query::<T>(request);
-        // A request without a media type has no body.
+        // A request without `Content-Type` is treated as a request without a body: the response reports the missing
+        // parameters.
         if !fields.is_empty() || request.content_type().is_none() {
             return Ok(Self(parse("query", Value::Object(fields), false)?));
         }
@@ -198,8 +201,8 @@ fn missing_body() -> ApiError {
     ApiError::InvalidFields(vec![FieldError { loc, msg: "Field required".into(), kind: "missing" }])
 }
 
-/// Validates and parses a value. `root` is the part of the request that contains the value. `lenient` allows unknown
-/// fields.
+/// Validates and parses a value. `root` is the part of the request that contains the value: `body` or `query`. `lenient`
+/// allows unknown fields.
 fn parse<T: ParseFromJSON + Any>(root: &str, mut value: Value, lenient: bool) -> Result<T> {
     let mut checker = Checker::new(registry_of::<T>(), root, lenient);
     checker.check(&T::schema_ref(), &mut value);
@@ -214,18 +217,18 @@ fn parse<T: ParseFromJSON + Any>(root: &str, mut value: Value, lenient: bool) ->
     })
 }
 
-/// Returns the schemas that `T` refers to. The registry of a type is created once.
+/// Returns the registry with the schemas that `T` refers to. It is created at the first request with a `T`.
 fn registry_of<T: Type + Any>() -> &'static Registry {
-    static KNOWN: LazyLock<RwLock<HashMap<TypeId, &'static Registry>>> = LazyLock::new(Default::default);
+    static REGISTRIES: LazyLock<RwLock<HashMap<TypeId, &'static Registry>>> = LazyLock::new(Default::default);
     let id = TypeId::of::<T>();
-    if let Some(registry) = KNOWN.read().ok().and_then(|known| known.get(&id).copied()) {
+    if let Some(registry) = REGISTRIES.read().ok().and_then(|known| known.get(&id).copied()) {
         return registry;
     }
     let mut registry = Registry::new();
     T::register(&mut registry);
-    // The leak is bounded, because the program has one registry per body type.
+    // The leak is bounded: a body type has one registry, and a few more only if its first requests are concurrent.
     let registry: &'static Registry = Box::leak(Box::new(registry));
-    if let Ok(mut known) = KNOWN.write() {
+    if let Ok(mut known) = REGISTRIES.write() {
         known.insert(id, registry);
     }
     registry
@@ -239,7 +242,7 @@ mod tests {
     use crate::property::property;
 
     #[test]
-    fn a_form_is_read_as_it_is_written_unless_it_repeats_a_field() {
+    fn a_form_parses_to_the_fields_it_was_written_from_unless_one_is_repeated() {
         property(1, vec(("[a-c&=+% \u{e9}]{0,2}", any::<String>()), 0..8), |pairs| {
             let form = form_urlencoded::Serializer::new(String::new()).extend_pairs(&pairs).finish();
             let names: BTreeSet<_> = pairs.iter().map(|(name, _)| name.as_str()).collect();
@@ -261,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn any_octets_are_a_form() {
+    fn any_octets_parse_to_at_most_one_field_per_ampersand_separated_part() {
         property(1, vec(any::<u8>(), 0..60), |octets| {
             let fields = octets.split(|octet| *octet == b'&').filter(|field| !field.is_empty()).count();
             let read = form_fields(&octets).map_or(0, |read| read.len());

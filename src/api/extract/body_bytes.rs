@@ -14,14 +14,14 @@ use crate::{
     error::Error,
 };
 
-/// Maximum time in which a client must send a body.
+/// Maximum time from the start of reading a body to its last byte.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Maximum body limit that an operation may declare. [`buffer`] applies it to all operations, because it does not know
-/// the limit of the operation.
+/// The highest limit that an operation may declare for its body, in bytes. [`buffer`] and [`peek`] apply it to all
+/// operations, because they do not know the limit of the operation.
 pub(super) const MAX_DECLARED_BYTES: usize = 512 * 1024;
 
-/// Limits the memory of all request bodies together to 64 MiB: one permit per byte.
+/// Limits the memory of all request bodies of this process together to 64 MiB: one permit per byte.
 static BUFFERED_BODY_BYTES: Semaphore = Semaphore::const_new(64 * 1024 * 1024);
 
 /// The bytes of a body. They hold their permits until they are dropped.
@@ -82,8 +82,8 @@ impl BodyBytes {
     }
 }
 
-/// Reads the body into memory and puts it back, for an extractor that must run only after the client has sent the whole
-/// body.
+/// Reads the body into memory and puts it back, so that the operation can read it again. An extractor calls this before a
+/// step that must run only after the client has sent the whole body.
 ///
 /// # Errors
 /// As [`BodyBytes::read`].
@@ -98,10 +98,10 @@ pub(super) async fn buffer(request: &Request, body: &mut RequestBody) -> Result<
     Ok(())
 }
 
-/// Reads the body into memory, and puts it back. Calls `look` with the bytes, and returns its result.
+/// Reads the body into memory and puts it back, as [`buffer`]. Calls `look` with the bytes, and returns the result of `look`.
 ///
 /// # Errors
-/// As [`BodyBytes::read`], for a body of more than [`MAX_DECLARED_BYTES`].
+/// As [`BodyBytes::read`] with the limit [`MAX_DECLARED_BYTES`].
 pub(super) async fn peek<T>(
     request: &Request,
     body: &mut RequestBody,
@@ -110,7 +110,7 @@ pub(super) async fn peek<T>(
     let BodyBytes { bytes, permit } = BodyBytes::read(request, body, MAX_DECLARED_BYTES).await?;
     let seen = look(&bytes);
     let chunk = async move {
-        // The bytes hold their permits until the operation reads the body again.
+        // The body keeps the permits of its bytes until the operation reads it again.
         let _permit = permit;
         Ok::<_, std::io::Error>(bytes)
     };
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_without_a_length_ends_at_the_limit() {
+    async fn a_body_without_a_length_is_refused_above_the_limit() {
         for (max_bytes, fits) in [(300, true), (299, false)] {
             let (request, mut body) = request_of(stream::iter([CHUNK; 3]));
             let read = BodyBytes::collect(&request, &mut body, max_bytes, memory_limit(10_000)).await;
@@ -185,12 +185,12 @@ mod tests {
         assert_eq!((held.len(), bound.available_permits()), (100, 150));
         let (request, mut body) = one_chunk();
         drop(BodyBytes::collect(&request, &mut body, 1_000, bound).await.unwrap());
-        assert_eq!(bound.available_permits(), 150, "what was parsed is released");
+        assert_eq!(bound.available_permits(), 150, "a dropped body releases its permits");
 
         let (request, mut body) = request_of(stream::iter([CHUNK; 2]));
         let refused = BodyBytes::collect(&request, &mut body, 1_000, bound).await;
         assert!(matches!(refused, Err(ApiError::TooManyBodies)));
-        assert_eq!(bound.available_permits(), 150, "what was refused is released");
+        assert_eq!(bound.available_permits(), 150, "a refused body releases its permits");
     }
 
     #[tokio::test]

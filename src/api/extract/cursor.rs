@@ -20,19 +20,22 @@ use crate::{
     security::hash,
 };
 
-/// The name of the parameter.
+/// The name of the query parameter.
 const NAME: &str = "cursor";
 /// The parameters that select a page of a list. All other parameters select the list.
 const PAGE_PARAMS: [&str; 3] = [NAME, "limit", "offset"];
-/// Maximum length of a cursor. A cursor with a name of 255 characters is shorter.
+/// Maximum length of a cursor. The longest cursors contain a name of 255 characters, and are shorter.
 const MAX_CURSOR_CHARS: usize = 4_096;
 /// Length in bytes of the digest of the list at the beginning of a cursor.
 const DIGEST_BYTES: usize = 8;
-const REFUSED: &str =
+/// The error message for a cursor that is malformed, belongs to another list or has an invalid position.
+const INVALID_CURSOR: &str =
     "This cursor is damaged, or belongs to another list, filter or order; begin with the first page";
 
-/// Where a page of a list begins. An operation with this argument refuses query parameters that are not documented, because
-/// a misspelled filter would return too much, and those that are repeated, because all but the first would be ignored.
+/// Where a page of a list begins.
+///
+/// An operation with this argument refuses query parameters that are not documented: a misspelled filter would be ignored,
+/// and the list would have too many items. It also refuses repeated parameters: all but the first would be ignored.
 pub struct Cursor {
     /// The position as JSON, if the request has a cursor.
     position: Option<Vec<u8>>,
@@ -46,7 +49,7 @@ impl Cursor {
     /// Returns the position after which the page begins; `None` for the first page.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for the field `cursor`.
+    /// [`Error::Invalid`] for the field `cursor` if the position in the cursor is not a `P`.
     pub fn after<P: DeserializeOwned>(&self) -> Result<Option<P>> {
         self.after_valid(|_| true)
     }
@@ -54,17 +57,17 @@ impl Cursor {
     /// Like [`Self::after`], but also refuses a cursor whose position is not valid according to `is_valid`.
     ///
     /// # Errors
-    /// As [`Self::after`].
+    /// As [`Self::after`]; also if `is_valid` returns false.
     pub fn after_valid<P: DeserializeOwned>(&self, is_valid: impl Fn(&P) -> bool) -> Result<Option<P>> {
         let Some(json) = &self.position else { return Ok(None) };
         let position = serde_json::from_slice(json).ok().filter(is_valid);
-        Ok(Some(position.ok_or_else(|| Error::invalid(NAME, REFUSED))?))
+        Ok(Some(position.ok_or_else(|| Error::invalid(NAME, INVALID_CURSOR))?))
     }
 
-    /// Refuses a request that has both a cursor and the parameter `name`.
+    /// Refuses the parameter `name` in a request with a cursor. Call it only if the request has this parameter.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for the field `name`.
+    /// [`Error::Invalid`] for the field `name` if the request has a cursor.
     pub fn excludes(&self, name: &str) -> Result<()> {
         match self.position {
             None => Ok(()),
@@ -72,7 +75,7 @@ impl Cursor {
         }
     }
 
-    /// Returns the cursor for the page after a position, and the path and query of this page.
+    /// Returns the cursor of the page that begins after `position`, and the path and query of a request for that page.
     pub(in crate::api) fn next(&self, position: &impl Serialize, limit: u32) -> (String, String) {
         let json = serde_json::to_vec(position).unwrap_or_default();
         let text = BASE64_URL_SAFE_NO_PAD.encode([&self.digest[..], &json].concat());
@@ -100,7 +103,7 @@ impl Cursor {
         let position = match (cursors.next(), cursors.next()) {
             (None, _) => None,
             (Some(text), None) => {
-                Some(position(&text, &digest).ok_or_else(|| Error::invalid(NAME, REFUSED))?)
+                Some(position(&text, &digest).ok_or_else(|| Error::invalid(NAME, INVALID_CURSOR))?)
             }
             (Some(_), Some(_)) => return Err(Error::invalid(NAME, "Send one cursor only").into()),
         };
@@ -115,7 +118,8 @@ fn position(text: &str, digest: &[u8; DIGEST_BYTES]) -> Option<Vec<u8>> {
     Some(bytes.strip_prefix(digest)?.to_vec())
 }
 
-/// Refuses query parameters that the operation does not document, and repeated ones. Reports all invalid parameters with them.
+/// Refuses a request with query parameters that the operation does not document, or with repeated query parameters. The error
+/// reports these and all other invalid parameters of the request.
 fn refuse_ignored_params(request: &Request) -> Result<()> {
     let catalog = request.data::<Arc<RouteCatalog>>().zip(request.data::<PathPattern>());
     let (catalog, pattern) = catalog.ok_or_else(|| Error::internal("the route has no catalog"))?;
@@ -172,7 +176,7 @@ mod tests {
             let next = target_after("/things/?role=a%26b&limit=3&offset=9&x=%C3%A9", &position);
             assert!(next.starts_with("/things?role=a%26b&x=%C3%A9&limit=50&cursor="), "{next}");
             assert_eq!(read(&next).unwrap().after::<i64>().unwrap(), Some(position));
-            // The order of parameters, the size of the page and a slash at the end do not matter.
+            // A cursor is valid with another order of parameters, another page size, or a slash at the end of the path.
             let (_, cursor) = next.rsplit_once("cursor=").unwrap();
             let other = format!("/things/?cursor={cursor}&x=%C3%A9&limit=7&role=a%26b");
             assert_eq!(read(&other).unwrap().after::<i64>().unwrap(), Some(position));
@@ -226,7 +230,7 @@ mod tests {
             // An invalid position, such as an incomplete number, is an error and does not panic.
             assert!(
                 page.is_err() || page.is_ok_and(|page| page.after::<i64>().is_err()),
-                "it begins with a bracket"
+                "a position that begins with a bracket is not an integer"
             );
         });
     }

@@ -26,21 +26,21 @@ use crate::{
 
 /// The name of the header.
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-/// The `format` of the parameter's schema. The document module recognizes the parameter by it, because the argument of
-/// the operation may have any name.
+/// The `format` of the parameter's schema. `api/docs` and `api/unsupported_headers.rs` recognize the parameter by this
+/// format, because the argument of the operation may have any name.
 pub const IDEMPOTENCY_KEY_FORMAT: &str = "idempotency-key";
-/// Maximum length of a key. The header value may be longer, because quotes and escapes do not count.
+/// Maximum length of a key. The header value may be longer, because the quotes and the escaping backslashes do not count.
 const MAX_KEY_CHARS: usize = 255;
 /// Regular expression of the header values that [`parse`] accepts.
 const PATTERN: &str = r#"^("([!#-\[\]-~]|\\["\\]){1,255}"|[!#-~][!-~]{0,254})$"#;
 
-/// The key of a request, if the client has sent one.
+/// The idempotency key of a request, if the client has sent one.
 ///
-/// An operation with this argument supports the header. It responds with [`IdempotencyKey::once`]. All other operations
-/// that are not idempotent refuse the header, see `api/idempotency.rs`.
+/// An operation with this argument supports the header: it makes its change with [`IdempotencyKey::once`]. All other
+/// operations with POST and PATCH refuse the header, see `api/unsupported_headers.rs`.
 pub struct IdempotencyKey(Option<RequestKey>);
 
-/// The id of the operation. `api/idempotency.rs` attaches it to each request with the header.
+/// The id of the operation. `api/unsupported_headers.rs` attaches it to each request with the header that is not refused.
 #[derive(Clone, Copy)]
 pub struct OperationId(pub &'static str);
 
@@ -91,7 +91,7 @@ async fn read(request: &Request, body: &mut RequestBody) -> Result<Option<Reques
     Ok(Some(RequestKey { operation, key, fingerprint }))
 }
 
-/// Returns the key of a request. `None` if the request has no such header.
+/// Returns the key of a request. `None` if the request has no header `Idempotency-Key`.
 fn find(headers: &HeaderMap) -> Result<Option<String>> {
     if !headers.contains_key(IDEMPOTENCY_KEY) {
         return Ok(None);
@@ -106,8 +106,8 @@ fn find(headers: &HeaderMap) -> Result<Option<String>> {
     })
 }
 
-/// Parses the value of the header: a quoted string (RFC 9651 section 3.3.3). Many clients send the key without quotes.
-/// Both forms yield the same key.
+/// Parses the value of the header: a quoted string (RFC 9651 section 3.3.3). Also accepts a key without quotes, which many
+/// clients send. Both forms yield the same key. `None` if the value is invalid.
 fn parse(text: &str) -> Option<String> {
     let key = match text.strip_prefix('"') {
         Some(rest) => unescape(rest.strip_suffix('"')?)?,
@@ -129,12 +129,12 @@ fn unescape(text: &str) -> Option<String> {
     Some(key)
 }
 
-/// Returns the SHA-256 hash of the method, path, query and body. Requests that mean the same to the server have the
-/// same hash.
+/// Returns the SHA-256 hash of the method, path, query and body. The hash depends neither on the order of different query
+/// parameters nor on the order of fields and the insignificant whitespace in JSON.
 fn fingerprint(request: &Request, body: &[u8]) -> Vec<u8> {
     let uri = request.uri();
     let mut query: Vec<_> = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()).collect();
-    // The sort is stable, so repeated parameters keep their order: the server uses the first of them.
+    // The sort is stable, so repeated parameters keep their order. Their order matters, because the server uses the first.
     query.sort_by(|(one, _), (other, _)| one.cmp(other));
     let body = canonical(body);
     let mut parts = vec![request.method().as_str().as_bytes(), uri.path().as_bytes()];
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_read_as_it_is_written() {
+    fn a_quoted_key_parses_to_the_same_key() {
         property(1, vec(0x21..=0x7e_u8, 1..MAX_KEY_CHARS), |octets| {
             let key = String::from_utf8(octets).unwrap();
             assert_eq!(parse(&quoted(&key)).as_ref(), Some(&key));
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn the_fingerprint_is_that_of_the_value() {
+    fn the_fingerprint_depends_on_the_json_value_and_not_on_its_text() {
         let hash = |body: &str| fingerprint(&Request::builder().finish(), body.as_bytes());
         let fields = btree_map(any::<String>(), any::<i32>(), 1..5);
         property(1, fields, |fields| {
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_a_string_or_bare() {
+    fn a_key_may_be_quoted_or_not() {
         let long = "k".repeat(MAX_KEY_CHARS);
         let (quoted, slashes) = (format!("\"{long}\""), "\\".repeat(MAX_KEY_CHARS));
         let escaped = format!("\"{}\"", slashes.replace('\\', r"\\"));
@@ -279,6 +279,10 @@ mod tests {
         ] {
             assert_ne!(hash(uri, body), first, "{uri} {body}");
         }
-        assert_ne!(hash("/a?x=1&x=2", ""), hash("/a?x=2&x=1", ""), "the first of repeated ones counts");
+        assert_ne!(
+            hash("/a?x=1&x=2", ""),
+            hash("/a?x=2&x=1", ""),
+            "the server uses the first of repeated parameters"
+        );
     }
 }

@@ -70,12 +70,12 @@ mod tests {
     }
 
     #[test]
-    fn parameters_are_read_as_they_are_written() {
+    fn only_the_charset_parameters_decide_whether_a_media_type_is_accepted() {
         let utf8 = select(vec!["utf-8", "UTF-8", "utf8", "\"utf-8\"", "\"UTF8\""]);
         let other_charset = select(vec!["latin1", "\"utf-16\"", "", "\"\"", "utf-88"]);
         let quoted = |text: String| format!("\"{}\"", text.replace('\\', r"\\").replace('"', "\\\""));
         let parts = r#"a ; = " \ ;charset=latin1"#;
-        // A name, its value, and whether the parameter permits UTF-8.
+        // The name of a parameter, its value, and whether a media type with this parameter is accepted.
         let parameter = prop_oneof![
             2 => utf8.prop_map(|charset| ("Charset", charset.to_owned(), true)),
             1 => other_charset.prop_map(|charset| ("charset", charset.to_owned(), false)),
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn any_media_type_is_the_beginning_of_the_header() {
+    fn an_accepted_media_type_is_the_beginning_of_the_header() {
         let parts = r#"a/b ; charset = utf-8 " \ ,"#;
         property(1, text(parts, 10), |text| {
             let found = utf8_media_type(&text);

@@ -1,4 +1,4 @@
-//! The extractor of a member of an organization who calls an operation.
+//! The extractor of the caller of an operation in an organization.
 
 use poem::{Request, RequestBody};
 use poem_openapi::{
@@ -24,10 +24,11 @@ use crate::{
 };
 
 /// The caller of an operation below `/orgs/{org}`, who is a member of the organization and has the permission `P` in
-/// it. The extractor checks this, so an operation with this argument needs no other check. The check runs no query if
-/// the identity is cached.
+/// it. The extractor checks this, so an operation with this argument needs no other check of permissions. The check runs no
+/// query if the identity of the caller is cached.
 ///
-/// If `P` is a scope, the caller may be an API key. [`Self::actor`] is not available then: use [`Self::context`].
+/// If `P` is a scope of API keys, the caller may be an API key of the organization, which acts for its creator. For such a
+/// `P`, there is no [`Self::actor`]: use [`Self::context`].
 ///
 /// The extractor reads the path parameter `org`. The argument must have the name `org`, so that the document contains
 /// the parameter. The `prefix_path` of the resource must be [`ORG_PATH`](crate::api::paths::ORG_PATH).
@@ -44,12 +45,12 @@ impl<P: OrgPermission<Caller = Actor>> OrgMember<P> {
 }
 
 impl<P: OrgPermission> OrgMember<P> {
-    /// Returns the context of the request, with the id of the user and of the session or API key.
+    /// Returns the context of the request, with the ids of the user and of the session or API key.
     pub fn context(&self) -> &RequestContext {
         self.caller.context()
     }
 
-    /// Returns the checked membership. A change checks it again in its transaction.
+    /// Returns the checked membership. A service that changes something checks it again in its transaction.
     pub fn access(&self) -> &OrgAccess {
         &self.access
     }

@@ -1,4 +1,4 @@
-//! The query parameters of a list.
+//! The query parameters `limit` and `offset` of a list.
 
 use std::borrow::Cow;
 

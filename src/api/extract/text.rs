@@ -1,5 +1,5 @@
-//! Text types with validation. The OpenAPI document contains their rules, and a request that violates a rule
-//! is refused.
+//! Text types with validation: a request with an invalid text is refused. The OpenAPI document contains the rules of the
+//! types that have a format.
 
 use std::borrow::Cow;
 
@@ -87,8 +87,8 @@ text_type!(NewPassword, "password", MIN_PASSWORD_CHARS, MAX_PASSWORD_BYTES, "cor
 text_type!(Currency, "currency", 3, 3, "EUR", "^[A-Z]{3}$");
 text_type!(Slug, "slug", MIN_SLUG_CHARS, MAX_SLUG_CHARS, "acme-inc", "^[a-z][a-z0-9]*(-[a-z0-9]+)*$");
 
-// Text without the NUL character, which PostgreSQL cannot store. Not a doc comment, which would change the OpenAPI
-// document.
+// Text without the NUL character, which PostgreSQL cannot store. This is not a doc comment, because `NewType` would add it
+// to the OpenAPI document.
 #[derive(NewType)]
 #[oai(from_json = false, from_parameter = false, from_multipart = false, to_json = false, to_header = false)]
 pub struct Text(String);

@@ -1,8 +1,10 @@
-//! The caller of an operation. An operation that takes one of these arguments requires authentication.
+//! The caller of an operation. An operation that takes [`CurrentUser`], [`SignedIn`], [`Admin`] or [`LogoutSession`] requires
+//! authentication. An operation that takes [`RequestContext`] instead is public.
 //!
-//! The access token is in the header `Authorization: Bearer` or in a cookie. A browser adds the cookie to the requests
-//! of any page, including pages of other sites. So a request with a cookie that changes data must come from a trusted
-//! origin (OWASP Cross-Site Request Forgery Prevention Cheat Sheet, "Verifying Origin").
+//! The access token is in the header `Authorization: Bearer` or in a cookie. A browser may add the cookie to requests of
+//! pages that are not part of the product, such as those of another host of the same site. So a request with the cookie and
+//! an unsafe method, such as POST, must come from a trusted origin (OWASP Cross-Site Request Forgery Prevention Cheat Sheet,
+//! "Verifying Origin").
 //!
 //! The header can also contain an API key. Only `OrgMember` accepts API keys, because no other extractor checks their
 //! scopes.
@@ -37,14 +39,15 @@ use crate::{
 /// An active user with a valid session. The session has the second factor if the server requires it of all users.
 pub struct CurrentUser(pub Actor);
 
-/// An active user with a valid session, which may lack a required second factor. For operations that set up the second
-/// factor.
+/// An active user with a valid session, which may lack a required second factor. For operations that a user without the
+/// second factor needs: to set it up, to read the own account, and to sign out.
 pub struct SignedIn(pub Actor);
 
 /// An active admin with a valid session. The session has the second factor if the server requires it of admins.
 pub struct Admin(pub AdminActor);
 
-/// The session to revoke at logout. A browser whose access token has expired can log out with its refresh token.
+/// The session to revoke at logout. A browser whose access token has expired can log out with the refresh token in its
+/// cookie.
 pub struct LogoutSession {
     pub session: TokenSubject,
     pub context: RequestContext,
@@ -99,7 +102,7 @@ impl CallerIds {
     }
 }
 
-/// The argument of operations without authentication. It charges the request to the client's network.
+/// The extractor of operations without authentication. It charges the request to the rate limit of the client's network.
 impl<'a> FromRequest<'a> for RequestContext {
     async fn from_request(request: &'a Request, _body: &mut RequestBody) -> poem::Result<Self> {
         let context = context(request);
@@ -178,7 +181,8 @@ async fn logout_session(app: &App, request: &Request, body: &mut RequestBody) ->
     Ok(LogoutSession { session, context: authenticated(request, ids)? })
 }
 
-/// The credentials of a request, checked without a query.
+/// The credentials of a request, after the checks that need no database query: the signature of an access token, or the form
+/// of an API key.
 enum Credentials {
     Session(TokenSubject),
     Key(KeyHash),
@@ -197,8 +201,8 @@ fn credentials(app: &App, request: &Request) -> Result<Credentials> {
     Ok(Credentials::Session(app.tokens.verify(token)?))
 }
 
-/// Authenticates a signed-in caller. Reads the body before the identity. So if the session is revoked while the client
-/// sends the body, the request is refused.
+/// Authenticates a signed-in caller. Reads the body of the request before the identity, so that a session that is revoked
+/// while the client sends the body is refused.
 async fn identify(
     app: &App,
     request: &Request,
@@ -208,7 +212,8 @@ async fn identify(
     buffer(request, body).await?;
     match credentials {
         Credentials::Session(subject) => identify_session(app, request, subject).await,
-        // An invalid key fails above with `InvalidToken`. So this error tells the client that the key itself is valid.
+        // `identify_key` refuses an invalid key with `InvalidToken`. So `SessionRequired` tells the client that the key is
+        // valid, but the operation does not accept keys.
         Credentials::Key(hash) => {
             identify_key(app, request, &hash).await?;
             Err(Error::SessionRequired.into())
@@ -216,7 +221,7 @@ async fn identify(
     }
 }
 
-/// Authenticates a signed-in caller or an API key. Reads the body first, like [`identify`].
+/// Authenticates a signed-in caller or an API key. Reads the body before the identity, like [`identify`].
 pub(super) async fn org_caller(app: &App, request: &Request, body: &mut RequestBody) -> Result<OrgCaller> {
     let credentials = credentials(app, request)?;
     buffer(request, body).await?;
@@ -251,7 +256,7 @@ async fn identify_key(app: &App, request: &Request, hash: &KeyHash) -> Result<Ke
 /// the request to the caller.
 fn authenticated(request: &Request, ids: CallerIds) -> Result<RequestContext> {
     if let Some(LoggedUser(logged)) = request.data::<LoggedUser>() {
-        // An error means that the ids are already set. A request has only one caller.
+        // `set` fails if the ids are already set. The access log then keeps the first ids.
         let _ = logged.set(ids);
     }
     charge(request, ids.caller())?;

@@ -1,4 +1,4 @@
-//! API keys as responses have them.
+//! The JSON representation of API keys.
 
 use chrono::{DateTime, Utc};
 use poem_openapi::{Enum, Object, types::Example};
@@ -13,7 +13,7 @@ use crate::{
     },
 };
 
-/// Whether a key is accepted.
+/// Whether a key has expired or was revoked.
 #[derive(Enum, Clone, Copy, Debug, PartialEq, Eq)]
 #[oai(rename_all = "lowercase", rename = "ApiKeyState")]
 enum StateOut {
@@ -30,22 +30,22 @@ pub(super) struct ApiKeyOut {
     name: String,
     /// The first 8 and the last 4 characters of the key.
     hint: String,
-    /// The permissions of the key. They are effective only while its creator has them, too.
+    /// The permissions of the key. A permission is effective only while the creator of the key has it, too.
     scopes: Vec<Scope>,
     state: StateOut,
     /// Id of the user in whose name the key acts.
     created_by: i64,
     created_at: DateTime<Utc>,
-    /// When the key is refused; null if it is valid until it is revoked.
+    /// When the key expires; null if it is valid until it is revoked.
     #[oai(nullable)]
     expires_at: Option<DateTime<Utc>>,
-    /// When the key was last rotated.
+    /// When the key was last rotated; null if it was never rotated.
     #[oai(nullable)]
     rotated_at: Option<DateTime<Utc>>,
-    /// Until when the secret from before the last rotation is valid.
+    /// Until when the secret from before the last rotation is valid; null if there is no such secret.
     #[oai(nullable)]
     previous_expires_at: Option<DateTime<Utc>>,
-    /// The last request with the key. Accurate to a minute.
+    /// Time of the last request with the key, accurate to a minute; null if there was none.
     #[oai(nullable)]
     last_used_at: Option<DateTime<Utc>>,
     #[oai(nullable)]
@@ -81,7 +81,7 @@ impl From<ApiKey> for ApiKeyOut {
         };
         Self {
             id: key.id,
-            scopes: Scope::list(&key.scopes),
+            scopes: Scope::parse_list(&key.scopes),
             name: key.name,
             hint: key.hint,
             state,
@@ -105,7 +105,7 @@ impl PageItem for ApiKeyOut {
     const PAGE_DESCRIPTION: &str = "A page of the API keys of an organization, the newest first.";
 }
 
-/// A key with its secret. No other response has the secret.
+/// A key with its secret. Only the responses to its creation and rotation contain the secret.
 #[derive(Object)]
 #[oai(rename = "NewApiKey", example)]
 pub(super) struct NewApiKeyOut {

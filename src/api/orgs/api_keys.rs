@@ -37,13 +37,13 @@ pub(in crate::api) struct ApiKeys(pub(super) App);
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct ApiKeyIn {
-    /// What the key is for.
+    /// A name for people, such as the name of the program that uses the key.
     #[oai(validator(min_length = 1, max_length = 100))]
     name: String,
-    /// The permissions of the key. It never has more than you have at the moment of a request.
+    /// The permissions of the key. A permission is effective only while you have it, too.
     #[oai(validator(min_items = 1, max_items = 50))]
     scopes: Vec<Scope>,
-    /// After how many days the key expires; 90 by default.
+    /// After how many days the key expires; 90 by default. Absent if `never_expires` is `true`.
     #[oai(validator(minimum(value = "1"), maximum(value = "365")))]
     expires_in_days: Option<i32>,
     /// `true` for a key that is valid until it is revoked.
@@ -71,10 +71,11 @@ struct ApiKeyChangeIn {
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct RotationIn {
-    /// For how many hours the current secret stays valid; 24 by default. `0` ends it at once.
+    /// For how many hours the current secret stays valid; 24 by default. It never stays valid beyond `expires_at` of the key.
+    /// With `0`, it is invalid at once.
     #[oai(default = "default_overlap_hours", validator(minimum(value = "0"), maximum(value = "24")))]
     overlap_hours: u64,
-    /// After how many days from now the key expires; by default, the number of days of its current lifetime.
+    /// After how many days from now the key expires. By default, the key gets its previous lifetime again.
     #[oai(validator(minimum(value = "1"), maximum(value = "365")))]
     expires_in_days: Option<i32>,
     /// `true` for a key that is valid until it is revoked.
@@ -86,7 +87,10 @@ fn default_overlap_hours() -> u64 {
     MAX_OVERLAP_HOURS
 }
 
-/// Returns the lifetime that a client has chosen.
+/// Returns the lifetime that a client has chosen, or `None` if it has chosen none.
+///
+/// # Errors
+/// [`Error::Invalid`] if the client sends both fields.
 fn lifetime(days: Option<i32>, never_expires: bool) -> Result<Option<Lifetime>> {
     match (days, never_expires) {
         (Some(_), true) => {
@@ -115,7 +119,7 @@ enum KeyCreated {
 
 #[derive(ApiResponse)]
 enum KeyRevoked {
-    /// The key is refused from now on, by every replica within a fraction of a second.
+    /// The key was revoked. All replicas refuse it within a fraction of a second.
     #[oai(status = 204)]
     NoContent,
 }
@@ -124,7 +128,7 @@ enum KeyRevoked {
 impl ApiKeys {
     /// Returns the API keys, the newest first.
     ///
-    /// Needs the permission `key:read`. Keys that have ended are listed for 90 days.
+    /// Needs the permission `key:read`. Keys stay in the list for 90 days after they have expired or were revoked.
     #[oai(path = "/api-keys", method = "get", operation_id = "list_api_keys")]
     async fn list(
         &self,
@@ -132,16 +136,15 @@ impl ApiKeys {
         cursor: Cursor,
         #[oai(default)] limit: Query<Limit>,
     ) -> Result<Page<ApiKeyOut>> {
-        // One more row than requested shows whether there is a next page.
-        let most = i64::from(limit.0.0) + 1;
-        let keys = api_keys::list(&self.0, org.access(), cursor.after()?, most).await?;
+        let keys = api_keys::list(&self.0, org.access(), cursor.after()?, limit.rows()).await?;
         Ok(Page::of(&cursor, limit.0, keys, |key| key.id))
     }
 
     /// Creates an API key, which acts in your name.
     ///
-    /// The response has the secret, which is shown only once, so `Idempotency-Key` is refused. You and the owner get a mail.
-    /// Needs the permission `key:write`. Fails with 409 `key_limit_reached` at 100 valid keys.
+    /// The response contains the secret, which the server must not store, so `Idempotency-Key` is refused. You and the
+    /// owner of the organization get a mail. Needs the permission `key:write`. Fails with 409 `key_limit_reached` if the
+    /// organization has 100 valid keys.
     #[oai(path = "/api-keys", method = "post", operation_id = "create_api_key")]
     async fn create(&self, org: OrgMember<perm::KeyWrite>, Body(body): Body<ApiKeyIn>) -> Result<KeyCreated> {
         let lifetime = lifetime(body.expires_in_days, body.never_expires)?;
@@ -170,8 +173,8 @@ impl ApiKeys {
 
     /// Changes the name, the scopes or the expiry of an API key.
     ///
-    /// Needs the permission `key:write`. Fails with 409 `key_ended` for a key that is revoked or has expired, and with 403
-    /// `role_too_high` if its creator has a higher role than you. `If-Match` compares all fields but `last_used_at`.
+    /// Needs the permission `key:write`. Fails with 409 `key_ended` for a key that was revoked or has expired, and with 403
+    /// `role_too_high` if its creator has a higher role than you. `If-Match` compares all fields except `last_used_at`.
     #[oai(path = "/api-keys/:id", method = "patch", operation_id = "update_api_key")]
     async fn update(
         &self,
@@ -191,9 +194,10 @@ impl ApiKeys {
     /// Gives an API key a new secret.
     ///
     /// The current secret stays valid for up to 24 hours, so that programs can change to the new secret without a gap.
-    /// A secret from an earlier rotation ends now. The key keeps its id, name and scopes, and its lifetime starts
-    /// again. The response has the new secret, which is shown only once. Needs the permission `key:write`. Fails with
-    /// 409 `key_ended` and 403 `role_too_high` as a change does.
+    /// The secret from before an earlier rotation becomes invalid now. The key keeps its id, name and scopes, and its
+    /// lifetime starts again. The response contains the new secret, which no other response contains. Needs the permission
+    /// `key:write`. Fails with 409 `key_ended` for a key that was revoked or has expired, and with 403 `role_too_high` if its
+    /// creator has a higher role than you.
     #[oai(path = "/api-keys/:id/rotate", method = "post", operation_id = "rotate_api_key")]
     async fn rotate(
         &self,

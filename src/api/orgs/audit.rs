@@ -20,16 +20,16 @@ use crate::{
 /// Operations on the audit trail of an organization.
 pub(in crate::api) struct OrgAudit(pub(super) App);
 
-/// An action in an organization. The addresses of clients are not part of it.
+/// An entry of the audit trail of an organization. It does not contain the IP address of the client.
 #[derive(Object)]
 #[oai(rename = "OrgAuditEntry", example)]
 struct EntryOut {
     id: i64,
     created_at: DateTime<Utc>,
-    /// Id of the user who made the change; null for the product itself.
+    /// Id of the user who made the change; null for a job of the server, a command or an anonymous request.
     #[oai(nullable)]
     actor_id: Option<i64>,
-    /// Id of the API key by which the actor made the change; null for a session.
+    /// Id of the API key by which the actor made the change; null if the change was made without an API key.
     #[oai(nullable)]
     api_key_id: Option<i64>,
     /// The action, such as `member.updated`.
@@ -38,9 +38,9 @@ struct EntryOut {
     target_type: String,
     /// Id of the target. For a member, the id of the user.
     target_id: String,
-    /// The changed fields with their old values.
+    /// The recorded fields of the target before the change; null if the action records none.
     before: Value,
-    /// The changed fields with their new values.
+    /// The recorded fields of the target after the change; null if the action records none.
     after: Value,
 }
 
@@ -92,7 +92,7 @@ impl OrgAudit {
         org: OrgMember<perm::AuditRead>,
         /// Only entries of this actor.
         actor_id: Query<Option<i64>>,
-        /// Only changes that were made by this API key.
+        /// Only changes that were made with this API key.
         api_key_id: Query<Option<i64>>,
         /// Only entries with this action, such as `member.updated`.
         #[oai(validator(max_length = 100))]
@@ -106,8 +106,7 @@ impl OrgAudit {
             action: action.0.as_ref().map(Text::as_ref),
             org_id: Some(org.org_id()),
             before: cursor.after()?,
-            // One more row than requested shows whether there is a next page.
-            limit: i64::from(limit.0.0) + 1,
+            limit: limit.rows(),
             ..Default::default()
         };
         let entries = self.0.db.run(async |conn| Ok(AuditEntry::list(conn, &filter).await?)).await?;

@@ -1,5 +1,5 @@
-//! Operations for the holders of invitation links. They accept a token only in the body of a POST, because some mail
-//! servers open every link in a mail.
+//! Operations for the holders of invitation links. They accept a token only in the body of a POST. A GET must not use the
+//! token up, because some mail servers open every link in a mail.
 
 use chrono::{DateTime, Utc};
 use poem_openapi::{ApiResponse, Enum, Object, OpenApi, payload::Json, types::Example};
@@ -31,21 +31,21 @@ struct InvitationTokenIn {
     token: String,
 }
 
-/// The token of an invitation, and what the new user chooses.
+/// The token of an invitation, and the password and the name of the new user.
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct InvitationRegisterIn {
     /// The token of the link: the text after `#token=`.
     #[oai(validator(max_length = 128))]
     token: String,
-    /// 8 characters to 72 bytes. Common passwords and your own name or address are refused.
+    /// At least 8 characters, and at most 72 bytes in UTF-8. Common passwords and your own name or address are refused.
     password: NewPassword,
     #[oai(nullable, validator(max_length = 255))]
     full_name: Option<String>,
 }
 
-/// How an invited person becomes a member. `new`: by registering with the invitation. `existing`: the address has an account,
-/// which accepts the invitation.
+/// How the invited person becomes a member. `new`: by registering with the invitation. `existing`: by signing in to the
+/// account of the invited address, and accepting the invitation.
 #[derive(Enum, Clone, Copy)]
 #[oai(rename_all = "lowercase", rename = "InvitedAccount")]
 enum AccountOut {
@@ -53,16 +53,16 @@ enum AccountOut {
     Existing,
 }
 
-/// What the holder of a link sees of the invitation.
+/// The part of an invitation that the holder of its link may see.
 #[derive(Object)]
 #[oai(rename = "InvitationPreview", example)]
 struct PreviewOut {
     /// Name of the organization.
     organization: String,
-    /// Name of the inviter, if there is one.
+    /// Name of the inviter; null if the account of the inviter has no name.
     #[oai(nullable)]
     inviter: Option<String>,
-    /// The invited address, with most of it hidden.
+    /// The invited address with a hidden local part, such as `a***@example.com`.
     email: String,
     /// The role of the new member.
     role: RoleOut,
@@ -107,8 +107,9 @@ enum InvitationDeclined {
 impl InvitationLinks {
     /// Returns the organization and the role of an invitation.
     ///
-    /// Changes nothing. Fails with 400 `invitation_expired`, and with 400 `invitation_invalid` if the invitation is
-    /// accepted, declined, revoked, replaced by a newer invitation, or if its inviter may no longer invite.
+    /// The token stays valid. Fails with 400 `invitation_expired`. Fails with 400 `invitation_invalid` if the token is unknown,
+    /// if the invitation was accepted, declined, revoked or replaced by a newer invitation, if its inviter may no longer
+    /// invite, or if the organization is suspended or scheduled for deletion.
     #[oai(path = "/preview", method = "post", operation_id = "preview_invitation")]
     async fn preview(
         &self,
@@ -123,8 +124,9 @@ impl InvitationLinks {
     /// The token is valid once. Returns the organization. If you are a member already, your role does not change.
     ///
     /// Fails with 400 `invitation_invalid` or `invitation_expired`. Fails with 403 `invitation_other_address` if your account
-    /// has another email address, and with 403 `email_not_verified`. Fails with 409 `seat_limit_reached` if the organization has
-    /// as many members as it may, and with 409 `membership_limit_reached`.
+    /// has another email address, and with 403 `email_not_verified` if your address is not verified. Fails with 409
+    /// `seat_limit_reached` if the organization has as many members as it may, and with 409 `membership_limit_reached` if you
+    /// are a member of too many organizations.
     #[oai(path = "/accept", method = "post", operation_id = "accept_invitation")]
     async fn accept(
         &self,
@@ -150,12 +152,14 @@ impl InvitationLinks {
 
     /// Creates an account with the invited email address, and accepts the invitation.
     ///
-    /// The address counts as verified if the link was sent by mail. If there is an account whose address is not verified, its
-    /// password is replaced and its sessions are revoked. Returns the organization. Sign in with `POST /auth/login` next.
+    /// If the link was sent by mail, the address counts as verified. If an active account already has the address, but has not
+    /// verified it, the invitation takes over this account: its password and its name are replaced, and its sessions are
+    /// revoked. Returns the organization. Sign in with `POST /auth/login` next.
     ///
-    /// Fails with 400 `invitation_invalid` or `invitation_expired`. Fails with 400 `email_taken` if the address has an account:
-    /// sign in and accept. Fails with 409 `seat_limit_reached` if the organization has as many members as it may. Fails with 429
-    /// `too_many_attempts` after many attempts.
+    /// Fails with 400 `invitation_invalid` or `invitation_expired`. Fails with 400 `email_taken` if the address has an account
+    /// that the invitation does not take over: sign in to this account and accept the invitation. Fails with 409
+    /// `seat_limit_reached` if the organization has as many members as it may. Fails with 429 `too_many_attempts` after many
+    /// attempts.
     #[oai(path = "/register", method = "post", operation_id = "register_with_invitation")]
     async fn register(
         &self,

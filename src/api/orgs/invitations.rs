@@ -38,11 +38,12 @@ pub(in crate::api) struct Invitations(pub(super) App);
 #[oai(deny_unknown_fields)]
 struct InvitationIn {
     email: Email,
-    /// Up to your own role, and not `owner`.
+    /// The role of the new member. It must not be `owner`, and not above your own role.
     role: RoleOut,
 }
 
-/// The state of an invitation. `void`: the inviter may no longer invite, or the organization is suspended or will be deleted.
+/// The state of an invitation. `void`: the inviter may no longer invite, or the organization is suspended or
+/// scheduled for deletion.
 #[derive(Enum, Clone, Copy)]
 #[oai(rename_all = "lowercase", rename = "InvitationState")]
 enum StateOut {
@@ -94,8 +95,8 @@ struct InvitationOut {
     invited_by: Option<i64>,
     created_at: DateTime<Utc>,
     expires_at: DateTime<Utc>,
-    /// The link for the invited person, and for no other. Only while the server cannot send mails, and only in the
-    /// response to the request that creates the link; else null.
+    /// The link, which you pass on to the invited person only. Null if the server can send mails, and in all responses except
+    /// that to the request that created the link.
     #[oai(nullable)]
     invite_url: Option<String>,
 }
@@ -143,7 +144,7 @@ impl PageItem for InvitationOut {
 
 #[derive(ApiResponse)]
 enum InvitationCreated {
-    /// The invitation was created, and a mail was sent.
+    /// The invitation was created. If the server can send mails, it sends the link by mail.
     #[oai(status = 201)]
     Created(
         Json<InvitationOut>,
@@ -164,7 +165,7 @@ enum InvitationRevoked {
 impl Invitations {
     /// Returns the invitations of the organization, the newest first.
     ///
-    /// An invitation is deleted 30 days after it has expired. Needs the permission `member:write`.
+    /// An invitation in any state is deleted 30 days after its `expires_at`. Needs the permission `member:write`.
     #[oai(path = "/invitations", method = "get", operation_id = "list_invitations")]
     async fn list(
         &self,
@@ -178,8 +179,7 @@ impl Invitations {
             org_id: org.org_id(),
             state: state.0.map(Into::into),
             before: cursor.after()?,
-            // One more row than requested shows whether there is a next page.
-            limit: i64::from(limit.0.0) + 1,
+            limit: limit.rows(),
         };
         let invitations = self.0.db.run(async |conn| Ok(listing.load(conn).await?)).await?;
         Ok(Page::of(&cursor, limit.0, invitations, |invitation| invitation.id))
@@ -188,11 +188,12 @@ impl Invitations {
     /// Invites the owner of an email address, who may have no account yet.
     ///
     /// The mail has a link, which is valid once, for 7 days. If the server cannot send mails, the response has the link
-    /// in `invite_url`. An earlier invitation to the address is revoked. Needs the permission `member:write`.
+    /// in `invite_url`. An earlier invitation to the address that is still open is revoked. Needs the permission `member:write`.
     ///
     /// Fails with 403 `role_too_high` for a role above your own and for `owner`, with 409 `already_member`, and with 409
     /// `seat_limit_reached` if all seats are taken by members and pending invitations. Fails with 429 `too_many_attempts`
-    /// after many invitations. Fails with 400 `idempotency_not_supported` for a key if the response would have the link.
+    /// after many invitations. Fails with 400 `idempotency_not_supported` if the request has an `Idempotency-Key`, and the
+    /// response would contain the link.
     #[oai(path = "/invitations", method = "post", operation_id = "create_invitation")]
     async fn create(
         &self,

@@ -37,7 +37,8 @@ struct OrgJobOut {
     job_id: JobId,
     /// The name of the job.
     task: String,
-    /// Null if the state is no longer stored: it is deleted a day after the end of a job, or 90 days after its failure.
+    /// Null if the state is no longer stored. The state of a finished or canceled job is stored for a day, and that of a
+    /// failed job for 90 days.
     #[oai(nullable)]
     status: Option<StateOut>,
     /// The error of the last attempt.
@@ -45,7 +46,7 @@ struct OrgJobOut {
     error: Option<String>,
     /// The progress that the task has reported.
     progress: Value,
-    /// Id of the member who has enqueued the job; null if the account was deleted.
+    /// Id of the member who enqueued the job; null if the account was deleted.
     #[oai(nullable)]
     created_by: Option<i64>,
     created_at: DateTime<Utc>,
@@ -114,9 +115,7 @@ impl OrgJobs {
         #[oai(default)] limit: Query<Limit>,
     ) -> Result<Page<OrgJobOut>> {
         let task = task.0.as_ref().map(Text::as_ref);
-        // One more row than requested shows whether there is a next page.
-        let most = i64::from(limit.0.0) + 1;
-        let jobs = org_jobs::list(&self.0, org.access(), task, cursor.after()?, most).await?;
+        let jobs = org_jobs::list(&self.0, org.access(), task, cursor.after()?, limit.rows()).await?;
         Ok(Page::of(&cursor, limit.0, jobs, |listed| listed.job.id))
     }
 

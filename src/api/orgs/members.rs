@@ -47,7 +47,7 @@ struct MemberOut {
     full_name: Option<String>,
     role: RoleOut,
     state: StateOut,
-    /// When the member was suspended.
+    /// When the member was suspended; null for an active member.
     #[oai(nullable)]
     suspended_at: Option<DateTime<Utc>>,
     joined_at: DateTime<Utc>,
@@ -91,7 +91,7 @@ impl PageItem for MemberOut {
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct MemberChangeIn {
-    /// The new role, which is not above your own, and not `owner`.
+    /// The new role. It must not be `owner`, and not above your own role.
     role: Option<RoleOut>,
     /// `true` suspends the member in this organization, and `false` ends the suspension.
     suspended: Option<bool>,
@@ -136,8 +136,7 @@ impl Members {
             role: role.0.map(Into::into),
             is_suspended: state.0.map(|state| state == StateOut::Suspended),
             after: cursor.after()?,
-            // One more row than requested shows whether there is a next page.
-            limit: i64::from(limit.0.0) + 1,
+            limit: limit.rows(),
         };
         let members = self.0.db.run(async |conn| Ok(listing.load(conn).await?)).await?;
         Ok(Page::of(&cursor, limit.0, members, |member| member.user_id))
@@ -165,10 +164,11 @@ impl Members {
         Ok(Tagged(members::find(&self.0, org.access(), user.0).await?.into()))
     }
 
-    /// Changes the role of a member, or suspends the member.
+    /// Changes the role of a member, suspends the member, or ends the suspension.
     ///
-    /// Needs the permission `member:write`. Fails with 403 `role_too_high` for the owner and for the role `owner`, which only
-    /// a transfer gives, and with 409 `last_owner` if you are the owner and change yourself.
+    /// Needs the permission `member:write`. Fails with 403 `role_too_high` if the member is the owner, or if the new role is
+    /// `owner`: only a transfer changes the owner. Fails with 409 `last_owner` if you are the owner and change yourself, and
+    /// with 412 `precondition_failed` if the current `ETag` of the member is not in `If-Match`.
     #[oai(path = "/members/:user", method = "patch", operation_id = "update_member")]
     async fn update(
         &self,
@@ -184,10 +184,10 @@ impl Members {
         Ok(Tagged(member.into()))
     }
 
-    /// Removes a member, who gets a mail.
+    /// Removes a member.
     ///
-    /// Needs the permission `member:write`. Fails with 403 `role_too_high` for the owner, and with 409 `last_owner` if you are
-    /// the owner and remove yourself.
+    /// The member gets a mail, unless you remove yourself. Needs the permission `member:write`. Fails with 403 `role_too_high`
+    /// if the member is the owner, and with 409 `last_owner` if you are the owner and remove yourself.
     #[oai(path = "/members/:user", method = "delete", operation_id = "remove_member")]
     async fn remove(
         &self,

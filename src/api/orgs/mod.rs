@@ -2,7 +2,7 @@
 //!
 //! The operations in an organization have the prefix [`ORG_PATH`](super::paths::ORG_PATH). They take the argument `org`
 //! of type [`OrgMember`](super::extract::OrgMember), which checks the permission of the caller. To add a resource of
-//! organizations, add its file and a line in `resources`.
+//! organizations, add its file, its `mod` line, and a line in `resources`.
 
 mod api_key_out;
 mod api_keys;

@@ -33,10 +33,10 @@ struct ReceivedOut {
     org_id: i64,
     /// Name of the organization.
     organization: String,
-    /// Name of the inviter, if there is one.
+    /// Name of the inviter; null if the account of the inviter has no name.
     #[oai(nullable)]
     inviter: Option<String>,
-    /// Your role as a member.
+    /// Your role after you accept the invitation.
     role: RoleOut,
     created_at: DateTime<Utc>,
     expires_at: DateTime<Utc>,
@@ -96,16 +96,15 @@ impl MyInvitations {
         #[oai(default)] limit: Query<Limit>,
     ) -> Result<Page<ReceivedOut>> {
         let before = cursor.after()?;
-        // One more row than requested shows whether there is a next page.
-        let size = i64::from(limit.0.0) + 1;
-        let found = invitation_claims::list(&self.0, &actor, before, size).await?;
+        let found = invitation_claims::list(&self.0, &actor, before, limit.rows()).await?;
         Ok(Page::of(&cursor, limit.0, found, |details| details.invitation.id))
     }
 
     /// Accepts an invitation to your verified email address.
     ///
-    /// Returns the organization. Fails with 400 `invitation_invalid` or `invitation_expired`, with 409 `seat_limit_reached`
-    /// if the organization has as many members as it may, and with 409 `membership_limit_reached`.
+    /// Returns the organization. Fails with 400 `invitation_invalid` or `invitation_expired`, with 404 `not_found` if the
+    /// invitation is not to this address, with 409 `seat_limit_reached` if the organization has as many members as it may,
+    /// and with 409 `membership_limit_reached` if you are a member of too many organizations.
     #[oai(path = "/:invitation/accept", method = "post", operation_id = "accept_my_invitation")]
     async fn accept(
         &self,
@@ -119,7 +118,8 @@ impl MyInvitations {
 
     /// Declines an invitation to your verified email address.
     ///
-    /// The inviter gets a mail. Fails with 400 `invitation_invalid` or `invitation_expired`.
+    /// The inviter gets a mail. Fails with 400 `invitation_invalid` or `invitation_expired`, and with 404 `not_found` if the
+    /// invitation is not to this address.
     #[oai(path = "/:invitation/decline", method = "post", operation_id = "decline_my_invitation")]
     async fn decline(
         &self,

@@ -10,30 +10,30 @@ use crate::{
     services::{org_access::admit, organizations::MyOrganization},
 };
 
-/// An organization, and what you may do in it.
+/// An organization, with your role and your permissions in it.
 #[derive(Object)]
 #[oai(rename = "Organization", example)]
 pub(super) struct OrgOut {
     id: i64,
     name: String,
-    /// A unique name for URLs of a front end.
+    /// A unique name for the URLs of a front end; null without one.
     #[oai(nullable)]
     slug: Option<String>,
-    /// Whether it is a personal organization, which is deleted with its account.
+    /// Whether this is the personal organization of a user. It is only deleted with the account of this user.
     personal: bool,
     /// Your role.
     role: RoleOut,
-    /// What you may do now. Empty while you or the organization are suspended. While the deletion is scheduled, only the owner
-    /// has a permission, `org:restore`.
+    /// Your permissions now. Empty while your membership or the organization is suspended. While the deletion of the
+    /// organization is scheduled, only the owner has a permission: `org:restore`.
     permissions: Vec<PermissionOut>,
     /// Whether an admin of the platform has suspended the organization.
     suspended: bool,
     /// Whether your membership is suspended.
     membership_suspended: bool,
-    /// When the organization is due to be erased; null unless its owner has deleted it.
+    /// When the organization is due to be erased; null unless its deletion is scheduled.
     #[oai(nullable)]
     deletion_due_at: Option<DateTime<Utc>>,
-    /// When you have joined.
+    /// When you joined.
     joined_at: DateTime<Utc>,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,

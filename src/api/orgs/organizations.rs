@@ -1,4 +1,4 @@
-//! Operations on organizations: list, create, change, transfer, delete and restore.
+//! Operations on organizations: list, create, read, change, transfer, delete and restore.
 
 use chrono::{DateTime, Utc};
 use poem_openapi::{
@@ -26,7 +26,7 @@ use crate::{
     },
 };
 
-/// Operations on the list of the caller's organizations.
+/// Operations that list the organizations of the caller, or create an organization.
 pub(in crate::api) struct MyOrgs(pub(super) App);
 
 /// Operations on one organization.
@@ -38,7 +38,8 @@ pub(in crate::api) struct Orgs(pub(super) App);
 struct OrgIn {
     #[oai(validator(min_length = 1, max_length = 100))]
     name: String,
-    /// A unique name for URLs: 3 to 50 lower-case letters, digits and single hyphens, beginning with a letter.
+    /// A unique name for URLs: 3 to 50 lower-case letters, digits and hyphens. It begins with a letter, and a letter or
+    /// digit follows each hyphen.
     #[oai(nullable)]
     slug: Option<Slug>,
 }
@@ -54,7 +55,7 @@ struct OrgChangeIn {
     slug: MaybeUndefined<Slug>,
 }
 
-/// The confirmation of the owner.
+/// The owner's confirmation of the deletion.
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct OrgDeleteIn {
@@ -65,11 +66,11 @@ struct OrgDeleteIn {
     code: Option<String>,
 }
 
-/// The new owner, and the confirmation of the current owner.
+/// The new owner, and the confirmation by the current owner.
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct TransferIn {
-    /// The new owner, who is an active member.
+    /// Id of the new owner, who must be an active member of the organization.
     user_id: i64,
     /// The current password.
     password: String,
@@ -94,7 +95,7 @@ enum OrgCreated {
 #[derive(Object)]
 #[oai(example)]
 struct OrgDeletion {
-    /// When the organization is due to be erased. Its owner can restore it before.
+    /// When the organization is due to be erased. Until then, its owner can restore it.
     deletion_due_at: DateTime<Utc>,
 }
 
@@ -106,7 +107,7 @@ impl Example for OrgDeletion {
 
 #[derive(ApiResponse)]
 enum OrgDeletionScheduled {
-    /// The organization is closed to its members, and will be erased.
+    /// The deletion is scheduled. Until its owner restores the organization, all other operations in it are refused.
     #[oai(status = 202)]
     Accepted(Json<OrgDeletion>),
 }
@@ -115,8 +116,8 @@ enum OrgDeletionScheduled {
 impl MyOrgs {
     /// Returns your organizations.
     ///
-    /// Your personal organization comes first. Each organization has your role and your permissions, so a front end
-    /// needs only one request.
+    /// Your personal organization comes first. The others are sorted by name. Each organization has your role and your
+    /// permissions, so a front end needs only one request.
     #[oai(path = "/orgs", method = "get", operation_id = "list_orgs")]
     async fn list(
         &self,
@@ -141,10 +142,10 @@ impl MyOrgs {
         self.list(caller, cursor, limit).await
     }
 
-    /// Creates an organization, whose owner you are.
+    /// Creates an organization with you as its owner.
     ///
-    /// Fails with 409 `slug_taken` if another organization has the slug, and with 409 `org_limit_reached` or
-    /// `membership_limit_reached` if you have too many organizations.
+    /// Fails with 409 `slug_taken` if another organization has the slug, with 409 `org_limit_reached` if you own too many
+    /// organizations, and with 409 `membership_limit_reached` if you are a member of too many organizations.
     #[oai(path = "/orgs", method = "post", operation_id = "create_org")]
     async fn create(
         &self,
@@ -178,8 +179,8 @@ impl Orgs {
 
     /// Changes the name or the slug.
     ///
-    /// Fails with 409 `slug_taken`, and with 412 `precondition_failed` if the organization is not in the state of `If-Match`.
-    /// Needs the permission `org:update`.
+    /// Fails with 409 `slug_taken` if another organization has the slug, and with 412 `precondition_failed` if the current
+    /// `ETag` of the organization is not in `If-Match`. Needs the permission `org:update`.
     #[oai(path = "/", method = "patch", operation_id = "update_org")]
     async fn update(
         &self,
@@ -200,8 +201,9 @@ impl Orgs {
 
     /// Makes another member the owner.
     ///
-    /// You become an admin, and both of you get a mail. Only for the owner. Fails with 400 `wrong_password` or
-    /// `invalid_code`, and with 422 if the user is not an active member.
+    /// You become an admin of the organization, and both of you get a mail. A personal organization is then no longer
+    /// personal. Only for the owner. Fails with 400 `wrong_password` or `invalid_code`, with 422 if the user is not an
+    /// active member, and with 429 `too_many_attempts` after several failures.
     #[oai(path = "/transfer", method = "post", operation_id = "transfer_org")]
     async fn transfer(
         &self,
@@ -216,9 +218,10 @@ impl Orgs {
 
     /// Schedules the deletion of the organization.
     ///
-    /// From now on, its members are refused with 403 `org_deleting`. It is erased after a grace period, unless you restore it
-    /// before. The admins get a mail. Only for the owner. Fails with 400 `wrong_password` or `invalid_code`, and with 409
-    /// `personal_org` for a personal organization.
+    /// From then on, all operations in the organization except `POST /orgs/{org}/restore` fail with 403 `org_deleting`. The
+    /// organization is erased after a grace period, unless you restore it before. You and the admins of the organization get
+    /// a mail. Only for the owner. Fails with 400 `wrong_password` or `invalid_code`, with 409 `personal_org` for a personal
+    /// organization, and with 429 `too_many_attempts` after several failures.
     #[oai(path = "/deletion", method = "post", operation_id = "delete_org")]
     async fn delete(
         &self,
@@ -232,8 +235,8 @@ impl Orgs {
 
     /// Schedules the deletion of the organization, as `POST /orgs/{org}/deletion` does.
     ///
-    /// Not every client can send a body with DELETE. Fails with 400 `wrong_password` or `invalid_code`, and with 409
-    /// `personal_org`.
+    /// Prefer the operation with POST, because not every client can send a body with DELETE. Fails with 400 `wrong_password`
+    /// or `invalid_code`, with 409 `personal_org`, and with 429 `too_many_attempts`.
     #[oai(path = "/", method = "delete", operation_id = "delete_org_with_body")]
     async fn delete_with_body(
         &self,
@@ -243,9 +246,9 @@ impl Orgs {
         self.delete(org, body).await
     }
 
-    /// Cancels the deletion of the organization.
+    /// Cancels the scheduled deletion of the organization.
     ///
-    /// Only for the owner. Fails with 404 `org_not_found` once the deletion is due.
+    /// Does nothing if no deletion is scheduled. Only for the owner. Fails with 404 `org_not_found` once the deletion is due.
     #[oai(path = "/restore", method = "post", operation_id = "restore_org")]
     async fn restore(&self, org: OrgMember<perm::OrgRestore>) -> Result<Json<OrgOut>> {
         Ok(Json(organizations::restore(&self.0, org.actor(), org.access()).await?.into()))

@@ -20,15 +20,15 @@ use crate::{
     services::{org_jobs, permissions::perm, product_import::ImportedProduct},
 };
 
-/// Maximum size of a request with products.
+/// Maximum size of the request body in bytes: 1,000 products of about 260 bytes each, in JSON.
 const MAX_IMPORT_BYTES: usize = 256 * 1024;
-/// Maximum number of invalid fields that a response lists.
+/// Maximum number of errors that [`find_problems`] returns, because a client chooses how many products it sends.
 const MAX_ERRORS: usize = 50;
 
 /// Operations that import products.
 pub(in crate::api) struct ProductImport(pub(super) App);
 
-/// A product to create, or to change if the organization has one with this SKU.
+/// A product to import. If the organization already has a product with this SKU, the import changes that product.
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct ImportedProductIn {
@@ -71,8 +71,8 @@ enum ImportEnqueued {
 impl ProductImport {
     /// Enqueues a job that creates or changes up to 1,000 products.
     ///
-    /// Needs the permission `product:write`, also when the job runs. `GET /orgs/{org}/jobs/{id}` has its progress. Fails with
-    /// 429 `too_many_jobs` and `Retry-After` if the caller has too many jobs.
+    /// Needs the permission `product:write`, which is checked again when the job runs. `GET /orgs/{org}/jobs/{id}` returns the
+    /// progress of the job. Fails with 429 `too_many_jobs` and `Retry-After` if the caller has too many jobs.
     #[oai(path = "/products/import", method = "post", operation_id = "import_products")]
     async fn import(
         &self,
@@ -94,7 +94,8 @@ impl ProductImport {
     }
 }
 
-/// Returns the errors that the validation against the schema does not find.
+/// Returns the errors that the validation against the schema does not find: repeated SKUs, and currencies that are not
+/// capital letters.
 fn find_problems(products: &[ImportedProductIn]) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let mut report = |index: usize, field: &str, msg: &str| {

@@ -1,5 +1,5 @@
-//! Products: an example of a resource that belongs to organizations. Copy it for your own resources. The README has a
-//! tour of it.
+//! Products: an example of a resource that belongs to organizations. Copy it for your own resources. The README
+//! explains its parts.
 //!
 //! | part | file |
 //! |---|---|
@@ -9,13 +9,17 @@
 //! | operations | this file |
 //! | tests | `tests/it/api_products.rs` |
 //!
-//! The import is the example of a job: `product_import.rs` beside this file, in `src/services` and in `src/models`, and
-//! `src/jobs/import_products.rs`.
+//! The import of products is an example of a job: `product_import.rs` in this folder, in `src/services` and in
+//! `src/models`, and `src/jobs/import_products.rs`.
 //!
-//! To delete both, delete all these files except the migration, their `mod` lines, and what the compiler then reports: the
-//! lines in `resources` and in the table of jobs, the permissions, the actions of the audit trail, the tag and the table in
-//! `src/schema.rs`. A new migration drops the table. Some tests and benchmarks use products as the data of an organization,
-//! such as those of API keys: give them another resource (`grep -rl products tests`).
+//! To delete the products and their import:
+//!
+//! 1. Delete all these files except the migration, and their `mod` lines.
+//! 2. Delete the code that the compiler then reports: the lines in `resources` and in the table of jobs, the permissions, the
+//!    actions of the audit trail, and the tag.
+//! 3. Create a migration that drops the table, and regenerate `src/schema.rs`.
+//! 4. Some tests and benchmarks use products as the data of an organization, such as the tests of API keys. Give them another
+//!    resource: `grep -rl products tests` lists them.
 
 use chrono::{DateTime, Utc};
 use poem_openapi::{
@@ -55,7 +59,7 @@ struct ProductOut {
     /// Unique in the organization.
     sku: String,
     name: String,
-    /// In the minor unit of the currency: 1999 EUR are € 19.99.
+    /// In the minor unit of the currency: `1999` in the currency `EUR` is € 19.99.
     price: i64,
     currency: Currency,
     created_at: DateTime<Utc>,
@@ -91,7 +95,7 @@ struct ProductIn {
     sku: String,
     #[oai(validator(min_length = 1, max_length = 200))]
     name: String,
-    /// In the minor unit of the currency.
+    /// In the minor unit of the currency, such as cents.
     #[oai(validator(minimum(value = "0"), maximum(value = "1000000000000")))]
     price: i64,
     currency: Currency,
@@ -112,7 +116,7 @@ struct ProductChangeIn {
     sku: Option<String>,
     #[oai(validator(min_length = 1, max_length = 200))]
     name: Option<String>,
-    /// In the minor unit of the currency.
+    /// In the minor unit of the currency, such as cents.
     #[oai(validator(minimum(value = "0"), maximum(value = "1000000000000")))]
     price: Option<i64>,
     currency: Option<Currency>,
@@ -173,7 +177,7 @@ enum ProductDeleted {
 impl Products {
     /// Returns the products that match the filters.
     ///
-    /// Products whose sort keys are equal are sorted by `id`. Needs the permission `product:read`.
+    /// Products whose sort keys are equal are sorted by `id`, in the same direction. Needs the permission `product:read`.
     #[oai(path = "/products", method = "get", operation_id = "list_products")]
     async fn list(
         &self,
@@ -198,8 +202,7 @@ impl Products {
             sort: column,
             descending,
             after: after.as_ref(),
-            // One more row than requested shows whether there is a next page.
-            limit: i64::from(limit.0.0) + 1,
+            limit: limit.rows(),
         };
         let load = async |conn: &OrgConn<'_>| Ok(listing.load(conn).await?);
         let rows = self.0.db.in_org(org.scope(), load).await?;
@@ -236,8 +239,8 @@ impl Products {
 
     /// Changes a product.
     ///
-    /// Fails with 412 `precondition_failed` if the product is not in the state of `If-Match`, and with 422 if another product
-    /// of the organization has the SKU. Needs the permission `product:write`.
+    /// Fails with 412 `precondition_failed` if the current `ETag` of the product is not in `If-Match`, and with 422 if another
+    /// product of the organization has the SKU. Needs the permission `product:write`.
     #[oai(path = "/products/:id", method = "patch", operation_id = "update_product")]
     async fn update(
         &self,
@@ -259,7 +262,7 @@ impl Products {
 
     /// Deletes a product.
     ///
-    /// Fails with 412 `precondition_failed` if the product is not in the state of `If-Match`. Needs the permission
+    /// Fails with 412 `precondition_failed` if the current `ETag` of the product is not in `If-Match`. Needs the permission
     /// `product:write`.
     #[oai(path = "/products/:id", method = "delete", operation_id = "delete_product")]
     async fn delete(

@@ -14,17 +14,18 @@ use crate::services::permissions::Permission;
 pub(super) struct Scope(pub(super) Permission);
 
 impl Scope {
-    /// Parses the stored scopes. Skips scopes that this release does not know.
-    pub(super) fn list(stored: &str) -> Vec<Self> {
+    /// Parses the stored scopes of a key, which are separated by spaces. Skips scopes that this release does not know:
+    /// a later release may have stored them.
+    pub(super) fn parse_list(stored: &str) -> Vec<Self> {
         stored.split(' ').filter_map(Self::parse).collect()
     }
 
     fn parse(text: &str) -> Option<Self> {
-        all().find(|scope| scope.as_str() == text).map(Self)
+        all_scopes().find(|scope| scope.as_str() == text).map(Self)
     }
 }
 
-fn all() -> impl Iterator<Item = Permission> {
+fn all_scopes() -> impl Iterator<Item = Permission> {
     Permission::ALL.iter().copied().filter(|permission| permission.is_scope())
 }
 
@@ -39,7 +40,7 @@ impl Type for Scope {
 
     fn schema_ref() -> MetaSchemaRef {
         MetaSchemaRef::Inline(Box::new(MetaSchema {
-            enum_items: all().map(|scope| scope.as_str().into()).collect(),
+            enum_items: all_scopes().map(|scope| scope.as_str().into()).collect(),
             ..MetaSchema::new("string")
         }))
     }

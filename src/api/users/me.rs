@@ -46,7 +46,7 @@ struct ProfileIn {
 #[oai(deny_unknown_fields)]
 struct PasswordIn {
     current_password: String,
-    /// 8 characters to 72 bytes. Common passwords and your own name or address are refused.
+    /// At least 8 characters, and at most 72 bytes in UTF-8. Common passwords and your own name or address are refused.
     new_password: NewPassword,
 }
 
@@ -60,7 +60,7 @@ struct EmailIn {
     password: String,
 }
 
-/// The confirmation of a deletion.
+/// The confirmation of the deletion of the account.
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct DeleteIn {
@@ -73,17 +73,17 @@ struct DeleteIn {
 #[oai(rename = "Session", example)]
 struct SessionOut {
     id: SessionId,
-    /// The `User-Agent` header of the client.
+    /// The first 255 characters of the `User-Agent` header of the sign-in.
     #[oai(nullable)]
     device: Option<String>,
-    /// IP address of the client.
+    /// IP address of the client at the sign-in.
     #[oai(nullable)]
     address: Option<String>,
     created_at: DateTime<Utc>,
-    /// Accurate to five minutes.
+    /// Time of the last request in the session, accurate to five minutes.
     last_seen_at: DateTime<Utc>,
     expires_at: DateTime<Utc>,
-    /// Whether the user signed in with a second factor.
+    /// Whether the user has entered a code of the second factor in this session.
     two_factor: bool,
     /// Whether this is the session of the request.
     current: bool,
@@ -145,7 +145,7 @@ enum SessionRevoked {
 #[derive(Object)]
 #[oai(example)]
 struct Deletion {
-    /// When the account is due to be erased. Signing in before then cancels the deletion.
+    /// When the account is due to be erased. Signing in before this time cancels the deletion.
     deletion_due_at: DateTime<Utc>,
 }
 
@@ -157,7 +157,7 @@ impl Example for Deletion {
 
 #[derive(ApiResponse)]
 enum DeletionScheduled {
-    /// All sessions were revoked, and the cookies were removed. The account will be erased.
+    /// The deletion is scheduled, all sessions were revoked, and the cookies were removed.
     #[oai(status = 202)]
     Accepted(Json<Deletion>),
 }
@@ -174,7 +174,7 @@ impl Me {
 
     /// Changes your name.
     ///
-    /// An absent field is not changed, and `null` removes the name.
+    /// Fails with 412 `precondition_failed` if the current `ETag` of the user is not in `If-Match`.
     #[oai(path = "/", method = "patch", operation_id = "update_me")]
     async fn update(
         &self,
@@ -221,9 +221,10 @@ impl Me {
 
     /// Schedules the deletion of your account.
     ///
-    /// Revokes all your sessions now. The account is erased after a grace period, unless you sign in or reset the
-    /// password before. Fails with 400 `wrong_password`, with 409 `last_admin` if you are the last admin, with 409
-    /// `last_owner` if you own an organization with other members, and with 429 `too_many_attempts` after several failures.
+    /// Revokes all your sessions and purges your jobs now. The account is erased after a grace period, unless you sign in
+    /// or reset the password before. Fails with 400 `wrong_password`, with 409 `last_admin` if you are the last active
+    /// admin, with 409 `last_owner` if you own an organization with other members, and with 429 `too_many_attempts` after
+    /// several failures.
     #[oai(path = "/deletion", method = "post", operation_id = "request_deletion")]
     async fn request_deletion(
         &self,
@@ -239,8 +240,8 @@ impl Me {
 
     /// Schedules the deletion of your account, as `POST /users/me/deletion` does.
     ///
-    /// Not every client can send a body with DELETE. Fails with 400 `wrong_password`, with 409 `last_admin` or `last_owner`,
-    /// and with 429 `too_many_attempts`.
+    /// Prefer the operation with POST, because not every client can send a body with DELETE. Fails with 400
+    /// `wrong_password`, with 409 `last_admin` or `last_owner`, and with 429 `too_many_attempts`.
     #[oai(path = "/", method = "delete", operation_id = "delete_me", deprecated = true)]
     async fn delete(
         &self,
@@ -271,7 +272,7 @@ impl Me {
 
     /// Revokes one of your sessions.
     ///
-    /// Its device has to sign in again. The current session can be revoked too.
+    /// The device of this session has to sign in again. The current session can be revoked, too.
     #[oai(path = "/sessions/:id", method = "delete", operation_id = "end_session")]
     async fn end_session(
         &self,
@@ -285,7 +286,7 @@ impl Me {
     }
 }
 
-/// Returns the default page size. It is the maximum, because release 0.1.0 lists as many sessions.
+/// Returns the default page size. It is the maximum of 200, because release 0.1.0 returns up to 200 sessions.
 fn largest_limit() -> Limit {
     Limit::LARGEST
 }

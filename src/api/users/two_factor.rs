@@ -16,7 +16,7 @@ use crate::{
 /// Operations on the second factor of the caller.
 pub(in crate::api) struct TwoFactor(pub(super) App);
 
-/// The confirmation of a setup.
+/// The password, which confirms the setup of two-factor authentication.
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct BeginIn {
@@ -28,12 +28,12 @@ struct BeginIn {
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct CodeIn {
-    /// A code of 6 digits from the authenticator.
+    /// A code of 6 digits from the authenticator. To replace the recovery codes, a recovery code is accepted, too.
     #[oai(validator(max_length = 64))]
     code: String,
 }
 
-/// Both factors.
+/// The password and a code.
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct PasswordAndCodeIn {
@@ -44,12 +44,12 @@ struct PasswordAndCodeIn {
     code: String,
 }
 
-/// Whether two-factor authentication is on.
+/// Whether two-factor authentication is on, and the number of unused recovery codes.
 #[derive(Object)]
 #[oai(example)]
 struct StatusOut {
     enabled: bool,
-    /// Number of unused recovery codes.
+    /// Number of recovery codes that were not used.
     recovery_codes_left: i64,
 }
 
@@ -86,11 +86,11 @@ enum TwoFactorDisabled {
     NoContent,
 }
 
-/// Recovery codes.
+/// New recovery codes.
 #[derive(Object)]
 #[oai(example)]
 struct RecoveryCodes {
-    /// Each is accepted once instead of a code of the authenticator. The API does not return them again.
+    /// Each code is accepted once, instead of a code of the authenticator. The API does not return the codes again.
     recovery_codes: Vec<String>,
 }
 
@@ -115,8 +115,8 @@ impl TwoFactor {
     /// Creates a secret for an authenticator.
     ///
     /// Two-factor authentication is off until a code confirms the secret. Fails with 400 `wrong_password`, and with 403
-    /// `email_not_verified`. Fails with 409 `conflict` if it is already on, or if the server has no `TWO_FACTOR_KEY`. Fails
-    /// with 429 `too_many_attempts` after several failures.
+    /// `email_not_verified` if your email address is not verified. Fails with 409 `conflict` if two-factor authentication is
+    /// already on, or if the server has no `TWO_FACTOR_KEY`. Fails with 429 `too_many_attempts` after several failures.
     #[oai(path = "/", method = "post", operation_id = "begin_two_factor")]
     async fn begin(&self, SignedIn(actor): SignedIn, Body(body): Body<BeginIn>) -> Result<Json<SetupOut>> {
         confirm_password(&self.0, &actor, body.password).await?;
@@ -127,7 +127,8 @@ impl TwoFactor {
     /// Turns two-factor authentication on and returns recovery codes.
     ///
     /// Revokes your other sessions. Fails with 400 `invalid_code`, and with 429 `too_many_attempts` after several failures.
-    /// Fails with 409 `conflict` if it is already on, or if no secret was requested.
+    /// Fails with 409 `conflict` if two-factor authentication is already on, or if you have not created a secret
+    /// with `POST /users/me/two-factor`.
     #[oai(path = "/confirm", method = "post", operation_id = "confirm_two_factor")]
     async fn confirm(
         &self,
@@ -154,8 +155,8 @@ impl TwoFactor {
 
     /// Turns two-factor authentication off, as `POST /users/me/two-factor/disable` does.
     ///
-    /// Not every client can send a body with DELETE. Fails with 400 `wrong_password` or `invalid_code`, and with 429
-    /// `too_many_attempts`.
+    /// Prefer the operation with POST, because not every client can send a body with DELETE. Fails with 400
+    /// `wrong_password` or `invalid_code`, and with 429 `too_many_attempts`.
     #[oai(path = "/", method = "delete", operation_id = "disable_two_factor", deprecated = true)]
     async fn disable(&self, caller: CurrentUser, body: Body<PasswordAndCodeIn>) -> Result<TwoFactorDisabled> {
         self.turn_off(caller, body).await

@@ -41,13 +41,13 @@ pub(in crate::api) struct UserOut {
     #[oai(nullable)]
     full_name: Option<String>,
     role: RoleOut,
-    /// Whether the user may sign in.
+    /// Whether the user is active. A deactivated user cannot sign in.
     is_active: bool,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
     /// Whether the email address is verified.
     email_verified: bool,
-    /// When the account is due to be erased; null unless its owner has deleted it.
+    /// When the account is due to be erased; null unless its deletion is scheduled.
     #[oai(nullable)]
     deletion_due_at: Option<DateTime<Utc>>,
 }

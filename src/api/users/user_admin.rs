@@ -41,9 +41,9 @@ impl PageItem for UserOut {
     }
 
     fn deprecated_fields() -> Vec<(&'static str, MetaSchemaRef, Value)> {
-        let total = "Number of users on all pages, up to 10,000. Can be too low with many users: a search that finds many of \
-                     them counts only the newest 5,000, and a filter that most of them pass, the newest 50,000. Absent if \
-                     the request has a cursor.";
+        let total = "Number of users on all pages, up to 10,000. It can be too low: a search may count its matches only among \
+                     the newest 5,000 users, and a filter by only `role=user` or `is_active=true` among the newest 50,000. \
+                     Absent if the request has a cursor.";
         let total = MetaSchema { description: Some(total), ..MetaSchema::ANY };
         let offset = "Number of users before this page. Absent if the request has a cursor.";
         let offset = MetaSchema { description: Some(offset), ..MetaSchema::ANY };
@@ -93,7 +93,7 @@ struct InviteIn {
     email: Email,
     #[oai(nullable, validator(max_length = 255))]
     full_name: Option<String>,
-    /// The default is `user`.
+    /// The role of the new user; `user` by default.
     role: Option<RoleOut>,
 }
 
@@ -105,13 +105,13 @@ struct MemberIn {
     #[oai(nullable, validator(max_length = 255))]
     full_name: MaybeUndefined<String>,
     role: Option<RoleOut>,
-    /// `false` deactivates the user.
+    /// `false` deactivates the user, and `true` activates the user again.
     is_active: Option<bool>,
 }
 
 #[derive(ApiResponse)]
 enum Invited {
-    /// The new user. A link to set a password was sent.
+    /// The new user. A mail with a link to set a password will be sent.
     #[oai(status = 201)]
     Created(
         Json<UserOut>,
@@ -123,7 +123,7 @@ enum Invited {
 
 #[derive(ApiResponse)]
 enum InvitationResent {
-    /// The invitation was sent again.
+    /// The invitation will be sent again.
     #[oai(status = 202)]
     Accepted,
 }
@@ -154,8 +154,8 @@ impl UserAdmin {
     /// Returns the users that match the filters.
     ///
     /// Without filters, the list contains all users, including deactivated users. Users whose sort keys are equal are
-    /// sorted by `id`, and users without a name come last in both directions. A search of many users may need several
-    /// pages: see `next_cursor`.
+    /// sorted by `id`, in the same direction. In an order by name, users without a name come last in both directions. A page
+    /// may have fewer users than `limit`, or none, although there is a next page: read on until `next_cursor` is null.
     #[oai(path = "/", method = "get", operation_id = "list_users")]
     async fn list(
         &self,
@@ -198,7 +198,7 @@ impl UserAdmin {
 
     /// Creates a user and sends an invitation.
     ///
-    /// The invitation has a link to set a password, which is valid for 7 days. Fails with 400 `email_taken` if the
+    /// The invitation has a link to set a password. The link is valid for 7 days. Fails with 400 `email_taken` if the
     /// address is registered, and with 429 `too_many_attempts` after many invitations to one mailbox.
     #[oai(path = "/", method = "post", operation_id = "invite_user")]
     async fn invite(
@@ -225,9 +225,11 @@ impl UserAdmin {
 
     /// Changes a user.
     ///
-    /// Deactivation revokes all sessions and links of the user, and so does a change that makes the user an admin. The user
-    /// and the other admins are notified of a new admin. Fails with 409 `user_not_verified` if that user has not verified
-    /// the email address, and with 409 `last_admin` if the user is the last admin and would no longer be one.
+    /// A deactivation revokes all sessions and links of the user, and purges the jobs of the user. A change that gives the
+    /// user the admin role, or activates a deactivated admin, also revokes the sessions and links. It notifies the user and
+    /// the other admins, and fails with 409 `user_not_verified` if the user has not verified the email address. Fails with
+    /// 409 `last_admin` if the change would remove the last active admin, and with 412 `precondition_failed` if the current
+    /// `ETag` of the user is not in `If-Match`.
     #[oai(path = "/:id", method = "patch", operation_id = "update_user")]
     async fn update(
         &self,
@@ -249,8 +251,8 @@ impl UserAdmin {
 
     /// Erases a user at once.
     ///
-    /// This cannot be undone. Fails with 409 `last_admin` if the user is the last admin, and with 409 `last_owner` if the
-    /// user owns an organization with other members.
+    /// This cannot be undone. Fails with 409 `last_admin` if the user is the last active admin, and with 409 `last_owner`
+    /// if the user owns an organization with other members.
     #[oai(path = "/:id", method = "delete", operation_id = "delete_user")]
     async fn delete(&self, Admin(actor): Admin, id: Path<i64>) -> Result<UserErased> {
         user_admin::delete(&self.0, &actor, id.0).await?;
@@ -259,7 +261,8 @@ impl UserAdmin {
 
     /// Sends the invitation again.
     ///
-    /// Fails with 409 `conflict` if it was accepted, and with 429 `too_many_attempts` after many invitations to one mailbox.
+    /// Fails with 409 `conflict` if the invitation was accepted, and with 429 `too_many_attempts` after many invitations to
+    /// one mailbox.
     #[oai(path = "/:id/invite", method = "post", operation_id = "invite_user_again")]
     async fn invite_again(
         &self,
@@ -280,9 +283,10 @@ impl UserAdmin {
         Ok(SessionsRevoked::NoContent)
     }
 
-    /// Turns off two-factor authentication of a user, and revokes all sessions.
+    /// Turns off two-factor authentication of a user, and revokes all sessions of the user.
     ///
-    /// For a user who has lost the authenticator and the recovery codes.
+    /// For a user who has lost the authenticator and the recovery codes. Fails with 404 `not_found` if two-factor
+    /// authentication of the user is off.
     #[oai(path = "/:id/two-factor", method = "delete", operation_id = "remove_user_two_factor")]
     async fn remove_two_factor(&self, Admin(actor): Admin, id: Path<i64>) -> Result<TwoFactorDisabled> {
         user_admin::remove_second_factor(&self.0, &actor, id.0).await?;
