@@ -43,8 +43,8 @@ struct JobOut {
     /// The organization that the job belongs to, such as `org:7`; null without one.
     #[oai(nullable)]
     scope: Option<String>,
-    /// The arguments. Null after the job has finished, and for a job of an organization. In the list of jobs, also null for
-    /// arguments of more than 16 KiB.
+    /// The arguments. Null after the job has finished or was canceled while it ran, and for a job of an organization. In the
+    /// list of jobs, also null for arguments of more than 16 KiB.
     payload: Value,
     /// The group of the job; null without one. The queue takes jobs from its groups in turn.
     #[oai(nullable)]

@@ -31,8 +31,8 @@ pub struct Slug(pub String);
 pub struct Currency(pub String);
 
 /// Implements the traits of a text type. The arguments are its format, its minimum and maximum length, an example, and
-/// an optional pattern. `check_format` validates the text according to the format. The other arguments only document
-/// it.
+/// an optional pattern. `check_format` validates the text according to the format. The other arguments are only for the
+/// OpenAPI document.
 macro_rules! text_type {
     ($name:ident, $format:literal, $min:expr, $max:expr, $example:literal $(, $pattern:literal)?) => {
         impl Type for $name {

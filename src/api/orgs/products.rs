@@ -18,8 +18,8 @@
 //! 2. Delete the code that the compiler then reports: the lines in `resources` and in the table of jobs, the permissions, the
 //!    actions of the audit trail, and the tag.
 //! 3. Create a migration that drops the table, and regenerate `src/schema.rs`.
-//! 4. Some tests and benchmarks use products as the data of an organization, such as the tests of API keys. Give them another
-//!    resource: `grep -rl products tests` lists them.
+//! 4. Change the tests and benchmarks that use products as the data of an organization, such as the tests of API keys. They
+//!    need another resource. `grep -rl products tests` lists them.
 
 use chrono::{DateTime, Utc};
 use poem_openapi::{

@@ -49,7 +49,7 @@ struct PasswordAndCodeIn {
 #[oai(example)]
 struct StatusOut {
     enabled: bool,
-    /// Number of recovery codes that were not used.
+    /// Number of unused recovery codes.
     recovery_codes_left: i64,
 }
 
