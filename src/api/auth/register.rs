@@ -23,7 +23,7 @@ pub(in crate::api) struct Register(pub(super) App);
 #[oai(deny_unknown_fields)]
 struct RegisterIn {
     email: Email,
-    /// 8 characters to 72 bytes. Common passwords and your own name or address are refused.
+    /// At least 8 characters, and at most 72 bytes in UTF-8. Common passwords and your own name or address are refused.
     password: NewPassword,
     #[oai(nullable, validator(max_length = 255))]
     full_name: Option<String>,

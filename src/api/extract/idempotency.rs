@@ -24,7 +24,6 @@ use crate::{
     services::idempotency::{Answer, Once, RequestKey},
 };
 
-/// The name of the header.
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// The `format` of the parameter's schema. `api/docs` and `api/unsupported_headers.rs` recognize the parameter by this
 /// format, because the argument of the operation may have any name.

@@ -95,8 +95,8 @@ struct InvitationOut {
     invited_by: Option<i64>,
     created_at: DateTime<Utc>,
     expires_at: DateTime<Utc>,
-    /// The link, which you pass on to the invited person only. Null if the server can send mails, and in all responses except
-    /// that to the request that created the link.
+    /// The link, which you pass on to the invited person only. Null if the server can send mails. If it cannot, only the
+    /// response to the request that creates the link contains the link.
     #[oai(nullable)]
     invite_url: Option<String>,
 }
