@@ -1,5 +1,5 @@
--- Sets `updated_at` at each update, whichever client makes it. Every table with this column has a trigger that calls
--- it.
+-- Trigger function that sets `updated_at` of an updated row, whichever client updates it. Every table with this column
+-- has a trigger that calls the function.
 CREATE FUNCTION set_updated_at() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     NEW.updated_at = now();
@@ -18,7 +18,7 @@ CREATE TABLE users (
     updated_at      TIMESTAMPTZ NOT NULL DEFAULT now()
 );
 
--- An address has at most one account, regardless of case.
+-- An address has at most one account, whatever the case of its letters.
 CREATE UNIQUE INDEX users_email_key ON users (lower(email));
 
 CREATE TRIGGER users_set_updated_at

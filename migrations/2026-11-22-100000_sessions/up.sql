@@ -17,13 +17,14 @@ CREATE TABLE sessions (
 CREATE INDEX sessions_user_id_idx ON sessions (user_id, address);
 CREATE INDEX sessions_expires_at_idx ON sessions (expires_at);
 
--- The refresh tokens of a session. Each can be used once. Used tokens stay, to detect a replay (RFC 9700 section
--- 4.14.2).
+-- The refresh tokens of a session. Each can be used once. Used tokens stay until they expire, to detect a replay (RFC 9700
+-- section 4.14.2).
 CREATE TABLE refresh_tokens (
     -- SHA-256 of the token. Only the client has the token itself.
     hash       BYTEA PRIMARY KEY CHECK (octet_length(hash) = 32),
     session_id UUID NOT NULL REFERENCES sessions ON DELETE CASCADE,
     created_at TIMESTAMPTZ NOT NULL DEFAULT now(),
+    -- When the token was used. Null for an unused token.
     spent_at   TIMESTAMPTZ
 );
 

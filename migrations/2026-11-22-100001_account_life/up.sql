@@ -2,7 +2,7 @@
 ALTER TABLE users
     ALTER COLUMN hashed_password DROP NOT NULL,
     ADD COLUMN email_verified_at TIMESTAMPTZ,
-    -- The requested new address of the user, until it is confirmed with the link that was sent to it.
+    -- The requested new address of the user, until the user confirms it with the link that was sent to this address.
     ADD COLUMN pending_email TEXT CHECK (char_length(pending_email) <= 255),
     -- When the user last set a password. Hashing the same password again, at a higher cost, does not change this time.
     ADD COLUMN password_set_at TIMESTAMPTZ NOT NULL DEFAULT now(),
@@ -36,15 +36,17 @@ BEGIN
 END
 $$;
 
--- Tokens of links in mails and of login challenges. Each can be used once.
+-- Tokens of links in mails, and of logins that wait for the second factor. Each can be used once.
 CREATE TABLE one_time_tokens (
     -- SHA-256 of the token. Only the mail or the client has the token itself.
     hash       BYTEA PRIMARY KEY CHECK (octet_length(hash) = 32),
     user_id    BIGINT NOT NULL REFERENCES users ON DELETE CASCADE,
     purpose    TEXT NOT NULL
         CHECK (purpose IN ('verify_email', 'reset_password', 'change_email', 'accept_invite', 'second_factor')),
-    -- The address that the token was sent to. A client that presents the token has access to this mailbox.
+    -- The address that the token was sent to. A client that presents the token has access to this mailbox. Null for a
+    -- login, because its client gets the token directly.
     email      TEXT CHECK (char_length(email) <= 255),
+    -- Number of codes that were entered with the token of a login.
     tries      INTEGER NOT NULL DEFAULT 0,
     created_at TIMESTAMPTZ NOT NULL DEFAULT now(),
     expires_at TIMESTAMPTZ NOT NULL
@@ -53,12 +55,12 @@ CREATE TABLE one_time_tokens (
 CREATE INDEX one_time_tokens_user_id_idx ON one_time_tokens (user_id, purpose);
 CREATE INDEX one_time_tokens_expires_at_idx ON one_time_tokens (expires_at);
 
--- The second factor of a user (RFC 6238).
+-- The second factor of a user: the secret of an authenticator (TOTP, RFC 6238).
 CREATE TABLE two_factor (
     user_id      BIGINT PRIMARY KEY REFERENCES users ON DELETE CASCADE,
     -- Encrypted with TWO_FACTOR_KEY.
     secret       BYTEA NOT NULL,
-    -- Null until the user has entered a first code of the authenticator.
+    -- Null until the user has entered a first code of the authenticator, which enables the second factor.
     confirmed_at TIMESTAMPTZ,
     -- The time step of the last accepted code. Codes of this and earlier steps are refused.
     last_step    BIGINT NOT NULL DEFAULT 0

@@ -1,8 +1,8 @@
--- Actions of users, commands and jobs. An entry is kept when the user who has caused it is deleted.
+-- The audit trail. The entry of a change is written in the transaction of the change, and is kept when the user is deleted.
 CREATE TABLE audit_log (
     id          BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     created_at  TIMESTAMPTZ NOT NULL DEFAULT now(),
-    -- The user who has caused the action: the signed-in user, the creator of the API key, or the owner of the job. Null if
+    -- The user who has caused the change: the signed-in user, the creator of the API key, or the owner of the job. Null if
     -- there is no such user, as for a command or a scheduled job.
     actor_id    BIGINT,
     action      TEXT NOT NULL,
@@ -20,8 +20,8 @@ CREATE INDEX audit_log_target_idx ON audit_log (target_type, target_id, id);
 CREATE INDEX audit_log_action_idx ON audit_log (action, id);
 CREATE INDEX audit_log_created_at_idx ON audit_log (created_at);
 
--- Refuses to change or delete entries. Only the nightly job may delete old ones: it sets `saas.audit_retention` to
--- `on`.
+-- Trigger function that refuses to change, delete or truncate entries. Entries can be deleted in a transaction that sets
+-- `saas.audit_retention` to `on`, as the nightly job does to delete old entries.
 CREATE FUNCTION audit_log_is_append_only() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF TG_OP = 'DELETE' AND current_setting('saas.audit_retention', true) = 'on' THEN

@@ -1,5 +1,6 @@
--- Both functions notify listeners that rows have changed, and in which transaction. PostgreSQL delivers a notification
--- after the commit. Every table whose rows are cached has triggers that call them. The key of such a table is `id`.
+-- Trigger functions that notify the processes of the product of changed rows, with the id of the transaction. PostgreSQL
+-- delivers a notification after the commit. The tables of cached rows have triggers that call both functions. Their
+-- primary key is `id`.
 CREATE FUNCTION tell_of_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF TG_OP = 'DELETE' OR OLD.* IS DISTINCT FROM NEW.* THEN

@@ -1,5 +1,5 @@
--- Jobs that a transaction enqueues. A row is written in the transaction, and deleted when the queue has the job. The table
--- `outbox` keeps the messages that release 0.1.0 writes.
+-- Jobs that transactions enqueue. A row is written in the transaction, and deleted when the queue has the job. The table
+-- `outbox` stays for the messages that release 0.1.0 writes.
 CREATE TABLE job_outbox (
     -- The id of the job: a UUID of version 7, so the order of the ids is that of the time.
     id            UUID PRIMARY KEY,
@@ -7,18 +7,19 @@ CREATE TABLE job_outbox (
     task          TEXT NOT NULL,
     -- The user who owns the job. Without a foreign key: the purge of the jobs of a deleted user deletes the row.
     owner         BIGINT,
-    -- The JSON for Redis, byte by byte.
+    -- The JSON that Redis gets. Text, because JSONB would not keep its bytes.
     envelope      TEXT NOT NULL,
     -- Not JSONB, which refuses the character U+0000.
     options       JSON NOT NULL,
     created_at    TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp(),
-    -- The end of the claim of a relay, the task that enqueues jobs. Other relays skip the row until then.
+    -- When the claim of a relay ends. A relay is a task that enqueues jobs. Other relays skip the row until then.
     claimed_until TIMESTAMPTZ,
-    -- When a relay first tried to enqueue the job, so that the queue may have had it since then.
+    -- When a relay first tried to enqueue the job. From then on, the queue may have the job.
     tried_at      TIMESTAMPTZ,
     -- When the row was set aside, because the job cannot be enqueued. No relay reads it.
     set_aside_at  TIMESTAMPTZ
-    -- Rows live for milliseconds. By default, VACUUM would wait for a share of the table, and queries would read dead rows.
+    -- Most rows are deleted within milliseconds. By default, autovacuum would wait until a fifth of the table is dead rows,
+    -- which queries would read meanwhile.
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 CREATE INDEX job_outbox_owner_idx ON job_outbox (owner) WHERE owner IS NOT NULL;
 CREATE INDEX job_outbox_set_aside_idx ON job_outbox (id) WHERE set_aside_at IS NOT NULL;

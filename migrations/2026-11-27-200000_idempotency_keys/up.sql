@@ -1,18 +1,18 @@
--- The answers to requests with the header `Idempotency-Key`, written in the transaction of their effect. A request with the
--- same key gets the same answer again for 24 hours. A row is read before an organization is known, so the table has no
--- row-level security policy.
+-- The answers to requests with the header `Idempotency-Key`. An answer is written in the transaction of the change that it
+-- reports. For 24 hours, a repeated request with the same key gets the same answer. A row is read before an organization is
+-- known, so the table has no row-level security policy.
 CREATE TABLE idempotency_keys (
-    -- Who has sent the request, such as `user:7`. Text, since not every caller is a user.
+    -- The caller of the operation, such as `user:7`. Text, since not every caller is a user.
     caller      TEXT NOT NULL,
     -- The id of the operation in the API document.
     operation   TEXT NOT NULL,
     key         TEXT NOT NULL,
-    -- SHA-256 of what the client has asked for.
+    -- SHA-256 of the method, path, query and body of the request.
     fingerprint BYTEA NOT NULL,
     status      SMALLINT NOT NULL,
-    -- Pairs of name and value.
+    -- An array of pairs of name and value.
     headers     JSONB NOT NULL,
-    -- Text, not JSONB, which would not keep the bytes.
+    -- Text, because JSONB would not keep the bytes.
     body        TEXT NOT NULL,
     created_at  TIMESTAMPTZ NOT NULL DEFAULT now(),
     PRIMARY KEY (caller, operation, key)

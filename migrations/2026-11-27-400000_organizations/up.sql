@@ -7,7 +7,7 @@ CREATE TABLE organizations (
     personal_of     BIGINT UNIQUE REFERENCES users ON DELETE SET NULL,
     -- When an admin of the platform has suspended the organization. Its members are refused.
     suspended_at    TIMESTAMPTZ,
-    -- When the organization will be erased. Null unless its owner has requested the deletion.
+    -- When the organization will be erased. Null unless its deletion is scheduled.
     deletion_due_at TIMESTAMPTZ,
     created_at      TIMESTAMPTZ NOT NULL DEFAULT now(),
     updated_at      TIMESTAMPTZ NOT NULL DEFAULT now()
@@ -39,7 +39,7 @@ CREATE TABLE memberships (
     org_id       BIGINT NOT NULL REFERENCES organizations ON DELETE CASCADE,
     user_id      BIGINT NOT NULL REFERENCES users ON DELETE CASCADE,
     role         TEXT NOT NULL CHECK (role IN ('owner', 'admin', 'member', 'viewer')),
-    -- When an owner or admin has suspended the member, who is refused in this organization.
+    -- When an owner or admin has suspended the member. A suspended member is refused in this organization.
     suspended_at TIMESTAMPTZ,
     created_at   TIMESTAMPTZ NOT NULL DEFAULT now(),
     updated_at   TIMESTAMPTZ NOT NULL DEFAULT now(),

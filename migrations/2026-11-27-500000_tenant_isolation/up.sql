@@ -1,12 +1,12 @@
--- The role in which the queries of an organization run, by `SET LOCAL ROLE saas_tenant`. No client signs in with it. Roles
--- belong to the whole server: another database may have created it, and another process may be creating it now.
+-- Creates the role in which the queries of an organization run, by `SET LOCAL ROLE saas_tenant`. No client logs in with this
+-- role. Roles belong to the whole server: a migration of another database may have created the role, or may do so now.
 DO $$
 DECLARE
     -- The role in DATABASE_URL. `saas migrate` sets it, since migrations can run as another role.
     product TEXT := coalesce(
         (SELECT rolname FROM pg_roles WHERE rolname = current_setting('saas.product_role', true)), current_user
     );
-    -- Before PostgreSQL 16, each member of a role may SET ROLE.
+    -- Before PostgreSQL 16, every member of a role may set this role. Since then, a member needs the option SET.
     may_set TEXT := CASE WHEN current_setting('server_version_num')::int < 160000 THEN 'MEMBER' ELSE 'SET' END;
     missing TEXT := '';
 BEGIN
@@ -50,12 +50,12 @@ GRANT INSERT ON audit_log TO saas_tenant;
 GRANT INSERT ON job_outbox TO saas_tenant;
 GRANT INSERT ON idempotency_keys TO saas_tenant;
 
--- Makes a table belong to organizations: the migration that creates it calls `SELECT tenant_table('products');`. In the role
--- saas_tenant, a statement then sees and writes only the rows of the organization in `app.org_id`, and none without it. The
--- owner of the table is not restricted: migrations, `ON DELETE CASCADE` and pg_dump work as before.
+-- Makes a table belong to organizations: the migration that creates the table calls `SELECT tenant_table('products');`. In the
+-- role saas_tenant, a statement then sees and writes only the rows of the organization in `app.org_id`, and no rows if this
+-- setting is missing. The owner of the table is not restricted: migrations, `ON DELETE CASCADE` and pg_dump work as before.
 CREATE FUNCTION tenant_table(name REGCLASS) RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog AS $$
 DECLARE
-    -- After a transaction that has set it, the setting `app.org_id` is '' and not NULL.
+    -- After a transaction with SET LOCAL, the setting `app.org_id` is '' in this session, and not NULL.
     own CONSTANT TEXT := $own$ org_id = NULLIF(current_setting('app.org_id', true), '')::bigint $own$;
     counter REGCLASS;
 BEGIN

@@ -9,11 +9,12 @@ CREATE TABLE products (
     name_key   TEXT NOT NULL GENERATED ALWAYS AS (search_fold(name)) STORED,
     -- In the minor unit of the currency, such as cents.
     price      BIGINT NOT NULL CHECK (price >= 0),
-    -- ISO 4217.
+    -- The code of ISO 4217, such as EUR.
     currency   TEXT NOT NULL CHECK (currency ~ '^[A-Z]{3}$'),
     created_at TIMESTAMPTZ NOT NULL DEFAULT now(),
     updated_at TIMESTAMPTZ NOT NULL DEFAULT now(),
-    -- Every key and index begins with the organization: each query reads one, and no conflict reveals the rows of others.
+    -- Every key and index begins with `org_id`, because each query is about one organization. So the conflict of a key does not
+    -- reveal rows of other organizations.
     PRIMARY KEY (org_id, id),
     CONSTRAINT products_sku_key UNIQUE (org_id, sku)
 );
@@ -22,7 +23,7 @@ CREATE INDEX products_name_key_idx ON products (org_id, name_key, id);
 CREATE INDEX products_created_at_idx ON products (org_id, created_at, id);
 
 CREATE TRIGGER products_set_updated_at
-    -- A condition cannot compare the rows, because of the generated column.
+    -- Without `WHEN (OLD.* IS DISTINCT FROM NEW.*)`: PostgreSQL refuses it in a table with a generated column.
     BEFORE UPDATE ON products
     FOR EACH ROW EXECUTE FUNCTION set_updated_at();
 

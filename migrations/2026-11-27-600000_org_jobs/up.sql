@@ -1,11 +1,11 @@
--- The jobs of organizations, each written in the transaction that enqueues it. The state and the result of a job are in Redis;
--- a row says to which organization the job belongs, and is in the list of its jobs for 30 days.
+-- The jobs of organizations. A row is written in the transaction that enqueues the job, and is kept for 30 days. It says to
+-- which organization the job belongs. The state and the result of the job are in Redis.
 CREATE TABLE org_jobs (
     org_id     BIGINT NOT NULL REFERENCES organizations ON DELETE CASCADE,
     -- The id of the job: a UUID of version 7, so the order of the ids is that of the time.
     id         UUID NOT NULL,
     task       TEXT NOT NULL,
-    -- The member who has enqueued the job.
+    -- The member who has enqueued the job. Null if the account was deleted.
     created_by BIGINT REFERENCES users ON DELETE SET NULL,
     created_at TIMESTAMPTZ NOT NULL DEFAULT now(),
     PRIMARY KEY (org_id, id)

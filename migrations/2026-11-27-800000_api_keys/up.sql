@@ -1,4 +1,4 @@
--- Keys by which programs act in an organization. A key is found by its hash before an organization is known, so the table has
+-- Keys with which programs act in an organization. A key is found by its hash before an organization is known, so the table has
 -- no row-level security policy.
 CREATE TABLE api_keys (
     id                  BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -8,24 +8,25 @@ CREATE TABLE api_keys (
     name                TEXT NOT NULL CHECK (char_length(name) BETWEEN 1 AND 100),
     -- The permissions of the key, separated by spaces.
     scopes              TEXT NOT NULL CHECK (scopes <> ''),
-    -- SHA-256 of the key.
+    -- SHA-256 of the secret, the text of the key.
     hash                BYTEA NOT NULL UNIQUE CHECK (octet_length(hash) = 32),
-    -- The beginning and the end of the key, by which a person recognizes it.
+    -- The beginning and the end of the secret, by which a person recognizes the key.
     hint                TEXT NOT NULL,
     -- The hash of the secret from before the last rotation, and when that secret expires.
     previous_hash       BYTEA UNIQUE CHECK (octet_length(previous_hash) = 32),
     previous_expires_at TIMESTAMPTZ,
-    -- How long the key is valid, from its creation or last rotation. Null: until it is revoked.
+    -- How long the key is valid, in days from its creation, its last rotation or the last change of this lifetime. Null if it
+    -- does not expire.
     lifetime_days       INTEGER CHECK (lifetime_days > 0),
     expires_at          TIMESTAMPTZ,
     created_at          TIMESTAMPTZ NOT NULL DEFAULT now(),
     rotated_at          TIMESTAMPTZ,
-    -- Accurate to a minute.
+    -- When the key was last used, accurate to a minute.
     last_used_at        TIMESTAMPTZ,
     revoked_at          TIMESTAMPTZ,
-    -- When the members were notified that the key expires soon.
+    -- When the mails were written which announce that the key expires soon.
     expiry_notified_at  TIMESTAMPTZ,
-    -- For lists.
+    -- For the list of the keys of an organization, in the order of their ids.
     UNIQUE (org_id, id),
     CONSTRAINT api_keys_previous_check CHECK ((previous_hash IS NULL) = (previous_expires_at IS NULL)),
     CONSTRAINT api_keys_lifetime_check CHECK ((lifetime_days IS NULL) = (expires_at IS NULL))
@@ -33,5 +34,5 @@ CREATE TABLE api_keys (
 
 CREATE INDEX api_keys_created_by_idx ON api_keys (created_by);
 CREATE INDEX api_keys_expires_at_idx ON api_keys (expires_at) WHERE revoked_at IS NULL AND expiry_notified_at IS NULL;
--- For the deletion of keys that ended long ago.
+-- Finds the keys that were revoked or expired long ago, to delete them.
 CREATE INDEX api_keys_ended_at_idx ON api_keys (least(revoked_at, expires_at));
