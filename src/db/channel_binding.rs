@@ -2,7 +2,7 @@
 
 use aws_lc_rs::digest;
 
-// The contents of object identifiers without their last byte, which is the algorithm.
+// The bytes of object identifiers in DER, without the last byte, which identifies the algorithm.
 const PKCS1: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01];
 const ECDSA_WITH_SHA1: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04];
 const ECDSA_WITH_SHA2: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03];
@@ -25,7 +25,7 @@ pub(super) fn server_end_point(certificate: &[u8]) -> Option<Vec<u8>> {
         let (_, parameters, _) = element(parameters)?;
         algorithm = match element(parameters) {
             Some((PSS_HASH, hash, _)) => element(element(hash)?.1)?.1,
-            // The default is SHA-1.
+            // Without the parameter, the hash is SHA-1, which SHA-256 replaces.
             _ => return Some(digest::digest(&digest::SHA256, certificate).as_ref().to_vec()),
         };
     }
@@ -40,7 +40,7 @@ pub(super) fn server_end_point(certificate: &[u8]) -> Option<Vec<u8>> {
     Some(digest::digest(hash, certificate).as_ref().to_vec())
 }
 
-/// Splits DER into the tag and the contents of its first element, and the rest.
+/// Splits DER into the tag and the contents of its first element, and the rest. `None` if the element is incomplete.
 fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (&tag, rest) = der.split_first()?;
     let (&first, rest) = rest.split_first()?;

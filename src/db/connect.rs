@@ -21,7 +21,7 @@ use tokio_postgres::{
 
 use super::{
     connector::{Encrypted, PlainText},
-    session::{check_session, passes},
+    session::{check_session, kinds_in_order},
     sqlstate::SqlStateStream,
     statement_log::log_statements,
     tls,
@@ -32,11 +32,11 @@ use crate::{
     lookups::Lookups,
 };
 
-/// Time limit for an address: for the TCP connection, TLS, the login and the check of the server together.
+/// Time limit for an address: for the TCP connection, TLS, the login and the check of the server together. The parameter
 /// `connect_timeout` replaces it.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time without an answer after which the next address is tried at the same time (RFC 8305 section 5). Short enough for a
-/// request to wait for the third server.
+/// Time without an answer after which the next address is tried at the same time (RFC 8305 section 5). It is short, so that a
+/// request has time for the third server if two do not answer.
 const NEXT_ADDRESS_DELAY: Duration = Duration::from_millis(300);
 /// Time limit for looking up a host name.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(3);
@@ -54,14 +54,14 @@ pub(super) struct Target {
     lookups: Lookups,
 }
 
-/// An address that a connection is tried to.
+/// An address of a server.
 enum Address {
     Unix(PathBuf),
     Tcp { name: String, address: SocketAddr },
 }
 
 impl Target {
-    /// Reads the files that the options name.
+    /// Creates the target. Reads the certificates and keys that the options name.
     ///
     /// # Errors
     /// If a file cannot be read or is invalid.
@@ -84,7 +84,7 @@ impl Target {
     pub(super) async fn connect(&self) -> ConnectionResult<AsyncPgConnection> {
         let (addresses, mut failures) = self.addresses().await;
         let mut waiting = VecDeque::new();
-        for session in passes(self.options.session) {
+        for session in kinds_in_order(self.options.session) {
             waiting.extend(addresses.iter().map(|address| (address, session)));
         }
         let mut attempts = FuturesUnordered::new();
@@ -113,7 +113,7 @@ impl Target {
         )))
     }
 
-    /// Opens a connection to one address. A failure has the address and the reason.
+    /// Opens a connection to one address. The error is the address and the reason.
     async fn attempt(
         &self,
         address: &Address,
@@ -222,7 +222,7 @@ impl Target {
     /// Asks the server to cancel the current statement of a connection. If this fails, the statement runs to its end.
     pub(super) async fn cancel(&self, token: CancelToken) {
         let cancelling = async {
-            // TLS first: the server drops a request in plain text for a connection that uses TLS.
+            // TLS first: a proxy or pooler that requires TLS drops a request in plain text, without an error.
             for tls in self.ways.iter().flatten() {
                 if token.cancel_query(tls.clone()).await.is_ok() {
                     return;
@@ -231,7 +231,8 @@ impl Target {
             if self.ways.iter().any(Option::is_none) && token.cancel_query(PlainText).await.is_ok() {
                 return;
             }
-            // The token does not contain its socket, so all sockets get it. Servers ignore a token of another server.
+            // The token does not contain its socket, so the request goes to all sockets. A server ignores the token of another
+            // server.
             for server in &self.options.servers {
                 if let PostgresServer::Unix(path) = server
                     && let Ok(stream) = UnixStream::connect(path).await
@@ -268,8 +269,8 @@ async fn look_up(lookups: &Lookups, server: &PostgresServer) -> io::Result<Vec<A
     if list.is_empty() { Err(io::Error::other("the name has no address")) } else { Ok(list) }
 }
 
-/// Returns whether a connection without channel binding is refused. Such a setting also refuses plain text, which has no
-/// channel binding.
+/// Returns whether connections without channel binding are refused (`channel_binding=require`). This includes connections in
+/// plain text, which have no channel binding.
 fn requires_binding(options: &PostgresOptions) -> bool {
     options.connection.get_channel_binding() == BindingMode::Require
 }
@@ -283,8 +284,8 @@ impl fmt::Display for Address {
     }
 }
 
-/// Returns whether a connection with or without TLS may work where the other failed: the handshake failed, or the server
-/// refused the login (SQLSTATE class 28). A server that is restarting or full refuses both, for another reason.
+/// Returns whether the next way to connect, with TLS instead of plain text or the reverse, may work after this error: the
+/// handshake failed, or the server refused the login (SQLSTATE class 28). A server that is restarting or full refuses both.
 fn is_about_encryption(error: &BoxError) -> bool {
     let code = error.downcast_ref::<tokio_postgres::Error>().map(|error| error.code());
     code.is_some_and(|code| code.is_none_or(|code| code.code().starts_with("28")))

@@ -1,4 +1,4 @@
-//! How many connections the server has for the processes of the product.
+//! The number of connections that the server has for the processes of the product.
 
 use diesel::{
     QueryResult, QueryableByName,
@@ -6,12 +6,12 @@ use diesel::{
 };
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
-/// Connections of a process beside its pool: at start, and for migrations.
+/// Number of connections that a process may have beside its pool: at start, or for migrations.
 const OWN_CONNECTIONS: i64 = 1;
 
-/// Selects the limits that apply to this role: of the server, without the connections that are reserved for superusers, of
-/// the role and of the database. Backends of other roles count too: every role sees their database and role in
-/// `pg_stat_activity`.
+/// Selects the limits that apply to this role, each with the number of connections in use: the limit of the server without
+/// the connections that are reserved, for example for superusers, the limit of the role, and that of the database. The
+/// connections of other roles count too: every role sees their database and role in `pg_stat_activity`.
 const LIMITS: &str = "
 WITH backend AS (SELECT datid, usesysid FROM pg_stat_activity WHERE datid IS NOT NULL AND usesysid IS NOT NULL)
 SELECT 'max_connections' AS name,
@@ -31,11 +31,11 @@ ORDER BY 2";
 pub struct ConnectionBudget {
     /// What sets the limit: the server, the role or the database.
     limit: String,
-    /// How many connections the product may have.
+    /// How many connections the limit allows.
     usable: i64,
-    /// How many of them are free. The connection that asks counts as free.
+    /// How many of them are free. The connection that reads the limits counts as free.
     free: i64,
-    /// How many this process may open.
+    /// How many connections this process may open: its pool and [`OWN_CONNECTIONS`].
     needed: i64,
 }
 
@@ -76,12 +76,12 @@ impl ConnectionBudget {
         )
     }
 
-    /// Returns whether the server never has enough connections for this process.
+    /// Returns whether the limit is too low for this process, even if no other process is connected.
     pub fn is_too_small(&self) -> bool {
         self.usable < self.needed
     }
 
-    /// Returns what is wrong, with the fix, if this process may not get all its connections.
+    /// Returns the problem and its fix if fewer connections are free than this process may open.
     pub fn problem(&self) -> Option<String> {
         (self.free < self.needed).then(|| {
             format!(

@@ -19,11 +19,11 @@ use super::{channel_binding::server_end_point, sqlstate::SqlStateStream};
 #[derive(Clone, Copy)]
 pub(super) struct PlainText;
 
-/// A connector that encrypts.
+/// A connector that encrypts with TLS.
 #[derive(Clone)]
 pub(super) struct Encrypted(TlsConnector);
 
-/// A connector that encrypts, for one host.
+/// A connector that encrypts with TLS, for the certificate of one host.
 pub(super) struct EncryptedTo {
     tls: TlsConnector,
     host: ServerName<'static>,

@@ -9,22 +9,23 @@ use crate::error::{Error, chain};
 
 /// Maximum attempts of a statement or transaction that fails with a deadlock or serialization failure.
 const MAX_ATTEMPTS: u32 = 4;
-/// The pause after the first conflict; it grows with each attempt.
+/// The pause after the first conflict. The pause after the n-th conflict is n times as long.
 const CONFLICT_PAUSE: Duration = Duration::from_millis(10);
 
 /// Prefixes of the SQLSTATEs of a server that cannot serve now: connection exception; too many connections or no memory;
 /// shutdown; a read-only server after a failover; a lock or statement timeout; a conflict with other transactions.
 const UNAVAILABLE: &[&str] = &["08", "53", "57P", "25006", "55P03", "57014", "40001", "40P01"];
-/// Prefixes of the SQLSTATEs after which a new connection helps: it leads to another server, or has no stale prepared
-/// statements.
+/// Prefixes of the SQLSTATEs after which the connection is discarded: a new connection may lead to another server, and has no
+/// stale prepared statements.
 const CONNECTION_IS_USELESS: &[&str] = &["08", "57P", "25006", "0A000", "26000", "42P05"];
-/// A write on a standby or a read-only server.
+/// The SQLSTATE of a write on a standby or a read-only server.
 const READ_ONLY: &[&str] = &["25006"];
-/// A prepared statement that the server does not have, or has already: a pooler has given the session to another client.
+/// The SQLSTATEs of a prepared statement that the session does not have, or has already: a pooler has given the connection
+/// another session.
 const STATEMENT_IS_LOST: &[&str] = &["26000", "42P05"];
-/// A prepared statement that does not fit any more: its result type has changed, or a pooler has lost it.
+/// The SQLSTATEs of a prepared statement whose result type has changed, or that a pooler has lost.
 const STATEMENT_IS_STALE: &[&str] = &["0A000", "26000"];
-/// A serialization failure and a deadlock: another attempt can succeed.
+/// The SQLSTATEs of a serialization failure and a deadlock. Another attempt can succeed.
 const CONFLICT: &[&str] = &["40001", "40P01"];
 
 impl From<DieselError> for Error {
@@ -41,7 +42,7 @@ impl From<DieselError> for Error {
     }
 }
 
-/// The error if the server of an open connection accepts no writes.
+/// The error of an open connection whose server accepts no writes.
 #[derive(Debug, thiserror::Error)]
 #[error("the server accepts no writes: it is a standby or read-only")]
 pub(super) struct ReadOnlyServer;
@@ -63,7 +64,7 @@ pub(super) fn is_read_only(error: &Error) -> bool {
     is_refused_by_us || has_code(error, READ_ONLY)
 }
 
-/// Returns whether the same statement can succeed on a new connection.
+/// Returns whether the prepared statement is stale, so that the same statement can succeed on another connection.
 pub(super) fn is_stale_statement(error: &Error) -> bool {
     has_code(error, STATEMENT_IS_STALE)
 }

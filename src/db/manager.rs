@@ -1,8 +1,8 @@
 //! The connections of the pool: how they are opened, and which of them may be handed out again.
 //!
 //! A checkout costs no round trip: it skips connections that are known to be closed, and TCP keepalive closes those whose
-//! server is unreachable. After a statement has had no answer, a checkout tests the other connections: it sends `SELECT 1`
-//! and waits for the answer.
+//! server is unreachable. After a statement without an answer, a checkout tests each connection that has not answered since
+//! this statement was sent: it sends `SELECT 1` and waits for the answer.
 
 use std::{
     ops::{Deref, DerefMut},
@@ -16,61 +16,62 @@ use tokio::time::timeout;
 use super::connect::Target;
 use crate::error::BoxError;
 
-/// What one connection has shown about the server, and therefore about the other connections.
+/// The times of failures of connections. A failure of one connection shows which others are useless or have to be tested,
+/// because all lead to the same server.
 #[derive(Clone, Default)]
-pub(super) struct Doubts(Arc<Mutex<DoubtTimes>>);
+pub(super) struct ServerHealth(Arc<Mutex<HealthTimes>>);
 
 #[derive(Clone, Copy, Default)]
-struct DoubtTimes {
+struct HealthTimes {
     /// Connections that were opened at this time or earlier are useless.
-    useless: Option<Instant>,
-    /// Connections whose last answer was at this time or earlier may be useless, so they are tested.
-    doubtful: Option<Instant>,
-    /// When a tested connection was found silent. `None` if a connection has answered or was used since.
-    silent: Option<Instant>,
+    useless_until: Option<Instant>,
+    /// Connections whose last answer was at this time or earlier may be useless, so they are tested before they are used.
+    doubtful_until: Option<Instant>,
+    /// When a tested connection did not answer. `None` if another connection has answered a test or was used since.
+    silent_at: Option<Instant>,
 }
 
-impl Doubts {
+impl ServerHealth {
     /// Records that the server refuses all statements: connections that were opened at `at` or earlier are discarded.
     pub(super) fn discard_opened_until(&self, at: Instant) {
-        self.update(|times| times.useless = times.useless.max(Some(at)));
+        self.update(|times| times.useless_until = times.useless_until.max(Some(at)));
     }
 
     /// Records that a statement which was sent at `at` has no answer, so that the server may be frozen. Connections that have
     /// not answered since then are tested before they are used.
-    pub(super) fn ask_if_silent_since(&self, at: Instant) {
+    pub(super) fn test_if_silent_since(&self, at: Instant) {
         self.update(|times| {
-            times.doubtful = times.doubtful.max(Some(at));
-            // The connection of this statement was usable after an earlier silence.
-            times.silent = times.silent.filter(|found_at| *found_at >= at);
+            times.doubtful_until = times.doubtful_until.max(Some(at));
+            // Forgets a silence before `at`: the connection of this statement was usable after it.
+            times.silent_at = times.silent_at.filter(|found_at| *found_at >= at);
         });
     }
 
-    /// Records that a connection which was tested at `asked_at` does not answer. A single connection may be silent because
+    /// Records that a connection which was tested at `tested_at` does not answer. A single connection may be silent because
     /// this process was too busy to read the answer. If another connection was found silent before, the server is frozen.
-    /// Then all connections become useless, because testing each would cost a request the same wait.
-    fn record_silence(&self, asked_at: Instant) {
-        self.update(|times| match times.silent {
-            None => times.silent = Some(Instant::now()),
-            // Both connections were tested during the same pause of this process or the server.
-            Some(found_at) if asked_at < found_at => {}
+    /// Then all older connections become useless, because the test of each of them would make a request wait as long.
+    fn record_silence(&self, tested_at: Instant) {
+        self.update(|times| match times.silent_at {
+            None => times.silent_at = Some(Instant::now()),
+            // This test began before the other silence was found, so one pause of this process may explain both.
+            Some(found_at) if tested_at < found_at => {}
             Some(_) => {
-                times.useless = times.useless.max(Some(asked_at));
-                times.silent = None;
+                times.useless_until = times.useless_until.max(Some(tested_at));
+                times.silent_at = None;
             }
         });
     }
 
-    /// Records that a tested connection has answered. So the server was not the reason for earlier silence.
+    /// Records that a tested connection has answered. So a frozen server was not the reason for an earlier silence.
     fn record_answer(&self) {
-        self.update(|times| times.silent = None);
+        self.update(|times| times.silent_at = None);
     }
 
-    fn update(&self, change: impl FnOnce(&mut DoubtTimes)) {
+    fn update(&self, change: impl FnOnce(&mut HealthTimes)) {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    fn times(&self) -> DoubtTimes {
+    fn times(&self) -> HealthTimes {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -78,8 +79,8 @@ impl Doubts {
 /// Opens the connections of the pool, and decides which may be used again.
 pub struct Manager {
     target: Target,
-    doubts: Doubts,
-    /// Time limit for the answer of a connection that is tested.
+    health: ServerHealth,
+    /// Time limit for the answer to a test.
     answer_timeout: Duration,
 }
 
@@ -87,10 +88,10 @@ pub struct Manager {
 pub struct PooledPgConnection {
     conn: AsyncPgConnection,
     opened_at: Instant,
-    /// When the connection was returned to the pool, or last answered a test.
+    /// When the connection was opened, last returned to the pool, or last answered a test.
     answered_at: Instant,
     /// Whether the connection is being tested, or a test was interrupted.
-    is_asked: bool,
+    in_test: bool,
 }
 
 impl Deref for PooledPgConnection {
@@ -107,8 +108,8 @@ impl DerefMut for PooledPgConnection {
 }
 
 impl Manager {
-    pub(super) fn new(target: Target, doubts: Doubts, answer_timeout: Duration) -> Self {
-        Self { target, doubts, answer_timeout }
+    pub(super) fn new(target: Target, health: ServerHealth, answer_timeout: Duration) -> Self {
+        Self { target, health, answer_timeout }
     }
 }
 
@@ -119,39 +120,39 @@ impl bb8::ManageConnection for Manager {
     async fn connect(&self) -> Result<PooledPgConnection, BoxError> {
         let opened_at = Instant::now();
         let conn = self.target.connect().await?;
-        Ok(PooledPgConnection { conn, opened_at, answered_at: Instant::now(), is_asked: false })
+        Ok(PooledPgConnection { conn, opened_at, answered_at: Instant::now(), in_test: false })
     }
 
     async fn is_valid(&self, pooled: &mut PooledPgConnection) -> Result<(), BoxError> {
-        let DoubtTimes { useless, doubtful, .. } = self.doubts.times();
+        let HealthTimes { useless_until, doubtful_until, .. } = self.health.times();
         if pooled.conn.is_broken() {
             return Err("the server has closed the connection".into());
         }
-        if useless.is_some_and(|at| pooled.opened_at <= at) {
+        if useless_until.is_some_and(|at| pooled.opened_at <= at) {
             return Err("the server of this connection cannot be used any more".into());
         }
-        if doubtful.is_none_or(|at| pooled.answered_at > at) {
+        if doubtful_until.is_none_or(|at| pooled.answered_at > at) {
             return Ok(());
         }
-        let asked_at = Instant::now();
+        let tested_at = Instant::now();
         // A checkout that times out drops this future. The flag then stays set, and the pool discards the connection.
-        pooled.is_asked = true;
+        pooled.in_test = true;
         match timeout(self.answer_timeout, pooled.conn.batch_execute("SELECT 1")).await {
             Ok(answer) => answer?,
             Err(_) => {
-                self.doubts.record_silence(asked_at);
+                self.health.record_silence(tested_at);
                 return Err("the server of this connection does not answer".into());
             }
         }
-        pooled.is_asked = false;
-        self.doubts.record_answer();
+        pooled.in_test = false;
+        self.health.record_answer();
         pooled.answered_at = Instant::now();
         Ok(())
     }
 
     fn has_broken(&self, pooled: &mut PooledPgConnection) -> bool {
         pooled.answered_at = Instant::now();
-        pooled.is_asked || std::thread::panicking() || pooled.conn.is_broken()
+        pooled.in_test || std::thread::panicking() || pooled.conn.is_broken()
     }
 }
 
@@ -161,23 +162,23 @@ mod tests {
 
     #[test]
     fn connections_are_useless_only_after_a_second_one_is_silent() {
-        let doubts = Doubts::default();
+        let health = ServerHealth::default();
         let later = || Instant::now() + Duration::from_secs(60);
         let begun = Instant::now();
         while Instant::now() == begun {}
-        doubts.record_silence(begun);
-        doubts.record_silence(begun);
-        assert_eq!(doubts.times().useless, None, "asked at the same time");
-        doubts.record_answer();
-        doubts.record_silence(later());
-        assert_eq!(doubts.times().useless, None, "another one has answered");
-        doubts.ask_if_silent_since(later());
-        doubts.record_silence(later());
-        assert_eq!(doubts.times().useless, None, "another one was used");
+        health.record_silence(begun);
+        health.record_silence(begun);
+        assert_eq!(health.times().useless_until, None, "tested at the same time");
+        health.record_answer();
+        health.record_silence(later());
+        assert_eq!(health.times().useless_until, None, "another one has answered");
+        health.test_if_silent_since(later());
+        health.record_silence(later());
+        assert_eq!(health.times().useless_until, None, "another one was used");
         let second = later();
-        doubts.record_silence(second);
-        assert_eq!(doubts.times().useless, Some(second));
-        doubts.record_silence(later());
-        assert_eq!(doubts.times().useless, Some(second), "the first one of another server");
+        health.record_silence(second);
+        assert_eq!(health.times().useless_until, Some(second));
+        health.record_silence(later());
+        assert_eq!(health.times().useless_until, Some(second), "the first one of another server");
     }
 }

@@ -1,10 +1,11 @@
 //! The PostgreSQL pool.
 //!
-//! The pool is bb8 with our own connection manager (`manager`), which detects that all connections lead to a server that
-//! cannot be used any more.
+//! The pool is bb8 with our own connection manager (`manager`). If the server of the connections is frozen or accepts no
+//! writes, the manager discards all of them together, not one after the other.
 //!
 //! No code relies on a session `SET`, so the pool works behind a transaction pooler such as PgBouncer. Each transaction
-//! sets its own isolation level and statement timeout. Migrations need a session: `standalone::connect_directly`.
+//! sets its own isolation level and statement timeout. Migrations need a session of their own, which
+//! `standalone::connect_directly` opens.
 
 mod channel_binding;
 mod committed;
@@ -51,7 +52,7 @@ use crate::{
 };
 use connect::Target;
 use error::{Conflicts, ReadOnlyServer, ends_connection, is_read_only, is_stale_statement};
-use manager::{Doubts, Manager};
+use manager::{Manager, ServerHealth};
 
 /// Time after which the server cancels a statement of a transaction.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -59,7 +60,7 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Maximum age of a connection. An older connection is closed once it is idle.
 const MAX_LIFETIME: Duration = Duration::from_secs(1_800);
-/// A longer wait for a connection is logged at `debug`.
+/// A wait for a connection that takes at least this time is logged at `debug`.
 const LOGGED_WAIT: Duration = Duration::from_millis(10);
 
 /// A pool of connections to PostgreSQL; a clone shares it.
@@ -68,25 +69,25 @@ pub struct Db {
     pool: bb8::Pool<Manager>,
     pool_size: u32,
     target: Target,
-    doubts: Doubts,
+    health: ServerHealth,
     timeout: Duration,
     last_error: LastError,
 }
 
-/// A connection of the pool, which returns to it on drop.
+/// A connection of the pool. It returns to the pool when the guard is dropped.
 pub type Guard<'a> = bb8::PooledConnection<'a, Manager>;
 
 impl Db {
     /// Creates the pool; the first query connects.
     ///
     /// # Errors
-    /// If the settings name no database or are invalid.
+    /// If the settings name no database or are invalid, or a file that they name cannot be read.
     pub fn new(database: &Database, settings: &DatabasePool) -> anyhow::Result<Self> {
         let timeout = Duration::from_millis(settings.database_timeout_ms);
         let last_error = LastError::default();
-        let (target, doubts) = (Target::new(database.options()?)?, Doubts::default());
+        let (target, health) = (Target::new(database.options()?)?, ServerHealth::default());
         // A request must have time to test two connections in vain and then open a new one, all within `timeout`.
-        let manager = Manager::new(target.clone(), doubts.clone(), timeout / 4);
+        let manager = Manager::new(target.clone(), health.clone(), timeout / 4);
         let pool = bb8::Pool::builder()
             .max_size(settings.database_pool_size)
             .connection_timeout(timeout)
@@ -98,22 +99,22 @@ impl Db {
             .error_sink(Box::new(last_error.clone()))
             .build_unchecked(manager);
         let pool_size = settings.database_pool_size;
-        Ok(Self { pool, pool_size, target, doubts, timeout, last_error })
+        Ok(Self { pool, pool_size, target, health, timeout, last_error })
     }
 
-    /// Returns `DATABASE_TIMEOUT_MS`: how long a request waits for a connection, and then again for its queries.
+    /// Returns `DATABASE_TIMEOUT_MS`: how long a request waits for a connection, and then as long again for its queries.
     pub fn timeout(&self) -> Duration {
         self.timeout
     }
 
-    /// Runs `work` on a connection, within [`Self::timeout`].
+    /// Runs `work` on a connection. The wait for the connection and `work` may each take [`Self::timeout`].
     ///
     /// If a prepared statement has become stale, as after `ALTER TABLE`, `work` runs again on another connection. After a
     /// deadlock or a serialization failure, `work` runs again too, up to 4 attempts in total and within twice the timeout. So
-    /// `work` must be one statement, or read only.
+    /// `work` must be one statement, or only read.
     ///
-    /// On a timeout the connection is discarded, because it is still busy. Its statement is canceled, and a transaction
-    /// on it is rolled back.
+    /// On a timeout, the connection is discarded, because it is still busy. Its statement is canceled, and its transaction
+    /// is rolled back.
     ///
     /// # Errors
     /// Those of `work`; [`Error::Unavailable`] if no connection is free in time, the server cannot be reached, or
@@ -125,8 +126,8 @@ impl Db {
         self.run_for(self.timeout, work).await
     }
 
-    /// As [`Db::run`], in a transaction, so `work` may have several statements. `work` may run more than once, so it must not
-    /// have an effect outside the transaction.
+    /// Like [`Db::run`], but in a transaction, so `work` may have several statements. `work` may run more than once, so it must
+    /// not have an effect outside the transaction.
     ///
     /// # Errors
     /// As [`Db::run`]. If the answer to COMMIT is lost, the transaction may be committed.
@@ -137,7 +138,7 @@ impl Db {
         self.transaction_for(self.timeout, work).await
     }
 
-    /// As [`Db::transaction`], with another timeout.
+    /// Like [`Db::transaction`], but with another timeout.
     ///
     /// # Errors
     /// As [`Db::transaction`].
@@ -149,7 +150,7 @@ impl Db {
         self.run_for(timeout, async |conn| transaction_once(conn, work.clone()).await).await
     }
 
-    /// As [`Db::run`], with another timeout: for jobs, whose queries can take longer than a client waits.
+    /// Like [`Db::run`], but with another timeout: for jobs, whose queries can take longer than a client waits.
     ///
     /// # Errors
     /// As [`Db::run`].
@@ -158,7 +159,7 @@ impl Db {
         timeout: Duration,
         work: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T> + Clone,
     ) -> Result<T> {
-        // All attempts together have the time of one: `timeout` for the connection and `timeout` for the work.
+        // All attempts together have the time limit of one attempt: `timeout` for the connection and `timeout` for the work.
         let deadline = Instant::now() + 2 * timeout;
         let mut conflicts = Conflicts::default();
         loop {
@@ -171,7 +172,7 @@ impl Db {
         }
     }
 
-    /// Runs `work` again on another connection while its prepared statement is stale.
+    /// Runs `work`, and runs it again on another connection as long as its prepared statement is stale.
     async fn run_unless_stale<T>(
         &self,
         timeout: Duration,
@@ -202,7 +203,7 @@ impl Db {
                     discard(&mut guard.conn);
                 }
                 if result.as_ref().is_err_and(is_read_only) {
-                    self.doubts.discard_opened_until(guard.started_at);
+                    self.health.discard_opened_until(guard.started_at);
                 }
                 result
             }
@@ -212,11 +213,11 @@ impl Db {
         }
     }
 
-    /// As [`Db::run`], on a server that accepts writes.
+    /// Like [`Db::run`], but checks first that the server accepts writes.
     ///
     /// # Errors
-    /// As [`Db::run`]; [`Error::Unavailable`] also if the server is a standby or read-only. The pool then discards its
-    /// connections.
+    /// As [`Db::run`]; [`Error::Unavailable`] also if the server is a standby or read-only. The pool then discards all
+    /// connections to it.
     pub async fn run_on_primary<T>(
         &self,
         work: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<T> + Clone,
@@ -251,8 +252,8 @@ impl Db {
     }
 }
 
-/// Runs `work` in a transaction on a connection, and commits if it succeeds. For commands; it retries as
-/// [`Db::transaction`] does.
+/// Runs `work` in a transaction on a connection, and commits if it succeeds. For commands, which have no pool. Runs `work`
+/// again after a deadlock or a serialization failure, as [`Db::transaction`] does.
 ///
 /// # Errors
 /// Those of `work`, after a rollback; [`Error::Unavailable`] or [`Error::Internal`] if BEGIN or COMMIT fails.
@@ -284,7 +285,7 @@ async fn transaction_once<T>(
             Ok(done)
         }
         Err(error) => {
-            // If this fails, the connection is broken and the pool discards it.
+            // If the rollback fails, the connection is broken. A pool then discards it.
             let _ = AnsiTransactionManager::rollback_transaction(conn).await;
             Err(error)
         }
@@ -306,7 +307,7 @@ impl Drop for CancelOnDrop<'_> {
             return;
         }
         discard(&mut self.conn);
-        self.db.doubts.ask_if_silent_since(self.started_at);
+        self.db.health.test_if_silent_since(self.started_at);
         let (target, token) = (self.db.target.clone(), self.conn.cancel_token());
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move { target.cancel(token).await });

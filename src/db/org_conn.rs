@@ -1,8 +1,9 @@
 //! The connection for the data of one organization.
 //!
-//! All statements on it run in one transaction, in the role `saas_tenant`. For this role, the policies of the tables show and
-//! accept only rows of the organization: a query without `WHERE org_id = ..` finds nothing of others. The role and the setting
-//! end with the transaction, so the next user of a pooled connection does not have them.
+//! All statements on it run in one transaction, in the role `saas_tenant` and with the id of the organization in the setting
+//! `app.org_id`. For this role, the policies of the tables show and accept only rows of this organization: a query without
+//! `WHERE org_id = ..` finds no rows of other organizations. The role and the setting end with the transaction, so the next
+//! user of a pooled connection does not have them.
 
 use std::ops::Deref;
 
@@ -18,8 +19,8 @@ use crate::error::Result;
 
 /// Runs the queries of one organization, and gives no other access to its connection.
 ///
-/// The models of an organization's data take it. Only [`Db::in_org`] and `services::transaction::change_in_org` make it, from
-/// an [`OrgScope`], which only a check of the membership makes:
+/// The models of an organization's data take an `OrgConn`. Only [`Db::in_org`] and [`enter_org`] create it. Both need an
+/// [`OrgScope`], which only a check of the membership returns. Other code cannot create one:
 ///
 /// ```compile_fail,E0624
 /// let forged = saas::db::OrgScope::verified(7, 1, saas::db::Via::Session);
@@ -30,23 +31,23 @@ pub struct OrgConn<'a> {
 }
 
 impl OrgConn<'_> {
-    /// Returns the id of the organization. Queries compare `org_id` with it, although the policies do too, because the
-    /// indexes begin with this column.
+    /// Returns the id of the organization. Queries compare `org_id` with this id, although the policies do too: a missing policy
+    /// then does not show the rows of other organizations.
     pub fn org_id(&self) -> i64 {
         self.org_id
     }
 }
 
-/// An [`OrgConn`] for a change: the membership was checked against the locked row, and the transaction also takes the audit
-/// entry and the jobs of the change.
+/// An [`OrgConn`] for a change. The transaction has locked the organization and then checked the membership. The audit entry
+/// and the jobs of the change belong to the same transaction.
 pub struct OrgTx<'a> {
     conn: OrgConn<'a>,
     tx: &'a Tx<'a>,
 }
 
 impl<'a> OrgTx<'a> {
-    /// Returns the transaction, for an audit entry or a job. The role `saas_tenant` may insert into these tables, but not
-    /// read them.
+    /// Returns the transaction, for an audit entry or a job. The role `saas_tenant` may insert into the tables `audit_log` and
+    /// `job_outbox`, but not read them.
     pub fn tx(&self) -> &'a Tx<'a> {
         self.tx
     }
@@ -62,8 +63,8 @@ impl<'a> Deref for OrgTx<'a> {
 impl Db {
     /// Reads the data of an organization, in a transaction. `work` may run more than once, as in [`Db::transaction`].
     ///
-    /// A change needs `services::transaction::change_in_org`: the membership behind `scope` may be up to
-    /// `IDENTITY_CACHE_MS` old.
+    /// For a change, call `services::transaction::change_in_org` instead, which checks the membership again: the membership
+    /// behind `scope` was read up to `IDENTITY_CACHE_MS` ago.
     ///
     /// # Errors
     /// As [`Db::run`].
@@ -77,8 +78,8 @@ impl Db {
     }
 }
 
-/// Enters the organization in an open transaction, and runs `work`. For `services::transaction::change_in_org`, which checks
-/// the membership before.
+/// Sets the role `saas_tenant` and the organization until the end of an open transaction, and runs `work`. For
+/// `services::transaction`, which has checked the membership in this transaction.
 ///
 /// # Errors
 /// Those of `work`; [`Error::Unavailable`](crate::error::Error::Unavailable) or
@@ -92,8 +93,9 @@ pub async fn enter_org<T>(
     run_behind(tx.conn(), &enter(scope.org_id()), work(&org)).await
 }
 
-/// Makes the rows of an organization visible until the end of the transaction, if the role of the product does not own the
-/// tables. For the erasure of the organization, which has no member to check.
+/// Makes the rows of an organization visible to the role of the product until the end of the transaction, without a check of a
+/// membership. If this role owns the tables, it sees all rows in any case, and the call changes nothing. For jobs that no
+/// member has enqueued: the erasure of organizations, and the deletion of old rows.
 ///
 /// # Errors
 /// If PostgreSQL does not answer.
@@ -126,7 +128,7 @@ async fn read_once<T>(
     Ok(value)
 }
 
-/// Returns the statements that enter an organization until the end of the transaction.
+/// Returns the statements that set the role `saas_tenant` and the organization until the end of the transaction.
 fn enter(org_id: i64) -> String {
     format!("SET LOCAL ROLE saas_tenant; {}", set_org(org_id))
 }

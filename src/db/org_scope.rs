@@ -2,7 +2,7 @@
 
 /// An organization and the user who works on its data. A value of this type proves that the membership was checked.
 ///
-/// Only `services::org_access` creates it: the test `tree::scopes_are_made_in_one_place` checks that.
+/// Only `services::org_access` creates a scope: the test `tree::scopes_are_made_in_one_place` checks that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OrgScope {
     org_id: i64,
@@ -21,7 +21,7 @@ pub enum Via {
 }
 
 impl OrgScope {
-    /// Creates a scope. The caller has checked the membership.
+    /// Creates a scope. The caller must have checked the membership.
     pub(crate) fn verified(org_id: i64, user_id: i64, via: Via) -> Self {
         Self { org_id, user_id, via }
     }

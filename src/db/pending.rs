@@ -1,4 +1,4 @@
-//! Rows that were used and whose use is not written yet.
+//! The times at which rows, such as sessions, were used, until they are written to the database.
 
 use std::{
     collections::HashMap,
@@ -37,12 +37,12 @@ impl<K: Hash + Eq + Clone> PendingUses<K> {
         self.recorded.notify_one();
     }
 
-    /// Returns the pending use of a key.
+    /// Returns when a key was last used. `None` if the key has no pending use.
     pub fn get(&self, key: &K) -> Option<Instant> {
         self.lock().get(key).copied()
     }
 
-    /// Returns all pending uses.
+    /// Returns all pending uses. They stay pending.
     pub fn all(&self) -> Vec<(K, Instant)> {
         self.lock().iter().map(|(key, used_at)| (key.clone(), *used_at)).collect()
     }
@@ -59,7 +59,7 @@ impl<K: Hash + Eq + Clone> PendingUses<K> {
             }
         }
         if uses.is_empty() {
-            // Returns the memory of a peak.
+            // Frees the memory of a peak, because a map does not shrink by itself.
             *uses = HashMap::new();
         }
     }

@@ -83,7 +83,8 @@ impl<K: Hash + Eq + Clone, V> RecentReads<K, V> {
         Self { copies: Arc::new(Cache::new(MAX_COPIES)), max_age: other.max_age, epoch: other.epoch.clone() }
     }
 
-    /// Returns the cached result of `key` if it is recent enough, otherwise the result of `load`.
+    /// Returns the cached result of `key` if it is recent enough, otherwise the result of `load`. `None` if `load` found no
+    /// row.
     ///
     /// # Errors
     /// Those of `load`; [`Error::Unavailable`] if the query that this call shares with a concurrent caller failed.
@@ -99,7 +100,7 @@ impl<K: Hash + Eq + Clone, V> RecentReads<K, V> {
             return copy.outcome.answer();
         }
         let asked_at = Instant::now();
-        // A query that was sent after this call is a valid answer, even if it took longer than `max_age`.
+        // The result of a query that was sent after this call began is valid, even if the query took longer than `max_age`.
         let keep_or_replace =
             |_: &K, copy: &mut CachedRead<V>| match copy.read_at >= asked_at || self.is_valid(copy) {
                 true => EntryAction::Retain(copy.outcome.answer()),
@@ -146,7 +147,7 @@ mod tests {
     use super::*;
 
     const LONG: Duration = Duration::from_secs(3_600);
-    /// Expires before the next call.
+    /// A value of this maximum age expires before the next call.
     const SHORT: Duration = Duration::from_nanos(1);
 
     struct CountedLoads {

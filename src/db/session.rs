@@ -1,4 +1,4 @@
-//! Checks the kind of the server of a connection: `target_session_attrs`, and whether the server accepts writes now.
+//! Checks the server of a connection: whether it is of the kind in `target_session_attrs`, and whether it accepts writes now.
 
 use diesel::{QueryResult, dsl::sql, sql_types::Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
@@ -7,15 +7,16 @@ use tokio_postgres::{Client, Connection, SimpleQueryMessage};
 
 use crate::{config::SessionAttrs, error::BoxError};
 
-/// Returns the kinds of servers to look for, one after the other.
-pub(super) fn passes(wanted: SessionAttrs) -> Vec<SessionAttrs> {
+/// Returns the kinds of servers to look for. The next kind is looked for if no server is of the kind before.
+pub(super) fn kinds_in_order(wanted: SessionAttrs) -> Vec<SessionAttrs> {
     match wanted {
         SessionAttrs::PreferStandby => vec![SessionAttrs::Standby, SessionAttrs::Any],
         other => vec![other],
     }
 }
 
-/// Checks that a server is of the wanted kind, as libpq before PostgreSQL 14 does. This also works through poolers.
+/// Checks with a query that a server is of the wanted kind, as libpq does for servers before PostgreSQL 14. Unlike the
+/// parameters that newer servers report, a query also works through poolers.
 ///
 /// # Errors
 /// If the server is of another kind, or does not answer.
@@ -56,6 +57,9 @@ where
 
 /// Returns whether the server accepts writes: it is neither a standby nor read-only. The answer may change while a connection
 /// is open, because a pooler or a proxy may switch to another server.
+///
+/// # Errors
+/// If PostgreSQL does not answer.
 pub async fn accepts_writes(mut conn: &AsyncPgConnection) -> QueryResult<bool> {
     let is_read_only = diesel::select(sql::<Text>("current_setting('transaction_read_only')"));
     Ok(is_read_only.get_result::<String>(&mut conn).await? == "off")

@@ -13,12 +13,13 @@ use diesel::result::Error as DieselError;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::tls::{ChannelBinding, TlsStream};
 
-/// A longer error is passed on unchanged.
+/// The longest error message that is rewritten, in bytes. A longer one is passed on unchanged.
 const MAX_ERROR_BYTES: usize = 64 * 1024;
-/// A message of the server begins with its type and its length, which includes itself but not the type.
+/// The size of the header of a message: a byte for its type, and four for its length. The length includes its own four bytes,
+/// but not the type.
 const HEADER_BYTES: usize = 5;
 
-/// Returns the SQLSTATE of an error that the server has reported.
+/// Returns the SQLSTATE of an error that the server has reported. `None` for other errors.
 pub fn sqlstate(error: &DieselError) -> Option<&str> {
     let DieselError::DatabaseError(_, info) = error else { return None };
     let (code, _) = info.message().strip_prefix('[')?.split_once(']')?;
@@ -140,22 +141,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream for SqlStateStream<S> {
     }
 }
 
-/// Finds where the messages of the server begin, without keeping them.
+/// Finds the errors among the messages of the server, without keeping the messages.
 #[derive(Default)]
 struct Scanner {
-    /// Bytes that are left of the current message.
+    /// Number of bytes of the current message that are not read yet.
     left: usize,
     /// The beginning of a header that has not arrived completely.
     header: Vec<u8>,
 }
 
 impl Scanner {
-    /// Continues after a message of `length` bytes.
+    /// Ignores the next `length` bytes.
     fn skip(&mut self, length: usize) {
         self.left = length;
     }
 
-    /// Returns where the first error begins. The scanner then expects the bytes after that error.
+    /// Returns where the first error begins; `None` if no error begins in these bytes. After an error, the caller must continue
+    /// with the bytes after this error.
     fn find_error(&mut self, bytes: &[u8]) -> Option<usize> {
         let mut at = 0;
         while at < bytes.len() {
@@ -181,16 +183,16 @@ impl Scanner {
     }
 }
 
-/// The length of a message, including its type.
+/// Returns the number of bytes of a message, including its type.
 fn message_bytes(header: &[u8; HEADER_BYTES]) -> usize {
     let [_, length @ ..] = *header;
     // A length below 4 is invalid; the client reports that.
     (u32::from_be_bytes(length) as usize).max(4) + 1
 }
 
-/// Rewrites an ErrorResponse: its fields are a type and a string that ends with NUL (PostgreSQL documentation, "Error and
-/// Notice Message Fields"). Leaves out the position in an internal statement, such as one of PL/pgSQL, because diesel returns
-/// it as a position in the statement of the client.
+/// Puts the SQLSTATE of an ErrorResponse in front of its text. Each field of the message is a type and a string that ends with
+/// NUL (PostgreSQL documentation, "Error and Notice Message Fields"). Leaves out the position in an internal statement, such
+/// as one of PL/pgSQL, because diesel would return it as a position in the statement of the client.
 fn with_sqlstate(message: &[u8]) -> Vec<u8> {
     let fields = || message[HEADER_BYTES..].split(|byte| *byte == 0).filter(|field| !field.is_empty());
     let Some(code) = fields().find_map(|field| field.strip_prefix(b"C")) else { return message.to_vec() };
@@ -263,7 +265,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_complete_error_is_passed_on() {
+    async fn an_error_that_cannot_be_rewritten_is_passed_on_unchanged() {
         let large = message(b'E', &vec![b'x'; MAX_ERROR_BYTES]);
         let without_code = message(b'E', b"SERROR\0Mtext\0\0");
         let sent = [&large[..], &without_code, &message(b'Z', b"I"), b"E\0\0\0\x20half"].concat();

@@ -13,20 +13,20 @@ use crate::{
     error::Error,
 };
 
-/// How long a command waits for a server that has no free connection or is just starting.
+/// How long [`connect`] waits for a server that has no free connection or is starting.
 const FREE_CONNECTION_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time between two attempts to connect during this wait.
 const FREE_CONNECTION_INTERVAL: Duration = Duration::from_millis(250);
-/// SQLSTATEs of such a server: too_many_connections and cannot_connect_now. `SqlStateStream` puts them in front of the
-/// messages.
+/// SQLSTATEs of a server that has no free connection (too_many_connections) or is starting (cannot_connect_now).
+/// `SqlStateStream` puts them in front of the messages.
 const FULL_OR_STARTING: &[&str] = &["[53300]", "[57P03]"];
 /// Parts of messages about a server that cannot be reached now.
 const AWAY: &[&str] = &["refused", "no answer within", "lookup", "look-up", "No such file", "unreachable"];
-/// Parts of messages about a connection that ended during the login, as while a server or a proxy is shutting down.
+/// Parts of messages about a connection that ended during the login, for example because a server or a proxy shuts down.
 const ENDED: &[&str] = &["[57P", "[08", "closed", "reset by peer", "Broken pipe", "eof", "end of file"];
 /// Part of the message about a server of another kind than `target_session_attrs` asks for.
 const OTHER_KIND: &str = "see target_session_attrs";
-/// Parts of messages about something that only a change of the settings or of the server can fix.
+/// Parts of messages about problems that only a change of the settings or of the server can fix.
 const PERMANENT: &[&str] = &[
     "[28",
     "[3D000]",
@@ -38,7 +38,7 @@ const PERMANENT: &[&str] = &[
     "startup parameter",
 ];
 
-/// A parameter of the session that only a server can accept: no pooler knows it.
+/// A parameter of the session that PostgreSQL accepts. Poolers refuse it, or do not pass it on.
 const SESSION_MARK: &str = "-c saas.session=own";
 const HAS_SESSION_MARK: &str = "SELECT coalesce(current_setting('saas.session', true), '') AS value";
 const ENCODING: &str = "SELECT current_setting('server_encoding') AS value";
@@ -52,22 +52,23 @@ pub(super) const POOLER_FIX: &str = "A pooler loses prepared statements: use PgB
 #[error("{message}")]
 pub struct ConnectFailure {
     message: String,
-    /// Whether a later attempt can succeed without a change of the settings: the server is down, full, starting or a standby.
+    /// Whether a later attempt can succeed without a change of the settings, for example if the server is down, has no free
+    /// connection, is starting or is a standby.
     pub is_transient: bool,
 }
 
-/// Opens a connection to PostgreSQL outside the pool, for a command or the start of a server. Waits up to 5 seconds for a
-/// free connection.
+/// Opens a connection to PostgreSQL outside the pool, for a command or the start of a server. If the server has no free
+/// connection or is starting, waits up to 5 seconds.
 ///
 /// # Errors
-/// If the settings are invalid, or the database cannot store all text. [`ConnectFailure`] if the server cannot be reached,
-/// refuses the login or has no free connection.
+/// If the settings are invalid, or the encoding of the database is not UTF-8. [`ConnectFailure`] if the server cannot be
+/// reached, refuses the login or has no free connection.
 pub async fn connect(settings: &Database) -> anyhow::Result<AsyncPgConnection> {
     let conn = open(&Target::new(settings.options()?)?, settings.setting_names()).await?;
     check_encoding(conn).await
 }
 
-/// As [`connect`], without waiting.
+/// Like [`connect`], but does not wait.
 ///
 /// # Errors
 /// As [`connect`].
@@ -76,14 +77,15 @@ pub async fn try_connect(settings: &Database) -> anyhow::Result<AsyncPgConnectio
     check_encoding(conn).await
 }
 
-/// Opens a connection with a session of its own, for migrations: to `DATABASE_DIRECT_URL`, or as [`connect`] without it.
+/// Opens a connection with a session of its own, for migrations: to `DATABASE_DIRECT_URL` if it is set, otherwise to the
+/// server of [`connect`].
 ///
-/// A pooler in transaction mode gives each transaction to another session, so a lock of the session protects nothing and
-/// stays behind. Such a connection is refused. A pooler does not pass on the parameter `saas.session`, so its connections
-/// lack it.
+/// A pooler in transaction mode may run each transaction in another session. A lock of a session would then protect nothing,
+/// and the pooled session would keep it. So connections through poolers are refused. They are recognized because poolers do
+/// not pass on the parameter `saas.session`.
 ///
 /// # Errors
-/// As [`connect`], and if there is a pooler.
+/// As [`connect`], and if the connection leads through a pooler.
 pub async fn connect_directly(settings: &Database) -> anyhow::Result<AsyncPgConnection> {
     let names = settings.direct_setting_names();
     let plain = settings.direct_options()?;
@@ -149,7 +151,7 @@ async fn check_encoding(mut conn: AsyncPgConnection) -> anyhow::Result<AsyncPgCo
     Ok(conn)
 }
 
-/// Creates the error if the encoding cannot be read. The failure can be transient: a server or a proxy that is shutting down
+/// Creates the error for an encoding that cannot be read. The failure can be transient: a server or a proxy that shuts down
 /// ends the connection before the answer.
 fn encoding_unknown(error: DieselError) -> ConnectFailure {
     let message = format!("cannot read the encoding of the database: {error}");
@@ -211,7 +213,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_wait_helps_only_if_the_reason_can_pass() {
+    fn a_failure_is_transient_only_if_its_reason_can_pass() {
         for problem in [
             "cannot reach PostgreSQL at db:5432 (database app): Connection refused (os error 111)",
             "db error: FATAL: [53300] sorry, too many clients already",

@@ -21,7 +21,8 @@ SELECT value FROM (
 ) problems
 WHERE value IS NOT NULL";
 
-/// Selects what the role lacks, as after a restore without roles and privileges. The query runs as `saas_tenant`.
+/// Selects the tables that the role cannot find or use, and those without row-level security, for example after a restore
+/// without roles and privileges. The query runs as `saas_tenant`.
 const MISSING: &str = "
 WITH tenant AS (
     SELECT c.oid, nspname, relrowsecurity, format('%I.%I', nspname, relname) AS name,

@@ -20,8 +20,8 @@ use crate::config::{SslMode, TlsOptions};
 /// The protocol that `sslnegotiation=direct` announces (PostgreSQL documentation, "SSL Session Encryption").
 const ALPN_PROTOCOL: &[u8] = b"postgresql";
 
-/// Returns the ways to connect, in the order in which libpq tries them; `None` is plain text. With `tls_only`, leaves out
-/// plain text.
+/// Returns the ways to connect, in the order in which libpq tries them; `None` is plain text. With `tls_only`, the modes
+/// `allow` and `prefer` do not use plain text.
 ///
 /// # Errors
 /// If a certificate or key is needed and cannot be read.
@@ -116,7 +116,7 @@ impl ServerCertVerifier for AnyHostName {
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         let Some(issuer) = &self.issuer else { return Ok(ServerCertVerified::assertion()) };
-        // webpki checks the name last, so this error implies that the signatures are valid.
+        // webpki checks the name last, so an error about the name implies that the signatures are valid.
         match issuer.verify_server_cert(certificate, intermediates, name, ocsp, now) {
             Err(rustls::Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },

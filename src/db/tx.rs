@@ -1,7 +1,7 @@
 //! The handle of an open transaction.
 //!
-//! Queries that change an account require a [`Tx`]. A `Tx` has a [`RequestContext`], so the audit trail can name the
-//! actor. `services::transaction` creates it.
+//! Most queries that change an account or an organization require a [`Tx`]. A `Tx` has a [`RequestContext`], so that the
+//! audit trail can name the actor. `services::transaction` and commands create it.
 
 use std::{
     ops::Deref,
@@ -19,12 +19,12 @@ use crate::context::RequestContext;
 /// An open transaction and the request that it belongs to. Derefs to the connection.
 pub struct Tx<'a> {
     conn: &'a AsyncPgConnection,
-    /// The request that the audit trail records.
+    /// The user, the client and the ids of the request, for the audit trail.
     pub context: &'a RequestContext,
     effects: &'a Effects,
 }
 
-/// What has to happen outside the database after the commit.
+/// The actions outside the database that must follow the commit.
 #[derive(Default)]
 pub struct Effects {
     identities_unchanged: AtomicBool,
@@ -52,7 +52,7 @@ impl<'a> Tx<'a> {
         Self { conn, context, effects }
     }
 
-    /// Records that this transaction has written a job to the table `job_outbox`. It is enqueued after the commit.
+    /// Records that this transaction has written a job to the table `job_outbox`. The job is enqueued after the commit.
     pub fn add_job(&self, id: Uuid) {
         self.effects.jobs.lock().unwrap_or_else(PoisonError::into_inner).push(id);
     }
@@ -83,6 +83,7 @@ impl Effects {
         std::mem::take(&mut *self.jobs.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Removes and returns the users whom the transaction has deactivated or deleted.
     pub fn take_inactive_users(&self) -> Vec<i64> {
         std::mem::take(&mut *self.inactive_users.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -92,8 +93,8 @@ impl Effects {
         self.committing.store(true, Ordering::Relaxed);
     }
 
-    /// Returns whether the permissions of a user or the validity of a session may have changed. This includes a COMMIT
-    /// whose answer was lost.
+    /// Returns whether the transaction may have changed the permissions of a user or the validity of a session. Returns true
+    /// also if the answer to COMMIT was lost.
     pub fn may_change_identities(&self) -> bool {
         self.committing.load(Ordering::Relaxed) && !self.identities_unchanged.load(Ordering::Relaxed)
     }

@@ -99,7 +99,7 @@ async fn fixes(conn: &AsyncPgConnection, code: &str, failed: &Failed) -> Vec<Str
     advice.map(|(_, text)| text.replace("{version}", &version)).into_iter().collect()
 }
 
-/// Says what a failed script has changed, and which migrations were applied or reverted before it.
+/// Describes what a failed script has changed, and which migrations this run has applied or reverted before it.
 pub(super) fn outcome(failed: &Failed, done: &[String]) -> String {
     let (verb, command) = match failed.script.direction {
         Direction::Up => ("applied", "saas migrate up"),
@@ -144,7 +144,7 @@ mod tests {
         assert_eq!(line_at(sql, 1), Some((1, "-- Größe")));
         assert_eq!(line_at(sql, 10), Some((2, "SELECT 'ä',")));
         assert_eq!(line_at(sql, 24), Some((3, "x;")));
-        // One beyond the end.
+        // One character beyond the end.
         assert_eq!(line_at(sql, sql.chars().count() + 1), Some((3, "x;")));
         assert_eq!(line_at(sql, 0), None);
     }

@@ -54,7 +54,7 @@ pub enum State {
     Unknown,
 }
 
-/// The migrations to revert, to be shown to the user before.
+/// The migrations to revert. The user can confirm them before they are reverted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     /// The name of the database.
@@ -63,7 +63,7 @@ pub struct Plan {
     pub names: Vec<String>,
 }
 
-/// As [`Migrations::up`], with the migrations of this build.
+/// Applies the pending migrations of this build and returns their names.
 ///
 /// # Errors
 /// As [`Migrations::up`].
@@ -87,7 +87,7 @@ impl Migrations {
     /// If the server cannot be reached, a migration is empty or fails, or a migration is pending and the server is a pooler.
     /// Migrations before the failed one stay applied.
     pub async fn up(&self, settings: &Database) -> anyhow::Result<Vec<String>> {
-        // Without a pending migration, no lock is needed. So replicas can start through a pooler.
+        // Without a pending migration, no lock is needed. So replicas of the product can start through a pooler.
         let conn = db::connect(settings).await?;
         let pending = self.pending(&conn).await?;
         self.check(&pending)?;
@@ -125,7 +125,7 @@ impl Migrations {
         Ok(run_all(conn, planned.into_iter().map(Script::down)).await?.1)
     }
 
-    /// Reverts the migrations of a plan, as [`Migrations::down`], and applies them again. Returns their names.
+    /// Reverts the migrations of a plan, like [`Migrations::down`], and applies them again. Returns their names, oldest first.
     ///
     /// # Errors
     /// As [`Migrations::down`] and [`Migrations::up`].
@@ -140,7 +140,7 @@ impl Migrations {
         Ok(again.with_context(failed)?.1)
     }
 
-    /// Returns the migrations, oldest first, followed by those that only the database has.
+    /// Returns the migrations, oldest first, followed by the migrations that only the database has ([`State::Unknown`]).
     ///
     /// # Errors
     /// If PostgreSQL does not answer.
@@ -158,7 +158,7 @@ impl Migrations {
         Ok(list)
     }
 
-    /// Returns why [`Migrations::up`] would fail in this database, as far as that is known, with the fix.
+    /// Returns why [`Migrations::up`] would fail in this database, with the fix. `None` if no reason was found.
     ///
     /// If no migration is applied yet, applies all in a transaction and rolls it back. Otherwise, such a rehearsal could lock
     /// the tables of a running product, so only the privileges of the role are checked.

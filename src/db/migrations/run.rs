@@ -20,13 +20,13 @@ use crate::{config::Database, db};
 const ADVISORY_LOCK_KEY: i64 = 0x7361_6173;
 /// Time between two attempts to acquire the lock.
 const LOCK_RETRY_INTERVAL: Duration = Duration::from_millis(100);
-/// Before a script, its transaction changes this setting from `no` to `yes`. A rollback restores `no`, so after a failure
-/// `yes` remains only if the script has a COMMIT of its own.
+/// Before each script, the session sets `saas.script_committed` to `no`, and then the transaction of the script sets it to
+/// `yes`. A rollback restores `no`, so after a failure `yes` remains only if the script has a COMMIT of its own.
 const NOT_COMMITTED: &str = "SET saas.script_committed = 'no'";
 const COMMITTED: &str = "SET saas.script_committed = 'yes'";
 const HAS_COMMITTED: &str = "SELECT current_setting('saas.script_committed') AS value";
 
-/// A script of a migration, as the harness runs it.
+/// A script of a migration, in the form that the harness of diesel runs.
 pub(super) struct Script {
     pub migration: Migration,
     pub direction: Direction,
@@ -77,7 +77,8 @@ pub(super) async fn lock(settings: &Database) -> anyhow::Result<AsyncPgConnectio
     let product = settings.options()?.connection.get_user().unwrap_or_default().replace('\'', "''");
     let product = format!("SELECT set_config('saas.product_role', '{product}', false)");
     conn.batch_execute(&product).await.context(failed)?;
-    // A statement that waits for the lock would have a snapshot, and CREATE INDEX CONCURRENTLY waits for snapshots.
+    // pg_advisory_lock would hold a snapshot while it waits. CREATE INDEX CONCURRENTLY in the process that has the lock would
+    // wait for this snapshot.
     let sql = format!("SELECT pg_try_advisory_lock({ADVISORY_LOCK_KEY})::text AS value");
     while texts(&conn, &sql).await.context(failed)? != ["true"] {
         tokio::time::sleep(LOCK_RETRY_INTERVAL).await;
@@ -119,7 +120,7 @@ impl Script {
         }
     }
 
-    /// Runs the script and records it. Returns the connection too.
+    /// Runs the script and records it. Returns the connection, and the failure if the script has failed.
     pub async fn run_and_record(
         self,
         mut conn: AsyncPgConnection,
@@ -181,8 +182,8 @@ impl migration::Migration<Pg> for Script {
     }
 }
 
-/// Applies migrations in one transaction and rolls it back. Returns the first migration that fails. A wait of 2 s for a lock
-/// and a statement of 10 s count as failures.
+/// Applies migrations in one transaction and rolls it back. Returns the first script that fails. A wait of 2 s for a lock and
+/// a statement of 10 s count as failures. Stops before the first migration that cannot be rolled back.
 pub(super) async fn rehearse(
     mut conn: &AsyncPgConnection,
     migrations: &[&Migration],

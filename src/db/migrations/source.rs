@@ -15,7 +15,7 @@ pub struct Migrations(pub(super) Vec<Migration>);
 /// A change of the database schema: a folder with SQL scripts.
 ///
 /// The format of the folder and the record in the database are those of diesel, so its command line works too. The types
-/// of diesel that read such folders are not used, because they hide the scripts.
+/// of diesel that read such folders are not used, because they give no access to the text of the scripts.
 #[derive(Clone)]
 pub(super) struct Migration {
     /// The name of the folder.
@@ -91,7 +91,7 @@ impl Migration {
         Self { in_transaction: !metadata.lines().any(has_no_transaction), name, up, down }
     }
 
-    /// Reads the folder of a migration. Returns `None` for anything else.
+    /// Reads the folder of a migration. Returns `None` if the path is not such a folder.
     fn read(folder: &Path) -> anyhow::Result<Option<Self>> {
         let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let files = ["up.sql", "down.sql", "metadata.toml"].map(|file| folder.join(file));
@@ -149,8 +149,8 @@ fn has_statement(sql: &str) -> bool {
     without_comments(sql).chars().any(|c| !c.is_whitespace() && c != ';')
 }
 
-/// Removes the comments of a script. Also removes text after `--` and `/*` in a quoted text, so the result may only be
-/// searched.
+/// Removes the comments of a script. Takes `--` and `/*` in a quoted text for comments, too. So the result must only be
+/// searched, never executed.
 pub(super) fn without_comments(sql: &str) -> String {
     let (mut text, mut rest) = (String::with_capacity(sql.len()), sql);
     while let Some(at) = [rest.find("--"), rest.find("/*")].into_iter().flatten().min() {

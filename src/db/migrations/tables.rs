@@ -43,7 +43,7 @@ struct Column {
     type_name: String,
     #[diesel(sql_type = Bool)]
     is_nullable: bool,
-    /// The columns of the primary key.
+    /// The columns of the primary key, separated by commas. `None` if the table has no primary key.
     #[diesel(sql_type = Nullable<Text>)]
     primary_key: Option<String>,
 }
@@ -67,7 +67,7 @@ pub async fn schema_file(mut conn: &AsyncPgConnection) -> anyhow::Result<String>
         names.push(name.as_str());
     }
     if names.len() > 1 {
-        // In braces, because rustfmt does not reformat those.
+        // Braces instead of parentheses, because rustfmt does not reformat a macro call with braces.
         let names = names.join(",\n    ");
         text += &format!("\ndiesel::allow_tables_to_appear_in_same_query! {{\n    {names},\n}}\n");
     }

@@ -9,7 +9,8 @@ use super::{
 };
 
 impl Linter<'_> {
-    /// Checks the actions of a statement. The cursor is behind ALTER TABLE, and `first` is the first token of the statement.
+    /// Checks the actions of a statement. The cursor is behind ALTER TABLE or ALTER VIEW, and `first` is the first token of the
+    /// statement.
     pub(super) fn alter_table(&mut self, mut rest: Cursor<'_>, first: &Token) {
         if rest.skip("all in tablespace") {
             self.report(rules::REWRITE, first);
@@ -25,14 +26,14 @@ impl Linter<'_> {
             return;
         }
         let actions = rest.clauses();
-        // PostgreSQL drops constraints first, wherever they are in the statement, and validates others last.
+        // PostgreSQL drops constraints before the other actions of a statement, and validates constraints after them.
         for action in &actions {
             self.forget_constraint(*action, &table);
         }
         let valid_before: Vec<_> =
             self.checks.iter().filter(|check| check.is_valid && check.table == table).cloned().collect();
         let was_locked = !self.locked.is_empty();
-        if actions.iter().any(|action| is_locking(*action)) {
+        if actions.iter().any(|action| locks_writes(*action)) {
             self.lock(&table, first);
         }
         for action in actions {
@@ -98,8 +99,8 @@ impl Linter<'_> {
     }
 }
 
-/// Returns whether an action locks the table against writes.
-fn is_locking(action: Cursor<'_>) -> bool {
+/// Returns whether an action locks the table against writes of other sessions.
+fn locks_writes(action: Cursor<'_>) -> bool {
     let is_storage_parameter = action.0.get(1).is_some_and(|second| second.is_symbol('('));
     !(action.is_at_any(&["validate", "attach"]) || action.has("set statistics") || is_storage_parameter)
 }
@@ -114,7 +115,7 @@ fn is_constraint(action: Cursor<'_>) -> bool {
         || (action.is_at("not") && second_is('(', "null"))
 }
 
-/// Returns the column of `CHECK (column IS NOT NULL)` or `NOT NULL column`.
+/// Returns the column of `CHECK (column IS NOT NULL)` or `NOT NULL column`. `None` for other constraints.
 fn not_null_column(mut constraint: Cursor<'_>) -> Option<String> {
     if constraint.skip("not null") {
         return constraint.name();
@@ -129,7 +130,7 @@ fn not_null_column(mut constraint: Cursor<'_>) -> Option<String> {
     (constraint.skip("is not null") && constraint.is_at_symbol(')')).then_some(column)
 }
 
-/// Returns the rule that an action other than ADD and VALIDATE breaks. `valid` are the NOT NULL checks of the table.
+/// Returns the rule that an action other than ADD and VALIDATE breaks. `valid` has the valid NOT NULL constraints of the table.
 fn simple_rule(mut action: Cursor<'_>, valid: &[NotNullCheck]) -> Option<&'static Rule> {
     if action.skip("drop") {
         return (!action.is_at("constraint")).then_some(rules::DROP_COLUMN);

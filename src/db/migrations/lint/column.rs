@@ -9,7 +9,7 @@ use super::{
 /// Types that fill a column from a sequence.
 const SERIAL_TYPES: &[&str] = &["serial", "bigserial", "smallserial", "serial2", "serial4", "serial8"];
 
-/// The words after a DEFAULT that begin the next part of the definition.
+/// Keywords that end the expression of a DEFAULT, because they begin the next part of the definition.
 const ENDS_OF_DEFAULT: &[&str] =
     &["constraint", "not", "null", "check", "unique", "primary", "references", "generated", "collate"];
 
@@ -81,7 +81,7 @@ const STABLE: &[&str] = &[
     "interval",
 ];
 
-/// Returns the rules that a definition breaks. The cursor is behind the name of the column.
+/// Returns the rules that the definition of a new column breaks. The cursor is behind the name of the column.
 pub(super) fn broken_rules(definition: Cursor<'_>) -> Vec<&'static Rule> {
     let value = default_value(definition).filter(|value| !value.is_at("null"));
     let is_serial = definition.is_at_any(SERIAL_TYPES);
@@ -136,7 +136,7 @@ mod tests {
     use crate::db::migrations::lint::token::tokenize;
 
     #[test]
-    fn a_definition_breaks_rules() {
+    fn the_rules_that_a_definition_breaks_are_found() {
         let cases: &[(&str, &[&str])] = &[
             ("text", &[]),
             ("text CHECK (x IS NOT NULL)", &["check"]),

@@ -55,7 +55,7 @@ impl<'a> Cursor<'a> {
         Some(parts.join("."))
     }
 
-    /// Reads names that are separated by commas. The arguments of functions are skipped.
+    /// Returns names that are separated by commas, without the arguments of functions.
     pub fn names(&self) -> Vec<String> {
         let clauses = self.clauses();
         clauses
@@ -67,7 +67,7 @@ impl<'a> Cursor<'a> {
             .collect()
     }
 
-    /// Skips what is in parentheses, if that is next.
+    /// Skips an expression in parentheses, if it is next. The cursor is then behind the closing parenthesis.
     pub fn skip_parentheses(&mut self) {
         if self.is_at_symbol('(') {
             let end =

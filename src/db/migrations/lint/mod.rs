@@ -6,7 +6,7 @@
 //! | `token` | splits SQL into tokens and statements |
 //! | `cursor` | reads a statement from left to right |
 //! | `rules` | the rules, with the reason and the safe way of each |
-//! | `state` | what is known while a script is read |
+//! | `state` | the facts that the statements before have shown |
 //! | `column`, `alter_table`, `writes`, `statement` | the checks |
 //! | `script` | statements, bodies of DO, and markers |
 //!
@@ -50,12 +50,13 @@ pub struct Finding {
 }
 
 impl Migrations {
-    /// Searches `up.sql` of the migrations for dangerous statements: of those that are newer than release 0.1.0, or of `all`.
+    /// Searches the files `up.sql` for dangerous statements. Checks the migrations that are newer than release 0.1.0, or all
+    /// migrations if `all` is true.
     pub fn lint(&self, all: bool) -> Report {
         let mut report = Report { checked: 0, findings: Vec::new() };
         let mut checks = Vec::new();
         for migration in &self.0 {
-            // Reads also migrations that are not checked, because later migrations rely on their constraints.
+            // Also reads migrations that are not checked, because the rules for later migrations depend on their constraints.
             let found = script::lint(&migration.up, migration.in_transaction, &mut checks);
             if !all && migration.version().as_str() <= BASELINE {
                 continue;

@@ -12,8 +12,8 @@ use super::{
 /// Replaces a variable or placeholder in a text that EXECUTE runs, because its value is not known.
 const UNKNOWN: &str = " _unknown_ ";
 
-/// Returns the rules that a script breaks, in the order of its lines. `checks` are the constraints that earlier scripts have
-/// added; those of this script are added.
+/// Returns the rules that a script breaks, in the order of its lines. `checks` has the constraints that earlier scripts have
+/// added. This function adds the constraints of this script.
 pub(super) fn lint(sql: &str, in_transaction: bool, checks: &mut Vec<NotNullCheck>) -> Vec<Found> {
     let tokens = tokenize(sql, 1).tokens;
     let parts: Vec<_> = statements(&tokens).into_iter().filter(|part| !part.is_empty()).collect();
@@ -58,7 +58,7 @@ fn lint_text(linter: &mut Linter<'_>, sql: &str, line: usize, place: Place, is_b
 fn lint_strings(linter: &mut Linter<'_>, statement: &[Token], place: Place) -> Vec<Found> {
     let is_dynamic = statement.iter().any(|token| token.is("execute")) || is_assignment(statement);
     if statement.first().is_some_and(|first| first.is("do")) {
-        // The name of the language may be a string too.
+        // The name of the language may be a string too, so the longest string is the body.
         let bodies = statement.iter().filter_map(|token| Some((token.line, text_of(token)?)));
         let Some((line, body)) = bodies.max_by_key(|(_, body)| body.len()) else { return Vec::new() };
         let words = tokenize(body, line).tokens;
@@ -79,7 +79,8 @@ fn is_assignment(statement: &[Token]) -> bool {
     has_colon || statement.get(1).is_some_and(|second| second.is_symbol('='))
 }
 
-/// Joins the strings of a statement. Also returns the line of the first string.
+/// Joins the strings of a statement, with a placeholder for the names between them. Also returns the line of the first string.
+/// `None` if the statement has no string.
 fn dynamic_sql(statement: &[Token]) -> Option<(usize, String)> {
     let first = statement.iter().position(|token| text_of(token).is_some())?;
     let mut sql = String::new();
@@ -125,7 +126,8 @@ impl Marker {
         Some(Self { line: comment.line, position: comment.position, rules })
     }
 
-    /// Returns whether the marker is in a statement or before it, or behind it on the line of its semicolon.
+    /// Returns whether the marker is in a statement, between the previous statement and this one, or behind this statement on the
+    /// line of its semicolon.
     fn belongs_to(&self, statement: &Range<usize>, tokens: &[Token]) -> bool {
         let before = self.position.checked_sub(1).and_then(|at| tokens.get(at));
         let follows_end = before.is_some_and(|token| token.is_symbol(';') && token.line == self.line);

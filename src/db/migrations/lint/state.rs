@@ -1,4 +1,4 @@
-//! What the linter knows while it reads a script.
+//! The state of the linter while it reads a script.
 
 use std::collections::BTreeSet;
 
@@ -47,7 +47,7 @@ pub(super) struct Linter<'a> {
     /// The tables and materialized views that the script has created. No other session can use them yet.
     pub new_tables: BTreeSet<String>,
     pub new_indexes: BTreeSet<String>,
-    /// The other tables that the transaction has locked against writes, or against all queries.
+    /// The tables, except new tables, that the transaction has locked against writes or against all queries.
     pub locked: BTreeSet<String>,
     /// The constraints that this and earlier migrations have added.
     pub checks: &'a mut Vec<NotNullCheck>,
@@ -66,7 +66,7 @@ impl Linter<'_> {
         self.new_tables.contains(table)
     }
 
-    /// Notes that the transaction locks a table until it ends.
+    /// Records that the transaction locks a table until it ends. Reports the lock of a second table.
     pub fn lock(&mut self, table: &str, at: &Token) {
         if self.is_new(table) {
             return;

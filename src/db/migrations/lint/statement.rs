@@ -40,7 +40,7 @@ pub(super) fn created_object(tokens: &[Token]) -> Option<(&'static str, String)>
 }
 
 impl Linter<'_> {
-    /// Checks a statement. What DO and EXECUTE run is checked by the caller.
+    /// Checks a statement. The caller checks the texts that DO and EXECUTE run.
     pub(super) fn statement(&mut self, tokens: &[Token]) {
         let mut rest = Cursor(tokens);
         let Some(first) = rest.next() else { return };
@@ -97,7 +97,7 @@ impl Linter<'_> {
         }
     }
 
-    /// Reports a rule if one of the tables that follow is not new, or if no table follows.
+    /// Reports a rule if one of the tables is not new, or if the statement names no table.
     fn report_existing(&mut self, rule: &'static rules::Rule, tables: Cursor<'_>, first: &Token) {
         let names = tables.names();
         if names.is_empty() || names.iter().any(|name| !self.is_new(name)) {
@@ -184,7 +184,7 @@ impl Linter<'_> {
             self.report(rules::DROP_OBJECT, first);
         } else if let Some(kind) = OBJECTS.iter().find(|kind| rest.skip(kind)) {
             rest.skip("if exists");
-            // A script that drops and creates an object replaces it.
+            // An object that the script also creates is replaced, and not removed.
             if rest.names().into_iter().any(|name| !self.created.contains(&(*kind, name))) {
                 self.report(rules::DROP_OBJECT, first);
             }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::super::source::block_comment_length;
 
-/// A part of SQL.
+/// A token of SQL: a word, a quoted name, a string, a number or a symbol.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Token {
     pub kind: Kind,
@@ -18,13 +18,14 @@ pub(super) enum Kind {
     Word(String),
     /// A name in double quotes.
     Quoted(String),
-    /// The content of a string. A newline of the source is a newline here too, so that lines can be counted.
+    /// The content of a string. Only a newline of the source is a newline here, not the escape `\n`, so that lines can be
+    /// counted.
     Text(String),
     Number,
     Symbol(char),
 }
 
-/// A comment, with `--` or `/*`.
+/// A comment, including its `--` or `/*`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Comment {
     pub text: String,
@@ -154,7 +155,7 @@ impl<'a> Lexer<'a> {
 }
 
 /// Returns how a string or quoted name at the beginning of a text starts: the bytes before its content, the quote, and
-/// whether a backslash escapes.
+/// whether a backslash escapes. `None` if the text does not begin with a string or quoted name.
 fn string_start(text: &str) -> Option<(usize, char, bool)> {
     let mut chars = text.chars();
     let first = chars.next()?;

@@ -17,7 +17,7 @@ const COMPARISONS: &[&str] =
 const NO_COLUMNS: &[&str] = &["is", "not", "null", "true", "false", "and", "or", "where"];
 
 impl Linter<'_> {
-    /// Checks the rows that a statement changes, also in a CTE.
+    /// Checks each UPDATE, DELETE and MERGE of a statement, also those in a CTE.
     pub(super) fn writes(&mut self, tokens: &[Token]) {
         for (at, level, token) in Cursor(tokens).levels() {
             let mut rest = Cursor(&tokens[at + 1..]);
@@ -70,7 +70,8 @@ impl Linter<'_> {
     }
 }
 
-/// Returns the WHERE clause of the statement that begins at a token, outside of its subqueries.
+/// Returns the WHERE clause of the statement that begins at a token. `None` if the statement itself has no WHERE clause; those
+/// of its subqueries do not count.
 fn condition(tokens: &[Token], begin: usize, level: usize) -> Option<&[Token]> {
     let own = Cursor(tokens).levels().skip(begin + 1).take_while(|(_, current, token)| {
         *current > level || (*current == level && !(token.is_symbol(')') && level > 0))

@@ -1,4 +1,4 @@
-//! Properties of the tokens of SQL.
+//! Property tests of the tokenizer and the linter.
 
 use proptest::{
     collection::vec,
@@ -14,7 +14,7 @@ use crate::{
 
 const PARTS: &str = r#"' " \ $ $$ $a$ -- /* */ ; ( ) E' U&' e u & 1 do begin execute end alter table t drop case lint: allow because"#;
 
-/// Generates tokens: the kind, and the SQL of it.
+/// Generates a token: its kind and content, and its SQL.
 fn token() -> impl Strategy<Value = (Kind, String)> {
     let quote = |text: &str, quote: &str| format!("{quote}{}{quote}", text.replace(quote, &quote.repeat(2)));
     prop_oneof![
