@@ -9,7 +9,7 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use super::{after, clock::DatabaseClock, clock_timestamp, days, delete_batch, now};
 use crate::{db::Tx, schema::api_keys};
 
-/// A key that has ended is deleted after this time.
+/// How long a key is kept after it was revoked or expired.
 const KEEP_ENDED_DAYS: i32 = 90;
 
 /// A key of an organization, without its hash.
@@ -22,11 +22,12 @@ pub struct ApiKey {
     pub name: String,
     /// The permissions, separated by spaces.
     pub scopes: String,
-    /// The beginning and the end of the key.
+    /// The beginning and the end of the secret, by which a person recognizes the key.
     pub hint: String,
     /// When the secret from before the last rotation expires.
     pub previous_expires_at: Option<DateTime<Utc>>,
-    /// How long the key is valid, from its creation or last rotation. `None` if it does not expire.
+    /// How long the key is valid, from its creation, its last rotation or the last change of this lifetime. `None` if it does
+    /// not expire.
     pub lifetime_days: Option<i32>,
     pub expires_at: Option<DateTime<Utc>>,
     pub created_at: DateTime<Utc>,
@@ -51,7 +52,7 @@ pub struct NewApiKey<'a> {
     pub expires_at: Option<DateTime<Utc>>,
 }
 
-/// Changes to a key. `None` keeps a column.
+/// Changes to a key. `None` keeps a column; `Some(None)` sets it to NULL.
 #[derive(AsChangeset, Default)]
 #[diesel(table_name = api_keys)]
 pub struct ApiKeyChanges<'a> {
@@ -67,7 +68,7 @@ pub struct Rotation<'a> {
     pub hash: &'a [u8],
     pub hint: &'a str,
     pub lifetime_days: Option<i32>,
-    /// When the present secret, which becomes the previous secret, expires.
+    /// When the current secret expires. It becomes the previous secret.
     pub previous_expires_at: DateTime<Utc>,
     pub expires_at: Option<DateTime<Utc>>,
 }
@@ -78,14 +79,14 @@ impl ApiKey {
         self.revoked_at.is_some() || self.expires_at.is_some_and(|expires_at| expires_at <= self.clock.now())
     }
 
-    /// Returns whether a secret of the key has ended: the key is revoked or expired, or the secret is the one from before the
-    /// last rotation and the overlap is over.
+    /// Returns whether a secret of the key is no longer valid: the key is revoked or expired, or `is_previous` is true and the
+    /// secret from before the last rotation has expired.
     pub fn secret_has_ended(&self, is_previous: bool) -> bool {
         let is_rotated_out = || self.previous_expires_at.is_none_or(|until| until <= self.clock.now());
         self.has_ended() || (is_previous && is_rotated_out())
     }
 
-    /// Takes a use into account that is not written yet.
+    /// Updates `last_used_at` of this value, not of the row, for a use that is not written to the database yet.
     pub fn add_pending_use(&mut self, used_at: Instant) {
         let used_at = self.clock.at(used_at);
         self.last_used_at = Some(self.last_used_at.map_or(used_at, |written| written.max(used_at)));
@@ -96,7 +97,7 @@ impl ApiKey {
         self.scopes.split(' ').any(|own| own == scope)
     }
 
-    /// Returns at most `limit` keys of an organization, the newest first. `before` is the id of a newer key.
+    /// Returns at most `limit` keys of an organization, the newest first. With `before`, only keys with a lower id.
     pub async fn list(
         mut conn: &AsyncPgConnection,
         org_id: i64,
@@ -122,12 +123,12 @@ impl ApiKey {
         Self::query().filter(own).for_update().first(&mut conn).await.optional()
     }
 
-    /// Locks a key of any organization.
+    /// Like [`Self::lock`], but finds a key of any organization.
     pub async fn lock_by_id(mut conn: &AsyncPgConnection, id: i64) -> QueryResult<Option<Self>> {
         Self::query().filter(api_keys::id.eq(id)).for_update().first(&mut conn).await.optional()
     }
 
-    /// Locks a key against changes, and returns it with whether the secret with this hash is the one from before the last
+    /// Locks a key against changes. Returns the key, and whether the secret with this hash is the secret from before the last
     /// rotation. `None` if the key no longer has the secret. Several transactions may hold this lock at the same time.
     pub async fn lock_shared(
         mut conn: &AsyncPgConnection,
@@ -144,7 +145,7 @@ impl ApiKey {
             .optional()
     }
 
-    /// Returns whether one of the hashes is that of a key, whatever its state.
+    /// Returns whether one of the hashes belongs to a current or previous secret of a key. The key may be revoked or expired.
     pub async fn any_has_hash(mut conn: &AsyncPgConnection, hashes: &[Vec<u8>]) -> QueryResult<bool> {
         let found = api_keys::table.filter(
             api_keys::hash.eq_any(hashes).or(api_keys::previous_hash.assume_not_null().eq_any(hashes)),
@@ -152,8 +153,8 @@ impl ApiKey {
         diesel::select(diesel::dsl::exists(found)).get_result(&mut conn).await
     }
 
-    /// Locks the keys with these hashes, in the order of their ids. For each key, also returns whether a hash matches its
-    /// present secret. Otherwise, a hash matches only its previous secret.
+    /// Locks the keys with these hashes, in the order of their ids. For each key, also returns whether a hash is that of its
+    /// current secret. Otherwise, the hash is that of its previous secret.
     pub async fn lock_by_hashes(tx: &Tx<'_>, hashes: &[Vec<u8>]) -> QueryResult<Vec<(Self, bool)>> {
         let mut conn = tx.conn();
         api_keys::table
@@ -167,7 +168,7 @@ impl ApiKey {
             .await
     }
 
-    /// Returns the number of keys of an organization that have not ended.
+    /// Returns the number of keys of an organization that are neither revoked nor expired.
     pub async fn count_active(mut conn: &AsyncPgConnection, org_id: i64) -> QueryResult<i64> {
         let is_unexpired =
             api_keys::expires_at.is_null().or(api_keys::expires_at.assume_not_null().gt(now()));
@@ -180,7 +181,7 @@ impl ApiKey {
             .await
     }
 
-    /// Updates a key and returns the new row. `changes` must change something.
+    /// Updates a key and returns the new row. `changes` must have a change, because diesel refuses an empty update.
     pub async fn update(tx: &Tx<'_>, id: i64, changes: &ApiKeyChanges<'_>) -> QueryResult<Self> {
         let mut conn = tx.conn();
         diesel::update(api_keys::table.find(id))
@@ -190,7 +191,8 @@ impl ApiKey {
             .await
     }
 
-    /// Replaces the secret of a key and returns the new row.
+    /// Replaces the secret of a key and returns the new row. The old secret becomes the previous secret, and an earlier previous
+    /// secret is no longer valid.
     pub async fn rotate(tx: &Tx<'_>, id: i64, new: &Rotation<'_>) -> QueryResult<Self> {
         let mut conn = tx.conn();
         diesel::update(api_keys::table.find(id))
@@ -218,7 +220,8 @@ impl ApiKey {
             .await
     }
 
-    /// Ends the overlap of a rotation: only the present secret stays valid. Returns how many keys were changed, 0 or 1.
+    /// Expires the previous secret of a key now, so that only the current secret stays valid. Returns how many keys were
+    /// changed, 0 or 1.
     pub async fn end_overlap(tx: &Tx<'_>, id: i64) -> QueryResult<usize> {
         let mut conn = tx.conn();
         let lasts = api_keys::previous_expires_at.assume_not_null().gt(now());
@@ -250,8 +253,8 @@ impl ApiKey {
             .await
     }
 
-    /// Locks at most `limit` keys that expire within `notice_days` and whose expiry no mail has announced. Leaves out those
-    /// with a shorter lifetime, and skips those that another transaction has locked.
+    /// Locks at most `limit` keys that expire within `notice_days` days and whose expiry no mail has announced. Leaves out keys
+    /// whose lifetime is not longer than `notice_days`, and keys that another transaction has locked.
     pub async fn lock_expiring(tx: &Tx<'_>, notice_days: i32, limit: i64) -> QueryResult<Vec<Self>> {
         let mut conn = tx.conn();
         let expires_at = || api_keys::expires_at.assume_not_null();
@@ -269,7 +272,7 @@ impl ApiKey {
             .await
     }
 
-    /// Records that mails announce the expiry of keys.
+    /// Records that the mails were written which announce the expiry of these keys.
     pub async fn mark_expiry_notified(tx: &Tx<'_>, ids: &[i64]) -> QueryResult<usize> {
         let mut conn = tx.conn();
         diesel::update(api_keys::table.filter(api_keys::id.eq_any(ids)))
@@ -278,7 +281,7 @@ impl ApiKey {
             .await
     }
 
-    /// Deletes at most `limit` keys that ended over 90 days ago. Returns how many.
+    /// Deletes at most `limit` keys that were revoked or expired over 90 days ago. Returns how many.
     pub async fn purge(conn: &AsyncPgConnection, limit: i64) -> QueryResult<usize> {
         let old = format!("least(revoked_at, expires_at) < now() - {KEEP_ENDED_DAYS} * interval '24 hours'");
         delete_batch(conn, "api_keys", &old, limit).await

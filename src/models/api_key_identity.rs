@@ -1,4 +1,5 @@
-//! What a request with an API key needs to know, from the table `api_keys` and those of its creator and organization.
+//! The data that authenticates and authorizes a request with an API key, from the table `api_keys` and the tables of its
+//! creator and its organization.
 
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
@@ -10,7 +11,7 @@ use super::{
 };
 use crate::schema::{api_keys, memberships, organizations, two_factor, users};
 
-/// A key, and what its creator may do in the organization. A cached value was read at most `IDENTITY_CACHE_MS` ago.
+/// A key, and the rights of its creator in the organization. A cached value was read at most `IDENTITY_CACHE_MS` ago.
 pub struct KeyIdentity {
     pub key: ApiKey,
     /// The SHA-256 of the secret of the request.
@@ -19,14 +20,14 @@ pub struct KeyIdentity {
     pub is_previous: bool,
     /// Whether the account of the creator is active, and not scheduled for deletion.
     pub is_creator_active: bool,
-    /// Whether the creator has a second factor.
+    /// Whether the creator has enabled a second factor.
     pub has_second_factor: bool,
     /// `None` if the creator is no longer a member.
     pub membership: Option<IdentityMembership>,
 }
 
 impl KeyIdentity {
-    /// Returns the key with this hash, its creator and its organization, with one statement. The key may have ended.
+    /// Returns the key with this hash, its creator and its organization, with one statement. The key may be revoked or expired.
     pub async fn find(mut conn: &AsyncPgConnection, hash: &[u8]) -> QueryResult<Option<Self>> {
         let of_creator =
             memberships::org_id.eq(api_keys::org_id).and(memberships::user_id.eq(api_keys::created_by));

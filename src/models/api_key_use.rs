@@ -1,4 +1,4 @@
-//! Writes when API keys were used, many of them by one statement.
+//! Writes when API keys were last used. One statement writes the uses of many keys.
 
 use std::time::Instant;
 
@@ -11,8 +11,8 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 /// Minimum time between two updates of `last_used_at`.
 pub const INTERVAL_SECONDS: i32 = 60;
 
-/// Works as the statement in `session_use.rs`. `used_at` is the time of the database minus the age of the use. PostgreSQL
-/// evaluates the conditions of `locked` again on the latest version of a row.
+/// Works like the statement in `session_use.rs`. `used_at` is the time of the database minus the age of the use. After
+/// PostgreSQL locks a row, it evaluates the conditions of `locked` again on the latest version of the row.
 const WRITE: &str = "
     WITH used AS (
         SELECT id, now() - age * interval '1 second' AS used_at FROM unnest($1, $2) AS uses (id, age)

@@ -14,6 +14,7 @@ use crate::schema::audit_log;
 pub struct AuditEntry {
     pub id: i64,
     pub created_at: DateTime<Utc>,
+    /// The user who has made the change. `None` if no user is known to have made it, for example for a command or a job.
     pub actor_id: Option<i64>,
     pub action: String,
     pub target_type: String,
@@ -23,9 +24,11 @@ pub struct AuditEntry {
     pub after: Option<Value>,
     /// The IP address of the client.
     pub address: Option<String>,
+    /// The id that the server has given to the request.
     pub request_id: Option<String>,
+    /// The id that the client has sent in `X-Request-Id`.
     pub client_request_id: Option<String>,
-    /// The organization in which the action was made.
+    /// The organization that the change belongs to.
     pub org_id: Option<i64>,
     /// The API key that the actor has used.
     pub api_key_id: Option<i64>,

@@ -28,12 +28,12 @@ impl DatabaseClock {
         diesel::select(clock_timestamp()).get_result(&mut conn).await
     }
 
-    /// Returns the present time of the database, in microseconds: PostgreSQL stores no shorter ones.
+    /// Returns the current time of the database, truncated to microseconds, the precision of PostgreSQL.
     pub fn now(&self) -> DateTime<Utc> {
         self.at(Instant::now())
     }
 
-    /// Returns the time of the database at an instant in the past, in microseconds.
+    /// Returns the time of the database at an instant in the past, truncated to microseconds.
     pub fn at(&self, instant: Instant) -> DateTime<Utc> {
         (self.time + self.read_at.elapsed() - instant.elapsed()).trunc_subsecs(6)
     }

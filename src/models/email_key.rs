@@ -34,8 +34,8 @@ pub async fn find_missing(
         .await
 }
 
-/// Returns whether the database has the column `email_key`. Migrations may have been reverted, or come from
-/// another directory.
+/// Returns whether the database has the column `email_key`. It is missing if its migration was reverted, or if the migrations
+/// come from a directory without it.
 pub async fn exists(mut conn: &AsyncPgConnection) -> QueryResult<bool> {
     let sql =
         "EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('users') AND attname = 'email_key')";
@@ -59,7 +59,7 @@ pub async fn set(mut conn: &AsyncPgConnection, list: &[KeyAssignment]) -> QueryR
     let ids: Vec<_> = list.iter().map(|user| user.id).collect();
     let emails: Vec<_> = list.iter().map(|user| &*user.email).collect();
     let keys: Vec<_> = list.iter().map(|user| &*user.key).collect();
-    // The range of ids is implied by the list. Without it, the planner may read the whole table.
+    // BETWEEN follows from the list of ids. Without it, the planner may read the whole table.
     diesel::sql_query(
         "UPDATE users SET email_key = new.key FROM unnest($1, $2, $3) AS new (id, email, key)
          WHERE users.id = new.id AND users.id BETWEEN $4 AND $5

@@ -13,28 +13,29 @@ const LIFETIME_HOURS: i64 = 24;
 
 #[diesel::declare_sql_function]
 extern "SQL" {
-    /// Acquires a lock until the transaction ends, if no other transaction holds it. Returns whether the lock was acquired.
+    /// Acquires an advisory lock until the transaction ends, if no other transaction holds it. Returns whether the lock was
+    /// acquired.
     fn pg_try_advisory_xact_lock(id: BigInt) -> Bool;
 }
 
 /// Identifies a stored answer. The key alone does not: several callers and operations may use the same key.
 #[derive(Clone, Copy)]
 pub struct KeyId<'a> {
-    /// Who has sent the request, such as `user:7`.
+    /// The caller of the operation: `user:7`, or `key:12` for an API key.
     pub caller: &'a str,
     /// The id of the operation in the API document.
     pub operation: &'a str,
     pub key: &'a str,
 }
 
-/// An answer that was stored in the transaction of its effect.
+/// The answer to a request, stored in the transaction of the change that it reports.
 #[derive(HasQuery)]
 #[diesel(table_name = idempotency_keys)]
 pub struct StoredAnswer {
-    /// SHA-256 of what the client has asked for.
+    /// SHA-256 of the method, path, query and body of the request.
     pub fingerprint: Vec<u8>,
     pub status: i16,
-    /// Pairs of name and value.
+    /// An array of pairs of name and value.
     pub headers: Value,
     pub body: String,
     created_at: DateTime<Utc>,
@@ -56,15 +57,15 @@ pub struct NewStoredAnswer<'a> {
 }
 
 impl NewStoredAnswer<'_> {
-    /// Inserts the answer. Reads nothing, so the database role needs no more than INSERT.
+    /// Inserts the answer. Returns no column, so the database role needs only the privilege INSERT.
     pub async fn insert(&self, mut conn: &AsyncPgConnection) -> QueryResult<usize> {
         diesel::insert_into(idempotency_keys::table).values(self).execute(&mut conn).await
     }
 }
 
 impl StoredAnswer {
-    /// Acquires the lock with this number until the transaction ends, unless another transaction holds it. Returns whether
-    /// the lock was acquired. Never waits.
+    /// Acquires the advisory lock with this number until the transaction ends, unless another transaction holds it. Returns
+    /// whether the lock was acquired. Never waits.
     pub async fn try_lock(mut conn: &AsyncPgConnection, lock: i64) -> QueryResult<bool> {
         diesel::select(pg_try_advisory_xact_lock(lock)).get_result(&mut conn).await
     }

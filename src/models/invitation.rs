@@ -17,10 +17,10 @@ use crate::schema::invitations;
 
 /// Lifetime of an invitation. It begins again when the invitation is sent again.
 pub const LIFETIME_DAYS: i32 = 7;
-/// How long an invitation stays in the list of its organization after `expires_at`, whatever its state.
+/// How long an invitation is kept after `expires_at`, in every state.
 const RETENTION_DAYS: i32 = 30;
 
-/// The roles of members who may invite. The SQL of [`Invitation::state`] has the same roles.
+/// The roles of members who may invite. `STATE` has the same roles.
 pub const INVITER_ROLES: [OrgRole; 2] = [OrgRole::Admin, OrgRole::Owner];
 
 text_enum! {
@@ -38,8 +38,8 @@ text_enum! {
     }
 }
 
-/// Computes the state of an invitation. While a transaction holds the lock of the organization, the state changes only by the
-/// account of the inviter or because the invitation expires.
+/// Computes the state of an invitation. While a transaction holds the lock of the organization, the state can change only if
+/// the invitation expires or the account of the inviter changes.
 const STATE: &str = "CASE
     WHEN invitations.accepted_at IS NOT NULL THEN 'accepted'
     WHEN invitations.declined_at IS NOT NULL THEN 'declined'
@@ -70,13 +70,14 @@ pub struct Invitation {
     /// The [key](crate::email_address::EmailAddress::key) of the address.
     pub email_key: String,
     pub role: OrgRole,
-    /// `None` if the account of the inviter is deleted.
+    /// The member who has sent the current link. `None` if the account was deleted.
     pub invited_by: Option<i64>,
     /// The id from which the token of the link is derived.
     pub link_id: Uuid,
     /// The SHA-256 of the token.
     pub token_hash: Vec<u8>,
-    /// Whether the inviter has seen the link. If so, a client with the link need not be the owner of the address.
+    /// Whether the API has returned the link to the inviter, because no mail could be sent. Then the link does not prove that
+    /// its holder owns the address.
     pub link_shown: bool,
     pub created_at: DateTime<Utc>,
     pub expires_at: DateTime<Utc>,
@@ -123,7 +124,7 @@ impl Invitation {
         Self::query().filter(invitations::token_hash.eq(hash)).first(&mut conn).await.optional()
     }
 
-    /// Returns an invitation to an address.
+    /// Returns the invitation with this id, if it is to this address.
     pub async fn find_addressed(
         mut conn: &AsyncPgConnection,
         id: i64,
@@ -133,7 +134,7 @@ impl Invitation {
         Self::query().filter(row).first(&mut conn).await.optional()
     }
 
-    /// Returns an invitation of an organization.
+    /// Returns the invitation with this id, if it is of this organization.
     pub async fn find_in_org(
         mut conn: &AsyncPgConnection,
         org_id: i64,
@@ -161,8 +162,8 @@ impl Invitation {
             .optional()
     }
 
-    /// Locks an invitation until the transaction ends, and returns the latest version of the row. The caller has locked its
-    /// organization.
+    /// Locks an invitation until the transaction ends, and returns the latest version of the row. The caller must have locked
+    /// its organization.
     pub async fn lock(mut conn: &AsyncPgConnection, id: i64) -> QueryResult<Option<Self>> {
         Self::query().filter(invitations::id.eq(id)).for_update().first(&mut conn).await.optional()
     }
@@ -182,7 +183,7 @@ impl Invitation {
             .await
     }
 
-    /// Ends an open invitation.
+    /// Ends an open invitation. The caller must have checked that it is open.
     pub async fn end(tx: &Tx<'_>, id: i64, ending: Ending) -> QueryResult<usize> {
         let mut conn = tx.conn();
         let row = diesel::update(invitations::table.find(id));
@@ -208,7 +209,7 @@ impl Invitation {
             .await
     }
 
-    /// Replaces the link and its inviter, and begins the lifetime again. Returns the new row.
+    /// Replaces the link and the inviter, and begins the lifetime again. Returns the new row.
     pub async fn renew(tx: &Tx<'_>, id: i64, link: &NewLink<'_>) -> QueryResult<Self> {
         let mut conn = tx.conn();
         diesel::update(invitations::table.find(id))
@@ -231,7 +232,7 @@ impl Invitation {
             .await
     }
 
-    /// Deletes all invitations to an address that have ended. Returns how many.
+    /// Deletes all accepted, declined, revoked and expired invitations to an address. Returns how many.
     pub async fn delete_ended_to(tx: &Tx<'_>, email_key: &str) -> QueryResult<usize> {
         let mut conn = tx.conn();
         let ended = invitations::accepted_at
@@ -270,7 +271,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_state_knows_the_roles_of_inviters() {
+    fn the_sql_of_the_state_has_all_roles_of_inviters_and_all_states() {
         let roles: Vec<_> = INVITER_ROLES.iter().map(|role| format!("'{}'", role.as_str())).collect();
         assert!(STATE.contains(&format!("m.role IN ({})", roles.join(", "))), "{STATE}");
         for state in InvitationState::ALL {

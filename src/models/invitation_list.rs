@@ -1,4 +1,4 @@
-//! Lists of invitations, and what their recipients see of them.
+//! Lists of invitations, for organizations and for recipients.
 
 use chrono::{DateTime, Utc};
 use diesel::{pg::Pg, prelude::*};
@@ -32,7 +32,7 @@ impl InvitationListing {
     }
 }
 
-/// An invitation, and what its recipient sees of the organization and the inviter.
+/// An invitation with the data of the organization and the inviter that its recipient may see.
 #[derive(Clone, Debug)]
 pub struct InvitationDetails {
     pub invitation: Invitation,

@@ -21,8 +21,8 @@ extern "SQL" {
     fn octet_length(text: Text) -> Integer;
 }
 
-/// Claims rows that no other relay has claimed, the oldest first. A claim lasts 50 seconds, so the relay of the next minute
-/// tries a row again whose job could not be enqueued. `$1` is a task whose rows are skipped, or null.
+/// The statement that claims rows which no other relay has claimed, the oldest first. A claim lasts 50 seconds: if a job
+/// cannot be enqueued, the relay that runs a minute later claims its row again. `$1` is a task whose rows are skipped, or null.
 macro_rules! claim {
     ($condition:literal) => {
         concat!(
@@ -88,11 +88,11 @@ pub struct ClaimedJob {
     pub tried_before: Option<DateTime<Utc>>,
 }
 
-/// A job of an owner that waits in the table.
+/// A job that waits in the table, in the list of its owner.
 #[derive(Queryable)]
 pub struct OwnerJob {
     pub id: Uuid,
-    /// The size of the envelope.
+    /// The size of the envelope in bytes.
     pub bytes: i32,
 }
 
@@ -102,7 +102,7 @@ impl JobOutboxRow {
         diesel::sql_query(claim!("true")).bind::<Nullable<Text>, _>(except).load(&mut conn).await
     }
 
-    /// Claims up to 100 rows among `ids`, as [`claim`](Self::claim).
+    /// Like [`claim`](Self::claim), but claims only rows in `ids`.
     pub async fn claim_these(
         mut conn: &AsyncPgConnection,
         ids: &[Uuid],
@@ -120,13 +120,14 @@ impl JobOutboxRow {
         Self::query().filter(job_outbox::id.eq(id)).first(&mut conn).await.optional()
     }
 
-    /// Returns which of these jobs are in the table.
+    /// Returns the ids of these jobs that are in the table, even if they were set aside.
     pub async fn known(mut conn: &AsyncPgConnection, ids: &[Uuid]) -> QueryResult<Vec<Uuid>> {
         let rows = job_outbox::table.filter(job_outbox::id.eq_any(ids));
         rows.select(job_outbox::id).load(&mut conn).await
     }
 
-    /// Returns the next rows of a task after `id` that are not set aside, in the order of their ids.
+    /// Returns at most `limit` rows of a task with greater ids than `id`, in the order of their ids. Leaves out rows that were
+    /// set aside.
     pub async fn after(
         mut conn: &AsyncPgConnection,
         task: &str,
@@ -143,8 +144,8 @@ impl JobOutboxRow {
             .await
     }
 
-    /// Returns the number of jobs that wait to be enqueued, at most `limit`. Counts the jobs of `task`, or of all tasks
-    /// without it.
+    /// Returns the number of jobs that wait to be enqueued, at most `limit`. Counts the jobs of `task`, or of all tasks if it is
+    /// `None`.
     pub async fn count_waiting(
         mut conn: &AsyncPgConnection,
         task: Option<&str>,

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::schema::{memberships, users};
 
-/// A member of an organization, with what other members see of the account.
+/// A member of an organization, with the data of the account that other members may see.
 #[derive(Clone, Debug, Queryable)]
 pub struct Member {
     pub user_id: i64,

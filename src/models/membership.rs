@@ -18,7 +18,7 @@ use crate::{
 };
 
 text_enum! {
-    /// What a member may do in an organization, from the lowest role to the highest.
+    /// The role of a member in an organization, from the lowest to the highest.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, AsExpression, FromSqlRow, serde::Deserialize)]
     #[serde(rename_all = "lowercase")]
     pub enum OrgRole {
@@ -51,7 +51,7 @@ pub struct NewMembership {
     pub role: OrgRole,
 }
 
-/// Changes to a membership. `None` keeps a column.
+/// Changes to a membership. `None` keeps a column; `Some(None)` sets it to NULL.
 #[derive(AsChangeset, Default)]
 #[diesel(table_name = memberships)]
 pub struct MembershipChanges {
@@ -73,7 +73,7 @@ pub struct IdentityMembership {
 }
 
 impl IdentityMembership {
-    /// Returns the checked part of a membership and its organization.
+    /// Returns the part of a membership and its organization that is checked at each request.
     pub fn of(org: &Organization, membership: &Membership) -> Self {
         Self {
             org_id: org.id,
@@ -85,7 +85,7 @@ impl IdentityMembership {
     }
 }
 
-/// The memberships of one user, as a column.
+/// The memberships of one user, from a column of JSON.
 #[derive(Debug, FromSqlRow, serde::Deserialize)]
 #[serde(transparent)]
 pub struct IdentityMemberships(pub Vec<IdentityMembership>);
@@ -96,8 +96,8 @@ impl FromSql<Json, Pg> for IdentityMemberships {
     }
 }
 
-/// The expression of [`IdentityMemberships`] in a query on `users`. It is a subquery, so one statement reads the user and the
-/// memberships.
+/// The SQL expression that selects [`IdentityMemberships`] in a query on `users`. It is a subquery, so one statement reads the
+/// user and the memberships.
 #[derive(Clone, Copy, Debug, QueryId)]
 pub(super) struct MembershipsOfUser;
 
@@ -186,10 +186,10 @@ impl Membership {
             .await
     }
 
-    /// Locks the organizations that a user owns, as [`Organization::lock`], in the order of their ids. Leaves out
-    /// organizations whose deletion is scheduled.
+    /// Locks the organizations that a user owns, in the order of their ids, and returns the latest versions of the rows. Leaves
+    /// out organizations whose deletion is scheduled.
     ///
-    /// The caller has locked the user. A transfer locks both users too, so the owner of these organizations does not change.
+    /// The caller must have locked the user. A transfer locks the old and the new owner too, so the owner does not change.
     pub async fn lock_owned(mut conn: &AsyncPgConnection, user_id: i64) -> QueryResult<Vec<Organization>> {
         let owned = memberships::table
             .filter(memberships::user_id.eq(user_id))
@@ -214,7 +214,8 @@ impl Membership {
         memberships::table.filter(memberships::org_id.eq(org_id)).count().get_result(&mut conn).await
     }
 
-    /// Returns the owner and the admins of an organization who can act in it.
+    /// Returns the owner and the admins of an organization. Leaves out suspended members, and users who are deactivated or
+    /// scheduled for deletion.
     pub async fn active_admins(mut conn: &AsyncPgConnection, org_id: i64) -> QueryResult<Vec<User>> {
         memberships::table
             .inner_join(users::table)
@@ -229,7 +230,8 @@ impl Membership {
             .await
     }
 
-    /// Returns the owner of an organization and the member `user_id`. Leaves out a user who cannot act in the organization.
+    /// Returns the owner of an organization and the member `user_id`. Leaves out suspended members, and users who are
+    /// deactivated or scheduled for deletion.
     pub async fn active_owner_and(
         mut conn: &AsyncPgConnection,
         org_id: i64,
@@ -248,7 +250,7 @@ impl Membership {
             .await
     }
 
-    /// Updates a membership and returns the new row. `None` if it is gone.
+    /// Updates a membership and returns the new row. `None` if the membership no longer exists.
     pub async fn update(
         tx: &Tx<'_>,
         org_id: i64,

@@ -51,8 +51,8 @@ diesel::joinable!(crate::schema::memberships -> crate::schema::users (user_id));
 
 /// Defines an enum that is stored as text.
 ///
-/// The column has a CHECK instead of a PostgreSQL enum type: clients cache the ids of enum types, and the ids change if
-/// a type is recreated.
+/// The column has the type `text` and a CHECK, instead of a PostgreSQL enum type: clients cache the ids of enum types, and an
+/// id changes if its type is recreated.
 macro_rules! text_enum {
     ($(#[$attribute:meta])* pub enum $name:ident { $($(#[$doc:meta])* $variant:ident = $text:literal,)+ }) => {
         $(#[$attribute])*
@@ -98,7 +98,7 @@ use text_enum;
 extern "SQL" {
     fn lower(text: Text) -> Text;
 
-    /// Returns the present time by the clock of the database, not the time at which the transaction began.
+    /// Returns the current time by the clock of the database, not the time at which the transaction began.
     fn clock_timestamp() -> Timestamptz;
 }
 
@@ -127,8 +127,8 @@ type Shifted = UncheckedBind<
     <PgInterval as diesel::expression::AsExpression<Interval>>::Expression,
 >;
 
-/// Converts the time in the position of a page, in microseconds since 1970, which a client may set to any number. Returns
-/// `None` outside of the years 1 to 9999: PostgreSQL refuses some times that chrono can express.
+/// Converts the time in a position of a list, in microseconds since 1970. A client may send any number. Returns `None` outside
+/// of the years 1 to 9999: PostgreSQL refuses some times that chrono can express.
 fn time_of_position(microseconds: i64) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp_micros(microseconds).filter(|time| (1..=9999).contains(&time.year()))
 }

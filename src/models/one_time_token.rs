@@ -1,4 +1,4 @@
-//! The table `one_time_tokens`: hashes of the tokens of links in mails and of login challenges.
+//! The table `one_time_tokens`: hashes of the tokens of links in mails, and of logins that wait for the second factor.
 
 use chrono::Duration;
 use diesel::{deserialize::FromSqlRow, dsl::IntervalDsl as _, expression::AsExpression, prelude::*};
@@ -24,7 +24,8 @@ text_enum! {
 #[derive(HasQuery)]
 #[diesel(table_name = one_time_tokens)]
 pub struct OneTimeToken {
-    /// The address that the token was sent to. A client that has the token has access to this mailbox.
+    /// The address that the token was sent to. A client that has the token has access to this mailbox. `None` for a login,
+    /// because its client gets the token directly.
     pub email: Option<String>,
 }
 
@@ -67,8 +68,8 @@ impl OneTimeToken {
             .optional()
     }
 
-    /// Deletes a valid token and returns it. If two requests present the token at the same time, only one
-    /// gets it.
+    /// Deletes a valid token and returns it. `None` if the token is not valid. If two requests present the token at the same
+    /// time, only one of them gets it.
     pub async fn consume(
         mut conn: &AsyncPgConnection,
         hash: &[u8],
@@ -82,8 +83,8 @@ impl OneTimeToken {
             .optional()
     }
 
-    /// Counts an attempt with a token. Returns false if the token is not valid or has had `max_attempts`
-    /// already.
+    /// Counts an attempt with a token. Returns false if the token is not valid, or if `max_attempts` attempts were already
+    /// counted.
     pub async fn count_attempt(
         mut conn: &AsyncPgConnection,
         hash: &[u8],

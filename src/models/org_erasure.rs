@@ -31,7 +31,8 @@ pub async fn org_tables(mut conn: &AsyncPgConnection) -> QueryResult<Vec<OrgTabl
 }
 
 impl OrgTable {
-    /// Deletes at most `limit` rows of an organization whose deletion is due. Returns how many.
+    /// Deletes at most `limit` rows of an organization. Returns how many. Deletes nothing unless the deletion of the
+    /// organization is due.
     pub async fn delete_rows_of_due(
         &self,
         mut conn: &AsyncPgConnection,
@@ -61,7 +62,8 @@ struct Ownerless {
     has_members: bool,
 }
 
-/// Selects organizations in the order of their ids. An organization whose deletion is scheduled counts as if it had an owner.
+/// Selects all organizations in the order of their ids. `has_owner` is true also if the deletion of the organization is
+/// scheduled, because such an organization needs no owner.
 const OWNERLESS: &str = "
     SELECT id,
         deletion_due_at IS NOT NULL
@@ -69,8 +71,8 @@ const OWNERLESS: &str = "
         EXISTS (SELECT FROM memberships WHERE org_id = o.id) AS has_members
     FROM organizations o WHERE id > $1 ORDER BY id LIMIT $2";
 
-/// Examines the next `limit` organizations whose ids are greater than `after`. Returns the last id, and the organizations
-/// without an owner, each with whether it has members. `None` if there are no more organizations.
+/// Examines the next `limit` organizations whose ids are greater than `after`. Returns the last examined id, and the ids of the
+/// organizations without an owner, each with whether it has members. `None` if there are no more organizations.
 pub async fn find_ownerless(
     mut conn: &AsyncPgConnection,
     after: i64,

@@ -31,7 +31,7 @@ pub struct NewOrgJob<'a> {
 }
 
 impl OrgJob {
-    /// Returns the id as the queue has it.
+    /// Returns the id in the form of the queue, without hyphens.
     pub fn job_id(&self) -> String {
         self.id.simple().to_string()
     }
@@ -42,8 +42,8 @@ impl OrgJob {
         row.select(Self::as_select()).first(&mut conn).await.optional()
     }
 
-    /// Returns at most `limit` jobs of the organization, the newest first. Filters by `task`, and by ids below `before`, if
-    /// they are given.
+    /// Returns at most `limit` jobs of the organization, the newest first. With `task`, only jobs with this name; with `before`,
+    /// only jobs with a lower id.
     pub async fn list(
         mut conn: &OrgConn<'_>,
         task: Option<&str>,

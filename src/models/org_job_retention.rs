@@ -1,12 +1,12 @@
-//! The deletion of old rows of `org_jobs`. Its queries run in the role of the product, not in `saas_tenant`, as those of the
-//! erasure of organizations.
+//! The deletion of old rows of `org_jobs`. Like the erasure of organizations, its queries run in the role of the product, and
+//! not in `saas_tenant`.
 
 use diesel::{QueryResult, dsl::sql, sql_types::Bool};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use super::delete_batch;
 
-/// How long a job stays in the list of its organization.
+/// How long the row of a job is kept.
 const ORG_JOB_DAYS: u32 = 30;
 
 /// Returns whether the role of the connection sees the rows of all organizations. A role that does not own the table sees the

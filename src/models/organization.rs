@@ -14,7 +14,7 @@ use crate::schema::{organizations, users};
 
 /// The longest name of an organization. A CHECK of the table has the same limit.
 pub const MAX_NAME_CHARS: usize = 100;
-/// The lengths of a slug, as in a CHECK of the table.
+/// The shortest and the longest slug. A CHECK of the table has the same limits.
 pub const MIN_SLUG_CHARS: usize = 3;
 pub const MAX_SLUG_CHARS: usize = 50;
 
@@ -29,7 +29,7 @@ pub struct Organization {
     pub personal_of: Option<i64>,
     /// When an admin of the platform has suspended the organization.
     pub suspended_at: Option<DateTime<Utc>>,
-    /// When the organization is erased, unless its owner restores it before.
+    /// When the organization is erased, unless it is restored before. `None` if no deletion is scheduled.
     pub deletion_due_at: Option<DateTime<Utc>>,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
@@ -44,7 +44,7 @@ pub struct NewOrganization<'a> {
     pub personal_of: Option<i64>,
 }
 
-/// Changes to an organization. `None` keeps a column.
+/// Changes to an organization. `None` keeps a column; `Some(None)` sets it to NULL.
 #[derive(AsChangeset, Default)]
 #[diesel(table_name = organizations)]
 pub struct OrganizationChanges<'a> {
@@ -61,13 +61,13 @@ impl Organization {
         Self::query().filter(organizations::id.eq(id)).first(&mut conn).await.optional()
     }
 
-    /// Locks an organization against changes of itself and of its members until the transaction ends, and returns the latest
-    /// version of the row.
+    /// Locks an organization until the transaction ends, and returns the latest version of the row. Services take this lock
+    /// before they change the organization or its members, so neither changes meanwhile.
     pub async fn lock(mut conn: &AsyncPgConnection, id: i64) -> QueryResult<Option<Self>> {
         Self::query().filter(organizations::id.eq(id)).for_update().first(&mut conn).await.optional()
     }
 
-    /// As [`Self::lock`], but several transactions may hold this lock at the same time.
+    /// Like [`Self::lock`], but several transactions may hold this lock at the same time.
     pub async fn lock_shared(mut conn: &AsyncPgConnection, id: i64) -> QueryResult<Option<Self>> {
         Self::query().filter(organizations::id.eq(id)).for_share().first(&mut conn).await.optional()
     }
@@ -77,8 +77,8 @@ impl Organization {
         diesel::select(sql::<Bool>("to_regclass('memberships') IS NOT NULL")).get_result(&mut conn).await
     }
 
-    /// Examines the next `limit` users whose ids are greater than `after`. Returns the last id, and the users without a
-    /// personal organization, locked against deletion. `None` if there are no more users.
+    /// Examines the next `limit` users whose ids are greater than `after`. Returns the last examined id, and the users without
+    /// a personal organization, locked against deletion. `None` if there are no more users.
     pub async fn missing_personal(
         mut conn: &AsyncPgConnection,
         after: i64,

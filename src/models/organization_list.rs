@@ -11,20 +11,20 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use super::{organization::Organization, user_list::ESCAPED};
 use crate::schema::organizations;
 
-/// SQL before the search text, as that of the list of users. The left side must be the expression of the index
-/// `organizations_search_idx`.
+/// SQL before the search text: the condition that the name or the slug contains the text. The left side must be the expression
+/// of the index `organizations_search_idx`. [`ESCAPED`] follows the text.
 const CONTAINS: &str = "search_fold(name || ' ' || coalesce(slug, '')) LIKE
     '%' || replace(replace(replace(search_fold(";
 const OWNER: &str =
     "(SELECT m.user_id FROM memberships m WHERE m.org_id = organizations.id AND m.role = 'owner')";
 const MEMBERS: &str = "(SELECT count(*) FROM memberships m WHERE m.org_id = organizations.id)";
 
-/// What an admin of the platform sees of an organization: nothing of its data.
+/// An organization as an admin of the platform sees it: without its data, such as products.
 #[derive(Clone, Debug)]
 pub struct OrganizationOverview {
     pub org: Organization,
     pub owner_id: Option<i64>,
-    /// The number of members.
+    /// The number of members, including suspended members.
     pub members: i64,
 }
 

@@ -1,4 +1,4 @@
-//! The table `outbox`: messages that release 0.1.0 has written, perhaps while it runs beside this release. This release
+//! The table `outbox`: messages that release 0.1.0 has written before the upgrade, or while both releases run. This release
 //! writes its messages to the table `job_outbox`.
 //!
 //! A message that no running release can parse is set aside: its row stays in the table, but is not read again.
@@ -24,13 +24,13 @@ pub struct OutboxRow {
 }
 
 impl OutboxRow {
-    /// Returns the idempotency key of the row. The key contains the time, because ids repeat in a recreated
-    /// database.
+    /// Returns the unique key of the job of this message, by which the queue deduplicates it. The key contains the time, because
+    /// ids repeat in a recreated database.
     pub fn key(&self) -> String {
         format!("letter-{}-{}", self.id, self.created_at.timestamp_micros())
     }
 
-    /// Returns the next rows after `id` that are not set aside, in the order of their ids.
+    /// Returns at most `limit` rows with greater ids than `id`, in the order of their ids. Leaves out rows that were set aside.
     pub async fn after(mut conn: &AsyncPgConnection, id: i64, limit: i64) -> QueryResult<Vec<Self>> {
         Self::query()
             .filter(outbox::id.gt(id))

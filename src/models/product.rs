@@ -31,7 +31,7 @@ pub struct Product {
     pub name_key: String,
     /// In the minor unit of the currency, such as cents.
     pub price: i64,
-    /// ISO 4217.
+    /// The code of ISO 4217, such as `EUR`.
     pub currency: String,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
@@ -86,8 +86,8 @@ pub struct ProductListing<'a> {
 }
 
 impl ProductChanges<'_> {
-    /// Returns whether the changes differ from `row`.
-    pub fn change(&self, row: &Product) -> bool {
+    /// Returns whether the changes have a value that differs from `row`.
+    pub fn differ_from(&self, row: &Product) -> bool {
         self.sku.is_some_and(|sku| sku != row.sku)
             || self.name.is_some_and(|name| name != row.name)
             || self.price.is_some_and(|price| price != row.price)
@@ -124,7 +124,7 @@ impl ProductListing<'_> {
         if let Some(currency) = self.currency {
             query = query.filter(products::currency.eq(currency));
         }
-        // A comparison of rows, which an index with these columns answers.
+        // A comparison of row values, because an index on these columns can answer it.
         let follows = |column: &str| format!("({column}, id) {} (", if self.descending { "<" } else { ">" });
         match self.after {
             None => {}

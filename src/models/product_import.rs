@@ -18,7 +18,8 @@ pub struct ImportRow<'a> {
 }
 
 impl ImportRow<'_> {
-    /// Inserts the rows, and updates the products whose SKU the organization has. Each SKU may occur once.
+    /// Inserts the rows, and updates the products whose SKU the organization already has. Each SKU may occur only once in `rows`.
+    /// Returns the number of inserted and updated products.
     pub async fn upsert(rows: Vec<Self>, tx: &OrgTx<'_>) -> QueryResult<usize> {
         let mut conn: &OrgConn<'_> = tx;
         diesel::insert_into(products::table)

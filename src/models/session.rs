@@ -26,11 +26,11 @@ use crate::schema::{refresh_tokens, sessions, users};
 pub const IDLE_TIMEOUT_DAYS: i32 = 30;
 /// A session expires after this time, even if it is used.
 pub const MAX_LIFETIME_DAYS: i32 = 90;
-/// How long a retry of a refresh returns the same token.
+/// How long a refresh token that was already used can be used again, for example by a retry. It returns the same new token.
 const RETRY_WINDOW_SECONDS: i32 = 10;
 /// Minimum time between two updates of `last_seen_at`.
 pub(super) const TOUCH_INTERVAL_SECONDS: i32 = 300;
-/// Maximum number of sessions of a user that are listed.
+/// Maximum number of sessions in the list of a user.
 const MAX_LISTED_SESSIONS: i64 = 1_000;
 /// A use in the last minute before the idle timeout is written at once. Otherwise, another replica could end the session
 /// before the next batch of uses is written.
@@ -74,7 +74,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Returns a session, its user and the memberships of the user, with one statement. The session may have ended.
+    /// Returns a session, its user and the memberships of the user, with one statement. The session may be revoked or expired.
     pub async fn find(mut conn: &AsyncPgConnection, session_id: Uuid) -> QueryResult<Option<Self>> {
         let found: Option<(Session, User, IdentityMemberships)> = sessions::table
             .inner_join(users::table)
@@ -103,7 +103,7 @@ impl Session {
         self.last_seen_at + Duration::days(IDLE_TIMEOUT_DAYS.into())
     }
 
-    /// Returns the time until the session expires, by the maximum lifetime.
+    /// Returns the time until `expires_at`, the end of the maximum lifetime.
     pub fn time_left(&self) -> Duration {
         self.expires_at - self.clock.now()
     }
@@ -118,12 +118,12 @@ impl Session {
         self.idle_at() - self.clock.now() <= Duration::seconds(IDLE_MARGIN_SECONDS)
     }
 
-    /// Takes a use into account that is not written yet.
+    /// Updates `last_seen_at` of this value, not of the row, for a use that is not written to the database yet.
     pub fn add_pending_use(&mut self, used_at: Instant) {
         self.last_seen_at = self.last_seen_at.max(self.clock.at(used_at));
     }
 
-    /// Returns a session and its user. The session may have ended.
+    /// Returns a session and its user. The session may be revoked or expired.
     pub async fn with_user(mut conn: &AsyncPgConnection, id: Uuid) -> QueryResult<Option<(Self, User)>> {
         sessions::table
             .inner_join(users::table)
@@ -147,8 +147,8 @@ impl Session {
             .await
     }
 
-    /// Returns whether a user has logged in from a network before. `network` is in PostgreSQL's notation, such as
-    /// `192.0.2.1/32`.
+    /// Returns whether a session of a user was opened from a network. `network` is in the notation of PostgreSQL, such as
+    /// `192.0.2.1/32`. Sessions that were purged do not count.
     pub async fn has_login_from(
         mut conn: &AsyncPgConnection,
         user_id: i64,
@@ -159,8 +159,8 @@ impl Session {
         diesel::select(diesel::dsl::exists(known)).get_result(&mut conn).await
     }
 
-    /// Updates `last_seen_at` if that is due. The address stays that of the login: [`Self::has_login_from`] must only
-    /// trust networks from which the user has authenticated.
+    /// Updates `last_seen_at` unless it is less than five minutes old. The address stays that of the login:
+    /// [`Self::has_login_from`] must trust only networks from which the user has logged in.
     pub async fn touch(mut conn: &AsyncPgConnection, id: Uuid) -> QueryResult<usize> {
         let due = sessions::last_seen_at.lt(ago(TOUCH_INTERVAL_SECONDS.seconds()));
         diesel::update(sessions::table.find(id).filter(due))
@@ -174,7 +174,7 @@ impl Session {
         Self::query().filter(sessions::id.eq(id)).for_update().first(&mut conn).await.optional()
     }
 
-    /// As [`Self::lock`], but several transactions may hold this lock at the same time.
+    /// Like [`Self::lock`], but several transactions may hold this lock at the same time.
     pub async fn lock_shared(mut conn: &AsyncPgConnection, id: Uuid) -> QueryResult<Option<Self>> {
         Self::query().filter(sessions::id.eq(id)).for_share().first(&mut conn).await.optional()
     }
@@ -219,7 +219,8 @@ impl Session {
             .await
     }
 
-    /// Deletes at most `limit` sessions that expired over a day ago, with their tokens. Returns how many sessions.
+    /// Deletes at most `limit` sessions whose maximum lifetime ended over a day ago, with their tokens. Returns the number of
+    /// deleted sessions.
     pub async fn purge(conn: &AsyncPgConnection, limit: i64) -> QueryResult<usize> {
         delete_batch(conn, "sessions", "expires_at < now() - interval '1 day'", limit).await
     }
@@ -244,7 +245,7 @@ pub struct RefreshToken;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenState {
     Unused,
-    /// Used at most 10 seconds ago, so it may be presented again by a retry or another browser tab.
+    /// Used less than 10 seconds ago. A retry or another browser tab may present it again.
     JustUsed,
     Used,
     Expired,
@@ -257,7 +258,7 @@ impl RefreshToken {
         token.select(refresh_tokens::session_id).first(&mut conn).await.optional()
     }
 
-    /// Returns the state of a token. The caller must have locked its session.
+    /// Returns the state of a token. `None` if the token is unknown. The caller must have locked its session.
     pub async fn state(mut conn: &AsyncPgConnection, hash: &[u8]) -> QueryResult<Option<TokenState>> {
         let recently = refresh_tokens::spent_at.gt(ago(RETRY_WINDOW_SECONDS.seconds()).nullable());
         let idle = refresh_tokens::created_at.lt(ago(days(IDLE_TIMEOUT_DAYS)));
@@ -292,7 +293,7 @@ impl RefreshToken {
             .await
     }
 
-    /// Deletes at most `limit` tokens that have expired, used or not. Returns how many.
+    /// Deletes at most `limit` tokens that were created over 30 days ago, used or not. Returns how many.
     pub async fn purge(conn: &AsyncPgConnection, limit: i64) -> QueryResult<usize> {
         let old = format!("created_at < now() - {IDLE_TIMEOUT_DAYS} * interval '24 hours'");
         delete_batch(conn, "refresh_tokens", &old, limit).await

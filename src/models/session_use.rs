@@ -1,4 +1,4 @@
-//! Writes when sessions were used, many of them by one statement.
+//! Writes when sessions were last used. One statement writes the uses of many sessions.
 
 use std::time::Instant;
 
@@ -11,9 +11,9 @@ use uuid::Uuid;
 
 use super::session::{IDLE_TIMEOUT_DAYS, TOUCH_INTERVAL_SECONDS};
 
-/// `used_at` is the time of the database minus the age of the use, so no other wall clock matters. `due` has the uses that
-/// count; `ANY` lets the planner use the primary key. After PostgreSQL locks a row, it evaluates the conditions of `locked`
-/// again on the latest version of the row.
+/// `used_at` is the time of the database minus the age of the use, so the wall clock of this process does not matter. `due` has
+/// the uses to write; `ANY` lets the planner use the primary key. After PostgreSQL locks a row, it evaluates the conditions of
+/// `locked` again on the latest version of the row.
 const WRITE: &str = "
     WITH used AS (
         SELECT id, now() - age * interval '1 second' AS used_at FROM unnest($1, $2) AS uses (id, age)

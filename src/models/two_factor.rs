@@ -14,7 +14,7 @@ use crate::schema::{recovery_codes, two_factor};
 pub struct TwoFactor {
     /// Encrypted with `TWO_FACTOR_KEY`.
     pub secret: Vec<u8>,
-    /// `None` until the user has entered a first code; the second factor is not enabled before.
+    /// When the user has entered a first code, which enables the second factor. `None` before.
     pub confirmed_at: Option<DateTime<Utc>>,
     #[diesel(select_expression = clock_timestamp())]
     pub clock: DatabaseClock,
@@ -54,7 +54,7 @@ impl TwoFactor {
     }
 
     /// Marks a time step and all earlier steps as used, so that no code is accepted twice (RFC 6238 section 5.2). Also stores
-    /// `secret`, which the caller has encrypted again. Returns false if the step was already used.
+    /// `secret`, which the caller has encrypted again with the current key. Returns false if the step was already used.
     pub async fn consume_step(
         mut conn: &AsyncPgConnection,
         user_id: i64,
@@ -68,9 +68,9 @@ impl TwoFactor {
         Ok(updated == 1)
     }
 
-    /// Counts an attempt as failed, and returns `None`. After a success, the caller calls
-    /// [`reset_failures`](Self::reset_failures). If the user has had `max_failures` within `window`, counts
-    /// nothing and returns the rest of the window.
+    /// Counts an attempt as failed, and returns `None`. After a success, the caller must call
+    /// [`reset_failures`](Self::reset_failures). If the user already has `max_failures` failures in the current window, counts
+    /// nothing and returns the rest of the window. The window begins with the first failure.
     ///
     /// Call it outside of the transaction that verifies the code: the attempt must stay counted if that
     /// transaction is rolled back.

@@ -10,7 +10,7 @@ use crate::email_address::EmailLookup;
 use crate::schema::users;
 
 text_enum! {
-    /// The permissions of a user.
+    /// The role of a user on the platform. Roles in organizations are separate.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, AsExpression, FromSqlRow)]
     pub enum Role {
         User = "user",
@@ -22,7 +22,8 @@ text_enum! {
 #[derive(Clone, HasQuery, Identifiable)]
 pub struct User {
     pub id: i64,
-    /// In lower case. [`Self::find_by_email`] also finds the user by another spelling of the address.
+    /// The [stored form](crate::email_address::EmailAddress::stored) of the address, unless an earlier release or SQL has written
+    /// it. [`Self::find_by_email`] also finds the user by another spelling of the address.
     pub email: String,
     /// `None` until an invited user has set a password, and in an [`Identity`](super::session::Identity).
     pub hashed_password: Option<String>,
@@ -32,11 +33,11 @@ pub struct User {
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
     pub email_verified_at: Option<DateTime<Utc>>,
-    /// The new address of the user, until the link that was sent to it is opened.
+    /// The requested new address of the user, until the user confirms it with the link that was sent to this address.
     pub pending_email: Option<String>,
     /// When the user last set a password. A rehash of the same password does not change it.
     pub password_set_at: DateTime<Utc>,
-    /// When the account is deleted, unless its owner logs in before.
+    /// When the account is deleted, unless the user logs in or resets the password before. `None` if no deletion is scheduled.
     pub deletion_due_at: Option<DateTime<Utc>>,
 }
 
@@ -52,11 +53,11 @@ pub struct NewUser<'a> {
     pub email_verified_at: Option<DateTime<Utc>>,
 }
 
-/// Changes to a user. `None` keeps a column.
+/// Changes to a user. `None` keeps a column; `Some(None)` sets it to NULL.
 #[derive(AsChangeset, Default)]
 #[diesel(table_name = users)]
 pub struct UserChanges<'a> {
-    /// As in [`NewUser`].
+    /// The [stored form](crate::email_address::EmailAddress::stored) of an address. [`User::update`] adds its key.
     pub email: Option<&'a str>,
     pub hashed_password: Option<&'a str>,
     pub full_name: Option<Option<&'a str>>,
@@ -95,9 +96,8 @@ impl User {
         mut conn: &AsyncPgConnection,
         email: &EmailLookup,
     ) -> QueryResult<Option<Self>> {
-        // One query for both conditions, so that its time does not show which of them matches. The first uses
-        // the unique index, which is on `lower(email)`. An invalid address has no key; the empty text matches
-        // no user.
+        // One query for both conditions, so that its time does not show which of them matches. The first condition uses the
+        // unique index, which is on `lower(email)`. An invalid address has no key; the empty text matches no user.
         let key = email.key.as_deref().unwrap_or_default();
         let is_stored = lower(users::email).eq(lower(&*email.stored));
         let is_spelling = users::email_key.assume_not_null().eq(key);
@@ -120,13 +120,12 @@ impl User {
         Self::query().filter(users::id.eq(id)).for_update().first(&mut conn).await.optional()
     }
 
-    /// As [`Self::lock`], but several transactions may hold this lock at the same time.
+    /// Like [`Self::lock`], but several transactions may hold this lock at the same time.
     pub async fn lock_shared(mut conn: &AsyncPgConnection, id: i64) -> QueryResult<Option<Self>> {
         Self::query().filter(users::id.eq(id)).for_share().first(&mut conn).await.optional()
     }
 
-    /// As [`Self::lock`], but returns `None` if the user was deactivated or the password was set since `checked` was
-    /// read.
+    /// Like [`Self::lock`], but returns `None` if the user is deactivated, or has set a password since `checked` was read.
     pub async fn lock_if_unchanged(conn: &AsyncPgConnection, checked: &Self) -> QueryResult<Option<Self>> {
         let same = |now: &Self| now.is_active && now.password_set_at == checked.password_set_at;
         Ok(Self::lock(conn, checked.id).await?.filter(same))
@@ -137,7 +136,7 @@ impl User {
         Self::query().filter(users::id.eq_any(ids)).order(users::id).for_update().load(&mut conn).await
     }
 
-    /// As [`Self::lock_all`], for these users and all admins who can log in.
+    /// Like [`Self::lock_all`], but also locks all admins who can log in, as [`Self::can_administer`] defines it.
     pub async fn lock_all_with_admins(mut conn: &AsyncPgConnection, ids: &[i64]) -> QueryResult<Vec<Self>> {
         let admins = users::role
             .eq(Role::Admin)
@@ -152,7 +151,7 @@ impl User {
             .await
     }
 
-    /// Returns whether this user is an admin who can log in.
+    /// Returns whether this user is an admin who can log in: active, not scheduled for deletion, and with a password.
     pub fn can_administer(&self) -> bool {
         self.role == Role::Admin
             && self.is_active
@@ -166,7 +165,8 @@ impl User {
         diesel::select(diesel::dsl::exists(admins)).get_result(&mut conn).await
     }
 
-    /// Returns the email address and the password hash of at most `limit` active admins, the newest password first.
+    /// Returns the email addresses and the password hashes of at most `limit` active admins with a password, the newest password
+    /// first.
     pub async fn admin_passwords(
         mut conn: &AsyncPgConnection,
         limit: i64,
@@ -206,7 +206,7 @@ impl User {
             .await
     }
 
-    /// Replaces a password hash, unless the password has changed since `old` was read. Returns 0 in that case.
+    /// Replaces the password hash `old` with `new`. Returns 0 if the user no longer has the hash `old`.
     pub async fn rehash(mut conn: &AsyncPgConnection, id: i64, old: &str, new: &str) -> QueryResult<usize> {
         diesel::update(users::table.find(id).filter(users::hashed_password.eq(old)))
             .set(users::hashed_password.eq(new))
@@ -214,7 +214,7 @@ impl User {
             .await
     }
 
-    /// Deletes a user with all sessions, tokens and codes.
+    /// Deletes a user, and by the foreign keys also the sessions, tokens, codes, memberships and API keys of the user.
     pub async fn delete(tx: &Tx<'_>, id: i64) -> QueryResult<usize> {
         let mut conn = tx.conn();
         diesel::delete(users::table.find(id)).execute(&mut conn).await

@@ -59,7 +59,7 @@ pub async fn update(
     change_in_org(app, context, access, async |tx: &OrgTx<'_>| {
         let before = Product::lock(tx, id).await?.ok_or(NOT_FOUND)?;
         condition.check(&before)?;
-        if !changes.change(&before) {
+        if !changes.differ_from(&before) {
             return Ok(before);
         }
         let after = Product::update(tx, id, changes).await.on_constraint(SKU_KEY, sku_taken())?;

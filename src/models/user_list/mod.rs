@@ -29,7 +29,8 @@ use super::user::{Role, User};
 /// reading them.
 pub const MAX_COUNTED_USERS: i64 = 10_000;
 
-/// Rows that a page reads first in the order of the list. Enough if one user in 20 matches.
+/// Number of rows that a page reads first in the order of the list. This is enough for a page of 50 users if one user in 20
+/// matches.
 const FIRST_ROWS: i64 = 1_000;
 /// Maximum number of rows that a page reads in the order of the list.
 const MAX_ROWS: i64 = 5_000;
@@ -75,7 +76,7 @@ pub struct UserPage {
     pub users: Vec<User>,
     /// The page after this one begins after this position; `None` on the last page.
     pub next: Option<Position>,
-    /// How many users this page and those after it have, up to [`MAX_COUNTED_USERS`]. `None` if the page was found without
+    /// The number of users on this page and all later pages, up to [`MAX_COUNTED_USERS`]. `None` if the page was found without
     /// counting them.
     pub total: Option<i64>,
 }
@@ -83,12 +84,12 @@ pub struct UserPage {
 /// Users who were read in the order of the list.
 struct Walked {
     users: Vec<User>,
-    /// The last row that was read, if there are more.
+    /// The position of the last row that was read. `None` if no rows follow.
     end: Option<Position>,
 }
 
 impl Walked {
-    /// Returns whether these are `wanted` users, or all that there are.
+    /// Returns whether at least `wanted` users were found, or all rows were read.
     fn is_complete(&self, wanted: i64) -> bool {
         self.users.len() as i64 >= wanted || self.end.is_none()
     }
@@ -126,6 +127,7 @@ impl Listing<'_> {
             return Ok(self.cut(Walked { users, end: None }, None));
         }
         let mut walked = self.walk(conn, &ranges, FIRST_ROWS).await?;
+        // Whether `MAX_ROWS` rows probably have enough users, judged by the first rows.
         let is_dense = walked.users.len() as i64 * MAX_ROWS >= wanted * FIRST_ROWS;
         if is_dense && !walked.is_complete(wanted) {
             walked = self.walk(conn, &ranges, MAX_ROWS).await?;
@@ -201,8 +203,8 @@ impl Listing<'_> {
         Ok(Walked { users, end: None })
     }
 
-    /// Returns the users of the page, and how many match, by an index of the filters. `None` if those are more than
-    /// [`MAX_CANDIDATES`].
+    /// Finds the users of the page with an index of the search or the filters. Returns them, and the number of matching users in
+    /// the ranges. `None` if the index finds more than [`MAX_CANDIDATES`] users.
     async fn candidates(
         &self,
         mut conn: &AsyncPgConnection,
@@ -211,7 +213,7 @@ impl Listing<'_> {
         let size = MAX_CANDIDATES + 1;
         let query = Candidates::new(self, ranges, size, self.limit + 1);
         let rows: Vec<(User, i64, i64)> = query.load(&mut conn).await?;
-        // All rows have the same number of candidates and the same total.
+        // The number of the first row shows whether the index has found `size` users. All rows have the same total.
         let (number, total) = match rows.as_slice() {
             [(_, number, total), ..] => (*number, *total),
             [] => (0, 0),
@@ -222,7 +224,7 @@ impl Listing<'_> {
         Ok(Some((rows.into_iter().map(|(user, ..)| user).collect(), total)))
     }
 
-    /// Makes a page of the users that were read.
+    /// Makes a page of the users that were read: at most `limit` users, and the position of the next page.
     fn cut(&self, walked: Walked, total: Option<i64>) -> UserPage {
         let Walked { mut users, mut end } = walked;
         let limit = usize::try_from(self.limit).unwrap_or_default();

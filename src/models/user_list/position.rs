@@ -25,7 +25,7 @@ pub enum SortKey {
     Missing,
 }
 
-/// A range of rows that an index has in the order of the list.
+/// A range of rows of the list. An index has the rows of a range in the order of the list.
 pub(super) enum Range<'a> {
     All,
     CreatedAfter(DateTime<Utc>, i64),

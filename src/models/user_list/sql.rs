@@ -35,16 +35,16 @@ pub(super) struct Rows<'a> {
     columns: AsSelect<User, Pg>,
 }
 
-/// Reads `size` users of a range in the order of the list, or fewer if `limit` of them match. Returns those that match,
-/// and the last of the `size` users in any case, each with whether it matches and its number.
+/// Reads the users of `rows` in the order of the list, until `limit` of them match. Returns the users that match, and also the
+/// user with the number `rows.limit`. Each row has the user, whether the user matches, and the number of the user from 1.
 pub(super) struct Walk<'a> {
     pub(super) rows: Rows<'a>,
     pub(super) limit: i64,
 }
 
-/// Finds users with an index that does not have the order of the list, and sorts them. Returns the first `limit` users of the
-/// ranges, each with the number of candidates, which is the number of users that the index has found, and with the number of
-/// users of the ranges. If there are `size` candidates or more, returns one user with the number `size` instead.
+/// Finds candidates, at most `size`, with an index that does not have the order of the list. Returns the first `limit` of them
+/// that are in the ranges, in the order of the list. Each row has the user, the number of candidates, and the number of
+/// candidates in the ranges. If the index finds `size` candidates, candidates may be missing. The only row is then one of them.
 pub(super) struct Candidates<'a> {
     pub(super) listing: &'a Listing<'a>,
     pub(super) ranges: &'a [Range<'a>],
@@ -62,13 +62,13 @@ pub(super) struct Count<'a> {
 }
 
 impl<'a> Rows<'a> {
-    /// The users who match.
+    /// Selects the users who match.
     pub(super) fn matching(listing: &'a Listing<'a>, range: &'a Range<'a>, limit: i64, offset: i64) -> Self {
         let columns = User::as_select();
         Self { listing, range, is_filtered: true, limit, offset, columns }
     }
 
-    /// The users of the range, whether they match or not.
+    /// Selects the users of the range, whether they match or not.
     pub(super) fn all(listing: &'a Listing<'a>, range: &'a Range<'a>, limit: i64) -> Self {
         Self { is_filtered: false, ..Self::matching(listing, range, limit, 0) }
     }
@@ -82,7 +82,7 @@ impl<'a> Candidates<'a> {
 
 impl QueryFragment<Pg> for Rows<'_> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-        // The best plan of the whole list is always a scan of the index with its order.
+        // Without a filter, the best plan is always a scan of the index with the order of the list, so the plan can be cached.
         if self.listing.filter.is_some() {
             out.unsafe_to_cache_prepared();
         }
@@ -189,7 +189,7 @@ impl QueryFragment<Pg> for Count<'_> {
     }
 }
 
-/// Makes a fragment a query with this type of rows.
+/// Makes a fragment of SQL a query with the given type of rows.
 macro_rules! query {
     ($name:ident, $row:ty) => {
         impl Query for $name<'_> {
