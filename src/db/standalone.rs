@@ -43,11 +43,11 @@ const SESSION_MARK: &str = "-c saas.session=own";
 const HAS_SESSION_MARK: &str = "SELECT coalesce(current_setting('saas.session', true), '') AS value";
 const ENCODING: &str = "SELECT current_setting('server_encoding') AS value";
 
-/// What to do about a pooler that loses prepared statements or mixes them up.
+/// The fix for a pooler that loses prepared statements or mixes them up.
 pub(super) const POOLER_FIX: &str = "A pooler loses prepared statements: use PgBouncer 1.21 or newer with max_prepared_statements \
                           greater than 0, or pool_mode = session";
 
-/// Why a connection cannot be opened or used, and what to do.
+/// The reason why a connection cannot be opened or used, with the fix.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct ConnectFailure {
@@ -114,7 +114,7 @@ pub async fn connect_directly(settings: &Database) -> anyhow::Result<AsyncPgConn
     )
 }
 
-/// Returns what to do about an error message of a pooler that loses prepared statements; `None` for other messages.
+/// Returns the fix for the error of a pooler that loses prepared statements; `None` for other messages.
 pub fn pooler_fix(message: &str) -> Option<&'static str> {
     let is_about_pooler = message.contains("[42P05]") || message.contains("[26000]");
     (is_about_pooler && !message.contains(POOLER_FIX)).then_some(POOLER_FIX)
@@ -164,7 +164,7 @@ fn is_transient(problem: &str) -> bool {
     can_pass && !has(problem, PERMANENT)
 }
 
-/// Returns what to do about a failed connection.
+/// Returns the fix for a failed connection, as a sentence without the period.
 fn advice(problem: &str, settings: DatabaseSettingNames) -> String {
     if has(problem, &["[28P01]", "[28000]", "password missing"]) {
         return format!("Correct the user or the password in {}", settings.login);

@@ -9,7 +9,7 @@ use diesel::{
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 /// Minimum time between two updates of `last_used_at`.
-pub const INTERVAL_SECONDS: i32 = 60;
+pub const TOUCH_INTERVAL_SECONDS: i32 = 60;
 
 /// Works like the statement in `session_use.rs`. `used_at` is the time of the database minus the age of the use. After
 /// PostgreSQL locks a row, it evaluates the conditions of `locked` again on the latest version of the row.
@@ -40,7 +40,7 @@ pub async fn write(mut conn: &AsyncPgConnection, uses: &[(i64, Instant)]) -> Que
     let skipped: Vec<SkippedKey> = diesel::sql_query(WRITE)
         .bind::<Array<BigInt>, _>(ids)
         .bind::<Array<Double>, _>(ages)
-        .bind::<Double, _>(f64::from(INTERVAL_SECONDS))
+        .bind::<Double, _>(f64::from(TOUCH_INTERVAL_SECONDS))
         .load(&mut conn)
         .await?;
     Ok(skipped.into_iter().map(|key| key.id).collect())

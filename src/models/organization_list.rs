@@ -15,9 +15,9 @@ use crate::schema::organizations;
 /// of the index `organizations_search_idx`. [`ESCAPED`] follows the text.
 const CONTAINS: &str = "search_fold(name || ' ' || coalesce(slug, '')) LIKE
     '%' || replace(replace(replace(search_fold(";
-const OWNER: &str =
+const OWNER_ID: &str =
     "(SELECT m.user_id FROM memberships m WHERE m.org_id = organizations.id AND m.role = 'owner')";
-const MEMBERS: &str = "(SELECT count(*) FROM memberships m WHERE m.org_id = organizations.id)";
+const MEMBER_COUNT: &str = "(SELECT count(*) FROM memberships m WHERE m.org_id = organizations.id)";
 
 /// An organization as an admin of the platform sees it: without its data, such as products.
 #[derive(Clone, Debug)]
@@ -44,8 +44,8 @@ pub struct OrganizationListing<'a> {
 impl OrganizationListing<'_> {
     /// Returns the organizations of the page.
     pub async fn load(&self, mut conn: &AsyncPgConnection) -> QueryResult<Vec<OrganizationOverview>> {
-        let owner = sql::<Nullable<BigInt>>(OWNER);
-        let members = sql::<BigInt>(MEMBERS);
+        let owner = sql::<Nullable<BigInt>>(OWNER_ID);
+        let members = sql::<BigInt>(MEMBER_COUNT);
         let mut query =
             organizations::table.select((Organization::as_select(), owner, members)).into_boxed::<Pg>();
         if let Some(id) = self.id {

@@ -12,7 +12,7 @@ use crate::{
     error::{Result, chain},
     models::{
         api_key::ApiKey,
-        api_key_use::{self, INTERVAL_SECONDS},
+        api_key_use::{self, TOUCH_INTERVAL_SECONDS},
     },
 };
 
@@ -25,7 +25,7 @@ const LAST_FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Records the use of a key, unless the database already has a use within the last minute.
 pub(super) fn record(app: &App, key: &ApiKey) {
-    let due = key.clock.now() - TimeDelta::seconds(INTERVAL_SECONDS.into());
+    let due = key.clock.now() - TimeDelta::seconds(TOUCH_INTERVAL_SECONDS.into());
     if key.last_used_at.is_none_or(|used_at| used_at < due) {
         app.key_uses.record(key.id);
     }

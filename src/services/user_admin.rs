@@ -64,7 +64,7 @@ pub async fn list(app: &App, listing: &Listing<'_>, start: &PageStart) -> Result
         return Ok(UserPage { total: None, ..page });
     }
     let count = async || app.db.run(async |conn| Ok(listing.count(conn).await?)).await;
-    let total = match (page.total, listing.filter.is_some()) {
+    let total = match (page.total, listing.filter.has_condition()) {
         (Some(total), _) => total,
         (None, true) => count().await?,
         (None, false) => app.cache.get_or_load(USER_COUNT, COUNT_TTL, count).await?,

@@ -1,4 +1,4 @@
-//! Explains why a migration failed, and what to do.
+//! The message about a failed migration: the reason and the fix.
 
 use diesel::result::Error as DieselError;
 use diesel_async::AsyncPgConnection;
@@ -15,10 +15,10 @@ const MAX_LINE_CHARS: usize = 120;
 /// SQLSTATEs of a missing privilege, or of a missing extension or schema.
 const PRIVILEGE_SQLSTATES: &[&str] = &["42501", "3F000", "42704", "0A000", "58P01"];
 
-const EXISTS: &str = "the database has this object, but no record of this migration. Use a database of its own for each \
+const OBJECT_EXISTS: &str = "the database has this object, but no record of this migration. Use a database of its own for each \
                       product. If the migration was applied by other means, record it: INSERT INTO \
                       __diesel_schema_migrations (version) VALUES ('{version}');";
-const IS_MISSING: &str = "migrations run in the order of their folder names: check the spelling, and that an earlier \
+const OBJECT_IS_MISSING: &str = "migrations run in the order of their folder names: check the spelling, and that an earlier \
                           migration creates the object";
 
 /// What to do about an error, by the first characters of its SQLSTATE (PostgreSQL documentation, appendix "Error Codes").
@@ -42,15 +42,15 @@ const ADVICE: &[(&str, &str)] = &[
         "run the migrations as the owner of the object, or let the owner grant the privilege to the role in DATABASE_URL",
     ),
     ("42601", "correct the syntax"),
-    ("42P01", IS_MISSING),
-    ("42703", IS_MISSING),
-    ("42704", IS_MISSING),
-    ("42883", IS_MISSING),
-    ("42P07", EXISTS),
-    ("42P06", EXISTS),
-    ("42701", EXISTS),
-    ("42710", EXISTS),
-    ("42723", EXISTS),
+    ("42P01", OBJECT_IS_MISSING),
+    ("42703", OBJECT_IS_MISSING),
+    ("42704", OBJECT_IS_MISSING),
+    ("42883", OBJECT_IS_MISSING),
+    ("42P07", OBJECT_EXISTS),
+    ("42P06", OBJECT_EXISTS),
+    ("42701", OBJECT_EXISTS),
+    ("42710", OBJECT_EXISTS),
+    ("42723", OBJECT_EXISTS),
     ("53100", "the disk of the server is full: make room"),
     ("53200", "the server has too little memory"),
     (
@@ -60,7 +60,7 @@ const ADVICE: &[(&str, &str)] = &[
     ("57014", "the statement was canceled, or the server has a time limit"),
 ];
 
-/// Explains a failure, one line for each fact: what failed and where, what the server says about it, and what to do.
+/// Explains a failure in several lines: the migration and the place in its script, the error of the server, and the fix.
 /// The connection must not be in a transaction.
 pub(super) async fn explain(conn: &AsyncPgConnection, failed: &Failed) -> Vec<String> {
     let Failed { script, error, position, .. } = failed;

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `source` | the migrations of this build, or those in a directory |
 //! | `run` | the lock, and the harness of diesel, which runs and records the scripts |
-//! | `failure` | why a migration failed, and what to do |
+//! | `failure` | the message about a failed migration: the reason and the fix |
 //! | `privileges` | the privileges that a role needs |
 //! | `query` | queries that return one column of text |
 //! | `tables` | the text of `src/schema.rs` |

@@ -105,7 +105,7 @@ impl Migration {
         Ok(Some(Self::new([name.into(), up?, down?, metadata?])))
     }
 
-    /// Returns the version as it is recorded in the database: the name up to `_`, without dashes.
+    /// Returns the version in the form that the database records: the name up to `_`, without dashes.
     pub fn version(&self) -> String {
         self.name.split('_').next().unwrap_or_default().replace('-', "")
     }

@@ -25,7 +25,7 @@ use self::{
 };
 use super::user::{Role, User};
 
-/// The highest total that a page reports. Further users are not counted, because counting takes as long as
+/// The highest number of users that a page reports. Further users are not counted, because counting users takes as long as
 /// reading them.
 pub const MAX_COUNTED_USERS: i64 = 10_000;
 
@@ -51,7 +51,7 @@ pub enum Sort {
     FullName,
 }
 
-/// Which users a list has. `None` does not filter.
+/// The conditions that the users of a list meet. `None` does not filter.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Filter<'a> {
     /// A part of the email address or the name, ignoring case.
@@ -97,7 +97,7 @@ impl Walked {
 
 impl Filter<'_> {
     /// Returns whether there is a search or a filter.
-    pub fn is_some(&self) -> bool {
+    pub fn has_condition(&self) -> bool {
         self.search.is_some() || self.role.is_some() || self.is_active.is_some()
     }
 
@@ -106,8 +106,8 @@ impl Filter<'_> {
         self.has_indexed_text() || self.role == Some(Role::Admin) || self.is_active == Some(false)
     }
 
-    /// Returns whether the index of the search can find the text. It is a trigram index: it has groups of three letters or
-    /// digits.
+    /// Returns whether the index of the search can find the text. The index is a trigram index, so the text must have three
+    /// letters or digits in a row.
     fn has_indexed_text(&self) -> bool {
         let words = |text: &str| {
             text.split(|c: char| !c.is_alphanumeric()).any(|word| word.chars().count() >= MIN_INDEXED_CHARS)
@@ -117,12 +117,12 @@ impl Filter<'_> {
 }
 
 impl Listing<'_> {
-    /// Returns the users after a position, or the first users.
+    /// Returns the page after a position, or the first page.
     pub async fn page(&self, conn: &AsyncPgConnection, after: Option<&Position>) -> QueryResult<UserPage> {
         let ranges = after.map_or_else(|| vec![Range::All], |position| position.ranges(self.sort));
         // One more user shows whether there is a next page.
         let wanted = self.limit + 1;
-        if !self.filter.is_some() {
+        if !self.filter.has_condition() {
             let users = self.first_rows(conn, &ranges, wanted).await?;
             return Ok(self.cut(Walked { users, end: None }, None));
         }
@@ -157,7 +157,7 @@ impl Listing<'_> {
     pub async fn count(&self, mut conn: &AsyncPgConnection) -> QueryResult<i64> {
         let rows = match self.filter {
             Filter { search: Some(_), .. } => Some(COUNTED_SEARCH_ROWS),
-            filter if filter.is_some() && !filter.has_index() => Some(COUNTED_FILTER_ROWS),
+            filter if filter.has_condition() && !filter.has_index() => Some(COUNTED_FILTER_ROWS),
             _ => None,
         };
         Count { filter: &self.filter, rows, limit: MAX_COUNTED_USERS }.get_result(&mut conn).await

@@ -83,7 +83,7 @@ impl<'a> Candidates<'a> {
 impl QueryFragment<Pg> for Rows<'_> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
         // Without a filter, the best plan is always a scan of the index with the order of the list, so the plan can be cached.
-        if self.listing.filter.is_some() {
+        if self.listing.filter.has_condition() {
             out.unsafe_to_cache_prepared();
         }
         out.push_sql("SELECT ");

@@ -193,7 +193,7 @@ fn length_while(text: &str, is_part: impl Fn(char) -> bool) -> usize {
 }
 
 /// Returns the statements of a script, each without its semicolon. The body of a function in standard SQL (`BEGIN ATOMIC`)
-/// and what is in parentheses may contain semicolons.
+/// and an expression in parentheses may contain semicolons.
 pub(super) fn statements(tokens: &[Token]) -> Vec<Range<usize>> {
     let mut list = Vec::new();
     let (mut start, mut depth, mut blocks) = (0, 0_usize, 0_usize);
