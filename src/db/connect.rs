@@ -54,7 +54,6 @@ pub(super) struct Target {
     lookups: Lookups,
 }
 
-/// An address of a server.
 enum Address {
     Unix(PathBuf),
     Tcp { name: String, address: SocketAddr },

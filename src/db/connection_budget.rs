@@ -29,11 +29,11 @@ ORDER BY 2";
 /// The connections that the server allows, and those that this process may open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConnectionBudget {
-    /// What sets the limit: the server, the role or the database.
+    /// The name of the limit with the fewest free connections: that of the server, the role or the database.
     limit: String,
     /// How many connections the limit allows.
     usable: i64,
-    /// How many of them are free. The connection that reads the limits counts as free.
+    /// How many of these connections are free. The connection that reads the limits counts as free.
     free: i64,
     /// How many connections this process may open: its pool and [`OWN_CONNECTIONS`].
     needed: i64,

@@ -84,7 +84,6 @@ pub struct Manager {
     answer_timeout: Duration,
 }
 
-/// A connection of the pool.
 pub struct PooledPgConnection {
     conn: AsyncPgConnection,
     opened_at: Instant,

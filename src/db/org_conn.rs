@@ -20,7 +20,7 @@ use crate::error::Result;
 /// Runs the queries of one organization, and gives no other access to its connection.
 ///
 /// The models of an organization's data take an `OrgConn`. Only [`Db::in_org`] and [`enter_org`] create it. Both need an
-/// [`OrgScope`], which only a check of the membership returns. Other code cannot create one:
+/// [`OrgScope`], which only a check of the membership returns. Other code cannot create a scope:
 ///
 /// ```compile_fail,E0624
 /// let forged = saas::db::OrgScope::verified(7, 1, saas::db::Via::Session);

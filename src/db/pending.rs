@@ -22,7 +22,6 @@ pub struct PendingUses<K> {
 }
 
 impl<K: Hash + Eq + Clone> PendingUses<K> {
-    /// Creates an empty map.
     pub fn new(max_keys: usize) -> Self {
         Self { uses: Mutex::default(), max_keys, recorded: Notify::new() }
     }

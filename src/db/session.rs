@@ -7,7 +7,7 @@ use tokio_postgres::{Client, Connection, SimpleQueryMessage};
 
 use crate::{config::SessionAttrs, error::BoxError};
 
-/// Returns the kinds of servers to look for. The next kind is looked for if no server is of the kind before.
+/// Returns the kinds of servers to look for, in this order. A kind counts only if no server is of an earlier kind.
 pub(super) fn kinds_in_order(wanted: SessionAttrs) -> Vec<SessionAttrs> {
     match wanted {
         SessionAttrs::PreferStandby => vec![SessionAttrs::Standby, SessionAttrs::Any],

@@ -68,7 +68,7 @@ pub struct Rotation<'a> {
     pub hash: &'a [u8],
     pub hint: &'a str,
     pub lifetime_days: Option<i32>,
-    /// When the current secret expires. It becomes the previous secret.
+    /// When the replaced secret, which becomes the previous secret, expires.
     pub previous_expires_at: DateTime<Utc>,
     pub expires_at: Option<DateTime<Utc>>,
 }

@@ -71,7 +71,7 @@ impl KeyIdentity {
         }))
     }
 
-    /// As [`ApiKey::secret_has_ended`], for the secret of the request.
+    /// Returns whether the secret of the request is no longer valid, see [`ApiKey::secret_has_ended`].
     pub fn has_ended(&self) -> bool {
         self.key.secret_has_ended(self.is_previous)
     }

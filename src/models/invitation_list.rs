@@ -44,7 +44,7 @@ pub struct InvitationDetails {
     pub inviter_is_verified: bool,
 }
 
-/// The conditions that invitations meet which [`InvitationDetails::load`] returns. `None` does not filter.
+/// The conditions for the invitations that [`InvitationDetails::load`] returns. `None` does not filter.
 #[derive(Clone, Debug, Default)]
 pub struct DetailsFilter<'a> {
     pub id: Option<i64>,

@@ -1,7 +1,7 @@
 //! The table `job_outbox`: jobs that a transaction enqueues, until the job queue has them.
 //!
-//! A relay (`services::job_relay`) claims rows and enqueues their jobs. A job that cannot be enqueued is set aside: its row
-//! stays in the table, but relays skip it.
+//! A relay (`services::job_relay`) claims rows and enqueues their jobs. A job that cannot be enqueued for a day, or that may
+//! already have run, is set aside: its row stays in the table, but relays skip it.
 
 use chrono::{DateTime, Utc};
 use diesel::{

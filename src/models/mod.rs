@@ -1,7 +1,7 @@
 //! The tables of the database and the queries on them.
 //!
-//! All queries return [`QueryResult`]. They fail if PostgreSQL does not answer or a constraint is violated, so their
-//! documentation has no `# Errors`.
+//! All queries return [`QueryResult`]. They fail if PostgreSQL does not answer, a constraint is violated, or the row to update
+//! does not exist and the result is not an `Option`. So their documentation has no `# Errors`.
 
 pub mod api_key;
 pub mod api_key_identity;

@@ -68,8 +68,9 @@ pub enum Sort {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Position {
-    /// Microseconds since 1970, the precision of PostgreSQL.
+    /// The time in microseconds since 1970, which is the precision of PostgreSQL, and the id.
     CreatedAt(i64, i64),
+    /// The `name_key` and the id.
     Name(String, i64),
 }
 

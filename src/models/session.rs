@@ -26,7 +26,7 @@ use crate::schema::{refresh_tokens, sessions, users};
 pub const IDLE_TIMEOUT_DAYS: i32 = 30;
 /// A session expires after this time, even if it is used.
 pub const MAX_LIFETIME_DAYS: i32 = 90;
-/// How long a refresh token that was already used can be used again, for example by a retry. It returns the same new token.
+/// How long a used refresh token can be used again, for example by a retry. Each use returns the same new token.
 const RETRY_WINDOW_SECONDS: i32 = 10;
 /// Minimum time between two updates of `last_seen_at`.
 pub(super) const TOUCH_INTERVAL_SECONDS: i32 = 300;

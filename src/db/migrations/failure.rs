@@ -21,7 +21,7 @@ const OBJECT_EXISTS: &str = "the database has this object, but no record of this
 const OBJECT_IS_MISSING: &str = "migrations run in the order of their folder names: check the spelling, and that an earlier \
                           migration creates the object";
 
-/// What to do about an error, by the first characters of its SQLSTATE (PostgreSQL documentation, appendix "Error Codes").
+/// The fix of an error, by the first characters of its SQLSTATE (PostgreSQL documentation, appendix "Error Codes").
 const ADVICE: &[(&str, &str)] = &[
     ("08", "the connection was lost: check that the server is running"),
     ("57P", "the server ended the connection: check that it is running"),

@@ -57,7 +57,6 @@ pub enum State {
 /// The migrations to revert. The user can confirm them before they are reverted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// The name of the database.
     pub database: String,
     /// The names of the migrations, newest first.
     pub names: Vec<String>,

@@ -1,4 +1,5 @@
-//! Runs the scripts of migrations. The harness of diesel records them in the database, in the same transaction.
+//! Runs the scripts of migrations. The harness of diesel records each script in the database, in the transaction of the script
+//! if it has one.
 
 use std::{sync::OnceLock, time::Duration};
 
@@ -16,7 +17,7 @@ use diesel_migrations::MigrationHarness;
 use super::{query::texts, source::Migration};
 use crate::{config::Database, db};
 
-/// Key of the PostgreSQL advisory lock of migrations. The value is arbitrary ("saas"), but must not change.
+/// Key of the PostgreSQL advisory lock of migrations. The value is arbitrary ("saas"), but all releases must have the same.
 const ADVISORY_LOCK_KEY: i64 = 0x7361_6173;
 /// Time between two attempts to acquire the lock.
 const LOCK_RETRY_INTERVAL: Duration = Duration::from_millis(100);
@@ -49,7 +50,7 @@ pub(super) struct Failed {
     pub effect: Effect,
 }
 
-/// What a script that failed has changed.
+/// The effect of a failed script on the database.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Effect {
     /// Nothing: its transaction was rolled back.

@@ -38,7 +38,7 @@ const MAX_ROWS: i64 = 5_000;
 const MAX_CANDIDATES: i64 = MAX_COUNTED_USERS;
 /// Number of the newest users among whom the matches of a search are counted.
 const COUNTED_SEARCH_ROWS: i64 = 5_000;
-/// As [`COUNTED_SEARCH_ROWS`], for filters without an index. Checking a filter takes a fraction of the time of a search.
+/// Like [`COUNTED_SEARCH_ROWS`], but for filters without an index. Checking a filter takes a fraction of the time of a search.
 const COUNTED_FILTER_ROWS: i64 = 50_000;
 /// The shortest run of letters and digits that the index of the search can find.
 const MIN_INDEXED_CHARS: usize = 3;
@@ -74,7 +74,7 @@ pub struct Listing<'a> {
 pub struct UserPage {
     /// May be fewer than the limit, although there is a next page.
     pub users: Vec<User>,
-    /// The page after this one begins after this position; `None` on the last page.
+    /// The position after which the next page begins. `None` on the last page.
     pub next: Option<Position>,
     /// The number of users on this page and all later pages, up to [`MAX_COUNTED_USERS`]. `None` if the page was found without
     /// counting them.
@@ -181,7 +181,7 @@ impl Listing<'_> {
         Ok(users)
     }
 
-    /// Reads at most `size` rows of each range, until a page is full.
+    /// Reads one range after the other, until a page is full or `size` rows of a range were read.
     async fn walk(
         &self,
         mut conn: &AsyncPgConnection,

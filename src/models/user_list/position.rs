@@ -1,4 +1,4 @@
-//! Where a page of users begins.
+//! The position at which a page of users begins.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -17,7 +17,7 @@ pub struct Position(pub SortKey, pub i64);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum SortKey {
-    /// Microseconds since 1970, the precision of PostgreSQL.
+    /// Microseconds since 1970. PostgreSQL has the same precision.
     Time(i64),
     /// An address or a name.
     Text(String),

@@ -1,4 +1,4 @@
-//! ALTER TABLE, and ALTER VIEW, which has some of the same actions.
+//! Checks ALTER TABLE, and ALTER VIEW, which has some of the same actions.
 
 use super::{
     column,

@@ -1,4 +1,4 @@
-//! The definition of a column that is added to a table.
+//! Checks the definition of a column that is added to a table.
 
 use super::{
     cursor::Cursor,

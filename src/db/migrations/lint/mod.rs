@@ -6,7 +6,7 @@
 //! | `token` | splits SQL into tokens and statements |
 //! | `cursor` | reads a statement from left to right |
 //! | `rules` | the rules, with the reason and the safe way of each |
-//! | `state` | the facts that the statements before have shown |
+//! | `state` | the facts from earlier statements, such as new tables and locked tables |
 //! | `column`, `alter_table`, `writes`, `statement` | the checks |
 //! | `script` | statements, bodies of DO, and markers |
 //!

@@ -7,9 +7,9 @@
 pub struct Rule {
     /// The name, as in `-- lint: allow <name> because <reason>`.
     pub name: &'static str,
-    /// What goes wrong.
+    /// The problem that such a statement causes.
     pub problem: &'static str,
-    /// The safe way.
+    /// The safe way to make the same change.
     pub fix: &'static str,
 }
 

@@ -24,7 +24,7 @@ pub(super) struct NotNullCheck {
     pub is_valid: bool,
 }
 
-/// Where a statement is.
+/// The place of a statement.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
     Script,

@@ -1,4 +1,4 @@
-//! The statements of a script, other than the actions of ALTER TABLE and the changes of rows.
+//! Checks the statements of a script, other than the actions of ALTER TABLE and the changes of rows.
 
 use super::{
     cursor::Cursor,

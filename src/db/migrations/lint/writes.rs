@@ -1,4 +1,4 @@
-//! UPDATE, DELETE and MERGE.
+//! Checks UPDATE, DELETE and MERGE.
 
 use super::{
     cursor::Cursor,
