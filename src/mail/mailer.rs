@@ -19,8 +19,8 @@ use crate::{
     email_address::EmailAddress,
 };
 
-/// Sends mails by SMTP if `SMTP_URL` is set. Otherwise, it writes mails to files if `DEBUG` is on, and returns an error
-/// if `DEBUG` is off.
+/// Sends mails by SMTP if `SMTP_URL` is set. Without `SMTP_URL`, the mailer writes mails to files in `MAIL_DIR` if `DEBUG`
+/// is on, and returns an error if `DEBUG` is off.
 #[derive(Clone)]
 pub struct Mailer {
     from: Mailbox,
@@ -63,7 +63,7 @@ impl Mailer {
     /// Creates the mailer without connecting.
     ///
     /// # Errors
-    /// If a mail setting is invalid.
+    /// If a mail setting is invalid, or the certificates of the operating system cannot be loaded.
     pub fn new(config: &Config) -> anyhow::Result<Self> {
         let config::Mail { smtp_url, mail_from, mail_dir, public_url: _, frontend_url } = &config.mail;
         let transport = match smtp_url.get()? {
@@ -97,7 +97,7 @@ impl Mailer {
         matches!(self.transport, Transport::Smtp(_))
     }
 
-    /// Returns whether mails can be sent or captured. If not, they have to wait for a mail server.
+    /// Returns whether mails can be sent or captured. If not, [`Self::send`] fails with [`SendError::NoServer`].
     pub fn can_send(&self) -> bool {
         !matches!(self.transport, Transport::None)
     }
@@ -105,9 +105,8 @@ impl Mailer {
     /// Sends or captures a mail.
     ///
     /// # Errors
-    /// [`SendError::NoServer`] if neither a server nor a directory for captured mails is configured;
-    /// [`SendError::Refused`] if an address is invalid or the server permanently refuses the mail; another error if a
-    /// later attempt may succeed.
+    /// [`SendError::NoServer`] if `SMTP_URL` is not set and `DEBUG` is off; [`SendError::Refused`] if the address of the
+    /// recipient is invalid or the server permanently refuses the mail; another error if a later attempt may succeed.
     pub async fn send(&self, mail: &Mail<'_>) -> Result<Sent, SendError> {
         let message = self.message(mail)?;
         match &self.transport {
@@ -152,14 +151,14 @@ pub fn recipient(to: &str) -> Option<Address> {
     EmailAddress::parse(to).map(EmailAddress::for_mail).ok().or_else(|| to.parse().ok())
 }
 
-/// Returns the text with LF line endings, which lettre converts to CRLF. A bare CR is not allowed in a mail (RFC 5322
-/// section 2.3). Some servers treat it as a line ending, so `\r.\r` would end the mail early.
+/// Returns the text with LF line endings, which lettre converts to CRLF. A CR without LF is not allowed in a mail (RFC 5322
+/// section 2.3). Some servers treat a lone CR as a line ending, so `\r.\r` would end the mail early.
 fn with_lf_endings(text: &str) -> String {
     text.replace("\r\n", "\n").replace('\r', "\n")
 }
 
-/// Writes a mail to a file. The file becomes visible only when it is complete, because `/dev/mail` may read it at any
-/// time. Only the operating system's user of this process can read the file and the created directories, because a link
+/// Writes a mail to a file. The file gets its name only when it is complete, because the page `/dev/mail` may read it at
+/// any time. Only the operating system's user of this process can read the file and the created directories, because a link
 /// in a mail can set a password.
 async fn write_file(dir: &Path, id: &str, mail: &[u8]) -> io::Result<PathBuf> {
     tokio::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).await?;

@@ -2,9 +2,9 @@
 //!
 //! | file | concern |
 //! |---|---|
-//! | `mailer` | sends a mail by SMTP, or captures it in development |
+//! | `mailer` | sends a mail by SMTP, or writes it to a file in development |
 //! | `smtp` | the SMTP client: which errors are permanent, and when a password may be sent |
-//! | `messages/link` | the mails with a link: one row each |
+//! | `messages/link` | the mails to accounts with a single-use link: one static each |
 //! | `messages/invitation` | the invitation to an organization |
 //! | `messages/notice` | the mails about a change to an account or organization: one variant each |
 //! | `messages/content` | renders a message as text and HTML |
@@ -21,17 +21,18 @@
 //! 4. `services/outbox.rs`: a variant of `OutboxMessage`, and its arm in `link_email`: who receives it, and whether it is
 //!    still needed.
 //!
-//! Then `OutboxMessage::YourVariant { .. }.send(tx)` sends it. The page and the operation behind the link are ordinary
+//! Then `OutboxMessage::YourVariant { .. }.send(tx)` enqueues the mail. The page and the operation behind the link are ordinary
 //! parts of the API: a row in `api/account_pages.rs` and an operation in `api/auth/links.rs`.
 //!
 //! # Add a notice
 //!
-//! A variant of [`Notice`] in `mail/messages/notice/mod.rs`, and its text in `notice/text.rs`. If it contains what a user has
-//! entered, also an arm in `notice/unverified.rs`. Then
-//! `OutboxMessage::notice(&user, Notice::YourVariant).send(tx)` sends it.
+//! A variant of [`Notice`] in `mail/messages/notice/mod.rs`, and its text in `notice/text.rs`. If it contains text that a
+//! user has entered, also an arm in `notice/unverified.rs`. Then
+//! `OutboxMessage::notice(&user, Notice::YourVariant).send(tx)` enqueues the mail.
 //!
-//! Workers of an earlier release cannot read a message of a new kind, and fail its job for good. `OutboxMessage::send` writes the
-//! kinds that release 0.1.0 does not know under another job name.
+//! Workers of an earlier release cannot parse a message of a new kind, so its job would fail permanently there.
+//! `OutboxMessage::send` therefore enqueues each kind that release 0.1.0 does not know under another job name. Those
+//! workers leave a job whose name they do not know to newer workers.
 
 mod mailer;
 mod messages;

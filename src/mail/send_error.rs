@@ -1,6 +1,7 @@
 use crate::error::BoxError;
 
-/// Why a mail was not sent. No error text contains a password or a part of the mail.
+/// Why a mail was not sent. Error texts contain neither a password nor the text of the mail. They may quote a reply of the
+/// server, and so an email address.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
     /// There is no `SMTP_URL`, and `DEBUG` is off.
@@ -9,10 +10,11 @@ pub enum SendError {
     /// The mail cannot be delivered. Another attempt would fail too.
     #[error("The mail cannot be delivered: {0}")]
     Refused(String),
-    /// The server does not answer, refuses temporarily, or refuses the settings. Another attempt may succeed.
+    /// The server does not answer, refuses the connection, refuses the mail temporarily, or refuses the settings. Another
+    /// attempt may succeed.
     #[error("Mail server is unavailable")]
     Unavailable(#[source] BoxError),
-    /// The mail cannot be created or captured.
+    /// The mail cannot be formatted, or cannot be written to `MAIL_DIR`.
     #[error("The mail cannot be written")]
     Failed(#[source] BoxError),
 }

@@ -46,10 +46,10 @@ const MAX_IDLE_CONNECTIONS: usize = 10;
 const MAX_REPLY_CHARS: usize = 300;
 
 /// Reply codes that concern the settings, not the mail: authentication or encryption is required or has failed (RFC
-/// 4954 section 6, RFC 3207 section 4).
+/// 4954 section 6, RFC 3207 section 4; 538 is from RFC 2554 section 6).
 const SETTINGS_CODES: [u16; 4] = [530, 534, 535, 538];
-/// Some servers reply to RCPT with 552 instead of 452, for too many recipients or a full mailbox. So 552 is treated as
-/// temporary there (RFC 5321 section 4.5.3.1.10).
+/// Reply code that is permanent, except in a reply to RCPT. For too many recipients or a full mailbox, some servers send it
+/// instead of 452, which is temporary (RFC 5321 section 4.5.3.1.10).
 const STORAGE_EXCEEDED: u16 = 552;
 
 /// Sends mails to one server, and keeps idle connections for later mails.
@@ -99,7 +99,8 @@ impl SmtpClient {
     /// Sends a mail.
     ///
     /// # Errors
-    /// [`SendError::Refused`] if the server permanently refuses this mail; [`SendError::Unavailable`] otherwise.
+    /// [`SendError::Refused`] if the server permanently refuses this mail, or lacks an extension that the mail needs;
+    /// [`SendError::Unavailable`] otherwise.
     pub(super) async fn send(&self, message: &Message) -> Result<(), SendError> {
         let mut connection = self.connection().await?;
         let sent = deliver(&mut connection, message.envelope(), &message.formatted()).await;
@@ -122,7 +123,7 @@ impl SmtpClient {
         self.connect().await.map_err(|error| self.with_server_name(error))
     }
 
-    /// Adds host and port to an error of a connection.
+    /// Adds the host and port of the server to a [`SendError::Unavailable`]. Returns other errors unchanged.
     fn with_server_name(&self, error: SendError) -> SendError {
         let SmtpServer { host, port, .. } = &self.server;
         match error {
@@ -172,7 +173,10 @@ impl SmtpClient {
         Ok(connection)
     }
 
-    /// Returns whether to send STARTTLS.
+    /// Returns whether to send STARTTLS to a server.
+    ///
+    /// # Errors
+    /// [`SendError::Unavailable`] if the settings require STARTTLS and the server does not offer it.
     fn uses_starttls(&self, info: &ServerInfo) -> Result<bool, SendError> {
         let is_offered = info.supports_feature(Extension::StartTls);
         match self.server.tls {
@@ -206,7 +210,7 @@ async fn deliver(
 /// Returns the parameters of the MAIL command that the mail needs.
 ///
 /// # Errors
-/// If the server does not support one of them.
+/// If the server does not support a parameter.
 fn mail_options(
     info: &ServerInfo,
     envelope: &Envelope,
@@ -261,15 +265,15 @@ async fn run<T>(step: Step, work: impl Future<Output = Result<T, SmtpError>>) ->
 }
 
 impl Step {
-    /// Converts an error of lettre in this step.
+    /// Converts an error that lettre has returned in this step.
     fn failure(self, error: &SmtpError) -> SendError {
         let Some(code) = error.status().map(u16::from) else {
             return unavailable(format!("{self}: {}", chain(error)));
         };
         let text = error.source().map(ToString::to_string).unwrap_or_default();
         let text = match self {
-            // A server may quote the refused text: the password, or a link in the mail. So only the status code is
-            // kept.
+            // The text of the reply may quote what the server refuses: the password, or a link in the mail. So the
+            // error contains only the status codes of the reply.
             Self::Auth | Self::Content => enhanced_code(&text),
             _ => text.trim(),
         };

@@ -1,24 +1,25 @@
 //! The form of API keys: `saas_`, 40 random characters, `_` and a checksum of 6 characters.
 //!
-//! Programs that look for secrets in code and logs recognize the form. The checksum refuses a mistyped or shortened key
-//! without a query. It is no protection: anyone can compute it.
+//! Programs that look for secrets in code and logs recognize the form. By the checksum, the server refuses a mistyped or
+//! shortened key without a query. The checksum does not prove that a key is genuine: anyone can compute it.
 
 use super::opaque_token::random_bytes;
 use crate::error::Result;
 
 /// The beginning of every key: the name of the product and `_`. Keys of clients and the rules of secret scanners contain it, so
-/// it never changes once there are keys.
+/// it must not change after the first key was created.
 pub const PREFIX: &str = "saas_";
-/// Random characters of a key: 238 bits.
+/// Number of random characters of a key. They have 238 bits of entropy.
 const RANDOM_CHARS: usize = 40;
 const CHECKSUM_CHARS: usize = 6;
-/// The digits of both parts, by their value.
+/// The base-62 digits of the random part and of the checksum, in the order of their values.
 const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-/// Random bytes below this limit, the highest multiple of 62 in a byte, give each digit the same probability. Others are
-/// dropped.
-const FAIR_BYTES: u8 = 248;
-/// Characters at the beginning and at the end that a person may see.
+/// The highest multiple of 62 that fits in a byte. Random bytes from this value on are dropped, so that each of the 62
+/// digits has the same probability.
+const FAIR_BYTE_LIMIT: u8 = 248;
+/// Number of characters at the beginning of a key that [`hint`] shows.
 const HINT_START_CHARS: usize = 8;
+/// Number of characters at the end of a key that [`hint`] shows.
 const HINT_END_CHARS: usize = 4;
 
 /// Creates a key.
@@ -28,7 +29,7 @@ const HINT_END_CHARS: usize = 4;
 pub fn random() -> Result<String> {
     let mut key = PREFIX.to_owned();
     while key.len() < PREFIX.len() + RANDOM_CHARS {
-        let fair = random_bytes::<RANDOM_CHARS>()?.into_iter().filter(|byte| *byte < FAIR_BYTES);
+        let fair = random_bytes::<RANDOM_CHARS>()?.into_iter().filter(|byte| *byte < FAIR_BYTE_LIMIT);
         let missing = PREFIX.len() + RANDOM_CHARS - key.len();
         key.extend(fair.take(missing).map(|byte| digit(byte.into())));
     }
@@ -49,7 +50,7 @@ pub fn is_well_formed(text: &str) -> bool {
     key.strip_prefix(PREFIX).is_some_and(is_random) && checksum(key) == given
 }
 
-/// Returns the first 8 and the last 4 characters of a key, by which a person recognizes it.
+/// Returns the first 8 and the last 4 characters of a key with `…` between them, by which a person recognizes the key.
 pub fn hint(key: &str) -> String {
     let start = key.get(..HINT_START_CHARS).unwrap_or_default();
     let end = key.get(key.len().saturating_sub(HINT_END_CHARS)..).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Hashes of several texts.
+//! The hash of a list of byte strings.
 
 use aws_lc_rs::digest::{Context, SHA256};
 
@@ -18,7 +18,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_borders_of_the_parts_count() {
+    fn lists_with_the_same_concatenation_have_different_hashes() {
         let hash = |parts: &[&str]| hash_parts(&parts.iter().map(|part| part.as_bytes()).collect::<Vec<_>>());
         assert_eq!(hash(&["ab", "c"]), hash(&["ab", "c"]));
         for other in [&["a", "bc"][..], &["abc"], &["ab", "c", ""], &["", "ab", "c"], &[]] {

@@ -1,4 +1,5 @@
-//! Opaque tokens: the client gets 256 random bits, and the database stores their SHA-256.
+//! Opaque tokens: the client gets 256 bits in hexadecimal, random or derived by HMAC, and the database stores the SHA-256
+//! of this text.
 //!
 //! Unlike passwords, tokens need no slow hash: 2^256 values cannot be guessed (OWASP ASVS 5, 7.2.3 and 11.4).
 
@@ -19,7 +20,7 @@ impl OpaqueToken {
     /// Creates a token of 256 random bits.
     ///
     /// # Errors
-    /// As [`random_bytes`].
+    /// Those of [`random_bytes`].
     pub fn random() -> Result<Self> {
         Ok(Self::from_text(hex(&random_bytes::<32>()?)))
     }
@@ -38,7 +39,7 @@ pub fn hash(text: &str) -> Vec<u8> {
 /// Returns `N` bytes from the cryptographic random number generator.
 ///
 /// # Errors
-/// [`Error::Internal`] if that generator fails.
+/// [`Error::Internal`] if the generator fails.
 pub fn random_bytes<const N: usize>() -> Result<[u8; N]> {
     let mut bytes = [0; N];
     rand::fill(&mut bytes).map_err(|_| Error::internal("the random number generator failed"))?;
@@ -56,8 +57,8 @@ pub(super) fn next_refresh_token(key: &hmac::Key, token: &str) -> OpaqueToken {
 
 /// Returns the token of an invitation, derived from the id of its link.
 ///
-/// The token is an HMAC of the id. So each attempt to send the mail can compute it again, although the database stores only
-/// its hash.
+/// The token is an HMAC of the id. So each attempt to send the mail can compute the token again, although the database
+/// stores only its hash.
 pub(super) fn invitation_token(key: &hmac::Key, link_id: Uuid) -> OpaqueToken {
     let tag = hmac::sign(key, &[b"link of an invitation\0", &link_id.as_bytes()[..]].concat());
     OpaqueToken::from_text(hex(tag.as_ref()))

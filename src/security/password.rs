@@ -1,7 +1,7 @@
 //! Password hashing with bcrypt on its own low-priority threads.
 //!
 //! A hash takes a core for a quarter of a second, and a client without an account can cause hashes. So each kind of caller, a
-//! [`HashFor`], has a share of the threads: a flood of one kind does not delay the other kinds.
+//! [`HashFor`], has a share of the threads: many callers of one kind cannot take the threads of the other kinds.
 
 use std::{
     panic::AssertUnwindSafe,
@@ -21,8 +21,8 @@ use crate::error::{Error, Result};
 /// How long a caller waits for a permit before the caller gets an error.
 const QUEUE_TIMEOUT: Duration = Duration::from_millis(1_200);
 
-/// Returns whether a password is one of the 100,000 most common ones, ignoring case (OWASP ASVS 5, 6.2.4). The list is
-/// part of the binary.
+/// Returns whether a password or its lower-case form is one of about 100,000 common passwords (OWASP ASVS 5, 6.2.4). The
+/// list is part of the binary.
 pub fn is_common(password: &str) -> bool {
     use passwords::analyzer::is_common_password;
     is_common_password(password) || is_common_password(password.to_lowercase())
@@ -40,17 +40,17 @@ type Work = Box<dyn FnOnce() + Send>;
 /// The kind of caller that needs a hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HashFor {
-    /// A caller who is not a stranger: a signed-in user, a user who logs in from a network of an earlier
-    /// login, the holder of a link from a mail, or a command of the operator.
+    /// A signed-in user, a user who logs in from a network of an earlier login, the holder of a link from a mail, or a
+    /// command of the operator.
     Known,
-    /// A login from any other network.
+    /// A login from any other network, or of a known caller whose network has caused too many hashes.
     Login,
     /// A registration.
     Registration,
 }
 
 impl HashFor {
-    /// All kinds, in the order of their definition: the index of a kind is the index of its share.
+    /// All kinds, in the order of their definition: `caller as usize` is the index of the share of a kind.
     const ALL: [Self; 3] = [Self::Known, Self::Login, Self::Registration];
 }
 
@@ -63,8 +63,9 @@ struct Share {
 }
 
 impl Share {
-    /// Creates a share. All shares together have more permits than the machine has cores: the kernel divides the CPU time.
-    /// During a flood of all other callers, known callers get about half of the CPU time (a third with one core).
+    /// Creates a share. All shares together have more permits than the machine has cores, so the kernel divides the CPU
+    /// time among the running hashes. While logins and registrations use all their permits, known callers get at least
+    /// half of the CPU time (a third with one core).
     fn new(caller: HashFor, cores: usize) -> Self {
         let size = match caller {
             HashFor::Known => cores,
@@ -89,7 +90,7 @@ impl Passwords {
         let shares = HashFor::ALL.map(|caller| Share::new(caller, cores));
         let (work, queue) = mpsc::channel();
         let queue = Arc::new(Mutex::new(queue));
-        // There is one thread for each permit, so that a hash with a permit never waits for another hash.
+        // There is one thread for each permit, so that a hash with a permit never waits for a thread.
         let threads: usize = shares.iter().map(|share| share.size).sum();
         for _ in 0..threads {
             let queue = queue.clone();
@@ -99,18 +100,19 @@ impl Passwords {
         Self { cost, shares: Arc::new(shares), work }
     }
 
-    /// Hashes a password with the current cost, in its [normalized form](normalize_password), for a known caller.
+    /// Hashes a password with the current cost, in its [normalized form](normalize_password), for a
+    /// [known](HashFor::Known) caller.
     ///
     /// # Errors
-    /// As [`Self::permit`].
+    /// Those of [`Self::permit`] and [`HashPermit::hash`].
     pub async fn hash(&self, password: String) -> Result<String> {
         self.permit(HashFor::Known).await?.hash(password).await
     }
 
-    /// Returns whether a password matches a hash, for a known caller; see [`HashPermit::verify`].
+    /// Returns whether a password matches a hash, for a [known](HashFor::Known) caller.
     ///
     /// # Errors
-    /// As [`Self::permit`].
+    /// Those of [`Self::permit`] and [`HashPermit::verify`].
     pub async fn verify(&self, password: String, hash: Option<String>) -> Result<bool> {
         Ok(self.permit(HashFor::Known).await?.verify(password, hash).await?.is_match())
     }
@@ -124,7 +126,7 @@ impl Passwords {
         &self.shares[caller as usize]
     }
 
-    /// Returns whether the cost of a hash is below the current one.
+    /// Returns whether the cost of a hash is below the current cost. Returns false for a malformed hash.
     pub fn is_outdated(&self, hash: &str) -> bool {
         cost_of(hash).is_some_and(|cost| cost < self.cost)
     }
@@ -147,10 +149,11 @@ impl Passwords {
     }
 }
 
-/// A counted place in the queue of a share. It is released on drop, and so also if the client disconnects.
+/// A counted place in the queue of a share. Dropping it releases the place, also if the client disconnects while it waits.
 struct WaitingSlot(Arc<AtomicUsize>);
 
 impl WaitingSlot {
+    /// Returns `None` if the queue is full.
     fn new(count: &Arc<AtomicUsize>) -> Option<Self> {
         let slot = Self(count.clone());
         (count.fetch_add(1, Ordering::Relaxed) < MAX_WAITING_HASHES).then_some(slot)
@@ -178,12 +181,12 @@ fn run_hashing_thread(queue: &Mutex<mpsc::Receiver<Work>>) {
     }
 }
 
-/// Returns the cost of a bcrypt hash, such as 12 for `$2b$12$…`.
+/// Returns the cost of a bcrypt hash, such as 12 for `$2b$12$…`, or `None` for a malformed hash.
 fn cost_of(hash: &str) -> Option<u32> {
     hash.split('$').nth(2)?.parse().ok()
 }
 
-/// The permission to hash one password.
+/// The permission to hash or verify one password.
 pub struct HashPermit {
     cost: u32,
     permit: OwnedSemaphorePermit,
@@ -203,14 +206,15 @@ impl HashPermit {
     /// Verifies a password, as it was typed and in its [normalized form](normalize_password) if that differs.
     /// Without a hash, the result is [`PasswordMatch::Wrong`].
     ///
-    /// All negative results take the same time, so that the time does not reveal whether an account exists (OWASP
-    /// Authentication Cheat Sheet). How many forms are hashed depends on the password alone.
+    /// For a given password, all negative results take the same time, so that the time does not reveal whether an account
+    /// exists (OWASP Authentication Cheat Sheet). The exception is a hash whose cost is above the current cost, as after
+    /// `BCRYPT_COST` was lowered. How many forms are hashed depends on the password alone.
     ///
     /// # Errors
     /// [`Error::Internal`] if bcrypt fails.
     pub async fn verify(self, password: String, hash: Option<String>) -> Result<PasswordMatch> {
         let is_account = hash.is_some();
-        // A well-formed hash of no known password.
+        // A well-formed hash that no known password matches.
         let placeholder =
             format!("$2b${:02}${}", self.cost, "abcdefghijklmnopqrstuu1234567890ABCDEFGHIJKLMNOPQRSTS");
         let hash = hash.unwrap_or(placeholder);
@@ -238,7 +242,7 @@ impl HashPermit {
 
     async fn run<T: Send + 'static>(self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
         let (permit, (done, result)) = (self.permit, tokio::sync::oneshot::channel());
-        // The work owns the permit: if the client disconnects, the core stays reserved until the hash is done.
+        // The work owns the permit. If the client disconnects, the permit stays in use until the hash is done.
         let work = Box::new(move || {
             let _permit = permit;
             // Fails if the caller no longer waits.
@@ -306,7 +310,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_text_is_one_password_in_each_normalization_form() {
+    async fn a_password_matches_in_every_normalization_form() {
         let passwords = Passwords::new(4);
         let (composed, decomposed) = ("Zoë's café", "Zoe\u{308}'s cafe\u{301}");
         let verify = async |password: &str, hash: &str| {
@@ -331,7 +335,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_length_of_a_password_is_that_of_the_hashed_form() {
+    async fn the_length_limit_applies_to_the_normalized_password() {
         let passwords = Passwords::new(4);
         let (full, typed) = ("é".repeat(36), "e\u{301}".repeat(36));
         assert_eq!((full.len(), typed.len()), (MAX_PASSWORD_BYTES, 108));

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use unicode_normalization::{UnicodeNormalization, is_nfc};
 
-/// The longest password in bytes, in its normalized form. bcrypt would silently ignore further bytes.
+/// Maximum length of a password in its normalized form. bcrypt would silently ignore further bytes.
 pub const MAX_PASSWORD_BYTES: usize = 72;
 
 /// Returns a password in the form in which it is hashed, Unicode normalization form C (RFC 8265 section
@@ -16,13 +16,13 @@ pub fn normalize_password(password: &str) -> Cow<'_, str> {
     }
 }
 
-/// The result of a verification.
+/// Whether a password matches a hash, and in which form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PasswordMatch {
     Wrong,
     /// The password matches in its normalized form.
     Normalized,
-    /// The password matches only as it was typed, because an earlier release has hashed it.
+    /// The password matches only as it was typed. Earlier releases hashed passwords without normalizing them.
     AsTyped,
 }
 
@@ -33,9 +33,9 @@ impl PasswordMatch {
     }
 }
 
-/// Returns the forms of a password to hash, each with the result if that form matches. A form that is too
-/// long cannot match. It is hashed only if there is no other form, so that each verification takes the time
-/// of a hash.
+/// Returns the forms of a password to verify, each with the result if that form matches. A form that is longer than
+/// [`MAX_PASSWORD_BYTES`] cannot match, and is left out. If all forms are too long, one form remains, so that each
+/// verification takes the time of at least one hash.
 pub(super) fn forms(password: String) -> Vec<(String, PasswordMatch)> {
     let normalized = normalize_password(&password).into_owned();
     if normalized == password {

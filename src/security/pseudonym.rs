@@ -8,8 +8,8 @@ use super::opaque_token::hex;
 /// in 37 million.
 const HASH_BYTES: usize = 8;
 
-/// Computes keyed hashes of personal data. The same data has the same hash, so log lines can be compared. Only a holder of
-/// the key can check a guess.
+/// Computes keyed hashes of personal data. The same data has the same hash, so log lines can be compared. Without the
+/// key, a reader of the log cannot find the data by hashing likely values.
 pub struct Pseudonyms(hmac::Key);
 
 impl Pseudonyms {

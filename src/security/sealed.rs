@@ -7,20 +7,20 @@ use aws_lc_rs::{
 
 use crate::error::{Error, Result};
 
-/// Encrypts with the first key, and decrypts with any key. Without a key it does neither.
+/// Encrypts with the first key, and decrypts with any key. Without a key, both operations fail.
 #[derive(Default)]
 pub struct Sealer {
     keys: Vec<RandomizedNonceKey>,
 }
 
 impl Sealer {
-    /// Creates a sealer with the current key, followed by previous ones.
+    /// Creates a sealer with the current key, followed by the previous keys. Without keys, no secret can be stored.
     ///
     /// # Errors
     /// If the cipher refuses a key, which does not happen with 32 bytes.
     pub fn new<'a>(keys: impl IntoIterator<Item = &'a str>) -> anyhow::Result<Self> {
         let key = |text: &str| {
-            // The setting is a text of at least 256 bits of entropy; the cipher requires exactly 32 bytes.
+            // The setting can have any length from 32 bytes on, and the cipher requires exactly 32 bytes.
             let key = digest::digest(&digest::SHA256, text.as_bytes());
             RandomizedNonceKey::new(&AES_256_GCM, key.as_ref())
                 .map_err(|_| anyhow::anyhow!("cannot create an AES-256-GCM key from TWO_FACTOR_KEY"))
@@ -33,11 +33,11 @@ impl Sealer {
         !self.keys.is_empty()
     }
 
-    /// Encrypts a secret. `aad` (additional authenticated data) names the row of the secret; [`Self::open`] needs the
-    /// same `aad`.
+    /// Encrypts a secret. Returns a random nonce, followed by the ciphertext and the authentication tag. `aad` (additional
+    /// authenticated data) names the row of the secret; [`Self::open`] needs the same `aad`.
     ///
     /// # Errors
-    /// [`Error::Internal`] without a key.
+    /// [`Error::Internal`] if there is no key, or the encryption fails.
     pub fn seal(&self, aad: &str, secret: &[u8]) -> Result<Vec<u8>> {
         let key = self
             .keys
@@ -50,10 +50,10 @@ impl Sealer {
         Ok([nonce.as_ref().as_slice(), &text].concat())
     }
 
-    /// Decrypts a secret.
+    /// Decrypts a result of [`Self::seal`].
     ///
     /// # Errors
-    /// [`Error::Internal`] if it was encrypted with an unknown key or another `aad`, or was changed.
+    /// [`Error::Internal`] if `sealed` was encrypted with an unknown key or another `aad`, or was changed.
     pub fn open(&self, aad: &str, sealed: &[u8]) -> Result<Vec<u8>> {
         let decrypt = |key: &RandomizedNonceKey| {
             let (nonce, text) = sealed.split_at_checked(NONCE_LEN)?;

@@ -20,11 +20,12 @@ const VERIFIED_CACHE_TOKENS: usize = 10_000;
 struct Claims {
     /// The user id.
     sub: String,
-    /// The session id. The token is invalid when the session has ended.
+    /// The session id. Callers of [`Tokens::verify`] refuse the token if the session has ended.
     sid: Uuid,
     iss: String,
-    /// Seconds since the Unix epoch, as `exp`.
+    /// Time of issue, in seconds since the Unix epoch.
     iat: u64,
+    /// Time of expiry, in seconds since the Unix epoch.
     exp: u64,
 }
 
@@ -38,14 +39,14 @@ pub struct TokenSubject {
 /// Issues and verifies access tokens, and derives refresh tokens and invitation tokens.
 pub struct Tokens {
     signing: EncodingKey,
-    /// The current key, then the previous one.
+    /// The current key, then the previous key if there was a rotation.
     verifying: Vec<DecodingKey>,
-    /// The same keys, for refresh tokens and invitations.
+    /// The same keys, from which refresh tokens and invitation tokens are derived.
     mac_keys: Vec<hmac::Key>,
     validation: Validation,
     /// Lifetime of an access token in seconds.
     lifetime: u64,
-    /// Verified tokens with their `exp`. Avoids verifying the same token at each request.
+    /// Verified tokens with their subject and `exp`, so that the signature of a token is not verified at each request.
     verified: Cache<Box<str>, (TokenSubject, u64)>,
 }
 
@@ -53,7 +54,7 @@ impl Tokens {
     /// Signs with `key`; verifies with `key` and `previous`, so that tokens stay valid after a key rotation. An expired
     /// token is accepted for `leeway_seconds`, because the clocks of replicas may differ (RFC 7519 section 4.1.4).
     pub fn new(key: &str, previous: Option<&str>, lifetime_minutes: u32, leeway_seconds: u64) -> Self {
-        // The server fixes the algorithm and ignores the algorithm in the token (RFC 8725 section 3.1).
+        // jsonwebtoken refuses a token whose header names another algorithm than this one (RFC 8725 section 3.1).
         let mut validation = Validation::new(Algorithm::HS256);
         validation.set_required_spec_claims(&["exp", "iss", "sub"]);
         validation.set_issuer(&[ISSUER]);
@@ -87,7 +88,7 @@ impl Tokens {
         Ok((token, self.lifetime))
     }
 
-    /// Returns the user and session of a valid token. Does not check that the session is active.
+    /// Returns the user and session of a valid token. Does not check that the session is active: callers do.
     ///
     /// # Errors
     /// [`Error::InvalidToken`], without the reason, so that an attacker does not learn it.

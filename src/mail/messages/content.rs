@@ -2,7 +2,7 @@ use askama::Template;
 
 use crate::error::{Error, Result};
 
-/// Maximum length of a name in a greeting.
+/// Maximum length of a name that [`printable_name`] returns.
 const MAX_NAME_CHARS: usize = 60;
 
 /// A rendered message, as text and as HTML.
@@ -13,10 +13,10 @@ pub struct RenderedEmail {
     pub html: String,
 }
 
-/// The content of a message. The text and the HTML version are both rendered from it, so they cannot differ.
+/// The content of a message, from which both the text version and the HTML version are rendered.
 pub(super) struct EmailContent<'a> {
     pub(super) subject: String,
-    /// The name in the greeting. Omitted if it contains a link.
+    /// The name in the greeting, or `None` for a greeting without a name. A name that contains a link is omitted, too.
     pub(super) name: Option<&'a str>,
     pub(super) paragraphs: Vec<String>,
     pub(super) button: Option<Button<'a>>,
@@ -28,7 +28,7 @@ pub(super) struct EmailContent<'a> {
 pub(super) struct Button<'a> {
     pub(super) label: &'static str,
     pub(super) link: &'a str,
-    /// How long the link works.
+    /// A sentence that says how long the link works.
     pub(super) lifetime: String,
 }
 
@@ -49,7 +49,7 @@ struct Text<'a> {
 }
 
 impl EmailContent<'_> {
-    /// Renders the message. `product` is the name of the sender.
+    /// Renders the message. `product` is `PROJECT_NAME`.
     ///
     /// # Errors
     /// If a template fails.
@@ -64,15 +64,16 @@ impl EmailContent<'_> {
     }
 }
 
-/// Returns the name in one line, or `None` if it is empty or contains a link.
+/// Returns the name in one line of at most [`MAX_NAME_CHARS`] characters, or `None` if the name is empty or contains a
+/// link.
 ///
-/// Anyone can register with the address of another person and choose the name, or send an invitation with any name of
-/// the organization. So names with links would allow spam.
+/// Users choose names, and can have mails with these names sent to strangers: by registering with the address of another
+/// person, or by an invitation to an organization. So names with links would allow spam.
 pub(super) fn printable_name(name: &str) -> Option<String> {
     let line = one_line(name, usize::MAX);
     let lower = line.to_lowercase();
-    // Mail readers turn bare domains into links. In "J. Smith" and "J.R. Smith", at most one letter follows a dot, so
-    // they are not domains.
+    // Mail readers turn bare domains into links. A domain has at least two letters directly after a dot. "J. Smith" and
+    // "J.R. Smith" have at most one.
     let is_domain_end = |rest: &str| rest.chars().take_while(|c| c.is_alphanumeric()).count() >= 2;
     let has_link =
         lower.contains(['/', '\\']) || lower.contains("www.") || lower.split('.').skip(1).any(is_domain_end);
@@ -80,8 +81,8 @@ pub(super) fn printable_name(name: &str) -> Option<String> {
     (!has_link && !name.is_empty()).then_some(name)
 }
 
-/// Returns the text in one line of at most `max_chars` characters. Removes control characters, and marks that change
-/// the writing direction.
+/// Returns the text in one line of at most `max_chars` characters. Replaces control characters and each run of white space
+/// by one space. Removes marks that change the writing direction.
 pub(super) fn one_line(text: &str, max_chars: usize) -> String {
     let is_direction_mark =
         |c: &char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');

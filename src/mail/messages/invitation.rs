@@ -5,12 +5,13 @@ use chrono::{DateTime, Utc};
 use super::content::{Button, EmailContent, RenderedEmail, printable_name};
 use crate::error::Result;
 
-/// Path of the page that the link leads to, below `FRONTEND_URL` or the API's own pages.
+/// Path of the page that the link leads to: below `FRONTEND_URL`, or below `/account` of the API if that is not set.
 pub const PAGE: &str = "invitation";
 
 /// Invites a person to an organization. The person may have no account yet.
 ///
-/// The recipient may be a stranger to the inviter, so names that contain a link are omitted.
+/// The recipient may be a stranger to the inviter, so a name that contains a link is
+/// replaced by "an organization" or "A member".
 #[derive(Debug)]
 pub struct OrgInvitation<'a> {
     /// The name of the organization. `None` if the inviter's address is not verified: such an inviter must not send

@@ -10,7 +10,7 @@ use crate::error::Result;
 /// A message with a link. In its texts, `{product}` is the name of the product.
 #[derive(Debug)]
 pub struct LinkEmail {
-    /// Path of the page that the link leads to, below `FRONTEND_URL` or the API's own pages.
+    /// Path of the page that the link leads to: below `FRONTEND_URL`, or below `/account` of the API if that is not set.
     pub page: &'static str,
     /// How long the link works.
     pub lifetime: Lifetime,
@@ -20,7 +20,7 @@ pub struct LinkEmail {
     reason: &'static str,
 }
 
-/// Confirms the address of a new account.
+/// Asks a user to confirm the address of a new account.
 pub static VERIFY_EMAIL: LinkEmail = LinkEmail {
     page: "verify-email",
     lifetime: Lifetime::Hours(24),
@@ -31,7 +31,7 @@ pub static VERIFY_EMAIL: LinkEmail = LinkEmail {
              register, you can ignore this mail.",
 };
 
-/// Sets a forgotten password.
+/// Lets a user replace a forgotten password.
 pub static RESET_PASSWORD: LinkEmail = LinkEmail {
     page: "reset-password",
     lifetime: Lifetime::Minutes(30),
@@ -41,7 +41,7 @@ pub static RESET_PASSWORD: LinkEmail = LinkEmail {
     reason: "If you did not request this, you can ignore this mail: your password stays the same.",
 };
 
-/// Invites a person who has no account yet.
+/// Invites a person to create an account. The link sets the password.
 pub static INVITE: LinkEmail = LinkEmail {
     page: "accept-invite",
     lifetime: Lifetime::Days(7),
@@ -52,7 +52,7 @@ pub static INVITE: LinkEmail = LinkEmail {
              invitation, you can ignore this mail.",
 };
 
-/// Confirms the new address of an account.
+/// Asks a user to confirm the new address of an account.
 pub static CONFIRM_NEW_EMAIL: LinkEmail = LinkEmail {
     page: "confirm-email",
     lifetime: Lifetime::Hours(24),
@@ -95,7 +95,6 @@ pub enum Lifetime {
 }
 
 impl Lifetime {
-    /// Returns the lifetime as a duration.
     pub fn duration(self) -> Duration {
         match self {
             Self::Minutes(n) => Duration::minutes(n.into()),

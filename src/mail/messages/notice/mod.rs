@@ -8,17 +8,19 @@ use serde::{Deserialize, Serialize};
 use super::content::{EmailContent, RenderedEmail};
 use crate::error::Result;
 
-/// A change that a user is notified about, because another person may have made it.
+/// An event that a user is notified about by mail, such as a change that another person may have made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Notice {
     PasswordChanged,
-    /// The password was set through the link in a mail.
+    /// The password was set through a link in a mail.
     PasswordReset,
     EmailChangeRequested {
-        /// `None` if the recipient's address is not verified, so that the recipient may not be the user.
+        /// `None` if the address of the recipient is not verified. The recipient may then be another person than the
+        /// user.
         new_email: Option<String>,
     },
+    /// Sent to the old address.
     EmailChanged {
         /// As in [`Self::EmailChangeRequested`].
         new_email: Option<String>,
@@ -26,76 +28,78 @@ pub enum Notice {
     TwoFactorEnabled,
     TwoFactorDisabled,
     RecoveryCodeUsed,
-    /// A session was revoked because one of its used refresh tokens was presented again.
+    /// A session was revoked because a client presented a refresh token that was already used.
     SessionRevoked,
     DeletionScheduled {
-        /// The date in words, such as `3 May 2026`.
+        /// The date of the deletion in words, such as `3 May 2026`.
         on: String,
     },
     AccountDeleted,
     /// The recipient is an admin now.
     AdminRoleGranted,
-    /// For the other admins: a user became an admin, or was invited as an admin.
+    /// Sent to the other admins: a user became an admin, or was invited as an admin.
     AdminAdded {
         email: String,
-        /// The address of the admin who has made the change; `None` for the operator of the server.
+        /// The address of the admin who has made the change. `None` if the operator of the server has made it by a
+        /// command.
         by: Option<String>,
     },
-    /// For the old owner.
+    /// Sent to the old owner.
     OrganizationTransferred {
         organization: String,
         /// The address of the new owner.
         to: String,
     },
-    /// For the new owner.
+    /// Sent to the new owner.
     OrganizationReceived {
         organization: String,
         /// The address of the old owner.
         from: String,
     },
-    /// For the owner and the admins of the organization.
+    /// Sent to the owner and the admins of the organization.
     OrganizationDeletionScheduled {
         organization: String,
         /// As in [`Self::DeletionScheduled`].
         on: String,
     },
-    /// For the member who was removed.
+    /// Sent to the member who was removed.
     MemberRemoved {
         organization: String,
     },
-    /// For the inviter.
+    /// Sent to the inviter.
     InvitationAccepted {
         organization: String,
         /// The invited address.
         email: String,
     },
-    /// For the inviter.
+    /// Sent to the inviter.
     InvitationDeclined {
         organization: String,
         /// The invited address.
         email: String,
     },
-    /// For the creator of the key and the owner of the organization, like the other notices about keys.
+    /// Sent to the creator of the key and to the owner of the organization, like the other notices about keys.
     ApiKeyCreated {
         organization: String,
         /// The name of the key.
         key: String,
         /// The address of the creator.
         by: String,
-        /// The date in words; `None` if the key does not expire.
+        /// The date of the expiry in words. `None` if the key does not expire.
         expires_on: Option<String>,
     },
     ApiKeyExpires {
         organization: String,
         key: String,
-        /// As in [`Self::DeletionScheduled`].
+        /// The date of the expiry in words.
         on: String,
     },
-    /// The key was reported as leaked, so it was revoked.
+    /// A secret of the key was reported as leaked, and was revoked.
     ApiKeyLeaked {
         organization: String,
         key: String,
-        /// True if only the secret from before the last rotation was revoked, and the current secret stays valid.
+        /// Whether the current secret stays valid, because only the secret from before the last rotation has leaked.
+        /// If false, the whole key was revoked.
         present_is_valid: bool,
     },
 }
@@ -120,7 +124,8 @@ impl Notice {
         )
     }
 
-    /// Renders the notice. A notice has no link, so that users do not learn to follow links in such mails.
+    /// Renders the notice. A notice has no link, so that users do not learn to follow links in mails about
+    /// security.
     ///
     /// # Errors
     /// If a template fails.
@@ -177,9 +182,9 @@ mod tests {
             Notice::ApiKeyLeaked { organization: "Beta".into(), key: "CI".into(), present_is_valid: true },
             Notice::ApiKeyLeaked { organization: "Beta".into(), key: "CI".into(), present_is_valid: false },
         ];
-        for what in notices {
-            let email = what.render("Acme", Some("Ada")).unwrap();
-            let (_, news, advice) = what.text("Acme");
+        for notice in notices {
+            let email = notice.render("Acme", Some("Ada")).unwrap();
+            let (_, news, advice) = notice.text("Acme");
             for version in [&email.text, &email.html] {
                 assert!(version.contains(&news) && version.contains(advice), "{version}");
                 assert!(version.contains("Hello Ada,") && !version.contains("http"), "{version}");

@@ -3,16 +3,16 @@
 use super::Notice;
 use crate::mail::messages::content::one_line;
 
-/// Maximum length of a valid email address (RFC 5321 section 4.5.3.1.3).
+/// Maximum length of an email address in a mail: a valid address has at most 254 octets (RFC 5321 section 4.5.3.1.3).
 const MAX_EMAIL_CHARS: usize = 254;
 const IF_NOT_YOU: &str = "If this was not you, reset your password at once.";
-/// Maximum length of the name of an organization in a mail.
+/// Maximum length of the name of an organization in a mail. The table allows the same length.
 const MAX_ORGANIZATION_CHARS: usize = 100;
-/// Maximum length of the name of an API key in a mail.
+/// Maximum length of the name of an API key in a mail. The table allows the same length.
 const MAX_KEY_CHARS: usize = 100;
 
 impl Notice {
-    /// Returns the subject, what happened, and what to do about it.
+    /// Returns the subject, a paragraph about the event, and a paragraph with advice.
     pub(super) fn text(&self, product: &str) -> (&'static str, String, &'static str) {
         let account = format!("your account at {product}");
         match self {
@@ -95,7 +95,7 @@ impl Notice {
                 "An organization was transferred",
                 format!(
                     "You have transferred {} at {product} to {}. You are an admin of it now.",
-                    named(organization),
+                    org_name(organization),
                     one_line(to, MAX_EMAIL_CHARS)
                 ),
                 IF_NOT_YOU,
@@ -104,7 +104,7 @@ impl Notice {
                 "You are the owner of an organization now",
                 format!(
                     "{} at {product} was transferred to you by {}.",
-                    named(organization),
+                    org_name(organization),
                     one_line(from, MAX_EMAIL_CHARS)
                 ),
                 "If you do not want it, transfer it to another member, or delete it.",
@@ -114,14 +114,14 @@ impl Notice {
                 format!(
                     "{} at {product} will be deleted on {on}, as its owner has requested. Until then, the owner can restore \
                      it.",
-                    named(organization)
+                    org_name(organization)
                 ),
                 "If you do not expect this, ask the owner. If you are the owner and have not requested it, reset your password \
                  at once and restore the organization.",
             ),
             Self::MemberRemoved { organization } => (
                 "You were removed from an organization",
-                format!("You are no longer a member of {} at {product}.", named(organization)),
+                format!("You are no longer a member of {} at {product}.", org_name(organization)),
                 "If you do not expect this, ask an admin of the organization.",
             ),
             Self::InvitationAccepted { organization, email } => (
@@ -129,7 +129,7 @@ impl Notice {
                 format!(
                     "{} has accepted your invitation to {} at {product}, and is a member now.",
                     one_line(email, MAX_EMAIL_CHARS),
-                    named(organization)
+                    org_name(organization)
                 ),
                 "If you do not expect this, remove the member, and reset your password if the invitation was sent in your \
                  name.",
@@ -139,7 +139,7 @@ impl Notice {
                 format!(
                     "{} has declined your invitation to {} at {product}.",
                     one_line(email, MAX_EMAIL_CHARS),
-                    named(organization)
+                    org_name(organization)
                 ),
                 "You do not have to do anything.",
             ),
@@ -149,7 +149,7 @@ impl Notice {
                     "{} has created the API key {} of {} at {product}. It {}.",
                     one_line(by, MAX_EMAIL_CHARS),
                     one_line(key, MAX_KEY_CHARS),
-                    named(organization),
+                    org_name(organization),
                     match expires_on {
                         Some(on) => format!("expires on {on}"),
                         None => "does not expire".to_owned(),
@@ -162,7 +162,7 @@ impl Notice {
                 format!(
                     "The API key {} of {} at {product} expires on {on}. Programs that use it are refused from then on.",
                     one_line(key, MAX_KEY_CHARS),
-                    named(organization)
+                    org_name(organization)
                 ),
                 "If it is still needed, rotate it before then, and give the new key to the programs that use it.",
             ),
@@ -171,7 +171,7 @@ impl Notice {
                 format!(
                     "The API key {} of {} at {product} was found in a public place. {}",
                     one_line(key, MAX_KEY_CHARS),
-                    named(organization),
+                    org_name(organization),
                     match present_is_valid {
                         true =>
                             "It is the key from before the last rotation, and was revoked. The present key stays valid.",
@@ -185,7 +185,7 @@ impl Notice {
 }
 
 /// Returns the name of an organization on one line.
-fn named(organization: &str) -> String {
+fn org_name(organization: &str) -> String {
     one_line(organization, MAX_ORGANIZATION_CHARS)
 }
 

@@ -3,46 +3,49 @@
 use super::Notice;
 
 /// Replaces the name of an organization in a mail to an unverified address.
-const HIDDEN: &str = "an organization";
+const HIDDEN_ORG: &str = "an organization";
 const HIDDEN_MEMBER: &str = "another member";
 /// Replaces the address of an invited person, at the beginning of a sentence.
 const HIDDEN_GUEST: &str = "The invited person";
 const HIDDEN_KEY: &str = "(hidden)";
 
 impl Notice {
-    /// Returns the notice without what the user has entered, for an address that the user has not verified.
+    /// Returns the notice for a recipient whose address is not verified: without addresses and names that users have
+    /// entered. [`Self::AdminAdded`] stays unchanged, because only admins with a verified address receive it.
     pub fn without_input(self) -> Self {
         match self {
             Self::EmailChangeRequested { .. } => Self::EmailChangeRequested { new_email: None },
             Self::EmailChanged { .. } => Self::EmailChanged { new_email: None },
             Self::OrganizationTransferred { .. } => {
-                Self::OrganizationTransferred { organization: HIDDEN.into(), to: HIDDEN_MEMBER.into() }
+                Self::OrganizationTransferred { organization: HIDDEN_ORG.into(), to: HIDDEN_MEMBER.into() }
             }
             Self::OrganizationReceived { .. } => {
-                Self::OrganizationReceived { organization: HIDDEN.into(), from: HIDDEN_MEMBER.into() }
+                Self::OrganizationReceived { organization: HIDDEN_ORG.into(), from: HIDDEN_MEMBER.into() }
             }
             Self::OrganizationDeletionScheduled { on, .. } => {
-                Self::OrganizationDeletionScheduled { organization: HIDDEN.into(), on }
+                Self::OrganizationDeletionScheduled { organization: HIDDEN_ORG.into(), on }
             }
-            Self::MemberRemoved { .. } => Self::MemberRemoved { organization: HIDDEN.into() },
+            Self::MemberRemoved { .. } => Self::MemberRemoved { organization: HIDDEN_ORG.into() },
             Self::InvitationAccepted { .. } => {
-                Self::InvitationAccepted { organization: HIDDEN.into(), email: HIDDEN_GUEST.into() }
+                Self::InvitationAccepted { organization: HIDDEN_ORG.into(), email: HIDDEN_GUEST.into() }
             }
             Self::InvitationDeclined { .. } => {
-                Self::InvitationDeclined { organization: HIDDEN.into(), email: HIDDEN_GUEST.into() }
+                Self::InvitationDeclined { organization: HIDDEN_ORG.into(), email: HIDDEN_GUEST.into() }
             }
             Self::ApiKeyCreated { expires_on, .. } => Self::ApiKeyCreated {
-                organization: HIDDEN.into(),
+                organization: HIDDEN_ORG.into(),
                 key: HIDDEN_KEY.into(),
                 by: HIDDEN_MEMBER.into(),
                 expires_on,
             },
             Self::ApiKeyExpires { on, .. } => {
-                Self::ApiKeyExpires { organization: HIDDEN.into(), key: HIDDEN_KEY.into(), on }
+                Self::ApiKeyExpires { organization: HIDDEN_ORG.into(), key: HIDDEN_KEY.into(), on }
             }
-            Self::ApiKeyLeaked { present_is_valid, .. } => {
-                Self::ApiKeyLeaked { organization: HIDDEN.into(), key: HIDDEN_KEY.into(), present_is_valid }
-            }
+            Self::ApiKeyLeaked { present_is_valid, .. } => Self::ApiKeyLeaked {
+                organization: HIDDEN_ORG.into(),
+                key: HIDDEN_KEY.into(),
+                present_is_valid,
+            },
             other => other,
         }
     }
@@ -53,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_unverified_recipient_gets_no_text_of_the_user() {
+    fn an_unverified_recipient_does_not_get_the_new_address() {
         let new_email = Some("call-0900@example.com".to_owned());
         for notice in [
             Notice::EmailChangeRequested { new_email: new_email.clone() },
